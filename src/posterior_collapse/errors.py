@@ -1,0 +1,130 @@
+"""Every error this package raises on purpose.
+
+* PosteriorCollapseError
+    * InvalidArgumentError (ValueError): a hyperparameter or option is out of its domain.
+    * DataError (ValueError): the data cannot be used as they are.
+        * UnknownDatasetError: no dataset and no file has that name.
+        * MissingFileError (FileNotFoundError): a named file is not there.
+        * CorruptFileError: a file is there but is not what its name says.
+        * DownloadError: no mirror delivered the file with the right checksum.
+    * NotSolvedError (NotImplementedError): the global optimum has no known closed form.
+    * UnboundedObjectiveError (ArithmeticError): the objective has no minimum.
+    * OutputError (OSError): a result cannot be written.
+    * MissingDependencyError (ImportError): an optional library is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Iterable, Iterator
+
+__all__ = [
+    "CorruptFileError",
+    "DataError",
+    "DownloadError",
+    "InvalidArgumentError",
+    "MissingDependencyError",
+    "MissingFileError",
+    "NotSolvedError",
+    "OutputError",
+    "PosteriorCollapseError",
+    "UnboundedObjectiveError",
+    "UnknownDatasetError",
+    "nearest",
+    "writing",
+]
+
+
+class PosteriorCollapseError(Exception):
+    """Base of all errors: what was wrong, what it was, what it must be, what to do.
+
+    Args:
+        argument: The argument, column or file that is wrong.
+        got: What it was.
+        expected: What it must be.
+        action: What to do about it, as a full sentence.
+
+    Example:
+        >>> print(InvalidArgumentError("beta", -1.0, "a positive number", "Pass beta=1.0."))
+        beta: got -1.0; expected a positive number. Pass beta=1.0.
+    """
+
+    def __init__(self, argument: str, got: object, expected: str, action: str) -> None:
+        super().__init__(argument, got, expected, action)
+        self.argument = argument
+        self.got = got
+        self.expected = expected
+        self.action = action
+
+    def __str__(self) -> str:
+        return f"{self.argument}: got {self.got}; expected {self.expected}. {self.action}"
+
+
+class InvalidArgumentError(PosteriorCollapseError, ValueError):
+    """A hyperparameter or option is out of its domain."""
+
+
+class DataError(PosteriorCollapseError, ValueError):
+    """The data cannot be used as they are."""
+
+
+class UnknownDatasetError(DataError):
+    """No dataset and no file has that name."""
+
+
+class MissingFileError(DataError, FileNotFoundError):
+    """A named file is not there."""
+
+    __str__ = PosteriorCollapseError.__str__
+
+
+class CorruptFileError(DataError):
+    """A file is there but is not what its name says."""
+
+
+class DownloadError(DataError):
+    """No mirror delivered the file with the right checksum."""
+
+
+class NotSolvedError(PosteriorCollapseError, NotImplementedError):
+    """The global optimum of this case has no known closed form."""
+
+
+class UnboundedObjectiveError(PosteriorCollapseError, ArithmeticError):
+    """The objective has no minimum: some path lowers the loss for ever."""
+
+
+class OutputError(PosteriorCollapseError, OSError):
+    """A result cannot be written where it was asked for."""
+
+    __str__ = PosteriorCollapseError.__str__
+
+
+class MissingDependencyError(PosteriorCollapseError, ImportError):
+    """An optional library is needed and not installed."""
+
+    __str__ = PosteriorCollapseError.__str__
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the known name nearest to ``name``, or nothing.
+
+    Example:
+        >>> nearest("minst", ["mnist", "digits"])
+        " Did you mean 'mnist'?"
+    """
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
+@contextlib.contextmanager
+def writing(path: object) -> Iterator[None]:
+    """Turn an operating-system refusal to write ``path`` into an `OutputError`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(
+            str(path), f"'{reason}'", "a path that can be written", "Choose another output path."
+        ) from error

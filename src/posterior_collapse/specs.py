@@ -1,0 +1,428 @@
+"""Hyperparameters of the models, one frozen object each for theory and for training.
+
+A spec holds the numbers of the objective and nothing about data or networks. Four models are
+known: `VAESpec`, `CVAESpec`, `HVAESpec` (two latent levels) and `ChainSpec` (L levels). Whatever
+the model, `dims`, `beta_levels`, `eta_levels` and `sigma_levels` give the same numbers per latent
+level, bottom (next to the data) first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
+
+from posterior_collapse.errors import InvalidArgumentError, nearest
+
+__all__ = ["CVAESpec", "ChainSpec", "EtaDec", "HVAESpec", "Sigma", "Spec", "VAESpec"]
+
+Sigma: TypeAlias = float | tuple[float, ...] | Literal["learned", "shared", "input"]
+"""Posterior std of a level: one float, one per unit, or learned: per unit, as one shared scalar,
+or as a function of the input (whose linear optimum is the per-unit one)."""
+EtaDec: TypeAlias = float | Literal["learned"]
+"""Decoder std: a float, or learned with the model."""
+
+S = TypeVar("S", bound="Spec")
+
+LEARNED_SIGMAS = ("learned", "shared", "input")
+
+
+def _positive(name: str, value: object) -> float:
+    expected, action = "a positive, finite number", f"Pass e.g. {name}=1.0."
+    try:
+        if isinstance(value, (bool, str, bytes)):
+            raise TypeError
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise InvalidArgumentError(name, repr(value), expected, action) from None
+    if not (math.isfinite(number) and number > 0):
+        raise InvalidArgumentError(name, number, expected, action)
+    return number
+
+
+def _count(name: str, value: object) -> int:
+    try:
+        count = int(value)  # type: ignore[call-overload]
+        whole = not isinstance(value, (bool, str)) and count == value
+    except (TypeError, ValueError, OverflowError):
+        whole = False
+    if not whole or count < 1:
+        raise InvalidArgumentError(
+            name, repr(value), "a whole number of units, at least 1", f"Pass e.g. {name}=8."
+        )
+    return int(count)
+
+
+def _sequence(name: str, value: object, length: int | None, what: str) -> tuple[Any, ...]:
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        if hasattr(value, "tolist") and getattr(value, "ndim", 0) == 1:
+            value = value.tolist()
+        else:
+            raise InvalidArgumentError(
+                name, repr(value), f"a sequence: {what}", f"Pass a tuple for {name}."
+            )
+    if length is not None and len(value) != length:
+        raise InvalidArgumentError(
+            name, f"{len(value)} values", f"{length}: {what}", f"Pass {length} values for {name}."
+        )
+    return tuple(value)
+
+
+def _each(
+    name: str, value: object, length: int | None, what: str, check: Callable[[str, object], Any]
+) -> tuple[Any, ...]:
+    values = _sequence(name, value, length, what)
+    return tuple(check(f"{name}[{i}]", v) for i, v in enumerate(values))
+
+
+def _eta_dec(name: str, value: object) -> EtaDec:
+    if isinstance(value, str):
+        if value == "learned":
+            return "learned"
+        raise InvalidArgumentError(
+            name, repr(value), "a positive number or 'learned'", f"Pass {name}='learned'."
+        )
+    return _positive(name, value)
+
+
+def _sigma(name: str, value: object, dim: int) -> Sigma:
+    if isinstance(value, str):
+        if value in LEARNED_SIGMAS:
+            return value  # type: ignore[return-value]
+        raise InvalidArgumentError(
+            name,
+            repr(value),
+            "a positive number, one per unit, or 'learned', 'shared' or 'input'",
+            f"Pass {name}='learned'.{nearest(value, LEARNED_SIGMAS)}",
+        )
+    if hasattr(value, "__len__"):
+        values = _sequence(name, value, dim, "one std per latent unit")
+        return tuple(_positive(f"{name}[{i}]", v) for i, v in enumerate(values))
+    return _positive(name, value)
+
+
+class Spec:
+    """What all specs share: exact JSON, `replace`, and the per-level view."""
+
+    model: ClassVar[str]
+
+    eta_enc: float
+    """Prior std of the last latent level."""
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Number of latent units per level."""
+        raise NotImplementedError
+
+    @property
+    def beta_levels(self) -> tuple[float, ...]:
+        """Beta per level."""
+        raise NotImplementedError
+
+    @property
+    def eta_levels(self) -> tuple[EtaDec, ...]:
+        """Decoder std into the data, then into each latent level but the last."""
+        raise NotImplementedError
+
+    @property
+    def sigma_levels(self) -> tuple[Sigma, ...]:
+        """Posterior std per level."""
+        raise NotImplementedError
+
+    def replace(self: S, **changes: Any) -> S:
+        """Return a copy with some fields changed (validated anew).
+
+        Example:
+            >>> VAESpec(latent_dim=2).replace(beta=4.0).beta
+            4.0
+        """
+        copy = Spec.from_dict({**self.to_dict(), **changes})
+        assert isinstance(copy, type(self))
+        return copy
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the spec as plain JSON-able values, with the model's name."""
+        fields = {name: getattr(self, name) for name in _fields(type(self))}
+        return {"model": self.model, **{name: _plain(value) for name, value in fields.items()}}
+
+    def to_json(self) -> str:
+        """Return the spec as JSON; floats survive the round trip exactly.
+
+        Example:
+            >>> spec = HVAESpec(latent_dims=(5, 5), betas=(1.0, 2.0), sigma_1=0.5)
+            >>> Spec.from_json(spec.to_json()) == spec
+            True
+        """
+        return json.dumps(self.to_dict())
+
+    @staticmethod
+    def from_json(text: str) -> Spec:
+        """Return the spec that `to_json` wrote.
+
+        Raises:
+            InvalidArgumentError: Not JSON, an unknown model or an unknown key.
+        """
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InvalidArgumentError(
+                "spec", f"text that is not JSON ({error})", "the JSON of a spec", "Check the text."
+            ) from error
+        return Spec.from_dict(values)
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Spec:
+        """Return the spec that `to_dict` described; unknown keys are refused.
+
+        Raises:
+            InvalidArgumentError: An unknown model, an unknown key or a missing one.
+        """
+        if not isinstance(values, Mapping):
+            raise InvalidArgumentError(
+                "spec", type(values).__name__, "an object with a 'model' key", "Check the JSON."
+            )
+        given = dict(values)
+        name = given.pop("model", None)
+        if name not in _MODELS:
+            raise InvalidArgumentError(
+                "model",
+                repr(name),
+                f"one of {sorted(_MODELS)}",
+                f"Set 'model'.{nearest(str(name), _MODELS)}",
+            )
+        known = _fields(_MODELS[name])
+        for key in given:
+            if key not in known:
+                raise InvalidArgumentError(
+                    "spec",
+                    f"the unknown key {key!r}",
+                    f"only {sorted(known)}",
+                    f"Remove it.{nearest(key, known)}",
+                )
+        for key, field in known.items():
+            if field.default is dataclasses.MISSING and key not in given:
+                raise InvalidArgumentError(
+                    "spec", f"no {key!r}", f"{key!r} for a {name} spec", f"Add {key!r}."
+                )
+        return _MODELS[name](**given)
+
+
+def _fields(cls: type[Any]) -> dict[str, dataclasses.Field[Any]]:
+    return {field.name: field for field in dataclasses.fields(cls)}
+
+
+def _plain(value: object) -> object:
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _set(spec: object, **values: object) -> None:
+    for name, value in values.items():
+        object.__setattr__(spec, name, value)
+
+
+@dataclass(frozen=True)
+class VAESpec(Spec):
+    """A variational autoencoder: `p(z) = N(0, eta_enc^2 I)`, `p(y|z) = N(mu(z), eta_dec^2 I)`.
+
+    Args:
+        latent_dim: Number of latent units.
+        beta: Weight of the KL in the loss `|y - mu|^2 / (2 eta_dec^2) + beta KL`.
+        eta_dec: Decoder std, in units of the data; `"learned"` to learn it.
+        eta_enc: Prior std of the latent units.
+        sigma: Posterior std: `"learned"` per unit, `"shared"` (one learned scalar), `"input"`
+            (learned as a function of the input), a float, or one float per unit.
+
+    Raises:
+        InvalidArgumentError: A value is out of its domain; the message says which.
+
+    Example:
+        >>> VAESpec(latent_dim=16, beta=2.0)
+        VAESpec(latent_dim=16, beta=2.0, eta_dec=1.0, eta_enc=1.0, sigma='learned')
+    """
+
+    model: ClassVar[str] = "vae"
+
+    latent_dim: int
+    beta: float = 1.0
+    eta_dec: EtaDec = 1.0
+    eta_enc: float = 1.0
+    sigma: Sigma = "learned"
+
+    def __post_init__(self) -> None:
+        dim = _count("latent_dim", self.latent_dim)
+        _set(
+            self,
+            latent_dim=dim,
+            beta=_positive("beta", self.beta),
+            eta_dec=_eta_dec("eta_dec", self.eta_dec),
+            eta_enc=_positive("eta_enc", self.eta_enc),
+            sigma=_sigma("sigma", self.sigma, dim),
+        )
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        return (self.latent_dim,)
+
+    @property
+    def beta_levels(self) -> tuple[float, ...]:
+        return (self.beta,)
+
+    @property
+    def eta_levels(self) -> tuple[EtaDec, ...]:
+        return (self.eta_dec,)
+
+    @property
+    def sigma_levels(self) -> tuple[Sigma, ...]:
+        return (self.sigma,)
+
+
+@dataclass(frozen=True)
+class CVAESpec(VAESpec):
+    """A conditional VAE: encoder and decoder both see the condition x; y is modelled.
+
+    The fields are those of `VAESpec`; in the data, `x` is the condition and `y` the target.
+
+    Example:
+        >>> CVAESpec(latent_dim=16, eta_dec=0.5).model
+        'cvae'
+    """
+
+    model: ClassVar[str] = "cvae"
+
+
+@dataclass(frozen=True)
+class HVAESpec(Spec):
+    """A two-level Markov hierarchical VAE, `x -> z1 -> z2 -> z1 -> y`.
+
+    `p(z2) = N(0, eta_enc^2 I)`; both `p(z1|z2)` and `p(y|z1)` have std `eta_dec`.
+
+    Args:
+        latent_dims: Number of units of z1 and of z2.
+        betas: `betas[0]` weighs `E[log q(z1|x) - log p(z1|z2)]`, `betas[1]` the KL of z2.
+        eta_dec: Decoder std; `"learned"` to learn it.
+        eta_enc: Prior std of z2.
+        sigma_1: Posterior std of z1, as `sigma` of `VAESpec`.
+        sigma_2: Posterior std of z2, likewise.
+
+    Raises:
+        InvalidArgumentError: A value is out of its domain; the message says which.
+
+    Example:
+        >>> HVAESpec(latent_dims=(5, 3), sigma_1=0.5).dims
+        (5, 3)
+    """
+
+    model: ClassVar[str] = "hvae"
+
+    latent_dims: tuple[int, int]
+    betas: tuple[float, float] = (1.0, 1.0)
+    eta_dec: EtaDec = 1.0
+    eta_enc: float = 1.0
+    sigma_1: Sigma = 1.0
+    sigma_2: Sigma = "learned"
+
+    def __post_init__(self) -> None:
+        dims = _each("latent_dims", self.latent_dims, 2, "z1's units, z2's units", _count)
+        _set(
+            self,
+            latent_dims=dims,
+            betas=_each("betas", self.betas, 2, "z1's beta, z2's beta", _positive),
+            eta_dec=_eta_dec("eta_dec", self.eta_dec),
+            eta_enc=_positive("eta_enc", self.eta_enc),
+            sigma_1=_sigma("sigma_1", self.sigma_1, dims[0]),
+            sigma_2=_sigma("sigma_2", self.sigma_2, dims[1]),
+        )
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        return self.latent_dims
+
+    @property
+    def beta_levels(self) -> tuple[float, ...]:
+        return self.betas
+
+    @property
+    def eta_levels(self) -> tuple[EtaDec, ...]:
+        return (self.eta_dec, self.eta_dec)
+
+    @property
+    def sigma_levels(self) -> tuple[Sigma, ...]:
+        return (self.sigma_1, self.sigma_2)
+
+
+@dataclass(frozen=True)
+class ChainSpec(Spec):
+    """A Markov hierarchical VAE of L levels, each with its own decoder std.
+
+    Args:
+        latent_dims: Number of units per level, bottom first.
+        betas: Beta per level.
+        eta_decs: `eta_decs[0]` is the std of `p(y|z1)`, `eta_decs[l]` of `p(z_l|z_{l+1})`.
+        eta_enc: Prior std of the last level.
+        sigmas: `"learned"` for every level, or one entry per level as `sigma` of `VAESpec`.
+
+    Raises:
+        InvalidArgumentError: A value is out of its domain; the message says which.
+
+    Example:
+        >>> ChainSpec(latent_dims=(3, 3, 2), betas=(1, 1.5, 2), eta_decs=(0.5, 0.6, 0.7)).sigmas
+        ('learned', 'learned', 'learned')
+    """
+
+    model: ClassVar[str] = "chain"
+
+    latent_dims: tuple[int, ...]
+    betas: tuple[float, ...]
+    eta_decs: tuple[float, ...]
+    eta_enc: float = 1.0
+    sigmas: tuple[Sigma, ...] | Literal["learned"] = "learned"
+
+    def __post_init__(self) -> None:
+        dims = _each("latent_dims", self.latent_dims, None, "units per level", _count)
+        levels = len(dims)
+        if levels < 1:
+            raise InvalidArgumentError(
+                "latent_dims", "no level", "at least one level", "Pass e.g. latent_dims=(8, 4, 2)."
+            )
+        sigmas = ("learned",) * levels if isinstance(self.sigmas, str) else self.sigmas
+        if isinstance(self.sigmas, str) and self.sigmas != "learned":
+            raise InvalidArgumentError(
+                "sigmas",
+                repr(self.sigmas),
+                "'learned' or one entry per level",
+                "Pass sigmas='learned'.",
+            )
+        sigmas = _sequence("sigmas", sigmas, levels, "one entry per level")
+        _set(
+            self,
+            latent_dims=dims,
+            betas=_each("betas", self.betas, levels, "one beta per level", _positive),
+            eta_decs=_each("eta_decs", self.eta_decs, levels, "one std per level", _positive),
+            eta_enc=_positive("eta_enc", self.eta_enc),
+            sigmas=tuple(_sigma(f"sigmas[{i}]", s, dims[i]) for i, s in enumerate(sigmas)),
+        )
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        return self.latent_dims
+
+    @property
+    def beta_levels(self) -> tuple[float, ...]:
+        return self.betas
+
+    @property
+    def eta_levels(self) -> tuple[EtaDec, ...]:
+        return self.eta_decs
+
+    @property
+    def sigma_levels(self) -> tuple[Sigma, ...]:
+        assert isinstance(self.sigmas, tuple)
+        return self.sigmas
+
+
+_MODELS: dict[Any, type[Spec]] = {
+    cls.model: cls for cls in (VAESpec, CVAESpec, HVAESpec, ChainSpec)
+}
