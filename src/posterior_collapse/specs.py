@@ -10,98 +10,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
+from posterior_collapse import checks
+from posterior_collapse.checks import EtaDec, Sigma
 from posterior_collapse.errors import InvalidArgumentError, nearest
 
 __all__ = ["CVAESpec", "ChainSpec", "EtaDec", "HVAESpec", "Sigma", "Spec", "VAESpec"]
 
-Sigma: TypeAlias = float | tuple[float, ...] | Literal["learned", "shared", "input"]
-"""Posterior std of a level: one float, one per unit, or learned: per unit, as one shared scalar,
-or as a function of the input (whose linear optimum is the per-unit one)."""
-EtaDec: TypeAlias = float | Literal["learned"]
-"""Decoder std: a float, or learned with the model."""
-
 S = TypeVar("S", bound="Spec")
-
-LEARNED_SIGMAS = ("learned", "shared", "input")
-
-
-def _positive(name: str, value: object) -> float:
-    expected, action = "a positive, finite number", f"Pass e.g. {name}=1.0."
-    try:
-        if isinstance(value, (bool, str, bytes)):
-            raise TypeError
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise InvalidArgumentError(name, repr(value), expected, action) from None
-    if not (math.isfinite(number) and number > 0):
-        raise InvalidArgumentError(name, number, expected, action)
-    return number
-
-
-def _count(name: str, value: object) -> int:
-    try:
-        count = int(value)  # type: ignore[call-overload]
-        whole = not isinstance(value, (bool, str)) and count == value
-    except (TypeError, ValueError, OverflowError):
-        whole = False
-    if not whole or count < 1:
-        raise InvalidArgumentError(
-            name, repr(value), "a whole number of units, at least 1", f"Pass e.g. {name}=8."
-        )
-    return int(count)
-
-
-def _sequence(name: str, value: object, length: int | None, what: str) -> tuple[Any, ...]:
-    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
-        if hasattr(value, "tolist") and getattr(value, "ndim", 0) == 1:
-            value = value.tolist()
-        else:
-            raise InvalidArgumentError(
-                name, repr(value), f"a sequence: {what}", f"Pass a tuple for {name}."
-            )
-    if length is not None and len(value) != length:
-        raise InvalidArgumentError(
-            name, f"{len(value)} values", f"{length}: {what}", f"Pass {length} values for {name}."
-        )
-    return tuple(value)
-
-
-def _each(
-    name: str, value: object, length: int | None, what: str, check: Callable[[str, object], Any]
-) -> tuple[Any, ...]:
-    values = _sequence(name, value, length, what)
-    return tuple(check(f"{name}[{i}]", v) for i, v in enumerate(values))
-
-
-def _eta_dec(name: str, value: object) -> EtaDec:
-    if isinstance(value, str):
-        if value == "learned":
-            return "learned"
-        raise InvalidArgumentError(
-            name, repr(value), "a positive number or 'learned'", f"Pass {name}='learned'."
-        )
-    return _positive(name, value)
-
-
-def _sigma(name: str, value: object, dim: int) -> Sigma:
-    if isinstance(value, str):
-        if value in LEARNED_SIGMAS:
-            return value  # type: ignore[return-value]
-        raise InvalidArgumentError(
-            name,
-            repr(value),
-            "a positive number, one per unit, or 'learned', 'shared' or 'input'",
-            f"Pass {name}='learned'.{nearest(value, LEARNED_SIGMAS)}",
-        )
-    if hasattr(value, "__len__"):
-        values = _sequence(name, value, dim, "one std per latent unit")
-        return tuple(_positive(f"{name}[{i}]", v) for i, v in enumerate(values))
-    return _positive(name, value)
 
 
 class Spec:
@@ -252,14 +171,14 @@ class VAESpec(Spec):
     sigma: Sigma = "learned"
 
     def __post_init__(self) -> None:
-        dim = _count("latent_dim", self.latent_dim)
+        dim = checks.count("latent_dim", self.latent_dim)
         _set(
             self,
             latent_dim=dim,
-            beta=_positive("beta", self.beta),
-            eta_dec=_eta_dec("eta_dec", self.eta_dec),
-            eta_enc=_positive("eta_enc", self.eta_enc),
-            sigma=_sigma("sigma", self.sigma, dim),
+            beta=checks.positive("beta", self.beta),
+            eta_dec=checks.eta_dec("eta_dec", self.eta_dec),
+            eta_enc=checks.positive("eta_enc", self.eta_enc),
+            sigma=checks.sigma("sigma", self.sigma, dim),
         )
 
     @property
@@ -325,15 +244,17 @@ class HVAESpec(Spec):
     sigma_2: Sigma = "learned"
 
     def __post_init__(self) -> None:
-        dims = _each("latent_dims", self.latent_dims, 2, "z1's units, z2's units", _count)
+        dims = checks.each(
+            "latent_dims", self.latent_dims, 2, "z1's units, z2's units", checks.count
+        )
         _set(
             self,
             latent_dims=dims,
-            betas=_each("betas", self.betas, 2, "z1's beta, z2's beta", _positive),
-            eta_dec=_eta_dec("eta_dec", self.eta_dec),
-            eta_enc=_positive("eta_enc", self.eta_enc),
-            sigma_1=_sigma("sigma_1", self.sigma_1, dims[0]),
-            sigma_2=_sigma("sigma_2", self.sigma_2, dims[1]),
+            betas=checks.each("betas", self.betas, 2, "z1's beta, z2's beta", checks.positive),
+            eta_dec=checks.eta_dec("eta_dec", self.eta_dec),
+            eta_enc=checks.positive("eta_enc", self.eta_enc),
+            sigma_1=checks.sigma("sigma_1", self.sigma_1, dims[0]),
+            sigma_2=checks.sigma("sigma_2", self.sigma_2, dims[1]),
         )
 
     @property
@@ -381,7 +302,7 @@ class ChainSpec(Spec):
     sigmas: tuple[Sigma, ...] | Literal["learned"] = "learned"
 
     def __post_init__(self) -> None:
-        dims = _each("latent_dims", self.latent_dims, None, "units per level", _count)
+        dims = checks.each("latent_dims", self.latent_dims, None, "units per level", checks.count)
         levels = len(dims)
         if levels < 1:
             raise InvalidArgumentError(
@@ -395,14 +316,16 @@ class ChainSpec(Spec):
                 "'learned' or one entry per level",
                 "Pass sigmas='learned'.",
             )
-        sigmas = _sequence("sigmas", sigmas, levels, "one entry per level")
+        sigmas = checks.sequence("sigmas", sigmas, levels, "one entry per level")
         _set(
             self,
             latent_dims=dims,
-            betas=_each("betas", self.betas, levels, "one beta per level", _positive),
-            eta_decs=_each("eta_decs", self.eta_decs, levels, "one std per level", _positive),
-            eta_enc=_positive("eta_enc", self.eta_enc),
-            sigmas=tuple(_sigma(f"sigmas[{i}]", s, dims[i]) for i, s in enumerate(sigmas)),
+            betas=checks.each("betas", self.betas, levels, "one beta per level", checks.positive),
+            eta_decs=checks.each(
+                "eta_decs", self.eta_decs, levels, "one std per level", checks.positive
+            ),
+            eta_enc=checks.positive("eta_enc", self.eta_enc),
+            sigmas=tuple(checks.sigma(f"sigmas[{i}]", s, dims[i]) for i, s in enumerate(sigmas)),
         )
 
     @property

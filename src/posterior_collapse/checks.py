@@ -1,0 +1,90 @@
+"""Checks that turn a hyperparameter into its plain, valid form or say what is wrong with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
+
+from posterior_collapse.errors import InvalidArgumentError, nearest
+
+Sigma: TypeAlias = float | tuple[float, ...] | Literal["learned", "shared", "input"]
+"""Posterior std of a level: one float, one per unit, or learned: per unit, as one shared scalar,
+or as a function of the input (whose linear optimum is the per-unit one)."""
+EtaDec: TypeAlias = float | Literal["learned"]
+"""Decoder std: a float, or learned with the model."""
+
+LEARNED_SIGMAS = ("learned", "shared", "input")
+
+
+def positive(name: str, value: object) -> float:
+    expected, action = "a positive, finite number", f"Pass e.g. {name}=1.0."
+    try:
+        if isinstance(value, (bool, str, bytes)):
+            raise TypeError
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise InvalidArgumentError(name, repr(value), expected, action) from None
+    if not (math.isfinite(number) and number > 0):
+        raise InvalidArgumentError(name, number, expected, action)
+    return number
+
+
+def count(name: str, value: object) -> int:
+    try:
+        count = int(value)  # type: ignore[call-overload]
+        whole = not isinstance(value, (bool, str)) and count == value
+    except (TypeError, ValueError, OverflowError):
+        whole = False
+    if not whole or count < 1:
+        raise InvalidArgumentError(
+            name, repr(value), "a whole number of units, at least 1", f"Pass e.g. {name}=8."
+        )
+    return int(count)
+
+
+def sequence(name: str, value: Any, length: int | None, what: str) -> tuple[Any, ...]:
+    if getattr(value, "ndim", 0) == 1:
+        value = value.tolist()
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        raise InvalidArgumentError(
+            name, repr(value), f"a sequence: {what}", f"Pass a tuple for {name}."
+        )
+    if length is not None and len(value) != length:
+        raise InvalidArgumentError(
+            name, f"{len(value)} values", f"{length}: {what}", f"Pass {length} values for {name}."
+        )
+    return tuple(value)
+
+
+def each(
+    name: str, value: object, length: int | None, what: str, check: Callable[[str, object], Any]
+) -> tuple[Any, ...]:
+    values = sequence(name, value, length, what)
+    return tuple(check(f"{name}[{i}]", v) for i, v in enumerate(values))
+
+
+def eta_dec(name: str, value: object) -> EtaDec:
+    if isinstance(value, str):
+        if value == "learned":
+            return "learned"
+        raise InvalidArgumentError(
+            name, repr(value), "a positive number or 'learned'", f"Pass {name}='learned'."
+        )
+    return positive(name, value)
+
+
+def sigma(name: str, value: object, dim: int) -> Sigma:
+    if isinstance(value, str):
+        if value in LEARNED_SIGMAS:
+            return value  # type: ignore[return-value]
+        raise InvalidArgumentError(
+            name,
+            repr(value),
+            "a positive number, one per unit, or 'learned', 'shared' or 'input'",
+            f"Pass {name}='learned'.{nearest(value, LEARNED_SIGMAS)}",
+        )
+    if hasattr(value, "__len__"):
+        values = sequence(name, value, dim, "one std per latent unit")
+        return tuple(positive(f"{name}[{i}]", v) for i, v in enumerate(values))
+    return positive(name, value)
