@@ -1,0 +1,11 @@
+"""What every test shares: no display, and property tests that give the same verdict each run."""
+
+import os
+
+from hypothesis import settings
+
+os.environ["MPLBACKEND"] = "Agg"
+
+# Wall-clock limits fail on a busy machine, and CI must not draw new examples at each run.
+settings.register_profile("house", deadline=None, derandomize=True)
+settings.load_profile("house")

@@ -1,0 +1,63 @@
+"""The README's commands and examples do what the README says."""
+
+from __future__ import annotations
+
+import doctest
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)[^\n]*\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+LINES = [
+    line.strip().removeprefix("$ ")
+    for language, block in BLOCKS
+    if language in {"sh", "bash", "console"}
+    for line in block.replace("\\\n", " ").splitlines()
+]
+MAKE = [line for line in LINES if line.startswith("make ")]
+COLLAPSE = [line for line in LINES if line.startswith("collapse ")]
+
+
+def test_the_two_commands_are_shown() -> None:
+    assert {line.split("#")[0].strip() for line in MAKE} >= {"make demo", "make test"}
+    assert COLLAPSE
+
+
+@pytest.mark.parametrize("line", MAKE)
+def test_make_target_exists(line: str) -> None:
+    command = shlex.split(line, comments=True)
+    done = subprocess.run([*command, "--dry-run"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def needs_mnist(line: str) -> bool:
+    return "mnist" in line and "POSTERIOR_COLLAPSE_DATA" not in os.environ
+
+
+@pytest.mark.parametrize("line", COLLAPSE)
+def test_collapse_command_runs(line: str, tmp_path: Path) -> None:
+    arguments = shlex.split(line, comments=True)[1:]
+    if arguments[:2] == ["data", "fetch"]:
+        arguments = [*arguments, "--help"]  # the real one needs a network
+    elif needs_mnist(line):
+        pytest.skip("needs MNIST")
+    script = "import sys; from posterior_collapse.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_python_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    failed = doctest.testfile(
+        str(ROOT / "README.md"), module_relative=False, optionflags=doctest.ELLIPSIS
+    ).failed
+    assert failed == 0
