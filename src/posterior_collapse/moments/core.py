@@ -1,0 +1,361 @@
+"""`Moments`: sample count, means and second moments of inputs and targets, in float64."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from posterior_collapse.errors import DataError, InvalidArgumentError
+from posterior_collapse.moments import wide
+from posterior_collapse.moments.accumulate import Accumulator
+from posterior_collapse.moments.arrays import Array, Float, as_matrix
+
+__all__ = ["Moments"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Moments:
+    """What the theory needs of the data: means and second moments of (x, y).
+
+    Make one with `from_arrays`, `from_batches` or `from_matrices`; add two with ``+``.
+
+    Attributes:
+        n: Number of samples; None when made from matrices.
+        mean: Joint mean of (x, y), in the coordinates of the matrices.
+        cov: Joint central second moment of (x, y), normalised by n.
+        split: Number of x coordinates in `mean` and `cov`.
+        paired: Whether a target y was given; if not, y is x.
+        center: True for a model with biases (central moments), False for one without (raw).
+        features: Numbers of features (d_x, d_y) of the data themselves.
+        unresolved: Variance of y, summed over features, that lies outside the matrices.
+        bases: For wide data, the orthonormal bases of x's and y's coordinates, else None.
+    """
+
+    n: int | None
+    mean: Float
+    cov: Float
+    split: int
+    paired: bool
+    center: bool
+    features: tuple[int, int]
+    unresolved: float = 0.0
+    bases: tuple[wide.Basis | None, wide.Basis | None] = (None, None)
+
+    @classmethod
+    def from_arrays(
+        cls, x: Any, y: Any = None, *, center: bool = True, scale: float = 1.0
+    ) -> Moments:
+        """Measure arrays of any real dtype, memory maps or dask arrays, chunk by chunk.
+
+        Beyond 8,192 features the matrices are taken in the row space of the data (exact), and
+        where samples are as many, in a randomised top-256 subspace whose tail is known from
+        the trace.
+
+        Args:
+            x: Inputs, shape (samples, d_x); the condition of a conditional model.
+            y: Targets, shape (samples, d_y); None means y = x, an autoencoder.
+            center: Central moments, for models with biases; False for raw ones.
+            scale: Factor applied to all values, e.g. ``1 / 255`` for 8-bit images.
+
+        Raises:
+            DataError: Not a real matrix, NaN or infinite, a single sample, all values constant,
+                or different numbers of samples.
+
+        Example:
+            >>> m = Moments.from_arrays([[0, 1], [2, 1], [4, 4]])
+            >>> m
+            Moments(n=3, x: 2 features, y = x, centred, total variance 4.667)
+        """
+        factor = _scale(scale)
+        if type(x).__module__.startswith("dask."):
+            return cls._checked(_from_dask(x, y), y is not None, center, factor)
+        names, arrays = _matrices(x, y)
+        if max(a.shape[1] for a in arrays) > wide.MAX_FEATURES:
+            return cls._wide(names, arrays, center)._rescaled(factor)._usable()
+        joint = Accumulator.empty(sum(a.shape[1] for a in arrays))
+        joint.update(names, arrays)
+        return cls._checked((joint, arrays[0].shape[1]), y is not None, center, factor)
+
+    @classmethod
+    def from_batches(
+        cls, batches: Iterable[Any], *, center: bool = True, scale: float = 1.0
+    ) -> Moments:
+        """Measure an iterable of batches, each an array x or a pair (x, y), in one pass.
+
+        Args:
+            batches: Arrays of shape (samples, d_x) or pairs of them; a data loader will do.
+            center: As in `from_arrays`.
+            scale: As in `from_arrays`.
+
+        Raises:
+            DataError: As in `from_arrays`; no batch; batches that do not fit together.
+
+        Example:
+            >>> x = np.arange(12.0).reshape(6, 2) ** 2
+            >>> whole, parts = Moments.from_arrays(x), Moments.from_batches([x[:2], x[2:]])
+            >>> bool(np.allclose(whole.xx, parts.xx))
+            True
+        """
+        factor = _scale(scale)
+        joint: Accumulator | None = None
+        shape: tuple[int, ...] = ()
+        rows = 0
+        for batch in batches:
+            pair = (
+                tuple(batch) if isinstance(batch, (tuple, list)) and len(batch) <= 2 else (batch,)
+            )
+            names, arrays = _matrices(*pair)
+            widths = tuple(a.shape[1] for a in arrays)
+            if joint is None:
+                if max(widths) > wide.MAX_FEATURES:
+                    return cls._wide_batches(batches, batch, center)._rescaled(factor)._usable()
+                joint, shape = Accumulator.empty(sum(widths)), widths
+            if widths != shape:
+                raise DataError(
+                    f"batch starting at row {rows}",
+                    f"features {widths}",
+                    f"{shape}, as in the first batch",
+                    "Check the loader.",
+                )
+            joint.update(names, arrays, row=rows)
+            rows += len(arrays[0])
+        if joint is None:
+            raise DataError("batches", "no batch", "at least one batch", "Check the loader.")
+        return cls._checked((joint, shape[0]), len(shape) == 2, center, factor)
+
+    @classmethod
+    def from_matrices(
+        cls, xx: Any, yx: Any = None, yy: Any = None, *, n: int | None = None
+    ) -> Moments:
+        """Take second moments as they are (central or raw: they decide which model is meant).
+
+        Args:
+            xx: E[x x'], shape (d_x, d_x).
+            yx: E[y x'], shape (d_y, d_x); None means y = x.
+            yy: E[y y'], shape (d_y, d_y); needed with `yx`.
+            n: Number of samples behind them, if known.
+
+        Raises:
+            DataError: Shapes that do not fit, or not a joint second-moment matrix.
+
+        Example:
+            >>> Moments.from_matrices(np.diag([4.0, 1.0])).total_variance
+            5.0
+        """
+        xx = as_matrix("xx", xx).astype(np.float64)
+        if (yx is None) != (yy is None):
+            raise DataError("yx and yy", "only one of them", "both or none", "Pass both.")
+        joint, features = xx, (len(xx), len(xx))
+        if yx is not None:
+            yx = as_matrix("yx", yx).astype(np.float64)
+            yy = as_matrix("yy", yy).astype(np.float64)
+            features = (len(xx), len(yy))
+            if yx.shape != (len(yy), len(xx)):
+                raise DataError(
+                    "yx", f"shape {yx.shape}", f"{(len(yy), len(xx))}", "Pass E[y x'], d_y x d_x."
+                )
+            joint = np.block([[xx, yx.T], [yx, yy]])
+        _check_second_moments(joint)
+        return cls(n, np.zeros(len(joint)), joint, len(xx), yx is not None, True, features)
+
+    def __add__(self, other: Moments) -> Moments:
+        """Moments of both groups of samples together.
+
+        Raises:
+            DataError: Different features or centring, made from matrices, or of wide data.
+        """
+        mergeable = (self.n, other.n) != (None, None) and self.bases == other.bases == (None, None)
+        if not (mergeable and self.n and other.n):
+            raise DataError(
+                "moments",
+                "a sum with moments of matrices or of wide data",
+                "moments of samples with at most 8,192 features",
+                "Measure all rows in one call of Moments.from_arrays or from_batches.",
+            )
+        mine, theirs = ((m.features, m.paired, m.center) for m in (self, other))
+        if mine != theirs:
+            raise DataError(
+                "moments", f"{other!r}", f"the same features as {self!r}", "Measure them alike."
+            )
+        total = Accumulator(self.n, self.mean, self.cov * self.n)
+        total.merge(Accumulator(other.n, other.mean, other.cov * other.n))
+        return dataclasses.replace(self, n=total.n, mean=total.mean, cov=total.scatter / total.n)
+
+    def __repr__(self) -> str:
+        d_x, d_y = self.features
+        target = f"y: {d_y} features" if self.paired else "y = x"
+        kind = "centred" if self.center else "raw"
+        return (
+            f"Moments(n={self.n}, x: {d_x} features, {target}, {kind}, "
+            f"total variance {self.total_variance:.4g})"
+        )
+
+    @property
+    def xx(self) -> Float:
+        """E[x x'] (central if `center`), shape (d_x, d_x); in coordinates for wide data."""
+        return self._second(slice(None, self.split), slice(None, self.split))
+
+    @property
+    def yx(self) -> Float:
+        """E[y x'], shape (d_y, d_x); equal to `xx` for an autoencoder."""
+        return self._second(self._y, slice(None, self.split))
+
+    @property
+    def yy(self) -> Float:
+        """E[y y'], shape (d_y, d_y); equal to `xx` for an autoencoder."""
+        return self._second(self._y, self._y)
+
+    @property
+    def mean_x(self) -> Float:
+        """Mean of x, in the coordinates of `xx`."""
+        return self.mean[: self.split]
+
+    @property
+    def mean_y(self) -> Float:
+        """Mean of y, in the coordinates of `yy`."""
+        return self.mean[self._y]
+
+    @property
+    def total_variance(self) -> float:
+        """Second moment of y summed over features, unresolved tail included."""
+        return float(np.trace(self.yy)) + self.unresolved
+
+    def with_center(self, center: bool) -> Moments:
+        """Return the same samples' central (True) or raw (False) moments."""
+        return dataclasses.replace(self, center=center)
+
+    def with_constant_input(self) -> Moments:
+        """Return raw moments with a constant 1 added to x: an encoder bias as one more input."""
+        at = self.split
+        return dataclasses.replace(
+            self,
+            mean=np.insert(self.mean, at, 1.0),
+            cov=np.insert(np.insert(self.cov, at, 0.0, axis=0), at, 0.0, axis=1),
+            split=at + 1,
+            features=(self.features[0] + 1, self.features[1]),
+            center=False,
+        )
+
+    @property
+    def _y(self) -> slice:
+        return slice(self.split, None) if self.paired else slice(None)
+
+    def _second(self, rows: slice, columns: slice) -> Float:
+        block = self.cov[rows, columns]
+        if self.center:
+            return block
+        return block + np.outer(self.mean[rows], self.mean[columns])
+
+    def _rescaled(self, scale: float) -> Moments:
+        return dataclasses.replace(
+            self,
+            mean=self.mean * scale,
+            cov=self.cov * scale**2,
+            unresolved=self.unresolved * scale**2,
+        )
+
+    def _usable(self) -> Moments:
+        if self.n is not None and self.n < 2:
+            raise DataError("x", "a single sample", "at least two samples", "Pass more rows.")
+        if np.trace(self.cov) == 0:
+            raise DataError(
+                "x", "data that are all constant", "some variance", "Check what was loaded."
+            )
+        return self
+
+    @classmethod
+    def _checked(
+        cls, measured: tuple[Accumulator, int], paired: bool, center: bool, scale: float
+    ) -> Moments:
+        joint, split = measured
+        d_y = len(joint.mean) - split if paired else split
+        cov = joint.scatter / joint.n
+        moments = cls(joint.n, joint.mean, cov, split, paired, center, (split, d_y))
+        return moments._rescaled(scale)._usable()
+
+    @classmethod
+    def _wide(cls, names: tuple[str, ...], arrays: list[Array], center: bool) -> Moments:
+        reduced = wide.reduce(names, arrays)
+        d_x, d_y = arrays[0].shape[1], arrays[-1].shape[1]
+        return cls(
+            len(arrays[0]),
+            reduced.mean,
+            reduced.cov,
+            reduced.split,
+            len(arrays) == 2,
+            center,
+            (d_x, d_y),
+            reduced.unresolved,
+            reduced.bases,
+        )
+
+    @classmethod
+    def _wide_batches(cls, batches: Iterable[Any], first: Any, center: bool) -> Moments:
+        return cls._wide(*_matrices(*wide.collect(batches, first)), center)
+
+
+def _scale(scale: float) -> float:
+    if not (np.isfinite(scale) and scale != 0):
+        raise InvalidArgumentError(
+            "scale", scale, "a finite factor that is not 0", "Pass e.g. scale=1/255."
+        )
+    return float(scale)
+
+
+def _matrices(x: Any, y: Any = None) -> tuple[tuple[str, ...], list[Array]]:
+    if y is None:
+        return ("x",), [as_matrix("x", x)]
+    arrays = [as_matrix("x", x, empty_ok=True), as_matrix("y", y)]
+    if len(arrays[0]) != len(arrays[1]):
+        raise DataError(
+            "x and y",
+            f"{len(arrays[0])} and {len(arrays[1])} samples",
+            "as many of one as of the other",
+            "Pass matching rows.",
+        )
+    return ("x", "y"), arrays
+
+
+def _from_dask(x: Any, y: Any) -> tuple[Accumulator, int]:
+    from dask.delayed import delayed
+
+    def measure(*blocks: Array) -> Accumulator:
+        part = Accumulator.empty(sum(b.shape[1] for b in blocks))
+        part.update(("x", "y")[: len(blocks)], list(blocks))
+        return part
+
+    def add(one: Accumulator, two: Accumulator) -> Accumulator:
+        total = Accumulator(one.n, one.mean.copy(), one.scatter.copy())
+        total.merge(two)
+        return total
+
+    arrays = [a.rechunk({1: -1}) for a in ((x,) if y is None else (x, y))]
+    if len(arrays) == 2:
+        arrays[1] = arrays[1].rechunk({0: arrays[0].chunks[0]})
+    blocks = [a.to_delayed().ravel() for a in arrays]
+    parts = [delayed(measure)(*row) for row in zip(*blocks, strict=True)]
+    while len(parts) > 1:
+        pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
+        parts = [delayed(add)(*p) if len(p) == 2 else p[0] for p in pairs]
+    return parts[0].compute(), x.shape[1]
+
+
+def _check_second_moments(joint: Float) -> None:
+    if joint.shape[0] != joint.shape[1] or not np.isfinite(joint).all():
+        raise DataError(
+            "xx, yx, yy", f"shape {joint.shape}", "square and finite", "Pass second moments."
+        )
+    size = np.abs(joint).max(initial=0.0)
+    if np.abs(joint - joint.T).max(initial=0.0) > 1e-8 * size:
+        raise DataError("xx, yx, yy", "an asymmetric matrix", "symmetric ones", "Symmetrise them.")
+    if size == 0 or np.linalg.eigvalsh(joint)[0] < -1e-8 * size * len(joint):
+        raise DataError(
+            "xx, yx, yy",
+            "a matrix with a negative eigenvalue" if size else "zeros",
+            "a joint second-moment matrix",
+            "Compute all three from the same samples.",
+        )

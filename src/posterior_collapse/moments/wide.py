@@ -1,0 +1,176 @@
+"""Moments of data with more features than fit a d x d matrix.
+
+Few samples: all the data lie in the span of n rows, so coordinates in an orthonormal basis of
+that span (from the n x n Gram matrix) carry every second moment exactly. Many samples: a
+randomised subspace (Halko, Martinsson and Tropp 2011) found in one pass and measured in a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import linalg
+
+from posterior_collapse.errors import DataError
+from posterior_collapse.moments.accumulate import Accumulator
+from posterior_collapse.moments.arrays import CHUNK_BYTES, Array, Float, chunks, refuse_non_finite
+
+MAX_FEATURES = 8192
+"""Most features for which a d x d matrix is made."""
+MAX_SAMPLES = 8192
+"""Most samples for which an n x n matrix is made."""
+RANK = 256
+"""Modes resolved when both are exceeded."""
+OVERSAMPLING = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """Orthonormal rows spanning the coordinates: ``weights @ (rows - center)``, or dense rows."""
+
+    rows: Array
+    weights: Float | None = None
+    center: Float | None = None
+    extra: Float | None = None
+
+    def lift(self, coordinates: Float) -> Float:
+        """Return vectors of the data space, shape (k, d), from coordinates, shape (k, r)."""
+        if self.weights is None:
+            return coordinates @ self.rows
+        assert self.center is not None and self.extra is not None
+        weights = coordinates @ self.weights
+        n = len(self.rows)
+        lifted = np.empty((len(coordinates), self.rows.shape[1]))
+        for columns in _column_chunks(self.rows):
+            central = self.rows[:, columns].astype(np.float64) - self.center[columns]
+            lifted[:, columns] = weights[:, :n] @ central
+        return lifted + np.outer(weights[:, n], self.extra)
+
+
+@dataclass(frozen=True, eq=False)
+class Reduced:
+    """Joint mean and covariance in coordinates, and the bases these refer to."""
+
+    mean: Float
+    cov: Float
+    split: int
+    unresolved: float
+    bases: tuple[Basis | None, Basis | None]
+
+
+def reduce(names: tuple[str, ...], arrays: list[Array]) -> Reduced:
+    """Return the moments of wide `arrays` ((x,) or (x, y)) in coordinates.
+
+    Raises:
+        DataError: A value is not finite, or a target is given and both sizes exceed the limits.
+    """
+    if len(arrays[0]) > MAX_SAMPLES:
+        if len(arrays) == 2:
+            raise DataError(
+                "x and y",
+                f"{len(arrays[0])} samples of {[a.shape[1] for a in arrays]} features",
+                f"at most {MAX_FEATURES} features each, or at most {MAX_SAMPLES} samples",
+                "Select features or subsample.",
+            )
+        return _sketch(names[0], arrays[0])
+    coordinates: list[Float] = []
+    means: list[Float] = []
+    bases: list[Basis | None] = []
+    for name, array in zip(names, arrays, strict=True):
+        if array.shape[1] > MAX_FEATURES:
+            central, mean, basis = _row_space(name, array)
+            bases.append(basis)
+        else:
+            part = Accumulator.empty(array.shape[1])
+            part.update((name,), [array])
+            central, mean = array - part.mean, part.mean
+            bases.append(None)
+        coordinates.append(central)
+        means.append(mean)
+    joint = np.hstack(coordinates)
+    first, last = bases[0], bases[-1]
+    cov = joint.T @ joint / len(joint)
+    return Reduced(np.concatenate(means), cov, coordinates[0].shape[1], 0.0, (first, last))
+
+
+def collect(batches: Iterable[Any], first: Any) -> tuple[Any, ...]:
+    """Return wide batches as whole arrays (x,) or (x, y).
+
+    Raises:
+        DataError: More samples than the Gram route takes: a whole array is needed then.
+    """
+    pairs = [first, *batches] if iter(batches) is batches else list(batches)
+    columns = [p if isinstance(p, (tuple, list)) else (p,) for p in pairs]
+    if sum(len(c[0]) for c in columns) > MAX_SAMPLES:
+        raise DataError(
+            "batches",
+            f"more than {MAX_SAMPLES} samples of more than {MAX_FEATURES} features",
+            "an array that can be read twice",
+            "Pass a memory map to Moments.from_arrays.",
+        )
+    return tuple(
+        np.concatenate([np.asarray(b) for b in side]) for side in zip(*columns, strict=True)
+    )
+
+
+def _column_chunks(array: Array) -> Iterable[slice]:
+    width = max(64, CHUNK_BYTES // (8 * len(array)))
+    return (slice(i, i + width) for i in range(0, array.shape[1], width))
+
+
+def _row_space(name: str, array: Array) -> tuple[Float, Float, Basis]:
+    """Coordinates of central rows, shape (n, r), and of the mean, in the span of both."""
+    n = len(array)
+    gram = np.zeros((n + 1, n + 1))
+    center = np.empty(array.shape[1])
+    for columns in _column_chunks(array):
+        block = array[:, columns].astype(np.float64)
+        center[columns] = block.mean(axis=0)
+        if not np.isfinite(center[columns]).all():
+            refuse_non_finite(name, array, 0)
+        block -= center[columns]
+        gram[:n, :n] += block @ block.T
+        gram[:n, n] += block @ center[columns]
+    length = np.linalg.norm(center)
+    # The mean joins the span as a row about as long as the others, whatever its own length.
+    weight = np.sqrt(gram.trace() / n) / length if length > 0 else 0.0
+    gram[:n, n] *= weight
+    gram[n, :n] = gram[:n, n]
+    gram[n, n] = (weight * length) ** 2
+    values, vectors = linalg.eigh(gram)
+    keep = values > values[-1] * (n + 1) * np.finfo(float).eps
+    root = np.sqrt(values[keep])
+    points = vectors[:, keep] * root
+    basis = Basis(array, (vectors[:, keep] / root).T, center, center * weight)
+    return points[:n], points[n] / weight if weight else np.zeros(len(root)), basis
+
+
+def _sketch(name: str, array: Array) -> Reduced:
+    d = array.shape[1]
+    probe = np.random.default_rng(0).standard_normal((d, RANK + OVERSAMPLING)) / np.sqrt(d)
+    image, mean, n, variance = np.zeros_like(probe), np.zeros(d), 0, 0.0
+    for start, (rows,) in chunks(array):
+        block = rows.astype(np.float64)
+        local = block.mean(axis=0)
+        if not np.isfinite(local).all():
+            refuse_non_finite(name, rows, start)
+        block -= local
+        shift = local - mean
+        weight = n * len(block) / (n + len(block))
+        image += block.T @ (block @ probe) + np.outer(shift * weight, shift @ probe)
+        variance += float(np.vdot(block, block) + weight * (shift @ shift))
+        n += len(block)
+        mean += shift * (len(block) / n)
+    lengths = np.linalg.norm(image, axis=0)
+    span = np.column_stack([image / np.where(lengths > 0, lengths, 1.0), mean])
+    q = linalg.qr(span, mode="economic", overwrite_a=True)[0]
+    part = Accumulator.empty(q.shape[1])
+    for _, (rows,) in chunks(array):
+        part.update((name,), [(rows - mean) @ q])
+    cov = part.scatter / n
+    basis = Basis(np.ascontiguousarray(q.T))
+    unresolved = max(variance / n - float(cov.trace()), 0.0)
+    return Reduced(mean @ q, cov, q.shape[1], unresolved, (basis, basis))

@@ -1,0 +1,298 @@
+"""`forecast`: from moments and a spec to which units live, which collapse, and why."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from posterior_collapse.errors import DataError, InvalidArgumentError, NotSolvedError
+from posterior_collapse.moments import Moments
+from posterior_collapse.moments.arrays import Float
+from posterior_collapse.specs import Spec
+from posterior_collapse.theory import parameters as explicit
+from posterior_collapse.theory.advice import Advice, advise
+from posterior_collapse.theory.solve import Problem, Solution, critical, solve
+from posterior_collapse.theory.spectrum import Modes
+from posterior_collapse.theory.state import fit
+
+__all__ = ["FewSamplesWarning", "Forecast", "Level", "forecast"]
+
+Status = Literal["active", "noise", "collapsed"]
+Bias = Literal["both", "encoder", "decoder", "none"]
+
+
+class FewSamplesWarning(UserWarning):
+    """The condition has so many features that it explains the samples, not the target."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Level:
+    """One latent level at the optimum; arrays hold one entry per unit.
+
+    Singular values are descending. All else is in the order of the units: as given for a fixed
+    sigma per unit, else from the strongest mode to the weakest.
+
+    Attributes:
+        encoder_singular_values: Of W_l S_{l-1}^{1/2}, in latent units.
+        decoder_singular_values: Of U_l, in units of what it decodes per latent unit.
+        posterior_std: sigma.
+        kl: E_q[log q - log p] in nats, without beta; below the top level it may be negative.
+        information: I(x; z_i) in nats, from second moments.
+        status: "active" (carries information on x), "noise" (has KL but knows nothing of x) or
+            "collapsed".
+        data_variance: Variance of the data mode that the unit carries, or would.
+        threshold: Variance that mode must exceed for the unit to be active.
+        critical_beta: The level's beta above which the unit collapses.
+        critical_eta_dec: eta_dec above which the unit collapses.
+    """
+
+    encoder_singular_values: Float
+    decoder_singular_values: Float
+    posterior_std: Float
+    kl: Float
+    information: Float
+    status: tuple[Status, ...]
+    data_variance: Float
+    threshold: Float
+    critical_beta: Float
+    critical_eta_dec: Float
+
+    @property
+    def n_active(self) -> int:
+        """Number of units with status "active"."""
+        return self.status.count("active")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields and `n_active` as plain lists; infinities and NaN stay floats."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        plain = {k: v.tolist() if hasattr(v, "tolist") else list(v) for k, v in fields.items()}
+        return {"n_active": self.n_active, **plain}
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{self.status.count(s)} {s}" for s in ("active", "noise", "collapsed"))
+        return f"Level({counts}, KL {self.kl.sum():.4g} nats)"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Forecast:
+    """The global optimum of a linear model on given data.
+
+    Attributes:
+        spec: The hyperparameters.
+        loss: Negative beta-ELBO per sample in nats, every constant kept.
+        spectrum: Variances theta_i^2 of the data modes (for a conditional model the eigenvalues
+            of the residual covariance), descending.
+        total_variance: Variance of the target (or residual), summed over features.
+        levels: One `Level` per latent level, bottom (next to the data) first.
+        eta_dec: Decoder std, as given or as learned.
+        notes: What the optimum leaves undetermined, and cautions about the data.
+    """
+
+    spec: Spec
+    loss: float
+    spectrum: Float
+    total_variance: float
+    levels: tuple[Level, ...]
+    eta_dec: float
+    notes: tuple[str, ...]
+    _modes: Modes
+    _problem: Problem
+    _solution: Solution
+
+    @property
+    def n_active(self) -> int:
+        """Number of active units of the top level, the one that collapses first."""
+        return self.levels[-1].n_active
+
+    def parameters(self) -> Mapping[str, Float]:
+        """Return explicit matrices that attain `loss`.
+
+        Keys: `W1` (d1, d_x), `U1` (d_y, d1) and `sigma_1` (d1,); a conditional model has `W1`
+        reading the condition, `W2` (d1, d_y) the target and `U2` (d_y, d_x) the condition's path
+        to the output; hierarchies have `W2` (d2, d1), `U2` (d1, d2), `sigma_2`, and so on. `b1`
+        and `c1` are the biases of encoder and decoder, `eta_dec` the std of p(y|z1).
+
+        Example:
+            >>> x = np.random.default_rng(0).standard_normal((50, 3)) * [3, 2, 0.1]
+            >>> from posterior_collapse.specs import VAESpec
+            >>> forecast(x, VAESpec(latent_dim=2)).parameters()["W1"].shape
+            (2, 3)
+        """
+        return explicit.build(self._modes, self._problem, self._solution)
+
+    def advice(self, active: int | None = None) -> Advice:
+        """Return the smallest single changes that keep `active` units at the top level.
+
+        Args:
+            active: How many units to keep; None keeps all that the spec has.
+
+        Raises:
+            InvalidArgumentError: `active` is not a number of units.
+
+        Example:
+            >>> x = np.random.default_rng(0).standard_normal((500, 3)) * [3, 2, 0.1]
+            >>> from posterior_collapse.specs import VAESpec
+            >>> advice = forecast(x, VAESpec(latent_dim=2, beta=5.0)).advice(active=2)
+            >>> [(c.parameter, c.value < c.current) for c in advice.changes]
+            [('beta', True), ('eta_dec', True)]
+        """
+        return advise(self._modes, self.spec, active)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain, JSON-able values."""
+        return {
+            "spec": self.spec.to_dict(),
+            "loss": self.loss,
+            "eta_dec": self.eta_dec,
+            "total_variance": self.total_variance,
+            "spectrum": self.spectrum.tolist(),
+            "levels": [level.to_dict() for level in self.levels],
+            "notes": list(self.notes),
+        }
+
+    def __repr__(self) -> str:
+        levels = "; ".join(
+            f"z{i + 1}: {level.n_active} of {len(level.status)} units active"
+            + (f", {level.status.count('noise')} noise" if "noise" in level.status else "")
+            + f", KL {level.kl.sum():.4g} nats"
+            for i, level in enumerate(self.levels)
+        )
+        return f"Forecast({self.spec.model}; {levels}; loss {self.loss:.6g} nats per sample)"
+
+
+def forecast(data: Moments | Any, spec: Spec, *, bias: Bias | None = None) -> Forecast:
+    """Say which latent units the global optimum of a linear model keeps, and what they carry.
+
+    Args:
+        data: `Moments`, or an array of shape (samples, features) for an autoencoder.
+        spec: `VAESpec`, `CVAESpec`, `HVAESpec` or `ChainSpec`.
+        bias: Which of encoder and decoder have biases: "both" (central moments), "none" (raw
+            ones), "encoder" (raw, with a constant 1 among the inputs), "decoder" (no closed
+            form). None goes by `Moments.center`.
+
+    Raises:
+        DataError: The data cannot be used; a conditional model without a condition.
+        NotSolvedError: No closed form is known for this spec.
+        UnboundedObjectiveError: The loss has no minimum.
+
+    Source:
+        Dang et al. (2024), theorems 1 to 5, corrected and extended; Lucas et al. (2019) and
+        Tipping and Bishop (1999) for the single level at beta = 1.
+
+    Example:
+        >>> from posterior_collapse.specs import VAESpec
+        >>> x = np.random.default_rng(0).standard_normal((500, 3)) * [3, 2, 0.1]
+        >>> f = forecast(x, VAESpec(latent_dim=3))
+        >>> f.levels[0].status
+        ('active', 'active', 'collapsed')
+    """
+    if not isinstance(spec, Spec):
+        raise InvalidArgumentError(
+            "spec", type(spec).__name__, "a VAESpec, CVAESpec, HVAESpec or ChainSpec", "Pass one."
+        )
+    moments = data if isinstance(data, Moments) else Moments.from_arrays(data)
+    moments = _with_bias(moments, spec, bias)
+    conditional = spec.model == "cvae"
+    if conditional and not moments.paired:
+        raise DataError(
+            "data",
+            "no target y",
+            "a condition x and a target y for a conditional model",
+            "Pass Moments.from_arrays(x, y).",
+        )
+    modes = Modes(moments, conditional)
+    problem = Problem.of(modes, spec)
+    solution = solve(problem)
+    return Forecast(
+        spec=spec,
+        loss=solution.state.loss(solution.numbers, modes.total, modes.target_dim),
+        spectrum=modes.theta**2,
+        total_variance=modes.total,
+        levels=tuple(_levels(problem, solution)),
+        eta_dec=float(solution.numbers.etas[0]),
+        notes=(*solution.notes, *_cautions(modes)),
+        _modes=modes,
+        _problem=problem,
+        _solution=solution,
+    )
+
+
+def _levels(problem: Problem, solution: Solution) -> list[Level]:
+    state = solution.state
+    found = zip(
+        state.encoder,
+        state.decoder,
+        state.noise,
+        state.kl(solution.numbers),
+        state.information,
+        critical(problem, solution),
+        problem.orders,
+        strict=True,
+    )
+    levels = []
+    for encoder, decoder, noise, kl, information, threshold, order in found:
+        unit = np.argsort(order)
+        status = [_status(e, i) for e, i in zip(encoder[unit], information[unit], strict=True)]
+        levels.append(
+            Level(
+                encoder_singular_values=np.sort(encoder)[::-1],
+                decoder_singular_values=np.sort(decoder)[::-1],
+                posterior_std=np.sqrt(noise)[unit],
+                kl=kl[unit],
+                information=information[unit],
+                status=tuple(status),
+                data_variance=fit(problem.theta, len(unit))[unit] ** 2,
+                threshold=threshold.variance[unit],
+                critical_beta=threshold.beta[unit],
+                critical_eta_dec=threshold.eta_dec[unit],
+            )
+        )
+    return levels
+
+
+def _status(weight: float, information: float) -> Status:
+    if information > 0:
+        return "active"
+    return "noise" if weight > 0 else "collapsed"
+
+
+def _with_bias(moments: Moments, spec: Spec, bias: Bias | None) -> Moments:
+    if bias is None:
+        return moments
+    if bias in ("both", "none"):
+        return moments.with_center(bias == "both")
+    if bias == "encoder" and spec.model != "cvae":
+        return moments.with_constant_input() if moments.paired else moments.with_center(False)
+    if bias in ("encoder", "decoder"):
+        raise NotSolvedError(
+            "bias",
+            f"{bias!r} for a {spec.model} model",
+            "'both' or 'none' (for unconditional models also 'encoder')",
+            "Give both encoder and decoder a bias, or neither.",
+        )
+    raise InvalidArgumentError(
+        "bias", repr(bias), "'both', 'encoder', 'decoder' or 'none'", "Pass bias='both'."
+    )
+
+
+def _cautions(modes: Modes) -> list[str]:
+    moments, cautions = modes.moments, []
+    if modes.conditional and moments.n is not None and moments.n < 10 * modes.rank:
+        text = (
+            f"the condition has {modes.rank} independent features for {moments.n} samples (fewer "
+            "than 10 each): what it seems to explain of y may be an artefact; measure "
+            "Moments.from_arrays(cross_fitted_residuals(x, y)) and forecast with VAESpec"
+        )
+        warnings.warn(text, FewSamplesWarning, stacklevel=3)
+        cautions.append(text)
+    if moments.unresolved > 0:
+        cautions.append(
+            f"wide data: {len(modes.theta)} modes were resolved by a randomised subspace (variances "
+            f"slightly low); the unresolved tail holds variance {moments.unresolved:.4g}"
+        )
+    return cautions

@@ -1,0 +1,243 @@
+"""Which theorem applies to a spec, and the optimum it gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from posterior_collapse.checks import LEARNED_SIGMAS, Sigma
+from posterior_collapse.errors import NotSolvedError
+from posterior_collapse.moments.arrays import Float
+from posterior_collapse.specs import Spec
+from posterior_collapse.theory import chain, single, thresholds
+from posterior_collapse.theory.chain import Std
+from posterior_collapse.theory.spectrum import Modes
+from posterior_collapse.theory.state import Numbers, State, fit
+from posterior_collapse.theory.thresholds import Threshold
+
+ROTATION_NOTE = (
+    "level {level}: units of equal fixed sigma can be rotated freely, so which unit is active and "
+    "the KL of each are not determined (counts, totals and singular values are)"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A spec's numbers made ready for the theorems.
+
+    Attributes:
+        spec: The hyperparameters.
+        theta: Std of all data modes, descending.
+        total: Variance of the target, summed over features.
+        target_dim: Number of features of the target.
+        sigmas: Per level, posterior std in mode order: an array, or None if learned per unit.
+        orders: Per level, the unit that carries mode 0, 1, ...
+    """
+
+    spec: Spec
+    theta: Float
+    total: float
+    target_dim: int
+    sigmas: list[Std]
+    orders: list[np.ndarray]
+
+    @classmethod
+    def of(cls, modes: Modes, spec: Spec) -> Problem:
+        """Return the problem that `spec` poses on the data's modes."""
+        modes.check_units(max(spec.dims))
+        sigmas, orders = [], []
+        for sigma, dim in zip(spec.sigma_levels, spec.dims, strict=True):
+            std = None if isinstance(sigma, str) else np.asarray(sigma) * np.ones(dim)
+            order = np.arange(dim) if std is None else np.argsort(std, kind="stable")
+            sigmas.append(None if std is None else std[order])
+            orders.append(order)
+        return cls(spec, modes.theta, modes.total, modes.target_dim, sigmas, orders)
+
+    @property
+    def depth(self) -> int:
+        """Number of latent levels."""
+        return len(self.spec.dims)
+
+    @property
+    def all_learned(self) -> bool:
+        """Whether every sigma is learned per unit."""
+        return all(_per_unit(s) for s in self.spec.sigma_levels)
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """The optimum of a problem, level by level in mode order."""
+
+    numbers: Numbers
+    state: State
+    notes: list[str] = field(default_factory=list)
+
+
+def solve(problem: Problem) -> Solution:
+    """Return the global optimum.
+
+    Raises:
+        NotSolvedError: No closed form is known.
+        UnboundedObjectiveError: There is no minimum.
+    """
+    eta_dec, notes = _decoder_std(problem)
+    spec = problem.spec
+    etas = [eta_dec if e == "learned" else float(e) for e in spec.eta_levels]
+    numbers = Numbers(spec.beta_levels, etas, spec.eta_enc)
+    if spec.sigma_levels == ("shared",):
+        sigma = single.shared_sigma(_units(problem), spec.beta_levels[0], etas[0], spec.eta_enc)
+        problem = _with_sigma(problem, sigma)
+    state = solve_state(problem, problem.theta, numbers)
+    return Solution(numbers, state, notes + _notes(problem, numbers, state))
+
+
+def solve_state(problem: Problem, theta: Float, numbers: Numbers) -> State:
+    """Return the optimum's state for given numbers, which may be grids (last axis: modes).
+
+    Raises:
+        NotSolvedError: No closed form is known.
+        UnboundedObjectiveError: There is no minimum.
+    """
+    dims, sigmas = problem.spec.dims, problem.sigmas
+    if problem.all_learned:
+        return chain.all_learned(theta, dims, numbers)
+    refuse_unsolved(problem)
+    if problem.depth == 1:
+        (sigma,) = sigmas
+        assert sigma is not None
+        kappa = np.sqrt(numbers.betas[0]) * (numbers.etas[0] / numbers.eta_enc) * sigma
+        second, noise = single.fixed(fit(theta, dims[0]), kappa, sigma)
+        return State(theta, [second], [noise])
+    if problem.depth == 2 and sigmas[0] is None:
+        return chain.first_learned(theta, dims, numbers, sigmas[1])
+    if problem.depth == 2:
+        return chain.two_fixed(theta, dims, numbers, *sigmas)
+    return chain.all_fixed(theta, dims, numbers, sigmas)
+
+
+def critical(problem: Problem, solution: Solution) -> list[Threshold]:
+    """Return the thresholds of every level, in mode order."""
+    numbers, dims = solution.numbers, problem.spec.dims
+    theta, total, dim = _units(problem), problem.total, problem.target_dim
+    learns_eta = problem.spec.eta_levels[0] == "learned"
+    if problem.all_learned:
+        levels = thresholds.all_learned(problem.theta, dims, numbers)
+        if learns_eta:
+            levels[0] = _with_beta(levels[0], thresholds.learned_eta_beta(theta, total, dim))
+        return levels
+    if problem.spec.sigma_levels == ("shared",):
+        sigma = float(np.sqrt(solution.state.noise[0][0]))
+        level = thresholds.shared(theta, numbers, sigma)
+        if learns_eta:
+            level = _with_beta(level, thresholds.learned_eta_shared_beta(theta, total, dim))
+        return [level]
+    if problem.depth == 1:
+        sigma_1 = np.asarray(problem.sigmas[0])
+        level = thresholds.fixed(theta, numbers, sigma_1)
+        if learns_eta:
+            scaled = sigma_1 / numbers.eta_enc
+            level = _with_beta(level, thresholds.learned_eta_fixed_beta(theta, scaled, total, dim))
+        return [level]
+    if problem.depth == 2 and problem.sigmas[0] is None:
+        return thresholds.first_learned(problem.theta, dims, numbers, problem.sigmas[1])
+    if problem.depth == 2 and numbers.etas[0] == numbers.etas[1] and problem.spec.model == "hvae":
+        return thresholds.two_fixed(problem.theta, dims, numbers, *problem.sigmas)
+    return thresholds.by_bisection(
+        problem.theta, dims, numbers, lambda t, n: solve_state(problem, t, n)
+    )
+
+
+def refuse_unsolved(problem: Problem) -> None:
+    """Raise `NotSolvedError` for the cases whose optimum no theorem gives."""
+    spec, sigmas = problem.spec, problem.sigmas
+    if problem.all_learned:
+        return
+    learned = [isinstance(s, str) for s in spec.sigma_levels]
+    case = ""
+    if problem.depth > 1 and "shared" in spec.sigma_levels:
+        case = "a hierarchy with one shared learned sigma"
+    elif problem.depth > 1 and spec.eta_levels[0] == "learned":
+        case = "a hierarchy with eta_dec learned and some sigma fixed"
+    elif problem.depth > 2 and (any(learned[:-1]) or not all(map(_isotropic, sigmas))):
+        case = "three or more levels with sigmas neither all learned nor all fixed and equal"
+    elif problem.depth == 2 and not _isotropic(sigmas[0]):
+        if spec.dims[1] < spec.dims[0]:
+            case = "a fixed non-isotropic sigma_1 with fewer units in z2 than in z1"
+        elif not _isotropic(sigmas[1]):
+            case = "sigma_1 and sigma_2 both fixed and non-isotropic"
+    if case:
+        raise NotSolvedError(
+            "spec",
+            case,
+            "a case with a known global optimum (aligned candidates are demonstrably not optimal)",
+            "Use equal sigmas within a level, or minimise numerically with "
+            "posterior_collapse.theory.minimise(moments, spec).",
+        )
+
+
+def _isotropic(sigma: Std) -> bool:
+    return sigma is None or bool(np.all(np.asarray(sigma) == np.asarray(sigma).flat[0]))
+
+
+def _per_unit(sigma: Sigma) -> bool:
+    return sigma in LEARNED_SIGMAS and sigma != "shared"
+
+
+def _units(problem: Problem) -> Float:
+    return fit(problem.theta, problem.spec.dims[0])
+
+
+def _with_sigma(problem: Problem, sigma: float) -> Problem:
+    std = np.full(problem.spec.dims[0], sigma)
+    return Problem(
+        problem.spec, problem.theta, problem.total, problem.target_dim, [std], problem.orders
+    )
+
+
+def _with_beta(level: Threshold, beta: Float) -> Threshold:
+    return Threshold(level.variance, beta, level.eta_dec)
+
+
+def _decoder_std(problem: Problem) -> tuple[float, list[str]]:
+    """The learned decoder std (NaN if it is fixed) and what is not determined about it."""
+    spec, theta = problem.spec, _units(problem)
+    if spec.eta_levels[0] != "learned":
+        return float("nan"), []
+    beta, total, dim = spec.beta_levels[0], problem.total, problem.target_dim
+    if problem.all_learned:
+        return single.learned_eta(theta, total, beta, dim)
+    refuse_unsolved(problem)
+    if spec.sigma_levels == ("shared",):
+        return single.learned_eta_shared_sigma(theta, total, beta, dim), []
+    ratio = np.sqrt(beta) * np.asarray(problem.sigmas[0]) / spec.eta_enc
+    return single.learned_eta_fixed_sigma(theta, ratio, total, dim), []
+
+
+def _notes(problem: Problem, numbers: Numbers, state: State) -> list[str]:
+    """What the optimum leaves undetermined."""
+    notes = []
+    betas = problem.spec.beta_levels
+    if problem.all_learned:
+        notes += [
+            f"level {level + 1}: with beta equal to that of level {level} and all sigmas learned "
+            "it is a flat direction; the member with this level collapsed is shown"
+            for level in range(1, problem.depth)
+            if betas[level] == betas[level - 1]
+        ]
+        return notes
+    for level, sigma in enumerate(problem.sigmas):
+        if sigma is not None and len(np.unique(np.asarray(sigma))) < np.size(sigma):
+            notes.append(ROTATION_NOTE.format(level=level + 1))
+    if problem.depth == 2 and problem.sigmas[0] is None:
+        if len(np.unique(state.second[0])) > 1:
+            notes.append(
+                "level 1: which mode goes with which unit of z1 is not determined, hence neither "
+                "its encoder singular values and sigma nor the information in z2"
+            )
+    elif problem.depth == 2 and not _isotropic(problem.sigmas[0]):
+        notes.append(
+            "level 1: where every mode is active at both levels, z1 may be rotated freely, and "
+            "encoder and decoder singular values are not determined"
+        )
+    return notes
