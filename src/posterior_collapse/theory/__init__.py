@@ -1,13 +1,27 @@
 """Closed forms: which latent units survive at the global optimum of linear VAEs."""
 
 from posterior_collapse.theory.advice import Advice, Change
+from posterior_collapse.theory.beta import EffectiveBeta, effective_beta
 from posterior_collapse.theory.forecast import FewSamplesWarning, Forecast, Level, forecast
+from posterior_collapse.theory.numeric import Minimum, minimise
+from posterior_collapse.theory.objective import ExactObjective
+from posterior_collapse.theory.phase import PhaseDiagram, phase_diagram
+from posterior_collapse.theory.verification import Verification, verify
 
 __all__ = [
     "Advice",
     "Change",
+    "EffectiveBeta",
+    "ExactObjective",
     "FewSamplesWarning",
     "Forecast",
     "Level",
+    "Minimum",
+    "PhaseDiagram",
+    "Verification",
+    "effective_beta",
     "forecast",
+    "minimise",
+    "phase_diagram",
+    "verify",
 ]

@@ -15,7 +15,7 @@ from posterior_collapse.theory import single
 from posterior_collapse.theory.state import Numbers, State, at_least_one, fit
 
 MAX_SWEEPS = 20_000
-Std = Float | float | None
+Std = Float | None
 """Posterior std of a level, ascending if per unit; None if learned per unit."""
 
 
@@ -97,10 +97,8 @@ def all_fixed(theta: Float, dims: Sequence[int], numbers: Numbers, sigmas: Seque
     the one minimum.
     """
     last = len(dims) - 1
-    noise = [np.square(s) * np.ones(d) for s, d in zip(sigmas[:last], dims, strict=False)]
     top = sigmas[last]
-    if top is not None:
-        noise.append(np.square(top) * np.ones(dims[last]))
+    noise = [np.square(s) for s in sigmas if s is not None]
     free = last + 1 if top is not None else last
     second = [n.copy() for n in noise]
     for _ in range(MAX_SWEEPS):

@@ -23,7 +23,7 @@ def build(modes: Modes, problem: Problem, solution: Solution) -> dict[str, Float
     )
     read[unit] = encoder[0][:live, None] * vectors.read[:live]
     write[:, unit] = decoder[0][:live] * vectors.write[:live].T
-    found = {"W1": read, "U1": write}
+    found: dict[str, Float] = {"W1": read, "U1": write}
     if vectors.regression is not None:
         k = vectors.regression
         found = {"W1": -read @ k, "W2": read, "U1": write, "U2": k}

@@ -101,10 +101,10 @@ def learned_eta_fixed_sigma(theta: Float, ratio: Float, total: float, dim: int) 
     slope = np.concatenate([[0.0], np.cumsum(theta * ratio)])
     for k in range(len(theta), -1, -1):
         # rest t^2 + slope t - dim = 0 for t = 1 / eta_dec
-        t = 2 * dim / (slope[k] + math.sqrt(slope[k] ** 2 + 4 * rest[k] * dim))
+        t = 2.0 * dim / (slope[k] + math.sqrt(slope[k] ** 2 + 4 * rest[k] * dim))
         if k == 0 or theta[k - 1] * t > ratio[k - 1]:
             break
-    return 1 / t
+    return float(1 / t)
 
 
 def learned_eta_shared_sigma(theta: Float, total: float, beta: float, dim: int) -> float:

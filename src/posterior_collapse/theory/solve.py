@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from posterior_collapse.checks import LEARNED_SIGMAS, Sigma
 from posterior_collapse.errors import NotSolvedError
@@ -40,13 +41,14 @@ class Problem:
     total: float
     target_dim: int
     sigmas: list[Std]
-    orders: list[np.ndarray]
+    orders: list[npt.NDArray[np.intp]]
 
     @classmethod
     def of(cls, modes: Modes, spec: Spec) -> Problem:
         """Return the problem that `spec` poses on the data's modes."""
         modes.check_units(max(spec.dims))
-        sigmas, orders = [], []
+        sigmas: list[Std] = []
+        orders: list[npt.NDArray[np.intp]] = []
         for sigma, dim in zip(spec.sigma_levels, spec.dims, strict=True):
             std = None if isinstance(sigma, str) else np.asarray(sigma) * np.ones(dim)
             order = np.arange(dim) if std is None else np.argsort(std, kind="stable")

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy import linalg
 
 from posterior_collapse.errors import DataError
@@ -152,7 +154,7 @@ class Modes:
         return (vectors * values) @ vectors.T, (half / root) @ directions.T
 
 
-def _significant(values: Float) -> Float:
+def _significant(values: npt.NDArray[np.floating[Any]]) -> Float:
     """Set to zero what is below the rounding error of a symmetric eigenproblem."""
     floor = values.max(initial=0.0) * len(values) * np.finfo(float).eps
     return np.where(values > floor, values, 0.0)

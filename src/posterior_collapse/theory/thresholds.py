@@ -11,10 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from posterior_collapse.moments.arrays import Float
 from posterior_collapse.theory.chain import Std
 from posterior_collapse.theory.state import Numbers, State, fit
+
+Bool = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,26 +167,27 @@ def by_bisection(
         etas = [value if k == level else e for k, e in enumerate(numbers.etas)]
         return solve(theta, Numbers(numbers.betas, etas, numbers.eta_enc))
 
-    def with_variance(level: int, value: Float) -> State:
+    def with_variance(value: Float) -> State:
         return solve(np.sqrt(value) * np.ones(max(dims)), numbers)
 
-    def dead(state: State, level: int) -> Float:
+    def dead(state: State, level: int) -> Bool:
         return np.diagonal(state.correlation[level] * np.ones((dims[level], 1))) <= 0
 
-    def heard(state: State, level: int) -> Float:
+    def heard(state: State, level: int) -> Bool:
         return np.diagonal(state.shared[level] * np.ones((dims[level], 1))) > 0
 
-    return [
-        Threshold(
-            _switch(dims[level], lambda v, k=level: heard(with_variance(k, v), k)),
-            _switch(dims[level], lambda v, k=level: dead(with_beta(k, v), k)),
-            _switch(dims[level], lambda v, k=level: dead(with_eta(k, v), k)),
+    def of_level(level: int) -> Threshold:
+        units = dims[level]
+        return Threshold(
+            _switch(units, lambda v: heard(with_variance(v), level)),
+            _switch(units, lambda v: dead(with_beta(level, v), level)),
+            _switch(units, lambda v: dead(with_eta(level, v), level)),
         )
-        for level in range(len(dims))
-    ]
+
+    return [of_level(level) for level in range(len(dims))]
 
 
-def _switch(units: int, past: Callable[[Float], Float]) -> Float:
+def _switch(units: int, past: Callable[[Float], Bool]) -> Float:
     """Value at which `past` turns true for each unit: 0 if it always is, infinity if never."""
     low, high = np.full(units, -40.0), np.full(units, 40.0)
     always, ever = past(np.exp(low)[:, None]), past(np.exp(high)[:, None])

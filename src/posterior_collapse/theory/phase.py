@@ -1,0 +1,105 @@
+"""Phase diagrams: number of active units over a grid of beta and eta_dec."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from posterior_collapse import checks
+from posterior_collapse.errors import DataError, InvalidArgumentError, UnboundedObjectiveError
+from posterior_collapse.moments import Moments
+from posterior_collapse.moments.arrays import Float
+from posterior_collapse.specs import Spec
+from posterior_collapse.theory import thresholds
+from posterior_collapse.theory.solve import Problem, refuse_unsolved, solve_state
+from posterior_collapse.theory.spectrum import Modes
+from posterior_collapse.theory.state import Numbers, fit
+
+__all__ = ["PhaseDiagram", "phase_diagram"]
+
+
+@dataclass(frozen=True, eq=False)
+class PhaseDiagram:
+    """Active units over beta (rows) and eta_dec (columns).
+
+    Attributes:
+        spec: The other hyperparameters.
+        level: Index of the level whose beta varies and whose units are counted.
+        betas: Rows.
+        eta_decs: Columns, in data units.
+        active: Counts, shape (len(betas), len(eta_decs)); -1 where the loss is unbounded.
+    """
+
+    spec: Spec
+    level: int
+    betas: Float
+    eta_decs: Float
+    active: npt.NDArray[np.int64]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {
+            "spec": self.spec.to_dict(),
+            "level": self.level,
+            "betas": self.betas.tolist(),
+            "eta_decs": self.eta_decs.tolist(),
+            "active": self.active.tolist(),
+        }
+
+
+def phase_diagram(
+    data: Moments | Any, spec: Spec, betas: Any, eta_decs: Any, *, level: int = -1
+) -> PhaseDiagram:
+    """Count active units for every pair of beta and eta_dec.
+
+    Args:
+        data: `Moments`, or an array for an autoencoder.
+        spec: Everything else; its own beta of that level and its eta_dec are replaced.
+        betas: Betas of the level, shape (rows,).
+        eta_decs: Std of every decoder, shape (columns,).
+        level: Level to vary and count, bottom first; -1 is the top.
+
+    Raises:
+        InvalidArgumentError: A value that is not positive, or no such level.
+        NotSolvedError: No closed form is known.
+
+    Example:
+        >>> from posterior_collapse.specs import VAESpec
+        >>> m = Moments.from_matrices(np.diag([4.0, 1.0]))
+        >>> phase_diagram(m, VAESpec(latent_dim=2), [0.5, 2.0, 5.0], [1.0, 0.1]).active.tolist()
+        [[2, 2], [1, 2], [0, 2]]
+    """
+    rows = np.array([checks.positive("betas", b) for b in np.ravel(betas)])
+    columns = np.array([checks.positive("eta_decs", e) for e in np.ravel(eta_decs)])
+    depth = len(spec.dims)
+    if not -depth <= level < depth:
+        raise InvalidArgumentError("level", level, f"one of {depth} levels", "Pass level=-1.")
+    level %= depth
+    moments = data if isinstance(data, Moments) else Moments.from_arrays(data)
+    if spec.model == "cvae" and not moments.paired:
+        raise DataError("data", "no target y", "a condition and a target", "Pass both.")
+    plain = spec.replace(eta_dec=1.0) if spec.eta_levels[0] == "learned" else spec
+    problem = Problem.of(Modes(moments, spec.model == "cvae"), plain)
+    refuse_unsolved(problem)
+    counts = [_row(problem, float(beta), columns, level) for beta in rows]
+    return PhaseDiagram(spec, level, rows, columns, np.array(counts, dtype=np.int64))
+
+
+def _row(problem: Problem, beta: float, columns: Float, level: int) -> npt.NDArray[np.int64]:
+    spec = problem.spec
+    betas = [beta if k == level else b for k, b in enumerate(spec.beta_levels)]
+    grid = columns[:, None]
+    numbers = Numbers(betas, [grid] * len(betas), spec.eta_enc)
+    if spec.sigma_levels == ("shared",):
+        theta = fit(problem.theta, spec.dims[0])
+        critical = thresholds.shared(theta, Numbers(betas, [1.0], spec.eta_enc), 1.0).beta
+        alive = critical / grid**2 > beta
+    else:
+        try:
+            alive = solve_state(problem, problem.theta, numbers).shared[level] > 0
+        except UnboundedObjectiveError:
+            return np.full(len(columns), -1, dtype=np.int64)
+    return np.asarray(np.sum(alive * np.ones((len(columns), 1)), axis=-1), dtype=np.int64)

@@ -1,0 +1,300 @@
+"""Theory against numerical minima: the paper's matrix problems and random ones of every branch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from posterior_collapse.errors import InvalidArgumentError, nearest
+from posterior_collapse.moments import Moments
+from posterior_collapse.specs import ChainSpec, CVAESpec, HVAESpec, Spec, VAESpec
+from posterior_collapse.theory.forecast import forecast
+from posterior_collapse.theory.numeric import minimise
+
+__all__ = ["CASES", "Case", "Verification", "verify"]
+
+LOSS_TOLERANCE = 1e-9
+SINGULAR_VALUE_TOLERANCE = 1e-4
+COUNTED_FROM = 1e-3
+"""Singular value from which a unit of a numerical minimum counts as on."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A branch of the theory with a way to draw problems from it.
+
+    Attributes:
+        name: E8, E13, E14 (the paper's matrix experiments) or a branch.
+        source: Theorem or section of the derivation.
+        model: The model in words.
+        draw: From a generator to moments and spec.
+        identified: Whether the optimum's singular values are unique.
+    """
+
+    name: str
+    source: str
+    model: str
+    draw: Callable[[np.random.Generator], tuple[Moments, Spec]]
+    identified: bool = True
+
+
+@dataclass(frozen=True)
+class Verification:
+    """One problem: what theory says, and what minimisation from random starts found.
+
+    Attributes:
+        case: Name of the case.
+        model: The model in words.
+        theory_loss: Loss of the closed form, nats per sample.
+        found_loss: Lowest loss found numerically.
+        loss_gap: `found_loss - theory_loss`: 0 up to rounding if the closed form is the optimum.
+        singular_value_error: Largest difference of singular values over levels; None where the
+            optimum does not determine them.
+        theory_on: Units on (not collapsed) per level, by theory.
+        found_on: Units on per level in the numerical minimum.
+        agrees: Whether gap, singular values and counts all agree.
+    """
+
+    case: str
+    model: str
+    theory_loss: float
+    found_loss: float
+    loss_gap: float
+    singular_value_error: float | None
+    theory_on: tuple[int, ...]
+    found_on: tuple[int, ...]
+    agrees: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return asdict(self)
+
+
+def verify(
+    which: str = "all",
+    *,
+    problems: int = 3,
+    restarts: int = 8,
+    seed: int = 0,
+    after_restart: Callable[[], None] = lambda: None,
+) -> Iterator[Verification]:
+    """Yield one `Verification` per problem.
+
+    Args:
+        which: "all", or the name of one case (E8, E13, E14 or a branch).
+        problems: Random problems per branch; the paper's experiments are one each.
+        restarts: Random starts per problem.
+        seed: Seed of problems and starts.
+        after_restart: Called after each restart, for progress.
+
+    Raises:
+        InvalidArgumentError: No such case.
+
+    Example:
+        >>> [v.agrees for v in verify("E13", restarts=2)]
+        [True]
+    """
+    for case, number in plan(which, problems):
+        generator = np.random.default_rng([seed, CASES.index(case), number])
+        moments, spec = case.draw(generator)
+        f = forecast(moments, spec)
+        found = minimise(
+            moments, spec, restarts=restarts, generator=generator, after_restart=after_restart
+        )
+        errors = [
+            max(
+                float(np.abs(encoder - level.encoder_singular_values).max()),
+                float(np.abs(decoder - level.decoder_singular_values).max()),
+            )
+            for (encoder, decoder), level in zip(found.singular_values, f.levels, strict=True)
+        ]
+        gap = found.loss - f.loss
+        on = tuple(len(level.status) - level.status.count("collapsed") for level in f.levels)
+        found_on = tuple(int(np.sum(d > COUNTED_FROM)) for _, d in found.singular_values)
+        error = max(errors) if case.identified else None
+        agrees = abs(gap) <= LOSS_TOLERANCE * (1 + abs(f.loss)) and on == found_on
+        if error is not None:
+            agrees = agrees and error <= SINGULAR_VALUE_TOLERANCE
+        yield Verification(
+            case.name, case.model, f.loss, found.loss, gap, error, on, found_on, agrees
+        )
+
+
+def plan(which: str, problems: int) -> list[tuple[Case, int]]:
+    """Return the problems that `verify` will solve, as (case, number).
+
+    Raises:
+        InvalidArgumentError: No such case.
+    """
+    names = [case.name for case in CASES]
+    if which.lower() != "all" and which.lower() not in (n.lower() for n in names):
+        raise InvalidArgumentError(
+            "case",
+            repr(which),
+            f"'all' or one of {', '.join(names)}",
+            f"Pass 'all'.{nearest(which, names)}",
+        )
+    chosen = [c for c in CASES if which.lower() in ("all", c.name.lower())]
+    return [(c, i) for c in chosen for i in range(1 if c.name.startswith("E") else problems)]
+
+
+def _data(
+    generator: np.random.Generator, target: bool = False, features: int = 5, samples: int = 60
+) -> Moments:
+    x = generator.standard_normal((samples, features)) @ np.diag(
+        generator.uniform(0.3, 2.5, features)
+    )
+    if not target:
+        return Moments.from_arrays(x)
+    mix = generator.standard_normal((features, 4)) / 2
+    y = x @ mix + generator.standard_normal((samples, 4)) * generator.uniform(0.3, 2.0, 4)
+    return Moments.from_arrays(x, y)
+
+
+def _e8(generator: np.random.Generator) -> tuple[Moments, Spec]:
+    x, y = 0.1 * generator.standard_normal((2, 100, 5))
+    return Moments.from_arrays(x, y, center=False), CVAESpec(5, beta=2.0)
+
+
+def _e13(generator: np.random.Generator) -> tuple[Moments, Spec]:
+    x = generator.standard_normal((100, 6))
+    return Moments.from_arrays(x, center=False), HVAESpec((5, 5), (1.0, 2.0), sigma_1=1.0)
+
+
+def _e14(generator: np.random.Generator) -> tuple[Moments, Spec]:
+    x = 0.1 * generator.standard_normal((100, 5))
+    spec = HVAESpec((5, 5), (1.0, 2.0), sigma_1=1.0, sigma_2=1.0)
+    return Moments.from_arrays(x, center=False), spec
+
+
+def _random(
+    spec: Callable[[np.random.Generator], Spec], target: bool = False
+) -> Callable[[np.random.Generator], tuple[Moments, Spec]]:
+    def draw(generator: np.random.Generator) -> tuple[Moments, Spec]:
+        return _data(generator, target), spec(generator)
+
+    return draw
+
+
+def _stds(generator: np.random.Generator, units: int) -> tuple[float, ...]:
+    return tuple(generator.uniform(0.3, 1.3, units).tolist())
+
+
+def _number(generator: np.random.Generator, low: float = 0.5, high: float = 1.3) -> float:
+    return float(generator.uniform(low, high))
+
+
+def _hvae(g: np.random.Generator, dims: tuple[int, int], **fields: Any) -> HVAESpec:
+    return HVAESpec(
+        dims, (_number(g), _number(g)), _number(g, 0.4, 1.0), eta_enc=_number(g), **fields
+    )
+
+
+def _single(
+    cls: type[VAESpec], **fields: Any
+) -> Callable[[np.random.Generator], tuple[Moments, Spec]]:
+    def spec(g: np.random.Generator) -> Spec:
+        filled = {k: v(g) if callable(v) else v for k, v in fields.items()}
+        return cls(**{"latent_dim": 3, "beta": _number(g), "eta_enc": _number(g)} | filled)
+
+    return _random(spec, target=cls is CVAESpec)
+
+
+CASES: tuple[Case, ...] = (
+    Case("E8", "theorem 2", "CVAE, x and y independent", _e8),
+    Case("E13", "theorem 3", "HVAE, sigma_2 learned", _e13),
+    Case("E14", "theorem 5", "HVAE, both sigmas fixed", _e14),
+    Case("vae-learned", "1a", "VAE, sigma learned", _single(VAESpec)),
+    Case("vae-wide", "1a", "VAE, more units than features", _single(VAESpec, latent_dim=7)),
+    Case("vae-target", "1a", "x to y, sigma learned", _random(lambda g: VAESpec(3), target=True)),
+    Case("vae-equal", "1b", "VAE, sigma fixed, equal", _single(VAESpec, sigma=_number)),
+    Case(
+        "vae-unequal",
+        "1b",
+        "VAE, sigma fixed, unequal",
+        _single(VAESpec, sigma=lambda g: _stds(g, 3)),
+    ),
+    Case("vae-shared", "1c", "VAE, one shared sigma", _single(VAESpec, sigma="shared")),
+    Case("vae-eta", "1d", "VAE, eta_dec learned", _single(VAESpec, eta_dec="learned")),
+    Case(
+        "vae-eta-fixed",
+        "1d",
+        "VAE, eta_dec learned, sigma fixed",
+        _single(VAESpec, eta_dec="learned", sigma=lambda g: _stds(g, 3)),
+    ),
+    Case(
+        "vae-eta-shared",
+        "1c, 1d",
+        "VAE, eta_dec and one sigma learned",
+        _single(VAESpec, eta_dec="learned", sigma="shared"),
+    ),
+    Case("cvae-learned", "2", "CVAE, sigma learned", _single(CVAESpec)),
+    Case(
+        "cvae-unequal",
+        "2",
+        "CVAE, sigma fixed, unequal",
+        _single(CVAESpec, sigma=lambda g: _stds(g, 3)),
+    ),
+    Case("cvae-eta", "1d, 2", "CVAE, eta_dec learned", _single(CVAESpec, eta_dec="learned")),
+    Case(
+        "hvae-learned-2",
+        "3a",
+        "HVAE, sigma_2 learned",
+        _random(lambda g: _hvae(g, (4, 3), sigma_1=_number(g, 0.3, 0.9))),
+    ),
+    Case(
+        "hvae-fixed",
+        "3b",
+        "HVAE, both fixed",
+        _random(lambda g: _hvae(g, (3, 4), sigma_1=_number(g, 0.3, 0.9), sigma_2=_number(g))),
+    ),
+    Case(
+        "hvae-unequal-2",
+        "3b",
+        "HVAE, sigma_2 unequal",
+        _random(lambda g: _hvae(g, (3, 3), sigma_1=_number(g, 0.3, 0.9), sigma_2=_stds(g, 3))),
+    ),
+    Case(
+        "hvae-both-learned",
+        "3c",
+        "HVAE, both learned, beta_2 > beta_1",
+        _random(lambda g: HVAESpec((3, 3), (_number(g, 0.5, 0.9), 1.0), 0.7, sigma_1="learned")),
+    ),
+    Case(
+        "hvae-learned-1",
+        "3c",
+        "HVAE, sigma_1 learned, sigma_2 fixed",
+        _random(lambda g: _hvae(g, (3, 2), sigma_1="learned", sigma_2=_number(g))),
+        identified=False,
+    ),
+    Case(
+        "hvae-unequal-1",
+        "3d",
+        "HVAE, sigma_1 unequal",
+        _random(lambda g: _hvae(g, (3, 3), sigma_1=_stds(g, 3))),
+        identified=False,
+    ),
+    Case(
+        "chain-learned",
+        "4",
+        "3 levels, all learned",
+        _random(lambda g: ChainSpec((3, 3, 2), (0.8, 1.0, 1.5), (_number(g), 0.6, 0.7))),
+    ),
+    Case(
+        "chain-fixed",
+        "4",
+        "3 levels, all but the top fixed",
+        _random(
+            lambda g: ChainSpec(
+                (3, 2, 3),
+                (1.0, _number(g), 1.2),
+                (0.5, 0.6, _number(g)),
+                1.2,
+                (0.6, 0.8, "learned"),
+            )
+        ),
+    ),
+)
