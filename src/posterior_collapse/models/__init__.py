@@ -1,0 +1,54 @@
+"""Models that can be trained and diagnosed, behind one small interface, `LatentModel`."""
+
+from posterior_collapse.errors import MissingDependencyError
+
+try:
+    import torch as _torch  # noqa: F401
+except ImportError as error:
+    raise MissingDependencyError(
+        "torch",
+        "no such library",
+        "torch to build and train models",
+        "Run pip install 'posterior-collapse[torch]'.",
+    ) from error
+
+from posterior_collapse.models.architecture import ARCHITECTURES, Architecture, Shapes
+from posterior_collapse.models.build import build, rebuild
+from posterior_collapse.models.exact import exact_terms, moment_terms
+from posterior_collapse.models.latent import LatentModel, LogTerms
+from posterior_collapse.models.linear import (
+    LinearValues,
+    linear_values,
+    load_parameters,
+    read_parameters,
+    set_biases,
+)
+from posterior_collapse.models.markov import MarkovVAE
+from posterior_collapse.models.objective import CONVENTIONS, Terms, check_convention, loss
+from posterior_collapse.models.schedules import capacity, check_warm_up, cyclical, warm_up
+
+__all__ = [
+    "ARCHITECTURES",
+    "CONVENTIONS",
+    "Architecture",
+    "LatentModel",
+    "LinearValues",
+    "LogTerms",
+    "MarkovVAE",
+    "Shapes",
+    "Terms",
+    "build",
+    "capacity",
+    "check_convention",
+    "check_warm_up",
+    "cyclical",
+    "exact_terms",
+    "linear_values",
+    "load_parameters",
+    "loss",
+    "moment_terms",
+    "read_parameters",
+    "rebuild",
+    "set_biases",
+    "warm_up",
+]
