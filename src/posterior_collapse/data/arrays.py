@@ -1,0 +1,145 @@
+"""Whatever holds numbers -> samples in rows, or an error that says why not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posterior_collapse.data.dataset import Dataset
+from posterior_collapse.errors import DataError
+
+__all__ = ["as_labels", "as_samples", "from_array", "from_columns", "same_length"]
+
+REAL_KINDS = "iuf"
+
+
+def as_samples(name: str, values: Any) -> tuple[NDArray[Any], tuple[int, ...] | None]:
+    """Return ``values`` as (samples, features), and the shape of one sample if it is an image.
+
+    Nothing is copied where NumPy can make a view: a memory map stays one, and uint8 stays uint8.
+
+    Args:
+        name: What to call the values in an error.
+        values: Real numbers, shape (samples, features) or (samples, ...) for images.
+
+    Raises:
+        DataError: Empty, fewer than two dimensions, complex, text or objects.
+
+    Example:
+        >>> samples, image_shape = as_samples("x", np.zeros((10, 28, 28), np.uint8))
+        >>> samples.shape, samples.dtype, image_shape
+        ((10, 784), dtype('uint8'), (28, 28))
+    """
+    array = _array(name, values)
+    if array.dtype.kind == "b":
+        array = array.view(np.uint8)
+    if array.dtype.kind not in REAL_KINDS:
+        raise DataError(name, f"{array.dtype} values", "real numbers", _remedy(array.dtype))
+    if array.ndim < 2:
+        raise DataError(
+            name,
+            f"{array.ndim} dimension{'s' * (array.ndim != 1)}",
+            "samples in rows, shape (samples, features)",
+            "Reshape it with .reshape(samples, features).",
+        )
+    if array.size == 0:
+        raise DataError(
+            name, f"an empty array of shape {array.shape}", "samples", "Pass some data."
+        )
+    if array.ndim == 2:
+        return array, None
+    return array.reshape(len(array), -1), array.shape[1:]
+
+
+def _array(name: str, values: Any) -> NDArray[Any]:
+    try:
+        array = values if isinstance(values, np.memmap) else np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            name, f"'{reason}'", "an array of real numbers", "Convert it with numpy.asarray."
+        ) from error
+    return array
+
+
+def _remedy(dtype: np.dtype[Any]) -> str:
+    remedies = {"c": "Pass the real and imaginary parts as features.", "U": "Encode the text."}
+    return remedies.get(dtype.kind, "Convert it with .astype(float).")
+
+
+def as_labels(name: str, values: Any, samples: int) -> NDArray[Any]:
+    """Return one label per sample.
+
+    Raises:
+        DataError: Not one-dimensional, or not as many as there are samples.
+    """
+    labels = _array(name, values)
+    if labels.ndim != 1:
+        raise DataError(name, f"shape {labels.shape}", "one label per sample", "Flatten it.")
+    same_length("x", samples, name, len(labels))
+    return labels
+
+
+def same_length(first: str, n_first: int, second: str, n_second: int) -> None:
+    """Refuse two arrays whose rows cannot belong together.
+
+    Raises:
+        DataError: The numbers of samples differ.
+
+    Example:
+        >>> same_length("x", 3, "y", 4)
+        Traceback (most recent call last):
+        posterior_collapse.errors.DataError: y: got 4 samples; expected 3, as many as x. Pass ...
+    """
+    if n_first != n_second:
+        raise DataError(
+            second,
+            f"{n_second:,} samples",
+            f"{n_first:,}, as many as {first}",
+            "Pass one row per sample in both.",
+        )
+
+
+def from_array(name: str, values: Any) -> Dataset:
+    """Return a data set of an array, a list, a tensor or a data frame.
+
+    Raises:
+        DataError: See `as_samples`; a column of a data frame is text.
+
+    Example:
+        >>> from_array("array", [[1, 2], [3, 4]])
+        <Dataset 'array': 2 x 2 int64, used as they are>
+    """
+    if hasattr(values, "columns") and hasattr(values, "to_numpy"):
+        return from_columns(name, {str(c): values[c].to_numpy() for c in values.columns})
+    x, image_shape = as_samples("x" if name == "array" else name, values)
+    return Dataset(name, x, image_shape=image_shape)
+
+
+def from_columns(name: str, columns: Mapping[str, NDArray[Any]]) -> Dataset:
+    """Return a data set of named columns; one called ``label`` holds the labels.
+
+    Raises:
+        DataError: No column of numbers, or a column of something else (named in the message).
+
+    Example:
+        >>> from_columns("toy", {"a": np.arange(3), "label": np.array(["u", "v", "u"])})
+        <Dataset 'toy': 3 x 1 int64, used as they are; labels u, v>
+    """
+    features = {key: values for key, values in columns.items() if key != "label"}
+    if not features:
+        raise DataError(name, "no column of numbers", "at least one feature", "Add a column.")
+    for key, values in features.items():
+        if values.dtype.kind not in REAL_KINDS + "b":
+            raise DataError(
+                f"column {key!r} of {name}",
+                "text" if values.dtype.kind in "OUS" else f"{values.dtype} values",
+                "numbers",
+                "Remove or encode the column, or name it 'label'.",
+            )
+    x, _ = as_samples(name, np.column_stack(list(features.values())))
+    labels = columns.get("label")
+    return Dataset(name, x, labels=None if labels is None else as_labels("label", labels, len(x)))

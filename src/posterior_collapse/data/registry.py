@@ -1,0 +1,214 @@
+"""The data sets that have a name."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from posterior_collapse.data.correlated import KINDS, pairs
+from posterior_collapse.data.dataset import Dataset
+from posterior_collapse.data.download import checksum, download
+from posterior_collapse.data.idx import read_idx
+from posterior_collapse.data.locate import cache, find, locate, own_folders
+from posterior_collapse.data.sources import FILES, SOURCES, Source
+from posterior_collapse.errors import (
+    CorruptFileError,
+    InvalidArgumentError,
+    UnknownDatasetError,
+    nearest,
+)
+
+__all__ = ["Entry", "available", "canonical", "fetch", "from_registry"]
+
+EMBEDDED = "digits"
+SYNTHETIC = "pairs"
+DIVISORS = {EMBEDDED: 16.0, "mnist": 255.0, "fashion-mnist": 255.0}
+NAMES = (EMBEDDED, *SOURCES, *(f"{SYNTHETIC}:{kind}" for kind in KINDS))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of ``collapse data list``.
+
+    Args:
+        name: What to pass to `load`.
+        about: What it is, in a few words.
+        samples: Number of samples of the split ``"train"``.
+        test_samples: Number of samples of the split ``"test"``; 0 without one.
+        features: Features per sample.
+        where: The folder it would be read from, or how it is made.
+        ready: Whether it can be loaded without a download.
+    """
+
+    name: str
+    about: str
+    samples: int
+    test_samples: int
+    features: int
+    where: str
+    ready: bool
+
+
+def available(data_dir: str | os.PathLike[str] | None = None) -> tuple[Entry, ...]:
+    """Return the named data sets and where each would be read from.
+
+    Args:
+        data_dir: Folder to look in first, as in `load`.
+
+    Raises:
+        MissingFileError: ``data_dir`` or the environment's folder is not there.
+
+    Example:
+        >>> [entry.name for entry in available()][:3]
+        ['digits', 'mnist', 'fashion-mnist']
+    """
+    folders = own_folders(data_dir)
+    digits = Entry(EMBEDDED, "handwritten digits, 8 x 8", 1797, 0, 64, "scikit-learn", True)
+    made = [
+        Entry(f"{SYNTHETIC}:{kind}", "pairs (x, y), 128 + 128", 1000, 0, 256, "drawn", True)
+        for kind in KINDS
+    ]
+    return (digits, *(_published(source, folders) for source in SOURCES.values()), *made)
+
+
+def _published(source: Source, folders: list[Path]) -> Entry:
+    cached = cache() / source.name
+    names = list(source.checksums)
+    homes = [next(find(source, name, folders), cached / name) for name in names]
+    return Entry(
+        name=source.name,
+        about=source.about,
+        samples=60_000,
+        test_samples=10_000,
+        features=784,
+        where=str(homes[0].parent),
+        ready=all(home.is_file() for home in homes),
+    )
+
+
+def canonical(name: str) -> str | None:
+    """Return the registry's spelling of a name, or None if it is not one of ours.
+
+    Example:
+        >>> canonical("Fashion_MNIST"), canonical("pairs:0.3"), canonical("data.csv")
+        ('fashion-mnist', 'pairs:0.3', None)
+    """
+    plain = name.lower().replace("_", "-")
+    known = plain in {EMBEDDED, *SOURCES} or plain.split(":")[0] == SYNTHETIC
+    return plain if known else None
+
+
+def fetch(
+    name: str, data_dir: str | os.PathLike[str] | None = None, progress: bool = True
+) -> tuple[Path, ...]:
+    """Download all files of a data set that are not there yet.
+
+    Args:
+        name: A registry name.
+        data_dir: Folder to put them in, in a subfolder of that name; None for the user's cache.
+        progress: Show a bar on standard error.
+
+    Returns:
+        The paths of the files; empty where nothing needs a file.
+
+    Raises:
+        UnknownDatasetError: No data set has that name.
+        DownloadError: No mirror delivered a file.
+        OutputError: The folder cannot be written.
+    """
+    known = canonical(name)
+    if known is None:
+        raise unknown(name)
+    if known not in SOURCES:
+        return (_digits_file(),) if known == EMBEDDED else ()
+    source = SOURCES[known]
+    folder = (cache() if data_dir is None else Path(data_dir).expanduser()) / known
+    return tuple(
+        folder / file
+        if (folder / file).is_file() and checksum(folder / file) == sha256
+        else download(file, sha256, source.mirrors, folder, progress=progress)
+        for file, sha256 in source.checksums.items()
+    )
+
+
+def unknown(name: str) -> UnknownDatasetError:
+    """Return the error for a name that is neither a data set nor a file."""
+    return UnknownDatasetError(
+        "dataset",
+        repr(name),
+        f"one of {', '.join([EMBEDDED, *SOURCES])}, {SYNTHETIC}:KIND or a data file",
+        f"See `collapse data list`.{nearest(name, NAMES)}",
+    )
+
+
+def from_registry(
+    name: str,
+    split: str = "train",
+    data_dir: str | os.PathLike[str] | None = None,
+    scale: float | None = None,
+    progress: bool = False,
+) -> Dataset:
+    """Return a named data set; see `load`, whose arguments these are."""
+    if name.startswith(SYNTHETIC):
+        _no_split(name, split)
+        dataset = pairs(name.partition(":")[2] or KINDS[0])
+    elif name == EMBEDDED:
+        _no_split(name, split)
+        dataset = _digits()
+    else:
+        dataset = _images(SOURCES[name], split, data_dir, progress)
+    if scale is not None:
+        return dataset.scaled(scale)
+    return dataset.divided(DIVISORS[name]) if name in DIVISORS else dataset
+
+
+def _no_split(name: str, split: str) -> None:
+    if split != "train":
+        raise InvalidArgumentError(
+            "split", repr(split), f"'train': {name} comes in one piece", "Leave the split away."
+        )
+
+
+def _digits_file() -> Path:
+    # The path without the import: importing scikit-learn costs more than a whole forecast.
+    spec = importlib.util.find_spec("sklearn")
+    assert spec is not None  # a core dependency
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
+
+
+def _digits() -> Dataset:
+    table = np.loadtxt(_digits_file(), delimiter=",")
+    x, labels = table[:, :-1], table[:, -1].astype(np.int64)
+    return Dataset(EMBEDDED, x, labels=labels, image_shape=(8, 8))
+
+
+def _images(
+    source: Source, split: str, data_dir: str | os.PathLike[str] | None, progress: bool
+) -> Dataset:
+    if split not in FILES:
+        raise InvalidArgumentError(
+            "split", repr(split), "'train' or 'test'", f"Pass one.{nearest(split, FILES)}"
+        )
+    images_path, labels_path = (
+        locate(source, name, data_dir, progress=progress) for name in FILES[split]
+    )
+    images, labels = read_idx(images_path), read_idx(labels_path)
+    if images.ndim != 3:
+        raise CorruptFileError(
+            str(images_path), f"{images.ndim} dimensions", "images", "Download it again."
+        )
+    if labels.shape != images.shape[:1]:
+        raise CorruptFileError(
+            str(labels_path),
+            f"labels of shape {labels.shape}",
+            f"one for each of the {len(images):,} images",
+            "Download both again.",
+        )
+    return Dataset(
+        source.name, images.reshape(len(images), -1), labels=labels, image_shape=images.shape[1:]
+    )
