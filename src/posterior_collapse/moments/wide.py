@@ -40,7 +40,8 @@ class Basis:
         """Return vectors of the data space, shape (k, d), from coordinates, shape (k, r)."""
         if self.weights is None:
             return coordinates @ self.rows
-        assert self.center is not None and self.extra is not None
+        assert self.center is not None
+        assert self.extra is not None
         weights = coordinates @ self.weights
         n = len(self.rows)
         lifted = np.empty((len(coordinates), self.rows.shape[1]))

@@ -2,7 +2,7 @@
 
 from posterior_collapse.theory.advice import Advice, Change
 from posterior_collapse.theory.beta import EffectiveBeta, effective_beta
-from posterior_collapse.theory.forecast import FewSamplesWarning, Forecast, Level, forecast
+from posterior_collapse.theory.forecasting import FewSamplesWarning, Forecast, Level, forecast
 from posterior_collapse.theory.numeric import Minimum, minimise
 from posterior_collapse.theory.objective import ExactObjective
 from posterior_collapse.theory.phase import PhaseDiagram, phase_diagram

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import optimize
 
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.moments import Moments
@@ -88,6 +87,8 @@ def _descend(objective: ExactObjective, layout: _Layout, start: Float) -> tuple[
         parameters = layout.unpack(flat)
         loss, gradient = objective.loss_and_gradient(parameters)
         return loss, layout.pack(gradient, parameters)
+
+    from scipy import optimize  # slow to import, and only needed here
 
     options: Any = {"maxiter": 20_000, "maxfun": 40_000, "ftol": 0.0, "gtol": 1e-11, "maxcor": 30}
     # A second call forgets the curvature of the way there and gains the last digits.

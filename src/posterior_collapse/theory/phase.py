@@ -72,17 +72,22 @@ def phase_diagram(
         >>> phase_diagram(m, VAESpec(latent_dim=2), [0.5, 2.0, 5.0], [1.0, 0.1]).active.tolist()
         [[2, 2], [1, 2], [0, 2]]
     """
+    moments = data if isinstance(data, Moments) else Moments.from_arrays(data)
+    if spec.model == "cvae" and not moments.paired:
+        raise DataError("data", "no target y", "a condition and a target", "Pass both.")
+    return of_modes(Modes(moments, spec.model == "cvae"), spec, betas, eta_decs, level)
+
+
+def of_modes(modes: Modes, spec: Spec, betas: Any, eta_decs: Any, level: int) -> PhaseDiagram:
+    """Return the phase diagram for modes at hand; see `phase_diagram`."""
     rows = np.array([checks.positive("betas", b) for b in np.ravel(betas)])
     columns = np.array([checks.positive("eta_decs", e) for e in np.ravel(eta_decs)])
     depth = len(spec.dims)
     if not -depth <= level < depth:
         raise InvalidArgumentError("level", level, f"one of {depth} levels", "Pass level=-1.")
     level %= depth
-    moments = data if isinstance(data, Moments) else Moments.from_arrays(data)
-    if spec.model == "cvae" and not moments.paired:
-        raise DataError("data", "no target y", "a condition and a target", "Pass both.")
     plain = spec.replace(eta_dec=1.0) if spec.eta_levels[0] == "learned" else spec
-    problem = Problem.of(Modes(moments, spec.model == "cvae"), plain)
+    problem = Problem.of(modes, plain)
     refuse_unsolved(problem)
     counts = [_row(problem, float(beta), columns, level) for beta in rows]
     return PhaseDiagram(spec, level, rows, columns, np.array(counts, dtype=np.int64))

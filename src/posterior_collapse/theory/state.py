@@ -97,7 +97,7 @@ class State:
         return [-np.log1p(-g) / 2 for g in self.shared]
 
     def kl(self, numbers: Numbers) -> list[Float]:
-        """E_q[log q(z_l|.) - log p(z_l|z_{l+1})] per unit, in nats; may be negative below the top."""
+        """E_q[log q(z_l|.) - log p(z_l|z_{l+1})] per unit, in nats (may be negative)."""
         t = self.correlation
         kls = []
         for level, (s, noise) in enumerate(zip(self.second, self.noise, strict=True)):

@@ -11,7 +11,7 @@ import numpy as np
 from posterior_collapse.errors import InvalidArgumentError, nearest
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import ChainSpec, CVAESpec, HVAESpec, Spec, VAESpec
-from posterior_collapse.theory.forecast import forecast
+from posterior_collapse.theory.forecasting import forecast
 from posterior_collapse.theory.numeric import minimise
 
 __all__ = ["CASES", "Case", "Verification", "verify"]

@@ -16,6 +16,7 @@ from posterior_collapse.moments.arrays import Float
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import parameters as explicit
 from posterior_collapse.theory.advice import Advice, advise
+from posterior_collapse.theory.phase import PhaseDiagram, of_modes
 from posterior_collapse.theory.solve import Problem, Solution, critical, solve
 from posterior_collapse.theory.spectrum import Modes
 from posterior_collapse.theory.state import fit
@@ -142,6 +143,10 @@ class Forecast:
             [('beta', True), ('eta_dec', True)]
         """
         return advise(self._modes, self.spec, active)
+
+    def phase_diagram(self, betas: Any, eta_decs: Any, *, level: int = -1) -> PhaseDiagram:
+        """Count active units over a grid of beta and eta_dec; see `phase_diagram`."""
+        return of_modes(self._modes, self.spec, betas, eta_decs, level)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain, JSON-able values."""
@@ -292,7 +297,7 @@ def _cautions(modes: Modes) -> list[str]:
         cautions.append(text)
     if moments.unresolved > 0:
         cautions.append(
-            f"wide data: {len(modes.theta)} modes were resolved by a randomised subspace (variances "
-            f"slightly low); the unresolved tail holds variance {moments.unresolved:.4g}"
+            f"wide data: {len(modes.theta)} modes were resolved by a randomised subspace "
+            f"(variances slightly low); the unresolved tail holds variance {moments.unresolved:.4g}"
         )
     return cautions

@@ -1,0 +1,64 @@
+"""The command line application and how it reports errors: one line, exit status 2."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Any
+
+import typer
+
+from posterior_collapse.cli import data_commands, forecast_command, verify_command
+from posterior_collapse.errors import PosteriorCollapseError
+
+app = typer.Typer(
+    name="collapse",
+    help="Say which latent units of a VAE will collapse, and what to change.",
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+app.command("forecast")(forecast_command.forecast)
+app.command("effective-beta")(forecast_command.effective_beta)
+app.command("verify")(verify_command.verify)
+app.add_typer(data_commands.app, name="data")
+
+# Typer's usage errors are click's, whichever copy of click it carries: BadParameter's base's base.
+ClickException: Any = typer.BadParameter.__mro__[2]
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: bool = typer.Option(False, "--version", help="Print the version and exit."),
+) -> None:
+    """Say which latent units of a VAE will collapse, and what to change."""
+    if show:
+        from importlib.metadata import version as installed
+
+        typer.echo(installed("posterior-collapse"))
+        raise typer.Exit
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; every foreseen error is one line on stderr and exit status 2."""
+    warnings.showwarning = _show_warning
+    try:
+        status = app(args=arguments, prog_name="collapse", standalone_mode=False)
+    except PosteriorCollapseError as error:
+        _fail(str(error))
+    except ClickException as error:
+        _fail(" ".join(error.format_message().split()) or "Missing command; see --help.")
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str) -> None:
+    typer.echo(f"error: {message}", err=True)
+    sys.exit(2)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    typer.echo(f"warning: {message}", err=True)

@@ -1,0 +1,232 @@
+"""`collapse forecast` and `collapse effective-beta`."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from posterior_collapse.cli import options
+from posterior_collapse.cli.data_commands import DATA_DIR
+from posterior_collapse.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from posterior_collapse.data import Dataset
+    from posterior_collapse.moments import Moments
+    from posterior_collapse.specs import Spec
+    from posterior_collapse.theory import Advice, Forecast
+
+PLOT = typer.Option(None, help="Write spectrum and phase diagram to a .png, .pdf or .svg.")
+
+
+def forecast(
+    data: str = typer.Argument(help="Data set name (collapse data list), or a file."),
+    given: str | None = typer.Option(None, help="File with the condition x; DATA is then y."),
+    task: str | None = typer.Option(
+        None, help="Conditional task on images: quarter or half (what is given)."
+    ),
+    model: str | None = typer.Option(
+        None, help="vae, cvae or hvae [default: cvae with --task or --given, else vae]."
+    ),
+    latents: str = typer.Option("16", help="Latent units; for hvae of z1,z2."),
+    beta: str = typer.Option("1", help="Weight of the KL; for hvae of z1,z2."),
+    eta_dec: str = typer.Option("1", help="Decoder std in data units, or 'learned'."),
+    eta_enc: float = typer.Option(1.0, help="Prior std."),
+    sigma: str = typer.Option(
+        "learned", help="Posterior std: learned, shared, a number, or one per unit."
+    ),
+    sigma_1: str | None = typer.Option(None, help="For hvae: of z1 [default: 1]."),
+    sigma_2: str | None = typer.Option(None, help="For hvae: of z2 [default: learned]."),
+    active: int | None = typer.Option(None, help="Advise on keeping this many units."),
+    biases: bool = typer.Option(True, help="Whether the model has biases (central moments)."),
+    cross_fit: int | None = typer.Option(
+        None, help="Measure what x explains of y out of sample, with this many folds."
+    ),
+    label: int | None = typer.Option(None, help="Only samples of this class."),
+    scale: float | None = typer.Option(None, help="Factor for the values of a file."),
+    split: str = typer.Option("train", help="train or test, for named image sets."),
+    data_dir: Path | None = DATA_DIR,
+    plot: Path | None = PLOT,
+    as_json: bool = typer.Option(False, "--json", help="Print JSON (null: no finite value)."),
+) -> None:
+    """Say from the data alone which latent units will collapse, why, and what to change."""
+    kind = model or ("cvae" if task or given else "vae")
+    spec = options.build_spec(
+        kind,
+        latents=latents,
+        beta=beta,
+        eta_dec=eta_dec,
+        eta_enc=eta_enc,
+        sigma=sigma,
+        sigma_1=sigma_1,
+        sigma_2=sigma_2,
+    )
+    if plot is not None:
+        _check_plot(plot)
+    dataset = options.load_data(
+        data,
+        model=kind,
+        task=task,
+        given=given,
+        label=label,
+        scale=scale,
+        split=split,
+        data_dir=data_dir,
+    )
+    _forecast(dataset, spec, active, biases, cross_fit, plot, as_json)
+
+
+def effective_beta(
+    data: str | None = typer.Argument(None, help="Data to forecast with that beta, if any."),
+    weight: float = typer.Option(1.0, help="Factor of the KL term in your loss."),
+    reconstruction: str = typer.Option("sum", help="Squared error: sum or mean over features."),
+    features: int | None = typer.Option(None, help="Features per sample, for a mean over them."),
+    half: bool = typer.Option(False, "--half", help="The squared error has a factor 1/2."),
+    gaussian_std: float | None = typer.Option(
+        None, help="The reconstruction is a Gaussian negative log-likelihood with this std."
+    ),
+    kl: str = typer.Option("sum", help="KL: sum or mean over latent units."),
+    latents: int = typer.Option(16, help="Latent units."),
+    batch_size: int | None = typer.Option(None, help="Samples per batch, if reductions differ."),
+    reconstruction_batch: str = typer.Option("mean", help="Reconstruction over the batch."),
+    kl_batch: str = typer.Option("mean", help="KL over the batch."),
+    data_dir: Path | None = DATA_DIR,
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Say what beta * eta_dec^2 a loss has, from how it is written; then forecast with it."""
+    from posterior_collapse import theory
+    from posterior_collapse.specs import VAESpec
+
+    dataset = None
+    if data is not None:
+        dataset = options.load_data(
+            data,
+            model="vae",
+            task=None,
+            given=None,
+            label=None,
+            scale=None,
+            split="train",
+            data_dir=data_dir,
+        )
+        features = features or dataset.x.shape[1]
+    result = theory.effective_beta(
+        weight,
+        features=features,
+        latents=latents,
+        reconstruction=reconstruction,  # type: ignore[arg-type]
+        kl=kl,  # type: ignore[arg-type]
+        half=half,
+        gaussian_std=gaussian_std,
+        batch_size=batch_size,
+        reconstruction_batch=reconstruction_batch,  # type: ignore[arg-type]
+        kl_batch=kl_batch,  # type: ignore[arg-type]
+    )
+    effective = {
+        "beta_eta_dec_squared": result.value,
+        "squared_error_weight": result.squared_error_weight,
+        "kl_weight": result.kl_weight,
+    }
+    if not as_json:
+        typer.echo(result.text)
+    elif dataset is None:
+        typer.echo(_json({"effective_beta": effective}))
+    if dataset is not None:
+        spec = VAESpec(latents, beta=result.value)
+        _forecast(dataset, spec, None, True, None, None, as_json, effective_beta=effective)
+
+
+def _forecast(
+    dataset: Dataset,
+    spec: Spec,
+    active: int | None,
+    biases: bool,
+    cross_fit: int | None,
+    plot: Path | None,
+    as_json: bool,
+    **extra: Any,
+) -> None:
+    from posterior_collapse import report, theory
+
+    moments, spec = _measure(dataset, spec, biases, cross_fit)
+    result = theory.forecast(moments, spec)
+    advice = result.advice(active)
+    if plot is not None:
+        report.save_figure(report.plot(result), plot)
+    if as_json:
+        about = {"name": dataset.name, "note": dataset.note, "samples": moments.n}
+        typer.echo(_json(extra | {"data": about} | result.to_dict() | {"advice": advice.to_dict()}))
+        return
+    _print(dataset, result, advice)
+    if plot is not None:
+        typer.echo(f"Figure: {plot}")
+
+
+def _measure(
+    dataset: Dataset, spec: Spec, biases: bool, cross_fit: int | None
+) -> tuple[Moments, Spec]:
+    from posterior_collapse.moments import Moments, cross_fitted_residuals
+    from posterior_collapse.specs import VAESpec
+
+    if cross_fit is None:
+        return Moments.from_arrays(dataset.x, dataset.y, center=biases), spec
+    if dataset.y is None:
+        raise InvalidArgumentError(
+            "--cross-fit",
+            "data without a condition",
+            "a conditional task",
+            "Add --task or --given.",
+        )
+    residuals = cross_fitted_residuals(dataset.x, dataset.y, folds=cross_fit)
+    fields = {k: v for k, v in spec.to_dict().items() if k != "model"}
+    return Moments.from_arrays(residuals, center=biases), VAESpec(**fields)
+
+
+def _print(dataset: Dataset, result: Forecast, advice: Advice) -> None:
+    from rich.console import Console
+
+    from posterior_collapse import report
+
+    console = Console(soft_wrap=False)
+    console.print(f"[bold]{dataset.name}[/]: {dataset.note}", highlight=False)
+    explained = sum(result.spectrum[: result.levels[0].n_active]) / result.total_variance
+    console.print(
+        f"{result.spec!r}\n"
+        f"eta_dec {result.eta_dec:.4g}; loss {result.loss:.6g} nats per sample; "
+        f"total variance {result.total_variance:.4g}, {100 * explained:.0f}% in active modes\n",
+        highlight=False,
+        markup=False,
+    )
+    for table in report.forecast_tables(result):
+        console.print(table)
+    console.print(
+        "A unit survives below the values under beta and eta_dec (any: always, -: never).\n",
+        style="dim",
+        highlight=False,
+    )
+    console.print(report.verdict(result), style="bold", highlight=False, markup=False)
+    console.print(f"Advice: {advice}", highlight=False, markup=False)
+    for note in result.notes:
+        console.print(f"Note: {note}.", style="dim", highlight=False, markup=False)
+
+
+def _check_plot(path: Path) -> None:
+    from posterior_collapse.report import check_figure_path
+
+    check_figure_path(path)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(_finite(value), indent=2)
+
+
+def _finite(value: Any) -> Any:
+    """Replace infinities and NaN, which JSON lacks, by null."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

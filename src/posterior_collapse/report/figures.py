@@ -1,0 +1,161 @@
+"""Figures: the spectrum against its threshold, and the phase diagram around the present spec."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from posterior_collapse.errors import InvalidArgumentError, writing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from posterior_collapse.theory import Forecast
+
+BLUE, ORANGE, GREY, GREEN = "#0072B2", "#D55E00", "#999999", "#009E73"
+"""From the palette of Okabe and Ito, told apart by colour-blind readers and in grey."""
+FORMATS = (".png", ".pdf", ".svg")
+
+
+def plot(forecast: Forecast) -> Figure:
+    """Return a figure of the data's spectrum with the threshold, and of the phase diagram.
+
+    Args:
+        forecast: What `posterior_collapse.forecast` returned.
+
+    Example:
+        >>> from posterior_collapse import VAESpec, Moments, forecast
+        >>> figure = plot(forecast(Moments.from_matrices(np.diag([4.0, 0.5])), VAESpec(2)))
+        >>> [axes.get_ylabel() for axes in figure.axes[:2]]
+        ['variance of data mode', 'beta']
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _spectrum(left, forecast)
+    _phase(figure, right, forecast)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Write a figure as PNG, PDF or SVG; nothing half-written is left.
+
+    Raises:
+        InvalidArgumentError: Another ending.
+        OutputError: The path cannot be written.
+    """
+    target = check_figure_path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    with writing(target):
+        try:
+            with temporary.open("wb") as file:
+                figure.savefig(file, format=target.suffix[1:].lower(), dpi=150)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return target
+
+
+def check_figure_path(path: str | os.PathLike[str]) -> Path:
+    """Return the path if a figure can be written there, so as to fail before long work.
+
+    Raises:
+        InvalidArgumentError: Not one of the known endings.
+        OutputError: The folder is missing or cannot be written.
+    """
+    target = Path(path)
+    if target.suffix.lower() not in FORMATS:
+        raise InvalidArgumentError(
+            str(path), f"the ending {target.suffix!r}", f"one of {FORMATS}", "Name it e.g. out.png."
+        )
+    with writing(target):
+        if not target.parent.is_dir():
+            raise NotADirectoryError(errno.ENOENT, "no such folder")
+        if not os.access(target.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, "permission denied")
+    return target
+
+
+def _spectrum(axes: Axes, forecast: Forecast) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    top = forecast.levels[-1]
+    shown = min(len(forecast.spectrum), max(2 * len(top.status), 24))
+    variance = forecast.spectrum[:shown]
+    floor = max(variance.max(initial=0) * 1e-6, 1e-300)
+    modes = np.arange(1, shown + 1)
+    order = np.argsort(-top.data_variance, kind="stable")
+    status = np.array(["none"] * shown, dtype="<U9")
+    units = min(shown, len(order))
+    status[:units] = np.array(top.status)[order[:units]]
+    for name, marker, color, face, label in (
+        ("active", "o", BLUE, BLUE, "active unit"),
+        ("noise", "s", GREEN, GREEN, "unit relaying noise"),
+        ("collapsed", "o", ORANGE, "none", "collapsed unit"),
+        ("none", ".", GREY, GREY, "no unit for it"),
+    ):
+        chosen = (status == name) & (variance > floor)
+        if chosen.any():
+            axes.plot(
+                modes[chosen], variance[chosen], marker, color=color, mfc=face, label=label, ms=6
+            )
+    for number, (level, style) in enumerate(
+        zip(forecast.levels, ("--", ":", "-.") * len(forecast.levels), strict=False), 1
+    ):
+        line = level.threshold[np.argsort(-level.data_variance, kind="stable")]
+        if np.isfinite(line).all():
+            name = f" (z{number})" if len(forecast.levels) > 1 else ""
+            ends = np.append(line, line[-1])
+            axes.step(
+                np.arange(len(ends)) + 0.5,
+                ends,
+                style,
+                where="post",
+                color="black",
+                label=f"threshold{name}",
+            )
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylim(bottom=max(floor, variance[variance > floor].min(initial=np.inf) / 2))
+    axes.set_xlabel("data mode, strongest first")
+    axes.set_ylabel("variance of data mode")
+    axes.set_title(f"{top.n_active} of {len(top.status)} units active")
+    axes.legend(frameon=False)
+
+
+def _phase(figure: Figure, axes: Axes, forecast: Forecast) -> None:
+    beta, eta = forecast.spec.beta_levels[-1], forecast.eta_dec
+    scale = np.sqrt(max(forecast.spectrum.max(initial=0), 1e-300))
+    diagram = forecast.phase_diagram(
+        np.geomspace(min(beta, 0.1) / 3, max(beta, 10.0) * 3, 121),
+        np.geomspace(min(eta, scale / 30) / 2, max(eta, scale) * 2, 121),
+    )
+    mesh = axes.pcolormesh(
+        diagram.eta_decs,
+        diagram.betas,
+        np.ma.masked_less(diagram.active, 0),
+        cmap="cividis",
+        shading="nearest",
+        rasterized=True,
+    )
+    figure.colorbar(mesh, ax=axes, label="active units")
+    axes.plot(eta, beta, "*", color="white", mec="black", ms=15, label="this forecast")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    several = len(forecast.levels) > 1
+    axes.set_xlabel("eta_dec (data units)")
+    axes.set_ylabel(f"beta_{len(forecast.levels)}" if several else "beta")
+    axes.set_title(f"active units of z{len(forecast.levels)}" if several else "active units")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+    axes.legend(loc="lower left", framealpha=0.9)

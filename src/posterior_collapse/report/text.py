@@ -1,0 +1,123 @@
+"""Results as tables and sentences for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from posterior_collapse.theory import Forecast, Level, Verification
+
+STYLES = {"active": "green", "noise": "yellow", "collapsed": "red"}
+MOST_ROWS = 40
+
+
+def verdict(forecast: Forecast) -> str:
+    """Return what becomes of the units and why, a sentence per level.
+
+    Example:
+        >>> from posterior_collapse import VAESpec, Moments, forecast
+        >>> print(verdict(forecast(Moments.from_matrices(np.diag([4.0, 0.5])), VAESpec(2))))
+        1 of 2 units survives; 1 collapses: its mode's variance (0.5) is below the threshold (1).
+    """
+    sentences = []
+    for number, level in enumerate(forecast.levels, 1):
+        name = f"z{number}: " if len(forecast.levels) > 1 else ""
+        sentences.append(name + _level_verdict(level))
+    return "\n".join(sentences)
+
+
+def _level_verdict(level: Level) -> str:
+    units, active = len(level.status), level.n_active
+    dead = np.array([s == "collapsed" for s in level.status])
+    text = f"{active} of {units} units survive{'s' if active == 1 else ''}"
+    noise = level.status.count("noise")
+    if noise:
+        text += f"; {noise} only relay{'s' if noise == 1 else ''} the noise injected below"
+    if not dead.any():
+        return text + ("." if noise or units == 1 else "; none collapses.")
+    count, strongest = int(dead.sum()), int(np.argmax(np.where(dead, level.data_variance, -1.0)))
+    one = count == 1
+    text += f"; {count} collapse{'s' if one else ''}: "
+    variance, threshold = level.data_variance[strongest], level.threshold[strongest]
+    if np.isnan(threshold):
+        return text + "the loss is the same whether the level is used or not."
+    if np.isinf(threshold):
+        return text + "no variance of the data could keep it alive with these betas and sigmas."
+    if variance == 0:
+        return text + "the data have no mode left for " + ("it." if one else "them.")
+    subject = "its mode's variance" if one else "the strongest variance among their modes"
+    return text + f"{subject} ({variance:.4g}) is below the threshold ({threshold:.4g})."
+
+
+def forecast_tables(forecast: Forecast) -> Iterator[Table]:
+    """Yield one table per level, a row per unit.
+
+    Beyond 40 units the rows of the weakest collapsed ones are left out, and the title says so.
+    """
+    from rich import box
+    from rich.table import Table
+
+    for number, level in enumerate(forecast.levels, 1):
+        units = len(level.status)
+        shown = min(units, max(MOST_ROWS, level.n_active + 3))
+        title = f"z{number}: {level.n_active} of {units} units active" + (
+            f" (first {shown} shown)" if shown < units else ""
+        )
+        table = Table(
+            title=title,
+            box=box.SIMPLE_HEAD,
+            title_justify="left",
+            pad_edge=False,
+            padding=(0, 1, 0, 0),
+        )
+        # KL and information part ways only where sigma is fixed or levels are stacked.
+        informed = not np.allclose(level.kl, level.information, rtol=1e-3, atol=1e-6)
+        columns = ["unit", "data var.", "threshold", "KL (nats)", "share"]
+        for column in columns + ["I(x;z)"] * informed:
+            table.add_column(column, justify="right", no_wrap=True)
+        table.add_column("status", no_wrap=True)
+        for column in ("beta <", "eta_dec <"):
+            table.add_column(column, justify="right", no_wrap=True)
+        total = float(np.abs(level.kl).sum())
+        for i in range(shown):
+            status = level.status[i]
+            table.add_row(
+                str(i + 1),
+                _number(level.data_variance[i]),
+                _number(level.threshold[i]),
+                _number(level.kl[i]),
+                f"{100 * level.kl[i] / total:.0f}%" if total > 0 else "-",
+                *[_number(level.information[i])] * informed,
+                f"[{STYLES[status]}]{status}[/]",
+                _number(level.critical_beta[i]),
+                _number(level.critical_eta_dec[i]),
+            )
+        yield table
+
+
+def verification_row(result: Verification) -> tuple[str, ...]:
+    """Return a verification as the cells of a table row."""
+    error = result.singular_value_error
+    return (
+        result.case,
+        result.model,
+        f"{result.theory_loss:.9g}",
+        f"{result.loss_gap:+.1e}",
+        "not unique" if error is None else f"{error:.1e}",
+        "/".join(map(str, result.theory_on)),
+        "/".join(map(str, result.found_on)),
+        "[green]agrees[/]" if result.agrees else "[red]differs[/]",
+    )
+
+
+def _number(value: float) -> str:
+    if np.isnan(value):
+        return "?"
+    if np.isinf(value):
+        return "any" if value > 0 else "-"
+    return "0" if value == 0 else f"{value:.3g}"
