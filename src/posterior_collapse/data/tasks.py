@@ -63,6 +63,13 @@ def _flat(images: NDArray[Any]) -> NDArray[Any]:
     return images.reshape(len(images), -1)
 
 
+def _without_channel(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return (height, width) where the one channel stands first or last."""
+    if len(shape) == 3 and 1 in (shape[0], shape[2]):
+        return shape[1:] if shape[0] == 1 else shape[:2]
+    return shape
+
+
 def _images(dataset: Dataset, task: str, *, even_width: bool) -> tuple[NDArray[Any], int, int]:
     """Return the images, shape (samples, height, width), and half their height and width."""
     if dataset.y is not None:
@@ -76,7 +83,7 @@ def _images(dataset: Dataset, task: str, *, even_width: bool) -> tuple[NDArray[A
             f"images to cut for the {task} task",
             "Pass an array of shape (samples, height, width).",
         )
-    shape = tuple(side for side in dataset.image_shape if side != 1)  # a channel of one
+    shape = _without_channel(dataset.image_shape)
     odd = len(shape) != 2 or shape[0] % 2 or (even_width and shape[1] % 2)
     if odd:
         sides = "an even height and width" if even_width else "an even height"

@@ -1,0 +1,327 @@
+"""Arrays, files and tables -> samples in rows, or a clear error."""
+
+from __future__ import annotations
+
+import builtins
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from posterior_collapse.data import Dataset, load
+from posterior_collapse.errors import (
+    CorruptFileError,
+    DataError,
+    InvalidArgumentError,
+    MissingDependencyError,
+    MissingFileError,
+    UnknownDatasetError,
+)
+
+X = np.random.default_rng(0).standard_normal((6, 3))
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", "f2", "f4", "f8", "i8"])
+def test_an_array_is_used_as_it_is(dtype: str) -> None:
+    values = np.arange(6).reshape(3, 2).astype(dtype)
+    dataset = load(values)
+    assert dataset.x is values
+    assert dataset.y is None
+    assert dataset.note == f"3 x 2 {np.dtype(dtype)}, used as they are"
+
+
+def test_booleans_become_zeros_and_ones() -> None:
+    assert load(np.eye(2, dtype=bool)).x.tolist() == [[1, 0], [0, 1]]
+
+
+def test_images_are_flattened_row_by_row() -> None:
+    images = np.arange(5 * 4 * 6, dtype=np.uint8).reshape(5, 4, 6)
+    dataset = load(images)
+    assert dataset.image_shape == (4, 6)
+    assert dataset.x.dtype == np.uint8
+    assert all(
+        dataset.x[n, 6 * r + c] == images[n, r, c]
+        for n in range(5)
+        for r in range(4)
+        for c in range(6)
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.zeros(3), "1 dimension;"),
+        (np.float64(3.0), "0 dimensions"),
+        (np.zeros((2, 2), complex), "complex128"),
+        (np.array([["a", "b"]]), "Encode the text"),
+        (np.array([[None, 1.0]], dtype=object), "object"),
+        (np.array([["2020-01-01"]], dtype="M8[D]"), "datetime64"),
+        (np.zeros((0, 3)), "empty"),
+        (np.zeros((3, 0)), "empty"),
+        ([[1.0], [2.0, 3.0]], "inhomogeneous"),
+    ],
+)
+def test_what_is_not_samples_is_refused(values: Any, words: str) -> None:
+    with pytest.raises(DataError, match=words) as caught:
+        load(values)
+    assert "\n" not in str(caught.value)
+
+
+def test_scaling_is_explicit_and_said() -> None:
+    pixels = np.array([[0, 255], [51, 102]], np.uint8)
+    dataset = load(pixels, scale=1 / 255)
+    assert dataset.x.dtype == np.float32
+    np.testing.assert_allclose(dataset.x, [[0, 1], [0.2, 0.4]], rtol=1e-6)
+    assert dataset.note == "2 x 2 float32, multiplied by 0.00392157"
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, np.inf, np.nan, "big"])
+def test_a_scale_must_be_positive(scale: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="scale"):
+        load(X, scale=scale)
+
+
+def test_a_condition_makes_the_source_the_target() -> None:
+    dataset = load(X, given=X[:, :2] + 1)
+    np.testing.assert_array_equal(dataset.x, X[:, :2] + 1)
+    assert dataset.y is X
+
+
+def test_a_condition_of_another_length_is_refused() -> None:
+    with pytest.raises(DataError, match="given: got 5 samples; expected 6"):
+        load(X, given=X[:5])
+
+
+def test_a_condition_for_pairs_is_refused() -> None:
+    with pytest.raises(DataError, match="a target of its own"):
+        load("pairs:random", given=X)
+
+
+def test_a_condition_and_a_label(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=X, labels=[0, 1, 1, 0, 2, 2])
+    dataset = load(tmp_path / "d.npz", given=X * 2, label=1)
+    assert dataset.y is not None
+    np.testing.assert_array_equal(dataset.x, 2 * dataset.y)
+    np.testing.assert_array_equal(dataset.y, X[1:3])
+
+
+def test_npy_stays_on_disk(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    np.save(path, X.reshape(6, 3, 1))
+    dataset = load(str(path))
+    assert isinstance(dataset.x, np.memmap)
+    assert not dataset.x.flags.writeable
+    np.testing.assert_array_equal(dataset.x, X)
+    assert (dataset.name, dataset.image_shape) == ("x.npy", (3, 1))
+
+
+def test_npy_of_objects_is_never_unpickled(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    np.save(path, np.array([[{}]], dtype=object))
+    with pytest.raises(DataError, match="Python objects"):
+        load(path)
+
+
+def test_npy_that_is_cut_short(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    np.save(path, X)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(CorruptFileError, match=r"x\.npy"):
+        load(path)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv", ".parquet"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", "an empty file"), (b"\n<!DOCTYPE html>\n<html></html>", "an HTML page")],
+)
+def test_files_that_hold_no_data(tmp_path: Path, suffix: str, content: bytes, words: str) -> None:
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(CorruptFileError, match=words):
+        load(path)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".parquet"])
+def test_files_of_noise(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(bytes(range(256)) * 4)
+    with pytest.raises(CorruptFileError) as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_npz_with_x_y_and_labels(tmp_path: Path) -> None:
+    path = tmp_path / "d.npz"
+    np.savez(path, x=X, y=X[:, :1], labels=np.arange(6))
+    dataset = load(path)
+    assert dataset.y is not None
+    assert dataset.labels is not None
+    np.testing.assert_array_equal(dataset.x, X)
+    np.testing.assert_array_equal(dataset.y, X[:, :1])
+    np.testing.assert_array_equal(dataset.labels, np.arange(6))
+
+
+def test_npz_with_one_array_of_any_name(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", latents=X)
+    np.testing.assert_array_equal(load(tmp_path / "d.npz").x, X)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"a": X, "b": X}, r"the arrays \['a', 'b'\]"),
+        ({"x": X, "y": X[:4]}, r"y of d\.npz: got 4 samples; expected 6"),
+        ({"x": X, "labels": np.zeros(2)}, r"labels of d\.npz: got 2 samples"),
+        ({"x": X, "labels": X}, r"one label per sample"),
+        ({"x": np.array([[{}]], dtype=object)}, "Python objects"),
+    ],
+)
+def test_npz_that_does_not_fit(tmp_path: Path, arrays: dict[str, Any], words: str) -> None:
+    np.savez(tmp_path / "d.npz", **arrays)
+    with pytest.raises(DataError, match=words):
+        load(tmp_path / "d.npz")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_csv(tmp_path: Path, delimiter: str, header: bool, mark: str) -> None:
+    names = [delimiter.join("abc")] if header else []
+    rows = names + [delimiter.join(map(repr, row)) for row in X.tolist()]
+    path = tmp_path / "x.csv"
+    path.write_text(mark + "\n".join(rows) + "\n\n", encoding="utf-8")
+    dataset = load(path)
+    np.testing.assert_array_equal(dataset.x, X)
+    assert dataset.labels is None
+
+
+@pytest.mark.parametrize(
+    ("cells", "labels"), [("30", [3, 0]), (["1.5", "2"], [1.5, 2.0]), ("uv", ["u", "v"])]
+)
+def test_csv_with_labels(tmp_path: Path, cells: list[str], labels: list[object]) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(f'"a, first",label,b\n1,{cells[0]},2\n3,{cells[1]},4\n')
+    dataset = load(path)
+    np.testing.assert_array_equal(dataset.x, [[1, 2], [3, 4]])
+    assert dataset.labels is not None
+    assert dataset.labels.tolist() == labels
+    np.testing.assert_array_equal(load(path, label=labels[1]).x, [[3, 4]])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a,colour\n1,2\n3,red\n", r"column 'colour' of x\.csv: got 'red' in row 3"),
+        ("1,2\n3,\n", r"column '2' of x\.csv: got an empty cell in row 2"),
+        ("red,2\n", r"column '1' of x\.csv: got 'red' in row 1"),
+        ("a,b\n", "a header alone"),
+        ("label\n1\n", "no column but the label"),
+        ("1,2\n3,4,5\n", "3 cells in row 2; expected 2"),
+        ("a,label\n1,2\n3,4,5\n", "3 cells in row 3; expected 2"),
+        ("a,label\n1,2\n3\n", "1 cells in row 3; expected 2"),
+    ],
+)
+def test_csv_that_is_no_table_of_numbers(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(text)
+    with pytest.raises(DataError, match=words):
+        load(path)
+
+
+def test_csv_in_another_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes("größe,b\n1,2\n".encode("utf-16"))
+    with pytest.raises(CorruptFileError, match="UTF-8"):
+        load(path)
+
+
+def test_parquet(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "x.parquet"
+    columns = {"a": X[:, 0], "b": X[:, 1].astype("f4"), "label": list("uvuvuv")}
+    parquet.write_table(pyarrow.table(columns), path)
+    dataset = load(path, label="v")
+    np.testing.assert_allclose(dataset.x, X[1::2, :2], rtol=1e-7)
+    parquet.write_table(pyarrow.table({"a": [1, 2], "colour": ["red", "blue"]}), path)
+    with pytest.raises(DataError, match=r"column 'colour' of x\.parquet: got text"):
+        load(path)
+
+
+def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def refuse(name: str, *rest: Any) -> Any:
+        if name.startswith("pyarrow"):
+            raise ImportError(name)
+        return real(name, *rest)
+
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(
+        MissingDependencyError, match=r"pip install 'posterior-collapse\[parquet\]'"
+    ):
+        load(tmp_path / "x.parquet")
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    (tmp_path / "train.npy").touch()
+    with pytest.raises(MissingFileError, match=r"no such file.*Did you mean 'train\.npy'"):
+        load(tmp_path / "trian.npy")
+    with pytest.raises(FileNotFoundError):
+        load("elsewhere/x.csv")
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").mkdir()
+    with pytest.raises(MissingFileError, match="Is a directory"):
+        load(tmp_path / "x.csv")
+
+
+def test_an_unknown_suffix(tmp_path: Path) -> None:
+    (tmp_path / "x.mat").write_bytes(b"data")
+    with pytest.raises(DataError, match=r"the suffix '\.mat'; expected one of \.npy, \.npz"):
+        load(tmp_path / "x.mat")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("minst", "mnist"), ("digit", "digits"), ("fashion", "fashion-mnist")]
+)
+def test_an_unknown_name(name: str, meant: str) -> None:
+    with pytest.raises(UnknownDatasetError, match=f"Did you mean '{meant}'"):
+        load(name)
+
+
+@pytest.mark.parametrize("source", ["digits", "pairs:random", X])
+def test_a_split_that_is_not_there(source: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="split"):
+        load(source, split="test")
+
+
+def test_a_dataset_passes_through() -> None:
+    dataset = Dataset("mine", X, labels=np.arange(6))
+    assert load(dataset) is dataset
+    assert load(dataset, scale=2.0).note == "6 x 3 float64, multiplied by 2"
+
+
+def test_data_frames_and_tensors() -> None:
+    class Frame:
+        """The part of a data frame that is used, so that no such library is needed."""
+
+        columns = ("a", "label")
+
+        def __getitem__(self, name: str) -> Frame:
+            return self
+
+        def to_numpy(self) -> np.ndarray[Any, Any]:
+            return np.arange(3)
+
+    dataset = load(Frame())
+    assert dataset.x.tolist() == [[0], [1], [2]]
+    assert dataset.labels is not None
+    torch = pytest.importorskip("torch")
+    np.testing.assert_array_equal(load(torch.tensor(X)).x, X)
+    with pytest.raises(DataError, match="requires grad"):
+        load(torch.tensor(X, requires_grad=True))
