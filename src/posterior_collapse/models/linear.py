@@ -99,7 +99,7 @@ def read_parameters(model: MarkovVAE) -> dict[str, NDArray[np.float64]]:
     found: dict[str, Tensor] = {name: layer.weight for name, layer in _layers(model).items()}
     found.update({name: bias for name, bias in _biases(model).items() if bias is not None})
     found.update({f"sigma_{i}": std for i, std in enumerate(values.stds, start=1)})
-    found["eta_dec"] = model.eta_dec()
+    found["eta_dec"] = values.eta_decs[0]
     return {name: value.detach().cpu().double().numpy() for name, value in found.items()}
 
 
@@ -257,11 +257,14 @@ def _check_std(name: str, value: Tensor, scale: Scale | nn.ModuleDict) -> None:
         raise InvalidArgumentError(
             name, value.tolist(), "one value: sigma is shared", "Build with sigma='learned'."
         )
-    if not scale.learned and not torch.allclose(
-        value.expand_as(scale.value), scale.value.double(), rtol=1e-6
-    ):
+    if scale.learned:
+        return
+    fixed = scale.value.double()
+    # A chain has an eta_dec per level; the theory's is that of p(y|z_1).
+    fixed = fixed[0] if name == "eta_dec" and fixed.dim() else fixed
+    if not torch.allclose(value.expand_as(fixed), fixed, rtol=1e-6):
         raise InvalidArgumentError(
-            name, value.tolist(), f"the spec's fixed {scale.value.tolist()}", "Use the same spec."
+            name, value.tolist(), f"the spec's fixed {fixed.tolist()}", "Use the same spec."
         )
 
 

@@ -124,7 +124,7 @@ class Decoder(nn.Module):
             heads: Per input, the name of its head.
         """
         if not (heads and all(name in supplied for name in heads.values())):
-            return (target - self(inputs, supplied)).square().sum(-1)
+            return (target - self.forward(inputs, supplied)).square().sum(-1)
         hidden = torch.cat([net(inputs[key], supplied) for key, net in self.features.items()], -1)
         projected = torch.cat([supplied[heads[key]] for key in self.features], -1)
         layers = [cast(nn.Linear, self.heads[key]) for key in self.features]
@@ -136,7 +136,4 @@ class Decoder(nn.Module):
         if not biases:
             return error
         bias = _sum(biases)
-        shifted: Tensor = (
-            error + 2 * (hidden @ (weight.T @ bias)) - 2 * (target @ bias) + bias @ bias
-        )
-        return shifted
+        return error + 2 * (hidden @ (weight.T @ bias)) - 2 * (target @ bias) + bias @ bias

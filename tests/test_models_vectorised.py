@@ -1,0 +1,176 @@
+"""Runs in one vmap against runs one by one, with and without the supplied shared products."""
+
+import pytest
+import torch
+from torch.func import functional_call, stack_module_state, vmap
+
+from posterior_collapse.models import build, loss
+from posterior_collapse.specs import ChainSpec, CVAESpec, HVAESpec, VAESpec
+
+F64 = torch.float64
+N = 5
+RUNS = {
+    "vae-relu": [VAESpec(latent_dim=3, sigma=s, eta_dec=e) for s, e in ((0.5, 1), (0.2, 0.7))],
+    "cvae-relu": [
+        CVAESpec(latent_dim=3, sigma="input", beta=b, eta_dec=e) for b, e in ((0.5, 1), (2, 0.3))
+    ],
+    "hvae-relu": [
+        HVAESpec(latent_dims=(3, 2), betas=(1, b), sigma_1=s, sigma_2="input", eta_enc=e)
+        for b, s, e in ((0.5, 0.5, 1), (2, 0.1, 2))
+    ],
+    "mlp": [
+        ChainSpec(latent_dims=(3, 2, 2), betas=(1, 2, b), eta_decs=(0.4, e, 0.6))
+        for b, e in ((3, 0.5), (4, 0.2))
+    ],
+    "linear": [CVAESpec(latent_dim=3, beta=b, eta_dec="learned") for b in (0.5, 2)],
+    "cnn": [HVAESpec(latent_dims=(3, 2), eta_dec=e, sigma_2="shared") for e in (0.5, 2)],
+}
+
+
+def options(name, spec):
+    if name == "cnn":
+        return {"image_shape": (4, 6), "channels": (3, 2), "hidden": (4,)}
+    hidden = {} if name == "linear" else {"hidden": (6,)}
+    return {"x_dim": 7, "y_dim": 8 if spec.model == "cvae" else 7, **hidden}
+
+
+def runs(name, **more):
+    models = [
+        build(spec, name, generator=torch.Generator().manual_seed(seed), dtype=F64, **o)
+        for seed, spec in enumerate(RUNS[name])
+        for o in [{**options(name, spec), **more}]
+    ]
+    g = torch.Generator().manual_seed(9)
+    x = torch.randn(N, models[0].shapes.x_dim, generator=g, dtype=F64)
+    y = torch.randn(N, models[0].shapes.y_dim, generator=g, dtype=F64)
+    noises = [m.draw_noise(N, torch.Generator().manual_seed(i), F64) for i, m in enumerate(models)]
+    return models, x, y if models[0].conditional else None, noises
+
+
+def stacked(noises):
+    return tuple(torch.stack(level) for level in zip(*noises, strict=True))
+
+
+def shared_products(model, params, x, y):
+    """What a vectorised trainer supplies: one product with the data for all runs."""
+    data = {"x": x, "y": y}
+    supplied = {}
+    for name, key in model.stems.items():
+        product = torch.einsum("nd,rhd->rnh", data[key], params[f"{name}.weight"])
+        bias = params.get(f"{name}.bias")
+        supplied[name] = product if bias is None else product + bias[:, None]
+    target = x if y is None else y
+    for name in model.heads:
+        supplied[name] = torch.einsum("nd,rdh->rnh", target, params[f"{name}.weight"])
+    return supplied
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("share", [False, True])
+def test_stacked_runs_equal_single_runs(name, share):
+    models, x, y, noises = runs(name)
+    model = models[0]
+    params, buffers = stack_module_state(models)
+    betas = torch.tensor([spec.beta_levels for spec in RUNS[name]], dtype=F64)
+    supplied = shared_products(model, params, x, y) if share else {}
+    assert bool(supplied) == (share and name != "cnn")
+
+    def one(params, buffers, supplied, noise, betas):
+        terms = functional_call(model, (params, buffers), (x, y, noise, supplied))
+        return loss(terms, betas), terms
+
+    losses, terms = vmap(one)(params, buffers, supplied, stacked(noises), betas)
+    gradients = torch.autograd.grad(losses.sum(), list(params.values()))
+    for run, (single, noise) in enumerate(zip(models, noises, strict=True)):
+        alone = single(x, y, noise)
+        torch.testing.assert_close(terms.squared_error[run], alone.squared_error)
+        for together, kl in zip(terms.kl, alone.kl, strict=True):
+            torch.testing.assert_close(together[run], kl)
+        value = loss(alone, single.spec.beta_levels)
+        torch.testing.assert_close(losses[run], value)
+        own = torch.autograd.grad(value, list(single.parameters()))
+        for together, gradient in zip(gradients, own, strict=True):
+            torch.testing.assert_close(together[run], gradient)
+
+
+@pytest.mark.parametrize(
+    ("name", "stems", "heads"),
+    [
+        (
+            "cvae-relu",
+            {
+                "encoders.0.features.x.layers.0": "x",
+                "encoders.0.features.y.layers.0": "y",
+                "decoders.0.features.x.layers.0": "x",
+            },
+            {"decoders.0.heads.z", "decoders.0.heads.x"},
+        ),
+        (
+            "linear",
+            {"encoders.0.mean.x": "x", "encoders.0.mean.y": "y"},
+            {"decoders.0.heads.z", "decoders.0.heads.x"},
+        ),
+        ("hvae-relu", {"encoders.0.features.x.layers.0": "x"}, set()),
+        ("vae-relu", {"encoders.0.features.x.layers.0": "x"}, {"decoders.0.heads.z"}),
+        ("cnn", {}, set()),
+    ],
+)
+def test_what_can_be_shared_is_named(name, stems, heads):
+    model = runs(name)[0][0]
+    assert model.stems == stems
+    assert set(model.heads) == heads
+
+
+def test_supplied_stems_replace_the_product_with_the_data():
+    (model, _), x, y, (noise, _) = runs("cvae-relu")
+    supplied = {name: v[0] for name, v in shared_products(
+        model, {k: p[None] for k, p in model.named_parameters()}, x, y
+    ).items()}  # fmt: skip
+    stems = {name: supplied[name] for name in model.stems}
+    poisoned = torch.full_like(x, torch.nan)
+    terms = model(poisoned, y, noise, stems)
+    torch.testing.assert_close(terms.squared_error, model(x, y, noise).squared_error)
+    zeroed = {**stems, model.heads[0]: torch.zeros_like(supplied[model.heads[0]])}
+    # One head alone is not enough to skip the residuals: it is ignored.
+    torch.testing.assert_close(
+        model(x, y, noise, zeroed).squared_error, model(x, y, noise).squared_error
+    )
+
+
+def test_dropout_comes_through_masks_alone():
+    models, x, y, noises = runs("cvae-relu", input_dropout=0.5)
+    model = models[0]
+    assert model.stems == {"encoders.0.features.y.layers.0": "y"}
+    assert list(model.masks) == ["input_mask"]
+    masks = model.draw_masks(N, torch.Generator().manual_seed(3), F64)
+    assert set(masks["input_mask"].unique().tolist()) == {0.0, 2.0}
+    masked = model(x, y, noises[0], masks)
+    torch.testing.assert_close(
+        masked.squared_error, model(x * masks["input_mask"], y, noises[0]).squared_error
+    )
+    assert not torch.allclose(masked.kl[0], model(x, y, noises[0]).kl[0])
+    model.train()
+    assert torch.equal(model(x, y, noises[0]).kl[0], model.eval()(x, y, noises[0]).kl[0])
+
+
+def test_hidden_dropout_masks_each_hidden_layer_and_vectorises():
+    models, x, y, noises = runs("mlp", dropout=0.4)
+    model = models[0]
+    assert len(model.masks) == 6  # up and down, three levels
+    masks = [m.draw_masks(N, torch.Generator().manual_seed(i), F64) for i, m in enumerate(models)]
+    together = {name: torch.stack([m[name] for m in masks]) for name in model.masks}
+    params, buffers = stack_module_state(models)
+    terms = vmap(lambda p, b, e, s: functional_call(model, (p, b), (x, y, e, s)))(
+        params, buffers, stacked(noises), together
+    )
+    for run in range(2):
+        alone = models[run](x, y, noises[run], masks[run])
+        torch.testing.assert_close(terms.kl[2][run], alone.kl[2])
+        assert not torch.allclose(alone.kl[2], models[run](x, y, noises[run]).kl[2])
+
+
+def test_masks_keep_the_mean():
+    model = build(VAESpec(latent_dim=2), "mlp", x_dim=4, hidden=(500,), dropout=0.3)
+    for mask in model.draw_masks(400, torch.Generator().manual_seed(0)).values():
+        assert mask.mean().item() == pytest.approx(1, abs=0.01)
+        assert (mask == 0).float().mean().item() == pytest.approx(0.3, abs=0.01)
