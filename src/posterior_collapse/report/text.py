@@ -77,7 +77,7 @@ def forecast_tables(forecast: Forecast) -> Iterator[Table]:
         )
         # KL and information part ways only where sigma is fixed or levels are stacked.
         informed = not np.allclose(level.kl, level.information, rtol=1e-3, atol=1e-6)
-        columns = ["unit", "data var.", "threshold", "KL (nats)", "share"]
+        columns = ["unit", "variance", "threshold", "KL nats", "share"]
         for column in columns + ["I(x;z)"] * informed:
             table.add_column(column, justify="right", no_wrap=True)
         table.add_column("status", no_wrap=True)

@@ -6,15 +6,18 @@ Arrays broadcast over leading axes (grids of betas or etas); the last axis runs 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from posterior_collapse.errors import UnboundedObjectiveError
 from posterior_collapse.moments.arrays import Float
 from posterior_collapse.theory import single
 from posterior_collapse.theory.state import Numbers, State, at_least_one, fit
 
-MAX_SWEEPS = 20_000
+MAX_POLICIES = 1000
+Bool = npt.NDArray[np.bool_]
 Std = Float | None
 """Posterior std of a level, ascending if per unit; None if learned per unit."""
 
@@ -90,60 +93,106 @@ def two_fixed(
 
 
 def all_fixed(theta: Float, dims: Sequence[int], numbers: Numbers, sigmas: Sequence[Std]) -> State:
-    """Optimum of L levels with every sigma but the last fixed (section 4).
+    """Optimum of L levels with every sigma but perhaps the last fixed (section 4).
 
-    Each mode is a geometric programme in (E[z_1^2], ..., E[z_L^2]), convex in their logarithms.
-    Minimising over one level at a time has a closed form, and sweeping the levels converges to
-    the one minimum.
+    Each mode is a geometric programme in (E[z_1^2], ..., E[z_L^2]). In logarithms its stationary
+    point is x_l = max(floor_l, affine functions of the neighbours with weights >= 0), which
+    policy iteration solves exactly in a few steps.
     """
-    last = len(dims) - 1
-    top = sigmas[last]
+    top = sigmas[-1]
     noise = [np.square(s) for s in sigmas if s is not None]
-    free = last + 1 if top is not None else last
-    second = [n.copy() for n in noise]
-    for _ in range(MAX_SWEEPS):
-        change = 0.0
-        for level in range(free):
-            new = _best(level, theta, dims, numbers, second, noise)
-            change = max(change, float(np.max(np.abs(np.log(new / second[level])))))
-            second[level] = new
-        if change < 1e-15:
+    width, free = max(dims), len(noise)
+    rules = [_rule(level, theta, dims, numbers, noise, width) for level in range(free)]
+    floors = [rule.floor for rule in rules]
+    shape = np.broadcast_shapes(*(np.shape(a) for r in rules for a in (r.balance, r.relay)))
+    x = np.stack([np.broadcast_to(f, shape) for f in floors], axis=-1)
+    chosen = np.zeros_like(x, dtype=int)
+    for _ in range(MAX_POLICIES):
+        options = np.stack([rule.options(level, x) for level, rule in enumerate(rules)], axis=-1)
+        best = options.argmax(axis=0)
+        if np.array_equal(best, chosen):
             break
+        chosen = best
+        x = _follow(chosen, rules, shape)
+    second = [np.exp(x[..., level])[..., : dims[level]] for level in range(free)]
+    second = [n * at_least_one(s / n) for s, n in zip(second, noise, strict=True)]
     if top is None:
-        heard = fit(second[last - 1], dims[last]) if last else fit(theta, dims[0]) ** 2
-        ratio = numbers.betas[last] / np.asarray(numbers.betas[last - 1] if last else 1.0)
-        unit = single.learned(heard, ratio * np.square(numbers.etas[last]), numbers.eta_enc)
+        below = numbers.betas[-2] if free else 1.0
+        heard = fit(second[-1], dims[-1]) if free else fit(theta, dims[0]) ** 2
+        ratio = numbers.betas[-1] / np.asarray(below)
+        unit = single.learned(heard, ratio * np.square(numbers.etas[-1]), numbers.eta_enc)
         second.append(unit[0])
         noise.append(unit[1])
-    second = [n * at_least_one(s / n) for s, n in zip(second, noise, strict=True)]
     return State(theta, second, [n * np.ones_like(s) for s, n in zip(second, noise, strict=True)])
 
 
-def _best(
+@dataclass(frozen=True, eq=False)
+class _Rule:
+    """How log E[z_l^2] depends on its neighbours': the largest of three options.
+
+    `floor`: the injected noise alone. `balance`: half the sum of a constant, x_{l-1} if `below`
+    and x_{l+1} if `above`. `relay`: a constant plus x_{l-1}, when the level above is learned and
+    listens. Minus infinity bars an option.
+    """
+
+    floor: Float
+    balance: Float
+    relay: Float
+    below: Bool
+    above: Bool
+
+    def options(self, level: int, x: Float) -> Float:
+        lower = np.where(self.below, x[..., level - 1], 0.0)
+        upper = np.where(self.above, x[..., min(level + 1, x.shape[-1] - 1)], 0.0)
+        shape = x.shape[:-1]
+        rows = (self.floor, (self.balance + lower + upper) / 2, self.relay + lower)
+        return np.stack([np.broadcast_to(row, shape) for row in rows])
+
+
+def _rule(
     level: int,
     theta: Float,
     dims: Sequence[int],
     numbers: Numbers,
-    second: list[Float],
     noise: list[Float],
-) -> Float:
-    """E[z_level^2] that minimises the loss with the other levels held: balance below and above."""
-    width = dims[level]
-    below = fit(theta, width) ** 2 if level == 0 else fit(second[level - 1], width)
+    width: int,
+) -> _Rule:
+    unit = np.arange(width)
+    signal = fit(theta, width) if level == 0 else np.ones(width)
+    heard = (unit < min(dims[max(level - 1, 0) : level + 1])) & (signal > 0)
+    parent = unit < (dims[level + 1] if level + 1 < len(dims) else 0)
+    floor = np.log(fit(noise[level], width) + (unit >= dims[level]))
     weight = 1.0 if level == 0 else numbers.betas[level - 1]
-    pull = weight * below * noise[level] / np.square(numbers.etas[level])
-    push = numbers.betas[level] / np.square(numbers.priors[level]) * np.ones(width)
-    parents = np.arange(width) < (dims[level + 1] if level + 1 < len(dims) else 0)
-    if level + 1 < len(second):
-        relief = fit(noise[level + 1] / second[level + 1], width)
-        best = np.sqrt(pull / (push * np.where(parents, relief, 1.0)))
+    pull = np.log(weight / np.square(numbers.etas[level])) + floor
+    pull = pull + 2 * np.log(np.where(signal > 0, signal, 1.0))
+    balance = pull - np.log(numbers.betas[level] / np.square(numbers.priors[level]))
+    relay = np.full_like(balance, -np.inf)
+    above = parent & (level + 1 < len(noise))
+    if level + 1 < len(noise):
+        balance = balance - np.where(above, np.log(fit(noise[level + 1], width) + ~above), 0.0)
     elif level + 1 < len(dims):
-        best = np.maximum(
-            np.sqrt(pull / push), np.where(parents, pull / numbers.betas[level + 1], 0.0)
-        )
-    else:
-        best = np.sqrt(pull / push)
-    return np.maximum(best, noise[level])
+        relay = np.where(parent & heard, pull - np.log(numbers.betas[level + 1]), -np.inf)
+    return _Rule(
+        floor, np.where(heard, balance, -np.inf), relay, heard & (level > 0), above & heard
+    )
+
+
+def _follow(chosen: npt.NDArray[np.int_], rules: list[_Rule], shape: tuple[int, ...]) -> Float:
+    """Solve for all x with one option chosen per level and mode: a small linear system each."""
+    free = len(rules)
+    matrix = np.zeros((*shape, free, free))
+    right = np.zeros((*shape, free))
+    for level, rule in enumerate(rules):
+        option = chosen[..., level]
+        rows = (rule.floor, rule.balance / 2, rule.relay)
+        right[..., level] = np.choose(option, [np.broadcast_to(row, shape) for row in rows])
+        matrix[..., level, level] = 1.0
+        if level:
+            share = np.choose(option, [0.0, 0.5, 1.0])
+            matrix[..., level, level - 1] = np.where(rule.below, -share, 0.0)
+        if level + 1 < free:
+            matrix[..., level, level + 1] = np.where(rule.above & (option == 1), -0.5, 0.0)
+    return np.asarray(np.linalg.solve(matrix, right[..., None])[..., 0], dtype=np.float64)
 
 
 def _kappa(numbers: Numbers, sigma_2: Std) -> Float:
