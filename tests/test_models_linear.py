@@ -218,6 +218,9 @@ def test_parameters_that_do_not_fit_are_refused_and_change_nothing():
     assert loading(model, given, U1=given["U1"].T) == "U1"
     assert loading(model, given, b1=np.zeros(2)) == "b1"
     assert loading(model, given, eta_dec=0.5) == "eta_dec"
+    assert loading(model, given, eta_dec=np.ones(2)) == "eta_dec"
+    assert loading(model, given, sigma_1=np.ones(2)) == "sigma_1"
+    assert loading(model, given, W1=np.full((3, 4), np.nan)) == "W1"
     assert loading(model, given, sigma_1=np.zeros(3)) == "sigma_1"
     assert loading(linear(SPECS["vae"], x, None, bias=False), given) == "b1"
     fixed = linear(SPECS["vae"].replace(sigma=0.123), x, None)

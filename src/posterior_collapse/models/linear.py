@@ -19,7 +19,7 @@ __all__ = ["LinearValues", "linear_values", "load_parameters", "read_parameters"
 
 
 class LinearValues(NamedTuple):
-    """Everything a linear model's exact objective depends on; leading dimensions may hold runs.
+    """Everything that the exact objective of one linear model depends on.
 
     Attributes:
         encoders: Per level, W_l; a conditional model's first is `[W1, W2]`, (units, dim x + dim y).
@@ -136,8 +136,11 @@ def load_parameters(model: MarkovVAE, parameters: Mapping[str, ArrayLike]) -> No
             f"{sorted(required)} and perhaps b1, c1 and eta_dec",
             "Take them from the forecast of the same spec.",
         )
-    for name, layer in layers.items():
-        _check_shape(name, given[name], layer.weight)
+    shapes = {name: tuple(layer.weight.shape) for name, layer in layers.items()}
+    shapes |= {f"sigma_{i}": (units,) for i, units in enumerate(model.units, start=1)}
+    for name, shape in {**shapes, "eta_dec": ()}.items():
+        if name in given:
+            _check_value(name, given[name], shape)
     for name, bias in biases.items():
         _check_bias(name, given.get(name), bias)
     for name, scale in scales.items():
@@ -230,10 +233,14 @@ def _check_exact(model: MarkovVAE) -> None:
         )
 
 
-def _check_shape(name: str, value: Tensor, target: Tensor) -> None:
-    if value.shape != target.shape:
+def _check_value(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
+    if value.shape != shape:
         raise InvalidArgumentError(
-            name, f"shape {tuple(value.shape)}", f"{tuple(target.shape)}", "Check spec and data."
+            name, f"shape {tuple(value.shape)}", f"shape {shape}", "Check spec and data."
+        )
+    if not bool(value.isfinite().all()):
+        raise InvalidArgumentError(
+            name, "NaN or inf", "finite numbers", "Check where the parameters come from."
         )
 
 
@@ -241,7 +248,7 @@ def _check_bias(name: str, value: Tensor | None, bias: Tensor | None) -> None:
     if value is None:
         return
     if bias is not None:
-        _check_shape(name, value, bias)
+        _check_value(name, value, tuple(bias.shape))
     elif bool((value != 0).any()):
         raise InvalidArgumentError(
             name, "a bias that is not 0", "none: the model has no biases", "Build with bias=True."
