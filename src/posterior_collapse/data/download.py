@@ -74,7 +74,7 @@ def _attempt(url: str, sha256: str, path: Path, progress: bool) -> str | None:
     try:
         fetch(url, str(path), None)
     except OSError as error:  # also the base of every error of requests
-        return " ".join(str(error).split()) or type(error).__name__
+        return _reason(error)
     finally:
         if bar is not None:
             bar.close()
@@ -84,6 +84,14 @@ def _attempt(url: str, sha256: str, path: Path, progress: bool) -> str | None:
         return "an HTML page instead of the file"
     found = checksum(path)
     return None if found == sha256 else f"a file with SHA-256 {found}"
+
+
+def _reason(error: OSError) -> str:
+    """Say what went wrong in a few words: those of requests repeat the address at length."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"HTTP status {response.status_code}"
+    return error.strerror or type(error).__name__
 
 
 def _publish(temporary: Path, path: Path) -> Path:
