@@ -110,14 +110,7 @@ def load_data(
     """
     from posterior_collapse.data import load
 
-    if model == "cvae" and not task and not given and not source.startswith("pairs"):
-        raise InvalidArgumentError(
-            "--model",
-            "'cvae' without a condition",
-            "--task quarter, --task half or --given FILE",
-            "Add one of them.",
-        )
-    return load(
+    dataset = load(
         source,
         split=split,
         data_dir=data_dir,
@@ -127,3 +120,11 @@ def load_data(
         scale=scale,
         progress=True,
     )
+    if model == "cvae" and dataset.y is None:
+        raise InvalidArgumentError(
+            "--model",
+            "'cvae' without a condition",
+            "--task quarter, --task half or --given FILE",
+            "Add one of them.",
+        )
+    return dataset

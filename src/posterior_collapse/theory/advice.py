@@ -39,6 +39,8 @@ class Change:
     @property
     def text(self) -> str:
         """The change as a sentence."""
+        if self.parameter == "latent_dims":
+            return f"Give every level at least {self.value:.0f} units ({self.active} active)."
         verb = "Lower" if self.value < self.current else "Raise"
         return (
             f"{verb} {self.parameter} from {self.current:.4g} to {self.value:.4g} "
@@ -95,7 +97,8 @@ def advise(modes: Modes, spec: Spec, wanted: int | None) -> Advice:
     wide = _widened(spec, goal)
     changes: list[Change] = []
     if wide is not spec and (_active(modes, wide) or 0) >= goal:
-        changes.append(Change("latent_dim", min(spec.dims), goal, _active(modes, wide) or 0))
+        name = "latent_dim" if len(spec.dims) == 1 else "latent_dims"
+        changes.append(Change(name, min(spec.dims), goal, _active(modes, wide) or 0))
     elif now < goal:
         changes = [c for name in _tunable(wide) if (c := _nearest(modes, wide, name, goal))]
     return Advice(
@@ -116,7 +119,7 @@ def _words(
             lines.append(f"The data have {possible} modes in all; more units may pay.")
         return " ".join(lines)
     lines.append(f"{now} of {units} units are active; {goal} wanted.")
-    if wide is not spec and changes and changes[0].parameter != "latent_dim":
+    if wide is not spec and changes and not changes[0].parameter.startswith("latent_dim"):
         lines.append(f"Give every level at least {goal} units, and")
     if not changes:
         lines.append(

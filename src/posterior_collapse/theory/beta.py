@@ -75,7 +75,7 @@ def effective_beta(
         1.0
     """
     b = checks.positive("weight", weight)
-    a = 1.0
+    a, per_a, per_b = 1.0, 1, 1  # the terms are a / per_a and b / per_b
     for name, value in (
         ("reconstruction", reconstruction),
         ("kl", kl),
@@ -93,13 +93,16 @@ def effective_beta(
     elif half:
         a = 0.5
     if reconstruction == "mean":
-        a /= _needed("features", features, "the reconstruction is a mean over them")
+        per_a *= _needed("features", features, "the reconstruction is a mean over them")
     if kl == "mean":
-        b /= _needed("latents", latents, "the KL is a mean over them")
+        per_b *= _needed("latents", latents, "the KL is a mean over them")
     if reconstruction_batch != kl_batch:
         size = _needed("batch_size", batch_size, "one term is a mean over it and one a sum")
-        a, b = (a / size, b) if reconstruction_batch == "mean" else (a, b / size)
-    return EffectiveBeta(b / (2 * a), a, b)
+        if reconstruction_batch == "mean":
+            per_a *= size
+        else:
+            per_b *= size
+    return EffectiveBeta(b * per_a / (2 * a * per_b), a / per_a, b / per_b)
 
 
 def _needed(name: str, value: int | None, why: str) -> int:

@@ -1,0 +1,283 @@
+"""The command: what it prints, its exit status, and one line for every mistake."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import posterior_collapse as pc
+from posterior_collapse.cli import main
+
+RNG = np.random.default_rng(5)
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """Run the command in an empty folder; return status, stdout and stderr."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as status:
+            main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        return int(status.value.code or 0), out, err
+
+    return command
+
+
+def test_forecast_of_digits_says_it_all(run) -> None:
+    status, out, err = run("forecast", "digits", "--latents", "16", "--eta-dec", "0.3")
+    assert (status, err) == (0, "")
+    assert "pixels divided by 16" in out
+    assert "z1: 12 of 16 units active" in out
+    assert out.count("active") > 12
+    assert out.count("collapsed") == 4
+    assert "12 of 16 units survive; 4 collapse" in out
+    assert "Lower beta from 1 to 0.735" in " ".join(out.split())
+
+
+def test_json_is_the_forecast_of_the_library(run) -> None:
+    arguments = ["--model", "hvae", "--latents", "6,4", "--beta", "1,2", "--eta-dec", "0.3"]
+    status, out, _ = run("forecast", "digits", *arguments, "--sigma-1", "0.4", "--json")
+    found = json.loads(out, parse_constant=lambda c: pytest.fail(f"{c} is not JSON"))
+    spec = pc.HVAESpec((6, 4), (1.0, 2.0), 0.3, sigma_1=0.4)
+    f = pc.forecast(pc.load("digits").x, spec)
+    assert status == 0
+    assert found["loss"] == f.loss
+    assert pc.Spec.from_dict(found["spec"]) == spec
+    assert [level["n_active"] for level in found["levels"]] == [
+        level.n_active for level in f.levels
+    ]
+    assert found["levels"][1]["kl"] == f.levels[1].kl.tolist()
+    assert found["data"]["samples"] == 1797
+    assert found["advice"]["text"]
+
+
+@pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
+@pytest.mark.parametrize("model", ["vae", "hvae"])
+def test_plot_is_written_whole(run, tmp_path: Path, ending: str, model: str) -> None:
+    status, out, _ = run("forecast", "digits", "--model", model, "--plot", f"out.{ending}")
+    assert status == 0
+    assert f"out.{ending}" in out
+    head = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}[ending]
+    assert (tmp_path / f"out.{ending}").read_bytes().startswith(head)
+    assert [p.name for p in tmp_path.iterdir()] == [f"out.{ending}"]
+
+
+def test_figure_shows_the_forecast() -> None:
+    f = pc.forecast(pc.load("digits").x, pc.VAESpec(16, eta_dec=0.3))
+    spectrum, phase = pc.plot(f).axes[:2]
+    lines = {line.get_label(): line for line in spectrum.get_lines()}
+    np.testing.assert_allclose(lines["active unit"].get_ydata(), f.spectrum[:12])
+    np.testing.assert_allclose(lines["collapsed unit"].get_ydata(), f.spectrum[12:16])
+    np.testing.assert_allclose(lines["threshold"].get_ydata(), 0.09)
+    (star,) = phase.get_lines()
+    assert (star.get_xdata()[0], star.get_ydata()[0]) == (0.3, 1.0)
+    mesh = phase.collections[0].get_array()
+    assert mesh.min() == 0
+    assert mesh.max() == 16
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["digits", "--task", "half", "--latents", "8"],
+        ["digits", "--task", "quarter", "--model", "cvae", "--latents", "8", "--sigma", "0.5"],
+        ["digits", "--label", "3", "--eta-dec", "learned"],
+        ["digits", "--no-biases", "--sigma", "shared"],
+        ["digits", "--task", "half", "--cross-fit", "3", "--latents", "4"],
+        ["digits", "--latents", "3", "--sigma", "0.3,0.4,0.5", "--active", "2"],
+        ["digits", "--model", "hvae", "--sigma-1", "learned", "--beta", "1,2"],
+        ["pairs:1/2", "--model", "cvae"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.filterwarnings("ignore::posterior_collapse.theory.FewSamplesWarning")
+def test_options_are_understood(run, arguments: list[str]) -> None:
+    status, out, err = run("forecast", *arguments)
+    assert status == 0, err
+    assert "Advice:" in out
+
+
+def test_files_and_conditions(run) -> None:
+    x, y = RNG.standard_normal((300, 3)), RNG.standard_normal((300, 2))
+    np.save("y.npy", y)
+    np.save("x.npy", x)
+    np.savez("both.npz", x=x, y=y)
+    _, given, _ = run("forecast", "y.npy", "--given", "x.npy", "--latents", "2", "--json")
+    _, both, _ = run("forecast", "both.npz", "--model", "cvae", "--latents", "2", "--json")
+    expected = pc.forecast(pc.Moments.from_arrays(x, y), pc.CVAESpec(2)).loss
+    assert json.loads(given)["loss"] == pytest.approx(expected)
+    assert json.loads(both)["loss"] == pytest.approx(expected)
+
+
+def test_scale_is_explicit(run) -> None:
+    pixels = RNG.integers(0, 256, (50, 4)).astype(np.uint8)
+    np.save("pixels.npy", pixels)
+    _, out, _ = run("forecast", "pixels.npy", "--latents", "2", "--scale", str(1 / 255), "--json")
+    expected = pc.forecast(pixels / 255, pc.VAESpec(2)).loss
+    assert json.loads(out)["loss"] == pytest.approx(expected)
+
+
+def test_effective_beta_and_straight_into_a_forecast(run) -> None:
+    status, out, _ = run("effective-beta", "--reconstruction", "mean", "--features", "784")
+    assert status == 0
+    assert "beta * eta_dec^2 = 392" in out
+    _, out, _ = run("effective-beta", "digits", "--reconstruction", "mean", "--json")
+    found = json.loads(out)
+    assert found["effective_beta"]["beta_eta_dec_squared"] == 32
+    assert found["levels"][0]["n_active"] == 0
+
+
+def test_verify(run) -> None:
+    status, out, _ = run("verify", "E14", "--restarts", "2")
+    assert status == 0
+    assert "agrees" in out
+    assert "1 of 1 problems agree" in out
+    _, out, _ = run("verify", "vae-learned", "--problems", "2", "--restarts", "3", "--json")
+    results = json.loads(out)
+    assert [r["agrees"] for r in results] == [True, True]
+    assert all(abs(r["loss_gap"]) < 1e-9 for r in results)
+
+
+def test_data_list_and_fetch(run) -> None:
+    status, out, _ = run("data", "list")
+    assert status == 0
+    assert all(name in out for name in ("digits", "mnist", "fashion-mnist", "pairs"))
+    status, out, _ = run("data", "fetch", "pairs:random")
+    assert status == 0
+    assert "nothing to fetch" in out
+
+
+def bad_files() -> None:
+    bad = RNG.standard_normal((6, 3))
+    bad[4, 1] = np.nan
+    np.save("nan.npy", bad)
+    np.save("empty.npy", np.empty((0, 3)))
+    np.save("flat.npy", np.arange(5.0))
+    np.save("complex.npy", np.ones((4, 2), complex))
+    np.save("one.npy", np.ones((1, 3)))
+    np.save("constant.npy", np.ones((5, 3)))
+    np.save("good.npy", RNG.standard_normal((6, 3)))
+    np.save("short.npy", RNG.standard_normal((5, 2)))
+    Path("text.csv").write_text("a,b\n1,2\n3,dog\n")
+    Path("void.csv").write_text("")
+    Path("folder").mkdir()
+    Path("file").write_text("x")
+    packed = gzip.compress(struct.pack(">BBBBI", 0, 0, 8, 1, 100) + bytes(100))
+    for folder, content in (
+        ("cut", packed[:-20]),
+        ("magic", gzip.compress(b"\x01\x02\x03\x04" + bytes(50))),
+        ("html", b"<!DOCTYPE html><html>moved</html>"),
+    ):
+        Path(folder).mkdir()
+        for name in ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"):
+            (Path(folder) / name).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("forecast nan.npy", "x: got nan at row 4, column 1"),
+        ("forecast empty.npy", "empty"),
+        ("forecast flat.npy", "reshape"),
+        ("forecast complex.npy", "complex"),
+        ("forecast one.npy", "a single sample"),
+        ("forecast constant.npy", "constant"),
+        ("forecast text.csv", "'b'"),
+        ("forecast void.csv", "void.csv"),
+        ("forecast good.npy --given short.npy", "6"),
+        ("forecast good.npy --given nothing.npy", "nothing.npy"),
+        ("forecast missing.npy", "missing.npy"),
+        ("forecast minst", "Did you mean 'mnist'"),
+        ("forecast folder", "folder"),
+        ("forecast mnist --data-dir cut", "train-images-idx3-ubyte.gz"),
+        ("forecast mnist --data-dir magic", "train-images-idx3-ubyte.gz"),
+        ("forecast mnist --data-dir html", "HTML"),
+        ("forecast digits --latents 0", "latent_dim: got 0"),
+        ("forecast digits --latents x", "--latents: got 'x'"),
+        ("forecast digits --latents 2,3", "--latents: got 2 values"),
+        ("forecast digits --beta 0", "beta: got 0.0"),
+        ("forecast digits --beta nan", "beta: got nan"),
+        ("forecast digits --eta-dec -1", "eta_dec: got -1.0"),
+        ("forecast digits --eta-dec inf", "eta_dec: got"),
+        ("forecast digits --eta-dec guess", "'learned'"),
+        ("forecast digits --eta-enc 0", "eta_enc: got 0.0"),
+        ("forecast digits --sigma 1,2", "sigma: got 2 values; expected 16"),
+        ("forecast digits --sigma lerned", "Did you mean 'learned'"),
+        ("forecast digits --model vea", "Did you mean 'vae'"),
+        ("forecast digits --model cvae", "--task quarter"),
+        ("forecast digits --task third", "third"),
+        ("forecast digits --sigma-1 0.5", "--model hvae"),
+        ("forecast digits --model hvae --beta 2,1 --sigma-1 learned", "betas[1]"),
+        ("forecast digits --model hvae --latents 2,2 --sigma-1 1,2 --sigma-2 1,2", "known"),
+        ("forecast digits --latents 70 --beta 0.5 --eta-dec learned", "falls without end"),
+        ("forecast digits --label 12", "12"),
+        ("forecast digits --active 0", "active: got 0"),
+        ("forecast digits --cross-fit 5", "--cross-fit"),
+        ("forecast good.npy --scale 0", "scale"),
+        ("forecast digits --plot out.gif", ".png"),
+        ("forecast digits --plot nowhere/out.png", "no such folder"),
+        ("forecast digits --plot file/out.png", "file/out.png"),
+        ("forecast digits --no-such-option", "No such option"),
+        ("forecast", "Missing argument"),
+        ("effective-beta --reconstruction mean", "features: got nothing"),
+        ("effective-beta --weight -1", "weight: got -1.0"),
+        ("verify E9", "case: got 'E9'"),
+        ("verify --problems 0", "problems"),
+        ("data fetch minst", "Did you mean 'mnist'"),
+        ("nonsense", "No such command"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::posterior_collapse.data.ChecksumWarning")
+def test_mistakes_are_one_line_and_exit_status_two(run, tmp_path: Path, arguments, said) -> None:
+    bad_files()
+    before = sorted(p.name for p in tmp_path.rglob("*"))
+    status, out, err = run(*arguments.split())
+    assert status == 2, out
+    assert out == ""
+    lines = [line for line in err.splitlines() if not line.startswith("warning: ")]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error: ")
+    assert said in lines[0]
+    assert sorted(p.name for p in tmp_path.rglob("*")) == before
+
+
+SCRIPT = "import sys; from posterior_collapse.cli import main; main()"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["forecast", "digits"]])
+def test_torch_is_never_imported(arguments: list[str]) -> None:
+    check = SCRIPT.replace("main()", "sys.modules['torch'] = None; main()")
+    done = subprocess.run([sys.executable, "-c", check, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_version_and_help(run) -> None:
+    assert run("--version")[1].strip()
+    _, out, _ = run("--help")
+    assert all(name in out for name in ("forecast", "effective-beta", "verify", "data"))
+
+
+def test_start_up_loads_nothing_heavy() -> None:
+    """Not a timing: what `--help` must not load, since that is what makes it slow."""
+    check = (
+        f"{SCRIPT.replace('main()', '')}\ntry:\n    main(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'numpy', 'scipy', 'sklearn', 'matplotlib', 'torch'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert time.perf_counter() - start < 30

@@ -1,0 +1,227 @@
+"""What people do with a forecast: advice, phase diagrams, the real beta of a loss."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+import posterior_collapse as pc
+from posterior_collapse.errors import InvalidArgumentError
+
+DIGITS = load_digits().data / 16
+MOMENTS = pc.Moments.from_arrays(DIGITS)
+
+
+def changed(spec: pc.Spec, change) -> pc.Spec:
+    name, _, index = change.parameter.partition("[")
+    if name == "latent_dims":
+        return spec.replace(latent_dims=[max(d, int(change.value)) for d in spec.latent_dims])
+    if name == "latent_dim":
+        return spec.replace(latent_dim=int(change.value))
+    if not index:
+        return spec.replace(**{name: change.value})
+    values = list(getattr(spec, name))
+    values[int(index[:-1])] = change.value
+    return spec.replace(**{name: values})
+
+
+@pytest.mark.parametrize(
+    ("spec", "wanted"),
+    [
+        (pc.VAESpec(16, 20.0), 8),
+        (pc.VAESpec(16, eta_dec=0.3), None),
+        (pc.VAESpec(16, 2.0, sigma=0.7), 5),
+        (pc.VAESpec(16, 2.0, sigma="shared"), 5),
+        (pc.VAESpec(16, 6.0, "learned"), 14),
+        (pc.VAESpec(4, eta_dec=0.2), 9),
+        (pc.HVAESpec((16, 16), (1.0, 9.0), 0.5, sigma_1=0.5), 8),
+        (pc.HVAESpec((16, 16), (1.0, 9.0), 0.5, sigma_1=0.5, sigma_2=0.9), 3),
+        (pc.HVAESpec((16, 4), (1.0, 1.0), 0.2, sigma_1=0.3), 6),
+    ],
+    ids=repr,
+)
+def test_each_change_alone_reaches_the_goal_and_is_the_smallest(spec, wanted) -> None:
+    f = pc.forecast(MOMENTS, spec)
+    goal = wanted or spec.dims[-1]
+    assert f.n_active < goal
+    advice = f.advice(active=wanted)
+    assert advice.changes
+    for change in advice.changes:
+        g = pc.forecast(MOMENTS, changed(spec, change))
+        assert g.n_active == change.active >= goal, change
+        assert change.text in advice.text
+        if change.parameter.startswith("latent_dim"):
+            continue
+        # three digits: a change smaller by two units of the last one is not enough
+        back = 1 + (0.02 if change.value < change.current else -0.02)
+        shy = changed(spec, type(change)(change.parameter, 0, change.value * back, 0))
+        assert pc.forecast(MOMENTS, shy).n_active < goal, change
+
+
+def test_advice_agrees_with_the_closed_form_threshold() -> None:
+    f = pc.forecast(MOMENTS, pc.VAESpec(16, 20.0))
+    change = next(c for c in f.advice(active=8).changes if c.parameter == "beta")
+    assert f.spectrum[7] * 0.985 < change.value < f.spectrum[7]
+
+
+def test_advice_when_nothing_is_wrong_or_nothing_helps() -> None:
+    fine = pc.forecast(MOMENTS, pc.VAESpec(4, eta_dec=0.1)).advice()
+    assert fine.changes == ()
+    assert "nothing needs to change" in str(fine)
+    flat = pc.Moments.from_matrices(np.diag([2.0, 1.0, 0.0]))
+    most = pc.forecast(flat, pc.VAESpec(3)).advice(active=3)
+    assert most.possible == 2
+    assert most.wanted == 2
+    hopeless = pc.forecast(
+        flat, pc.HVAESpec((2, 2), (1.0, 1.5), sigma_1="learned", sigma_2="learned")
+    ).advice(active=1)
+    assert all(c.parameter.startswith("betas") is False for c in hopeless.changes)
+    assert hopeless.text
+    json.dumps(most.to_dict())
+
+
+@pytest.mark.parametrize("bad", [0, -1, 1.5, True, "8"])
+def test_bad_number_of_units_to_keep(bad) -> None:
+    with pytest.raises(InvalidArgumentError, match="active"):
+        pc.forecast(MOMENTS, pc.VAESpec(4)).advice(active=bad)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pc.VAESpec(16),
+        pc.VAESpec(16, sigma=0.5),
+        pc.VAESpec(4, sigma=(0.5, 1.0, 0.2, 2.0)),
+        pc.VAESpec(16, sigma="shared"),
+        pc.VAESpec(16, eta_dec="learned"),
+        pc.HVAESpec((16, 8), sigma_1=0.4),
+        pc.HVAESpec((8, 16), sigma_1=0.4, sigma_2=0.5),
+        pc.HVAESpec((8, 8), sigma_1="learned", sigma_2=0.5),
+        pc.ChainSpec((6, 5, 4), (1, 1, 1), (1, 1, 1), sigmas=(0.4, 0.5, "learned")),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("level", [0, -1])
+def test_phase_diagram_is_a_forecast_per_cell(spec: pc.Spec, level: int) -> None:
+    betas, etas = np.geomspace(0.05, 20, 5), np.geomspace(0.05, 2, 4)
+    diagram = pc.phase_diagram(MOMENTS, spec, betas, etas, level=level)
+    assert diagram.active.shape == (5, 4)
+    assert len(set(diagram.active.ravel())) > 1
+    for i, beta in enumerate(betas):
+        for j, eta in enumerate(etas):
+            if isinstance(spec, pc.VAESpec):
+                one = spec.replace(beta=beta, eta_dec=eta)
+            else:
+                values = list(spec.betas)
+                values[level] = beta
+                field = "eta_decs" if isinstance(spec, pc.ChainSpec) else "eta_dec"
+                one = spec.replace(
+                    betas=values, **{field: [eta] * 3 if field == "eta_decs" else eta}
+                )
+            assert diagram.active[i, j] == pc.forecast(MOMENTS, one).levels[level].n_active
+
+
+def test_phase_diagram_marks_unbounded_cells() -> None:
+    spec = pc.HVAESpec((3, 3), (1.0, 1.0), sigma_1="learned")
+    diagram = pc.phase_diagram(MOMENTS, spec, [0.5, 1.0, 2.0], [0.3])
+    assert diagram.active.ravel().tolist() == [-1, 0, 0]
+    json.dumps(diagram.to_dict())
+
+
+def test_phase_diagram_of_a_conditional_model() -> None:
+    m = pc.Moments.from_arrays(DIGITS[:, :32], DIGITS[:, 32:])
+    diagram = pc.phase_diagram(m, pc.CVAESpec(8), [1.0], [0.2, 0.4])
+    expected = [pc.forecast(m, pc.CVAESpec(8, eta_dec=e)).n_active for e in (0.2, 0.4)]
+    assert diagram.active.tolist() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"betas": [0.0], "eta_decs": [1.0]}, "betas"),
+        ({"betas": [1.0], "eta_decs": [-1.0]}, "eta_decs"),
+        ({"betas": [1.0], "eta_decs": [1.0], "level": 1}, "level"),
+    ],
+)
+def test_bad_phase_diagrams(arguments, message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        pc.phase_diagram(MOMENTS, pc.VAESpec(2), **arguments)
+
+
+def loss_minimising_scale(loss, theta: float) -> float:
+    """Variance threshold of a one-unit linear VAE trained with `loss(squared error, kl)`."""
+    t = np.linspace(0.0, 5.0, 20001)  # decoder gain, with encoder and sigma at their best
+    ratio = t**2
+    return float(ratio[np.argmin(loss(theta**2 / (1 + ratio), np.log1p(ratio) / 2))])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"half": True},
+        {"reconstruction": "mean", "features": 784},
+        {"kl": "mean", "latents": 16, "weight": 3.0},
+        {"gaussian_std": 0.2, "weight": 0.5},
+        {"half": True, "reconstruction": "mean", "features": 10, "kl": "mean", "latents": 4},
+        {"batch_size": 128, "reconstruction_batch": "mean", "kl_batch": "sum"},
+        {"batch_size": 128, "reconstruction_batch": "sum", "kl_batch": "mean"},
+    ],
+    ids=repr,
+)
+def test_effective_beta_is_where_the_written_loss_collapses(options) -> None:
+    """Brute force on the loss as its author wrote it: a unit lives iff variance > threshold."""
+    o = {"reconstruction_batch": "mean", "kl_batch": "mean", **options}
+    threshold = pc.effective_beta(**options).value
+
+    def written(square: np.ndarray, kl: np.ndarray) -> np.ndarray:
+        if "gaussian_std" in o:
+            square = square / (2 * o["gaussian_std"] ** 2)
+        square = square * (0.5 if o.get("half") else 1.0)
+        square = square / (o["features"] if o.get("reconstruction") == "mean" else 1)
+        kl = kl / (o["latents"] if o.get("kl") == "mean" else 1)
+        n = o.get("batch_size", 1)
+        square = square * (n if o["reconstruction_batch"] == "sum" else 1)
+        return square + o.get("weight", 1.0) * kl * (n if o["kl_batch"] == "sum" else 1)
+
+    assert loss_minimising_scale(written, np.sqrt(0.98 * threshold)) == 0
+    assert loss_minimising_scale(written, np.sqrt(1.02 * threshold)) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"reconstruction": "mean"}, "features: got nothing"),
+        ({"kl": "mean"}, "latents: got nothing"),
+        ({"kl_batch": "sum"}, "batch_size: got nothing"),
+        ({"weight": 0}, "weight"),
+        ({"half": True, "gaussian_std": 1.0}, "half"),
+        ({"reconstruction": "median"}, "'sum' or 'mean'"),
+    ],
+    ids=repr,
+)
+def test_effective_beta_says_what_it_lacks(options, message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        pc.effective_beta(**options)
+
+
+def test_repr_and_dict_are_readable() -> None:
+    f = pc.forecast(MOMENTS, pc.HVAESpec((8, 8), (1.0, 2.0), 0.3, sigma_1=0.3))
+    assert "z1: 8 of 8 units active" in repr(f)
+    assert "z2: 4 of 8 units active" in repr(f)
+    found = json.loads(json.dumps(f.to_dict()))
+    assert found["levels"][1]["n_active"] == 4
+    assert found["levels"][1]["status"][4] == "collapsed"
+    assert pc.Spec.from_dict(found["spec"]) == f.spec
+
+
+def test_public_names_are_exactly_all() -> None:
+    assert sorted(pc.__all__) == pc.__all__
+    assert set(dir(pc)) == set(pc.__all__)
+    for name in pc.__all__:
+        assert getattr(pc, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'forcast'"):
+        _ = pc.forcast
