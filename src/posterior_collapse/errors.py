@@ -9,6 +9,9 @@
         * DownloadError: no mirror delivered the file with the right checksum.
     * NotSolvedError (NotImplementedError): the global optimum has no known closed form.
     * UnboundedObjectiveError (ArithmeticError): the objective has no minimum.
+    * TrainingError (RuntimeError): a run cannot go on.
+        * NonFiniteLossError (ArithmeticError): the loss became NaN or infinite.
+        * CheckpointError: no checkpoint of the run can be used.
     * OutputError (OSError): a result cannot be written.
     * MissingDependencyError (ImportError): an optional library is needed.
 """
@@ -20,15 +23,18 @@ import difflib
 from collections.abc import Iterable, Iterator
 
 __all__ = [
+    "CheckpointError",
     "CorruptFileError",
     "DataError",
     "DownloadError",
     "InvalidArgumentError",
     "MissingDependencyError",
     "MissingFileError",
+    "NonFiniteLossError",
     "NotSolvedError",
     "OutputError",
     "PosteriorCollapseError",
+    "TrainingError",
     "UnboundedObjectiveError",
     "UnknownDatasetError",
     "nearest",
@@ -93,6 +99,18 @@ class NotSolvedError(PosteriorCollapseError, NotImplementedError):
 
 class UnboundedObjectiveError(PosteriorCollapseError, ArithmeticError):
     """The objective has no minimum: some path lowers the loss for ever."""
+
+
+class TrainingError(PosteriorCollapseError, RuntimeError):
+    """A training run cannot go on."""
+
+
+class NonFiniteLossError(TrainingError, ArithmeticError):
+    """The loss became NaN or infinite."""
+
+
+class CheckpointError(TrainingError):
+    """No checkpoint of the run can be used."""
 
 
 class OutputError(PosteriorCollapseError, OSError):
