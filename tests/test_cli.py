@@ -281,3 +281,13 @@ def test_start_up_loads_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert time.perf_counter() - start < 30
+
+
+@pytest.mark.parametrize("task", [[], ["--task", "half"]])
+def test_long_data_are_read_in_pieces_to_the_same_end(run, monkeypatch, task) -> None:
+    from posterior_collapse.cli import forecast_command
+
+    _, whole, _ = run("forecast", "digits", "--json", *task)
+    monkeypatch.setattr(forecast_command, "_is_long", lambda dataset: True)
+    _, pieces, _ = run("forecast", "digits", "--json", *task)
+    assert json.loads(pieces)["loss"] == pytest.approx(json.loads(whole)["loss"], rel=1e-12)

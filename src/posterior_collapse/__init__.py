@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         forecast,
         minimise,
         phase_diagram,
+        unclaimed_signal,
         verify,
     )
 
@@ -56,6 +57,7 @@ _HOMES = {
         "forecast",
         "minimise",
         "phase_diagram",
+        "unclaimed_signal",
         "verify",
     ),
 }
@@ -86,6 +88,7 @@ __all__ = [
     "minimise",
     "phase_diagram",
     "plot",
+    "unclaimed_signal",
     "verify",
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,6 +172,8 @@ def _measure(
     from posterior_collapse.moments import Moments, cross_fitted_residuals
     from posterior_collapse.specs import VAESpec
 
+    if cross_fit is None and _is_long(dataset):
+        return Moments.from_batches(_tracked_rows(dataset), center=biases), spec
     if cross_fit is None:
         return Moments.from_arrays(dataset.x, dataset.y, center=biases), spec
     if dataset.y is None:
@@ -183,6 +186,27 @@ def _measure(
     residuals = cross_fitted_residuals(dataset.x, dataset.y, folds=cross_fit)
     fields = {k: v for k, v in spec.to_dict().items() if k != "model"}
     return Moments.from_arrays(residuals, center=biases), VAESpec(**fields)
+
+
+def _is_long(dataset: Dataset) -> bool:
+    """Whether reading takes more than about a second, and one pass over the rows will do."""
+    from posterior_collapse.moments.wide import MAX_FEATURES
+
+    arrays = [dataset.x] if dataset.y is None else [dataset.x, dataset.y]
+    return sum(a.size for a in arrays) > 5e7 and max(a.shape[1] for a in arrays) <= MAX_FEATURES
+
+
+def _tracked_rows(dataset: Dataset) -> Iterator[Any]:
+    """Yield the data in pieces of rows under a progress bar on standard error."""
+    from rich.console import Console
+    from rich.progress import track
+
+    step = max(1, int(1e6 // dataset.x.shape[1]))
+    starts = range(0, len(dataset.x), step)
+    console = Console(stderr=True)
+    for start in track(starts, "measuring the data", console=console, transient=True):
+        rows = slice(start, start + step)
+        yield dataset.x[rows] if dataset.y is None else (dataset.x[rows], dataset.y[rows])
 
 
 def _print(dataset: Dataset, result: Forecast, advice: Advice) -> None:

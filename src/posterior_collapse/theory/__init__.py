@@ -2,6 +2,7 @@
 
 from posterior_collapse.theory.advice import Advice, Change
 from posterior_collapse.theory.beta import EffectiveBeta, effective_beta
+from posterior_collapse.theory.certificate import unclaimed_signal
 from posterior_collapse.theory.forecasting import FewSamplesWarning, Forecast, Level, forecast
 from posterior_collapse.theory.numeric import Minimum, minimise
 from posterior_collapse.theory.objective import ExactObjective
@@ -23,5 +24,6 @@ __all__ = [
     "forecast",
     "minimise",
     "phase_diagram",
+    "unclaimed_signal",
     "verify",
 ]
