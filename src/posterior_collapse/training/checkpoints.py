@@ -1,0 +1,247 @@
+"""States of a run on disk: tensors in safetensors, the rest in JSON, never pickle.
+
+A checkpoint is two files in the run's folder, `checkpoint-STEP-HASH.safetensors` and
+`checkpoint-STEP.json`. The JSON is written last and carries the SHA-256 of the tensors and of
+itself: it is the commit point. A process killed at any moment leaves the previous checkpoints
+whole, and a file that was truncated or edited later is told from a good one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from posterior_collapse import checks
+from posterior_collapse.errors import CheckpointError, MissingDependencyError, writing
+from posterior_collapse.training import atomic
+
+try:
+    from safetensors import SafetensorError
+    from safetensors.torch import load as parse_tensors
+    from safetensors.torch import save as serialise_tensors
+except ImportError as error:
+    raise MissingDependencyError(
+        "safetensors",
+        "no such library",
+        "safetensors to write checkpoints",
+        "Run pip install 'posterior-collapse[torch]'.",
+    ) from error
+
+__all__ = ["Checkpoint", "CheckpointWarning", "exists", "load", "save"]
+
+FORMAT = "posterior-collapse checkpoint"
+VERSION = 1
+COMMIT = re.compile(r"checkpoint-(\d{10,})\.json")
+TENSORS = re.compile(r"checkpoint-\d{10,}-[0-9a-f]{16}\.safetensors")
+
+
+class Checkpoint(NamedTuple):
+    """A state of a run.
+
+    Attributes:
+        step: Optimiser steps done.
+        tensors: Parameters, optimiser moments, generator states, ... on the CPU.
+        meta: Everything else, as JSON gives it back (tuples come back as lists).
+    """
+
+    step: int
+    tensors: dict[str, Tensor]
+    meta: dict[str, Any]
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint was refused and an older one is used."""
+
+
+class _RefusedError(Exception):
+    """Why one checkpoint cannot be used."""
+
+
+def save(
+    folder: str | Path,
+    tensors: Mapping[str, Tensor],
+    meta: Mapping[str, Any],
+    *,
+    step: int,
+    keep: int = 2,
+) -> Path:
+    """Write a state and return the path of its JSON file.
+
+    Older checkpoints beyond `keep` go, and so do those of later steps: a run that saves at `step`
+    has abandoned them.
+
+    Args:
+        folder: Folder of the run; made if missing.
+        tensors: Tensors of any type and device by name; they may share memory.
+        meta: JSON-able values; floats, NaN and infinities included, survive exactly.
+        step: Optimiser steps done.
+        keep: How many checkpoints to keep, this one included.
+
+    Raises:
+        InvalidArgumentError: `keep` is below 1.
+        OutputError: The folder cannot be written; checkpoints that are there stay.
+
+    Example:
+        >>> import tempfile, torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = save(folder, {"weight": torch.ones(2)}, {"epoch": 3}, step=60)
+        ...     load(folder)
+        Checkpoint(step=60, tensors={'weight': tensor([1., 1.])}, meta={'epoch': 3})
+    """
+    folder = Path(folder)
+    keep = checks.count("keep", keep)
+    content = serialise_tensors({name: _plain(tensor) for name, tensor in tensors.items()})
+    record = {
+        "format": FORMAT,
+        "version": VERSION,
+        "step": step,
+        "tensors_sha256": hashlib.sha256(content).hexdigest(),
+        # Keys become text before the record is hashed, as they will be when it is read.
+        "meta": json.loads(json.dumps(dict(meta))),
+    }
+    text = json.dumps({**record, "record_sha256": _digest(record)}, indent=1)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    path = folder / _commit_name(step)
+    atomic.write(folder / _tensors_name(record), content)
+    atomic.write(path, text.encode())
+    with writing(folder):
+        _prune(folder, step, keep)
+    return path
+
+
+def load(folder: str | Path) -> Checkpoint:
+    """Return the newest good checkpoint; warn of newer ones that are not. Runs no code.
+
+    Raises:
+        CheckpointError: There is none, or none is good; the message says why.
+    """
+    folder = Path(folder)
+    refused: list[str] = []
+    for _, path in _newest_first(folder):
+        try:
+            checkpoint = _read(path)
+        except _RefusedError as reason:
+            refused.append(f"{path.name} {reason}")
+            continue
+        for sentence in refused:
+            warnings.warn(
+                f"{folder}: {sentence}; step {checkpoint.step} is used instead.",
+                CheckpointWarning,
+                stacklevel=2,
+            )
+        return checkpoint
+    raise CheckpointError(
+        str(folder),
+        "; ".join(refused) or "no checkpoint",
+        "a good checkpoint",
+        "Train again into a new folder.",
+    )
+
+
+def exists(folder: str | Path) -> bool:
+    """Return whether the folder holds a checkpoint, good or not.
+
+    Example:
+        >>> exists("no/such/folder")
+        False
+    """
+    return any(_newest_first(Path(folder)))
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    # safetensors refuses views and tensors that share memory.
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _commit_name(step: int) -> str:
+    return f"checkpoint-{step:010d}.json"
+
+
+def _tensors_name(record: Mapping[str, Any]) -> str:
+    # The hash in the name keeps a step that is saved twice whole in between.
+    return f"checkpoint-{record['step']:010d}-{record['tensors_sha256'][:16]}.safetensors"
+
+
+def _newest_first(folder: Path) -> Iterator[tuple[int, Path]]:
+    matches = (
+        ((COMMIT.fullmatch(path.name), path) for path in folder.iterdir())
+        if folder.is_dir()
+        else ()
+    )
+    steps = [(int(match[1]), path) for match, path in matches if match]
+    yield from sorted(steps, reverse=True)
+
+
+def _read(path: Path) -> Checkpoint:
+    record = _read_record(path)
+    tensors = path.with_name(_tensors_name(record))
+    try:
+        content = tensors.read_bytes()
+    except OSError as error:
+        raise _RefusedError(f"lacks its tensors ({tensors.name}: {error.strerror})") from error
+    if hashlib.sha256(content).hexdigest() != record["tensors_sha256"]:
+        raise _RefusedError(f"has other tensors than were saved ({tensors.name}: SHA-256 differs)")
+    try:
+        return Checkpoint(record["step"], parse_tensors(content), record["meta"])
+    except (SafetensorError, ValueError) as error:
+        raise _RefusedError(f"has tensors that are not safetensors ({error})") from error
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_bytes())
+    except OSError as error:
+        raise _RefusedError(f"cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise _RefusedError("is truncated or not JSON") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise _RefusedError("is not a checkpoint of this package")
+    if record.get("version") != VERSION:
+        raise _RefusedError(f"has version {record.get('version')!r}, not {VERSION}")
+    if record.pop("record_sha256", None) != _digest(record):
+        raise _RefusedError("was edited (SHA-256 differs)")
+    if not (
+        type(record["step"]) is int
+        and isinstance(record["meta"], dict)
+        and TENSORS.fullmatch(_tensors_name(record))
+    ):
+        raise _RefusedError("is malformed")
+    if path.name != _commit_name(record["step"]):
+        raise _RefusedError(f"was renamed: it holds step {record['step']}")
+    return record
+
+
+def _prune(folder: Path, step: int, keep: int) -> None:
+    """Delete what is superseded, commit points before their tensors."""
+    found = list(_newest_first(folder))
+    kept = [path for number, path in found if number <= step][:keep]
+    for _, path in found:
+        if path not in kept:
+            path.unlink(missing_ok=True)
+    needed = {_tensors_of(path) for path in kept}
+    for path in folder.iterdir():
+        rubbish = TENSORS.fullmatch(path.name) or (
+            path.name.startswith(".checkpoint-") and path.name.endswith(atomic.PARTIAL)
+        )
+        if rubbish and path.name not in needed:
+            path.unlink(missing_ok=True)
+
+
+def _tensors_of(path: Path) -> str | None:
+    try:
+        return _tensors_name(_read_record(path))
+    except _RefusedError:
+        return None
