@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,30 +29,11 @@ def as_matrix(name: str, value: Any, *, empty_ok: bool = False) -> Array:
     Raises:
         DataError: Wrong number of dimensions, empty, complex, text or objects.
     """
-    for column, dtype in getattr(value, "dtypes", {}).items() if hasattr(value, "columns") else ():
-        if getattr(dtype, "kind", "O") not in "biuf":
-            raise DataError(
-                name,
-                f"the column {column!r} of type {dtype}",
-                "numeric columns only",
-                "Drop the column or encode it as numbers.",
-            )
-    try:
-        array = value if isinstance(value, np.ndarray) else np.asarray(value)
-    except (ValueError, TypeError) as error:
+    array = value if isinstance(value, np.ndarray) else _converted(name, value)
+    refuse_unreal(name, array.dtype)
+    if np.ma.is_masked(array):
         raise DataError(
-            name, f"rows that do not form a matrix ({error})", "a 2-D array", "Pad or cut the rows."
-        ) from error
-    if array.dtype.kind == "c":
-        raise DataError(
-            name,
-            f"complex numbers ({array.dtype})",
-            "real numbers",
-            "Pass real and imaginary parts as separate features.",
-        )
-    if array.dtype.kind not in "biuf":
-        raise DataError(
-            name, f"dtype {array.dtype}", "real numbers", "Encode text or objects as numbers."
+            name, "masked values", "a value everywhere", "Impute them or drop their rows."
         )
     if array.ndim != 2:
         fix = ".reshape(-1, 1)" if array.ndim == 1 else ".reshape(len(array), -1)"
@@ -72,6 +53,43 @@ def as_matrix(name: str, value: Any, *, empty_ok: bool = False) -> Array:
     return array
 
 
+def matrices(x: Any, y: Any = None) -> tuple[tuple[str, ...], list[Array]]:
+    """Return the names and the arrays of x, or of x and y, checked to belong together.
+
+    Raises:
+        DataError: One is not a matrix, or they have different numbers of samples.
+    """
+    if y is None:
+        return ("x",), [as_matrix("x", x)]
+    arrays = [as_matrix("x", x, empty_ok=True), as_matrix("y", y)]
+    refuse_unmatched(len(arrays[0]), len(arrays[1]))
+    return ("x", "y"), arrays
+
+
+def batched(batches: Iterable[Any]) -> Iterator[tuple[int, tuple[str, ...], list[Array]]]:
+    """Yield (first row, names, arrays) of batches, each an array x or a pair (x, y).
+
+    Raises:
+        DataError: A batch cannot be used, or does not fit the first one.
+    """
+    shape: list[int] = []
+    row = 0
+    for batch in batches:
+        pair = batch if isinstance(batch, (tuple, list)) and len(batch) in (1, 2) else (batch,)
+        names, arrays = matrices(*pair)
+        widths = [a.shape[1] for a in arrays]
+        shape = shape or widths
+        if widths != shape:
+            raise DataError(
+                f"batch starting at row {row}",
+                f"features {widths}",
+                f"{shape}, as in the first batch",
+                "Check the loader.",
+            )
+        yield row, names, arrays
+        row += len(arrays[0])
+
+
 def chunks(*arrays: Array) -> Iterator[tuple[int, list[Array]]]:
     """Yield (first row, the rows of every array) in pieces that fit `CHUNK_BYTES` in float64.
 
@@ -86,6 +104,28 @@ def chunks(*arrays: Array) -> Iterator[tuple[int, list[Array]]]:
             _release(array)
 
 
+def _converted(name: str, value: Any) -> Array:
+    dtypes: Any = getattr(value, "dtypes", None)
+    for column, dtype in dtypes.items() if hasattr(dtypes, "items") else ():
+        if getattr(dtype, "kind", "O") not in "biuf":
+            raise DataError(
+                name,
+                f"the column {column!r} of type {dtype}",
+                "numeric columns only",
+                "Drop the column or encode it as numbers.",
+            )
+    try:
+        # A frame of mixed numeric columns would become an array of objects.
+        return np.asarray(value, dtype=np.float64 if dtypes is not None else None)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise DataError(
+            name,
+            f"what does not form a matrix ({error})",
+            "a 2-D array of numbers",
+            "Pass rows of equal length.",
+        ) from error
+
+
 def _release(array: Array) -> None:
     if isinstance(array, np.memmap) and array.mode == "r":
         pages = getattr(array, "_mmap", None)
@@ -93,11 +133,45 @@ def _release(array: Array) -> None:
             pages.madvise(mmap.MADV_DONTNEED)
 
 
-def refuse_non_finite(name: str, rows: Array, first_row: int) -> None:
-    """Raise a `DataError` that says where the first NaN or infinity is.
+def refuse_unreal(name: str, dtype: np.dtype[Any]) -> None:
+    """Refuse a dtype that does not stand for real numbers.
 
     Raises:
-        DataError: Always when a value is not finite, or when float64 sums overflow.
+        DataError: Complex, text, dates or objects.
+    """
+    if dtype.kind == "c":
+        raise DataError(
+            name,
+            f"complex numbers ({dtype})",
+            "real numbers",
+            "Pass real and imaginary parts as separate features.",
+        )
+    if dtype.kind not in "biuf":
+        raise DataError(
+            name, f"dtype {dtype}", "real numbers", "Encode text or objects as numbers."
+        )
+
+
+def refuse_unmatched(samples_x: int, samples_y: int) -> None:
+    """Refuse inputs and targets of different numbers of samples.
+
+    Raises:
+        DataError: The numbers differ.
+    """
+    if samples_x != samples_y:
+        raise DataError(
+            "x and y",
+            f"{samples_x} and {samples_y} samples",
+            "as many of one as of the other",
+            "Pass matching rows.",
+        )
+
+
+def refuse_non_finite(name: str, rows: Array, first_row: int, first_column: int = 0) -> None:
+    """Say where the first NaN or infinity is, if there is one.
+
+    Raises:
+        DataError: A value is not finite, or so large that sums of such values are not.
     """
     if rows.dtype.kind == "f":
         where = np.argwhere(~np.isfinite(rows))
@@ -105,14 +179,24 @@ def refuse_non_finite(name: str, rows: Array, first_row: int) -> None:
             row, column = (int(i) for i in where[0])
             raise DataError(
                 name,
-                f"{rows[row, column]} at row {first_row + row}, column {column}",
+                f"{rows[row, column]} at row {first_row + row}, column {first_column + column}",
                 "finite numbers",
                 "Remove or impute it.",
             )
-        if len(rows) and np.abs(rows).max() > 1e150:
-            raise DataError(
-                name,
-                f"values up to {np.abs(rows).max():.3g}",
-                "values whose squares fit a float64",
-                "Rescale the data.",
-            )
+    refuse_overflow(name, rows)
+
+
+def refuse_overflow(name: str, rows: Array) -> None:
+    """Say so if the squares of `rows` do not fit a float64.
+
+    Raises:
+        DataError: They do not.
+    """
+    largest = np.abs(rows).max(initial=0.0) if rows.dtype.kind == "f" else 0.0
+    if largest > 1e150:
+        raise DataError(
+            name,
+            f"values up to {largest:.3g}",
+            "values whose squares fit a float64",
+            "Rescale the data.",
+        )

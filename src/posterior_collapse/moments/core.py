@@ -10,9 +10,16 @@ from typing import Any
 import numpy as np
 
 from posterior_collapse.errors import DataError, InvalidArgumentError
-from posterior_collapse.moments import wide
+from posterior_collapse.moments import lazy, wide
 from posterior_collapse.moments.accumulate import Accumulator
-from posterior_collapse.moments.arrays import Array, Float, as_matrix
+from posterior_collapse.moments.arrays import (
+    Array,
+    Float,
+    as_matrix,
+    batched,
+    matrices,
+    refuse_non_finite,
+)
 
 __all__ = ["Moments"]
 
@@ -71,9 +78,9 @@ class Moments:
             Moments(n=3, x: 2 features, y = x, centred, total variance 4.667)
         """
         factor = _scale(scale)
-        if type(x).__module__.startswith("dask."):
-            return cls._checked(_from_dask(x, y), y is not None, center, factor)
-        names, arrays = _matrices(x, y)
+        if lazy.is_lazy(x) or lazy.is_lazy(y):
+            return cls._checked(lazy.measure(x, y), y is not None, center, factor)
+        names, arrays = matrices(x, y)
         if max(a.shape[1] for a in arrays) > wide.MAX_FEATURES:
             return cls._wide(names, arrays, center)._rescaled(factor)._usable()
         joint = Accumulator.empty(sum(a.shape[1] for a in arrays))
@@ -102,30 +109,23 @@ class Moments:
         """
         factor = _scale(scale)
         joint: Accumulator | None = None
-        shape: tuple[int, ...] = ()
-        rows = 0
-        for batch in batches:
-            pair = (
-                tuple(batch) if isinstance(batch, (tuple, list)) and len(batch) <= 2 else (batch,)
-            )
-            names, arrays = _matrices(*pair)
-            widths = tuple(a.shape[1] for a in arrays)
-            if joint is None:
-                if max(widths) > wide.MAX_FEATURES:
-                    return cls._wide_batches(batches, batch, center)._rescaled(factor)._usable()
-                joint, shape = Accumulator.empty(sum(widths)), widths
-            if widths != shape:
-                raise DataError(
-                    f"batch starting at row {rows}",
-                    f"features {widths}",
-                    f"{shape}, as in the first batch",
-                    "Check the loader.",
-                )
-            joint.update(names, arrays, row=rows)
-            rows += len(arrays[0])
+        wide_parts: list[list[Array]] = []
+        names: tuple[str, ...] = ()
+        split = 0
+        for row, names, arrays in batched(batches):
+            split, width = arrays[0].shape[1], sum(a.shape[1] for a in arrays)
+            if max(a.shape[1] for a in arrays) > wide.MAX_FEATURES:
+                wide.refuse_many(row + len(arrays[0]))
+                wide_parts.append([a.copy() for a in arrays])  # loaders may reuse their buffers
+            else:
+                joint = joint or Accumulator.empty(width)
+                joint.update(names, arrays, row=row)
+        if wide_parts:
+            whole = [np.concatenate(side) for side in zip(*wide_parts, strict=True)]
+            return cls._wide(names, whole, center)._rescaled(factor)._usable()
         if joint is None:
             raise DataError("batches", "no batch", "at least one batch", "Check the loader.")
-        return cls._checked((joint, shape[0]), len(shape) == 2, center, factor)
+        return cls._checked((joint, split), len(names) == 2, center, factor)
 
     @classmethod
     def from_matrices(
@@ -146,13 +146,12 @@ class Moments:
             >>> Moments.from_matrices(np.diag([4.0, 1.0])).total_variance
             5.0
         """
-        xx = as_matrix("xx", xx).astype(np.float64)
+        xx = _as_second_moment("xx", xx)
         if (yx is None) != (yy is None):
             raise DataError("yx and yy", "only one of them", "both or none", "Pass both.")
         joint, features = xx, (len(xx), len(xx))
         if yx is not None:
-            yx = as_matrix("yx", yx).astype(np.float64)
-            yy = as_matrix("yy", yy).astype(np.float64)
+            yx, yy = _as_second_moment("yx", yx), _as_second_moment("yy", yy)
             features = (len(xx), len(yy))
             if yx.shape != (len(yy), len(xx)):
                 raise DataError(
@@ -181,9 +180,9 @@ class Moments:
             raise DataError(
                 "moments", f"{other!r}", f"the same features as {self!r}", "Measure them alike."
             )
-        total = Accumulator(self.n, self.mean, self.cov * self.n)
-        total.merge(Accumulator(other.n, other.mean, other.cov * other.n))
-        return dataclasses.replace(self, n=total.n, mean=total.mean, cov=total.scatter / total.n)
+        total = Accumulator.of(self.n, self.mean, self.cov)
+        total.merge(Accumulator.of(other.n, other.mean, other.cov))
+        return dataclasses.replace(self, n=total.n, mean=total.mean, cov=total.cov)
 
     def __repr__(self) -> str:
         d_x, d_y = self.features
@@ -231,6 +230,7 @@ class Moments:
     def with_constant_input(self) -> Moments:
         """Return raw moments with a constant 1 added to x: an encoder bias as one more input."""
         at = self.split
+        basis_x, basis_y = self.bases
         return dataclasses.replace(
             self,
             mean=np.insert(self.mean, at, 1.0),
@@ -238,6 +238,7 @@ class Moments:
             split=at + 1,
             features=(self.features[0] + 1, self.features[1]),
             center=False,
+            bases=(basis_x and basis_x.with_constant(), basis_y),
         )
 
     @property
@@ -251,6 +252,8 @@ class Moments:
         return block + np.outer(self.mean[rows], self.mean[columns])
 
     def _rescaled(self, scale: float) -> Moments:
+        if scale == 1.0:
+            return self
         return dataclasses.replace(
             self,
             mean=self.mean * scale,
@@ -273,8 +276,7 @@ class Moments:
     ) -> Moments:
         joint, split = measured
         d_y = len(joint.mean) - split if paired else split
-        cov = joint.scatter / joint.n
-        moments = cls(joint.n, joint.mean, cov, split, paired, center, (split, d_y))
+        moments = cls(joint.n, joint.mean, joint.cov, split, paired, center, (split, d_y))
         return moments._rescaled(scale)._usable()
 
     @classmethod
@@ -293,62 +295,27 @@ class Moments:
             reduced.bases,
         )
 
-    @classmethod
-    def _wide_batches(cls, batches: Iterable[Any], first: Any, center: bool) -> Moments:
-        return cls._wide(*_matrices(*wide.collect(batches, first)), center)
-
 
 def _scale(scale: float) -> float:
-    if not (np.isfinite(scale) and scale != 0):
+    real = isinstance(scale, (int, float, np.number)) and not np.iscomplexobj(scale)
+    if not (real and np.isfinite(scale) and scale != 0):
         raise InvalidArgumentError(
-            "scale", scale, "a finite factor that is not 0", "Pass e.g. scale=1/255."
+            "scale", repr(scale), "a finite factor that is not 0", "Pass e.g. scale=1/255."
         )
     return float(scale)
 
 
-def _matrices(x: Any, y: Any = None) -> tuple[tuple[str, ...], list[Array]]:
-    if y is None:
-        return ("x",), [as_matrix("x", x)]
-    arrays = [as_matrix("x", x, empty_ok=True), as_matrix("y", y)]
-    if len(arrays[0]) != len(arrays[1]):
+def _as_second_moment(name: str, value: Any) -> Float:
+    matrix = as_matrix(name, value)
+    refuse_non_finite(name, matrix, 0)
+    if name != "yx" and matrix.shape[0] != matrix.shape[1]:
         raise DataError(
-            "x and y",
-            f"{len(arrays[0])} and {len(arrays[1])} samples",
-            "as many of one as of the other",
-            "Pass matching rows.",
+            name, f"shape {matrix.shape}", "a square matrix", "Pass second moments, not samples."
         )
-    return ("x", "y"), arrays
-
-
-def _from_dask(x: Any, y: Any) -> tuple[Accumulator, int]:
-    from dask.delayed import delayed
-
-    def measure(*blocks: Array) -> Accumulator:
-        part = Accumulator.empty(sum(b.shape[1] for b in blocks))
-        part.update(("x", "y")[: len(blocks)], list(blocks))
-        return part
-
-    def add(one: Accumulator, two: Accumulator) -> Accumulator:
-        total = Accumulator(one.n, one.mean.copy(), one.scatter.copy())
-        total.merge(two)
-        return total
-
-    arrays = [a.rechunk({1: -1}) for a in ((x,) if y is None else (x, y))]
-    if len(arrays) == 2:
-        arrays[1] = arrays[1].rechunk({0: arrays[0].chunks[0]})
-    blocks = [a.to_delayed().ravel() for a in arrays]
-    parts = [delayed(measure)(*row) for row in zip(*blocks, strict=True)]
-    while len(parts) > 1:
-        pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
-        parts = [delayed(add)(*p) if len(p) == 2 else p[0] for p in pairs]
-    return parts[0].compute(), x.shape[1]
+    return matrix.astype(np.float64)
 
 
 def _check_second_moments(joint: Float) -> None:
-    if joint.shape[0] != joint.shape[1] or not np.isfinite(joint).all():
-        raise DataError(
-            "xx, yx, yy", f"shape {joint.shape}", "square and finite", "Pass second moments."
-        )
     size = np.abs(joint).max(initial=0.0)
     if np.abs(joint - joint.T).max(initial=0.0) > 1e-8 * size:
         raise DataError("xx, yx, yy", "an asymmetric matrix", "symmetric ones", "Symmetrise them.")

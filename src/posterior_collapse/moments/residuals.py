@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from posterior_collapse.errors import DataError, InvalidArgumentError
-from posterior_collapse.moments.arrays import Float, as_matrix
+from posterior_collapse.moments.arrays import Float, as_matrix, refuse_non_finite
 
 
 def cross_fitted_residuals(x: Any, y: Any, folds: int = 5) -> Float:
@@ -27,7 +27,7 @@ def cross_fitted_residuals(x: Any, y: Any, folds: int = 5) -> Float:
         Residuals, shape (samples, d_y), in the units of `y`.
 
     Raises:
-        DataError: Not matrices, different sample counts, or fewer samples than folds.
+        DataError: Not finite matrices, different sample counts, or fewer samples than folds.
         InvalidArgumentError: Fewer than two folds.
 
     Example:
@@ -42,8 +42,12 @@ def cross_fitted_residuals(x: Any, y: Any, folds: int = 5) -> Float:
     from sklearn.preprocessing import StandardScaler
 
     x, y = as_matrix("x", x), as_matrix("y", y)
-    if folds < 2:
-        raise InvalidArgumentError("folds", folds, "at least 2", "Pass folds=5.")
+    refuse_non_finite("x", x, 0)
+    refuse_non_finite("y", y, 0)
+    if not (isinstance(folds, int) and folds >= 2):
+        raise InvalidArgumentError(
+            "folds", repr(folds), "a whole number, at least 2", "Pass folds=5."
+        )
     if len(x) != len(y) or len(x) < folds:
         raise DataError(
             "x and y",

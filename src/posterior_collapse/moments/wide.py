@@ -7,16 +7,24 @@ randomised subspace (Halko, Martinsson and Tropp 2011) found in one pass and mea
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import linalg
+from scipy.linalg import blas
 
 from posterior_collapse.errors import DataError
 from posterior_collapse.moments.accumulate import Accumulator
-from posterior_collapse.moments.arrays import CHUNK_BYTES, Array, Float, chunks, refuse_non_finite
+from posterior_collapse.moments.arrays import (
+    CHUNK_BYTES,
+    Array,
+    Float,
+    chunks,
+    refuse_non_finite,
+    refuse_overflow,
+)
 
 MAX_FEATURES = 8192
 """Most features for which a d x d matrix is made."""
@@ -35,9 +43,17 @@ class Basis:
     weights: Float | None = None
     center: Float | None = None
     extra: Float | None = None
+    constant: bool = False
+
+    def with_constant(self) -> Basis:
+        """Return the basis for data with a constant 1 as one more coordinate and feature."""
+        return dataclasses.replace(self, constant=True)
 
     def lift(self, coordinates: Float) -> Float:
         """Return vectors of the data space, shape (k, d), from coordinates, shape (k, r)."""
+        if self.constant:
+            plain = dataclasses.replace(self, constant=False)
+            return np.hstack([plain.lift(coordinates[:, :-1]), coordinates[:, -1:]])
         if self.weights is None:
             return coordinates @ self.rows
         assert self.center is not None
@@ -97,24 +113,19 @@ def reduce(names: tuple[str, ...], arrays: list[Array]) -> Reduced:
     return Reduced(np.concatenate(means), cov, coordinates[0].shape[1], 0.0, (first, last))
 
 
-def collect(batches: Iterable[Any], first: Any) -> tuple[Any, ...]:
-    """Return wide batches as whole arrays (x,) or (x, y).
+def refuse_many(samples: int) -> None:
+    """Refuse wide batches of more samples than the Gram route takes, before they pile up.
 
     Raises:
-        DataError: More samples than the Gram route takes: a whole array is needed then.
+        DataError: There are more.
     """
-    pairs = [first, *batches] if iter(batches) is batches else list(batches)
-    columns = [p if isinstance(p, (tuple, list)) else (p,) for p in pairs]
-    if sum(len(c[0]) for c in columns) > MAX_SAMPLES:
+    if samples > MAX_SAMPLES:
         raise DataError(
             "batches",
             f"more than {MAX_SAMPLES} samples of more than {MAX_FEATURES} features",
             "an array that can be read twice",
             "Pass a memory map to Moments.from_arrays.",
         )
-    return tuple(
-        np.concatenate([np.asarray(b) for b in side]) for side in zip(*columns, strict=True)
-    )
 
 
 def _column_chunks(array: Array) -> Iterable[slice]:
@@ -125,23 +136,20 @@ def _column_chunks(array: Array) -> Iterable[slice]:
 def _row_space(name: str, array: Array) -> tuple[Float, Float, Basis]:
     """Coordinates of central rows, shape (n, r), and of the mean, in the span of both."""
     n = len(array)
-    gram = np.zeros((n + 1, n + 1))
+    gram = np.zeros((n + 1, n + 1), order="F")
     center = np.empty(array.shape[1])
     for columns in _column_chunks(array):
-        block = array[:, columns].astype(np.float64)
-        center[columns] = block.mean(axis=0)
-        if not np.isfinite(center[columns]).all():
-            refuse_non_finite(name, array, 0)
-        block -= center[columns]
-        gram[:n, :n] += block @ block.T
-        gram[:n, n] += block @ center[columns]
-    length = np.linalg.norm(center)
+        block, center[columns] = _central(name, array[:, columns], 0, columns.start)
+        rows = np.vstack([block, center[columns]])
+        blas.dsyrk(1.0, rows.T, trans=1, beta=1.0, c=gram, overwrite_c=1)
+    if not np.isfinite(gram.trace()):
+        refuse_overflow(name, array)
+    length = np.sqrt(gram[n, n])
     # The mean joins the span as a row about as long as the others, whatever its own length.
-    weight = np.sqrt(gram.trace() / n) / length if length > 0 else 0.0
-    gram[:n, n] *= weight
-    gram[n, :n] = gram[:n, n]
-    gram[n, n] = (weight * length) ** 2
-    values, vectors = linalg.eigh(gram)
+    weight = np.sqrt(gram.diagonal()[:n].mean()) / length if length > 0 else 0.0
+    gram[:, n] *= weight
+    gram[n, n] *= weight
+    values, vectors = linalg.eigh(gram, lower=False, overwrite_a=True)
     keep = values > values[-1] * (n + 1) * np.finfo(float).eps
     root = np.sqrt(values[keep])
     points = vectors[:, keep] * root
@@ -149,29 +157,43 @@ def _row_space(name: str, array: Array) -> tuple[Float, Float, Basis]:
     return points[:n], points[n] / weight if weight else np.zeros(len(root)), basis
 
 
+def _central(name: str, part: Array, row: int, column: int) -> tuple[Float, Float]:
+    """Return `part` of an array less its mean over rows, and the mean; refuse NaN and infinity."""
+    block = part.astype(np.float64)
+    first = block[0].copy()
+    with np.errstate(invalid="ignore", over="ignore"):
+        # Relative to a row, constant features come out as exactly 0.
+        block -= first
+        mean = block.mean(axis=0)
+        block -= mean
+    if not np.isfinite(mean).all():
+        refuse_non_finite(name, part, row, column)
+    return block, first + mean
+
+
 def _sketch(name: str, array: Array) -> Reduced:
     d = array.shape[1]
     probe = np.random.default_rng(0).standard_normal((d, RANK + OVERSAMPLING)) / np.sqrt(d)
     image, mean, n, variance = np.zeros_like(probe), np.zeros(d), 0, 0.0
     for start, (rows,) in chunks(array):
-        block = rows.astype(np.float64)
-        local = block.mean(axis=0)
-        if not np.isfinite(local).all():
-            refuse_non_finite(name, rows, start)
-        block -= local
+        block, local = _central(name, rows, start, 0)
         shift = local - mean
         weight = n * len(block) / (n + len(block))
-        image += block.T @ (block @ probe) + np.outer(shift * weight, shift @ probe)
-        variance += float(np.vdot(block, block) + weight * (shift @ shift))
+        with np.errstate(invalid="ignore", over="ignore"):
+            image += block.T @ (block @ probe) + np.outer(shift * weight, shift @ probe)
+            variance += float(np.vdot(block, block) + weight * (shift @ shift))
         n += len(block)
         mean += shift * (len(block) / n)
+    if not np.isfinite(variance):
+        refuse_overflow(name, array)
     lengths = np.linalg.norm(image, axis=0)
     span = np.column_stack([image / np.where(lengths > 0, lengths, 1.0), mean])
     q = linalg.qr(span, mode="economic", overwrite_a=True)[0]
     part = Accumulator.empty(q.shape[1])
     for _, (rows,) in chunks(array):
         part.update((name,), [(rows - mean) @ q])
-    cov = part.scatter / n
     basis = Basis(np.ascontiguousarray(q.T))
-    unresolved = max(variance / n - float(cov.trace()), 0.0)
-    return Reduced(mean @ q, cov, q.shape[1], unresolved, (basis, basis))
+    unresolved = variance / n - float(part.cov.trace())
+    if unresolved < 1e-12 * variance / n:  # rounding: all the data lie in the subspace
+        unresolved = 0.0
+    return Reduced(mean @ q, part.cov, q.shape[1], unresolved, (basis, basis))
