@@ -65,6 +65,15 @@ def test_what_was_saved_comes_back_bit_for_bit(folder: Path) -> None:
     assert checkpoints.load(folder).meta == {**META, "epoch": 20}
 
 
+def test_a_step_can_be_asked_for(folder: Path) -> None:
+    assert checkpoints.load(folder, step=10).meta["epoch"] == 10
+    with pytest.raises(CheckpointError, match="no checkpoint; expected a good checkpoint of step"):
+        checkpoints.load(folder, step=15)
+    cut(data(folder, 10))
+    with pytest.raises(CheckpointError, match="SHA-256 differs"):
+        checkpoints.load(folder, step=10)
+
+
 def test_a_generator_goes_on_where_it_was(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(1)
     torch.rand(5, generator=generator)

@@ -16,7 +16,7 @@ from posterior_collapse.errors import (
     MissingFileError,
     OutputError,
 )
-from posterior_collapse.training import run_folders
+from posterior_collapse.training import atomic, run_folders
 
 HISTORY = {
     "epoch": [1, 2, 3],
@@ -68,6 +68,8 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_only_a_new_or_empty_folder_is_free(tmp_path: Path) -> None:
     run_folders.check_free(tmp_path)
     run_folders.check_free(tmp_path / "new")
+    (tmp_path / f".config.json.123{atomic.PARTIAL}").write_text("{")  # left by a killed process
+    run_folders.check_free(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="folder with files"):
         run_folders.check_free(tmp_path)

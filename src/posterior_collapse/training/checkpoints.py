@@ -117,15 +117,21 @@ def save(
     return path
 
 
-def load(folder: str | Path) -> Checkpoint:
+def load(folder: str | Path, *, step: int | None = None) -> Checkpoint:
     """Return the newest good checkpoint; warn of newer ones that are not. Runs no code.
+
+    Args:
+        folder: Folder of the run.
+        step: Return the checkpoint of this step and no other.
 
     Raises:
         CheckpointError: There is none, or none is good; the message says why.
     """
     folder = Path(folder)
     refused: list[str] = []
-    for _, path in _newest_first(folder):
+    for number, path in _newest_first(folder):
+        if step is not None and number != step:
+            continue
         try:
             checkpoint = _read(path)
         except _RefusedError as reason:
@@ -141,7 +147,7 @@ def load(folder: str | Path) -> Checkpoint:
     raise CheckpointError(
         str(folder),
         "; ".join(refused) or "no checkpoint",
-        "a good checkpoint",
+        "a good checkpoint" + ("" if step is None else f" of step {step}"),
         "Train again into a new folder.",
     )
 

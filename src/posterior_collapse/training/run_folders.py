@@ -54,7 +54,9 @@ def check_free(folder: str | Path) -> None:
     """
     folder = Path(folder)
     with writing(folder):
-        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        if not folder.exists():
+            return
+        if folder.is_dir() and all(path.name.endswith(atomic.PARTIAL) for path in folder.iterdir()):
             return
     what = "a folder with files in it" if folder.is_dir() else "a file"
     raise OutputError(
@@ -177,9 +179,7 @@ class Scalars:
                 "Run pip install tensorboard, or leave it out: history.csv has the same numbers.",
             ) from error
         with writing(folder):
-            self._writer: Any = SummaryWriter(
-                str(Path(folder) / "tensorboard"), purge_step=start
-            )
+            self._writer: Any = SummaryWriter(str(Path(folder) / "tensorboard"), purge_step=start)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Write the numbers of one epoch; `row["epoch"]` is the step shown."""
