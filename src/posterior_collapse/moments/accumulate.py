@@ -93,6 +93,9 @@ class Accumulator:
         """Add rows, overwriting them; return their mean relative to the mean so far."""
         rows = len(joint)
         n = self.n + rows
+        if joint.size == 0:  # BLAS takes no empty matrices
+            self.n = n
+            return self.mean
         if self.n == 0:
             # Relative to a row, constant features come out as exactly 0.
             self.mean = joint[0].copy()

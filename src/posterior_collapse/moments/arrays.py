@@ -192,7 +192,7 @@ def refuse_overflow(name: str, rows: Array) -> None:
     Raises:
         DataError: They do not.
     """
-    largest = np.abs(rows).max(initial=0.0) if rows.dtype.kind == "f" else 0.0
+    largest = float(np.abs(rows).max(initial=0.0)) if rows.dtype.kind == "f" else 0.0
     if largest > 1e150:
         raise DataError(
             name,

@@ -30,7 +30,7 @@ def measure(x: Any, y: Any = None) -> tuple[Accumulator, int]:
     from dask.delayed import delayed
 
     names = ("x",) if y is None else ("x", "y")
-    arrays = [_rows(*pair) for pair in zip(names, (x, y), strict=False)]
+    arrays = [_rows("x", x, empty_ok=y is not None)] + ([] if y is None else [_rows("y", y)])
     refuse_unmatched(arrays[0].shape[0], arrays[-1].shape[0])
     widths = [a.shape[1] for a in arrays]
     if max(widths) > wide.MAX_FEATURES:
@@ -53,7 +53,7 @@ def measure(x: Any, y: Any = None) -> tuple[Accumulator, int]:
     return parts[0].compute(), widths[0]
 
 
-def _rows(name: str, value: Any) -> Any:
+def _rows(name: str, value: Any, *, empty_ok: bool = False) -> Any:
     """Return a dask array whose chunks are whole rows, with known sizes."""
     from dask import array as da
 
@@ -61,13 +61,13 @@ def _rows(name: str, value: Any) -> Any:
         value = value.to_dask_array(lengths=True)
     array = value
     if not is_lazy(value):
-        matrix = as_matrix(name, value, empty_ok=True)
+        matrix = as_matrix(name, value, empty_ok=empty_ok)
         array = da.asarray(matrix)  # type: ignore[no-untyped-call]
     refuse_unreal(name, array.dtype)
     if np.isnan(array.shape).any():
         array = array.compute_chunk_sizes()
     # An array of the same shape that holds no memory goes through the checks of any other.
-    as_matrix(name, np.broadcast_to(np.zeros((), array.dtype), array.shape), empty_ok=name == "x")
+    as_matrix(name, np.broadcast_to(np.zeros((), array.dtype), array.shape), empty_ok=empty_ok)
     return array.rechunk({1: -1})
 
 

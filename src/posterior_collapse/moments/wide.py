@@ -139,9 +139,7 @@ def _row_space(name: str, array: Array) -> tuple[Float, Float, Basis]:
     gram = np.zeros((n + 1, n + 1), order="F")
     center = np.empty(array.shape[1])
     for columns in _column_chunks(array):
-        block, center[columns] = _central(name, array[:, columns], 0, columns.start)
-        rows = np.vstack([block, center[columns]])
-        blas.dsyrk(1.0, rows.T, trans=1, beta=1.0, c=gram, overwrite_c=1)
+        center[columns] = _add_columns(gram, name, array[:, columns], columns.start)
     if not np.isfinite(gram.trace()):
         refuse_overflow(name, array)
     length = np.sqrt(gram[n, n])
@@ -157,18 +155,31 @@ def _row_space(name: str, array: Array) -> tuple[Float, Float, Basis]:
     return points[:n], points[n] / weight if weight else np.zeros(len(root)), basis
 
 
-def _central(name: str, part: Array, row: int, column: int) -> tuple[Float, Float]:
-    """Return `part` of an array less its mean over rows, and the mean; refuse NaN and infinity."""
-    block = part.astype(np.float64)
-    first = block[0].copy()
+def _add_columns(gram: Float, name: str, part: Array, column: int) -> Float:
+    """Add the inner products of central rows, and of the mean below them; return the mean."""
+    rows = np.empty((len(gram), part.shape[1]))
+    mean = _centre(name, part, rows[:-1], 0, column)
+    rows[-1] = mean
+    blas.dsyrk(1.0, rows.T, trans=1, beta=1.0, c=gram, overwrite_c=1)
+    return mean
+
+
+def _centre(name: str, part: Array, out: Float, row: int, column: int) -> Float:
+    """Put `part` of an array less its mean over rows into `out`; return that mean.
+
+    Raises:
+        DataError: A value is not finite; `row` and `column` are those of the part's first one.
+    """
+    out[:] = part
+    first = out[0].copy()
     with np.errstate(invalid="ignore", over="ignore"):
         # Relative to a row, constant features come out as exactly 0.
-        block -= first
-        mean = block.mean(axis=0)
-        block -= mean
+        out -= first
+        mean = out.mean(axis=0)
+        out -= mean
     if not np.isfinite(mean).all():
         refuse_non_finite(name, part, row, column)
-    return block, first + mean
+    return np.asarray(first + mean)
 
 
 def _sketch(name: str, array: Array) -> Reduced:
@@ -176,7 +187,8 @@ def _sketch(name: str, array: Array) -> Reduced:
     probe = np.random.default_rng(0).standard_normal((d, RANK + OVERSAMPLING)) / np.sqrt(d)
     image, mean, n, variance = np.zeros_like(probe), np.zeros(d), 0, 0.0
     for start, (rows,) in chunks(array):
-        block, local = _central(name, rows, start, 0)
+        block = np.empty(rows.shape)
+        local = _centre(name, rows, block, start, 0)
         shift = local - mean
         weight = n * len(block) / (n + len(block))
         with np.errstate(invalid="ignore", over="ignore"):
