@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         unclaimed_signal,
         verify,
     )
+    from posterior_collapse.training import Fitted, Settings, fit, fit_many
 
 _HOMES = {
     "data": ("Dataset", "load"),
@@ -60,6 +61,7 @@ _HOMES = {
         "unclaimed_signal",
         "verify",
     ),
+    "training": ("Fitted", "Settings", "fit", "fit_many"),
 }
 _HOME_OF = {name: room for room, names in _HOMES.items() for name in names}
 
@@ -69,6 +71,7 @@ __all__ = [
     "ChainSpec",
     "DataError",
     "Dataset",
+    "Fitted",
     "Forecast",
     "HVAESpec",
     "InvalidArgumentError",
@@ -78,11 +81,14 @@ __all__ = [
     "OutputError",
     "PhaseDiagram",
     "PosteriorCollapseError",
+    "Settings",
     "Spec",
     "UnboundedObjectiveError",
     "VAESpec",
     "cross_fitted_residuals",
     "effective_beta",
+    "fit",
+    "fit_many",
     "forecast",
     "load",
     "minimise",

@@ -1,0 +1,316 @@
+"""The two verbs of this room: `fit` one model, `fit_many` in one vectorised run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.models import (
+    Architecture,
+    MarkovVAE,
+    build,
+    check_convention,
+    load_parameters,
+)
+from posterior_collapse.specs import Spec
+from posterior_collapse.theory import forecast
+from posterior_collapse.training import checkpoints, exact, states
+from posterior_collapse.training import seeds as seeding
+from posterior_collapse.training.annealing import effective_spec
+from posterior_collapse.training.engine import Engine, Progress
+from posterior_collapse.training.feeding import Feed, feed
+from posterior_collapse.training.fitted import Fitted
+from posterior_collapse.training.progress import bar
+from posterior_collapse.training.runs import Run
+from posterior_collapse.training.settings import FIELDS, Settings
+
+__all__ = ["fit", "fit_many"]
+
+Report = bool | Callable[[Progress], None]
+Folder = str | Path
+DTYPES = {"float32": torch.float32, "bf16": torch.float32, "float64": torch.float64}
+
+
+def fit(
+    spec: Spec,
+    data: Any,
+    architecture: str | Architecture = "mlp",
+    *,
+    settings: Settings | None = None,
+    validation: Any = None,
+    folder: Folder | None = None,
+    resume: bool = False,
+    progress: Report = False,
+    exact: bool = False,
+    from_forecast: bool = False,
+    **options: Any,
+) -> Fitted:
+    """Train one model.
+
+    Args:
+        spec: The hyperparameters.
+        data: Array (samples, features) or (samples, ...) for images, pair (x, y) of arrays,
+            `Dataset`, torch Dataset or DataLoader. All but a DataLoader are read into memory.
+        architecture: A key of `models.ARCHITECTURES`, or an `Architecture`.
+        settings: How to train; None: the defaults.
+        validation: Data for `validation_loss` and early stopping, of the same kinds.
+        folder: Where to keep checkpoints.
+        resume: Go on from the folder's newest good checkpoint, bit for bit as if the run had not
+            stopped; start anew where there is none.
+        progress: Show a bar, or a function called with a `Progress` after each epoch.
+        exact: Train a linear model on the data's moments: full batch, the noise integrated out.
+        from_forecast: Start a linear model at the closed-form optimum.
+        **options: Fields of `Settings` to change, and options of the architecture.
+
+    Raises:
+        InvalidArgumentError: An argument is out of its domain, or they contradict each other.
+        DataError: The data cannot be used.
+        NonFiniteLossError: The loss became NaN or infinite; the last good checkpoint is kept.
+        CheckpointError: There is none to resume from that is good and of this run.
+
+    Example:
+        >>> import numpy as np
+        >>> from posterior_collapse.specs import VAESpec
+        >>> x = np.random.default_rng(0).standard_normal((200, 4)) * [3, 2, 0.1, 0.1]
+        >>> fitted = fit(VAESpec(latent_dim=3), x, "linear", exact=True)
+        >>> fitted.measured()["levels"][0]["n_active"], fitted.forecast.levels[0].n_active
+        (2, 2)
+    """
+    folders = None if folder is None else [folder]
+    (fitted,) = _fit(
+        [spec], data, architecture, [{}], settings, validation, folders, resume, progress,
+        exact, from_forecast, options, alone=True,
+    )  # fmt: skip
+    return fitted
+
+
+def fit_many(
+    specs: Sequence[Spec],
+    data: Any,
+    architecture: str | Architecture = "mlp",
+    *,
+    settings: Settings | None = None,
+    seeds: int | Sequence[int] | None = None,
+    learning_rates: float | Sequence[float] | None = None,
+    clips: float | Sequence[float | None] | None = None,
+    validation: Any = None,
+    folders: Sequence[Folder] | None = None,
+    resume: bool = False,
+    progress: Report = False,
+    exact: bool = False,
+    from_forecast: bool = False,
+    **options: Any,
+) -> tuple[Fitted, ...]:
+    """Train models whose specs differ in numbers only, in one vectorised run.
+
+    Every run has its own initialisation, noise, clipping and early stopping, from its own seed;
+    the data order is one for all. `fit(fitted.spec, data, settings=fitted.settings)` gives any of
+    them alone, up to floating-point order. A run whose loss is not finite is frozen at its last
+    finite step, and says so in `stopped`; the others go on.
+
+    Args:
+        specs: One per run.
+        data: As in `fit`.
+        architecture: As in `fit`.
+        settings: What the runs share.
+        seeds: One for all or one per run; None: that of the settings.
+        learning_rates: Likewise.
+        clips: Likewise.
+        validation: As in `fit`.
+        folders: One per run, for its checkpoints.
+        resume: As in `fit`; goes back to the last step that all folders have.
+        progress: As in `fit`.
+        exact: As in `fit`.
+        from_forecast: As in `fit`.
+        **options: As in `fit`.
+
+    Raises:
+        InvalidArgumentError: As in `fit`; specs that differ in more than numbers.
+        DataError: The data cannot be used.
+        CheckpointError: As in `fit`.
+
+    Example:
+        >>> import numpy as np
+        >>> from posterior_collapse.specs import VAESpec
+        >>> x = np.random.default_rng(0).standard_normal((64, 4))
+        >>> specs = [VAESpec(latent_dim=2, beta=beta) for beta in (0.5, 2.0)]
+        >>> [f.spec.beta for f in fit_many(specs, x, "mlp", epochs=2, hidden=(8,))]
+        [0.5, 2.0]
+    """
+    specs = tuple(specs)
+    given = {"seed": seeds, "learning_rate": learning_rates, "clip": clips}
+    per_run = _per_run(given, len(specs))
+    if folders is not None and len(folders) != len(specs):
+        raise InvalidArgumentError(
+            "folders", f"{len(folders)} folders", f"{len(specs)}, one per spec", "Pass as many."
+        )
+    return _fit(
+        specs, data, architecture, per_run, settings, validation, folders, resume, progress,
+        exact, from_forecast, options, alone=False,
+    )  # fmt: skip
+
+
+def _fit(
+    specs: Sequence[Spec],
+    data: Any,
+    architecture: str | Architecture,
+    per_run: Sequence[dict[str, Any]],
+    settings: Settings | None,
+    validation: Any,
+    folders: Sequence[Folder] | None,
+    resume: bool,
+    progress: Report,
+    is_exact: bool,
+    from_forecast: bool,
+    options: dict[str, Any],
+    *,
+    alone: bool,
+) -> tuple[Fitted, ...]:
+    common, networks = _split(settings, options, is_exact)
+    order_seed = common.seed if common.order_seed is None else common.order_seed
+    own = [common.replace(**{"order_seed": order_seed, **changes}) for changes in per_run]
+    for spec in specs:
+        if not isinstance(spec, Spec):
+            raise InvalidArgumentError("spec", type(spec).__name__, "a Spec", "Pass a VAESpec.")
+        check_convention(common.convention, spec)
+    dtype = torch.float64 if is_exact else DTYPES[common.precision]
+    fed = feed(data, specs[0], common.batch_size, dtype, common.device)
+    checked = (
+        None
+        if validation is None
+        else feed(validation, specs[0], common.batch_size, dtype, common.device)
+    )
+    models = [
+        _start(spec, architecture, networks, one, fed, dtype, from_forecast)
+        for spec, one in zip(specs, own, strict=True)
+    ]
+    _check_folders(folders, resume)
+    if is_exact:
+        return _exactly(models, own, fed, folders, resume, alone)
+    with bar(progress, common) as report:
+        engine = Engine(
+            models,
+            own,
+            fed,
+            validation=checked,
+            folders=folders,
+            report=report,
+            alone=alone,
+        )
+        if resume and folders is not None and all(map(checkpoints.exists, folders)):
+            states.restore(engine, folders)
+        engine.train()
+    return tuple(_finish(engine, run, fed) for run in range(len(models)))
+
+
+def _exactly(
+    models: Sequence[MarkovVAE],
+    settings: Sequence[Settings],
+    fed: Feed,
+    folders: Sequence[Folder] | None,
+    resume: bool,
+    alone: bool,
+) -> tuple[Fitted, ...]:
+    exact.check(settings[0])
+    moments = fed.moments(models[0].architecture.bias)
+    fitted = []
+    for i, (model, own) in enumerate(zip(models, settings, strict=True)):
+        folder = None if folders is None else folders[i]
+        if resume and folder is not None and checkpoints.exists(folder):
+            run = Run(own)
+            states.load_exact(model, run, folder)
+        else:
+            run, steps = exact.train(model, own, moments, alone=alone)
+            if folder is not None:
+                states.save_exact(model, run, steps, folder)
+        fitted.append(Fitted(model, own, run.history, run.stopped or "", fed))
+    return tuple(fitted)
+
+
+def _start(
+    spec: Spec,
+    architecture: str | Architecture,
+    networks: dict[str, Any],
+    settings: Settings,
+    fed: Feed,
+    dtype: torch.dtype,
+    from_forecast: bool,
+) -> MarkovVAE:
+    x_dim, y_dim = fed.dims
+    model = build(
+        spec,
+        architecture,
+        x_dim=x_dim,
+        y_dim=y_dim,
+        **_image_shapes(architecture, fed),
+        generator=seeding.generator(settings.seed, seeding.INITIALISATION),
+        dtype=dtype,
+        **networks,
+    )
+    if from_forecast:
+        center = model.architecture.bias
+        moments = fed.moments(center)
+        best = forecast(moments, effective_spec(spec, settings.convention))
+        load_parameters(model, best.parameters())
+    return model
+
+
+def _image_shapes(architecture: str | Architecture, fed: Feed) -> dict[str, Any]:
+    """Only convolutions look at the shapes, and the paper's know their own."""
+    name = architecture if isinstance(architecture, str) else architecture.name
+    if name not in ("cnn", "hvae-cnn"):
+        return {}
+    return {"image_shape": fed.image_shape, "condition_shape": fed.condition_shape}
+
+
+def _finish(engine: Engine, run: int, fed: Feed) -> Fitted:
+    model = engine.models[run]
+    model.load_state_dict(engine.stack.state(run))
+    done = engine.runs[run]
+    return Fitted(model, done.settings, done.history, done.stopped or "", fed)
+
+
+def _split(
+    settings: Settings | None, options: dict[str, Any], is_exact: bool
+) -> tuple[Settings, dict[str, Any]]:
+    """The options that are settings, applied, and those of the architecture."""
+    changes = {name: value for name, value in options.items() if name in FIELDS}
+    networks = {name: value for name, value in options.items() if name not in FIELDS}
+    common = (settings or Settings()).replace(**changes)
+    if common.optimiser == "lbfgs" and not is_exact:
+        raise InvalidArgumentError(
+            "optimiser", "'lbfgs'", "'adam' or 'sgd' for minibatches", "Pass exact=True."
+        )
+    return common, networks
+
+
+def _per_run(given: dict[str, Any], runs: int) -> list[dict[str, Any]]:
+    changes: list[dict[str, Any]] = [{} for _ in range(runs)]
+    for name, values in given.items():
+        if values is None:
+            continue
+        if getattr(values, "ndim", 0) == 1:
+            values = values.tolist()
+        each = values if isinstance(values, Sequence) else (values,) * runs
+        if len(each) != runs:
+            raise InvalidArgumentError(
+                f"{name}s", f"{len(each)} values", f"one, or {runs}: one per spec", "Pass as many."
+            )
+        for own, value in zip(changes, each, strict=True):
+            own[name] = value
+    return changes
+
+
+def _check_folders(folders: Sequence[Folder] | None, resume: bool) -> None:
+    if resume and folders is None:
+        raise InvalidArgumentError("resume", "True", "a folder to resume from", "Pass folder.")
+    for folder in folders or () if not resume else ():
+        if checkpoints.exists(folder):
+            raise InvalidArgumentError(
+                "folder", f"{str(folder)!r}, which holds a checkpoint", "a folder without one",
+                "Pass resume=True to go on, or another folder.",
+            )  # fmt: skip

@@ -1,0 +1,112 @@
+"""Adam and SGD on stacked runs, each with its own clipping and learning rate."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
+
+__all__ = ["SGD", "Adam", "Optimiser", "clip_"]
+
+
+def clip_(gradients: Sequence[Tensor], bounds: Tensor | None) -> Tensor:
+    """Scale each run's gradients in place to its bound; return the norms before, (runs,).
+
+    Args:
+        gradients: (runs, ...) each.
+        bounds: Of each run's global norm, (runs,); inf: no bound. None: no bound at all.
+    """
+    norms: Tensor = torch.linalg.vector_norm(
+        torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients]), dim=0
+    )
+    if bounds is not None:
+        # The 1e-6 is that of torch.nn.utils.clip_grad_norm_.
+        factors = (bounds / (norms + 1e-6)).clamp(max=1.0)
+        for g in gradients:
+            g.mul_(factors.view(-1, *(1,) * (g.dim() - 1)))
+    return norms
+
+
+class Optimiser(ABC):
+    """Updates stacked parameters in place, run by run where runs differ.
+
+    Args:
+        parameters: By name, (runs, ...) each, contiguous.
+        rates: Learning rate per run.
+    """
+
+    moments: tuple[str, ...]
+
+    def __init__(self, parameters: Mapping[str, Tensor], rates: Sequence[float]) -> None:
+        self.parameters = dict(parameters)
+        self.rates = tuple(rates)
+        self.steps = 0
+        self.slots = {
+            kind: {name: torch.zeros_like(p) for name, p in parameters.items()}
+            for kind in self.moments
+        }
+        self._views(range(len(self.rates)))
+
+    def _views(self, alive: Sequence[int]) -> None:
+        """Group the live runs by learning rate; all runs at one rate stay stacked."""
+        tensors = [list(self.parameters.values()), *(list(s.values()) for s in self.slots.values())]
+        every = len(alive) == len(self.rates)
+        self._alive = tuple(alive)
+        self._groups: list[tuple[float, list[int] | None, list[list[Tensor]]]] = []
+        for rate in dict.fromkeys(self.rates[run] for run in alive):
+            runs = [run for run in alive if self.rates[run] == rate]
+            whole = every and len(runs) == len(self.rates)
+            lists = [t if whole else [v[run] for v in t for run in runs] for t in tensors]
+            self._groups.append((rate, None if whole else runs, lists))
+
+    def step(self, gradients: Sequence[Tensor], alive: Sequence[int]) -> None:
+        """Update the runs in `alive` with gradients (runs, ...), in the parameters' order."""
+        if tuple(alive) != self._alive:
+            self._views(alive)
+        self.steps += 1
+        for rate, runs, lists in self._groups:
+            own = list(gradients) if runs is None else [g[run] for g in gradients for run in runs]
+            self._update(rate, own, lists)
+
+    @abstractmethod
+    def _update(self, rate: float, gradients: list[Tensor], lists: list[list[Tensor]]) -> None:
+        """Update tensors in place."""
+
+
+class Adam(Optimiser):
+    """Adam (Kingma and Ba 2015), betas 0.9 and 0.999."""
+
+    moments = ("first", "second")
+
+    def _update(self, rate: float, gradients: list[Tensor], lists: list[list[Tensor]]) -> None:
+        parameters, first, second = lists
+        # The count before this step, one tensor per parameter: the fused kernel adds 1 to each.
+        counts = [torch.tensor(float(self.steps - 1), device=p.device) for p in parameters]
+        adam(
+            parameters, gradients, first, second, [], counts,
+            fused=True, amsgrad=False, beta1=0.9, beta2=0.999, lr=rate,
+            weight_decay=0.0, eps=1e-8, maximize=False,
+        )  # fmt: skip
+
+
+class SGD(Optimiser):
+    """Stochastic gradient descent with momentum."""
+
+    moments = ("momentum",)
+
+    def __init__(
+        self, parameters: Mapping[str, Tensor], rates: Sequence[float], momentum: float
+    ) -> None:
+        super().__init__(parameters, rates)
+        self.momentum = momentum
+
+    def _update(self, rate: float, gradients: list[Tensor], lists: list[list[Tensor]]) -> None:
+        parameters, buffers = lists
+        sgd(
+            parameters, gradients, list(buffers), fused=True, weight_decay=0.0,
+            momentum=self.momentum, lr=rate, dampening=0.0, nesterov=False, maximize=False,
+        )  # fmt: skip

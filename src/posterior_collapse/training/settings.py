@@ -1,0 +1,188 @@
+"""How to train: everything about a run that is neither the model nor the data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from posterior_collapse import checks
+from posterior_collapse.errors import InvalidArgumentError, nearest
+
+__all__ = ["Settings"]
+
+PRECISIONS = ("float32", "float64", "bf16")
+OPTIMISERS = ("adam", "sgd", "lbfgs")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Numbers of one training run, validated and JSON-able.
+
+    Args:
+        epochs: Passes over the data; exact training takes as many iterations at most.
+        steps: Optimiser steps, instead of `epochs`.
+        batch_size: Rows per step; a DataLoader keeps its own.
+        optimiser: `"adam"`, `"sgd"`, or `"lbfgs"` for exact training. None: the usual one, Adam
+            for minibatches and L-BFGS for exact training.
+        learning_rate: Of Adam and SGD.
+        momentum: Of SGD.
+        clip: Bound of a run's global gradient norm; None: no clipping.
+        convention: Of the loss, `"elbo"`, `"reference"` or `"twice"`; see `models.CONVENTIONS`.
+        warm_up: Epochs over which beta rises linearly from 0.
+        cycles: Cycles of annealing of beta, instead of `warm_up`.
+        free_bits: KL in nats that each unit has for free.
+        capacity: Target KL in nats, one for every level or one per level.
+        capacity_warm_up: Epochs over which `capacity` rises linearly from 0.
+        patience: Stop after so many epochs without a better loss (on the validation data where
+            given), and return to the best parameters.
+        precision: `"float32"`, `"float64"`, or `"bf16"`: matrix products in bfloat16 on float32
+            parameters.
+        device: `"cpu"`, `"cuda"` or `"cuda:N"`.
+        seed: Source of initialisation, data order and noise, each with a generator of its own.
+        order_seed: Seed of the data order alone; None: `seed`.
+        checkpoint_every: Epochs between checkpoints, where there is a folder.
+        checkpoint_steps: Steps between further checkpoints.
+
+    Raises:
+        InvalidArgumentError: A value is out of its domain; the message says which.
+
+    Example:
+        >>> Settings(epochs=10, clip=0.1).learning_rate
+        0.001
+    """
+
+    epochs: int = 100
+    steps: int | None = None
+    batch_size: int = 128
+    optimiser: Literal["adam", "sgd", "lbfgs"] | None = None
+    learning_rate: float = 1e-3
+    momentum: float = 0.9
+    clip: float | None = None
+    convention: str = "elbo"
+    warm_up: int = 0
+    cycles: int | None = None
+    free_bits: float | None = None
+    capacity: float | tuple[float, ...] | None = None
+    capacity_warm_up: int = 0
+    patience: int | None = None
+    precision: Literal["float32", "float64", "bf16"] = "float32"
+    device: str = "cpu"
+    seed: int = 0
+    order_seed: int | None = None
+    checkpoint_every: int = 1
+    checkpoint_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "checkpoint_every"):
+            self._set(name, _whole(name, getattr(self, name), least=1))
+        for name in ("steps", "cycles", "patience", "checkpoint_steps"):
+            if getattr(self, name) is not None:
+                self._set(name, _whole(name, getattr(self, name), least=1))
+        for name in ("warm_up", "capacity_warm_up", "seed"):
+            self._set(name, _whole(name, getattr(self, name), least=0))
+        if self.order_seed is not None:
+            self._set("order_seed", _whole("order_seed", self.order_seed, least=0))
+        self._set("learning_rate", checks.positive("learning_rate", self.learning_rate))
+        for name in ("clip", "free_bits"):
+            if getattr(self, name) is not None:
+                self._set(name, checks.positive(name, getattr(self, name)))
+        if not 0 <= self.momentum < 1:
+            raise InvalidArgumentError(
+                "momentum", self.momentum, "a number in [0, 1)", "Pass momentum=0.9."
+            )
+        self._check_names()
+        self._check_schedules()
+
+    def _check_names(self) -> None:
+        _one_of("precision", self.precision, PRECISIONS)
+        if self.optimiser is not None:
+            _one_of("optimiser", self.optimiser, OPTIMISERS)
+        kind, _, index = str(self.device).partition(":")
+        if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+            raise InvalidArgumentError(
+                "device", repr(self.device), "'cpu', 'cuda' or 'cuda:N'", "Pass device='cpu'."
+            )
+
+    def _check_schedules(self) -> None:
+        if self.warm_up and self.cycles:
+            raise InvalidArgumentError(
+                "cycles", f"{self.cycles} beside warm_up", "one of the two", "Leave one away."
+            )
+        if isinstance(self.capacity, (tuple, list)):
+            values = checks.each("capacity", self.capacity, None, "one per level", checks.positive)
+            self._set("capacity", values)
+        elif self.capacity is not None:
+            self._set("capacity", checks.positive("capacity", self.capacity))
+        elif self.capacity_warm_up:
+            raise InvalidArgumentError(
+                "capacity_warm_up", self.capacity_warm_up, "a capacity beside it", "Pass capacity."
+            )
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    def replace(self, **changes: Any) -> Settings:
+        """Return a copy with some fields changed (validated anew).
+
+        Raises:
+            InvalidArgumentError: An unknown field, or a value out of its domain.
+
+        Example:
+            >>> Settings().replace(seed=3).seed
+            3
+        """
+        _known(changes)
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON-able values."""
+        values = dataclasses.asdict(self)
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Settings:
+        """Return the settings that `to_dict` described.
+
+        Raises:
+            InvalidArgumentError: An unknown key, or a value out of its domain.
+
+        Example:
+            >>> one = Settings(capacity=(1.0, 2.0))
+            >>> Settings.from_dict(one.to_dict()) == one
+            True
+        """
+        _known(values)
+        return Settings(**values)
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Settings))
+
+
+def _known(values: Mapping[str, Any]) -> None:
+    for name in values:
+        if name not in FIELDS:
+            raise InvalidArgumentError(
+                name, "a training setting", f"one of {sorted(FIELDS)}",
+                f"Remove it.{nearest(name, FIELDS)}",
+            )  # fmt: skip
+
+
+def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InvalidArgumentError(
+            name, repr(value), f"one of {list(known)}", f"Choose one.{nearest(str(value), known)}"
+        )
+
+
+def _whole(name: str, value: Any, *, least: int) -> int:
+    try:
+        whole = not isinstance(value, (bool, str)) and int(value) == value and value >= least
+    except (TypeError, ValueError, OverflowError):
+        whole = False
+    if not whole:
+        raise InvalidArgumentError(
+            name, repr(value), f"a whole number of at least {least}", f"Pass e.g. {name}={least}."
+        )
+    return int(value)

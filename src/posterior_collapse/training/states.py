@@ -1,0 +1,172 @@
+"""A run's whole state at a step, as tensors and JSON-able values, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from posterior_collapse.errors import CheckpointError
+from posterior_collapse.models import MarkovVAE
+from posterior_collapse.training import checkpoints
+from posterior_collapse.training.checkpoints import Checkpoint
+from posterior_collapse.training.runs import Run
+from posterior_collapse.training.settings import Settings
+
+if TYPE_CHECKING:
+    from posterior_collapse.training.engine import Engine
+
+__all__ = ["load_exact", "restore", "save", "save_exact"]
+
+EXTENDABLE = ("epochs", "steps", "patience", "checkpoint_every", "checkpoint_steps", "device")
+"""Settings that a resumed run may change: they do not decide the steps before."""
+
+
+def save(engine: Engine, folders: Sequence[str | Path]) -> None:
+    """Write one checkpoint per run."""
+    for run, folder in enumerate(folders):
+        checkpoints.save(folder, _tensors(engine, run), _meta(engine, run), step=engine.step)
+
+
+def restore(engine: Engine, folders: Sequence[str | Path]) -> None:
+    """Put the engine where its checkpoints are; a sweep goes back to the last common step.
+
+    Raises:
+        CheckpointError: No good checkpoint, no common step, or one of another run.
+    """
+    found = _common([checkpoints.load(folder) for folder in folders], folders)
+    for run, (checkpoint, folder) in enumerate(zip(found, folders, strict=True)):
+        settings = engine.runs[run].settings
+        _check_same(engine.models[run], settings, engine.order_seed, False, checkpoint, folder)
+    meta = found[0].meta
+    engine.step, engine.epoch = found[0].step, meta["epoch"]
+    engine.step_in_epoch, engine.rows_in_epoch = meta["step_in_epoch"], meta["rows_in_epoch"]
+    engine.optimiser.steps = meta["optimiser_steps"]
+    for run, checkpoint in enumerate(found):
+        engine.runs[run].restore(checkpoint.meta["run"])
+        if engine.runs[run].stopped == "finished" and _goes_on(engine):
+            engine.runs[run].stopped = None
+        _take(engine, run, checkpoint.tensors)
+
+
+def save_exact(model: MarkovVAE, run: Run, steps: int, folder: str | Path) -> None:
+    """Write the result of exact training: a run killed before is repeated, equal bit for bit."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    meta = {
+        "exact": True,
+        "config": model.config,
+        "settings": run.settings.to_dict(),
+        "order_seed": run.settings.order_seed,
+        "torch": torch.__version__,
+        "run": run.to_dict(),
+    }
+    checkpoints.save(folder, tensors, meta, step=steps)
+
+
+def load_exact(model: MarkovVAE, run: Run, folder: str | Path) -> None:
+    """Take over the result of exact training.
+
+    Raises:
+        CheckpointError: No good checkpoint, or one of another run.
+    """
+    checkpoint = checkpoints.load(folder)
+    _check_same(model, run.settings, run.settings.order_seed, True, checkpoint, folder)
+    model.load_state_dict(
+        {name.removeprefix("model."): value for name, value in checkpoint.tensors.items()}
+    )
+    run.restore(checkpoint.meta["run"])
+
+
+def _tensors(engine: Engine, run: int) -> dict[str, Tensor]:
+    found = {f"model.{name}": value for name, value in engine.stack.state(run).items()}
+    for kind, slot in engine.optimiser.slots.items():
+        found.update({f"optimiser.{kind}.{name}": value[run] for name, value in slot.items()})
+    if engine.bests is not None:
+        found.update({f"best.{name}": value[run] for name, value in engine.bests.items()})
+    if engine.sums is not None:
+        found["epoch.sums"] = engine.sums[run]
+    return found
+
+
+def _meta(engine: Engine, run: int) -> dict[str, Any]:
+    return {
+        "exact": False,
+        "config": engine.models[run].config,
+        "settings": engine.runs[run].settings.to_dict(),
+        "order_seed": engine.order_seed,
+        "torch": torch.__version__,
+        "epoch": engine.epoch,
+        "step_in_epoch": engine.step_in_epoch,
+        "rows_in_epoch": engine.rows_in_epoch,
+        "optimiser_steps": engine.optimiser.steps,
+        "run": engine.runs[run].to_dict(),
+    }
+
+
+def _take(engine: Engine, run: int, tensors: dict[str, Tensor]) -> None:
+    def put(target: dict[str, Tensor], prefix: str) -> None:
+        for name, value in target.items():
+            value[run].copy_(tensors[f"{prefix}.{name}"])
+
+    put(engine.stack.parameters, "model")
+    put(engine.stack.buffers, "model")
+    for kind, slot in engine.optimiser.slots.items():
+        put(slot, f"optimiser.{kind}")
+    if any(name.startswith("best.") for name in tensors):
+        if engine.bests is None:
+            engine.bests = {name: p.clone() for name, p in engine.stack.parameters.items()}
+        put(engine.bests, "best")
+    if "epoch.sums" in tensors:
+        if engine.sums is None:
+            width = len(tensors["epoch.sums"])
+            engine.sums = torch.zeros(
+                len(engine.runs), width, dtype=torch.float64, device=engine.device
+            )
+        engine.sums[run] = tensors["epoch.sums"].to(engine.device)
+
+
+def _goes_on(engine: Engine) -> bool:
+    if engine.total_steps is not None:
+        return engine.step < engine.total_steps
+    return engine.epoch < engine.settings.epochs
+
+
+def _common(found: list[Checkpoint], folders: Sequence[str | Path]) -> list[Checkpoint]:
+    """A sweep killed between two folders' checkpoints goes back to the step before."""
+    step = min(one.step for one in found)
+    return [
+        one if one.step == step else checkpoints.load(folder, step=step)
+        for one, folder in zip(found, folders, strict=True)
+    ]
+
+
+def _check_same(
+    model: MarkovVAE,
+    settings: Settings,
+    order_seed: int | None,
+    exact: bool,
+    checkpoint: Checkpoint,
+    folder: str | Path,
+) -> None:
+    meta = checkpoint.meta
+    differing = [
+        name
+        for name, value in settings.to_dict().items()
+        if name not in EXTENDABLE and meta["settings"].get(name) != value
+    ]
+    if meta["config"] != model.config:
+        differing.append("spec, architecture or data shape")
+    if meta["order_seed"] != order_seed:
+        differing.append("order_seed")
+    if meta["exact"] != exact:
+        differing.append("way of training (exact or by minibatches)")
+    if differing:
+        raise CheckpointError(
+            str(folder),
+            f"a run with another {', '.join(differing)}",
+            "the checkpoint of the same run",
+            "Resume with the settings of the run, or train into a new folder.",
+        )
