@@ -34,6 +34,7 @@ __all__ = [
     "check_free",
     "fingerprint",
     "read_json",
+    "require_tensorboard",
     "write_history",
     "write_json",
 ]
@@ -156,6 +157,24 @@ def fingerprint(arrays: Iterable[NDArray[Any] | None]) -> str:
     return digest.hexdigest()
 
 
+def require_tensorboard() -> Any:
+    """Return TensorBoard's writer class.
+
+    Raises:
+        MissingDependencyError: TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingDependencyError(
+            "tensorboard",
+            "no such library",
+            "tensorboard to write its event files",
+            "Run pip install tensorboard, or leave it out: history.csv has the same numbers.",
+        ) from error
+    return SummaryWriter
+
+
 class Scalars:
     """A run's history as TensorBoard shows it, written epoch by epoch.
 
@@ -169,17 +188,9 @@ class Scalars:
     """
 
     def __init__(self, folder: str | Path, start: int = 1) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise MissingDependencyError(
-                "tensorboard",
-                "no such library",
-                "tensorboard to write its event files",
-                "Run pip install tensorboard, or leave it out: history.csv has the same numbers.",
-            ) from error
+        writer = require_tensorboard()
         with writing(folder):
-            self._writer: Any = SummaryWriter(str(Path(folder) / "tensorboard"), purge_step=start)
+            self._writer: Any = writer(str(Path(folder) / "tensorboard"), purge_step=start)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Write the numbers of one epoch; `row["epoch"]` is the step shown."""

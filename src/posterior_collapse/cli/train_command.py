@@ -1,0 +1,207 @@
+"""`collapse train`: one run, or a sweep as one vectorised run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from posterior_collapse.cli import options
+from posterior_collapse.cli.data_commands import DATA_DIR
+from posterior_collapse.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from posterior_collapse.cli.train_job import Job
+
+SETTINGS = (
+    "batch_size",
+    "optimiser",
+    "convention",
+    "warm_up",
+    "cycles",
+    "free_bits",
+    "capacity",
+    "patience",
+    "precision",
+    "device",
+    "checkpoint_every",
+)
+DATA = ("given", "task", "label", "scale", "split", "data_dir")
+OUT = typer.Option(None, help="New folder for the run or sweep [default: runs/ and a name].")
+RESUME = typer.Option(None, help="Go on with the run or sweep in this folder.")
+WITH_RESUME = ("resume", "tensorboard", "as_json")
+
+
+def train(
+    context: typer.Context,
+    data: str | None = typer.Argument(None, help="Data set name (collapse data list), or a file."),
+    given: str | None = typer.Option(None, help="File with the condition x; DATA is then y."),
+    task: str | None = typer.Option(
+        None, help="Conditional task on images: quarter or half (what is given)."
+    ),
+    model: str | None = typer.Option(
+        None, help="vae, cvae or hvae [default: cvae with --task or --given, else vae]."
+    ),
+    architecture: str = typer.Option("mlp", help="linear, mlp, cnn, or one of the paper's nets."),
+    hidden: str | None = typer.Option(None, help="Widths of the hidden layers, e.g. 256,128."),
+    channels: str | None = typer.Option(None, help="Channels of the convolutions, e.g. 32,16."),
+    activation: str | None = typer.Option(None, help="Between layers, e.g. relu."),
+    dropout: float | None = typer.Option(None, help="Rate after each hidden layer."),
+    biases: bool = typer.Option(True, help="Whether a linear model has biases."),
+    latents: str = typer.Option("16", help="Latent units; for hvae of z1:z2."),
+    beta: str | None = typer.Option(None, help="Weight of the KL; for hvae of z1:z2 [default: 1]."),
+    beta_1: str | None = typer.Option(None, help="For hvae: of z1 alone."),
+    beta_2: str | None = typer.Option(None, help="For hvae: of z2 alone."),
+    eta_dec: str = typer.Option("1", help="Decoder std in data units, or 'learned'."),
+    eta_enc: str = typer.Option("1", help="Prior std."),
+    sigma: str = typer.Option(
+        "learned", help="Posterior std: learned, shared, input, a number, or one per unit a:b:c."
+    ),
+    sigma_1: str | None = typer.Option(None, help="For hvae: of z1 [default: 1]."),
+    sigma_2: str | None = typer.Option(None, help="For hvae: of z2 [default: learned]."),
+    learning_rate: str = typer.Option("0.001", help="Of the optimiser."),
+    clip: str | None = typer.Option(None, help="Bound of the gradient's norm."),
+    seed: str = typer.Option("0", help="Of initialisation, data order and noise."),
+    epochs: int | None = typer.Option(
+        None, help="Passes over the data [default: 100]; with --exact the most iterations."
+    ),
+    batch_size: int = typer.Option(128, help="Samples per step."),
+    optimiser: str | None = typer.Option(
+        None, help="adam or sgd; with --exact also lbfgs [default: adam, with --exact lbfgs]."
+    ),
+    convention: str = typer.Option("elbo", help="Of the loss: elbo, reference or twice."),
+    warm_up: int = typer.Option(0, help="Epochs over which beta rises from 0."),
+    cycles: int | None = typer.Option(None, help="Cycles of annealing of beta."),
+    free_bits: float | None = typer.Option(None, help="KL in nats that each unit has for free."),
+    capacity: str | None = typer.Option(None, help="Target KL in nats; for hvae of z1:z2."),
+    patience: int | None = typer.Option(None, help="Stop after so many epochs without gain."),
+    exact: bool = typer.Option(False, "--exact", help="Linear models: train without noise."),
+    from_forecast: bool = typer.Option(
+        False, "--from-forecast", help="Linear models: start at the closed-form optimum."
+    ),
+    precision: str = typer.Option("float32", help="float32, float64 or bf16."),
+    device: str = typer.Option("cpu", help="cpu or cuda."),
+    label: int | None = typer.Option(None, help="Only samples of this class."),
+    scale: float | None = typer.Option(None, help="Factor for the values of a file."),
+    split: str = typer.Option("train", help="train or test, for named image sets."),
+    data_dir: Path | None = DATA_DIR,
+    out: Path | None = OUT,
+    resume: Path | None = RESUME,
+    checkpoint_every: int = typer.Option(1, help="Epochs between checkpoints."),
+    tensorboard: bool = typer.Option(False, "--tensorboard", help="Write TensorBoard events too."),
+    as_json: bool = typer.Option(False, "--json", help="Print the summaries as JSON."),
+) -> None:
+    """Train a model, or several at once, and set what came out beside the forecast.
+
+    Commas part several values of beta, eta-dec, eta-enc, sigma, learning-rate, clip or seed: all
+    their combinations train together as one vectorised sweep, a folder each. Colons part the
+    levels (or units) of one value: --model hvae --beta 1:2,1:4 are two runs, as are
+    --beta-1 1 --beta-2 2,4.
+
+    A killed command goes on exactly with collapse train --resume FOLDER.
+    """
+    from posterior_collapse.cli import train_job, train_runs
+
+    if resume is not None:
+        _check_alone(context)
+        job, folder = train_job.read(resume), resume
+    else:
+        job = _job(context.params)
+        folder = out or Path("runs") / _readable(job, context.params)
+    ended_well = train_runs.train(
+        job, folder, resume=resume is not None, tensorboard=tensorboard, as_json=as_json
+    )
+    if not ended_well:
+        raise typer.Exit(1)
+
+
+def _check_alone(context: typer.Context) -> None:
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name not in WITH_RESUME and source is not None and source.name == "COMMANDLINE":
+            raise InvalidArgumentError(
+                "DATA" if name == "data" else f"--{name.replace('_', '-')}",
+                "given beside --resume",
+                "nothing that the run's folder says already",
+                "Remove it.",
+            )
+
+
+def _job(given: Mapping[str, Any]) -> Job:
+    """Return what the options ask for, all of it checked but the data."""
+    from posterior_collapse.cli.grid import SWEPT, runs
+    from posterior_collapse.cli.train_job import Job
+
+    if given["data"] is None:
+        raise InvalidArgumentError(
+            "DATA", "nothing", "a data set's name or a file", "Pass e.g. collapse train digits."
+        )
+    model = given["model"] or ("cvae" if given["task"] or given["given"] else "vae")
+    found = runs(model, given["latents"], {name: given[name] for name in SWEPT})
+
+    from posterior_collapse.models import Architecture
+    from posterior_collapse.training import Settings
+
+    networks = Architecture.named(given["architecture"], **_networks(given))
+    for run in found:
+        networks.check_model(run.spec)
+    shared = {name: given[name] for name in SETTINGS} | {"capacity": _capacity(given["capacity"])}
+    if given["epochs"] is not None:
+        shared["steps" if given["exact"] else "epochs"] = given["epochs"]
+    if len(found) > 1:
+        shared["order_seed"] = found[0].seed
+    for run in found:
+        settings = Settings.from_dict({**shared, **run.numbers()})
+    plain = {name: v for name, v in settings.to_dict().items() if name not in run.numbers()}
+    return Job(
+        data={"source": _absolute(given["data"]), **_data_options(given)},
+        architecture=networks.to_dict(),
+        settings=plain,
+        runs=found,
+        exact=given["exact"],
+        from_forecast=given["from_forecast"],
+    )
+
+
+def _networks(given: Mapping[str, Any]) -> dict[str, Any]:
+    texts = {"hidden": given["hidden"], "channels": given["channels"]}
+    widths = {name: options.numbers(f"--{name}", text, int) for name, text in texts.items() if text}
+    others = {name: given[name] for name in ("activation", "dropout") if given[name] is not None}
+    return widths | others | ({} if given["biases"] else {"bias": False})
+
+
+def _capacity(text: str | None) -> Any:
+    if text is None:
+        return None
+    values = options.numbers("--capacity", text.replace(":", ","))
+    return values[0] if len(values) == 1 else values
+
+
+def _data_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    named = {name: given[name] for name in DATA}
+    for name in ("given", "data_dir"):
+        named[name] = None if named[name] is None else _absolute(str(named[name]))
+    return named
+
+
+def _absolute(source: str) -> str:
+    """A resumed command may run elsewhere; the name of a data set stays as it is."""
+    return str(Path(source).resolve()) if Path(source).exists() else source
+
+
+def _readable(job: Job, given: Mapping[str, Any]) -> str:
+    """Name a folder by the data, the model, the networks and the numbers that were given."""
+    from posterior_collapse.cli.grid import SWEPT
+
+    parts = [Path(str(given["data"])).stem.replace(":", "-").replace("/", "-")]
+    parts += [given["task"]] if given["task"] else []
+    parts += [job.runs[0].spec.model, str(job.architecture["name"])]
+    defaults = {"eta_dec": "1", "eta_enc": "1", "sigma": "learned"}
+    defaults |= {"learning_rate": "0.001", "seed": "0"}
+    for name in SWEPT:
+        text = given[name]
+        if text not in (None, defaults.get(name)):
+            parts.append(f"{name.replace('_', '-')}={text.replace(':', '_')}")
+    return "-".join(parts)
