@@ -7,7 +7,7 @@ import pytest
 
 import posterior_collapse as pc
 from exact import elbo_loss
-from posterior_collapse.moments import wide
+from posterior_collapse.moments import arrays, wide
 from test_moments import second
 
 N = 35
@@ -166,6 +166,18 @@ def test_the_mean_may_be_far_from_zero(mean: float) -> None:
 
 
 @pytest.mark.usefixtures("small_limits")
+def test_columns_are_taken_in_chunks(monkeypatch) -> None:
+    monkeypatch.setattr(wide, "CHUNK_BYTES", 1)
+    x = np.random.default_rng(1).standard_normal((30, 150)) + np.arange(150)
+    m = pc.Moments.from_arrays(x, center=False)
+    at = lifted(m.bases[0], len(m.xx))
+    np.testing.assert_allclose(at.T @ m.xx @ at, second(x, x, center=False), rtol=1e-9, atol=1e-9)
+    x[7, 141] = np.nan
+    with pytest.raises(pc.DataError, match="got nan at row 7, column 141;"):
+        pc.Moments.from_arrays(x)
+
+
+@pytest.mark.usefixtures("small_limits")
 def test_wide_moments_are_not_added() -> None:
     m, narrow = pc.Moments.from_arrays(WIDE_X), pc.Moments.from_arrays(NARROW)
     for one, two in ((m, m), (m, narrow), (narrow, m)):
@@ -176,13 +188,16 @@ def test_wide_moments_are_not_added() -> None:
 def decaying(mean: float, rate: float = 0.75) -> np.ndarray:
     rng = np.random.default_rng(5)
     basis = np.linalg.qr(rng.standard_normal((90, 90)))[0]
-    return rng.standard_normal((400, 90)) * rate ** np.arange(90) @ basis + mean
+    factors = rng.standard_normal((400, 90))
+    factors = factors[np.argsort(factors[:, 0])]  # the mean of a chunk is not that of the rest
+    return factors * rate ** np.arange(90) @ basis + mean
 
 
 @pytest.fixture
 def small_sketch(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in [("MAX_FEATURES", 80), ("MAX_SAMPLES", 100), ("RANK", 12)]:
         monkeypatch.setattr(wide, name, value)
+    monkeypatch.setattr(arrays, "CHUNK_BYTES", 1)  # two chunks of rows
 
 
 @pytest.mark.usefixtures("small_sketch")
@@ -222,6 +237,16 @@ def test_parameters_of_a_sketch_attain_its_loss(rate, spec, center) -> None:
     dense = pc.forecast(pc.Moments.from_arrays(x, center=center), spec)
     assert f.loss >= dense.loss - 1e-10
     assert f.loss == pytest.approx(dense.loss, rel=1e-6 if rate == 0.75 else 0.05)
+
+
+@pytest.mark.usefixtures("small_sketch")
+def test_a_sketch_sees_what_differs_only_between_chunks() -> None:
+    rng = np.random.default_rng(4)
+    drift = 10 * np.repeat([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]], 256, axis=0)
+    x = rng.standard_normal((768, 90)) + drift @ rng.standard_normal((2, 90))
+    true = np.linalg.eigvalsh(second(x, x))[::-1]
+    found = np.linalg.eigvalsh(pc.Moments.from_arrays(x).xx)[::-1]
+    np.testing.assert_allclose(found[:2], true[:2], rtol=1e-4)
 
 
 @pytest.mark.usefixtures("small_sketch")
