@@ -227,7 +227,7 @@ def _print(dataset: Dataset, result: Forecast, advice: Advice) -> None:
     for table in report.forecast_tables(result):
         console.print(table)
     console.print(
-        "A unit survives below the values under beta and eta_dec (any: always, -: never).\n",
+        "A unit survives below the values under beta< and eta_dec< (any: at every value).\n",
         style="dim",
         highlight=False,
     )

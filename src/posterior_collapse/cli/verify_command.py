@@ -27,11 +27,10 @@ def verify(
     from posterior_collapse.theory import verification
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("case", "model"):
-        table.add_column(column)
-    for column in ("loss (theory)", "found - theory", "sing. values", "on (theory)", "on (found)"):
-        table.add_column(column, justify="right")
-    table.add_column("")
+    table.add_column("case", no_wrap=True)
+    for column in ("loss", "loss gap", "s.v. error", "on", "found on"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
     results = []
     total = len(verification.plan(case, problems)) * restarts
     with Progress(transient=True, console=Console(stderr=True)) as progress:
@@ -52,6 +51,8 @@ def verify(
         console = Console()
         console.print(table)
         console.print(
+            "loss: of the closed form; gap: lowest found less that; s.v. error: of the\n"
+            "singular values (-: the optimum leaves them free); on: units not collapsed.\n"
             f"{good} of {len(results)} problems agree: loss to {verification.LOSS_TOLERANCE:g} "
             f"relative, singular values to {verification.SINGULAR_VALUE_TOLERANCE:g}, and counts.",
             highlight=False,

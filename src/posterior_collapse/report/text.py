@@ -27,11 +27,12 @@ def verdict(forecast: Forecast) -> str:
     sentences = []
     for number, level in enumerate(forecast.levels, 1):
         name = f"z{number}: " if len(forecast.levels) > 1 else ""
-        sentences.append(name + _level_verdict(level))
+        below = forecast.spec.dims[number - 2] if number > 1 else None
+        sentences.append(name + _level_verdict(level, below))
     return "\n".join(sentences)
 
 
-def _level_verdict(level: Level) -> str:
+def _level_verdict(level: Level, units_below: int | None) -> str:
     units, active = len(level.status), level.n_active
     dead = np.array([s == "collapsed" for s in level.status])
     text = f"{active} of {units} units survive{'s' if active == 1 else ''}"
@@ -40,12 +41,15 @@ def _level_verdict(level: Level) -> str:
         text += f"; {noise} only relay{'s' if noise == 1 else ''} the noise injected below"
     if not dead.any():
         return text + ("." if noise or units == 1 else "; none collapses.")
-    count, strongest = int(dead.sum()), int(np.argmax(np.where(dead, level.data_variance, -1.0)))
+    count = int(dead.sum())
+    strongest = int(np.argmax(np.where(dead, level.data_variance, -1.0)))
     one = count == 1
     text += f"; {count} collapse{'s' if one else ''}: "
     variance, threshold = level.data_variance[strongest], level.threshold[strongest]
     if np.isnan(threshold):
         return text + "the loss is the same whether the level is used or not."
+    if np.isinf(threshold) and units_below is not None and active + noise >= units_below:
+        return text + f"the level below has only {units_below} units to tell of."
     if np.isinf(threshold):
         return text + "no variance of the data could keep it alive with these betas and sigmas."
     if variance == 0:
@@ -81,7 +85,7 @@ def forecast_tables(forecast: Forecast) -> Iterator[Table]:
         for column in columns + ["I(x;z)"] * informed:
             table.add_column(column, justify="right", no_wrap=True)
         table.add_column("status", no_wrap=True)
-        for column in ("beta <", "eta_dec <"):
+        for column in ("beta<", "eta_dec<"):
             table.add_column(column, justify="right", no_wrap=True)
         total = float(np.abs(level.kl).sum())
         for i in range(shown):
@@ -89,7 +93,7 @@ def forecast_tables(forecast: Forecast) -> Iterator[Table]:
             table.add_row(
                 str(i + 1),
                 _number(level.data_variance[i]),
-                _number(level.threshold[i]),
+                "never" if np.isinf(level.threshold[i]) else _number(level.threshold[i]),
                 _number(level.kl[i]),
                 f"{100 * level.kl[i] / total:.0f}%" if total > 0 else "-",
                 *[_number(level.information[i])] * informed,
@@ -105,10 +109,9 @@ def verification_row(result: Verification) -> tuple[str, ...]:
     error = result.singular_value_error
     return (
         result.case,
-        result.model,
-        f"{result.theory_loss:.9g}",
+        f"{result.theory_loss:.6g}",
         f"{result.loss_gap:+.1e}",
-        "not unique" if error is None else f"{error:.1e}",
+        "-" if error is None else f"{error:.1e}",
         "/".join(map(str, result.theory_on)),
         "/".join(map(str, result.found_on)),
         "[green]agrees[/]" if result.agrees else "[red]differs[/]",
@@ -119,5 +122,5 @@ def _number(value: float) -> str:
     if np.isnan(value):
         return "?"
     if np.isinf(value):
-        return "any" if value > 0 else "-"
+        return "any"
     return "0" if value == 0 else f"{value:.3g}"

@@ -120,7 +120,7 @@ def _words(
         return " ".join(lines)
     lines.append(f"{now} of {units} units are active; {goal} wanted.")
     if wide is not spec and changes and not changes[0].parameter.startswith("latent_dim"):
-        lines.append(f"Give every level at least {goal} units, and")
+        lines.append(f"First give every level at least {goal} units.")
     if not changes:
         lines.append(
             f"No single parameter keeps {goal} units: change several, or use fewer units ({now})."
