@@ -14,6 +14,9 @@ or as a function of the input (whose linear optimum is the per-unit one)."""
 EtaDec: TypeAlias = float | Literal["learned"]
 """Decoder std: a float, or learned with the model."""
 
+MOST_UNITS = 1_000_000
+"""Units per level beyond which an entry is a slip of the keyboard, not a model."""
+
 LEARNED_SIGMAS = ("learned", "shared", "input")
 
 
@@ -41,6 +44,15 @@ def count(name: str, value: object) -> int:
             name, repr(value), "a whole number of units, at least 1", f"Pass e.g. {name}=8."
         )
     return int(count)
+
+
+def units(name: str, value: object) -> int:
+    number = count(name, value)
+    if number > MOST_UNITS:
+        raise InvalidArgumentError(
+            name, number, f"at most {MOST_UNITS:,} units", f"Pass e.g. {name}=8."
+        )
+    return number
 
 
 def sequence(name: str, value: Any, length: int | None, what: str) -> tuple[Any, ...]:

@@ -171,7 +171,7 @@ class VAESpec(Spec):
     sigma: Sigma = "learned"
 
     def __post_init__(self) -> None:
-        dim = checks.count("latent_dim", self.latent_dim)
+        dim = checks.units("latent_dim", self.latent_dim)
         _set(
             self,
             latent_dim=dim,
@@ -245,7 +245,7 @@ class HVAESpec(Spec):
 
     def __post_init__(self) -> None:
         dims = checks.each(
-            "latent_dims", self.latent_dims, 2, "z1's units, z2's units", checks.count
+            "latent_dims", self.latent_dims, 2, "z1's units, z2's units", checks.units
         )
         _set(
             self,
@@ -302,7 +302,7 @@ class ChainSpec(Spec):
     sigmas: tuple[Sigma, ...] | Literal["learned"] = "learned"
 
     def __post_init__(self) -> None:
-        dims = checks.each("latent_dims", self.latent_dims, None, "units per level", checks.count)
+        dims = checks.each("latent_dims", self.latent_dims, None, "units per level", checks.units)
         levels = len(dims)
         if levels < 1:
             raise InvalidArgumentError(
