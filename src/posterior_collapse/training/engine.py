@@ -74,8 +74,9 @@ class Engine:
         self.models, self.feed, self.validation = list(models), feed, validation
         self.folders, self.report, self.alone = folders, report, alone
         self.device = torch.device(common.device)
-        self.stack = Stack(models, self.device, half=common.precision == "bf16")
-        self.dtype = next(iter(self.stack.parameters.values())).dtype
+        half = common.precision == "bf16"
+        self.stack = Stack(models, self.device, feed.batch_size, half=half)
+        self.dtype = next(iter(self.stack.leaves.values())).dtype
         self.runs = [Run(one) for one in settings]
         self.optimiser = self._optimiser()
         self.bounds = self._clip_bounds()
@@ -129,6 +130,7 @@ class Engine:
             skip=self.step_in_epoch,
         )
 
+    @torch.inference_mode()
     def _one_step(self, batch: Batch, draws: Draws) -> None:
         capacity = self.annealing.capacity(self.step)
         gradients, measured = self.stack.gradients(
@@ -186,7 +188,7 @@ class Engine:
         for i in alive:
             if self.bests is not None and self.runs[i].stopped in (FINISHED, "early"):
                 for name, best in self.bests.items():
-                    self.stack.parameters[name][i] = best[i]
+                    self.stack.leaves[name][i] = best[i]
         self.sums, self.rows_in_epoch, self.step_in_epoch = None, 0, 0
         if not self.alive or self.epoch % self.settings.checkpoint_every == 0:
             self._save()
@@ -196,9 +198,9 @@ class Engine:
 
     def _remember(self, run: int) -> None:
         if self.bests is None:
-            self.bests = {name: p.clone() for name, p in self.stack.parameters.items()}
+            self.bests = {name: p.clone() for name, p in self.stack.leaves.items()}
         for name, best in self.bests.items():
-            best[run] = self.stack.parameters[name][run]
+            best[run] = self.stack.leaves[name][run]
 
     def _rows(self) -> list[dict[str, float]]:
         """The epoch's row of every run."""
@@ -259,8 +261,8 @@ class Engine:
     def _optimiser(self) -> Optimiser:
         rates = [run.settings.learning_rate for run in self.runs]
         if self.settings.optimiser == "sgd":
-            return SGD(self.stack.parameters, rates, self.settings.momentum)
-        return Adam(self.stack.parameters, rates)
+            return SGD(self.stack.leaves, rates, self.settings.momentum)
+        return Adam(self.stack.leaves, rates)
 
     def _clip_bounds(self) -> Tensor | None:
         clips = [run.settings.clip for run in self.runs]

@@ -193,9 +193,9 @@ def _lbfgs(objective: _Objective, limit: int, run: Run) -> int:
             "maxcor": 50, "maxiter": limit - done, "maxfun": 10 * limit,
             "ftol": 1e-16, "gtol": 1e-10,
         }  # fmt: skip
-        start = objective.point()
+        start: Any = objective.point()
         found = minimize(
-            value_and_gradient, start, (), "L-BFGS-B", True, callback=after, options=options
+            value_and_gradient, start, jac=True, method="L-BFGS-B", callback=after, options=options
         )
         objective.move(found.x)
         if done >= limit or best - found.fun < 1e-12 * max(1.0, abs(found.fun)):

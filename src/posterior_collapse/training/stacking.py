@@ -8,19 +8,23 @@ neither autograd's nor vmap's bookkeeping, which on small networks is most of a 
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import CONVENTIONS, MarkovVAE, Terms, loss
+from posterior_collapse.models.layers import Supplied
+from posterior_collapse.models.nets import Decoder
 from posterior_collapse.training.feeding import Batch
+from posterior_collapse.training.layout import HEADS, Layout
+from posterior_collapse.training.tracing import trace
 
-__all__ = ["Draws", "Stack"]
+__all__ = ["Draws", "Stack", "reconstruction"]
 
 
 class Draws(NamedTuple):
@@ -30,37 +34,64 @@ class Draws(NamedTuple):
     masks: dict[str, Tensor]
 
 
+class _Features(Decoder):
+    """A decoder that hands out its hidden features, from which all runs' errors follow at once."""
+
+    def squared_error(
+        self,
+        inputs: Mapping[str, Tensor],
+        target: Tensor,
+        supplied: Supplied,
+        heads: Mapping[str, str],
+    ) -> Tensor:
+        return torch.cat([net(inputs[key], supplied) for key, net in self.features.items()], -1)
+
+
 class Stack:
     """The parameters of R models and the gradient of their losses.
 
     Args:
         models: Built from specs that differ in numbers only.
         device: Where to keep them.
+        rows: Rows per batch.
         half: Take matrix products in bfloat16.
 
     Attributes:
-        parameters: By name, (runs, ...) each; trained in place.
-        buffers: Likewise, constant.
+        leaves: By name, (runs, ...) each and contiguous; trained in place.
+        buffers: By the model's names, (runs, ...) each; constant.
     """
 
     def __init__(
-        self, models: Sequence[MarkovVAE], device: torch.device, *, half: bool = False
+        self,
+        models: Sequence[MarkovVAE],
+        device: torch.device,
+        rows: int = 1,
+        *,
+        half: bool = False,
     ) -> None:
         _check_alike(models)
-        self.model = models[0]
         self.runs = len(models)
         self.half = half
+        # Without residuals the squared error is a difference of large numbers: too large for the
+        # 8 bits of bfloat16.
+        self.layout = Layout(models[0], rows, share_heads=not half)
+        self.model = copy.deepcopy(models[0]).to(device)
+        if self.layout.heads:
+            self.model.decoders[0].__class__ = _Features
         parameters, buffers = stack_module_state(list(models))
-        self.parameters = {
-            name: p.detach().to(device).contiguous() for name, p in parameters.items()
-        }
+        self.leaves = self.layout.gather({n: p.detach().to(device) for n, p in parameters.items()})
         self.buffers = {name: b.to(device) for name, b in buffers.items()}
-        self._traced: dict[Any, Callable[..., tuple[list[Tensor], Tensor]]] = {}
+        self._traced: dict[Any, Callable[..., list[Tensor]]] = {}
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """The parameters by the model's names, (runs, ...) each: views of the leaves."""
+        return self.layout.scatter(self.leaves)
 
     def terms(self, batch: Batch, draws: Draws) -> Terms:
         """Return every run's terms, (runs, ...) each, without gradients."""
-        with torch.no_grad(), self._autocast(batch.x):
-            return self._terms(self.parameters, batch, draws)
+        with torch.no_grad(), self._autocast():
+            return self._terms(self.leaves, batch, draws)
 
     def gradients(
         self,
@@ -72,7 +103,7 @@ class Stack:
         convention: str,
         free_bits: float | None,
     ) -> tuple[list[Tensor], Tensor]:
-        """Return the gradients in the parameters' order, and what the step measured.
+        """Return the gradients in the order of the leaves, and what the step measured.
 
         Args:
             batch: Rows that all runs see.
@@ -88,11 +119,11 @@ class Stack:
         """
 
         def step(
-            parameters: dict[str, Tensor], batch: Batch, draws: Draws, betas: Tensor, cap: Any
-        ) -> tuple[list[Tensor], Tensor]:
-            def total(parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-                with self._autocast(batch.x):
-                    terms = self._terms(parameters, batch, draws)
+            leaves: dict[str, Tensor], batch: Batch, draws: Draws, betas: Tensor, cap: Any
+        ) -> list[Tensor]:
+            def total(leaves: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+                with self._autocast():
+                    terms = self._terms(leaves, batch, draws)
 
                 def one(terms: Terms, betas: Tensor) -> Tensor:
                     return loss(
@@ -104,56 +135,77 @@ class Stack:
                 kls = [kl.mean(1) for kl in terms.kl]
                 return losses.sum(), torch.cat([losses.unsqueeze(1), parts, *kls], 1)
 
-            gradients, (_, measured) = grad_and_value(total, has_aux=True)(parameters)
-            return [g.contiguous() for g in gradients.values()], measured.detach()
+            gradients, (_, measured) = grad_and_value(total, has_aux=True)(leaves)
+            return [g.contiguous() for g in (*gradients.values(), measured)]
 
-        arguments = (self.parameters, batch, draws, betas, capacity)
+        arguments = (self.leaves, batch, draws, betas, capacity)
         key = (len(batch.x), batch.y is None, capacity is None, convention, free_bits)
         if key not in self._traced:
-            traced = make_fx(step)(*arguments)
-            traced.graph.eliminate_dead_code()
-            traced.recompile()
-            self._traced[key] = traced
-        with torch.no_grad():
-            return self._traced[key](*arguments)
+            with torch.inference_mode(False):
+                self._traced[key] = trace(step, *arguments)
+        *found, measured = self._traced[key](*arguments)
+        return found, measured
 
     def state(self, run: int) -> dict[str, Tensor]:
         """Return the parameters and buffers of one run, by the model's names."""
         every = {**self.parameters, **self.buffers}
         return {name: value[run].clone() for name, value in every.items()}
 
-    def _terms(self, parameters: Mapping[str, Tensor], batch: Batch, draws: Draws) -> Terms:
-        shared = {} if self.runs == 0 else self._shared_products(parameters, batch)
+    @torch.no_grad()
+    def load(self, run: int, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        for name, value in {**self.parameters, **self.buffers}.items():
+            value[run].copy_(state[name])
 
-        def one(parameters: Any, buffers: Any, noise: Any, supplied: dict[str, Tensor]) -> Terms:
+    def _terms(self, leaves: Mapping[str, Tensor], batch: Batch, draws: Draws) -> Terms:
+        parameters = self.layout.scatter(leaves)
+        own = {n: p for n, p in parameters.items() if n not in self.layout.shared}
+        supplied = {**self._stems(leaves, batch), **draws.masks}
+
+        def one(parameters: Any, buffers: Any, noise: Any, supplied: Any) -> Terms:
             inputs = (batch.x, batch.y, noise, supplied)
             return cast(Terms, functional_call(self.model, (parameters, buffers), inputs))
 
-        return vmap(one)(parameters, self.buffers, draws.noise, {**shared, **draws.masks})
+        terms: Terms = vmap(one)(own, self.buffers, draws.noise, supplied)
+        if not self.layout.heads:
+            return terms
+        target = batch.x if batch.y is None else batch.y
+        error = self._squared_error(leaves[HEADS], terms.squared_error, target)
+        return terms._replace(squared_error=error)
 
-    def _shared_products(self, parameters: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """The products of all runs with the data, one matrix product each."""
-        data = {"x": batch.x, "y": batch.y}
+    def _stems(self, leaves: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """The outputs of the layers that meet the data, (runs, n, width)."""
         found = {}
-        for name, key in self.model.stems.items():
-            weight = parameters[f"{name}.weight"]  # (runs, width, dim)
-            value = cast(Tensor, data[key])
-            product = (value @ weight.flatten(0, 1).T).view(-1, *weight.shape[:2])
-            product = product.to(weight.dtype).transpose(0, 1)  # (runs, n, width)
-            bias = parameters.get(f"{name}.bias")
-            found[name] = product if bias is None else product + bias.unsqueeze(1)
-        if not self.half:
-            # Without residuals the squared error is a difference of large numbers: too large for
-            # the 8 bits of bfloat16.
-            target = batch.x if batch.y is None else batch.y
-            for name in self.model.heads:
-                found[name] = target @ parameters[f"{name}.weight"]
+        for key, stems in self.layout.stems.items():
+            leaf = leaves[f"stems.{key}"]  # (runs, widths, dim)
+            data = cast(Tensor, batch.x if key == "x" else batch.y)
+            product = (data @ leaf.flatten(0, 1).T).to(leaf.dtype).view(-1, *leaf.shape[:2])
+            parts = torch.split(product.transpose(0, 1), list(stems.values()), 2)
+            for name, part in zip(stems, parts, strict=True):
+                bias = leaves.get(f"{name}.bias")
+                found[name] = part if bias is None else part + bias.unsqueeze(1)
         return found
 
-    def _autocast(self, like: Tensor) -> contextlib.AbstractContextManager[Any]:
+    def _squared_error(self, heads: Tensor, hidden: Tensor, target: Tensor) -> Tensor:
+        """`|y - W h|^2` of all runs, (runs, n), as `|y|^2 - 2 h.(W'y) + h'(W'W)h`.
+
+        Args:
+            heads: `W'` with the biases as last rows, (runs, features, dim y).
+            hidden: h, (runs, n, features but the biases').
+            target: y, (n, dim y).
+        """
+        ones = hidden.new_ones(*hidden.shape[:2], len(self.layout.biases))
+        hidden = torch.cat([hidden, ones], 2)
+        projected = (target @ heads.flatten(0, 1).T).view(-1, *heads.shape[:2]).transpose(0, 1)
+        half = heads @ heads.detach().mT
+        # The gradient of a symmetric form is twice that of either factor: one product, not two.
+        gram = 2 * half - half.detach()
+        return target.square().sum(1) + (hidden * (hidden @ gram - 2 * projected)).sum(2)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if not self.half:
             return contextlib.nullcontext()
-        return torch.autocast(like.device.type, torch.bfloat16)
+        return torch.autocast(next(iter(self.leaves.values())).device.type, torch.bfloat16)
 
 
 def reconstruction(terms: Terms, convention: str) -> Tensor:

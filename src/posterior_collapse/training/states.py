@@ -111,13 +111,13 @@ def _take(engine: Engine, run: int, tensors: dict[str, Tensor]) -> None:
         for name, value in target.items():
             value[run].copy_(tensors[f"{prefix}.{name}"])
 
-    put(engine.stack.parameters, "model")
-    put(engine.stack.buffers, "model")
+    model = {n.removeprefix("model."): v for n, v in tensors.items() if n.startswith("model.")}
+    engine.stack.load(run, model)
     for kind, slot in engine.optimiser.slots.items():
         put(slot, f"optimiser.{kind}")
     if any(name.startswith("best.") for name in tensors):
         if engine.bests is None:
-            engine.bests = {name: p.clone() for name, p in engine.stack.parameters.items()}
+            engine.bests = {name: p.clone() for name, p in engine.stack.leaves.items()}
         put(engine.bests, "best")
     if "epoch.sums" in tensors:
         if engine.sums is None:

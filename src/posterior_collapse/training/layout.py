@@ -1,0 +1,75 @@
+"""Where the parameters of stacked runs lie, so that products with the data are few and large.
+
+All first layers that meet the same data lie in one leaf, and so do the heads of the decoder, their
+biases as rows: a leaf is multiplied with the data at once, for all runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from posterior_collapse.models import MarkovVAE
+
+__all__ = ["Layout"]
+
+HEADS = "heads"
+
+
+class Layout:
+    """Names of a model's parameters against the leaves that are trained.
+
+    Args:
+        model: Any of the runs'.
+        rows: Rows per batch.
+        share_heads: Whether the heads may be one leaf.
+
+    Attributes:
+        stems: Per kind of data, the layers that meet it and their widths.
+        heads: The heads in the order of their hidden features; empty where they stay apart.
+    """
+
+    def __init__(self, model: MarkovVAE, rows: int, *, share_heads: bool = True) -> None:
+        shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        self.names = list(shapes)
+        self.stems: dict[str, dict[str, int]] = {}
+        for name, key in model.stems.items():
+            self.stems.setdefault(key, {})[name] = shapes[f"{name}.weight"][0]
+        widths = {name: shapes[f"{name}.weight"][1] for name in model.heads}
+        # A decoder without residuals costs features^2 instead of rows x features per output.
+        few = 2 * sum(widths.values()) <= rows
+        self.heads = widths if share_heads and few else {}
+        self.biases = [f"{name}.bias" for name in self.heads if f"{name}.bias" in shapes]
+        self.shared = {
+            *(f"{name}.weight" for found in self.stems.values() for name in found),
+            *(f"{name}.weight" for name in self.heads),
+            *self.biases,
+        }
+
+    def gather(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return contiguous leaves, (runs, ...) each, from parameters by name."""
+        leaves = {n: parameters[n].clone() for n in self.names if n not in self.shared}
+        for key, stems in self.stems.items():
+            leaves[f"stems.{key}"] = torch.cat([parameters[f"{n}.weight"] for n in stems], 1)
+        if self.heads:
+            rows = [parameters[f"{name}.weight"].mT for name in self.heads]
+            rows += [parameters[name].unsqueeze(1) for name in self.biases]
+            leaves[HEADS] = torch.cat(rows, 1)
+        return {name: leaf.contiguous() for name, leaf in leaves.items()}
+
+    def scatter(self, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return views of the leaves by parameter name; (runs, ...) each."""
+        found = {n: leaf for n, leaf in leaves.items() if n in self.names}
+        for key, stems in self.stems.items():
+            parts = torch.split(leaves[f"stems.{key}"], list(stems.values()), 1)
+            found.update({f"{n}.weight": part for n, part in zip(stems, parts, strict=True)})
+        if self.heads:
+            sizes = [*self.heads.values(), *(1 for _ in self.biases)]
+            parts = torch.split(leaves[HEADS], sizes, 1)
+            weights = zip(self.heads, parts, strict=False)
+            found.update({f"{name}.weight": part.mT for name, part in weights})
+            biases = zip(self.biases, parts[len(self.heads) :], strict=True)
+            found.update({name: part.squeeze(1) for name, part in biases})
+        return {name: found[name] for name in self.names}
