@@ -1,12 +1,12 @@
 """What `collapse train` was asked to do, as plain values that a resumed command reads back.
 
-The folder of one run holds its job in `config.json`; that of a sweep names its runs in
-`sweep.json`, and each run's own folder in it holds the job of that run.
+The folder of one run holds its job in `config.json`; that of a sweep holds the jobs of all runs in
+`sweep.json`, and each run's own folder in it that run's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,17 +90,18 @@ class Job:
 
 
 def write(job: Job, out: Path) -> None:
-    """Write the job; of a sweep, the file that names the runs last.
+    """Write the job; of a sweep the whole of it first, so that it can be read at any moment.
 
     Raises:
         OutputError: The folder cannot be written.
     """
     from posterior_collapse.training.run_folders import CONFIG, write_json
 
+    configs = {run.name: _config(job, run) for run in job.runs}
+    if "" not in configs:
+        write_json(out / SWEEP, {"runs": configs})
     for run, folder in zip(job.runs, job.folders(out), strict=True):
-        write_json(folder / CONFIG, _config(job, run))
-    if any(run.name for run in job.runs):
-        write_json(out / SWEEP, {"runs": [run.name for run in job.runs]})
+        write_json(folder / CONFIG, configs[run.name])
 
 
 def read(out: Path) -> Job:
@@ -112,19 +113,13 @@ def read(out: Path) -> Job:
     """
     from posterior_collapse.training.run_folders import CONFIG, read_json
 
-    sweep = out / SWEEP
-    names = read_json(sweep).get("runs") if sweep.exists() else [""]
-    if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
-        raise _corrupt(sweep)
-    configs = []
-    for name in names:
-        path = out / name / CONFIG
-        if not path.exists():
-            raise MissingFileError(
-                str(path), "no such file", "the folder of a run or a sweep", "Check the name."
-            )
-        configs.append((path, name, read_json(path)))
-    return _combined(configs)
+    if (out / SWEEP).exists():
+        return _combined(out / SWEEP, read_json(out / SWEEP).get("runs"))
+    if not (out / CONFIG).exists():
+        raise MissingFileError(
+            str(out / CONFIG), "no such file", "the folder of a run or a sweep", "Check the name."
+        )
+    return _combined(out / CONFIG, {"": read_json(out / CONFIG)})
 
 
 def _config(job: Job, run: Run) -> dict[str, Any]:
@@ -141,23 +136,22 @@ def _config(job: Job, run: Run) -> dict[str, Any]:
     }
 
 
-def _combined(configs: Sequence[tuple[Path, str, Mapping[str, Any]]]) -> Job:
+def _combined(path: Path, configs: Any) -> Job:
     runs, shared = [], []
-    for path, name, config in configs:
-        try:
+    try:
+        for name, config in configs.items():
             settings = dict(config["settings"])
             numbers = {key: settings.pop(key) for key in ("learning_rate", "clip", "seed")}
             runs.append(Run(name, Spec.from_dict(config["spec"]), **numbers))
             keys = ("data", "architecture", "exact", "from_forecast")
             shared.append({"settings": settings, **{key: config[key] for key in keys}})
-        except (KeyError, TypeError, ValueError) as error:
-            raise _corrupt(path) from error
-        if shared[-1] != shared[0]:
-            raise _corrupt(path)
-    return Job(runs=tuple(runs), **shared[0])
-
-
-def _corrupt(path: Path) -> CorruptFileError:
-    return CorruptFileError(
-        str(path), "other values than were written", "the file of a run", "Restore it from a copy."
-    )
+        if any(one != shared[0] for one in shared):
+            raise ValueError("runs of different jobs")
+        return Job(runs=tuple(runs), **shared[0])
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise CorruptFileError(
+            str(path),
+            f"other values than were written ({error})",
+            "the file of a run",
+            "Restore it from a copy.",
+        ) from error

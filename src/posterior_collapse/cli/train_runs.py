@@ -13,7 +13,6 @@ import typer
 
 from posterior_collapse.cli import train_job
 from posterior_collapse.cli.train_job import Job
-from posterior_collapse.errors import PosteriorCollapseError
 
 if TYPE_CHECKING:
     from posterior_collapse.data import Dataset
@@ -37,9 +36,8 @@ def train(job: Job, out: Path, *, resume: bool, tensorboard: bool, as_json: bool
         run_folders.require_tensorboard()
     dataset = job.load()
     with _taken_away_on_error(out) if not resume else contextlib.nullcontext():
-        if not resume:
-            job = job.fingerprinted(dataset)
-            train_job.write(job, out)
+        job = job.fingerprinted(dataset)
+        train_job.write(job, out)
         fitted = _fit(job, dataset, out, resume, tensorboard)
     summaries = [_write(f, *pair) for f, pair in zip(fitted, _named(job, out), strict=True)]
     if as_json:
@@ -116,7 +114,7 @@ def _taken_away_on_error(out: Path) -> Iterator[None]:
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         yield
-    except PosteriorCollapseError:
+    except Exception:
         inside = (path for path in out.rglob("*") if path.is_dir())
         if not any(checkpoints.exists(folder) for folder in (out, *inside)):
             for path in out.iterdir() if out.is_dir() else ():

@@ -13,8 +13,13 @@ PARTIAL = ".partial"
 """Ending of a file that is being written; one that outlives its process is rubbish."""
 
 
-def write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes, *, sync_folder: bool = True) -> None:
     """Write a file under a temporary name in its folder, fsync it, rename it, fsync the folder.
+
+    Args:
+        path: Where it goes; the folder is there already.
+        content: What goes in.
+        sync_folder: False where another file of the same folder follows at once.
 
     Raises:
         OutputError: The system refuses (permission, space); what was there before is kept.
@@ -29,7 +34,8 @@ def write(path: Path, content: bytes) -> None:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        if sync_folder:
+            _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -110,7 +110,8 @@ def save(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     path = folder / _commit_name(step)
-    atomic.write(folder / _tensors_name(record), content)
+    # Should the power fail between the two names, the older checkpoints are still there.
+    atomic.write(folder / _tensors_name(record), content, sync_folder=False)
     atomic.write(path, text.encode())
     with writing(folder):
         _prune(folder, step, keep)

@@ -1,0 +1,114 @@
+"""Runs killed with SIGKILL at random moments and resumed, against runs left alone."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nursery import Nursery
+from posterior_collapse.training import checkpoints
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
+
+CASES = {
+    "one run": (20, ["--epochs", "20", "--patience", "15", "--clip", "1"]),
+    "sweep": (10, ["--epochs", "10", "--beta", "0.5,2", "--dropout", "0.2"]),
+}
+"""Kills, and options."""
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    process = Nursery()
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    x = np.random.default_rng(0).standard_normal((150, 6)) * [3, 2, 1, 0.5, 0.1, 0.1]
+    np.save(tmp_path / "data.npy", x)
+    return tmp_path / "data.npy"
+
+
+def begun(out: Path) -> bool:
+    return (out / "config.json").exists() or (out / "sweep.json").exists()
+
+
+def newest_step(out: Path) -> int:
+    steps = [int(path.stem[11:]) for path in out.rglob("checkpoint-*.json")]
+    return max(steps, default=0)
+
+
+class Story:
+    """A command that is killed and resumed until it ends by itself."""
+
+    def __init__(self, nursery: Nursery, command: list[str], out: Path) -> None:
+        self.nursery, self.command, self.out = nursery, command, out
+        self.output = out.with_suffix(".txt")
+        self.kills = 0
+        self.steps: list[int] = []
+
+    def tell(self, moments: random.Random, longest: float) -> None:
+        while not self._once(moments.uniform(0, longest)):
+            self.kills += 1
+            self.steps.append(newest_step(self.out))
+
+    def _once(self, delay: float) -> bool:
+        """Return whether the command ended before it was killed."""
+        resume = ["train", "--resume", str(self.out)]
+        pid = self.nursery.start(resume if begun(self.out) else self.command, self.output)
+        time.sleep(delay)
+        os.kill(pid, signal.SIGKILL)
+        status = self.nursery.wait()
+        assert status in (0, -signal.SIGKILL), self.output.read_text()
+        return status == 0
+
+
+def files(out: Path) -> list[str]:
+    return sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+
+
+def assert_same(out: Path, expected: Path) -> None:
+    """Every file is the same to the last bit, so are parameters, moments and history."""
+    assert files(out) == files(expected)
+    for name in files(expected):
+        assert (out / name).read_bytes() == (expected / name).read_bytes(), name
+    for folder in {path.parent for path in expected.rglob("summary.json")}:
+        one = checkpoints.load(folder)
+        other = checkpoints.load(out / folder.relative_to(expected))
+        assert one.meta == other.meta
+        assert one.tensors.keys() == other.tensors.keys()
+        assert all(torch.equal(one.tensors[name], other.tensors[name]) for name in one.tensors)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_killed_and_resumed_run_equals_the_uninterrupted_one(
+    nursery: Nursery, data: Path, tmp_path: Path, case: str
+) -> None:
+    kills, options = CASES[case]
+    command = ["train", str(data), "--latents", "4", "--eta-dec", "0.5", "--hidden", "8"]
+    command += ["--batch-size", "50", *options]
+    alone = tmp_path / "alone"
+    nursery.start([*command, "--out", str(alone)], tmp_path / "alone.txt")
+    began = time.perf_counter()
+    assert nursery.wait() == 0, (tmp_path / "alone.txt").read_text()
+    longest = time.perf_counter() - began
+
+    moments = random.Random(0)
+    stories: list[Story] = []
+    while sum(story.kills for story in stories) < kills:
+        out = tmp_path / f"story {len(stories)}"
+        stories.append(Story(nursery, [*command, "--out", str(out)], out))
+        stories[-1].tell(moments, 0.7 * longest)
+        assert_same(out, alone)
+    steps = {step for story in stories for step in story.steps}
+    assert len(steps - {0, newest_step(alone)}) >= 3, f"kills came at the same steps: {steps}"
