@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import posterior_collapse as pc
 from posterior_collapse.errors import InvalidArgumentError
 
-positive = st.floats(min_value=5e-324, allow_infinity=False, allow_nan=False)
+positive = st.floats(min_value=1e-50, max_value=1e50)
 units = st.integers(1, 6)
 
 
@@ -76,6 +76,11 @@ def test_bad_numbers(name: str, bad) -> None:
         (lambda: pc.VAESpec(2, sigma="lerned"), "Did you mean 'learned'"),
         (lambda: pc.HVAESpec((2, 2, 2)), "latent_dims: got 3 values; expected 2"),
         (lambda: pc.VAESpec(10**8), "latent_dim: got 100000000; expected at most 1,000,000"),
+        (lambda: pc.VAESpec(2, 10**400), "beta: got a int beyond floats"),
+        (lambda: pc.VAESpec(2, 1e-200), "beta: got 1e-200; expected a number from 1e-50"),
+        (lambda: pc.VAESpec(2).replace(model="cvae"), "a change of model"),
+        (lambda: pc.Spec.from_json(None), "not JSON"),  # type: ignore[arg-type]
+        (lambda: pc.Spec.from_dict({"model": ["a"]}), r"model: got \['a'\]"),
         (lambda: pc.HVAESpec(4), "latent_dims: got 4; expected a sequence"),
         (lambda: pc.HVAESpec((2, 2), betas=(1,)), "betas: got 1 values"),
         (lambda: pc.HVAESpec((2, 0)), r"latent_dims\[1\]"),
@@ -98,6 +103,7 @@ def test_what_was_wrong_is_said(make, message: str) -> None:
 
 
 def test_numpy_numbers_become_plain_ones() -> None:
+    assert pc.VAESpec(2, sigma=np.array(0.5)) == pc.VAESpec(2, sigma=0.5)
     spec = pc.VAESpec(np.int64(2), np.float32(0.5), sigma=np.array([0.1, 0.2]))
     assert spec == pc.VAESpec(2, 0.5, sigma=(0.1, 0.2))
     assert type(spec.latent_dim) is int

@@ -192,6 +192,28 @@ def test_condition_with_few_samples_warns_with_the_remedy() -> None:
     assert honest.spectrum.sum() > 0.8 * y.var(0).sum() > f.spectrum.sum() * 1.5
 
 
+@pytest.mark.filterwarnings("ignore::posterior_collapse.theory.FewSamplesWarning")
+@pytest.mark.parametrize("sigma", ["learned", "shared", 0.5])
+def test_nothing_left_to_explain_is_seen_through_rounding(sigma) -> None:
+    """As many features of the condition as samples: the residual is 0, whatever rounding says."""
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        n, d_y = rng.integers(3, 6), rng.integers(1, 4)
+        moments = pc.Moments.from_arrays(rng.standard_normal((n, 5)), rng.standard_normal((n, d_y)))
+        with pytest.raises(pc.UnboundedObjectiveError, match="no variance left"):
+            pc.forecast(moments, pc.CVAESpec(2, eta_dec="learned", sigma=sigma))
+
+
+@pytest.mark.parametrize("ratio", [1e3, 1e8, 1e13, 1e17, 1e30])
+def test_no_digits_are_lost_at_high_signal_to_noise(ratio: float) -> None:
+    moments = pc.Moments.from_matrices([[1.234567 * ratio]])
+    f = pc.forecast(moments, pc.VAESpec(1))
+    kl = np.log(1.234567 * ratio) / 2
+    assert f.loss == pytest.approx(1 / 2 + kl + np.log(2 * np.pi) / 2, rel=1e-14)
+    assert f.levels[0].information[0] == pytest.approx(kl, rel=1e-14)
+    assert f.levels[0].kl[0] == pytest.approx(kl, rel=1e-14)
+
+
 def test_conditional_model_needs_a_target() -> None:
     with pytest.raises(pc.DataError, match="no target y"):
         pc.forecast(SMALL, pc.CVAESpec(2))

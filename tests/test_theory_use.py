@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -17,6 +18,10 @@ MOMENTS = pc.Moments.from_arrays(DIGITS)
 
 def changed(spec: pc.Spec, change) -> pc.Spec:
     name, _, index = change.parameter.partition("[")
+    if change.units and isinstance(spec, pc.HVAESpec):
+        spec = spec.replace(latent_dims=[max(d, change.units) for d in spec.latent_dims])
+    elif change.units:
+        spec = spec.replace(latent_dim=change.units)
     if name == "latent_dims":
         return spec.replace(latent_dims=[max(d, int(change.value)) for d in spec.latent_dims])
     if name == "latent_dim":
@@ -37,6 +42,8 @@ def changed(spec: pc.Spec, change) -> pc.Spec:
         (pc.VAESpec(16, 2.0, sigma="shared"), 5),
         (pc.VAESpec(16, 6.0, "learned"), 14),
         (pc.VAESpec(4, eta_dec=0.2), 9),
+        (pc.VAESpec(2), 8),
+        (pc.HVAESpec((2, 3), (1.0, 2.0), sigma_1=0.3), 6),
         (pc.HVAESpec((16, 16), (1.0, 9.0), 0.5, sigma_1=0.5), 8),
         (pc.HVAESpec((16, 16), (1.0, 9.0), 0.5, sigma_1=0.5, sigma_2=0.9), 3),
         (pc.HVAESpec((16, 4), (1.0, 1.0), 0.2, sigma_1=0.3), 6),
@@ -57,7 +64,8 @@ def test_each_change_alone_reaches_the_goal_and_is_the_smallest(spec, wanted) ->
             continue
         # three digits: a change smaller by two units of the last one is not enough
         back = 1 + (0.02 if change.value < change.current else -0.02)
-        shy = changed(spec, type(change)(change.parameter, 0, change.value * back, 0))
+        less = dataclasses.replace(change, value=change.value * back)
+        shy = changed(spec, less)
         assert pc.forecast(MOMENTS, shy).n_active < goal, change
 
 
@@ -73,14 +81,35 @@ def test_advice_when_nothing_is_wrong_or_nothing_helps() -> None:
     assert "nothing needs to change" in str(fine)
     flat = pc.Moments.from_matrices(np.diag([2.0, 1.0, 0.0]))
     most = pc.forecast(flat, pc.VAESpec(3)).advice(active=3)
-    assert most.possible == 2
-    assert most.wanted == 2
-    hopeless = pc.forecast(
-        flat, pc.HVAESpec((2, 2), (1.0, 1.5), sigma_1="learned", sigma_2="learned")
-    ).advice(active=1)
-    assert all(c.parameter.startswith("betas") is False for c in hopeless.changes)
-    assert hopeless.text
+    assert (most.wanted, most.possible) == (3, 2)
+    assert "3 wanted, but the data have only 2 modes" in most.text
+    assert [c.active for c in most.changes] == [2, 2]
     json.dumps(most.to_dict())
+    both_learned = pc.HVAESpec((2, 2), (1.0, 1.5), sigma_1="learned", sigma_2="learned")
+    hopeless = pc.forecast(flat, both_learned).advice(active=1)
+    assert hopeless.changes == ()
+    assert "alone does not do it" in hopeless.text
+
+
+def test_advice_says_when_the_condition_leaves_nothing() -> None:
+    y = DIGITS[:, 20:30] @ np.ones((10, 2))
+    f = pc.forecast(pc.Moments.from_arrays(DIGITS, y), pc.CVAESpec(2))
+    assert f.advice().text == (
+        "0 of 2 units are active: x explains all of y, so no setting can keep a unit."
+    )
+
+
+def test_advice_never_speaks_of_others_that_are_not_there() -> None:
+    text = pc.forecast(MOMENTS, pc.VAESpec(2, eta_dec=0.1)).advice(active=20).text
+    assert "others" not in text
+    text = pc.forecast(MOMENTS, pc.VAESpec(4, sigma=(0.1, 0.2, 0.3, 0.4))).advice(active=9).text
+    assert "9 units at every level, and as many sigmas" in text
+
+
+def test_advice_reaches_across_many_decades() -> None:
+    tiny = pc.Moments.from_arrays(DIGITS, scale=1e-12)
+    changes = pc.forecast(tiny, pc.VAESpec(4)).advice().changes
+    assert {c.parameter for c in changes} == {"beta", "eta_dec"}
 
 
 @pytest.mark.parametrize("bad", [0, -1, 1.5, True, "8"])
@@ -206,6 +235,39 @@ def test_effective_beta_is_where_the_written_loss_collapses(options) -> None:
 def test_effective_beta_says_what_it_lacks(options, message: str) -> None:
     with pytest.raises(InvalidArgumentError, match=message):
         pc.effective_beta(**options)
+
+
+def test_a_forecast_shows_itself() -> None:
+    f = pc.forecast(MOMENTS, pc.VAESpec(4))
+    assert f.plot().axes[0].get_ylabel() == "variance of data mode"
+    page = f._repr_html_()
+    assert page.startswith("<pre")
+    assert page.count("collapsed") == 4
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: pc.phase_diagram(DIGITS, "vae", [1], [1]),
+        lambda: pc.forecast(DIGITS, "vae"),
+        lambda: pc.minimise(DIGITS, None),
+    ],
+)
+def test_a_spec_is_asked_for(call) -> None:
+    with pytest.raises(InvalidArgumentError, match="spec: got"):
+        call()
+
+
+@pytest.mark.parametrize("call", [pc.forecast, pc.minimise])
+def test_a_condition_is_asked_for(call) -> None:
+    with pytest.raises(pc.DataError, match="no target y"):
+        call(DIGITS, pc.CVAESpec(2))
+
+
+def test_minimise_takes_an_array() -> None:
+    x = DIGITS[:, 20:24]
+    spec = pc.VAESpec(2, 0.2)
+    assert pc.minimise(x, spec, restarts=2).loss == pytest.approx(pc.forecast(x, spec).loss)
 
 
 def test_repr_and_dict_are_readable() -> None:

@@ -14,6 +14,8 @@ or as a function of the input (whose linear optimum is the per-unit one)."""
 EtaDec: TypeAlias = float | Literal["learned"]
 """Decoder std: a float, or learned with the model."""
 
+LEAST, MOST = 1e-50, 1e50
+"""Bounds of positive hyperparameters, so that their products stay within floats."""
 MOST_UNITS = 1_000_000
 """Units per level beyond which an entry is a slip of the keyboard, not a model."""
 
@@ -26,10 +28,15 @@ def positive(name: str, value: object) -> float:
         if isinstance(value, (bool, str, bytes)):
             raise TypeError
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise InvalidArgumentError(name, repr(value), expected, action) from None
+    except (TypeError, ValueError, OverflowError):
+        shown = repr(value) if len(repr(value)) < 40 else f"a {type(value).__name__} beyond floats"
+        raise InvalidArgumentError(name, shown, expected, action) from None
     if not (math.isfinite(number) and number > 0):
         raise InvalidArgumentError(name, number, expected, action)
+    if not LEAST <= number <= MOST:
+        raise InvalidArgumentError(
+            name, number, f"a number from {LEAST:g} to {MOST:g}", "Measure the data in other units."
+        )
     return number
 
 
@@ -96,7 +103,7 @@ def sigma(name: str, value: object, dim: int) -> Sigma:
             "a positive number, one per unit, or 'learned', 'shared' or 'input'",
             f"Pass {name}='learned'.{nearest(value, LEARNED_SIGMAS)}",
         )
-    if hasattr(value, "__len__"):
+    if hasattr(value, "__len__") and getattr(value, "ndim", 1) > 0:
         values = sequence(name, value, dim, "one std per latent unit")
         return tuple(positive(f"{name}[{i}]", v) for i, v in enumerate(values))
     return positive(name, value)

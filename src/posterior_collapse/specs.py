@@ -58,6 +58,10 @@ class Spec:
             >>> VAESpec(latent_dim=2).replace(beta=4.0).beta
             4.0
         """
+        if "model" in changes:
+            raise InvalidArgumentError(
+                "model", "a change of model", "changes of fields only", "Make a new spec instead."
+            )
         copy = Spec.from_dict({**self.to_dict(), **changes})
         assert isinstance(copy, type(self))
         return copy
@@ -86,7 +90,7 @@ class Spec:
         """
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, TypeError) as error:
             raise InvalidArgumentError(
                 "spec", f"text that is not JSON ({error})", "the JSON of a spec", "Check the text."
             ) from error
@@ -105,7 +109,7 @@ class Spec:
             )
         given = dict(values)
         name = given.pop("model", None)
-        if name not in _MODELS:
+        if not isinstance(name, str) or name not in _MODELS:
             raise InvalidArgumentError(
                 "model",
                 repr(name),

@@ -49,6 +49,8 @@ def main(arguments: list[str] | None = None) -> None:
     except PosteriorCollapseError as error:
         _fail(str(error))
     except ClickException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # the help is printed: nothing is wrong
+            sys.exit(0)
         _fail(" ".join(error.format_message().split()) or "Missing command; see --help.")
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted", err=True)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from posterior_collapse.specs import Spec
     from posterior_collapse.theory import Advice, Forecast
 
+LEAST_WIDTH = 82
 PLOT = typer.Option(None, help="Write spectrum and phase diagram to a .png, .pdf or .svg.")
 
 
@@ -30,17 +31,17 @@ def forecast(
         None, help="Conditional task on images: quarter or half (what is given)."
     ),
     model: str | None = typer.Option(
-        None, help="vae, cvae or hvae [default: cvae with --task or --given, else vae]."
+        None, help="vae, cvae or hvae (default: cvae with --task or --given, else vae)."
     ),
     latents: str = typer.Option("16", help="Latent units; for hvae of z1,z2."),
     beta: str = typer.Option("1", help="Weight of the KL; for hvae of z1,z2."),
     eta_dec: str = typer.Option("1", help="Decoder std in data units, or 'learned'."),
     eta_enc: float = typer.Option(1.0, help="Prior std."),
-    sigma: str = typer.Option(
-        "learned", help="Posterior std: learned, shared, a number, or one per unit."
+    sigma: str | None = typer.Option(
+        None, help="Posterior std: learned (default), shared, a number, or one per unit."
     ),
-    sigma_1: str | None = typer.Option(None, help="For hvae: of z1 [default: 1]."),
-    sigma_2: str | None = typer.Option(None, help="For hvae: of z2 [default: learned]."),
+    sigma_1: str | None = typer.Option(None, help="For hvae: of z1 (default: 1)."),
+    sigma_2: str | None = typer.Option(None, help="For hvae: of z2 (default: learned)."),
     active: int | None = typer.Option(None, help="Advise on keeping this many units."),
     biases: bool = typer.Option(True, help="Whether the model has biases (central moments)."),
     cross_fit: int | None = typer.Option(
@@ -113,7 +114,11 @@ def effective_beta(
             split="train",
             data_dir=data_dir,
         )
-        features = features or dataset.x.shape[1]
+        if features not in (None, dataset.x.shape[1]):
+            raise InvalidArgumentError(
+                "--features", features, f"{dataset.x.shape[1]}, as in {data}", "Leave it out."
+            )
+        features = dataset.x.shape[1]
     result = theory.effective_beta(
         weight,
         features=features,
@@ -214,8 +219,9 @@ def _print(dataset: Dataset, result: Forecast, advice: Advice) -> None:
 
     from posterior_collapse import report
 
-    console = Console(soft_wrap=False)
-    console.print(f"[bold]{dataset.name}[/]: {dataset.note}", highlight=False)
+    # A table cut to a narrow terminal loses numbers; wrapped by the terminal it does not.
+    console = Console(width=max(Console().width, LEAST_WIDTH))
+    console.print(f"{dataset.name}: {dataset.note}", highlight=False, markup=False)
     explained = sum(result.spectrum[: result.levels[0].n_active]) / result.total_variance
     console.print(
         f"{result.spec!r}\n"
@@ -227,7 +233,7 @@ def _print(dataset: Dataset, result: Forecast, advice: Advice) -> None:
     for table in report.forecast_tables(result):
         console.print(table)
     console.print(
-        "A unit survives below the values under beta< and eta_dec< (any: at every value).\n",
+        "beta<, eta_dec<: the unit collapses once these values are reached (any: never).\n",
         style="dim",
         highlight=False,
     )

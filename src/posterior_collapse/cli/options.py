@@ -45,7 +45,7 @@ def build_spec(
     beta: str,
     eta_dec: str,
     eta_enc: float,
-    sigma: str,
+    sigma: str | None,
     sigma_1: str | None,
     sigma_2: str | None,
 ) -> Spec:
@@ -60,6 +60,10 @@ def build_spec(
         )
     units, betas = numbers("--latents", latents, int), numbers("--beta", beta)
     eta = number_or_word("--eta-dec", eta_dec)
+    if model == "hvae" and sigma is not None:
+        raise InvalidArgumentError(
+            "--sigma", "a value for a hvae", "--sigma-1 and --sigma-2", "Name the level."
+        )
     if model == "hvae":
         return HVAESpec(
             latent_dims=_twice("--latents", units),
@@ -76,10 +80,10 @@ def build_spec(
             )
     if sigma_1 or sigma_2:
         raise InvalidArgumentError(
-            "--sigma-1, --sigma-2", f"given for a {model}", "--sigma", "Or pass --model hvae."
+            "--sigma-1, --sigma-2", f"a value for a {model}", "--sigma", "Or pass --model hvae."
         )
     cls = CVAESpec if model == "cvae" else VAESpec
-    return cls(units[0], betas[0], eta, eta_enc, number_or_word("--sigma", sigma))
+    return cls(units[0], betas[0], eta, eta_enc, number_or_word("--sigma", sigma or "learned"))
 
 
 def _twice(option: str, values: tuple[Any, ...]) -> tuple[Any, Any]:

@@ -88,9 +88,11 @@ def _spectrum(axes: Axes, forecast: Forecast) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
 
     top = forecast.levels[-1]
-    shown = min(len(forecast.spectrum), max(2 * len(top.status), 24))
+    modes_there = int(np.count_nonzero(forecast.spectrum > forecast.spectrum[0] * 1e-6))
+    shown = max(1, min(modes_there, max(2 * len(top.status), 24)))
     variance = forecast.spectrum[:shown]
     floor = max(variance.max(initial=0) * 1e-6, 1e-300)
+    lowest = float(variance[variance > floor].min(initial=np.inf))
     modes = np.arange(1, shown + 1)
     order = np.argsort(-top.data_variance, kind="stable")
     status = np.array(["none"] * shown, dtype="<U9")
@@ -111,7 +113,9 @@ def _spectrum(axes: Axes, forecast: Forecast) -> None:
         zip(forecast.levels, ("--", ":", "-.") * len(forecast.levels), strict=False), 1
     ):
         line = level.threshold[np.argsort(-level.data_variance, kind="stable")]
-        if np.isfinite(line).all():
+        if np.isfinite(line).any():
+            line = np.where(np.isfinite(line), line, np.nan)
+            lowest = min(lowest, float(np.nanmin(line)))
             name = f" (z{number})" if len(forecast.levels) > 1 else ""
             ends = np.append(line, line[-1])
             axes.step(
@@ -126,14 +130,17 @@ def _spectrum(axes: Axes, forecast: Forecast) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_ylim(bottom=max(floor, variance[variance > floor].min(initial=np.inf) / 2))
+    axes.set_ylim(bottom=max(floor, lowest / 2))
     axes.set_xlabel("data mode, strongest first")
     axes.set_ylabel("variance of data mode")
-    axes.set_title(f"{top.n_active} of {len(top.status)} units active")
+    name = f"z{len(forecast.levels)}: " if len(forecast.levels) > 1 else ""
+    axes.set_title(f"{name}{top.n_active} of {len(top.status)} units active")
     axes.legend(frameon=False)
 
 
 def _phase(figure: Figure, axes: Axes, forecast: Forecast) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     beta, eta = forecast.spec.beta_levels[-1], forecast.eta_dec
     scale = np.sqrt(max(forecast.spectrum.max(initial=0), 1e-300))
     diagram = forecast.phase_diagram(
@@ -148,7 +155,7 @@ def _phase(figure: Figure, axes: Axes, forecast: Forecast) -> None:
         shading="nearest",
         rasterized=True,
     )
-    figure.colorbar(mesh, ax=axes, label="active units")
+    figure.colorbar(mesh, ax=axes, label="active units", ticks=MaxNLocator(integer=True))
     axes.plot(eta, beta, "*", color="white", mec="black", ms=15, label="this forecast")
     axes.set_xscale("log")
     axes.set_yscale("log")

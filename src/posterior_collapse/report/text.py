@@ -87,7 +87,7 @@ def forecast_tables(forecast: Forecast) -> Iterator[Table]:
         table.add_column("status", no_wrap=True)
         for column in ("beta<", "eta_dec<"):
             table.add_column(column, justify="right", no_wrap=True)
-        total = float(np.abs(level.kl).sum())
+        total = float(level.kl.sum()) if (level.kl >= 0).all() else 0.0
         for i in range(shown):
             status = level.status[i]
             table.add_row(
@@ -102,6 +102,20 @@ def forecast_tables(forecast: Forecast) -> Iterator[Table]:
                 _number(level.critical_eta_dec[i]),
             )
         yield table
+
+
+def html(forecast: Forecast) -> str:
+    """Return tables and verdict as HTML, for notebooks."""
+    import io
+
+    from rich.console import Console
+
+    console = Console(record=True, width=100, file=io.StringIO())
+    console.print(repr(forecast), markup=False)
+    for table in forecast_tables(forecast):
+        console.print(table)
+    console.print(verdict(forecast), markup=False)
+    return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
 
 
 def verification_row(result: Verification) -> tuple[str, ...]:

@@ -17,7 +17,8 @@ from posterior_collapse.theory.spectrum import Modes
 
 __all__ = ["Advice", "Change"]
 
-SEARCH_DECADES = 8
+SEARCH_DECADES = 40
+STEPS = 60
 
 
 @dataclass(frozen=True)
@@ -29,22 +30,25 @@ class Change:
         current: Its value now.
         value: The nearest value that reaches the goal, rounded to three digits.
         active: Active units of the top level with that value.
+        units: Units every level must have besides, where it has fewer; else None.
     """
 
     parameter: str
     current: float
     value: float
     active: int
+    units: int | None = None
 
     @property
     def text(self) -> str:
         """The change as a sentence."""
+        active = f"({self.active} active)"
         if self.parameter == "latent_dims":
-            return f"Give every level at least {self.value:.0f} units ({self.active} active)."
+            return f"Give every level at least {self.value:.0f} units {active}."
         verb = "Lower" if self.value < self.current else "Raise"
+        also = f" and have {self.units} units" if self.units else ""
         return (
-            f"{verb} {self.parameter} from {self.current:.4g} to {self.value:.4g} "
-            f"({self.active} units active)."
+            f"{verb} {self.parameter} from {self.current:.4g} to {self.value:.4g}{also} {active}."
         )
 
 
@@ -56,8 +60,9 @@ class Advice:
         wanted: Units wanted.
         active: Units active now.
         units: Units the top level has.
-        possible: Most units that any setting can keep on these data.
-        changes: Single changes, each sufficient; empty if none is needed or possible.
+        possible: Most units that any setting can keep on these data: the number of data modes.
+        changes: Changes, each sufficient for the lesser of `wanted` and `possible` units; empty
+            if none is needed or known.
         text: All of it in words.
     """
 
@@ -92,44 +97,55 @@ def advise(modes: Modes, spec: Spec, wanted: int | None) -> Advice:
         )
     possible = int(np.count_nonzero(modes.theta))
     now = _active(modes, spec) or 0
-    # A level too narrow for the goal is widened first; the rest is sought for the wider spec.
-    goal = min(int(goal), possible)
+    reach = min(int(goal), possible)
+    changes = _changes(modes, spec, reach) if now < reach else ()
+    text = _words(modes, spec, int(goal), now, possible, changes)
+    return Advice(int(goal), now, units, possible, changes, text)
+
+
+def _changes(modes: Modes, spec: Spec, goal: int) -> tuple[Change, ...]:
+    """A level too narrow for the goal is widened; if that is not enough, one number is turned."""
     wide = _widened(spec, goal)
-    changes: list[Change] = []
-    if wide is not spec and (_active(modes, wide) or 0) >= goal:
+    needed = goal if wide is not spec else None
+    widened = _active(modes, wide) or 0
+    if needed and widened >= goal:
         name = "latent_dim" if len(spec.dims) == 1 else "latent_dims"
-        changes.append(Change(name, min(spec.dims), goal, _active(modes, wide) or 0))
-    elif now < goal:
-        changes = [c for name in _tunable(wide) if (c := _nearest(modes, wide, name, goal))]
-    return Advice(
-        goal, now, units, possible, tuple(changes), _words(spec, wide, goal, now, possible, changes)
-    )
+        return (Change(name, min(spec.dims), goal, widened),)
+    found = (_nearest(modes, wide, name, goal) for name in _tunable(wide))
+    return tuple(dataclasses.replace(change, units=needed) for change in found if change)
 
 
 def _words(
-    spec: Spec, wide: Spec, goal: int, now: int, possible: int, changes: list[Change]
+    modes: Modes, spec: Spec, goal: int, now: int, possible: int, changes: tuple[Change, ...]
 ) -> str:
-    lines = []
     units = spec.dims[-1]
-    if now >= goal:
-        lines.append(f"{now} of {units} units are active: nothing needs to change.")
+    are = "unit is" if units == 1 else "units are"
+    if possible == 0:
+        why = "x explains all of y" if modes.conditional else "the data do not vary"
+        return f"{now} of {units} {are} active: {why}, so no setting can keep a unit."
+    reach = min(goal, possible)
+    lines = [f"{now} of {units} {are} active"]
+    if goal > possible:
+        lines[0] += f"; {goal} wanted, but the data have only {possible} modes."
+    elif now < goal:
+        lines[0] += f"; {goal} wanted."
+    else:
+        lines[0] += ": nothing needs to change."
+    if now >= reach:
         if now < units:
-            lines.append(f"{units - now} units carry nothing; {now} units would do as well.")
-        if now < possible and now == units:
+            lines.append(f"The other {units - now} carry nothing.")
+        elif now < possible:
             lines.append(f"The data have {possible} modes in all; more units may pay.")
         return " ".join(lines)
-    lines.append(f"{now} of {units} units are active; {goal} wanted.")
-    if wide is not spec and changes and not changes[0].parameter.startswith("latent_dim"):
-        lines.append(f"First give every level at least {goal} units.")
-    if not changes:
-        lines.append(
-            f"No single parameter keeps {goal} units: change several, or use fewer units ({now})."
-        )
-    else:
+    if changes:
         lines.append("Any one of these is enough:" if len(changes) > 1 else "This is enough:")
-        lines += [c.text for c in changes]
-        if now:
-            lines.append(f"Or use {now} units: the others carry nothing.")
+        lines += [change.text for change in changes]
+    elif min(spec.dims) < reach:
+        lines.append(f"That takes {reach} units at every level, and as many sigmas.")
+    else:
+        lines.append("Turning beta, eta_dec or a sigma alone does not do it.")
+    if 0 < now < units:
+        lines.append(f"Or use {now}: the others carry nothing.")
     return " ".join(lines)
 
 
@@ -150,7 +166,7 @@ def _active(modes: Modes, spec: Spec) -> int | None:
         state = solve(Problem.of(modes, spec)).state
     except PosteriorCollapseError:
         return None
-    return int(np.count_nonzero(state.shared[-1] > 0))
+    return int(np.count_nonzero(state.informed[-1]))
 
 
 def _tunable(spec: Spec) -> Iterator[str]:
@@ -170,7 +186,7 @@ def _get(spec: Spec, name: str) -> float:
     return float(value[int(index[:-1])] if index else value)
 
 
-def _set(spec: Spec, name: str, value: float) -> Spec:
+def _with(spec: Spec, name: str, value: float) -> Spec:
     field, _, index = name.partition("[")
     if not index:
         return spec.replace(**{field: value})
@@ -182,14 +198,18 @@ def _set(spec: Spec, name: str, value: float) -> Spec:
 def _nearest(modes: Modes, spec: Spec, name: str, goal: int) -> Change | None:
     """The value of one parameter nearest (in ratio) to the present one that reaches the goal."""
     current = _get(spec, name)
-    reached = {}
+
+    def active(value: float) -> int | None:
+        try:
+            return _active(modes, _with(spec, name, value))
+        except InvalidArgumentError:  # beyond what a spec may hold
+            return None
 
     def reaches(exponent: float) -> bool:
-        count = _active(modes, _set(spec, name, current * math.exp(exponent)))
-        reached[exponent] = count
+        count = active(current * math.exp(exponent))
         return count is not None and count >= goal
 
-    steps = np.geomspace(1e-3, SEARCH_DECADES * math.log(10), 30)
+    steps = np.geomspace(1e-3, SEARCH_DECADES * math.log(10), STEPS)
     found = None
     for step in steps:
         found = next((e for e in (-step, step) if reaches(e)), None)
@@ -202,10 +222,10 @@ def _nearest(modes: Modes, spec: Spec, name: str, goal: int) -> Change | None:
         middle = (near + far) / 2
         near, far = (near, middle) if reaches(middle) else (middle, far)
     value = _round_away(current * math.exp(far), far)
-    count = _active(modes, _set(spec, name, value))
+    count = active(value)
     if count is None or count < goal:
         value = current * math.exp(far)
-        count = _active(modes, _set(spec, name, value))
+        count = active(value)
     return Change(name, current, value, int(count or goal))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from posterior_collapse.errors import DataError, InvalidArgumentError, NotSolvedError
+from posterior_collapse.errors import InvalidArgumentError, NotSolvedError
 from posterior_collapse.moments import Moments
 from posterior_collapse.moments.arrays import Float
 from posterior_collapse.specs import Spec
@@ -18,7 +19,7 @@ from posterior_collapse.theory import parameters as explicit
 from posterior_collapse.theory.advice import Advice, advise
 from posterior_collapse.theory.phase import PhaseDiagram, of_modes
 from posterior_collapse.theory.solve import Problem, Solution, critical, solve
-from posterior_collapse.theory.spectrum import Modes
+from posterior_collapse.theory.spectrum import Modes, as_moments
 from posterior_collapse.theory.state import fit
 
 __all__ = ["FewSamplesWarning", "Forecast", "Level", "forecast"]
@@ -107,7 +108,7 @@ class Forecast:
 
     @property
     def n_active(self) -> int:
-        """Number of active units of the top level, the one that collapses first."""
+        """Number of active units of the top level, which only hears what lower levels pass on."""
         return self.levels[-1].n_active
 
     def parameters(self) -> Mapping[str, Float]:
@@ -147,6 +148,13 @@ class Forecast:
     def phase_diagram(self, betas: Any, eta_decs: Any, *, level: int = -1) -> PhaseDiagram:
         """Count active units over a grid of beta and eta_dec; see `phase_diagram`."""
         return of_modes(self._modes, self.spec, betas, eta_decs, level)
+
+    def plot(self) -> Any:
+        """Return a matplotlib figure of spectrum, threshold and phase diagram."""
+        return _report().plot(self)
+
+    def _repr_html_(self) -> str:
+        return str(_report().html(self))
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain, JSON-able values."""
@@ -196,26 +204,13 @@ def forecast(data: Moments | Any, spec: Spec, *, bias: Bias | None = None) -> Fo
         >>> f.levels[0].status
         ('active', 'active', 'collapsed')
     """
-    if not isinstance(spec, Spec):
-        raise InvalidArgumentError(
-            "spec", type(spec).__name__, "a VAESpec, CVAESpec, HVAESpec or ChainSpec", "Pass one."
-        )
-    moments = data if isinstance(data, Moments) else Moments.from_arrays(data)
-    moments = _with_bias(moments, spec, bias)
-    conditional = spec.model == "cvae"
-    if conditional and not moments.paired:
-        raise DataError(
-            "data",
-            "no target y",
-            "a condition x and a target y for a conditional model",
-            "Pass Moments.from_arrays(x, y).",
-        )
-    modes = Modes(moments, conditional)
+    moments = _with_bias(as_moments(data, spec), spec, bias)
+    modes = Modes(moments, spec.model == "cvae")
     problem = Problem.of(modes, spec)
     solution = solve(problem)
     return Forecast(
         spec=spec,
-        loss=solution.state.loss(solution.numbers, modes.total, modes.target_dim),
+        loss=solution.state.loss(solution.numbers, float(problem.rest[-1]), modes.target_dim),
         spectrum=modes.theta**2,
         total_variance=modes.total,
         levels=tuple(_levels(problem, solution)),
@@ -225,6 +220,12 @@ def forecast(data: Moments | Any, spec: Spec, *, bias: Bias | None = None) -> Fo
         _problem=problem,
         _solution=solution,
     )
+
+
+def _report() -> Any:
+    # Figures and pages live in a room above this one, which theory must not depend on; a result
+    # only offers the way there.
+    return importlib.import_module("posterior_collapse.report")
 
 
 def _levels(problem: Problem, solution: Solution) -> list[Level]:

@@ -13,6 +13,7 @@ from posterior_collapse.moments import Moments
 from posterior_collapse.moments.arrays import Float
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory.objective import ExactObjective
+from posterior_collapse.theory.spectrum import as_moments
 
 __all__ = ["Minimum", "minimise"]
 
@@ -35,7 +36,7 @@ class Minimum:
 
 
 def minimise(
-    moments: Moments,
+    data: Moments | Any,
     spec: Spec,
     *,
     restarts: int = 8,
@@ -47,14 +48,15 @@ def minimise(
     For cases without a closed form, and to check those with one. Nothing of the theory is used.
 
     Args:
-        moments: Second moments of the data.
+        data: `Moments`, or an array for an autoencoder.
         spec: The hyperparameters.
         restarts: Number of random starts.
         generator: Source of the starts; None seeds one with 0.
         after_restart: Called after each restart, for progress.
 
     Raises:
-        InvalidArgumentError: No restart.
+        InvalidArgumentError: No restart, or `spec` is not a spec.
+        DataError: The data cannot be used.
 
     Example:
         >>> from posterior_collapse.specs import HVAESpec
@@ -65,6 +67,7 @@ def minimise(
     """
     if restarts < 1:
         raise InvalidArgumentError("restarts", restarts, "at least 1", "Pass restarts=8.")
+    moments = as_moments(data, spec)
     generator = generator or np.random.default_rng(0)
     objective = ExactObjective(moments, spec)
     layout = _Layout(moments, spec)

@@ -61,7 +61,7 @@ class ExactObjective:
         priors = [*etas[1:], self.spec.eta_enc]
         betas, depth = self.spec.beta_levels, self.depth
         weights = [self._encoder(p)] + [p[f"W{k + 1}"] for k in range(1, depth)]
-        decoders = [p[f"U{k + 1}" if k or not self.conditional else "U1"] for k in range(depth)]
+        decoders = [p[f"U{k + 1}"] for k in range(depth)]
         sigmas = [p[f"sigma_{k + 1}"] for k in range(depth)]
         a, b, c = self._seen(p)
         seconds, before = [], a

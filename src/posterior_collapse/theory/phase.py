@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from posterior_collapse import checks
-from posterior_collapse.errors import DataError, InvalidArgumentError, UnboundedObjectiveError
+from posterior_collapse.errors import InvalidArgumentError, UnboundedObjectiveError
 from posterior_collapse.moments import Moments
 from posterior_collapse.moments.arrays import Float
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import thresholds
 from posterior_collapse.theory.solve import Problem, refuse_unsolved, solve_state
-from posterior_collapse.theory.spectrum import Modes
+from posterior_collapse.theory.spectrum import Modes, as_moments
 from posterior_collapse.theory.state import Numbers, fit
 
 __all__ = ["PhaseDiagram", "phase_diagram"]
@@ -72,10 +72,8 @@ def phase_diagram(
         >>> phase_diagram(m, VAESpec(latent_dim=2), [0.5, 2.0, 5.0], [1.0, 0.1]).active.tolist()
         [[2, 2], [1, 2], [0, 2]]
     """
-    moments = data if isinstance(data, Moments) else Moments.from_arrays(data)
-    if spec.model == "cvae" and not moments.paired:
-        raise DataError("data", "no target y", "a condition and a target", "Pass both.")
-    return of_modes(Modes(moments, spec.model == "cvae"), spec, betas, eta_decs, level)
+    modes = Modes(as_moments(data, spec), spec.model == "cvae")
+    return of_modes(modes, spec, betas, eta_decs, level)
 
 
 def of_modes(modes: Modes, spec: Spec, betas: Any, eta_decs: Any, level: int) -> PhaseDiagram:
@@ -104,7 +102,7 @@ def _row(problem: Problem, beta: float, columns: Float, level: int) -> npt.NDArr
         alive = critical / grid**2 > beta
     else:
         try:
-            alive = solve_state(problem, problem.theta, numbers).shared[level] > 0
+            alive = solve_state(problem, problem.theta, numbers).informed[level]
         except UnboundedObjectiveError:
             return np.full(len(columns), -1, dtype=np.int64)
     return np.asarray(np.sum(alive * np.ones((len(columns), 1)), axis=-1), dtype=np.int64)

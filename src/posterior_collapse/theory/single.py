@@ -55,12 +55,12 @@ def shared_sigma(theta: Float, beta: float, eta_dec: float, eta_enc: float) -> f
     return float(x * eta_enc / math.sqrt(beta))
 
 
-def learned_eta(theta: Float, total: float, beta: float, dim: int) -> tuple[float, list[str]]:
+def learned_eta(theta: Float, rest: Float, beta: float, dim: int) -> tuple[float, list[str]]:
     """Decoder std that minimises the loss, with sigma learned (section 1d), and notes.
 
     Args:
         theta: Std of the modes that have a unit, descending.
-        total: Variance of the target.
+        rest: Variance of the target not in the first k modes, k = 0 .. len(theta).
         beta: Weight of the KL.
         dim: Number of features of the target.
 
@@ -68,18 +68,13 @@ def learned_eta(theta: Float, total: float, beta: float, dim: int) -> tuple[floa
         UnboundedObjectiveError: The units explain everything: the loss falls for ever.
     """
     variance = theta**2
-    rest = _rest(variance, total)
     rank = int(np.count_nonzero(variance))
     if rest[rank] == 0 and beta * rank < dim:
-        raise UnboundedObjectiveError(
-            "eta_dec",
-            "'learned' with units that explain all variance, so that the loss falls without end",
-            f"fewer than {rank} units (the data's rank), or a fixed eta_dec",
-            "Pass eta_dec as a number, or lower latent_dim.",
-        )
+        raise _everything_explained(rank)
     if rest[rank] == 0 and beta * rank == dim:
         return math.sqrt(variance[rank - 1] / beta), [
-            "The loss is the same for every eta_dec below the one returned: beta x rank = features."
+            "beta x rank = features: the loss is the same for every eta_dec below the one shown, "
+            "where all units are active with a larger KL: counts and KL are not determined"
         ]
     for k in range(min(rank, math.ceil(dim / beta) - 1), -1, -1):
         v = rest[k] / (dim - beta * k)
@@ -88,16 +83,20 @@ def learned_eta(theta: Float, total: float, beta: float, dim: int) -> tuple[floa
     return math.sqrt(v), []
 
 
-def learned_eta_fixed_sigma(theta: Float, ratio: Float, total: float, dim: int) -> float:
+def learned_eta_fixed_sigma(theta: Float, ratio: Float, rest: Float, dim: int) -> float:
     """Decoder std that minimises the loss, with sigma fixed (section 1d).
 
     Args:
         theta: Std of the modes that have a unit, descending.
         ratio: sqrt(beta) sigma / eta_enc per unit, ascending.
-        total: Variance of the target.
+        rest: Variance of the target not in the first k modes, k = 0 .. len(theta).
         dim: Number of features of the target.
+
+    Raises:
+        UnboundedObjectiveError: There is no variance to explain.
     """
-    rest = _rest(theta**2, total)
+    if rest[0] == 0:
+        raise _everything_explained(0)
     slope = np.concatenate([[0.0], np.cumsum(theta * ratio)])
     for k in range(len(theta), -1, -1):
         # rest t^2 + slope t - dim = 0 for t = 1 / eta_dec
@@ -107,7 +106,7 @@ def learned_eta_fixed_sigma(theta: Float, ratio: Float, total: float, dim: int) 
     return float(1 / t)
 
 
-def learned_eta_shared_sigma(theta: Float, total: float, beta: float, dim: int) -> float:
+def learned_eta_shared_sigma(theta: Float, rest: Float, beta: float, dim: int) -> float:
     """Decoder std that minimises the loss, with one shared learned sigma.
 
     In (log sigma, log eta_dec) the loss is convex: each mode costs 2 theta t x if active and
@@ -117,7 +116,7 @@ def learned_eta_shared_sigma(theta: Float, total: float, beta: float, dim: int) 
     Raises:
         UnboundedObjectiveError: The units explain everything and beta latent_dim < features.
     """
-    rest, units = _rest(theta**2, total), len(theta)
+    units = len(theta)
     strong = np.concatenate([[0.0], np.cumsum(theta)])
     for k in range(units, -1, -1):
         a, b = dim * (units - k), (dim - beta * units) * strong[k]
@@ -125,12 +124,7 @@ def learned_eta_shared_sigma(theta: Float, total: float, beta: float, dim: int) 
         r = _positive_root(a, b, c)
         if r > 0 and (k == 0 or theta[k - 1] > r) and (k == units or theta[k] <= r):
             return math.sqrt((r * strong[k] + rest[k]) / dim)
-    raise UnboundedObjectiveError(
-        "eta_dec",
-        "'learned' with units that explain all variance, so that the loss falls without end",
-        "fewer units than the data's rank, or a fixed eta_dec",
-        "Pass eta_dec as a number, or lower latent_dim.",
-    )
+    raise _everything_explained(int(np.count_nonzero(theta)))
 
 
 def _positive_root(a: float, b: float, c: float) -> float:
@@ -141,7 +135,14 @@ def _positive_root(a: float, b: float, c: float) -> float:
     return (root - b) / (2 * a) if a > 0 else 0.0
 
 
-def _rest(variance: Float, total: float) -> Float:
-    """Variance not in the first k modes, for k = 0 .. len(variance)."""
-    left = total - np.concatenate([[0.0], np.cumsum(variance)])
-    return np.where(left > total * 1e-13 * max(len(variance), 1), left, 0.0)
+def _everything_explained(rank: int) -> UnboundedObjectiveError:
+    what = "units that explain all variance" if rank else "no variance left to explain"
+    fewer = f"fewer than {rank} units (the data's rank), or " if rank > 1 else ""
+    return UnboundedObjectiveError(
+        "eta_dec",
+        f"'learned' with {what}, so that the loss falls without end",
+        f"{fewer}a fixed eta_dec",
+        "Pass eta_dec as a number."
+        if rank < 2
+        else "Pass eta_dec as a number, or use fewer units.",
+    )

@@ -30,7 +30,7 @@ class Problem:
     Attributes:
         spec: The hyperparameters.
         theta: Std of all data modes, descending.
-        total: Variance of the target, summed over features.
+        outside: Variance of the target in no mode.
         target_dim: Number of features of the target.
         sigmas: Per level, posterior std in mode order: an array, or None if learned per unit.
         orders: Per level, the unit that carries mode 0, 1, ...
@@ -38,7 +38,7 @@ class Problem:
 
     spec: Spec
     theta: Float
-    total: float
+    outside: float
     target_dim: int
     sigmas: list[Std]
     orders: list[npt.NDArray[np.intp]]
@@ -54,7 +54,15 @@ class Problem:
             order = np.arange(dim) if std is None else np.argsort(std, kind="stable")
             sigmas.append(None if std is None else std[order])
             orders.append(order)
-        return cls(spec, modes.theta, modes.total, modes.target_dim, sigmas, orders)
+        return cls(spec, modes.theta, modes.outside, modes.target_dim, sigmas, orders)
+
+    @property
+    def rest(self) -> Float:
+        """Variance of the target not in the first k modes, k = 0 .. units of level 1."""
+        units = self.spec.dims[0]
+        variance = fit(self.theta, max(units, len(self.theta))) ** 2
+        after = np.append(np.cumsum(variance[::-1])[::-1], 0.0)
+        return np.asarray(self.outside + after[: units + 1])
 
     @property
     def depth(self) -> int:
@@ -121,25 +129,25 @@ def solve_state(problem: Problem, theta: Float, numbers: Numbers) -> State:
 def critical(problem: Problem, solution: Solution) -> list[Threshold]:
     """Return the thresholds of every level, in mode order."""
     numbers, dims = solution.numbers, problem.spec.dims
-    theta, total, dim = _units(problem), problem.total, problem.target_dim
+    theta, rest, dim = _units(problem), problem.rest, problem.target_dim
     learns_eta = problem.spec.eta_levels[0] == "learned"
     if problem.all_learned:
         levels = thresholds.all_learned(problem.theta, dims, numbers)
         if learns_eta:
-            levels[0] = _with_beta(levels[0], thresholds.learned_eta_beta(theta, total, dim))
+            levels[0] = _with_beta(levels[0], thresholds.learned_eta_beta(theta, rest, dim))
         return levels
     if problem.spec.sigma_levels == ("shared",):
         sigma = float(np.sqrt(solution.state.noise[0][0]))
         level = thresholds.shared(theta, numbers, sigma)
         if learns_eta:
-            level = _with_beta(level, thresholds.learned_eta_shared_beta(theta, total, dim))
+            level = _with_beta(level, thresholds.learned_eta_shared_beta(theta, rest, dim))
         return [level]
     if problem.depth == 1:
         sigma_1 = np.asarray(problem.sigmas[0])
         level = thresholds.fixed(theta, numbers, sigma_1)
         if learns_eta:
             scaled = sigma_1 / numbers.eta_enc
-            level = _with_beta(level, thresholds.learned_eta_fixed_beta(theta, scaled, total, dim))
+            level = _with_beta(level, thresholds.learned_eta_fixed_beta(theta, scaled, rest, dim))
         return [level]
     if problem.depth == 2 and problem.sigmas[0] is None:
         return thresholds.first_learned(problem.theta, dims, numbers, problem.sigmas[1])
@@ -156,25 +164,27 @@ def refuse_unsolved(problem: Problem) -> None:
     if problem.all_learned:
         return
     learned = [isinstance(s, str) for s in spec.sigma_levels]
-    case = ""
+    case, remedy = "", "Use equal sigmas within a level"
     if problem.depth > 1 and "shared" in spec.sigma_levels:
         case = "a hierarchy with one shared learned sigma"
+        remedy = "Learn sigma per unit or fix it"
     elif problem.depth > 1 and spec.eta_levels[0] == "learned":
         case = "a hierarchy with eta_dec learned and some sigma fixed"
+        remedy = "Fix eta_dec, or learn every sigma"
     elif problem.depth > 2 and (any(learned[:-1]) or not all(map(_isotropic, sigmas))):
-        case = "three or more levels with sigmas neither all learned nor all fixed and equal"
+        case = "three or more levels with sigmas neither all learned nor fixed and equal"
+        remedy = "Learn every sigma, or fix one value per level (the top may be learned)"
     elif problem.depth == 2 and not _isotropic(sigmas[0]):
         if spec.dims[1] < spec.dims[0]:
-            case = "a fixed non-isotropic sigma_1 with fewer units in z2 than in z1"
+            case = "sigma_1 fixed and unequal with fewer units in z2 than in z1"
         elif not _isotropic(sigmas[1]):
-            case = "sigma_1 and sigma_2 both fixed and non-isotropic"
+            case = "sigma_1 and sigma_2 both fixed and unequal"
     if case:
         raise NotSolvedError(
             "spec",
             case,
-            "a case with a known global optimum (aligned candidates are demonstrably not optimal)",
-            "Use equal sigmas within a level, or minimise numerically with "
-            "posterior_collapse.theory.minimise(moments, spec).",
+            "a case with a known global optimum",
+            f"{remedy}, or search numerically with pc.minimise(data, spec).",
         )
 
 
@@ -193,7 +203,7 @@ def _units(problem: Problem) -> Float:
 def _with_sigma(problem: Problem, sigma: float) -> Problem:
     std = np.full(problem.spec.dims[0], sigma)
     return Problem(
-        problem.spec, problem.theta, problem.total, problem.target_dim, [std], problem.orders
+        problem.spec, problem.theta, problem.outside, problem.target_dim, [std], problem.orders
     )
 
 
@@ -206,14 +216,14 @@ def _decoder_std(problem: Problem) -> tuple[float, list[str]]:
     spec, theta = problem.spec, _units(problem)
     if spec.eta_levels[0] != "learned":
         return float("nan"), []
-    beta, total, dim = spec.beta_levels[0], problem.total, problem.target_dim
+    beta, rest, dim = spec.beta_levels[0], problem.rest, problem.target_dim
     if problem.all_learned:
-        return single.learned_eta(theta, total, beta, dim)
+        return single.learned_eta(theta, rest, beta, dim)
     refuse_unsolved(problem)
     if spec.sigma_levels == ("shared",):
-        return single.learned_eta_shared_sigma(theta, total, beta, dim), []
+        return single.learned_eta_shared_sigma(theta, rest, beta, dim), []
     ratio = np.sqrt(beta) * np.asarray(problem.sigmas[0]) / spec.eta_enc
-    return single.learned_eta_fixed_sigma(theta, ratio, total, dim), []
+    return single.learned_eta_fixed_sigma(theta, ratio, rest, dim), []
 
 
 def _notes(problem: Problem, numbers: Numbers, state: State) -> list[str]:

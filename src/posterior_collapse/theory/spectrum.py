@@ -15,11 +15,34 @@ import numpy as np
 import numpy.typing as npt
 from scipy import linalg
 
-from posterior_collapse.errors import DataError
+from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.moments import Moments
 from posterior_collapse.moments.arrays import Float
+from posterior_collapse.specs import Spec
 
-__all__ = ["Modes", "Vectors"]
+__all__ = ["Modes", "Vectors", "as_moments"]
+
+
+def as_moments(data: Moments | Any, spec: Spec) -> Moments:
+    """Return the moments of `data`, checked to be what the model of `spec` needs.
+
+    Raises:
+        InvalidArgumentError: `spec` is not a spec.
+        DataError: The data cannot be used, or a conditional model has no condition.
+    """
+    if not isinstance(spec, Spec):
+        raise InvalidArgumentError(
+            "spec", type(spec).__name__, "a VAESpec, CVAESpec, HVAESpec or ChainSpec", "Pass one."
+        )
+    moments = data if isinstance(data, Moments) else Moments.from_arrays(data)
+    if spec.model == "cvae" and not moments.paired:
+        raise DataError(
+            "data",
+            "no target y",
+            "a condition x and a target y for a conditional model",
+            "Pass Moments.from_arrays(x, y).",
+        )
+    return moments
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,9 +88,17 @@ class Modes:
     @property
     def total(self) -> float:
         """Variance of the target (for a conditional model: of its residual), over features."""
-        if self.conditional:
-            return float(np.trace(self._residual[0]))
-        return self.moments.total_variance
+        return self.outside + float(np.sum(self.theta**2))
+
+    @property
+    def outside(self) -> float:
+        """Variance of the target in no mode: what a linear read-out of x cannot tell of y."""
+        moments = self.moments
+        if self.conditional or not moments.paired:
+            return moments.unresolved
+        left = moments.total_variance - float(np.sum(self.theta**2))
+        rounding = moments.total_variance * np.finfo(float).eps * 8 * max(moments.yx.shape)
+        return left if left > rounding else 0.0
 
     @property
     def target_dim(self) -> int:
@@ -147,11 +178,17 @@ class Modes:
     def _residual(self) -> tuple[Float, Float]:
         """Residual covariance E and regression K = B A^+."""
         half, directions, root = self._whitened
-        residual = self.moments.yy - half @ half.T
-        scale = np.trace(self.moments.yy) * np.finfo(float).eps * max(half.shape[0], self.rank)
+        moments = self.moments
+        regression = (half / root) @ directions.T
+        residual = moments.yy - half @ half.T
         values, vectors = linalg.eigh((residual + residual.T) / 2)
-        values = np.where(values > scale, values, 0.0)
-        return (vectors * values) @ vectors.T, (half / root) @ directions.T
+        # Rounding of the moments, carried to first order through C - K B' - B K' + K A K'.
+        size = linalg.norm(regression) if regression.size else 0.0
+        scale = np.trace(moments.yy) + 2 * size * linalg.norm(moments.yx)
+        scale += size**2 * linalg.norm(moments.xx)
+        floor = scale * np.finfo(float).eps * 4 * max(half.shape[0], self.rank)
+        values = np.where(values > floor, values, 0.0)
+        return (vectors * values) @ vectors.T, regression
 
 
 def _significant(values: npt.NDArray[np.floating[Any]]) -> Float:

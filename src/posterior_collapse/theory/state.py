@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from posterior_collapse.moments.arrays import Float
 
+Bool = npt.NDArray[np.bool_]
 THRESHOLD_ROUNDING = 1e-12
 """A signal this close (relative) to its threshold counts as at it, hence collapsed."""
 
@@ -62,12 +64,17 @@ class State:
     noise: list[Float]
 
     @property
+    def unheard(self) -> list[Float]:
+        """Share of each unit's variance that is injected noise; 1 exactly when it is collapsed."""
+        shares = [noise / second for noise, second in zip(self.noise, self.second, strict=True)]
+        for level in range(1, len(shares)):
+            shares[level][..., shares[level - 1].shape[-1] :] = 1
+        return shares
+
+    @property
     def correlation(self) -> list[Float]:
         """Squared correlation of each unit with its input; 0 exactly when it is collapsed."""
-        t = [1 - noise / second for noise, second in zip(self.noise, self.second, strict=True)]
-        for level in range(1, len(t)):
-            t[level][..., t[level - 1].shape[-1] :] = 0
-        return t
+        return [1 - share for share in self.unheard]
 
     @property
     def encoder(self) -> list[Float]:
@@ -84,17 +91,30 @@ class State:
         ]
 
     @property
-    def shared(self) -> list[Float]:
-        """Squared correlation of each unit with the data, through all levels below it."""
-        product = [self.correlation[0]]
-        for t in self.correlation[1:]:
-            product.append(t * fit(product[-1], t.shape[-1]))
-        return product
+    def lost(self) -> list[Float]:
+        """Share of each unit's variance that the data do not explain, through all levels below.
+
+        Kept rather than its complement, which has no digits left where little is lost.
+        """
+        found = self.unheard[:1]
+        for share in self.unheard[1:]:
+            below = found[-1]
+            missing = share.shape[-1] - below.shape[-1]
+            if missing > 0:
+                ones = np.ones((*below.shape[:-1], missing))
+                below = np.concatenate([below, ones], axis=-1)
+            found.append(share + (1 - share) * below[..., : share.shape[-1]])
+        return found
 
     @property
     def information(self) -> list[Float]:
         """I(x; z_i) in nats (theory section 6)."""
-        return [-np.log1p(-g) / 2 for g in self.shared]
+        return [-np.log(lost) / 2 + 0.0 for lost in self.lost]
+
+    @property
+    def informed(self) -> list[Bool]:
+        """Whether each unit knows anything of the data."""
+        return [lost < 1 for lost in self.lost]
 
     def kl(self, numbers: Numbers) -> list[Float]:
         """E_q[log q(z_l|.) - log p(z_l|z_{l+1})] per unit, in nats (may be negative)."""
@@ -106,11 +126,17 @@ class State:
             kls.append((s * (1 - parent) / variance - np.log(noise / variance) - 1) / 2)
         return kls
 
-    def loss(self, numbers: Numbers, total: float, target_dim: int) -> float:
-        """Negative beta-ELBO per sample in nats, every constant kept (scalar `numbers` only)."""
+    def loss(self, numbers: Numbers, outside: float, target_dim: int) -> float:
+        """Negative beta-ELBO per sample in nats, every constant kept (scalar `numbers` only).
+
+        Args:
+            numbers: Weights and stds.
+            outside: Variance of the target in modes that have no unit.
+            target_dim: Number of features of the target.
+        """
         variance = float(numbers.etas[0]) ** 2
         theta = fit(self.theta, self.second[0].shape[-1])
-        error = total - float(np.sum(theta**2 * self.correlation[0]))
+        error = outside + float(np.sum(theta**2 * self.unheard[0]))
         kl = sum(
             float(b) * float(np.sum(k))
             for b, k in zip(numbers.betas, self.kl(numbers), strict=True)

@@ -55,30 +55,27 @@ def shared(theta: Float, numbers: Numbers, sigma: float) -> Threshold:
     return Threshold(now, product / np.square(eta), np.sqrt(product / beta))
 
 
-def learned_eta_beta(theta: Float, total: float, dim: int) -> Float:
+def learned_eta_beta(theta: Float, rest: Float, dim: int) -> Float:
     """Critical beta with sigma and eta_dec learned (section 1d)."""
-    rest = total - np.cumsum(theta**2)
     rank = np.arange(1, len(theta) + 1)
-    scale = rest + rank * theta**2
+    scale = rest[1:] + rank * theta**2
     return np.divide(theta**2 * dim, scale, out=np.zeros_like(theta), where=scale > 0)
 
 
-def learned_eta_fixed_beta(theta: Float, sigma: Float, total: float, dim: int) -> Float:
+def learned_eta_fixed_beta(theta: Float, sigma: Float, rest: Float, dim: int) -> Float:
     """Critical beta with eta_dec learned and sigma (ascending, in units of eta_enc) fixed."""
-    before = total - np.cumsum(theta**2) + theta**2
     slope = np.cumsum(theta * sigma) - theta * sigma
     with np.errstate(divide="ignore"):
-        inverse = before * sigma**2 / theta**2 + slope * sigma / theta
+        inverse = rest[:-1] * sigma**2 / theta**2 + slope * sigma / theta
     return np.where(theta > 0, dim / inverse, 0.0)
 
 
-def learned_eta_shared_beta(theta: Float, total: float, dim: int) -> Float:
+def learned_eta_shared_beta(theta: Float, rest: Float, dim: int) -> Float:
     """Critical beta with eta_dec and one shared sigma learned."""
     units = len(theta)
-    rest = total - np.cumsum(theta**2)
     strong = np.cumsum(theta)
     weak = units - np.arange(1, units + 1)
-    scale = units * (theta * strong + rest)
+    scale = units * (theta * strong + rest[1:])
     top = dim * theta * (weak * theta + strong)
     return np.divide(top, scale, out=np.zeros_like(theta), where=scale > 0)
 
@@ -174,7 +171,7 @@ def by_bisection(
         return np.diagonal(state.correlation[level] * np.ones((dims[level], 1))) <= 0
 
     def heard(state: State, level: int) -> Bool:
-        return np.diagonal(state.shared[level] * np.ones((dims[level], 1))) > 0
+        return np.diagonal(state.informed[level] & np.ones((dims[level], 1), bool))
 
     def of_level(level: int) -> Threshold:
         units = dims[level]
