@@ -10,13 +10,14 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from posterior_collapse import atomic
 from posterior_collapse.errors import (
     CorruptFileError,
     MissingDependencyError,
     MissingFileError,
     OutputError,
 )
-from posterior_collapse.training import atomic, run_folders
+from posterior_collapse.training import run_folders
 
 HISTORY = {
     "epoch": [1, 2, 3],

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from posterior_collapse import atomic
 from posterior_collapse.errors import InvalidArgumentError, writing
 
 if TYPE_CHECKING:
@@ -51,16 +53,9 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
         OutputError: The path cannot be written.
     """
     target = check_figure_path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    with writing(target):
-        try:
-            with temporary.open("wb") as file:
-                figure.savefig(file, format=target.suffix[1:].lower(), dpi=150)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+    content = io.BytesIO()
+    figure.savefig(content, format=target.suffix[1:].lower(), dpi=150)
+    atomic.write(target, content.getvalue())
     return target
 
 

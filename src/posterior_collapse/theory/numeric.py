@@ -17,6 +17,9 @@ from posterior_collapse.theory.spectrum import as_moments
 
 __all__ = ["Minimum", "minimise"]
 
+LOG_BOUND = 150.0
+"""Of log stds: beyond the widest that a spec may ask for, and far from overflow."""
+
 
 @dataclass(frozen=True, eq=False)
 class Minimum:
@@ -143,10 +146,10 @@ class _Layout:
             size = int(np.prod(shape))
             part = flat[at : at + size].reshape(shape)
             at += size
-            if name in self.logs:
-                found[name] = np.exp(part) * np.ones(self.logs[name])
-            else:
-                found[name] = np.exp(part) if name == "eta_dec" else part
+            if name in self.logs or name == "eta_dec":
+                # A line search may try any number; beyond the bound its square would overflow.
+                part = np.exp(np.clip(part, -LOG_BOUND, LOG_BOUND))
+            found[name] = part * np.ones(self.logs[name]) if name in self.logs else part
         return found
 
     def pack(self, gradient: Mapping[str, Float], parameters: Mapping[str, Float]) -> Float:

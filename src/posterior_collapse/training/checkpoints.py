@@ -18,9 +18,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from posterior_collapse import checks
+from posterior_collapse import atomic, checks
 from posterior_collapse.errors import CheckpointError, MissingDependencyError, writing
-from posterior_collapse.training import atomic
 
 try:
     from safetensors import SafetensorError

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from posterior_collapse import atomic
 from posterior_collapse.errors import (
     CorruptFileError,
     MissingDependencyError,
@@ -24,7 +25,6 @@ from posterior_collapse.errors import (
     OutputError,
     writing,
 )
-from posterior_collapse.training import atomic
 
 __all__ = [
     "CONFIG",
