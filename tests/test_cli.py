@@ -89,25 +89,73 @@ def test_figure_shows_the_forecast() -> None:
     assert mesh.max() == 16
 
 
+def digits(**options) -> pc.Dataset:
+    return pc.load("digits", **options)
+
+
+def pair(dataset: pc.Dataset) -> pc.Moments:
+    return pc.Moments.from_arrays(dataset.x, dataset.y)
+
+
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "data", "spec"),
     [
-        ["digits", "--task", "half", "--latents", "8"],
-        ["digits", "--task", "quarter", "--model", "cvae", "--latents", "8", "--sigma", "0.5"],
-        ["digits", "--label", "3", "--eta-dec", "learned"],
-        ["digits", "--no-biases", "--sigma", "shared"],
-        ["digits", "--task", "half", "--cross-fit", "3", "--latents", "4"],
-        ["digits", "--latents", "3", "--sigma", "0.3,0.4,0.5", "--active", "2"],
-        ["digits", "--model", "hvae", "--sigma-1", "learned", "--beta", "1,2"],
-        ["pairs:1/2", "--model", "cvae"],
+        ("--task half --latents 8", lambda: pair(digits(task="half")), pc.CVAESpec(8)),
+        (
+            "--task quarter --model cvae --latents 8 --sigma 0.5",
+            lambda: pair(digits(task="quarter")),
+            pc.CVAESpec(8, sigma=0.5),
+        ),
+        (
+            "--label 3 --eta-dec learned",
+            lambda: digits(label=3).x,
+            pc.VAESpec(16, eta_dec="learned"),
+        ),
+        (
+            "--no-biases --sigma shared --eta-enc 2",
+            lambda: pc.Moments.from_arrays(digits().x, center=False),
+            pc.VAESpec(16, eta_enc=2.0, sigma="shared"),
+        ),
+        (
+            "--latents 3 --sigma 0.3,0.4,0.5 --beta 0.5",
+            lambda: digits().x,
+            pc.VAESpec(3, 0.5, sigma=(0.3, 0.4, 0.5)),
+        ),
+        (
+            "--model hvae --sigma-1 learned --latents 4,3 --beta 1,2",
+            lambda: digits().x,
+            pc.HVAESpec((4, 3), (1.0, 2.0), sigma_1="learned", sigma_2="learned"),
+        ),
+        (
+            "--task half --cross-fit 3 --latents 4",
+            lambda: pc.cross_fitted_residuals(
+                digits(task="half").x, digits(task="half").y, folds=3
+            ),
+            pc.VAESpec(4),
+        ),
     ],
-    ids=" ".join,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-@pytest.mark.filterwarnings("ignore::posterior_collapse.theory.FewSamplesWarning")
-def test_options_are_understood(run, arguments: list[str]) -> None:
-    status, out, err = run("forecast", *arguments)
+def test_options_mean_what_the_library_means(run, arguments: str, data, spec: pc.Spec) -> None:
+    status, out, err = run("forecast", "digits", *arguments.split(), "--json")
     assert status == 0, err
-    assert "Advice:" in out
+    found, expected = json.loads(out), pc.forecast(data(), spec)
+    assert pc.Spec.from_dict(found["spec"]) == spec
+    assert found["loss"] == pytest.approx(expected.loss, rel=1e-9)
+
+
+def test_active_asks_for_that_many(run) -> None:
+    _, out, _ = run("forecast", "digits", "--latents", "4", "--active", "2")
+    assert "2 wanted" in out
+
+
+def test_fixed_sigma_keeps_a_kl_that_says_nothing(run) -> None:
+    _, out, _ = run("forecast", "digits", "--latents", "4", "--sigma", "2", "--json")
+    found = json.loads(out)
+    assert found["levels"][0]["status"] == ["collapsed"] * 4
+    constant = 0.5 * (4 - 1 - np.log(4))
+    np.testing.assert_allclose(found["levels"][0]["kl"], constant)
+    assert f"keep a KL of up to {constant:.3g} nats" in found["notes"][-1]
 
 
 def test_files_and_conditions(run) -> None:
@@ -201,7 +249,7 @@ def bad_files() -> None:
         ("forecast good.npy --given nothing.npy", "nothing.npy"),
         ("forecast missing.npy", "missing.npy"),
         ("forecast minst", "Did you mean 'mnist'"),
-        ("forecast folder", "folder"),
+        ("forecast folder", "folder: got a folder"),
         ("forecast mnist --data-dir cut", "train-images-idx3-ubyte.gz"),
         ("forecast mnist --data-dir magic", "train-images-idx3-ubyte.gz"),
         ("forecast mnist --data-dir html", "HTML"),

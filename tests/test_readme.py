@@ -55,6 +55,16 @@ def test_collapse_command_runs(line: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_output_shown_is_the_output(tmp_path: Path) -> None:
+    """Words only: a terminal wraps them where it likes."""
+    shown = re.search(r"^(?: {4}\S.*\n)+", README, flags=re.MULTILINE)
+    assert shown is not None
+    script = "import sys; from posterior_collapse.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", script, *shlex.split(COLLAPSE[0])[1:]]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert " ".join(shown[0].split()) in " ".join(done.stdout.split())
+
+
 def test_python_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     failed = doctest.testfile(

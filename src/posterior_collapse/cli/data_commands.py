@@ -24,14 +24,14 @@ def list_datasets(data_dir: Path | None = DATA_DIR) -> None:
 
     from posterior_collapse.data import available
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("name", "what it is", "samples", "features", "read from"):
         table.add_column(column, overflow="fold")
     for entry in available(data_dir):
         samples = f"{entry.samples:,}" + (
             f" + {entry.test_samples:,}" if entry.test_samples else ""
         )
-        where = entry.where if entry.ready else f"{entry.where} (to be downloaded)"
+        where = entry.where if entry.ready else "to be downloaded"
         table.add_row(entry.name, entry.about, samples, str(entry.features), where)
     Console().print(table)
 

@@ -35,6 +35,8 @@ def read_file(path: Path) -> Dataset:
         MissingDependencyError: A .parquet file, and pyarrow is not installed.
     """
     reader = READERS.get(path.suffix.lower())
+    if path.is_dir():
+        raise DataError(str(path), "a folder", f"a file, {SUFFIXES}", "Name the file in it.")
     if reader is None:
         raise DataError(
             str(path), f"the suffix '{path.suffix}'", f"one of {SUFFIXES}", "Convert the file."

@@ -102,6 +102,10 @@ def _read(
 
 
 def _from_path(source: str | os.PathLike[str]) -> Dataset:
+    if not os.fspath(source):
+        raise InvalidArgumentError(
+            "data", "an empty name", "a name or a file", "See `collapse data list`."
+        )
     path = Path(source).expanduser()
     bare_name = isinstance(source, str) and path.name == source
     if bare_name and path.suffix.lower() not in READERS and not path.exists():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,6 +23,9 @@ from posterior_collapse.theory.spectrum import Modes, as_moments
 from posterior_collapse.theory.state import fit
 
 __all__ = ["FewSamplesWarning", "Forecast", "Level", "forecast"]
+
+LEAST_KL = 1e-9
+"""Nats; less is rounding."""
 
 Status = Literal["active", "noise", "collapsed"]
 Bias = Literal["both", "encoder", "decoder", "none"]
@@ -208,14 +211,15 @@ def forecast(data: Moments | Any, spec: Spec, *, bias: Bias | None = None) -> Fo
     modes = Modes(moments, spec.model == "cvae")
     problem = Problem.of(modes, spec)
     solution = solve(problem)
+    levels = tuple(_levels(problem, solution))
     return Forecast(
         spec=spec,
         loss=solution.state.loss(solution.numbers, float(problem.rest[-1]), modes.target_dim),
         spectrum=modes.theta**2,
         total_variance=modes.total,
-        levels=tuple(_levels(problem, solution)),
+        levels=levels,
         eta_dec=float(solution.numbers.etas[0]),
-        notes=(*solution.notes, *_cautions(modes)),
+        notes=(*solution.notes, *_constant_kl(levels), *_cautions(modes)),
         _modes=modes,
         _problem=problem,
         _solution=solution,
@@ -265,6 +269,18 @@ def _status(weight: float, information: float) -> Status:
     if information > 0:
         return "active"
     return "noise" if weight > 0 else "collapsed"
+
+
+def _constant_kl(levels: tuple[Level, ...]) -> Iterator[str]:
+    """A fixed sigma other than the prior's std has a KL even where the unit says nothing."""
+    for number, level in enumerate(levels, 1):
+        dead = np.array([status == "collapsed" for status in level.status])
+        kl = level.kl[dead]
+        if kl.size and kl.max() > LEAST_KL:
+            yield (
+                f"level {number}: collapsed units keep a KL of up to {kl.max():.3g} nats each, that "
+                "of their fixed posterior std to the prior's; they carry nothing"
+            )
 
 
 def _with_bias(moments: Moments, spec: Spec, bias: Bias | None) -> Moments:
