@@ -1,0 +1,245 @@
+"""Data of any kind as batches on the model's device, and the model as it is when not trained."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from posterior_collapse.data import Dataset
+from posterior_collapse.data.arrays import as_samples, same_length
+from posterior_collapse.errors import DataError
+from posterior_collapse.models import LatentModel
+
+__all__ = ["BATCH_SIZE", "batches", "evaluating", "parameter_like"]
+
+BATCH_SIZE = 1000
+T = TypeVar("T")
+Pair = tuple[Tensor, Tensor | None]
+
+
+def batches(
+    model: LatentModel, data: Any, *, batch_size: int = BATCH_SIZE, seed: int = 0
+) -> Iterator[Pair]:
+    """Yield flat rows x and targets y (None: an autoencoder) on the model's device, in its dtype.
+
+    Memory maps and loaders are read a batch at a time; the small batches of a loader are joined.
+
+    Args:
+        model: Says where to, and whether a target is needed.
+        data: Array (rows, ...), pair (x, y) of arrays, `Dataset`, torch Dataset or DataLoader, or
+            an iterable of batches, each x or a pair (x, y). One number per row beside x is a
+            label and ignored.
+        batch_size: Rows per batch.
+        seed: Of a loader that shuffles.
+
+    Raises:
+        DataError: The data cannot be used, are empty, or lack the target.
+
+    Example:
+        >>> from posterior_collapse import VAESpec
+        >>> from posterior_collapse.models import build
+        >>> model = build(VAESpec(2), "linear", x_dim=3)
+        >>> [len(x) for x, y in batches(model, np.ones((5, 3)), batch_size=2)]
+        [2, 2, 1]
+    """
+    like = parameter_like(model)
+    conditional = model.spec.model == "cvae"
+    row = 0
+    for x, y in _regrouped(_read(data, conditional, batch_size, seed), batch_size):
+        if conditional and y is None:
+            raise DataError(
+                "data", "no target y", "a condition x and a target y", "Pass a pair, data=(x, y)."
+            )
+        pair = [None if v is None else v.to(like.device, like.dtype) for v in (x, y)]
+        for name, values in zip("xy", pair, strict=True):
+            if values is not None:
+                _check_finite(name, values, row)
+        assert pair[0] is not None
+        yield pair[0], pair[1]
+        row += len(x)
+    if row == 0:
+        raise DataError("data", "no rows", "at least one batch", "Check the loader.")
+
+
+@contextlib.contextmanager
+def evaluating(model: LatentModel) -> Iterator[bool]:
+    """Put a model into evaluation mode for a while; each of its modules gets its own mode back.
+
+    In training mode, dropout makes a posterior random and batch norm makes it depend on the batch.
+
+    Yields:
+        Whether some module was in training mode.
+
+    Example:
+        >>> from posterior_collapse import VAESpec
+        >>> from posterior_collapse.models import build
+        >>> model = build(VAESpec(2), "mlp", x_dim=3)
+        >>> with evaluating(model) as was_training:
+        ...     model.training, was_training
+        (False, True)
+        >>> model.training
+        True
+    """
+    training = [part for module in _modules(model) for part in module.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield bool(training)
+    finally:
+        for part in training:
+            part.training = True
+
+
+def parameter_like(model: LatentModel) -> Tensor:
+    """Return a floating tensor of the model's: its device and dtype are those that data need."""
+    for module in _modules(model):
+        for value in (*module.parameters(), *module.buffers()):
+            if value.is_floating_point():
+                return value.detach()
+    return torch.zeros(())
+
+
+def _modules(model: LatentModel) -> list[nn.Module]:
+    if isinstance(model, nn.Module):
+        return [model]
+    return [value for value in vars(model).values() if isinstance(value, nn.Module)]
+
+
+def _read(data: Any, conditional: bool, batch_size: int, seed: int) -> Iterator[Pair]:
+    if isinstance(data, Dataset):
+        return _sliced(data.x, data.y, batch_size)
+    if isinstance(data, TorchDataset):
+        data = DataLoader(data, batch_size=batch_size)
+    if isinstance(data, DataLoader):
+        return (_pair(item) for item in _seeded(data, seed))
+    if _is_pair(data):
+        return _sliced(data[0], data[1], batch_size)
+    if _is_batches(data):
+        return (_pair(item) for item in data)
+    return _sliced(data, None, batch_size)
+
+
+def _is_pair(data: Any) -> bool:
+    return isinstance(data, (tuple, list)) and len(data) == 2 and _dims(data[0]) >= 2
+
+
+def _is_batches(data: Any) -> bool:
+    if isinstance(data, (str, bytes, Mapping)) or hasattr(data, "__array__"):
+        return False
+    if isinstance(data, (tuple, list)):
+        return bool(data) and all(_is_pair(item) or _dims(item) >= 2 for item in data)
+    return isinstance(data, Iterable)
+
+
+def _dims(value: Any) -> int:
+    return value.ndim if hasattr(value, "ndim") else 0
+
+
+def _sliced(x: Any, y: Any, batch_size: int) -> Iterator[Pair]:
+    x, y = _rows("x", x), None if y is None else _rows("y", y)
+    if y is not None:
+        same_length("x", len(x), "y", len(y))
+    for start in range(0, len(x), batch_size):
+        part = slice(start, start + batch_size)
+        yield _tensor(x[part]), None if y is None else _tensor(y[part])
+
+
+def _rows(name: str, values: Any) -> Any:
+    if isinstance(values, Tensor):
+        if values.dim() < 2 or values.numel() == 0:
+            raise DataError(
+                name, f"shape {tuple(values.shape)}", "(rows, features)", "Pass some rows."
+            )
+        return values.detach().flatten(1)
+    return as_samples(name, values)[0]
+
+
+def _tensor(values: Any) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
+    # torch knows fewer dtypes than NumPy, and shares memory that may be read-only.
+    return torch.from_numpy(values.astype(np.result_type(values.dtype, np.float32)))
+
+
+def _pair(item: Any) -> Pair:
+    parts = list(item) if isinstance(item, (tuple, list)) else [item]
+    parts = [torch.as_tensor(p) if isinstance(p, np.ndarray) else p for p in parts[:2]]
+    if not parts or not all(isinstance(part, Tensor) for part in parts):
+        got = f"a batch of {type(parts[0]).__name__}" if parts else "an empty batch"
+        raise DataError("data", got, "tensors, arrays or pairs of them", "Yield x or (x, y).")
+    x, *rest = parts
+    if x.dim() < 2:
+        raise DataError(
+            "data",
+            f"a batch of shape {tuple(x.shape)}",
+            "(rows, features)",
+            "Yield batches of rows, or pass an array.",
+        )
+    y = rest[0] if rest and rest[0].dim() > 1 and rest[0].is_floating_point() else None
+    if y is not None:
+        same_length("x", len(x), "y", len(y))
+    return x.detach().flatten(1), None if y is None else y.detach().flatten(1)
+
+
+def _regrouped(pairs: Iterator[Pair], batch_size: int) -> Iterator[Pair]:
+    """Join small batches, so that a loader of single rows is as fast as an array."""
+    waiting: list[Pair] = []
+    for pair in pairs:
+        if waiting and [_width(v) for v in pair] != [_width(v) for v in waiting[0]]:
+            raise DataError(
+                "data",
+                f"a batch of widths {[_width(v) for v in pair]}",
+                f"{[_width(v) for v in waiting[0]]}, as before",
+                "Check the loader.",
+            )
+        waiting.append(pair)
+        if sum(len(x) for x, _ in waiting) >= batch_size:
+            yield _joined(waiting)
+            waiting = []
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(pairs: list[Pair]) -> Pair:
+    if len(pairs) == 1:
+        return pairs[0]
+    ys = [y for _, y in pairs if y is not None]
+    return torch.cat([x for x, _ in pairs]), torch.cat(ys) if ys else None
+
+
+def _width(value: Tensor | None) -> int | None:
+    return None if value is None else value.shape[1]
+
+
+def _seeded(loader: DataLoader[T], seed: int) -> Iterator[T]:
+    """Iterate in an order that the seed decides, and leave every generator as it was."""
+    generator = loader.generator
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        state = None if generator is None else generator.get_state()
+        if generator is not None:
+            generator.manual_seed(seed)
+        try:
+            yield from loader
+        finally:
+            if generator is not None and state is not None:
+                generator.set_state(state)
+
+
+def _check_finite(name: str, values: Tensor, row: int) -> None:
+    if bool(values.isfinite().all()):
+        return
+    at = (~values.isfinite()).nonzero()[0].tolist()
+    raise DataError(
+        name,
+        f"{values[tuple(at)].item()} at row {row + at[0]}, column {at[1]}",
+        "finite numbers",
+        "Remove or impute it.",
+    )

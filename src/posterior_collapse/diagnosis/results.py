@@ -1,0 +1,249 @@
+"""`Diagnosis`, the one result of this room, in the same words as `Forecast`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posterior_collapse.specs import Spec
+
+if TYPE_CHECKING:
+    from posterior_collapse.theory import Forecast
+
+__all__ = ["QUANTILES", "CollapseCurve", "Conclusion", "Diagnosis", "Finding", "LevelDiagnosis"]
+
+Float = NDArray[np.float64]
+Status = Literal["active", "noise", "collapsed"]
+Conclusion = Literal[
+    "collapse-optimal", "signal-unclaimed", "more-units-pay", "nothing-to-do", "undecided"
+]
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Of the rows, at which `LevelDiagnosis.kl_quantiles` are given."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found, with what to do about it.
+
+    Attributes:
+        code: A short name, stable for programs.
+        text: What was found, a sentence.
+        action: What to do, a sentence.
+    """
+
+    code: str
+    text: str
+    action: str
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the three by name."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.text} {self.action}"
+
+
+@dataclass(frozen=True, eq=False)
+class CollapseCurve:
+    """Share of a level's units that are (eps, delta)-collapsed: `Pr_x[KL_i(x) < eps] >= 1 - delta`.
+
+    Attributes:
+        delta: Share of the rows that may be above eps.
+        epsilon: KL in nats, (points,), ascending.
+        share: Of the units, (points,).
+        error: Standard error of `share`, (points,), from the number of rows.
+    """
+
+    delta: float
+    epsilon: Float
+    share: Float
+    error: Float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields as plain values."""
+        return _plain(self)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LevelDiagnosis:
+    """What one latent level does on the data; arrays hold one entry per unit, in nats.
+
+    Attributes:
+        kl: Mean over the rows of E_q[log q - log p], without beta; below the top level it may be
+            negative.
+        kl_error: Standard error of `kl`.
+        kl_quantiles: Of the rows' KL, (quantiles, units), at `QUANTILES`.
+        kl_quantile_errors: Standard errors of `kl_quantiles`.
+        information: I(x; z_i) under the aggregate posterior.
+        information_error: Standard error of `information`.
+        information_bound: What it would be if z_i were Gaussian with the same variance: an upper
+            bound, and for linear models the forecast's `information`.
+        input_information: I(z_{l-1}; z_i), what the unit knows of the level below; for level 1
+            `information`.
+        status: "active" (carries information on x), "noise" (follows the noise that was injected
+            below and knows nothing of x) or "collapsed" (follows nothing).
+        mean_variance: Var_x(E[z_i|x]), in latent units squared.
+        mean_variance_error: Standard error of `mean_variance`.
+        active_units: Whether each unit is active by Burda's definition, `mean_variance` > 0.01.
+        kl_active_share: Share of (row, unit) pairs with KL of 0.01 and more; the published scripts
+            call this number active units.
+        kl_active_share_error: Standard error of `kl_active_share`.
+        epsilon_delta_collapsed: Whether each unit is (eps, delta)-collapsed at the eps asked for.
+        collapse_curve: The share of such units over eps.
+        decoder_effect: Root mean square change of the decoder's mean, all features together, when
+            the unit is redrawn from its prior; NaN where not measured.
+        decoder_effect_error: Standard error of `decoder_effect`.
+        posterior_std: Root mean square of the posterior's std.
+        aggregate_mean: Mean of z_i over rows and noise.
+        aggregate_std: Its standard deviation; the prior's where the level uses the prior well.
+        prior_gap: KL of the aggregate posterior to the prior (`kl - information`) at the top level;
+            NaN below.
+    """
+
+    kl: Float
+    kl_error: Float
+    kl_quantiles: Float
+    kl_quantile_errors: Float
+    information: Float
+    information_error: Float
+    information_bound: Float
+    input_information: Float
+    status: tuple[Status, ...]
+    mean_variance: Float
+    mean_variance_error: Float
+    active_units: NDArray[np.bool_]
+    kl_active_share: float
+    kl_active_share_error: float
+    epsilon_delta_collapsed: NDArray[np.bool_]
+    collapse_curve: CollapseCurve
+    decoder_effect: Float
+    decoder_effect_error: Float
+    posterior_std: Float
+    aggregate_mean: Float
+    aggregate_std: Float
+    prior_gap: Float
+
+    @property
+    def n_active(self) -> int:
+        """Number of units with status "active"."""
+        return self.status.count("active")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields and `n_active` as plain values; infinities and NaN stay floats."""
+        return {"n_active": self.n_active, **_plain(self)}
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{self.status.count(s)} {s}" for s in ("active", "noise", "collapsed"))
+        return f"LevelDiagnosis({counts}, KL {self.kl.sum():.4g} nats)"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Diagnosis:
+    """What a trained model does on data, why, and what to change.
+
+    Losses are means over the rows, in nats; None where they are not known: without a decoder, or
+    without the spec that the model was trained with.
+
+    Attributes:
+        n: Number of rows.
+        spec: The hyperparameters; None if unknown.
+        levels: One `LevelDiagnosis` per latent level, bottom (next to the data) first.
+        loss: Negative beta-ELBO, every constant kept.
+        reconstruction: Its part without KL, -E log p(y|z).
+        kl: KL of all units, without beta.
+        elbo: The evidence lower bound, at beta 1.
+        squared_error: E|y - mu|^2, in data units squared.
+        loss_error: Standard error of `loss`; likewise those that follow.
+        nll: -log p(y|x), exact or by importance sampling; None if it was not asked for.
+        effective_sample_size: Median over the rows; None where `nll` is exact or absent.
+        signal: Per level, t of the certificate: the strongest variance that the decoder leaves
+            unexplained, over what one more unit must exceed to pay. None where it is not known.
+        signal_error: Standard errors of `signal`.
+        paying_units: Per level, how many more units of that kind would pay by themselves.
+        conclusion: Of the whole model; "undecided" where too little is known.
+        verdict: The conclusion in a sentence.
+        advice: What was found and what to do, the gravest first.
+        forecast: Of the linear model with the same spec and data; None where there is none.
+        notes: What was done to the data or the model, and what was measured on a part only.
+    """
+
+    n: int
+    spec: Spec | None
+    levels: tuple[LevelDiagnosis, ...]
+    loss: float | None
+    reconstruction: float | None
+    kl: float
+    elbo: float | None
+    squared_error: float | None
+    loss_error: float | None
+    reconstruction_error: float | None
+    kl_error: float
+    elbo_error: float | None
+    squared_error_error: float | None
+    nll: float | None
+    nll_error: float | None
+    effective_sample_size: float | None
+    signal: tuple[float | None, ...]
+    signal_error: tuple[float | None, ...]
+    paying_units: tuple[int | None, ...]
+    conclusion: Conclusion
+    verdict: str
+    advice: tuple[Finding, ...]
+    forecast: Forecast | None
+    notes: tuple[str, ...]
+
+    @property
+    def n_active(self) -> int:
+        """Number of active units of the top level, as the forecast's."""
+        return self.levels[-1].n_active
+
+    def plot(self) -> Any:
+        """Return a matplotlib figure of KL, collapse curve and mean variance."""
+        return _report().plot(self)
+
+    def _repr_html_(self) -> str:
+        return str(_report().html(self))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values; infinities and NaN stay floats."""
+        parts = {"spec", "levels", "advice", "forecast"}
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {
+            **{name: _value(value) for name, value in values.items() if name not in parts},
+            "spec": None if self.spec is None else self.spec.to_dict(),
+            "levels": [level.to_dict() for level in self.levels],
+            "advice": [finding.to_dict() for finding in self.advice],
+            "forecast": None if self.forecast is None else self.forecast.to_dict(),
+        }
+
+    def __repr__(self) -> str:
+        levels = "; ".join(
+            f"z{i}: {level.n_active} of {len(level.status)} units active"
+            + (f", {level.status.count('noise')} noise" if "noise" in level.status else "")
+            + f", KL {level.kl.sum():.4g} nats"
+            for i, level in enumerate(self.levels, start=1)
+        )
+        loss = "" if self.loss is None else f"loss {self.loss:.6g} nats per row; "
+        return f"Diagnosis({self.n:,} rows; {levels}; {loss}{self.verdict})"
+
+
+def _report() -> Any:
+    # As for `Forecast`: figures and pages live in a room above this one.
+    return importlib.import_module("posterior_collapse.report")
+
+
+def _plain(record: Any) -> dict[str, Any]:
+    return {f.name: _value(getattr(record, f.name)) for f in dataclasses.fields(record)}
+
+
+def _value(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return _plain(value)
+    if isinstance(value, tuple):
+        return [_value(v) for v in value]
+    return value.tolist() if isinstance(value, np.ndarray) else value
