@@ -7,9 +7,11 @@ from posterior_collapse.theory.forecasting import FewSamplesWarning, Forecast, L
 from posterior_collapse.theory.numeric import Minimum, minimise
 from posterior_collapse.theory.objective import ExactObjective
 from posterior_collapse.theory.phase import PhaseDiagram, phase_diagram
+from posterior_collapse.theory.state import ACTIVE_INFORMATION
 from posterior_collapse.theory.verification import Verification, verify
 
 __all__ = [
+    "ACTIVE_INFORMATION",
     "Advice",
     "Change",
     "EffectiveBeta",

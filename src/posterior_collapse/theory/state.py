@@ -20,6 +20,11 @@ from posterior_collapse.moments.arrays import Float
 Bool = npt.NDArray[np.bool_]
 THRESHOLD_ROUNDING = 1e-12
 """A signal this close (relative) to its threshold counts as at it, hence collapsed."""
+ACTIVE_INFORMATION = 0.005
+"""Nats of I(x; z_i) from which a trained unit counts as active; the forecast calls a unit active
+from 0 on, where no trained unit is. At the prior's scale, Var(z_i) = 1, it is the usual
+Var_x(E[z_i|x]) > 0.01 (Burda et al. 2016), and it means the same at every scale: -1/2 log(1 - 0.01)
+= 0.005."""
 
 
 def at_least_one(ratio: Float) -> Float:

@@ -11,16 +11,12 @@ from torch.func import functional_call, vmap
 
 from posterior_collapse.models import MarkovVAE, Terms, exact_terms, linear_values, loss
 from posterior_collapse.specs import Spec
+from posterior_collapse.theory.state import ACTIVE_INFORMATION
 from posterior_collapse.training import seeds
 from posterior_collapse.training.feeding import Batch, Feed
 from posterior_collapse.training.stacking import Draws, Stack
 
 __all__ = ["ACTIVE_INFORMATION", "active_units", "information", "measure"]
-
-ACTIVE_INFORMATION = 0.005
-"""Nats of I(x; z_i) from which a unit counts as active. At the prior's scale, Var(z_i) = 1, it is
-the usual Var_x(E[z_i|x]) > 0.01 (Burda et al. 2016), and it means the same at every scale: -1/2
-log(1 - 0.01) = 0.005. The forecast calls a unit active from 0 on; a trained unit is never at 0."""
 
 ROWS = 10_000
 CHUNK = 1_000
