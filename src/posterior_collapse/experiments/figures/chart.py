@@ -1,0 +1,146 @@
+"""What all figures share: size, type, looks that survive grey print, and the files they become."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from posterior_collapse import atomic
+from posterior_collapse.experiments.tables import Table
+from posterior_collapse.report import save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Line: TypeAlias = tuple[ArrayLike, ArrayLike]
+"""Points of a curve: x and y, of equal length."""
+Panels: TypeAlias = Mapping[str, Mapping[str, Line]]
+"""Title of each panel -> label of each curve -> the curve."""
+
+COLUMN, PAGE = 3.4, 5.5
+"""Widths in inches: one column of a two-column page, and the text of a one-column page."""
+STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 1.2,
+    "pdf.fonttype": 42,  # letters stay text that can be searched and edited
+}
+MARKERS = "os^Dvx+P*h"
+DASHES = ("-", (0, (5, 1.5)), (0, (4, 1.2, 1, 1.2)), (0, (1.2, 1.2)), (0, (3, 1, 1, 1, 1, 1)))
+
+
+class Chart(NamedTuple):
+    """A figure and the numbers behind it.
+
+    Attributes:
+        figure: The matplotlib figure.
+        table: Rows of the CSV of the same stem.
+    """
+
+    figure: Figure
+    table: Table
+
+    def save(self, folder: str | os.PathLike[str], stem: str) -> list[Path]:
+        """Write `stem`.pdf, .png and .csv into a folder that is there; return the three paths.
+
+        Raises:
+            OutputError: The folder is missing or cannot be written.
+        """
+        target = Path(folder) / stem
+        with style():
+            paths = [save_figure(self.figure, f"{target}{ending}") for ending in (".pdf", ".png")]
+        data = Path(f"{target}.csv")
+        atomic.write(data, self.table.csv().encode())
+        return [*paths, data]
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw in the style of the reproduction, whatever the user's matplotlibrc says."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        yield
+
+
+def grid(
+    titles: Sequence[str], *, height: float = 2.3, most: int = 3, **shared: Any
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with one set of axes per title, at most `most` beside each other.
+
+    Args:
+        titles: Title of each panel; "" for none.
+        height: Height of a row in inches.
+        most: Panels per row.
+        **shared: `sharex`, `sharey` as matplotlib's `subplots` takes them.
+    """
+    from matplotlib.figure import Figure
+
+    count = len(titles)
+    columns = count if count <= most else next(c for c in range(most, 0, -1) if count % c != 1)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(COLUMN if columns == 1 else PAGE, height * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **shared).ravel().tolist()
+    for empty in axes[count:]:
+        figure.delaxes(empty)
+    for box, title in zip(axes, titles, strict=False):
+        box.set_title(title)
+    return figure, axes[:count]
+
+
+def looks(count: int) -> list[dict[str, Any]]:
+    """Return colour and dashes of `count` ordered curves, from dark to light also in grey."""
+    import matplotlib
+
+    shades = matplotlib.colormaps["cividis"](np.linspace(0, 0.82, count) if count > 1 else [0.0])
+    return [
+        {"color": tuple(shade), "linestyle": DASHES[i % len(DASHES)]}
+        for i, shade in enumerate(shades)
+    ]
+
+
+def legend_below(figure: Figure, axes: Sequence[Axes]) -> None:
+    """Write one legend for all panels below them; nothing where there is nothing to tell apart."""
+    handles: dict[str, Artist] = {}
+    for box in axes:
+        found, labels = box.get_legend_handles_labels()
+        handles |= dict(zip(labels, found, strict=True))
+    handles.pop("", None)
+    if handles:
+        figure.legend(list(handles.values()), [*handles], loc="outside lower center", ncols=4)
+
+
+def array(values: ArrayLike) -> NDArray[np.float64]:
+    """Return values as a flat float64 array."""
+    return np.asarray(values, dtype=np.float64).ravel()
+
+
+def long(panels: Panels, x: str, y: str, panel: str = "panel", curve: str = "curve") -> Table:
+    """Return the points of all curves, a row per point."""
+    rows = [
+        [title, label, *point]
+        for title, lines in panels.items()
+        for label, line in lines.items()
+        for point in zip(array(line[0]).tolist(), array(line[1]).tolist(), strict=True)
+    ]
+    return Table([panel, curve, x, y], rows)

@@ -1,0 +1,123 @@
+"""Images: panels of reconstructions, and matrices as heat maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.experiments.figures.chart import Chart, grid, style
+from posterior_collapse.experiments.tables import Table
+
+
+def panel(
+    blocks: Mapping[str, ArrayLike],
+    *,
+    rows: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    row_name: str = "",
+    column_name: str = "",
+) -> Chart:
+    """Draw grids of grey images, dark ink on white paper.
+
+    Args:
+        blocks: Title (e.g. "original") -> images of shape (rows, columns, height, width), values
+            from 0 (paper) to 1 (ink); what lies outside is clipped. Blocks stand side by side.
+        rows: Label of each row, e.g. values of beta_1.
+        columns: Label of each column, e.g. values of beta_2.
+        row_name: What the row labels are values of.
+        column_name: What the column labels are values of.
+
+    Raises:
+        InvalidArgumentError: Images that are not four-dimensional.
+
+    Example:
+        >>> chart = panel({"original": np.zeros((2, 3, 8, 8)), "mean": np.ones((2, 3, 8, 8))})
+        >>> len(chart.table.rows), len(chart.table.columns)
+        (12, 67)
+    """
+    images = {title: _images(title, block) for title, block in blocks.items()}
+    with style():
+        figure, axes = grid(list(images), height=2.0)
+        width = float(figure.get_size_inches()[0])
+        for box, block in zip(axes, images.values(), strict=True):
+            height, breadth = block.shape[2:]
+            box.imshow(_mosaic(block), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+            box.tick_params(length=0)
+            box.set_xticks([(breadth + 1) * i + breadth / 2 for i in range(len(columns))], columns)
+            box.set_yticks([(height + 1) * i + height / 2 for i in range(len(rows))], rows)
+            box.set_xlabel(column_name)
+            box.spines[:].set_visible(True)
+        axes[0].set_ylabel(row_name)
+        tall = next(iter(images.values()))
+        ratio = tall.shape[0] * tall.shape[2] / (tall.shape[1] * tall.shape[3])
+        per_row = min(len(axes), 3)
+        figure.set_size_inches(width, -(-len(axes) // per_row) * (ratio * width / per_row + 0.25))
+    return Chart(figure, _pixels(images))
+
+
+def heat_maps(matrices: Mapping[str, ArrayLike], *, x: str = "unit", y: str = "") -> Chart:
+    r"""Draw matrices in one diverging scale, zero white; under each column stands its norm.
+
+    Args:
+        matrices: Title -> matrix, a column per latent unit.
+        x: What the columns are.
+        y: What the rows are.
+
+    Example:
+        >>> chart = heat_maps({"U": [[3.0, 0.0], [4.0, 0.0]]})
+        >>> [label.get_text() for label in chart.figure.axes[0].get_xticklabels()]
+        ['1\n5', '2\n0']
+    """
+    arrays = {title: np.atleast_2d(np.asarray(m, dtype=float)) for title, m in matrices.items()}
+    top = max((float(np.abs(m).max(initial=0)) for m in arrays.values()), default=0) or 1.0
+    with style():
+        figure, axes = grid(list(arrays), most=4)
+        for box, matrix in zip(axes, arrays.values(), strict=True):
+            shown = box.imshow(matrix, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto")
+            norms = np.linalg.norm(matrix, axis=0)
+            box.set_xticks(
+                range(matrix.shape[1]), [f"{i}\n{norm:.2g}" for i, norm in enumerate(norms, 1)]
+            )
+            box.set_xlabel(f"{x}, norm of its column")
+            box.spines[:].set_visible(True)
+        axes[0].set_ylabel(y)
+        figure.colorbar(shown, ax=axes, shrink=0.9, aspect=30)
+    rows = [
+        [title, i, j, float(value)]
+        for title, matrix in arrays.items()
+        for (i, j), value in np.ndenumerate(matrix)
+    ]
+    return Chart(figure, Table(["matrix", "row", "column", "value"], rows))
+
+
+def _images(title: str, block: ArrayLike) -> NDArray[np.float64]:
+    images = np.asarray(block, dtype=float)
+    if images.ndim != 4 or not images.size:
+        raise InvalidArgumentError(
+            f"blocks[{title!r}]",
+            f"shape {images.shape}",
+            "shape (rows, columns, height, width), nothing empty",
+            "Reshape the images.",
+        )
+    return np.asarray(np.clip(images, 0, 1))
+
+
+def _mosaic(block: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the images in one, a light line between them."""
+    framed = np.pad(block, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=0.15)
+    rows, columns, height, width = framed.shape
+    joined = framed.swapaxes(1, 2).reshape(rows * height, columns * width)
+    return np.asarray(joined[:-1, :-1])
+
+
+def _pixels(images: Mapping[str, NDArray[np.float64]]) -> Table:
+    size = max(block.shape[2] * block.shape[3] for block in images.values())
+    rows = [
+        [title, i, j, *np.rint(255 * block[i, j]).astype(int).ravel().tolist()]
+        for title, block in images.items()
+        for i, j in np.ndindex(*block.shape[:2])
+    ]
+    return Table(["block", "row", "column", *(f"pixel {k}" for k in range(size))], rows)

@@ -1,0 +1,166 @@
+"""Tables of what was measured: aggregated over seeds, as CSV and as Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, TypeAlias
+
+from posterior_collapse import atomic
+
+Cell: TypeAlias = "str | float | dict[str, float | None] | None"
+"""A word, a number, nothing, or `{"mean": ..., "std": ...}` over seeds (std None for one seed)."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and rows of plain values.
+
+    Attributes:
+        columns: Headings, with their units.
+        rows: Cells; see `Cell`.
+
+    Example:
+        >>> table = Table(["beta", "NLL (nats)"], [[0.5, {"mean": 101.26, "std": 1.234}]])
+        >>> print(table.markdown())
+        | beta | NLL (nats) |
+        |---:|---:|
+        | 0.5 | 101.3 ± 1.2 |
+        >>> table.csv().splitlines()
+        ['beta,NLL (nats),NLL (nats) std', '0.5,101.26,1.234']
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Table:
+        """Return the table whose `to_dict` this is."""
+        return cls(values["columns"], values["rows"])
+
+    @classmethod
+    def over_seeds(
+        cls, records: Sequence[Mapping[str, Any]], by: Sequence[str], measures: Sequence[str]
+    ) -> Table:
+        """Return mean and std over the records (one per seed) that agree in the columns `by`.
+
+        The std is that of a sample, with n - 1. Groups keep the order of their first record; a
+        measure that a record lacks, or that is None, does not count.
+
+        Example:
+            >>> runs = [{"beta": 1, "seed": 1, "KL": 2.0}, {"beta": 1, "seed": 2, "KL": 4.0}]
+            >>> Table.over_seeds(runs, ["beta"], ["KL"]).rows
+            [[1, {'mean': 3.0, 'std': 1.4142135623730951}]]
+        """
+        groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+        for record in records:
+            groups.setdefault(tuple(record[name] for name in by), []).append(record)
+        rows = [
+            [*key, *(_spread([r.get(name) for r in group]) for name in measures)]
+            for key, group in groups.items()
+        ]
+        return cls([*by, *measures], rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return columns and rows as lists."""
+        return {"columns": list(self.columns), "rows": [list(row) for row in self.rows]}
+
+    def csv(self) -> str:
+        """Return the table as CSV; a column with spread is followed by one with its std."""
+        wide = [any(isinstance(row[i], Mapping) for row in self.rows) for i in self._indices()]
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        names = zip(self.columns, wide, strict=True)
+        writer.writerow(
+            n for name, std in names for n in ([name, f"{name} std"] if std else [name])
+        )
+        for row in self.rows:
+            writer.writerow(
+                value
+                for cell, std in zip(row, wide, strict=True)
+                for value in (_pair(cell) if std else [cell])
+            )
+        return text.getvalue()
+
+    def markdown(self) -> str:
+        """Return the table as GitHub's Markdown, numbers rounded for reading."""
+        words = [any(isinstance(row[i], str) for row in self.rows) for i in self._indices()]
+        lines = [
+            self.columns,
+            *([format_cell(cell) for cell in row] for row in self.rows),
+        ]
+        text = [f"| {' | '.join(_escaped(cell) for cell in line)} |" for line in lines]
+        text.insert(1, f"|{'|'.join('---' if word else '---:' for word in words)}|")
+        return "\n".join(text)
+
+    def save(self, folder: str | os.PathLike[str], stem: str) -> Path:
+        """Write `stem`.csv into a folder that is there.
+
+        Raises:
+            OutputError: The folder is missing or cannot be written.
+        """
+        path = Path(folder) / f"{stem}.csv"
+        atomic.write(path, self.csv().encode())
+        return path
+
+    def _indices(self) -> range:
+        return range(len(self.columns))
+
+
+def format_cell(cell: Any) -> str:
+    """Return a cell for reading: four digits, or mean ± std to two digits of the std.
+
+    Example:
+        >>> [format_cell(c) for c in (None, "relu", 16, 0.123456, 123456.7, 1e-12, True)]
+        ['', 'relu', '16', '0.1235', '123457', '1e-12', 'yes']
+        >>> format_cell({"mean": 0.51234, "std": 0.0321})
+        '0.512 ± 0.032'
+    """
+    if cell is None:
+        return ""
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    if isinstance(cell, Mapping):
+        return _with_spread(cell["mean"], cell["std"])
+    if isinstance(cell, float):
+        return _number(cell)
+    return str(cell)
+
+
+def _with_spread(mean: float | None, std: float | None) -> str:
+    if mean is None or std is None or not (math.isfinite(mean) and math.isfinite(std)):
+        return format_cell(mean)
+    if std == 0:
+        return f"{_number(mean)} ± 0"
+    decimals = 1 - math.floor(math.log10(std))
+    if not 0 <= decimals <= 6:
+        return f"{_number(mean)} ± {std:.2g}"
+    return f"{mean:.{decimals}f} ± {std:.{decimals}f}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
+
+
+def _spread(values: Sequence[float | None]) -> dict[str, float | None] | None:
+    there = [float(value) for value in values if value is not None]
+    if not there:
+        return None
+    return {"mean": fmean(there), "std": stdev(there) if len(there) > 1 else None}
+
+
+def _pair(cell: Cell) -> Iterator[Any]:
+    if isinstance(cell, Mapping):
+        yield from (cell["mean"], cell["std"])
+    else:
+        yield from (cell, None)
+
+
+def _escaped(cell: str) -> str:
+    return " ".join(cell.replace("|", "\\|").split())
