@@ -1,0 +1,216 @@
+"""A `LatentModel` around two functions, which is how any other library's model gets diagnosed."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+from posterior_collapse import checks
+from posterior_collapse.adapters.encoded import elementwise, posterior_of
+from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.models import LatentModel
+from posterior_collapse.specs import CVAESpec, Spec, VAESpec
+
+__all__ = ["WrappedModel", "from_callable"]
+
+
+def from_callable(
+    encode: Callable[..., Any],
+    decode: Callable[..., Any] | None = None,
+    *,
+    latent_dim: int,
+    log_var: bool = True,
+    spec: Spec | None = None,
+    shape: Sequence[int] | None = None,
+) -> WrappedModel:
+    """Return a `LatentModel` that calls `encode` and `decode`.
+
+    Modules that the functions are, belong to or mention become its submodules, so that `diagnose`
+    can put them into evaluation mode; data are moved to their device and dtype.
+
+    Args:
+        encode: x, (batch, *shape), to `(mean, log_var)`, (batch, latent_dim) each, or to a
+            `torch.distributions.Normal`. With a `CVAESpec` it is called as `encode(x, y)`.
+        decode: z, (batch, latent_dim), to the decoder mean, (batch, ...), or to a `Normal`. With a
+            `CVAESpec` it is called as `decode(z, x)`. None: only the posterior is diagnosed.
+        latent_dim: Number of latent units.
+        log_var: Whether the second output is a log-variance in nats; False: it is a std.
+        spec: The objective that the model was trained with, of one latent level. None: nothing is
+            known of it, and `VAESpec(latent_dim, sigma="input")` stands in (see `spec_assumed`).
+        shape: Shape of one sample as `encode` wants it. None: flat rows.
+
+    Raises:
+        InvalidArgumentError: A spec of other units or of several levels, or no function.
+
+    Example:
+        >>> encode = nn.Linear(3, 4)
+        >>> model = from_callable(lambda x: encode(x).chunk(2, -1), nn.Linear(2, 3), latent_dim=2)
+        >>> model.posterior(1, torch.ones(5, 3)).mean.shape
+        torch.Size([5, 2])
+    """
+    return WrappedModel(
+        encode, decode, latent_dim=latent_dim, log_var=log_var, spec=spec, shape=shape
+    )
+
+
+class WrappedModel(LatentModel, nn.Module):
+    """A model of one latent level given by functions; arguments are those of `from_callable`.
+
+    Attributes:
+        spec_assumed: Whether the spec only stands in for an unknown objective, so that beta and
+            eta_dec mean nothing.
+        decodes: Whether there is a decoder.
+        wrapped: The modules behind the functions.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[..., Any],
+        decode: Callable[..., Any] | None = None,
+        *,
+        latent_dim: int,
+        log_var: bool = True,
+        spec: Spec | None = None,
+        shape: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        for name, function in (("encode", encode), ("decode", decode)):
+            if not callable(function) and (name == "encode" or function is not None):
+                raise InvalidArgumentError(
+                    name, type(function).__name__, "a function of a batch", f"Pass {name}=a_module."
+                )
+        latent_dim = checks.units("latent_dim", latent_dim)
+        self.spec_assumed = spec is None
+        self.spec = VAESpec(latent_dim=latent_dim, sigma="input") if spec is None else spec
+        if self.spec.dims != (latent_dim,):
+            raise InvalidArgumentError(
+                "spec",
+                f"latent dims {self.spec.dims}",
+                f"one level of latent_dim={latent_dim} units",
+                "Derive a class from LatentModel for a hierarchy.",
+            )
+        self.conditional = isinstance(self.spec, CVAESpec)
+        self.decodes = decode is not None
+        self.shape = None if shape is None else tuple(checks.count("shape", s) for s in shape)
+        self.wrapped = nn.ModuleList(dict.fromkeys(_modules_of(encode, decode)))
+        # In a tuple they stay plain functions: a module as an attribute is registered once more.
+        self._functions = (encode, decode)
+        self._log_var = log_var
+
+    def posterior(self, level: int, given: Tensor, y: Tensor | None = None) -> Normal:
+        """Return `q(z | given)`; see `LatentModel`."""
+        self._check_level(level)
+        x, lead = self._samples(given)
+        inputs = [x]
+        if self.conditional:
+            inputs.append(_rows(self._to_model(_needed("y", y))))
+        mean, std = posterior_of(self._functions[0](*inputs), log_var=self._log_var)
+        n, k = len(x), self.units[0]
+        if mean.shape != (n, k):
+            raise InvalidArgumentError(
+                "encode",
+                f"outputs of shape {tuple(mean.shape)}",
+                f"({n}, {k}), for {n} rows and latent_dim={k}",
+                "Check latent_dim, and flatten what the encoder returns.",
+            )
+        return Normal(mean.reshape(*lead, k), std.reshape(*lead, k), validate_args=False)
+
+    def prior(self, level: int, given: Tensor | None = None) -> Normal:
+        """Return `p(z)`, `N(0, eta_enc^2)`; see `LatentModel`."""
+        self._check_level(level)
+        mean = self._to_model(torch.zeros(self.units[0]))
+        return Normal(mean, torch.full_like(mean, self.spec.eta_enc))
+
+    def decode(self, z: Tensor, x: Tensor | None = None) -> Normal:
+        """Return `p(y | z)` as flat rows; see `LatentModel`."""
+        decoder = _needed("decode", self._functions[1])
+        lead, rows = z.shape[:-1], _rows(self._to_model(z))
+        inputs = [rows]
+        if self.conditional:
+            samples, x_lead = self._samples(_needed("x", x))
+            one = samples.shape[1:]
+            inputs.append(samples.reshape(*x_lead, *one).expand(*lead, *one).reshape(-1, *one))
+        output = elementwise(decoder(*inputs))
+        mean = output.mean if isinstance(output, Normal) else torch.as_tensor(output)
+        if mean.ndim < 1 or len(mean) != len(rows):
+            raise InvalidArgumentError(
+                "decode",
+                f"an output of shape {tuple(mean.shape)}",
+                f"one row per latent, ({len(rows)}, ...)",
+                "Return the decoder mean of each row.",
+            )
+        std = output.stddev if isinstance(output, Normal) else self._eta_dec(mean)
+        flat = mean.reshape(*lead, -1)
+        return Normal(flat, std.expand_as(mean).reshape(flat.shape), validate_args=False)
+
+    def _eta_dec(self, like: Tensor) -> Tensor:
+        eta = self.spec.eta_levels[0]
+        if isinstance(eta, str):
+            raise InvalidArgumentError(
+                "decode",
+                "a mean alone with eta_dec='learned'",
+                "a torch.distributions.Normal, which holds the learned std",
+                "Return Normal(mean, std).",
+            )
+        return torch.full((), eta, device=like.device, dtype=like.dtype)
+
+    def _samples(self, x: Tensor) -> tuple[Tensor, torch.Size]:
+        """Return samples, (n, *shape), and the leading shape that they came in."""
+        x = self._to_model(x)
+        if self.shape is None:
+            return _rows(x), x.shape[:-1]
+        if x.shape[-len(self.shape) :] == self.shape:
+            lead = x.shape[: -len(self.shape)]
+        elif x.shape[-1] == math.prod(self.shape):
+            lead = x.shape[:-1]
+        else:
+            raise InvalidArgumentError(
+                "x",
+                f"shape {tuple(x.shape)}",
+                f"(..., {math.prod(self.shape)}) or (..., {', '.join(map(str, self.shape))})",
+                "Pass the shape of one sample as shape=.",
+            )
+        return x.reshape(-1, *self.shape), lead
+
+    def _to_model(self, value: Tensor) -> Tensor:
+        like = next(self.parameters(), value)
+        return value.to(device=like.device, dtype=like.dtype)
+
+    def _check_level(self, level: int) -> None:
+        if level != 1:
+            raise InvalidArgumentError("level", level, "1", "This model has one latent level.")
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1])
+
+
+def _needed(name: str, value: Any) -> Any:
+    if value is None:
+        what = {"decode": "a decoder", "x": "the condition", "y": "the target"}[name]
+        raise InvalidArgumentError(name, "nothing", f"{what}, for what was asked", f"Pass {name}.")
+    return value
+
+
+def _modules_of(*things: Any) -> Iterator[nn.Module]:
+    """Yield the modules that functions are, belong to or mention."""
+    for thing in things:
+        if isinstance(thing, nn.Module):
+            yield thing
+        elif isinstance(thing, functools.partial):
+            yield from _modules_of(thing.func, *thing.args, *thing.keywords.values())
+        elif inspect.isfunction(thing):
+            names = inspect.getclosurevars(thing)
+            mentioned = (*names.nonlocals.values(), *names.globals.values())
+            yield from (value for value in mentioned if isinstance(value, nn.Module))
+        elif callable(thing):
+            owner = getattr(thing, "__self__", thing)
+            attributes = vars(owner).values() if hasattr(owner, "__dict__") else ()
+            yield from (v for v in (owner, *attributes) if isinstance(v, nn.Module))

@@ -1,0 +1,81 @@
+"""What an encoder returns, read as a mean and a std; likely mistakes are named."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Independent, Normal
+
+from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.models.gaussians import Gaussian
+
+__all__ = ["elementwise", "posterior_of"]
+
+_WIDE = 0.05  # a log-variance above it somewhere and below 0 nowhere: no posterior is narrow
+_ENOUGH = 64  # values to judge that from: a few may well be so by chance
+
+
+def posterior_of(output: Any, *, log_var: bool) -> Gaussian:
+    """Return mean and std of what an encoder returned, of one shape.
+
+    Args:
+        output: `(mean, log_var)`, `(mean, std)` or a `Normal`.
+        log_var: Whether the second is a log-variance in nats; False: it is a std.
+
+    Raises:
+        InvalidArgumentError: Something else, two shapes, or a negative std.
+
+    Example:
+        >>> posterior_of((torch.zeros(1), torch.zeros(1)), log_var=True)
+        Gaussian(mean=tensor([0.]), std=tensor([1.]))
+    """
+    output = elementwise(output)
+    if isinstance(output, Normal):
+        return Gaussian(output.mean, output.stddev)
+    if not isinstance(output, Sequence) or len(output) != 2:
+        many = f"{len(output)} things" if isinstance(output, Sequence) else None
+        raise InvalidArgumentError(
+            "encode",
+            many or f"a {type(output).__name__}",
+            "two: (mean, log_var)",
+            "Wrap it: lambda x: encode(x)[:2].",
+        )
+    mean, spread = (torch.as_tensor(part) for part in output)
+    if mean.shape != spread.shape:
+        raise InvalidArgumentError(
+            "encode",
+            f"outputs of shapes {tuple(mean.shape)} and {tuple(spread.shape)}",
+            "one shape",
+            "Return a log-variance per unit, expanded to the mean's shape.",
+        )
+    if log_var:
+        _suspect(spread.detach())
+        return Gaussian(mean, (0.5 * spread).exp())
+    if (spread < 0).any():
+        raise InvalidArgumentError(
+            "encode",
+            f"a negative std ({spread.min().item():.4g})",
+            "positive stds",
+            "If that is a log-variance, pass log_var=True.",
+        )
+    return Gaussian(mean, spread)
+
+
+def elementwise(output: Any) -> Any:
+    """Return the `Normal` inside an `Independent`; anything else as it is."""
+    return output.base_dist if isinstance(output, Independent) else output
+
+
+def _suspect(log_var: Tensor) -> None:
+    if log_var.numel() >= _ENOUGH and bool((log_var >= 0).all()) and bool(log_var.max() > _WIDE):
+        # Without the numbers the text is the same for each batch, and shown once.
+        warnings.warn(
+            "encode: no log-variance of a batch is below 0: every posterior is at least as wide as "
+            "a standard normal prior. If it is a std, pass log_var=False; if it is a variance, "
+            "return its log.",
+            stacklevel=4,
+        )

@@ -1,0 +1,177 @@
+"""What is wrong or surprising about a loss, each with what to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+from posterior_collapse.adapters.probing import KLReading, ReconstructionReading, Sizes
+from posterior_collapse.diagnosis import Finding
+
+__all__ = ["findings"]
+
+
+def findings(
+    reconstruction: ReconstructionReading,
+    kl: KLReading,
+    reductions: Mapping[str, str | None],
+    sizes: Sizes,
+    value: float | None,
+    expected: float | None,
+) -> tuple[Finding, ...]:
+    """Return what is to be said of a loss, the gravest first.
+
+    Args:
+        reconstruction: Reading of its reconstruction term.
+        kl: Reading of its KL term.
+        reductions: As `LossAudit.reductions`.
+        sizes: Samples, features and latents.
+        value: beta eta_dec^2, if there is one.
+        expected: beta eta_dec^2 as the author thinks.
+    """
+    return (
+        *_of_kl(kl),
+        *_of_reconstruction(reconstruction),
+        *_of_reductions(reconstruction, kl, reductions, sizes),
+        *_of_value(value, expected, sizes),
+    )
+
+
+def _of_kl(kl: KLReading) -> Iterator[Finding]:
+    if kl.kind == "none":
+        yield Finding(
+            "no-kl",
+            "The loss does not depend on the posterior: the KL has no weight.",
+            "Add weight * KL to what is minimised; if it is warmed up, audit the final weight.",
+        )
+    elif kl.kind == "other":
+        yield Finding(
+            "not-a-kl",
+            "What the loss does with the posterior is no multiple of the KL of a Gaussian.",
+            "The KL is 0.5 * (mean^2 + exp(log_var) - 1 - log_var), summed over latents.",
+        )
+    elif kl.weight < 0:
+        yield Finding(
+            "kl-sign",
+            f"The KL is rewarded, not penalised: its weight is {kl.weight:.6g}.",
+            "Turn its sign: the loss is reconstruction error plus weight * KL.",
+        )
+    elif kl.kind == "free bits":
+        yield Finding(
+            "free-bits",
+            "A small KL costs nothing (free bits): units below the floor look active for free.",
+            "Read beta as that of units above the floor, and activity by information, not KL.",
+        )
+    elif kl.kind == "capacity":
+        yield Finding(
+            "capacity",
+            "A KL below a capacity is rewarded and one above it penalised.",
+            "Read beta as that above the capacity; below it no unit is asked to collapse.",
+        )
+    if kl.kind != "none" and not math.isclose(kl.prior_std, 1, rel_tol=1e-3):
+        yield Finding(
+            "prior-std",
+            f"The KL is taken to a prior of std {kl.prior_std:.4g}.",
+            f"Pass eta_enc={kl.prior_std:.4g} to the spec.",
+        )
+
+
+def _of_reconstruction(reconstruction: ReconstructionReading) -> Iterator[Finding]:
+    kind, weight = reconstruction
+    if kind == "none":
+        yield Finding(
+            "no-reconstruction",
+            "The loss does not depend on the reconstruction.",
+            "Check the order of the arguments: (reconstruction, target, mean, log_var).",
+        )
+    elif weight < 0:
+        yield Finding(
+            "reconstruction-sign",
+            f"The reconstruction error is rewarded: its weight is {weight:.6g}.",
+            "Turn its sign: minimise the error, or minus the log likelihood.",
+        )
+    elif kind in ("bernoulli", "bernoulli logits"):
+        yield Finding(
+            "bernoulli",
+            "The decoder is a Bernoulli: beta * eta_dec^2 is given for features around 1/2.",
+            "For features of mean p multiply it by 4 p (1 - p).",
+        )
+    elif kind in ("absolute", "other"):
+        what = "an absolute" if kind == "absolute" else "not a squared"
+        yield Finding(
+            f"{kind}-error",
+            f"The reconstruction term is {what} error, whose threshold no formula gives.",
+            "Diagnose the trained model; for a forecast take its error's variance as eta_dec^2.",
+        )
+
+
+def _of_reductions(
+    reconstruction: ReconstructionReading,
+    kl: KLReading,
+    reductions: Mapping[str, str | None],
+    sizes: Sizes,
+) -> Iterator[Finding]:
+    if reconstruction.kind == "none" or kl.kind in ("none", "other"):
+        return
+    features = math.prod(sizes.features)
+    over = (reductions["features"], reductions["latents"])
+    # A fitted eta_dec makes up for every factor of the squared error.
+    if over == ("mean", "sum") and reconstruction.kind != "log squared":
+        yield Finding(
+            "mean-and-sum",
+            f"The {_NAMES.get(reconstruction.kind, 'error')} is a mean over {features} features "
+            "and the KL a sum over latents.",
+            f"Sum both, or read the weight as {features} times what it says.",
+        )
+    elif over == ("sum", "mean") and sizes.latents > 1:
+        yield Finding(
+            "sum-and-mean",
+            f"The KL is a mean over {sizes.latents} latents and the "
+            f"{_NAMES.get(reconstruction.kind, 'error')} a sum over features.",
+            f"Sum both, or read the weight as 1/{sizes.latents} of what it says.",
+        )
+    elif over == ("mean", "mean"):
+        yield Finding(
+            "mean-and-mean",
+            f"Both terms are means: over {features} features and over {sizes.latents} latents.",
+            f"Sum both, or read the weight as {features}/{sizes.latents} times what it says.",
+        )
+    batch = (reductions["reconstruction_batch"], reductions["kl_batch"])
+    if None not in batch and batch[0] != batch[1]:
+        yield Finding(
+            "batch",
+            f"Over the batch the reconstruction is a {batch[0]} and the KL a {batch[1]}: beta "
+            f"depends on the batch size, here {sizes.batch}.",
+            "Average both over the batch.",
+        )
+
+
+def _of_value(value: float | None, expected: float | None, sizes: Sizes) -> Iterator[Finding]:
+    if value is None or expected is None or value <= 0:
+        return
+    ratio = value / expected
+    if math.isclose(ratio, 1, rel_tol=0.01):
+        return
+    features = math.prod(sizes.features)
+    known = {
+        features: f"{features} features",
+        features / 2: f"{features} features, halved: a squared error without its 1/2",
+        1 / sizes.latents: f"1/{sizes.latents} latents",
+        0.5 / sizes.latents: f"1/{sizes.latents} latents, halved: a squared error without its 1/2",
+        features / sizes.latents: f"{features} features / {sizes.latents} latents",
+        features / sizes.latents / 2: f"{features} features / {sizes.latents} latents, halved: a "
+        "squared error without its 1/2",
+        sizes.batch: f"the batch size {sizes.batch}",
+        1 / sizes.batch: f"1 / the batch size {sizes.batch}",
+        0.5: "a squared error without its 1/2",
+        2: "a squared error with 1/2 twice, or a KL without its 1/2",
+    }
+    why = next((f" ({t})" for r, t in known.items() if math.isclose(r, ratio, rel_tol=0.01)), "")
+    yield Finding(
+        "other-beta",
+        f"beta * eta_dec^2 is {value:.6g}, {ratio:.6g} times the {expected:.6g} you expect{why}.",
+        f"Multiply the KL's weight by {1 / ratio:.6g}, or expect {value:.6g}.",
+    )
+
+
+_NAMES = {"squared": "squared error", "absolute": "absolute error"}

@@ -1,0 +1,245 @@
+"""`CollapseMonitor`: watches the latent units of a Lightning module while it trains."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from posterior_collapse import checks
+from posterior_collapse.adapters.encoded import posterior_of
+from posterior_collapse.adapters.libraries import missing
+from posterior_collapse.diagnosis.reading import evaluating
+from posterior_collapse.errors import DataError, InvalidArgumentError
+from posterior_collapse.specs import VAESpec
+from posterior_collapse.theory import forecast
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+except ImportError:
+    try:
+        from pytorch_lightning import Callback, LightningModule, Trainer
+    except ImportError as error:
+        raise missing("lightning", "call back while it trains", error) from error
+
+from posterior_collapse.adapters.metrics import ActiveUnits, KLPerUnit
+
+__all__ = ["CollapseMonitor", "Measured"]
+
+
+class Measured(NamedTuple):
+    """The units at one moment of training.
+
+    Attributes:
+        step: Optimiser steps done.
+        kl: Mean KL of each unit in nats.
+        active: Number of active units: variance over x of the posterior mean above 0.01.
+    """
+
+    step: int
+    kl: tuple[float, ...]
+    active: int
+
+
+class CollapseMonitor(Callback):
+    """Logs the KL of each unit in nats and the number of active units, and warns of collapse.
+
+    It looks at the same validation batches each time: at the start, then ever more rarely as
+    training goes on (after a quarter more steps, at most `every`), and at the end. Values go to
+    the trainer's loggers as `collapse/active_units`, `collapse/kl` and `collapse/kl_{unit}`, and to
+    `history`. Sums are merged over all processes. The run itself stays as it would be without:
+    evaluation mode is undone and no random number of the run is used.
+
+    Args:
+        encode: From the Lightning module and a batch to `(mean, log_var)`, (batch, units) each, or
+            to a `Normal`. None: the module's `encode`, called with the batch's first tensor.
+        data: Batches to look at, such as a DataLoader. None: the validation batches.
+        samples: Rows to look at, per process, rounded up to whole batches.
+        every: Most optimiser steps between two looks.
+        log_var: Whether `encode` returns a log-variance; False: a std.
+        prior_std: Std of the prior.
+        least_active: Fewer active units than this are warned of, once.
+        warn_after: Optimiser steps before a warning, beyond the KL warm-up; None: no warning.
+        spec: The objective, so that the warning can say whether it asks for collapse.
+        per_unit: Whether to log each unit's KL, not only their sum.
+
+    Attributes:
+        history: What was measured, a `Measured` each time.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[Any, Any], Any] | None = None,
+        *,
+        data: Iterable[Any] | None = None,
+        samples: int = 1000,
+        every: int = 500,
+        log_var: bool = True,
+        prior_std: float = 1.0,
+        least_active: int = 1,
+        warn_after: int | None = 1000,
+        spec: VAESpec | None = None,
+        per_unit: bool = True,
+    ) -> None:
+        if not (spec is None or isinstance(spec, VAESpec)):
+            raise InvalidArgumentError(
+                "spec", f"a {type(spec).__name__}", "a VAESpec", "Pass spec=None for other models."
+            )
+        self.encode = _encode if encode is None else encode
+        self.data = data
+        self.samples = checks.count("samples", samples)
+        self.every = checks.count("every", every)
+        self.log_var = log_var
+        self.prior_std = checks.positive("prior_std", prior_std)
+        self.least_active = checks.count("least_active", least_active)
+        self.warn_after = None if warn_after is None else checks.count("warn_after", warn_after)
+        self.spec = spec
+        self.per_unit = per_unit
+        self.history: list[Measured] = []
+        self._batches: list[Any] = []
+        self._next = 0
+        self._warned = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the batches to look at, and look at the untrained model."""
+        with _aside(pl_module):
+            self._batches = self._read(trainer)
+            self._look(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        """Look, if it is time."""
+        if trainer.global_step >= self._next:
+            with _aside(pl_module):
+                self._look(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the trained model."""
+        if self.history[-1].step != trainer.global_step:
+            with _aside(pl_module):
+                self._look(trainer, pl_module)
+
+    def _read(self, trainer: Trainer) -> list[Any]:
+        source: Any = trainer.val_dataloaders if self.data is None else self.data
+        if isinstance(source, Tensor):
+            return [source]
+        if self.data is None and isinstance(source, (list, tuple, Mapping)):
+            source = next(iter(source.values() if isinstance(source, Mapping) else source), None)
+        rows, batches = 0, []
+        for batch in () if source is None else source:
+            batches.append(batch)
+            rows += len(_first_tensor(batch))
+            if rows >= self.samples:
+                break
+        if not rows:
+            raise DataError(
+                "data",
+                "no validation batch",
+                "batches to look at",
+                "Give the trainer a validation loader, or pass data=a_loader.",
+            )
+        return batches
+
+    def _look(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        step = trainer.global_step
+        self._next = step + max(1, min(self.every, step // 4))
+        kl, active = self._measure(trainer, pl_module)
+        found = Measured(step, tuple(kl.tolist()), int(active))
+        self.history.append(found)
+        values = {"collapse/active_units": float(active), "collapse/kl": float(kl.sum())}
+        if self.per_unit:
+            values |= {f"collapse/kl_{unit}": value for unit, value in enumerate(found.kl)}
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=step)
+        if self._is_late(found) and trainer.is_global_zero:
+            self._warn(found)
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, Tensor]:
+        kl: KLPerUnit | None = None
+        for batch in self._batches:
+            converted = trainer.precision_plugin.convert_input(batch)
+            moved = trainer.strategy.batch_to_device(converted)
+            with trainer.precision_plugin.val_step_context():
+                q = posterior_of(self.encode(pl_module, moved), log_var=self.log_var)
+            # Apple's MPS has no float64, and no processes to merge.
+            mean, std = (v.cpu() if v.device.type == "mps" else v for v in q)
+            if kl is None:
+                units = mean.shape[-1]
+                kl = KLPerUnit(units, self.prior_std).to(mean.device)
+                active = ActiveUnits(units).to(mean.device)
+            kl.update(mean, std)
+            active.update(mean)
+        assert kl is not None
+        return kl.compute(), active.compute()
+
+    def _is_late(self, found: Measured) -> bool:
+        """Whether this is the time to warn."""
+        few = found.active < self.least_active
+        return few and self.warn_after is not None and found.step >= self.warn_after
+
+    def _warn(self, found: Measured) -> None:
+        if self._warned:
+            return
+        self._warned = True
+        warnings.warn(
+            f"{found.active} of {len(found.kl)} units are active after {found.step:,} steps "
+            f"(KL {sum(found.kl):.3g} nats). {self._action()}",
+            stacklevel=2,
+        )
+
+    def _action(self) -> str:
+        """What to do about collapse, by whether the objective asks for it."""
+        optimiser = "lengthen the KL warm-up, lower the learning rate or restart from another seed"
+        if self.spec is None:
+            return (
+                "If the objective asks for it, lower beta or eta_dec: pass spec= to be told how "
+                f"far. If not, {optimiser}."
+            )
+        x = torch.cat([_first_tensor(batch).flatten(1) for batch in self._batches])
+        linear = forecast(x.double().cpu().numpy(), self.spec)
+        if linear.levels[0].n_active >= self.least_active:
+            return (
+                f"By the linear forecast for these data {linear.levels[0].n_active} could be: the "
+                f"optimiser lost them. So {optimiser}."
+            )
+        return f"The objective asks for it. {linear.advice(active=self.least_active).text}"
+
+
+@contextlib.contextmanager
+def _aside(module: LightningModule) -> Iterator[None]:
+    """Keep a look at a module from changing its modes, gradients and random numbers."""
+    device = module.device
+    with (
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        evaluating(module),
+        torch.no_grad(),
+    ):
+        yield
+
+
+def _encode(module: Any, batch: Any) -> Any:
+    if not callable(getattr(module, "encode", None)):
+        raise InvalidArgumentError(
+            "encode",
+            f"a {type(module).__name__} without a method encode",
+            "a way to the posterior",
+            "Pass encode=lambda module, batch: (mean, log_var).",
+        )
+    return module.encode(_first_tensor(batch))
+
+
+def _first_tensor(batch: Any) -> Tensor:
+    """Return the first tensor of nested lists and mappings."""
+    if isinstance(batch, Tensor):
+        return batch
+    parts = batch.values() if isinstance(batch, Mapping) else batch
+    if isinstance(parts, Iterable) and not isinstance(parts, str):
+        for part in parts:
+            with contextlib.suppress(DataError):
+                return _first_tensor(part)
+    raise DataError("data", f"a {type(batch).__name__}", "a batch with a tensor", "Pass data=.")
