@@ -61,6 +61,9 @@ class Story:
         while not self._once(moments.uniform(0, longest)):
             self.kills += 1
             self.steps.append(newest_step(self.out))
+            # On a machine that grew slow a run would else be killed before each checkpoint.
+            if self.steps[-1] in self.steps[:-1]:
+                longest *= 1.2
 
     def _once(self, delay: float) -> bool:
         """Return whether the command ended before it was killed."""

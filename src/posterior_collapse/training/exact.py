@@ -181,7 +181,7 @@ def _lbfgs(objective: _Objective, limit: int, run: Run) -> int:
         last_finite = point.copy()
         return float(value), torch.cat([g.flatten() for g in gradients]).numpy()
 
-    def after(_: object) -> None:
+    def after(xk: NDArray[np.float64]) -> None:
         nonlocal done
         done += 1
         if done % EVERY == 0:

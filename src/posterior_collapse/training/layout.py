@@ -1,11 +1,13 @@
 """Where the parameters of stacked runs lie, so that products with the data are few and large.
 
 All first layers that meet the same data lie in one leaf, and so do the heads of the decoder, their
-biases as rows: a leaf is multiplied with the data at once, for all runs.
+biases as rows: a leaf is multiplied with the data at once, for all runs. Small parameters lie in
+one leaf, which the optimiser updates at once.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -16,6 +18,9 @@ from posterior_collapse.models import MarkovVAE
 __all__ = ["Layout"]
 
 HEADS = "heads"
+REST = "rest"
+SMALL = 4096
+"""Parameters of up to so many numbers share a leaf: an operation each would cost more than them."""
 
 
 class Layout:
@@ -48,20 +53,40 @@ class Layout:
             *self.biases,
         }
 
+        apart = {name: shape for name, shape in shapes.items() if name not in self.shared}
+        # A matrix lies as its gradient comes, (inputs, outputs), or each step would turn it over.
+        self.turned = {name for name, shape in apart.items() if len(shape) == 2}
+        self.rest = {
+            name: torch.Size(reversed(shape) if name in self.turned else shape)
+            for name, shape in apart.items()
+            if math.prod(shape) <= SMALL
+        }
+
     def gather(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return contiguous leaves, (runs, ...) each, from parameters by name."""
-        leaves = {n: parameters[n].clone() for n in self.names if n not in self.shared}
+        apart = {n: p.mT if n in self.turned else p for n, p in parameters.items()}
+        names = [n for n in self.names if n not in self.shared and n not in self.rest]
+        leaves = {name: apart[name] for name in names}
+        if self.rest:
+            leaves[REST] = torch.cat([apart[n].reshape(len(apart[n]), -1) for n in self.rest], 1)
         for key, stems in self.stems.items():
             leaves[f"stems.{key}"] = torch.cat([parameters[f"{n}.weight"] for n in stems], 1)
         if self.heads:
             rows = [parameters[f"{name}.weight"].mT for name in self.heads]
             rows += [parameters[name].unsqueeze(1) for name in self.biases]
             leaves[HEADS] = torch.cat(rows, 1)
-        return {name: leaf.contiguous() for name, leaf in leaves.items()}
+        return {
+            name: leaf.clone(memory_format=torch.contiguous_format) for name, leaf in leaves.items()
+        }
 
     def scatter(self, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return views of the leaves by parameter name; (runs, ...) each."""
         found = {n: leaf for n, leaf in leaves.items() if n in self.names}
+        if self.rest:
+            parts = torch.split(leaves[REST], [shape.numel() for shape in self.rest.values()], 1)
+            shapes = zip(self.rest.items(), parts, strict=True)
+            found.update({n: part.view(-1, *shape) for (n, shape), part in shapes})
+        found = {n: value.mT if n in self.turned else value for n, value in found.items()}
         for key, stems in self.stems.items():
             parts = torch.split(leaves[f"stems.{key}"], list(stems.values()), 1)
             found.update({f"{n}.weight": part for n, part in zip(stems, parts, strict=True)})

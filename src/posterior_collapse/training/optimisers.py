@@ -85,7 +85,8 @@ class Adam(Optimiser):
     def _update(self, rate: float, gradients: list[Tensor], lists: list[list[Tensor]]) -> None:
         parameters, first, second = lists
         # The count before this step, one tensor per parameter: the fused kernel adds 1 to each.
-        counts = [torch.tensor(float(self.steps - 1), device=p.device) for p in parameters]
+        before = float(self.steps - 1)
+        counts = [torch.full((), before, device=p.device) for p in parameters]
         adam(
             parameters, gradients, first, second, [], counts,
             fused=True, amsgrad=False, beta1=0.9, beta2=0.999, lr=rate,

@@ -160,7 +160,7 @@ class Stack:
     def _terms(self, leaves: Mapping[str, Tensor], batch: Batch, draws: Draws) -> Terms:
         parameters = self.layout.scatter(leaves)
         own = {n: p for n, p in parameters.items() if n not in self.layout.shared}
-        supplied = {**self._stems(leaves, batch), **draws.masks}
+        supplied = {**self._stems(leaves, parameters, batch), **draws.masks}
 
         def one(parameters: Any, buffers: Any, noise: Any, supplied: Any) -> Terms:
             inputs = (batch.x, batch.y, noise, supplied)
@@ -173,7 +173,9 @@ class Stack:
         error = self._squared_error(leaves[HEADS], terms.squared_error, target)
         return terms._replace(squared_error=error)
 
-    def _stems(self, leaves: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def _stems(
+        self, leaves: Mapping[str, Tensor], parameters: Mapping[str, Tensor], batch: Batch
+    ) -> dict[str, Tensor]:
         """The outputs of the layers that meet the data, (runs, n, width)."""
         found = {}
         for key, stems in self.layout.stems.items():
@@ -182,7 +184,7 @@ class Stack:
             product = (data @ leaf.flatten(0, 1).T).to(leaf.dtype).view(-1, *leaf.shape[:2])
             parts = torch.split(product.transpose(0, 1), list(stems.values()), 2)
             for name, part in zip(stems, parts, strict=True):
-                bias = leaves.get(f"{name}.bias")
+                bias = parameters.get(f"{name}.bias")
                 found[name] = part if bias is None else part + bias.unsqueeze(1)
         return found
 

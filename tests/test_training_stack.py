@@ -1,0 +1,183 @@
+"""The traced gradient of stacked runs against autograd on each model alone."""
+
+import pytest
+import torch
+
+from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.models import build, loss
+from posterior_collapse.specs import ChainSpec, CVAESpec, HVAESpec, VAESpec
+from posterior_collapse.training.feeding import Batch
+from posterior_collapse.training.layout import HEADS
+from posterior_collapse.training.stacking import Draws, Stack
+from posterior_collapse.training.tracing import trace
+
+F64 = torch.float64
+N = 40
+RUNS = {
+    "vae-relu": [VAESpec(latent_dim=3, sigma=s, eta_dec=e) for s, e in ((0.5, 1), (0.2, 0.7))],
+    "cvae-relu": [
+        CVAESpec(latent_dim=3, sigma="input", beta=b, eta_dec=e) for b, e in ((0.5, 1), (2, 0.3))
+    ],
+    "cvae-linear-net": [CVAESpec(latent_dim=3, eta_dec="learned", beta=b) for b in (0.5, 2)],
+    "hvae-relu": [
+        HVAESpec(latent_dims=(3, 2), betas=(1, b), sigma_1=s, sigma_2="input", eta_enc=e)
+        for b, s, e in ((0.5, 0.5, 1), (2, 0.1, 2))
+    ],
+    "mlp": [
+        ChainSpec(latent_dims=(3, 2, 2), betas=(1, 2, b), eta_decs=(0.4, e, 0.6))
+        for b, e in ((3, 0.5), (4, 0.2))
+    ],
+    "linear": [VAESpec(latent_dim=3, beta=b, sigma="shared") for b in (0.5, 2)],
+    "cnn": [HVAESpec(latent_dims=(3, 2), eta_dec=e, sigma_2="shared") for e in (0.5, 2)],
+}
+
+
+def runs(name, **more):
+    spec = RUNS[name][0]
+    options = {"x_dim": 7, "y_dim": 8 if spec.model == "cvae" else 7}
+    if name == "cnn":
+        options = {"image_shape": (4, 6), "channels": (3, 2), "hidden": (4,)}
+    elif name != "linear":
+        options |= {"hidden": (6,)}
+    models = [
+        build(one, name, generator=torch.Generator().manual_seed(i), dtype=F64, **options, **more)
+        for i, one in enumerate(RUNS[name])
+    ]
+    g = torch.Generator().manual_seed(9)
+    x = torch.randn(N, models[0].shapes.x_dim, generator=g, dtype=F64)
+    y = torch.randn(N, models[0].shapes.y_dim, generator=g, dtype=F64)
+    noises = [m.draw_noise(N, torch.Generator().manual_seed(i), F64) for i, m in enumerate(models)]
+    masks = [m.draw_masks(N, torch.Generator().manual_seed(i), F64) for i, m in enumerate(models)]
+    draws = Draws(
+        tuple(torch.stack(level) for level in zip(*noises, strict=True)),
+        {name: torch.stack([mask[name] for mask in masks]) for name in masks[0]},
+    )
+    return models, Batch(x, y if models[0].conditional else None), draws
+
+
+def alone(model, batch, draws, run, betas, **options):
+    noise = tuple(level[run] for level in draws.noise)
+    masks = {name: mask[run] for name, mask in draws.masks.items()}
+    terms = model(batch.x, batch.y, noise, masks)
+    value = loss(terms, betas, **options)
+    return value, terms, torch.autograd.grad(value, list(model.parameters()))
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"convention": "elbo", "free_bits": None},
+        {"convention": "elbo", "free_bits": 0.2},
+    ],
+)
+def test_gradients_are_those_of_each_model_alone(name, options):
+    models, batch, draws = runs(name)
+    stack = Stack(models, torch.device("cpu"), N)
+    betas = torch.tensor([spec.beta_levels for spec in RUNS[name]], dtype=F64)
+    capacity = torch.full((len(models[0].units),), 0.3, dtype=F64)
+    for _ in range(2):  # the trace and its replay
+        gradients, measured = stack.gradients(batch, draws, betas, capacity, **options)
+    by_name = stack.layout.scatter(dict(zip(stack.leaves, gradients, strict=True)))
+    for run, model in enumerate(models):
+        value, terms, own = alone(model, batch, draws, run, betas[run], capacity=0.3, **options)
+        torch.testing.assert_close(measured[run, 0], value)
+        kl = torch.cat([level.mean(0) for level in terms.kl])
+        torch.testing.assert_close(measured[run, 2:], kl)
+        for (key, _), gradient in zip(model.named_parameters(), own, strict=True):
+            torch.testing.assert_close(
+                by_name[key][run], gradient, msg=lambda m, k=key: f"{k}: {m}"
+            )
+
+
+def test_replay_follows_its_arguments():
+    models, batch, draws = runs("cvae-relu")
+    stack = Stack(models, torch.device("cpu"), N)
+    betas = torch.ones(2, 1, dtype=F64)
+    options = {"convention": "reference", "free_bits": None}
+    stack.gradients(batch, draws, betas, None, **options)
+    other = Batch(batch.x.flip(0) * 2, batch.y + 1)
+    with torch.no_grad():
+        for model in models:
+            for p in model.parameters():
+                p.mul_(1.3)
+    for run, model in enumerate(models):
+        stack.load(run, model.state_dict())
+    noise = Draws(tuple(level * 0.5 for level in draws.noise), {})
+    _, measured = stack.gradients(other, noise, 3 * betas, None, **options)
+    for run, model in enumerate(models):
+        value, *_ = alone(model, other, noise, run, [3.0], convention="reference")
+        torch.testing.assert_close(measured[run, 0], value)
+
+
+def test_heads_without_residuals_only_where_they_pay():
+    models, batch, draws = runs("cvae-relu")
+    many, few = (Stack(models, torch.device("cpu"), rows) for rows in (N, 10))
+    assert HEADS in many.leaves
+    assert HEADS not in few.leaves
+    for a, b in zip(many.terms(batch, draws).kl, few.terms(batch, draws).kl, strict=True):
+        torch.testing.assert_close(a, b)
+    torch.testing.assert_close(
+        many.terms(batch, draws).squared_error, few.terms(batch, draws).squared_error
+    )
+    # The 8 bits of bfloat16 are too few for a difference of large numbers.
+    assert HEADS not in Stack(models, torch.device("cpu"), N, half=True).leaves
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_state_comes_back_bit_for_bit(name):
+    models, _, _ = runs(name)
+    stack = Stack(models, torch.device("cpu"), N)
+    for run, model in enumerate(models):
+        state = stack.state(run)
+        assert state.keys() == model.state_dict().keys()
+        assert all(torch.equal(state[key], v) for key, v in model.state_dict().items())
+    stack.load(0, models[1].state_dict())
+    assert all(torch.equal(stack.state(0)[key], v) for key, v in models[1].state_dict().items())
+
+
+def test_dropout_masks_reach_their_layers():
+    models, batch, draws = runs("mlp", dropout=0.4)
+    stack = Stack(models, torch.device("cpu"), N)
+    betas = torch.ones(2, 3, dtype=F64)
+    _, measured = stack.gradients(batch, draws, betas, None, convention="elbo", free_bits=None)
+    value, *_ = alone(models[1], batch, draws, 1, betas[1])
+    torch.testing.assert_close(measured[1, 0], value)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (VAESpec(latent_dim=2), VAESpec(latent_dim=3)),
+        (VAESpec(latent_dim=2), VAESpec(latent_dim=2, sigma=0.5)),
+        (VAESpec(latent_dim=2), ChainSpec(latent_dims=(2,), betas=(1,), eta_decs=(1,))),
+    ],
+)
+def test_runs_must_differ_in_numbers_only(a, b):
+    models = [build(spec, "mlp", x_dim=4, hidden=(3,)) for spec in (a, b)]
+    with pytest.raises(InvalidArgumentError, match=r"specs\[1\]: got another model"):
+        Stack(models, torch.device("cpu"))
+
+
+def test_results_of_a_trace_share_no_memory():
+    held = torch.ones(3)
+
+    def function(x):
+        return [x, x + x, x + x, (x + x).view(3, 1), held, held * 2]
+
+    x = torch.arange(3.0)
+    results = trace(function, x)(x)
+    places = {r.untyped_storage().data_ptr() for r in (*results, x, held)}
+    assert len(places) == 8
+    for result, expected in zip(results, function(x), strict=True):
+        torch.testing.assert_close(result, expected, rtol=0, atol=0)
+
+
+def test_a_trace_keeps_operations_apart_that_differ_in_a_type():
+    def function(x):
+        return [x.sum(0, dtype=torch.float32), x.sum(0, dtype=torch.float64), x / 2, x * 1.0]
+
+    x = torch.arange(4, dtype=torch.float32)
+    for result, expected in zip(trace(function, x)(x), function(x), strict=True):
+        assert result.dtype == expected.dtype
+        assert torch.equal(result, expected)
