@@ -186,7 +186,7 @@ def _probe(loss: Any, sizes: Sizes, log_var: bool) -> Probe:
     if not callable(loss):
         raise InvalidArgumentError(
             "loss",
-            f"a {type(loss).__name__}",
+            type(loss).__name__,
             "a function of (reconstruction, target, mean, log_var), or an EffectiveBeta",
             "Wrap yours: lambda y_hat, y, mean, log_var: ...",
         )

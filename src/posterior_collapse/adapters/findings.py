@@ -29,6 +29,9 @@ def findings(
         value: beta eta_dec^2, if there is one.
         expected: beta eta_dec^2 as the author thinks.
     """
+    if value is not None and expected is not None and math.isclose(value, expected, rel_tol=0.01):
+        # Whatever the reductions, factors make up for them.
+        reductions = {**reductions, "features": None, "latents": None}
     return (
         *_of_kl(kl),
         *_of_reconstruction(reconstruction),
@@ -114,27 +117,31 @@ def _of_reductions(
     if reconstruction.kind == "none" or kl.kind in ("none", "other"):
         return
     features = math.prod(sizes.features)
-    over = (reductions["features"], reductions["latents"])
-    # A fitted eta_dec makes up for every factor of the squared error.
-    if over == ("mean", "sum") and reconstruction.kind != "log squared":
-        yield Finding(
-            "mean-and-sum",
-            f"The {_NAMES.get(reconstruction.kind, 'error')} is a mean over {features} features "
-            "and the KL a sum over latents.",
-            f"Sum both, or read the weight as {features} times what it says.",
-        )
-    elif over == ("sum", "mean") and sizes.latents > 1:
-        yield Finding(
-            "sum-and-mean",
-            f"The KL is a mean over {sizes.latents} latents and the "
-            f"{_NAMES.get(reconstruction.kind, 'error')} a sum over features.",
-            f"Sum both, or read the weight as 1/{sizes.latents} of what it says.",
-        )
-    elif over == ("mean", "mean"):
-        yield Finding(
-            "mean-and-mean",
+    error = {"squared": "squared error", "absolute": "absolute error"}.get(
+        reconstruction.kind, "error"
+    )
+    mixed = {
+        ("mean", "sum"): (
+            f"The {error} is a mean over {features} features and the KL a sum over latents.",
+            f"{features}",
+        ),
+        ("sum", "mean"): (
+            f"The KL is a mean over {sizes.latents} latents and the {error} a sum over features.",
+            f"1/{sizes.latents}",
+        ),
+        ("mean", "mean"): (
             f"Both terms are means: over {features} features and over {sizes.latents} latents.",
-            f"Sum both, or read the weight as {features}/{sizes.latents} times what it says.",
+            f"{features}/{sizes.latents}",
+        ),
+    }
+    over = (reductions["features"] or "", reductions["latents"] or "")
+    # A fitted eta_dec makes up for every factor of the squared error.
+    if over in mixed and reconstruction.kind != "log squared":
+        text, times = mixed[over]
+        yield Finding(
+            "-and-".join(over),
+            text,
+            f"Sum both: as it is the weight counts {times}-fold, unless a factor makes up for it.",
         )
     batch = (reductions["reconstruction_batch"], reductions["kl_batch"])
     if None not in batch and batch[0] != batch[1]:
@@ -153,25 +160,28 @@ def _of_value(value: float | None, expected: float | None, sizes: Sizes) -> Iter
     if math.isclose(ratio, 1, rel_tol=0.01):
         return
     features = math.prod(sizes.features)
-    known = {
-        features: f"{features} features",
-        features / 2: f"{features} features, halved: a squared error without its 1/2",
-        1 / sizes.latents: f"1/{sizes.latents} latents",
-        0.5 / sizes.latents: f"1/{sizes.latents} latents, halved: a squared error without its 1/2",
-        features / sizes.latents: f"{features} features / {sizes.latents} latents",
-        features / sizes.latents / 2: f"{features} features / {sizes.latents} latents, halved: a "
-        "squared error without its 1/2",
-        sizes.batch: f"the batch size {sizes.batch}",
-        1 / sizes.batch: f"1 / the batch size {sizes.batch}",
-        0.5: "a squared error without its 1/2",
-        2: "a squared error with 1/2 twice, or a KL without its 1/2",
-    }
-    why = next((f" ({t})" for r, t in known.items() if math.isclose(r, ratio, rel_tol=0.01)), "")
+    factors = (
+        (1.0, ""),
+        (features, f"{features} features"),
+        (1 / sizes.latents, f"1/{sizes.latents} latents"),
+        (features / sizes.latents, f"{features} features / {sizes.latents} latents"),
+        (sizes.batch, f"the batch size {sizes.batch}"),
+        (1 / sizes.batch, f"1 / the batch size {sizes.batch}"),
+    )
+    halves = (
+        (1.0, ""),
+        (0.5, "a squared error without its 1/2"),
+        (2.0, "a squared error with 1/2 twice, or a KL without its 1/2"),
+    )
+    reasons = (
+        ", and ".join(filter(None, (what, half)))
+        for times, half in halves
+        for factor, what in factors
+        if math.isclose(factor * times, ratio, rel_tol=0.01)
+    )
+    why = next((f" ({reason})" for reason in reasons), "")
     yield Finding(
         "other-beta",
         f"beta * eta_dec^2 is {value:.6g}, {ratio:.6g} times the {expected:.6g} you expect{why}.",
         f"Multiply the KL's weight by {1 / ratio:.6g}, or expect {value:.6g}.",
     )
-
-
-_NAMES = {"squared": "squared error", "absolute": "absolute error"}

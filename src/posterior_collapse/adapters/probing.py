@@ -191,8 +191,10 @@ def _total(output: Any) -> float:
     elif isinstance(output, Sequence):
         output = output[0]
     shape = tuple(getattr(output, "shape", ()))
-    if math.prod(shape) != 1:
+    try:
+        return float(output)
+    except (TypeError, ValueError, RuntimeError):
+        got = f"a result of shape {shape}" if shape else type(output).__name__
         raise InvalidArgumentError(
-            "loss", f"a result of shape {shape}", "one number", "Reduce it as your training does."
-        )
-    return float(output)
+            "loss", got, "one number", "Reduce it as your training does."
+        ) from None
