@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from posterior_collapse.data import Dataset, load
+    from posterior_collapse.diagnosis import LogLikelihood, log_likelihood
     from posterior_collapse.errors import (
         DataError,
         InvalidArgumentError,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "data": ("Dataset", "load"),
+    "diagnosis": ("LogLikelihood", "log_likelihood"),
     "errors": (
         "DataError",
         "InvalidArgumentError",
@@ -86,6 +88,7 @@ __all__ = [
     "HVAESpec",
     "InvalidArgumentError",
     "Level",
+    "LogLikelihood",
     "Minimum",
     "Moments",
     "NotSolvedError",
@@ -103,6 +106,7 @@ __all__ = [
     "fit_many",
     "forecast",
     "load",
+    "log_likelihood",
     "minimise",
     "phase_diagram",
     "plot",

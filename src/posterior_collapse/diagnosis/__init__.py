@@ -1,5 +1,10 @@
 """Diagnosis: what collapsed in a trained model, why, and what to change."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from posterior_collapse.diagnosis.results import (
     QUANTILES,
     CollapseCurve,
@@ -8,4 +13,27 @@ from posterior_collapse.diagnosis.results import (
     LevelDiagnosis,
 )
 
-__all__ = ["QUANTILES", "CollapseCurve", "Diagnosis", "Finding", "LevelDiagnosis"]
+if TYPE_CHECKING:
+    from posterior_collapse.diagnosis.likelihood import LogLikelihood, log_likelihood
+
+# These need torch, which the numbers of a posterior do not.
+_HOME_OF = {
+    "LogLikelihood": "likelihood",
+    "log_likelihood": "likelihood",
+}
+
+__all__ = [
+    "QUANTILES",
+    "CollapseCurve",
+    "Diagnosis",
+    "Finding",
+    "LevelDiagnosis",
+    "LogLikelihood",
+    "log_likelihood",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'posterior_collapse.diagnosis' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
