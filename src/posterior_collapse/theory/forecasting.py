@@ -278,8 +278,8 @@ def _constant_kl(levels: tuple[Level, ...]) -> Iterator[str]:
         kl = level.kl[dead]
         if kl.size and kl.max() > LEAST_KL:
             yield (
-                f"level {number}: collapsed units keep a KL of up to {kl.max():.3g} nats each, that "
-                "of their fixed posterior std to the prior's; they carry nothing"
+                f"level {number}: collapsed units keep a KL of up to {kl.max():.3g} nats each, "
+                "that of their fixed posterior std to the prior's; they carry nothing"
             )
 
 
