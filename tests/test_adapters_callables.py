@@ -1,0 +1,245 @@
+"""`from_callable`: functions of any kind as a `LatentModel`."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Independent, Normal
+
+from posterior_collapse import CVAESpec, HVAESpec, InvalidArgumentError, VAESpec
+from posterior_collapse.adapters import WrappedModel, from_callable
+from posterior_collapse.diagnosis.reading import evaluating
+
+ROWS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+LOG_VAR = torch.tensor([0.2, -1.0, -3.0])
+
+
+def mean_of(x: Tensor) -> Tensor:
+    return torch.stack([x[:, 0], x.sum(1), torch.zeros(len(x))], 1)
+
+
+def encode(x: Tensor) -> tuple[Tensor, Tensor]:
+    return mean_of(x), LOG_VAR.expand(len(x), 3)
+
+
+def decode(z: Tensor) -> Tensor:
+    return torch.cat([z, z[:, :1] - 1], 1)
+
+
+@pytest.mark.parametrize(
+    ("function", "log_var"),
+    [
+        (encode, True),
+        (lambda x: list(encode(x)), True),
+        (lambda x: (mean_of(x), (0.5 * LOG_VAR).exp().expand(len(x), 3)), False),
+        (lambda x: Normal(mean_of(x), (0.5 * LOG_VAR).exp()), True),
+        (lambda x: Independent(Normal(mean_of(x), (0.5 * LOG_VAR).exp()), 1), True),
+    ],
+)
+def test_every_way_to_give_a_posterior(function: Any, log_var: bool) -> None:
+    q = from_callable(function, latent_dim=3, log_var=log_var).posterior(1, ROWS)
+    torch.testing.assert_close(q.mean, mean_of(ROWS))
+    torch.testing.assert_close(q.variance, LOG_VAR.exp().expand(6, 3))
+
+
+def test_decoder_mean_and_std_of_the_spec() -> None:
+    spec = VAESpec(latent_dim=3, eta_dec=0.3, eta_enc=2.0)
+    model = from_callable(encode, decode, latent_dim=3, spec=spec)
+    z = ROWS[:, :3]
+    p = model.decode(z)
+    torch.testing.assert_close(p.mean, decode(z))
+    torch.testing.assert_close(p.stddev, torch.full((6, 4), 0.3))
+    torch.testing.assert_close(model.prior(1).stddev, torch.full((3,), 2.0))
+    assert not model.spec_assumed
+
+
+def test_a_decoder_with_a_std_of_its_own() -> None:
+    spec = VAESpec(latent_dim=3, eta_dec="learned")
+    model = from_callable(encode, lambda z: Normal(decode(z), 0.7), latent_dim=3, spec=spec)
+    torch.testing.assert_close(model.decode(ROWS[:, :3]).stddev, torch.full((6, 4), 0.7))
+    with pytest.raises(InvalidArgumentError, match=r"Return Normal\(mean, std\)"):
+        from_callable(encode, decode, latent_dim=3, spec=spec).decode(ROWS[:, :3])
+
+
+def test_samples_in_front_of_the_batch() -> None:
+    model = from_callable(encode, decode, latent_dim=3)
+    z = torch.stack([ROWS[:, :3], ROWS[:, 1:]])
+    torch.testing.assert_close(model.decode(z).mean[1], decode(ROWS[:, 1:]))
+    assert model.posterior(1, ROWS.expand(5, 6, 4)).mean.shape == (5, 6, 3)
+
+
+def test_images_come_as_rows_or_as_images() -> None:
+    seen = []
+
+    def encode_image(x: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append(tuple(x.shape))
+        return encode(x.flatten(1))
+
+    def decode_image(z: Tensor) -> Tensor:
+        return decode(z).reshape(-1, 1, 2, 2)
+
+    model = from_callable(encode_image, decode_image, latent_dim=3, shape=(1, 2, 2))
+    by_row = model.posterior(1, ROWS).mean
+    by_image = model.posterior(1, ROWS.reshape(6, 1, 2, 2)).mean
+    assert seen == [(6, 1, 2, 2)] * 2
+    torch.testing.assert_close(by_row, by_image)
+    torch.testing.assert_close(model.decode(by_row).mean, decode(by_row))
+    with pytest.raises(InvalidArgumentError, match="shape="):
+        model.posterior(1, torch.zeros(6, 9))
+
+
+def test_conditional_models_get_condition_and_target() -> None:
+    model = from_callable(
+        lambda x, y: encode(torch.cat([x, y], 1)),
+        lambda z, x: z[:, :2] + x,
+        latent_dim=3,
+        spec=CVAESpec(latent_dim=3),
+    )
+    x, y = ROWS[:, :2], ROWS[:, 2:]
+    z = torch.stack([mean_of(ROWS), ROWS[:, :3]])
+    torch.testing.assert_close(model.posterior(1, x, y).mean, mean_of(ROWS))
+    torch.testing.assert_close(model.decode(z, x).mean, z[:, :, :2] + x)
+    for missing in (lambda: model.posterior(1, x), lambda: model.decode(z)):
+        with pytest.raises(InvalidArgumentError, match="nothing"):
+            missing()
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Sequential(nn.Linear(4, 6), nn.Dropout(0.5), nn.BatchNorm1d(6))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return self.layer(x).chunk(2, 1)
+
+    encode = forward
+
+
+class Holder:
+    def __init__(self, net: Net) -> None:
+        self.net = net
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+        return self.net(x)
+
+    encode = __call__
+
+
+def call(net: Net, x: Tensor) -> tuple[Tensor, ...]:
+    return net(x)
+
+
+GLOBAL = Net()
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda net: net,
+        lambda net: net.encode,
+        lambda net: lambda x: net(1 * x),
+        lambda net: functools.partial(call, net),
+        Holder,
+        lambda net: Holder(net).encode,
+    ],
+    ids=["module", "method", "closure", "partial", "object", "method of an object"],
+)
+def test_modules_are_found_wherever_they_hide(wrap: Any) -> None:
+    net = Net()
+    net.layer[1].eval()  # a mode of its own, to be kept
+    before = [part.training for part in net.modules()]
+    model = from_callable(wrap(net), latent_dim=3)
+    assert list(model.wrapped) == [net]
+    with evaluating(model) as was_training:
+        first, second = (model.posterior(1, ROWS).mean for _ in range(2))
+    assert was_training
+    assert torch.equal(first, second)
+    assert [part.training for part in net.modules()] == before
+
+
+def test_global_modules_are_found_and_each_once() -> None:
+    model = from_callable(lambda x: GLOBAL(1 * x), lambda z: GLOBAL.layer[0](1 * z), latent_dim=3)
+    assert list(model.wrapped) == [GLOBAL]
+
+
+def test_data_are_moved_to_the_model() -> None:
+    net = Net().eval()
+    model = from_callable(net, nn.Linear(3, 4), latent_dim=3)
+    assert model.posterior(1, ROWS.double()).mean.dtype is torch.float32
+    assert model.decode(ROWS[:, :3].double()).mean.dtype is torch.float32
+    assert model.prior(1).mean.dtype is torch.float32
+
+
+def test_an_unknown_objective_is_called_assumed() -> None:
+    model = from_callable(encode, latent_dim=3)
+    assert model.spec_assumed
+    assert not model.decodes
+    with pytest.raises(InvalidArgumentError, match="decode: got nothing"):
+        model.decode(ROWS[:, :3])
+
+
+@pytest.mark.parametrize("spread", [lambda v: v.exp(), lambda v: (0.5 * v).exp()])
+def test_a_variance_or_std_in_place_of_a_log_variance_is_suspected(spread: Any) -> None:
+    log_var = torch.randn(50, 3, generator=torch.Generator().manual_seed(1)) - 2
+    model = from_callable(lambda x: (torch.zeros(50, 3), spread(log_var)), latent_dim=3)
+    with pytest.warns(UserWarning, match="pass log_var=False; if it is a variance"):
+        model.posterior(1, torch.zeros(50, 1))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 2.0])
+def test_log_variances_are_not_suspected(scale: float) -> None:
+    log_var = scale * torch.randn(50, 3, generator=torch.Generator().manual_seed(1))
+    model = from_callable(lambda x: (torch.zeros(50, 3), log_var), latent_dim=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.posterior(1, torch.zeros(50, 1))
+
+
+def test_log_variances_in_place_of_a_std_are_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="pass log_var=True"):
+        from_callable(encode, latent_dim=3, log_var=False).posterior(1, ROWS)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (mean_of, "a Tensor; expected two"),
+        (lambda x: (*encode(x), 1), "3 things; expected two"),
+        (lambda x: (mean_of(x), LOG_VAR), "one shape"),
+        (lambda x: (x, x), "latent_dim=3"),
+        (lambda x: tuple(v[:2] for v in encode(x)), "6 rows"),
+    ],
+)
+def test_what_is_no_posterior(output: Any, message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        from_callable(output, latent_dim=3).posterior(1, ROWS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"encode": 3}, "encode: got int"),
+        ({"decode": "no"}, "decode: got str"),
+        ({"latent_dim": 0}, "latent_dim"),
+        ({"spec": VAESpec(latent_dim=4)}, r"latent dims \(4,\)"),
+        ({"spec": HVAESpec(latent_dims=(3, 3), betas=(1.0, 1.0))}, "Derive a class"),
+        ({"shape": (3, 0)}, "shape"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        WrappedModel(**{"encode": encode, "latent_dim": 3, **arguments})
+
+
+def test_decoder_of_another_batch_and_other_levels() -> None:
+    model = from_callable(encode, lambda z: decode(z)[:2], latent_dim=3)
+    with pytest.raises(InvalidArgumentError, match="one row per latent"):
+        model.decode(ROWS[:, :3])
+    for call_level in (lambda: model.posterior(2, ROWS), lambda: model.prior(2)):
+        with pytest.raises(InvalidArgumentError, match="one latent level"):
+            call_level()
