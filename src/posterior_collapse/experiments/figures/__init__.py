@@ -8,11 +8,11 @@ from posterior_collapse.experiments.figures.curves import (
     collapse_curves,
     convergence,
     spectra,
-    sweep,
 )
 from posterior_collapse.experiments.figures.images import heat_maps, panel
 from posterior_collapse.experiments.figures.phase import phase
 from posterior_collapse.experiments.figures.points import Points, scatter, spread
+from posterior_collapse.experiments.figures.sweep import sweep
 
 __all__ = [
     "Chart",

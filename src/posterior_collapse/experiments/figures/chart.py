@@ -16,7 +16,6 @@ from posterior_collapse.experiments.tables import Table
 from posterior_collapse.report import save_figure
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -25,6 +24,7 @@ Line: TypeAlias = tuple[ArrayLike, ArrayLike]
 Panels: TypeAlias = Mapping[str, Mapping[str, Line]]
 """Title of each panel -> label of each curve -> the curve."""
 
+DPI = 200
 COLUMN, PAGE = 3.4, 5.5
 """Widths in inches: one column of a two-column page, and the text of a one-column page."""
 STYLE: dict[Any, Any] = {
@@ -66,7 +66,7 @@ class Chart(NamedTuple):
         """
         target = Path(folder) / stem
         with style():
-            paths = [save_figure(self.figure, f"{target}{ending}") for ending in (".pdf", ".png")]
+            paths = [save_figure(self.figure, f"{target}{e}", dpi=DPI) for e in (".pdf", ".png")]
         data = Path(f"{target}.csv")
         atomic.write(data, self.table.csv().encode())
         return [*paths, data]
@@ -112,22 +112,25 @@ def looks(count: int) -> list[dict[str, Any]]:
     """Return colour and dashes of `count` ordered curves, from dark to light also in grey."""
     import matplotlib
 
-    shades = matplotlib.colormaps["cividis"](np.linspace(0, 0.82, count) if count > 1 else [0.0])
+    shades = matplotlib.colormaps["cividis"](np.linspace(0, 0.75, count) if count > 1 else [0.0])
     return [
         {"color": tuple(shade), "linestyle": DASHES[i % len(DASHES)]}
         for i, shade in enumerate(shades)
     ]
 
 
-def legend_below(figure: Figure, axes: Sequence[Axes]) -> None:
-    """Write one legend for all panels below them; nothing where there is nothing to tell apart."""
-    handles: dict[str, Artist] = {}
+def legends_below(figure: Figure, axes: Sequence[Axes]) -> None:
+    """Write what the curves are below the panels: once, or per panel where panels differ."""
+    entries = [box.get_legend_handles_labels() for box in axes]
+    handles, labels = entries[0]
+    if not any(labels):
+        return
+    if all(other == labels for _, other in entries):
+        columns = max(1, min(5, int(figure.get_figwidth() * 9 / max(len(x) + 6 for x in labels))))
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+        return
     for box in axes:
-        found, labels = box.get_legend_handles_labels()
-        handles |= dict(zip(labels, found, strict=True))
-    handles.pop("", None)
-    if handles:
-        figure.legend(list(handles.values()), [*handles], loc="outside lower center", ncols=4)
+        box.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), ncols=2 if len(axes) < 3 else 1)
 
 
 def array(values: ArrayLike) -> NDArray[np.float64]:

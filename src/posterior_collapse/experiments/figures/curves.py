@@ -1,32 +1,24 @@
-"""Curves: collapse against epsilon, spectra, convergence, and sweeps beside the theory."""
+"""Curves: collapse against epsilon, spectra, and convergence to the theory."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from posterior_collapse.experiments.figures.chart import (
-    DASHES,
     Chart,
-    Line,
     Panels,
     array,
     grid,
-    legend_below,
+    legends_below,
     long,
     looks,
     style,
 )
 from posterior_collapse.experiments.tables import Table
-from posterior_collapse.report.figures import BLUE, GREEN, GREY, ORANGE
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-COLORS = (BLUE, ORANGE, GREEN)
+from posterior_collapse.report.figures import GREY
 
 
 def collapse_curves(panels: Panels, *, delta: float = 0.05) -> Chart:
@@ -34,26 +26,26 @@ def collapse_curves(panels: Panels, *, delta: float = 0.05) -> Chart:
 
     Args:
         panels: Title -> label -> (eps in nats, share of collapsed units in 0 to 1). A title
-            such as "varying beta (eta_dec = 1)"; labels such as "beta = 0.1", in order.
+            such as "eta_dec = 1"; labels such as "beta = 0.1". Curves run from dark to light in
+            the order given: give them in the order in which theory expects them.
         delta: The delta of the shares, for the axis label.
 
     Example:
-        >>> chart = collapse_curves({"varying beta": {"beta = 1": ([0.01, 1], [0.25, 1])}})
+        >>> chart = collapse_curves({"eta_dec = 1": {"beta = 1": ([0.01, 1], [0.25, 1])}})
         >>> chart.table.rows[0]
-        ['varying beta', 'beta = 1', 0.01, 0.25]
+        ['eta_dec = 1', 'beta = 1', 0.01, 0.25]
     """
     with style():
         figure, axes = grid(list(panels), sharey=True)
         for box, lines in zip(axes, panels.values(), strict=True):
-            for (label, (eps, share)), look in zip(lines.items(), looks(len(lines)), strict=True):
-                box.plot(
-                    array(eps), 100 * array(share), drawstyle="steps-post", label=label, **look
-                )
+            for (label, line), look in zip(lines.items(), looks(len(lines)), strict=True):
+                eps, share = map(array, line)
+                box.plot(eps, 100 * share, drawstyle="steps-post", label=label, **look)
             box.set_xscale("log")
             box.set_xlabel("eps (nats)")
             box.set_ylim(-3, 103)
-            box.legend(loc="best")
         axes[0].set_ylabel(f"collapsed units (%), delta = {delta:g}")
+        legends_below(figure, axes)
     return Chart(figure, long(panels, "eps (nats)", "share of collapsed units"))
 
 
@@ -72,14 +64,14 @@ def spectra(
         >>> [text.get_text() for text in chart.figure.legends[0].get_texts()]
         ['digit 0 (2 above)', 'digit 1 (1 above)', 'threshold']
     """
-    panels = {"": {k: (np.arange(1, array(v).size + 1), array(v)) for k, v in spectra.items()}}
+    values = {label: array(spectrum) for label, spectrum in spectra.items()}
     with style():
         figure, (box,) = grid([""], height=2.6)
-        for (label, (mode, value)), look in zip(
-            panels[""].items(), looks(len(spectra)), strict=True
-        ):
-            above = "" if threshold is None else f" ({np.count_nonzero(value > threshold)} above)"
-            box.plot(mode, np.where(value > 0, value, np.nan), label=label + above, **look)
+        for (label, variance), look in zip(values.items(), looks(len(values)), strict=True):
+            if threshold is not None:
+                label += f" ({np.count_nonzero(variance > threshold)} above)"
+            shown = np.where(variance > 0, variance, np.nan)
+            box.plot(np.arange(1, variance.size + 1), shown, label=label, **look)
         if threshold is not None:
             box.axhline(threshold, color="black", lw=0.8, ls=":", label=name)
         box.set_yscale("log")
@@ -87,7 +79,11 @@ def spectra(
         box.set_ylabel("variance of data mode")
         figure.legend(loc="outside right upper")
         figure.set_size_inches(4.2, 2.6)
-    rows = [row[1:] for row in long(panels, "", "").rows]
+    rows = [
+        [label, mode, value]
+        for label, spectrum in values.items()
+        for mode, value in enumerate(spectrum.tolist(), 1)
+    ]
     return Chart(figure, Table(["spectrum", "mode", "variance"], rows))
 
 
@@ -106,54 +102,13 @@ def convergence(panels: Panels, *, goal: float | None = 1e-4) -> Chart:
     with style():
         figure, axes = grid(list(panels), sharey=True)
         for box, lines in zip(axes, panels.values(), strict=True):
-            for (label, (step, error)), look in zip(lines.items(), looks(len(lines)), strict=True):
-                error = array(error)
-                box.plot(array(step), np.where(error > 0, error, np.nan), label=label, **look)
+            for (label, line), look in zip(lines.items(), looks(len(lines)), strict=True):
+                step, error = map(array, line)
+                box.plot(step, np.where(error > 0, error, np.nan), label=label, **look)
             if goal is not None:
-                box.axhline(goal, color=GREY, lw=0.8, ls=":", label="goal")
+                box.axhline(goal, color=GREY, lw=0.8, ls=":", label=f"goal, {goal:g}")
             box.set_yscale("log")
             box.set_xlabel("iteration")
-            box.legend(loc="upper right")
         axes[0].set_ylabel("mean absolute error")
+        legends_below(figure, axes)
     return Chart(figure, long(panels, "iteration", "mean absolute error"))
-
-
-def sweep(theory: Panels, measured: Mapping[str, Panels], *, variable: str = "beta") -> Chart:
-    """Draw theory as lines and measurements as markers, a panel per quantity.
-
-    Args:
-        theory: Quantity with its unit, e.g. "KL (nats)" -> label, e.g. "z1" -> (values, theory).
-        measured: Kind of run, e.g. "exact training" -> quantity -> label -> (values, measured).
-            Quantities and labels are some of theory's.
-        variable: Name of the values.
-
-    Example:
-        >>> theory = {"KL (nats)": {"z": ([0.5, 1], [1.0, 0.2])}}
-        >>> chart = sweep(theory, {"minibatches": {"KL (nats)": {"z": ([0.5], [0.9])}}})
-        >>> chart.table.rows[-1]
-        ['minibatches', 'KL (nats)', 'z', 0.5, 0.9]
-    """
-    sources = {"theory": theory, **measured}
-    tables = {source: long(panels, variable, "value") for source, panels in sources.items()}
-    with style():
-        figure, axes = grid(list(theory), height=1.9, most=2, sharex=True)
-        for box, (quantity, lines) in zip(axes, theory.items(), strict=True):
-            _beside(box, lines, {k: panels.get(quantity, {}) for k, panels in measured.items()})
-        for box in axes[-2:]:
-            box.set_xlabel(variable)
-            box.tick_params(labelbottom=True)
-        legend_below(figure, axes)
-    rows = [[source, *row] for source, table in tables.items() for row in table.rows]
-    return Chart(figure, Table(["source", "quantity", "curve", variable, "value"], rows))
-
-
-def _beside(box: Axes, lines: Mapping[str, Line], measured: Panels) -> None:
-    shapes = zip(lines.items(), COLORS, DASHES, strict=False)
-    for (label, line), color, dashes in shapes:
-        suffix = f", {label}" if label else ""
-        for (kind, found), marker, size in zip(measured.items(), "oxs", (3, 5, 4), strict=False):
-            if label in found:
-                x, y = map(array, found[label])
-                box.plot(x, y, marker, color=color, ms=size, mfc="none", label=f"{kind}{suffix}")
-        x, y = map(array, line)
-        box.plot(x, y, color=color, ls=dashes, lw=0.9, label=f"theory{suffix}")

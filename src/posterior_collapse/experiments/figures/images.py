@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,6 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.experiments.figures.chart import Chart, grid, style
 from posterior_collapse.experiments.tables import Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_NORMS = 12
+"""Columns of a matrix up to which there is room for their norms."""
 
 
 def panel(
@@ -40,21 +48,17 @@ def panel(
     """
     images = {title: _images(title, block) for title, block in blocks.items()}
     with style():
-        figure, axes = grid(list(images), height=2.0)
-        width = float(figure.get_size_inches()[0])
+        figure, axes = grid(list(images))
         for box, block in zip(axes, images.values(), strict=True):
-            height, breadth = block.shape[2:]
+            height, width = block.shape[2:]
             box.imshow(_mosaic(block), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
             box.tick_params(length=0)
-            box.set_xticks([(breadth + 1) * i + breadth / 2 for i in range(len(columns))], columns)
+            box.set_xticks([(width + 1) * i + width / 2 for i in range(len(columns))], columns)
             box.set_yticks([(height + 1) * i + height / 2 for i in range(len(rows))], rows)
             box.set_xlabel(column_name)
             box.spines[:].set_visible(True)
         axes[0].set_ylabel(row_name)
-        tall = next(iter(images.values()))
-        ratio = tall.shape[0] * tall.shape[2] / (tall.shape[1] * tall.shape[3])
-        per_row = min(len(axes), 3)
-        figure.set_size_inches(width, -(-len(axes) // per_row) * (ratio * width / per_row + 0.25))
+        _fit_height(figure, axes)
     return Chart(figure, _pixels(images))
 
 
@@ -74,23 +78,40 @@ def heat_maps(matrices: Mapping[str, ArrayLike], *, x: str = "unit", y: str = ""
     arrays = {title: np.atleast_2d(np.asarray(m, dtype=float)) for title, m in matrices.items()}
     top = max((float(np.abs(m).max(initial=0)) for m in arrays.values()), default=0) or 1.0
     with style():
-        figure, axes = grid(list(arrays), most=4)
+        figure, axes = grid(list(arrays), most=4, sharey=True)
         for box, matrix in zip(axes, arrays.values(), strict=True):
-            shown = box.imshow(matrix, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto")
-            norms = np.linalg.norm(matrix, axis=0)
-            box.set_xticks(
-                range(matrix.shape[1]), [f"{i}\n{norm:.2g}" for i, norm in enumerate(norms, 1)]
+            height, units = matrix.shape
+            shown = box.imshow(
+                matrix,
+                cmap="RdBu_r",
+                vmin=-top,
+                vmax=top,
+                aspect="auto",
+                extent=(0.5, units + 0.5, height + 0.5, 0.5),
             )
-            box.set_xlabel(f"{x}, norm of its column")
+            if units <= MOST_NORMS:
+                norms = np.linalg.norm(matrix, axis=0)
+                box.set_xticks(
+                    range(1, units + 1), [f"{i}\n{n:.2g}" for i, n in enumerate(norms, 1)], size=6
+                )
             box.spines[:].set_visible(True)
         axes[0].set_ylabel(y)
+        figure.supxlabel(f"{x}; below it, the norm of its column", size=8)
         figure.colorbar(shown, ax=axes, shrink=0.9, aspect=30)
-    rows = [
-        [title, i, j, float(value)]
-        for title, matrix in arrays.items()
-        for (i, j), value in np.ndenumerate(matrix)
-    ]
-    return Chart(figure, Table(["matrix", "row", "column", "value"], rows))
+    return Chart(figure, _entries(arrays, x))
+
+
+def _fit_height(figure: Figure, axes: Sequence[Axes]) -> None:
+    """Make the figure as high as the images, whose shape is fixed, need at its width."""
+    figure.draw_without_rendering()  # lays the panels out
+    width, height = figure.get_size_inches()
+    spare: dict[float, float] = {}
+    for box in axes:
+        across, down = box.images[0].get_size()[::-1]
+        place = box.get_position(original=True)
+        lacking = place.height * height - place.width * width * down / across
+        spare[round(place.y0, 3)] = min(lacking, spare.get(round(place.y0, 3), lacking))
+    figure.set_figheight(height - sum(spare.values()))
 
 
 def _images(title: str, block: ArrayLike) -> NDArray[np.float64]:
@@ -121,3 +142,13 @@ def _pixels(images: Mapping[str, NDArray[np.float64]]) -> Table:
         for i, j in np.ndindex(*block.shape[:2])
     ]
     return Table(["block", "row", "column", *(f"pixel {k}" for k in range(size))], rows)
+
+
+def _entries(matrices: Mapping[str, NDArray[np.float64]], unit: str) -> Table:
+    most = max(matrix.shape[1] for matrix in matrices.values())
+    rows = [
+        [title, number, *row, *[None] * (most - len(row))]
+        for title, matrix in matrices.items()
+        for number, row in enumerate(matrix.tolist(), 1)
+    ]
+    return Table(["matrix", "row", *(f"{unit} {i}" for i in range(1, most + 1))], rows)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from posterior_collapse.experiments.figures.chart import Chart, array, grid, style
+from posterior_collapse.experiments.figures.chart import Chart, array, grid, legends_below, style
 from posterior_collapse.experiments.tables import Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.collections import QuadMesh
+
+Float = NDArray[np.float64]
 
 
 def phase(
@@ -22,8 +29,8 @@ def phase(
     """Draw active units over beta and eta_dec, with the onset of total collapse.
 
     Args:
-        betas: Rows, ascending, shape (rows,).
-        eta_decs: Columns, ascending, in data units, shape (columns,).
+        betas: Rows, positive, ascending, shape (rows,).
+        eta_decs: Columns, positive, ascending, in data units, shape (columns,).
         measured: Architecture -> active units, shape (rows, columns); NaN where nothing ran.
         onset: Theory's beta of total collapse at each eta_dec, shape (columns,).
         found: Architecture -> measured beta of total collapse, shape (columns,); NaN: none.
@@ -31,53 +38,86 @@ def phase(
     Example:
         >>> chart = phase([0.5, 2], [0.5, 1], {"mlp": [[8, 2], [3, 0]]}, [4.0, 1.0])
         >>> chart.table.rows[-1]
-        ['mlp', 2.0, 1.0, 0.0, 1.0]
+        ['mlp', 2.0, 1.0, 0.0, 1.0, None]
     """
     rows, columns, line = array(betas), array(eta_decs), array(onset)
-    counts = {k: np.asarray(v, dtype=float) for k, v in measured.items()}
-    most = max(float(np.nanmax(v)) for v in counts.values())
+    counts = {name: np.asarray(active, dtype=float) for name, active in measured.items()}
+    most = max(1.0, *(float(np.nanmax(active)) for active in counts.values()))
+    trained = {name: array(values) for name, values in (found or {}).items()}
+    edges = _edges(columns), _edges(rows)
     with style():
-        figure, axes = grid(list(counts), height=2.6, sharey=True)
+        figure, axes = grid(list(counts), height=2.7, sharey=True)
         for box, (name, active) in zip(axes, counts.items(), strict=True):
-            box.set_facecolor("0.9")
-            mesh = box.pcolormesh(
-                columns,
-                rows,
-                np.ma.masked_invalid(active),
-                cmap="cividis",
-                shading="nearest",
-                vmin=0,
-                vmax=max(most, 1),
-                rasterized=True,
-            )
-            for beta, counts_there in zip(rows.tolist(), active.tolist(), strict=True):
-                for eta_dec, count in zip(columns.tolist(), counts_there, strict=True):
-                    ink = "white" if count < most / 2 else "black"
-                    if np.isfinite(count):
-                        box.text(
-                            eta_dec, beta, f"{count:.3g}", c=ink, size=6, ha="center", va="center"
-                        )
-            box.plot(columns, line, color="white", lw=2.4)
-            box.plot(columns, line, color="black", ls="--", label="theory: all collapse above")
-            if found and name in found:
-                box.plot(
-                    columns,
-                    array(found[name]),
-                    "v",
-                    color="white",
-                    mec="black",
-                    ms=5,
-                    label="measured onset",
-                )
-            box.set_xscale("log")
-            box.set_yscale("log")
+            mesh = _cells(box, *edges, active, most)
+            _outlined(box, columns, line, "--", "total collapse above: theory")
+            if name in trained:
+                across, up = np.repeat(edges[0], 2)[1:-1], np.repeat(trained[name], 2)
+                _outlined(box, across, up, "-", "trained")
+            _ticks(box, columns, rows)
+            box.set_xlim(edges[0][0], edges[0][-1])
+            box.set_ylim(edges[1][0], edges[1][-1])
             box.set_xlabel("eta_dec (data units)")
         axes[0].set_ylabel("beta")
         figure.colorbar(mesh, ax=axes, label="active units", aspect=30)
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        legends_below(figure, axes)
+    ends: dict[str, list[float | None]] = {
+        name: trained[name].tolist() if name in trained else [None] * columns.size
+        for name in counts
+    }
     table = [
-        [name, float(rows[i]), float(columns[j]), float(value), float(line[j])]
+        [name, beta, *column]
         for name, active in counts.items()
-        for (i, j), value in np.ndenumerate(active)
+        for beta, there in zip(rows.tolist(), active.tolist(), strict=True)
+        for column in zip(columns.tolist(), there, line.tolist(), ends[name], strict=True)
     ]
-    return Chart(figure, Table(["architecture", "beta", "eta_dec", "active units", "onset"], table))
+    heads = ["architecture", "beta", "eta_dec", "active units", "onset, theory", "onset, trained"]
+    return Chart(figure, Table(heads, table))
+
+
+def _cells(box: Axes, across: Float, up: Float, active: Float, most: float) -> QuadMesh:
+    """Draw the counts as colours and numbers; what did not run stays hatched."""
+    from matplotlib.patheffects import withStroke
+
+    box.set_xscale("log")
+    box.set_yscale("log")
+    box.set_facecolor("0.9")
+    mesh = box.pcolormesh(
+        across, up, np.ma.masked_invalid(active), cmap="cividis", vmin=0, vmax=most
+    )
+    centred: Any = {"size": 6, "ha": "center", "va": "center", "zorder": 4}
+    for (i, j), count in np.ndenumerate(active):
+        if np.isfinite(count):
+            ink, around = ("white", "black") if count < most / 2 else ("black", "white")
+            text = box.text(
+                float(np.sqrt(across[j] * across[j + 1])),
+                float(np.sqrt(up[i] * up[i + 1])),
+                f"{count:.3g}",
+                color=ink,
+                **centred,
+            )
+            text.set_path_effects([withStroke(linewidth=1.2, foreground=around, alpha=0.6)])
+    return mesh
+
+
+def _outlined(box: Axes, x: Float, y: Float, dashes: str, label: str) -> None:
+    box.plot(x, y, color="white", lw=3)
+    box.plot(x, y, color="black", lw=1.2, ls=dashes, label=label)
+
+
+def _ticks(box: Axes, columns: Float, rows: Float) -> None:
+    from matplotlib.ticker import NullLocator
+
+    box.set_xticks(columns, [f"{value:.2g}" for value in columns])
+    box.set_yticks(rows, [f"{value:.3g}" for value in rows])
+    for axis in (box.xaxis, box.yaxis):
+        axis.set_minor_locator(NullLocator())
+
+
+def _edges(values: Float) -> Float:
+    """Return the borders of cells around values on a log scale."""
+    if values.size == 1:
+        return np.asarray(values[0] * np.array([0.8, 1.25]))
+    logs = np.log(values)
+    middle = (logs[1:] + logs[:-1]) / 2
+    ends = 2 * logs[0] - middle[0], 2 * logs[-1] - middle[-1]
+    return np.exp(np.concatenate(([ends[0]], middle, [ends[1]])))

@@ -14,11 +14,12 @@ from posterior_collapse.experiments.figures.chart import (
     Line,
     array,
     grid,
-    legend_below,
+    legends_below,
     looks,
     style,
 )
 from posterior_collapse.experiments.tables import Table
+from posterior_collapse.report.figures import BLUE
 
 Points: TypeAlias = tuple[Sequence[str] | ArrayLike, ArrayLike, ArrayLike]
 """Settings (numbers, or words in order), means, and stds over seeds (NaN where unknown)."""
@@ -29,7 +30,7 @@ def spread(panels: Mapping[str, Mapping[str, Points]], *, variable: str) -> Char
 
     Args:
         panels: Measure with its unit -> label -> points. Settings stand at equal steps, in order,
-            labelled by their value: grids of beta are geometric, and some settings are words.
+            named by their value: grids of beta are geometric, and some settings are words.
         variable: Name of the setting.
 
     Example:
@@ -41,22 +42,22 @@ def spread(panels: Mapping[str, Mapping[str, Points]], *, variable: str) -> Char
     with style():
         figure, axes = grid(list(panels), height=1.9, most=2)
         for box, (measure, lines) in zip(axes, panels.items(), strict=True):
-            labels = list(dict.fromkeys(name for p in lines.values() for name in _names(p[0])))
-            shifts = 0.12 * (np.arange(len(lines)) - (len(lines) - 1) / 2)
+            settings = list(dict.fromkeys(name for p in lines.values() for name in _names(p[0])))
+            shifts = 0.1 * (np.arange(len(lines)) - (len(lines) - 1) / 2)
             shapes = zip(lines.items(), looks(len(lines)), MARKERS, shifts, strict=False)
-            for (curve, (settings, mean, std)), look, marker, shift in shapes:
-                at = [labels.index(name) + shift for name in _names(settings)]
-                box.errorbar(
-                    at, array(mean), array(std), label=curve, marker=marker, ms=4, capsize=2, **look
-                )
-                points = zip(
-                    _names(settings), array(mean).tolist(), array(std).tolist(), strict=True
-                )
-                rows += [[measure, curve, *point] for point in points]
-            box.set_xticks(range(len(labels)), labels)
+            for (label, points), look, marker, shift in shapes:
+                names, mean, std = _names(points[0]), array(points[1]), array(points[2])
+                at = [settings.index(name) + shift for name in names]
+                shape = {**look, "marker": marker, "ms": 4, "mfc": "white", "capsize": 2, "lw": 1}
+                box.errorbar(at, mean, std, label=label, **shape)
+                points_there = zip(names, mean.tolist(), std.tolist(), strict=True)
+                rows += [[measure, label, *point] for point in points_there]
+            tilted = sum(map(len, settings)) > 24
+            box.set_xticks(range(len(settings)), settings)
+            box.tick_params(axis="x", rotation=30 if tilted else 0)
             box.margins(x=0.08)
             box.set_xlabel(variable)
-        legend_below(figure, axes)
+        legends_below(figure, axes)
     return Chart(figure, Table(["measure", "curve", variable, "mean", "std"], rows))
 
 
@@ -68,13 +69,13 @@ def scatter(
     names: Sequence[str] = (),
     diagonal: bool = False,
 ) -> Chart:
-    """Draw one quantity against another, e.g. predicted against measured.
+    """Draw one quantity against another, e.g. predicted against measured, a panel per label.
 
     Args:
         points: Label (e.g. of an architecture) -> (x, y).
         x: Name of the x axis, with its unit.
         y: Name of the y axis, with its unit.
-        names: What each point is, e.g. its digit, in the order of the points; written beside it.
+        names: What each point is, e.g. its digit, in the order of the points: written beside it.
         diagonal: Whether to draw the line on which both are equal.
 
     Example:
@@ -84,22 +85,20 @@ def scatter(
     """
     rows = []
     with style():
-        figure, (box,) = grid([""], height=2.8)
-        shapes = zip(points.items(), looks(len(points)), MARKERS, strict=False)
-        for (label, line), look, marker in shapes:
-            across, up = (array(values) for values in line)
-            color = look["color"]
-            box.plot(across, up, marker, color=color, mfc="none", ms=4.5, label=label)
+        figure, axes = grid(list(points), height=2.2, sharex=True, sharey=True)
+        for box, (label, line) in zip(axes, points.items(), strict=True):
+            across, up = map(array, line)
+            box.plot(across, up, "o", color=BLUE, ms=3)
             written = list(names) or [""] * across.size
             for name, a, u in zip(written, across.tolist(), up.tolist(), strict=True):
-                box.annotate(name, (a, u), (3, 2), textcoords="offset points", c=color, size=6)
+                box.annotate(name, (a, u), (2.5, 2), textcoords="offset points", size=7)
                 rows.append([label, name, a, u])
-        if diagonal:
-            box.axline((0, 0), slope=1, color="black", lw=0.8, ls=":", label="equal")
-        box.set_xlabel(x)
-        box.set_ylabel(y)
-        legend_below(figure, [box])
-    return Chart(figure, Table(["curve", "name", x, y], rows))
+            if diagonal:
+                box.axline((across[0], across[0]), slope=1, color="black", lw=0.8, ls=":", zorder=0)
+            box.margins(0.12)
+            box.set_xlabel(x)
+        axes[0].set_ylabel(y)
+    return Chart(figure, Table(["panel", "name", x, y], rows))
 
 
 def _names(settings: Sequence[str] | ArrayLike) -> list[str]:
