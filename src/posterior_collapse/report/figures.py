@@ -45,8 +45,13 @@ def plot(forecast: Forecast) -> Figure:
     return figure
 
 
-def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a figure as PNG, PDF or SVG; nothing half-written is left.
+def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> Path:
+    """Write a figure as PNG, PDF or SVG, without a date; nothing half-written is left.
+
+    Args:
+        figure: The figure.
+        path: Where it goes.
+        dpi: Dots per inch of a PNG.
 
     Raises:
         InvalidArgumentError: Another ending.
@@ -54,7 +59,9 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """
     target = check_figure_path(path)
     content = io.BytesIO()
-    figure.savefig(content, format=target.suffix[1:].lower(), dpi=150)
+    kind = target.suffix[1:].lower()
+    undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
+    figure.savefig(content, format=kind, dpi=dpi, metadata=undated)
     atomic.write(target, content.getvalue())
     return target
 
