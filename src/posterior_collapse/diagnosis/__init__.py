@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from posterior_collapse.diagnosis.arrays import diagnose_arrays
 from posterior_collapse.diagnosis.results import (
     QUANTILES,
     CollapseCurve,
@@ -29,6 +30,7 @@ __all__ = [
     "Finding",
     "LevelDiagnosis",
     "LogLikelihood",
+    "diagnose_arrays",
     "log_likelihood",
 ]
 

@@ -81,8 +81,10 @@ class LevelDiagnosis:
         kl_quantile_errors: Standard errors of `kl_quantiles`.
         information: I(x; z_i) under the aggregate posterior.
         information_error: Standard error of `information`.
-        information_bound: What it would be if z_i were Gaussian with the same variance: an upper
-            bound, and for linear models the forecast's `information`.
+        gaussian_information: What it would be if z_i were Gaussian with the same variance: an
+            upper bound, and for linear models the forecast's `information`.
+        information_is_lower_bound: Whether `information` is a lower bound, because posteriors
+            are too narrow beside the range of the means.
         input_information: I(z_{l-1}; z_i), what the unit knows of the level below; for level 1
             `information`.
         status: "active" (carries information on x), "noise" (follows the noise that was injected
@@ -99,8 +101,10 @@ class LevelDiagnosis:
             the unit is redrawn from its prior; NaN where not measured.
         decoder_effect_error: Standard error of `decoder_effect`.
         posterior_std: Root mean square of the posterior's std.
+        posterior_std_range: Its least and largest value over the rows, (2, units).
         aggregate_mean: Mean of z_i over rows and noise.
-        aggregate_std: Its standard deviation; the prior's where the level uses the prior well.
+        aggregate_std: Its standard deviation; `prior_std` where the level uses the prior well.
+        prior_std: Root mean square of the prior's std.
         prior_gap: KL of the aggregate posterior to the prior (`kl - information`) at the top level;
             NaN below.
     """
@@ -111,7 +115,8 @@ class LevelDiagnosis:
     kl_quantile_errors: Float
     information: Float
     information_error: Float
-    information_bound: Float
+    gaussian_information: Float
+    information_is_lower_bound: NDArray[np.bool_]
     input_information: Float
     status: tuple[Status, ...]
     mean_variance: Float
@@ -124,8 +129,10 @@ class LevelDiagnosis:
     decoder_effect: Float
     decoder_effect_error: Float
     posterior_std: Float
+    posterior_std_range: Float
     aggregate_mean: Float
     aggregate_std: Float
+    prior_std: Float
     prior_gap: Float
 
     @property
@@ -158,11 +165,12 @@ class Diagnosis:
         kl: KL of all units, without beta.
         elbo: The evidence lower bound, at beta 1.
         squared_error: E|y - mu|^2, in data units squared.
-        loss_error: Standard error of `loss`; likewise those that follow.
+        loss_error: Standard error of `loss`; likewise `kl_error` and so on.
+        eta_dec: Decoder std, as given or as learned.
         nll: -log p(y|x), exact or by importance sampling; None if it was not asked for.
         effective_sample_size: Median over the rows; None where `nll` is exact or absent.
         signal: Per level, t of the certificate: the strongest variance that the decoder leaves
-            unexplained, over what one more unit must exceed to pay. None where it is not known.
+            unexplained, over what one more unit must exceed to pay. Empty where it is not known.
         signal_error: Standard errors of `signal`.
         paying_units: Per level, how many more units of that kind would pay by themselves.
         conclusion: Of the whole model; "undecided" where too little is known.
@@ -175,27 +183,28 @@ class Diagnosis:
     n: int
     spec: Spec | None
     levels: tuple[LevelDiagnosis, ...]
-    loss: float | None
-    reconstruction: float | None
     kl: float
-    elbo: float | None
-    squared_error: float | None
-    loss_error: float | None
-    reconstruction_error: float | None
     kl_error: float
-    elbo_error: float | None
-    squared_error_error: float | None
-    nll: float | None
-    nll_error: float | None
-    effective_sample_size: float | None
-    signal: tuple[float | None, ...]
-    signal_error: tuple[float | None, ...]
-    paying_units: tuple[int | None, ...]
-    conclusion: Conclusion
-    verdict: str
-    advice: tuple[Finding, ...]
-    forecast: Forecast | None
-    notes: tuple[str, ...]
+    loss: float | None = None
+    loss_error: float | None = None
+    reconstruction: float | None = None
+    reconstruction_error: float | None = None
+    elbo: float | None = None
+    elbo_error: float | None = None
+    squared_error: float | None = None
+    squared_error_error: float | None = None
+    eta_dec: float | None = None
+    nll: float | None = None
+    nll_error: float | None = None
+    effective_sample_size: float | None = None
+    signal: tuple[float, ...] = ()
+    signal_error: tuple[float, ...] = ()
+    paying_units: tuple[int, ...] = ()
+    conclusion: Conclusion = "undecided"
+    verdict: str = ""
+    advice: tuple[Finding, ...] = ()
+    forecast: Forecast | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def n_active(self) -> int:

@@ -1,0 +1,206 @@
+"""What was found, each thing with what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from posterior_collapse.diagnosis.levels import SURE
+from posterior_collapse.diagnosis.results import Conclusion, Diagnosis, Finding, LevelDiagnosis
+from posterior_collapse.diagnosis.thresholds import levers
+from posterior_collapse.theory import ACTIVE_INFORMATION, unclaimed_signal
+
+__all__ = ["advise"]
+
+WIDER = 1.025
+"""Stds of the prior that the widest posterior has when a variance was taken for its log."""
+FAR = 0.5
+"""Nats from a unit's aggregate posterior to its prior from which the prior's samples miss it."""
+UNUSED = 0.01
+"""Share of the strongest unit's effect below which the decoder ignores a unit, eta_dec unknown."""
+
+
+def advise(found: Diagnosis, conclusions: Sequence[Conclusion]) -> Iterator[Finding]:
+    """Yield the findings, the gravest first.
+
+    Args:
+        found: All that was measured.
+        conclusions: Per level; none where the certificate is not known.
+    """
+    numbered = list(enumerate(found.levels, start=1))
+    for number, level in numbered:
+        yield from _variance_for_log(found, number, level)
+    for number, conclusion in enumerate(conclusions, start=1):
+        yield from _of_certificate(found, number, conclusion)
+    if not conclusions:
+        yield from _without_certificate(found)
+    for number, level in numbered:
+        yield from _noise(found, number, level)
+        yield from _unused(found, number, level)
+        yield from _idle(found, number, level)
+    yield from _far_from_prior(found)
+
+
+def _of_certificate(found: Diagnosis, number: int, conclusion: Conclusion) -> Iterator[Finding]:
+    level, t = found.levels[number - 1], found.signal[number - 1]
+    paying = found.paying_units[number - 1]
+    name, units = _name(found, number), len(level.status)
+    spare = level.status.count("collapsed")
+    if conclusion == "signal-unclaimed":
+        yield Finding(
+            conclusion,
+            f"{_units(spare)}{name} collapsed, yet what is left unexplained would pay for "
+            f"{_units(min(spare, max(paying, 1)))} (t = {t:.3g} > 1): the optimiser failed.",
+            "Train again with KL warm-up, from another seed or with another learning rate, or "
+            "train longer.",
+        )
+    elif conclusion == "collapse-optimal":
+        assert found.spec is not None
+        assert found.eta_dec is not None
+        choices = list(levers(found.spec, found.levels, number, found.eta_dec, t))
+        lower = f"To use more, lower {' or '.join(choices)}; else " if choices else ""
+        keep = f"{units - spare} units do" if units > spare else "leave the level out"
+        yield Finding(
+            conclusion,
+            f"{_units(spare)}{name} collapsed, which is optimal: what is left unexplained would "
+            f"not pay for one (t = {t:.3g}).",
+            f"{lower}{keep}." if lower else f"{keep[0].upper()}{keep[1:]}.",
+        )
+    elif conclusion == "more-units-pay":
+        field = "latent_dim" if len(found.levels) == 1 else f"latent_dims[{number - 1}]"
+        yield Finding(
+            conclusion,
+            f"All {units} units{name} are used, and more would pay (t = {t:.3g} > 1).",
+            f"Raise {field} from {units} to {units + max(paying, 1)}.",
+        )
+    elif conclusion == "undecided":
+        yield Finding(
+            conclusion,
+            f"Too few rows to tell whether t = {t:.3g}{name} is above 1.",
+            f"Diagnose more than {found.n:,} rows.",
+        )
+
+
+def _without_certificate(found: Diagnosis) -> Iterator[Finding]:
+    active, forecast = found.n_active, found.forecast
+    if forecast is not None and active < forecast.n_active:
+        yield Finding(
+            "fewer-than-linear",
+            f"{active} units are active where the linear optimum of the same spec and data keeps "
+            f"{forecast.n_active}.",
+            "Diagnose the model with its decoder to see whether signal is left unclaimed.",
+        )
+    elif any("collapsed" in level.status for level in found.levels):
+        yield Finding(
+            "undecided",
+            "Whether the collapsed units could carry something is not known.",
+            "Diagnose the model with its decoder, and pass the spec that it was trained with.",
+        )
+
+
+def _variance_for_log(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[Finding]:
+    if found.spec is not None and not isinstance(found.spec.sigma_levels[number - 1], str):
+        return
+    least, most = level.posterior_std_range
+    if (least >= level.prior_std).all() and (most > WIDER * level.prior_std).any():
+        yield Finding(
+            "variance-for-log-variance",
+            f"No posterior{_name(found, number)} is narrower than the prior, on any row: its std "
+            f"lies between {least.min():.4g} and {most.max():.4g}. Likely a variance, or a std, "
+            "was taken for the log of a variance.",
+            "Check what the encoder returns: the std is exp(log_var / 2).",
+        )
+
+
+def _noise(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[Finding]:
+    count = level.status.count("noise")
+    if not count:
+        return
+    action = "Lower the std of the level below, raise this level's beta, or use fewer units."
+    spec, injected = found.spec, found.levels[number - 2].posterior_std.max()
+    if spec is not None and found.eta_dec is not None:
+        # The injected noise is a signal to this level; it pays while it exceeds the threshold.
+        t = unclaimed_signal(
+            spec, injected**2, level=number, eta_dec=found.eta_dec, spare_above=False
+        )
+        if t > 1:
+            beta = spec.beta_levels[number - 1]
+            action = (
+                f"Lower the std of z{number - 1} from {injected:.3g} to {injected / t**0.5:.3g}, "
+                f"raise betas[{number - 1}] from {beta:.4g} to {beta * t:.3g}, or use fewer units."
+            )
+    yield Finding(
+        "noise-relay",
+        f"{_units(count)}{_name(found, number)} only relay the noise injected into "
+        f"z{number - 1}, at {level.kl[_where(level, 'noise')].sum():.3g} nats of KL, and know "
+        "nothing of x.",
+        action,
+    )
+
+
+def _unused(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[Finding]:
+    most = level.decoder_effect + SURE * level.decoder_effect_error
+    if found.eta_dec is not None:
+        # In nats: what redrawing the unit would add to the reconstruction error.
+        ignored = most**2 / (2 * found.eta_dec**2) < ACTIVE_INFORMATION
+    else:
+        ignored = most < UNUSED * np.nanmax(level.decoder_effect, initial=0.0)
+    ignored &= _where(level, "active")
+    if ignored.any():
+        yield Finding(
+            "unused-by-decoder",
+            f"{_units(int(ignored.sum()))}{_name(found, number)} carry information that the "
+            f"decoder ignores, at {level.kl[ignored].sum():.3g} nats of KL.",
+            "Train on, and check that the decoder gets these units and that no other path to its "
+            "output (autoregression, skip connections) makes them needless.",
+        )
+
+
+def _idle(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[Finding]:
+    idle = _where(level, "collapsed") & (level.prior_gap > ACTIVE_INFORMATION)
+    if not idle.any():
+        return
+    fixed = found.spec is not None and not isinstance(found.spec.sigma_levels[number - 1], str)
+    yield Finding(
+        "idle-kl",
+        f"{_units(int(idle.sum()))}{_name(found, number)} collapsed to a posterior that is not the "
+        f"prior: {level.kl[idle].sum():.3g} nats of KL carry nothing.",
+        "Nothing is lost by it: a fixed sigma costs that KL; sigma='learned' would not."
+        if fixed
+        else "Free bits or a KL target leave such units behind: count active units, not KL; "
+        "without either, train longer.",
+    )
+
+
+def _far_from_prior(found: Diagnosis) -> Iterator[Finding]:
+    level, number = found.levels[-1], len(found.levels)
+    far = _where(level, "active") & (level.prior_gap > FAR)
+    if not far.any():
+        return
+    ratio = (level.aggregate_std / level.prior_std)[far]
+    scale = float(np.sqrt(np.square(ratio).mean()))
+    raised = "raise beta"
+    if found.spec is not None:
+        raised += f" from {found.spec.beta_levels[-1]:.3g}"
+    yield Finding(
+        "far-from-prior",
+        f"The aggregate posterior of {_units(int(far.sum()))}{_name(found, number)} is far from "
+        f"the prior: {ratio.min():.3g} to {ratio.max():.3g} times as wide, "
+        f"{level.prior_gap[far].mean():.3g} nats apart per unit. Samples of the prior miss what "
+        "the decoder knows.",
+        f"Multiply the latents by {1 / scale:.3g} and sample from a prior fitted to them, as "
+        f"latent diffusion does; or {raised}.",
+    )
+
+
+def _where(level: LevelDiagnosis, status: str) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    return np.array([s == status for s in level.status])
+
+
+def _units(count: int) -> str:
+    return f"{count} unit{'s' * (count != 1)}"
+
+
+def _name(found: Diagnosis, number: int) -> str:
+    return f" of z{number}" if len(found.levels) > 1 else ""

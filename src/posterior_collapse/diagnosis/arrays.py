@@ -1,0 +1,206 @@
+"""`diagnose_arrays`: for those who have only a posterior's numbers; needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posterior_collapse import checks
+from posterior_collapse.diagnosis.comparison import linear_forecast
+from posterior_collapse.diagnosis.levels import LevelStatistics, RowPosteriors, gaussian_kl
+from posterior_collapse.diagnosis.results import Diagnosis
+from posterior_collapse.diagnosis.verdict import with_verdict
+from posterior_collapse.errors import DataError, InvalidArgumentError
+from posterior_collapse.moments import Moments
+from posterior_collapse.moments.arrays import refuse_non_finite
+from posterior_collapse.specs import Spec
+
+__all__ = ["diagnose_arrays"]
+
+Float = NDArray[np.float64]
+CHUNK_NUMBERS = 2**20
+
+
+def diagnose_arrays(
+    mean: Any,
+    std: Any = None,
+    *,
+    log_var: Any = None,
+    prior_mean: Any = 0.0,
+    prior_std: Any = None,
+    data: Any = None,
+    spec: Spec | None = None,
+    epsilon: float = 0.01,
+    delta: float = 0.05,
+    seed: int = 0,
+) -> Diagnosis:
+    """Say what each latent unit does, from the posteriors of some rows.
+
+    Arrays are NumPy's, or tensors of torch on any device. What a decoder does with the units, and
+    hence whether a collapse is optimal, `diagnose` tells from the model itself.
+
+    Args:
+        mean: Posterior mean of each row and unit, (rows, units).
+        std: Posterior std, of a shape that broadcasts to the mean's.
+        log_var: Instead of `std`, the log of its square, in nats.
+        prior_mean: Of a shape that broadcasts.
+        prior_std: Likewise; None: `eta_enc` of the spec, else 1.
+        data: What the model was trained on, for a forecast: as for `forecast`, or a pair (x, y).
+        spec: The hyperparameters it was trained with, of one latent level.
+        epsilon: KL in nats of (eps, delta)-collapse.
+        delta: Share of rows of (eps, delta)-collapse.
+        seed: Chooses the rows that quantiles and information are measured on, where there are
+            too many.
+
+    Raises:
+        DataError: An array has the wrong shape, NaN, or a std that is not positive.
+        InvalidArgumentError: Not exactly one of std and log_var, or an option out of its domain.
+
+    Example:
+        >>> mean = np.random.default_rng(0).standard_normal((1000, 3)) * [1.0, 1.0, 0.0]
+        >>> found = diagnose_arrays(mean, np.array([0.3, 0.5, 1.0]))
+        >>> found.levels[0].status
+        ('active', 'active', 'collapsed')
+    """
+    options = check_collapse_options(epsilon, delta)
+    if (std is None) == (log_var is None):
+        raise InvalidArgumentError(
+            "std", "both or neither of std and log_var", "one of them", "Pass std or log_var."
+        )
+    means = _matrix("mean", mean)
+    _check_spec(spec, means.shape[1])
+    if prior_std is None:
+        prior_std = 1.0 if spec is None else spec.eta_enc
+    name, spread = ("std", std) if log_var is None else ("log_var", log_var)
+    parts = {
+        "mean": means,
+        name: _like(name, spread, means),
+        "prior_mean": _like("prior_mean", prior_mean, means),
+        "prior_std": _like("prior_std", prior_std, means),
+    }
+    statistics = LevelStatistics(np.random.default_rng(seed))
+    for rows in _chunks(parts):
+        statistics.add(rows)
+    level = statistics.diagnosis(top=True, **options)
+    forecast, notes = linear_forecast(None if data is None else _moments(data), spec)
+    found = Diagnosis(
+        n=len(means),
+        spec=spec,
+        levels=(level,),
+        kl=float(statistics.total.mean),
+        kl_error=float(statistics.total.error),
+        forecast=forecast,
+        notes=(*statistics.notes(), *notes),
+    )
+    return with_verdict(found)
+
+
+def check_collapse_options(epsilon: object, delta: object) -> dict[str, float]:
+    """Return eps and delta of (eps, delta)-collapse by name.
+
+    Raises:
+        InvalidArgumentError: eps is not positive, or delta not between 0 and 1.
+    """
+    number = checks.positive("delta", delta)
+    if number >= 1:
+        raise InvalidArgumentError(
+            "delta", number, "a share of the rows, below 1", "Pass delta=0.05."
+        )
+    return {"epsilon": checks.positive("epsilon", epsilon), "delta": number}
+
+
+def _check_spec(spec: Spec | None, units: int) -> None:
+    if spec is None:
+        return
+    if not isinstance(spec, Spec):
+        raise InvalidArgumentError(
+            "spec", type(spec).__name__, "a VAESpec or CVAESpec", "Pass one, or leave it out."
+        )
+    if spec.dims != (units,):
+        raise InvalidArgumentError(
+            "spec",
+            f"latent dims {spec.dims}",
+            f"one level of {units} units, as in mean",
+            "Leave the spec out, or diagnose the model itself with diagnose.",
+        )
+
+
+def _matrix(name: str, values: Any) -> NDArray[Any]:
+    array = _numpy(name, values)
+    if array.ndim != 2 or array.shape[0] < 2 or array.shape[1] < 1:
+        fix = "Use .reshape(-1, 1) for one unit." if array.ndim == 1 else "Flatten latents."
+        raise DataError(name, f"shape {array.shape}", "(rows, units), at least 2 rows", fix)
+    return array
+
+
+def _like(name: str, values: Any, means: NDArray[Any]) -> NDArray[Any]:
+    array = _numpy(name, values)
+    try:
+        return np.broadcast_to(array, means.shape)
+    except ValueError:
+        raise DataError(
+            name,
+            f"shape {array.shape}",
+            f"one that broadcasts to the mean's, {means.shape}",
+            "Pass one value per row and unit, per unit, or in all.",
+        ) from None
+
+
+def _numpy(name: str, values: Any) -> NDArray[Any]:
+    if hasattr(values, "detach"):  # a tensor; in float64, since NumPy knows no bfloat16
+        values = values.detach().cpu().double().numpy()
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind not in "iuf":
+            raise TypeError(f"{array.dtype} values")
+    except (TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(name, f"'{reason}'", "real numbers", f"Check {name}.") from error
+    return array
+
+
+def _chunks(parts: Mapping[str, NDArray[Any]]) -> Iterator[RowPosteriors]:
+    n, units = parts["mean"].shape
+    step = max(1, CHUNK_NUMBERS // units)
+    for start in range(0, n, step):
+        mean, spread, prior_mean, prior_std = (
+            _finite(name, array[start : start + step].astype(np.float64), start)
+            for name, array in parts.items()
+        )
+        std = np.exp(0.5 * spread) if "log_var" in parts else spread
+        for name, values in (("std", std), ("prior_std", prior_std)):
+            _check_positive(name, values, start, "log_var" in parts)
+        kl = gaussian_kl(mean, std, prior_mean, prior_std)
+        variance = np.square(std)
+        yield RowPosteriors(kl, (mean,), (variance,), variance, prior_std)
+
+
+def _finite(name: str, values: Float, first_row: int) -> Float:
+    refuse_non_finite(name, values, first_row)
+    return values
+
+
+def _check_positive(name: str, values: Float, first_row: int, of_log: bool) -> None:
+    if (values > 0).all():
+        return
+    row, unit = (int(i) for i in np.argwhere(~(values > 0))[0])
+    action = "Check prior_std."
+    if name == "std":
+        action = "Check log_var." if of_log else "If these are log-variances, pass log_var=."
+    raise DataError(
+        name,
+        f"{values[row, unit]:.4g} at row {first_row + row}, unit {unit}",
+        "positive stds",
+        action,
+    )
+
+
+def _moments(data: Any) -> Moments:
+    if isinstance(data, Moments):
+        return data
+    if isinstance(data, (tuple, list)) and len(data) == 2 and np.ndim(data[0]) == 2:
+        return Moments.from_arrays(*data)
+    return Moments.from_arrays(data)

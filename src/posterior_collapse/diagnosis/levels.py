@@ -1,0 +1,246 @@
+"""One latent level: from what each row's posterior says to what each unit does."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+from posterior_collapse.diagnosis.information import Information, mixture_information
+from posterior_collapse.diagnosis.results import (
+    QUANTILES,
+    CollapseCurve,
+    LevelDiagnosis,
+    Status,
+)
+from posterior_collapse.diagnosis.streams import Reservoir, Running
+from posterior_collapse.theory import ACTIVE_INFORMATION
+
+__all__ = ["ACTIVE_VARIANCE", "SURE", "LevelStatistics", "RowPosteriors", "gaussian_kl"]
+
+Float = NDArray[np.float64]
+
+ACTIVE_VARIANCE = 0.01
+"""Var_x(E[z_i|x]) above which a unit is active in the sense of Burda et al. (2016)."""
+ACTIVE_KL = 0.01
+"""KL from which the published scripts count a (row, unit) pair."""
+SURE = 2.0
+"""Standard errors that count as certain."""
+CURVE_POINTS = 100
+
+
+@dataclass(frozen=True)
+class RowPosteriors:
+    """What the rows of one batch say of a level; all arrays (rows, units).
+
+    Above level 1, q(z|x) is known from samples of the levels below it. Two independent halves of
+    these samples keep apart what varies with x and what varies with the samples.
+
+    Attributes:
+        kl: E_q[log q - log p] in nats.
+        means: Mean of q(z|x), or its estimates from two halves of the samples.
+        variances: Variance of q(z|x), likewise.
+        noise: Mean variance of q(z_l|z_{l-1}), the noise injected at this level.
+        prior_std: Std of p(z_l|z_{l+1}), broadcastable.
+        drawn: Mean and std of q(z_l|z_{l-1}) for one sample of the level below, above level 1.
+    """
+
+    kl: Float
+    means: tuple[Float, ...]
+    variances: tuple[Float, ...]
+    noise: Float
+    prior_std: Float
+    drawn: tuple[Float, Float] | None = None
+
+
+class LevelStatistics:
+    """Takes in batches of posteriors and says in the end what each unit does.
+
+    Args:
+        rng: Chooses the rows that are kept where there are too many.
+
+    Attributes:
+        total: KL of all units of a row.
+        kept: The rows that quantiles and information are measured on.
+    """
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.kept = Reservoir(rng)
+        self.total = Running()
+        self._kl, self._mean, self._share = Running(), Running(), Running()
+        self._noise, self._prior = Running(), Running()
+        self._least: Float = np.array(math.inf)
+        self._most: Float = np.array(0.0)
+        self._halves, self._drawn = 1, False
+
+    def add(self, rows: RowPosteriors) -> None:
+        """Take in a batch."""
+        self._halves, self._drawn = len(rows.means), rows.drawn is not None
+        self.total.add(rows.kl.sum(1))
+        self._kl.add(rows.kl)
+        self._mean.add(rows.means[0], rows.means[-1])
+        self._noise.add(rows.noise)
+        self._least = np.minimum(self._least, rows.noise.min(0))
+        self._most = np.maximum(self._most, rows.noise.max(0))
+        self._prior.add(np.broadcast_to(np.square(rows.prior_std), rows.kl.shape))
+        self._share.add((rows.kl >= ACTIVE_KL).mean(1, keepdims=True))
+        self.kept.add(rows.kl, *rows.means, *rows.variances, *(rows.drawn or ()))
+
+    def notes(self) -> tuple[str, ...]:
+        """Return a note if only a part of the rows was kept."""
+        kept, n = self.kept.kept, self.kept.n
+        if kept == n:
+            return ()
+        text = f"quantiles and information are those of {kept:,} rows, drawn at random from {n:,}"
+        return (text,)
+
+    def diagnosis(self, *, top: bool, epsilon: float, delta: float) -> LevelDiagnosis:
+        """Return what was found, the decoder's part left open.
+
+        Args:
+            top: Whether this is the top level, whose prior is fixed.
+            epsilon: KL of (eps, delta)-collapse.
+            delta: Share of rows of (eps, delta)-collapse.
+        """
+        kl, *rest = self.kept.rows()
+        halves = self._halves
+        posterior = _Posterior(rest[:halves], rest[halves : 2 * halves], self.kept.n)
+        information = posterior.information()
+        of_input = information
+        if self._drawn:
+            drawn = zip(*(part.T for part in rest[2 * halves :]), strict=True)
+            of_input = [mixture_information(mean, std) for mean, std in drawn]
+        status = tuple(map(_status, information, of_input))
+        kl = np.sort(kl, axis=0)
+        quantiles, quantile_errors = _quantiles(kl)
+        signal = np.maximum(self._mean.covariance, 0.0)
+        values, errors, coarse = (np.array(part) for part in zip(*information, strict=True))
+        input_values = np.array([found.value for found in of_input])
+        nothing = np.full(kl.shape[1], math.nan)
+        return LevelDiagnosis(
+            kl=self._kl.mean,
+            kl_error=self._kl.error,
+            kl_quantiles=quantiles,
+            kl_quantile_errors=quantile_errors,
+            information=values,
+            information_error=errors,
+            gaussian_information=posterior.gaussian_information,
+            information_is_lower_bound=coarse.astype(bool),
+            input_information=input_values,
+            status=status,
+            mean_variance=signal,
+            mean_variance_error=posterior.signal_error,
+            active_units=signal - SURE * posterior.sampling_error > ACTIVE_VARIANCE,
+            kl_active_share=float(self._share.mean[0]),
+            kl_active_share_error=float(self._share.error[0]),
+            epsilon_delta_collapsed=_below(kl, epsilon) >= 1 - delta,
+            collapse_curve=_curve(kl, delta),
+            decoder_effect=nothing,
+            decoder_effect_error=nothing,
+            posterior_std=np.sqrt(self._noise.mean),
+            posterior_std_range=np.sqrt([self._least, self._most]),
+            aggregate_mean=self._mean.mean,
+            aggregate_std=np.sqrt(signal + posterior.spread),
+            prior_std=np.sqrt(self._prior.mean),
+            prior_gap=np.maximum(self._kl.mean - input_values, 0.0) if top else nothing,
+        )
+
+
+class _Posterior:
+    """q(z|x) of the kept rows as Gaussians of their means and variances, sampling noise removed.
+
+    With `a` and `b` the two halves' means, Cov(a, b) is what varies with x alone. The average of
+    the two is shrunk to that variance, and so is that of the variances.
+    """
+
+    def __init__(self, means: list[Float], variances: list[Float], n: int) -> None:
+        self.mean, self.signal, sampling = _without_noise(means)
+        self.variance, _, _ = _without_noise(variances)
+        self.spread: Float = self.variance.mean(0)
+        a, b = (half - half.mean(0) for half in (means[0], means[-1]))
+        self.signal_error = (a * b).std(0) / math.sqrt(n)
+        self.sampling_error = np.sqrt((2 * self.signal * sampling + sampling**2) / len(a))
+
+    def information(self) -> list[Information]:
+        """I(x; z_i) of each unit; the error is that of the rows and that of the sampling."""
+        found = []
+        slopes = self.sampling_error / (2 * (self.signal + self.spread))
+        for mean, variance, error in zip(self.mean.T, self.variance.T, slopes, strict=True):
+            value, row_error, coarse = mixture_information(mean, np.sqrt(variance))
+            found.append(Information(value, math.hypot(row_error, error), coarse))
+        return found
+
+    @property
+    def gaussian_information(self) -> Float:
+        """`1/2 log Var(z) - E log std(z|x)`, since no law of that variance has more entropy."""
+        total = self.signal + self.spread
+        bound: Float = 0.5 * (np.log(total) - np.log(self.variance).mean(0))
+        return np.maximum(bound, 0.0)
+
+
+def gaussian_kl(mean: Float, std: Float, prior_mean: Float, prior_std: Float) -> Float:
+    """Return KL(N(mean, std^2) || N(prior_mean, prior_std^2)) in nats, of the broadcast shape.
+
+    Example:
+        >>> float(gaussian_kl(*map(np.array, (1.0, 1.0, 0.0, 1.0))))
+        0.5
+    """
+    ratio = std / prior_std
+    kl: Float = 0.5 * (((mean - prior_mean) / prior_std) ** 2 + ratio**2 - 1) - np.log(ratio)
+    return kl
+
+
+def _without_noise(halves: list[Float]) -> tuple[Float, Float, Float]:
+    """The rows' values with the variance that they have in truth, it, and a half's noise."""
+    average = halves[0] if len(halves) == 1 else (halves[0] + halves[1]) / 2
+    center = average.mean(0)
+    variance = np.square(average - center).mean(0)
+    if len(halves) == 1:
+        return average, variance, np.zeros_like(variance)
+    noise = np.square(halves[0] - halves[1]).mean(0) / 2
+    true = np.maximum(variance - noise / 2, 0.0)
+    scale = np.sqrt(np.divide(true, variance, out=np.zeros_like(true), where=variance > 0))
+    return center + scale * (average - center), true, noise
+
+
+def _status(information: Information, of_input: Information) -> Status:
+    if information.value - SURE * information.error > ACTIVE_INFORMATION:
+        return "active"
+    return "noise" if of_input.value - SURE * of_input.error > ACTIVE_INFORMATION else "collapsed"
+
+
+def _quantiles(ordered: Float) -> tuple[Float, Float]:
+    """Quantiles of sorted rows, (quantiles, units), and errors from the ranks' own spread."""
+    levels = np.array(QUANTILES)
+    spread = np.sqrt(levels * (1 - levels) / len(ordered))
+    low, middle, high = (_at(ordered, levels + shift) for shift in (-spread, 0.0, spread))
+    return middle, (high - low) / 2
+
+
+def _at(ordered: Float, levels: Float) -> Float:
+    """Quantiles of sorted rows; `np.quantile` would sort anew."""
+    place = np.clip(levels, 0, 1) * (len(ordered) - 1)
+    lower = np.floor(place).astype(np.intp)
+    upper = np.minimum(lower + 1, len(ordered) - 1)
+    found: Float = ordered[lower] + (place - lower)[:, None] * (ordered[upper] - ordered[lower])
+    return found
+
+
+def _below(ordered: Float, epsilon: float | Float) -> Float:
+    """Share of sorted rows below eps per unit, (units,), or (points, units) for several eps."""
+    columns = [np.searchsorted(column, epsilon, side="left") for column in ordered.T]
+    return np.stack(columns, axis=-1) / len(ordered)
+
+
+def _curve(ordered: Float, delta: float) -> CollapseCurve:
+    needed = _at(ordered, np.array([1 - delta])).max(initial=0.0)
+    epsilon = np.geomspace(1e-4, max(10.0, 1.1 * float(needed)), CURVE_POINTS)
+    below = _below(ordered, epsilon)
+    # A unit whose share of rows is within its error of 1 - delta might as well count or not.
+    spread = math.sqrt(delta * (1 - delta) / len(ordered))
+    doubt = ndtr((below - (1 - delta)) / spread)
+    error = np.sqrt((doubt * (1 - doubt)).sum(1)) / ordered.shape[1]
+    return CollapseCurve(delta, epsilon, (below >= 1 - delta).mean(1), error)
