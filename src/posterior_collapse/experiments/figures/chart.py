@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from posterior_collapse import atomic
+from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.report import save_figure
 
@@ -25,6 +26,10 @@ Panels: TypeAlias = Mapping[str, Mapping[str, Line]]
 """Title of each panel -> label of each curve -> the curve."""
 
 DPI = 200
+MOST_BESIDE = 3
+"""Panels in a row."""
+UNDER_AXES = 0.42
+"""Inches that ticks and the name of the x axis need."""
 COLUMN, PAGE = 3.4, 5.5
 """Widths in inches: one column of a two-column page, and the text of a one-column page."""
 STYLE: dict[Any, Any] = {
@@ -84,7 +89,7 @@ def style() -> Iterator[None]:
 
 
 def grid(
-    titles: Sequence[str], *, height: float = 2.3, most: int = 3, **shared: Any
+    titles: Sequence[str], *, height: float = 2.3, most: int = MOST_BESIDE, **shared: Any
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure with one set of axes per title, at most `most` beside each other.
 
@@ -93,17 +98,22 @@ def grid(
         height: Height of a row in inches.
         most: Panels per row.
         **shared: `sharex`, `sharey` as matplotlib's `subplots` takes them.
+
+    Raises:
+        InvalidArgumentError: No title.
     """
     from matplotlib.figure import Figure
 
     count = len(titles)
-    columns = count if count <= most else next(c for c in range(most, 0, -1) if count % c != 1)
+    if not count:
+        raise InvalidArgumentError("panels", "none", "at least one panel", "Pass what to draw.")
+    columns = 2 if (count, most) == (4, 3) else min(count, most)
     rows = -(-count // columns)
     figure = Figure(figsize=(COLUMN if columns == 1 else PAGE, height * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **shared).ravel().tolist()
     for empty in axes[count:]:
         figure.delaxes(empty)
-    for box, title in zip(axes, titles, strict=False):
+    for box, title in zip(axes[:count], titles, strict=True):
         box.set_title(title)
     return figure, axes[:count]
 
@@ -120,17 +130,35 @@ def looks(count: int) -> list[dict[str, Any]]:
 
 
 def legends_below(figure: Figure, axes: Sequence[Axes]) -> None:
-    """Write what the curves are below the panels: once, or per panel where panels differ."""
+    """Write what the curves are below the panels: once, or per panel where panels differ.
+
+    The figure grows by the height of the legend, so that the panels keep theirs.
+    """
+    from matplotlib.transforms import ScaledTranslation
+
     entries = [box.get_legend_handles_labels() for box in axes]
     handles, labels = entries[0]
     if not any(labels):
         return
     if all(other == labels for _, other in entries):
-        columns = max(1, min(5, int(figure.get_figwidth() * 9 / max(len(x) + 6 for x in labels))))
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns)
-        return
-    for box in axes:
-        box.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), ncols=2 if len(axes) < 3 else 1)
+        columns = _columns(figure.get_figwidth(), labels)
+        legends = [figure.legend(handles, labels, loc="outside lower center", ncols=columns)]
+    else:
+        below = ScaledTranslation(0, -UNDER_AXES, figure.dpi_scale_trans)
+        place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0)}
+        width = figure.get_figwidth() / min(len(axes), MOST_BESIDE)
+        legends = [
+            box.legend(ncols=_columns(width, names), bbox_transform=box.transAxes + below, **place)
+            for box, (_, names) in zip(axes, entries, strict=True)
+        ]
+    figure.draw_without_rendering()
+    grown = max(legend.get_window_extent().height for legend in legends) / figure.dpi
+    figure.set_figheight(figure.get_figheight() + grown)
+
+
+def _columns(width: float, labels: Sequence[str]) -> int:
+    """Return how many entries of a legend fit beside each other in `width` inches."""
+    return max(1, min(5, int(width / (0.5 + 0.06 * max(map(len, labels))))))
 
 
 def array(values: ArrayLike) -> NDArray[np.float64]:

@@ -42,9 +42,9 @@ def collapse_curves(panels: Panels, *, delta: float = 0.05) -> Chart:
                 eps, share = map(array, line)
                 box.plot(eps, 100 * share, drawstyle="steps-post", label=label, **look)
             box.set_xscale("log")
-            box.set_xlabel("eps (nats)")
+            box.set_xlabel(f"eps (nats), delta = {delta:g}")
             box.set_ylim(-3, 103)
-        axes[0].set_ylabel(f"collapsed units (%), delta = {delta:g}")
+        axes[0].set_ylabel("collapsed units (%)")
         legends_below(figure, axes)
     return Chart(figure, long(panels, "eps (nats)", "share of collapsed units"))
 

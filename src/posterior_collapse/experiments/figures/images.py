@@ -9,7 +9,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from posterior_collapse.errors import InvalidArgumentError
-from posterior_collapse.experiments.figures.chart import Chart, grid, style
+from posterior_collapse.experiments.figures.chart import (
+    COLUMN,
+    MOST_BESIDE,
+    PAGE,
+    Chart,
+    grid,
+    style,
+)
 from posterior_collapse.experiments.tables import Table
 
 if TYPE_CHECKING:
@@ -47,18 +54,19 @@ def panel(
         (12, 67)
     """
     images = {title: _images(title, block) for title, block in blocks.items()}
+    mosaics = {title: _mosaic(block) for title, block in images.items()}
     with style():
-        figure, axes = grid(list(images))
-        for box, block in zip(axes, images.values(), strict=True):
+        figure, axes = _fitting(mosaics, bool(rows), bool(columns))
+        for box, (title, block) in zip(axes, images.items(), strict=True):
             height, width = block.shape[2:]
-            box.imshow(_mosaic(block), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+            box.imshow(mosaics[title], cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+            box.set_title(title)
             box.tick_params(length=0)
             box.set_xticks([(width + 1) * i + width / 2 for i in range(len(columns))], columns)
             box.set_yticks([(height + 1) * i + height / 2 for i in range(len(rows))], rows)
             box.set_xlabel(column_name)
             box.spines[:].set_visible(True)
         axes[0].set_ylabel(row_name)
-        _fit_height(figure, axes)
     return Chart(figure, _pixels(images))
 
 
@@ -101,17 +109,27 @@ def heat_maps(matrices: Mapping[str, ArrayLike], *, x: str = "unit", y: str = ""
     return Chart(figure, _entries(arrays, x))
 
 
-def _fit_height(figure: Figure, axes: Sequence[Axes]) -> None:
-    """Make the figure as high as the images, whose shape is fixed, need at its width."""
-    figure.draw_without_rendering()  # lays the panels out
-    width, height = figure.get_size_inches()
-    spare: dict[float, float] = {}
-    for box in axes:
-        across, down = box.images[0].get_size()[::-1]
-        place = box.get_position(original=True)
-        lacking = place.height * height - place.width * width * down / across
-        spare[round(place.y0, 3)] = min(lacking, spare.get(round(place.y0, 3), lacking))
-    figure.set_figheight(height - sum(spare.values()))
+def _fitting(
+    mosaics: Mapping[str, NDArray[np.float64]], rows: bool, columns: bool
+) -> tuple[Figure, list[Axes]]:
+    """Return axes as large as the page allows, in a figure as high as the images then are."""
+    from matplotlib.figure import Figure
+
+    beside = min(len(mosaics), MOST_BESIDE)
+    page = COLUMN if beside == 1 else PAGE
+    left, below, above, edge = 0.45 * rows, 0.4 * columns, 0.25 * any(mosaics), 0.04
+    width = (page - beside * (left + 2 * edge)) / beside
+    height = width * max(image.shape[0] / image.shape[1] for image in mosaics.values())
+    across, down = left + width + 2 * edge, below + height + above + 2 * edge
+    lines = -(-len(mosaics) // beside)
+    figure = Figure(figsize=(page, lines * down))
+    axes = []
+    for number in range(len(mosaics)):
+        line, place = divmod(number, beside)
+        x, y = place * across + left + edge, (lines - 1 - line) * down + below + edge
+        sizes = (x / page, y / (lines * down), width / page, height / (lines * down))
+        axes.append(figure.add_axes(sizes))
+    return figure, axes
 
 
 def _images(title: str, block: ArrayLike) -> NDArray[np.float64]:

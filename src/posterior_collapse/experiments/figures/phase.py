@@ -42,17 +42,17 @@ def phase(
     """
     rows, columns, line = array(betas), array(eta_decs), array(onset)
     counts = {name: np.asarray(active, dtype=float) for name, active in measured.items()}
-    most = max(1.0, *(float(np.nanmax(active)) for active in counts.values()))
+    most = max(float(np.nanmax(active, initial=1.0)) for active in counts.values())
     trained = {name: array(values) for name, values in (found or {}).items()}
     edges = _edges(columns), _edges(rows)
     with style():
         figure, axes = grid(list(counts), height=2.7, sharey=True)
         for box, (name, active) in zip(axes, counts.items(), strict=True):
             mesh = _cells(box, *edges, active, most)
-            _outlined(box, columns, line, "--", "total collapse above: theory")
+            _outlined(box, columns, line, "--", "onset of total collapse, theory")
             if name in trained:
                 across, up = np.repeat(edges[0], 2)[1:-1], np.repeat(trained[name], 2)
-                _outlined(box, across, up, "-", "trained")
+                _outlined(box, across, up, "-", "onset, trained")
             _ticks(box, columns, rows)
             box.set_xlim(edges[0][0], edges[0][-1])
             box.set_ylim(edges[1][0], edges[1][-1])
@@ -100,7 +100,7 @@ def _cells(box: Axes, across: Float, up: Float, active: Float, most: float) -> Q
 
 
 def _outlined(box: Axes, x: Float, y: Float, dashes: str, label: str) -> None:
-    box.plot(x, y, color="white", lw=3)
+    box.plot(x, y, color="white", lw=2.4)
     box.plot(x, y, color="black", lw=1.2, ls=dashes, label=label)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import TypeAlias
 
 import numpy as np
@@ -44,17 +45,19 @@ def spread(panels: Mapping[str, Mapping[str, Points]], *, variable: str) -> Char
         for box, (measure, lines) in zip(axes, panels.items(), strict=True):
             settings = list(dict.fromkeys(name for p in lines.values() for name in _names(p[0])))
             shifts = 0.1 * (np.arange(len(lines)) - (len(lines) - 1) / 2)
-            shapes = zip(lines.items(), looks(len(lines)), MARKERS, shifts, strict=False)
+            shapes = zip(lines.items(), looks(len(lines)), cycle(MARKERS), shifts, strict=False)
             for (label, points), look, marker, shift in shapes:
                 names, mean, std = _names(points[0]), array(points[1]), array(points[2])
                 at = [settings.index(name) + shift for name in names]
                 shape = {**look, "marker": marker, "ms": 4, "mfc": "white", "capsize": 2, "lw": 1}
+                if np.asarray(points[0]).dtype.kind == "U":
+                    shape["linestyle"] = ""  # nothing lies between words
                 box.errorbar(at, mean, std, label=label, **shape)
                 points_there = zip(names, mean.tolist(), std.tolist(), strict=True)
                 rows += [[measure, label, *point] for point in points_there]
-            tilted = sum(map(len, settings)) > 24
             box.set_xticks(range(len(settings)), settings)
-            box.tick_params(axis="x", rotation=30 if tilted else 0)
+            if sum(map(len, settings)) > 24:
+                box.tick_params(axis="x", rotation=30)
             box.margins(x=0.08)
             box.set_xlabel(variable)
         legends_below(figure, axes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,12 +25,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
 
-KINDS: tuple[dict[str, Any], ...] = (
-    {"marker": "o", "ms": 3},
-    {"marker": "x", "ms": 5},
-    {"marker": "s", "ms": 4},
-)
-"""Markers of measurements by kind of run; theory has the lines."""
+COLORS = (BLUE, ORANGE, GREEN)
+MARKERS = (("o", 3, 0.6), ("x", 5, 1.0), ("s", 4, 0.6))
+"""Marker, its size and its line width, by kind of run; theory has the lines."""
 
 
 def sweep(theory: Panels, measured: Mapping[str, Panels], *, variable: str = "beta") -> Chart:
@@ -38,8 +36,8 @@ def sweep(theory: Panels, measured: Mapping[str, Panels], *, variable: str = "be
     Args:
         theory: Quantity with its unit, e.g. "KL (nats)" -> label, e.g. "z1", or "" where there is
             only one -> (values, theory).
-        measured: Kind of run, e.g. "exact training", at most three -> quantity -> label ->
-            (values, measured). Quantities and labels are some of theory's.
+        measured: Kind of run, e.g. "exact training" -> quantity -> label -> (values,
+            measured). Quantities and labels are some of theory's.
         variable: Name of the values.
 
     Example:
@@ -49,10 +47,9 @@ def sweep(theory: Panels, measured: Mapping[str, Panels], *, variable: str = "be
         ['minibatches', 'KL (nats)', '', 0.5, 0.9]
     """
     labels = sorted({label for lines in theory.values() for label in lines} - {""})
-    colors = dict(zip(labels, (BLUE, ORANGE, GREEN), strict=False))
-    looks: dict[str, dict[str, Any]] = {
-        label: {"color": colors.get(label, "black"), "ls": dashes}
-        for label, dashes in zip(["", *labels], DASHES[:1] + DASHES, strict=False)
+    looks: dict[str, dict[str, Any]] = {"": {"color": "black", "ls": DASHES[0]}} | {
+        label: {"color": color, "ls": dashes}
+        for label, color, dashes in zip(labels, cycle(COLORS), cycle(DASHES), strict=False)
     }
     with style():
         figure, axes = grid(list(theory), height=1.9, most=2)
@@ -81,26 +78,36 @@ def _beside(
     for label, line in lines.items():
         values, expected = map(array, line)
         counts &= bool(np.all(expected == np.rint(expected)))
-        box.plot(values, expected, lw=0.9, **looks[label])
-        for kind, found in zip(KINDS, measured, strict=False):
+        box.plot(values, expected, lw=1, zorder=3, **looks[label])
+        for number, found in enumerate(measured):
             if label in found:
                 values, height = map(array, found[label])
-                shape: dict[str, Any] = {**kind, "color": looks[label]["color"], "mfc": "none"}
-                box.plot(values, height, ls="", **shape)
+                box.plot(values, height, **_marker(number, looks[label]["color"]))
     if counts:
         box.yaxis.set_major_locator(MaxNLocator(integer=True))
+    _name_ends(box, lines)
+
+
+def _name_ends(box: Axes, lines: Mapping[str, Line]) -> None:
+    """Write each curve's label at its right end, for print without colour."""
+    ends = sorted((float(array(y)[-1]), float(array(x)[-1]), k) for k, (x, y) in lines.items())
+    near = 0.08 * float(np.ptp(box.get_ylim()))
+    for (up, across, label), (above, *_) in zip(ends, [*ends[1:], (np.inf,)], strict=True):
+        side = "top" if above - up < near else "bottom"
+        box.annotate(label, (across, up), (4, 0), textcoords="offset points", size=7, va=side)
+
+
+def _marker(number: int, color: str) -> dict[str, Any]:
+    marker, size, width = MARKERS[number % len(MARKERS)]
+    return {"ls": "", "marker": marker, "ms": size, "mew": width, "mfc": "none", "color": color}
 
 
 def _legend(kinds: Sequence[str], looks: Mapping[str, dict[str, Any]]) -> list[Line2D]:
     """Return what markers mean in black, then what colours and dashes mean."""
     from matplotlib.lines import Line2D
 
-    black: dict[str, Any] = {"color": "black", "mfc": "none"}
     return [
-        Line2D([], [], label="theory", **black),
-        *(
-            Line2D([], [], ls="", label=kind, **black, **marker)
-            for kind, marker in zip(kinds, KINDS, strict=False)
-        ),
+        Line2D([], [], label="theory", color="black"),
+        *(Line2D([], [], label=kind, **_marker(i, "black")) for i, kind in enumerate(kinds)),
         *(Line2D([], [], label=label, **look) for label, look in looks.items()),
     ]
