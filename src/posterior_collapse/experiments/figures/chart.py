@@ -142,17 +142,19 @@ def legends_below(figure: Figure, axes: Sequence[Axes]) -> None:
         return
     if all(other == labels for _, other in entries):
         columns = _columns(figure.get_figwidth(), labels)
-        legends = [figure.legend(handles, labels, loc="outside lower center", ncols=columns)]
+        legends = {0: figure.legend(handles, labels, loc="outside lower center", ncols=columns)}
     else:
         below = ScaledTranslation(0, -UNDER_AXES, figure.dpi_scale_trans)
         place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0)}
-        width = figure.get_figwidth() / min(len(axes), MOST_BESIDE)
-        legends = [
-            box.legend(ncols=_columns(width, names), bbox_transform=box.transAxes + below, **place)
-            for box, (_, names) in zip(axes, entries, strict=True)
-        ]
+        legends = {}  # one per row of panels: those of a row are as high as each other, or nearly
+        for box, (_, names) in zip(axes, entries, strict=True):
+            spec = box.get_subplotspec()
+            assert spec is not None  # panels come from `grid`
+            columns = _columns(figure.get_figwidth() / spec.get_geometry()[1], names)
+            legend = box.legend(ncols=columns, bbox_transform=box.transAxes + below, **place)
+            legends[spec.rowspan.start] = legend
     figure.draw_without_rendering()
-    grown = max(legend.get_window_extent().height for legend in legends) / figure.dpi
+    grown = sum(legend.get_window_extent().height for legend in legends.values()) / figure.dpi
     figure.set_figheight(figure.get_figheight() + grown)
 
 

@@ -92,7 +92,7 @@ def _name_ends(box: Axes, lines: Mapping[str, Line]) -> None:
     """Write each curve's label at its right end, for print without colour."""
     ends = sorted((float(array(y)[-1]), float(array(x)[-1]), k) for k, (x, y) in lines.items())
     near = 0.08 * float(np.ptp(box.get_ylim()))
-    for (up, across, label), (above, *_) in zip(ends, [*ends[1:], (np.inf,)], strict=True):
+    for (up, across, label), (above, *_) in zip(ends, [*ends[1:], (np.inf, 0.0, "")], strict=True):
         side = "top" if above - up < near else "bottom"
         box.annotate(label, (across, up), (4, 0), textcoords="offset points", size=7, va=side)
 
