@@ -24,17 +24,11 @@ BLUE, ORANGE, GREY, GREEN = "#0072B2", "#D55E00", "#999999", "#009E73"
 FORMATS = (".png", ".pdf", ".svg")
 
 
-def plot(forecast: Forecast) -> Figure:
+def forecast_figure(forecast: Forecast) -> Figure:
     """Return a figure of the data's spectrum with the threshold, and of the phase diagram.
 
     Args:
         forecast: What `posterior_collapse.forecast` returned.
-
-    Example:
-        >>> from posterior_collapse import VAESpec, Moments, forecast
-        >>> figure = plot(forecast(Moments.from_matrices(np.diag([4.0, 0.5])), VAESpec(2)))
-        >>> [axes.get_ylabel() for axes in figure.axes[:2]]
-        ['variance of data mode', 'beta']
     """
     from matplotlib.figure import Figure
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
 
     from posterior_collapse.theory import Forecast, Level, Verification
@@ -104,18 +105,13 @@ def forecast_tables(forecast: Forecast) -> Iterator[Table]:
         yield table
 
 
-def html(forecast: Forecast) -> str:
-    """Return tables and verdict as HTML, for notebooks."""
-    import io
+def forecast_page(forecast: Forecast) -> Iterator[RenderableType]:
+    """Yield what there is to say, for a notebook: the forecast in short, its tables and verdict."""
+    from rich.text import Text
 
-    from rich.console import Console
-
-    console = Console(record=True, width=100, file=io.StringIO())
-    console.print(repr(forecast), markup=False)
-    for table in forecast_tables(forecast):
-        console.print(table)
-    console.print(verdict(forecast), markup=False)
-    return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+    yield Text(repr(forecast))
+    yield from forecast_tables(forecast)
+    yield Text(verdict(forecast))
 
 
 def verification_row(result: Verification) -> tuple[str, ...]:

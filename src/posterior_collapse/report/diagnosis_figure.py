@@ -1,0 +1,133 @@
+"""Figure of a diagnosis: KL per unit, collapse curve and mean variance, a row per level."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from posterior_collapse.report.figures import BLUE, GREEN, GREY, ORANGE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from posterior_collapse.diagnosis import Diagnosis, LevelDiagnosis
+
+__all__ = ["diagnosis_figure"]
+
+LOOKS = {
+    "active": ("o", BLUE, BLUE, "", "active"),
+    "noise": ("s", GREEN, "none", "////", "relays noise"),
+    "collapsed": ("v", ORANGE, "none", "", "collapsed"),
+}
+"""Marker, edge, face, hatch and name: told apart by shape too, for readers who see no colour."""
+MOST_TICKS = 32
+LOW = 0.03
+"""Share of the highest bar below which one is hard to see."""
+LEAST_VARIANCE = 1e-5
+"""Of a mean, as drawn: that of a collapsed unit may be 0."""
+
+
+def diagnosis_figure(found: Diagnosis) -> Figure:
+    """Return a figure with a row per level.
+
+    Left the KL of each unit, the most first; in the middle the share of collapsed units over eps;
+    right the two variances that make up a unit's: that of its mean, and the posterior's own.
+
+    Args:
+        found: What `diagnose` or `diagnose_arrays` returned.
+    """
+    from matplotlib.figure import Figure
+
+    rows = len(found.levels)
+    figure = Figure(figsize=(12, 0.8 + 3.6 * rows), layout="constrained")
+    figure.suptitle(textwrap.fill(found.verdict, 140), fontsize=10)
+    panels = figure.subplots(rows, 3, squeeze=False)
+    for number, (level, (left, middle, right)) in enumerate(
+        zip(found.levels, panels, strict=True), 1
+    ):
+        name = f"z{number}: " if rows > 1 else ""
+        forecast = None if found.forecast is None else found.forecast.levels[number - 1].kl
+        _kl_bars(left, level, forecast)
+        left.set_title(f"{name}{level.n_active} of {len(level.status)} units active")
+        _curve(middle, level)
+        _variances(right, level)
+    return figure
+
+
+def _kl_bars(axes: Axes, level: LevelDiagnosis, forecast: np.ndarray | None) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    order = np.argsort(-level.kl, kind="stable")
+    kl, status = level.kl[order], np.array(level.status)[order]
+    error = np.nan_to_num(level.kl_error[order])
+    places = np.arange(len(order))
+    for name, (marker, edge, face, hatch, label) in LOOKS.items():
+        here = status == name
+        if here.any():
+            axes.bar(
+                places[here],
+                kl[here],
+                color=face,
+                edgecolor=edge,
+                hatch=hatch,
+                yerr=error[here],
+                error_kw={"elinewidth": 1},
+                label=label,
+            )
+            # A collapsed unit's bar has no height: its marker says that it is there.
+            low = here & (kl <= LOW * kl.max())
+            if low.any():
+                axes.plot(places[low], kl[low], marker, color=edge, mfc=face, ms=4, clip_on=False)
+    if forecast is not None:
+        axes.step(
+            np.append(places, len(places)) - 0.5,
+            np.append(np.sort(forecast)[::-1], np.sort(forecast)[0]),
+            "--",
+            where="post",
+            color="black",
+            lw=1,
+            label="linear optimum",
+        )
+    if len(order) <= MOST_TICKS:
+        axes.set_xticks(places, [str(i) for i in order], fontsize=8)
+        axes.set_xlabel("unit, by KL")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("rank of the unit by KL")
+    axes.set_ylabel("KL (nats)")
+    axes.legend(frameon=False)
+
+
+def _curve(axes: Axes, level: LevelDiagnosis) -> None:
+    curve = level.collapse_curve
+    axes.step(curve.epsilon, curve.share, where="mid", color=BLUE)
+    low, high = (np.clip(curve.share + side * curve.error, 0, 1) for side in (-1, 1))
+    axes.fill_between(curve.epsilon, low, high, step="mid", color=BLUE, alpha=0.25, lw=0)
+    axes.set_xscale("log")
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xlabel("eps (nats)")
+    axes.set_ylabel("share of units collapsed")
+    axes.set_title(f"collapsed: KL < eps on {100 * (1 - curve.delta):g}% of rows")
+
+
+def _variances(axes: Axes, level: LevelDiagnosis) -> None:
+    x, y = np.maximum(level.mean_variance, LEAST_VARIANCE), np.square(level.posterior_std)
+    status = np.array(level.status)
+    for name, (marker, edge, face, _, label) in LOOKS.items():
+        here = status == name
+        if here.any():
+            axes.plot(x[here], y[here], marker, color=edge, mfc=face, ms=6, label=label)
+    prior = float(np.square(level.prior_std).mean())
+    along = np.geomspace(min(x.min(), 1e-3) / 2, 0.9999 * prior, 400)
+    axes.plot(along, prior - along, "-", color="black", lw=1, label="sum = the prior's")
+    axes.axvline(0.01, color=GREY, ls=":", label="Burda's threshold")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_ylim(min(y.min(), prior / 10) / 2, max(y.max(), prior) * 2)
+    axes.set_xlabel("variance of the posterior mean")
+    axes.set_ylabel("variance of the posterior")
+    axes.set_title("where a unit's variance comes from")
+    axes.legend(frameon=False, loc="lower left")

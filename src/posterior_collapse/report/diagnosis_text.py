@@ -1,0 +1,139 @@
+"""A diagnosis as tables and sentences for a terminal or a notebook."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from posterior_collapse.report.text import MOST_ROWS, STYLES
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from posterior_collapse.diagnosis import Diagnosis, LevelDiagnosis
+
+__all__ = ["diagnosis_page", "diagnosis_tables", "loss_table"]
+
+
+def diagnosis_page(found: Diagnosis) -> Iterator[RenderableType]:
+    """Yield all there is to say: losses, units per level, verdict, advice, notes."""
+    from rich.text import Text
+
+    yield loss_table(found)
+    for table, level in zip(diagnosis_tables(found), found.levels, strict=True):
+        yield table
+        yield Text(_counts(level) + "\n", style="dim")
+    yield Text(found.verdict, style="bold")
+    for finding in found.advice:
+        yield Text.assemble("\u2022 ", finding.text, " ", (finding.action, "italic"))
+    for note in found.notes:
+        yield Text(f"Note: {note}.", style="dim")
+
+
+def loss_table(found: Diagnosis) -> Table:
+    """Return what was measured beside the forecast of the linear model, a row per quantity."""
+    forecast = found.forecast
+    table = _table(f"{found.n:,} rows")
+    for column in ("nats per row", "measured") + ("linear optimum",) * (forecast is not None):
+        table.add_column(column, justify="left" if column == "nats per row" else "right")
+    expected = {} if forecast is None else {"loss": forecast.loss, "KL": _forecast_kl(found)}
+    measured = {
+        "loss": (found.loss, found.loss_error),
+        "reconstruction": (found.reconstruction, found.reconstruction_error),
+        "KL": (found.kl, found.kl_error),
+        "ELBO": (found.elbo, found.elbo_error),
+        "NLL": (found.nll, found.nll_error),
+    }
+    for name, (value, error) in measured.items():
+        if value is not None:
+            other = expected.get(name)
+            table.add_row(name, with_error(value, error), "" if other is None else f"{other:.6g}")
+    for number, (t, error) in enumerate(zip(found.signal, found.signal_error, strict=True), 1):
+        name = f" of z{number}" if len(found.levels) > 1 else ""
+        table.add_row(f"unclaimed signal t{name}", with_error(t, error), "")
+    return table
+
+
+def diagnosis_tables(found: Diagnosis) -> Iterator[Table]:
+    """Yield one table per level, a row per unit, the most KL first.
+
+    Units are numbered from 0, as the columns of the latent array. Beyond 40 units the rows of the
+    weakest collapsed ones are left out, and the title says so.
+    """
+    from rich.markup import escape
+
+    for number, level in enumerate(found.levels, 1):
+        units = len(level.status)
+        shown = min(units, max(MOST_ROWS, units - level.status.count("collapsed") + 3))
+        title = f"z{number}: {level.n_active} of {units} units active" + (
+            f" (first {shown} shown)" if shown < units else ""
+        )
+        table = _table(title)
+        effects = not np.isnan(level.decoder_effect).all()
+        columns = ["unit", "KL nats", "I(x;z) nats", *["decoder effect"] * effects]
+        for column in (*columns, "Var E[z|x]", "std"):
+            table.add_column(escape(column), justify="right", no_wrap=True)
+        table.add_column("status", no_wrap=True)
+        for i in np.argsort(-level.kl, kind="stable")[:shown]:
+            status = level.status[i]
+            effect = with_error(level.decoder_effect[i], level.decoder_effect_error[i])
+            bound = "\u2265 " if level.information_is_lower_bound[i] else ""
+            table.add_row(
+                str(i),
+                with_error(level.kl[i], level.kl_error[i]),
+                bound + with_error(level.information[i], level.information_error[i]),
+                *[effect] * effects,
+                f"{level.mean_variance[i]:.2g}",
+                f"{level.posterior_std[i]:.3g}",
+                f"[{STYLES[status]}]{status}[/]",
+            )
+        yield table
+
+
+def with_error(value: float, error: float | None) -> str:
+    """Return a number with as many decimals as its standard error tells.
+
+    Example:
+        >>> with_error(1.23456, 0.0123), with_error(1234.5, 27.0), with_error(0.25, None)
+        ('1.235 \u00b1 0.012', '1234 \u00b1 27', '0.25')
+    """
+    if math.isnan(value):
+        return "-"
+    if error is None or not math.isfinite(error) or error <= 1e-12 * abs(value) or error == 0:
+        return f"{value:.6g}"
+    exponent = math.floor(math.log10(error))
+    # One digit of the error, two where it begins with a 1.
+    decimals = max(0, (1 if error < 2 * 10.0**exponent else 0) - exponent)
+    return f"{value:.{decimals}f} \u00b1 {error:.{decimals}f}"
+
+
+def _counts(level: LevelDiagnosis) -> str:
+    """The counts that other programs print, so that theirs can be found again."""
+    units, delta = len(level.status), level.collapse_curve.delta
+    return (
+        f"Burda's active units: {level.active_units.sum()} of {units}; "
+        f"(eps, delta)-collapsed at delta {delta:g}: {level.epsilon_delta_collapsed.sum()}; "
+        f"KL of 0.01 and more: {100 * level.kl_active_share:.3g}% of (row, unit) pairs"
+    )
+
+
+def _forecast_kl(found: Diagnosis) -> float:
+    assert found.forecast is not None
+    return float(sum(level.kl.sum() for level in found.forecast.levels))
+
+
+def _table(title: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    return Table(
+        title=title,
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
