@@ -139,7 +139,7 @@ def effective_beta(
     if not as_json:
         typer.echo(result.text)
     elif dataset is None:
-        typer.echo(_json({"effective_beta": effective}))
+        typer.echo(json_text({"effective_beta": effective}))
     if dataset is not None:
         spec = VAESpec(latents, beta=result.value)
         _forecast(dataset, spec, None, True, None, None, as_json, effective_beta=effective)
@@ -164,7 +164,9 @@ def _forecast(
         report.save_figure(report.plot(result), plot)
     if as_json:
         about = {"name": dataset.name, "note": dataset.note, "samples": moments.n}
-        typer.echo(_json(extra | {"data": about} | result.to_dict() | {"advice": advice.to_dict()}))
+        typer.echo(
+            json_text(extra | {"data": about} | result.to_dict() | {"advice": advice.to_dict()})
+        )
         return
     _print(dataset, result, advice)
     if plot is not None:
@@ -249,7 +251,7 @@ def _check_plot(path: Path) -> None:
     check_figure_path(path)
 
 
-def _json(value: Any) -> str:
+def json_text(value: Any) -> str:
     return json.dumps(_finite(value), indent=2)
 
 

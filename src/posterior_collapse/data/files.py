@@ -22,7 +22,7 @@ from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.data.table import read_csv
 from posterior_collapse.errors import CorruptFileError, DataError, MissingDependencyError
 
-__all__ = ["SUFFIXES", "read_file"]
+__all__ = ["SUFFIXES", "read_arrays", "read_file"]
 
 
 def read_file(path: Path) -> Dataset:
@@ -45,6 +45,28 @@ def read_file(path: Path) -> Dataset:
     return reader(path)
 
 
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the arrays of an .npz file by name, as they are.
+
+    Raises:
+        MissingFileError: The file is not there.
+        CorruptFileError: It is no .npz file, or holds Python objects.
+    """
+    sniff.check(path)
+    if not zipfile.is_zipfile(path):
+        raise CorruptFileError(
+            str(path),
+            "no .npz archive, or a truncated one",
+            "an .npz file of numbers",
+            "Write it with numpy.savez(path, name=...).",
+        )
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise _unreadable(path, error) from error
+
+
 def _read_npy(path: Path) -> Dataset:
     try:
         array = np.lib.format.open_memmap(path, mode="r")
@@ -63,11 +85,7 @@ def _unreadable(path: Path, error: Exception) -> CorruptFileError:
 
 
 def _read_npz(path: Path) -> Dataset:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays: dict[str, NDArray[Any]] = {key: archive[key] for key in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise _unreadable(path, error) from error
+    arrays = read_arrays(path)
     if "x" not in arrays and len(arrays) == 1:
         return from_array(path.name, next(iter(arrays.values())))
     if "x" not in arrays:
