@@ -39,8 +39,8 @@ def check_latent_model(model: LatentModel, x: Tensor, y: Tensor | None = None) -
 
     Args:
         model: The model, as it would be handed to `diagnose`.
-        x: Inputs or conditions, at least 3 different ones, (batch, dim x).
-        y: Targets of a conditional model, (batch, dim y).
+        x: Inputs or conditions, at least 3 different ones; passed on as flat rows, as by `diagnose`.
+        y: Targets of a conditional model.
 
     Raises:
         AssertionError: A part of the contract is broken; the message names it.
@@ -49,7 +49,7 @@ def check_latent_model(model: LatentModel, x: Tensor, y: Tensor | None = None) -
     Example:
         >>> from posterior_collapse.models import build
         >>> from posterior_collapse.specs import VAESpec
-        >>> check_latent_model(build(VAESpec(latent_dim=2), "linear", x_dim=3), torch.randn(4, 3))
+        >>> check_latent_model(build(VAESpec(latent_dim=2), "linear", x_dim=3), torch.eye(3))
     """
     for check in LATENT_MODEL_CHECKS:
         check(model, x, y)
@@ -67,7 +67,7 @@ def _check(check: Check) -> Callable[..., None]:
         if not isinstance(model, LatentModel):
             _fail(f"the model is a {type(model).__name__}, not a LatentModel: derive from it")
         with torch.no_grad(), evaluating(model):
-            check(model, x, y)
+            check(model, x.flatten(1), None if y is None else y.flatten(1))
 
     return checked
 

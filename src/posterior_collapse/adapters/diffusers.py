@@ -85,14 +85,19 @@ class ImageAutoencoder(WrappedModel):
     ) -> None:
         def encode(x: Tensor) -> tuple[Tensor, Tensor]:
             q = autoencoder.encode(x).latent_dist
-            return torch.flatten(q.mean, 1), torch.flatten(q.logvar, 1)
+            return torch.flatten(q.mean, 1), torch.flatten(q.std, 1)
 
         def decode(z: Tensor) -> Tensor:
             decoded: Tensor = autoencoder.decode(z.reshape(-1, *latent_shape)).sample
             return decoded
 
         super().__init__(
-            encode, decode, latent_dim=math.prod(latent_shape), spec=spec, shape=image_shape
+            encode,
+            decode,
+            latent_dim=math.prod(latent_shape),
+            log_var=False,
+            spec=spec,
+            shape=image_shape,
         )
         self.latent_shape = latent_shape
 

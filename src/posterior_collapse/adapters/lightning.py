@@ -16,7 +16,7 @@ from posterior_collapse.adapters.libraries import missing
 from posterior_collapse.diagnosis.reading import evaluating
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.specs import VAESpec
-from posterior_collapse.theory import forecast
+from posterior_collapse.theory import ACTIVE_INFORMATION, forecast
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -26,7 +26,7 @@ except ImportError:
     except ImportError as error:
         raise missing("lightning", "call back while it trains", error) from error
 
-from posterior_collapse.adapters.metrics import ActiveUnits, KLPerUnit
+from posterior_collapse.adapters.metrics import InformationPerUnit, KLPerUnit
 
 __all__ = ["CollapseMonitor", "Measured"]
 
@@ -37,7 +37,8 @@ class Measured(NamedTuple):
     Attributes:
         step: Optimiser steps done.
         kl: Mean KL of each unit in nats.
-        active: Number of active units: variance over x of the posterior mean above 0.01.
+        active: Number of active units: those that tell more than `ACTIVE_INFORMATION` nats of x, as
+            in a forecast or a diagnosis, if they are Gaussian.
     """
 
     step: int
@@ -171,11 +172,11 @@ class CollapseMonitor(Callback):
             if kl is None:
                 units = mean.shape[-1]
                 kl = KLPerUnit(units, self.prior_std).to(mean.device)
-                active = ActiveUnits(units).to(mean.device)
+                information = InformationPerUnit(units).to(mean.device)
             kl.update(mean, std)
-            active.update(mean)
+            information.update(mean, std)
         assert kl is not None
-        return kl.compute(), active.compute()
+        return kl.compute(), (information.compute() > ACTIVE_INFORMATION).sum()
 
     def _is_late(self, found: Measured) -> bool:
         """Whether this is the time to warn."""

@@ -52,7 +52,7 @@ def from_pythae(
 
     def encode(x: Tensor) -> tuple[Tensor, Tensor]:
         output = model.encoder(x)
-        return output.embedding, output.log_covariance
+        return output.embedding, (0.5 * output.log_covariance).exp()
 
     def decode(z: Tensor) -> Tensor:
         reconstruction: Tensor = model.decoder(z).reconstruction
@@ -62,6 +62,7 @@ def from_pythae(
         encode,
         decode,
         latent_dim=model.model_config.latent_dim,
+        log_var=False,
         spec=_spec(model) if spec is None else spec,
         shape=model.model_config.input_dim if shape is None else shape,
     )

@@ -1,0 +1,228 @@
+"""`CollapseMonitor` in real Lightning runs."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import posterior_collapse as pc
+from posterior_collapse import DataError, HVAESpec, InvalidArgumentError, VAESpec
+
+lightning = pytest.importorskip("lightning.pytorch")
+from posterior_collapse.adapters.lightning import CollapseMonitor  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*does not have many workers", "ignore:.*LeafSpec", "ignore:.*treespec"
+)
+
+LIVE = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0])
+DIGITS = torch.tensor(pc.load("digits").x, dtype=torch.float32)[:400]
+
+
+class Module(lightning.LightningModule):
+    """Units where `LIVE` is 0 return the prior, whatever they are trained to."""
+
+    def __init__(self, beta: float = 0.01, live: Tensor = LIVE) -> None:
+        super().__init__()
+        self.beta, self.live = beta, live
+        self.encoder = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Dropout(0.1))
+        self.heads = nn.Linear(16, 2 * len(live))
+        self.decoder = nn.Linear(len(live), 64)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_var = self.heads(self.encoder(x)).chunk(2, 1)
+        return self.live * mean, self.live * log_var
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        (x,) = batch
+        mean, log_var = self.encode(x)
+        z = mean + (0.5 * log_var).exp() * torch.randn_like(mean)
+        kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum(1)
+        return (0.5 * (x - self.decoder(z)).square().sum(1) + self.beta * kl).mean()
+
+    def validation_step(self, batch: Any, index: int) -> None:
+        assert not self.training
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), 3e-3)
+
+
+def loader(shuffle: bool = False, x: Tensor = DIGITS) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(x), batch_size=50, shuffle=shuffle)
+
+
+def train(monitor: CollapseMonitor | None, module: Module | None = None, **options: Any) -> Module:
+    torch.manual_seed(0)
+    module = Module() if module is None else module
+    trainer = lightning.Trainer(
+        **{
+            "max_epochs": 8,
+            "accelerator": "cpu",
+            "devices": 1,
+            "logger": False,
+            "log_every_n_steps": 1,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "callbacks": [] if monitor is None else [monitor],
+            **options,
+        }
+    )
+    trainer.fit(module, loader(shuffle=True), loader())
+    return module
+
+
+def test_dead_and_live_units_are_seen() -> None:
+    monitor = CollapseMonitor()
+    module = train(monitor).eval()
+    last = monitor.history[-1]
+    assert last.step == 8 * 8
+    assert last.active == 3
+    with torch.no_grad():
+        mean, log_var = module.encode(DIGITS)
+    kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean(0)
+    torch.testing.assert_close(torch.tensor(last.kl), kl, rtol=1e-5, atol=1e-7)
+    assert [value > 0.1 for value in last.kl] == LIVE.bool().tolist()
+
+
+def test_dense_then_sparse() -> None:
+    monitor = CollapseMonitor(every=10)
+    train(monitor)
+    steps = [found.step for found in monitor.history]
+    assert steps[:12] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15]
+    gaps = [b - a for a, b in itertools.pairwise(steps)]
+    assert max(gaps) == 10
+    assert steps[-1] == 64
+
+
+def test_the_run_is_as_it_would_be_without() -> None:
+    for with_monitor, without in zip(
+        train(CollapseMonitor()).state_dict().values(),
+        train(None).state_dict().values(),
+        strict=True,
+    ):
+        assert torch.equal(with_monitor, without)
+
+
+def test_values_go_to_the_trainers_own_logger(tmp_path: Path) -> None:
+    monitor = CollapseMonitor(every=20)
+    logger = lightning.loggers.CSVLogger(tmp_path)
+    train(monitor, logger=logger)
+    with open(Path(logger.log_dir) / "metrics.csv", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["collapse/active_units"]]
+    assert [int(row["step"]) for row in rows] == [found.step for found in monitor.history]
+    for row, found in zip(rows, monitor.history, strict=True):
+        assert float(row["collapse/active_units"]) == found.active
+        assert [float(row[f"collapse/kl_{unit}"]) for unit in range(5)] == list(found.kl)
+        assert float(row["collapse/kl"]) == pytest.approx(sum(found.kl))
+
+
+@pytest.mark.parametrize(
+    ("spec", "beta", "message"),
+    [
+        (None, 100.0, "lower beta or eta_dec: .*If not, lengthen the KL warm-up"),
+        (VAESpec(latent_dim=5, beta=100.0), 100.0, "The objective asks for it.*Lower beta"),
+        (VAESpec(latent_dim=5, beta=0.01), 0.01, "5 could be: the optimiser lost them"),
+    ],
+)
+def test_the_warning_names_the_action(spec: VAESpec | None, beta: float, message: str) -> None:
+    dead = Module(beta, torch.zeros(5))
+    monitor = CollapseMonitor(spec=spec, warn_after=20)
+    with pytest.warns(UserWarning, match=f"0 of 5 units are active after .*{message}") as caught:
+        train(monitor, dead)
+    assert sum("units are active" in str(one.message) for one in caught) == 1
+
+
+def test_no_warning_before_its_time_or_without_reason() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(CollapseMonitor(), Module(live=torch.zeros(5)))  # 64 steps: too early
+        train(CollapseMonitor(warn_after=None), Module(live=torch.zeros(5)))
+        train(CollapseMonitor(warn_after=40, least_active=3))
+    assert not [one for one in caught if "units are active" in str(one.message)]
+
+
+def test_own_encoder_data_and_few_samples() -> None:
+    seen = []
+
+    def encode(module: Module, batch: Any) -> Any:
+        seen.append(len(batch["x"]))
+        mean, log_var = module.encode(batch["x"])
+        return torch.distributions.Normal(mean, (0.5 * log_var).exp())
+
+    batches = [{"name": ["a"], "x": part} for part in DIGITS.split(30)]
+    monitor = CollapseMonitor(encode, data=batches, samples=70, per_unit=False)
+    train(monitor, max_epochs=1)
+    assert seen[:3] == [30, 30, 30]
+    assert len(seen) == 3 * len(monitor.history)
+    one = CollapseMonitor(data=DIGITS)
+    train(one, max_epochs=1)
+    assert one.history[0].step == 0
+
+
+def test_several_validation_loaders_and_accumulated_gradients() -> None:
+    monitor = CollapseMonitor()
+    module = Module()
+    trainer = lightning.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[monitor],
+        accumulate_grad_batches=4,
+        precision="bf16-mixed",
+    )
+    module.validation_step = lambda batch, index, dataloader_idx: None
+    trainer.fit(module, loader(shuffle=True), [loader(), loader(x=DIGITS[:50])])
+    assert [found.step for found in monitor.history] == [0, 1, 2, 3, 4]
+
+
+def test_processes_are_merged(tmp_path: Path) -> None:
+    """Two processes see half of the digits each and log what one sees of all."""
+    one = CollapseMonitor()
+    train(one, max_epochs=1, max_steps=1)
+    logger = lightning.loggers.CSVLogger(tmp_path, version=0)
+    train(CollapseMonitor(), logger=logger, devices=2, strategy="ddp_fork", max_steps=1)
+    with open(Path(logger.log_dir) / "metrics.csv", encoding="utf-8") as file:
+        first = next(csv.DictReader(file))
+    kl = [float(first[f"collapse/kl_{unit}"]) for unit in range(5)]
+    assert kl == pytest.approx(one.history[0].kl, rel=1e-6)
+    assert float(first["collapse/active_units"]) == one.history[0].active
+
+
+def test_nothing_to_look_at_and_no_encoder() -> None:
+    for data in ([], [["no tensor"]]):
+        with pytest.raises(DataError, match="data: got"):
+            train(CollapseMonitor(data=data))
+    with pytest.raises(InvalidArgumentError, match="without a method encode"):
+        train(CollapseMonitor(), type("Plain", (Module,), {"encode": None})())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"samples": 0}, "samples"),
+        ({"every": 0}, "every"),
+        ({"warn_after": -1}, "warn_after"),
+        ({"least_active": 0}, "least_active"),
+        ({"prior_std": 0.0}, "prior_std"),
+        (
+            {"spec": HVAESpec(latent_dims=(2, 2), betas=(1.0, 1.0))},
+            "a HVAESpec; expected a VAESpec",
+        ),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        CollapseMonitor(**options)

@@ -1,0 +1,194 @@
+"""The torchmetrics: against NumPy, batch by batch, merged, and across two real processes."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate, stats
+from torch import Tensor, distributed
+
+from posterior_collapse import InvalidArgumentError
+
+torchmetrics = pytest.importorskip("torchmetrics")
+from posterior_collapse.adapters.metrics import (  # noqa: E402
+    ActiveUnits,
+    EpsilonDeltaCollapse,
+    InformationPerUnit,
+    KLPerUnit,
+)
+
+UNITS = 4
+NAMES = ["kl", "information", "active", "collapse"]
+
+
+def posteriors(rows: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Unit 0 is live, 1 dead, 2 has a KL but no mean, 3 is dead but for every tenth row."""
+    rng = np.random.default_rng(seed)
+    mean = np.zeros((rows, UNITS))
+    std = np.ones((rows, UNITS))
+    mean[:, 0], std[:, 0] = rng.standard_normal(rows), 0.3
+    std[:, 2] = 0.5
+    mean[::10, 3] = 1.0
+    return torch.tensor(mean), torch.tensor(std)
+
+
+def made(name: str) -> Any:
+    return {
+        "kl": lambda: KLPerUnit(UNITS, prior_std=1.5),
+        "information": lambda: InformationPerUnit(UNITS),
+        "active": lambda: ActiveUnits(UNITS),
+        "collapse": lambda: EpsilonDeltaCollapse(UNITS, epsilon=0.01, delta=0.1),
+    }[name]()
+
+
+def test_kl_is_the_integral() -> None:
+    metric = KLPerUnit(1, prior_std=1.5)
+    metric.update(
+        torch.full((1, 1), 0.7, dtype=torch.float64), torch.full((1, 1), 0.4, dtype=torch.float64)
+    )
+    q, p = stats.norm(0.7, 0.4), stats.norm(0, 1.5)
+    kl, _ = integrate.quad(lambda z: q.pdf(z) * (q.logpdf(z) - p.logpdf(z)), -5, 6)
+    assert metric.compute().item() == pytest.approx(kl, abs=1e-9)
+
+
+def test_active_units_are_those_whose_mean_varies() -> None:
+    mean, std = posteriors(200)
+    metric = ActiveUnits(UNITS)
+    metric.update(mean, std)
+    np.testing.assert_allclose(metric.variance(), mean.numpy().var(0, ddof=1), atol=1e-14)
+    assert metric.compute().item() == 2  # units 0 and 3; unit 2 has a KL but tells nothing
+    above = ActiveUnits(UNITS, threshold=0.5)
+    above.update(mean)
+    assert above.compute().item() == 1
+
+
+def test_information_is_that_of_a_gaussian_channel() -> None:
+    mean, std = posteriors(200)
+    metric = InformationPerUnit(UNITS)
+    metric.update(mean, std)
+    variance = mean.numpy().var(0)
+    expected = 0.5 * np.log((variance + std.numpy()[0] ** 2) / std.numpy()[0] ** 2)
+    np.testing.assert_allclose(metric.compute(), expected, rtol=1e-12, atol=1e-14)
+    assert metric.compute()[2] == 0  # a KL, and no information
+
+
+def test_information_does_not_depend_on_the_scale_as_active_units_do() -> None:
+    mean, std = posteriors(200)
+    information, active = InformationPerUnit(UNITS), ActiveUnits(UNITS)
+    information.update(0.01 * mean, 0.01 * std)
+    active.update(0.01 * mean)
+    whole = InformationPerUnit(UNITS)
+    whole.update(mean, std)
+    torch.testing.assert_close(information.compute(), whole.compute())
+    assert active.compute().item() == 0
+
+
+@pytest.mark.parametrize(
+    ("delta", "collapsed"),
+    [(0.1, [False, True, False, True]), (0.0999, [False, True, False, False])],
+)
+def test_epsilon_delta_counts_rows(delta: float, collapsed: list[bool]) -> None:
+    metric = EpsilonDeltaCollapse(UNITS, epsilon=0.01, delta=delta)
+    metric.update(*posteriors(100))
+    assert metric.collapsed().tolist() == collapsed
+    assert metric.compute().item() == sum(collapsed) / UNITS
+
+
+def test_a_share_of_exactly_delta_counts_whatever_its_rounding() -> None:
+    metric = EpsilonDeltaCollapse(1, delta=0.29)
+    assert 0.29 * 100 < 29
+    metric.update(torch.where(torch.arange(100) < 29, 1.0, 0.0)[:, None], torch.ones(100, 1))
+    assert metric.collapsed().tolist() == [True]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_batches_and_merging_do_not_matter(name: str) -> None:
+    mean, std = posteriors(101)
+    whole, batched, part, other = (made(name) for _ in range(4))
+    whole.update(mean, std)
+    for m, s in zip(mean.split(20), std.split(20), strict=True):  # the last batch has one row
+        batched(m, s)
+    part.update(mean[:30], std[:30])
+    other.update(mean[30:], std[30:])
+    part.merge_state(other)
+    for metric in (batched, part, pickle.loads(pickle.dumps(whole))):
+        torch.testing.assert_close(metric.compute(), whole.compute(), rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_single_precision_posteriors_are_summed_in_double(name: str) -> None:
+    metric = made(name)
+    metric.update(*(v.float() for v in posteriors(50)))
+    assert all(value.dtype == torch.float64 for value in metric.metric_state.values())
+
+
+def run_process(rank: int, folder: str) -> None:
+    store = distributed.FileStore(f"{folder}/store", 2)
+    distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    mean, std = posteriors(101)
+    part = slice(0, 30) if rank == 0 else slice(30, None)
+    found = {}
+    for name in NAMES:
+        metric = made(name)
+        metric.update(mean[part], std[part])
+        found[name] = metric.compute()
+    torch.save(found, f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_two_processes_agree_with_one(tmp_path: Path) -> None:
+    torch.multiprocessing.start_processes(
+        run_process, args=(str(tmp_path),), nprocs=2, start_method="fork"
+    )
+    mean, std = posteriors(101)
+    for rank in (0, 1):
+        for name, value in torch.load(tmp_path / f"{rank}.pt").items():
+            metric = made(name)
+            metric.update(mean, std)
+            torch.testing.assert_close(value, metric.compute(), rtol=1e-13, atol=1e-13)
+
+
+def test_they_live_in_a_collection() -> None:
+    collection = torchmetrics.MetricCollection([KLPerUnit(UNITS), ActiveUnits(UNITS)])
+    collection.update(*posteriors(50))
+    assert set(collection.compute()) == {"KLPerUnit", "ActiveUnits"}
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [
+        (torch.zeros(3, 5), torch.ones(3, 5), r"shape \(3, 5\); expected \(batch, 4\)"),
+        (torch.zeros(4), torch.ones(4), r"shape \(4,\)"),
+        (torch.zeros(3, 4), torch.zeros(3, 4), "not positive.*exp()"),
+        (torch.zeros(3, 4), torch.ones(3), "std: got shape"),
+    ],
+)
+def test_bad_posteriors(mean: Tensor, std: Tensor, message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        KLPerUnit(UNITS).update(mean, std)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: KLPerUnit(0), "latent_dim"),
+        (lambda: KLPerUnit(2, prior_std=0.0), "prior_std"),
+        (lambda: ActiveUnits(2, threshold=-1.0), "threshold"),
+        (lambda: EpsilonDeltaCollapse(2, epsilon=0.0), "epsilon"),
+        (lambda: EpsilonDeltaCollapse(2, delta=1.0), "delta"),
+    ],
+)
+def test_bad_options(make: Any, message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        make()
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_nothing_to_compute_from() -> None:
+    with pytest.raises(InvalidArgumentError, match="no samples"):
+        KLPerUnit(UNITS).compute()
