@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,8 @@ def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> s
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    found = [(path.parent, _result(path)) for path in _paths(Path(results))]
+    paths = _paths(Path(results))
+    rows = [_row(path, Path(folder)) for path in paths]
     environment = Environment(
         loader=PackageLoader("posterior_collapse.experiments"),
         undefined=StrictUndefined,
@@ -67,10 +69,12 @@ def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> s
         keep_trailing_newline=True,
         autoescape=False,  # Markdown, from the package's own results
     )
+    environment.filters["prose"] = _prose
     text = environment.get_template(TEMPLATE).render(
         folder=_relative(Path(results), Path(folder)),
-        overview=_overview([result for _, result in found]),
-        rows=[_section(result, home, Path(folder)) for home, result in found],
+        verdicts=_verdicts(rows),
+        overview=_overview(rows),
+        rows=rows,
     )
     return re.sub(r"\n{3,}", "\n\n", text)
 
@@ -108,52 +112,72 @@ def _paths(results: Path) -> list[Path]:
     return paths
 
 
-def _result(path: Path) -> dict[str, Any]:
+def _row(path: Path, folder: Path) -> dict[str, Any]:
+    """Return a row's result with its values as Markdown, to be shown in `folder`."""
     result = read_json(path)
     lacking = [key for key in KEYS if key not in result]
-    if lacking:
+    try:
+        if lacking:
+            raise KeyError(", ".join(lacking))
+        return result | _section(result, path.parent, folder)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CorruptFileError(
             str(path),
-            f"no {', '.join(lacking)}",
+            f"values that cannot be shown ({type(error).__name__}: {error})",
             "the result of a row",
             "Remove the file and reproduce the row again.",
-        )
-    return result
-
-
-def _overview(results: Sequence[Mapping[str, Any]]) -> str:
-    rows = [
-        [
-            f"[{result['id']}](#{_anchor(result['id'] + ': ' + result['name'])})",
-            result["name"],
-            result["profile"],
-            len(result["seeds"]),
-            duration(result["wall_s"]),
-            result["agreement"]["verdict"],
-        ]
-        for result in results
-    ]
-    return Table(["row", "experiment", "size", "seeds", "wall time", "theory"], rows).markdown()
+        ) from error
 
 
 def _section(result: Mapping[str, Any], home: Path, folder: Path) -> dict[str, Any]:
+    took = duration(result["wall_s"])
+    about = {key: result[key] for key in ("version", "convention", "seeds", "hardware")}
+    figures = [_figure(figure, home, folder) for figure in result["figures"]]
     return {
-        **result,
+        "anchor": _anchor(f"{result['id']}: {result['name']}"),
         "theory": _values(result["theory"]),
         "tables": {k: Table.from_dict(v).markdown() for k, v in result["tables"].items()},
-        "figures": [_figure(figure, home, folder) for figure in result["figures"]],
-        "smaller": result["profile"].removeprefix("full").removeprefix("smaller: "),
-        "provenance": _values(
-            {
-                "version": result["version"],
-                "convention": result["convention"],
-                "seeds": result["seeds"],
-                "wall time": duration(result["wall_s"]),
-                "hardware": result["hardware"],
-            }
-        ),
-        "settings": _values(result["settings"]),
+        "figures": [figure for figure in figures if figure["image"] or figure["links"]],
+        "agreement": {key: str(result["agreement"][key]) for key in ("verdict", "text")},
+        "smaller": _smaller(result["profile"]),
+        "wall": took,
+        "provenance": _values({**about, "wall time": took}).strip(),
+        "settings": _values(result["settings"]).strip(),
     }
+
+
+def _verdicts(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return in one line how many rows agree with theory."""
+    count = Counter(row["agreement"]["verdict"] for row in rows)
+    return (
+        f"Of {len(rows)} rows, {count['agrees']} agree with theory, {count['partly']} agree partly "
+        f"and {count['differs']} differ."
+    )
+
+
+def _overview(rows: Sequence[Mapping[str, Any]]) -> str:
+    cells = [
+        [
+            f"[{row['id']}](#{row['anchor']})",
+            row["name"],
+            row["smaller"] or "full",
+            len(row["seeds"]),
+            row["wall"],
+            row["agreement"]["verdict"],
+        ]
+        for row in rows
+    ]
+    return Table(["row", "experiment", "size", "seeds", "wall time", "theory"], cells).markdown()
+
+
+def _smaller(profile: str) -> str:
+    """Return what to say of a row that was not run at full size.
+
+    Example:
+        >>> [_smaller(profile) for profile in ("full", "quick", "smaller: 20 epochs")]
+        ['', 'smaller: quick profile', 'smaller: 20 epochs']
+    """
+    return {"full": "", "quick": "smaller: quick profile"}.get(profile, profile)
 
 
 def _figure(figure: Mapping[str, str], home: Path, folder: Path) -> dict[str, Any]:
@@ -165,8 +189,8 @@ def _figure(figure: Mapping[str, str], home: Path, folder: Path) -> dict[str, An
 def _values(values: Any) -> str:
     """Return text as it is, and plain values as a list, nested ones with dotted names."""
     if isinstance(values, str):
-        return values
-    return "\n".join(f"- {name}: {value}" for name, value in _flat("", values))
+        return _prose(values)
+    return "\n\n" + "\n".join(f"- {name}: {value}" for name, value in _flat("", values))
 
 
 def _flat(name: str, values: Any) -> Iterator[tuple[str, str]]:
@@ -186,3 +210,14 @@ def _relative(path: Path, folder: Path) -> str:
 def _anchor(heading: str) -> str:
     """Return the fragment GitHub gives a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def _prose(text: str) -> str:
+    r"""Return plain text such that Markdown shows it as it is: no emphasis, no tags.
+
+    Example:
+        >>> print(_prose("(s)_+ and (t)_+ < beta_1 * 2"))
+        (s)\_+ and (t)\_+ &lt; beta_1 \* 2
+    """
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace("*", r"\*")
+    return re.sub(r"(?<!\w)_|_(?!\w)", r"\_", text)

@@ -13,6 +13,7 @@ from statistics import fmean, stdev
 from typing import Any, TypeAlias
 
 from posterior_collapse import atomic
+from posterior_collapse.errors import InvalidArgumentError
 
 Cell: TypeAlias = "str | float | dict[str, float | None] | None"
 """A word, a number, nothing, or `{"mean": ..., "std": ...}` over seeds (std None for one seed)."""
@@ -25,6 +26,9 @@ class Table:
     Attributes:
         columns: Headings, with their units.
         rows: Cells; see `Cell`.
+
+    Raises:
+        InvalidArgumentError: A row with more or fewer cells than columns.
 
     Example:
         >>> table = Table(["beta", "NLL (nats)"], [[0.5, {"mean": 101.26, "std": 1.234}]])
@@ -39,6 +43,16 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
 
+    def __post_init__(self) -> None:
+        for number, row in enumerate(self.rows):
+            if len(row) != len(self.columns):
+                raise InvalidArgumentError(
+                    f"rows[{number}]",
+                    f"{len(row)} cells",
+                    f"one per column, {len(self.columns)}",
+                    "Pass None where there is nothing.",
+                )
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Table:
         """Return the table whose `to_dict` this is."""
@@ -51,7 +65,8 @@ class Table:
         """Return mean and std over the records (one per seed) that agree in the columns `by`.
 
         The std is that of a sample, with n - 1. Groups keep the order of their first record; a
-        measure that a record lacks, or that is None, does not count.
+        measure that a record lacks, or that is None, does not count. What the seed cannot change,
+        such as theory's values, belongs in `by`.
 
         Example:
             >>> runs = [{"beta": 1, "seed": 1, "KL": 2.0}, {"beta": 1, "seed": 2, "KL": 4.0}]

@@ -40,6 +40,7 @@ def panel(
     Args:
         blocks: Title (e.g. "original") -> images of shape (rows, columns, height, width), values
             from 0 (paper) to 1 (ink); what lies outside is clipped. Blocks stand side by side.
+            The CSV has a row per image, in 256 steps.
         rows: Label of each row, e.g. values of beta_1.
         columns: Label of each column, e.g. values of beta_2.
         row_name: What the row labels are values of.
@@ -155,9 +156,10 @@ def _mosaic(block: NDArray[np.float64]) -> NDArray[np.float64]:
 def _pixels(images: Mapping[str, NDArray[np.float64]]) -> Table:
     size = max(block.shape[2] * block.shape[3] for block in images.values())
     rows = [
-        [title, i, j, *np.rint(255 * block[i, j]).astype(int).ravel().tolist()]
+        [title, i, j, *pixels.ravel().tolist(), *[None] * (size - pixels.size)]
         for title, block in images.items()
-        for i, j in np.ndindex(*block.shape[:2])
+        for i, line in enumerate(np.rint(255 * block).astype(int), 1)
+        for j, pixels in enumerate(line, 1)
     ]
     return Table(["block", "row", "column", *(f"pixel {k}" for k in range(size))], rows)
 
