@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from posterior_collapse.data import Dataset, load
-    from posterior_collapse.diagnosis import LogLikelihood, log_likelihood
+    from posterior_collapse.diagnosis import (
+        Diagnosis,
+        LevelDiagnosis,
+        LogLikelihood,
+        diagnose,
+        diagnose_arrays,
+        log_likelihood,
+    )
     from posterior_collapse.errors import (
         DataError,
         InvalidArgumentError,
@@ -43,7 +50,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "data": ("Dataset", "load"),
-    "diagnosis": ("LogLikelihood", "log_likelihood"),
+    "diagnosis": (
+        "Diagnosis",
+        "LevelDiagnosis",
+        "LogLikelihood",
+        "diagnose",
+        "diagnose_arrays",
+        "log_likelihood",
+    ),
     "errors": (
         "DataError",
         "InvalidArgumentError",
@@ -81,6 +95,7 @@ __all__ = [
     "ChainSpec",
     "DataError",
     "Dataset",
+    "Diagnosis",
     "EffectiveBeta",
     "FewSamplesWarning",
     "Fitted",
@@ -88,6 +103,7 @@ __all__ = [
     "HVAESpec",
     "InvalidArgumentError",
     "Level",
+    "LevelDiagnosis",
     "LogLikelihood",
     "Minimum",
     "Moments",
@@ -101,6 +117,8 @@ __all__ = [
     "VAESpec",
     "Verification",
     "cross_fitted_residuals",
+    "diagnose",
+    "diagnose_arrays",
     "effective_beta",
     "fit",
     "fit_many",

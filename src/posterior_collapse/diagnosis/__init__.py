@@ -15,11 +15,13 @@ from posterior_collapse.diagnosis.results import (
 )
 
 if TYPE_CHECKING:
+    from posterior_collapse.diagnosis.diagnosing import diagnose
     from posterior_collapse.diagnosis.likelihood import LogLikelihood, log_likelihood
 
 # These need torch, which the numbers of a posterior do not.
 _HOME_OF = {
     "LogLikelihood": "likelihood",
+    "diagnose": "diagnosing",
     "log_likelihood": "likelihood",
 }
 
@@ -30,6 +32,7 @@ __all__ = [
     "Finding",
     "LevelDiagnosis",
     "LogLikelihood",
+    "diagnose",
     "diagnose_arrays",
     "log_likelihood",
 ]

@@ -8,7 +8,6 @@ import numpy as np
 
 from posterior_collapse.diagnosis.levels import SURE
 from posterior_collapse.diagnosis.results import Conclusion, Diagnosis, Finding, LevelDiagnosis
-from posterior_collapse.diagnosis.thresholds import levers
 from posterior_collapse.theory import ACTIVE_INFORMATION, unclaimed_signal
 
 __all__ = ["advise"]
@@ -56,16 +55,19 @@ def _of_certificate(found: Diagnosis, number: int, conclusion: Conclusion) -> It
             "train longer.",
         )
     elif conclusion == "collapse-optimal":
-        assert found.spec is not None
-        assert found.eta_dec is not None
-        choices = list(levers(found.spec, found.levels, number, found.eta_dec, t))
-        lower = f"To use more, lower {' or '.join(choices)}; else " if choices else ""
-        keep = f"{units - spare} units do" if units > spare else "leave the level out"
         yield Finding(
             conclusion,
             f"{_units(spare)}{name} collapsed, which is optimal: what is left unexplained would "
             f"not pay for one (t = {t:.3g}).",
-            f"{lower}{keep}." if lower else f"{keep[0].upper()}{keep[1:]}.",
+            (f"Keep {_units(units - spare)}" if units > spare else "Leave the level out")
+            + _how_to_use_more(found, number),
+        )
+    elif conclusion == "more-units-pay" and "noise" in level.status:
+        yield Finding(
+            conclusion,
+            f"All {units} units{name} are used, some to relay noise, and more would pay as long "
+            f"as there is that noise (t = {t:.3g} > 1).",
+            "Add no units; stop the noise, as said of these units.",
         )
     elif conclusion == "more-units-pay":
         field = "latent_dim" if len(found.levels) == 1 else f"latent_dims[{number - 1}]"
@@ -80,6 +82,19 @@ def _of_certificate(found: Diagnosis, number: int, conclusion: Conclusion) -> It
             f"Too few rows to tell whether t = {t:.3g}{name} is above 1.",
             f"Diagnose more than {found.n:,} rows.",
         )
+
+
+def _how_to_use_more(found: Diagnosis, number: int) -> str:
+    spec, forecast = found.spec, found.forecast
+    if spec is not None and number > 1 and isinstance(spec.sigma_levels[number - 2], str):
+        return f"; it is used where the std of z{number - 1} is fixed and large enough."
+    if forecast is not None:
+        wanted = min(1 + max(found.n_active, forecast.n_active), len(found.levels[-1].status))
+        changes = [change.text for change in forecast.advice(active=wanted).changes]
+        if changes:
+            lowered = ", or ".join(f"{text[0].lower()}{text[1:-1]}" for text in changes)
+            return f"; to use more, as a linear model would: {lowered}."
+    return "; to use more, lower beta or eta_dec."
 
 
 def _without_certificate(found: Diagnosis) -> Iterator[Finding]:
@@ -166,7 +181,7 @@ def _idle(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[Find
         "idle-kl",
         f"{_units(int(idle.sum()))}{_name(found, number)} collapsed to a posterior that is not the "
         f"prior: {level.kl[idle].sum():.3g} nats of KL carry nothing.",
-        "Nothing is lost by it: a fixed sigma costs that KL; sigma='learned' would not."
+        "Set sigma='learned' to save it, or leave it: it changes no output."
         if fixed
         else "Free bits or a KL target leave such units behind: count active units, not KL; "
         "without either, train longer.",

@@ -231,14 +231,10 @@ class Diagnosis:
         }
 
     def __repr__(self) -> str:
-        levels = "; ".join(
-            f"z{i}: {level.n_active} of {len(level.status)} units active"
-            + (f", {level.status.count('noise')} noise" if "noise" in level.status else "")
-            + f", KL {level.kl.sum():.4g} nats"
-            for i, level in enumerate(self.levels, start=1)
-        )
-        loss = "" if self.loss is None else f"loss {self.loss:.6g} nats per row; "
-        return f"Diagnosis({self.n:,} rows; {levels}; {loss}{self.verdict})"
+        parts = [f"{self.n:,} rows", f"KL {self.kl:.4g} nats"]
+        if self.loss is not None:
+            parts.append(f"loss {self.loss:.6g} nats per row")
+        return f"Diagnosis({'; '.join(parts)}; {self.verdict})"
 
 
 def _report() -> Any:

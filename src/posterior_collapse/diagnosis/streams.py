@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -67,10 +68,12 @@ class Reservoir:
 
     Args:
         rng: Source of the keys.
-        numbers: How many to keep, about; `LEAST_KEPT_ROWS` rows stay whatever their width.
+        numbers: How many to keep, about.
+        least: Rows that stay whatever their width.
+        most: Rows that are enough.
 
     Example:
-        >>> reservoir = Reservoir(np.random.default_rng(0), numbers=0)
+        >>> reservoir = Reservoir(np.random.default_rng(0), numbers=0, least=1000)
         >>> for start in range(0, 9000, 3000):
         ...     reservoir.add(np.arange(start, start + 3000))
         >>> (kept,) = reservoir.rows()
@@ -78,11 +81,18 @@ class Reservoir:
         (9000, 1000, True)
     """
 
-    def __init__(self, rng: np.random.Generator, numbers: int = KEPT_NUMBERS) -> None:
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        numbers: int = KEPT_NUMBERS,
+        least: int = LEAST_KEPT_ROWS,
+        most: int = sys.maxsize,
+    ) -> None:
         self.n = 0
         self._rng = rng
         self._numbers = numbers
-        self._capacity = LEAST_KEPT_ROWS
+        self._bounds = least, most
+        self._capacity = least
         self._parts: list[list[Array]] = []
 
     def add(self, *arrays: Array) -> None:
@@ -90,9 +100,9 @@ class Reservoir:
         rows = len(arrays[0])
         self.n += rows
         self._parts.append([self._rng.random(rows), *arrays])
-        self._capacity = max(
-            LEAST_KEPT_ROWS, self._numbers // max(1, sum(array[:1].size for array in arrays))
-        )
+        fitting = self._numbers // max(1, sum(array[:1].size for array in arrays))
+        least, most = self._bounds
+        self._capacity = max(least, min(fitting, most))
         if self._waiting > 2 * self._capacity:
             self._shrink()
 

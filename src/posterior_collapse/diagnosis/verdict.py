@@ -7,11 +7,10 @@ import dataclasses
 from posterior_collapse.diagnosis.advice import advise
 from posterior_collapse.diagnosis.levels import SURE
 from posterior_collapse.diagnosis.results import Conclusion, Diagnosis, LevelDiagnosis
+from posterior_collapse.diagnosis.thresholds import ROUNDING
 
 __all__ = ["with_verdict"]
 
-ROUNDING = 1e-6
-"""By which t may exceed 1 at an optimum."""
 DOUBTFUL = 0.1
 """Standard error of t from which a t that may be below or above 1 decides nothing."""
 GRAVEST_FIRST: tuple[Conclusion, ...] = (
@@ -30,11 +29,11 @@ def with_verdict(found: Diagnosis) -> Diagnosis:
         Section 7 of the derivation: with units collapsed, t <= 1 says that collapse is what the
         objective asks for, and t > 1 that the optimiser failed; with none, that more would pay.
     """
-    conclusions = [
+    conclusions: list[Conclusion] = [
         _of_level(level, t, error)
         for level, t, error in zip(found.levels, found.signal, found.signal_error, strict=False)
     ]
-    conclusion = min(conclusions or ["undecided"], key=GRAVEST_FIRST.index)
+    conclusion: Conclusion = min(conclusions, key=GRAVEST_FIRST.index, default="undecided")
     sentence = _counts(found)
     if conclusions:
         at = conclusions.index(conclusion)
@@ -47,7 +46,7 @@ def with_verdict(found: Diagnosis) -> Diagnosis:
     return dataclasses.replace(
         found,
         conclusion=conclusion,
-        verdict=f"{sentence[0].upper()}{sentence[1:]}.",
+        verdict=f"{sentence}.",
         advice=tuple(advise(found, conclusions)),
     )
 

@@ -1,0 +1,167 @@
+"""Everything that one pass over the data gathers, in bounded memory."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from posterior_collapse.diagnosis.exact import ExactPass, is_exact
+from posterior_collapse.diagnosis.levels import LevelStatistics
+from posterior_collapse.diagnosis.passes import Pass, Reconstruction, SampledPass
+from posterior_collapse.diagnosis.reading import parameter_like
+from posterior_collapse.diagnosis.signal import Input, Residuals
+from posterior_collapse.diagnosis.streams import Reservoir, Running
+from posterior_collapse.models import LatentModel, MarkovVAE
+from posterior_collapse.moments import Moments
+from posterior_collapse.moments.accumulate import Accumulator
+from posterior_collapse.specs import Spec
+
+__all__ = ["Collected"]
+
+Float = NDArray[np.float64]
+
+MOST_FEATURES = 4096
+"""Features of x and y together up to which moments are taken: a matrix of 128 MiB."""
+EFFECT_NUMBERS = 2**24
+"""Numbers that are decoded to find the effects of all units, about."""
+LEAST_EFFECT_ROWS, MOST_EFFECT_ROWS = 16, 1000
+
+
+class Collected:
+    """Statistics of a model on data.
+
+    Args:
+        model: In evaluation mode.
+        spec: The hyperparameters; None: unknown, so that there is no loss.
+        overridden: Whether the spec is not the model's own, so that its fixed eta_dec counts.
+        samples: Of each row's posterior, in a hierarchy.
+        seed: Of all that is random.
+
+    Attributes:
+        levels: Per level.
+        residuals: Per level; empty where moments tell, or without a decoder.
+        losses: Of the rows: `kl`, with a decoder `squared_error`, and with a spec besides
+            `reconstruction`, `elbo` and `loss`.
+        rows: Some of the data, x and perhaps y.
+        generator: On the model's device.
+    """
+
+    def __init__(
+        self, model: LatentModel, spec: Spec | None, *, overridden: bool, samples: int, seed: int
+    ) -> None:
+        self.model, self.spec = model, spec
+        self._overridden = overridden
+        self._rng = np.random.default_rng(seed)
+        self.generator = torch.Generator(parameter_like(model).device).manual_seed(seed)
+        # The certificate of a linear model needs the moments of its data.
+        self.exact = is_exact(model) and _features(model) <= MOST_FEATURES
+        self._pass = (
+            ExactPass(model, self.generator)
+            if self.exact
+            else SampledPass(model, samples, self.generator)
+        )
+        self.levels = [LevelStatistics(self._rng) for _ in model.units]
+        self.residuals: list[Residuals] = []
+        self.losses: dict[str, Running] = {}
+        self._variance = Running()
+        self._joint: Accumulator | None = None
+        self._widths: list[int] = []
+        self.rows = Reservoir(
+            self._rng, EFFECT_NUMBERS // sum(model.units), LEAST_EFFECT_ROWS, MOST_EFFECT_ROWS
+        )
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return self.rows.n
+
+    @property
+    def centred(self) -> bool:
+        """Whether the model has biases, so that its data are centred."""
+        if isinstance(self.model, MarkovVAE) and self.model.architecture.name == "linear":
+            return self.model.architecture.bias
+        return True
+
+    @property
+    def eta_dec(self) -> float | None:
+        """Decoder std: the spec's, or root mean square of the model's own; None if unknown."""
+        if self.spec is None or self._variance.n == 0:
+            return None
+        eta = self.spec.eta_levels[0]
+        return math.sqrt(float(self._variance.mean)) if isinstance(eta, str) else eta
+
+    @property
+    def moments(self) -> Moments | None:
+        """Of the data; None where they are too wide or all constant."""
+        joint = self._joint
+        if joint is None or not np.trace(joint.upper) > 0:
+            return None
+        x, *y = self._widths
+        features = (x, y[0] if y else x)
+        return Moments(joint.n, joint.mean, joint.cov, x, bool(y), self.centred, features)
+
+    def add(self, x: Tensor, y: Tensor | None) -> None:
+        """Take in a batch.
+
+        Raises:
+            DataError: The model's posterior is not finite.
+            InvalidArgumentError: The model's outputs have wrong shapes.
+        """
+        found = self._pass(x, y)
+        pair = [part.cpu().numpy() for part in (x, y) if part is not None]
+        if self.n == 0:
+            self._begin([part.shape[1] for part in pair], found)
+        if self._joint is not None:
+            self._joint.update(("x", "y")[: len(pair)], pair, row=self.n)
+        self.rows.add(*pair)
+        for statistics, posteriors in zip(self.levels, found.levels, strict=True):
+            statistics.add(posteriors)
+        for residuals, residual in zip(self.residuals, found.residuals, strict=True):
+            residuals.add(residual, pair[0])
+        for name, values in self._losses_of(found).items():
+            self.losses.setdefault(name, Running()).add(values)
+
+    def _begin(self, widths: list[int], found: Pass) -> None:
+        self._widths = widths
+        if sum(widths) <= MOST_FEATURES:
+            self._joint = Accumulator.empty(sum(widths))
+        inputs: Input = "all"
+        if len(widths) == 2:
+            inputs = "removed" if self.model.spec.model == "cvae" else "only"
+        self.residuals = [
+            Residuals(self._rng, inputs if level == 0 else "all", self.centred)
+            for level in range(len(found.residuals))
+        ]
+
+    def _losses_of(self, found: Pass) -> dict[str, Float]:
+        kls = [level.kl.sum(1) for level in found.levels]
+        losses = {"kl": np.sum(kls, axis=0)}
+        decoded = found.reconstruction
+        if decoded is None:
+            return losses
+        losses["squared_error"] = decoded.squared_error
+        self._variance.add(np.full(len(decoded.squared_error), decoded.eta_dec**2))
+        if self.spec is not None:
+            reconstruction = -self._log_density(decoded, self.spec)
+            weighted = [b * kl for b, kl in zip(self.spec.beta_levels, kls, strict=True)]
+            losses["reconstruction"] = reconstruction
+            losses["elbo"] = -reconstruction - losses["kl"]
+            losses["loss"] = reconstruction + np.sum(weighted, axis=0)
+        return losses
+
+    def _log_density(self, decoded: Reconstruction, spec: Spec) -> Float:
+        eta = spec.eta_levels[0]
+        if not self._overridden or isinstance(eta, str):
+            return decoded.log_density
+        normaliser = decoded.features / 2 * math.log(2 * math.pi * eta**2)
+        return -decoded.squared_error / (2 * eta**2) - normaliser
+
+
+def _features(model: LatentModel) -> int:
+    shapes = cast(MarkovVAE, model).shapes
+    return shapes.x_dim + (shapes.y_dim if model.spec.model == "cvae" else 0)

@@ -1,0 +1,218 @@
+"""`diagnose`: from a model and data to what collapsed, why, and what to change."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from posterior_collapse.diagnosis.arrays import check_collapse_options
+from posterior_collapse.diagnosis.collecting import MOST_FEATURES, Collected
+from posterior_collapse.diagnosis.comparison import linear_forecast
+from posterior_collapse.diagnosis.effects import decoder_effects
+from posterior_collapse.diagnosis.exact import exact_signals
+from posterior_collapse.diagnosis.likelihood import log_likelihood
+from posterior_collapse.diagnosis.marginal import has_marginal
+from posterior_collapse.diagnosis.progress import row_counter
+from posterior_collapse.diagnosis.reading import BATCH_SIZE, batches, evaluating, parameter_like
+from posterior_collapse.diagnosis.results import Diagnosis, LevelDiagnosis
+from posterior_collapse.diagnosis.signal import Signal
+from posterior_collapse.diagnosis.thresholds import ROUNDING, thresholds
+from posterior_collapse.diagnosis.verdict import with_verdict
+from posterior_collapse.errors import DataError, InvalidArgumentError
+from posterior_collapse.models import LatentModel
+from posterior_collapse.specs import Spec
+
+__all__ = ["diagnose"]
+
+TRAINING = "the model was in training mode; it was diagnosed in evaluation mode and put back"
+MOST_EFFECTS = 256
+"""Units of a level whose effect on the decoder is measured: those of the most KL."""
+
+
+def diagnose(
+    model: LatentModel,
+    data: Any,
+    *,
+    spec: Spec | None = None,
+    samples: int = 16,
+    importance_samples: int = 0,
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
+    epsilon: float = 0.01,
+    delta: float = 0.05,
+    progress: bool = False,
+) -> Diagnosis:
+    """Say which latent units are active, collapsed or relay noise, and whether that is optimal.
+
+    Linear models are measured with the noise integrated out, all others by samples of their
+    posterior. The data are read once, a batch at a time (twice with `importance_samples`); memory
+    does not grow with them.
+
+    Args:
+        model: Any `LatentModel`, on any device; a module is put into evaluation mode meanwhile.
+        data: Array (rows, ...), pair (x, y), `Dataset`, torch Dataset or DataLoader, or an
+            iterable of batches.
+        spec: The objective, where the model's own spec is not what it was trained with.
+        samples: Samples of each row's posterior that show what upper levels know of x; even.
+        importance_samples: Per row, for the log-likelihood; 0: none, but where it is exact.
+        seed: Of all that is random: same seed, same numbers.
+        batch_size: Rows at a time.
+        epsilon: KL in nats of (eps, delta)-collapse.
+        delta: Share of rows of (eps, delta)-collapse.
+        progress: Show a count of rows on stderr.
+
+    Raises:
+        InvalidArgumentError: Not a `LatentModel`, or an option is out of its domain.
+        DataError: The data cannot be used, or a posterior is not finite.
+
+    Source:
+        Burda et al. (2016) for active units; Dang et al. (2024) for (eps, delta)-collapse; section
+        7 of the derivation for the certificate.
+
+    Example:
+        >>> from posterior_collapse import VAESpec, fit
+        >>> x = np.random.default_rng(0).standard_normal((200, 4)) * [3, 2, 0.1, 0.1]
+        >>> found = diagnose(fit(VAESpec(latent_dim=3), x, "linear", exact=True).model, x)
+        >>> found.levels[0].status.count("active"), found.conclusion
+        (2, 'collapse-optimal')
+    """
+    options = check_collapse_options(epsilon, delta)
+    _check(model, spec, samples, importance_samples, data)
+    own = None if getattr(model, "spec_assumed", False) else model.spec
+    with evaluating(model) as was_training, row_counter("diagnosis", progress) as advance:
+        found = Collected(
+            model, spec or own, overridden=spec is not None, samples=samples, seed=seed
+        )
+        for x, y in batches(model, data, batch_size=batch_size, seed=seed):
+            found.add(x, y)
+            advance(len(x))
+        if found.n < 2:
+            raise DataError("data", "a single row", "at least two rows", "Pass more rows.")
+        levels, notes = _levels(found, options)
+        likelihood = _likelihood(model, data, importance_samples, seed, progress)
+    forecast, reasons = linear_forecast(found.moments, found.spec)
+    if found.moments is None:
+        reasons = (
+            f"no forecast: x and y have more than {MOST_FEATURES:,} features, or no variance",
+        )
+    signals = _signals(found)
+    result = Diagnosis(
+        n=found.n,
+        spec=found.spec,
+        levels=levels,
+        **_means(found),
+        eta_dec=found.eta_dec,
+        **likelihood,
+        **_certificate(found, levels, signals),
+        forecast=forecast,
+        notes=tuple(
+            [TRAINING] * was_training
+            + notes
+            + [note for signal in signals for note in signal.notes]
+            + list(reasons)
+        ),
+    )
+    return with_verdict(result)
+
+
+def _means(found: Collected) -> dict[str, Any]:
+    """Losses and their standard errors, by the names of `Diagnosis`."""
+    means = {name: float(running.mean) for name, running in found.losses.items()}
+    errors = {f"{name}_error": float(running.error) for name, running in found.losses.items()}
+    return means | errors
+
+
+def _levels(
+    found: Collected, options: dict[str, float]
+) -> tuple[tuple[LevelDiagnosis, ...], list[str]]:
+    levels, notes = [], []
+    depth = len(found.levels)
+    rows = [torch.from_numpy(part).to(parameter_like(found.model)) for part in found.rows.rows()]
+    x, y = rows[0], rows[1] if len(rows) > 1 else None
+    for number, statistics in enumerate(found.levels, start=1):
+        level = statistics.diagnosis(top=number == depth, **options)
+        name = f" of z{number}" if depth > 1 else ""
+        if getattr(found.model, "decodes", True):
+            units = np.argsort(-level.kl)[:MOST_EFFECTS]
+            effect, error = decoder_effects(found.model, number, x, y, units, found.generator)
+            level = dataclasses.replace(level, decoder_effect=effect, decoder_effect_error=error)
+            if len(units) < len(level.kl):
+                notes.append(f"effects on the decoder{name}: of {MOST_EFFECTS} units, by KL")
+        bounds = int(level.information_is_lower_bound.sum())
+        if bounds:
+            notes.append(
+                f"information of {bounds} units{name} is a lower bound: their posteriors are very "
+                "narrow beside the range of their means"
+            )
+        notes += [note for note in statistics.notes() if note not in notes]
+        levels.append(level)
+    return tuple(levels), notes
+
+
+def _signals(found: Collected) -> tuple[Signal, ...]:
+    if found.exact and found.moments is not None:
+        return exact_signals(found.model, found.moments)
+    return tuple(residuals.signal() for residuals in found.residuals)
+
+
+def _certificate(
+    found: Collected, levels: tuple[LevelDiagnosis, ...], signals: tuple[Signal, ...]
+) -> dict[str, Any]:
+    if found.spec is None or not signals:
+        return {}
+    limits = thresholds(found.spec, levels, found.eta_dec)
+    pairs = list(zip(signals, limits, strict=True))
+    return {
+        "signal": tuple(float(signal.variances[0] / limit) for signal, limit in pairs),
+        "signal_error": tuple(signal.error / limit for signal, limit in pairs),
+        "paying_units": tuple(
+            int((signal.variances > limit * (1 + ROUNDING)).sum()) for signal, limit in pairs
+        ),
+    }
+
+
+def _likelihood(
+    model: LatentModel, data: Any, samples: int, seed: int, progress: bool
+) -> dict[str, Any]:
+    exact = has_marginal(model) and not isinstance(data, Iterator)
+    if not exact and not samples:
+        return {}
+    found = log_likelihood(model, data, samples=samples or 1, seed=seed, progress=progress)
+    sizes = found.effective_sample_size
+    return {
+        "nll": found.nll,
+        "nll_error": found.nll_error,
+        "effective_sample_size": None if sizes is None else float(np.median(sizes)),
+    }
+
+
+def _check(model: Any, spec: Spec | None, samples: int, importance_samples: int, data: Any) -> None:
+    if not isinstance(model, LatentModel):
+        inner = isinstance(getattr(model, "model", None), LatentModel)
+        raise InvalidArgumentError(
+            "model",
+            f"a {type(model).__name__}",
+            "a LatentModel",
+            "Pass its .model." if inner else "Wrap its encoder and decoder with from_callable.",
+        )
+    if spec is not None and (not isinstance(spec, Spec) or spec.dims != model.units):
+        got = f"latent dims {spec.dims}" if isinstance(spec, Spec) else type(spec).__name__
+        raise InvalidArgumentError(
+            "spec", got, f"a spec of the model's units, {model.units}", "Leave it out, or check it."
+        )
+    whole = isinstance(samples, int) and not isinstance(samples, bool)
+    if not whole or samples < 4 or samples % 2:
+        raise InvalidArgumentError(
+            "samples", repr(samples), "an even number, at least 4", "Pass samples=16."
+        )
+    if importance_samples and isinstance(data, Iterator):
+        raise InvalidArgumentError(
+            "data",
+            "an iterator, which can be read once",
+            "data that can be read twice, for importance_samples",
+            "Pass an array or a DataLoader.",
+        )

@@ -1,0 +1,62 @@
+"""Whether the decoder uses a unit: what changes when it is redrawn from its prior."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from posterior_collapse.models import LatentModel
+
+__all__ = ["decoder_effects"]
+
+Float = NDArray[np.float64]
+
+
+@torch.no_grad()
+def decoder_effects(
+    model: LatentModel,
+    level: int,
+    x: Tensor,
+    y: Tensor | None,
+    units: NDArray[np.intp],
+    generator: torch.Generator,
+) -> tuple[Float, Float]:
+    """Return the root mean square change of the decoder's mean per unit, and its standard error.
+
+    The unit is redrawn from its prior, the others stay at their posterior sample; levels below
+    follow by the means of their priors. In data units, over all features of a row; NaN for units
+    that were not asked for.
+
+    Args:
+        model: In evaluation mode.
+        level: Of the units, 1 next to the data.
+        x: Inputs, (rows, dim x).
+        y: Targets, (rows, dim y), or none.
+        units: Which of the level's units.
+        generator: On the model's device.
+    """
+    effects = np.full((2, model.units[level - 1]), math.nan)
+    latents = model.infer(x, y, generator=generator)
+    z = latents[level - 1]
+    p = model.prior(level) if level == len(model.units) else model.prior(level, latents[level])
+    noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
+    redrawn = p.mean + p.stddev * noise
+    before = _decoded(model, level, z, x)
+    for unit in units:
+        moved = z.clone()
+        moved[:, unit] = redrawn[:, unit]
+        change = (_decoded(model, level, moved, x) - before).double().square().sum(-1)
+        root = math.sqrt(float(change.mean()))
+        spread = float(change.std()) / math.sqrt(len(change))
+        effects[:, unit] = root, spread / (2 * root) if root > 0 else 0.0
+    return effects[0], effects[1]
+
+
+def _decoded(model: LatentModel, level: int, z: Tensor, x: Tensor) -> Tensor:
+    for below in range(level - 1, 0, -1):
+        z = model.prior(below, z).mean
+    return model.decode(z, x).mean

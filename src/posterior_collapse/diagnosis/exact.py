@@ -1,0 +1,150 @@
+"""Linear models: one batch with the noise integrated out, and the certificate from moments."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from posterior_collapse.diagnosis.levels import RowPosteriors
+from posterior_collapse.diagnosis.passes import Pass, Reconstruction
+from posterior_collapse.diagnosis.signal import Signal
+from posterior_collapse.models import LatentModel, MarkovVAE, exact_terms, linear_values
+from posterior_collapse.models.linear import LinearValues
+from posterior_collapse.moments import Moments
+from posterior_collapse.theory.spectrum import Modes
+
+__all__ = ["ExactPass", "exact_signals", "is_exact"]
+
+Float = NDArray[np.float64]
+
+
+def is_exact(model: LatentModel) -> bool:
+    """Whether the noise can be integrated out: a linear model whose stds no input moves.
+
+    Example:
+        >>> from posterior_collapse import VAESpec
+        >>> from posterior_collapse.models import build
+        >>> [is_exact(build(VAESpec(2), name, x_dim=3)) for name in ("linear", "mlp")]
+        [True, False]
+    """
+    if not isinstance(model, MarkovVAE) or model.architecture.name != "linear":
+        return False
+    return "input" not in model.spec.sigma_levels
+
+
+class ExactPass:
+    """Takes batches through a linear model in float64.
+
+    Args:
+        model: For which `is_exact` holds.
+        generator: On the model's device: of one path per row, which shows what upper levels know
+            of lower ones.
+    """
+
+    def __init__(self, model: LatentModel, generator: torch.Generator) -> None:
+        self.values = _float64(cast(MarkovVAE, model))
+        self.generator = generator
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, y: Tensor | None) -> Pass:
+        """Return what a batch says, x (rows, dim x) and y (rows, dim y) or none."""
+        values = self.values
+        x, y = x.double(), None if y is None else y.double()
+        terms = exact_terms(values, x, y)
+        priors = (*values.eta_decs[1:], values.eta_enc)
+        covariance, z = torch.zeros(()), terms.means[0]
+        levels: list[RowPosteriors] = []
+        for W, std, mean, kl, prior in zip(
+            values.encoders, values.stds, terms.means, terms.kl, priors, strict=True
+        ):
+            first = not levels
+            noise = std.square()
+            covariance = torch.diag(noise) if first else W @ covariance @ W.mT + torch.diag(noise)
+            given = mean if first else z @ W.mT
+            levels.append(
+                RowPosteriors(
+                    _numpy(kl),
+                    (_numpy(mean),),
+                    (_rows(covariance.diagonal(), mean),),
+                    _rows(noise, mean),
+                    _numpy(prior),
+                    None if first else (_numpy(given), _rows(std, mean)),
+                )
+            )
+            z = given + std * torch.randn(
+                given.shape, generator=self.generator, device=given.device, dtype=given.dtype
+            )
+        features = (x if y is None else y).shape[-1]
+        eta = float(values.eta_decs[0])
+        normaliser = features / 2 * math.log(2 * math.pi * eta**2)
+        density = -terms.squared_error / (2 * eta**2) - normaliser
+        reconstruction = Reconstruction(_numpy(terms.squared_error), _numpy(density), eta, features)
+        return Pass(tuple(levels), reconstruction, ())
+
+
+def exact_signals(model: LatentModel, moments: Moments) -> tuple[Signal, ...]:
+    """Return per level the variances left unexplained, as the training objective sees them.
+
+    Args:
+        model: For which `is_exact` holds.
+        moments: Of its data, central if it has biases.
+    """
+    values = _float64(cast(MarkovVAE, model))
+    first = _residual_modes(values, moments)
+    found = [np.square(first.theta)]
+    data, encoder = moments.xx, _cpu(values.encoders[0])
+    if values.direct is not None:
+        data = np.block([[moments.xx, moments.yx.T], [moments.yx, moments.yy]])
+    second = encoder @ data @ encoder.T + np.diag(_cpu(values.stds[0]) ** 2)
+    for W, U, std in zip(
+        map(_cpu, values.encoders[1:]),
+        map(_cpu, values.decoders[1:]),
+        map(_cpu, values.stds[1:]),
+        strict=True,
+    ):
+        left = np.eye(len(second)) - U @ W
+        found.append(np.linalg.eigvalsh(left @ second @ left.T)[::-1])
+        second = W @ second @ W.T + np.diag(std**2)
+    # Of a Gaussian's variance from as many rows.
+    relative = math.nan if moments.n is None else math.sqrt(2 / moments.n)
+    return tuple(Signal(v, float(v[0]) * relative) for v in found)
+
+
+def _residual_modes(values: LinearValues, moments: Moments) -> Modes:
+    """Modes of what z_1 leaves of y, as a model that reads the same inputs sees them."""
+    U, W = _cpu(values.decoders[0]), _cpu(values.encoders[0])
+    xx, yx, yy = moments.xx, moments.yx, moments.yy
+    if values.direct is None:
+        through = U @ W
+        cross = yx - through @ xx
+        left = yy - through @ yx.T - cross @ through.T
+        return Modes(Moments.from_matrices(xx, cross, (left + left.T) / 2))
+    split = xx.shape[0]
+    on_x = -U @ W[:, :split] - _cpu(values.direct)
+    on_y = np.eye(len(yy)) - U @ W[:, split:]
+    cross = on_x @ xx + on_y @ yx
+    left = cross @ on_x.T + (on_x @ yx.T + on_y @ yy) @ on_y.T
+    return Modes(Moments.from_matrices(xx, cross, (left + left.T) / 2), conditional=True)
+
+
+def _float64(model: MarkovVAE) -> LinearValues:
+    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return linear_values(model, {name: v.detach().double() for name, v in state.items()})
+
+
+def _rows(values: Tensor, like: Tensor) -> Float:
+    return _numpy(values.expand_as(like))
+
+
+def _cpu(value: Tensor) -> Float:
+    return _numpy(value)
+
+
+def _numpy(value: Tensor) -> Float:
+    array: Float = value.double().cpu().numpy()
+    return array

@@ -1,0 +1,228 @@
+"""One batch through a model: each level's posteriors, the loss, and what stays unexplained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.distributions import Normal
+
+from posterior_collapse.diagnosis.levels import RowPosteriors
+from posterior_collapse.diagnosis.signal import Residual
+from posterior_collapse.errors import DataError, InvalidArgumentError
+from posterior_collapse.models import LatentModel
+from posterior_collapse.models.gaussians import Gaussian, kl_divergence, relative_entropy
+
+__all__ = ["DECODED", "Pass", "Reconstruction", "SampledPass"]
+
+Float = NDArray[np.float64]
+
+DECODED = 4
+"""Samples of z_1 per row that are decoded."""
+DECODED_NUMBERS = 2**24
+"""Numbers that are decoded at a time."""
+
+
+class Reconstruction(NamedTuple):
+    """How well the rows of a batch are decoded, averaged over q(z|x).
+
+    Attributes:
+        squared_error: |y - mu|^2, (rows,).
+        log_density: log p(y|z) with the model's own stds, (rows,).
+        eta_dec: Root mean square of these stds.
+        features: Number of features of y.
+    """
+
+    squared_error: Float
+    log_density: Float
+    eta_dec: float
+    features: int
+
+
+class Pass(NamedTuple):
+    """What a batch says.
+
+    Attributes:
+        levels: Per level, its posteriors.
+        reconstruction: None without a decoder.
+        residuals: Per level, what its decoder leaves unexplained; empty where it is known
+            otherwise, or not at all.
+    """
+
+    levels: tuple[RowPosteriors, ...]
+    reconstruction: Reconstruction | None
+    residuals: tuple[Residual, ...]
+
+
+class SampledPass:
+    """Takes batches through any model by samples of its posteriors.
+
+    Args:
+        model: In evaluation mode.
+        samples: Paths from z_1 to the top per row, an even number of at least 4.
+        generator: On the model's device.
+    """
+
+    def __init__(self, model: LatentModel, samples: int, generator: torch.Generator) -> None:
+        self.model = model
+        self.depth = len(model.units)
+        # Above level 1 the posterior given x has to be found by sampling.
+        self.samples = DECODED if self.depth == 1 else samples
+        self.generator = generator
+        self.row = 0
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, y: Tensor | None) -> Pass:
+        """Return what a batch says, x (rows, dim x) and y (rows, dim y) or none."""
+        posteriors, latents = self._upward(x, y)
+        levels = self._levels(posteriors, latents)
+        reconstruction: Reconstruction | None = None
+        residuals: tuple[Residual, ...] = ()
+        if getattr(self.model, "decodes", True):
+            target = x if y is None else y
+            reconstruction, residual = self._decoded(latents[0][:DECODED], x, target)
+            residuals = (residual, *self._above(posteriors, latents))
+        self.row += len(x)
+        return Pass(levels, reconstruction, residuals)
+
+    def _upward(self, x: Tensor, y: Tensor | None) -> tuple[list[Normal], list[Tensor]]:
+        """q(z_l|.) of each level along the paths, and the paths, (samples, rows, units)."""
+        posteriors, latents = [self.model.posterior(1, x, y)], []
+        self._check(posteriors[0], 1, len(x))
+        latents.append(self._draw(posteriors[0], self.samples))
+        for level in range(2, self.depth + 1):
+            posteriors.append(self.model.posterior(level, latents[-1]))
+            self._check(posteriors[-1], level, len(x))
+            latents.append(self._draw(posteriors[-1]))
+        return posteriors, latents
+
+    def _levels(
+        self, posteriors: Sequence[Normal], latents: Sequence[Tensor]
+    ) -> tuple[RowPosteriors, ...]:
+        found = []
+        for level, (q, z) in enumerate(zip(posteriors, latents, strict=True), start=1):
+            top = level == self.depth
+            p = self.model.prior(level) if top else self.model.prior(level, latents[level])
+            if top:
+                kl = kl_divergence(Gaussian(q.mean, q.stddev), Gaussian(p.mean, p.stddev))
+            else:
+                kl = relative_entropy((z - p.mean).square(), q.stddev, p.stddev)
+            prior = p.stddev if p.stddev.dim() < 3 else p.stddev.square().mean(0).sqrt()
+            if level == 1:
+                found.append(_first(kl, q, prior))
+            else:
+                found.append(_upper(kl, q, prior))
+        return tuple(found)
+
+    def _decoded(self, z: Tensor, x: Tensor, target: Tensor) -> tuple[Reconstruction, Residual]:
+        rows = max(1, DECODED_NUMBERS // (DECODED * target.shape[-1]))
+        cuts = [slice(start, start + rows) for start in range(0, len(x), rows)]
+        parts = [self._decoded_rows(z[:, cut], x[cut], target[cut]) for cut in cuts]
+        errors, densities, variances, averages, differences = zip(*parts, strict=True)
+        mean_variance = float(torch.cat(variances).mean())
+        return (
+            Reconstruction(
+                _numpy(torch.cat(errors)),
+                _numpy(torch.cat(densities)),
+                mean_variance**0.5,
+                target.shape[-1],
+            ),
+            Residual(_numpy(torch.cat(averages))[:, None], _numpy(torch.cat(differences))[:, None]),
+        )
+
+    def _decoded_rows(self, z: Tensor, x: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        p = self.model.decode(z, x)
+        if p.mean.shape != (*z.shape[:-1], target.shape[-1]):
+            raise InvalidArgumentError(
+                "model",
+                f"a decoder output of shape {tuple(p.mean.shape)}",
+                f"{(*z.shape[:-1], target.shape[-1])}, as the data have features",
+                "Check that data and model belong together.",
+            )
+        residual = target - p.mean
+        squared_error = residual.square().sum(-1).mean(0)
+        density: Tensor = p.log_prob(target)  # type: ignore[no-untyped-call]
+        variance = p.stddev.square().mean(-1).mean(0)
+        average, difference = _halves(residual)
+        return squared_error, density.sum(-1).mean(0), variance, average, difference
+
+    def _above(self, posteriors: Sequence[Normal], latents: Sequence[Tensor]) -> list[Residual]:
+        """Per level from 2 on, z_{l-1} less the mean that the prior makes of z_l."""
+        found = []
+        for level in range(2, self.depth + 1):
+            below, q = latents[level - 2], posteriors[level - 1]
+            paths = below[:DECODED]
+            residual = torch.stack(
+                [
+                    paths - self.model.prior(level - 1, self._draw(q)[:DECODED]).mean
+                    for _ in range(2)
+                ]
+            )
+            average, difference = _halves(residual)
+            found.append(
+                Residual(_numpy(average.transpose(0, 1)), _numpy(difference.transpose(0, 1)))
+            )
+        return found
+
+    def _draw(self, q: Normal, samples: int | None = None) -> Tensor:
+        mean = q.mean
+        shape = mean.shape if samples is None else (samples, *mean.shape)
+        noise = torch.randn(shape, generator=self.generator, device=mean.device, dtype=mean.dtype)
+        return mean + q.stddev * noise
+
+    def _check(self, q: Normal, level: int, rows: int) -> None:
+        expected = (rows, self.model.units[level - 1])
+        if q.mean.shape[-2:] != expected:
+            raise InvalidArgumentError(
+                "model",
+                f"a posterior of z{level} of shape {tuple(q.mean.shape)}",
+                f"(..., {expected[0]}, {expected[1]}), rows and units",
+                "Check posterior and spec of the model.",
+            )
+        for part, values in (("mean", q.mean), ("std", q.stddev)):
+            wrong = ~values.isfinite() if part == "mean" else ~(values.isfinite() & (values > 0))
+            if not bool(wrong.any()):
+                continue
+            at = wrong.nonzero()[0].tolist()
+            raise DataError(
+                f"posterior {part} of z{level}",
+                f"{values[tuple(at)].item()} at row {self.row + at[-2]}, unit {at[-1]}",
+                "a finite number" if part == "mean" else "a positive, finite number",
+                "Check the model's weights and the scale of the data.",
+            )
+
+
+def _first(kl: Tensor, q: Normal, prior_std: Tensor) -> RowPosteriors:
+    variance = _numpy(q.stddev.square())
+    mean_kl = kl if kl.dim() == 2 else kl.mean(0)
+    return RowPosteriors(
+        _numpy(mean_kl), (_numpy(q.mean),), (variance,), variance, _numpy(prior_std)
+    )
+
+
+def _upper(kl: Tensor, q: Normal, prior_std: Tensor) -> RowPosteriors:
+    mean, variance = q.mean.double(), q.stddev.double().square()
+    halves = list(zip(mean.chunk(2), variance.chunk(2), strict=True))
+    return RowPosteriors(
+        _numpy(kl.mean(0)),
+        tuple(_numpy(m.mean(0)) for m, _ in halves),
+        tuple(_numpy(m.var(0) + v.mean(0)) for m, v in halves),
+        _numpy(variance.mean(0)),
+        _numpy(prior_std),
+        (_numpy(mean[0]), _numpy(variance[0].sqrt())),
+    )
+
+
+def _halves(samples: Tensor) -> tuple[Tensor, Tensor]:
+    """The average over samples, and half the difference of the two halves' averages."""
+    first, second = (half.mean(0) for half in samples.chunk(2))
+    return (first + second) / 2, (first - second) / 2
+
+
+def _numpy(value: Tensor) -> Float:
+    array: Float = value.double().cpu().numpy()
+    return array
