@@ -276,7 +276,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "x.csv").mkdir()
-    with pytest.raises(MissingFileError, match="Is a directory"):
+    with pytest.raises(DataError, match=r"x\.csv: got a folder"):
         load(tmp_path / "x.csv")
 
 

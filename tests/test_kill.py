@@ -58,17 +58,24 @@ class Story:
         self.steps: list[int] = []
 
     def tell(self, moments: random.Random, longest: float) -> None:
-        while not self._once(moments.uniform(0, longest)):
+        """Kill half the time at any moment, half the time soon after the run has got further."""
+        while not self._once(
+            moments.uniform(0, longest) if moments.random() < 0.5 else longest,
+            moments.uniform(0, longest / 20),
+        ):
             self.kills += 1
             self.steps.append(newest_step(self.out))
             # On a machine that grew slow a run would else be killed before each checkpoint.
             if self.steps[-1] in self.steps[:-1]:
                 longest *= 1.2
 
-    def _once(self, delay: float) -> bool:
-        """Return whether the command ended before it was killed."""
+    def _once(self, patience: float, delay: float) -> bool:
+        """Kill after a new checkpoint or so many seconds; return whether it had ended before."""
         resume = ["train", "--resume", str(self.out)]
+        before, began = newest_step(self.out), time.perf_counter()
         pid = self.nursery.start(resume if begun(self.out) else self.command, self.output)
+        while newest_step(self.out) == before and time.perf_counter() < began + patience:
+            time.sleep(0.001)
         time.sleep(delay)
         os.kill(pid, signal.SIGKILL)
         status = self.nursery.wait()

@@ -33,10 +33,11 @@ except ImportError as error:
         "Run pip install 'posterior-collapse[torch]'.",
     ) from error
 
-__all__ = ["Checkpoint", "CheckpointWarning", "exists", "load", "save"]
+__all__ = ["Checkpoint", "CheckpointWarning", "exists", "load", "prune", "save"]
 
 FORMAT = "posterior-collapse checkpoint"
 VERSION = 1
+KEEP = 2
 COMMIT = re.compile(r"checkpoint-(\d{10,})\.json")
 TENSORS = re.compile(r"checkpoint-\d{10,}-[0-9a-f]{16}\.safetensors")
 
@@ -69,7 +70,7 @@ def save(
     meta: Mapping[str, Any],
     *,
     step: int,
-    keep: int = 2,
+    keep: int = KEEP,
 ) -> Path:
     """Write a state and return the path of its JSON file.
 
@@ -112,8 +113,7 @@ def save(
     # Should the power fail between the two names, the older checkpoints are still there.
     atomic.write(folder / _tensors_name(record), content, sync_folder=False)
     atomic.write(path, text.encode())
-    with writing(folder):
-        _prune(folder, step, keep)
+    prune(folder, step, keep)
     return path
 
 
@@ -230,8 +230,25 @@ def _read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def _prune(folder: Path, step: int, keep: int) -> None:
-    """Delete what is superseded, commit points before their tensors."""
+def prune(folder: str | Path, step: int, keep: int = KEEP) -> None:
+    """Delete what the checkpoint of a step supersedes, commit points before their tensors.
+
+    `save` does so itself; a process killed in it leaves the rest to the run that resumes.
+
+    Args:
+        folder: Folder of the run.
+        step: Of the checkpoint in use; later ones go.
+        keep: How many to keep, this one included.
+
+    Raises:
+        OutputError: The folder cannot be changed.
+    """
+    folder = Path(folder)
+    with writing(folder):
+        _delete_superseded(folder, step, keep)
+
+
+def _delete_superseded(folder: Path, step: int, keep: int) -> None:
     found = list(_newest_first(folder))
     kept = [path for number, path in found if number <= step][:keep]
     for _, path in found:

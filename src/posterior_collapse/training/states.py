@@ -50,6 +50,7 @@ def restore(engine: Engine, folders: Sequence[str | Path]) -> None:
         if engine.runs[run].stopped == "finished" and _goes_on(engine):
             engine.runs[run].stopped = None
         _take(engine, run, checkpoint.tensors)
+        checkpoints.prune(folders[run], checkpoint.step)
 
 
 def save_exact(model: MarkovVAE, run: Run, steps: int, folder: str | Path) -> None:
@@ -74,6 +75,7 @@ def load_exact(model: MarkovVAE, run: Run, folder: str | Path) -> None:
     """
     checkpoint = checkpoints.load(folder)
     _check_same(model, run.settings, run.settings.order_seed, True, checkpoint, folder)
+    checkpoints.prune(folder, checkpoint.step)
     model.load_state_dict(
         {name.removeprefix("model."): value for name, value in checkpoint.tensors.items()}
     )
