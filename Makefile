@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INPUTS := pyproject.toml constraints.txt
+ADAPTERS := .venv-adapters
 
 # One list of pins for the packages (old and new pip) and for the build of this one.
 PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
 	PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 
-.PHONY: demo test format benchmarks clean
+.PHONY: demo test test-adapters format benchmarks clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.core
@@ -23,6 +24,11 @@ test: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2
 
+# The libraries that the adapters serve have an environment of their own: `make test` is without them.
+test-adapters: export OMP_NUM_THREADS := 1
+test-adapters: $(ADAPTERS)/.installed
+	$(ADAPTERS)/bin/python -m pytest tests/adapters src/posterior_collapse/adapters
+
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -31,7 +37,7 @@ benchmarks: $(VENV)/.dev
 	set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache src/*.egg-info
+	rm -rf $(VENV) $(ADAPTERS) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache src/*.egg-info
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -44,3 +50,10 @@ $(VENV)/.core: $(INPUTS) | $(BIN)/python
 $(VENV)/.dev: $(INPUTS) | $(BIN)/python
 	$(PIP) -e '.[dev]'
 	touch $@ $(VENV)/.core
+
+$(ADAPTERS)/.installed: $(INPUTS) constraints-adapters.txt
+	$(PYTHON) -m venv $(ADAPTERS)
+	PIP_CONSTRAINT="constraints.txt constraints-adapters.txt" PIP_BUILD_CONSTRAINT=constraints.txt \
+		PIP_DISABLE_PIP_VERSION_CHECK=1 $(ADAPTERS)/bin/python -m pip install --quiet \
+		-e '.[adapters]' pytest hypothesis
+	touch $@

@@ -159,7 +159,7 @@ def check_log_terms(model: LatentModel, x: Tensor, y: Tensor | None) -> None:
         return
     generator = torch.Generator(device=model.infer(x, y)[0].device).manual_seed(0)
     terms = model.log_terms(model.infer(x, y, generator=generator, samples=_DRAWS), x, y)
-    for name, values in terms._replace(decoder=(terms.decoder,))._asdict().items():
+    for name, values in zip(terms._fields, ((terms.decoder,), *terms[1:]), strict=True):
         for value in values:
             _same_shape(value, (_DRAWS, len(x)), f"log_terms(...).{name}")
             if not torch.isfinite(value).all():
