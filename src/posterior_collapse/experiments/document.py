@@ -69,7 +69,6 @@ def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> s
         keep_trailing_newline=True,
         autoescape=False,  # Markdown, from the package's own results
     )
-    environment.filters["prose"] = _prose
     text = environment.get_template(TEMPLATE).render(
         folder=_relative(Path(results), Path(folder)),
         verdicts=_verdicts(rows),
@@ -135,10 +134,12 @@ def _section(result: Mapping[str, Any], home: Path, folder: Path) -> dict[str, A
     figures = [_figure(figure, home, folder) for figure in result["figures"]]
     return {
         "anchor": _anchor(f"{result['id']}: {result['name']}"),
+        "claim": _prose(result["claim"]),
         "theory": _values(result["theory"]),
+        "published": _prose(result["published"]),
         "tables": {k: Table.from_dict(v).markdown() for k, v in result["tables"].items()},
         "figures": [figure for figure in figures if figure["image"] or figure["links"]],
-        "agreement": {key: str(result["agreement"][key]) for key in ("verdict", "text")},
+        "agreement": {key: _prose(result["agreement"][key]) for key in ("verdict", "text")},
         "smaller": _smaller(result["profile"]),
         "wall": took,
         "provenance": _values({**about, "wall time": took}).strip(),
@@ -177,13 +178,13 @@ def _smaller(profile: str) -> str:
         >>> [_smaller(profile) for profile in ("full", "quick", "smaller: 20 epochs")]
         ['', 'smaller: quick profile', 'smaller: 20 epochs']
     """
-    return {"full": "", "quick": "smaller: quick profile"}.get(profile, profile)
+    return {"full": "", "quick": "smaller: quick profile"}.get(profile, profile.strip())
 
 
 def _figure(figure: Mapping[str, str], home: Path, folder: Path) -> dict[str, Any]:
     files = [(home / figure["file"]).with_suffix(ending) for ending in (".png", ".pdf", ".csv")]
     links = {f.suffix[1:].upper(): _relative(f, folder) for f in files if f.is_file()}
-    return {"caption": figure["caption"], "image": links.pop("PNG", ""), "links": links}
+    return {"caption": _prose(figure["caption"]), "image": links.pop("PNG", ""), "links": links}
 
 
 def _values(values: Any) -> str:

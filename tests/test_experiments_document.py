@@ -1,0 +1,265 @@
+"""Tables of the experiments, and the document written from what the rows left."""
+
+import csv
+import itertools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from posterior_collapse.errors import (
+    CorruptFileError,
+    InvalidArgumentError,
+    MissingFileError,
+    OutputError,
+)
+from posterior_collapse.experiments import document
+from posterior_collapse.experiments.tables import Table, format_cell
+
+RUNS = [
+    {"beta": beta, "seed": seed, "NLL (nats)": 100 * beta + seed**2 / 7, "active units": 9 - seed}
+    for beta in (0.5, 2.0)
+    for seed in (1, 2, 3)
+]
+
+
+def test_over_seeds_has_mean_and_sample_std() -> None:
+    table = Table.over_seeds(RUNS, ["beta"], ["NLL (nats)", "active units", "lacking"])
+    assert table.columns == ["beta", "NLL (nats)", "active units", "lacking"]
+    assert [row[0] for row in table.rows] == [0.5, 2.0]
+    values = np.array([run["NLL (nats)"] for run in RUNS]).reshape(2, 3)
+    for row, nll in zip(table.rows, values, strict=True):
+        assert row[1] == pytest.approx({"mean": nll.mean(), "std": nll.std(ddof=1)}, rel=1e-12)
+        assert row[2] == {"mean": 7.0, "std": 1.0}
+        assert row[3] is None
+    alone = Table.over_seeds(RUNS[:1], ["beta"], ["active units"])
+    assert alone.rows == [[0.5, {"mean": 8.0, "std": None}]]
+
+
+def test_csv_reads_back_to_the_last_bit() -> None:
+    table = Table(
+        ["name", "x"], [["a,b", {"mean": 0.1 + 0.2, "std": 1 / 3}], ['"', None], ["c", 2]]
+    )
+    rows = list(csv.reader(table.csv().splitlines()))
+    assert rows[0] == ["name", "x", "x std"]
+    assert rows[1][0] == "a,b"
+    assert [float(cell) for cell in rows[1][1:]] == [0.1 + 0.2, 1 / 3]
+    assert rows[2:] == [['"', "", ""], ["c", "2", ""]]
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-4, 1e3))
+def test_a_mean_is_shown_to_two_digits_of_its_std(mean: float, std: float) -> None:
+    shown, spread = format_cell({"mean": mean, "std": std}).split(" ± ")
+    assert abs(float(spread) - std) <= 0.051 * std
+    assert abs(float(shown) - mean) <= max(0.051 * std, 0.0005 * abs(mean) * (std >= 100))
+
+
+def test_rows_must_fit_the_columns() -> None:
+    with pytest.raises(InvalidArgumentError, match=r"rows\[1\]: got 1 cells"):
+        Table(["a", "b"], [[1, 2], [3]])
+
+
+def test_tables_are_saved_whole(tmp_path: Path) -> None:
+    assert Table(["a"], [[1]]).save(tmp_path, "t").read_text() == "a\n1\n"
+    with pytest.raises(OutputError):
+        Table(["a"], [[1]]).save(tmp_path / "none", "t")
+
+
+def result(row: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "id": row,
+        "name": f"name of {row}: beta, eta_dec",
+        "claim": "Larger beta_2 < 3 collapses (more)_+ and (more)_+.",
+        "theory": "A unit lives while theta > beta.",
+        "settings": {"epochs": 123, "architecture": {"name": "cvae-relu", "hidden": [17, 18]}},
+        "convention": "elbo",
+        "profile": "full",
+        "version": "9.8.7",
+        "hardware": "two slow cores",
+        "wall_s": 3723.4,
+        "seeds": [1, 2, 3],
+        "tables": {
+            "Measures": Table.over_seeds(RUNS, ["beta"], ["NLL (nats)", "active units"]).to_dict()
+        },
+        "figures": [],
+        "agreement": {"verdict": "agrees", "text": "5 of 5 as predicted."},
+        "published": "",
+        **changes,
+    }
+
+
+def leave(results: Path, row: str, **changes: Any) -> Path:
+    folder = results / row
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(result(row, **changes)))
+    return folder
+
+
+def section(text: str, row: str) -> str:
+    return re.split(r"^## ", text.split(f"\n## {row}: ")[1], flags=re.M)[0]
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """Return the cells of each table, read by a parser of Markdown that is not ours."""
+    found: list[list[list[str]]] = []
+    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    for token, following in itertools.pairwise(tokens):
+        if token.type == "table_open":
+            found.append([])
+        elif token.type == "tr_open":
+            found[-1].append([])
+        elif token.type in ("th_open", "td_open"):
+            found[-1][-1].append(following.content)
+    return found
+
+
+def test_a_section_says_all_that_a_row_left(tmp_path: Path) -> None:
+    leave(tmp_path / "results", "E3", published="One seed only.")
+    path = document.write(tmp_path / "results", tmp_path / "new" / "docs" / "reproduction.md")
+    text = section(path.read_text(), "E3")
+    for said in (
+        "name of E3: beta, eta_dec",
+        "**Theory predicts.** A unit lives while theta > beta.",
+        "**Agrees.** 5 of 5 as predicted.",
+        "**The published scripts.** One seed only.",
+        "- version: 9.8.7",
+        "- convention: elbo",
+        "- seeds: 1, 2, 3",
+        "- hardware: two slow cores",
+        "- wall time: 1 h 2 min",
+        "- epochs: 123",
+        "- architecture.hidden: 17, 18",
+    ):
+        assert said in text
+    assert "smaller" not in text
+
+
+def test_numbers_in_tables_are_those_of_the_results(tmp_path: Path) -> None:
+    leave(tmp_path, "E9")
+    ((head, *rows),) = tables(section(document.render(tmp_path, tmp_path), "E9"))
+    assert head == ["beta", "NLL (nats)", "active units"]
+    for cells, beta in zip(rows, (0.5, 2.0), strict=True):
+        nll = [run["NLL (nats)"] for run in RUNS if run["beta"] == beta]
+        assert float(cells[0]) == beta
+        mean, std = map(float, cells[1].split(" ± "))
+        assert mean == pytest.approx(np.mean(nll), abs=0.01)
+        assert std == pytest.approx(np.std(nll, ddof=1), abs=0.01)
+        assert cells[2] == "7.0 ± 1.0"
+
+
+def test_rows_stand_in_order_and_are_counted(tmp_path: Path) -> None:
+    verdicts = {"E10": "partly", "phase": "differs", "E2": "agrees", "E1": "agrees"}
+    for row, verdict in verdicts.items():
+        leave(tmp_path, row, agreement={"verdict": verdict, "text": "."})
+    text = document.render(tmp_path, tmp_path)
+    assert re.findall(r"^## (\w+):", text, flags=re.M) == ["E1", "E2", "E10", "phase"]
+    assert "Of 4 rows, 2 agree with theory, 1 agree partly and 1 differ." in text
+    (_, *rows), *_ = tables(text)
+    assert rows[2] == [
+        "[E10](#e10-name-of-e10-beta-eta_dec)",
+        "name of E10: beta, eta_dec",
+        *("full", "3", "1 h 2 min", "partly"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("profile", "said"),
+    [("quick", "smaller: quick profile"), ("smaller: 20 epochs", "smaller: 20 epochs")],
+)
+def test_a_row_run_smaller_says_so_at_its_table(tmp_path: Path, profile: str, said: str) -> None:
+    leave(tmp_path, "E11", profile=profile)
+    text = document.render(tmp_path, tmp_path)
+    assert f"*Measures ({said})*\n\n| beta" in section(text, "E11")
+    assert f"| {said} |" in text.split("\n## ")[0]
+
+
+def test_figures_that_are_there_are_shown_and_linked(tmp_path: Path) -> None:
+    figures = [
+        {"file": "curves.pdf", "caption": "Share of collapsed units"},
+        {"file": "panel.png", "caption": "Reconstructions"},
+        {"file": "left_out.pdf", "caption": "Too large to keep"},
+    ]
+    folder = leave(tmp_path / "my results", "E1", figures=figures)
+    for name in ("curves.png", "curves.pdf", "curves.csv", "panel.png"):
+        (folder / name).write_bytes(b"x")
+    path = document.write(tmp_path / "my results", tmp_path / "docs" / "reproduction.md")
+    tokens = [t for token in MarkdownIt().parse(path.read_text()) for t in token.children or []]
+    images = [str(token.attrs["src"]) for token in tokens if token.type == "image"]
+    links = [str(token.attrs["href"]) for token in tokens if token.type == "link_open"]
+    assert images == ["../my%20results/E1/curves.png", "../my%20results/E1/panel.png"]
+    files = [link for link in links if link.endswith(("pdf", "csv"))]
+    assert [link.rsplit("/")[-1] for link in files] == ["curves.pdf", "curves.csv"]
+    for link in images + files:
+        assert (path.parent / link.replace("%20", " ")).is_file()
+    assert "Too large to keep" not in path.read_text()
+
+
+def test_plain_text_stays_plain(tmp_path: Path) -> None:
+    leave(tmp_path, "E1", tables={"t": {"columns": ["a|b"], "rows": [["c|d\ne"], [None]]}})
+    text = section(document.render(tmp_path, tmp_path), "E1")
+    assert "<em>" not in MarkdownIt().render(text.split("**Theory")[0].replace("**", ""))
+    assert "Larger beta_2 < 3 collapses (more)_+ and (more)_+." in "".join(
+        child.content for token in MarkdownIt().parse(text) for child in token.children or []
+    )
+    assert tables(text) == [[["a|b"], ["c|d e"], [""]]]
+
+
+def test_theory_may_be_values(tmp_path: Path) -> None:
+    leave(tmp_path, "E7", theory={"onset": 4.25, "active units": {"z2": [16, 8]}})
+    text = section(document.render(tmp_path, tmp_path), "E7")
+    assert "**Theory predicts.** \n\n- onset: 4.25\n- active units.z2: 16, 8\n" in text
+
+
+def test_the_same_results_give_the_same_document(tmp_path: Path) -> None:
+    for row in ("E2", "E1"):
+        leave(tmp_path, row)
+    target = tmp_path / "reproduction.md"
+    first = document.write(tmp_path, target).read_bytes()
+    assert document.write(tmp_path, target).read_bytes() == first
+
+
+def test_no_results_are_named(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(MissingFileError, match=r"no folder with a result\.json"):
+            document.render(folder, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"tables": {"t": {"columns": ["a"], "rows": [[1, 2]]}}}, "2 cells"),
+        ({"tables": {"t": {"rows": []}}}, "columns"),
+        ({"agreement": "agrees"}, "TypeError"),
+        ({"wall_s": None}, "TypeError"),
+        ({"figures": [{"caption": "no file"}]}, "file"),
+        ({"profile": None}, "AttributeError"),
+        ({"claim": 3}, "AttributeError"),
+    ],
+)
+def test_a_broken_result_is_named(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
+    leave(tmp_path, "E1", **changes)
+    with pytest.raises(CorruptFileError, match=named) as caught:
+        document.render(tmp_path, tmp_path)
+    assert str(tmp_path / "E1" / "result.json") in str(caught.value)
+
+
+def test_a_result_that_lacks_keys_is_named(tmp_path: Path) -> None:
+    folder = leave(tmp_path, "E1")
+    values = result("E1")
+    del values["claim"], values["seeds"]
+    (folder / "result.json").write_text(json.dumps(values))
+    with pytest.raises(CorruptFileError, match="claim, seeds"):
+        document.render(tmp_path, tmp_path)
+
+
+def test_nothing_is_left_of_a_document_that_cannot_be_written(tmp_path: Path) -> None:
+    leave(tmp_path / "results", "E1")
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError):
+        document.write(tmp_path / "results", tmp_path / "file" / "reproduction.md")

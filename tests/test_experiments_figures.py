@@ -1,0 +1,341 @@
+"""Figures of the experiments: what they show is what they were given, and it can be read."""
+
+import csv
+import itertools
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from matplotlib.transforms import Bbox
+
+from posterior_collapse.errors import InvalidArgumentError, OutputError
+from posterior_collapse.experiments import figures
+from posterior_collapse.experiments.figures import Chart
+from posterior_collapse.experiments.figures.chart import DPI, looks
+
+EPS = np.geomspace(1e-4, 10, 60)
+BETAS = np.arange(1, 71) / 10
+
+
+def shares(values: tuple[float, ...], name: str) -> dict[str, Any]:
+    return {f"{name} = {v:g}": (EPS, np.clip(v * EPS, 0, 1).round(1)) for v in values}
+
+
+def swept(noise: float = 0.0, step: int = 1) -> dict[str, Any]:
+    at = BETAS[::step]
+    return {
+        "loss (nats)": {"": (at, 20 + 3 * np.log(at) + noise)},
+        "reconstruction (nats)": {"": (at, 15 + at)},
+        "KL (nats)": {"z1": (at, 10 - 3 * np.exp(-at)), "z2": (at, 12 * np.exp(-at) + noise)},
+        "active units": {"z1": (at, 0 * at + 10), "z2": (at, np.maximum(0, 10 - np.floor(at)))},
+    }
+
+
+def measures(settings: Any, labels: tuple[str, ...] = ("",)) -> dict[str, Any]:
+    count = len(settings)
+    return {
+        name: {
+            label: (settings, np.arange(count) + i, np.ones(count))
+            for i, label in enumerate(labels)
+        }
+        for name in ("NLL (nats)", "KL(z1) (nats)", "active units", "kl_active_share")
+    }
+
+
+def made() -> dict[str, Chart]:
+    """Return every kind of figure at the sizes in which the experiments need it."""
+    rng = np.random.default_rng(0)
+    four = (0.1, 0.5, 1.0, 2.0)
+    digits = {f"digit {d}": (EPS, np.clip(EPS * (d + 1), 0, 1)) for d in range(10)}
+    words = ["identical", "1/2", "1/4", "1/8", "random", "quadratic"]
+    images = rng.random((10, 10, 28, 28))
+    grid = ["0.1", "1", "2", "4", "6"]
+    steps = np.arange(1, 201)
+    falling = {
+        "singular values of U1": (steps, np.exp(-steps / 20)),
+        "sigma": (steps, 1 / steps**3),
+    }
+    counts = rng.integers(0, 17, (7, 6)).astype(float)
+    betas, etas = np.geomspace(0.25, 16, 7), np.geomspace(0.25, 4, 6)
+    matrix = rng.normal(size=(12, 5))
+    return {
+        "one panel": figures.collapse_curves({"": shares(four, "beta")}),
+        "two panels": figures.collapse_curves(
+            {"a": shares(four, "beta"), "b": shares(four, "eta_dec")}
+        ),
+        "three panels": figures.collapse_curves(
+            {n: shares(four, n) for n in ("beta_1", "beta_2", "eta_dec")}
+        ),
+        "four panels": figures.collapse_curves(
+            {n: shares(four, n) for n in ("beta_1", "beta_2", "eta_dec", "eta_enc")}
+        ),
+        "digits": figures.collapse_curves(dict.fromkeys(("linear", "relu", "cnn"), digits)),
+        "spectra": figures.spectra(
+            {f"digit {d}": 9 / np.arange(1, 49) ** (1 + d / 9) for d in range(10)},
+            threshold=0.25,
+            name="beta eta_dec^2",
+        ),
+        "convergence": figures.convergence({"": falling}),
+        "convergence of two": figures.convergence({"matrix problem": falling, "MNIST": falling}),
+        "sweep": figures.sweep(
+            swept(), {"exact training": swept(), "minibatches": swept(0.3, 14)}, variable="beta_2"
+        ),
+        "panels": figures.panel({"original": images, "beta = 0.1": images, "beta = 2": images}),
+        "grid of betas": figures.panel(
+            {"": images[:5, :5]}, rows=grid, columns=grid, row_name="beta_1", column_name="beta_2"
+        ),
+        "heat maps": figures.heat_maps(
+            dict.fromkeys(("U, learned", "U, sigma = 1"), matrix)
+            | dict.fromkeys(("V', learned", "V', sigma = 1"), matrix / 10),
+            y="data mode",
+        ),
+        "phase": figures.phase(
+            betas, etas, {"mlp": counts, "cnn": counts}, 5 / etas**2, found={"mlp": 6 / etas**2}
+        ),
+        "spread over words": figures.spread(measures(words), variable="relation of x and y"),
+        "spread over values": figures.spread(
+            measures([0.25, 0.5, 1, 2, 3], ("beta_1", "beta_2", "eta")), variable="value"
+        ),
+        "scatter": figures.scatter(
+            {n: (np.arange(10.0), rng.normal(size=10)) for n in ("linear", "relu", "cnn")},
+            x="active units, theory",
+            y="active units, measured",
+            names="0123456789",
+            diagonal=True,
+        ),
+    }
+
+
+@pytest.fixture(scope="module")
+def charts() -> dict[str, Chart]:
+    return made()
+
+
+KINDS = (
+    *("one panel", "two panels", "three panels", "four panels", "digits", "spectra"),
+    *("convergence", "convergence of two", "sweep", "panels", "grid of betas", "heat maps"),
+    *("phase", "spread over words", "spread over values", "scatter"),
+)
+
+
+def boxes(figure: Figure) -> list[tuple[str, Bbox]]:
+    """Return where all that is written on a figure stands, in dots."""
+    figure.draw_without_rendering()
+    written = []
+    for axes in figure.axes:
+        written += [axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts]
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            written += [t.label1 for t in axis.get_major_ticks() if low <= t.get_loc() <= high]
+        legend = axes.get_legend()
+        written += legend.get_texts() if legend else []
+    for legend in figure.legends:
+        written += legend.get_texts()
+    shown = [text for text in written if text.get_text() and text.get_visible()]
+    return [(text.get_text(), text.get_window_extent()) for text in shown]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_written_is_cut_off_or_written_over(kind: str, charts: dict[str, Chart]) -> None:
+    figure = charts[kind].figure
+    written = boxes(figure)
+    page = figure.bbox.padded(1)
+    for text, box in written:
+        assert page.containsx(box.x0), text
+        assert page.containsx(box.x1), text
+        assert page.containsy(box.y0), text
+        assert page.containsy(box.y1), text
+    for (one, here), (other, there) in itertools.combinations(written, 2):
+        common = Bbox.intersection(here, there)
+        if common is not None and kind != "spread over words":  # boxes of tilted words are large
+            assert min(common.width, common.height) < 1.5, (one, other)
+    legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes)]
+    for legend, axes in itertools.product(filter(None, legends), figure.axes):
+        assert not legend.get_window_extent().overlaps(axes.get_window_extent())
+
+
+def test_curves_are_told_apart_in_grey() -> None:
+    for count in (2, 4, 10):
+        grey = [np.dot(to_rgb(look["color"]), (0.299, 0.587, 0.114)) for look in looks(count)]
+        assert np.diff(grey).min() > 0.04
+        assert max(grey) < 0.75
+        neighbours = itertools.pairwise(look["linestyle"] for look in looks(count))
+        assert all(one != other for one, other in neighbours)
+
+
+def test_collapse_curves_show_the_shares_given(charts: dict[str, Chart]) -> None:
+    left, right = charts["two panels"].figure.axes
+    assert [line.get_label() for line in right.lines] == [
+        f"eta_dec = {v}" for v in (0.1, 0.5, 1, 2)
+    ]
+    assert left.get_xscale() == "log"
+    for line, value in zip(left.lines, (0.1, 0.5, 1.0, 2.0), strict=True):
+        eps, share = shares((value,), "beta")[f"beta = {value:g}"]
+        np.testing.assert_array_equal(line.get_xdata(), eps)
+        np.testing.assert_allclose(line.get_ydata(), 100 * share)
+        assert line.get_drawstyle() == "steps-post"  # the share changes where a unit's KL lies
+
+
+def test_spectra_count_what_exceeds_the_threshold() -> None:
+    chart = figures.spectra({"a": [4.0, 0.5, 0.5000001, 0.0], "b": [0.1]}, threshold=0.5, name="t")
+    labels = [text.get_text() for text in chart.figure.legends[0].get_texts()]
+    assert labels == ["a (2 above)", "b (0 above)", "t"]
+    axes = chart.figure.axes[0]
+    assert np.isnan(axes.lines[0].get_ydata()[3])  # no zero on a log scale
+    assert list(axes.lines[2].get_ydata()) == [0.5, 0.5]
+    assert chart.table.rows[3] == ["a", 4, 0.0]
+
+
+def test_convergence_draws_positive_errors_and_the_goal() -> None:
+    chart = figures.convergence({"": {"U1": ([1, 2, 3], [0.1, 0.0, 1e-6])}}, goal=1e-3)
+    curve, goal = chart.figure.axes[0].lines
+    np.testing.assert_array_equal(curve.get_ydata(), [0.1, np.nan, 1e-6])
+    assert set(goal.get_ydata()) == {1e-3}
+    assert [row[3] for row in chart.table.rows] == [0.1, 0.0, 1e-6]
+    assert len(figures.convergence({"": {"U1": ([1], [0.1])}}, goal=None).figure.axes[0].lines) == 1
+
+
+def test_a_sweep_draws_theory_as_lines_and_all_measurements_as_markers() -> None:
+    kinds = {f"kind {i}": swept(float(i), 10) for i in range(4)}
+    chart = figures.sweep(swept(), kinds, variable="beta_2")
+    for axes, (quantity, expected) in zip(chart.figure.axes, swept().items(), strict=True):
+        assert axes.get_title() == quantity
+        lines = [line for line in axes.lines if line.get_linestyle() != "None"]
+        markers = [line for line in axes.lines if line.get_linestyle() == "None"]
+        assert len(markers) == 4 * len(lines)
+        for line, (values, height) in zip(lines, expected.values(), strict=True):
+            np.testing.assert_array_equal(line.get_xdata(), values)
+            np.testing.assert_array_equal(line.get_ydata(), height)
+        given = [y for kind in kinds.values() for _, y in kind[quantity].values()]
+        drawn = [line.get_ydata() for line in markers]
+        assert all(any(np.array_equal(y, d) for d in drawn) for y in given)
+    legend = [text.get_text() for text in chart.figure.legends[0].get_texts()]
+    assert legend == ["theory", *kinds, "z1", "z2"]
+    assert sum(row[0] == "theory" for row in chart.table.rows) == 6 * len(BETAS)
+
+
+def test_a_panel_puts_each_image_in_its_place() -> None:
+    images = np.zeros((2, 3, 4, 5))
+    images[1, 2] = np.linspace(-0.5, 1.5, 20).reshape(4, 5)  # what lies outside is clipped
+    chart = figures.panel({"a": images, "b": np.ones((1, 1, 2, 2))}, rows=["0.1", "1"])
+    drawn = chart.figure.axes[0].images[0].get_array()
+    assert drawn.shape == (2 * 5 - 1, 3 * 6 - 1)
+    np.testing.assert_array_equal(drawn[5:, 12:], np.clip(images[1, 2], 0, 1))
+    rows = list(csv.reader(chart.table.csv().splitlines()))
+    assert rows[6][:3] == ["a", "2", "3"]
+    expected = np.clip(np.linspace(-0.5, 1.5, 20), 0, 1) * 255
+    np.testing.assert_allclose([int(pixel) for pixel in rows[6][3:]], expected, atol=0.5)
+    assert rows[7] == ["b", "1", "1", *["255"] * 4, *[""] * 16]
+
+
+def test_pixels_are_square(charts: dict[str, Chart]) -> None:
+    for kind in ("panels", "grid of betas"):
+        for axes in charts[kind].figure.axes:
+            box, image = axes.get_window_extent(), axes.images[0].get_array()
+            assert box.width / image.shape[1] == pytest.approx(
+                box.height / image.shape[0], rel=1e-3
+            )
+
+
+@pytest.mark.parametrize("shape", [(784,), (2, 28, 28), (0, 5, 28, 28)])
+def test_images_of_another_shape_are_named(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"blocks\['mean'\]"):
+        figures.panel({"mean": np.zeros(shape)})
+
+
+def test_heat_maps_share_one_scale_around_zero() -> None:
+    matrices = {"U": np.array([[3.0, 0.0], [-4.0, 0.0]]), "V": np.array([[0.5]])}
+    chart = figures.heat_maps(matrices)
+    images = [axes.images[0] for axes in chart.figure.axes[:2]]
+    assert {image.get_clim() for image in images} == {(-4.0, 4.0)}
+    norms = [label.get_text().split("\n")[1] for label in chart.figure.axes[0].get_xticklabels()]
+    assert norms == ["5", "0"]
+    assert chart.table.rows == [["U", 1, 3.0, 0.0], ["U", 2, -4.0, 0.0], ["V", 1, 0.5, None]]
+    figures.heat_maps({"nothing": np.zeros((3, 2))}).figure.draw_without_rendering()
+
+
+def test_phase_puts_theory_on_the_grid_of_the_runs() -> None:
+    betas, etas = np.array([0.5, 2.0, 8.0]), np.array([0.5, 1.0])
+    counts = np.array([[16, 9], [8, np.nan], [1, 0]])
+    chart = figures.phase(betas, etas, {"mlp": counts}, 4 / etas**2, found={"mlp": [9.0, np.nan]})
+    axes = chart.figure.axes[0]
+    mesh = axes.collections[0]
+    np.testing.assert_allclose(mesh.get_coordinates()[:, 0, 1], [0.25, 1, 4, 16])  # geometric
+    np.testing.assert_array_equal(mesh.get_array().filled(-1), np.nan_to_num(counts, nan=-1))
+    assert mesh.get_clim() == (0, 16)
+    assert sorted(text.get_text() for text in axes.texts) == ["0", "1", "16", "8", "9"]
+    theory = next(line for line in axes.lines if "theory" in str(line.get_label()))
+    np.testing.assert_array_equal(theory.get_xydata(), [[0.5, 16], [1, 4]])
+    assert chart.table.rows[4] == ["mlp", 8.0, 0.5, 1.0, 16.0, 9.0]
+    figures.phase([1], [1], {"cnn": [[np.nan]]}, [1]).figure.draw_without_rendering()
+
+
+def test_spread_draws_means_and_stds_at_their_settings() -> None:
+    points = {"relu": ([0.1, 1], [5.0, 7.0], [0.5, np.nan]), "cnn": ([1], [6.0], [1.0])}
+    axes = figures.spread({"KL (nats)": points}, variable="beta").figure.axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0.1", "1"]
+    relu, cnn = axes.containers
+    np.testing.assert_array_equal(relu[0].get_ydata(), [5, 7])
+    assert round(cnn[0].get_xdata()[0]) == 1
+    low, high = relu[2][0].get_segments()[0][:, 1]
+    assert (low, high) == (4.5, 5.5)
+    assert (
+        figures.spread(measures(["a", "b"]), variable="x").figure.axes[0].lines[0].get_ls()
+        == "None"
+    )
+
+
+def test_scatter_names_its_points(charts: dict[str, Chart]) -> None:
+    axes = charts["scatter"].figure.axes[0]
+    x, y = axes.lines[0].get_data()
+    assert [(t.get_text(), *t.xy) for t in axes.texts] == [
+        (str(digit), *point) for digit, point in enumerate(zip(x, y, strict=True))
+    ]
+
+
+def test_nothing_to_draw_is_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="at least one panel"):
+        figures.collapse_curves({})
+
+
+def test_files_hold_the_figure_and_its_numbers(tmp_path: Path, charts: dict[str, Chart]) -> None:
+    pdf, png, data = charts["sweep"].save(tmp_path, "sweep")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "sweep.csv",
+        "sweep.pdf",
+        "sweep.png",
+    ]
+    assert pdf.read_bytes().startswith(b"%PDF")
+    assert imread(png).shape[1] == round(5.5 * DPI)
+    head, *rows = csv.reader(data.read_text().splitlines())
+    assert head == ["source", "quantity", "curve", "beta_2", "value"]
+    given = [[*r[:3], *map(float, r[3:])] for r in charts["sweep"].table.rows]
+    assert [[*row[:3], *map(float, row[3:])] for row in rows] == given  # to the last bit
+
+
+def test_the_same_numbers_give_the_same_files(tmp_path: Path) -> None:
+    files = []
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        folder.mkdir()
+        chart = figures.sweep(swept(), {"exact": swept()}, variable="beta_2")
+        files.append([path.read_bytes() for path in chart.save(folder, "sweep")])
+    assert files[0] == files[1]
+
+
+def test_the_user_s_matplotlib_neither_changes_nor_is_changed() -> None:
+    plain = figures.convergence({"": {"U1": ([1, 2], [0.1, 0.2])}}).figure.axes[0]
+    with matplotlib.rc_context({"font.size": 30, "text.usetex": True}):
+        before = dict(matplotlib.rcParams)
+        styled = figures.convergence({"": {"U1": ([1, 2], [0.1, 0.2])}}).figure.axes[0]
+        assert dict(matplotlib.rcParams) == before
+    assert styled.xaxis.label.get_size() == plain.xaxis.label.get_size() == 8
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path, charts: dict[str, Chart]) -> None:
+    with pytest.raises(OutputError, match="no such folder"):
+        charts["one panel"].save(tmp_path / "none", "curves")
