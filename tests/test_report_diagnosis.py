@@ -59,7 +59,7 @@ def test_a_row_per_unit_the_most_kl_first(found):
     assert table.title == "z1: 3 of 5 units active"
     columns = {column.header: list(column.cells) for column in table.columns}
     assert columns["unit"] == ["1", "3", "4", "0", "2"]
-    assert "decoder effect" not in columns
+    assert "effect" not in columns
     level = found.levels[0]
     order = [1, 3, 4, 0, 2]
     assert columns["KL nats"] == [with_error(level.kl[i], level.kl_error[i]) for i in order]
@@ -106,9 +106,9 @@ def test_decoder_effects_are_shown_where_they_were_measured(found):
     )
     (table,) = diagnosis_tables(dataclasses.replace(found, levels=(level,)))
     columns = {column.header: list(column.cells) for column in table.columns}
-    assert columns["decoder effect"][0] == "1.0 ± 0.2"
-    assert columns["I(x;z) nats"][0].startswith("≥ ")
-    assert not columns["I(x;z) nats"][1].startswith("≥ ")
+    assert columns["effect"][0] == "1.0 ± 0.2"
+    assert columns["I(x;z)"][0].startswith("≥ ")
+    assert not columns["I(x;z)"][1].startswith("≥ ")
 
 
 def test_of_many_units_the_weakest_collapsed_are_left_out():
@@ -131,6 +131,10 @@ def test_of_many_units_the_weakest_collapsed_are_left_out():
         (2.5, float("nan"), "2.5"),
         (float("nan"), float("nan"), "-"),
         (3.0, 1e-15, "3"),
+        (5e-14, 1e-15, "0"),
+        (0.0, 3e-13, "0"),
+        (1.2e-7, 3e-8, "1.2e-07 ± 3e-08"),
+        (1.0, 3e-7, "1.0e+00 ± 3e-07"),
     ],
 )
 def test_numbers_have_the_digits_that_their_errors_tell(value, error, text):

@@ -8,7 +8,13 @@ from typing import Any
 
 import typer
 
-from posterior_collapse.cli import data_commands, forecast_command, train_command, verify_command
+from posterior_collapse.cli import (
+    data_commands,
+    diagnose_command,
+    forecast_command,
+    train_command,
+    verify_command,
+)
 from posterior_collapse.errors import PosteriorCollapseError
 
 app = typer.Typer(
@@ -22,6 +28,7 @@ app = typer.Typer(
 app.command("forecast")(forecast_command.forecast)
 app.command("effective-beta")(forecast_command.effective_beta)
 app.command("train")(train_command.train)
+app.command("diagnose")(diagnose_command.diagnose)
 app.command("verify")(verify_command.verify)
 app.add_typer(data_commands.app, name="data")
 

@@ -252,11 +252,11 @@ def _check_plot(path: Path) -> None:
 
 
 def json_text(value: Any) -> str:
+    """Return strict JSON: infinities and NaN become null."""
     return json.dumps(_finite(value), indent=2)
 
 
 def _finite(value: Any) -> Any:
-    """Replace infinities and NaN, which JSON lacks, by null."""
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from posterior_collapse.diagnosis.importance import Estimate, Sampler
 from posterior_collapse.diagnosis.marginal import Marginal, has_marginal
+from posterior_collapse.diagnosis.progress import row_counter
 from posterior_collapse.diagnosis.reading import batches, evaluating, parameter_like
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import LatentModel, MarkovVAE
@@ -153,7 +153,7 @@ def log_likelihood(
             "exact", True, "a model whose decoders are all affine", "Leave it out."
         )
     found: list[Estimate] = []
-    with evaluating(model) as was_training, _bar(progress) as advance:
+    with evaluating(model) as was_training, row_counter("log-likelihood", progress) as advance:
         estimates = _estimator(model, exact, samples, seed, chunk)
         for x, y in batches(model, data, seed=seed):
             for part in estimates(x, y):
@@ -224,18 +224,3 @@ def _whole(name: str, value: Any, least: int) -> int:
             name, repr(value), f"a whole number of at least {least}", f"Pass e.g. {name}=1000."
         )
     return int(value)
-
-
-@contextlib.contextmanager
-def _bar(progress: bool) -> Iterator[Callable[[int], None]]:
-    """Give the function to call with the number of rows done."""
-    if not progress:
-        yield lambda rows: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress, TextColumn, TimeElapsedColumn
-
-    text = TextColumn("log-likelihood: {task.completed:,} rows")
-    with Progress(text, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task("rows", total=None)
-        yield lambda rows: shown.advance(task, rows)

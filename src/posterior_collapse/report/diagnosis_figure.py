@@ -34,7 +34,7 @@ def diagnosis_figure(found: Diagnosis) -> Figure:
     """Return a figure with a row per level.
 
     Left the KL of each unit, the most first; in the middle the share of collapsed units over eps;
-    right the two variances that make up a unit's: that of its mean, and the posterior's own.
+    right the two variances that make up a unit's: that of its mean over x, and that given x.
 
     Args:
         found: What `diagnose` or `diagnose_arrays` returned.
@@ -43,7 +43,7 @@ def diagnosis_figure(found: Diagnosis) -> Figure:
 
     rows = len(found.levels)
     figure = Figure(figsize=(12, 0.8 + 3.6 * rows), layout="constrained")
-    figure.suptitle(textwrap.fill(found.verdict, 140), fontsize=10)
+    figure.suptitle(textwrap.fill(found.verdict, 130), fontsize=10)
     panels = figure.subplots(rows, 3, squeeze=False)
     for number, (level, (left, middle, right)) in enumerate(
         zip(found.levels, panels, strict=True), 1
@@ -53,7 +53,7 @@ def diagnosis_figure(found: Diagnosis) -> Figure:
         _kl_bars(left, level, forecast)
         left.set_title(f"{name}{level.n_active} of {len(level.status)} units active")
         _curve(middle, level)
-        _variances(right, level)
+        _variances(right, level, top=number == rows)
     return figure
 
 
@@ -78,7 +78,7 @@ def _kl_bars(axes: Axes, level: LevelDiagnosis, forecast: np.ndarray | None) -> 
                 label=label,
             )
             # A collapsed unit's bar has no height: its marker says that it is there.
-            low = here & (kl <= LOW * kl.max())
+            low = here & (np.abs(kl) <= LOW * np.abs(kl).max())
             if low.any():
                 axes.plot(places[low], kl[low], marker, color=edge, mfc=face, ms=4, clip_on=False)
     if forecast is not None:
@@ -97,6 +97,7 @@ def _kl_bars(axes: Axes, level: LevelDiagnosis, forecast: np.ndarray | None) -> 
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("rank of the unit by KL")
+    axes.axhline(0.0, color="black", lw=0.8)
     axes.set_ylabel("KL (nats)")
     axes.legend(frameon=False)
 
@@ -113,21 +114,25 @@ def _curve(axes: Axes, level: LevelDiagnosis) -> None:
     axes.set_title(f"collapsed: KL < eps on {100 * (1 - curve.delta):g}% of rows")
 
 
-def _variances(axes: Axes, level: LevelDiagnosis) -> None:
-    x, y = np.maximum(level.mean_variance, LEAST_VARIANCE), np.square(level.posterior_std)
+def _variances(axes: Axes, level: LevelDiagnosis, *, top: bool) -> None:
+    of_mean = np.maximum(level.mean_variance, LEAST_VARIANCE)
+    given_x = np.maximum(np.square(level.aggregate_std) - level.mean_variance, LEAST_VARIANCE)
     status = np.array(level.status)
     for name, (marker, edge, face, _, label) in LOOKS.items():
         here = status == name
         if here.any():
-            axes.plot(x[here], y[here], marker, color=edge, mfc=face, ms=6, label=label)
+            axes.plot(of_mean[here], given_x[here], marker, color=edge, mfc=face, ms=6, label=label)
     prior = float(np.square(level.prior_std).mean())
-    along = np.geomspace(min(x.min(), 1e-3) / 2, 0.9999 * prior, 400)
-    axes.plot(along, prior - along, "-", color="black", lw=1, label="sum = the prior's")
+    left = min(of_mean.min(), 1e-3) / 2
+    if top:  # below, the prior's mean varies too
+        along = np.geomspace(left, 0.9999 * prior, 400)
+        axes.plot(along, prior - along, "-", color="black", lw=1, label="sum = the prior's")
     axes.axvline(0.01, color=GREY, ls=":", label="Burda's threshold")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_ylim(min(y.min(), prior / 10) / 2, max(y.max(), prior) * 2)
-    axes.set_xlabel("variance of the posterior mean")
-    axes.set_ylabel("variance of the posterior")
+    axes.set_xlim(left=left)
+    axes.set_ylim(min(given_x.min(), prior / 10) / 2, max(given_x.max(), prior) * 2)
+    axes.set_xlabel("variance over x of E[z|x]")
+    axes.set_ylabel("mean variance of z given x")
     axes.set_title("where a unit's variance comes from")
     axes.legend(frameon=False, loc="lower left")

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
     from posterior_collapse.diagnosis import Diagnosis, LevelDiagnosis
 
-__all__ = ["diagnosis_page", "diagnosis_tables", "loss_table"]
+__all__ = ["diagnosis_page", "diagnosis_tables", "loss_table", "with_error"]
+
+NOTHING = 1e-9
+"""What is left by rounding of a quantity that is 0."""
+MOST_DECIMALS = 6
 
 
 def diagnosis_page(found: Diagnosis) -> Iterator[RenderableType]:
@@ -62,7 +66,8 @@ def diagnosis_tables(found: Diagnosis) -> Iterator[Table]:
     """Yield one table per level, a row per unit, the most KL first.
 
     Units are numbered from 0, as the columns of the latent array. Beyond 40 units the rows of the
-    weakest collapsed ones are left out, and the title says so.
+    weakest collapsed ones are left out, and the title says so. `effect` is by how much the
+    decoder's mean moves when the unit is redrawn from its prior.
     """
     from rich.markup import escape
 
@@ -74,7 +79,7 @@ def diagnosis_tables(found: Diagnosis) -> Iterator[Table]:
         )
         table = _table(title)
         effects = not np.isnan(level.decoder_effect).all()
-        columns = ["unit", "KL nats", "I(x;z) nats", *["decoder effect"] * effects]
+        columns = ["unit", "KL nats", "I(x;z)", *["effect"] * effects]
         for column in (*columns, "Var E[z|x]", "std"):
             table.add_column(escape(column), justify="right", no_wrap=True)
         table.add_column("status", no_wrap=True)
@@ -103,11 +108,15 @@ def with_error(value: float, error: float | None) -> str:
     """
     if math.isnan(value):
         return "-"
-    if error is None or not math.isfinite(error) or error <= 1e-12 * abs(value) or error == 0:
+    if error is None or not math.isfinite(error) or error <= 1e-12 * abs(value):
         return f"{value:.6g}"
+    if max(abs(value), error) < NOTHING:
+        return "0"
     exponent = math.floor(math.log10(error))
     # One digit of the error, two where it begins with a 1.
     decimals = max(0, (1 if error < 2 * 10.0**exponent else 0) - exponent)
+    if decimals > MOST_DECIMALS:
+        return f"{value:.1e} \u00b1 {error:.0e}"
     return f"{value:.{decimals}f} \u00b1 {error:.{decimals}f}"
 
 

@@ -1,0 +1,155 @@
+"""`collapse diagnose`: a trained run, or the numbers of a posterior."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from posterior_collapse.cli import options
+from posterior_collapse.cli.data_commands import DATA_DIR
+from posterior_collapse.cli.forecast_command import json_text
+from posterior_collapse.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from posterior_collapse.diagnosis import Diagnosis
+    from posterior_collapse.specs import Spec
+
+LEAST_WIDTH = 88
+RUN_ONLY = ("split", "data_dir", "importance_samples")
+ARRAYS_ONLY = ("beta", "eta_dec")
+SOURCE = typer.Argument(
+    help="Folder of a run (collapse train), or an .npz file with the arrays mean and std or "
+    "log_var, perhaps prior_mean, prior_std and data."
+)
+PLOT = typer.Option(None, help="Write the figure to a .png, .pdf or .svg.")
+
+
+def diagnose(
+    context: typer.Context,
+    source: Path = SOURCE,
+    split: str | None = typer.Option(
+        None, help="Of a run's data: train or test [default: as trained on]."
+    ),
+    data_dir: Path | None = DATA_DIR,
+    importance_samples: int = typer.Option(
+        0,
+        min=0,
+        help="Of a run: samples per row for its log-likelihood [0: only where it is exact].",
+    ),
+    beta: str | None = typer.Option(None, help="Of arrays: what the model was trained with."),
+    eta_dec: str | None = typer.Option(None, help="Of arrays: the decoder std, or 'learned'."),
+    epsilon: float = typer.Option(0.01, help="KL in nats of (eps, delta)-collapse."),
+    delta: float = typer.Option(0.05, help="Share of rows of (eps, delta)-collapse."),
+    seed: int = typer.Option(0, min=0, help="Of all samples."),
+    plot: Path | None = PLOT,
+    as_json: bool = typer.Option(False, "--json", help="Print JSON (null: no finite value)."),
+) -> None:
+    """Say which units of a trained model collapsed, whether that is optimal, and what to change."""
+    from posterior_collapse import report
+
+    is_run = source.is_dir()
+    _refuse(context, ARRAYS_ONLY if is_run else RUN_ONLY, "arrays" if is_run else "a run's folder")
+    if plot is not None:
+        report.check_figure_path(plot)
+    shared = {"epsilon": epsilon, "delta": delta, "seed": seed}
+    if is_run:
+        about, found = _of_run(source, split, data_dir, importance_samples, shared)
+    else:
+        about, found = _of_arrays(source, beta, eta_dec, shared)
+    if plot is not None:
+        report.save_figure(report.plot(found), plot)
+    if as_json:
+        typer.echo(json_text({"source": str(source), "data": about} | found.to_dict()))
+        return
+    _print(f"{source}{', on ' + about['name'] if is_run else ''}: {about['note']}", found)
+    if plot is not None:
+        typer.echo(f"Figure: {plot}")
+
+
+def _refuse(context: typer.Context, names: Sequence[str], belongs_to: str) -> None:
+    for name in names:
+        origin = context.get_parameter_source(name)
+        if origin is not None and origin.name == "COMMANDLINE":
+            raise InvalidArgumentError(
+                f"--{name.replace('_', '-')}",
+                "a value",
+                f"none: the option is for {belongs_to}",
+                "Remove it.",
+            )
+
+
+def _of_run(
+    folder: Path,
+    split: str | None,
+    data_dir: Path | None,
+    importance_samples: int,
+    shared: dict[str, Any],
+) -> tuple[dict[str, Any], Diagnosis]:
+    from posterior_collapse.cli.diagnose_source import trained
+
+    run = trained(folder, split=split, data_dir=data_dir)
+
+    from posterior_collapse.diagnosis import diagnose
+
+    found = diagnose(
+        run.model,
+        run.dataset,
+        spec=run.spec,
+        importance_samples=importance_samples,
+        progress=sys.stderr.isatty(),
+        **shared,
+    )
+    about = {"name": run.dataset.name, "note": run.dataset.note, "samples": found.n}
+    return about, replace(found, notes=(*found.notes, *run.notes))
+
+
+def _of_arrays(
+    path: Path, beta: str | None, eta_dec: str | None, shared: dict[str, Any]
+) -> tuple[dict[str, Any], Diagnosis]:
+    from posterior_collapse.cli.diagnose_source import posterior
+    from posterior_collapse.diagnosis import diagnose_arrays
+
+    arrays = posterior(path)
+    spec = _spec(arrays, beta, eta_dec)
+    found = diagnose_arrays(**arrays, spec=spec, **shared)
+    if spec is None and "data" in arrays:
+        note = "no forecast without what the model was trained with: pass --beta and --eta-dec"
+        found = replace(found, notes=(*found.notes, note))
+    about = {"name": path.name, "note": f"arrays {', '.join(arrays)}", "samples": found.n}
+    return about, found
+
+
+def _spec(arrays: dict[str, Any], beta: str | None, eta_dec: str | None) -> Spec | None:
+    if beta is None and eta_dec is None:
+        return None
+    mean, prior_std = arrays["mean"], arrays.get("prior_std")
+    eta_enc = float(prior_std) if prior_std is not None and prior_std.ndim == 0 else 1.0
+    return options.build_spec(
+        "vae",
+        latents=str(mean.shape[1] if mean.ndim == 2 else 1),
+        beta=beta or "1",
+        eta_dec=eta_dec or "1",
+        eta_enc=eta_enc,
+        sigma=None,
+        sigma_1=None,
+        sigma_2=None,
+    )
+
+
+def _print(head: str, found: Diagnosis) -> None:
+    from rich.console import Console
+
+    from posterior_collapse import report
+
+    # A table cut to a narrow terminal loses numbers; wrapped by the terminal it does not.
+    console = Console(width=max(Console().width, LEAST_WIDTH), highlight=False)
+    console.print(head, markup=False)
+    if found.spec is not None:
+        console.print(repr(found.spec), markup=False)
+    for part in report.diagnosis_page(found):
+        console.print(part)

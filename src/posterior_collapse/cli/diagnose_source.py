@@ -1,0 +1,123 @@
+"""What `collapse diagnose` is pointed at: the folder of a run, or a posterior's arrays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from posterior_collapse.cli import train_job
+from posterior_collapse.cli.train_job import Job
+from posterior_collapse.errors import DataError, InvalidArgumentError, nearest
+
+if TYPE_CHECKING:
+    from posterior_collapse.data import Dataset
+    from posterior_collapse.models import MarkovVAE
+    from posterior_collapse.specs import Spec
+
+__all__ = ["ARRAYS", "Trained", "posterior", "trained"]
+
+ARRAYS = ("mean", "std", "log_var", "prior_mean", "prior_std", "data")
+
+
+class Trained(NamedTuple):
+    """A trained run.
+
+    Attributes:
+        model: As of its last checkpoint.
+        spec: What the loss that it was trained with amounts to.
+        dataset: What to diagnose it on.
+        notes: What is not as one might expect.
+    """
+
+    model: MarkovVAE
+    spec: Spec
+    dataset: Dataset
+    notes: tuple[str, ...]
+
+
+def trained(folder: Path, *, split: str | None, data_dir: Path | None) -> Trained:
+    """Return what `collapse train` left in a folder.
+
+    Args:
+        folder: Of one run.
+        split: Of the data set, "train" or "test"; none: as trained on.
+        data_dir: Where data set files are now; none: where they were.
+
+    Raises:
+        MissingFileError: No run lies there.
+        InvalidArgumentError: The folder is that of a sweep.
+        CheckpointError: No checkpoint can be used.
+        DataError: The data cannot be loaded.
+    """
+    job = train_job.read(folder)
+    if len(job.runs) > 1:
+        raise InvalidArgumentError(
+            str(folder),
+            f"a sweep of {len(job.runs)} runs",
+            "the folder of one run",
+            f"Diagnose e.g. {folder / job.runs[0].name}.",
+        )
+    from posterior_collapse.models import rebuild
+    from posterior_collapse.training import checkpoints
+    from posterior_collapse.training.annealing import effective_spec
+
+    found = checkpoints.load(folder)
+    model = rebuild(found.meta["config"]).eval()
+    parameters = {n: v for n, v in found.tensors.items() if n.startswith("model.")}
+    model.load_state_dict({n.removeprefix("model."): v for n, v in parameters.items()})
+    spec = effective_spec(model.spec, job.run_settings().convention)
+    notes = _of_spec(model.spec, spec) + _of_run(found.meta["run"].get("stopped"), found.step)
+    dataset, changed = _data(job, split, data_dir)
+    return Trained(model, spec, dataset, (*notes, *changed))
+
+
+def posterior(path: Path) -> dict[str, Any]:
+    """Return the arrays of a file by the names of `ARRAYS`.
+
+    Raises:
+        DataError: The file cannot be read, or lacks an array.
+    """
+    from posterior_collapse.data.files import read_arrays
+
+    found = read_arrays(path)
+    if "mean" not in found or ("std" in found) == ("log_var" in found):
+        guesses = [nearest(name, ARRAYS) for name in found if name not in ARRAYS]
+        raise DataError(
+            str(path),
+            f"the arrays {sorted(found)}",
+            "mean, and one of std and log_var",
+            "Write it with numpy.savez(path, mean=..., std=...)." + "".join(guesses),
+        )
+    return {name: found[name] for name in ARRAYS if name in found}
+
+
+def _of_spec(nominal: Spec, effective: Spec) -> tuple[str, ...]:
+    if nominal == effective:
+        return ()
+    return (f"under the convention it was trained with, its loss is that of {effective!r}",)
+
+
+def _of_run(stopped: str | None, step: int) -> tuple[str, ...]:
+    if stopped == "finished" or stopped == "early":
+        return ()
+    what = "has not ended" if stopped is None else f"stopped as {stopped}"
+    return (f"the run {what}; this is its state at step {step}",)
+
+
+def _data(job: Job, split: str | None, data_dir: Path | None) -> tuple[Dataset, tuple[str, ...]]:
+    from posterior_collapse.training.run_folders import fingerprint
+
+    named = dict(job.data)
+    trained_on = named.pop("sha256", None)
+    as_trained = split in (None, named["split"])
+    if split is not None:
+        named["split"] = split
+    if data_dir is not None:
+        named["data_dir"] = str(data_dir)
+    dataset = replace(job, data=named).load()
+    if not as_trained:
+        return dataset, ()
+    if fingerprint([dataset.x, dataset.y]) == trained_on:
+        return dataset, ()
+    return dataset, ("the data have other values than those the run was trained on",)

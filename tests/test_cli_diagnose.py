@@ -1,0 +1,263 @@
+"""`collapse diagnose`: what it prints of a run and of arrays, and one line for every mistake."""
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import posterior_collapse as pc
+from posterior_collapse.cli import main
+from posterior_collapse.diagnosis import diagnose, diagnose_arrays
+from posterior_collapse.models import rebuild
+from posterior_collapse.training import checkpoints
+
+TRAIN = ("train", "digits", "--architecture", "linear", "--exact", "--eta-dec", "0.3")
+SCALE = np.array([1.0, 0.0, 0.6, 0.0])
+
+
+def call(capsys, *arguments):
+    with pytest.raises(SystemExit) as status:
+        main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return int(status.value.code or 0), out, err
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """Run the command in an empty folder; return status, stdout and stderr."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: call(capsys, *arguments)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A linear model of 16 units at its optimum, of which 12 live, as `collapse train` left it."""
+    folder = tmp_path_factory.mktemp("runs") / "linear"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(warnings, "showwarning", warnings.showwarning)
+        with pytest.raises(SystemExit):
+            main([*TRAIN, "--latents", "16", "--out", str(folder), "--json"])
+    return folder
+
+
+@pytest.fixture
+def arrays():
+    """A posterior of which units 0 and 2 live."""
+    mean = np.random.default_rng(0).standard_normal((1000, 4)) * SCALE
+    return {"mean": mean, "std": np.sqrt(1.01 - SCALE**2)}
+
+
+def test_a_run_is_diagnosed_on_its_own_data(run, trained):
+    status, out, err = run("diagnose", trained)
+    assert (status, err) == (0, "")
+    assert "on digits: 1,797 x 64 float64, pixels divided by 16" in out
+    assert "z1: 12 of 16 units active" in out
+    words = " ".join(out.split())
+    assert "12 of 16 units active, 4 collapsed: this collapse is optimal" in words
+    assert "lower beta from 1 to" in words
+    assert "the linear optimum keeps 12" in words
+    assert "Note" not in out
+    assert "\u2026" not in out  # nothing was cut
+
+
+def test_json_is_the_diagnosis_of_the_library(run, trained):
+    status, out, _ = run("diagnose", trained, "--json", "--epsilon", "0.2", "--seed", "3")
+    found = json.loads(out, parse_constant=lambda c: pytest.fail(f"{c} is not JSON"))
+    saved = checkpoints.load(trained)
+    model = rebuild(saved.meta["config"])
+    model.load_state_dict({n.removeprefix("model."): v for n, v in saved.tensors.items()})
+    expected = diagnose(model.eval(), pc.load("digits"), epsilon=0.2, seed=3)
+    assert status == 0
+    assert found["data"]["samples"] == 1797
+    assert found["nll"] == expected.nll
+    assert found["levels"][0]["status"] == list(expected.levels[0].status)
+    assert found["levels"][0]["kl"] == expected.levels[0].kl.tolist()
+    assert found["verdict"] == expected.verdict
+    assert found["conclusion"] == "collapse-optimal"
+    assert [finding["code"] for finding in found["advice"]] == [f.code for f in expected.advice]
+    assert pc.Spec.from_dict(found["spec"]) == pc.VAESpec(16, eta_dec=0.3)
+
+
+@pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
+def test_the_figure_is_written_whole(run, trained, tmp_path, ending):
+    status, out, _ = run("diagnose", trained, "--plot", f"out.{ending}")
+    head = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}[ending]
+    assert status == 0
+    assert f"Figure: out.{ending}" in out
+    assert (tmp_path / f"out.{ending}").read_bytes().startswith(head)
+    assert [path.name for path in tmp_path.iterdir()] == [f"out.{ending}"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--model", "hvae", "--latents", "4", "--beta", "1:2"),
+        ("--task", "half", "--latents", "4", "--convention", "reference"),
+    ],
+    ids=["hvae", "cvae"],
+)
+def test_networks_of_every_model(run, options):
+    training = ("train", "digits", "--hidden", "16", "--epochs", "2", "--out", "run")
+    run(*training, *options)
+    status, out, err = run("diagnose", "run", "--importance-samples", "20", "--json")
+    found = json.loads(out)
+    assert (status, err) == (0, "")
+    assert found["nll"] > 0
+    assert 1 <= found["effective_sample_size"] <= 20
+    assert len(found["levels"]) == (2 if "hvae" in options else 1)
+    if "reference" in options:  # the KL counts half of what beta says
+        assert found["spec"]["beta"] == 0.5
+        assert any("under the convention" in note for note in found["notes"])
+
+
+def test_what_is_not_as_one_expects_is_noted(run, trained, tmp_path):
+    data, new = tmp_path / "data.npy", tmp_path / "run"
+    x = np.random.default_rng(0).standard_normal((200, 5))
+    np.save(data, x)
+    run("train", data, "--epochs", "2", "--latents", "2", "--out", new)
+    checkpoint = checkpoints.load(new)
+    checkpoint.meta["run"]["stopped"] = None
+    checkpoints.save(new, checkpoint.tensors, checkpoint.meta, step=checkpoint.step)
+    np.save(data, 2 * x)
+    status, out, _ = run("diagnose", new)
+    words = " ".join(out.split())
+    assert status == 0
+    assert "Note: the run has not ended; this is its state at step 4." in words
+    assert "Note: the data have other values than those the run was trained on." in words
+
+
+def test_arrays_are_diagnosed_without_a_model(run, arrays):
+    np.savez("posterior.npz", **arrays)
+    status, out, err = run("diagnose", "posterior.npz")
+    assert (status, err) == (0, "")
+    assert out.startswith("posterior.npz: arrays mean, std\n")
+    assert "2 of 4 units active, 2 collapsed" in out
+    _, out, _ = run("diagnose", "posterior.npz", "--json")
+    expected = diagnose_arrays(**arrays)
+    assert json.loads(out)["levels"][0]["information"] == expected.levels[0].information.tolist()
+
+
+def test_a_log_variance_and_a_prior_say_the_same(run, arrays):
+    np.savez("a.npz", **arrays)
+    log_var = 2 * np.log(3 * arrays["std"])
+    np.savez("b.npz", mean=3 * arrays["mean"] + 1, log_var=log_var, prior_mean=1.0, prior_std=3.0)
+    a, b = (json.loads(run("diagnose", f"{name}.npz", "--json")[1]) for name in "ab")
+    np.testing.assert_allclose(a["levels"][0]["kl"], b["levels"][0]["kl"], atol=1e-12)
+    assert a["levels"][0]["status"] == b["levels"][0]["status"]
+
+
+def test_arrays_with_data_and_spec_have_a_forecast(run, arrays):
+    rng = np.random.default_rng(1)
+    x = arrays["mean"] @ rng.standard_normal((4, 6)) + rng.standard_normal((1000, 6)) / 3
+    np.savez("posterior.npz", **arrays, data=x)
+    _, out, _ = run("diagnose", "posterior.npz", "--beta", "2", "--eta-dec", "0.4", "--json")
+    spec = pc.VAESpec(4, beta=2.0, eta_dec=0.4)
+    found = json.loads(out)
+    assert pc.Spec.from_dict(found["spec"]) == spec
+    assert found["forecast"]["loss"] == pytest.approx(pc.forecast(x, spec).loss, rel=1e-12)
+    _, out, _ = run("diagnose", "posterior.npz")
+    assert "pass --beta and --eta-dec" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"mean": None, "mu": np.zeros((5, 4))}, "mean, and one of std and log_var"),
+        ({"std": None, "logvar": np.zeros(4)}, "Did you mean 'log_var'?"),
+        ({"log_var": np.zeros(4)}, "mean, and one of std and log_var"),
+        ({"std": -np.ones(4)}, "pass log_var="),
+        ({"std": np.ones(3)}, "std: got shape (3,)"),
+        ({"mean": np.zeros(4)}, "mean: got shape (4,)"),
+        ({"mean": np.array(1.0)}, "mean: got shape ()"),
+        ({"mean": np.full((5, 4), np.nan)}, "mean: got nan at row 0"),
+        ({"mean": np.array([["a"]])}, "mean: got"),
+        ({"mean": np.array([{}])}, "never loaded"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(run, arrays, change, words):
+    kept = {k: v for k, v in {**arrays, **change}.items() if v is not None}
+    np.savez("posterior.npz", **kept)
+    status, out, err = run("diagnose", "posterior.npz", "--plot", "out.png", "--beta", "1")
+    assert (status, out) == (2, "")
+    assert words in err
+    assert err.count("\n") == 1
+    assert not Path("out.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.npz", b"", "an empty file"),
+        ("a.npz", b"<!doctype html>", "an HTML page"),
+        ("a.npz", b"\x93NUMPY no archive", "no .npz archive"),
+        ("a.npz", None, "no such file"),
+    ],
+)
+def test_files_that_are_no_archive_are_refused(run, name, content, words):
+    if content is not None:
+        Path(name).write_bytes(content)
+    status, out, err = run("diagnose", name)
+    assert (status, out) == (2, "")
+    assert words in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--beta", "1"], "--beta: got a value; expected none: the option is for arrays"),
+        (["--epsilon", "0"], "epsilon: got 0"),
+        (["--delta", "1.5"], "delta: got 1.5"),
+        (["--importance-samples", "-1"], "--importance-samples"),
+        (["--split", "tset"], "split"),
+        (["--split", "test"], "digits"),
+        (["--plot", "out.gif"], "out.gif: got the ending '.gif'"),
+        (["--plot", "no/out.png"], "no such folder"),
+        (["--seed", "-1"], "--seed"),
+    ],
+)
+def test_options_that_make_no_sense_are_named(run, trained, options, words):
+    status, out, err = run("diagnose", trained, *options)
+    assert (status, out) == (2, "")
+    assert words in err
+    assert err.count("\n") == 1
+    assert not list(Path().iterdir())
+
+
+def test_options_of_a_run_are_not_for_arrays(run, arrays):
+    np.savez("posterior.npz", **arrays)
+    for option in ("--split", "--data-dir", "--importance-samples"):
+        status, _, err = run("diagnose", "posterior.npz", option, "1")
+        assert status == 2
+        assert f"{option}: got a value; expected none: the option is for a run's folder" in err
+
+
+def test_folders_that_are_no_run_are_refused(run, trained, tmp_path):
+    status, _, err = run("diagnose", tmp_path)
+    assert status == 2
+    assert "expected the folder of a run" in err
+    sweep = tmp_path / "sweep"
+    run(*TRAIN, "--latents", "2", "--beta", "1,2", "--out", sweep)
+    status, _, err = run("diagnose", sweep)
+    assert status == 2
+    assert "a sweep of 2 runs" in err
+    assert "sweep/beta=1" in err
+    assert run("diagnose", sweep / "beta=1")[0] == 0
+
+
+def test_a_damaged_checkpoint_is_told(run, trained, tmp_path):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in trained.iterdir():
+        content = path.read_bytes()
+        (copy / path.name).write_bytes(
+            content[: len(content) // 2 if "safe" in path.name else None]
+        )
+    status, _, err = run("diagnose", copy)
+    assert status == 2
+    assert "SHA-256 differs" in err
+    assert err.count("\n") == 1
