@@ -8,6 +8,7 @@ import numpy as np
 
 from posterior_collapse.diagnosis.levels import SURE
 from posterior_collapse.diagnosis.results import Conclusion, Diagnosis, Finding, LevelDiagnosis
+from posterior_collapse.diagnosis.thresholds import ROUNDING
 from posterior_collapse.theory import ACTIVE_INFORMATION, unclaimed_signal
 
 __all__ = ["advise"]
@@ -50,31 +51,26 @@ def _of_certificate(found: Diagnosis, number: int, conclusion: Conclusion) -> It
         yield Finding(
             conclusion,
             f"{_units(spare)}{name} collapsed, yet what is left unexplained would pay for "
-            f"{_units(min(spare, max(paying, 1)))} (t = {t:.3g} > 1): the optimiser failed.",
+            f"{_units(min(spare, paying))} (t = {t:.3g} > 1): the optimiser failed.",
             "Train again with KL warm-up, from another seed or with another learning rate, or "
             "train longer.",
         )
     elif conclusion == "collapse-optimal":
+        why = "what is left unexplained would not pay for one"
+        if t > 1 + ROUNDING and number > 1:
+            why = f"what is left unexplained is noise injected into z{number - 1}"
         yield Finding(
             conclusion,
-            f"{_units(spare)}{name} collapsed, which is optimal: what is left unexplained would "
-            f"not pay for one (t = {t:.3g}).",
+            f"{_units(spare)}{name} collapsed, which is optimal: {why} (t = {t:.3g}).",
             (f"Keep {_units(units - spare)}" if units > spare else "Leave the level out")
             + _how_to_use_more(found, number),
-        )
-    elif conclusion == "more-units-pay" and "noise" in level.status:
-        yield Finding(
-            conclusion,
-            f"All {units} units{name} are used, some to relay noise, and more would pay as long "
-            f"as there is that noise (t = {t:.3g} > 1).",
-            "Add no units; stop the noise, as said of these units.",
         )
     elif conclusion == "more-units-pay":
         field = "latent_dim" if len(found.levels) == 1 else f"latent_dims[{number - 1}]"
         yield Finding(
             conclusion,
-            f"All {units} units{name} are used, and more would pay (t = {t:.3g} > 1).",
-            f"Raise {field} from {units} to {units + max(paying, 1)}.",
+            f"All {units} units{name} are used, and {paying} more would pay (t = {t:.3g} > 1).",
+            f"Raise {field} from {units} to {units + paying}.",
         )
     elif conclusion == "undecided":
         yield Finding(

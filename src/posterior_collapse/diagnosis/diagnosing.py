@@ -14,6 +14,7 @@ from posterior_collapse.diagnosis.collecting import MOST_FEATURES, Collected
 from posterior_collapse.diagnosis.comparison import linear_forecast
 from posterior_collapse.diagnosis.effects import decoder_effects
 from posterior_collapse.diagnosis.exact import exact_signals
+from posterior_collapse.diagnosis.levels import SURE
 from posterior_collapse.diagnosis.likelihood import log_likelihood
 from posterior_collapse.diagnosis.marginal import has_marginal
 from posterior_collapse.diagnosis.progress import row_counter
@@ -169,10 +170,14 @@ def _certificate(
     return {
         "signal": tuple(float(signal.variances[0] / limit) for signal, limit in pairs),
         "signal_error": tuple(signal.error / limit for signal, limit in pairs),
-        "paying_units": tuple(
-            int((signal.variances > limit * (1 + ROUNDING)).sum()) for signal, limit in pairs
-        ),
+        "paying_units": tuple(_paying(signal, limit) for signal, limit in pairs),
     }
+
+
+def _paying(signal: Signal, limit: float) -> int:
+    """Directions that exceed the threshold by more than their error and know something of x."""
+    surely = signal.variances - SURE * signal.error > limit * (1 + ROUNDING)
+    return int((surely & signal.informed).sum())
 
 
 def _likelihood(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from posterior_collapse.diagnosis.levels import RowPosteriors
 from posterior_collapse.diagnosis.passes import Pass, Reconstruction
-from posterior_collapse.diagnosis.signal import Signal
+from posterior_collapse.diagnosis.signal import LEAST_INFORMED, Signal
 from posterior_collapse.models import LatentModel, MarkovVAE, exact_terms, linear_values
 from posterior_collapse.models.linear import LinearValues
 from posterior_collapse.moments import Moments
@@ -95,12 +95,14 @@ def exact_signals(model: LatentModel, moments: Moments) -> tuple[Signal, ...]:
         moments: Of its data, central if it has biases.
     """
     values = _float64(cast(MarkovVAE, model))
-    first = _residual_modes(values, moments)
-    found = [np.square(first.theta)]
+    variances = np.square(_residual_modes(values, moments).theta)
+    found = [(variances, np.ones(len(variances), bool))]
     data, encoder = moments.xx, _cpu(values.encoders[0])
     if values.direct is not None:
         data = np.block([[moments.xx, moments.yx.T], [moments.yx, moments.yy]])
-    second = encoder @ data @ encoder.T + np.diag(_cpu(values.stds[0]) ** 2)
+    # Second moments of z_l, and the part of them that varies with x.
+    known = encoder @ data @ encoder.T
+    second = known + np.diag(_cpu(values.stds[0]) ** 2)
     for W, U, std in zip(
         map(_cpu, values.encoders[1:]),
         map(_cpu, values.decoders[1:]),
@@ -108,11 +110,13 @@ def exact_signals(model: LatentModel, moments: Moments) -> tuple[Signal, ...]:
         strict=True,
     ):
         left = np.eye(len(second)) - U @ W
-        found.append(np.linalg.eigvalsh(left @ second @ left.T)[::-1])
-        second = W @ second @ W.T + np.diag(std**2)
+        variances, directions = np.linalg.eigh(left @ second @ left.T)
+        of_x = (directions * (left @ known @ left.T @ directions)).sum(0)
+        found.append((variances[::-1], (of_x > LEAST_INFORMED * variances)[::-1]))
+        known, second = W @ known @ W.T, W @ second @ W.T + np.diag(std**2)
     # Of a Gaussian's variance from as many rows.
     relative = math.nan if moments.n is None else math.sqrt(2 / moments.n)
-    return tuple(Signal(v, float(v[0]) * relative) for v in found)
+    return tuple(Signal(v, float(v[0]) * relative, informed) for v, informed in found)
 
 
 def _residual_modes(values: LinearValues, moments: Moments) -> Modes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -131,7 +132,7 @@ class SampledPass:
                 mean_variance**0.5,
                 target.shape[-1],
             ),
-            Residual(_numpy(torch.cat(averages))[:, None], _numpy(torch.cat(differences))[:, None]),
+            Residual(*(torch.cat(part).cpu().numpy()[:, None] for part in (averages, differences))),
         )
 
     def _decoded_rows(self, z: Tensor, x: Tensor, target: Tensor) -> tuple[Tensor, ...]:
@@ -143,12 +144,16 @@ class SampledPass:
                 f"{(*z.shape[:-1], target.shape[-1])}, as the data have features",
                 "Check that data and model belong together.",
             )
-        residual = target - p.mean
-        squared_error = residual.square().sum(-1).mean(0)
-        density: Tensor = p.log_prob(target)  # type: ignore[no-untyped-call]
-        variance = p.stddev.square().mean(-1).mean(0)
-        average, difference = _halves(residual)
-        return squared_error, density.sum(-1).mean(0), variance, average, difference
+        residual, std = target - p.mean, _unexpanded(p.stddev)
+        squared_error = residual.square().sum(-1)
+        # Where one std serves all, which is the rule, this passes over the outputs but once.
+        scaled = squared_error / std[..., 0].square()
+        if std.shape[-1] > 1:
+            scaled = (residual / std).square().sum(-1)
+        logs = std.log().mean(-1) + 0.5 * math.log(2 * math.pi)
+        density = -0.5 * scaled - target.shape[-1] * logs
+        variance = std.square().mean().expand(len(x))
+        return (squared_error.mean(0), density.mean(0), variance, *_halves(residual))
 
     def _above(self, posteriors: Sequence[Normal], latents: Sequence[Tensor]) -> list[Residual]:
         """Per level from 2 on, z_{l-1} less the mean that the prior makes of z_l."""
@@ -163,9 +168,8 @@ class SampledPass:
                 ]
             )
             average, difference = _halves(residual)
-            found.append(
-                Residual(_numpy(average.transpose(0, 1)), _numpy(difference.transpose(0, 1)))
-            )
+            parts = (part.transpose(0, 1).cpu().numpy() for part in (average, difference))
+            found.append(Residual(*parts))
         return found
 
     def _draw(self, q: Normal, samples: int | None = None) -> Tensor:
@@ -221,6 +225,14 @@ def _halves(samples: Tensor) -> tuple[Tensor, Tensor]:
     """The average over samples, and half the difference of the two halves' averages."""
     first, second = (half.mean(0) for half in samples.chunk(2))
     return (first + second) / 2, (first - second) / 2
+
+
+def _unexpanded(value: Tensor) -> Tensor:
+    """Undo `expand`, which `Normal` does to a std that is the same everywhere."""
+    for dim, stride in enumerate(value.stride()):
+        if stride == 0:
+            value = value.narrow(dim, 0, 1)
+    return value
 
 
 def _numpy(value: Tensor) -> Float:

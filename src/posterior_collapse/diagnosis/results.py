@@ -172,7 +172,8 @@ class Diagnosis:
         signal: Per level, t of the certificate: the strongest variance that the decoder leaves
             unexplained, over what one more unit must exceed to pay. Empty where it is not known.
         signal_error: Standard errors of `signal`.
-        paying_units: Per level, how many more units of that kind would pay by themselves.
+        paying_units: Per level, how many more units would surely pay, each by itself, and know
+            something of x.
         conclusion: Of the whole model; "undecided" where too little is known.
         verdict: The conclusion in a sentence.
         advice: What was found and what to do, the gravest first.

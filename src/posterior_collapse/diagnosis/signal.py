@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -10,7 +11,9 @@ from numpy.typing import NDArray
 from scipy import linalg
 from scipy.sparse.linalg import LinearOperator, eigsh
 
+from posterior_collapse.diagnosis.levels import SURE
 from posterior_collapse.diagnosis.streams import Reservoir
+from posterior_collapse.theory import ACTIVE_INFORMATION
 
 __all__ = ["Residual", "Residuals", "Signal"]
 
@@ -23,6 +26,8 @@ LEAST_ROWS = 100
 DENSE = 2048
 """Features up to which all eigenvalues are found, else the `FEW` largest."""
 FEW = 8
+LEAST_INFORMED = -math.expm1(-2 * ACTIVE_INFORMATION)
+"""Share of a direction's variance that varies with x where it carries that information."""
 ROWS_PER_FEATURE = 2
 """Rows per feature of x from which x is regressed out."""
 
@@ -49,11 +54,14 @@ class Signal(NamedTuple):
     Attributes:
         variances: Of the strongest directions, descending.
         error: Standard error of the first.
+        informed: Whether each direction varies with x, and not only with the noise injected
+            below: there is none below level 1.
         notes: What was left out.
     """
 
     variances: Float
     error: float
+    informed: NDArray[np.bool_]
     notes: tuple[str, ...] = ()
 
 
@@ -88,20 +96,19 @@ class Residuals:
         """Return what was found; NaN from fewer than 4 rows."""
         average, difference, *inputs = self._kept.rows()
         if len(average) < 4:
-            return Signal(np.full(1, math.nan), math.nan)
+            return Signal(np.full(1, math.nan), math.nan, np.ones(1, bool))
         if self._center:
             average = average - average.mean((0, 1))
         notes: tuple[str, ...] = ()
         if inputs:
             average, notes = self._regressed(average, inputs[0])
-        halves = [
-            (average[part], difference[part]) for part in (slice(0, None, 2), slice(1, None, 2))
-        ]
-        found = [_across(*halves), _across(*halves[::-1])]
-        variances = np.mean([v for v, _, _ in found], axis=0)
-        gap = float(np.mean([g for _, _, g in found]))
-        error = math.hypot(*(e for _, e, _ in found)) / 2
-        return Signal(np.sort(variances)[::-1], math.hypot(error, gap / 4), notes)
+        first, second = (_Covariance(average[k::2], difference[k::2]) for k in (0, 1))
+        found = [_across(first, second), _across(second, first)]
+        variances = np.mean([values for values, _ in found], axis=0)
+        order = np.argsort(-variances)
+        informed = np.any([half.informed(len(order)) for half in (first, second)], axis=0)
+        error = math.hypot(*(error for _, error in found)) / 2
+        return Signal(variances[order], error, informed[order], notes)
 
     def _regressed(self, average: Floats, x: Floats) -> tuple[Floats, tuple[str, ...]]:
         n, dim = x.shape
@@ -120,29 +127,61 @@ class Residuals:
         return scale * (flat - predicted).reshape(average.shape), ()
 
 
-def _across(of: tuple[Floats, Floats], on: tuple[Floats, Floats]) -> tuple[Float, float, float]:
-    """Variances along the directions of one half, less first-order bias; the first's error, gap."""
-    own, directions = _strongest(*of)
-    average, difference = (part @ directions for part in on)
-    rows = (np.square(average, dtype=np.float64) - np.square(difference, dtype=np.float64)).mean(1)
-    other = rows.mean(0)
-    error = float(rows[:, 0].std() / math.sqrt(len(rows)))
-    return (own + other) / 2, error, float(abs(own[0] - other[0]))
+class _Covariance:
+    """Cov(average) - Cov(difference) of some rows."""
 
+    def __init__(self, average: Floats, difference: Floats) -> None:
+        self.rows, self.paths, self.features = average.shape
+        self._parts = [part.reshape(-1, self.features) for part in (average, difference)]
+        self._matrix: Float | None = None
+        if self.features <= DENSE:
+            a, d = self._parts
+            self._matrix = (a.T @ a - d.T @ d).astype(np.float64) / len(a)
 
-def _strongest(average: Floats, difference: Floats) -> tuple[Float, Floats]:
-    """Eigenvalues, descending, and eigenvectors of Cov(average) - Cov(difference)."""
-    a, d = (part.reshape(-1, part.shape[-1]) for part in (average, difference))
-    n, features = a.shape
-    if features <= max(DENSE, FEW + 1):
-        covariance = (a.T @ a - d.T @ d).astype(np.float64) / n
-        values, vectors = linalg.eigh(covariance)
+    def times(self, vectors: Floats) -> Floats:
+        """The product with (features,) or (features, vectors)."""
+        if self._matrix is not None:
+            return self._matrix @ vectors
+        a, d = self._parts
+        vectors = vectors.astype(a.dtype)
+        return np.asarray((a.T @ (a @ vectors) - d.T @ (d @ vectors)) / len(a))
+
+    @cached_property
+    def strongest(self) -> tuple[Float, Floats]:
+        """Eigenvalues, descending, and eigenvectors: all, or the `FEW` largest."""
+        if self._matrix is not None:
+            values, vectors = linalg.eigh(self._matrix)
+        else:
+            shape = (self.features, self.features)
+            operator = LinearOperator(shape, matvec=self.times, dtype=np.float64)
+            # A start of its own: the library's is random.
+            start = np.ones(self.features)
+            values, vectors = eigsh(operator, k=FEW, which="LA", v0=start, tol=1e-4)
         return values[::-1], vectors[:, ::-1]
 
-    def product(v: Floats) -> Floats:
-        return (a.T @ (a @ v) - d.T @ (d @ v)) / n
+    def error(self, direction: Floats) -> float:
+        """Standard error of the variance along a direction."""
+        a, d = (np.square(part @ direction.astype(part.dtype)) for part in self._parts)
+        per_row = (a - d).reshape(self.rows, self.paths).mean(1)
+        return float(per_row.std()) / math.sqrt(self.rows)
 
-    operator = LinearOperator((features, features), matvec=product, dtype=np.float64)
-    start = np.ones(features)
-    values, vectors = eigsh(operator, k=FEW, which="LA", v0=start, tol=1e-4)
-    return values[::-1], vectors[:, ::-1]
+    def informed(self, count: int) -> NDArray[np.bool_]:
+        """Whether the strongest directions vary with the row, beyond error, or only by path."""
+        if self.paths == 1:
+            return np.ones(count, bool)
+        values, directions = self.strongest
+        along = (self._parts[0] @ directions).reshape(self.rows, self.paths, -1)
+        # The products of different paths hold no noise of a path.
+        pairs = along.sum(1) ** 2 - np.square(along).sum(1)
+        products = pairs / (self.paths * (self.paths - 1))
+        error = products.std(0) / math.sqrt(self.rows)
+        return np.asarray(products.mean(0) - SURE * error > LEAST_INFORMED * values)
+
+
+def _across(of: _Covariance, on: _Covariance) -> tuple[Float, float]:
+    """Variances along the directions of one half, and the error of the first."""
+    own, directions = of.strongest
+    other = (directions * on.times(directions)).sum(0)
+    # What is left of the bias is small beside how far the two differ.
+    bias = float(abs(own[0] - other[0])) / 4
+    return (own + other) / 2, math.hypot(on.error(directions[:, 0]), bias)

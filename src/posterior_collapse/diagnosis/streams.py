@@ -94,12 +94,14 @@ class Reservoir:
         self._bounds = least, most
         self._capacity = least
         self._parts: list[list[Array]] = []
+        self._highest = 1.0  # key from which a row cannot stay
 
     def add(self, *arrays: Array) -> None:
         """Take in the rows of arrays, (rows, ...) each."""
-        rows = len(arrays[0])
-        self.n += rows
-        self._parts.append([self._rng.random(rows), *arrays])
+        keys = self._rng.random(len(arrays[0]))
+        self.n += len(keys)
+        stay = keys < self._highest
+        self._parts.append([keys, *arrays] if stay.all() else [a[stay] for a in (keys, *arrays)])
         fitting = self._numbers // max(1, sum(array[:1].size for array in arrays))
         least, most = self._bounds
         self._capacity = max(least, min(fitting, most))
@@ -126,6 +128,7 @@ class Reservoir:
         if len(keys) > self._capacity:
             stay = np.sort(np.argpartition(keys, self._capacity)[: self._capacity])
             keys, *arrays = (array[stay] for array in (keys, *arrays))
+            self._highest = float(keys.max())
         self._parts = [[keys, *arrays]]
 
     def _joined(self) -> list[Array]:

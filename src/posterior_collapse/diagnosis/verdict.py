@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from posterior_collapse.diagnosis.advice import advise
 from posterior_collapse.diagnosis.levels import SURE
@@ -30,8 +31,10 @@ def with_verdict(found: Diagnosis) -> Diagnosis:
         objective asks for, and t > 1 that the optimiser failed; with none, that more would pay.
     """
     conclusions: list[Conclusion] = [
-        _of_level(level, t, error)
-        for level, t, error in zip(found.levels, found.signal, found.signal_error, strict=False)
+        _of_level(*level)
+        for level in zip(
+            found.levels, found.signal, found.signal_error, found.paying_units, strict=False
+        )
     ]
     conclusion: Conclusion = min(conclusions, key=GRAVEST_FIRST.index, default="undecided")
     sentence = _counts(found)
@@ -56,15 +59,17 @@ _WORDS: dict[Conclusion, str] = {
     "undecided": "too few rows to say whether that is optimal",
     "collapse-optimal": "this collapse is optimal, what the objective asks for",
     "more-units-pay": "every unit is used and more units would pay",
-    "nothing-to-do": "every unit is used and one more would not pay",
+    "nothing-to-do": "every unit is used and one more would tell no more of x",
 }
 
 
-def _of_level(level: LevelDiagnosis, t: float, error: float) -> Conclusion:
+def _of_level(level: LevelDiagnosis, t: float, error: float, paying: int) -> Conclusion:
     spare = "collapsed" in level.status
-    if t - SURE * error > 1 + ROUNDING:
+    if paying:
         return "signal-unclaimed" if spare else "more-units-pay"
-    if t > 1 + ROUNDING and not error < DOUBTFUL:
+    # Above 1 for certain, yet nothing pays: it is noise injected below, which nobody misses.
+    possible = t > 1 + ROUNDING and t - SURE * error <= 1 + ROUNDING
+    if math.isnan(t) or (possible and not error < DOUBTFUL):
         return "undecided"
     return "collapse-optimal" if spare else "nothing-to-do"
 
