@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from typing import Any
 
 import pytest
@@ -181,23 +180,6 @@ def test_an_unknown_objective_is_called_assumed() -> None:
     assert not model.decodes
     with pytest.raises(InvalidArgumentError, match="decode: got nothing"):
         model.decode(ROWS[:, :3])
-
-
-@pytest.mark.parametrize("spread", [lambda v: v.exp(), lambda v: (0.5 * v).exp()])
-def test_a_variance_or_std_in_place_of_a_log_variance_is_suspected(spread: Any) -> None:
-    log_var = torch.randn(50, 3, generator=torch.Generator().manual_seed(1)) - 2
-    model = from_callable(lambda x: (torch.zeros(50, 3), spread(log_var)), latent_dim=3)
-    with pytest.warns(UserWarning, match="pass log_var=False; if it is a variance"):
-        model.posterior(1, torch.zeros(50, 1))
-
-
-@pytest.mark.parametrize("scale", [0.0, 1e-3, 2.0])
-def test_log_variances_are_not_suspected(scale: float) -> None:
-    log_var = scale * torch.randn(50, 3, generator=torch.Generator().manual_seed(1))
-    model = from_callable(lambda x: (torch.zeros(50, 3), log_var), latent_dim=3)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        model.posterior(1, torch.zeros(50, 1))
 
 
 def test_log_variances_in_place_of_a_std_are_refused() -> None:

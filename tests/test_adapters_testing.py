@@ -138,6 +138,7 @@ def test_as_third_parties_run_it(check: Any) -> None:
         (Sampled, "check_deterministic", "not a sample"),
         (HiddenDropout, "check_deterministic", "where eval"),
         (DrawsAside, "check_deterministic", "global generator"),
+        (Sampled, "check_diagnosis", "another KL"),
         (OverTheBatch, "check_rows", "other rows"),
         (ChangesMode, "check_untouched", "another mode"),
         (ChangesWeights, "check_untouched", "changes weights"),

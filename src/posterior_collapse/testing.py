@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
+from posterior_collapse.diagnosis import diagnose
 from posterior_collapse.diagnosis.reading import evaluating
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import LatentModel
@@ -39,7 +40,7 @@ def check_latent_model(model: LatentModel, x: Tensor, y: Tensor | None = None) -
 
     Args:
         model: The model, as it would be handed to `diagnose`.
-        x: Inputs or conditions, at least 3 different ones; passed on as flat rows, as by `diagnose`.
+        x: Inputs or conditions, at least 3 different ones; passed on as flat rows.
         y: Targets of a conditional model.
 
     Raises:
@@ -182,6 +183,16 @@ def check_untouched(model: LatentModel, x: Tensor, y: Tensor | None) -> None:
         _fail("posterior or decode changes weights or buffers")
 
 
+@_check
+def check_diagnosis(model: LatentModel, x: Tensor, y: Tensor | None) -> None:
+    """`diagnose` takes the model, and finds the KL of its posteriors."""
+    found = diagnose(model, x if y is None else (x, y))
+    if len(model.units) == 1:
+        kl = torch.distributions.kl_divergence(model.posterior(1, x, y), model.prior(1)).mean(0)
+        measured = torch.from_numpy(found.levels[0].kl).to(kl)
+        _same(measured, kl, "diagnose finds another KL than that of posterior(1) and prior(1)")
+
+
 LATENT_MODEL_CHECKS: tuple[Callable[..., None], ...] = (
     check_spec,
     check_posteriors,
@@ -191,6 +202,7 @@ LATENT_MODEL_CHECKS: tuple[Callable[..., None], ...] = (
     check_rows,
     check_log_terms,
     check_untouched,
+    check_diagnosis,
 )
 """The checks in order, each `check(model, x, y=None)`, for a parametrised test."""
 

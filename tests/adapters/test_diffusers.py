@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import posterior_collapse as pc
 from posterior_collapse import InvalidArgumentError, VAESpec
 from posterior_collapse.adapters import from_diffusers
 from posterior_collapse.testing import check_latent_model
@@ -56,6 +58,18 @@ def test_posterior_and_kl_are_those_of_diffusers(autoencoder: Any) -> None:
     assert by_channel.shape == (6, 3)
     assert (by_channel[:, 1] == 0).all()
     assert (by_channel[:, [0, 2]] > 0.1).all()
+
+
+def test_the_dead_channel_is_found(autoencoder: Any) -> None:
+    model = from_diffusers(autoencoder, shape=(1, 8, 16))
+    found = pc.diagnose(model, IMAGES)
+    theirs = autoencoder.encode(IMAGES).latent_dist
+    kl = model.per_channel(found.levels[0].kl)
+    assert kl.sum() == pytest.approx(theirs.kl().mean().item(), rel=1e-5)
+    assert kl[1] == 0
+    dead = [status == "collapsed" for status in found.levels[0].status]
+    assert model.per_channel(np.array(dead)).tolist()[1] == 32
+    assert found.spec is None  # diffusers does not say how the model was trained
 
 
 def test_decoder_is_that_of_diffusers(autoencoder: Any) -> None:

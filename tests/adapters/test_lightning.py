@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import posterior_collapse as pc
 from posterior_collapse import DataError, HVAESpec, InvalidArgumentError, VAESpec
+from posterior_collapse.adapters import from_callable
 
 lightning = pytest.importorskip("lightning.pytorch")
 from posterior_collapse.adapters.lightning import CollapseMonitor  # noqa: E402
@@ -91,6 +92,17 @@ def test_dead_and_live_units_are_seen() -> None:
     kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean(0)
     torch.testing.assert_close(torch.tensor(last.kl), kl, rtol=1e-5, atol=1e-7)
     assert [value > 0.1 for value in last.kl] == LIVE.bool().tolist()
+
+
+def test_the_trained_module_is_diagnosed() -> None:
+    monitor = CollapseMonitor()
+    module = train(monitor)
+    spec = VAESpec(latent_dim=5, beta=0.01, sigma="input")
+    model = from_callable(module.encode, module.decoder, latent_dim=5, spec=spec)
+    found = pc.diagnose(model, loader())
+    assert [status == "active" for status in found.levels[0].status] == LIVE.bool().tolist()
+    assert found.levels[0].kl.tolist() == pytest.approx(monitor.history[-1].kl, rel=1e-5)
+    assert found.loss is not None
 
 
 def test_dense_then_sparse() -> None:

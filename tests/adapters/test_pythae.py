@@ -93,9 +93,13 @@ def test_it_keeps_the_contract(model: Any) -> None:
 
 
 def test_dead_and_live_units_are_found(model: Any) -> None:
-    per_unit = kl(from_pythae(model), DIGITS.flatten(1)).mean(0)
-    assert (per_unit[LIVE == 0] == 0).all()
-    assert (per_unit[LIVE == 1] > 0.5).all()
+    found = pc.diagnose(from_pythae(model), DIGITS)
+    (level,) = found.levels
+    assert [status == "active" for status in level.status] == LIVE.bool().tolist()
+    assert (level.kl[LIVE == 0] == 0).all()
+    # Units are missing: the trained ones are live, and the digits would pay for more.
+    assert found.spec == VAESpec(latent_dim=6, beta=0.02, sigma="input")
+    assert found.conclusion == "signal-unclaimed"
 
 
 def test_kl_is_the_one_that_pythae_trains(model: Any) -> None:
@@ -116,9 +120,9 @@ def test_the_spec_is_the_loss_that_pythae_trains(model: Any) -> None:
 
 
 def test_total_collapse_is_what_the_objective_asks_for(collapsed: Any) -> None:
-    wrapped = from_pythae(collapsed)
-    assert pc.forecast(DIGITS.flatten(1).numpy(), wrapped.spec).levels[0].n_active == 0
-    assert kl(wrapped, DIGITS.flatten(1)).mean(0).max() < 0.02
+    found = pc.diagnose(from_pythae(collapsed), DIGITS)
+    assert found.n_active == found.forecast.levels[0].n_active == 0
+    assert found.conclusion == "collapse-optimal"
 
 
 @pytest.mark.parametrize("name", ["VAE", "BetaVAE"])

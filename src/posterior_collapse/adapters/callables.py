@@ -100,6 +100,8 @@ class WrappedModel(LatentModel, nn.Module):
         self.decodes = decode is not None
         self.shape = None if shape is None else tuple(checks.count("shape", s) for s in shape)
         self.wrapped = nn.ModuleList(dict.fromkeys(_modules_of(encode, decode)))
+        # The shell itself does not train: only the modes of the modules in it tell.
+        self.training = self.wrapped.training = False
         # In a tuple they stay plain functions: a module as an attribute is registered once more.
         self._functions = (encode, decode)
         self._log_var = log_var

@@ -1,22 +1,17 @@
-"""What an encoder returns, read as a mean and a std; likely mistakes are named."""
+"""What an encoder returns, read as a mean and a std."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models.gaussians import Gaussian
 
 __all__ = ["elementwise", "posterior_of"]
-
-_WIDE = 0.05  # a log-variance above it somewhere and below 0 nowhere: no posterior is narrow
-_ENOUGH = 64  # values to judge that from: a few may well be so by chance
 
 
 def posterior_of(output: Any, *, log_var: bool) -> Gaussian:
@@ -53,7 +48,6 @@ def posterior_of(output: Any, *, log_var: bool) -> Gaussian:
             "Return a log-variance per unit, expanded to the mean's shape.",
         )
     if log_var:
-        _suspect(spread.detach())
         return Gaussian(mean, (0.5 * spread).exp())
     if (spread < 0).any():
         raise InvalidArgumentError(
@@ -68,14 +62,3 @@ def posterior_of(output: Any, *, log_var: bool) -> Gaussian:
 def elementwise(output: Any) -> Any:
     """Return the `Normal` inside an `Independent`; anything else as it is."""
     return output.base_dist if isinstance(output, Independent) else output
-
-
-def _suspect(log_var: Tensor) -> None:
-    if log_var.numel() >= _ENOUGH and bool((log_var >= 0).all()) and bool(log_var.max() > _WIDE):
-        # Without the numbers the text is the same for each batch, and shown once.
-        warnings.warn(
-            "encode: no log-variance of a batch is below 0: every posterior is at least as wide as "
-            "a standard normal prior. If it is a std, pass log_var=False; if it is a variance, "
-            "return its log.",
-            stacklevel=4,
-        )
