@@ -7,7 +7,7 @@ from pathlib import Path
 
 from posterior_collapse.errors import writing
 
-__all__ = ["PARTIAL", "write"]
+__all__ = ["PARTIAL", "clear", "write"]
 
 PARTIAL = ".partial"
 """Ending of a file that is being written; one that outlives its process is rubbish."""
@@ -36,6 +36,17 @@ def write(path: Path, content: bytes, *, sync_folder: bool = True) -> None:
             temporary.unlink(missing_ok=True)
         if sync_folder:
             _sync_folder(path.parent)
+
+
+def clear(folder: Path) -> None:
+    """Delete what killed processes were writing in a folder and below; no other may write there.
+
+    Raises:
+        OutputError: The system refuses.
+    """
+    with writing(folder):
+        for path in folder.rglob(f".*{PARTIAL}"):
+            path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
