@@ -1,0 +1,65 @@
+"""Moments and rows of a stream."""
+
+import numpy as np
+import pytest
+
+from posterior_collapse.diagnosis.streams import Reservoir, Running
+
+
+def test_batches_have_the_moments_of_the_whole() -> None:
+    rng = np.random.default_rng(0)
+    a = 1e8 + rng.standard_normal((1000, 3))
+    b = a + rng.standard_normal((1000, 3))
+    running = Running()
+    for part in np.array_split(np.arange(1000), [1, 2, 300, 999]):
+        running.add(a[part], b[part])
+    assert running.mean == pytest.approx(a.mean(0))
+    expected = ((a - a.mean(0)) * (b - b.mean(0))).mean(0)
+    assert running.covariance == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_error_is_that_of_a_mean() -> None:
+    values = np.random.default_rng(0).standard_normal((500, 2))
+    running = Running()
+    running.add(values[:7])
+    running.add(values[7:])
+    assert running.error == pytest.approx(values.std(0, ddof=1) / np.sqrt(500), rel=1e-12)
+    single = Running()
+    single.add(values[:1])
+    assert np.isnan(single.error).all()
+
+
+def test_few_rows_are_all_kept_in_order() -> None:
+    reservoir = Reservoir(np.random.default_rng(0))
+    x = np.arange(50.0).reshape(25, 2)
+    reservoir.add(x[:10], x[:10, 0])
+    reservoir.add(x[10:], x[10:, 0])
+    kept, column = reservoir.rows()
+    assert (kept == x).all()
+    assert (column == x[:, 0]).all()
+    assert reservoir.kept == reservoir.n == 25
+
+
+def test_every_row_has_the_same_chance_to_stay() -> None:
+    counts = np.zeros(90)
+    runs, capacity = 2000, 10
+    for seed in range(runs):
+        reservoir = Reservoir(np.random.default_rng(seed), numbers=0, least=capacity)
+        for start in range(0, 90, 15):
+            reservoir.add(np.arange(start, start + 15))
+        (kept,) = reservoir.rows()
+        assert len(kept) == reservoir.kept == capacity
+        assert (np.diff(kept) > 0).all()
+        counts[kept] += 1
+    share = capacity / 90
+    spread = np.sqrt(runs * share * (1 - share))
+    # 90 counts, none further off than 4.5 standard deviations.
+    assert (np.abs(counts - runs * share) < 4.5 * spread).all()
+
+
+def test_memory_is_bounded() -> None:
+    reservoir = Reservoir(np.random.default_rng(0), numbers=3000, least=1)
+    for _ in range(100):
+        reservoir.add(np.zeros((500, 3)))
+        assert sum(part[0].size for part in reservoir._parts) <= 2 * 1000 + 500
+    assert len(reservoir.rows()[0]) == 1000
