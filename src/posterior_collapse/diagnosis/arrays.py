@@ -12,6 +12,7 @@ from posterior_collapse import checks
 from posterior_collapse.diagnosis.comparison import linear_forecast
 from posterior_collapse.diagnosis.levels import LevelStatistics, RowPosteriors, gaussian_kl
 from posterior_collapse.diagnosis.results import Diagnosis
+from posterior_collapse.diagnosis.streams import row_chooser
 from posterior_collapse.diagnosis.verdict import with_verdict
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.moments import Moments
@@ -81,7 +82,7 @@ def diagnose_arrays(
         "prior_mean": _like("prior_mean", prior_mean, means),
         "prior_std": _like("prior_std", prior_std, means),
     }
-    statistics = LevelStatistics(np.random.default_rng(seed))
+    statistics = LevelStatistics(row_chooser(seed))
     for rows in _chunks(parts):
         statistics.add(rows)
     level = statistics.diagnosis(top=True, **options)

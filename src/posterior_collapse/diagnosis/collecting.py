@@ -6,16 +6,15 @@ import math
 from typing import cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from posterior_collapse.diagnosis.exact import ExactPass, is_exact
 from posterior_collapse.diagnosis.levels import LevelStatistics
 from posterior_collapse.diagnosis.passes import Pass, Reconstruction, SampledPass
-from posterior_collapse.diagnosis.reading import parameter_like
+from posterior_collapse.diagnosis.reading import noise_generator
 from posterior_collapse.diagnosis.signal import Input, Residuals
-from posterior_collapse.diagnosis.streams import Reservoir, Running
+from posterior_collapse.diagnosis.streams import Reservoir, Running, row_chooser
 from posterior_collapse.models import LatentModel, MarkovVAE
 from posterior_collapse.moments import Moments
 from posterior_collapse.moments.accumulate import Accumulator
@@ -56,8 +55,8 @@ class Collected:
     ) -> None:
         self.model, self.spec = model, spec
         self._overridden = overridden
-        self._rng = np.random.default_rng(seed)
-        self.generator = torch.Generator(parameter_like(model).device).manual_seed(seed)
+        self._rng = row_chooser(seed)
+        self.generator = noise_generator(model, seed)
         # The certificate of a linear model needs the moments of its data.
         self.exact = is_exact(model) and _features(model) <= MOST_FEATURES
         self._pass = (

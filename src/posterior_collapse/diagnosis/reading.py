@@ -14,10 +14,11 @@ from torch.utils.data import Dataset as TorchDataset
 
 from posterior_collapse.data import Dataset
 from posterior_collapse.data.arrays import as_samples, same_length
+from posterior_collapse.diagnosis.streams import PURPOSE
 from posterior_collapse.errors import DataError
 from posterior_collapse.models import LatentModel
 
-__all__ = ["BATCH_SIZE", "batches", "evaluating", "parameter_like"]
+__all__ = ["BATCH_SIZE", "batches", "evaluating", "noise_generator", "parameter_like"]
 
 BATCH_SIZE = 1000
 T = TypeVar("T")
@@ -95,6 +96,24 @@ def evaluating(model: LatentModel) -> Iterator[bool]:
     finally:
         for part in training:
             part.training = True
+
+
+def noise_generator(model: LatentModel, seed: int) -> torch.Generator:
+    """Return a generator of noise on the model's device.
+
+    Its numbers are not those of `torch.manual_seed(seed)`, with which the data may have been drawn:
+    noise that equals the data would pass for information.
+
+    Example:
+        >>> from posterior_collapse import VAESpec
+        >>> from posterior_collapse.models import build
+        >>> generator = noise_generator(build(VAESpec(2), "linear", x_dim=3), seed=0)
+        >>> generator.initial_seed() == 0
+        False
+    """
+    words = np.random.SeedSequence([seed, PURPOSE]).generate_state(2, np.uint32)
+    derived = (int(words[0]) << 31) ^ int(words[1])
+    return torch.Generator(parameter_like(model).device).manual_seed(derived)
 
 
 def parameter_like(model: LatentModel) -> Tensor:

@@ -8,14 +8,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["KEPT_NUMBERS", "LEAST_KEPT_ROWS", "Reservoir", "Running"]
+from posterior_collapse.errors import InvalidArgumentError
+
+__all__ = ["KEPT_NUMBERS", "LEAST_KEPT_ROWS", "PURPOSE", "Reservoir", "Running", "row_chooser"]
 
 Array = NDArray[Any]
 Float = NDArray[np.float64]
 
+PURPOSE = 0xD1A6
+"""Keeps what a seed draws here apart from what the same seed may have drawn elsewhere."""
 KEPT_NUMBERS = 2**23
 """Numbers that a reservoir keeps: 64 MiB in float64, and up to twice that while it fills."""
 LEAST_KEPT_ROWS = 1000
+
+
+def row_chooser(seed: int) -> np.random.Generator:
+    """Return the generator that chooses the rows of a `Reservoir`.
+
+    Raises:
+        InvalidArgumentError: The seed is not a whole number of at least 0.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise InvalidArgumentError(
+            "seed", repr(seed), "a whole number of at least 0", "Pass seed=0."
+        )
+    return np.random.default_rng([seed, PURPOSE])
 
 
 class Running:
