@@ -1,4 +1,4 @@
-"""A hierarchy whose units are live, dead or relays of noise by construction."""
+"""Models of which everything or nothing is known, to be diagnosed."""
 
 import torch
 from torch.distributions import Normal
@@ -47,6 +47,22 @@ class PlantedHierarchy(LatentModel):
         mean = torch.zeros_like(z)
         mean[..., : LIVE_1 - 1] = 2 * z[..., : LIVE_1 - 1]
         return Normal(mean, torch.ones_like(mean))
+
+
+class Opaque(LatentModel):
+    """A model of which nothing but its distributions is known."""
+
+    def __init__(self, model):
+        self.inner, self.spec = model, model.spec
+
+    def posterior(self, level, given, y=None):
+        return self.inner.posterior(level, given, y)
+
+    def prior(self, level, given=None):
+        return self.inner.prior(level, given)
+
+    def decode(self, z, x=None):
+        return self.inner.decode(z, x)
 
 
 def planted_data(n, seed=0):

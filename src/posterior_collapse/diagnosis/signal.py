@@ -104,11 +104,14 @@ class Residuals:
             average, notes = self._regressed(average, inputs[0])
         first, second = (_Covariance(average[k::2], difference[k::2]) for k in (0, 1))
         found = [_across(first, second), _across(second, first)]
-        variances = np.mean([values for values, _ in found], axis=0)
+        variances = np.mean([values for values, _, _ in found], axis=0)
         order = np.argsort(-variances)
         informed = np.any([half.informed(len(order)) for half in (first, second)], axis=0)
-        error = math.hypot(*(error for _, error in found)) / 2
-        return Signal(variances[order], error, informed[order], notes)
+        error = math.hypot(*(error for _, error, _ in found)) / 2
+        # Where many directions are as strong as the first, all that is sure is that the truth
+        # lies between the two halves: of a uniform law, 1/sqrt(12) is the standard deviation.
+        gap = float(np.mean([gap for _, _, gap in found])) / math.sqrt(12)
+        return Signal(variances[order], math.hypot(error, gap), informed[order], notes)
 
     def _regressed(self, average: Floats, x: Floats) -> tuple[Floats, tuple[str, ...]]:
         n, dim = x.shape
@@ -178,10 +181,8 @@ class _Covariance:
         return np.asarray(products.mean(0) - SURE * error > LEAST_INFORMED * values)
 
 
-def _across(of: _Covariance, on: _Covariance) -> tuple[Float, float]:
-    """Variances along the directions of one half, and the error of the first."""
+def _across(of: _Covariance, on: _Covariance) -> tuple[Float, float, float]:
+    """Variances along the directions of one half, the first's error, and how far halves differ."""
     own, directions = of.strongest
     other = (directions * on.times(directions)).sum(0)
-    # What is left of the bias is small beside how far the two differ.
-    bias = float(abs(own[0] - other[0])) / 4
-    return (own + other) / 2, math.hypot(on.error(directions[:, 0]), bias)
+    return (own + other) / 2, on.error(directions[:, 0]), float(abs(own[0] - other[0]))

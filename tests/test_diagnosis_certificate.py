@@ -1,0 +1,195 @@
+"""The certificate: collapse that is optimal, and signal that was left unclaimed."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import posterior_collapse as pc
+from planted import Opaque
+from posterior_collapse.diagnosis.signal import Residual, Residuals
+from posterior_collapse.models import build, load_parameters
+
+positive = st.floats(0.2, 3.0)
+SIGMAS = ["learned", 0.5, 1.2]
+
+
+@st.composite
+def problems(draw):
+    """Data and spec of a VAE, a conditional VAE or a hierarchy."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    x = rng.standard_normal((300, 5)) * rng.uniform(0.1, 3, 5)
+    kind = draw(st.sampled_from(["vae", "per-unit", "cvae", "hvae"]))
+    beta, eta, eta_enc = draw(positive), draw(positive), draw(positive)
+    sigma = draw(st.sampled_from(SIGMAS))
+    if kind == "vae":
+        return x, None, pc.VAESpec(7, beta, eta, eta_enc, sigma)
+    if kind == "per-unit":
+        return x, None, pc.VAESpec(5, beta, eta, eta_enc, tuple(rng.uniform(0.2, 2, 5)))
+    if kind == "cvae":
+        y = x[:, :3] + rng.standard_normal((300, 3))
+        return x[:, :2], y, pc.CVAESpec(5, beta, eta, eta_enc, sigma)
+    dims = draw(st.sampled_from([(7, 7), (3, 6), (7, 2)]))
+    sigma_1, sigma_2 = draw(st.sampled_from([0.4, 1.0])), draw(st.sampled_from(SIGMAS))
+    return x, None, pc.HVAESpec(dims, (beta, draw(positive)), eta, eta_enc, sigma_1, sigma_2)
+
+
+def optimum(x, y, spec):
+    """The data and a model at the optimum."""
+    y_dim = None if y is None else y.shape[1]
+    model = build(spec, "linear", x_dim=x.shape[1], y_dim=y_dim, dtype=torch.float64)
+    load_parameters(model, pc.forecast(pc.Moments.from_arrays(x, y), spec).parameters())
+    return x if y is None else (x, y), model
+
+
+@torch.no_grad()
+def switch_off(model, level, unit):
+    """Cut a unit off, from below and from above."""
+    for layer in model.encoders[level - 1].mean.values():
+        layer.weight[unit] = 0
+    model.decoders[level - 1].heads["z"].weight[:, unit] = 0
+
+
+@settings(max_examples=80)
+@given(problems())
+def test_no_optimum_with_a_spare_unit_leaves_signal_unclaimed(problem) -> None:
+    data, model = optimum(*problem)
+    found = pc.diagnose(model, data)
+    for level, t, paying in zip(found.levels, found.signal, found.paying_units, strict=True):
+        if "collapsed" in level.status:
+            assert t <= 1 + 1e-6
+            assert paying == 0
+    assert found.conclusion != "signal-unclaimed"
+
+
+@settings(max_examples=80)
+@given(problems(), st.sampled_from([1, 2]))
+def test_a_live_unit_that_is_switched_off_is_missed(problem, level) -> None:
+    data, model = optimum(*problem)
+    level = min(level, len(problem[2].dims))
+    before = pc.diagnose(model, data).levels[level - 1]
+    if before.information.max() < 0.2:  # t is little above 1, within its error
+        return
+    unit = int(np.argmax(before.information))
+    switch_off(model, level, unit)
+    found = pc.diagnose(model, data)
+    assert found.levels[level - 1].status[unit] == "collapsed"
+    assert found.signal[level - 1] > 1
+    assert found.paying_units[level - 1] >= 1
+    assert found.conclusion == "signal-unclaimed"
+    assert "the optimiser failed" in found.verdict
+    finding = (
+        found.advice[0]
+        if level == 1
+        else next(f for f in found.advice if f.code == "signal-unclaimed")
+    )
+    assert "warm-up" in finding.action
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_sampling_misses_it_too(level) -> None:
+    x = np.random.default_rng(0).standard_normal((1500, 4)) * [3, 2, 1.5, 0.2]
+    data, model = optimum(x, None, pc.HVAESpec((4, 4), (1, 0.9), 0.8, 1.0, 0.5, "learned"))
+    assert pc.diagnose(Opaque(model), data).conclusion == "collapse-optimal"
+    switch_off(model, level, 0)
+    found = pc.diagnose(Opaque(model), data)
+    assert found.signal[level - 1] - 3 * found.signal_error[level - 1] > 1
+    assert found.conclusion == "signal-unclaimed"
+
+
+def test_more_units_would_pay_where_all_are_used() -> None:
+    x = np.random.default_rng(0).standard_normal((1000, 6)) * [5, 4, 3, 2, 0.5, 0.1]
+    data, model = optimum(x, None, pc.VAESpec(2))
+    found = pc.diagnose(model, data)
+    assert found.conclusion == "more-units-pay"
+    assert found.signal[0] == pytest.approx(found.forecast.spectrum[2])
+    assert found.paying_units == (2,)
+    assert found.advice[0].action == "Raise latent_dim from 2 to 4."
+    data, model = optimum(x, None, pc.VAESpec(4))
+    enough = pc.diagnose(model, data)
+    assert enough.conclusion == "nothing-to-do"
+    assert enough.advice == ()
+
+
+def test_what_z2_leaves_of_noise_is_no_signal() -> None:
+    """z_1 has dead units whose noise z_2 has no unit left to relay: t > 1, yet nothing is lost."""
+    x = np.random.default_rng(0).standard_normal((2000, 3)) * [3, 2, 0.1]
+    data, model = optimum(x, None, pc.HVAESpec((4, 2), (1, 0.5), 0.5, 1.0, 0.6, "learned"))
+    for each in (model, Opaque(model)):
+        found = pc.diagnose(each, data)
+        assert found.levels[1].n_active == 2
+        assert found.signal[1] > 1.5
+        assert found.paying_units[1] == 0
+        assert found.conclusion == "collapse-optimal"  # of z_1
+        assert [f.code for f in found.advice if "z2" in f.text] == []
+
+
+def test_total_collapse_is_said_to_be_what_was_asked_for() -> None:
+    x = np.random.default_rng(0).standard_normal((500, 4))
+    data, model = optimum(x, None, pc.VAESpec(3, beta=4.0))
+    found = pc.diagnose(model, data)
+    assert found.n_active == 0
+    assert found.conclusion == "collapse-optimal"
+    assert found.verdict.startswith("0 of 3 units active, 3 collapsed: this collapse is optimal")
+    assert "lower beta from 4 to" in found.advice[0].action
+
+
+@pytest.mark.parametrize(("n", "features"), [(200, 200), (2000, 200), (100, 10)])
+def test_few_rows_of_many_features_are_not_taken_for_signal(n, features) -> None:
+    """White noise of variance 1: the largest eigenvalue of the sample is near the edge of Marchenko
+    and Pastur, 4 for as many rows as features; the estimate is hardly ever 2 errors off."""
+    off, edge = [], (1 + np.sqrt(features / n)) ** 2
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        average = rng.standard_normal((n, 1, features))
+        residuals = Residuals(rng)
+        residuals.add(Residual(average, np.zeros_like(average)), np.zeros((n, 1)))
+        found = residuals.signal()
+        assert np.linalg.eigvalsh(average[:, 0].T @ average[:, 0] / n)[-1] > 0.8 * edge
+        off.append((found.variances[0] - 1) / found.error)
+    assert np.mean(np.array(off) > 2) <= 0.05
+
+
+def test_a_strong_direction_is_measured_without_bias() -> None:
+    n, features = 400, 100
+    off = []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        scale = np.ones(features)
+        scale[0] = 3.0
+        average = rng.standard_normal((n, 1, features)) * scale
+        noise = 2 * rng.standard_normal((n, 1, features))
+        residuals = Residuals(rng)
+        # Noise of the draws is in both, and in no part of the signal.
+        residuals.add(Residual(average + noise, 2 * rng.standard_normal(noise.shape)), noise[:, 0])
+        found = residuals.signal()
+        off.append((found.variances[0] - 9.0) / found.error)
+    assert abs(np.mean(off)) < 0.5
+    assert np.std(off) < 1.3
+
+
+def test_many_features_are_searched_without_a_matrix_of_them(monkeypatch) -> None:
+    rng = np.random.default_rng(0)
+    average = rng.standard_normal((300, 1, 60)) * np.linspace(3, 0.1, 60)
+    difference = 0.3 * rng.standard_normal((300, 1, 60))
+
+    def signal():
+        residuals = Residuals(np.random.default_rng(0))
+        residuals.add(Residual(average, difference), np.zeros((300, 1)))
+        return residuals.signal()
+
+    dense = signal()
+    monkeypatch.setattr("posterior_collapse.diagnosis.signal.DENSE", 10)
+    sparse = signal()
+    assert sparse.variances[:4] == pytest.approx(dense.variances[:4], rel=1e-3)
+    assert sparse.error == pytest.approx(dense.error, rel=1e-2)
+
+
+def test_too_few_rows_decide_nothing() -> None:
+    x = np.random.default_rng(0).standard_normal((600, 4)) * [1.2, 1.1, 0.3, 0.2]
+    data, model = optimum(x, None, pc.VAESpec(3))
+    switch_off(model, 1, 0)
+    found = pc.diagnose(Opaque(model), data[:30])
+    assert found.conclusion == "undecided"
+    assert "Diagnose more than 30 rows" in found.advice[0].action

@@ -1,0 +1,147 @@
+"""Linear models at their closed-form optimum: every number is the theory's, exact or sampled."""
+
+import numpy as np
+import pytest
+import torch
+
+import posterior_collapse as pc
+from planted import Opaque
+from posterior_collapse.models import build, load_parameters
+
+N = 1500
+SPECS = {
+    "vae": pc.VAESpec(6, beta=1.3, eta_enc=1.2),
+    "vae-fixed": pc.VAESpec(5, sigma=0.6),
+    "vae-per-unit": pc.VAESpec(4, sigma=(0.4, 0.9, 1.1, 0.7)),
+    "vae-learned-eta": pc.VAESpec(3, eta_dec="learned"),
+    "cvae": pc.CVAESpec(5, beta=0.8),
+    "cvae-fixed": pc.CVAESpec(5, sigma=0.7),
+    "hvae": pc.HVAESpec((6, 5), betas=(1, 0.6), sigma_1=0.6, eta_dec=0.7),
+    "hvae-fixed": pc.HVAESpec((6, 6), betas=(1, 0.6), sigma_1=0.6, sigma_2=0.8, eta_dec=0.7),
+    "hvae-relay": pc.HVAESpec((6, 6), sigma_1=1.0, eta_dec=0.8),
+    "hvae-learned": pc.HVAESpec((3, 2), betas=(1, 2), sigma_1="learned"),
+    "chain": pc.ChainSpec((3, 3, 3), (1, 0.8, 0.5), (0.5, 0.6, 0.7), sigmas=(0.5, 0.5, "learned")),
+}
+
+
+def optimum(spec, center=True):
+    """Gaussian data, the forecast, and a model with its parameters."""
+    rng = np.random.default_rng(7)
+    x = rng.standard_normal((N, 6)) * [3, 2, 1.5, 1, 0.3, 0.1] + 1
+    y = None
+    if spec.model == "cvae":
+        y = x[:, :3] @ rng.standard_normal((3, 5))
+        y += rng.standard_normal((N, 5)) * [2, 1.5, 0.8, 0.4, 0.2]
+    forecast = pc.forecast(pc.Moments.from_arrays(x, y, center=center), spec)
+    model = build(
+        spec, "linear", x_dim=6, y_dim=None if y is None else 5, dtype=torch.float64, bias=center
+    )
+    parameters = dict(forecast.parameters())
+    if not center:
+        parameters = {k: v for k, v in parameters.items() if k not in ("b1", "c1")}
+    load_parameters(model, parameters)
+    return x if y is None else (x, y), forecast, model
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_an_optimum_is_diagnosed_as_it_was_forecast(name) -> None:
+    data, forecast, model = optimum(SPECS[name])
+    found = pc.diagnose(model, data)
+    assert found.loss == pytest.approx(forecast.loss, rel=1e-12)
+    assert found.eta_dec == pytest.approx(forecast.eta_dec)
+    assert found.forecast.loss == pytest.approx(forecast.loss, rel=1e-12)
+    for level, expected in zip(found.levels, forecast.levels, strict=True):
+        assert level.kl == pytest.approx(expected.kl, abs=1e-10)
+        assert level.posterior_std == pytest.approx(expected.posterior_std)
+        assert level.gaussian_information == pytest.approx(expected.information, abs=1e-10)
+        off = np.abs(level.information - expected.information)
+        assert (off <= 4 * level.information_error + 1e-9).all()
+        assert level.status == expected.status
+        assert level.n_active == expected.n_active
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_sampling_finds_the_same_within_its_errors(name) -> None:
+    data, forecast, model = optimum(SPECS[name])
+    exact, found = pc.diagnose(model, data), pc.diagnose(Opaque(model), data)
+    assert found.loss == pytest.approx(forecast.loss, abs=4 * found.loss_error)
+    assert found.reconstruction == pytest.approx(
+        exact.reconstruction, abs=4 * found.reconstruction_error
+    )
+    for level, same in zip(found.levels, exact.levels, strict=True):
+        assert (np.abs(level.kl - same.kl) <= 4 * level.kl_error + 1e-9).all()
+        off = np.abs(level.information - same.information)
+        assert (off <= 4 * level.information_error + 1e-9).all()
+        assert level.status == same.status
+    for t, error, truth in zip(found.signal, found.signal_error, exact.signal, strict=True):
+        # Several directions at the very threshold: the strongest of them is a little above.
+        assert t == pytest.approx(truth, abs=4 * error)
+    assert found.conclusion == exact.conclusion
+
+
+def test_losses_add_up() -> None:
+    spec = SPECS["hvae"]
+    data, _, model = optimum(spec)
+    found = pc.diagnose(model, data)
+    kls = [level.kl.sum() for level in found.levels]
+    weighted = sum(beta * kl for beta, kl in zip(spec.beta_levels, kls, strict=True))
+    assert found.kl == pytest.approx(sum(kls))
+    assert found.loss == pytest.approx(found.reconstruction + weighted)
+    assert found.elbo == pytest.approx(-found.reconstruction - found.kl)
+    gaussian = 6 / 2 * np.log(2 * np.pi * 0.49) + found.squared_error / (2 * 0.49)
+    assert found.reconstruction == pytest.approx(gaussian)
+
+
+def test_the_likelihood_comes_along_where_it_is_exact_or_asked_for() -> None:
+    data, _, model = optimum(SPECS["vae"])
+    found = pc.diagnose(model, data)
+    covariance = np.cov(data.T, bias=True)
+    p = pc.forecast(data, SPECS["vae"]).parameters()
+    marginal = 1.2**2 * p["U1"] @ p["U1"].T + np.eye(6)
+    nll = 0.5 * (
+        np.linalg.slogdet(2 * np.pi * marginal)[1] + np.trace(np.linalg.solve(marginal, covariance))
+    )
+    assert found.nll == pytest.approx(nll, rel=1e-10)
+    assert found.effective_sample_size is None
+    assert found.nll <= -found.elbo
+    sampled = pc.diagnose(Opaque(model), data[:100], importance_samples=500)
+    exact = pc.diagnose(model, data[:100])
+    assert sampled.nll == pytest.approx(exact.nll, abs=0.05)
+    assert 1 < sampled.effective_sample_size < 500
+    assert pc.diagnose(Opaque(model), data).nll is None
+
+
+def test_without_biases_raw_moments_count() -> None:
+    data, forecast, model = optimum(SPECS["vae"], center=False)
+    found = pc.diagnose(model, data)
+    assert found.loss == pytest.approx(forecast.loss, rel=1e-12)
+    assert found.forecast.loss == pytest.approx(forecast.loss, rel=1e-12)
+    assert found.signal[0] <= 1 + 1e-6
+
+
+def test_another_spec_than_the_models_counts_where_it_is_given() -> None:
+    data, _, model = optimum(SPECS["vae"])
+    spec = SPECS["vae"].replace(beta=0.1, eta_dec=0.5)
+    found, opaque = pc.diagnose(model, data, spec=spec), pc.diagnose(Opaque(model), data, spec=spec)
+    expected = 6 / 2 * np.log(2 * np.pi * 0.25) + 2 * found.squared_error + 0.1 * found.kl
+    assert found.loss == pytest.approx(expected)
+    assert opaque.loss == pytest.approx(expected, abs=4 * opaque.loss_error)
+    assert found.eta_dec == 0.5
+    assert found.signal[0] == pytest.approx(pc.diagnose(model, data).signal[0] * 1.3 / (0.1 * 0.25))
+    assert found.conclusion == "signal-unclaimed"
+
+
+def test_a_target_that_only_x_can_tell_of_counts_as_far_as_x_does() -> None:
+    """A VAE from x to another y: what x does not predict of y is no signal."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3000, 3))
+    y = x @ rng.standard_normal((3, 4)) * 2 + 3 * rng.standard_normal((3000, 4))
+    spec = pc.VAESpec(4)
+    forecast = pc.forecast(pc.Moments.from_arrays(x, y), spec)
+    model = build(spec, "linear", x_dim=3, y_dim=4, dtype=torch.float64)
+    load_parameters(model, forecast.parameters())
+    for each in (model, Opaque(model)):
+        found = pc.diagnose(each, (x, y))
+        assert found.levels[0].n_active == forecast.n_active == 3
+        assert found.signal[0] <= 1
+        assert found.conclusion == "collapse-optimal"
