@@ -1,0 +1,116 @@
+"""Tables of NLL, KL and active units, with their spread over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from posterior_collapse.experiments import figures
+from posterior_collapse.experiments.parts import Check, Part, Result, by_grid, by_labels, text
+from posterior_collapse.experiments.tables import Table
+
+__all__ = ["likelihood_table"]
+
+FALLS = {
+    "beta": ("KL (nats)", "active units"),
+    "eta_dec": ("KL (nats)", "active units", "KL of z2 (nats)", "active units of z2"),
+    "beta_2": ("KL of z2 (nats)", "active units of z2"),
+    "beta_1": ("KL of z1 (nats)",),
+}
+"""Measures that fall as a value grows, by claim and theory."""
+SLACK = 0.02
+"""Relative: less is noise of seeds and rows."""
+
+
+def likelihood_table(results: Sequence[Result]) -> Part:
+    """Set NLL, KL, active units and `kl_active_share` in a table, beside theory's active units."""
+    records, checks = [], []
+    names = list(_numbers(results[0]))
+    shown = [name for name in names if name.startswith(("NLL (", "KL", "active units", "kl_"))]
+    shown = [name for name in shown if not name.endswith("theory")]
+    panels: dict[str, dict[str, figures.Points]] = {name: {} for name in shown}
+    for grid, members in by_grid(results).items():
+        found = []
+        for labels, seeds in by_labels(members):
+            numbers = [_numbers(seed) for seed in seeds]
+            records += [{"varying": grid, "value": text(labels) or grid, **one} for one in numbers]
+            found.append((labels, numbers))
+        settings = [text(labels) or grid for labels, _ in found]
+        for name in shown:
+            values = [[one[name] for one in numbers] for _, numbers in found]
+            mean = [float(np.mean(v)) for v in values]
+            std = [float(np.std(v, ddof=1)) if len(v) > 1 else float("nan") for v in values]
+            panels[name][grid] = (settings, mean, std)
+        checks += _falls(found)
+    table = Table.over_seeds(records, ["varying", "value"], names)
+    first = results[0].measured
+    notes = [
+        f"NLL on {first['nll_rows']:,} rows with {results[0].record.run.evaluation.samples:,} "
+        "importance samples each. The NLL error is the standard error over rows; the effective "
+        "sample size is the median over rows."
+    ]
+    caption = "NLL, KL and active units; error bars are standard deviations over seeds."
+    chart = figures.spread(panels, variable="setting")
+    checks += _sigma(records)
+    return Part({"likelihood": table}, {"likelihood": (chart, caption)}, checks, notes)
+
+
+def _numbers(result: Result) -> dict[str, float]:
+    measured = result.measured
+    levels = measured["levels"]
+    found = {
+        "NLL (nats)": measured["nll"],
+        "NLL error": measured["nll_error"],
+        "effective sample size": measured["effective_sample_size"],
+    }
+    for number, level in enumerate(levels, start=1):
+        of = f" of z{number}" if len(levels) > 1 else ""
+        found[f"KL{of} (nats)"] = float(np.sum(level["kl"]))
+        found[f"active units{of}"] = level["active_units"]
+        found[f"kl_active_share{of}"] = level["kl_active_share"]
+        if result.theory:
+            found[f"active units{of} by theory"] = result.theory["levels"][number - 1]["n_active"]
+    return found
+
+
+def _falls(found: Sequence[tuple[Any, Sequence[dict[str, float]]]]) -> list[Check]:
+    labels = found[0][0]
+    if len(labels) != 1 or (name := next(iter(labels))) not in FALLS:
+        return []
+    checks = []
+    ordered = sorted(found, key=lambda pair: pair[0][name])
+    for measure in (measure for measure in FALLS[name] if measure in found[0][1][0]):
+        means = [float(np.mean([one[measure] for one in numbers])) for _, numbers in ordered]
+        slack = SLACK * max(map(abs, means))
+        agrees = all(b <= a + slack for a, b in pairwise(means))
+        words = ", ".join(
+            f"{pair[0][name]:g}: {mean:.3g}" for pair, mean in zip(ordered, means, strict=True)
+        )
+        verb = "falls" if agrees else "does not always fall"
+        checks.append(Check(agrees, f"{measure} {verb} with {name} ({words})."))
+    return checks
+
+
+def _sigma(records: Sequence[dict[str, Any]]) -> list[Check]:
+    """For a learned against a fixed sigma."""
+    mean: dict[str, dict[str, float]] = {}
+    for kind in ("learned", "fixed"):
+        own = [r for r in records if str(r["varying"]).startswith(kind)]
+        if not own:
+            return []
+        mean[kind] = {
+            name: float(np.mean([r[name] for r in own])) for name in ("NLL (nats)", "active units")
+        }
+    words = {
+        name: f"{mean['learned'][name]:.4g} learned, {mean['fixed'][name]:.4g} fixed"
+        for name in mean["learned"]
+    }
+    fewer = mean["learned"]["active units"] <= mean["fixed"]["active units"]
+    better = mean["learned"]["NLL (nats)"] <= mean["fixed"]["NLL (nats)"]
+    return [
+        Check(fewer, f"Active units: {words['active units']}."),
+        Check(better, f"NLL: {words['NLL (nats)']}."),
+    ]

@@ -1,0 +1,124 @@
+"""Train and measure runs of one family; what `sweeps.sweep` calls for each group."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from posterior_collapse.errors import NotSolvedError, UnboundedObjectiveError
+from posterior_collapse.experiments import measuring, profiled, recorded
+from posterior_collapse.experiments.datasets import MATRIX, Data, matrix_moments
+from posterior_collapse.models import MarkovVAE, build
+from posterior_collapse.moments import Moments
+from posterior_collapse.specs import Spec
+from posterior_collapse.sweeps import Outcome, Run
+from posterior_collapse.theory import Forecast, forecast
+from posterior_collapse.training import Progress, fit_many
+from posterior_collapse.training import seeds as seeding
+from posterior_collapse.training.annealing import effective_spec
+
+__all__ = ["Executor"]
+
+
+class Executor:
+    """Trains groups of runs.
+
+    Args:
+        data: Where data come from.
+        device: Where minibatches are trained; all else stays on the CPU.
+        report: Called with a `training.Progress` after each epoch.
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        device: str = "cpu",
+        report: Callable[[Progress], None] | bool = False,
+    ) -> None:
+        self.data, self.device, self.report = data, device, report
+
+    def __call__(self, runs: Sequence[Run]) -> list[Outcome]:
+        """Return what the runs, all of one family, leave behind."""
+        if runs[0].method == "minibatch":
+            return self._fitted(runs)
+        return [self._on_moments(run) for run in runs]
+
+    def _fitted(self, runs: Sequence[Run]) -> list[Outcome]:
+        start = time.perf_counter()
+        first = runs[0]
+        fitted = fit_many(
+            [run.spec for run in runs],
+            self.data.read(first.data),
+            first.architecture,
+            settings=first.settings.replace(device=self.device),
+            seeds=[run.settings.seed for run in runs],
+            learning_rates=[run.settings.learning_rate for run in runs],
+            clips=[run.settings.clip for run in runs],
+            progress=self.report,
+        )
+        share = (time.perf_counter() - start) / len(runs)
+        return [
+            self._outcome(run, one.model.cpu(), one.history, one.stopped, share)
+            for run, one in zip(runs, fitted, strict=True)
+        ]
+
+    def _on_moments(self, run: Run) -> Outcome:
+        start = time.perf_counter()
+        moments = self._moments(run)
+        model = build(
+            run.spec,
+            run.architecture,
+            x_dim=moments.features[0],
+            y_dim=moments.features[1],
+            generator=seeding.generator(run.settings.seed, seeding.INITIALISATION),
+            dtype=torch.float64,
+        )
+        if run.method == "exact":
+            history = profiled.train(model, run.settings, moments)
+        else:
+            closed = forecast(moments, effective_spec(run.spec, run.settings.convention))
+            history = recorded.train(model, run.settings, moments, closed)
+        wall = time.perf_counter() - start
+        return self._outcome(run, model, history, "finished", wall)
+
+    def _outcome(
+        self, run: Run, model: MarkovVAE, history: dict[str, list[float]], stopped: str, wall: float
+    ) -> Outcome:
+        start = time.perf_counter()
+        spec = effective_spec(run.spec, run.settings.convention)
+        moments = self._moments(run)
+        closed = _forecast(moments, spec)
+        measured: dict[str, Any] = {}
+        arrays: measuring.Arrays = {}
+        seen = run.evaluation
+        if run.method == "minibatch":
+            rows = self.data.read(run.data, seen.split)
+            measured, arrays = measuring.on_rows(model, spec, rows, seen, run.settings.seed)
+        if seen.panel:
+            rows = self.data.read(run.data, seen.split)
+            arrays |= measuring.panel(model, rows, seen.panel)
+        if run.architecture.name == "linear":
+            model = model.double()
+            measured["exact"], matrices = measuring.exactly(model, spec, moments, closed)
+            arrays |= matrices if seen.matrices else {}
+        return Outcome(
+            measured, measuring.expected(closed), stopped, history, arrays, model,
+            wall + time.perf_counter() - start,
+        )  # fmt: skip
+
+    def _moments(self, run: Run) -> Moments:
+        if run.data.name.startswith(MATRIX):
+            return matrix_moments(run.data)
+        dataset = self.data.read(run.data)
+        center = run.architecture.bias if run.architecture.name == "linear" else True
+        return Moments.from_arrays(dataset.x, dataset.y, center=center)
+
+
+def _forecast(moments: Moments, spec: Spec) -> Forecast | None:
+    try:
+        return forecast(moments, spec)
+    except (NotSolvedError, UnboundedObjectiveError):
+        return None

@@ -1,0 +1,194 @@
+"""Rows as plain data: what the paper claims, which runs show it, what is made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from posterior_collapse.models import Architecture
+from posterior_collapse.specs import Spec
+from posterior_collapse.sweeps import Choice, Evaluation, Run
+from posterior_collapse.training import Settings
+
+__all__ = ["Grid", "Member", "Plan", "Row"]
+
+Values = tuple[Any, ...]
+QUICK_EPOCHS = 4
+QUICK_STEPS = 200
+QUICK_ROWS = 200
+QUICK_SAMPLES = 50
+DATA_FIELDS = tuple(f.name for f in dataclasses.fields(Choice))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How rows are run.
+
+    Args:
+        quick: Data of the size of `digits`, few epochs, few values of each grid.
+        convention: `"elbo"`, or `"reference"`: the losses of the published scripts.
+        seeds: Runs of each setting, where its spread is shown.
+        epochs: Passes over the data at most, for a machine on which the row does not fit.
+    """
+
+    quick: bool = False
+    convention: Literal["elbo", "reference"] = "elbo"
+    seeds: int = 1
+    epochs: int | None = None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Runs that differ in the values of a few fields.
+
+    Args:
+        title: What varies, in words.
+        data: The data.
+        spec: What all share, as the fields of a spec.
+        network: Name of the architecture, and its options.
+        settings: How they train.
+        vary: Fields of the spec (`beta_1` and `beta_2` for those of `betas`) or of the data, with
+            their values; all combinations run.
+        method: As in `Run`.
+        evaluation: As in `Run`.
+        spread: Whether to repeat the runs with several seeds.
+        quick: Most values per field in the quick profile.
+    """
+
+    title: str
+    data: Choice
+    spec: Mapping[str, Any]
+    network: Mapping[str, Any]
+    settings: Settings
+    vary: Mapping[str, Values] = field(default_factory=dict)
+    method: Literal["minibatch", "exact", "recorded"] = "minibatch"
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    spread: bool = False
+    quick: int = 3
+
+    def members(self, plan: Plan) -> Iterator[Member]:
+        """Yield the runs, the last field varying fastest, then the seed."""
+        values = [_thinned(v, self.quick) if plan.quick else v for v in self.vary.values()]
+        seeds = plan.seeds if self.spread else 1
+        for choice in itertools.product(*values):
+            labels = dict(zip(self.vary, choice, strict=True))
+            for number in range(seeds):
+                yield Member(self.title, labels, self._run(labels, plan, number))
+
+    def _run(self, labels: Mapping[str, Any], plan: Plan, number: int) -> Run:
+        about = {name: value for name, value in labels.items() if name in DATA_FIELDS}
+        numbers = {name: value for name, value in labels.items() if name not in DATA_FIELDS}
+        data = dataclasses.replace(self.data, **about)
+        run = Run(
+            data,
+            _spec(self.spec, numbers),
+            Architecture.from_dict(self.network),
+            self._settings(plan, number),
+            self.method,
+            self.evaluation,
+        )
+        return _quick(run) if plan.quick else run
+
+    def _settings(self, plan: Plan, number: int) -> Settings:
+        linear = self.network["name"] == "linear"
+        convention = "elbo"
+        if plan.convention == "reference":
+            convention = "twice" if linear else "reference"
+        settings = self.settings.replace(
+            convention=convention,
+            seed=self.settings.seed + number,
+            order_seed=self.settings.seed,  # the runs of a group see the data in one order
+        )
+        if plan.epochs is not None and self.method == "minibatch":
+            settings = settings.replace(epochs=min(settings.epochs, plan.epochs))
+        return settings
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a row, with its place in it.
+
+    Attributes:
+        grid: Title of its grid.
+        labels: The values that it has there.
+        run: The run.
+    """
+
+    grid: str
+    labels: Mapping[str, Any]
+    run: Run
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the paper's experiments.
+
+    Args:
+        id: E1 to E15, or X and a number for what goes beyond the paper.
+        name: As in the README of the published code.
+        claim: What the paper claims.
+        theory: What the theory of linear models says of it.
+        grids: Its runs.
+        deliverables: Keys of `deliver.DELIVERABLES`.
+        published: Where the published scripts could not produce the row, or differ.
+        networks: Names of the architectures in the paper's words.
+    """
+
+    id: str
+    name: str
+    claim: str
+    theory: str
+    grids: tuple[Grid, ...]
+    deliverables: tuple[str, ...]
+    published: str
+    networks: str
+
+    def members(self, plan: Plan) -> list[Member]:
+        """Return the runs of all grids."""
+        return [member for grid in self.grids for member in grid.members(plan)]
+
+
+def _spec(fields: Mapping[str, Any], labels: Mapping[str, Any]) -> Spec:
+    values = dict(fields)
+    betas = list(values.get("betas", (1.0, 1.0)))
+    for name, value in labels.items():
+        if name in ("beta_1", "beta_2"):
+            betas[int(name[-1]) - 1] = value
+            values["betas"] = tuple(betas)
+        elif name == "eta":
+            values |= {"eta_dec": value, "eta_enc": value}
+        else:
+            values[name] = value
+    return Spec.from_dict(values)
+
+
+def _quick(run: Run) -> Run:
+    """The same kind of run in a second: digits instead of MNIST, few epochs, few rows."""
+    data, settings = run.data, run.settings
+    if data.name == "mnist":
+        convolutional = bool(run.architecture.channels)
+        data = dataclasses.replace(
+            data, name="digits", rows=QUICK_ROWS if convolutional else None,
+            size=28 if convolutional else None,
+        )  # fmt: skip
+    if run.method == "minibatch":
+        settings = settings.replace(epochs=min(settings.epochs, QUICK_EPOCHS))
+    elif run.method == "recorded":
+        settings = settings.replace(steps=min(settings.steps or QUICK_STEPS, QUICK_STEPS))
+    evaluation = run.evaluation
+    if evaluation.samples:
+        evaluation = dataclasses.replace(evaluation, samples=QUICK_SAMPLES, rows=QUICK_ROWS)
+    return run.replace(data=data, settings=settings, evaluation=evaluation)
+
+
+def _thinned(values: Sequence[Any], most: int) -> Values:
+    """At most so many of the values, at even distances, the ends among them."""
+    if len(values) <= most:
+        return tuple(values)
+    places = np.linspace(0, len(values) - 1, most).round().astype(int)
+    return tuple(values[i] for i in places)

@@ -1,0 +1,239 @@
+"""From a trained model to the numbers that tables hold and the arrays that figures need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import linalg
+
+from posterior_collapse.data import Dataset
+from posterior_collapse.diagnosis import LevelDiagnosis, diagnose, log_likelihood
+from posterior_collapse.experiments.recorded import distances
+from posterior_collapse.models import (
+    MarkovVAE,
+    Terms,
+    linear_values,
+    loss,
+    moment_terms,
+    read_parameters,
+)
+from posterior_collapse.moments import Moments
+from posterior_collapse.specs import Spec
+from posterior_collapse.sweeps import Evaluation
+from posterior_collapse.theory import Forecast
+from posterior_collapse.theory.objective import ExactObjective
+
+__all__ = ["DELTA", "exactly", "expected", "on_rows", "panel"]
+
+DELTA = 0.05
+ACTIVE_MODE = 1e-5
+"""Nats of information from which a mode of an exactly trained linear model counts as active."""
+SPECTRUM = 64
+"""Eigenvalues kept of each forecast."""
+Arrays = dict[str, NDArray[Any]]
+
+
+def on_rows(
+    model: MarkovVAE, spec: Spec, dataset: Dataset, evaluation: Evaluation, seed: int
+) -> tuple[dict[str, Any], Arrays]:
+    """Diagnose a model on rows of data.
+
+    Args:
+        model: On the CPU.
+        spec: Its hyperparameters, the betas as under the convention `elbo`.
+        dataset: The rows.
+        evaluation: What to measure.
+        seed: Of the noise.
+
+    Returns:
+        Numbers: those of `Diagnosis` that are one number, and per level those of `LevelDiagnosis`,
+        `active_units` as a count; `nll` with its errors where asked for. Arrays: `epsilon` and
+        per level `collapse_1`.
+    """
+    found = diagnose(model, dataset, spec=spec, delta=DELTA, seed=seed)
+    numbers = (
+        "loss", "loss_error", "reconstruction", "squared_error", "kl", "verdict", "conclusion",
+    )  # fmt: skip
+    measured: dict[str, Any] = {
+        "rows": found.n,
+        **{name: getattr(found, name) for name in numbers},
+        "signal": list(found.signal),
+        "levels": [_level(level) for level in found.levels],
+    }
+    curves = [level.collapse_curve for level in found.levels]
+    arrays: Arrays = {"epsilon": curves[0].epsilon}
+    arrays |= {f"collapse_{number}": curve.share for number, curve in enumerate(curves, start=1)}
+    if evaluation.samples:
+        measured |= _likelihood(model, dataset, evaluation, seed)
+    return measured, arrays
+
+
+def panel(model: MarkovVAE, dataset: Dataset, rows: int) -> Arrays:
+    """Return the first rows and their reconstructions: `original`, `through_1`, and so on.
+
+    A conditional model's `given` is the condition.
+    """
+    dtype = next(model.parameters()).dtype
+    x = torch.tensor(dataset.x[:rows], dtype=dtype)
+    y = None if dataset.y is None else torch.tensor(dataset.y[:rows], dtype=dtype)
+    arrays = {"original": (x if y is None else y).numpy()}
+    if model.conditional:
+        arrays["given"] = x.numpy()
+    with torch.no_grad():
+        for level in range(1, len(model.units) + 1):
+            arrays[f"through_{level}"] = model.reconstruct(x, y, through=level).numpy()
+    return {name: values.astype(np.float16) for name, values in arrays.items()}
+
+
+def exactly(
+    model: MarkovVAE, spec: Spec, moments: Moments, forecast: Forecast | None
+) -> tuple[dict[str, Any], Arrays]:
+    """Measure a linear model on moments, the noise integrated out; beside the closed form.
+
+    Returns:
+        Numbers: `loss`, `reconstruction`, and per level `kl` (summed), `n_active`,
+        `information`, singular values and stds; `distances` to the closed form. Arrays: the
+        matrices `U1`, `V1` = W1 P Phi^(1/2) and so on.
+    """
+    values = linear_values(model)
+    xx, yx, yy = (
+        None if m is None else torch.from_numpy(np.array(m, dtype=np.float64))
+        for m in (
+            moments.xx,
+            moments.yx if moments.paired else None,
+            moments.yy if moments.paired else None,
+        )
+    )
+    assert xx is not None
+    with torch.no_grad():
+        terms = moment_terms(values, xx, yx, yy)
+    found = read_parameters(model)
+    objective = ExactObjective(moments, spec)
+    information = _information(found, moments, len(spec.dims))
+    levels = [
+        {
+            "kl": float(kl.sum()),
+            "n_active": int((known > ACTIVE_MODE).sum()),
+            "information": known.tolist(),
+            "encoder_singular_values": encoder.tolist(),
+            "decoder_singular_values": decoder.tolist(),
+            "posterior_std": np.sort(found[f"sigma_{number}"]).tolist(),
+        }
+        for number, (kl, known, (encoder, decoder)) in enumerate(
+            zip(terms.kl, information, objective.singular_values(found), strict=True), start=1
+        )
+    ]
+    measured = {**_losses(terms, spec), "levels": levels}
+    if forecast is not None:
+        measured["distances"] = distances(model, objective, forecast)
+    return measured, _matrices(found, moments)
+
+
+def expected(forecast: Forecast | None) -> dict[str, Any] | None:
+    """Return what theory says of the same numbers; None where there is no closed form."""
+    if forecast is None:
+        return None
+    kl = [float(level.kl.sum()) for level in forecast.levels]
+    weighted = sum(b * k for b, k in zip(forecast.spec.beta_levels, kl, strict=True))
+    return {
+        "loss": forecast.loss,
+        "reconstruction": forecast.loss - weighted,
+        "kl": sum(kl),
+        "spectrum": forecast.spectrum[:SPECTRUM].tolist(),
+        "total_variance": forecast.total_variance,
+        "levels": [
+            {
+                "kl": total,
+                "n_active": level.n_active,
+                "status": list(level.status),
+                "unit_kl": level.kl.tolist(),
+                "information": level.information.tolist(),
+                "encoder_singular_values": level.encoder_singular_values.tolist(),
+                "decoder_singular_values": level.decoder_singular_values.tolist(),
+                "posterior_std": level.posterior_std.tolist(),
+                "threshold": level.threshold.tolist(),
+                "critical_beta": level.critical_beta.tolist(),
+            }
+            for level, total in zip(forecast.levels, kl, strict=True)
+        ],
+    }
+
+
+def _losses(terms: Terms, spec: Spec) -> dict[str, float]:
+    kl = [float(level.double().mean(0).sum()) for level in terms.kl]
+    total = float(loss(terms, spec.beta_levels))
+    weighted = sum(b * k for b, k in zip(spec.beta_levels, kl, strict=True))
+    return {
+        "loss": total,
+        "reconstruction": total - weighted,
+        "squared_error": float(terms.squared_error.mean()),
+        "kl": sum(kl),
+    }
+
+
+def _level(level: LevelDiagnosis) -> dict[str, Any]:
+    units = ("kl", "information", "information_error", "mean_variance", "posterior_std")
+    return {
+        **{name: getattr(level, name).tolist() for name in units},
+        "status": list(level.status),
+        "n_active": level.n_active,
+        "active_units": int(level.active_units.sum()),
+        "kl_active_share": level.kl_active_share,
+    }
+
+
+def _likelihood(
+    model: MarkovVAE, dataset: Dataset, evaluation: Evaluation, seed: int
+) -> dict[str, Any]:
+    x, y = _part(dataset.x, evaluation.rows), _part(dataset.y, evaluation.rows)
+    found = log_likelihood(
+        model, x if y is None else (x, y), samples=evaluation.samples, seed=seed, exact=False
+    )
+    sizes = found.effective_sample_size
+    return {
+        "nll": found.nll,
+        "nll_error": found.nll_error,
+        "nll_rows": len(found.per_row),
+        "effective_sample_size": None if sizes is None else float(np.median(sizes)),
+    }
+
+
+def _information(
+    found: Mapping[str, NDArray[np.float64]], moments: Moments, depth: int
+) -> list[NDArray[np.float64]]:
+    """Information on x of each level's modes, in nats, descending.
+
+    Modes are the canonical directions of a level, between what x says of it and all that it is:
+    they are determined even where an optimum leaves units free to be rotated.
+    """
+    known, first = moments.xx, found["W1"]
+    if "U2" in found and depth == 1:
+        known = np.block([[moments.xx, moments.yx.T], [moments.yx, moments.yy]])
+        first = np.hstack([found["W1"], found["W2"]])
+    total, levels = known, []
+    for level in range(1, depth + 1):
+        W = first if level == 1 else found[f"W{level}"]
+        known = W @ known @ W.T
+        total = W @ total @ W.T + np.diag(found[f"sigma_{level}"] ** 2)
+        share = np.clip(linalg.eigh(known, total, eigvals_only=True), 0, 1 - 1e-15)
+        levels.append(-np.log1p(-share[::-1]) / 2)
+    return levels
+
+
+def _matrices(found: Mapping[str, NDArray[np.float64]], moments: Moments) -> Arrays:
+    """`U1` (features, units) and `V1` = W1 P Phi^(1/2) (units, modes) of the strongest modes."""
+    if "U2" in found:
+        return {}
+    values, vectors = np.linalg.eigh(moments.xx)
+    strongest = slice(None, -len(found["W1"]) - 1, -1)
+    scaled = vectors[:, strongest] * np.sqrt(np.clip(values[strongest], 0, None))
+    U = vectors[:, strongest].T @ found["U1"] if not moments.paired else found["U1"]
+    return {"U1": U, "V1": found["W1"] @ scaled}
+
+
+def _part(values: Any, rows: int | None) -> Any:
+    return None if values is None else values[:rows]

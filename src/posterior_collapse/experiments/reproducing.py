@@ -1,0 +1,193 @@
+"""Run rows and write their results: tables, figures, and `result.json`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from posterior_collapse.errors import writing
+from posterior_collapse.experiments.datasets import Data
+from posterior_collapse.experiments.deliverables import DELIVERABLES
+from posterior_collapse.experiments.execution import Executor
+from posterior_collapse.experiments.grids import Plan, Row
+from posterior_collapse.experiments.parts import Check, Part, Result
+from posterior_collapse.sweeps import Progress, Store, sweep
+from posterior_collapse.training import Progress as Epoch
+from posterior_collapse.training.run_folders import write_json
+
+__all__ = ["RESULT", "RUNS", "State", "reproduce"]
+
+RESULT, RUNS = "result.json", "runs"
+
+
+class State(NamedTuple):
+    """What a caller is told as rows advance.
+
+    Attributes:
+        row: The row at work.
+        progress: Of its runs; None when its results are written.
+        epoch: Of the group that trains, if it trains by minibatches.
+        verdict: Of a row that has ended.
+    """
+
+    row: Row
+    progress: Progress | None = None
+    epoch: Epoch | None = None
+    verdict: str = ""
+
+
+def reproduce(
+    rows: Sequence[Row],
+    out: str | os.PathLike[str],
+    plan: Plan | None = None,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    device: str = "cpu",
+    report: Callable[[State], None] = lambda _: None,
+) -> list[dict[str, Any]]:
+    """Run rows, keep their runs in `out/runs` and write their results to `out/ID`.
+
+    Runs that are kept are not repeated, whoever trained them; a call that was interrupted goes on.
+
+    Args:
+        rows: Of `rows.ROWS`.
+        out: Folder of runs and results.
+        plan: How to run them; None: at full size.
+        data_dir: Where to look for data sets.
+        device: Where minibatches are trained.
+        report: Called as rows advance.
+
+    Returns:
+        Per row what its `result.json` holds.
+
+    Raises:
+        OutputError: The folder cannot be written.
+        DataError: The data cannot be found.
+
+    Example:
+        >>> import tempfile
+        >>> from posterior_collapse.experiments.rows import chosen
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     (result,) = reproduce(chosen("E14"), folder, Plan(quick=True))
+        >>> result["agreement"]["verdict"]
+        'agrees'
+    """
+    plan = plan or Plan()
+    store = Store(Path(out) / RUNS)
+    results = []
+    for row in rows:
+        found = _run(row, plan, store, Data(data_dir), device, report)
+        results.append(_write(row, plan, found, Path(out) / row.id))
+        report(State(row, verdict=results[-1]["agreement"]["verdict"]))
+    return results
+
+
+def _run(
+    row: Row,
+    plan: Plan,
+    store: Store,
+    data: Data,
+    device: str,
+    report: Callable[[State], None],
+) -> list[Result]:
+    state = State(row)
+
+    def told(progress: Progress) -> None:
+        nonlocal state
+        state = State(row, progress)
+        report(state)
+
+    def trained(epoch: Epoch) -> None:
+        report(state._replace(epoch=epoch))
+
+    members = row.members(plan)
+    records = sweep(
+        [member.run for member in members],
+        store,
+        Executor(data, device, trained),
+        device=device,
+        report=told,
+    )
+    return [Result(m, record) for m, record in zip(members, records, strict=True)]
+
+
+def _write(row: Row, plan: Plan, results: Sequence[Result], folder: Path) -> dict[str, Any]:
+    """Write a row's files, `result.json` last."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    parts = [DELIVERABLES[name](results) for name in row.deliverables]
+    tables = {stem: table for part in parts for stem, table in part.tables.items()}
+    charts = {stem: chart for part in parts for stem, chart in part.charts.items()}
+    for stem, table in tables.items():
+        table.save(folder, stem)
+    figures = []
+    for stem, (chart, caption) in charts.items():
+        stem = "".join(c if c.isalnum() else "-" for c in stem)
+        chart.save(folder, stem)
+        figures.append({"file": f"{stem}.pdf", "caption": caption})
+    result = {
+        "id": row.id,
+        "name": row.name,
+        "claim": row.claim,
+        "theory": row.theory,
+        "settings": _settings(results),
+        "convention": plan.convention,
+        "profile": _profile(row, plan),
+        "version": version("posterior-collapse"),
+        "hardware": ", ".join(sorted({r.record.origin["hardware"] for r in results})),
+        "wall_s": sum({r.record.run.key: r.record.origin["wall_s"] for r in results}.values()),
+        "seeds": sorted({r.seed for r in results}),
+        "tables": {stem: table.to_dict() for stem, table in tables.items()},
+        "figures": figures,
+        "agreement": _agreement(parts),
+        "published": row.published,
+    }
+    write_json(folder / RESULT, result)
+    return result
+
+
+def _settings(results: Sequence[Result]) -> dict[str, Any]:
+    """Per grid what its runs share."""
+    found: dict[str, Any] = {}
+    for result in results:
+        if result.member.grid in found:
+            continue
+        run = result.record.run.to_dict()
+        for name in ("seed", "order_seed", "device"):
+            del run["settings"][name]
+        found[result.member.grid] = {name: _plain(value) for name, value in run.items()} | {
+            "varies": list(result.labels)
+        }
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Without what is left at nothing."""
+    if not isinstance(value, Mapping):
+        return value
+    return {k: v for k, v in value.items() if (v is not None and v != 0) or k == "beta"}
+
+
+def _profile(row: Row, plan: Plan) -> str:
+    if plan.quick:
+        return "quick"
+    planned = max((g.settings.epochs for g in row.grids if g.method == "minibatch"), default=0)
+    if plan.epochs is not None and plan.epochs < planned:
+        return f"smaller: {plan.epochs} of {planned} epochs"
+    return "full"
+
+
+def _agreement(parts: Sequence[Part]) -> dict[str, str]:
+    checks = list(_all(parts))
+    good = sum(check.agrees for check in checks)
+    verdict = "agrees" if good == len(checks) else "partly" if good else "differs"
+    sentences = [check.text for check in checks] + [note for part in parts for note in part.notes]
+    return {"verdict": verdict, "text": " ".join(sentences)}
+
+
+def _all(parts: Sequence[Part]) -> Iterator[Check]:
+    for part in parts:
+        yield from part.checks

@@ -1,0 +1,42 @@
+"""The rows of arXiv:2306.05023 (Dang et al., ICLR 2024), and what goes beyond them.
+
+Names are those of the README of the published code; facts on its scripts come from their behaviour.
+"""
+
+from posterior_collapse.errors import InvalidArgumentError, nearest
+from posterior_collapse.experiments.grids import Row
+from posterior_collapse.experiments.rows import conditional, hierarchical, plain
+
+__all__ = ["ROWS", "chosen"]
+
+ROWS: tuple[Row, ...] = tuple(
+    sorted(
+        (*conditional.ROWS, *hierarchical.ROWS, *plain.ROWS),
+        key=lambda row: (row.id[0], int(row.id[1:])),
+    )
+)
+"""All rows, the paper's in its order first."""
+
+
+def chosen(name: str) -> tuple[Row, ...]:
+    """Return the rows that a name stands for: `all`, or an id such as `E1`.
+
+    Raises:
+        InvalidArgumentError: No such row.
+
+    Example:
+        >>> [row.name for row in chosen("e7")]
+        ['Linear CVAE sweep']
+    """
+    if name.lower() == "all":
+        return ROWS
+    found = tuple(row for row in ROWS if row.id.lower() == name.lower())
+    if not found:
+        ids = [row.id for row in ROWS]
+        raise InvalidArgumentError(
+            "row",
+            repr(name),
+            f"'all' or one of {', '.join(ids)}",
+            f"See collapse reproduce --list.{nearest(name.upper(), ids)}",
+        )
+    return found

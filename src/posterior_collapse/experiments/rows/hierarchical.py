@@ -1,0 +1,237 @@
+"""Hierarchical VAEs: E3, E4, E11 to E15 and, beyond the paper, both variances learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from posterior_collapse.experiments.grids import Grid, Row
+from posterior_collapse.experiments.rows.common import (
+    BETAS,
+    BOUNDED,
+    ETAS,
+    EXACT,
+    FULL_BATCH,
+    MATRIX,
+    MATRIX_NET,
+    MNIST,
+    ON_TRAIN,
+)
+from posterior_collapse.sweeps import Choice, Evaluation
+
+__all__ = ["ROWS"]
+
+# E3, E4 and E15
+HVAE = {
+    "model": "hvae",
+    "latent_dims": (16, 16),
+    "eta_dec": 0.5,
+    "eta_enc": 0.5,
+    "sigma_1": 0.5,
+    "sigma_2": "input",
+}
+HVAE_RELU = {"name": "hvae-relu", "hidden": (256,)}
+E3_SEEN = Evaluation(samples=1000, rows=2000, panel=10)
+
+
+def _hvae(title: str, vary: Mapping[str, tuple[float, ...]], spread: bool = True) -> Grid:
+    return Grid(title, MNIST, HVAE, HVAE_RELU, BOUNDED, vary, evaluation=E3_SEEN, spread=spread)
+
+
+LINEAR_HVAE = {
+    "model": "hvae",
+    "latent_dims": (10, 10),
+    "eta_dec": 0.5,
+    "eta_enc": 0.5,
+    "sigma_1": 0.5,
+}
+LINEAR_HVAE_NET = {
+    "name": "linear",
+    "bias": False,
+    "initial_std": 0.1,
+    "initial_sigma": "uniform",
+}
+BOTH_FIXED = {**LINEAR_HVAE, "sigma_2": 0.5}
+E12_BETAS = tuple(round(0.1 * i, 1) for i in range(1, 71))
+
+ROWS: tuple[Row, ...] = (
+    Row(
+        id="E3",
+        name="HVAE: varying beta_1, beta_2, eta_dec",
+        networks="hvae-relu",
+        claim="z2 collapses more for larger beta_2 and eta_dec, and less for larger beta_1.",
+        theory="With sigma_1 fixed unit i of z2 lives while "
+        "beta_2 eta_dec^2 < beta_1 max(sigma_1^2, theta_i sigma_1 / sqrt(beta_1)).",
+        grids=(
+            _hvae("beta_1", {"beta_1": BETAS}),
+            _hvae("beta_2", {"beta_2": BETAS}),
+            _hvae("eta_dec", {"eta_dec": ETAS}),
+            _hvae("eta_enc (as the README's flags)", {"eta_enc": ETAS}, spread=False),
+        ),
+        deliverables=("collapse_curves",),
+        published="The README's flags vary eta_enc and fix eta_dec = 0.5, against its own heading: "
+        "both are shown.",
+    ),
+    Row(
+        id="E4",
+        name="Samples from ReLU HVAE",
+        networks="hvae-relu",
+        claim="Reconstructions through z2 blur as beta_2 grows, and sharpen again with beta_1.",
+        theory="z2 dies once beta_2 eta_dec^2 exceeds beta_1 max(sigma_1^2, theta sigma_1 / "
+        "sqrt(beta_1)); a dead z2 gives one image for all inputs.",
+        grids=(
+            _hvae(
+                "beta_1 x beta_2",
+                {"beta_1": (0.1, 1.0, 2.0, 4.0, 6.0), "beta_2": (0.1, 1.0, 2.0, 4.0, 6.0)},
+                spread=False,
+            ),
+        ),
+        deliverables=("beta_panel",),
+        published="No figure code exists.",
+    ),
+    Row(
+        id="E11",
+        name="Samples from CNN HVAE",
+        networks="hvae-cnn",
+        claim="Reconstructions through z2 blur as beta_2 grows, and sharpen again with beta_1.",
+        theory="As for E4.",
+        grids=(
+            Grid(
+                "beta_1 x beta_2",
+                MNIST,
+                HVAE,
+                {"name": "hvae-cnn", "hidden": (64,)},
+                BOUNDED.replace(seed=3),
+                {"beta_1": (1.0, 2.0, 4.0, 8.0, 16.0), "beta_2": (1.0, 2.0, 4.0, 8.0, 16.0)},
+                evaluation=Evaluation(panel=10),
+                quick=2,
+            ),
+        ),
+        deliverables=("beta_panel",),
+        published="The script multiplies the whole loss by eta_dec^2, which changes the gradients "
+        "that are clipped, not the optimum; no figure code exists.",
+    ),
+    Row(
+        id="E12",
+        name="Linear MHVAE sweep",
+        networks="hvae-linear, Sigma_2 learned",
+        claim="Loss, reconstruction, KLs and active modes of both levels follow theorem 3 in "
+        "beta_2.",
+        theory="z1 lives while theta > min(sqrt(beta_1) sigma_1, sqrt(beta_2) eta_dec); z2 while "
+        "beta_2 eta_dec^2 < beta_1 max(sigma_1^2, theta sigma_1 / sqrt(beta_1)).",
+        grids=(
+            Grid(
+                "exact training", MNIST, LINEAR_HVAE, LINEAR_HVAE_NET, EXACT,
+                {"beta_2": E12_BETAS}, "exact", ON_TRAIN,
+            ),
+            Grid(
+                "minibatches", MNIST, LINEAR_HVAE, LINEAR_HVAE_NET, BOUNDED,
+                {"beta_2": (0.1, 0.5, 1.0, 2.0, 3.0, 5.0, 7.0)}, evaluation=ON_TRAIN,
+            ),
+        ),
+        deliverables=("theory_sweep",),
+        published="KL alone misleads: z2 has KL > 0 and knows nothing of x where it encodes z1's "
+        "own noise; such units are not counted as active.",
+    ),
+    Row(
+        id="E13",
+        name="Verification of Theorem 3",
+        networks="matrix problem, hvae-linear, Sigma_2 learned",
+        claim="Training reaches the singular values of V1 = W1 P Phi^(1/2) and U2 of theorem 3.",
+        theory="lambda_i^2 = s_i - sigma_1^2 with s_i = max(sigma_1^2, theta_i sigma_1 / "
+        "sqrt(beta_1), theta_i^2 sigma_1^2 / (beta_2 eta_dec^2)); "
+        "omega_i^2 = (s_i - rho eta_dec^2)_+ / eta_enc^2.",
+        grids=(
+            Grid(
+                "matrix",
+                Choice("matrix:E13"),
+                {"model": "hvae", "latent_dims": (5, 5), "betas": (1.0, 2.0), "sigma_1": 1.0},
+                MATRIX_NET,
+                MATRIX,
+                method="recorded",
+                spread=True,
+            ),
+            Grid(
+                "MNIST", MNIST, LINEAR_HVAE, LINEAR_HVAE_NET, FULL_BATCH, method="recorded",
+                evaluation=ON_TRAIN,
+            ),
+            Grid(
+                "MNIST, exact", MNIST, LINEAR_HVAE, LINEAR_HVAE_NET, EXACT, {"beta_2": (1.0,)},
+                "exact", ON_TRAIN,
+            ),
+        ),
+        deliverables=("convergence",),
+        published="",
+    ),
+    Row(
+        id="E14",
+        name="Verification of Theorem 5",
+        networks="matrix problem, hvae-linear, both Sigmas fixed",
+        claim="Training reaches the singular values of V1 and U2 of theorem 5.",
+        theory="s_i = max(sigma_1^2, a_i, (a_i^2/kappa_i)^(2/3)) with a_i = theta_i sigma_1 / "
+        "sqrt(beta_1) and kappa_i = sqrt(rho) c sigma_2.",
+        grids=(
+            Grid(
+                "matrix",
+                Choice("matrix:E14"),
+                {
+                    "model": "hvae", "latent_dims": (5, 5), "betas": (1.0, 2.0),
+                    "sigma_1": 1.0, "sigma_2": 1.0,
+                },
+                MATRIX_NET,
+                MATRIX,
+                method="recorded",
+                spread=True,
+            ),
+            Grid(
+                "MNIST", MNIST, BOTH_FIXED, LINEAR_HVAE_NET, FULL_BATCH, method="recorded",
+                evaluation=ON_TRAIN,
+            ),
+            Grid(
+                "MNIST, exact", MNIST, BOTH_FIXED, LINEAR_HVAE_NET, EXACT, method="exact",
+                evaluation=ON_TRAIN,
+            ),
+        ),
+        deliverables=("convergence",),
+        published="The helper has sqrt(beta_1) where 1/sqrt(beta_1) is right: wrong unless "
+        "beta_1 = 1.",
+    ),
+    Row(
+        id="E15",
+        name="LL, KL, AU of HVAE",
+        networks="hvae-relu",
+        claim="Larger beta_2 and eta_dec lower z2's KL and active units; larger beta_1 those of "
+        "z1.",
+        theory="As for E3.",
+        grids=(
+            _hvae("beta_1", {"beta_1": (0.25, 0.5, 1.0, 2.0, 3.0)}),
+            _hvae("beta_2", {"beta_2": (0.25, 0.5, 1.0, 2.0, 3.0)}),
+            _hvae("eta_dec", {"eta_dec": (0.25, 0.5, 0.7, 1.0, 2.0)}),
+        ),
+        deliverables=("likelihood_table",),
+        published="No code for NLL or AU of the hierarchical model exists, although a table needs "
+        "it.",
+    ),
+    Row(
+        id="X1",
+        name="Both hierarchical variances learned",
+        networks="hvae-linear, Sigma_1 and Sigma_2 learned",
+        claim="Not in the paper: with both variances learned z2 is dead for beta_2 > beta_1.",
+        theory="beta_2 > beta_1: z2 collapses completely, whatever the data. beta_2 = beta_1 (the "
+        "plain ELBO): flat, what z2 carries is left to the start. beta_2 < beta_1: unbounded.",
+        grids=(
+            Grid(
+                "beta_2",
+                MNIST,
+                {**LINEAR_HVAE, "sigma_1": "learned"},
+                LINEAR_HVAE_NET,
+                EXACT,
+                {"beta_2": (1.0, 1.25, 1.5, 2.0, 4.0)},
+                "exact",
+                ON_TRAIN,
+                spread=True,
+            ),
+        ),
+        deliverables=("both_learned",),
+        published="",
+    ),
+)  # fmt: skip
