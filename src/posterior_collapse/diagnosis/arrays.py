@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posterior_collapse import checks
 from posterior_collapse.diagnosis.comparison import linear_forecast
 from posterior_collapse.diagnosis.levels import LevelStatistics, RowPosteriors, gaussian_kl
+from posterior_collapse.diagnosis.options import collapse_options
 from posterior_collapse.diagnosis.results import Diagnosis
 from posterior_collapse.diagnosis.streams import row_chooser
 from posterior_collapse.diagnosis.verdict import with_verdict
@@ -66,7 +66,7 @@ def diagnose_arrays(
         >>> found.levels[0].status
         ('active', 'active', 'collapsed')
     """
-    options = check_collapse_options(epsilon, delta)
+    options = collapse_options(epsilon, delta)
     if (std is None) == (log_var is None):
         raise InvalidArgumentError(
             "std", "both or neither of std and log_var", "one of them", "Pass std or log_var."
@@ -97,20 +97,6 @@ def diagnose_arrays(
         notes=(*statistics.notes(), *notes),
     )
     return with_verdict(found)
-
-
-def check_collapse_options(epsilon: object, delta: object) -> dict[str, float]:
-    """Return eps and delta of (eps, delta)-collapse by name.
-
-    Raises:
-        InvalidArgumentError: eps is not positive, or delta not between 0 and 1.
-    """
-    number = checks.positive("delta", delta)
-    if number >= 1:
-        raise InvalidArgumentError(
-            "delta", number, "a share of the rows, below 1", "Pass delta=0.05."
-        )
-    return {"epsilon": checks.positive("epsilon", epsilon), "delta": number}
 
 
 def _check_spec(spec: Spec | None, units: int) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from posterior_collapse.diagnosis.arrays import check_collapse_options
 from posterior_collapse.diagnosis.collecting import MOST_FEATURES, Collected
 from posterior_collapse.diagnosis.comparison import linear_forecast
 from posterior_collapse.diagnosis.effects import decoder_effects
@@ -17,6 +16,7 @@ from posterior_collapse.diagnosis.exact import exact_signals
 from posterior_collapse.diagnosis.levels import SURE
 from posterior_collapse.diagnosis.likelihood import log_likelihood
 from posterior_collapse.diagnosis.marginal import has_marginal
+from posterior_collapse.diagnosis.options import collapse_options, whole
 from posterior_collapse.diagnosis.progress import row_counter
 from posterior_collapse.diagnosis.reading import BATCH_SIZE, batches, evaluating, parameter_like
 from posterior_collapse.diagnosis.results import Diagnosis, LevelDiagnosis
@@ -81,8 +81,16 @@ def diagnose(
         >>> found.levels[0].status.count("active"), found.conclusion
         (2, 'collapse-optimal')
     """
-    options = check_collapse_options(epsilon, delta)
-    _check(model, spec, samples, importance_samples, data)
+    options = collapse_options(epsilon, delta)
+    _check_model(model, spec)
+    _check_sizes(samples, importance_samples, batch_size)
+    if importance_samples and isinstance(data, Iterator):
+        raise InvalidArgumentError(
+            "data",
+            "an iterator, which can be read once",
+            "data that can be read twice, for importance_samples",
+            "Pass an array or a DataLoader.",
+        )
     own = None if getattr(model, "spec_assumed", False) else model.spec
     with evaluating(model) as was_training, row_counter("diagnosis", progress) as advance:
         found = Collected(
@@ -195,7 +203,7 @@ def _likelihood(
     }
 
 
-def _check(model: Any, spec: Spec | None, samples: int, importance_samples: int, data: Any) -> None:
+def _check_model(model: Any, spec: Spec | None) -> None:
     if not isinstance(model, LatentModel):
         inner = isinstance(getattr(model, "model", None), LatentModel)
         raise InvalidArgumentError(
@@ -209,15 +217,10 @@ def _check(model: Any, spec: Spec | None, samples: int, importance_samples: int,
         raise InvalidArgumentError(
             "spec", got, f"a spec of the model's units, {model.units}", "Leave it out, or check it."
         )
-    whole = isinstance(samples, int) and not isinstance(samples, bool)
-    if not whole or samples < 4 or samples % 2:
-        raise InvalidArgumentError(
-            "samples", repr(samples), "an even number, at least 4", "Pass samples=16."
-        )
-    if importance_samples and isinstance(data, Iterator):
-        raise InvalidArgumentError(
-            "data",
-            "an iterator, which can be read once",
-            "data that can be read twice, for importance_samples",
-            "Pass an array or a DataLoader.",
-        )
+
+
+def _check_sizes(samples: int, importance_samples: int, batch_size: int) -> None:
+    if whole("samples", samples, least=4) % 2:
+        raise InvalidArgumentError("samples", samples, "an even number", "Pass samples=16.")
+    whole("importance_samples", importance_samples, least=0)
+    whole("batch_size", batch_size, least=1)

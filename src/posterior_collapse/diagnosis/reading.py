@@ -210,13 +210,13 @@ def _pair(item: Any) -> Pair:
 def _regrouped(pairs: Iterator[Pair], batch_size: int) -> Iterator[Pair]:
     """Join small batches, so that a loader of single rows is as fast as an array."""
     waiting: list[Pair] = []
+    widths: list[int | None] = []
     for pair in pairs:
-        if waiting and [_width(v) for v in pair] != [_width(v) for v in waiting[0]]:
+        found = [None if part is None else part.shape[1] for part in pair]
+        widths = widths or found
+        if found != widths:
             raise DataError(
-                "data",
-                f"a batch of widths {[_width(v) for v in pair]}",
-                f"{[_width(v) for v in waiting[0]]}, as before",
-                "Check the loader.",
+                "data", f"a batch of widths {found}", f"{widths}, as before", "Check the loader."
             )
         waiting.append(pair)
         if sum(len(x) for x, _ in waiting) >= batch_size:
@@ -231,10 +231,6 @@ def _joined(pairs: list[Pair]) -> Pair:
         return pairs[0]
     ys = [y for _, y in pairs if y is not None]
     return torch.cat([x for x, _ in pairs]), torch.cat(ys) if ys else None
-
-
-def _width(value: Tensor | None) -> int | None:
-    return None if value is None else value.shape[1]
 
 
 def _seeded(loader: DataLoader[T], seed: int) -> Iterator[T]:

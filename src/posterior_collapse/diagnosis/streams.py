@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.diagnosis.options import whole
 
 __all__ = ["KEPT_NUMBERS", "LEAST_KEPT_ROWS", "PURPOSE", "Reservoir", "Running", "row_chooser"]
 
@@ -28,11 +28,7 @@ def row_chooser(seed: int) -> np.random.Generator:
     Raises:
         InvalidArgumentError: The seed is not a whole number of at least 0.
     """
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise InvalidArgumentError(
-            "seed", repr(seed), "a whole number of at least 0", "Pass seed=0."
-        )
-    return np.random.default_rng([seed, PURPOSE])
+    return np.random.default_rng([whole("seed", seed, least=0), PURPOSE])
 
 
 class Running:
