@@ -12,6 +12,7 @@ from posterior_collapse.cli import (
     data_commands,
     diagnose_command,
     forecast_command,
+    reproduce_command,
     train_command,
     verify_command,
 )
@@ -29,6 +30,7 @@ app.command("forecast")(forecast_command.forecast)
 app.command("effective-beta")(forecast_command.effective_beta)
 app.command("train")(train_command.train)
 app.command("diagnose")(diagnose_command.diagnose)
+app.command("reproduce")(reproduce_command.reproduce)
 app.command("verify")(verify_command.verify)
 app.add_typer(data_commands.app, name="data")
 

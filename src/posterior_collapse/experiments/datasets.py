@@ -16,7 +16,7 @@ from posterior_collapse.moments import Moments
 from posterior_collapse.sweeps import Choice
 from posterior_collapse.theory.verification import CASES
 
-__all__ = ["Data", "matrix_moments", "read"]
+__all__ = ["Data", "moments", "read"]
 
 MATRIX = "matrix:"
 HELD_OUT = 5
@@ -36,7 +36,15 @@ class Data:
 
     def read(self, choice: Choice, split: Split = "train") -> Dataset:
         """Return the samples of a split; both splits are one where there is nothing to hold out."""
-        return read(choice, split, None if self.folder is None else os.fspath(self.folder))
+        return read(choice, split, self._folder)
+
+    def moments(self, choice: Choice, center: bool) -> Moments:
+        """Return the training data's moments, or those of a matrix problem."""
+        return moments(choice, center, self._folder)
+
+    @property
+    def _folder(self) -> str | None:
+        return None if self.folder is None else os.fspath(self.folder)
 
 
 @lru_cache(maxsize=2)  # the splits of the data that is being trained on
@@ -72,8 +80,17 @@ def read(choice: Choice, split: Split, folder: str | None) -> Dataset:
     return quarter(found) if choice.task == "quarter" else found
 
 
-def matrix_moments(choice: Choice) -> Moments:
-    """Return the moments of a matrix problem, that of `collapse verify` with its default seed."""
+@lru_cache(maxsize=2)
+def moments(choice: Choice, center: bool, folder: str | None) -> Moments:
+    """Return the moments of the training split, central or raw."""
+    if choice.name.startswith(MATRIX):
+        return _matrix_moments(choice)
+    dataset = read(choice, "train", folder)
+    return Moments.from_arrays(dataset.x, dataset.y, center=center)
+
+
+def _matrix_moments(choice: Choice) -> Moments:
+    """The problem of `collapse verify` with its default seed."""
     names = [case.name for case in CASES]
     name = choice.name.removeprefix(MATRIX)
     if name not in names:

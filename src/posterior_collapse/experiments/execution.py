@@ -10,7 +10,7 @@ import torch
 
 from posterior_collapse.errors import NotSolvedError, UnboundedObjectiveError
 from posterior_collapse.experiments import measuring, profiled, recorded
-from posterior_collapse.experiments.datasets import MATRIX, Data, matrix_moments
+from posterior_collapse.experiments.datasets import Data
 from posterior_collapse.models import MarkovVAE, build
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec
@@ -110,11 +110,8 @@ class Executor:
         )  # fmt: skip
 
     def _moments(self, run: Run) -> Moments:
-        if run.data.name.startswith(MATRIX):
-            return matrix_moments(run.data)
-        dataset = self.data.read(run.data)
         center = run.architecture.bias if run.architecture.name == "linear" else True
-        return Moments.from_arrays(dataset.x, dataset.y, center=center)
+        return self.data.moments(run.data, center)
 
 
 def _forecast(moments: Moments, spec: Spec) -> Forecast | None:

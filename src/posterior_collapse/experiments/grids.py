@@ -34,12 +34,14 @@ class Plan:
         convention: `"elbo"`, or `"reference"`: the losses of the published scripts.
         seeds: Runs of each setting, where its spread is shown.
         epochs: Passes over the data at most, for a machine on which the row does not fit.
+        rows: Rows to train minibatches on at most, likewise.
     """
 
     quick: bool = False
     convention: Literal["elbo", "reference"] = "elbo"
     seeds: int = 1
     epochs: int | None = None
+    rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ class Grid:
         about = {name: value for name, value in labels.items() if name in DATA_FIELDS}
         numbers = {name: value for name, value in labels.items() if name not in DATA_FIELDS}
         data = dataclasses.replace(self.data, **about)
+        if plan.rows is not None and self.method == "minibatch":
+            data = dataclasses.replace(data, rows=min(data.rows or plan.rows, plan.rows))
         run = Run(
             data,
             _spec(self.spec, numbers),

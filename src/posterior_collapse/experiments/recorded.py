@@ -23,11 +23,13 @@ from posterior_collapse.training.optimisers import clip_
 
 __all__ = ["distances", "train"]
 
+EVERY_STEP, EVERY = 200, 50
+"""So many first steps are all recorded, of later ones every 50th."""
 History = dict[str, list[float]]
 
 
 def train(model: MarkovVAE, settings: Settings, moments: Moments, expected: Forecast) -> History:
-    """Train in place with a constant learning rate; return loss and distances per step.
+    """Train in place with a constant learning rate; return loss and distances by step.
 
     Args:
         model: Of architecture `linear`, without biases.
@@ -49,7 +51,8 @@ def train(model: MarkovVAE, settings: Settings, moments: Moments, expected: Fore
     optimiser = torch.optim.Adam(parameters, lr=settings.learning_rate)
     bound = None if settings.clip is None else torch.tensor([settings.clip], dtype=torch.float64)
     history: History = {"step": [], "loss": []}
-    for step in range(1, (settings.steps or settings.epochs) + 1):
+    steps = settings.steps or settings.epochs
+    for step in range(1, steps + 1):
         optimiser.zero_grad()
         value = loss(
             moment_terms(linear_values(model), data[0], *data[1:]),
@@ -60,9 +63,10 @@ def train(model: MarkovVAE, settings: Settings, moments: Moments, expected: Fore
         if bound is not None:
             clip_([p.grad.unsqueeze(0) for p in parameters if p.grad is not None], bound)
         optimiser.step()
-        row = {"step": step, "loss": value.item(), **distances(model, objective, expected)}
-        for name, entry in row.items():
-            history.setdefault(name, []).append(entry)
+        if step <= EVERY_STEP or step % EVERY == 0 or step == steps:
+            row = {"step": step, "loss": value.item(), **distances(model, objective, expected)}
+            for name, entry in row.items():
+                history.setdefault(name, []).append(entry)
     return history
 
 

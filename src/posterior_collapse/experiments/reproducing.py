@@ -71,7 +71,7 @@ def reproduce(
         >>> import tempfile
         >>> from posterior_collapse.experiments.rows import chosen
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     (result,) = reproduce(chosen("E14"), folder, Plan(quick=True))
+        ...     (result,) = reproduce(chosen("E8"), folder, Plan(quick=True))
         >>> result["agreement"]["verdict"]
         'agrees'
     """
@@ -175,9 +175,12 @@ def _profile(row: Row, plan: Plan) -> str:
     if plan.quick:
         return "quick"
     planned = max((g.settings.epochs for g in row.grids if g.method == "minibatch"), default=0)
+    smaller = []
     if plan.epochs is not None and plan.epochs < planned:
-        return f"smaller: {plan.epochs} of {planned} epochs"
-    return "full"
+        smaller.append(f"{plan.epochs} of {planned} epochs")
+    if plan.rows is not None and planned:
+        smaller.append(f"trained on at most {plan.rows:,} rows")
+    return f"smaller: {', '.join(smaller)}" if smaller else "full"
 
 
 def _agreement(parts: Sequence[Part]) -> dict[str, str]:

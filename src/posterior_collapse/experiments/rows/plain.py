@@ -97,11 +97,11 @@ ROWS: tuple[Row, ...] = (
             for network, epochs, etas, betas in (
                 (
                     {"name": "mlp", "hidden": (128,)}, 60, (0.8, 1.0, 1.25),
-                    tuple(round(2.5 * 1.12**i, 2) for i in range(12)),
+                    tuple(round(2.5 * 1.12**i, 2) for i in range(14)),
                 ),
                 (
                     {"name": "cnn", "hidden": (64,), "channels": (16, 16)}, 30, (1.0,),
-                    tuple(round(2.5 * 1.12**i, 2) for i in range(12)),
+                    tuple(round(2.5 * 1.12**i, 2) for i in range(14)),
                 ),
             )
         ),

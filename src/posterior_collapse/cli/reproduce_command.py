@@ -1,0 +1,118 @@
+"""`collapse reproduce`: the paper's experiments by name, and the document made of their results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from posterior_collapse.cli.data_commands import DATA_DIR
+from posterior_collapse.errors import InvalidArgumentError, nearest
+
+if TYPE_CHECKING:
+    from posterior_collapse.experiments.grids import Plan
+
+DOCUMENT = Path("docs/reproduction.md")
+CONVENTIONS = ("elbo", "reference")
+OUT = typer.Option(Path("results"), help="Folder of runs and results.")
+TO = typer.Option(DOCUMENT, help="File that `document` writes.")
+
+
+def reproduce(
+    row: str | None = typer.Argument(
+        None, help="E1 to E15, X1, X2, all; or document, to write it from the results."
+    ),
+    show: bool = typer.Option(False, "--list", help="List the rows and exit."),
+    quick: bool = typer.Option(False, "--quick", help="On digits, in seconds per row."),
+    convention: str = typer.Option("elbo", help="Of the loss: elbo or reference (as published)."),
+    seeds: int = typer.Option(1, min=1, help="Runs of each setting, where spread is shown."),
+    epochs: int | None = typer.Option(None, min=1, help="At most so many; the results say so."),
+    rows: int | None = typer.Option(
+        None, min=1, help="Train minibatches on at most so many rows; the results say so."
+    ),
+    device: str = typer.Option("cpu", help="Where minibatches are trained: cpu, cuda, cuda:N."),
+    out: Path = OUT,
+    to: Path = TO,
+    data_dir: Path | None = DATA_DIR,
+) -> None:
+    """Repeat the paper's experiments, each beside what theory predicts.
+
+    Finished runs are kept in OUT/runs and never repeated: an interrupted command goes on where it
+    was. Results are written to OUT/ROW.
+    """
+    if show:
+        _list()
+        return
+    if row is None:
+        raise InvalidArgumentError("ROW", "nothing", "a row, all or document", "See --list.")
+    if row == "document":
+        _document(out, to)
+        return
+    from posterior_collapse.experiments.grids import Plan
+
+    _check(convention, device)
+    plan = Plan(quick, convention, seeds, epochs, rows)  # type: ignore[arg-type]
+    _reproduce(row, plan, out, data_dir, device)
+
+
+def _reproduce(name: str, plan: Plan, out: Path, data_dir: Path | None, device: str) -> None:
+    from posterior_collapse.cli.reproduce_live import RowsTable
+    from posterior_collapse.experiments.reproducing import reproduce
+    from posterior_collapse.experiments.rows import chosen
+
+    rows = chosen(name)
+    runs = {row.id: len({member.run.key for member in row.members(plan)}) for row in rows}
+    with RowsTable({row.id: row.name for row in rows}, runs) as table:
+        results = reproduce(rows, out, plan, data_dir=data_dir, device=device, report=table.update)
+    for result in results:
+        typer.echo(f"{result['id']}: {result['agreement']['verdict']}. {_first(result)}")
+    typer.echo(f"Results: {out}")
+
+
+def _first(result: dict[str, Any]) -> str:
+    return str(result["agreement"]["text"])
+
+
+def _document(out: Path, to: Path) -> None:
+    from posterior_collapse.experiments import document
+
+    typer.echo(document.write(out, to))
+
+
+def _list() -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from posterior_collapse.experiments.grids import Plan
+    from posterior_collapse.experiments.rows import ROWS
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in ("row", "experiment", "networks", "runs", "command"):
+        table.add_column(column, overflow="fold", justify="right" if column == "runs" else "left")
+    for row in ROWS:
+        runs = len({member.run.key for member in row.members(Plan())})
+        command = f"collapse reproduce {row.id}"
+        table.add_row(row.id, row.name, row.networks, str(runs), command)
+    Console().print(table)
+
+
+def _check(convention: str, device: str) -> None:
+    if convention not in CONVENTIONS:
+        raise InvalidArgumentError(
+            "--convention",
+            repr(convention),
+            f"one of {list(CONVENTIONS)}",
+            f"Pass --convention elbo.{nearest(convention, CONVENTIONS)}",
+        )
+    from posterior_collapse.training import Settings
+
+    Settings(device=device)
+    if device.startswith("cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            raise InvalidArgumentError(
+                "--device", repr(device), "a device that is there", "Pass --device cpu."
+            )
