@@ -12,7 +12,7 @@ from torch import Tensor
 from posterior_collapse.diagnosis.exact import ExactPass, is_exact
 from posterior_collapse.diagnosis.levels import LevelStatistics
 from posterior_collapse.diagnosis.passes import Pass, Reconstruction, SampledPass
-from posterior_collapse.diagnosis.reading import noise_generator
+from posterior_collapse.diagnosis.reading import as_array, noise_generator
 from posterior_collapse.diagnosis.signal import Input, Residuals
 from posterior_collapse.diagnosis.streams import Reservoir, Running, row_chooser
 from posterior_collapse.models import LatentModel, MarkovVAE
@@ -27,8 +27,9 @@ Float = NDArray[np.float64]
 MOST_FEATURES = 4096
 """Features of x and y together up to which moments are taken: a matrix of 128 MiB."""
 EFFECT_NUMBERS = 2**24
-"""Numbers that are decoded to find the effects of all units, about."""
+"""Numbers that are decoded to find the effects of a level's units, about."""
 LEAST_EFFECT_ROWS, MOST_EFFECT_ROWS = 16, 1000
+LEAST_EFFECTS, MOST_EFFECTS = 16, 256
 
 
 class Collected:
@@ -70,8 +71,9 @@ class Collected:
         self._variance = Running()
         self._joint: Accumulator | None = None
         self._widths: list[int] = []
+        units = min(MOST_EFFECTS, max(model.units))
         self.rows = Reservoir(
-            self._rng, EFFECT_NUMBERS // sum(model.units), LEAST_EFFECT_ROWS, MOST_EFFECT_ROWS
+            self._rng, EFFECT_NUMBERS // units, LEAST_EFFECT_ROWS, MOST_EFFECT_ROWS
         )
 
     @property
@@ -95,6 +97,12 @@ class Collected:
         return math.sqrt(float(self._variance.mean)) if isinstance(eta, str) else eta
 
     @property
+    def most_effects(self) -> int:
+        """Units of a level whose effect on the decoder is measured."""
+        fitting = EFFECT_NUMBERS // (self.rows.kept * self._widths[-1])
+        return max(LEAST_EFFECTS, min(MOST_EFFECTS, fitting))
+
+    @property
     def moments(self) -> Moments | None:
         """Of the data; None where they are too wide or all constant."""
         joint = self._joint
@@ -112,7 +120,7 @@ class Collected:
             InvalidArgumentError: The model's outputs have wrong shapes.
         """
         found = self._pass(x, y)
-        pair = [part.cpu().numpy() for part in (x, y) if part is not None]
+        pair = [as_array(part) for part in (x, y) if part is not None]
         if self.n == 0:
             self._begin([part.shape[1] for part in pair], found)
         if self._joint is not None:

@@ -30,8 +30,6 @@ from posterior_collapse.specs import Spec
 __all__ = ["diagnose"]
 
 TRAINING = "the model was in training mode; it was diagnosed in evaluation mode and put back"
-MOST_EFFECTS = 256
-"""Units of a level whose effect on the decoder is measured: those of the most KL."""
 
 
 def diagnose(
@@ -104,7 +102,7 @@ def diagnose(
         levels, notes = _levels(found, options)
         likelihood = _likelihood(model, data, importance_samples, seed, progress)
     forecast, reasons = linear_forecast(found.moments, found.spec)
-    if found.moments is None:
+    if found.moments is None and found.spec is not None:
         reasons = (
             f"no forecast: x and y have more than {MOST_FEATURES:,} features, or no variance",
         )
@@ -146,11 +144,11 @@ def _levels(
         level = statistics.diagnosis(top=number == depth, **options)
         name = f" of z{number}" if depth > 1 else ""
         if getattr(found.model, "decodes", True):
-            units = np.argsort(-level.kl)[:MOST_EFFECTS]
+            units = np.argsort(-level.kl)[: found.most_effects]
             effect, error = decoder_effects(found.model, number, x, y, units, found.generator)
             level = dataclasses.replace(level, decoder_effect=effect, decoder_effect_error=error)
             if len(units) < len(level.kl):
-                notes.append(f"effects on the decoder{name}: of {MOST_EFFECTS} units, by KL")
+                notes.append(f"effects on the decoder{name}: of {len(units)} units, by KL")
         bounds = int(level.information_is_lower_bound.sum())
         if bounds:
             notes.append(

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from posterior_collapse.diagnosis.levels import RowPosteriors
+from posterior_collapse.diagnosis.reading import as_array
 from posterior_collapse.diagnosis.signal import Residual
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import LatentModel
@@ -108,15 +109,15 @@ class SampledPass:
         for level, (q, z) in enumerate(zip(posteriors, latents, strict=True), start=1):
             top = level == self.depth
             p = self.model.prior(level) if top else self.model.prior(level, latents[level])
+            std, prior_std = q.stddev.double(), p.stddev.double()
             if top:
-                kl = kl_divergence(Gaussian(q.mean, q.stddev), Gaussian(p.mean, p.stddev))
+                given = Gaussian(q.mean.double(), std)
+                kl = kl_divergence(given, Gaussian(p.mean.double(), prior_std))
             else:
-                kl = relative_entropy((z - p.mean).square(), q.stddev, p.stddev)
-            prior = p.stddev if p.stddev.dim() < 3 else p.stddev.square().mean(0).sqrt()
-            if level == 1:
-                found.append(_first(kl, q, prior))
-            else:
-                found.append(_upper(kl, q, prior))
+                kl = relative_entropy((z - p.mean).double().square(), std, prior_std)
+            if prior_std.dim() == 3:
+                prior_std = prior_std.square().mean(0).sqrt()
+            found.append((_first if level == 1 else _upper)(kl, q, prior_std))
         return tuple(found)
 
     def _decoded(self, z: Tensor, x: Tensor, target: Tensor) -> tuple[Reconstruction, Residual]:
@@ -132,7 +133,7 @@ class SampledPass:
                 mean_variance**0.5,
                 target.shape[-1],
             ),
-            Residual(*(torch.cat(part).cpu().numpy()[:, None] for part in (averages, differences))),
+            Residual(*(as_array(torch.cat(part))[:, None] for part in (averages, differences))),
         )
 
     def _decoded_rows(self, z: Tensor, x: Tensor, target: Tensor) -> tuple[Tensor, ...]:
@@ -168,8 +169,9 @@ class SampledPass:
                 ]
             )
             average, difference = _halves(residual)
-            parts = (part.transpose(0, 1).cpu().numpy() for part in (average, difference))
-            found.append(Residual(*parts))
+            found.append(
+                Residual(*(as_array(part.transpose(0, 1)) for part in (average, difference)))
+            )
         return found
 
     def _draw(self, q: Normal, samples: int | None = None) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -18,7 +19,14 @@ from posterior_collapse.diagnosis.streams import PURPOSE
 from posterior_collapse.errors import DataError
 from posterior_collapse.models import LatentModel
 
-__all__ = ["BATCH_SIZE", "batches", "evaluating", "noise_generator", "parameter_like"]
+__all__ = [
+    "BATCH_SIZE",
+    "as_array",
+    "batches",
+    "evaluating",
+    "noise_generator",
+    "parameter_like",
+]
 
 BATCH_SIZE = 1000
 T = TypeVar("T")
@@ -123,6 +131,13 @@ def parameter_like(model: LatentModel) -> Tensor:
             if value.is_floating_point():
                 return value.detach()
     return torch.zeros(())
+
+
+def as_array(value: Tensor) -> NDArray[Any]:
+    """Return a tensor's numbers as NumPy knows them: float64 as it is, all else as float32."""
+    kept = value if value.dtype == torch.float64 else value.float()
+    array: NDArray[Any] = kept.detach().cpu().numpy()
+    return array
 
 
 def _modules(model: LatentModel) -> list[nn.Module]:
