@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from posterior_collapse import checks
 from posterior_collapse.diagnosis.comparison import linear_forecast
 from posterior_collapse.diagnosis.levels import LevelStatistics, RowPosteriors, gaussian_kl
 from posterior_collapse.diagnosis.options import collapse_options
@@ -171,16 +172,17 @@ def _finite(name: str, values: Float, first_row: int) -> Float:
 
 
 def _check_positive(name: str, values: Float, first_row: int, of_log: bool) -> None:
-    if (values > 0).all():
+    fits = (values >= checks.LEAST) & (values <= checks.MOST)
+    if fits.all():
         return
-    row, unit = (int(i) for i in np.argwhere(~(values > 0))[0])
+    row, unit = (int(i) for i in np.argwhere(~fits)[0])
     action = "Check prior_std."
     if name == "std":
         action = "Check log_var." if of_log else "If these are log-variances, pass log_var=."
     raise DataError(
         name,
         f"{values[row, unit]:.4g} at row {first_row + row}, unit {unit}",
-        "positive stds",
+        f"positive stds, from {checks.LEAST:g} to {checks.MOST:g}",
         action,
     )
 

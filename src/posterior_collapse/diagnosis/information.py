@@ -23,9 +23,14 @@ COARSEST = 2.0
 """Grid points per std below which the grid no longer shows a posterior: it is widened to that."""
 REACH = 7.0
 """Stds beyond which a posterior has no mass worth mention (3e-12)."""
-MOST_POINTS = 2**16
+LEAST_POINTS, MOST_POINTS = 2**14, 2**16
+POINTS_PER_ROW = 32
+"""Grid points per row from which a finer grid would tell rows apart that are apart already."""
 CLASS_RATIO = 2**0.1
-MOST_CLASSES = 96
+"""Between neighbouring widths that all posteriors are made of, if there is memory for as many."""
+LEAST_CLASSES = 16
+MOST_NUMBERS = 2**20
+"""Grid points of all widths together: 8 MiB."""
 
 
 class Information(NamedTuple):
@@ -70,36 +75,34 @@ def mixture_information(mean: Float, std: Float) -> Information:
         True
     """
     n = len(mean)
-    mean, std, spacing = _gridded(mean, std)
+    mean, std, coarse = _gridded(mean, std)
     # Means are counted from the grid's first point, in spacings; stds from here on too.
     points = fft.next_fast_len(math.ceil(mean.max() + REACH * std.max()) + 2, real=True)
     at = _between(mean)
     variance = std**2 - at.upper_share * (1 - at.upper_share)
-    widths = _classes(variance)
-    wide = _between_widths(variance, widths)
+    widths = _classes(variance, max(LEAST_CLASSES, MOST_NUMBERS // points))
+    index, share = _corners(_between_widths(variance, widths), at, points)
     kernels = np.exp(-0.5 * np.outer(widths, (2 * np.pi * fft.rfftfreq(points)) ** 2))
 
-    weights = np.zeros((len(widths), points))
-    for index, share in _corners(wide, at, points, len(widths)):
-        weights += np.bincount(index, share, minlength=weights.size).reshape(weights.shape)
-    density = fft.irfft((fft.rfft(weights) * kernels).sum(0), points) / n
+    weights = np.bincount(index.ravel(), share.ravel(), minlength=len(widths) * points)
+    spectrum = fft.rfft(weights.reshape(len(widths), points)) * kernels
+    density = fft.irfft(spectrum.sum(0), points) / n
     log_density = np.log(np.maximum(density, 1e-16 * density.max()))
     expected = fft.irfft(fft.rfft(log_density) * kernels, points).ravel()
-    cross_entropy = -sum(
-        expected[index] * share for index, share in _corners(wide, at, points, len(widths))
-    )
+    cross_entropy = -(expected[index] * share).sum(0)
     divergence = cross_entropy - np.log(std) - 0.5 * math.log(2 * math.pi * math.e)
     value = min(max(float(divergence.mean()), 0.0), math.log(n))
-    return Information(value, float(divergence.std() / math.sqrt(n)), spacing)
+    return Information(value, float(divergence.std() / math.sqrt(n)), coarse)
 
 
 def _gridded(mean: Float, std: Float) -> tuple[Float, Float, bool]:
     """Means and stds in units of the grid's spacing, and whether stds were widened for it."""
     reach = REACH * float(std.max())
     spacing = float(std.min()) / FINENESS
-    if np.ptp(mean) + 2 * reach > MOST_POINTS * spacing:
+    most = min(MOST_POINTS, max(LEAST_POINTS, POINTS_PER_ROW * len(mean)))
+    if np.ptp(mean) + 2 * reach > most * spacing:
         mean = _squeezed(mean, std)
-        spacing = max(spacing, (float(np.ptp(mean)) + 2 * reach) / MOST_POINTS)
+        spacing = max(spacing, (float(np.ptp(mean)) + 2 * reach) / most)
     narrowest = COARSEST * spacing
     coarse = bool(std.min() < narrowest)
     return (mean - mean.min() + reach) / spacing, np.maximum(std, narrowest) / spacing, coarse
@@ -120,11 +123,11 @@ def _between(position: Float) -> _Shares:
     return _Shares(lower.astype(np.intp), position - lower)
 
 
-def _classes(variance: Float) -> Float:
+def _classes(variance: Float, most: int) -> Float:
     """Variances that all rows are made of, ascending, close enough to interpolate between."""
     low, high = float(variance.min()), float(variance.max())
     steps = math.ceil(math.log(high / low) / (2 * math.log(CLASS_RATIO)))
-    classes = np.geomspace(low, high, min(steps, MOST_CLASSES - 1) + 1)
+    classes = np.geomspace(low, high, min(steps, most - 1) + 1)
     classes[0], classes[-1] = low, high
     return classes
 
@@ -136,14 +139,16 @@ def _between_widths(variance: Float, widths: Float) -> _Shares:
     return _Shares(lower, (variance - widths[lower]) / np.diff(widths)[lower])
 
 
-def _corners(
-    wide: _Shares, at: _Shares, points: int, classes: int
-) -> list[tuple[NDArray[np.intp], Float]]:
-    """The (width, point) pairs that each row is split over, as flat indices, with its shares."""
-    corners = []
-    for up in (0, 1) if classes > 1 else (0,):
-        row = (wide.lower + up) * points
-        share = wide.upper_share if up else 1 - wide.upper_share
-        corners.append((row + at.lower, share * (1 - at.upper_share)))
-        corners.append((row + at.lower + 1, share * at.upper_share))
-    return corners
+def _corners(wide: _Shares, at: _Shares, points: int) -> tuple[NDArray[np.intp], Float]:
+    """The (width, point) pairs that each row is split over, as flat indices, and its shares.
+
+    Both (corners, rows): 4 corners, or 2 where there is but one width.
+    """
+    corner = wide.lower * points + at.lower
+    shares = [1 - at.upper_share, at.upper_share]
+    if not wide.upper_share.any():
+        return np.stack([corner, corner + 1]), np.stack(shares)
+    above = corner + points
+    index = np.stack([corner, corner + 1, above, above + 1])
+    lower, upper = (np.stack(shares) * part for part in (1 - wide.upper_share, wide.upper_share))
+    return index, np.concatenate([lower, upper])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Normal
 
+from posterior_collapse import checks
 from posterior_collapse.diagnosis.levels import RowPosteriors
 from posterior_collapse.diagnosis.reading import as_array
 from posterior_collapse.diagnosis.signal import Residual
@@ -190,7 +191,9 @@ class SampledPass:
                 "Check posterior and spec of the model.",
             )
         for part, values in (("mean", q.mean), ("std", q.stddev)):
-            wrong = ~values.isfinite() if part == "mean" else ~(values.isfinite() & (values > 0))
+            wrong = ~values.isfinite()
+            if part == "std":
+                wrong |= values <= checks.LEAST
             if not bool(wrong.any()):
                 continue
             at = wrong.nonzero()[0].tolist()
