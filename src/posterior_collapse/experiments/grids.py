@@ -20,7 +20,8 @@ __all__ = ["Grid", "Member", "Plan", "Row"]
 Values = tuple[Any, ...]
 QUICK_EPOCHS = 4
 QUICK_STEPS = 200
-QUICK_ROWS = 200
+QUICK_ROWS = 128
+QUICK_UNITS = 16
 QUICK_SAMPLES = 50
 DATA_FIELDS = tuple(f.name for f in dataclasses.fields(Choice))
 
@@ -173,21 +174,30 @@ def _spec(fields: Mapping[str, Any], labels: Mapping[str, Any]) -> Spec:
 
 def _quick(run: Run) -> Run:
     """The same kind of run in a second: digits instead of MNIST, few epochs, few rows."""
-    data, settings = run.data, run.settings
-    if data.name == "mnist":
-        convolutional = bool(run.architecture.channels)
-        data = dataclasses.replace(
-            data, name="digits", rows=QUICK_ROWS if convolutional else None,
-            size=28 if convolutional else None,
-        )  # fmt: skip
+    data, spec, settings, evaluation = run.data, run.spec, run.settings, run.evaluation
     if run.method == "minibatch":
         settings = settings.replace(epochs=min(settings.epochs, QUICK_EPOCHS))
+        data = dataclasses.replace(data, rows=_quick_rows(run))
     elif run.method == "recorded":
         settings = settings.replace(steps=min(settings.steps or QUICK_STEPS, QUICK_STEPS))
-    evaluation = run.evaluation
+    if data.name == "mnist":
+        known = run.architecture.name == "cvae-cnn"  # it serves images of MNIST's size only
+        data = dataclasses.replace(data, name="digits", size=28 if known else None)
+    if data.name.startswith("pairs:"):
+        spec = spec.replace(latent_dim=QUICK_UNITS)
+    if run.architecture.channels:
+        evaluation = dataclasses.replace(evaluation, rows=QUICK_ROWS)
     if evaluation.samples:
-        evaluation = dataclasses.replace(evaluation, samples=QUICK_SAMPLES, rows=QUICK_ROWS)
-    return run.replace(data=data, settings=settings, evaluation=evaluation)
+        evaluation = dataclasses.replace(
+            evaluation, samples=QUICK_SAMPLES, likelihood_rows=QUICK_ROWS
+        )
+    return run.replace(data=data, spec=spec, settings=settings, evaluation=evaluation)
+
+
+def _quick_rows(run: Run) -> int:
+    """Whole batches: a smaller last one would have to be traced for itself."""
+    few = bool(run.architecture.channels) or run.data.name != "mnist" or run.data.label is not None
+    return QUICK_ROWS if few else 10 * QUICK_ROWS
 
 
 def _thinned(values: Sequence[Any], most: int) -> Values:

@@ -54,7 +54,8 @@ def on_rows(
         `active_units` as a count; `nll` with its errors where asked for. Arrays: `epsilon` and
         per level `collapse_1`.
     """
-    found = diagnose(model, dataset, spec=spec, delta=DELTA, seed=seed)
+    x, y = _part(dataset.x, evaluation.rows), _part(dataset.y, evaluation.rows)
+    found = diagnose(model, x if y is None else (x, y), spec=spec, delta=DELTA, seed=seed)
     numbers = (
         "loss", "loss_error", "reconstruction", "squared_error", "kl", "verdict", "conclusion",
     )  # fmt: skip
@@ -189,7 +190,8 @@ def _level(level: LevelDiagnosis) -> dict[str, Any]:
 def _likelihood(
     model: MarkovVAE, dataset: Dataset, evaluation: Evaluation, seed: int
 ) -> dict[str, Any]:
-    x, y = _part(dataset.x, evaluation.rows), _part(dataset.y, evaluation.rows)
+    most = evaluation.likelihood_rows
+    x, y = _part(dataset.x, most), _part(dataset.y, most)
     found = log_likelihood(
         model, x if y is None else (x, y), samples=evaluation.samples, seed=seed, exact=False
     )

@@ -46,15 +46,17 @@ class Evaluation:
 
     Args:
         split: `"test"` or `"train"`.
+        rows: Rows to measure on, at most; None: all.
         samples: Importance samples per row for the log-likelihood; 0: none.
-        rows: Rows that the log-likelihood is measured on, at most.
+        likelihood_rows: Rows that the log-likelihood is measured on, at most.
         panel: Rows kept beside their reconstructions.
         matrices: Keep a linear model's matrices.
     """
 
     split: Literal["train", "test"] = "test"
-    samples: int = 0
     rows: int | None = None
+    samples: int = 0
+    likelihood_rows: int | None = None
     panel: int = 0
     matrices: bool = False
 

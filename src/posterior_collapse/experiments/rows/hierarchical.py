@@ -30,7 +30,7 @@ HVAE = {
     "sigma_2": "input",
 }
 HVAE_RELU = {"name": "hvae-relu", "hidden": (256,)}
-E3_SEEN = Evaluation(samples=1000, rows=2000, panel=10)
+E3_SEEN = Evaluation(samples=1000, likelihood_rows=2000, panel=10)
 
 
 def _hvae(title: str, vary: Mapping[str, tuple[float, ...]], spread: bool = True) -> Grid:
@@ -102,7 +102,7 @@ ROWS: tuple[Row, ...] = (
                 {"name": "hvae-cnn", "hidden": (64,)},
                 BOUNDED.replace(seed=3),
                 {"beta_1": (1.0, 2.0, 4.0, 8.0, 16.0), "beta_2": (1.0, 2.0, 4.0, 8.0, 16.0)},
-                evaluation=Evaluation(panel=10),
+                evaluation=Evaluation(rows=1000, panel=10),
                 quick=2,
             ),
         ),

@@ -7,7 +7,6 @@ from posterior_collapse.experiments.rows.common import (
     EXACT,
     GENTLE,
     MNIST,
-    ON_TRAIN,
 )
 from posterior_collapse.sweeps import Choice, Evaluation
 from posterior_collapse.training import Settings
@@ -18,7 +17,7 @@ __all__ = ["ROWS"]
 VAE = {"model": "vae", "latent_dim": 5}
 VAE_NET = {"name": "linear", "bias": False}
 VAE_RELU = {"name": "vae-relu", "hidden": (256,)}
-E6_SEEN = Evaluation(samples=10_000, rows=1000, panel=10)
+E6_SEEN = Evaluation(samples=10_000, likelihood_rows=1000, panel=10)
 
 
 ROWS: tuple[Row, ...] = (
@@ -91,7 +90,7 @@ ROWS: tuple[Row, ...] = (
                 network,
                 Settings(learning_rate=1e-3, epochs=epochs, seed=1),
                 {"eta_dec": etas, "beta": betas},
-                evaluation=ON_TRAIN,
+                evaluation=Evaluation(split="train", rows=2000),
                 quick=5,
             )
             for network, epochs, etas, betas in (
