@@ -176,6 +176,12 @@ class Store:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
+    def tidy(self, keys: Sequence[str]) -> None:
+        """Take away what processes that were killed left of runs; call it under their claim."""
+        for key in keys:
+            for path in self.folder.glob(f".{key}.*{atomic.PARTIAL}"):
+                shutil.rmtree(path, ignore_errors=True)
+
     def _fill(
         self,
         folder: Path,

@@ -93,6 +93,7 @@ def _complete(
     together = company(group, trained_with)
     if together:
         tell(len(together))
+        store.tidy([run.key for run in group])
         origin = _origin(device)
         keys = [run.key for run in together]
         for run, outcome in zip(together, execute(together), strict=True):

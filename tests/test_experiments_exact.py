@@ -1,0 +1,131 @@
+"""Exact minimisation and measurement of linear models, against theory and plain definitions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from posterior_collapse.experiments import measuring, profiled, recorded
+from posterior_collapse.models import build, load_parameters, read_parameters
+from posterior_collapse.moments import Moments
+from posterior_collapse.specs import CVAESpec, HVAESpec, Spec, VAESpec
+from posterior_collapse.theory import forecast
+from posterior_collapse.theory.objective import ExactObjective
+from posterior_collapse.training import Settings
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((300, 6)) * [3, 2, 1.5, 1, 0.5, 0.01] + [1, 0, 0, 2, 0, 0]
+Y = X[:, :3] @ RNG.standard_normal((3, 5)) + RNG.standard_normal((300, 5)) * [2, 1.5, 1, 0.5, 0.2]
+SPECS: dict[str, Spec] = {
+    "vae": VAESpec(4, beta=0.7, eta_dec=0.9),
+    "vae, fixed": VAESpec(4, sigma=(0.5, 1.0, 2.0, 0.7)),
+    "vae, shared": VAESpec(4, sigma="shared"),
+    "cvae": CVAESpec(4, beta=0.5, eta_enc=1.3),
+    "hvae": HVAESpec((4, 3), (1.0, 1.5), 0.6, sigma_1=0.5),
+    "hvae, fixed": HVAESpec((3, 3), (0.8, 1.2), 0.7, sigma_1=0.5, sigma_2=0.6),
+    "hvae, both learned": HVAESpec((3, 3), (0.8, 1.2), 0.7, sigma_1="learned"),
+}
+
+
+def raw(spec: Spec) -> Moments:
+    return Moments.from_arrays(X, Y if spec.model == "cvae" else None, center=False)
+
+
+def trained(spec: Spec, **settings: object) -> tuple[object, dict[str, list[float]]]:
+    moments = raw(spec)
+    model = build(
+        spec, "linear", bias=False, x_dim=6, y_dim=moments.features[1], dtype=torch.float64,
+        generator=torch.Generator().manual_seed(3),
+    )  # fmt: skip
+    history = profiled.train(model, Settings(optimiser="lbfgs", **settings), moments)  # type: ignore[arg-type]
+    return model, history
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_minimum_is_the_theory_s(name: str) -> None:
+    spec = SPECS[name]
+    model, history = trained(spec)
+    closed = forecast(raw(spec), spec)
+    loss = ExactObjective(raw(spec), spec).loss(read_parameters(model))  # type: ignore[arg-type]
+    # The history's loss leaves the lowest decoder out, the other is of the whole model.
+    assert history["loss"][-1] == pytest.approx(loss, abs=1e-9)
+    assert loss == pytest.approx(closed.loss, abs=1e-8)
+    measured, _ = measuring.exactly(model, spec, raw(spec), closed)  # type: ignore[arg-type]
+    assert max(measured["distances"].values()) < 1e-4
+
+
+def test_another_convention_has_its_own_minimum() -> None:
+    _, history = trained(SPECS["cvae"], convention="twice")
+    closed = forecast(raw(SPECS["cvae"]), SPECS["cvae"])
+    assert history["loss"][-1] == pytest.approx(
+        2 * (closed.loss - 5 / 2 * np.log(2 * np.pi)), abs=1e-8
+    )
+
+
+def test_the_loss_never_rises_and_the_steps_are_bounded() -> None:
+    _, history = trained(SPECS["hvae"])
+    assert np.all(np.diff(history["loss"]) <= 1e-12)
+    _, short = trained(SPECS["hvae"], steps=5)
+    assert short["step"] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("name", ["vae", "cvae", "hvae", "hvae, fixed"])
+def test_a_model_at_the_optimum_measures_as_the_theory_says(name: str) -> None:
+    spec = SPECS[name]
+    closed = forecast(raw(spec), spec)
+    moments = raw(spec)
+    model = build(
+        spec, "linear", bias=False, x_dim=6, y_dim=moments.features[1], dtype=torch.float64
+    )
+    parameters = {k: v for k, v in closed.parameters().items() if k not in ("b1", "c1")}
+    load_parameters(model, parameters)
+    measured, _ = measuring.exactly(model, spec, moments, closed)
+    expected = measuring.expected(closed)
+    assert expected is not None
+    for key in ("loss", "reconstruction", "kl"):
+        assert measured[key] == pytest.approx(expected[key], abs=1e-9)
+    for found, level, theory in zip(
+        measured["levels"], expected["levels"], closed.levels, strict=True
+    ):
+        assert found["n_active"] == level["n_active"]
+        assert found["kl"] == pytest.approx(level["kl"], abs=1e-9)
+        information = np.sort(theory.information)[::-1]
+        assert found["information"] == pytest.approx(information, abs=1e-7)
+    assert max(measured["distances"].values()) < 1e-7
+
+
+def test_information_of_modes_does_not_feel_a_rotation_of_the_latent() -> None:
+    spec = VAESpec(3, sigma=0.7)
+    model = build(spec, "linear", bias=False, x_dim=6, dtype=torch.float64)
+    load_parameters(
+        model, {k: v for k, v in forecast(raw(spec), spec).parameters().items() if k != "c1"}
+        | {"b1": np.zeros(3)},
+    )  # fmt: skip
+    straight = measuring.exactly(model, spec, raw(spec), None)[0]["levels"][0]
+    turn, _ = np.linalg.qr(np.random.default_rng(1).standard_normal((3, 3)))
+    found = read_parameters(model)
+    load_parameters(model, {**found, "W1": turn @ found["W1"], "U1": found["U1"] @ turn.T})
+    turned = measuring.exactly(model, spec, raw(spec), None)[0]["levels"][0]
+    assert turned["information"] == pytest.approx(straight["information"], abs=1e-12)
+    # Of one direction it is that of two correlated Gaussians.
+    W = found["W1"] @ raw(spec).xx @ found["W1"].T
+    one = 0.5 * np.log1p(np.linalg.eigvalsh(W)[::-1] / 0.7**2)
+    assert straight["information"] == pytest.approx(one, abs=1e-10)
+
+
+def test_recorded_training_is_plain_adam_on_the_exact_objective() -> None:
+    spec = HVAESpec((2, 2), sigma_1=0.5)
+    moments, closed = raw(spec), forecast(raw(spec), spec)
+    start = build(spec, "linear", bias=False, x_dim=6, dtype=torch.float64)
+    objective = ExactObjective(moments, spec)
+    first = objective.loss(read_parameters(start))
+    history = recorded.train(
+        start, Settings(optimiser="adam", learning_rate=0.05, steps=1000), moments, closed
+    )
+    assert history["loss"][0] == pytest.approx(first, rel=1e-12)
+    assert history["step"][:3] == [1, 2, 3]
+    assert history["step"][-1] == 1000
+    assert history["U1"][-1] < 1e-3 < history["U1"][0]
+    assert recorded.distances(start, objective, closed)["V2"] == history["V2"][-1]
+    assert set(history) == {"step", "loss", "V1", "U1", "sigma_1", "V2", "U2", "sigma_2"}

@@ -1,0 +1,237 @@
+"""Runs as values, how they are grouped, kept, shared among processes and resumed."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from posterior_collapse.errors import CorruptFileError, OutputError
+from posterior_collapse.models import Architecture, build
+from posterior_collapse.specs import CVAESpec, HVAESpec, VAESpec
+from posterior_collapse.sweeps import Choice, Evaluation, Outcome, Run, Store, groups, sweep
+from posterior_collapse.sweeps.grouping import company
+from posterior_collapse.training import Settings
+
+LINEAR = Architecture.named("linear")
+MODEL = build(VAESpec(2), "linear", x_dim=3)
+
+
+def run(beta: float = 1.0, seed: int = 0, **changes: Any) -> Run:
+    fields = {
+        "data": Choice("digits"),
+        "spec": VAESpec(2, beta=beta),
+        "architecture": LINEAR,
+        "settings": Settings(seed=seed),
+    }
+    return Run(**{**fields, **changes})
+
+
+def outcome(number: float = 0.0) -> Outcome:
+    return Outcome(
+        measured={"loss": number, "nan": float("nan")},
+        forecast=None,
+        stopped="finished",
+        history={"step": [1, 2], "loss": [2.0, number]},
+        arrays={"numbers": np.arange(3.0)},
+        model=MODEL,
+        wall_s=0.5,
+    )
+
+
+def executed(runs: Sequence[Run]) -> list[Outcome]:
+    """Stands for training: what comes out depends on who trains together, as rounding does."""
+    return [outcome(one.spec.beta_levels[0] + 1e-9 * len(runs)) for one in runs]
+
+
+class TestRun:
+    def test_survives_json(self) -> None:
+        one = run(
+            data=Choice("mnist", task="quarter", label=3),
+            spec=CVAESpec(4, sigma="input"),
+            architecture=Architecture.named("cvae-relu", hidden=(7,)),
+            evaluation=Evaluation(samples=10, panel=4),
+        )
+        again = Run.from_dict(json.loads(json.dumps(one.to_dict())))
+        assert again == one
+        assert again.key == one.key
+
+    def test_the_key_tells_apart_all_that_matters(self) -> None:
+        different = [
+            run(),
+            run(beta=2.0),
+            run(seed=1),
+            run(data=Choice("digits", label=1)),
+            run(settings=Settings(convention="reference")),
+            run(architecture=Architecture.named("linear", bias=False)),
+            run(method="exact"),
+            run(evaluation=Evaluation(samples=10)),
+        ]
+        assert len({one.key for one in different}) == len(different)
+
+    def test_the_key_is_blind_to_where_it_runs(self) -> None:
+        elsewhere = run(settings=Settings(device="cuda", checkpoint_every=5))
+        assert elsewhere.key == run().key
+
+
+class TestGroups:
+    def test_numbers_train_together_and_kinds_do_not(self) -> None:
+        fixed = run(spec=VAESpec(2, sigma=0.5))
+        wider = run(spec=VAESpec(3))
+        hierarchy = run(spec=HVAESpec((2, 2)))
+        longer = run(settings=Settings(epochs=7))
+        faster = run(settings=Settings(learning_rate=0.1, clip=1.0))
+        runs = [run(1.0), fixed, run(2.0, seed=3), wider, faster, hierarchy, longer]
+        assert groups(runs) == [
+            (runs[0], runs[2], faster),
+            (fixed,),
+            (wider,),
+            (hierarchy,),
+            (longer,),
+        ]
+
+    def test_are_no_larger_than_said_and_hold_each_run_once(self) -> None:
+        runs = [run(beta) for beta in (1.0, 2.0, 3.0, 1.0, 4.0, 5.0)]
+        found = groups(runs, most=2)
+        assert [len(group) for group in found] == [2, 2, 1]
+        assert {one.key for group in found for one in group} == {one.key for one in runs}
+
+    def test_exact_runs_train_one_by_one(self) -> None:
+        assert [len(g) for g in groups([run(b, method="exact") for b in (1.0, 2.0)])] == [1, 1]
+
+    def test_a_group_that_was_interrupted_trains_as_a_whole_again(self) -> None:
+        group = [run(beta) for beta in (1.0, 2.0, 3.0)]
+        keys = [one.key for one in group]
+        kept = {keys[0]: keys}
+        assert company(group, lambda one: kept.get(one.key)) == tuple(group)
+
+    def test_members_from_elsewhere_stay_away(self) -> None:
+        group = [run(beta) for beta in (1.0, 2.0, 3.0)]
+        elsewhere = {group[1].key: [group[1].key, "another"]}
+        assert company(group, lambda one: elsewhere.get(one.key)) == (group[0], group[2])
+        assert company(group, lambda one: [one.key]) == ()
+
+
+class TestStore:
+    def test_gives_back_what_was_put_in(self, tmp_path: Path) -> None:
+        store = Store(tmp_path / "runs")
+        one = run()
+        store.put(one, outcome(2.5), [one.key], {"version": "0", "hardware": "h"})
+        found = store.get(one.key)
+        assert found is not None
+        assert found.run == one
+        assert found.measured == {"loss": 2.5, "nan": None}
+        assert found.history == {"step": [1.0, 2.0], "loss": [2.0, 2.5]}
+        assert found.arrays["numbers"].tolist() == [0, 1, 2]
+        assert found.origin == {"version": "0", "hardware": "h", "wall_s": 0.5}
+        assert found.company == (one.key,)
+        for name, value in found.model().state_dict().items():
+            assert torch.equal(value, MODEL.state_dict()[name])
+
+    def test_keeps_the_first_of_two(self, tmp_path: Path) -> None:
+        store, one = Store(tmp_path), run()
+        store.put(one, outcome(1.0), [one.key], {})
+        store.put(one, outcome(2.0), [one.key], {})
+        found = store.get(one.key)
+        assert found is not None
+        assert found.measured["loss"] == 1.0
+        assert [path.name for path in tmp_path.iterdir()] == [one.key]
+
+    def test_a_run_cut_short_does_not_count(self, tmp_path: Path) -> None:
+        store, one = Store(tmp_path), run()
+        (tmp_path / one.key).mkdir()
+        (tmp_path / one.key / "history.csv").write_text("step\n")
+        assert store.get(one.key) is None
+
+    def test_names_what_is_damaged(self, tmp_path: Path) -> None:
+        store, one = Store(tmp_path), run()
+        store.put(one, outcome(), [one.key], {})
+        (tmp_path / one.key / "arrays.npz").write_bytes(b"PK")
+        found = store.get(one.key)
+        assert found is not None
+        with pytest.raises(CorruptFileError, match=r"arrays\.npz"):
+            _ = found.arrays
+        (tmp_path / one.key / "run.json").write_text("{}")
+        with pytest.raises(CorruptFileError, match=r"run\.json"):
+            store.get(one.key)
+
+    def test_a_folder_that_cannot_be_written_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(OutputError, match="file"):
+            Store(tmp_path / "file").put(run(), outcome(), [], {})
+
+
+class TestSweep:
+    def test_trains_what_is_missing_and_nothing_else(self, tmp_path: Path) -> None:
+        asked: list[int] = []
+
+        def execute(runs: Sequence[Run]) -> list[Outcome]:
+            asked.append(len(runs))
+            return executed(runs)
+
+        store = Store(tmp_path)
+        sweep([run(1.0), run(2.0)], store, execute)
+        (tmp_path / f".{run(3.0).key}.1.ab.partial").mkdir()  # of a process that was killed
+        records = sweep([run(3.0), run(1.0), run(1.0), run(2.0)], store, execute)
+        assert not list(tmp_path.glob("*.partial"))
+        assert asked == [2, 1]
+        assert [r.run.spec.beta_levels[0] for r in records] == [3.0, 1.0, 1.0, 2.0]
+
+    def test_tells_what_it_does(self, tmp_path: Path) -> None:
+        told: list[tuple[int, ...]] = []
+        sweep([run(1.0), run(2.0)], Store(tmp_path), executed, report=lambda p: told.append((*p,)))
+        assert told == [(2, 0, 0), (2, 0, 2), (2, 2, 0)]
+
+    @pytest.mark.parametrize("kept", [0, 1, 2])
+    def test_an_interrupted_group_ends_as_if_it_had_not_been(
+        self, tmp_path: Path, kept: int
+    ) -> None:
+        runs = [run(beta) for beta in (1.0, 2.0, 3.0)]
+        alone = sweep(runs, Store(tmp_path / "alone"), executed)
+
+        class Dying(Store):
+            left = kept
+
+            def put(self, *arguments: Any) -> None:
+                if self.left == 0:
+                    raise KeyboardInterrupt
+                self.left -= 1
+                super().put(*arguments)
+
+        with pytest.raises(KeyboardInterrupt):
+            sweep(runs, Dying(tmp_path / "dying"), executed)
+        again = sweep(runs, Store(tmp_path / "dying"), executed)
+        assert [r.measured for r in again] == [r.measured for r in alone]
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
+    def test_two_processes_share_the_work(self, tmp_path: Path) -> None:
+        fork = multiprocessing.get_context("fork")
+        runs = [run(beta, method="exact") for beta in (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)]
+        workers = [fork.Process(target=_work, args=(tmp_path, runs, name)) for name in "ab"]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+            assert worker.exitcode == 0
+        done = [line for name in "ab" for line in (tmp_path / name).read_text().split()]
+        assert sorted(done) == sorted(one.key for one in runs)  # each once, by one of the two
+        assert all(Store(tmp_path / "runs").get(one.key) for one in runs)
+
+
+def _work(folder: Path, runs: Sequence[Run], name: str) -> None:
+    def execute(group: Sequence[Run]) -> list[Outcome]:
+        time.sleep(0.05)
+        with (folder / name).open("a") as file:
+            file.writelines(f"{one.key}\n" for one in group)
+        return executed(group)
+
+    (folder / name).touch()
+    sweep(runs, Store(folder / "runs"), execute)
