@@ -90,7 +90,8 @@ def _how_to_use_more(found: Diagnosis, number: int) -> str:
         if changes:
             lowered = ", or ".join(f"{text[0].lower()}{text[1:-1]}" for text in changes)
             return f"; to use more, as a linear model would: {lowered}."
-    return "; to use more, lower beta or eta_dec."
+    learned = spec is not None and "learned" in spec.eta_levels
+    return f"; to use more, lower beta{'' if learned else ' or eta_dec'}."
 
 
 def _without_certificate(found: Diagnosis) -> Iterator[Finding]:
@@ -143,9 +144,9 @@ def _noise(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[Fin
             )
     yield Finding(
         "noise-relay",
-        f"{_units(count)}{_name(found, number)} only relay the noise injected into "
-        f"z{number - 1}, at {level.kl[_where(level, 'noise')].sum():.3g} nats of KL, and know "
-        "nothing of x.",
+        f"{_units(count)}{_name(found, number)} only {_verb(count, 'relay')} the noise injected "
+        f"into z{number - 1}, at {level.kl[_where(level, 'noise')].sum():.3g} nats of KL, and "
+        f"{_verb(count, 'know')} nothing of x.",
         action,
     )
 
@@ -159,9 +160,10 @@ def _unused(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[Fi
         ignored = most < UNUSED * np.nanmax(level.decoder_effect, initial=0.0)
     ignored &= _where(level, "active")
     if ignored.any():
+        count = int(ignored.sum())
         yield Finding(
             "unused-by-decoder",
-            f"{_units(int(ignored.sum()))}{_name(found, number)} carry information that the "
+            f"{_units(count)}{_name(found, number)} {_verb(count, 'carry')} information that the "
             f"decoder ignores, at {level.kl[ignored].sum():.3g} nats of KL.",
             "Train on, and check that the decoder gets these units and that no other path to its "
             "output (autoregression, skip connections) makes them needless.",
@@ -211,6 +213,12 @@ def _where(level: LevelDiagnosis, status: str) -> np.ndarray[tuple[int], np.dtyp
 
 def _units(count: int) -> str:
     return f"{count} unit{'s' * (count != 1)}"
+
+
+def _verb(count: int, verb: str) -> str:
+    if count != 1:
+        return verb
+    return f"{verb[:-1]}ies" if verb == "carry" else f"{verb}s"
 
 
 def _name(found: Diagnosis, number: int) -> str:

@@ -30,6 +30,10 @@ from posterior_collapse.specs import Spec
 __all__ = ["diagnose"]
 
 TRAINING = "the model was in training mode; it was diagnosed in evaluation mode and put back"
+EVIDENCE = (
+    "t is what one more unit would gain that the decoder adds linearly: of other decoders strong "
+    "evidence, no proof"
+)
 
 
 def diagnose(
@@ -120,6 +124,7 @@ def diagnose(
             [TRAINING] * was_training
             + notes
             + [note for signal in signals for note in signal.notes]
+            + [EVIDENCE] * (bool(signals) and found.spec is not None and not found.exact)
             + list(reasons)
         ),
     )

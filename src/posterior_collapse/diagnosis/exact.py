@@ -97,16 +97,16 @@ def exact_signals(model: LatentModel, moments: Moments) -> tuple[Signal, ...]:
     values = _float64(cast(MarkovVAE, model))
     variances = np.square(_residual_modes(values, moments).theta)
     found = [(variances, np.ones(len(variances), bool))]
-    data, encoder = moments.xx, _cpu(values.encoders[0])
+    data, encoder = moments.xx, _numpy(values.encoders[0])
     if values.direct is not None:
         data = np.block([[moments.xx, moments.yx.T], [moments.yx, moments.yy]])
     # Second moments of z_l, and the part of them that varies with x.
     known = encoder @ data @ encoder.T
-    second = known + np.diag(_cpu(values.stds[0]) ** 2)
+    second = known + np.diag(_numpy(values.stds[0]) ** 2)
     for W, U, std in zip(
-        map(_cpu, values.encoders[1:]),
-        map(_cpu, values.decoders[1:]),
-        map(_cpu, values.stds[1:]),
+        map(_numpy, values.encoders[1:]),
+        map(_numpy, values.decoders[1:]),
+        map(_numpy, values.stds[1:]),
         strict=True,
     ):
         left = np.eye(len(second)) - U @ W
@@ -121,7 +121,7 @@ def exact_signals(model: LatentModel, moments: Moments) -> tuple[Signal, ...]:
 
 def _residual_modes(values: LinearValues, moments: Moments) -> Modes:
     """Modes of what z_1 leaves of y, as a model that reads the same inputs sees them."""
-    U, W = _cpu(values.decoders[0]), _cpu(values.encoders[0])
+    U, W = _numpy(values.decoders[0]), _numpy(values.encoders[0])
     xx, yx, yy = moments.xx, moments.yx, moments.yy
     if values.direct is None:
         through = U @ W
@@ -129,7 +129,7 @@ def _residual_modes(values: LinearValues, moments: Moments) -> Modes:
         left = yy - through @ yx.T - cross @ through.T
         return Modes(Moments.from_matrices(xx, cross, (left + left.T) / 2))
     split = xx.shape[0]
-    on_x = -U @ W[:, :split] - _cpu(values.direct)
+    on_x = -U @ W[:, :split] - _numpy(values.direct)
     on_y = np.eye(len(yy)) - U @ W[:, split:]
     cross = on_x @ xx + on_y @ yx
     left = cross @ on_x.T + (on_x @ yx.T + on_y @ yy) @ on_y.T
@@ -143,10 +143,6 @@ def _float64(model: MarkovVAE) -> LinearValues:
 
 def _rows(values: Tensor, like: Tensor) -> Float:
     return _numpy(values.expand_as(like))
-
-
-def _cpu(value: Tensor) -> Float:
-    return _numpy(value)
 
 
 def _numpy(value: Tensor) -> Float:
