@@ -121,3 +121,19 @@ def test_batches_change_nothing_but_the_draws() -> None:
     assert parts.levels[0].information == pytest.approx(whole.levels[0].information, abs=1e-6)
     assert parts.loss == pytest.approx(whole.loss, abs=4 * whole.loss_error / math.sqrt(4))
     assert parts.levels[1].status == STATUS_2
+
+
+def test_a_trained_net_relays_the_noise_that_theory_says_it_will() -> None:
+    """Two data modes carry signal. With so much noise in z_1, theory lets z_2's other units relay
+    it; a trained net does, and every measure by KL takes them for active."""
+    x = np.random.default_rng(0).standard_normal((4000, 6)) * [3, 2, 0.05, 0.05, 0.05, 0.05]
+    spec = pc.HVAESpec((5, 5), sigma_1=1.0, eta_dec=0.5)
+    options = {"hidden": (32,), "epochs": 60, "learning_rate": 3e-3, "batch_size": 128}
+    found = pc.diagnose(pc.fit(spec, x, "mlp", **options).model, x)
+    level = found.levels[1]
+    assert sorted(level.status) == sorted(found.forecast.levels[1].status)
+    assert level.status.count("noise") == 3
+    assert (level.kl > 0.5).all()
+    assert not level.epsilon_delta_collapsed.any()
+    assert found.conclusion == "nothing-to-do"
+    assert [f.code for f in found.advice] == ["noise-relay"]
