@@ -1,0 +1,137 @@
+"""The table of rows against the facts of the paper's experiments."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from posterior_collapse.data import load
+from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.experiments.datasets import Data
+from posterior_collapse.experiments.deliverables import DELIVERABLES
+from posterior_collapse.experiments.grids import Member, Plan
+from posterior_collapse.experiments.rows import ROWS, chosen
+from posterior_collapse.sweeps import Choice
+from posterior_collapse.theory.verification import CASES
+
+
+def members(name: str, **plan: object) -> list[Member]:
+    (row,) = chosen(name)
+    return row.members(Plan(**plan))  # type: ignore[arg-type]
+
+
+def keys(name: str, **plan: object) -> set[str]:
+    return {member.run.key for member in members(name, **plan)}
+
+
+def test_every_row_of_the_paper_is_there_in_order() -> None:
+    assert [row.id for row in ROWS] == [*(f"E{i}" for i in range(1, 16)), "X1", "X2"]
+    assert all(set(row.deliverables) <= set(DELIVERABLES) for row in ROWS)
+    assert {name for row in ROWS for name in row.deliverables} == set(DELIVERABLES)
+
+
+@pytest.mark.parametrize(
+    ("name", "runs", "settings"),
+    [
+        ("E1", 7, {"learning_rate": 1e-3, "clip": 0.01, "epochs": 100, "batch_size": 128}),
+        ("E4", 25, {"learning_rate": 1e-3, "clip": 0.1, "epochs": 100}),
+        ("E6", 2, {"learning_rate": 1e-4, "clip": None}),
+        ("E10", 6, {"batch_size": 16, "epochs": 1000, "clip": 0.01, "seed": 4}),
+        ("E11", 25, {"learning_rate": 1e-3, "clip": 0.1, "seed": 3}),
+    ],
+)
+def test_settings_are_the_paper_s(name: str, runs: int, settings: dict[str, object]) -> None:
+    found = [member.run for member in members(name)]
+    assert len({run.key for run in found}) == runs
+    for run in found:
+        assert run.settings.to_dict().items() >= settings.items()
+
+
+def test_sweeps_have_all_their_values() -> None:
+    for name, count, key in (("E7", 50, "beta"), ("E12", 70, "beta_2")):
+        exact = [m.labels[key] for m in members(name) if m.run.method == "exact"]
+        assert exact == pytest.approx(np.arange(1, count + 1) / 10)
+        assert sum(m.run.method == "minibatch" for m in members(name)) >= 5
+
+
+def test_what_varies_is_what_its_label_says() -> None:
+    for member in members("E3"):
+        (name, value) = next(iter(member.labels.items()))
+        spec = member.run.spec
+        found = {"beta_1": spec.beta_levels[0], "beta_2": spec.beta_levels[1]}
+        assert found.get(name, getattr(spec, name, None)) == value
+    assert {m.run.data.label for m in members("E2")} == set(range(10))
+    assert {m.run.data.name for m in members("E10")} >= {"pairs:1/8", "pairs:quadratic"}
+
+
+def test_shared_runs_are_the_same_runs() -> None:
+    assert keys("E1", seeds=3) == keys("E9", seeds=3)
+    assert len(keys("E3") & keys("E15")) == 8
+    assert len(keys("E3") & keys("E4")) == 5
+    assert len(keys("E7") & keys("E8")) == len(keys("E12") & keys("E13")) == 1
+
+
+def test_seeds_are_many_only_where_spread_is_shown() -> None:
+    assert len(keys("E1", seeds=3)) == 3 * len(keys("E1"))
+    assert len(keys("E7", seeds=3)) == len(keys("E7"))
+    seeds = [member.run.settings.seed for member in members("E6", seeds=3)]
+    assert seeds == [1, 2, 3] * 2
+    assert {member.run.settings.order_seed for member in members("E6", seeds=3)} == {1}
+
+
+def test_the_published_loss_is_that_of_each_script() -> None:
+    for row in ROWS:
+        for member in row.members(Plan(convention="reference")):
+            linear = member.run.architecture.name == "linear"
+            assert member.run.settings.convention == ("twice" if linear else "reference")
+
+
+def test_the_quick_profile_has_every_grid_and_needs_no_files() -> None:
+    for row in ROWS:
+        quick = row.members(Plan(quick=True))
+        assert [m.grid for m in quick] == sorted(
+            (m.grid for m in quick), key=[g.title for g in row.grids].index
+        )
+        assert {m.grid for m in quick} == {grid.title for grid in row.grids}
+        for member in quick:
+            assert member.run.data.name.split(":")[0] in ("digits", "pairs", "matrix")
+
+
+def test_a_smaller_row_is_smaller_where_it_trains_by_minibatches() -> None:
+    for member in members("E7", epochs=3, rows=500):
+        batches = member.run.method == "minibatch"
+        assert (member.run.settings.epochs == 3) == batches
+        assert member.run.data.rows == (500 if batches else None)
+
+
+def test_an_unknown_row_is_named() -> None:
+    with pytest.raises(InvalidArgumentError, match=r"E16.*E1, E2.*--list"):
+        chosen("E16")
+
+
+class TestData:
+    def test_digits_are_held_out_once(self) -> None:
+        data = Data()
+        train, test = (data.read(Choice("digits"), split).x for split in ("train", "test"))
+        whole = load("digits").x.astype(np.float32)
+        assert np.array_equal(np.sort(np.vstack([train, test]), axis=0), np.sort(whole, axis=0))
+
+    def test_a_label_is_cut_before_rows_and_task(self) -> None:
+        found = Data().read(Choice("digits", task="quarter", label=3, rows=5))
+        assert found.x.shape == (5, 16)
+        assert found.y is not None
+        assert found.y.shape == (5, 48)
+        assert set(found.labels.tolist()) == {3}  # type: ignore[union-attr]
+
+    def test_images_are_resized(self) -> None:
+        small = Data().read(Choice("digits", rows=3)).x.reshape(-1, 8, 8)
+        large = Data().read(Choice("digits", rows=3, size=28)).x.reshape(-1, 28, 28)
+        places = np.linspace(0, 7, 28)
+        rows = np.array([[np.interp(places, range(8), line) for line in image] for image in small])
+        both = [[np.interp(places, range(8), line) for line in image.T] for image in rows]
+        assert large == pytest.approx(np.array(both).swapaxes(1, 2), abs=1e-6)
+
+    def test_a_matrix_problem_is_that_of_verify(self) -> None:
+        index = [case.name for case in CASES].index("E13")
+        expected, _ = CASES[index].draw(np.random.default_rng([0, index, 0]))
+        assert np.array_equal(Data().moments(Choice("matrix:E13"), False).xx, expected.xx)
