@@ -98,6 +98,28 @@ def test_sampling_misses_it_too(level) -> None:
     assert found.conclusion == "signal-unclaimed"
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pc.ChainSpec((4,), (1,), (1,), sigmas=((0.4, 0.9, 1.6, 0.7),)),
+        pc.VAESpec(4, sigma=(0.4, 0.9, 1.6, 0.7)),
+        pc.HVAESpec((4, 4), (1, 1.2), 1.0, 1.0, sigma_1=(0.4, 0.9, 1.6, 0.7)),
+        pc.ChainSpec((5, 5, 5), (1, 1.2, 1.3), (0.5, 1.5, 1.2), sigmas=(0.6, 0.8, "learned")),
+    ],
+)
+def test_the_spare_unit_is_the_measure_where_units_differ(spec) -> None:
+    """An active unit of larger sigma leaves more than the threshold of a smaller one."""
+    x = np.random.default_rng(0).standard_normal((1000, 5)) * [3, 2, 1.3, 0.2, 0.1]
+    data, model = optimum(x, None, spec)
+    for each in (model, Opaque(model)):
+        found = pc.diagnose(each, data)
+        spare = ["collapsed" in level.status for level in found.levels]
+        assert any(spare)
+        for t, error, counts in zip(found.signal, found.signal_error, spare, strict=True):
+            assert not counts or t <= 1 + (1e-6 if each is model else 2 * error)
+        assert found.conclusion == "collapse-optimal"
+
+
 def test_more_units_would_pay_where_all_are_used() -> None:
     x = np.random.default_rng(0).standard_normal((1000, 6)) * [5, 4, 3, 2, 0.5, 0.1]
     data, model = optimum(x, None, pc.VAESpec(2))

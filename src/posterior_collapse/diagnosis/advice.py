@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from posterior_collapse.diagnosis.comparison import kept_units
 from posterior_collapse.diagnosis.levels import SURE
 from posterior_collapse.diagnosis.results import Conclusion, Diagnosis, Finding, LevelDiagnosis
 from posterior_collapse.diagnosis.thresholds import ROUNDING
@@ -85,7 +86,8 @@ def _how_to_use_more(found: Diagnosis, number: int) -> str:
     if spec is not None and number > 1 and isinstance(spec.sigma_levels[number - 2], str):
         return f"; it is used where the std of z{number - 1} is fixed and large enough."
     if forecast is not None:
-        wanted = min(1 + max(found.n_active, forecast.n_active), len(found.levels[-1].status))
+        wanted = 1 + max(found.n_active, forecast.n_active)
+        wanted = min(wanted, len(found.levels[-1].status))
         changes = [change.text for change in forecast.advice(active=wanted).changes]
         if changes:
             lowered = ", or ".join(f"{text[0].lower()}{text[1:-1]}" for text in changes)
@@ -95,12 +97,12 @@ def _how_to_use_more(found: Diagnosis, number: int) -> str:
 
 
 def _without_certificate(found: Diagnosis) -> Iterator[Finding]:
-    active, forecast = found.n_active, found.forecast
-    if forecast is not None and active < forecast.n_active:
+    kept = 0 if found.forecast is None else kept_units(found.forecast)[-1]
+    if found.n_active < kept:
         yield Finding(
             "fewer-than-linear",
-            f"{active} units are active where the linear optimum of the same spec and data keeps "
-            f"{forecast.n_active}.",
+            f"{_units(found.n_active)} active where the linear optimum of the same spec and data "
+            f"keeps {kept}.",
             "Diagnose the model with its decoder to see whether signal is left unclaimed.",
         )
     elif any("collapsed" in level.status for level in found.levels):

@@ -7,9 +7,9 @@ import warnings
 from posterior_collapse.errors import DataError, NotSolvedError, UnboundedObjectiveError
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec
-from posterior_collapse.theory import FewSamplesWarning, Forecast, forecast
+from posterior_collapse.theory import ACTIVE_INFORMATION, FewSamplesWarning, Forecast, forecast
 
-__all__ = ["linear_forecast"]
+__all__ = ["kept_units", "linear_forecast"]
 
 
 def linear_forecast(
@@ -29,3 +29,16 @@ def linear_forecast(
             return forecast(moments, spec), ()
     except (NotSolvedError, UnboundedObjectiveError, DataError) as error:
         return None, (f"no forecast of the linear model: {error}",)
+
+
+def kept_units(found: Forecast) -> tuple[int, ...]:
+    """Return per level how many units the forecast gives as much information as active ones have.
+
+    The forecast calls a unit active from 0 nats on, a diagnosis from `ACTIVE_INFORMATION`.
+
+    Example:
+        >>> from posterior_collapse.specs import VAESpec
+        >>> kept_units(forecast(Moments.from_matrices([[4.0, 0.0], [0.0, 1.001]]), VAESpec(2)))
+        (1,)
+    """
+    return tuple(int((level.information > ACTIVE_INFORMATION).sum()) for level in found.levels)

@@ -6,6 +6,7 @@ import dataclasses
 import math
 
 from posterior_collapse.diagnosis.advice import advise
+from posterior_collapse.diagnosis.comparison import kept_units
 from posterior_collapse.diagnosis.levels import SURE
 from posterior_collapse.diagnosis.results import Conclusion, Diagnosis, LevelDiagnosis
 from posterior_collapse.diagnosis.thresholds import ROUNDING
@@ -42,7 +43,7 @@ def with_verdict(found: Diagnosis) -> Diagnosis:
         at = conclusions.index(conclusion)
         sentence += f": {_WORDS[conclusion]} ({_signal(found, at)})"
     if found.forecast is not None:
-        kept = " and ".join(str(level.n_active) for level in found.forecast.levels)
+        kept = " and ".join(map(str, kept_units(found.forecast)))
         sentence += f"; the linear optimum keeps {kept}"
     elif not conclusions:
         sentence += "; whether that is optimal, decoder and spec would tell"
