@@ -41,7 +41,7 @@ def spread(panels: Mapping[str, Mapping[str, Points]], *, variable: str) -> Char
     """
     rows = []
     with style():
-        figure, axes = grid(list(panels), height=1.9, most=2)
+        figure, axes = grid(list(panels), height=2.1, most=2)
         for box, (measure, lines) in zip(axes, panels.items(), strict=True):
             settings = list(dict.fromkeys(name for p in lines.values() for name in _names(p[0])))
             shifts = 0.1 * (np.arange(len(lines)) - (len(lines) - 1) / 2)

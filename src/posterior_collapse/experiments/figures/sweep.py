@@ -52,7 +52,7 @@ def sweep(theory: Panels, measured: Mapping[str, Panels], *, variable: str = "be
         for label, color, dashes in zip(labels, cycle(COLORS), cycle(DASHES), strict=False)
     }
     with style():
-        figure, axes = grid(list(theory), height=1.9, most=2)
+        figure, axes = grid(list(theory), height=2.1, most=2)
         for box, (quantity, lines) in zip(axes, theory.items(), strict=True):
             _beside(box, lines, [kind.get(quantity, {}) for kind in measured.values()], looks)
             box.set_xlabel(variable)
