@@ -51,7 +51,7 @@ def switch_off(model, level, unit):
     model.decoders[level - 1].heads["z"].weight[:, unit] = 0
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(problems())
 def test_no_optimum_with_a_spare_unit_leaves_signal_unclaimed(problem) -> None:
     data, model = optimum(*problem)
@@ -63,7 +63,7 @@ def test_no_optimum_with_a_spare_unit_leaves_signal_unclaimed(problem) -> None:
     assert found.conclusion != "signal-unclaimed"
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(problems(), st.sampled_from([1, 2]))
 def test_a_live_unit_that_is_switched_off_is_missed(problem, level) -> None:
     data, model = optimum(*problem)
