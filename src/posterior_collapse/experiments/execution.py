@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from posterior_collapse.models import MarkovVAE, build
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec
 from posterior_collapse.sweeps import Outcome, Run
-from posterior_collapse.theory import Forecast, forecast
+from posterior_collapse.theory import FewSamplesWarning, Forecast, forecast
 from posterior_collapse.training import Progress, fit_many
 from posterior_collapse.training import seeds as seeding
 from posterior_collapse.training.annealing import effective_spec
@@ -116,6 +117,8 @@ class Executor:
 
 def _forecast(moments: Moments, spec: Spec) -> Forecast | None:
     try:
-        return forecast(moments, spec)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FewSamplesWarning)  # kept among the notes
+            return forecast(moments, spec)
     except (NotSolvedError, UnboundedObjectiveError):
         return None

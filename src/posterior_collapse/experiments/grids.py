@@ -61,6 +61,7 @@ class Grid:
         evaluation: As in `Run`.
         spread: Whether to repeat the runs with several seeds.
         quick: Most values per field in the quick profile.
+        quick_vary: Values in the quick profile, where those of `vary` suit MNIST only.
     """
 
     title: str
@@ -73,12 +74,15 @@ class Grid:
     evaluation: Evaluation = field(default_factory=Evaluation)
     spread: bool = False
     quick: int = 3
+    quick_vary: Mapping[str, Values] | None = None
 
     def members(self, plan: Plan) -> Iterator[Member]:
         """Yield the runs, the last field varying fastest, then the seed."""
-        values = [_thinned(v, self.quick) if plan.quick else v for v in self.vary.values()]
+        vary = self.vary
+        if plan.quick:
+            vary = self.quick_vary or {k: _thinned(v, self.quick) for k, v in vary.items()}
         seeds = plan.seeds if self.spread else 1
-        for choice in itertools.product(*values):
+        for choice in itertools.product(*vary.values()):
             labels = dict(zip(self.vary, choice, strict=True))
             for number in range(seeds):
                 yield Member(self.title, labels, self._run(labels, plan, number))

@@ -146,6 +146,7 @@ def expected(forecast: Forecast | None) -> dict[str, Any] | None:
         "kl": sum(kl),
         "spectrum": forecast.spectrum[:SPECTRUM].tolist(),
         "total_variance": forecast.total_variance,
+        "notes": list(forecast.notes),
         "levels": [
             {
                 "kl": total,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from posterior_collapse.experiments.datasets import Data
 from posterior_collapse.experiments.deliverables import DELIVERABLES
 from posterior_collapse.experiments.execution import Executor
 from posterior_collapse.experiments.grids import Plan, Row
-from posterior_collapse.experiments.parts import Check, Part, Result
+from posterior_collapse.experiments.parts import Part, Result
 from posterior_collapse.sweeps import Progress, Store, sweep
 from posterior_collapse.training import Progress as Epoch
 from posterior_collapse.training.run_folders import write_json
@@ -122,7 +122,7 @@ def _write(row: Row, plan: Plan, results: Sequence[Result], folder: Path) -> dic
     tables = {stem: table for part in parts for stem, table in part.tables.items()}
     charts = {stem: chart for part in parts for stem, chart in part.charts.items()}
     for stem, table in tables.items():
-        table.save(folder, stem)
+        table.save(folder, f"table-{stem}")  # beside the numbers of a figure of that name
     figures = []
     for stem, (chart, caption) in charts.items():
         stem = "".join(c if c.isalnum() else "-" for c in stem)
@@ -142,7 +142,7 @@ def _write(row: Row, plan: Plan, results: Sequence[Result], folder: Path) -> dic
         "seeds": sorted({r.seed for r in results}),
         "tables": {stem: table.to_dict() for stem, table in tables.items()},
         "figures": figures,
-        "agreement": _agreement(parts),
+        "agreement": _agreement(parts, results),
         "published": row.published,
     }
     write_json(folder / RESULT, result)
@@ -183,14 +183,11 @@ def _profile(row: Row, plan: Plan) -> str:
     return f"smaller: {', '.join(smaller)}" if smaller else "full"
 
 
-def _agreement(parts: Sequence[Part]) -> dict[str, str]:
-    checks = list(_all(parts))
+def _agreement(parts: Sequence[Part], results: Sequence[Result]) -> dict[str, str]:
+    checks = [check for part in parts for check in part.checks]
     good = sum(check.agrees for check in checks)
     verdict = "agrees" if good == len(checks) else "partly" if good else "differs"
     sentences = [check.text for check in checks] + [note for part in parts for note in part.notes]
+    cautions = {note: None for result in results for note in result.theory.get("notes", ())}
+    sentences += [f"Of the theory: {note}." for note in cautions]
     return {"verdict": verdict, "text": " ".join(sentences)}
-
-
-def _all(parts: Sequence[Part]) -> Iterator[Check]:
-    for part in parts:
-        yield from part.checks

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from posterior_collapse.experiments import figures
 from posterior_collapse.experiments.parts import Check, Part, Result, by_grid, one_seed
@@ -13,69 +14,89 @@ from posterior_collapse.experiments.tables import Table
 
 __all__ = ["onset"]
 
-Float = NDArray[np.float64]
+
+class _Onset(NamedTuple):
+    """Between which betas a kind of model collapses wholly, at one eta_dec; NaN where unknown."""
+
+    name: str
+    eta_dec: float
+    theory: float
+    last: float
+    dead: float
+    certificate: str
+
+    @property
+    def beta(self) -> float:
+        return math.sqrt(self.last * self.dead)
+
+    @property
+    def error(self) -> float:
+        return self.beta / self.theory - 1
+
+    def check(self) -> Check:
+        """One step of the grid to either side is what the grid can tell apart."""
+        where = f"{self.name}, eta_dec = {self.eta_dec:g}: "
+        if math.isnan(self.beta):
+            return Check(
+                False,
+                f"{where}total collapse does not begin within the grid; theory: {self.theory:.3g}.",
+            )
+        step = self.dead / self.last
+        return Check(
+            self.last / step <= self.theory <= self.dead * step,
+            f"{where}total collapse begins between beta = {self.last:.3g} and {self.dead:.3g}, "
+            f"predicted at {self.theory:.3g} (error {self.error:+.1%}; there the certificate says "
+            f"{self.certificate}).",
+        )
 
 
 def onset(results: Sequence[Result]) -> Part:
     """Draw the phase diagram; state the error of the predicted threshold."""
     grids = {title: one_seed(members) for title, members in by_grid(results).items()}
-    betas = np.array(sorted({r.labels["beta"] for m in grids.values() for r in m}))
-    etas = np.array(sorted({r.labels["eta_dec"] for m in grids.values() for r in m}))
-    first = next(iter(grids.values()))[0]
-    theory = float(first.theory["spectrum"][0]) / etas**2 / _factor(first)
-    measured, found, rows, checks = {}, {}, [], []
+    betas = sorted({r.labels["beta"] for members in grids.values() for r in members})
+    etas = sorted({r.labels["eta_dec"] for members in grids.values() for r in members})
+    counts = {name: np.full((len(betas), len(etas)), np.nan) for name in grids}
+    found = {name: np.full(len(etas), np.nan) for name in grids}
+    onsets = []
     for name, members in grids.items():
-        counts = np.full((len(betas), len(etas)), np.nan)
-        for r in members:
-            place = (
-                np.searchsorted(betas, r.labels["beta"]),
-                np.searchsorted(etas, r.labels["eta_dec"]),
-            )
-            counts[place] = r.measured["levels"][0]["n_active"]
-        measured[name] = counts
-        found[name] = np.full(len(etas), np.nan)
         for j, eta in enumerate(etas):
-            last, dead = _bracket(betas, counts[:, j])
-            if np.isnan(counts[:, j]).all():
-                continue
-            found[name][j] = np.sqrt(last * dead)
-            error = found[name][j] / theory[j] - 1
-            rows.append([name, float(eta), float(theory[j]), last, dead, float(error)])
-            if np.isfinite(error):
-                near = last <= theory[j] * (1 + STEP) and theory[j] <= dead * (1 + STEP)
-                checks.append(
-                    Check(
-                        bool(near),
-                        f"{name}, eta_dec = {eta:g}: total collapse between beta = {last:.3g} and "
-                        f"{dead:.3g}, predicted at {theory[j]:.3g} (error {error:+.1%}).",
-                    )
-                )
+            column = sorted(
+                (r for r in members if r.labels["eta_dec"] == eta), key=lambda r: r.labels["beta"]
+            )
+            for r in column:
+                i = betas.index(r.labels["beta"])
+                counts[name][i, j] = r.measured["levels"][0]["n_active"]
+            if column:
+                onsets.append(_onset(name, column))
+                found[name][j] = onsets[-1].beta
+    theory = [_theory(results[0], eta) for eta in etas]
     columns = [
         "architecture", "eta_dec", "onset by theory (beta)", "last beta with active units",
-        "first beta of total collapse", "relative error of the onset",
+        "first beta of total collapse", "relative error of the onset", "certificate there",
     ]  # fmt: skip
-    chart = figures.phase(betas, etas, measured, theory, found=found)
+    rows = [[*one[:5], one.error, one.certificate] for one in onsets]
+    chart = figures.phase(betas, etas, counts, theory, found=found)
     caption = "Active units of trained VAEs over beta and eta_dec, and linear theory's onset."
-    return Part({"onset": Table(columns, rows)}, {"phase": (chart, caption)}, checks)
+    return Part(
+        {"onset": Table(columns, rows)},
+        {"phase": (chart, caption)},
+        [one.check() for one in onsets],
+    )
 
 
-STEP = 0.12
-"""Relative distance of neighbouring betas: what the grid can tell apart."""
+def _onset(name: str, column: Sequence[Result]) -> _Onset:
+    """Return the onset from runs of ascending beta: what is dead has to stay dead."""
+    alive = [r.measured["levels"][0]["n_active"] > 0 for r in column]
+    eta = column[0].labels["eta_dec"]
+    first = len(alive) - alive[::-1].index(True) if any(alive) else 0
+    last = column[first - 1].labels["beta"] if first else math.nan
+    dead = column[first].labels["beta"] if first < len(column) else math.nan
+    certificate = column[first].measured["conclusion"] if first < len(column) else ""
+    return _Onset(name, eta, _theory(column[0], eta), last, dead, certificate)
 
 
-def _bracket(betas: Float, counts: Float) -> tuple[float, float]:
-    """Return the last beta with an active unit and the first of those that stay without; NaN."""
-    known = np.isfinite(counts)
-    values, alive = betas[known], counts[known] > 0
-    if not alive.any() or alive.all():
-        return np.nan, np.nan
-    last = int(np.flatnonzero(alive)[-1])
-    if last + 1 == len(values):
-        return float(values[last]), np.nan
-    return float(values[last]), float(values[last + 1])
-
-
-def _factor(result: Result) -> float:
-    """How much of the nominal beta counts under the convention of the run."""
-    settings = result.record.run.settings
-    return 0.5 if settings.convention == "reference" else 1.0
+def _theory(result: Result, eta_dec: float) -> float:
+    """Of the nominal beta, half of which counts in the published loss: theta_1^2 / eta_dec^2."""
+    halved = result.record.run.settings.convention == "reference"
+    variance = float(result.theory["spectrum"][0])
+    return (2 if halved else 1) * variance / eta_dec**2

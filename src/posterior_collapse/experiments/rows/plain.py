@@ -91,7 +91,7 @@ ROWS: tuple[Row, ...] = (
                 Settings(learning_rate=1e-3, epochs=epochs, seed=1),
                 {"eta_dec": etas, "beta": betas},
                 evaluation=Evaluation(split="train", rows=2000),
-                quick=5,
+                quick_vary={"eta_dec": (1.0,), "beta": (0.1, 0.2, 0.4, 0.8, 1.6)},
             )
             for network, epochs, etas, betas in (
                 (

@@ -1,0 +1,258 @@
+"""`collapse reproduce all --quick`, once: every deliverable against the runs it was made of."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from posterior_collapse.cli import main
+from posterior_collapse.experiments import document
+from posterior_collapse.experiments.grids import Member, Plan
+from posterior_collapse.experiments.rows import ROWS, chosen
+from posterior_collapse.sweeps import Record, Store
+
+PLAN = Plan(quick=True, seeds=2)
+FIGURES = {
+    "E1": ["collapse-curves", "reconstructions-beta", "reconstructions-eta-dec"],
+    "E2": ["collapse-curves", "order", "spectra"],
+    "E3": ["collapse-curves"],
+    "E4": ["panel"],
+    "E5": ["matrices"],
+    "E6": ["likelihood"],
+    "E7": ["reconstructions", "sweep"],
+    "E8": ["convergence"],
+    "E9": ["likelihood"],
+    "E10": ["collapse-curves", "likelihood"],
+    "E11": ["panel"],
+    "E12": ["sweep"],
+    "E13": ["convergence"],
+    "E14": ["convergence"],
+    "E15": ["likelihood"],
+    "X1": ["both-learned"],
+    "X2": ["phase"],
+}
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    with pytest.raises(SystemExit) as end:
+        main(["reproduce", "all", "--quick", "--seeds", "2", "--out", str(folder)])
+    assert end.value.code == 0
+    return folder
+
+
+def result(out: Path, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / name / "result.json").read_text())
+    return found
+
+
+def runs(out: Path, name: str) -> list[tuple[Member, Record]]:
+    """The runs of a row as they are stored, read without the code that makes deliverables."""
+    (row,) = chosen(name)
+    found = []
+    for member in row.members(PLAN):
+        record = Store(out / "runs").get(member.run.key)
+        assert record is not None
+        found.append((member, record))
+    return found
+
+
+def points(out: Path, name: str, stem: str) -> list[dict[str, str]]:
+    with (out / name / f"{stem}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def table(out: Path, name: str, stem: str) -> Iterator[dict[str, Any]]:
+    values = result(out, name)["tables"][stem]
+    for row in values["rows"]:
+        yield dict(zip(values["columns"], row, strict=True))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+def test_every_file_of_a_row_is_there(out: Path, row: Any) -> None:
+    found = result(out, row.id)
+    assert set(found) == set(document.KEYS)
+    assert found["profile"] == "quick"
+    assert found["seeds"] == sorted({member.run.settings.seed for member in row.members(PLAN)})
+    assert found["wall_s"] > 0
+    assert sorted(Path(figure["file"]).stem for figure in found["figures"]) == FIGURES[row.id]
+    for stem in FIGURES[row.id]:
+        folder = out / row.id
+        assert (folder / f"{stem}.pdf").read_bytes().startswith(b"%PDF")
+        assert (folder / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
+        assert len(points(out, row.id, stem)) > 0
+    for stem, values in found["tables"].items():
+        assert len(points(out, row.id, f"table-{stem}")) == len(values["rows"]) > 0
+    assert found["agreement"]["verdict"] in ("agrees", "partly", "differs")
+    assert found["agreement"]["text"]
+
+
+def test_rows_share_their_runs(out: Path) -> None:
+    every = {member.run.key for row in ROWS for member in row.members(PLAN)}
+    kept = {path.name for path in (out / "runs").iterdir() if not path.name.startswith(".")}
+    assert kept == every
+
+
+@pytest.mark.parametrize("name", ["E1", "E2", "E3", "E10"])
+def test_a_collapse_curve_per_value_is_the_runs_share_of_collapsed_units(
+    out: Path, name: str
+) -> None:
+    curves: dict[tuple[str, str], list[float]] = {}
+    for point in points(out, name, "collapse-curves"):
+        share = float(point["share of collapsed units"])
+        curves.setdefault((point["panel"], point["curve"]), []).append(share)
+    settings: dict[tuple[str, str], list[Record]] = {}
+    for member, record in runs(out, name):
+        key = (member.grid, str(tuple(member.labels.items())))
+        settings.setdefault(key, []).append(record)
+    assert len(curves) == len(settings)
+    for shares, records in zip(curves.values(), settings.values(), strict=True):
+        level = len(records[0].run.spec.dims)
+        expected = np.mean([record.arrays[f"collapse_{level}"] for record in records], axis=0)
+        assert shares == pytest.approx(expected)
+        assert np.all(np.diff(shares) >= -1e-12)
+        assert shares[-1] == 1 or name != "E1"
+
+
+@pytest.mark.parametrize("name", ["E6", "E9", "E10", "E15"])
+def test_likelihood_tables_are_means_and_stds_over_the_runs(out: Path, name: str) -> None:
+    rows = list(table(out, name, "likelihood"))
+    records: dict[tuple[str, str], list[Record]] = {}
+    for member, record in runs(out, name):
+        key = (member.grid, str(tuple(member.labels.items())))
+        records.setdefault(key, []).append(record)
+    assert len(rows) == len(records)
+    for row, seeds in zip(rows, records.values(), strict=True):
+        nll = [record.measured["nll"] for record in seeds]
+        assert len(nll) == 2
+        assert row["NLL (nats)"]["mean"] == pytest.approx(np.mean(nll))
+        assert row["NLL (nats)"]["std"] == pytest.approx(np.std(nll, ddof=1))
+        for level in range(len(seeds[0].measured["levels"])):
+            of = f" of z{level + 1}" if len(seeds[0].measured["levels"]) > 1 else ""
+            parts = [record.measured["levels"][level] for record in seeds]
+            kl = np.mean([np.sum(part["kl"]) for part in parts])
+            burda = np.mean([np.sum(np.array(part["mean_variance"]) > 0.01) for part in parts])
+            share = np.mean([part["kl_active_share"] for part in parts])
+            assert row[f"KL{of} (nats)"]["mean"] == pytest.approx(kl)
+            assert row[f"active units{of}"]["mean"] == pytest.approx(burda)
+            assert row[f"kl_active_share{of}"]["mean"] == pytest.approx(share)
+
+
+@pytest.mark.parametrize(("name", "variable"), [("E7", "beta"), ("E12", "beta_2")])
+def test_exact_training_meets_theory_over_the_sweep(out: Path, name: str, variable: str) -> None:
+    assert result(out, name)["agreement"]["verdict"] == "agrees"
+    found = points(out, name, "sweep")
+    lines = {(p["source"], p["quantity"], p["curve"]): [] for p in found}
+    for point in found:
+        key = (point["source"], point["quantity"], point["curve"])
+        lines[key].append((float(point[variable]), float(point["value"])))
+    for (source, quantity, curve), line in lines.items():
+        if source == "exact training":
+            theory = lines["theory", quantity, curve]
+            close = 0 if quantity == "active modes" else 1e-4
+            assert [x for x, _ in line] == [x for x, _ in theory]
+            assert [y for _, y in line] == pytest.approx([y for _, y in theory], abs=close, rel=0)
+    assert {source for source, _, _ in lines} == {"theory", "exact training", "minibatches"}
+
+
+@pytest.mark.parametrize("name", ["E8", "E13", "E14"])
+def test_matrix_problems_end_at_the_theorem(out: Path, name: str) -> None:
+    matrix = [row for row in table(out, name, "errors") if row["problem"] == "matrix"]
+    assert {row["seed"] for row in matrix} == {1, 2}
+    assert max(row["mean absolute error"] for row in matrix) <= 1e-4
+    curve = [p for p in points(out, name, "convergence") if p["panel"] == "matrix"]
+    assert {p["iteration"] for p in curve} == {f"{float(i)}" for i in range(1, 201)}
+    ends = [row["mean absolute error"] for row in matrix if row["seed"] == 1]
+    last = [float(p["mean absolute error"]) for p in curve if p["iteration"] == "200.0"]
+    assert last == pytest.approx(ends)
+
+
+@pytest.mark.parametrize("name", ["E4", "E11"])
+def test_a_beta_panel_has_an_image_per_pair(out: Path, name: str) -> None:
+    members = [member for member, _ in runs(out, name)]
+    images = points(out, name, "panel")
+    for block in ("image 1", "image 2", "image 3"):
+        assert sum(image["block"] == block for image in images) == len(members)
+    rows = list(table(out, name, "panel"))
+    assert len(rows) == len(members)
+    for row, (member, record) in zip(rows, runs(out, name), strict=True):
+        assert (row["beta_1"], row["beta_2"]) == tuple(member.labels.values())
+        difference = record.arrays["original"].astype(float) - record.arrays["through_2"]
+        expected = np.mean(np.sum(difference**2, axis=1))
+        assert row["squared error through z2"] == pytest.approx(expected)
+
+
+def test_reconstructions_are_square_panels_of_whole_images(out: Path) -> None:
+    values = {member.labels["beta"] for member, _ in runs(out, "E1") if "beta" in member.labels}
+    images = points(out, "E1", "reconstructions-beta")
+    blocks = {image["block"] for image in images}
+    assert blocks == {"original", *(f"beta = {value:g}" for value in values)}
+    assert len(images) == 100 * len(blocks)
+    # The bottom-left quarter is given: there reconstruction and original are the same.
+    side = 8
+    for place in ("1", "10"):
+        first = {
+            image["block"]: np.array([float(image[f"pixel {k}"]) for k in range(side**2)])
+            for image in images
+            if image["row"] == place and image["column"] == place
+        }
+        original = first.pop("original").reshape(side, side)
+        for block in first.values():
+            assert np.array_equal(block.reshape(side, side)[4:, :4], original[4:, :4])
+            assert not np.array_equal(block.reshape(side, side)[:4], original[:4])
+
+
+def test_spectra_are_those_of_each_digit_s_residuals(out: Path) -> None:
+    (member, _), *_ = runs(out, "E2")
+    from posterior_collapse.experiments.datasets import Data
+
+    rows = Data().read(member.run.data)
+    assert rows.y is not None
+    x, y = rows.x - rows.x.mean(0), rows.y - rows.y.mean(0)
+    residual = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
+    expected = np.linalg.eigvalsh(residual.T @ residual / len(x))[::-1]
+    label = f"digit {member.labels['label']}"
+    found = [float(p["variance"]) for p in points(out, "E2", "spectra") if p["spectrum"] == label]
+    assert found[:10] == pytest.approx(expected[:10], rel=1e-3)
+
+
+def test_matrices_are_the_model_s(out: Path) -> None:
+    for member, record in runs(out, "E5"):
+        model = record.model()
+        U = model.decoders[0].heads["z"].weight.detach().numpy()  # type: ignore[union-attr, index]
+        norms = [
+            row["norm of U's column"]
+            for row in table(out, "E5", "matrices")
+            if row["Sigma"] == member.grid
+        ]
+        assert norms == pytest.approx(np.linalg.norm(U, axis=0), abs=1e-6)
+
+
+def test_a_second_call_trains_nothing_and_says_the_same(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = result(out, "E9")
+    kept = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("run.json")}
+    with pytest.raises(SystemExit) as end:
+        main(["reproduce", "E9", "--quick", "--seeds", "2", "--out", str(out)])
+    assert end.value.code == 0
+    assert result(out, "E9") == before
+    assert {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("run.json")} == kept
+    assert before["agreement"]["verdict"] in capsys.readouterr().out
+
+
+def test_the_document_has_a_section_per_row(out: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["reproduce", "document", "--out", str(out), "--to", str(tmp_path / "r.md")])
+    assert end.value.code == 0
+    text = (tmp_path / "r.md").read_text()
+    for row in ROWS:
+        assert f"\n## {row.id}: {row.name}\n" in text
+        assert result(out, row.id)["agreement"]["verdict"].capitalize() in text
