@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch.fx import GraphModule
+from torch.fx.experimental import proxy_tensor
 
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import build, loss
@@ -9,7 +11,7 @@ from posterior_collapse.specs import ChainSpec, CVAESpec, HVAESpec, VAESpec
 from posterior_collapse.training.feeding import Batch
 from posterior_collapse.training.layout import HEADS
 from posterior_collapse.training.stacking import Draws, Stack
-from posterior_collapse.training.tracing import trace
+from posterior_collapse.training.tracing import TracingWarning, trace
 
 F64 = torch.float64
 N = 40
@@ -181,3 +183,54 @@ def test_a_trace_keeps_operations_apart_that_differ_in_a_type():
     for result, expected in zip(trace(function, x)(x), function(x), strict=True):
         assert result.dtype == expected.dtype
         assert torch.equal(result, expected)
+
+
+def test_sums_of_products_leave_what_others_look_at_alone():
+    def function(a, b, c):
+        ab, ac, cb = a @ b, a @ c, c @ b
+        return [ab + ac, cb, cb + (a @ a), a, ab.mT + (b @ c).mT, (b @ a) + (c @ c)]
+
+    g = torch.Generator().manual_seed(0)
+    arguments = [torch.randn(4, 3, 3, generator=g, dtype=F64) for _ in range(3)]
+    kept = [argument.clone() for argument in arguments]
+    traced = trace(function, *arguments)
+    assert isinstance(traced, GraphModule)
+    assert traced.code.count(".baddbmm_(") == 1
+    for _ in range(2):
+        for result, expected in zip(traced(*arguments), function(*kept), strict=True):
+            torch.testing.assert_close(result, expected)
+    assert all(torch.equal(a, b) for a, b in zip(arguments, kept, strict=True))
+
+
+def test_numbers_that_are_not_finite_are_traced_too():
+    x = torch.tensor([1.0, 0.0, -1.0])
+    traced = trace(lambda x: [x.log(), 1 / x], x)
+    assert isinstance(traced, GraphModule)
+    assert traced(x.abs())[0].tolist() == [0.0, -torch.inf, 0.0]
+
+
+def broken(function):
+    raise RuntimeError("no such interface")
+
+
+@pytest.mark.parametrize(
+    ("make_fx", "reason"),
+    [
+        (broken, "no such interface"),
+        (lambda f, make=proxy_tensor.make_fx: make(lambda *a: [2 * v for v in f(*a)]), "other"),
+    ],
+)
+def test_a_torch_that_cannot_trace_trains_without(monkeypatch, make_fx, reason):
+    monkeypatch.setattr(proxy_tensor, "make_fx", make_fx)
+    models, batch, draws = runs("vae-relu")
+    stack = Stack(models, torch.device("cpu"), N)
+    betas = torch.ones(2, 1, dtype=F64)
+    with pytest.warns(TracingWarning, match=reason):
+        gradients, measured = stack.gradients(
+            batch, draws, betas, None, convention="elbo", free_bits=None
+        )
+    value, _, own = alone(models[1], batch, draws, 1, betas[1])
+    torch.testing.assert_close(measured[1, 0], value)
+    by_name = stack.layout.scatter(dict(zip(stack.leaves, gradients, strict=True)))
+    for (key, _), gradient in zip(models[1].named_parameters(), own, strict=True):
+        torch.testing.assert_close(by_name[key][1], gradient)

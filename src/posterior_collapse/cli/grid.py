@@ -57,7 +57,7 @@ def runs(model: str, latents: str, given: Mapping[str, str | None]) -> tuple[Run
         InvalidArgumentError: A value is out of its domain, occurs twice, or is another model's.
 
     Example:
-        >>> texts = dict(beta="0.5,2", eta_dec="1", eta_enc="1", sigma="learned", seed="0,1")
+        >>> texts = dict(beta="0.5,2", eta_dec="1", eta_enc="1", seed="0,1")
         >>> texts |= dict(learning_rate="0.001")
         >>> [run.name for run in runs("vae", "4", texts)]
         ['beta=0.5,seed=0', 'beta=0.5,seed=1', 'beta=2,seed=0', 'beta=2,seed=1']
@@ -84,7 +84,7 @@ def _run(name: str, model: str, latents: str, texts: Mapping[str, str | None]) -
         beta=beta,
         eta_dec=spec_texts["eta_dec"] or "1",
         eta_enc=_number("eta_enc", spec_texts["eta_enc"], float),
-        sigma=spec_texts["sigma"] or "learned",
+        sigma=spec_texts["sigma"],
         sigma_1=spec_texts["sigma_1"],
         sigma_2=spec_texts["sigma_2"],
     )

@@ -22,11 +22,13 @@ class LiveTable:
     Args:
         names: One per run.
         levels: Number of latent levels.
-        total: Epochs (or steps) to come, those done before a resume included.
-        unit: What is counted, "epoch" or "step".
+        total: Epochs (or iterations) to come, those done before a resume included; None: unknown.
+        unit: What is counted, "epoch" or "iteration".
     """
 
-    def __init__(self, names: Sequence[str], levels: int, total: int, unit: str = "epoch") -> None:
+    def __init__(
+        self, names: Sequence[str], levels: int, total: int | None, unit: str = "epoch"
+    ) -> None:
         self.names = tuple(names)
         self.levels = levels
         self.rows: list[Mapping[str, Any] | None] = [None] * len(self.names)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from posterior_collapse.cli import options
-from posterior_collapse.cli.data_commands import DATA_DIR
 from posterior_collapse.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -29,76 +29,90 @@ SETTINGS = (
     "checkpoint_every",
 )
 DATA = ("given", "task", "label", "scale", "split", "data_dir")
-OUT = typer.Option(None, help="New folder for the run or sweep [default: runs/ and a name].")
-RESUME = typer.Option(None, help="Go on with the run or sweep in this folder.")
-WITH_RESUME = ("resume", "tensorboard", "as_json")
+PAPER = "vae-relu, cvae-relu, cvae-linear-net, cvae-cnn, hvae-relu, hvae-cnn"
+RESUMED_WITH = ("resume", "tensorboard", "as_json")
+
+
+def _option(panel: str) -> Callable[..., Any]:
+    """Return `typer.Option` for one panel of the help."""
+    return partial(typer.Option, rich_help_panel=panel)
+
+
+_data, _model, _swept, _training, _remedy, _output = map(
+    _option,
+    ("Data", "Model", "Numbers to sweep over", "Training", "Against collapse", "Output"),
+)
+OUT = _output(None, help="New folder for the run or sweep (default: runs/ and a name).")
+RESUME = _output(None, help="Go on with the run or sweep in this folder.")
+DATA_DIR = _data(None, help="Folder with data set files (see collapse data list --help).")
 
 
 def train(
     context: typer.Context,
     data: str | None = typer.Argument(None, help="Data set name (collapse data list), or a file."),
-    given: str | None = typer.Option(None, help="File with the condition x; DATA is then y."),
-    task: str | None = typer.Option(
+    given: str | None = _data(None, help="File with the condition x; DATA is then y."),
+    task: str | None = _data(
         None, help="Conditional task on images: quarter or half (what is given)."
     ),
-    model: str | None = typer.Option(
-        None, help="vae, cvae or hvae [default: cvae with --task or --given, else vae]."
+    label: int | None = _data(None, help="Only samples of this class."),
+    scale: float | None = _data(None, help="Factor for the values of a file."),
+    split: str = _data("train", help="train or test, for named image sets."),
+    data_dir: Path | None = DATA_DIR,
+    model: str | None = _model(
+        None, help="vae, cvae or hvae (default: cvae with --task or --given, else vae)."
     ),
-    architecture: str = typer.Option("mlp", help="linear, mlp, cnn, or one of the paper's nets."),
-    hidden: str | None = typer.Option(None, help="Widths of the hidden layers, e.g. 256,128."),
-    channels: str | None = typer.Option(None, help="Channels of the convolutions, e.g. 32,16."),
-    activation: str | None = typer.Option(None, help="Between layers, e.g. relu."),
-    dropout: float | None = typer.Option(None, help="Rate after each hidden layer."),
-    biases: bool = typer.Option(True, help="Whether a linear model has biases."),
-    latents: str = typer.Option("16", help="Latent units; for hvae of z1:z2."),
-    beta: str | None = typer.Option(None, help="Weight of the KL; for hvae of z1:z2 [default: 1]."),
-    beta_1: str | None = typer.Option(None, help="For hvae: of z1 alone."),
-    beta_2: str | None = typer.Option(None, help="For hvae: of z2 alone."),
-    eta_dec: str = typer.Option("1", help="Decoder std in data units, or 'learned'."),
-    eta_enc: str = typer.Option("1", help="Prior std."),
-    sigma: str = typer.Option(
-        "learned", help="Posterior std: learned, shared, input, a number, or one per unit a:b:c."
+    latents: str = _model("16", help="Latent units; for hvae of z1:z2."),
+    architecture: str = _model("mlp", help=f"linear, mlp, cnn, or a net of the paper: {PAPER}."),
+    hidden: str | None = _model(None, help="Widths of the hidden layers, e.g. 256,128."),
+    channels: str | None = _model(None, help="Channels of the convolutions, e.g. 32,16."),
+    activation: str | None = _model(None, help="Between layers, e.g. relu, tanh, silu."),
+    dropout: float | None = _model(None, help="Rate after each hidden layer."),
+    biases: bool = _model(True, help="Whether a linear model has biases."),
+    beta: str | None = _swept(None, help="Weight of the KL; for hvae of z1:z2 (default: 1)."),
+    beta_1: str | None = _swept(None, help="For hvae: of z1 alone."),
+    beta_2: str | None = _swept(None, help="For hvae: of z2 alone."),
+    eta_dec: str = _swept("1", help="Decoder std in data units, or 'learned'."),
+    eta_enc: str = _swept("1", help="Prior std."),
+    sigma: str | None = _swept(
+        None,
+        help="Posterior std: learned (default), shared, input, a number, or one per unit: 0.5:1:1.",
     ),
-    sigma_1: str | None = typer.Option(None, help="For hvae: of z1 [default: 1]."),
-    sigma_2: str | None = typer.Option(None, help="For hvae: of z2 [default: learned]."),
-    learning_rate: str = typer.Option("0.001", help="Of the optimiser."),
-    clip: str | None = typer.Option(None, help="Bound of the gradient's norm."),
-    seed: str = typer.Option("0", help="Of initialisation, data order and noise."),
-    epochs: int | None = typer.Option(
-        None, help="Passes over the data [default: 100]; with --exact the most iterations."
+    sigma_1: str | None = _swept(None, help="For hvae: of z1 (default: 1)."),
+    sigma_2: str | None = _swept(None, help="For hvae: of z2 (default: learned)."),
+    learning_rate: str = _swept("0.001", help="Of the optimiser."),
+    clip: str | None = _swept(None, help="Bound of the gradient's norm."),
+    seed: str = _swept("0", help="Of initialisation, data order and noise."),
+    epochs: int | None = _training(
+        None, help="Passes over the data (default: 100); with --exact the most iterations."
     ),
-    batch_size: int = typer.Option(128, help="Samples per step."),
-    optimiser: str | None = typer.Option(
-        None, help="adam or sgd; with --exact also lbfgs [default: adam, with --exact lbfgs]."
+    batch_size: int = _training(128, help="Samples per step."),
+    optimiser: str | None = _training(
+        None, help="adam or sgd; with --exact also lbfgs (default: adam; with --exact lbfgs)."
     ),
-    convention: str = typer.Option("elbo", help="Of the loss: elbo, reference or twice."),
-    warm_up: int = typer.Option(0, help="Epochs over which beta rises from 0."),
-    cycles: int | None = typer.Option(None, help="Cycles of annealing of beta."),
-    free_bits: float | None = typer.Option(None, help="KL in nats that each unit has for free."),
-    capacity: str | None = typer.Option(None, help="Target KL in nats; for hvae of z1:z2."),
-    patience: int | None = typer.Option(None, help="Stop after so many epochs without gain."),
-    exact: bool = typer.Option(False, "--exact", help="Linear models: train without noise."),
-    from_forecast: bool = typer.Option(
+    convention: str = _training("elbo", help="Of the loss: elbo, reference or twice."),
+    patience: int | None = _training(None, help="Stop after so many epochs without gain."),
+    exact: bool = _training(False, "--exact", help="Linear models: integrate the noise out."),
+    from_forecast: bool = _training(
         False, "--from-forecast", help="Linear models: start at the closed-form optimum."
     ),
-    precision: str = typer.Option("float32", help="float32, float64 or bf16."),
-    device: str = typer.Option("cpu", help="cpu or cuda."),
-    label: int | None = typer.Option(None, help="Only samples of this class."),
-    scale: float | None = typer.Option(None, help="Factor for the values of a file."),
-    split: str = typer.Option("train", help="train or test, for named image sets."),
-    data_dir: Path | None = DATA_DIR,
+    precision: str = _training("float32", help="float32, float64 or bf16."),
+    device: str = _training("cpu", help="cpu, cuda or cuda:N."),
+    warm_up: int = _remedy(0, help="Epochs over which beta rises from 0."),
+    cycles: int | None = _remedy(None, help="Cycles of annealing of beta."),
+    free_bits: float | None = _remedy(None, help="KL in nats that each unit has for free."),
+    capacity: str | None = _remedy(None, help="Target KL in nats; for hvae of z1:z2."),
     out: Path | None = OUT,
     resume: Path | None = RESUME,
-    checkpoint_every: int = typer.Option(1, help="Epochs between checkpoints."),
-    tensorboard: bool = typer.Option(False, "--tensorboard", help="Write TensorBoard events too."),
-    as_json: bool = typer.Option(False, "--json", help="Print the summaries as JSON."),
+    checkpoint_every: int = _output(1, help="Epochs between checkpoints."),
+    tensorboard: bool = _output(False, "--tensorboard", help="Write TensorBoard events too."),
+    as_json: bool = _output(False, "--json", help="Print the summaries as JSON."),
 ) -> None:
     """Train a model, or several at once, and set what came out beside the forecast.
 
-    Commas part several values of beta, eta-dec, eta-enc, sigma, learning-rate, clip or seed: all
-    their combinations train together as one vectorised sweep, a folder each. Colons part the
-    levels (or units) of one value: --model hvae --beta 1:2,1:4 are two runs, as are
-    --beta-1 1 --beta-2 2,4.
+    Commas part the values of what can be swept over: all their combinations
+    train together as one vectorised run, each with a folder of its own.
+    Colons part the levels (or units) of one value: --model hvae
+    --beta 1:2,1:4 are two runs, as are --beta-1 1 --beta-2 2,4.
 
     A killed command goes on exactly with collapse train --resume FOLDER.
     """
@@ -120,7 +134,7 @@ def train(
 def _check_alone(context: typer.Context) -> None:
     for name in context.params:
         source = context.get_parameter_source(name)
-        if name not in WITH_RESUME and source is not None and source.name == "COMMANDLINE":
+        if name not in RESUMED_WITH and source is not None and source.name == "COMMANDLINE":
             raise InvalidArgumentError(
                 "DATA" if name == "data" else f"--{name.replace('_', '-')}",
                 "given beside --resume",
@@ -198,7 +212,7 @@ def _readable(job: Job, given: Mapping[str, Any]) -> str:
     parts = [Path(str(given["data"])).stem.replace(":", "-").replace("/", "-")]
     parts += [given["task"]] if given["task"] else []
     parts += [job.runs[0].spec.model, str(job.architecture["name"])]
-    defaults = {"eta_dec": "1", "eta_enc": "1", "sigma": "learned"}
+    defaults = {"eta_dec": "1", "eta_enc": "1"}
     defaults |= {"learning_rate": "0.001", "seed": "0"}
     for name in SWEPT:
         text = given[name]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from posterior_collapse import atomic
 from posterior_collapse.cli import train_job
 from posterior_collapse.cli.train_job import Job
 
@@ -30,7 +31,9 @@ def train(job: Job, out: Path, *, resume: bool, tensorboard: bool, as_json: bool
     """
     from posterior_collapse.training import run_folders
 
-    if not resume:
+    if resume:
+        atomic.clear(out)
+    else:
         run_folders.check_free(out)
     if tensorboard:
         run_folders.require_tensorboard()
@@ -88,7 +91,8 @@ def _watched(
 
     names = [run.name or run.spec.model for run in job.runs]
     scalars: dict[Path, Scalars] = {}
-    table = LiveTable(names, len(job.runs[0].spec.dims), job.settings["epochs"])
+    total, unit = ("steps", "iteration") if job.exact else ("epochs", "epoch")
+    table = LiveTable(names, len(job.runs[0].spec.dims), job.settings[total], unit)
 
     def report(now: Progress) -> None:
         table.update(now.epoch, now.rows)

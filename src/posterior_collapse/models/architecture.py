@@ -135,8 +135,8 @@ class Architecture:
             if option not in preset.free:
                 raise InvalidArgumentError(
                     option,
-                    f"an option of {name!r}",
-                    f"one of {sorted(preset.free)}",
+                    f"given for {name!r}",
+                    f"one of its options {sorted(preset.free)}",
                     f"Remove it.{nearest(option, preset.free)}",
                 )
         architecture = Architecture(name, **{**preset.defaults, **options})

@@ -75,11 +75,17 @@ def capacity(step: int | Tensor, steps: int | Tensor, target: float | Tensor) ->
     return warm_up(step, steps) * target
 
 
-def check_warm_up(steps: int, total_steps: int, name: str = "warm_up") -> None:
-    """Refuse a warm-up that ends after the run: beta would never be applied in full.
+def check_warm_up(length: int, total: float, name: str = "warm_up", *, unit: str = "steps") -> None:
+    """Refuse a warm-up that ends after the run: it would never be over.
+
+    Args:
+        length: Of the warm-up, in `unit`.
+        total: Length of the run, in `unit`.
+        name: What to call it.
+        unit: What is counted.
 
     Raises:
-        InvalidArgumentError: `steps` is negative or more than `total_steps`.
+        InvalidArgumentError: `length` is negative or more than `total`.
 
     Example:
         >>> check_warm_up(500, 400)
@@ -87,12 +93,12 @@ def check_warm_up(steps: int, total_steps: int, name: str = "warm_up") -> None:
         ...
         posterior_collapse.errors.InvalidArgumentError: warm_up: got 500 steps in a run of 400; ...
     """
-    if steps < 0:
-        raise InvalidArgumentError(name, f"{steps} steps", "0 or more", f"Pass {name}=0 for none.")
-    if steps > total_steps:
+    if length < 0:
+        raise InvalidArgumentError(name, f"{length} {unit}", "0 or more", f"Pass {name}=0.")
+    if length > total:
         raise InvalidArgumentError(
             name,
-            f"{steps} steps in a run of {total_steps}",
-            "a warm-up that ends within the run, or beta never applies in full",
-            f"Pass at most {name}={total_steps}, or train longer.",
+            f"{length} {unit} in a run of {total:g}",
+            "a warm-up that ends within the run, or its target never applies in full",
+            f"Pass at most {name}={int(total)}, or train longer.",
         )

@@ -37,9 +37,9 @@ class Annealing:
         self.warm_up = settings.warm_up * per_epoch
         self.capacity_warm_up = settings.capacity_warm_up * per_epoch
         self.cycles = settings.cycles
-        if scheduled:
-            check_warm_up(self.warm_up, self.total)
-            check_warm_up(self.capacity_warm_up, self.total, "capacity_warm_up")
+        for name in ("warm_up", "capacity_warm_up") if scheduled else ():
+            length = getattr(settings, name)
+            check_warm_up(length, self.total / per_epoch, name, unit="epochs")
         if self.cycles:
             cyclical(0, self.total, cycles=self.cycles)
         self.targets = _targets(settings, levels)

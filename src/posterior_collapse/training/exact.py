@@ -22,6 +22,7 @@ from posterior_collapse.models import (
     set_biases,
 )
 from posterior_collapse.moments import Moments
+from posterior_collapse.training.coordinates import Coordinates, flat
 from posterior_collapse.training.measuring import ACTIVE_INFORMATION
 from posterior_collapse.training.optimisers import SGD, Adam, Optimiser, clip_
 from posterior_collapse.training.runs import FINISHED, Run
@@ -53,7 +54,13 @@ def check(settings: Settings) -> None:
 
 
 def train(
-    model: MarkovVAE, settings: Settings, moments: Moments, *, alone: bool
+    model: MarkovVAE,
+    settings: Settings,
+    moments: Moments,
+    *,
+    alone: bool,
+    fresh: bool = True,
+    report: Callable[[dict[str, float]], None] | None = None,
 ) -> tuple[Run, int]:
     """Train a linear model in place, in float64; return its course and its iterations.
 
@@ -62,19 +69,32 @@ def train(
         settings: `steps` bounds the iterations.
         moments: Central for a model with biases, raw for one without.
         alone: Raise when the loss is not finite.
+        fresh: Whether the model is as it was initialised, which knows nothing of the data's units.
+        report: Called with each row of the history.
 
     Raises:
-        InvalidArgumentError: The model is not linear, or a std depends on the input.
+        InvalidArgumentError: The model is not linear, a std depends on the input, or the data are
+            too wide for a matrix of moments.
         NonFiniteLossError: The loss became NaN or infinite.
     """
     objective = _Objective(model, moments, settings)
+    vector = Coordinates(objective.parameters, model.spec, objective.xx, objective.yy)
+    if fresh:
+        vector.write(flat(list(objective.parameters.values())))
     run = Run(settings)
+
+    def record(iteration: int) -> None:
+        row = objective.row(iteration)
+        run.record(row)
+        if report is not None:
+            report(row)
+
     method = {"adam": Adam, "sgd": lambda p, r: SGD(p, r, settings.momentum)}
     try:
         if settings.optimiser in (None, "lbfgs"):
-            steps = _lbfgs(objective, settings.steps or ITERATIONS, run)
+            steps = _lbfgs(objective, vector, settings.steps or ITERATIONS, record)
         else:
-            steps = _first_order(objective, method[settings.optimiser], settings, run)
+            steps = _first_order(objective, method[settings.optimiser], settings, record)
     except _NonFiniteError as error:
         if alone:
             raise NonFiniteLossError(
@@ -98,32 +118,21 @@ class _Objective:
         self.model, self.moments, self.convention = model, moments, settings.convention
         biases = {"encoders.0.mean.x.bias", "decoders.0.heads.z.bias"}
         self.parameters = {n: p for n, p in model.named_parameters() if n not in biases}
-        paired = moments.paired
-        self.data = [
-            torch.from_numpy(np.ascontiguousarray(m)) if m is not None else None
-            for m in (moments.xx, moments.yx if paired else None, moments.yy if paired else None)
-        ]
+        if any(basis is not None for basis in moments.bases):
+            raise InvalidArgumentError(
+                "exact", "data too wide for a square matrix of moments", "up to 8,192 features",
+                "Train by minibatches, or forecast: the optimum is known in closed form.",
+            )  # fmt: skip
+        self.xx: Tensor = _tensor(moments.xx)
+        self.yx: Tensor | None = _tensor(moments.yx) if moments.paired else None
+        self.yy: Tensor | None = _tensor(moments.yy) if moments.paired else None
 
     def terms(self) -> Terms:
-        xx, yx, yy = self.data
-        assert xx is not None
-        return moment_terms(linear_values(self.model), xx, yx, yy)
+        return moment_terms(linear_values(self.model), self.xx, self.yx, self.yy)
 
     def gradient(self) -> tuple[Tensor, list[Tensor]]:
         value = loss(self.terms(), self.model.spec.beta_levels, convention=self.convention)
         return value.detach(), list(torch.autograd.grad(value, list(self.parameters.values())))
-
-    @torch.no_grad()
-    def move(self, point: NDArray[np.float64]) -> None:
-        start = 0
-        for p in self.parameters.values():
-            p.copy_(torch.from_numpy(point[start : start + p.numel()]).view_as(p))
-            start += p.numel()
-
-    def point(self) -> NDArray[np.float64]:
-        flat = torch.cat([p.detach().flatten() for p in self.parameters.values()])
-        found: NDArray[np.float64] = flat.numpy()
-        return found
 
     @torch.no_grad()
     def row(self, iteration: int) -> dict[str, float]:
@@ -146,12 +155,11 @@ class _Objective:
     def _information(self) -> list[Tensor]:
         """Of each unit, in nats: `-1/2 log(1 - S/T)` with its variance due to x, and in all."""
         values = linear_values(self.model)
-        xx, yx, yy = self.data
-        seen = xx
-        if self.model.conditional and xx is not None and yx is not None and yy is not None:
-            seen = torch.cat([torch.cat([xx, yx.mT], -1), torch.cat([yx, yy], -1)], -2)
-        assert seen is not None
-        known = total = seen
+        known = self.xx
+        if self.model.conditional and self.yx is not None and self.yy is not None:
+            rows = torch.cat([self.xx, self.yx.mT], -1), torch.cat([self.yx, self.yy], -1)
+            known = torch.cat(rows, -2)
+        total = known
         found = []
         for W, std in zip(values.encoders, values.stds, strict=True):
             known = W @ known @ W.mT
@@ -167,41 +175,48 @@ class _Objective:
         set_biases(self.model, x, torch.as_tensor(self.moments.mean_y))
 
 
-def _lbfgs(objective: _Objective, limit: int, run: Run) -> int:
+def _tensor(moment: NDArray[np.float64]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(moment))
+
+
+def _lbfgs(
+    objective: _Objective, vector: Coordinates, limit: int, record: Callable[[int], None]
+) -> int:
     done = 0
-    last_finite = objective.point()
+    last_finite = vector.read()
 
     def value_and_gradient(point: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         nonlocal last_finite
-        objective.move(point)
+        vector.write(point)
         value, gradients = objective.gradient()
         if not bool(value.isfinite()):
-            objective.move(last_finite)
+            vector.write(last_finite)
             raise _NonFiniteError(done)
         last_finite = point.copy()
-        return float(value), torch.cat([g.flatten() for g in gradients]).numpy()
+        return float(value), vector.gradient(gradients)
 
     def after(xk: NDArray[np.float64]) -> None:
         nonlocal done
         done += 1
         if done % EVERY == 0:
-            run.record(objective.row(done))
+            record(done)
 
     best = math.inf
     for _ in range(ROUNDS):
         options: Any = {
             "maxcor": 50, "maxiter": limit - done, "maxfun": 10 * limit,
-            "ftol": 1e-16, "gtol": 1e-10,
+            "ftol": 1e-14, "gtol": 1e-10,
         }  # fmt: skip
-        start: Any = objective.point()
+        start: Any = vector.read()
         found = minimize(
             value_and_gradient, start, jac=True, method="L-BFGS-B", callback=after, options=options
         )
-        objective.move(found.x)
-        if done >= limit or best - found.fun < 1e-12 * max(1.0, abs(found.fun)):
+        vector.write(found.x)
+        if done >= limit or best - found.fun < 1e-11 * max(1.0, abs(found.fun)):
             break
         best = found.fun
-    run.record(objective.row(done))
+    if done % EVERY or not done:
+        record(done)
     return done
 
 
@@ -210,7 +225,7 @@ def _first_order(
     objective: _Objective,
     method: Callable[[dict[str, Tensor], Sequence[float]], Optimiser],
     settings: Settings,
-    run: Run,
+    record: Callable[[int], None],
 ) -> int:
     # A stack of one: the optimisers count runs along the first axis.
     stacked = {name: p.detach().unsqueeze(0) for name, p in objective.parameters.items()}
@@ -226,5 +241,5 @@ def _first_order(
             raise _NonFiniteError(step)
         optimiser.step(own, [0])
         if (step + 1) % EVERY == 0 or step + 1 == steps:
-            run.record(objective.row(step + 1))
+            record(step + 1)
     return steps

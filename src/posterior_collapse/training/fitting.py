@@ -170,7 +170,10 @@ def _fit(
     *,
     alone: bool,
 ) -> tuple[Fitted, ...]:
+    if not specs:
+        raise InvalidArgumentError("specs", "none", "at least one spec", "Pass some specs.")
     common, networks = _split(settings, options, is_exact)
+    _check_device(common.device)
     order_seed = common.seed if common.order_seed is None else common.order_seed
     own = [common.replace(**{"order_seed": order_seed, **changes}) for changes in per_run]
     for spec in specs:
@@ -190,8 +193,9 @@ def _fit(
     ]
     _check_folders(folders, resume)
     if is_exact:
-        return _exactly(models, own, fed, folders, resume, alone)
-    with bar(progress, common) as report:
+        with bar(progress, common.steps) as report:
+            return _exactly(models, own, fed, folders, resume, report, alone, not from_forecast)
+    with bar(progress, common.epochs) as report:
         engine = Engine(
             models,
             own,
@@ -213,7 +217,9 @@ def _exactly(
     fed: Feed,
     folders: Sequence[Folder] | None,
     resume: bool,
+    report: Callable[[Progress], None] | None,
     alone: bool,
+    fresh: bool,
 ) -> tuple[Fitted, ...]:
     exact.check(settings[0])
     moments = fed.moments(models[0].architecture.bias)
@@ -224,11 +230,24 @@ def _exactly(
             run = Run(own)
             states.load_exact(model, run, folder)
         else:
-            run, steps = exact.train(model, own, moments, alone=alone)
+            show = report and _shown(report, i, len(models), own.steps)
+            run, steps = exact.train(model, own, moments, alone=alone, fresh=fresh, report=show)
             if folder is not None:
                 states.save_exact(model, run, steps, folder)
         fitted.append(Fitted(model, own, run.history, run.stopped or "", fed))
     return tuple(fitted)
+
+
+def _shown(
+    report: Callable[[Progress], None], run: int, runs: int, steps: int | None
+) -> Callable[[dict[str, float]], None]:
+    """Report iterations of one run after another as the epochs of a sweep."""
+
+    def show(row: dict[str, float]) -> None:
+        done = int(row["step"])
+        report(Progress(done, steps, done, [row if i == run else None for i in range(runs)]))
+
+    return show
 
 
 def _start(
@@ -286,6 +305,17 @@ def _split(
             "optimiser", "'lbfgs'", "'adam' or 'sgd' for minibatches", "Pass exact=True."
         )
     return common, networks
+
+
+def _check_device(name: str) -> None:
+    device = torch.device(name)
+    found = torch.cuda.device_count() if device.type == "cuda" else 1
+    if (device.index or 0) >= found:
+        devices = [repr(f"cuda:{index}") for index in range(found)]
+        raise InvalidArgumentError(
+            "device", repr(name), " or ".join(["'cpu'", *devices]) + ", which this torch has here",
+            "Pass device='cpu'.",
+        )  # fmt: skip
 
 
 def _per_run(given: dict[str, Any], runs: int) -> list[dict[str, Any]]:

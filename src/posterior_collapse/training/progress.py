@@ -10,8 +10,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from posterior_collapse.training.settings import Settings
-
 if TYPE_CHECKING:
     from posterior_collapse.training.engine import Progress
 
@@ -20,9 +18,14 @@ __all__ = ["bar"]
 
 @contextlib.contextmanager
 def bar(
-    progress: bool | Callable[[Progress], None], settings: Settings
+    progress: bool | Callable[[Progress], None], total: int | None
 ) -> Iterator[Callable[[Progress], None] | None]:
-    """Give the function to call after each epoch; none if nobody looks."""
+    """Give the function to call after each epoch; none if nobody looks.
+
+    Args:
+        progress: Whether to show a bar, or what to call instead.
+        total: Epochs to come, where the number of steps is unknown.
+    """
     if not isinstance(progress, bool):
         yield progress
         return
@@ -31,12 +34,16 @@ def bar(
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as shown:
-        task = shown.add_task("training", total=settings.epochs)
+        task = shown.add_task("training", total=total)
 
         def show(now: Progress) -> None:
-            total = settings.epochs if now.steps is None else now.steps
-            done = now.epoch if now.steps is None else now.step
-            shown.update(task, total=total, completed=done, description=describe(now))
+            known = now.steps is not None
+            shown.update(
+                task,
+                total=now.steps if known else total,
+                completed=now.step if known else now.epoch,
+                description=describe(now),
+            )
 
         yield show
 
