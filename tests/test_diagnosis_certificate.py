@@ -134,6 +134,21 @@ def test_more_units_would_pay_where_all_are_used() -> None:
     assert enough.advice == ()
 
 
+def test_a_model_that_is_not_trained_out_is_told_to_train_on() -> None:
+    """All units are alive and t > 1, yet a linear model does better with three of them."""
+    x = np.random.default_rng(0).standard_normal((1000, 6)) * [5, 4, 3, 0.5, 0.4, 0.1]
+    spec = pc.VAESpec(6)
+    early = pc.fit(spec, x, "linear", epochs=1, learning_rate=3e-2, seed=1)
+    found = pc.diagnose(early.model, x)
+    assert found.n_active > found.forecast.n_active == 3
+    assert found.loss > found.forecast.loss + 1
+    assert found.advice[0].code == "not-at-optimum"
+    assert "nats lower" in found.verdict
+    trained = pc.diagnose(pc.fit(spec, x, "linear", exact=True).model, x)
+    assert "not-at-optimum" not in [finding.code for finding in trained.advice]
+    assert "lower" not in trained.verdict
+
+
 def test_what_z2_leaves_of_noise_is_no_signal() -> None:
     """z_1 has dead units whose noise z_2 has no unit left to relay: t > 1, yet nothing is lost."""
     x = np.random.default_rng(0).standard_normal((2000, 3)) * [3, 2, 0.1]

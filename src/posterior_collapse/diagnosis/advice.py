@@ -12,12 +12,14 @@ from posterior_collapse.diagnosis.results import Conclusion, Diagnosis, Finding,
 from posterior_collapse.diagnosis.thresholds import ROUNDING
 from posterior_collapse.theory import ACTIVE_INFORMATION, unclaimed_signal
 
-__all__ = ["advise"]
+__all__ = ["advise", "excess_loss"]
 
 WIDER = 1.025
 """Stds of the prior that the widest posterior has when a variance was taken for its log."""
 FAR = 0.5
 """Nats from a unit's aggregate posterior to its prior from which the prior's samples miss it."""
+UNTRAINED = 0.01
+"""Excess of the loss over that of the linear optimum, relative, that is not worth a word."""
 UNUSED = 0.01
 """Share of the strongest unit's effect below which the decoder ignores a unit, eta_dec unknown."""
 
@@ -32,6 +34,7 @@ def advise(found: Diagnosis, conclusions: Sequence[Conclusion]) -> Iterator[Find
     numbered = list(enumerate(found.levels, start=1))
     for number, level in numbered:
         yield from _variance_for_log(found, number, level)
+    yield from _unfinished(found, conclusions)
     for number, conclusion in enumerate(conclusions, start=1):
         yield from _of_certificate(found, number, conclusion)
     if not conclusions:
@@ -41,6 +44,35 @@ def advise(found: Diagnosis, conclusions: Sequence[Conclusion]) -> Iterator[Find
         yield from _unused(found, number, level)
         yield from _idle(found, number, level)
     yield from _far_from_prior(found)
+
+
+def excess_loss(found: Diagnosis) -> float:
+    """Return by how many nats the loss surely exceeds that of a linear model of no more units.
+
+    0 where it does not, or where that is not known.
+    """
+    forecast = found.forecast
+    if forecast is None or found.loss is None or found.loss_error is None:
+        return 0.0
+    measured = [level.n_active for level in found.levels]
+    if any(kept > own for kept, own in zip(kept_units(forecast), measured, strict=True)):
+        return 0.0
+    excess = found.loss - forecast.loss
+    least = SURE * found.loss_error + UNTRAINED * max(1.0, abs(forecast.loss))
+    return excess if excess > least else 0.0
+
+
+def _unfinished(found: Diagnosis, conclusions: Sequence[Conclusion]) -> Iterator[Finding]:
+    excess = excess_loss(found)
+    spare = any("collapsed" in level.status for level in found.levels)
+    if conclusions and excess and not spare and found.forecast is not None:
+        kept = " and ".join(map(str, kept_units(found.forecast)))
+        yield Finding(
+            "not-at-optimum",
+            f"The loss is {excess:.3g} nats above the optimum of a linear model, for which {kept} "
+            "active units are enough.",
+            "Train longer, or with another learning rate, before you add units.",
+        )
 
 
 def _of_certificate(found: Diagnosis, number: int, conclusion: Conclusion) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from posterior_collapse.diagnosis.advice import advise
+from posterior_collapse.diagnosis.advice import advise, excess_loss
 from posterior_collapse.diagnosis.comparison import kept_units
 from posterior_collapse.diagnosis.levels import SURE
 from posterior_collapse.diagnosis.results import Conclusion, Diagnosis, LevelDiagnosis
@@ -44,7 +44,9 @@ def with_verdict(found: Diagnosis) -> Diagnosis:
         sentence += f": {_WORDS[conclusion]} ({_signal(found, at)})"
     if found.forecast is not None:
         kept = " and ".join(map(str, kept_units(found.forecast)))
-        sentence += f"; the linear optimum keeps {kept}"
+        excess = excess_loss(found)
+        lower = f", at a loss {excess:.3g} nats lower" if excess else ""
+        sentence += f"; the linear optimum keeps {kept}{lower}"
     elif not conclusions:
         sentence += "; whether that is optimal, decoder and spec would tell"
     return dataclasses.replace(
