@@ -256,7 +256,7 @@ def test_heat_maps_share_one_scale_around_zero() -> None:
     images = [axes.images[0] for axes in chart.figure.axes[:2]]
     assert {image.get_clim() for image in images} == {(-4.0, 4.0)}
     norms = [label.get_text().split("\n")[1] for label in chart.figure.axes[0].get_xticklabels()]
-    assert norms == ["5", "0"]
+    assert norms == ["5.0", "0.0"]
     assert chart.table.rows == [["U", 1, 3.0, 0.0], ["U", 2, -4.0, 0.0], ["V", 1, 0.5, None]]
     figures.heat_maps({"nothing": np.zeros((3, 2))}).figure.draw_without_rendering()
 

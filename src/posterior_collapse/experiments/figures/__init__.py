@@ -9,7 +9,8 @@ from posterior_collapse.experiments.figures.curves import (
     convergence,
     spectra,
 )
-from posterior_collapse.experiments.figures.images import heat_maps, panel
+from posterior_collapse.experiments.figures.heat_maps import heat_maps
+from posterior_collapse.experiments.figures.panels import panel
 from posterior_collapse.experiments.figures.phase import phase
 from posterior_collapse.experiments.figures.points import Points, scatter, spread
 from posterior_collapse.experiments.figures.sweep import sweep

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,10 @@ Panels: TypeAlias = Mapping[str, Mapping[str, Line]]
 DPI = 200
 MOST_BESIDE = 3
 """Panels in a row."""
+LETTER = 0.06
+"""Inches that a letter needs, on average and with some to spare."""
+AXIS = 0.4
+"""Inches that the y axis needs beside a panel."""
 UNDER_AXES = 0.42
 """Inches that ticks and the name of the x axis need."""
 COLUMN, PAGE = 3.4, 5.5
@@ -41,6 +46,7 @@ STYLE: dict[Any, Any] = {
     "legend.fontsize": 7,
     "legend.frameon": False,
     "axes.linewidth": 0.6,
+    "axes.formatter.useoffset": False,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "axes.spines.top": False,
@@ -107,15 +113,26 @@ def grid(
     count = len(titles)
     if not count:
         raise InvalidArgumentError("panels", "none", "at least one panel", "Pass what to draw.")
-    columns = 2 if (count, most) == (4, 3) else min(count, most)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(COLUMN if columns == 1 else PAGE, height * rows), layout="constrained")
+    rows, columns = arranged(count, most)
+    page = COLUMN if columns == 1 else PAGE
+    figure = Figure(figsize=(page, height * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **shared).ravel().tolist()
     for empty in axes[count:]:
         figure.delaxes(empty)
     for box, title in zip(axes[:count], titles, strict=True):
-        box.set_title(title)
+        box.set_title(textwrap.fill(title, int((page / columns - AXIS) / LETTER)))
     return figure, axes[:count]
+
+
+def arranged(count: int, most: int) -> tuple[int, int]:
+    """Return rows and columns of `count` panels, at most `most` beside each other.
+
+    Example:
+        >>> [arranged(count, 3) for count in (2, 4, 5, 7)]
+        [(1, 2), (2, 2), (2, 3), (3, 3)]
+    """
+    rows = -(-count // most)
+    return rows, -(-count // rows)
 
 
 def looks(count: int) -> list[dict[str, Any]]:
@@ -160,7 +177,8 @@ def legends_below(figure: Figure, axes: Sequence[Axes]) -> None:
 
 def _columns(width: float, labels: Sequence[str]) -> int:
     """Return how many entries of a legend fit beside each other in `width` inches."""
-    return max(1, min(5, int(width / (0.5 + 0.06 * max(map(len, labels))))))
+    widths = [0.5 + LETTER * len(label) for label in labels]
+    return len(labels) if sum(widths) <= width else max(1, min(5, int(width / max(widths))))
 
 
 def array(values: ArrayLike) -> NDArray[np.float64]:

@@ -40,6 +40,8 @@ def phase(
         >>> chart.table.rows[-1]
         ['mlp', 2.0, 1.0, 0.0, 1.0, None]
     """
+    from matplotlib.ticker import MaxNLocator
+
     rows, columns, line = array(betas), array(eta_decs), array(onset)
     counts = {name: np.asarray(active, dtype=float) for name, active in measured.items()}
     most = max(float(np.nanmax(active, initial=1.0)) for active in counts.values())
@@ -58,7 +60,9 @@ def phase(
             box.set_ylim(edges[1][0], edges[1][-1])
             box.set_xlabel("eta_dec (data units)")
         axes[0].set_ylabel("beta")
-        figure.colorbar(mesh, ax=axes, label="active units", aspect=30)
+        figure.colorbar(
+            mesh, ax=axes, label="active units", aspect=30, ticks=MaxNLocator(integer=True)
+        )
         legends_below(figure, axes)
     ends: dict[str, list[float | None]] = {
         name: trained[name].tolist() if name in trained else [None] * columns.size

@@ -1,0 +1,152 @@
+"""Panels of images: reconstructions beside originals, and grids over hyperparameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.experiments.figures.chart import (
+    COLUMN,
+    LETTER,
+    PAGE,
+    Chart,
+    arranged,
+    style,
+)
+from posterior_collapse.experiments.tables import Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Images = NDArray[np.float64]
+MOST_COLUMNS = 30
+"""Images beside each other on a page."""
+
+
+def panel(
+    blocks: Mapping[str, ArrayLike],
+    *,
+    rows: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    row_name: str = "",
+    column_name: str = "",
+) -> Chart:
+    """Draw grids of grey images, dark ink on white paper.
+
+    Args:
+        blocks: Title (e.g. "original") -> images of shape (rows, columns, height, width), values
+            from 0 (paper) to 1 (ink); what lies outside is clipped. Blocks stand side by side.
+            The CSV has a row per image, in 256 steps.
+        rows: Label of each row, e.g. values of beta_1; only blocks of the labelled shape have it.
+        columns: Label of each column, e.g. values of beta_2; likewise.
+        row_name: What the row labels are values of.
+        column_name: What the column labels are values of.
+
+    Raises:
+        InvalidArgumentError: Images that are not four-dimensional.
+
+    Example:
+        >>> chart = panel({"original": np.zeros((2, 3, 8, 8)), "mean": np.ones((2, 3, 8, 8))})
+        >>> len(chart.table.rows), len(chart.table.columns)
+        (12, 67)
+    """
+    images = {title: _images(title, block) for title, block in blocks.items()}
+    mosaics = [_mosaic(block) for block in images.values()]
+    names = max(map(len, rows), default=0) * LETTER + 0.2 * bool(row_name)
+    with style():
+        figure, axes = _fitting(
+            mosaics,
+            lines=-(-sum(block.shape[1] for block in images.values()) // MOST_COLUMNS),
+            left=names + 0.1 * bool(rows),
+            above=0.25 * any(images),
+            below=0.4 * bool(columns),
+        )
+        for box, mosaic, (title, block) in zip(axes, mosaics, images.items(), strict=True):
+            box.imshow(mosaic, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+            box.set_title(title)
+            box.set_xticks([])
+            box.set_yticks([])
+            box.tick_params(length=0)
+            box.spines[:].set_visible(True)
+            down, across, height, width = block.shape
+            if (down, across) == (len(rows) or down, len(columns) or across):
+                box.set_xticks([(width + 1) * (i + 0.5) - 1 for i in range(len(columns))], columns)
+                box.set_xlabel(column_name)
+                if box is axes[0]:
+                    box.set_yticks([(height + 1) * (i + 0.5) - 1 for i in range(len(rows))], rows)
+                    box.set_ylabel(row_name)
+    return Chart(figure, _pixels(images))
+
+
+def _fitting(
+    mosaics: Sequence[Images], *, lines: int, left: float, above: float, below: float
+) -> tuple[Figure, list[Axes]]:
+    """Return axes for images of one scale, in lines that fill the page, on a figure of their size.
+
+    Args:
+        mosaics: The images.
+        lines: Number of lines.
+        left: Inches for labels, once per line.
+        above: Inches for a title above each image.
+        below: Inches for labels below each image.
+    """
+    from matplotlib.figure import Figure
+
+    beside = arranged(len(mosaics), -(-len(mosaics) // lines))[1]
+    page, edge = COLUMN if len(mosaics) == 1 else PAGE, 0.04
+    split = [mosaics[i : i + beside] for i in range(0, len(mosaics), beside)]
+    pixel = min(
+        (page - left - 2 * edge * len(line)) / sum(image.shape[1] for image in line)
+        for line in split
+    )
+    heights = [
+        max(image.shape[0] for image in line) * pixel + above + below + 2 * edge for line in split
+    ]
+    figure = Figure(figsize=(page, sum(heights)))
+    axes = []
+    top = sum(heights)
+    for line, high in zip(split, heights, strict=True):
+        x, y = left + edge, top - above - edge
+        for image in line:
+            height, width = pixel * image.shape[0], pixel * image.shape[1]
+            place = (x / page, (y - height) / sum(heights), width / page, height / sum(heights))
+            axes.append(figure.add_axes(place))
+            x += width + 2 * edge
+        top -= high
+    return figure, axes
+
+
+def _images(title: str, block: ArrayLike) -> Images:
+    images = np.asarray(block, dtype=float)
+    if images.ndim != 4 or not images.size:
+        raise InvalidArgumentError(
+            f"blocks[{title!r}]",
+            f"shape {images.shape}",
+            "shape (rows, columns, height, width), nothing empty",
+            "Reshape the images.",
+        )
+    return np.asarray(np.clip(images, 0, 1))
+
+
+def _mosaic(block: Images) -> Images:
+    """Return the images in one, a light line between them."""
+    framed = np.pad(block, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=0.15)
+    rows, columns, height, width = framed.shape
+    joined = framed.swapaxes(1, 2).reshape(rows * height, columns * width)
+    return np.asarray(joined[:-1, :-1])
+
+
+def _pixels(images: Mapping[str, Images]) -> Table:
+    size = max(block.shape[2] * block.shape[3] for block in images.values())
+    rows = [
+        [title, i, j, *pixels.ravel().tolist(), *[None] * (size - pixels.size)]
+        for title, block in images.items()
+        for i, line in enumerate(np.rint(255 * block).astype(int), 1)
+        for j, pixels in enumerate(line, 1)
+    ]
+    return Table(["block", "row", "column", *(f"pixel {k}" for k in range(size))], rows)
