@@ -38,6 +38,8 @@ def test_over_seeds_has_mean_and_sample_std() -> None:
         assert row[1] == pytest.approx({"mean": nll.mean(), "std": nll.std(ddof=1)}, rel=1e-12)
         assert row[2] == {"mean": 7.0, "std": 1.0}
         assert row[3] is None
+    told = [run | {"KL by theory": 2.5} for run in RUNS]
+    assert Table.over_seeds(told, ["beta"], ["KL by theory"]).rows == [[0.5, 2.5], [2.0, 2.5]]
     alone = Table.over_seeds(RUNS[:1], ["beta"], ["active units"])
     assert alone.rows == [[0.5, {"mean": 8.0, "std": None}]]
 

@@ -19,6 +19,10 @@ Cell: TypeAlias = "str | float | dict[str, float | None] | None"
 """A word, a number, nothing, or `{"mean": ..., "std": ...}` over seeds (std None for one seed)."""
 
 
+BY_THEORY = "by theory"
+"""Ending of columns with what theory says beside what was measured."""
+
+
 @dataclass(frozen=True)
 class Table:
     """Columns and rows of plain values.
@@ -65,8 +69,8 @@ class Table:
         """Return mean and std over the records (one per seed) that agree in the columns `by`.
 
         The std is that of a sample, with n - 1. Groups keep the order of their first record; a
-        measure that a record lacks, or that is None, does not count. What the seed cannot change,
-        such as theory's values, belongs in `by`.
+        measure that a record lacks, or that is None, does not count. What theory says has no
+        spread: a measure named "... by theory" is the first record's.
 
         Example:
             >>> runs = [{"beta": 1, "seed": 1, "KL": 2.0}, {"beta": 1, "seed": 2, "KL": 4.0}]
@@ -77,7 +81,15 @@ class Table:
         for record in records:
             groups.setdefault(tuple(record[name] for name in by), []).append(record)
         rows = [
-            [*key, *(_spread([r.get(name) for r in group]) for name in measures)]
+            [
+                *key,
+                *(
+                    group[0].get(name)
+                    if name.endswith(BY_THEORY)
+                    else _spread([record.get(name) for record in group])
+                    for name in measures
+                ),
+            ]
             for key, group in groups.items()
         ]
         return cls([*by, *measures], rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from posterior_collapse.experiments import figures
 from posterior_collapse.experiments.parts import Check, Part, Result, by_grid, by_labels, text
-from posterior_collapse.experiments.tables import Table
+from posterior_collapse.experiments.tables import BY_THEORY, Table
 
 __all__ = ["likelihood_table"]
 
@@ -30,7 +30,7 @@ def likelihood_table(results: Sequence[Result]) -> Part:
     records, checks = [], []
     names = list(_numbers(results[0]))
     shown = [name for name in names if name.startswith(("NLL (", "KL", "active units", "kl_"))]
-    shown = [name for name in shown if not name.endswith("theory")]
+    shown = [name for name in shown if not name.endswith(BY_THEORY)]
     panels: dict[str, dict[str, figures.Points]] = {name: {} for name in shown}
     for grid, members in by_grid(results).items():
         found = []
@@ -38,7 +38,7 @@ def likelihood_table(results: Sequence[Result]) -> Part:
             numbers = [_numbers(seed) for seed in seeds]
             records += [{"varying": grid, "value": text(labels) or grid, **one} for one in numbers]
             found.append((labels, numbers))
-        settings = [text(labels) or grid for labels, _ in found]
+        settings = _settings(grid, [labels for labels, _ in found])
         for name in shown:
             values = [[one[name] for one in numbers] for _, numbers in found]
             mean = [float(np.mean(v)) for v in values]
@@ -53,9 +53,18 @@ def likelihood_table(results: Sequence[Result]) -> Part:
         "sample size is the median over rows."
     ]
     caption = "NLL, KL and active units; error bars are standard deviations over seeds."
-    chart = figures.spread(panels, variable="setting")
+    one = next(iter(panels[shown[0]])) if len(panels[shown[0]]) == 1 else "setting"
+    chart = figures.spread(panels, variable=one)
     checks += _sigma(records)
     return Part({"likelihood": table}, {"likelihood": (chart, caption)}, checks, notes)
+
+
+def _settings(grid: str, each: Sequence[Mapping[str, Any]]) -> list[float] | list[str]:
+    """Return the values of a grid over one hyperparameter, or its settings in words."""
+    values = [value for labels in each for value in labels.values()]
+    if len(values) == len(each) and all(isinstance(value, float) for value in values):
+        return values
+    return [text(labels) or grid for labels in each]
 
 
 def _numbers(result: Result) -> dict[str, float]:
