@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from posterior_collapse.experiments.datasets import Data
 from posterior_collapse.experiments.deliverables import DELIVERABLES
 from posterior_collapse.experiments.execution import Executor
 from posterior_collapse.experiments.grids import Plan, Row
-from posterior_collapse.experiments.parts import Part, Result
+from posterior_collapse.experiments.parts import Part, Result, by_grid
 from posterior_collapse.sweeps import Progress, Store, sweep
 from posterior_collapse.training import Progress as Epoch
 from posterior_collapse.training.run_folders import write_json
@@ -149,26 +149,36 @@ def _write(row: Row, plan: Plan, results: Sequence[Result], folder: Path) -> dic
     return result
 
 
+TRAINED = {
+    "minibatch": ("epochs", "batch_size", "learning_rate", "clip", "convention"),
+    "recorded": ("steps", "learning_rate", "clip", "convention"),
+    "exact": ("steps", "convention"),
+}
+"""Settings that count for each method."""
+
+
 def _settings(results: Sequence[Result]) -> dict[str, Any]:
-    """Per grid what its runs share."""
+    """Per grid what its runs share, and the values of what varies."""
     found: dict[str, Any] = {}
-    for result in results:
-        if result.member.grid in found:
-            continue
-        run = result.record.run.to_dict()
-        for name in ("seed", "order_seed", "device"):
-            del run["settings"][name]
-        found[result.member.grid] = {name: _plain(value) for name, value in run.items()} | {
-            "varies": list(result.labels)
+    for title, members in by_grid(results).items():
+        run = members[0].record.run
+        values = run.to_dict()
+        varies = {
+            name: list(dict.fromkeys(r.labels[name] for r in members)) for name in members[0].labels
         }
+        parts = {
+            "data": values["data"],
+            "model": values["spec"],
+            "network": values["architecture"],
+            "training": {name: values["settings"][name] for name in TRAINED[run.method]},
+            "measured on": values["evaluation"],
+        }
+        shared = {
+            part: {k: v for k, v in of.items() if v not in (None, 0, False) and k not in varies}
+            for part, of in parts.items()
+        }
+        found[title] = {"method": run.method, **shared, "varies": varies}
     return found
-
-
-def _plain(value: Any) -> Any:
-    """Without what is left at nothing."""
-    if not isinstance(value, Mapping):
-        return value
-    return {k: v for k, v in value.items() if (v is not None and v != 0) or k == "beta"}
 
 
 def _profile(row: Row, plan: Plan) -> str:
