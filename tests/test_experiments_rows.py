@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from posterior_collapse.cli import main
 from posterior_collapse.data import load
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.experiments.datasets import Data
@@ -135,3 +138,48 @@ class TestData:
         index = [case.name for case in CASES].index("E13")
         expected, _ = CASES[index].draw(np.random.default_rng([0, index, 0]))
         assert np.array_equal(Data().moments(Choice("matrix:E13"), False).xx, expected.xx)
+
+
+class TestCommand:
+    def test_the_list_has_a_command_per_row(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as end:
+            main(["reproduce", "--list"])
+        assert end.value.code == 0
+        lines = capsys.readouterr().out.splitlines()
+        for row in ROWS:
+            (line,) = [line for line in lines if line.split()[:1] == [row.id]]
+            assert row.name in line
+            assert f"collapse reproduce {row.id}" in line
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            ([], "a row, all or document"),
+            (["E77"], "'E77'"),
+            (["E1", "--convention", "twice"], "--convention"),
+            (["E1", "--seeds", "0"], "--seeds"),
+            (["E1", "--epochs", "0"], "--epochs"),
+            (["E1", "--device", "tpu"], "device"),
+            (["E1", "--data-dir", "no/such/folder"], "no/such/folder"),
+            (["document", "--out", "no/such/folder"], "no/such/folder"),
+        ],
+    )
+    def test_errors_are_one_line(
+        self,
+        arguments: list[str],
+        said: str,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(SystemExit) as end:
+            main(["reproduce", *arguments])
+        assert end.value.code == 2
+        error = capsys.readouterr().err.strip()
+        assert error.startswith("error: ")
+        assert said in error
+        assert len(error.splitlines()) == 1

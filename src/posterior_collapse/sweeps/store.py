@@ -197,7 +197,7 @@ class Store:
         tensors: dict[str, Tensor] = {
             f"model.{name}": value for name, value in outcome.model.state_dict().items()
         }
-        steps = outcome.history.get("step", [0])
+        steps = outcome.history.get("step") or [0]
         checkpoints.save(folder, tensors, {"config": outcome.model.config}, step=int(steps[-1]))
         write_json(
             folder / RUN,
