@@ -275,7 +275,9 @@ def test_phase_puts_theory_on_the_grid_of_the_runs() -> None:
         here = [n for at, n in written.items() if np.allclose(at, (etas[j], betas[i]))]
         assert here == [counts[i, j]] * bool(np.isfinite(counts[i, j]))
     theory = next(line for line in axes.lines if "theory" in str(line.get_label()))
-    np.testing.assert_array_equal(theory.get_xydata(), [[0.5, 16], [1, 4]])
+    root = np.sqrt(2)  # half a cell: the line is straight on log scales up to the borders
+    expected = [[0.5 / root, 32], [0.5, 16], [1, 4], [root, 2]]
+    np.testing.assert_allclose(theory.get_xydata(), expected)
     assert chart.table.rows[4] == ["mlp", 8.0, 0.5, 1.0, 16.0, 9.0]
     figures.phase([1], [1], {"cnn": [[np.nan]]}, [1]).figure.draw_without_rendering()
 

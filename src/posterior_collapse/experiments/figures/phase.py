@@ -51,7 +51,7 @@ def phase(
         figure, axes = grid(list(counts), height=2.7, sharey=True)
         for box, (name, active) in zip(axes, counts.items(), strict=True):
             mesh = _cells(box, *edges, active, most)
-            _outlined(box, columns, line, "--", "onset of total collapse, theory")
+            _outlined(box, *_to_edges(columns, line), "--", "onset of total collapse, theory")
             if name in trained:
                 across, up = np.repeat(edges[0], 2)[1:-1], np.repeat(trained[name], 2)
                 _outlined(box, across, up, "-", "onset, trained")
@@ -115,6 +115,17 @@ def _ticks(box: Axes, columns: Float, rows: Float) -> None:
     box.set_yticks(rows, [f"{value:.3g}" for value in rows])
     for axis in (box.xaxis, box.yaxis):
         axis.set_minor_locator(NullLocator())
+
+
+def _to_edges(columns: Float, line: Float) -> tuple[Float, Float]:
+    """Return a line, straight between points on log scales, that reaches both borders."""
+    edges = _edges(columns)
+    x, y = np.log(columns), np.log(line)
+    first, last = (y[0], y[-1])
+    if columns.size > 1:
+        first += (np.log(edges[0]) - x[0]) * (y[1] - y[0]) / (x[1] - x[0])
+        last += (np.log(edges[-1]) - x[-1]) * (y[-1] - y[-2]) / (x[-1] - x[-2])
+    return np.array([edges[0], *columns, edges[-1]]), np.exp([first, *y, last])
 
 
 def _edges(values: Float) -> Float:
