@@ -130,13 +130,11 @@ def test_a_section_says_all_that_a_row_left(tmp_path: Path) -> None:
         "**Theory predicts.** A unit lives while theta > beta.",
         "**Agrees.** 5 of 5 as predicted.",
         "**The published scripts.** One seed only.",
-        "- version: 9.8.7",
-        "- convention: elbo",
-        "- seeds: 1, 2, 3",
-        "- hardware: two slow cores",
-        "- wall time: 1 h 2 min",
-        "- epochs: 123",
-        "- architecture.hidden: 17, 18",
+        "- version 9.8.7; convention elbo; seeds 1, 2, 3; hardware two slow cores; "
+        "wall time 1 h 2 min",
+        "- epochs 123",
+        "- architecture: name cvae-relu; hidden 17, 18",
+        "- [all files](../../results/E3)",
     ):
         assert said in text
     assert "smaller" not in text
@@ -177,7 +175,7 @@ def test_rows_stand_in_order_and_are_counted(tmp_path: Path) -> None:
 def test_a_row_run_smaller_says_so_at_its_table(tmp_path: Path, profile: str, said: str) -> None:
     leave(tmp_path, "E11", profile=profile)
     text = document.render(tmp_path, tmp_path)
-    assert f"*Measures ({said})*\n\n| beta" in section(text, "E11")
+    assert f"*Table: Measures ({said})*\n\n| beta" in section(text, "E11")
     assert f"| {said} |" in text.split("\n## ")[0]
 
 
@@ -212,10 +210,21 @@ def test_plain_text_stays_plain(tmp_path: Path) -> None:
     assert tables(text) == [[["a|b"], ["c|d e"], [""]]]
 
 
+def test_long_tables_are_folded_but_whole(tmp_path: Path) -> None:
+    rows = [[i, i / 7] for i in range(50)]
+    leave(tmp_path, "E7", tables={"sweep": {"columns": ["beta", "KL"], "rows": rows}})
+    text = section(document.render(tmp_path, tmp_path), "E7")
+    assert "<details><summary>Table: sweep</summary>\n\n| beta" in text
+    ((_, *cells),) = tables(text)
+    assert [[float(a), float(b)] for a, b in cells] == [
+        [beta, pytest.approx(kl, rel=1e-3)] for beta, kl in rows
+    ]
+
+
 def test_theory_may_be_values(tmp_path: Path) -> None:
     leave(tmp_path, "E7", theory={"onset": 4.25, "active units": {"z2": [16, 8]}})
     text = section(document.render(tmp_path, tmp_path), "E7")
-    assert "**Theory predicts.** \n\n- onset: 4.25\n- active units.z2: 16, 8\n" in text
+    assert "**Theory predicts.** \n\n- onset 4.25\n- active units: z2 16, 8\n" in text
 
 
 def test_the_same_results_give_the_same_document(tmp_path: Path) -> None:

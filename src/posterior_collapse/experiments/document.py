@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from posterior_collapse import atomic
 from posterior_collapse.errors import CorruptFileError, MissingFileError, writing
-from posterior_collapse.experiments.tables import Table
+from posterior_collapse.experiments.tables import Table, format_cell
 from posterior_collapse.training.run_folders import read_json
 
 __all__ = ["KEYS", "RESULT", "duration", "render", "write"]
@@ -23,6 +23,8 @@ KEYS = (
     *("wall_s", "seeds", "tables", "figures", "agreement", "published"),
 )
 """What a row's result holds."""
+MOST_ROWS = 16
+"""Rows of a table up to which it is not folded."""
 TEMPLATE = "reproduction.md.jinja"
 
 
@@ -137,11 +139,16 @@ def _section(result: Mapping[str, Any], home: Path, folder: Path) -> dict[str, A
         "claim": _prose(result["claim"]),
         "theory": _values(result["theory"]),
         "published": _prose(result["published"]),
-        "tables": {k: Table.from_dict(v).markdown() for k, v in result["tables"].items()},
+        "tables": [
+            {"name": name, "text": table.markdown(), "long": len(table.rows) > MOST_ROWS}
+            for name, values in result["tables"].items()
+            for table in [Table.from_dict(values)]
+        ],
         "figures": [figure for figure in figures if figure["image"] or figure["links"]],
         "agreement": {key: _prose(result["agreement"][key]) for key in ("verdict", "text")},
         "smaller": _smaller(result["profile"]),
         "wall": took,
+        "home": _relative(home, folder),
         "provenance": _values({**about, "wall time": took}).strip(),
         "settings": _values(result["settings"]).strip(),
     }
@@ -188,20 +195,29 @@ def _figure(figure: Mapping[str, str], home: Path, folder: Path) -> dict[str, An
 
 
 def _values(values: Any) -> str:
-    """Return text as it is, and plain values as a list, nested ones with dotted names."""
+    """Return text as it is, and plain values as a list, a line for those that stand together."""
     if isinstance(values, str):
         return _prose(values)
-    return "\n\n" + "\n".join(f"- {name}: {value}" for name, value in _flat("", values))
+    return "\n\n" + "\n".join(f"- {_prose(line)}" for line in _lines("", values))
 
 
-def _flat(name: str, values: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(values, Mapping):
-        for key, value in values.items():
-            yield from _flat(f"{name}.{key}" if name else str(key), value)
-    elif isinstance(values, (list, tuple)):
-        yield name, ", ".join(str(value) for value in values)
-    else:
-        yield name, str(values)
+def _lines(name: str, values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line per mapping.
+
+    Example:
+        >>> list(_lines("", {"epochs": 3, "network": {"name": "relu", "hidden": [16, 8]}}))
+        ['epochs 3', 'network: name relu; hidden 16, 8']
+    """
+    inner = {key: value for key, value in values.items() if isinstance(value, Mapping)}
+    plain = [f"{key} {_plain(value)}" for key, value in values.items() if key not in inner]
+    if plain:
+        yield f"{name}: {'; '.join(plain)}" if name else "; ".join(plain)
+    for key, value in inner.items():
+        yield from _lines(f"{name}, {key}" if name else key, value)
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(format_cell, value)) if isinstance(value, list) else format_cell(value)
 
 
 def _relative(path: Path, folder: Path) -> str:
