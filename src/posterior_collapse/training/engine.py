@@ -16,7 +16,7 @@ from posterior_collapse.training import seeds, states
 from posterior_collapse.training.annealing import Annealing
 from posterior_collapse.training.drawing import BLOCK, draw, first_rows
 from posterior_collapse.training.feeding import Batch, Feed
-from posterior_collapse.training.measuring import active_units, information
+from posterior_collapse.training.information import active_units, information
 from posterior_collapse.training.optimisers import SGD, Adam, Optimiser, clip_
 from posterior_collapse.training.runs import FINISHED, Run
 from posterior_collapse.training.settings import Settings

@@ -23,6 +23,7 @@ from posterior_collapse.models import (
 )
 from posterior_collapse.moments import Moments
 from posterior_collapse.training.coordinates import Coordinates, flat
+from posterior_collapse.training.information import linear_information
 from posterior_collapse.training.measuring import ACTIVE_INFORMATION
 from posterior_collapse.training.optimisers import SGD, Adam, Optimiser, clip_
 from posterior_collapse.training.runs import FINISHED, Run
@@ -77,6 +78,7 @@ def train(
             too wide for a matrix of moments.
         NonFiniteLossError: The loss became NaN or infinite.
     """
+    linear_values(model)  # refuses any other model
     objective = _Objective(model, moments, settings)
     vector = Coordinates(objective.parameters, model.spec, objective.xx, objective.yy)
     if fresh:
@@ -153,20 +155,14 @@ class _Objective:
         return row
 
     def _information(self) -> list[Tensor]:
-        """Of each unit, in nats: `-1/2 log(1 - S/T)` with its variance due to x, and in all."""
+        """Of each unit, in nats."""
         values = linear_values(self.model)
-        known = self.xx
+        seen = self.xx
         if self.model.conditional and self.yx is not None and self.yy is not None:
             rows = torch.cat([self.xx, self.yx.mT], -1), torch.cat([self.yx, self.yy], -1)
-            known = torch.cat(rows, -2)
-        total = known
-        found = []
-        for W, std in zip(values.encoders, values.stds, strict=True):
-            known = W @ known @ W.mT
-            total = W @ total @ W.mT + torch.diag(std.square())
-            share = known.diagonal() / total.diagonal()
-            found.append(-0.5 * torch.log1p(-share.clamp(0, 1 - 1e-12)))
-        return found
+            seen = torch.cat(rows, -2)
+        W = values.encoders[0]
+        return linear_information(self.model, values, W @ seen @ W.mT)
 
     def set_biases(self) -> None:
         if not self.model.architecture.bias:

@@ -57,6 +57,7 @@ class Stack:
         half: Take matrix products in bfloat16.
 
     Attributes:
+        specs: One per run.
         leaves: By name, (runs, ...) each and contiguous; trained in place.
         buffers: By the model's names, (runs, ...) each; constant.
     """
@@ -71,6 +72,7 @@ class Stack:
     ) -> None:
         _check_alike(models)
         self.runs = len(models)
+        self.specs = [model.spec for model in models]
         self.half = half
         # Without residuals the squared error is a difference of large numbers: too large for the
         # 8 bits of bfloat16.
