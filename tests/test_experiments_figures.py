@@ -89,6 +89,17 @@ def made() -> dict[str, Chart]:
         "grid of betas": figures.panel(
             {"": images[:5, :5]}, rows=grid, columns=grid, row_name="beta_1", column_name="beta_2"
         ),
+        "grids beside originals": figures.panel(
+            {f"image {i}": images[:5, :5] for i in (1, 2, 3)} | {"originals": images[:3, :1]},
+            rows=grid,
+            columns=grid,
+            row_name="beta_1",
+            column_name="beta_2",
+        ),
+        "named rows": figures.panel({"": images[:4]}, rows=["original", *("beta = 0.1",) * 3]),
+        "six heat maps": figures.heat_maps(
+            {f"{m}, sigma = (8, 4, 2, 1, {i})": matrix * i for m in "UV" for i in (0.5, 1e-9, 1)}
+        ),
         "heat maps": figures.heat_maps(
             dict.fromkeys(("U, learned", "U, sigma = 1"), matrix)
             | dict.fromkeys(("V', learned", "V', sigma = 1"), matrix / 10),
@@ -100,6 +111,10 @@ def made() -> dict[str, Chart]:
         "spread over words": figures.spread(measures(words), variable="relation of x and y"),
         "spread over values": figures.spread(
             measures([0.25, 0.5, 1, 2, 3], ("beta_1", "beta_2", "eta")), variable="value"
+        ),
+        "seven measures": figures.spread(
+            {f"kl_active_share of z{i}": {"beta": (four, range(4), four)} for i in range(7)},
+            variable="value",
         ),
         "scatter": figures.scatter(
             {n: (np.arange(10.0), rng.normal(size=10)) for n in ("linear", "relu", "cnn")},
@@ -119,6 +134,7 @@ def charts() -> dict[str, Chart]:
 KINDS = (
     *("one panel", "two panels", "three panels", "four panels", "digits", "spectra"),
     *("convergence", "convergence of two", "sweep", "panels", "grid of betas", "heat maps"),
+    *("grids beside originals", "named rows", "six heat maps", "seven measures"),
     *("phase", "spread over words", "spread over values", "scatter"),
 )
 
@@ -155,7 +171,8 @@ def test_nothing_written_is_cut_off_or_written_over(kind: str, charts: dict[str,
         common = Bbox.intersection(here, there)
         if common is not None and kind != "spread over words":  # boxes of tilted words are large
             assert min(common.width, common.height) < 1.5, (one, other)
-    assert min(axes.get_window_extent().height for axes in figure.axes) > 1.2 * figure.dpi
+    curves = [axes.get_window_extent().height for axes in figure.axes if axes.lines]
+    assert min(curves, default=np.inf) > 1.2 * figure.dpi
     legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes)]
     for legend, axes in itertools.product(filter(None, legends), figure.axes):
         assert not legend.get_window_extent().overlaps(axes.get_window_extent())
@@ -235,8 +252,18 @@ def test_a_panel_puts_each_image_in_its_place() -> None:
     assert rows[7] == ["b", "1", "1", *["255"] * 4, *[""] * 16]
 
 
+def test_labels_stand_at_blocks_of_their_shape_alone(charts: dict[str, Chart]) -> None:
+    first, second, _, originals = charts["grids beside originals"].figure.axes
+    labels = ["0.1", "1", "2", "4", "6"]
+    assert [label.get_text() for label in first.get_yticklabels()] == labels
+    assert [label.get_text() for label in second.get_xticklabels()] == labels
+    assert not [*second.get_yticks(), *originals.get_xticks(), *originals.get_yticks()]
+    heights = [axes.get_window_extent().height for axes in (first, originals)]
+    assert heights[0] / heights[1] == pytest.approx((5 * 29 - 1) / (3 * 29 - 1), rel=1e-3)
+
+
 def test_pixels_are_square(charts: dict[str, Chart]) -> None:
-    for kind in ("panels", "grid of betas"):
+    for kind in ("panels", "grid of betas", "grids beside originals", "named rows"):
         for axes in charts[kind].figure.axes:
             box, image = axes.get_window_extent(), axes.images[0].get_array()
             assert box.width / image.shape[1] == pytest.approx(
@@ -280,6 +307,15 @@ def test_phase_puts_theory_on_the_grid_of_the_runs() -> None:
     np.testing.assert_allclose(theory.get_xydata(), expected)
     assert chart.table.rows[4] == ["mlp", 8.0, 0.5, 1.0, 16.0, 9.0]
     figures.phase([1], [1], {"cnn": [[np.nan]]}, [1]).figure.draw_without_rendering()
+
+
+def test_numbers_are_sorted_and_counts_have_whole_ticks() -> None:
+    points = {"beta": ([2.0, 0.5], [3, 3], [0, 0]), "eta": ([0.7], [3], [0])}
+    axes = figures.spread({"active units": points}, variable="value").figure.axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0.5", "0.7", "2"]
+    np.testing.assert_allclose(axes.lines[0].get_xdata().astype(float), [2, 0], atol=0.1)
+    low, high = axes.get_ylim()
+    assert all(tick == round(tick) for tick in axes.get_yticks() if low <= tick <= high)
 
 
 def test_spread_draws_means_and_stds_at_their_settings() -> None:

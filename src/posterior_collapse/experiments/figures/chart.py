@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from posterior_collapse import atomic
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.report import save_figure
@@ -78,9 +77,7 @@ class Chart(NamedTuple):
         target = Path(folder) / stem
         with style():
             paths = [save_figure(self.figure, f"{target}{e}", dpi=DPI) for e in (".pdf", ".png")]
-        data = Path(f"{target}.csv")
-        atomic.write(data, self.table.csv().encode())
-        return [*paths, data]
+        return [*paths, self.table.save(folder, stem)]
 
 
 @contextmanager

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 Images = NDArray[np.float64]
 MOST_COLUMNS = 30
 """Images beside each other on a page."""
+EDGE = 0.04
+"""Inches around an image."""
 
 
 def panel(
@@ -56,69 +58,86 @@ def panel(
         (12, 67)
     """
     images = {title: _images(title, block) for title, block in blocks.items()}
-    mosaics = [_mosaic(block) for block in images.values()]
+    mosaics = {title: _mosaic(block) for title, block in images.items()}
     names = max(map(len, rows), default=0) * LETTER + 0.2 * bool(row_name)
     with style():
         figure, axes = _fitting(
             mosaics,
             lines=-(-sum(block.shape[1] for block in images.values()) // MOST_COLUMNS),
             left=names + 0.1 * bool(rows),
-            above=0.25 * any(images),
             below=0.4 * bool(columns),
         )
-        for box, mosaic, (title, block) in zip(axes, mosaics, images.items(), strict=True):
-            box.imshow(mosaic, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+        for box, (title, block) in zip(axes, images.items(), strict=True):
+            box.imshow(mosaics[title], cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
             box.set_title(title)
-            box.set_xticks([])
-            box.set_yticks([])
+            box.set(xticks=[], yticks=[])
             box.tick_params(length=0)
             box.spines[:].set_visible(True)
             down, across, height, width = block.shape
-            if (down, across) == (len(rows) or down, len(columns) or across):
-                box.set_xticks([(width + 1) * (i + 0.5) - 1 for i in range(len(columns))], columns)
-                box.set_xlabel(column_name)
-                if box is axes[0]:
-                    box.set_yticks([(height + 1) * (i + 0.5) - 1 for i in range(len(rows))], rows)
-                    box.set_ylabel(row_name)
+            if (down, across) != (len(rows) or down, len(columns) or across):
+                continue
+            box.set_xticks([(width + 1) * (i + 0.5) - 1 for i in range(len(columns))], columns)
+            box.set_xlabel(column_name)
+            if box is axes[0]:
+                box.set_yticks([(height + 1) * (i + 0.5) - 1 for i in range(len(rows))], rows)
+                box.set_ylabel(row_name)
     return Chart(figure, _pixels(images))
 
 
 def _fitting(
-    mosaics: Sequence[Images], *, lines: int, left: float, above: float, below: float
+    mosaics: Mapping[str, Images], *, lines: int, left: float, below: float
 ) -> tuple[Figure, list[Axes]]:
     """Return axes for images of one scale, in lines that fill the page, on a figure of their size.
 
     Args:
-        mosaics: The images.
+        mosaics: Title -> the image under it.
         lines: Number of lines.
         left: Inches for labels, once per line.
-        above: Inches for a title above each image.
         below: Inches for labels below each image.
     """
     from matplotlib.figure import Figure
 
     beside = arranged(len(mosaics), -(-len(mosaics) // lines))[1]
-    page, edge = COLUMN if len(mosaics) == 1 else PAGE, 0.04
-    split = [mosaics[i : i + beside] for i in range(0, len(mosaics), beside)]
+    blocks = [(image.shape, len(title) * LETTER) for title, image in mosaics.items()]
+    split = [blocks[i : i + beside] for i in range(0, len(blocks), beside)]
+    page = COLUMN if len(blocks) == 1 else PAGE
     pixel = min(
-        (page - left - 2 * edge * len(line)) / sum(image.shape[1] for image in line)
+        _pixel([(across, title) for (_, across), title in line], page - left - 2 * EDGE * len(line))
         for line in split
     )
+    above = 0.25 * any(mosaics)
     heights = [
-        max(image.shape[0] for image in line) * pixel + above + below + 2 * edge for line in split
+        max(down for (down, _), _ in line) * pixel + above + below + 2 * EDGE for line in split
     ]
     figure = Figure(figsize=(page, sum(heights)))
-    axes = []
-    top = sum(heights)
+    axes, top = [], sum(heights)
     for line, high in zip(split, heights, strict=True):
-        x, y = left + edge, top - above - edge
-        for image in line:
-            height, width = pixel * image.shape[0], pixel * image.shape[1]
-            place = (x / page, (y - height) / sum(heights), width / page, height / sum(heights))
-            axes.append(figure.add_axes(place))
-            x += width + 2 * edge
+        x, y = left + EDGE, top - above - EDGE
+        for (down, across), title in line:
+            height, width = pixel * down, pixel * across
+            slack = max(title - width, 0) / 2
+            place = ((x + slack) / page, (y - height) / sum(heights))
+            axes.append(figure.add_axes((*place, width / page, height / sum(heights))))
+            x += width + 2 * (slack + EDGE)
         top -= high
     return figure, axes
+
+
+def _pixel(widths: Sequence[tuple[int, float]], room: float) -> float:
+    """Return the inches of a pixel with which images fill the room beside each other.
+
+    Args:
+        widths: Of each image its pixels, and the inches that its title needs at least.
+        room: Inches.
+
+    Example:
+        >>> _pixel([(30, 0.5), (10, 0.5)], 4.0), _pixel([(30, 0.5), (1, 1.0)], 4.0)
+        (0.1, 0.1)
+    """
+    pixel = room / sum(pixels for pixels, _ in widths)
+    narrow = sum(title for pixels, title in widths if pixels * pixel < title)
+    others = sum(pixels for pixels, title in widths if pixels * pixel >= title)
+    return (room - narrow) / others if others else pixel
 
 
 def _images(title: str, block: ArrayLike) -> Images:
