@@ -64,8 +64,7 @@ def excess_loss(found: Diagnosis) -> float:
 
 def _unfinished(found: Diagnosis, conclusions: Sequence[Conclusion]) -> Iterator[Finding]:
     excess = excess_loss(found)
-    spare = any("collapsed" in level.status for level in found.levels)
-    if conclusions and excess and not spare and found.forecast is not None:
+    if "more-units-pay" in conclusions and excess and found.forecast is not None:
         kept = " and ".join(map(str, kept_units(found.forecast)))
         yield Finding(
             "not-at-optimum",
