@@ -15,14 +15,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)[^\n]*\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
-LINES = [
-    line.strip().removeprefix("$ ")
+SHELL = [
+    [line.strip().removeprefix("$ ") for line in block.replace("\\\n", " ").splitlines()]
     for language, block in BLOCKS
     if language in {"sh", "bash", "console"}
-    for line in block.replace("\\\n", " ").splitlines()
 ]
+LINES = [line for block in SHELL for line in block]
 MAKE = [line for line in LINES if line.startswith("make ")]
 COLLAPSE = [line for line in LINES if line.startswith("collapse ")]
+SESSIONS = [block for block in SHELL if block[0].startswith("collapse ")]
 
 
 def test_the_two_commands_are_shown() -> None:
@@ -41,28 +42,26 @@ def needs_mnist(line: str) -> bool:
     return "mnist" in line and "POSTERIOR_COLLAPSE_DATA" not in os.environ
 
 
-@pytest.mark.parametrize("line", COLLAPSE)
-def test_collapse_command_runs(line: str, tmp_path: Path) -> None:
-    arguments = shlex.split(line, comments=True)[1:]
-    if arguments[:2] == ["data", "fetch"]:
-        arguments = [*arguments, "--help"]  # the real one needs a network
-    elif needs_mnist(line):
-        pytest.skip("needs MNIST")
+def run(line: str, folder: Path) -> str:
     script = "import sys; from posterior_collapse.cli import main; sys.exit(main())"
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], cwd=tmp_path, capture_output=True, text=True
-    )
+    command = [sys.executable, "-c", script, *shlex.split(line, comments=True)[1:]]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("session", SESSIONS, ids=lambda lines: lines[0])
+def test_commands_of_a_block_run_one_after_the_other(session: list[str], tmp_path: Path) -> None:
+    for line in session:
+        if not needs_mnist(line):
+            assert run(line, tmp_path)
 
 
 def test_the_output_shown_is_the_output(tmp_path: Path) -> None:
     """Words only: a terminal wraps them where it likes."""
     shown = re.search(r"^(?: {4}\S.*\n)+", README, flags=re.MULTILINE)
     assert shown is not None
-    script = "import sys; from posterior_collapse.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", script, *shlex.split(COLLAPSE[0])[1:]]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert " ".join(shown[0].split()) in " ".join(done.stdout.split())
+    assert " ".join(shown[0].split()) in " ".join(run(COLLAPSE[0], tmp_path).split())
 
 
 def test_python_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
