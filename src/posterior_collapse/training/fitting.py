@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import (
     Architecture,
     MarkovVAE,
@@ -109,7 +109,8 @@ def fit_many(
 
     Every run has its own initialisation, noise, clipping and early stopping, from its own seed;
     the data order is one for all. `fit(fitted.spec, data, settings=fitted.settings)` gives any of
-    them alone, up to floating-point order. A run whose loss is not finite is frozen at its last
+    them alone, up to floating-point order (which the paper's nets with `sigma="input"` amplify: a
+    signed std that crosses 0 makes any two runs part that differ in rounding). A run whose loss is not finite is frozen at its last
     finite step, and says so in `stopped`; the others go on.
 
     Args:
@@ -187,6 +188,11 @@ def _fit(
         if validation is None
         else feed(validation, specs[0], common.batch_size, dtype, common.device)
     )
+    if checked is not None and checked.dims != fed.dims:
+        raise DataError(
+            "validation", _described(checked.dims), f"{_described(fed.dims)}, as in the data",
+            "Pass data of the same kind.",
+        )  # fmt: skip
     models = [
         _start(spec, architecture, networks, one, fed, dtype, from_forecast)
         for spec, one in zip(specs, own, strict=True)
@@ -305,6 +311,10 @@ def _split(
             "optimiser", "'lbfgs'", "'adam' or 'sgd' for minibatches", "Pass exact=True."
         )
     return common, networks
+
+
+def _described(dims: tuple[int, int | None]) -> str:
+    return f"rows of {dims[0]} numbers" + ("" if dims[1] is None else f" and targets of {dims[1]}")
 
 
 def _check_device(name: str) -> None:
