@@ -1,0 +1,178 @@
+"""Runs that stop and go on against runs left alone, and what happens to damaged checkpoints."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import posterior_collapse as pc
+from posterior_collapse.errors import CheckpointError, InvalidArgumentError, NonFiniteLossError
+from posterior_collapse.training import checkpoints
+from posterior_collapse.training.checkpoints import CheckpointWarning
+
+G = np.random.default_rng(2)
+X = G.standard_normal((128, 5)) * [2, 1.5, 1, 0.5, 0.2] + 1
+SPEC = pc.VAESpec(3, eta_dec=0.5)
+
+
+class BreakError(Exception):
+    """What a run is broken off with."""
+
+
+def broken_off(after, call, *args, **options):
+    """Break a run off after some epochs, then resume it."""
+
+    def stop(now):
+        if now.epoch == after:
+            raise BreakError
+
+    with pytest.raises(BreakError):
+        call(*args, progress=stop, **options)
+    return call(*args, resume=True, **options)
+
+
+def assert_same(one, other):
+    for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert one.history == other.history
+    assert one.stopped == other.stopped
+    assert one.summary() == other.summary()
+
+
+WAYS = {
+    "sgd, dropout": {"optimiser": "sgd", "dropout": 0.3},
+    "warm-up, free bits": {"warm_up": 6, "free_bits": 0.1, "checkpoint_every": 3},
+    "cycles, capacity, bf16": {
+        "cycles": 2, "capacity": 1.0, "capacity_warm_up": 5, "precision": "bf16",
+    },
+    "early stopping": {"patience": 3, "learning_rate": 0.05, "epochs": 60},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, way):
+    options = {"hidden": (6,), "epochs": 8, "batch_size": 32, **WAYS[way]}
+    if "patience" in options:
+        options["validation"] = X[:40] * 1.1
+    alone = pc.fit(SPEC, X, "mlp", **options)
+    if way == "early stopping":
+        assert alone.stopped == "early"
+    resumed = broken_off(5, pc.fit, SPEC, X, "mlp", folder=tmp_path, **options)
+    assert_same(resumed, alone)
+    # A run that has ended is loaded as it is.
+    assert_same(pc.fit(SPEC, X, "mlp", folder=tmp_path, resume=True, **options), alone)
+
+
+def test_a_resumed_sweep_goes_back_to_the_last_common_step(tmp_path):
+    specs = [SPEC, SPEC.replace(beta=3.0)]
+    folders = [tmp_path / "a", tmp_path / "b"]
+    options = {"seeds": (1, 2), "epochs": 6, "batch_size": 64, "hidden": (6,)}
+    alone = pc.fit_many(specs, X, "mlp", **options)
+
+    def stop(now):
+        if now.epoch == 4:
+            raise BreakError
+
+    with pytest.raises(BreakError):
+        pc.fit_many(specs, X, "mlp", folders=folders, progress=stop, **options)
+    newest = max(folders[1].glob("checkpoint-*.json"))
+    newest.unlink()  # as if killed between the two
+    resumed = pc.fit_many(specs, X, "mlp", folders=folders, resume=True, **options)
+    for one, other in zip(resumed, alone, strict=True):
+        assert_same(one, other)
+
+
+def test_a_checkpoint_within_an_epoch_is_exact_too(tmp_path):
+    options = {"hidden": (6,), "steps": 18, "batch_size": 32, "checkpoint_every": 100}
+    alone = pc.fit(SPEC, X, "mlp", **options)
+    short = {**options, "steps": 15, "checkpoint_steps": 14}
+    pc.fit(SPEC, X, "mlp", folder=tmp_path, **short)
+    for path in tmp_path.glob("checkpoint-*15.json"):
+        path.unlink()  # leaves step 14, the second of an epoch of four
+    assert checkpoints.load(tmp_path).step == 14
+    resumed = pc.fit(SPEC, X, "mlp", folder=tmp_path, resume=True, **options)
+    for a, b in zip(resumed.model.parameters(), alone.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert resumed.history == alone.history
+
+
+def test_a_run_can_be_made_longer(tmp_path):
+    options = {"hidden": (6,), "batch_size": 32}
+    alone = pc.fit(SPEC, X, "mlp", epochs=7, **options)
+    pc.fit(SPEC, X, "mlp", epochs=3, folder=tmp_path, **options)
+    assert_same(pc.fit(SPEC, X, "mlp", epochs=7, folder=tmp_path, resume=True, **options), alone)
+
+
+def test_exact_training_is_resumed_as_its_result(tmp_path):
+    alone = pc.fit(SPEC, X, "linear", exact=True, folder=tmp_path)
+    assert_same(pc.fit(SPEC, X, "linear", exact=True, folder=tmp_path, resume=True), alone)
+    with pytest.raises(CheckpointError, match="exact or by minibatches"):
+        pc.fit(SPEC, X, "linear", folder=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "edited", "flipped", "tensors gone"])
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_goes_on(tmp_path, damage):
+    options = {"hidden": (6,), "epochs": 5, "batch_size": 32, "folder": tmp_path}
+    alone = pc.fit(SPEC, X, "mlp", **options)
+    record = max(tmp_path.glob("checkpoint-*.json"))
+    (tensors,) = tmp_path.glob(f"{record.stem}-*.safetensors")
+    if damage == "truncated":
+        record.write_text(record.read_text()[:-40])
+    elif damage == "edited":
+        changed = json.loads(record.read_text())
+        changed["meta"]["run"]["history"]["loss"][-1] = 0.0
+        record.write_text(json.dumps(changed))
+    elif damage == "flipped":
+        content = bytearray(tensors.read_bytes())
+        content[-3] ^= 1
+        tensors.write_bytes(bytes(content))
+    else:
+        tensors.unlink()
+    with pytest.warns(CheckpointWarning, match="step 16 is used instead"):
+        resumed = pc.fit(SPEC, X, "mlp", resume=True, **options)
+    assert_same(resumed, alone)
+
+
+def test_no_good_checkpoint_is_an_error(tmp_path):
+    options = {"hidden": (6,), "epochs": 2, "folder": tmp_path}
+    pc.fit(SPEC, X, "mlp", **options)
+    for path in tmp_path.glob("checkpoint-*.json"):
+        path.write_text("{")
+    with pytest.raises(CheckpointError, match="truncated"):
+        pc.fit(SPEC, X, "mlp", resume=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"learning_rate": 0.01}, "learning_rate"),
+        ({"seed": 1}, "seed"),
+        ({"hidden": (7,)}, "spec, architecture or data shape"),
+        ({"batch_size": 16}, "batch_size"),
+    ],
+)
+def test_another_run_is_not_resumed(tmp_path, change, said):
+    options = {"hidden": (6,), "epochs": 2, "batch_size": 32, "folder": tmp_path}
+    pc.fit(SPEC, X, "mlp", **options)
+    with pytest.raises(CheckpointError, match=f"a run with another .*{said}"):
+        pc.fit(SPEC, X, "mlp", resume=True, **{**options, **change})
+
+
+def test_a_run_is_not_overwritten_and_none_is_a_new_one(tmp_path):
+    options = {"hidden": (6,), "epochs": 2, "folder": tmp_path}
+    started = pc.fit(SPEC, X, "mlp", resume=True, **options)
+    assert started.stopped == "finished"
+    with pytest.raises(InvalidArgumentError, match="Pass resume=True to go on"):
+        pc.fit(SPEC, X, "mlp", **options)
+
+
+def test_a_run_that_becomes_infinite_keeps_its_last_good_checkpoint(tmp_path):
+    options = {"optimiser": "sgd", "learning_rate": 0.35, "batch_size": 65, "bias": False}
+    with pytest.raises(NonFiniteLossError, match=r"at step (\d+)") as told:
+        pc.fit(pc.VAESpec(3), X, "linear", epochs=400, folder=tmp_path, **options)
+    step = int(str(told.value).split("at step ")[1].split(":")[0])
+    kept = checkpoints.load(tmp_path)
+    assert 0 < kept.step <= step
+    assert all(bool(value.isfinite().all()) for value in kept.tensors.values())
+    assert np.isfinite(kept.meta["run"]["history"]["loss"]).all()
