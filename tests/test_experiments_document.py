@@ -73,12 +73,18 @@ def test_tables_are_saved_whole(tmp_path: Path) -> None:
         Table(["a"], [[1]]).save(tmp_path / "none", "t")
 
 
+def verdict(word: str, *checks: list[str], notes: tuple[str, ...] = ()) -> dict[str, Any]:
+    text = " ".join(said for _, said in checks)
+    return {"verdict": word, "text": text, "checks": list(checks), "notes": list(notes)}
+
+
 def result(row: str, **changes: Any) -> dict[str, Any]:
     return {
         "id": row,
         "name": f"name of {row}: beta, eta_dec",
         "claim": "Larger beta_2 < 3 collapses (more)_+ and (more)_+.",
         "theory": "A unit lives while theta > beta.",
+        "data": ["MNIST"],
         "settings": {"epochs": 123, "architecture": {"name": "cvae-relu", "hidden": [17, 18]}},
         "convention": "elbo",
         "profile": "full",
@@ -90,7 +96,7 @@ def result(row: str, **changes: Any) -> dict[str, Any]:
             "Measures": Table.over_seeds(RUNS, ["beta"], ["NLL (nats)", "active units"]).to_dict()
         },
         "figures": [],
-        "agreement": {"verdict": "agrees", "text": "5 of 5 as predicted."},
+        "agreement": verdict("agrees", ["agrees", "5 of 5 as predicted."]),
         "published": "",
         **changes,
     }
@@ -140,6 +146,37 @@ def test_a_section_says_all_that_a_row_left(tmp_path: Path) -> None:
     assert "smaller" not in text
 
 
+def test_sentences_are_listed_with_their_verdicts_where_mixed(tmp_path: Path) -> None:
+    checks = [["agrees", "KL falls."], ["not measured", "No unit is active."]]
+    leave(tmp_path, "E3", agreement=verdict("partly", *checks, notes=("One.", "Two.")))
+    leave(tmp_path, "E4", agreement=verdict("agrees", ["agrees", "A."], ["agrees", "B."]))
+    text = document.render(tmp_path, tmp_path)
+    said = "**Partly.**\n\n- agrees: KL falls.\n- not measured: No unit is active.\n"
+    assert said + "\n**Notes.**\n\n- One.\n- Two.\n" in section(text, "E3")
+    assert "**Agrees.**\n\n- A.\n- B.\n" in section(text, "E4")
+    assert "**Notes.**" not in section(text, "E4")
+
+
+def test_the_data_are_named(tmp_path: Path) -> None:
+    leave(tmp_path, "E3", data=["matrix problem", "digits"])
+    text = section(document.render(tmp_path, tmp_path), "E3")
+    assert "**Measured** on matrix problem and digits." in text
+
+
+def test_what_all_grids_share_is_said_once(tmp_path: Path) -> None:
+    grids = {
+        name: {"method": "exact", "model": {"beta": beta, "eta_dec": 0.5}, "varies": {"z": [1, 2]}}
+        for name, beta in (("first", 1), ("second", 4))
+    }
+    leave(tmp_path, "E3", settings=grids)
+    text = section(document.render(tmp_path, tmp_path), "E3")
+    lines = text.split("wall time")[1].splitlines()[1:]
+    assert [line for line in lines if line.startswith("- ")][:-1] == [
+        *("- all: method exact", "- all, model: eta_dec 0.5", "- all, varies: z 1, 2"),
+        *("- first, model: beta 1", "- second, model: beta 4"),
+    ]
+
+
 def test_numbers_in_tables_are_those_of_the_results(tmp_path: Path) -> None:
     leave(tmp_path, "E9")
     ((head, *rows),) = tables(section(document.render(tmp_path, tmp_path), "E9"))
@@ -154,12 +191,12 @@ def test_numbers_in_tables_are_those_of_the_results(tmp_path: Path) -> None:
 
 
 def test_rows_stand_in_order_and_are_counted(tmp_path: Path) -> None:
-    verdicts = {"E10": "partly", "phase": "differs", "E2": "agrees", "E1": "agrees"}
-    for row, verdict in verdicts.items():
-        leave(tmp_path, row, agreement={"verdict": verdict, "text": "."})
+    verdicts = {"E10": "partly", "phase": "not measured", "E2": "agrees", "E1": "agrees"}
+    for row, word in verdicts.items():
+        leave(tmp_path, row, agreement=verdict(word, [word, "."]))
     text = document.render(tmp_path, tmp_path)
     assert re.findall(r"^## (\w+):", text, flags=re.M) == ["E1", "E2", "E10", "phase"]
-    assert "Of 4 rows, 2 agree with theory, 1 agree partly and 1 differ." in text
+    assert "Of 4 rows, 2 agree, 1 agree partly, 0 differ and 1 did not measure" in text
     (_, *rows), *_ = tables(text)
     assert rows[2] == [
         "[E10](#e10-name-of-e10-beta-eta_dec)",
@@ -247,6 +284,7 @@ def test_no_results_are_named(tmp_path: Path) -> None:
         ({"tables": {"t": {"columns": ["a"], "rows": [[1, 2]]}}}, "2 cells"),
         ({"tables": {"t": {"rows": []}}}, "columns"),
         ({"agreement": "agrees"}, "TypeError"),
+        ({"agreement": {"verdict": "agrees", "text": "."}}, "checks"),
         ({"wall_s": None}, "TypeError"),
         ({"figures": [{"caption": "no file"}]}, "file"),
         ({"profile": None}, "AttributeError"),

@@ -106,7 +106,11 @@ def made() -> dict[str, Chart]:
             y="data mode",
         ),
         "phase": figures.phase(
-            betas, etas, {"mlp": counts, "cnn": counts}, 5 / etas**2, found={"mlp": 6 / etas**2}
+            betas,
+            etas,
+            {"mlp": counts, "cnn": counts},
+            {"mlp": 5 / etas**2, "cnn": 4 / etas**2},
+            found={"mlp": 6 / etas**2},
         ),
         "spread over words": figures.spread(measures(words), variable="relation of x and y"),
         "spread over values": figures.spread(
@@ -238,18 +242,29 @@ def test_a_sweep_draws_theory_as_lines_and_all_measurements_as_markers() -> None
     assert sum(row[0] == "theory" for row in chart.table.rows) == 6 * len(BETAS)
 
 
-def test_a_panel_puts_each_image_in_its_place() -> None:
+def test_a_panel_puts_each_image_in_its_place(tmp_path: Path) -> None:
     images = np.zeros((2, 3, 4, 5))
     images[1, 2] = np.linspace(-0.5, 1.5, 20).reshape(4, 5)  # what lies outside is clipped
-    chart = figures.panel({"a": images, "b": np.ones((1, 1, 2, 2))}, rows=["0.1", "1"])
+    keys = [["k"], ["l"]]
+    blocks = {"a": images, "b": np.ones((1, 1, 2, 2))}
+    chart = figures.panel(blocks, rows=["0.1", "1"], runs={"a": keys})
     drawn = chart.figure.axes[0].images[0].get_array()
     assert drawn.shape == (2 * 5 - 1, 3 * 6 - 1)
     np.testing.assert_array_equal(drawn[5:, 12:], np.clip(images[1, 2], 0, 1))
-    rows = list(csv.reader(chart.table.csv().splitlines()))
-    assert rows[6][:3] == ["a", "2", "3"]
-    expected = np.clip(np.linspace(-0.5, 1.5, 20), 0, 1) * 255
-    np.testing.assert_allclose([int(pixel) for pixel in rows[6][3:]], expected, atol=0.5)
-    assert rows[7] == ["b", "1", "1", *["255"] * 4, *[""] * 16]
+    _, *rows = csv.reader(chart.table.csv().splitlines())
+    assert [row[1:] for row in rows[:6]] == [
+        [str(i), str(j), name, "", key]
+        for i, name, key in ((1, "0.1", "k"), (2, "1", "l"))
+        for j in (1, 2, 3)
+    ]
+    assert rows[6:] == [["b", "1", "1", "", "", ""]]
+    *_, index, pixels = chart.save(tmp_path, "panel")
+    assert (index.suffix, pixels.suffix) == (".csv", ".npz")
+    with np.load(pixels) as kept:
+        expected = np.clip(np.linspace(-0.5, 1.5, 20), 0, 1).reshape(4, 5) * 255
+        np.testing.assert_allclose(kept["a"][1, 2], expected, atol=0.5)
+        assert not kept["a"][0].any()
+        assert kept["b"].tolist() == [[[[255, 255], [255, 255]]]]
 
 
 def test_labels_stand_at_blocks_of_their_shape_alone(charts: dict[str, Chart]) -> None:
@@ -291,7 +306,9 @@ def test_heat_maps_share_one_scale_around_zero() -> None:
 def test_phase_puts_theory_on_the_grid_of_the_runs() -> None:
     betas, etas = np.array([0.5, 2.0, 8.0]), np.array([0.5, 1.0])
     counts = np.array([[16, 9], [8, np.nan], [1, 0]])
-    chart = figures.phase(betas, etas, {"mlp": counts}, 4 / etas**2, found={"mlp": [9.0, np.nan]})
+    chart = figures.phase(
+        betas, etas, {"mlp": counts}, {"mlp": 4 / etas**2}, found={"mlp": [9.0, np.nan]}
+    )
     axes = chart.figure.axes[0]
     mesh = axes.collections[0]
     np.testing.assert_allclose(mesh.get_coordinates()[:, 0, 1], [0.25, 1, 4, 16])  # geometric
@@ -306,7 +323,16 @@ def test_phase_puts_theory_on_the_grid_of_the_runs() -> None:
     expected = [[0.5 / root, 32], [0.5, 16], [1, 4], [root, 2]]
     np.testing.assert_allclose(theory.get_xydata(), expected)
     assert chart.table.rows[4] == ["mlp", 8.0, 0.5, 1.0, 16.0, 9.0]
-    figures.phase([1], [1], {"cnn": [[np.nan]]}, [1]).figure.draw_without_rendering()
+    both = {"mlp": counts, "cnn": counts}
+    chart = figures.phase(betas, etas, both, {"mlp": 4 / etas**2, "cnn": 1 / etas**2})
+    own = [
+        line.get_ydata()[1]
+        for a in chart.figure.axes[:2]
+        for line in a.lines
+        if line.get_ls() == "--"
+    ]
+    assert own == pytest.approx([16, 4])
+    figures.phase([1], [1], {"cnn": [[np.nan]]}, {"cnn": [1]}).figure.draw_without_rendering()
 
 
 def test_numbers_are_sorted_and_counts_have_whole_ticks() -> None:
@@ -365,8 +391,10 @@ def test_the_same_numbers_give_the_same_files(tmp_path: Path) -> None:
     files = []
     for folder in (tmp_path / "one", tmp_path / "two"):
         folder.mkdir()
-        chart = figures.sweep(swept(), {"exact": swept()}, variable="beta_2")
-        files.append([path.read_bytes() for path in chart.save(folder, "sweep")])
+        swept_chart = figures.sweep(swept(), {"exact": swept()}, variable="beta_2")
+        panel = figures.panel({"original": np.eye(4).reshape(1, 1, 4, 4)})
+        paths = [*swept_chart.save(folder, "sweep"), *panel.save(folder, "panel")]
+        files.append([path.read_bytes() for path in paths])
     assert files[0] == files[1]
 
 

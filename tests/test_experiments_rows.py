@@ -92,10 +92,9 @@ def test_the_published_loss_is_that_of_each_script() -> None:
 def test_the_quick_profile_has_every_grid_and_needs_no_files() -> None:
     for row in ROWS:
         quick = row.members(Plan(quick=True))
-        assert [m.grid for m in quick] == sorted(
-            (m.grid for m in quick), key=[g.title for g in row.grids].index
-        )
-        assert {m.grid for m in quick} == {grid.title for grid in row.grids}
+        assert list(dict.fromkeys(m.grid for m in quick)) == [
+            grid.title.replace("{data}", "digits") for grid in row.grids
+        ]
         for member in quick:
             assert member.run.data.name.split(":")[0] in ("digits", "pairs", "matrix")
 

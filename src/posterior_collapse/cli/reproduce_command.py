@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -39,7 +39,8 @@ def reproduce(
     """Repeat the paper's experiments, each beside what theory predicts.
 
     Finished runs are kept in OUT/runs and never repeated: an interrupted command goes on where it
-    was. Results are written to OUT/ROW.
+    was. Up to 12 runs train together and are kept when all of them end; if the command is killed
+    before, those start again. Results are written to OUT/ROW.
     """
     if show:
         _list()
@@ -66,12 +67,11 @@ def _reproduce(name: str, plan: Plan, out: Path, data_dir: Path | None, device: 
     with RowsTable({row.id: row.name for row in rows}, runs) as table:
         results = reproduce(rows, out, plan, data_dir=data_dir, device=device, report=table.update)
     for result in results:
-        typer.echo(f"{result['id']}: {result['agreement']['verdict']}. {_first(result)}")
+        typer.echo(f"{result['id']}: {result['agreement']['verdict']}")
+        for verdict, text in result["agreement"]["checks"]:
+            if verdict != "agrees":
+                typer.echo(f"  {verdict}: {text}")
     typer.echo(f"Results: {out}")
-
-
-def _first(result: dict[str, Any]) -> str:
-    return str(result["agreement"]["text"])
 
 
 def _document(out: Path, to: Path) -> None:

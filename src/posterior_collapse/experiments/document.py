@@ -19,10 +19,12 @@ __all__ = ["KEYS", "RESULT", "duration", "render", "write"]
 
 RESULT = "result.json"
 KEYS = (
-    *("id", "name", "claim", "theory", "settings", "convention", "profile", "version", "hardware"),
-    *("wall_s", "seeds", "tables", "figures", "agreement", "published"),
+    *("id", "name", "claim", "theory", "data", "settings", "convention", "profile", "version"),
+    *("hardware", "wall_s", "seeds", "tables", "figures", "agreement", "published"),
 )
 """What a row's result holds."""
+MOST_VALUES = 10
+"""Values of a setting up to which all are named."""
 MOST_ROWS = 16
 """Rows of a table up to which it is not folded."""
 TEMPLATE = "reproduction.md.jinja"
@@ -145,21 +147,33 @@ def _section(result: Mapping[str, Any], home: Path, folder: Path) -> dict[str, A
             for table in [Table.from_dict(values)]
         ],
         "figures": [figure for figure in figures if figure["image"] or figure["links"]],
-        "agreement": {key: _prose(result["agreement"][key]) for key in ("verdict", "text")},
+        "data": " and ".join(result["data"]),
+        "agreement": _agreement(result["agreement"]),
         "smaller": _smaller(result["profile"]),
         "wall": took,
         "home": _relative(home, folder),
         "provenance": _values({**about, "wall time": took}).strip(),
-        "settings": _values(result["settings"]).strip(),
+        "settings": _values(_once(result["settings"])).strip(),
+    }
+
+
+def _agreement(agreement: Mapping[str, Any]) -> dict[str, Any]:
+    """Return verdict, sentences and notes; the sentences have their own verdicts where mixed."""
+    mixed = len({verdict for verdict, _ in agreement["checks"]}) > 1
+    sentences = [f"{v}: {text}" if mixed else text for v, text in agreement["checks"]]
+    return {
+        "verdict": _prose(agreement["verdict"]),
+        "checks": [_prose(sentence) for sentence in sentences],
+        "notes": [_prose(note) for note in agreement["notes"]],
     }
 
 
 def _verdicts(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return in one line how many rows agree with theory."""
+    """Return in one line how many rows agree with what was expected."""
     count = Counter(row["agreement"]["verdict"] for row in rows)
     return (
-        f"Of {len(rows)} rows, {count['agrees']} agree with theory, {count['partly']} agree partly "
-        f"and {count['differs']} differ."
+        f"Of {len(rows)} rows, {count['agrees']} agree, {count['partly']} agree partly, "
+        f"{count['differs']} differ and {count['not measured']} did not measure what was expected."
     )
 
 
@@ -175,7 +189,7 @@ def _overview(rows: Sequence[Mapping[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    return Table(["row", "experiment", "size", "seeds", "wall time", "theory"], cells).markdown()
+    return Table(["row", "experiment", "size", "seeds", "wall time", "verdict"], cells).markdown()
 
 
 def _smaller(profile: str) -> str:
@@ -189,7 +203,9 @@ def _smaller(profile: str) -> str:
 
 
 def _figure(figure: Mapping[str, str], home: Path, folder: Path) -> dict[str, Any]:
-    files = [(home / figure["file"]).with_suffix(ending) for ending in (".png", ".pdf", ".csv")]
+    files = [
+        (home / figure["file"]).with_suffix(ending) for ending in (".png", ".pdf", ".csv", ".npz")
+    ]
     links = {f.suffix[1:].upper(): _relative(f, folder) for f in files if f.is_file()}
     return {"caption": _prose(figure["caption"]), "image": links.pop("PNG", ""), "links": links}
 
@@ -217,7 +233,52 @@ def _lines(name: str, values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _plain(value: Any) -> str:
-    return ", ".join(map(format_cell, value)) if isinstance(value, list) else format_cell(value)
+    """Return a value in words, long lists by their ends.
+
+    Example:
+        >>> _plain([i / 10 for i in range(1, 51)])
+        '0.1, 0.2, ..., 5 (50 values)'
+    """
+    if not isinstance(value, list):
+        return format_cell(value)
+    words = [format_cell(item) for item in value]
+    if len(words) > MOST_VALUES:
+        words[2:-1] = ["..."]
+        words[-1] += f" ({len(value)} values)"
+    return ", ".join(words)
+
+
+def _once(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return settings with what all grids share said once.
+
+    Example:
+        >>> _once({"a": {"net": {"name": "relu", "h": 1}}, "b": {"net": {"name": "relu", "h": 2}}})
+        {'all': {'net': {'name': 'relu'}}, 'a': {'net': {'h': 1}}, 'b': {'net': {'h': 2}}}
+    """
+    grids = list(settings.values())
+    if len(grids) < 2 or not all(isinstance(grid, Mapping) for grid in grids):
+        return settings
+    shared = _shared(grids)
+    return {"all": shared} | {title: _rest(grid, shared) for title, grid in settings.items()}
+
+
+def _shared(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, first in values[0].items():
+        each = [value.get(key) for value in values]
+        if all(isinstance(value, Mapping) for value in each):
+            found[key] = _shared([value for value in each if isinstance(value, Mapping)])
+        elif all(value == first for value in each):
+            found[key] = first
+    return found
+
+
+def _rest(values: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _rest(value, shared.get(key, {})) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if isinstance(value, Mapping) or key not in shared
+    }
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -50,7 +50,7 @@ class Grid:
     """Runs that differ in the values of a few fields.
 
     Args:
-        title: What varies, in words.
+        title: What varies, in words; `{data}` stands for the name of the data.
         data: The data.
         spec: What all share, as the fields of a spec.
         network: Name of the architecture, and its options.
@@ -85,7 +85,8 @@ class Grid:
         for choice in itertools.product(*vary.values()):
             labels = dict(zip(self.vary, choice, strict=True))
             for number in range(seeds):
-                yield Member(self.title, labels, self._run(labels, plan, number))
+                run = self._run(labels, plan, number)
+                yield Member(self.title.format(data=run.data.title), labels, run)
 
     def _run(self, labels: Mapping[str, Any], plan: Plan, number: int) -> Run:
         about = {name: value for name, value in labels.items() if name in DATA_FIELDS}

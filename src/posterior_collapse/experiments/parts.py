@@ -11,7 +11,20 @@ from posterior_collapse.experiments.grids import Member
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.sweeps import Record
 
-__all__ = ["Check", "Deliverable", "Part", "Result", "by_grid", "by_labels", "one_seed", "text"]
+__all__ = [
+    "NOT_MEASURED",
+    "Check",
+    "Deliverable",
+    "Part",
+    "Result",
+    "by_grid",
+    "by_labels",
+    "one_seed",
+    "some_active",
+    "text",
+]
+
+NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True)
@@ -52,12 +65,19 @@ class Check:
     """One comparison of what was measured with what was expected.
 
     Attributes:
-        agrees: Whether they agree.
+        agrees: Whether they agree; None: the runs do not show what was to be compared.
         text: What was compared, with its numbers; a sentence.
     """
 
-    agrees: bool
+    agrees: bool | None
     text: str
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        if self.agrees is None:
+            return NOT_MEASURED
+        return "agrees" if self.agrees else "differs"
 
 
 @dataclass(frozen=True)
@@ -100,6 +120,16 @@ def by_labels(results: Sequence[Result]) -> Iterator[tuple[Mapping[str, Any], li
 def one_seed(results: Sequence[Result]) -> list[Result]:
     """Return the first seed's result of each setting."""
     return [seeds[0] for _, seeds in by_labels(results)]
+
+
+def some_active(results: Sequence[Result], level: int) -> bool:
+    """Return whether any unit of a level is active in any run; without, nothing can collapse.
+
+    Args:
+        results: The runs.
+        level: Of the latents, from 1.
+    """
+    return any(result.measured["levels"][level - 1]["n_active"] for result in results)
 
 
 def text(labels: Mapping[str, Any]) -> str:

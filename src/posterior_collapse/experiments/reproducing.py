@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from posterior_collapse.errors import writing
+from posterior_collapse.experiments.agreement import agreement
 from posterior_collapse.experiments.datasets import Data
 from posterior_collapse.experiments.deliverables import DELIVERABLES
 from posterior_collapse.experiments.execution import Executor
 from posterior_collapse.experiments.grids import Plan, Row
-from posterior_collapse.experiments.parts import Part, Result, by_grid
+from posterior_collapse.experiments.parts import Result, by_grid
 from posterior_collapse.sweeps import Progress, Store, sweep
 from posterior_collapse.training import Progress as Epoch
 from posterior_collapse.training.run_folders import write_json
@@ -133,6 +134,7 @@ def _write(row: Row, plan: Plan, results: Sequence[Result], folder: Path) -> dic
         "name": row.name,
         "claim": row.claim,
         "theory": row.theory,
+        "data": list(dict.fromkeys(r.record.run.data.title for r in results)),
         "settings": _settings(results),
         "convention": plan.convention,
         "profile": _profile(row, plan),
@@ -142,7 +144,7 @@ def _write(row: Row, plan: Plan, results: Sequence[Result], folder: Path) -> dic
         "seeds": sorted({r.seed for r in results}),
         "tables": {stem: table.to_dict() for stem, table in tables.items()},
         "figures": figures,
-        "agreement": _agreement(parts, results),
+        "agreement": agreement(parts, results),
         "published": row.published,
     }
     write_json(folder / RESULT, result)
@@ -163,15 +165,21 @@ def _settings(results: Sequence[Result]) -> dict[str, Any]:
     for title, members in by_grid(results).items():
         run = members[0].record.run
         values = run.to_dict()
+        spec, seen = values["spec"], values["evaluation"]
+        for number, beta in enumerate(spec.pop("betas", ()), start=1):
+            spec[f"beta_{number}"] = beta
+        del seen["matrices"]
+        if run.method != "minibatch" and not seen["panel"]:
+            seen.clear()  # on moments alone
         varies = {
             name: list(dict.fromkeys(r.labels[name] for r in members)) for name in members[0].labels
         }
         parts = {
             "data": values["data"],
-            "model": values["spec"],
+            "model": spec,
             "network": values["architecture"],
             "training": {name: values["settings"][name] for name in TRAINED[run.method]},
-            "measured on": values["evaluation"],
+            "measured on": seen,
         }
         shared = {
             part: {k: v for k, v in of.items() if v not in (None, 0, False) and k not in varies}
@@ -191,13 +199,3 @@ def _profile(row: Row, plan: Plan) -> str:
     if plan.rows is not None and planned:
         smaller.append(f"trained on at most {plan.rows:,} rows")
     return f"smaller: {', '.join(smaller)}" if smaller else "full"
-
-
-def _agreement(parts: Sequence[Part], results: Sequence[Result]) -> dict[str, str]:
-    checks = [check for part in parts for check in part.checks]
-    good = sum(check.agrees for check in checks)
-    verdict = "agrees" if good == len(checks) else "partly" if good else "differs"
-    sentences = [check.text for check in checks] + [note for part in parts for note in part.notes]
-    cautions = {note: None for result in results for note in result.theory.get("notes", ())}
-    sentences += [f"Of the theory: {note}." for note in cautions]
-    return {"verdict": verdict, "text": " ".join(sentences)}

@@ -39,6 +39,18 @@ class Choice:
     rows: int | None = None
     size: int | None = None
 
+    @property
+    def title(self) -> str:
+        """What to call the data.
+
+        Example:
+            >>> [Choice(name).title for name in ("mnist", "digits", "matrix:E8", "pairs:1/2")]
+            ['MNIST', 'digits', 'matrix problem', 'drawn pairs']
+        """
+        kind = self.name.split(":")[0]
+        named = {"mnist": "MNIST", "matrix": "matrix problem", "pairs": "drawn pairs"}
+        return named.get(kind, self.name)
+
 
 @dataclass(frozen=True)
 class Evaluation:

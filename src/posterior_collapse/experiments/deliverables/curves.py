@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,13 +10,26 @@ from numpy.typing import NDArray
 
 from posterior_collapse.experiments import figures
 from posterior_collapse.experiments.measuring import DELTA
-from posterior_collapse.experiments.parts import Check, Part, Result, by_grid, by_labels, text
+from posterior_collapse.experiments.parts import (
+    Check,
+    Part,
+    Result,
+    by_grid,
+    by_labels,
+    some_active,
+    text,
+)
 from posterior_collapse.experiments.tables import Table
+from posterior_collapse.experiments.trends import Way, monotone
 
 __all__ = ["collapse_curves", "collapse_level", "correlation", "curve"]
 
-RISES = {"beta": 1, "eta_dec": 1, "beta_2": 1, "beta_1": -1}
-"""Whether the top level collapses more (1) or less (-1) as a value grows, by claim and theory."""
+EXPECTED: dict[str, Way] = {
+    "beta": "rises", "eta_dec": "rises", "beta_2": "rises", "beta_1": "falls",
+    "the correlation of x and y": "rises",
+}  # fmt: skip
+"""How the collapse level of the top level moves as a value grows, by claim and theory."""
+CORRELATIONS = {"random": 0.0, "1/8": 0.125, "1/4": 0.25, "1/2": 0.5, "identical": 1.0}
 SLACK = 0.01
 """Of the collapse level: less is noise of the rows."""
 
@@ -47,8 +59,9 @@ def collapse_curves(results: Sequence[Result]) -> Part:
             records += [_record(grid, text(labels), seed) for seed in seeds]
         panels[f"varying {grid}"] = lines
         name = next(iter(values[0]))
-        if len(values[0]) == 1 and name in RISES:
-            checks.append(_monotone(name, [v[name] for v in values], levels))
+        if len(values[0]) == 1 and name in EXPECTED:
+            points = [(v[name], level) for v, level in zip(values, levels, strict=True)]
+            checks.append(_check(name, points, members))
     top = len(results[0].record.run.spec.dims)
     unit = f"z{top}" if top > 1 else "z"
     measures = ["collapse level", f"active units of {unit}", f"active units of {unit} by theory"]
@@ -59,7 +72,10 @@ def collapse_curves(results: Sequence[Result]) -> Part:
         {"collapse": Table.over_seeds(records, ["varying", "value"], measures)},
         {"collapse-curves": (figures.collapse_curves(panels, delta=DELTA), caption)},
         checks,
-        ["The collapse level is the mean of the curve over log eps, from 0 to 1."],
+        [
+            "The collapse level is the mean of the curve over log eps, from 0 to 1.",
+            *_counts(records),
+        ],
     )
 
 
@@ -69,12 +85,8 @@ def correlation(results: Sequence[Result]) -> Part:
         text(labels): float(np.mean([collapse_level(seed) for seed in seeds]))
         for labels, seeds in by_labels(results)
     }
-    ordered = [
-        levels[kind] for kind in ("random", "1/8", "1/4", "1/2", "identical") if kind in levels
-    ]
-    grows = all(b >= a - SLACK for a, b in pairwise(ordered))
-    words = ", ".join(f"{kind} {level:.3f}" for kind, level in levels.items())
-    checks = [Check(grows, f"Collapse levels, which grow with the correlation: {words}.")]
+    points = [(rho, levels[kind]) for kind, rho in CORRELATIONS.items() if kind in levels]
+    checks = [_check("the correlation of x and y", points, results)]
     notes = []
     if {"quadratic", "random"} <= set(levels):
         difference = levels["quadratic"] - levels["random"]
@@ -99,11 +111,22 @@ def _record(grid: str, label: str, result: Result) -> dict[str, Any]:
     return found
 
 
-def _monotone(name: str, values: Sequence[float], levels: Sequence[float]) -> Check:
-    order = np.argsort(values)
-    sorted_levels = np.array(levels)[order] * RISES[name]
-    agrees = bool(np.all(np.diff(sorted_levels) >= -SLACK))
-    words = ", ".join(f"{values[i]:g}: {levels[i]:.3f}" for i in order)
-    way = "rises" if RISES[name] > 0 else "falls"
-    verb = way if agrees else f"does not always {way[:-1]}"
-    return Check(agrees, f"The collapse level {verb} with {name} ({words}).")
+def _check(name: str, points: Sequence[tuple[float, float]], results: Sequence[Result]) -> Check:
+    top = len(results[0].record.run.spec.dims)
+    if not some_active(results, top):
+        return Check(None, f"No unit is active at any value of {name}: nothing left to collapse.")
+    return monotone("The collapse level", name, points, EXPECTED[name], SLACK)
+
+
+def _counts(records: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """How often the network keeps as many units as a linear model would."""
+    keys = [key for key in records[0] if key.startswith("active units")]
+    pairs = [tuple(r[key] for key in keys) for r in records if len(r) == len(records[0])]
+    if len(keys) < 2 or not pairs:
+        return
+    fewer = sum(found < theory for found, theory in pairs)
+    more = sum(found > theory for found, theory in pairs)
+    yield (
+        f"Of {len(pairs)} runs {len(pairs) - fewer - more} keep as many active units as the best "
+        f"linear model, {fewer} fewer and {more} more."
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,11 @@ class _Onset(NamedTuple):
     last: float
     dead: float
     certificate: str
+    step: float
+
+    @property
+    def told(self) -> str:
+        return f"{self.theory:.3g}"
 
     @property
     def beta(self) -> float:
@@ -36,17 +42,19 @@ class _Onset(NamedTuple):
     def check(self) -> Check:
         """One step of the grid to either side is what the grid can tell apart."""
         where = f"{self.name}, eta_dec = {self.eta_dec:g}: "
-        if math.isnan(self.beta):
+        if math.isnan(self.last):
+            return Check(None, f"{where}no unit is active at any beta (theory: below {self.told}).")
+        if math.isnan(self.dead):
+            inside = self.theory * self.step < self.last
             return Check(
-                False,
-                f"{where}total collapse does not begin within the grid; theory: {self.theory:.3g}.",
+                False if inside else None,
+                f"{where}units are active up to the largest beta, {self.last:.3g} "
+                f"(theory: below {self.told}).",
             )
-        step = self.dead / self.last
         return Check(
-            self.last / step <= self.theory <= self.dead * step,
+            self.last / self.step <= self.theory <= self.dead * self.step,
             f"{where}total collapse begins between beta = {self.last:.3g} and {self.dead:.3g}, "
-            f"predicted at {self.theory:.3g} (error {self.error:+.1%}; there the certificate says "
-            f"{self.certificate}).",
+            f"predicted at {self.told} (error {self.error:+.1%}).",
         )
 
 
@@ -69,10 +77,10 @@ def onset(results: Sequence[Result]) -> Part:
             if column:
                 onsets.append(_onset(name, column))
                 found[name][j] = onsets[-1].beta
-    theory = [_theory(results[0], eta) for eta in etas]
+    theory = {name: [_theory(members[0], eta) for eta in etas] for name, members in grids.items()}
     columns = [
         "architecture", "eta_dec", "onset by theory (beta)", "last beta with active units",
-        "first beta of total collapse", "relative error of the onset", "certificate there",
+        "first beta of total collapse", "relative error of the onset", "certificate at that beta",
     ]  # fmt: skip
     rows = [[*one[:5], one.error, one.certificate] for one in onsets]
     chart = figures.phase(betas, etas, counts, theory, found=found)
@@ -92,7 +100,9 @@ def _onset(name: str, column: Sequence[Result]) -> _Onset:
     last = column[first - 1].labels["beta"] if first else math.nan
     dead = column[first].labels["beta"] if first < len(column) else math.nan
     certificate = column[first].measured["conclusion"] if first < len(column) else ""
-    return _Onset(name, eta, _theory(column[0], eta), last, dead, certificate)
+    betas = [r.labels["beta"] for r in column]
+    step = max(b / a for a, b in pairwise(betas)) if len(betas) > 1 else 1.0
+    return _Onset(name, eta, _theory(column[0], eta), last, dead, certificate, step)
 
 
 def _theory(result: Result, eta_dec: float) -> float:

@@ -41,20 +41,22 @@ def convergence(results: Sequence[Result]) -> Part:
             for name, value in r.measured["exact"]["distances"].items()
             if _free(r, name)
         ]
-        if grid != "MNIST":  # first-order training on real data is shown, not held to the goal
+        if _held(members[0]):
+            runs = "1 run" if len(members) == 1 else f"{len(members)} runs"
             checks.append(
                 Check(
                     max(ends) <= CLOSE,
-                    f"{grid}: largest mean absolute error at the end of {len(members)} run(s) "
-                    f"{max(ends):.1e}.",
+                    f"{grid}: largest mean absolute error at the end of {runs} {max(ends):.1e} "
+                    f"(goal {CLOSE:g}).",
                 )
             )
     table = Table(["problem", "seed", "quantity", "mean absolute error"], rows)
     caption = "Mean absolute error against the theorem, per iteration of full-batch Adam."
     notes = [
-        "The matrix problems are trained as published, by 200 steps of Adam at a constant rate of "
-        "0.1, on the exact objective; no decay and no polish are needed. On MNIST full-batch Adam "
-        "at 0.01 takes the place of minibatches; 'exact' is L-BFGS with the decoders eliminated."
+        "The matrix problem is trained as published, by 200 steps of Adam at a constant rate of "
+        "0.1, on the exact objective: no decay, no polish.",
+        "Images are trained twice: by full-batch Adam at 0.01 in place of minibatches, which is "
+        "shown but not held to the goal, and 'exact', by L-BFGS with the decoders eliminated.",
     ]
     return Part(
         {"errors": table}, {"convergence": (figures.convergence(panels), caption)}, checks, notes
@@ -80,14 +82,12 @@ def matrices(results: Sequence[Result]) -> Part:
                 ]
             )  # fmt: skip
         distances = [v for k, v in result.measured["exact"]["distances"].items() if k != "sigma_1"]
-        gone = int(np.sum(norms < VANISHED))
-        dead = theory["status"].count("collapsed")
         checks += [
             Check(
                 max(distances) <= CLOSE,
                 f"{grid}: singular values of U and V within {max(distances):.1e} of theory.",
             ),
-            Check(gone == dead, f"{grid}: {gone} column(s) of U vanish, {dead} by theory."),
+            _vanishing(grid, result, norms),
         ]
     columns = [
         "Sigma", "unit", "norm of U's column", "sigma (sorted)", "singular value of U",
@@ -99,6 +99,23 @@ def matrices(results: Sequence[Result]) -> Part:
         "unit; rows of V are shown as columns."
     )
     return Part({"matrices": Table(columns, rows)}, {"matrices": (chart, caption)}, checks)
+
+
+def _vanishing(grid: str, result: Result, norms: NDArray[np.float64]) -> Check:
+    """Count what theory fixes: columns of U that vanish, or its rank where units may rotate."""
+    (sigma,) = result.record.run.spec.sigma_levels
+    theory = np.array(result.theory["levels"][0]["decoder_singular_values"])
+    expected = int(np.sum(theory < VANISHED))
+    gone = int(np.sum(norms < VANISHED))
+    if sigma == "learned" or (isinstance(sigma, tuple) and len(set(sigma)) == len(sigma)):
+        return Check(gone == expected, f"{grid}: {gone} columns of U vanish, {expected} by theory.")
+    found = np.array(result.measured["exact"]["levels"][0]["decoder_singular_values"])
+    rank, least = int(np.sum(found >= VANISHED)), len(theory) - expected
+    return Check(
+        rank == least,
+        f"{grid}: U has rank {rank}, {least} by theory. Equal sigmas leave units free to "
+        f"rotate, so no column need vanish ({gone} do).",
+    )
 
 
 def both_learned(results: Sequence[Result]) -> Part:
@@ -129,13 +146,14 @@ def both_learned(results: Sequence[Result]) -> Part:
                 )
             )
         else:
-            free = len(kls) == 1 or max(kls) - min(kls) > FLAT
+            free = max(kls) - min(kls) > FLAT
+            known = same and free if len(kls) > 1 or not same else None
             checks.append(
                 Check(
-                    same and free,
-                    f"beta_2 = {betas[1]:g} = beta_1: the KL of z2 ends at "
-                    f"{', '.join(f'{kl:.3g}' for kl in kls)} nats over seeds, the loss within "
-                    f"{max(map(abs, gaps)):.1e} of one value.",
+                    known,
+                    f"beta_2 = {betas[1]:g} = beta_1: the loss is within {max(map(abs, gaps)):.1e} "
+                    f"of theory, the KL of z2 ends at {', '.join(f'{kl:.3g}' for kl in kls)} nats"
+                    + (" from different starts." if len(kls) > 1 else "; one start shows no more."),
                 )
             )
     columns = [
@@ -168,3 +186,9 @@ def _free(result: Result, name: str) -> bool:
     """Whether the quantity is not fixed by the spec."""
     kind, level = name.rsplit("_", 1) if "_" in name else (name, "1")
     return kind != "sigma" or result.record.run.spec.sigma_levels[int(level) - 1] == "learned"
+
+
+def _held(result: Result) -> bool:
+    """First-order training on images is shown, not held to the goal."""
+    run = result.record.run
+    return run.method == "exact" or run.data.name.startswith("matrix:")

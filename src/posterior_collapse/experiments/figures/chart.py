@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from posterior_collapse import atomic
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.report import save_figure
@@ -63,13 +65,18 @@ class Chart(NamedTuple):
     Attributes:
         figure: The matplotlib figure.
         table: Rows of the CSV of the same stem.
+        images: Panels only: title -> their images, (rows, columns, height, width), in 256 steps.
     """
 
     figure: Figure
     table: Table
+    images: Mapping[str, NDArray[np.uint8]] | None = None
 
     def save(self, folder: str | os.PathLike[str], stem: str) -> list[Path]:
-        """Write `stem`.pdf, .png and .csv into a folder that is there; return the three paths.
+        """Write `stem`.pdf, .png, .csv and, of panels, .npz into a folder that is there.
+
+        Returns:
+            The paths, in that order.
 
         Raises:
             OutputError: The folder is missing or cannot be written.
@@ -77,7 +84,14 @@ class Chart(NamedTuple):
         target = Path(folder) / stem
         with style():
             paths = [save_figure(self.figure, f"{target}{e}", dpi=DPI) for e in (".pdf", ".png")]
-        return [*paths, self.table.save(folder, stem)]
+        paths.append(self.table.save(folder, stem))
+        if self.images is not None:
+            content = io.BytesIO()
+            # Pixels as text would take ten times the room.
+            np.savez_compressed(content, **self.images)  # type: ignore[arg-type]
+            paths.append(Path(f"{target}.npz"))
+            atomic.write(paths[-1], content.getvalue())
+        return paths
 
 
 @contextmanager

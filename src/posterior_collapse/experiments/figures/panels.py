@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -37,25 +37,28 @@ def panel(
     columns: Sequence[str] = (),
     row_name: str = "",
     column_name: str = "",
+    runs: Mapping[str, ArrayLike] | None = None,
 ) -> Chart:
     """Draw grids of grey images, dark ink on white paper.
 
     Args:
         blocks: Title (e.g. "original") -> images of shape (rows, columns, height, width), values
             from 0 (paper) to 1 (ink); what lies outside is clipped. Blocks stand side by side.
-            The CSV has a row per image, in 256 steps.
+            The CSV has a row per image; the images themselves are kept beside it.
         rows: Label of each row, e.g. values of beta_1; only blocks of the labelled shape have it.
         columns: Label of each column, e.g. values of beta_2; likewise.
         row_name: What the row labels are values of.
         column_name: What the column labels are values of.
+        runs: Title -> keys of the runs that made the images, of a shape that spreads over
+            (rows, columns); data have none.
 
     Raises:
         InvalidArgumentError: Images that are not four-dimensional.
 
     Example:
         >>> chart = panel({"original": np.zeros((2, 3, 8, 8)), "mean": np.ones((2, 3, 8, 8))})
-        >>> len(chart.table.rows), len(chart.table.columns)
-        (12, 67)
+        >>> len(chart.table.rows), chart.table.rows[-1], chart.images["mean"].shape
+        (12, ['mean', 2, 3, '', '', ''], (2, 3, 8, 8))
     """
     images = {title: _images(title, block) for title, block in blocks.items()}
     mosaics = {title: _mosaic(block) for title, block in images.items()}
@@ -73,15 +76,16 @@ def panel(
             box.set(xticks=[], yticks=[])
             box.tick_params(length=0)
             box.spines[:].set_visible(True)
-            down, across, height, width = block.shape
-            if (down, across) != (len(rows) or down, len(columns) or across):
+            height, width = block.shape[2:]
+            if not _labelled(block, rows, columns):
                 continue
             box.set_xticks([(width + 1) * (i + 0.5) - 1 for i in range(len(columns))], columns)
             box.set_xlabel(column_name)
             if box is axes[0]:
                 box.set_yticks([(height + 1) * (i + 0.5) - 1 for i in range(len(rows))], rows)
                 box.set_ylabel(row_name)
-    return Chart(figure, _pixels(images))
+    steps = {title or "images": np.rint(255 * b).astype(np.uint8) for title, b in images.items()}
+    return Chart(figure, _index(images, rows, columns, runs or {}), steps)
 
 
 def _fitting(
@@ -160,12 +164,27 @@ def _mosaic(block: Images) -> Images:
     return np.asarray(joined[:-1, :-1])
 
 
-def _pixels(images: Mapping[str, Images]) -> Table:
-    size = max(block.shape[2] * block.shape[3] for block in images.values())
-    rows = [
-        [title, i, j, *pixels.ravel().tolist(), *[None] * (size - pixels.size)]
-        for title, block in images.items()
-        for i, line in enumerate(np.rint(255 * block).astype(int), 1)
-        for j, pixels in enumerate(line, 1)
-    ]
-    return Table(["block", "row", "column", *(f"pixel {k}" for k in range(size))], rows)
+def _labelled(block: Images, rows: Sequence[str], columns: Sequence[str]) -> bool:
+    down, across = block.shape[:2]
+    return (down, across) == (len(rows) or down, len(columns) or across)
+
+
+def _index(
+    images: Mapping[str, Images],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    runs: Mapping[str, ArrayLike],
+) -> Table:
+    lines: list[list[Any]] = []
+    for title, block in images.items():
+        down, across = block.shape[:2]
+        labelled = _labelled(block, rows, columns)
+        names = list(rows) if rows and labelled else [""] * down
+        heads = list(columns) if columns and labelled else [""] * across
+        keys = np.broadcast_to(np.asarray(runs.get(title, "")), (down, across))
+        lines += [
+            [title, i + 1, j + 1, names[i], heads[j], str(keys[i, j])]
+            for i in range(down)
+            for j in range(across)
+        ]
+    return Table(["block", "row", "column", "row label", "column label", "run"], lines)

@@ -22,7 +22,7 @@ def phase(
     betas: ArrayLike,
     eta_decs: ArrayLike,
     measured: Mapping[str, ArrayLike],
-    onset: ArrayLike,
+    onset: Mapping[str, ArrayLike],
     *,
     found: Mapping[str, ArrayLike] | None = None,
 ) -> Chart:
@@ -32,17 +32,18 @@ def phase(
         betas: Rows, positive, ascending, shape (rows,).
         eta_decs: Columns, positive, ascending, in data units, shape (columns,).
         measured: Architecture -> active units, shape (rows, columns); NaN where nothing ran.
-        onset: Theory's beta of total collapse at each eta_dec, shape (columns,).
+        onset: Architecture -> theory's beta of total collapse at each eta_dec, shape (columns,).
         found: Architecture -> measured beta of total collapse, shape (columns,); NaN: none.
 
     Example:
-        >>> chart = phase([0.5, 2], [0.5, 1], {"mlp": [[8, 2], [3, 0]]}, [4.0, 1.0])
+        >>> chart = phase([0.5, 2], [0.5, 1], {"mlp": [[8, 2], [3, 0]]}, {"mlp": [4.0, 1.0]})
         >>> chart.table.rows[-1]
         ['mlp', 2.0, 1.0, 0.0, 1.0, None]
     """
     from matplotlib.ticker import MaxNLocator
 
-    rows, columns, line = array(betas), array(eta_decs), array(onset)
+    rows, columns = array(betas), array(eta_decs)
+    lines = {name: array(line) for name, line in onset.items()}
     counts = {name: np.asarray(active, dtype=float) for name, active in measured.items()}
     most = max(float(np.nanmax(active, initial=1.0)) for active in counts.values())
     trained = {name: array(values) for name, values in (found or {}).items()}
@@ -51,7 +52,9 @@ def phase(
         figure, axes = grid(list(counts), height=2.7, sharey=True)
         for box, (name, active) in zip(axes, counts.items(), strict=True):
             mesh = _cells(box, *edges, active, most)
-            _outlined(box, *_to_edges(columns, line), "--", "onset of total collapse, theory")
+            _outlined(
+                box, *_to_edges(columns, lines[name]), "--", "onset of total collapse, theory"
+            )
             if name in trained:
                 across, up = np.repeat(edges[0], 2)[1:-1], np.repeat(trained[name], 2)
                 _outlined(box, across, up, "-", "onset, trained")
@@ -72,7 +75,7 @@ def phase(
         [name, beta, *column]
         for name, active in counts.items()
         for beta, there in zip(rows.tolist(), active.tolist(), strict=True)
-        for column in zip(columns.tolist(), there, line.tolist(), ends[name], strict=True)
+        for column in zip(columns.tolist(), there, lines[name].tolist(), ends[name], strict=True)
     ]
     heads = ["architecture", "beta", "eta_dec", "active units", "onset, theory", "onset, trained"]
     return Chart(figure, Table(heads, table))

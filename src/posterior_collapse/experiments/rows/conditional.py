@@ -110,11 +110,11 @@ ROWS: tuple[Row, ...] = (
                 MATRIX_NET, MATRIX, method="recorded", spread=True,
             ),
             Grid(
-                "MNIST", QUARTER, LINEAR_CVAE, LINEAR_CVAE_NET, FULL_BATCH, method="recorded",
+                "{data}", QUARTER, LINEAR_CVAE, LINEAR_CVAE_NET, FULL_BATCH, method="recorded",
                 evaluation=ON_TRAIN,
             ),
             Grid(
-                "MNIST, exact", QUARTER, LINEAR_CVAE, LINEAR_CVAE_NET, EXACT, {"beta": (1.0,)},
+                "{data}, exact", QUARTER, LINEAR_CVAE, LINEAR_CVAE_NET, EXACT, {"beta": (1.0,)},
                 "exact", Evaluation(panel=10),
             ),
         ),

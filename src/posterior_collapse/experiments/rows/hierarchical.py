@@ -93,7 +93,8 @@ ROWS: tuple[Row, ...] = (
         name="Samples from CNN HVAE",
         networks="hvae-cnn",
         claim="Reconstructions through z2 blur as beta_2 grows, and sharpen again with beta_1.",
-        theory="As for E4.",
+        theory="z2 dies once beta_2 eta_dec^2 exceeds beta_1 max(sigma_1^2, theta sigma_1 / "
+        "sqrt(beta_1)); a dead z2 gives one image for all inputs.",
         grids=(
             Grid(
                 "beta_1 x beta_2",
@@ -151,11 +152,11 @@ ROWS: tuple[Row, ...] = (
                 spread=True,
             ),
             Grid(
-                "MNIST", MNIST, LINEAR_HVAE, LINEAR_HVAE_NET, FULL_BATCH, method="recorded",
+                "{data}", MNIST, LINEAR_HVAE, LINEAR_HVAE_NET, FULL_BATCH, method="recorded",
                 evaluation=ON_TRAIN,
             ),
             Grid(
-                "MNIST, exact", MNIST, LINEAR_HVAE, LINEAR_HVAE_NET, EXACT, {"beta_2": (1.0,)},
+                "{data}, exact", MNIST, LINEAR_HVAE, LINEAR_HVAE_NET, EXACT, {"beta_2": (1.0,)},
                 "exact", ON_TRAIN,
             ),
         ),
@@ -183,11 +184,11 @@ ROWS: tuple[Row, ...] = (
                 spread=True,
             ),
             Grid(
-                "MNIST", MNIST, BOTH_FIXED, LINEAR_HVAE_NET, FULL_BATCH, method="recorded",
+                "{data}", MNIST, BOTH_FIXED, LINEAR_HVAE_NET, FULL_BATCH, method="recorded",
                 evaluation=ON_TRAIN,
             ),
             Grid(
-                "MNIST, exact", MNIST, BOTH_FIXED, LINEAR_HVAE_NET, EXACT, method="exact",
+                "{data}, exact", MNIST, BOTH_FIXED, LINEAR_HVAE_NET, EXACT, method="exact",
                 evaluation=ON_TRAIN,
             ),
         ),
@@ -201,7 +202,9 @@ ROWS: tuple[Row, ...] = (
         networks="hvae-relu",
         claim="Larger beta_2 and eta_dec lower z2's KL and active units; larger beta_1 those of "
         "z1.",
-        theory="As for E3.",
+        theory="Unit i of z2 lives while "
+        "beta_2 eta_dec^2 < beta_1 max(sigma_1^2, theta_i sigma_1 / sqrt(beta_1)), "
+        "so its KL and count fall in beta_2 and eta_dec.",
         grids=(
             _hvae("beta_1", {"beta_1": (0.25, 0.5, 1.0, 2.0, 3.0)}),
             _hvae("beta_2", {"beta_2": (0.25, 0.5, 1.0, 2.0, 3.0)}),
@@ -215,7 +218,7 @@ ROWS: tuple[Row, ...] = (
         id="X1",
         name="Both hierarchical variances learned",
         networks="hvae-linear, Sigma_1 and Sigma_2 learned",
-        claim="Not in the paper: with both variances learned z2 is dead for beta_2 > beta_1.",
+        claim="With both variances learned z2 is dead for beta_2 > beta_1.",
         theory="beta_2 > beta_1: z2 collapses completely, whatever the data. beta_2 = beta_1 (the "
         "plain ELBO): flat, what z2 carries is left to the start. beta_2 < beta_1: unbounded.",
         grids=(

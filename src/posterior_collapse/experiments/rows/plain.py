@@ -79,7 +79,7 @@ ROWS: tuple[Row, ...] = (
         id="X2",
         name="Onset of total collapse in non-linear VAEs",
         networks="mlp, cnn",
-        claim="Not in the paper: linear theory predicts where a non-linear VAE collapses wholly.",
+        claim="Linear theory predicts where a non-linear VAE collapses wholly.",
         theory="All units are dead once beta eta_dec^2 exceeds the largest data variance "
         "theta_1^2.",
         grids=tuple(
