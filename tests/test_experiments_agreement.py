@@ -217,6 +217,13 @@ class TestAgreement:
         assert [said for _, said in found["checks"]] == [f"{agrees}." for agrees in checks]
         assert found["notes"] == ["Note."]
 
+    def test_cautions_that_differ_in_numbers_are_told_once(self) -> None:
+        notes = ("level 1: a KL of 0.5 nats", "level 1: a KL of 0.25 nats", "level 2: a KL of 1.5")
+        results = [planted({}, {}, forecast={"notes": [note]}) for note in notes]
+        assert agreement([], results)["notes"] == [
+            *("Level 1: a KL of 0.5 nats (other runs: other numbers).", "Level 2: a KL of 1.5.")
+        ]
+
     def test_cautions_are_told_once(self) -> None:
         (one, two) = (planted({}, {}, forecast={"notes": ["units rotate"]}) for _ in range(2))
         assert agreement([], [one, two])["notes"] == ["Units rotate."]
@@ -238,9 +245,30 @@ def test_curves_and_counts_need_an_active_unit(active: int) -> None:
         found[-1].record.run.evaluation = SimpleNamespace(samples=7)  # type: ignore[misc]
     expected = "agrees" if active else "not measured"
     assert verdicts("collapse_curves", found) == [expected]
+    told = DELIVERABLES["likelihood_table"](found).checks[0].text
+    assert told == "NLL (nats) rises with beta (0.1: 100.1, 1: 101, 2: 102)."
     nll, kl, counts = verdicts("likelihood_table", found)
     assert (nll, kl) == ("agrees", expected)
     assert counts == ("differs" if active else "not measured")  # as many at every beta
+
+
+@pytest.mark.parametrize(
+    ("learned", "fixed", "verdict"),
+    [(0, 0, ["not measured"]), (4, 4, ["differs", "agrees"]), (3, 4, ["agrees", "agrees"])],
+)
+def test_a_learned_sigma_is_compared_by_the_count_that_is_shown(
+    learned: int, fixed: int, verdict: list[str]
+) -> None:
+    found = []
+    for grid, active, nll in (("learned", learned, 99.0), ("fixed at 0.5", fixed, 100.0)):
+        one = {"n_active": 2, "active_units": active, "kl": [3.0], "kl_active_share": 0.5}
+        measured = {
+            "levels": [one], "nll": nll, "nll_error": 0.1, "nll_rows": 9,
+            "effective_sample_size": 5.0,
+        }  # fmt: skip
+        found.append(planted({}, measured, grid))
+        found[-1].record.run.evaluation = SimpleNamespace(samples=7)  # type: ignore[misc]
+    assert verdicts("likelihood_table", found) == verdict
 
 
 def test_the_published_loss_halves_beta_for_training_and_theory() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from posterior_collapse.experiments.parts import NOT_MEASURED, Part, Result
 
 __all__ = ["agreement"]
+
+NUMBERS = r"\d+\.\d+(e-?\d+)?|\d\d+"
+"""Those that differ from run to run, not the number of a level."""
 
 
 def agreement(parts: Sequence[Part], results: Sequence[Result]) -> dict[str, Any]:
@@ -37,5 +41,9 @@ def _cautions(results: Sequence[Result]) -> Iterator[str]:
             "In the published loss of non-linear models every beta counts half. Betas are named as "
             "published; theory's numbers are those of half the beta."
         )
+    told: dict[str, list[str]] = {}
     for note in dict.fromkeys(n for r in results for n in r.theory.get("notes", ())):
-        yield f"{note[0].upper()}{note[1:]}."
+        told.setdefault(re.sub(NUMBERS, "#", note), []).append(note)
+    for first, *others in told.values():
+        elsewhere = " (other runs: other numbers)" if others else ""
+        yield f"{first[0].upper()}{first[1:]}{elsewhere}."

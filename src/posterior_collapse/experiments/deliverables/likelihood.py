@@ -66,7 +66,7 @@ def likelihood_table(results: Sequence[Result]) -> Part:
     caption = "NLL, KL and active units; error bars are standard deviations over seeds."
     one = next(iter(panels[shown[0]])) if len(panels[shown[0]]) == 1 else "setting"
     chart = figures.spread(panels, variable=one)
-    checks += _sigma(records, results)
+    checks += _sigma(records)
     return Part({"likelihood": table}, {"likelihood": (chart, caption)}, checks, notes)
 
 
@@ -109,7 +109,7 @@ def _moves(
             continue  # of hierarchies nothing is said of the NLL
         means = [float(np.mean([one[measure] for one in numbers])) for _, numbers in found]
         values = [labels[name] for labels, _ in found]
-        if "NLL" not in measure and not some_active(members, 2 if "z2" in measure else 1):
+        if not _shown(measure, means, members):
             checks.append(Check(None, f"{measure}: no unit is active at any value of {name}."))
             continue
         points = list(zip(values, means, strict=True))
@@ -118,7 +118,14 @@ def _moves(
     return checks
 
 
-def _sigma(records: Sequence[dict[str, Any]], results: Sequence[Result]) -> list[Check]:
+def _shown(measure: str, means: Sequence[float], members: Sequence[Result]) -> bool:
+    """Whether anything could fall: without active units neither counts nor KLs mean anything."""
+    if measure.startswith("active"):
+        return any(means)
+    return "NLL" in measure or some_active(members, 2 if "z2" in measure else 1)
+
+
+def _sigma(records: Sequence[dict[str, Any]]) -> list[Check]:
     """For a learned against a fixed sigma."""
     mean: dict[str, dict[str, float]] = {}
     for kind in ("learned", "fixed"):
@@ -132,7 +139,7 @@ def _sigma(records: Sequence[dict[str, Any]], results: Sequence[Result]) -> list
         name: f"{mean['learned'][name]:.4g} learned, {mean['fixed'][name]:.4g} fixed"
         for name in mean["learned"]
     }
-    if not some_active(results, 1):
+    if not any(one["active units"] for one in mean.values()):
         return [Check(None, "No unit is active, with a learned or a fixed sigma.")]
     fewer = mean["learned"]["active units"] < mean["fixed"]["active units"]
     better = mean["learned"]["NLL (nats)"] < mean["fixed"]["NLL (nats)"]

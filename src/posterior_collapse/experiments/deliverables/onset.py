@@ -54,7 +54,8 @@ class _Onset(NamedTuple):
         return Check(
             self.last / self.step <= self.theory <= self.dead * self.step,
             f"{where}total collapse begins between beta = {self.last:.3g} and {self.dead:.3g}, "
-            f"predicted at {self.told} (error {self.error:+.1%}).",
+            f"predicted at {self.told} (error {self.error:+.1%}; a step of the grid is a factor of "
+            f"{self.step:.3g}).",
         )
 
 

@@ -158,7 +158,7 @@ def both_learned(results: Sequence[Result]) -> Part:
             )
     columns = [
         "beta_2", "seed", "loss (nats)", "loss above theory", "KL of z2 (nats)",
-        "active modes of z2", "by theory",
+        "active modes of z2", "active modes of z2 by theory",
     ]  # fmt: skip
     points: dict[str, figures.Points] = {}
     settings = [f"{labels['beta_2']:g}" for labels, _ in by_labels(results)]
