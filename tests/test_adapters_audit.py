@@ -241,6 +241,7 @@ def test_a_loss_of_images_that_flattens_them() -> None:
         error = functional.mse_loss(y_hat.view(-1, D), y.view(-1, D), reduction="sum")
         return error + kl(mean, log_var).sum()
 
+    assert audit_loss(all_sums, features=np.int64(D), latents=K).value == pytest.approx(2)
     found = audit_loss(loss, features=(1, 4, 3), latents=K, batch_size=D)
     assert found.value == pytest.approx(0.5)
     assert found.reductions["features"] is None  # it takes no other number of features
@@ -290,7 +291,17 @@ def test_no_loss(loss: Any, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"features": 0}, {"latents": -1}, {"batch_size": 0}, {"beta": -1.0}, {"eta_dec": 0}]
+    "wrong",
+    [
+        {"features": 0},
+        {"features": ()},
+        {"features": 2.5},
+        {"features": "no"},
+        {"latents": -1},
+        {"batch_size": 0},
+        {"beta": -1.0},
+        {"eta_dec": 0},
+    ],
 )
 def test_bad_numbers(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgumentError, match=next(iter(wrong))):

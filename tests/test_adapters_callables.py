@@ -172,6 +172,10 @@ def test_data_are_moved_to_the_model() -> None:
     assert model.posterior(1, ROWS.double()).mean.dtype is torch.float32
     assert model.decode(ROWS[:, :3].double()).mean.dtype is torch.float32
     assert model.prior(1).mean.dtype is torch.float32
+    layer = nn.Linear(4, 6, device="meta")
+    elsewhere = from_callable(lambda x: layer(x).chunk(2, 1), latent_dim=3)
+    assert elsewhere.posterior(1, ROWS).mean.device.type == "meta"
+    assert elsewhere.prior(1).mean.device.type == "meta"
 
 
 def test_an_unknown_objective_is_called_assumed() -> None:
@@ -210,7 +214,9 @@ def test_what_is_no_posterior(output: Any, message: str) -> None:
         ({"latent_dim": 0}, "latent_dim"),
         ({"spec": VAESpec(latent_dim=4)}, r"latent dims \(4,\)"),
         ({"spec": HVAESpec(latent_dims=(3, 3), betas=(1.0, 1.0))}, "Derive a class"),
-        ({"shape": (3, 0)}, "shape"),
+        ({"shape": (3, 0)}, "shape: got 0"),
+        ({"shape": ()}, r"shape: got \(\)"),
+        ({"shape": 4}, "shape: got 4; expected a sequence"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:

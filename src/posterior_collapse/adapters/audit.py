@@ -11,6 +11,7 @@ from posterior_collapse import checks
 from posterior_collapse.adapters.findings import findings
 from posterior_collapse.adapters.probing import KLReading, Probe, ReconstructionReading, Sizes
 from posterior_collapse.diagnosis import Finding
+from posterior_collapse.diagnosis.options import whole
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.specs import VAESpec
 from posterior_collapse.theory import EffectiveBeta
@@ -151,10 +152,10 @@ def audit_loss(
         >>> print(found.findings[0].text)
         The squared error is a mean over 784 features and the KL a sum over latents.
     """
-    shape = (features,) if isinstance(features, int) else tuple(features)
+    shape = tuple(features) if isinstance(features, Sequence) and features else (features,)
     sizes = Sizes(
-        checks.count("batch_size", batch_size),
-        tuple(checks.count("features", size) for size in shape),
+        whole("batch_size", batch_size, least=1),
+        tuple(whole("features", size, least=1) for size in shape),
         checks.units("latents", latents),
     )
     if isinstance(loss, EffectiveBeta):

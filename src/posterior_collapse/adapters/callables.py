@@ -14,6 +14,7 @@ from torch.distributions import Normal
 
 from posterior_collapse import checks
 from posterior_collapse.adapters.encoded import elementwise, posterior_of
+from posterior_collapse.diagnosis.options import whole
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import LatentModel
 from posterior_collapse.specs import CVAESpec, Spec, VAESpec
@@ -98,7 +99,7 @@ class WrappedModel(LatentModel, nn.Module):
             )
         self.conditional = isinstance(self.spec, CVAESpec)
         self.decodes = decode is not None
-        self.shape = None if shape is None else tuple(checks.count("shape", s) for s in shape)
+        self.shape = None if shape is None else _sides(shape)
         self.wrapped = nn.ModuleList(dict.fromkeys(_modules_of(encode, decode)))
         # The shell itself does not train: only the modes of the modules in it tell.
         self.training = self.wrapped.training = False
@@ -128,7 +129,7 @@ class WrappedModel(LatentModel, nn.Module):
         """Return `p(z)`, `N(0, eta_enc^2)`; see `LatentModel`."""
         self._check_level(level)
         mean = self._to_model(torch.zeros(self.units[0]))
-        return Normal(mean, torch.full_like(mean, self.spec.eta_enc))
+        return Normal(mean, torch.full_like(mean, self.spec.eta_enc), validate_args=False)
 
     def decode(self, z: Tensor, x: Tensor | None = None) -> Normal:
         """Return `p(y | z)` as flat rows; see `LatentModel`."""
@@ -188,6 +189,11 @@ class WrappedModel(LatentModel, nn.Module):
     def _check_level(self, level: int) -> None:
         if level != 1:
             raise InvalidArgumentError("level", level, "1", "This model has one latent level.")
+
+
+def _sides(shape: Sequence[int]) -> tuple[int, ...]:
+    sides = checks.sequence("shape", shape, None, "the sides of one sample")
+    return tuple(whole("shape", side, least=1) for side in sides or ((),))
 
 
 def _rows(x: Tensor) -> Tensor:

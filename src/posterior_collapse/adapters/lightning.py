@@ -13,6 +13,7 @@ from torch import Tensor
 from posterior_collapse import checks
 from posterior_collapse.adapters.encoded import posterior_of
 from posterior_collapse.adapters.libraries import missing
+from posterior_collapse.diagnosis.options import whole
 from posterior_collapse.diagnosis.reading import evaluating
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.specs import VAESpec
@@ -92,12 +93,12 @@ class CollapseMonitor(Callback):
             )
         self.encode = _encode if encode is None else encode
         self.data = data
-        self.samples = checks.count("samples", samples)
-        self.every = checks.count("every", every)
+        self.samples = whole("samples", samples, least=1)
+        self.every = whole("every", every, least=1)
         self.log_var = log_var
         self.prior_std = checks.positive("prior_std", prior_std)
-        self.least_active = checks.count("least_active", least_active)
-        self.warn_after = None if warn_after is None else checks.count("warn_after", warn_after)
+        self.least_active = whole("least_active", least_active, least=1)
+        self.warn_after = None if warn_after is None else whole("warn_after", warn_after, least=1)
         self.spec = spec
         self.per_unit = per_unit
         self.history: list[Measured] = []
