@@ -162,6 +162,26 @@ def test_no_warning_before_its_time_or_without_reason() -> None:
     assert not [one for one in caught if "units are active" in str(one.message)]
 
 
+def test_a_run_that_diverges_is_left_to_end_by_itself() -> None:
+    def broken(module: Module, batch: Any) -> Any:
+        mean, log_var = module.encode(batch[0])
+        return mean * torch.tensor([1.0, 1.0, 1.0, 1.0, torch.nan]), log_var - 800
+
+    monitor = CollapseMonitor(broken, warn_after=1, least_active=5, spec=VAESpec(latent_dim=5))
+    with pytest.warns(UserWarning, match="of 5 units are active"):
+        train(monitor, max_epochs=1)
+    assert monitor.history[-1].step == 8
+    assert str(monitor.history[-1].kl[:1] + monitor.history[-1].kl[-1:]) == "(inf, nan)"
+
+
+def test_data_without_a_forecast_get_the_general_action() -> None:
+    same = [[torch.ones(30, 64)]]
+    spec = VAESpec(latent_dim=5)
+    monitor = CollapseMonitor(data=same, spec=spec, warn_after=1)
+    with pytest.warns(UserWarning, match="If the objective asks for it"):
+        train(monitor, Module(live=torch.zeros(5)), max_epochs=1)
+
+
 def test_own_encoder_data_and_few_samples() -> None:
     seen = []
 

@@ -127,6 +127,17 @@ def test_single_precision_posteriors_are_summed_in_double(name: str) -> None:
     assert all(value.dtype == torch.float64 for value in metric.metric_state.values())
 
 
+def test_degenerate_posteriors_show_in_the_result() -> None:
+    kl, information = KLPerUnit(3), InformationPerUnit(3)
+    mean = torch.tensor([[1.0, 0.0, torch.nan], [-1.0, 0.0, 0.0]])
+    std = torch.tensor([[0.0, 1.0, 1.0]] * 2)
+    for metric in (kl, information):
+        metric.update(mean, std)
+        first, second, third = metric.compute().tolist()
+        assert (first, second) == (torch.inf, 0.0)
+        assert third != third
+
+
 def run_process(rank: int, folder: str) -> None:
     store = distributed.FileStore(f"{folder}/store", 2)
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
@@ -164,7 +175,7 @@ def test_they_live_in_a_collection() -> None:
     [
         (torch.zeros(3, 5), torch.ones(3, 5), r"shape \(3, 5\); expected \(batch, 4\)"),
         (torch.zeros(4), torch.ones(4), r"shape \(4,\)"),
-        (torch.zeros(3, 4), torch.zeros(3, 4), "not positive.*exp()"),
+        (torch.zeros(3, 4), torch.full((3, 4), -2.0), r"a negative value \(-2\).*exp()"),
         (torch.zeros(3, 4), torch.ones(3), "std: got shape"),
     ],
 )

@@ -15,7 +15,7 @@ from posterior_collapse.adapters.encoded import posterior_of
 from posterior_collapse.adapters.libraries import missing
 from posterior_collapse.diagnosis.options import whole
 from posterior_collapse.diagnosis.reading import evaluating
-from posterior_collapse.errors import DataError, InvalidArgumentError
+from posterior_collapse.errors import DataError, InvalidArgumentError, PosteriorCollapseError
 from posterior_collapse.specs import VAESpec
 from posterior_collapse.theory import ACTIVE_INFORMATION, forecast
 
@@ -71,6 +71,10 @@ class CollapseMonitor(Callback):
 
     Attributes:
         history: What was measured, a `Measured` each time.
+
+    Raises:
+        InvalidArgumentError: An option is out of its domain, or `encode` gives no posterior.
+        DataError: There is nothing to look at.
     """
 
     def __init__(
@@ -158,7 +162,7 @@ class CollapseMonitor(Callback):
             values |= {f"collapse/kl_{unit}": value for unit, value in enumerate(found.kl)}
         for logger in trainer.loggers:
             logger.log_metrics(values, step=step)
-        if self._is_late(found) and trainer.is_global_zero:
+        if trainer.is_global_zero:
             self._warn(found)
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, Tensor]:
@@ -179,13 +183,9 @@ class CollapseMonitor(Callback):
         assert kl is not None
         return kl.compute(), (information.compute() > ACTIVE_INFORMATION).sum()
 
-    def _is_late(self, found: Measured) -> bool:
-        """Whether this is the time to warn."""
-        few = found.active < self.least_active
-        return few and self.warn_after is not None and found.step >= self.warn_after
-
     def _warn(self, found: Measured) -> None:
-        if self._warned:
+        late = self.warn_after is not None and found.step >= self.warn_after
+        if self._warned or not late or found.active >= self.least_active:
             return
         self._warned = True
         warnings.warn(
@@ -197,19 +197,23 @@ class CollapseMonitor(Callback):
     def _action(self) -> str:
         """What to do about collapse, by whether the objective asks for it."""
         optimiser = "lengthen the KL warm-up, lower the learning rate or restart from another seed"
-        if self.spec is None:
-            return (
-                "If the objective asks for it, lower beta or eta_dec: pass spec= to be told how "
-                f"far. If not, {optimiser}."
-            )
-        x = torch.cat([_first_tensor(batch).flatten(1) for batch in self._batches])
-        linear = forecast(x.double().cpu().numpy(), self.spec)
-        if linear.levels[0].n_active >= self.least_active:
-            return (
-                f"By the linear forecast for these data {linear.levels[0].n_active} could be: the "
-                f"optimiser lost them. So {optimiser}."
-            )
-        return f"The objective asks for it. {linear.advice(active=self.least_active).text}"
+        # What the theory does not solve must not end a training run.
+        with contextlib.suppress(PosteriorCollapseError):
+            if self.spec is not None:
+                x = torch.cat([_first_tensor(batch).flatten(1) for batch in self._batches])
+                linear = forecast(x.double().cpu().numpy(), self.spec)
+                possible = linear.levels[0].n_active
+                if possible < self.least_active:
+                    advice = linear.advice(active=self.least_active)
+                    return f"The objective asks for it. {advice.text}"
+                return (
+                    f"By the linear forecast for these data {possible} could be: the optimiser "
+                    f"lost them. So {optimiser}."
+                )
+        return (
+            "If the objective asks for it, lower beta or eta_dec: pass spec= to be told how far. "
+            f"If not, {optimiser}."
+        )
 
 
 @contextlib.contextmanager

@@ -53,10 +53,11 @@ class _PerUnit(Metric):
 
     def _posterior(self, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
         mean, std = self._checked(mean=mean, std=std)
-        if not (std > 0).all():
+        # A std of 0 or NaN shows in the result; it must not end a training run.
+        if (std < 0).any():
             raise InvalidArgumentError(
                 "std",
-                "a value that is not positive",
+                f"a negative value ({std.min().item():.4g})",
                 "positive stds",
                 "Pass (0.5 * log_var).exp() for a log-variance.",
             )
