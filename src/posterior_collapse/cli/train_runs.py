@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -41,7 +42,11 @@ def train(job: Job, out: Path, *, resume: bool, tensorboard: bool, as_json: bool
     with _taken_away_on_error(out) if not resume else contextlib.nullcontext():
         job = job.fingerprinted(dataset)
         train_job.write(job, out)
-        fitted = _fit(job, dataset, out, resume, tensorboard)
+        try:
+            fitted = _fit(job, dataset, out, resume, tensorboard)
+        except KeyboardInterrupt:
+            typer.echo(f"Go on with: collapse train --resume {shlex.quote(str(out))}", err=True)
+            raise
     summaries = [_write(f, *pair) for f, pair in zip(fitted, _named(job, out), strict=True)]
     if as_json:
         typer.echo(json.dumps(summaries, indent=2))
