@@ -163,6 +163,17 @@ def test_a_run_that_is_not_finite_is_told_from_the_others(run) -> None:
     assert not Path("single").exists()
 
 
+def test_many_runs_are_told_in_80_columns(run) -> None:
+    line = "x.npy --hidden 6 --optimiser sgd --epochs 2 --latents 2 --eta-dec 9"
+    status, out, _ = run(f"{line} --learning-rate 0.0001,0.0002,1e9 --seed 0,1")
+    assert status == 1
+    assert max(map(len, out.splitlines()[:-1])) <= 80
+    text = " ".join(out.split())
+    assert "…" not in text
+    assert text.count("Stopped, non-finite") == 2
+    assert " of 6 runs have as many active units as their forecasts." in text
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

@@ -17,7 +17,7 @@ MOST_ROWS = 16
 
 
 class LiveTable:
-    """A table of runs above a progress bar, on stderr; silent where that is no terminal.
+    """A progress bar above a table of runs, on stderr; silent where that is no terminal.
 
     Args:
         names: One per run.
@@ -55,7 +55,7 @@ class LiveTable:
         """Show the numbers of the last epoch, a row per run; None: the run has stopped."""
         self.rows = [new or old for new, old in zip(rows, self.rows, strict=True)]
         self.progress.update(self.task, completed=done)
-        self.live.update(Group(self._table(), self.progress))
+        self.live.update(Group(self.progress, self._table()))
 
     def _table(self) -> Table:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

@@ -158,12 +158,12 @@ def _write(fitted: Fitted, name: str, folder: Path) -> dict[str, Any]:
 def _print(dataset: Dataset, out: Path, summaries: Sequence[dict[str, Any]]) -> None:
     from rich.console import Console
 
-    from posterior_collapse.report.comparison import comparison_table
+    from posterior_collapse.report.comparison import comparison_sentences, comparison_table
 
+    named = [(summary["run"], summary) for summary in summaries]
     console = Console()
     console.print(f"[bold]{dataset.name}[/]: {dataset.note}", highlight=False)
-    console.print(comparison_table([(summary["run"], summary) for summary in summaries]))
-    for summary in summaries:
-        name = f"{summary['run']}: " if len(summaries) > 1 else ""
-        console.print(f"{name}{summary['verdict']}", highlight=False, markup=False)
+    console.print(comparison_table(named))
+    for sentence in comparison_sentences(named):
+        console.print(sentence, highlight=False, markup=False)
     console.print(f"Folder: {out}", style="dim", highlight=False, markup=False, soft_wrap=True)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["comparison_table", "comparison_verdict"]
+__all__ = ["comparison_sentences", "comparison_table", "comparison_verdict"]
 
 Summary = Mapping[str, Any]
+FEW = 4
+"""Runs that are commented on one by one."""
 SAME_LOSS = 1e-4
 """Relative difference up to which two losses count as equal in a sentence."""
 
@@ -48,6 +50,23 @@ def comparison_verdict(summary: Summary) -> str:
     return text + (": train longer or warm beta up." if lacking else ".")
 
 
+def comparison_sentences(summaries: Sequence[tuple[str, Summary]]) -> list[str]:
+    """Return what to say below the table: a verdict per run, of many runs how many are as forecast.
+
+    Args:
+        summaries: As in `comparison_table`.
+    """
+    if len(summaries) == 1:
+        return [comparison_verdict(summaries[0][1])]
+    verdicts = [f"{name}: {comparison_verdict(summary)}" for name, summary in summaries]
+    if len(summaries) <= FEW:
+        return verdicts
+    stopped = [text for text in verdicts if ": Stopped, " in text]
+    same = sum(": As forecast: " in text for text in verdicts)
+    counts = f"{same} of {len(summaries)} runs have as many active units as their forecasts."
+    return [*stopped, counts, "Each run's summary.json has its verdict."]
+
+
 def comparison_table(summaries: Sequence[tuple[str, Summary]]) -> Table:
     """Return measured against forecast, a row per run, columns per level.
 
@@ -66,11 +85,12 @@ def comparison_table(summaries: Sequence[tuple[str, Summary]]) -> Table:
     )
     levels = len(summaries[0][1]["measured"]["levels"])
     names = [""] if levels == 1 else [f" z{number}" for number in range(1, levels + 1)]
-    table.add_column("run", no_wrap=True)
+    table.add_column("run", overflow="fold")
     for column in ("loss", *(f"{w}{name}" for name in names for w in ("KL", "active"))):
         table.add_column(column, justify="right", no_wrap=True)
     for run, summary in summaries:
-        table.add_row(run, *_cells(summary, levels))
+        # A long name breaks between its values.
+        table.add_row(run.replace(",", ", "), *_cells(summary, levels))
     return table
 
 
