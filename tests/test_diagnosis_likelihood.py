@@ -253,6 +253,17 @@ def test_a_poor_posterior_is_told_with_the_remedy():
     assert found.nll > log_likelihood(model, x).nll
 
 
+def test_a_diagnosis_passes_the_caution_on():
+    model = make("vae", "mlp").eval()
+    with torch.no_grad():
+        model.encoders[0].std.log -= 2.0
+    x, _ = data(SPECS["vae"])
+    found = pc.diagnose(model, x, importance_samples=20)
+    assert found.nll == log_likelihood(model, x, samples=20).nll
+    assert any("effective samples" in note for note in found.notes)
+    assert not any("effective samples" in note for note in pc.diagnose(model, x).notes)
+
+
 def test_one_sample_has_no_error_bar():
     found = log_likelihood(make("vae").eval(), data(SPECS["vae"])[0], exact=False, samples=1)
     assert np.isnan(found.per_row_error).all()

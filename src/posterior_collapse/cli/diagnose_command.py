@@ -33,13 +33,13 @@ def diagnose(
     context: typer.Context,
     source: Path = SOURCE,
     split: str | None = typer.Option(
-        None, help="Of a run's data: train or test [default: as trained on]."
+        None, help="Of a run's data: train or test (default: as trained on)."
     ),
     data_dir: Path | None = DATA_DIR,
     importance_samples: int = typer.Option(
         0,
         min=0,
-        help="Of a run: samples per row for its log-likelihood [0: only where it is exact].",
+        help="Of a run: samples per row for its log-likelihood (0: where it is exact).",
     ),
     beta: str | None = typer.Option(None, help="Of arrays: what the model was trained with."),
     eta_dec: str | None = typer.Option(None, help="Of arrays: the decoder std, or 'learned'."),

@@ -94,17 +94,18 @@ def diagnose(
             "Pass an array or a DataLoader.",
         )
     own = None if getattr(model, "spec_assumed", False) else model.spec
-    with evaluating(model) as was_training, row_counter("diagnosis", progress) as advance:
+    with evaluating(model) as was_training:
         found = Collected(
             model, spec or own, overridden=spec is not None, samples=samples, seed=seed
         )
-        for x, y in batches(model, data, batch_size=batch_size, seed=seed):
-            found.add(x, y)
-            advance(len(x))
+        with row_counter("diagnosis", progress) as advance:
+            for x, y in batches(model, data, batch_size=batch_size, seed=seed):
+                found.add(x, y)
+                advance(len(x))
         if found.n < 2:
             raise DataError("data", "a single row", "at least two rows", "Pass more rows.")
         levels, notes = _levels(found, options)
-        likelihood = _likelihood(model, data, importance_samples, seed, progress)
+        likelihood, cautions = _likelihood(model, data, importance_samples, seed, progress)
     forecast, reasons = linear_forecast(found.moments, found.spec)
     if found.moments is None and found.spec is not None:
         reasons = (
@@ -123,6 +124,7 @@ def diagnose(
         notes=tuple(
             [TRAINING] * was_training
             + notes
+            + list(cautions)
             + [note for signal in signals for note in signal.notes]
             + [EVIDENCE] * (bool(signals) and found.spec is not None and not found.exact)
             + list(reasons)
@@ -193,17 +195,19 @@ def _paying(signal: Signal, limit: float) -> int:
 
 def _likelihood(
     model: LatentModel, data: Any, samples: int, seed: int, progress: bool
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The NLL by the names of `Diagnosis`, and cautions."""
     exact = has_marginal(model) and not isinstance(data, Iterator)
     if not exact and not samples:
-        return {}
+        return {}, ()
     found = log_likelihood(model, data, samples=samples or 1, seed=seed, progress=progress)
     sizes = found.effective_sample_size
-    return {
+    values = {
         "nll": found.nll,
         "nll_error": found.nll_error,
         "effective_sample_size": None if sizes is None else float(np.median(sizes)),
     }
+    return values, found.notes
 
 
 def _check_model(model: Any, spec: Spec | None) -> None:
