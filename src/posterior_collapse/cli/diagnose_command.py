@@ -12,14 +12,13 @@ import typer
 
 from posterior_collapse.cli import options
 from posterior_collapse.cli.data_commands import DATA_DIR
-from posterior_collapse.cli.forecast_command import json_text
+from posterior_collapse.cli.forecast_command import LEAST_WIDTH, json_text
 from posterior_collapse.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from posterior_collapse.diagnosis import Diagnosis
     from posterior_collapse.specs import Spec
 
-LEAST_WIDTH = 88
 RUN_ONLY = ("split", "data_dir", "importance_samples")
 ARRAYS_ONLY = ("beta", "eta_dec")
 SOURCE = typer.Argument(

@@ -85,15 +85,14 @@ def diagnosis_tables(found: Diagnosis) -> Iterator[Table]:
         table.add_column("status", no_wrap=True)
         for i in np.argsort(-level.kl, kind="stable")[:shown]:
             status = level.status[i]
-            effect = with_error(level.decoder_effect[i], level.decoder_effect_error[i])
             bound = "\u2265 " if level.information_is_lower_bound[i] else ""
             table.add_row(
                 str(i),
                 with_error(level.kl[i], level.kl_error[i]),
                 bound + with_error(level.information[i], level.information_error[i]),
-                *[effect] * effects,
-                f"{level.mean_variance[i]:.2g}",
-                f"{level.posterior_std[i]:.3g}",
+                *[_short(level.decoder_effect[i])] * effects,
+                _short(level.mean_variance[i]),
+                _short(level.posterior_std[i]),
                 f"[{STYLES[status]}]{status}[/]",
             )
         yield table
@@ -118,6 +117,10 @@ def with_error(value: float, error: float | None) -> str:
     if decimals > MOST_DECIMALS:
         return f"{value:.1e} \u00b1 {error:.0e}"
     return f"{value:.{decimals}f} \u00b1 {error:.{decimals}f}"
+
+
+def _short(value: float) -> str:
+    return "-" if math.isnan(value) else "0" if abs(value) < NOTHING else f"{value:.2g}"
 
 
 def _counts(level: LevelDiagnosis) -> str:
