@@ -11,6 +11,7 @@ from scipy.stats import multivariate_normal, norm
 from torch.distributions import Normal
 
 import posterior_collapse as pc
+from posterior_collapse.adapters import from_callable
 from posterior_collapse.diagnosis import LogLikelihood, importance, log_likelihood
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import LatentModel, build, load_parameters
@@ -300,6 +301,17 @@ def test_any_latent_model_will_do():
     assert np.all(np.abs(found.per_row - expected) < 4 * found.per_row_error + 1e-5)
 
 
+def test_a_std_that_was_only_assumed_is_noted():
+    encode, decode = torch.nn.Linear(4, 4), torch.nn.Linear(2, 4)
+    options = {"latent_dim": 2}
+    x, _ = data(SPECS["vae"])
+    wrapped = from_callable(lambda x: encode(x).chunk(2, -1), decode, **options)
+    assert any("std is not known" in note for note in log_likelihood(wrapped, x).notes)
+    spec = pc.VAESpec(2, sigma="input", eta_dec=0.7)
+    known = from_callable(lambda x: encode(x).chunk(2, -1), decode, spec=spec, **options)
+    assert not any("std is not known" in note for note in log_likelihood(known, x).notes)
+
+
 def test_data_come_in_many_forms():
     model = make("cvae", "mlp", hidden=(4,)).eval()
     x, y = data(SPECS["cvae"])
@@ -350,6 +362,9 @@ def test_bad_data_and_models_are_refused():
         log_likelihood(make("vae"), np.where(np.arange(30)[:, None] == 3, np.nan, x))
     with pytest.raises(InvalidArgumentError, match=r"\(\.\.\., 4\)"):
         log_likelihood(make("vae"), x[:, :3])
+    fitted = pc.fit(SPECS["vae"], x, "linear", epochs=1)
+    with pytest.raises(InvalidArgumentError, match=r"^model: got a Fitted.*Pass its \.model"):
+        log_likelihood(fitted, x)
     broken = make("vae", "mlp")
     with torch.no_grad():
         broken.decoders[0].heads["z"].bias.fill_(math.nan)

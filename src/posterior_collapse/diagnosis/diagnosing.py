@@ -18,7 +18,13 @@ from posterior_collapse.diagnosis.likelihood import log_likelihood
 from posterior_collapse.diagnosis.marginal import has_marginal
 from posterior_collapse.diagnosis.options import collapse_options, whole
 from posterior_collapse.diagnosis.progress import row_counter
-from posterior_collapse.diagnosis.reading import BATCH_SIZE, batches, evaluating, parameter_like
+from posterior_collapse.diagnosis.reading import (
+    BATCH_SIZE,
+    batches,
+    check_model,
+    evaluating,
+    parameter_like,
+)
 from posterior_collapse.diagnosis.results import Diagnosis, LevelDiagnosis
 from posterior_collapse.diagnosis.signal import Signal
 from posterior_collapse.diagnosis.thresholds import ROUNDING, thresholds
@@ -84,7 +90,8 @@ def diagnose(
         (2, 'collapse-optimal')
     """
     options = collapse_options(epsilon, delta)
-    _check_model(model, spec)
+    check_model(model)
+    _check_spec(model, spec)
     _check_sizes(samples, importance_samples, batch_size)
     if importance_samples and isinstance(data, Iterator):
         raise InvalidArgumentError(
@@ -210,15 +217,7 @@ def _likelihood(
     return values, found.notes
 
 
-def _check_model(model: Any, spec: Spec | None) -> None:
-    if not isinstance(model, LatentModel):
-        inner = isinstance(getattr(model, "model", None), LatentModel)
-        raise InvalidArgumentError(
-            "model",
-            f"a {type(model).__name__}",
-            "a LatentModel",
-            "Pass its .model." if inner else "Wrap its encoder and decoder with from_callable.",
-        )
+def _check_spec(model: LatentModel, spec: Spec | None) -> None:
     if spec is not None and (not isinstance(spec, Spec) or spec.dims != model.units):
         got = f"latent dims {spec.dims}" if isinstance(spec, Spec) else type(spec).__name__
         raise InvalidArgumentError(

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from posterior_collapse.diagnosis.importance import Estimate, Sampler
 from posterior_collapse.diagnosis.marginal import Marginal, has_marginal
+from posterior_collapse.diagnosis.options import whole
 from posterior_collapse.diagnosis.progress import row_counter
-from posterior_collapse.diagnosis.reading import batches, evaluating, parameter_like
+from posterior_collapse.diagnosis.reading import batches, check_model, evaluating, parameter_like
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import LatentModel, MarkovVAE
 
@@ -28,6 +29,10 @@ ENOUGH = 10.0
 FEW = 0.01
 """Share of rows that may have fewer."""
 TRAINING = "the model was in training mode: it was measured in evaluation mode"
+ASSUMED = (
+    "the decoder's std is not known, and 1 was taken where the decoder does not return its own: "
+    "pass the spec that the model was trained with when wrapping it"
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -145,8 +150,9 @@ def log_likelihood(
         >>> abs(found.nll - truth.nll) < 3 * found.sampling_error
         True
     """
-    samples, seed = _whole("samples", samples, least=1), _whole("seed", seed, least=0)
-    chunk = None if chunk is None else _whole("chunk", chunk, least=1)
+    check_model(model)
+    samples, seed = whole("samples", samples, least=1), whole("seed", seed, least=0)
+    chunk = None if chunk is None else whole("chunk", chunk, least=1)
     exact = has_marginal(model) if exact is None else exact
     if exact and not has_marginal(model):
         raise InvalidArgumentError(
@@ -159,7 +165,8 @@ def log_likelihood(
             for part in estimates(x, y):
                 found.append(part)
                 advance(len(part.log_mean))
-    return _result(found, None if exact else samples, (TRAINING,) if was_training else ())
+    notes = [TRAINING] * was_training + [ASSUMED] * getattr(model, "spec_assumed", False)
+    return _result(found, None if exact else samples, tuple(notes))
 
 
 def _estimator(
@@ -212,15 +219,3 @@ def _check_finite(per_row: Float) -> None:
             "finite densities",
             "Check the model's parameters, its stds and the scale of the data.",
         )
-
-
-def _whole(name: str, value: Any, least: int) -> int:
-    try:
-        whole = not isinstance(value, (bool, str)) and int(value) == value and value >= least
-    except (TypeError, ValueError, OverflowError):
-        whole = False
-    if not whole:
-        raise InvalidArgumentError(
-            name, repr(value), f"a whole number of at least {least}", f"Pass e.g. {name}=1000."
-        )
-    return int(value)

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 from posterior_collapse.data import Dataset
 from posterior_collapse.data.arrays import as_samples, same_length
 from posterior_collapse.diagnosis.streams import PURPOSE
-from posterior_collapse.errors import DataError
+from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import LatentModel
 
 __all__ = [
@@ -75,6 +75,22 @@ def batches(
         row += len(x)
     if row == 0:
         raise DataError("data", "no rows", "at least one batch", "Check the loader.")
+
+
+def check_model(model: Any) -> None:
+    """Refuse what is no `LatentModel`.
+
+    Raises:
+        InvalidArgumentError: It is none.
+    """
+    if not isinstance(model, LatentModel):
+        inner = isinstance(getattr(model, "model", None), LatentModel)
+        raise InvalidArgumentError(
+            "model",
+            f"a {type(model).__name__}",
+            "a LatentModel",
+            "Pass its .model." if inner else "Wrap its encoder and decoder with from_callable.",
+        )
 
 
 @contextlib.contextmanager
