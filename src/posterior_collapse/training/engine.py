@@ -142,12 +142,12 @@ class Engine:
             free_bits=self.settings.free_bits,
         )
         norms = clip_(gradients, self.bounds)
-        finite = (measured.sum(1) + norms).isfinite()
-        if not bool(finite.all()):
-            self._freeze(measured, finite.tolist())
+        if not math.isfinite(float(measured.sum() + norms.sum())):
+            self._freeze(measured, (measured.sum(1) + norms).isfinite().tolist())
         self.optimiser.step(gradients, self.alive)
-        weighted = measured.double() * len(batch.x)
-        self.sums = weighted if self.sums is None else self.sums + weighted
+        if self.sums is None:
+            self.sums = torch.zeros_like(measured, dtype=torch.float64)
+        self.sums.add_(measured, alpha=len(batch.x))
         self.rows_in_epoch += len(batch.x)
         self.step += 1
         self.step_in_epoch += 1

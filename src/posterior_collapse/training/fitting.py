@@ -110,8 +110,8 @@ def fit_many(
     Every run has its own initialisation, noise, clipping and early stopping, from its own seed;
     the data order is one for all. `fit(fitted.spec, data, settings=fitted.settings)` gives any of
     them alone, up to floating-point order (which the paper's nets with `sigma="input"` amplify: a
-    signed std that crosses 0 makes any two runs part that differ in rounding). A run whose loss is not finite is frozen at its last
-    finite step, and says so in `stopped`; the others go on.
+    signed std that crosses 0 makes any two runs part that differ in rounding). A run whose loss is
+    not finite is frozen at its last finite step, and says so in `stopped`; the others go on.
 
     Args:
         specs: One per run.

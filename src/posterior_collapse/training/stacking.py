@@ -21,6 +21,7 @@ from posterior_collapse.models import CONVENTIONS, MarkovVAE, Terms, loss
 from posterior_collapse.models.layers import Supplied
 from posterior_collapse.models.nets import Decoder
 from posterior_collapse.training.feeding import Batch
+from posterior_collapse.training.heads import squared_error
 from posterior_collapse.training.layout import HEADS, Layout
 from posterior_collapse.training.tracing import trace
 
@@ -120,12 +121,19 @@ class Stack:
             part and each unit's batch-averaged KL.
         """
 
-        def step(
-            leaves: dict[str, Tensor], batch: Batch, draws: Draws, betas: Tensor, cap: Any
-        ) -> list[Tensor]:
+        def step(*flat: Tensor) -> list[Tensor]:
+            values = iter(flat)
+            leaves = {name: next(values) for name in self.leaves}
+            rows = Batch(next(values), None if batch.y is None else next(values))
+            drawn = Draws(
+                tuple(next(values) for _ in draws.noise),
+                {name: next(values) for name in draws.masks},
+            )
+            betas, cap = next(values), next(values, None)
+
             def total(leaves: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
                 with self._autocast():
-                    terms = self._terms(leaves, batch, draws)
+                    terms = self._terms(leaves, rows, drawn)
 
                 def one(terms: Terms, betas: Tensor) -> Tensor:
                     return loss(
@@ -140,7 +148,10 @@ class Stack:
             gradients, (_, measured) = grad_and_value(total, has_aux=True)(leaves)
             return [g.contiguous() for g in (*gradients.values(), measured)]
 
-        arguments = (self.leaves, batch, draws, betas, capacity)
+        arguments = [
+            *self.leaves.values(), batch.x, *(() if batch.y is None else (batch.y,)),
+            *draws.noise, *draws.masks.values(), betas, *(() if capacity is None else (capacity,)),
+        ]  # fmt: skip
         key = (len(batch.x), batch.y is None, capacity is None, convention, free_bits)
         if key not in self._traced:
             with torch.inference_mode(False):
@@ -171,8 +182,10 @@ class Stack:
         terms: Terms = vmap(one)(own, self.buffers, draws.noise, supplied)
         if not self.layout.heads:
             return terms
+        hidden = terms.squared_error  # see _Features
+        ones = hidden.new_ones(*hidden.shape[:2], len(self.layout.biases))
         target = batch.x if batch.y is None else batch.y
-        error = self._squared_error(leaves[HEADS], terms.squared_error, target)
+        error = squared_error(leaves[HEADS], torch.cat([hidden, ones], 2), target)
         return terms._replace(squared_error=error)
 
     def _stems(
@@ -189,22 +202,6 @@ class Stack:
                 bias = parameters.get(f"{name}.bias")
                 found[name] = part if bias is None else part + bias.unsqueeze(1)
         return found
-
-    def _squared_error(self, heads: Tensor, hidden: Tensor, target: Tensor) -> Tensor:
-        """`|y - W h|^2` of all runs, (runs, n), as `|y|^2 - 2 h.(W'y) + h'(W'W)h`.
-
-        Args:
-            heads: `W'` with the biases as last rows, (runs, features, dim y).
-            hidden: h, (runs, n, features but the biases').
-            target: y, (n, dim y).
-        """
-        ones = hidden.new_ones(*hidden.shape[:2], len(self.layout.biases))
-        hidden = torch.cat([hidden, ones], 2)
-        projected = (target @ heads.flatten(0, 1).T).view(-1, *heads.shape[:2]).transpose(0, 1)
-        half = heads @ heads.detach().mT
-        # The gradient of a symmetric form is twice that of either factor: one product, not two.
-        gram = 2 * half - half.detach()
-        return target.square().sum(1) + (hidden * (hidden @ gram - 2 * projected)).sum(2)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if not self.half:

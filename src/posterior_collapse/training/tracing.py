@@ -187,8 +187,8 @@ def _neutral(node: Node) -> bool:
     return number is not None and isinstance(second, (int, float)) and second == number
 
 
-def _layout(node: Node) -> Any:
-    value = node.meta.get("val")
+def _layout(node: Any) -> Any:
+    value = node.meta.get("val") if isinstance(node, Node) else None
     if not isinstance(value, Tensor):
         return None
     return value.shape, value.stride(), value.dtype, value.device
@@ -197,22 +197,34 @@ def _layout(node: Node) -> Any:
 def _accumulate(traced: GraphModule) -> None:
     """Add a product to another in that one's memory, where nothing else looks at either."""
     for node in list(traced.graph.nodes):
-        if node.target is not aten.add.Tensor or node.kwargs:
+        found = _summands(node)
+        if found is None:
             continue
-        for base, product in (node.args, reversed(node.args)):
-            if (
-                isinstance(product, Node)
-                and product.target is aten.bmm.default
-                and _own(product)
-                and _own(base)
-                and _layout(base) == _layout(node) == _layout(product)
-            ):
-                with traced.graph.inserting_before(node):
-                    arguments = (base, *product.args)
-                    summed = traced.graph.call_function(aten.baddbmm_.default, arguments)
-                summed.meta["val"] = node.meta["val"]
-                _replace(traced, node, summed)
-                break
+        base, *factors = found
+        with traced.graph.inserting_before(node):
+            arguments = (base, *factors)
+            summed = traced.graph.call_function(aten.baddbmm_.default, arguments, node.kwargs)
+        summed.meta["val"] = node.meta["val"]
+        _replace(traced, node, summed)
+
+
+def _summands(node: Node) -> tuple[Any, ...] | None:
+    """The product that can be added to, and the factors of the other; None if there are none."""
+    if node.target is aten.baddbmm.default:
+        base = node.args[0]
+        return node.args if _own(base) and _layout(base) == _layout(node) else None
+    if node.target is not aten.add.Tensor or node.kwargs:
+        return None
+    for base, product in (node.args, reversed(node.args)):
+        if (
+            isinstance(product, Node)
+            and product.target is aten.bmm.default
+            and _own(product)
+            and _own(base)
+            and _layout(base) == _layout(node) == _layout(product)
+        ):
+            return (base, *product.args)
+    return None
 
 
 def _own(node: Any) -> bool:
@@ -249,7 +261,7 @@ def _call_directly(traced: GraphModule) -> None:
             continue
         if node.target in METHODS:
             with traced.graph.inserting_before(node):
-                call = traced.graph.call_method(METHODS[node.target], node.args)
+                call = traced.graph.call_method(METHODS[node.target], node.args, node.kwargs)
             _replace(traced, node, call)
         elif node.target in functions and not node.kwargs:
             node.target = functions[node.target]
