@@ -1,0 +1,11 @@
+"""Doctests of adapters are collected where the library that they adapt is installed."""
+
+from importlib.util import find_spec
+
+ADAPTERS = {"lightning": "lightning.py", "torchmetrics": "metrics.py"}
+
+collect_ignore = [
+    f"src/posterior_collapse/adapters/{module}"
+    for library, module in ADAPTERS.items()
+    if find_spec(library) is None
+]
