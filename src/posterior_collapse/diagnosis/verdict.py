@@ -71,7 +71,7 @@ def _of_level(level: LevelDiagnosis, t: float, error: float, paying: int) -> Con
     if paying:
         return "signal-unclaimed" if spare else "more-units-pay"
     # Above 1 for certain, yet nothing pays: it is noise injected below, which nobody misses.
-    possible = t > 1 + ROUNDING and t - SURE * error <= 1 + ROUNDING
+    possible = t - SURE * error <= 1 + ROUNDING < t + SURE * error
     if math.isnan(t) or (possible and not error < DOUBTFUL):
         return "undecided"
     return "collapse-optimal" if spare else "nothing-to-do"
