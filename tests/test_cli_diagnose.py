@@ -54,7 +54,7 @@ def arrays():
 def test_a_run_is_diagnosed_on_its_own_data(run, trained):
     status, out, err = run("diagnose", trained)
     assert (status, err) == (0, "")
-    assert "on digits: 1,797 x 64 float64, pixels divided by 16" in out
+    assert "on digits: 1,797 x 64 float64, pixels divided by 16" in " ".join(out.split())
     assert "z1: 12 of 16 units active" in out
     words = " ".join(out.split())
     assert "12 of 16 units active, 4 collapsed: this collapse is optimal" in words
