@@ -5,9 +5,10 @@ import torch
 from torch.fx import GraphModule
 from torch.fx.experimental import proxy_tensor
 
+from families import FAMILIES
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import build, loss
-from posterior_collapse.specs import ChainSpec, CVAESpec, HVAESpec, VAESpec
+from posterior_collapse.specs import ChainSpec, CVAESpec, VAESpec
 from posterior_collapse.training.feeding import Batch
 from posterior_collapse.training.layout import HEADS
 from posterior_collapse.training.stacking import Draws, Stack
@@ -16,21 +17,9 @@ from posterior_collapse.training.tracing import TracingWarning, trace
 F64 = torch.float64
 N = 40
 RUNS = {
-    "vae-relu": [VAESpec(latent_dim=3, sigma=s, eta_dec=e) for s, e in ((0.5, 1), (0.2, 0.7))],
-    "cvae-relu": [
-        CVAESpec(latent_dim=3, sigma="input", beta=b, eta_dec=e) for b, e in ((0.5, 1), (2, 0.3))
-    ],
+    **FAMILIES,
     "cvae-linear-net": [CVAESpec(latent_dim=3, eta_dec="learned", beta=b) for b in (0.5, 2)],
-    "hvae-relu": [
-        HVAESpec(latent_dims=(3, 2), betas=(1, b), sigma_1=s, sigma_2="input", eta_enc=e)
-        for b, s, e in ((0.5, 0.5, 1), (2, 0.1, 2))
-    ],
-    "mlp": [
-        ChainSpec(latent_dims=(3, 2, 2), betas=(1, 2, b), eta_decs=(0.4, e, 0.6))
-        for b, e in ((3, 0.5), (4, 0.2))
-    ],
     "linear": [VAESpec(latent_dim=3, beta=b, sigma="shared") for b in (0.5, 2)],
-    "cnn": [HVAESpec(latent_dims=(3, 2), eta_dec=e, sigma_2="shared") for e in (0.5, 2)],
 }
 
 

@@ -53,6 +53,19 @@ def count(name: str, value: object) -> int:
     return int(count)
 
 
+def whole(name: str, value: object, least: int) -> int:
+    try:
+        number = int(value)  # type: ignore[call-overload]
+        fits = not isinstance(value, (bool, str)) and number == value and number >= least
+    except (TypeError, ValueError, OverflowError):
+        fits = False
+    if not fits:
+        raise InvalidArgumentError(
+            name, repr(value), f"a whole number of at least {least}", f"Pass e.g. {name}={least}."
+        )
+    return int(number)
+
+
 def units(name: str, value: object) -> int:
     number = count(name, value)
     if number > MOST_UNITS:

@@ -11,7 +11,6 @@ from posterior_collapse import checks
 from posterior_collapse.adapters.findings import findings
 from posterior_collapse.adapters.probing import KLReading, Probe, ReconstructionReading, Sizes
 from posterior_collapse.diagnosis import Finding
-from posterior_collapse.diagnosis.options import whole
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.specs import VAESpec
 from posterior_collapse.theory import EffectiveBeta
@@ -154,8 +153,8 @@ def audit_loss(
     """
     shape = tuple(features) if isinstance(features, Sequence) and features else (features,)
     sizes = Sizes(
-        whole("batch_size", batch_size, least=1),
-        tuple(whole("features", size, least=1) for size in shape),
+        checks.whole("batch_size", batch_size, least=1),
+        tuple(checks.whole("features", size, least=1) for size in shape),
         checks.units("latents", latents),
     )
     if isinstance(loss, EffectiveBeta):

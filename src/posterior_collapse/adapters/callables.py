@@ -14,7 +14,6 @@ from torch.distributions import Normal
 
 from posterior_collapse import checks
 from posterior_collapse.adapters.encoded import elementwise, posterior_of
-from posterior_collapse.diagnosis.options import whole
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import LatentModel
 from posterior_collapse.specs import CVAESpec, Spec, VAESpec
@@ -193,7 +192,7 @@ class WrappedModel(LatentModel, nn.Module):
 
 def _sides(shape: Sequence[int]) -> tuple[int, ...]:
     sides = checks.sequence("shape", shape, None, "the sides of one sample")
-    return tuple(whole("shape", side, least=1) for side in sides or ((),))
+    return tuple(checks.whole("shape", side, least=1) for side in sides or ((),))
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ from torch import Tensor
 from posterior_collapse import checks
 from posterior_collapse.adapters.encoded import posterior_of
 from posterior_collapse.adapters.libraries import missing
-from posterior_collapse.diagnosis.options import whole
 from posterior_collapse.diagnosis.reading import evaluating
 from posterior_collapse.errors import DataError, InvalidArgumentError, PosteriorCollapseError
 from posterior_collapse.specs import VAESpec
@@ -97,12 +96,14 @@ class CollapseMonitor(Callback):
             )
         self.encode = _encode if encode is None else encode
         self.data = data
-        self.samples = whole("samples", samples, least=1)
-        self.every = whole("every", every, least=1)
+        self.samples = checks.whole("samples", samples, least=1)
+        self.every = checks.whole("every", every, least=1)
         self.log_var = log_var
         self.prior_std = checks.positive("prior_std", prior_std)
-        self.least_active = whole("least_active", least_active, least=1)
-        self.warn_after = None if warn_after is None else whole("warn_after", warn_after, least=1)
+        self.least_active = checks.whole("least_active", least_active, least=1)
+        self.warn_after = (
+            None if warn_after is None else checks.whole("warn_after", warn_after, least=1)
+        )
         self.spec = spec
         self.per_unit = per_unit
         self.history: list[Measured] = []

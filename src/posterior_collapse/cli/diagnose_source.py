@@ -58,14 +58,12 @@ def trained(folder: Path, *, split: str | None, data_dir: Path | None) -> Traine
             "the folder of one run",
             f"Diagnose e.g. {folder / job.runs[0].name}.",
         )
-    from posterior_collapse.models import rebuild
     from posterior_collapse.training import checkpoints
     from posterior_collapse.training.annealing import effective_spec
+    from posterior_collapse.training.states import load_model
 
     found = checkpoints.load(folder)
-    model = rebuild(found.meta["config"]).eval()
-    parameters = {n: v for n, v in found.tensors.items() if n.startswith("model.")}
-    model.load_state_dict({n.removeprefix("model."): v for n, v in parameters.items()})
+    model = load_model(found).eval()
     spec = effective_spec(model.spec, job.run_settings().convention)
     notes = _of_spec(model.spec, spec) + _of_run(found.meta["run"].get("stopped"), found.step)
     dataset, changed = _data(job, split, data_dir)

@@ -26,7 +26,7 @@ def verify(
     from posterior_collapse import report
     from posterior_collapse.theory import verification
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("case", no_wrap=True)
     for column in ("loss", "loss gap", "s.v. error", "on", "found on"):
         table.add_column(column, justify="right", no_wrap=True)

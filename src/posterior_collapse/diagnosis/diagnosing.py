@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from posterior_collapse import checks
 from posterior_collapse.diagnosis.collecting import MOST_FEATURES, Collected
 from posterior_collapse.diagnosis.comparison import linear_forecast
 from posterior_collapse.diagnosis.effects import decoder_effects
@@ -16,7 +17,7 @@ from posterior_collapse.diagnosis.exact import exact_signals
 from posterior_collapse.diagnosis.levels import SURE
 from posterior_collapse.diagnosis.likelihood import log_likelihood
 from posterior_collapse.diagnosis.marginal import has_marginal
-from posterior_collapse.diagnosis.options import collapse_options, whole
+from posterior_collapse.diagnosis.options import collapse_options
 from posterior_collapse.diagnosis.progress import row_counter
 from posterior_collapse.diagnosis.reading import (
     BATCH_SIZE,
@@ -226,7 +227,7 @@ def _check_spec(model: LatentModel, spec: Spec | None) -> None:
 
 
 def _check_sizes(samples: int, importance_samples: int, batch_size: int) -> None:
-    if whole("samples", samples, least=4) % 2:
+    if checks.whole("samples", samples, least=4) % 2:
         raise InvalidArgumentError("samples", samples, "an even number", "Pass samples=16.")
-    whole("importance_samples", importance_samples, least=0)
-    whole("batch_size", batch_size, least=1)
+    checks.whole("importance_samples", importance_samples, least=0)
+    checks.whole("batch_size", batch_size, least=1)

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from posterior_collapse import checks
 from posterior_collapse.diagnosis.importance import Estimate, Sampler
 from posterior_collapse.diagnosis.marginal import Marginal, has_marginal
-from posterior_collapse.diagnosis.options import whole
 from posterior_collapse.diagnosis.progress import row_counter
 from posterior_collapse.diagnosis.reading import batches, check_model, evaluating, parameter_like
 from posterior_collapse.errors import InvalidArgumentError
@@ -151,8 +151,8 @@ def log_likelihood(
         True
     """
     check_model(model)
-    samples, seed = whole("samples", samples, least=1), whole("seed", seed, least=0)
-    chunk = None if chunk is None else whole("chunk", chunk, least=1)
+    samples, seed = checks.whole("samples", samples, least=1), checks.whole("seed", seed, least=0)
+    chunk = None if chunk is None else checks.whole("chunk", chunk, least=1)
     exact = has_marginal(model) if exact is None else exact
     if exact and not has_marginal(model):
         raise InvalidArgumentError(

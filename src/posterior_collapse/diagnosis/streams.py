@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posterior_collapse.diagnosis.options import whole
+from posterior_collapse import checks
 
 __all__ = ["KEPT_NUMBERS", "LEAST_KEPT_ROWS", "PURPOSE", "Reservoir", "Running", "row_chooser"]
 
@@ -28,7 +28,7 @@ def row_chooser(seed: int) -> np.random.Generator:
     Raises:
         InvalidArgumentError: The seed is not a whole number of at least 0.
     """
-    return np.random.default_rng([whole("seed", seed, least=0), PURPOSE])
+    return np.random.default_rng([checks.whole("seed", seed, least=0), PURPOSE])
 
 
 class Running:

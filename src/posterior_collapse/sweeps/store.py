@@ -21,10 +21,11 @@ from torch import Tensor
 
 from posterior_collapse import atomic
 from posterior_collapse.errors import CorruptFileError, writing
-from posterior_collapse.models import MarkovVAE, rebuild
+from posterior_collapse.models import MarkovVAE
 from posterior_collapse.sweeps.runs import Run
 from posterior_collapse.training import checkpoints
 from posterior_collapse.training.run_folders import HISTORY, read_json, write_history, write_json
+from posterior_collapse.training.states import load_model
 
 __all__ = ["Outcome", "Record", "Store"]
 
@@ -105,10 +106,7 @@ class Record:
 
     def model(self) -> MarkovVAE:
         """Return the trained model."""
-        found = checkpoints.load(self.folder)
-        model = rebuild(found.meta["config"])
-        model.load_state_dict({n.removeprefix("model."): v for n, v in found.tensors.items()})
-        return model
+        return load_model(checkpoints.load(self.folder))
 
 
 class Store:

@@ -76,14 +76,14 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "checkpoint_every"):
-            self._set(name, _whole(name, getattr(self, name), least=1))
+            self._set(name, checks.whole(name, getattr(self, name), least=1))
         for name in ("steps", "cycles", "patience", "checkpoint_steps"):
             if getattr(self, name) is not None:
-                self._set(name, _whole(name, getattr(self, name), least=1))
+                self._set(name, checks.whole(name, getattr(self, name), least=1))
         for name in ("warm_up", "capacity_warm_up", "seed"):
-            self._set(name, _whole(name, getattr(self, name), least=0))
+            self._set(name, checks.whole(name, getattr(self, name), least=0))
         if self.order_seed is not None:
-            self._set("order_seed", _whole("order_seed", self.order_seed, least=0))
+            self._set("order_seed", checks.whole("order_seed", self.order_seed, least=0))
         self._set("learning_rate", checks.positive("learning_rate", self.learning_rate))
         for name in ("clip", "free_bits"):
             if getattr(self, name) is not None:
@@ -174,15 +174,3 @@ def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
         raise InvalidArgumentError(
             name, repr(value), f"one of {list(known)}", f"Choose one.{nearest(str(value), known)}"
         )
-
-
-def _whole(name: str, value: Any, *, least: int) -> int:
-    try:
-        whole = not isinstance(value, (bool, str)) and int(value) == value and value >= least
-    except (TypeError, ValueError, OverflowError):
-        whole = False
-    if not whole:
-        raise InvalidArgumentError(
-            name, repr(value), f"a whole number of at least {least}", f"Pass e.g. {name}={least}."
-        )
-    return int(value)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from posterior_collapse.errors import CheckpointError
-from posterior_collapse.models import MarkovVAE
+from posterior_collapse.models import MarkovVAE, rebuild
 from posterior_collapse.training import checkpoints
 from posterior_collapse.training.checkpoints import Checkpoint
 from posterior_collapse.training.runs import Run
@@ -19,7 +19,7 @@ from posterior_collapse.training.settings import Settings
 if TYPE_CHECKING:
     from posterior_collapse.training.engine import Engine
 
-__all__ = ["load_exact", "restore", "save", "save_exact"]
+__all__ = ["load_exact", "load_model", "restore", "save", "save_exact"]
 
 EXTENDABLE = ("epochs", "steps", "patience", "checkpoint_every", "checkpoint_steps", "device")
 """Settings that a resumed run may change: they do not decide the steps before."""
@@ -67,6 +67,13 @@ def save_exact(model: MarkovVAE, run: Run, steps: int, folder: str | Path) -> No
     checkpoints.save(folder, tensors, meta, step=steps)
 
 
+def load_model(checkpoint: Checkpoint) -> MarkovVAE:
+    """Return the trained model of a checkpoint."""
+    model = rebuild(checkpoint.meta["config"])
+    model.load_state_dict(_of_model(checkpoint.tensors))
+    return model
+
+
 def load_exact(model: MarkovVAE, run: Run, folder: str | Path) -> None:
     """Take over the result of exact training.
 
@@ -76,9 +83,7 @@ def load_exact(model: MarkovVAE, run: Run, folder: str | Path) -> None:
     checkpoint = checkpoints.load(folder)
     _check_same(model, run.settings, run.settings.order_seed, True, checkpoint, folder)
     checkpoints.prune(folder, checkpoint.step)
-    model.load_state_dict(
-        {name.removeprefix("model."): value for name, value in checkpoint.tensors.items()}
-    )
+    model.load_state_dict(_of_model(checkpoint.tensors))
     run.restore(checkpoint.meta["run"])
 
 
@@ -113,8 +118,7 @@ def _take(engine: Engine, run: int, tensors: dict[str, Tensor]) -> None:
         for name, value in target.items():
             value[run].copy_(tensors[f"{prefix}.{name}"])
 
-    model = {n.removeprefix("model."): v for n, v in tensors.items() if n.startswith("model.")}
-    engine.stack.load(run, model)
+    engine.stack.load(run, _of_model(tensors))
     for kind, slot in engine.optimiser.slots.items():
         put(slot, f"optimiser.{kind}")
     if any(name.startswith("best.") for name in tensors):
@@ -128,6 +132,10 @@ def _take(engine: Engine, run: int, tensors: dict[str, Tensor]) -> None:
                 len(engine.runs), width, dtype=torch.float64, device=engine.device
             )
         engine.sums[run] = tensors["epoch.sums"].to(engine.device)
+
+
+def _of_model(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {n.removeprefix("model."): v for n, v in tensors.items() if n.startswith("model.")}
 
 
 def _goes_on(engine: Engine) -> bool:
