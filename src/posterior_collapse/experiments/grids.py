@@ -1,4 +1,4 @@
-"""Rows as plain data: what the paper claims, which runs show it, what is made of them."""
+"""Rows as plain data: what each sets out to show, which runs show it, what is made of them."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class Row:
     Args:
         id: E1 to E15, or X and a number for what goes beyond the paper.
         name: As in the README of the published code.
-        claim: What the paper claims.
+        claim: What the row sets out to show, in our words.
         theory: What the theory of linear models says of it.
         grids: Its runs.
         deliverables: Keys of `deliver.DELIVERABLES`.

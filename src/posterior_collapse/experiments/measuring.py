@@ -27,7 +27,7 @@ from posterior_collapse.sweeps import Evaluation
 from posterior_collapse.theory import Forecast
 from posterior_collapse.theory.objective import ExactObjective
 
-__all__ = ["DELTA", "exactly", "expected", "on_rows", "panel"]
+__all__ = ["ACTIVE_MODE", "DELTA", "exactly", "expected", "on_rows", "panel"]
 
 DELTA = 0.05
 ACTIVE_MODE = 1e-5

@@ -198,4 +198,7 @@ def _profile(row: Row, plan: Plan) -> str:
         smaller.append(f"{plan.epochs} of {planned} epochs")
     if plan.rows is not None and planned:
         smaller.append(f"trained on at most {plan.rows:,} rows")
+    likelihood_rows = max((g.evaluation.likelihood_rows or 0 for g in row.grids), default=0)
+    if "likelihood_table" in row.deliverables and likelihood_rows:
+        smaller.append(f"NLL on {likelihood_rows:,} rows")
     return f"smaller: {', '.join(smaller)}" if smaller else "full"
