@@ -30,6 +30,10 @@ def random():
     return X, None
 
 
+def with_constants():
+    return np.hstack([X, np.ones((len(X), 2))]), None
+
+
 def pair():
     return X, Y
 
@@ -41,6 +45,7 @@ CASES = {
     "hvae digits": (pc.HVAESpec((6, 4), (1, 2), eta_dec=0.4, sigma_1=0.5), digits),
     "vae": (pc.VAESpec(6, beta=2.0, eta_dec=0.4, eta_enc=1.5), random),
     "vae, wider than the data": (pc.VAESpec(10, eta_dec=0.3), random),
+    "vae, constant features": (pc.VAESpec(6, eta_dec=0.4), with_constants),
     "vae, fixed sigma": (pc.VAESpec(6, eta_dec=0.5, sigma=0.8), random),
     "vae, a fixed sigma per unit": (pc.VAESpec(4, eta_dec=0.5, sigma=(0.9, 0.5, 1.5, 0.7)), random),
     "vae, shared sigma": (pc.VAESpec(6, eta_dec=0.5, sigma="shared"), random),
@@ -105,6 +110,23 @@ def test_exact_training_reaches_the_closed_form(name):
 
 def close(found, expected):
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_an_ill_conditioned_model_arrives_and_one_cut_short_says_so():
+    x = np.random.default_rng(2).standard_normal((500, 6)) * [3, 2, 1.2, 0.5, 0.3, 0.2]
+    spec = pc.HVAESpec((4, 3), betas=(1, 0.2), eta_dec=0.5, sigma_1=1.5)
+    fitted = pc.fit(spec, x, "linear", exact=True)
+    assert fitted.stopped == "finished"
+    assert fitted.measured()["loss"] == pytest.approx(fitted.forecast.loss, abs=1e-9)
+    short = pc.fit(spec, x, "linear", exact=True, steps=7)
+    assert short.stopped == "iteration limit"
+    assert short.history["step"] == [7]
+
+
+@pytest.mark.parametrize("spec", [pc.VAESpec(3, beta=0.7), pc.HVAESpec((4, 3), sigma_1=0.5)])
+def test_a_target_that_is_not_the_input_needs_no_condition(spec):
+    fitted = pc.fit(spec, (X, Y), "linear", exact=True)
+    assert fitted.measured()["loss"] == pytest.approx(fitted.forecast.loss, abs=1e-9)
 
 
 @pytest.mark.parametrize("units", [1e-6, 1e6])

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from posterior_collapse.errors import NotSolvedError, UnboundedObjectiveError
-from posterior_collapse.experiments import measuring, profiled, recorded
+from posterior_collapse.experiments import measuring, recorded
 from posterior_collapse.experiments.datasets import Data
 from posterior_collapse.models import MarkovVAE, build
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec
 from posterior_collapse.sweeps import Outcome, Run
 from posterior_collapse.theory import FewSamplesWarning, Forecast, forecast
-from posterior_collapse.training import Progress, fit_many
+from posterior_collapse.training import Progress, exact, fit_many
 from posterior_collapse.training import seeds as seeding
 from posterior_collapse.training.annealing import effective_spec
 
@@ -78,12 +78,13 @@ class Executor:
             dtype=torch.float64,
         )
         if run.method == "exact":
-            history = profiled.train(model, run.settings, moments)
+            course, _ = exact.train(model, run.settings, moments, alone=True, fresh=False)
+            history, stopped = course.history, course.stopped or ""
         else:
             closed = forecast(moments, effective_spec(run.spec, run.settings.convention))
-            history = recorded.train(model, run.settings, moments, closed)
+            history, stopped = recorded.train(model, run.settings, moments, closed), "finished"
         wall = time.perf_counter() - start
-        return self._outcome(run, model, history, "finished", wall)
+        return self._outcome(run, model, history, stopped, wall)
 
     def _outcome(
         self, run: Run, model: MarkovVAE, history: dict[str, list[float]], stopped: str, wall: float

@@ -24,7 +24,13 @@ from posterior_collapse.models.linear import (
     set_biases,
 )
 from posterior_collapse.models.markov import MarkovVAE
-from posterior_collapse.models.objective import CONVENTIONS, Terms, check_convention, loss
+from posterior_collapse.models.objective import (
+    CONVENTIONS,
+    Terms,
+    check_convention,
+    log_normaliser,
+    loss,
+)
 from posterior_collapse.models.schedules import capacity, check_warm_up, cyclical, warm_up
 
 __all__ = [
@@ -45,6 +51,7 @@ __all__ = [
     "exact_terms",
     "linear_values",
     "load_parameters",
+    "log_normaliser",
     "loss",
     "moment_terms",
     "read_parameters",

@@ -22,11 +22,11 @@ from posterior_collapse.models import (
     set_biases,
 )
 from posterior_collapse.moments import Moments
-from posterior_collapse.training.coordinates import Coordinates, flat
+from posterior_collapse.training.elimination import Eliminated
 from posterior_collapse.training.information import linear_information
 from posterior_collapse.training.measuring import ACTIVE_INFORMATION
 from posterior_collapse.training.optimisers import SGD, Adam, Optimiser, clip_
-from posterior_collapse.training.runs import FINISHED, Run
+from posterior_collapse.training.runs import FINISHED, LIMIT, Run
 from posterior_collapse.training.settings import Settings
 from posterior_collapse.training.stacking import reconstruction
 
@@ -34,9 +34,9 @@ __all__ = ["ITERATIONS", "check", "train"]
 
 ITERATIONS = 20_000
 """At most so many, where `steps` does not say."""
-ROUNDS = 8
-"""L-BFGS is started anew from its result while that still lowers the loss: its own last steps are
-lost in the rounding of a stale curvature."""
+SAME = 1e-13
+"""L-BFGS is started anew from its result while that still lowers the loss by more than this share:
+its own last steps are lost in the rounding of a stale curvature."""
 EVERY = 10
 """Iterations between rows of the history."""
 
@@ -80,9 +80,7 @@ def train(
     """
     linear_values(model)  # refuses any other model
     objective = _Objective(model, moments, settings)
-    vector = Coordinates(objective.parameters, model.spec, objective.xx, objective.yy)
-    if fresh:
-        vector.write(flat(list(objective.parameters.values())))
+    search = Eliminated(model, moments, settings.convention, fresh=fresh)
     run = Run(settings)
 
     def record(iteration: int) -> None:
@@ -94,8 +92,10 @@ def train(
     method = {"adam": Adam, "sgd": lambda p, r: SGD(p, r, settings.momentum)}
     try:
         if settings.optimiser in (None, "lbfgs"):
-            steps = _lbfgs(objective, vector, settings.steps or ITERATIONS, record)
+            steps, arrived = _lbfgs(search, settings.steps or ITERATIONS, record)
+            run.stopped = FINISHED if arrived else LIMIT
         else:
+            search.write(search.start())
             steps = _first_order(objective, method[settings.optimiser], settings, record)
     except _NonFiniteError as error:
         if alone:
@@ -175,45 +175,44 @@ def _tensor(moment: NDArray[np.float64]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(moment))
 
 
-def _lbfgs(
-    objective: _Objective, vector: Coordinates, limit: int, record: Callable[[int], None]
-) -> int:
+def _lbfgs(search: Eliminated, limit: int, record: Callable[[int], None]) -> tuple[int, bool]:
+    """Return the iterations and whether they reached a minimum."""
     done = 0
-    last_finite = vector.read()
+    point: Any = search.start()
+    last_finite = point
 
-    def value_and_gradient(point: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    def value_and_gradient(at: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         nonlocal last_finite
-        vector.write(point)
-        value, gradients = objective.gradient()
-        if not bool(value.isfinite()):
-            vector.write(last_finite)
+        value, gradient = search(at)
+        if not math.isfinite(value):
+            search.write(last_finite)
             raise _NonFiniteError(done)
-        last_finite = point.copy()
-        return float(value), vector.gradient(gradients)
+        last_finite = at.copy()
+        return value, gradient
 
     def after(xk: NDArray[np.float64]) -> None:
         nonlocal done
         done += 1
         if done % EVERY == 0:
+            search.write(xk)
             record(done)
 
-    best = math.inf
-    for _ in range(ROUNDS):
+    best, arrived = math.inf, False
+    while done < limit and not arrived:
         options: Any = {
-            "maxcor": 50, "maxiter": limit - done, "maxfun": 10 * limit,
-            "ftol": 1e-14, "gtol": 1e-10,
+            "maxcor": 30, "maxiter": limit - done, "maxfun": 20 * limit,
+            "ftol": 1e-16, "gtol": 1e-11,
         }  # fmt: skip
-        start: Any = vector.read()
         found = minimize(
-            value_and_gradient, start, jac=True, method="L-BFGS-B", callback=after, options=options
+            value_and_gradient, point, jac=True, method="L-BFGS-B", callback=after, options=options
         )
-        vector.write(found.x)
-        if done >= limit or best - found.fun < 1e-11 * max(1.0, abs(found.fun)):
-            break
+        point = found.x
+        arrived = best - found.fun < SAME * max(1.0, abs(found.fun))
         best = found.fun
+    search.write(point)
     if done % EVERY or not done:
         record(done)
-    return done
+    return done, arrived
 
 
 @torch.no_grad()

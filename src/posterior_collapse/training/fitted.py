@@ -30,7 +30,8 @@ class Fitted:
             and `kl_1`, `active_1` and so on per level; `validation_loss` with validation data.
             Losses are those trained on (in nats per row, averaged over the epoch), KL without
             beta, active units as at the epoch's end.
-        stopped: `"finished"`, `"early"`, or `"non-finite: "` and the step and the term.
+        stopped: `"finished"`, `"early"`, `"iteration limit"` (L-BFGS was not at a minimum), or
+            `"non-finite: "` and the step and the term.
     """
 
     def __init__(

@@ -8,9 +8,10 @@ from typing import Any
 
 from posterior_collapse.training.settings import Settings
 
-__all__ = ["FINISHED", "Run"]
+__all__ = ["FINISHED", "LIMIT", "Run"]
 
 FINISHED = "finished"
+LIMIT = "iteration limit"
 
 
 @dataclass
