@@ -191,6 +191,22 @@ def test_sums_of_products_leave_what_others_look_at_alone():
     assert all(torch.equal(a, b) for a, b in zip(arguments, kept, strict=True))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_depends_on_shapes_alone_is_computed_once(dtype):
+    def function(x):
+        ones = torch.ones_like(x).expand(2, 3) / 3
+        return [x * (x.new_zeros(3) + ones)]
+
+    x = torch.arange(3, dtype=dtype)
+    traced = trace(function, x)
+    assert isinstance(traced, GraphModule)
+    for name in ("ones", "zeros", "div", "add"):
+        assert f".{name}" not in traced.code
+    (found,) = traced(x + 1)
+    assert found.dtype == dtype
+    assert torch.equal(found, function(x + 1)[0])
+
+
 def test_numbers_that_are_not_finite_are_traced_too():
     x = torch.tensor([1.0, 0.0, -1.0])
     traced = trace(lambda x: [x.log(), 1 / x], x)

@@ -31,6 +31,13 @@ VIEWS = {
     aten.squeeze.dim,
     aten.detach.default,
 }
+FILLS = {
+    aten.new_zeros.default: 0.0,
+    aten.new_ones.default: 1.0,
+    aten.zeros_like.default: 0.0,
+    aten.ones_like.default: 1.0,
+}
+"""What these give depends on the shape of their argument alone, and a trace is of fixed shapes."""
 COPIES = {aten._to_copy.default, aten.clone.default}
 PRODUCTS = {aten.mm.default, aten.bmm.default}
 NEUTRAL: dict[Any, int] = {
@@ -127,18 +134,30 @@ def _fold_constants(traced: GraphModule) -> None:
     for node in list(traced.graph.nodes):
         if node.op == "get_attr":
             known[node] = getattr(traced, str(node.target))
-        elif node.op == "call_function" and all(n in known for n in node.all_input_nodes):
-            if node.target in VIEWS or not isinstance(node.meta.get("val"), Tensor):
+        elif node.op == "call_function" and isinstance(node.meta.get("val"), Tensor):
+            value = _constant(node, known)
+            if value is None:
                 continue
-            args = torch.fx.node.map_arg(node.args, known.__getitem__)
-            kwargs = torch.fx.node.map_arg(node.kwargs, known.__getitem__)
             name = f"_folded_{node.name}"
-            traced.register_buffer(name, node.target(*args, **kwargs), persistent=False)
+            traced.register_buffer(name, value, persistent=False)
             with traced.graph.inserting_before(node):
                 constant = traced.graph.get_attr(name)
             constant.meta["val"] = node.meta["val"]
             known[constant] = getattr(traced, name)
             _replace(traced, node, constant)
+
+
+def _constant(node: Node, known: dict[Node, Any]) -> Tensor | None:
+    """What a node gives at every call; None if that depends on the arguments."""
+    like = node.meta["val"]
+    if node.target in FILLS:
+        return torch.full(like.shape, FILLS[node.target], dtype=like.dtype, device=like.device)
+    if not all(n in known for n in node.all_input_nodes):
+        return None
+    args: Any = torch.fx.node.map_arg(node.args, known.__getitem__)
+    kwargs: Any = torch.fx.node.map_arg(node.kwargs, known.__getitem__)
+    found: Tensor = node.target(*args, **kwargs)  # type: ignore[operator]
+    return found
 
 
 def _merge_equal(traced: GraphModule) -> None:
