@@ -205,6 +205,21 @@ def test_rows_stand_in_order_and_are_counted(tmp_path: Path) -> None:
     ]
 
 
+def test_rows_trained_as_published_stand_beside_the_others(tmp_path: Path) -> None:
+    for row in ("E2", "E1"):
+        leave(tmp_path, row)
+    leave(tmp_path / "reference", "E1", convention="reference")
+    text = document.render(tmp_path, tmp_path)
+    assert re.findall(r"^## (\w+: .*)$", text, flags=re.M) == [
+        "E1: name of E1: beta, eta_dec",
+        "E1: name of E1: beta, eta_dec (reference convention)",
+        "E2: name of E2: beta, eta_dec",
+    ]
+    (_, _, row, _), *_ = tables(text)
+    assert row[0] == "[E1](#e1-name-of-e1-beta-eta_dec-reference-convention)"
+    assert "[all files](reference/E1)" in text
+
+
 @pytest.mark.parametrize(
     ("profile", "said"),
     [("quick", "smaller: quick profile"), ("smaller: 20 epochs", "smaller: 20 epochs")],

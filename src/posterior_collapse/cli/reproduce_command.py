@@ -25,7 +25,11 @@ def reproduce(
     ),
     show: bool = typer.Option(False, "--list", help="List the rows and exit."),
     quick: bool = typer.Option(False, "--quick", help="On digits, in seconds per row."),
-    convention: str = typer.Option("elbo", help="Of the loss: elbo or reference (as published)."),
+    convention: str = typer.Option(
+        "elbo",
+        help="Of the loss: elbo or reference (as published; with --out results/reference the "
+        "document shows both).",
+    ),
     seeds: int = typer.Option(1, min=1, help="Runs of each setting, where spread is shown."),
     epochs: int | None = typer.Option(None, min=1, help="At most so many; the results say so."),
     rows: int | None = typer.Option(

@@ -27,6 +27,8 @@ MOST_VALUES = 10
 """Values of a setting up to which all are named."""
 MOST_ROWS = 16
 """Rows of a table up to which it is not folded."""
+REFERENCE = "reference"
+"""Folder within the results for rows trained as published: their names say so."""
 TEMPLATE = "reproduction.md.jinja"
 
 
@@ -34,7 +36,8 @@ def write(results: str | os.PathLike[str], target: str | os.PathLike[str]) -> Pa
     """Write the document; nothing half-written is left.
 
     Args:
-        results: Folder with one folder per row, each with its `result.json`.
+        results: Folder with one folder per row, each with its `result.json`; those in its folder
+            `reference` stand beside them.
         target: Markdown file; its folder is made if needed. Figures are linked, not copied.
 
     Raises:
@@ -100,11 +103,13 @@ def duration(seconds: float) -> str:
 
 
 def _paths(results: Path) -> list[Path]:
-    def order(path: Path) -> tuple[bool, int, str]:
-        number = re.fullmatch(r"E(\d+)", path.parent.name)
-        return (number is None, int(number[1]) if number else 0, path.parent.name)
+    def order(path: Path) -> tuple[bool, int, str, bool]:
+        name, aside = path.parent.name, path.parent.parent != results
+        number = re.fullmatch(r"E(\d+)", name)
+        return (number is None, int(number[1]) if number else 0, name, aside)
 
-    paths = sorted(results.glob(f"*/{RESULT}"), key=order)
+    found = [*results.glob(f"*/{RESULT}"), *results.glob(f"{REFERENCE}/*/{RESULT}")]
+    paths = sorted(found, key=order)
     if not paths:
         raise MissingFileError(
             str(results),
@@ -136,8 +141,11 @@ def _section(result: Mapping[str, Any], home: Path, folder: Path) -> dict[str, A
     took = duration(result["wall_s"])
     about = {key: result[key] for key in ("version", "convention", "seeds", "hardware")}
     figures = [_figure(figure, home, folder) for figure in result["figures"]]
+    published = " (reference convention)" if result["convention"] == REFERENCE else ""
+    name = result["name"] + published
     return {
-        "anchor": _anchor(f"{result['id']}: {result['name']}"),
+        "name": name,
+        "anchor": _anchor(f"{result['id']}: {name}"),
         "claim": _prose(result["claim"]),
         "theory": _values(result["theory"]),
         "published": _prose(result["published"]),
