@@ -7,9 +7,14 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data import Dataset as TorchDataset
 
 import posterior_collapse as pc
-from posterior_collapse.errors import DataError, InvalidArgumentError, NonFiniteLossError
+from posterior_collapse.errors import (
+    DataError,
+    InvalidArgumentError,
+    NonFiniteLossError,
+    UnboundedObjectiveError,
+)
 from posterior_collapse.models import build, loss
-from posterior_collapse.training import seeds
+from posterior_collapse.training import UnboundedObjectiveWarning, seeds
 
 G = np.random.default_rng(1)
 SCALES = np.array([2.0, 1.5, 1.0, 0.3, 0.2, 0.1])
@@ -89,19 +94,60 @@ class Rows(TorchDataset):
         return torch.tensor(X[index], dtype=torch.float32), index % 10
 
 
-@pytest.mark.parametrize("kind", ["tensor", "float32", "Dataset", "torch Dataset", "with labels"])
+class Column(Rows):
+    """Pairs of a row and what a regression would predict from it."""
+
+    def __getitem__(self, index):
+        return torch.tensor(X[index], dtype=torch.float32), torch.tensor([index / 10])
+
+
+HOLDERS = {
+    "tensor": lambda: torch.tensor(X),
+    "tensor with a gradient": lambda: torch.tensor(X, requires_grad=True),
+    "float32": lambda: X.astype(np.float32),
+    "big-endian": lambda: X.astype(">f8"),
+    "long double": lambda: X.astype(np.longdouble),
+    "turned": lambda: X[::-1, ::-1].copy()[::-1, ::-1],
+    "Dataset": lambda: pc.Dataset("rows", X),
+    "torch Dataset": lambda: TensorDataset(torch.tensor(X)),
+    "with labels": Rows,
+    "with a column": Column,
+}
+
+
+@pytest.mark.parametrize("kind", HOLDERS)
 def test_any_holder_of_the_same_rows_trains_the_same_model(kind):
-    data = {
-        "tensor": torch.tensor(X),
-        "float32": X.astype(np.float32),
-        "Dataset": pc.Dataset("rows", X),
-        "torch Dataset": TensorDataset(torch.tensor(X)),
-        "with labels": Rows(),
-    }[kind]
+    data = HOLDERS[kind]()
     options = {"epochs": 2, "hidden": (5,), "batch_size": 64}
     one, other = (pc.fit(pc.VAESpec(2), d, "mlp", **options) for d in (X, data))
     assert torch.equal(state(one), state(other))
     assert one.history == other.history
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_read_as_it_is(dtype):
+    half = torch.tensor(X).to(dtype).requires_grad_()
+    options = {"epochs": 1, "hidden": (5,)}
+    runs = [pc.fit(pc.VAESpec(2), d, "mlp", **options) for d in (half, half.detach().float())]
+    assert torch.equal(*map(state, runs))
+    losses = [pc.forecast(d, pc.VAESpec(2)).loss for d in (half, half.detach().double().numpy())]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+
+
+def test_a_loss_without_minimum_is_said_to_be_one():
+    for spec in (
+        pc.VAESpec(6, beta=0.5, eta_dec="learned"),
+        pc.HVAESpec((3, 3), (1, 0.5), sigma_1="learned"),
+    ):
+        with pytest.raises(UnboundedObjectiveError):
+            pc.fit(spec, X, "linear", exact=True)
+        with pytest.warns(UnboundedObjectiveWarning, match="falls without end"):
+            pc.fit(spec, X, "mlp", epochs=1, hidden=(4,))
+
+
+def test_a_trained_model_is_ready_to_be_used():
+    assert not pc.fit(pc.VAESpec(2), X, "mlp", epochs=1, hidden=(4,), dropout=0.5).model.training
+    assert not pc.fit(pc.VAESpec(2), X, "linear", exact=True).model.training
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
@@ -190,7 +236,9 @@ def test_a_loss_that_is_not_finite_says_step_term_and_remedy():
         ({"momentum": 1}, "momentum: got 1"),
         ({"free_bits": 0}, "free_bits"),
         ({"resume": True}, "resume: got True; expected a folder"),
-        ({"leaning_rate": 1}, "leaning_rate"),
+        ({"leaning_rate": 1}, "Did you mean 'learning_rate'"),
+        ({"epoch": 3}, "Did you mean 'epochs'"),
+        ({"architecture": "mlp", "hiden": (3,)}, "Did you mean 'hidden'"),
         ({"architecture": "linaer"}, "Did you mean 'linear'"),
     ],
 )
@@ -211,7 +259,9 @@ BAD = np.where(np.arange(300)[:, None] == 7, np.nan, X)
 @pytest.mark.parametrize(
     ("spec", "data", "more", "said"),
     [
-        (pc.VAESpec(2), BAD, {}, "x: got"),
+        (pc.VAESpec(2), BAD, {}, "x: got nan at row 7, column 0"),
+        (pc.VAESpec(2), X[:1], {}, "x: got a single sample"),
+        (pc.VAESpec(2), np.ones((9, 3)), {}, "x: got data that are all constant"),
         (pc.CVAESpec(2), X, {}, "no target y"),
         (pc.CVAESpec(2), (X, Y[:-1]), {}, "299"),
         (pc.VAESpec(2), [], {}, "x: got 1 dimension"),
@@ -234,6 +284,7 @@ def test_a_result_is_readable():
     summary = fitted.summary()
     assert summary["measured"].keys() >= summary["forecast"].keys() == {"loss", "levels"}
     assert [len(level["kl"]) for level in summary["measured"]["levels"]] == [3, 2]
-    unbounded = pc.fit(pc.HVAESpec((2, 2), (2, 1), sigma_1="learned"), X, "linear", epochs=1)
+    with pytest.warns(UnboundedObjectiveWarning):
+        unbounded = pc.fit(pc.HVAESpec((2, 2), (2, 1), sigma_1="learned"), X, "linear", epochs=1)
     assert unbounded.forecast is None
     assert unbounded.summary()["forecast"] is None

@@ -19,7 +19,7 @@ IMAGES = X[:, :9].reshape(-1, 3, 3)
 ARCHITECTURES = {
     "linear": ([pc.VAESpec(4, beta=b, sigma="shared") for b in (0.5, 1, 4)], X, {}),
     "mlp": (
-        [pc.VAESpec(4, b, "learned", eta_enc=e) for b, e in ((0.5, 1), (2, 2), (1, 1))],
+        [pc.VAESpec(2, b, "learned", eta_enc=e) for b, e in ((1.5, 1), (2, 2), (1, 1))],
         X,
         {"hidden": (12, 8), "dropout": 0.2, "activation": "silu", "warm_up": 20},
     ),
@@ -141,6 +141,10 @@ def test_each_run_stops_early_by_itself_and_returns_to_its_best():
         ([pc.VAESpec(2)] * 2, {"learning_rates": (1e-3, -1)}, "learning_rate: got -1"),
         ([pc.VAESpec(2)] * 2, {"clips": (0.0, 1)}, "clip: got 0"),
         ([pc.VAESpec(2)] * 2, {"folders": ["a"]}, "folders: got 1 folders"),
+        ([pc.VAESpec(2)] * 2, {"folders": "ab"}, "folders: got 'ab'; expected a list"),
+        ([pc.VAESpec(2)] * 2, {"folders": ["a", "./a/"]}, "folders: got 'a' twice"),
+        (pc.VAESpec(2), {}, "specs: got one VAESpec; .* use fit"),
+        ([pc.VAESpec(2), pc.HVAESpec((2, 2))], {}, "specs: got a vae and a hvae"),
     ],
 )
 def test_sweeps_that_cannot_be_are_refused(specs, options, said):

@@ -104,6 +104,39 @@ def test_a_run_can_be_made_longer(tmp_path):
     assert_same(pc.fit(SPEC, X, "mlp", epochs=7, folder=tmp_path, resume=True, **options), alone)
 
 
+@pytest.mark.parametrize(("options", "said"), [({"epochs": 2}, "epochs"), ({"steps": 9}, "steps")])
+def test_a_run_cannot_be_made_shorter(tmp_path, options, said):
+    network = {"hidden": (6,), "batch_size": 32, "folder": tmp_path}
+    pc.fit(SPEC, X, "mlp", epochs=3, **network)
+    with pytest.raises(InvalidArgumentError, match=f"{said}: got .*the run to resume has"):
+        pc.fit(SPEC, X, "mlp", resume=True, **network, **options)
+
+
+@pytest.mark.parametrize("options", [{"epochs": 2}, {"exact": True}])
+def test_other_data_are_not_resumed(tmp_path, options):
+    pc.fit(SPEC, X, "linear", folder=tmp_path / "a", **options)
+    with pytest.raises(CheckpointError, match="another values of the data"):
+        pc.fit(SPEC, X + 1e-3, "linear", folder=tmp_path / "a", resume=True, **options)
+    # The same values held otherwise are the same data.
+    same = torch.tensor(X[::-1].copy()).flip(0)
+    pc.fit(SPEC, same, "linear", folder=tmp_path / "a", resume=True, **options)
+    folders = [tmp_path / "b", tmp_path / "c"]
+    pc.fit_many([SPEC, SPEC], X, "linear", folders=folders, **options)
+    with pytest.raises(CheckpointError, match="another values of the data"):
+        pc.fit_many([SPEC, SPEC], X[::-1], "linear", folders=folders, resume=True, **options)
+
+
+def test_exact_training_that_was_cut_short_goes_on_and_never_back(tmp_path):
+    options = {"exact": True, "folder": tmp_path}
+    short = pc.fit(SPEC, X, "linear", steps=3, **options)
+    assert short.stopped == "iteration limit"
+    long = pc.fit(SPEC, X, "linear", steps=500, resume=True, **options)
+    assert_same(long, pc.fit(SPEC, X, "linear", steps=500, exact=True))
+    assert long.stopped == "finished"
+    with pytest.raises(InvalidArgumentError, match="steps: got 3, but the run to resume has"):
+        pc.fit(SPEC, X, "linear", steps=3, resume=True, **options)
+
+
 def test_exact_training_is_resumed_as_its_result(tmp_path):
     alone = pc.fit(SPEC, X, "linear", exact=True, folder=tmp_path)
     assert_same(pc.fit(SPEC, X, "linear", exact=True, folder=tmp_path, resume=True), alone)

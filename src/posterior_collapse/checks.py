@@ -120,3 +120,11 @@ def sigma(name: str, value: object, dim: int) -> Sigma:
         values = sequence(name, value, dim, "one std per latent unit")
         return tuple(positive(f"{name}[{i}]", v) for i, v in enumerate(values))
     return positive(name, value)
+
+
+def readable(value: Any) -> Any:
+    """Return a torch tensor as one that NumPy can read, without importing torch; all else as is."""
+    if not (hasattr(value, "detach") and hasattr(value, "numpy")):
+        return value
+    value = value.detach().cpu()
+    return value.float() if str(value.dtype) == "torch.bfloat16" else value

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from posterior_collapse import checks
 from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.errors import DataError
 
@@ -56,7 +57,7 @@ def as_samples(name: str, values: Any) -> tuple[NDArray[Any], tuple[int, ...] | 
 
 def _array(name: str, values: Any) -> NDArray[Any]:
     try:
-        array = values if isinstance(values, np.memmap) else np.asarray(values)
+        array = values if isinstance(values, np.memmap) else np.asarray(checks.readable(values))
     except (TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from posterior_collapse import checks
 from posterior_collapse.errors import DataError
 
 Array = npt.NDArray[Any]
@@ -115,6 +116,7 @@ def _converted(name: str, value: Any) -> Array:
                 "Drop the column or encode it as numbers.",
             )
     try:
+        value = checks.readable(value)
         # A frame of mixed numeric columns would become an array of objects.
         return np.asarray(value, dtype=np.float64 if dtypes is not None else None)
     except (ValueError, TypeError, RuntimeError) as error:

@@ -1,9 +1,18 @@
 """Training: one model or a sweep in one vectorised run, by minibatches or exactly."""
 
+from posterior_collapse.training.arguments import UnboundedObjectiveWarning
 from posterior_collapse.training.engine import Progress
 from posterior_collapse.training.fitted import Fitted
 from posterior_collapse.training.fitting import fit, fit_many
 from posterior_collapse.training.measuring import ACTIVE_INFORMATION
 from posterior_collapse.training.settings import Settings
 
-__all__ = ["ACTIVE_INFORMATION", "Fitted", "Progress", "Settings", "fit", "fit_many"]
+__all__ = [
+    "ACTIVE_INFORMATION",
+    "Fitted",
+    "Progress",
+    "Settings",
+    "UnboundedObjectiveWarning",
+    "fit",
+    "fit_many",
+]

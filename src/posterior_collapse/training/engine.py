@@ -90,6 +90,7 @@ class Engine:
         self.some = feed.rows(ACTIVE_ROWS)
         self.sums: Tensor | None = None
         self.bests: dict[str, Tensor] | None = None
+        self.fingerprint = None if folders is None else feed.fingerprint()
 
     def train(self) -> None:
         """Train until every run has stopped, from wherever the engine stands."""

@@ -19,6 +19,7 @@ from posterior_collapse.errors import DataError
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec
 from posterior_collapse.training import seeds
+from posterior_collapse.training.run_folders import fingerprint
 
 __all__ = ["ArrayFeed", "Batch", "Feed", "LoaderFeed", "feed"]
 
@@ -66,6 +67,10 @@ class Feed(ABC):
     def moments(self, center: bool) -> Moments:
         """Measure the data's moments in float64."""
 
+    def fingerprint(self) -> str | None:
+        """Return what tells these data from others; None where it would take a pass over them."""
+        return None
+
 
 class ArrayFeed(Feed):
     """Rows in memory, shuffled each epoch; the last batch of an epoch may be smaller."""
@@ -75,6 +80,7 @@ class ArrayFeed(Feed):
         self.batch_size = batch_size
         self.dims = (self.x.shape[1], None if self.y is None else self.y.shape[1])
         self._arrays = arrays
+        self._moments: dict[bool, Moments] = {}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -95,8 +101,27 @@ class ArrayFeed(Feed):
         return Batch(self.x[::step], None if self.y is None else self.y[::step])
 
     def moments(self, center: bool) -> Moments:
-        """Measure all rows as they were given."""
-        return Moments.from_arrays(*self._arrays, center=center)
+        """Measure all rows as they were given, once."""
+        if center not in self._moments:
+            self._moments[center] = Moments.from_arrays(*self._arrays, center=center)
+        return self._moments[center]
+
+    def check_spread(self) -> None:
+        """Refuse what has nothing to encode, as the forecast does.
+
+        Raises:
+            DataError: There is a single row, or all are the same.
+        """
+        if len(self.x) < 2:
+            raise DataError("x", "a single sample", "at least two samples", "Pass more rows.")
+        if all(bool((rows == rows[0]).all()) for rows in (self.x, self.y) if rows is not None):
+            raise DataError(
+                "x", "data that are all constant", "some variance", "Check what was loaded."
+            )
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the rows as they are trained on."""
+        return fingerprint([None if v is None else v.cpu().numpy() for v in (self.x, self.y)])
 
 
 class LoaderFeed(Feed):
@@ -235,7 +260,10 @@ def _collected(data: TorchDataset[Any], conditional: bool) -> tuple[Tensor, Tens
 
 
 def _pair(name: str, item: Any, conditional: bool) -> tuple[Tensor, Tensor | None]:
-    """Return x and y of a collated item; one number per row is a label, not a target."""
+    """Return x and y of a collated item.
+
+    A label is no target: whole numbers, one per row, or a single column beside an autoencoder.
+    """
     parts = list(item) if isinstance(item, (tuple, list)) else [item]
     if not all(isinstance(part, Tensor) for part in parts[:2]):
         raise DataError(
@@ -243,18 +271,26 @@ def _pair(name: str, item: Any, conditional: bool) -> tuple[Tensor, Tensor | Non
             "Return x or (x, y) from the Dataset.",
         )  # fmt: skip
     x, y = parts[0], parts[1] if len(parts) > 1 else None
-    return x, y if y is not None and (y.dim() > 1 and y.is_floating_point()) else None
+    if y is None or y.dim() < 2 or not y.is_floating_point():
+        return x, None
+    return x, y if conditional or y[0].numel() > 1 else None
 
 
 def _tensor(name: str, values: Any, dtype: torch.dtype, device: torch.device) -> Any:
     if values is None:
         return None
-    array = values.numpy() if isinstance(values, Tensor) else np.asarray(values)
-    # A copy: the caller's array may change while the run goes on.
-    tensor = torch.tensor(array).to(device, dtype)
-    if not bool(tensor.isfinite().all()):
-        raise DataError(name, "NaN or inf", "finite numbers", "Clean the data.")
-    return tensor
+    # A copy: the caller's array may change while the run goes on. NumPy makes it, since torch takes
+    # no negative strides, foreign byte orders or long doubles.
+    precision = np.float64 if dtype == torch.float64 else np.float32
+    rows = np.array(values, precision, order="C")
+    finite = np.isfinite(rows)
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0].tolist()
+        raise DataError(
+            name, f"{rows[row, column]} at row {row}, column {column}", "finite numbers",
+            "Remove or impute it.",
+        )  # fmt: skip
+    return torch.from_numpy(rows).to(device)
 
 
 def _image(shape: ImageShape | None) -> ImageShape | None:

@@ -65,8 +65,11 @@ class Fitted:
         """Return `loss` (negative beta-ELBO in nats per row) and per level `n_active` and `kl`.
 
         On the training data; exact for linear models, else sampled from the run's own seed. A unit
-        is active from `ACTIVE_INFORMATION` nats of I(x; z_i) on. Units that share one fixed std can
-        be rotated freely: there, `information` is that of their directions, most informed first.
+        is active from `ACTIVE_INFORMATION` nats of I(x; z_i) on, as if z_i were Gaussian: from the
+        second moments of its mean and its average variance. `diagnose` takes the mutual
+        information itself; where sigma depends on the input the two counts can differ. Units that
+        share one fixed std can be rotated freely: there, `information` is that of their
+        directions, most informed first.
         """
         return self._measured
 

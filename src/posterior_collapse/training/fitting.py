@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from posterior_collapse.errors import DataError, InvalidArgumentError
+from posterior_collapse.errors import (
+    DataError,
+    InvalidArgumentError,
+)
 from posterior_collapse.models import (
     Architecture,
     MarkovVAE,
@@ -21,17 +24,26 @@ from posterior_collapse.theory import forecast
 from posterior_collapse.training import checkpoints, exact, states
 from posterior_collapse.training import seeds as seeding
 from posterior_collapse.training.annealing import effective_spec
+from posterior_collapse.training.arguments import (
+    Folder,
+    check_device,
+    check_folders,
+    check_one_each,
+    described,
+    per_run,
+    split,
+    warn_unbounded,
+)
 from posterior_collapse.training.engine import Engine, Progress
-from posterior_collapse.training.feeding import Feed, feed
+from posterior_collapse.training.feeding import ArrayFeed, Feed, feed
 from posterior_collapse.training.fitted import Fitted
 from posterior_collapse.training.progress import bar
-from posterior_collapse.training.runs import Run
-from posterior_collapse.training.settings import FIELDS, Settings
+from posterior_collapse.training.runs import LIMIT, Run
+from posterior_collapse.training.settings import Settings
 
 __all__ = ["fit", "fit_many"]
 
 Report = bool | Callable[[Progress], None]
-Folder = str | Path
 DTYPES = {"float32": torch.float32, "bf16": torch.float32, "float64": torch.float64}
 
 
@@ -70,7 +82,8 @@ def fit(
         InvalidArgumentError: An argument is out of its domain, or they contradict each other.
         DataError: The data cannot be used.
         NonFiniteLossError: The loss became NaN or infinite; the last good checkpoint is kept.
-        CheckpointError: There is none to resume from that is good and of this run.
+        UnboundedObjectiveError: The loss has no minimum, with `exact`; minibatches only warn.
+        CheckpointError: There is none to resume from that is good and of this run and these data.
 
     Example:
         >>> import numpy as np
@@ -142,15 +155,17 @@ def fit_many(
         >>> [f.spec.beta for f in fit_many(specs, x, "mlp", epochs=2, hidden=(8,))]
         [0.5, 2.0]
     """
+    if isinstance(specs, Spec):
+        raise InvalidArgumentError(
+            "specs", f"one {type(specs).__name__}", "a list of specs", "Pass [spec], or use fit."
+        )
     specs = tuple(specs)
     given = {"seed": seeds, "learning_rate": learning_rates, "clip": clips}
-    per_run = _per_run(given, len(specs))
-    if folders is not None and len(folders) != len(specs):
-        raise InvalidArgumentError(
-            "folders", f"{len(folders)} folders", f"{len(specs)}, one per spec", "Pass as many."
-        )
+    changes = per_run(given, len(specs))
+    if folders is not None:
+        check_one_each(folders, len(specs))
     return _fit(
-        specs, data, architecture, per_run, settings, validation, folders, resume, progress,
+        specs, data, architecture, changes, settings, validation, folders, resume, progress,
         exact, from_forecast, options, alone=False,
     )  # fmt: skip
 
@@ -159,7 +174,7 @@ def _fit(
     specs: Sequence[Spec],
     data: Any,
     architecture: str | Architecture,
-    per_run: Sequence[dict[str, Any]],
+    changed: Sequence[dict[str, Any]],
     settings: Settings | None,
     validation: Any,
     folders: Sequence[Folder] | None,
@@ -173,16 +188,23 @@ def _fit(
 ) -> tuple[Fitted, ...]:
     if not specs:
         raise InvalidArgumentError("specs", "none", "at least one spec", "Pass some specs.")
-    common, networks = _split(settings, options, is_exact)
-    _check_device(common.device)
+    common, networks = split(settings, options, is_exact)
+    check_device(common.device)
     order_seed = common.seed if common.order_seed is None else common.order_seed
-    own = [common.replace(**{"order_seed": order_seed, **changes}) for changes in per_run]
+    own = [common.replace(**{"order_seed": order_seed, **changes}) for changes in changed]
     for spec in specs:
         if not isinstance(spec, Spec):
             raise InvalidArgumentError("spec", type(spec).__name__, "a Spec", "Pass a VAESpec.")
         check_convention(common.convention, spec)
+        if spec.model != specs[0].model:
+            raise InvalidArgumentError(
+                "specs", f"a {specs[0].model} and a {spec.model}", "specs of one model",
+                "Train each model by a call of its own.",
+            )  # fmt: skip
     dtype = torch.float64 if is_exact else DTYPES[common.precision]
     fed = feed(data, specs[0], common.batch_size, dtype, common.device)
+    if isinstance(fed, ArrayFeed):
+        fed.check_spread()
     checked = (
         None
         if validation is None
@@ -190,14 +212,15 @@ def _fit(
     )
     if checked is not None and checked.dims != fed.dims:
         raise DataError(
-            "validation", _described(checked.dims), f"{_described(fed.dims)}, as in the data",
+            "validation", described(checked.dims), f"{described(fed.dims)}, as in the data",
             "Pass data of the same kind.",
         )  # fmt: skip
     models = [
         _start(spec, architecture, networks, one, fed, dtype, from_forecast)
         for spec, one in zip(specs, own, strict=True)
     ]
-    _check_folders(folders, resume)
+    check_folders(folders, resume)
+    warn_unbounded(specs, common, models[0].architecture, fed, is_exact)
     if is_exact:
         with bar(progress, common.steps) as report:
             return _exactly(models, own, fed, folders, resume, report, alone, not from_forecast)
@@ -229,18 +252,25 @@ def _exactly(
 ) -> tuple[Fitted, ...]:
     exact.check(settings[0])
     moments = fed.moments(models[0].architecture.bias)
+    data = None if folders is None else fed.fingerprint()
     fitted = []
     for i, (model, own) in enumerate(zip(models, settings, strict=True)):
         folder = None if folders is None else folders[i]
+        run = Run(own)
+        done = 0
+        initial = copy.deepcopy(model.state_dict())
         if resume and folder is not None and checkpoints.exists(folder):
-            run = Run(own)
-            states.load_exact(model, run, folder)
-        else:
+            done = states.load_exact(model, run, data, folder)
+        if run.stopped == LIMIT and done < (own.steps or exact.ITERATIONS):
+            # It may now go further: anew, since L-BFGS keeps no state.
+            model.load_state_dict(initial)
+            done = 0
+        if not done:
             show = report and _shown(report, i, len(models), own.steps)
             run, steps = exact.train(model, own, moments, alone=alone, fresh=fresh, report=show)
             if folder is not None:
-                states.save_exact(model, run, steps, folder)
-        fitted.append(Fitted(model, own, run.history, run.stopped or "", fed))
+                states.save_exact(model, run, steps, data, folder)
+        fitted.append(Fitted(model.eval(), own, run.history, run.stopped or "", fed))
     return tuple(fitted)
 
 
@@ -296,61 +326,4 @@ def _finish(engine: Engine, run: int, fed: Feed) -> Fitted:
     model = engine.models[run]
     model.load_state_dict(engine.stack.state(run))
     done = engine.runs[run]
-    return Fitted(model, done.settings, done.history, done.stopped or "", fed)
-
-
-def _split(
-    settings: Settings | None, options: dict[str, Any], is_exact: bool
-) -> tuple[Settings, dict[str, Any]]:
-    """The options that are settings, applied, and those of the architecture."""
-    changes = {name: value for name, value in options.items() if name in FIELDS}
-    networks = {name: value for name, value in options.items() if name not in FIELDS}
-    common = (settings or Settings()).replace(**changes)
-    if common.optimiser == "lbfgs" and not is_exact:
-        raise InvalidArgumentError(
-            "optimiser", "'lbfgs'", "'adam' or 'sgd' for minibatches", "Pass exact=True."
-        )
-    return common, networks
-
-
-def _described(dims: tuple[int, int | None]) -> str:
-    return f"rows of {dims[0]} numbers" + ("" if dims[1] is None else f" and targets of {dims[1]}")
-
-
-def _check_device(name: str) -> None:
-    device = torch.device(name)
-    found = torch.cuda.device_count() if device.type == "cuda" else 1
-    if (device.index or 0) >= found:
-        devices = [repr(f"cuda:{index}") for index in range(found)]
-        raise InvalidArgumentError(
-            "device", repr(name), " or ".join(["'cpu'", *devices]) + ", which this torch has here",
-            "Pass device='cpu'.",
-        )  # fmt: skip
-
-
-def _per_run(given: dict[str, Any], runs: int) -> list[dict[str, Any]]:
-    changes: list[dict[str, Any]] = [{} for _ in range(runs)]
-    for name, values in given.items():
-        if values is None:
-            continue
-        if getattr(values, "ndim", 0) == 1:
-            values = values.tolist()
-        each = values if isinstance(values, Sequence) else (values,) * runs
-        if len(each) != runs:
-            raise InvalidArgumentError(
-                f"{name}s", f"{len(each)} values", f"one, or {runs}: one per spec", "Pass as many."
-            )
-        for own, value in zip(changes, each, strict=True):
-            own[name] = value
-    return changes
-
-
-def _check_folders(folders: Sequence[Folder] | None, resume: bool) -> None:
-    if resume and folders is None:
-        raise InvalidArgumentError("resume", "True", "a folder to resume from", "Pass folder.")
-    for folder in folders or () if not resume else ():
-        if checkpoints.exists(folder):
-            raise InvalidArgumentError(
-                "folder", f"{str(folder)!r}, which holds a checkpoint", "a folder without one",
-                "Pass resume=True to go on, or another folder.",
-            )  # fmt: skip
+    return Fitted(model.eval(), done.settings, done.history, done.stopped or "", fed)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from posterior_collapse.errors import CheckpointError
+from posterior_collapse.errors import CheckpointError, InvalidArgumentError
 from posterior_collapse.models import MarkovVAE, rebuild
 from posterior_collapse.training import checkpoints
 from posterior_collapse.training.checkpoints import Checkpoint
@@ -40,10 +40,13 @@ def restore(engine: Engine, folders: Sequence[str | Path]) -> None:
     found = _common([checkpoints.load(folder) for folder in folders], folders)
     for run, (checkpoint, folder) in enumerate(zip(found, folders, strict=True)):
         settings = engine.runs[run].settings
-        _check_same(engine.models[run], settings, engine.order_seed, False, checkpoint, folder)
+        _check_same(
+            engine.models[run], settings, engine.order_seed, engine.fingerprint, checkpoint, folder
+        )
     meta = found[0].meta
     engine.step, engine.epoch = found[0].step, meta["epoch"]
     engine.step_in_epoch, engine.rows_in_epoch = meta["step_in_epoch"], meta["rows_in_epoch"]
+    _check_not_over(engine)
     engine.optimiser.steps = meta["optimiser_steps"]
     for run, checkpoint in enumerate(found):
         engine.runs[run].restore(checkpoint.meta["run"])
@@ -53,7 +56,9 @@ def restore(engine: Engine, folders: Sequence[str | Path]) -> None:
         checkpoints.prune(folders[run], checkpoint.step)
 
 
-def save_exact(model: MarkovVAE, run: Run, steps: int, folder: str | Path) -> None:
+def save_exact(
+    model: MarkovVAE, run: Run, steps: int, data: str | None, folder: str | Path
+) -> None:
     """Write the result of exact training: a run killed before is repeated, equal bit for bit."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     meta = {
@@ -61,6 +66,7 @@ def save_exact(model: MarkovVAE, run: Run, steps: int, folder: str | Path) -> No
         "config": model.config,
         "settings": run.settings.to_dict(),
         "order_seed": run.settings.order_seed,
+        "data": data,
         "torch": torch.__version__,
         "run": run.to_dict(),
     }
@@ -74,17 +80,22 @@ def load_model(checkpoint: Checkpoint) -> MarkovVAE:
     return model
 
 
-def load_exact(model: MarkovVAE, run: Run, folder: str | Path) -> None:
-    """Take over the result of exact training.
+def load_exact(model: MarkovVAE, run: Run, data: str | None, folder: str | Path) -> int:
+    """Take over the result of exact training; return its iterations.
 
     Raises:
         CheckpointError: No good checkpoint, or one of another run.
+        InvalidArgumentError: It has more iterations than the settings allow.
     """
     checkpoint = checkpoints.load(folder)
-    _check_same(model, run.settings, run.settings.order_seed, True, checkpoint, folder)
+    order_seed = run.settings.order_seed
+    _check_same(model, run.settings, order_seed, data, checkpoint, folder, exact=True)
+    if run.settings.steps is not None and checkpoint.step > run.settings.steps:
+        raise _over("steps", run.settings.steps, checkpoint.step)
     checkpoints.prune(folder, checkpoint.step)
     model.load_state_dict(_of_model(checkpoint.tensors))
     run.restore(checkpoint.meta["run"])
+    return checkpoint.step
 
 
 def _tensors(engine: Engine, run: int) -> dict[str, Tensor]:
@@ -104,6 +115,7 @@ def _meta(engine: Engine, run: int) -> dict[str, Any]:
         "config": engine.models[run].config,
         "settings": engine.runs[run].settings.to_dict(),
         "order_seed": engine.order_seed,
+        "data": engine.fingerprint,
         "torch": torch.__version__,
         "epoch": engine.epoch,
         "step_in_epoch": engine.step_in_epoch,
@@ -144,6 +156,22 @@ def _goes_on(engine: Engine) -> bool:
     return engine.epoch < engine.settings.epochs
 
 
+def _check_not_over(engine: Engine) -> None:
+    """Refuse to end a run before where it is: its later steps cannot be taken back."""
+    if engine.settings.steps is not None and engine.step > engine.settings.steps:
+        raise _over("steps", engine.settings.steps, engine.step)
+    begun = engine.epoch + (engine.step_in_epoch > 0)
+    if engine.settings.steps is None and begun > engine.settings.epochs:
+        raise _over("epochs", engine.settings.epochs, begun)
+
+
+def _over(name: str, asked: int, done: int) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        name, f"{asked}, but the run to resume has {done}", f"at least {done}",
+        f"Pass {name}={done} or more, or train into another folder.",
+    )  # fmt: skip
+
+
 def _common(found: list[Checkpoint], folders: Sequence[str | Path]) -> list[Checkpoint]:
     """A sweep killed between two folders' checkpoints goes back to the step before."""
     step = min(one.step for one in found)
@@ -157,9 +185,11 @@ def _check_same(
     model: MarkovVAE,
     settings: Settings,
     order_seed: int | None,
-    exact: bool,
+    data: str | None,
     checkpoint: Checkpoint,
     folder: str | Path,
+    *,
+    exact: bool = False,
 ) -> None:
     meta = checkpoint.meta
     differing = [
@@ -173,10 +203,13 @@ def _check_same(
         differing.append("order_seed")
     if meta["exact"] != exact:
         differing.append("way of training (exact or by minibatches)")
+    # Checkpoints of before 0.2 and of DataLoaders do not say which data they had.
+    if None not in (data, meta.get("data")) and meta["data"] != data:
+        differing.append("values of the data")
     if differing:
         raise CheckpointError(
             str(folder),
             f"a run with another {', '.join(differing)}",
             "the checkpoint of the same run",
-            "Resume with the settings of the run, or train into a new folder.",
+            "Resume with the settings and data of the run, or train into a new folder.",
         )

@@ -1,0 +1,156 @@
+"""What `fit` and `fit_many` are given, checked before anything is trained or written."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from posterior_collapse.errors import (
+    InvalidArgumentError,
+    NotSolvedError,
+    UnboundedObjectiveError,
+    nearest,
+)
+from posterior_collapse.models import ARCHITECTURES, Architecture
+from posterior_collapse.specs import Spec
+from posterior_collapse.theory import forecast
+from posterior_collapse.training import checkpoints
+from posterior_collapse.training.annealing import effective_spec
+from posterior_collapse.training.feeding import Feed
+from posterior_collapse.training.settings import FIELDS, Settings
+
+__all__ = [
+    "Folder",
+    "UnboundedObjectiveWarning",
+    "check_device",
+    "check_folders",
+    "check_one_each",
+    "described",
+    "per_run",
+    "split",
+    "warn_unbounded",
+]
+
+Folder = str | Path
+NETWORK_OPTIONS = sorted(set().union(*(preset.free for preset in ARCHITECTURES.values())))
+
+
+class UnboundedObjectiveWarning(UserWarning):
+    """A loss that linear models can lower for ever is trained by minibatches."""
+
+
+def split(
+    settings: Settings | None, options: dict[str, Any], is_exact: bool
+) -> tuple[Settings, dict[str, Any]]:
+    """Return the settings with the options that are settings, and those of the architecture."""
+    for name in options:
+        meant = nearest(name, FIELDS) if name not in FIELDS else ""
+        if meant and not nearest(name, NETWORK_OPTIONS):
+            raise InvalidArgumentError(
+                name, "no setting and no option of a network", "a setting", f"Remove it.{meant}"
+            )
+    changes = {name: value for name, value in options.items() if name in FIELDS}
+    networks = {name: value for name, value in options.items() if name not in FIELDS}
+    common = (settings or Settings()).replace(**changes)
+    if common.optimiser == "lbfgs" and not is_exact:
+        raise InvalidArgumentError(
+            "optimiser", "'lbfgs'", "'adam' or 'sgd' for minibatches", "Pass exact=True."
+        )
+    return common, networks
+
+
+def described(dims: tuple[int, int | None]) -> str:
+    """Return what rows hold, in words."""
+    return f"rows of {dims[0]} numbers" + ("" if dims[1] is None else f" and targets of {dims[1]}")
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that is not here."""
+    device = torch.device(name)
+    found = torch.cuda.device_count() if device.type == "cuda" else 1
+    if (device.index or 0) >= found:
+        devices = [repr(f"cuda:{index}") for index in range(found)]
+        raise InvalidArgumentError(
+            "device", repr(name), " or ".join(["'cpu'", *devices]) + ", which this torch has here",
+            "Pass device='cpu'.",
+        )  # fmt: skip
+
+
+def per_run(given: dict[str, Any], runs: int) -> list[dict[str, Any]]:
+    """Return each run's own settings, from one value for all or one per run."""
+    changes: list[dict[str, Any]] = [{} for _ in range(runs)]
+    for name, values in given.items():
+        if values is None:
+            continue
+        if getattr(values, "ndim", 0) == 1:
+            values = values.tolist()
+        each = values if isinstance(values, Sequence) else (values,) * runs
+        if len(each) != runs:
+            raise InvalidArgumentError(
+                f"{name}s", f"{len(each)} values", f"one, or {runs}: one per spec", "Pass as many."
+            )
+        for own, value in zip(changes, each, strict=True):
+            own[name] = value
+    return changes
+
+
+def check_one_each(folders: Sequence[Folder], runs: int) -> None:
+    """Refuse folders that are not one for each run."""
+    if isinstance(folders, (str, Path)):
+        raise InvalidArgumentError(
+            "folders", repr(str(folders)), "a list of folders, one per spec", "Pass a list."
+        )
+    if len(folders) != runs:
+        raise InvalidArgumentError(
+            "folders", f"{len(folders)} folders", f"{runs}, one per spec", "Pass as many."
+        )
+    places = [Path(folder).resolve() for folder in folders]
+    for folder, place in zip(folders, places, strict=True):
+        if places.count(place) > 1:
+            raise InvalidArgumentError(
+                "folders", f"{str(folder)!r} twice", "a folder of its own for each run",
+                "Name them apart.",
+            )  # fmt: skip
+
+
+def warn_unbounded(
+    specs: Sequence[Spec],
+    settings: Settings,
+    architecture: Architecture,
+    fed: Feed,
+    is_exact: bool,
+) -> None:
+    """Say so before a loss is followed down without end; exact training refuses."""
+    for spec in specs:
+        fixed = "learned" not in (*spec.eta_levels, *spec.sigma_levels[:-1])
+        if fixed or not fed.sized:
+            continue  # there is a minimum, or to find out would take a pass over the data
+        try:
+            center = architecture.bias if architecture.name == "linear" else True
+            forecast(fed.moments(center), effective_spec(spec, settings.convention))
+        except UnboundedObjectiveError as error:
+            if is_exact:
+                raise
+            warnings.warn(
+                f"the loss of linear models of {spec!r} falls without end on these data: {error}",
+                UnboundedObjectiveWarning,
+                stacklevel=4,
+            )
+        except NotSolvedError:
+            continue
+
+
+def check_folders(folders: Sequence[Folder] | None, resume: bool) -> None:
+    """Refuse to resume from nowhere, and to train over a run that is there."""
+    if resume and folders is None:
+        raise InvalidArgumentError("resume", "True", "a folder to resume from", "Pass folder.")
+    for folder in folders or () if not resume else ():
+        if checkpoints.exists(folder):
+            raise InvalidArgumentError(
+                "folder", f"{str(folder)!r}, which holds a checkpoint", "a folder without one",
+                "Pass resume=True to go on, or another folder.",
+            )  # fmt: skip
