@@ -315,6 +315,49 @@ def test_torch_is_never_imported(arguments: list[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "digits"],
+        ["train", "--resume", "."],
+        ["diagnose", "."],
+        ["reproduce", "E8", "--quick"],
+        ["reproduce", "--list"],
+    ],
+)
+def test_what_needs_torch_says_so(arguments: list[str], tmp_path: Path) -> None:
+    check = SCRIPT.replace("main()", "sys.modules['torch'] = None; main()")
+    (tmp_path / "config.json").write_text("{}")
+    done = subprocess.run(
+        [sys.executable, "-c", check, *arguments], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode in (0, 2)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 0 or len(done.stderr.splitlines()) == 1
+    if arguments[0] == "train" and "digits" in arguments:
+        assert "torch: got no such library" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "pc.fit",
+        "pc.Settings",
+        "pc.diagnose",
+        "pc.log_likelihood",
+        "from posterior_collapse.adapters import from_callable",
+        "from posterior_collapse.training import fit",
+        "from posterior_collapse.diagnosis import diagnose",
+    ],
+)
+def test_a_name_that_needs_torch_says_so(code: str) -> None:
+    check = f"import sys; sys.modules['torch'] = None; import posterior_collapse as pc; {code}"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("posterior_collapse.errors.MissingDependencyError: torch: got no such")
+    assert "pip install 'posterior-collapse[torch]'" in last
+
+
 def test_version_and_help(run) -> None:
     assert run("--version")[1].strip()
     _, out, _ = run("--help")

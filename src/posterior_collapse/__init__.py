@@ -136,7 +136,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module 'posterior_collapse' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"posterior_collapse.{_HOME_OF[name]}"), name)
+    from posterior_collapse.errors import needing_torch
+
+    with needing_torch():
+        value = getattr(importlib.import_module(f"posterior_collapse.{_HOME_OF[name]}"), name)
     globals()[name] = value
     return value
 

@@ -38,6 +38,7 @@ __all__ = [
     "UnboundedObjectiveError",
     "UnknownDatasetError",
     "nearest",
+    "needing_torch",
     "writing",
 ]
 
@@ -134,6 +135,22 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+@contextlib.contextmanager
+def needing_torch() -> Iterator[None]:
+    """Turn a failed import of torch into a `MissingDependencyError` that says what to do."""
+    try:
+        yield
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "torch":
+            raise
+        raise MissingDependencyError(
+            "torch",
+            "no such library",
+            "torch to build, train and diagnose models",
+            "Run pip install 'posterior-collapse[torch]'.",
+        ) from error
 
 
 @contextlib.contextmanager

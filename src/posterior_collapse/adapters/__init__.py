@@ -8,10 +8,13 @@
 The last two are imported by their module, since each needs its own library.
 """
 
-from posterior_collapse.adapters.audit import LossAudit, audit_loss
-from posterior_collapse.adapters.callables import WrappedModel, from_callable
-from posterior_collapse.adapters.diffusers import from_diffusers
-from posterior_collapse.adapters.pythae import from_pythae
+from posterior_collapse.errors import needing_torch
+
+with needing_torch():
+    from posterior_collapse.adapters.audit import LossAudit, audit_loss
+    from posterior_collapse.adapters.callables import WrappedModel, from_callable
+    from posterior_collapse.adapters.diffusers import from_diffusers
+    from posterior_collapse.adapters.pythae import from_pythae
 
 __all__ = [
     "LossAudit",

@@ -16,7 +16,7 @@ from posterior_collapse.cli import (
     train_command,
     verify_command,
 )
-from posterior_collapse.errors import PosteriorCollapseError
+from posterior_collapse.errors import PosteriorCollapseError, needing_torch
 
 app = typer.Typer(
     name="collapse",
@@ -54,7 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command; every foreseen error is one line on stderr and exit status 2."""
     warnings.showwarning = _show_warning
     try:
-        status = app(args=arguments, prog_name="collapse", standalone_mode=False)
+        with needing_torch():
+            status = app(args=arguments, prog_name="collapse", standalone_mode=False)
     except PosteriorCollapseError as error:
         _fail(str(error))
     except ClickException as error:

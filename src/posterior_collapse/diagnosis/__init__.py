@@ -13,6 +13,7 @@ from posterior_collapse.diagnosis.results import (
     Finding,
     LevelDiagnosis,
 )
+from posterior_collapse.errors import needing_torch
 
 if TYPE_CHECKING:
     from posterior_collapse.diagnosis.diagnosing import diagnose
@@ -41,4 +42,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module 'posterior_collapse.diagnosis' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    with needing_torch():
+        return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)

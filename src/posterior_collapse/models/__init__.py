@@ -1,16 +1,9 @@
 """Models that can be trained and diagnosed, behind one small interface, `LatentModel`."""
 
-from posterior_collapse.errors import MissingDependencyError
+from posterior_collapse.errors import needing_torch
 
-try:
+with needing_torch():
     import torch as _torch  # noqa: F401
-except ImportError as error:
-    raise MissingDependencyError(
-        "torch",
-        "no such library",
-        "torch to build and train models",
-        "Run pip install 'posterior-collapse[torch]'.",
-    ) from error
 
 from posterior_collapse.models.architecture import ARCHITECTURES, Architecture, Shapes
 from posterior_collapse.models.build import build, rebuild
