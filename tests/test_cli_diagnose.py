@@ -167,7 +167,7 @@ def test_arrays_with_data_and_spec_have_a_forecast(run, arrays):
     ("change", "words"),
     [
         ({"mean": None, "mu": np.zeros((5, 4))}, "mean, and one of std and log_var"),
-        ({"std": None, "logvar": np.zeros(4)}, "Did you mean 'log_var'?"),
+        ({"std": None, "logvar": np.zeros(4)}, "Rename logvar to log_var."),
         ({"log_var": np.zeros(4)}, "mean, and one of std and log_var"),
         ({"std": -np.ones(4)}, "pass log_var="),
         ({"std": np.ones(3)}, "std: got shape (3,)"),
@@ -240,13 +240,33 @@ def test_folders_that_are_no_run_are_refused(run, trained, tmp_path):
     status, _, err = run("diagnose", tmp_path)
     assert status == 2
     assert "expected the folder of a run" in err
+
+
+def test_a_sweep_is_diagnosed_as_a_whole(run, tmp_path):
     sweep = tmp_path / "sweep"
-    run(*TRAIN, "--latents", "2", "--beta", "1,2", "--out", sweep)
-    status, _, err = run("diagnose", sweep)
+    run(*TRAIN, "--latents", "2", "--beta", "1,200", "--out", sweep)
+    status, out, _ = run("diagnose", sweep)
+    assert status == 0
+    told = json.loads(run("diagnose", sweep, "--json")[1])
+    assert [one["run"] for one in told["runs"]] == ["beta=1", "beta=200"]
+    for one in told["runs"]:
+        alone = json.loads(run("diagnose", sweep / one["run"], "--json")[1])
+        assert alone["levels"] == one["levels"]
+        assert alone["verdict"] == one["verdict"]
+        (row,) = (line.split() for line in out.splitlines() if line.split()[:1] == [one["run"]])
+        assert row[3].split("/")[0] == str(one["levels"][0]["n_active"])
+        assert row[1] == f"{one['loss']:.6g}"
+        assert f"{one['run']}: " in out
+    status, _, err = run("diagnose", sweep, "--plot", "a.png")
     assert status == 2
-    assert "a sweep of 2 runs" in err
-    assert "sweep/beta=1" in err
-    assert run("diagnose", sweep / "beta=1")[0] == 0
+    assert "--plot: got a value; expected none: the option is for the folder of one run" in err
+
+
+def test_arrays_by_other_names_are_recognised_but_not_taken(run, arrays):
+    np.savez("other.npz", mu=arrays["mean"], logvar=arrays["mean"])
+    status, _, err = run("diagnose", "other.npz")
+    assert status == 2
+    assert "Rename mu to mean, logvar to log_var." in err
 
 
 def test_a_damaged_checkpoint_is_told(run, trained, tmp_path):

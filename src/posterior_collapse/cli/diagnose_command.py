@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,14 +16,16 @@ from posterior_collapse.cli.forecast_command import LEAST_WIDTH, json_text
 from posterior_collapse.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from posterior_collapse.diagnosis import Diagnosis
     from posterior_collapse.specs import Spec
 
 RUN_ONLY = ("split", "data_dir", "importance_samples")
 ARRAYS_ONLY = ("beta", "eta_dec")
 SOURCE = typer.Argument(
-    help="Folder of a run (collapse train), or an .npz file with the arrays mean and std or "
-    "log_var, perhaps prior_mean, prior_std and data."
+    help="Folder of a run or of a sweep (collapse train), or an .npz file with the arrays mean "
+    "and std or log_var, perhaps prior_mean, prior_std and data."
 )
 PLOT = typer.Option(None, help="Write the figure to a .png, .pdf or .svg.")
 
@@ -50,12 +52,17 @@ def diagnose(
 ) -> None:
     """Say which units of a trained model collapsed, whether that is optimal, and what to change."""
     from posterior_collapse import report
+    from posterior_collapse.cli import diagnose_source
 
     is_run = source.is_dir()
     _refuse(context, ARRAYS_ONLY if is_run else RUN_ONLY, "arrays" if is_run else "a run's folder")
     if plot is not None:
         report.check_figure_path(plot)
     shared = {"epsilon": epsilon, "delta": delta, "seed": seed}
+    if is_run and len(runs := diagnose_source.runs(source)) > 1:
+        _refuse(context, ("plot",), "the folder of one run")
+        _sweep(source, runs, as_json, split, data_dir, importance_samples, shared)
+        return
     if is_run:
         about, found = _of_run(source, split, data_dir, importance_samples, shared)
     else:
@@ -68,6 +75,24 @@ def diagnose(
     _print(f"{source}{', on ' + about['name'] if is_run else ''}: {about['note']}", found)
     if plot is not None:
         typer.echo(f"Figure: {plot}")
+
+
+def _sweep(source: Path, runs: Mapping[str, Path], as_json: bool, *how: Any) -> None:
+    """Diagnose each run of a sweep, and say so in one table."""
+    from posterior_collapse import report
+
+    found = {name: _of_run(folder, *how) for name, folder in runs.items()}
+    if as_json:
+        each = [{"run": n, "data": about} | one.to_dict() for n, (about, one) in found.items()]
+        typer.echo(json_text({"source": str(source), "runs": each}))
+        return
+    about, _ = next(iter(found.values()))
+    console = _console()
+    console.print(f"{source}, on {about['name']}: {about['note']}", markup=False)
+    console.print(report.diagnoses_table({name: one for name, (_, one) in found.items()}))
+    for name, (_, one) in found.items():
+        console.print(f"{name}: {one.verdict}", markup=False)
+    console.print(f"Units and advice: collapse diagnose {next(iter(runs.values()))}", style="dim")
 
 
 def _refuse(context: typer.Context, names: Sequence[str], belongs_to: str) -> None:
@@ -140,13 +165,17 @@ def _spec(arrays: dict[str, Any], beta: str | None, eta_dec: str | None) -> Spec
     )
 
 
-def _print(head: str, found: Diagnosis) -> None:
+def _console() -> Console:
     from rich.console import Console
 
+    # A table cut to a narrow terminal loses numbers; wrapped by the terminal it does not.
+    return Console(width=max(Console().width, LEAST_WIDTH), highlight=False)
+
+
+def _print(head: str, found: Diagnosis) -> None:
     from posterior_collapse import report
 
-    # A table cut to a narrow terminal loses numbers; wrapped by the terminal it does not.
-    console = Console(width=max(Console().width, LEAST_WIDTH), highlight=False)
+    console = _console()
     console.print(head, markup=False)
     if found.spec is not None:
         console.print(repr(found.spec), markup=False)

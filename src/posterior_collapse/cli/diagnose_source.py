@@ -8,16 +8,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from posterior_collapse.cli import train_job
 from posterior_collapse.cli.train_job import Job
-from posterior_collapse.errors import DataError, InvalidArgumentError, nearest
+from posterior_collapse.errors import DataError, nearest
 
 if TYPE_CHECKING:
     from posterior_collapse.data import Dataset
     from posterior_collapse.models import MarkovVAE
     from posterior_collapse.specs import Spec
 
-__all__ = ["ARRAYS", "Trained", "posterior", "trained"]
+__all__ = ["ARRAYS", "Trained", "posterior", "runs", "trained"]
 
 ARRAYS = ("mean", "std", "log_var", "prior_mean", "prior_std", "data")
+
+SYNONYMS = {
+    **dict.fromkeys(("mu", "mus", "loc", "z_mean", "means"), "mean"),
+    **dict.fromkeys(("logvar", "log_variance", "z_log_var", "logvars"), "log_var"),
+    **dict.fromkeys(("sigma", "scale", "z_std", "stds"), "std"),
+    **dict.fromkeys(("x", "inputs"), "data"),
+}
+"""What else the arrays are called. Nothing is renamed unasked: a "sigma" may be a variance."""
 
 
 class Trained(NamedTuple):
@@ -36,6 +44,16 @@ class Trained(NamedTuple):
     notes: tuple[str, ...]
 
 
+def runs(folder: Path) -> dict[str, Path]:
+    """Return the folders of the runs in a folder, by name; `""` names a single run's.
+
+    Raises:
+        MissingFileError: Neither a run nor a sweep lies there.
+    """
+    job = train_job.read(folder)
+    return {run.name: path for run, path in zip(job.runs, job.folders(folder), strict=True)}
+
+
 def trained(folder: Path, *, split: str | None, data_dir: Path | None) -> Trained:
     """Return what `collapse train` left in a folder.
 
@@ -46,18 +64,10 @@ def trained(folder: Path, *, split: str | None, data_dir: Path | None) -> Traine
 
     Raises:
         MissingFileError: No run lies there.
-        InvalidArgumentError: The folder is that of a sweep.
         CheckpointError: No checkpoint can be used.
         DataError: The data cannot be loaded.
     """
     job = train_job.read(folder)
-    if len(job.runs) > 1:
-        raise InvalidArgumentError(
-            str(folder),
-            f"a sweep of {len(job.runs)} runs",
-            "the folder of one run",
-            f"Diagnose e.g. {folder / job.runs[0].name}.",
-        )
     from posterior_collapse.training import checkpoints
     from posterior_collapse.training.annealing import effective_spec
     from posterior_collapse.training.states import load_model
@@ -80,13 +90,16 @@ def posterior(path: Path) -> dict[str, Any]:
 
     found = read_arrays(path)
     if "mean" not in found or ("std" in found) == ("log_var" in found):
-        guesses = [nearest(name, ARRAYS) for name in found if name not in ARRAYS]
+        known = [f"{name} to {SYNONYMS[name]}" for name in found if name in SYNONYMS]
+        hint = f" Rename {', '.join(known)}." if known else ""
+        others = [name for name in found if name not in (*ARRAYS, *SYNONYMS)]
         raise DataError(
             str(path),
             f"the arrays {sorted(found)}",
             "mean, and one of std and log_var",
-            "Write it with numpy.savez(path, mean=..., std=...)." + "".join(guesses),
-        )
+            "Write it with numpy.savez(path, mean=..., std=...)."
+            + hint + "".join(nearest(name, ARRAYS) for name in others),
+        )  # fmt: skip
     return {name: found[name] for name in ARRAYS if name in found}
 
 

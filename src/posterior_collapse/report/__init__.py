@@ -1,12 +1,13 @@
 """Results as text and figures."""
 
-from posterior_collapse.report.diagnosis_text import diagnosis_page
+from posterior_collapse.report.diagnosis_text import diagnoses_table, diagnosis_page
 from posterior_collapse.report.figures import check_figure_path, save_figure
 from posterior_collapse.report.text import forecast_tables, verdict, verification_row
 from posterior_collapse.report.views import html, plot
 
 __all__ = [
     "check_figure_path",
+    "diagnoses_table",
     "diagnosis_page",
     "forecast_tables",
     "html",

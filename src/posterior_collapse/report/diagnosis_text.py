@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from posterior_collapse.diagnosis import Diagnosis, LevelDiagnosis
 
-__all__ = ["diagnosis_page", "diagnosis_tables", "loss_table", "with_error"]
+__all__ = ["diagnoses_table", "diagnosis_page", "diagnosis_tables", "loss_table", "with_error"]
 
 NOTHING = 1e-9
 """What is left by rounding of a quantity that is 0."""
@@ -36,6 +36,30 @@ def diagnosis_page(found: Diagnosis) -> Iterator[RenderableType]:
         yield Text.assemble("\u2022 ", finding.text, " ", (finding.action, "italic"))
     for note in found.notes:
         yield Text(f"Note: {note}.", style="dim")
+
+
+def diagnoses_table(named: Mapping[str, Diagnosis]) -> Table:
+    """Return diagnoses of models with the same levels by name, a row per model."""
+    table = _table("active units: measured/forecast")
+    levels = len(next(iter(named.values())).levels)
+    several = levels > 1
+    table.add_column("run", overflow="fold")
+    table.add_column("loss", justify="right", no_wrap=True)
+    for number in range(1, levels + 1):
+        name = f" z{number}" if several else ""
+        for quantity in ("KL", "active", "t"):
+            table.add_column(quantity + name, justify="right", no_wrap=True)
+    table.add_column("conclusion")
+    for name, found in named.items():
+        cells = []
+        for number, level in enumerate(found.levels):
+            expected = found.forecast and found.forecast.levels[number].n_active
+            t = found.signal[number] if number < len(found.signal) else math.nan
+            active = f"{level.n_active}/{'-' if expected is None else expected}"
+            cells += [f"{level.kl.sum():.4g}", active, _short(t)]
+        loss = "-" if found.loss is None else f"{found.loss:.6g}"
+        table.add_row(name, loss, *cells, found.conclusion)
+    return table
 
 
 def loss_table(found: Diagnosis) -> Table:
