@@ -51,6 +51,22 @@ class Spec:
         """Posterior std per level."""
         raise NotImplementedError
 
+    @property
+    def one_sigma_levels(self) -> tuple[bool, ...]:
+        """Per level, whether all its units have the same std by construction.
+
+        Example:
+            >>> VAESpec(2, sigma=0.5).one_sigma_levels, VAESpec(2).one_sigma_levels
+            ((True,), (False,))
+        """
+
+        def same(sigma: Sigma) -> bool:
+            if isinstance(sigma, tuple):
+                return len(set(sigma)) == 1
+            return not isinstance(sigma, str) or sigma == "shared"
+
+        return tuple(map(same, self.sigma_levels))
+
     def replace(self: S, **changes: Any) -> S:
         """Return a copy with some fields changed (validated anew).
 

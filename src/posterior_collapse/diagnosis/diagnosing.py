@@ -12,6 +12,7 @@ import torch
 from posterior_collapse import checks
 from posterior_collapse.diagnosis.collecting import MOST_FEATURES, Collected
 from posterior_collapse.diagnosis.comparison import linear_forecast
+from posterior_collapse.diagnosis.directions import free_levels, turned
 from posterior_collapse.diagnosis.effects import decoder_effects
 from posterior_collapse.diagnosis.exact import exact_signals
 from posterior_collapse.diagnosis.levels import SURE
@@ -31,7 +32,7 @@ from posterior_collapse.diagnosis.signal import Signal
 from posterior_collapse.diagnosis.thresholds import ROUNDING, thresholds
 from posterior_collapse.diagnosis.verdict import with_verdict
 from posterior_collapse.errors import DataError, InvalidArgumentError
-from posterior_collapse.models import LatentModel
+from posterior_collapse.models import LatentModel, MarkovVAE
 from posterior_collapse.specs import Spec
 
 __all__ = ["diagnose"]
@@ -103,8 +104,9 @@ def diagnose(
         )
     own = None if getattr(model, "spec_assumed", False) else model.spec
     with evaluating(model) as was_training:
+        seen, free = _along_directions(model, data, samples, batch_size, seed)
         found = Collected(
-            model, spec or own, overridden=spec is not None, samples=samples, seed=seed
+            seen, spec or own, overridden=spec is not None, samples=samples, seed=seed
         )
         with row_counter("diagnosis", progress) as advance:
             for x, y in batches(model, data, batch_size=batch_size, seed=seed):
@@ -131,6 +133,7 @@ def diagnose(
         forecast=forecast,
         notes=tuple(
             [TRAINING] * was_training
+            + free
             + notes
             + list(cautions)
             + [note for signal in signals for note in signal.notes]
@@ -139,6 +142,27 @@ def diagnose(
         ),
     )
     return with_verdict(result)
+
+
+def _along_directions(
+    model: LatentModel, data: Any, samples: int, batch_size: int, seed: int
+) -> tuple[LatentModel, list[str]]:
+    """The model with units that can be turned freely along their directions, and notes."""
+    free = free_levels(model)
+    if not free:
+        return model, []
+    which = " and ".join(f"z{level}" for level in free)
+    shared = f"the units of {which} share one std and can be turned into each other at no cost"
+    if isinstance(data, Iterator):
+        return model, [f"{shared}: pass data that can be read twice to see their directions"]
+    assert isinstance(model, MarkovVAE)
+    linear = model.architecture.name == "linear"
+    rows = batches(model, data, batch_size=batch_size, seed=seed)
+    centred = model.architecture.bias or not linear
+    seen = turned(model, rows, centred=centred, samples=samples, seed=seed)
+    if seen is model:
+        return model, []
+    return seen, [f"{shared}: what is said of a unit is said of a direction, not of a column"]
 
 
 def _means(found: Collected) -> dict[str, Any]:

@@ -68,9 +68,18 @@ class SampledPass:
         model: In evaluation mode.
         samples: Paths from z_1 to the top per row, an even number of at least 4.
         generator: On the model's device.
+        decodes: Whether to decode, where the model can.
     """
 
-    def __init__(self, model: LatentModel, samples: int, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        model: LatentModel,
+        samples: int,
+        generator: torch.Generator,
+        *,
+        decodes: bool = True,
+    ) -> None:
+        self.decodes = decodes and getattr(model, "decodes", True)
         self.model = model
         self.depth = len(model.units)
         # Above level 1 the posterior given x has to be found by sampling.
@@ -85,7 +94,7 @@ class SampledPass:
         levels = self._levels(posteriors, latents)
         reconstruction: Reconstruction | None = None
         residuals: tuple[Residual, ...] = ()
-        if getattr(self.model, "decodes", True):
+        if self.decodes:
             target = x if y is None else y
             reconstruction, residual = self._decoded(latents[0][:DECODED], x, target)
             residuals = (residual, *self._above(posteriors, latents))

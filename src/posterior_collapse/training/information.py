@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
@@ -109,11 +108,7 @@ def rotatable(spec: Spec, architecture: Architecture) -> list[bool]:
 
     They can where all share one std; then no single unit is determined, only their directions are.
     """
-    same = [
-        sigma == "shared" or (not isinstance(sigma, str) and len(set(np.atleast_1d(sigma))) == 1)
-        for sigma in spec.sigma_levels
-    ]
-    return [one and architecture.latent == "identity" for one in same]
+    return [same and architecture.latent == "identity" for same in spec.one_sigma_levels]
 
 
 def unit_information(due: Tensor, total: Tensor, free: Tensor) -> Tensor:

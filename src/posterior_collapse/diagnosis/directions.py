@@ -1,0 +1,153 @@
+"""Levels whose units can be turned into each other at no cost, seen along their directions.
+
+Where all units of a level share one std, any rotation of them is the same model: which unit is
+active is then up to chance, and only how many directions are is not.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.distributions import Normal
+
+from posterior_collapse.diagnosis.exact import ExactPass, is_exact
+from posterior_collapse.diagnosis.passes import SampledPass
+from posterior_collapse.diagnosis.reading import noise_generator, parameter_like
+from posterior_collapse.models import LatentModel, MarkovVAE, load_parameters, read_parameters
+from posterior_collapse.training.information import rotatable
+
+__all__ = ["free_levels", "turned"]
+
+Float = NDArray[np.float64]
+SAME = 1e-9
+"""Covariances of means, beside their variances, that are rounding: units lie along directions."""
+
+
+def free_levels(model: LatentModel) -> list[int]:
+    """Return the levels whose units can be turned freely, 1 next to the data.
+
+    Example:
+        >>> from posterior_collapse import HVAESpec
+        >>> from posterior_collapse.models import build
+        >>> free_levels(build(HVAESpec((3, 2), sigma_1=0.5), "linear", x_dim=4))
+        [1]
+    """
+    if not isinstance(model, MarkovVAE):
+        return []
+    free = rotatable(model.spec, model.architecture)
+    return [n for n, one in enumerate(free, 1) if one and model.units[n - 1] > 1]
+
+
+def turned(
+    model: MarkovVAE,
+    rows: Iterable[tuple[Tensor, Tensor | None]],
+    *,
+    centred: bool,
+    samples: int,
+    seed: int,
+) -> LatentModel:
+    """Return the same model with the units of its free levels along their directions.
+
+    It is the model itself where they are already.
+
+    Args:
+        model: With levels that `free_levels` names, in evaluation mode.
+        rows: Batches of x and y.
+        centred: Whether variances are about the mean, or about 0.
+        samples: Of each row's posterior, as for `SampledPass`.
+        seed: Of these samples.
+    """
+    turns = _turns(model, rows, centred, samples, seed)
+    if all(turn is None for turn in turns):
+        return model
+    if not is_exact(model):
+        return _Turned(model, [None if t is None else _like(t, model) for t in turns])
+    found = read_parameters(model)
+    for level, turn in enumerate(turns, 1):
+        if turn is None:
+            continue
+        made_by = ["W1", "b1", *["W2"] * model.conditional] if level == 1 else [f"W{level}"]
+        for name in made_by:
+            if name in found:
+                found[name] = turn.T @ found[name]
+        found[f"U{level}"] = found[f"U{level}"] @ turn
+        if level < len(turns):
+            found[f"W{level + 1}"] = found[f"W{level + 1}"] @ turn
+            found[f"U{level + 1}"] = turn.T @ found[f"U{level + 1}"]
+    other = copy.deepcopy(model).double()
+    load_parameters(other, found)
+    return other
+
+
+def _turns(
+    model: MarkovVAE,
+    rows: Iterable[tuple[Tensor, Tensor | None]],
+    centred: bool,
+    samples: int,
+    seed: int,
+) -> list[Float | None]:
+    """Per level the directions as columns, the most varied mean first; None: it stays."""
+    free = free_levels(model)
+    generator = noise_generator(model, seed)
+    through = (
+        ExactPass(model, generator)
+        if is_exact(model)
+        else SampledPass(model, samples, generator, decodes=False)
+    )
+    sums = {level: np.zeros((2, model.units[level - 1])) for level in free}
+    products = {level: np.zeros((model.units[level - 1],) * 2) for level in free}
+    n = 0
+    for x, y in rows:
+        levels = through(x, y).levels
+        n += len(x)
+        for level in free:
+            # Two halves of the samples: what varies with the samples alone averages out.
+            halves = levels[level - 1].means[0], levels[level - 1].means[-1]
+            sums[level] += [half.sum(0) for half in halves]
+            products[level] += halves[0].T @ halves[1]
+    turns: list[Float | None] = [None] * len(model.units)
+    for level in free:
+        first, second = sums[level] / n
+        due = products[level] / n - np.outer(first, second) * centred
+        due = (due + due.T) / 2
+        if np.abs(due - np.diag(np.diag(due))).max() > SAME * np.abs(due).max():
+            turns[level - 1] = np.linalg.eigh(due)[1][:, ::-1].copy()
+    return turns
+
+
+def _like(turn: Float, model: LatentModel) -> Tensor:
+    like = parameter_like(model)
+    return torch.from_numpy(turn).to(like.device, like.dtype)
+
+
+class _Turned(LatentModel):
+    """A model whose latents are read along other axes; its law is the same."""
+
+    def __init__(self, model: LatentModel, turns: Sequence[Tensor | None]) -> None:
+        self.model = model
+        self.turns = turns
+        self.spec = model.spec
+
+    def posterior(self, level: int, given: Tensor, y: Tensor | None = None) -> Normal:
+        q = self.model.posterior(level, self._back(level - 1, given), y)
+        return self._there(level, q)
+
+    def prior(self, level: int, given: Tensor | None = None) -> Normal:
+        above = None if given is None else self._back(level + 1, given)
+        return self._there(level, self.model.prior(level, above))
+
+    def decode(self, z: Tensor, x: Tensor | None = None) -> Normal:
+        return self.model.decode(self._back(1, z), x)
+
+    def _there(self, level: int, found: Normal) -> Normal:
+        turn = self.turns[level - 1]
+        return found if turn is None else Normal(found.mean @ turn, found.stddev)
+
+    def _back(self, level: int, z: Tensor) -> Tensor:
+        turn = self.turns[level - 1] if level else None
+        return z if turn is None else z @ turn.mT
