@@ -256,3 +256,23 @@ def test_no_torch_is_needed() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "('collapsed', 'collapsed')"
+
+
+def test_a_posterior_that_equals_its_own_rows_prior_is_collapsed() -> None:
+    rng = np.random.default_rng(0)
+    prior_mean, prior_std = rng.standard_normal((2000, 3)), np.exp(rng.normal(0, 0.3, (2000, 3)))
+    live = rng.standard_normal(2000)
+    mean, std = prior_mean.copy(), prior_std.copy()
+    mean[:, 0] += live * prior_std[:, 0]
+    std[:, 0] *= 0.5
+    found = pc.diagnose_arrays(mean, std, prior_mean=prior_mean, prior_std=prior_std)
+    level = found.levels[0]
+    assert level.status == ("active", "collapsed", "collapsed")
+    assert level.kl[1:] == pytest.approx([0, 0], abs=1e-12)
+    # Beyond the prior, unit 0 is one of mean N(0, 1) and std 0.5 below a standard prior.
+    alone = pc.diagnose_arrays(live[:, None], 0.5).levels[0]
+    assert level.information[0] == pytest.approx(alone.information[0], rel=1e-6)
+    assert level.kl[0] == pytest.approx(alone.kl[0], rel=1e-9)
+    assert any("differs from row to row" in note for note in found.notes)
+    same = pc.diagnose_arrays(mean, std, prior_mean=np.full((2000, 3), 0.5))
+    assert not any("differs" in note for note in same.notes)

@@ -249,3 +249,15 @@ def test_a_net_trained_well_and_one_in_a_bad_minimum() -> None:
     assert bad.conclusion == "signal-unclaimed"
     assert bad.paying_units[0] in (4, 5)  # the fifth within its error
     assert "linear optimum keeps 5" in bad.verdict
+
+
+def test_no_more_units_are_advised_than_the_data_have_modes() -> None:
+    x = np.random.default_rng(0).standard_normal((300, 6)) * [3, 2, 1.5, 0.3, 0.3, 0.3]
+    spec = pc.VAESpec(3, sigma=(0.4, 0.6, 0.9), eta_dec=0.5)
+    found = pc.diagnose(pc.fit(spec, x, "linear", exact=True).model, x)
+    (finding,) = (f for f in found.advice if f.code == "more-units-pay")
+    # Five directions pay, each by itself; x has six modes in all.
+    assert found.paying_units == (5,)
+    assert finding.action == "Raise latent_dim from 3 to 6."
+    one = pc.diagnose(pc.fit(pc.VAESpec(1, eta_dec=0.2), x, "linear", exact=True).model, x)
+    assert any(f.text.startswith("The 1 unit is used, and 2 more would pay") for f in one.advice)

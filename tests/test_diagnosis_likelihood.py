@@ -217,9 +217,9 @@ def test_the_chunk_bounds_what_is_decoded_and_changes_no_more_than_noise(chunk, 
         return decode(z, x)
 
     monkeypatch.setattr(model, "decode", counting)
-    found = log_likelihood(model, x, samples=100, chunk=chunk)
+    found = log_likelihood(model, x, samples=1000, chunk=chunk)
     assert max(sizes) <= (chunk or 2**18 // 4)
-    assert sum(sizes) == 1200
+    assert sum(sizes) == 12_000
     truth = log_likelihood(model, x, samples=20_000, seed=9)
     assert np.all(np.abs(found.per_row - truth.per_row) < 4.5 * found.per_row_error)
 
@@ -370,3 +370,19 @@ def test_bad_data_and_models_are_refused():
         broken.decoders[0].heads["z"].bias.fill_(math.nan)
     with pytest.raises(InvalidArgumentError, match=r"^model: got log p\(y\|x\) = nan in row 0"):
         log_likelihood(broken, x, samples=5)
+
+
+@pytest.mark.parametrize("architecture", ["linear", "mlp"])
+def test_another_eta_dec_is_that_of_the_model_with_it(architecture):
+    x = np.random.default_rng(5).standard_normal((40, 4))
+    networks = {} if architecture == "linear" else {"hidden": (8,)}
+    models = [
+        build(pc.VAESpec(2, eta_dec=eta), architecture, x_dim=4, **networks) for eta in (1.0, 0.5)
+    ]
+    models[1].load_state_dict(models[0].state_dict() | {"eta_dec.value": torch.tensor(0.5)})
+    at, own = (
+        log_likelihood(model, x, samples=300, eta_dec=eta)
+        for model, eta in zip(models, (0.5, None), strict=True)
+    )
+    np.testing.assert_allclose(at.per_row, own.per_row, rtol=1e-5)
+    assert abs(at.nll - log_likelihood(models[0], x, samples=300).nll) > 0.1

@@ -1,18 +1,20 @@
 """Data of any kind, models in any mode, and what is refused."""
 
 import contextlib
+import math
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Normal
+from torch.distributions import Bernoulli, Normal
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import posterior_collapse as pc
 from planted import Opaque, PlantedHierarchy, planted_data
+from posterior_collapse.adapters import from_callable
 from posterior_collapse.diagnosis.reading import batches, evaluating
-from posterior_collapse.errors import DataError, InvalidArgumentError
+from posterior_collapse.errors import DataError, InvalidArgumentError, PosteriorCollapseError
 from posterior_collapse.models import build
 
 X = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float32)
@@ -118,8 +120,8 @@ def test_a_loader_that_shuffles_is_read_in_an_order_of_the_seed() -> None:
         (VAE, np.zeros(5), "1 dimension"),
         (VAE, "mnist", "x: got"),
         (VAE, {"x": X}, "x: got"),
-        (VAE, [{"x": TENSOR}, {"x": TENSOR}, {"x": TENSOR}], "x: got|a batch of dict"),
-        (VAE, iter([{"x": TENSOR}]), "a batch of dict"),
+        (VAE, [{"x": TENSOR}, {"x": TENSOR}, {"x": TENSOR}], "a batch that is a dict of"),
+        (VAE, iter([{"x": TENSOR}]), "a batch that is a dict of"),
         (VAE, iter([TENSOR[0]]), r"a batch of shape \(3,\)"),
         (VAE, iter([TENSOR, TENSOR[:, :2]]), r"a batch of widths \[2, None\]"),
         (VAE, np.where(np.arange(150).reshape(50, 3) == 100, np.nan, X), "nan at row 33, column 1"),
@@ -305,3 +307,70 @@ def test_data_go_to_the_models_device(device) -> None:
     model = build(pc.VAESpec(2), "mlp", x_dim=3, hidden=(4,)).to("cuda")
     found = pc.diagnose(model, TENSOR.to(device))
     assert found.levels[0].kl == pytest.approx(pc.diagnose(VAE, X).levels[0].kl, rel=1e-4)
+
+
+def test_a_list_of_two_arrays_is_two_batches_and_a_tuple_a_pair():
+    model = build(pc.VAESpec(2), "linear", x_dim=3)
+    x = np.random.default_rng(0).standard_normal((10, 3))
+    assert pc.diagnose(model, [x[:6], x[6:]]).n == 10
+    assert pc.diagnose(model, (x, x)).n == 10
+    with pytest.raises(DataError, match=r"6 samples|4 samples"):
+        pc.diagnose(model, (x[:6], x[6:]))
+    conditional = build(pc.CVAESpec(2), "linear", x_dim=3, y_dim=3)
+    assert pc.diagnose(conditional, [x, x]).n == 10
+
+
+@pytest.mark.parametrize(
+    ("encode", "decode", "scale", "said"),
+    [
+        ("unit", "nan", 1.0, "decoder mean: got NaN or inf"),
+        ("unit", "bernoulli", 1.0, "decode: got a Bernoulli; .* Return its .mean"),
+        ("narrow", "zero", 1.0, "posterior std of z1: got 3.7.*e-44 at row 0"),
+        ("unit", "zero", 1e25, "data: got values up to .*Rescale the data"),
+    ],
+)
+def test_numbers_that_cannot_be_diagnosed_are_named(encode, decode, scale, said):
+    encoders = {
+        "unit": lambda x: (torch.tanh(x[:, :2]), torch.zeros(len(x), 2)),
+        "narrow": lambda x: (x[:, :2], torch.full((len(x), 2), -200.0)),
+    }
+    decoders = {
+        "nan": lambda z: torch.full((len(z), 3), math.nan),
+        "bernoulli": lambda z: Bernoulli(logits=torch.zeros(len(z), 3)),
+        "zero": lambda z: torch.zeros(len(z), 3),
+    }
+    model = from_callable(encoders[encode], decoders[decode], latent_dim=2, spec=pc.VAESpec(2))
+    x = np.random.default_rng(0).standard_normal((10, 3)).astype(np.float32) * scale
+    with pytest.raises(PosteriorCollapseError, match=said):
+        pc.diagnose(model, torch.tensor(x))
+
+
+def test_masked_values_are_refused_and_long_doubles_read():
+    model = build(pc.VAESpec(2), "linear", x_dim=3)
+    x = np.random.default_rng(0).standard_normal((10, 3))
+    with pytest.raises(DataError, match="x: got masked values"):
+        pc.diagnose(model, np.ma.masked_array(x, x > 1))
+    with pytest.raises(DataError, match="mean: got masked values"):
+        pc.diagnose_arrays(np.ma.masked_array(x, x > 1), 1.0)
+    long = pc.diagnose(model, x.astype(np.longdouble))
+    assert long.loss == pytest.approx(pc.diagnose(model, x).loss, rel=1e-12)
+
+
+def test_a_decoder_std_that_is_not_the_spec_s_is_said():
+    x = np.random.default_rng(0).standard_normal((50, 3))
+    model = build(pc.VAESpec(2, eta_dec=1.0), "linear", x_dim=3)
+    assert not any("eta_dec" in note for note in pc.diagnose(model, x).notes)
+    found = pc.diagnose(model, x, spec=pc.VAESpec(2, eta_dec=0.5))
+    assert any("is 1, the spec's eta_dec 0.5" in note for note in found.notes)
+    # The bound holds: both are at the same std.
+    assert found.nll <= -found.elbo
+    own = from_callable(
+        lambda v: (v[:, :2], torch.zeros(len(v), 2)),
+        lambda z: torch.distributions.Normal(torch.zeros(len(z), 3), 0.7),
+        latent_dim=2,
+        spec=pc.VAESpec(2, eta_dec=0.5),
+    )
+    notes = pc.diagnose(own, x).notes
+    assert any(
+        "std is 0.7, the spec's eta_dec 0.5: loss and NLL are at its own" in n for n in notes
+    )

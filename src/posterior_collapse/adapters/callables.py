@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Normal
+from torch.distributions import Distribution, Normal
 
 from posterior_collapse import checks
 from posterior_collapse.adapters.encoded import elementwise, posterior_of
@@ -140,6 +140,13 @@ class WrappedModel(LatentModel, nn.Module):
             one = samples.shape[1:]
             inputs.append(samples.reshape(*x_lead, *one).expand(*lead, *one).reshape(-1, *one))
         output = elementwise(decoder(*inputs))
+        if isinstance(output, Distribution) and not isinstance(output, Normal):
+            raise InvalidArgumentError(
+                "decode",
+                f"a {type(output).__name__}",
+                "the mean of each row, or a Normal: losses and theory are of Gaussian decoders",
+                "Return its .mean to diagnose the latents all the same.",
+            )
         mean = output.mean if isinstance(output, Normal) else torch.as_tensor(output)
         if mean.ndim < 1 or len(mean) != len(rows):
             raise InvalidArgumentError(

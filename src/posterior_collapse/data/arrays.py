@@ -57,12 +57,20 @@ def as_samples(name: str, values: Any) -> tuple[NDArray[Any], tuple[int, ...] | 
 
 def _array(name: str, values: Any) -> NDArray[Any]:
     try:
-        array = values if isinstance(values, np.memmap) else np.asarray(checks.readable(values))
+        array = (
+            values
+            if isinstance(values, (np.memmap, np.ma.MaskedArray))
+            else np.asarray(checks.readable(values))
+        )
     except (TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(
             name, f"'{reason}'", "an array of real numbers", "Convert it with numpy.asarray."
         ) from error
+    if np.ma.is_masked(array):
+        raise DataError(
+            name, "masked values", "a value everywhere", "Impute them or drop their rows."
+        )
     return array
 
 

@@ -98,11 +98,15 @@ def _of_certificate(found: Diagnosis, number: int, conclusion: Conclusion) -> It
             + _how_to_use_more(found, number),
         )
     elif conclusion == "more-units-pay":
+        # Each direction pays by itself; the data may have fewer modes for all of them together.
+        wanted = min(units + paying, max(units + 1, _modes(found)))
+        more = f"{paying} more" if wanted == units + paying else "more"
         field = "latent_dim" if len(found.levels) == 1 else f"latent_dims[{number - 1}]"
         yield Finding(
             conclusion,
-            f"All {units} units{name} are used, and {paying} more would pay (t = {t:.3g} > 1).",
-            f"Raise {field} from {units} to {units + paying}.",
+            f"{'All' if units > 1 else 'The'} {_units(units)}{name} {_be(units)} used, and {more} "
+            f"would pay (t = {t:.3g} > 1).",
+            f"Raise {field} from {units} to {wanted}.",
         )
     elif conclusion == "undecided":
         yield Finding(
@@ -246,6 +250,18 @@ def _where(level: LevelDiagnosis, status: str) -> np.ndarray[tuple[int], np.dtyp
 
 def _units(count: int) -> str:
     return f"{count} unit{'s' * (count != 1)}"
+
+
+def _be(count: int) -> str:
+    return "are" if count > 1 else "is"
+
+
+def _modes(found: Diagnosis) -> int:
+    """Modes of the data that a linear model could give a unit."""
+    if found.forecast is None:
+        return len(found.levels[0].status) + max(found.paying_units, default=0)
+    variances = np.asarray(found.forecast.spectrum)
+    return int((variances > ROUNDING * variances.max(initial=0.0)).sum())
 
 
 def _verb(count: int, verb: str) -> str:

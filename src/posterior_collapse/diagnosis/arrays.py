@@ -23,6 +23,10 @@ from posterior_collapse.specs import Spec
 __all__ = ["diagnose_arrays"]
 
 Float = NDArray[np.float64]
+BEYOND = (
+    "the prior differs from row to row: information and stds are of z less the prior's mean, over "
+    "the prior's std"
+)
 CHUNK_NUMBERS = 2**20
 
 
@@ -48,7 +52,9 @@ def diagnose_arrays(
         mean: Posterior mean of each row and unit, (rows, units).
         std: Posterior std, of a shape that broadcasts to the mean's.
         log_var: Instead of `std`, the log of its square, in nats.
-        prior_mean: Of a shape that broadcasts.
+        prior_mean: Of a shape that broadcasts. Where it or the std differs from row to row, as a
+            learned prior's does, information, Var E[z|x] and the stds are of z less the prior's
+            mean over its std: of what the posterior knows beyond the prior.
         prior_std: Likewise; None: `eta_enc` of the spec, else 1.
         data: What the model was trained on, for a forecast: as for `forecast`, or a pair (x, y).
         spec: The hyperparameters it was trained with, of one latent level.
@@ -83,8 +89,9 @@ def diagnose_arrays(
         "prior_mean": _like("prior_mean", prior_mean, means),
         "prior_std": _like("prior_std", prior_std, means),
     }
+    beyond = _varies(parts["prior_mean"]) or _varies(parts["prior_std"])
     statistics = LevelStatistics(row_chooser(seed))
-    for rows in _chunks(parts):
+    for rows in _chunks(parts, beyond):
         statistics.add(rows)
     level = statistics.diagnosis(top=True, **options)
     forecast, notes = linear_forecast(None if data is None else _moments(data), spec)
@@ -95,7 +102,7 @@ def diagnose_arrays(
         kl=float(statistics.total.mean),
         kl_error=float(statistics.total.error),
         forecast=forecast,
-        notes=(*statistics.notes(), *notes),
+        notes=(*[BEYOND] * beyond, *statistics.notes(), *notes),
     )
     return with_verdict(found)
 
@@ -140,6 +147,10 @@ def _like(name: str, values: Any, means: NDArray[Any]) -> NDArray[Any]:
 def _numpy(name: str, values: Any) -> NDArray[Any]:
     if hasattr(values, "detach"):  # a tensor; in float64, since NumPy knows no bfloat16
         values = values.detach().cpu().double().numpy()
+    if np.ma.is_masked(values):
+        raise DataError(
+            name, "masked values", "a value everywhere", "Impute them or drop their rows."
+        )
     try:
         array = np.asarray(values)
         if array.dtype.kind not in "iuf":
@@ -150,7 +161,12 @@ def _numpy(name: str, values: Any) -> NDArray[Any]:
     return array
 
 
-def _chunks(parts: Mapping[str, NDArray[Any]]) -> Iterator[RowPosteriors]:
+def _varies(prior: NDArray[Any]) -> bool:
+    """Whether the prior is not the same for all rows."""
+    return prior.strides[0] != 0 and bool((prior != prior[0]).any())
+
+
+def _chunks(parts: Mapping[str, NDArray[Any]], beyond: bool) -> Iterator[RowPosteriors]:
     n, units = parts["mean"].shape
     step = max(1, CHUNK_NUMBERS // units)
     for start in range(0, n, step):
@@ -162,6 +178,8 @@ def _chunks(parts: Mapping[str, NDArray[Any]]) -> Iterator[RowPosteriors]:
         for name, values in (("std", std), ("prior_std", prior_std)):
             _check_positive(name, values, start, "log_var" in parts)
         kl = gaussian_kl(mean, std, prior_mean, prior_std)
+        if beyond:
+            mean, std, prior_std = (mean - prior_mean) / prior_std, std / prior_std, np.ones(1)
         variance = np.square(std)
         yield RowPosteriors(kl, (mean,), (variance,), variance, prior_std)
 

@@ -26,6 +26,8 @@ Float = NDArray[np.float64]
 
 MOST_FEATURES = 4096
 """Features of x and y together up to which moments are taken: a matrix of 128 MiB."""
+SAME_STD = 1e-4
+"""Relative difference of stds that is rounding."""
 EFFECT_NUMBERS = 2**24
 """Numbers that are decoded to find the effects of a level's units, about."""
 LEAST_EFFECT_ROWS, MOST_EFFECT_ROWS = 16, 1000
@@ -95,6 +97,19 @@ class Collected:
             return None
         eta = self.spec.eta_levels[0]
         return math.sqrt(float(self._variance.mean)) if isinstance(eta, str) else eta
+
+    def notes(self) -> list[str]:
+        """Return a note where the decoder's own std is not the spec's."""
+        if self.spec is None or self._variance.n == 0 or isinstance(self.spec.eta_levels[0], str):
+            return []
+        own, eta = math.sqrt(float(self._variance.mean)), self.spec.eta_levels[0]
+        if abs(own - eta) <= SAME_STD * eta:
+            return []
+        taken = f"the spec's {eta:g}" if self._overridden else "its own"
+        return [
+            f"the decoder's std is {own:.4g}, the spec's eta_dec {eta:g}: loss and NLL are at "
+            f"{taken}, t and the forecast at the spec's"
+        ]
 
     @property
     def most_effects(self) -> int:

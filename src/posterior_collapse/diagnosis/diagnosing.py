@@ -115,7 +115,8 @@ def diagnose(
         if found.n < 2:
             raise DataError("data", "a single row", "at least two rows", "Pass more rows.")
         levels, notes = _levels(found, options)
-        likelihood, cautions = _likelihood(model, data, importance_samples, seed, progress)
+        eta_dec = None if spec is None or isinstance(spec.eta_levels[0], str) else found.eta_dec
+        likelihood, cautions = _likelihood(model, data, importance_samples, seed, progress, eta_dec)
     forecast, reasons = linear_forecast(found.moments, found.spec)
     if found.moments is None and found.spec is not None:
         reasons = (
@@ -139,6 +140,7 @@ def diagnose(
             + [note for signal in signals for note in signal.notes]
             + [EVIDENCE] * (bool(signals) and found.spec is not None and not found.exact)
             + list(reasons)
+            + found.notes()
         ),
     )
     return with_verdict(result)
@@ -226,13 +228,20 @@ def _paying(signal: Signal, limit: float) -> int:
 
 
 def _likelihood(
-    model: LatentModel, data: Any, samples: int, seed: int, progress: bool
+    model: LatentModel,
+    data: Any,
+    samples: int,
+    seed: int,
+    progress: bool,
+    eta_dec: float | None,
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The NLL by the names of `Diagnosis`, and cautions."""
     exact = has_marginal(model) and not isinstance(data, Iterator)
     if not exact and not samples:
         return {}, ()
-    found = log_likelihood(model, data, samples=samples or 1, seed=seed, progress=progress)
+    found = log_likelihood(
+        model, data, samples=samples or 1, seed=seed, eta_dec=eta_dec, progress=progress
+    )
     sizes = found.effective_sample_size
     values = {
         "nll": found.nll,

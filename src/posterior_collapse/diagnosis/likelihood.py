@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.distributions import Normal
 
 from posterior_collapse import checks
 from posterior_collapse.diagnosis.importance import Estimate, Sampler
 from posterior_collapse.diagnosis.marginal import Marginal, has_marginal
 from posterior_collapse.diagnosis.progress import row_counter
-from posterior_collapse.diagnosis.reading import batches, check_model, evaluating, parameter_like
+from posterior_collapse.diagnosis.reading import batches, check_model, evaluating, noise_generator
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import LatentModel, MarkovVAE
 
@@ -116,6 +117,7 @@ def log_likelihood(
     seed: int = 0,
     chunk: int | None = None,
     exact: bool | None = None,
+    eta_dec: float | None = None,
     progress: bool = False,
 ) -> LogLikelihood:
     """Return log p(y|x) of each row, without beta: the likelihood is that of the model.
@@ -130,6 +132,7 @@ def log_likelihood(
         seed: Of the samples; the same seed, data and chunk give the same numbers.
         chunk: Samples, over rows, that are decoded at a time; None: as many as are fast.
         exact: False samples although a closed form is known.
+        eta_dec: Decoder std into the data, in their units; None: the model's own.
         progress: Show a bar on stderr.
 
     Raises:
@@ -153,6 +156,7 @@ def log_likelihood(
     check_model(model)
     samples, seed = checks.whole("samples", samples, least=1), checks.whole("seed", seed, least=0)
     chunk = None if chunk is None else checks.whole("chunk", chunk, least=1)
+    eta_dec = None if eta_dec is None else checks.positive("eta_dec", eta_dec)
     exact = has_marginal(model) if exact is None else exact
     if exact and not has_marginal(model):
         raise InvalidArgumentError(
@@ -160,29 +164,52 @@ def log_likelihood(
         )
     found: list[Estimate] = []
     with evaluating(model) as was_training, row_counter("log-likelihood", progress) as advance:
-        estimates = _estimator(model, exact, samples, seed, chunk)
+        estimates = _estimator(model, exact, samples, seed, chunk, eta_dec)
         for x, y in batches(model, data, seed=seed):
             for part in estimates(x, y):
                 found.append(part)
                 advance(len(part.log_mean))
-    notes = [TRAINING] * was_training + [ASSUMED] * getattr(model, "spec_assumed", False)
+    assumed = eta_dec is None and getattr(model, "spec_assumed", False)
+    notes = [TRAINING] * was_training + [ASSUMED] * assumed
     return _result(found, None if exact else samples, tuple(notes))
 
 
 def _estimator(
-    model: LatentModel, exact: bool, samples: int, seed: int, chunk: int | None
+    model: LatentModel,
+    exact: bool,
+    samples: int,
+    seed: int,
+    chunk: int | None,
+    eta_dec: float | None,
 ) -> Callable[[Tensor, Tensor | None], Iterator[Estimate]]:
     if not exact:
-        device = parameter_like(model).device
-        generator = torch.Generator(device).manual_seed(seed)
-        return Sampler(model, samples, generator, chunk).estimates
-    marginal = Marginal(cast(MarkovVAE, model))
+        sampled = model if eta_dec is None else _Decoding(model, eta_dec)
+        return Sampler(sampled, samples, noise_generator(model, seed), chunk).estimates
+    marginal = Marginal(cast(MarkovVAE, model), eta_dec)
 
     def closed_form(x: Tensor, y: Tensor | None) -> Iterator[Estimate]:
         value = marginal.log_prob(x, y)
         yield Estimate(value, torch.full_like(value, math.inf))
 
     return closed_form
+
+
+class _Decoding(LatentModel):
+    """A model with another decoder std."""
+
+    def __init__(self, model: LatentModel, eta_dec: float) -> None:
+        self.model, self.eta_dec = model, eta_dec
+        self.spec = model.spec
+
+    def posterior(self, level: int, given: Tensor, y: Tensor | None = None) -> Normal:
+        return self.model.posterior(level, given, y)
+
+    def prior(self, level: int, given: Tensor | None = None) -> Normal:
+        return self.model.prior(level, given)
+
+    def decode(self, z: Tensor, x: Tensor | None = None) -> Normal:
+        mean = self.model.decode(z, x).mean
+        return Normal(mean, torch.full_like(mean, self.eta_dec), validate_args=False)
 
 
 def _result(found: list[Estimate], samples: int | None, notes: tuple[str, ...]) -> LogLikelihood:

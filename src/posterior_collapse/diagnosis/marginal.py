@@ -39,9 +39,10 @@ class Marginal:
 
     Args:
         model: With affine decoders.
+        eta_dec: Decoder std; none: the model's own.
     """
 
-    def __init__(self, model: MarkovVAE) -> None:
+    def __init__(self, model: MarkovVAE, eta_dec: float | None = None) -> None:
         # A copy in float64: differences of outputs then give the matrices to all digits.
         self.model = copy.deepcopy(model).double()
         with torch.no_grad():
@@ -49,6 +50,8 @@ class Marginal:
             x = root.new_zeros(1, self.model.shapes.x_dim)
             U = _slope(partial(self.model.decode, x=x), root)
             self.noise = self.model.decode(self.mean, x).stddev[0, 0].square()
+            if eta_dec is not None:
+                self.noise = torch.full_like(self.noise, eta_dec**2)
             self.axes, stretch, _ = torch.linalg.svd(U @ root, full_matrices=False)
             self.variances = stretch.square() + self.noise
 

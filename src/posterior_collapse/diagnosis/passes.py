@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Normal
 
-from posterior_collapse import checks
 from posterior_collapse.diagnosis.levels import RowPosteriors
 from posterior_collapse.diagnosis.reading import as_array
 from posterior_collapse.diagnosis.signal import Residual
@@ -26,6 +25,8 @@ Float = NDArray[np.float64]
 
 DECODED = 4
 """Samples of z_1 per row that are decoded."""
+LEAST_STD = 1e-18
+"""Of a posterior: the square of less is no number of single precision."""
 DECODED_NUMBERS = 2**24
 """Numbers that are decoded at a time."""
 
@@ -155,8 +156,19 @@ class SampledPass:
                 f"{(*z.shape[:-1], target.shape[-1])}, as the data have features",
                 "Check that data and model belong together.",
             )
+        for part, values in (("mean", p.mean), ("std", p.stddev)):
+            if not bool(values.isfinite().all()):
+                raise DataError(
+                    f"decoder {part}", "NaN or inf", "finite numbers",
+                    "Check the model's weights and the scale of the data.",
+                )  # fmt: skip
         residual, std = target - p.mean, _unexpanded(p.stddev)
         squared_error = residual.square().sum(-1)
+        if not bool(squared_error.isfinite().all()):
+            raise DataError(
+                "data", f"values up to {float(target.abs().max()):.3g}",
+                f"values whose squares fit {residual.dtype}", "Rescale the data.",
+            )  # fmt: skip
         # Where one std serves all, which is the rule, this passes over the outputs but once.
         scaled = squared_error / std[..., 0].square()
         if std.shape[-1] > 1:
@@ -202,20 +214,20 @@ class SampledPass:
         for part, values in (("mean", q.mean), ("std", q.stddev)):
             wrong = ~values.isfinite()
             if part == "std":
-                wrong |= values <= checks.LEAST
+                wrong |= values < LEAST_STD
             if not bool(wrong.any()):
                 continue
             at = wrong.nonzero()[0].tolist()
             raise DataError(
                 f"posterior {part} of z{level}",
                 f"{values[tuple(at)].item()} at row {self.row + at[-2]}, unit {at[-1]}",
-                "a finite number" if part == "mean" else "a positive, finite number",
+                f"a finite {part}" + f" of {LEAST_STD:g} or more" * (part == "std"),
                 "Check the model's weights and the scale of the data.",
             )
 
 
 def _first(kl: Tensor, q: Normal, prior_std: Tensor) -> RowPosteriors:
-    variance = _numpy(q.stddev.square())
+    variance = _numpy(q.stddev.double().square())
     mean_kl = kl if kl.dim() == 2 else kl.mean(0)
     return RowPosteriors(
         _numpy(mean_kl), (_numpy(q.mean),), (variance,), variance, _numpy(prior_std)

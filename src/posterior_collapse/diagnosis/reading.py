@@ -43,8 +43,9 @@ def batches(
     Args:
         model: Says where to, and whether a target is needed.
         data: Array (rows, ...), pair (x, y) of arrays, `Dataset`, torch Dataset or DataLoader, or
-            an iterable of batches, each x or a pair (x, y). One number per row beside x is a
-            label and ignored.
+            an iterable of batches, each x or a pair (x, y). A list of two arrays of one width is
+            two batches of an autoencoder, a tuple of them a pair. One number per row beside x is
+            a label and ignored.
         batch_size: Rows per batch.
         seed: Of a loader that shuffles.
 
@@ -169,7 +170,7 @@ def _read(data: Any, conditional: bool, batch_size: int, seed: int) -> Iterator[
         data = DataLoader(data, batch_size=batch_size)
     if isinstance(data, DataLoader):
         return (_pair(item) for item in _seeded(data, seed))
-    if _is_pair(data):
+    if _is_pair(data) and not (isinstance(data, list) and not conditional and _alike(*data)):
         return _sliced(data[0], data[1], batch_size)
     if _is_batches(data):
         return (_pair(item) for item in data)
@@ -180,11 +181,16 @@ def _is_pair(data: Any) -> bool:
     return isinstance(data, (tuple, list)) and len(data) == 2 and _dims(data[0]) >= 2
 
 
+def _alike(first: Any, second: Any) -> bool:
+    return bool(first.shape[1:] == getattr(second, "shape", ())[1:])
+
+
 def _is_batches(data: Any) -> bool:
     if isinstance(data, (str, bytes, Mapping)) or hasattr(data, "__array__"):
         return False
     if isinstance(data, (tuple, list)):
-        return bool(data) and all(_is_pair(item) or _dims(item) >= 2 for item in data)
+        batch = (_is_pair(item) or _dims(item) >= 2 or isinstance(item, Mapping) for item in data)
+        return bool(data) and all(batch)
     return isinstance(data, Iterable)
 
 
@@ -215,10 +221,17 @@ def _tensor(values: Any) -> Tensor:
     if isinstance(values, Tensor):
         return values
     # torch knows fewer dtypes than NumPy, and shares memory that may be read-only.
-    return torch.from_numpy(values.astype(np.result_type(values.dtype, np.float32)))
+    wide = values.dtype.itemsize > 4 or (values.dtype.kind in "iu" and values.dtype.itemsize > 2)
+    return torch.from_numpy(values.astype(np.float64 if wide else np.float32))
 
 
 def _pair(item: Any) -> Pair:
+    if isinstance(item, Mapping):
+        raise DataError(
+            "data", f"a batch that is a dict of {sorted(map(str, item))}",
+            "tensors, arrays or pairs of them",
+            "Yield e.g. batch['x'], or (batch['x'], batch['y']).",
+        )  # fmt: skip
     parts = list(item) if isinstance(item, (tuple, list)) else [item]
     parts = [torch.as_tensor(p) if isinstance(p, np.ndarray) else p for p in parts[:2]]
     if not parts or not all(isinstance(part, Tensor) for part in parts):
