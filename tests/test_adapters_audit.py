@@ -311,5 +311,34 @@ def test_bad_numbers(wrong: dict[str, Any]) -> None:
 def test_without_a_threshold_there_is_no_spec() -> None:
     found: LossAudit = audit_loss(lambda y_hat, y, m, s: kl(m, s).sum(), features=D, latents=K)
     assert found.value is None
-    with pytest.raises(InvalidArgumentError, match="Repair"):
+    with pytest.raises(InvalidArgumentError, match="does not depend on the reconstruction"):
         _ = found.spec
+
+
+def test_a_kl_without_its_logarithm_is_named() -> None:
+    def loss(y_hat, y, mean, log_var):
+        return (y_hat - y).square().sum() + 0.5 * (mean**2 + log_var.exp() - 1).sum()
+
+    found = audit_loss(loss, features=7, latents=3)
+    assert found.value is None
+    assert [finding.code for finding in found.findings] == ["no-log-term"]
+    assert "- log_var" in found.findings[0].text
+    with pytest.raises(InvalidArgumentError, match="lacks its - log_var"):
+        _ = found.spec
+
+
+@pytest.mark.parametrize("part", [0, 1])
+@pytest.mark.parametrize("kind", ["tuple", "dict"])
+def test_parts_without_their_total_are_refused(part: int, kind: str) -> None:
+    def parts(y_hat, y, mean, log_var):
+        kl = 0.5 * (mean**2 + log_var.exp() - 1 - log_var).sum()
+        found = ((y_hat - y).square().sum(), 3 * kl)
+        found = found if part == 0 else found[::-1]
+        return found if kind == "tuple" else dict(zip("ab", found, strict=True))
+
+    lacking = ("posterior", "reconstruction")[part]
+    with pytest.raises(InvalidArgumentError, match=f"does not depend on the {lacking}.*sum"):
+        audit_loss(parts, features=7, latents=3)
+    if kind == "tuple":
+        total = audit_loss(lambda *args: sum(parts(*args)[:2]), features=7, latents=3)
+        assert total.value == pytest.approx(1.5)

@@ -68,7 +68,7 @@ class LossAudit:
                 "loss",
                 f"beta eta_dec^2 = {self.value}",
                 "a loss with a positive one",
-                "Repair what the findings name.",
+                " ".join(map(str, self.findings)) or "Repair its weights.",
             )
         return VAESpec(
             latent_dim=self.sizes.latents,
@@ -163,6 +163,7 @@ def audit_loss(
     else:
         probe = _probe(loss, sizes, log_var)
         reconstruction, kl = probe.reconstruction(sizes), probe.kl(sizes)
+        _check_total(probe, reconstruction, kl)
         reductions = _reductions(probe, sizes)
     value = _value(reconstruction, kl, math.prod(sizes.features))
     variance = checks.positive("eta_dec", eta_dec) ** 2
@@ -199,6 +200,19 @@ def _probe(loss: Any, sizes: Sizes, log_var: bool) -> Probe:
             f"Pass log_var={not log_var}.",
         )
     return probe
+
+
+def _check_total(probe: Probe, reconstruction: ReconstructionReading, kl: KLReading) -> None:
+    """Refuse a part of the loss that was returned where the total should be."""
+    if probe.parts is None or "none" not in (reconstruction.kind, kl.kind):
+        return
+    lacking = "posterior" if kl.kind == "none" else "reconstruction"
+    raise InvalidArgumentError(
+        "loss",
+        f"{probe.parts}, the part read of which does not depend on the {lacking}",
+        'the total first, or under "loss"',
+        "Return what training minimises, e.g. lambda *args: sum(loss(*args)[:2]).",
+    )
 
 
 def _is_gaussian(probe: Probe, sizes: Sizes) -> bool:
@@ -252,7 +266,7 @@ def _reduction(power: float | None, of_sum: int) -> str | None:
 
 
 def _value(reconstruction: ReconstructionReading, kl: KLReading, features: int) -> float | None:
-    if kl.kind == "other" or reconstruction.weight == 0:
+    if kl.kind in ("other", "no log") or reconstruction.weight == 0:
         return None
     ratio = kl.weight / reconstruction.weight
     factors = {"squared": 0.5, "log squared": features / 2, **_BERNOULLI}

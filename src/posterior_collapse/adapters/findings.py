@@ -53,6 +53,13 @@ def _of_kl(kl: KLReading) -> Iterator[Finding]:
             "What the loss does with the posterior is no multiple of the KL of a Gaussian.",
             "The KL is 0.5 * (mean^2 + exp(log_var) - 1 - log_var), summed over latents.",
         )
+    elif kl.kind == "no log":
+        yield Finding(
+            "no-log-term",
+            "The KL lacks its - log_var: what is left is least at a std of 0, not at the prior's, "
+            "so that no unit ever equals the prior and none counts as collapsed.",
+            "Take all of it: 0.5 * (mean^2 + exp(log_var) - 1 - log_var), summed over latents.",
+        )
     elif kl.weight < 0:
         yield Finding(
             "kl-sign",
@@ -71,7 +78,7 @@ def _of_kl(kl: KLReading) -> Iterator[Finding]:
             "A KL below a capacity is rewarded and one above it penalised.",
             "Read beta as that above the capacity; below it no unit is asked to collapse.",
         )
-    if kl.kind != "none" and not math.isclose(kl.prior_std, 1, rel_tol=1e-3):
+    if kl.kind not in ("none", "no log") and not math.isclose(kl.prior_std, 1, rel_tol=1e-3):
         yield Finding(
             "prior-std",
             f"The KL is taken to a prior of std {kl.prior_std:.4g}.",
@@ -114,7 +121,7 @@ def _of_reductions(
     reductions: Mapping[str, str | None],
     sizes: Sizes,
 ) -> Iterator[Finding]:
-    if reconstruction.kind == "none" or kl.kind in ("none", "other"):
+    if reconstruction.kind == "none" or kl.kind in ("none", "other", "no log"):
         return
     features = math.prod(sizes.features)
     error = {"squared": "squared error", "absolute": "absolute error"}.get(

@@ -52,7 +52,7 @@ class KLReading(NamedTuple):
     Attributes:
         kind: `"gaussian"`: a multiple of the KL to `N(0, prior_std^2)`; `"free bits"`: the same,
             but a small KL costs nothing; `"capacity"`: the same, but a small KL is rewarded;
-            `"none"`; or `"other"`.
+            `"no log"`: a KL without its logarithm; `"none"`; or `"other"`.
         weight: Its factor, per sample and summed over latents.
         prior_std: Std of the prior.
     """
@@ -73,6 +73,8 @@ class Probe:
 
     def __init__(self, loss: Callable[..., Any], *, log_var: bool = True) -> None:
         self._loss, self._log_var = loss, log_var
+        self.parts: str | None = None
+        """What was returned, in words, if it was no single number."""
 
     def reconstruction(self, sizes: Sizes) -> ReconstructionReading:
         """Return the reading of moving the reconstruction off its target."""
@@ -109,6 +111,8 @@ class Probe:
     def kl(self, sizes: Sizes) -> KLReading:
         """Return the reading of moving the posterior off the prior."""
         small, large = self._kl_from(_SMALL, sizes), self._kl_from(_LARGE, sizes)
+        if small.kind == "no log":
+            return small
         if large.kind != "gaussian":
             return small
         if small.kind != "gaussian":
@@ -132,6 +136,8 @@ class Probe:
         misfit = np.abs(design @ (of_mean, of_var, of_log) - rise).max()
         scale = np.abs(rise).max()
         same = abs(of_mean - of_var) <= 0.01 * abs(of_mean)
+        if misfit <= _TOLERANCE * scale and same and abs(of_log) <= _TOLERANCE * abs(of_mean):
+            return KLReading("no log", 2 * float(of_mean))
         if misfit > _TOLERANCE * scale or not same or of_log * of_mean <= 0:
             return KLReading("other", 2 * float(of_log))
         return KLReading("gaussian", 2 * float(of_log), math.sqrt(of_log / of_mean))
@@ -156,6 +162,10 @@ class Probe:
                 f"a number for arguments of shapes {[tuple(a.shape) for a in arguments]}",
                 "Check features= and latents=, or wrap it: lambda y_hat, y, mean, log_var: ...",
             ) from error
+        if isinstance(output, Mapping):
+            self.parts = f"a dict of {sorted(map(str, output))}"
+        elif isinstance(output, Sequence):
+            self.parts = f"a {type(output).__name__} of {len(output)}"
         value = _total(output)
         if not math.isfinite(value):
             name = "log-variance" if self._log_var else "std"
