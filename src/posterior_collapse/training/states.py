@@ -203,7 +203,7 @@ def _check_same(
         differing.append("order_seed")
     if meta["exact"] != exact:
         differing.append("way of training (exact or by minibatches)")
-    # Checkpoints of before 0.2 and of DataLoaders do not say which data they had.
+    # Older checkpoints, and those of DataLoaders, do not say which data they had.
     if None not in (data, meta.get("data")) and meta["data"] != data:
         differing.append("values of the data")
     if differing:
