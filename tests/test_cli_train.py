@@ -118,6 +118,7 @@ def test_a_resumed_sweep_is_the_sweep(run, monkeypatch) -> None:
         patch.setattr(live.LiveTable, "update", broken)
         status, out, err = run(f"{line} other")
         assert (status, out) == (130, "")
+        assert err.splitlines()[-1] == "interrupted"
         assert "Go on with: collapse train --resume other\n" in err
     assert not Path("other/beta=1/summary.json").exists()
     Path("elsewhere").mkdir()

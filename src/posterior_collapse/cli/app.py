@@ -36,6 +36,8 @@ app.add_typer(data_commands.app, name="data")
 
 # Typer's usage errors are click's, whichever copy of click it carries: BadParameter's base's base.
 ClickException: Any = typer.BadParameter.__mro__[2]
+INTERRUPTED = 130
+"""Exit status after Ctrl-C."""
 
 
 @app.callback(invoke_without_command=True)
@@ -63,8 +65,9 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(0)
         _fail(" ".join(error.format_message().split()) or "Missing command; see --help.")
     except (KeyboardInterrupt, typer.Abort):
+        status = INTERRUPTED
+    if status == INTERRUPTED:  # which is also what typer makes of Ctrl-C
         typer.echo("interrupted", err=True)
-        sys.exit(130)
     sys.exit(status if isinstance(status, int) else 0)
 
 
