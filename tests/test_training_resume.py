@@ -133,6 +133,10 @@ def test_exact_training_that_was_cut_short_goes_on_and_never_back(tmp_path):
     long = pc.fit(SPEC, X, "linear", steps=500, resume=True, **options)
     assert_same(long, pc.fit(SPEC, X, "linear", steps=500, exact=True))
     assert long.stopped == "finished"
+    warm = {"exact": True, "from_forecast": True, "folder": tmp_path / "warm"}
+    first = pc.fit(SPEC, X, "linear", **warm)
+    assert first.history["step"] == [0]
+    assert_same(pc.fit(SPEC, X, "linear", resume=True, **warm), first)
     with pytest.raises(InvalidArgumentError, match="steps: got 3, but the run to resume has"):
         pc.fit(SPEC, X, "linear", steps=3, resume=True, **options)
 

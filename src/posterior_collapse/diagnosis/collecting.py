@@ -86,8 +86,9 @@ class Collected:
     @property
     def centred(self) -> bool:
         """Whether the model has biases, so that its data are centred."""
-        if isinstance(self.model, MarkovVAE) and self.model.architecture.name == "linear":
-            return self.model.architecture.bias
+        model = getattr(self.model, "model", self.model)  # of one that is turned, itself
+        if isinstance(model, MarkovVAE) and model.architecture.name == "linear":
+            return model.architecture.bias
         return True
 
     @property

@@ -140,6 +140,7 @@ def warn_unbounded(
                 UnboundedObjectiveWarning,
                 stacklevel=4,
             )
+            return  # one of a sweep tells enough
         except NotSolvedError:
             continue
 

@@ -257,15 +257,15 @@ def _exactly(
     for i, (model, own) in enumerate(zip(models, settings, strict=True)):
         folder = None if folders is None else folders[i]
         run = Run(own)
-        done = 0
+        done: int | None = None
         initial = copy.deepcopy(model.state_dict())
         if resume and folder is not None and checkpoints.exists(folder):
             done = states.load_exact(model, run, data, folder)
-        if run.stopped == LIMIT and done < (own.steps or exact.ITERATIONS):
+        if run.stopped == LIMIT and (done or 0) < (own.steps or exact.ITERATIONS):
             # It may now go further: anew, since L-BFGS keeps no state.
             model.load_state_dict(initial)
-            done = 0
-        if not done:
+            done = None
+        if done is None:
             show = report and _shown(report, i, len(models), own.steps)
             run, steps = exact.train(model, own, moments, alone=alone, fresh=fresh, report=show)
             if folder is not None:
