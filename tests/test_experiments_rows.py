@@ -13,6 +13,7 @@ from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.experiments.datasets import Data
 from posterior_collapse.experiments.deliverables import DELIVERABLES
 from posterior_collapse.experiments.grids import Member, Plan
+from posterior_collapse.experiments.reproducing import _profile
 from posterior_collapse.experiments.rows import ROWS, chosen
 from posterior_collapse.sweeps import Choice
 from posterior_collapse.theory.verification import CASES
@@ -104,6 +105,16 @@ def test_a_smaller_row_is_smaller_where_it_trains_by_minibatches() -> None:
         batches = member.run.method == "minibatch"
         assert (member.run.settings.epochs == 3) == batches
         assert member.run.data.rows == (500 if batches else None)
+
+
+def test_convolutional_nets_alone_can_be_trained_less() -> None:
+    for member in members("E2", cnn_epochs=3):
+        assert member.run.settings.epochs == (3 if member.grid == "cvae-cnn" else 100)
+    for member in members("E2", epochs=7, cnn_epochs=9):
+        assert member.run.settings.epochs == 7
+    assert _profile(chosen("E2")[0], Plan(cnn_epochs=3)) == "smaller: cvae-cnn 3 of 100 epochs"
+    assert _profile(chosen("E2")[0], Plan(epochs=7, cnn_epochs=9)) == "smaller: 7 of 100 epochs"
+    assert _profile(chosen("E1")[0], Plan(cnn_epochs=3)) == "full"
 
 
 def test_an_unknown_row_is_named() -> None:

@@ -35,6 +35,9 @@ def reproduce(
     rows: int | None = typer.Option(
         None, min=1, help="Train minibatches on at most so many rows; the results say so."
     ),
+    cnn_epochs: int | None = typer.Option(
+        None, min=1, help="At most so many where nets are convolutional; the results say so."
+    ),
     device: str = typer.Option("cpu", help="Where minibatches are trained: cpu, cuda, cuda:N."),
     out: Path = OUT,
     to: Path = TO,
@@ -57,7 +60,7 @@ def reproduce(
     from posterior_collapse.experiments.grids import Plan
 
     _check(convention, device)
-    plan = Plan(quick, convention, seeds, epochs, rows)  # type: ignore[arg-type]
+    plan = Plan(quick, convention, seeds, epochs, rows, cnn_epochs)  # type: ignore[arg-type]
     _reproduce(row, plan, out, data_dir, device)
 
 

@@ -36,6 +36,7 @@ class Plan:
         seeds: Runs of each setting, where its spread is shown.
         epochs: Passes over the data at most, for a machine on which the row does not fit.
         rows: Rows to train minibatches on at most, likewise.
+        cnn_epochs: Passes at most where nets are convolutional.
     """
 
     quick: bool = False
@@ -43,6 +44,13 @@ class Plan:
     seeds: int = 1
     epochs: int | None = None
     rows: int | None = None
+    cnn_epochs: int | None = None
+
+    def most_epochs(self, grid: Grid) -> int:
+        """Return the passes over the data of a grid's runs."""
+        bounds = [grid.settings.epochs, self.epochs]
+        bounds += [self.cnn_epochs] if grid.convolutional else []
+        return min(bound for bound in bounds if bound is not None)
 
 
 @dataclass(frozen=True)
@@ -114,9 +122,14 @@ class Grid:
             seed=self.settings.seed + number,
             order_seed=self.settings.seed,  # the runs of a group see the data in one order
         )
-        if plan.epochs is not None and self.method == "minibatch":
-            settings = settings.replace(epochs=min(settings.epochs, plan.epochs))
+        if self.method == "minibatch":
+            settings = settings.replace(epochs=plan.most_epochs(self))
         return settings
+
+    @property
+    def convolutional(self) -> bool:
+        """Whether it trains convolutional nets, which a CPU does slowly."""
+        return str(self.network["name"]).endswith("cnn")
 
 
 @dataclass(frozen=True)

@@ -192,10 +192,15 @@ def _settings(results: Sequence[Result]) -> dict[str, Any]:
 def _profile(row: Row, plan: Plan) -> str:
     if plan.quick:
         return "quick"
-    planned = max((g.settings.epochs for g in row.grids if g.method == "minibatch"), default=0)
+    trained = [g for g in row.grids if g.method == "minibatch"]
+    planned = max((g.settings.epochs for g in trained), default=0)
     smaller = []
     if plan.epochs is not None and plan.epochs < planned:
         smaller.append(f"{plan.epochs} of {planned} epochs")
+    for grid in trained:
+        most = plan.most_epochs(grid)
+        if most < min(grid.settings.epochs, plan.epochs or planned):
+            smaller.append(f"{grid.title} {most} of {grid.settings.epochs} epochs")
     if plan.rows is not None and planned:
         smaller.append(f"trained on at most {plan.rows:,} rows")
     likelihood_rows = max((g.evaluation.likelihood_rows or 0 for g in row.grids), default=0)
