@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from posterior_collapse.cli import train_job
 from posterior_collapse.cli.train_job import Job
-from posterior_collapse.errors import DataError, nearest
+from posterior_collapse.errors import DataError, listed, nearest
 
 if TYPE_CHECKING:
     from posterior_collapse.data import Dataset
@@ -95,7 +95,7 @@ def posterior(path: Path) -> dict[str, Any]:
         others = [name for name in found if name not in (*ARRAYS, *SYNONYMS)]
         raise DataError(
             str(path),
-            f"the arrays {sorted(found)}",
+            f"the arrays {listed(sorted(found))}",
             "mean, and one of std and log_var",
             "Write it with numpy.savez(path, mean=..., std=...)."
             + hint + "".join(nearest(name, ARRAYS) for name in others),

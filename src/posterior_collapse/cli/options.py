@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from posterior_collapse.data import Dataset
 
 MODELS = ("vae", "cvae", "hvae")
+HEADER_HELP = "Whether the first row of a .csv is a header (default: told from the rows)."
 
 
 def numbers(option: str, text: str, kind: Callable[[str], Any] = float) -> tuple[Any, ...]:
@@ -105,6 +106,7 @@ def load_data(
     scale: float | None,
     split: str,
     data_dir: Path | None,
+    header: bool | None = None,
 ) -> Dataset:
     """Load what the options name, for the model they name.
 
@@ -122,6 +124,7 @@ def load_data(
         given=given,
         label=label,
         scale=scale,
+        header=header,
         progress=True,
     )
     if model == "cvae" and dataset.y is None:

@@ -44,6 +44,7 @@ _data, _model, _swept, _training, _remedy, _output = map(
 )
 OUT = _output(None, help="New folder for the run or sweep (default: runs/ and a name).")
 RESUME = _output(None, help="Go on with the run or sweep in this folder.")
+HEADER = _data(None, "--header/--no-header", help=options.HEADER_HELP)
 DATA_DIR = _data(None, help="Folder with data set files (see collapse data list --help).")
 
 
@@ -57,6 +58,7 @@ def train(
     label: int | None = _data(None, help="Only samples of this class."),
     scale: float | None = _data(None, help="Factor for the values of a file."),
     split: str = _data("train", help="train or test, for named image sets."),
+    header: bool | None = HEADER,
     data_dir: Path | None = DATA_DIR,
     model: str | None = _model(
         None, help="vae, cvae or hvae (default: cvae with --task or --given, else vae)."
@@ -197,7 +199,7 @@ def _data_options(given: Mapping[str, Any]) -> dict[str, Any]:
     named = {name: given[name] for name in DATA}
     for name in ("given", "data_dir"):
         named[name] = None if named[name] is None else _absolute(str(named[name]))
-    return named
+    return named if given["header"] is None else {**named, "header": given["header"]}
 
 
 def _absolute(source: str) -> str:

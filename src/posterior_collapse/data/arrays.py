@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from posterior_collapse import checks
+from posterior_collapse.data import indices
 from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.errors import DataError
 
-__all__ = ["as_labels", "as_samples", "from_array", "from_columns", "same_length"]
+__all__ = [
+    "LABEL",
+    "as_labels",
+    "as_samples",
+    "from_array",
+    "from_columns",
+    "refuse_column",
+    "same_length",
+]
 
 REAL_KINDS = "iuf"
+LABEL = "label"
+"""The column that holds the classes."""
 
 
 def as_samples(name: str, values: Any) -> tuple[NDArray[Any], tuple[int, ...] | None]:
@@ -123,32 +134,70 @@ def from_array(name: str, values: Any) -> Dataset:
         <Dataset 'array': 2 x 2 int64, used as they are>
     """
     if hasattr(values, "columns") and hasattr(values, "to_numpy"):
-        return from_columns(name, {str(c): values[c].to_numpy() for c in values.columns})
+        columns = [(str(c), values[c].to_numpy()) for c in dict.fromkeys(values.columns)]
+        return from_columns(name, columns)
     x, image_shape = as_samples("x" if name == "array" else name, values)
     return Dataset(name, x, image_shape=image_shape)
 
 
-def from_columns(name: str, columns: Mapping[str, NDArray[Any]]) -> Dataset:
+def from_columns(
+    name: str, columns: Sequence[tuple[str, NDArray[Any]]], index: Sequence[str] = ()
+) -> Dataset:
     """Return a data set of named columns; one called ``label`` holds the labels.
 
+    Columns that number the rows, as pandas writes them, are left out, and `Dataset.steps` says so.
+
+    Args:
+        name: Of the data set.
+        columns: Names and values, in order.
+        index: Names of columns that the source itself calls an index, and that were left out.
+
     Raises:
-        DataError: No column of numbers, or a column of something else (named in the message).
+        DataError: No column of numbers, two called ``label``, or a column of something else (named
+            in the message).
 
     Example:
-        >>> from_columns("toy", {"a": np.arange(3), "label": np.array(["u", "v", "u"])})
+        >>> from_columns("toy", [("a", np.arange(3)), ("label", np.array(["u", "v", "u"]))])
         <Dataset 'toy': 3 x 1 int64, used as they are; labels u, v>
+        >>> from_columns("toy", [("Unnamed: 0", np.arange(3)), ("a", np.arange(3.0))]).note
+        "3 x 1 float64, column 'Unnamed: 0' left out, an index (name it to keep it)"
     """
-    features = {key: values for key, values in columns.items() if key != "label"}
+    labels = [values for key, values in columns if key == LABEL]
+    if len(labels) > 1:
+        raise DataError(name, f"{len(labels)} columns named {LABEL!r}", "one", "Rename the others.")
+    features, steps = [], [indices.left_out(repr(key), key, certain=True) for key in index]
+    for key, values in columns:
+        if key == LABEL:
+            continue
+        if indices.is_suspect(key) and indices.numbers_rows(key, values):
+            steps.append(indices.left_out(repr(key), key))
+            continue
+        if indices.is_unnamed(key):
+            steps.append(indices.KEPT.format(repr(key)))
+        if values.dtype.kind not in REAL_KINDS + "b":
+            text = values.dtype.kind in "OUS"
+            refuse_column(name, key, "text" if text else str(values.dtype))
+        features.append(values)
     if not features:
         raise DataError(name, "no column of numbers", "at least one feature", "Add a column.")
-    for key, values in features.items():
-        if values.dtype.kind not in REAL_KINDS + "b":
-            raise DataError(
-                f"column {key!r} of {name}",
-                "text" if values.dtype.kind in "OUS" else f"{values.dtype} values",
-                "numbers",
-                "Remove or encode the column, or name it 'label'.",
-            )
-    x, _ = as_samples(name, np.column_stack(list(features.values())))
-    labels = columns.get("label")
-    return Dataset(name, x, labels=None if labels is None else as_labels("label", labels, len(x)))
+    x, _ = as_samples(name, np.column_stack(features))
+    return Dataset(
+        name,
+        x,
+        labels=as_labels(LABEL, labels[0], len(x)) if labels else None,
+        steps=tuple(steps),
+    )
+
+
+def refuse_column(name: str, column: str, kind: str) -> NoReturn:
+    """Refuse a column of a data set whose values, of a kind such as "string", are no numbers.
+
+    Raises:
+        DataError: Always.
+    """
+    raise DataError(
+        f"column {column!r} of {name}",
+        "text" if kind in ("text", "string", "large_string", "string_view") else f"{kind} values",
+        "numbers",
+        f"Remove or encode the column, or name it {LABEL!r}.",
+    )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from posterior_collapse.data.download import checksum, download
+from posterior_collapse.data.sniff import expanded
 from posterior_collapse.data.sources import SOURCES, Source
 from posterior_collapse.errors import MissingFileError
 
@@ -39,8 +40,8 @@ def own_folders(data_dir: str | os.PathLike[str] | None) -> list[Path]:
     for argument, value in named.items():
         if value is None:
             continue
-        folder = Path(value).expanduser()
-        if not folder.is_dir():
+        folder = expanded(value)
+        if not os.path.isdir(folder):
             raise MissingFileError(
                 argument, f"'{folder}'", "a folder", "Make it, or name another folder."
             )

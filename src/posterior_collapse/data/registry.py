@@ -14,6 +14,7 @@ from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.data.download import checksum, download
 from posterior_collapse.data.idx import read_idx
 from posterior_collapse.data.locate import cache, find, locate, own_folders
+from posterior_collapse.data.sniff import expanded
 from posterior_collapse.data.sources import FILES, SOURCES, Source
 from posterior_collapse.errors import (
     CorruptFileError,
@@ -126,7 +127,7 @@ def fetch(
     if known not in SOURCES:
         return (_digits_file(),) if known == EMBEDDED else ()
     source = SOURCES[known]
-    folder = (cache() if data_dir is None else Path(data_dir).expanduser()) / known
+    folder = (cache() if data_dir is None else expanded(data_dir)) / known
     return tuple(
         folder / file
         if (folder / file).is_file() and checksum(folder / file) == sha256
