@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from posterior_collapse.data import sniff
-from posterior_collapse.errors import DownloadError, writing
+from posterior_collapse.errors import DownloadError, MissingFileError, writing
 
 __all__ = ["checksum", "download"]
 
@@ -17,10 +17,19 @@ TIMEOUT = 30.0
 
 
 def checksum(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        MissingFileError: It cannot be read.
+    """
     import pooch
 
-    digest: str = pooch.file_hash(str(path), alg="sha256")
+    try:
+        digest: str = pooch.file_hash(str(path), alg="sha256")
+    except OSError as error:
+        raise MissingFileError(
+            str(path), f"'{error.strerror}'", "a file that can be read", "Check its permissions."
+        ) from error
     return digest
 
 
