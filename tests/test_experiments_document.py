@@ -313,6 +313,30 @@ def test_a_broken_result_is_named(tmp_path: Path, changes: dict[str, Any], named
     assert str(tmp_path / "E1" / "result.json") in str(caught.value)
 
 
+def test_a_result_in_the_folder_of_another_row_is_refused(tmp_path: Path) -> None:
+    leave(tmp_path, "E1").rename(tmp_path / "E2")
+    with pytest.raises(CorruptFileError, match="the row E1 in the folder E2"):
+        document.render(tmp_path, tmp_path)
+
+
+def test_numbers_edited_beside_their_csv_are_refused(tmp_path: Path) -> None:
+    folder = leave(tmp_path, "E1")
+    Table.from_dict(result("E1")["tables"]["Measures"]).save(folder, "table-Measures")
+    document.render(tmp_path, tmp_path)
+    text = (folder / "result.json").read_text()
+    assert "50.1" in text
+    (folder / "result.json").write_text(text.replace("50.1", "40.1"))
+    with pytest.raises(CorruptFileError, match=r"another table Measures than table-Measures\.csv"):
+        document.render(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../E2/curves.pdf", "/etc/passwd", "..", ""])
+def test_a_figure_elsewhere_is_not_linked(tmp_path: Path, name: str) -> None:
+    leave(tmp_path, "E1", figures=[{"file": name, "caption": "A figure"}])
+    with pytest.raises(CorruptFileError, match=r"figure: got .*expected a plain name"):
+        document.render(tmp_path, tmp_path)
+
+
 def test_a_result_that_lacks_keys_is_named(tmp_path: Path) -> None:
     folder = leave(tmp_path, "E1")
     values = result("E1")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,8 @@ import pytest
 import torch
 
 from posterior_collapse.errors import CorruptFileError, OutputError
-from posterior_collapse.models import Architecture, build
-from posterior_collapse.specs import CVAESpec, HVAESpec, VAESpec
+from posterior_collapse.models import ARCHITECTURES, Architecture, build
+from posterior_collapse.specs import ChainSpec, CVAESpec, HVAESpec, VAESpec
 from posterior_collapse.sweeps import Choice, Evaluation, Outcome, Run, Store, groups, sweep
 from posterior_collapse.sweeps.grouping import company
 from posterior_collapse.training import Settings
@@ -80,6 +82,109 @@ class TestRun:
     def test_the_key_is_blind_to_where_it_runs(self) -> None:
         elsewhere = run(settings=Settings(device="cuda", checkpoint_every=5))
         assert elsewhere.key == run().key
+
+
+PINNED = {
+    "dacca7a56369a1c7429f": Run(
+        Choice("digits"), VAESpec(4), Architecture.named("mlp"), Settings()
+    ),
+    "eef04fc3933522bcc748": Run(
+        Choice("digits", label=3, rows=100),
+        VAESpec(2, beta=0.5, sigma=(0.5, 1.0)),
+        Architecture.named("linear", bias=False),
+        Settings(steps=200, seed=7),
+        "exact",
+        Evaluation(matrices=True),
+    ),
+    "a03d1431ccc91a825a7b": Run(
+        Choice("mnist", task="quarter"),
+        CVAESpec(16, eta_dec="learned"),
+        Architecture.named("cvae-relu", hidden=(32,)),
+        Settings(epochs=20, clip=1.0, convention="reference", order_seed=1),
+        evaluation=Evaluation(samples=100, likelihood_rows=500, panel=9),
+    ),
+    "ebf626f0e56e90dc850a": Run(
+        Choice("matrix:E14"),
+        HVAESpec((5, 3), (1.0, 2.0), 0.5, sigma_1=0.5),
+        Architecture.named("hvae-cnn"),
+        Settings(capacity=(1.0, 2.0), patience=3),
+        "recorded",
+    ),
+    "e8d3cc5c5201dcd1c367": Run(
+        Choice("pairs:1/2"),
+        ChainSpec((3, 2, 1), (1, 2, 3), (0.5, 0.6, 0.7)),
+        Architecture.named("cnn", channels=(8,), dropout=0.1, initial_sigma="uniform"),
+        Settings(optimiser="sgd", precision="bf16", warm_up=2),
+        evaluation=Evaluation("train", rows=10),
+    ),
+}
+"""Keys as the version 0.1.0 made them. Another key would orphan every run that is kept."""
+
+
+class TestFrozenKeys:
+    @pytest.mark.parametrize("key", PINNED)
+    def test_a_key_is_what_it_was(self, key: str) -> None:
+        assert PINNED[key].key == key
+
+    def test_a_later_entry_counts_only_where_it_differs_from_its_default(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        @dataclass(frozen=True)
+        class WiderChoice(Choice):
+            shift: float = 0.0
+
+        @dataclass(frozen=True)
+        class WiderSpec(VAESpec):
+            floor: tuple[float, ...] = (1.0, 2.0)
+
+        @dataclass(frozen=True)
+        class WiderNetworks(Architecture):
+            norm: str = "none"
+
+        @dataclass(frozen=True)
+        class WiderSettings(Settings):
+            decay: float | None = None
+
+        @dataclass(frozen=True)
+        class WiderEvaluation(Evaluation):
+            bins: int = 10
+
+        @dataclass(frozen=True)
+        class WiderRun(Run):
+            tag: str = ""
+
+        mlp = ARCHITECTURES["mlp"]
+        monkeypatch.setitem(ARCHITECTURES, "mlp", mlp._replace(free=(*mlp.free, "norm")))
+
+        def wider(**later: Any) -> Run:
+            def of(kind: type, name: str, *given: Any, **fields: Any) -> Any:
+                return kind(*given, **fields, **{name: later[name]} if name in later else {})
+
+            return WiderRun(
+                of(WiderChoice, "shift", "digits"),
+                of(WiderSpec, "floor", 4),
+                of(WiderNetworks, "norm", "mlp", hidden=(256,)),
+                of(WiderSettings, "decay"),
+                "minibatch",
+                of(WiderEvaluation, "bins"),
+                **{name: value for name, value in later.items() if name == "tag"},
+            )
+
+        plain = next(iter(PINNED))
+        assert "shift" in json.dumps({**wider().to_dict(), "tag": ""})
+        assert wider().key == plain
+        others: list[dict[str, Any]] = [
+            {"shift": 1.0}, {"floor": (1.0, 3.0)}, {"norm": "batch"}, {"decay": 0.1}, {"bins": 11},
+        ]  # fmt: skip
+        assert len({plain, *(wider(**other).key for other in others)}) == 1 + len(others)
+
+    def test_a_kept_default_that_moves_does_not_move_keys(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What was hashed from the start is hashed whatever its default is."""
+        mlp = ARCHITECTURES["mlp"]
+        monkeypatch.setitem(ARCHITECTURES, "mlp", mlp._replace(defaults={"hidden": (8,)}))
+        assert next(iter(PINNED.values())).key == next(iter(PINNED))
 
 
 class TestGroups:
@@ -151,6 +256,15 @@ class TestStore:
         (tmp_path / one.key / "history.csv").write_text("step\n")
         assert store.get(one.key) is None
 
+    def test_what_does_not_count_makes_way(self, tmp_path: Path) -> None:
+        store, one = Store(tmp_path), run()
+        (tmp_path / one.key).mkdir()
+        (tmp_path / one.key / "history.csv").write_text("step\n")
+        store.put(one, outcome(1.5), [one.key], {})
+        found = store.get(one.key)
+        assert found is not None
+        assert found.history["loss"] == [2.0, 1.5]
+
     def test_names_what_is_damaged(self, tmp_path: Path) -> None:
         store, one = Store(tmp_path), run()
         store.put(one, outcome(), [one.key], {})
@@ -184,6 +298,26 @@ class TestSweep:
         assert not list(tmp_path.glob("*.partial"))
         assert asked == [2, 1]
         assert [r.run.spec.beta_levels[0] for r in records] == [3.0, 1.0, 1.0, 2.0]
+
+    def test_a_changed_run_is_refused_before_anything_is_trained(self, tmp_path: Path) -> None:
+        store = Store(tmp_path)
+        sweep([run(1.0)], store, executed)
+        (tmp_path / run(1.0).key / "history.csv").write_text("step,loss\n1,0.0\n")
+
+        def execute(runs: Sequence[Run]) -> list[Outcome]:
+            raise AssertionError("trained")
+
+        with pytest.raises(CorruptFileError, match=r"history\.csv: got a changed file"):
+            sweep([run(2.0), run(1.0)], store, execute)
+
+    def test_a_run_deleted_as_soon_as_it_is_kept_is_told(self, tmp_path: Path) -> None:
+        class Losing(Store):
+            def put(self, one: Run, *rest: Any) -> None:
+                super().put(one, *rest)
+                shutil.rmtree(tmp_path / one.key)
+
+        with pytest.raises(OutputError, match="right after a run was kept"):
+            sweep([run(1.0)], Losing(tmp_path), executed)
 
     def test_tells_what_it_does(self, tmp_path: Path) -> None:
         told: list[tuple[int, ...]] = []

@@ -18,6 +18,8 @@ LEAST, MOST = 1e-50, 1e50
 """Bounds of positive hyperparameters, so that their products stay within floats."""
 MOST_UNITS = 1_000_000
 """Units per level beyond which an entry is a slip of the keyboard, not a model."""
+LONGEST_NAME = 255
+"""Bytes that file systems allow in the name of a file."""
 
 LEARNED_SIGMAS = ("learned", "shared", "input")
 
@@ -120,6 +122,26 @@ def sigma(name: str, value: object, dim: int) -> Sigma:
         values = sequence(name, value, dim, "one std per latent unit")
         return tuple(positive(f"{name}[{i}]", v) for i, v in enumerate(values))
     return positive(name, value)
+
+
+def file_name(name: str, value: object) -> str:
+    # Whatever becomes a file's or folder's name may come from a file that somebody else wrote.
+    plain = (
+        isinstance(value, str)
+        and value not in ("", ".", "..")
+        and value.isprintable()
+        and not set(value) & set("/\\:")
+        and len(value.encode()) <= LONGEST_NAME
+    )
+    if not plain:
+        shown = repr(value) if len(repr(value)) < 80 else f"{repr(value)[:60]}..."
+        raise InvalidArgumentError(
+            name,
+            shown,
+            f"a plain name of at most {LONGEST_NAME} bytes, without separators or colons",
+            "Choose another name.",
+        )
+    return str(value)
 
 
 def readable(value: Any) -> Any:

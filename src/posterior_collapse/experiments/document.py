@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from posterior_collapse import atomic
+from posterior_collapse import atomic, checks
 from posterior_collapse.errors import CorruptFileError, MissingFileError, writing
 from posterior_collapse.experiments.tables import Table, format_cell
 from posterior_collapse.training.run_folders import read_json
@@ -127,14 +127,27 @@ def _row(path: Path, folder: Path) -> dict[str, Any]:
     try:
         if lacking:
             raise KeyError(", ".join(lacking))
+        _check(result, path.parent)
         return result | _section(result, path.parent, folder)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         raise CorruptFileError(
             str(path),
             f"values that cannot be shown ({type(error).__name__}: {error})",
             "the result of a row",
             "Remove the file and reproduce the row again.",
         ) from error
+
+
+def _check(result: Mapping[str, Any], home: Path) -> None:
+    """Refuse what was put into another row's folder, or differs from what else lies there."""
+    if result["id"] != home.name:
+        raise ValueError(f"the row {result['id']} in the folder {home.name}")
+    for figure in result["figures"]:
+        checks.file_name("figure", figure["file"])
+    for stem, values in result["tables"].items():
+        path = home / checks.file_name("table", f"table-{stem}.csv")
+        if path.is_file() and path.read_text("utf-8") != Table.from_dict(values).csv():
+            raise ValueError(f"another table {stem} than {path.name}")
 
 
 def _section(result: Mapping[str, Any], home: Path, folder: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,13 +11,13 @@ from typing import Any, Literal
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import Architecture
 from posterior_collapse.specs import Spec
+from posterior_collapse.sweeps.keys import hashed
 from posterior_collapse.training import Settings
+from posterior_collapse.training.run_folders import digest
 
 __all__ = ["Choice", "Evaluation", "Run"]
 
 METHODS = ("minibatch", "exact", "recorded")
-INCIDENTAL = ("device", "checkpoint_every", "checkpoint_steps")
-"""Settings that say where and how often, not what is trained."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +107,8 @@ class Run:
 
     @property
     def key(self) -> str:
-        """Hash of everything that decides what comes out; the same for the same run anywhere."""
-        values = self.to_dict()
-        for name in INCIDENTAL:
-            del values["settings"][name]
-        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:20]
+        """Hash of everything that decides what comes out; the same anywhere, in any version."""
+        return digest(hashed(self))[:20]
 
     @property
     def family(self) -> str:

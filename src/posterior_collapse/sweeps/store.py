@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import io
-import json
 import os
 import shutil
 import uuid
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,12 +26,21 @@ from posterior_collapse.errors import CorruptFileError, writing
 from posterior_collapse.models import MarkovVAE
 from posterior_collapse.sweeps.runs import Run
 from posterior_collapse.training import checkpoints
-from posterior_collapse.training.run_folders import HISTORY, read_json, write_history, write_json
+from posterior_collapse.training.run_folders import (
+    HISTORY,
+    as_read,
+    digest,
+    read_json,
+    write_history,
+    write_json,
+)
 from posterior_collapse.training.states import load_model
 
 __all__ = ["Outcome", "Record", "Store"]
 
 RUN, ARRAYS = "run.json", "arrays.npz"
+FILES, SEAL = "files", "sha256"
+"""Entries of `run.json`: the SHA-256 of each other file, and that of all its other entries."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,8 @@ class Record:
         company: Keys of the runs that trained together with it.
         origin: Version, hardware and wall time.
         folder: Where it lies.
+        files: SHA-256 of its other files; None for a run that an earlier version kept, which
+            wrote none.
     """
 
     run: Run
@@ -76,37 +89,86 @@ class Record:
     company: tuple[str, ...]
     origin: dict[str, Any]
     folder: Path = field(repr=False)
+    files: dict[str, str] | None = field(default=None, repr=False)
 
     @cached_property
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What figures need, by name.
 
         Raises:
-            CorruptFileError: The file is damaged.
+            CorruptFileError: The file is damaged, or was changed.
         """
-        path = self.folder / ARRAYS
+        content = self._content(ARRAYS)
+        damage = (ValueError, TypeError, LookupError, EOFError, RuntimeError, MemoryError)
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 return dict(file)
-        except (OSError, ValueError, KeyError) as error:
-            raise CorruptFileError(
-                str(path), f"an unreadable file ({error})", "arrays of a run",
-                f"Delete the folder {self.folder} to train the run again.",
-            ) from error  # fmt: skip
+        except (*damage, zipfile.BadZipFile, zlib.error) as error:
+            raise self._unreadable(ARRAYS, error, "arrays of a run") from error
 
     @cached_property
     def history(self) -> dict[str, list[float]]:
-        """Columns by name."""
-        with (self.folder / HISTORY).open(newline="") as file:
-            names, *rows = csv.reader(file)
-        return {
-            name: [float(value) for value in column]
-            for name, column in zip(names, zip(*rows, strict=True), strict=True)
-        }
+        """Columns by name.
+
+        Raises:
+            CorruptFileError: The file is damaged, or was changed.
+        """
+        content = self._content(HISTORY)
+        try:
+            text = io.StringIO(content.decode(), newline="")
+            names, *rows = csv.reader(text, strict=True)
+            columns = zip(*rows, strict=True) if rows else [()] * len(names)
+            return {
+                name: [float(value) for value in column]
+                for name, column in zip(names, columns, strict=True)
+            }
+        except (ValueError, csv.Error) as error:
+            raise self._unreadable(HISTORY, error, "the history of a run") from error
 
     def model(self) -> MarkovVAE:
-        """Return the trained model."""
-        return load_model(checkpoints.load(self.folder))
+        """Return the trained model.
+
+        Raises:
+            CorruptFileError: A file of it is damaged, or was changed.
+        """
+        self.check()
+        try:
+            return load_model(checkpoints.load(self.folder))
+        except (LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise _refused(self.folder, self.folder, f"no model ({error})", "a run") from error
+
+    def check(self) -> None:
+        """Read every file and see that it is the one that was kept.
+
+        Raises:
+            CorruptFileError: One is missing, damaged or was changed.
+        """
+        for name in self.files or ():
+            self._content(name)
+
+    def _content(self, name: str) -> bytes:
+        path = self.folder / name
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise _refused(self.folder, path, f"'{error.strerror}'", "a file of a run") from error
+        if self.files is not None and self.files.get(name) != hashlib.sha256(content).hexdigest():
+            raise _refused(
+                self.folder, path, "a changed file (SHA-256 differs)", "the one that was kept"
+            )
+        return content
+
+    def _unreadable(self, name: str, error: Exception, expected: str) -> CorruptFileError:
+        what = f"an unreadable file ({error})"
+        return _refused(self.folder, self.folder / name, what, expected)
+
+
+def _refused(folder: Path, path: Path, got: str, expected: str) -> CorruptFileError:
+    return CorruptFileError(str(path), got, expected, _remedy(folder))
+
+
+def _remedy(folder: Path) -> str:
+    return f"Delete the folder {folder} to train the run again."
 
 
 class Store:
@@ -129,27 +191,32 @@ class Store:
         """Return a finished run; None if there is none.
 
         Raises:
-            CorruptFileError: Its description was damaged later.
+            CorruptFileError: It is another run's, or was damaged or changed since it was kept; the
+                message says what to delete. Its other files are checked when they are read.
         """
         folder = self.folder / key
-        if not (folder / RUN).is_file():
+        path = folder / RUN
+        if not os.path.lexists(path):
+            if os.path.isfile(folder):
+                raise CorruptFileError(
+                    str(folder), "a file", "the folder of a run", "Delete it to train the run."
+                )
             return None
-        values = read_json(folder / RUN)
+        values = read_json(path, _remedy(folder))
+        sealed = FILES in values or SEAL in values
+        if sealed and values.pop(SEAL, None) != digest(values):
+            raise _refused(folder, path, "changed values (SHA-256 differs)", "those that were kept")
         try:
-            return Record(
-                run=Run.from_dict(values["run"]),
-                measured=values["measured"],
-                forecast=values["forecast"],
-                stopped=values["stopped"],
-                company=tuple(values["company"]),
-                origin=values["origin"],
-                folder=folder,
+            record = _record(values, folder)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise _refused(
+                folder, path, f"other values than were written ({error})", "a run"
+            ) from error
+        if record.run.key != key:
+            raise _refused(
+                folder, path, f"the run {record.run.key}", f"the run {key}, as its folder is named"
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise CorruptFileError(
-                str(folder / RUN), f"other values than were written ({error})", "a run",
-                f"Delete the folder {folder} to train the run again.",
-            ) from error  # fmt: skip
+        return record
 
     def put(
         self, run: Run, outcome: Outcome, company: Sequence[str], origin: Mapping[str, Any]
@@ -170,7 +237,8 @@ class Store:
                     partial.rename(final)
                 except OSError:
                     if not (final / RUN).is_file():  # else another process was first
-                        raise
+                        shutil.rmtree(final)  # without its description a run does not count
+                        partial.rename(final)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -197,17 +265,21 @@ class Store:
         }
         steps = outcome.history.get("step") or [0]
         checkpoints.save(folder, tensors, {"config": outcome.model.config}, step=int(steps[-1]))
-        write_json(
-            folder / RUN,
+        files = {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()
+        }
+        values = as_read(
             {
                 "run": run.to_dict(),
-                "measured": json.loads(json.dumps(dict(outcome.measured))),
+                "measured": outcome.measured,
                 "forecast": outcome.forecast,
                 "stopped": outcome.stopped,
                 "company": list(company),
                 "origin": {**origin, "wall_s": outcome.wall_s},
-            },
+                FILES: dict(sorted(files.items())),
+            }
         )
+        write_json(folder / RUN, {**values, SEAL: digest(values)})
 
     @contextlib.contextmanager
     def claim(self, name: str, *, wait: bool) -> Iterator[bool]:
@@ -238,3 +310,19 @@ class Store:
             yield held
         finally:
             os.close(handle)
+
+
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "measured": dict, "forecast": (dict, type(None)), "stopped": str, "company": list,
+    "origin": dict, FILES: (dict, type(None)),
+}  # fmt: skip
+
+
+def _record(values: Mapping[str, Any], folder: Path) -> Record:
+    """Return the record that the values of a `run.json` are, or an error of Python's."""
+    fields = {FILES: values.get(FILES), **{name: values[name] for name in KINDS if name != FILES}}
+    for name, value in fields.items():
+        if not isinstance(value, KINDS[name]):
+            raise TypeError(f"{name} is a {type(value).__name__}")
+    company = tuple(map(str, fields.pop("company")))
+    return Record(run=Run.from_dict(values["run"]), company=company, folder=folder, **fields)

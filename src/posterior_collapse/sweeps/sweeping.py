@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
+from posterior_collapse.errors import OutputError
 from posterior_collapse.sweeps.grouping import company, groups
 from posterior_collapse.sweeps.runs import Run
 from posterior_collapse.sweeps.store import Outcome, Record, Store
@@ -51,10 +52,13 @@ def sweep(
 
     Raises:
         OutputError: The store cannot be written.
+        CorruptFileError: A run that is kept was damaged or changed; nothing was trained yet.
         PosteriorCollapseError: What `execute` raises.
     """
     unique = {run.key: run for run in runs}
     records = {key: found for key in unique if (found := store.get(key)) is not None}
+    for record in records.values():
+        record.check()
 
     def tell(training: int = 0) -> None:
         report(Progress(len(unique), len(records), training))
@@ -98,8 +102,17 @@ def _complete(
         keys = [run.key for run in together]
         for run, outcome in zip(together, execute(together), strict=True):
             store.put(run, outcome, keys, origin)
-    found = {run.key: store.get(run.key) for run in group}
-    return {key: record for key, record in found.items() if record is not None}
+    return {run.key: _kept(store, run.key) for run in group}
+
+
+def _kept(store: Store, key: str) -> Record:
+    record = store.get(key)
+    if record is None:
+        raise OutputError(
+            str(store.folder / key), "nothing, right after a run was kept there",
+            "a folder that nobody else changes", "Run the command again.",
+        )  # fmt: skip
+    return record
 
 
 def _origin(device: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from posterior_collapse import atomic, checks
 from posterior_collapse.errors import CheckpointError, MissingDependencyError, writing
+from posterior_collapse.training.run_folders import digest
 
 try:
     from safetensors import SafetensorError
@@ -106,7 +107,7 @@ def save(
         # Keys become text before the record is hashed, as they will be when it is read.
         "meta": json.loads(json.dumps(dict(meta))),
     }
-    text = json.dumps({**record, "record_sha256": _digest(record)}, indent=1)
+    text = json.dumps({**record, "record_sha256": digest(record)}, indent=1)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     path = folder / _commit_name(step)
@@ -167,11 +168,6 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 
-def _digest(record: Mapping[str, Any]) -> str:
-    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def _commit_name(step: int) -> str:
     return f"checkpoint-{step:010d}.json"
 
@@ -217,7 +213,7 @@ def _read_record(path: Path) -> dict[str, Any]:
         raise _RefusedError("is not a checkpoint of this package")
     if record.get("version") != VERSION:
         raise _RefusedError(f"has version {record.get('version')!r}, not {VERSION}")
-    if record.pop("record_sha256", None) != _digest(record):
+    if record.pop("record_sha256", None) != digest(record):
         raise _RefusedError("was edited (SHA-256 differs)")
     if not (
         type(record["step"]) is int

@@ -31,7 +31,9 @@ __all__ = [
     "HISTORY",
     "SUMMARY",
     "Scalars",
+    "as_read",
     "check_free",
+    "digest",
     "fingerprint",
     "read_json",
     "require_tensorboard",
@@ -82,29 +84,55 @@ def write_json(path: str | Path, values: Mapping[str, Any]) -> Path:
     return path
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
+def read_json(path: str | Path, remedy: str = "Restore it from a copy.") -> dict[str, Any]:
     """Return the object in a JSON file.
+
+    Args:
+        path: Where it lies.
+        remedy: What to do about a file that is no such thing.
 
     Raises:
         MissingFileError: It is not there.
-        CorruptFileError: It is not JSON, or no object.
+        CorruptFileError: It is something else, not JSON, or no object.
     """
     path = Path(path)
     try:
         values = json.loads(path.read_bytes())
-    except OSError as error:
+    except FileNotFoundError as error:
         raise MissingFileError(
             str(path), f"'{error.strerror}'", "a file of a run", "Check the folder's name."
         ) from error
-    except ValueError as error:
+    except OSError as error:
+        raise CorruptFileError(str(path), f"'{error.strerror}'", "a JSON file", remedy) from error
+    except (ValueError, RecursionError) as error:
         raise CorruptFileError(
-            str(path), f"text that is not JSON ({error})", "JSON", "Restore it from a copy."
+            str(path), f"text that is not JSON ({error})", "JSON", remedy
         ) from error
     if not isinstance(values, dict):
-        raise CorruptFileError(
-            str(path), type(values).__name__, "a JSON object", "Restore it from a copy."
-        )
+        raise CorruptFileError(str(path), type(values).__name__, "a JSON object", remedy)
     return values
+
+
+def as_read(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values as `read_json` gives them back once `write_json` wrote them.
+
+    Example:
+        >>> as_read({"kl": (0.1, math.nan), "by level": {1: 2}})
+        {'kl': [0.1, None], 'by level': {'1': 2}}
+    """
+    read: dict[str, Any] = json.loads(json.dumps(_finite(values), allow_nan=False))
+    return read
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of JSON-able values, whatever the order of their keys.
+
+    Example:
+        >>> digest({"a": 1, "b": [2.5]}) == digest({"b": [2.5], "a": 1})
+        True
+    """
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_history(folder: str | Path, history: Mapping[str, Sequence[Any]]) -> Path:
