@@ -139,7 +139,7 @@ def file_name(name: str, value: object) -> str:
             name,
             shown,
             f"a plain name of at most {LONGEST_NAME} bytes, without separators or colons",
-            "Choose another name.",
+            "Shorten it, or take such characters away.",
         )
     return str(value)
 

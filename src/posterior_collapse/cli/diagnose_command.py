@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -54,7 +55,7 @@ def diagnose(
     from posterior_collapse import report
     from posterior_collapse.cli import diagnose_source
 
-    is_run = source.is_dir()
+    is_run = os.path.isdir(source)
     _refuse(context, ARRAYS_ONLY if is_run else RUN_ONLY, "arrays" if is_run else "a run's folder")
     if plot is not None:
         report.check_figure_path(plot)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from posterior_collapse import checks
 from posterior_collapse.cli import options
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.specs import Spec
@@ -31,13 +32,21 @@ SWEPT = (
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its name within the sweep ("" if it is the only one) and its numbers."""
+    """One run: its name within the sweep ("" if it is the only one) and its numbers.
+
+    Raises:
+        InvalidArgumentError: The name cannot be that of a folder within the sweep's.
+    """
 
     name: str
     spec: Spec
     learning_rate: float
     clip: float | None
     seed: int
+
+    def __post_init__(self) -> None:
+        if self.name:
+            checks.file_name("name of a run", self.name)
 
     def numbers(self) -> dict[str, Any]:
         """Return those that are settings of the training."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -202,14 +203,15 @@ def _data_options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _absolute(source: str) -> str:
     """A resumed command may run elsewhere; the name of a data set stays as it is."""
-    return str(Path(source).resolve()) if Path(source).exists() else source
+    return str(Path(source).resolve()) if os.path.exists(source) else source
 
 
 def _readable(job: Job, given: Mapping[str, Any]) -> str:
     """Name a folder by the data, the model, the networks and the numbers that were given."""
     from posterior_collapse.cli.grid import SWEPT
 
-    parts = [Path(str(given["data"])).stem.replace(":", "-").replace("/", "-")]
+    stem = Path(str(given["data"])).stem
+    parts = ["".join(c if c.isprintable() and c not in ":/\\" else "-" for c in stem)]
     parts += [given["task"]] if given["task"] else []
     parts += [job.runs[0].spec.model, str(job.architecture["name"])]
     defaults = {"eta_dec": "1", "eta_enc": "1"}

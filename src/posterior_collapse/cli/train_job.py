@@ -6,11 +6,13 @@ The folder of one run holds its job in `config.json`; that of a sweep holds the 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from posterior_collapse import checks
 from posterior_collapse.cli import options
 from posterior_collapse.cli.grid import Run
 from posterior_collapse.errors import CorruptFileError, DataError, MissingFileError
@@ -23,6 +25,18 @@ if TYPE_CHECKING:
 __all__ = ["SWEEP", "Job", "read", "write"]
 
 SWEEP = "sweep.json"
+_TEXT = (str, type(None))
+DATA: Mapping[str, type | tuple[type, ...]] = {
+    "source": str,
+    "given": _TEXT,
+    "task": _TEXT,
+    "label": (int, type(None)),
+    "scale": (int, float, type(None)),
+    "split": str,
+    "data_dir": _TEXT,
+    "sha256": _TEXT,
+}
+"""What names the data of a job."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +127,9 @@ def read(out: Path) -> Job:
     """
     from posterior_collapse.training.run_folders import CONFIG, read_json
 
-    if (out / SWEEP).exists():
+    if os.path.lexists(out / SWEEP):
         return _combined(out / SWEEP, read_json(out / SWEEP).get("runs"))
-    if not (out / CONFIG).exists():
+    if not os.path.lexists(out / CONFIG):
         raise MissingFileError(
             str(out / CONFIG), "no such file", "the folder of a run or a sweep", "Check the name."
         )
@@ -140,6 +154,8 @@ def _combined(path: Path, configs: Any) -> Job:
     runs, shared = [], []
     try:
         for name, config in configs.items():
+            if path.name == SWEEP:
+                checks.file_name("name of a run", name)
             settings = dict(config["settings"])
             numbers = {key: settings.pop(key) for key in ("learning_rate", "clip", "seed")}
             runs.append(Run(name, Spec.from_dict(config["spec"]), **numbers))
@@ -147,11 +163,32 @@ def _combined(path: Path, configs: Any) -> Job:
             shared.append({"settings": settings, **{key: config[key] for key in keys}})
         if any(one != shared[0] for one in shared):
             raise ValueError("runs of different jobs")
-        return Job(runs=tuple(runs), **shared[0])
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        job = Job(runs=tuple(runs), **shared[0])
+        _check(job)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise CorruptFileError(
             str(path),
             f"other values than were written ({error})",
             "the file of a run",
             "Restore it from a copy.",
         ) from error
+    return job
+
+
+def _check(job: Job) -> None:
+    """Refuse what `write` would never have written, with whatever error comes first."""
+    from posterior_collapse.models import Architecture, check_convention
+    from posterior_collapse.training import Settings
+
+    if not set(job.data) - {"sha256"} == set(DATA) - {"sha256"}:
+        raise ValueError(f"data named by {sorted(job.data)}")
+    flags = {name: (getattr(job, name), bool) for name in ("exact", "from_forecast")}
+    named = {name: (value, DATA[name]) for name, value in job.data.items()}
+    for name, (value, kind) in {**named, **flags}.items():
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} is {value!r}")
+    networks = Architecture.from_dict(job.architecture)
+    for run in job.runs:
+        networks.check_model(run.spec)
+        settings = Settings.from_dict({**job.settings, **run.numbers()})
+        check_convention(settings.convention, run.spec)

@@ -97,7 +97,8 @@ def _watched(
     names = [run.name or run.spec.model for run in job.runs]
     scalars: dict[Path, Scalars] = {}
     total, unit = ("steps", "iteration") if job.exact else ("epochs", "epoch")
-    table = LiveTable(names, len(job.runs[0].spec.dims), job.settings[total], unit)
+    most = getattr(job.run_settings(), total)
+    table = LiveTable(names, len(job.runs[0].spec.dims), most, unit)
 
     def report(now: Progress) -> None:
         table.update(now.epoch, now.rows)

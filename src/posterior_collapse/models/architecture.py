@@ -105,11 +105,13 @@ class Architecture:
 
     def __post_init__(self) -> None:
         for name in ("hidden", "channels"):
-            widths = checks.each(name, getattr(self, name), None, "widths", checks.count)
+            widths = checks.each(name, getattr(self, name), None, "widths", checks.units)
             object.__setattr__(self, name, widths)
         for name in ("activation", "latent", "output"):
             _known(name, getattr(self, name), ACTIVATIONS)
         _known("std_head", self.std_head, STD_HEADS)
+        if self.bias not in (True, False):
+            raise InvalidArgumentError("bias", repr(self.bias), "True or False", "Pass bias=True.")
         _rate("dropout", self.dropout)
         _rate("input_dropout", self.input_dropout)
         if self.initial_std is not None:
