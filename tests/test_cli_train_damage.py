@@ -210,6 +210,34 @@ def test_a_file_that_is_no_json(
     assert f"error: {file}: got " in refused(command, path.parent.name)
 
 
+def test_swapped_folders_of_a_sweep_are_not_diagnosed_under_each_other_s_names(
+    command: Command, folders: Path
+) -> None:
+    assert command("diagnose", "sweep")[0] == 0
+    Path("sweep/beta=1").rename("aside")
+    Path("sweep/beta=2").rename("sweep/beta=1")
+    Path("aside").rename("sweep/beta=2")
+    status, said = command("diagnose", "sweep")
+    assert status == 2
+    assert "error: sweep/beta=1/config.json: got another run; expected that of beta=1," in said
+    status, said = command("train", "--resume", "sweep")
+    assert status == 2
+    assert "got a run with another spec" in said
+
+
+@pytest.mark.parametrize("place", ["spec", "seed"])
+def test_a_description_that_is_not_the_checkpoint_s(
+    command: Command, folders: Path, place: str
+) -> None:
+    path = folders / "run" / "config.json"
+    at, value = {"spec": (("spec", "beta"), 3.0), "seed": (("settings", "seed"), 5)}[place]
+    path.write_text(json.dumps(edited(json.loads(path.read_text()), at, value)))
+    status, said = command("diagnose", "run")
+    assert status == 2
+    assert said.startswith("error: run/config.json: got another run; expected that of its check")
+    assert said.count("\n") == 1
+
+
 def test_a_folder_of_an_impossible_name(command: Command) -> None:
     status, said = command("train", "--resume", "r" * 300)
     assert status == 2

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from posterior_collapse.cli import train_job
 from posterior_collapse.cli.train_job import Job
-from posterior_collapse.errors import DataError, nearest
+from posterior_collapse.errors import CorruptFileError, DataError, nearest
 
 if TYPE_CHECKING:
     from posterior_collapse.data import Dataset
@@ -48,10 +48,16 @@ def runs(folder: Path) -> dict[str, Path]:
     """Return the folders of the runs in a folder, by name; `""` names a single run's.
 
     Raises:
-        MissingFileError: Neither a run nor a sweep lies there.
+        MissingFileError: Neither a run nor a sweep lies there, or one of its runs does not.
+        CorruptFileError: A file of it was damaged, or the folder of a run holds another one.
     """
     job = train_job.read(folder)
-    return {run.name: path for run, path in zip(job.runs, job.folders(folder), strict=True)}
+    found = {}
+    for run, path in zip(job.runs, job.folders(folder), strict=True):
+        if run.name and train_job.read(path).runs != (replace(run, name=""),):
+            raise _another(path, f"{run.name}, as its sweep names it")
+        found[run.name] = path
+    return found
 
 
 def trained(folder: Path, *, split: str | None, data_dir: Path | None) -> Trained:
@@ -64,6 +70,7 @@ def trained(folder: Path, *, split: str | None, data_dir: Path | None) -> Traine
 
     Raises:
         MissingFileError: No run lies there.
+        CorruptFileError: Its checkpoint is that of another run than its `config.json` describes.
         CheckpointError: No checkpoint can be used.
         DataError: The data cannot be loaded.
     """
@@ -74,6 +81,10 @@ def trained(folder: Path, *, split: str | None, data_dir: Path | None) -> Traine
 
     found = checkpoints.load(folder)
     model = load_model(found).eval()
+    asked, done = job.run_settings().to_dict(), found.meta["settings"]
+    same = all(done[name] == asked[name] for name in ("convention", *job.runs[0].numbers()))
+    if not same or model.spec != job.runs[0].spec:
+        raise _another(folder, "its checkpoint")
     spec = effective_spec(model.spec, job.run_settings().convention)
     notes = _of_spec(model.spec, spec) + _of_run(found.meta["run"].get("stopped"), found.step)
     dataset, changed = _data(job, split, data_dir)
@@ -101,6 +112,15 @@ def posterior(path: Path) -> dict[str, Any]:
             + hint + "".join(nearest(name, ARRAYS) for name in others),
         )  # fmt: skip
     return {name: found[name] for name in ARRAYS if name in found}
+
+
+def _another(folder: Path, expected: str) -> CorruptFileError:
+    return CorruptFileError(
+        str(folder / "config.json"),
+        "another run",
+        f"that of {expected}",
+        "Put each folder back in its place, or train again.",
+    )
 
 
 def _of_spec(nominal: Spec, effective: Spec) -> tuple[str, ...]:
