@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,14 +44,36 @@ WRONG = [None, True, -1, "x", [], {}]
 """What may stand where something else was."""
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data, the folders `run` and `sweep`, and another's folder beside them."""
+    folder = tmp_path_factory.mktemp("trained")
+    np.save(folder / "x.npy", np.random.default_rng(0).standard_normal((40, 3)))
+    options = ["--architecture", "linear", "--exact", "--latents", "2", "--out"]
+    for name, betas in (("run", "1"), ("sweep", "1,2")):
+        arguments = [str(folder / "x.npy"), "--beta", betas, *options, str(folder / name)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(warnings, "showwarning", warnings.showwarning)
+            with pytest.raises(SystemExit) as status:
+                main(["train", *arguments])
+        assert not status.value.code
+    (folder / "victim").mkdir()
+    (folder / "victim/config.json").write_text("mine")
+    return folder
+
+
+@pytest.fixture
+def folders(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path, dirs_exist_ok=True))
+
+
 @pytest.fixture
 def command(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folders: Path
 ) -> Command:
     """Run `collapse` in a folder with data; return status and stderr."""
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    monkeypatch.chdir(tmp_path)
-    np.save("x.npy", np.random.default_rng(0).standard_normal((40, 3)))
+    monkeypatch.chdir(folders)
 
     def run(*arguments: str) -> tuple[int, str]:
         with pytest.raises(SystemExit) as status:
@@ -58,17 +81,6 @@ def command(
         return int(status.value.code or 0), capsys.readouterr().err
 
     return run
-
-
-@pytest.fixture
-def folders(command: Command) -> Path:
-    """The folders `run` and `sweep`, and another's folder beside them."""
-    options = "--architecture linear --exact --latents 2 --out"
-    assert command("train", "x.npy", *options.split(), "run") == (0, "")
-    assert command("train", "x.npy", "--beta", "1,2", *options.split(), "sweep") == (0, "")
-    Path("victim").mkdir()
-    Path("victim/config.json").write_text("mine")
-    return Path()
 
 
 def everything() -> dict[str, bytes]:
