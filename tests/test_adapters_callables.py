@@ -154,9 +154,9 @@ def test_modules_are_found_wherever_they_hide(wrap: Any) -> None:
     before = [part.training for part in net.modules()]
     model = from_callable(wrap(net), latent_dim=3)
     assert list(model.wrapped) == [net]
-    with evaluating(model) as was_training:
+    with evaluating(model) as seen:
         first, second = (model.posterior(1, ROWS).mean for _ in range(2))
-    assert was_training
+    assert seen.training
     assert torch.equal(first, second)
     assert [part.training for part in net.modules()] == before
 

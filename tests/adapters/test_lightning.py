@@ -60,7 +60,12 @@ def loader(shuffle: bool = False, x: Tensor = DIGITS) -> DataLoader[Any]:
     return DataLoader(TensorDataset(x), batch_size=50, shuffle=shuffle)
 
 
-def train(monitor: CollapseMonitor | None, module: Module | None = None, **options: Any) -> Module:
+def train(
+    monitor: CollapseMonitor | None,
+    module: Module | None = None,
+    data: DataLoader[Any] | None = None,
+    **options: Any,
+) -> Module:
     torch.manual_seed(0)
     module = Module() if module is None else module
     trainer = lightning.Trainer(
@@ -77,7 +82,7 @@ def train(monitor: CollapseMonitor | None, module: Module | None = None, **optio
             **options,
         }
     )
-    trainer.fit(module, loader(shuffle=True), loader())
+    trainer.fit(module, loader(shuffle=True) if data is None else data, loader())
     return module
 
 
@@ -115,13 +120,41 @@ def test_dense_then_sparse() -> None:
     assert steps[-1] == 64
 
 
-def test_the_run_is_as_it_would_be_without() -> None:
-    for with_monitor, without in zip(
-        train(CollapseMonitor()).state_dict().values(),
-        train(None).state_dict().values(),
-        strict=True,
-    ):
+class Hiding(Module):
+    """Its encoder ends in batch norm that Lightning does not know of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = {"norm": (nn.BatchNorm1d(len(LIVE)),)}
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_var = super().encode(x)
+        return self.hidden["norm"][0](mean), log_var
+
+
+def numbers(module: Module) -> list[Tensor]:
+    hidden = getattr(module, "hidden", {"norm": ()})["norm"]
+    return [value for part in (module, *hidden) for value in part.state_dict().values()]
+
+
+@pytest.mark.parametrize("kind", [Module, Hiding])
+def test_the_run_is_as_it_would_be_without(kind: type[Module]) -> None:
+    runs = []
+    for monitor in (CollapseMonitor(), None):
+        torch.manual_seed(0)
+        runs.append(numbers(train(monitor, kind())))
+    for with_monitor, without in zip(*runs, strict=True):
         assert torch.equal(with_monitor, without)
+
+
+def test_a_loader_that_is_also_trained_on_keeps_its_order() -> None:
+    def shuffled() -> DataLoader[Any]:
+        generator = torch.Generator().manual_seed(1)
+        return DataLoader(TensorDataset(DIGITS), 50, shuffle=True, generator=generator)
+
+    watched, other = shuffled(), shuffled()
+    monitored = train(CollapseMonitor(data=watched), data=watched)
+    assert torch.equal(monitored.heads.weight, train(None, data=other).heads.weight)
 
 
 def test_values_go_to_the_trainers_own_logger(tmp_path: Path) -> None:

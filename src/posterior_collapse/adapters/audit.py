@@ -12,6 +12,7 @@ from posterior_collapse.adapters.findings import findings
 from posterior_collapse.adapters.probing import KLReading, Probe, ReconstructionReading, Sizes
 from posterior_collapse.diagnosis import Finding
 from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.models.modules import keeping_buffers
 from posterior_collapse.specs import VAESpec
 from posterior_collapse.theory import EffectiveBeta
 
@@ -161,10 +162,12 @@ def audit_loss(
         reconstruction = ReconstructionReading("squared", loss.squared_error_weight)
         kl, reductions = KLReading("gaussian", loss.kl_weight), dict.fromkeys(_REDUCTIONS)
     else:
-        probe = _probe(loss, sizes, log_var)
-        reconstruction, kl = probe.reconstruction(sizes), probe.kl(sizes)
-        _check_total(probe, reconstruction, kl)
-        reductions = _reductions(probe, sizes)
+        # As in training, whose mode a loss may ask for, but its networks learn nothing from it.
+        with keeping_buffers(loss):
+            probe = _probe(loss, sizes, log_var)
+            reconstruction, kl = probe.reconstruction(sizes), probe.kl(sizes)
+            _check_total(probe, reconstruction, kl)
+            reductions = _reductions(probe, sizes)
     value = _value(reconstruction, kl, math.prod(sizes.features))
     variance = checks.positive("eta_dec", eta_dec) ** 2
     # A Bernoulli and a fitted std leave no eta_dec to the author.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
+import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from posterior_collapse import checks
 from posterior_collapse.adapters.encoded import elementwise, posterior_of
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import LatentModel
+from posterior_collapse.models.modules import modules_behind
 from posterior_collapse.specs import CVAESpec, Spec, VAESpec
 
 __all__ = ["WrappedModel", "from_callable"]
@@ -29,11 +29,13 @@ def from_callable(
     log_var: bool = True,
     spec: Spec | None = None,
     shape: Sequence[int] | None = None,
+    modules: Iterable[nn.Module] = (),
 ) -> WrappedModel:
     """Return a `LatentModel` that calls `encode` and `decode`.
 
-    Modules that the functions are, belong to or mention become its submodules, so that `diagnose`
-    can put them into evaluation mode; data are moved to their device and dtype.
+    Modules that the functions are, belong to, hold or mention, in containers and objects too,
+    become its submodules: data are moved to their device and dtype. `diagnose` puts them into
+    evaluation mode meanwhile, and any other module just before it runs.
 
     Args:
         encode: x, (batch, *shape), to `(mean, log_var)`, (batch, latent_dim) each, or to a
@@ -45,9 +47,11 @@ def from_callable(
         spec: The objective that the model was trained with, of one latent level. None: nothing is
             known of it, and `VAESpec(latent_dim, sigma="input")` stands in (see `spec_assumed`).
         shape: Shape of one sample as `encode` wants it. None: flat rows.
+        modules: Modules that cannot be found, because the functions look them up at run time and
+            call a method of theirs instead of them. The first says where data are moved.
 
     Raises:
-        InvalidArgumentError: A spec of other units or of several levels, or no function.
+        InvalidArgumentError: A spec of other units or of several levels, no function, or no module.
 
     Example:
         >>> encode = nn.Linear(3, 4)
@@ -56,7 +60,13 @@ def from_callable(
         torch.Size([5, 2])
     """
     return WrappedModel(
-        encode, decode, latent_dim=latent_dim, log_var=log_var, spec=spec, shape=shape
+        encode,
+        decode,
+        latent_dim=latent_dim,
+        log_var=log_var,
+        spec=spec,
+        shape=shape,
+        modules=modules,
     )
 
 
@@ -79,6 +89,7 @@ class WrappedModel(LatentModel, nn.Module):
         log_var: bool = True,
         spec: Spec | None = None,
         shape: Sequence[int] | None = None,
+        modules: Iterable[nn.Module] = (),
     ) -> None:
         super().__init__()
         for name, function in (("encode", encode), ("decode", decode)):
@@ -99,12 +110,14 @@ class WrappedModel(LatentModel, nn.Module):
         self.conditional = isinstance(self.spec, CVAESpec)
         self.decodes = decode is not None
         self.shape = None if shape is None else _sides(shape)
-        self.wrapped = nn.ModuleList(dict.fromkeys(_modules_of(encode, decode)))
+        self.wrapped = nn.ModuleList(modules_behind(*_named(modules), encode, decode))
         # The shell itself does not train: only the modes of the modules in it tell.
         self.training = self.wrapped.training = False
         # In a tuple they stay plain functions: a module as an attribute is registered once more.
         self._functions = (encode, decode)
         self._log_var = log_var
+        # Where the last posterior was: the prior of functions without a tensor follows it.
+        self._last = torch.zeros(()).device, torch.get_default_dtype()
 
     def posterior(self, level: int, given: Tensor, y: Tensor | None = None) -> Normal:
         """Return `q(z | given)`; see `LatentModel`."""
@@ -122,12 +135,14 @@ class WrappedModel(LatentModel, nn.Module):
                 f"({n}, {k}), for {n} rows and latent_dim={k}",
                 "Check latent_dim, and flatten what the encoder returns.",
             )
+        self._last = mean.device, mean.dtype
         return Normal(mean.reshape(*lead, k), std.reshape(*lead, k), validate_args=False)
 
     def prior(self, level: int, given: Tensor | None = None) -> Normal:
         """Return `p(z)`, `N(0, eta_enc^2)`; see `LatentModel`."""
         self._check_level(level)
-        mean = self._to_model(torch.zeros(self.units[0]))
+        device, dtype = self._last
+        mean = self._to_model(torch.zeros(self.units[0], device=device, dtype=dtype))
         return Normal(mean, torch.full_like(mean, self.spec.eta_enc), validate_args=False)
 
     def decode(self, z: Tensor, x: Tensor | None = None) -> Normal:
@@ -189,12 +204,24 @@ class WrappedModel(LatentModel, nn.Module):
         return x.reshape(-1, *self.shape), lead
 
     def _to_model(self, value: Tensor) -> Tensor:
-        like = next(self.parameters(), value)
+        own = itertools.chain(self.parameters(), self.buffers())
+        like = next((tensor for tensor in own if tensor.is_floating_point()), value)
         return value.to(device=like.device, dtype=like.dtype)
 
     def _check_level(self, level: int) -> None:
         if level != 1:
             raise InvalidArgumentError("level", level, "1", "This model has one latent level.")
+
+
+def _named(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    one = isinstance(modules, nn.Module)
+    named: list[nn.Module] = [cast(nn.Module, modules)] if one else list(modules)
+    for module in named:
+        if not isinstance(module, nn.Module):
+            raise InvalidArgumentError(
+                "modules", f"a {type(module).__name__}", "torch modules", "Pass modules=[net]."
+            )
+    return named
 
 
 def _sides(shape: Sequence[int]) -> tuple[int, ...]:
@@ -211,20 +238,3 @@ def _needed(name: str, value: Any) -> Any:
         what = {"decode": "a decoder", "x": "the condition", "y": "the target"}[name]
         raise InvalidArgumentError(name, "nothing", f"{what}, for what was asked", f"Pass {name}.")
     return value
-
-
-def _modules_of(*things: Any) -> Iterator[nn.Module]:
-    """Yield the modules that functions are, belong to or mention."""
-    for thing in things:
-        if isinstance(thing, nn.Module):
-            yield thing
-        elif isinstance(thing, functools.partial):
-            yield from _modules_of(thing.func, *thing.args, *thing.keywords.values())
-        elif inspect.isfunction(thing):
-            names = inspect.getclosurevars(thing)
-            mentioned = (*names.nonlocals.values(), *names.globals.values())
-            yield from (value for value in mentioned if isinstance(value, nn.Module))
-        elif callable(thing):
-            owner = getattr(thing, "__self__", thing)
-            attributes = vars(owner).values() if hasattr(owner, "__dict__") else ()
-            yield from (v for v in (owner, *attributes) if isinstance(v, nn.Module))

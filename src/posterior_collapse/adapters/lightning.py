@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from posterior_collapse import checks
 from posterior_collapse.adapters.encoded import posterior_of
 from posterior_collapse.adapters.libraries import missing
-from posterior_collapse.diagnosis.reading import evaluating
 from posterior_collapse.errors import DataError, InvalidArgumentError, PosteriorCollapseError
+from posterior_collapse.models.loaders import seeded
+from posterior_collapse.models.modules import evaluating, unwatched
 from posterior_collapse.specs import VAESpec
 from posterior_collapse.theory import ACTIVE_INFORMATION, forecast
 
@@ -113,8 +115,10 @@ class CollapseMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the batches to look at, and look at the untrained model."""
-        with _aside(pl_module):
-            self._batches = self._read(trainer)
+        with _aside(pl_module, self.encode):
+            # What transforms the data is no part of the model.
+            with unwatched():
+                self._batches = self._read(trainer)
             self._look(trainer, pl_module)
 
     def on_train_batch_end(
@@ -122,13 +126,13 @@ class CollapseMonitor(Callback):
     ) -> None:
         """Look, if it is time."""
         if trainer.global_step >= self._next:
-            with _aside(pl_module):
+            with _aside(pl_module, self.encode):
                 self._look(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the trained model."""
         if self.history[-1].step != trainer.global_step:
-            with _aside(pl_module):
+            with _aside(pl_module, self.encode):
                 self._look(trainer, pl_module)
 
     def _read(self, trainer: Trainer) -> list[Any]:
@@ -137,6 +141,9 @@ class CollapseMonitor(Callback):
             return [source]
         if self.data is None and isinstance(source, (list, tuple, Mapping)):
             source = next(iter(source.values() if isinstance(source, Mapping) else source), None)
+        if isinstance(source, DataLoader):
+            # Its own generator may be that of the training's order.
+            source = seeded(source, 0)
         rows, batches = 0, []
         for batch in () if source is None else source:
             batches.append(batch)
@@ -218,12 +225,12 @@ class CollapseMonitor(Callback):
 
 
 @contextlib.contextmanager
-def _aside(module: LightningModule) -> Iterator[None]:
+def _aside(module: LightningModule, encode: Callable[[Any, Any], Any]) -> Iterator[None]:
     """Keep a look at a module from changing its modes, gradients and random numbers."""
     device = module.device
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),
-        evaluating(module),
+        evaluating(module, encode),
         torch.no_grad(),
     ):
         yield

@@ -6,6 +6,7 @@ import math
 from typing import cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from posterior_collapse.diagnosis.reading import as_array, noise_generator
 from posterior_collapse.diagnosis.signal import Input, Residuals
 from posterior_collapse.diagnosis.streams import Reservoir, Running, row_chooser
 from posterior_collapse.models import LatentModel, MarkovVAE
+from posterior_collapse.models.modules import tensor_behind
 from posterior_collapse.moments import Moments
 from posterior_collapse.moments.accumulate import Accumulator
 from posterior_collapse.specs import Spec
@@ -50,8 +52,12 @@ class Collected:
         losses: Of the rows: `kl`, with a decoder `squared_error`, and with a spec besides
             `reconstruction`, `elbo` and `loss`.
         rows: Some of the data, x and perhaps y.
-        generator: On the model's device.
+        like: Of the model's device and dtype; there from the first batch on.
+        generator: Of noise, on that device; there from the first batch on.
     """
+
+    like: Tensor
+    generator: torch.Generator
 
     def __init__(
         self, model: LatentModel, spec: Spec | None, *, overridden: bool, samples: int, seed: int
@@ -59,14 +65,10 @@ class Collected:
         self.model, self.spec = model, spec
         self._overridden = overridden
         self._rng = row_chooser(seed)
-        self.generator = noise_generator(model, seed)
+        self._samples, self._seed = samples, seed
         # The certificate of a linear model needs the moments of its data.
         self.exact = is_exact(model) and _features(model) <= MOST_FEATURES
-        self._pass = (
-            ExactPass(model, self.generator)
-            if self.exact
-            else SampledPass(model, samples, self.generator)
-        )
+        self._pass: ExactPass | SampledPass | None = None
         self.levels = [LevelStatistics(self._rng) for _ in model.units]
         self.residuals: list[Residuals] = []
         self.losses: dict[str, Running] = {}
@@ -135,6 +137,8 @@ class Collected:
             DataError: The model's posterior is not finite.
             InvalidArgumentError: The model's outputs have wrong shapes.
         """
+        if self._pass is None:
+            self._pass = self._passing(x)
         found = self._pass(x, y)
         pair = [as_array(part) for part in (x, y) if part is not None]
         if self.n == 0:
@@ -148,6 +152,15 @@ class Collected:
             residuals.add(residual, pair[0])
         for name, values in self._losses_of(found).items():
             self.losses.setdefault(name, Running()).add(values)
+
+    def _passing(self, x: Tensor) -> ExactPass | SampledPass:
+        own = tensor_behind(self.model)
+        # The first batch says where all is: a model of functions may have no tensor of its own.
+        self.like = x.new_empty(0) if own is None else own
+        self.generator = noise_generator(x.device, self._seed)
+        if self.exact:
+            return ExactPass(self.model, self.generator)
+        return SampledPass(self.model, self._samples, self.generator)
 
     def _begin(self, widths: list[int], found: Pass) -> None:
         self._widths = widths

@@ -25,7 +25,6 @@ from posterior_collapse.diagnosis.reading import (
     batches,
     check_model,
     evaluating,
-    parameter_like,
 )
 from posterior_collapse.diagnosis.results import Diagnosis, LevelDiagnosis
 from posterior_collapse.diagnosis.signal import Signal
@@ -37,7 +36,6 @@ from posterior_collapse.specs import Spec
 
 __all__ = ["diagnose"]
 
-TRAINING = "the model was in training mode; it was diagnosed in evaluation mode and put back"
 EVIDENCE = (
     "t is what one more unit would gain that the decoder adds linearly: of other decoders strong "
     "evidence, no proof"
@@ -103,10 +101,10 @@ def diagnose(
             "Pass an array or a DataLoader.",
         )
     own = None if getattr(model, "spec_assumed", False) else model.spec
-    with evaluating(model) as was_training:
-        seen, free = _along_directions(model, data, samples, batch_size, seed)
+    with evaluating(model) as seen:
+        turned_model, free = _along_directions(model, data, samples, batch_size, seed)
         found = Collected(
-            seen, spec or own, overridden=spec is not None, samples=samples, seed=seed
+            turned_model, spec or own, overridden=spec is not None, samples=samples, seed=seed
         )
         with row_counter("diagnosis", progress) as advance:
             for x, y in batches(model, data, batch_size=batch_size, seed=seed):
@@ -114,7 +112,7 @@ def diagnose(
                 advance(len(x))
         if found.n < 2:
             raise DataError("data", "a single row", "at least two rows", "Pass more rows.")
-        levels, notes = _levels(found, options)
+        levels, partly = _levels(found, options)
         eta_dec = None if spec is None or isinstance(spec.eta_levels[0], str) else found.eta_dec
         likelihood, cautions = _likelihood(model, data, importance_samples, seed, progress, eta_dec)
     forecast, reasons = linear_forecast(found.moments, found.spec)
@@ -123,6 +121,16 @@ def diagnose(
             f"no forecast: x and y have more than {MOST_FEATURES:,} features, or no variance",
         )
     signals = _signals(found)
+    notes = (
+        *seen.notes,
+        *free,
+        *partly,
+        *cautions,
+        *(note for signal in signals for note in signal.notes),
+        *[EVIDENCE] * (bool(signals) and found.spec is not None and not found.exact),
+        *reasons,
+        *found.notes(),
+    )
     result = Diagnosis(
         n=found.n,
         spec=found.spec,
@@ -132,16 +140,7 @@ def diagnose(
         **likelihood,
         **_certificate(found, levels, signals),
         forecast=forecast,
-        notes=tuple(
-            [TRAINING] * was_training
-            + free
-            + notes
-            + list(cautions)
-            + [note for signal in signals for note in signal.notes]
-            + [EVIDENCE] * (bool(signals) and found.spec is not None and not found.exact)
-            + list(reasons)
-            + found.notes()
-        ),
+        notes=tuple(dict.fromkeys(notes)),
     )
     return with_verdict(result)
 
@@ -179,7 +178,7 @@ def _levels(
 ) -> tuple[tuple[LevelDiagnosis, ...], list[str]]:
     levels, notes = [], []
     depth = len(found.levels)
-    rows = [torch.from_numpy(part).to(parameter_like(found.model)) for part in found.rows.rows()]
+    rows = [torch.from_numpy(part).to(found.like) for part in found.rows.rows()]
     x, y = rows[0], rows[1] if len(rows) > 1 else None
     for number, statistics in enumerate(found.levels, start=1):
         level = statistics.diagnosis(top=number == depth, **options)

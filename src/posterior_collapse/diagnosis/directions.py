@@ -17,7 +17,7 @@ from torch.distributions import Normal
 
 from posterior_collapse.diagnosis.exact import ExactPass, is_exact
 from posterior_collapse.diagnosis.passes import SampledPass
-from posterior_collapse.diagnosis.reading import noise_generator, parameter_like
+from posterior_collapse.diagnosis.reading import noise_generator
 from posterior_collapse.models import LatentModel, MarkovVAE, load_parameters, read_parameters
 from posterior_collapse.training.information import rotatable
 
@@ -66,7 +66,9 @@ def turned(
     if all(turn is None for turn in turns):
         return model
     if not is_exact(model):
-        return _Turned(model, [None if t is None else _like(t, model) for t in turns])
+        return _Turned(
+            model, [None if t is None else torch.from_numpy(t).to(model.eta_enc) for t in turns]
+        )
     found = read_parameters(model)
     for level, turn in enumerate(turns, 1):
         if turn is None:
@@ -93,7 +95,7 @@ def _turns(
 ) -> list[Float | None]:
     """Per level the directions as columns, the most varied mean first; None: it stays."""
     free = free_levels(model)
-    generator = noise_generator(model, seed)
+    generator = noise_generator(model.eta_enc.device, seed)
     through = (
         ExactPass(model, generator)
         if is_exact(model)
@@ -118,11 +120,6 @@ def _turns(
         if np.abs(due - np.diag(np.diag(due))).max() > SAME * np.abs(due).max():
             turns[level - 1] = np.linalg.eigh(due)[1][:, ::-1].copy()
     return turns
-
-
-def _like(turn: Float, model: LatentModel) -> Tensor:
-    like = parameter_like(model)
-    return torch.from_numpy(turn).to(like.device, like.dtype)
 
 
 class _Turned(LatentModel):

@@ -29,7 +29,6 @@ ENOUGH = 10.0
 """Effective samples below which a row's log-likelihood is off by more than about 1/20 nat."""
 FEW = 0.01
 """Share of rows that may have fewer."""
-TRAINING = "the model was in training mode: it was measured in evaluation mode"
 ASSUMED = (
     "the decoder's std is not known, and 1 was taken where the decoder does not return its own: "
     "pass the spec that the model was trained with when wrapping it"
@@ -163,14 +162,18 @@ def log_likelihood(
             "exact", True, "a model whose decoders are all affine", "Leave it out."
         )
     found: list[Estimate] = []
-    with evaluating(model) as was_training, row_counter("log-likelihood", progress) as advance:
-        estimates = _estimator(model, exact, samples, seed, chunk, eta_dec)
+    with evaluating(model) as seen, row_counter("log-likelihood", progress) as advance:
+        estimates = None
         for x, y in batches(model, data, seed=seed):
+            if estimates is None:
+                # The first batch says where noise is drawn: a model may have no tensor of its own.
+                generator = noise_generator(x.device, seed)
+                estimates = _estimator(model, exact, samples, generator, chunk, eta_dec)
             for part in estimates(x, y):
                 found.append(part)
                 advance(len(part.log_mean))
     assumed = eta_dec is None and getattr(model, "spec_assumed", False)
-    notes = [TRAINING] * was_training + [ASSUMED] * assumed
+    notes = seen.notes + [ASSUMED] * assumed
     return _result(found, None if exact else samples, tuple(notes))
 
 
@@ -178,13 +181,13 @@ def _estimator(
     model: LatentModel,
     exact: bool,
     samples: int,
-    seed: int,
+    generator: torch.Generator,
     chunk: int | None,
     eta_dec: float | None,
 ) -> Callable[[Tensor, Tensor | None], Iterator[Estimate]]:
     if not exact:
         sampled = model if eta_dec is None else _Decoding(model, eta_dec)
-        return Sampler(sampled, samples, noise_generator(model, seed), chunk).estimates
+        return Sampler(sampled, samples, generator, chunk).estimates
     marginal = Marginal(cast(MarkovVAE, model), eta_dec)
 
     def closed_form(x: Tensor, y: Tensor | None) -> Iterator[Estimate]:

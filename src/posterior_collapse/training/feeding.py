@@ -16,6 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 from posterior_collapse.data import Dataset
 from posterior_collapse.data.arrays import as_samples, same_length
 from posterior_collapse.errors import DataError
+from posterior_collapse.models.loaders import seeded
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec
 from posterior_collapse.training import seeds
@@ -176,15 +177,7 @@ class LoaderFeed(Feed):
         return Moments.from_batches(batches, center=center)
 
     def _seeded(self, order_seed: int, epoch: int) -> Iterator[Any]:
-        seed = seeds.derive(order_seed, seeds.ORDER, epoch)
-        if self.loader.generator is not None:
-            self.loader.generator.manual_seed(seed)
-            yield from self.loader
-            return
-        # A loader without a generator draws from torch's global one: lend it a seed.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            yield from self.loader
+        return seeded(self.loader, seeds.derive(order_seed, seeds.ORDER, epoch))
 
     def _flat(self, value: Tensor) -> Tensor:
         return value.reshape(len(value), -1).to(self.device, self.dtype)
