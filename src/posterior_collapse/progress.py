@@ -1,7 +1,7 @@
 """What a terminal shows of long work: a bar, a table above it if there is one, and how long yet.
 
-Everything goes to standard error, so that results can be piped; nothing is drawn where that is no
-terminal.
+Everything goes to standard error, so that results can be piped; where that is no terminal, only
+what is kept is written, once.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class Display:
         total: Of what is counted; None: unknown.
         counted: `"steps"` (done of total), `"rows"` (how many so far) or `"bytes"`.
         above: Returns what stands above the bar, asked for at each change; None: nothing.
+        keep: Whether the last state stays when the block ends, for logs and terminals alike.
         show: False draws nothing, so that a caller need not ask twice.
 
     Example:
@@ -42,10 +43,11 @@ class Display:
         *,
         counted: str = "steps",
         above: Callable[[], RenderableType] | None = None,
+        keep: bool = False,
         show: bool = True,
     ) -> None:
         self.text, self.total, self.done = text, total, 0
-        self._counted, self._above, self._show = counted, above, show
+        self._counted, self._above, self._keep, self._show = counted, above, keep, show
         self._live: Any = None
 
     def __enter__(self: D) -> D:
@@ -57,7 +59,9 @@ class Display:
             console = Console(stderr=True)
             self._bar = Progress(*_columns(self._counted), console=console)
             self._task = self._bar.add_task(self.text, total=self.total)
-            self._live = Live(self._shown(), console=console, transient=True, refresh_per_second=4)
+            self._live = Live(
+                self._shown(), console=console, transient=not self._keep, refresh_per_second=4
+            )
             self._live.start()
         return self
 

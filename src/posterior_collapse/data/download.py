@@ -109,7 +109,7 @@ class _Bar:
 
     def __init__(self, name: str) -> None:
         self.total = 0
-        self._display = Display(name, counted="bytes")
+        self._display = Display(name, counted="bytes", keep=True)
         self._display.__enter__()
 
     def update(self, amount: int) -> None:

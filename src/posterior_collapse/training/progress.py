@@ -35,7 +35,7 @@ class Bar(Display):
     """
 
     def __init__(self, progress: bool | Callable[[Progress], None], epochs: int | None) -> None:
-        super().__init__("training", epochs, show=progress is True)
+        super().__init__("training", epochs, keep=True, show=progress is True)
         self.report = self.show if progress is True else progress or None
 
     def show(self, now: Progress) -> None:
