@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from posterior_collapse import checks
 from posterior_collapse.adapters.findings import findings
@@ -13,6 +13,7 @@ from posterior_collapse.adapters.probing import KLReading, Probe, Reconstruction
 from posterior_collapse.diagnosis import Finding
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models.modules import keeping_buffers
+from posterior_collapse.records import Record
 from posterior_collapse.specs import VAESpec
 from posterior_collapse.theory import EffectiveBeta
 
@@ -24,7 +25,7 @@ _REDUCTIONS = ("features", "latents", "reconstruction_batch", "kl_batch")
 
 
 @dataclass(frozen=True)
-class LossAudit:
+class LossAudit(Record):
     """What a loss was found to be.
 
     Attributes:
@@ -49,6 +50,8 @@ class LossAudit:
     expected: float | None
     sizes: Sizes
     findings: tuple[Finding, ...]
+
+    derived: ClassVar = ("matches",)
 
     @property
     def matches(self) -> bool | None:
@@ -92,20 +95,6 @@ class LossAudit:
                 f"{self.value:.6g} at eta_dec = 1."
             )
         return " ".join([first, *map(str, self.findings)])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the audit as plain JSON-able values."""
-        return {
-            "value": self.value,
-            "learned_eta_dec": self.learned_eta_dec,
-            "reconstruction": self.reconstruction._asdict(),
-            "kl": self.kl._asdict(),
-            "reductions": dict(self.reductions),
-            "expected": self.expected,
-            "matches": self.matches,
-            "sizes": {**self.sizes._asdict(), "features": list(self.sizes.features)},
-            "findings": [finding.to_dict() for finding in self.findings],
-        }
 
     def __repr__(self) -> str:
         return f"LossAudit({self.text})"

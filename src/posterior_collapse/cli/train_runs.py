@@ -91,17 +91,17 @@ def _watched(
     job: Job, folders: Sequence[Path], tensorboard: bool
 ) -> Iterator[Callable[[Progress], None]]:
     """Give the function that shows an epoch, and writes it for TensorBoard if asked."""
-    from posterior_collapse.cli.live import LiveTable
+    from posterior_collapse.cli.live import RunsTable
     from posterior_collapse.training.run_folders import Scalars
 
     names = [run.name or run.spec.model for run in job.runs]
     scalars: dict[Path, Scalars] = {}
     total, unit = ("steps", "iteration") if job.exact else ("epochs", "epoch")
     most = getattr(job.run_settings(), total)
-    table = LiveTable(names, len(job.runs[0].spec.dims), most, unit)
+    table = RunsTable(names, len(job.runs[0].spec.dims), most, unit)
 
     def report(now: Progress) -> None:
-        table.update(now.epoch, now.rows)
+        table.show(now.epoch, now.rows)
         for folder, row in zip(folders, now.rows, strict=True):
             if tensorboard and row is not None:
                 if folder not in scalars:

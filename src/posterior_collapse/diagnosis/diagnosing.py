@@ -19,7 +19,6 @@ from posterior_collapse.diagnosis.levels import SURE
 from posterior_collapse.diagnosis.likelihood import log_likelihood
 from posterior_collapse.diagnosis.marginal import has_marginal
 from posterior_collapse.diagnosis.options import collapse_options
-from posterior_collapse.diagnosis.progress import row_counter
 from posterior_collapse.diagnosis.reading import (
     BATCH_SIZE,
     batches,
@@ -32,6 +31,7 @@ from posterior_collapse.diagnosis.thresholds import ROUNDING, thresholds
 from posterior_collapse.diagnosis.verdict import with_verdict
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import LatentModel, MarkovVAE
+from posterior_collapse.progress import Display
 from posterior_collapse.specs import Spec
 
 __all__ = ["diagnose"]
@@ -106,10 +106,10 @@ def diagnose(
         found = Collected(
             turned_model, spec or own, overridden=spec is not None, samples=samples, seed=seed
         )
-        with row_counter("diagnosis", progress) as advance:
+        with Display("diagnosis", counted="rows", show=progress) as display:
             for x, y in batches(model, data, batch_size=batch_size, seed=seed):
                 found.add(x, y)
-                advance(len(x))
+                display.advance(len(x))
         if found.n < 2:
             raise DataError("data", "a single row", "at least two rows", "Pass more rows.")
         levels, partly = _levels(found, options)

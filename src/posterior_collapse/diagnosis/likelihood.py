@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -16,10 +16,11 @@ from torch.distributions import Normal
 from posterior_collapse import checks
 from posterior_collapse.diagnosis.importance import Estimate, Sampler
 from posterior_collapse.diagnosis.marginal import Marginal, has_marginal
-from posterior_collapse.diagnosis.progress import row_counter
 from posterior_collapse.diagnosis.reading import batches, check_model, evaluating, noise_generator
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import LatentModel, MarkovVAE
+from posterior_collapse.progress import Display
+from posterior_collapse.records import Record
 
 __all__ = ["LogLikelihood", "log_likelihood"]
 
@@ -36,7 +37,7 @@ ASSUMED = (
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LogLikelihood:
+class LogLikelihood(Record):
     """log p(y|x) of each row in nats, exact or by importance sampling.
 
     Attributes:
@@ -53,6 +54,8 @@ class LogLikelihood:
     effective_sample_size: Float | None
     samples: int | None
     notes: tuple[str, ...]
+
+    derived: ClassVar = ("nll", "nll_error", "sampling_error", "effective_sample_size_quantiles")
 
     @property
     def nll(self) -> float:
@@ -77,21 +80,11 @@ class LogLikelihood:
         found = self.effective_sample_size
         return None if found is None else tuple(np.quantile(found, QUANTILES).tolist())
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the summary and the rows as plain values; NaN stays a float."""
-        sizes = self.effective_sample_size
-        return {
-            "nll": self.nll,
-            "nll_error": self.nll_error,
-            "sampling_error": self.sampling_error,
-            "samples": self.samples,
-            "effective_sample_size_quantiles": self.effective_sample_size_quantiles
-            and list(self.effective_sample_size_quantiles),
-            "notes": list(self.notes),
-            "per_row": self.per_row.tolist(),
-            "per_row_error": self.per_row_error.tolist(),
-            "effective_sample_size": None if sizes is None else sizes.tolist(),
-        }
+    def _rows(self) -> Iterator[dict[str, float]]:
+        """A row per row of the data."""
+        names = ("per_row", "per_row_error", "effective_sample_size")
+        columns = {name: v for name in names if (v := getattr(self, name)) is not None}
+        return (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
 
     def __repr__(self) -> str:
         how = "exact"
@@ -162,7 +155,8 @@ def log_likelihood(
             "exact", True, "a model whose decoders are all affine", "Leave it out."
         )
     found: list[Estimate] = []
-    with evaluating(model) as seen, row_counter("log-likelihood", progress) as advance:
+    display = Display("log-likelihood", counted="rows", show=progress)
+    with evaluating(model) as seen, display:
         estimates = None
         for x, y in batches(model, data, seed=seed):
             if estimates is None:
@@ -171,7 +165,7 @@ def log_likelihood(
                 estimates = _estimator(model, exact, samples, generator, chunk, eta_dec)
             for part in estimates(x, y):
                 found.append(part)
-                advance(len(part.log_mean))
+                display.advance(len(part.log_mean))
     assumed = eta_dec is None and getattr(model, "spec_assumed", False)
     notes = seen.notes + [ASSUMED] * assumed
     return _result(found, None if exact else samples, tuple(notes))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from posterior_collapse.records import Record, Viewed, unit_rows
 from posterior_collapse.specs import Spec
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclass(frozen=True)
-class Finding:
+class Finding(Record):
     """One thing that was found, with what to do about it.
 
     Attributes:
@@ -40,16 +40,12 @@ class Finding:
     text: str
     action: str
 
-    def to_dict(self) -> dict[str, str]:
-        """Return the three by name."""
-        return dataclasses.asdict(self)
-
     def __str__(self) -> str:
         return f"{self.text} {self.action}"
 
 
 @dataclass(frozen=True, eq=False)
-class CollapseCurve:
+class CollapseCurve(Record):
     """Share of a level's units that are (eps, delta)-collapsed: `Pr_x[KL_i(x) < eps] >= 1 - delta`.
 
     Attributes:
@@ -64,13 +60,9 @@ class CollapseCurve:
     share: Float
     error: Float
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return all fields as plain values."""
-        return _plain(self)
-
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LevelDiagnosis:
+class LevelDiagnosis(Record):
     """What one latent level does on the data; arrays hold one entry per unit, in nats.
 
     Attributes:
@@ -135,14 +127,12 @@ class LevelDiagnosis:
     prior_std: Float
     prior_gap: Float
 
+    derived: ClassVar = ("n_active",)
+
     @property
     def n_active(self) -> int:
         """Number of units with status "active"."""
         return self.status.count("active")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all fields and `n_active` as plain values; infinities and NaN stay floats."""
-        return {"n_active": self.n_active, **_plain(self)}
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{self.status.count(s)} {s}" for s in ("active", "noise", "collapsed"))
@@ -150,7 +140,7 @@ class LevelDiagnosis:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Diagnosis:
+class Diagnosis(Viewed):
     """What a trained model does on data, why, and what to change.
 
     Losses are means over the rows, in nats; None where they are not known: without a decoder, or
@@ -212,44 +202,11 @@ class Diagnosis:
         """Number of active units of the top level, as the forecast's."""
         return self.levels[-1].n_active
 
-    def plot(self) -> Any:
-        """Return a matplotlib figure of KL, collapse curve and mean variance."""
-        return _report().plot(self)
-
-    def _repr_html_(self) -> str:
-        return str(_report().html(self))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain values; infinities and NaN stay floats."""
-        parts = {"spec", "levels", "advice", "forecast"}
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {
-            **{name: _value(value) for name, value in values.items() if name not in parts},
-            "spec": None if self.spec is None else self.spec.to_dict(),
-            "levels": [level.to_dict() for level in self.levels],
-            "advice": [finding.to_dict() for finding in self.advice],
-            "forecast": None if self.forecast is None else self.forecast.to_dict(),
-        }
+    def _rows(self) -> Iterator[Mapping[str, Any]]:
+        return unit_rows(self.levels, [len(level.status) for level in self.levels])
 
     def __repr__(self) -> str:
         parts = [f"{self.n:,} rows", f"KL {self.kl:.4g} nats"]
         if self.loss is not None:
             parts.append(f"loss {self.loss:.6g} nats per row")
         return f"Diagnosis({'; '.join(parts)}; {self.verdict})"
-
-
-def _report() -> Any:
-    # As for `Forecast`: figures and pages live in a room above this one.
-    return importlib.import_module("posterior_collapse.report")
-
-
-def _plain(record: Any) -> dict[str, Any]:
-    return {f.name: _value(getattr(record, f.name)) for f in dataclasses.fields(record)}
-
-
-def _value(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return _plain(value)
-    if isinstance(value, tuple):
-        return [_value(v) for v in value]
-    return value.tolist() if isinstance(value, np.ndarray) else value

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from posterior_collapse import atomic
 from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.records import Record
 
 Cell: TypeAlias = "str | float | dict[str, float | None] | None"
 """A word, a number, nothing, or `{"mean": ..., "std": ...}` over seeds (std None for one seed)."""
@@ -24,7 +25,7 @@ BY_THEORY = "by theory"
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(Record):
     """Columns and rows of plain values.
 
     Attributes:
@@ -93,10 +94,6 @@ class Table:
             for key, group in groups.items()
         ]
         return cls([*by, *measures], rows)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return columns and rows as lists."""
-        return {"columns": list(self.columns), "rows": [list(row) for row in self.rows]}
 
     def csv(self) -> str:
         """Return the table as CSV; a column with spread is followed by one with its std."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from posterior_collapse import checks
 from posterior_collapse.errors import InvalidArgumentError, nearest
 from posterior_collapse.models.gaussians import STD_HEADS
 from posterior_collapse.models.layers import ACTIVATIONS
+from posterior_collapse.records import Record, plain
 from posterior_collapse.specs import Spec
 
 __all__ = ["ARCHITECTURES", "Architecture", "Shapes"]
@@ -66,7 +66,7 @@ from the spec like the others: its own setting is `sigma="input"`, for `hvae-*` 
 
 
 @dataclass(frozen=True)
-class Architecture:
+class Architecture(Record):
     """The networks of a model; make one by name with `Architecture.named`.
 
     Args:
@@ -151,10 +151,8 @@ class Architecture:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the name and the options as plain JSON-able values."""
-        preset = ARCHITECTURES[self.name]
-        values = {name: getattr(self, name) for name in preset.free}
-        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-        return {"name": self.name, **plain}
+        free = ARCHITECTURES[self.name].free
+        return {"name": self.name, **{name: plain(getattr(self, name)) for name in free}}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Architecture:
@@ -189,18 +187,13 @@ class Architecture:
 
 
 @dataclass(frozen=True)
-class Shapes:
+class Shapes(Record):
     """Shapes of the data: numbers per row, and the images that rows are, if any."""
 
     x_dim: int
     y_dim: int
     x_image: tuple[int, int, int] | None = None
     y_image: tuple[int, int, int] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON-able values."""
-        values = dataclasses.asdict(self)
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @staticmethod
     def of(

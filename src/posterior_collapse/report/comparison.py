@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from posterior_collapse.report.text import new_table
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -73,16 +75,7 @@ def comparison_table(summaries: Sequence[tuple[str, Summary]]) -> Table:
     Args:
         summaries: Name and summary of each run; all have the same levels.
     """
-    from rich import box
-    from rich.table import Table
-
-    table = Table(
-        title="measured/forecast",
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
+    table = new_table("measured/forecast")
     levels = len(summaries[0][1]["measured"]["levels"])
     names = [""] if levels == 1 else [f" z{number}" for number in range(1, levels + 1)]
     table.add_column("run", overflow="fold")

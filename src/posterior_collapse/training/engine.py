@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,32 +18,17 @@ from posterior_collapse.training.drawing import BLOCK, draw, first_rows
 from posterior_collapse.training.feeding import Batch, Feed
 from posterior_collapse.training.information import active_units, information
 from posterior_collapse.training.optimisers import SGD, Adam, Optimiser, clip_
+from posterior_collapse.training.progress import Progress
 from posterior_collapse.training.runs import FINISHED, Run
 from posterior_collapse.training.settings import Settings
 from posterior_collapse.training.stacking import Draws, Stack
 
-__all__ = ["Engine", "Progress"]
+__all__ = ["Engine"]
 
 ACTIVE_ROWS = 512
 """Rows on which active units are counted after each epoch."""
 CHUNK = 1_000
 REMEDY = "Lower learning_rate, bound the gradients with clip, or raise eta_dec."
-
-
-class Progress(NamedTuple):
-    """What a caller is told after each epoch.
-
-    Attributes:
-        step: Steps done.
-        steps: Steps of the whole run; None: unknown.
-        epoch: Epochs done.
-        rows: Per run, the epoch's row of the history; None for a run that has stopped.
-    """
-
-    step: int
-    steps: int | None
-    epoch: int
-    rows: list[dict[str, float] | None]
 
 
 class Engine:

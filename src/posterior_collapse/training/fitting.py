@@ -34,10 +34,10 @@ from posterior_collapse.training.arguments import (
     split,
     warn_unbounded,
 )
-from posterior_collapse.training.engine import Engine, Progress
+from posterior_collapse.training.engine import Engine
 from posterior_collapse.training.feeding import ArrayFeed, Feed, feed
 from posterior_collapse.training.fitted import Fitted
-from posterior_collapse.training.progress import bar
+from posterior_collapse.training.progress import Bar, Progress
 from posterior_collapse.training.runs import LIMIT, Run
 from posterior_collapse.training.settings import Settings
 
@@ -222,16 +222,17 @@ def _fit(
     check_folders(folders, resume)
     warn_unbounded(specs, common, models[0].architecture, fed, is_exact)
     if is_exact:
-        with bar(progress, common.steps) as report:
-            return _exactly(models, own, fed, folders, resume, report, alone, not from_forecast)
-    with bar(progress, common.epochs) as report:
+        with Bar(progress, common.steps) as shown:
+            fresh = not from_forecast
+            return _exactly(models, own, fed, folders, resume, shown.report, alone, fresh)
+    with Bar(progress, common.epochs) as shown:
         engine = Engine(
             models,
             own,
             fed,
             validation=checked,
             folders=folders,
-            report=report,
+            report=shown.report,
             alone=alone,
         )
         if resume and folders is not None and all(map(checkpoints.exists, folders)):
