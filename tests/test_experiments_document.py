@@ -21,6 +21,7 @@ from posterior_collapse.errors import (
 )
 from posterior_collapse.experiments import document
 from posterior_collapse.experiments.tables import Table, format_cell
+from posterior_collapse.training.run_folders import write_json
 
 RUNS = [
     {"beta": beta, "seed": seed, "NLL (nats)": 100 * beta + seed**2 / 7, "active units": 9 - seed}
@@ -328,6 +329,16 @@ def test_numbers_edited_beside_their_csv_are_refused(tmp_path: Path) -> None:
     (folder / "result.json").write_text(text.replace("50.66", "40.66"))
     with pytest.raises(CorruptFileError, match=r"another table Measures than table-Measures\.csv"):
         document.render(tmp_path, tmp_path)
+
+
+def test_numbers_that_json_does_not_know_are_not_taken_for_edited(tmp_path: Path) -> None:
+    rows = [[float("nan"), 1.5], [2.5, float("-inf")], [float("inf"), "nan"]]
+    folder = leave(tmp_path, "E1", tables={})
+    Table(["a", "b"], rows).save(folder, "table-t")
+    kept = result("E1", tables={"t": Table(["a", "b"], rows).to_dict()})
+    write_json(folder / "result.json", kept)
+    assert json.loads((folder / "result.json").read_text())["tables"]["t"]["rows"][0][0] is None
+    document.render(tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../E2/curves.pdf", "/etc/passwd", "..", ""])

@@ -146,8 +146,19 @@ def _check(result: Mapping[str, Any], home: Path) -> None:
         checks.file_name("figure", figure["file"])
     for stem, values in result["tables"].items():
         path = home / checks.file_name("table", f"table-{stem}.csv")
-        if path.is_file() and path.read_text("utf-8") != Table.from_dict(values).csv():
+        shown = Table.from_dict(values).csv()
+        if path.is_file() and _finite(path.read_text("utf-8")) != _finite(shown):
             raise ValueError(f"another table {stem} than {path.name}")
+
+
+def _finite(text: str) -> str:
+    r"""Return CSV with nothing in the cells that JSON has no number for.
+
+    Example:
+        >>> _finite("beta,information\n1,nan\ninf,-inf\n")
+        'beta,information\n1,\n,\n'
+    """
+    return re.sub(r"(?<![^,\n])(nan|-?inf)(?=[,\n])", "", text)
 
 
 def _section(result: Mapping[str, Any], home: Path, folder: Path) -> dict[str, Any]:
