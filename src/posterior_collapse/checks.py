@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from posterior_collapse.errors import InvalidArgumentError, nearest
 
@@ -13,6 +13,10 @@ Sigma: TypeAlias = float | tuple[float, ...] | Literal["learned", "shared", "inp
 or as a function of the input (whose linear optimum is the per-unit one)."""
 EtaDec: TypeAlias = float | Literal["learned"]
 """Decoder std: a float, or learned with the model."""
+Likelihood: TypeAlias = Literal[
+    "gaussian", "bernoulli", "categorical", "poisson", "negative-binomial", "other"
+]
+"""Law of the data given the latents; "other" is a loss that is none of the rest."""
 
 LEAST, MOST = 1e-50, 1e50
 """Bounds of positive hyperparameters, so that their products stay within floats."""
@@ -142,6 +146,18 @@ def file_name(name: str, value: object) -> str:
             "Shorten it, or take such characters away.",
         )
     return str(value)
+
+
+def likelihood(name: str, value: object) -> Likelihood:
+    known = get_args(Likelihood)
+    if value not in known:
+        raise InvalidArgumentError(
+            name,
+            repr(value),
+            f"one of {list(known)}",
+            f"Pass {name}='bernoulli' for binary cross-entropy.{nearest(str(value), known)}",
+        )
+    return value  # type: ignore[return-value]
 
 
 def readable(value: Any) -> Any:

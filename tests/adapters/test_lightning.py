@@ -26,6 +26,8 @@ pytestmark = pytest.mark.filterwarnings(
 
 LIVE = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0])
 DIGITS = torch.tensor(pc.load("digits").x, dtype=torch.float32)[:400]
+TOP = 0.98 * float(torch.linalg.eigvalsh(DIGITS.T.cov(correction=0))[-1])
+"""A beta at which the strongest mode of these rows is just above the threshold."""
 
 
 class Module(lightning.LightningModule):
@@ -176,6 +178,12 @@ def test_values_go_to_the_trainers_own_logger(tmp_path: Path) -> None:
         (None, 100.0, "lower beta or eta_dec: .*If not, lengthen the KL warm-up"),
         (VAESpec(latent_dim=5, beta=100.0), 100.0, "The objective asks for it.*Lower beta"),
         (VAESpec(latent_dim=5, beta=0.01), 0.01, "5 could be: the optimiser lost them"),
+        (VAESpec(latent_dim=5, beta=TOP), TOP, "undecided: 400 rows do not tell.*lower beta or"),
+        (
+            VAESpec(latent_dim=5, beta=3.0, likelihood="bernoulli"),
+            3.0,
+            "cannot be told yet: .* a Bernoulli's. If it does, lower the KL's weight",
+        ),
     ],
 )
 def test_the_warning_names_the_action(spec: VAESpec | None, beta: float, message: str) -> None:
@@ -184,6 +192,18 @@ def test_the_warning_names_the_action(spec: VAESpec | None, beta: float, message
     with pytest.warns(UserWarning, match=f"0 of 5 units are active after .*{message}") as caught:
         train(monitor, dead)
     assert sum("units are active" in str(one.message) for one in caught) == 1
+
+
+def test_noise_of_few_rows_is_not_taken_for_modes_that_could_live() -> None:
+    """White noise of variance 0.5 in 64 features: the largest eigenvalue of 100 rows is 1.6."""
+    noise = 0.5**0.5 * torch.randn(100, 64, generator=torch.Generator().manual_seed(0))
+    monitor = CollapseMonitor(data=[[noise]], spec=VAESpec(latent_dim=5), warn_after=1)
+    with pytest.warns(UserWarning, match="undecided: 100 rows do not tell") as caught:
+        train(monitor, Module(live=torch.zeros(5)), max_epochs=1)
+    assert not [one for one in caught if "lost them" in str(one.message)]
+    few = CollapseMonitor(data=[[DIGITS[:9]]], spec=VAESpec(latent_dim=5), warn_after=1)
+    with pytest.warns(UserWarning, match="undecided: 9 rows do not tell"):
+        train(few, Module(live=torch.zeros(5)), max_epochs=1)
 
 
 def test_no_warning_before_its_time_or_without_reason() -> None:

@@ -14,13 +14,12 @@ from posterior_collapse.diagnosis import Finding
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models.modules import keeping_buffers
 from posterior_collapse.records import Record
-from posterior_collapse.specs import VAESpec
+from posterior_collapse.specs import Likelihood, VAESpec
 from posterior_collapse.theory import EffectiveBeta
 
 __all__ = ["LossAudit", "audit_loss"]
 
-# A Bernoulli's curvature is 1 / (p (1 - p)): that of a Gaussian of variance p (1 - p).
-_BERNOULLI = {"bernoulli": 0.25, "bernoulli logits": 0.25}
+_BERNOULLI = ("bernoulli", "bernoulli logits")
 _REDUCTIONS = ("features", "latents", "reconstruction_batch", "kl_batch")
 
 
@@ -30,8 +29,8 @@ class LossAudit(Record):
 
     Attributes:
         value: beta eta_dec^2, the variance a data mode must exceed to keep a unit with learned
-            sigma. With a Bernoulli decoder, of features around 1/2, its largest. None: the loss
-            has no such number.
+            sigma. With a Bernoulli decoder beta alone: what lives under it goes by another law,
+            which is not given yet. None: the loss has no such number.
         learned_eta_dec: Whether the loss fits eta_dec to the batch; `value` is then beta alone.
         reconstruction: Kind and weight of the reconstruction term.
         kl: Kind, weight and prior of the KL term.
@@ -51,7 +50,7 @@ class LossAudit(Record):
     sizes: Sizes
     findings: tuple[Finding, ...]
 
-    derived: ClassVar = ("matches",)
+    derived: ClassVar = ("likelihood", "matches")
 
     @property
     def matches(self) -> bool | None:
@@ -63,6 +62,8 @@ class LossAudit(Record):
     @property
     def spec(self) -> VAESpec:
         """The objective, for `forecast`, `from_callable` and `diagnose`.
+
+        That of a Bernoulli decoder says so, and is diagnosed but not forecast.
 
         Raises:
             InvalidArgumentError: The loss has no positive beta eta_dec^2.
@@ -80,7 +81,15 @@ class LossAudit(Record):
             eta_dec="learned" if self.learned_eta_dec else 1.0,
             eta_enc=self.kl.prior_std,
             sigma="input",
+            likelihood=self.likelihood,
         )
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """What the reconstruction term is the negative log of; "other": none that is known."""
+        if self.reconstruction.kind in _BERNOULLI:
+            return "bernoulli"
+        return "gaussian" if self.reconstruction.kind in ("squared", "log squared") else "other"
 
     @property
     def text(self) -> str:
@@ -89,6 +98,8 @@ class LossAudit(Record):
             first = "This loss has no beta * eta_dec^2."
         elif self.learned_eta_dec:
             first = f"beta = {self.value:.6g}, with eta_dec fitted to the batch."
+        elif self.likelihood == "bernoulli":
+            first = f"beta = {self.value:.6g}, with a Bernoulli decoder."
         else:
             first = (
                 f"beta * eta_dec^2 = {self.value:.6g}: this loss is that of beta = "
@@ -128,7 +139,8 @@ def audit_loss(
         InvalidArgumentError: The loss raises, is not finite, is random or gives no single number.
 
     Source:
-        theory section 8: `a |y - mu|^2 + b KL` is beta eta_dec^2 = b / (2 a).
+        theory section 8: `a |y - mu|^2 + b KL` is beta eta_dec^2 = b / (2 a). With binary
+        cross-entropy, `a BCE + b KL` is beta = b / a.
 
     Example:
         >>> from torch.nn.functional import mse_loss
@@ -160,7 +172,8 @@ def audit_loss(
     value = _value(reconstruction, kl, math.prod(sizes.features))
     variance = checks.positive("eta_dec", eta_dec) ** 2
     # A Bernoulli and a fitted std leave no eta_dec to the author.
-    variance = {"log squared": 1.0, **_BERNOULLI}.get(reconstruction.kind, variance)
+    if reconstruction.kind in ("log squared", *_BERNOULLI):
+        variance = 1.0
     expected = None if beta is None else checks.positive("beta", beta) * variance
     return LossAudit(
         value=value,
@@ -261,6 +274,6 @@ def _value(reconstruction: ReconstructionReading, kl: KLReading, features: int) 
     if kl.kind in ("other", "no log") or reconstruction.weight == 0:
         return None
     ratio = kl.weight / reconstruction.weight
-    factors = {"squared": 0.5, "log squared": features / 2, **_BERNOULLI}
+    factors = {"squared": 0.5, "log squared": features / 2, **dict.fromkeys(_BERNOULLI, 1.0)}
     factor = factors.get(reconstruction.kind)
     return None if factor is None else factor * ratio

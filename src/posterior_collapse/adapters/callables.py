@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Normal
+from torch.distributions import Categorical, Distribution, Normal
 
 from posterior_collapse import checks
 from posterior_collapse.adapters.encoded import elementwise, posterior_of
@@ -46,6 +46,8 @@ def from_callable(
         log_var: Whether the second output is a log-variance in nats; False: it is a std.
         spec: The objective that the model was trained with, of one latent level. None: nothing is
             known of it, and `VAESpec(latent_dim, sigma="input")` stands in (see `spec_assumed`).
+            With a likelihood that is not Gaussian the decoder may return what its loss takes, such
+            as logits, or a `torch.distributions.Distribution`.
         shape: Shape of one sample as `encode` wants it. None: flat rows.
         modules: Modules that cannot be found, because the functions look them up at run time and
             call a method of theirs instead of them. The first says where data are moved.
@@ -155,14 +157,18 @@ class WrappedModel(LatentModel, nn.Module):
             one = samples.shape[1:]
             inputs.append(samples.reshape(*x_lead, *one).expand(*lead, *one).reshape(-1, *one))
         output = elementwise(decoder(*inputs))
-        if isinstance(output, Distribution) and not isinstance(output, Normal):
+        if (
+            isinstance(output, Distribution)
+            and not isinstance(output, Normal)
+            and self.spec.likelihood == "gaussian"
+        ):
             raise InvalidArgumentError(
                 "decode",
                 f"a {type(output).__name__}",
-                "the mean of each row, or a Normal: losses and theory are of Gaussian decoders",
-                "Return its .mean to diagnose the latents all the same.",
+                "the mean of each row, or a Normal, with a Gaussian likelihood",
+                "Return its .mean, or pass a spec with likelihood='bernoulli', or whichever it is.",
             )
-        mean = output.mean if isinstance(output, Normal) else torch.as_tensor(output)
+        mean = torch.as_tensor(_mean(output) if isinstance(output, Distribution) else output)
         if mean.ndim < 1 or len(mean) != len(rows):
             raise InvalidArgumentError(
                 "decode",
@@ -222,6 +228,11 @@ def _named(modules: Iterable[nn.Module]) -> list[nn.Module]:
                 "modules", f"a {type(module).__name__}", "torch modules", "Pass modules=[net]."
             )
     return named
+
+
+def _mean(output: Distribution) -> Tensor:
+    # Classes have no mean.
+    return output.probs if isinstance(output, Categorical) else output.mean
 
 
 def _sides(shape: Sequence[int]) -> tuple[int, ...]:

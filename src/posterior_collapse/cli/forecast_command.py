@@ -98,7 +98,10 @@ def effective_beta(
     data_dir: Path | None = DATA_DIR,
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
-    """Say what beta * eta_dec^2 a loss has, from how it is written; then forecast with it."""
+    """Say what beta * eta_dec^2 a loss has, from how it is written; then forecast with it.
+
+    Of squared errors only: for cross-entropies and other errors no law is given yet.
+    """
     from posterior_collapse import theory
     from posterior_collapse.specs import VAESpec
 

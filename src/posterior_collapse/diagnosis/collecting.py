@@ -43,6 +43,7 @@ class Collected:
         model: In evaluation mode.
         spec: The hyperparameters; None: unknown, so that there is no loss.
         overridden: Whether the spec is not the model's own, so that its fixed eta_dec counts.
+        gaussian: Whether the decoder is Gaussian: only then it is compared with the data.
         samples: Of each row's posterior, in a hierarchy.
         seed: Of all that is random.
 
@@ -60,9 +61,16 @@ class Collected:
     generator: torch.Generator
 
     def __init__(
-        self, model: LatentModel, spec: Spec | None, *, overridden: bool, samples: int, seed: int
+        self,
+        model: LatentModel,
+        spec: Spec | None,
+        *,
+        overridden: bool,
+        gaussian: bool,
+        samples: int,
+        seed: int,
     ) -> None:
-        self.model, self.spec = model, spec
+        self.model, self.spec, self.gaussian = model, spec, gaussian
         self._overridden = overridden
         self._rng = row_chooser(seed)
         self._samples, self._seed = samples, seed
@@ -160,7 +168,7 @@ class Collected:
         self.generator = noise_generator(x.device, self._seed)
         if self.exact:
             return ExactPass(self.model, self.generator)
-        return SampledPass(self.model, self._samples, self.generator)
+        return SampledPass(self.model, self._samples, self.generator, decodes=self.gaussian)
 
     def _begin(self, widths: list[int], found: Pass) -> None:
         self._widths = widths
@@ -178,7 +186,7 @@ class Collected:
         kls = [level.kl.sum(1) for level in found.levels]
         losses = {"kl": np.sum(kls, axis=0)}
         decoded = found.reconstruction
-        if decoded is None:
+        if decoded is None or not self.gaussian:
             return losses
         losses["squared_error"] = decoded.squared_error
         self._variance.add(np.full(len(decoded.squared_error), decoded.eta_dec**2))

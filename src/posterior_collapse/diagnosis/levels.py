@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +19,9 @@ from posterior_collapse.diagnosis.results import (
 )
 from posterior_collapse.diagnosis.streams import Reservoir, Running
 from posterior_collapse.theory import ACTIVE_INFORMATION
+from posterior_collapse.theory.certificate import SURE
 
-__all__ = ["ACTIVE_VARIANCE", "SURE", "LevelStatistics", "RowPosteriors", "gaussian_kl"]
+__all__ = ["ACTIVE_VARIANCE", "LevelStatistics", "RowPosteriors", "gaussian_kl"]
 
 Float = NDArray[np.float64]
 
@@ -27,8 +29,6 @@ ACTIVE_VARIANCE = 0.01
 """Var_x(E[z_i|x]) above which a unit is active in the sense of Burda et al. (2016)."""
 ACTIVE_KL = 0.01
 """KL from which the published scripts count a (row, unit) pair."""
-SURE = 2.0
-"""Standard errors that count as certain."""
 CURVE_POINTS = 100
 
 
@@ -89,13 +89,32 @@ class LevelStatistics:
         self._share.add((rows.kl >= ACTIVE_KL).mean(1, keepdims=True))
         self.kept.add(rows.kl, *rows.means, *rows.variances, *(rows.drawn or ()))
 
-    def notes(self) -> tuple[str, ...]:
-        """Return a note if only a part of the rows was kept."""
+    def notes(self, level: LevelDiagnosis, name: str = "") -> Iterator[str]:
+        """Yield what few rows do to a diagnosis, and whether only a part of them was kept.
+
+        Args:
+            level: What `diagnosis` returned.
+            name: Of the level, if there are several, such as " of z2".
+        """
         kept, n = self.kept.kept, self.kept.n
-        if kept == n:
-            return ()
-        text = f"quantiles and information are those of {kept:,} rows, drawn at random from {n:,}"
-        return (text,)
+        if kept < n:
+            part = f"{kept:,} rows, drawn at random from {n:,}"
+            yield f"quantiles and information are those of {part}"
+        collapsed = np.array([status == "collapsed" for status in level.status])
+        doubtful = collapsed & (level.information > ACTIVE_INFORMATION)
+        if doubtful.any():
+            yield (
+                f"{_units(doubtful)}{name} counted as collapsed may be active: the information, up "
+                f"to {level.information[doubtful].max():.2g} nats, is within two errors of "
+                f"{ACTIVE_INFORMATION}"
+            )
+        lacking = np.expm1(level.information) / kept
+        biased = lacking > np.fmax(level.information_error, ACTIVE_INFORMATION)
+        if biased.any():
+            yield (
+                f"information of {_units(biased)}{name} is too low by up to about "
+                f"{lacking.max():.2g} nats, which its error leaves out: {kept:,} rows show no more"
+            )
 
     def diagnosis(self, *, top: bool, epsilon: float, delta: float) -> LevelDiagnosis:
         """Return what was found, the decoder's part left open.
@@ -120,6 +139,9 @@ class LevelStatistics:
         values, errors, coarse = (np.array(part) for part in zip(*information, strict=True))
         input_values = np.array([found.value for found in of_input])
         nothing = np.full(kl.shape[1], math.nan)
+        signal_error = posterior.signal_error
+        if len(kl) < 3:  # two rows are as far from their mean as each other
+            errors, signal_error = nothing, nothing
         return LevelDiagnosis(
             kl=self._kl.mean,
             kl_error=self._kl.error,
@@ -132,7 +154,7 @@ class LevelStatistics:
             input_information=input_values,
             status=status,
             mean_variance=signal,
-            mean_variance_error=posterior.signal_error,
+            mean_variance_error=signal_error,
             active_units=signal - SURE * posterior.sampling_error > ACTIVE_VARIANCE,
             kl_active_share=float(self._share.mean[0]),
             kl_active_share_error=float(self._share.error[0]),
@@ -210,6 +232,11 @@ def _status(information: Information, of_input: Information) -> Status:
     if information.value - SURE * information.error > ACTIVE_INFORMATION:
         return "active"
     return "noise" if of_input.value - SURE * of_input.error > ACTIVE_INFORMATION else "collapsed"
+
+
+def _units(which: NDArray[np.bool_]) -> str:
+    count = int(which.sum())
+    return f"{count} unit{'s' * (count > 1)}"
 
 
 def _quantiles(ordered: Float) -> tuple[Float, Float]:

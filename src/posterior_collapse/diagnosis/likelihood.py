@@ -21,6 +21,7 @@ from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import LatentModel, MarkovVAE
 from posterior_collapse.progress import Display
 from posterior_collapse.records import Record
+from posterior_collapse.specs import require_gaussian
 
 __all__ = ["LogLikelihood", "log_likelihood"]
 
@@ -130,6 +131,7 @@ def log_likelihood(
     Raises:
         InvalidArgumentError: An option is out of its domain, a closed form is asked for where
             none is known, or the model gives NaN.
+        NotSolvedError: The decoder is not Gaussian.
         DataError: The data cannot be used.
 
     Source:
@@ -146,6 +148,7 @@ def log_likelihood(
         True
     """
     check_model(model)
+    require_gaussian(model.spec)
     samples, seed = checks.whole("samples", samples, least=1), checks.whole("seed", seed, least=0)
     chunk = None if chunk is None else checks.whole("chunk", chunk, least=1)
     eta_dec = None if eta_dec is None else checks.positive("eta_dec", eta_dec)

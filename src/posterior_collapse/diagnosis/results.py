@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posterior_collapse.records import Record, Viewed, unit_rows
-from posterior_collapse.specs import Spec
+from posterior_collapse.specs import Likelihood, Spec
 
 if TYPE_CHECKING:
     from posterior_collapse.theory import Forecast
@@ -20,8 +20,15 @@ __all__ = ["QUANTILES", "CollapseCurve", "Conclusion", "Diagnosis", "Finding", "
 Float = NDArray[np.float64]
 Status = Literal["active", "noise", "collapsed"]
 Conclusion = Literal[
-    "collapse-optimal", "signal-unclaimed", "more-units-pay", "nothing-to-do", "undecided"
+    "collapse-optimal",
+    "signal-unclaimed",
+    "more-units-pay",
+    "nothing-to-do",
+    "undecided",
+    "cannot-tell-yet",
 ]
+"""Of a model or a level. "undecided": too few rows, or too little is known of the model;
+"cannot-tell-yet": no certificate is known for its likelihood."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Of the rows, at which `LevelDiagnosis.kl_quantiles` are given."""
 
@@ -71,8 +78,9 @@ class LevelDiagnosis(Record):
         kl_error: Standard error of `kl`.
         kl_quantiles: Of the rows' KL, (quantiles, units), at `QUANTILES`.
         kl_quantile_errors: Standard errors of `kl_quantiles`.
-        information: I(x; z_i) under the aggregate posterior.
-        information_error: Standard error of `information`.
+        information: I(x; z_i) under the aggregate posterior. It is that of the rows at hand: of few
+            rows too low, by about `(exp(information) - 1) / n`, and at most log n.
+        information_error: Standard error of `information`, without that bias; NaN from two rows.
         gaussian_information: What it would be if z_i were Gaussian with the same variance: an
             upper bound, and for linear models the forecast's `information`.
         information_is_lower_bound: Whether `information` is a lower bound, because posteriors
@@ -82,15 +90,16 @@ class LevelDiagnosis(Record):
         status: "active" (carries information on x), "noise" (follows the noise that was injected
             below and knows nothing of x) or "collapsed" (follows nothing).
         mean_variance: Var_x(E[z_i|x]), in latent units squared.
-        mean_variance_error: Standard error of `mean_variance`.
+        mean_variance_error: Standard error of `mean_variance`; NaN from two rows.
         active_units: Whether each unit is active by Burda's definition, `mean_variance` > 0.01.
         kl_active_share: Share of (row, unit) pairs with KL of 0.01 and more; the published scripts
             call this number active units.
         kl_active_share_error: Standard error of `kl_active_share`.
         epsilon_delta_collapsed: Whether each unit is (eps, delta)-collapsed at the eps asked for.
         collapse_curve: The share of such units over eps.
-        decoder_effect: Root mean square change of the decoder's mean, all features together, when
-            the unit is redrawn from its prior; NaN where not measured.
+        decoder_effect: Root mean square change of the decoder's mean (of what it returns, where it
+            is not Gaussian), all features together, when the unit is redrawn from its prior; NaN
+            where not measured.
         decoder_effect_error: Standard error of `decoder_effect`.
         posterior_std: Root mean square of the posterior's std.
         posterior_std_range: Its least and largest value over the rows, (2, units).
@@ -143,8 +152,8 @@ class LevelDiagnosis(Record):
 class Diagnosis(Viewed):
     """What a trained model does on data, why, and what to change.
 
-    Losses are means over the rows, in nats; None where they are not known: without a decoder, or
-    without the spec that the model was trained with.
+    Losses are means over the rows, in nats; None where they are not known: without a decoder,
+    without the spec that the model was trained with, or with a decoder that is not Gaussian.
 
     Attributes:
         n: Number of rows.
@@ -160,15 +169,21 @@ class Diagnosis(Viewed):
         nll: -log p(y|x), exact or by importance sampling; None if it was not asked for.
         effective_sample_size: Median over the rows; None where `nll` is exact or absent.
         signal: Per level, t of the certificate: the strongest variance that the decoder leaves
-            unexplained, over what one more unit must exceed to pay. Empty where it is not known.
-        signal_error: Standard errors of `signal`.
+            unexplained, over what one more unit must exceed to pay. Of a linear model it is that
+            of these very rows. Empty where it is not known.
+        signal_error: Standard errors of `signal`, from the number of rows; 0 where it is not above
+            1 and a linear model is at the optimum of these very rows.
         paying_units: Per level, how many more units would surely pay, each by itself, and know
-            something of x.
-        conclusion: Of the whole model; "undecided" where too little is known.
+            something of x: their signal exceeds 1 by more than two errors.
+        undecided_units: Per level, how many more units may pay or not: 1 is within two errors of
+            their signal.
+        conclusion: Of the whole model; "undecided" where the rows, or what is known of the model,
+            do not decide, "cannot-tell-yet" where the likelihood is not Gaussian.
         verdict: The conclusion in a sentence.
         advice: What was found and what to do, the gravest first.
         forecast: Of the linear model with the same spec and data; None where there is none.
         notes: What was done to the data or the model, and what was measured on a part only.
+        likelihood: Of the decoder, as the spec or the adapter says; None if neither is known.
     """
 
     n: int
@@ -191,11 +206,13 @@ class Diagnosis(Viewed):
     signal: tuple[float, ...] = ()
     signal_error: tuple[float, ...] = ()
     paying_units: tuple[int, ...] = ()
+    undecided_units: tuple[int, ...] = ()
     conclusion: Conclusion = "undecided"
     verdict: str = ""
     advice: tuple[Finding, ...] = ()
     forecast: Forecast | None = None
     notes: tuple[str, ...] = ()
+    likelihood: Likelihood | None = None
 
     @property
     def n_active(self) -> int:

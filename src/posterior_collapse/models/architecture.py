@@ -12,7 +12,7 @@ from posterior_collapse.errors import InvalidArgumentError, nearest
 from posterior_collapse.models.gaussians import STD_HEADS
 from posterior_collapse.models.layers import ACTIVATIONS
 from posterior_collapse.records import Record, plain
-from posterior_collapse.specs import Spec
+from posterior_collapse.specs import Spec, require_gaussian
 
 __all__ = ["ARCHITECTURES", "Architecture", "Shapes"]
 
@@ -174,7 +174,9 @@ class Architecture(Record):
 
         Raises:
             InvalidArgumentError: It is another model's.
+            NotSolvedError: Its likelihood is not Gaussian.
         """
+        require_gaussian(spec)
         models = ARCHITECTURES[self.name].models
         if spec.model not in models:
             others = [name for name, preset in ARCHITECTURES.items() if spec.model in preset.models]
