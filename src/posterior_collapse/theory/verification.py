@@ -13,7 +13,7 @@ from posterior_collapse.moments import Moments
 from posterior_collapse.records import Record
 from posterior_collapse.specs import ChainSpec, CVAESpec, HVAESpec, Spec, VAESpec
 from posterior_collapse.theory.forecasting import forecast
-from posterior_collapse.theory.numeric import minimise
+from posterior_collapse.theory.minimum import minimise
 
 __all__ = ["CASES", "Case", "Verification", "verify"]
 

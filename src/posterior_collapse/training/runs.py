@@ -6,12 +6,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from posterior_collapse.theory.minimum import FINISHED, LIMIT
 from posterior_collapse.training.settings import Settings
 
 __all__ = ["FINISHED", "LIMIT", "Run"]
-
-FINISHED = "finished"
-LIMIT = "iteration limit"
 
 
 @dataclass
