@@ -49,7 +49,11 @@ def train(model: MarkovVAE, settings: Settings, moments: Moments, expected: Fore
     assert data[0] is not None
     parameters = list(model.parameters())
     optimiser = torch.optim.Adam(parameters, lr=settings.learning_rate)
-    bound = None if settings.clip is None else torch.tensor([settings.clip], dtype=torch.float64)
+    bound = (
+        None
+        if settings.clip is None
+        else torch.tensor([settings.clip], dtype=torch.float64, device="cpu")
+    )
     history: History = {"step": [], "loss": []}
     steps = settings.steps or settings.epochs
     for step in range(1, steps + 1):

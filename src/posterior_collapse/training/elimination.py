@@ -153,7 +153,7 @@ class Eliminated:
         B = white[0][:, len(self.white.condition) :]
         S = B @ B.mT + torch.diag(stds[0].square())
         decoders = [torch.linalg.solve(S, B @ self.cross.mT).mT.detach()]
-        encoders = [torch.eye(len(B), dtype=B.dtype)]
+        encoders = [torch.eye(len(B), dtype=B.dtype, device=B.device)]
         S = white[0] @ white[0].mT + torch.diag(stds[0].square())
         for V, std in zip(white[1:], stds[1:], strict=True):
             root = torch.linalg.cholesky(S)

@@ -167,8 +167,7 @@ class _Objective:
     def set_biases(self) -> None:
         if not self.model.architecture.bias:
             return
-        x = torch.as_tensor(self.moments.mean_x)
-        set_biases(self.model, x, torch.as_tensor(self.moments.mean_y))
+        set_biases(self.model, _tensor(self.moments.mean_x), _tensor(self.moments.mean_y))
 
 
 def _tensor(moment: NDArray[np.float64]) -> Tensor:
@@ -225,7 +224,7 @@ def _first_order(
     # A stack of one: the optimisers count runs along the first axis.
     stacked = {name: p.detach().unsqueeze(0) for name, p in objective.parameters.items()}
     optimiser = method(stacked, [settings.learning_rate])
-    bounds = None if settings.clip is None else torch.tensor([settings.clip], dtype=torch.float64)
+    bounds = None if settings.clip is None else _tensor(np.array([settings.clip]))
     steps = settings.steps or ITERATIONS
     for step in range(steps):
         with torch.enable_grad():
