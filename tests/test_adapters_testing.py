@@ -154,6 +154,7 @@ def test_each_breach_is_named(model: type[Good], check: str, message: str) -> No
     [
         VAESpec(latent_dim=3),
         VAESpec(latent_dim=3, eta_dec="learned", sigma="input"),
+        VAESpec(latent_dim=3, sigma=0.5),
         HVAESpec(latent_dims=(3, 2), betas=(1.0, 2.0), sigma_1=0.5),
     ],
 )

@@ -119,7 +119,7 @@ class WrappedModel(LatentModel, nn.Module):
         self._functions = (encode, decode)
         self._log_var = log_var
         # Where the last posterior was: the prior of functions without a tensor follows it.
-        self._last = torch.zeros(()).device, torch.get_default_dtype()
+        self._last = torch.device("cpu"), torch.get_default_dtype()
 
     def posterior(self, level: int, given: Tensor, y: Tensor | None = None) -> Normal:
         """Return `q(z | given)`; see `LatentModel`."""
@@ -128,7 +128,9 @@ class WrappedModel(LatentModel, nn.Module):
         inputs = [x]
         if self.conditional:
             inputs.append(_rows(self._to_model(_needed("y", y))))
-        mean, std = posterior_of(self._functions[0](*inputs), log_var=self._log_var)
+        q = posterior_of(self._functions[0](*inputs), log_var=self._log_var)
+        # A network may span devices, or go through NumPy: noise is drawn where its input is.
+        mean, std = (part.to(x.device) for part in q)
         n, k = len(x), self.units[0]
         if mean.shape != (n, k):
             raise InvalidArgumentError(
@@ -156,7 +158,7 @@ class WrappedModel(LatentModel, nn.Module):
             samples, x_lead = self._samples(_needed("x", x))
             one = samples.shape[1:]
             inputs.append(samples.reshape(*x_lead, *one).expand(*lead, *one).reshape(-1, *one))
-        output = elementwise(decoder(*inputs))
+        output, where = elementwise(decoder(*inputs)), rows.device
         if (
             isinstance(output, Distribution)
             and not isinstance(output, Normal)
@@ -168,7 +170,8 @@ class WrappedModel(LatentModel, nn.Module):
                 "the mean of each row, or a Normal, with a Gaussian likelihood",
                 "Return its .mean, or pass a spec with likelihood='bernoulli', or whichever it is.",
             )
-        mean = torch.as_tensor(_mean(output) if isinstance(output, Distribution) else output)
+        values = _mean(output) if isinstance(output, Distribution) else output
+        mean = torch.as_tensor(values, device=where)
         if mean.ndim < 1 or len(mean) != len(rows):
             raise InvalidArgumentError(
                 "decode",
@@ -177,8 +180,9 @@ class WrappedModel(LatentModel, nn.Module):
                 "Return the decoder mean of each row.",
             )
         std = output.stddev if isinstance(output, Normal) else self._eta_dec(mean)
-        flat = mean.reshape(*lead, -1)
-        return Normal(flat, std.expand_as(mean).reshape(flat.shape), validate_args=False)
+        flat = mean.to(where).reshape(*lead, -1)
+        std = std.expand_as(mean).to(where).reshape(flat.shape)
+        return Normal(flat, std, validate_args=False)
 
     def _eta_dec(self, like: Tensor) -> Tensor:
         eta = self.spec.eta_levels[0]

@@ -58,7 +58,7 @@ class ExactPass:
         x, y = x.double(), None if y is None else y.double()
         terms = exact_terms(values, x, y)
         priors = (*values.eta_decs[1:], values.eta_enc)
-        covariance, z = torch.zeros(()), terms.means[0]
+        covariance, z = x.new_zeros(()), terms.means[0]
         levels: list[RowPosteriors] = []
         for W, std, mean, kl, prior in zip(
             values.encoders, values.stds, terms.means, terms.kl, priors, strict=True

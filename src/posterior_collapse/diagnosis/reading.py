@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,7 @@ def batches(
     like = tensor_behind(model)
     conditional = model.spec.model == "cvae"
     row = 0
-    for x, y in _aside(_regrouped(_read(data, conditional, batch_size, seed), batch_size)):
+    for x, y in _aside(lambda: _regrouped(_read(data, conditional, batch_size, seed), batch_size)):
         if conditional and y is None:
             raise DataError(
                 "data", "no target y", "a condition x and a target y", "Pass a pair, data=(x, y)."
@@ -117,8 +117,10 @@ def _moved(values: Tensor, like: Tensor | None) -> Tensor:
     return values.to(like.device, like.dtype)
 
 
-def _aside(pairs: Iterator[Pair]) -> Iterator[Pair]:
+def _aside(read: Callable[[], Iterator[Pair]]) -> Iterator[Pair]:
     """Read without being watched: data may be made by networks that are not the model's."""
+    with unwatched():
+        pairs = read()
     while True:
         with unwatched():
             pair = next(pairs, None)
@@ -197,7 +199,9 @@ def _pair(item: Any) -> Pair:
             "Yield e.g. batch['x'], or (batch['x'], batch['y']).",
         )  # fmt: skip
     parts = list(item) if isinstance(item, (tuple, list)) else [item]
-    parts = [torch.as_tensor(p) if isinstance(p, np.ndarray) else p for p in parts[:2]]
+    parts = [
+        torch.as_tensor(p, device="cpu") if isinstance(p, np.ndarray) else p for p in parts[:2]
+    ]
     if not parts or not all(isinstance(part, Tensor) for part in parts):
         got = f"a batch of {type(parts[0]).__name__}" if parts else "an empty batch"
         raise DataError("data", got, "tensors, arrays or pairs of them", "Yield x or (x, y).")

@@ -118,8 +118,8 @@ def rebuild(config: Mapping[str, Any]) -> MarkovVAE:
 
 def _assemble(spec: Spec, architecture: Architecture, shapes: Shapes) -> MarkovVAE:
     dims, sigmas = spec.dims, spec.sigma_levels
-    # Constructors draw from torch's global generator: leave it as it was.
-    with torch.random.fork_rng(devices=[]):
+    # Constructors draw from torch's global generator, of the CPU here: leave it as it was.
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         bottom = _data_features(architecture, shapes, spec.model == "cvae")
         encoders = [_encoder(architecture, bottom, dims[0], sigmas[0])]
         decoders = [_data_decoder(architecture, shapes, dims[0], spec.model == "cvae")]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import sys
 import threading
 import types
@@ -18,7 +19,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -40,6 +41,7 @@ _PLAIN = (
     type(None), bool, int, float, complex, str, bytes, bytearray, np.ndarray, torch.Size,
     types.ModuleType, types.CodeType, types.FrameType,
 )  # fmt: skip
+_OURS = f"{__name__.partition('.')[0]}."
 _OF_TORCH = frozenset(vars(nn.Module()))
 """Attributes that every module has: parameters, submodules and hooks."""
 
@@ -196,13 +198,16 @@ def tensor_behind(*things: Any) -> Tensor | None:
         >>> tensor_behind(lambda x: x @ weight).dtype
         torch.float64
     """
-    found = list(_reachable(things))
-    modules = [thing for thing in found if _is(thing, nn.Module)]
-    inside = [tensor for m in modules for tensor in (*m.parameters(), *m.buffers())]
-    outside = [thing for thing in found if _is(thing, Tensor)]
-    floating = (tensor for tensor in (*inside, *outside) if tensor.is_floating_point())
-    tensor = next(floating, None)
-    return None if tensor is None else tensor.detach()
+    outside: Tensor | None = None
+    for thing in _reachable(things):
+        if _is(thing, nn.Module):
+            inside = itertools.chain(thing.parameters(), thing.buffers())
+            tensor = next((value for value in inside if value.is_floating_point()), None)
+            if tensor is not None:
+                return cast(Tensor, tensor.detach())
+        elif outside is None and _is(thing, Tensor) and thing.is_floating_point():
+            outside = thing.detach()
+    return outside
 
 
 @contextlib.contextmanager
@@ -284,7 +289,7 @@ def _referred(thing: Any) -> Iterator[Any]:
         yield from (thing.__defaults__, thing.__kwdefaults__, thing.__dict__)
     elif _is(thing, type):
         for base in thing.__mro__:
-            if not _installed(base.__module__):
+            if not _installed(base.__module__) and not str(base.__module__).startswith(_OURS):
                 yield from vars(base).values()
     elif type(thing) in (list, tuple):
         yield from thing

@@ -216,7 +216,7 @@ class Engine:
         if self.validation is None:
             return None
         rows = self.validation.rows(10**12 if self.validation.sized else 10 * CHUNK)
-        total = torch.zeros(len(self.runs), dtype=torch.float64)
+        total = torch.zeros(len(self.runs), dtype=torch.float64, device="cpu")
         for start in range(0, len(rows.x), CHUNK):
             x = rows.x[start : start + CHUNK]
             batch = Batch(x, None if rows.y is None else rows.y[start : start + CHUNK])

@@ -118,7 +118,8 @@ def train(
         if settings.optimiser in (None, "lbfgs"):
             move()  # to its last finite iteration
     if model.architecture.bias:
-        set_biases(model, torch.tensor(moments.mean_x), torch.tensor(moments.mean_y))
+        means = [torch.tensor(mean, device="cpu") for mean in (moments.mean_x, moments.mean_y)]
+        set_biases(model, *means)
     return run, done
 
 
@@ -141,15 +142,15 @@ def first_order(
     rates = [settings.learning_rate]
     sgd = settings.optimiser == "sgd"
     optimiser = SGD(stacked, rates, settings.momentum) if sgd else Adam(stacked, rates)
-    bounds = None if settings.clip is None else torch.tensor([settings.clip], dtype=torch.float64)
+    bounds = None if settings.clip is None else torch.tensor([settings.clip], dtype=torch.float64, device="cpu")
     for step in itertools.count():
         found = read_parameters(model)
         value, slopes = objective.loss_and_gradient(found)
         gradients = []
         for name, p in parameters.items():
-            slope = torch.as_tensor(slopes[name])
+            slope = torch.as_tensor(slopes[name], device=p.device)
             if name[0] not in "WU":  # a std, trained as its log
-                slope = slope * torch.as_tensor(found[name])
+                slope = slope * torch.as_tensor(found[name], device=p.device)
             slope = slope if p.dim() else slope.sum()
             gradients.append(slope.reshape(1, *p.shape).contiguous())
         norm = clip_(gradients, bounds)

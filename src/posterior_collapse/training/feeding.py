@@ -91,7 +91,7 @@ class ArrayFeed(Feed):
     def epoch(self, order_seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
         """Yield one epoch in the order that (order_seed, epoch) gives."""
         shuffle = seeds.generator(order_seed, seeds.ORDER, epoch)
-        order = torch.randperm(len(self.x), generator=shuffle).to(self.x.device)
+        order = torch.randperm(len(self.x), generator=shuffle, device="cpu").to(self.x.device)
         for index in torch.split(order, self.batch_size)[skip:]:
             y = None if self.y is None else self.y.index_select(0, index)
             yield Batch(self.x.index_select(0, index), y)
