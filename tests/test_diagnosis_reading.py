@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 import posterior_collapse as pc
 from planted import Opaque, PlantedHierarchy, planted_data
 from posterior_collapse.adapters import from_callable
-from posterior_collapse.diagnosis.reading import batches, evaluating
+from posterior_collapse.diagnosis.reading import batches
 from posterior_collapse.errors import DataError, InvalidArgumentError, PosteriorCollapseError
 from posterior_collapse.models import build
+from posterior_collapse.models.modules import evaluating
 
 X = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float32)
 Y = np.random.default_rng(1).standard_normal((50, 2)).astype(np.float32)
