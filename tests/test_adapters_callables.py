@@ -12,7 +12,7 @@ from torch.distributions import Independent, Normal
 
 from posterior_collapse import CVAESpec, HVAESpec, InvalidArgumentError, VAESpec
 from posterior_collapse.adapters import WrappedModel, from_callable
-from posterior_collapse.diagnosis.reading import evaluating
+from posterior_collapse.models.modules import evaluating
 
 ROWS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 LOG_VAR = torch.tensor([0.2, -1.0, -3.0])

@@ -11,27 +11,21 @@ import numpy as np
 import torch
 
 from posterior_collapse import checks
-from posterior_collapse.diagnosis.collecting import MOST_FEATURES, Collected
+from posterior_collapse.diagnosis.collecting import MOST_FEATURES, Collected, collect
 from posterior_collapse.diagnosis.comparison import linear_forecast
-from posterior_collapse.diagnosis.directions import free_levels, turned
 from posterior_collapse.diagnosis.effects import decoder_effects
 from posterior_collapse.diagnosis.exact import exact_signals
 from posterior_collapse.diagnosis.likelihood import log_likelihood
 from posterior_collapse.diagnosis.marginal import has_marginal
 from posterior_collapse.diagnosis.options import collapse_options
-from posterior_collapse.diagnosis.reading import (
-    BATCH_SIZE,
-    batches,
-    check_model,
-    evaluating,
-)
+from posterior_collapse.diagnosis.reading import BATCH_SIZE, model_of
 from posterior_collapse.diagnosis.results import Diagnosis, LevelDiagnosis
 from posterior_collapse.diagnosis.signal import Signal
 from posterior_collapse.diagnosis.thresholds import thresholds
 from posterior_collapse.diagnosis.verdict import with_verdict
-from posterior_collapse.errors import DataError, InvalidArgumentError
-from posterior_collapse.models import LatentModel, MarkovVAE
-from posterior_collapse.progress import Display
+from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.models import LatentModel
+from posterior_collapse.models.modules import evaluating
 from posterior_collapse.specs import Likelihood, Spec
 from posterior_collapse.theory import Forecast
 from posterior_collapse.theory.certificate import (
@@ -50,7 +44,7 @@ EVIDENCE = (
 
 
 def diagnose(
-    model: LatentModel,
+    model: LatentModel | Any,
     data: Any,
     *,
     spec: Spec | None = None,
@@ -70,7 +64,8 @@ def diagnose(
     found, but neither losses nor whether a collapse is optimal: that has no certificate yet.
 
     Args:
-        model: Any `LatentModel`, on any device; a module is put into evaluation mode meanwhile.
+        model: Any `LatentModel`, on any device, or what `fit` returned; modules are put into
+            evaluation mode meanwhile.
         data: Array (rows, ...), pair (x, y), `Dataset`, torch Dataset or DataLoader, or an
             iterable of batches.
         spec: The objective, where the model's own spec is not what it was trained with. A
@@ -94,12 +89,16 @@ def diagnose(
     Example:
         >>> from posterior_collapse import VAESpec, fit
         >>> x = np.random.default_rng(0).standard_normal((200, 4)) * [3, 2, 0.1, 0.1]
-        >>> found = diagnose(fit(VAESpec(latent_dim=3), x, "linear", exact=True).model, x)
+        >>> found = diagnose(fit(VAESpec(latent_dim=3), x, "linear", exact=True), x)
         >>> found.levels[0].status.count("active"), found.conclusion
         (2, 'collapse-optimal')
     """
     options = collapse_options(epsilon, delta)
-    check_model(model)
+    trained = model
+    model = model_of(trained)
+    objective = getattr(trained, "objective", model.spec)  # of a run that `fit` returned
+    if spec is None and objective != model.spec:
+        spec = objective
     _check_spec(model, spec)
     _check_sizes(samples, importance_samples, batch_size)
     if importance_samples and isinstance(data, Iterator):
@@ -113,21 +112,17 @@ def diagnose(
     likelihood = _likelihood(model, own, spec)
     gaussian = likelihood in (None, "gaussian")
     with evaluating(model) as seen:
-        turned_model, free = _along_directions(model, data, samples, batch_size, seed)
-        found = Collected(
-            turned_model,
+        found = collect(
+            model,
+            data,
             spec or own,
             overridden=spec is not None,
             gaussian=gaussian,
             samples=samples,
+            batch_size=batch_size,
             seed=seed,
+            progress=progress,
         )
-        with Display("diagnosis", counted="rows", show=progress) as display:
-            for x, y in batches(model, data, batch_size=batch_size, seed=seed):
-                found.add(x, y)
-                display.advance(len(x))
-        if found.n < 2:
-            raise DataError("data", "a single row", "at least two rows", "Pass more rows.")
         levels, partly = _levels(found, options)
         eta_dec = None if spec is None or isinstance(spec.eta_levels[0], str) else found.eta_dec
         nll, cautions = (
@@ -139,7 +134,7 @@ def diagnose(
     signals = _signals(found)
     notes = (
         *seen.notes,
-        *free,
+        *found.cautions,
         *partly,
         *cautions,
         *(note for signal in signals for note in signal.notes),
@@ -184,27 +179,6 @@ def _forecast(
             f"no forecast: x and y have more than {MOST_FEATURES:,} features, or no variance",
         )
     return linear_forecast(found.moments, found.spec)
-
-
-def _along_directions(
-    model: LatentModel, data: Any, samples: int, batch_size: int, seed: int
-) -> tuple[LatentModel, list[str]]:
-    """The model with units that can be turned freely along their directions, and notes."""
-    free = free_levels(model)
-    if not free:
-        return model, []
-    which = " and ".join(f"z{level}" for level in free)
-    shared = f"the units of {which} share one std and can be turned into each other at no cost"
-    if isinstance(data, Iterator):
-        return model, [f"{shared}: pass data that can be read twice to see their directions"]
-    assert isinstance(model, MarkovVAE)
-    linear = model.architecture.name == "linear"
-    rows = batches(model, data, batch_size=batch_size, seed=seed)
-    centred = model.architecture.bias or not linear
-    seen = turned(model, rows, centred=centred, samples=samples, seed=seed)
-    if seen is model:
-        return model, []
-    return seen, [f"{shared}: what is said of a unit is said of a direction, not of a column"]
 
 
 def _means(found: Collected) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from posterior_collapse.diagnosis.exact import ExactPass, is_exact
 from posterior_collapse.diagnosis.passes import SampledPass
 from posterior_collapse.diagnosis.reading import noise_generator
 from posterior_collapse.models import LatentModel, MarkovVAE, load_parameters, read_parameters
-from posterior_collapse.training.information import rotatable
 
 __all__ = ["free_levels", "turned"]
 
@@ -39,7 +38,7 @@ def free_levels(model: LatentModel) -> list[int]:
     """
     if not isinstance(model, MarkovVAE):
         return []
-    free = rotatable(model.spec, model.architecture)
+    free = model.architecture.rotatable(model.spec)
     return [n for n, one in enumerate(free, 1) if one and model.units[n - 1] > 1]
 
 
@@ -47,7 +46,6 @@ def turned(
     model: MarkovVAE,
     rows: Iterable[tuple[Tensor, Tensor | None]],
     *,
-    centred: bool,
     samples: int,
     seed: int,
 ) -> LatentModel:
@@ -58,11 +56,10 @@ def turned(
     Args:
         model: With levels that `free_levels` names, in evaluation mode.
         rows: Batches of x and y.
-        centred: Whether variances are about the mean, or about 0.
         samples: Of each row's posterior, as for `SampledPass`.
         seed: Of these samples.
     """
-    turns = _turns(model, rows, centred, samples, seed)
+    turns = _turns(model, rows, samples, seed)
     if all(turn is None for turn in turns):
         return model
     if not is_exact(model):
@@ -89,7 +86,6 @@ def turned(
 def _turns(
     model: MarkovVAE,
     rows: Iterable[tuple[Tensor, Tensor | None]],
-    centred: bool,
     samples: int,
     seed: int,
 ) -> list[Float | None]:
@@ -115,7 +111,7 @@ def _turns(
     turns: list[Float | None] = [None] * len(model.units)
     for level in free:
         first, second = sums[level] / n
-        due = products[level] / n - np.outer(first, second) * centred
+        due = products[level] / n - np.outer(first, second) * model.centred
         due = (due + due.T) / 2
         if np.abs(due - np.diag(np.diag(due))).max() > SAME * np.abs(due).max():
             turns[level - 1] = np.linalg.eigh(due)[1][:, ::-1].copy()
@@ -129,6 +125,10 @@ class _Turned(LatentModel):
         self.model = model
         self.turns = turns
         self.spec = model.spec
+
+    @property
+    def centred(self) -> bool:
+        return self.model.centred
 
     def posterior(self, level: int, given: Tensor, y: Tensor | None = None) -> Normal:
         q = self.model.posterior(level, self._back(level - 1, given), y)

@@ -61,13 +61,16 @@ class LevelStatistics:
 
     Args:
         rng: Chooses the rows that are kept where there are too many.
+        centred: Whether `gaussian_information` is of variances about the mean, or about 0, as
+            theory has it for models without biases.
 
     Attributes:
         total: KL of all units of a row.
         kept: The rows that quantiles and information are measured on.
     """
 
-    def __init__(self, rng: np.random.Generator) -> None:
+    def __init__(self, rng: np.random.Generator, centred: bool = True) -> None:
+        self._centred = centred
         self.kept = Reservoir(rng)
         self.total = Running()
         self._kl, self._mean, self._share = Running(), Running(), Running()
@@ -116,7 +119,7 @@ class LevelStatistics:
                 f"{lacking.max():.2g} nats, which its error leaves out: {kept:,} rows show no more"
             )
 
-    def diagnosis(self, *, top: bool, epsilon: float, delta: float) -> LevelDiagnosis:
+    def diagnosis(self, *, top: bool, epsilon: float = 0.01, delta: float = 0.05) -> LevelDiagnosis:
         """Return what was found, the decoder's part left open.
 
         Args:
@@ -126,7 +129,7 @@ class LevelStatistics:
         """
         kl, *rest = self.kept.rows()
         halves = self._halves
-        posterior = _Posterior(rest[:halves], rest[halves : 2 * halves], self.kept.n)
+        posterior = _Posterior(rest[:halves], rest[halves : 2 * halves], self.kept.n, self._centred)
         information = posterior.information()
         of_input = information
         if self._drawn:
@@ -178,10 +181,11 @@ class _Posterior:
     the two is shrunk to that variance, and so is that of the variances.
     """
 
-    def __init__(self, means: list[Float], variances: list[Float], n: int) -> None:
+    def __init__(self, means: list[Float], variances: list[Float], n: int, centred: bool) -> None:
         self.mean, self.signal, sampling = _without_noise(means)
         self.variance, _, _ = _without_noise(variances)
         self.spread: Float = self.variance.mean(0)
+        self.offset: Float = np.zeros_like(self.spread) if centred else self.mean.mean(0)
         a, b = (half - half.mean(0) for half in (means[0], means[-1]))
         self.signal_error = (a * b).std(0) / math.sqrt(n)
         self.sampling_error = np.sqrt((2 * self.signal * sampling + sampling**2) / len(a))
@@ -198,7 +202,7 @@ class _Posterior:
     @property
     def gaussian_information(self) -> Float:
         """`1/2 log Var(z) - E log std(z|x)`, since no law of that variance has more entropy."""
-        total = self.signal + self.spread
+        total = self.signal + self.spread + self.offset**2
         bound: Float = 0.5 * (np.log(total) - np.log(self.variance).mean(0))
         return np.maximum(bound, 0.0)
 

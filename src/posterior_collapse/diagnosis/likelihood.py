@@ -16,9 +16,10 @@ from torch.distributions import Normal
 from posterior_collapse import checks
 from posterior_collapse.diagnosis.importance import Estimate, Sampler
 from posterior_collapse.diagnosis.marginal import Marginal, has_marginal
-from posterior_collapse.diagnosis.reading import batches, check_model, evaluating, noise_generator
+from posterior_collapse.diagnosis.reading import batches, model_of, noise_generator
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import LatentModel, MarkovVAE
+from posterior_collapse.models.modules import evaluating
 from posterior_collapse.progress import Display
 from posterior_collapse.records import Record
 from posterior_collapse.specs import require_gaussian
@@ -147,7 +148,7 @@ def log_likelihood(
         >>> abs(found.nll - truth.nll) < 3 * found.sampling_error
         True
     """
-    check_model(model)
+    model = model_of(model)
     require_gaussian(model.spec)
     samples, seed = checks.whole("samples", samples, least=1), checks.whole("seed", seed, least=0)
     chunk = None if chunk is None else checks.whole("chunk", chunk, least=1)

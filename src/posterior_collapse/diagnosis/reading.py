@@ -18,9 +18,9 @@ from posterior_collapse.diagnosis.streams import PURPOSE
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import LatentModel
 from posterior_collapse.models.loaders import seeded
-from posterior_collapse.models.modules import evaluating, tensor_behind, unwatched
+from posterior_collapse.models.modules import tensor_behind, unwatched
 
-__all__ = ["BATCH_SIZE", "as_array", "batches", "check_model", "evaluating", "noise_generator"]
+__all__ = ["BATCH_SIZE", "as_array", "batches", "model_of", "noise_generator"]
 
 BATCH_SIZE = 1000
 Pair = tuple[Tensor, Tensor | None]
@@ -72,20 +72,21 @@ def batches(
         raise DataError("data", "no rows", "at least one batch", "Check the loader.")
 
 
-def check_model(model: Any) -> None:
-    """Refuse what is no `LatentModel`.
+def model_of(model: Any) -> LatentModel:
+    """Return a `LatentModel`, or that of a run that `fit` returned.
 
     Raises:
-        InvalidArgumentError: It is none.
+        InvalidArgumentError: It is neither.
     """
-    if not isinstance(model, LatentModel):
-        inner = isinstance(getattr(model, "model", None), LatentModel)
-        raise InvalidArgumentError(
-            "model",
-            f"a {type(model).__name__}",
-            "a LatentModel",
-            "Pass its .model." if inner else "Wrap its encoder and decoder with from_callable.",
-        )
+    for found in (model, getattr(model, "model", None)):
+        if isinstance(found, LatentModel):
+            return found
+    raise InvalidArgumentError(
+        "model",
+        f"a {type(model).__name__}",
+        "a LatentModel, or what fit returned",
+        "Wrap its encoder and decoder with from_callable.",
+    )
 
 
 def noise_generator(device: torch.device, seed: int) -> torch.Generator:

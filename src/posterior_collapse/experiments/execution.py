@@ -112,8 +112,7 @@ class Executor:
         )  # fmt: skip
 
     def _moments(self, run: Run) -> Moments:
-        center = run.architecture.bias if run.architecture.name == "linear" else True
-        return self.data.moments(run.data, center)
+        return self.data.moments(run.data, run.architecture.centred)
 
 
 def _forecast(moments: Moments, spec: Spec) -> Forecast | None:

@@ -120,6 +120,19 @@ class Architecture(Record):
             checks.positive("initial_sigma", self.initial_sigma)
         checks.positive("initial_eta_dec", self.initial_eta_dec)
 
+    @property
+    def centred(self) -> bool:
+        """Whether biases take up the data's means, so that variances are about these; else 0."""
+        return self.bias or self.name != "linear"
+
+    def rotatable(self, spec: Spec) -> tuple[bool, ...]:
+        """Return per level whether its units can be rotated into each other at no cost.
+
+        They can where all share one std; then no single unit is determined, only their directions
+        are.
+        """
+        return tuple(same and self.latent == "identity" for same in spec.one_sigma_levels)
+
     @staticmethod
     def named(name: str, **options: Any) -> Architecture:
         """Return an architecture by name, some of its options changed.

@@ -130,8 +130,7 @@ def warn_unbounded(
         if fixed or not fed.sized:
             continue  # there is a minimum, or to find out would take a pass over the data
         try:
-            center = architecture.bias if architecture.name == "linear" else True
-            forecast(fed.moments(center), effective_spec(spec, settings.convention))
+            forecast(fed.moments(architecture.centred), effective_spec(spec, settings.convention))
         except UnboundedObjectiveError as error:
             if is_exact:
                 raise

@@ -252,7 +252,7 @@ def _exactly(
     fresh: bool,
 ) -> tuple[Fitted, ...]:
     exact.check(settings[0])
-    moments = fed.moments(models[0].architecture.bias)
+    moments = fed.moments(models[0].centred)
     data = None if folders is None else fed.fingerprint()
     fitted = []
     for i, (model, own) in enumerate(zip(models, settings, strict=True)):
@@ -308,8 +308,7 @@ def _start(
         **networks,
     )
     if from_forecast:
-        center = model.architecture.bias
-        moments = fed.moments(center)
+        moments = fed.moments(model.centred)
         best = forecast(moments, effective_spec(spec, settings.convention))
         load_parameters(model, best.parameters())
     return model
