@@ -142,7 +142,11 @@ def first_order(
     rates = [settings.learning_rate]
     sgd = settings.optimiser == "sgd"
     optimiser = SGD(stacked, rates, settings.momentum) if sgd else Adam(stacked, rates)
-    bounds = None if settings.clip is None else torch.tensor([settings.clip], dtype=torch.float64, device="cpu")
+    bounds = (
+        None
+        if settings.clip is None
+        else torch.tensor([settings.clip], dtype=torch.float64, device="cpu")
+    )
     for step in itertools.count():
         found = read_parameters(model)
         value, slopes = objective.loss_and_gradient(found)
