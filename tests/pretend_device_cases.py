@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,52 @@ def test_matrices_and_biases_are_set_where_the_model_is(name: str) -> None:
     same(there.state_dict(), model.state_dict())
     load_parameters(there, read_parameters(there))
     same(there.state_dict(), model.state_dict())
+
+
+@pytest.mark.parametrize("spec", [SPECS["input"], SPECS["hierarchy"], SPECS["conditional"]])
+def test_a_sweep_with_every_option_resumes_on_either_device(tmp_path: Path, spec: pc.Spec) -> None:
+    levels = len(spec.dims)
+    options: dict[str, Any] = {
+        "batch_size": 25, "hidden": (5,), "validation": data(spec), "clip": 1.0,
+        "capacity": (0.5,) * levels, "warm_up": 2, "free_bits": 0.01, "seeds": [1, 2],
+    }  # fmt: skip
+
+    def run(epochs: int, device: str, name: str, **more: Any) -> Any:
+        folders = [tmp_path / name / str(i) for i in range(2)]
+        return pc.fit_many(
+            [spec, spec], data(spec), "mlp",
+            epochs=epochs, device=device, folders=folders, **options, **more,
+        )  # fmt: skip
+
+    expected = run(4, "cpu", "straight")
+    for first, then in (("gpu", "gpu"), ("gpu", "cpu"), ("cpu", "gpu")):
+        name = f"{first} and {then}"
+        run(2, first, name)
+        for found, other in zip(run(4, then, name, resume=True), expected, strict=True):
+            same(found.model.state_dict(), other.model.state_dict())
+            assert found.history == other.history
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_models_draw_and_reconstruct_where_they_are(name: str) -> None:
+    spec = SPECS[name]
+    model = made(spec, "mlp")
+    there = copy.deepcopy(model).to("gpu")
+    rows = [torch.from_numpy(part[:5]) for part in ((X, Y) if spec.model == "cvae" else (X,))]
+
+    def drawn(model: Any, device: str) -> list[Tensor]:
+        x, *y = (part.to(device) for part in rows)
+        generator = torch.Generator(device).manual_seed(0)
+        condition = x if y else None
+        found = [model.sample(5, generator, condition, noise=True)]
+        found += [
+            model.reconstruct(x, *y, through=level, generator=generator)
+            for level in range(1, len(spec.dims) + 1)
+        ]
+        return [value.cpu() for value in found]
+
+    for one, other in zip(drawn(there, "gpu"), drawn(model, "cpu"), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_the_closed_form_optimum_is_a_start_there() -> None:

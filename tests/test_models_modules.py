@@ -186,6 +186,10 @@ def state(net: nn.Module) -> list[Any]:
     return [tensors, modes, hooks, everywhere, gradients, torch.get_rng_state().tolist()]
 
 
+def was_training(found: Any) -> bool:
+    return any("training mode" in note for note in found.notes)
+
+
 @pytest.mark.parametrize("way", [*WAYS, *AT_RUN_TIME])
 def test_a_look_at_a_model_in_training_leaves_no_trace(way: str) -> None:
     torch.manual_seed(0)
@@ -199,8 +203,8 @@ def test_a_look_at_a_model_in_training_leaves_no_trace(way: str) -> None:
     likelihood = pc.log_likelihood(model, ROWS, samples=4)
     check_latent_model(model, ROWS)
     assert (state(net), state(decoder)) == before
-    assert any("training mode" in note for note in found.notes)
-    assert "training mode" in likelihood.notes[0]
+    assert was_training(found)
+    assert was_training(likelihood)
     # It is the model without dropout that was looked at.
     plain = from_callable(net.eval(), decoder.eval(), latent_dim=2, spec=pc.VAESpec(2))
     assert found.loss == pc.diagnose(plain, ROWS).loss
@@ -227,7 +231,7 @@ def test_a_subclass_may_keep_its_modules_anywhere() -> None:
 
     model = Hiding()
     before = state(model.nets["norms"][0])
-    assert "training mode" in pc.diagnose(model, planted_data(50)).notes[0]
+    assert was_training(pc.diagnose(model, planted_data(50)))
     check_latent_model(model, planted_data(5))
     assert state(model.nets["norms"][0]) == before
 
@@ -263,7 +267,7 @@ def test_script_modules() -> None:
     before = state(script)
     for module, note in ((script, True), (frozen, False)):
         found = pc.diagnose(from_callable(lambda x, m=module: m(1 * x), latent_dim=2), ROWS)
-        assert any("training mode" in note for note in found.notes) is note
+        assert was_training(found) is note
     assert state(script) == before
     hidden = weakref.ref(script)
     pc.diagnose(from_callable(lambda x: hidden()(1 * x), latent_dim=2), ROWS)
@@ -282,7 +286,7 @@ def test_compiled_modules_and_functions() -> None:
     before = state(net)
     for encode in (model, lambda x: model(1 * x), function):
         found = [pc.diagnose(from_callable(encode, latent_dim=2), ROWS) for _ in range(3)]
-        assert "training mode" in found[0].notes[0]
+        assert was_training(found[0])
         assert found[0].kl == found[2].kl
         assert state(net) == before
     # Once each: hooks do not make torch compile anew at every look.
@@ -326,7 +330,7 @@ def test_what_transforms_data_is_left_as_it_is() -> None:
     found = pc.diagnose(model, DataLoader(Flipping(ROWS), batch_size=3), importance_samples=2)
     assert Flipping.seen == [True] * 12
     # The decoder was made in training mode.
-    assert any("training mode" in note for note in found.notes)
+    assert was_training(found)
 
 
 def test_a_model_without_modules_is_noted() -> None:
