@@ -289,8 +289,7 @@ def _modes(found: Diagnosis) -> int:
     """Modes of the data that a linear model could give a unit."""
     if found.forecast is None:
         return len(found.levels[0].status) + max(found.paying_units, default=0)
-    variances = np.asarray(found.forecast.spectrum)
-    return int((variances > ROUNDING * variances.max(initial=0.0)).sum())
+    return int(np.count_nonzero(found.forecast.spectrum))
 
 
 def _verb(count: int, verb: str) -> str:

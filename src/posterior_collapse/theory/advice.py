@@ -63,7 +63,8 @@ class Advice(Record):
         wanted: Units wanted.
         active: Units active now.
         units: Units the top level has.
-        possible: Most units that any setting can keep on these data: the number of data modes.
+        possible: Most units that any setting can keep on these data: the number of data modes
+            (of those that rounding does not hide, where the text says so).
         changes: Changes, each sufficient for the lesser of `wanted` and `possible` units; empty
             if none is needed or known.
         text: All of it in words.
@@ -125,8 +126,9 @@ def _words(
         return f"{now} of {units} {are} active: {why}, so no setting can keep a unit."
     reach = min(goal, possible)
     lines = [f"{now} of {units} {are} active"]
+    mode = f"mode{'s' * (possible != 1)}" + " above rounding" * (modes.hidden > 0)
     if goal > possible:
-        lines[0] += f"; {goal} wanted, but the data have only {possible} modes."
+        lines[0] += f"; {goal} wanted, but the data have only {possible} {mode}."
     elif now < goal:
         lines[0] += f"; {goal} wanted."
     else:
@@ -135,7 +137,7 @@ def _words(
         if now < units:
             lines.append(f"The other {units - now} carry nothing.")
         elif now < possible:
-            lines.append(f"The data have {possible} modes in all; more units may pay.")
+            lines.append(f"The data have {possible} {mode} in all; more units may pay.")
         return " ".join(lines)
     if changes:
         lines.append("Any one of these is enough:" if len(changes) > 1 else "This is enough:")

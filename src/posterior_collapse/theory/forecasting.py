@@ -25,6 +25,8 @@ __all__ = ["FewSamplesWarning", "Forecast", "Level", "forecast"]
 
 LEAST_KL = 1e-9
 """Nats; less is rounding."""
+ATTAINED = 1e-9
+"""Relative to the loss: how nearly `Forecast.parameters` attain it, or a note says they do not."""
 
 Status = Literal["active", "noise", "collapsed"]
 Bias = Literal["both", "encoder", "decoder", "none"]
@@ -109,8 +111,13 @@ class Forecast(Viewed):
         """Number of active units of the top level, which only hears what lower levels pass on."""
         return self.levels[-1].n_active
 
+    @property
+    def hidden_variance(self) -> float:
+        """Variance that a data mode may have and be lost to rounding; 0 if all modes are known."""
+        return self._modes.hidden
+
     def parameters(self) -> Mapping[str, Float]:
-        """Return explicit matrices that attain `loss`.
+        """Return explicit matrices that attain `loss`, or as nearly as `notes` say.
 
         Keys: `W1` (d1, d_x), `U1` (d_y, d1) and `sigma_1` (d1,); a conditional model has `W1`
         reading the condition, `W2` (d1, d_y) the target and `U2` (d_y, d_x) the condition's path
@@ -190,15 +197,23 @@ def forecast(data: Moments | Any, spec: Spec, *, bias: Bias | None = None) -> Fo
     modes = Modes(moments, spec.model == "cvae")
     problem = Problem.of(modes, spec)
     solution = solve(problem)
-    levels = tuple(_levels(problem, solution))
+    with np.errstate(over="ignore", divide="ignore"):  # a critical value beyond floats: infinity
+        levels = tuple(_levels(problem, solution))
+    loss = solution.state.loss(solution.numbers, float(problem.rest[-1]), modes.target_dim)
     return Forecast(
         spec=spec,
-        loss=solution.state.loss(solution.numbers, float(problem.rest[-1]), modes.target_dim),
+        loss=loss,
         spectrum=modes.theta**2,
         total_variance=modes.total,
         levels=levels,
         eta_dec=float(solution.numbers.etas[0]),
-        notes=(*solution.notes, *_constant_kl(levels), *_cautions(modes)),
+        notes=(
+            *solution.notes,
+            *_constant_kl(levels),
+            *_cautions(modes),
+            *_hidden(modes, levels),
+            *_cancelling(modes, solution, loss),
+        ),
         _modes=modes,
         _problem=problem,
         _solution=solution,
@@ -291,3 +306,33 @@ def _cautions(modes: Modes) -> list[str]:
             f"(variances slightly low); the unresolved tail holds variance {moments.unresolved:.4g}"
         )
     return cautions
+
+
+def _hidden(modes: Modes, levels: tuple[Level, ...]) -> Iterator[str]:
+    """What rounding hides matters where it could pass the lowest threshold."""
+    thresholds = np.concatenate([level.threshold for level in levels])
+    least = float(thresholds[np.isfinite(thresholds)].min(initial=np.inf))
+    if modes.hidden >= least:
+        yield (
+            f"modes of variance up to {modes.hidden:.3g} may be missing, lost to rounding beside "
+            f"the largest of {modes.theta[0] ** 2:.3g}, and {least:.3g} is enough for a unit to "
+            "live: divide the features by their standard deviations, drop the largest, or replace "
+            "one of two that are nearly equal by their difference"
+        )
+
+
+def _cancelling(modes: Modes, solution: Solution, loss: float) -> Iterator[str]:
+    """Weights in float64 cannot cancel terms to more than their sixteenth digit."""
+    numbers = solution.numbers
+    largest = modes.total / float(numbers.etas[0]) ** 2
+    for beta, prior, second in zip(
+        numbers.betas, numbers.priors, solution.state.second, strict=True
+    ):
+        largest += float(beta) * float(second.sum()) / float(prior) ** 2
+    rounding = 4 * np.finfo(float).eps * largest
+    if rounding > ATTAINED * (1 + abs(loss)):
+        yield (
+            f"parameters() attain the loss only to within about {rounding:.1g} nats: scales so far "
+            f"apart make it a difference of terms as large as {largest:.1g} nats; bring the stds "
+            "and betas of the levels, and the data, nearer to each other"
+        )

@@ -78,7 +78,8 @@ class ArrayFeed(Feed):
 
     def __init__(self, rows: Batch, batch_size: int, arrays: tuple[Any, Any]) -> None:
         self.x, self.y = rows
-        self.batch_size = batch_size
+        # A batch of more rows than there are is a batch of all: noise is drawn for no others.
+        self.batch_size = min(batch_size, len(self.x))
         self.dims = (self.x.shape[1], None if self.y is None else self.y.shape[1])
         self._arrays = arrays
         self._moments: dict[bool, Moments] = {}

@@ -24,7 +24,7 @@ class Settings(Record):
     Args:
         epochs: Passes over the data; exact training takes as many iterations at most.
         steps: Optimiser steps, instead of `epochs`.
-        batch_size: Rows per step; a DataLoader keeps its own.
+        batch_size: Rows per step, all of them if it is more; a DataLoader keeps its own.
         optimiser: `"adam"`, `"sgd"`, or `"lbfgs"` for exact training. None: the usual one, Adam
             for minibatches and L-BFGS for exact training.
         learning_rate: Of Adam and SGD.

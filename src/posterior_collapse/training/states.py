@@ -13,6 +13,7 @@ from posterior_collapse.errors import CheckpointError, InvalidArgumentError
 from posterior_collapse.models import MarkovVAE, rebuild
 from posterior_collapse.training import checkpoints
 from posterior_collapse.training.checkpoints import Checkpoint
+from posterior_collapse.training.layout import Layout
 from posterior_collapse.training.runs import Run
 from posterior_collapse.training.settings import Settings
 
@@ -127,8 +128,18 @@ def _meta(engine: Engine, run: int) -> dict[str, Any]:
 
 def _take(engine: Engine, run: int, tensors: dict[str, Tensor]) -> None:
     def put(target: dict[str, Tensor], prefix: str) -> None:
+        saved = {
+            name.removeprefix(f"{prefix}."): value[None]
+            for name, value in tensors.items()
+            if name.startswith(f"{prefix}.")
+        }
+        if saved.keys() != target.keys():
+            # Written when the layout went by a batch size of more rows than there are.
+            stack, rows = engine.stack, engine.runs[run].settings.batch_size
+            before = Layout(engine.models[run], rows, share_heads=not stack.half)
+            saved = stack.layout.gather(before.scatter(saved))
         for name, value in target.items():
-            value[run].copy_(tensors[f"{prefix}.{name}"])
+            value[run].copy_(saved[name][0])
 
     engine.stack.load(run, _of_model(tensors))
     for kind, slot in engine.optimiser.slots.items():
