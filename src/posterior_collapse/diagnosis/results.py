@@ -171,6 +171,7 @@ class Diagnosis(Viewed):
         notes: What was done to the data or the model, and what was measured on a part only.
     """
 
+    view: ClassVar[str] = "diagnosis"
     n: int
     spec: Spec | None
     levels: tuple[LevelDiagnosis, ...]

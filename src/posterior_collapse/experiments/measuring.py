@@ -22,8 +22,8 @@ from posterior_collapse.models import (
     read_parameters,
 )
 from posterior_collapse.moments import Moments
+from posterior_collapse.runs import Evaluation
 from posterior_collapse.specs import Spec
-from posterior_collapse.sweeps import Evaluation
 from posterior_collapse.theory import Forecast
 from posterior_collapse.theory.objective import ExactObjective
 

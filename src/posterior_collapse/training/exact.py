@@ -22,11 +22,12 @@ from posterior_collapse.models import (
     set_biases,
 )
 from posterior_collapse.moments import Moments
+from posterior_collapse.training.course import FINISHED, LIMIT
+from posterior_collapse.training.course import Course as Run
 from posterior_collapse.training.elimination import Eliminated
 from posterior_collapse.training.information import linear_information
 from posterior_collapse.training.measuring import ACTIVE_INFORMATION
 from posterior_collapse.training.optimisers import SGD, Adam, Optimiser, clip_
-from posterior_collapse.training.runs import FINISHED, LIMIT, Run
 from posterior_collapse.training.settings import Settings
 from posterior_collapse.training.stacking import reconstruction
 

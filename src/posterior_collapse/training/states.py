@@ -13,7 +13,7 @@ from posterior_collapse.errors import CheckpointError, InvalidArgumentError
 from posterior_collapse.models import MarkovVAE, rebuild
 from posterior_collapse.training import checkpoints
 from posterior_collapse.training.checkpoints import Checkpoint
-from posterior_collapse.training.runs import Run
+from posterior_collapse.training.course import Course as Run
 from posterior_collapse.training.settings import Settings
 
 if TYPE_CHECKING:

@@ -8,14 +8,14 @@ from typing import Any
 
 from posterior_collapse.training.settings import Settings
 
-__all__ = ["FINISHED", "LIMIT", "Run"]
+__all__ = ["FINISHED", "LIMIT", "Course"]
 
 FINISHED = "finished"
 LIMIT = "iteration limit"
 
 
 @dataclass
-class Run:
+class Course:
     """What a run has done so far.
 
     Attributes:
