@@ -350,23 +350,29 @@ def _own(out: Path, runs: Named, resume: bool) -> Iterator[Callable[[], None]]:
         if not resume:
             check_free(out)
 
-        def check() -> None:
+        def same() -> bool:
             with contextlib.suppress(OSError):
-                there = all((out / name / CONFIG).is_file() for name in runs)
-                if there and os.path.samestat(began, out.stat()):
-                    return
-            raise OutputError(
-                str(out), "a folder that was deleted or replaced while its runs trained",
-                "the one they began in", "Train again into a new folder.",
-            )  # fmt: skip
+                return os.path.samestat(began, out.stat())
+            return False
+
+        gone = OutputError(
+            str(out), "a folder that was deleted or replaced while its runs trained",
+            "the one they began in", "Train again into a new folder.",
+        )  # fmt: skip
+
+        def check() -> None:
+            if not (same() and all((out / name / CONFIG).is_file() for name in runs)):
+                raise gone
 
         try:
             yield check
-        except Exception:
+        except Exception as error:
             described = any((out / name).is_file() for name in (CONFIG, SWEEP))
             begun = any(checkpoints.exists(out / name) for name in runs)
             if not described or not (resume or begun):
                 _take_away(out, made)
+            if error is not gone and not same():
+                raise gone from error
             raise
 
 
