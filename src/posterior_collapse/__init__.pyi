@@ -49,6 +49,12 @@ from .moments import (
 from .report import (
     plot as plot,
 )
+from .runs import (
+    Sweep as Sweep,
+)
+from .runs import (
+    sweep as sweep,
+)
 from .specs import (
     ChainSpec as ChainSpec,
 )

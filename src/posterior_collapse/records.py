@@ -62,10 +62,11 @@ class Viewed(Record):
     """A record that can be looked at.
 
     Figures and pages are drawn by a room above those that make results, so a result only knows the
-    way there: `views`, which the package sets when it is imported.
+    way there: `views`, which the package sets when it is imported, and the name of its `view`.
     """
 
     views: ClassVar[Any]
+    view: ClassVar[str]
 
     def plot(self) -> Any:
         """Return a matplotlib figure; see `posterior_collapse.plot`."""

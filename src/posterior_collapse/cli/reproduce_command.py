@@ -46,8 +46,8 @@ def reproduce(
     """Repeat the paper's experiments, each beside what theory predicts.
 
     Finished runs are kept in OUT/runs and never repeated: an interrupted command goes on where it
-    was. Up to 12 runs train together and are kept when all of them end; if the command is killed
-    before, those start again. Results are written to OUT/ROW.
+    was, from the last epoch of the runs that trained, up to 12 together. Results are
+    written to OUT/ROW.
     """
     if show:
         _list()

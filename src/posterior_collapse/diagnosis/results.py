@@ -186,6 +186,7 @@ class Diagnosis(Viewed):
         likelihood: Of the decoder, as the spec or the adapter says; None if neither is known.
     """
 
+    view: ClassVar[str] = "diagnosis"
     n: int
     spec: Spec | None
     levels: tuple[LevelDiagnosis, ...]

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from posterior_collapse import atomic, checks
+from posterior_collapse import checks, files
 from posterior_collapse.errors import CorruptFileError, MissingFileError, writing
 from posterior_collapse.experiments.tables import Table, format_cell
-from posterior_collapse.training.run_folders import read_json
+from posterior_collapse.files import read_json
 
 __all__ = ["KEYS", "RESULT", "duration", "render", "write"]
 
@@ -49,7 +49,7 @@ def write(results: str | os.PathLike[str], target: str | os.PathLike[str]) -> Pa
     text = render(results, path.parent)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write(path, text.encode())
+    files.write(path, text.encode())
     return path
 
 

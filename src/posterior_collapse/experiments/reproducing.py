@@ -16,9 +16,9 @@ from posterior_collapse.experiments.deliverables import DELIVERABLES
 from posterior_collapse.experiments.execution import Executor
 from posterior_collapse.experiments.grids import Plan, Row
 from posterior_collapse.experiments.parts import Result, by_grid
-from posterior_collapse.sweeps import Progress, Store, sweep
+from posterior_collapse.files import write_json
+from posterior_collapse.runs import Progress, Store, complete
 from posterior_collapse.training import Progress as Epoch
-from posterior_collapse.training.run_folders import write_json
 
 __all__ = ["RESULT", "RUNS", "State", "reproduce"]
 
@@ -108,7 +108,7 @@ def _run(
         report(state._replace(epoch=epoch))
 
     members = row.members(plan)
-    records = sweep(
+    records = complete(
         [member.run for member in members],
         store,
         Executor(data, device, trained),

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, TypeAlias
 
-from posterior_collapse import atomic
+from posterior_collapse import files
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.records import Record
 
@@ -130,7 +130,7 @@ class Table(Record):
             OutputError: The folder is missing or cannot be written.
         """
         path = Path(folder) / f"{stem}.csv"
-        atomic.write(path, self.csv().encode())
+        files.write(path, self.csv().encode())
         return path
 
     def _indices(self) -> range:

@@ -162,6 +162,24 @@ class Architecture(Record):
                 )
         return architecture
 
+    @staticmethod
+    def of(architecture: str | Architecture, **options: Any) -> Architecture:
+        """Return what a name and its options, or an `Architecture` alone, stand for.
+
+        Raises:
+            InvalidArgumentError: As in `named`; options beside an `Architecture`.
+        """
+        if isinstance(architecture, str):
+            return Architecture.named(architecture, **options)
+        if options:
+            raise InvalidArgumentError(
+                "options",
+                sorted(options),
+                "none beside an Architecture",
+                "Set them in the Architecture, or name it by a string.",
+            )
+        return architecture
+
     def to_dict(self) -> dict[str, Any]:
         """Return the name and the options as plain JSON-able values."""
         free = ARCHITECTURES[self.name].free

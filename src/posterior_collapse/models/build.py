@@ -62,15 +62,7 @@ def build(
         >>> model(torch.zeros(3, 5), None, noise).kl[0].shape
         torch.Size([3, 2])
     """
-    if isinstance(architecture, str):
-        architecture = Architecture.named(architecture, **options)
-    elif options:
-        raise InvalidArgumentError(
-            "options",
-            sorted(options),
-            "none beside an Architecture",
-            "Set them in the Architecture, or name it by a string.",
-        )
+    architecture = Architecture.of(architecture, **options)
     architecture.check_model(spec)
     shapes = Shapes.of(architecture, spec, x_dim, y_dim, condition_shape, image_shape)
     if generator is None:

@@ -52,11 +52,15 @@ def comparison_verdict(summary: Summary) -> str:
     return text + (": train longer or warm beta up." if lacking else ".")
 
 
-def comparison_sentences(summaries: Sequence[tuple[str, Summary]]) -> list[str]:
+def comparison_sentences(
+    summaries: Sequence[tuple[str, Summary]],
+    where: str = "Each run's summary.json has its verdict.",
+) -> list[str]:
     """Return what to say below the table: a verdict per run, of many runs how many are as forecast.
 
     Args:
         summaries: As in `comparison_table`.
+        where: Says where to read about each of many runs.
     """
     if len(summaries) == 1:
         return [comparison_verdict(summaries[0][1])]
@@ -66,7 +70,7 @@ def comparison_sentences(summaries: Sequence[tuple[str, Summary]]) -> list[str]:
     stopped = [text for text in verdicts if ": Stopped, " in text]
     same = sum(": As forecast: " in text for text in verdicts)
     counts = f"{same} of {len(summaries)} runs have as many active units as their forecasts."
-    return [*stopped, counts, "Each run's summary.json has its verdict."]
+    return [*stopped, counts, where]
 
 
 def comparison_table(summaries: Sequence[tuple[str, Summary]]) -> Table:

@@ -95,6 +95,7 @@ class Forecast(Viewed):
         notes: What the optimum leaves undetermined, and cautions about the data.
     """
 
+    view: ClassVar[str] = "forecast"
     spec: Spec
     loss: float
     spectrum: Float

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from posterior_collapse import atomic, checks
+from posterior_collapse import checks, files
 from posterior_collapse.errors import CheckpointError, MissingDependencyError, writing
-from posterior_collapse.training.run_folders import digest
+from posterior_collapse.files import digest
 
 try:
     from safetensors import SafetensorError
@@ -112,8 +112,8 @@ def save(
         folder.mkdir(parents=True, exist_ok=True)
     path = folder / _commit_name(step)
     # Should the power fail between the two names, the older checkpoints are still there.
-    atomic.write(folder / _tensors_name(record), content, sync_folder=False)
-    atomic.write(path, text.encode())
+    files.write(folder / _tensors_name(record), content, sync_folder=False)
+    files.write(path, text.encode())
     prune(folder, step, keep)
     return path
 
@@ -253,7 +253,7 @@ def _delete_superseded(folder: Path, step: int, keep: int) -> None:
     needed = {_tensors_of(path) for path in kept}
     for path in folder.iterdir():
         rubbish = TENSORS.fullmatch(path.name) or (
-            path.name.startswith(".checkpoint-") and path.name.endswith(atomic.PARTIAL)
+            path.name.startswith(".checkpoint-") and path.name.endswith(files.PARTIAL)
         )
         if rubbish and path.name not in needed:
             path.unlink(missing_ok=True)

@@ -14,12 +14,12 @@ from posterior_collapse.errors import NonFiniteLossError
 from posterior_collapse.models import MarkovVAE, loss
 from posterior_collapse.training import seeds, states
 from posterior_collapse.training.annealing import Annealing
+from posterior_collapse.training.course import FINISHED, Course
 from posterior_collapse.training.drawing import BLOCK, draw, first_rows
 from posterior_collapse.training.feeding import Batch, Feed
 from posterior_collapse.training.information import active_units, information
 from posterior_collapse.training.optimisers import SGD, Adam, Optimiser, clip_
 from posterior_collapse.training.progress import Progress
-from posterior_collapse.training.runs import FINISHED, Run
 from posterior_collapse.training.settings import Settings
 from posterior_collapse.training.stacking import Draws, Stack
 
@@ -62,7 +62,7 @@ class Engine:
         half = common.precision == "bf16"
         self.stack = Stack(models, self.device, feed.batch_size, half=half)
         self.dtype = next(iter(self.stack.leaves.values())).dtype
-        self.runs = [Run(one) for one in settings]
+        self.runs = [Course(one) for one in settings]
         self.optimiser = self._optimiser()
         self.bounds = self._clip_bounds()
         per_epoch = feed.steps_per_epoch

@@ -24,9 +24,9 @@ from posterior_collapse.moments import Moments
 from posterior_collapse.theory.exact import ExactObjective
 from posterior_collapse.theory.minimum import FINISHED, ITERATIONS, ReducedObjective, descend
 from posterior_collapse.theory.state import ACTIVE_INFORMATION
+from posterior_collapse.training.course import Course
 from posterior_collapse.training.information import linear_information
 from posterior_collapse.training.optimisers import SGD, Adam, clip_
-from posterior_collapse.training.runs import Run
 from posterior_collapse.training.settings import Settings
 
 __all__ = ["ITERATIONS", "check", "first_order", "train"]
@@ -56,7 +56,7 @@ def train(
     alone: bool,
     fresh: bool = True,
     report: Callable[[dict[str, float]], None] | None = None,
-) -> tuple[Run, int]:
+) -> tuple[Course, int]:
     """Train a linear model in place, in float64; return its course and its iterations.
 
     Args:
@@ -79,7 +79,11 @@ def train(
             "Train by minibatches, or forecast: the optimum is known in closed form.",
         )  # fmt: skip
     objective = ExactObjective(moments, model.spec, CONVENTIONS[settings.convention])
-    reduced, run, limit = ReducedObjective(objective), Run(settings), settings.steps or ITERATIONS
+    reduced, run, limit = (
+        ReducedObjective(objective),
+        Course(settings),
+        settings.steps or ITERATIONS,
+    )
     done, point = 0, reduced.start(read_parameters(model), fresh=fresh)
 
     def record() -> None:

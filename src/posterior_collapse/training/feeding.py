@@ -16,11 +16,11 @@ from torch.utils.data import Dataset as TorchDataset
 from posterior_collapse.data import Dataset
 from posterior_collapse.data.arrays import as_samples, same_length
 from posterior_collapse.errors import DataError
+from posterior_collapse.files import fingerprint
 from posterior_collapse.models.loaders import seeded
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec
 from posterior_collapse.training import seeds
-from posterior_collapse.training.run_folders import fingerprint
 
 __all__ = ["ArrayFeed", "Batch", "Feed", "LoaderFeed", "feed"]
 

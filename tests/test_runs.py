@@ -18,9 +18,9 @@ import torch
 
 from posterior_collapse.errors import CorruptFileError, OutputError
 from posterior_collapse.models import ARCHITECTURES, Architecture, build
+from posterior_collapse.runs import Choice, Evaluation, Outcome, Run, Store, complete, groups
+from posterior_collapse.runs.sweep import retrained_together
 from posterior_collapse.specs import ChainSpec, CVAESpec, HVAESpec, VAESpec
-from posterior_collapse.sweeps import Choice, Evaluation, Outcome, Run, Store, groups, sweep
-from posterior_collapse.sweeps.grouping import company
 from posterior_collapse.training import Settings
 
 LINEAR = Architecture.named("linear")
@@ -37,8 +37,9 @@ def run(beta: float = 1.0, seed: int = 0, **changes: Any) -> Run:
     return Run(**{**fields, **changes})
 
 
-def outcome(number: float = 0.0) -> Outcome:
+def outcome(one: Run, number: float = 0.0) -> Outcome:
     return Outcome(
+        one,
         measured={"loss": number, "nan": float("nan")},
         forecast=None,
         stopped="finished",
@@ -49,9 +50,9 @@ def outcome(number: float = 0.0) -> Outcome:
     )
 
 
-def executed(runs: Sequence[Run]) -> list[Outcome]:
+def executed(runs: Sequence[Run], folders: Any = None) -> list[Outcome]:
     """Stands for training: what comes out depends on who trains together, as rounding does."""
-    return [outcome(one.spec.beta_levels[0] + 1e-9 * len(runs)) for one in runs]
+    return [outcome(one, one.spec.beta_levels[0] + 1e-9 * len(runs)) for one in runs]
 
 
 class TestRun:
@@ -194,13 +195,16 @@ class TestGroups:
         hierarchy = run(spec=HVAESpec((2, 2)))
         longer = run(settings=Settings(epochs=7))
         faster = run(settings=Settings(learning_rate=0.1, clip=1.0))
-        runs = [run(1.0), fixed, run(2.0, seed=3), wider, faster, hierarchy, longer]
+        elsewhere = run(2.0, settings=Settings(seed=3, order_seed=0))
+        other = run(seed=3)  # which sees the data in another order
+        runs = [run(1.0), fixed, elsewhere, wider, faster, hierarchy, longer, other]
         assert groups(runs) == [
             (runs[0], runs[2], faster),
             (fixed,),
             (wider,),
             (hierarchy,),
             (longer,),
+            (other,),
         ]
 
     def test_are_no_larger_than_said_and_hold_each_run_once(self) -> None:
@@ -216,20 +220,20 @@ class TestGroups:
         group = [run(beta) for beta in (1.0, 2.0, 3.0)]
         keys = [one.key for one in group]
         kept = {keys[0]: keys}
-        assert company(group, lambda one: kept.get(one.key)) == tuple(group)
+        assert retrained_together(group, lambda one: kept.get(one.key)) == tuple(group)
 
     def test_members_from_elsewhere_stay_away(self) -> None:
         group = [run(beta) for beta in (1.0, 2.0, 3.0)]
         elsewhere = {group[1].key: [group[1].key, "another"]}
-        assert company(group, lambda one: elsewhere.get(one.key)) == (group[0], group[2])
-        assert company(group, lambda one: [one.key]) == ()
+        assert retrained_together(group, lambda one: elsewhere.get(one.key)) == (group[0], group[2])
+        assert retrained_together(group, lambda one: [one.key]) == ()
 
 
 class TestStore:
     def test_gives_back_what_was_put_in(self, tmp_path: Path) -> None:
         store = Store(tmp_path / "runs")
         one = run()
-        store.put(one, outcome(2.5), [one.key], {"version": "0", "hardware": "h"})
+        store.put(outcome(one, 2.5), [one.key], {"version": "0", "hardware": "h"})
         found = store.get(one.key)
         assert found is not None
         assert found.run == one
@@ -237,14 +241,14 @@ class TestStore:
         assert found.history == {"step": [1.0, 2.0], "loss": [2.0, 2.5]}
         assert found.arrays["numbers"].tolist() == [0, 1, 2]
         assert found.origin == {"version": "0", "hardware": "h", "wall_s": 0.5}
-        assert found.company == (one.key,)
-        for name, value in found.model().state_dict().items():
+        assert found.retrained_together == (one.key,)
+        for name, value in found.model.state_dict().items():
             assert torch.equal(value, MODEL.state_dict()[name])
 
     def test_keeps_the_first_of_two(self, tmp_path: Path) -> None:
         store, one = Store(tmp_path), run()
-        store.put(one, outcome(1.0), [one.key], {})
-        store.put(one, outcome(2.0), [one.key], {})
+        store.put(outcome(one, 1.0), [one.key], {})
+        store.put(outcome(one, 2.0), [one.key], {})
         found = store.get(one.key)
         assert found is not None
         assert found.measured["loss"] == 1.0
@@ -260,14 +264,14 @@ class TestStore:
         store, one = Store(tmp_path), run()
         (tmp_path / one.key).mkdir()
         (tmp_path / one.key / "history.csv").write_text("step\n")
-        store.put(one, outcome(1.5), [one.key], {})
+        store.put(outcome(one, 1.5), [one.key], {})
         found = store.get(one.key)
         assert found is not None
         assert found.history["loss"] == [2.0, 1.5]
 
     def test_names_what_is_damaged(self, tmp_path: Path) -> None:
         store, one = Store(tmp_path), run()
-        store.put(one, outcome(), [one.key], {})
+        store.put(outcome(one), [one.key], {})
         (tmp_path / one.key / "arrays.npz").write_bytes(b"PK")
         found = store.get(one.key)
         assert found is not None
@@ -280,48 +284,50 @@ class TestStore:
     def test_a_folder_that_cannot_be_written_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         with pytest.raises(OutputError, match="file"):
-            Store(tmp_path / "file").put(run(), outcome(), [], {})
+            Store(tmp_path / "file").put(outcome(run()), [], {})
 
 
 class TestSweep:
     def test_trains_what_is_missing_and_nothing_else(self, tmp_path: Path) -> None:
         asked: list[int] = []
 
-        def execute(runs: Sequence[Run]) -> list[Outcome]:
+        def execute(runs: Sequence[Run], folders: Any) -> list[Outcome]:
             asked.append(len(runs))
             return executed(runs)
 
         store = Store(tmp_path)
-        sweep([run(1.0), run(2.0)], store, execute)
+        complete([run(1.0), run(2.0)], store, execute)
         (tmp_path / f".{run(3.0).key}.1.ab.partial").mkdir()  # of a process that was killed
-        records = sweep([run(3.0), run(1.0), run(1.0), run(2.0)], store, execute)
+        records = complete([run(3.0), run(1.0), run(1.0), run(2.0)], store, execute)
         assert not list(tmp_path.glob("*.partial"))
         assert asked == [2, 1]
         assert [r.run.spec.beta_levels[0] for r in records] == [3.0, 1.0, 1.0, 2.0]
 
     def test_a_changed_run_is_refused_before_anything_is_trained(self, tmp_path: Path) -> None:
         store = Store(tmp_path)
-        sweep([run(1.0)], store, executed)
+        complete([run(1.0)], store, executed)
         (tmp_path / run(1.0).key / "history.csv").write_text("step,loss\n1,0.0\n")
 
-        def execute(runs: Sequence[Run]) -> list[Outcome]:
+        def execute(runs: Sequence[Run], folders: Any) -> list[Outcome]:
             raise AssertionError("trained")
 
         with pytest.raises(CorruptFileError, match=r"history\.csv: got a changed file"):
-            sweep([run(2.0), run(1.0)], store, execute)
+            complete([run(2.0), run(1.0)], store, execute)
 
     def test_a_run_deleted_as_soon_as_it_is_kept_is_told(self, tmp_path: Path) -> None:
         class Losing(Store):
-            def put(self, one: Run, *rest: Any) -> None:
+            def put(self, one: Outcome, *rest: Any) -> None:
                 super().put(one, *rest)
-                shutil.rmtree(tmp_path / one.key)
+                shutil.rmtree(tmp_path / one.run.key)
 
         with pytest.raises(OutputError, match="right after a run was kept"):
-            sweep([run(1.0)], Losing(tmp_path), executed)
+            complete([run(1.0)], Losing(tmp_path), executed)
 
     def test_tells_what_it_does(self, tmp_path: Path) -> None:
         told: list[tuple[int, ...]] = []
-        sweep([run(1.0), run(2.0)], Store(tmp_path), executed, report=lambda p: told.append((*p,)))
+        complete(
+            [run(1.0), run(2.0)], Store(tmp_path), executed, report=lambda p: told.append((*p,))
+        )
         assert told == [(2, 0, 0), (2, 0, 2), (2, 2, 0)]
 
     @pytest.mark.parametrize("kept", [0, 1, 2])
@@ -329,7 +335,7 @@ class TestSweep:
         self, tmp_path: Path, kept: int
     ) -> None:
         runs = [run(beta) for beta in (1.0, 2.0, 3.0)]
-        alone = sweep(runs, Store(tmp_path / "alone"), executed)
+        alone = complete(runs, Store(tmp_path / "alone"), executed)
 
         class Dying(Store):
             left = kept
@@ -341,8 +347,8 @@ class TestSweep:
                 super().put(*arguments)
 
         with pytest.raises(KeyboardInterrupt):
-            sweep(runs, Dying(tmp_path / "dying"), executed)
-        again = sweep(runs, Store(tmp_path / "dying"), executed)
+            complete(runs, Dying(tmp_path / "dying"), executed)
+        again = complete(runs, Store(tmp_path / "dying"), executed)
         assert [r.measured for r in again] == [r.measured for r in alone]
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
@@ -361,11 +367,11 @@ class TestSweep:
 
 
 def _work(folder: Path, runs: Sequence[Run], name: str) -> None:
-    def execute(group: Sequence[Run]) -> list[Outcome]:
+    def execute(group: Sequence[Run], folders: Any) -> list[Outcome]:
         time.sleep(0.05)
         with (folder / name).open("a") as file:
             file.writelines(f"{one.key}\n" for one in group)
         return executed(group)
 
     (folder / name).touch()
-    sweep(runs, Store(folder / "runs"), execute)
+    complete(runs, Store(folder / "runs"), execute)

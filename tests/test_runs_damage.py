@@ -14,8 +14,8 @@ import pytest
 from posterior_collapse.cli import main
 from posterior_collapse.errors import CorruptFileError
 from posterior_collapse.models import Architecture, build
+from posterior_collapse.runs import Choice, Outcome, Record, Run, Store
 from posterior_collapse.specs import VAESpec
-from posterior_collapse.sweeps import Choice, Outcome, Record, Run, Store
 from posterior_collapse.training import Settings
 
 MODEL = build(VAESpec(2), "linear", x_dim=3)
@@ -32,6 +32,7 @@ def store(tmp_path: Path) -> Store:
     found = Store(tmp_path / "runs")
     for number, run in enumerate((FIRST, SECOND)):
         outcome = Outcome(
+            run,
             measured={"loss": 1.0 + number, "levels": [{"n_active": 2}]},
             forecast={"loss": 0.5},
             stopped="finished",
@@ -40,7 +41,7 @@ def store(tmp_path: Path) -> Store:
             model=MODEL,
             wall_s=0.5,
         )
-        found.put(run, outcome, [run.key], {"version": "0", "hardware": "h"})
+        found.put(outcome, [run.key], {"version": "0", "hardware": "h"})
     return found
 
 
@@ -65,7 +66,7 @@ def read_whole(record: Record | None) -> None:
     record.check()
     assert record.arrays
     assert record.history
-    record.model()
+    _ = record.model
 
 
 def refused(store: Store, named: str = "") -> str:

@@ -1,73 +1,80 @@
-"""The files of a run that people read: config.json, history.csv, summary.json, TensorBoard.
+"""Files that are there whole or not at all, whatever kills the process; JSON, CSV, hashes, locks.
 
-Each is written whole or not at all. JSON is strict: what is not finite becomes null.
+JSON is strict: what is not finite becomes null.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from posterior_collapse import atomic
-from posterior_collapse.errors import (
-    CorruptFileError,
-    MissingDependencyError,
-    MissingFileError,
-    OutputError,
-    writing,
-)
+from posterior_collapse.errors import CorruptFileError, MissingFileError, writing
 
 __all__ = [
-    "CONFIG",
     "HISTORY",
-    "SUMMARY",
-    "Scalars",
+    "PARTIAL",
     "as_read",
-    "check_free",
+    "claim",
+    "clear",
+    "columns",
     "digest",
     "fingerprint",
     "read_json",
-    "require_tensorboard",
+    "write",
     "write_history",
     "write_json",
 ]
 
-CONFIG = "config.json"
 HISTORY = "history.csv"
-SUMMARY = "summary.json"
+PARTIAL = ".partial"
+"""Ending of a file that is being written; one that outlives its process is rubbish."""
 
 
-def check_free(folder: str | Path) -> None:
-    """Refuse a folder that holds anything, or that is a file.
+def write(path: Path, content: bytes, *, sync_folder: bool = True) -> None:
+    """Write a file under a temporary name in its folder, fsync it, rename it, fsync the folder.
+
+    Args:
+        path: Where it goes; the folder is there already.
+        content: What goes in.
+        sync_folder: False where another file of the same folder follows at once.
 
     Raises:
-        OutputError: It is not free.
-
-    Example:
-        >>> check_free("no/such/folder")
+        OutputError: The system refuses (permission, space); what was there before is kept.
     """
-    folder = Path(folder)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    with writing(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        if sync_folder:
+            _sync_folder(path.parent)
+
+
+def clear(folder: Path) -> None:
+    """Delete what killed processes were writing in a folder and below; no other may write there.
+
+    Raises:
+        OutputError: The system refuses.
+    """
     with writing(folder):
-        if not folder.exists():
-            return
-        if folder.is_dir() and all(path.name.endswith(atomic.PARTIAL) for path in folder.iterdir()):
-            return
-    what = "a folder with files in it" if folder.is_dir() else "a file"
-    raise OutputError(
-        str(folder),
-        what,
-        "a new or empty folder, since no run is overwritten",
-        "Choose another one with --out, or go on with --resume.",
-    )
+        for path in folder.rglob(f".*{PARTIAL}"):
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, values: Mapping[str, Any]) -> Path:
@@ -80,7 +87,7 @@ def write_json(path: str | Path, values: Mapping[str, Any]) -> Path:
     text = json.dumps(_finite(values), indent=2, allow_nan=False) + "\n"
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write(path, text.encode())
+    write(path, text.encode())
     return path
 
 
@@ -157,15 +164,25 @@ def write_history(folder: str | Path, history: Mapping[str, Sequence[Any]]) -> P
         <BLANKLINE>
     """
     path = Path(folder) / HISTORY
-    columns = dict(_columns(history))
+    found = dict(columns(history))
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(columns)
-    table.writerows(zip(*columns.values(), strict=True))
+    table.writerow(found)
+    table.writerows(zip(*found.values(), strict=True))
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write(path, text.getvalue().encode())
+    write(path, text.getvalue().encode())
     return path
+
+
+def columns(history: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, Sequence[Any]]]:
+    """Yield the columns of a history, one with an entry per level as one column per level."""
+    for name, values in history.items():
+        if len(values) > 0 and isinstance(values[0], (list, tuple)):
+            for number, column in enumerate(zip(*values, strict=True), 1):
+                yield f"{name}_{number}", column
+        else:
+            yield name, values
 
 
 def fingerprint(arrays: Iterable[NDArray[Any] | None]) -> str:
@@ -185,59 +202,49 @@ def fingerprint(arrays: Iterable[NDArray[Any] | None]) -> str:
     return digest.hexdigest()
 
 
-def require_tensorboard() -> Any:
-    """Return TensorBoard's writer class.
+@contextlib.contextmanager
+def claim(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold a file or folder, so that two processes share work or refuse it instead of doubling it.
 
-    Raises:
-        MissingDependencyError: TensorBoard is not installed.
-    """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise MissingDependencyError(
-            "tensorboard",
-            "no such library",
-            "tensorboard to write its event files",
-            "Run pip install tensorboard, or leave it out: history.csv has the same numbers.",
-        ) from error
-    return SummaryWriter
-
-
-class Scalars:
-    """A run's history as TensorBoard shows it, written epoch by epoch.
+    The system frees it when the process ends, however it ends, and nothing is left behind. Where
+    there are no such locks (not POSIX, some network drives) every process holds it.
 
     Args:
-        folder: Folder of the run; events go to its subfolder `tensorboard`.
-        start: First epoch that will be written; events from there on, left by a run that was
-            killed, are hidden.
+        path: A folder that is there, or a file, made if it is missing.
+        wait: Wait for it; else yield False where another process holds it.
 
     Raises:
-        MissingDependencyError: TensorBoard is not installed.
+        OutputError: It cannot be opened.
     """
+    try:
+        import fcntl
+    except ImportError:
+        yield True
+        return
+    with writing(path):
+        how = os.O_RDONLY if path.is_dir() else os.O_CREAT | os.O_RDWR
+        handle = os.open(path, how, 0o644)
+    try:
+        held = True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            held = False
+        except OSError:
+            pass
+        yield held
+    finally:
+        os.close(handle)
 
-    def __init__(self, folder: str | Path, start: int = 1) -> None:
-        writer = require_tensorboard()
-        with writing(folder):
-            self._writer: Any = writer(str(Path(folder) / "tensorboard"), purge_step=start)
 
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Write the numbers of one epoch; `row["epoch"]` is the step shown."""
-        for name, (value,) in _columns({name: [value] for name, value in row.items()}):
-            if name != "epoch" and isinstance(value, (int, float)):
-                self._writer.add_scalar(name, value, row["epoch"])
-
-    def close(self) -> None:
-        """Write what is pending."""
-        self._writer.close()
-
-
-def _columns(history: Mapping[str, Sequence[Any]]) -> Iterable[tuple[str, Sequence[Any]]]:
-    for name, values in history.items():
-        if len(values) > 0 and isinstance(values[0], (list, tuple)):
-            for number, column in enumerate(zip(*values, strict=True), 1):
-                yield f"{name}_{number}", column
-        else:
-            yield name, values
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":  # elsewhere a folder cannot be opened
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _finite(value: Any) -> Any:

@@ -21,26 +21,22 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from posterior_collapse import atomic
+from posterior_collapse import files
 from posterior_collapse.errors import CorruptFileError, writing
+from posterior_collapse.files import HISTORY, as_read, digest, read_json, write_history, write_json
 from posterior_collapse.models import MarkovVAE
-from posterior_collapse.sweeps.runs import Run
+from posterior_collapse.runs.run import Run
 from posterior_collapse.training import checkpoints
-from posterior_collapse.training.run_folders import (
-    HISTORY,
-    as_read,
-    digest,
-    read_json,
-    write_history,
-    write_json,
-)
 from posterior_collapse.training.states import load_model
 
 __all__ = ["Outcome", "Record", "Store"]
 
 RUN, ARRAYS = "run.json", "arrays.npz"
-FILES, SEAL = "files", "sha256"
-"""Entries of `run.json`: the SHA-256 of each other file, and that of all its other entries."""
+FILES, SEAL, COMPANY = "files", "sha256", "company"
+"""Entries of `run.json`: the SHA-256 of each other file, that of all its other entries, and the
+keys of the runs that trained together."""
+WORK = ".work"
+"""Subfolder of a store with the checkpoints of what trains."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +44,7 @@ class Outcome:
     """What a finished run leaves behind.
 
     Attributes:
+        run: Its description.
         measured: JSON-able values.
         forecast: What theory says of the same, or None.
         stopped: Why the run ended.
@@ -57,6 +54,7 @@ class Outcome:
         wall_s: Seconds it took; a member of a group counts its share.
     """
 
+    run: Run
     measured: Mapping[str, Any]
     forecast: Mapping[str, Any] | None
     stopped: str
@@ -68,14 +66,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Record:
-    """A stored run, read back.
+    """A stored run, read back; `history`, `arrays` and `model` when they are asked for.
 
     Attributes:
-        run: Its description.
+        run: As in `Outcome`.
         measured: As in `Outcome`.
         forecast: As in `Outcome`.
         stopped: As in `Outcome`.
-        company: Keys of the runs that trained together with it.
+        retrained_together: Keys of the runs that trained together with it.
         origin: Version, hardware and wall time.
         folder: Where it lies.
         files: SHA-256 of its other files; None for a run that an earlier version kept, which
@@ -86,7 +84,7 @@ class Record:
     measured: dict[str, Any]
     forecast: dict[str, Any] | None
     stopped: str
-    company: tuple[str, ...]
+    retrained_together: tuple[str, ...]
     origin: dict[str, Any]
     folder: Path = field(repr=False)
     files: dict[str, str] | None = field(default=None, repr=False)
@@ -125,8 +123,9 @@ class Record:
         except (ValueError, csv.Error) as error:
             raise self._unreadable(HISTORY, error, "the history of a run") from error
 
+    @cached_property
     def model(self) -> MarkovVAE:
-        """Return the trained model.
+        """The trained model.
 
         Raises:
             CorruptFileError: A file of it is damaged, or was changed.
@@ -218,20 +217,24 @@ class Store:
             )
         return record
 
-    def put(
-        self, run: Run, outcome: Outcome, company: Sequence[str], origin: Mapping[str, Any]
-    ) -> None:
+    def put(self, outcome: Outcome, together: Sequence[str], origin: Mapping[str, Any]) -> None:
         """Keep a finished run.
+
+        Args:
+            outcome: What it left behind.
+            together: Keys of the runs that it trained with, its own among them.
+            origin: Version and hardware.
 
         Raises:
             OutputError: The folder cannot be written.
         """
-        partial = self.folder / f".{run.key}.{os.getpid()}.{uuid.uuid4().hex[:8]}{atomic.PARTIAL}"
-        final = self.folder / run.key
+        key = outcome.run.key
+        partial = self.folder / f".{key}.{os.getpid()}.{uuid.uuid4().hex[:8]}{files.PARTIAL}"
+        final = self.folder / key
         with writing(self.folder):
             partial.mkdir(parents=True)
         try:
-            self._fill(partial, run, outcome, company, origin)
+            self._fill(partial, outcome, together, origin)
             with writing(final):
                 try:
                     partial.rename(final)
@@ -242,78 +245,61 @@ class Store:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
+    @contextlib.contextmanager
+    def working(self, runs: Sequence[Run]) -> Iterator[list[Path]]:
+        """Give a folder per run for the checkpoints of a group; they go when all are kept."""
+        group = self.folder / WORK / digest({"together": [run.key for run in runs]})[:20]
+        yield [group / run.key for run in runs]
+        shutil.rmtree(group, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            group.parent.rmdir()  # unless another group trains
+
     def tidy(self, keys: Sequence[str]) -> None:
         """Take away what processes that were killed left of runs; call it under their claim."""
         for key in keys:
-            for path in self.folder.glob(f".{key}.*{atomic.PARTIAL}"):
+            for path in self.folder.glob(f".{key}.*{files.PARTIAL}"):
                 shutil.rmtree(path, ignore_errors=True)
 
     def _fill(
-        self,
-        folder: Path,
-        run: Run,
-        outcome: Outcome,
-        company: Sequence[str],
-        origin: Mapping[str, Any],
+        self, folder: Path, outcome: Outcome, together: Sequence[str], origin: Mapping[str, Any]
     ) -> None:
         write_history(folder, outcome.history)
         content = io.BytesIO()
         np.savez_compressed(content, **dict(outcome.arrays))  # type: ignore[arg-type]
-        atomic.write(folder / ARRAYS, content.getvalue(), sync_folder=False)
+        files.write(folder / ARRAYS, content.getvalue(), sync_folder=False)
         tensors: dict[str, Tensor] = {
             f"model.{name}": value for name, value in outcome.model.state_dict().items()
         }
         steps = outcome.history.get("step") or [0]
         checkpoints.save(folder, tensors, {"config": outcome.model.config}, step=int(steps[-1]))
-        files = {
+        hashes = {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()
         }
         values = as_read(
             {
-                "run": run.to_dict(),
+                "run": outcome.run.to_dict(),
                 "measured": outcome.measured,
                 "forecast": outcome.forecast,
                 "stopped": outcome.stopped,
-                "company": list(company),
+                COMPANY: list(together),
                 "origin": {**origin, "wall_s": outcome.wall_s},
-                FILES: dict(sorted(files.items())),
+                FILES: dict(sorted(hashes.items())),
             }
         )
         write_json(folder / RUN, {**values, SEAL: digest(values)})
 
     @contextlib.contextmanager
     def claim(self, name: str, *, wait: bool) -> Iterator[bool]:
-        """Hold a lock by name, so that two processes share the work instead of doubling it.
-
-        The system frees it when the process ends, however it ends. Where there are no such locks
-        work may be done twice; what is kept is the same.
-
-        Args:
-            name: What is claimed.
-            wait: Wait for it; else yield False where another process holds it.
-        """
-        try:
-            import fcntl
-        except ImportError:  # not a POSIX system
-            yield True
-            return
+        """Hold a group by name; see `files.claim`. Where it fails, what is kept is the same."""
         path = self.folder / ".claims" / name
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-                held = True
-            except BlockingIOError:
-                held = False
-            yield held
-        finally:
-            os.close(handle)
+        with files.claim(path, wait=wait) as own:
+            yield own
 
 
 KINDS: dict[str, type | tuple[type, ...]] = {
-    "measured": dict, "forecast": (dict, type(None)), "stopped": str, "company": list,
+    "measured": dict, "forecast": (dict, type(None)), "stopped": str, COMPANY: list,
     "origin": dict, FILES: (dict, type(None)),
 }  # fmt: skip
 
@@ -324,5 +310,6 @@ def _record(values: Mapping[str, Any], folder: Path) -> Record:
     for name, value in fields.items():
         if not isinstance(value, KINDS[name]):
             raise TypeError(f"{name} is a {type(value).__name__}")
-    company = tuple(map(str, fields.pop("company")))
-    return Record(run=Run.from_dict(values["run"]), company=company, folder=folder, **fields)
+    together = tuple(map(str, fields.pop(COMPANY)))
+    run = Run.from_dict(values["run"])
+    return Record(run=run, retrained_together=together, folder=folder, **fields)
