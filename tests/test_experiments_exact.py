@@ -10,8 +10,7 @@ from posterior_collapse.experiments import measuring, recorded
 from posterior_collapse.models import build, load_parameters, read_parameters
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import CVAESpec, HVAESpec, Spec, VAESpec
-from posterior_collapse.theory import forecast
-from posterior_collapse.theory.objective import ExactObjective
+from posterior_collapse.theory import ExactObjective, forecast
 from posterior_collapse.training import Settings, exact
 
 RNG = np.random.default_rng(0)

@@ -5,17 +5,17 @@ import pytest
 import torch
 
 import posterior_collapse as pc
-from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import (
     build,
     exact_terms,
     linear_values,
     load_parameters,
     loss,
-    moment_terms,
     read_parameters,
     set_biases,
 )
+from posterior_collapse.theory import ExactObjective
 
 F64 = torch.float64
 SPECS = {
@@ -45,13 +45,6 @@ def tensors(*arrays):
     return tuple(None if a is None else torch.as_tensor(a, dtype=F64) for a in arrays)
 
 
-def second_moments(x, y, center):
-    x, y = (None if a is None else a - a.mean(0) * center for a in (x, y))
-    if y is None:
-        return x.T @ x / len(x), None, None
-    return x.T @ x / len(x), y.T @ x / len(x), y.T @ y / len(x)
-
-
 def linear(spec, x, y, **options):
     y_dim = None if y is None else y.shape[1]
     return build(spec, "linear", x_dim=x.shape[1], y_dim=y_dim, dtype=F64, **options)
@@ -63,22 +56,20 @@ def test_a_warm_start_is_the_forecast_optimum(name, center):
     spec = SPECS[name]
     x, y = data(spec)
     forecast = pc.forecast(pc.Moments.from_arrays(x, y, center=center), spec)
+    objective = ExactObjective(pc.Moments.from_arrays(x, y, center=center), spec)
     x, y = tensors(x, y)
     model = linear(spec, x, y, bias=center)
     load_parameters(model, forecast.parameters())
-    for terms in (
-        exact_terms(linear_values(model), x, y),
-        moment_terms(linear_values(model), *second_moments(x, y, center)),
-    ):
-        value = loss(terms, spec.beta_levels)
-        assert value.item() == pytest.approx(forecast.loss, abs=1e-9, rel=1e-9)
-        for level, kl in zip(forecast.levels, terms.kl, strict=True):
-            np.testing.assert_allclose(
-                np.sort(kl.mean(0).detach()), np.sort(level.kl), rtol=1e-7, atol=1e-7
-            )
-        parameters = list(model.parameters())
-        gradients = torch.autograd.grad(value, parameters, allow_unused=True)
-        assert all(g is None or g.abs().max() < 1e-6 for g in gradients)
+    terms = exact_terms(linear_values(model), x, y)
+    value = loss(terms, spec.beta_levels)
+    assert value.item() == pytest.approx(forecast.loss, abs=1e-9, rel=1e-9)
+    averages = objective.terms(read_parameters(model))
+    assert objective.weighed(averages) == pytest.approx(forecast.loss, abs=1e-9, rel=1e-9)
+    for level, kl, average in zip(forecast.levels, terms.kl, averages.kl, strict=True):
+        for found in (kl.mean(0).detach(), average):
+            np.testing.assert_allclose(np.sort(found), np.sort(level.kl), rtol=1e-7, atol=1e-7)
+    gradients = torch.autograd.grad(value, list(model.parameters()), allow_unused=True)
+    assert all(g is None or g.abs().max() < 1e-6 for g in gradients)
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -98,27 +89,29 @@ def test_parameters_survive_the_round_trip(name):
 @pytest.mark.parametrize("center", [True, False])
 def test_moments_equal_the_average_over_samples(name, center):
     spec = SPECS[name]
+    moments = pc.Moments.from_arrays(*data(spec), center=center)
     x, y = tensors(*data(spec))
     model = linear(spec, x, y, bias=center)
     if center:
         set_biases(model, x.mean(0), None if y is None else y.mean(0))
-    values = linear_values(model)
-    samples, moments = (
-        exact_terms(values, x, y),
-        moment_terms(values, *second_moments(x, y, center)),
-    )
-    torch.testing.assert_close(samples.squared_error.mean(), moments.squared_error[0])
-    for a, b in zip(samples.kl, moments.kl, strict=True):
-        torch.testing.assert_close(a.mean(0), b[0])
+    samples = exact_terms(linear_values(model), x, y)
+    averages = ExactObjective(moments, spec).terms(read_parameters(model))
+    assert averages.squared_error == pytest.approx(samples.squared_error.mean().item(), rel=1e-12)
+    assert averages.normaliser == pytest.approx(samples.normaliser.item(), rel=1e-12)
+    for a, b in zip(samples.kl, averages.kl, strict=True):
+        np.testing.assert_allclose(a.mean(0).detach(), b, rtol=1e-11)
 
 
 def test_moments_of_an_autoencoder_may_be_given_in_full():
-    x, _ = tensors(*data(SPECS["vae"]))
-    values = linear_values(linear(SPECS["vae"], x, None))
+    x, _ = data(SPECS["vae"])
+    p = read_parameters(linear(SPECS["vae"], *tensors(x, None)))
     xx = x.T @ x / len(x)
-    torch.testing.assert_close(moment_terms(values, xx), moment_terms(values, xx, xx, xx))
-    with pytest.raises(InvalidArgumentError, match="yx"):
-        moment_terms(values, xx, xx)
+    one, full = (
+        ExactObjective(pc.Moments.from_matrices(*given), SPECS["vae"]).terms(p)
+        for given in ((xx,), (xx, xx, xx))
+    )
+    assert one.squared_error == full.squared_error
+    np.testing.assert_array_equal(one.kl, full.kl)
 
 
 def test_an_exact_conditional_model_needs_its_target():
@@ -126,8 +119,8 @@ def test_an_exact_conditional_model_needs_its_target():
     values = linear_values(linear(SPECS["cvae"], x, y))
     with pytest.raises(InvalidArgumentError, match="y"):
         exact_terms(values, x)
-    with pytest.raises(InvalidArgumentError, match="yx"):
-        moment_terms(values, x.T @ x)
+    with pytest.raises(DataError, match="no target y"):
+        ExactObjective(pc.Moments.from_arrays(x.numpy()), SPECS["cvae"])
 
 
 def test_optimal_biases_beat_any_other():
@@ -177,13 +170,12 @@ def test_values_can_come_from_stacked_state(name):
     x, y = tensors(*data(spec))
     models = [linear(spec, x, y, generator=torch.Generator().manual_seed(s)) for s in range(3)]
     params, buffers = torch.func.stack_module_state(models)
-    moments = second_moments(x, y, True)
 
     def one(state):
-        return loss(moment_terms(linear_values(models[0], state), *moments), spec.beta_levels)
+        return loss(exact_terms(linear_values(models[0], state), x, y), spec.beta_levels)
 
     together = torch.func.vmap(one)({**params, **buffers})
-    alone = [loss(moment_terms(linear_values(m), *moments), spec.beta_levels) for m in models]
+    alone = [loss(exact_terms(linear_values(m), x, y), spec.beta_levels) for m in models]
     torch.testing.assert_close(together, torch.stack(alone))
 
 

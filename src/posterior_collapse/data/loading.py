@@ -9,8 +9,8 @@ from typing import Any
 from posterior_collapse.data.arrays import from_array, same_length
 from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.data.files import READERS, read_file
+from posterior_collapse.data.locate import expanded
 from posterior_collapse.data.registry import canonical, from_registry, unknown
-from posterior_collapse.data.sniff import expanded
 from posterior_collapse.data.tasks import TASKS
 from posterior_collapse.errors import DataError, InvalidArgumentError, nearest
 
@@ -123,7 +123,7 @@ def _from_path(source: str | os.PathLike[str], header: bool | None) -> Dataset:
         raise InvalidArgumentError(
             "data", "an empty name", "a name or a file", "See `collapse data list`."
         )
-    path = expanded(source)
+    path = expanded("data", source)
     bare_name = isinstance(source, str) and path.name == source
     if bare_name and path.suffix.lower() not in READERS and not os.path.exists(path):
         raise unknown(str(source))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import stat
 from pathlib import Path
 
 from posterior_collapse.errors import CorruptFileError, MissingFileError, nearest
 
-__all__ = ["check", "expanded", "is_html"]
+__all__ = ["check", "is_html"]
 
 
 def is_html(head: bytes) -> bool:
@@ -21,20 +20,6 @@ def is_html(head: bytes) -> bool:
     """
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:14].lower()
     return start.startswith((b"<!doctype html", b"<html", b"<head"))
-
-
-def expanded(path: str | os.PathLike[str]) -> Path:
-    """Return a path whose ~ is a home folder.
-
-    Raises:
-        MissingFileError: It is that of a user who is not known here.
-    """
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise MissingFileError(
-            os.fspath(path), "the home of an unknown user", "a folder", "Check the path."
-        ) from error
 
 
 def check(path: Path) -> bytes:

@@ -13,19 +13,11 @@ from scipy import linalg
 from posterior_collapse.data import Dataset
 from posterior_collapse.diagnosis import LevelDiagnosis, diagnose, log_likelihood
 from posterior_collapse.experiments.recorded import distances
-from posterior_collapse.models import (
-    MarkovVAE,
-    Terms,
-    linear_values,
-    loss,
-    moment_terms,
-    read_parameters,
-)
+from posterior_collapse.models import MarkovVAE, read_parameters
 from posterior_collapse.moments import Moments
+from posterior_collapse.runs import Evaluation
 from posterior_collapse.specs import Spec
-from posterior_collapse.sweeps import Evaluation
-from posterior_collapse.theory import Forecast
-from posterior_collapse.theory.objective import ExactObjective
+from posterior_collapse.theory import ExactObjective, Forecast
 
 __all__ = ["ACTIVE_MODE", "DELTA", "exactly", "expected", "on_rows", "panel"]
 
@@ -100,21 +92,9 @@ def exactly(
         `information`, singular values and stds; `distances` to the closed form. Arrays: the
         matrices `U1`, `V1` = W1 P Phi^(1/2) and so on.
     """
-    values = linear_values(model)
-    xx, yx, yy = (
-        None if m is None else torch.from_numpy(np.array(m, dtype=np.float64))
-        for m in (
-            moments.xx,
-            moments.yx if moments.paired else None,
-            moments.yy if moments.paired else None,
-        )
-    )
-    assert xx is not None
-    with torch.no_grad():
-        terms = moment_terms(values, xx, yx, yy)
-    found = read_parameters(model)
-    objective = ExactObjective(moments, spec)
-    information = _information(found, moments, len(spec.dims))
+    found, objective = read_parameters(model), ExactObjective(moments, spec)
+    terms = objective.terms(found)
+    information = _information(found, objective)
     levels = [
         {
             "kl": float(kl.sum()),
@@ -128,7 +108,14 @@ def exactly(
             zip(terms.kl, information, objective.singular_values(found), strict=True), start=1
         )
     ]
-    measured = {**_losses(terms, spec), "levels": levels}
+    loss, kl = objective.weighed(terms), [level["kl"] for level in levels]
+    measured: dict[str, Any] = {
+        "loss": loss,
+        "reconstruction": loss - float(np.dot(spec.beta_levels, kl)),
+        "squared_error": terms.squared_error,
+        "kl": sum(kl),
+        "levels": levels,
+    }
     if forecast is not None:
         measured["distances"] = distances(model, objective, forecast)
     return measured, _matrices(found, moments)
@@ -165,18 +152,6 @@ def expected(forecast: Forecast | None) -> dict[str, Any] | None:
     }
 
 
-def _losses(terms: Terms, spec: Spec) -> dict[str, float]:
-    kl = [float(level.double().mean(0).sum()) for level in terms.kl]
-    total = float(loss(terms, spec.beta_levels))
-    weighted = sum(b * k for b, k in zip(spec.beta_levels, kl, strict=True))
-    return {
-        "loss": total,
-        "reconstruction": total - weighted,
-        "squared_error": float(terms.squared_error.mean()),
-        "kl": sum(kl),
-    }
-
-
 def _level(level: LevelDiagnosis) -> dict[str, Any]:
     units = ("kl", "information", "information_error", "mean_variance", "posterior_std")
     return {
@@ -206,20 +181,17 @@ def _likelihood(
 
 
 def _information(
-    found: Mapping[str, NDArray[np.float64]], moments: Moments, depth: int
+    found: Mapping[str, NDArray[np.float64]], objective: ExactObjective
 ) -> list[NDArray[np.float64]]:
     """Information on x of each level's modes, in nats, descending.
 
     Modes are the canonical directions of a level, between what x says of it and all that it is:
     they are determined even where an optimum leaves units free to be rotated.
     """
-    known, first = moments.xx, found["W1"]
-    if "U2" in found and depth == 1:
-        known = np.block([[moments.xx, moments.yx.T], [moments.yx, moments.yy]])
-        first = np.hstack([found["W1"], found["W2"]])
-    total, levels = known, []
-    for level in range(1, depth + 1):
-        W = first if level == 1 else found[f"W{level}"]
+    known = total = objective.second
+    levels = []
+    for level in range(1, len(objective.spec.dims) + 1):
+        W = objective.encoder(found) if level == 1 else found[f"W{level}"]
         known = W @ known @ W.T
         total = W @ total @ W.T + np.diag(found[f"sigma_{level}"] ** 2)
         share = np.clip(linalg.eigh(known, total, eigvals_only=True), 0, 1 - 1e-15)

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import itertools
 
 import numpy as np
-import torch
 
-from posterior_collapse.models import (
-    MarkovVAE,
-    linear_values,
-    loss,
-    moment_terms,
-    read_parameters,
-)
+from posterior_collapse.models import CONVENTIONS, MarkovVAE, read_parameters
 from posterior_collapse.moments import Moments
-from posterior_collapse.theory import Forecast
-from posterior_collapse.theory.objective import ExactObjective
+from posterior_collapse.theory import ExactObjective, Forecast
 from posterior_collapse.training import Settings
-from posterior_collapse.training.optimisers import clip_
+from posterior_collapse.training.exact import first_order
 
 __all__ = ["distances", "train"]
 
@@ -33,38 +24,16 @@ def train(model: MarkovVAE, settings: Settings, moments: Moments, expected: Fore
 
     Args:
         model: Of architecture `linear`, without biases.
-        settings: `steps`, `learning_rate` and `clip` count.
+        settings: `steps`, `optimiser`, `learning_rate`, `clip` and `convention` count.
         moments: Raw moments.
         expected: The closed form to measure the distance to.
     """
-    objective = ExactObjective(moments, model.spec)
-    data = [
-        None if m is None else torch.from_numpy(np.array(m, dtype=np.float64))
-        for m in (
-            moments.xx,
-            moments.yx if moments.paired else None,
-            moments.yy if moments.paired else None,
-        )
-    ]
-    assert data[0] is not None
-    parameters = list(model.parameters())
-    optimiser = torch.optim.Adam(parameters, lr=settings.learning_rate)
-    bound = None if settings.clip is None else torch.tensor([settings.clip], dtype=torch.float64)
-    history: History = {"step": [], "loss": []}
+    objective = ExactObjective(moments, model.spec, CONVENTIONS[settings.convention])
+    history: History = {}
     steps = settings.steps or settings.epochs
-    for step in range(1, steps + 1):
-        optimiser.zero_grad()
-        value = loss(
-            moment_terms(linear_values(model), data[0], *data[1:]),
-            model.spec.beta_levels,
-            convention=settings.convention,
-        )
-        value.backward()  # type: ignore[no-untyped-call]
-        if bound is not None:
-            clip_([p.grad.unsqueeze(0) for p in parameters if p.grad is not None], bound)
-        optimiser.step()
+    for step, loss in itertools.islice(first_order(model, objective, settings), steps):
         if step <= EVERY_STEP or step % EVERY == 0 or step == steps:
-            row = {"step": step, "loss": value.item(), **distances(model, objective, expected)}
+            row = {"step": step, "loss": loss, **distances(model, objective, expected)}
             for name, entry in row.items():
                 history.setdefault(name, []).append(entry)
     return history
@@ -77,15 +46,9 @@ def distances(model: MarkovVAE, objective: ExactObjective, expected: Forecast) -
     y), `U1` the decoder, `sigma_1` the posterior stds, each sorted; and so on per level.
     """
     found = read_parameters(model)
-    return _errors(objective.singular_values(found), found, expected)
-
-
-def _errors(
-    singular_values: list[tuple[Any, Any]], found: Mapping[str, Any], expected: Forecast
-) -> dict[str, float]:
     errors: dict[str, float] = {}
     for number, (level, (encoder, decoder)) in enumerate(
-        zip(expected.levels, singular_values, strict=True), start=1
+        zip(expected.levels, objective.singular_values(found), strict=True), start=1
     ):
         std = np.sort(found[f"sigma_{number}"])
         errors |= {

@@ -7,14 +7,15 @@ with needing_torch():
 
 from posterior_collapse.models.architecture import ARCHITECTURES, Architecture, Shapes
 from posterior_collapse.models.build import build, rebuild
-from posterior_collapse.models.exact import exact_terms, moment_terms
 from posterior_collapse.models.latent import LatentModel, LogTerms
 from posterior_collapse.models.linear import (
     LinearValues,
+    exact_terms,
     linear_values,
     load_parameters,
     read_parameters,
     set_biases,
+    trained_parameters,
 )
 from posterior_collapse.models.markov import MarkovVAE
 from posterior_collapse.models.objective import (
@@ -46,9 +47,9 @@ __all__ = [
     "load_parameters",
     "log_normaliser",
     "loss",
-    "moment_terms",
     "read_parameters",
     "rebuild",
     "set_biases",
+    "trained_parameters",
     "warm_up",
 ]

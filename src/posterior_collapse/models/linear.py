@@ -1,4 +1,4 @@
-"""The matrices of a linear model: read them, set them from the theory, set optimal biases."""
+"""The matrices of a linear model: read them, set them, and the objective without noise."""
 
 from __future__ import annotations
 
@@ -11,11 +11,20 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from posterior_collapse.errors import InvalidArgumentError
-from posterior_collapse.models.gaussians import Scale, log_head_of
+from posterior_collapse.models.gaussians import Scale, log_head_of, relative_entropy
 from posterior_collapse.models.markov import MarkovVAE
 from posterior_collapse.models.nets import Decoder, Encoder
+from posterior_collapse.models.objective import Terms, log_normaliser
 
-__all__ = ["LinearValues", "linear_values", "load_parameters", "read_parameters", "set_biases"]
+__all__ = [
+    "LinearValues",
+    "exact_terms",
+    "linear_values",
+    "load_parameters",
+    "read_parameters",
+    "set_biases",
+    "trained_parameters",
+]
 
 
 class LinearValues(NamedTuple):
@@ -83,6 +92,63 @@ def linear_values(model: MarkovVAE, state: Mapping[str, Tensor] | None = None) -
     )
 
 
+def exact_terms(values: LinearValues, x: Tensor, y: Tensor | None = None) -> Terms:
+    """Return each sample's terms, averaged over all noise.
+
+    Over all samples at once, from their second moments, `theory.ExactObjective` has the averages.
+
+    Args:
+        values: The model's, from `linear_values`.
+        x: Input or condition, (batch, dim x).
+        y: Target, (batch, dim y); none: x.
+
+    Raises:
+        InvalidArgumentError: A conditional model without y.
+
+    Example:
+        >>> from posterior_collapse.models import build
+        >>> from posterior_collapse.specs import VAESpec
+        >>> model = build(VAESpec(latent_dim=2, sigma=1.0), "linear", x_dim=3, initial_std=1e-9)
+        >>> terms = exact_terms(linear_values(model), torch.ones(4, 3))
+        >>> round(terms.squared_error.mean().item(), 6), terms.kl[0].shape
+        (3.0, torch.Size([4, 2]))
+    """
+    target, data = x if y is None else y, x
+    if values.direct is not None:
+        if y is None:
+            raise InvalidArgumentError("y", "nothing", "a conditional model's target", "Pass y.")
+        data, target = torch.cat([x, y], -1), y - x @ values.direct.mT
+    if values.decoder_bias is not None:
+        target = target - values.decoder_bias
+    mean = data @ values.encoders[0].mT
+    means = [mean if values.encoder_bias is None else mean + values.encoder_bias]
+    covariances = [torch.diag_embed(values.stds[0].square())]  # of z_l given the sample
+    for W, std in zip(values.encoders[1:], values.stds[1:], strict=True):
+        means.append(means[-1] @ W.mT)
+        covariances.append(W @ covariances[-1] @ W.mT + torch.diag_embed(std.square()))
+    residual = (target - means[0] @ values.decoders[0].mT).square().sum(-1)
+    spread = _diagonal(values.decoders[0], covariances[0]).sum(-1)
+    stds_p, kl = (*values.eta_decs[1:], values.eta_enc), []
+    for level, (mean, C, std) in enumerate(zip(means, covariances, values.stds, strict=True)):
+        if level + 1 < len(means):
+            W, U = values.encoders[level + 1], values.decoders[level + 1]
+            back = torch.eye(len(C), dtype=C.dtype, device=C.device) - U @ W
+            above = torch.diag_embed(values.stds[level + 1].square())
+            distance = (mean - means[level + 1] @ U.mT).square()
+            distance = distance + _diagonal(back, C) + _diagonal(U, above)
+        else:
+            distance = mean.square() + C.diagonal(dim1=-2, dim2=-1)
+        kl.append(relative_entropy(distance, std, stds_p[level]))
+    eta = values.eta_decs[0]
+    normaliser = log_normaliser(eta, values.decoders[0].shape[-2])
+    return Terms(residual + spread, eta, normaliser, tuple(kl), tuple(means))
+
+
+def _diagonal(M: Tensor, S: Tensor) -> Tensor:
+    """Diagonal of `M S M'`."""
+    return ((M @ S) * M).sum(-1)
+
+
 def read_parameters(model: MarkovVAE) -> dict[str, NDArray[np.float64]]:
     """Return a linear model's matrices under the theory's names: W1, U1, sigma_1, b1, ...
 
@@ -126,7 +192,7 @@ def load_parameters(model: MarkovVAE, parameters: Mapping[str, ArrayLike]) -> No
     """
     _check_linear(model)
     layers, biases, scales = _layers(model), _biases(model), _scales(model)
-    given = {name: torch.as_tensor(np.array(v, float)) for name, v in parameters.items()}
+    given = {name: torch.from_numpy(np.array(v, float)) for name, v in parameters.items()}
     required = {*layers, *(name for name in scales if name != "eta_dec")}
     unknown = set(given) - required - set(biases) - {"eta_dec"}
     if unknown or required - set(given):
@@ -165,7 +231,7 @@ def set_biases(model: MarkovVAE, mean_x: Tensor, mean_y: Tensor | None = None) -
 
     Args:
         model: Of architecture `linear`, with biases.
-        mean_x: (dim x,).
+        mean_x: (dim x,), on any device.
         mean_y: (dim y,); none for an autoencoder.
 
     Raises:
@@ -179,14 +245,27 @@ def set_biases(model: MarkovVAE, mean_x: Tensor, mean_y: Tensor | None = None) -
             "model", "a model without biases", "one built with bias=True", "Use raw moments."
         )
     mean_y = mean_x if mean_y is None else mean_y
-    dtype = b1.dtype
-    mean_x, mean_y = mean_x.to(dtype), mean_y.to(dtype)
+    mean_x, mean_y = mean_x.to(b1), mean_y.to(b1)
     code, rest = layers["W1"].weight @ mean_x, mean_y
     if model.conditional:
         code = code + layers["W2"].weight @ mean_y
         rest = rest - layers["U2"].weight @ mean_x
     b1.copy_(-code)
     c1.copy_(rest)
+
+
+def trained_parameters(model: MarkovVAE) -> dict[str, Tensor]:
+    """Return what exact training moves, under the theory's names; of learned stds, their logs.
+
+    All but the biases, whose optimum is known: see `set_biases`.
+
+    Raises:
+        InvalidArgumentError: The model is not linear, or its std depends on the input.
+    """
+    _check_exact(model)
+    found: dict[str, Tensor] = {name: layer.weight for name, layer in _layers(model).items()}
+    scales = cast("dict[str, Scale]", _scales(model))
+    return found | {name: scale.log for name, scale in scales.items() if scale.learned}
 
 
 def _layers(model: MarkovVAE) -> dict[str, nn.Linear]:
@@ -266,7 +345,7 @@ def _check_std(name: str, value: Tensor, scale: Scale | nn.ModuleDict) -> None:
         )
     if scale.learned:
         return
-    fixed = scale.value.double()
+    fixed = scale.value.double().cpu()  # where the parameters are
     # A chain has an eta_dec per level; the theory's is that of p(y|z_1).
     fixed = fixed[0] if name == "eta_dec" and fixed.dim() else fixed
     if not torch.allclose(value.expand_as(fixed), fixed, rtol=1e-6):

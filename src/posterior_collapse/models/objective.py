@@ -101,7 +101,7 @@ def loss(
     """Return the batch-averaged loss, (): reconstruction plus beta times KL, summed over levels.
 
     Args:
-        terms: What a model's forward, `exact_terms` or `moment_terms` returned.
+        terms: What a model's forward or `exact_terms` returned.
         betas: Beta per level, (levels,).
         convention: A key of `CONVENTIONS`.
         free_bits: KL in nats that each unit has for free: a unit's batch-averaged KL counts as

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from posterior_collapse import atomic
+from posterior_collapse import files
 from posterior_collapse.errors import InvalidArgumentError, writing
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150)
     kind = target.suffix[1:].lower()
     undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
     figure.savefig(content, format=kind, dpi=dpi, metadata=undated)
-    atomic.write(target, content.getvalue())
+    files.write(target, content.getvalue())
     return target
 
 

@@ -17,6 +17,20 @@ STYLES = {"active": "green", "noise": "yellow", "collapsed": "red"}
 MOST_ROWS = 40
 
 
+def new_table(title: str | None = None) -> Table:
+    """Return an empty table in the style of all tables here."""
+    from rich import box
+    from rich.table import Table
+
+    return Table(
+        title=title,
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+
+
 def verdict(forecast: Forecast) -> str:
     """Return what becomes of the units and why, a sentence per level.
 
@@ -65,22 +79,13 @@ def forecast_tables(forecast: Forecast) -> Iterator[Table]:
 
     Beyond 40 units the rows of the weakest collapsed ones are left out, and the title says so.
     """
-    from rich import box
-    from rich.table import Table
-
     for number, level in enumerate(forecast.levels, 1):
         units = len(level.status)
         shown = min(units, max(MOST_ROWS, level.n_active + 3))
         title = f"z{number}: {level.n_active} of {units} units active" + (
             f" (first {shown} shown)" if shown < units else ""
         )
-        table = Table(
-            title=title,
-            box=box.SIMPLE_HEAD,
-            title_justify="left",
-            pad_edge=False,
-            padding=(0, 1, 0, 0),
-        )
+        table = new_table(title)
         # KL and information part ways only where sigma is fixed or levels are stacked.
         informed = not np.allclose(level.kl, level.information, rtol=1e-3, atol=1e-6)
         columns = ["unit", "variance", "threshold", "KL nats", "share"]

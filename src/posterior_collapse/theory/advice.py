@@ -6,11 +6,12 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from posterior_collapse.errors import InvalidArgumentError, PosteriorCollapseError
+from posterior_collapse.records import Record
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory.solve import Problem, solve
 from posterior_collapse.theory.spectrum import Modes
@@ -22,7 +23,7 @@ STEPS = 60
 
 
 @dataclass(frozen=True)
-class Change:
+class Change(Record):
     """One change that alone reaches the goal, as small as possible.
 
     Attributes:
@@ -39,6 +40,8 @@ class Change:
     active: int
     units: int | None = None
 
+    derived: ClassVar = ("text",)
+
     @property
     def text(self) -> str:
         """The change as a sentence."""
@@ -53,7 +56,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Advice:
+class Advice(Record):
     """What keeps a wanted number of units active at the top level.
 
     Attributes:
@@ -74,11 +77,8 @@ class Advice:
     changes: tuple[Change, ...]
     text: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain values."""
-        return dataclasses.asdict(self) | {
-            "changes": [dataclasses.asdict(c) | {"text": c.text} for c in self.changes]
-        }
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        return (change.to_dict() for change in self.changes)
 
     def __str__(self) -> str:
         return self.text

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from posterior_collapse.errors import InvalidArgumentError, NotSolvedError
 from posterior_collapse.moments import Moments
 from posterior_collapse.moments.arrays import Float
+from posterior_collapse.records import Record, Viewed, unit_rows
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import parameters as explicit
 from posterior_collapse.theory.advice import Advice, advise
@@ -38,7 +37,7 @@ class FewSamplesWarning(UserWarning):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Level:
+class Level(Record):
     """One latent level at the optimum; arrays hold one entry per unit.
 
     Singular values are descending. All else is in the order of the units: as given for a fixed
@@ -69,16 +68,12 @@ class Level:
     critical_beta: Float
     critical_eta_dec: Float
 
+    derived: ClassVar = ("n_active",)
+
     @property
     def n_active(self) -> int:
         """Number of units with status "active"."""
         return self.status.count("active")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all fields and `n_active` as plain lists; infinities and NaN stay floats."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        plain = {k: v.tolist() if hasattr(v, "tolist") else list(v) for k, v in fields.items()}
-        return {"n_active": self.n_active, **plain}
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{self.status.count(s)} {s}" for s in ("active", "noise", "collapsed"))
@@ -86,7 +81,7 @@ class Level:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Forecast:
+class Forecast(Viewed):
     """The global optimum of a linear model on given data.
 
     Attributes:
@@ -100,6 +95,7 @@ class Forecast:
         notes: What the optimum leaves undetermined, and cautions about the data.
     """
 
+    view: ClassVar[str] = "forecast"
     spec: Spec
     loss: float
     spectrum: Float
@@ -159,24 +155,8 @@ class Forecast:
         """Count active units over a grid of beta and eta_dec; see `phase_diagram`."""
         return of_modes(self._modes, self.spec, betas, eta_decs, level)
 
-    def plot(self) -> Any:
-        """Return a matplotlib figure of spectrum, threshold and phase diagram."""
-        return _report().plot(self)
-
-    def _repr_html_(self) -> str:
-        return str(_report().html(self))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain, JSON-able values."""
-        return {
-            "spec": self.spec.to_dict(),
-            "loss": self.loss,
-            "eta_dec": self.eta_dec,
-            "total_variance": self.total_variance,
-            "spectrum": self.spectrum.tolist(),
-            "levels": [level.to_dict() for level in self.levels],
-            "notes": list(self.notes),
-        }
+    def _rows(self) -> Iterator[Mapping[str, Any]]:
+        return unit_rows(self.levels, self.spec.dims)
 
     def __repr__(self) -> str:
         levels = "; ".join(
@@ -239,12 +219,6 @@ def forecast(data: Moments | Any, spec: Spec, *, bias: Bias | None = None) -> Fo
         _problem=problem,
         _solution=solution,
     )
-
-
-def _report() -> Any:
-    # Figures and pages live in a room above this one, which theory must not depend on; a result
-    # only offers the way there.
-    return importlib.import_module("posterior_collapse.report")
 
 
 def _levels(problem: Problem, solution: Solution) -> list[Level]:

@@ -22,7 +22,7 @@ from scipy import linalg
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.moments import Moments
 from posterior_collapse.moments.arrays import Float
-from posterior_collapse.specs import Spec
+from posterior_collapse.specs import Spec, require_gaussian
 
 __all__ = ["Modes", "Vectors", "as_moments"]
 
@@ -36,12 +36,14 @@ def as_moments(data: Moments | Any, spec: Spec) -> Moments:
 
     Raises:
         InvalidArgumentError: `spec` is not a spec.
+        NotSolvedError: Its likelihood is not Gaussian.
         DataError: The data cannot be used, or a conditional model has no condition.
     """
     if not isinstance(spec, Spec):
         raise InvalidArgumentError(
             "spec", type(spec).__name__, "a VAESpec, CVAESpec, HVAESpec or ChainSpec", "Pass one."
         )
+    require_gaussian(spec)
     moments = data if isinstance(data, Moments) else Moments.from_arrays(data)
     if spec.model == "cvae" and not moments.paired:
         raise DataError(

@@ -2,41 +2,35 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from torch import Tensor
 
 from posterior_collapse.errors import InvalidArgumentError, NonFiniteLossError
 from posterior_collapse.models import (
+    CONVENTIONS,
     MarkovVAE,
-    Terms,
     linear_values,
-    loss,
-    moment_terms,
+    load_parameters,
+    read_parameters,
     set_biases,
+    trained_parameters,
 )
 from posterior_collapse.moments import Moments
-from posterior_collapse.training.elimination import Eliminated
+from posterior_collapse.theory.exact import ExactObjective
+from posterior_collapse.theory.minimum import FINISHED, ITERATIONS, ReducedObjective, descend
+from posterior_collapse.theory.state import ACTIVE_INFORMATION
+from posterior_collapse.training.course import Course
 from posterior_collapse.training.information import linear_information
-from posterior_collapse.training.measuring import ACTIVE_INFORMATION
-from posterior_collapse.training.optimisers import SGD, Adam, Optimiser, clip_
-from posterior_collapse.training.runs import FINISHED, LIMIT, Run
+from posterior_collapse.training.optimisers import SGD, Adam, clip_
 from posterior_collapse.training.settings import Settings
-from posterior_collapse.training.stacking import reconstruction
 
-__all__ = ["ITERATIONS", "check", "train"]
+__all__ = ["ITERATIONS", "check", "first_order", "train"]
 
-ITERATIONS = 20_000
-"""At most so many, where `steps` does not say."""
-SAME = 1e-13
-"""L-BFGS is started anew from its result while that still lowers the loss by more than this share:
-its own last steps are lost in the rounding of a stale curvature."""
 EVERY = 10
 """Iterations between rows of the history."""
 
@@ -62,7 +56,7 @@ def train(
     alone: bool,
     fresh: bool = True,
     report: Callable[[dict[str, float]], None] | None = None,
-) -> tuple[Run, int]:
+) -> tuple[Course, int]:
     """Train a linear model in place, in float64; return its course and its iterations.
 
     Args:
@@ -79,162 +73,115 @@ def train(
         NonFiniteLossError: The loss became NaN or infinite.
     """
     linear_values(model)  # refuses any other model
-    objective = _Objective(model, moments, settings)
-    search = Eliminated(model, moments, settings.convention, fresh=fresh)
-    run = Run(settings)
+    if any(basis is not None for basis in moments.bases):
+        raise InvalidArgumentError(
+            "exact", "data too wide for a square matrix of moments", "up to 8,192 features",
+            "Train by minibatches, or forecast: the optimum is known in closed form.",
+        )  # fmt: skip
+    objective = ExactObjective(moments, model.spec, CONVENTIONS[settings.convention])
+    reduced, run, limit = (
+        ReducedObjective(objective),
+        Course(settings),
+        settings.steps or ITERATIONS,
+    )
+    done, point = 0, reduced.start(read_parameters(model), fresh=fresh)
 
-    def record(iteration: int) -> None:
-        row = objective.row(iteration)
+    def record() -> None:
+        row = _row(model, objective, done)
         run.record(row)
         if report is not None:
             report(row)
 
-    method = {"adam": Adam, "sgd": lambda p, r: SGD(p, r, settings.momentum)}
+    def move() -> None:
+        load_parameters(model, reduced.parameters(point))
+
+    def after(iteration: int, at: NDArray[np.float64]) -> None:
+        nonlocal done, point
+        done, point = iteration, at.copy()
+        if done % EVERY == 0:
+            move()
+            record()
+
     try:
         if settings.optimiser in (None, "lbfgs"):
-            steps, arrived = _lbfgs(search, settings.steps or ITERATIONS, record)
-            run.stopped = FINISHED if arrived else LIMIT
+            found = descend(reduced, point, limit=limit, after=after)
+            point, run.stopped = found.point, found.stopped
+            move()
         else:
-            search.write(search.start())
-            steps = _first_order(objective, method[settings.optimiser], settings, record)
-    except _NonFiniteError as error:
+            move()
+            for done, _ in itertools.islice(first_order(model, objective, settings), limit):
+                if done % EVERY == 0:
+                    record()
+            run.stopped = FINISHED
+        if done % EVERY or not done:
+            record()
+    except NonFiniteLossError as error:
         if alone:
+            raise
+        run.stopped = f"non-finite: {error.argument}"
+        if settings.optimiser in (None, "lbfgs"):
+            move()  # to its last finite iteration
+    if model.architecture.bias:
+        means = [torch.tensor(mean, device="cpu") for mean in (moments.mean_x, moments.mean_y)]
+        set_biases(model, *means)
+    return run, done
+
+
+def first_order(
+    model: MarkovVAE, objective: ExactObjective, settings: Settings
+) -> Iterator[tuple[int, float]]:
+    """Move a linear model by Adam or SGD; yield each step's number and the loss before it.
+
+    Args:
+        model: In float64.
+        objective: Of its spec.
+        settings: `optimiser`, `learning_rate`, `momentum` and `clip` count.
+
+    Raises:
+        NonFiniteLossError: The loss or its gradient became NaN or infinite.
+    """
+    parameters = trained_parameters(model)
+    # A stack of one: the optimisers count runs along the first axis.
+    stacked = {name: p.detach().unsqueeze(0) for name, p in parameters.items()}
+    rates = [settings.learning_rate]
+    sgd = settings.optimiser == "sgd"
+    optimiser = SGD(stacked, rates, settings.momentum) if sgd else Adam(stacked, rates)
+    bounds = (
+        None
+        if settings.clip is None
+        else torch.tensor([settings.clip], dtype=torch.float64, device="cpu")
+    )
+    for step in itertools.count():
+        found = read_parameters(model)
+        value, slopes = objective.loss_and_gradient(found)
+        gradients = []
+        for name, p in parameters.items():
+            slope = torch.as_tensor(slopes[name], device=p.device)
+            if name[0] not in "WU":  # a std, trained as its log
+                slope = slope * torch.as_tensor(found[name], device=p.device)
+            slope = slope if p.dim() else slope.sum()
+            gradients.append(slope.reshape(1, *p.shape).contiguous())
+        norm = clip_(gradients, bounds)
+        if not math.isfinite(value + float(norm)):
             raise NonFiniteLossError(
-                f"loss at iteration {error}", "NaN or inf", "a finite loss",
+                f"loss at iteration {step}", "NaN or inf", "a finite loss",
                 "Lower learning_rate, or check that the loss has a minimum.",
-            ) from None  # fmt: skip
-        run.stopped, steps = f"non-finite: loss at iteration {error}", int(str(error))
-    objective.set_biases()
-    run.stopped = run.stopped or FINISHED
-    return run, steps
-
-
-class _NonFiniteError(Exception):
-    """The iteration at which the loss was not finite."""
-
-
-class _Objective:
-    """The loss as a function of the model's parameters, which it moves in place."""
-
-    def __init__(self, model: MarkovVAE, moments: Moments, settings: Settings) -> None:
-        self.model, self.moments, self.convention = model, moments, settings.convention
-        biases = {"encoders.0.mean.x.bias", "decoders.0.heads.z.bias"}
-        self.parameters = {n: p for n, p in model.named_parameters() if n not in biases}
-        if any(basis is not None for basis in moments.bases):
-            raise InvalidArgumentError(
-                "exact", "data too wide for a square matrix of moments", "up to 8,192 features",
-                "Train by minibatches, or forecast: the optimum is known in closed form.",
             )  # fmt: skip
-        self.xx: Tensor = _tensor(moments.xx)
-        self.yx: Tensor | None = _tensor(moments.yx) if moments.paired else None
-        self.yy: Tensor | None = _tensor(moments.yy) if moments.paired else None
-
-    def terms(self) -> Terms:
-        return moment_terms(linear_values(self.model), self.xx, self.yx, self.yy)
-
-    def gradient(self) -> tuple[Tensor, list[Tensor]]:
-        value = loss(self.terms(), self.model.spec.beta_levels, convention=self.convention)
-        return value.detach(), list(torch.autograd.grad(value, list(self.parameters.values())))
-
-    @torch.no_grad()
-    def row(self, iteration: int) -> dict[str, float]:
-        terms = self.terms()
-        value = loss(terms, self.model.spec.beta_levels, convention=self.convention)
-        batched = terms._replace(squared_error=terms.squared_error[None])
-        row: dict[str, float] = {
-            "epoch": iteration,
-            "step": iteration,
-            "loss": float(value),
-            "reconstruction": float(reconstruction(batched, self.convention)),
-        }
-        for level, (kl, known) in enumerate(
-            zip(terms.kl, self._information(), strict=True), start=1
-        ):
-            row[f"kl_{level}"] = float(kl.sum())
-            row[f"active_{level}"] = int((known > ACTIVE_INFORMATION).sum())
-        return row
-
-    def _information(self) -> list[Tensor]:
-        """Of each unit, in nats."""
-        values = linear_values(self.model)
-        seen = self.xx
-        if self.model.conditional and self.yx is not None and self.yy is not None:
-            rows = torch.cat([self.xx, self.yx.mT], -1), torch.cat([self.yx, self.yy], -1)
-            seen = torch.cat(rows, -2)
-        W = values.encoders[0]
-        return linear_information(self.model, values, W @ seen @ W.mT)
-
-    def set_biases(self) -> None:
-        if not self.model.architecture.bias:
-            return
-        x = torch.as_tensor(self.moments.mean_x)
-        set_biases(self.model, x, torch.as_tensor(self.moments.mean_y))
-
-
-def _tensor(moment: NDArray[np.float64]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(moment))
-
-
-def _lbfgs(search: Eliminated, limit: int, record: Callable[[int], None]) -> tuple[int, bool]:
-    """Return the iterations and whether they reached a minimum."""
-    done = 0
-    point: Any = search.start()
-    last_finite = point
-
-    def value_and_gradient(at: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        nonlocal last_finite
-        value, gradient = search(at)
-        if not math.isfinite(value):
-            search.write(last_finite)
-            raise _NonFiniteError(done)
-        last_finite = at.copy()
-        return value, gradient
-
-    def after(xk: NDArray[np.float64]) -> None:
-        nonlocal done
-        done += 1
-        if done % EVERY == 0:
-            search.write(xk)
-            record(done)
-
-    best, arrived = math.inf, False
-    while done < limit and not arrived:
-        options: Any = {
-            "maxcor": 30, "maxiter": limit - done, "maxfun": 20 * limit,
-            "ftol": 1e-16, "gtol": 1e-11,
-        }  # fmt: skip
-        found = minimize(
-            value_and_gradient, point, jac=True, method="L-BFGS-B", callback=after, options=options
-        )
-        point = found.x
-        arrived = best - found.fun < SAME * max(1.0, abs(found.fun))
-        best = found.fun
-    search.write(point)
-    if done % EVERY or not done:
-        record(done)
-    return done, arrived
+        optimiser.step(gradients, [0])
+        yield step + 1, value
 
 
 @torch.no_grad()
-def _first_order(
-    objective: _Objective,
-    method: Callable[[dict[str, Tensor], Sequence[float]], Optimiser],
-    settings: Settings,
-    record: Callable[[int], None],
-) -> int:
-    # A stack of one: the optimisers count runs along the first axis.
-    stacked = {name: p.detach().unsqueeze(0) for name, p in objective.parameters.items()}
-    optimiser = method(stacked, [settings.learning_rate])
-    bounds = None if settings.clip is None else torch.tensor([settings.clip], dtype=torch.float64)
-    steps = settings.steps or ITERATIONS
-    for step in range(steps):
-        with torch.enable_grad():
-            value, gradients = objective.gradient()
-        own = [g.unsqueeze(0).contiguous() for g in gradients]
-        norm = clip_(own, bounds)
-        if not bool((value + norm).isfinite()):
-            raise _NonFiniteError(step)
-        optimiser.step(own, [0])
-        if (step + 1) % EVERY == 0 or step + 1 == steps:
-            record(step + 1)
-    return steps
+def _row(model: MarkovVAE, objective: ExactObjective, iteration: int) -> dict[str, float]:
+    found = read_parameters(model)
+    terms = objective.terms(found)
+    loss, kl = objective.weighed(terms), [float(level.sum()) for level in terms.kl]
+    weighted = objective.weights[1] * float(np.dot(objective.spec.beta_levels, kl))
+    row = {"epoch": iteration, "step": iteration, "loss": loss, "reconstruction": loss - weighted}
+    W = objective.encoder(found)
+    means = torch.from_numpy(W @ objective.second @ W.T)
+    known = linear_information(model, linear_values(model), means)
+    for level, (total, units) in enumerate(zip(kl, known, strict=True), start=1):
+        row[f"kl_{level}"] = total
+        row[f"active_{level}"] = int((units > ACTIVE_INFORMATION).sum())
+    return row

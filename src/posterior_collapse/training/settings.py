@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from posterior_collapse import checks
 from posterior_collapse.errors import InvalidArgumentError, nearest
+from posterior_collapse.records import Record
 
 __all__ = ["Settings"]
 
@@ -17,7 +18,7 @@ OPTIMISERS = ("adam", "sgd", "lbfgs")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Record):
     """Numbers of one training run, validated and JSON-able.
 
     Args:
@@ -134,12 +135,7 @@ class Settings:
             3
         """
         _known(changes)
-        return dataclasses.replace(self, **changes)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON-able values."""
-        values = dataclasses.asdict(self)
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+        return super().replace(**changes)
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Settings:

@@ -13,8 +13,8 @@ from posterior_collapse.errors import CheckpointError, InvalidArgumentError
 from posterior_collapse.models import MarkovVAE, rebuild
 from posterior_collapse.training import checkpoints
 from posterior_collapse.training.checkpoints import Checkpoint
+from posterior_collapse.training.course import Course
 from posterior_collapse.training.layout import Layout
-from posterior_collapse.training.runs import Run
 from posterior_collapse.training.settings import Settings
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def restore(engine: Engine, folders: Sequence[str | Path]) -> None:
 
 
 def save_exact(
-    model: MarkovVAE, run: Run, steps: int, data: str | None, folder: str | Path
+    model: MarkovVAE, run: Course, steps: int, data: str | None, folder: str | Path
 ) -> None:
     """Write the result of exact training: a run killed before is repeated, equal bit for bit."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
@@ -81,7 +81,7 @@ def load_model(checkpoint: Checkpoint) -> MarkovVAE:
     return model
 
 
-def load_exact(model: MarkovVAE, run: Run, data: str | None, folder: str | Path) -> int:
+def load_exact(model: MarkovVAE, run: Course, data: str | None, folder: str | Path) -> int:
     """Take over the result of exact training; return its iterations.
 
     Raises:

@@ -6,16 +6,14 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from posterior_collapse.theory.minimum import FINISHED, LIMIT
 from posterior_collapse.training.settings import Settings
 
-__all__ = ["FINISHED", "LIMIT", "Run"]
-
-FINISHED = "finished"
-LIMIT = "iteration limit"
+__all__ = ["FINISHED", "LIMIT", "Course"]
 
 
 @dataclass
-class Run:
+class Course:
     """What a run has done so far.
 
     Attributes:

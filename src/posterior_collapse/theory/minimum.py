@@ -1,0 +1,333 @@
+"""Numerical minimisation of the exact objective: from random starts, or from where a model is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import linalg
+
+from posterior_collapse.errors import InvalidArgumentError, NonFiniteLossError
+from posterior_collapse.moments import Moments
+from posterior_collapse.moments.arrays import Float
+from posterior_collapse.specs import Spec
+from posterior_collapse.theory.exact import ExactObjective
+
+__all__ = [
+    "FINISHED",
+    "ITERATIONS",
+    "LIMIT",
+    "Descent",
+    "Minimum",
+    "ReducedObjective",
+    "descend",
+    "minimise",
+]
+
+FINISHED, LIMIT = "finished", "iteration limit"
+ITERATIONS = 20_000
+"""At most so many of L-BFGS, where nothing else is said."""
+CONVERGED = 1e-13
+"""Relative gain below which a restarted L-BFGS counts as converged; one call stops early because
+rounding spoils its curvature memory."""
+LOG_BOUND = 150.0
+"""Clamp on log-stds: a line search may propose any value; e^150 exceeds every spec and does not
+overflow."""
+LEAST_VARIANCE = 1e-12
+"""Share of the data's variance below which a direction has no variance but rounding."""
+
+
+class ReducedObjective:
+    """The exact objective over encoders and learned stds alone, as a function of a flat vector.
+
+    Whatever the encoders, the best decoders are least-squares fits, so they are not searched
+    (variable projection, Golub and Pereyra 1973). The first encoder reads data made white, and
+    each encoder is in units of its posterior std: so the search does not feel that pixels have
+    variances from 0 to 5, how large a unit of the data is, nor how narrow a posterior.
+
+    Args:
+        objective: What to reduce.
+    """
+
+    def __init__(self, objective: ExactObjective) -> None:
+        from scipy import sparse  # slow to import, and only needed here
+
+        self.objective, spec, moments = objective, objective.spec, objective.moments
+        stds, modes = _modes(moments.xx, float(np.trace(moments.xx)))
+        self.to_white, self.modes = (modes / stds).T, modes.T
+        self.target: Float = modes  # orthonormal coordinates of y
+        self.cross: Any = sparse.diags_array(stds)  # E y r' of white r, in these coordinates
+        self.total, self.conditions = moments.total_variance, 0
+        if objective.conditional:
+            # The encoder reads the condition x, and what it leaves of the target: r = y - K x.
+            self.conditions = len(stds)
+            self.K = moments.yx @ self.to_white.T @ self.to_white
+            left = moments.yy - self.K @ moments.yx.T
+            self.total += float(np.trace(left) - np.trace(moments.yy))
+            stds, self.target = _modes(left, float(np.trace(moments.yy)))
+            inverse, none = (self.target / stds).T, np.zeros((self.conditions, len(left)))
+            self.to_white = np.block([[self.to_white, none], [-inverse @ self.K, inverse]])
+            self.modes = linalg.block_diag(self.modes, self.target.T)
+            self.cross = sparse.diags_array(stds)
+        elif moments.paired:
+            self.target, self.cross = np.eye(len(moments.yy)), moments.yx @ self.to_white.T
+        dims = spec.dims
+        self.shapes = list(zip(dims, (len(self.to_white), *dims), strict=False))
+        scale = math.sqrt(moments.total_variance / moments.features[1])
+        etas = [scale if eta == "learned" else float(eta) for eta in spec.eta_levels]
+        self.fixed: dict[str, Float] = {}
+        self.learned: dict[str, _Std] = {}
+        for level, (sigma, units, prior) in enumerate(
+            zip(spec.sigma_levels, dims, (*etas[1:], spec.eta_enc), strict=True), start=1
+        ):
+            if isinstance(sigma, str):
+                logs = () if sigma == "shared" else (units,)
+                self.learned[f"sigma_{level}"] = _Std(logs, (units,), prior)
+            else:
+                self.fixed[f"sigma_{level}"] = np.asarray(sigma) * np.ones(units)
+        if spec.eta_levels[0] == "learned":
+            self.learned["eta_dec"] = _Std((), (), scale)
+        else:
+            self.fixed["eta_dec"] = np.asarray(etas[0])
+
+    def start(self, parameters: Mapping[str, Float], *, fresh: bool = False) -> Float:
+        """Return the point where a model is.
+
+        Args:
+            parameters: Its encoders and stds.
+            fresh: It is as it was initialised, which knows nothing of the data's units: its
+                numbers are then taken for those of white data, and of stds like the priors'.
+        """
+        p, names = parameters, range(2, len(self.shapes) + 1)
+        encoders = [self.objective.encoder(p), *(p[f"W{level}"] for level in names)]
+        second = np.eye(len(encoders[0].T)) if fresh else self.objective.second
+        encoders[0] = encoders[0] @ second @ (self.modes if fresh else self.to_white).T
+        if not fresh:
+            encoders = [W / p[f"sigma_{k}"][:, None] for k, W in enumerate(encoders, start=1)]
+        logs = [
+            np.log(p[name] * (std.size if fresh else 1.0)).ravel()[: math.prod(std.logs)]
+            for name, std in self.learned.items()
+        ]
+        return np.concatenate([part.ravel() for part in (*encoders, *logs)])
+
+    def random(self, generator: np.random.Generator) -> Float:
+        """Return a random point: weights N(0, 0.3), stds around those of the priors."""
+        encoders = [generator.normal(0.0, 0.3, shape).ravel() for shape in self.shapes]
+        logs = [
+            np.ravel(generator.normal(math.log(std.size), 0.3, std.logs))
+            for std in self.learned.values()
+        ]
+        return np.concatenate([*encoders, *logs])
+
+    def __call__(self, point: Float) -> tuple[float, Float]:
+        """Return the loss and its gradient."""
+        V, cross, p = self._model(point)
+        A = V[:, : self.conditions]
+        direct = p["U1"] @ A  # of z_1's mean follows the condition alone: U2 takes it back
+        terms, gradient = self.objective.of_levels(
+            p, V @ V.T, cross + direct @ A.T, self.total + float(np.vdot(direct, direct))
+        )
+        # The decoders are at their best, so that the loss does not change with them.
+        by_mean, by_cross = gradient["mean"], gradient["cross"].T
+        gradient["W1"] = 2 * by_mean @ V + np.hstack([by_cross @ direct, by_cross @ self.cross])
+        parts: list[Any] = []
+        for level, W in enumerate([V, *(p[f"W{k}"] for k in range(2, len(self.shapes) + 1))], 1):
+            by, std = gradient[f"W{level}"], p[f"sigma_{level}"]
+            parts.append(by * std[:, None])
+            gradient[f"sigma_{level}"] += (by * W).sum(1) / std
+        for name, learned in self.learned.items():
+            by = gradient[name] * p[name]
+            parts.append(by if learned.logs else np.sum(by))
+        return self.objective.weighed(terms), np.concatenate([np.ravel(part) for part in parts])
+
+    def parameters(self, point: Float) -> dict[str, Float]:
+        """Return the model at a point, its decoders at their best."""
+        V, _, p = self._model(point)
+        x, encoder = self.objective.condition, V @ self.to_white
+        p["U1"] = self.target @ p["U1"]
+        if self.objective.conditional:
+            p["W2"] = encoder[:, x.stop :]
+            A = V[:, : self.conditions] @ self.to_white[: self.conditions, x]
+            p["U2"] = self.K - p["U1"] @ A
+        p["W1"] = encoder[:, x]
+        return p
+
+    def _model(self, point: Float) -> tuple[Float, Float, dict[str, Float]]:
+        """The first encoder on white data, the moment `E tm'` of its mean, all else by name."""
+        parts, start = [], 0
+        for shape in (*self.shapes, *(std.logs for std in self.learned.values())):
+            size = math.prod(shape)
+            parts.append(point[start : start + size].reshape(shape))
+            start += size
+        depth, p = len(self.shapes), dict(self.fixed)
+        for (name, learned), log in zip(self.learned.items(), parts[depth:], strict=True):
+            p[name] = np.exp(np.clip(log, -LOG_BOUND, LOG_BOUND)) * np.ones(learned.shape)
+        # S_l is std T S T' std + std^2 of the encoder T in units of std: the sum in the middle,
+        # `T S T' + 1`, can be inverted however narrow the posteriors are.
+        T, std = parts[0], p["sigma_1"]
+        heard = T[:, self.conditions :]
+        cross = self.cross @ heard.T
+        p["U1"] = np.linalg.solve(heard @ heard.T + np.eye(len(T)), cross.T).T / std
+        V = std[:, None] * T
+        second = V @ V.T + np.diag(std**2)
+        for level, T in enumerate(parts[1:depth], start=2):
+            above = p[f"sigma_{level}"]
+            through = T @ second
+            middle = through @ T.T + np.eye(len(T))
+            p[f"W{level}"] = above[:, None] * T
+            p[f"U{level}"] = np.linalg.solve(middle, through).T / above
+            second = above[:, None] * middle * above
+        return V, cross * std, p
+
+
+class _Std(NamedTuple):
+    """A learned std: the shape of its logs, its own shape, and its size before training."""
+
+    logs: tuple[int, ...]
+    shape: tuple[int, ...]
+    size: float
+
+
+class Descent(NamedTuple):
+    """Where a minimisation came to, and why it ended: `FINISHED` or `LIMIT`."""
+
+    point: Float
+    iterations: int
+    stopped: str
+
+
+def descend(
+    function: Callable[[Float], tuple[float, Float]],
+    start: Float,
+    *,
+    limit: int = ITERATIONS,
+    after: Callable[[int, Float], None] = lambda iteration, point: None,
+) -> Descent:
+    """Minimise by L-BFGS, started anew from its result while that still gains.
+
+    Args:
+        function: Returns value and gradient.
+        start: Where to begin.
+        limit: Iterations at most.
+        after: Called after each iteration with its number and point.
+
+    Raises:
+        NonFiniteLossError: The function became NaN or infinite.
+
+    Example:
+        >>> found = descend(lambda x: (float(x @ x), 2 * x), np.ones(3))
+        >>> bool(np.allclose(found.point, 0)), found.stopped
+        (True, 'finished')
+    """
+    from scipy.optimize import minimize  # slow to import, and only needed here
+
+    done = 0
+
+    def checked(point: Float) -> tuple[float, Float]:
+        with np.errstate(all="ignore"):
+            value, gradient = function(point)
+        if not math.isfinite(value):
+            raise NonFiniteLossError(
+                f"loss at iteration {done}", "NaN or inf", "a finite loss",
+                "Check the data, and that the loss has a minimum.",
+            )  # fmt: skip
+        return value, gradient
+
+    def count(xk: Float) -> None:
+        nonlocal done
+        done += 1
+        after(done, xk)
+
+    point: Any = start
+    best, converged = math.inf, False
+    while done < limit and not converged:
+        options: Any = {
+            "maxcor": 30, "maxiter": limit - done, "maxfun": 20 * limit,
+            "ftol": 1e-16, "gtol": 1e-11,
+        }  # fmt: skip
+        found = minimize(
+            checked, point, jac=True, method="L-BFGS-B", callback=count, options=options
+        )
+        point, value = found.x, float(found.fun)
+        converged = best - value < CONVERGED * max(1.0, abs(value))
+        best = value
+    return Descent(point, done, FINISHED if converged else LIMIT)
+
+
+@dataclass(frozen=True, eq=False)
+class Minimum:
+    """Best of several numerical minimisations.
+
+    Attributes:
+        loss: Lowest loss found, nats per sample.
+        losses: Loss of every restart.
+        parameters: The parameters of the lowest, named as in `Forecast.parameters`.
+        singular_values: Per level, those of W_l S_{l-1}^{1/2} and of U_l, descending.
+        stopped: Of every restart, "finished" or "iteration limit": then it was not at a minimum.
+    """
+
+    loss: float
+    losses: tuple[float, ...]
+    parameters: Mapping[str, Float]
+    singular_values: list[tuple[Float, Float]]
+    stopped: tuple[str, ...]
+
+
+def minimise(
+    data: Moments | Any,
+    spec: Spec,
+    *,
+    restarts: int = 8,
+    generator: np.random.Generator | None = None,
+    after_restart: Callable[[], None] = lambda: None,
+) -> Minimum:
+    """Minimise the exact objective by L-BFGS from random starts.
+
+    For cases without a closed form, and to check those with one. Nothing of the theory is used.
+
+    Args:
+        data: `Moments`, or an array for an autoencoder.
+        spec: The hyperparameters.
+        restarts: Number of random starts.
+        generator: Source of the starts; None seeds one with 0.
+        after_restart: Called after each restart, for progress.
+
+    Raises:
+        InvalidArgumentError: No restart, or `spec` is not a spec.
+        DataError: The data cannot be used.
+        NonFiniteLossError: The loss became NaN or infinite.
+
+    Example:
+        >>> from posterior_collapse.specs import HVAESpec
+        >>> m = Moments.from_matrices(np.diag([4.0, 1.0]))
+        >>> spec = HVAESpec((2, 1), sigma_1=(0.3, 0.7), sigma_2=0.5)  # no closed form
+        >>> len(minimise(m, spec, restarts=2).losses)
+        2
+    """
+    if restarts < 1:
+        raise InvalidArgumentError("restarts", restarts, "at least 1", "Pass restarts=8.")
+    objective = ExactObjective(data, spec)
+    reduced = ReducedObjective(objective)
+    generator = generator or np.random.default_rng(0)
+    losses, found, stopped = [], [], []
+    for _ in range(restarts):
+        run = descend(reduced, reduced.random(generator))
+        found.append(reduced.parameters(run.point))
+        losses.append(objective.loss(found[-1]))
+        stopped.append(run.stopped)
+        after_restart()
+    best = found[int(np.argmin(losses))]
+    return Minimum(
+        min(losses), tuple(losses), best, objective.singular_values(best), tuple(stopped)
+    )
+
+
+def _modes(second: Float, whole: float) -> tuple[Float, Float]:
+    """Stds and directions of the modes of a second moment, of some share of a whole variance."""
+    values, vectors = np.linalg.eigh((second + second.T) / 2)
+    keep = values > LEAST_VARIANCE * whole
+    stds: Float = np.sqrt(values[keep])
+    return stds, vectors[:, keep]
