@@ -107,7 +107,8 @@ def _sweep(source: Path, runs: Mapping[str, Path], as_json: bool, *how: Any) -> 
     console.print(report.diagnoses_table({name: one for name, (_, one) in found.items()}))
     for name, (_, one) in found.items():
         console.print(f"{name}: {one.verdict}", markup=False)
-    console.print(f"Units and advice: collapse diagnose {next(iter(runs.values()))}", style="dim")
+    first = next(iter(runs.values()))
+    console.print(f"Units and advice: collapse diagnose {first}", style="dim", markup=False)
 
 
 def _refuse(context: typer.Context, names: Sequence[str], belongs_to: str) -> None:

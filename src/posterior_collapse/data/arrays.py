@@ -15,6 +15,7 @@ from posterior_collapse.errors import DataError
 
 __all__ = [
     "LABEL",
+    "LONGEST",
     "as_labels",
     "as_samples",
     "from_array",
@@ -26,6 +27,8 @@ __all__ = [
 REAL_KINDS = "iuf"
 LABEL = "label"
 """The column that holds the classes."""
+LONGEST = 1_000
+"""Characters of a label; an array of texts gives each the room of the longest."""
 
 
 def as_samples(name: str, values: Any) -> tuple[NDArray[Any], tuple[int, ...] | None]:
