@@ -2,6 +2,8 @@
 
 from importlib.util import find_spec
 
+import posterior_collapse  # noqa: F401  first, else pytest makes its lowest modules a second time
+
 ADAPTERS = {"lightning": "lightning.py", "torchmetrics": "metrics.py"}
 
 collect_ignore = [

@@ -82,8 +82,8 @@ def logits(y_hat: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
         (gaussian, 2 * 0.3**2, "sum sum mean mean"),
         (single_precision, 1.0, "sum sum mean mean"),
         (fitted_std, 3.0, "sum sum mean mean"),
-        (bernoulli, 2 / 4, "sum sum mean mean"),
-        (logits, D / 4, "mean sum mean mean"),
+        (bernoulli, 2, "sum sum mean mean"),  # beta itself: a Bernoulli has no eta_dec
+        (logits, D, "mean sum mean mean"),
     ],
 )
 def test_value_and_reductions_by_hand(loss: Loss, value: float, reductions: str) -> None:
@@ -93,6 +93,7 @@ def test_value_and_reductions_by_hand(loss: Loss, value: float, reductions: str)
     assert " ".join(str(value) for value in found.reductions.values()) == reductions
     assert found.matches is None
     assert found.learned_eta_dec == (loss is fitted_std)
+    assert found.spec.likelihood == ("bernoulli" if loss in (bernoulli, logits) else "gaussian")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch.distributions import Independent, Normal
 
 from posterior_collapse import CVAESpec, HVAESpec, InvalidArgumentError, VAESpec
 from posterior_collapse.adapters import WrappedModel, from_callable
-from posterior_collapse.diagnosis.reading import evaluating
+from posterior_collapse.models.modules import evaluating
 
 ROWS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 LOG_VAR = torch.tensor([0.2, -1.0, -3.0])
@@ -154,9 +154,9 @@ def test_modules_are_found_wherever_they_hide(wrap: Any) -> None:
     before = [part.training for part in net.modules()]
     model = from_callable(wrap(net), latent_dim=3)
     assert list(model.wrapped) == [net]
-    with evaluating(model) as was_training:
+    with evaluating(model) as seen:
         first, second = (model.posterior(1, ROWS).mean for _ in range(2))
-    assert was_training
+    assert seen.training
     assert torch.equal(first, second)
     assert [part.training for part in net.modules()] == before
 

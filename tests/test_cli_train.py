@@ -110,12 +110,12 @@ def test_a_resumed_sweep_is_the_sweep(run, monkeypatch) -> None:
     line = "x.npy --latents 2 --hidden 6 --beta 1,2 --epochs 4 --batch-size 60 --out"
     assert run(f"{line} alone")[0] == 0
 
-    def broken(self, done, rows):
+    def broken(self, done):
         if done == 2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(live.LiveTable, "update", broken)
+        patch.setattr(live.RunsTable, "update", broken)
         status, out, err = run(f"{line} other")
         assert (status, out) == (130, "")
         assert err.splitlines()[-1] == "interrupted"
@@ -257,15 +257,15 @@ def test_help_names_every_architecture_in_80_columns(run) -> None:
 def test_live_progress_fits_a_narrow_terminal(monkeypatch, levels, runs) -> None:
     shown = io.StringIO()
     console = Console(file=shown, width=80, height=24, force_terminal=True, color_system=None)
-    monkeypatch.setattr(live, "Console", lambda **_: console)
+    monkeypatch.setattr("rich.console.Console", lambda **_: console)
     row = {"loss": -1234.5678}
     for level in range(1, levels + 1):
         row |= {f"kl_{level}": 12.3456, f"active_{level}": 16}
     names = [f"beta={0.1 * i:.3g},learning-rate=0.001" for i in range(runs)]
-    with live.LiveTable(names, levels, total=9) as table:
-        table.update(3, [row] * runs)
-        console.print(table._table())
-        table.update(4, [None] * runs)  # stopped: the last numbers stay
+    with live.RunsTable(names, levels, total=9) as table:
+        table.show(3, [row] * runs)
+        console.print(table.table())
+        table.show(4, [None] * runs)  # stopped: the last numbers stay
     lines = shown.getvalue().splitlines()
     assert max(len(line.rstrip()) for line in lines if "\x1b" not in line) <= 80
     text = shown.getvalue()

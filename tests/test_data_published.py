@@ -99,7 +99,8 @@ def source(published: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Call
 
     def publish(*mirrors: str) -> None:
         checksums = {name: sha256(content) for name, content in published.items()}
-        small = replace(SOURCES["mnist"], checksums=checksums, mirrors=mirrors)
+        unzipped = {name: sha256(content) for name, content in plain(published).items()}
+        small = replace(SOURCES["mnist"], checksums=checksums, unzipped=unzipped, mirrors=mirrors)
         monkeypatch.setitem(SOURCES, "mnist", small)
 
     publish()
@@ -111,6 +112,10 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return folder
+
+
+def plain(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {name.removesuffix(".gz"): gzip.decompress(c) for name, c in files.items()}
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -169,29 +174,34 @@ def test_data_dir_goes_before_the_environment(
 def test_plain_files_are_read(
     tmp_path: Path, published: dict[str, bytes], source: Callable[..., None]
 ) -> None:
-    plain = {name.removesuffix(".gz"): gzip.decompress(c) for name, c in published.items()}
-    assert len(load("mnist", data_dir=write(tmp_path / "plain", plain))) == 12
+    folder = write(tmp_path / "plain", plain(published))
+    for split, n in (("train", 12), ("test", 7)):
+        assert len(load("mnist", data_dir=folder, split=split)) == n
 
 
+@pytest.mark.parametrize("zipped", [True, False], ids=["gzipped", "plain"])
 def test_own_file_with_another_checksum_is_used_with_a_warning(
-    tmp_path: Path, published: dict[str, bytes], source: Callable[..., None]
+    tmp_path: Path, published: dict[str, bytes], source: Callable[..., None], zipped: bool
 ) -> None:
-    images = FILES["train"][0]
-    other = gzip.compress(idx_bytes(np.full((12, 6, 4), 255, np.uint8)))
-    folder = write(tmp_path / "own", {**published, images: other})
+    images = FILES["train"][0] if zipped else FILES["train"][0].removesuffix(".gz")
+    other = idx_bytes(np.full((12, 6, 4), 255, np.uint8))
+    other = gzip.compress(other) if zipped else other
+    files = published if zipped else plain(published)
+    folder = write(tmp_path / "own", {**files, images: other})
     with pytest.warns(ChecksumWarning) as caught:
         dataset = load("mnist", data_dir=folder)
     assert (dataset.x == 1).all()
     (warning,) = caught
-    for words in (images, sha256(other), sha256(published[images])):
+    for words in (str(folder / images), sha256(other), sha256(files[images])):
         assert words in str(warning.message)
 
 
+@pytest.mark.parametrize("zipped", [True, False], ids=["gzipped", "plain"])
 def test_a_file_of_the_other_set_is_not_taken(
-    tmp_path: Path, published: dict[str, bytes], source: Callable[..., None]
+    tmp_path: Path, published: dict[str, bytes], source: Callable[..., None], zipped: bool
 ) -> None:
     # Both sets use the same file names, so a folder of bare MNIST files must not pass for fashion.
-    folder = write(tmp_path / "own", published)
+    folder = write(tmp_path / "own", published if zipped else plain(published))
     with serving({}) as (address, asked), pytest.MonkeyPatch.context() as patch:
         fashion = replace(SOURCES["fashion-mnist"], mirrors=(address,))
         patch.setitem(SOURCES, "fashion-mnist", fashion)
@@ -208,6 +218,28 @@ def test_own_folders_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         available()
 
 
+def test_own_folders_that_cannot_be_looked_into(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    published: dict[str, bytes],
+    source: Callable[..., None],
+) -> None:
+    for folder in ("a" * 300, "a\0b", "~nobody-of-that-name/data"):
+        with pytest.raises(MissingFileError, match="data_dir: got"):
+            load("mnist", data_dir=folder)
+    with pytest.raises(MissingFileError, match="data_dir: got"):
+        fetch("mnist", "~nobody-of-that-name/data")
+    folder = write(tmp_path / "own", published)
+
+    def refused(*_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(pooch, "file_hash", refused)
+    with pytest.raises(MissingFileError, match=r"idx3-ubyte\.gz: got 'Permission denied'"):
+        load("mnist", data_dir=folder)
+
+
+@pytest.mark.filterwarnings("ignore::posterior_collapse.data.ChecksumWarning")
 def test_images_and_labels_that_do_not_match(
     tmp_path: Path, published: dict[str, bytes], source: Callable[..., None]
 ) -> None:
@@ -350,6 +382,19 @@ def test_everything_available_has_a_name_that_loads() -> None:
 
 
 # --- the real thing
+
+
+@pytest.mark.skipif(not MNIST, reason="$POSTERIOR_COLLAPSE_DATA is not set")
+def test_the_checksums_of_plain_files_are_those_of_what_is_zipped() -> None:
+    known = {digest: name for name, digest in SOURCES["mnist"].checksums.items()}
+    checked = 0
+    for path in Path(MNIST or "").rglob("*.gz"):
+        name = known.get(sha256(path.read_bytes()))
+        if name is not None:  # else a copy of one's own
+            content = sha256(gzip.decompress(path.read_bytes()))
+            assert content == SOURCES["mnist"].unzipped[name.removesuffix(".gz")]
+            checked += 1
+    assert checked
 
 
 @pytest.mark.skipif(not MNIST, reason="$POSTERIOR_COLLAPSE_DATA is not set")

@@ -117,7 +117,9 @@ def test_the_spare_unit_is_the_measure_where_units_differ(spec) -> None:
         assert any(spare)
         for t, error, counts in zip(found.signal, found.signal_error, spare, strict=True):
             assert not counts or t <= 1 + (1e-6 if each is model else 2 * error)
-        assert found.conclusion == "collapse-optimal"
+        # The hierarchies leave a t of 0.98 and 1, which samples cannot tell from more than 1.
+        undecided = each is not model and len(spec.dims) > 1
+        assert found.conclusion == ("undecided" if undecided else "collapse-optimal")
 
 
 def test_more_units_would_pay_where_all_are_used() -> None:

@@ -76,7 +76,9 @@ def test_sampling_finds_the_same_within_its_errors(name) -> None:
     for t, error, truth in zip(found.signal, found.signal_error, exact.signal, strict=True):
         # Several directions at the very threshold: the strongest of them is a little above.
         assert t == pytest.approx(truth, abs=4 * error)
-    assert found.conclusion == exact.conclusion
+    # At the very threshold, as a fixed sigma leaves it, samples cannot tell it from a little more.
+    at_threshold = max(abs(t - 1) for t in exact.signal) < 1e-6
+    assert found.conclusion == ("undecided" if at_threshold else exact.conclusion)
 
 
 def test_losses_add_up() -> None:

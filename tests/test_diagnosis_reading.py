@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 import posterior_collapse as pc
 from planted import Opaque, PlantedHierarchy, planted_data
 from posterior_collapse.adapters import from_callable
-from posterior_collapse.diagnosis.reading import batches, evaluating
+from posterior_collapse.diagnosis.reading import batches
 from posterior_collapse.errors import DataError, InvalidArgumentError, PosteriorCollapseError
 from posterior_collapse.models import build
+from posterior_collapse.models.modules import evaluating
 
 X = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float32)
 Y = np.random.default_rng(1).standard_normal((50, 2)).astype(np.float32)
@@ -265,11 +266,21 @@ def test_options_out_of_their_domain_are_refused(options, said) -> None:
 def test_what_is_no_latent_model_is_refused_with_the_way_out() -> None:
     with pytest.raises(InvalidArgumentError, match=r"a Linear; .*from_callable"):
         pc.diagnose(nn.Linear(3, 2), X)
-    fitted = pc.fit(pc.VAESpec(2), X, "linear", exact=True)
-    with pytest.raises(InvalidArgumentError, match=r"a Fitted; .*Pass its \.model"):
-        pc.diagnose(fitted, X)
     with pytest.raises(InvalidArgumentError, match="can be read once"):
         pc.diagnose(VAE, iter([TENSOR]), importance_samples=10)
+
+
+@pytest.mark.parametrize("convention", ["elbo", "reference"])
+def test_what_fit_returned_is_diagnosed_as_it_was_trained(convention) -> None:
+    fitted = pc.fit(pc.VAESpec(2, beta=2.0), X, "mlp", epochs=1, convention=convention)
+    found = pc.diagnose(fitted, X)
+    assert found.spec == pc.VAESpec(2, beta=2.0 if convention == "elbo" else 1.0)
+    by_hand = pc.diagnose(fitted.model, X, spec=found.spec)
+    assert found.loss == pytest.approx(by_hand.loss, rel=1e-6)  # at a std of single precision
+    assert found.levels[0].status == by_hand.levels[0].status
+    measured = fitted.measured()
+    assert measured["loss"] == pytest.approx(found.loss, abs=6 * found.loss_error)
+    assert measured["levels"][0]["n_active"] == found.levels[0].n_active
 
 
 def test_a_model_whose_objective_is_unknown_gets_no_loss_and_no_certificate() -> None:

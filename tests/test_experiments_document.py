@@ -21,6 +21,7 @@ from posterior_collapse.errors import (
 )
 from posterior_collapse.experiments import document
 from posterior_collapse.experiments.tables import Table, format_cell
+from posterior_collapse.training.run_folders import write_json
 
 RUNS = [
     {"beta": beta, "seed": seed, "NLL (nats)": 100 * beta + seed**2 / 7, "active units": 9 - seed}
@@ -311,6 +312,40 @@ def test_a_broken_result_is_named(tmp_path: Path, changes: dict[str, Any], named
     with pytest.raises(CorruptFileError, match=named) as caught:
         document.render(tmp_path, tmp_path)
     assert str(tmp_path / "E1" / "result.json") in str(caught.value)
+
+
+def test_a_result_in_the_folder_of_another_row_is_refused(tmp_path: Path) -> None:
+    leave(tmp_path, "E1").rename(tmp_path / "E2")
+    with pytest.raises(CorruptFileError, match="the row E1 in the folder E2"):
+        document.render(tmp_path, tmp_path)
+
+
+def test_numbers_edited_beside_their_csv_are_refused(tmp_path: Path) -> None:
+    folder = leave(tmp_path, "E1")
+    Table.from_dict(result("E1")["tables"]["Measures"]).save(folder, "table-Measures")
+    document.render(tmp_path, tmp_path)
+    text = (folder / "result.json").read_text()
+    assert "50.66" in text
+    (folder / "result.json").write_text(text.replace("50.66", "40.66"))
+    with pytest.raises(CorruptFileError, match=r"another table Measures than table-Measures\.csv"):
+        document.render(tmp_path, tmp_path)
+
+
+def test_numbers_that_json_does_not_know_are_not_taken_for_edited(tmp_path: Path) -> None:
+    rows = [[float("nan"), 1.5], [2.5, float("-inf")], [float("inf"), "nan"]]
+    folder = leave(tmp_path, "E1", tables={})
+    Table(["a", "b"], rows).save(folder, "table-t")
+    kept = result("E1", tables={"t": Table(["a", "b"], rows).to_dict()})
+    write_json(folder / "result.json", kept)
+    assert json.loads((folder / "result.json").read_text())["tables"]["t"]["rows"][0][0] is None
+    document.render(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../E2/curves.pdf", "/etc/passwd", "..", ""])
+def test_a_figure_elsewhere_is_not_linked(tmp_path: Path, name: str) -> None:
+    leave(tmp_path, "E1", figures=[{"file": name, "caption": "A figure"}])
+    with pytest.raises(CorruptFileError, match=r"figure: got .*expected a plain name"):
+        document.render(tmp_path, tmp_path)
 
 
 def test_a_result_that_lacks_keys_is_named(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from nursery import Nursery
-from posterior_collapse import atomic
+from posterior_collapse import files
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
 
@@ -70,5 +70,5 @@ def test_killed_and_repeated_commands_end_with_the_same_tables(
                 kills += not ended
                 kept.add(len(list(out.glob("runs/*/run.json"))))
         assert tables(out) == tables(tmp_path / "alone")
-        assert not list((out / "runs").glob(f"*{atomic.PARTIAL}"))
+        assert not list((out / "runs").glob(f"*{files.PARTIAL}"))
     assert len(kept) >= 3, f"kills came at the same moments: {kept}"

@@ -15,7 +15,7 @@ from posterior_collapse.cli import main
 from posterior_collapse.experiments import document
 from posterior_collapse.experiments.grids import Member, Plan
 from posterior_collapse.experiments.rows import ROWS, chosen
-from posterior_collapse.sweeps import Record, Store
+from posterior_collapse.runs import Record, Store
 
 PLAN = Plan(quick=True, seeds=2)
 FIGURES = {
@@ -234,7 +234,7 @@ def test_spectra_are_those_of_each_digit_s_residuals(out: Path) -> None:
 
 def test_matrices_are_the_model_s(out: Path) -> None:
     for member, record in runs(out, "E5"):
-        model = record.model()
+        model = record.model
         U = model.decoders[0].heads["z"].weight.detach().numpy()  # type: ignore[union-attr, index]
         norms = [
             row["norm of U's column"]

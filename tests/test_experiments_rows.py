@@ -15,7 +15,7 @@ from posterior_collapse.experiments.deliverables import DELIVERABLES
 from posterior_collapse.experiments.grids import Member, Plan
 from posterior_collapse.experiments.reproducing import _profile
 from posterior_collapse.experiments.rows import ROWS, chosen
-from posterior_collapse.sweeps import Choice
+from posterior_collapse.runs import Choice
 from posterior_collapse.theory.verification import CASES
 
 

@@ -6,8 +6,10 @@ import doctest
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -22,13 +24,13 @@ SHELL = [
 ]
 LINES = [line for block in SHELL for line in block]
 MAKE = [line for line in LINES if line.startswith("make ")]
-COLLAPSE = [line for line in LINES if line.startswith("collapse ")]
 SESSIONS = [block for block in SHELL if block[0].startswith("collapse ")]
+INSTALL = next(block for block in SHELL if block[0].startswith("python3 -m venv "))
 
 
 def test_the_two_commands_are_shown() -> None:
     assert {line.split("#")[0].strip() for line in MAKE} >= {"make demo", "make test"}
-    assert COLLAPSE
+    assert SESSIONS
 
 
 @pytest.mark.parametrize("line", MAKE)
@@ -36,6 +38,28 @@ def test_make_target_exists(line: str) -> None:
     command = shlex.split(line, comments=True)
     done = subprocess.run([*command, "--dry-run"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_lines_that_install_work_as_typed(tmp_path: Path) -> None:
+    """In a copy, as of a clone; what the package needs is taken from here, not from an index."""
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    # Nothing that was built here: a clone has none of it.
+    built = shutil.ignore_patterns("*.egg-info", "__pycache__")
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=built)
+    environment = {
+        **os.environ,
+        "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
+        "PYTHONPATH": sysconfig.get_path("purelib"),
+        "PIP_NO_INDEX": "1",
+        "PIP_NO_BUILD_ISOLATION": "0",  # pip's word for: do not isolate
+    }
+    script = "\n".join([*INSTALL, "command -v collapse"])
+    done = subprocess.run(
+        ["sh", "-e"], input=script, cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == str(tmp_path / ".venv" / "bin" / "collapse")
 
 
 def needs_mnist(line: str) -> bool:
@@ -61,7 +85,7 @@ def test_the_output_shown_is_the_output(tmp_path: Path) -> None:
     """Words only: a terminal wraps them where it likes."""
     shown = re.search(r"^(?: {4}\S.*\n)+", README, flags=re.MULTILINE)
     assert shown is not None
-    assert " ".join(shown[0].split()) in " ".join(run(COLLAPSE[0], tmp_path).split())
+    assert " ".join(shown[0].split()) in " ".join(run(SESSIONS[0][0], tmp_path).split())
 
 
 def test_python_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

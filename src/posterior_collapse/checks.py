@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from posterior_collapse.errors import InvalidArgumentError, nearest
 
@@ -13,11 +13,17 @@ Sigma: TypeAlias = float | tuple[float, ...] | Literal["learned", "shared", "inp
 or as a function of the input (whose linear optimum is the per-unit one)."""
 EtaDec: TypeAlias = float | Literal["learned"]
 """Decoder std: a float, or learned with the model."""
+Likelihood: TypeAlias = Literal[
+    "gaussian", "bernoulli", "categorical", "poisson", "negative-binomial", "other"
+]
+"""Law of the data given the latents; "other" is a loss that is none of the rest."""
 
 LEAST, MOST = 1e-50, 1e50
 """Bounds of positive hyperparameters, so that their products stay within floats."""
 MOST_UNITS = 1_000_000
 """Units per level beyond which an entry is a slip of the keyboard, not a model."""
+LONGEST_NAME = 255
+"""Bytes that file systems allow in the name of a file."""
 
 LEARNED_SIGMAS = ("learned", "shared", "input")
 
@@ -120,6 +126,38 @@ def sigma(name: str, value: object, dim: int) -> Sigma:
         values = sequence(name, value, dim, "one std per latent unit")
         return tuple(positive(f"{name}[{i}]", v) for i, v in enumerate(values))
     return positive(name, value)
+
+
+def file_name(name: str, value: object) -> str:
+    # Whatever becomes a file's or folder's name may come from a file that somebody else wrote.
+    plain = (
+        isinstance(value, str)
+        and value not in ("", ".", "..")
+        and value.isprintable()
+        and not set(value) & set("/\\:")
+        and len(value.encode()) <= LONGEST_NAME
+    )
+    if not plain:
+        shown = repr(value) if len(repr(value)) < 80 else f"{repr(value)[:60]}..."
+        raise InvalidArgumentError(
+            name,
+            shown,
+            f"a plain name of at most {LONGEST_NAME} bytes, without separators or colons",
+            "Shorten it, or take such characters away.",
+        )
+    return str(value)
+
+
+def likelihood(name: str, value: object) -> Likelihood:
+    known = get_args(Likelihood)
+    if value not in known:
+        raise InvalidArgumentError(
+            name,
+            repr(value),
+            f"one of {list(known)}",
+            f"Pass {name}='bernoulli' for binary cross-entropy.{nearest(str(value), known)}",
+        )
+    return value  # type: ignore[return-value]
 
 
 def readable(value: Any) -> Any:

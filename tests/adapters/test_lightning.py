@@ -26,6 +26,8 @@ pytestmark = pytest.mark.filterwarnings(
 
 LIVE = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0])
 DIGITS = torch.tensor(pc.load("digits").x, dtype=torch.float32)[:400]
+TOP = 0.98 * float(torch.linalg.eigvalsh(DIGITS.T.cov(correction=0))[-1])
+"""A beta at which the strongest mode of these rows is just above the threshold."""
 
 
 class Module(lightning.LightningModule):
@@ -60,7 +62,12 @@ def loader(shuffle: bool = False, x: Tensor = DIGITS) -> DataLoader[Any]:
     return DataLoader(TensorDataset(x), batch_size=50, shuffle=shuffle)
 
 
-def train(monitor: CollapseMonitor | None, module: Module | None = None, **options: Any) -> Module:
+def train(
+    monitor: CollapseMonitor | None,
+    module: Module | None = None,
+    data: DataLoader[Any] | None = None,
+    **options: Any,
+) -> Module:
     torch.manual_seed(0)
     module = Module() if module is None else module
     trainer = lightning.Trainer(
@@ -77,7 +84,7 @@ def train(monitor: CollapseMonitor | None, module: Module | None = None, **optio
             **options,
         }
     )
-    trainer.fit(module, loader(shuffle=True), loader())
+    trainer.fit(module, loader(shuffle=True) if data is None else data, loader())
     return module
 
 
@@ -115,13 +122,41 @@ def test_dense_then_sparse() -> None:
     assert steps[-1] == 64
 
 
-def test_the_run_is_as_it_would_be_without() -> None:
-    for with_monitor, without in zip(
-        train(CollapseMonitor()).state_dict().values(),
-        train(None).state_dict().values(),
-        strict=True,
-    ):
+class Hiding(Module):
+    """Its encoder ends in batch norm that Lightning does not know of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = {"norm": (nn.BatchNorm1d(len(LIVE)),)}
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_var = super().encode(x)
+        return self.hidden["norm"][0](mean), log_var
+
+
+def numbers(module: Module) -> list[Tensor]:
+    hidden = getattr(module, "hidden", {"norm": ()})["norm"]
+    return [value for part in (module, *hidden) for value in part.state_dict().values()]
+
+
+@pytest.mark.parametrize("kind", [Module, Hiding])
+def test_the_run_is_as_it_would_be_without(kind: type[Module]) -> None:
+    runs = []
+    for monitor in (CollapseMonitor(), None):
+        torch.manual_seed(0)
+        runs.append(numbers(train(monitor, kind())))
+    for with_monitor, without in zip(*runs, strict=True):
         assert torch.equal(with_monitor, without)
+
+
+def test_a_loader_that_is_also_trained_on_keeps_its_order() -> None:
+    def shuffled() -> DataLoader[Any]:
+        generator = torch.Generator().manual_seed(1)
+        return DataLoader(TensorDataset(DIGITS), 50, shuffle=True, generator=generator)
+
+    watched, other = shuffled(), shuffled()
+    monitored = train(CollapseMonitor(data=watched), data=watched)
+    assert torch.equal(monitored.heads.weight, train(None, data=other).heads.weight)
 
 
 def test_values_go_to_the_trainers_own_logger(tmp_path: Path) -> None:
@@ -143,6 +178,12 @@ def test_values_go_to_the_trainers_own_logger(tmp_path: Path) -> None:
         (None, 100.0, "lower beta or eta_dec: .*If not, lengthen the KL warm-up"),
         (VAESpec(latent_dim=5, beta=100.0), 100.0, "The objective asks for it.*Lower beta"),
         (VAESpec(latent_dim=5, beta=0.01), 0.01, "5 could be: the optimiser lost them"),
+        (VAESpec(latent_dim=5, beta=TOP), TOP, "undecided: 400 rows do not tell.*lower beta or"),
+        (
+            VAESpec(latent_dim=5, beta=3.0, likelihood="bernoulli"),
+            3.0,
+            "cannot be told yet: .* a Bernoulli's. If it does, lower the KL's weight",
+        ),
     ],
 )
 def test_the_warning_names_the_action(spec: VAESpec | None, beta: float, message: str) -> None:
@@ -151,6 +192,18 @@ def test_the_warning_names_the_action(spec: VAESpec | None, beta: float, message
     with pytest.warns(UserWarning, match=f"0 of 5 units are active after .*{message}") as caught:
         train(monitor, dead)
     assert sum("units are active" in str(one.message) for one in caught) == 1
+
+
+def test_noise_of_few_rows_is_not_taken_for_modes_that_could_live() -> None:
+    """White noise of variance 0.5 in 64 features: the largest eigenvalue of 100 rows is 1.6."""
+    noise = 0.5**0.5 * torch.randn(100, 64, generator=torch.Generator().manual_seed(0))
+    monitor = CollapseMonitor(data=[[noise]], spec=VAESpec(latent_dim=5), warn_after=1)
+    with pytest.warns(UserWarning, match="undecided: 100 rows do not tell") as caught:
+        train(monitor, Module(live=torch.zeros(5)), max_epochs=1)
+    assert not [one for one in caught if "lost them" in str(one.message)]
+    few = CollapseMonitor(data=[[DIGITS[:9]]], spec=VAESpec(latent_dim=5), warn_after=1)
+    with pytest.warns(UserWarning, match="undecided: 9 rows do not tell"):
+        train(few, Module(live=torch.zeros(5)), max_epochs=1)
 
 
 def test_no_warning_before_its_time_or_without_reason() -> None:

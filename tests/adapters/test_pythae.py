@@ -133,8 +133,18 @@ def test_a_plain_vae_has_beta_1_and_a_bernoulli_no_known_spec(name: str) -> None
     options = {"input_dim": (1, 8, 8), "latent_dim": 3, "reconstruction_loss": "bce"}
     bernoulli = from_pythae(getattr(models, name)(config(**options)))
     assert bernoulli.spec_assumed
-    given = from_pythae(getattr(models, name)(config(**options)), spec=VAESpec(latent_dim=3))
+    given = from_pythae(
+        getattr(models, name)(config(**options)), spec=VAESpec(latent_dim=3, eta_dec=0.5)
+    )
     assert not given.spec_assumed
+    # The decoder's probabilities are no Gaussian's means, whatever else is known.
+    for one in (bernoulli, given):
+        check_latent_model(one, DIGITS[:20])
+        found = pc.diagnose(one, DIGITS)
+        assert (found.conclusion, found.likelihood) == ("cannot-tell-yet", "bernoulli")
+        assert found.loss is found.forecast is None
+        assert found.signal == ()
+    assert pc.diagnose(from_pythae(gaussian), DIGITS).likelihood == "gaussian"
 
 
 @pytest.mark.parametrize("name", ["IWAE", "BetaTCVAE", "DisentangledBetaVAE", "MIWAE"])

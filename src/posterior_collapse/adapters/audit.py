@@ -5,31 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from posterior_collapse import checks
 from posterior_collapse.adapters.findings import findings
 from posterior_collapse.adapters.probing import KLReading, Probe, ReconstructionReading, Sizes
 from posterior_collapse.diagnosis import Finding
 from posterior_collapse.errors import InvalidArgumentError
-from posterior_collapse.specs import VAESpec
+from posterior_collapse.models.modules import keeping_buffers
+from posterior_collapse.records import Record
+from posterior_collapse.specs import Likelihood, VAESpec
 from posterior_collapse.theory import EffectiveBeta
 
 __all__ = ["LossAudit", "audit_loss"]
 
-# A Bernoulli's curvature is 1 / (p (1 - p)): that of a Gaussian of variance p (1 - p).
-_BERNOULLI = {"bernoulli": 0.25, "bernoulli logits": 0.25}
+_BERNOULLI = ("bernoulli", "bernoulli logits")
 _REDUCTIONS = ("features", "latents", "reconstruction_batch", "kl_batch")
 
 
 @dataclass(frozen=True)
-class LossAudit:
+class LossAudit(Record):
     """What a loss was found to be.
 
     Attributes:
         value: beta eta_dec^2, the variance a data mode must exceed to keep a unit with learned
-            sigma. With a Bernoulli decoder, of features around 1/2, its largest. None: the loss
-            has no such number.
+            sigma. With a Bernoulli decoder beta alone: what lives under it goes by another law,
+            which is not given yet. None: the loss has no such number.
         learned_eta_dec: Whether the loss fits eta_dec to the batch; `value` is then beta alone.
         reconstruction: Kind and weight of the reconstruction term.
         kl: Kind, weight and prior of the KL term.
@@ -49,6 +50,8 @@ class LossAudit:
     sizes: Sizes
     findings: tuple[Finding, ...]
 
+    derived: ClassVar = ("likelihood", "matches")
+
     @property
     def matches(self) -> bool | None:
         """Whether the value is the expected one, within 1 %; None: nothing was expected."""
@@ -59,6 +62,8 @@ class LossAudit:
     @property
     def spec(self) -> VAESpec:
         """The objective, for `forecast`, `from_callable` and `diagnose`.
+
+        That of a Bernoulli decoder says so, and is diagnosed but not forecast.
 
         Raises:
             InvalidArgumentError: The loss has no positive beta eta_dec^2.
@@ -76,7 +81,15 @@ class LossAudit:
             eta_dec="learned" if self.learned_eta_dec else 1.0,
             eta_enc=self.kl.prior_std,
             sigma="input",
+            likelihood=self.likelihood,
         )
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """What the reconstruction term is the negative log of; "other": none that is known."""
+        if self.reconstruction.kind in _BERNOULLI:
+            return "bernoulli"
+        return "gaussian" if self.reconstruction.kind in ("squared", "log squared") else "other"
 
     @property
     def text(self) -> str:
@@ -85,26 +98,14 @@ class LossAudit:
             first = "This loss has no beta * eta_dec^2."
         elif self.learned_eta_dec:
             first = f"beta = {self.value:.6g}, with eta_dec fitted to the batch."
+        elif self.likelihood == "bernoulli":
+            first = f"beta = {self.value:.6g}, with a Bernoulli decoder."
         else:
             first = (
                 f"beta * eta_dec^2 = {self.value:.6g}: this loss is that of beta = "
                 f"{self.value:.6g} at eta_dec = 1."
             )
         return " ".join([first, *map(str, self.findings)])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the audit as plain JSON-able values."""
-        return {
-            "value": self.value,
-            "learned_eta_dec": self.learned_eta_dec,
-            "reconstruction": self.reconstruction._asdict(),
-            "kl": self.kl._asdict(),
-            "reductions": dict(self.reductions),
-            "expected": self.expected,
-            "matches": self.matches,
-            "sizes": {**self.sizes._asdict(), "features": list(self.sizes.features)},
-            "findings": [finding.to_dict() for finding in self.findings],
-        }
 
     def __repr__(self) -> str:
         return f"LossAudit({self.text})"
@@ -138,7 +139,8 @@ def audit_loss(
         InvalidArgumentError: The loss raises, is not finite, is random or gives no single number.
 
     Source:
-        theory section 8: `a |y - mu|^2 + b KL` is beta eta_dec^2 = b / (2 a).
+        theory section 8: `a |y - mu|^2 + b KL` is beta eta_dec^2 = b / (2 a). With binary
+        cross-entropy, `a BCE + b KL` is beta = b / a.
 
     Example:
         >>> from torch.nn.functional import mse_loss
@@ -161,14 +163,17 @@ def audit_loss(
         reconstruction = ReconstructionReading("squared", loss.squared_error_weight)
         kl, reductions = KLReading("gaussian", loss.kl_weight), dict.fromkeys(_REDUCTIONS)
     else:
-        probe = _probe(loss, sizes, log_var)
-        reconstruction, kl = probe.reconstruction(sizes), probe.kl(sizes)
-        _check_total(probe, reconstruction, kl)
-        reductions = _reductions(probe, sizes)
+        # As in training, whose mode a loss may ask for, but its networks learn nothing from it.
+        with keeping_buffers(loss):
+            probe = _probe(loss, sizes, log_var)
+            reconstruction, kl = probe.reconstruction(sizes), probe.kl(sizes)
+            _check_total(probe, reconstruction, kl)
+            reductions = _reductions(probe, sizes)
     value = _value(reconstruction, kl, math.prod(sizes.features))
     variance = checks.positive("eta_dec", eta_dec) ** 2
     # A Bernoulli and a fitted std leave no eta_dec to the author.
-    variance = {"log squared": 1.0, **_BERNOULLI}.get(reconstruction.kind, variance)
+    if reconstruction.kind in ("log squared", *_BERNOULLI):
+        variance = 1.0
     expected = None if beta is None else checks.positive("beta", beta) * variance
     return LossAudit(
         value=value,
@@ -269,6 +274,6 @@ def _value(reconstruction: ReconstructionReading, kl: KLReading, features: int) 
     if kl.kind in ("other", "no log") or reconstruction.weight == 0:
         return None
     ratio = kl.weight / reconstruction.weight
-    factors = {"squared": 0.5, "log squared": features / 2, **_BERNOULLI}
+    factors = {"squared": 0.5, "log squared": features / 2, **dict.fromkeys(_BERNOULLI, 1.0)}
     factor = factors.get(reconstruction.kind)
     return None if factor is None else factor * ratio

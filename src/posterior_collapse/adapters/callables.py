@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
+import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Normal
+from torch.distributions import Categorical, Distribution, Normal
 
 from posterior_collapse import checks
 from posterior_collapse.adapters.encoded import elementwise, posterior_of
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import LatentModel
+from posterior_collapse.models.modules import modules_behind
 from posterior_collapse.specs import CVAESpec, Spec, VAESpec
 
 __all__ = ["WrappedModel", "from_callable"]
@@ -29,11 +29,13 @@ def from_callable(
     log_var: bool = True,
     spec: Spec | None = None,
     shape: Sequence[int] | None = None,
+    modules: Iterable[nn.Module] = (),
 ) -> WrappedModel:
     """Return a `LatentModel` that calls `encode` and `decode`.
 
-    Modules that the functions are, belong to or mention become its submodules, so that `diagnose`
-    can put them into evaluation mode; data are moved to their device and dtype.
+    Modules that the functions are, belong to, hold or mention, in containers and objects too,
+    become its submodules: data are moved to their device and dtype. `diagnose` puts them into
+    evaluation mode meanwhile, and any other module just before it runs.
 
     Args:
         encode: x, (batch, *shape), to `(mean, log_var)`, (batch, latent_dim) each, or to a
@@ -44,10 +46,14 @@ def from_callable(
         log_var: Whether the second output is a log-variance in nats; False: it is a std.
         spec: The objective that the model was trained with, of one latent level. None: nothing is
             known of it, and `VAESpec(latent_dim, sigma="input")` stands in (see `spec_assumed`).
+            With a likelihood that is not Gaussian the decoder may return what its loss takes, such
+            as logits, or a `torch.distributions.Distribution`.
         shape: Shape of one sample as `encode` wants it. None: flat rows.
+        modules: Modules that cannot be found, because the functions look them up at run time and
+            call a method of theirs instead of them. The first says where data are moved.
 
     Raises:
-        InvalidArgumentError: A spec of other units or of several levels, or no function.
+        InvalidArgumentError: A spec of other units or of several levels, no function, or no module.
 
     Example:
         >>> encode = nn.Linear(3, 4)
@@ -56,7 +62,13 @@ def from_callable(
         torch.Size([5, 2])
     """
     return WrappedModel(
-        encode, decode, latent_dim=latent_dim, log_var=log_var, spec=spec, shape=shape
+        encode,
+        decode,
+        latent_dim=latent_dim,
+        log_var=log_var,
+        spec=spec,
+        shape=shape,
+        modules=modules,
     )
 
 
@@ -79,6 +91,7 @@ class WrappedModel(LatentModel, nn.Module):
         log_var: bool = True,
         spec: Spec | None = None,
         shape: Sequence[int] | None = None,
+        modules: Iterable[nn.Module] = (),
     ) -> None:
         super().__init__()
         for name, function in (("encode", encode), ("decode", decode)):
@@ -99,12 +112,14 @@ class WrappedModel(LatentModel, nn.Module):
         self.conditional = isinstance(self.spec, CVAESpec)
         self.decodes = decode is not None
         self.shape = None if shape is None else _sides(shape)
-        self.wrapped = nn.ModuleList(dict.fromkeys(_modules_of(encode, decode)))
+        self.wrapped = nn.ModuleList(modules_behind(*_named(modules), encode, decode))
         # The shell itself does not train: only the modes of the modules in it tell.
         self.training = self.wrapped.training = False
         # In a tuple they stay plain functions: a module as an attribute is registered once more.
         self._functions = (encode, decode)
         self._log_var = log_var
+        # Where the last posterior was: the prior of functions without a tensor follows it.
+        self._last = torch.device("cpu"), torch.get_default_dtype()
 
     def posterior(self, level: int, given: Tensor, y: Tensor | None = None) -> Normal:
         """Return `q(z | given)`; see `LatentModel`."""
@@ -113,7 +128,9 @@ class WrappedModel(LatentModel, nn.Module):
         inputs = [x]
         if self.conditional:
             inputs.append(_rows(self._to_model(_needed("y", y))))
-        mean, std = posterior_of(self._functions[0](*inputs), log_var=self._log_var)
+        q = posterior_of(self._functions[0](*inputs), log_var=self._log_var)
+        # A network may span devices, or go through NumPy: noise is drawn where its input is.
+        mean, std = (part.to(x.device) for part in q)
         n, k = len(x), self.units[0]
         if mean.shape != (n, k):
             raise InvalidArgumentError(
@@ -122,12 +139,14 @@ class WrappedModel(LatentModel, nn.Module):
                 f"({n}, {k}), for {n} rows and latent_dim={k}",
                 "Check latent_dim, and flatten what the encoder returns.",
             )
+        self._last = mean.device, mean.dtype
         return Normal(mean.reshape(*lead, k), std.reshape(*lead, k), validate_args=False)
 
     def prior(self, level: int, given: Tensor | None = None) -> Normal:
         """Return `p(z)`, `N(0, eta_enc^2)`; see `LatentModel`."""
         self._check_level(level)
-        mean = self._to_model(torch.zeros(self.units[0]))
+        device, dtype = self._last
+        mean = self._to_model(torch.zeros(self.units[0], device=device, dtype=dtype))
         return Normal(mean, torch.full_like(mean, self.spec.eta_enc), validate_args=False)
 
     def decode(self, z: Tensor, x: Tensor | None = None) -> Normal:
@@ -139,15 +158,20 @@ class WrappedModel(LatentModel, nn.Module):
             samples, x_lead = self._samples(_needed("x", x))
             one = samples.shape[1:]
             inputs.append(samples.reshape(*x_lead, *one).expand(*lead, *one).reshape(-1, *one))
-        output = elementwise(decoder(*inputs))
-        if isinstance(output, Distribution) and not isinstance(output, Normal):
+        output, where = elementwise(decoder(*inputs)), rows.device
+        if (
+            isinstance(output, Distribution)
+            and not isinstance(output, Normal)
+            and self.spec.likelihood == "gaussian"
+        ):
             raise InvalidArgumentError(
                 "decode",
                 f"a {type(output).__name__}",
-                "the mean of each row, or a Normal: losses and theory are of Gaussian decoders",
-                "Return its .mean to diagnose the latents all the same.",
+                "the mean of each row, or a Normal, with a Gaussian likelihood",
+                "Return its .mean, or pass a spec with likelihood='bernoulli', or whichever it is.",
             )
-        mean = output.mean if isinstance(output, Normal) else torch.as_tensor(output)
+        values = _mean(output) if isinstance(output, Distribution) else output
+        mean = torch.as_tensor(values, device=where)
         if mean.ndim < 1 or len(mean) != len(rows):
             raise InvalidArgumentError(
                 "decode",
@@ -156,8 +180,9 @@ class WrappedModel(LatentModel, nn.Module):
                 "Return the decoder mean of each row.",
             )
         std = output.stddev if isinstance(output, Normal) else self._eta_dec(mean)
-        flat = mean.reshape(*lead, -1)
-        return Normal(flat, std.expand_as(mean).reshape(flat.shape), validate_args=False)
+        flat = mean.to(where).reshape(*lead, -1)
+        std = std.expand_as(mean).to(where).reshape(flat.shape)
+        return Normal(flat, std, validate_args=False)
 
     def _eta_dec(self, like: Tensor) -> Tensor:
         eta = self.spec.eta_levels[0]
@@ -189,12 +214,29 @@ class WrappedModel(LatentModel, nn.Module):
         return x.reshape(-1, *self.shape), lead
 
     def _to_model(self, value: Tensor) -> Tensor:
-        like = next(self.parameters(), value)
+        own = itertools.chain(self.parameters(), self.buffers())
+        like = next((tensor for tensor in own if tensor.is_floating_point()), value)
         return value.to(device=like.device, dtype=like.dtype)
 
     def _check_level(self, level: int) -> None:
         if level != 1:
             raise InvalidArgumentError("level", level, "1", "This model has one latent level.")
+
+
+def _named(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    one = isinstance(modules, nn.Module)
+    named: list[nn.Module] = [cast(nn.Module, modules)] if one else list(modules)
+    for module in named:
+        if not isinstance(module, nn.Module):
+            raise InvalidArgumentError(
+                "modules", f"a {type(module).__name__}", "torch modules", "Pass modules=[net]."
+            )
+    return named
+
+
+def _mean(output: Distribution) -> Tensor:
+    # Classes have no mean.
+    return output.probs if isinstance(output, Categorical) else output.mean
 
 
 def _sides(shape: Sequence[int]) -> tuple[int, ...]:
@@ -211,20 +253,3 @@ def _needed(name: str, value: Any) -> Any:
         what = {"decode": "a decoder", "x": "the condition", "y": "the target"}[name]
         raise InvalidArgumentError(name, "nothing", f"{what}, for what was asked", f"Pass {name}.")
     return value
-
-
-def _modules_of(*things: Any) -> Iterator[nn.Module]:
-    """Yield the modules that functions are, belong to or mention."""
-    for thing in things:
-        if isinstance(thing, nn.Module):
-            yield thing
-        elif isinstance(thing, functools.partial):
-            yield from _modules_of(thing.func, *thing.args, *thing.keywords.values())
-        elif inspect.isfunction(thing):
-            names = inspect.getclosurevars(thing)
-            mentioned = (*names.nonlocals.values(), *names.globals.values())
-            yield from (value for value in mentioned if isinstance(value, nn.Module))
-        elif callable(thing):
-            owner = getattr(thing, "__self__", thing)
-            attributes = vars(owner).values() if hasattr(owner, "__dict__") else ()
-            yield from (v for v in (owner, *attributes) if isinstance(v, nn.Module))

@@ -25,12 +25,14 @@ def from_diffusers(
     A latent unit is one channel at one position, so that a KL of all units is a KL per image;
     `per_channel` sums it over positions. Latents are those that the KL was trained on, before
     diffusers' scaling factor. The objective is not part of the model: the spec is assumed unless
-    one is passed.
+    one is passed. They are trained with perceptual, absolute and adversarial errors, so that it is
+    taken for no Gaussian's, and whether a collapse is optimal cannot be told.
 
     Args:
         autoencoder: A `diffusers.AutoencoderKL`.
         shape: Shape of an image, (channels, height, width); None: as in the model's config.
-        spec: The objective that it was trained with, of as many units as the latent has numbers.
+        spec: The objective that it was trained with, of as many units as the latent has numbers:
+            with `likelihood="other"`, unless its error was a squared one alone.
 
     Raises:
         MissingDependencyError: diffusers is not installed.
@@ -99,6 +101,8 @@ class ImageAutoencoder(WrappedModel):
             spec=spec,
             shape=image_shape,
         )
+        if self.spec_assumed:
+            self.spec = self.spec.replace(likelihood="other")
         self.latent_shape = latent_shape
 
     def per_channel(self, values: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from posterior_collapse.errors import InvalidArgumentError
@@ -39,7 +40,9 @@ def posterior_of(output: Any, *, log_var: bool) -> Gaussian:
             "two: (mean, log_var)",
             "Wrap it: lambda x: encode(x)[:2].",
         )
-    mean, spread = (torch.as_tensor(part) for part in output)
+    mean, spread = (
+        part if isinstance(part, Tensor) else torch.as_tensor(part, device="cpu") for part in output
+    )
     if mean.shape != spread.shape:
         raise InvalidArgumentError(
             "encode",

@@ -26,8 +26,8 @@ def findings(
         kl: Reading of its KL term.
         reductions: As `LossAudit.reductions`.
         sizes: Samples, features and latents.
-        value: beta eta_dec^2, if there is one.
-        expected: beta eta_dec^2 as the author thinks.
+        value: beta eta_dec^2, if there is one; with a Bernoulli decoder beta.
+        expected: The same as the author thinks.
     """
     if value is not None and expected is not None and math.isclose(value, expected, rel_tol=0.01):
         # Whatever the reductions, factors make up for them.
@@ -36,7 +36,7 @@ def findings(
         *_of_kl(kl),
         *_of_reconstruction(reconstruction),
         *_of_reductions(reconstruction, kl, reductions, sizes),
-        *_of_value(value, expected, sizes),
+        *_of_value(reconstruction, value, expected, sizes),
     )
 
 
@@ -94,7 +94,7 @@ def _of_reconstruction(reconstruction: ReconstructionReading) -> Iterator[Findin
             "The loss does not depend on the reconstruction.",
             "Check the order of the arguments: (reconstruction, target, mean, log_var).",
         )
-    elif weight < 0:
+    elif weight < 0 and kind != "other":  # the log rate of a count is best below its target
         yield Finding(
             "reconstruction-sign",
             f"The reconstruction error is rewarded: its weight is {weight:.6g}.",
@@ -103,15 +103,18 @@ def _of_reconstruction(reconstruction: ReconstructionReading) -> Iterator[Findin
     elif kind in ("bernoulli", "bernoulli logits"):
         yield Finding(
             "bernoulli",
-            "The decoder is a Bernoulli: beta * eta_dec^2 is given for features around 1/2.",
-            "For features of mean p multiply it by 4 p (1 - p).",
+            "The decoder is a Bernoulli: which units live does not go by beta * eta_dec^2, and the "
+            "law that it goes by is not given yet.",
+            "Diagnose the trained model for its KL and active units, which hold for it too.",
         )
     elif kind in ("absolute", "other"):
         what = "an absolute" if kind == "absolute" else "not a squared"
         yield Finding(
             f"{kind}-error",
-            f"The reconstruction term is {what} error, whose threshold no formula gives.",
-            "Diagnose the trained model; for a forecast take its error's variance as eta_dec^2.",
+            f"The reconstruction term is {what} error: which units live does not go by beta * "
+            "eta_dec^2, and the law that it goes by is not given yet.",
+            "Diagnose the trained model for its KL and active units, which hold for it too, with "
+            "likelihood='other' in the spec.",
         )
 
 
@@ -160,7 +163,12 @@ def _of_reductions(
         )
 
 
-def _of_value(value: float | None, expected: float | None, sizes: Sizes) -> Iterator[Finding]:
+def _of_value(
+    reconstruction: ReconstructionReading,
+    value: float | None,
+    expected: float | None,
+    sizes: Sizes,
+) -> Iterator[Finding]:
     if value is None or expected is None or value <= 0:
         return
     ratio = value / expected
@@ -175,11 +183,15 @@ def _of_value(value: float | None, expected: float | None, sizes: Sizes) -> Iter
         (sizes.batch, f"the batch size {sizes.batch}"),
         (1 / sizes.batch, f"1 / the batch size {sizes.batch}"),
     )
-    halves = (
+    halves = [
         (1.0, ""),
         (0.5, "a squared error without its 1/2"),
         (2.0, "a squared error with 1/2 twice, or a KL without its 1/2"),
-    )
+    ]
+    name = "beta * eta_dec^2"
+    if reconstruction.kind.startswith("bernoulli"):
+        name = "beta"
+        halves[1:] = [(2.0, "a KL without its 1/2")]
     reasons = (
         ", and ".join(filter(None, (what, half)))
         for times, half in halves
@@ -189,6 +201,6 @@ def _of_value(value: float | None, expected: float | None, sizes: Sizes) -> Iter
     why = next((f" ({reason})" for reason in reasons), "")
     yield Finding(
         "other-beta",
-        f"beta * eta_dec^2 is {value:.6g}, {ratio:.6g} times the {expected:.6g} you expect{why}.",
+        f"{name} is {value:.6g}, {ratio:.6g} times the {expected:.6g} you expect{why}.",
         f"Multiply the KL's weight by {1 / ratio:.6g}, or expect {value:.6g}.",
     )

@@ -7,16 +7,23 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from posterior_collapse import checks
 from posterior_collapse.adapters.encoded import posterior_of
 from posterior_collapse.adapters.libraries import missing
-from posterior_collapse.diagnosis.reading import evaluating
+from posterior_collapse.diagnosis.signal import Residual, Residuals
+from posterior_collapse.diagnosis.streams import row_chooser
 from posterior_collapse.errors import DataError, InvalidArgumentError, PosteriorCollapseError
+from posterior_collapse.models.loaders import seeded
+from posterior_collapse.models.modules import evaluating, unwatched
 from posterior_collapse.specs import VAESpec
 from posterior_collapse.theory import ACTIVE_INFORMATION, forecast
+from posterior_collapse.theory.certificate import LEAST_ROWS, side_of_threshold, why_not_yet
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -65,7 +72,8 @@ class CollapseMonitor(Callback):
         prior_std: Std of the prior.
         least_active: Fewer active units than this are warned of, once.
         warn_after: Optimiser steps before a warning, beyond the KL warm-up; None: no warning.
-        spec: The objective, so that the warning can say whether it asks for collapse.
+        spec: The objective, so that the warning can say whether it asks for collapse, as far as the
+            rows decide that; of a likelihood that is not Gaussian it cannot be told yet.
         per_unit: Whether to log each unit's KL, not only their sum.
 
     Attributes:
@@ -113,8 +121,10 @@ class CollapseMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the batches to look at, and look at the untrained model."""
-        with _aside(pl_module):
-            self._batches = self._read(trainer)
+        with _aside(pl_module, self.encode):
+            # What transforms the data is no part of the model.
+            with unwatched():
+                self._batches = self._read(trainer)
             self._look(trainer, pl_module)
 
     def on_train_batch_end(
@@ -122,13 +132,13 @@ class CollapseMonitor(Callback):
     ) -> None:
         """Look, if it is time."""
         if trainer.global_step >= self._next:
-            with _aside(pl_module):
+            with _aside(pl_module, self.encode):
                 self._look(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the trained model."""
         if self.history[-1].step != trainer.global_step:
-            with _aside(pl_module):
+            with _aside(pl_module, self.encode):
                 self._look(trainer, pl_module)
 
     def _read(self, trainer: Trainer) -> list[Any]:
@@ -137,6 +147,9 @@ class CollapseMonitor(Callback):
             return [source]
         if self.data is None and isinstance(source, (list, tuple, Mapping)):
             source = next(iter(source.values() if isinstance(source, Mapping) else source), None)
+        if isinstance(source, DataLoader):
+            # Its own generator may be that of the training's order.
+            source = seeded(source, 0)
         rows, batches = 0, []
         for batch in () if source is None else source:
             batches.append(batch)
@@ -198,32 +211,65 @@ class CollapseMonitor(Callback):
     def _action(self) -> str:
         """What to do about collapse, by whether the objective asks for it."""
         optimiser = "lengthen the KL warm-up, lower the learning rate or restart from another seed"
+        if self.spec is not None and self.spec.likelihood != "gaussian":
+            return (
+                "Whether the objective asks for it cannot be told yet: "
+                f"{why_not_yet(self.spec.likelihood)}. If it does, lower the KL's weight; if not, "
+                f"{optimiser}."
+            )
         # What the theory does not solve must not end a training run.
         with contextlib.suppress(PosteriorCollapseError):
             if self.spec is not None:
-                x = torch.cat([_first_tensor(batch).flatten(1) for batch in self._batches])
-                linear = forecast(x.double().cpu().numpy(), self.spec)
-                possible = linear.levels[0].n_active
-                if possible < self.least_active:
-                    advice = linear.advice(active=self.least_active)
-                    return f"The objective asks for it. {advice.text}"
-                return (
-                    f"By the linear forecast for these data {possible} could be: the optimiser "
-                    f"lost them. So {optimiser}."
-                )
+                return self._by_forecast(self.spec, optimiser)
         return (
             "If the objective asks for it, lower beta or eta_dec: pass spec= to be told how far. "
             f"If not, {optimiser}."
         )
 
+    def _by_forecast(self, spec: VAESpec, optimiser: str) -> str:
+        """What to do, by how many modes of the data surely exceed the threshold."""
+        x = torch.cat([_first_tensor(batch).flatten(1) for batch in self._batches])
+        rows = x.double().cpu().numpy()
+        linear = forecast(rows, spec)
+        sides = _sides(rows, linear.levels[0].threshold)
+        possible = sides.count("above")
+        if possible >= self.least_active:
+            return (
+                f"By the linear forecast for these data {possible} could be: the optimiser "
+                f"lost them. So {optimiser}."
+            )
+        if possible + sides.count("undecided") < self.least_active:
+            advice = linear.advice(active=self.least_active)
+            return f"The objective asks for it. {advice.text}"
+        return (
+            f"Whether the objective asks for it is undecided: {len(rows):,} rows do not tell, and "
+            f"samples= of more might. If it does, lower beta or eta_dec; if not, {optimiser}."
+        )
+
+
+def _sides(rows: NDArray[np.float64], threshold: NDArray[np.float64]) -> list[str]:
+    """On which side of its threshold the data's mode of each unit is, the strongest first."""
+    if len(rows) < LEAST_ROWS:
+        return ["undecided"] * len(threshold)
+    residuals = Residuals(row_chooser(0))
+    residuals.add(Residual(rows[:, None], np.zeros_like(rows[:, None])), rows)
+    found = residuals.signal()
+    relative = found.error / found.variances[0]
+    ratios = [
+        float(v / limit) for v, limit in zip(found.variances, np.sort(threshold), strict=False)
+    ]
+    sides = [side_of_threshold(t, t * relative) for t in ratios]
+    # Of very many features only the strongest modes are found.
+    return [*sides, *["undecided"] * (min(len(threshold), rows.shape[1]) - len(sides))]
+
 
 @contextlib.contextmanager
-def _aside(module: LightningModule) -> Iterator[None]:
+def _aside(module: LightningModule, encode: Callable[[Any, Any], Any]) -> Iterator[None]:
     """Keep a look at a module from changing its modes, gradients and random numbers."""
     device = module.device
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),
-        evaluating(module),
+        evaluating(module, encode),
         torch.no_grad(),
     ):
         yield

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.models.modules import tensor_behind
 
 __all__ = ["KLReading", "Probe", "ReconstructionReading", "Sizes"]
 
@@ -73,6 +74,10 @@ class Probe:
 
     def __init__(self, loss: Callable[..., Any], *, log_var: bool = True) -> None:
         self._loss, self._log_var = loss, log_var
+        own = tensor_behind(loss)
+        # Where the loss has tensors of its own; but MPS has no float64.
+        away = own is not None and own.device.type != "mps"
+        self._device = own.device if own is not None and away else torch.device("cpu")
         self.parts: str | None = None
         """What was returned, in words, if it was no single number."""
 
@@ -148,10 +153,10 @@ class Probe:
         shape = (sizes.batch, sizes.latents)
         spread = log_var if self._log_var else math.exp(log_var / 2)
         arguments = (
-            y_hat.clone(),
-            target.clone(),
-            torch.full(shape, mean, dtype=torch.float64),
-            torch.full(shape, spread, dtype=torch.float64),
+            y_hat.to(self._device, copy=True),
+            target.to(self._device, copy=True),
+            torch.full(shape, mean, dtype=torch.float64, device=self._device),
+            torch.full(shape, spread, dtype=torch.float64, device=self._device),
         )
         try:
             output = self._loss(*arguments)
@@ -160,7 +165,8 @@ class Probe:
                 "loss",
                 f"{type(error).__name__} ({str(error).splitlines()[0] if str(error) else ''})",
                 f"a number for arguments of shapes {[tuple(a.shape) for a in arguments]}",
-                "Check features= and latents=, or wrap it: lambda y_hat, y, mean, log_var: ...",
+                "Check features=, latents= and the device of tensors of its own, or wrap it: "
+                "lambda y_hat, y, mean, log_var: ...",
             ) from error
         if isinstance(output, Mapping):
             self.parts = f"a dict of {sorted(map(str, output))}"
@@ -179,7 +185,8 @@ class Probe:
 def _targets(sizes: Sizes) -> tuple[Tensor, Tensor]:
     """Return targets in [0.3, 0.7] and signs, of the shape of a batch whose rows are equal."""
     generator = torch.Generator().manual_seed(0)
-    uniform = torch.rand((2, *sizes.features), generator=generator, dtype=torch.float64)
+    shape = (2, *sizes.features)
+    uniform = torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu")
     shape = (sizes.batch, *sizes.features)
     sign = torch.where(uniform[1] < 0.5, -1.0, 1.0).to(torch.float64)
     return (0.3 + 0.4 * uniform[0]).expand(shape), sign.expand(shape)

@@ -25,8 +25,8 @@ def from_pythae(
 
     Its loss is `|x - mu|^2 / 2 + beta KL` per sample, so that eta_dec is 1 (theory section 8). The
     spec follows for `VAE` and `BetaVAE` with `reconstruction_loss="mse"`; every other objective
-    leaves it assumed, unless one is passed. A reconstruction is read as the mean of a Gaussian,
-    that of a Bernoulli (`"bce"`) too.
+    leaves it assumed, unless one is passed. With `"bce"` the decoder is a Bernoulli: KL and active
+    units are diagnosed, but whether a collapse is optimal cannot be told yet.
 
     Args:
         model: A `pythae.models.VAE` or a class derived from it with a Gaussian posterior.
@@ -58,7 +58,7 @@ def from_pythae(
         reconstruction: Tensor = model.decoder(z).reconstruction
         return reconstruction
 
-    return from_callable(
+    wrapped = from_callable(
         encode,
         decode,
         latent_dim=model.model_config.latent_dim,
@@ -66,6 +66,9 @@ def from_pythae(
         spec=_spec(model) if spec is None else spec,
         shape=model.model_config.input_dim if shape is None else shape,
     )
+    if getattr(model.model_config, "reconstruction_loss", None) == "bce":
+        wrapped.spec = wrapped.spec.replace(likelihood="bernoulli", eta_dec=1.0)
+    return wrapped
 
 
 def _spec(model: Any) -> Spec | None:

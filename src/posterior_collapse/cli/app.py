@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from typing import Any
 
@@ -37,7 +36,7 @@ app.add_typer(data_commands.app, name="data")
 # Typer's usage errors are click's, whichever copy of click it carries: BadParameter's base's base.
 ClickException: Any = typer.BadParameter.__mro__[2]
 INTERRUPTED = 130
-"""Exit status after Ctrl-C."""
+"""Exit status after Ctrl-C, which is also what typer makes of it."""
 
 
 @app.callback(invoke_without_command=True)
@@ -52,28 +51,26 @@ def version(
         raise typer.Exit
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command; every foreseen error is one line on stderr and exit status 2."""
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit status; every foreseen error is one line on stderr."""
     warnings.showwarning = _show_warning
     try:
         with needing_torch():
             status = app(args=arguments, prog_name="collapse", standalone_mode=False)
     except PosteriorCollapseError as error:
-        _fail(str(error))
+        return _refused(str(error))
     except ClickException as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # the help is printed: nothing is wrong
-            sys.exit(0)
-        _fail(" ".join(error.format_message().split()) or "Missing command; see --help.")
-    except (KeyboardInterrupt, typer.Abort):
-        status = INTERRUPTED
-    if status == INTERRUPTED:  # which is also what typer makes of Ctrl-C
-        typer.echo("interrupted", err=True)
-    sys.exit(status if isinstance(status, int) else 0)
+            return 0
+        return _refused(" ".join(error.format_message().split()) or "Missing command; see --help.")
+    except typer.Abort:
+        return INTERRUPTED
+    return status if isinstance(status, int) else 0
 
 
-def _fail(message: str) -> None:
+def _refused(message: str) -> int:
     typer.echo(f"error: {message}", err=True)
-    sys.exit(2)
+    return 2
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

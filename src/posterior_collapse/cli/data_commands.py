@@ -18,13 +18,12 @@ DATA_DIR = typer.Option(
 @app.command("list")
 def list_datasets(data_dir: Path | None = DATA_DIR) -> None:
     """List the data sets known by name, and where each would be read from."""
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
     from posterior_collapse.data import available
+    from posterior_collapse.report import new_table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = new_table()
     for column in ("name", "what it is", "samples", "features", "read from"):
         table.add_column(column, overflow="fold")
     for entry in available(data_dir):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ import typer
 from posterior_collapse.cli import options
 from posterior_collapse.cli.data_commands import DATA_DIR
 from posterior_collapse.cli.forecast_command import LEAST_WIDTH, json_text
-from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.errors import DataError, InvalidArgumentError, nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,6 +24,15 @@ if TYPE_CHECKING:
 
 RUN_ONLY = ("split", "data_dir", "importance_samples")
 ARRAYS_ONLY = ("beta", "eta_dec")
+ARRAYS = ("mean", "std", "log_var", "prior_mean", "prior_std", "data")
+
+SYNONYMS = {
+    **dict.fromkeys(("mu", "mus", "loc", "z_mean", "means"), "mean"),
+    **dict.fromkeys(("logvar", "log_variance", "z_log_var", "logvars"), "log_var"),
+    **dict.fromkeys(("sigma", "scale", "z_std", "stds"), "std"),
+    **dict.fromkeys(("x", "inputs"), "data"),
+}
+"""What else the arrays are called. Nothing is renamed unasked: a "sigma" may be a variance."""
 SOURCE = typer.Argument(
     help="Folder of a run or of a sweep (collapse train), or an .npz file with the arrays mean "
     "and std or log_var, perhaps prior_mean, prior_std and data."
@@ -52,14 +62,13 @@ def diagnose(
 ) -> None:
     """Say which units of a trained model collapsed, whether that is optimal, and what to change."""
     from posterior_collapse import report
-    from posterior_collapse.cli import diagnose_source
 
-    is_run = source.is_dir()
+    is_run = os.path.isdir(source)
     _refuse(context, ARRAYS_ONLY if is_run else RUN_ONLY, "arrays" if is_run else "a run's folder")
     if plot is not None:
         report.check_figure_path(plot)
     shared = {"epsilon": epsilon, "delta": delta, "seed": seed}
-    if is_run and len(runs := diagnose_source.runs(source)) > 1:
+    if is_run and len(runs := _members(source)) > 1:
         _refuse(context, ("plot",), "the folder of one run")
         _sweep(source, runs, as_json, split, data_dir, importance_samples, shared)
         return
@@ -75,6 +84,12 @@ def diagnose(
     _print(f"{source}{', on ' + about['name'] if is_run else ''}: {about['note']}", found)
     if plot is not None:
         typer.echo(f"Figure: {plot}")
+
+
+def _members(source: Path) -> dict[str, Path]:
+    from posterior_collapse.runs import folder
+
+    return folder.members(source)
 
 
 def _sweep(source: Path, runs: Mapping[str, Path], as_json: bool, *how: Any) -> None:
@@ -114,7 +129,7 @@ def _of_run(
     importance_samples: int,
     shared: dict[str, Any],
 ) -> tuple[dict[str, Any], Diagnosis]:
-    from posterior_collapse.cli.diagnose_source import trained
+    from posterior_collapse.runs.folder import trained
 
     run = trained(folder, split=split, data_dir=data_dir)
 
@@ -135,10 +150,9 @@ def _of_run(
 def _of_arrays(
     path: Path, beta: str | None, eta_dec: str | None, shared: dict[str, Any]
 ) -> tuple[dict[str, Any], Diagnosis]:
-    from posterior_collapse.cli.diagnose_source import posterior
     from posterior_collapse.diagnosis import diagnose_arrays
 
-    arrays = posterior(path)
+    arrays = _posterior(path)
     spec = _spec(arrays, beta, eta_dec)
     found = diagnose_arrays(**arrays, spec=spec, **shared)
     if spec is None and "data" in arrays:
@@ -146,6 +160,29 @@ def _of_arrays(
         found = replace(found, notes=(*found.notes, note))
     about = {"name": path.name, "note": f"arrays {', '.join(arrays)}", "samples": found.n}
     return about, found
+
+
+def _posterior(path: Path) -> dict[str, Any]:
+    """Return the arrays of a file by the names of `ARRAYS`.
+
+    Raises:
+        DataError: The file cannot be read, or lacks an array.
+    """
+    from posterior_collapse.data.files import read_arrays
+
+    found = read_arrays(path)
+    if "mean" not in found or ("std" in found) == ("log_var" in found):
+        known = [f"{name} to {SYNONYMS[name]}" for name in found if name in SYNONYMS]
+        hint = f" Rename {', '.join(known)}." if known else ""
+        others = [name for name in found if name not in (*ARRAYS, *SYNONYMS)]
+        raise DataError(
+            str(path),
+            f"the arrays {sorted(found)}",
+            "mean, and one of std and log_var",
+            "Write it with numpy.savez(path, mean=..., std=...)."
+            + hint + "".join(nearest(name, ARRAYS) for name in others),
+        )  # fmt: skip
+    return {name: found[name] for name in ARRAYS if name in found}
 
 
 def _spec(arrays: dict[str, Any], beta: str | None, eta_dec: str | None) -> Spec | None:

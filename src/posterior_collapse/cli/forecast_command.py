@@ -98,7 +98,10 @@ def effective_beta(
     data_dir: Path | None = DATA_DIR,
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
-    """Say what beta * eta_dec^2 a loss has, from how it is written; then forecast with it."""
+    """Say what beta * eta_dec^2 a loss has, from how it is written; then forecast with it.
+
+    Of squared errors only: for cross-entropies and other errors no law is given yet.
+    """
     from posterior_collapse import theory
     from posterior_collapse.specs import VAESpec
 
@@ -205,15 +208,14 @@ def _is_long(dataset: Dataset) -> bool:
 
 def _tracked_rows(dataset: Dataset) -> Iterator[Any]:
     """Yield the data in pieces of rows under a progress bar on standard error."""
-    from rich.console import Console
-    from rich.progress import track
+    from posterior_collapse.progress import Display
 
     step = max(1, int(1e6 // dataset.x.shape[1]))
-    starts = range(0, len(dataset.x), step)
-    console = Console(stderr=True)
-    for start in track(starts, "measuring the data", console=console, transient=True):
-        rows = slice(start, start + step)
-        yield dataset.x[rows] if dataset.y is None else (dataset.x[rows], dataset.y[rows])
+    with Display("measuring the data", len(dataset.x)) as display:
+        for start in range(0, len(dataset.x), step):
+            rows = slice(start, start + step)
+            yield dataset.x[rows] if dataset.y is None else (dataset.x[rows], dataset.y[rows])
+            display.update(min(start + step, len(dataset.x)))
 
 
 def _print(dataset: Dataset, result: Forecast, advice: Advice) -> None:

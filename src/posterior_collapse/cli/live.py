@@ -1,23 +1,25 @@
-"""What a terminal shows while runs train: the last epoch of each, and the time left."""
+"""What a terminal shows while runs train and rows of the paper are reproduced."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from posterior_collapse.progress import Display
+from posterior_collapse.report import new_table
 
-__all__ = ["LiveTable"]
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from posterior_collapse.experiments.reproducing import State
+
+__all__ = ["RowsTable", "RunsTable"]
 
 MOST_ROWS = 16
 
 
-class LiveTable:
-    """A progress bar above a table of runs, on stderr; silent where that is no terminal.
+class RunsTable(Display):
+    """The last epoch of each run, and the time left.
 
     Args:
         names: One per run.
@@ -29,36 +31,18 @@ class LiveTable:
     def __init__(
         self, names: Sequence[str], levels: int, total: int | None, unit: str = "epoch"
     ) -> None:
-        self.names = tuple(names)
-        self.levels = levels
+        super().__init__(unit, total, above=self.table)
+        self.names, self.levels = tuple(names), levels
         self.rows: list[Mapping[str, Any] | None] = [None] * len(self.names)
-        console = Console(stderr=True)
-        self.progress = Progress(
-            TextColumn(unit),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            expand=True,
-        )
-        self.task = self.progress.add_task(unit, total=total)
-        self.live = Live(self.progress, console=console, transient=True, refresh_per_second=4)
 
-    def __enter__(self) -> LiveTable:
-        self.live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.live.stop()
-
-    def update(self, done: int, rows: Sequence[Mapping[str, Any] | None]) -> None:
+    def show(self, done: int, rows: Sequence[Mapping[str, Any] | None]) -> None:
         """Show the numbers of the last epoch, a row per run; None: the run has stopped."""
         self.rows = [new or old for new, old in zip(rows, self.rows, strict=True)]
-        self.progress.update(self.task, completed=done)
-        self.live.update(Group(self.progress, self._table()))
+        self.update(done)
 
-    def _table(self) -> Table:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    def table(self) -> Table:
+        """Return the numbers of the last epoch."""
+        table = new_table()
         table.add_column("run", overflow="fold")
         table.add_column("loss", justify="right")
         for level in range(1, self.levels + 1):
@@ -76,3 +60,43 @@ class LiveTable:
         for level in range(1, self.levels + 1):
             cells += [f"{row[f'kl_{level}']:.4g}", f"{row[f'active_{level}']:g}"]
         return cells
+
+
+class RowsTable(Display):
+    """How many runs of each row of the paper are done, what trains, and the time left.
+
+    Args:
+        names: Of the rows, by id.
+        runs: Number of runs of each, by id; those that rows share count in each.
+    """
+
+    def __init__(self, names: Mapping[str, str], runs: Mapping[str, int]) -> None:
+        super().__init__("runs", sum(runs.values()), above=self.table)
+        self.names, self.runs = names, runs
+        self.finished = dict.fromkeys(runs, 0)
+        self.now = dict.fromkeys(runs, "")
+
+    def show(self, state: State) -> None:
+        """Show how far a row is."""
+        name = state.row.id
+        if state.progress is None:
+            self.finished[name], self.now[name] = self.runs[name], state.verdict
+        else:
+            self.finished[name] = state.progress.done
+            training = state.progress.training
+            self.now[name] = f"{training} training" if training else ""
+        if state.epoch is not None:
+            self.now[name] += f", epoch {state.epoch.epoch}"
+        self.update(sum(self.finished.values()))
+
+    def table(self) -> Table:
+        """Return a line per row."""
+        table = new_table()
+        table.add_column("row")
+        table.add_column("experiment", overflow="fold")
+        table.add_column("runs", justify="right")
+        table.add_column("now", overflow="fold")
+        for name, title in self.names.items():
+            done = f"{self.finished[name]}/{self.runs[name]}"
+            table.add_row(name, title, done, self.now[name])
+        return table

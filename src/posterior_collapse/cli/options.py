@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from posterior_collapse import checks
 from posterior_collapse.errors import InvalidArgumentError, nearest
 from posterior_collapse.specs import CVAESpec, HVAESpec, Spec, VAESpec
 
@@ -13,6 +15,12 @@ if TYPE_CHECKING:
     from posterior_collapse.data import Dataset
 
 MODELS = ("vae", "cvae", "hvae")
+NUMBERS = {"learning_rate": float, "clip": float, "seed": int}
+"""Options of the training that take several values."""
+SWEPT = (
+    "beta", "beta_1", "beta_2", "eta_dec", "eta_enc", "sigma", "sigma_1", "sigma_2", *NUMBERS,
+)  # fmt: skip
+"""Options that take several values, in the order in which they appear in a run's name."""
 
 
 def numbers(option: str, text: str, kind: Callable[[str], Any] = float) -> tuple[Any, ...]:
@@ -95,6 +103,90 @@ def _twice(option: str, values: tuple[Any, ...]) -> tuple[Any, Any]:
     return values[0], values[-1]
 
 
+def swept(
+    model: str, latents: str, given: Mapping[str, str | None]
+) -> dict[str, tuple[Spec, dict[str, Any]]]:
+    """Return spec and numbers of the training of all combinations of values, by name.
+
+    The name says what varies, the last option fastest; it is "" where nothing does.
+
+    Args:
+        model: vae, cvae or hvae.
+        latents: Units, per level for a hvae.
+        given: Text of each option of `SWEPT`; commas part values, colons the levels (or units) of
+            one value.
+
+    Raises:
+        InvalidArgumentError: A value is out of its domain, occurs twice, or is another model's; a
+            name cannot be that of a folder.
+
+    Example:
+        >>> texts = dict(beta="0.5,2", eta_dec="1", eta_enc="1", seed="0,1", learning_rate="0.001")
+        >>> list(swept("vae", "4", texts))
+        ['beta=0.5,seed=0', 'beta=0.5,seed=1', 'beta=2,seed=0', 'beta=2,seed=1']
+    """
+    _check_betas(model, given)
+    values = {name: _values(name, given.get(name)) for name in SWEPT}
+    several = [name for name in SWEPT if len(values[name]) > 1]
+    found = {}
+    for choice in itertools.product(*values.values()):
+        texts = dict(zip(SWEPT, choice, strict=True))
+        name = ",".join(f"{_flag(n)}={(texts[n] or '').replace(':', '_')}" for n in several)
+        if name:
+            checks.file_name("name of a run", name)
+        parts = {k: None if text is None else text.replace(":", ",") for k, text in texts.items()}
+        beta = parts["beta"] or "1"
+        if parts["beta_1"] or parts["beta_2"]:
+            beta = f"{parts['beta_1'] or '1'},{parts['beta_2'] or '1'}"
+        spec = build_spec(
+            model,
+            latents=latents.replace(":", ","),
+            beta=beta,
+            eta_dec=parts["eta_dec"] or "1",
+            eta_enc=_number("eta_enc", parts["eta_enc"], float),
+            sigma=parts["sigma"],
+            sigma_1=parts["sigma_1"],
+            sigma_2=parts["sigma_2"],
+        )
+        found[name] = spec, {n: _number(n, texts[n], kind) for n, kind in NUMBERS.items()}
+    return found
+
+
+def _number(name: str, text: str | None, kind: Any) -> Any:
+    return None if text is None else numbers(f"--{_flag(name)}", text, kind)[0]
+
+
+def _values(name: str, text: str | None) -> tuple[str | None, ...]:
+    if text is None:
+        return (None,)
+    values = tuple(part.strip() for part in text.split(","))
+    for value in values:
+        if not value or values.count(value) > 1:
+            raise InvalidArgumentError(
+                f"--{_flag(name)}",
+                repr(text),
+                "different values, separated by commas",
+                f"Pass e.g. --{_flag(name)} 1,2.",
+            )
+    return values
+
+
+def _check_betas(model: str, given: Mapping[str, str | None]) -> None:
+    levels = given.get("beta_1") or given.get("beta_2")
+    if levels and model != "hvae":
+        raise InvalidArgumentError(
+            "--beta-1, --beta-2", f"given for a {model}", "--beta", "Or pass --model hvae."
+        )
+    if levels and given.get("beta"):
+        raise InvalidArgumentError(
+            "--beta", "given beside --beta-1 or --beta-2", "one or the other", "Remove --beta."
+        )
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
+
+
 def load_data(
     source: str,
     *,
@@ -124,6 +216,16 @@ def load_data(
         scale=scale,
         progress=True,
     )
+    check_condition(model, dataset)
+    return dataset
+
+
+def check_condition(model: str, dataset: Dataset) -> None:
+    """Refuse a conditional model without a condition.
+
+    Raises:
+        InvalidArgumentError: There is none.
+    """
     if model == "cvae" and dataset.y is None:
         raise InvalidArgumentError(
             "--model",
@@ -131,4 +233,3 @@ def load_data(
             "--task quarter, --task half or --given FILE",
             "Add one of them.",
         )
-    return dataset

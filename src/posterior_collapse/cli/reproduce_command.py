@@ -46,8 +46,8 @@ def reproduce(
     """Repeat the paper's experiments, each beside what theory predicts.
 
     Finished runs are kept in OUT/runs and never repeated: an interrupted command goes on where it
-    was. Up to 12 runs train together and are kept when all of them end; if the command is killed
-    before, those start again. Results are written to OUT/ROW.
+    was, from the last epoch of the runs that trained, up to 12 together. Results are
+    written to OUT/ROW.
     """
     if show:
         _list()
@@ -65,14 +65,14 @@ def reproduce(
 
 
 def _reproduce(name: str, plan: Plan, out: Path, data_dir: Path | None, device: str) -> None:
-    from posterior_collapse.cli.reproduce_live import RowsTable
+    from posterior_collapse.cli.live import RowsTable
     from posterior_collapse.experiments.reproducing import reproduce
     from posterior_collapse.experiments.rows import chosen
 
     rows = chosen(name)
     runs = {row.id: len({member.run.key for member in row.members(plan)}) for row in rows}
     with RowsTable({row.id: row.name for row in rows}, runs) as table:
-        results = reproduce(rows, out, plan, data_dir=data_dir, device=device, report=table.update)
+        results = reproduce(rows, out, plan, data_dir=data_dir, device=device, report=table.show)
     for result in results:
         typer.echo(f"{result['id']}: {result['agreement']['verdict']}")
         for verdict, text in result["agreement"]["checks"]:
@@ -88,14 +88,13 @@ def _document(out: Path, to: Path) -> None:
 
 
 def _list() -> None:
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
     from posterior_collapse.experiments.grids import Plan
     from posterior_collapse.experiments.rows import ROWS
+    from posterior_collapse.report import new_table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = new_table()
     for column in ("row", "experiment", "networks", "runs", "command"):
         table.add_column(column, overflow="fold", justify="right" if column == "runs" else "left")
     for row in ROWS:

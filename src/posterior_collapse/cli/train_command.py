@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import json
+import os
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +17,9 @@ from posterior_collapse.cli import options
 from posterior_collapse.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from posterior_collapse.cli.train_job import Job
+    from posterior_collapse.data import Dataset
+    from posterior_collapse.runs import Run
+    from posterior_collapse.training import Progress
 
 SETTINGS = (
     "batch_size",
@@ -110,24 +116,39 @@ def train(
     """Train a model, or several at once, and set what came out beside the forecast.
 
     Commas part the values of what can be swept over: all their combinations
-    train together as one vectorised run, each with a folder of its own.
+    train, each with a folder of its own, those of one seed together as one
+    vectorised run that sees the data in one order.
     Colons part the levels (or units) of one value: --model hvae
     --beta 1:2,1:4 are two runs, as are --beta-1 1 --beta-2 2,4.
 
     A killed command goes on exactly with collapse train --resume FOLDER.
     """
-    from posterior_collapse.cli import train_job, train_runs
-
     if resume is not None:
         _check_alone(context)
-        job, folder = train_job.read(resume), resume
+        from posterior_collapse.runs import folder
+
+        runs, out = folder.read(resume), resume
     else:
-        job = _job(context.params)
-        folder = out or Path("runs") / _readable(job, context.params)
-    ended_well = train_runs.train(
-        job, folder, resume=resume is not None, tensorboard=tensorboard, as_json=as_json
-    )
-    if not ended_well:
+        runs = _asked(context.params)
+        from posterior_collapse.runs import folder
+
+        out = out or Path("runs") / _readable(runs, context.params)
+        folder.check_free(out)
+    if tensorboard:
+        folder.require_tensorboard()
+    dataset = folder.load(runs)
+    options.check_condition(next(iter(runs.values())).spec.model, dataset)
+    try:
+        with _watched(runs, out, tensorboard) as report:
+            summaries = folder.train(runs, dataset, out, resume=resume is not None, report=report)
+    except KeyboardInterrupt:
+        typer.echo(f"Go on with: collapse train --resume {shlex.quote(str(out))}", err=True)
+        raise
+    if as_json:
+        typer.echo(json.dumps(summaries, indent=2))
+    else:
+        _print(dataset, out, summaries)
+    if any(summary["stopped"].startswith("non-finite") for summary in summaries):
         raise typer.Exit(1)
 
 
@@ -143,37 +164,27 @@ def _check_alone(context: typer.Context) -> None:
             )
 
 
-def _job(given: Mapping[str, Any]) -> Job:
-    """Return what the options ask for, all of it checked but the data."""
-    from posterior_collapse.cli.grid import SWEPT, runs
-    from posterior_collapse.cli.train_job import Job
-
+def _asked(given: Mapping[str, Any]) -> dict[str, Run]:
+    """Return what the options ask for, by name, all of it checked but the data."""
     if given["data"] is None:
         raise InvalidArgumentError(
             "DATA", "nothing", "a data set's name or a file", "Pass e.g. collapse train digits."
         )
     model = given["model"] or ("cvae" if given["task"] or given["given"] else "vae")
-    found = runs(model, given["latents"], {name: given[name] for name in SWEPT})
+    found = options.swept(model, given["latents"], {n: given[n] for n in options.SWEPT})
 
     from posterior_collapse.models import Architecture
+    from posterior_collapse.runs import Choice, folder
     from posterior_collapse.training import Settings
 
-    networks = Architecture.named(given["architecture"], **_networks(given))
-    for run in found:
-        networks.check_model(run.spec)
     shared = {name: given[name] for name in SETTINGS} | {"capacity": _capacity(given["capacity"])}
     if given["epochs"] is not None:
         shared["steps" if given["exact"] else "epochs"] = given["epochs"]
-    if len(found) > 1:
-        shared["order_seed"] = found[0].seed
-    for run in found:
-        settings = Settings.from_dict({**shared, **run.numbers()})
-    plain = {name: v for name, v in settings.to_dict().items() if name not in run.numbers()}
-    return Job(
-        data={"source": _absolute(given["data"]), **_data_options(given)},
-        architecture=networks.to_dict(),
-        settings=plain,
-        runs=found,
+    return folder.asked(
+        Choice(_absolute(given["data"]), **_data_options(given)),
+        Architecture.named(given["architecture"], **_networks(given)),
+        Settings.from_dict(shared),
+        found,
         exact=given["exact"],
         from_forecast=given["from_forecast"],
     )
@@ -202,20 +213,68 @@ def _data_options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _absolute(source: str) -> str:
     """A resumed command may run elsewhere; the name of a data set stays as it is."""
-    return str(Path(source).resolve()) if Path(source).exists() else source
+    return str(Path(source).resolve()) if os.path.exists(source) else source
 
 
-def _readable(job: Job, given: Mapping[str, Any]) -> str:
+def _readable(runs: Mapping[str, Run], given: Mapping[str, Any]) -> str:
     """Name a folder by the data, the model, the networks and the numbers that were given."""
-    from posterior_collapse.cli.grid import SWEPT
-
-    parts = [Path(str(given["data"])).stem.replace(":", "-").replace("/", "-")]
+    first = next(iter(runs.values()))
+    stem = Path(str(given["data"])).stem
+    parts = ["".join(c if c.isprintable() and c not in ":/\\" else "-" for c in stem)]
     parts += [given["task"]] if given["task"] else []
-    parts += [job.runs[0].spec.model, str(job.architecture["name"])]
+    parts += [first.spec.model, first.architecture.name]
     defaults = {"eta_dec": "1", "eta_enc": "1"}
     defaults |= {"learning_rate": "0.001", "seed": "0"}
-    for name in SWEPT:
+    for name in options.SWEPT:
         text = given[name]
         if text not in (None, defaults.get(name)):
             parts.append(f"{name.replace('_', '-')}={text.replace(':', '_')}")
     return "-".join(parts)
+
+
+@contextlib.contextmanager
+def _watched(
+    runs: Mapping[str, Run], out: Path, tensorboard: bool
+) -> Iterator[Callable[[Progress], None]]:
+    """Give the function that shows an epoch, and writes it for TensorBoard if asked."""
+    from posterior_collapse.cli.live import RunsTable
+    from posterior_collapse.runs.folder import Scalars
+
+    first = next(iter(runs.values()))
+    exact = first.method == "exact"
+    table = RunsTable(
+        [name or run.spec.model for name, run in runs.items()],
+        len(first.spec.dims),
+        first.settings.steps if exact else first.settings.epochs,
+        "iteration" if exact else "epoch",
+    )
+    scalars: dict[str, Scalars] = {}
+
+    def report(now: Progress) -> None:
+        table.show(now.epoch, now.rows)
+        for name, row in zip(runs, now.rows, strict=True):
+            if tensorboard and row is not None:
+                if name not in scalars:
+                    scalars[name] = Scalars(out / name, start=now.epoch)
+                scalars[name].write(row)
+
+    try:
+        with table:
+            yield report
+    finally:
+        for writer in scalars.values():
+            writer.close()
+
+
+def _print(dataset: Dataset, out: Path, summaries: Sequence[dict[str, Any]]) -> None:
+    from rich.console import Console
+
+    from posterior_collapse.report.comparison import comparison_sentences, comparison_table
+
+    named = [(summary["run"], summary) for summary in summaries]
+    console = Console()
+    console.print(f"[bold]{dataset.name}[/]: {dataset.note}", highlight=False)
+    console.print(comparison_table(named))
+    for sentence in comparison_sentences(named):
+        console.print(sentence, highlight=False, markup=False)
+    console.print(f"Folder: {out}", style="dim", highlight=False, markup=False, soft_wrap=True)

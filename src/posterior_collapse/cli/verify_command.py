@@ -18,29 +18,26 @@ def verify(
 
     Exit status 1 if any problem differs.
     """
-    from rich import box
     from rich.console import Console
-    from rich.progress import Progress
-    from rich.table import Table
 
     from posterior_collapse import report
+    from posterior_collapse.progress import Display
     from posterior_collapse.theory import verification
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = report.new_table()
     table.add_column("case", no_wrap=True)
     for column in ("loss", "loss gap", "s.v. error", "on", "found on"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     results = []
     total = len(verification.plan(case, problems)) * restarts
-    with Progress(transient=True, console=Console(stderr=True)) as progress:
-        task = progress.add_task("minimising", total=total)
+    with Display("minimising", total) as display:
         for result in verification.verify(
             case,
             problems=problems,
             restarts=restarts,
             seed=seed,
-            after_restart=lambda: progress.advance(task),
+            after_restart=display.advance,
         ):
             results.append(result)
             table.add_row(*report.verification_row(result))

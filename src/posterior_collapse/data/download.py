@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from posterior_collapse.data import sniff
-from posterior_collapse.errors import DownloadError, writing
+from posterior_collapse.errors import DownloadError, MissingFileError, writing
+from posterior_collapse.progress import Display
 
 __all__ = ["checksum", "download"]
 
@@ -17,10 +18,19 @@ TIMEOUT = 30.0
 
 
 def checksum(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        MissingFileError: It cannot be read.
+    """
     import pooch
 
-    digest: str = pooch.file_hash(str(path), alg="sha256")
+    try:
+        digest: str = pooch.file_hash(str(path), alg="sha256")
+    except OSError as error:
+        raise MissingFileError(
+            str(path), f"'{error.strerror}'", "a file that can be read", "Check its permissions."
+        ) from error
     return digest
 
 
@@ -104,27 +114,18 @@ def _publish(temporary: Path, path: Path) -> Path:
 
 
 class _Bar:
-    """The part of tqdm's interface that pooch calls, drawn by rich on standard error."""
+    """The part of tqdm's interface that pooch calls."""
 
     def __init__(self, name: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
-
         self.total = 0
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            console=Console(stderr=True),
-        )
-        self._task = self._progress.add_task(name, total=None)
-        self._progress.start()
+        self._display = Display(name, counted="bytes", keep=True)
+        self._display.__enter__()
 
     def update(self, amount: int) -> None:
-        self._progress.update(self._task, total=self.total or None, advance=amount)
+        self._display.update(self._display.done + amount, total=self.total or None)
 
     def reset(self) -> None:
-        self._progress.reset(self._task)
+        self._display.update(0)
 
     def close(self) -> None:
-        self._progress.stop()
+        self._display.__exit__()

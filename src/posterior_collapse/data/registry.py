@@ -13,7 +13,7 @@ from posterior_collapse.data.correlated import KINDS, pairs
 from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.data.download import checksum, download
 from posterior_collapse.data.idx import read_idx
-from posterior_collapse.data.locate import cache, find, locate, own_folders
+from posterior_collapse.data.locate import cache, expanded, find, locate, own_folders
 from posterior_collapse.data.sources import FILES, SOURCES, Source
 from posterior_collapse.errors import (
     CorruptFileError,
@@ -86,7 +86,7 @@ def _published(source: Source, folders: list[Path]) -> Entry:
         test_samples=10_000,
         features=784,
         where=str(homes[0].parent),
-        ready=all(home.is_file() for home in homes),
+        ready=all(os.path.isfile(home) for home in homes),
     )
 
 
@@ -117,6 +117,7 @@ def fetch(
 
     Raises:
         UnknownDatasetError: No data set has that name.
+        MissingFileError: The folder is in the home of a user that is not there.
         DownloadError: No mirror delivered a file.
         OutputError: The folder cannot be written.
     """
@@ -126,10 +127,10 @@ def fetch(
     if known not in SOURCES:
         return (_digits_file(),) if known == EMBEDDED else ()
     source = SOURCES[known]
-    folder = (cache() if data_dir is None else Path(data_dir).expanduser()) / known
+    folder = (cache() if data_dir is None else expanded("data_dir", data_dir)) / known
     return tuple(
         folder / file
-        if (folder / file).is_file() and checksum(folder / file) == sha256
+        if os.path.isfile(folder / file) and checksum(folder / file) == sha256
         else download(file, sha256, source.mirrors, folder, progress=progress)
         for file, sha256 in source.checksums.items()
     )

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from posterior_collapse.diagnosis.comparison import kept_units
-from posterior_collapse.diagnosis.levels import SURE
+from posterior_collapse.diagnosis.conclusions import unjudged, what_decides
 from posterior_collapse.diagnosis.results import Conclusion, Diagnosis, Finding, LevelDiagnosis
-from posterior_collapse.diagnosis.thresholds import ROUNDING
 from posterior_collapse.theory import ACTIVE_INFORMATION, unclaimed_signal
+from posterior_collapse.theory.certificate import ROUNDING, SURE, why_not_yet
 
 __all__ = ["advise", "excess_loss"]
 
@@ -109,11 +109,28 @@ def _of_certificate(found: Diagnosis, number: int, conclusion: Conclusion) -> It
             f"Raise {field} from {units} to {wanted}.",
         )
     elif conclusion == "undecided":
-        yield Finding(
-            conclusion,
-            f"Too few rows to tell whether t = {t:.3g}{name} is above 1.",
-            f"Diagnose more than {found.n:,} rows.",
+        yield _undecided(found, number)
+
+
+def _undecided(found: Diagnosis, number: int) -> Finding:
+    level = found.levels[number - 1]
+    t, error = found.signal[number - 1], found.signal_error[number - 1]
+    spare, units = level.status.count("collapsed"), len(level.status)
+    name = _name(found, number)
+    if spare:
+        what = f"{_units(spare)}{name} collapsed, and whether that is optimal is undecided"
+    else:
+        all_units = f"{'All' if units > 1 else 'The'} {_units(units)}{name} {_be(units)} used"
+        what = f"{all_units}, and whether one more would pay is undecided"
+    why = "t is not known" if np.isnan(t) else f"t = {t:.3g} +- {error:.1g}, above 1 or not"
+    action = f"Diagnose more than {found.n:,} rows: {what_decides(found, number - 1)}."
+    spec = found.spec
+    if level.n_active and spec is not None and not isinstance(spec.sigma_levels[number - 1], str):
+        action += (
+            " At the optimum of a fixed sigma t is 1 itself, which no number of rows tells from a "
+            "little more."
         )
+    return Finding("undecided", f"{what}: {why}.", action)
 
 
 def _how_to_use_more(found: Diagnosis, number: int) -> str:
@@ -132,6 +149,18 @@ def _how_to_use_more(found: Diagnosis, number: int) -> str:
 
 
 def _without_certificate(found: Diagnosis) -> Iterator[Finding]:
+    spare = sum(level.status.count("collapsed") for level in found.levels)
+    likelihood = unjudged(found)
+    if likelihood is not None:
+        if spare:
+            yield Finding(
+                "cannot-tell-yet",
+                f"Whether {_units(spare)} collapsed because the objective asks for it cannot be "
+                f"told yet: {why_not_yet(likelihood)}. KL, information and counts hold.",
+                "Train again from another seed or with KL warm-up: a lower loss with more active "
+                "units would show that this collapse was not optimal.",
+            )
+        return
     kept = 0 if found.forecast is None else kept_units(found.forecast)[-1]
     if found.n_active < kept:
         yield Finding(
@@ -140,7 +169,7 @@ def _without_certificate(found: Diagnosis) -> Iterator[Finding]:
             f"keeps {kept}.",
             "Diagnose the model with its decoder to see whether signal is left unclaimed.",
         )
-    elif any("collapsed" in level.status for level in found.levels):
+    elif spare:
         yield Finding(
             "undecided",
             "Whether the collapsed units could carry something is not known.",
@@ -260,8 +289,7 @@ def _modes(found: Diagnosis) -> int:
     """Modes of the data that a linear model could give a unit."""
     if found.forecast is None:
         return len(found.levels[0].status) + max(found.paying_units, default=0)
-    variances = np.asarray(found.forecast.spectrum)
-    return int((variances > ROUNDING * variances.max(initial=0.0)).sum())
+    return int(np.count_nonzero(found.forecast.spectrum))
 
 
 def _verb(count: int, verb: str) -> str:

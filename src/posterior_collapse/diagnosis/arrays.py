@@ -102,7 +102,8 @@ def diagnose_arrays(
         kl=float(statistics.total.mean),
         kl_error=float(statistics.total.error),
         forecast=forecast,
-        notes=(*[BEYOND] * beyond, *statistics.notes(), *notes),
+        likelihood=None if spec is None else spec.likelihood,
+        notes=(*[BEYOND] * beyond, *statistics.notes(level), *notes),
     )
     return with_verdict(found)
 

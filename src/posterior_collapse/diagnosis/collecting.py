@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import math
-from typing import cast
+from collections.abc import Iterator
+from typing import Any, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from posterior_collapse.diagnosis.directions import free_levels, turned
 from posterior_collapse.diagnosis.exact import ExactPass, is_exact
 from posterior_collapse.diagnosis.levels import LevelStatistics
 from posterior_collapse.diagnosis.passes import Pass, Reconstruction, SampledPass
-from posterior_collapse.diagnosis.reading import as_array, noise_generator
+from posterior_collapse.diagnosis.reading import BATCH_SIZE, as_array, batches, noise_generator
 from posterior_collapse.diagnosis.signal import Input, Residuals
 from posterior_collapse.diagnosis.streams import Reservoir, Running, row_chooser
+from posterior_collapse.errors import DataError
 from posterior_collapse.models import LatentModel, MarkovVAE
+from posterior_collapse.models.modules import tensor_behind
 from posterior_collapse.moments import Moments
 from posterior_collapse.moments.accumulate import Accumulator
+from posterior_collapse.progress import Display
 from posterior_collapse.specs import Spec
 
-__all__ = ["Collected"]
+__all__ = ["Collected", "collect"]
 
 Float = NDArray[np.float64]
 
@@ -34,6 +40,58 @@ LEAST_EFFECT_ROWS, MOST_EFFECT_ROWS = 16, 1000
 LEAST_EFFECTS, MOST_EFFECTS = 16, 256
 
 
+def collect(
+    model: LatentModel,
+    data: Any,
+    spec: Spec | None,
+    *,
+    overridden: bool = False,
+    gaussian: bool = True,
+    samples: int = 16,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+    progress: bool = False,
+) -> Collected:
+    """Take all the data through a model, a batch at a time; arguments are those of `Collected`.
+
+    Raises:
+        DataError: The data cannot be used, are a single row, or give a posterior that is not
+            finite.
+        InvalidArgumentError: The model's outputs have wrong shapes.
+    """
+    seen, notes = _along_directions(model, data, samples, batch_size, seed)
+    found = Collected(
+        seen, spec, overridden=overridden, gaussian=gaussian, samples=samples, seed=seed
+    )
+    found.cautions = notes
+    with Display("diagnosis", counted="rows", show=progress) as display:
+        for x, y in batches(model, data, batch_size=batch_size, seed=seed):
+            found.add(x, y)
+            display.advance(len(x))
+    if found.n < 2:
+        raise DataError("data", "a single row", "at least two rows", "Pass more rows.")
+    return found
+
+
+def _along_directions(
+    model: LatentModel, data: Any, samples: int, batch_size: int, seed: int
+) -> tuple[LatentModel, tuple[str, ...]]:
+    """The model with units that can be turned freely along their directions, and notes."""
+    free = free_levels(model)
+    if not free:
+        return model, ()
+    which = " and ".join(f"z{level}" for level in free)
+    shared = f"the units of {which} share one std and can be turned into each other at no cost"
+    if isinstance(data, Iterator):
+        return model, (f"{shared}: pass data that can be read twice to see their directions",)
+    assert isinstance(model, MarkovVAE)
+    rows = batches(model, data, batch_size=batch_size, seed=seed)
+    seen = turned(model, rows, samples=samples, seed=seed)
+    if seen is model:
+        return model, ()
+    return seen, (f"{shared}: what is said of a unit is said of a direction, not of a column",)
+
+
 class Collected:
     """Statistics of a model on data.
 
@@ -41,6 +99,7 @@ class Collected:
         model: In evaluation mode.
         spec: The hyperparameters; None: unknown, so that there is no loss.
         overridden: Whether the spec is not the model's own, so that its fixed eta_dec counts.
+        gaussian: Whether the decoder is Gaussian: only then it is compared with the data.
         samples: Of each row's posterior, in a hierarchy.
         seed: Of all that is random.
 
@@ -50,24 +109,33 @@ class Collected:
         losses: Of the rows: `kl`, with a decoder `squared_error`, and with a spec besides
             `reconstruction`, `elbo` and `loss`.
         rows: Some of the data, x and perhaps y.
-        generator: On the model's device.
+        cautions: What a reader must know of the units.
+        like: Of the model's device and dtype; there from the first batch on.
+        generator: Of noise, on that device; there from the first batch on.
     """
 
+    like: Tensor
+    generator: torch.Generator
+
     def __init__(
-        self, model: LatentModel, spec: Spec | None, *, overridden: bool, samples: int, seed: int
+        self,
+        model: LatentModel,
+        spec: Spec | None,
+        *,
+        overridden: bool,
+        gaussian: bool,
+        samples: int,
+        seed: int,
     ) -> None:
-        self.model, self.spec = model, spec
+        self.model, self.spec, self.gaussian = model, spec, gaussian
         self._overridden = overridden
         self._rng = row_chooser(seed)
-        self.generator = noise_generator(model, seed)
+        self._samples, self._seed = samples, seed
+        self.cautions: tuple[str, ...] = ()
         # The certificate of a linear model needs the moments of its data.
         self.exact = is_exact(model) and _features(model) <= MOST_FEATURES
-        self._pass = (
-            ExactPass(model, self.generator)
-            if self.exact
-            else SampledPass(model, samples, self.generator)
-        )
-        self.levels = [LevelStatistics(self._rng) for _ in model.units]
+        self._pass: ExactPass | SampledPass | None = None
+        self.levels = [LevelStatistics(self._rng, model.centred) for _ in model.units]
         self.residuals: list[Residuals] = []
         self.losses: dict[str, Running] = {}
         self._variance = Running()
@@ -82,14 +150,6 @@ class Collected:
     def n(self) -> int:
         """Number of rows."""
         return self.rows.n
-
-    @property
-    def centred(self) -> bool:
-        """Whether the model has biases, so that its data are centred."""
-        model = getattr(self.model, "model", self.model)  # of one that is turned, itself
-        if isinstance(model, MarkovVAE) and model.architecture.name == "linear":
-            return model.architecture.bias
-        return True
 
     @property
     def eta_dec(self) -> float | None:
@@ -126,7 +186,7 @@ class Collected:
             return None
         x, *y = self._widths
         features = (x, y[0] if y else x)
-        return Moments(joint.n, joint.mean, joint.cov, x, bool(y), self.centred, features)
+        return Moments(joint.n, joint.mean, joint.cov, x, bool(y), self.model.centred, features)
 
     def add(self, x: Tensor, y: Tensor | None) -> None:
         """Take in a batch.
@@ -135,6 +195,8 @@ class Collected:
             DataError: The model's posterior is not finite.
             InvalidArgumentError: The model's outputs have wrong shapes.
         """
+        if self._pass is None:
+            self._pass = self._passing(x)
         found = self._pass(x, y)
         pair = [as_array(part) for part in (x, y) if part is not None]
         if self.n == 0:
@@ -149,6 +211,15 @@ class Collected:
         for name, values in self._losses_of(found).items():
             self.losses.setdefault(name, Running()).add(values)
 
+    def _passing(self, x: Tensor) -> ExactPass | SampledPass:
+        own = tensor_behind(self.model)
+        # The first batch says where all is: a model of functions may have no tensor of its own.
+        self.like = x.new_empty(0) if own is None else own
+        self.generator = noise_generator(x.device, self._seed)
+        if self.exact:
+            return ExactPass(self.model, self.generator)
+        return SampledPass(self.model, self._samples, self.generator, decodes=self.gaussian)
+
     def _begin(self, widths: list[int], found: Pass) -> None:
         self._widths = widths
         if sum(widths) <= MOST_FEATURES:
@@ -157,7 +228,7 @@ class Collected:
         if len(widths) == 2:
             inputs = "removed" if self.model.spec.model == "cvae" else "only"
         self.residuals = [
-            Residuals(self._rng, inputs if level == 0 else "all", self.centred)
+            Residuals(self._rng, inputs if level == 0 else "all", self.model.centred)
             for level in range(len(found.residuals))
         ]
 
@@ -165,7 +236,7 @@ class Collected:
         kls = [level.kl.sum(1) for level in found.levels]
         losses = {"kl": np.sum(kls, axis=0)}
         decoded = found.reconstruction
-        if decoded is None:
+        if decoded is None or not self.gaussian:
             return losses
         losses["squared_error"] = decoded.squared_error
         self._variance.add(np.full(len(decoded.squared_error), decoded.eta_dec**2))

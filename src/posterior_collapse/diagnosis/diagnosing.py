@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,34 +11,32 @@ import numpy as np
 import torch
 
 from posterior_collapse import checks
-from posterior_collapse.diagnosis.collecting import MOST_FEATURES, Collected
+from posterior_collapse.diagnosis.collecting import MOST_FEATURES, Collected, collect
 from posterior_collapse.diagnosis.comparison import linear_forecast
-from posterior_collapse.diagnosis.directions import free_levels, turned
 from posterior_collapse.diagnosis.effects import decoder_effects
 from posterior_collapse.diagnosis.exact import exact_signals
-from posterior_collapse.diagnosis.levels import SURE
 from posterior_collapse.diagnosis.likelihood import log_likelihood
 from posterior_collapse.diagnosis.marginal import has_marginal
 from posterior_collapse.diagnosis.options import collapse_options
-from posterior_collapse.diagnosis.progress import row_counter
-from posterior_collapse.diagnosis.reading import (
-    BATCH_SIZE,
-    batches,
-    check_model,
-    evaluating,
-    parameter_like,
-)
+from posterior_collapse.diagnosis.reading import BATCH_SIZE, model_of
 from posterior_collapse.diagnosis.results import Diagnosis, LevelDiagnosis
 from posterior_collapse.diagnosis.signal import Signal
-from posterior_collapse.diagnosis.thresholds import ROUNDING, thresholds
+from posterior_collapse.diagnosis.thresholds import thresholds
 from posterior_collapse.diagnosis.verdict import with_verdict
-from posterior_collapse.errors import DataError, InvalidArgumentError
-from posterior_collapse.models import LatentModel, MarkovVAE
-from posterior_collapse.specs import Spec
+from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.models import LatentModel
+from posterior_collapse.models.modules import evaluating
+from posterior_collapse.specs import Likelihood, Spec
+from posterior_collapse.theory import Forecast
+from posterior_collapse.theory.certificate import (
+    AT_OPTIMUM,
+    ROUNDING,
+    side_of_threshold,
+    why_not_yet,
+)
 
 __all__ = ["diagnose"]
 
-TRAINING = "the model was in training mode; it was diagnosed in evaluation mode and put back"
 EVIDENCE = (
     "t is what one more unit would gain that the decoder adds linearly: of other decoders strong "
     "evidence, no proof"
@@ -45,7 +44,7 @@ EVIDENCE = (
 
 
 def diagnose(
-    model: LatentModel,
+    model: LatentModel | Any,
     data: Any,
     *,
     spec: Spec | None = None,
@@ -61,13 +60,16 @@ def diagnose(
 
     Linear models are measured with the noise integrated out, all others by samples of their
     posterior. The data are read once, a batch at a time (twice with `importance_samples`); memory
-    does not grow with them.
+    does not grow with them. Of a decoder that is not Gaussian, KL, information and active units are
+    found, but neither losses nor whether a collapse is optimal: that has no certificate yet.
 
     Args:
-        model: Any `LatentModel`, on any device; a module is put into evaluation mode meanwhile.
+        model: Any `LatentModel`, on any device, or what `fit` returned; modules are put into
+            evaluation mode meanwhile.
         data: Array (rows, ...), pair (x, y), `Dataset`, torch Dataset or DataLoader, or an
             iterable of batches.
-        spec: The objective, where the model's own spec is not what it was trained with.
+        spec: The objective, where the model's own spec is not what it was trained with. A
+            likelihood that is not Gaussian counts whichever of the two specs has it.
         samples: Samples of each row's posterior that show what upper levels know of x; even.
         importance_samples: Per row, for the log-likelihood; 0: none, but where it is exact.
         seed: Of all that is random: same seed, same numbers.
@@ -87,12 +89,16 @@ def diagnose(
     Example:
         >>> from posterior_collapse import VAESpec, fit
         >>> x = np.random.default_rng(0).standard_normal((200, 4)) * [3, 2, 0.1, 0.1]
-        >>> found = diagnose(fit(VAESpec(latent_dim=3), x, "linear", exact=True).model, x)
+        >>> found = diagnose(fit(VAESpec(latent_dim=3), x, "linear", exact=True), x)
         >>> found.levels[0].status.count("active"), found.conclusion
         (2, 'collapse-optimal')
     """
     options = collapse_options(epsilon, delta)
-    check_model(model)
+    trained = model
+    model = model_of(trained)
+    objective = getattr(trained, "objective", model.spec)  # of a run that `fit` returned
+    if spec is None and objective != model.spec:
+        spec = objective
     _check_spec(model, spec)
     _check_sizes(samples, importance_samples, batch_size)
     if importance_samples and isinstance(data, Iterator):
@@ -103,68 +109,76 @@ def diagnose(
             "Pass an array or a DataLoader.",
         )
     own = None if getattr(model, "spec_assumed", False) else model.spec
-    with evaluating(model) as was_training:
-        seen, free = _along_directions(model, data, samples, batch_size, seed)
-        found = Collected(
-            seen, spec or own, overridden=spec is not None, samples=samples, seed=seed
+    likelihood = _likelihood(model, own, spec)
+    gaussian = likelihood in (None, "gaussian")
+    with evaluating(model) as seen:
+        found = collect(
+            model,
+            data,
+            spec or own,
+            overridden=spec is not None,
+            gaussian=gaussian,
+            samples=samples,
+            batch_size=batch_size,
+            seed=seed,
+            progress=progress,
         )
-        with row_counter("diagnosis", progress) as advance:
-            for x, y in batches(model, data, batch_size=batch_size, seed=seed):
-                found.add(x, y)
-                advance(len(x))
-        if found.n < 2:
-            raise DataError("data", "a single row", "at least two rows", "Pass more rows.")
-        levels, notes = _levels(found, options)
+        levels, partly = _levels(found, options)
         eta_dec = None if spec is None or isinstance(spec.eta_levels[0], str) else found.eta_dec
-        likelihood, cautions = _likelihood(model, data, importance_samples, seed, progress, eta_dec)
-    forecast, reasons = linear_forecast(found.moments, found.spec)
-    if found.moments is None and found.spec is not None:
-        reasons = (
-            f"no forecast: x and y have more than {MOST_FEATURES:,} features, or no variance",
+        nll, cautions = (
+            _nll(model, data, importance_samples, seed, progress, eta_dec) if gaussian else ({}, ())
         )
+    forecast, reasons = _forecast(found, likelihood)
+    losses = _means(found)
+    optimal = found.exact and forecast is not None and _is_least(losses["loss"], forecast.loss)
     signals = _signals(found)
+    notes = (
+        *seen.notes,
+        *found.cautions,
+        *partly,
+        *cautions,
+        *(note for signal in signals for note in signal.notes),
+        *[EVIDENCE] * (bool(signals) and found.spec is not None and not found.exact),
+        *reasons,
+        *found.notes(),
+    )
     result = Diagnosis(
         n=found.n,
         spec=found.spec,
         levels=levels,
-        **_means(found),
+        **losses,
         eta_dec=found.eta_dec,
-        **likelihood,
-        **_certificate(found, levels, signals),
+        **nll,
+        **_certificate(found, levels, signals, optimal),
         forecast=forecast,
-        notes=tuple(
-            [TRAINING] * was_training
-            + free
-            + notes
-            + list(cautions)
-            + [note for signal in signals for note in signal.notes]
-            + [EVIDENCE] * (bool(signals) and found.spec is not None and not found.exact)
-            + list(reasons)
-            + found.notes()
-        ),
+        notes=tuple(dict.fromkeys(notes)),
+        likelihood=likelihood,
     )
     return with_verdict(result)
 
 
-def _along_directions(
-    model: LatentModel, data: Any, samples: int, batch_size: int, seed: int
-) -> tuple[LatentModel, list[str]]:
-    """The model with units that can be turned freely along their directions, and notes."""
-    free = free_levels(model)
-    if not free:
-        return model, []
-    which = " and ".join(f"z{level}" for level in free)
-    shared = f"the units of {which} share one std and can be turned into each other at no cost"
-    if isinstance(data, Iterator):
-        return model, [f"{shared}: pass data that can be read twice to see their directions"]
-    assert isinstance(model, MarkovVAE)
-    linear = model.architecture.name == "linear"
-    rows = batches(model, data, batch_size=batch_size, seed=seed)
-    centred = model.architecture.bias or not linear
-    seen = turned(model, rows, centred=centred, samples=samples, seed=seed)
-    if seen is model:
-        return model, []
-    return seen, [f"{shared}: what is said of a unit is said of a direction, not of a column"]
+def _likelihood(model: LatentModel, own: Spec | None, spec: Spec | None) -> Likelihood | None:
+    """Of the decoder; an adapter may know it where it does not know the objective."""
+    for one in (spec, model.spec):
+        if one is not None and one.likelihood != "gaussian":
+            return one.likelihood
+    return None if own is None and spec is None else "gaussian"
+
+
+def _forecast(
+    found: Collected, likelihood: Likelihood | None
+) -> tuple[Forecast | None, tuple[str, ...]]:
+    """The linear model's, or a note that says why there is none."""
+    if likelihood not in (None, "gaussian"):
+        return None, (
+            "no losses, NLL, t or forecast, which would be those of a Gaussian decoder: "
+            + why_not_yet(likelihood),
+        )
+    if found.moments is None and found.spec is not None:
+        return None, (
+            f"no forecast: x and y have more than {MOST_FEATURES:,} features, or no variance",
+        )
+    return linear_forecast(found.moments, found.spec)
 
 
 def _means(found: Collected) -> dict[str, Any]:
@@ -179,7 +193,7 @@ def _levels(
 ) -> tuple[tuple[LevelDiagnosis, ...], list[str]]:
     levels, notes = [], []
     depth = len(found.levels)
-    rows = [torch.from_numpy(part).to(parameter_like(found.model)) for part in found.rows.rows()]
+    rows = [torch.from_numpy(part).to(found.like) for part in found.rows.rows()]
     x, y = rows[0], rows[1] if len(rows) > 1 else None
     for number, statistics in enumerate(found.levels, start=1):
         level = statistics.diagnosis(top=number == depth, **options)
@@ -196,38 +210,62 @@ def _levels(
                 f"information of {bounds} units{name} is a lower bound: their posteriors are very "
                 "narrow beside the range of their means"
             )
-        notes += [note for note in statistics.notes() if note not in notes]
+        notes += [note for note in statistics.notes(level, name) if note not in notes]
         levels.append(level)
     return tuple(levels), notes
 
 
+def _is_least(loss: float, least: float) -> bool:
+    return abs(loss - least) <= ROUNDING * max(1.0, abs(least))
+
+
 def _signals(found: Collected) -> tuple[Signal, ...]:
+    if not found.gaussian:
+        return ()
     if found.exact and found.moments is not None:
         return exact_signals(found.model, found.moments)
     return tuple(residuals.signal() for residuals in found.residuals)
 
 
 def _certificate(
-    found: Collected, levels: tuple[LevelDiagnosis, ...], signals: tuple[Signal, ...]
+    found: Collected,
+    levels: tuple[LevelDiagnosis, ...],
+    signals: tuple[Signal, ...],
+    optimal: bool,
 ) -> dict[str, Any]:
     if found.spec is None or not signals:
         return {}
     limits = thresholds(found.spec, levels, found.eta_dec)
     pairs = list(zip(signals, limits, strict=True))
+    # A linear model that is at the optimum of these rows was trained on them. They are no sample of
+    # what its objective asks for, and a t that is not above 1 has no error.
+    sure = 1 + AT_OPTIMUM if optimal else -math.inf
+    sides = [_sides(signal, limit, sure) for signal, limit in pairs]
+    values = [float(signal.variances[0] / limit) for signal, limit in pairs]
     return {
-        "signal": tuple(float(signal.variances[0] / limit) for signal, limit in pairs),
-        "signal_error": tuple(signal.error / limit for signal, limit in pairs),
-        "paying_units": tuple(_paying(signal, limit) for signal, limit in pairs),
+        "signal": tuple(values),
+        "signal_error": tuple(
+            0.0 if t <= sure else signal.error / limit
+            for t, (signal, limit) in zip(values, pairs, strict=True)
+        ),
+        "paying_units": tuple(level.count("above") for level in sides),
+        "undecided_units": tuple(level.count("undecided") for level in sides),
     }
 
 
-def _paying(signal: Signal, limit: float) -> int:
-    """Directions that exceed the threshold by more than their error and know something of x."""
-    surely = signal.variances - SURE * signal.error > limit * (1 + ROUNDING)
-    return int((surely & signal.informed).sum())
+def _sides(signal: Signal, limit: float, sure: float) -> list[str]:
+    """On which side of the threshold each direction is that knows something of x.
+
+    Args:
+        signal: Of a level.
+        limit: Its threshold.
+        sure: Up to where a direction is surely below.
+    """
+    variances, error = signal.variances[signal.informed] / limit, signal.error / limit
+    return ["below" if t <= sure else side_of_threshold(float(t), error) for t in variances]
 
 
-def _likelihood(
+def _nll(
     model: LatentModel,
     data: Any,
     samples: int,

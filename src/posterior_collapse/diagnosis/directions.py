@@ -17,9 +17,8 @@ from torch.distributions import Normal
 
 from posterior_collapse.diagnosis.exact import ExactPass, is_exact
 from posterior_collapse.diagnosis.passes import SampledPass
-from posterior_collapse.diagnosis.reading import noise_generator, parameter_like
+from posterior_collapse.diagnosis.reading import noise_generator
 from posterior_collapse.models import LatentModel, MarkovVAE, load_parameters, read_parameters
-from posterior_collapse.training.information import rotatable
 
 __all__ = ["free_levels", "turned"]
 
@@ -39,7 +38,7 @@ def free_levels(model: LatentModel) -> list[int]:
     """
     if not isinstance(model, MarkovVAE):
         return []
-    free = rotatable(model.spec, model.architecture)
+    free = model.architecture.rotatable(model.spec)
     return [n for n, one in enumerate(free, 1) if one and model.units[n - 1] > 1]
 
 
@@ -47,7 +46,6 @@ def turned(
     model: MarkovVAE,
     rows: Iterable[tuple[Tensor, Tensor | None]],
     *,
-    centred: bool,
     samples: int,
     seed: int,
 ) -> LatentModel:
@@ -58,15 +56,16 @@ def turned(
     Args:
         model: With levels that `free_levels` names, in evaluation mode.
         rows: Batches of x and y.
-        centred: Whether variances are about the mean, or about 0.
         samples: Of each row's posterior, as for `SampledPass`.
         seed: Of these samples.
     """
-    turns = _turns(model, rows, centred, samples, seed)
+    turns = _turns(model, rows, samples, seed)
     if all(turn is None for turn in turns):
         return model
     if not is_exact(model):
-        return _Turned(model, [None if t is None else _like(t, model) for t in turns])
+        return _Turned(
+            model, [None if t is None else torch.from_numpy(t).to(model.eta_enc) for t in turns]
+        )
     found = read_parameters(model)
     for level, turn in enumerate(turns, 1):
         if turn is None:
@@ -87,13 +86,12 @@ def turned(
 def _turns(
     model: MarkovVAE,
     rows: Iterable[tuple[Tensor, Tensor | None]],
-    centred: bool,
     samples: int,
     seed: int,
 ) -> list[Float | None]:
     """Per level the directions as columns, the most varied mean first; None: it stays."""
     free = free_levels(model)
-    generator = noise_generator(model, seed)
+    generator = noise_generator(model.eta_enc.device, seed)
     through = (
         ExactPass(model, generator)
         if is_exact(model)
@@ -113,16 +111,11 @@ def _turns(
     turns: list[Float | None] = [None] * len(model.units)
     for level in free:
         first, second = sums[level] / n
-        due = products[level] / n - np.outer(first, second) * centred
+        due = products[level] / n - np.outer(first, second) * model.centred
         due = (due + due.T) / 2
         if np.abs(due - np.diag(np.diag(due))).max() > SAME * np.abs(due).max():
             turns[level - 1] = np.linalg.eigh(due)[1][:, ::-1].copy()
     return turns
-
-
-def _like(turn: Float, model: LatentModel) -> Tensor:
-    like = parameter_like(model)
-    return torch.from_numpy(turn).to(like.device, like.dtype)
 
 
 class _Turned(LatentModel):
@@ -132,6 +125,10 @@ class _Turned(LatentModel):
         self.model = model
         self.turns = turns
         self.spec = model.spec
+
+    @property
+    def centred(self) -> bool:
+        return self.model.centred
 
     def posterior(self, level: int, given: Tensor, y: Tensor | None = None) -> Normal:
         q = self.model.posterior(level, self._back(level - 1, given), y)

@@ -16,6 +16,7 @@ from posterior_collapse.diagnosis.signal import LEAST_INFORMED, Signal
 from posterior_collapse.models import LatentModel, MarkovVAE, exact_terms, linear_values
 from posterior_collapse.models.linear import LinearValues
 from posterior_collapse.moments import Moments
+from posterior_collapse.theory.certificate import variance_error
 from posterior_collapse.theory.spectrum import Modes
 
 __all__ = ["ExactPass", "exact_signals", "is_exact"]
@@ -57,7 +58,7 @@ class ExactPass:
         x, y = x.double(), None if y is None else y.double()
         terms = exact_terms(values, x, y)
         priors = (*values.eta_decs[1:], values.eta_enc)
-        covariance, z = torch.zeros(()), terms.means[0]
+        covariance, z = x.new_zeros(()), terms.means[0]
         levels: list[RowPosteriors] = []
         for W, std, mean, kl, prior in zip(
             values.encoders, values.stds, terms.means, terms.kl, priors, strict=True
@@ -114,9 +115,11 @@ def exact_signals(model: LatentModel, moments: Moments) -> tuple[Signal, ...]:
         of_x = (directions * (left @ known @ left.T @ directions)).sum(0)
         found.append((variances[::-1], (of_x > LEAST_INFORMED * variances)[::-1]))
         known, second = W @ known @ W.T, W @ second @ W.T + np.diag(std**2)
-    # Of a Gaussian's variance from as many rows.
-    relative = math.nan if moments.n is None else math.sqrt(2 / moments.n)
-    return tuple(Signal(v, float(v[0]) * relative, informed) for v, informed in found)
+    n = moments.n
+    return tuple(
+        Signal(v, math.nan if n is None else variance_error(float(v[0]), 0.0, n), informed)
+        for v, informed in found
+    )
 
 
 def _residual_modes(values: LinearValues, moments: Moments) -> Modes:

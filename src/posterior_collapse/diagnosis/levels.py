@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +19,9 @@ from posterior_collapse.diagnosis.results import (
 )
 from posterior_collapse.diagnosis.streams import Reservoir, Running
 from posterior_collapse.theory import ACTIVE_INFORMATION
+from posterior_collapse.theory.certificate import SURE
 
-__all__ = ["ACTIVE_VARIANCE", "SURE", "LevelStatistics", "RowPosteriors", "gaussian_kl"]
+__all__ = ["ACTIVE_VARIANCE", "LevelStatistics", "RowPosteriors", "gaussian_kl"]
 
 Float = NDArray[np.float64]
 
@@ -27,8 +29,6 @@ ACTIVE_VARIANCE = 0.01
 """Var_x(E[z_i|x]) above which a unit is active in the sense of Burda et al. (2016)."""
 ACTIVE_KL = 0.01
 """KL from which the published scripts count a (row, unit) pair."""
-SURE = 2.0
-"""Standard errors that count as certain."""
 CURVE_POINTS = 100
 
 
@@ -61,13 +61,16 @@ class LevelStatistics:
 
     Args:
         rng: Chooses the rows that are kept where there are too many.
+        centred: Whether `gaussian_information` is of variances about the mean, or about 0, as
+            theory has it for models without biases.
 
     Attributes:
         total: KL of all units of a row.
         kept: The rows that quantiles and information are measured on.
     """
 
-    def __init__(self, rng: np.random.Generator) -> None:
+    def __init__(self, rng: np.random.Generator, centred: bool = True) -> None:
+        self._centred = centred
         self.kept = Reservoir(rng)
         self.total = Running()
         self._kl, self._mean, self._share = Running(), Running(), Running()
@@ -89,15 +92,34 @@ class LevelStatistics:
         self._share.add((rows.kl >= ACTIVE_KL).mean(1, keepdims=True))
         self.kept.add(rows.kl, *rows.means, *rows.variances, *(rows.drawn or ()))
 
-    def notes(self) -> tuple[str, ...]:
-        """Return a note if only a part of the rows was kept."""
-        kept, n = self.kept.kept, self.kept.n
-        if kept == n:
-            return ()
-        text = f"quantiles and information are those of {kept:,} rows, drawn at random from {n:,}"
-        return (text,)
+    def notes(self, level: LevelDiagnosis, name: str = "") -> Iterator[str]:
+        """Yield what few rows do to a diagnosis, and whether only a part of them was kept.
 
-    def diagnosis(self, *, top: bool, epsilon: float, delta: float) -> LevelDiagnosis:
+        Args:
+            level: What `diagnosis` returned.
+            name: Of the level, if there are several, such as " of z2".
+        """
+        kept, n = self.kept.kept, self.kept.n
+        if kept < n:
+            part = f"{kept:,} rows, drawn at random from {n:,}"
+            yield f"quantiles and information are those of {part}"
+        collapsed = np.array([status == "collapsed" for status in level.status])
+        doubtful = collapsed & (level.information > ACTIVE_INFORMATION)
+        if doubtful.any():
+            yield (
+                f"{_units(doubtful)}{name} counted as collapsed may be active: the information, up "
+                f"to {level.information[doubtful].max():.2g} nats, is within two errors of "
+                f"{ACTIVE_INFORMATION}"
+            )
+        lacking = np.expm1(level.information) / kept
+        biased = lacking > np.fmax(level.information_error, ACTIVE_INFORMATION)
+        if biased.any():
+            yield (
+                f"information of {_units(biased)}{name} is too low by up to about "
+                f"{lacking.max():.2g} nats, which its error leaves out: {kept:,} rows show no more"
+            )
+
+    def diagnosis(self, *, top: bool, epsilon: float = 0.01, delta: float = 0.05) -> LevelDiagnosis:
         """Return what was found, the decoder's part left open.
 
         Args:
@@ -107,7 +129,7 @@ class LevelStatistics:
         """
         kl, *rest = self.kept.rows()
         halves = self._halves
-        posterior = _Posterior(rest[:halves], rest[halves : 2 * halves], self.kept.n)
+        posterior = _Posterior(rest[:halves], rest[halves : 2 * halves], self.kept.n, self._centred)
         information = posterior.information()
         of_input = information
         if self._drawn:
@@ -120,6 +142,9 @@ class LevelStatistics:
         values, errors, coarse = (np.array(part) for part in zip(*information, strict=True))
         input_values = np.array([found.value for found in of_input])
         nothing = np.full(kl.shape[1], math.nan)
+        signal_error = posterior.signal_error
+        if len(kl) < 3:  # two rows are as far from their mean as each other
+            errors, signal_error = nothing, nothing
         return LevelDiagnosis(
             kl=self._kl.mean,
             kl_error=self._kl.error,
@@ -132,7 +157,7 @@ class LevelStatistics:
             input_information=input_values,
             status=status,
             mean_variance=signal,
-            mean_variance_error=posterior.signal_error,
+            mean_variance_error=signal_error,
             active_units=signal - SURE * posterior.sampling_error > ACTIVE_VARIANCE,
             kl_active_share=float(self._share.mean[0]),
             kl_active_share_error=float(self._share.error[0]),
@@ -156,10 +181,11 @@ class _Posterior:
     the two is shrunk to that variance, and so is that of the variances.
     """
 
-    def __init__(self, means: list[Float], variances: list[Float], n: int) -> None:
+    def __init__(self, means: list[Float], variances: list[Float], n: int, centred: bool) -> None:
         self.mean, self.signal, sampling = _without_noise(means)
         self.variance, _, _ = _without_noise(variances)
         self.spread: Float = self.variance.mean(0)
+        self.offset: Float = np.zeros_like(self.spread) if centred else self.mean.mean(0)
         a, b = (half - half.mean(0) for half in (means[0], means[-1]))
         self.signal_error = (a * b).std(0) / math.sqrt(n)
         self.sampling_error = np.sqrt((2 * self.signal * sampling + sampling**2) / len(a))
@@ -176,7 +202,7 @@ class _Posterior:
     @property
     def gaussian_information(self) -> Float:
         """`1/2 log Var(z) - E log std(z|x)`, since no law of that variance has more entropy."""
-        total = self.signal + self.spread
+        total = self.signal + self.spread + self.offset**2
         bound: Float = 0.5 * (np.log(total) - np.log(self.variance).mean(0))
         return np.maximum(bound, 0.0)
 
@@ -210,6 +236,11 @@ def _status(information: Information, of_input: Information) -> Status:
     if information.value - SURE * information.error > ACTIVE_INFORMATION:
         return "active"
     return "noise" if of_input.value - SURE * of_input.error > ACTIVE_INFORMATION else "collapsed"
+
+
+def _units(which: NDArray[np.bool_]) -> str:
+    count = int(which.sum())
+    return f"{count} unit{'s' * (count > 1)}"
 
 
 def _quantiles(ordered: Float) -> tuple[Float, Float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -16,10 +16,13 @@ from torch.distributions import Normal
 from posterior_collapse import checks
 from posterior_collapse.diagnosis.importance import Estimate, Sampler
 from posterior_collapse.diagnosis.marginal import Marginal, has_marginal
-from posterior_collapse.diagnosis.progress import row_counter
-from posterior_collapse.diagnosis.reading import batches, check_model, evaluating, noise_generator
+from posterior_collapse.diagnosis.reading import batches, model_of, noise_generator
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import LatentModel, MarkovVAE
+from posterior_collapse.models.modules import evaluating
+from posterior_collapse.progress import Display
+from posterior_collapse.records import Record
+from posterior_collapse.specs import require_gaussian
 
 __all__ = ["LogLikelihood", "log_likelihood"]
 
@@ -29,7 +32,6 @@ ENOUGH = 10.0
 """Effective samples below which a row's log-likelihood is off by more than about 1/20 nat."""
 FEW = 0.01
 """Share of rows that may have fewer."""
-TRAINING = "the model was in training mode: it was measured in evaluation mode"
 ASSUMED = (
     "the decoder's std is not known, and 1 was taken where the decoder does not return its own: "
     "pass the spec that the model was trained with when wrapping it"
@@ -37,7 +39,7 @@ ASSUMED = (
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LogLikelihood:
+class LogLikelihood(Record):
     """log p(y|x) of each row in nats, exact or by importance sampling.
 
     Attributes:
@@ -54,6 +56,8 @@ class LogLikelihood:
     effective_sample_size: Float | None
     samples: int | None
     notes: tuple[str, ...]
+
+    derived: ClassVar = ("nll", "nll_error", "sampling_error", "effective_sample_size_quantiles")
 
     @property
     def nll(self) -> float:
@@ -78,21 +82,11 @@ class LogLikelihood:
         found = self.effective_sample_size
         return None if found is None else tuple(np.quantile(found, QUANTILES).tolist())
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the summary and the rows as plain values; NaN stays a float."""
-        sizes = self.effective_sample_size
-        return {
-            "nll": self.nll,
-            "nll_error": self.nll_error,
-            "sampling_error": self.sampling_error,
-            "samples": self.samples,
-            "effective_sample_size_quantiles": self.effective_sample_size_quantiles
-            and list(self.effective_sample_size_quantiles),
-            "notes": list(self.notes),
-            "per_row": self.per_row.tolist(),
-            "per_row_error": self.per_row_error.tolist(),
-            "effective_sample_size": None if sizes is None else sizes.tolist(),
-        }
+    def _rows(self) -> Iterator[dict[str, float]]:
+        """A row per row of the data."""
+        names = ("per_row", "per_row_error", "effective_sample_size")
+        columns = {name: v for name in names if (v := getattr(self, name)) is not None}
+        return (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
 
     def __repr__(self) -> str:
         how = "exact"
@@ -138,6 +132,7 @@ def log_likelihood(
     Raises:
         InvalidArgumentError: An option is out of its domain, a closed form is asked for where
             none is known, or the model gives NaN.
+        NotSolvedError: The decoder is not Gaussian.
         DataError: The data cannot be used.
 
     Source:
@@ -153,7 +148,8 @@ def log_likelihood(
         >>> abs(found.nll - truth.nll) < 3 * found.sampling_error
         True
     """
-    check_model(model)
+    model = model_of(model)
+    require_gaussian(model.spec)
     samples, seed = checks.whole("samples", samples, least=1), checks.whole("seed", seed, least=0)
     chunk = None if chunk is None else checks.whole("chunk", chunk, least=1)
     eta_dec = None if eta_dec is None else checks.positive("eta_dec", eta_dec)
@@ -163,14 +159,19 @@ def log_likelihood(
             "exact", True, "a model whose decoders are all affine", "Leave it out."
         )
     found: list[Estimate] = []
-    with evaluating(model) as was_training, row_counter("log-likelihood", progress) as advance:
-        estimates = _estimator(model, exact, samples, seed, chunk, eta_dec)
+    display = Display("log-likelihood", counted="rows", show=progress)
+    with evaluating(model) as seen, display:
+        estimates = None
         for x, y in batches(model, data, seed=seed):
+            if estimates is None:
+                # The first batch says where noise is drawn: a model may have no tensor of its own.
+                generator = noise_generator(x.device, seed)
+                estimates = _estimator(model, exact, samples, generator, chunk, eta_dec)
             for part in estimates(x, y):
                 found.append(part)
-                advance(len(part.log_mean))
+                display.advance(len(part.log_mean))
     assumed = eta_dec is None and getattr(model, "spec_assumed", False)
-    notes = [TRAINING] * was_training + [ASSUMED] * assumed
+    notes = seen.notes + [ASSUMED] * assumed
     return _result(found, None if exact else samples, tuple(notes))
 
 
@@ -178,13 +179,13 @@ def _estimator(
     model: LatentModel,
     exact: bool,
     samples: int,
-    seed: int,
+    generator: torch.Generator,
     chunk: int | None,
     eta_dec: float | None,
 ) -> Callable[[Tensor, Tensor | None], Iterator[Estimate]]:
     if not exact:
         sampled = model if eta_dec is None else _Decoding(model, eta_dec)
-        return Sampler(sampled, samples, noise_generator(model, seed), chunk).estimates
+        return Sampler(sampled, samples, generator, chunk).estimates
     marginal = Marginal(cast(MarkovVAE, model), eta_dec)
 
     def closed_form(x: Tensor, y: Tensor | None) -> Iterator[Estimate]:

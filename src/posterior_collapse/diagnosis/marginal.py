@@ -97,5 +97,5 @@ class Marginal:
 
 def _slope(p: Callable[[Tensor], Normal], like: Tensor) -> Tensor:
     """The matrix of an affine map of rows to means, (outputs, units); `like`: (units, units)."""
-    unit_vectors = torch.eye(len(like)).to(like)
+    unit_vectors = torch.eye(len(like), dtype=like.dtype, device=like.device)
     return (p(unit_vectors).mean - p(torch.zeros_like(like)).mean).T

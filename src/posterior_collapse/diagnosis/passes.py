@@ -69,7 +69,7 @@ class SampledPass:
         model: In evaluation mode.
         samples: Paths from z_1 to the top per row, an even number of at least 4.
         generator: On the model's device.
-        decodes: Whether to decode, where the model can.
+        decodes: Whether to compare what the model decodes, where it can, with the data.
     """
 
     def __init__(

@@ -1,15 +1,14 @@
-"""Data of any kind as batches on the model's device, and the model as it is when not trained."""
+"""Data of any kind as batches of flat rows, where the model is and as precise as it."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
@@ -18,18 +17,12 @@ from posterior_collapse.data.arrays import as_samples, same_length
 from posterior_collapse.diagnosis.streams import PURPOSE
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import LatentModel
+from posterior_collapse.models.loaders import seeded
+from posterior_collapse.models.modules import tensor_behind, unwatched
 
-__all__ = [
-    "BATCH_SIZE",
-    "as_array",
-    "batches",
-    "evaluating",
-    "noise_generator",
-    "parameter_like",
-]
+__all__ = ["BATCH_SIZE", "as_array", "batches", "model_of", "noise_generator"]
 
 BATCH_SIZE = 1000
-T = TypeVar("T")
 Pair = tuple[Tensor, Tensor | None]
 
 
@@ -38,7 +31,8 @@ def batches(
 ) -> Iterator[Pair]:
     """Yield flat rows x and targets y (None: an autoencoder) on the model's device, in its dtype.
 
-    Memory maps and loaders are read a batch at a time; the small batches of a loader are joined.
+    A model without a tensor of its own takes them where they are, in torch's default dtype. Memory
+    maps and loaders are read a batch at a time; the small batches of a loader are joined.
 
     Args:
         model: Says where to, and whether a target is needed.
@@ -59,15 +53,15 @@ def batches(
         >>> [len(x) for x, y in batches(model, np.ones((5, 3)), batch_size=2)]
         [2, 2, 1]
     """
-    like = parameter_like(model)
+    like = tensor_behind(model)
     conditional = model.spec.model == "cvae"
     row = 0
-    for x, y in _regrouped(_read(data, conditional, batch_size, seed), batch_size):
+    for x, y in _aside(lambda: _regrouped(_read(data, conditional, batch_size, seed), batch_size)):
         if conditional and y is None:
             raise DataError(
                 "data", "no target y", "a condition x and a target y", "Pass a pair, data=(x, y)."
             )
-        pair = [None if v is None else v.to(like.device, like.dtype) for v in (x, y)]
+        pair = [None if v is None else _moved(v, like) for v in (x, y)]
         for name, values in zip("xy", pair, strict=True):
             if values is not None:
                 _check_finite(name, values, row)
@@ -78,76 +72,37 @@ def batches(
         raise DataError("data", "no rows", "at least one batch", "Check the loader.")
 
 
-def check_model(model: Any) -> None:
-    """Refuse what is no `LatentModel`.
+def model_of(model: Any) -> LatentModel:
+    """Return a `LatentModel`, or that of a run that `fit` returned.
 
     Raises:
-        InvalidArgumentError: It is none.
+        InvalidArgumentError: It is neither.
     """
-    if not isinstance(model, LatentModel):
-        inner = isinstance(getattr(model, "model", None), LatentModel)
-        raise InvalidArgumentError(
-            "model",
-            f"a {type(model).__name__}",
-            "a LatentModel",
-            "Pass its .model." if inner else "Wrap its encoder and decoder with from_callable.",
-        )
+    for found in (model, getattr(model, "model", None)):
+        if isinstance(found, LatentModel):
+            return found
+    raise InvalidArgumentError(
+        "model",
+        f"a {type(model).__name__}",
+        "a LatentModel, or what fit returned",
+        "Wrap its encoder and decoder with from_callable.",
+    )
 
 
-@contextlib.contextmanager
-def evaluating(model: LatentModel) -> Iterator[bool]:
-    """Put a model into evaluation mode for a while; each of its modules gets its own mode back.
-
-    In training mode, dropout makes a posterior random and batch norm makes it depend on the batch.
-
-    Yields:
-        Whether some module was in training mode.
-
-    Example:
-        >>> from posterior_collapse import VAESpec
-        >>> from posterior_collapse.models import build
-        >>> model = build(VAESpec(2), "mlp", x_dim=3)
-        >>> with evaluating(model) as was_training:
-        ...     model.training, was_training
-        (False, True)
-        >>> model.training
-        True
-    """
-    training = [part for module in _modules(model) for part in module.modules() if part.training]
-    for part in training:
-        part.training = False
-    try:
-        yield bool(training)
-    finally:
-        for part in training:
-            part.training = True
-
-
-def noise_generator(model: LatentModel, seed: int) -> torch.Generator:
-    """Return a generator of noise on the model's device.
+def noise_generator(device: torch.device, seed: int) -> torch.Generator:
+    """Return a generator of noise on the device of the batches.
 
     Its numbers are not those of `torch.manual_seed(seed)`, with which the data may have been drawn:
     noise that equals the data would pass for information.
 
     Example:
-        >>> from posterior_collapse import VAESpec
-        >>> from posterior_collapse.models import build
-        >>> generator = noise_generator(build(VAESpec(2), "linear", x_dim=3), seed=0)
+        >>> generator = noise_generator(torch.device("cpu"), seed=0)
         >>> generator.initial_seed() == 0
         False
     """
     words = np.random.SeedSequence([seed, PURPOSE]).generate_state(2, np.uint32)
     derived = (int(words[0]) << 31) ^ int(words[1])
-    return torch.Generator(parameter_like(model).device).manual_seed(derived)
-
-
-def parameter_like(model: LatentModel) -> Tensor:
-    """Return a floating tensor of the model's: its device and dtype are those that data need."""
-    for module in _modules(model):
-        for value in (*module.parameters(), *module.buffers()):
-            if value.is_floating_point():
-                return value.detach()
-    return torch.zeros(())
+    return torch.Generator(device).manual_seed(derived)
 
 
 def as_array(value: Tensor) -> NDArray[Any]:
@@ -157,10 +112,22 @@ def as_array(value: Tensor) -> NDArray[Any]:
     return array
 
 
-def _modules(model: LatentModel) -> list[nn.Module]:
-    if isinstance(model, nn.Module):
-        return [model]
-    return [value for value in vars(model).values() if isinstance(value, nn.Module)]
+def _moved(values: Tensor, like: Tensor | None) -> Tensor:
+    if like is None:
+        return values.to(torch.get_default_dtype())
+    return values.to(like.device, like.dtype)
+
+
+def _aside(read: Callable[[], Iterator[Pair]]) -> Iterator[Pair]:
+    """Read without being watched: data may be made by networks that are not the model's."""
+    with unwatched():
+        pairs = read()
+    while True:
+        with unwatched():
+            pair = next(pairs, None)
+        if pair is None:
+            return
+        yield pair
 
 
 def _read(data: Any, conditional: bool, batch_size: int, seed: int) -> Iterator[Pair]:
@@ -169,7 +136,7 @@ def _read(data: Any, conditional: bool, batch_size: int, seed: int) -> Iterator[
     if isinstance(data, TorchDataset):
         data = DataLoader(data, batch_size=batch_size)
     if isinstance(data, DataLoader):
-        return (_pair(item) for item in _seeded(data, seed))
+        return (_pair(item) for item in seeded(data, seed))
     if _is_pair(data) and not (isinstance(data, list) and not conditional and _alike(*data)):
         return _sliced(data[0], data[1], batch_size)
     if _is_batches(data):
@@ -233,7 +200,9 @@ def _pair(item: Any) -> Pair:
             "Yield e.g. batch['x'], or (batch['x'], batch['y']).",
         )  # fmt: skip
     parts = list(item) if isinstance(item, (tuple, list)) else [item]
-    parts = [torch.as_tensor(p) if isinstance(p, np.ndarray) else p for p in parts[:2]]
+    parts = [
+        torch.as_tensor(p, device="cpu") if isinstance(p, np.ndarray) else p for p in parts[:2]
+    ]
     if not parts or not all(isinstance(part, Tensor) for part in parts):
         got = f"a batch of {type(parts[0]).__name__}" if parts else "an empty batch"
         raise DataError("data", got, "tensors, arrays or pairs of them", "Yield x or (x, y).")
@@ -275,21 +244,6 @@ def _joined(pairs: list[Pair]) -> Pair:
         return pairs[0]
     ys = [y for _, y in pairs if y is not None]
     return torch.cat([x for x, _ in pairs]), torch.cat(ys) if ys else None
-
-
-def _seeded(loader: DataLoader[T], seed: int) -> Iterator[T]:
-    """Iterate in an order that the seed decides, and leave every generator as it was."""
-    generator = loader.generator
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        state = None if generator is None else generator.get_state()
-        if generator is not None:
-            generator.manual_seed(seed)
-        try:
-            yield from loader
-        finally:
-            if generator is not None and state is not None:
-                generator.set_state(state)
 
 
 def _check_finite(name: str, values: Tensor, row: int) -> None:

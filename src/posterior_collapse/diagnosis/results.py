@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from posterior_collapse.specs import Spec
+from posterior_collapse.records import Record, Viewed, unit_rows
+from posterior_collapse.specs import Likelihood, Spec
 
 if TYPE_CHECKING:
     from posterior_collapse.theory import Forecast
@@ -20,14 +20,21 @@ __all__ = ["QUANTILES", "CollapseCurve", "Conclusion", "Diagnosis", "Finding", "
 Float = NDArray[np.float64]
 Status = Literal["active", "noise", "collapsed"]
 Conclusion = Literal[
-    "collapse-optimal", "signal-unclaimed", "more-units-pay", "nothing-to-do", "undecided"
+    "collapse-optimal",
+    "signal-unclaimed",
+    "more-units-pay",
+    "nothing-to-do",
+    "undecided",
+    "cannot-tell-yet",
 ]
+"""Of a model or a level. "undecided": too few rows, or too little is known of the model;
+"cannot-tell-yet": no certificate is known for its likelihood."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Of the rows, at which `LevelDiagnosis.kl_quantiles` are given."""
 
 
 @dataclass(frozen=True)
-class Finding:
+class Finding(Record):
     """One thing that was found, with what to do about it.
 
     Attributes:
@@ -40,16 +47,12 @@ class Finding:
     text: str
     action: str
 
-    def to_dict(self) -> dict[str, str]:
-        """Return the three by name."""
-        return dataclasses.asdict(self)
-
     def __str__(self) -> str:
         return f"{self.text} {self.action}"
 
 
 @dataclass(frozen=True, eq=False)
-class CollapseCurve:
+class CollapseCurve(Record):
     """Share of a level's units that are (eps, delta)-collapsed: `Pr_x[KL_i(x) < eps] >= 1 - delta`.
 
     Attributes:
@@ -64,13 +67,9 @@ class CollapseCurve:
     share: Float
     error: Float
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return all fields as plain values."""
-        return _plain(self)
-
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LevelDiagnosis:
+class LevelDiagnosis(Record):
     """What one latent level does on the data; arrays hold one entry per unit, in nats.
 
     Attributes:
@@ -79,8 +78,9 @@ class LevelDiagnosis:
         kl_error: Standard error of `kl`.
         kl_quantiles: Of the rows' KL, (quantiles, units), at `QUANTILES`.
         kl_quantile_errors: Standard errors of `kl_quantiles`.
-        information: I(x; z_i) under the aggregate posterior.
-        information_error: Standard error of `information`.
+        information: I(x; z_i) under the aggregate posterior. It is that of the rows at hand: of few
+            rows too low, by about `(exp(information) - 1) / n`, and at most log n.
+        information_error: Standard error of `information`, without that bias; NaN from two rows.
         gaussian_information: What it would be if z_i were Gaussian with the same variance: an
             upper bound, and for linear models the forecast's `information`.
         information_is_lower_bound: Whether `information` is a lower bound, because posteriors
@@ -90,15 +90,16 @@ class LevelDiagnosis:
         status: "active" (carries information on x), "noise" (follows the noise that was injected
             below and knows nothing of x) or "collapsed" (follows nothing).
         mean_variance: Var_x(E[z_i|x]), in latent units squared.
-        mean_variance_error: Standard error of `mean_variance`.
+        mean_variance_error: Standard error of `mean_variance`; NaN from two rows.
         active_units: Whether each unit is active by Burda's definition, `mean_variance` > 0.01.
         kl_active_share: Share of (row, unit) pairs with KL of 0.01 and more; the published scripts
             call this number active units.
         kl_active_share_error: Standard error of `kl_active_share`.
         epsilon_delta_collapsed: Whether each unit is (eps, delta)-collapsed at the eps asked for.
         collapse_curve: The share of such units over eps.
-        decoder_effect: Root mean square change of the decoder's mean, all features together, when
-            the unit is redrawn from its prior; NaN where not measured.
+        decoder_effect: Root mean square change of the decoder's mean (of what it returns, where it
+            is not Gaussian), all features together, when the unit is redrawn from its prior; NaN
+            where not measured.
         decoder_effect_error: Standard error of `decoder_effect`.
         posterior_std: Root mean square of the posterior's std.
         posterior_std_range: Its least and largest value over the rows, (2, units).
@@ -135,14 +136,12 @@ class LevelDiagnosis:
     prior_std: Float
     prior_gap: Float
 
+    derived: ClassVar = ("n_active",)
+
     @property
     def n_active(self) -> int:
         """Number of units with status "active"."""
         return self.status.count("active")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all fields and `n_active` as plain values; infinities and NaN stay floats."""
-        return {"n_active": self.n_active, **_plain(self)}
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{self.status.count(s)} {s}" for s in ("active", "noise", "collapsed"))
@@ -150,11 +149,11 @@ class LevelDiagnosis:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Diagnosis:
+class Diagnosis(Viewed):
     """What a trained model does on data, why, and what to change.
 
-    Losses are means over the rows, in nats; None where they are not known: without a decoder, or
-    without the spec that the model was trained with.
+    Losses are means over the rows, in nats; None where they are not known: without a decoder,
+    without the spec that the model was trained with, or with a decoder that is not Gaussian.
 
     Attributes:
         n: Number of rows.
@@ -170,17 +169,24 @@ class Diagnosis:
         nll: -log p(y|x), exact or by importance sampling; None if it was not asked for.
         effective_sample_size: Median over the rows; None where `nll` is exact or absent.
         signal: Per level, t of the certificate: the strongest variance that the decoder leaves
-            unexplained, over what one more unit must exceed to pay. Empty where it is not known.
-        signal_error: Standard errors of `signal`.
+            unexplained, over what one more unit must exceed to pay. Of a linear model it is that
+            of these very rows. Empty where it is not known.
+        signal_error: Standard errors of `signal`, from the number of rows; 0 where it is not above
+            1 and a linear model is at the optimum of these very rows.
         paying_units: Per level, how many more units would surely pay, each by itself, and know
-            something of x.
-        conclusion: Of the whole model; "undecided" where too little is known.
+            something of x: their signal exceeds 1 by more than two errors.
+        undecided_units: Per level, how many more units may pay or not: 1 is within two errors of
+            their signal.
+        conclusion: Of the whole model; "undecided" where the rows, or what is known of the model,
+            do not decide, "cannot-tell-yet" where the likelihood is not Gaussian.
         verdict: The conclusion in a sentence.
         advice: What was found and what to do, the gravest first.
         forecast: Of the linear model with the same spec and data; None where there is none.
         notes: What was done to the data or the model, and what was measured on a part only.
+        likelihood: Of the decoder, as the spec or the adapter says; None if neither is known.
     """
 
+    view: ClassVar[str] = "diagnosis"
     n: int
     spec: Spec | None
     levels: tuple[LevelDiagnosis, ...]
@@ -201,55 +207,24 @@ class Diagnosis:
     signal: tuple[float, ...] = ()
     signal_error: tuple[float, ...] = ()
     paying_units: tuple[int, ...] = ()
+    undecided_units: tuple[int, ...] = ()
     conclusion: Conclusion = "undecided"
     verdict: str = ""
     advice: tuple[Finding, ...] = ()
     forecast: Forecast | None = None
     notes: tuple[str, ...] = ()
+    likelihood: Likelihood | None = None
 
     @property
     def n_active(self) -> int:
         """Number of active units of the top level, as the forecast's."""
         return self.levels[-1].n_active
 
-    def plot(self) -> Any:
-        """Return a matplotlib figure of KL, collapse curve and mean variance."""
-        return _report().plot(self)
-
-    def _repr_html_(self) -> str:
-        return str(_report().html(self))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain values; infinities and NaN stay floats."""
-        parts = {"spec", "levels", "advice", "forecast"}
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {
-            **{name: _value(value) for name, value in values.items() if name not in parts},
-            "spec": None if self.spec is None else self.spec.to_dict(),
-            "levels": [level.to_dict() for level in self.levels],
-            "advice": [finding.to_dict() for finding in self.advice],
-            "forecast": None if self.forecast is None else self.forecast.to_dict(),
-        }
+    def _rows(self) -> Iterator[Mapping[str, Any]]:
+        return unit_rows(self.levels, [len(level.status) for level in self.levels])
 
     def __repr__(self) -> str:
         parts = [f"{self.n:,} rows", f"KL {self.kl:.4g} nats"]
         if self.loss is not None:
             parts.append(f"loss {self.loss:.6g} nats per row")
         return f"Diagnosis({'; '.join(parts)}; {self.verdict})"
-
-
-def _report() -> Any:
-    # As for `Forecast`: figures and pages live in a room above this one.
-    return importlib.import_module("posterior_collapse.report")
-
-
-def _plain(record: Any) -> dict[str, Any]:
-    return {f.name: _value(getattr(record, f.name)) for f in dataclasses.fields(record)}
-
-
-def _value(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return _plain(value)
-    if isinstance(value, tuple):
-        return [_value(v) for v in value]
-    return value.tolist() if isinstance(value, np.ndarray) else value

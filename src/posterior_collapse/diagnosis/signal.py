@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from scipy import linalg
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from posterior_collapse.diagnosis.levels import SURE
 from posterior_collapse.diagnosis.streams import Reservoir
 from posterior_collapse.theory import ACTIVE_INFORMATION
+from posterior_collapse.theory.certificate import SURE, variance_error
 
 __all__ = ["Residual", "Residuals", "Signal"]
 
@@ -95,10 +95,12 @@ class Residuals:
     def signal(self) -> Signal:
         """Return what was found; NaN from fewer than 4 rows."""
         average, difference, *inputs = self._kept.rows()
-        if len(average) < 4:
+        n = len(average)
+        if n < 4:
             return Signal(np.full(1, math.nan), math.nan, np.ones(1, bool))
         if self._center:
-            average = average - average.mean((0, 1))
+            # Rows vary less about their own mean than about the true one.
+            average = (average - average.mean((0, 1))) * math.sqrt(n / (n - 1))
         notes: tuple[str, ...] = ()
         if inputs:
             average, notes = self._regressed(average, inputs[0])
@@ -107,11 +109,13 @@ class Residuals:
         variances = np.mean([values for values, _, _ in found], axis=0)
         order = np.argsort(-variances)
         informed = np.any([half.informed(len(order)) for half in (first, second)], axis=0)
+        strongest = float(variances[order[0]])
         error = math.hypot(*(error for _, error, _ in found)) / 2
         # Where many directions are as strong as the first, all that is sure is that the truth
         # lies between the two halves: of a uniform law, 1/sqrt(12) is the standard deviation.
         gap = float(np.mean([gap for _, _, gap in found])) / math.sqrt(12)
-        return Signal(variances[order], math.hypot(error, gap), informed[order], notes)
+        error = math.hypot(variance_error(strongest, error, n), gap)
+        return Signal(variances[order], error, informed[order], notes)
 
     def _regressed(self, average: Floats, x: Floats) -> tuple[Floats, tuple[str, ...]]:
         n, dim = x.shape

@@ -9,12 +9,9 @@ from posterior_collapse.diagnosis.results import LevelDiagnosis
 from posterior_collapse.specs import ChainSpec, HVAESpec, Spec
 from posterior_collapse.theory import unclaimed_signal
 
-__all__ = ["ROUNDING", "thresholds"]
+__all__ = ["thresholds"]
 
 Levels = Sequence[LevelDiagnosis]
-
-ROUNDING = 1e-6
-"""By which a signal may exceed its threshold at an optimum."""
 
 
 def thresholds(spec: Spec, levels: Levels, eta_dec: float | None) -> tuple[float, ...]:

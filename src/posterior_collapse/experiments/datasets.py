@@ -13,7 +13,7 @@ from scipy.ndimage import zoom
 from posterior_collapse.data import Dataset, load, quarter
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.moments import Moments
-from posterior_collapse.sweeps import Choice
+from posterior_collapse.runs import Choice
 from posterior_collapse.theory.verification import CASES
 
 __all__ = ["Data", "moments", "read"]

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from posterior_collapse import atomic
+from posterior_collapse import checks, files
 from posterior_collapse.errors import CorruptFileError, MissingFileError, writing
 from posterior_collapse.experiments.tables import Table, format_cell
-from posterior_collapse.training.run_folders import read_json
+from posterior_collapse.files import read_json
 
 __all__ = ["KEYS", "RESULT", "duration", "render", "write"]
 
@@ -49,7 +49,7 @@ def write(results: str | os.PathLike[str], target: str | os.PathLike[str]) -> Pa
     text = render(results, path.parent)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write(path, text.encode())
+    files.write(path, text.encode())
     return path
 
 
@@ -127,14 +127,38 @@ def _row(path: Path, folder: Path) -> dict[str, Any]:
     try:
         if lacking:
             raise KeyError(", ".join(lacking))
+        _check(result, path.parent)
         return result | _section(result, path.parent, folder)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         raise CorruptFileError(
             str(path),
             f"values that cannot be shown ({type(error).__name__}: {error})",
             "the result of a row",
             "Remove the file and reproduce the row again.",
         ) from error
+
+
+def _check(result: Mapping[str, Any], home: Path) -> None:
+    """Refuse what was put into another row's folder, or differs from what else lies there."""
+    if result["id"] != home.name:
+        raise ValueError(f"the row {result['id']} in the folder {home.name}")
+    for figure in result["figures"]:
+        checks.file_name("figure", figure["file"])
+    for stem, values in result["tables"].items():
+        path = home / checks.file_name("table", f"table-{stem}.csv")
+        shown = Table.from_dict(values).csv()
+        if path.is_file() and _finite(path.read_text("utf-8")) != _finite(shown):
+            raise ValueError(f"another table {stem} than {path.name}")
+
+
+def _finite(text: str) -> str:
+    r"""Return CSV with nothing in the cells that JSON has no number for.
+
+    Example:
+        >>> _finite("beta,information\n1,nan\ninf,-inf\n")
+        'beta,information\n1,\n,\n'
+    """
+    return re.sub(r"(?<![^,\n])(nan|-?inf)(?=[,\n])", "", text)
 
 
 def _section(result: Mapping[str, Any], home: Path, folder: Path) -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""Train and measure runs of one family; what `sweeps.sweep` calls for each group."""
+"""Train and measure runs of one family; what `runs.complete` calls for each group."""
 
 from __future__ import annotations
 
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ from posterior_collapse.experiments import measuring, recorded
 from posterior_collapse.experiments.datasets import Data
 from posterior_collapse.models import MarkovVAE, build
 from posterior_collapse.moments import Moments
+from posterior_collapse.runs import Outcome, Run
+from posterior_collapse.runs.run import fit_options
 from posterior_collapse.specs import Spec
-from posterior_collapse.sweeps import Outcome, Run
 from posterior_collapse.theory import FewSamplesWarning, Forecast, forecast
 from posterior_collapse.training import Progress, exact, fit_many
 from posterior_collapse.training import seeds as seeding
@@ -41,23 +43,28 @@ class Executor:
     ) -> None:
         self.data, self.device, self.report = data, device, report
 
-    def __call__(self, runs: Sequence[Run]) -> list[Outcome]:
-        """Return what the runs, all of one family, leave behind."""
+    def __call__(self, runs: Sequence[Run], folders: Sequence[Path] | None = None) -> list[Outcome]:
+        """Return what the runs, all of one family, leave behind.
+
+        Args:
+            runs: What to train.
+            folders: Of their checkpoints, from which they go on; None: none are written.
+        """
         if runs[0].method == "minibatch":
-            return self._fitted(runs)
+            return self._fitted(runs, folders)
         return [self._on_moments(run) for run in runs]
 
-    def _fitted(self, runs: Sequence[Run]) -> list[Outcome]:
+    def _fitted(self, runs: Sequence[Run], folders: Sequence[Path] | None) -> list[Outcome]:
         start = time.perf_counter()
         first = runs[0]
         fitted = fit_many(
             [run.spec for run in runs],
             self.data.read(first.data),
             first.architecture,
-            settings=first.settings.replace(device=self.device),
-            seeds=[run.settings.seed for run in runs],
-            learning_rates=[run.settings.learning_rate for run in runs],
-            clips=[run.settings.clip for run in runs],
+            device=self.device,
+            **fit_options(runs),
+            folders=folders,
+            resume=folders is not None,
             progress=self.report,
         )
         share = (time.perf_counter() - start) / len(runs)
@@ -107,13 +114,12 @@ class Executor:
             measured["exact"], matrices = measuring.exactly(model, spec, moments, closed)
             arrays |= matrices if seen.matrices else {}
         return Outcome(
-            measured, measuring.expected(closed), stopped, history, arrays, model,
+            run, measured, measuring.expected(closed), stopped, history, arrays, model,
             wall + time.perf_counter() - start,
         )  # fmt: skip
 
     def _moments(self, run: Run) -> Moments:
-        center = run.architecture.bias if run.architecture.name == "linear" else True
-        return self.data.moments(run.data, center)
+        return self.data.moments(run.data, run.architecture.centred)
 
 
 def _forecast(moments: Moments, spec: Spec) -> Forecast | None:

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from posterior_collapse.models import Architecture
+from posterior_collapse.runs import Choice, Evaluation, Run
 from posterior_collapse.specs import Spec
-from posterior_collapse.sweeps import Choice, Evaluation, Run
 from posterior_collapse.training import Settings
 
 __all__ = ["Grid", "Member", "Plan", "Row"]

@@ -15,8 +15,8 @@ from posterior_collapse.diagnosis import LevelDiagnosis, diagnose, log_likelihoo
 from posterior_collapse.experiments.recorded import distances
 from posterior_collapse.models import MarkovVAE, read_parameters
 from posterior_collapse.moments import Moments
+from posterior_collapse.runs import Evaluation
 from posterior_collapse.specs import Spec
-from posterior_collapse.sweeps import Evaluation
 from posterior_collapse.theory import ExactObjective, Forecast
 
 __all__ = ["ACTIVE_MODE", "DELTA", "exactly", "expected", "on_rows", "panel"]

@@ -9,7 +9,7 @@ from typing import Any
 from posterior_collapse.experiments.figures import Chart
 from posterior_collapse.experiments.grids import Member
 from posterior_collapse.experiments.tables import Table
-from posterior_collapse.sweeps import Record
+from posterior_collapse.runs import Record
 
 __all__ = [
     "NOT_MEASURED",

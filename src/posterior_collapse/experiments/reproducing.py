@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from posterior_collapse.errors import writing
+from posterior_collapse.errors import CorruptFileError, PosteriorCollapseError, writing
 from posterior_collapse.experiments.agreement import agreement
 from posterior_collapse.experiments.datasets import Data
 from posterior_collapse.experiments.deliverables import DELIVERABLES
 from posterior_collapse.experiments.execution import Executor
 from posterior_collapse.experiments.grids import Plan, Row
 from posterior_collapse.experiments.parts import Result, by_grid
-from posterior_collapse.sweeps import Progress, Store, sweep
+from posterior_collapse.files import write_json
+from posterior_collapse.runs import Progress, Store, complete
 from posterior_collapse.training import Progress as Epoch
-from posterior_collapse.training.run_folders import write_json
 
 __all__ = ["RESULT", "RUNS", "State", "reproduce"]
 
@@ -67,6 +68,7 @@ def reproduce(
     Raises:
         OutputError: The folder cannot be written.
         DataError: The data cannot be found.
+        CorruptFileError: A run that is kept was damaged or changed; says what to delete.
 
     Example:
         >>> import tempfile
@@ -81,7 +83,8 @@ def reproduce(
     results = []
     for row in rows:
         found = _run(row, plan, store, Data(data_dir), device, report)
-        results.append(_write(row, plan, found, Path(out) / row.id))
+        with _damage_told(found):
+            results.append(_write(row, plan, found, Path(out) / row.id))
         report(State(row, verdict=results[-1]["agreement"]["verdict"]))
     return results
 
@@ -105,7 +108,7 @@ def _run(
         report(state._replace(epoch=epoch))
 
     members = row.members(plan)
-    records = sweep(
+    records = complete(
         [member.run for member in members],
         store,
         Executor(data, device, trained),
@@ -113,6 +116,25 @@ def _run(
         report=told,
     )
     return [Result(m, record) for m, record in zip(members, records, strict=True)]
+
+
+@contextlib.contextmanager
+def _damage_told(results: Sequence[Result]) -> Iterator[None]:
+    """Say which runs may be damaged, where some have no hash by which that would be known."""
+    try:
+        yield
+    except PosteriorCollapseError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        unknown = list(dict.fromkeys(r.record.folder for r in results if r.record.files is None))
+        if not unknown:
+            raise
+        raise CorruptFileError(
+            str(unknown[0].parent),
+            f"a run without what its table needs ({type(error).__name__}: {error})",
+            "runs as they were kept; an earlier version kept them without a hash",
+            f"Delete the damaged folder, one of {', '.join(folder.name for folder in unknown)}.",
+        ) from error
 
 
 def _write(row: Row, plan: Plan, results: Sequence[Result], folder: Path) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, TypeAlias
 
-from posterior_collapse import atomic
+from posterior_collapse import files
 from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.records import Record
 
 Cell: TypeAlias = "str | float | dict[str, float | None] | None"
 """A word, a number, nothing, or `{"mean": ..., "std": ...}` over seeds (std None for one seed)."""
@@ -24,7 +25,7 @@ BY_THEORY = "by theory"
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(Record):
     """Columns and rows of plain values.
 
     Attributes:
@@ -94,10 +95,6 @@ class Table:
         ]
         return cls([*by, *measures], rows)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return columns and rows as lists."""
-        return {"columns": list(self.columns), "rows": [list(row) for row in self.rows]}
-
     def csv(self) -> str:
         """Return the table as CSV; a column with spread is followed by one with its std."""
         wide = [any(isinstance(row[i], Mapping) for row in self.rows) for i in self._indices()]
@@ -133,7 +130,7 @@ class Table:
             OutputError: The folder is missing or cannot be written.
         """
         path = Path(folder) / f"{stem}.csv"
-        atomic.write(path, self.csv().encode())
+        files.write(path, self.csv().encode())
         return path
 
     def _indices(self) -> range:

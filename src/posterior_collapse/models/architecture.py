@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from posterior_collapse import checks
 from posterior_collapse.errors import InvalidArgumentError, nearest
 from posterior_collapse.models.gaussians import STD_HEADS
 from posterior_collapse.models.layers import ACTIVATIONS
-from posterior_collapse.specs import Spec
+from posterior_collapse.records import Record, plain
+from posterior_collapse.specs import Spec, require_gaussian
 
 __all__ = ["ARCHITECTURES", "Architecture", "Shapes"]
 
@@ -66,7 +66,7 @@ from the spec like the others: its own setting is `sigma="input"`, for `hvae-*` 
 
 
 @dataclass(frozen=True)
-class Architecture:
+class Architecture(Record):
     """The networks of a model; make one by name with `Architecture.named`.
 
     Args:
@@ -105,11 +105,13 @@ class Architecture:
 
     def __post_init__(self) -> None:
         for name in ("hidden", "channels"):
-            widths = checks.each(name, getattr(self, name), None, "widths", checks.count)
+            widths = checks.each(name, getattr(self, name), None, "widths", checks.units)
             object.__setattr__(self, name, widths)
         for name in ("activation", "latent", "output"):
             _known(name, getattr(self, name), ACTIVATIONS)
         _known("std_head", self.std_head, STD_HEADS)
+        if self.bias not in (True, False):
+            raise InvalidArgumentError("bias", repr(self.bias), "True or False", "Pass bias=True.")
         _rate("dropout", self.dropout)
         _rate("input_dropout", self.input_dropout)
         if self.initial_std is not None:
@@ -117,6 +119,19 @@ class Architecture:
         if self.initial_sigma != "uniform":
             checks.positive("initial_sigma", self.initial_sigma)
         checks.positive("initial_eta_dec", self.initial_eta_dec)
+
+    @property
+    def centred(self) -> bool:
+        """Whether biases take up the data's means, so that variances are about these; else 0."""
+        return self.bias or self.name != "linear"
+
+    def rotatable(self, spec: Spec) -> tuple[bool, ...]:
+        """Return per level whether its units can be rotated into each other at no cost.
+
+        They can where all share one std; then no single unit is determined, only their directions
+        are.
+        """
+        return tuple(same and self.latent == "identity" for same in spec.one_sigma_levels)
 
     @staticmethod
     def named(name: str, **options: Any) -> Architecture:
@@ -147,12 +162,28 @@ class Architecture:
                 )
         return architecture
 
+    @staticmethod
+    def of(architecture: str | Architecture, **options: Any) -> Architecture:
+        """Return what a name and its options, or an `Architecture` alone, stand for.
+
+        Raises:
+            InvalidArgumentError: As in `named`; options beside an `Architecture`.
+        """
+        if isinstance(architecture, str):
+            return Architecture.named(architecture, **options)
+        if options:
+            raise InvalidArgumentError(
+                "options",
+                sorted(options),
+                "none beside an Architecture",
+                "Set them in the Architecture, or name it by a string.",
+            )
+        return architecture
+
     def to_dict(self) -> dict[str, Any]:
         """Return the name and the options as plain JSON-able values."""
-        preset = ARCHITECTURES[self.name]
-        values = {name: getattr(self, name) for name in preset.free}
-        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-        return {"name": self.name, **plain}
+        free = ARCHITECTURES[self.name].free
+        return {"name": self.name, **{name: plain(getattr(self, name)) for name in free}}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Architecture:
@@ -174,7 +205,9 @@ class Architecture:
 
         Raises:
             InvalidArgumentError: It is another model's.
+            NotSolvedError: Its likelihood is not Gaussian.
         """
+        require_gaussian(spec)
         models = ARCHITECTURES[self.name].models
         if spec.model not in models:
             others = [name for name, preset in ARCHITECTURES.items() if spec.model in preset.models]
@@ -187,18 +220,13 @@ class Architecture:
 
 
 @dataclass(frozen=True)
-class Shapes:
+class Shapes(Record):
     """Shapes of the data: numbers per row, and the images that rows are, if any."""
 
     x_dim: int
     y_dim: int
     x_image: tuple[int, int, int] | None = None
     y_image: tuple[int, int, int] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON-able values."""
-        values = dataclasses.asdict(self)
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @staticmethod
     def of(

@@ -62,15 +62,7 @@ def build(
         >>> model(torch.zeros(3, 5), None, noise).kl[0].shape
         torch.Size([3, 2])
     """
-    if isinstance(architecture, str):
-        architecture = Architecture.named(architecture, **options)
-    elif options:
-        raise InvalidArgumentError(
-            "options",
-            sorted(options),
-            "none beside an Architecture",
-            "Set them in the Architecture, or name it by a string.",
-        )
+    architecture = Architecture.of(architecture, **options)
     architecture.check_model(spec)
     shapes = Shapes.of(architecture, spec, x_dim, y_dim, condition_shape, image_shape)
     if generator is None:
@@ -118,8 +110,8 @@ def rebuild(config: Mapping[str, Any]) -> MarkovVAE:
 
 def _assemble(spec: Spec, architecture: Architecture, shapes: Shapes) -> MarkovVAE:
     dims, sigmas = spec.dims, spec.sigma_levels
-    # Constructors draw from torch's global generator: leave it as it was.
-    with torch.random.fork_rng(devices=[]):
+    # Constructors draw from torch's global generator, of the CPU here: leave it as it was.
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         bottom = _data_features(architecture, shapes, spec.model == "cvae")
         encoders = [_encoder(architecture, bottom, dims[0], sigmas[0])]
         decoders = [_data_decoder(architecture, shapes, dims[0], spec.model == "cvae")]

@@ -60,6 +60,11 @@ class LatentModel(ABC):
         """Return `p(y | z)`, (..., dim y), z of level 1; x is a conditional model's condition."""
 
     @property
+    def centred(self) -> bool:
+        """Whether biases take up the data's means, as they do in all but some linear models."""
+        return True
+
+    @property
     def units(self) -> tuple[int, ...]:
         """Number of latent units per level."""
         return self.spec.dims

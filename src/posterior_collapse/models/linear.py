@@ -192,7 +192,7 @@ def load_parameters(model: MarkovVAE, parameters: Mapping[str, ArrayLike]) -> No
     """
     _check_linear(model)
     layers, biases, scales = _layers(model), _biases(model), _scales(model)
-    given = {name: torch.as_tensor(np.array(v, float)) for name, v in parameters.items()}
+    given = {name: torch.from_numpy(np.array(v, float)) for name, v in parameters.items()}
     required = {*layers, *(name for name in scales if name != "eta_dec")}
     unknown = set(given) - required - set(biases) - {"eta_dec"}
     if unknown or required - set(given):
@@ -231,7 +231,7 @@ def set_biases(model: MarkovVAE, mean_x: Tensor, mean_y: Tensor | None = None) -
 
     Args:
         model: Of architecture `linear`, with biases.
-        mean_x: (dim x,).
+        mean_x: (dim x,), on any device.
         mean_y: (dim y,); none for an autoencoder.
 
     Raises:
@@ -245,8 +245,7 @@ def set_biases(model: MarkovVAE, mean_x: Tensor, mean_y: Tensor | None = None) -
             "model", "a model without biases", "one built with bias=True", "Use raw moments."
         )
     mean_y = mean_x if mean_y is None else mean_y
-    dtype = b1.dtype
-    mean_x, mean_y = mean_x.to(dtype), mean_y.to(dtype)
+    mean_x, mean_y = mean_x.to(b1), mean_y.to(b1)
     code, rest = layers["W1"].weight @ mean_x, mean_y
     if model.conditional:
         code = code + layers["W2"].weight @ mean_y
@@ -346,7 +345,7 @@ def _check_std(name: str, value: Tensor, scale: Scale | nn.ModuleDict) -> None:
         )
     if scale.learned:
         return
-    fixed = scale.value.double()
+    fixed = scale.value.double().cpu()  # where the parameters are
     # A chain has an eta_dec per level; the theory's is that of p(y|z_1).
     fixed = fixed[0] if name == "eta_dec" and fixed.dim() else fixed
     if not torch.allclose(value.expand_as(fixed), fixed, rtol=1e-6):

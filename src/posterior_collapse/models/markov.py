@@ -82,6 +82,11 @@ class MarkovVAE(LatentModel, nn.Module):
         self.heads = tuple(self._heads.values())
 
     @property
+    def centred(self) -> bool:
+        """Whether biases take up the data's means; see `Architecture.centred`."""
+        return self.architecture.centred
+
+    @property
     def conditional(self) -> bool:
         """Whether encoder and decoder also see a condition."""
         return isinstance(self.spec, CVAESpec)

@@ -5,6 +5,8 @@ Each is a pure function of the step; numbers give a float, tensors a tensor (one
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -25,7 +27,8 @@ def warm_up(step: int | Tensor, steps: int | Tensor) -> float | Tensor:
         1.0
     """
     if isinstance(step, Tensor) or isinstance(steps, Tensor):
-        length = torch.as_tensor(steps)
+        device = next(v.device for v in (step, steps) if isinstance(v, Tensor))
+        length = torch.as_tensor(steps, device=device)
         return torch.where(length > 0, (step / length.clamp(min=1)).clamp(max=1.0), 1.0)
     return min(step / steps, 1.0) if steps > 0 else 1.0
 
@@ -59,7 +62,8 @@ def cyclical(
     # Whole numbers until the last division: a cycle starts at exactly 0.
     position = (step * cycles % total_steps) / total_steps / ramp
     if isinstance(position, Tensor):
-        return torch.where(torch.as_tensor(step) < total_steps, position.clamp(max=1.0), 1.0)
+        within = cast(Tensor, step) < total_steps
+        return torch.where(within, position.clamp(max=1.0), 1.0)
     return min(position, 1.0) if step < total_steps else 1.0
 
 

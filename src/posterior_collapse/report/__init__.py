@@ -2,7 +2,7 @@
 
 from posterior_collapse.report.diagnosis_text import diagnoses_table, diagnosis_page
 from posterior_collapse.report.figures import check_figure_path, save_figure
-from posterior_collapse.report.text import forecast_tables, verdict, verification_row
+from posterior_collapse.report.text import forecast_tables, new_table, verdict, verification_row
 from posterior_collapse.report.views import html, plot
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "diagnosis_page",
     "forecast_tables",
     "html",
+    "new_table",
     "plot",
     "save_figure",
     "verdict",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from posterior_collapse.report.text import new_table
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -50,11 +52,15 @@ def comparison_verdict(summary: Summary) -> str:
     return text + (": train longer or warm beta up." if lacking else ".")
 
 
-def comparison_sentences(summaries: Sequence[tuple[str, Summary]]) -> list[str]:
+def comparison_sentences(
+    summaries: Sequence[tuple[str, Summary]],
+    where: str = "Each run's summary.json has its verdict.",
+) -> list[str]:
     """Return what to say below the table: a verdict per run, of many runs how many are as forecast.
 
     Args:
         summaries: As in `comparison_table`.
+        where: Says where to read about each of many runs.
     """
     if len(summaries) == 1:
         return [comparison_verdict(summaries[0][1])]
@@ -64,7 +70,7 @@ def comparison_sentences(summaries: Sequence[tuple[str, Summary]]) -> list[str]:
     stopped = [text for text in verdicts if ": Stopped, " in text]
     same = sum(": As forecast: " in text for text in verdicts)
     counts = f"{same} of {len(summaries)} runs have as many active units as their forecasts."
-    return [*stopped, counts, "Each run's summary.json has its verdict."]
+    return [*stopped, counts, where]
 
 
 def comparison_table(summaries: Sequence[tuple[str, Summary]]) -> Table:
@@ -73,16 +79,7 @@ def comparison_table(summaries: Sequence[tuple[str, Summary]]) -> Table:
     Args:
         summaries: Name and summary of each run; all have the same levels.
     """
-    from rich import box
-    from rich.table import Table
-
-    table = Table(
-        title="measured/forecast",
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
+    table = new_table("measured/forecast")
     levels = len(summaries[0][1]["measured"]["levels"])
     names = [""] if levels == 1 else [f" z{number}" for number in range(1, levels + 1)]
     table.add_column("run", overflow="fold")

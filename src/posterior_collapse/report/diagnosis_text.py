@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from posterior_collapse.report.text import MOST_ROWS, STYLES
+from posterior_collapse.report.text import MOST_ROWS, STYLES, new_table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -40,7 +40,7 @@ def diagnosis_page(found: Diagnosis) -> Iterator[RenderableType]:
 
 def diagnoses_table(named: Mapping[str, Diagnosis]) -> Table:
     """Return diagnoses of models with the same levels by name, a row per model."""
-    table = _table("active units: measured/forecast")
+    table = new_table("active units: measured/forecast")
     levels = len(next(iter(named.values())).levels)
     several = levels > 1
     table.add_column("run", overflow="fold")
@@ -65,7 +65,7 @@ def diagnoses_table(named: Mapping[str, Diagnosis]) -> Table:
 def loss_table(found: Diagnosis) -> Table:
     """Return what was measured beside the forecast of the linear model, a row per quantity."""
     forecast = found.forecast
-    table = _table(f"{found.n:,} rows")
+    table = new_table(f"{found.n:,} rows")
     for column in ("nats per row", "measured") + ("linear optimum",) * (forecast is not None):
         table.add_column(column, justify="left" if column == "nats per row" else "right")
     expected = {} if forecast is None else {"loss": forecast.loss, "KL": _forecast_kl(found)}
@@ -101,7 +101,7 @@ def diagnosis_tables(found: Diagnosis) -> Iterator[Table]:
         title = f"z{number}: {level.n_active} of {units} units active" + (
             f" (first {shown} shown)" if shown < units else ""
         )
-        table = _table(title)
+        table = new_table(title)
         effects = not np.isnan(level.decoder_effect).all()
         columns = ["unit", "KL nats", "I(x;z)", *["effect"] * effects]
         for column in (*columns, "Var E[z|x]", "std"):
@@ -160,16 +160,3 @@ def _counts(level: LevelDiagnosis) -> str:
 def _forecast_kl(found: Diagnosis) -> float:
     assert found.forecast is not None
     return float(sum(level.kl.sum() for level in found.forecast.levels))
-
-
-def _table(title: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    return Table(
-        title=title,
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from posterior_collapse import atomic
+from posterior_collapse import files
 from posterior_collapse.errors import InvalidArgumentError, writing
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150)
     kind = target.suffix[1:].lower()
     undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
     figure.savefig(content, format=kind, dpi=dpi, metadata=undated)
-    atomic.write(target, content.getvalue())
+    files.write(target, content.getvalue())
     return target
 
 
@@ -84,10 +84,13 @@ def _spectrum(axes: Axes, forecast: Forecast) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
 
     top = forecast.levels[-1]
-    modes_there = int(np.count_nonzero(forecast.spectrum > forecast.spectrum[0] * 1e-6))
+    # Small beside the strongest mode is not negligible if a unit may live on it.
+    thresholds = np.concatenate([level.threshold for level in forecast.levels])
+    least = float(thresholds[np.isfinite(thresholds)].min(initial=np.inf))
+    floor = max(min(forecast.spectrum.max(initial=0) * 1e-6, least / 10), 1e-300)
+    modes_there = int(np.count_nonzero(forecast.spectrum > floor))
     shown = max(1, min(modes_there, max(2 * len(top.status), 24)))
     variance = forecast.spectrum[:shown]
-    floor = max(variance.max(initial=0) * 1e-6, 1e-300)
     lowest = float(variance[variance > floor].min(initial=np.inf))
     modes = np.arange(1, shown + 1)
     order = np.argsort(-top.data_variance, kind="stable")

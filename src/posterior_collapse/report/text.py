@@ -17,6 +17,20 @@ STYLES = {"active": "green", "noise": "yellow", "collapsed": "red"}
 MOST_ROWS = 40
 
 
+def new_table(title: str | None = None) -> Table:
+    """Return an empty table in the style of all tables here."""
+    from rich import box
+    from rich.table import Table
+
+    return Table(
+        title=title,
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+
+
 def verdict(forecast: Forecast) -> str:
     """Return what becomes of the units and why, a sentence per level.
 
@@ -29,11 +43,11 @@ def verdict(forecast: Forecast) -> str:
     for number, level in enumerate(forecast.levels, 1):
         name = f"z{number}: " if len(forecast.levels) > 1 else ""
         below = forecast.spec.dims[number - 2] if number > 1 else None
-        sentences.append(name + _level_verdict(level, below))
+        sentences.append(name + _level_verdict(level, below, rounded=forecast.hidden_variance > 0))
     return "\n".join(sentences)
 
 
-def _level_verdict(level: Level, units_below: int | None) -> str:
+def _level_verdict(level: Level, units_below: int | None, *, rounded: bool) -> str:
     units, active = len(level.status), level.n_active
     dead = np.array([s == "collapsed" for s in level.status])
     text = f"{active} of {units} units survive{'s' if active == 1 else ''}"
@@ -54,7 +68,8 @@ def _level_verdict(level: Level, units_below: int | None) -> str:
     if np.isinf(threshold):
         return text + "no variance of the data could keep it alive with these betas and sigmas."
     if variance == 0:
-        return text + "the data have no mode left for " + ("it." if one else "them.")
+        above = " above rounding" * rounded
+        return f"{text}the data have no mode{above} left for {'it' if one else 'them'}."
     subject = "its mode's variance" if one else "the strongest variance among their modes"
     return text + f"{subject} ({variance:.4g}) is below the threshold ({threshold:.4g})."
 
@@ -64,22 +79,13 @@ def forecast_tables(forecast: Forecast) -> Iterator[Table]:
 
     Beyond 40 units the rows of the weakest collapsed ones are left out, and the title says so.
     """
-    from rich import box
-    from rich.table import Table
-
     for number, level in enumerate(forecast.levels, 1):
         units = len(level.status)
         shown = min(units, max(MOST_ROWS, level.n_active + 3))
         title = f"z{number}: {level.n_active} of {units} units active" + (
             f" (first {shown} shown)" if shown < units else ""
         )
-        table = Table(
-            title=title,
-            box=box.SIMPLE_HEAD,
-            title_justify="left",
-            pad_edge=False,
-            padding=(0, 1, 0, 0),
-        )
+        table = new_table(title)
         # KL and information part ways only where sigma is fixed or levels are stacked.
         informed = not np.allclose(level.kl, level.information, rtol=1e-3, atol=1e-6)
         columns = ["unit", "variance", "threshold", "KL nats", "share"]

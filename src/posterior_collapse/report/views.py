@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from posterior_collapse.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from rich.console import RenderableType
 
-    from posterior_collapse.diagnosis import Diagnosis
-    from posterior_collapse.theory import Forecast
+    from posterior_collapse.records import Viewed
 
 __all__ = ["html", "plot"]
 
+VIEWS = {
+    "forecast": ("figures.forecast_figure", "text.forecast_page"),
+    "diagnosis": ("diagnosis_figure.diagnosis_figure", "diagnosis_text.diagnosis_page"),
+    "sweep": ("sweep_view.sweep_figure", "sweep_view.sweep_page"),
+}
+"""Figure and page by the name of its view that a result carries: rooms above may make results."""
 
-def plot(result: Forecast | Diagnosis) -> Figure:
+
+def plot(result: Viewed) -> Figure:
     """Return a matplotlib figure of a result.
 
     Of a forecast: the data's spectrum with the threshold, and the phase diagram. Of a diagnosis,
-    per level: KL of each unit, collapse curve, and mean variance against the posterior's.
+    per level: KL of each unit, collapse curve, and mean variance against the posterior's. Of a
+    sweep: loss and active units beside their forecasts, over what varies.
 
     Args:
-        result: What `forecast`, `diagnose` or `diagnose_arrays` returned.
+        result: What `forecast`, `diagnose`, `diagnose_arrays` or `sweep` returned.
 
     Raises:
-        InvalidArgumentError: It is neither.
+        InvalidArgumentError: It is something else.
 
     Example:
         >>> import numpy as np
@@ -36,54 +42,37 @@ def plot(result: Forecast | Diagnosis) -> Figure:
         >>> [axes.get_ylabel() for axes in figure.axes[:2]]
         ['variance of data mode', 'beta']
     """
-    from posterior_collapse.diagnosis import Diagnosis
-    from posterior_collapse.report.diagnosis_figure import diagnosis_figure
-    from posterior_collapse.report.figures import forecast_figure
-    from posterior_collapse.theory import Forecast
-
-    if isinstance(result, Diagnosis):
-        return diagnosis_figure(result)
-    if isinstance(result, Forecast):
-        return forecast_figure(result)
-    raise _unknown(result)
+    view: Figure = _view(result, 0)
+    return view
 
 
-def html(result: Forecast | Diagnosis) -> str:
+def html(result: Viewed) -> str:
     """Return tables and sentences as HTML, for notebooks.
 
     Args:
-        result: What `forecast`, `diagnose` or `diagnose_arrays` returned.
+        result: What `forecast`, `diagnose`, `diagnose_arrays` or `sweep` returned.
 
     Raises:
-        InvalidArgumentError: It is neither.
+        InvalidArgumentError: It is something else.
     """
     import io
 
     from rich.console import Console
 
     console = Console(record=True, width=100, file=io.StringIO())
-    for part in _page(result):
+    for part in _view(result, 1):
         console.print(part)
     return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
 
 
-def _page(result: Forecast | Diagnosis) -> Iterator[RenderableType]:
-    from posterior_collapse.diagnosis import Diagnosis
-    from posterior_collapse.report.diagnosis_text import diagnosis_page
-    from posterior_collapse.report.text import forecast_page
-    from posterior_collapse.theory import Forecast
-
-    if isinstance(result, Diagnosis):
-        return diagnosis_page(result)
-    if isinstance(result, Forecast):
-        return forecast_page(result)
-    raise _unknown(result)
-
-
-def _unknown(result: object) -> InvalidArgumentError:
-    return InvalidArgumentError(
-        "result",
-        type(result).__name__,
-        "a Forecast or a Diagnosis",
-        "Pass what forecast, diagnose or diagnose_arrays returned.",
-    )
+def _view(result: object, which: int) -> Any:
+    view = getattr(result, "view", None)
+    if view not in VIEWS:
+        raise InvalidArgumentError(
+            "result",
+            type(result).__name__,
+            "a Forecast, a Diagnosis or a Sweep",
+            "Pass what forecast, diagnose, diagnose_arrays or sweep returned.",
+        )
+    module, function = VIEWS[view][which].split(".")
+    return getattr(import_module(f"posterior_collapse.report.{module}"), function)(result)

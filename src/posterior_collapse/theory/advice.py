@@ -6,11 +6,12 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from posterior_collapse.errors import InvalidArgumentError, PosteriorCollapseError
+from posterior_collapse.records import Record
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory.solve import Problem, solve
 from posterior_collapse.theory.spectrum import Modes
@@ -22,7 +23,7 @@ STEPS = 60
 
 
 @dataclass(frozen=True)
-class Change:
+class Change(Record):
     """One change that alone reaches the goal, as small as possible.
 
     Attributes:
@@ -39,6 +40,8 @@ class Change:
     active: int
     units: int | None = None
 
+    derived: ClassVar = ("text",)
+
     @property
     def text(self) -> str:
         """The change as a sentence."""
@@ -53,14 +56,15 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Advice:
+class Advice(Record):
     """What keeps a wanted number of units active at the top level.
 
     Attributes:
         wanted: Units wanted.
         active: Units active now.
         units: Units the top level has.
-        possible: Most units that any setting can keep on these data: the number of data modes.
+        possible: Most units that any setting can keep on these data: the number of data modes
+            (of those that rounding does not hide, where the text says so).
         changes: Changes, each sufficient for the lesser of `wanted` and `possible` units; empty
             if none is needed or known.
         text: All of it in words.
@@ -73,11 +77,8 @@ class Advice:
     changes: tuple[Change, ...]
     text: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain values."""
-        return dataclasses.asdict(self) | {
-            "changes": [dataclasses.asdict(c) | {"text": c.text} for c in self.changes]
-        }
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        return (change.to_dict() for change in self.changes)
 
     def __str__(self) -> str:
         return self.text
@@ -125,8 +126,9 @@ def _words(
         return f"{now} of {units} {are} active: {why}, so no setting can keep a unit."
     reach = min(goal, possible)
     lines = [f"{now} of {units} {are} active"]
+    mode = f"mode{'s' * (possible != 1)}" + " above rounding" * (modes.hidden > 0)
     if goal > possible:
-        lines[0] += f"; {goal} wanted, but the data have only {possible} modes."
+        lines[0] += f"; {goal} wanted, but the data have only {possible} {mode}."
     elif now < goal:
         lines[0] += f"; {goal} wanted."
     else:
@@ -135,7 +137,7 @@ def _words(
         if now < units:
             lines.append(f"The other {units - now} carry nothing.")
         elif now < possible:
-            lines.append(f"The data have {possible} modes in all; more units may pay.")
+            lines.append(f"The data have {possible} {mode} in all; more units may pay.")
         return " ".join(lines)
     if changes:
         lines.append("Any one of these is enough:" if len(changes) > 1 else "This is enough:")

@@ -50,7 +50,10 @@ def effective_beta(
     reconstruction_batch: Reduction = "mean",
     kl_batch: Reduction = "mean",
 ) -> EffectiveBeta:
-    """Return beta eta_dec^2 of a loss `reconstruction + weight * KL`.
+    """Return beta eta_dec^2 of a loss `squared error + weight * KL`.
+
+    Which units live under another error, such as a cross-entropy, goes by a law that is not given
+    yet; `audit_loss` reads the beta off such a loss.
 
     Args:
         weight: Factor of the KL term.

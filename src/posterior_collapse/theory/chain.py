@@ -6,7 +6,6 @@ Arrays broadcast over leading axes (grids of betas or etas); the last axis runs 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,6 @@ from posterior_collapse.moments.arrays import Float
 from posterior_collapse.theory import single
 from posterior_collapse.theory.state import Numbers, State, at_least_one, fit
 
-MAX_POLICIES = 1000
 Bool = npt.NDArray[np.bool_]
 Std = Float | None
 """Posterior std of a level, ascending if per unit; None if learned per unit."""
@@ -72,127 +70,90 @@ def two_fixed(
 ) -> State:
     """Optimum of two levels with Sigma_1 fixed, Sigma_2 fixed or learned (3a, 3b, 3d)."""
     assert sigma_1 is not None
+    one, two = numbers.cut(dims[0]), numbers.cut(dims[1])
     noise = np.square(sigma_1) * np.ones(dims[0])
     reach = fit(theta, dims[0]) * np.sqrt(noise)
-    alone = reach / np.sqrt(numbers.betas[0]) * (numbers.etas[1] / np.asarray(numbers.etas[0]))
+    alone = reach / np.sqrt(one.betas[0]) * (one.etas[1] / np.asarray(one.etas[0]))
     if sigma_2 is None:
-        helped = reach**2 / (numbers.betas[1] * np.square(numbers.etas[0]))
+        helped = reach**2 / (one.betas[1] * np.square(one.etas[0]))
     else:
-        kappa = fit(_kappa(numbers, sigma_2) * np.ones(dims[1]), dims[0])
+        kappa = fit(_kappa(two, sigma_2) * np.ones(dims[1]), dims[0])
         helped = (alone**2 / np.where(kappa > 0, kappa, 1.0)) ** (2 / 3)
     has_parent = np.arange(dims[0]) < dims[1]
     second = np.maximum(alone, np.where(has_parent, helped, 0.0))
     second = noise * at_least_one(second / noise)
     heard = fit(second, dims[1])
     if sigma_2 is None:
-        ratio = numbers.betas[1] / np.asarray(numbers.betas[0])
-        above = single.learned(heard, ratio * np.square(numbers.etas[1]), numbers.eta_enc)
+        threshold = two.betas[1] / np.asarray(two.betas[0]) * np.square(two.etas[1])
+        above = single.learned(heard, threshold, numbers.eta_enc)
     else:
-        above = single.fixed(np.sqrt(heard), _kappa(numbers, sigma_2), sigma_2)
+        above = single.fixed(np.sqrt(heard), _kappa(two, sigma_2), sigma_2)
     return State(theta, [second, above[0]], [noise * np.ones_like(second), above[1]])
 
 
 def all_fixed(theta: Float, dims: Sequence[int], numbers: Numbers, sigmas: Sequence[Std]) -> State:
     """Optimum of L levels with every sigma but perhaps the last fixed (section 4).
 
-    Each mode is a geometric programme in (E[z_1^2], ..., E[z_L^2]). In logarithms its stationary
-    point is x_l = max(floor_l, affine functions of the neighbours with weights >= 0), which
-    policy iteration solves exactly in a few steps.
+    With s_l = E[z_l^2] and s_0 the data's variance, a mode costs a sum of terms: what level l does
+    not pass on of s_{l-1}, weight_l s_{l-1} noise_l / (s_l eta_l^2), and at the end of the chain
+    the last s itself. In logarithms each term is a difference of neighbours, so this is a string
+    of given ends pulled taut over obstacles (s_l >= noise_l): `_taut` has its place at once.
     """
     top = sigmas[-1]
     noise = [np.square(s) for s in sigmas if s is not None]
     width, free = max(dims), len(noise)
-    rules = [_rule(level, theta, dims, numbers, noise, width) for level in range(free)]
-    floors = [rule.floor for rule in rules]
-    shape = np.broadcast_shapes(*(np.shape(a) for r in rules for a in (r.balance, r.relay)))
-    x = np.stack([np.broadcast_to(f, shape) for f in floors], axis=-1)
-    chosen = np.zeros_like(x, dtype=int)
-    for _ in range(MAX_POLICIES):
-        options = np.stack([rule.options(level, x) for level, rule in enumerate(rules)], axis=-1)
-        best = options.argmax(axis=0)
-        if np.array_equal(best, chosen):
-            break
-        chosen = best
-        x = _follow(chosen, rules, shape)
-    second = [np.exp(x[..., level])[..., : dims[level]] for level in range(free)]
-    second = [n * at_least_one(s / n) for s, n in zip(second, noise, strict=True)]
+    unit, numbers = np.arange(width), numbers.cut(width)
+    present = [fit(theta, width) > 0, *(unit < d for d in dims[:free])]
+    level = [fit(theta, width) ** 2, *(fit(n, width) for n in noise)]
+    # What each term is, in logarithms, while every level holds its own noise and nothing else.
+    terms = [
+        np.log(weight) + np.log(np.where(here, value, 1.0)) - 2 * np.log(eta)
+        for weight, here, value, eta in zip(
+            [1.0, *numbers.betas], present, level, [*numbers.etas, numbers.eta_enc], strict=False
+        )
+    ]
+    # A learned top level hears what is above its noise at a price that grows no faster than this.
+    listens = unit < (dims[-1] if top is None else 0)
+    most = np.where(listens, np.log(numbers.betas[-1]), np.inf)
+    gains = _taut(terms, present, most)
+    second = [
+        n * at_least_one(np.exp(gain))[..., :d]
+        for n, gain, d in zip(noise, gains, dims, strict=False)
+    ]
     if top is None:
-        below = numbers.betas[-2] if free else 1.0
-        heard = fit(second[-1], dims[-1]) if free else fit(theta, dims[0]) ** 2
-        ratio = numbers.betas[-1] / np.asarray(below)
-        unit = single.learned(heard, ratio * np.square(numbers.etas[-1]), numbers.eta_enc)
-        second.append(unit[0])
-        noise.append(unit[1])
+        last = numbers.cut(dims[-1])
+        threshold = last.betas[-1] / np.asarray(last.betas[-2]) * np.square(last.etas[-1])
+        unit_state = single.learned(fit(second[-1], dims[-1]), threshold, numbers.eta_enc)
+        second.append(unit_state[0])
+        noise.append(unit_state[1])
     return State(theta, second, [n * np.ones_like(s) for s, n in zip(second, noise, strict=True)])
 
 
-@dataclass(frozen=True, eq=False)
-class _Rule:
-    """How log E[z_l^2] depends on its neighbours': the largest of three options.
+def _taut(terms: Sequence[Float], present: Sequence[Bool], most: Float) -> list[Float]:
+    """Return by how much, in logarithms, each level's E[z^2] exceeds its noise at the optimum.
 
-    `floor`: the injected noise alone. `balance`: half the sum of a constant, x_{l-1} if `below`
-    and x_{l+1} if `above`. `relay`: a constant plus x_{l-1}, when the level above is learned and
-    listens. Minus infinity bars an option.
+    Points l = 0, 1, ... lie at heights that fall by `terms[l]` from l to l + 1. A sum of convex
+    functions of the falls is least where the string lies on the least concave curve above all
+    points: it touches a point, or runs straight between the two that hold it up.
+
+    Args:
+        terms: Fall after each point if the string touched all of them.
+        present: Whether the mode has a unit at each point; the string is cut after one without.
+        most: Steepest fall of the string at its end; infinity: none is too steep.
     """
-
-    floor: Float
-    balance: Float
-    relay: Float
-    below: Bool
-    above: Bool
-
-    def options(self, level: int, x: Float) -> Float:
-        lower = np.where(self.below, x[..., level - 1], 0.0)
-        upper = np.where(self.above, x[..., min(level + 1, x.shape[-1] - 1)], 0.0)
-        shape = x.shape[:-1]
-        rows = (self.floor, (self.balance + lower + upper) / 2, self.relay + lower)
-        return np.stack([np.broadcast_to(row, shape) for row in rows])
-
-
-def _rule(
-    level: int,
-    theta: Float,
-    dims: Sequence[int],
-    numbers: Numbers,
-    noise: list[Float],
-    width: int,
-) -> _Rule:
-    unit = np.arange(width)
-    signal = fit(theta, width) if level == 0 else np.ones(width)
-    heard = (unit < min(dims[max(level - 1, 0) : level + 1])) & (signal > 0)
-    parent = unit < (dims[level + 1] if level + 1 < len(dims) else 0)
-    floor = np.log(fit(noise[level], width) + (unit >= dims[level]))
-    weight = 1.0 if level == 0 else numbers.betas[level - 1]
-    pull = np.log(weight / np.square(numbers.etas[level])) + floor
-    pull = pull + 2 * np.log(np.where(signal > 0, signal, 1.0))
-    balance = pull - np.log(numbers.betas[level] / np.square(numbers.priors[level]))
-    relay = np.full_like(balance, -np.inf)
-    above = parent & (level + 1 < len(noise))
-    if level + 1 < len(noise):
-        balance = balance - np.where(above, np.log(fit(noise[level + 1], width) + ~above), 0.0)
-    elif level + 1 < len(dims):
-        relay = np.where(parent & heard, pull - np.log(numbers.betas[level + 1]), -np.inf)
-    return _Rule(
-        floor, np.where(heard, balance, -np.inf), relay, heard & (level > 0), above & heard
-    )
-
-
-def _follow(chosen: npt.NDArray[np.int_], rules: list[_Rule], shape: tuple[int, ...]) -> Float:
-    """Solve for all x with one option chosen per level and mode: a small linear system each."""
-    free = len(rules)
-    matrix = np.zeros((*shape, free, free))
-    right = np.zeros((*shape, free))
-    for level, rule in enumerate(rules):
-        option = chosen[..., level]
-        rows = (rule.floor, rule.balance / 2, rule.relay)
-        right[..., level] = np.choose(option, [np.broadcast_to(row, shape) for row in rows])
-        matrix[..., level, level] = 1.0
-        if level:
-            share = np.choose(option, [0.0, 0.5, 1.0])
-            matrix[..., level, level - 1] = np.where(rule.below, -share, 0.0)
-        if level + 1 < free:
-            matrix[..., level, level + 1] = np.where(rule.above & (option == 1), -0.5, 0.0)
-    return np.asarray(np.linalg.solve(matrix, right[..., None])[..., 0], dtype=np.float64)
+    points = len(terms)
+    gains = [np.zeros(np.broadcast_shapes(*map(np.shape, terms)))] * (points + 1)
+    linked = [np.logical_and.reduce(present[first:]) for first in range(points)]
+    for first in range(points):
+        # Rise per level of the steepest straight line from here to a point beyond `stop`.
+        steepest = np.where(linked[first], -most, -np.inf)
+        for stop in range(points, first, -1):
+            reached = np.logical_and.reduce(present[first:stop])
+            slope = -sum(terms[first:stop]) / (stop - first)
+            lifted = (stop - first) * (steepest - slope)
+            gains[stop] = np.maximum(gains[stop], np.where(reached, lifted, 0.0))
+            steepest = np.maximum(steepest, np.where(reached, slope, -np.inf))
+    return gains[1:]
 
 
 def _kappa(numbers: Numbers, sigma_2: Std) -> Float:

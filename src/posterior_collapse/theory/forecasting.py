@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from posterior_collapse.errors import InvalidArgumentError, NotSolvedError
 from posterior_collapse.moments import Moments
 from posterior_collapse.moments.arrays import Float
+from posterior_collapse.records import Record, Viewed, unit_rows
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import parameters as explicit
 from posterior_collapse.theory.advice import Advice, advise
@@ -26,6 +25,8 @@ __all__ = ["FewSamplesWarning", "Forecast", "Level", "forecast"]
 
 LEAST_KL = 1e-9
 """Nats; less is rounding."""
+ATTAINED = 1e-9
+"""Relative to the loss: how nearly `Forecast.parameters` attain it, or a note says they do not."""
 
 Status = Literal["active", "noise", "collapsed"]
 Bias = Literal["both", "encoder", "decoder", "none"]
@@ -36,7 +37,7 @@ class FewSamplesWarning(UserWarning):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Level:
+class Level(Record):
     """One latent level at the optimum; arrays hold one entry per unit.
 
     Singular values are descending. All else is in the order of the units: as given for a fixed
@@ -67,16 +68,12 @@ class Level:
     critical_beta: Float
     critical_eta_dec: Float
 
+    derived: ClassVar = ("n_active",)
+
     @property
     def n_active(self) -> int:
         """Number of units with status "active"."""
         return self.status.count("active")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all fields and `n_active` as plain lists; infinities and NaN stay floats."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        plain = {k: v.tolist() if hasattr(v, "tolist") else list(v) for k, v in fields.items()}
-        return {"n_active": self.n_active, **plain}
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{self.status.count(s)} {s}" for s in ("active", "noise", "collapsed"))
@@ -84,7 +81,7 @@ class Level:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Forecast:
+class Forecast(Viewed):
     """The global optimum of a linear model on given data.
 
     Attributes:
@@ -98,6 +95,7 @@ class Forecast:
         notes: What the optimum leaves undetermined, and cautions about the data.
     """
 
+    view: ClassVar[str] = "forecast"
     spec: Spec
     loss: float
     spectrum: Float
@@ -114,8 +112,13 @@ class Forecast:
         """Number of active units of the top level, which only hears what lower levels pass on."""
         return self.levels[-1].n_active
 
+    @property
+    def hidden_variance(self) -> float:
+        """Variance that a data mode may have and be lost to rounding; 0 if all modes are known."""
+        return self._modes.hidden
+
     def parameters(self) -> Mapping[str, Float]:
-        """Return explicit matrices that attain `loss`.
+        """Return explicit matrices that attain `loss`, or as nearly as `notes` say.
 
         Keys: `W1` (d1, d_x), `U1` (d_y, d1) and `sigma_1` (d1,); a conditional model has `W1`
         reading the condition, `W2` (d1, d_y) the target and `U2` (d_y, d_x) the condition's path
@@ -152,24 +155,8 @@ class Forecast:
         """Count active units over a grid of beta and eta_dec; see `phase_diagram`."""
         return of_modes(self._modes, self.spec, betas, eta_decs, level)
 
-    def plot(self) -> Any:
-        """Return a matplotlib figure of spectrum, threshold and phase diagram."""
-        return _report().plot(self)
-
-    def _repr_html_(self) -> str:
-        return str(_report().html(self))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain, JSON-able values."""
-        return {
-            "spec": self.spec.to_dict(),
-            "loss": self.loss,
-            "eta_dec": self.eta_dec,
-            "total_variance": self.total_variance,
-            "spectrum": self.spectrum.tolist(),
-            "levels": [level.to_dict() for level in self.levels],
-            "notes": list(self.notes),
-        }
+    def _rows(self) -> Iterator[Mapping[str, Any]]:
+        return unit_rows(self.levels, self.spec.dims)
 
     def __repr__(self) -> str:
         levels = "; ".join(
@@ -211,25 +198,27 @@ def forecast(data: Moments | Any, spec: Spec, *, bias: Bias | None = None) -> Fo
     modes = Modes(moments, spec.model == "cvae")
     problem = Problem.of(modes, spec)
     solution = solve(problem)
-    levels = tuple(_levels(problem, solution))
+    with np.errstate(over="ignore", divide="ignore"):  # a critical value beyond floats: infinity
+        levels = tuple(_levels(problem, solution))
+    loss = solution.state.loss(solution.numbers, float(problem.rest[-1]), modes.target_dim)
     return Forecast(
         spec=spec,
-        loss=solution.state.loss(solution.numbers, float(problem.rest[-1]), modes.target_dim),
+        loss=loss,
         spectrum=modes.theta**2,
         total_variance=modes.total,
         levels=levels,
         eta_dec=float(solution.numbers.etas[0]),
-        notes=(*solution.notes, *_constant_kl(levels), *_cautions(modes)),
+        notes=(
+            *solution.notes,
+            *_constant_kl(levels),
+            *_cautions(modes),
+            *_hidden(modes, levels),
+            *_cancelling(modes, solution, loss),
+        ),
         _modes=modes,
         _problem=problem,
         _solution=solution,
     )
-
-
-def _report() -> Any:
-    # Figures and pages live in a room above this one, which theory must not depend on; a result
-    # only offers the way there.
-    return importlib.import_module("posterior_collapse.report")
 
 
 def _levels(problem: Problem, solution: Solution) -> list[Level]:
@@ -318,3 +307,33 @@ def _cautions(modes: Modes) -> list[str]:
             f"(variances slightly low); the unresolved tail holds variance {moments.unresolved:.4g}"
         )
     return cautions
+
+
+def _hidden(modes: Modes, levels: tuple[Level, ...]) -> Iterator[str]:
+    """What rounding hides matters where it could pass the lowest threshold."""
+    thresholds = np.concatenate([level.threshold for level in levels])
+    least = float(thresholds[np.isfinite(thresholds)].min(initial=np.inf))
+    if modes.hidden >= least:
+        yield (
+            f"modes of variance up to {modes.hidden:.3g} may be missing, lost to rounding beside "
+            f"the largest of {modes.theta[0] ** 2:.3g}, and {least:.3g} is enough for a unit to "
+            "live: divide the features by their standard deviations, drop the largest, or replace "
+            "one of two that are nearly equal by their difference"
+        )
+
+
+def _cancelling(modes: Modes, solution: Solution, loss: float) -> Iterator[str]:
+    """Weights in float64 cannot cancel terms to more than their sixteenth digit."""
+    numbers = solution.numbers
+    largest = modes.total / float(numbers.etas[0]) ** 2
+    for beta, prior, second in zip(
+        numbers.betas, numbers.priors, solution.state.second, strict=True
+    ):
+        largest += float(beta) * float(second.sum()) / float(prior) ** 2
+    rounding = 4 * np.finfo(float).eps * largest
+    if rounding > ATTAINED * (1 + abs(loss)):
+        yield (
+            f"parameters() attain the loss only to within about {rounding:.1g} nats: scales so far "
+            f"apart make it a difference of terms as large as {largest:.1g} nats; bring the stds "
+            "and betas of the levels, and the data, nearer to each other"
+        )

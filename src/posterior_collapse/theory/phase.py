@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from posterior_collapse import checks
 from posterior_collapse.errors import InvalidArgumentError, UnboundedObjectiveError
 from posterior_collapse.moments import Moments
 from posterior_collapse.moments.arrays import Float
+from posterior_collapse.records import Record
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import thresholds
 from posterior_collapse.theory.solve import Problem, refuse_unsolved, solve_state
@@ -22,7 +24,7 @@ __all__ = ["PhaseDiagram", "phase_diagram"]
 
 
 @dataclass(frozen=True, eq=False)
-class PhaseDiagram:
+class PhaseDiagram(Record):
     """Active units over beta (rows) and eta_dec (columns).
 
     Attributes:
@@ -39,15 +41,10 @@ class PhaseDiagram:
     eta_decs: Float
     active: npt.NDArray[np.int64]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain values."""
-        return {
-            "spec": self.spec.to_dict(),
-            "level": self.level,
-            "betas": self.betas.tolist(),
-            "eta_decs": self.eta_decs.tolist(),
-            "active": self.active.tolist(),
-        }
+    def _rows(self) -> Iterator[Mapping[str, Any]]:
+        for beta, counts in zip(self.betas, self.active, strict=True):
+            for eta_dec, active in zip(self.eta_decs, counts, strict=True):
+                yield {"beta": beta, "eta_dec": eta_dec, "active": active}
 
 
 def phase_diagram(

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posterior_collapse.checks import LEARNED_SIGMAS, Sigma
-from posterior_collapse.errors import NotSolvedError
+from posterior_collapse.errors import InvalidArgumentError, NotSolvedError
 from posterior_collapse.moments.arrays import Float
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import chain, single, thresholds
@@ -90,6 +90,7 @@ def solve(problem: Problem) -> Solution:
     Raises:
         NotSolvedError: No closed form is known.
         UnboundedObjectiveError: There is no minimum.
+        InvalidArgumentError: The scales are so far apart that the optimum fits no float.
     """
     eta_dec, notes = _decoder_std(problem)
     spec = problem.spec
@@ -98,7 +99,17 @@ def solve(problem: Problem) -> Solution:
     if spec.sigma_levels == ("shared",):
         sigma = single.shared_sigma(_units(problem), spec.beta_levels[0], etas[0], spec.eta_enc)
         problem = _with_sigma(problem, sigma)
-    state = solve_state(problem, problem.theta, numbers)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        state = solve_state(problem, problem.theta, numbers)
+        fits = np.isfinite([np.log(s).sum() for s in (*state.second, *state.noise)]).all()
+        fits &= np.isfinite([kl.sum() for kl in state.kl(numbers)]).all()
+    if not fits:
+        raise InvalidArgumentError(
+            "spec",
+            "stds and betas so far apart that the variances of the optimum fit no float",
+            "scales within 1e50 of each other",
+            "Bring the stds and betas of the levels nearer to each other.",
+        )
     return Solution(numbers, state, notes + _notes(problem, numbers, state))
 
 

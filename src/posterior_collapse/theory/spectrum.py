@@ -3,10 +3,14 @@
 With A = E[xx'], B = E[yx'], the modes are the singular triplets of Z = B A^{+1/2} (theory section
 0). For an autoencoder theta_i^2 are the eigenvalues of A; for a conditional model those of the
 residual covariance E = E[yy'] - B A^+ B' (section 2).
+
+Features may be measured in units as different as one likes. What of a matrix is rounding is
+decided on correlations, so that a feature is not lost beside one of a variance 1e16 times its own.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,9 +22,13 @@ from scipy import linalg
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.moments import Moments
 from posterior_collapse.moments.arrays import Float
-from posterior_collapse.specs import Spec
+from posterior_collapse.specs import Spec, require_gaussian
 
 __all__ = ["Modes", "Vectors", "as_moments"]
+
+EPS = float(np.finfo(float).eps)
+LEAST_SHARE = 1e-10
+"""Of the total variance: an eigenvalue routine has digits for features with more."""
 
 
 def as_moments(data: Moments | Any, spec: Spec) -> Moments:
@@ -28,12 +36,14 @@ def as_moments(data: Moments | Any, spec: Spec) -> Moments:
 
     Raises:
         InvalidArgumentError: `spec` is not a spec.
+        NotSolvedError: Its likelihood is not Gaussian.
         DataError: The data cannot be used, or a conditional model has no condition.
     """
     if not isinstance(spec, Spec):
         raise InvalidArgumentError(
             "spec", type(spec).__name__, "a VAESpec, CVAESpec, HVAESpec or ChainSpec", "Pass one."
         )
+    require_gaussian(spec)
     moments = data if isinstance(data, Moments) else Moments.from_arrays(data)
     if spec.model == "cvae" and not moments.paired:
         raise DataError(
@@ -65,6 +75,22 @@ class Vectors:
 
 
 @dataclass(frozen=True, eq=False)
+class _Factor:
+    """G, whose singular values are the modes' standard deviations.
+
+    Attributes:
+        rows: G, shape (modes, features of y).
+        axes: Of a pair, what turns x into the white coordinates that G's rows belong to, shape
+            (features of x, modes).
+        hidden: Variance that a direction left out of G may have for all that rounding tells.
+    """
+
+    rows: Float
+    axes: Float | None = None
+    hidden: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
 class Modes:
     """Spectrum of the data as a linear VAE sees it.
 
@@ -79,11 +105,10 @@ class Modes:
     @cached_property
     def theta(self) -> Float:
         """Standard deviations of the modes, descending, in data units."""
-        if self.conditional or not self.moments.paired:
-            matrix = self._residual[0] if self.conditional else self.moments.xx
-            return np.sqrt(_significant(linalg.eigvalsh(matrix)[::-1]))
-        values = linalg.svdvals(self._whitened[0])
-        return _pad(values * (values > values.max(initial=0) * 1e-14), min(self.moments.features))
+        if self._plain:
+            return np.sqrt(_significant(linalg.eigvalsh(self.moments.xx)[::-1]))
+        most = min(self.moments.features) if self._paired else len(self.moments.yy)
+        return _pad(linalg.svdvals(_triangle(self._factor.rows)[1]), most)
 
     @property
     def total(self) -> float:
@@ -94,11 +119,27 @@ class Modes:
     def outside(self) -> float:
         """Variance of the target in no mode: what a linear read-out of x cannot tell of y."""
         moments = self.moments
-        if self.conditional or not moments.paired:
+        if not self._paired:
             return moments.unresolved
-        left = moments.total_variance - float(np.sum(self.theta**2))
-        rounding = moments.total_variance * np.finfo(float).eps * 8 * max(moments.yx.shape)
-        return left if left > rounding else 0.0
+        variances = moments.yy.diagonal()
+        left = variances - np.square(self._factor.rows).sum(axis=0)
+        rounding = variances * EPS * 8 * max(moments.yx.shape)
+        return moments.unresolved + float(left[left > rounding].sum())
+
+    @property
+    def hidden(self) -> float:
+        """Variance that further modes may have and rounding hide; 0 where none can be missing."""
+        moments = self.moments
+        wide = moments.bases[1] is not None
+        samples = math.inf if moments.n is None else moments.n - moments.center
+        varying = moments.features[1] if wide else np.count_nonzero(moments.yy.diagonal())
+        complete = np.count_nonzero(self.theta) >= min(samples, varying)
+        if complete or self._paired or moments.unresolved > 0:
+            return 0.0
+        if not self._plain:
+            return self._factor.hidden
+        size = moments.n + 1 if wide and moments.n else len(self.theta)
+        return float(self.theta[0] ** 2 * size * EPS)
 
     @property
     def target_dim(self) -> int:
@@ -115,20 +156,20 @@ class Modes:
         """Directions of the modes, in the data space."""
         moments = self.moments
         basis_x, basis_y = moments.bases
-        theta, regression = self.theta, None
-        if self.conditional or not moments.paired:
-            matrix = self._residual[0] if self.conditional else moments.xx
-            write = linalg.eigh(matrix)[1].T[::-1]
-            inverse = np.divide(1.0, theta, out=np.zeros_like(theta), where=theta > 0)
-            read = write * inverse[:, None]
+        regression = self._regression if self.conditional else None
+        if self._plain:
+            write = linalg.eigh(moments.xx)[1].T[::-1]
+            read = _divided(write, self.theta)
         else:
-            half, directions, root = self._whitened
-            left, _, right = linalg.svd(half, full_matrices=False)
-            read = (right / root) @ directions.T
-            write = left.T
+            factor = self._factor
+            left, triangle, order = _triangle(factor.rows)
+            inner, stds, right = linalg.svd(triangle, full_matrices=False)
+            write = np.empty_like(right)
+            write[:, order] = right
+            read = _divided(write, stds)
+            if factor.axes is not None:
+                read = (left @ inner).T @ factor.axes.T
         mean_in, mean_out = moments.mean_x, moments.mean_y
-        if self.conditional:
-            regression = self._residual[1]
         if basis_x is not None:
             mean_in = basis_x.lift(mean_in[None])[0]
             if regression is not None:
@@ -138,7 +179,7 @@ class Modes:
         if basis_y is not None:
             mean_out = basis_y.lift(mean_out[None])[0]
             write = basis_y.lift(write)
-            if self.conditional or not moments.paired:
+            if not self._paired:
                 read = basis_y.lift(read)
             if regression is not None:
                 regression = basis_y.lift(regression.T).T
@@ -159,42 +200,110 @@ class Modes:
                 "Use fewer units, or fewer samples.",
             )
 
+    @property
+    def _paired(self) -> bool:
+        """Whether x is read and another y written; otherwise the modes are a covariance's."""
+        return self.moments.paired and not self.conditional
+
+    @cached_property
+    def _plain(self) -> bool:
+        """Whether the eigenvalues of A itself have digits for every feature."""
+        variances = self.moments.xx.diagonal()
+        varying = variances[variances > 0]
+        least = varying.min(initial=math.inf)
+        return not self.moments.paired and bool(least >= LEAST_SHARE * varying.sum())
+
+    @cached_property
+    def _factor(self) -> _Factor:
+        if self.conditional:
+            return self._residual
+        if not self.moments.paired:
+            return _root(*_correlations(self.moments.xx))
+        scale = _stds(self.moments.yy)
+        white = self.moments.yx @ self._whitener[0] / self._whitener[1]
+        left, stds, right = linalg.svd((white / scale[:, None]).T, full_matrices=False)
+        keep = stds > stds.max(initial=0) * 1e-14
+        axes = self._whitener[0] / self._whitener[1] @ left[:, keep]
+        return _Factor(stds[keep, None] * right[keep] * scale, axes)
+
     @cached_property
     def _whitener(self) -> tuple[Float, Float]:
-        """Eigenvectors of A with nonzero eigenvalue, and the roots of these eigenvalues."""
-        a = self.moments.xx
-        if len(a) == 0:
+        """Directions of x that are uncorrelated, as columns, and their standard deviations."""
+        matrix, scale = _correlations(self.moments.xx)
+        if len(matrix) == 0:
             return np.zeros((0, 0)), np.zeros(0)
-        values, vectors = linalg.eigh(a)
-        keep = values > values[-1] * len(values) * np.finfo(float).eps
-        return vectors[:, keep], np.sqrt(values[keep])
+        values, vectors = linalg.eigh(matrix)
+        keep = values > _rounding(values)
+        return vectors[:, keep] / scale[:, None], np.sqrt(values[keep])
 
     @cached_property
-    def _whitened(self) -> tuple[Float, Float, Float]:
-        directions, root = self._whitener
-        return self.moments.yx @ directions / root, directions, root
+    def _regression(self) -> Float:
+        """K = B A^+."""
+        directions, stds = self._whitener
+        found: Float = self.moments.yx @ directions / stds**2 @ directions.T
+        return found
 
     @cached_property
-    def _residual(self) -> tuple[Float, Float]:
-        """Residual covariance E and regression K = B A^+."""
-        half, directions, root = self._whitened
+    def _residual(self) -> _Factor:
+        """The factor of the residual covariance E = C - K B'."""
         moments = self.moments
-        regression = (half / root) @ directions.T
-        residual = moments.yy - half @ half.T
-        values, vectors = linalg.eigh((residual + residual.T) / 2)
+        directions, stds = self._whitener
+        y_scale, x_scale = _stds(moments.yy), _stds(moments.xx)
+        both = y_scale[:, None] * x_scale
+        half = moments.yx @ directions / stds / y_scale[:, None]
+        c = moments.yy / y_scale / y_scale[:, None]
+        residual = c - half @ half.T
         # Rounding of the moments, carried to first order through C - K B' - B K' + K A K'.
-        size = linalg.norm(regression) if regression.size else 0.0
-        scale = np.trace(moments.yy) + 2 * size * linalg.norm(moments.yx)
-        scale += size**2 * linalg.norm(moments.xx)
-        floor = scale * np.finfo(float).eps * 4 * max(half.shape[0], self.rank)
-        values = np.where(values > floor, values, 0.0)
-        return (vectors * values) @ vectors.T, regression
+        size = linalg.norm(self._regression / y_scale[:, None] * x_scale) if both.size else 0.0
+        noise = np.trace(c) + 2 * size * linalg.norm(moments.yx / both)
+        noise += size**2 * linalg.norm(moments.xx / x_scale / x_scale[:, None])
+        floor = float(noise * EPS * 4 * max(half.shape[0], self.rank))
+        return _root((residual + residual.T) / 2, y_scale, floor)
+
+
+def _stds(matrix: Float) -> Float:
+    """Standard deviations of the features, 1 for those that do not vary."""
+    variances = matrix.diagonal()
+    return np.sqrt(np.where(variances > 0, variances, 1.0))
+
+
+def _correlations(matrix: Float) -> tuple[Float, Float]:
+    """Return the matrix with features of unit variance, and what they were divided by."""
+    scale = _stds(matrix)
+    return matrix / scale / scale[:, None], scale
+
+
+def _rounding(values: npt.NDArray[np.floating[Any]]) -> float:
+    """What an eigenvalue of a symmetric matrix must exceed to be no rounding error."""
+    return float(values.max(initial=0.0)) * len(values) * EPS
 
 
 def _significant(values: npt.NDArray[np.floating[Any]]) -> Float:
     """Set to zero what is below the rounding error of a symmetric eigenproblem."""
-    floor = values.max(initial=0.0) * len(values) * np.finfo(float).eps
-    return np.where(values > floor, values, 0.0)
+    return np.where(values > _rounding(values), values, 0.0)
+
+
+def _root(matrix: Float, scale: Float, floor: float | None = None) -> _Factor:
+    """Return the factor of a matrix given for features divided by `scale`, less its rounding."""
+    values, vectors = linalg.eigh(matrix)
+    floor = _rounding(values) if floor is None else floor
+    keep = values > floor
+    left_out = np.square(vectors[:, ~keep] * scale[:, None]).sum(axis=0)
+    rows = (vectors[:, keep] * np.sqrt(values[keep])).T * scale
+    return _Factor(rows, hidden=floor * float(left_out.max(initial=0.0)))
+
+
+def _triangle(rows: Float) -> tuple[Float, Float, npt.NDArray[np.integer[Any]]]:
+    """QR with pivots: with large features first, an SVD keeps the digits of the small ones."""
+    left, triangle, order = linalg.qr(rows, mode="economic", pivoting=True)
+    return np.asarray(left, np.float64), np.asarray(triangle, np.float64), order
+
+
+def _divided(rows: Float, stds: Float) -> Float:
+    """Each row over its std, or 0 where that is 0."""
+    inverse = np.divide(1.0, stds, out=np.zeros_like(stds), where=stds > 0)
+    found: Float = rows * inverse[:, None]
+    return found
 
 
 def _pad(values: Float, length: int) -> Float:

@@ -44,6 +44,9 @@ def fit(values: Float, width: int) -> Float:
 class Numbers:
     """Weights and standard deviations of the objective, per level, bottom first.
 
+    Each is a number, or an array that broadcasts with the modes: a grid with a last axis of 1, or
+    one value per mode.
+
     Attributes:
         betas: Beta per level.
         etas: Std of p(y|z1), then of p(z_l|z_{l+1}).
@@ -58,6 +61,14 @@ class Numbers:
     def priors(self) -> list[Float | float]:
         """Std of the prior that each level is compared with."""
         return [*self.etas[1:], self.eta_enc]
+
+    def cut(self, width: int) -> Numbers:
+        """Return the numbers of the first `width` modes, where they differ from mode to mode."""
+        betas, etas = (
+            [n[..., :width] if np.ndim(n) else n for n in numbers]  # type: ignore[index]
+            for numbers in (self.betas, self.etas)
+        )
+        return Numbers(betas, etas, self.eta_enc)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,11 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from posterior_collapse import checks
 from posterior_collapse.moments.arrays import Float
 from posterior_collapse.theory.chain import Std
 from posterior_collapse.theory.state import Numbers, State, fit
 
 Bool = npt.NDArray[np.bool_]
+HALVINGS = 60
+"""Of the range that a critical value is looked for in; they leave 1e-16 of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,8 +156,10 @@ def by_bisection(
 ) -> list[Threshold]:
     """Thresholds of any chain, by bisecting each unit's own switch on a logarithmic scale.
 
-    The critical eta_dec of level l is that of the decoder this level feeds, `eta_decs[l-1]`.
+    All units are bisected at once, each with a value of its own. The critical eta_dec of level l
+    is that of the decoder this level feeds, `eta_decs[l-1]`.
     """
+    width = max(dims)
 
     def with_beta(level: int, value: Float) -> State:
         betas = [value if k == level else b for k, b in enumerate(numbers.betas)]
@@ -164,32 +169,32 @@ def by_bisection(
         etas = [value if k == level else e for k, e in enumerate(numbers.etas)]
         return solve(theta, Numbers(numbers.betas, etas, numbers.eta_enc))
 
-    def with_variance(value: Float) -> State:
-        return solve(np.sqrt(value) * np.ones(max(dims)), numbers)
-
-    def dead(state: State, level: int) -> Bool:
-        return np.diagonal(state.correlation[level] * np.ones((dims[level], 1))) <= 0
-
-    def heard(state: State, level: int) -> Bool:
-        return np.diagonal(state.informed[level] & np.ones((dims[level], 1), bool))
-
     def of_level(level: int) -> Threshold:
         units = dims[level]
+
+        def switch(past: Callable[[Float], Bool]) -> Float:
+            # Where a trial value overflows, its infinity is beyond every threshold.
+            with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+                return _switch(width, past)[:units]
+
+        def dead(state: State) -> Bool:
+            return fit(state.correlation[level], width) <= 0
+
         return Threshold(
-            _switch(units, lambda v: heard(with_variance(v), level)),
-            _switch(units, lambda v: dead(with_beta(level, v), level)),
-            _switch(units, lambda v: dead(with_eta(level, v), level)),
+            np.square(switch(lambda v: fit(1 - solve(v, numbers).lost[level], width) > 0)),
+            switch(lambda v: dead(with_beta(level, v))),
+            switch(lambda v: dead(with_eta(level, v))),
         )
 
     return [of_level(level) for level in range(len(dims))]
 
 
-def _switch(units: int, past: Callable[[Float], Bool]) -> Float:
-    """Value at which `past` turns true for each unit: 0 if it always is, infinity if never."""
-    low, high = np.full(units, -40.0), np.full(units, 40.0)
-    always, ever = past(np.exp(low)[:, None]), past(np.exp(high)[:, None])
-    for _ in range(64):
+def _switch(width: int, past: Callable[[Float], Bool]) -> Float:
+    """Value at which `past` turns true for each mode: 0 if it always is, infinity if never."""
+    low, high = np.full(width, np.log(checks.LEAST)), np.full(width, np.log(checks.MOST))
+    always, ever = past(np.exp(low)), past(np.exp(high))
+    for _ in range(HALVINGS):
         middle = (low + high) / 2
-        turned = past(np.exp(middle)[:, None])
+        turned = past(np.exp(middle))
         low, high = np.where(turned, low, middle), np.where(turned, middle, high)
     return np.where(always, 0.0, np.where(ever, np.exp(high), np.inf))

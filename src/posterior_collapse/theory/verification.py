@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from posterior_collapse.errors import InvalidArgumentError, nearest
 from posterior_collapse.moments import Moments
+from posterior_collapse.records import Record
 from posterior_collapse.specs import ChainSpec, CVAESpec, HVAESpec, Spec, VAESpec
 from posterior_collapse.theory.forecasting import forecast
 from posterior_collapse.theory.minimum import minimise
@@ -42,7 +43,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Verification:
+class Verification(Record):
     """One problem: what theory says, and what minimisation from random starts found.
 
     Attributes:
@@ -67,10 +68,6 @@ class Verification:
     theory_on: tuple[int, ...]
     found_on: tuple[int, ...]
     agrees: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain values."""
-        return asdict(self)
 
 
 def verify(

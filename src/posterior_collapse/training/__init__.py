@@ -3,11 +3,11 @@
 from posterior_collapse.errors import needing_torch
 
 with needing_torch():
+    from posterior_collapse.theory.state import ACTIVE_INFORMATION
     from posterior_collapse.training.arguments import UnboundedObjectiveWarning
-    from posterior_collapse.training.engine import Progress
     from posterior_collapse.training.fitted import Fitted
     from posterior_collapse.training.fitting import fit, fit_many
-    from posterior_collapse.training.measuring import ACTIVE_INFORMATION
+    from posterior_collapse.training.progress import Progress
     from posterior_collapse.training.settings import Settings
 
 __all__ = [

@@ -31,6 +31,7 @@ __all__ = [
     "check_one_each",
     "described",
     "per_run",
+    "several",
     "split",
     "warn_unbounded",
 ]
@@ -78,6 +79,19 @@ def check_device(name: str) -> None:
             "device", repr(name), " or ".join(["'cpu'", *devices]) + ", which this torch has here",
             "Pass device='cpu'.",
         )  # fmt: skip
+
+
+def several(specs: Sequence[Spec]) -> tuple[Spec, ...]:
+    """Return the specs of several runs.
+
+    Raises:
+        InvalidArgumentError: One spec alone.
+    """
+    if isinstance(specs, Spec):
+        raise InvalidArgumentError(
+            "specs", f"one {type(specs).__name__}", "a list of specs", "Pass [spec], or use fit."
+        )
+    return tuple(specs)
 
 
 def per_run(given: dict[str, Any], runs: int) -> list[dict[str, Any]]:
@@ -130,8 +144,7 @@ def warn_unbounded(
         if fixed or not fed.sized:
             continue  # there is a minimum, or to find out would take a pass over the data
         try:
-            center = architecture.bias if architecture.name == "linear" else True
-            forecast(fed.moments(center), effective_spec(spec, settings.convention))
+            forecast(fed.moments(architecture.centred), effective_spec(spec, settings.convention))
         except UnboundedObjectiveError as error:
             if is_exact:
                 raise

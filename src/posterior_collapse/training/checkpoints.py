@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from posterior_collapse import atomic, checks
+from posterior_collapse import checks, files
 from posterior_collapse.errors import CheckpointError, MissingDependencyError, writing
+from posterior_collapse.files import digest
 
 try:
     from safetensors import SafetensorError
@@ -106,13 +107,13 @@ def save(
         # Keys become text before the record is hashed, as they will be when it is read.
         "meta": json.loads(json.dumps(dict(meta))),
     }
-    text = json.dumps({**record, "record_sha256": _digest(record)}, indent=1)
+    text = json.dumps({**record, "record_sha256": digest(record)}, indent=1)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     path = folder / _commit_name(step)
     # Should the power fail between the two names, the older checkpoints are still there.
-    atomic.write(folder / _tensors_name(record), content, sync_folder=False)
-    atomic.write(path, text.encode())
+    files.write(folder / _tensors_name(record), content, sync_folder=False)
+    files.write(path, text.encode())
     prune(folder, step, keep)
     return path
 
@@ -167,11 +168,6 @@ def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 
-def _digest(record: Mapping[str, Any]) -> str:
-    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def _commit_name(step: int) -> str:
     return f"checkpoint-{step:010d}.json"
 
@@ -217,7 +213,7 @@ def _read_record(path: Path) -> dict[str, Any]:
         raise _RefusedError("is not a checkpoint of this package")
     if record.get("version") != VERSION:
         raise _RefusedError(f"has version {record.get('version')!r}, not {VERSION}")
-    if record.pop("record_sha256", None) != _digest(record):
+    if record.pop("record_sha256", None) != digest(record):
         raise _RefusedError("was edited (SHA-256 differs)")
     if not (
         type(record["step"]) is int
@@ -257,7 +253,7 @@ def _delete_superseded(folder: Path, step: int, keep: int) -> None:
     needed = {_tensors_of(path) for path in kept}
     for path in folder.iterdir():
         rubbish = TENSORS.fullmatch(path.name) or (
-            path.name.startswith(".checkpoint-") and path.name.endswith(atomic.PARTIAL)
+            path.name.startswith(".checkpoint-") and path.name.endswith(files.PARTIAL)
         )
         if rubbish and path.name not in needed:
             path.unlink(missing_ok=True)

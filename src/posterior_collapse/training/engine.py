@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,36 +14,21 @@ from posterior_collapse.errors import NonFiniteLossError
 from posterior_collapse.models import MarkovVAE, loss
 from posterior_collapse.training import seeds, states
 from posterior_collapse.training.annealing import Annealing
+from posterior_collapse.training.course import FINISHED, Course
 from posterior_collapse.training.drawing import BLOCK, draw, first_rows
 from posterior_collapse.training.feeding import Batch, Feed
 from posterior_collapse.training.information import active_units, information
 from posterior_collapse.training.optimisers import SGD, Adam, Optimiser, clip_
-from posterior_collapse.training.runs import FINISHED, Run
+from posterior_collapse.training.progress import Progress
 from posterior_collapse.training.settings import Settings
 from posterior_collapse.training.stacking import Draws, Stack
 
-__all__ = ["Engine", "Progress"]
+__all__ = ["Engine"]
 
 ACTIVE_ROWS = 512
 """Rows on which active units are counted after each epoch."""
 CHUNK = 1_000
 REMEDY = "Lower learning_rate, bound the gradients with clip, or raise eta_dec."
-
-
-class Progress(NamedTuple):
-    """What a caller is told after each epoch.
-
-    Attributes:
-        step: Steps done.
-        steps: Steps of the whole run; None: unknown.
-        epoch: Epochs done.
-        rows: Per run, the epoch's row of the history; None for a run that has stopped.
-    """
-
-    step: int
-    steps: int | None
-    epoch: int
-    rows: list[dict[str, float] | None]
 
 
 class Engine:
@@ -77,7 +62,7 @@ class Engine:
         half = common.precision == "bf16"
         self.stack = Stack(models, self.device, feed.batch_size, half=half)
         self.dtype = next(iter(self.stack.leaves.values())).dtype
-        self.runs = [Run(one) for one in settings]
+        self.runs = [Course(one) for one in settings]
         self.optimiser = self._optimiser()
         self.bounds = self._clip_bounds()
         per_epoch = feed.steps_per_epoch
@@ -231,7 +216,7 @@ class Engine:
         if self.validation is None:
             return None
         rows = self.validation.rows(10**12 if self.validation.sized else 10 * CHUNK)
-        total = torch.zeros(len(self.runs), dtype=torch.float64)
+        total = torch.zeros(len(self.runs), dtype=torch.float64, device="cpu")
         for start in range(0, len(rows.x), CHUNK):
             x = rows.x[start : start + CHUNK]
             batch = Batch(x, None if rows.y is None else rows.y[start : start + CHUNK])

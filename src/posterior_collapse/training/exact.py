@@ -24,9 +24,9 @@ from posterior_collapse.moments import Moments
 from posterior_collapse.theory.exact import ExactObjective
 from posterior_collapse.theory.minimum import FINISHED, ITERATIONS, ReducedObjective, descend
 from posterior_collapse.theory.state import ACTIVE_INFORMATION
+from posterior_collapse.training.course import Course
 from posterior_collapse.training.information import linear_information
 from posterior_collapse.training.optimisers import SGD, Adam, clip_
-from posterior_collapse.training.runs import Run
 from posterior_collapse.training.settings import Settings
 
 __all__ = ["ITERATIONS", "check", "first_order", "train"]
@@ -56,7 +56,7 @@ def train(
     alone: bool,
     fresh: bool = True,
     report: Callable[[dict[str, float]], None] | None = None,
-) -> tuple[Run, int]:
+) -> tuple[Course, int]:
     """Train a linear model in place, in float64; return its course and its iterations.
 
     Args:
@@ -79,7 +79,11 @@ def train(
             "Train by minibatches, or forecast: the optimum is known in closed form.",
         )  # fmt: skip
     objective = ExactObjective(moments, model.spec, CONVENTIONS[settings.convention])
-    reduced, run, limit = ReducedObjective(objective), Run(settings), settings.steps or ITERATIONS
+    reduced, run, limit = (
+        ReducedObjective(objective),
+        Course(settings),
+        settings.steps or ITERATIONS,
+    )
     done, point = 0, reduced.start(read_parameters(model), fresh=fresh)
 
     def record() -> None:
@@ -118,7 +122,8 @@ def train(
         if settings.optimiser in (None, "lbfgs"):
             move()  # to its last finite iteration
     if model.architecture.bias:
-        set_biases(model, torch.tensor(moments.mean_x), torch.tensor(moments.mean_y))
+        means = [torch.tensor(mean, device="cpu") for mean in (moments.mean_x, moments.mean_y)]
+        set_biases(model, *means)
     return run, done
 
 
@@ -141,15 +146,19 @@ def first_order(
     rates = [settings.learning_rate]
     sgd = settings.optimiser == "sgd"
     optimiser = SGD(stacked, rates, settings.momentum) if sgd else Adam(stacked, rates)
-    bounds = None if settings.clip is None else torch.tensor([settings.clip], dtype=torch.float64)
+    bounds = (
+        None
+        if settings.clip is None
+        else torch.tensor([settings.clip], dtype=torch.float64, device="cpu")
+    )
     for step in itertools.count():
         found = read_parameters(model)
         value, slopes = objective.loss_and_gradient(found)
         gradients = []
         for name, p in parameters.items():
-            slope = torch.as_tensor(slopes[name])
+            slope = torch.as_tensor(slopes[name], device=p.device)
             if name[0] not in "WU":  # a std, trained as its log
-                slope = slope * torch.as_tensor(found[name])
+                slope = slope * torch.as_tensor(found[name], device=p.device)
             slope = slope if p.dim() else slope.sum()
             gradients.append(slope.reshape(1, *p.shape).contiguous())
         norm = clip_(gradients, bounds)

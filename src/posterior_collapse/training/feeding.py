@@ -16,10 +16,11 @@ from torch.utils.data import Dataset as TorchDataset
 from posterior_collapse.data import Dataset
 from posterior_collapse.data.arrays import as_samples, same_length
 from posterior_collapse.errors import DataError
+from posterior_collapse.files import fingerprint
+from posterior_collapse.models.loaders import seeded
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec
 from posterior_collapse.training import seeds
-from posterior_collapse.training.run_folders import fingerprint
 
 __all__ = ["ArrayFeed", "Batch", "Feed", "LoaderFeed", "feed"]
 
@@ -77,7 +78,8 @@ class ArrayFeed(Feed):
 
     def __init__(self, rows: Batch, batch_size: int, arrays: tuple[Any, Any]) -> None:
         self.x, self.y = rows
-        self.batch_size = batch_size
+        # A batch of more rows than there are is a batch of all: noise is drawn for no others.
+        self.batch_size = min(batch_size, len(self.x))
         self.dims = (self.x.shape[1], None if self.y is None else self.y.shape[1])
         self._arrays = arrays
         self._moments: dict[bool, Moments] = {}
@@ -90,7 +92,7 @@ class ArrayFeed(Feed):
     def epoch(self, order_seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
         """Yield one epoch in the order that (order_seed, epoch) gives."""
         shuffle = seeds.generator(order_seed, seeds.ORDER, epoch)
-        order = torch.randperm(len(self.x), generator=shuffle).to(self.x.device)
+        order = torch.randperm(len(self.x), generator=shuffle, device="cpu").to(self.x.device)
         for index in torch.split(order, self.batch_size)[skip:]:
             y = None if self.y is None else self.y.index_select(0, index)
             yield Batch(self.x.index_select(0, index), y)
@@ -176,15 +178,7 @@ class LoaderFeed(Feed):
         return Moments.from_batches(batches, center=center)
 
     def _seeded(self, order_seed: int, epoch: int) -> Iterator[Any]:
-        seed = seeds.derive(order_seed, seeds.ORDER, epoch)
-        if self.loader.generator is not None:
-            self.loader.generator.manual_seed(seed)
-            yield from self.loader
-            return
-        # A loader without a generator draws from torch's global one: lend it a seed.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            yield from self.loader
+        return seeded(self.loader, seeds.derive(order_seed, seeds.ORDER, epoch))
 
     def _flat(self, value: Tensor) -> Tensor:
         return value.reshape(len(value), -1).to(self.device, self.dtype)

@@ -31,14 +31,15 @@ from posterior_collapse.training.arguments import (
     check_one_each,
     described,
     per_run,
+    several,
     split,
     warn_unbounded,
 )
-from posterior_collapse.training.engine import Engine, Progress
+from posterior_collapse.training.course import LIMIT, Course
+from posterior_collapse.training.engine import Engine
 from posterior_collapse.training.feeding import ArrayFeed, Feed, feed
 from posterior_collapse.training.fitted import Fitted
-from posterior_collapse.training.progress import bar
-from posterior_collapse.training.runs import LIMIT, Run
+from posterior_collapse.training.progress import Bar, Progress
 from posterior_collapse.training.settings import Settings
 
 __all__ = ["fit", "fit_many"]
@@ -120,11 +121,14 @@ def fit_many(
 ) -> tuple[Fitted, ...]:
     """Train models whose specs differ in numbers only, in one vectorised run.
 
-    Every run has its own initialisation, noise, clipping and early stopping, from its own seed;
-    the data order is one for all. `fit(fitted.spec, data, settings=fitted.settings)` gives any of
-    them alone, up to floating-point order (which the paper's nets with `sigma="input"` amplify: a
-    signed std that crosses 0 makes any two runs part that differ in rounding). A run whose loss is
-    not finite is frozen at its last finite step, and says so in `stopped`; the others go on.
+    Every run has its own initialisation, noise, clipping and early stopping, from its own seed.
+    One vectorised run sees its data in one order, that of `order_seed` (None: the seed of the
+    settings), whatever `seeds` says: to spread over orders too call it once per seed, as `sweep`
+    and `collapse train --seed` do. `fit(fitted.spec, data, settings=fitted.settings)`
+    gives any of them alone, up to floating-point order (which the paper's nets with
+    `sigma="input"` amplify: a signed std that crosses 0 makes any two runs part that differ in
+    rounding). A run whose loss is not finite is frozen at its last finite step, and says so in
+    `stopped`; the others go on.
 
     Args:
         specs: One per run.
@@ -155,11 +159,7 @@ def fit_many(
         >>> [f.spec.beta for f in fit_many(specs, x, "mlp", epochs=2, hidden=(8,))]
         [0.5, 2.0]
     """
-    if isinstance(specs, Spec):
-        raise InvalidArgumentError(
-            "specs", f"one {type(specs).__name__}", "a list of specs", "Pass [spec], or use fit."
-        )
-    specs = tuple(specs)
+    specs = several(specs)
     given = {"seed": seeds, "learning_rate": learning_rates, "clip": clips}
     changes = per_run(given, len(specs))
     if folders is not None:
@@ -222,16 +222,17 @@ def _fit(
     check_folders(folders, resume)
     warn_unbounded(specs, common, models[0].architecture, fed, is_exact)
     if is_exact:
-        with bar(progress, common.steps) as report:
-            return _exactly(models, own, fed, folders, resume, report, alone, not from_forecast)
-    with bar(progress, common.epochs) as report:
+        with Bar(progress, common.steps) as shown:
+            fresh = not from_forecast
+            return _exactly(models, own, fed, folders, resume, shown.report, alone, fresh)
+    with Bar(progress, common.epochs) as shown:
         engine = Engine(
             models,
             own,
             fed,
             validation=checked,
             folders=folders,
-            report=report,
+            report=shown.report,
             alone=alone,
         )
         if resume and folders is not None and all(map(checkpoints.exists, folders)):
@@ -251,12 +252,12 @@ def _exactly(
     fresh: bool,
 ) -> tuple[Fitted, ...]:
     exact.check(settings[0])
-    moments = fed.moments(models[0].architecture.bias)
+    moments = fed.moments(models[0].centred)
     data = None if folders is None else fed.fingerprint()
     fitted = []
     for i, (model, own) in enumerate(zip(models, settings, strict=True)):
         folder = None if folders is None else folders[i]
-        run = Run(own)
+        run = Course(own)
         done: int | None = None
         initial = copy.deepcopy(model.state_dict())
         if resume and folder is not None and checkpoints.exists(folder):
@@ -307,8 +308,7 @@ def _start(
         **networks,
     )
     if from_forecast:
-        center = model.architecture.bias
-        moments = fed.moments(center)
+        moments = fed.moments(model.centred)
         best = forecast(moments, effective_spec(spec, settings.convention))
         load_parameters(model, best.parameters())
     return model

@@ -1,4 +1,7 @@
-"""Which units of trained models carry information on x, from second moments."""
+"""Which units of a stack carry information on x: a quick count after each epoch of training.
+
+It takes units for Gaussian, from second moments of some rows; `diagnose` measures what they know.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from posterior_collapse.models import Architecture, LinearValues, MarkovVAE
-from posterior_collapse.specs import Spec
+from posterior_collapse.models import LinearValues, MarkovVAE
 from posterior_collapse.theory.state import ACTIVE_INFORMATION
 from posterior_collapse.training.feeding import Batch
 from posterior_collapse.training.stacking import Stack
@@ -20,7 +22,6 @@ __all__ = [
     "information",
     "linear_information",
     "moment",
-    "rotatable",
     "unit_information",
 ]
 
@@ -29,7 +30,7 @@ RIDGE = 1e-12
 
 
 class _Upward(nn.Module):
-    """Two ways up, the means' and a sample's, as a module that `functional_call` can run."""
+    """Propagates a batch to each level twice: through posterior means, and through one sample."""
 
     def __init__(self, model: MarkovVAE) -> None:
         super().__init__()
@@ -38,8 +39,6 @@ class _Upward(nn.Module):
     def forward(
         self, x: Tensor, y: Tensor | None, noise: Sequence[Tensor]
     ) -> list[tuple[Tensor, Tensor]]:
-        # Without biases theory takes second moments about 0.
-        centred = self.model.architecture.name != "linear" or self.model.architecture.bias
         data = {"x": x} if y is None or not self.model.conditional else {"x": x, "y": y}
         above, sampled = data, data
         found = []
@@ -47,7 +46,9 @@ class _Upward(nn.Module):
             mean = encoder(above, {}).mean
             q = encoder(sampled, {})
             spread = torch.diag(q.std.square().expand(mean.shape).mean(0))
-            found.append((moment(mean, centred), moment(q.mean, centred) + spread))
+            found.append(
+                (moment(mean, self.model.centred), moment(q.mean, self.model.centred) + spread)
+            )
             above, sampled = {"z": mean}, {"z": q.at(level_noise)}
         return found
 
@@ -77,7 +78,7 @@ def information(stack: Stack, batch: Batch, noise: tuple[Tensor, ...]) -> list[T
         return functional_call(upward, state, (batch.x, batch.y, noise))
 
     levels = vmap(one)(stack.parameters, stack.buffers, noise)
-    free = zip(*(rotatable(spec, stack.model.architecture) for spec in stack.specs), strict=True)
+    free = zip(*(stack.model.architecture.rotatable(spec) for spec in stack.specs), strict=True)
     return [
         unit_information(due, total, torch.tensor(runs, device=due.device))
         for (due, total), runs in zip(levels, free, strict=True)
@@ -93,7 +94,7 @@ def linear_information(model: MarkovVAE, values: LinearValues, first: Tensor) ->
         first: Second moment of the means of z_1, (units, units).
     """
     known, total, found = first, first, []
-    free = rotatable(model.spec, model.architecture)
+    free = model.architecture.rotatable(model.spec)
     for level, (W, std, one) in enumerate(zip(values.encoders, values.stds, free, strict=True)):
         if level:
             known, total = W @ known @ W.mT, W @ total @ W.mT
@@ -101,14 +102,6 @@ def linear_information(model: MarkovVAE, values: LinearValues, first: Tensor) ->
         runs = torch.tensor([one], device=first.device)
         found.append(unit_information(known[None], total[None], runs)[0])
     return found
-
-
-def rotatable(spec: Spec, architecture: Architecture) -> list[bool]:
-    """Return per level whether its units can be rotated into each other at no cost.
-
-    They can where all share one std; then no single unit is determined, only their directions are.
-    """
-    return [same and architecture.latent == "identity" for same in spec.one_sigma_levels]
 
 
 def unit_information(due: Tensor, total: Tensor, free: Tensor) -> Tensor:

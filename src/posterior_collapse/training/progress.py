@@ -1,51 +1,47 @@
-"""A live bar on stderr for one run or a sweep."""
+"""What a caller is told after each epoch, and the bar that says it."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import NamedTuple
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+from posterior_collapse.progress import Display
 
-if TYPE_CHECKING:
-    from posterior_collapse.training.engine import Progress
-
-__all__ = ["bar"]
+__all__ = ["Bar", "Progress"]
 
 
-@contextlib.contextmanager
-def bar(
-    progress: bool | Callable[[Progress], None], total: int | None
-) -> Iterator[Callable[[Progress], None] | None]:
-    """Give the function to call after each epoch; none if nobody looks.
+class Progress(NamedTuple):
+    """What a caller is told after each epoch.
+
+    Attributes:
+        step: Steps done.
+        steps: Steps of the whole run; None: unknown.
+        epoch: Epochs done.
+        rows: Per run, the epoch's row of the history; None for a run that has stopped.
+    """
+
+    step: int
+    steps: int | None
+    epoch: int
+    rows: list[dict[str, float] | None]
+
+
+class Bar(Display):
+    """A bar over one run or a sweep, or a function that is called instead.
 
     Args:
-        progress: Whether to show a bar, or what to call instead.
-        total: Epochs to come, where the number of steps is unknown.
+        progress: Whether to show a bar, or what to call after each epoch.
+        epochs: To come; it is the total where the number of steps is unknown.
     """
-    if not isinstance(progress, bool):
-        yield progress
-        return
-    if not progress:
-        yield None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as shown:
-        task = shown.add_task("training", total=total)
 
-        def show(now: Progress) -> None:
-            known = now.steps is not None
-            shown.update(
-                task,
-                total=now.steps if known else total,
-                completed=now.step if known else now.epoch,
-                description=describe(now),
-            )
+    def __init__(self, progress: bool | Callable[[Progress], None], epochs: int | None) -> None:
+        super().__init__("training", epochs, keep=True, show=progress is True)
+        self.report = self.show if progress is True else progress or None
 
-        yield show
+    def show(self, now: Progress) -> None:
+        """Draw the state after an epoch."""
+        done = now.epoch if now.steps is None else now.step
+        self.update(done, total=now.steps, text=describe(now))
 
 
 def describe(now: Progress) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from posterior_collapse import checks
 from posterior_collapse.errors import InvalidArgumentError, nearest
+from posterior_collapse.records import Record
 
 __all__ = ["Settings"]
 
@@ -17,13 +18,13 @@ OPTIMISERS = ("adam", "sgd", "lbfgs")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Record):
     """Numbers of one training run, validated and JSON-able.
 
     Args:
         epochs: Passes over the data; exact training takes as many iterations at most.
         steps: Optimiser steps, instead of `epochs`.
-        batch_size: Rows per step; a DataLoader keeps its own.
+        batch_size: Rows per step, all of them if it is more; a DataLoader keeps its own.
         optimiser: `"adam"`, `"sgd"`, or `"lbfgs"` for exact training. None: the usual one, Adam
             for minibatches and L-BFGS for exact training.
         learning_rate: Of Adam and SGD.
@@ -134,12 +135,7 @@ class Settings:
             3
         """
         _known(changes)
-        return dataclasses.replace(self, **changes)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON-able values."""
-        values = dataclasses.asdict(self)
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+        return super().replace(**changes)
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Settings:

@@ -13,7 +13,8 @@ from posterior_collapse.errors import CheckpointError, InvalidArgumentError
 from posterior_collapse.models import MarkovVAE, rebuild
 from posterior_collapse.training import checkpoints
 from posterior_collapse.training.checkpoints import Checkpoint
-from posterior_collapse.training.runs import Run
+from posterior_collapse.training.course import Course
+from posterior_collapse.training.layout import Layout
 from posterior_collapse.training.settings import Settings
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def restore(engine: Engine, folders: Sequence[str | Path]) -> None:
 
 
 def save_exact(
-    model: MarkovVAE, run: Run, steps: int, data: str | None, folder: str | Path
+    model: MarkovVAE, run: Course, steps: int, data: str | None, folder: str | Path
 ) -> None:
     """Write the result of exact training: a run killed before is repeated, equal bit for bit."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
@@ -80,7 +81,7 @@ def load_model(checkpoint: Checkpoint) -> MarkovVAE:
     return model
 
 
-def load_exact(model: MarkovVAE, run: Run, data: str | None, folder: str | Path) -> int:
+def load_exact(model: MarkovVAE, run: Course, data: str | None, folder: str | Path) -> int:
     """Take over the result of exact training; return its iterations.
 
     Raises:
@@ -127,8 +128,18 @@ def _meta(engine: Engine, run: int) -> dict[str, Any]:
 
 def _take(engine: Engine, run: int, tensors: dict[str, Tensor]) -> None:
     def put(target: dict[str, Tensor], prefix: str) -> None:
+        saved = {
+            name.removeprefix(f"{prefix}."): value[None]
+            for name, value in tensors.items()
+            if name.startswith(f"{prefix}.")
+        }
+        if saved.keys() != target.keys():
+            # Written when the layout went by a batch size of more rows than there are.
+            stack, rows = engine.stack, engine.runs[run].settings.batch_size
+            before = Layout(engine.models[run], rows, share_heads=not stack.half)
+            saved = stack.layout.gather(before.scatter(saved))
         for name, value in target.items():
-            value[run].copy_(tensors[f"{prefix}.{name}"])
+            value[run].copy_(saved[name][0])
 
     engine.stack.load(run, _of_model(tensors))
     for kind, slot in engine.optimiser.slots.items():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from posterior_collapse import atomic
+from posterior_collapse import files
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.report import save_figure
@@ -90,7 +90,7 @@ class Chart(NamedTuple):
             # Pixels as text would take ten times the room.
             np.savez_compressed(content, **self.images)  # type: ignore[arg-type]
             paths.append(Path(f"{target}.npz"))
-            atomic.write(paths[-1], content.getvalue())
+            files.write(paths[-1], content.getvalue())
         return paths
 
 

@@ -1,6 +1,6 @@
 """What several rows share."""
 
-from posterior_collapse.sweeps import Choice, Evaluation
+from posterior_collapse.runs import Choice, Evaluation
 from posterior_collapse.training import Settings
 
 MNIST, QUARTER = Choice("mnist"), Choice("mnist", task="quarter")

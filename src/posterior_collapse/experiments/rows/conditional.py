@@ -14,7 +14,7 @@ from posterior_collapse.experiments.rows.common import (
     ON_TRAIN,
     QUARTER,
 )
-from posterior_collapse.sweeps import Choice, Evaluation
+from posterior_collapse.runs import Choice, Evaluation
 from posterior_collapse.training import Settings
 
 __all__ = ["ROWS"]

@@ -16,7 +16,7 @@ from posterior_collapse.experiments.rows.common import (
     MNIST,
     ON_TRAIN,
 )
-from posterior_collapse.sweeps import Choice, Evaluation
+from posterior_collapse.runs import Choice, Evaluation
 
 __all__ = ["ROWS"]
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,10 @@ import pytest
 import torch
 
 from posterior_collapse.errors import CorruptFileError, OutputError
-from posterior_collapse.models import Architecture, build
-from posterior_collapse.specs import CVAESpec, HVAESpec, VAESpec
-from posterior_collapse.sweeps import Choice, Evaluation, Outcome, Run, Store, groups, sweep
-from posterior_collapse.sweeps.grouping import company
+from posterior_collapse.models import ARCHITECTURES, Architecture, build
+from posterior_collapse.runs import Choice, Evaluation, Outcome, Run, Store, complete, groups
+from posterior_collapse.runs.sweep import retrained_together
+from posterior_collapse.specs import ChainSpec, CVAESpec, HVAESpec, VAESpec
 from posterior_collapse.training import Settings
 
 LINEAR = Architecture.named("linear")
@@ -35,8 +37,9 @@ def run(beta: float = 1.0, seed: int = 0, **changes: Any) -> Run:
     return Run(**{**fields, **changes})
 
 
-def outcome(number: float = 0.0) -> Outcome:
+def outcome(one: Run, number: float = 0.0) -> Outcome:
     return Outcome(
+        one,
         measured={"loss": number, "nan": float("nan")},
         forecast=None,
         stopped="finished",
@@ -47,9 +50,9 @@ def outcome(number: float = 0.0) -> Outcome:
     )
 
 
-def executed(runs: Sequence[Run]) -> list[Outcome]:
+def executed(runs: Sequence[Run], folders: Any = None) -> list[Outcome]:
     """Stands for training: what comes out depends on who trains together, as rounding does."""
-    return [outcome(one.spec.beta_levels[0] + 1e-9 * len(runs)) for one in runs]
+    return [outcome(one, one.spec.beta_levels[0] + 1e-9 * len(runs)) for one in runs]
 
 
 class TestRun:
@@ -82,6 +85,109 @@ class TestRun:
         assert elsewhere.key == run().key
 
 
+PINNED = {
+    "dacca7a56369a1c7429f": Run(
+        Choice("digits"), VAESpec(4), Architecture.named("mlp"), Settings()
+    ),
+    "eef04fc3933522bcc748": Run(
+        Choice("digits", label=3, rows=100),
+        VAESpec(2, beta=0.5, sigma=(0.5, 1.0)),
+        Architecture.named("linear", bias=False),
+        Settings(steps=200, seed=7),
+        "exact",
+        Evaluation(matrices=True),
+    ),
+    "a03d1431ccc91a825a7b": Run(
+        Choice("mnist", task="quarter"),
+        CVAESpec(16, eta_dec="learned"),
+        Architecture.named("cvae-relu", hidden=(32,)),
+        Settings(epochs=20, clip=1.0, convention="reference", order_seed=1),
+        evaluation=Evaluation(samples=100, likelihood_rows=500, panel=9),
+    ),
+    "ebf626f0e56e90dc850a": Run(
+        Choice("matrix:E14"),
+        HVAESpec((5, 3), (1.0, 2.0), 0.5, sigma_1=0.5),
+        Architecture.named("hvae-cnn"),
+        Settings(capacity=(1.0, 2.0), patience=3),
+        "recorded",
+    ),
+    "e8d3cc5c5201dcd1c367": Run(
+        Choice("pairs:1/2"),
+        ChainSpec((3, 2, 1), (1, 2, 3), (0.5, 0.6, 0.7)),
+        Architecture.named("cnn", channels=(8,), dropout=0.1, initial_sigma="uniform"),
+        Settings(optimiser="sgd", precision="bf16", warm_up=2),
+        evaluation=Evaluation("train", rows=10),
+    ),
+}
+"""Keys as the version 0.1.0 made them. Another key would orphan every run that is kept."""
+
+
+class TestFrozenKeys:
+    @pytest.mark.parametrize("key", PINNED)
+    def test_a_key_is_what_it_was(self, key: str) -> None:
+        assert PINNED[key].key == key
+
+    def test_a_later_entry_counts_only_where_it_differs_from_its_default(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        @dataclass(frozen=True)
+        class WiderChoice(Choice):
+            shift: float = 0.0
+
+        @dataclass(frozen=True)
+        class WiderSpec(VAESpec):
+            floor: tuple[float, ...] = (1.0, 2.0)
+
+        @dataclass(frozen=True)
+        class WiderNetworks(Architecture):
+            norm: str = "none"
+
+        @dataclass(frozen=True)
+        class WiderSettings(Settings):
+            decay: float | None = None
+
+        @dataclass(frozen=True)
+        class WiderEvaluation(Evaluation):
+            bins: int = 10
+
+        @dataclass(frozen=True)
+        class WiderRun(Run):
+            tag: str = ""
+
+        mlp = ARCHITECTURES["mlp"]
+        monkeypatch.setitem(ARCHITECTURES, "mlp", mlp._replace(free=(*mlp.free, "norm")))
+
+        def wider(**later: Any) -> Run:
+            def of(kind: type, name: str, *given: Any, **fields: Any) -> Any:
+                return kind(*given, **fields, **{name: later[name]} if name in later else {})
+
+            return WiderRun(
+                of(WiderChoice, "shift", "digits"),
+                of(WiderSpec, "floor", 4),
+                of(WiderNetworks, "norm", "mlp", hidden=(256,)),
+                of(WiderSettings, "decay"),
+                "minibatch",
+                of(WiderEvaluation, "bins"),
+                **{name: value for name, value in later.items() if name == "tag"},
+            )
+
+        plain = next(iter(PINNED))
+        assert "shift" in json.dumps({**wider().to_dict(), "tag": ""})
+        assert wider().key == plain
+        others: list[dict[str, Any]] = [
+            {"shift": 1.0}, {"floor": (1.0, 3.0)}, {"norm": "batch"}, {"decay": 0.1}, {"bins": 11},
+        ]  # fmt: skip
+        assert len({plain, *(wider(**other).key for other in others)}) == 1 + len(others)
+
+    def test_a_kept_default_that_moves_does_not_move_keys(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What was hashed from the start is hashed whatever its default is."""
+        mlp = ARCHITECTURES["mlp"]
+        monkeypatch.setitem(ARCHITECTURES, "mlp", mlp._replace(defaults={"hidden": (8,)}))
+        assert next(iter(PINNED.values())).key == next(iter(PINNED))
+
+
 class TestGroups:
     def test_numbers_train_together_and_kinds_do_not(self) -> None:
         fixed = run(spec=VAESpec(2, sigma=0.5))
@@ -89,13 +195,16 @@ class TestGroups:
         hierarchy = run(spec=HVAESpec((2, 2)))
         longer = run(settings=Settings(epochs=7))
         faster = run(settings=Settings(learning_rate=0.1, clip=1.0))
-        runs = [run(1.0), fixed, run(2.0, seed=3), wider, faster, hierarchy, longer]
+        elsewhere = run(2.0, settings=Settings(seed=3, order_seed=0))
+        other = run(seed=3)  # which sees the data in another order
+        runs = [run(1.0), fixed, elsewhere, wider, faster, hierarchy, longer, other]
         assert groups(runs) == [
             (runs[0], runs[2], faster),
             (fixed,),
             (wider,),
             (hierarchy,),
             (longer,),
+            (other,),
         ]
 
     def test_are_no_larger_than_said_and_hold_each_run_once(self) -> None:
@@ -111,20 +220,20 @@ class TestGroups:
         group = [run(beta) for beta in (1.0, 2.0, 3.0)]
         keys = [one.key for one in group]
         kept = {keys[0]: keys}
-        assert company(group, lambda one: kept.get(one.key)) == tuple(group)
+        assert retrained_together(group, lambda one: kept.get(one.key)) == tuple(group)
 
     def test_members_from_elsewhere_stay_away(self) -> None:
         group = [run(beta) for beta in (1.0, 2.0, 3.0)]
         elsewhere = {group[1].key: [group[1].key, "another"]}
-        assert company(group, lambda one: elsewhere.get(one.key)) == (group[0], group[2])
-        assert company(group, lambda one: [one.key]) == ()
+        assert retrained_together(group, lambda one: elsewhere.get(one.key)) == (group[0], group[2])
+        assert retrained_together(group, lambda one: [one.key]) == ()
 
 
 class TestStore:
     def test_gives_back_what_was_put_in(self, tmp_path: Path) -> None:
         store = Store(tmp_path / "runs")
         one = run()
-        store.put(one, outcome(2.5), [one.key], {"version": "0", "hardware": "h"})
+        store.put(outcome(one, 2.5), [one.key], {"version": "0", "hardware": "h"})
         found = store.get(one.key)
         assert found is not None
         assert found.run == one
@@ -132,14 +241,14 @@ class TestStore:
         assert found.history == {"step": [1.0, 2.0], "loss": [2.0, 2.5]}
         assert found.arrays["numbers"].tolist() == [0, 1, 2]
         assert found.origin == {"version": "0", "hardware": "h", "wall_s": 0.5}
-        assert found.company == (one.key,)
-        for name, value in found.model().state_dict().items():
+        assert found.retrained_together == (one.key,)
+        for name, value in found.model.state_dict().items():
             assert torch.equal(value, MODEL.state_dict()[name])
 
     def test_keeps_the_first_of_two(self, tmp_path: Path) -> None:
         store, one = Store(tmp_path), run()
-        store.put(one, outcome(1.0), [one.key], {})
-        store.put(one, outcome(2.0), [one.key], {})
+        store.put(outcome(one, 1.0), [one.key], {})
+        store.put(outcome(one, 2.0), [one.key], {})
         found = store.get(one.key)
         assert found is not None
         assert found.measured["loss"] == 1.0
@@ -151,9 +260,18 @@ class TestStore:
         (tmp_path / one.key / "history.csv").write_text("step\n")
         assert store.get(one.key) is None
 
+    def test_what_does_not_count_makes_way(self, tmp_path: Path) -> None:
+        store, one = Store(tmp_path), run()
+        (tmp_path / one.key).mkdir()
+        (tmp_path / one.key / "history.csv").write_text("step\n")
+        store.put(outcome(one, 1.5), [one.key], {})
+        found = store.get(one.key)
+        assert found is not None
+        assert found.history["loss"] == [2.0, 1.5]
+
     def test_names_what_is_damaged(self, tmp_path: Path) -> None:
         store, one = Store(tmp_path), run()
-        store.put(one, outcome(), [one.key], {})
+        store.put(outcome(one), [one.key], {})
         (tmp_path / one.key / "arrays.npz").write_bytes(b"PK")
         found = store.get(one.key)
         assert found is not None
@@ -166,28 +284,50 @@ class TestStore:
     def test_a_folder_that_cannot_be_written_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         with pytest.raises(OutputError, match="file"):
-            Store(tmp_path / "file").put(run(), outcome(), [], {})
+            Store(tmp_path / "file").put(outcome(run()), [], {})
 
 
 class TestSweep:
     def test_trains_what_is_missing_and_nothing_else(self, tmp_path: Path) -> None:
         asked: list[int] = []
 
-        def execute(runs: Sequence[Run]) -> list[Outcome]:
+        def execute(runs: Sequence[Run], folders: Any) -> list[Outcome]:
             asked.append(len(runs))
             return executed(runs)
 
         store = Store(tmp_path)
-        sweep([run(1.0), run(2.0)], store, execute)
+        complete([run(1.0), run(2.0)], store, execute)
         (tmp_path / f".{run(3.0).key}.1.ab.partial").mkdir()  # of a process that was killed
-        records = sweep([run(3.0), run(1.0), run(1.0), run(2.0)], store, execute)
+        records = complete([run(3.0), run(1.0), run(1.0), run(2.0)], store, execute)
         assert not list(tmp_path.glob("*.partial"))
         assert asked == [2, 1]
         assert [r.run.spec.beta_levels[0] for r in records] == [3.0, 1.0, 1.0, 2.0]
 
+    def test_a_changed_run_is_refused_before_anything_is_trained(self, tmp_path: Path) -> None:
+        store = Store(tmp_path)
+        complete([run(1.0)], store, executed)
+        (tmp_path / run(1.0).key / "history.csv").write_text("step,loss\n1,0.0\n")
+
+        def execute(runs: Sequence[Run], folders: Any) -> list[Outcome]:
+            raise AssertionError("trained")
+
+        with pytest.raises(CorruptFileError, match=r"history\.csv: got a changed file"):
+            complete([run(2.0), run(1.0)], store, execute)
+
+    def test_a_run_deleted_as_soon_as_it_is_kept_is_told(self, tmp_path: Path) -> None:
+        class Losing(Store):
+            def put(self, one: Outcome, *rest: Any) -> None:
+                super().put(one, *rest)
+                shutil.rmtree(tmp_path / one.run.key)
+
+        with pytest.raises(OutputError, match="right after a run was kept"):
+            complete([run(1.0)], Losing(tmp_path), executed)
+
     def test_tells_what_it_does(self, tmp_path: Path) -> None:
         told: list[tuple[int, ...]] = []
-        sweep([run(1.0), run(2.0)], Store(tmp_path), executed, report=lambda p: told.append((*p,)))
+        complete(
+            [run(1.0), run(2.0)], Store(tmp_path), executed, report=lambda p: told.append((*p,))
+        )
         assert told == [(2, 0, 0), (2, 0, 2), (2, 2, 0)]
 
     @pytest.mark.parametrize("kept", [0, 1, 2])
@@ -195,7 +335,7 @@ class TestSweep:
         self, tmp_path: Path, kept: int
     ) -> None:
         runs = [run(beta) for beta in (1.0, 2.0, 3.0)]
-        alone = sweep(runs, Store(tmp_path / "alone"), executed)
+        alone = complete(runs, Store(tmp_path / "alone"), executed)
 
         class Dying(Store):
             left = kept
@@ -207,8 +347,8 @@ class TestSweep:
                 super().put(*arguments)
 
         with pytest.raises(KeyboardInterrupt):
-            sweep(runs, Dying(tmp_path / "dying"), executed)
-        again = sweep(runs, Store(tmp_path / "dying"), executed)
+            complete(runs, Dying(tmp_path / "dying"), executed)
+        again = complete(runs, Store(tmp_path / "dying"), executed)
         assert [r.measured for r in again] == [r.measured for r in alone]
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
@@ -227,11 +367,11 @@ class TestSweep:
 
 
 def _work(folder: Path, runs: Sequence[Run], name: str) -> None:
-    def execute(group: Sequence[Run]) -> list[Outcome]:
+    def execute(group: Sequence[Run], folders: Any) -> list[Outcome]:
         time.sleep(0.05)
         with (folder / name).open("a") as file:
             file.writelines(f"{one.key}\n" for one in group)
         return executed(group)
 
     (folder / name).touch()
-    sweep(runs, Store(folder / "runs"), execute)
+    complete(runs, Store(folder / "runs"), execute)

@@ -9,11 +9,11 @@ from typing import Any
 from posterior_collapse.theory.minimum import FINISHED, LIMIT
 from posterior_collapse.training.settings import Settings
 
-__all__ = ["FINISHED", "LIMIT", "Run"]
+__all__ = ["FINISHED", "LIMIT", "Course"]
 
 
 @dataclass
-class Run:
+class Course:
     """What a run has done so far.
 
     Attributes:

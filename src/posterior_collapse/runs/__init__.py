@@ -1,0 +1,22 @@
+"""Many runs, each described by plain values, trained once and kept: run, store, folder, sweep."""
+
+from posterior_collapse.errors import needing_torch
+
+with needing_torch():
+    from posterior_collapse.runs.run import Choice, Evaluation, Run
+    from posterior_collapse.runs.store import Outcome, Record, Store
+    from posterior_collapse.runs.sweep import Progress, Sweep, complete, groups, sweep
+
+__all__ = [
+    "Choice",
+    "Evaluation",
+    "Outcome",
+    "Progress",
+    "Record",
+    "Run",
+    "Store",
+    "Sweep",
+    "complete",
+    "groups",
+    "sweep",
+]

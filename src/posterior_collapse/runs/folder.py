@@ -1,0 +1,486 @@
+"""The folder of `collapse train`, which people read: what was asked, and what came out.
+
+The folder of one run holds what describes it in `config.json`; that of a sweep holds that of all
+runs in `sweep.json`, and the folder of each run in it that run's. Beside them lie checkpoints,
+`history.csv`, `summary.json` and perhaps what TensorBoard shows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from posterior_collapse import checks, files
+from posterior_collapse.data import Dataset
+from posterior_collapse.data import load as load_data
+from posterior_collapse.errors import (
+    CorruptFileError,
+    DataError,
+    MissingDependencyError,
+    MissingFileError,
+    OutputError,
+    writing,
+)
+from posterior_collapse.files import columns, fingerprint, read_json, write_history, write_json
+from posterior_collapse.models import Architecture, MarkovVAE, check_convention
+from posterior_collapse.report.comparison import comparison_verdict
+from posterior_collapse.runs.run import NUMBERS, Choice, Evaluation, Run, fit_options
+from posterior_collapse.specs import Spec
+from posterior_collapse.training import Fitted, Progress, Settings, checkpoints, fit, fit_many
+from posterior_collapse.training.annealing import effective_spec
+from posterior_collapse.training.states import load_model
+
+__all__ = [
+    "CONFIG",
+    "SUMMARY",
+    "SWEEP",
+    "Scalars",
+    "Trained",
+    "asked",
+    "check_free",
+    "load",
+    "members",
+    "read",
+    "require_tensorboard",
+    "train",
+    "trained",
+]
+
+CONFIG, SUMMARY, SWEEP = "config.json", "summary.json", "sweep.json"
+DATA = ("given", "task", "label", "scale", "split", "data_dir")
+"""What names the data in a file beside `source` and, once they were read, `sha256`."""
+
+Named = Mapping[str, Run]
+"""Runs by their names within a sweep; `""` names a single one."""
+
+
+def asked(
+    data: Choice,
+    architecture: Architecture,
+    settings: Settings,
+    runs: Mapping[str, tuple[Spec, Mapping[str, Any]]],
+    *,
+    exact: bool = False,
+    from_forecast: bool = False,
+) -> dict[str, Run]:
+    """Return runs on the same data that differ in their specs and numbers, checked.
+
+    Args:
+        data: What names the data.
+        architecture: Of all.
+        settings: Of all.
+        runs: Spec and own settings (`seed`, `learning_rate`, `clip`) by name.
+        exact: Train linear models with the noise integrated out.
+        from_forecast: Start at the closed-form optimum.
+
+    Raises:
+        InvalidArgumentError: They do not fit each other.
+    """
+    for spec, _ in runs.values():
+        architecture.check_model(spec)
+        check_convention(settings.convention, spec)
+    return {
+        name: Run(
+            data, spec, architecture, settings.replace(**numbers),
+            "exact" if exact else "minibatch", Evaluation("train"), from_forecast,
+        )
+        for name, (spec, numbers) in runs.items()
+    }  # fmt: skip
+
+
+def read(out: Path) -> dict[str, Run]:
+    """Return the runs of a folder.
+
+    Raises:
+        MissingFileError: There are none.
+        CorruptFileError: A file of it is not what `train` wrote.
+    """
+    path = out / SWEEP
+    if not os.path.lexists(path):
+        path = out / CONFIG
+        if not os.path.lexists(path):
+            raise MissingFileError(
+                str(path), "no such file", "the folder of a run or a sweep", "Check the name."
+            )
+    values = read_json(path)
+    try:
+        configs = values["runs"] if path.name == SWEEP else {"": values}
+        for name in configs if path.name == SWEEP else ():
+            checks.file_name("name of a run", name)
+        runs = {name: _run(config) for name, config in configs.items()}
+        first, *others = runs.values()
+        same = {name: getattr(first.settings, name) for name in NUMBERS}
+        for run in others:
+            if run.replace(spec=first.spec, settings=run.settings.replace(**same)) != first:
+                raise ValueError("runs of different jobs")
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CorruptFileError(
+            str(path),
+            f"other values than were written ({error})",
+            "the file of a run",
+            "Restore it from a copy.",
+        ) from error
+    return runs
+
+
+def load(runs: Named) -> Dataset:
+    """Load the data of runs.
+
+    Raises:
+        DataError: They cannot be used, or are not those the runs began with.
+    """
+    choice = next(iter(runs.values())).data
+    named = {name: getattr(choice, name) for name in DATA}
+    dataset = load_data(choice.name, **named, progress=True)
+    if choice.sha256 not in (None, fingerprint([dataset.x, dataset.y])):
+        raise DataError(
+            choice.name,
+            "other values than when the run began",
+            "the same data, so that the run goes on exactly",
+            "Restore the data, or train into a new folder.",
+        )
+    return dataset
+
+
+def train(
+    runs: Named,
+    dataset: Dataset,
+    out: Path,
+    *,
+    resume: bool,
+    report: Callable[[Progress], None],
+) -> list[dict[str, Any]]:
+    """Train runs, write their folders, and return what their summaries say, in the order given.
+
+    Those of one seed train together and see the data in one order; different seeds have different
+    orders. Processes do not train in one folder at the same time.
+
+    Args:
+        runs: What to train, by name.
+        dataset: What `load` returned.
+        out: The folder, a new or empty one unless they are resumed.
+        resume: Go on from the folder's checkpoints.
+        report: Called after each epoch, with a row per run; None: it has stopped or does not train
+            now.
+
+    Raises:
+        OutputError: The folder holds files already, cannot be written, is in use, or was deleted
+            meanwhile.
+        PosteriorCollapseError: What `fit` raises. A folder without any checkpoint is taken away.
+    """
+    with _own(out, runs, resume) as check:
+        if resume:
+            files.clear(out)
+        known = fingerprint([dataset.x, dataset.y])
+        runs = {n: run.replace(data=run.data.replace(sha256=known)) for n, run in runs.items()}
+        _write(runs, out)
+        fitted: dict[str, Fitted] = {}
+        for seed in dict.fromkeys(run.order_seed for run in runs.values()):
+            group = {name: run for name, run in runs.items() if run.order_seed == seed}
+
+            def told(now: Progress, group: Named = group) -> None:
+                check()
+                rows = dict(zip(group, now.rows, strict=True))
+                report(now._replace(rows=[rows.get(name) for name in runs]))
+
+            fitted |= _fitted(group, dataset, out, resume, told, alone=len(runs) == 1)
+        check()
+        return [_summarised(fitted[name], name, out / name) for name in runs]
+
+
+class Trained(NamedTuple):
+    """A trained run.
+
+    Attributes:
+        model: As of its last checkpoint.
+        spec: What the loss that it was trained with amounts to.
+        dataset: What to diagnose it on.
+        notes: What is not as one might expect.
+    """
+
+    model: MarkovVAE
+    spec: Spec
+    dataset: Dataset
+    notes: tuple[str, ...]
+
+
+def members(folder: Path) -> dict[str, Path]:
+    """Return the folders of the runs in a folder, by name; `""` names a single run's.
+
+    Raises:
+        MissingFileError: Neither a run nor a sweep lies there, or one of its runs does not.
+        CorruptFileError: A file of it was damaged, or the folder of a run holds another one.
+    """
+    runs = read(folder)
+    for name, run in runs.items():
+        if name and read(folder / name) != {"": run}:
+            raise _another(folder / name, f"{name}, as its sweep names it")
+    return {name: folder / name for name in runs}
+
+
+def trained(folder: Path, *, split: str | None, data_dir: Path | None) -> Trained:
+    """Return what `train` left in the folder of one run.
+
+    Args:
+        folder: Of one run.
+        split: Of the data set, "train" or "test"; none: as trained on.
+        data_dir: Where data set files are now; none: where they were.
+
+    Raises:
+        MissingFileError: No run lies there.
+        CorruptFileError: Its checkpoint is that of another run than its `config.json` describes.
+        CheckpointError: No checkpoint can be used.
+        DataError: The data cannot be loaded.
+    """
+    run = next(iter(read(folder).values()))
+    found = checkpoints.load(folder)
+    model = load_model(found).eval()
+    done = found.meta["settings"]
+    same = all(done[name] == getattr(run.settings, name) for name in ("convention", *NUMBERS))
+    if not same or model.spec != run.spec:
+        raise _another(folder, "its checkpoint")
+    spec = effective_spec(run.spec, run.settings.convention)
+    notes = []
+    if spec != run.spec:
+        notes.append(f"under the convention it was trained with, its loss is that of {spec!r}")
+    stopped = found.meta["run"].get("stopped")
+    if stopped not in ("finished", "early"):
+        what = "has not ended" if stopped is None else f"stopped as {stopped}"
+        notes.append(f"the run {what}; this is its state at step {found.step}")
+    choice = run.data.replace(
+        split=split or run.data.split,
+        data_dir=str(data_dir) if data_dir else run.data.data_dir,
+        sha256=None,
+    )
+    dataset = load({"": run.replace(data=choice)})
+    known = fingerprint([dataset.x, dataset.y])
+    if choice.split == run.data.split and known != run.data.sha256:
+        notes.append("the data have other values than those the run was trained on")
+    return Trained(model, spec, dataset, tuple(notes))
+
+
+def check_free(folder: str | Path) -> None:
+    """Refuse a folder that holds anything, or that is a file.
+
+    Raises:
+        OutputError: It is not free.
+
+    Example:
+        >>> check_free("no/such/folder")
+    """
+    folder = Path(folder)
+    with writing(folder):
+        if not folder.exists():
+            return
+        if folder.is_dir() and all(path.name.endswith(files.PARTIAL) for path in folder.iterdir()):
+            return
+    what = "a folder with files in it" if folder.is_dir() else "a file"
+    raise OutputError(
+        str(folder),
+        what,
+        "a new or empty folder, since no run is overwritten",
+        "Choose another one with --out, or go on with --resume.",
+    )
+
+
+def require_tensorboard() -> Any:
+    """Return TensorBoard's writer class.
+
+    Raises:
+        MissingDependencyError: TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingDependencyError(
+            "tensorboard",
+            "no such library",
+            "tensorboard to write its event files",
+            "Run pip install tensorboard, or leave it out: history.csv has the same numbers.",
+        ) from error
+    return SummaryWriter
+
+
+class Scalars:
+    """A run's history as TensorBoard shows it, written epoch by epoch.
+
+    Args:
+        folder: Folder of the run; events go to its subfolder `tensorboard`.
+        start: First epoch that will be written; events from there on, left by a run that was
+            killed, are hidden.
+
+    Raises:
+        MissingDependencyError: TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: str | Path, start: int = 1) -> None:
+        writer = require_tensorboard()
+        with writing(folder):
+            self._writer: Any = writer(str(Path(folder) / "tensorboard"), purge_step=start)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Write the numbers of one epoch; `row["epoch"]` is the step shown."""
+        for name, (value,) in columns({name: [value] for name, value in row.items()}):
+            if name != "epoch" and isinstance(value, (int, float)):
+                self._writer.add_scalar(name, value, row["epoch"])
+
+    def close(self) -> None:
+        """Write what is pending."""
+        self._writer.close()
+
+
+@contextlib.contextmanager
+def _own(out: Path, runs: Named, resume: bool) -> Iterator[Callable[[], None]]:
+    """Hold the folder alone, leave none that has nothing to resume from, and give a check of it."""
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        began = out.stat()
+    with files.claim(out, wait=False) as own:
+        if not own:
+            raise OutputError(
+                str(out), "a folder in which another process trains", "one that nobody uses",
+                "Wait until it has ended, or train into another folder.",
+            )  # fmt: skip
+        if not resume:
+            check_free(out)
+
+        def same() -> bool:
+            with contextlib.suppress(OSError):
+                return os.path.samestat(began, out.stat())
+            return False
+
+        gone = OutputError(
+            str(out), "a folder that was deleted or replaced while its runs trained",
+            "the one they began in", "Train again into a new folder.",
+        )  # fmt: skip
+
+        def check() -> None:
+            if not (same() and all((out / name / CONFIG).is_file() for name in runs)):
+                raise gone
+
+        try:
+            yield check
+        except Exception as error:
+            described = any((out / name).is_file() for name in (CONFIG, SWEEP))
+            begun = any(checkpoints.exists(out / name) for name in runs)
+            if not described or not (resume or begun):
+                _take_away(out, made)
+            if error is not gone and not same():
+                raise gone from error
+            raise
+
+
+def _take_away(out: Path, made: Sequence[Path]) -> None:
+    for path in out.iterdir() if out.is_dir() else ():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for folder in made:
+        if folder.is_dir():
+            folder.rmdir()
+
+
+def _fitted(
+    runs: Named,
+    dataset: Dataset,
+    out: Path,
+    resume: bool,
+    report: Callable[[Progress], None],
+    *,
+    alone: bool,
+) -> dict[str, Fitted]:
+    """Train runs that share an order of the data."""
+    members = list(runs.values())
+    first = members[0]
+    common: dict[str, Any] = {
+        "resume": resume,
+        "progress": report,
+        "exact": first.method == "exact",
+        "from_forecast": first.from_forecast,
+    }
+    if alone:
+        common |= {"settings": first.settings, "folder": out}
+        found = fit(first.spec, dataset, first.architecture, **common)
+        return dict.fromkeys(runs, found)
+    fitted = fit_many(
+        [run.spec for run in members],
+        dataset,
+        first.architecture,
+        folders=[out / name for name in runs],
+        **fit_options(members),
+        **common,
+    )
+    return dict(zip(runs, fitted, strict=True))
+
+
+def _summarised(fitted: Fitted, name: str, folder: Path) -> dict[str, Any]:
+    """Write what people read, and return the summary."""
+    found = fitted.summary()
+    summary = {
+        "run": name or fitted.spec.model,
+        "spec": fitted.spec.to_dict(),
+        "verdict": comparison_verdict(found),
+        **found,
+    }
+    write_history(folder, fitted.history)
+    write_json(folder / SUMMARY, summary)
+    return summary
+
+
+def _write(runs: Named, out: Path) -> None:
+    """Write what was asked; of a sweep the whole of it first, to be read at any moment."""
+    configs = {name: _config(run) for name, run in runs.items()}
+    if "" not in configs:
+        write_json(out / SWEEP, {"runs": configs})
+    for name, config in configs.items():
+        write_json(out / name / CONFIG, config)
+
+
+def _config(run: Run) -> dict[str, Any]:
+    settings = run.settings.to_dict()
+    numbers = {name: settings.pop(name) for name in ("learning_rate", "clip", "seed")}
+    return {
+        "version": version("posterior-collapse"),
+        "data": {
+            "source": run.data.name,
+            **{name: getattr(run.data, name) for name in (*DATA, "sha256")},
+        },
+        "spec": run.spec.to_dict(),
+        "architecture": run.architecture.to_dict(),
+        "settings": {**settings, **numbers},
+        "exact": run.method == "exact",
+        "from_forecast": run.from_forecast,
+    }
+
+
+def _run(config: Mapping[str, Any]) -> Run:
+    """Return the run that `_config` described, or whatever error comes first."""
+    named = dict(config["data"])
+    sha256 = named.pop("sha256", None)
+    source = named.pop("source")
+    if set(named) != set(DATA) or named["split"] is None:
+        raise ValueError(f"data named by {sorted(named)}")
+    if not isinstance(config["exact"], bool):
+        raise TypeError(f"exact is {config['exact']!r}")
+    (run,) = asked(
+        Choice(source, **named, sha256=sha256),
+        Architecture.from_dict(config["architecture"]),
+        Settings.from_dict(config["settings"]),
+        {"": (Spec.from_dict(config["spec"]), {n: config["settings"][n] for n in NUMBERS})},
+        exact=config["exact"],
+        from_forecast=config["from_forecast"],
+    ).values()
+    return run
+
+
+def _another(folder: Path, expected: str) -> CorruptFileError:
+    return CorruptFileError(
+        str(folder / CONFIG),
+        "another run",
+        f"that of {expected}",
+        "Put each folder back in its place, or train again.",
+    )

@@ -1,0 +1,265 @@
+"""A run as plain values: its data, its model, how it is trained and on what it is measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.files import digest
+from posterior_collapse.models import ARCHITECTURES, Architecture
+from posterior_collapse.records import Record, plain
+from posterior_collapse.specs import Spec
+from posterior_collapse.training import Settings
+
+__all__ = ["Choice", "Evaluation", "Run", "fit_options"]
+
+METHODS = ("minibatch", "exact", "recorded")
+NUMBERS = ("seed", "learning_rate", "clip")
+"""Settings in which runs that train together may differ."""
+KINDS: dict[str, tuple[type, ...]] = {
+    "name": (str,), "label": (int,), "rows": (int,), "size": (int,), "scale": (int, float),
+}  # fmt: skip
+"""What fields of a choice are, where they are not words."""
+
+
+@dataclass(frozen=True)
+class Choice(Record):
+    """The data of a run: by name, or by the hash of values that were passed.
+
+    Args:
+        name: A registry name, a file, `"matrix:CASE"` for the matrix problem of a verification
+            case, or what to call data that were passed.
+        task: `"quarter"` or `"half"`, for conditional models.
+        label: One class only.
+        rows: At most so many of the first rows.
+        size: Side in pixels that images are resized to.
+        given: File with the condition.
+        scale: Factor for the values of a file.
+        split: `"train"` or `"test"`; None: as the data set has it.
+        data_dir: Where files of data sets are.
+        sha256: Of all values.
+
+    Raises:
+        InvalidArgumentError: A field is of another kind.
+    """
+
+    name: str
+    task: str | None = None
+    label: int | None = None
+    rows: int | None = None
+    size: int | None = None
+    given: str | None = None
+    scale: float | None = None
+    split: str | None = None
+    data_dir: str | None = None
+    sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(Choice):
+            value, kinds = getattr(self, field.name), KINDS.get(field.name, (str,))
+            if not (isinstance(value, kinds) or (value is None and field.name != "name")):
+                raise InvalidArgumentError(
+                    field.name, repr(value), " or ".join(kind.__name__ for kind in kinds),
+                    "Say which data are meant.",
+                )  # fmt: skip
+
+    @property
+    def title(self) -> str:
+        """What to call the data.
+
+        Example:
+            >>> [Choice(name).title for name in ("mnist", "digits", "matrix:E8", "pairs:1/2")]
+            ['MNIST', 'digits', 'matrix problem', 'drawn pairs']
+        """
+        kind = self.name.split(":")[0]
+        named = {"mnist": "MNIST", "matrix": "matrix problem", "pairs": "drawn pairs"}
+        return named.get(kind, self.name)
+
+
+@dataclass(frozen=True)
+class Evaluation(Record):
+    """On what a run is measured, and how much of it is kept for figures.
+
+    Args:
+        split: `"test"` or `"train"`.
+        rows: Rows to measure on, at most; None: all.
+        samples: Importance samples per row for the log-likelihood; 0: none.
+        likelihood_rows: Rows that the log-likelihood is measured on, at most.
+        panel: Rows kept beside their reconstructions.
+        matrices: Keep a linear model's matrices.
+    """
+
+    split: Literal["train", "test"] = "test"
+    rows: int | None = None
+    samples: int = 0
+    likelihood_rows: int | None = None
+    panel: int = 0
+    matrices: bool = False
+
+
+@dataclass(frozen=True)
+class Run(Record):
+    """One training run, fully described.
+
+    Args:
+        data: The data.
+        spec: The hyperparameters.
+        architecture: The networks.
+        settings: How it is trained, seed and convention included.
+        method: `"minibatch"`; `"exact"`: a linear model on moments; `"recorded"`: the same by a
+            first-order method, its distance to the closed form kept after every step.
+        evaluation: What is measured.
+        from_forecast: Start a linear model at the closed-form optimum.
+
+    Raises:
+        InvalidArgumentError: A field is none of its values.
+
+    Example:
+        >>> from posterior_collapse.specs import VAESpec
+        >>> one = Run(Choice("digits"), VAESpec(4), Architecture.named("mlp"), Settings(epochs=2))
+        >>> Run.from_dict(one.to_dict()) == one, len(one.key)
+        (True, 20)
+    """
+
+    data: Choice
+    spec: Spec
+    architecture: Architecture
+    settings: Settings
+    method: Literal["minibatch", "exact", "recorded"] = "minibatch"
+    evaluation: Evaluation = Evaluation()
+    from_forecast: bool = False
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise InvalidArgumentError(
+                "method", repr(self.method), f"one of {METHODS}", "Pass method='minibatch'."
+            )
+        if not isinstance(self.from_forecast, bool):
+            raise InvalidArgumentError(
+                "from_forecast", repr(self.from_forecast), "True or False", "Leave it away."
+            )
+
+    @property
+    def key(self) -> str:
+        """Hash of everything that decides what comes out; the same anywhere, in any version."""
+        return digest(_hashed(self))[:20]
+
+    @property
+    def order_seed(self) -> int:
+        """Seed of the order in which it sees the data: of its own unless the settings say."""
+        own = self.settings.order_seed
+        return self.settings.seed if own is None else own
+
+    @property
+    def family(self) -> str:
+        """The same for runs that can train together: one data order, different numbers only."""
+        values = self.to_dict()
+        spec = {name: _kind(value) for name, value in values.pop("spec").items()}
+        for name in NUMBERS:
+            del values["settings"][name]
+        values["settings"]["order_seed"] = self.order_seed
+        del values["evaluation"]
+        return json.dumps({**values, "spec": spec, "dims": self.spec.dims}, sort_keys=True)
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Run:
+        """Return the run that `to_dict` described."""
+        return Run(
+            Choice(**values["data"]),
+            Spec.from_dict(values["spec"]),
+            Architecture.from_dict(values["architecture"]),
+            Settings.from_dict(values["settings"]),
+            values["method"],
+            Evaluation(**values["evaluation"]),
+            values.get("from_forecast", False),
+        )
+
+
+def fit_options(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return what `fit_many` is told of the settings of runs that share an order of the data."""
+    return {
+        "settings": runs[0].settings.replace(order_seed=runs[0].order_seed),
+        **{f"{name}s": [getattr(run.settings, name) for run in runs] for name in NUMBERS},
+    }
+
+
+def _kind(value: Any) -> Any:
+    """Numbers may differ within a family; words (and how many numbers there are) may not."""
+    if isinstance(value, list):
+        return [_kind(item) for item in value]
+    return "number" if isinstance(value, (int, float)) else value
+
+
+# What a key hashes is fixed, so that runs kept by earlier versions are found again: every entry by
+# which runs were described when keys were first made, whatever its value, and entries that a later
+# version adds only where they differ from their default. So such a default has to mean "as before
+# there was this entry", and must never change.
+
+INCIDENTAL = {
+    "settings": ("device", "checkpoint_every", "checkpoint_steps"),
+    "data": ("data_dir",),
+}
+"""Entries that say where and how often, not what is trained."""
+_VAE = "model latent_dim beta eta_dec eta_enc sigma"
+_START = "initial_std initial_sigma initial_eta_dec"
+_NETWORK = f"name hidden activation dropout latent output std_head {_START}"
+ALWAYS = {
+    kind: frozenset(names.split())
+    for kind, names in {
+        "run": "data spec architecture settings method evaluation",
+        "data": "name task label rows size",
+        "settings": "epochs steps batch_size optimiser learning_rate momentum clip convention "
+        "warm_up cycles free_bits capacity capacity_warm_up patience precision seed order_seed",
+        "evaluation": "split rows samples likelihood_rows panel matrices",
+        "vae": _VAE,
+        "cvae": _VAE,
+        "hvae": "model latent_dims betas eta_dec eta_enc sigma_1 sigma_2",
+        "chain": "model latent_dims betas eta_decs eta_enc sigmas",
+        "linear": f"name bias {_START}",
+        "mlp": f"{_NETWORK} input_dropout",
+        "cnn": f"{_NETWORK} channels",
+        "vae-relu": f"name hidden {_START}",
+        "cvae-relu": f"name hidden input_dropout {_START}",
+        "cvae-linear-net": f"name hidden input_dropout {_START}",
+        "cvae-cnn": f"name {_START}",
+        "hvae-relu": f"name hidden {_START}",
+        "hvae-cnn": f"name hidden {_START}",
+    }.items()
+}
+"""What is hashed whatever its value, by part of a run, model or architecture. Never add to an
+entry; a model or an architecture that is not named here has none."""
+
+
+def _hashed(run: Run) -> dict[str, Any]:
+    """Return of a run's `to_dict` what its key hashes."""
+    values = run.to_dict()
+    for part, names in INCIDENTAL.items():
+        for name in names:
+            del values[part][name]
+    preset = ARCHITECTURES[run.architecture.name].defaults
+    kinds = {"spec": run.spec.model, "architecture": run.architecture.name}
+    for part in ("data", "spec", "architecture", "settings", "evaluation"):
+        defaults = _defaults(getattr(run, part)) | dict(preset if part == "architecture" else {})
+        values[part] = _counting(kinds.get(part, part), values[part], defaults)
+    return _counting("run", values, _defaults(run))
+
+
+def _counting(kind: str, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    always = ALWAYS.get(kind, frozenset())
+    return {
+        name: value
+        for name, value in values.items()
+        if name in always or name not in defaults or plain(value) != plain(defaults[name])
+    }
+
+
+def _defaults(part: Any) -> dict[str, Any]:
+    return {
+        field.name: field.default
+        for field in dataclasses.fields(part)
+        if field.default is not dataclasses.MISSING
+    }

@@ -1,0 +1,315 @@
+"""A folder of finished runs, each there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import os
+import shutil
+import uuid
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from posterior_collapse import files
+from posterior_collapse.errors import CorruptFileError, writing
+from posterior_collapse.files import HISTORY, as_read, digest, read_json, write_history, write_json
+from posterior_collapse.models import MarkovVAE
+from posterior_collapse.runs.run import Run
+from posterior_collapse.training import checkpoints
+from posterior_collapse.training.states import load_model
+
+__all__ = ["Outcome", "Record", "Store"]
+
+RUN, ARRAYS = "run.json", "arrays.npz"
+FILES, SEAL, COMPANY = "files", "sha256", "company"
+"""Entries of `run.json`: the SHA-256 of each other file, that of all its other entries, and the
+keys of the runs that trained together."""
+WORK = ".work"
+"""Subfolder of a store with the checkpoints of what trains."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run leaves behind.
+
+    Attributes:
+        run: Its description.
+        measured: JSON-able values.
+        forecast: What theory says of the same, or None.
+        stopped: Why the run ended.
+        history: Columns by name.
+        arrays: What figures need.
+        model: The trained model.
+        wall_s: Seconds it took; a member of a group counts its share.
+    """
+
+    run: Run
+    measured: Mapping[str, Any]
+    forecast: Mapping[str, Any] | None
+    stopped: str
+    history: Mapping[str, Sequence[Any]]
+    arrays: Mapping[str, NDArray[Any]]
+    model: MarkovVAE
+    wall_s: float
+
+
+@dataclass(frozen=True)
+class Record:
+    """A stored run, read back; `history`, `arrays` and `model` when they are asked for.
+
+    Attributes:
+        run: As in `Outcome`.
+        measured: As in `Outcome`.
+        forecast: As in `Outcome`.
+        stopped: As in `Outcome`.
+        retrained_together: Keys of the runs that trained together with it.
+        origin: Version, hardware and wall time.
+        folder: Where it lies.
+        files: SHA-256 of its other files; None for a run that an earlier version kept, which
+            wrote none.
+    """
+
+    run: Run
+    measured: dict[str, Any]
+    forecast: dict[str, Any] | None
+    stopped: str
+    retrained_together: tuple[str, ...]
+    origin: dict[str, Any]
+    folder: Path = field(repr=False)
+    files: dict[str, str] | None = field(default=None, repr=False)
+
+    @cached_property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What figures need, by name.
+
+        Raises:
+            CorruptFileError: The file is damaged, or was changed.
+        """
+        content = self._content(ARRAYS)
+        damage = (ValueError, TypeError, LookupError, EOFError, RuntimeError, MemoryError)
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
+                return dict(file)
+        except (*damage, zipfile.BadZipFile, zlib.error) as error:
+            raise self._unreadable(ARRAYS, error, "arrays of a run") from error
+
+    @cached_property
+    def history(self) -> dict[str, list[float]]:
+        """Columns by name.
+
+        Raises:
+            CorruptFileError: The file is damaged, or was changed.
+        """
+        content = self._content(HISTORY)
+        try:
+            text = io.StringIO(content.decode(), newline="")
+            names, *rows = csv.reader(text, strict=True)
+            columns = zip(*rows, strict=True) if rows else [()] * len(names)
+            return {
+                name: [float(value) for value in column]
+                for name, column in zip(names, columns, strict=True)
+            }
+        except (ValueError, csv.Error) as error:
+            raise self._unreadable(HISTORY, error, "the history of a run") from error
+
+    @cached_property
+    def model(self) -> MarkovVAE:
+        """The trained model.
+
+        Raises:
+            CorruptFileError: A file of it is damaged, or was changed.
+        """
+        self.check()
+        try:
+            return load_model(checkpoints.load(self.folder))
+        except (LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise _refused(self.folder, self.folder, f"no model ({error})", "a run") from error
+
+    def check(self) -> None:
+        """Read every file and see that it is the one that was kept.
+
+        Raises:
+            CorruptFileError: One is missing, damaged or was changed.
+        """
+        for name in self.files or ():
+            self._content(name)
+
+    def _content(self, name: str) -> bytes:
+        path = self.folder / name
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise _refused(self.folder, path, f"'{error.strerror}'", "a file of a run") from error
+        if self.files is not None and self.files.get(name) != hashlib.sha256(content).hexdigest():
+            raise _refused(
+                self.folder, path, "a changed file (SHA-256 differs)", "the one that was kept"
+            )
+        return content
+
+    def _unreadable(self, name: str, error: Exception, expected: str) -> CorruptFileError:
+        what = f"an unreadable file ({error})"
+        return _refused(self.folder, self.folder / name, what, expected)
+
+
+def _refused(folder: Path, path: Path, got: str, expected: str) -> CorruptFileError:
+    return CorruptFileError(str(path), got, expected, _remedy(folder))
+
+
+def _remedy(folder: Path) -> str:
+    return f"Delete the folder {folder} to train the run again."
+
+
+class Store:
+    """Runs by key, in a folder.
+
+    A run is written under a name of its own and renamed when it is complete: a process killed at
+    any moment leaves nothing that counts, and of two that finish the same run one is kept.
+
+    Args:
+        folder: Made when the first run is put in.
+
+    Example:
+        >>> Store("no/such/folder").get("0123")
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def get(self, key: str) -> Record | None:
+        """Return a finished run; None if there is none.
+
+        Raises:
+            CorruptFileError: It is another run's, or was damaged or changed since it was kept; the
+                message says what to delete. Its other files are checked when they are read.
+        """
+        folder = self.folder / key
+        path = folder / RUN
+        if not os.path.lexists(path):
+            if os.path.isfile(folder):
+                raise CorruptFileError(
+                    str(folder), "a file", "the folder of a run", "Delete it to train the run."
+                )
+            return None
+        values = read_json(path, _remedy(folder))
+        sealed = FILES in values or SEAL in values
+        if sealed and values.pop(SEAL, None) != digest(values):
+            raise _refused(folder, path, "changed values (SHA-256 differs)", "those that were kept")
+        try:
+            record = _record(values, folder)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise _refused(
+                folder, path, f"other values than were written ({error})", "a run"
+            ) from error
+        if record.run.key != key:
+            raise _refused(
+                folder, path, f"the run {record.run.key}", f"the run {key}, as its folder is named"
+            )
+        return record
+
+    def put(self, outcome: Outcome, together: Sequence[str], origin: Mapping[str, Any]) -> None:
+        """Keep a finished run.
+
+        Args:
+            outcome: What it left behind.
+            together: Keys of the runs that it trained with, its own among them.
+            origin: Version and hardware.
+
+        Raises:
+            OutputError: The folder cannot be written.
+        """
+        key = outcome.run.key
+        partial = self.folder / f".{key}.{os.getpid()}.{uuid.uuid4().hex[:8]}{files.PARTIAL}"
+        final = self.folder / key
+        with writing(self.folder):
+            partial.mkdir(parents=True)
+        try:
+            self._fill(partial, outcome, together, origin)
+            with writing(final):
+                try:
+                    partial.rename(final)
+                except OSError:
+                    if not (final / RUN).is_file():  # else another process was first
+                        shutil.rmtree(final)  # without its description a run does not count
+                        partial.rename(final)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def working(self, runs: Sequence[Run]) -> Iterator[list[Path]]:
+        """Give a folder per run for the checkpoints of a group; they go when all are kept."""
+        group = self.folder / WORK / digest({"together": [run.key for run in runs]})[:20]
+        yield [group / run.key for run in runs]
+        shutil.rmtree(group, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            group.parent.rmdir()  # unless another group trains
+
+    def tidy(self, keys: Sequence[str]) -> None:
+        """Take away what processes that were killed left of runs; call it under their claim."""
+        for key in keys:
+            for path in self.folder.glob(f".{key}.*{files.PARTIAL}"):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _fill(
+        self, folder: Path, outcome: Outcome, together: Sequence[str], origin: Mapping[str, Any]
+    ) -> None:
+        write_history(folder, outcome.history)
+        content = io.BytesIO()
+        np.savez_compressed(content, **dict(outcome.arrays))  # type: ignore[arg-type]
+        files.write(folder / ARRAYS, content.getvalue(), sync_folder=False)
+        tensors: dict[str, Tensor] = {
+            f"model.{name}": value for name, value in outcome.model.state_dict().items()
+        }
+        steps = outcome.history.get("step") or [0]
+        checkpoints.save(folder, tensors, {"config": outcome.model.config}, step=int(steps[-1]))
+        hashes = {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()
+        }
+        values = as_read(
+            {
+                "run": outcome.run.to_dict(),
+                "measured": outcome.measured,
+                "forecast": outcome.forecast,
+                "stopped": outcome.stopped,
+                COMPANY: list(together),
+                "origin": {**origin, "wall_s": outcome.wall_s},
+                FILES: dict(sorted(hashes.items())),
+            }
+        )
+        write_json(folder / RUN, {**values, SEAL: digest(values)})
+
+    @contextlib.contextmanager
+    def claim(self, name: str, *, wait: bool) -> Iterator[bool]:
+        """Hold a group by name; see `files.claim`. Where it fails, what is kept is the same."""
+        path = self.folder / ".claims" / name
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with files.claim(path, wait=wait) as own:
+            yield own
+
+
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "measured": dict, "forecast": (dict, type(None)), "stopped": str, COMPANY: list,
+    "origin": dict, FILES: (dict, type(None)),
+}  # fmt: skip
+
+
+def _record(values: Mapping[str, Any], folder: Path) -> Record:
+    """Return the record that the values of a `run.json` are, or an error of Python's."""
+    fields = {FILES: values.get(FILES), **{name: values[name] for name in KINDS if name != FILES}}
+    for name, value in fields.items():
+        if not isinstance(value, KINDS[name]):
+            raise TypeError(f"{name} is a {type(value).__name__}")
+    together = tuple(map(str, fields.pop(COMPANY)))
+    run = Run.from_dict(values["run"])
+    return Record(run=run, retrained_together=together, folder=folder, **fields)

@@ -1,0 +1,106 @@
+"""A batch of more rows than there are is a batch of all rows, in every respect."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import posterior_collapse as pc
+from posterior_collapse.training import drawing, feeding
+from test_training_many import ARCHITECTURES
+
+ROWS = 40
+MORE = (ROWS + 1, 128, 10**9, 10**30)
+
+
+def some(data):
+    return tuple(part[:ROWS] for part in data) if isinstance(data, tuple) else data[:ROWS]
+
+
+def assert_same_course(one, other):
+    assert one.history == other.history
+    for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("rows", MORE)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_fit_in_batches_of_more_rows_than_there_are(name, rows):
+    specs, data, options = ARCHITECTURES[name]
+    options = {**options, "epochs": 3, "seed": 1, "warm_up": 0}
+    all_rows = pc.fit(specs[0], some(data), name, batch_size=ROWS, **options)
+    more = pc.fit(specs[0], some(data), name, batch_size=rows, **options)
+    assert_same_course(more, all_rows)
+    assert more.settings.batch_size == rows  # what was asked for is what is kept
+
+
+@pytest.mark.parametrize("name", ["mlp", "cvae-relu"])
+def test_fit_many_in_batches_of_more_rows_than_there_are(name):
+    specs, data, options = ARCHITECTURES[name]
+    options = {**options, "epochs": 2, "seeds": (1, 2, 3), "warm_up": 0}
+    sweeps = [
+        pc.fit_many(specs, some(data), name, batch_size=rows, **options) for rows in (ROWS, 10**9)
+    ]
+    for one, other in zip(*sweeps, strict=True):
+        assert_same_course(one, other)
+
+
+def test_noise_is_drawn_for_the_rows_at_hand_only(monkeypatch):
+    drawn = []
+    original = drawing._block
+
+    def block(generators, shape, *rest):
+        drawn.append(shape)
+        return original(generators, shape, *rest)
+
+    monkeypatch.setattr(drawing, "_block", block)
+    pc.fit(pc.VAESpec(2), np.random.default_rng(0).standard_normal((200, 3)), batch_size=10**9)
+    assert drawn
+    assert max(rows for _, rows, _ in drawn) == 200
+
+
+@pytest.mark.parametrize("rows", [200, 201, 10**9])
+def test_diagnose_in_batches_of_more_rows_than_there_are(rows):
+    x = np.random.default_rng(0).standard_normal((200, 4)) * [3, 2, 1, 0.5]
+    model = pc.fit(pc.VAESpec(3), x, "mlp", epochs=2, hidden=(6,)).model
+    found = pc.diagnose(model, x, batch_size=rows, importance_samples=8)
+    assert found.to_dict() == pc.diagnose(model, x, batch_size=200, importance_samples=8).to_dict()
+    tensors = torch.utils.data.TensorDataset(torch.tensor(x, dtype=torch.float32))
+    assert pc.diagnose(model, tensors, batch_size=rows).n == 200
+
+
+def test_a_run_kept_when_batches_counted_more_rows_goes_on(tmp_path, monkeypatch):
+    """Its optimiser's state lies as batches of 128 rows made it, with one leaf for the heads."""
+    x = np.random.default_rng(0).standard_normal((30, 4))
+    options = {"hidden": (20,), "batch_size": 128, "folder": tmp_path}
+
+    def as_before(self, rows, batch_size, arrays, clipped=feeding.ArrayFeed.__init__):
+        clipped(self, rows, batch_size, arrays)
+        self.batch_size = batch_size
+
+    with monkeypatch.context() as context:
+        context.setattr(feeding.ArrayFeed, "__init__", as_before)
+        old = pc.fit(pc.VAESpec(2), x, "mlp", epochs=3, **options)
+    again = pc.fit(pc.VAESpec(2), x, "mlp", epochs=3, resume=True, **options)
+    assert_same_course(again, old)
+    longer = pc.fit(pc.VAESpec(2), x, "mlp", epochs=5, resume=True, **options)
+    assert longer.history["loss"][:3] == old.history["loss"]
+    assert len(longer.history["loss"]) == 5
+
+
+def test_the_command_takes_any_batch_size(tmp_path, capsys):
+    from posterior_collapse.cli.app import main
+
+    data = tmp_path / "x.npy"
+    np.save(data, np.random.default_rng(0).standard_normal((50, 3)))
+    for rows in (50, 10**12):
+        sizes = ["--latents", "2", "--epochs", "2", "--batch-size", str(rows)]
+        with pytest.raises(SystemExit) as end:
+            main(["train", str(data), *sizes, "--out", str(tmp_path / str(rows))])
+        assert end.value.code == 0, capsys.readouterr().err
+    histories = [
+        next((tmp_path / str(rows)).rglob("history.csv")).read_text() for rows in (50, 10**12)
+    ]
+    assert histories[0] == histories[1]
+    assert json.dumps(10**12) in next((tmp_path / str(10**12)).rglob("*.json")).read_text()
