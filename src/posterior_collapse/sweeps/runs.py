@@ -16,7 +16,7 @@ from posterior_collapse.training import Settings
 
 __all__ = ["Choice", "Evaluation", "Run"]
 
-METHODS = ("minibatch", "exact", "recorded")
+METHODS = ("minibatch", "exact", "recorded", "decayed")
 INCIDENTAL = ("device", "checkpoint_every", "checkpoint_steps")
 """Settings that say where and how often, not what is trained."""
 
@@ -82,8 +82,9 @@ class Run:
         spec: The hyperparameters.
         architecture: The networks.
         settings: How it is trained, seed and convention included.
-        method: `"minibatch"`; `"exact"`: a linear model on moments; `"recorded"`: the same by a
-            first-order method, its distance to the closed form kept after every step.
+        method: `"minibatch"`; `"exact"`: a linear model on moments; `"recorded"`: the same by
+            Adam at a constant rate, its distance to the closed form kept after every step;
+            `"decayed"`: the same at a rate that falls to 0.
         evaluation: What is measured.
 
     Example:
@@ -97,7 +98,7 @@ class Run:
     spec: Spec
     architecture: Architecture
     settings: Settings
-    method: Literal["minibatch", "exact", "recorded"] = "minibatch"
+    method: Literal["minibatch", "exact", "recorded", "decayed"] = "minibatch"
     evaluation: Evaluation = Evaluation()
 
     def __post_init__(self) -> None:
