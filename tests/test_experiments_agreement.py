@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from posterior_collapse.sweeps import Choice
 from scipy.stats import spearmanr
 
 from posterior_collapse.experiments.agreement import agreement
@@ -18,6 +17,7 @@ from posterior_collapse.experiments.grids import Member, Plan
 from posterior_collapse.experiments.parts import Check, Part, Result
 from posterior_collapse.experiments.rows import chosen
 from posterior_collapse.experiments.trends import along_lines, direction, monotone
+from posterior_collapse.runs import Choice
 from posterior_collapse.specs import HVAESpec, Spec, VAESpec
 from posterior_collapse.theory import forecast
 

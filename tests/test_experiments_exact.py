@@ -14,10 +14,10 @@ import torch
 from posterior_collapse.experiments import measuring, recorded
 from posterior_collapse.models import (
     build,
+    exact_terms,
     linear_values,
     load_parameters,
     loss,
-    moment_terms,
     read_parameters,
 )
 from posterior_collapse.moments import Moments
@@ -151,7 +151,7 @@ def test_a_decayed_rate_falls_along_half_a_cosine() -> None:
     for step in range(steps):
         optimiser.param_groups[0]["lr"] = 0.05 * (1 + np.cos(np.pi * step / steps)) / 2
         optimiser.zero_grad()
-        terms = moment_terms(linear_values(plain), torch.from_numpy(np.array(moments.xx)))
+        terms = exact_terms(linear_values(plain), torch.from_numpy(X))
         loss(terms, spec.beta_levels).backward()
         optimiser.step()
     for one, other in zip(decayed.parameters(), plain.parameters(), strict=True):
