@@ -21,7 +21,7 @@ from posterior_collapse.models import Architecture
 from posterior_collapse.records import Viewed, plain
 from posterior_collapse.runs.run import NUMBERS, Choice, Evaluation, Run, fit_options
 from posterior_collapse.runs.store import Outcome, Record, Store
-from posterior_collapse.specs import Spec
+from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.training import Progress as Epoch
 from posterior_collapse.training import Settings, fit_many
 from posterior_collapse.training.arguments import per_run, several, split
@@ -275,7 +275,7 @@ def _described(run: Run) -> dict[str, Any]:
 
 
 def sweep(
-    specs: Sequence[Spec],
+    specs: Sequence[Spec] | Any,
     data: Any,
     architecture: str | Architecture = "mlp",
     *,
@@ -332,6 +332,7 @@ def sweep(
             "client", type(client).__name__, "None: no cluster is served yet",
             "Leave it away; processes that sweep on one folder share its runs.",
         )  # fmt: skip
+    data, specs = in_order(data, specs)
     specs = several(specs)
     given = {"seed": seeds, "learning_rate": learning_rates, "clip": clips}
     common, networks = split(settings, options, exact)
