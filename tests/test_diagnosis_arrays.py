@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 
 import posterior_collapse as pc
-from posterior_collapse.diagnosis import QUANTILES, arrays, levels, streams
+from posterior_collapse.diagnosis import QUANTILES, arrays, levels, statistics
 from posterior_collapse.errors import DataError, InvalidArgumentError
 
 LIVE, DEAD = 5, 3
@@ -133,7 +133,7 @@ def test_rows_beyond_the_budget_are_thinned_and_said(monkeypatch) -> None:
     mean, std, live = planted(30_000)
     whole = pc.diagnose_arrays(mean, std).levels[0]
     monkeypatch.setattr(arrays, "CHUNK_NUMBERS", 8 * 1000)
-    monkeypatch.setattr(levels, "Reservoir", lambda rng: streams.Reservoir(rng, 0))
+    monkeypatch.setattr(levels, "Reservoir", lambda rng: statistics.Reservoir(rng, 0))
     found = pc.diagnose_arrays(mean, std)
     level = found.levels[0]
     assert "1,000 rows, drawn at random from 30,000" in found.notes[0]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import posterior_collapse as pc
 from planted import Opaque
-from posterior_collapse.diagnosis.signal import Residual, Residuals
+from posterior_collapse.diagnosis.certificate import Residual, Residuals
 from posterior_collapse.models import build, load_parameters
 
 positive = st.floats(0.2, 3.0)
@@ -220,7 +220,7 @@ def test_many_features_are_searched_without_a_matrix_of_them(monkeypatch) -> Non
         return residuals.signal()
 
     dense = signal()
-    monkeypatch.setattr("posterior_collapse.diagnosis.signal.DENSE", 10)
+    monkeypatch.setattr("posterior_collapse.diagnosis.certificate.DENSE", 10)
     sparse = signal()
     assert sparse.variances[:4] == pytest.approx(dense.variances[:4], rel=1e-3)
     assert sparse.error == pytest.approx(dense.error, rel=1e-2)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posterior_collapse.diagnosis import information
-from posterior_collapse.diagnosis.information import mixture_information
+from posterior_collapse.diagnosis import statistics
+from posterior_collapse.diagnosis.statistics import mixture_information
 
 
 def quadrature(mean, std, points=200_001):
@@ -84,7 +84,7 @@ def test_rows_alike_know_nothing() -> None:
 def test_posteriors_too_narrow_for_the_grid_give_a_lower_bound(monkeypatch) -> None:
     mean, std = rows("narrow")
     truth = mixture_information(mean, std)
-    monkeypatch.setattr(information, "MOST_POINTS", 300)
+    monkeypatch.setattr(statistics, "MOST_POINTS", 300)
     bound = mixture_information(mean, std)
     assert bound.coarse
     assert not truth.coarse

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from posterior_collapse.diagnosis.streams import Reservoir, Running
+from posterior_collapse.diagnosis.statistics import Reservoir, Running
 
 
 def test_batches_have_the_moments_of_the_whole() -> None:

@@ -13,10 +13,10 @@ import posterior_collapse as pc
 from planted import Opaque
 from posterior_collapse.adapters import from_callable
 from posterior_collapse.diagnosis import diagnose_arrays
-from posterior_collapse.diagnosis.signal import Residual, Residuals
+from posterior_collapse.diagnosis.certificate import Residual, Residuals
 from posterior_collapse.models import build, load_parameters
 from posterior_collapse.report import diagnoses_table, diagnosis_page, html
-from posterior_collapse.theory.certificate import rows_to_decide, side_of_threshold
+from posterior_collapse.theory.thresholds import rows_to_decide, side_of_threshold
 
 SPEC = pc.VAESpec(3, sigma="input")
 SCALE = torch.tensor([1.0, 0.7, 0.5, 0.3, 0.1])

@@ -9,14 +9,20 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from posterior_collapse.experiments.agreement import agreement
+from posterior_collapse.experiments.checks import (
+    Check,
+    Part,
+    Result,
+    agreement,
+    along_lines,
+    direction,
+    monotone,
+)
 from posterior_collapse.experiments.datasets import Data
 from posterior_collapse.experiments.deliverables import DELIVERABLES
 from posterior_collapse.experiments.execution import Executor
 from posterior_collapse.experiments.grids import Member, Plan
-from posterior_collapse.experiments.parts import Check, Part, Result
 from posterior_collapse.experiments.rows import chosen
-from posterior_collapse.experiments.trends import along_lines, direction, monotone
 from posterior_collapse.runs import Choice
 from posterior_collapse.specs import HVAESpec, Spec, VAESpec
 from posterior_collapse.theory import forecast

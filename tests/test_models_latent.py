@@ -6,7 +6,7 @@ from torch.distributions import Normal, kl_divergence
 
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import LatentModel, build
-from posterior_collapse.models.gaussians import STD_HEADS, log_head_of
+from posterior_collapse.models.layers import STD_HEADS, log_head_of
 from posterior_collapse.specs import ChainSpec, CVAESpec, HVAESpec, VAESpec
 
 F64 = torch.float64

@@ -20,7 +20,7 @@ from posterior_collapse.models import (
     read_parameters,
     trained_parameters,
 )
-from posterior_collapse.models.gaussians import Gaussian, kl_divergence, relative_entropy
+from posterior_collapse.models.layers import Gaussian, kl_divergence, relative_entropy
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import ChainSpec, CVAESpec, HVAESpec, VAESpec
 from posterior_collapse.theory import ExactObjective

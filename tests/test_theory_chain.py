@@ -7,7 +7,7 @@ import pytest
 from scipy import optimize
 
 import posterior_collapse as pc
-from posterior_collapse.theory import ExactObjective, chain, thresholds
+from posterior_collapse.theory import ExactObjective, closed_forms, thresholds
 from posterior_collapse.theory.state import Numbers
 
 DATA = np.random.default_rng(0).standard_normal((20, 8))
@@ -74,7 +74,7 @@ def price(top_learned, numbers, log_term):
 def test_the_optimum_is_stationary_in_a_convex_problem(seed: int, decades: float) -> None:
     """In logs of E[z^2] each mode's cost is convex, so these conditions certify the optimum."""
     theta, dims, numbers, sigmas = problem = chains(seed, decades)
-    state = chain.all_fixed(theta, dims, numbers, sigmas)
+    state = closed_forms.all_fixed(theta, dims, numbers, sigmas)
     free = len([s for s in sigmas if s is not None])
     for mode in range(max(dims)):
         here = [mode < dims[level] for level in range(free)]
@@ -100,7 +100,7 @@ def test_the_optimum_is_stationary_in_a_convex_problem(seed: int, decades: float
 @pytest.mark.parametrize("seed", range(30))
 def test_no_minimiser_finds_less(seed: int) -> None:
     theta, dims, numbers, sigmas = problem = chains(seed, 1.0)
-    state = chain.all_fixed(theta, dims, numbers, sigmas)
+    state = closed_forms.all_fixed(theta, dims, numbers, sigmas)
     free = len([s for s in sigmas if s is not None])
     for mode in range(max(dims)):
         floors = np.array([2 * np.log(sigmas[k][0]) for k in range(free)])
@@ -123,8 +123,10 @@ def test_no_minimiser_finds_less(seed: int) -> None:
 
 def test_the_endless_chain_ends_in_so_many_solutions(monkeypatch: pytest.MonkeyPatch) -> None:
     solved = []
-    original = chain.all_fixed
-    monkeypatch.setattr(chain, "all_fixed", lambda *problem: solved.append(1) or original(*problem))
+    original = closed_forms.all_fixed
+    monkeypatch.setattr(
+        closed_forms, "all_fixed", lambda *problem: solved.append(1) or original(*problem)
+    )
     moments = pc.Moments.from_arrays(DATA)
     f = pc.forecast(moments, ENDLESS)
     # The optimum, and per level three critical values, each by bisection between two ends.

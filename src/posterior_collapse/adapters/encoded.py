@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from posterior_collapse.errors import InvalidArgumentError
-from posterior_collapse.models.gaussians import Gaussian
+from posterior_collapse.models.layers import Gaussian
 
 __all__ = ["elementwise", "posterior_of"]
 

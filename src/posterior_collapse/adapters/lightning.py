@@ -17,13 +17,13 @@ from posterior_collapse import checks
 from posterior_collapse.adapters.encoded import posterior_of
 from posterior_collapse.adapters.libraries import missing
 from posterior_collapse.data.loaders import seeded
-from posterior_collapse.diagnosis.signal import Residual, Residuals
-from posterior_collapse.diagnosis.streams import row_chooser
+from posterior_collapse.diagnosis.certificate import Residual, Residuals
+from posterior_collapse.diagnosis.statistics import row_chooser
 from posterior_collapse.errors import DataError, InvalidArgumentError, PosteriorCollapseError
 from posterior_collapse.models.modules import evaluating, unwatched
 from posterior_collapse.specs import VAESpec
 from posterior_collapse.theory import ACTIVE_INFORMATION, forecast
-from posterior_collapse.theory.certificate import LEAST_ROWS, side_of_threshold, why_not_yet
+from posterior_collapse.theory.thresholds import LEAST_ROWS, side_of_threshold, why_not_yet
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer

@@ -16,7 +16,7 @@ from torch import Tensor
 from posterior_collapse import checks
 from posterior_collapse.adapters.libraries import missing
 from posterior_collapse.errors import InvalidArgumentError
-from posterior_collapse.models.gaussians import Gaussian, kl_divergence
+from posterior_collapse.models.layers import Gaussian, kl_divergence
 
 try:
     from torchmetrics import Metric

@@ -1,17 +1,19 @@
-"""The one result type of this room: samples in rows, and in words what was done to them."""
+"""Samples in rows, in words what was done to them; the conditional tasks, and drawn pairs."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from posterior_collapse import checks
-from posterior_collapse.errors import DataError
+from posterior_collapse.errors import DataError, InvalidArgumentError, nearest
 
-__all__ = ["Dataset"]
+__all__ = ["KINDS", "TASKS", "Dataset", "half", "pairs", "quarter"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -141,3 +143,140 @@ def _size(values: NDArray[Any]) -> str:
 def _listing(values: NDArray[Any], most: int = 12) -> str:
     shown = ", ".join(str(value) for value in values[:most])
     return shown if len(values) <= most else f"{shown}, ... ({len(values)} in all)"
+
+
+def quarter(dataset: Dataset) -> Dataset:
+    """Give the bottom-left quarter of each image (x) and ask for the other three (y).
+
+    y holds the top-left, the top-right and the bottom-right quarter, each flattened row by row,
+    in that order: 196 and 588 numbers for images of 28 x 28.
+
+    Source: the conditional experiments of Dang et al. 2024 (arXiv:2306.05023).
+
+    Raises:
+        DataError: No images, colour images, an odd height or width, or a task was cut before.
+
+    Example:
+        >>> image = np.arange(16.0).reshape(1, 16)
+        >>> cut = quarter(Dataset("toy", image, image_shape=(4, 4)))
+        >>> cut.x
+        array([[ 8.,  9., 12., 13.]])
+        >>> cut.y
+        array([[ 0.,  1.,  4.,  5.,  2.,  3.,  6.,  7., 10., 11., 14., 15.]])
+    """
+    images, h, w = _images(dataset, "quarter", even_width=True)
+    x = _flat(images[:, h:, :w])
+    parts = (images[:, :h, :w], images[:, :h, w:], images[:, h:, w:])
+    y = np.concatenate([_flat(part) for part in parts], axis=1)
+    return replace(dataset, x=x, y=y, task="quarter", steps=(*dataset.steps, "quarter task"))
+
+
+def half(dataset: Dataset) -> Dataset:
+    """Give the top half of each image (x) and ask for the bottom half (y).
+
+    Raises:
+        DataError: No images, colour images, an odd height, or a task was cut before.
+
+    Example:
+        >>> cut = half(Dataset("toy", np.arange(4.0).reshape(1, 4), image_shape=(2, 2)))
+        >>> cut.x, cut.y
+        (array([[0., 1.]]), array([[2., 3.]]))
+    """
+    images, h, _ = _images(dataset, "half", even_width=False)
+    x, y = _flat(images[:, :h]), _flat(images[:, h:])
+    return replace(dataset, x=x, y=y, task="half", steps=(*dataset.steps, "half task"))
+
+
+TASKS = {"quarter": quarter, "half": half}
+
+
+def _flat(images: NDArray[Any]) -> NDArray[Any]:
+    return images.reshape(len(images), -1)
+
+
+def _without_channel(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return (height, width) where the one channel stands first or last."""
+    if len(shape) == 3 and 1 in (shape[0], shape[2]):
+        return shape[1:] if shape[0] == 1 else shape[:2]
+    return shape
+
+
+def _images(dataset: Dataset, task: str, *, even_width: bool) -> tuple[NDArray[Any], int, int]:
+    """Return the images, shape (samples, height, width), and half their height and width."""
+    if dataset.y is not None:
+        raise DataError(
+            dataset.name, "data with a target already", "images alone", f"Leave task={task!r} away."
+        )
+    if dataset.image_shape is None:
+        raise DataError(
+            dataset.name,
+            "samples of no image shape",
+            f"images to cut for the {task} task",
+            "Pass an array of shape (samples, height, width).",
+        )
+    shape = _without_channel(dataset.image_shape)
+    odd = len(shape) != 2 or shape[0] % 2 or (even_width and shape[1] % 2)
+    if odd:
+        sides = "an even height and width" if even_width else "an even height"
+        raise DataError(
+            dataset.name,
+            f"images of shape {dataset.image_shape}",
+            f"one channel with {sides} for the {task} task",
+            "Crop or pad the images.",
+        )
+    height, width = shape
+    return dataset.x.reshape(-1, height, width), height // 2, width // 2
+
+
+KINDS = ("identical", "1/2", "1/4", "1/8", "random", "quadratic")
+"""The rows of the paper's experiment; any other correlation works too."""
+
+
+def pairs(kind: str | float = "identical", n: int = 1000, dim: int = 128, seed: int = 4) -> Dataset:
+    """Draw pairs (condition x, target y) with y ~ N(0, I), of known correlation.
+
+    One seed gives the same y for every kind. `x = rho y + sqrt(1 - rho^2) noise` has unit
+    variance and correlation rho with y, unit by unit: 1 is ``"identical"``, 0 ``"random"``.
+    ``"quadratic"`` is `x = y^2 - 1`: uncorrelated with y, and yet not independent of it.
+
+    Source: the correlation experiment of Dang et al. 2024 (arXiv:2306.05023).
+
+    Args:
+        kind: ``"identical"``, ``"random"``, ``"quadratic"`` or a correlation in [-1, 1], as a
+            number or as text such as ``"1/8"``.
+        n: Number of samples.
+        dim: Features of x and of y.
+        seed: Seed of the one generator that y and then the noise are drawn from.
+
+    Raises:
+        InvalidArgumentError: An unknown kind, a correlation out of range, no samples.
+
+    Example:
+        >>> pairs("1/8")
+        <Dataset 'pairs:1/8': x 1,000 x 128 float64, y 1,000 x 128 float64, drawn with seed 4>
+    """
+    n, dim = checks.count("n", n), checks.count("dim", dim)
+    generator = np.random.default_rng(seed)
+    y = generator.standard_normal((n, dim))
+    if kind == "quadratic":
+        x = y**2 - 1
+    else:
+        rho = _correlation(kind)
+        x = rho * y + math.sqrt(1 - rho**2) * generator.standard_normal((n, dim))
+    return Dataset(f"pairs:{kind}", x, y, steps=(f"drawn with seed {seed}",))
+
+
+def _correlation(kind: str | float) -> float:
+    named = {"identical": 1.0, "random": 0.0}
+    try:
+        rho = named[kind] if kind in named else float(Fraction(kind))
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+        rho = math.nan
+    if not -1 <= rho <= 1:
+        raise InvalidArgumentError(
+            "pairs",
+            repr(kind),
+            "'identical', 'random', 'quadratic' or a correlation from -1 to 1",
+            f"Pass e.g. '1/8'.{nearest(str(kind), KINDS)}",
+        )
+    return rho

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from posterior_collapse.data.correlated import KINDS, pairs
-from posterior_collapse.data.dataset import Dataset
+from posterior_collapse.data.dataset import KINDS, Dataset, pairs
 from posterior_collapse.data.download import checksum, download
 from posterior_collapse.data.idx import read_idx
 from posterior_collapse.data.locate import cache, expanded, find, locate, own_folders

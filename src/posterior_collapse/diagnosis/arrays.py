@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 from posterior_collapse import checks
 from posterior_collapse.arrays import as_array, refuse_non_finite
 from posterior_collapse.data.samples import read
-from posterior_collapse.diagnosis.comparison import linear_forecast
-from posterior_collapse.diagnosis.levels import LevelStatistics, RowPosteriors, gaussian_kl
-from posterior_collapse.diagnosis.options import collapse_options
+from posterior_collapse.diagnosis.levels import (
+    LevelStatistics,
+    RowPosteriors,
+    collapse_options,
+    gaussian_kl,
+)
 from posterior_collapse.diagnosis.results import Diagnosis
-from posterior_collapse.diagnosis.streams import row_chooser
-from posterior_collapse.diagnosis.verdict import with_verdict
+from posterior_collapse.diagnosis.statistics import row_chooser
+from posterior_collapse.diagnosis.verdict import linear_forecast, with_verdict
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec

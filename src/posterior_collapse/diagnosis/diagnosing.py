@@ -11,25 +11,22 @@ import numpy as np
 import torch
 
 from posterior_collapse import checks
+from posterior_collapse.diagnosis.certificate import Signal, thresholds
 from posterior_collapse.diagnosis.collecting import MOST_FEATURES, Collected, collect
-from posterior_collapse.diagnosis.comparison import linear_forecast
 from posterior_collapse.diagnosis.effects import decoder_effects
 from posterior_collapse.diagnosis.exact import exact_signals
-from posterior_collapse.diagnosis.likelihood import log_likelihood
-from posterior_collapse.diagnosis.marginal import has_marginal
-from posterior_collapse.diagnosis.options import collapse_options
+from posterior_collapse.diagnosis.levels import collapse_options
+from posterior_collapse.diagnosis.likelihood import has_marginal, log_likelihood
 from posterior_collapse.diagnosis.reading import model_behind, model_of
 from posterior_collapse.diagnosis.results import Diagnosis, LevelDiagnosis
-from posterior_collapse.diagnosis.signal import Signal
-from posterior_collapse.diagnosis.thresholds import thresholds
-from posterior_collapse.diagnosis.verdict import with_verdict
+from posterior_collapse.diagnosis.verdict import linear_forecast, with_verdict
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import LatentModel
 from posterior_collapse.models.batches import BATCH_SIZE
 from posterior_collapse.models.modules import evaluating
 from posterior_collapse.specs import Likelihood, Spec
 from posterior_collapse.theory import Forecast
-from posterior_collapse.theory.certificate import (
+from posterior_collapse.theory.thresholds import (
     AT_OPTIMUM,
     ROUNDING,
     side_of_threshold,

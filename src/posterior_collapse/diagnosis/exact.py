@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from posterior_collapse.diagnosis.certificate import LEAST_INFORMED, Signal
 from posterior_collapse.diagnosis.levels import RowPosteriors
 from posterior_collapse.diagnosis.passes import Pass, Reconstruction
-from posterior_collapse.diagnosis.signal import LEAST_INFORMED, Signal
 from posterior_collapse.models import LatentModel, MarkovVAE, exact_terms, linear_values
 from posterior_collapse.models.linear import LinearValues
 from posterior_collapse.moments import Moments
-from posterior_collapse.theory.certificate import variance_error
 from posterior_collapse.theory.spectrum import Modes
+from posterior_collapse.theory.thresholds import variance_error
 
 __all__ = ["ExactPass", "exact_signals", "is_exact"]
 

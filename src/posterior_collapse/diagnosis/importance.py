@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from posterior_collapse.models import LatentModel, MarkovVAE
-from posterior_collapse.models.nets import Decoder
+from posterior_collapse.models.layers import Decoder
 
 __all__ = ["Estimate", "Sampler"]
 

@@ -10,18 +10,39 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from posterior_collapse.diagnosis.information import Information, mixture_information
+from posterior_collapse import checks
 from posterior_collapse.diagnosis.results import (
     QUANTILES,
     CollapseCurve,
     LevelDiagnosis,
     Status,
 )
-from posterior_collapse.diagnosis.streams import Reservoir, Running
+from posterior_collapse.diagnosis.statistics import (
+    Information,
+    Reservoir,
+    Running,
+    mixture_information,
+)
+from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.theory import ACTIVE_INFORMATION
-from posterior_collapse.theory.certificate import SURE
+from posterior_collapse.theory.thresholds import SURE
 
-__all__ = ["ACTIVE_VARIANCE", "LevelStatistics", "RowPosteriors", "gaussian_kl"]
+__all__ = ["ACTIVE_VARIANCE", "LevelStatistics", "RowPosteriors", "collapse_options", "gaussian_kl"]
+
+
+def collapse_options(epsilon: object, delta: object) -> dict[str, float]:
+    """Return eps and delta of (eps, delta)-collapse by name.
+
+    Raises:
+        InvalidArgumentError: eps is not positive, or delta not between 0 and 1.
+    """
+    number = checks.positive("delta", delta)
+    if number >= 1:
+        raise InvalidArgumentError(
+            "delta", number, "a share of the rows, below 1", "Pass delta=0.05."
+        )
+    return {"epsilon": checks.positive("epsilon", epsilon), "delta": number}
+
 
 Float = NDArray[np.float64]
 

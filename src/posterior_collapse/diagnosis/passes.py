@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Normal
 
+from posterior_collapse.diagnosis.certificate import Residual
 from posterior_collapse.diagnosis.levels import RowPosteriors
 from posterior_collapse.diagnosis.reading import as_array
-from posterior_collapse.diagnosis.signal import Residual
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import LatentModel
-from posterior_collapse.models.gaussians import Gaussian, kl_divergence, relative_entropy
+from posterior_collapse.models.layers import Gaussian, kl_divergence, relative_entropy
 
 __all__ = ["DECODED", "Pass", "Reconstruction", "SampledPass"]
 

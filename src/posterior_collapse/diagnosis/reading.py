@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from posterior_collapse.diagnosis.streams import PURPOSE
+from posterior_collapse.diagnosis.statistics import PURPOSE
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import LatentModel
 

@@ -21,7 +21,7 @@ from posterior_collapse.specs import Spec
 from posterior_collapse.theory import FewSamplesWarning, Forecast, forecast
 from posterior_collapse.training import Progress, exact, fit_many
 from posterior_collapse.training import seeds as seeding
-from posterior_collapse.training.annealing import effective_spec
+from posterior_collapse.training.settings import effective_spec
 
 __all__ = ["Executor"]
 

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from posterior_collapse.errors import CorruptFileError, PosteriorCollapseError, writing
-from posterior_collapse.experiments.agreement import agreement
+from posterior_collapse.experiments.checks import Result, agreement, by_grid
 from posterior_collapse.experiments.datasets import Data
 from posterior_collapse.experiments.deliverables import DELIVERABLES
 from posterior_collapse.experiments.execution import Executor
 from posterior_collapse.experiments.grids import Plan, Row
-from posterior_collapse.experiments.parts import Result, by_grid
 from posterior_collapse.files import write_json
 from posterior_collapse.runs import Progress, Store, complete
 from posterior_collapse.training import Progress as Epoch

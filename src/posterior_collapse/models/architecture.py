@@ -9,8 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from posterior_collapse import checks
 from posterior_collapse.errors import InvalidArgumentError, nearest
-from posterior_collapse.models.gaussians import STD_HEADS
-from posterior_collapse.models.layers import ACTIVATIONS
+from posterior_collapse.models.layers import ACTIVATIONS, STD_HEADS
 from posterior_collapse.records import Record, plain
 from posterior_collapse.specs import Spec, require_gaussian
 

@@ -10,7 +10,6 @@ from torch import nn
 
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models.architecture import Architecture, Shapes
-from posterior_collapse.models.gaussians import Scale
 from posterior_collapse.models.images import (
     ConvFeatures,
     ImageHead,
@@ -18,9 +17,8 @@ from posterior_collapse.models.images import (
     TargetQuarters,
     UpscaledQuarter,
 )
-from posterior_collapse.models.layers import Affine, Dense
+from posterior_collapse.models.layers import Affine, Decoder, Dense, Encoder, Scale
 from posterior_collapse.models.markov import MarkovVAE
-from posterior_collapse.models.nets import Decoder, Encoder
 from posterior_collapse.specs import Sigma, Spec
 
 __all__ = ["build", "rebuild"]

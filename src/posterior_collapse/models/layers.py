@@ -1,20 +1,142 @@
-"""Layers whose costly or random part can be supplied from outside, by the layer's name.
+"""The layers and networks that models are built from, and the Gaussians that they give.
 
 A vectorised sweep computes the first product with the data for all its runs at once and draws its
 own dropout masks; both reach the layer through one mapping, `supplied`, from the layer's qualified
 name to the tensor it would otherwise compute.
+
+A level's two networks are each a sum over their inputs of features and a head. The sum is what
+makes one class serve them all: `W1 x + W2 y` of a linear conditional model, the two-path nets of
+the paper, and a plain stack when there is one input.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["ACTIVATIONS", "Affine", "Dense", "Mask", "Supplied"]
+__all__ = [
+    "ACTIVATIONS",
+    "STD_HEADS",
+    "Affine",
+    "Decoder",
+    "Dense",
+    "Encoder",
+    "Gaussian",
+    "Mask",
+    "Scale",
+    "Supplied",
+    "kl_divergence",
+    "log_head_of",
+    "relative_entropy",
+]
+
+_BOUND = 15.0  # of a log std given by a network: exp(15) is far from every useful scale
+_FLOOR = 1e-12  # variance that keeps the log of a signed std finite at 0
+
+
+class Gaussian(NamedTuple):
+    """Mean (..., units) and std, broadcastable to it. Unlike `Normal` it lives inside `vmap`."""
+
+    mean: Tensor
+    std: Tensor
+
+    def at(self, noise: Tensor) -> Tensor:
+        """Return the sample that standard normal `noise` (..., units) makes."""
+        return self.mean + self.std * noise
+
+
+class Scale(nn.Module):
+    """A std that no input moves: fixed (buffer `value`) or learned (parameter `log`, its log).
+
+    Args:
+        std: The fixed std, one or one per unit; `"learned"` per unit; `"shared"`, one learned.
+        shape: `(units,)`, or `()` for a scalar.
+    """
+
+    value: Tensor
+    log: Tensor
+
+    def __init__(self, std: float | Sequence[float] | str, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        if isinstance(std, str):
+            self.log = nn.Parameter(torch.zeros(() if std == "shared" else shape))
+        else:
+            # float64 here: the cast to the model's dtype then rounds once.
+            value = torch.tensor(std, dtype=torch.float64).expand(shape)
+            self.register_buffer("value", value.clone())
+
+    @property
+    def learned(self) -> bool:
+        """Whether the std is trained."""
+        return "log" in self._parameters
+
+    def forward(self) -> Tensor:
+        """Return the std."""
+        return self.log.exp() if self.learned else self.value
+
+    @torch.no_grad()
+    def set(self, std: Tensor) -> None:
+        """Set the std, learned or fixed."""
+        if self.learned:
+            self.log.copy_(std.log())
+        else:
+            self.value.copy_(std)
+
+
+def _std_of_log(head: Tensor) -> Tensor:
+    return (_BOUND * torch.tanh(head / _BOUND)).exp()
+
+
+def log_head_of(std: Tensor) -> Tensor:
+    """Return the network output that the `"log"` head turns into `std`."""
+    return _BOUND * torch.atanh(std.log() / _BOUND)
+
+
+def _std_of_signed(head: Tensor) -> Tensor:
+    return (head.square() + _FLOOR).sqrt()
+
+
+def _std_of_tanh(head: Tensor) -> Tensor:
+    return _std_of_signed(torch.tanh(head))
+
+
+STD_HEADS = {"log": _std_of_log, "signed": _std_of_signed, "tanh": _std_of_tanh}
+"""Std from a network's output s: `exp(s)` (bounded softly), `|s|`, or `|tanh s|`. The last two are
+the paper's, whose variance is the square of a signed number; they stay finite at s = 0."""
+
+
+def kl_divergence(q: Gaussian, p: Gaussian) -> Tensor:
+    """Return `KL(q || p)` of each unit in nats, of the broadcast shape.
+
+    Example:
+        >>> one = torch.ones(1)
+        >>> kl_divergence(Gaussian(one, one), Gaussian(0 * one, one)).item()
+        0.5
+    """
+    second_moment = (q.mean - p.mean).square() + q.std.square()
+    return relative_entropy(second_moment, q.std, p.std)
+
+
+def relative_entropy(squared_distance: Tensor, std_q: Tensor, std_p: Tensor) -> Tensor:
+    """Return `E_q[log q - log p]` of each unit in nats, for Gaussians q and p.
+
+    Args:
+        squared_distance: `(z - mean_p)^2`, sampled or averaged over q.
+        std_q: Std of q; its entropy is used in closed form.
+        std_p: Std of p.
+
+    Example:
+        >>> one = torch.ones(1)
+        >>> relative_entropy(one, one, one).item()
+        0.0
+    """
+    return 0.5 * (squared_distance / std_p.square() - 1) + (std_p / std_q).log()
+
 
 Supplied = Mapping[str, Tensor]
 
@@ -85,3 +207,125 @@ class Dense(nn.Module):
             if len(self.masks):
                 value = self.masks[i](value, supplied)
         return value
+
+
+Inputs = Mapping[str, Tensor]
+
+
+def _sum(values: Sequence[Tensor]) -> Tensor:
+    total = values[0]
+    for value in values[1:]:
+        total = total + value
+    return total
+
+
+class Encoder(nn.Module):
+    """`q(z_l | .)`: its mean is a squashed sum of affine heads over features of the inputs.
+
+    Args:
+        features: Per input, its feature network.
+        heads: Per input, the affine head of the mean.
+        std: A `Scale`, or per input an affine head of the std.
+        squash: Activation of the mean.
+        std_head: A key of `STD_HEADS`.
+    """
+
+    def __init__(
+        self,
+        features: Mapping[str, nn.Module],
+        heads: Mapping[str, Affine],
+        std: Scale | Mapping[str, Affine],
+        squash: str = "identity",
+        std_head: str = "log",
+    ) -> None:
+        super().__init__()
+        self.features = nn.ModuleDict(dict(features))
+        self.mean = nn.ModuleDict(dict(heads))
+        self.std = std if isinstance(std, Scale) else nn.ModuleDict(dict(std))
+        self.squash = squash
+        self.std_head = std_head
+
+    def forward(self, inputs: Inputs, supplied: Supplied) -> Gaussian:
+        """Map the inputs, (..., size) each, to mean and std, (..., units)."""
+        features = {key: net(inputs[key], supplied) for key, net in self.features.items()}
+        mean = _sum([head(features[key], supplied) for key, head in self.mean.items()])
+        mean = ACTIVATIONS[self.squash](mean)
+        if isinstance(self.std, Scale):
+            return Gaussian(mean, self.std())
+        raw = _sum([head(features[key], supplied) for key, head in self.std.items()])
+        return Gaussian(mean, STD_HEADS[self.std_head](raw))
+
+    def stems(self, key: str) -> list[Affine]:
+        """Return the affine layers applied straight to an input: first layers, or the heads."""
+        features = self.features[key]
+        if not isinstance(features, Dense):
+            return []
+        heads = [self.mean[key]] if isinstance(self.std, Scale) else [self.mean[key], self.std[key]]
+        return cast("list[Affine]", list(features.layers[:1]) or heads)
+
+
+class Decoder(nn.Module):
+    """The mean of `p(y | z_1, .)` or `p(z_l | z_{l+1})`: a squashed sum of heads over features.
+
+    Args:
+        features: Per input, its feature network.
+        heads: Per input, an `nn.Linear` or a network on the features.
+        squash: Activation of the mean.
+    """
+
+    def __init__(
+        self,
+        features: Mapping[str, nn.Module],
+        heads: Mapping[str, nn.Module],
+        squash: str = "identity",
+    ) -> None:
+        super().__init__()
+        self.features = nn.ModuleDict(dict(features))
+        self.heads = nn.ModuleDict(dict(heads))
+        self.squash = squash
+
+    @property
+    def affine(self) -> bool:
+        """Whether the mean is affine in the features, so that heads can be projected on."""
+        linear = all(isinstance(head, nn.Linear) for head in self.heads.values())
+        return linear and self.squash == "identity"
+
+    def stems(self, key: str) -> list[Affine]:
+        """Return the affine layer applied straight to an input, unless it is a head."""
+        features = self.features[key]
+        return (
+            cast("list[Affine]", list(features.layers[:1])) if isinstance(features, Dense) else []
+        )
+
+    def forward(self, inputs: Inputs, supplied: Supplied) -> Tensor:
+        """Map the inputs, (..., size) each, to the mean, (..., outputs)."""
+        hidden = [
+            (self.heads[key], net(inputs[key], supplied)) for key, net in self.features.items()
+        ]
+        return ACTIVATIONS[self.squash](_sum([head(value) for head, value in hidden]))
+
+    def squared_error(
+        self, inputs: Inputs, target: Tensor, supplied: Supplied, heads: Mapping[str, str]
+    ) -> Tensor:
+        """Return `|target - mean|^2`, (...), without residuals if every head's projection is there.
+
+        Args:
+            inputs: As in `forward`.
+            target: (..., outputs).
+            supplied: May hold, under each head's name, `target @ head.weight`, (..., features).
+            heads: Per input, the name of its head.
+        """
+        if not (heads and all(name in supplied for name in heads.values())):
+            return (target - self.forward(inputs, supplied)).square().sum(-1)
+        hidden = torch.cat([net(inputs[key], supplied) for key, net in self.features.items()], -1)
+        projected = torch.cat([supplied[heads[key]] for key in self.features], -1)
+        layers = [cast(nn.Linear, self.heads[key]) for key in self.features]
+        weight = torch.cat([layer.weight for layer in layers], 1)  # (outputs, features)
+        cross = (hidden * projected).sum(-1)
+        norm = (hidden @ (weight.T @ weight) * hidden).sum(-1)
+        error = target.square().sum(-1) - 2 * cross + norm
+        biases = [layer.bias for layer in layers if layer.bias is not None]
+        if not biases:
+            return error
+        bias = _sum(biases)
+        return error + 2 * (hidden @ (weight.T @ bias)) - 2 * (target @ bias) + bias @ bias

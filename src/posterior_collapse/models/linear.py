@@ -11,9 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from posterior_collapse.errors import InvalidArgumentError
-from posterior_collapse.models.gaussians import Scale, log_head_of, relative_entropy
+from posterior_collapse.models.layers import Decoder, Encoder, Scale, log_head_of, relative_entropy
 from posterior_collapse.models.markov import MarkovVAE
-from posterior_collapse.models.nets import Decoder, Encoder
 from posterior_collapse.models.objective import Terms, log_normaliser
 
 __all__ = [

@@ -15,10 +15,18 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from posterior_collapse.errors import InvalidArgumentError
-from posterior_collapse.models.gaussians import Gaussian, Scale, kl_divergence, relative_entropy
 from posterior_collapse.models.latent import LatentModel
-from posterior_collapse.models.layers import Affine, Mask, Supplied
-from posterior_collapse.models.nets import Decoder, Encoder
+from posterior_collapse.models.layers import (
+    Affine,
+    Decoder,
+    Encoder,
+    Gaussian,
+    Mask,
+    Scale,
+    Supplied,
+    kl_divergence,
+    relative_entropy,
+)
 from posterior_collapse.models.objective import Terms, log_normaliser
 from posterior_collapse.specs import ChainSpec, CVAESpec, Spec
 

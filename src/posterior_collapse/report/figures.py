@@ -1,23 +1,30 @@
-"""Figures: the spectrum against its threshold, and the phase diagram around the present spec."""
+"""Figures of results: forecasts, diagnoses and sweeps."""
 
 from __future__ import annotations
 
 import errno
 import io
 import os
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from posterior_collapse import files
 from posterior_collapse.errors import InvalidArgumentError, writing
+from posterior_collapse.report.comparison import comparison_sentences, comparison_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from rich.console import RenderableType
 
+    from posterior_collapse.diagnosis import Diagnosis, LevelDiagnosis
     from posterior_collapse.theory import Forecast
+
+__all__ = ["Swept", "diagnosis_figure", "sweep_figure", "sweep_page"]
 
 BLUE, ORANGE, GREY, GREEN = "#0072B2", "#D55E00", "#999999", "#009E73"
 """From the palette of Okabe and Ito, told apart by colour-blind readers and in grey."""
@@ -165,3 +172,231 @@ def _phase(figure: Figure, axes: Axes, forecast: Forecast) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}")
     axes.legend(loc="lower left", framealpha=0.9)
+
+
+LOOKS = {
+    "active": ("o", BLUE, BLUE, "", "active"),
+    "noise": ("s", GREEN, "none", "////", "relays noise"),
+    "collapsed": ("v", ORANGE, "none", "", "collapsed"),
+}
+"""Marker, edge, face, hatch and name: told apart by shape too, for readers who see no colour."""
+MOST_TICKS = 32
+LOW = 0.03
+"""Share of the highest bar below which one is hard to see."""
+LEAST_VARIANCE = 1e-5
+"""Of a mean, as drawn: that of a collapsed unit may be 0."""
+
+
+def diagnosis_figure(found: Diagnosis) -> Figure:
+    """Return a figure with a row per level.
+
+    Left the KL of each unit, the most first; in the middle the share of collapsed units over eps;
+    right the two variances that make up a unit's: that of its mean over x, and that given x.
+
+    Args:
+        found: What `diagnose` or `diagnose_arrays` returned.
+    """
+    from matplotlib.figure import Figure
+
+    rows = len(found.levels)
+    figure = Figure(figsize=(12, 0.8 + 3.6 * rows), layout="constrained")
+    figure.suptitle(textwrap.fill(found.verdict, 130), fontsize=10)
+    panels = figure.subplots(rows, 3, squeeze=False)
+    for number, (level, (left, middle, right)) in enumerate(
+        zip(found.levels, panels, strict=True), 1
+    ):
+        name = f"z{number}: " if rows > 1 else ""
+        forecast = None if found.forecast is None else found.forecast.levels[number - 1].kl
+        _kl_bars(left, level, forecast)
+        left.set_title(f"{name}{level.n_active} of {len(level.status)} units active")
+        _curve(middle, level)
+        _variances(right, level, top=number == rows)
+    return figure
+
+
+def _kl_bars(axes: Axes, level: LevelDiagnosis, forecast: np.ndarray | None) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    order = np.argsort(-level.kl, kind="stable")
+    kl, status = level.kl[order], np.array(level.status)[order]
+    error = np.nan_to_num(level.kl_error[order])
+    places = np.arange(len(order))
+    for name, (marker, edge, face, hatch, label) in LOOKS.items():
+        here = status == name
+        if here.any():
+            axes.bar(
+                places[here],
+                kl[here],
+                color=face,
+                edgecolor=edge,
+                hatch=hatch,
+                yerr=error[here],
+                error_kw={"elinewidth": 1},
+                label=label,
+            )
+            # A collapsed unit's bar has no height: its marker says that it is there.
+            low = here & (np.abs(kl) <= LOW * np.abs(kl).max())
+            if low.any():
+                axes.plot(places[low], kl[low], marker, color=edge, mfc=face, ms=4, clip_on=False)
+    if forecast is not None:
+        axes.step(
+            np.append(places, len(places)) - 0.5,
+            np.append(np.sort(forecast)[::-1], np.sort(forecast)[0]),
+            "--",
+            where="post",
+            color="black",
+            lw=1,
+            label="linear optimum",
+        )
+    if len(order) <= MOST_TICKS:
+        axes.set_xticks(places, [str(i) for i in order], fontsize=8)
+        axes.set_xlabel("unit, by KL")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("rank of the unit by KL")
+    axes.axhline(0.0, color="black", lw=0.8)
+    axes.set_ylabel("KL (nats)")
+    axes.legend(frameon=False)
+
+
+def _curve(axes: Axes, level: LevelDiagnosis) -> None:
+    curve = level.collapse_curve
+    axes.step(curve.epsilon, curve.share, where="mid", color=BLUE)
+    low, high = (np.clip(curve.share + side * curve.error, 0, 1) for side in (-1, 1))
+    axes.fill_between(curve.epsilon, low, high, step="mid", color=BLUE, alpha=0.25, lw=0)
+    axes.set_xscale("log")
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xlabel("eps (nats)")
+    axes.set_ylabel("share of units collapsed")
+    axes.set_title(f"collapsed: KL < eps on {100 * (1 - curve.delta):g}% of rows")
+
+
+def _variances(axes: Axes, level: LevelDiagnosis, *, top: bool) -> None:
+    of_mean = np.maximum(level.mean_variance, LEAST_VARIANCE)
+    given_x = np.maximum(np.square(level.aggregate_std) - level.mean_variance, LEAST_VARIANCE)
+    status = np.array(level.status)
+    for name, (marker, edge, face, _, label) in LOOKS.items():
+        here = status == name
+        if here.any():
+            axes.plot(of_mean[here], given_x[here], marker, color=edge, mfc=face, ms=6, label=label)
+    prior = float(np.square(level.prior_std).mean())
+    left = min(of_mean.min(), 1e-3) / 2
+    if top:  # below, the prior's mean varies too
+        along = np.geomspace(left, 0.9999 * prior, 400)
+        axes.plot(along, prior - along, "-", color="black", lw=1, label="sum = the prior's")
+    axes.axvline(0.01, color=GREY, ls=":", label="Burda's threshold")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(left=left)
+    axes.set_ylim(min(given_x.min(), prior / 10) / 2, max(given_x.max(), prior) * 2)
+    axes.set_xlabel("variance over x of E[z|x]")
+    axes.set_ylabel("mean variance of z given x")
+    axes.set_title("where a unit's variance comes from")
+    axes.legend(frameon=False, loc="lower left")
+
+
+RUN_LOOKS = tuple(zip((BLUE, ORANGE, GREEN, GREY), "osv^", strict=True))
+WIDE = 10.0
+"""Ratio of the ends of an axis from which on it is logarithmic."""
+
+
+class Swept(Protocol):
+    """What is looked at: a `Sweep`, which a room above makes."""
+
+    @property
+    def labels(self) -> Sequence[Mapping[str, Any]]:
+        """Per run the values of what varies."""
+
+    @property
+    def runs(self) -> Sequence[Any]:
+        """The runs, each with `measured`, `forecast` and `stopped`."""
+
+
+def sweep_figure(found: Swept) -> Figure:
+    """Return a figure: the loss, and the active units of each level, over what varies.
+
+    Markers are what was measured, lines the forecast; where several things vary, the first that is
+    a number is the axis, and each combination of the others has a look of its own.
+
+    Args:
+        found: What `sweep` returned.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    levels = max(len(run.measured["levels"]) for run in found.runs)
+    figure = Figure(figsize=(4.2 * (1 + levels), 3.8), layout="constrained")
+    panels = figure.subplots(1, 1 + levels, squeeze=False)[0]
+    axis, places, series = _series(found.labels)
+    for level, axes in enumerate(panels):
+        for (name, members), (color, marker) in zip(
+            series.items(), RUN_LOOKS * len(series), strict=False
+        ):
+            pairs = [(places[i], *_values(found.runs[i], level)) for i in members]
+            known = [(x, forecast) for x, _, forecast in pairs if forecast is not None]
+            axes.plot(*zip(*known, strict=True) if known else ((), ()), "--", color=color, lw=1)
+            there = [(x, measured) for x, measured, _ in pairs if measured is not None]
+            axes.plot(
+                *zip(*there, strict=True) if there else ((), ()),
+                marker, color=color, mfc="none", label=name or "measured",
+            )  # fmt: skip
+        axes.set_xlabel(axis)
+        of = f" of z{level}" if levels > 1 else ""
+        axes.set_ylabel(f"active units{of}" if level else "loss (nats)")
+        if level:
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        _scale(axes, places)
+    panels[0].plot([], [], "--", color="black", lw=1, label="linear optimum")
+    panels[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def sweep_page(found: Swept) -> Iterator[RenderableType]:
+    """Yield a table of the runs of each number of levels, and sentences on them."""
+    by_levels: dict[int, list[tuple[str, dict[str, Any]]]] = {}
+    for number, (label, run) in enumerate(zip(found.labels, found.runs, strict=True), 1):
+        sides = {"measured": run.measured, "forecast": run.forecast, "stopped": run.stopped}
+        name = _named(label) or str(number)
+        by_levels.setdefault(len(run.measured["levels"]), []).append((name, sides))
+    for named in by_levels.values():
+        yield comparison_table(named)
+        yield from comparison_sentences(named, where="to_dict() has the numbers of each run.")
+
+
+def _series(
+    labels: Sequence[Mapping[str, Any]],
+) -> tuple[str, list[float], dict[str, list[int]]]:
+    """Return the axis, where each run is on it, and the runs of each series in that order."""
+    numeric = [n for n in labels[0] if all(isinstance(v[n], (int, float)) for v in labels)]
+    axis = numeric[0] if numeric else "run"
+    places = [float(label[axis]) if numeric else i for i, label in enumerate(labels, 1)]
+    series: dict[str, list[int]] = {}
+    for i in sorted(range(len(labels)), key=places.__getitem__):
+        others = {name: value for name, value in labels[i].items() if name != axis}
+        series.setdefault(_named(others) if numeric else "", []).append(i)
+    return axis, places, series
+
+
+def _values(run: Any, level: int) -> Iterator[float | None]:
+    """Yield the loss (level 0) or the active units of a level, measured and forecast."""
+    for side in (run.measured, run.forecast):
+        if side is None or level > len(side["levels"]):
+            yield None
+        else:
+            yield side["levels"][level - 1]["n_active"] if level else side["loss"]
+
+
+def _scale(axes: Axes, places: Sequence[float]) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    if min(places) > 0 and max(places) > WIDE * min(places):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _named(label: Mapping[str, Any]) -> str:
+    numbers = (int, float)
+    shown = {n: f"{v:g}" if isinstance(v, numbers) else str(v) for n, v in label.items()}
+    return ", ".join(f"{name}={value}" for name, value in shown.items())

@@ -34,7 +34,7 @@ from posterior_collapse.report.comparison import comparison_verdict
 from posterior_collapse.runs.run import NUMBERS, Choice, Evaluation, Run, fit_options
 from posterior_collapse.specs import Spec
 from posterior_collapse.training import Fitted, Progress, Settings, checkpoints, fit, fit_many
-from posterior_collapse.training.annealing import effective_spec
+from posterior_collapse.training.settings import effective_spec
 from posterior_collapse.training.states import load_model
 
 __all__ = [

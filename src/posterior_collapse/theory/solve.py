@@ -11,8 +11,8 @@ from posterior_collapse.arrays import Float
 from posterior_collapse.checks import LEARNED_SIGMAS, Sigma
 from posterior_collapse.errors import InvalidArgumentError, NotSolvedError
 from posterior_collapse.specs import Spec
-from posterior_collapse.theory import chain, single, thresholds
-from posterior_collapse.theory.chain import Std
+from posterior_collapse.theory import closed_forms, thresholds
+from posterior_collapse.theory.closed_forms import Std
 from posterior_collapse.theory.spectrum import Modes
 from posterior_collapse.theory.state import Numbers, State, fit
 from posterior_collapse.theory.thresholds import Threshold
@@ -97,7 +97,9 @@ def solve(problem: Problem) -> Solution:
     etas = [eta_dec if e == "learned" else float(e) for e in spec.eta_levels]
     numbers = Numbers(spec.beta_levels, etas, spec.eta_enc)
     if spec.sigma_levels == ("shared",):
-        sigma = single.shared_sigma(_units(problem), spec.beta_levels[0], etas[0], spec.eta_enc)
+        sigma = closed_forms.shared_sigma(
+            _units(problem), spec.beta_levels[0], etas[0], spec.eta_enc
+        )
         problem = _with_sigma(problem, sigma)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         state = solve_state(problem, problem.theta, numbers)
@@ -122,19 +124,19 @@ def solve_state(problem: Problem, theta: Float, numbers: Numbers) -> State:
     """
     dims, sigmas = problem.spec.dims, problem.sigmas
     if problem.all_learned:
-        return chain.all_learned(theta, dims, numbers)
+        return closed_forms.all_learned(theta, dims, numbers)
     refuse_unsolved(problem)
     if problem.depth == 1:
         (sigma,) = sigmas
         assert sigma is not None
         kappa = np.sqrt(numbers.betas[0]) * (numbers.etas[0] / numbers.eta_enc) * sigma
-        second, noise = single.fixed(fit(theta, dims[0]), kappa, sigma)
+        second, noise = closed_forms.fixed(fit(theta, dims[0]), kappa, sigma)
         return State(theta, [second], [noise])
     if problem.depth == 2 and sigmas[0] is None:
-        return chain.first_learned(theta, dims, numbers, sigmas[1])
+        return closed_forms.first_learned(theta, dims, numbers, sigmas[1])
     if problem.depth == 2:
-        return chain.two_fixed(theta, dims, numbers, *sigmas)
-    return chain.all_fixed(theta, dims, numbers, sigmas)
+        return closed_forms.two_fixed(theta, dims, numbers, *sigmas)
+    return closed_forms.all_fixed(theta, dims, numbers, sigmas)
 
 
 def critical(problem: Problem, solution: Solution) -> list[Threshold]:
@@ -229,12 +231,12 @@ def _decoder_std(problem: Problem) -> tuple[float, list[str]]:
         return float("nan"), []
     beta, rest, dim = spec.beta_levels[0], problem.rest, problem.target_dim
     if problem.all_learned:
-        return single.learned_eta(theta, rest, beta, dim)
+        return closed_forms.learned_eta(theta, rest, beta, dim)
     refuse_unsolved(problem)
     if spec.sigma_levels == ("shared",):
-        return single.learned_eta_shared_sigma(theta, rest, beta, dim), []
+        return closed_forms.learned_eta_shared_sigma(theta, rest, beta, dim), []
     ratio = np.sqrt(beta) * np.asarray(problem.sigmas[0]) / spec.eta_enc
-    return single.learned_eta_fixed_sigma(theta, ratio, rest, dim), []
+    return closed_forms.learned_eta_fixed_sigma(theta, ratio, rest, dim), []
 
 
 def _notes(problem: Problem, numbers: Numbers, state: State) -> list[str]:

@@ -5,9 +5,9 @@ from posterior_collapse.errors import needing_torch
 with needing_torch():
     from posterior_collapse.theory.state import ACTIVE_INFORMATION
     from posterior_collapse.training.arguments import UnboundedObjectiveWarning
+    from posterior_collapse.training.course import Progress
     from posterior_collapse.training.fitted import Fitted
     from posterior_collapse.training.fitting import fit, fit_many
-    from posterior_collapse.training.progress import Progress
     from posterior_collapse.training.settings import Settings
 
 __all__ = [

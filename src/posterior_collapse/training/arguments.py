@@ -19,9 +19,8 @@ from posterior_collapse.models import ARCHITECTURES, Architecture
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import forecast
 from posterior_collapse.training import checkpoints
-from posterior_collapse.training.annealing import effective_spec
 from posterior_collapse.training.feeding import Feed
-from posterior_collapse.training.settings import FIELDS, Settings
+from posterior_collapse.training.settings import FIELDS, Settings, effective_spec
 
 __all__ = [
     "Folder",

@@ -13,14 +13,12 @@ from torch import Tensor
 from posterior_collapse.errors import NonFiniteLossError
 from posterior_collapse.models import MarkovVAE, loss
 from posterior_collapse.training import seeds
-from posterior_collapse.training.annealing import Annealing
-from posterior_collapse.training.course import FINISHED, Course
+from posterior_collapse.training.course import FINISHED, Course, Progress
 from posterior_collapse.training.drawing import BLOCK, draw, first_rows
 from posterior_collapse.training.feeding import Batch, Feed
 from posterior_collapse.training.information import active_units, information
 from posterior_collapse.training.optimisers import SGD, Adam, Optimiser, clip_
-from posterior_collapse.training.progress import Progress
-from posterior_collapse.training.settings import Settings
+from posterior_collapse.training.settings import Annealing, Settings
 from posterior_collapse.training.stacking import Draws, Stack
 from posterior_collapse.training.states import TrainState, save
 

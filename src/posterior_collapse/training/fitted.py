@@ -12,9 +12,8 @@ from posterior_collapse.models import MarkovVAE
 from posterior_collapse.models.modules import evaluating
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import Forecast, forecast
-from posterior_collapse.training.annealing import effective_spec
 from posterior_collapse.training.feeding import Feed
-from posterior_collapse.training.settings import Settings
+from posterior_collapse.training.settings import Settings, effective_spec
 
 __all__ = ["Fitted"]
 

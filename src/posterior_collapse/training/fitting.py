@@ -23,7 +23,6 @@ from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.theory import forecast
 from posterior_collapse.training import checkpoints, exact, states
 from posterior_collapse.training import seeds as seeding
-from posterior_collapse.training.annealing import effective_spec
 from posterior_collapse.training.arguments import (
     Folder,
     check_device,
@@ -35,12 +34,11 @@ from posterior_collapse.training.arguments import (
     split,
     warn_unbounded,
 )
-from posterior_collapse.training.course import LIMIT, Course
+from posterior_collapse.training.course import LIMIT, Bar, Course, Progress
 from posterior_collapse.training.engine import Engine
 from posterior_collapse.training.feeding import ArrayFeed, Feed, feed
 from posterior_collapse.training.fitted import Fitted
-from posterior_collapse.training.progress import Bar, Progress
-from posterior_collapse.training.settings import Settings
+from posterior_collapse.training.settings import Settings, effective_spec
 from posterior_collapse.training.states import TrainState
 
 __all__ = ["fit", "fit_many"]

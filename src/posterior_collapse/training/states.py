@@ -15,10 +15,9 @@ from posterior_collapse.models import MarkovVAE, rebuild
 from posterior_collapse.training import checkpoints
 from posterior_collapse.training.checkpoints import Checkpoint
 from posterior_collapse.training.course import FINISHED, Course
-from posterior_collapse.training.layout import Layout
 from posterior_collapse.training.optimisers import Optimiser
 from posterior_collapse.training.settings import Settings
-from posterior_collapse.training.stacking import Stack
+from posterior_collapse.training.stacking import Layout, Stack
 
 __all__ = ["TrainState", "load_exact", "load_model", "restore", "save", "save_exact"]
 

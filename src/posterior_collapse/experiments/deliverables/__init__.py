@@ -2,29 +2,28 @@
 
 from collections.abc import Mapping
 
+from posterior_collapse.experiments.checks import Deliverable
 from posterior_collapse.experiments.deliverables import (
+    collapse,
     convergence,
-    curves,
-    digits,
     likelihood,
     onset,
     panels,
     sweeps,
     theorems,
 )
-from posterior_collapse.experiments.parts import Deliverable
 
 __all__ = ["DELIVERABLES"]
 
 DELIVERABLES: Mapping[str, Deliverable] = {
     "beta_panel": panels.beta_panel,
     "both_learned": theorems.both_learned,
-    "collapse_curves": curves.collapse_curves,
+    "collapse_curves": collapse.collapse_curves,
     "convergence": convergence.convergence,
-    "correlation": curves.correlation,
-    "digit_curves": digits.digit_curves,
-    "digit_order": digits.digit_order,
-    "digit_spectra": digits.digit_spectra,
+    "correlation": collapse.correlation,
+    "digit_curves": collapse.digit_curves,
+    "digit_order": collapse.digit_order,
+    "digit_spectra": collapse.digit_spectra,
     "likelihood_table": likelihood.likelihood_table,
     "matrices": theorems.matrices,
     "onset": onset.onset,

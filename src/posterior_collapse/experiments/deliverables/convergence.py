@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from posterior_collapse.experiments import figures
-from posterior_collapse.experiments.parts import Check, Part, Result, by_grid
+from posterior_collapse.experiments.checks import Check, Part, Result, by_grid
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.theory.verification import SINGULAR_VALUE_TOLERANCE
 

@@ -8,17 +8,18 @@ from typing import Any
 import numpy as np
 
 from posterior_collapse.experiments import figures
-from posterior_collapse.experiments.parts import (
+from posterior_collapse.experiments.checks import (
     Check,
     Part,
     Result,
+    Way,
     by_grid,
     by_labels,
+    monotone,
     some_active,
     text,
 )
 from posterior_collapse.experiments.tables import BY_THEORY, Table
-from posterior_collapse.experiments.trends import Way, monotone
 
 __all__ = ["likelihood_table"]
 

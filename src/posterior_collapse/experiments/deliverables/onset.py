@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from posterior_collapse.experiments import figures
-from posterior_collapse.experiments.parts import Check, Part, Result, by_grid, one_seed
+from posterior_collapse.experiments.checks import Check, Part, Result, by_grid, one_seed
 from posterior_collapse.experiments.tables import Table
 
 __all__ = ["onset"]

@@ -9,17 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posterior_collapse.experiments import figures
-from posterior_collapse.experiments.parts import (
+from posterior_collapse.experiments.checks import (
     Check,
     Part,
     Result,
+    along_lines,
     by_grid,
+    follows,
     one_seed,
     some_active,
     text,
 )
 from posterior_collapse.experiments.tables import Table
-from posterior_collapse.experiments.trends import along_lines, follows
 
 __all__ = ["beta_panel", "images", "reconstructions", "sweep_reconstructions"]
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from posterior_collapse.experiments import figures
+from posterior_collapse.experiments.checks import Check, Part, Result, by_grid, one_seed
 from posterior_collapse.experiments.measuring import ACTIVE_MODE
-from posterior_collapse.experiments.parts import Check, Part, Result, by_grid, one_seed
 from posterior_collapse.experiments.tables import Table
 
 __all__ = ["theory_sweep"]

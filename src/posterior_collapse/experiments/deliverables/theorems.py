@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posterior_collapse.experiments import figures
-from posterior_collapse.experiments.parts import Check, Part, Result, by_grid, by_labels
+from posterior_collapse.experiments.checks import Check, Part, Result, by_grid, by_labels
 from posterior_collapse.experiments.tables import Table
 
 __all__ = ["both_learned", "matrices"]

@@ -4,16 +4,17 @@ Each function returns a `Chart`: the figure and, beside it, the rows of its CSV.
 """
 
 from posterior_collapse.experiments.figures.chart import Chart, Line, Panels
-from posterior_collapse.experiments.figures.curves import (
+from posterior_collapse.experiments.figures.lines import (
+    Points,
     collapse_curves,
     convergence,
+    scatter,
     spectra,
+    spread,
+    sweep,
 )
-from posterior_collapse.experiments.figures.heat_maps import heat_maps
+from posterior_collapse.experiments.figures.maps import heat_maps, phase
 from posterior_collapse.experiments.figures.panels import panel
-from posterior_collapse.experiments.figures.phase import phase
-from posterior_collapse.experiments.figures.points import Points, scatter, spread
-from posterior_collapse.experiments.figures.sweep import sweep
 
 __all__ = [
     "Chart",

@@ -1,10 +1,16 @@
-"""Markov hierarchies of any depth (theory sections 3 and 4): the optimum as a `State`.
+"""Closed forms of one level, and of Markov hierarchies of any depth (theory sections 1 to 4).
 
-Arrays broadcast over leading axes (grids of betas or etas); the last axis runs over modes.
+One level: VAE and, on residuals, conditional VAE. Level two of a hierarchy is the same problem with
+z1 as data, noise eta_dec and beta = beta_2 / beta_1 (section 3), so these functions serve there
+too.
+
+Hierarchies: the optimum as a `State`. Arrays broadcast over leading axes (grids of betas or etas);
+the last axis runs over modes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,8 +18,141 @@ import numpy.typing as npt
 
 from posterior_collapse.arrays import Float
 from posterior_collapse.errors import UnboundedObjectiveError
-from posterior_collapse.theory import single
 from posterior_collapse.theory.state import Numbers, State, at_least_one, fit
+
+Number = Float | float
+
+
+def learned(signal: Float, threshold: Number, eta_enc: float) -> tuple[Float, Float]:
+    """E[z^2] and sigma^2 per unit with sigma learned (section 1a).
+
+    Args:
+        signal: Variance of each unit's mode.
+        threshold: beta eta_dec^2, the variance a mode must exceed.
+        eta_enc: Prior std.
+    """
+    noise = eta_enc**2 / at_least_one(signal / threshold)
+    return np.full_like(noise, eta_enc**2), noise
+
+
+def fixed(theta: Float, kappa: Number, sigma: Number) -> tuple[Float, Float]:
+    """E[z^2] and sigma^2 per unit with sigma fixed, ascending (section 1b).
+
+    Args:
+        theta: Std of each unit's mode, descending.
+        kappa: sqrt(beta) (eta_dec / eta_enc) sigma, the std a mode must exceed.
+        sigma: Posterior std.
+    """
+    gain = at_least_one(theta / kappa)
+    noise = np.square(sigma) * np.ones_like(gain)
+    return noise * gain, noise
+
+
+def shared_sigma(theta: Float, beta: float, eta_dec: float, eta_enc: float) -> float:
+    """The one learned sigma of all units (section 1c): x sum max(theta/eta_dec, x) = beta d."""
+    ratio, units = theta / eta_dec, len(theta)
+    strong = np.concatenate([[0.0], np.cumsum(ratio)])
+    for k in range(units, -1, -1):
+        weak = units - k
+        # weak x^2 + strong x - beta d = 0, in the form that does not cancel
+        x = 2 * beta * units / (strong[k] + math.sqrt(strong[k] ** 2 + 4 * weak * beta * units))
+        if k == 0 or ratio[k - 1] > x:
+            break
+    return float(x * eta_enc / math.sqrt(beta))
+
+
+def learned_eta(theta: Float, rest: Float, beta: float, dim: int) -> tuple[float, list[str]]:
+    """Decoder std that minimises the loss, with sigma learned (section 1d), and notes.
+
+    Args:
+        theta: Std of the modes that have a unit, descending.
+        rest: Variance of the target not in the first k modes, k = 0 .. len(theta).
+        beta: Weight of the KL.
+        dim: Number of features of the target.
+
+    Raises:
+        UnboundedObjectiveError: The units explain everything: the loss falls for ever.
+    """
+    variance = theta**2
+    rank = int(np.count_nonzero(variance))
+    if rest[rank] == 0 and beta * rank < dim:
+        raise _everything_explained(rank)
+    if rest[rank] == 0 and beta * rank == dim:
+        return math.sqrt(variance[rank - 1] / beta), [
+            "beta x rank = features: the loss is the same for every eta_dec below the one shown, "
+            "where all units are active with a larger KL: counts and KL are not determined"
+        ]
+    for k in range(min(rank, math.ceil(dim / beta) - 1), -1, -1):
+        v = rest[k] / (dim - beta * k)
+        if k == 0 or variance[k - 1] > beta * v:
+            break
+    return math.sqrt(v), []
+
+
+def learned_eta_fixed_sigma(theta: Float, ratio: Float, rest: Float, dim: int) -> float:
+    """Decoder std that minimises the loss, with sigma fixed (section 1d).
+
+    Args:
+        theta: Std of the modes that have a unit, descending.
+        ratio: sqrt(beta) sigma / eta_enc per unit, ascending.
+        rest: Variance of the target not in the first k modes, k = 0 .. len(theta).
+        dim: Number of features of the target.
+
+    Raises:
+        UnboundedObjectiveError: There is no variance to explain.
+    """
+    if rest[0] == 0:
+        raise _everything_explained(0)
+    slope = np.concatenate([[0.0], np.cumsum(theta * ratio)])
+    for k in range(len(theta), -1, -1):
+        # rest t^2 + slope t - dim = 0 for t = 1 / eta_dec
+        t = 2.0 * dim / (slope[k] + math.sqrt(slope[k] ** 2 + 4 * rest[k] * dim))
+        if k == 0 or theta[k - 1] * t > ratio[k - 1]:
+            break
+    return float(1 / t)
+
+
+def learned_eta_shared_sigma(theta: Float, rest: Float, beta: float, dim: int) -> float:
+    """Decoder std that minimises the loss, with one shared learned sigma.
+
+    In (log sigma, log eta_dec) the loss is convex: each mode costs 2 theta t x if active and
+    (theta t)^2 + x^2 if not, with t = 1/eta_dec and x = sqrt(beta) sigma/eta_enc. Stationarity in
+    both gives a quadratic for r = x eta_dec, and mode i is active iff theta_i > r.
+
+    Raises:
+        UnboundedObjectiveError: The units explain everything and beta latent_dim < features.
+    """
+    units = len(theta)
+    strong = np.concatenate([[0.0], np.cumsum(theta)])
+    for k in range(units, -1, -1):
+        a, b = dim * (units - k), (dim - beta * units) * strong[k]
+        c = beta * units * rest[k]
+        r = _positive_root(a, b, c)
+        if r > 0 and (k == 0 or theta[k - 1] > r) and (k == units or theta[k] <= r):
+            return math.sqrt((r * strong[k] + rest[k]) / dim)
+    raise _everything_explained(int(np.count_nonzero(theta)))
+
+
+def _positive_root(a: float, b: float, c: float) -> float:
+    """Positive root of a r^2 + b r - c = 0 for a, c >= 0, or 0 when there is none."""
+    root = math.sqrt(b * b + 4 * a * c)
+    if b >= 0:
+        return 2 * c / (b + root) if b + root > 0 else 0.0
+    return (root - b) / (2 * a) if a > 0 else 0.0
+
+
+def _everything_explained(rank: int) -> UnboundedObjectiveError:
+    what = "units that explain all variance" if rank else "no variance left to explain"
+    fewer = f"fewer than {rank} units (the data's rank), or " if rank > 1 else ""
+    return UnboundedObjectiveError(
+        "eta_dec",
+        f"'learned' with {what}, so that the loss falls without end",
+        f"{fewer}a fixed eta_dec",
+        "Pass eta_dec as a number."
+        if rank < 2
+        else "Pass eta_dec as a number, or use fewer units.",
+    )
+
 
 Bool = npt.NDArray[np.bool_]
 Std = Float | None
@@ -44,7 +183,7 @@ def all_learned(theta: Float, dims: Sequence[int], numbers: Numbers) -> State:
     second, noise = [], []
     for level, prior in enumerate(numbers.priors):
         heard = signal if level == 0 else np.zeros(dims[level])
-        unit = single.learned(heard, threshold, 1.0)
+        unit = learned(heard, threshold, 1.0)
         scale = np.square(prior)
         second.append(unit[0] * scale)
         noise.append(unit[1] * scale)
@@ -61,7 +200,7 @@ def first_learned(theta: Float, dims: Sequence[int], numbers: Numbers, sigma_2: 
     second = variance * np.where(gain > 0, gain, 1.0)
     threshold = numbers.betas[0] * np.square(numbers.etas[0])
     noise = second / at_least_one(fit(theta, dims[0]) ** 2 / threshold)
-    above = single.fixed(fit(np.sqrt(second), dims[1]), kappa, sigma_2)
+    above = fixed(fit(np.sqrt(second), dims[1]), kappa, sigma_2)
     return State(theta, [second, above[0]], [noise, above[1]])
 
 
@@ -85,9 +224,9 @@ def two_fixed(
     heard = fit(second, dims[1])
     if sigma_2 is None:
         threshold = two.betas[1] / np.asarray(two.betas[0]) * np.square(two.etas[1])
-        above = single.learned(heard, threshold, numbers.eta_enc)
+        above = learned(heard, threshold, numbers.eta_enc)
     else:
-        above = single.fixed(np.sqrt(heard), _kappa(two, sigma_2), sigma_2)
+        above = fixed(np.sqrt(heard), _kappa(two, sigma_2), sigma_2)
     return State(theta, [second, above[0]], [noise * np.ones_like(second), above[1]])
 
 
@@ -123,7 +262,7 @@ def all_fixed(theta: Float, dims: Sequence[int], numbers: Numbers, sigmas: Seque
     if top is None:
         last = numbers.cut(dims[-1])
         threshold = last.betas[-1] / np.asarray(last.betas[-2]) * np.square(last.etas[-1])
-        unit_state = single.learned(fit(second[-1], dims[-1]), threshold, numbers.eta_enc)
+        unit_state = learned(fit(second[-1], dims[-1]), threshold, numbers.eta_enc)
         second.append(unit_state[0])
         noise.append(unit_state[1])
     return State(theta, second, [n * np.ones_like(s) for s, n in zip(second, noise, strict=True)])

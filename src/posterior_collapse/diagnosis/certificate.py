@@ -1,21 +1,24 @@
-"""The certificate's signal: the strongest variance that a level's decoder leaves unexplained."""
+"""The certificate: the strongest variance left unexplained, and what one more unit must exceed."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from posterior_collapse.diagnosis.streams import Reservoir
-from posterior_collapse.theory import ACTIVE_INFORMATION
-from posterior_collapse.theory.certificate import SURE, variance_error
+from posterior_collapse.diagnosis.results import LevelDiagnosis
+from posterior_collapse.diagnosis.statistics import Reservoir
+from posterior_collapse.specs import ChainSpec, HVAESpec, Spec
+from posterior_collapse.theory import ACTIVE_INFORMATION, unclaimed_signal
+from posterior_collapse.theory.thresholds import SURE, variance_error
 
-__all__ = ["Residual", "Residuals", "Signal"]
+__all__ = ["Residual", "Residuals", "Signal", "thresholds"]
 
 Float = NDArray[np.float64]
 Floats = NDArray[np.floating]
@@ -190,3 +193,45 @@ def _across(of: _Covariance, on: _Covariance) -> tuple[Float, float, float]:
     own, directions = of.strongest
     other = (directions * on.times(directions)).sum(0)
     return (own + other) / 2, on.error(directions[:, 0]), float(abs(own[0] - other[0]))
+
+
+Levels = Sequence[LevelDiagnosis]
+
+
+def thresholds(spec: Spec, levels: Levels, eta_dec: float | None) -> tuple[float, ...]:
+    """Return per level the variance that one more unit must exceed.
+
+    Where the fixed sigma differs from unit to unit, the unit is the collapsed one with the
+    smallest; none collapsed: the smallest of all.
+
+    Args:
+        spec: The hyperparameters.
+        levels: Says which units are spare, here and in the level above.
+        eta_dec: Decoder std, where the spec learns it.
+    """
+    return tuple(
+        _threshold(_for_spare_units(spec, levels, number), levels, number, eta_dec)
+        for number in range(1, len(levels) + 1)
+    )
+
+
+def _threshold(spec: Spec, levels: Levels, number: int, eta_dec: float | None) -> float:
+    on = sum(status != "collapsed" for status in levels[number - 1].status)
+    # The level above encodes at most as many units as it has.
+    spare = number < len(levels) and spec.dims[number] > on
+    return 1 / unclaimed_signal(spec, 1.0, level=number, eta_dec=eta_dec, spare_above=spare)
+
+
+def _for_spare_units(spec: Spec, levels: Levels, number: int) -> Spec:
+    sigma = spec.sigma_levels[number - 1]
+    if not isinstance(sigma, tuple):
+        return spec
+    spare = [s for s, u in zip(sigma, levels[number - 1].status, strict=True) if u == "collapsed"]
+    changes: dict[str, Any] = {"sigma": min(spare or sigma)}
+    if isinstance(spec, HVAESpec):
+        changes = {f"sigma_{number}": changes["sigma"]}
+    elif isinstance(spec, ChainSpec):
+        sigmas = list(spec.sigma_levels)
+        sigmas[number - 1] = changes["sigma"]
+        changes = {"sigmas": sigmas}
+    return spec.replace(**changes)
