@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from posterior_collapse.diagnosis.conclusions import kept_units, unjudged, what_decides
 from posterior_collapse.diagnosis.results import Conclusion, Diagnosis, Finding, LevelDiagnosis
-from posterior_collapse.diagnosis.verdict import kept_units, unjudged, what_decides
 from posterior_collapse.theory import ACTIVE_INFORMATION, unclaimed_signal
 from posterior_collapse.theory.thresholds import ROUNDING, SURE, why_not_yet
 

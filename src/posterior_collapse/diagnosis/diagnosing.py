@@ -13,13 +13,14 @@ import torch
 from posterior_collapse import checks
 from posterior_collapse.diagnosis.certificate import Signal, thresholds
 from posterior_collapse.diagnosis.collecting import MOST_FEATURES, Collected, collect
+from posterior_collapse.diagnosis.conclusions import linear_forecast
 from posterior_collapse.diagnosis.effects import decoder_effects
 from posterior_collapse.diagnosis.exact import exact_signals
 from posterior_collapse.diagnosis.levels import collapse_options
 from posterior_collapse.diagnosis.likelihood import has_marginal, log_likelihood
 from posterior_collapse.diagnosis.reading import model_behind, model_of
 from posterior_collapse.diagnosis.results import Diagnosis, LevelDiagnosis
-from posterior_collapse.diagnosis.verdict import linear_forecast, with_verdict
+from posterior_collapse.diagnosis.verdict import with_verdict
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import LatentModel
 from posterior_collapse.models.batches import BATCH_SIZE
