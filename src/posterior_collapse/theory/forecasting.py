@@ -337,7 +337,7 @@ def _cancelling(modes: Modes, solution: Solution, loss: float) -> Iterator[str]:
     rounding = 4 * np.finfo(float).eps * largest
     if rounding > ATTAINED * (1 + abs(loss)):
         yield (
-            f"parameters() attain the loss only to within about {rounding:.1g} nats: scales so far "
-            f"apart make it a difference of terms as large as {largest:.1g} nats; bring the stds "
-            "and betas of the levels, and the data, nearer to each other"
+            f"parameters() may miss the loss by up to about {rounding:.1g} nats: scales so far "
+            f"apart make it a difference of terms as large as {largest:.1g} nats; bring the "
+            "features' stds, or the levels' stds and betas, nearer to each other"
         )
