@@ -56,7 +56,7 @@ def frame(**more):
 
 
 def hot():
-    return frame(**{name: LABELS == i for i, name in enumerate("abc")})[["a", "b", "c"]]
+    return frame(**{name: i == LABELS for i, name in enumerate("abc")})[["a", "b", "c"]]
 
 
 def polars():
