@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from posterior_collapse.training.run_folders import write_json
 
 from posterior_collapse.errors import (
     CorruptFileError,
@@ -22,6 +21,7 @@ from posterior_collapse.errors import (
 )
 from posterior_collapse.experiments import document
 from posterior_collapse.experiments.tables import Table, format_cell
+from posterior_collapse.files import write_json
 
 RUNS = [
     {"beta": beta, "seed": seed, "NLL (nats)": 100 * beta + seed**2 / 7, "active units": 9 - seed}

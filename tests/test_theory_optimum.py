@@ -8,7 +8,9 @@ from scipy import linalg
 
 import posterior_collapse as pc
 from exact import INSTANCES, elbo_loss, instance_data, instance_spec, varied
+from posterior_collapse.errors import NonFiniteLossError
 from posterior_collapse.theory import ExactObjective, verify
+from posterior_collapse.theory.minimum import ReducedObjective, descend
 from posterior_collapse.theory.verification import CASES
 
 pytestmark = pytest.mark.filterwarnings("ignore::posterior_collapse.theory.FewSamplesWarning")
@@ -103,6 +105,44 @@ def test_exact_objective_agrees_with_the_definition_away_from_the_optimum(spec, 
         assert (ends[0] - ends[1]) / 2e-6 == pytest.approx(
             np.vdot(slope, direction), rel=1e-5, abs=1e-6
         )
+
+
+@pytest.mark.parametrize(("spec", "target"), list(SPECS.values()), ids=list(SPECS))
+def test_the_reduced_objective_is_the_definition_s_with_the_best_decoders(spec, target) -> None:
+    moments = pc.Moments.from_arrays(X, Y if target else None, center=False)
+    objective, rng = ExactObjective(moments, spec), np.random.default_rng(2)
+    reduced = ReducedObjective(objective)
+    point = reduced.random(rng)
+
+    def defined(at):
+        return elbo_loss(
+            X, Y if target else None, spec, reduced.parameters(at) | {"b1": 0.0, "c1": 0.0}
+        )
+
+    loss, slope = reduced(point)
+    assert loss == pytest.approx(defined(point), rel=1e-11)
+    direction = rng.standard_normal(point.shape)
+    ends = [defined(point + sign * 1e-5 * direction) for sign in (1, -1)]
+    assert (ends[0] - ends[1]) / 2e-5 == pytest.approx(slope @ direction, rel=1e-6, abs=1e-6)
+    p = reduced.parameters(point)
+    _, gradient = objective.loss_and_gradient(p)
+    assert all(abs(by).max() < 1e-9 * abs(loss) for name, by in gradient.items() if name[0] == "U")
+    np.testing.assert_allclose(reduced.start(p), point, atol=1e-10)
+
+
+def test_a_minimisation_that_is_cut_short_says_so() -> None:
+    reduced = ReducedObjective(ExactObjective(pc.Moments.from_arrays(X), pc.VAESpec(3)))
+    start, seen = reduced.random(np.random.default_rng(0)), []
+    found = descend(reduced, start, limit=4, after=lambda done, point: seen.append(done))
+    assert (found.iterations, found.stopped, seen) == (4, "iteration limit", [1, 2, 3, 4])
+    assert set(pc.minimise(X, pc.VAESpec(3), restarts=2).stopped) == {"finished"}
+
+    def singular(point):
+        raise np.linalg.LinAlgError
+
+    for function in (lambda point: (np.nan, point), singular):
+        with pytest.raises(NonFiniteLossError, match=r"iteration 0.*has a minimum"):
+            descend(function, start)
 
 
 @pytest.mark.parametrize("case", [c.name for c in CASES])

@@ -117,7 +117,9 @@ def test_an_ill_conditioned_model_arrives_and_one_cut_short_says_so():
     spec = pc.HVAESpec((4, 3), betas=(1, 0.2), eta_dec=0.5, sigma_1=1.5)
     fitted = pc.fit(spec, x, "linear", exact=True)
     assert fitted.stopped == "finished"
-    assert fitted.measured()["loss"] == pytest.approx(fitted.forecast.loss, abs=1e-9)
+    assert fitted.measured()["loss"] == pytest.approx(fitted.forecast.loss, abs=1e-11)
+    # In units of their own noise, encoders need few iterations, however narrow a posterior.
+    assert fitted.history["step"][-1] < 500
     short = pc.fit(spec, x, "linear", exact=True, steps=7)
     assert short.stopped == "iteration limit"
     assert short.history["step"] == [7]

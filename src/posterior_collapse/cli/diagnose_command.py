@@ -107,7 +107,8 @@ def _sweep(source: Path, runs: Mapping[str, Path], as_json: bool, *how: Any) -> 
     console.print(report.diagnoses_table({name: one for name, (_, one) in found.items()}))
     for name, (_, one) in found.items():
         console.print(f"{name}: {one.verdict}", markup=False)
-    console.print(f"Units and advice: collapse diagnose {next(iter(runs.values()))}", style="dim")
+    first = next(iter(runs.values()))
+    console.print(f"Units and advice: collapse diagnose {first}", style="dim", markup=False)
 
 
 def _refuse(context: typer.Context, names: Sequence[str], belongs_to: str) -> None:
@@ -129,22 +130,17 @@ def _of_run(
     importance_samples: int,
     shared: dict[str, Any],
 ) -> tuple[dict[str, Any], Diagnosis]:
-    from posterior_collapse.runs.folder import trained
+    from posterior_collapse.runs.folder import diagnosed
 
-    run = trained(folder, split=split, data_dir=data_dir)
-
-    from posterior_collapse.diagnosis import diagnose
-
-    found = diagnose(
-        run.model,
-        run.dataset,
-        spec=run.spec,
+    dataset, found = diagnosed(
+        folder,
+        split=split,
+        data_dir=data_dir,
         importance_samples=importance_samples,
         progress=sys.stderr.isatty(),
         **shared,
     )
-    about = {"name": run.dataset.name, "note": run.dataset.note, "samples": found.n}
-    return about, replace(found, notes=(*found.notes, *run.notes))
+    return {"name": dataset.name, "note": dataset.note, "samples": found.n}, found
 
 
 def _of_arrays(

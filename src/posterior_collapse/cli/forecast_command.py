@@ -231,7 +231,7 @@ def _print(dataset: Dataset, result: Forecast, advice: Advice) -> None:
     # A table cut to a narrow terminal loses numbers; wrapped by the terminal it does not.
     console = Console(width=max(Console().width, LEAST_WIDTH))
     console.print(f"{dataset.name}: {dataset.note}", highlight=False, markup=False)
-    explained = sum(result.spectrum[: result.levels[0].n_active]) / result.total_variance
+    explained = sum(result.spectrum[: result.levels[0].n_active]) / (result.total_variance or 1)
     console.print(
         f"{result.spec!r}\n"
         f"eta_dec {result.eta_dec:.4g}; loss {result.loss:.6g} nats per sample; "

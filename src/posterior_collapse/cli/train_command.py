@@ -270,12 +270,13 @@ def _watched(
 
 def _print(dataset: Dataset, out: Path, summaries: Sequence[dict[str, Any]]) -> None:
     from rich.console import Console
+    from rich.markup import escape
 
     from posterior_collapse.report.comparison import comparison_sentences, comparison_table
 
     named = [(summary["run"], summary) for summary in summaries]
     console = Console()
-    console.print(f"[bold]{dataset.name}[/]: {dataset.note}", highlight=False)
+    console.print(f"[bold]{escape(dataset.name)}[/]: {escape(dataset.note)}", highlight=False)
     console.print(comparison_table(named))
     for sentence in comparison_sentences(named):
         console.print(sentence, highlight=False, markup=False)

@@ -15,6 +15,7 @@ from posterior_collapse.errors import DataError
 
 __all__ = [
     "LABEL",
+    "LONGEST",
     "as_labels",
     "as_samples",
     "from_array",
@@ -25,6 +26,8 @@ __all__ = [
 
 LABEL = "label"
 """The column that holds the classes."""
+LONGEST = 1_000
+"""Characters of a label; an array of texts gives each the room of the longest."""
 
 
 def as_labels(name: str, values: Any, samples: int) -> NDArray[Any]:

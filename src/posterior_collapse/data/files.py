@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from posterior_collapse.data import indices, sniff
 from posterior_collapse.data.arrays import (
     LABEL,
+    LONGEST,
     as_labels,
     as_samples,
     from_array,
@@ -221,8 +222,9 @@ def _read_parquet(path: Path) -> Dataset:
         ) from error
     is_number = (types.is_integer, types.is_floating, types.is_boolean)
     try:
-        with parquet.ParquetFile(path) as file:
-            schema = file.schema_arrow
+        schema = parquet.read_schema(path)
+        coded = [LABEL] if LABEL in schema.names else None
+        with parquet.ParquetFile(path, read_dictionary=coded) as file:
             index = _pandas_index(schema.pandas_metadata or {})
             names = [name for name in schema.names if name == LABEL or name not in index]
             for name, kind in ((name, schema.field(name).type) for name in names):
@@ -232,7 +234,7 @@ def _read_parquet(path: Path) -> Dataset:
             # As columns, and as the matrix that they become.
             check_size(path, 2 * file.metadata.num_rows * len(names) * 8)
             table = file.read(columns=names)
-        columns = [(name, table.column(i).to_numpy()) for i, name in enumerate(table.column_names)]
+        columns = [(name, _values(path, name, table.column(i))) for i, name in enumerate(names)]
     except PosteriorCollapseError:
         raise
     except Exception as error:  # whatever a reader trips over in a damaged file
@@ -240,6 +242,29 @@ def _read_parquet(path: Path) -> Dataset:
             str(path), f"'{_reason(error)}'", "a .parquet file", "Write it again."
         ) from error
     return from_columns(path.name, columns, [name for name in index if name != LABEL])
+
+
+def _values(path: Path, name: str, column: Any) -> NDArray[Any]:
+    """Return a column as an array; of texts, each is there once however often it occurs.
+
+    Raises:
+        DataError: A text is too long to be a label.
+    """
+    if not hasattr(column.type, "index_type"):
+        values: NDArray[Any] = column.to_numpy()
+        return values
+    coded = column.unify_dictionaries().combine_chunks()
+    known = np.array([None, *coded.dictionary.to_pylist()], dtype=object)
+    longest = max((len(text) for text in known[1:] if isinstance(text, (str, bytes))), default=0)
+    if longest > LONGEST:
+        raise DataError(
+            f"column {name!r} of {path.name}",
+            f"a text of {longest:,} characters",
+            f"at most {LONGEST:,}",
+            "Remove or shorten it.",
+        )
+    labels: NDArray[Any] = known[coded.indices.fill_null(-1).to_numpy() + 1]
+    return labels
 
 
 def _pandas_index(metadata: Mapping[str, Any]) -> list[str]:

@@ -29,13 +29,11 @@ def check(path: Path) -> bytes:
         MissingFileError: The file is not there, or no regular file.
         CorruptFileError: The file is empty or a web page.
     """
+    head = None
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a device or a pipe may never end
-            raise MissingFileError(
-                str(path), "no regular file", "a file", "Copy what it yields into a file."
-            )
-        with path.open("rb") as file:
-            head = file.read(512)
+        if stat.S_ISREG(path.stat().st_mode):  # a device or a pipe may never end
+            with path.open("rb") as file:
+                head = file.read(512)
     except FileNotFoundError as error:
         siblings: list[str] = []
         with contextlib.suppress(OSError):
@@ -48,6 +46,10 @@ def check(path: Path) -> bytes:
         raise MissingFileError(
             str(path), f"'{reason}'", "a file that can be read", "Check the path."
         ) from error
+    if head is None:
+        raise MissingFileError(
+            str(path), "no regular file", "a file", "Copy what it yields into a file."
+        )
     if not head:
         raise CorruptFileError(str(path), "an empty file", "data", "Write or download it again.")
     if is_html(head):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posterior_collapse.data import indices
-from posterior_collapse.data.arrays import LABEL
+from posterior_collapse.data.arrays import LABEL, LONGEST
 from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.data.limits import check_size
 from posterior_collapse.errors import CorruptFileError, DataError
@@ -166,9 +166,16 @@ class _Layout:
     def texts(self, columns: Sequence[int]) -> dict[int, NDArray[Any]]:
         """Return the cells of columns as they are written."""
         found: dict[int, list[str]] = {column: [] for column in columns}
-        for _, row in self.rows():
+        for line, row in self.rows():
             for column, cells in found.items():
                 cells.append(row[column].strip())
+                if len(cells[-1]) > LONGEST:
+                    raise DataError(
+                        f"column {self.shown(column)} of {self.path.name}",
+                        f"a text of {len(cells[-1]):,} characters in row {line}",
+                        f"at most {LONGEST:,}",
+                        "Remove or shorten it.",
+                    )
         return {column: np.array(cells) for column, cells in found.items()}
 
     def _skip_header(self, file: TextIO) -> None:

@@ -17,7 +17,7 @@ from posterior_collapse.training import Settings
 
 __all__ = ["Choice", "Evaluation", "Run", "fit_options"]
 
-METHODS = ("minibatch", "exact", "recorded")
+METHODS = ("minibatch", "exact", "recorded", "decayed")
 NUMBERS = ("seed", "learning_rate", "clip")
 """Settings in which runs that train together may differ."""
 KINDS: dict[str, tuple[type, ...]] = {
@@ -113,8 +113,9 @@ class Run(Record):
         spec: The hyperparameters.
         architecture: The networks.
         settings: How it is trained, seed and convention included.
-        method: `"minibatch"`; `"exact"`: a linear model on moments; `"recorded"`: the same by a
-            first-order method, its distance to the closed form kept after every step.
+        method: `"minibatch"`; `"exact"`: a linear model on moments; `"recorded"`: the same by
+            Adam at a constant rate, its distance to the closed form kept after every step;
+            `"decayed"`: the same at a rate that falls to 0.
         evaluation: What is measured.
         from_forecast: Start a linear model at the closed-form optimum.
 
@@ -132,7 +133,7 @@ class Run(Record):
     spec: Spec
     architecture: Architecture
     settings: Settings
-    method: Literal["minibatch", "exact", "recorded"] = "minibatch"
+    method: Literal["minibatch", "exact", "recorded", "decayed"] = "minibatch"
     evaluation: Evaluation = Evaluation()
     from_forecast: bool = False
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import torch
 
+from posterior_collapse.data import Dataset
 from posterior_collapse.errors import CheckpointError, DataError, InvalidArgumentError, OutputError
 from posterior_collapse.files import digest
 from posterior_collapse.models import Architecture
@@ -370,7 +371,8 @@ def _choice(data: Any, validation: Any, spec: Spec, settings: Settings, exact: b
     hashes = [feed(one, spec, settings.batch_size, dtype, "cpu").fingerprint() for one in passed]
     known = None not in hashes
     together = hashes[0] if len(hashes) == 1 else digest({"data": hashes})
-    return Choice(str(getattr(data, "name", "array")), sha256=together if known else None)
+    name = data.name if isinstance(data, Dataset) else "array"
+    return Choice(name, sha256=together if known else None)
 
 
 def _fitted(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,8 +37,6 @@ rounding spoils its curvature memory."""
 LOG_BOUND = 150.0
 """Clamp on log-stds: a line search may propose any value; e^150 exceeds every spec and does not
 overflow."""
-LEAST_VARIANCE = 1e-12
-"""Share of the data's variance below which a direction has no variance but rounding."""
 
 
 class ReducedObjective:
@@ -53,41 +52,22 @@ class ReducedObjective:
     """
 
     def __init__(self, objective: ExactObjective) -> None:
-        from scipy import sparse  # slow to import, and only needed here
-
         self.objective, spec, moments = objective, objective.spec, objective.moments
-        stds, modes = _modes(moments.xx, float(np.trace(moments.xx)))
-        self.to_white, self.modes = (modes / stds).T, modes.T
-        self.target: Float = modes  # orthonormal coordinates of y
-        self.cross: Any = sparse.diags_array(stds)  # E y r' of white r, in these coordinates
-        self.total, self.conditions = moments.total_variance, 0
-        if objective.conditional:
-            # The encoder reads the condition x, and what it leaves of the target: r = y - K x.
-            self.conditions = len(stds)
-            self.K = moments.yx @ self.to_white.T @ self.to_white
-            left = moments.yy - self.K @ moments.yx.T
-            self.total += float(np.trace(left) - np.trace(moments.yy))
-            stds, self.target = _modes(left, float(np.trace(moments.yy)))
-            inverse, none = (self.target / stds).T, np.zeros((self.conditions, len(left)))
-            self.to_white = np.block([[self.to_white, none], [-inverse @ self.K, inverse]])
-            self.modes = linalg.block_diag(self.modes, self.target.T)
-            self.cross = sparse.diags_array(stds)
-        elif moments.paired:
-            self.target, self.cross = np.eye(len(moments.yy)), moments.yx @ self.to_white.T
-        dims = spec.dims
-        self.shapes = list(zip(dims, (len(self.to_white), *dims), strict=False))
+        self.white = _White.of(moments, objective.conditional)
+        below = (self.white.coordinates.shape[0], *spec.dims)
+        self.shapes = list(zip(spec.dims, below, strict=False))
         scale = math.sqrt(moments.total_variance / moments.features[1])
         etas = [scale if eta == "learned" else float(eta) for eta in spec.eta_levels]
+        priors = (*etas[1:], spec.eta_enc)
         self.fixed: dict[str, Float] = {}
         self.learned: dict[str, _Std] = {}
-        for level, (sigma, units, prior) in enumerate(
-            zip(spec.sigma_levels, dims, (*etas[1:], spec.eta_enc), strict=True), start=1
-        ):
+        for level, (sigma, units) in enumerate(zip(spec.sigma_levels, spec.dims, strict=True)):
+            name = f"sigma_{level + 1}"
             if isinstance(sigma, str):
                 logs = () if sigma == "shared" else (units,)
-                self.learned[f"sigma_{level}"] = _Std(logs, (units,), prior)
+                self.learned[name] = _Std(logs, (units,), priors[level])
             else:
-                self.fixed[f"sigma_{level}"] = np.asarray(sigma) * np.ones(units)
+                self.fixed[name] = np.asarray(sigma) * np.ones(units)
         if spec.eta_levels[0] == "learned":
             self.learned["eta_dec"] = _Std((), (), scale)
         else:
@@ -99,13 +79,19 @@ class ReducedObjective:
         Args:
             parameters: Its encoders and stds.
             fresh: It is as it was initialised, which knows nothing of the data's units: its
-                numbers are then taken for those of white data, and of stds like the priors'.
+                weights are then taken for white data, its stds for multiples of the priors'.
         """
-        p, names = parameters, range(2, len(self.shapes) + 1)
-        encoders = [self.objective.encoder(p), *(p[f"W{level}"] for level in names)]
-        second = np.eye(len(encoders[0].T)) if fresh else self.objective.second
-        encoders[0] = encoders[0] @ second @ (self.modes if fresh else self.to_white).T
-        if not fresh:
+        p, white = parameters, self.white
+        encoders = [self.objective.encoder(p), *(p[f"W{k}"] for k in range(2, self.depth + 1))]
+        logs = [
+            np.log(p[name]).ravel()[: math.prod(std.logs)] for name, std in self.learned.items()
+        ]
+        if fresh:
+            encoders[0] = encoders[0] @ white.modes.T
+            sizes = [math.log(std.size) for std in self.learned.values()]
+            logs = [log + size for log, size in zip(logs, sizes, strict=True)]
+        else:
+            encoders[0] = encoders[0] @ self.objective.second @ white.coordinates.T
             encoders = [W / p[f"sigma_{k}"][:, None] for k, W in enumerate(encoders, start=1)]
         logs = [
             np.log(p[name] * (std.size if fresh else 1.0)).ravel()[: math.prod(std.logs)]
@@ -114,28 +100,29 @@ class ReducedObjective:
         return np.concatenate([part.ravel() for part in (*encoders, *logs)])
 
     def random(self, generator: np.random.Generator) -> Float:
-        """Return a random point: weights N(0, 0.3), stds around those of the priors."""
-        encoders = [generator.normal(0.0, 0.3, shape).ravel() for shape in self.shapes]
-        logs = [
-            np.ravel(generator.normal(math.log(std.size), 0.3, std.logs))
-            for std in self.learned.values()
-        ]
-        return np.concatenate([*encoders, *logs])
+        """Return a random point: weights N(0, 0.3), logs of stds N(log of the prior's, 0.3)."""
+        weights = [generator.normal(0.0, 0.3, shape) for shape in self.shapes]
+        stds = self.learned.values()
+        logs = [generator.normal(math.log(std.size), 0.3, std.logs) for std in stds]
+        return np.concatenate([np.ravel(part) for part in (*weights, *logs)])
 
     def __call__(self, point: Float) -> tuple[float, Float]:
         """Return the loss and its gradient."""
         V, cross, p = self._model(point)
-        A = V[:, : self.conditions]
-        direct = p["U1"] @ A  # of z_1's mean follows the condition alone: U2 takes it back
+        white, A = self.white, V[:, : self.white.conditions]
+        # In a CVAE, U2 x absorbs at no KL cost what U1 mean owes to the condition: only the
+        # residual part lowers the error, all of the mean costs KL.
+        direct = p["U1"] @ A
         terms, gradient = self.objective.of_levels(
-            p, V @ V.T, cross + direct @ A.T, self.total + float(np.vdot(direct, direct))
+            p, V @ V.T, cross + direct @ A.T, white.total + float(np.vdot(direct, direct))
         )
-        # The decoders are at their best, so that the loss does not change with them.
+        # At their best the decoders have no gradient of their own: they may stand as constants.
         by_mean, by_cross = gradient["mean"], gradient["cross"].T
-        gradient["W1"] = 2 * by_mean @ V + np.hstack([by_cross @ direct, by_cross @ self.cross])
+        gradient["W1"] = 2 * by_mean @ V + np.hstack([by_cross @ direct, by_cross @ white.cross])
         parts: list[Any] = []
-        for level, W in enumerate([V, *(p[f"W{k}"] for k in range(2, len(self.shapes) + 1))], 1):
-            by, std = gradient[f"W{level}"], p[f"sigma_{level}"]
+        for level in range(1, self.depth + 1):
+            W, std = p[f"W{level}"] if level > 1 else V, p[f"sigma_{level}"]
+            by = gradient[f"W{level}"]
             parts.append(by * std[:, None])
             gradient[f"sigma_{level}"] += (by * W).sum(1) / std
         for name, learned in self.learned.items():
@@ -146,40 +133,42 @@ class ReducedObjective:
     def parameters(self, point: Float) -> dict[str, Float]:
         """Return the model at a point, its decoders at their best."""
         V, _, p = self._model(point)
-        x, encoder = self.objective.condition, V @ self.to_white
-        p["U1"] = self.target @ p["U1"]
+        white, x = self.white, self.objective.condition
+        encoder, U1 = V @ white.coordinates, white.target @ p["U1"]
         if self.objective.conditional:
-            p["W2"] = encoder[:, x.stop :]
-            A = V[:, : self.conditions] @ self.to_white[: self.conditions, x]
-            p["U2"] = self.K - p["U1"] @ A
-        p["W1"] = encoder[:, x]
-        return p
+            A = V[:, : white.conditions] @ white.coordinates[: white.conditions, x]
+            p |= {"W2": encoder[:, x.stop :], "U2": white.K - U1 @ A}
+        return p | {"W1": encoder[:, x], "U1": U1}
+
+    @property
+    def depth(self) -> int:
+        """Number of levels."""
+        return len(self.shapes)
 
     def _model(self, point: Float) -> tuple[Float, Float, dict[str, Float]]:
-        """The first encoder on white data, the moment `E tm'` of its mean, all else by name."""
+        """The first encoder on white data, the moment `E tm'` of its mean m, all else by name."""
         parts, start = [], 0
         for shape in (*self.shapes, *(std.logs for std in self.learned.values())):
             size = math.prod(shape)
             parts.append(point[start : start + size].reshape(shape))
             start += size
-        depth, p = len(self.shapes), dict(self.fixed)
-        for (name, learned), log in zip(self.learned.items(), parts[depth:], strict=True):
+        p = dict(self.fixed)
+        for (name, learned), log in zip(self.learned.items(), parts[self.depth :], strict=True):
             p[name] = np.exp(np.clip(log, -LOG_BOUND, LOG_BOUND)) * np.ones(learned.shape)
-        # S_l is std T S T' std + std^2 of the encoder T in units of std: the sum in the middle,
-        # `T S T' + 1`, can be inverted however narrow the posteriors are.
+        # With T = W/std, S_l is std (T S_{l-1} T' + 1) std: what is in brackets can be inverted
+        # however narrow the posteriors are.
         T, std = parts[0], p["sigma_1"]
-        heard = T[:, self.conditions :]
-        cross = self.cross @ heard.T
-        p["U1"] = np.linalg.solve(heard @ heard.T + np.eye(len(T)), cross.T).T / std
+        informed = T[:, self.white.conditions :]
+        cross = self.white.cross @ informed.T
+        p["U1"] = np.linalg.solve(informed @ informed.T + np.eye(len(T)), cross.T).T / std
         V = std[:, None] * T
         second = V @ V.T + np.diag(std**2)
-        for level, T in enumerate(parts[1:depth], start=2):
-            above = p[f"sigma_{level}"]
-            through = T @ second
-            middle = through @ T.T + np.eye(len(T))
+        for level, T in enumerate(parts[1 : self.depth], start=2):
+            above, read = p[f"sigma_{level}"], T @ second
+            inner = read @ T.T + np.eye(len(T))
             p[f"W{level}"] = above[:, None] * T
-            p[f"U{level}"] = np.linalg.solve(middle, through).T / above
-            second = above[:, None] * middle * above
+            p[f"U{level}"] = np.linalg.solve(inner, read).T / above
+            second = above[:, None] * inner * above
         return V, cross * std, p
 
 
@@ -189,6 +178,67 @@ class _Std(NamedTuple):
     logs: tuple[int, ...]
     shape: tuple[int, ...]
     size: float
+
+
+@dataclass(frozen=True)
+class _White:
+    """Coordinates in which what the encoder reads is uncorrelated and of unit variance.
+
+    It reads r: the input, or what a condition x leaves of the target, `y - K x`, after x itself.
+
+    Attributes:
+        coordinates: Rows that give the white (x, r), (white, features read).
+        modes: The same rows orthonormal, as on data already white.
+        conditions: How many of the rows are x's.
+        target: Orthonormal coordinates of the target, (features of y, coordinates).
+        cross: `E tr'` of the target t less K x and white r, (coordinates, white r).
+        total: `E|t|^2`.
+        K: Regression of y on x; None without a condition.
+    """
+
+    coordinates: Float
+    modes: Float
+    conditions: int
+    target: Float
+    cross: Any
+    total: float
+    K: Any = None
+
+    @staticmethod
+    def of(moments: Moments, conditional: bool) -> _White:
+        from scipy import sparse  # slow to import, and only needed here
+
+        stds, P = _modes(moments.xx, moments.xx)
+        rows, total = (P / stds).T, moments.total_variance
+        if not conditional and not moments.paired:
+            return _White(rows, P.T, 0, P, sparse.diags_array(stds), total)
+        cross = moments.yx @ rows.T
+        if not conditional:
+            return _White(rows, P.T, 0, np.eye(len(cross)), cross, total)
+        K = cross @ rows
+        left = moments.yy - cross @ cross.T
+        stds, Q = _modes(left, moments.yy)
+        inverse = (Q / stds).T
+        return _White(
+            np.block([[rows, np.zeros((len(rows), len(left)))], [-inverse @ K, inverse]]),
+            linalg.block_diag(P.T, Q.T),
+            len(rows),
+            Q,
+            sparse.diags_array(stds),
+            total - float(np.vdot(cross, cross)),
+            K,
+        )
+
+
+def _modes(second: Float, whole: Float) -> tuple[Float, Float]:
+    """Stds and directions of the modes of a second moment that is a part of another.
+
+    Directions whose variance is below the rounding of the whole have none.
+    """
+    values, vectors = np.linalg.eigh((second + second.T) / 2)
+    keep = values > np.linalg.norm(whole) * len(values) * np.finfo(float).eps
+    stds: Float = np.sqrt(values[keep])
+    return stds, vectors[:, keep]
 
 
 class Descent(NamedTuple):
@@ -215,7 +265,7 @@ def descend(
         after: Called after each iteration with its number and point.
 
     Raises:
-        NonFiniteLossError: The function became NaN or infinite.
+        NonFiniteLossError: The function became NaN or infinite, or a matrix singular.
 
     Example:
         >>> found = descend(lambda x: (float(x @ x), 2 * x), np.ones(3))
@@ -227,12 +277,13 @@ def descend(
     done = 0
 
     def checked(point: Float) -> tuple[float, Float]:
-        with np.errstate(all="ignore"):
+        value, gradient = math.nan, point
+        with np.errstate(all="ignore"), contextlib.suppress(np.linalg.LinAlgError):
             value, gradient = function(point)
         if not math.isfinite(value):
             raise NonFiniteLossError(
                 f"loss at iteration {done}", "NaN or inf", "a finite loss",
-                "Check the data, and that the loss has a minimum.",
+                "Check the data, and with pc.forecast that the loss has a minimum.",
             )  # fmt: skip
         return value, gradient
 
@@ -323,11 +374,3 @@ def minimise(
     return Minimum(
         min(losses), tuple(losses), best, objective.singular_values(best), tuple(stopped)
     )
-
-
-def _modes(second: Float, whole: float) -> tuple[Float, Float]:
-    """Stds and directions of the modes of a second moment, of some share of a whole variance."""
-    values, vectors = np.linalg.eigh((second + second.T) / 2)
-    keep = values > LEAST_VARIANCE * whole
-    stds: Float = np.sqrt(values[keep])
-    return stds, vectors[:, keep]

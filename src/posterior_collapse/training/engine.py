@@ -12,7 +12,7 @@ from torch import Tensor
 
 from posterior_collapse.errors import NonFiniteLossError
 from posterior_collapse.models import MarkovVAE, loss
-from posterior_collapse.training import seeds, states
+from posterior_collapse.training import seeds
 from posterior_collapse.training.annealing import Annealing
 from posterior_collapse.training.course import FINISHED, Course
 from posterior_collapse.training.drawing import BLOCK, draw, first_rows
@@ -22,6 +22,7 @@ from posterior_collapse.training.optimisers import SGD, Adam, Optimiser, clip_
 from posterior_collapse.training.progress import Progress
 from posterior_collapse.training.settings import Settings
 from posterior_collapse.training.stacking import Draws, Stack
+from posterior_collapse.training.states import TrainState, save
 
 __all__ = ["Engine"]
 
@@ -56,51 +57,42 @@ class Engine:
         alone: bool = False,
     ) -> None:
         self.settings = common = settings[0]
-        self.models, self.feed, self.validation = list(models), feed, validation
+        self.feed, self.validation = feed, validation
         self.folders, self.report, self.alone = folders, report, alone
         self.device = torch.device(common.device)
         half = common.precision == "bf16"
         self.stack = Stack(models, self.device, feed.batch_size, half=half)
         self.dtype = next(iter(self.stack.leaves.values())).dtype
         self.runs = [Course(one) for one in settings]
-        self.optimiser = self._optimiser()
-        self.bounds = self._clip_bounds()
         per_epoch = feed.steps_per_epoch
         planned = None if per_epoch is None else common.epochs * per_epoch
-        self.total_steps = planned if common.steps is None else common.steps
-        levels = len(models[0].units)
-        self.annealing = Annealing(common, levels, per_epoch, self.total_steps)
+        self.state = TrainState(
+            list(models),
+            self.stack,
+            self._optimiser(),
+            self.runs,
+            None if folders is None else feed.fingerprint(),
+            planned if common.steps is None else common.steps,
+        )
+        self.bounds = self._clip_bounds()
+        self.annealing = Annealing(common, len(models[0].units), per_epoch, self.state.total_steps)
         self.betas = self._tensor([model.spec.beta_levels for model in models])
-        self.step = self.epoch = self.step_in_epoch = self.rows_in_epoch = 0
         self.some = feed.rows(ACTIVE_ROWS)
-        self.sums: Tensor | None = None
-        self.bests: dict[str, Tensor] | None = None
-        self.fingerprint = None if folders is None else feed.fingerprint()
 
     def train(self) -> None:
         """Train until every run has stopped, from wherever the engine stands."""
         while any(run.stopped is None for run in self.runs):
             self._epoch()
 
-    @property
-    def order_seed(self) -> int:
-        """Seed of the data order that all runs share."""
-        own = self.settings.order_seed
-        return self.settings.seed if own is None else own
-
-    @property
-    def alive(self) -> list[int]:
-        """Runs that go on."""
-        return [i for i, run in enumerate(self.runs) if run.stopped is None]
-
     def _epoch(self) -> None:
-        batches = self.feed.epoch(self.order_seed, self.epoch, self.step_in_epoch)
+        state = self.state
+        batches = self.feed.epoch(state.order_seed, state.epoch, state.step_in_epoch)
         for batch, draws in zip(batches, self._draws(), strict=False):
             self._one_step(batch, first_rows(draws, len(batch.x)))
-            if self.step == self.total_steps or not self.alive:
+            if state.step == state.total_steps or not state.alive:
                 break
             every = self.settings.checkpoint_steps
-            if every and self.step % every == 0:
+            if every and state.step % every == 0:
                 self._save()
         self._close_epoch()
 
@@ -109,20 +101,21 @@ class Engine:
         return draw(
             self.stack.model,
             run_seeds,
-            self.epoch,
+            self.state.epoch,
             self.feed.batch_size,
             self.betas,
             block=min(BLOCK, self.feed.steps_per_epoch or BLOCK),
-            skip=self.step_in_epoch,
+            skip=self.state.step_in_epoch,
         )
 
     @torch.inference_mode()
     def _one_step(self, batch: Batch, draws: Draws) -> None:
-        capacity = self.annealing.capacity(self.step)
+        state = self.state
+        capacity = self.annealing.capacity(state.step)
         gradients, measured = self.stack.gradients(
             batch,
             draws,
-            self.betas * self.annealing.factor(self.step),
+            self.betas * self.annealing.factor(state.step),
             None if capacity is None else self._tensor(capacity),
             convention=self.settings.convention,
             free_bits=self.settings.free_bits,
@@ -130,22 +123,22 @@ class Engine:
         norms = clip_(gradients, self.bounds)
         if not math.isfinite(float(measured.sum() + norms.sum())):
             self._freeze(measured, (measured.sum(1) + norms).isfinite().tolist())
-        self.optimiser.step(gradients, self.alive)
-        if self.sums is None:
-            self.sums = torch.zeros_like(measured, dtype=torch.float64)
-        self.sums.add_(measured, alpha=len(batch.x))
-        self.rows_in_epoch += len(batch.x)
-        self.step += 1
-        self.step_in_epoch += 1
+        state.optimiser.step(gradients, state.alive)
+        if state.sums is None:
+            state.sums = torch.zeros_like(measured, dtype=torch.float64)
+        state.sums.add_(measured, alpha=len(batch.x))
+        state.rows_in_epoch += len(batch.x)
+        state.step += 1
+        state.step_in_epoch += 1
 
     def _freeze(self, measured: Tensor, finite: list[bool]) -> None:
-        for index in [i for i in self.alive if not finite[i]]:
+        for index in [i for i in self.state.alive if not finite[i]]:
             term = self._culprit(measured[index])
             if self.alone:
                 raise NonFiniteLossError(
-                    f"{term} at step {self.step}", "NaN or inf", "a finite loss", REMEDY
+                    f"{term} at step {self.state.step}", "NaN or inf", "a finite loss", REMEDY
                 )
-            self.runs[index].stopped = f"non-finite: {term} at step {self.step}"
+            self.runs[index].stopped = f"non-finite: {term} at step {self.state.step}"
 
     def _culprit(self, measured: Tensor) -> str:
         parts = torch.split(measured[2:], list(self.stack.model.units))
@@ -157,49 +150,47 @@ class Engine:
         return "loss" if not bool(measured[0].isfinite()) else "gradient"
 
     def _close_epoch(self) -> None:
+        state = self.state
         # A run that froze in this epoch has no row for it.
-        alive, rows = self.alive, self._rows()
-        self.epoch += 1
+        alive, rows = state.alive, self._rows()
+        state.epoch += 1
         for i in alive:
             self.runs[i].record(rows[i])
             if self.settings.patience is not None:
                 key = "loss" if self.validation is None else "validation_loss"
                 if self.runs[i].judge(rows[i][key]):
                     self._remember(i)
-        ended = self.step == self.total_steps if self.total_steps else (
-            self.epoch >= self.settings.epochs
-        )  # fmt: skip
-        for i in self.alive if ended else ():
+        for i in state.alive if state.over else ():
             self.runs[i].stopped = FINISHED
         for i in alive:
-            if self.bests is not None and self.runs[i].stopped in (FINISHED, "early"):
-                for name, best in self.bests.items():
+            if state.bests is not None and self.runs[i].stopped in (FINISHED, "early"):
+                for name, best in state.bests.items():
                     self.stack.leaves[name][i] = best[i]
-        self.sums, self.rows_in_epoch, self.step_in_epoch = None, 0, 0
-        if not self.alive or self.epoch % self.settings.checkpoint_every == 0:
+        state.sums, state.rows_in_epoch, state.step_in_epoch = None, 0, 0
+        if not state.alive or state.epoch % self.settings.checkpoint_every == 0:
             self._save()
         if self.report is not None:
             shown = [rows[i] if i in alive else None for i in range(len(self.runs))]
-            self.report(Progress(self.step, self.total_steps, self.epoch, shown))
+            self.report(Progress(state.step, state.total_steps, state.epoch, shown))
 
     def _remember(self, run: int) -> None:
-        if self.bests is None:
-            self.bests = {name: p.clone() for name, p in self.stack.leaves.items()}
-        for name, best in self.bests.items():
+        if self.state.bests is None:
+            self.state.bests = {name: p.clone() for name, p in self.stack.leaves.items()}
+        for name, best in self.state.bests.items():
             best[run] = self.stack.leaves[name][run]
 
     def _rows(self) -> list[dict[str, float]]:
         """The epoch's row of every run."""
-        if self.sums is None:
+        if self.state.sums is None:
             return [{} for _ in self.runs]
-        means = (self.sums / self.rows_in_epoch).tolist()
+        means = (self.state.sums / self.state.rows_in_epoch).tolist()
         units = self.stack.model.units
         counts = active_units(information(self.stack, self.some, self._noise(self.some.x)))
         validation = self._validation_loss()
         rows = []
         for i, mean in enumerate(means):
             row = {
-                "epoch": self.epoch + 1, "step": self.step,
+                "epoch": self.state.epoch + 1, "step": self.state.step,
                 "loss": mean[0], "reconstruction": mean[1],
             }  # fmt: skip
             start = 2
@@ -242,7 +233,7 @@ class Engine:
 
     def _save(self) -> None:
         if self.folders is not None:
-            states.save(self, self.folders)
+            save(self.state, self.folders)
 
     def _optimiser(self) -> Optimiser:
         rates = [run.settings.learning_rate for run in self.runs]

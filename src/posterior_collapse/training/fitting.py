@@ -41,6 +41,7 @@ from posterior_collapse.training.feeding import ArrayFeed, Feed, feed
 from posterior_collapse.training.fitted import Fitted
 from posterior_collapse.training.progress import Bar, Progress
 from posterior_collapse.training.settings import Settings
+from posterior_collapse.training.states import TrainState
 
 __all__ = ["fit", "fit_many"]
 
@@ -240,9 +241,9 @@ def _fit(
             alone=alone,
         )
         if resume and folders is not None and all(map(checkpoints.exists, folders)):
-            states.restore(engine, folders)
+            states.restore(engine.state, folders)
         engine.train()
-    return tuple(_finish(engine, run, fed) for run in range(len(models)))
+    return tuple(_finish(engine.state, run, fed) for run in range(len(models)))
 
 
 def _exactly(
@@ -326,8 +327,8 @@ def _image_shapes(architecture: str | Architecture, fed: Feed) -> dict[str, Any]
     return {"image_shape": fed.image_shape, "condition_shape": fed.condition_shape}
 
 
-def _finish(engine: Engine, run: int, fed: Feed) -> Fitted:
-    model = engine.models[run]
-    model.load_state_dict(engine.stack.state(run))
-    done = engine.runs[run]
+def _finish(state: TrainState, run: int, fed: Feed) -> Fitted:
+    model = state.models[run]
+    model.load_state_dict(state.stack.state(run))
+    done = state.runs[run]
     return Fitted(model.eval(), done.settings, done.history, done.stopped or "", fed)

@@ -74,7 +74,7 @@ class Stack:
         _check_alike(models)
         self.runs = len(models)
         self.specs = [model.spec for model in models]
-        self.half = half
+        self.device, self.half = device, half
         # Without residuals the squared error is a difference of large numbers: too large for the
         # 8 bits of bfloat16.
         self.layout = Layout(models[0], rows, share_heads=not half)
@@ -206,7 +206,7 @@ class Stack:
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if not self.half:
             return contextlib.nullcontext()
-        return torch.autocast(next(iter(self.leaves.values())).device.type, torch.bfloat16)
+        return torch.autocast(self.device.type, torch.bfloat16)
 
 
 def reconstruction(terms: Terms, convention: str) -> Tensor:

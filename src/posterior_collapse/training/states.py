@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,47 +14,101 @@ from posterior_collapse.errors import CheckpointError, InvalidArgumentError
 from posterior_collapse.models import MarkovVAE, rebuild
 from posterior_collapse.training import checkpoints
 from posterior_collapse.training.checkpoints import Checkpoint
-from posterior_collapse.training.course import Course
+from posterior_collapse.training.course import FINISHED, Course
 from posterior_collapse.training.layout import Layout
+from posterior_collapse.training.optimisers import Optimiser
 from posterior_collapse.training.settings import Settings
+from posterior_collapse.training.stacking import Stack
 
-if TYPE_CHECKING:
-    from posterior_collapse.training.engine import Engine
-
-__all__ = ["load_exact", "load_model", "restore", "save", "save_exact"]
+__all__ = ["TrainState", "load_exact", "load_model", "restore", "save", "save_exact"]
 
 EXTENDABLE = ("epochs", "steps", "patience", "checkpoint_every", "checkpoint_steps", "device")
 """Settings that a resumed run may change: they do not decide the steps before."""
 
 
-def save(engine: Engine, folders: Sequence[str | Path]) -> None:
+@dataclass
+class TrainState:
+    """A stack of runs in training: what the loop carries along and checkpoints keep.
+
+    Attributes:
+        models: One per run, as they were initialised.
+        stack: Their parameters.
+        optimiser: With its moments.
+        runs: The course of each.
+        data: Fingerprint of the data; None: not known.
+        total_steps: Steps of the whole run; None: not known.
+        step: Steps done.
+        epoch: Epochs done.
+        step_in_epoch: Steps done of the epoch begun.
+        rows_in_epoch: Rows seen in it.
+        sums: What its steps measured, summed over rows, (runs, measures); None before the first.
+        bests: The parameters to which early stopping returns, as the leaves of the stack.
+    """
+
+    models: list[MarkovVAE]
+    stack: Stack
+    optimiser: Optimiser
+    runs: list[Course]
+    data: str | None
+    total_steps: int | None
+    step: int = 0
+    epoch: int = 0
+    step_in_epoch: int = 0
+    rows_in_epoch: int = 0
+    sums: Tensor | None = None
+    bests: dict[str, Tensor] | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """What the runs share, and the first run's own."""
+        return self.runs[0].settings
+
+    @property
+    def order_seed(self) -> int:
+        """Seed of the data order that all runs share."""
+        own = self.settings.order_seed
+        return self.settings.seed if own is None else own
+
+    @property
+    def alive(self) -> list[int]:
+        """Runs that go on."""
+        return [i for i, run in enumerate(self.runs) if run.stopped is None]
+
+    @property
+    def over(self) -> bool:
+        """Whether the runs are as long as they were to be."""
+        if self.total_steps is not None:
+            return self.step >= self.total_steps
+        return self.epoch >= self.settings.epochs
+
+
+def save(state: TrainState, folders: Sequence[str | Path]) -> None:
     """Write one checkpoint per run."""
     for run, folder in enumerate(folders):
-        checkpoints.save(folder, _tensors(engine, run), _meta(engine, run), step=engine.step)
+        checkpoints.save(folder, _tensors(state, run), _meta(state, run), step=state.step)
 
 
-def restore(engine: Engine, folders: Sequence[str | Path]) -> None:
-    """Put the engine where its checkpoints are; a sweep goes back to the last common step.
+def restore(state: TrainState, folders: Sequence[str | Path]) -> None:
+    """Put the runs where their checkpoints are; a sweep goes back to the last common step.
 
     Raises:
         CheckpointError: No good checkpoint, no common step, or one of another run.
     """
     found = _common([checkpoints.load(folder) for folder in folders], folders)
-    for run, (checkpoint, folder) in enumerate(zip(found, folders, strict=True)):
-        settings = engine.runs[run].settings
-        _check_same(
-            engine.models[run], settings, engine.order_seed, engine.fingerprint, checkpoint, folder
-        )
+    for model, course, checkpoint, folder in zip(
+        state.models, state.runs, found, folders, strict=True
+    ):
+        _check_same(model, course.settings, state.order_seed, state.data, checkpoint, folder)
     meta = found[0].meta
-    engine.step, engine.epoch = found[0].step, meta["epoch"]
-    engine.step_in_epoch, engine.rows_in_epoch = meta["step_in_epoch"], meta["rows_in_epoch"]
-    _check_not_over(engine)
-    engine.optimiser.steps = meta["optimiser_steps"]
+    state.step, state.epoch = found[0].step, meta["epoch"]
+    state.step_in_epoch, state.rows_in_epoch = meta["step_in_epoch"], meta["rows_in_epoch"]
+    _check_not_over(state)
+    state.optimiser.steps = meta["optimiser_steps"]
     for run, checkpoint in enumerate(found):
-        engine.runs[run].restore(checkpoint.meta["run"])
-        if engine.runs[run].stopped == "finished" and _goes_on(engine):
-            engine.runs[run].stopped = None
-        _take(engine, run, checkpoint.tensors)
+        state.runs[run].restore(checkpoint.meta["run"])
+        if state.runs[run].stopped == FINISHED and not state.over:
+            state.runs[run].stopped = None
+        _take(state, run, checkpoint.tensors)
         checkpoints.prune(folders[run], checkpoint.step)
 
 
@@ -99,34 +154,34 @@ def load_exact(model: MarkovVAE, run: Course, data: str | None, folder: str | Pa
     return checkpoint.step
 
 
-def _tensors(engine: Engine, run: int) -> dict[str, Tensor]:
-    found = {f"model.{name}": value for name, value in engine.stack.state(run).items()}
-    for kind, slot in engine.optimiser.slots.items():
+def _tensors(state: TrainState, run: int) -> dict[str, Tensor]:
+    found = {f"model.{name}": value for name, value in state.stack.state(run).items()}
+    for kind, slot in state.optimiser.slots.items():
         found.update({f"optimiser.{kind}.{name}": value[run] for name, value in slot.items()})
-    if engine.bests is not None:
-        found.update({f"best.{name}": value[run] for name, value in engine.bests.items()})
-    if engine.sums is not None:
-        found["epoch.sums"] = engine.sums[run]
+    if state.bests is not None:
+        found.update({f"best.{name}": value[run] for name, value in state.bests.items()})
+    if state.sums is not None:
+        found["epoch.sums"] = state.sums[run]
     return found
 
 
-def _meta(engine: Engine, run: int) -> dict[str, Any]:
+def _meta(state: TrainState, run: int) -> dict[str, Any]:
     return {
         "exact": False,
-        "config": engine.models[run].config,
-        "settings": engine.runs[run].settings.to_dict(),
-        "order_seed": engine.order_seed,
-        "data": engine.fingerprint,
+        "config": state.models[run].config,
+        "settings": state.runs[run].settings.to_dict(),
+        "order_seed": state.order_seed,
+        "data": state.data,
         "torch": torch.__version__,
-        "epoch": engine.epoch,
-        "step_in_epoch": engine.step_in_epoch,
-        "rows_in_epoch": engine.rows_in_epoch,
-        "optimiser_steps": engine.optimiser.steps,
-        "run": engine.runs[run].to_dict(),
+        "epoch": state.epoch,
+        "step_in_epoch": state.step_in_epoch,
+        "rows_in_epoch": state.rows_in_epoch,
+        "optimiser_steps": state.optimiser.steps,
+        "run": state.runs[run].to_dict(),
     }
 
 
-def _take(engine: Engine, run: int, tensors: dict[str, Tensor]) -> None:
+def _take(state: TrainState, run: int, tensors: dict[str, Tensor]) -> None:
     def put(target: dict[str, Tensor], prefix: str) -> None:
         saved = {
             name.removeprefix(f"{prefix}."): value[None]
@@ -135,45 +190,39 @@ def _take(engine: Engine, run: int, tensors: dict[str, Tensor]) -> None:
         }
         if saved.keys() != target.keys():
             # Written when the layout went by a batch size of more rows than there are.
-            stack, rows = engine.stack, engine.runs[run].settings.batch_size
-            before = Layout(engine.models[run], rows, share_heads=not stack.half)
+            stack, rows = state.stack, state.runs[run].settings.batch_size
+            before = Layout(state.models[run], rows, share_heads=not stack.half)
             saved = stack.layout.gather(before.scatter(saved))
         for name, value in target.items():
             value[run].copy_(saved[name][0])
 
-    engine.stack.load(run, _of_model(tensors))
-    for kind, slot in engine.optimiser.slots.items():
+    state.stack.load(run, _of_model(tensors))
+    for kind, slot in state.optimiser.slots.items():
         put(slot, f"optimiser.{kind}")
     if any(name.startswith("best.") for name in tensors):
-        if engine.bests is None:
-            engine.bests = {name: p.clone() for name, p in engine.stack.leaves.items()}
-        put(engine.bests, "best")
+        if state.bests is None:
+            state.bests = {name: p.clone() for name, p in state.stack.leaves.items()}
+        put(state.bests, "best")
     if "epoch.sums" in tensors:
-        if engine.sums is None:
+        if state.sums is None:
             width = len(tensors["epoch.sums"])
-            engine.sums = torch.zeros(
-                len(engine.runs), width, dtype=torch.float64, device=engine.device
+            state.sums = torch.zeros(
+                len(state.runs), width, dtype=torch.float64, device=state.stack.device
             )
-        engine.sums[run] = tensors["epoch.sums"].to(engine.device)
+        state.sums[run] = tensors["epoch.sums"].to(state.stack.device)
 
 
 def _of_model(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {n.removeprefix("model."): v for n, v in tensors.items() if n.startswith("model.")}
 
 
-def _goes_on(engine: Engine) -> bool:
-    if engine.total_steps is not None:
-        return engine.step < engine.total_steps
-    return engine.epoch < engine.settings.epochs
-
-
-def _check_not_over(engine: Engine) -> None:
+def _check_not_over(state: TrainState) -> None:
     """Refuse to end a run before where it is: its later steps cannot be taken back."""
-    if engine.settings.steps is not None and engine.step > engine.settings.steps:
-        raise _over("steps", engine.settings.steps, engine.step)
-    begun = engine.epoch + (engine.step_in_epoch > 0)
-    if engine.settings.steps is None and begun > engine.settings.epochs:
-        raise _over("epochs", engine.settings.epochs, begun)
+    if state.settings.steps is not None and state.step > state.settings.steps:
+        raise _over("steps", state.settings.steps, state.step)
+    begun = state.epoch + (state.step_in_epoch > 0)
+    if state.settings.steps is None and begun > state.settings.epochs:
+        raise _over("epochs", state.settings.epochs, begun)
 
 
 def _over(name: str, asked: int, done: int) -> InvalidArgumentError:
