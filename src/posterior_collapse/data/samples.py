@@ -347,7 +347,7 @@ def _columns(columns: Mapping[Any, Any]) -> Pair:
             "data",
             f"a batch that is a dict of {sorted(map(str, columns))}",
             "one with one array of samples in rows, or x and y",
-            "Pass e.g. batch['x'], or (batch['x'], batch['y']).",
+            f"Keep one array, e.g. batch[{next(iter(arrays), 'x')!r}], or yield pairs (x, y).",
         )
     labels = [values for values in columns.values() if _dims(values) == 1]
     named = columns.get("label", labels[0] if len(labels) == 1 else None)
