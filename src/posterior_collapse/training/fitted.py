@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Any
 
 from posterior_collapse.diagnosis.collecting import collect
 from posterior_collapse.diagnosis.exact import is_exact
-from posterior_collapse.errors import NotSolvedError, UnboundedObjectiveError
+from posterior_collapse.errors import DataError, NotSolvedError, UnboundedObjectiveError
 from posterior_collapse.models import MarkovVAE
 from posterior_collapse.models.modules import evaluating
 from posterior_collapse.specs import Spec
@@ -71,7 +72,8 @@ class Fitted:
 
         Returns:
             `loss` (negative beta-ELBO) and `reconstruction`, in nats per row, and per level
-            `n_active`, and per unit `kl` and `information`, as if z_i were Gaussian, in nats.
+            `n_active`, and per unit `kl` and `information`, as if z_i were Gaussian, in nats; NaN,
+            and no active unit, where the posterior is not finite any more.
         """
         return self._measured
 
@@ -79,9 +81,12 @@ class Fitted:
     def _measured(self) -> dict[str, Any]:
         rows = self._feed.rows(10**12 if is_exact(self.model) and self._feed.sized else ROWS)
         data = rows.x if rows.y is None else (rows.x, rows.y)
-        with evaluating(self.model):
-            found = collect(self.model, data, self.objective, seed=self.settings.seed)
-            levels = [level.diagnosis(top=False) for level in found.levels]
+        try:
+            with evaluating(self.model):
+                found = collect(self.model, data, self.objective, seed=self.settings.seed)
+                levels = [level.diagnosis(top=False) for level in found.levels]
+        except DataError:  # the posterior of a run that diverged is no number
+            return self._nothing()
         return {
             "loss": float(found.losses["loss"].mean),
             "reconstruction": float(found.losses["reconstruction"].mean),
@@ -94,6 +99,13 @@ class Fitted:
                 for level in levels
             ],
         }
+
+    def _nothing(self) -> dict[str, Any]:
+        levels = [
+            {"n_active": 0, "kl": [math.nan] * n, "information": [math.nan] * n}
+            for n in self.spec.dims
+        ]
+        return {"loss": math.nan, "reconstruction": math.nan, "levels": levels}
 
     def summary(self) -> dict[str, Any]:
         """Return what was measured beside what was forecast, as plain JSON-able values.
