@@ -47,7 +47,9 @@ def batches(
     """
     like = tensor_behind(model)
     dtype = torch.get_default_dtype() if like is None else like.dtype
-    device = None if like is None else like.device
+    # Rows at hand are read by NumPy, on the CPU: they go back to where they were.
+    given = data if isinstance(data, (tuple, list)) else (data,)
+    device = next((one.device for one in (like, *given) if isinstance(one, Tensor)), None)
     conditional = model.spec.model == "cvae"
     classes = getattr(getattr(model, "shapes", None), "x_dim", None)
     row = 0
