@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +22,6 @@ from posterior_collapse.cli import main
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
 
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    process = Nursery()
-    yield process
-    process.close()
 
 
 @pytest.fixture

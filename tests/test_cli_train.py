@@ -130,6 +130,35 @@ def test_a_resumed_sweep_is_the_sweep(run, monkeypatch) -> None:
             assert path.read_bytes() == twin.read_bytes(), path
 
 
+def test_seeds_have_orders_of_their_own_that_their_runs_share(run) -> None:
+    line = "x.npy --latents 2 --hidden 6 --epochs 2 --batch-size 30 --beta 1,2"
+    assert run(f"{line} --seed 0,1 --out both")[0] == 0
+    for seed in (0, 1):
+        assert run(f"{line} --seed {seed} --out seed{seed}")[0] == 0
+        for beta in (1, 2):
+            one, other = Path(f"seed{seed}/beta={beta}"), Path(f"both/beta={beta},seed={seed}")
+            for name in ("history.csv", "summary.json"):
+                texts = [(folder / name).read_text() for folder in (one, other)]
+                assert texts[0] == texts[1].replace(f"beta={beta},seed={seed}", f"beta={beta}")
+            orders = [checkpoints.load(folder).meta["order_seed"] for folder in (one, other)]
+            assert orders == [seed, seed]
+
+
+def test_a_folder_from_when_seeds_shared_one_order_keeps_it(run) -> None:
+    line = "x.npy --latents 2 --hidden 6 --epochs 2 --batch-size 30 --seed 0,1 --out old"
+    assert run(line)[0] == 0
+    for path in [Path("old/sweep.json"), *Path("old").glob("*/config.json")]:
+        path.write_text(path.read_text().replace('"order_seed": null', '"order_seed": 0'))
+    for path in Path("old").glob("*/checkpoint-*"):
+        path.unlink()
+    assert run("--resume old")[0] == 0
+    specs = [pc.VAESpec(2)] * 2
+    options = {"hidden": (6,), "epochs": 2, "batch_size": 30, "seeds": (0, 1), "order_seed": 0}
+    for seed, fitted in enumerate(pc.fit_many(specs, X, "mlp", **options)):
+        rows = list(csv.DictReader(Path(f"old/seed={seed}/history.csv").read_text().splitlines()))
+        assert [float(row["loss"]) for row in rows] == fitted.history["loss"]
+
+
 @pytest.mark.filterwarnings("default")
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(run) -> None:
     run("x.npy --latents 2 --hidden 6 --epochs 3 --batch-size 60 --out run")

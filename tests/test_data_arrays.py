@@ -51,10 +51,10 @@ def test_images_are_flattened_row_by_row() -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        (np.zeros(3), "1 dimension;"),
-        (np.float64(3.0), "0 dimensions"),
+        (np.zeros(3), r"a 1-D array of shape \(3,\);"),
+        (np.float64(3.0), "a 0-D array"),
         (np.zeros((2, 2), complex), "complex128"),
-        (np.array([["a", "b"]]), "Encode the text"),
+        (np.array([["a", "b"]]), "Encode text"),
         (np.array([[None, 1.0]], dtype=object), "object"),
         (np.array([["2020-01-01"]], dtype="M8[D]"), "datetime64"),
         (np.zeros((0, 3)), "empty"),
@@ -89,7 +89,7 @@ def test_a_condition_makes_the_source_the_target() -> None:
 
 
 def test_a_condition_of_another_length_is_refused() -> None:
-    with pytest.raises(DataError, match="given: got 5 samples; expected 6"):
+    with pytest.raises(DataError, match="the target and given: got 6 and 5 samples"):
         load(X, given=X[:5])
 
 
@@ -172,8 +172,8 @@ def test_npz_with_one_array_of_any_name(tmp_path: Path) -> None:
     ("arrays", "words"),
     [
         ({"a": X, "b": X}, r"the arrays \['a', 'b'\]"),
-        ({"x": X, "y": X[:4]}, r"y of d\.npz: got 4 samples; expected 6"),
-        ({"x": X, "labels": np.zeros(2)}, r"labels of d\.npz: got 2 samples"),
+        ({"x": X, "y": X[:4]}, r"x and y of d\.npz: got 6 and 4 samples"),
+        ({"x": X, "labels": np.zeros(2)}, r"x and labels of d\.npz: got 6 and 2 samples"),
         ({"x": X, "labels": X}, r"one label per sample"),
         ({"x": np.array([[{}]], dtype=object)}, "Python objects"),
     ],

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 import posterior_collapse as pc
 from planted import Opaque, PlantedHierarchy, planted_data
 from posterior_collapse.adapters import from_callable
-from posterior_collapse.diagnosis.reading import batches
 from posterior_collapse.errors import DataError, InvalidArgumentError, PosteriorCollapseError
 from posterior_collapse.models import build
+from posterior_collapse.models.batches import batches
 from posterior_collapse.models.modules import evaluating
 
 X = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float32)
@@ -117,19 +117,23 @@ def test_a_loader_that_shuffles_is_read_in_an_order_of_the_seed() -> None:
         (VAE, [], "empty array|dimension"),
         (VAE, iter([]), "no rows"),
         (VAE, DataLoader(TensorDataset(TENSOR[:0])), "no rows"),
-        (VAE, torch.zeros(5), r"x: got shape \(5,\)"),
-        (VAE, np.zeros(5), "1 dimension"),
+        (VAE, torch.zeros(5), r"x: got a 1-D array of shape \(5,\)"),
+        (VAE, np.zeros(5), "x: got a 1-D array"),
         (VAE, "mnist", "x: got"),
-        (VAE, {"x": X}, "x: got"),
-        (VAE, [{"x": TENSOR}, {"x": TENSOR}, {"x": TENSOR}], "a batch that is a dict of"),
-        (VAE, iter([{"x": TENSOR}]), "a batch that is a dict of"),
-        (VAE, iter([TENSOR[0]]), r"a batch of shape \(3,\)"),
-        (VAE, iter([TENSOR, TENSOR[:, :2]]), r"a batch of widths \[2, None\]"),
+        (VAE, {"a": X, "b": X}, "a dict of"),
+        (VAE, [{"a": TENSOR, "b": TENSOR}] * 3, "a batch that is a dict of"),
+        (VAE, iter([{"label": LABELS}]), "a batch that is a dict of"),
+        (VAE, iter([TENSOR[0]]), r"x: got a 1-D array of shape \(3,\)"),
+        (
+            VAE,
+            iter([TENSOR, TENSOR[:, :2]]),
+            r"row 50: got features \[2\]; expected",
+        ),
         (VAE, np.where(np.arange(150).reshape(50, 3) == 100, np.nan, X), "nan at row 33, column 1"),
         (VAE, np.where(np.arange(150).reshape(50, 3) == 100, np.inf, X), "inf at row 33, column 1"),
         (CVAE, X, "no target y"),
         (CVAE, (X, Y[:49]), "49 samples"),
-        (CVAE, DataLoader(TensorDataset(TENSOR, LABELS)), "no target y"),
+        (CVAE, DataLoader(TensorDataset(TENSOR, LABELS)), "labels: got 3; expected whole numbers"),
         (CVAE, iter([(TENSOR, torch.from_numpy(Y[:9]))]), "9 samples"),
     ],
 )

@@ -21,7 +21,7 @@ from posterior_collapse.errors import (
 )
 from posterior_collapse.experiments import document
 from posterior_collapse.experiments.tables import Table, format_cell
-from posterior_collapse.training.run_folders import write_json
+from posterior_collapse.files import write_json
 
 RUNS = [
     {"beta": beta, "seed": seed, "NLL (nats)": 100 * beta + seed**2 / 7, "active units": 9 - seed}

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 
 from posterior_collapse.experiments import measuring, recorded
-from posterior_collapse.models import build, load_parameters, read_parameters
+from posterior_collapse.models import (
+    build,
+    exact_terms,
+    linear_values,
+    load_parameters,
+    loss,
+    read_parameters,
+)
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import CVAESpec, HVAESpec, Spec, VAESpec
 from posterior_collapse.theory import ExactObjective, forecast
@@ -127,3 +139,49 @@ def test_recorded_training_is_plain_adam_on_the_exact_objective() -> None:
     assert history["U1"][-1] < 1e-3 < history["U1"][0]
     assert recorded.distances(start, objective, closed)["V2"] == history["V2"][-1]
     assert set(history) == {"step", "loss", "V1", "U1", "sigma_1", "V2", "U2", "sigma_2"}
+
+
+def test_a_decayed_rate_falls_along_half_a_cosine() -> None:
+    spec, steps = SPECS["hvae"], 50
+    moments, closed = raw(spec), forecast(raw(spec), spec)
+    settings = Settings(optimiser="adam", learning_rate=0.05, steps=steps)
+    decayed, plain = (build(spec, "linear", bias=False, x_dim=6, dtype=torch.float64) for _ in "12")
+    recorded.train(decayed, settings, moments, closed, decays=True)
+    optimiser = torch.optim.Adam(plain.parameters(), lr=0.05)
+    for step in range(steps):
+        optimiser.param_groups[0]["lr"] = 0.05 * (1 + np.cos(np.pi * step / steps)) / 2
+        optimiser.zero_grad()
+        terms = exact_terms(linear_values(plain), torch.from_numpy(X))
+        loss(terms, spec.beta_levels).backward()
+        optimiser.step()
+    for one, other in zip(decayed.parameters(), plain.parameters(), strict=True):
+        assert one.detach().numpy() == pytest.approx(other.detach().numpy(), abs=1e-9)
+
+
+ELSEWHERE = """
+import json, torch
+from posterior_collapse.experiments.datasets import Data
+from posterior_collapse.experiments.execution import Executor
+from posterior_collapse.experiments.grids import Plan
+from posterior_collapse.experiments.rows import chosen
+
+(run,) = (m.run for m in chosen("E8")[0].members(Plan()) if m.grid == "second matrix")
+(outcome,) = Executor(Data())([run])
+print(torch.backends.cpu.get_cpu_capability(), json.dumps(outcome.measured["exact"]["distances"]))
+"""
+
+
+def test_a_decayed_rate_ends_at_the_theorem_on_another_processor_too() -> None:
+    ends = []
+    for processor in ({}, {"ATEN_CPU_CAPABILITY": "default", "OPENBLAS_CORETYPE": "Prescott"}):
+        done = subprocess.run(
+            [sys.executable, "-c", ELSEWHERE],
+            env=os.environ | processor, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        name, distances = done.stdout.split(" ", 1)
+        ends.append(json.loads(distances))
+        assert not processor or name == "DEFAULT"
+        assert max(ends[-1].values()) <= 1e-4
+    for quantity, native in ends[0].items():
+        assert ends[1][quantity] == pytest.approx(native, abs=1e-4)

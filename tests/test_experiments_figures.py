@@ -82,6 +82,19 @@ def made() -> dict[str, Chart]:
         ),
         "convergence": figures.convergence({"": falling}),
         "convergence of two": figures.convergence({"matrix problem": falling, "MNIST": falling}),
+        "convergence of three": figures.convergence(
+            dict.fromkeys(("matrix", "second matrix", "MNIST"), falling),
+            goal={"MNIST": {label: 10.0**-i for i, label in enumerate(falling, 1)}},
+            legends={
+                title: dict.fromkeys(falling, f"(theory {shown})")
+                for title, shown in (
+                    ("matrix", "0.453 to 0.286, 2 x 0"),
+                    ("second matrix", "0.623, 2 x 1.25"),
+                    ("MNIST", "0.481 to 0.0773, 4 x 0.5"),
+                )
+            },
+            exact={"MNIST": dict.fromkeys(falling, 1e-8)},
+        ),
         "sweep": figures.sweep(
             swept(), {"exact training": swept(), "minibatches": swept(0.3, 14)}, variable="beta_2"
         ),
@@ -99,6 +112,9 @@ def made() -> dict[str, Chart]:
         "named rows": figures.panel({"": images[:4]}, rows=["original", *("beta = 0.1",) * 3]),
         "six heat maps": figures.heat_maps(
             {f"{m}, sigma = (8, 4, 2, 1, {i})": matrix * i for m in "UV" for i in (0.5, 1e-9, 1)}
+        ),
+        "ten heat maps": figures.heat_maps(
+            {f"{m}, Sigma learned, beta = {i}": matrix for i in range(5) for m in "UV"}, most=2
         ),
         "heat maps": figures.heat_maps(
             dict.fromkeys(("U, learned", "U, sigma = 1"), matrix)
@@ -137,8 +153,9 @@ def charts() -> dict[str, Chart]:
 
 KINDS = (
     *("one panel", "two panels", "three panels", "four panels", "digits", "spectra"),
-    *("convergence", "convergence of two", "sweep", "panels", "grid of betas", "heat maps"),
-    *("grids beside originals", "named rows", "six heat maps", "seven measures"),
+    *("convergence", "convergence of two", "convergence of three", "sweep", "panels"),
+    *("grid of betas", "heat maps", "six heat maps", "ten heat maps"),
+    *("grids beside originals", "named rows", "seven measures"),
     *("phase", "spread over words", "spread over values", "scatter"),
 )
 
@@ -214,13 +231,35 @@ def test_spectra_count_what_exceeds_the_threshold() -> None:
     assert chart.table.rows[3] == ["a", 4, 0.0]
 
 
-def test_convergence_draws_positive_errors_and_the_goal() -> None:
+def test_convergence_draws_positive_errors_their_end_and_the_goal() -> None:
     chart = figures.convergence({"": {"U1": ([1, 2, 3], [0.1, 0.0, 1e-6])}}, goal=1e-3)
-    curve, goal = chart.figure.axes[0].lines
+    curve, end, goal = chart.figure.axes[0].lines
     np.testing.assert_array_equal(curve.get_ydata(), [0.1, np.nan, 1e-6])
+    assert (end.get_xdata().tolist(), end.get_ydata().tolist()) == ([3], [1e-6])
     assert set(goal.get_ydata()) == {1e-3}
     assert [row[3] for row in chart.table.rows] == [0.1, 0.0, 1e-6]
-    assert len(figures.convergence({"": {"U1": ([1], [0.1])}}, goal=None).figure.axes[0].lines) == 1
+    assert len(figures.convergence({"": {"U1": ([1], [0.1])}}, goal=None).figure.axes[0].lines) == 2
+
+
+def test_convergence_draws_each_curve_s_goal_in_its_colour_and_the_end_of_exact_training() -> None:
+    lines = {"U1": ([1, 9], [0.1, 1e-4]), "sigma_1": ([1, 9], [0.2, 1e-5])}
+    chart = figures.convergence(
+        {"MNIST": lines},
+        goal={"MNIST": {"U1": 1e-3, "sigma_1": 1e-2}},
+        legends={"MNIST": {"U1": "(theory 2 x 0)"}},
+        exact={"MNIST": {"U1": 1e-8, "sigma_1": 1e-9}},
+    )
+    (axes,) = chart.figure.axes
+    (first, *_, exact, second, _, _, goal, other, _, _) = axes.lines
+    assert (exact.get_xdata().tolist(), exact.get_ydata().tolist()) == ([9], [1e-8])
+    for curve, line, value in ((first, goal, 1e-3), (second, other, 1e-2)):
+        assert set(line.get_ydata()) == {value}
+        assert line.get_color() == curve.get_color()
+    (legend,) = chart.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        *("U1 (theory 2 x 0)", "sigma_1", "goal of the curve of its colour"),
+        "end of exact training",
+    ]
 
 
 def test_a_sweep_draws_theory_as_lines_and_all_measurements_as_markers() -> None:

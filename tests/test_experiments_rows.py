@@ -16,6 +16,7 @@ from posterior_collapse.experiments.grids import Member, Plan
 from posterior_collapse.experiments.reproducing import _profile
 from posterior_collapse.experiments.rows import ROWS, chosen
 from posterior_collapse.runs import Choice
+from posterior_collapse.theory import forecast
 from posterior_collapse.theory.verification import CASES
 
 
@@ -49,6 +50,59 @@ def test_settings_are_the_paper_s(name: str, runs: int, settings: dict[str, obje
     assert len({run.key for run in found}) == runs
     for run in found:
         assert run.settings.to_dict().items() >= settings.items()
+
+
+THEOREMS = {
+    "E8": {
+        "matrix": {"latent_dim": 5, "beta": 2.0, "eta_dec": 1.0, "eta_enc": 1.0},
+        "MNIST": {"latent_dim": 64, "beta": 1.0, "eta_dec": 1.0, "eta_enc": 1.0},
+    },
+    "E13": {
+        "matrix": {"betas": (1.0, 2.0), "sigma_1": 1.0, "eta_dec": 1.0, "sigma_2": "learned"},
+        "MNIST": {"betas": (1.0, 1.0), "sigma_1": 0.5, "eta_dec": 0.5, "sigma_2": "learned"},
+    },
+    "E14": {
+        "matrix": {"betas": (1.0, 2.0), "sigma_1": 1.0, "eta_dec": 1.0, "sigma_2": 1.0},
+        "MNIST": {"betas": (1.0, 2.0), "sigma_1": 0.5, "eta_dec": 0.5, "sigma_2": 0.5},
+    },
+}
+
+
+@pytest.mark.parametrize("name", THEOREMS)
+def test_theorems_are_verified_on_the_paper_s_problems(name: str) -> None:
+    for member in members(name):
+        problem = member.grid.removesuffix(", exact")
+        if problem in THEOREMS[name]:
+            found = {key: getattr(member.run.spec, key) for key in THEOREMS[name][problem]}
+            assert found == THEOREMS[name][problem], member.grid
+
+
+@pytest.mark.parametrize("name", THEOREMS)
+def test_theorems_are_verified_by_the_published_training_where_it_settles(name: str) -> None:
+    runs = {member.grid: member.run for member in members(name)}
+    matrix, images = runs["matrix"].settings, runs["MNIST"].settings
+    assert runs["matrix"].method == "recorded"  # at a constant rate
+    assert (matrix.learning_rate, matrix.steps, matrix.clip, matrix.seed) == (0.1, 200, None, 2)
+    start = runs["matrix"].architecture
+    assert (start.initial_std, start.initial_sigma, start.bias) == (0.1, "uniform", False)
+    assert runs["MNIST"].method == runs["second matrix"].method == "decayed"
+    assert images.clip == {"E8": 0.1, "E13": 0.1, "E14": None}[name]
+
+
+@pytest.mark.parametrize("name", THEOREMS)
+def test_each_theorem_has_a_matrix_problem_on_which_it_says_something(name: str) -> None:
+    (run,) = (member.run for member in members(name) if member.grid == "second matrix")
+    found = forecast(Data().moments(run.data, False), run.spec)
+    for level in found.levels:
+        assert "active" in level.status
+    assert {"active", "collapsed"} <= {status for level in found.levels for status in level.status}
+    assert run.spec.eta_levels[0] != run.spec.eta_enc  # a wrong c would show
+    assert len(found.levels) == 1 or run.spec.beta_levels[0] != 1  # and a wrong power of beta_1
+
+
+def test_the_linear_vae_is_trained_at_the_scripts_beta_too() -> None:
+    betas = {(m.run.spec.sigma, m.run.spec.beta) for m in members("E5")}  # type: ignore[attr-defined]
+    assert {("learned", 4.0), (1.0, 4.0), ("learned", 1.0), (1.0, 1.0)} <= betas
 
 
 def test_sweeps_have_all_their_values() -> None:

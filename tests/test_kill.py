@@ -1,19 +1,27 @@
-"""Runs killed with SIGKILL at random moments and resumed, against runs left alone."""
+"""`collapse train` and `collapse reproduce` killed with SIGKILL at random moments and repeated.
+
+What they end with is compared with what they give when they are left alone.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from nursery import Nursery
+from posterior_collapse import files
+from posterior_collapse.experiments.grids import Plan
+from posterior_collapse.experiments.reproducing import State, reproduce
+from posterior_collapse.experiments.rows import chosen
 from posterior_collapse.training import checkpoints
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
@@ -23,13 +31,6 @@ CASES = {
     "sweep": (10, ["--epochs", "10", "--beta", "0.5,2", "--dropout", "0.2"]),
 }
 """Kills, and options."""
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    process = Nursery()
-    yield process
-    process.close()
 
 
 @pytest.fixture
@@ -83,14 +84,14 @@ class Story:
         return status == 0
 
 
-def files(out: Path) -> list[str]:
+def names(out: Path) -> list[str]:
     return sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
 
 
 def assert_same(out: Path, expected: Path) -> None:
     """Every file is the same to the last bit, so are parameters, moments and history."""
-    assert files(out) == files(expected)
-    for name in files(expected):
+    assert names(out) == names(expected)
+    for name in names(expected):
         assert (out / name).read_bytes() == (expected / name).read_bytes(), name
     for folder in {path.parent for path in expected.rglob("summary.json")}:
         one = checkpoints.load(folder)
@@ -122,3 +123,71 @@ def test_a_killed_and_resumed_run_equals_the_uninterrupted_one(
         assert_same(out, alone)
     steps = {step for story in stories for step in story.steps}
     assert len(steps - {0, newest_step(alone)}) >= 3, f"kills came at the same steps: {steps}"
+
+
+ROWS = ("E9", "E7")
+KILLS, MOST, STORIES = 8, 4, 8
+"""Kills in all, and of one row before it may end; stories until kills came at various moments."""
+
+
+def command(row: str, out: Path) -> list[str]:
+    return ["reproduce", row, "--quick", "--seeds", "2", "--out", str(out)]
+
+
+def tables(out: Path) -> dict[str, Any]:
+    """All that a row says, but how long it took."""
+    found = {row: json.loads((out / row / "result.json").read_text()) for row in ROWS}
+    for values in found.values():
+        del values["wall_s"]
+    return found
+
+
+def test_killed_and_repeated_commands_end_with_the_same_tables(
+    nursery: Nursery, tmp_path: Path
+) -> None:
+    longest = {}
+    for row in ROWS:
+        began = time.perf_counter()
+        nursery.start(command(row, tmp_path / "alone"), tmp_path / "alone.txt")
+        assert nursery.wait() == 0, (tmp_path / "alone.txt").read_text()
+        longest[row] = time.perf_counter() - began
+
+    moments = random.Random(0)
+    output, stories, kills, kept = tmp_path / "killed.txt", 0, 0, set()
+    while kills < KILLS or (len(kept) < 3 and stories < STORIES):
+        out = tmp_path / f"story {stories}"
+        stories += 1
+        for row in ROWS:
+            ended, left = False, MOST
+            while not ended:
+                pid = nursery.start(command(row, out), output)
+                if left:
+                    time.sleep(moments.uniform(0, 0.9 * longest[row]))
+                    os.kill(pid, signal.SIGKILL)
+                status = nursery.wait()
+                assert status in (0, -signal.SIGKILL), output.read_text()
+                ended, left = status == 0, max(0, left - 1)
+                kills += not ended
+                kept.add(len(list(out.glob("runs/*/run.json"))))
+        assert tables(out) == tables(tmp_path / "alone")
+        assert not list((out / "runs").glob(f"*{files.PARTIAL}"))
+        assert not list((out / "runs").glob(".work"))
+    assert len(kept) >= 3, f"kills came at the same moments: {kept}"
+
+
+def test_a_killed_group_of_experiments_goes_on_from_its_last_epoch(tmp_path: Path) -> None:
+    told: list[int] = []
+
+    def killed(state: State) -> None:
+        if state.epoch is not None:
+            told.append(state.epoch.epoch)
+            if len(told) == 3:
+                raise KeyboardInterrupt
+
+    rows, plan = chosen("E9"), Plan(quick=True)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(rows, tmp_path / "killed", plan, report=killed)
+    (again,) = reproduce(rows, tmp_path / "killed", plan, report=killed)
+    assert told[:4] == [1, 2, 3, 4]
+    (alone,) = reproduce(rows, tmp_path / "alone", plan)
+    assert again["tables"] == alone["tables"]

@@ -10,8 +10,8 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 import posterior_collapse as pc
+from posterior_collapse.data.loaders import seeded
 from posterior_collapse.models import build
-from posterior_collapse.models.loaders import seeded
 
 ROWS = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
 DATA = TensorDataset(ROWS)

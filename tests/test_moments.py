@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import posterior_collapse as pc
-from posterior_collapse.moments import accumulate, arrays
+from posterior_collapse import arrays
+from posterior_collapse.moments import accumulate
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((300, 7)) * np.geomspace(0.01, 100, 7) + np.geomspace(1, 1e4, 7)

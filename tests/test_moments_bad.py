@@ -24,7 +24,6 @@ def refused(words: str, measure, *args, **kwargs) -> None:
 
 BAD = [
     (X[0], r"^x: got a 1-D array of shape \(6,\).*reshape\(-1, 1\)"),
-    (np.zeros((4, 5, 6)), r"^x: got a 3-D array of shape \(4, 5, 6\).*reshape\(len\(array\), -1\)"),
     (np.float64(3.0), "^x: got a 0-D array"),
     (np.zeros((0, 3)), r"^x: got an empty array of shape \(0, 3\)"),
     (np.zeros((3, 0)), r"^x: got an empty array of shape \(3, 0\)"),
@@ -48,7 +47,7 @@ def test_what_is_not_samples_is_refused(value, words: str) -> None:
         refused(words, pc.Moments.from_batches, [value])
 
 
-@pytest.mark.parametrize(("value", "words"), BAD[:12])
+@pytest.mark.parametrize(("value", "words"), BAD[:11])
 def test_what_is_no_target_is_refused_by_its_name(value, words: str) -> None:
     refused(words.replace("^x:", "^y:"), pc.Moments.from_arrays, X, value)
     refused(words.replace("^x:", "^y:"), pc.Moments.from_batches, [(X, value)])
@@ -57,10 +56,10 @@ def test_what_is_no_target_is_refused_by_its_name(value, words: str) -> None:
 def test_a_column_of_text_is_named() -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"age": [1, 2, 3], "town": ["Bern", "Jena", "Graz"]})
-    refused("^x: got the column 'town' of type", pc.Moments.from_arrays, frame)
-    refused("^y: got the column 'town' of type", pc.Moments.from_arrays, X[:3], frame)
+    refused("^column 'town' of x: got text", pc.Moments.from_arrays, frame)
+    refused("^column 'town' of y: got text", pc.Moments.from_arrays, X[:3], frame)
     when = pandas.DataFrame({"t": pandas.to_datetime(["2020-01-01", "2020-01-02"])})
-    refused("^x: got the column 't' of type datetime64", pc.Moments.from_arrays, when)
+    refused("^column 't' of x: got datetime64", pc.Moments.from_arrays, when)
     missing = pandas.DataFrame({"a": pandas.array([1, 2, None], dtype="Int64")})
     refused("^x: got nan at row 2, column 0", pc.Moments.from_arrays, missing)
 

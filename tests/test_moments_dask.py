@@ -75,7 +75,6 @@ def test_a_forecast_takes_them_as_they_are() -> None:
     ("x", "y", "words"),
     [
         (da.zeros(5), None, r"x: got a 1-D array of shape \(5,\)"),
-        (da.zeros((5, 2, 2)), None, "x: got a 3-D array"),
         (da.zeros((0, 2)), None, "x: got an empty array"),
         (da.zeros((5, 0)), None, "x: got an empty array"),
         (da.zeros((5, 2), dtype=complex), None, "x: got complex numbers"),

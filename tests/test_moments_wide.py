@@ -7,7 +7,8 @@ import pytest
 
 import posterior_collapse as pc
 from exact import elbo_loss
-from posterior_collapse.moments import arrays, wide
+from posterior_collapse import arrays
+from posterior_collapse.moments import wide
 from test_moments import second
 
 N = 35

@@ -90,7 +90,7 @@ def test_a_run_kept_when_batches_counted_more_rows_goes_on(tmp_path, monkeypatch
 
 
 def test_the_command_takes_any_batch_size(tmp_path, capsys):
-    from posterior_collapse.cli.app import main
+    from posterior_collapse.cli import main
 
     data = tmp_path / "x.npy"
     np.save(data, np.random.default_rng(0).standard_normal((50, 3)))

@@ -158,11 +158,3 @@ def likelihood(name: str, value: object) -> Likelihood:
             f"Pass {name}='bernoulli' for binary cross-entropy.{nearest(str(value), known)}",
         )
     return value  # type: ignore[return-value]
-
-
-def readable(value: Any) -> Any:
-    """Return a torch tensor as one that NumPy can read, without importing torch; all else as is."""
-    if not (hasattr(value, "detach") and hasattr(value, "numpy")):
-        return value
-    value = value.detach().cpu()
-    return value.float() if str(value.dtype) == "torch.bfloat16" else value

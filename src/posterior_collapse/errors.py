@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 __all__ = [
     "CheckpointError",
@@ -37,6 +37,7 @@ __all__ = [
     "TrainingError",
     "UnboundedObjectiveError",
     "UnknownDatasetError",
+    "listed",
     "nearest",
     "needing_torch",
     "writing",
@@ -65,7 +66,8 @@ class PosteriorCollapseError(Exception):
         self.action = action
 
     def __str__(self) -> str:
-        return f"{self.argument}: got {self.got}; expected {self.expected}. {self.action}"
+        text = f"{self.argument}: got {self.got}; expected {self.expected}. {self.action}"
+        return "\\n".join(text.splitlines())  # a name may hold line breaks
 
 
 class InvalidArgumentError(PosteriorCollapseError, ValueError):
@@ -135,6 +137,19 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def listed(names: Sequence[object], most: int = 12) -> str:
+    """Return names as a list in words, cut where it gets long.
+
+    Example:
+        >>> listed(["a", "b"]), listed(range(1000), most=3)
+        ("['a', 'b']", '[0, 1, 2, ... (1,000 in all)]')
+    """
+    shown = [repr(name) for name in names[:most]]
+    if len(names) > most:
+        shown.append(f"... ({len(names):,} in all)")
+    return f"[{', '.join(shown)}]"
 
 
 @contextlib.contextmanager

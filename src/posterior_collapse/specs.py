@@ -27,6 +27,8 @@ __all__ = [
     "Sigma",
     "Spec",
     "VAESpec",
+    "are_specs",
+    "in_order",
     "require_gaussian",
 ]
 
@@ -170,6 +172,22 @@ class Spec:
         """Fields by name, but for a likelihood that is Gaussian."""
         fields = [(name, getattr(self, name)) for name in _fields(type(self))]
         return [field for field in fields if field != ("likelihood", "gaussian")]
+
+
+def are_specs(value: Any) -> bool:
+    """Return whether a value is a spec, or a sequence of them."""
+    several = isinstance(value, (list, tuple)) and bool(value)
+    return all(isinstance(one, Spec) for one in (value if several else [value]))
+
+
+def in_order(data: Any, spec: Any) -> tuple[Any, Any]:
+    """Return data and spec, in this order, whichever of the two was passed first.
+
+    Example:
+        >>> in_order(VAESpec(latent_dim=2), "data")[0]
+        'data'
+    """
+    return (spec, data) if are_specs(data) and not are_specs(spec) else (data, spec)
 
 
 def require_gaussian(spec: Spec) -> None:

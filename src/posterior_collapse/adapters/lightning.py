@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader
 from posterior_collapse import checks
 from posterior_collapse.adapters.encoded import posterior_of
 from posterior_collapse.adapters.libraries import missing
+from posterior_collapse.data.loaders import seeded
 from posterior_collapse.diagnosis.signal import Residual, Residuals
 from posterior_collapse.diagnosis.streams import row_chooser
 from posterior_collapse.errors import DataError, InvalidArgumentError, PosteriorCollapseError
-from posterior_collapse.models.loaders import seeded
 from posterior_collapse.models.modules import evaluating, unwatched
 from posterior_collapse.specs import VAESpec
 from posterior_collapse.theory import ACTIVE_INFORMATION, forecast

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+import sys
 import warnings
 from typing import Any
 
@@ -15,7 +19,7 @@ from posterior_collapse.cli import (
     train_command,
     verify_command,
 )
-from posterior_collapse.errors import PosteriorCollapseError, needing_torch
+from posterior_collapse.errors import OutputError, PosteriorCollapseError, needing_torch
 
 app = typer.Typer(
     name="collapse",
@@ -38,6 +42,9 @@ ClickException: Any = typer.BadParameter.__mro__[2]
 INTERRUPTED = 130
 """Exit status after Ctrl-C, which is also what typer makes of it."""
 
+UNREAD = 141
+"""Exit status where nobody reads on, as in `collapse forecast DATA | head -1`."""
+
 
 @app.callback(invoke_without_command=True)
 def version(
@@ -54,11 +61,22 @@ def version(
 def run(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status; every foreseen error is one line on stderr."""
     warnings.showwarning = _show_warning
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be any bytes
     try:
         with needing_torch():
             status = app(args=arguments, prog_name="collapse", standalone_mode=False)
+        sys.stdout.flush()
     except PosteriorCollapseError as error:
         return _refused(str(error))
+    except MemoryError as error:
+        reason = next(iter(str(error).splitlines()), "no more")
+        return _refused(
+            f"memory: got '{reason}'; expected room for the data and what is made of them. "
+            "Take fewer rows or features, fewer units, or a smaller batch."
+        )
+    except OSError as error:
+        return _unusable(error)
     except ClickException as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # the help is printed: nothing is wrong
             return 0
@@ -66,6 +84,18 @@ def run(arguments: list[str] | None = None) -> int:
     except typer.Abort:
         return INTERRUPTED
     return status if isinstance(status, int) else 0
+
+
+def _unusable(error: OSError) -> int:
+    """Say what the system refused, and let nothing try to write it again at exit."""
+    if error.filename is None:  # standard output: a full disk, or a reader that has gone
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return UNREAD
+    where = "output" if error.filename is None else str(error.filename)
+    reason = f"'{error.strerror or error}'"
+    return _refused(str(OutputError(where, reason, "what can be used", "Choose another path.")))
 
 
 def _refused(message: str) -> int:

@@ -19,6 +19,7 @@ DATA_DIR = typer.Option(
 def list_datasets(data_dir: Path | None = DATA_DIR) -> None:
     """List the data sets known by name, and where each would be read from."""
     from rich.console import Console
+    from rich.markup import escape
 
     from posterior_collapse.data import available
     from posterior_collapse.report import new_table
@@ -31,7 +32,7 @@ def list_datasets(data_dir: Path | None = DATA_DIR) -> None:
             f" + {entry.test_samples:,}" if entry.test_samples else ""
         )
         where = entry.where if entry.ready else "to be downloaded"
-        table.add_row(entry.name, entry.about, samples, str(entry.features), where)
+        table.add_row(entry.name, entry.about, samples, str(entry.features), escape(where))
     Console().print(table)
 
 

@@ -14,7 +14,7 @@ import typer
 from posterior_collapse.cli import options
 from posterior_collapse.cli.data_commands import DATA_DIR
 from posterior_collapse.cli.forecast_command import LEAST_WIDTH, json_text
-from posterior_collapse.errors import DataError, InvalidArgumentError, nearest
+from posterior_collapse.errors import DataError, InvalidArgumentError, listed, nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -107,7 +107,8 @@ def _sweep(source: Path, runs: Mapping[str, Path], as_json: bool, *how: Any) -> 
     console.print(report.diagnoses_table({name: one for name, (_, one) in found.items()}))
     for name, (_, one) in found.items():
         console.print(f"{name}: {one.verdict}", markup=False)
-    console.print(f"Units and advice: collapse diagnose {next(iter(runs.values()))}", style="dim")
+    first = next(iter(runs.values()))
+    console.print(f"Units and advice: collapse diagnose {first}", style="dim", markup=False)
 
 
 def _refuse(context: typer.Context, names: Sequence[str], belongs_to: str) -> None:
@@ -129,22 +130,17 @@ def _of_run(
     importance_samples: int,
     shared: dict[str, Any],
 ) -> tuple[dict[str, Any], Diagnosis]:
-    from posterior_collapse.runs.folder import trained
+    from posterior_collapse.runs.folder import diagnosed
 
-    run = trained(folder, split=split, data_dir=data_dir)
-
-    from posterior_collapse.diagnosis import diagnose
-
-    found = diagnose(
-        run.model,
-        run.dataset,
-        spec=run.spec,
+    dataset, found = diagnosed(
+        folder,
+        split=split,
+        data_dir=data_dir,
         importance_samples=importance_samples,
         progress=sys.stderr.isatty(),
         **shared,
     )
-    about = {"name": run.dataset.name, "note": run.dataset.note, "samples": found.n}
-    return about, replace(found, notes=(*found.notes, *run.notes))
+    return {"name": dataset.name, "note": dataset.note, "samples": found.n}, found
 
 
 def _of_arrays(
@@ -177,7 +173,7 @@ def _posterior(path: Path) -> dict[str, Any]:
         others = [name for name in found if name not in (*ARRAYS, *SYNONYMS)]
         raise DataError(
             str(path),
-            f"the arrays {sorted(found)}",
+            f"the arrays {listed(sorted(found))}",
             "mean, and one of std and log_var",
             "Write it with numpy.savez(path, mean=..., std=...)."
             + hint + "".join(nearest(name, ARRAYS) for name in others),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 LEAST_WIDTH = 82
 PLOT = typer.Option(None, help="Write spectrum and phase diagram to a .png, .pdf or .svg.")
+HEADER = typer.Option(None, "--header/--no-header", help=options.HEADER_HELP)
 
 
 def forecast(
@@ -50,6 +51,7 @@ def forecast(
     label: int | None = typer.Option(None, help="Only samples of this class."),
     scale: float | None = typer.Option(None, help="Factor for the values of a file."),
     split: str = typer.Option("train", help="train or test, for named image sets."),
+    header: bool | None = HEADER,
     data_dir: Path | None = DATA_DIR,
     plot: Path | None = PLOT,
     as_json: bool = typer.Option(False, "--json", help="Print JSON (null: no finite value)."),
@@ -77,6 +79,7 @@ def forecast(
         scale=scale,
         split=split,
         data_dir=data_dir,
+        header=header,
     )
     _forecast(dataset, spec, active, biases, cross_fit, plot, as_json)
 
@@ -95,6 +98,7 @@ def effective_beta(
     batch_size: int | None = typer.Option(None, help="Samples per batch, if reductions differ."),
     reconstruction_batch: str = typer.Option("mean", help="Reconstruction over the batch."),
     kl_batch: str = typer.Option("mean", help="KL over the batch."),
+    header: bool | None = HEADER,
     data_dir: Path | None = DATA_DIR,
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
@@ -116,6 +120,7 @@ def effective_beta(
             scale=None,
             split="train",
             data_dir=data_dir,
+            header=header,
         )
         if features not in (None, dataset.x.shape[1]):
             raise InvalidArgumentError(
@@ -226,7 +231,7 @@ def _print(dataset: Dataset, result: Forecast, advice: Advice) -> None:
     # A table cut to a narrow terminal loses numbers; wrapped by the terminal it does not.
     console = Console(width=max(Console().width, LEAST_WIDTH))
     console.print(f"{dataset.name}: {dataset.note}", highlight=False, markup=False)
-    explained = sum(result.spectrum[: result.levels[0].n_active]) / result.total_variance
+    explained = sum(result.spectrum[: result.levels[0].n_active]) / (result.total_variance or 1)
     console.print(
         f"{result.spec!r}\n"
         f"eta_dec {result.eta_dec:.4g}; loss {result.loss:.6g} nats per sample; "

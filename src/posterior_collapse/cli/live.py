@@ -42,6 +42,8 @@ class RunsTable(Display):
 
     def table(self) -> Table:
         """Return the numbers of the last epoch."""
+        from rich.markup import escape
+
         table = new_table()
         table.add_column("run", overflow="fold")
         table.add_column("loss", justify="right")
@@ -50,7 +52,7 @@ class RunsTable(Display):
             table.add_column(f"KL{of}", justify="right")
             table.add_column(f"active{of}", justify="right")
         for name, row in list(zip(self.names, self.rows, strict=True))[:MOST_ROWS]:
-            table.add_row(name, *(["-"] if row is None else self._cells(row)))
+            table.add_row(escape(name), *(["-"] if row is None else self._cells(row)))
         if len(self.rows) > MOST_ROWS:
             table.add_row(f"... {len(self.rows) - MOST_ROWS} more")
         return table

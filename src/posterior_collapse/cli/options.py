@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posterior_collapse import checks
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from posterior_collapse.data import Dataset
 
 MODELS = ("vae", "cvae", "hvae")
+HEADER_HELP = "Whether the first row of a .csv is a header (default: told from the rows)."
 NUMBERS = {"learning_rate": float, "clip": float, "seed": int}
 """Options of the training that take several values."""
 SWEPT = (
@@ -187,18 +187,8 @@ def _flag(name: str) -> str:
     return name.replace("_", "-")
 
 
-def load_data(
-    source: str,
-    *,
-    model: str,
-    task: str | None,
-    given: str | None,
-    label: int | None,
-    scale: float | None,
-    split: str,
-    data_dir: Path | None,
-) -> Dataset:
-    """Load what the options name, for the model they name.
+def load_data(source: str, *, model: str, **named: Any) -> Dataset:
+    """Load what the options name, for the model they name; see `posterior_collapse.data.load`.
 
     Raises:
         InvalidArgumentError: A conditional model without a condition.
@@ -206,16 +196,7 @@ def load_data(
     """
     from posterior_collapse.data import load
 
-    dataset = load(
-        source,
-        split=split,
-        data_dir=data_dir,
-        task=task,
-        given=given,
-        label=label,
-        scale=scale,
-        progress=True,
-    )
+    dataset = load(source, progress=True, **named)
     check_condition(model, dataset)
     return dataset
 

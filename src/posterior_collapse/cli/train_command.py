@@ -50,6 +50,7 @@ _data, _model, _swept, _training, _remedy, _output = map(
 )
 OUT = _output(None, help="New folder for the run or sweep (default: runs/ and a name).")
 RESUME = _output(None, help="Go on with the run or sweep in this folder.")
+HEADER = _data(None, "--header/--no-header", help=options.HEADER_HELP)
 DATA_DIR = _data(None, help="Folder with data set files (see collapse data list --help).")
 
 
@@ -63,6 +64,7 @@ def train(
     label: int | None = _data(None, help="Only samples of this class."),
     scale: float | None = _data(None, help="Factor for the values of a file."),
     split: str = _data("train", help="train or test, for named image sets."),
+    header: bool | None = HEADER,
     data_dir: Path | None = DATA_DIR,
     model: str | None = _model(
         None, help="vae, cvae or hvae (default: cvae with --task or --given, else vae)."
@@ -208,7 +210,7 @@ def _data_options(given: Mapping[str, Any]) -> dict[str, Any]:
     named = {name: given[name] for name in DATA}
     for name in ("given", "data_dir"):
         named[name] = None if named[name] is None else _absolute(str(named[name]))
-    return named
+    return {**named, "header": given["header"]}
 
 
 def _absolute(source: str) -> str:
@@ -268,12 +270,13 @@ def _watched(
 
 def _print(dataset: Dataset, out: Path, summaries: Sequence[dict[str, Any]]) -> None:
     from rich.console import Console
+    from rich.markup import escape
 
     from posterior_collapse.report.comparison import comparison_sentences, comparison_table
 
     named = [(summary["run"], summary) for summary in summaries]
     console = Console()
-    console.print(f"[bold]{dataset.name}[/]: {dataset.note}", highlight=False)
+    console.print(f"[bold]{escape(dataset.name)}[/]: {escape(dataset.note)}", highlight=False)
     console.print(comparison_table(named))
     for sentence in comparison_sentences(named):
         console.print(sentence, highlight=False, markup=False)

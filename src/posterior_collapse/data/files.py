@@ -2,81 +2,179 @@
 
 from __future__ import annotations
 
+import math
+import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from posterior_collapse.data import sniff
+from posterior_collapse.data import indices, sniff
 from posterior_collapse.data.arrays import (
+    LABEL,
+    LONGEST,
     as_labels,
     as_samples,
     from_array,
     from_columns,
+    refuse_column,
     same_length,
 )
 from posterior_collapse.data.dataset import Dataset
+from posterior_collapse.data.limits import check_size
 from posterior_collapse.data.table import read_csv
-from posterior_collapse.errors import CorruptFileError, DataError, MissingDependencyError
+from posterior_collapse.errors import (
+    CorruptFileError,
+    DataError,
+    InvalidArgumentError,
+    MissingDependencyError,
+    PosteriorCollapseError,
+    listed,
+)
 
-__all__ = ["SUFFIXES", "read_arrays", "read_file"]
+__all__ = ["SUFFIXES", "Arrays", "read_arrays", "read_file"]
 
 
-def read_file(path: Path) -> Dataset:
+def read_file(path: Path, header: bool | None = None) -> Dataset:
     """Return the data of a file, as they are.
+
+    Args:
+        path: The file.
+        header: Of a .csv file, whether its first row is a header; None: told from the rows.
 
     Raises:
         MissingFileError: The file is not there.
         CorruptFileError: It is not what its suffix says.
-        DataError: Its numbers cannot be used, or the suffix is unknown.
+        DataError: Its numbers cannot be used or take too much memory, or the suffix is unknown.
+        InvalidArgumentError: A header of another file than a .csv.
         MissingDependencyError: A .parquet file, and pyarrow is not installed.
     """
-    reader = READERS.get(path.suffix.lower())
-    if path.is_dir():
+    suffix = path.suffix.lower()
+    reader = READERS.get(suffix)
+    if os.path.isdir(path):
         raise DataError(str(path), "a folder", f"a file, {SUFFIXES}", "Name the file in it.")
     if reader is None:
         raise DataError(
             str(path), f"the suffix '{path.suffix}'", f"one of {SUFFIXES}", "Convert the file."
         )
     sniff.check(path)
+    if reader is read_csv:
+        return read_csv(path, header)
+    if header is not None:
+        raise InvalidArgumentError("header", header, "None: only a .csv has one", "Leave it away.")
     return reader(path)
 
 
-def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+class Arrays(Mapping[str, NDArray[Any]]):
+    """The arrays of an .npz file by name, each read and checked when it is asked for.
+
+    Args:
+        path: The file.
+
+    Raises:
+        CorruptFileError: It is no .npz file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        if not zipfile.is_zipfile(path):
+            raise CorruptFileError(
+                str(path),
+                "no .npz archive, or a truncated one",
+                "an .npz file of numbers",
+                "Write it with numpy.savez(path, name=...).",
+            )
+        with self._opened() as archive:
+            members = [info.filename for info in archive.infolist()]
+        self._members = {m.removesuffix(".npy"): m for m in members if m.endswith(".npy")}
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """Return an array.
+
+        Raises:
+            CorruptFileError: It is damaged, encrypted, or holds Python objects.
+            DataError: It takes too much memory.
+        """
+        member = self._members[name]
+        try:
+            with self._opened() as archive, archive.open(member) as stream:
+                size = archive.getinfo(member).file_size
+                check_size(self._path, _declared(self._path, stream, size))
+            with self._opened() as archive, archive.open(member) as stream:
+                array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+                stream.read(1)  # at the end of a member its checksum is compared
+                return array
+        except PosteriorCollapseError:
+            raise
+        except Exception as error:  # whatever a reader trips over in a damaged file
+            raise _unreadable(self._path, error) from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def _opened(self) -> zipfile.ZipFile:
+        try:
+            return zipfile.ZipFile(self._path)
+        except Exception as error:
+            raise _unreadable(self._path, error) from error
+
+
+def read_arrays(path: Path) -> Arrays:
     """Return the arrays of an .npz file by name, as they are.
 
     Raises:
         MissingFileError: The file is not there.
-        CorruptFileError: It is no .npz file, or holds Python objects.
+        CorruptFileError: It is no .npz file; later: an array is damaged or holds Python objects.
     """
     sniff.check(path)
-    if not zipfile.is_zipfile(path):
+    return Arrays(path)
+
+
+def _declared(path: Path, stream: IO[bytes], size: int) -> int:
+    """Return the bytes of values that the header of an .npy stream of `size` bytes announces.
+
+    Raises:
+        CorruptFileError: The stream is too short for them, or they are Python objects.
+    """
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_2_0
+    shape, _, dtype = (np.lib.format.read_array_header_1_0 if version == (1, 0) else read)(stream)
+    if dtype.hasobject:
+        raise ValueError("Python objects")
+    whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape)
+    if not whole or len(shape) > MOST_DIMENSIONS:
+        raise ValueError(f"an array of shape {listed(shape)}")
+    needed, there = math.prod(shape) * dtype.itemsize, size - stream.tell()
+    if needed > there:
         raise CorruptFileError(
             str(path),
-            "no .npz archive, or a truncated one",
-            "an .npz file of numbers",
-            "Write it with numpy.savez(path, name=...).",
+            f"{there:,} bytes of values",
+            (f"{needed:,}" if needed < 1e18 else "more than 1e18") + " bytes, as its header says",
+            "Write or download it again.",
         )
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise _unreadable(path, error) from error
+    return needed
 
 
 def _read_npy(path: Path) -> Dataset:
     try:
+        with path.open("rb") as stream:
+            _declared(path, stream, path.stat().st_size)
         array = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, OSError, EOFError) as error:
+    except PosteriorCollapseError:
+        raise
+    except Exception as error:  # whatever a reader trips over in a damaged file
         raise _unreadable(path, error) from error
     return from_array(path.name, array)
 
 
 def _unreadable(path: Path, error: Exception) -> CorruptFileError:
-    reason = str(error).splitlines()[0]
+    reason = _reason(error)
     if "object" in reason.lower() or "pickle" in reason.lower():
         reason = "Python objects (a pickle), which are never loaded"
     return CorruptFileError(
@@ -84,14 +182,21 @@ def _unreadable(path: Path, error: Exception) -> CorruptFileError:
     )
 
 
+def _reason(error: Exception) -> str:
+    """The first line of what a reader says, if it says it in words."""
+    if isinstance(error, (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile)):
+        return next(iter(str(error).splitlines()), type(error).__name__)
+    return f"a damaged file ({type(error).__name__})"
+
+
 def _read_npz(path: Path) -> Dataset:
-    arrays = read_arrays(path)
+    arrays = Arrays(path)
     if "x" not in arrays and len(arrays) == 1:
         return from_array(path.name, next(iter(arrays.values())))
     if "x" not in arrays:
         raise DataError(
             path.name,
-            f"the arrays {sorted(arrays)}",
+            f"the arrays {listed(sorted(arrays))}",
             "x, and optionally y and labels",
             "Write it with numpy.savez(path, x=...).",
         )
@@ -107,8 +212,7 @@ def _read_npz(path: Path) -> Dataset:
 
 def _read_parquet(path: Path) -> Dataset:
     try:
-        import pyarrow
-        from pyarrow import parquet
+        from pyarrow import parquet, types
     except ImportError as error:
         raise MissingDependencyError(
             "pyarrow",
@@ -116,14 +220,56 @@ def _read_parquet(path: Path) -> Dataset:
             "pyarrow, to read .parquet files",
             "Install it with `pip install 'posterior-collapse[parquet]'`.",
         ) from error
+    is_number = (types.is_integer, types.is_floating, types.is_boolean)
     try:
-        table = parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
+        schema = parquet.read_schema(path)
+        coded = [LABEL] if LABEL in schema.names else None
+        with parquet.ParquetFile(path, read_dictionary=coded) as file:
+            index = _pandas_index(schema.pandas_metadata or {})
+            names = [name for name in schema.names if name == LABEL or name not in index]
+            for name, kind in ((name, schema.field(name).type) for name in names):
+                judged_later = name == LABEL or indices.is_suspect(name)
+                if not judged_later and not any(test(kind) for test in is_number):
+                    refuse_column(path.name, name, str(kind))
+            # As columns, and as the matrix that they become.
+            check_size(path, 2 * file.metadata.num_rows * len(names) * 8)
+            table = file.read(columns=names)
+        columns = [(name, _values(path, name, table.column(i))) for i, name in enumerate(names)]
+    except PosteriorCollapseError:
+        raise
+    except Exception as error:  # whatever a reader trips over in a damaged file
         raise CorruptFileError(
-            str(path), f"'{str(error).splitlines()[0]}'", "a .parquet file", "Write it again."
+            str(path), f"'{_reason(error)}'", "a .parquet file", "Write it again."
         ) from error
-    columns = {name: table.column(name).to_numpy() for name in table.column_names}
-    return from_columns(path.name, columns)
+    return from_columns(path.name, columns, [name for name in index if name != LABEL])
+
+
+def _values(path: Path, name: str, column: Any) -> NDArray[Any]:
+    """Return a column as an array; of texts, each is there once however often it occurs.
+
+    Raises:
+        DataError: A text is too long to be a label.
+    """
+    if not hasattr(column.type, "index_type"):
+        values: NDArray[Any] = column.to_numpy()
+        return values
+    coded = column.unify_dictionaries().combine_chunks()
+    known = np.array([None, *coded.dictionary.to_pylist()], dtype=object)
+    longest = max((len(text) for text in known[1:] if isinstance(text, (str, bytes))), default=0)
+    if longest > LONGEST:
+        raise DataError(
+            f"column {name!r} of {path.name}",
+            f"a text of {longest:,} characters",
+            f"at most {LONGEST:,}",
+            "Remove or shorten it.",
+        )
+    labels: NDArray[Any] = known[coded.indices.fill_null(-1).to_numpy() + 1]
+    return labels
+
+
+def _pandas_index(metadata: Mapping[str, Any]) -> list[str]:
+    """Names of the columns that a data frame's index became; a range becomes none."""
+    return [name for name in metadata.get("index_columns", ()) if isinstance(name, str)]
 
 
 READERS: dict[str, Callable[[Path], Dataset]] = {
@@ -133,3 +279,5 @@ READERS: dict[str, Callable[[Path], Dataset]] = {
     ".parquet": _read_parquet,
 }
 SUFFIXES = ", ".join(READERS)
+MOST_DIMENSIONS = 32
+"""More than any data have, and than older versions of NumPy can hold."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from posterior_collapse.data.arrays import from_array, same_length
 from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.data.files import READERS, read_file
+from posterior_collapse.data.locate import expanded
 from posterior_collapse.data.registry import canonical, from_registry, unknown
 from posterior_collapse.data.tasks import TASKS
 from posterior_collapse.errors import DataError, InvalidArgumentError, nearest
@@ -26,6 +26,7 @@ def load(
     given: Any = None,
     label: object = None,
     scale: float | None = None,
+    header: bool | None = None,
     progress: bool = False,
 ) -> Dataset:
     """Turn a name, a file or an array into samples in rows.
@@ -44,6 +45,8 @@ def load(
             target y.
         label: Keep the samples of one class only.
         scale: Multiply every number that is read, of ``source`` and ``given``, by this instead.
+        header: Whether the first row of a .csv file is a header; None: told from the rows, and
+            `Dataset.note` says so where it could be otherwise.
         progress: Show a bar while downloading.
 
     Raises:
@@ -51,8 +54,10 @@ def load(
         MissingFileError: The file or the folder is not there.
         CorruptFileError: A file is not what its name says.
         DownloadError: A data set is nowhere, and no mirror delivered it.
-        DataError: The numbers cannot be used: empty, text, complex, counts that do not match.
-        InvalidArgumentError: An unknown split or task, or a scale that is not positive.
+        DataError: The numbers cannot be used: empty, text, complex, counts that do not match,
+            more than the memory holds.
+        InvalidArgumentError: An unknown split or task, a scale that is not positive, or a header
+            of what is no .csv file.
         MissingDependencyError: A .parquet file, and pyarrow is not installed.
 
     Example:
@@ -70,9 +75,16 @@ def load(
             "task", f"{task!r} beside `given`", "one of the two", "Leave one away."
         )
     options = (split, data_dir, scale, progress)
-    dataset = _read(source, *options)
-    if given is not None:
-        dataset = _conditioned(dataset, _read(given, *options))
+    both = [part for part in (source, given) if part is not None]
+    if header is not None and not any(map(_is_csv, both)):
+        raise InvalidArgumentError(
+            "header", header, "None: only a .csv file has one", "Leave it away."
+        )
+    dataset, *condition = (
+        _read(part, *options, header if _is_csv(part) else None) for part in both
+    )
+    if condition:
+        dataset = _conditioned(dataset, condition[0])
     if label is not None:
         dataset = dataset.select(label)
     return dataset if task is None else TASKS[task](dataset)
@@ -84,6 +96,7 @@ def _read(
     data_dir: str | os.PathLike[str] | None,
     scale: float | None,
     progress: bool,
+    header: bool | None,
 ) -> Dataset:
     name = canonical(source) if isinstance(source, str) else None
     if name is not None:
@@ -95,22 +108,26 @@ def _read(
     if isinstance(source, Dataset):
         dataset = source
     elif isinstance(source, (str, os.PathLike)):
-        dataset = _from_path(source)
+        dataset = _from_path(source, header)
     else:
         dataset = from_array("array", source)
     return dataset if scale is None else dataset.scaled(scale)
 
 
-def _from_path(source: str | os.PathLike[str]) -> Dataset:
+def _is_csv(source: Any) -> bool:
+    return isinstance(source, (str, os.PathLike)) and str(source).lower().endswith(".csv")
+
+
+def _from_path(source: str | os.PathLike[str], header: bool | None) -> Dataset:
     if not os.fspath(source):
         raise InvalidArgumentError(
             "data", "an empty name", "a name or a file", "See `collapse data list`."
         )
-    path = Path(source).expanduser()
+    path = expanded("data", source)
     bare_name = isinstance(source, str) and path.name == source
-    if bare_name and path.suffix.lower() not in READERS and not path.exists():
+    if bare_name and path.suffix.lower() not in READERS and not os.path.exists(path):
         raise unknown(str(source))
-    return read_file(path)
+    return read_file(path, header)
 
 
 def _conditioned(target: Dataset, condition: Dataset) -> Dataset:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import stat
 from pathlib import Path
 
 from posterior_collapse.errors import CorruptFileError, MissingFileError, nearest
@@ -24,21 +26,30 @@ def check(path: Path) -> bytes:
     """Return the first bytes of a file that can hold data.
 
     Raises:
-        MissingFileError: The file is not there.
+        MissingFileError: The file is not there, or no regular file.
         CorruptFileError: The file is empty or a web page.
     """
+    head = None
     try:
-        with path.open("rb") as file:
-            head = file.read(512)
+        if stat.S_ISREG(path.stat().st_mode):  # a device or a pipe may never end
+            with path.open("rb") as file:
+                head = file.read(512)
     except FileNotFoundError as error:
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        siblings: list[str] = []
+        with contextlib.suppress(OSError):
+            siblings = [p.name for p in path.parent.iterdir()]
         raise MissingFileError(
             str(path), "no such file", "a file", f"Check the path.{nearest(path.name, siblings)}"
         ) from error
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise MissingFileError(
-            str(path), f"'{error.strerror}'", "a file that can be read", "Check the path."
+            str(path), f"'{reason}'", "a file that can be read", "Check the path."
         ) from error
+    if head is None:
+        raise MissingFileError(
+            str(path), "no regular file", "a file", "Copy what it yields into a file."
+        )
     if not head:
         raise CorruptFileError(str(path), "an empty file", "data", "Write or download it again.")
     if is_html(head):

@@ -3,59 +3,132 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from posterior_collapse.data import indices
+from posterior_collapse.data.arrays import LABEL, LONGEST
 from posterior_collapse.data.dataset import Dataset
+from posterior_collapse.data.limits import check_size
 from posterior_collapse.errors import CorruptFileError, DataError
 
 __all__ = ["read_csv"]
 
+MOST_ROWS, MOST_CELLS = 1_000, 200_000
+"""That are looked at to tell a header of numbers from a sample."""
+LEAST_COUNTED, LEAST_SPACED = 3, 8
+"""Cells of a first row that counts from 0 or 1, or whose numbers are evenly spaced, from which it
+is a header rather than a sample that happens to look like one."""
 
-def read_csv(path: Path) -> Dataset:
+
+def read_csv(path: Path, header: bool | None = None) -> Dataset:
     """Return the numbers of a CSV file as float64, one row per sample.
 
-    The first row is a header when none of its cells is a number. A column named ``label``
-    becomes the labels, which may be text.
+    The first row is a header when none of its cells is a number, or one stands above a column of
+    numbers without being one, or its numbers count the columns and no other row's do. A column
+    named ``label`` becomes the labels, which may be text. Columns that number the rows, as pandas
+    and R write them, are left out. `Dataset.steps` says what was not certain.
+
+    Args:
+        path: The file.
+        header: Whether the first row is a header; None: told from the rows.
 
     Raises:
         CorruptFileError: It is not text, or a row is longer or shorter than the first.
         DataError: A cell is not a number (the column and row are named), or there are no rows.
     """
     try:
-        layout = _Layout.of(path)
-        if next(layout.rows(), None) is None:
-            raise DataError(path.name, "a header alone", "samples in rows", "Add the rows.")
-        # Before the numbers, since only this pass sees a row that is too long.
-        labels = layout.labels() if "label" in layout.names else None
-        return Dataset(path.name, layout.numbers(), labels=labels)
+        return _read(_Layout.of(path, header))
     except (UnicodeDecodeError, csv.Error) as error:
         raise CorruptFileError(
             str(path), f"'{error}'", "text in UTF-8", "Save it as a CSV file."
         ) from error
 
 
+def _read(layout: _Layout) -> Dataset:
+    path, names = layout.path, layout.names
+    if next(layout.rows(), None) is None:
+        raise DataError(path.name, "a header alone", "samples in rows", "Add the rows.")
+    labelled = [i for i, name in enumerate(names) if name == LABEL]
+    if len(labelled) > 1:
+        raise DataError(
+            path.name, f"{len(labelled)} columns named {LABEL!r}", "one", "Rename the others."
+        )
+    suspects = [i for i, name in enumerate(names) if layout.has_header and indices.is_suspect(name)]
+    # Before the numbers, since only this pass sees a row that is too long.
+    texts = layout.texts([*suspects, *labelled]) if suspects or labelled else {}
+    steps, index = list(layout.notes), set()
+    for column in suspects:
+        shown = layout.shown(column)
+        if not any(texts[column]):
+            index.add(column)
+            steps.append(f"column {shown}, which is empty, left out")
+        elif indices.numbers_rows(names[column], texts[column]):
+            index.add(column)
+            steps.append(indices.left_out(shown, names[column]))
+        elif indices.is_unnamed(names[column]):
+            steps.append(indices.KEPT.format(shown))
+    numbers = layout.numbers({*index, *labelled})
+    labels = _numbers_if_any(texts[labelled[0]]) if labelled else None
+    return Dataset(path.name, numbers, labels=labels, steps=tuple(steps))
+
+
+def _numbers_if_any(texts: NDArray[Any]) -> NDArray[Any]:
+    for dtype in (np.int64, np.float64):
+        try:
+            return texts.astype(dtype)
+        except (ValueError, OverflowError):
+            continue
+    return texts
+
+
 @dataclass(frozen=True)
 class _Layout:
+    """How a file is to be read.
+
+    Attributes:
+        path: The file.
+        delimiter: Between cells.
+        names: Of the columns; without a header their numbers, from 1.
+        has_header: Whether the first row holds the names.
+        notes: What was decided and might have been otherwise.
+    """
+
     path: Path
     delimiter: str
     names: tuple[str, ...]
     has_header: bool
+    notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, path: Path) -> _Layout:
+    def of(cls, path: Path, header: bool | None) -> _Layout:
         with _open(path) as file:
             line = next((line for line in file if line.strip()), "")
-            delimiter = max(",;\t", key=line.count)
-            first = next(csv.reader([line], delimiter=delimiter))
-        has_header = not any(_is_number(cell) for cell in first)
+        delimiter = max(",;\t", key=line.count)
+        with _open(path) as file:
+            filled = (row for row in csv.reader(file, delimiter=delimiter) if _filled(row))
+            first = next(filled, None)
+            if first is None:
+                raise CorruptFileError(str(path), "blank lines alone", "rows", "Write it again.")
+            below = list(islice(filled, min(MOST_ROWS, 1 + MOST_CELLS // len(first))))
+        cells = [cell for row in (first, *below) for cell in row]
+        share = len(cells) / sum(len(cell) + 1 for cell in cells)
+        check_size(path, int(8 * path.stat().st_size * share))
+        has_header, notes = _header(first, below) if header is None else (header, ())
         names = [cell.strip() if has_header else str(i) for i, cell in enumerate(first, 1)]
-        return cls(path, delimiter, tuple(names), has_header)
+        if has_header and _has_row_names(names, below):
+            names = ["", *names]
+        return cls(path, delimiter, tuple(names), has_header, notes)
+
+    def shown(self, column: int) -> str:
+        """What to call a column: its name, or its number if it has none."""
+        return repr(self.names[column]) if self.names[column] else str(column + 1)
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
         """Yield line number and cells of each row below the header, as text."""
@@ -67,12 +140,11 @@ class _Layout:
                     self._check_length(number + lines_above, row)
                     yield number + lines_above, row
 
-    def numbers(self) -> NDArray[np.float64]:
-        features = [i for i, name in enumerate(self.names) if name != "label"]
+    def numbers(self, left_out: Collection[int]) -> NDArray[np.float64]:
+        features = [i for i in range(len(self.names)) if i not in left_out]
         if not features:
-            raise DataError(
-                self.path.name, "no column but the label", "at least one feature", "Add a column."
-            )
+            only = "no column but the label" if LABEL in self.names else "an index alone"
+            raise DataError(self.path.name, only, "at least one feature", "Add a column.")
         columns = features if len(features) < len(self.names) else None
         with _open(self.path) as file:
             self._skip_header(file)
@@ -91,19 +163,24 @@ class _Layout:
                     str(self.path), f"'{error}'", "a table of numbers", "Check the file."
                 ) from error
 
-    def labels(self) -> NDArray[Any]:
-        column = self.names.index("label")
-        texts = np.array([row[column].strip() for _, row in self.rows()])
-        for dtype in (np.int64, np.float64):
-            try:
-                return texts.astype(dtype)
-            except ValueError:
-                continue
-        return texts
+    def texts(self, columns: Sequence[int]) -> dict[int, NDArray[Any]]:
+        """Return the cells of columns as they are written."""
+        found: dict[int, list[str]] = {column: [] for column in columns}
+        for line, row in self.rows():
+            for column, cells in found.items():
+                cells.append(row[column].strip())
+                if len(cells[-1]) > LONGEST:
+                    raise DataError(
+                        f"column {self.shown(column)} of {self.path.name}",
+                        f"a text of {len(cells[-1]):,} characters in row {line}",
+                        f"at most {LONGEST:,}",
+                        "Remove or shorten it.",
+                    )
+        return {column: np.array(cells) for column, cells in found.items()}
 
     def _skip_header(self, file: TextIO) -> None:
         if self.has_header:
-            next(row for row in csv.reader(file, delimiter=self.delimiter) if row)
+            next(row for row in csv.reader(file, delimiter=self.delimiter) if _filled(row))
 
     def _check_length(self, line: int, row: list[str]) -> None:
         if len(row) != len(self.names):
@@ -131,6 +208,72 @@ class _Layout:
 def _open(path: Path) -> TextIO:
     # Spreadsheets begin their files with a mark, which this encoding drops.
     return path.open(encoding="utf-8-sig", newline="")
+
+
+def _filled(row: Sequence[str]) -> bool:
+    return any(cell.strip() for cell in row)
+
+
+def _header(first: list[str], below: list[list[str]]) -> tuple[bool, tuple[str, ...]]:
+    """Return whether the first row is a header, and what to say where that is not certain."""
+    if not any(_is_number(cell) for cell in first):
+        return True, ()
+    beside_index = not first[0].strip()
+    if beside_index:
+        first, below = first[1:], [row[1:] for row in below]
+    mixed = any(_names_numbers(i, cell, below) for i, cell in enumerate(first))
+    if not mixed and not all(_is_number(cell) for cell in first):
+        return False, ()
+    counts, spaced = _counts(first), _is_spaced(first)
+    if counts and beside_index:
+        return True, ()
+    if not (counts or spaced or mixed):
+        return False, ()
+    enough = LEAST_COUNTED if counts else LEAST_SPACED
+    whole = any(cell.strip().lstrip("+-").isdigit() for row in below for cell in row)
+    alike = any(_counts(sorted(row, key=_value)) or _is_spaced(row) for row in below)
+    taken = mixed or ((len(first) >= enough or (counts and not whole)) and not alike)
+    ends = first[0].strip() + (f" to {first[-1].strip()}" if len(first) > 1 else "")
+    if taken:
+        how = "--no-header or header=False if it is a sample"
+        return True, (f"the first row, {ends}, taken for a header ({how})",)
+    how = "--header or header=True if it is a header"
+    return False, (f"the first row, {ends}, taken for a sample ({how})",)
+
+
+def _names_numbers(column: int, cell: str, below: list[list[str]]) -> bool:
+    """Whether a cell is text and all that stands below it are numbers."""
+    if not cell.strip() or _is_number(cell) or not below:
+        return False
+    return all(len(row) > column and _is_number(row[column]) for row in below)
+
+
+def _counts(cells: Sequence[str]) -> bool:
+    """Whether the cells are 0, 1, ... or 1, 2, ..., written as whole numbers."""
+    plain = [cell.strip() for cell in cells]
+    return any(plain == [str(i + start) for i in range(len(plain))] for start in (0, 1))
+
+
+def _is_spaced(cells: Sequence[str]) -> bool:
+    """Whether the cells are so many numbers at equal distances, as years and wavelengths are."""
+    if len(cells) < LEAST_SPACED or not all(map(_is_number, cells)):
+        return False
+    numbers = np.array([float(cell) for cell in cells])
+    if not np.isfinite(numbers).all():
+        return False
+    steps = np.diff(numbers)
+    return bool(steps[0] != 0 and np.allclose(steps, steps[0], rtol=1e-6, atol=0))
+
+
+def _has_row_names(names: list[str], below: list[list[str]]) -> bool:
+    """Whether each row begins with a name for which R writes no header."""
+    if not below or any(len(row) != len(names) + 1 for row in below):
+        return False
+    return indices.numbers_rows("", np.array([row[0].strip() for row in below]))
+
+
+def _value(cell: str) -> float:
+    return float(cell) if _is_number(cell) else np.inf
 
 
 def _is_number(cell: str) -> bool:

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posterior_collapse import checks
+from posterior_collapse.arrays import as_array, refuse_non_finite
+from posterior_collapse.data.samples import read
 from posterior_collapse.diagnosis.comparison import linear_forecast
 from posterior_collapse.diagnosis.levels import LevelStatistics, RowPosteriors, gaussian_kl
 from posterior_collapse.diagnosis.options import collapse_options
@@ -17,7 +19,6 @@ from posterior_collapse.diagnosis.streams import row_chooser
 from posterior_collapse.diagnosis.verdict import with_verdict
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.moments import Moments
-from posterior_collapse.moments.arrays import refuse_non_finite
 from posterior_collapse.specs import Spec
 
 __all__ = ["diagnose_arrays"]
@@ -56,7 +57,7 @@ def diagnose_arrays(
             learned prior's does, information, Var E[z|x] and the stds are of z less the prior's
             mean over its std: of what the posterior knows beyond the prior.
         prior_std: Likewise; None: `eta_enc` of the spec, else 1.
-        data: What the model was trained on, for a forecast: as for `forecast`, or a pair (x, y).
+        data: What the model was trained on, for a forecast: as for `forecast`.
         spec: The hyperparameters it was trained with, of one latent level.
         epsilon: KL in nats of (eps, delta)-collapse.
         delta: Share of rows of (eps, delta)-collapse.
@@ -94,7 +95,7 @@ def diagnose_arrays(
     for rows in _chunks(parts, beyond):
         statistics.add(rows)
     level = statistics.diagnosis(top=True, **options)
-    forecast, notes = linear_forecast(None if data is None else _moments(data), spec)
+    forecast, notes = linear_forecast(_moments(data, spec), spec)
     found = Diagnosis(
         n=len(means),
         spec=spec,
@@ -125,7 +126,7 @@ def _check_spec(spec: Spec | None, units: int) -> None:
 
 
 def _matrix(name: str, values: Any) -> NDArray[Any]:
-    array = _numpy(name, values)
+    array: NDArray[Any] = as_array(name, values)
     if array.ndim != 2 or array.shape[0] < 2 or array.shape[1] < 1:
         fix = "Use .reshape(-1, 1) for one unit." if array.ndim == 1 else "Flatten latents."
         raise DataError(name, f"shape {array.shape}", "(rows, units), at least 2 rows", fix)
@@ -133,7 +134,7 @@ def _matrix(name: str, values: Any) -> NDArray[Any]:
 
 
 def _like(name: str, values: Any, means: NDArray[Any]) -> NDArray[Any]:
-    array = _numpy(name, values)
+    array = as_array(name, values)
     try:
         return np.broadcast_to(array, means.shape)
     except ValueError:
@@ -143,23 +144,6 @@ def _like(name: str, values: Any, means: NDArray[Any]) -> NDArray[Any]:
             f"one that broadcasts to the mean's, {means.shape}",
             "Pass one value per row and unit, per unit, or in all.",
         ) from None
-
-
-def _numpy(name: str, values: Any) -> NDArray[Any]:
-    if hasattr(values, "detach"):  # a tensor; in float64, since NumPy knows no bfloat16
-        values = values.detach().cpu().double().numpy()
-    if np.ma.is_masked(values):
-        raise DataError(
-            name, "masked values", "a value everywhere", "Impute them or drop their rows."
-        )
-    try:
-        array = np.asarray(values)
-        if array.dtype.kind not in "iuf":
-            raise TypeError(f"{array.dtype} values")
-    except (TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(name, f"'{reason}'", "real numbers", f"Check {name}.") from error
-    return array
 
 
 def _varies(prior: NDArray[Any]) -> bool:
@@ -206,9 +190,7 @@ def _check_positive(name: str, values: Float, first_row: int, of_log: bool) -> N
     )
 
 
-def _moments(data: Any) -> Moments:
-    if isinstance(data, Moments):
-        return data
-    if isinstance(data, (tuple, list)) and len(data) == 2 and np.ndim(data[0]) == 2:
-        return Moments.from_arrays(*data)
-    return Moments.from_arrays(data)
+def _moments(data: Any, spec: Spec | None) -> Moments | None:
+    if data is None or spec is None or isinstance(data, Moments):
+        return data if isinstance(data, Moments) else None
+    return Moments.of(read(data, spec.model == "cvae"))

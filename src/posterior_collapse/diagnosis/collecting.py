@@ -15,11 +15,12 @@ from posterior_collapse.diagnosis.directions import free_levels, turned
 from posterior_collapse.diagnosis.exact import ExactPass, is_exact
 from posterior_collapse.diagnosis.levels import LevelStatistics
 from posterior_collapse.diagnosis.passes import Pass, Reconstruction, SampledPass
-from posterior_collapse.diagnosis.reading import BATCH_SIZE, as_array, batches, noise_generator
+from posterior_collapse.diagnosis.reading import as_array, noise_generator
 from posterior_collapse.diagnosis.signal import Input, Residuals
 from posterior_collapse.diagnosis.streams import Reservoir, Running, row_chooser
 from posterior_collapse.errors import DataError
 from posterior_collapse.models import LatentModel, MarkovVAE
+from posterior_collapse.models.batches import BATCH_SIZE, batches
 from posterior_collapse.models.modules import tensor_behind
 from posterior_collapse.moments import Moments
 from posterior_collapse.moments.accumulate import Accumulator

@@ -18,13 +18,14 @@ from posterior_collapse.diagnosis.exact import exact_signals
 from posterior_collapse.diagnosis.likelihood import log_likelihood
 from posterior_collapse.diagnosis.marginal import has_marginal
 from posterior_collapse.diagnosis.options import collapse_options
-from posterior_collapse.diagnosis.reading import BATCH_SIZE, model_of
+from posterior_collapse.diagnosis.reading import model_behind, model_of
 from posterior_collapse.diagnosis.results import Diagnosis, LevelDiagnosis
 from posterior_collapse.diagnosis.signal import Signal
 from posterior_collapse.diagnosis.thresholds import thresholds
 from posterior_collapse.diagnosis.verdict import with_verdict
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import LatentModel
+from posterior_collapse.models.batches import BATCH_SIZE
 from posterior_collapse.models.modules import evaluating
 from posterior_collapse.specs import Likelihood, Spec
 from posterior_collapse.theory import Forecast
@@ -66,8 +67,9 @@ def diagnose(
     Args:
         model: Any `LatentModel`, on any device, or what `fit` returned; modules are put into
             evaluation mode meanwhile.
-        data: Array (rows, ...), pair (x, y), `Dataset`, torch Dataset or DataLoader, or an
-            iterable of batches.
+        data: Array (samples, features) or (samples, ...) for images, data frame, sparse matrix,
+            pair (x, y), `Dataset`, torch Dataset or DataLoader, Hugging Face dataset, or batches;
+            labels beside x are no target, but the condition of a conditional model.
         spec: The objective, where the model's own spec is not what it was trained with. A
             likelihood that is not Gaussian counts whichever of the two specs has it.
         samples: Samples of each row's posterior that show what upper levels know of x; even.
@@ -94,6 +96,8 @@ def diagnose(
         (2, 'collapse-optimal')
     """
     options = collapse_options(epsilon, delta)
+    if model_behind(data) is not None and model_behind(model) is None:
+        model, data = data, model
     trained = model
     model = model_of(trained)
     objective = getattr(trained, "objective", model.spec)  # of a run that `fit` returned

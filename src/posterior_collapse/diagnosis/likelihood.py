@@ -16,9 +16,10 @@ from torch.distributions import Normal
 from posterior_collapse import checks
 from posterior_collapse.diagnosis.importance import Estimate, Sampler
 from posterior_collapse.diagnosis.marginal import Marginal, has_marginal
-from posterior_collapse.diagnosis.reading import batches, model_of, noise_generator
+from posterior_collapse.diagnosis.reading import model_of, noise_generator
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import LatentModel, MarkovVAE
+from posterior_collapse.models.batches import batches
 from posterior_collapse.models.modules import evaluating
 from posterior_collapse.progress import Display
 from posterior_collapse.records import Record
@@ -121,7 +122,7 @@ def log_likelihood(
 
     Args:
         model: Any `LatentModel`; a module is put into evaluation mode for the while.
-        data: Array, pair (x, y), `Dataset`, torch Dataset or DataLoader, or batches.
+        data: As for `diagnose`.
         samples: Importance samples per row.
         seed: Of the samples; the same seed, data and chunk give the same numbers.
         chunk: Samples, over rows, that are decoded at a time; None: as many as are fast.

@@ -89,7 +89,9 @@ class Executor:
             history, stopped = course.history, course.stopped or ""
         else:
             closed = forecast(moments, effective_spec(run.spec, run.settings.convention))
-            history, stopped = recorded.train(model, run.settings, moments, closed), "finished"
+            decays = run.method == "decayed"
+            history = recorded.train(model, run.settings, moments, closed, decays=decays)
+            stopped = "finished"
         wall = time.perf_counter() - start
         return self._outcome(run, model, history, stopped, wall)
 

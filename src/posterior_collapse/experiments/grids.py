@@ -19,7 +19,7 @@ __all__ = ["Grid", "Member", "Plan", "Row"]
 
 Values = tuple[Any, ...]
 QUICK_EPOCHS = 4
-QUICK_STEPS = 200
+QUICK_STEPS = 4000
 QUICK_ROWS = 128
 QUICK_UNITS = 16
 QUICK_SAMPLES = 50
@@ -78,7 +78,7 @@ class Grid:
     network: Mapping[str, Any]
     settings: Settings
     vary: Mapping[str, Values] = field(default_factory=dict)
-    method: Literal["minibatch", "exact", "recorded"] = "minibatch"
+    method: Literal["minibatch", "exact", "recorded", "decayed"] = "minibatch"
     evaluation: Evaluation = field(default_factory=Evaluation)
     spread: bool = False
     quick: int = 3
@@ -196,7 +196,7 @@ def _quick(run: Run) -> Run:
     if run.method == "minibatch":
         settings = settings.replace(epochs=min(settings.epochs, QUICK_EPOCHS))
         data = dataclasses.replace(data, rows=_quick_rows(run))
-    elif run.method == "recorded":
+    elif run.method == "decayed":
         settings = settings.replace(steps=min(settings.steps or QUICK_STEPS, QUICK_STEPS))
     if data.name == "mnist":
         known = run.architecture.name == "cvae-cnn"  # it serves images of MNIST's size only

@@ -176,6 +176,7 @@ def _write(row: Row, plan: Plan, results: Sequence[Result], folder: Path) -> dic
 TRAINED = {
     "minibatch": ("epochs", "batch_size", "learning_rate", "clip", "convention"),
     "recorded": ("steps", "learning_rate", "clip", "convention"),
+    "decayed": ("steps", "learning_rate", "clip", "convention"),
     "exact": ("steps", "convention"),
 }
 """Settings that count for each method."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import blas
 
-from posterior_collapse.moments.arrays import (
+from posterior_collapse.arrays import (
     Array,
     Float,
     chunks,

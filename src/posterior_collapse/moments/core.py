@@ -9,17 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from posterior_collapse.arrays import Array, Float, as_samples, is_lazy, refuse_non_finite
+from posterior_collapse.data.samples import Samples, Stream, as_pair, read
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.moments import lazy, wide
 from posterior_collapse.moments.accumulate import Accumulator
-from posterior_collapse.moments.arrays import (
-    Array,
-    Float,
-    as_matrix,
-    batched,
-    matrices,
-    refuse_non_finite,
-)
 
 __all__ = ["Moments"]
 
@@ -63,13 +57,14 @@ class Moments:
         the trace.
 
         Args:
-            x: Inputs, shape (samples, d_x); the condition of a conditional model.
+            x: Inputs, shape (samples, d_x) or (samples, ...) for images; the condition of a
+                conditional model. Without y, of any kind that `forecast` takes.
             y: Targets, shape (samples, d_y); None means y = x, an autoencoder.
             center: Central moments, for models with biases; False for raw ones.
             scale: Factor applied to all values, e.g. ``1 / 255`` for 8-bit images.
 
         Raises:
-            DataError: Not a real matrix, NaN or infinite, a single sample, all values constant,
+            DataError: No real numbers, NaN or infinite, a single sample, all values constant,
                 or different numbers of samples.
 
         Example:
@@ -77,15 +72,7 @@ class Moments:
             >>> m
             Moments(n=3, x: 2 features, y = x, centred, total variance 4.667)
         """
-        factor = _scale(scale)
-        if lazy.is_lazy(x) or lazy.is_lazy(y):
-            return cls._checked(lazy.measure(x, y), y is not None, center, factor)
-        names, arrays = matrices(x, y)
-        if max(a.shape[1] for a in arrays) > wide.MAX_FEATURES:
-            return cls._wide(names, arrays, center)._rescaled(factor)._usable()
-        joint = Accumulator.empty(sum(a.shape[1] for a in arrays))
-        joint.update(names, arrays)
-        return cls._checked((joint, arrays[0].shape[1]), y is not None, center, factor)
+        return cls.of(read(x) if y is None else as_pair(x, y, None), center=center, scale=scale)
 
     @classmethod
     def from_batches(
@@ -107,25 +94,47 @@ class Moments:
             >>> bool(np.allclose(whole.xx, parts.xx))
             True
         """
+        passing = Stream(batches, lambda size, seed: iter(batches), None)
+        return cls.of(passing, center=center, scale=scale)
+
+    @classmethod
+    def of(cls, data: Samples | Stream, *, center: bool = True, scale: float = 1.0) -> Moments:
+        """Measure what `data.samples.read` made of data; see `from_arrays` and `from_batches`."""
         factor = _scale(scale)
+        if isinstance(data, Stream):
+            return cls._of_stream(data, center)._rescaled(factor)._usable()
+        names, arrays = _named(data.x, data.y)
+        if any(map(is_lazy, arrays)):
+            joint, split = lazy.measure(names, arrays)
+        elif max(a.shape[1] for a in arrays) > wide.MAX_FEATURES:
+            return cls._wide(names, arrays, center)._rescaled(factor)._usable()
+        else:
+            joint, split = Accumulator.empty(sum(a.shape[1] for a in arrays)), arrays[0].shape[1]
+            joint.update(names, arrays)
+        return cls._narrow(joint, split, data.y is not None, center)._rescaled(factor)._usable()
+
+    @classmethod
+    def _of_stream(cls, data: Stream, center: bool) -> Moments:
         joint: Accumulator | None = None
         wide_parts: list[list[Array]] = []
         names: tuple[str, ...] = ()
-        split = 0
-        for row, names, arrays in batched(batches):
+        split = row = 0
+        for pair in data.batches():
+            names, arrays = _named(*pair)
             split, width = arrays[0].shape[1], sum(a.shape[1] for a in arrays)
             if max(a.shape[1] for a in arrays) > wide.MAX_FEATURES:
                 wide.refuse_many(row + len(arrays[0]))
-                wide_parts.append([a.copy() for a in arrays])  # loaders may reuse their buffers
+                wide_parts.append([np.array(a) for a in arrays])  # loaders may reuse their buffers
             else:
                 joint = joint or Accumulator.empty(width)
                 joint.update(names, arrays, row=row)
+            row += len(arrays[0])
         if wide_parts:
             whole = [np.concatenate(side) for side in zip(*wide_parts, strict=True)]
-            return cls._wide(names, whole, center)._rescaled(factor)._usable()
+            return cls._wide(names, whole, center)
         if joint is None:
             raise DataError("batches", "no batch", "at least one batch", "Check the loader.")
-        return cls._checked((joint, split), len(names) == 2, center, factor)
+        return cls._narrow(joint, split, len(names) == 2, center)
 
     @classmethod
     def from_matrices(
@@ -271,13 +280,9 @@ class Moments:
         return self
 
     @classmethod
-    def _checked(
-        cls, measured: tuple[Accumulator, int], paired: bool, center: bool, scale: float
-    ) -> Moments:
-        joint, split = measured
+    def _narrow(cls, joint: Accumulator, split: int, paired: bool, center: bool) -> Moments:
         d_y = len(joint.mean) - split if paired else split
-        moments = cls(joint.n, joint.mean, joint.cov, split, paired, center, (split, d_y))
-        return moments._rescaled(scale)._usable()
+        return cls(joint.n, joint.mean, joint.cov, split, paired, center, (split, d_y))
 
     @classmethod
     def _wide(cls, names: tuple[str, ...], arrays: list[Array], center: bool) -> Moments:
@@ -305,9 +310,15 @@ def _scale(scale: float) -> float:
     return float(scale)
 
 
+def _named(x: Any, y: Any) -> tuple[tuple[str, ...], list[Array]]:
+    """Return the names and the rows of x, or of x and y."""
+    parts = {"x": x} if y is None else {"x": x, "y": y}
+    return tuple(parts), [as_samples(n, p, empty_ok=y is not None)[0] for n, p in parts.items()]
+
+
 def _as_second_moment(name: str, value: Any) -> Float:
-    matrix = as_matrix(name, value)
-    refuse_non_finite(name, matrix, 0)
+    matrix, _ = as_samples(name, value)
+    refuse_non_finite(name, matrix)
     if name != "yx" and matrix.shape[0] != matrix.shape[1]:
         raise DataError(
             name, f"shape {matrix.shape}", "a square matrix", "Pass second moments, not samples."

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from posterior_collapse.arrays import Float, check_shape, refuse_non_finite
+from posterior_collapse.data.samples import as_pair
 from posterior_collapse.errors import DataError, InvalidArgumentError
-from posterior_collapse.moments.arrays import Float, as_matrix, refuse_non_finite
 
 
 def cross_fitted_residuals(x: Any, y: Any, folds: int = 5) -> Float:
@@ -41,14 +42,16 @@ def cross_fitted_residuals(x: Any, y: Any, folds: int = 5) -> Float:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    x, y = as_matrix("x", x), as_matrix("y", y)
-    refuse_non_finite("x", x, 0)
-    refuse_non_finite("y", y, 0)
+    found = as_pair(x, y, None)
+    x, y = np.asarray(found.x), np.asarray(found.y)
+    for name, values in (("x", x), ("y", y)):
+        check_shape(name, values.shape)
+        refuse_non_finite(name, values)
     if not (isinstance(folds, int) and folds >= 2):
         raise InvalidArgumentError(
             "folds", repr(folds), "a whole number, at least 2", "Pass folds=5."
         )
-    if len(x) != len(y) or len(x) < folds:
+    if len(x) < folds:
         raise DataError(
             "x and y",
             f"{len(x)} and {len(y)} samples",

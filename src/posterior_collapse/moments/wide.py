@@ -15,9 +15,7 @@ import numpy as np
 from scipy import linalg
 from scipy.linalg import blas
 
-from posterior_collapse.errors import DataError
-from posterior_collapse.moments.accumulate import Accumulator
-from posterior_collapse.moments.arrays import (
+from posterior_collapse.arrays import (
     CHUNK_BYTES,
     Array,
     Float,
@@ -25,6 +23,8 @@ from posterior_collapse.moments.arrays import (
     refuse_non_finite,
     refuse_overflow,
 )
+from posterior_collapse.errors import DataError
+from posterior_collapse.moments.accumulate import Accumulator
 
 MAX_FEATURES = 8192
 """Most features for which a d x d matrix is made."""
@@ -103,7 +103,7 @@ def reduce(names: tuple[str, ...], arrays: list[Array]) -> Reduced:
         else:
             part = Accumulator.empty(array.shape[1])
             part.update((name,), [array])
-            central, mean = array - part.mean, part.mean
+            central, mean = np.asarray(array) - part.mean, part.mean
             bases.append(None)
         coordinates.append(central)
         means.append(mean)

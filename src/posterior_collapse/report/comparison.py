@@ -79,6 +79,8 @@ def comparison_table(summaries: Sequence[tuple[str, Summary]]) -> Table:
     Args:
         summaries: Name and summary of each run; all have the same levels.
     """
+    from rich.markup import escape
+
     table = new_table("measured/forecast")
     levels = len(summaries[0][1]["measured"]["levels"])
     names = [""] if levels == 1 else [f" z{number}" for number in range(1, levels + 1)]
@@ -87,7 +89,7 @@ def comparison_table(summaries: Sequence[tuple[str, Summary]]) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for run, summary in summaries:
         # A long name breaks between its values.
-        table.add_row(run.replace(",", ", "), *_cells(summary, levels))
+        table.add_row(escape(run.replace(",", ", ")), *_cells(summary, levels))
     return table
 
 

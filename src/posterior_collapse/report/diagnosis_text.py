@@ -40,6 +40,8 @@ def diagnosis_page(found: Diagnosis) -> Iterator[RenderableType]:
 
 def diagnoses_table(named: Mapping[str, Diagnosis]) -> Table:
     """Return diagnoses of models with the same levels by name, a row per model."""
+    from rich.markup import escape
+
     table = new_table("active units: measured/forecast")
     levels = len(next(iter(named.values())).levels)
     several = levels > 1
@@ -58,7 +60,7 @@ def diagnoses_table(named: Mapping[str, Diagnosis]) -> Table:
             active = f"{level.n_active}/{'-' if expected is None else expected}"
             cells += [f"{level.kl.sum():.4g}", active, _short(t)]
         loss = "-" if found.loss is None else f"{found.loss:.6g}"
-        table.add_row(name, loss, *cells, found.conclusion)
+        table.add_row(escape(name), loss, *cells, found.conclusion)
     return table
 
 

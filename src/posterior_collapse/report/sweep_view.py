@@ -42,6 +42,7 @@ def sweep_figure(found: Swept) -> Figure:
         found: What `sweep` returned.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     levels = max(len(run.measured["levels"]) for run in found.runs)
     figure = Figure(figsize=(4.2 * (1 + levels), 3.8), layout="constrained")
@@ -62,6 +63,8 @@ def sweep_figure(found: Swept) -> Figure:
         axes.set_xlabel(axis)
         of = f" of z{level}" if levels > 1 else ""
         axes.set_ylabel(f"active units{of}" if level else "loss (nats)")
+        if level:
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         _scale(axes, places)
     panels[0].plot([], [], "--", color="black", lw=1, label="linear optimum")
     panels[0].legend(frameon=False, fontsize=8)
@@ -104,9 +107,13 @@ def _values(run: Any, level: int) -> Iterator[float | None]:
 
 
 def _scale(axes: Axes, places: Sequence[float]) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     if min(places) > 0 and max(places) > WIDE * min(places):
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _named(label: Mapping[str, Any]) -> str:

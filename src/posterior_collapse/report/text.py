@@ -43,11 +43,11 @@ def verdict(forecast: Forecast) -> str:
     for number, level in enumerate(forecast.levels, 1):
         name = f"z{number}: " if len(forecast.levels) > 1 else ""
         below = forecast.spec.dims[number - 2] if number > 1 else None
-        sentences.append(name + _level_verdict(level, below, rounded=forecast.hidden_variance > 0))
+        sentences.append(name + _level_verdict(level, below, forecast.hidden_variance))
     return "\n".join(sentences)
 
 
-def _level_verdict(level: Level, units_below: int | None, *, rounded: bool) -> str:
+def _level_verdict(level: Level, units_below: int | None, hidden: float) -> str:
     units, active = len(level.status), level.n_active
     dead = np.array([s == "collapsed" for s in level.status])
     text = f"{active} of {units} units survive{'s' if active == 1 else ''}"
@@ -68,7 +68,7 @@ def _level_verdict(level: Level, units_below: int | None, *, rounded: bool) -> s
     if np.isinf(threshold):
         return text + "no variance of the data could keep it alive with these betas and sigmas."
     if variance == 0:
-        above = " above rounding" * rounded
+        above = " above rounding" * bool(hidden >= threshold)
         return f"{text}the data have no mode{above} left for {'it' if one else 'them'}."
     subject = "its mode's variance" if one else "the strongest variance among their modes"
     return text + f"{subject} ({variance:.4g}) is below the threshold ({threshold:.4g})."

@@ -11,13 +11,15 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from posterior_collapse import checks, files
 from posterior_collapse.data import Dataset
 from posterior_collapse.data import load as load_data
+from posterior_collapse.diagnosis import Diagnosis, diagnose
 from posterior_collapse.errors import (
     CorruptFileError,
     DataError,
@@ -27,7 +29,7 @@ from posterior_collapse.errors import (
     writing,
 )
 from posterior_collapse.files import columns, fingerprint, read_json, write_history, write_json
-from posterior_collapse.models import Architecture, MarkovVAE, check_convention
+from posterior_collapse.models import Architecture, check_convention
 from posterior_collapse.report.comparison import comparison_verdict
 from posterior_collapse.runs.run import NUMBERS, Choice, Evaluation, Run, fit_options
 from posterior_collapse.specs import Spec
@@ -40,15 +42,14 @@ __all__ = [
     "SUMMARY",
     "SWEEP",
     "Scalars",
-    "Trained",
     "asked",
     "check_free",
+    "diagnosed",
     "load",
     "members",
     "read",
     "require_tensorboard",
     "train",
-    "trained",
 ]
 
 CONFIG, SUMMARY, SWEEP = "config.json", "summary.json", "sweep.json"
@@ -136,7 +137,7 @@ def load(runs: Named) -> Dataset:
     """
     choice = next(iter(runs.values())).data
     named = {name: getattr(choice, name) for name in DATA}
-    dataset = load_data(choice.name, **named, progress=True)
+    dataset = load_data(choice.name, **named, header=choice.header, progress=True)
     if choice.sha256 not in (None, fingerprint([dataset.x, dataset.y])):
         raise DataError(
             choice.name,
@@ -193,22 +194,6 @@ def train(
         return [_summarised(fitted[name], name, out / name) for name in runs]
 
 
-class Trained(NamedTuple):
-    """A trained run.
-
-    Attributes:
-        model: As of its last checkpoint.
-        spec: What the loss that it was trained with amounts to.
-        dataset: What to diagnose it on.
-        notes: What is not as one might expect.
-    """
-
-    model: MarkovVAE
-    spec: Spec
-    dataset: Dataset
-    notes: tuple[str, ...]
-
-
 def members(folder: Path) -> dict[str, Path]:
     """Return the folders of the runs in a folder, by name; `""` names a single run's.
 
@@ -223,13 +208,16 @@ def members(folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in runs}
 
 
-def trained(folder: Path, *, split: str | None, data_dir: Path | None) -> Trained:
-    """Return what `train` left in the folder of one run.
+def diagnosed(
+    folder: Path, *, split: str | None, data_dir: Path | None, **options: Any
+) -> tuple[Dataset, Diagnosis]:
+    """Diagnose what `train` left in the folder of one run, as of its last checkpoint.
 
     Args:
         folder: Of one run.
         split: Of the data set, "train" or "test"; none: as trained on.
         data_dir: Where data set files are now; none: where they were.
+        **options: Of `diagnose`.
 
     Raises:
         MissingFileError: No run lies there.
@@ -240,7 +228,7 @@ def trained(folder: Path, *, split: str | None, data_dir: Path | None) -> Traine
     run = next(iter(read(folder).values()))
     found = checkpoints.load(folder)
     model = load_model(found).eval()
-    done = found.meta["settings"]
+    done, state = found.meta["settings"], found.meta["run"].get("stopped")
     same = all(done[name] == getattr(run.settings, name) for name in ("convention", *NUMBERS))
     if not same or model.spec != run.spec:
         raise _another(folder, "its checkpoint")
@@ -248,20 +236,20 @@ def trained(folder: Path, *, split: str | None, data_dir: Path | None) -> Traine
     notes = []
     if spec != run.spec:
         notes.append(f"under the convention it was trained with, its loss is that of {spec!r}")
-    stopped = found.meta["run"].get("stopped")
-    if stopped not in ("finished", "early"):
-        what = "has not ended" if stopped is None else f"stopped as {stopped}"
+    if state not in ("finished", "early"):
+        what = "has not ended" if state is None else f"stopped as {state}"
         notes.append(f"the run {what}; this is its state at step {found.step}")
-    choice = run.data.replace(
+    now = run.data.replace(
         split=split or run.data.split,
         data_dir=str(data_dir) if data_dir else run.data.data_dir,
         sha256=None,
     )
-    dataset = load({"": run.replace(data=choice)})
+    dataset = load({"": run.replace(data=now)})
     known = fingerprint([dataset.x, dataset.y])
-    if choice.split == run.data.split and known != run.data.sha256:
+    if now.split == run.data.split and known != run.data.sha256:
         notes.append("the data have other values than those the run was trained on")
-    return Trained(model, spec, dataset, tuple(notes))
+    diagnosis = diagnose(model, dataset, spec=spec, **options)
+    return dataset, replace(diagnosis, notes=(*diagnosis.notes, *notes))
 
 
 def check_free(folder: str | Path) -> None:
@@ -448,6 +436,7 @@ def _config(run: Run) -> dict[str, Any]:
         "data": {
             "source": run.data.name,
             **{name: getattr(run.data, name) for name in (*DATA, "sha256")},
+            **({} if run.data.header is None else {"header": run.data.header}),
         },
         "spec": run.spec.to_dict(),
         "architecture": run.architecture.to_dict(),
@@ -460,14 +449,14 @@ def _config(run: Run) -> dict[str, Any]:
 def _run(config: Mapping[str, Any]) -> Run:
     """Return the run that `_config` described, or whatever error comes first."""
     named = dict(config["data"])
-    sha256 = named.pop("sha256", None)
+    sha256, header = named.pop("sha256", None), named.pop("header", None)
     source = named.pop("source")
     if set(named) != set(DATA) or named["split"] is None:
         raise ValueError(f"data named by {sorted(named)}")
     if not isinstance(config["exact"], bool):
         raise TypeError(f"exact is {config['exact']!r}")
     (run,) = asked(
-        Choice(source, **named, sha256=sha256),
+        Choice(source, **named, sha256=sha256, header=header),
         Architecture.from_dict(config["architecture"]),
         Settings.from_dict(config["settings"]),
         {"": (Spec.from_dict(config["spec"]), {n: config["settings"][n] for n in NUMBERS})},

@@ -17,11 +17,12 @@ from posterior_collapse.training import Settings
 
 __all__ = ["Choice", "Evaluation", "Run", "fit_options"]
 
-METHODS = ("minibatch", "exact", "recorded")
+METHODS = ("minibatch", "exact", "recorded", "decayed")
 NUMBERS = ("seed", "learning_rate", "clip")
 """Settings in which runs that train together may differ."""
 KINDS: dict[str, tuple[type, ...]] = {
     "name": (str,), "label": (int,), "rows": (int,), "size": (int,), "scale": (int, float),
+    "header": (bool,),
 }  # fmt: skip
 """What fields of a choice are, where they are not words."""
 
@@ -42,6 +43,7 @@ class Choice(Record):
         split: `"train"` or `"test"`; None: as the data set has it.
         data_dir: Where files of data sets are.
         sha256: Of all values.
+        header: Whether the first row of a .csv file is a header; None: told from the rows.
 
     Raises:
         InvalidArgumentError: A field is of another kind.
@@ -57,6 +59,7 @@ class Choice(Record):
     split: str | None = None
     data_dir: str | None = None
     sha256: str | None = None
+    header: bool | None = None
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(Choice):
@@ -110,8 +113,9 @@ class Run(Record):
         spec: The hyperparameters.
         architecture: The networks.
         settings: How it is trained, seed and convention included.
-        method: `"minibatch"`; `"exact"`: a linear model on moments; `"recorded"`: the same by a
-            first-order method, its distance to the closed form kept after every step.
+        method: `"minibatch"`; `"exact"`: a linear model on moments; `"recorded"`: the same by
+            Adam at a constant rate, its distance to the closed form kept after every step;
+            `"decayed"`: the same at a rate that falls to 0.
         evaluation: What is measured.
         from_forecast: Start a linear model at the closed-form optimum.
 
@@ -129,7 +133,7 @@ class Run(Record):
     spec: Spec
     architecture: Architecture
     settings: Settings
-    method: Literal["minibatch", "exact", "recorded"] = "minibatch"
+    method: Literal["minibatch", "exact", "recorded", "decayed"] = "minibatch"
     evaluation: Evaluation = Evaluation()
     from_forecast: bool = False
 

@@ -14,13 +14,14 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import torch
 
+from posterior_collapse.data import Dataset
 from posterior_collapse.errors import CheckpointError, DataError, InvalidArgumentError, OutputError
 from posterior_collapse.files import digest
 from posterior_collapse.models import Architecture
 from posterior_collapse.records import Viewed, plain
 from posterior_collapse.runs.run import NUMBERS, Choice, Evaluation, Run, fit_options
 from posterior_collapse.runs.store import Outcome, Record, Store
-from posterior_collapse.specs import Spec
+from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.training import Progress as Epoch
 from posterior_collapse.training import Settings, fit_many
 from posterior_collapse.training.arguments import per_run, several, split
@@ -274,7 +275,7 @@ def _described(run: Run) -> dict[str, Any]:
 
 
 def sweep(
-    specs: Sequence[Spec],
+    specs: Sequence[Spec] | Any,
     data: Any,
     architecture: str | Architecture = "mlp",
     *,
@@ -331,6 +332,7 @@ def sweep(
             "client", type(client).__name__, "None: no cluster is served yet",
             "Leave it away; processes that sweep on one folder share its runs.",
         )  # fmt: skip
+    data, specs = in_order(data, specs)
     specs = several(specs)
     given = {"seed": seeds, "learning_rate": learning_rates, "clip": clips}
     common, networks = split(settings, options, exact)
@@ -369,7 +371,8 @@ def _choice(data: Any, validation: Any, spec: Spec, settings: Settings, exact: b
     hashes = [feed(one, spec, settings.batch_size, dtype, "cpu").fingerprint() for one in passed]
     known = None not in hashes
     together = hashes[0] if len(hashes) == 1 else digest({"data": hashes})
-    return Choice(str(getattr(data, "name", "array")), sha256=together if known else None)
+    name = data.name if isinstance(data, Dataset) else "array"
+    return Choice(name, sha256=together if known else None)
 
 
 def _fitted(

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from posterior_collapse.arrays import Float
 from posterior_collapse.errors import UnboundedObjectiveError
-from posterior_collapse.moments.arrays import Float
 from posterior_collapse.theory import single
 from posterior_collapse.theory.state import Numbers, State, at_least_one, fit
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import linalg
 
+from posterior_collapse.arrays import Float
 from posterior_collapse.moments import Moments
-from posterior_collapse.moments.arrays import Float
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory.spectrum import as_moments
 
@@ -45,7 +45,7 @@ class ExactObjective:
     play no part: with centred moments they are at their optimum, with raw ones there are none.
 
     Args:
-        data: `Moments`, or an array for an autoencoder.
+        data: As for `forecast`.
         spec: The hyperparameters; `eta_dec` is read from the parameters when it is learned.
         weights: Of `|y - mu|^2 / eta_dec^2`, of `beta KL` and of the Gaussian normaliser; another
             convention of the loss has others.
@@ -69,7 +69,8 @@ class ExactObjective:
         spec: Spec,
         weights: tuple[float, float, float] = (0.5, 1.0, 1.0),
     ) -> None:
-        self.moments = moments = as_moments(data, spec)
+        moments, spec = as_moments(data, spec)
+        self.moments = moments
         self.spec, self.weights, self.conditional = spec, weights, spec.model == "cvae"
         # What the encoder reads: x, and of a conditional model y too.
         self.second, self.cross = moments.xx, moments.yx  # E uu', E yu'

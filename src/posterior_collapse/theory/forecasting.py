@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from posterior_collapse.arrays import Float
 from posterior_collapse.errors import InvalidArgumentError, NotSolvedError
 from posterior_collapse.moments import Moments
-from posterior_collapse.moments.arrays import Float
 from posterior_collapse.records import Record, Viewed, unit_rows
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import parameters as explicit
@@ -172,7 +172,10 @@ def forecast(data: Moments | Any, spec: Spec, *, bias: Bias | None = None) -> Fo
     """Say which latent units the global optimum of a linear model keeps, and what they carry.
 
     Args:
-        data: `Moments`, or an array of shape (samples, features) for an autoencoder.
+        data: Array (samples, features) or (samples, ...) for images, data frame, sparse matrix,
+            pair (x, y), `Dataset`, torch Dataset or DataLoader, Hugging Face dataset, or batches;
+            labels beside x are no target, but the condition of a conditional model. Or `Moments`;
+            a dask array is read where it lies.
         spec: `VAESpec`, `CVAESpec`, `HVAESpec` or `ChainSpec`.
         bias: Which of encoder and decoder have biases: "both" (central moments), "none" (raw
             ones), "encoder" (raw, with a constant 1 among the inputs), "decoder" (no closed
@@ -194,7 +197,8 @@ def forecast(data: Moments | Any, spec: Spec, *, bias: Bias | None = None) -> Fo
         >>> f.levels[0].status
         ('active', 'active', 'collapsed')
     """
-    moments = _with_bias(as_moments(data, spec), spec, bias)
+    moments, spec = as_moments(data, spec)
+    moments = _with_bias(moments, spec, bias)
     modes = Modes(moments, spec.model == "cvae")
     problem = Problem.of(modes, spec)
     solution = solve(problem)

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import linalg
 
+from posterior_collapse.arrays import Float
 from posterior_collapse.errors import InvalidArgumentError, NonFiniteLossError
 from posterior_collapse.moments import Moments
-from posterior_collapse.moments.arrays import Float
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory.exact import ExactObjective
 
@@ -340,7 +340,7 @@ def minimise(
     For cases without a closed form, and to check those with one. Nothing of the theory is used.
 
     Args:
-        data: `Moments`, or an array for an autoencoder.
+        data: As for `forecast`.
         spec: The hyperparameters.
         restarts: Number of random starts.
         generator: Source of the starts; None seeds one with 0.

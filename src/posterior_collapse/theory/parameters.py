@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from posterior_collapse.moments.arrays import Float
+from posterior_collapse.arrays import Float
 from posterior_collapse.theory.solve import Problem, Solution
 from posterior_collapse.theory.spectrum import Modes
 from posterior_collapse.theory.state import fit

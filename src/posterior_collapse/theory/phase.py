@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from posterior_collapse import checks
+from posterior_collapse.arrays import Float
 from posterior_collapse.errors import InvalidArgumentError, UnboundedObjectiveError
 from posterior_collapse.moments import Moments
-from posterior_collapse.moments.arrays import Float
 from posterior_collapse.records import Record
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import thresholds
@@ -53,7 +53,7 @@ def phase_diagram(
     """Count active units for every pair of beta and eta_dec.
 
     Args:
-        data: `Moments`, or an array for an autoencoder.
+        data: As for `forecast`.
         spec: Everything else; its own beta of that level and its eta_dec are replaced.
         betas: Betas of the level, shape (rows,).
         eta_decs: Std of every decoder, shape (columns,).
@@ -69,7 +69,8 @@ def phase_diagram(
         >>> phase_diagram(m, VAESpec(latent_dim=2), [0.5, 2.0, 5.0], [1.0, 0.1]).active.tolist()
         [[2, 2], [1, 2], [0, 2]]
     """
-    modes = Modes(as_moments(data, spec), spec.model == "cvae")
+    moments, spec = as_moments(data, spec)
+    modes = Modes(moments, spec.model == "cvae")
     return of_modes(modes, spec, betas, eta_decs, level)
 
 

@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
+from posterior_collapse.arrays import Float
 from posterior_collapse.errors import UnboundedObjectiveError
-from posterior_collapse.moments.arrays import Float
 from posterior_collapse.theory.state import at_least_one
 
 Number = Float | float

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from posterior_collapse.arrays import Float
 from posterior_collapse.checks import LEARNED_SIGMAS, Sigma
 from posterior_collapse.errors import InvalidArgumentError, NotSolvedError
-from posterior_collapse.moments.arrays import Float
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import chain, single, thresholds
 from posterior_collapse.theory.chain import Std

@@ -19,10 +19,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import linalg
 
+from posterior_collapse.arrays import Float
+from posterior_collapse.data.samples import read
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.moments import Moments
-from posterior_collapse.moments.arrays import Float
-from posterior_collapse.specs import Spec, require_gaussian
+from posterior_collapse.specs import Spec, in_order, require_gaussian
 
 __all__ = ["Modes", "Vectors", "as_moments"]
 
@@ -31,28 +32,34 @@ LEAST_SHARE = 1e-10
 """Of the total variance: an eigenvalue routine has digits for features with more."""
 
 
-def as_moments(data: Moments | Any, spec: Spec) -> Moments:
-    """Return the moments of `data`, checked to be what the model of `spec` needs.
+def as_moments(data: Any, spec: Any) -> tuple[Moments, Spec]:
+    """Return the moments of the data and the spec, whichever of the two was passed first.
+
+    Args:
+        data: `Moments`, or data of any kind that `data.samples.read` knows.
+        spec: What the data must serve.
 
     Raises:
         InvalidArgumentError: `spec` is not a spec.
         NotSolvedError: Its likelihood is not Gaussian.
         DataError: The data cannot be used, or a conditional model has no condition.
     """
+    data, spec = in_order(data, spec)
     if not isinstance(spec, Spec):
         raise InvalidArgumentError(
             "spec", type(spec).__name__, "a VAESpec, CVAESpec, HVAESpec or ChainSpec", "Pass one."
         )
     require_gaussian(spec)
-    moments = data if isinstance(data, Moments) else Moments.from_arrays(data)
-    if spec.model == "cvae" and not moments.paired:
+    conditional = spec.model == "cvae"
+    moments = data if isinstance(data, Moments) else Moments.of(read(data, conditional))
+    if conditional and not moments.paired:
         raise DataError(
             "data",
             "no target y",
             "a condition x and a target y for a conditional model",
-            "Pass Moments.from_arrays(x, y).",
+            "Pass a pair (x, y), or Moments.from_arrays(x, y).",
         )
-    return moments
+    return moments, spec
 
 
 @dataclass(frozen=True, eq=False)

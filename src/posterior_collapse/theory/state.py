@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from posterior_collapse.moments.arrays import Float
+from posterior_collapse.arrays import Float
 
 Bool = npt.NDArray[np.bool_]
 THRESHOLD_ROUNDING = 1e-12

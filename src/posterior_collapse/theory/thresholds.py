@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posterior_collapse import checks
-from posterior_collapse.moments.arrays import Float
+from posterior_collapse.arrays import Float
 from posterior_collapse.theory.chain import Std
 from posterior_collapse.theory.state import Numbers, State, fit
 

@@ -125,7 +125,11 @@ def train(
 
 
 def first_order(
-    model: MarkovVAE, objective: ExactObjective, settings: Settings
+    model: MarkovVAE,
+    objective: ExactObjective,
+    settings: Settings,
+    *,
+    decays_over: int | None = None,
 ) -> Iterator[tuple[int, float]]:
     """Move a linear model by Adam or SGD; yield each step's number and the loss before it.
 
@@ -133,6 +137,8 @@ def first_order(
         model: In float64.
         objective: Of its spec.
         settings: `optimiser`, `learning_rate`, `momentum` and `clip` count.
+        decays_over: Steps over which the learning rate falls to 0 along half a cosine (Loshchilov
+            and Hutter 2017, arXiv:1608.03983); None: it stays.
 
     Raises:
         NonFiniteLossError: The loss or its gradient became NaN or infinite.
@@ -159,7 +165,8 @@ def first_order(
                 f"loss at iteration {step}", "NaN or inf", "a finite loss",
                 "Lower learning_rate, or check that the loss has a minimum.",
             )  # fmt: skip
-        optimiser.step(gradients, [0])
+        factor = 1.0 if decays_over is None else (1 + math.cos(math.pi * step / decays_over)) / 2
+        optimiser.step(gradients, [0], factor=factor)
         yield step + 1, value
 
 

@@ -19,7 +19,7 @@ from posterior_collapse.models import (
     check_convention,
     load_parameters,
 )
-from posterior_collapse.specs import Spec
+from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.theory import forecast
 from posterior_collapse.training import checkpoints, exact, states
 from posterior_collapse.training import seeds as seeding
@@ -50,8 +50,8 @@ DTYPES = {"float32": torch.float32, "bf16": torch.float32, "float64": torch.floa
 
 
 def fit(
-    spec: Spec,
-    data: Any,
+    spec: Spec | Any,
+    data: Spec | Any,
     architecture: str | Architecture = "mlp",
     *,
     settings: Settings | None = None,
@@ -66,9 +66,11 @@ def fit(
     """Train one model.
 
     Args:
-        spec: The hyperparameters.
-        data: Array (samples, features) or (samples, ...) for images, pair (x, y) of arrays,
-            `Dataset`, torch Dataset or DataLoader. All but a DataLoader are read into memory.
+        spec: The hyperparameters; `fit(data, spec)` does as well.
+        data: Array (samples, features) or (samples, ...) for images, data frame, sparse matrix,
+            pair (x, y), `Dataset`, torch Dataset or DataLoader, Hugging Face dataset, or batches;
+            labels beside x are no target, but the condition of a conditional model. All but a
+            DataLoader are read into memory.
         architecture: A key of `models.ARCHITECTURES`, or an `Architecture`.
         settings: How to train; None: the defaults.
         validation: Data for `validation_loss` and early stopping, of the same kinds.
@@ -95,6 +97,7 @@ def fit(
         >>> fitted.measured()["levels"][0]["n_active"], fitted.forecast.levels[0].n_active
         (2, 2)
     """
+    data, spec = in_order(data, spec)
     folders = None if folder is None else [folder]
     (fitted,) = _fit(
         [spec], data, architecture, [{}], settings, validation, folders, resume, progress,
@@ -104,7 +107,7 @@ def fit(
 
 
 def fit_many(
-    specs: Sequence[Spec],
+    specs: Sequence[Spec] | Any,
     data: Any,
     architecture: str | Architecture = "mlp",
     *,
@@ -160,6 +163,7 @@ def fit_many(
         >>> [f.spec.beta for f in fit_many(specs, x, "mlp", epochs=2, hidden=(8,))]
         [0.5, 2.0]
     """
+    data, specs = in_order(data, specs)
     specs = several(specs)
     given = {"seed": seeds, "learning_rate": learning_rates, "clip": clips}
     changes = per_run(given, len(specs))

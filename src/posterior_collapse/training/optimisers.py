@@ -63,14 +63,19 @@ class Optimiser(ABC):
             lists = [t if whole else [v[run] for v in t for run in runs] for t in tensors]
             self._groups.append((rate, None if whole else runs, lists))
 
-    def step(self, gradients: Sequence[Tensor], alive: Sequence[int]) -> None:
-        """Update the runs in `alive` with gradients (runs, ...), in the parameters' order."""
+    def step(
+        self, gradients: Sequence[Tensor], alive: Sequence[int], *, factor: float = 1.0
+    ) -> None:
+        """Update the runs in `alive` with gradients (runs, ...), in the parameters' order.
+
+        The rates of this step are those of the runs times `factor`.
+        """
         if tuple(alive) != self._alive:
             self._views(alive)
         self.steps += 1
         for rate, runs, lists in self._groups:
             own = list(gradients) if runs is None else [g[run] for g in gradients for run in runs]
-            self._update(rate, own, lists)
+            self._update(rate * factor, own, lists)
 
     @abstractmethod
     def _update(self, rate: float, gradients: list[Tensor], lists: list[list[Tensor]]) -> None:

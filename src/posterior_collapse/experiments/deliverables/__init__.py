@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from posterior_collapse.experiments.deliverables import (
+    convergence,
     curves,
     digits,
     likelihood,
@@ -19,7 +20,7 @@ DELIVERABLES: Mapping[str, Deliverable] = {
     "beta_panel": panels.beta_panel,
     "both_learned": theorems.both_learned,
     "collapse_curves": curves.collapse_curves,
-    "convergence": theorems.convergence,
+    "convergence": convergence.convergence,
     "correlation": curves.correlation,
     "digit_curves": digits.digit_curves,
     "digit_order": digits.digit_order,

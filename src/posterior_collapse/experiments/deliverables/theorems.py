@@ -1,4 +1,4 @@
-"""Matrices and singular values of trained linear models against the theorems."""
+"""Matrices and KL of trained linear models against the theorems."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from posterior_collapse.experiments import figures
 from posterior_collapse.experiments.parts import Check, Part, Result, by_grid, by_labels
 from posterior_collapse.experiments.tables import Table
 
-__all__ = ["both_learned", "convergence", "matrices"]
+__all__ = ["both_learned", "matrices"]
 
 CLOSE = 1e-4
 VANISHED = 1e-3
@@ -19,48 +19,6 @@ VANISHED = 1e-3
 SAME_LOSS = 1e-6
 FLAT = 1e-2
 """Nats of z2's KL by which seeds have to differ where theory leaves it free."""
-
-
-def convergence(results: Sequence[Result]) -> Part:
-    """Draw the distance to the theorem per iteration; check it at the end of each run."""
-    panels: dict[str, dict[str, figures.Line]] = {}
-    rows, checks = [], []
-    for grid, members in by_grid(results).items():
-        for result in members:
-            final = result.measured["exact"]["distances"]
-            rows += [
-                [grid, result.seed, name, value]
-                for name, value in final.items()
-                if _free(result, name)
-            ]
-        if members[0].record.run.method == "recorded":
-            panels[grid] = _errors(members[0])
-        ends = [
-            value
-            for r in members
-            for name, value in r.measured["exact"]["distances"].items()
-            if _free(r, name)
-        ]
-        if _held(members[0]):
-            runs = "1 run" if len(members) == 1 else f"{len(members)} runs"
-            checks.append(
-                Check(
-                    max(ends) <= CLOSE,
-                    f"{grid}: largest mean absolute error at the end of {runs} {max(ends):.1e} "
-                    f"(goal {CLOSE:g}).",
-                )
-            )
-    table = Table(["problem", "seed", "quantity", "mean absolute error"], rows)
-    caption = "Mean absolute error against the theorem, per iteration of full-batch Adam."
-    notes = [
-        "The matrix problem is trained as published, by 200 steps of Adam at a constant rate of "
-        "0.1, on the exact objective: no decay, no polish.",
-        "Images are trained twice: by full-batch Adam at 0.01 in place of minibatches, which is "
-        "shown but not held to the goal, and 'exact', by L-BFGS with the decoders eliminated.",
-    ]
-    return Part(
-        {"errors": table}, {"convergence": (figures.convergence(panels), caption)}, checks, notes
-    )
 
 
 def matrices(results: Sequence[Result]) -> Part:
@@ -93,7 +51,7 @@ def matrices(results: Sequence[Result]) -> Part:
         "Sigma", "unit", "norm of U's column", "sigma (sorted)", "singular value of U",
         "of U by theory", "singular value of V", "of V by theory",
     ]  # fmt: skip
-    chart = figures.heat_maps(shown, x="latent unit", y="data mode")
+    chart = figures.heat_maps(shown, x="latent unit", y="data mode", most=2)
     caption = (
         "U and V = W P Phi^(1/2) in the basis of the strongest data modes, a column per latent "
         "unit; rows of V are shown as columns."
@@ -171,24 +129,3 @@ def both_learned(results: Sequence[Result]) -> Part:
     chart = figures.spread({"KL of z2 (nats)": points}, variable="beta_2 (beta_1 = 1)")
     caption = "KL of z2 with both variances learned; error bars are over random starts."
     return Part({"both-learned": Table(columns, rows)}, {"both-learned": (chart, caption)}, checks)
-
-
-def _errors(result: Result) -> dict[str, figures.Line]:
-    history = result.record.history
-    return {
-        name: (history["step"], history[name])
-        for name in result.measured["exact"]["distances"]
-        if _free(result, name)
-    }
-
-
-def _free(result: Result, name: str) -> bool:
-    """Whether the quantity is not fixed by the spec."""
-    kind, level = name.rsplit("_", 1) if "_" in name else (name, "1")
-    return kind != "sigma" or result.record.run.spec.sigma_levels[int(level) - 1] == "learned"
-
-
-def _held(result: Result) -> bool:
-    """First-order training on images is shown, not held to the goal."""
-    run = result.record.run
-    return run.method == "exact" or run.data.name.startswith("matrix:")

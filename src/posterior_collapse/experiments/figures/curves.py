@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from posterior_collapse.experiments.figures.chart import (
+    DASHES,
     Chart,
     Panels,
     array,
@@ -18,7 +21,13 @@ from posterior_collapse.experiments.figures.chart import (
     style,
 )
 from posterior_collapse.experiments.tables import Table
-from posterior_collapse.report.figures import GREY
+from posterior_collapse.report.figures import BLUE, GREEN, GREY, ORANGE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLORS = (BLUE, ORANGE, GREEN, "black", "#CC79A7")
+"""Of curves without an order (Okabe and Ito)."""
 
 
 def collapse_curves(panels: Panels, *, delta: float = 0.05) -> Chart:
@@ -87,12 +96,21 @@ def spectra(
     return Chart(figure, Table(["spectrum", "mode", "variance"], rows))
 
 
-def convergence(panels: Panels, *, goal: float | None = 1e-4) -> Chart:
-    """Draw errors against iterations on a log scale.
+def convergence(
+    panels: Panels,
+    *,
+    goal: float | Mapping[str, Mapping[str, float]] | None = 1e-4,
+    legends: Mapping[str, Mapping[str, str]] | None = None,
+    exact: Mapping[str, Mapping[str, float]] | None = None,
+) -> Chart:
+    """Draw errors against iterations on a log scale, the end of each curve as a dot.
 
     Args:
         panels: Title -> label -> (iteration, mean absolute error). Errors of 0 are not drawn.
-        goal: Error that the end of the run must stay below; None for none.
+        goal: Error that the end of a run must stay within: one for all, as a dotted line, or title
+            -> label -> that of a curve, as a bar in its colour; None for none.
+        legends: Title -> label -> what the legend says of the curve besides its label.
+        exact: Title -> label -> error of exact training, drawn as a cross at the last iteration.
 
     Example:
         >>> chart = convergence({"E8": {"U1": ([1, 2], [0.1, 1e-5])}})
@@ -100,15 +118,39 @@ def convergence(panels: Panels, *, goal: float | None = 1e-4) -> Chart:
         'log'
     """
     with style():
-        figure, axes = grid(list(panels), sharey=True)
-        for box, lines in zip(axes, panels.values(), strict=True):
-            for (label, line), look in zip(lines.items(), looks(len(lines)), strict=True):
+        figure, axes = grid(list(panels), most=2)
+        for box, (title, lines) in zip(axes, panels.items(), strict=True):
+            said, ends = (legends or {}).get(title, {}), (exact or {}).get(title, {})
+            for (label, line), color, ls in zip(
+                lines.items(), cycle(COLORS), cycle(DASHES), strict=False
+            ):
                 step, error = map(array, line)
-                box.plot(step, np.where(error > 0, error, np.nan), label=label, **look)
-            if goal is not None:
-                box.axhline(goal, color=GREY, lw=0.8, ls=":", label=f"goal, {goal:g}")
+                error = np.where(error > 0, error, np.nan)
+                legend = f"{label} {said.get(label, '')}".rstrip()
+                box.plot(step, error, label=legend, color=color, ls=ls)
+                marked: dict[str, Any] = {"ls": "", "color": color, "clip_on": False}
+                box.plot(step[-1:], error[-1:], marker="o", ms=3.5, **marked)
+                if label in ends:
+                    box.plot(step[-1:], array(ends[label]), marker="x", ms=4, **marked)
+            _goals(box, goal.get(title, {}) if isinstance(goal, Mapping) else goal)
+            if ends:
+                box.plot([], [], "x", ms=4, color=GREY, label="end of exact training")
             box.set_yscale("log")
             box.set_xlabel("iteration")
-        axes[0].set_ylabel("mean absolute error")
+            spec = box.get_subplotspec()
+            if spec is not None and spec.is_first_col():
+                box.set_ylabel("mean absolute error")
         legends_below(figure, axes)
     return Chart(figure, long(panels, "iteration", "mean absolute error"))
+
+
+def _goals(box: Axes, goals: float | Mapping[str, float] | None) -> None:
+    """Draw the goal that all curves share as a line, goals of their own as bars at their ends."""
+    each = list(goals.values()) if isinstance(goals, Mapping) else [goals]
+    shared = each[0] if len(set(each)) == 1 else None
+    if shared is not None:
+        box.axhline(shared, color=GREY, lw=0.8, ls=":", label=f"goal, {shared:g}")
+    elif isinstance(goals, Mapping):
+        for value, color in zip(goals.values(), cycle(COLORS), strict=False):
+            box.axhline(value, 0.88, 0.99, color=color, lw=1.6)
+        box.plot([], [], color=GREY, lw=1.6, label="goal of the curve of its colour")

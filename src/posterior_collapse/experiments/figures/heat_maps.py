@@ -15,13 +15,16 @@ MOST_NORMS = 12
 """Columns of a matrix up to which there is room for their norms."""
 
 
-def heat_maps(matrices: Mapping[str, ArrayLike], *, x: str = "unit", y: str = "") -> Chart:
+def heat_maps(
+    matrices: Mapping[str, ArrayLike], *, x: str = "unit", y: str = "", most: int | None = None
+) -> Chart:
     r"""Draw matrices in one diverging scale, zero white; under each column stands its norm.
 
     Args:
         matrices: Title -> matrix, a column per latent unit.
         x: What the columns are.
         y: What the rows are.
+        most: Matrices beside each other at most; None: up to four in one row, else three.
 
     Example:
         >>> chart = heat_maps({"U": [[3.0, 0.0], [4.0, 0.0]]})
@@ -32,7 +35,9 @@ def heat_maps(matrices: Mapping[str, ArrayLike], *, x: str = "unit", y: str = ""
     top = max((float(np.abs(m).max(initial=0)) for m in arrays.values()), default=0) or 1.0
     decimals = max(0, 1 - math.floor(math.log10(top)))
     with style():
-        figure, axes = grid(list(arrays), most=4 if len(arrays) <= 4 else 3, sharey=True)
+        beside = most or (4 if len(arrays) <= 4 else 3)
+        height = 2.3 if len(arrays) <= 2 * beside else 1.7
+        figure, axes = grid(list(arrays), most=beside, height=height, sharey=True)
         for box, matrix in zip(axes, arrays.values(), strict=True):
             height, units = matrix.shape
             shown = box.imshow(

@@ -10,9 +10,10 @@ from posterior_collapse.experiments.rows.common import (
     FULL_BATCH,
     GENTLE,
     MATRIX,
-    MATRIX_NET,
     ON_TRAIN,
+    PUBLISHED_START,
     QUARTER,
+    SECOND_MATRIX,
 )
 from posterior_collapse.runs import Choice, Evaluation
 from posterior_collapse.training import Settings
@@ -107,10 +108,15 @@ ROWS: tuple[Row, ...] = (
         grids=(
             Grid(
                 "matrix", Choice("matrix:E8"), {"model": "cvae", "latent_dim": 5, "beta": 2.0},
-                MATRIX_NET, MATRIX, method="recorded", spread=True,
+                PUBLISHED_START, MATRIX, method="recorded", spread=True,
             ),
             Grid(
-                "{data}", QUARTER, LINEAR_CVAE, LINEAR_CVAE_NET, FULL_BATCH, method="recorded",
+                "second matrix", Choice("matrix:cvae-learned"),
+                {"model": "cvae", "latent_dim": 4, "eta_dec": 0.8, "eta_enc": 1.25},
+                PUBLISHED_START, SECOND_MATRIX, method="decayed", spread=True,
+            ),
+            Grid(
+                "{data}", QUARTER, LINEAR_CVAE, LINEAR_CVAE_NET, FULL_BATCH, method="decayed",
                 evaluation=ON_TRAIN,
             ),
             Grid(

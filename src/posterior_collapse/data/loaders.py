@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
-from typing import Any, TypeVar
-
-import torch
-from torch.utils.data import DataLoader
+from typing import Any
 
 __all__ = ["seeded"]
 
-T = TypeVar("T")
 _END = object()
 
 
-def seeded(loader: DataLoader[T], seed: int) -> Iterator[T]:
+def seeded(loader: Any, seed: int) -> Iterator[Any]:
     """Yield a loader's batches; what torch draws for them on the CPU is decided by the seed.
 
     Its order and the seeds of its workers come from torch's global generator of the CPU, or from
@@ -24,8 +21,13 @@ def seeded(loader: DataLoader[T], seed: int) -> Iterator[T]:
     looks at the data after each epoch would then train each epoch on the same noise. Transforms
     that draw from NumPy or from Python's `random` in this process draw from where these stand.
 
+    Args:
+        loader: A torch DataLoader. Who has one has imported torch, which is not imported here.
+        seed: What decides.
+
     Example:
-        >>> loader = DataLoader(torch.arange(4), shuffle=True)
+        >>> import torch
+        >>> loader = torch.utils.data.DataLoader(torch.arange(4), shuffle=True)
         >>> before = torch.get_rng_state()
         >>> first, second = ([int(batch) for batch in seeded(loader, 0)] for _ in range(2))
         >>> first == second
@@ -47,7 +49,8 @@ def seeded(loader: DataLoader[T], seed: int) -> Iterator[T]:
 class _Lent:
     """A state for each generator that a loader draws from."""
 
-    def __init__(self, loader: DataLoader[Any], seed: int) -> None:
+    def __init__(self, loader: Any, seed: int) -> None:
+        torch = sys.modules["torch"]
         groups = loader.batch_sampler
         owners = (loader, loader.sampler, groups, getattr(groups, "sampler", None))
         own = (getattr(owner, "generator", None) for owner in owners)
@@ -67,7 +70,7 @@ class _Lent:
         finally:
             self.states = self._swapped(before)
 
-    def _swapped(self, states: list[torch.Tensor]) -> list[torch.Tensor]:
+    def _swapped(self, states: list[Any]) -> list[Any]:
         before = [generator.get_state() for generator in self.generators]
         for generator, state in zip(self.generators, states, strict=True):
             generator.set_state(state)

@@ -1,0 +1,80 @@
+"""How much memory a file may take once unpacked, asked before it is unpacked."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from posterior_collapse.errors import CorruptFileError, DataError
+
+__all__ = ["available", "check_size"]
+
+SMALL = 256 << 20
+"""Bytes that any file may unpack to."""
+MOST_TIMES = 250
+"""How many times its own size a file may unpack to. Images come to about 10, one-hot rows to 100;
+what is beyond holds next to nothing, and takes memory that another file of its size would not."""
+SHARE = 0.5
+"""Of the available memory: the rest is for what is done with the data."""
+
+
+def check_size(path: Path, needed: int) -> None:
+    """Refuse a file that takes too much memory, by what its own headers say.
+
+    Args:
+        path: The file.
+        needed: Bytes of its values in memory.
+
+    Raises:
+        CorruptFileError: It unpacks to hundreds of times its size.
+        DataError: It takes more than half of the memory that is available.
+    """
+    if needed > SMALL and needed > MOST_TIMES * (size := path.stat().st_size):
+        raise CorruptFileError(
+            str(path),
+            f"a file of {_shown(size)} that unpacks to {_shown(needed)}",
+            f"contents of at most {MOST_TIMES} times its size",
+            "If it is meant so, unpack it into a .npy file, which is read from disk.",
+        )
+    free = available()
+    if free is not None and needed > SHARE * free:
+        raise DataError(
+            str(path),
+            f"{_shown(needed)} of values",
+            f"at most half of the {_shown(free)} of memory that are available",
+            "Save them with numpy.save: a .npy file is read from disk piece by piece.",
+        )
+
+
+def available() -> int | None:
+    """Return the bytes that this process may still take; None where the system does not say."""
+    found = []
+    with contextlib.suppress(OSError, StopIteration, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable:"))
+        found.append(int(line.split()[1]) * 1024)
+    if not found:
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        most, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if most != resource.RLIM_INFINITY:
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            found.append(max(0, most - used))
+    return min(found, default=None)
+
+
+def _shown(size: int) -> str:
+    """Bytes in a unit that people know.
+
+    Example:
+        >>> _shown(512), _shown(3_200_000), _shown(10**30)
+        ('512 bytes', '3.2 MB', '1e+21 GB')
+    """
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:.2g} {unit}" if size < 1e6 * 1e9 else f"{size / 1e9:.0e} GB"
+    return f"{size} bytes"

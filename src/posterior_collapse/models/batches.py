@@ -1,0 +1,138 @@
+"""Data of any kind as batches of flat rows, where the model is and as precise as it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from posterior_collapse.arrays import as_array, refuse_non_finite
+from posterior_collapse.data.samples import read
+from posterior_collapse.errors import DataError
+from posterior_collapse.models.latent import LatentModel
+from posterior_collapse.models.modules import tensor_behind, unwatched
+
+__all__ = ["BATCH_SIZE", "as_rows", "batches", "refuse_no_target"]
+
+BATCH_SIZE = 1000
+Pair = tuple[Tensor, Tensor | None]
+
+
+def batches(
+    model: LatentModel, data: Any, *, batch_size: int = BATCH_SIZE, seed: int = 0
+) -> Iterator[Pair]:
+    """Yield flat rows x and targets y (None: an autoencoder) on the model's device, in its dtype.
+
+    A model without a tensor of its own takes them where they are, in torch's default dtype. Memory
+    maps and loaders are read a batch at a time; the small batches of a loader are joined.
+
+    Args:
+        model: Says where to, and whether a target is needed.
+        data: Of any kind that `forecast` takes.
+        batch_size: Rows per batch.
+        seed: Of a loader that shuffles.
+
+    Raises:
+        DataError: The data cannot be used, are empty, or lack the target.
+
+    Example:
+        >>> from posterior_collapse import VAESpec
+        >>> from posterior_collapse.models import build
+        >>> model = build(VAESpec(2), "linear", x_dim=3)
+        >>> [len(x) for x, y in batches(model, np.ones((5, 3)), batch_size=2)]
+        [2, 2, 1]
+    """
+    like = tensor_behind(model)
+    dtype = torch.get_default_dtype() if like is None else like.dtype
+    device = None if like is None else like.device
+    conditional = model.spec.model == "cvae"
+    classes = getattr(getattr(model, "shapes", None), "x_dim", None)
+    row = 0
+
+    def pairs() -> Iterator[Pair]:
+        found = read(data, conditional, classes).batches(batch_size, seed)
+        return _regrouped(found, batch_size, dtype, device)
+
+    for x, y in _aside(pairs):
+        if conditional and y is None:
+            refuse_no_target()
+        for name, values in (("x", x), ("y", y)):
+            if values is not None and not bool(values.isfinite().all()):
+                refuse_non_finite(name, as_array(name, values), row)
+        yield x, y
+        row += len(x)
+    if row == 0:
+        raise DataError("data", "no rows", "at least one batch", "Check the loader.")
+
+
+def as_rows(values: Any, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
+    """Return a tensor or whatever holds numbers as flat rows.
+
+    An array is copied, since it may change while a run goes on: by NumPy, since torch takes no
+    negative strides, foreign byte orders or long doubles.
+
+    Args:
+        values: Shape (rows, ...).
+        dtype: Of the rows.
+        device: Where to; None: where they are.
+
+    Example:
+        >>> as_rows(np.zeros((2, 3, 4), np.uint16), torch.float32).shape
+        torch.Size([2, 12])
+    """
+    if not isinstance(values, Tensor):
+        precision = np.float64 if dtype == torch.float64 else np.float32
+        values = torch.from_numpy(np.array(values, precision, order="C"))
+    rows: Tensor = values
+    return rows.detach().flatten(1).to(device or rows.device, dtype)
+
+
+def refuse_no_target() -> None:
+    """Refuse data of an autoencoder for a conditional model.
+
+    Raises:
+        DataError: Always.
+    """
+    raise DataError(
+        "data", "no target y", "a condition x and a target y", "Pass a pair, data=(x, y)."
+    )
+
+
+def _aside(read: Callable[[], Iterator[Pair]]) -> Iterator[Pair]:
+    """Read without being watched: data may be made by networks that are not the model's."""
+    with unwatched():
+        pairs = read()
+    while True:
+        with unwatched():
+            pair = next(pairs, None)
+        if pair is None:
+            return
+        yield pair
+
+
+def _regrouped(
+    found: Iterator[tuple[Any, Any]],
+    batch_size: int,
+    dtype: torch.dtype,
+    device: torch.device | None,
+) -> Iterator[Pair]:
+    """Join small batches, so that a loader of single rows is as fast as an array."""
+    waiting: list[Pair] = []
+
+    def joined() -> Pair:
+        xs, ys = zip(*waiting, strict=True)
+        waiting.clear()
+        x, y = (None if p[0] is None else torch.cat(p).to(device or p[0].device) for p in (xs, ys))
+        assert x is not None
+        return x, y
+
+    for x, y in found:
+        # They move to the device joined.
+        waiting.append((as_rows(x, dtype), None if y is None else as_rows(y, dtype)))
+        if sum(len(rows) for rows, _ in waiting) >= batch_size:
+            yield joined()
+    if waiting:
+        yield joined()

@@ -1,0 +1,226 @@
+"""`pc.sweep`: its runs are those of `fit_many`, kept, resumed and shown beside their forecasts."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+import posterior_collapse as pc
+from posterior_collapse.errors import CorruptFileError, DataError, InvalidArgumentError
+from posterior_collapse.training import Progress
+
+X = np.random.default_rng(0).standard_normal((90, 5)) * [3, 2, 1, 0.3, 0.1]
+SPECS = [pc.VAESpec(3, beta=beta) for beta in (0.5, 0.5, 2.0, 2.0)]
+HOW: dict[str, Any] = {"hidden": (6,), "epochs": 4, "batch_size": 32, "seeds": [0, 1, 0, 1]}
+ROOM = sys.modules[pc.Sweep.__module__]  # whose name is also that of its function
+
+
+def swept(folder: Path | None = None, data: Any = X, **changes: Any) -> pc.Sweep:
+    return pc.sweep(SPECS, data, "mlp", folder=folder, **{**HOW, **changes})
+
+
+@pytest.fixture(scope="module")
+def once() -> pc.Sweep:
+    return swept()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    swept(folder)
+    return folder
+
+
+@pytest.fixture
+def kept(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "kept"))
+
+
+def refuse(*_: Any, **__: Any) -> None:
+    raise AssertionError("trained")
+
+
+def losses(found: pc.Sweep) -> list[list[float]]:
+    return [list(run.history["loss"]) for run in found.runs]
+
+
+def test_runs_of_a_seed_are_those_of_fit_many_and_seeds_have_their_own_orders(
+    once: pc.Sweep,
+) -> None:
+    for seed in (0, 1):
+        options = {**HOW, "seeds": None, "seed": seed}
+        alone = pc.fit_many(SPECS[::2], X, "mlp", **options)
+        for run, one in zip(once.runs[seed::2], alone, strict=True):
+            assert (run.run.spec, run.run.settings.seed) == (one.spec, seed)
+            assert dict(run.history) == one.history
+            assert run.measured == one.summary()["measured"]
+            for a, b in zip(run.model.parameters(), one.model.parameters(), strict=True):
+                assert torch.equal(a, b)
+    one_order = swept(order_seed=0)
+    np.testing.assert_allclose(losses(one_order)[::2], losses(once)[::2], rtol=1e-5)
+    assert losses(one_order)[1] != pytest.approx(losses(once)[1], rel=1e-4)
+
+
+class TestFolder:
+    def test_what_is_kept_is_what_was_trained_and_is_not_trained_again(
+        self, kept: Path, once: pc.Sweep, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ROOM, "fit_many", refuse)
+        again = swept(kept)
+        assert again.to_dict() == once.to_dict()
+        assert losses(again) == losses(once)
+        for run, one in zip(again.runs, once.runs, strict=True):
+            for a, b in zip(run.model.parameters(), one.model.parameters(), strict=True):
+                assert torch.equal(a, b)
+        assert not list(kept.glob(".work*"))
+
+    @pytest.mark.parametrize(
+        "changed",
+        [
+            {"data": X + np.eye(90, 5)},
+            {"data": X[:-1]},
+            {"validation": X[:20]},
+            {"epochs": 3},
+            {"hidden": (5,)},
+            {"seeds": [0, 1, 0, 2]},
+            {"order_seed": 0},
+        ],
+    )
+    def test_other_runs_and_other_data_are_trained(
+        self, kept: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any]
+    ) -> None:
+        monkeypatch.setattr(ROOM, "fit_many", refuse)
+        with pytest.raises(AssertionError, match="trained"):
+            swept(kept, **changed)
+
+    def test_equal_values_are_the_same_data_whatever_holds_them(
+        self, kept: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ROOM, "fit_many", refuse)
+        for data in (X.copy(order="F"), torch.from_numpy(X), X.astype(np.float32)):
+            swept(kept, data=data)
+
+    def test_a_changed_run_is_refused(self, kept: Path) -> None:
+        history = next(kept.glob("*/history.csv"))
+        history.write_text(history.read_text().replace("1,", "2,", 1))
+        with pytest.raises(CorruptFileError, match=r"history\.csv: got a changed file"):
+            swept(kept)
+
+    @pytest.mark.parametrize("damaged", [False, True])
+    def test_an_interrupted_group_goes_on_from_its_last_epoch(
+        self, tmp_path: Path, once: pc.Sweep, damaged: bool
+    ) -> None:
+        seen: list[int] = []
+
+        def killed(now: Progress) -> None:
+            seen.append(now.epoch)
+            if len(seen) == 6:  # in the second seed's group
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            swept(tmp_path, progress=killed)
+        assert seen == [1, 2, 3, 4, 1, 2]
+        for path in tmp_path.rglob("*.safetensors") if damaged else ():
+            if ".work" in path.parts:
+                path.write_bytes(b"")
+        seen = [0] * 10
+        found = swept(tmp_path, progress=killed)
+        assert seen[10:] == ([1, 2, 3, 4] if damaged else [3, 4])
+        assert losses(found) == losses(once)
+        assert not list(tmp_path.glob(".work*"))
+
+
+def test_a_table_has_what_varies_and_each_number_beside_its_forecast(once: pc.Sweep) -> None:
+    frame = once.to_frame()
+    assert list(frame) == [
+        "beta", "seed", "loss", "loss_forecast", "active_1", "active_1_forecast", "stopped",
+    ]  # fmt: skip
+    assert frame["beta"].tolist() == [0.5, 0.5, 2.0, 2.0]
+    assert frame["seed"].tolist() == [0, 1, 0, 1]
+    for row, run in zip(frame.to_dict("records"), once.runs, strict=True):
+        assert row["loss"] == run.measured["loss"]
+        best = pc.forecast(X, run.run.spec)
+        assert row["loss_forecast"] == pytest.approx(best.loss)
+        assert row["active_1_forecast"] == best.levels[0].n_active
+        assert row["stopped"] == "finished"
+    assert repr(once).startswith("Sweep(4 runs; beta, seed varies; ")
+
+
+def test_models_of_several_kinds_are_one_sweep() -> None:
+    specs = [*(pc.HVAESpec((3, 2), (1, beta)) for beta in (1, 4)), pc.VAESpec(2), pc.VAESpec(3)]
+    found = pc.sweep(specs, X, "linear", exact=True)
+    assert [run.run.spec for run in found.runs] == specs
+    rows = found.to_frame().to_dict("records")
+    assert [row["beta_2"] for row in rows[:2]] == [1, 4]
+    for row, spec in zip(rows, specs, strict=True):
+        best = pc.forecast(X, spec)
+        assert row["loss"] == pytest.approx(best.loss, rel=1e-6)
+        for number, level in enumerate(best.levels, 1):
+            assert row[f"active_{number}"] == row[f"active_{number}_forecast"] == level.n_active
+    assert repr(found).endswith("4 of 4 with as many active units as forecast)")
+    assert found._repr_html_().count("measured/forecast") == 2
+
+
+def test_a_figure_shows_measured_beside_forecast(once: pc.Sweep) -> None:
+    left, right = once.plot().axes
+    assert (left.get_xlabel(), right.get_xlabel()) == ("beta", "beta")
+    assert (left.get_ylabel(), right.get_ylabel()) == ("loss (nats)", "active units")
+    frame = once.to_frame()
+    for axes, column in ((left, "loss"), (right, "active_1")):
+        for seed, (forecast, measured) in enumerate(zip(*[iter(axes.lines[:4])] * 2, strict=True)):
+            rows = frame[frame["seed"] == seed]
+            assert list(measured.get_xdata()) == rows["beta"].tolist()
+            assert list(measured.get_ydata()) == rows[column].tolist()
+            assert list(forecast.get_ydata()) == rows[f"{column}_forecast"].tolist()
+            assert measured.get_label() == f"seed={seed}"
+    assert "beta=0.5" in once._repr_html_()
+
+
+def test_words_and_nothing_that_varies_are_drawn_too() -> None:
+    for sigmas in (("learned", "shared"), ("learned", "learned")):
+        found = pc.sweep([pc.VAESpec(2, sigma=s) for s in sigmas], X, "linear", exact=True)
+        axes = found.plot().axes[0]
+        assert axes.get_xlabel() == "run"
+        assert list(axes.lines[1].get_xdata()) == [1, 2]
+        assert "loss as forecast" in " ".join(found._repr_html_().split())
+
+
+@pytest.mark.parametrize(
+    ("specs", "options", "error", "said"),
+    [
+        (
+            SPECS,
+            {"client": object()},
+            InvalidArgumentError,
+            "client: got object; expected None",
+        ),
+        (SPECS[0], {}, InvalidArgumentError, "specs: got one VAESpec; .* use fit"),
+        ([], {}, InvalidArgumentError, "specs: got none"),
+        ([SPECS[0], "vae"], {}, InvalidArgumentError, "spec: got str"),
+        (SPECS, {"seeds": (1, 2)}, InvalidArgumentError, "seeds: got 2 values; expected one, or 4"),
+        (SPECS, {"epochz": 3}, InvalidArgumentError, "Did you mean 'epochs'"),
+        (SPECS, {"exact": True}, InvalidArgumentError, "architecture: got 'mlp'"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_leaves_nothing(
+    tmp_path: Path, specs: Any, options: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        pc.sweep(specs, X, "mlp", folder=tmp_path / "runs", **options)
+    assert not list(tmp_path.rglob("run.json"))
+
+
+def test_a_loader_trains_but_is_not_kept(tmp_path: Path) -> None:
+    loader = DataLoader(TensorDataset(torch.from_numpy(X)), batch_size=30, shuffle=True)
+    found = pc.sweep(SPECS[:1], loader, "mlp", epochs=1)
+    assert found.runs[0].stopped == "finished"
+    with pytest.raises(DataError, match="a DataLoader, whose values have no hash"):
+        pc.sweep(SPECS[:1], loader, "mlp", epochs=1, folder=tmp_path)
+    assert not list(tmp_path.iterdir())
