@@ -79,11 +79,8 @@ def train(
             "Train by minibatches, or forecast: the optimum is known in closed form.",
         )  # fmt: skip
     objective = ExactObjective(moments, model.spec, CONVENTIONS[settings.convention])
-    reduced, run, limit = (
-        ReducedObjective(objective),
-        Course(settings),
-        settings.steps or ITERATIONS,
-    )
+    reduced, run = ReducedObjective(objective), Course(settings)
+    limit = settings.steps or ITERATIONS
     done, point = 0, reduced.start(read_parameters(model), fresh=fresh)
 
     def record() -> None:
@@ -149,14 +146,9 @@ def first_order(
     parameters = trained_parameters(model)
     # A stack of one: the optimisers count runs along the first axis.
     stacked = {name: p.detach().unsqueeze(0) for name, p in parameters.items()}
-    rates = [settings.learning_rate]
-    sgd = settings.optimiser == "sgd"
+    rates, clip, sgd = [settings.learning_rate], settings.clip, settings.optimiser == "sgd"
     optimiser = SGD(stacked, rates, settings.momentum) if sgd else Adam(stacked, rates)
-    bounds = (
-        None
-        if settings.clip is None
-        else torch.tensor([settings.clip], dtype=torch.float64, device="cpu")
-    )
+    bounds = None if clip is None else torch.tensor([clip], dtype=torch.float64, device="cpu")
     for step in itertools.count():
         found = read_parameters(model)
         value, slopes = objective.loss_and_gradient(found)
