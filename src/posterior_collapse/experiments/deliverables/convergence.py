@@ -36,12 +36,12 @@ CAPTION = (
     "Legends: the values by theory, and the goal."
 )
 NOTES = (
-    "The goal of a curve is its mean absolute error after the last iteration, not at its best. It "
-    f"is {GOAL:g}, which `collapse verify` grants singular values; for Adam on images "
-    f"{SHARE:g} of the largest value by theory where that is more: three digits, of values that "
-    f"span two decades; and {FLAT:g} where a unit stands exactly at its threshold: there the loss "
-    "grows with the fourth power of its singular values and hardly tells them from 0. A curve that "
-    f"misses its goal blew up if its error had been less than 1/{BLOWN_UP} as large before.",
+    "A goal bounds a curve's mean absolute error after its last iteration, not at its best. It is "
+    f"{GOAL:g}, which `collapse verify` grants singular values; for Adam on images {SHARE:g} of "
+    "the largest value by theory where that is more: three digits of it; and "
+    f"{FLAT:g} where a unit stands exactly at its threshold: there the loss grows with the fourth "
+    "power of its singular values and hardly tells them from 0. A curve that misses its goal blew "
+    f"up if its error had been less than 1/{BLOWN_UP} as large before.",
     "'matrix' is trained as published: weights from N(0, 0.1^2), learned sigmas from U(0, 1), seed "
     "2, 200 steps of Adam at a constant rate of 0.1, on the exact objective. Most of its optimum "
     "is 0, so there is a 'second matrix', which is not the paper's: units live and die on it, "
@@ -137,12 +137,12 @@ def in_short(values: Sequence[float], most: int = 2) -> str:
     Example:
         >>> in_short([1.527, 0.9, 0.21, 0.0, 0.0]), in_short([1.0, 1.0]), in_short([2.5, 0.0])
         ('1.53 to 0.21, 2 x 0', '2 x 1', '2.5, 1 x 0')
-        >>> in_short([1.527, 0.9, 0.21, 0.0, 0.0], most=3)
-        '1.53, 0.9, 0.21, 2 x 0'
+        >>> in_short([1.5272, 1.5271, 0.21, 0.0, 0.0], most=3)  # alike, not equal
+        '1.53, 1.53, 0.21, 2 x 0'
     """
-    counts = Counter(f"{value:.3g}" for value in sorted(values, reverse=True))
-    single = [value for value, count in counts.items() if count == 1 and float(value)]
-    same = [f"{n} x {value}" for value, n in counts.items() if n > 1 or not float(value)]
+    counts = Counter(float(f"{value:.9g}") for value in sorted(values, reverse=True))
+    single = [f"{value:.3g}" for value, count in counts.items() if count == 1 and value]
+    same = [f"{count} x {value:.3g}" for value, count in counts.items() if count > 1 or not value]
     if len(single) > most:
         single = [f"{single[0]} to {single[-1]}"]
     return ", ".join(single + same)
