@@ -44,6 +44,8 @@ def test_a_command_that_still_imports_ends_in_one_line(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell's background jobs, and so tests run as one, ignore Ctrl-C: the command must not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     assert process.stdout
     process.stdout.readline()  # it is importing

@@ -355,11 +355,12 @@ def _own(out: Path, runs: Named, resume: bool) -> Iterator[Callable[[], None]]:
         try:
             yield check
         except Exception as error:
+            lost = error is not gone and not same()
             described = any((out / name).is_file() for name in (CONFIG, SWEEP))
             begun = any(checkpoints.exists(out / name) for name in runs)
             if not described or not (resume or begun):
                 _take_away(out, made)
-            if error is not gone and not same():
+            if lost:
                 raise gone from error
             raise
 
