@@ -14,12 +14,12 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from posterior_collapse.errors import CorruptFileError, MissingFileError, writing
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = [
     "HISTORY",
@@ -30,6 +30,7 @@ __all__ = [
     "columns",
     "digest",
     "fingerprint",
+    "json_text",
     "read_json",
     "write",
     "write_history",
@@ -84,7 +85,7 @@ def write_json(path: str | Path, values: Mapping[str, Any]) -> Path:
         OutputError: The path cannot be written.
     """
     path = Path(path)
-    text = json.dumps(_finite(values), indent=2, allow_nan=False) + "\n"
+    text = json_text(values) + "\n"
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     write(path, text.encode())
@@ -189,9 +190,12 @@ def fingerprint(arrays: Iterable[NDArray[Any] | None]) -> str:
     """Return the SHA-256 of arrays: shapes, types and values.
 
     Example:
+        >>> import numpy as np
         >>> fingerprint([np.zeros(3)]) == fingerprint([np.zeros(3), None])
         False
     """
+    import numpy as np  # not on top: a command's --help should not load it
+
     digest = hashlib.sha256()
     for array in arrays:
         if array is None:
@@ -245,6 +249,16 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def json_text(value: Any) -> str:
+    """Return strict JSON, indented: what is not finite becomes null.
+
+    Example:
+        >>> json_text(float("inf"))
+        'null'
+    """
+    return json.dumps(_finite(value), indent=2, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:

@@ -13,8 +13,9 @@ import typer
 
 from posterior_collapse.cli import options
 from posterior_collapse.cli.data_commands import DATA_DIR
-from posterior_collapse.cli.forecast_command import LEAST_WIDTH, json_text
+from posterior_collapse.cli.forecast_command import LEAST_WIDTH
 from posterior_collapse.errors import DataError, InvalidArgumentError, listed, nearest
+from posterior_collapse.files import json_text
 
 if TYPE_CHECKING:
     from rich.console import Console

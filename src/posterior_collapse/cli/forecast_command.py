@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +11,7 @@ import typer
 from posterior_collapse.cli import options
 from posterior_collapse.cli.data_commands import DATA_DIR
 from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.files import json_text
 
 if TYPE_CHECKING:
     from posterior_collapse.data import Dataset
@@ -256,16 +255,3 @@ def _check_plot(path: Path) -> None:
     from posterior_collapse.report import check_figure_path
 
     check_figure_path(path)
-
-
-def json_text(value: Any) -> str:
-    """Return strict JSON: infinities and NaN become null."""
-    return json.dumps(_finite(value), indent=2)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.report.diagnosis_text import diagnosis_page
+from posterior_collapse.report.figures import (
+    diagnosis_figure,
+    forecast_figure,
+    sweep_figure,
+    sweep_page,
+)
+from posterior_collapse.report.text import forecast_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from rich.console import RenderableType
 
     from posterior_collapse.records import Viewed
 
 __all__ = ["html", "plot"]
 
-VIEWS = {
-    "forecast": ("figures.forecast_figure", "text.forecast_page"),
-    "diagnosis": ("diagnosis_figure.diagnosis_figure", "diagnosis_text.diagnosis_page"),
-    "sweep": ("sweep_view.sweep_figure", "sweep_view.sweep_page"),
+Views: TypeAlias = "tuple[Callable[[Any], Figure], Callable[[Any], Iterator[RenderableType]]]"
+
+VIEWS: Mapping[str, Views] = {
+    "forecast": (forecast_figure, forecast_page),
+    "diagnosis": (diagnosis_figure, diagnosis_page),
+    "sweep": (sweep_figure, sweep_page),
 }
 """Figure and page by the name of its view that a result carries: rooms above may make results."""
 
@@ -42,8 +53,7 @@ def plot(result: Viewed) -> Figure:
         >>> [axes.get_ylabel() for axes in figure.axes[:2]]
         ['variance of data mode', 'beta']
     """
-    view: Figure = _view(result, 0)
-    return view
+    return _views(result)[0](result)
 
 
 def html(result: Viewed) -> str:
@@ -60,13 +70,13 @@ def html(result: Viewed) -> str:
     from rich.console import Console
 
     console = Console(record=True, width=100, file=io.StringIO())
-    for part in _view(result, 1):
+    for part in _views(result)[1](result):
         console.print(part)
     return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
 
 
-def _view(result: object, which: int) -> Any:
-    view = getattr(result, "view", None)
+def _views(result: object) -> Views:
+    view = str(getattr(result, "view", None))
     if view not in VIEWS:
         raise InvalidArgumentError(
             "result",
@@ -74,5 +84,4 @@ def _view(result: object, which: int) -> Any:
             "a Forecast, a Diagnosis or a Sweep",
             "Pass what forecast, diagnose, diagnose_arrays or sweep returned.",
         )
-    module, function = VIEWS[view][which].split(".")
-    return getattr(import_module(f"posterior_collapse.report.{module}"), function)(result)
+    return VIEWS[view]

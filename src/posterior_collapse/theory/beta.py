@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from posterior_collapse import checks
 from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.records import Record
 
 __all__ = ["EffectiveBeta", "effective_beta"]
 
@@ -14,7 +15,7 @@ Reduction = Literal["sum", "mean"]
 
 
 @dataclass(frozen=True)
-class EffectiveBeta:
+class EffectiveBeta(Record):
     """A loss `a * squared error + b * KL` per sample, and the threshold that it sets.
 
     Attributes:
@@ -27,6 +28,8 @@ class EffectiveBeta:
     value: float
     squared_error_weight: float
     kl_weight: float
+
+    derived: ClassVar = ("text",)
 
     @property
     def text(self) -> str:

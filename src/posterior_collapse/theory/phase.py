@@ -23,7 +23,7 @@ from posterior_collapse.theory.state import Numbers, fit
 __all__ = ["PhaseDiagram", "phase_diagram"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PhaseDiagram(Record):
     """Active units over beta (rows) and eta_dec (columns).
 
@@ -40,6 +40,11 @@ class PhaseDiagram(Record):
     betas: Float
     eta_decs: Float
     active: npt.NDArray[np.int64]
+
+    def __repr__(self) -> str:
+        found = sorted({*self.active.ravel().tolist()} - {-1})
+        counts = f"{found[0]} to {found[-1]} active units" if found else "unbounded everywhere"
+        return f"PhaseDiagram({len(self.betas)} betas x {len(self.eta_decs)} eta_decs; {counts})"
 
     def _rows(self) -> Iterator[Mapping[str, Any]]:
         for beta, counts in zip(self.betas, self.active, strict=True):
