@@ -14,7 +14,8 @@ from posterior_collapse.theory.thresholds import ROUNDING, SURE, why_not_yet
 __all__ = ["advise", "excess_loss"]
 
 WIDER = 1.025
-"""Stds of the prior that the widest posterior has when a variance was taken for its log."""
+"""No posterior is narrower than the prior and one is wider by this factor: the encoder probably
+returns a variance where a log-variance is expected."""
 FAR = 0.5
 """Nats from a unit's aggregate posterior to its prior from which the prior's samples miss it."""
 UNTRAINED = 0.01

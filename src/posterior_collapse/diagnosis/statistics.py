@@ -176,7 +176,8 @@ LEAST_POINTS, MOST_POINTS = 2**14, 2**16
 POINTS_PER_ROW = 32
 """Grid points per row from which a finer grid would tell rows apart that are apart already."""
 CLASS_RATIO = 2**0.1
-"""Between neighbouring widths that all posteriors are made of, if there is memory for as many."""
+"""Ratio of neighbouring kernel widths, if there is memory for as many; each row is interpolated
+between two."""
 LEAST_CLASSES = 16
 MOST_NUMBERS = 2**20
 """Grid points of all widths together: 8 MiB."""

@@ -223,7 +223,8 @@ def _switch(width: int, past: Callable[[Float], Bool]) -> Float:
 SURE = 2.0
 """Standard errors that count as certain."""
 ROUNDING = 1e-6
-"""By which a signal may exceed its threshold, and relatively a loss its minimum, at an optimum."""
+"""Relative tolerance: at an exact optimum a signal and its threshold agree up to this, and so do a
+loss and its minimum."""
 AT_OPTIMUM = 2 * math.sqrt(ROUNDING)
 """By which a signal may exceed its threshold where the loss is at its minimum within `ROUNDING`: a
 unit for a signal t = 1 + d gains about d^2 / 4 nats per beta."""
