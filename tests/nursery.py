@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -58,6 +59,8 @@ class Nursery:
 def run(main: Callable[[list[str]], None], arguments: list[str]) -> None:
     """Run a command and end without the clearing up that takes torch a second."""
     status: object = 1
+    # A shell's background jobs, and so tests run as one, ignore Ctrl-C: the command must not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main(arguments)
     except SystemExit as end:
