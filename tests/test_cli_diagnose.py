@@ -281,3 +281,16 @@ def test_a_damaged_checkpoint_is_told(run, trained, tmp_path):
     assert status == 2
     assert "SHA-256 differs" in err
     assert err.count("\n") == 1
+
+
+def test_a_run_that_diverged_does_not_hide_the_others(run, tmp_path):
+    options = "--latents 2 --eta-dec 0.3 --epochs 2 --learning-rate 0.001,1e9 --out div"
+    status, out, _ = run("train", "digits", *options.split())
+    assert status == 1
+    assert "posterior is no number any more" in " ".join(out.split())
+    status, out, _ = run("diagnose", "div")
+    assert status == 0
+    assert "learning-rate=1e9: cannot be diagnosed. posterior std of z1" in " ".join(out.split())
+    assert "learning-rate=0.001: " in out
+    runs = json.loads(run("diagnose", "div", "--json")[1])["runs"]
+    assert [sorted({"error", "verdict"} & set(one)) for one in runs] == [["verdict"], ["error"]]

@@ -212,3 +212,17 @@ def test_an_exact_optimum_of_these_very_rows_is_optimal_whatever_the_error() -> 
     part = pc.diagnose(model, x[::2])
     assert part.signal_error[0] > 0.04
     assert part.conclusion == "undecided"
+
+
+def test_a_learned_std_that_has_not_settled_hides_no_signal() -> None:
+    """Early in training the decoder's own std is wide, and by it no signal would seem to pay."""
+    x = pc.load("digits").x
+    fitted = pc.fit(pc.VAESpec(8, eta_dec="learned"), x, "mlp", epochs=5)
+    found = pc.diagnose(fitted, x)
+    asked = (found.squared_error / x.shape[1]) ** 0.5
+    assert found.eta_dec > 2 * asked
+    assert (found.n_active, found.conclusion) == (0, "signal-unclaimed")
+    assert any("has not settled" in note for note in found.notes)
+    best = pc.diagnose(pc.fit(pc.VAESpec(8, eta_dec="learned"), x, "linear", exact=True), x)
+    assert best.eta_dec == pytest.approx((best.squared_error / x.shape[1]) ** 0.5, rel=1e-5)
+    assert not any("has not settled" in note for note in best.notes)

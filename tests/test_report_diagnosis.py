@@ -58,7 +58,7 @@ def test_a_row_per_unit_the_most_kl_first(found):
     (table,) = diagnosis_tables(found)
     assert table.title == "z1: 3 of 5 units active"
     columns = {column.header: list(column.cells) for column in table.columns}
-    assert columns["unit"] == ["1", "3", "4", "0", "2"]
+    assert columns["unit"] == ["2", "4", "5", "1", "3"]
     assert "effect" not in columns
     level = found.levels[0]
     order = [1, 3, 4, 0, 2]

@@ -97,9 +97,17 @@ def _sweep(source: Path, runs: Mapping[str, Path], as_json: bool, *how: Any) -> 
     """Diagnose each run of a sweep, and say so in one table."""
     from posterior_collapse import report
 
-    found = {name: _of_run(folder, *how) for name, folder in runs.items()}
+    found, failed = {}, {}
+    for name, folder in runs.items():
+        try:
+            found[name] = _of_run(folder, *how)
+        except DataError as error:  # such as a posterior that is no number any more
+            failed[name] = error
+    if not found:
+        raise next(iter(failed.values()))
     if as_json:
         each = [{"run": n, "data": about} | one.to_dict() for n, (about, one) in found.items()]
+        each += [{"run": name, "error": str(why)} for name, why in failed.items()]
         typer.echo(json_text({"source": str(source), "runs": each}))
         return
     about, _ = next(iter(found.values()))
@@ -108,7 +116,9 @@ def _sweep(source: Path, runs: Mapping[str, Path], as_json: bool, *how: Any) -> 
     console.print(report.diagnoses_table({name: one for name, (_, one) in found.items()}))
     for name, (_, one) in found.items():
         console.print(f"{name}: {one.verdict}", markup=False)
-    first = next(iter(runs.values()))
+    for name, why in failed.items():
+        console.print(f"{name}: cannot be diagnosed. {why}", markup=False)
+    first = runs[next(iter(found))]
     console.print(f"Units and advice: collapse diagnose {first}", style="dim", markup=False)
 
 

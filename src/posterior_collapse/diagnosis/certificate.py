@@ -25,7 +25,7 @@ Floats = NDArray[np.floating]
 
 NUMBERS = 2**24
 """Numbers of residuals that are kept: 64 MiB in float32, and up to twice that while they come."""
-LEAST_ROWS = 100
+LEAST_KEPT = 100
 DENSE = 2048
 """Features up to which all eigenvalues are found, else the `FEW` largest."""
 FEW = 8
@@ -86,7 +86,7 @@ class Residuals:
     def __init__(
         self, rng: np.random.Generator, inputs: Input = "all", center: bool = True
     ) -> None:
-        self._kept = Reservoir(rng, NUMBERS, least=LEAST_ROWS)
+        self._kept = Reservoir(rng, NUMBERS, least=LEAST_KEPT)
         self._inputs = inputs
         self._center = center
 

@@ -35,6 +35,8 @@ MOST_FEATURES = 4096
 """Features of x and y together up to which moments are taken: a matrix of 128 MiB."""
 SAME_STD = 1e-4
 """Relative difference of stds that is rounding."""
+SETTLED = 0.05
+"""Relative difference up to which a learned eta_dec has arrived."""
 EFFECT_NUMBERS = 2**24
 """Numbers that are decoded to find the effects of a level's units, about."""
 LEAST_EFFECT_ROWS, MOST_EFFECT_ROWS = 16, 1000
@@ -160,10 +162,31 @@ class Collected:
         eta = self.spec.eta_levels[0]
         return math.sqrt(float(self._variance.mean)) if isinstance(eta, str) else eta
 
+    @property
+    def settled_eta_dec(self) -> float | None:
+        """Decoder std that t is measured by: of a learned one, what this decoder's errors ask for.
+
+        A learned eta_dec starts wide and follows the errors late: until then, by its own value
+        every signal would look too weak to pay.
+        """
+        eta_dec = self.eta_dec
+        if eta_dec is None or not isinstance(cast(Spec, self.spec).eta_levels[0], str):
+            return eta_dec
+        asked = math.sqrt(float(self.losses["squared_error"].mean) / self._widths[-1])
+        return asked or eta_dec
+
     def notes(self) -> list[str]:
-        """Return a note where the decoder's own std is not the spec's."""
-        if self.spec is None or self._variance.n == 0 or isinstance(self.spec.eta_levels[0], str):
+        """Return a note where the decoder's own std is not the spec's, or not where it will be."""
+        if self.spec is None or self._variance.n == 0:
             return []
+        if isinstance(self.spec.eta_levels[0], str):
+            own, asked = cast(float, self.eta_dec), cast(float, self.settled_eta_dec)
+            if abs(own - asked) <= SETTLED * asked:
+                return []
+            return [
+                f"eta_dec is learned and has not settled: it is {own:.3g} where this decoder's "
+                f"errors ask for {asked:.3g}, by which t is measured; train longer"
+            ]
         own, eta = math.sqrt(float(self._variance.mean)), self.spec.eta_levels[0]
         if abs(own - eta) <= SAME_STD * eta:
             return []

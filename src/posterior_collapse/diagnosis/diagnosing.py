@@ -237,7 +237,7 @@ def _certificate(
 ) -> dict[str, Any]:
     if found.spec is None or not signals:
         return {}
-    limits = thresholds(found.spec, levels, found.eta_dec)
+    limits = thresholds(found.spec, levels, found.settled_eta_dec)
     pairs = list(zip(signals, limits, strict=True))
     # A linear model that is at the optimum of these rows was trained on them. They are no sample of
     # what its objective asks for, and a t that is not above 1 has no error.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ def comparison_verdict(summary: Summary) -> str:
     """
     stopped = str(summary.get("stopped", "finished"))
     if stopped.startswith("non-finite"):
+        if math.isnan(summary["measured"]["loss"] or math.nan):  # JSON has null for it
+            return f"Stopped, {stopped}: its posterior is no number any more."
         return f"Stopped, {stopped}: the numbers are those of the last finite step."
     measured, forecast = summary["measured"], summary.get("forecast")
     if forecast is None:

@@ -91,7 +91,7 @@ def loss_table(found: Diagnosis) -> Table:
 def diagnosis_tables(found: Diagnosis) -> Iterator[Table]:
     """Yield one table per level, a row per unit, the most KL first.
 
-    Units are numbered from 0, as the columns of the latent array. Beyond 40 units the rows of the
+    Units are numbered from 1, as everywhere. Beyond 40 units the rows of the
     weakest collapsed ones are left out, and the title says so. `effect` is by how much the
     decoder's mean moves when the unit is redrawn from its prior.
     """
@@ -113,7 +113,7 @@ def diagnosis_tables(found: Diagnosis) -> Iterator[Table]:
             status = level.status[i]
             bound = "\u2265 " if level.information_is_lower_bound[i] else ""
             table.add_row(
-                str(i),
+                str(i + 1),
                 with_error(level.kl[i], level.kl_error[i]),
                 bound + with_error(level.information[i], level.information_error[i]),
                 *[_short(level.decoder_effect[i])] * effects,
