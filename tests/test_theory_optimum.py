@@ -130,6 +130,21 @@ def test_the_reduced_objective_is_the_definition_s_with_the_best_decoders(spec, 
     np.testing.assert_allclose(reduced.start(p), point, atol=1e-10)
 
 
+@pytest.mark.parametrize("units", [1e-8, 1e6])
+@pytest.mark.parametrize("eta_dec", [0.5, "learned"])
+def test_the_minimum_is_found_whatever_the_units_of_the_data(units, eta_dec) -> None:
+    spec = pc.VAESpec(3, eta_dec=eta_dec if eta_dec == "learned" else units * eta_dec)
+    best = pc.forecast(units * X, spec).loss
+    assert pc.minimise(units * X, spec, restarts=2).loss == pytest.approx(best, rel=1e-9)
+
+
+def test_the_minimum_of_a_conditional_model_is_found_for_a_wide_target() -> None:
+    wide = RNG.standard_normal((60, 9000))
+    moments, spec = pc.Moments.from_arrays(X, wide), pc.CVAESpec(2, eta_dec=5.0)
+    best = pc.forecast(moments, spec).loss
+    assert pc.minimise(moments, spec, restarts=2).loss == pytest.approx(best, rel=1e-8)
+
+
 def test_a_minimisation_that_is_cut_short_says_so() -> None:
     reduced = ReducedObjective(ExactObjective(pc.Moments.from_arrays(X), pc.VAESpec(3)))
     start, seen = reduced.random(np.random.default_rng(0)), []
