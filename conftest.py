@@ -7,7 +7,13 @@ import posterior_collapse  # noqa: F401  first, else pytest makes its lowest mod
 ADAPTERS = {"lightning": "lightning.py", "torchmetrics": "metrics.py"}
 
 collect_ignore = [
-    f"src/posterior_collapse/adapters/{module}"
-    for library, module in ADAPTERS.items()
-    if find_spec(library) is None
+    # They make a device that stays for as long as a process lives: `test_pretend_device.py` starts
+    # one of its own.
+    "tests/pretend_device.py",
+    "tests/pretend_device_cases.py",
+    *(
+        f"src/posterior_collapse/adapters/{module}"
+        for library, module in ADAPTERS.items()
+        if find_spec(library) is None
+    ),
 ]
