@@ -313,6 +313,7 @@ def test_a_bomb_does_not_go_off_where_memory_is_short(tmp_path: Path, kind: str)
     makers = {"npz": lambda: zip_bomb("x"), "parquet": parquet_bomb, "gz": gzip_bomb}
     name = "train-images-idx3-ubyte.gz" if kind == "gz" else f"x.{kind}"
     path = put(tmp_path / name, makers[kind])
+    put(tmp_path / "train-labels-idx1-ubyte.gz", gzip.compress(idx_bytes(np.zeros(10, "u1"))))
     asked = ["mnist", "--data-dir", str(tmp_path)] if kind == "gz" else [str(path)]
     limit = 3 << 30
     ran = subprocess.run(

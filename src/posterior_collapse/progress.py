@@ -68,6 +68,8 @@ class Display:
     def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
+            if self._keep and not self._live.console.is_interactive:
+                self._live.console.print()  # what was kept ends no line there
 
     def advance(self, amount: int = 1) -> None:
         """Say that so much more is done."""
