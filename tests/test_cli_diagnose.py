@@ -288,6 +288,7 @@ def test_a_run_that_diverged_does_not_hide_the_others(run, tmp_path):
     status, out, _ = run("train", "digits", *options.split())
     assert status == 1
     assert "posterior is no number any more" in " ".join(out.split())
+    assert "-/2" in out  # no count is made up
     status, out, _ = run("diagnose", "div")
     assert status == 0
     assert "learning-rate=1e9: cannot be diagnosed. posterior std of z1" in " ".join(out.split())

@@ -33,9 +33,9 @@ def comparison_verdict(summary: Summary) -> str:
         9 of 16 units active where the linear optimum keeps 8; loss 0.5 nats below it.
     """
     stopped = str(summary.get("stopped", "finished"))
+    if _is_nothing(summary["measured"]):
+        return f"Stopped, {stopped}: its posterior is no number any more, so nothing was measured."
     if stopped.startswith("non-finite"):
-        if math.isnan(summary["measured"]["loss"] or math.nan):  # JSON has null for it
-            return f"Stopped, {stopped}: its posterior is no number any more."
         return f"Stopped, {stopped}: the numbers are those of the last finite step."
     measured, forecast = summary["measured"], summary.get("forecast")
     if forecast is None:
@@ -97,7 +97,8 @@ def comparison_table(summaries: Sequence[tuple[str, Summary]]) -> Table:
 
 
 def _cells(summary: Summary, levels: int) -> Iterator[str]:
-    sides = (summary["measured"], summary.get("forecast"))
+    measured = None if _is_nothing(summary["measured"]) else summary["measured"]
+    sides = (measured, summary.get("forecast"))
     yield _pair(*(None if side is None else side["loss"] for side in sides))
     for level in range(levels):
         here = [None if side is None else side["levels"][level] for side in sides]
@@ -113,6 +114,11 @@ def _number(value: float | None) -> str:
     if value is None:
         return "-"
     return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+def _is_nothing(measured: Mapping[str, Any]) -> bool:
+    """Whether a run's posterior could not be measured; JSON has null for NaN."""
+    return measured["loss"] is None or math.isnan(measured["loss"])
 
 
 def _active(side: Mapping[str, Any]) -> list[int]:
