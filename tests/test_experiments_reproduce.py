@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from posterior_collapse.cli import main
-from posterior_collapse.experiments import document
-from posterior_collapse.experiments.grids import Member, Plan
-from posterior_collapse.experiments.rows import ROWS, chosen
+from posterior_collapse.experiments import ROWS, Member, Plan, chosen
+from posterior_collapse.experiments.document import KEYS
+from posterior_collapse.experiments.execution import samples
 from posterior_collapse.runs import Record, Store
 
 PLAN = Plan(quick=True, seeds=2)
@@ -78,7 +78,7 @@ def table(out: Path, name: str, stem: str) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 def test_every_file_of_a_row_is_there(out: Path, row: Any) -> None:
     found = result(out, row.id)
-    assert set(found) == set(document.KEYS)
+    assert set(found) == set(KEYS)
     assert found["profile"] == "quick"
     assert found["seeds"] == sorted({member.run.settings.seed for member in row.members(PLAN)})
     assert found["wall_s"] > 0
@@ -234,9 +234,7 @@ def test_reconstructions_are_square_panels_of_whole_images(out: Path) -> None:
 
 def test_spectra_are_those_of_each_digit_s_residuals(out: Path) -> None:
     (member, _), *_ = runs(out, "E2")
-    from posterior_collapse.experiments.datasets import Data
-
-    rows = Data().read(member.run.data)
+    rows = samples(member.run.data)
     assert rows.y is not None
     x, y = rows.x - rows.x.mean(0), rows.y - rows.y.mean(0)
     residual = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -21,6 +21,7 @@ from posterior_collapse.report import save_figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.gridspec import SubplotSpec
 
 Line: TypeAlias = tuple[ArrayLike, ArrayLike]
 """Points of a curve: x and y, of equal length."""
@@ -105,34 +106,76 @@ def style() -> Iterator[None]:
         yield
 
 
-def grid(
-    titles: Sequence[str], *, height: float = 2.3, most: int = MOST_BESIDE, **shared: Any
-) -> tuple[Figure, list[Axes]]:
-    """Return a figure with one set of axes per title, at most `most` beside each other.
+@contextmanager
+def panels(
+    titles: Iterable[str],
+    *,
+    x: str = "",
+    y: str = "",
+    below: str = "",
+    height: float = 2.3,
+    most: int = MOST_BESIDE,
+    sharex: bool = False,
+    sharey: bool = False,
+    legend: bool = True,
+) -> Iterator[tuple[Figure, list[Axes]]]:
+    """Give a figure with one set of axes per title to draw in, then name its axes and curves.
 
     Args:
         titles: Title of each panel; "" for none.
+        x: Name of each x axis.
+        y: Name of the y axis: said once where panels share it, else at the start of each row.
+        below: What stands below all panels.
         height: Height of a row in inches.
-        most: Panels per row.
-        **shared: `sharex`, `sharey` as matplotlib's `subplots` takes them.
+        most: Panels beside each other at most.
+        sharex: Whether panels have one x axis.
+        sharey: Whether they have one y axis.
+        legend: Whether to write below the panels what their labelled curves are.
 
     Raises:
         InvalidArgumentError: No title.
     """
     from matplotlib.figure import Figure
 
-    count = len(titles)
-    if not count:
+    titles = list(titles)
+    if not titles:
         raise InvalidArgumentError("panels", "none", "at least one panel", "Pass what to draw.")
-    rows, columns = arranged(count, most)
+    rows, columns = arranged(len(titles), most)
     page = COLUMN if columns == 1 else PAGE
-    figure = Figure(figsize=(page, height * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, **shared).ravel().tolist()
-    for empty in axes[count:]:
-        figure.delaxes(empty)
-    for box, title in zip(axes[:count], titles, strict=True):
-        box.set_title(textwrap.fill(title, int((page / columns - AXIS) / LETTER)))
-    return figure, axes[:count]
+    with style():
+        figure = Figure(figsize=(page, height * rows), layout="constrained")
+        boxes = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey)
+        axes = boxes.ravel().tolist()
+        for empty in axes[len(titles) :]:
+            figure.delaxes(empty)
+        axes = axes[: len(titles)]
+        for box, title in zip(axes, titles, strict=True):
+            box.set_title(textwrap.fill(title, int(room(box) / LETTER)))
+        yield figure, axes
+        for number, box in enumerate(axes):
+            if x:
+                box.set_xlabel(x)
+            if y and number % columns == 0 and not (number and sharey):
+                box.set_ylabel(y)
+        if below:
+            figure.supxlabel(below, size=8)
+        if legend:
+            _legends_below(figure, axes)
+
+
+def room(box: Axes) -> float:
+    """Return the inches that a panel has beside its y axis."""
+    from matplotlib.figure import Figure
+
+    figure = box.get_figure()
+    assert isinstance(figure, Figure)  # panels are no parts of another figure
+    return figure.get_figwidth() / _place(box).get_geometry()[1] - AXIS
+
+
+def _place(box: Axes) -> SubplotSpec:
+    spec = box.get_subplotspec()
+    assert spec is not None  # panels come from `subplots`
+    return spec
 
 
 def arranged(count: int, most: int) -> tuple[int, int]:
@@ -157,7 +200,7 @@ def looks(count: int) -> list[dict[str, Any]]:
     ]
 
 
-def legends_below(figure: Figure, axes: Sequence[Axes]) -> None:
+def _legends_below(figure: Figure, axes: Sequence[Axes]) -> None:
     """Write what the curves are below the panels: once, or per panel where panels differ.
 
     The figure grows by the height of the legend, so that the panels keep theirs.
@@ -176,11 +219,9 @@ def legends_below(figure: Figure, axes: Sequence[Axes]) -> None:
         place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0)}
         legends = {}  # one per row of panels: those of a row are as high as each other, or nearly
         for box, (_, names) in zip(axes, entries, strict=True):
-            spec = box.get_subplotspec()
-            assert spec is not None  # panels come from `grid`
-            columns = _columns(figure.get_figwidth() / spec.get_geometry()[1], names)
+            columns = _columns(room(box) + AXIS, names)
             legend = box.legend(ncols=columns, bbox_transform=box.transAxes + below, **place)
-            legends[spec.rowspan.start] = legend
+            legends[_place(box).rowspan.start] = legend
     figure.draw_without_rendering()
     grown = sum(legend.get_window_extent().height for legend in legends.values()) / figure.dpi
     figure.set_figheight(figure.get_figheight() + grown)

@@ -75,7 +75,7 @@ ROWS: tuple[Row, ...] = (
                 ({"name": "cvae-cnn"}, 0.1),
             )
         ),
-        deliverables=("digit_curves", "digit_spectra", "digit_order"),
+        deliverables=("digits",),
         published="A file name without its placeholder makes every digit overwrite one file.",
     ),
     Row(
