@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import zoom
 
-from posterior_collapse.data import Dataset, load, quarter
+from posterior_collapse.data import Dataset, load
 from posterior_collapse.errors import (
     InvalidArgumentError,
     NotSolvedError,
@@ -70,13 +70,12 @@ def samples(
         found = load(chosen.name, split=split, data_dir=data_dir, progress=True)
     y = None if found.y is None else found.y.astype(np.float32)
     found = replace(found, x=found.x.astype(np.float32, copy=False), y=y)
-    if chosen.label is not None:
-        found = found.select(chosen.label)
+    found = load(found, label=chosen.label)
     if chosen.size is not None:
         found = _resized(found, chosen.size)
     if chosen.rows is not None and split == "train":
         found = _rows(found, np.arange(len(found)) < chosen.rows)
-    return quarter(found) if chosen.task == "quarter" else found
+    return load(found, task=chosen.task)
 
 
 @lru_cache(maxsize=2)

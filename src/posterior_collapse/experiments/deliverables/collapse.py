@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -127,13 +127,11 @@ ORDERED = 0.6
 
 def digits(results: Sequence[Result]) -> Part:
     """Draw each digit's collapse curve and spectrum; check that theory's KL orders the digits."""
-    grids = by_grid(results)
     curves, points, records, checks = {}, {}, [], []
-    for grid, settings in grids.items():
-        curves[grid] = {s.text: _curve(s.results[:1]) for s in settings}
+    for grid, settings in by_grid(results).items():
         runs = [setting.first for setting in settings]
-        expected, levels = [r.theory["kl"] for r in runs], [_collapse_level(r) for r in runs]
-        points[grid] = (expected, levels)
+        curves[grid] = {s.text: _curve([s.first]) for s in settings}
+        points[grid] = ([r.theory["kl"] for r in runs], [_collapse_level(r) for r in runs])
         records += [
             {
                 "architecture": grid,
@@ -142,40 +140,32 @@ def digits(results: Sequence[Result]) -> Part:
                 "KL by theory (nats)": r.theory["kl"],
                 "active units": r.measured["levels"][0]["n_active"],
                 "KL (nats)": r.measured["kl"],
-                "collapse level": level,
+                "collapse level": _collapse_level(r),
             }
-            for r, level in zip(runs, levels, strict=True)
+            for r in runs
         ]
-        checks.append(_ordered(grid, expected, levels, some_active(settings, 1)))
-    shown = next(iter(grids.values()))
+        checks.append(_ordered(grid, *points[grid], some_active(settings, 1)))
+    shown = next(iter(by_grid(results).values()))
     spectra = figures.spectra(
         {s.text: s.first.theory["spectrum"] for s in shown},
         threshold=shown[0].first.theory["levels"][0]["threshold"][0],
         name="beta * eta_dec^2",
     )
-    order = figures.scatter(
-        points,
-        x="KL of the linear optimum (nats)",
-        y="collapse level",
-        names=[str(s.labels["label"]) for s in shown],
-    )
-    return Part(
-        {"digits": Table.of(records)},
-        {
-            "collapse-curves": (
-                figures.collapse_curves(curves, delta=DELTA),
-                f"Share of (eps, {DELTA:g})-collapsed units against eps, a curve per digit.",
-            ),
-            "spectra": (
-                spectra,
-                "Eigenvalues of each digit's residual covariance E, and the threshold of collapse.",
-            ),
-            "order": (
-                order, "Collapse level of each digit against the KL of its linear optimum."
-            ),
-        },
-        checks,
-    )  # fmt: skip
+    names = [str(s.labels["label"]) for s in shown]
+    x = "KL of the linear optimum (nats)"
+    order = figures.scatter(points, x=x, y="collapse level", names=names)
+    charts = {
+        "collapse-curves": (
+            figures.collapse_curves(curves, delta=DELTA),
+            f"Share of (eps, {DELTA:g})-collapsed units against eps, a curve per digit.",
+        ),
+        "spectra": (
+            spectra,
+            "Eigenvalues of each digit's residual covariance E, and the threshold of collapse.",
+        ),
+        "order": (order, "Collapse level of each digit against the KL of its linear optimum."),
+    }
+    return Part({"digits": Table.of(records)}, charts, checks)
 
 
 def _ordered(grid: str, expected: Sequence[float], levels: Sequence[float], active: bool) -> Check:
@@ -190,111 +180,77 @@ def _ordered(grid: str, expected: Sequence[float], levels: Sequence[float], acti
     )
 
 
-class Onset(NamedTuple):
-    """Between which betas a kind of model collapses wholly, at one eta_dec; NaN where unknown.
-
-    Attributes:
-        name: The kind of model.
-        eta_dec: Decoder std.
-        theory: Beta of the onset by linear theory.
-        last: Largest beta with active units.
-        dead: Smallest beta from which on all units are dead.
-        certificate: What `diagnose` concludes there.
-        step: Largest factor between neighbouring betas.
-    """
-
-    name: str
-    eta_dec: float
-    theory: float
-    last: float
-    dead: float
-    certificate: str
-    step: float
-
-    @classmethod
-    def of(cls, name: str, column: Sequence[Result]) -> Onset:
-        """Return the onset from runs of ascending beta: what is dead has to stay dead."""
-        betas = [r.labels["beta"] for r in column]
-        alive = [i for i, r in enumerate(column) if _active(r)]
-        first = alive[-1] + 1 if alive else 0
-        collapsed = first < len(column)
-        return cls(
-            name,
-            column[0].labels["eta_dec"],
-            _predicted(column[0], column[0].labels["eta_dec"]),
-            betas[first - 1] if first else math.nan,
-            betas[first] if collapsed else math.nan,
-            column[first].measured["conclusion"] if collapsed else "",
-            max((b / a for a, b in pairwise(betas)), default=1.0),
-        )
-
-    @property
-    def beta(self) -> float:
-        """The middle of the step, geometrically."""
-        return math.sqrt(self.last * self.dead)
-
-    @property
-    def error(self) -> float:
-        """Of the predicted onset, relative to it."""
-        return self.beta / self.theory - 1
-
-    @property
-    def check(self) -> Check:
-        """One step of the grid to either side is what the grid can tell apart."""
-        where, told = f"{self.name}, eta_dec = {self.eta_dec:g}: ", f"{self.theory:.3g}"
-        if math.isnan(self.last):
-            return Check(None, f"{where}no unit is active at any beta (theory: below {told}).")
-        if math.isnan(self.dead):
-            inside = self.theory * self.step < self.last
-            return Check(
-                False if inside else None,
-                f"{where}units are active up to the largest beta, {self.last:.3g} "
-                f"(theory: below {told}).",
-            )
-        return Check(
-            self.last / self.step <= self.theory <= self.dead * self.step,
-            f"{where}total collapse begins between beta = {self.last:.3g} and {self.dead:.3g}, "
-            f"predicted at {told} (error {self.error:+.1%}; a step of the grid is a factor of "
-            f"{self.step:.3g}).",
-        )
-
-
 def onset(results: Sequence[Result]) -> Part:
     """Draw the phase diagram; state the error of the predicted threshold."""
     grids = {title: [s.first for s in settings] for title, settings in by_grid(results).items()}
-    shown = [r for runs in grids.values() for r in runs]
-    betas = sorted({r.labels["beta"] for r in shown})
-    etas = sorted({r.labels["eta_dec"] for r in shown})
-    onsets: list[Onset] = []
-    active, theory, trained = {}, {}, {}
+    shown = [run for runs in grids.values() for run in runs]
+    betas, etas = (sorted({r.labels[name] for r in shown}) for name in ("beta", "eta_dec"))
+    records, checks = [], []
+    active, theory = {}, {}
+    trained: dict[str, list[float]] = {name: [] for name in grids}
     for name, runs in grids.items():
         at = {(r.labels["beta"], r.labels["eta_dec"]): r for r in runs}
-        columns = {eta: [at[beta, eta] for beta in betas if (beta, eta) in at] for eta in etas}
-        found = {eta: Onset.of(name, column) for eta, column in columns.items() if column}
-        onsets += found.values()
         active[name] = [
             [_active(at[beta, eta]) if (beta, eta) in at else math.nan for eta in etas]
             for beta in betas
         ]
         theory[name] = [_predicted(runs[0], eta) for eta in etas]
-        trained[name] = [found[eta].beta if eta in found else math.nan for eta in etas]
-    records = [
-        {
-            "architecture": one.name,
-            "eta_dec": one.eta_dec,
-            "onset by theory (beta)": one.theory,
-            "last beta with active units": one.last,
-            "first beta of total collapse": one.dead,
-            "relative error of the onset": one.error,
-            "certificate at that beta": one.certificate,
-        }
-        for one in onsets
-    ]
+        for eta in etas:
+            beta = math.nan
+            if column := [at[beta, eta] for beta in betas if (beta, eta) in at]:
+                beta, record, check = _onset(name, column)
+                records.append(record)
+                checks.append(check)
+            trained[name].append(beta)
     chart = figures.phase(betas, etas, active, theory, trained)
     caption = "Active units of trained VAEs over beta and eta_dec, and linear theory's onset."
-    return Part(
-        {"onset": Table.of(records)}, {"phase": (chart, caption)}, [one.check for one in onsets]
+    return Part({"onset": Table.of(records)}, {"phase": (chart, caption)}, checks)
+
+
+def _onset(name: str, column: Sequence[Result]) -> tuple[float, dict[str, Any], Check]:
+    """Find between which betas a kind of model collapses wholly, at one eta_dec.
+
+    Args:
+        name: The kind of model.
+        column: Runs of ascending beta. What is dead has to stay dead.
+
+    Returns:
+        The middle of the step (geometric; NaN where units live at no beta or at all), the record
+        and the check: a step of the grid to either side is what the grid can tell apart.
+    """
+    betas, eta = [r.labels["beta"] for r in column], column[0].labels["eta_dec"]
+    alive = [number for number, result in enumerate(column, 1) if _active(result)]
+    first = alive[-1] if alive else 0
+    last = betas[first - 1] if first else math.nan
+    dead = betas[first] if first < len(betas) else math.nan
+    theory, beta = _predicted(column[0], eta), math.sqrt(last * dead)
+    record = {
+        "architecture": name,
+        "eta_dec": eta,
+        "onset by theory (beta)": theory,
+        "last beta with active units": last,
+        "first beta of total collapse": dead,
+        "relative error of the onset": beta / theory - 1,
+        "certificate at that beta": column[first].measured["conclusion"]
+        if first < len(betas)
+        else "",
+    }
+    where, step = (
+        f"{name}, eta_dec = {eta:g}: ",
+        max((b / a for a, b in pairwise(betas)), default=1),
     )
+    if not first:
+        text = f"no unit is active at any beta (theory: below {theory:.3g})."
+        return beta, record, Check(None, where + text)
+    if first == len(betas):
+        text = f"units are active up to the largest beta, {last:.3g} (theory: below {theory:.3g})."
+        return beta, record, Check(False if theory * step < last else None, where + text)
+    text = (
+        f"total collapse begins between beta = {last:.3g} and {dead:.3g}, predicted at "
+        f"{theory:.3g} (error {beta / theory - 1:+.1%}; a step of the grid is a factor of "
+        f"{step:.3g})."
+    )
+    return beta, record, Check(last / step <= theory <= dead * step, where + text)
 
 
 def _active(result: Result) -> int:
