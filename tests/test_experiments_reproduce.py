@@ -64,15 +64,15 @@ def runs(out: Path, name: str) -> list[tuple[Member, Record]]:
     return found
 
 
-def points(out: Path, name: str, stem: str) -> list[dict[str, str]]:
-    with (out / name / f"{stem}.csv").open(newline="") as file:
+def points(out: Path, row: str, name: str) -> list[dict[str, str]]:
+    with (out / row / f"{name}.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
-def table(out: Path, name: str, stem: str) -> Iterator[dict[str, Any]]:
-    values = result(out, name)["tables"][stem]
-    for row in values["rows"]:
-        yield dict(zip(values["columns"], row, strict=True))
+def table(out: Path, row: str, name: str) -> Iterator[dict[str, Any]]:
+    values = result(out, row)["tables"][name]
+    for cells in values["rows"]:
+        yield dict(zip(values["columns"], cells, strict=True))
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
@@ -83,13 +83,13 @@ def test_every_file_of_a_row_is_there(out: Path, row: Any) -> None:
     assert found["seeds"] == sorted({member.run.settings.seed for member in row.members(PLAN)})
     assert found["wall_s"] > 0
     assert sorted(Path(figure["file"]).stem for figure in found["figures"]) == FIGURES[row.id]
-    for stem in FIGURES[row.id]:
+    for name in FIGURES[row.id]:
         folder = out / row.id
-        assert (folder / f"{stem}.pdf").read_bytes().startswith(b"%PDF")
-        assert (folder / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
-        assert len(points(out, row.id, stem)) > 0
-    for stem, values in found["tables"].items():
-        assert len(points(out, row.id, f"table-{stem}")) == len(values["rows"]) > 0
+        assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert len(points(out, row.id, name)) > 0
+    for name, values in found["tables"].items():
+        assert len(points(out, row.id, f"table-{name}")) == len(values["rows"]) > 0
     told = found["agreement"]
     assert told["verdict"] in ("agrees", "partly", "differs", "not measured")
     assert told["checks"]

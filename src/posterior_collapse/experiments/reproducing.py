@@ -13,15 +13,17 @@ from typing import Any, NamedTuple
 from posterior_collapse.errors import CorruptFileError, PosteriorCollapseError, writing
 from posterior_collapse.experiments.checks import Result, agreement, by_grid
 from posterior_collapse.experiments.deliverables import DELIVERABLES
+from posterior_collapse.experiments.document import RESULT
 from posterior_collapse.experiments.execution import Executor
 from posterior_collapse.experiments.grids import Plan, Row
 from posterior_collapse.files import write_json
 from posterior_collapse.runs import Progress, Store, complete
 from posterior_collapse.training import Progress as Epoch
 
-__all__ = ["RESULT", "RUNS", "State", "reproduce"]
+__all__ = ["State", "profile", "reproduce"]
 
-RESULT, RUNS = "result.json", "runs"
+RUNS = "runs"
+"""Folder of the runs that all rows share, beside those of the results."""
 
 
 class State(NamedTuple):

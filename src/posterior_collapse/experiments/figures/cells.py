@@ -49,8 +49,8 @@ def heat_maps(matrices: Mapping[str, ArrayLike], *, x: str = "unit", y: str = ""
     top = max((float(np.abs(m).max(initial=0)) for m in arrays.values()), default=0) or 1.0
     decimals = max(0, 1 - math.floor(math.log10(top)))
     below, height = f"{x}; below it, the norm of its column", 2.3 if len(arrays) <= 4 else 1.7
-    with panels(arrays, y=y, below=below, most=2, height=height, sharey=True) as (figure, axes):
-        for box, matrix in zip(axes, arrays.values(), strict=True):
+    with panels(arrays, y=y, below=below, most=2, height=height, sharey=True) as (figure, drawn):
+        for box, matrix in drawn:
             rows, units = matrix.shape
             place = (0.5, units + 0.5, rows + 0.5, 0.5)
             shown = box.imshow(
@@ -61,7 +61,7 @@ def heat_maps(matrices: Mapping[str, ArrayLike], *, x: str = "unit", y: str = ""
                 labels = [f"{i}\n{norm:.{decimals}f}" for i, norm in enumerate(norms, 1)]
                 box.set_xticks(range(1, units + 1), labels, size=6)
             box.spines[:].set_visible(True)
-        figure.colorbar(shown, ax=axes, shrink=0.9, aspect=30)
+        figure.colorbar(shown, ax=figure.axes, shrink=0.9, aspect=30)
     widest = max(matrix.shape[1] for matrix in arrays.values())
     entries = [
         [title, number, *row, *[None] * (widest - len(row))]
@@ -101,28 +101,26 @@ def phase(
     counts = {name: np.asarray(values, dtype=float) for name, values in active.items()}
     most = max(float(np.nanmax(values, initial=1.0)) for values in counts.values())
     across, up = _edges(columns), _edges(rows)
-    points = []
-    with panels(counts, x="eta_dec (data units)", y="beta", height=2.7, sharey=True) as (
-        figure,
-        axes,
-    ):
-        for box, (name, values) in zip(axes, counts.items(), strict=True):
-            onset, found = array(theory[name]), array(trained[name])
+    given = {
+        name: (values, array(theory[name]), array(trained[name])) for name, values in counts.items()
+    }
+    x = "eta_dec (data units)"
+    with panels(given, x=x, y="beta", height=2.7, sharey=True) as (figure, drawn):
+        for box, (values, onset, found) in drawn:
             mesh = _draw_counts(box, across, up, values, most)
             _outline(box, *_to_edges(columns, onset), "--", "onset of total collapse, theory")
             _outline(box, np.repeat(across, 2)[1:-1], np.repeat(found, 2), "-", "onset, trained")
             _tick(box, columns, rows)
             box.set_xlim(across[0], across[-1])
             box.set_ylim(up[0], up[-1])
-            points += [
-                [name, beta, *column]
-                for beta, there in zip(rows.tolist(), values.tolist(), strict=True)
-                for column in zip(
-                    columns.tolist(), there, onset.tolist(), found.tolist(), strict=True
-                )
-            ]
         whole = MaxNLocator(integer=True)
-        figure.colorbar(mesh, ax=axes, label="active units", aspect=30, ticks=whole)
+        figure.colorbar(mesh, ax=figure.axes, label="active units", aspect=30, ticks=whole)
+    points = [
+        [name, beta, *column]
+        for name, (values, onset, found) in given.items()
+        for beta, there in zip(rows.tolist(), values.tolist(), strict=True)
+        for column in zip(columns.tolist(), there, onset.tolist(), found.tolist(), strict=True)
+    ]
     heads = ["architecture", "beta", "eta_dec", "active units", "onset, theory", "onset, trained"]
     return Chart(figure, Table(heads, points))
 

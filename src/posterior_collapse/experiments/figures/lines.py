@@ -48,8 +48,8 @@ def collapse_curves(curves: Panels, *, delta: float = 0.05) -> Chart:
         ['eta_dec = 1', 'beta = 1', 0.01, 0.25]
     """
     x = f"eps (nats), delta = {delta:g}"
-    with panels(curves, x=x, y="collapsed units (%)", sharey=True) as (figure, axes):
-        for box, lines in zip(axes, curves.values(), strict=True):
+    with panels(curves, x=x, y="collapsed units (%)", sharey=True) as (figure, drawn):
+        for box, lines in drawn:
             for (label, line), look in zip(lines.items(), looks(len(lines)), strict=True):
                 eps, share = map(array, line)
                 box.plot(eps, 100 * share, drawstyle="steps-post", label=label, **look)
@@ -74,7 +74,7 @@ def spectra(spectra: Mapping[str, ArrayLike], *, threshold: float, name: str) ->
     """
     rows = []
     x, y = "data mode, strongest first", "variance of data mode"
-    with panels([""], x=x, y=y, legend=False) as (figure, (box,)):
+    with panels({"": spectra}, x=x, y=y, legend=False) as (figure, ((box, _),)):
         for (label, values), look in zip(spectra.items(), looks(len(spectra)), strict=True):
             variance = array(values)
             above = f"{label} ({np.count_nonzero(variance > threshold)} above)"
@@ -117,8 +117,8 @@ def convergence(approaches: Mapping[str, Mapping[str, Approach]]) -> Chart:
         >>> chart.figure.axes[0].get_yscale()
         'log'
     """
-    with panels(approaches, x="iteration", y="mean absolute error", most=2) as (figure, axes):
-        for box, curves in zip(axes, approaches.values(), strict=True):
+    with panels(approaches, x="iteration", y="mean absolute error", most=2) as (figure, drawn):
+        for box, curves in drawn:
             for (name, curve), color, ls in zip(
                 curves.items(), cycle(COLORS), cycle(DASHES), strict=False
             ):
@@ -194,8 +194,8 @@ def spread(measures: Mapping[str, Mapping[str, Points]], *, variable: str) -> Ch
         ['NLL (nats)', 'relu', '0.5', 90.0, 1.0]
     """
     most = 2 if len(measures) <= 4 else 3
-    with panels(measures, x=variable, height=2.1, most=most) as (figure, axes):
-        for box, lines in zip(axes, measures.values(), strict=True):
+    with panels(measures, x=variable, height=2.1, most=most) as (figure, drawn):
+        for box, lines in drawn:
             settings = _in_order([points[0] for points in lines.values()])
             _draw_means(box, lines, settings)
             _name_settings(box, settings)
@@ -272,15 +272,17 @@ def scatter(points: Mapping[str, Line], *, x: str, y: str, names: Sequence[str])
         >>> chart.table.rows
         [['mlp', '0', 1.0, 3.0], ['mlp', '1', 2.0, 4.0]]
     """
-    rows = []
-    with panels(points, y=y, below=x, height=2.2, sharex=True) as (figure, axes):
-        for box, (label, line) in zip(axes, points.items(), strict=True):
-            across, up = map(array, line)
-            box.plot(across, up, ls="")  # so that the axes reach all names
-            for name, a, u in zip(names, across.tolist(), up.tolist(), strict=True):
+    with panels(points, y=y, below=x, height=2.2, sharex=True) as (figure, drawn):
+        for box, line in drawn:
+            box.plot(*map(array, line), ls="")  # so that the axes reach all names
+            for name, a, u in zip(names, *map(array, line), strict=True):
                 box.annotate(name, (a, u), size=8, ha="center", va="center", c=BLUE, weight="bold")
-                rows.append([label, name, a, u])
             box.margins(0.12)
+    rows = [
+        [label, name, *at]
+        for label, line in points.items()
+        for name, *at in zip(names, *(array(values).tolist() for values in line), strict=True)
+    ]
     return Chart(figure, Table(["panel", "name", x, y], rows))
 
 
@@ -310,9 +312,13 @@ def sweep(theory: Panels, measured: Mapping[str, Panels], *, variable: str = "be
         label: {"color": color, "ls": dashes}
         for label, color, dashes in zip(labels, cycle(KIND_COLORS), cycle(DASHES), strict=False)
     }
-    with panels(theory, x=variable, height=2.1, most=2) as (figure, axes):
-        for box, (quantity, lines) in zip(axes, theory.items(), strict=True):
-            _draw_beside(box, lines, [kind.get(quantity, {}) for kind in measured.values()], looks)
+    beside = {
+        quantity: (lines, [kind.get(quantity, {}) for kind in measured.values()])
+        for quantity, lines in theory.items()
+    }
+    with panels(beside, x=variable, height=2.1, most=2) as (figure, drawn):
+        for box, (lines, found) in drawn:
+            _draw_beside(box, lines, found, looks)
         handles = _explained(list(measured), {label: looks[label] for label in labels})
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     rows = [
