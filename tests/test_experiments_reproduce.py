@@ -64,6 +64,15 @@ def runs(out: Path, name: str) -> list[tuple[Member, Record]]:
     return found
 
 
+def by_setting(out: Path, row: str) -> dict[tuple[str, str], list[Record]]:
+    """The runs of each setting, one per seed."""
+    found: dict[tuple[str, str], list[Record]] = {}
+    for member, record in runs(out, row):
+        key = (member.grid, str(tuple(member.labels.items())))
+        found.setdefault(key, []).append(record)
+    return found
+
+
 def points(out: Path, row: str, name: str) -> list[dict[str, str]]:
     with (out / row / f"{name}.csv").open(newline="") as file:
         return list(csv.DictReader(file))
@@ -113,10 +122,7 @@ def test_a_collapse_curve_per_value_is_the_runs_share_of_collapsed_units(
     for point in points(out, name, "collapse-curves"):
         share = float(point["share of collapsed units"])
         curves.setdefault((point["panel"], point["curve"]), []).append(share)
-    settings: dict[tuple[str, str], list[Record]] = {}
-    for member, record in runs(out, name):
-        key = (member.grid, str(tuple(member.labels.items())))
-        settings.setdefault(key, []).append(record)
+    settings = by_setting(out, name)
     assert len(curves) == len(settings)
     for shares, records in zip(curves.values(), settings.values(), strict=True):
         level = len(records[0].run.spec.dims)
@@ -128,13 +134,9 @@ def test_a_collapse_curve_per_value_is_the_runs_share_of_collapsed_units(
 
 @pytest.mark.parametrize("name", ["E6", "E9", "E10", "E15"])
 def test_likelihood_tables_are_means_and_stds_over_the_runs(out: Path, name: str) -> None:
-    rows = list(table(out, name, "likelihood"))
-    records: dict[tuple[str, str], list[Record]] = {}
-    for member, record in runs(out, name):
-        key = (member.grid, str(tuple(member.labels.items())))
-        records.setdefault(key, []).append(record)
-    assert len(rows) == len(records)
-    for row, seeds in zip(rows, records.values(), strict=True):
+    rows, settings = list(table(out, name, "likelihood")), by_setting(out, name)
+    assert len(rows) == len(settings)
+    for row, seeds in zip(rows, settings.values(), strict=True):
         nll = [record.measured["nll"] for record in seeds]
         assert len(nll) == 2
         assert row["NLL (nats)"]["mean"] == pytest.approx(np.mean(nll))
