@@ -112,24 +112,15 @@ def exactly(
     """
     found, objective = read_parameters(model), ExactObjective(moments, spec)
     terms = objective.terms(found)
+    each = zip(terms.kl, _information(found, objective), _spectra(found, objective), strict=True)
     levels = [
         {
             "kl": float(kl.sum()),
             "n_active": int((known > ACTIVE_MODE).sum()),
             "information": known.tolist(),
-            "encoder_singular_values": encoder.tolist(),
-            "decoder_singular_values": decoder.tolist(),
-            "posterior_std": np.sort(found[f"sigma_{number}"]).tolist(),
+            **plain(values),
         }
-        for number, (kl, known, (encoder, decoder)) in enumerate(
-            zip(
-                terms.kl,
-                _information(found, objective),
-                objective.singular_values(found),
-                strict=True,
-            ),
-            start=1,
-        )
+        for kl, known, values in each
     ]
     loss, kl = objective.weighed(terms), [level["kl"] for level in levels]
     measured: dict[str, Any] = {
@@ -150,18 +141,28 @@ def distances(model: MarkovVAE, objective: ExactObjective, expected: Forecast) -
     `V1` is `W1 P Phi^(1/2)` of arXiv:2306.05023 (of a conditional model, W2 on what x leaves of
     y), `U1` the decoder, `sigma_1` the posterior stds, each sorted; and so on per level.
     """
-    found = read_parameters(model)
     errors: dict[str, float] = {}
-    for number, (level, (encoder, decoder)) in enumerate(
-        zip(expected.levels, objective.singular_values(found), strict=True), start=1
-    ):
-        std = np.sort(found[f"sigma_{number}"])
+    each = zip(expected.levels, _spectra(read_parameters(model), objective), strict=True)
+    for number, (level, found) in enumerate(each, start=1):
+        V, U, std = found.values()
         errors |= {
-            f"V{number}": float(np.abs(encoder - level.encoder_singular_values).mean()),
-            f"U{number}": float(np.abs(decoder - level.decoder_singular_values).mean()),
+            f"V{number}": float(np.abs(V - level.encoder_singular_values).mean()),
+            f"U{number}": float(np.abs(U - level.decoder_singular_values).mean()),
             f"sigma_{number}": float(np.abs(std - np.sort(level.posterior_std)).mean()),
         }
     return errors
+
+
+def _spectra(found: Mapping[str, Float], objective: ExactObjective) -> list[dict[str, Float]]:
+    """Return per level singular values and sorted stds, under the names that a forecast gives."""
+    return [
+        {
+            "encoder_singular_values": encoder,
+            "decoder_singular_values": decoder,
+            "posterior_std": np.sort(found[f"sigma_{number}"]),
+        }
+        for number, (encoder, decoder) in enumerate(objective.singular_values(found), start=1)
+    ]
 
 
 def expected(forecast: Forecast | None) -> dict[str, Any] | None:

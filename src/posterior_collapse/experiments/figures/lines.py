@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -37,9 +37,8 @@ def collapse_curves(curves: Panels, *, delta: float = 0.05) -> Chart:
     """Draw the share of (eps, delta)-collapsed latent units against eps.
 
     Args:
-        curves: Title -> label -> (eps in nats, share of collapsed units in 0 to 1). A title
-            such as "eta_dec = 1"; labels such as "beta = 0.1". Curves run from dark to light in
-            the order given: give them in the order in which theory expects them.
+        curves: Title, e.g. "eta_dec = 1" -> label, e.g. "beta = 0.1" -> (eps in nats, share of
+            collapsed units in 0 to 1). Curves run from dark to light in the order given.
         delta: The delta of the shares, for the axis label.
 
     Example:
@@ -149,25 +148,23 @@ def _draw_goals(box: Axes, goals: Sequence[float]) -> None:
     box.plot([], [], color=GREY, lw=1.6, label="goal of the curve of its colour")
 
 
-Settings: TypeAlias = Sequence[str] | ArrayLike
-"""Numbers, or words in order."""
-
-
 class Points(NamedTuple):
     """A measure by setting, over seeds.
 
     Attributes:
-        settings: Numbers, or words in order.
+        settings: Numbers, which lines join, or words in order.
         mean: Over the seeds of each.
         std: Over the seeds of each, that of a sample; NaN for one seed.
     """
 
-    settings: Settings
+    settings: Sequence[float] | Sequence[str]
     mean: ArrayLike
     std: ArrayLike
 
     @classmethod
-    def of(cls, settings: Settings, values: Iterable[Sequence[float]]) -> Points:
+    def of(
+        cls, settings: Sequence[float] | Sequence[str], values: Iterable[Sequence[float]]
+    ) -> Points:
         """Return the points of values, those of all seeds of each setting.
 
         Example:
@@ -183,23 +180,23 @@ def spread(measures: Mapping[str, Mapping[str, Points]], *, variable: str) -> Ch
     """Draw measures (NLL, KL, active units, ...) against a setting, with error bars over seeds.
 
     Args:
-        measures: Measure with its unit -> label -> points. Settings stand at equal steps, named by
-            their value: grids of beta are geometric, and some settings are words. Numbers are
-            sorted and joined by lines.
+        measures: Measure with its unit -> label -> points. Settings stand at equal steps, numbers
+            sorted: grids of beta are geometric, and some settings are words.
         variable: Name of the setting.
 
     Example:
-        >>> chart = spread({"NLL (nats)": {"relu": ([0.5, 1], [90, 95], [1, 2])}}, variable="beta")
+        >>> relu = Points([0.5, 1], [90, 95], [1, 2])
+        >>> chart = spread({"NLL (nats)": {"relu": relu}}, variable="beta")
         >>> chart.table.rows[0]
         ['NLL (nats)', 'relu', '0.5', 90.0, 1.0]
     """
     most = 2 if len(measures) <= 4 else 3
     with panels(measures, x=variable, height=2.1, most=most) as (figure, drawn):
         for box, lines in drawn:
-            settings = _in_order([points[0] for points in lines.values()])
+            settings = _in_order(lines.values())
             _draw_means(box, lines, settings)
             _name_settings(box, settings)
-            _count_in_whole_numbers(box, [points[1] for points in lines.values()])
+            _count_in_whole_numbers(box, [points.mean for points in lines.values()])
     rows = [
         [measure, label, *point]
         for measure, lines in measures.items()
@@ -214,13 +211,13 @@ def _draw_means(box: Axes, lines: Mapping[str, Points], settings: Sequence[str])
     shifts = 0.1 * (np.arange(len(lines)) - (len(lines) - 1) / 2)
     shapes = zip(lines.items(), looks(len(lines)), cycle(MARKERS), shifts, strict=False)
     for (label, points), look, marker, shift in shapes:
-        at = [settings.index(name) + shift for name in _names(points[0])]
+        at = [settings.index(name) + shift for name in _names(points.settings)]
         shape = {**look, "marker": marker, "ms": 4, "mfc": "white", "capsize": 2, "lw": 1}
-        if _are_words(points[0]):
+        if isinstance(points.settings[0], str):
             shape["linestyle"] = ""  # nothing lies between words
         if len(lines) > 1:
             shape["label"] = label
-        box.errorbar(at, array(points[1]), array(points[2]), **shape)
+        box.errorbar(at, array(points.mean), array(points.std), **shape)
 
 
 def _name_settings(box: Axes, settings: Sequence[str]) -> None:
@@ -243,19 +240,15 @@ def _count_in_whole_numbers(box: Axes, means: Iterable[ArrayLike]) -> None:
             box.set_ylim(values[0] - 1, values[0] + 1)
 
 
-def _in_order(each: Sequence[Settings]) -> list[str]:
+def _in_order(each: Iterable[Points]) -> list[str]:
     """Return the names of all settings: numbers sorted, words as they come."""
-    if any(_are_words(settings) for settings in each):
-        return list(dict.fromkeys(name for settings in each for name in _names(settings)))
-    return _names(np.unique(np.concatenate([array(settings) for settings in each])))
+    found = list(dict.fromkeys(setting for points in each for setting in points.settings))
+    words = any(isinstance(setting, str) for setting in found)
+    return _names(found if words else sorted(found))
 
 
-def _are_words(settings: Settings) -> bool:
-    return np.asarray(settings).dtype.kind == "U"
-
-
-def _names(settings: Settings) -> list[str]:
-    return [s if isinstance(s, str) else f"{s:g}" for s in np.asarray(settings).ravel().tolist()]
+def _names(settings: Iterable[float | str]) -> list[str]:
+    return [s if isinstance(s, str) else f"{s:g}" for s in settings]
 
 
 def scatter(points: Mapping[str, Line], *, x: str, y: str, names: Sequence[str]) -> Chart:
