@@ -46,7 +46,7 @@ def test_one_feature_against_a_grid() -> None:
         loss = [np.exp(e) - counts * e for e in (np.log(mean[1]), eta)]
         return (loss[0] - loss[1])[:, 0]
 
-    grid = np.linspace(-6, 6, 401)
+    grid = np.linspace(-12, 12, 801)
     for name, rows, ratio in (
         ("gaussian", skewed, gaussian),
         ("bernoulli", binary, bernoulli),
