@@ -38,9 +38,8 @@ def test_white_noise_of_few_rows_is_told_from_signal() -> None:
 def test_signal_of_few_rows_is_counted_apart() -> None:
     rng = np.random.default_rng(1)
     signal = rng.standard_normal((100, 3)) @ rng.standard_normal((3, 2000)) * 0.3
-    assert "of which 3 are stronger than noise's" in notes(
-        signal + rng.standard_normal((100, 2000))
-    )
+    x = signal + rng.standard_normal((100, 2000))
+    assert "of which 3 are stronger than noise's" in notes(x)
     # Of a binary likelihood in its own noise.
     binary = (x > 0).astype(float)
     assert "of which 3 are stronger" in notes(binary, SPEC.replace(likelihood="bernoulli"))
