@@ -57,6 +57,11 @@ class Result(NamedTuple):
         return self.run.settings.seed
 
     @property
+    def depth(self) -> int:
+        """How many levels of latents its model has."""
+        return len(self.run.spec.dims)
+
+    @property
     def measured(self) -> dict[str, Any]:
         """Its numbers."""
         return self.record.measured
@@ -71,6 +76,14 @@ class Result(NamedTuple):
     def theory(self) -> dict[str, Any]:
         """Those of the closed form; empty where there is none."""
         return self.record.forecast or {}
+
+    def active(self, level: int) -> int:
+        """Return the number of units of a level, from 1, that know of the data."""
+        return int(self.measured["levels"][level - 1]["n_active"])
+
+    def active_by_theory(self, level: int) -> int | None:
+        """Return the same by the closed form; None where there is none."""
+        return int(self.theory["levels"][level - 1]["n_active"]) if self.theory else None
 
 
 @dataclass(frozen=True)
@@ -123,14 +136,8 @@ def by_grid(results: Iterable[Result]) -> dict[str, list[Setting]]:
 
 
 def some_active(settings: Iterable[Setting], level: int) -> bool:
-    """Return whether any unit of a level is active in any run; without, nothing can collapse.
-
-    Args:
-        settings: With their runs.
-        level: Of the latents, from 1.
-    """
-    runs = (result for setting in settings for result in setting.results)
-    return any(run.measured["levels"][level - 1]["n_active"] for run in runs)
+    """Return whether any unit of a level, from 1, is active in any run; else none can collapse."""
+    return any(result.active(level) for setting in settings for result in setting.results)
 
 
 def of_level(number: int, depth: int) -> str:

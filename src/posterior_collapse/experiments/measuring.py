@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import linalg
 
 from posterior_collapse.arrays import Float
 from posterior_collapse.data import Dataset
@@ -18,7 +19,6 @@ from posterior_collapse.records import plain
 from posterior_collapse.runs import Evaluation
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import ExactObjective, Forecast
-from posterior_collapse.training.information import unit_information
 
 __all__ = ["ACTIVE_MODE", "DELTA", "distances", "exactly", "expected", "on_rows", "panel"]
 
@@ -192,8 +192,9 @@ def expected(forecast: Forecast | None) -> dict[str, Any] | None:
 def _information(found: Mapping[str, Float], objective: ExactObjective) -> list[Float]:
     """Return the information on x of each level's modes, in nats, descending.
 
-    Modes are the canonical directions of a level, between what x says of it and all that it is:
-    they are determined even where an optimum leaves units free to be rotated.
+    `diagnose` measures units on rows, and a matrix problem has none. Modes are the canonical
+    directions of a level, between what x says of it and all that it is: they are determined even
+    where an optimum leaves units free to be rotated.
     """
     known = total = objective.second
     levels = []
@@ -201,8 +202,8 @@ def _information(found: Mapping[str, Float], objective: ExactObjective) -> list[
         W = objective.encoder(found) if level == 1 else found[f"W{level}"]
         known = W @ known @ W.T
         total = W @ total @ W.T + np.diag(found[f"sigma_{level}"] ** 2)
-        due, whole = torch.from_numpy(known)[None], torch.from_numpy(total)[None]
-        levels.append(unit_information(due, whole, torch.tensor([True]))[0].numpy())
+        share = np.clip(linalg.eigh(known, total, eigvals_only=True), 0, 1 - 1e-15)
+        levels.append(-np.log1p(-share[::-1]) / 2)
     return levels
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -39,28 +39,30 @@ SLACK = 0.01
 
 def collapse_curves(results: Sequence[Result]) -> Part:
     """Draw a curve per value, a panel per grid; check that collapse grows as claimed."""
-    panels, records, checks = {}, [], []
-    top = len(results[0].run.spec.dims)
+    records: list[dict[str, Any]] = []
+    panels, checks = {}, []
+    top = results[0].depth
     unit = f"z{top}" if top > 1 else "z"
     active = f"active units of {unit}"
+    by_theory = f"{active} {BY_THEORY}"
     for grid, settings in by_grid(results).items():
         panels[f"varying {grid}"] = {s.text: _curve(s.results) for s in settings}
-        for setting in settings:
-            for result in setting.results:
-                record: dict[str, Any] = {
-                    "varying": grid,
-                    "value": setting.text,
-                    "collapse level": _collapse_level(result),
-                    active: result.measured["levels"][-1]["n_active"],
-                }
-                if result.theory:
-                    record[f"{active} {BY_THEORY}"] = result.theory["levels"][-1]["n_active"]
-                records.append(record)
+        records += [
+            {
+                "varying": grid,
+                "value": setting.text,
+                "collapse level": _collapse_level(result),
+                active: result.active(top),
+                by_theory: result.active_by_theory(top),
+            }
+            for setting in settings
+            for result in setting.results
+        ]
         varied = list(settings[0].labels)
         if len(varied) == 1 and varied[0] in EXPECTED:
             points = [(s.labels[varied[0]], s.mean(_collapse_level)) for s in settings]
             checks.append(_grows(varied[0], points, settings))
-    measures = ["collapse level", active, f"{active} {BY_THEORY}"]
+    measures = ["collapse level", active, by_theory]
     caption = (
         f"Share of (eps, {DELTA:g})-collapsed units of {unit} against eps, one curve per value."
     )
@@ -70,7 +72,7 @@ def collapse_curves(results: Sequence[Result]) -> Part:
         checks,
         [
             "The collapse level is the mean of the curve over log eps, from 0 to 1.",
-            *_beside_theory(records, active),
+            *_beside_theory([(record[active], record[by_theory]) for record in records]),
         ],
     )
 
@@ -93,8 +95,8 @@ def correlation(results: Sequence[Result]) -> Part:
 def _curve(seeds: Sequence[Result]) -> tuple[Float, Float]:
     """Return eps and the share of collapsed units of the top level, averaged over seeds."""
     arrays = [result.record.arrays for result in seeds]
-    top = len(seeds[0].run.spec.dims)
-    return arrays[0]["epsilon"], np.mean([a[f"collapse_{top}"] for a in arrays], axis=0)
+    shares = [each[f"collapse_{seeds[0].depth}"] for each in arrays]
+    return arrays[0]["epsilon"], np.mean(shares, axis=0)
 
 
 def _collapse_level(result: Result) -> float:
@@ -103,15 +105,14 @@ def _collapse_level(result: Result) -> float:
 
 
 def _grows(name: str, points: Sequence[tuple[float, float]], settings: Sequence[Setting]) -> Check:
-    if not some_active(settings, len(settings[0].first.run.spec.dims)):
+    if not some_active(settings, settings[0].first.depth):
         return Check(None, f"No unit is active at any value of {name}: nothing left to collapse.")
     return monotone("The collapse level", name, points, EXPECTED[name], SLACK)
 
 
-def _beside_theory(records: Sequence[dict[str, Any]], active: str) -> Iterator[str]:
-    """How often the network keeps as many units as a linear model would."""
-    by_theory = f"{active} {BY_THEORY}"
-    pairs = [(r[active], r[by_theory]) for r in records if by_theory in r]
+def _beside_theory(counts: Iterable[tuple[int, int | None]]) -> Iterator[str]:
+    """Say how often the network keeps as many units as a linear model would."""
+    pairs = [(found, theory) for found, theory in counts if theory is not None]
     if pairs:
         fewer = sum(found < theory for found, theory in pairs)
         more = sum(found > theory for found, theory in pairs)
@@ -136,9 +137,9 @@ def digits(results: Sequence[Result]) -> Part:
             {
                 "architecture": grid,
                 "digit": r.labels["label"],
-                "active units by theory": r.theory["levels"][0]["n_active"],
+                "active units by theory": r.active_by_theory(1),
                 "KL by theory (nats)": r.theory["kl"],
-                "active units": r.measured["levels"][0]["n_active"],
+                "active units": r.active(1),
                 "KL (nats)": r.measured["kl"],
                 "collapse level": _collapse_level(r),
             }
@@ -191,7 +192,7 @@ def onset(results: Sequence[Result]) -> Part:
     for name, runs in grids.items():
         at = {(r.labels["beta"], r.labels["eta_dec"]): r for r in runs}
         active[name] = [
-            [_active(at[beta, eta]) if (beta, eta) in at else math.nan for eta in etas]
+            [at[beta, eta].active(1) if (beta, eta) in at else math.nan for eta in etas]
             for beta in betas
         ]
         theory[name] = [_predicted(runs[0], eta) for eta in etas]
@@ -219,42 +220,34 @@ def _onset(name: str, column: Sequence[Result]) -> tuple[float, dict[str, Any], 
         and the check: a step of the grid to either side is what the grid can tell apart.
     """
     betas, eta = [r.labels["beta"] for r in column], column[0].labels["eta_dec"]
-    alive = [number for number, result in enumerate(column, 1) if _active(result)]
-    first = alive[-1] if alive else 0
-    last = betas[first - 1] if first else math.nan
-    dead = betas[first] if first < len(betas) else math.nan
-    theory, beta = _predicted(column[0], eta), math.sqrt(last * dead)
+    step = max((b / a for a, b in pairwise(betas)), default=1.0)
+    alive = max((number for number, r in enumerate(column, 1) if r.active(1)), default=0)
+    dead = column[alive:]
+    last, first = betas[alive - 1] if alive else math.nan, betas[alive] if dead else math.nan
+    theory, beta = _predicted(column[0], eta), math.sqrt(last * first)
     record = {
         "architecture": name,
         "eta_dec": eta,
         "onset by theory (beta)": theory,
         "last beta with active units": last,
-        "first beta of total collapse": dead,
+        "first beta of total collapse": first,
         "relative error of the onset": beta / theory - 1,
-        "certificate at that beta": column[first].measured["conclusion"]
-        if first < len(betas)
-        else "",
+        "certificate at that beta": dead[0].measured["conclusion"] if dead else "",
     }
-    where, step = (
-        f"{name}, eta_dec = {eta:g}: ",
-        max((b / a for a, b in pairwise(betas)), default=1),
-    )
-    if not first:
+    if not alive:
+        agrees = None
         text = f"no unit is active at any beta (theory: below {theory:.3g})."
-        return beta, record, Check(None, where + text)
-    if first == len(betas):
+    elif not dead:
+        agrees = False if theory * step < last else None
         text = f"units are active up to the largest beta, {last:.3g} (theory: below {theory:.3g})."
-        return beta, record, Check(False if theory * step < last else None, where + text)
-    text = (
-        f"total collapse begins between beta = {last:.3g} and {dead:.3g}, predicted at "
-        f"{theory:.3g} (error {beta / theory - 1:+.1%}; a step of the grid is a factor of "
-        f"{step:.3g})."
-    )
-    return beta, record, Check(last / step <= theory <= dead * step, where + text)
-
-
-def _active(result: Result) -> int:
-    return int(result.measured["levels"][0]["n_active"])
+    else:
+        agrees = last / step <= theory <= first * step
+        text = (
+            f"total collapse begins between beta = {last:.3g} and {first:.3g}, predicted at "
+            f"{theory:.3g} (error {beta / theory - 1:+.1%}; a step of the grid is a factor of "
+            f"{step:.3g})."
+        )
+    return beta, record, Check(agrees, f"{name}, eta_dec = {eta:g}: {text}")
 
 
 def _predicted(result: Result, eta_dec: float) -> float:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -80,8 +79,8 @@ def beta_panel(results: Sequence[Result]) -> Part:
             "beta_1": result.labels["beta_1"],
             "beta_2": result.labels["beta_2"],
             "squared error through z2": error,
-            **{f"active units of z{i}": _active(result.measured, i) for i in (1, 2)},
-            **{f"active units of z{i} {BY_THEORY}": _active(result.theory, i) for i in (1, 2)},
+            **{f"active units of z{i}": result.active(i) for i in (1, 2)},
+            **{f"active units of z{i} {BY_THEORY}": result.active_by_theory(i) for i in (1, 2)},
         }
         for line, row in zip(grid, errors.tolist(), strict=True)
         for result, error in zip(line, row, strict=True)
@@ -124,7 +123,3 @@ def _square(values: Float) -> Float:
 def _error(result: Result) -> float:
     difference = _images(result, "through_2") - _images(result, "original")
     return float(np.mean(np.sum(difference**2, axis=(1, 2))))
-
-
-def _active(found: Mapping[str, Any], level: int) -> int | None:
-    return found["levels"][level - 1]["n_active"] if found else None

@@ -93,8 +93,7 @@ def _numbers(result: Result) -> Numbers:
         found[ACTIVE + of] = level["active_units"]
         found[f"kl_active_share{of}"] = level["kl_active_share"]
         if result.theory:
-            by_theory = result.theory["levels"][number - 1]["n_active"]
-            found[f"{ACTIVE}{of} {BY_THEORY}"] = by_theory
+            found[f"{ACTIVE}{of} {BY_THEORY}"] = result.theory["levels"][number - 1]["n_active"]
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -72,26 +72,18 @@ def theory_sweep(results: Sequence[Result]) -> Part:
 
 def _pairs(result: Result) -> dict[Key, Pair]:
     """Return what was measured of a linear model beside what theory says, a pair per quantity."""
-    exact, theory = result.exact, result.theory
-    found = {(f"{name} (nats)", ""): (exact[name], theory[name]) for name in LOSSES}
-    levels = list(zip(exact["levels"], theory["levels"], strict=True))
-    names = [f"z{number}" if len(levels) > 1 else "" for number in range(1, len(levels) + 1)]
-    found |= {
-        ("KL (nats)", name): (own["kl"], expected["kl"])
-        for name, (own, expected) in zip(names, levels, strict=True)
+    exact, theory, levels = result.exact, result.theory, result.exact["levels"]
+    if result.run.method == "minibatch":
+        faint = [sum(known >= FAINT for known in level["information"]) for level in levels]
+        levels = [{**level, "n_active": n} for level, n in zip(levels, faint, strict=True)]
+    found: dict[Key, Pair] = {
+        (f"{name} (nats)", ""): (exact[name], theory[name]) for name in ("loss", "reconstruction")
     }
-    batches = result.run.method == "minibatch"
-    return found | {
-        (COUNTS, name): (_count(own) if batches else own["n_active"], expected["n_active"])
-        for name, (own, expected) in zip(names, levels, strict=True)
-    }
-
-
-LOSSES = ("loss", "reconstruction")
-
-
-def _count(level: Mapping[str, Any]) -> int:
-    return sum(known >= FAINT for known in level["information"])
+    for quantity, name in (("KL (nats)", "kl"), (COUNTS, "n_active")):
+        for number, pair in enumerate(zip(levels, theory["levels"], strict=True), start=1):
+            own, expected = (level[name] for level in pair)
+            found[quantity, f"z{number}" if len(levels) > 1 else ""] = own, expected
+    return found
 
 
 def _name(key: Key) -> str:
@@ -109,17 +101,9 @@ def _checks(exact: Sequence[Mapping[Key, Pair]]) -> list[Check]:
         if key not in counted
     }
     words = ", ".join(f"{_name(key)} {value:.1e}" for key, value in worst.items())
-    return [
-        Check(
-            right == len(exact),
-            f"Exact training keeps the active modes of the theory at {right} of "
-            f"{len(exact)} values.",
-        ),
-        Check(
-            max(worst.values()) <= CLOSE,
-            f"Largest differences of exact training from theory: {words}.",
-        ),
-    ]
+    kept = f"Exact training keeps the active modes of the theory at {right} of {len(exact)} values."
+    far = f"Largest differences of exact training from theory: {words}."
+    return [Check(right == len(exact), kept), Check(max(worst.values()) <= CLOSE, far)]
 
 
 def _gap(results: Sequence[Result], pairs: Sequence[Mapping[Key, Pair]], variable: str) -> str:
