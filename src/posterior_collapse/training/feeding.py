@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from posterior_collapse.arrays import ImageShape, refuse_non_finite
+from posterior_collapse.arrays import Array, ImageShape, refuse_non_finite
 from posterior_collapse.data.samples import Samples, Stream, read
 from posterior_collapse.errors import DataError
 from posterior_collapse.files import fingerprint
+from posterior_collapse.likelihoods import check_targets, one_hot_classes
 from posterior_collapse.models.batches import as_rows, refuse_no_target
 from posterior_collapse.moments import Moments
-from posterior_collapse.specs import Spec
+from posterior_collapse.specs import Likelihood, Spec
 from posterior_collapse.training import seeds
 
 __all__ = ["ArrayFeed", "Batch", "Feed", "LoaderFeed", "feed"]
@@ -61,6 +62,22 @@ class Feed(ABC):
         """Return up to `limit` rows to measure on, always the same ones."""
 
     @abstractmethod
+    def check_targets(self, likelihood: Likelihood) -> None:
+        """Refuse targets that a likelihood gives no probability, now or as they come.
+
+        Raises:
+            DataError: There are some.
+        """
+
+    @abstractmethod
+    def classes(self) -> tuple[int, ...]:
+        """Return the number of classes of each one-hot position of the targets.
+
+        Raises:
+            DataError: The targets are no such positions.
+        """
+
+    @abstractmethod
     def moments(self, center: bool) -> Moments:
         """Measure the data's moments in float64."""
 
@@ -100,6 +117,18 @@ class ArrayFeed(Feed):
         step = max(1, math.ceil(len(self.x) / limit))
         return Batch(self.x[::step], None if self.y is None else self.y[::step])
 
+    def check_targets(self, likelihood: Likelihood) -> None:
+        """Check all rows."""
+        check_targets(likelihood, self._targets())
+
+    def classes(self) -> tuple[int, ...]:
+        """Find them in all rows."""
+        return one_hot_classes([self._targets()], self.image_shape)
+
+    def _targets(self) -> Array:
+        found: Array = (self.x if self.y is None else self.y).cpu().numpy()
+        return found
+
     def moments(self, center: bool) -> Moments:
         """Measure all rows as they were given, once."""
         if center not in self._moments:
@@ -131,6 +160,7 @@ class LoaderFeed(Feed):
 
     def __init__(self, stream: Stream, dtype: torch.dtype, device: torch.device) -> None:
         self.stream, self.dtype, self.device = stream, dtype, device
+        self._likelihood: Likelihood = "gaussian"
         x, y = next(self._seeded(0, 0), (None, None))
         if x is None:
             raise DataError("data", "a DataLoader without batches", "a batch", "Check the loader.")
@@ -150,6 +180,7 @@ class LoaderFeed(Feed):
     def epoch(self, order_seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
         """Yield the loader's batches; whatever it draws is decided by (order_seed, epoch)."""
         for x, y in itertools.islice(self._seeded(order_seed, epoch), skip, None):
+            check_targets(self._likelihood, x if y is None else y)
             target = None if y is None else as_rows(y, self.dtype, self.device)
             yield Batch(as_rows(x, self.dtype, self.device), target)
 
@@ -163,6 +194,15 @@ class LoaderFeed(Feed):
             if sum(map(len, xs)) >= limit:
                 break
         return Batch(torch.cat(xs)[:limit], torch.cat(ys)[:limit] if ys else None)
+
+    def check_targets(self, likelihood: Likelihood) -> None:
+        """Check each batch from now on."""
+        self._likelihood = likelihood
+
+    def classes(self) -> tuple[int, ...]:
+        """Find them in one pass."""
+        pairs = (x if y is None else y for x, y in self.epoch(0, 0))
+        return one_hot_classes((rows.cpu().numpy() for rows in pairs), self.image_shape)
 
     def moments(self, center: bool) -> Moments:
         """Measure one pass."""
