@@ -15,7 +15,7 @@ from posterior_collapse.arrays import Array, ImageShape, refuse_non_finite
 from posterior_collapse.data.samples import Samples, Stream, read
 from posterior_collapse.errors import DataError
 from posterior_collapse.files import fingerprint
-from posterior_collapse.likelihoods import check_targets, one_hot_classes
+from posterior_collapse.likelihoods import check_targets, one_hot_widths
 from posterior_collapse.models.batches import as_rows, refuse_no_target
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Likelihood, Spec
@@ -60,6 +60,15 @@ class Feed(ABC):
     @abstractmethod
     def rows(self, limit: int) -> Batch:
         """Return up to `limit` rows to measure on, always the same ones."""
+
+    @abstractmethod
+    def evidence(self, spec: Spec, center: bool) -> Any:
+        """Return what `forecast` has to know of the data: moments, or where they do not do, rows.
+
+        Args:
+            spec: To be forecast.
+            center: Of the moments.
+        """
 
     @abstractmethod
     def check_targets(self, likelihood: Likelihood) -> None:
@@ -117,17 +126,17 @@ class ArrayFeed(Feed):
         step = max(1, math.ceil(len(self.x) / limit))
         return Batch(self.x[::step], None if self.y is None else self.y[::step])
 
+    def evidence(self, spec: Spec, center: bool) -> Moments | Samples:
+        """Return moments, or the rows as they were given."""
+        return self._given if _needs_rows(spec) else self.moments(center)
+
     def check_targets(self, likelihood: Likelihood) -> None:
         """Check all rows."""
-        check_targets(likelihood, self._targets())
+        check_targets(likelihood, _targets(self.x, self.y))
 
     def classes(self) -> tuple[int, ...]:
         """Find them in all rows."""
-        return one_hot_classes([self._targets()], self.image_shape)
-
-    def _targets(self) -> Array:
-        found: Array = (self.x if self.y is None else self.y).cpu().numpy()
-        return found
+        return one_hot_widths(_targets(self.x, self.y), self.image_shape)
 
     def moments(self, center: bool) -> Moments:
         """Measure all rows as they were given, once."""
@@ -180,9 +189,11 @@ class LoaderFeed(Feed):
     def epoch(self, order_seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
         """Yield the loader's batches; whatever it draws is decided by (order_seed, epoch)."""
         for x, y in itertools.islice(self._seeded(order_seed, epoch), skip, None):
-            check_targets(self._likelihood, x if y is None else y)
             target = None if y is None else as_rows(y, self.dtype, self.device)
-            yield Batch(as_rows(x, self.dtype, self.device), target)
+            batch = Batch(as_rows(x, self.dtype, self.device), target)
+            if self._likelihood != "gaussian":
+                check_targets(self._likelihood, _targets(*batch))
+            yield batch
 
     def rows(self, limit: int) -> Batch:
         """Return the first rows of one pass."""
@@ -195,14 +206,18 @@ class LoaderFeed(Feed):
                 break
         return Batch(torch.cat(xs)[:limit], torch.cat(ys)[:limit] if ys else None)
 
+    def evidence(self, spec: Spec, center: bool) -> Moments | Stream:
+        """Return moments, or the loader."""
+        return self.stream if _needs_rows(spec) else self.moments(center)
+
     def check_targets(self, likelihood: Likelihood) -> None:
         """Check each batch from now on."""
         self._likelihood = likelihood
 
     def classes(self) -> tuple[int, ...]:
         """Find them in one pass."""
-        pairs = (x if y is None else y for x, y in self.epoch(0, 0))
-        return one_hot_classes((rows.cpu().numpy() for rows in pairs), self.image_shape)
+        targets = (_targets(x, y) for x, y in self.epoch(0, 0))
+        return one_hot_widths(targets, self.image_shape)
 
     def moments(self, center: bool) -> Moments:
         """Measure one pass."""
@@ -258,6 +273,16 @@ def _rows(name: str, values: Any, dtype: torch.dtype, device: torch.device) -> A
     rows = as_rows(values, dtype)
     refuse_non_finite(name, rows.numpy())
     return rows.to(device)
+
+
+def _needs_rows(spec: Spec) -> bool:
+    """Whether moments do not tell what is left to explain: then a condition is regressed on."""
+    return spec.likelihood != "gaussian" and spec.model == "cvae"
+
+
+def _targets(x: Tensor, y: Tensor | None) -> Array:
+    found: Array = (x if y is None else y).cpu().numpy()
+    return found
 
 
 def _image(shape: ImageShape | None) -> ImageShape | None:
