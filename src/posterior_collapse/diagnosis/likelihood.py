@@ -204,8 +204,9 @@ def log_likelihood(
 ) -> LogLikelihood:
     """Return log p(y|x) of each row, without beta: the likelihood is that of the model.
 
-    Exact where every decoder is Gaussian and affine: y is then Gaussian. Else by importance sampling with the
-    posterior of every level as proposal; memory does not grow with rows or samples.
+    Exact where every decoder is Gaussian and affine: y is then Gaussian. Else by importance
+    sampling with the posterior of every level as proposal; memory does not grow with rows or
+    samples. Of counts log y! is part of it, unlike of the loss.
 
     Args:
         model: Any `LatentModel`; a module is put into evaluation mode for the while.
