@@ -15,6 +15,7 @@ from posterior_collapse.specs import Spec
 from posterior_collapse.theory import Forecast, forecast
 from posterior_collapse.training.feeding import Feed
 from posterior_collapse.training.settings import Settings, effective_spec
+from posterior_collapse.training.units import is_no_number
 
 __all__ = ["Fitted"]
 
@@ -32,7 +33,7 @@ class Fitted:
         history: Columns by name, one entry per epoch: `epoch`, `step`, `loss`, `reconstruction`,
             and `kl_1`, `active_1` and so on per level; `validation_loss` with validation data.
             Losses are those trained on (in nats per row, averaged over the epoch), KL without
-            beta, active units as at the epoch's end.
+            beta, active units as `diagnose` finds them at the epoch's end on 256 rows at most.
         stopped: `"finished"`, `"early"`, `"iteration limit"` (L-BFGS was not at a minimum), or
             `"non-finite: "` and the step and the term.
     """
@@ -67,13 +68,15 @@ class Fitted:
     def measured(self) -> dict[str, Any]:
         """Return what `diagnose` finds on the training data, in short.
 
-        Of linear models on all rows, with the noise integrated out; of others on 10,000 at most, by
-        samples of the run's own seed.
+        Of linear models on all rows, of others on 10,000 at most.
 
         Returns:
             `loss` (negative beta-ELBO) and `reconstruction`, in nats per row, and per level
-            `n_active`, and per unit `kl` and `information`, as if z_i were Gaussian, in nats; NaN,
-            and no active unit, where the posterior is not finite any more.
+            `n_active`, and per unit `kl` and `information`, as if z_i were Gaussian, in nats. Where
+            what the model computes is no number any more, all are NaN and `n_active` is None.
+
+        Raises:
+            DataError: The data cannot be read again.
         """
         return self._measured
 
@@ -83,9 +86,11 @@ class Fitted:
         data = rows.x if rows.y is None else (rows.x, rows.y)
         try:
             with evaluating(self.model):
-                found = collect(self.model, data, self.objective, seed=self.settings.seed)
+                found = collect(self.model, data, self.objective)
                 levels = [level.diagnosis(top=False) for level in found.levels]
-        except DataError:  # the posterior of a run that diverged is no number
+        except DataError as error:
+            if not is_no_number(error):
+                raise
             return self._nothing()
         return {
             "loss": float(found.losses["loss"].mean),
@@ -102,7 +107,7 @@ class Fitted:
 
     def _nothing(self) -> dict[str, Any]:
         levels = [
-            {"n_active": 0, "kl": [math.nan] * n, "information": [math.nan] * n}
+            {"n_active": None, "kl": [math.nan] * n, "information": [math.nan] * n}
             for n in self.spec.dims
         ]
         return {"loss": math.nan, "reconstruction": math.nan, "levels": levels}
