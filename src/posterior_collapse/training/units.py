@@ -116,7 +116,8 @@ def _least(posteriors: Posteriors) -> Float:
     # Below log n / n, more information might be less of it beyond its error.
     of_mean = np.where(nats > math.log(n) / n, nats * math.log(n), math.inf)
     error = np.hypot(np.sqrt(np.minimum(of_rows, of_mean) / n), posteriors.from_sampling)
-    return nats - SURE * error
+    least: Float = nats - SURE * error
+    return least
 
 
 def _of_cells(mean: Float, std: Float, total: Float) -> Float:
