@@ -373,7 +373,9 @@ def options_of(command: Any, name: str = "") -> dict[str, dict[str, str | None]]
         each = [options_of(one, f"{name} {part}") for part, one in command.commands.items()]
         return {key: found for one in each for key, found in one.items()}
     options = {
-        " ".join([*one.opts, *one.secondary_opts]): one.default and str(one.default)
+        " ".join([*one.opts, *one.secondary_opts]): (
+            None if one.default is None else str(one.default)
+        )
         for one in command.params
     }
     return {name.strip(): options}

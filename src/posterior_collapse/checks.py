@@ -17,6 +17,8 @@ Likelihood: TypeAlias = Literal[
     "gaussian", "bernoulli", "categorical", "poisson", "negative-binomial", "other"
 ]
 """Law of the data given the latents; "other" is a loss that is none of the rest."""
+Dispersion: TypeAlias = float | Literal["learned"]
+"""r of a negative binomial, whose variance is `m + m^2 / r`; "learned": one for each feature."""
 
 LEAST, MOST = 1e-50, 1e50
 """Bounds of positive hyperparameters, so that their products stay within floats."""
@@ -102,7 +104,7 @@ def each(
     return tuple(check(f"{name}[{i}]", v) for i, v in enumerate(values))
 
 
-def eta_dec(name: str, value: object) -> EtaDec:
+def or_learned(name: str, value: object) -> float | Literal["learned"]:
     if isinstance(value, str):
         if value == "learned":
             return "learned"

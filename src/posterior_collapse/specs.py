@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
 from posterior_collapse import checks
-from posterior_collapse.checks import EtaDec, Likelihood, Sigma
+from posterior_collapse.checks import Dispersion, EtaDec, Likelihood, Sigma
 from posterior_collapse.errors import InvalidArgumentError, NotSolvedError, nearest
 
 __all__ = [
@@ -44,6 +44,8 @@ class Spec:
     """Prior std of the last latent level."""
     likelihood: Likelihood = "gaussian"
     """Of the data given the latents: what the reconstruction loss is the negative log of."""
+    dispersion: Dispersion = "learned"
+    """r of a negative binomial, whose variance is `m + m^2 / r`."""
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -57,7 +59,11 @@ class Spec:
 
     @property
     def eta_levels(self) -> tuple[EtaDec, ...]:
-        """Decoder std into the data, then into each latent level but the last."""
+        """Decoder std into the data, then into each latent level but the last.
+
+        For a likelihood other than Gaussian the first is 1: the noise that it tolerates, which
+        its data are measured in.
+        """
         raise NotImplementedError
 
     @property
@@ -99,7 +105,8 @@ class Spec:
     def to_dict(self) -> dict[str, Any]:
         """Return the spec as plain JSON-able values, with the model's name.
 
-        A Gaussian likelihood is left out: specs were written without it, and keys go by them.
+        What only some likelihoods have is left out of the others' specs: those of a Gaussian were
+        written without a likelihood, and keys of kept runs go by them.
         """
         return {"model": self.model, **{name: _plain(value) for name, value in self._stated()}}
 
@@ -169,9 +176,13 @@ class Spec:
         return f"{type(self).__name__}({fields})"
 
     def _stated(self) -> list[tuple[str, Any]]:
-        """Fields by name, but for a likelihood that is Gaussian."""
-        fields = [(name, getattr(self, name)) for name in _fields(type(self))]
-        return [field for field in fields if field != ("likelihood", "gaussian")]
+        """Fields by name, but for those that this likelihood does without."""
+        idle = {"likelihood"} if self.likelihood == "gaussian" else set()
+        if self.likelihood != "gaussian" and len(self.dims) == 1:
+            idle.add("eta_dec")
+        if self.likelihood != "negative-binomial":
+            idle.add("dispersion")
+        return [(name, getattr(self, name)) for name in _fields(type(self)) if name not in idle]
 
 
 def are_specs(value: Any) -> bool:
@@ -216,6 +227,16 @@ def _plain(value: object) -> object:
     return [_plain(v) for v in value] if isinstance(value, tuple) else value
 
 
+def _check_dispersion(spec: Spec) -> None:
+    if spec.likelihood != "negative-binomial" and spec.dispersion != "learned":
+        raise InvalidArgumentError(
+            "dispersion",
+            f"{spec.dispersion!r} with likelihood {spec.likelihood!r}",
+            "nothing, as only a negative binomial has one",
+            "Leave it out.",
+        )
+
+
 def _set(spec: object, **values: object) -> None:
     for name, value in values.items():
         object.__setattr__(spec, name, value)
@@ -232,9 +253,12 @@ class VAESpec(Spec):
         eta_enc: Prior std of the latent units.
         sigma: Posterior std: `"learned"` per unit, `"shared"` (one learned scalar), `"input"`
             (learned as a function of the input), a float, or one float per unit.
-        likelihood: `p(y|z)`, if it is not Gaussian: "bernoulli" (binary cross-entropy),
-            "categorical" (cross-entropy), "poisson", "negative-binomial", or "other". It has no
-            eta_dec. Such a model can be diagnosed, not yet forecast or trained here.
+        likelihood: `p(y|z)`, if it is not Gaussian: "bernoulli" (binary cross-entropy, of binary
+            or soft targets), "categorical" (cross-entropy of one-hot positions), "poisson",
+            "negative-binomial", or "other", for which `onset` gives the law. It has no eta_dec,
+            and the loss is `-log p(y|z) + beta KL`.
+        dispersion: r of a negative binomial, whose variance is `m + m^2 / r`; "learned": one for
+            each feature.
 
     Raises:
         InvalidArgumentError: A value is out of its domain; the message says which.
@@ -252,6 +276,7 @@ class VAESpec(Spec):
     eta_enc: float = 1.0
     sigma: Sigma = "learned"
     likelihood: Likelihood = "gaussian"
+    dispersion: Dispersion = "learned"
 
     def __post_init__(self) -> None:
         dim = checks.units("latent_dim", self.latent_dim)
@@ -259,11 +284,13 @@ class VAESpec(Spec):
             self,
             latent_dim=dim,
             beta=checks.positive("beta", self.beta),
-            eta_dec=checks.eta_dec("eta_dec", self.eta_dec),
+            eta_dec=checks.or_learned("eta_dec", self.eta_dec),
             eta_enc=checks.positive("eta_enc", self.eta_enc),
             sigma=checks.sigma("sigma", self.sigma, dim),
             likelihood=checks.likelihood("likelihood", self.likelihood),
+            dispersion=checks.or_learned("dispersion", self.dispersion),
         )
+        _check_dispersion(self)
         if self.likelihood != "gaussian" and self.eta_dec != 1.0:
             raise InvalidArgumentError(
                 "eta_dec",
@@ -317,6 +344,7 @@ class HVAESpec(Spec):
         sigma_1: Posterior std of z1, as `sigma` of `VAESpec`.
         sigma_2: Posterior std of z2, likewise.
         likelihood: `p(y|z1)`, as of `VAESpec`; `eta_dec` is then that of `p(z1|z2)` alone.
+        dispersion: As of `VAESpec`.
 
     Raises:
         InvalidArgumentError: A value is out of its domain; the message says which.
@@ -335,6 +363,7 @@ class HVAESpec(Spec):
     sigma_1: Sigma = 1.0
     sigma_2: Sigma = "learned"
     likelihood: Likelihood = "gaussian"
+    dispersion: Dispersion = "learned"
 
     def __post_init__(self) -> None:
         dims = checks.each(
@@ -344,12 +373,14 @@ class HVAESpec(Spec):
             self,
             latent_dims=dims,
             betas=checks.each("betas", self.betas, 2, "z1's beta, z2's beta", checks.positive),
-            eta_dec=checks.eta_dec("eta_dec", self.eta_dec),
+            eta_dec=checks.or_learned("eta_dec", self.eta_dec),
             eta_enc=checks.positive("eta_enc", self.eta_enc),
             sigma_1=checks.sigma("sigma_1", self.sigma_1, dims[0]),
             sigma_2=checks.sigma("sigma_2", self.sigma_2, dims[1]),
             likelihood=checks.likelihood("likelihood", self.likelihood),
+            dispersion=checks.or_learned("dispersion", self.dispersion),
         )
+        _check_dispersion(self)
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -361,7 +392,8 @@ class HVAESpec(Spec):
 
     @property
     def eta_levels(self) -> tuple[EtaDec, ...]:
-        return (self.eta_dec, self.eta_dec)
+        # Without a Gaussian decoder into the data, signal is measured in the data's own noise: 1.
+        return (self.eta_dec if self.likelihood == "gaussian" else 1.0, self.eta_dec)
 
     @property
     def sigma_levels(self) -> tuple[Sigma, ...]:

@@ -1,0 +1,180 @@
+"""The likelihoods a decoder may have, and the noise that each of them tolerates.
+
+A latent unit lives while the signal it would carry exceeds beta, and signal is measured in the
+noise that the data's own likelihood tolerates: as much as it varies about the best constant output.
+For a Gaussian that noise is eta_dec^2; for the others it follows from the features' means, so that
+the law of a Gaussian decoder holds for all once feature j is divided by sqrt(`Family.variance`).
+Statisticians know the quotient as Pearson's residual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import xlogy
+
+from posterior_collapse.arrays import Array, Float, chunks
+from posterior_collapse.checks import Likelihood
+from posterior_collapse.errors import DataError
+
+__all__ = ["FAMILIES", "Family", "check_targets", "one_hot_widths"]
+
+ROUNDING = 1e-6
+"""Relative tolerance: targets in float32 leave their domain, or miss a sum, by less."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one likelihood turns its output into a mean, and what it tolerates.
+
+    Attributes:
+        gives: What the decoder gives: the output for which the law is stated.
+        whose: The family's name as a genitive, for sentences.
+        most: Largest value of a target; the least is 0.
+        link: Output whose mean is m.
+        variance: Variance at mean m and dispersion r; the mean Hessian at the best constant
+            output is `variance * slope^2`, and its score `(y - m) * slope`, so that what a score is
+            worth in its own noise is `(y - m) / sqrt(variance)` whatever the output is.
+        constant_loss: Mean loss of the best constant output, nats per feature, of mean m. What
+            the data alone decide (log y! of counts) is left out.
+    """
+
+    gives: str
+    whose: str
+    most: float
+    link: Callable[[Float], Any]
+    variance: Callable[[Float, Float], Any]
+    constant_loss: Callable[[Float, Float], Any]
+
+
+def _logit(m: Float) -> Float:
+    found: Float = np.log(m) - np.log1p(-m)
+    return found
+
+
+def _negative_binomial_loss(m: Float, r: Float) -> Float:
+    # Where r is infinite it is the Poisson's, which the limit of each term gives.
+    finite = np.where(np.isfinite(r), r, 1.0)
+    found: Float = np.where(np.isfinite(r), (finite + m) * np.log1p(m / finite), m) - xlogy(m, m)
+    return found
+
+
+FAMILIES: dict[Likelihood, Family] = {
+    "bernoulli": Family(
+        "logits",
+        "a Bernoulli's",
+        1.0,
+        _logit,
+        lambda m, r: m * (1 - m),
+        lambda m, r: -xlogy(m, m) - xlogy(1 - m, 1 - m),
+    ),
+    "poisson": Family(
+        "log rates",
+        "a Poisson's",
+        np.inf,
+        np.log,
+        lambda m, r: m,
+        lambda m, r: m - xlogy(m, m),
+    ),
+    "negative-binomial": Family(
+        "log means",
+        "a negative binomial's",
+        np.inf,
+        np.log,
+        lambda m, r: m + m**2 / r,
+        _negative_binomial_loss,
+    ),
+    # Of one-hot positions the mean Hessian is diag(p) - pp' each. It has no noise along constants,
+    # where the score is 0 too; across them it is diag(p), which is all that is needed.
+    "categorical": Family(
+        "logits",
+        "a categorical's",
+        1.0,
+        np.log,
+        lambda m, r: m,
+        lambda m, r: -xlogy(m, m),
+    ),
+}
+"""Every likelihood but the Gaussian, whose noise is eta_dec, and "other"."""
+
+
+def check_targets(likelihood: Likelihood, y: Array) -> None:
+    """Refuse targets that a likelihood gives no probability.
+
+    Args:
+        likelihood: Of the data.
+        y: Targets, shape (samples, features); one-hot positions side by side for a categorical.
+
+    Raises:
+        DataError: Values outside the likelihood's domain, or no one-hot positions.
+
+    Example:
+        >>> check_targets("bernoulli", np.array([[0.0, 1.0], [0.3, 1.0]]))
+    """
+    family = FAMILIES.get(likelihood)
+    if family is None:
+        return
+    domain = "from 0 to 1" if family.most == 1 else "of at least 0"
+    for _, (rows,) in chunks(y):
+        least, most = float(rows.min(initial=0.0)), float(rows.max(initial=0.0))
+        if least < -ROUNDING or most > family.most + ROUNDING:
+            raise DataError(
+                "data",
+                f"the value {least if least < -ROUNDING else most:.6g}",
+                f"values {domain} for likelihood {likelihood!r}",
+                "Scale the data (8-bit images by 1/255), or choose another likelihood.",
+            )
+        if likelihood == "categorical":
+            _check_positions(rows)
+
+
+def _check_positions(rows: Array) -> None:
+    sums = np.asarray(rows.sum(axis=1), dtype=np.float64)
+    positions = max(1.0, float(np.round(sums[0])))
+    if np.abs(sums - positions).max() > ROUNDING * rows.shape[1]:
+        raise DataError(
+            "data",
+            f"rows that sum to {sums.min():.6g} to {sums.max():.6g}",
+            "one-hot rows, which sum to their number of positions",
+            "Turn each class number into a one-hot vector (torch.nn.functional.one_hot).",
+        )
+
+
+def one_hot_widths(y: Array) -> tuple[int, ...]:
+    """Return how many classes each position of one-hot rows has, positions side by side.
+
+    A position ends where the running sums of all rows have reached the same whole number.
+
+    Args:
+        y: Shape (samples, features).
+
+    Raises:
+        DataError: The rows are no one-hot positions.
+
+    Example:
+        >>> one_hot_widths(np.array([[1, 0, 0, 1, 0], [0, 1, 0, 0, 1], [0, 0, 1, 1, 0]]))
+        (3, 2)
+    """
+    check_targets("categorical", y)
+    least, most = np.full(y.shape[1], np.inf), np.full(y.shape[1], -np.inf)
+    for _, (rows,) in chunks(y):
+        sums = np.cumsum(rows, axis=1, dtype=np.float64)
+        least, most = np.minimum(least, sums.min(axis=0)), np.maximum(most, sums.max(axis=0))
+    ends, wanted = [], 1
+    tolerance = ROUNDING * y.shape[1]
+    for column, (low, high) in enumerate(zip(least, most, strict=True)):
+        if low > wanted - tolerance and high < wanted + tolerance:
+            ends.append(column + 1)
+            wanted += 1
+    if not ends or wanted <= np.round(most[-1]):
+        raise DataError(
+            "data",
+            "rows whose classes of one position do not stand side by side",
+            "one-hot positions side by side",
+            "Pass an array of shape (samples, positions, classes).",
+        )
+    ends[-1] = y.shape[1]  # classes that no row has
+    return tuple(int(width) for width in np.diff([0, *ends]))
