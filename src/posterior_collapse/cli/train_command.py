@@ -169,7 +169,9 @@ def train(
         out = out or Path("runs") / _readable(runs, str(data), named.task, numbers)
         folder.check_free(out)
     if output.tensorboard:
-        folder.require_tensorboard()
+        from posterior_collapse.cli.live import require_tensorboard
+
+        require_tensorboard()
     dataset = folder.load(runs)
     options.check_condition(next(iter(runs.values())).spec.model, dataset)
     try:
@@ -277,9 +279,8 @@ def _readable(runs: Mapping[str, Run], data: str, task: str | None, numbers: Swe
 def _watched(
     runs: Mapping[str, Run], out: Path, tensorboard: bool
 ) -> Iterator[Callable[[Progress], None]]:
-    """Give the function that shows an epoch, and writes it for TensorBoard if asked."""
-    from posterior_collapse.cli.live import RunsTable
-    from posterior_collapse.runs.folder import Scalars
+    """Yield a function to call after each epoch: it shows it, and writes it for TensorBoard."""
+    from posterior_collapse.cli.live import RunsTable, Scalars
 
     first = next(iter(runs.values()))
     exact = first.method == "exact"
