@@ -44,7 +44,16 @@ def verdict(forecast: Forecast) -> str:
         name = f"z{number}: " if len(forecast.levels) > 1 else ""
         below = forecast.spec.dims[number - 2] if number > 1 else None
         sentences.append(name + _level_verdict(level, below, forecast.hidden_variance))
+    if forecast.bracket is not None:
+        sentences.append(_bracket(*forecast.bracket, forecast.spec.dims[0]))
     return "\n".join(sentences)
+
+
+def _bracket(fewest: int, most: int, units: int) -> str:
+    keeps = f"A linear model keeps {most} of {units}; a network trained to convergence "
+    if fewest == most:
+        return keeps + ("none, whatever it is." if most == 0 else f"about as many ({most}).")
+    return keeps + f"between {fewest} and {most}."
 
 
 def _level_verdict(level: Level, units_below: int | None, hidden: float) -> str:
@@ -92,7 +101,8 @@ def forecast_tables(forecast: Forecast) -> Iterator[Table]:
         for column in columns + ["I(x;z)"] * informed:
             table.add_column(column, justify="right", no_wrap=True)
         table.add_column("status", no_wrap=True)
-        for column in ("beta<", "eta_dec<"):
+        has_std = not np.isnan(level.critical_eta_dec).all()
+        for column in ("beta<",) + ("eta_dec<",) * has_std:
             table.add_column(column, justify="right", no_wrap=True)
         total = float(level.kl.sum()) if (level.kl >= 0).all() else 0.0
         for i in range(shown):
@@ -106,7 +116,7 @@ def forecast_tables(forecast: Forecast) -> Iterator[Table]:
                 *[_number(level.information[i])] * informed,
                 f"[{STYLES[status]}]{status}[/]",
                 _number(level.critical_beta[i]),
-                _number(level.critical_eta_dec[i]),
+                *[_number(level.critical_eta_dec[i])] * has_std,
             )
         yield table
 
