@@ -75,7 +75,7 @@ class RowLoss:
         return value.sum()
 
     def value(self, weights: Tensor) -> tuple[float, Tensor]:
-        """Return the mean loss and its gradient, (inputs, outputs); infinity where there is none."""
+        """Return the mean loss and its gradient, (inputs, outputs); infinity off its domain."""
         total, slope = 0.0, torch.zeros_like(weights)
         for rows in self._pieces():
             try:
@@ -242,9 +242,7 @@ def refused(error: Exception, *shapes: tuple[int, ...]) -> InvalidArgumentError:
     """Return what to say of a loss that raised: most often its dtype or its shapes are others."""
     line = _line(error)
     if any(word in line for word in ("dtype", "type (", "scalar type", "Double", "Float")):
-        action = (
-            "It computes in float32: wrap it, lambda output, y: loss(output.float(), y.float())."
-        )
+        action = "Wrap it in its dtype: lambda output, y: loss(output.float(), y.float())."
     else:
         action = "Check the shapes; class numbers need output_shape=(classes, ...)."
     shown = " and ".join(str(shape) for shape in shapes)
