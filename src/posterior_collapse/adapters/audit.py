@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from posterior_collapse import checks
 from posterior_collapse.adapters.bearing import forecast_of
-from posterior_collapse.adapters.findings import findings, lower_weight
+from posterior_collapse.adapters.findings import DECODERS, findings, lower_weight
 from posterior_collapse.adapters.probing import ROLES, TARGETS, Probe, Sizes
 from posterior_collapse.adapters.reading import (
     KLReading,
@@ -149,23 +149,25 @@ class LossAudit(Record):
         return lower_weight(self.forecast, self.kl, self.weight, active)
 
     @property
+    def headline(self) -> str:
+        """What beta it has, in a sentence."""
+        if self.beta is None:
+            return "This loss has no beta * eta_dec^2."
+        if self.learned_eta_dec:
+            return f"beta = {self.beta:.6g}, with eta_dec fitted to the batch."
+        if self.likelihood == "other":
+            return f"beta = {self.beta:.6g}, in units of its own reconstruction loss."
+        if self.likelihood != "gaussian":
+            return f"beta = {self.beta:.6g}, with {DECODERS[self.likelihood]} decoder."
+        return (
+            f"beta * eta_dec^2 = {self.beta:.6g}: this loss is that of beta = {self.beta:.6g} at "
+            "eta_dec = 1."
+        )
+
+    @property
     def text(self) -> str:
         """The result in sentences."""
-        link = f" of {self.link}" if self.link else ""
-        if self.beta is None:
-            first = "This loss has no beta * eta_dec^2."
-        elif self.learned_eta_dec:
-            first = f"beta = {self.beta:.6g}, with eta_dec fitted to the batch."
-        elif self.likelihood == "other":
-            first = f"beta = {self.beta:.6g}, in units of its own reconstruction loss."
-        elif self.likelihood != "gaussian":
-            first = f"beta = {self.beta:.6g}, with a {self.likelihood} decoder{link}."
-        else:
-            first = (
-                f"beta * eta_dec^2 = {self.beta:.6g}: this loss is that of beta = "
-                f"{self.beta:.6g} at eta_dec = 1."
-            )
-        return " ".join([first, *map(str, self.findings)])
+        return " ".join([self.headline, *map(str, self.findings)])
 
     def __repr__(self) -> str:
         return f"LossAudit({self.text})"

@@ -11,6 +11,7 @@ import numpy as np
 from posterior_collapse import checks
 from posterior_collapse.adapters.probing import ROLES
 from posterior_collapse.adapters.reading import KLReading, ReconstructionReading
+from posterior_collapse.checks import Likelihood
 from posterior_collapse.diagnosis import Finding
 from posterior_collapse.errors import PosteriorCollapseError
 from posterior_collapse.theory import Forecast
@@ -18,14 +19,15 @@ from posterior_collapse.theory import Forecast
 if TYPE_CHECKING:
     from posterior_collapse.adapters.audit import LossAudit
 
-__all__ = ["findings", "lower_weight"]
+__all__ = ["DECODERS", "findings", "lower_weight"]
 
-_ARTICLES = {
+DECODERS: dict[Likelihood, str] = {
     "bernoulli": "a Bernoulli",
     "poisson": "a Poisson",
     "negative-binomial": "a negative binomial",
     "categorical": "a categorical",
 }
+"""What is said of decoders that are not Gaussian."""
 
 
 def findings(
@@ -214,10 +216,10 @@ def _of_reconstruction(reconstruction: ReconstructionReading) -> Iterator[Findin
             f"The reconstruction error is rewarded: its weight is {weight:.6g}.",
             "Turn its sign: minimise the error, or minus the log likelihood.",
         )
-    elif likelihood in _ARTICLES:
+    elif likelihood in DECODERS:
         yield Finding(
             likelihood,
-            f"The decoder is {_ARTICLES[likelihood]}, and gives {reconstruction.link}: there is no "
+            f"The decoder is {DECODERS[likelihood]}, and gives {reconstruction.link}: there is no "
             "eta_dec, and which units live goes by the variance of the data in units of what this "
             "likelihood tolerates.",
             "Forecast with the spec, which says so, or pass data=.",

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from posterior_collapse.arrays import Float
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models.modules import tensor_behind
 
-__all__ = ["ROLES", "SPREADS", "TARGETS", "Probe", "Sizes", "Target"]
+__all__ = ["ROLES", "SPREADS", "TARGETS", "Probe", "Sizes", "Target", "random_numbers"]
 
 ROLES = ("reconstruction", "target", "mean", "log_var")
 MOST_DIFFERENCES = 4096
@@ -141,19 +141,15 @@ class Probe:
         Where autograd cannot follow the loss, from differences.
         """
         moved = y_hat.detach().to(self.device, copy=True).requires_grad_()
-        total = self._mean_call(moved, y, 0.0, 0.0, sizes)
+        total = self._call(moved, y, 0.0, 0.0, sizes, 1.0)
         _number(total, self)
         if isinstance(total, Tensor) and total.requires_grad:
-            (found,) = torch.autograd.grad(total, moved, allow_unused=True)
-            slope = np.zeros(y_hat.shape) if found is None else found.cpu().numpy()
-            if np.isfinite(slope).all():
-                return slope
-            raise InvalidArgumentError(
-                "loss",
-                "a gradient that is not finite",
-                "a finite one at reconstructions and targets in (0, 1)",
-                "Check the order of the arguments.",
-            )
+            slope = _slope(total, moved)
+            if self.drew and not np.array_equal(
+                slope, _slope(self._call(moved, y, 0.0, 0.0, sizes, -1.0), moved)
+            ):
+                raise random_numbers()
+            return slope
         if y_hat.numel() > MOST_DIFFERENCES:
             raise InvalidArgumentError(
                 "loss",
@@ -230,27 +226,49 @@ class Probe:
         )
 
 
-class _Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Has every number that is drawn from a standard Gaussian be +1 or -1 instead."""
+class _Noise(TorchFunctionMode):
+    """Has every number that is drawn from a Gaussian be its mean plus or minus its std."""
 
     def __init__(self, sign: float) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.drew, self._sign = False, sign
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
-        name = func.overloadpacket.__name__
-        if name in ("randn", "randn_like"):
-            self.drew = True
-            return torch.full_like(found, self._sign)
-        if name in ("normal", "normal_", "normal_functional"):
-            self.drew = True
-            given = [*args, *(kwargs or {}).values()]
-            in_place = name != "normal"
-            mean, std = (given[1:3] if in_place else given[:2]) if len(given) > 1 else (0.0, 1.0)
-            value = torch.as_tensor(mean + self._sign * std).to(found)
-            return found.copy_(value) if name == "normal_" else value.expand_as(found).clone()
-        return found
+        name = getattr(func, "__name__", "")
+        if name not in ("randn", "randn_like", "normal", "normal_"):
+            return found
+        self.drew = True
+        mean, std = 0.0, 1.0
+        if name.startswith("normal"):
+            given = dict(zip(("mean", "std"), args[name == "normal_" :], strict=False))
+            mean, std = ({**given, **(kwargs or {})}.get(key, least)
+                         for key, least in (("mean", 0.0), ("std", 1.0)))  # fmt: skip
+        value = torch.as_tensor(mean + self._sign * std).to(found).expand_as(found)
+        return found.copy_(value) if name == "normal_" else value.clone()
+
+
+def random_numbers() -> InvalidArgumentError:
+    """Return what to say of a loss that is random in more than a KL by sampling."""
+    return InvalidArgumentError(
+        "loss",
+        "two values for the same arguments",
+        "a loss without random numbers, but for those of a KL by sampling",
+        "Sample z outside, and pass the reconstruction.",
+    )
+
+
+def _slope(total: Tensor, at: Tensor) -> Float:
+    (found,) = torch.autograd.grad(total, at, allow_unused=True)
+    slope = np.zeros(at.shape) if found is None else found.cpu().numpy()
+    if np.isfinite(slope).all():
+        return slope
+    raise InvalidArgumentError(
+        "loss",
+        "a gradient that is not finite",
+        "a finite one at reconstructions and targets in (0, 1)",
+        "Check the order of the arguments.",
+    )
 
 
 def _total(output: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scipy.special import expit, softmax
 
-from posterior_collapse.adapters.probing import Probe, Sizes
+from posterior_collapse.adapters.probing import Probe, Sizes, random_numbers
 from posterior_collapse.arrays import Float
 from posterior_collapse.checks import Likelihood
 from posterior_collapse.errors import InvalidArgumentError
@@ -147,12 +147,7 @@ def read_reconstruction(probe: Probe, sizes: Sizes) -> ReconstructionReading:
     """
     y_hat, y = probe.made_up(sizes, 0)
     if probe.value(y_hat, y, 0.0, 0.0, sizes) != probe.value(y_hat, y, 0.0, 0.0, sizes):
-        raise InvalidArgumentError(
-            "loss",
-            "two values for the same arguments",
-            "a loss without random numbers, but for those of a Gaussian",
-            "Sample z outside, and pass the reconstruction.",
-        )
+        raise random_numbers()
     batches = [_look(probe, sizes, seed) for seed in range(max(2, -(-ROWS // sizes.batch)))]
     rows = _Rows(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
     if not rows.gradient.any():
@@ -225,7 +220,7 @@ def _fitted(kind: str, rows: _Rows, slope: Float, axis: int | None) -> Reconstru
         square = np.broadcast_to(square.mean(), square.shape)
     weight = float((g * slope).sum() / np.square(slope).sum())
     if np.abs(g - weight * slope).max() <= TOLERANCE * scale:
-        return ReconstructionReading(kind, weight, axis=axis)
+        return ReconstructionReading(kind, plain(weight), axis=axis)
     if axis is not None:
         return None
     weights = (g * slope).sum(axis=0) / np.where(square > 0, square, 1.0)
@@ -384,14 +379,14 @@ def _fit(losses: Float, points: Sequence[tuple[float, float]], units: int) -> KL
     if not (fits and same):
         return KLReading("other", 2 * float(of_log))
     if abs(of_log) <= TOLERANCE * abs(of_square):
-        return KLReading("no log", 2 * float(of_square))
+        return KLReading("no log", plain(2 * of_square))
     if of_log * of_square <= 0:
         return KLReading("other", 2 * float(of_log))
     prior_mean, prior_std = -float(of_mean / (2 * of_square)), math.sqrt(of_log / of_square)
     # What single precision makes of N(0, 1) is N(0, 1).
     prior_mean = 0.0 if abs(prior_mean) <= TOLERANCE else plain(prior_mean)
     prior_std = 1.0 if abs(prior_std - 1) <= TOLERANCE else plain(prior_std)
-    return KLReading("gaussian", 2 * float(of_log), prior_std, prior_mean)
+    return KLReading("gaussian", plain(2 * of_log), prior_std, prior_mean)
 
 
 def _put_together(near: KLReading, far: KLReading, at: Losses, sizes: Sizes) -> KLReading:
@@ -422,7 +417,9 @@ def _with_floor(found: KLReading, at: Losses, sizes: Sizes) -> KLReading:
     together = max(lacking(slice(None), sizes.latents), 0.0)
     alone = max(lacking(slice(0, 1), 1), 0.0)
     each = sizes.latents > 1 and alone < 0.75 * together
-    return found._replace(floor=alone if each else together, floor_over="unit" if each else "all")
+    return found._replace(
+        floor=plain(alone if each else together), floor_over="unit" if each else "all"
+    )
 
 
 def _kl(point: tuple[float, float], found: KLReading) -> float:

@@ -227,7 +227,8 @@ class RowLoss:
             "loss",
             "a value that is neither the mean nor the sum of its rows'",
             "rows that do not depend on each other",
-            "Return one number for each row; what is fitted to a batch has no onset of its own.",
+            "Return one number for each row (class numbers need output_shape=(classes, ...)); what "
+            "is fitted to a batch has no onset of its own.",
         )
 
 

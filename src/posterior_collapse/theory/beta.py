@@ -41,9 +41,9 @@ class EffectiveBeta(Record):
         """The result as a sentence."""
         if self.likelihood != "gaussian":
             return (
-                f"beta = {self.value:.6g}: your loss is -log p(y|z) + {self.value:.6g} KL of a "
-                f"{self.likelihood} decoder. A data mode keeps a latent unit only if its variance, "
-                "in units of the noise that this likelihood tolerates, exceeds it."
+                f"beta = {self.value:.6g}: your loss is -log p(y|z) + {self.value:.6g} KL, of "
+                f"likelihood {self.likelihood!r}. A data mode keeps a latent unit only if its "
+                "variance, in units of the noise that this likelihood tolerates, exceeds it."
             )
         return (
             f"beta * eta_dec^2 = {self.value:.6g}: your loss is that of beta = {self.value:.6g} "
