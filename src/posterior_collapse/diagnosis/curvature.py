@@ -199,7 +199,7 @@ def _largest(push: _Push, scores: Float, generator: torch.Generator) -> Float:
     curved = LinearOperator(shape, matvec=lambda v: bent(v)[:, 0], matmat=bent, dtype=np.float64)
     pulled = LinearOperator(shape, matvec=signal, matmat=signal, dtype=np.float64)
     # Directions that the loss is constant along stay out where the start has none of them.
-    start = bent(torch.randn(m, LARGEST, generator=generator, dtype=torch.float64).numpy())
+    start = bent(_signs(push, generator, LARGEST))
     tol = 1e-6 * float(np.square(scaled).mean(axis=0).max())  # eigenvalues are right to its square
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
