@@ -259,13 +259,16 @@ def test_no_gaussian_threshold_is_offered_for_other_errors() -> None:
     def absolute(r, y, mean, log_var):
         return (r - y).abs().sum(1).mean() + kl(mean, log_var)
 
-    for loss, features in ((tokens, (20, 50)), (counts, 12), (absolute, 12)):
+    for loss, features, value, likelihood in (
+        (tokens, (20, 50), pytest.approx(1), "categorical"),
+        (counts, 12, pytest.approx(1), "poisson"),
+        (absolute, 12, None, "other"),
+    ):
         found = audit_loss(loss, features=features, latents=4)
-        assert (found.value, found.likelihood) == (None, "other")
-        assert "eta_dec^2, and the law that it goes by is not given yet" in found.text
+        assert (found.value, found.likelihood) == (value, likelihood)
+        assert found.spec.likelihood == likelihood
+        assert "eta_dec^2" not in found.text
         assert "variance as eta_dec" not in found.text
-        with pytest.raises(InvalidArgumentError, match="likelihood='other'"):
-            _ = found.spec
 
 
 def test_a_weight_that_is_not_the_one_thought_of_is_named_without_eta_dec() -> None:
