@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent, Normal
+from torch.distributions import Normal
 
+from posterior_collapse.diagnosis.scores import elementwise
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models.layers import Gaussian
 
-__all__ = ["elementwise", "posterior_of"]
+__all__ = ["posterior_of"]
 
 
 def posterior_of(output: Any, *, log_var: bool) -> Gaussian:
@@ -60,8 +61,3 @@ def posterior_of(output: Any, *, log_var: bool) -> Gaussian:
             "If that is a log-variance, pass log_var=True.",
         )
     return Gaussian(mean, spread)
-
-
-def elementwise(output: Any) -> Any:
-    """Return the `Normal` inside an `Independent`; anything else as it is."""
-    return output.base_dist if isinstance(output, Independent) else output

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from posterior_collapse.diagnosis.scores import elementwise, flat_mean
 from posterior_collapse.models import LatentModel
 
 __all__ = ["decoder_effects"]
@@ -59,4 +60,4 @@ def decoder_effects(
 def _decoded(model: LatentModel, level: int, z: Tensor, x: Tensor) -> Tensor:
     for below in range(level - 1, 0, -1):
         z = model.prior(below, z).mean
-    return model.decode(z, x).mean
+    return flat_mean(elementwise(model.decode(z, x)))

@@ -35,7 +35,7 @@ def is_exact(model: LatentModel) -> bool:
     """
     if not isinstance(model, MarkovVAE) or model.architecture.name != "linear":
         return False
-    return "input" not in model.spec.sigma_levels
+    return model.spec.likelihood == "gaussian" and "input" not in model.spec.sigma_levels
 
 
 class ExactPass:

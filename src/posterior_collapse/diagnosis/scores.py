@@ -1,0 +1,172 @@
+"""What a decoder's distribution says of its target: log density, score and curvature.
+
+One more unit can but move the decoder's output. How much the loss falls by that is decided by the
+score, the slope of log p(y|z) along the output, and by the curvature, how soon it turns. The output
+is that for which the theory is stated: a mean or location, logits, or the log of a rate.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Distribution,
+    Independent,
+    NegativeBinomial,
+    Normal,
+    OneHotCategorical,
+    Poisson,
+)
+from torch.nn import functional
+
+from posterior_collapse.errors import DataError
+
+__all__ = ["Scored", "classes_of", "elementwise", "flat_mean", "scored", "unexpanded"]
+
+ONE_HOT = 1e-4
+"""By which the classes of a position may miss a sum of 1."""
+
+
+class Scored(NamedTuple):
+    """What a distribution says of targets, per sample and row.
+
+    Attributes:
+        log_density: log p(y|z) of all features, (...).
+        score: Slope of log p(y|z) along the output, (..., features); None where it has no output
+            that could be moved.
+        curvature: Minus the second derivative along the output, where it does not hang on the
+            target, else its value for this one; of the same shape. That of the classes of a
+            position is the matrix `diag(h) - h h' / sum(h)`, h given here.
+    """
+
+    log_density: Tensor
+    score: Tensor | None = None
+    curvature: Tensor | None = None
+
+
+def elementwise(output: Any) -> Any:
+    """Return the distribution of single features inside an `Independent`; all else as it is."""
+    while isinstance(output, Independent):
+        output = output.base_dist
+    return output
+
+
+def classes_of(output: Distribution) -> int:
+    """Return the number of classes of each position; 1 where features are numbers of their own."""
+    kind = isinstance(output, (Categorical, OneHotCategorical))
+    return int(output.probs.shape[-1]) if kind else 1
+
+
+def flat_mean(output: Distribution) -> Tensor:
+    """Return the mean of each feature, (..., features): of classes their probabilities.
+
+    Example:
+        >>> flat_mean(Categorical(logits=torch.zeros(2, 5, 4))).shape
+        torch.Size([2, 20])
+    """
+    if isinstance(output, (Categorical, OneHotCategorical)):
+        probabilities: Tensor = output.probs
+        return probabilities.flatten(-2)
+    return output.mean
+
+
+def unexpanded(value: Tensor) -> Tensor:
+    """Undo `expand`, which `Normal` does to a std that is the same everywhere."""
+    for dim, stride in enumerate(value.stride()):
+        if stride == 0:
+            value = value.narrow(dim, 0, 1)
+    return value
+
+
+def scored(output: Distribution, target: Tensor) -> Scored:
+    """Return what a distribution says of its targets.
+
+    Args:
+        output: Elementwise, of shape (samples, rows, features), or (samples, rows, positions) of
+            classes.
+        target: Flat rows, (rows, features); of classes one-hot, positions side by side.
+
+    Raises:
+        DataError: Targets of classes that are not one-hot.
+
+    Example:
+        >>> found = scored(Bernoulli(logits=torch.zeros(1, 1, 2)), torch.tensor([[0.0, 1.0]]))
+        >>> found.score, found.curvature
+        (tensor([[[-0.5000,  0.5000]]]), tensor([[[0.2500, 0.2500]]]))
+    """
+    if isinstance(output, Normal):
+        error, precision = target - output.loc, output.scale.square().reciprocal()
+        logs = output.scale.log() + 0.5 * math.log(2 * math.pi)
+        density = -0.5 * error.square() * precision - logs
+        return Scored(density.sum(-1), error * precision, precision.expand_as(error))
+    if isinstance(output, Bernoulli):
+        logits, mean = output.logits, output.probs
+        density = target * logits - functional.softplus(logits)
+        return Scored(density.sum(-1), target - mean, mean * (1 - mean))
+    if isinstance(output, Poisson):
+        rate = output.rate
+        density = torch.xlogy(target, rate) - rate - (target + 1).lgamma()
+        return Scored(density.sum(-1), target - rate, rate.expand(density.shape))
+    if isinstance(output, NegativeBinomial):
+        return _negative_binomial(output, target)
+    if isinstance(output, (Categorical, OneHotCategorical)):
+        return _classes(output, target)
+    return _by_autograd(output, target)
+
+
+def _negative_binomial(output: NegativeBinomial, target: Tensor) -> Scored:
+    """With the log of the mean as output."""
+    count, logits = output.total_count, output.logits
+    odds = logits.exp()  # mean over total count
+    mean = count * odds
+    density = (
+        (count + target).lgamma() - count.lgamma() - (target + 1).lgamma()
+        + target * logits - (target + count) * functional.softplus(logits)
+    )  # fmt: skip
+    return Scored(density.sum(-1), (target - mean) / (1 + odds), mean / (1 + odds))
+
+
+def _classes(output: Categorical | OneHotCategorical, target: Tensor) -> Scored:
+    logits, probs = output.logits.log_softmax(-1), output.probs
+    if logits.shape[-2] * logits.shape[-1] == target.shape[-1]:
+        target = target.unflatten(-1, logits.shape[-2:])
+    if float((target.sum(-1) - 1).abs().max()) > ONE_HOT:
+        raise DataError(
+            "data",
+            f"rows that are not one-hot in each of {target.shape[-2]} positions of "
+            f"{target.shape[-1]} classes",
+            "one class of 1 in each position, in the order that the decoder gives",
+            "Check that targets and the decoder's logits both end in (positions, classes).",
+        )
+    density = (target * logits).sum((-1, -2))
+    return Scored(density, (target - probs).flatten(-2), probs.flatten(-2))
+
+
+def _by_autograd(output: Distribution, target: Tensor) -> Scored:
+    """By the slopes of log p along a location or logits, if there is one to move."""
+    known = copy.copy(output)
+    known._validate_args = False  # soft targets are outside of what many call their support
+    density = known.log_prob(target).sum(-1)  # type: ignore[no-untyped-call]
+    constraints: dict[str, Any] = getattr(output, "arg_constraints", {})
+    name = next((name for name in ("loc", "logits") if name in constraints), None)
+    if name is None or output.event_shape:
+        return Scored(density)
+    given = {key: getattr(output, key).detach() for key in constraints if key != "probs"}
+    with torch.enable_grad():
+        place = given[name].expand(output.batch_shape).clone().requires_grad_()
+        moved = type(output)(**{**given, name: place}, validate_args=False)
+        log = moved.log_prob(target).sum()  # type: ignore[no-untyped-call]
+        (slope,) = torch.autograd.grad(log, place, create_graph=True)
+        # A slope of steps, such as a Laplace's, bends nowhere: its mean square is its curvature.
+        curvature = slope.detach().square()
+        if slope.requires_grad:
+            (bend,) = torch.autograd.grad(slope.sum(), place, allow_unused=True)
+            if bend is not None and bool((bend != 0).any()):
+                curvature = -bend
+    return Scored(density, slope.detach(), curvature)
