@@ -63,7 +63,8 @@ def test_a_spec_keeps_its_likelihood(spec) -> None:
     assert Spec.from_json(spec.to_json()) == spec
     assert spec.replace(eta_enc=2.0).likelihood == spec.likelihood
     assert spec.to_dict()["likelihood"] == spec.likelihood
-    assert repr(spec).endswith(f", likelihood={spec.likelihood!r})")
+    assert f", likelihood={spec.likelihood!r}" in repr(spec)
+    assert ("dispersion" in spec.to_dict()) == (spec.likelihood == "negative-binomial")
     assert spec != spec.replace(likelihood="gaussian")
 
 
@@ -107,8 +108,6 @@ def test_what_needs_the_gaussians_law_refuses(spec) -> None:
     pair = (x[:, :4], x[:, 20:30])
     data = pc.Moments.from_arrays(*pair) if spec.model == "cvae" else x
     for ask in (
-        lambda: pc.forecast(data, spec),
-        lambda: pc.phase_diagram(data, spec, [1.0], [1.0]),
         lambda: pc.minimise(data, spec),
         lambda: pc.unclaimed_signal(spec, 1.0),
         lambda: build(spec, "linear", x_dim=64),
@@ -212,7 +211,7 @@ def test_counts_and_classes_are_diagnosed_too() -> None:
         )
         assert arrays.conclusion == "cannot-tell-yet"
         assert f"this loss is {words}" in arrays.verdict
-        assert arrays.forecast is None
+        assert (arrays.forecast is None) == (law == "other")
 
 
 def test_a_log_likelihood_of_a_gaussian_is_not_given_for_it() -> None:
@@ -250,8 +249,7 @@ def test_the_beta_of_cross_entropy_is_its_own(per) -> None:
     assert found.text.startswith("beta = 1, with a Bernoulli decoder.")
     assert "at eta_dec = 1" not in found.text
     assert found.to_dict()["likelihood"] == found.spec.likelihood == "bernoulli"
-    with pytest.raises(NotSolvedError):
-        pc.forecast(X.numpy(), found.spec)
+    assert 0 < pc.forecast(X.numpy(), found.spec).n_active < 8
 
 
 def test_no_gaussian_threshold_is_offered_for_other_errors() -> None:

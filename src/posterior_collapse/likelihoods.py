@@ -20,7 +20,7 @@ from posterior_collapse.arrays import Array, Float, chunks
 from posterior_collapse.checks import Likelihood
 from posterior_collapse.errors import DataError
 
-__all__ = ["FAMILIES", "Family", "check_targets"]
+__all__ = ["FAMILIES", "Family", "check_targets", "one_hot_widths"]
 
 ROUNDING = 1e-6
 """Relative tolerance: targets in float32 leave their domain, or miss a sum, by less."""
@@ -141,3 +141,40 @@ def _check_positions(rows: Array) -> None:
             "one-hot rows, which sum to their number of positions",
             "Turn each class number into a one-hot vector (torch.nn.functional.one_hot).",
         )
+
+
+def one_hot_widths(y: Array) -> tuple[int, ...]:
+    """Return how many classes each position of one-hot rows has, positions side by side.
+
+    A position ends where the running sums of all rows have reached the same whole number.
+
+    Args:
+        y: Shape (samples, features).
+
+    Raises:
+        DataError: The rows are no one-hot positions.
+
+    Example:
+        >>> one_hot_widths(np.array([[1, 0, 0, 1, 0], [0, 1, 0, 0, 1], [0, 0, 1, 1, 0]]))
+        (3, 2)
+    """
+    check_targets("categorical", y)
+    least, most = np.full(y.shape[1], np.inf), np.full(y.shape[1], -np.inf)
+    for _, (rows,) in chunks(y):
+        sums = np.cumsum(rows, axis=1, dtype=np.float64)
+        least, most = np.minimum(least, sums.min(axis=0)), np.maximum(most, sums.max(axis=0))
+    ends, wanted = [], 1
+    tolerance = ROUNDING * y.shape[1]
+    for column, (low, high) in enumerate(zip(least, most, strict=True)):
+        if low > wanted - tolerance and high < wanted + tolerance:
+            ends.append(column + 1)
+            wanted += 1
+    if not ends or wanted <= np.round(most[-1]):
+        raise DataError(
+            "data",
+            "rows whose classes of one position do not stand side by side",
+            "one-hot positions side by side",
+            "Pass an array of shape (samples, positions, classes).",
+        )
+    ends[-1] = y.shape[1]  # classes that no row has
+    return tuple(int(width) for width in np.diff([0, *ends]))

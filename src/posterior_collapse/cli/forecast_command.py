@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,6 @@ from posterior_collapse.files import json_text
 
 if TYPE_CHECKING:
     from posterior_collapse.data import Dataset
-    from posterior_collapse.moments import Moments
     from posterior_collapse.specs import Spec
     from posterior_collapse.theory import Advice, Forecast
 
@@ -42,6 +42,12 @@ def forecast(
     ),
     sigma_1: str | None = typer.Option(None, help="For hvae: of z1 (default: 1)."),
     sigma_2: str | None = typer.Option(None, help="For hvae: of z2 (default: learned)."),
+    likelihood: str = typer.Option(
+        "gaussian", help="gaussian, bernoulli, poisson, negative-binomial or categorical."
+    ),
+    dispersion: str = typer.Option(
+        "learned", help="r of a negative binomial, of variance m + m^2/r."
+    ),
     active: int | None = typer.Option(None, help="Advise on keeping this many units."),
     biases: bool = typer.Option(True, help="Whether the model has biases (central moments)."),
     cross_fit: int | None = typer.Option(
@@ -66,6 +72,8 @@ def forecast(
         sigma=sigma,
         sigma_1=sigma_1,
         sigma_2=sigma_2,
+        likelihood=likelihood,
+        dispersion=dispersion,
     )
     if plot is not None:
         _check_plot(plot)
@@ -164,13 +172,13 @@ def _forecast(
 ) -> None:
     from posterior_collapse import report, theory
 
-    moments, spec = _measure(dataset, spec, biases, cross_fit)
-    result = theory.forecast(moments, spec)
+    measured, spec = _measure(dataset, spec, biases, cross_fit)
+    result = theory.forecast(measured, spec)
     advice = result.advice(active)
     if plot is not None:
         report.save_figure(report.plot(result), plot)
     if as_json:
-        about = {"name": dataset.name, "note": dataset.note, "samples": moments.n}
+        about = {"name": dataset.name, "note": dataset.note, "samples": len(dataset.x)}
         typer.echo(
             json_text(extra | {"data": about} | result.to_dict() | {"advice": advice.to_dict()})
         )
@@ -180,12 +188,15 @@ def _forecast(
         typer.echo(f"Figure: {plot}")
 
 
-def _measure(
-    dataset: Dataset, spec: Spec, biases: bool, cross_fit: int | None
-) -> tuple[Moments, Spec]:
+def _measure(dataset: Dataset, spec: Spec, biases: bool, cross_fit: int | None) -> tuple[Any, Spec]:
+    """Return what to forecast from: moments, or the rows where a likelihood needs them."""
     from posterior_collapse.moments import Moments, cross_fitted_residuals
-    from posterior_collapse.specs import VAESpec
+    from posterior_collapse.specs import VAESpec, require_gaussian
 
+    if cross_fit is not None:
+        require_gaussian(spec)
+    if spec.model == "cvae" and spec.likelihood != "gaussian":
+        return (dataset.x, dataset.y), spec
     if cross_fit is None and _is_long(dataset):
         return Moments.from_batches(_tracked_rows(dataset), center=biases), spec
     if cross_fit is None:
@@ -231,9 +242,10 @@ def _print(dataset: Dataset, result: Forecast, advice: Advice) -> None:
     console = Console(width=max(Console().width, LEAST_WIDTH))
     console.print(f"{dataset.name}: {dataset.note}", highlight=False, markup=False)
     explained = sum(result.spectrum[: result.levels[0].n_active]) / (result.total_variance or 1)
+    std = "" if math.isnan(result.eta_dec) else f"eta_dec {result.eta_dec:.4g}; "
     console.print(
         f"{result.spec!r}\n"
-        f"eta_dec {result.eta_dec:.4g}; loss {result.loss:.6g} nats per sample; "
+        f"{std}loss {result.loss:.6g} nats per sample; "
         f"total variance {result.total_variance:.4g}, {100 * explained:.0f}% in active modes\n",
         highlight=False,
         markup=False,

@@ -56,6 +56,8 @@ def build_spec(
     sigma: str | None,
     sigma_1: str | None,
     sigma_2: str | None,
+    likelihood: str = "gaussian",
+    dispersion: str = "learned",
 ) -> Spec:
     """Return the spec that the options describe.
 
@@ -68,6 +70,10 @@ def build_spec(
         )
     units, betas = numbers("--latents", latents, int), numbers("--beta", beta)
     eta = number_or_word("--eta-dec", eta_dec)
+    law: dict[str, Any] = {
+        "likelihood": checks.likelihood("--likelihood", likelihood),
+        "dispersion": number_or_word("--dispersion", dispersion),
+    }
     if model == "hvae" and sigma is not None:
         raise InvalidArgumentError(
             "--sigma", "a value for a hvae", "--sigma-1 and --sigma-2", "Name the level."
@@ -80,6 +86,7 @@ def build_spec(
             eta_enc=eta_enc,
             sigma_1=number_or_word("--sigma-1", sigma_1 or "1"),
             sigma_2=number_or_word("--sigma-2", sigma_2 or "learned"),
+            **law,
         )
     for option, values in (("--latents", units), ("--beta", betas)):
         if len(values) != 1:
@@ -91,7 +98,8 @@ def build_spec(
             "--sigma-1, --sigma-2", f"a value for a {model}", "--sigma", "Or pass --model hvae."
         )
     cls = CVAESpec if model == "cvae" else VAESpec
-    return cls(units[0], betas[0], eta, eta_enc, number_or_word("--sigma", sigma or "learned"))
+    std = number_or_word("--sigma", sigma or "learned")
+    return cls(units[0], betas[0], eta, eta_enc, std, **law)
 
 
 def _twice(option: str, values: tuple[Any, ...]) -> tuple[Any, Any]:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import linalg
 
 from posterior_collapse.arrays import Array, Float, as_samples, is_lazy, refuse_non_finite
 from posterior_collapse.data.samples import Samples, Stream, as_pair, read
-from posterior_collapse.errors import DataError, InvalidArgumentError
+from posterior_collapse.errors import DataError, InvalidArgumentError, NotSolvedError
 from posterior_collapse.moments import lazy, wide
 from posterior_collapse.moments.accumulate import Accumulator
 
@@ -235,6 +236,52 @@ class Moments:
     def with_center(self, center: bool) -> Moments:
         """Return the same samples' central (True) or raw (False) moments."""
         return dataclasses.replace(self, center=center)
+
+    @property
+    def feature_means(self) -> Float:
+        """Mean of each feature of y, shape (d_y,), whatever the coordinates."""
+        basis = self.bases[1]
+        return self.mean_y if basis is None else basis.lift(self.mean_y[None])[0]
+
+    @property
+    def feature_variances(self) -> Float:
+        """Central variance of each feature of y, shape (d_y,); without the unresolved tail."""
+        basis, central = self.bases[1], self.cov[self._y, self._y]
+        return central.diagonal() if basis is None else basis.variances(central)
+
+    def divided(self, by: Float) -> Moments:
+        """Return the moments with each feature of y divided by its own number.
+
+        Args:
+            by: Shape (d_y,); infinity for features that are to drop out.
+
+        Raises:
+            NotSolvedError: Wide data of many samples, of whose tail only the trace is known.
+        """
+        if self.unresolved > 0:
+            raise NotSolvedError(
+                "data",
+                f"{self.features[1]} features of {self.n} samples, of which a subspace was kept",
+                "the whole covariance, to divide each feature by its own noise",
+                f"Pass at most {wide.MAX_FEATURES} features or {wide.MAX_SAMPLES} samples.",
+            )
+        basis = self.bases[1]
+        change, divided = (np.diag(1 / by), None) if basis is None else basis.divided(by)
+        if not self.paired:
+            return dataclasses.replace(
+                self,
+                mean=self.mean @ change,
+                cov=change.T @ self.cov @ change,
+                split=change.shape[1],
+                bases=(divided, divided),
+            )
+        whole = linalg.block_diag(np.eye(self.split), change)
+        return dataclasses.replace(
+            self,
+            mean=self.mean @ whole,
+            cov=whole.T @ self.cov @ whole,
+            bases=(self.bases[0], divided),
+        )
 
     def with_constant_input(self) -> Moments:
         """Return raw moments with a constant 1 added to x: an encoder bias as one more input."""

@@ -8,7 +8,7 @@ randomised subspace (Halko, Martinsson and Tropp 2011) found in one pass and mea
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +44,7 @@ class Basis:
     center: Float | None = None
     extra: Float | None = None
     constant: bool = False
+    divisor: Float | None = None
 
     def with_constant(self) -> Basis:
         """Return the basis for data with a constant 1 as one more coordinate and feature."""
@@ -54,17 +55,53 @@ class Basis:
         if self.constant:
             plain = dataclasses.replace(self, constant=False)
             return np.hstack([plain.lift(coordinates[:, :-1]), coordinates[:, -1:]])
-        if self.weights is None:
-            return coordinates @ self.rows
-        assert self.center is not None
-        assert self.extra is not None
-        weights = coordinates @ self.weights
-        n = len(self.rows)
         lifted = np.empty((len(coordinates), self.rows.shape[1]))
+        for columns, part in self._lifted(coordinates):
+            lifted[:, columns] = part
+        return lifted
+
+    def variances(self, cov: Float) -> Float:
+        """Return the variance of each feature, (d,), of a covariance in coordinates, (r, r)."""
+        values, vectors = linalg.eigh(cov)
+        found = np.empty(self.rows.shape[1])
+        for columns, part in self._lifted(vectors.T):
+            found[columns] = np.maximum(values, 0) @ np.square(part)
+        return found
+
+    def divided(self, by: Float) -> tuple[Float, Basis]:
+        """Return the basis of the features divided by `by`, (d,), and what turns coordinates.
+
+        Returns:
+            A matrix, (r, r'), that turns the old coordinates (in rows) into the new ones; and the
+            new basis.
+        """
+        size = len(self.rows) if self.weights is None else len(self.weights)
+        scaled = dataclasses.replace(
+            self, divisor=by if self.divisor is None else self.divisor * by
+        )
+        gram = np.zeros((size, size))
+        for _, part in scaled._lifted(np.eye(size)):
+            gram += part @ part.T
+        values, vectors = linalg.eigh(gram)
+        keep = values > values[-1] * size * np.finfo(float).eps
+        root, vectors = np.sqrt(values[keep]), vectors[:, keep]
+        back = (vectors / root).T
+        if self.weights is None:
+            return vectors * root, dataclasses.replace(scaled, rows=back @ self.rows)
+        return vectors * root, dataclasses.replace(scaled, weights=back @ self.weights)
+
+    def _lifted(self, coordinates: Float) -> Iterator[tuple[slice, Float]]:
+        """Yield vectors of the data space, a few features at a time."""
+        n = len(self.rows)
+        weights = coordinates if self.weights is None else coordinates @ self.weights
         for columns in _column_chunks(self.rows):
-            central = self.rows[:, columns].astype(np.float64) - self.center[columns]
-            lifted[:, columns] = weights[:, :n] @ central
-        return lifted + np.outer(weights[:, n], self.extra)
+            part = self.rows[:, columns].astype(np.float64)
+            if self.center is not None:
+                part -= self.center[columns]
+            part = weights[:, :n] @ part
+            if self.extra is not None:
+                part += np.outer(weights[:, n], self.extra[columns])
+            yield columns, part if self.divisor is None else part / self.divisor[columns]
 
 
 @dataclass(frozen=True, eq=False)

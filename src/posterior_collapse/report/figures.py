@@ -42,7 +42,10 @@ def forecast_figure(forecast: Forecast) -> Figure:
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     _spectrum(left, forecast)
-    _phase(figure, right, forecast)
+    if forecast.spec.likelihood == "gaussian":
+        _phase(figure, right, forecast)
+    else:
+        _staircase(right, forecast)
     return figure
 
 
@@ -141,6 +144,25 @@ def _spectrum(axes: Axes, forecast: Forecast) -> None:
     axes.set_ylabel("variance of data mode")
     name = f"z{len(forecast.levels)}: " if len(forecast.levels) > 1 else ""
     axes.set_title(f"{name}{top.n_active} of {len(top.status)} units active")
+    axes.legend(frameon=False)
+
+
+def _staircase(axes: Axes, forecast: Forecast) -> None:
+    """Active units over beta alone, where the decoder has no std."""
+    beta, onset = forecast.spec.beta_levels[-1], forecast.onset
+    highest = max(beta, onset if np.isfinite(onset) else 10.0)
+    diagram = forecast.phase_diagram(np.geomspace(min(beta, highest / 100) / 2, highest * 2, 400))
+    axes.step(diagram.betas, diagram.active[:, 0], where="post", color=BLUE)
+    active = forecast.levels[-1].n_active
+    axes.plot(beta, active, "*", color="white", mec="black", ms=15, label="this forecast")
+    if np.isfinite(onset):
+        axes.axvline(onset, color="black", ls="--", lw=1, label=f"onset of collapse ({onset:.3g})")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    several = len(forecast.levels) > 1
+    axes.set_xlabel(f"beta_{len(forecast.levels)}" if several else "beta")
+    axes.set_ylabel("active units")
+    axes.set_title(f"active units of z{len(forecast.levels)}" if several else "active units")
     axes.legend(frameon=False)
 
 

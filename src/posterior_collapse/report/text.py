@@ -92,7 +92,8 @@ def forecast_tables(forecast: Forecast) -> Iterator[Table]:
         for column in columns + ["I(x;z)"] * informed:
             table.add_column(column, justify="right", no_wrap=True)
         table.add_column("status", no_wrap=True)
-        for column in ("beta<", "eta_dec<"):
+        has_std = not np.isnan(level.critical_eta_dec).all()
+        for column in ("beta<",) + ("eta_dec<",) * has_std:
             table.add_column(column, justify="right", no_wrap=True)
         total = float(level.kl.sum()) if (level.kl >= 0).all() else 0.0
         for i in range(shown):
@@ -106,7 +107,7 @@ def forecast_tables(forecast: Forecast) -> Iterator[Table]:
                 *[_number(level.information[i])] * informed,
                 f"[{STYLES[status]}]{status}[/]",
                 _number(level.critical_beta[i]),
-                _number(level.critical_eta_dec[i]),
+                *[_number(level.critical_eta_dec[i])] * has_std,
             )
         yield table
 

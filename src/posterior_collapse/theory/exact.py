@@ -16,7 +16,7 @@ from scipy import linalg
 from posterior_collapse.arrays import Float
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec
-from posterior_collapse.theory.spectrum import as_moments
+from posterior_collapse.theory.reading import as_moments
 
 __all__ = ["ExactObjective", "ExactTerms"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,16 +11,16 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from posterior_collapse.arrays import Float
-from posterior_collapse.errors import InvalidArgumentError, NotSolvedError
 from posterior_collapse.moments import Moments
 from posterior_collapse.records import Record, Viewed, unit_rows
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import parameters as explicit
 from posterior_collapse.theory.advice import Advice, advise
 from posterior_collapse.theory.phase import PhaseDiagram, of_modes
+from posterior_collapse.theory.reading import Bias, as_modes
 from posterior_collapse.theory.solve import Problem, Solution, critical, solve
-from posterior_collapse.theory.spectrum import Modes, as_moments
-from posterior_collapse.theory.state import fit
+from posterior_collapse.theory.spectrum import Modes
+from posterior_collapse.theory.state import THRESHOLD_ROUNDING, fit
 
 __all__ = ["FewSamplesWarning", "Forecast", "Level", "forecast"]
 
@@ -29,7 +30,6 @@ ATTAINED = 1e-9
 """Relative to the loss: how nearly `Forecast.parameters` attain it, or a note says they do not."""
 
 Status = Literal["active", "noise", "collapsed"]
-Bias = Literal["both", "encoder", "decoder", "none"]
 
 
 class FewSamplesWarning(UserWarning):
@@ -84,18 +84,23 @@ class Level(Record):
 class Forecast(Viewed):
     """The global optimum of a linear model on given data.
 
+    Of a likelihood that is not Gaussian, variances are in units of the noise that it tolerates:
+    there `onset` is exact for every network, and counts, KL and loss are approximate below it.
+
     Attributes:
         spec: The hyperparameters.
-        loss: Negative beta-ELBO per sample in nats, every constant kept.
+        loss: Negative beta-ELBO per sample in nats, every constant kept; of counts without what the
+            data alone decide (log y!).
         spectrum: Variances theta_i^2 of the data modes (for a conditional model the eigenvalues
             of the residual covariance), descending.
         total_variance: Variance of the target (or residual), summed over features.
         levels: One `Level` per latent level, bottom (next to the data) first.
-        eta_dec: Decoder std, as given or as learned.
+        eta_dec: Decoder std, as given or as learned; NaN where the decoder has none.
         notes: What the optimum leaves undetermined, and cautions about the data.
     """
 
     view: ClassVar[str] = "forecast"
+    derived: ClassVar = ("onset", "n_possible")
     spec: Spec
     loss: float
     spectrum: Float
@@ -113,12 +118,34 @@ class Forecast(Viewed):
         return self.levels[-1].n_active
 
     @property
+    def onset(self) -> float:
+        """Beta of the level next to the data above which all its units collapse.
+
+        It is that of total collapse, whatever the network: there the loss is a quadratic.
+        """
+        critical = self.levels[0].critical_beta
+        return float(critical[~np.isnan(critical)].max(initial=0.0))
+
+    @property
+    def n_possible(self) -> int:
+        """Number of data modes that beat the threshold: units that would live, were there enough.
+
+        Where thresholds differ from unit to unit, the lowest one counts.
+        """
+        thresholds = self.levels[0].threshold
+        least = float(thresholds[~np.isnan(thresholds)].min(initial=np.inf))
+        return int(np.count_nonzero(self.spectrum > least * (1 + THRESHOLD_ROUNDING)))
+
+    @property
     def hidden_variance(self) -> float:
         """Variance that a data mode may have and be lost to rounding; 0 if all modes are known."""
         return self._modes.hidden
 
     def parameters(self) -> Mapping[str, Float]:
         """Return explicit matrices that attain `loss`, or as nearly as `notes` say.
+
+        Of a likelihood that is not Gaussian they are the optimum of the quadratic approximation:
+        `U1 z + c1` is the decoder's output, e.g. logits.
 
         Keys: `W1` (d1, d_x), `U1` (d_y, d1) and `sigma_1` (d1,); a conditional model has `W1`
         reading the condition, `W2` (d1, d_y) the target and `U2` (d_y, d_x) the condition's path
@@ -151,7 +178,7 @@ class Forecast(Viewed):
         """
         return advise(self._modes, self.spec, active)
 
-    def phase_diagram(self, betas: Any, eta_decs: Any, *, level: int = -1) -> PhaseDiagram:
+    def phase_diagram(self, betas: Any, eta_decs: Any = None, *, level: int = -1) -> PhaseDiagram:
         """Count active units over a grid of beta and eta_dec; see `phase_diagram`."""
         return of_modes(self._modes, self.spec, betas, eta_decs, level)
 
@@ -197,22 +224,27 @@ def forecast(data: Moments | Any, spec: Spec, *, bias: Bias | None = None) -> Fo
         >>> f.levels[0].status
         ('active', 'active', 'collapsed')
     """
-    moments, spec = as_moments(data, spec)
-    moments = _with_bias(moments, spec, bias)
-    modes = Modes(moments, spec.model == "cvae")
+    modes, spec = as_modes(data, spec, bias)
     problem = Problem.of(modes, spec)
     solution = solve(problem)
     with np.errstate(over="ignore", divide="ignore"):  # a critical value beyond floats: infinity
         levels = tuple(_levels(problem, solution))
     loss = solution.state.loss(solution.numbers, float(problem.rest[-1]), modes.target_dim)
+    eta_dec = float(solution.numbers.etas[0])
+    if modes.noise is not None:
+        # The constant's own loss in place of a Gaussian's on whitened data.
+        gaussian = modes.total / 2 + modes.target_dim / 2 * math.log(2 * math.pi)
+        loss += modes.noise.constant_loss - gaussian
+        eta_dec = math.nan
     return Forecast(
         spec=spec,
         loss=loss,
         spectrum=modes.theta**2,
         total_variance=modes.total,
         levels=levels,
-        eta_dec=float(solution.numbers.etas[0]),
+        eta_dec=eta_dec,
         notes=(
+            *(modes.noise.notes if modes.noise else ()),
             *solution.notes,
             *_constant_kl(levels),
             *_cautions(modes),
@@ -237,10 +269,12 @@ def _levels(problem: Problem, solution: Solution) -> list[Level]:
         problem.orders,
         strict=True,
     )
-    levels = []
+    levels: list[Level] = []
     for encoder, decoder, noise, kl, information, threshold, order in found:
         unit = np.argsort(order)
         status = [_status(e, i) for e, i in zip(encoder[unit], information[unit], strict=True)]
+        has_std = levels or problem.spec.likelihood == "gaussian"
+        eta_dec = threshold.eta_dec if has_std else np.full(len(unit), np.nan)
         levels.append(
             Level(
                 encoder_singular_values=np.sort(encoder)[::-1],
@@ -252,7 +286,7 @@ def _levels(problem: Problem, solution: Solution) -> list[Level]:
                 data_variance=fit(problem.theta, len(unit))[unit] ** 2,
                 threshold=threshold.variance[unit],
                 critical_beta=threshold.beta[unit],
-                critical_eta_dec=threshold.eta_dec[unit],
+                critical_eta_dec=eta_dec[unit],
             )
         )
     return levels
@@ -274,25 +308,6 @@ def _constant_kl(levels: tuple[Level, ...]) -> Iterator[str]:
                 f"level {number}: collapsed units keep a KL of up to {kl.max():.3g} nats each, "
                 "that of their fixed posterior std to the prior's; they carry nothing"
             )
-
-
-def _with_bias(moments: Moments, spec: Spec, bias: Bias | None) -> Moments:
-    if bias is None:
-        return moments
-    if bias in ("both", "none"):
-        return moments.with_center(bias == "both")
-    if bias == "encoder" and spec.model != "cvae":
-        return moments.with_constant_input() if moments.paired else moments.with_center(False)
-    if bias in ("encoder", "decoder"):
-        raise NotSolvedError(
-            "bias",
-            f"{bias!r} for a {spec.model} model",
-            "'both' or 'none' (for unconditional models also 'encoder')",
-            "Give both encoder and decoder a bias, or neither.",
-        )
-    raise InvalidArgumentError(
-        "bias", repr(bias), "'both', 'encoder', 'decoder' or 'none'", "Pass bias='both'."
-    )
 
 
 def _cautions(modes: Modes) -> list[str]:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from posterior_collapse.arrays import Float
+from posterior_collapse.errors import NotSolvedError
 from posterior_collapse.theory.solve import Problem, Solution
 from posterior_collapse.theory.spectrum import Modes
 from posterior_collapse.theory.state import fit
+from posterior_collapse.theory.whitening import Whitening
+
+LARGEST = 30.0
+"""An output, e.g. a logit, that is as good as the infinite one of features that never vary."""
 
 
 def build(modes: Modes, problem: Problem, solution: Solution) -> dict[str, Float]:
@@ -51,5 +56,23 @@ def build(modes: Modes, problem: Problem, solution: Solution) -> dict[str, Float
         found["c1"] = mean_out - found["U2"] @ mean_in
     else:
         found["b1"], found["c1"] = -found["W1"] @ mean_in, mean_out
+    if modes.noise is not None:
+        return _unwhitened(found, modes.noise)
     found["eta_dec"] = np.asarray(solution.numbers.etas[0])
     return found
+
+
+def _unwhitened(found: dict[str, Float], noise: Whitening) -> dict[str, Float]:
+    """Let matrices of whitened scores read the data and give the decoder's output."""
+    if noise.divisor is None or noise.output is None:
+        raise NotSolvedError(
+            "parameters",
+            "a conditional model of a likelihood that is not Gaussian",
+            "one whose best encoder is linear",
+            "Train it with pc.fit.",
+        )
+    return found | {
+        "W1": found["W1"] / noise.divisor,
+        "U1": found["U1"] / noise.divisor[:, None],
+        "c1": np.clip(noise.output, -LARGEST, LARGEST),
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,9 @@ from posterior_collapse.moments import Moments
 from posterior_collapse.records import Record
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import thresholds
+from posterior_collapse.theory.reading import as_modes
 from posterior_collapse.theory.solve import Problem, refuse_unsolved, solve_state
-from posterior_collapse.theory.spectrum import Modes, as_moments
+from posterior_collapse.theory.spectrum import Modes
 from posterior_collapse.theory.state import Numbers, fit
 
 __all__ = ["PhaseDiagram", "phase_diagram"]
@@ -53,7 +54,7 @@ class PhaseDiagram(Record):
 
 
 def phase_diagram(
-    data: Moments | Any, spec: Spec, betas: Any, eta_decs: Any, *, level: int = -1
+    data: Moments | Any, spec: Spec, betas: Any, eta_decs: Any = None, *, level: int = -1
 ) -> PhaseDiagram:
     """Count active units for every pair of beta and eta_dec.
 
@@ -61,7 +62,8 @@ def phase_diagram(
         data: As for `forecast`.
         spec: Everything else; its own beta of that level and its eta_dec are replaced.
         betas: Betas of the level, shape (rows,).
-        eta_decs: Std of every decoder, shape (columns,).
+        eta_decs: Std of every decoder, shape (columns,); None: the spec's own, in one column. A
+            likelihood that is not Gaussian has none.
         level: Level to vary and count, bottom first; -1 is the top.
 
     Raises:
@@ -74,15 +76,30 @@ def phase_diagram(
         >>> phase_diagram(m, VAESpec(latent_dim=2), [0.5, 2.0, 5.0], [1.0, 0.1]).active.tolist()
         [[2, 2], [1, 2], [0, 2]]
     """
-    moments, spec = as_moments(data, spec)
-    modes = Modes(moments, spec.model == "cvae")
+    modes, spec = as_modes(data, spec)
     return of_modes(modes, spec, betas, eta_decs, level)
 
 
 def of_modes(modes: Modes, spec: Spec, betas: Any, eta_decs: Any, level: int) -> PhaseDiagram:
     """Return the phase diagram for modes at hand; see `phase_diagram`."""
     rows = np.array([checks.positive("betas", b) for b in np.ravel(betas)])
-    columns = np.array([checks.positive("eta_decs", e) for e in np.ravel(eta_decs)])
+    if eta_decs is not None and spec.likelihood != "gaussian":
+        raise InvalidArgumentError(
+            "eta_decs",
+            f"values for likelihood {spec.likelihood!r}",
+            "none, as only a Gaussian decoder has a std",
+            "Leave eta_decs out.",
+        )
+    own = eta_decs is None
+    if own and "learned" in spec.eta_levels:
+        raise InvalidArgumentError(
+            "eta_decs", "none", "stds, as the spec learns its own", "Pass some."
+        )
+    columns = np.array(
+        [spec.eta_levels[0]]
+        if own
+        else [checks.positive("eta_decs", e) for e in np.ravel(eta_decs)]
+    )
     depth = len(spec.dims)
     if not -depth <= level < depth:
         raise InvalidArgumentError("level", level, f"one of {depth} levels", "Pass level=-1.")
@@ -90,22 +107,24 @@ def of_modes(modes: Modes, spec: Spec, betas: Any, eta_decs: Any, level: int) ->
     plain = spec.replace(eta_dec=1.0) if spec.eta_levels[0] == "learned" else spec
     problem = Problem.of(modes, plain)
     refuse_unsolved(problem)
-    counts = [_row(problem, float(beta), columns, level) for beta in rows]
+    etas = list(spec.eta_levels) if own else [columns[:, None]] * depth
+    counts = [_row(problem, float(beta), etas, level) for beta in rows]
     return PhaseDiagram(spec, level, rows, columns, np.array(counts, dtype=np.int64))
 
 
-def _row(problem: Problem, beta: float, columns: Float, level: int) -> npt.NDArray[np.int64]:
+def _row(problem: Problem, beta: float, etas: Sequence[Any], level: int) -> npt.NDArray[np.int64]:
+    """Counts for one beta, per column of the decoder stds `etas`, (columns, 1) or one number."""
     spec = problem.spec
     betas = [beta if k == level else b for k, b in enumerate(spec.beta_levels)]
-    grid = columns[:, None]
-    numbers = Numbers(betas, [grid] * len(betas), spec.eta_enc)
+    columns = np.size(etas[0])
+    numbers = Numbers(betas, etas, spec.eta_enc)
     if spec.sigma_levels == ("shared",):
         theta = fit(problem.theta, spec.dims[0])
         critical = thresholds.shared(theta, Numbers(betas, [1.0], spec.eta_enc), 1.0).beta
-        alive = critical / grid**2 > beta
+        alive = critical / np.square(etas[0]) > beta
     else:
         try:
             alive = solve_state(problem, problem.theta, numbers).informed[level]
         except UnboundedObjectiveError:
-            return np.full(len(columns), -1, dtype=np.int64)
-    return np.asarray(np.sum(alive * np.ones((len(columns), 1)), axis=-1), dtype=np.int64)
+            return np.full(columns, -1, dtype=np.int64)
+    return np.asarray(np.sum(alive * np.ones((columns, 1)), axis=-1), dtype=np.int64)

@@ -20,46 +20,15 @@ import numpy.typing as npt
 from scipy import linalg
 
 from posterior_collapse.arrays import Float
-from posterior_collapse.data.samples import read
-from posterior_collapse.errors import DataError, InvalidArgumentError
+from posterior_collapse.errors import DataError
 from posterior_collapse.moments import Moments
-from posterior_collapse.specs import Spec, in_order, require_gaussian
+from posterior_collapse.theory.whitening import Whitening
 
-__all__ = ["Modes", "Vectors", "as_moments"]
+__all__ = ["Modes", "Vectors"]
 
 EPS = float(np.finfo(float).eps)
 LEAST_SHARE = 1e-10
 """Of the total variance: an eigenvalue routine has digits for features with more."""
-
-
-def as_moments(data: Any, spec: Any) -> tuple[Moments, Spec]:
-    """Return the moments of the data and the spec, whichever of the two was passed first.
-
-    Args:
-        data: `Moments`, or data of any kind that `data.samples.read` knows.
-        spec: What the data must serve.
-
-    Raises:
-        InvalidArgumentError: `spec` is not a spec.
-        NotSolvedError: Its likelihood is not Gaussian.
-        DataError: The data cannot be used, or a conditional model has no condition.
-    """
-    data, spec = in_order(data, spec)
-    if not isinstance(spec, Spec):
-        raise InvalidArgumentError(
-            "spec", type(spec).__name__, "a VAESpec, CVAESpec, HVAESpec or ChainSpec", "Pass one."
-        )
-    require_gaussian(spec)
-    conditional = spec.model == "cvae"
-    moments = data if isinstance(data, Moments) else Moments.of(read(data, conditional))
-    if conditional and not moments.paired:
-        raise DataError(
-            "data",
-            "no target y",
-            "a condition x and a target y for a conditional model",
-            "Pass a pair (x, y), or Moments.from_arrays(x, y).",
-        )
-    return moments, spec
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,10 +73,12 @@ class Modes:
     Attributes:
         moments: Where the modes come from.
         conditional: Whether x is a condition that the decoder sees too.
+        noise: For a likelihood that is not Gaussian, what the data were measured in.
     """
 
     moments: Moments
     conditional: bool = False
+    noise: Whitening | None = None
 
     @cached_property
     def theta(self) -> Float:

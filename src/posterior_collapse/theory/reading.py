@@ -1,0 +1,122 @@
+"""Data of any kind and a spec, made into the moments or the modes that the theory asks for."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from posterior_collapse.data.samples import Stream, read
+from posterior_collapse.errors import DataError, InvalidArgumentError, NotSolvedError
+from posterior_collapse.moments import Moments
+from posterior_collapse.specs import Spec, in_order, require_gaussian
+from posterior_collapse.theory.spectrum import Modes
+from posterior_collapse.theory.whitening import whiten, whiten_given
+
+__all__ = ["Bias", "as_modes", "as_moments"]
+
+Bias = Literal["both", "encoder", "decoder", "none"]
+
+
+def as_moments(data: Any, spec: Any) -> tuple[Moments, Spec]:
+    """Return the moments of the data and the spec, whichever of the two was passed first.
+
+    Args:
+        data: `Moments`, or data of any kind that `data.samples.read` knows.
+        spec: What the data must serve.
+
+    Raises:
+        InvalidArgumentError: `spec` is not a spec.
+        NotSolvedError: Its likelihood is not Gaussian.
+        DataError: The data cannot be used, or a conditional model has no condition.
+    """
+    data, spec = _in_order(data, spec)
+    require_gaussian(spec)
+    return _measured(data, spec), spec
+
+
+def as_modes(data: Any, spec: Any, bias: Bias | None = None) -> tuple[Modes, Spec]:
+    """Return the modes of the data in the noise of the spec's likelihood, and the spec.
+
+    Args:
+        data: As of `as_moments`.
+        spec: What the data must serve.
+        bias: Which of encoder and decoder have biases; see `forecast`.
+
+    Raises:
+        InvalidArgumentError: `spec` is not a spec.
+        NotSolvedError: A likelihood "other", or other than Gaussian where the rows are needed.
+        DataError: The data cannot be used, or a conditional model has no condition.
+    """
+    data, spec = _in_order(data, spec)
+    if spec.likelihood == "other":
+        raise NotSolvedError(
+            "spec",
+            "likelihood 'other'",
+            "a likelihood with a name",
+            "Call pc.onset(loss, y) with the reconstruction loss itself.",
+        )
+    if spec.likelihood != "gaussian" and spec.model == "cvae":
+        return _given(data, spec, bias), spec
+    moments = _with_bias(_measured(data, spec), spec, bias)
+    if spec.likelihood == "gaussian":
+        return Modes(moments, spec.model == "cvae"), spec
+    noise = whiten(moments, spec)
+    return Modes(noise.moments, noise=noise), spec
+
+
+def _given(data: Any, spec: Spec, bias: Bias | None) -> Modes:
+    """Modes of what a condition leaves unexplained, which moments do not tell."""
+    if isinstance(data, Moments):
+        raise NotSolvedError(
+            "data",
+            f"moments, for a conditional model of likelihood {spec.likelihood!r}",
+            "the rows of x and y: what x explains is found by regression",
+            "Pass the pair (x, y).",
+        )
+    if bias not in (None, "both"):
+        raise NotSolvedError(
+            "bias", repr(bias), f"'both' for likelihood {spec.likelihood!r}", "Leave it out."
+        )
+    found = read(data, True)
+    noise = whiten_given(found.collected() if isinstance(found, Stream) else found, spec)
+    return Modes(noise.moments, noise=noise)
+
+
+def _in_order(data: Any, spec: Any) -> tuple[Any, Spec]:
+    data, spec = in_order(data, spec)
+    if not isinstance(spec, Spec):
+        raise InvalidArgumentError(
+            "spec", type(spec).__name__, "a VAESpec, CVAESpec, HVAESpec or ChainSpec", "Pass one."
+        )
+    return data, spec
+
+
+def _measured(data: Any, spec: Spec) -> Moments:
+    conditional = spec.model == "cvae"
+    moments = data if isinstance(data, Moments) else Moments.of(read(data, conditional))
+    if conditional and not moments.paired:
+        raise DataError(
+            "data",
+            "no target y",
+            "a condition x and a target y for a conditional model",
+            "Pass a pair (x, y), or Moments.from_arrays(x, y).",
+        )
+    return moments
+
+
+def _with_bias(moments: Moments, spec: Spec, bias: Bias | None) -> Moments:
+    if bias is None:
+        return moments
+    if bias in ("both", "none"):
+        return moments.with_center(bias == "both")
+    if bias == "encoder" and spec.model != "cvae":
+        return moments.with_constant_input() if moments.paired else moments.with_center(False)
+    if bias in ("encoder", "decoder"):
+        raise NotSolvedError(
+            "bias",
+            f"{bias!r} for a {spec.model} model",
+            "'both' or 'none' (for unconditional models also 'encoder')",
+            "Give both encoder and decoder a bias, or neither.",
+        )
+    raise InvalidArgumentError(
+        "bias", repr(bias), "'both', 'encoder', 'decoder' or 'none'", "Pass bias='both'."
+    )
