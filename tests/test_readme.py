@@ -88,9 +88,11 @@ def test_the_output_shown_is_the_output(tmp_path: Path) -> None:
     assert " ".join(shown[0].split()) in " ".join(run(SESSIONS[0][0], tmp_path).split())
 
 
-def test_python_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("document", ["README.md", "docs/likelihoods.md"])
+def test_python_examples(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    failed = doctest.testfile(
-        str(ROOT / "README.md"), module_relative=False, optionflags=doctest.ELLIPSIS
-    ).failed
-    assert failed == 0
+    found = doctest.testfile(
+        str(ROOT / document), module_relative=False, optionflags=doctest.ELLIPSIS
+    )
+    assert found.attempted > 5
+    assert found.failed == 0

@@ -178,6 +178,8 @@ class Spec:
     def _stated(self) -> list[tuple[str, Any]]:
         """Fields by name, but for those that this likelihood does without."""
         idle = {"likelihood"} if self.likelihood == "gaussian" else set()
+        if self.likelihood != "gaussian" and len(self.dims) == 1:
+            idle.add("eta_dec")
         if self.likelihood != "negative-binomial":
             idle.add("dispersion")
         return [(name, getattr(self, name)) for name in _fields(type(self)) if name not in idle]

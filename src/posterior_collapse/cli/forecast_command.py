@@ -48,6 +48,9 @@ def forecast(
     dispersion: str = typer.Option(
         "learned", help="r of a negative binomial, of variance m + m^2/r."
     ),
+    network: bool = typer.Option(
+        False, "--network", help="Say as well how few units a network keeps (takes seconds)."
+    ),
     active: int | None = typer.Option(None, help="Advise on keeping this many units."),
     biases: bool = typer.Option(True, help="Whether the model has biases (central moments)."),
     cross_fit: int | None = typer.Option(
@@ -88,7 +91,7 @@ def forecast(
         data_dir=data_dir,
         header=header,
     )
-    _forecast(dataset, spec, active, biases, cross_fit, plot, as_json)
+    _forecast(dataset, spec, active, biases, cross_fit, plot, as_json, network)
 
 
 def effective_beta(
@@ -168,12 +171,22 @@ def _forecast(
     cross_fit: int | None,
     plot: Path | None,
     as_json: bool,
+    network: bool = False,
     **extra: Any,
 ) -> None:
     from posterior_collapse import report, theory
 
-    measured, spec = _measure(dataset, spec, biases, cross_fit)
-    result = theory.forecast(measured, spec)
+    if network and cross_fit is not None:
+        raise InvalidArgumentError(
+            "--network", "given with --cross-fit", "one of the two", "Leave --cross-fit out."
+        )
+    if network:
+        rows = dataset.x if dataset.y is None else (dataset.x, dataset.y)
+        bias = "both" if biases else "none"
+        result = theory.forecast(rows, spec, bias=bias, network=True)  # type: ignore[arg-type]
+    else:
+        measured, spec = _measure(dataset, spec, biases, cross_fit)
+        result = theory.forecast(measured, spec)
     advice = result.advice(active)
     if plot is not None:
         report.save_figure(report.plot(result), plot)

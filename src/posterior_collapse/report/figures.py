@@ -143,7 +143,13 @@ def _spectrum(axes: Axes, forecast: Forecast) -> None:
     axes.set_xlabel("data mode, strongest first")
     axes.set_ylabel("variance of data mode")
     name = f"z{len(forecast.levels)}: " if len(forecast.levels) > 1 else ""
-    axes.set_title(f"{name}{top.n_active} of {len(top.status)} units active")
+    title = f"{name}{top.n_active} of {len(top.status)} units active"
+    if forecast.bracket is not None:
+        fewest, most = forecast.bracket
+        if most:
+            axes.axvspan(fewest + 0.5, most + 0.5, color=GREEN, alpha=0.15, lw=0)
+        title += f" (a network keeps {fewest} to {most})"
+    axes.set_title(title)
     axes.legend(frameon=False)
 
 

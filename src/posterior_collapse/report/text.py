@@ -44,7 +44,16 @@ def verdict(forecast: Forecast) -> str:
         name = f"z{number}: " if len(forecast.levels) > 1 else ""
         below = forecast.spec.dims[number - 2] if number > 1 else None
         sentences.append(name + _level_verdict(level, below, forecast.hidden_variance))
+    if forecast.bracket is not None:
+        sentences.append(_bracket(*forecast.bracket, forecast.spec.dims[0]))
     return "\n".join(sentences)
+
+
+def _bracket(fewest: int, most: int, units: int) -> str:
+    keeps = f"A linear model keeps {most} of {units}; a network trained to convergence "
+    if fewest == most:
+        return keeps + ("none, whatever it is." if most == 0 else f"about as many ({most}).")
+    return keeps + f"between {fewest} and {most}."
 
 
 def _level_verdict(level: Level, units_below: int | None, hidden: float) -> str:

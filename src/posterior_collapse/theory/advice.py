@@ -174,8 +174,6 @@ def _active(modes: Modes, spec: Spec) -> int | None:
 def _tunable(spec: Spec) -> Iterator[str]:
     """Names of the positive numbers that a user may turn: betas, decoder stds, fixed sigmas."""
     fixed = {"model", "latent_dim", "latent_dims", "eta_enc", "dispersion"}
-    if len(spec.dims) == 1 and spec.likelihood != "gaussian":
-        fixed.add("eta_dec")
     for name, value in spec.to_dict().items():
         if name in fixed:
             continue

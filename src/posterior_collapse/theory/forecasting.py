@@ -6,16 +6,21 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from posterior_collapse.arrays import Float
+from posterior_collapse.data.samples import Samples, Stream, read
+from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.moments import Moments
 from posterior_collapse.records import Record, Viewed, unit_rows
-from posterior_collapse.specs import Spec
+from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.theory import parameters as explicit
 from posterior_collapse.theory.advice import Advice, advise
+from posterior_collapse.theory.ceiling import ceiling
+from posterior_collapse.theory.network import PARTS, fewest_units, rows_of_modes, some_rows
 from posterior_collapse.theory.phase import PhaseDiagram, of_modes
 from posterior_collapse.theory.reading import Bias, as_modes
 from posterior_collapse.theory.solve import Problem, Solution, critical, solve
@@ -97,6 +102,9 @@ class Forecast(Viewed):
         levels: One `Level` per latent level, bottom (next to the data) first.
         eta_dec: Decoder std, as given or as learned; NaN where the decoder has none.
         notes: What the optimum leaves undetermined, and cautions about the data.
+        bracket: Fewest and most units of z1 that a network trained to convergence keeps; None
+            unless asked for. The most is the linear count; the fewest are a guess from parts of
+            the data, which trained networks on digits and MNIST met within a unit.
     """
 
     view: ClassVar[str] = "forecast"
@@ -108,9 +116,11 @@ class Forecast(Viewed):
     levels: tuple[Level, ...]
     eta_dec: float
     notes: tuple[str, ...]
+    bracket: tuple[int, int] | None
     _modes: Modes
     _problem: Problem
     _solution: Solution
+    _targets: Float | None = None
 
     @property
     def n_active(self) -> int:
@@ -125,6 +135,23 @@ class Forecast(Viewed):
         """
         critical = self.levels[0].critical_beta
         return float(critical[~np.isnan(critical)].max(initial=0.0))
+
+    @cached_property
+    def ceiling(self) -> float | None:
+        """Beta above which no model at all beats total collapse; with `network=True` only.
+
+        Between `onset` and here collapse is a local optimum that a nonlinear model could in
+        principle beat: a bound on what is possible, no prediction. It is that of at most 10,000
+        rows, found by search (seconds), and None where there is a condition, a second level, or a
+        likelihood without the form that it needs.
+        """
+        spec = self.spec
+        known = ("gaussian", "bernoulli", "poisson", "categorical")
+        fixed = "learned" in spec.eta_levels or not isinstance(spec.sigma_levels[0], str)
+        if self._targets is None or spec.model != "vae" or spec.likelihood not in known or fixed:
+            return None
+        scale = float(spec.eta_levels[0])
+        return ceiling(spec.likelihood, self._targets / scale, self.onset)
 
     @property
     def n_possible(self) -> int:
@@ -176,7 +203,12 @@ class Forecast(Viewed):
             >>> [(c.parameter, c.value < c.current) for c in advice.changes]
             [('beta', True), ('eta_dec', True)]
         """
-        return advise(self._modes, self.spec, active)
+        found = advise(self._modes, self.spec, active)
+        if self.bracket is None or self.bracket[0] == self.bracket[1]:
+            return found
+        said = "Counts are a linear model's; trained to convergence a network now keeps between "
+        fewest, most = self.bracket
+        return found.replace(text=f"{found.text} {said}{fewest} and {most}.")
 
     def phase_diagram(self, betas: Any, eta_decs: Any = None, *, level: int = -1) -> PhaseDiagram:
         """Count active units over a grid of beta and eta_dec; see `phase_diagram`."""
@@ -195,7 +227,9 @@ class Forecast(Viewed):
         return f"Forecast({self.spec.model}; {levels}; loss {self.loss:.6g} nats per sample)"
 
 
-def forecast(data: Moments | Any, spec: Spec, *, bias: Bias | None = None) -> Forecast:
+def forecast(
+    data: Moments | Any, spec: Spec, *, bias: Bias | None = None, network: bool = False
+) -> Forecast:
     """Say which latent units the global optimum of a linear model keeps, and what they carry.
 
     Args:
@@ -207,6 +241,8 @@ def forecast(data: Moments | Any, spec: Spec, *, bias: Bias | None = None) -> Fo
         bias: Which of encoder and decoder have biases: "both" (central moments), "none" (raw
             ones), "encoder" (raw, with a constant 1 among the inputs), "decoder" (no closed
             form). None goes by `Moments.center`.
+        network: Say as well how few units a network keeps, in `Forecast.bracket`. That takes the
+            rows of the data, not `Moments`, and seconds.
 
     Raises:
         DataError: The data cannot be used; a conditional model without a condition.
@@ -224,7 +260,9 @@ def forecast(data: Moments | Any, spec: Spec, *, bias: Bias | None = None) -> Fo
         >>> f.levels[0].status
         ('active', 'active', 'collapsed')
     """
-    modes, spec = as_modes(data, spec, bias)
+    data, spec = in_order(data, spec)
+    rows = _rows_at_hand(data, spec) if network else None
+    modes, spec = as_modes(data if rows is None else rows, spec, bias)
     problem = Problem.of(modes, spec)
     solution = solve(problem)
     with np.errstate(over="ignore", divide="ignore"):  # a critical value beyond floats: infinity
@@ -236,6 +274,12 @@ def forecast(data: Moments | Any, spec: Spec, *, bias: Bias | None = None) -> Fo
         gaussian = modes.total / 2 + modes.target_dim / 2 * math.log(2 * math.pi)
         loss += modes.noise.constant_loss - gaussian
         eta_dec = math.nan
+    bracket: tuple[int, int] | None = None
+    targets: Float | None = None
+    said: list[str] = []
+    if rows is not None:
+        x, targets = some_rows(rows)
+        bracket, said = _bracket(x, targets, modes, levels[0], spec)
     return Forecast(
         spec=spec,
         loss=loss,
@@ -250,10 +294,13 @@ def forecast(data: Moments | Any, spec: Spec, *, bias: Bias | None = None) -> Fo
             *_cautions(modes),
             *_hidden(modes, levels),
             *_cancelling(modes, solution, loss),
+            *said,
         ),
+        bracket=bracket,
         _modes=modes,
         _problem=problem,
         _solution=solution,
+        _targets=targets,
     )
 
 
@@ -308,6 +355,35 @@ def _constant_kl(levels: tuple[Level, ...]) -> Iterator[str]:
                 f"level {number}: collapsed units keep a KL of up to {kl.max():.3g} nats each, "
                 "that of their fixed posterior std to the prior's; they carry nothing"
             )
+
+
+def _rows_at_hand(data: Any, spec: Any) -> Samples:
+    if isinstance(data, Moments):
+        raise InvalidArgumentError(
+            "network",
+            "True with moments",
+            "the rows of the data, whose parts are counted",
+            "Pass the data themselves.",
+        )
+    found = read(data, getattr(spec, "model", None) == "cvae")
+    return found.collected() if isinstance(found, Stream) else found
+
+
+def _bracket(
+    x: Float, y: Float, modes: Modes, level: Level, spec: Spec
+) -> tuple[tuple[int, int], list[str]]:
+    most = level.n_active
+    if not most:
+        return (0, 0), []  # the onset holds for every network
+    threshold = float(level.threshold[np.isfinite(level.threshold)].min())
+    count, parts = fewest_units(rows_of_modes(x, y, modes, spec), threshold)
+    notes = []
+    if parts < PARTS:
+        notes.append(
+            f"the fewest units of a network are counted in {parts} part{'s' * (parts > 1)} of the "
+            f"data, as {len(x):,} rows allow: with {PARTS} parts they may be fewer"
+        )
+    return (int(np.clip(round(count), 1, most)), most), notes
 
 
 def _cautions(modes: Modes) -> list[str]:
