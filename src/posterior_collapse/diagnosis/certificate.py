@@ -327,9 +327,7 @@ def _of_parts(rows: Rows, noise: Noise | None, labels: NDArray[np.intp]) -> Part
             average=(of_part.average - of_part.average.mean((0, 1))) * math.sqrt(n / (n - 1))
         )
         halves = of_part.halves(NARROW)
-        values, errors = zip(
-            *(_measured(of, on) for of, on in (halves, halves[::-1])), strict=True
-        )
+        values, errors = zip(*(_measured(of, on) for of, on in (halves, halves[::-1])), strict=True)
         variance = max(float(np.mean(values)), 0.0)
         error = variance_error(variance, math.hypot(*errors) / 2, n)
         found.append((n / len(labels), variance, error))

@@ -148,7 +148,7 @@ class Collected:
         self.levels = [LevelStatistics(self._rng, model.centred) for _ in model.units]
         self.residuals: list[Residuals] = []
         self.losses: dict[str, Running] = {}
-        self._variance, self._standardised = Running(), Running()
+        self._variance, self._standardised, self._data = Running(), Running(), Running()
         self._joint: Accumulator | None = None
         self._widths: list[int] = []
         units = min(MOST_EFFECTS, max(model.units))
@@ -169,9 +169,17 @@ class Collected:
     @property
     def unjudged(self) -> bool:
         """Whether it decodes, and nothing says by which distribution."""
-        return self._pass is not None and not self.exact and getattr(
-            self.model, "decodes", True
-        ) and not cast(SampledPass, self._pass).decodes
+        return (
+            self._pass is not None
+            and not self.exact
+            and getattr(self.model, "decodes", True)
+            and not cast(SampledPass, self._pass).decodes
+        )
+
+    @property
+    def data_loss(self) -> float:
+        """What the data alone add to the loss, such as log y! of counts: no forecast has it."""
+        return -float(self._data.mean) if self._data.n else 0.0
 
     @property
     def eta_dec(self) -> float | None:
@@ -320,6 +328,8 @@ class Collected:
             self._variance.add(np.full(len(decoded.squared_error), decoded.eta_dec**2))
         if decoded.standardised is not None:
             self._standardised.add(decoded.standardised)
+        if decoded.data is not None:
+            self._data.add(decoded.data)
         if self.spec is not None:
             reconstruction = -self._log_density(decoded, self.spec)
             weighted = [b * kl for b, kl in zip(self.spec.beta_levels, kls, strict=True)]

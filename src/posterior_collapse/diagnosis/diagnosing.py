@@ -134,7 +134,7 @@ def diagnose(
     losses = _means(found)
     optimal = found.exact and forecast is not None and _is_least(losses["loss"], forecast.loss)
     signals = _signals(found, levels)
-    collapsed = None if forecast is None else collapsed_loss(forecast)
+    collapsed = None if forecast is None else collapsed_loss(forecast) + found.data_loss
     notes = (
         *seen.notes,
         *getattr(model, "notes", ()),
@@ -152,6 +152,7 @@ def diagnose(
         levels=levels,
         **losses,
         collapsed_loss=collapsed,
+        data_loss=found.data_loss,
         eta_dec=found.eta_dec,
         **nll,
         **_certificate(found, levels, signals, optimal, collapsed),

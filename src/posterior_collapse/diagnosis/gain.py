@@ -48,9 +48,7 @@ def partitions(places: NDArray[Any], least: int) -> Iterator[NDArray[np.intp]]:
         yield names[labels]
 
 
-def priced(
-    spec: Spec, level: int, share: Float, t: Float, error: Float
-) -> tuple[float, float]:
+def priced(spec: Spec, level: int, share: Float, t: Float, error: Float) -> tuple[float, float]:
     """Return what one more unit gains in nats per row, and its standard error.
 
     Only parts whose t exceeds 1 gain, so that a noisy t gains on average although it should not.
@@ -93,7 +91,8 @@ def gain_of(
     t = signal.variances[:1] / limit
     if np.isnan(t).any():
         return Gain(math.nan, math.nan, 1, math.nan, math.nan, worth)
-    whole = priced(spec, level, np.ones(1), t, np.array([error]))
+    _, spread = priced(spec, level, np.ones(1), t, np.array([error]))
+    whole = float(unit_gain(spec, t, level=level)[0]), spread
     best, count = whole, 1
     for parts in signal.parts:
         found = priced(spec, level, parts.share, parts.variance / limit, parts.error / limit)
@@ -112,11 +111,9 @@ def side_of_worth(spec: Spec, level: int, t: float, error: float, worth: float) 
         ['below', 'undecided', 'above']
     """
     side = side_of_threshold(t, error)
-    if side == "below" or worth == 0 or math.isnan(t + error):
+    if side != "above":
         return side
-    least, most = (
-        float(unit_gain(spec, t + sign * SURE * error, level=level)) for sign in (-1, 1)
-    )
+    least, most = (float(unit_gain(spec, t + sign * SURE * error, level=level)) for sign in (-1, 1))
     if least > worth:
         return "above"
     return "below" if most <= worth else "undecided"

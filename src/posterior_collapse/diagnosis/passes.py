@@ -50,6 +50,7 @@ class Reconstruction(NamedTuple):
         features: Number of features of y.
         standardised: Mean of the squared error in units of the model's own variances, (rows,);
             None where one std serves all, or there is none.
+        data: What the data alone decide of `log_density`, (rows,); None: nothing.
     """
 
     squared_error: Float
@@ -57,6 +58,7 @@ class Reconstruction(NamedTuple):
     eta_dec: float | None
     features: int
     standardised: Float | None = None
+    data: Float | None = None
 
 
 class Pass(NamedTuple):
@@ -177,13 +179,14 @@ class SampledPass:
             self.output = p
             parts.append((_scores if self.whitened else _errors)(p, target[cut]))
         found = [_joined(part) for part in zip(*parts, strict=True)]
-        squared, density, variance, scaled, average, difference, curvature = found
+        squared, density, variance, scaled, data, average, difference, curvature = found
         reconstruction = Reconstruction(
             _numpy(squared),
             _numpy(density),
             None if variance is None else float(variance.mean()) ** 0.5,
             target.shape[-1],
             None if scaled is None else _numpy(scaled),
+            None if data is None else _numpy(data),
         )
         if average is None:
             return reconstruction, None
@@ -290,7 +293,8 @@ def _halves(samples: Tensor) -> tuple[Tensor, Tensor]:
 
 Parts = tuple[Tensor | None, ...]
 """Of some rows: squared error, log density, variance of a Gaussian decoder, squared error in units
-of it, average and half difference of the halves' residuals or scores, and curvature."""
+of it, what the data alone decide, average and half difference of the halves' residuals or scores,
+and curvature."""
 
 
 def _errors(p: Normal, target: Tensor) -> Parts:
@@ -309,7 +313,7 @@ def _errors(p: Normal, target: Tensor) -> Parts:
     logs = std.log().mean(-1) + 0.5 * math.log(2 * math.pi)
     density = -0.5 * scaled - target.shape[-1] * logs
     variance = std.square().mean().expand(len(target))
-    return (squared_error.mean(0), density.mean(0), variance, None, *_halves(residual), None)
+    return (squared_error.mean(0), density.mean(0), variance, None, None, *_halves(residual), None)
 
 
 def _scores(p: Distribution, target: Tensor) -> Parts:
@@ -329,7 +333,9 @@ def _scores(p: Distribution, target: Tensor) -> Parts:
     if found.score is not None:
         halves = _halves(found.score)
     curvature = None if found.curvature is None else _mean_curvature(p, found.curvature)
-    return (squared_error.mean(0), found.log_density.mean(0), variance, scaled, *halves, curvature)
+    data = None if found.data is None else found.data.mean(0)
+    density = found.log_density.mean(0)
+    return (squared_error.mean(0), density, variance, scaled, data, *halves, curvature)
 
 
 def _mean_curvature(p: Distribution, curvature: Tensor) -> Tensor:

@@ -15,7 +15,15 @@ from posterior_collapse.specs import Likelihood, Spec
 if TYPE_CHECKING:
     from posterior_collapse.theory import Forecast
 
-__all__ = ["QUANTILES", "CollapseCurve", "Conclusion", "Diagnosis", "Finding", "Gain", "LevelDiagnosis"]
+__all__ = [
+    "QUANTILES",
+    "CollapseCurve",
+    "Conclusion",
+    "Diagnosis",
+    "Finding",
+    "Gain",
+    "LevelDiagnosis",
+]
 
 Float = NDArray[np.float64]
 Status = Literal["active", "noise", "collapsed"]
@@ -189,6 +197,8 @@ class Diagnosis(Viewed):
         squared_error: E|y - mu|^2, in data units squared.
         collapsed_loss: What it would be without any latent unit, all else at its best: the units
             that live have brought the difference. None where there is no forecast.
+        data_loss: The part of `loss` that the data alone decide (log y! of counts), which the
+            forecast's leaves out.
         loss_error: Standard error of `loss`; likewise `kl_error` and so on.
         eta_dec: Std of a Gaussian decoder, as given or as learned.
         nll: -log p(y|x), exact or by importance sampling; None if it was not asked for.
@@ -220,6 +230,7 @@ class Diagnosis(Viewed):
     loss: float | None = None
     loss_error: float | None = None
     collapsed_loss: float | None = None
+    data_loss: float = 0.0
     reconstruction: float | None = None
     reconstruction_error: float | None = None
     elbo: float | None = None
@@ -252,12 +263,16 @@ class Diagnosis(Viewed):
     @property
     def gain(self) -> float | None:
         """What one more unit would buy, in nats per row, at the level where it buys most."""
-        return None if not self.gains else max(self.gains, key=lambda one: one.nats).nats
+        return self._best.nats if self.gains else None
 
     @property
     def gain_error(self) -> float | None:
         """Standard error of `gain`."""
-        return None if not self.gains else max(self.gains, key=lambda one: one.nats).error
+        return self._best.error if self.gains else None
+
+    @property
+    def _best(self) -> Gain:
+        return max(self.gains, key=lambda one: one.nats)
 
     def _rows(self) -> Iterator[Mapping[str, Any]]:
         return unit_rows(self.levels, [len(level.status) for level in self.levels])

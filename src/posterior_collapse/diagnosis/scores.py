@@ -43,11 +43,14 @@ class Scored(NamedTuple):
         curvature: Minus the second derivative along the output, where it does not hang on the
             target, else its value for this one; of the same shape. That of the classes of a
             position is the matrix `diag(h) - h h' / sum(h)`, h given here.
+        data: What the data alone decide of the log density, (...), such as -log y! of counts; None:
+            nothing.
     """
 
     log_density: Tensor
     score: Tensor | None = None
     curvature: Tensor | None = None
+    data: Tensor | None = None
 
 
 def elementwise(output: Any) -> Any:
@@ -111,8 +114,9 @@ def scored(output: Distribution, target: Tensor) -> Scored:
         return Scored(density.sum(-1), target - mean, mean * (1 - mean))
     if isinstance(output, Poisson):
         rate = output.rate
-        density = torch.xlogy(target, rate) - rate - (target + 1).lgamma()
-        return Scored(density.sum(-1), target - rate, rate.expand(density.shape))
+        data = -(target + 1).lgamma().sum(-1).expand(rate.shape[:-1])
+        density = (torch.xlogy(target, rate) - rate).sum(-1) + data
+        return Scored(density, target - rate, rate, data)
     if isinstance(output, NegativeBinomial):
         return _negative_binomial(output, target)
     if isinstance(output, (Categorical, OneHotCategorical)):
@@ -125,11 +129,11 @@ def _negative_binomial(output: NegativeBinomial, target: Tensor) -> Scored:
     count, logits = output.total_count, output.logits
     odds = logits.exp()  # mean over total count
     mean = count * odds
-    density = (
-        (count + target).lgamma() - count.lgamma() - (target + 1).lgamma()
-        + target * logits - (target + count) * functional.softplus(logits)
-    )  # fmt: skip
-    return Scored(density.sum(-1), (target - mean) / (1 + odds), mean / (1 + odds))
+    data = (count + target).lgamma() - count.lgamma() - (target + 1).lgamma()
+    data = data - target * count.log()
+    density = data + target * mean.log() - (target + count) * functional.softplus(logits)
+    score = (target - mean) / (1 + odds)
+    return Scored(density.sum(-1), score, mean / (1 + odds), data.sum(-1))
 
 
 def _classes(output: Categorical | OneHotCategorical, target: Tensor) -> Scored:
