@@ -162,7 +162,7 @@ class WrappedModel(LatentModel, nn.Module):
         mean = self._to_model(torch.zeros(self.units[0], device=device, dtype=dtype))
         return Normal(mean, torch.full_like(mean, self.spec.eta_enc), validate_args=False)
 
-    def decode(self, z: Tensor, x: Tensor | None = None) -> Distribution:  # type: ignore[override]
+    def decode(self, z: Tensor, x: Tensor | None = None) -> Distribution:
         """Return `p(y | z)` as flat rows; see `LatentModel`."""
         decoder = _needed("decode", self._functions[1])
         lead, rows = z.shape[:-1], _rows(self._to_model(z))

@@ -10,16 +10,15 @@ import torch
 from torch import Tensor
 from torch.distributions import (
     Bernoulli,
-    Categorical,
     Distribution,
     NegativeBinomial,
     Normal,
-    OneHotCategorical,
     Poisson,
 )
 
 from posterior_collapse.diagnosis.scores import elementwise
 from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.models import OneHots
 from posterior_collapse.specs import Likelihood, Spec
 
 __all__ = ["Output", "OutputReader", "flattened"]
@@ -86,18 +85,20 @@ class OutputReader:
             InvalidArgumentError: Another number of rows, a distribution that the spec excludes, a
                 std that is missing, or values that are no means after all.
         """
-        output = elementwise(output)
+        output = elementwise(output, lead=1)
         given = isinstance(output, Distribution)
-        first = _first(output) if given else torch.as_tensor(output, device=device)
-        if first.ndim < 1 or len(first) != rows:
+        if not given:
+            output = torch.as_tensor(output, device=device)
+        shape = output.batch_shape + output.event_shape if given else output.shape
+        if len(shape) < 1 or shape[0] != rows:
             raise InvalidArgumentError(
                 "decode",
-                f"an output of shape {tuple(first.shape)}",
+                f"an output of shape {tuple(shape)}",
                 f"one row per latent, ({rows}, ...)",
                 "Return the decoder mean of each row.",
             )
         if not given:
-            return self._of_tensor(first)
+            return self._of_tensor(output)
         if self._spec.likelihood == "gaussian" and not isinstance(output, Normal):
             raise InvalidArgumentError(
                 "decode",
@@ -113,22 +114,19 @@ class OutputReader:
             return Normal(values, self._eta_dec(values).expand_as(values), validate_args=False)
         means = self._are_means(values)
         if likelihood == "bernoulli":
-            kind: Any = Bernoulli
-        elif likelihood == "categorical":
-            kind = OneHotCategorical
-        elif likelihood == "poisson":
+            given = {"probs" if means else "logits": values}
+            return Bernoulli(**given, validate_args=False)
+        if likelihood == "categorical":
+            classes = (values.shape[-1],) * (values[0].numel() // values.shape[-1])
+            return OneHots((values.log() if means else values).flatten(1), classes)
+        if likelihood == "poisson":
             return Poisson(values if means else values.exp(), validate_args=False)
-        else:
-            count = self._spec.dispersion
-            if isinstance(count, str):
-                # Without the dispersion nothing can be compared: a stand-in, as of "other".
-                return Normal(values, torch.ones_like(values), validate_args=False)
-            logits = (values.log() if means else values) - math.log(count)
-            total = torch.full_like(values, count)
-            return NegativeBinomial(total, logits=logits, validate_args=False)
-        if means:
-            return cast(Distribution, kind(probs=values, validate_args=False))
-        return cast(Distribution, kind(logits=values, validate_args=False))
+        count = self._spec.dispersion
+        if isinstance(count, str):
+            # Without the dispersion nothing can be compared: a stand-in, as of "other".
+            return Normal(values, torch.ones_like(values), validate_args=False)
+        logits = (values.log() if means else values) - math.log(count)
+        return NegativeBinomial(torch.full_like(values, count), logits=logits, validate_args=False)
 
     def _are_means(self, values: Tensor) -> bool:
         if self._asked is not None:
@@ -167,19 +165,11 @@ class OutputReader:
         return torch.full((), eta, device=like.device, dtype=like.dtype)
 
 
-def _first(output: Any) -> Tensor:
-    """A tensor with the rows of a distribution first."""
-    if isinstance(output, (Categorical, OneHotCategorical)):
-        return cast(Tensor, output.logits)
-    shape = output.batch_shape
-    return torch.empty(shape, device="meta")
-
-
 def flattened(output: Distribution, lead: torch.Size, device: torch.device) -> Distribution:
     """Return a distribution of single features with flat rows of another leading shape.
 
     Args:
-        output: (rows, ...); classes of a position last.
+        output: Elementwise, (rows, ...).
         lead: Shape of the rows.
         device: Where its parameters go.
 
@@ -188,19 +178,19 @@ def flattened(output: Distribution, lead: torch.Size, device: torch.device) -> D
         >>> flattened(images, torch.Size([2, 3]), torch.device("cpu")).batch_shape
         torch.Size([2, 3, 4])
     """
+    if isinstance(output, OneHots):
+        return OneHots(output.logits.to(device).reshape(*lead, -1), output.classes)
     constraints: dict[str, Any] = getattr(output, "arg_constraints", {})
     names = [name for name in constraints if not (name == "probs" and "logits" in constraints)]
-    one_hot = isinstance(output, (Categorical, OneHotCategorical))
-    if not names or (output.event_shape and not one_hot):
+    if not names or output.event_shape:
         return _Reshaped(output, lead)
-    shape = [*output.batch_shape, -1] if one_hot else [*output.batch_shape]
-    given = {}
-    for name in names:
-        value = torch.as_tensor(getattr(output, name)).to(device)
-        value = value.expand(shape)
-        given[name] = value.reshape(*lead, -1, *value.shape[len(output.batch_shape) :])
+    given = {
+        name: torch.as_tensor(getattr(output, name)).to(device).expand(output.batch_shape)
+        for name in names
+    }
     kind: Any = type(output)
-    return cast(Distribution, kind(**given, validate_args=False))
+    rows = {name: value.reshape(*lead, -1) for name, value in given.items()}
+    return cast(Distribution, kind(**rows, validate_args=False))
 
 
 class _Reshaped(Distribution):

@@ -30,7 +30,7 @@ def posterior_of(output: Any, *, log_var: bool) -> Gaussian:
         >>> posterior_of((torch.zeros(1), torch.zeros(1)), log_var=True)
         Gaussian(mean=tensor([0.]), std=tensor([1.]))
     """
-    output = elementwise(output)
+    output = elementwise(output, lead=1)
     if isinstance(output, Normal):
         return Gaussian(output.mean, output.stddev)
     if not isinstance(output, Sequence) or len(output) != 2:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -112,7 +113,7 @@ class Residuals:
             predict ("removed"), where the decoder sees x; or what x predicts ("only"), where the
             encoder sees x alone.
         center: Whether the model has biases.
-        classes: Of each position; 1: features are numbers of their own.
+        classes: Of each position; none: features are numbers of their own.
         bounded: Whether the likelihood tolerates at least the variance of what it describes rightly
             (targets from 0 to 1).
     """
@@ -123,7 +124,7 @@ class Residuals:
         inputs: Input = "all",
         center: bool = True,
         *,
-        classes: int = 1,
+        classes: Sequence[int] = (),
         bounded: bool = False,
     ) -> None:
         self._kept = Reservoir(rng, NUMBERS, least=LEAST_KEPT)
@@ -218,73 +219,97 @@ class Noise:
     Args:
         scores: Averages, (rows, features).
         curvature: As of `scores.Scored`, (rows, features).
-        classes: Of each position; 1: features are numbers of their own.
+        classes: Of each position; none: features are numbers of their own.
         bounded: Whether a decoder that is right is left with no more variance than F.
     """
 
     def __init__(
-        self, scores: Floats, curvature: Floats, classes: int = 1, bounded: bool = False
+        self,
+        scores: Floats,
+        curvature: Floats,
+        classes: Sequence[int] = (),
+        bounded: bool = False,
     ) -> None:
         squares = np.square(scores, dtype=np.float64)
-        self._classes = classes
+        self._classes = np.array(classes, dtype=np.intp)
         self._least: Float = squares.max(0) * (ROWS_TO_COUNT / len(scores))
-        own = self._diagonal(curvature)
+        floor = np.maximum(self._diagonal(curvature), self._least)
         # Where rows vary by more than the likelihood allows, the decoder is surer than it is right.
-        floor = np.maximum(own, self._least)
-        self._doubt: Float = np.ones_like(own)
+        self._doubt: Float = np.ones_like(floor)
         if bounded:
-            ratio = np.divide(squares.mean(0), floor, out=np.zeros_like(own), where=floor > 0)
+            ratio = np.divide(squares.mean(0), floor, out=np.zeros_like(floor), where=floor > 0)
             self._doubt = np.maximum(ratio, 1.0)
-        self.roots = self.inverse_root(curvature)
+        self.root = self.inverse_root(curvature)
 
-    def inverse_root(self, curvature: Floats) -> Float:
-        """Return F^{-1/2} of some rows: its diagonal, or a matrix per position of classes."""
+    def inverse_root(self, curvature: Floats) -> list[tuple[slice, Float]]:
+        """Return F^{-1/2} of some rows: where, and its diagonal or a matrix per position."""
         own = self._diagonal(curvature)
         noise = np.maximum(own, self._least) * self._doubt
-        if not 1 < self._classes <= MOST_CLASSES:
-            with np.errstate(divide="ignore"):
-                root: Float = np.where(noise > 0, 1 / np.sqrt(noise), 0.0)
-            return root
-        matrices = self._matrices(curvature)
-        added = np.zeros_like(matrices)
-        index = np.arange(self._classes)
-        added[:, index, index] = (noise - own).reshape(-1, self._classes)
-        values, vectors = np.linalg.eigh(matrices + added)
-        # Along constants a softmax does not move: there F is 0, and so are the scores.
-        least = SINGULAR * np.maximum(values[:, -1:], np.finfo(float).tiny)
-        inverse = np.where(values > least, 1 / np.sqrt(np.maximum(values, least)), 0.0)
-        found: Float = (vectors * inverse[:, None, :]) @ vectors.transpose(0, 2, 1)
+        found = []
+        for where, width in self._groups(len(own)):
+            if 1 < width <= MOST_CLASSES:
+                h = curvature[:, where].reshape(len(curvature), -1, width).astype(np.float64)
+                added = (noise - own)[where].reshape(-1, width)
+                found.append((where, _inverse_roots(h, added)))
+            else:
+                with np.errstate(divide="ignore"):
+                    root = np.where(noise[where] > 0, 1 / np.sqrt(noise[where]), 0.0)
+                found.append((where, root))
         return found
+
+    def _groups(self, features: int) -> Iterator[tuple[slice, int]]:
+        """Features of neighbouring positions of as many classes, and how many."""
+        if not len(self._classes):
+            yield slice(0, features), 1
+            return
+        start = 0
+        for width, positions in groupby(self._classes.tolist()):
+            end = start + width * len(list(positions))
+            yield slice(start, end), width
+            start = end
 
     def _diagonal(self, curvature: Floats) -> Float:
         """Of F."""
-        mean: Float = curvature.mean(0, dtype=np.float64)
-        if self._classes == 1:
-            return mean
-        h = curvature.reshape(len(curvature), -1, self._classes).astype(np.float64)
-        total = h.sum(-1, keepdims=True)
-        product = np.divide(h * h, total, out=np.zeros_like(h), where=total > 0)
-        return mean - product.mean(0).reshape(-1)
-
-    def _matrices(self, curvature: Floats) -> Float:
-        """F of each position, (positions, classes, classes)."""
-        h = curvature.reshape(len(curvature), -1, self._classes).astype(np.float64)
-        root = h / np.sqrt(np.maximum(h.sum(-1, keepdims=True), np.finfo(float).tiny))
-        matrices: Float = -np.einsum("npk,npl->pkl", root, root, optimize=True) / len(h)
-        index = np.arange(self._classes)
-        matrices[:, index, index] += h.mean(0)
-        return matrices
+        h = curvature.astype(np.float64)
+        if len(self._classes):
+            starts = np.cumsum(self._classes) - self._classes
+            total = np.repeat(np.add.reduceat(h, starts, axis=1), self._classes, axis=1)
+            h = h - np.divide(h * h, total, out=np.zeros_like(h), where=total > 0)
+        found: Float = h.mean(0)
+        return found
 
     @staticmethod
-    def applied(root: Float, scores: Floats) -> Floats:
+    def applied(root: list[tuple[slice, Float]], scores: Floats) -> Floats:
         """Return scores (..., features) in units of the noise."""
-        root = root.astype(scores.dtype)
-        if root.ndim == 1:
-            return scores * root
-        shape = scores.shape
-        split = scores.reshape(-1, *root.shape[:2])
-        white = np.einsum("npk,pkl->npl", split, root, optimize=True)
-        return np.asarray(white.reshape(shape))
+        found = np.empty_like(scores)
+        for where, part in root:
+            part = part.astype(scores.dtype)
+            if part.ndim == 1:
+                found[..., where] = scores[..., where] * part
+                continue
+            split = scores[..., where].reshape(-1, *part.shape[:2])
+            white = np.einsum("npk,pkl->npl", split, part, optimize=True)
+            found[..., where] = white.reshape(scores[..., where].shape)
+        return found
+
+
+def _inverse_roots(h: Float, added: Float) -> Float:
+    """F^{-1/2} of positions of as many classes, (positions, classes, classes).
+
+    Args:
+        h: Curvature, (rows, positions, classes).
+        added: To the diagonal of F, (positions, classes).
+    """
+    root = h / np.sqrt(np.maximum(h.sum(-1, keepdims=True), np.finfo(float).tiny))
+    matrices: Float = -np.einsum("npk,npl->pkl", root, root, optimize=True) / len(h)
+    index = np.arange(h.shape[-1])
+    matrices[:, index, index] += h.mean(0) + added
+    values, vectors = np.linalg.eigh(matrices)
+    # Along constants a softmax does not move: there F is 0, and so are the scores.
+    least = SINGULAR * np.maximum(values[:, -1:], np.finfo(float).tiny)
+    inverse = np.where(values > least, 1 / np.sqrt(np.maximum(values, least)), 0.0)
+    found: Float = (vectors * inverse[:, None, :]) @ vectors.transpose(0, 2, 1)
+    return found
 
 
 class Rows(NamedTuple):
@@ -294,9 +319,9 @@ class Rows(NamedTuple):
     difference: Floats
     curvature: Floats | None
 
-    def white(self, noise: Noise, root: Float | None = None) -> Rows:
+    def white(self, noise: Noise, root: list[tuple[slice, Float]] | None = None) -> Rows:
         """In units of the noise that the likelihood tolerates, on all rows or by its `root`."""
-        root = noise.roots if root is None else root
+        root = noise.root if root is None else root
         return Rows(
             noise.applied(root, self.average), noise.applied(root, self.difference), self.curvature
         )

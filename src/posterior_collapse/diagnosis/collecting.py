@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.distributions import Bernoulli, Categorical, Distribution, OneHotCategorical
+from torch.distributions import Bernoulli, Distribution
 
 from posterior_collapse.diagnosis.certificate import Input, Residuals
 from posterior_collapse.diagnosis.directions import free_levels, turned
@@ -19,10 +19,9 @@ from posterior_collapse.diagnosis.levels import LevelStatistics
 from posterior_collapse.diagnosis.passes import Pass, Reconstruction, SampledPass
 from posterior_collapse.diagnosis.reading import as_array, noise_generator
 from posterior_collapse.diagnosis.results import LevelDiagnosis
-from posterior_collapse.diagnosis.scores import classes_of
 from posterior_collapse.diagnosis.statistics import Reservoir, Running, row_chooser
 from posterior_collapse.errors import DataError
-from posterior_collapse.models import LatentModel, MarkovVAE
+from posterior_collapse.models import LatentModel, MarkovVAE, OneHots
 from posterior_collapse.models.batches import BATCH_SIZE, batches
 from posterior_collapse.models.modules import tensor_behind
 from posterior_collapse.moments import Moments
@@ -38,7 +37,7 @@ MOST_FEATURES = 4096
 """Features of x and y together up to which moments are taken: a matrix of 128 MiB."""
 SAME_STD = 1e-4
 """Relative difference of stds that is rounding."""
-BOUNDED = (Bernoulli, Categorical, OneHotCategorical)
+BOUNDED = (Bernoulli, OneHots)
 """Decoders of targets from 0 to 1: of a right one they vary by no more than it tolerates."""
 SETTLED = 0.05
 """Relative difference up to which a learned eta_dec has arrived."""
@@ -311,7 +310,7 @@ class Collected:
                 self._rng,
                 inputs if level == 0 else "all",
                 self.model.centred,
-                classes=1 if level or output is None else classes_of(output),
+                classes=() if level else getattr(output, "classes", ()),
                 bounded=level == 0 and isinstance(output, BOUNDED),
             )
             for level in range(len(found.residuals))

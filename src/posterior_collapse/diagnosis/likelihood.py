@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.distributions import Normal
+from torch.distributions import Distribution, Normal
 
 from posterior_collapse import checks
 from posterior_collapse.diagnosis.importance import Estimate, Sampler
@@ -33,7 +33,7 @@ NUMBERS = 2**22
 
 
 def has_marginal(model: LatentModel) -> bool:
-    """Whether every decoder is affine in its latents, whatever the encoders are.
+    """Whether every decoder is Gaussian and affine in its latents, whatever the encoders are.
 
     Example:
         >>> from posterior_collapse import VAESpec
@@ -44,7 +44,8 @@ def has_marginal(model: LatentModel) -> bool:
     if not isinstance(model, MarkovVAE):
         return False
     networks = model.architecture
-    return networks.activation == networks.latent == networks.output == "identity"
+    affine = networks.activation == networks.latent == networks.output == "identity"
+    return affine and model.observation is None
 
 
 class Marginal:
@@ -108,7 +109,7 @@ class Marginal:
         return mean, torch.linalg.cholesky(S)
 
 
-def _slope(p: Callable[[Tensor], Normal], like: Tensor) -> Tensor:
+def _slope(p: Callable[[Tensor], Distribution], like: Tensor) -> Tensor:
     """The matrix of an affine map of rows to means, (outputs, units); `like`: (units, units)."""
     unit_vectors = torch.eye(len(like), dtype=like.dtype, device=like.device)
     return (p(unit_vectors).mean - p(torch.zeros_like(like)).mean).T

@@ -15,13 +15,7 @@ from torch.distributions import Distribution, Normal
 from posterior_collapse.diagnosis.certificate import Residual
 from posterior_collapse.diagnosis.levels import RowPosteriors
 from posterior_collapse.diagnosis.reading import as_array
-from posterior_collapse.diagnosis.scores import (
-    classes_of,
-    elementwise,
-    flat_mean,
-    scored,
-    unexpanded,
-)
+from posterior_collapse.diagnosis.scores import elementwise, mean_curvature, scored, unexpanded
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import LatentModel
 from posterior_collapse.models.layers import Gaussian, kl_divergence, relative_entropy
@@ -170,7 +164,7 @@ class SampledPass:
         parts = []
         for start in range(0, len(x), rows):
             cut = slice(start, start + rows)
-            p = elementwise(self.model.decode(z[:, cut], x[cut]))
+            p = elementwise(self.model.decode(z[:, cut], x[cut]), lead=2)
             self._check_output(p, z[:, cut], target)
             if isinstance(p, Normal) and not self._gaussian:
                 return None
@@ -198,7 +192,7 @@ class SampledPass:
         return reconstruction, residual
 
     def _check_output(self, p: Distribution, z: Tensor, target: Tensor) -> None:
-        mean = flat_mean(p)
+        mean = p.mean
         if mean.shape != (*z.shape[:-1], target.shape[-1]):
             raise InvalidArgumentError(
                 "model",
@@ -319,7 +313,7 @@ def _errors(p: Normal, target: Tensor) -> Parts:
 def _scores(p: Distribution, target: Tensor) -> Parts:
     """With the scores of any distribution."""
     found = scored(p, target)
-    squared_error = (target - flat_mean(p)).square().sum(-1)
+    squared_error = (target - p.mean).square().sum(-1)
     if not bool(found.log_density.isfinite().all()):
         raise DataError(
             "decoder output", "a log density that is NaN or inf", "finite numbers",
@@ -332,23 +326,10 @@ def _scores(p: Distribution, target: Tensor) -> Parts:
     halves: tuple[Tensor | None, Tensor | None] = (None, None)
     if found.score is not None:
         halves = _halves(found.score)
-    curvature = None if found.curvature is None else _mean_curvature(p, found.curvature)
+    curvature = None if found.curvature is None else mean_curvature(p, found.curvature)
     data = None if found.data is None else found.data.mean(0)
     density = found.log_density.mean(0)
     return (squared_error.mean(0), density, variance, scaled, data, *halves, curvature)
-
-
-def _mean_curvature(p: Distribution, curvature: Tensor) -> Tensor:
-    """Over samples; of classes such that `diag(h) - h h'/sum(h)` has the mean's trace."""
-    average, classes = curvature.mean(0), classes_of(p)
-    if classes == 1:
-        return average
-    own, of_average = (
-        1 - v.unflatten(-1, (-1, classes)).square().sum(-1, keepdim=True)
-        for v in (curvature, average)
-    )
-    share = own.mean(0) / of_average.clamp_min(1e-12)
-    return (average.unflatten(-1, (-1, classes)) * share).flatten(-2)
 
 
 def _differ(std: Tensor) -> bool:

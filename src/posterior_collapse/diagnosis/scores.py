@@ -26,11 +26,14 @@ from torch.distributions import (
 from torch.nn import functional
 
 from posterior_collapse.errors import DataError
+from posterior_collapse.models import OneHots
 
-__all__ = ["Scored", "classes_of", "elementwise", "flat_mean", "scored", "unexpanded"]
+__all__ = ["Scored", "elementwise", "mean_curvature", "scored", "unexpanded"]
 
 ONE_HOT = 1e-4
 """By which the classes of a position may miss a sum of 1."""
+TINY = 1e-12
+"""Keeps a quotient of two numbers that rounding may make 0."""
 
 
 class Scored(NamedTuple):
@@ -53,30 +56,24 @@ class Scored(NamedTuple):
     data: Tensor | None = None
 
 
-def elementwise(output: Any) -> Any:
-    """Return the distribution of single features inside an `Independent`; all else as it is."""
-    while isinstance(output, Independent):
-        output = output.base_dist
-    return output
+def elementwise(output: Any, lead: int) -> Any:
+    """Return a distribution of single features; what is no distribution, as it is.
 
-
-def classes_of(output: Distribution) -> int:
-    """Return the number of classes of each position; 1 where features are numbers of their own."""
-    kind = isinstance(output, (Categorical, OneHotCategorical))
-    return int(output.probs.shape[-1]) if kind else 1
-
-
-def flat_mean(output: Distribution) -> Tensor:
-    """Return the mean of each feature, (..., features): of classes their probabilities.
+    Args:
+        output: Perhaps an `Independent`, or one of classes, which come last.
+        lead: Number of dimensions before those of a row.
 
     Example:
-        >>> flat_mean(Categorical(logits=torch.zeros(2, 5, 4))).shape
+        >>> elementwise(Categorical(logits=torch.zeros(2, 5, 4)), 1).mean.shape
         torch.Size([2, 20])
     """
+    while isinstance(output, Independent):
+        output = output.base_dist
     if isinstance(output, (Categorical, OneHotCategorical)):
-        probabilities: Tensor = output.probs
-        return probabilities.flatten(-2)
-    return output.mean
+        classes = output.logits.shape[-1]
+        logits = output.logits.flatten(lead)
+        return OneHots(logits, (classes,) * (logits.shape[-1] // classes))
+    return output
 
 
 def unexpanded(value: Tensor) -> Tensor:
@@ -91,8 +88,7 @@ def scored(output: Distribution, target: Tensor) -> Scored:
     """Return what a distribution says of its targets.
 
     Args:
-        output: Elementwise, of shape (samples, rows, features), or (samples, rows, positions) of
-            classes.
+        output: Elementwise, (samples, rows, features).
         target: Flat rows, (rows, features); of classes one-hot, positions side by side.
 
     Raises:
@@ -119,8 +115,10 @@ def scored(output: Distribution, target: Tensor) -> Scored:
         return Scored(density, target - rate, rate, data)
     if isinstance(output, NegativeBinomial):
         return _negative_binomial(output, target)
-    if isinstance(output, (Categorical, OneHotCategorical)):
-        return _classes(output, target)
+    if isinstance(output, OneHots):
+        _check_one_hot(output, target)
+        probs = output.mean
+        return Scored(output.log_prob(target).sum(-1), target - probs, probs)
     return _by_autograd(output, target)
 
 
@@ -136,20 +134,40 @@ def _negative_binomial(output: NegativeBinomial, target: Tensor) -> Scored:
     return Scored(density.sum(-1), score, mean / (1 + odds), data.sum(-1))
 
 
-def _classes(output: Categorical | OneHotCategorical, target: Tensor) -> Scored:
-    logits, probs = output.logits.log_softmax(-1), output.probs
-    if logits.shape[-2] * logits.shape[-1] == target.shape[-1]:
-        target = target.unflatten(-1, logits.shape[-2:])
-    if float((target.sum(-1) - 1).abs().max()) > ONE_HOT:
+def mean_curvature(output: Distribution, curvature: Tensor) -> Tensor:
+    """Return the curvature averaged over samples, (rows, features).
+
+    Of classes such that `diag(h) - h h' / sum(h)` has the trace that the matrices have on average.
+
+    Args:
+        output: What was scored.
+        curvature: Of its scores, (samples, rows, features).
+    """
+    average = curvature.mean(0)
+    if not isinstance(output, OneHots):
+        return average
+    total = 1 - _summed(output, curvature.square()).mean(0)
+    of_average = 1 - _summed(output, average.square())
+    return average * (total / of_average.clamp_min(TINY))
+
+
+def _summed(output: OneHots, values: Tensor) -> Tensor:
+    """The sum over the classes of a position, at each of its classes."""
+    widths = torch.tensor(output.classes, device=values.device)
+    position = torch.repeat_interleave(torch.arange(len(widths), device=values.device), widths)
+    sums = values.new_zeros(*values.shape[:-1], len(widths))
+    return sums.index_add(-1, position, values)[..., position]
+
+
+def _check_one_hot(output: OneHots, target: Tensor) -> None:
+    sums = _summed(output, target)
+    if float((sums - 1).abs().max()) > ONE_HOT:
         raise DataError(
             "data",
-            f"rows that are not one-hot in each of {target.shape[-2]} positions of "
-            f"{target.shape[-1]} classes",
+            f"a position whose classes sum to {float(sums[(sums - 1).abs() > ONE_HOT][0]):.4g}",
             "one class of 1 in each position, in the order that the decoder gives",
             "Check that targets and the decoder's logits both end in (positions, classes).",
         )
-    density = (target * logits).sum((-1, -2))
-    return Scored(density, (target - probs).flatten(-2), probs.flatten(-2))
 
 
 def _by_autograd(output: Distribution, target: Tensor) -> Scored:

@@ -54,7 +54,7 @@ def linear_values(model: MarkovVAE, state: Mapping[str, Tensor] | None = None) -
     """Return the values of a linear model, differentiable in its parameters.
 
     Args:
-        model: Of architecture `linear`, its sigmas not `"input"`.
+        model: Of architecture `linear`, its decoder Gaussian, its sigmas not `"input"`.
         state: Tensors by the model's parameter and buffer names, to use instead of its own: under
             `torch.func.vmap`, those of one run.
 
@@ -302,6 +302,13 @@ def _check_linear(model: MarkovVAE) -> None:
 
 def _check_exact(model: MarkovVAE) -> None:
     _check_linear(model)
+    if model.observation is not None:
+        raise InvalidArgumentError(
+            "likelihood",
+            repr(model.spec.likelihood),
+            "'gaussian', of which alone the noise can be integrated out",
+            "Train by minibatches, without exact.",
+        )
     if "input" in model.spec.sigma_levels:
         raise InvalidArgumentError(
             "sigma",

@@ -1,0 +1,280 @@
+"""What a decoder's output says of the data: their loss and their distribution, for each likelihood.
+
+A Gaussian's output is its mean, and its loss the squared error. Of the others the output is free to
+be any number: the logits of a Bernoulli or a categorical, the log rates of a Poisson, the log means
+of a negative binomial. The loss is -log p(y|z) without what the data alone decide, such as log y!
+of counts; the distribution keeps everything.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Distribution, NegativeBinomial, Normal, Poisson
+from torch.nn import functional
+
+from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.models.layers import Scale
+from posterior_collapse.specs import Spec
+
+__all__ = ["Categorical", "Observation", "OneHots", "draw", "observation_of"]
+
+
+class Observation(nn.Module, ABC):
+    """`p(y|z)` of a likelihood that is not Gaussian, from the decoder's output."""
+
+    @abstractmethod
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return -log p(y|z) in nats but for what the data alone decide.
+
+        Args:
+            output: Of the decoder, (..., dim y).
+            target: y, (..., dim y).
+
+        Returns:
+            Summed over features, (...).
+        """
+
+    @abstractmethod
+    def distribution(self, output: Tensor) -> Distribution:
+        """Return `p(y|z)`, elementwise: its `log_prob`, summed over features, is that of rows.
+
+        Args:
+            output: Of the decoder, (..., dim y).
+        """
+
+
+class _Bernoulli(Observation):
+    """Of logits; targets may be soft, from 0 to 1."""
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        target = target.expand_as(output)
+        return functional.binary_cross_entropy_with_logits(output, target, reduction="none").sum(-1)
+
+    def distribution(self, output: Tensor) -> Distribution:
+        return Bernoulli(logits=output, validate_args=False)
+
+
+class _Poisson(Observation):
+    """Of log rates."""
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        return (output.exp() - target * output).sum(-1)
+
+    def distribution(self, output: Tensor) -> Distribution:
+        return Poisson(output.exp(), validate_args=False)
+
+
+class _NegativeBinomial(Observation):
+    """Of log means, with dispersion r: the variance at mean m is `m + m^2 / r`.
+
+    A fixed r is a buffer, a learned one a parameter per feature (`dispersion.log`). Where r is
+    fixed, the data alone decide the Gamma functions of r and y, and they are left out.
+    """
+
+    def __init__(self, dispersion: float | str, dim: int) -> None:
+        super().__init__()
+        self.dispersion = Scale(dispersion, (dim,) if dispersion == "learned" else ())
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        r = cast(Tensor, self.dispersion())
+        # log(1 + m / r), whatever the size of m / r.
+        excess = -functional.logsigmoid(r.log() - output)
+        loss = (r + target) * excess - target * output
+        if self.dispersion.learned:
+            loss = loss - _log_rising(r, target)
+        return loss.sum(-1)
+
+    def distribution(self, output: Tensor) -> Distribution:
+        r = self.dispersion()
+        return NegativeBinomial(r, logits=output - r.log(), validate_args=False)
+
+
+MANY = 100.0
+"""Dispersions from which on Stirling's series is exact to 13 digits."""
+
+
+def _log_rising(r: Tensor, y: Tensor) -> Tensor:
+    """Return `log(Gamma(r + y) / Gamma(r)) - y log r`, which falls to 0 as r grows.
+
+    Between Gamma functions of a large r all digits would be lost, so Stirling's series takes their
+    difference.
+    """
+    few, many = r.clamp(max=MANY), r.clamp(min=MANY)
+    exact = torch.lgamma(few + y) - torch.lgamma(few) - y * few.log()
+    series = (many + y - 0.5) * torch.log1p(y / many) - y + _stirling(many + y) - _stirling(many)
+    return torch.where(r < MANY, exact, series)
+
+
+def _stirling(x: Tensor) -> Tensor:
+    """Return `log Gamma(x) - (x - 1/2) log x + x - 1/2 log(2 pi)` of large x."""
+    square = x.square()
+    return (1 / 12 - (1 / 360 - 1 / (1260 * square)) / square) / x
+
+
+class Categorical(Observation):
+    """Of logits, for one-hot positions side by side.
+
+    Args:
+        classes: Number of classes of each position.
+    """
+
+    def __init__(self, classes: Sequence[int]) -> None:
+        super().__init__()
+        self.classes = tuple(classes)
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the cross-entropy in nats, summed over positions, (...)."""
+        normalisers = [part.logsumexp(-1).sum(-1) for part in _positions(output, self.classes)]
+        total = normalisers[0]
+        for normaliser in normalisers[1:]:
+            total = total + normaliser
+        return total - (target * output).sum(-1)
+
+    def distribution(self, output: Tensor) -> Distribution:
+        """Return `OneHots` of the logits."""
+        return OneHots(output, self.classes)
+
+
+def _positions(values: Tensor, classes: Sequence[int]) -> list[Tensor]:
+    """Views (..., positions, classes) of (..., dim), one for each row of positions of one width."""
+    found, start = [], 0
+    for width, row in groupby(classes):
+        positions = len(list(row))
+        part = values.narrow(-1, start, positions * width)
+        found.append(part.reshape(*part.shape[:-1], positions, width))
+        start += positions * width
+    return found
+
+
+class OneHots(Distribution):
+    """Independent one-hot vectors side by side, as flat rows.
+
+    Unlike `OneHotCategorical` it is elementwise, and positions may have any numbers of classes:
+    `log_prob` is that of each feature, `y_k log p_k`, and its sum over features that of a row.
+
+    Args:
+        logits: (..., dim), normalised or not.
+        classes: Number of classes of each position; their sum is dim.
+
+    Attributes:
+        logits: `log p`, (..., dim).
+
+    Example:
+        >>> OneHots(torch.zeros(5), (2, 3)).mean
+        tensor([0.5000, 0.5000, 0.3333, 0.3333, 0.3333])
+    """
+
+    arg_constraints: ClassVar = {}
+
+    def __init__(self, logits: Tensor, classes: Sequence[int]) -> None:
+        self.classes = tuple(classes)
+        self.logits = self._each(logits, lambda part: part.log_softmax(-1))
+        super().__init__(logits.shape, validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        """The probabilities, (..., dim)."""
+        return self.logits.exp()
+
+    @property
+    def variance(self) -> Tensor:
+        """Of each feature, (..., dim)."""
+        return self.mean * (1 - self.mean)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return each feature's part, (..., dim), of the log probability of rows (..., dim)."""
+        return value * self.logits
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """Return one draw, (..., dim)."""
+        # The class whose exponential clock of rate p rings first is k with probability p_k.
+        waits = torch.empty_like(self.logits).exponential_(generator=generator)
+        return self._each(self.logits - waits.log(), _largest)
+
+    def _each(self, values: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        parts = [function(part).flatten(-2) for part in _positions(values, self.classes)]
+        return torch.cat(parts, -1)
+
+
+def _largest(scores: Tensor) -> Tensor:
+    chosen = scores.argmax(-1, keepdim=True)
+    return torch.zeros_like(scores).scatter_(-1, chosen, 1.0)
+
+
+def observation_of(spec: Spec, dim: int, classes: Sequence[int] | None) -> Observation | None:
+    """Return what turns decoder outputs into `p(y|z)`; None for a Gaussian.
+
+    Args:
+        spec: Names the likelihood, and a negative binomial's dispersion.
+        dim: Features of y.
+        classes: Of a categorical's positions.
+
+    Raises:
+        InvalidArgumentError: A likelihood that has no loss here, or classes that are not dim.
+    """
+    likelihood = spec.likelihood
+    if likelihood == "other":
+        raise InvalidArgumentError(
+            "likelihood",
+            "'other' for a model to train",
+            "a likelihood that has a loss, such as 'bernoulli'",
+            "Train with your own loop, and diagnose the model by adapters.from_callable.",
+        )
+    if likelihood == "bernoulli":
+        return _Bernoulli()
+    if likelihood == "poisson":
+        return _Poisson()
+    if likelihood == "negative-binomial":
+        return _NegativeBinomial(spec.dispersion, dim)
+    if likelihood == "categorical":
+        classes = (dim,) if classes is None else tuple(classes)
+        if sum(classes) != dim:
+            raise InvalidArgumentError(
+                "classes", f"{sum(classes)} in all", f"{dim}, one per feature of y",
+                "Pass the number of classes of each position.",
+            )  # fmt: skip
+        return Categorical(classes)
+    return None
+
+
+def draw(
+    p: Distribution, generator: torch.Generator | None, shape: Sequence[int] | None = None
+) -> Tensor:
+    """Return a draw of a distribution that a model gives, its mean where there is no generator.
+
+    Args:
+        p: A `Normal`, or what an `Observation` gives.
+        generator: On the device of p.
+        shape: Of what is drawn, for a `Normal`; None: that of the mean.
+
+    Raises:
+        InvalidArgumentError: Another distribution.
+    """
+    mean = p.mean
+    shape = tuple(shape or mean.shape)
+    if generator is None:
+        return mean.expand(shape)
+    if isinstance(p, Normal):
+        noise = torch.randn(shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        return mean + p.stddev * noise
+    if isinstance(p, OneHots):
+        return p.draw(generator)
+    if isinstance(p, Bernoulli):
+        return torch.bernoulli(mean, generator=generator)
+    if isinstance(p, Poisson):
+        return torch.poisson(mean, generator=generator)
+    if isinstance(p, NegativeBinomial):
+        # A Poisson whose rate is a Gamma's: of shape r and mean m.
+        r = p.total_count.expand_as(mean)
+        gamma = torch._standard_gamma(r, generator=generator)
+        return torch.poisson(gamma * (mean / r), generator=generator)
+    raise InvalidArgumentError(
+        "noise", f"True for a decoder that gives a {type(p).__name__}",
+        "a Normal, Bernoulli, Poisson, NegativeBinomial or OneHots", "Leave noise away.",
+    )  # fmt: skip
