@@ -118,7 +118,9 @@ class OutputReader:
             return Bernoulli(**given, validate_args=False)
         if likelihood == "categorical":
             classes = (values.shape[-1],) * (values[0].numel() // values.shape[-1])
-            return OneHots((values.log() if means else values).flatten(1), classes)
+            least = torch.finfo(values.dtype).eps  # as torch does: a class of probability 0
+            logits = values.clamp_min(least).log() if means else values
+            return OneHots(logits.flatten(1), classes)
         if likelihood == "poisson":
             return Poisson(values if means else values.exp(), validate_args=False)
         count = self._spec.dispersion
@@ -211,5 +213,5 @@ class _Reshaped(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         rows = value.expand(self.batch_shape).reshape(self._rows)
-        found: Tensor = self._inner.log_prob(rows)  # type: ignore[no-untyped-call]
+        found: Tensor = self._inner.log_prob(rows)
         return found.reshape(*self.batch_shape[:-1], -1)

@@ -40,13 +40,14 @@ MOST_CLASSES = 128
 SINGULAR = 1e-6
 """Share of a matrix's largest eigenvalue that is rounding."""
 ROWS_TO_COUNT = 10
-"""Rows that must share a feature's variance before all of it counts."""
+"""Rows that must make a feature vary before it counts in full."""
 LEAST_PART = 40
 """Rows that a part of latent space must have."""
 ROWS_PER_FEATURE = 2
 """Rows per feature of x from which x is regressed out."""
 
 Input = Literal["all", "removed", "only"]
+Kind = Literal["counts", "shares"]
 
 
 class Residual(NamedTuple):
@@ -114,8 +115,7 @@ class Residuals:
             encoder sees x alone.
         center: Whether the model has biases.
         classes: Of each position; none: features are numbers of their own.
-        bounded: Whether the likelihood tolerates at least the variance of what it describes rightly
-            (targets from 0 to 1).
+        kind: Of the targets, if their scores are those of logits or log rates.
     """
 
     def __init__(
@@ -125,12 +125,12 @@ class Residuals:
         center: bool = True,
         *,
         classes: Sequence[int] = (),
-        bounded: bool = False,
+        kind: Kind | None = None,
     ) -> None:
         self._kept = Reservoir(rng, NUMBERS, least=LEAST_KEPT)
         self._inputs = inputs
         self._center = center
-        self._classes, self._bounded = classes, bounded
+        self._classes, self._kind = classes, kind
 
     def add(self, residual: Residual, x: Float, places: Floats | None = None) -> None:
         """Take in a batch.
@@ -164,7 +164,7 @@ class Residuals:
             return Signal(np.full(1, math.nan), math.nan, np.ones(1, bool))
         noise = None
         if "curvature" in kept:
-            noise = Noise(average[:, 0], kept["curvature"], self._classes, self._bounded)
+            noise = Noise(average[:, 0], kept["curvature"], self._classes, self._kind)
         if self._center:
             # Rows vary less about their own mean than about the true one.
             average = (average - average.mean((0, 1))) * math.sqrt(n / (n - 1))
@@ -213,14 +213,15 @@ class Noise:
     """The noise that a likelihood tolerates in its scores, F, and scores in units of it.
 
     F is the mean curvature of the rows. Where a feature hardly varies, F is near 0 and the quotient
-    of two numbers near 0 would tell how sure of itself the decoder is, not what a unit could gain.
-    So no row alone may make more than 1/`ROWS_TO_COUNT` of a feature's variance in its noise.
+    of two numbers near 0 tells how sure of itself the decoder is, not what a unit could gain. So
+    F is at least what it would be were the decoder right about that feature's mean and variance,
+    and a feature that only few rows make vary counts for less.
 
     Args:
         scores: Averages, (rows, features).
         curvature: As of `scores.Scored`, (rows, features).
         classes: Of each position; none: features are numbers of their own.
-        bounded: Whether a decoder that is right is left with no more variance than F.
+        kind: Of the targets, if their scores are those of logits or log rates.
     """
 
     def __init__(
@@ -228,23 +229,36 @@ class Noise:
         scores: Floats,
         curvature: Floats,
         classes: Sequence[int] = (),
-        bounded: bool = False,
+        kind: Kind | None = None,
     ) -> None:
+        mean = scores.mean(0, dtype=np.float64)
         squares = np.square(scores, dtype=np.float64)
+        variance = squares.mean(0)
         self._classes = np.array(classes, dtype=np.intp)
-        self._least: Float = squares.max(0) * (ROWS_TO_COUNT / len(scores))
-        floor = np.maximum(self._diagonal(curvature), self._least)
-        # Where rows vary by more than the likelihood allows, the decoder is surer than it is right.
-        self._doubt: Float = np.ones_like(floor)
-        if bounded:
-            ratio = np.divide(squares.mean(0), floor, out=np.zeros_like(floor), where=floor > 0)
-            self._doubt = np.maximum(ratio, 1.0)
+        own = self._diagonal(curvature)
+        if kind == "counts":
+            # Of a Poisson F is the rate, and rate and score add up to the count.
+            least = own + np.maximum(mean, 0.0)
+        elif kind == "shares":
+            # What lies between 0 and 1 varies by no more than F, if its mean is right.
+            least = np.maximum(own, variance)
+        else:
+            least = own
+        rows = np.divide(
+            variance**2 * len(scores),
+            np.square(squares).mean(0),
+            out=np.full_like(own, np.inf),
+            where=variance > 0,
+        )
+        few = np.maximum(1.0, ROWS_TO_COUNT / rows)
+        self._factor: Float = few * np.divide(least, own, out=np.ones_like(own), where=own > 0)
+        self._least: Float = np.where(own > 0, 0.0, least * few)
         self.root = self.inverse_root(curvature)
 
     def inverse_root(self, curvature: Floats) -> list[tuple[slice, Float]]:
         """Return F^{-1/2} of some rows: where, and its diagonal or a matrix per position."""
         own = self._diagonal(curvature)
-        noise = np.maximum(own, self._least) * self._doubt
+        noise = own * self._factor + self._least
         found = []
         for where, width in self._groups(len(own)):
             if 1 < width <= MOST_CLASSES:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.distributions import Bernoulli, Distribution
+from torch.distributions import Bernoulli, Distribution, NegativeBinomial, Poisson
 
-from posterior_collapse.diagnosis.certificate import Input, Residuals
+from posterior_collapse.diagnosis.certificate import Input, Kind, Residuals
 from posterior_collapse.diagnosis.directions import free_levels, turned
 from posterior_collapse.diagnosis.exact import ExactPass, is_exact
 from posterior_collapse.diagnosis.levels import LevelStatistics
@@ -37,8 +37,6 @@ MOST_FEATURES = 4096
 """Features of x and y together up to which moments are taken: a matrix of 128 MiB."""
 SAME_STD = 1e-4
 """Relative difference of stds that is rounding."""
-BOUNDED = (Bernoulli, OneHots)
-"""Decoders of targets from 0 to 1: of a right one they vary by no more than it tolerates."""
 SETTLED = 0.05
 """Relative difference up to which a learned eta_dec has arrived."""
 EFFECT_NUMBERS = 2**24
@@ -311,7 +309,7 @@ class Collected:
                 inputs if level == 0 else "all",
                 self.model.centred,
                 classes=() if level else getattr(output, "classes", ()),
-                bounded=level == 0 and isinstance(output, BOUNDED),
+                kind=_kind(output) if level == 0 else None,
             )
             for level in range(len(found.residuals))
         ]
@@ -348,3 +346,9 @@ class Collected:
 def _features(model: LatentModel) -> int:
     shapes = cast(MarkovVAE, model).shapes
     return shapes.x_dim + (shapes.y_dim if model.spec.model == "cvae" else 0)
+
+
+def _kind(output: Distribution | None) -> Kind | None:
+    if isinstance(output, (Poisson, NegativeBinomial)):
+        return "counts"
+    return "shares" if isinstance(output, (Bernoulli, OneHots)) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -175,14 +175,14 @@ class SampledPass:
         found = [_joined(part) for part in zip(*parts, strict=True)]
         squared, density, variance, scaled, data, average, difference, curvature = found
         reconstruction = Reconstruction(
-            _numpy(squared),
-            _numpy(density),
+            _numpy(cast(Tensor, squared)),
+            _numpy(cast(Tensor, density)),
             None if variance is None else float(variance.mean()) ** 0.5,
             target.shape[-1],
             None if scaled is None else _numpy(scaled),
             None if data is None else _numpy(data),
         )
-        if average is None:
+        if average is None or difference is None:
             return reconstruction, None
         residual = Residual(
             as_array(average)[:, None],

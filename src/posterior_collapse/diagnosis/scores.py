@@ -118,7 +118,9 @@ def scored(output: Distribution, target: Tensor) -> Scored:
     if isinstance(output, OneHots):
         _check_one_hot(output, target)
         probs = output.mean
-        return Scored(output.log_prob(target).sum(-1), target - probs, probs)
+        # A class that the decoder rules out costs nothing where it is not there.
+        density = torch.where(target > 0, output.log_prob(target), 0.0)
+        return Scored(density.sum(-1), target - probs, probs)
     return _by_autograd(output, target)
 
 
@@ -129,7 +131,7 @@ def _negative_binomial(output: NegativeBinomial, target: Tensor) -> Scored:
     mean = count * odds
     data = (count + target).lgamma() - count.lgamma() - (target + 1).lgamma()
     data = data - target * count.log()
-    density = data + target * mean.log() - (target + count) * functional.softplus(logits)
+    density = data + torch.xlogy(target, mean) - (target + count) * functional.softplus(logits)
     score = (target - mean) / (1 + odds)
     return Scored(density.sum(-1), score, mean / (1 + odds), data.sum(-1))
 
@@ -174,7 +176,7 @@ def _by_autograd(output: Distribution, target: Tensor) -> Scored:
     """By the slopes of log p along a location or logits, if there is one to move."""
     known = copy.copy(output)
     known._validate_args = False  # soft targets are outside of what many call their support
-    density = known.log_prob(target).sum(-1)  # type: ignore[no-untyped-call]
+    density = known.log_prob(target).sum(-1)
     constraints: dict[str, Any] = getattr(output, "arg_constraints", {})
     name = next((name for name in ("loc", "logits") if name in constraints), None)
     if name is None or output.event_shape:
@@ -183,7 +185,7 @@ def _by_autograd(output: Distribution, target: Tensor) -> Scored:
     with torch.enable_grad():
         place = given[name].expand(output.batch_shape).clone().requires_grad_()
         moved = type(output)(**{**given, name: place}, validate_args=False)
-        log = moved.log_prob(target).sum()  # type: ignore[no-untyped-call]
+        log = moved.log_prob(target).sum()
         (slope,) = torch.autograd.grad(log, place, create_graph=True)
         # A slope of steps, such as a Laplace's, bends nowhere: its mean square is its curvature.
         curvature = slope.detach().square()
