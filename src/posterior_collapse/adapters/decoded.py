@@ -203,15 +203,15 @@ class _Reshaped(Distribution):
     def __init__(self, inner: Distribution, lead: torch.Size) -> None:
         rows = inner.batch_shape + inner.event_shape
         super().__init__(torch.Size([*lead, rows[1:].numel()]), validate_args=False)
-        self._inner = copy.copy(inner)
-        self._inner._validate_args = False
+        self.inner = copy.copy(inner)
+        self.inner._validate_args = False
         self._rows = rows
 
     @property
     def mean(self) -> Tensor:
-        return self._inner.mean.reshape(self.batch_shape)
+        return self.inner.mean.reshape(self.batch_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         rows = value.expand(self.batch_shape).reshape(self._rows)
-        found: Tensor = self._inner.log_prob(rows)
+        found: Tensor = self.inner.log_prob(rows)
         return found.reshape(*self.batch_shape[:-1], -1)

@@ -167,7 +167,7 @@ def _how_to_use_more(found: Diagnosis, number: int) -> str:
 def _without_certificate(found: Diagnosis) -> Iterator[Finding]:
     spare = sum(level.status.count("collapsed") for level in found.levels)
     if found.likelihood not in (None, "gaussian"):
-        if spare:
+        if spare and found.squared_error is None:
             yield Finding(
                 "cannot-tell-yet",
                 f"Whether {_units(spare)} collapsed because the objective asks for it cannot be "

@@ -217,6 +217,9 @@ class Collected:
 
     def notes(self) -> list[str]:
         """Return a note where the decoder's own std is not the spec's, or not where it will be."""
+        if self.output is not None and not self.residuals:
+            kind = type(getattr(self.output, "inner", self.output)).__name__
+            return [f"no t: a {kind} has no location or logits that one more unit could move"]
         if self.spec is None or self._variance.n == 0:
             return []
         if isinstance(self.spec.eta_levels[0], str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -37,13 +38,19 @@ def partitions(places: NDArray[Any], least: int) -> Iterator[NDArray[np.intp]]:
     """
     if places.shape[1] == 0:
         return
-    from sklearn.cluster import KMeans  # half a second that a diagnosis without parts is spared
+    # A second to import, which a diagnosis without parts is spared.
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
 
     for count in NUMBERS_OF_PARTS:
         if count * 2 * least > len(places):
             return
-        labels = KMeans(count, n_init=1, random_state=0).fit_predict(places)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            labels = KMeans(count, n_init=1, random_state=0).fit_predict(places)
         sizes = np.bincount(labels, minlength=count)
+        if (sizes == 0).any():  # no more places than that
+            return
         names = np.where(sizes >= least, np.cumsum(sizes >= least) - 1, -1)
         yield names[labels]
 

@@ -66,6 +66,8 @@ def _without_certificate(found: Diagnosis) -> tuple[Conclusion, str]:
     """Conclusion and clause where there is no t, by what there is."""
     if found.likelihood not in (None, "gaussian") and found.signal == ():
         why = "the decoder's distribution is not known"
+        if found.squared_error is not None:
+            why = "it decodes by a distribution without an output that one more unit could move"
         return "cannot-tell-yet", f": whether that is optimal cannot be told ({why})"
     if found.forecast is not None:
         return "undecided", ""
