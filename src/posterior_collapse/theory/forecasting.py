@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -18,7 +19,8 @@ from posterior_collapse.records import Record, Viewed, unit_rows
 from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.theory import parameters as explicit
 from posterior_collapse.theory.advice import Advice, advise
-from posterior_collapse.theory.network import PARTS, fewest_units, rows_of_modes
+from posterior_collapse.theory.ceiling import ceiling
+from posterior_collapse.theory.network import PARTS, fewest_units, rows_of_modes, some_rows
 from posterior_collapse.theory.phase import PhaseDiagram, of_modes
 from posterior_collapse.theory.reading import Bias, as_modes
 from posterior_collapse.theory.solve import Problem, Solution, critical, solve
@@ -118,6 +120,7 @@ class Forecast(Viewed):
     _modes: Modes
     _problem: Problem
     _solution: Solution
+    _targets: Float | None = None
 
     @property
     def n_active(self) -> int:
@@ -132,6 +135,23 @@ class Forecast(Viewed):
         """
         critical = self.levels[0].critical_beta
         return float(critical[~np.isnan(critical)].max(initial=0.0))
+
+    @cached_property
+    def ceiling(self) -> float | None:
+        """Beta above which no model at all beats total collapse; with `network=True` only.
+
+        Between `onset` and here collapse is a local optimum that a nonlinear model could in
+        principle beat: a bound on what is possible, no prediction. It is that of at most 10,000
+        rows, found by search (seconds), and None where there is a condition, a second level, or a
+        likelihood without the form that it needs.
+        """
+        spec = self.spec
+        known = ("gaussian", "bernoulli", "poisson", "categorical")
+        fixed = "learned" in spec.eta_levels or not isinstance(spec.sigma_levels[0], str)
+        if self._targets is None or spec.model != "vae" or spec.likelihood not in known or fixed:
+            return None
+        scale = float(spec.eta_levels[0])
+        return ceiling(spec.likelihood, self._targets / scale, self.onset)
 
     @property
     def n_possible(self) -> int:
@@ -254,7 +274,12 @@ def forecast(
         gaussian = modes.total / 2 + modes.target_dim / 2 * math.log(2 * math.pi)
         loss += modes.noise.constant_loss - gaussian
         eta_dec = math.nan
-    bracket, said = (None, []) if rows is None else _bracket(rows, modes, levels[0], spec)
+    bracket: tuple[int, int] | None = None
+    targets: Float | None = None
+    said: list[str] = []
+    if rows is not None:
+        x, targets = some_rows(rows)
+        bracket, said = _bracket(x, targets, modes, levels[0], spec)
     return Forecast(
         spec=spec,
         loss=loss,
@@ -275,6 +300,7 @@ def forecast(
         _modes=modes,
         _problem=problem,
         _solution=solution,
+        _targets=targets,
     )
 
 
@@ -344,18 +370,18 @@ def _rows_at_hand(data: Any, spec: Any) -> Samples:
 
 
 def _bracket(
-    rows: Samples, modes: Modes, level: Level, spec: Spec
+    x: Float, y: Float, modes: Modes, level: Level, spec: Spec
 ) -> tuple[tuple[int, int], list[str]]:
     most = level.n_active
     if not most:
         return (0, 0), []  # the onset holds for every network
     threshold = float(level.threshold[np.isfinite(level.threshold)].min())
-    count, parts = fewest_units(rows_of_modes(rows, modes, spec), threshold)
+    count, parts = fewest_units(rows_of_modes(x, y, modes, spec), threshold)
     notes = []
     if parts < PARTS:
         notes.append(
             f"the fewest units of a network are counted in {parts} part{'s' * (parts > 1)} of the "
-            f"data, as {len(rows.x):,} rows allow: with {PARTS} parts they may be fewer"
+            f"data, as {len(x):,} rows allow: with {PARTS} parts they may be fewer"
         )
     return (int(np.clip(round(count), 1, most)), most), notes
 
