@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from posterior_collapse.cli.data_commands import DATA_DIR
+from posterior_collapse.cli.groups import DataDir
 from posterior_collapse.errors import InvalidArgumentError, nearest
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def reproduce(
     device: str = typer.Option("cpu", help="Where minibatches are trained: cpu, cuda, cuda:N."),
     out: Path = OUT,
     to: Path = TO,
-    data_dir: Path | None = DATA_DIR,
+    data_dir: DataDir = None,
 ) -> None:
     """Repeat the paper's experiments, each beside what theory predicts.
 
