@@ -1,4 +1,4 @@
-"""`collapse forecast` and `collapse effective-beta`."""
+"""`collapse forecast`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ import typer
 
 from posterior_collapse.cli import options
 from posterior_collapse.cli.groups import (
-    DataDir,
     DataOptions,
     EtaDec,
-    Header,
     Model,
     Sigma1,
     Sigma2,
@@ -84,70 +82,10 @@ def forecast(
     if plot is not None:
         _check_plot(plot)
     dataset = options.load_data(data, kind, named)
-    _forecast(dataset, spec, active, biases, cross_fit, plot, as_json, network)
+    print_forecast(dataset, spec, active, biases, cross_fit, plot, as_json, network)
 
 
-@grouped
-def effective_beta(
-    data: str | None = typer.Argument(None, help="Data to forecast with that beta, if any."),
-    weight: float = typer.Option(1.0, help="Factor of the KL term in your loss."),
-    reconstruction: str = typer.Option("sum", help="Squared error: sum or mean over features."),
-    features: int | None = typer.Option(None, help="Features per sample, for a mean over them."),
-    half: bool = typer.Option(False, "--half", help="The squared error has a factor 1/2."),
-    gaussian_std: float | None = typer.Option(
-        None, help="The reconstruction is a Gaussian negative log-likelihood with this std."
-    ),
-    kl: str = typer.Option("sum", help="KL: sum or mean over latent units."),
-    latents: int = typer.Option(16, help="Latent units."),
-    batch_size: int | None = typer.Option(None, help="Samples per batch, if reductions differ."),
-    reconstruction_batch: str = typer.Option("mean", help="Reconstruction over the batch."),
-    kl_batch: str = typer.Option("mean", help="KL over the batch."),
-    header: Header = None,
-    data_dir: DataDir = None,
-    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
-) -> None:
-    """Say what beta * eta_dec^2 a loss has, from how it is written; then forecast with it.
-
-    Of squared errors only: for cross-entropies and other errors no law is given yet.
-    """
-    from posterior_collapse import theory
-    from posterior_collapse.specs import VAESpec
-
-    dataset = None
-    if data is not None:
-        dataset = options.load_data(data, "vae", DataOptions(header=header, data_dir=data_dir))
-        if features not in (None, dataset.x.shape[1]):
-            raise InvalidArgumentError(
-                "--features", features, f"{dataset.x.shape[1]}, as in {data}", "Leave it out."
-            )
-        features = dataset.x.shape[1]
-    result = theory.effective_beta(
-        weight,
-        features=features,
-        latents=latents,
-        reconstruction=reconstruction,  # type: ignore[arg-type]
-        kl=kl,  # type: ignore[arg-type]
-        half=half,
-        gaussian_std=gaussian_std,
-        batch_size=batch_size,
-        reconstruction_batch=reconstruction_batch,  # type: ignore[arg-type]
-        kl_batch=kl_batch,  # type: ignore[arg-type]
-    )
-    effective = {
-        "beta_eta_dec_squared": result.value,
-        "squared_error_weight": result.squared_error_weight,
-        "kl_weight": result.kl_weight,
-    }
-    if not as_json:
-        typer.echo(result.text)
-    elif dataset is None:
-        typer.echo(json_text({"effective_beta": effective}))
-    if dataset is not None:
-        spec = VAESpec(latents, beta=result.value)
-        _forecast(dataset, spec, None, True, None, None, as_json, effective_beta=effective)
-
-
-def _forecast(
+def print_forecast(
     dataset: Dataset,
     spec: Spec,
     active: int | None,
@@ -158,6 +96,7 @@ def _forecast(
     network: bool = False,
     **extra: Any,
 ) -> None:
+    """Forecast and print, as tables and advice or as JSON with `extra` beside."""
     from posterior_collapse import report, theory
 
     if network and cross_fit is not None:

@@ -14,7 +14,7 @@ from posterior_collapse.report import new_table
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from posterior_collapse.experiments.reproducing import State
+    from posterior_collapse.experiments import State
 
 __all__ = ["RowsTable", "RunsTable", "Scalars", "require_tensorboard"]
 
