@@ -265,7 +265,10 @@ class MarkovVAE(LatentModel, nn.Module):
         for name, value, dim in (("x", x, self.shapes.x_dim), ("y", y, self.shapes.y_dim)):
             if value is not None and value.shape[-1:] != (dim,):
                 raise InvalidArgumentError(
-                    name, f"shape {tuple(value.shape)}", f"(..., {dim})", "Pass flat rows."
+                    name,
+                    f"shape {tuple(value.shape)}",
+                    f"(..., {dim})",
+                    "Pass rows of as many numbers as the model was built for, images flattened.",
                 )
 
     def _check_level(self, level: int) -> None:
