@@ -212,6 +212,14 @@ def test_a_linear_bernoulli_vae_collapses_at_its_onset() -> None:
     assert dead.measured()["loss"] == pytest.approx(constant, rel=0.01)
 
 
+def test_a_hierarchy_may_learn_the_std_of_its_upper_level() -> None:
+    (spec,) = specs("bernoulli", 1.0, kind=pc.HVAESpec, dims=(3, 2), eta_dec="learned")
+    fitted = pc.fit(spec, BINARY, "mlp", epochs=2, hidden=(6,))
+    assert fitted.summary()["forecast"] is None
+    with pytest.raises(NotSolvedError, match="eta_dec: got 'learned' in a hierarchy of likelihood"):
+        pc.forecast(BINARY, spec)
+
+
 def test_a_run_may_start_at_the_forecast() -> None:
     (spec,) = specs("bernoulli", 2.0, dims=2)
     x = one_strong_mode()
@@ -266,6 +274,8 @@ def test_the_log_likelihood_of_two_units_agrees_with_quadrature() -> None:
     found = log_likelihood(model, x.astype(float), samples=20_000)
     assert found.sampling_error < 0.02
     assert np.all(np.abs(found.per_row - expected) < 4.5 * found.per_row_error + 1e-9)
+    few = log_likelihood(model, x.astype(float), samples=50)
+    assert pc.diagnose(model, x.astype(float), importance_samples=50).nll == few.nll
 
 
 def test_a_std_is_no_option_of_another_likelihood() -> None:
