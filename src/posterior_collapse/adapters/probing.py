@@ -125,9 +125,7 @@ class Probe:
                 y = y if axis < 0 else y.movedim(-1, 1)
         return 0.1 + 0.8 * uniform[0], y
 
-    def value(
-        self, y_hat: Tensor, y: Tensor, mean: float | Tensor, log_var: float | Tensor, sizes: Sizes
-    ) -> float:
+    def value(self, y_hat: Tensor, y: Tensor, mean: Any, log_var: Any, sizes: Sizes) -> float:
         """Return the loss, where the posterior of all rows is the same: one number, or per unit.
 
         Raises:
@@ -159,10 +157,12 @@ class Probe:
             )
         flat = np.zeros(y_hat.numel())
         for i in range(len(flat)):
-            step = torch.zeros(len(flat), dtype=torch.float64)
+            step = np.zeros(len(flat))
             step[i] = STEP
             ends = [
-                self.value(y_hat + side * step.reshape(y_hat.shape), y, 0.0, 0.0, sizes)
+                self.value(
+                    y_hat + torch.from_numpy(side * step.reshape(y_hat.shape)), y, 0.0, 0.0, sizes
+                )
                 for side in (1, -1)
             ]
             flat[i] = (ends[0] - ends[1]) / (2 * STEP)
@@ -183,12 +183,12 @@ class Probe:
         self, y_hat: Tensor, y: Tensor, mean: Any, log_var: Any, sizes: Sizes, sign: float
     ) -> Any:
         shape = (sizes.batch, sizes.latents)
-        means = torch.as_tensor(mean, dtype=torch.float64).expand(shape).clone()
-        log_vars = torch.as_tensor(log_var, dtype=torch.float64).reshape(-1)
-        spreads = [SPREADS[self.spread](float(one)) for one in log_vars]
-        spread = torch.tensor(spreads, dtype=torch.float64).expand(shape).clone()
+        means = np.broadcast_to(np.asarray(mean, dtype=np.float64), shape)
+        spreads = [SPREADS[self.spread](float(one)) for one in np.ravel(log_var)]
+        posterior = (means, np.broadcast_to(spreads, shape))
+        moved, spread = (torch.from_numpy(part.copy()).to(self.device) for part in posterior)
         y_hat = y_hat if y_hat.requires_grad else y_hat.to(self.device, copy=True)
-        roles = (y_hat, y.to(self.device, copy=True), means.to(self.device), spread.to(self.device))
+        roles = (y_hat, y.to(self.device, copy=True), moved, spread)
         arguments: list[Any] = [None] * len(roles)
         for role, place in zip(roles, self.order, strict=True):
             arguments[place] = role
@@ -244,8 +244,8 @@ class _Noise(TorchFunctionMode):
             given = dict(zip(("mean", "std"), args[name == "normal_" :], strict=False))
             mean, std = ({**given, **(kwargs or {})}.get(key, least)
                          for key, least in (("mean", 0.0), ("std", 1.0)))  # fmt: skip
-        value = torch.as_tensor(mean + self._sign * std).to(found).expand_as(found)
-        return found.copy_(value) if name == "normal_" else value.clone()
+        value = torch.as_tensor(mean + self._sign * std, device=found.device).to(found)
+        return found.copy_(value) if name == "normal_" else value.expand_as(found).clone()
 
 
 def random_numbers() -> InvalidArgumentError:

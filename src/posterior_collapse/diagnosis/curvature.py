@@ -96,7 +96,7 @@ class _Push:
         pushes = []
         for vector in vectors.T:
             push = torch.zeros(1, self._rows.m, dtype=torch.float64, device=self._kept.device)
-            push[0, self._kept] = torch.as_tensor(np.ascontiguousarray(vector)).to(push)
+            push[0, self._kept] = torch.from_numpy(np.ascontiguousarray(vector)).to(push)
             pushes.append(push)
         found = self._rows.bend(self._weights, self._ones, pushes)
         return torch.stack([turned[0, self._kept] for turned in found], dim=1).cpu().numpy()
@@ -213,7 +213,7 @@ def refuse_jumps(rows: RowLoss, weights: Tensor, kept: Tensor, scale: Tensor) ->
     Raises:
         InvalidArgumentError: It does.
     """
-    some = torch.linspace(0, rows.n - 1, min(rows.n, 256)).long().to(rows.y.device)
+    some = rows.some(256)
     here = rows.inputs[some] @ weights
     pull = rows.pull(here, some)
     noise = pull.std(dim=0, unbiased=False)

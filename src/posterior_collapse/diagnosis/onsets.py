@@ -228,7 +228,7 @@ def _best(rows: RowLoss, start: Tensor, kept: Tensor, scale: Tensor) -> tuple[Te
 
     def weights_at(u: Any) -> Tensor:
         weights = start.clone()
-        part = torch.as_tensor(np.asarray(u).reshape(inputs, -1)).to(start)
+        part = torch.from_numpy(np.asarray(u).reshape(inputs, -1)).to(start)
         weights[:, kept] = start[:, kept] + part / scale
         return weights
 
@@ -238,7 +238,7 @@ def _best(rows: RowLoss, start: Tensor, kept: Tensor, scale: Tensor) -> tuple[Te
 
     def bend(u: Any, v: Any) -> Float:
         push = torch.zeros_like(start)
-        push[:, kept] = torch.as_tensor(np.asarray(v).reshape(inputs, -1)).to(start) / scale
+        push[:, kept] = torch.from_numpy(np.asarray(v).reshape(inputs, -1)).to(start) / scale
         (found,) = rows.bend(weights_at(u), rows.inputs, [push])
         return (found[:, kept] / scale).cpu().numpy().ravel()
 

@@ -140,6 +140,11 @@ class RowLoss:
                 ) from error
         return [sum_ / self.n for sum_ in found]
 
+    def some(self, most: int) -> Tensor:
+        """Return numbers of rows from first to last, at most so many."""
+        rows = np.linspace(0, self.n - 1, min(self.n, most)).astype(np.int64)
+        return torch.from_numpy(rows).to(self.y.device)
+
     def _gradient(self, output: Tensor, y: Tensor) -> tuple[float, Tensor]:
         output = output.detach().requires_grad_()
         total = self.total(output, y)
@@ -156,7 +161,7 @@ class RowLoss:
     def _found(self) -> Tensor:
         """Return the best of a few outputs of the usual links."""
         best, least, first = None, math.inf, None
-        rows = torch.linspace(0, self.n - 1, min(self.n, 1000)).long().to(self.y.device)
+        rows = self.some(1000)
         for output in self._candidates():
             try:
                 value, gradient = self._gradient(output.expand(len(rows), -1), self.y[rows])
