@@ -59,7 +59,13 @@ from .runs import (
     Sweep as Sweep,
 )
 from .runs import (
+    Tuned as Tuned,
+)
+from .runs import (
     sweep as sweep,
+)
+from .runs import (
+    tune as tune,
 )
 from .specs import (
     ChainSpec as ChainSpec,

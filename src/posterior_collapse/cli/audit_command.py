@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from posterior_collapse.cli import options
-from posterior_collapse.cli.data_commands import DATA_DIR
-from posterior_collapse.cli.forecast_command import HEADER, print_forecast
+from posterior_collapse.cli.forecast_command import print_forecast
+from posterior_collapse.cli.groups import DataDir, DataOptions, Header
 from posterior_collapse.errors import InvalidArgumentError, MissingFileError, nearest
 from posterior_collapse.files import json_text
 
@@ -41,14 +41,15 @@ def audit(
     active: int | None = typer.Option(None, help="Advise on keeping this many units."),
     label: int | None = typer.Option(None, help="Only samples of this class."),
     scale: float | None = typer.Option(None, help="Factor for the values of a file."),
-    header: bool | None = HEADER,
-    data_dir: Path | None = DATA_DIR,
+    header: Header = None,
+    data_dir: DataDir = None,
     as_json: bool = AS_JSON,
 ) -> None:
     """Say what beta a loss function really has, by calling it; with data what it keeps of them."""
     from posterior_collapse.adapters import audit_loss
 
-    dataset = None if data is None else _load(data, header, data_dir, label, scale)
+    named = DataOptions(label=label, scale=scale, header=header, data_dir=data_dir)
+    dataset = None if data is None else options.load_data(data, "vae", named)
     if features is not None:
         shape = options.numbers("--features", features, int)
     elif dataset is not None:
@@ -97,15 +98,16 @@ def effective_beta(
     batch_size: int | None = typer.Option(None, help="Samples per batch, if reductions differ."),
     reconstruction_batch: str = typer.Option("mean", help="Reconstruction over the batch."),
     kl_batch: str = typer.Option("mean", help="KL over the batch."),
-    header: bool | None = HEADER,
-    data_dir: Path | None = DATA_DIR,
+    header: Header = None,
+    data_dir: DataDir = None,
     as_json: bool = AS_JSON,
 ) -> None:
     """Say what beta a loss has, from how it is written; then forecast with it."""
     from posterior_collapse import theory
     from posterior_collapse.specs import VAESpec
 
-    dataset = None if data is None else _load(data, header, data_dir)
+    named = DataOptions(header=header, data_dir=data_dir)
+    dataset = None if data is None else options.load_data(data, "vae", named)
     if dataset is not None:
         known = _features(dataset, likelihood)
         if features not in (None, known):
@@ -140,26 +142,6 @@ def effective_beta(
     if dataset is not None:
         spec = VAESpec(latents, beta=result.value, likelihood=result.likelihood)
         print_forecast(dataset, spec, None, True, None, None, as_json, effective_beta=effective)
-
-
-def _load(
-    data: str,
-    header: bool | None,
-    data_dir: Path | None,
-    label: int | None = None,
-    scale: float | None = None,
-) -> Dataset:
-    return options.load_data(
-        data,
-        model="vae",
-        task=None,
-        given=None,
-        label=label,
-        scale=scale,
-        split="train",
-        data_dir=data_dir,
-        header=header,
-    )
 
 
 def _features(dataset: Dataset, likelihood: str) -> int:
