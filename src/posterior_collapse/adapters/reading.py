@@ -102,8 +102,8 @@ class KLReading(NamedTuple):
         weights: Factors per unit where they differ.
         floor: KL in nats below which nothing is charged, for free bits and capacities.
         floor_over: Whether the floor is each `"unit"`'s or of `"all"` together.
-        spread: What the last argument is: `"log-variance"`, `"log-std"`, `"softplus std"`, `"std"`
-            or `"variance"`.
+        spread: What the last argument is: `"log-variance"`, `"log-std"`, `"std"`, `"variance"`, or
+            what softplus makes one of, `"softplus std"` and `"softplus variance"`.
         sampled: Whether it is estimated from samples of the posterior.
     """
 
