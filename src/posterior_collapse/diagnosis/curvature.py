@@ -108,9 +108,10 @@ def _signs(push: _Push, generator: torch.Generator, number: int) -> Float:
 
 
 def _diagonal(push: _Push, generator: torch.Generator) -> list[Block] | None:
-    """Return the Hessian if every output stands for itself: then signs do not mix anything."""
-    signs = _signs(push, generator, 3)
-    found = signs * push(signs)
+    """Return the Hessian if every output stands for itself: then no push mixes anything."""
+    sizes = torch.rand((push.m, 3), generator=generator, dtype=torch.float64, device="cpu").numpy()
+    pushes = (1 + sizes) * _signs(push, generator, 3)  # signs alone often agree, of few outputs
+    found = push(pushes) / pushes
     if np.ptp(found, axis=1).max(initial=0.0) > FLAT * np.abs(found).max(initial=0.0):
         return None
     return [Block(np.array([j]), np.array([[found[j, 0]]])) for j in range(push.m)]
