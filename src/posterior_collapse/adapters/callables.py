@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,24 @@ from torch.distributions import Distribution, Normal
 from posterior_collapse import checks
 from posterior_collapse.adapters.decoded import Output, OutputReader, flattened
 from posterior_collapse.adapters.encoded import posterior_of
-from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.diagnosis.arrays import BEYOND
+from posterior_collapse.diagnosis.scores import elementwise
+from posterior_collapse.errors import InvalidArgumentError, NotSolvedError
 from posterior_collapse.models import LatentModel
 from posterior_collapse.models.modules import modules_behind
 from posterior_collapse.specs import CVAESpec, Spec, VAESpec
 
-__all__ = ["WrappedModel", "from_callable"]
+__all__ = ["Prior", "WrappedModel", "from_callable"]
+
+BY_SAMPLES = (
+    "KL to the prior is found by sampling; where the prior does not split over units, what no unit "
+    "has alone is shared by all alike"
+)
+FORCED = (
+    "the decoder sees the data's own past: of what it predicts from that, no unit need tell. For a "
+    "perfect one the best beta of a unit is 1, so that at beta = 1 collapse is marginal by theory"
+)
+Prior: TypeAlias = Distribution | Callable[[Tensor], Any]
 
 
 def from_callable(
@@ -30,6 +42,8 @@ def from_callable(
     log_var: bool = True,
     spec: Spec | None = None,
     output: Output | None = None,
+    prior: Prior | None = None,
+    teacher_forcing: bool = False,
     shape: Sequence[int] | None = None,
     modules: Iterable[nn.Module] = (),
 ) -> WrappedModel:
@@ -53,6 +67,12 @@ def from_callable(
         output: Whether a tensor that the decoder returns holds the "mean" of each feature
             (probabilities of a Bernoulli, rates of a Poisson) or its "link" (logits, log rates).
             None: as its values show, with a note on what was taken.
+        prior: p(z), where it is not N(0, eta_enc^2): a `torch.distributions.Distribution` of one
+            latent, a mixture too, whose KL is then found by sampling; or, of a conditional prior
+            p(z|x), a function of x to `(mean, std)` or to a `Normal`.
+        teacher_forcing: Whether the decoder of a `VAESpec` sees the data too, and is called as
+            `decode(z, x)`: an autoregressive one, which gives each feature's distribution from
+            those before it.
         shape: Shape of one sample as `encode` wants it. None: flat rows.
         modules: Modules that cannot be found, because the functions look them up at run time and
             call a method of theirs instead of them. The first says where data are moved.
@@ -73,6 +93,8 @@ def from_callable(
         log_var=log_var,
         spec=spec,
         output=output,
+        prior=prior,
+        teacher_forcing=teacher_forcing,
         shape=shape,
         modules=modules,
     )
@@ -97,6 +119,8 @@ class WrappedModel(LatentModel, nn.Module):
         log_var: bool = True,
         spec: Spec | None = None,
         output: Output | None = None,
+        prior: Prior | None = None,
+        teacher_forcing: bool = False,
         shape: Sequence[int] | None = None,
         modules: Iterable[nn.Module] = (),
     ) -> None:
@@ -118,9 +142,11 @@ class WrappedModel(LatentModel, nn.Module):
             )
         self.conditional = isinstance(self.spec, CVAESpec)
         self.decodes = decode is not None
+        self.teacher_forcing = bool(teacher_forcing)
         self._reader = OutputReader(self.spec, output)
+        self._prior = None if prior is None else _known_prior(prior)
         self.shape = None if shape is None else _sides(shape)
-        self.wrapped = nn.ModuleList(modules_behind(*_named(modules), encode, decode))
+        self.wrapped = nn.ModuleList(modules_behind(*_named(modules), encode, decode, prior))
         # The shell itself does not train: only the modes of the modules in it tell.
         self.training = self.wrapped.training = False
         # In a tuple they stay plain functions: a module as an attribute is registered once more.
@@ -131,8 +157,15 @@ class WrappedModel(LatentModel, nn.Module):
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of results should know of how outputs were read."""
-        return self._reader.notes
+        """What a reader of results should know of how outputs were read, and of the prior."""
+        notes = self._reader.notes
+        if isinstance(self._prior, Distribution) and not isinstance(self._prior, Normal):
+            notes.append(BY_SAMPLES)
+        elif self._prior is not None and not isinstance(self._prior, Distribution):
+            notes.append(BEYOND)
+        if self.teacher_forcing:
+            notes.append(FORCED)
+        return notes
 
     def posterior(self, level: int, given: Tensor, y: Tensor | None = None) -> Normal:
         """Return `q(z | given)`; see `LatentModel`."""
@@ -158,16 +191,52 @@ class WrappedModel(LatentModel, nn.Module):
     def prior(self, level: int, given: Tensor | None = None) -> Normal:
         """Return `p(z)`, `N(0, eta_enc^2)`; see `LatentModel`."""
         self._check_level(level)
+        if isinstance(self._prior, Normal):
+            return self._prior
+        if self._prior is not None:
+            kind = "a function of x" if callable(self._prior) else type(self._prior).__name__
+            raise NotSolvedError(
+                "prior",
+                kind,
+                "one Normal for all rows, for what was asked",
+                "Ask diagnose, without importance_samples.",
+            )
         device, dtype = self._last
         mean = self._to_model(torch.zeros(self.units[0], device=device, dtype=dtype))
         return Normal(mean, torch.full_like(mean, self.spec.eta_enc), validate_args=False)
+
+    def prior_of(self, x: Tensor) -> Distribution | None:
+        """Return p(z) or p(z|x) of rows, as it was given; None: it is `prior`'s.
+
+        Args:
+            x: Inputs or conditions, (rows, dim x).
+
+        Raises:
+            InvalidArgumentError: The function gives something else, or of other units.
+        """
+        if self._prior is None or isinstance(self._prior, Distribution):
+            return self._prior
+        samples, _ = self._samples(x)
+        output = self._prior(samples)
+        if isinstance(output, Distribution):
+            found = elementwise(output, lead=1)
+        else:
+            found = Normal(*posterior_of(output, log_var=False), validate_args=False)
+        if not isinstance(found, Normal) or found.mean.shape != (len(samples), self.units[0]):
+            raise InvalidArgumentError(
+                "prior",
+                f"a {type(found).__name__} of shape {tuple(found.batch_shape)} from the function",
+                f"(mean, std) or a Normal, ({len(samples)}, {self.units[0]}) each",
+                "Return one mean and std per row and unit.",
+            )
+        return found
 
     def decode(self, z: Tensor, x: Tensor | None = None) -> Distribution:
         """Return `p(y | z)` as flat rows; see `LatentModel`."""
         decoder = _needed("decode", self._functions[1])
         lead, rows = z.shape[:-1], _rows(self._to_model(z))
         inputs = [rows]
-        if self.conditional:
+        if self.conditional or self.teacher_forcing:
             samples, x_lead = self._samples(_needed("x", x))
             one = samples.shape[1:]
             inputs.append(samples.reshape(*x_lead, *one).expand(*lead, *one).reshape(-1, *one))
@@ -211,6 +280,18 @@ def _named(modules: Iterable[nn.Module]) -> list[nn.Module]:
                 "modules", f"a {type(module).__name__}", "torch modules", "Pass modules=[net]."
             )
     return named
+
+
+def _known_prior(prior: Any) -> Distribution | Callable[[Tensor], Any]:
+    found = elementwise(prior, lead=0)
+    if isinstance(found, Distribution) or callable(found):
+        return cast("Distribution | Callable[[Tensor], Any]", found)
+    raise InvalidArgumentError(
+        "prior",
+        type(prior).__name__,
+        "a torch.distributions.Distribution, or a function of x to (mean, std)",
+        "Pass Normal(mean, std) for one prior of all rows.",
+    )
 
 
 def _sides(shape: Sequence[int]) -> tuple[int, ...]:

@@ -8,6 +8,9 @@ import numpy as np
 
 from posterior_collapse.diagnosis.conclusions import (
     gain_in_words,
+    has_diverged,
+    has_other_noise,
+    is_settled,
     kept_units,
     what_decides,
 )
@@ -36,9 +39,17 @@ def advise(found: Diagnosis, conclusions: Sequence[Conclusion]) -> Iterator[Find
         conclusions: Per level; none where the certificate is not known.
     """
     numbered = list(enumerate(found.levels, start=1))
+    if has_diverged(found):
+        yield from _diverged(found)
+        return
+    if has_other_noise(found):
+        yield _other_noise(found)
+        return
     for number, level in numbered:
         yield from _variance_for_log(found, number, level)
     yield from _unfinished(found, conclusions)
+    for number, level in numbered:
+        yield from _unsettled(found, number, level)
     for number, conclusion in enumerate(conclusions, start=1):
         yield from _of_certificate(found, number, conclusion)
     if not conclusions:
@@ -48,6 +59,31 @@ def advise(found: Diagnosis, conclusions: Sequence[Conclusion]) -> Iterator[Find
         yield from _unused(found, number, level)
         yield from _idle(found, number, level)
     yield from _far_from_prior(found)
+
+
+def _diverged(found: Diagnosis) -> Iterator[Finding]:
+    for number, level in enumerate(found.levels, start=1):
+        beyond = _where(level, "diverged")
+        if beyond.any():
+            std, kl = level.posterior_std_range[1][beyond].max(), level.kl[beyond].max()
+            yield Finding(
+                "diverged",
+                f"The posterior of {_units(int(beyond.sum()))}{_name(found, number)} has diverged: "
+                f"its std is up to {std:.3g}, its KL {kl:.3g} nats.",
+                "Clamp log_var (to [-20, 10], say), lower the learning rate, and train again.",
+            )
+
+
+def _other_noise(found: Diagnosis) -> Finding:
+    return Finding(
+        "not-the-posterior",
+        "The decoder was trained with less noise than the posterior states: its squared error is "
+        f"{found.squared_error_at_mean:.3g} at the posterior's means and "
+        f"{found.squared_error_sampled:.3g} at its samples, more than the "
+        f"{found.squared_error_constant:.3g} of no latents at all.",
+        "Check the sampler, z = mean + exp(log_var / 2) * noise, and that log_var is the log of a "
+        "variance.",
+    )
 
 
 def excess_loss(found: Diagnosis) -> float:
@@ -66,6 +102,17 @@ def excess_loss(found: Diagnosis) -> float:
     possible = 0.0 if found.collapsed_loss is None else found.collapsed_loss - least
     slack = SURE * found.loss_error + UNTRAINED * max(possible, 0.0)
     return excess if excess > slack + ROUNDING * abs(least) else 0.0
+
+
+def _unsettled(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[Finding]:
+    if is_settled(level):
+        return
+    yield Finding(
+        "still-settling",
+        f"{level.n_active} active units{_name(found, number)} move along {level.directions} "
+        f"direction{'s' * (level.directions != 1)} only: they are still settling.",
+        "Train on until the two counts agree before you count units, or change their number.",
+    )
 
 
 def _unfinished(found: Diagnosis, conclusions: Sequence[Conclusion]) -> Iterator[Finding]:
@@ -98,13 +145,14 @@ def _of_certificate(found: Diagnosis, number: int, conclusion: Conclusion) -> It
             "train longer.",
         )
     elif conclusion == "collapse-optimal":
+        kept = units - spare if is_settled(level) else level.directions
         why = "what is left unexplained would not pay for one"
         if t > 1 + ROUNDING and number > 1:
             why = f"what is left unexplained is noise injected into z{number - 1}"
         yield Finding(
             conclusion,
             f"{_units(spare)}{name} collapsed, which is optimal: {why} (t = {t:.3g}).",
-            (f"Keep {_units(units - spare)}" if units > spare else "Leave the level out")
+            (f"Keep {_units(min(units - spare, kept))}" if kept else "Leave the level out")
             + _how_to_use_more(found, number),
         )
     elif conclusion == "more-units-pay":
@@ -153,13 +201,24 @@ def _how_to_use_more(found: Diagnosis, number: int) -> str:
     spec, forecast = found.spec, found.forecast
     if spec is not None and number > 1 and isinstance(spec.sigma_levels[number - 2], str):
         return f"; it is used where the std of z{number - 1} is fixed and large enough."
-    if forecast is not None:
+    t = found.signal[number - 1]
+    if forecast is not None and not found.is_network:
         wanted = 1 + max(found.n_active, forecast.n_active)
         wanted = min(wanted, len(found.levels[-1].status))
         changes = [change.text for change in forecast.advice(active=wanted).changes]
         if changes:
             lowered = ", or ".join(f"{text[0].lower()}{text[1:-1]}" for text in changes)
-            return f"; to use more, as a linear model would: {lowered}."
+            return f"; to use more: {lowered}."
+    if spec is not None and 0 < t < 1:
+        # What was measured in this network says more than what a linear one would do.
+        beta, field = (
+            spec.beta_levels[number - 1],
+            "beta" if len(found.levels) == 1 else (f"betas[{number - 1}]"),
+        )
+        return (
+            f"; to use more, lower {field} from {beta:.3g} to below {beta * t:.3g}, where one more "
+            f"unit begins to pay in this model (your KL weight times {t:.2g})."
+        )
     learned = spec is not None and "learned" in spec.eta_levels
     return f"; to use more, lower beta{'' if learned else ' or eta_dec'}."
 
@@ -173,8 +232,9 @@ def _without_certificate(found: Diagnosis) -> Iterator[Finding]:
                 f"Whether {_units(spare)} collapsed because the objective asks for it cannot be "
                 "told: nothing says by which distribution the model decodes. KL, information and "
                 "counts hold.",
-                "Diagnose the model with a decoder that returns a torch.distributions.Distribution "
-                "of the data, such as Bernoulli(logits=...).",
+                "Diagnose the model with a decoder (one that sees the data with "
+                "teacher_forcing=True) that returns a torch.distributions.Distribution of them, "
+                "such as Bernoulli(logits=...).",
             )
         return
     kept = 0 if found.forecast is None else kept_units(found.forecast)[-1]
@@ -189,7 +249,8 @@ def _without_certificate(found: Diagnosis) -> Iterator[Finding]:
         yield Finding(
             "undecided",
             "Whether the collapsed units could carry something is not known.",
-            "Diagnose the model with its decoder, and pass the spec that it was trained with.",
+            "Diagnose the model with its decoder (one that sees the data with teacher_forcing=True) "
+            "and the spec that it was trained with.",
         )
 
 

@@ -18,7 +18,7 @@ from posterior_collapse.diagnosis.conclusions import (
     linear_forecast,
     unjudged_because,
 )
-from posterior_collapse.diagnosis.effects import decoder_effects
+from posterior_collapse.diagnosis.effects import decoder_effects, squared_errors
 from posterior_collapse.diagnosis.exact import exact_signals
 from posterior_collapse.diagnosis.gain import WORTH, gain_of, side_of_worth
 from posterior_collapse.diagnosis.levels import collapse_options
@@ -126,6 +126,7 @@ def diagnose(
             progress=progress,
         )
         levels, partly = _levels(found, options)
+        errors = _errors_at_means(found)
         eta_dec = None if spec is None or isinstance(spec.eta_levels[0], str) else found.eta_dec
         nll, cautions = (
             _nll(model, data, importance_samples, seed, progress, eta_dec) if gaussian else ({}, ())
@@ -151,6 +152,7 @@ def diagnose(
         spec=found.spec,
         levels=levels,
         **losses,
+        **errors,
         collapsed_loss=collapsed,
         data_loss=found.data_loss,
         eta_dec=found.eta_dec,
@@ -159,6 +161,7 @@ def diagnose(
         forecast=forecast,
         notes=tuple(dict.fromkeys(notes)),
         likelihood=likelihood,
+        is_network=not found.exact,
     )
     return with_verdict(result)
 
@@ -177,6 +180,8 @@ def _forecast(
     """The linear model's, or a note that says why there is none."""
     if found.unjudged:
         return None, (unjudged_because(likelihood),)
+    if getattr(found.model, "teacher_forcing", False):
+        return None, ("no forecast: that is of a model whose decoder does not see the data",)
     if found.moments is None and found.spec is not None:
         return None, (
             f"no forecast: x and y have more than {MOST_FEATURES:,} features, or no variance",
@@ -191,13 +196,24 @@ def _means(found: Collected) -> dict[str, Any]:
     return means | errors
 
 
+def _errors_at_means(found: Collected) -> dict[str, Any]:
+    if not getattr(found.model, "decodes", True) or found.unjudged:
+        return {}
+    return squared_errors(found.model, *_kept(found), found.generator)
+
+
+def _kept(found: Collected) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Some of the rows, as the model takes them."""
+    x, *y = (torch.from_numpy(part).to(found.like) for part in found.rows.rows())
+    return x, y[0] if y else None
+
+
 def _levels(
     found: Collected, options: dict[str, float]
 ) -> tuple[tuple[LevelDiagnosis, ...], list[str]]:
     levels, notes = [], []
     depth = len(found.levels)
-    rows = [torch.from_numpy(part).to(found.like) for part in found.rows.rows()]
-    x, y = rows[0], rows[1] if len(rows) > 1 else None
+    x, y = _kept(found)
     for number, statistics in enumerate(found.levels, start=1):
         level = statistics.diagnosis(top=number == depth, **options)
         name = f" of z{number}" if depth > 1 else ""
@@ -223,6 +239,8 @@ def _is_least(loss: float, least: float) -> bool:
 
 
 def _signals(found: Collected, levels: tuple[LevelDiagnosis, ...]) -> tuple[Signal, ...]:
+    if any("diverged" in level.status for level in levels):
+        return ()
     if found.exact and found.moments is not None:
         return exact_signals(found.model, found.moments)
     level = levels[0]
