@@ -38,7 +38,7 @@ def from_callable(
     encode: Callable[..., Any],
     decode: Callable[..., Any] | None = None,
     *,
-    latent_dim: int,
+    latent_dim: int | Sequence[int],
     log_var: bool = True,
     spec: Spec | None = None,
     output: Output | None = None,
@@ -60,7 +60,9 @@ def from_callable(
             `torch.distributions.Distribution` of the data. With a likelihood that is not Gaussian
             a tensor is what its loss takes (see `output`); classes of a position come last. With a
             `CVAESpec` it is called as `decode(z, x)`. None: only the posterior is diagnosed.
-        latent_dim: Number of latent units.
+        latent_dim: Number of latent units; of images and sequences the shape of a latent, such as
+            (channels, height, width) or (steps, channels), in which `encode` gives and `decode`
+            takes them.
         log_var: Whether the second output is a log-variance in nats; False: it is a std.
         spec: The objective that the model was trained with, of one latent level. None: nothing is
             known of it, and `VAESpec(latent_dim, sigma="input")` stands in (see `spec_assumed`).
@@ -108,6 +110,8 @@ class WrappedModel(LatentModel, nn.Module):
             eta_dec mean nothing.
         decodes: Whether there is a decoder.
         wrapped: The modules behind the functions.
+        latent_shape: Shape of a latent that is an image or a sequence, units in that order; None:
+            a row.
     """
 
     def __init__(
@@ -115,7 +119,7 @@ class WrappedModel(LatentModel, nn.Module):
         encode: Callable[..., Any],
         decode: Callable[..., Any] | None = None,
         *,
-        latent_dim: int,
+        latent_dim: int | Sequence[int],
         log_var: bool = True,
         spec: Spec | None = None,
         output: Output | None = None,
@@ -130,6 +134,10 @@ class WrappedModel(LatentModel, nn.Module):
                 raise InvalidArgumentError(
                     name, type(function).__name__, "a function of a batch", f"Pass {name}=a_module."
                 )
+        self.latent_shape: tuple[int, ...] | None = None
+        if not isinstance(latent_dim, int) and isinstance(latent_dim, Sequence):
+            self.latent_shape = _sides(latent_dim, "latent_dim")
+            latent_dim = math.prod(self.latent_shape)
         latent_dim = checks.units("latent_dim", latent_dim)
         self.spec_assumed = spec is None
         self.spec = VAESpec(latent_dim=latent_dim, sigma="input") if spec is None else spec
@@ -178,6 +186,10 @@ class WrappedModel(LatentModel, nn.Module):
         # A network may span devices, or go through NumPy: noise is drawn where its input is.
         mean, std = (part.to(x.device) for part in q)
         n, k = len(x), self.units[0]
+        if mean.ndim > 2 and mean.shape[0] == n and mean[0].numel() == k:
+            # Decoders get them in the shape that encoders give.
+            self.latent_shape = self.latent_shape or tuple(mean.shape[1:])
+            mean, std = mean.flatten(1), std.flatten(1)
         if mean.shape != (n, k):
             raise InvalidArgumentError(
                 "encode",
@@ -235,13 +247,30 @@ class WrappedModel(LatentModel, nn.Module):
         """Return `p(y | z)` as flat rows; see `LatentModel`."""
         decoder = _needed("decode", self._functions[1])
         lead, rows = z.shape[:-1], _rows(self._to_model(z))
-        inputs = [rows]
+        inputs = [rows if self.latent_shape is None else rows.reshape(-1, *self.latent_shape)]
         if self.conditional or self.teacher_forcing:
             samples, x_lead = self._samples(_needed("x", x))
             one = samples.shape[1:]
             inputs.append(samples.reshape(*x_lead, *one).expand(*lead, *one).reshape(-1, *one))
         output = self._reader.read(decoder(*inputs), len(rows), rows.device)
         return flattened(output, lead, rows.device)
+
+    def per_channel(self, values: Any) -> Any:
+        """Return what units have, summed over the positions of each channel.
+
+        Channels come first in the shape of an image, last in that of a sequence.
+
+        Args:
+            values: An array or tensor per unit, (..., units), such as `diagnosis.levels[0].kl`.
+
+        Returns:
+            (..., channels): nats per row, if nats were given; of latents in a row the values.
+        """
+        if self.latent_shape is None or len(self.latent_shape) < 2:
+            return values
+        if len(self.latent_shape) == 2:
+            return values.reshape(*values.shape[:-1], *self.latent_shape).sum(-2)
+        return values.reshape(*values.shape[:-1], self.latent_shape[0], -1).sum(-1)
 
     def _samples(self, x: Tensor) -> tuple[Tensor, torch.Size]:
         """Return samples, (n, *shape), and the leading shape that they came in."""
@@ -294,9 +323,9 @@ def _known_prior(prior: Any) -> Distribution | Callable[[Tensor], Any]:
     )
 
 
-def _sides(shape: Sequence[int]) -> tuple[int, ...]:
-    sides = checks.sequence("shape", shape, None, "the sides of one sample")
-    return tuple(checks.whole("shape", side, least=1) for side in sides or ((),))
+def _sides(shape: Sequence[int], name: str = "shape") -> tuple[int, ...]:
+    sides = checks.sequence(name, shape, None, "the sides of one sample")
+    return tuple(checks.whole(name, side, least=1) for side in sides or ((),))
 
 
 def _rows(x: Tensor) -> Tensor:

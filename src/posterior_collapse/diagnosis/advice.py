@@ -23,6 +23,8 @@ __all__ = ["advise", "excess_loss"]
 WIDER = 1.025
 """No posterior is narrower than the prior and one is wider by this factor: the encoder probably
 returns a variance where a log-variance is expected."""
+NEAR, LEAST_SUSPECT = 0.04, 2
+"""How nearly two variances add up to the prior's, and active units that must show it."""
 FAR = 0.5
 """Nats from a unit's aggregate posterior to its prior from which the prior's samples miss it."""
 UNTRAINED = 0.01
@@ -47,11 +49,15 @@ def advise(found: Diagnosis, conclusions: Sequence[Conclusion]) -> Iterator[Find
         return
     for number, level in numbered:
         yield from _variance_for_log(found, number, level)
-    yield from _unfinished(found, conclusions)
+        yield from _variance_for_std(found, number, level)
+    unfinished = list(_unfinished(found, conclusions))
+    yield from unfinished
     for number, level in numbered:
         yield from _unsettled(found, number, level)
     for number, conclusion in enumerate(conclusions, start=1):
-        yield from _of_certificate(found, number, conclusion)
+        # Nothing else is to be changed before training has arrived.
+        if not unfinished or conclusion == "signal-unclaimed":
+            yield from _of_certificate(found, number, conclusion)
     if not conclusions:
         yield from _without_certificate(found)
     for number, level in numbered:
@@ -232,7 +238,7 @@ def _without_certificate(found: Diagnosis) -> Iterator[Finding]:
                 f"Whether {_units(spare)} collapsed because the objective asks for it cannot be "
                 "told: nothing says by which distribution the model decodes. KL, information and "
                 "counts hold.",
-                "Diagnose the model with a decoder (one that sees the data with "
+                "Diagnose the model with a decoder (one that sees the data: "
                 "teacher_forcing=True) that returns a torch.distributions.Distribution of them, "
                 "such as Bernoulli(logits=...).",
             )
@@ -249,7 +255,7 @@ def _without_certificate(found: Diagnosis) -> Iterator[Finding]:
         yield Finding(
             "undecided",
             "Whether the collapsed units could carry something is not known.",
-            "Diagnose the model with its decoder (one that sees the data with teacher_forcing=True) "
+            "Diagnose the model with its decoder (one that sees the data: teacher_forcing=True) "
             "and the spec that it was trained with.",
         )
 
@@ -265,6 +271,22 @@ def _variance_for_log(found: Diagnosis, number: int, level: LevelDiagnosis) -> I
             f"lies between {least.min():.4g} and {most.max():.4g}. Likely a variance, or a std, "
             "was taken for the log of a variance.",
             "Check what the encoder returns: the std is exp(log_var / 2).",
+        )
+
+
+def _variance_for_std(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[Finding]:
+    active = _where(level, "active")
+    if active.sum() < LEAST_SUSPECT or np.isnan(level.prior_gap).any():
+        return
+    prior = level.prior_std[active]
+    signal, std = level.mean_variance[active] / prior**2, level.posterior_std[active] / prior
+    # What is learned makes signal and posterior variance add up to the prior's.
+    if (abs(signal + std - 1) < NEAR).all() and (abs(signal + std**2 - 1) > 2 * NEAR).all():
+        yield Finding(
+            "variance-for-std",
+            f"The variances of mean and posterior add up to the prior's in all {active.sum()} "
+            f"active units{_name(found, number)}, if what was taken for a std is a variance.",
+            "Check what was passed: a variance as var= of diagnose_arrays, or its root.",
         )
 
 

@@ -53,6 +53,7 @@ def diagnose(
     batch_size: int = BATCH_SIZE,
     epsilon: float = 0.01,
     delta: float = 0.05,
+    effects: int | None = None,
     progress: bool = False,
 ) -> Diagnosis:
     """Say which latent units are active, collapsed or relay noise, and whether that is optimal.
@@ -76,6 +77,8 @@ def diagnose(
         batch_size: Rows at a time.
         epsilon: KL in nats of (eps, delta)-collapse.
         delta: Share of rows of (eps, delta)-collapse.
+        effects: Most units of a level whose effect on the decoder is measured, each by decoding
+            again; None: as many as is cheap where decoding is.
         progress: Show a count of rows on stderr.
 
     Raises:
@@ -103,6 +106,8 @@ def diagnose(
         spec = objective
     _check_spec(model, spec)
     _check_sizes(samples, importance_samples, batch_size)
+    if effects is not None:
+        checks.whole("effects", effects, least=0)
     if importance_samples and isinstance(data, Iterator):
         raise InvalidArgumentError(
             "data",
@@ -125,7 +130,7 @@ def diagnose(
             seed=seed,
             progress=progress,
         )
-        levels, partly = _levels(found, options)
+        levels, partly = _levels(found, options, effects)
         errors = _errors_at_means(found)
         eta_dec = None if spec is None or isinstance(spec.eta_levels[0], str) else found.eta_dec
         nll, cautions = (
@@ -209,7 +214,7 @@ def _kept(found: Collected) -> tuple[torch.Tensor, torch.Tensor | None]:
 
 
 def _levels(
-    found: Collected, options: dict[str, float]
+    found: Collected, options: dict[str, float], effects: int | None
 ) -> tuple[tuple[LevelDiagnosis, ...], list[str]]:
     levels, notes = [], []
     depth = len(found.levels)
@@ -217,8 +222,9 @@ def _levels(
     for number, statistics in enumerate(found.levels, start=1):
         level = statistics.diagnosis(top=number == depth, **options)
         name = f" of z{number}" if depth > 1 else ""
-        if getattr(found.model, "decodes", True):
-            units = np.argsort(-level.kl)[: found.most_effects]
+        if getattr(found.model, "decodes", True) and effects != 0:
+            most = found.most_effects if effects is None else effects
+            units = np.argsort(-level.kl)[:most]
             effect, error = decoder_effects(found.model, number, x, y, units, found.generator)
             level = dataclasses.replace(level, decoder_effect=effect, decoder_effect_error=error)
             if len(units) < len(level.kl):
