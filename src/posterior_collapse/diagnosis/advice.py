@@ -255,8 +255,8 @@ def _without_certificate(found: Diagnosis) -> Iterator[Finding]:
         yield Finding(
             "undecided",
             "Whether the collapsed units could carry something is not known.",
-            "Diagnose the model with its decoder (one that sees the data: teacher_forcing=True) "
-            "and the spec that it was trained with.",
+            "Diagnose the model with its decoder (one that sees the data: teacher_forcing=True), "
+            "and pass the spec that it was trained with.",
         )
 
 
