@@ -261,7 +261,7 @@ def test_no_more_units_are_advised_than_the_data_have_modes() -> None:
     # Five directions pay, each by itself; x has six modes in all.
     assert found.paying_units == (5,)
     assert finding.action == "Raise latent_dim from 3 to 6."
-    # Three more modes beat the threshold, and gain less than 1% of what the first unit brought.
+    # Of three modes above the threshold each gains less than 1% of what the first brought.
     x = np.random.default_rng(0).standard_normal((300, 6)) * [3, 2, 1.5, 0.3, 0.3, 0.3]
     one = pc.diagnose(pc.fit(pc.VAESpec(1, eta_dec=0.2), x, "linear", exact=True).model, x)
     assert any(f.text.startswith("The 1 unit is used, and 2 more would pay") for f in one.advice)

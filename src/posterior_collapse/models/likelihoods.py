@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,6 @@ __all__ = ["Categorical", "Observation", "OneHots", "draw", "observation_of"]
 class Observation(nn.Module, ABC):
     """`p(y|z)` of a likelihood that is not Gaussian, from the decoder's output."""
 
-    @abstractmethod
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Return -log p(y|z) in nats but for what the data alone decide.
 
@@ -38,6 +37,14 @@ class Observation(nn.Module, ABC):
 
         Returns:
             Summed over features, (...).
+        """
+        return _known(*self.loss_and_slope(output.detach(), target), output)
+
+    @abstractmethod
+    def loss_and_slope(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of rows, (...), and its slope along the output, (..., dim y).
+
+        Autograd would find the slope with several times the operations.
         """
 
     @abstractmethod
@@ -49,12 +56,42 @@ class Observation(nn.Module, ABC):
         """
 
 
+def _known(loss: Tensor, slope: Tensor, output: Tensor) -> Tensor:
+    """Return a loss, (...), of which the slope along something, (..., dim), is known."""
+    return cast(Tensor, _Known.apply(loss, slope, output))  # type: ignore[no-untyped-call]
+
+
+class _Known(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(loss: Tensor, slope: Tensor, output: Tensor) -> Tensor:
+        return loss.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, Tensor]:
+        (slope,) = ctx.saved_tensors
+        return gradients[0], None, gradients[0].unsqueeze(-1) * slope
+
+
+FACTORS = 64
+"""Numbers from 1/2 to 1 whose product is a number of single precision."""
+
+
 class _Bernoulli(Observation):
     """Of logits; targets may be soft, from 0 to 1."""
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        target = target.expand_as(output)
-        return functional.binary_cross_entropy_with_logits(output, target, reduction="none").sum(-1)
+    def loss_and_slope(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        mean = torch.sigmoid(output)
+        # log(1 + exp(output)) is output^+ - log(surer), and of many such logs one product tells.
+        surer = torch.maximum(mean, 1 - mean)
+        products = [part.prod(-1) for part in torch.split(surer, FACTORS, -1)]
+        logs = torch.stack(products, -1).log().sum(-1)
+        return (torch.relu(output) - target * output).sum(-1) - logs, mean - target
 
     def distribution(self, output: Tensor) -> Distribution:
         return Bernoulli(logits=output, validate_args=False)
@@ -63,11 +100,16 @@ class _Bernoulli(Observation):
 class _Poisson(Observation):
     """Of log rates."""
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        return (output.exp() - target * output).sum(-1)
+    def loss_and_slope(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        rate = output.exp()
+        return (rate - target * output).sum(-1), rate - target
 
     def distribution(self, output: Tensor) -> Distribution:
         return Poisson(output.exp(), validate_args=False)
+
+
+LEAST, MOST = 1e-6, 1e6
+"""Of a learned dispersion: data that vary no more than a Poisson's would drive it up for ever."""
 
 
 class _NegativeBinomial(Observation):
@@ -82,39 +124,74 @@ class _NegativeBinomial(Observation):
         self.dispersion = Scale(dispersion, (dim,) if dispersion == "learned" else ())
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        r = cast(Tensor, self.dispersion())
-        # log(1 + m / r), whatever the size of m / r.
-        excess = -functional.logsigmoid(r.log() - output)
-        loss = (r + target) * excess - target * output
+        loss = super().loss(output, target)
+        if not self.dispersion.learned:
+            return loss
+        log_r = self.r.log().expand_as(output)
+        return _known(loss, self._slope_along_log_r(output.detach(), target), log_r)
+
+    def loss_and_slope(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        r = self.r.detach()
+        odds = output - r.log()  # the log of m / r
+        loss = (r + target) * _softplus(odds) - target * output
         if self.dispersion.learned:
-            loss = loss - _log_rising(r, target)
-        return loss.sum(-1)
+            loss = loss - _log_rising(r, target)[0]
+        return loss.sum(-1), (r + target) * torch.sigmoid(odds) - target
+
+    def _slope_along_log_r(self, output: Tensor, target: Tensor) -> Tensor:
+        r = self.r.detach()
+        odds = output - r.log()
+        direct = r * _softplus(odds) - (r + target) * torch.sigmoid(odds)
+        return direct - _log_rising(r, target)[1]
 
     def distribution(self, output: Tensor) -> Distribution:
-        r = self.dispersion()
+        r = self.r
         return NegativeBinomial(r, logits=output - r.log(), validate_args=False)
 
+    @property
+    def r(self) -> Tensor:
+        """The dispersion: one for all features, (), or one for each."""
+        r = cast(Tensor, self.dispersion())
+        return r.clamp(LEAST, MOST) if self.dispersion.learned else r
 
-MANY = 100.0
-"""Dispersions from which on Stirling's series is exact to 13 digits."""
+
+def _softplus(x: Tensor) -> Tensor:
+    """Return `log(1 + exp(x))` to all digits; torch's own is cut off."""
+    return -functional.logsigmoid(-x)
 
 
-def _log_rising(r: Tensor, y: Tensor) -> Tensor:
-    """Return `log(Gamma(r + y) / Gamma(r)) - y log r`, which falls to 0 as r grows.
+def _log_rising(r: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `c = log(Gamma(r + y) / Gamma(r)) - y log r`, and r dc/dr; both are 0 of infinite r.
 
-    Between Gamma functions of a large r all digits would be lost, so Stirling's series takes their
-    difference.
+    Between Gamma functions of a large r all digits would be lost, and torch takes long for them.
+    So r is moved up by 6, where Stirling's series has all digits, and the series are subtracted.
     """
-    few, many = r.clamp(max=MANY), r.clamp(min=MANY)
-    exact = torch.lgamma(few + y) - torch.lgamma(few) - y * few.log()
-    series = (many + y - 0.5) * torch.log1p(y / many) - y + _stirling(many + y) - _stirling(many)
-    return torch.where(r < MANY, exact, series)
+    base, x = r + 6, r + y
+    log = torch.log1p(y / base)
+    # (r + k) (r + 5 - k) is low + k (5 - k), and likewise of x: six factors, two by two.
+    low, high = r * (r + 5), x * (x + 5)
+    factors = (high / low) * ((high + 4) / (low + 4)) * ((high + 6) / (low + 6))
+    (stirling, bend), (stirling_base, bend_base) = _stirling(x + 6), _stirling(base)
+    c = (x + 5.5) * log - y + y * torch.log1p(6 / r) + stirling - stirling_base - factors.log()
+    moved = _reciprocals(x, high) - _reciprocals(r, low)
+    return c, r * (log + bend - bend_base - moved) - y
 
 
-def _stirling(x: Tensor) -> Tensor:
-    """Return `log Gamma(x) - (x - 1/2) log x + x - 1/2 log(2 pi)` of large x."""
-    square = x.square()
-    return (1 / 12 - (1 / 360 - 1 / (1260 * square)) / square) / x
+def _stirling(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `log Gamma(x) - (x - 1/2) log x + x - log(2 pi) / 2`, and its slope less `1 / (2 x)`.
+
+    To 11 digits from 6 on; DLMF 5.11.1 and 5.11.2.
+    """
+    inverse = 1 / x
+    q = inverse.square()
+    value = inverse * (1 / 12 - q * (1 / 360 - q * (1 / 1260 - q * (1 / 1680 - q / 1188))))
+    slope = q * (1 / 12 - q * (1 / 120 - q * (1 / 252 - q * (1 / 240 - q / 132))))
+    return value, -0.5 * inverse - slope
+
+
+def _reciprocals(x: Tensor, ends: Tensor) -> Tensor:
+    """Sum of `1 / (x + k)` for k from 0 to 5, with `ends = x (x + 5)`."""
+    return (2 * x + 5) * (1 / ends + 1 / (ends + 4) + 1 / (ends + 6))
 
 
 class Categorical(Observation):
@@ -128,13 +205,15 @@ class Categorical(Observation):
         super().__init__()
         self.classes = tuple(classes)
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Return the cross-entropy in nats, summed over positions, (...)."""
-        normalisers = [part.logsumexp(-1).sum(-1) for part in _positions(output, self.classes)]
-        total = normalisers[0]
-        for normaliser in normalisers[1:]:
-            total = total + normaliser
-        return total - (target * output).sum(-1)
+    def loss_and_slope(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the cross-entropy of rows, and probabilities less targets."""
+        normalisers, means = [], []
+        for part in _positions(output, self.classes):
+            normaliser = part.logsumexp(-1, keepdim=True)
+            normalisers.append(normaliser.sum((-1, -2)))
+            means.append((part - normaliser).exp().flatten(-2))
+        total = torch.stack(normalisers).sum(0) - (target * output).sum(-1)
+        return total, torch.cat(means, -1) - target
 
     def distribution(self, output: Tensor) -> Distribution:
         """Return `OneHots` of the logits."""
@@ -163,6 +242,7 @@ class OneHots(Distribution):
         classes: Number of classes of each position; their sum is dim.
 
     Attributes:
+        classes: Number of classes of each position.
         logits: `log p`, (..., dim).
 
     Example:
@@ -178,9 +258,14 @@ class OneHots(Distribution):
         super().__init__(logits.shape, validate_args=False)
 
     @property
-    def mean(self) -> Tensor:
+    def probs(self) -> Tensor:
         """The probabilities, (..., dim)."""
         return self.logits.exp()
+
+    @property
+    def mean(self) -> Tensor:
+        """The probabilities, (..., dim)."""
+        return self.probs
 
     @property
     def variance(self) -> Tensor:
