@@ -252,6 +252,7 @@ class WrappedModel(LatentModel, nn.Module):
             samples, x_lead = self._samples(_needed("x", x))
             one = samples.shape[1:]
             inputs.append(samples.reshape(*x_lead, *one).expand(*lead, *one).reshape(-1, *one))
+        self._reader.spec = self.spec
         output = self._reader.read(decoder(*inputs), len(rows), rows.device)
         return flattened(output, lead, rows.device)
 

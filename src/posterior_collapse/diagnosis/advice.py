@@ -10,6 +10,7 @@ from posterior_collapse.diagnosis.conclusions import (
     gain_in_words,
     has_diverged,
     has_other_noise,
+    in_parts_only,
     is_settled,
     kept_units,
     what_decides,
@@ -192,6 +193,14 @@ def _undecided(found: Diagnosis, number: int) -> Finding:
     else:
         all_units = f"{'All' if units > 1 else 'The'} {_units(units)}{name} {_be(units)} used"
         what = f"{all_units}, and whether one more would pay is undecided"
+    if in_parts_only(found, number - 1):
+        return Finding(
+            "undecided",
+            f"{what}: {gain_in_words(found, number - 1)}, about what is worth a unit "
+            f"({found.gains[number - 1].worth:.2g}).",
+            "Train on and diagnose again: what parts of latent space leave unexplained shrinks "
+            "until training has settled.",
+        )
     why = "t is not known" if np.isnan(t) else f"t = {t:.3g} +- {error:.1g}, above 1 or not"
     action = f"Diagnose more than {found.n:,} rows: {what_decides(found, number - 1)}."
     spec = found.spec

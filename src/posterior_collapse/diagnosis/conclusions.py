@@ -21,6 +21,7 @@ __all__ = [
     "has_diverged",
     "has_other_noise",
     "has_spare",
+    "in_parts_only",
     "is_settled",
     "kept_units",
     "linear_forecast",
@@ -189,7 +190,7 @@ def what_decides(found: Diagnosis, at: int) -> str:
     """
     if found.n < LEAST_ROWS:
         return f"at least {LEAST_ROWS} rows are needed"
-    if not found.undecided_units[at] and found.gains[at].parts > 1:
+    if in_parts_only(found, at):
         return gain_in_words(found, at)
     rows = rows_to_decide(found.signal[at], found.signal_error[at], found.n)
     if rows is None:
@@ -207,6 +208,11 @@ def _of_level(found: Diagnosis, at: int) -> Conclusion:
         return "undecided"
     # If t is above 1 all the same, it is noise injected below, which nobody misses.
     return "collapse-optimal" if spare else "nothing-to-do"
+
+
+def in_parts_only(found: Diagnosis, at: int) -> bool:
+    """Whether only a unit that is used differently in each part of latent space might pay."""
+    return not found.undecided_units[at] and found.gains[at].parts > 1
 
 
 def pays_in_parts(gain: Gain) -> bool:
