@@ -126,25 +126,49 @@ def test_total_collapse_is_what_the_objective_asks_for(collapsed: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["VAE", "BetaVAE"])
-def test_a_plain_vae_has_beta_1_and_a_bernoulli_no_known_spec(name: str) -> None:
+def test_a_plain_vae_has_beta_1_and_bce_is_a_bernoullis(name: str) -> None:
     config = getattr(models, f"{name}Config")
     gaussian = getattr(models, name)(config(input_dim=(1, 8, 8), latent_dim=3))
     assert from_pythae(gaussian).spec == VAESpec(latent_dim=3, beta=1.0, sigma="input")
     options = {"input_dim": (1, 8, 8), "latent_dim": 3, "reconstruction_loss": "bce"}
-    bernoulli = from_pythae(getattr(models, name)(config(**options)))
-    assert bernoulli.spec_assumed
+    own = getattr(models, name)(config(**options))
+    bernoulli = from_pythae(own)
+    assert bernoulli.spec == VAESpec(latent_dim=3, sigma="input", likelihood="bernoulli")
     given = from_pythae(
         getattr(models, name)(config(**options)), spec=VAESpec(latent_dim=3, eta_dec=0.5)
     )
-    assert not given.spec_assumed
     # The decoder's probabilities are no Gaussian's means, whatever else is known.
     for one in (bernoulli, given):
         check_latent_model(one, DIGITS[:20])
         found = pc.diagnose(one, DIGITS)
-        assert (found.conclusion, found.likelihood) == ("cannot-tell-yet", "bernoulli")
-        assert found.loss is found.forecast is None
-        assert found.signal == ()
+        assert found.likelihood == "bernoulli"
+        assert found.conclusion != "cannot-tell-yet"
+        assert found.loss > found.forecast.loss
+        assert not [note for note in found.notes if "read as" in note]
+    with torch.no_grad():
+        own.eval()
+        loss = own(models.base.base_utils.ModelOutput(data=DIGITS.reshape(-1, 1, 8, 8)))
+    assert pc.diagnose(bernoulli, DIGITS).loss == pytest.approx(loss.loss.item(), rel=1e-2)
     assert pc.diagnose(from_pythae(gaussian), DIGITS).likelihood == "gaussian"
+
+
+def test_beta_is_what_the_loss_uses_and_a_loss_of_ones_own_is_not_known() -> None:
+    """The name of a class says nothing of a subclass, nor its config of a beta that was changed."""
+    config = models.BetaVAEConfig(input_dim=(1, 8, 8), latent_dim=3, beta=2.0)
+    model = models.BetaVAE(config)
+    model.beta = 5.0
+    assert from_pythae(model).spec.beta == 5.0
+
+    class Own(models.BetaVAE):
+        def loss_function(self, *args: Any) -> Any:
+            return super().loss_function(*args)
+
+    class Same(models.VAE):
+        pass
+
+    assert from_pythae(Own(config)).spec_assumed
+    plain = Same(models.VAEConfig(input_dim=(1, 8, 8), latent_dim=3))
+    assert not from_pythae(plain).spec_assumed
 
 
 @pytest.mark.parametrize("name", ["IWAE", "BetaTCVAE", "DisentangledBetaVAE", "MIWAE"])

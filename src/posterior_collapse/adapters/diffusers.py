@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from posterior_collapse.adapters.callables import WrappedModel
@@ -73,9 +71,6 @@ class ImageAutoencoder(WrappedModel):
         image_shape: Channels, height and width of an image.
         latent_shape: Channels, height and width of a latent.
         spec: The objective, if it is known.
-
-    Attributes:
-        latent_shape: Channels, height and width of a latent; units are in that order.
     """
 
     def __init__(
@@ -87,32 +82,19 @@ class ImageAutoencoder(WrappedModel):
     ) -> None:
         def encode(x: Tensor) -> tuple[Tensor, Tensor]:
             q = autoencoder.encode(x).latent_dist
-            return torch.flatten(q.mean, 1), torch.flatten(q.std, 1)
+            return q.mean, q.std
 
         def decode(z: Tensor) -> Tensor:
-            decoded: Tensor = autoencoder.decode(z.reshape(-1, *latent_shape)).sample
+            decoded: Tensor = autoencoder.decode(z).sample
             return decoded
 
         super().__init__(
             encode,
             decode,
-            latent_dim=math.prod(latent_shape),
+            latent_dim=latent_shape,
             log_var=False,
             spec=spec,
             shape=image_shape,
         )
         if self.spec_assumed:
             self.spec = self.spec.replace(likelihood="other")
-        self.latent_shape = latent_shape
-
-    def per_channel(self, values: Any) -> Any:
-        """Return what units have, summed over the positions of each channel.
-
-        Args:
-            values: An array or tensor per unit, (..., units), such as `diagnosis.levels[0].kl`.
-
-        Returns:
-            (..., channels): nats per image, if nats were given.
-        """
-        channels, height, width = self.latent_shape
-        return values.reshape(*values.shape[:-1], channels, height * width).sum(-1)

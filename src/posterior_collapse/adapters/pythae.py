@@ -10,7 +10,7 @@ from torch import Tensor
 from posterior_collapse.adapters.callables import WrappedModel, from_callable
 from posterior_collapse.adapters.libraries import missing
 from posterior_collapse.errors import InvalidArgumentError
-from posterior_collapse.specs import Spec, VAESpec
+from posterior_collapse.specs import Likelihood, Spec, VAESpec
 
 __all__ = ["from_pythae"]
 
@@ -23,10 +23,10 @@ def from_pythae(
 ) -> WrappedModel:
     """Return a `LatentModel` around a pythae VAE.
 
-    Its loss is `|x - mu|^2 / 2 + beta KL` per sample, so that eta_dec is 1 (theory section 8). The
-    spec follows for `VAE` and `BetaVAE` with `reconstruction_loss="mse"`; every other objective
-    leaves it assumed, unless one is passed. With `"bce"` the decoder is a Bernoulli: KL and active
-    units are diagnosed, but whether a collapse is optimal cannot be told yet.
+    Its loss is `|x - mu|^2 / 2 + beta KL` per sample, so that eta_dec is 1 (theory section 8), or
+    with `reconstruction_loss="bce"` that of a Bernoulli. The spec follows for `VAE`, `BetaVAE` and
+    what is derived from them without a loss of its own; every other objective leaves it assumed,
+    unless one is passed.
 
     Args:
         model: A `pythae.models.VAE` or a class derived from it with a Gaussian posterior.
@@ -58,22 +58,30 @@ def from_pythae(
         reconstruction: Tensor = model.decoder(z).reconstruction
         return reconstruction
 
+    bernoulli = getattr(model.model_config, "reconstruction_loss", None) == "bce"
     wrapped = from_callable(
         encode,
         decode,
+        output="mean",
         latent_dim=model.model_config.latent_dim,
         log_var=False,
         spec=_spec(model) if spec is None else spec,
         shape=model.model_config.input_dim if shape is None else shape,
     )
-    if getattr(model.model_config, "reconstruction_loss", None) == "bce":
+    if bernoulli and wrapped.spec.likelihood == "gaussian":
         wrapped.spec = wrapped.spec.replace(likelihood="bernoulli", eta_dec=1.0)
     return wrapped
 
 
 def _spec(model: Any) -> Spec | None:
-    config = model.model_config
-    if model.model_name not in ("VAE", "BetaVAE") or config.reconstruction_loss != "mse":
+    from pythae.models import VAE, BetaVAE
+
+    loss = type(model).loss_function
+    known: dict[str, Likelihood] = {"mse": "gaussian", "bce": "bernoulli"}
+    likelihood = known.get(getattr(model.model_config, "reconstruction_loss", ""))
+    if likelihood is None or loss not in (VAE.loss_function, BetaVAE.loss_function):
         return None
-    beta = config.beta if model.model_name == "BetaVAE" else 1.0
-    return VAESpec(latent_dim=config.latent_dim, beta=beta, eta_dec=1.0, sigma="input")
+    # The loss multiplies by the model's own beta, which may have been changed since.
+    beta = float(model.beta) if loss is BetaVAE.loss_function else 1.0
+    units = model.model_config.latent_dim
+    return VAESpec(latent_dim=units, beta=beta, sigma="input", likelihood=likelihood)
