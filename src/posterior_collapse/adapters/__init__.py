@@ -14,6 +14,7 @@ with needing_torch():
     from posterior_collapse.adapters.audit import LossAudit, audit_loss
     from posterior_collapse.adapters.callables import WrappedModel, from_callable
     from posterior_collapse.adapters.diffusers import from_diffusers
+    from posterior_collapse.adapters.pyro import from_pyro
     from posterior_collapse.adapters.pythae import from_pythae
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "audit_loss",
     "from_callable",
     "from_diffusers",
+    "from_pyro",
     "from_pythae",
 ]
