@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -18,7 +18,9 @@ from posterior_collapse.records import Record, Viewed, unit_rows
 from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.theory import parameters as explicit
 from posterior_collapse.theory.advice import Advice, advise
-from posterior_collapse.theory.network import PARTS, fewest_units, rows_of_modes
+from posterior_collapse.theory.cautions import FewSamplesWarning, cautions
+from posterior_collapse.theory.ceiling import ceiling
+from posterior_collapse.theory.network import PARTS, fewest_units, rows_of_modes, some_rows
 from posterior_collapse.theory.phase import PhaseDiagram, of_modes
 from posterior_collapse.theory.reading import Bias, as_modes
 from posterior_collapse.theory.solve import Problem, Solution, critical, solve
@@ -27,16 +29,7 @@ from posterior_collapse.theory.state import THRESHOLD_ROUNDING, fit
 
 __all__ = ["FewSamplesWarning", "Forecast", "Level", "forecast"]
 
-LEAST_KL = 1e-9
-"""Nats; less is rounding."""
-ATTAINED = 1e-9
-"""Relative to the loss: how nearly `Forecast.parameters` attain it, or a note says they do not."""
-
 Status = Literal["active", "noise", "collapsed"]
-
-
-class FewSamplesWarning(UserWarning):
-    """The condition has so many features that it explains the samples, not the target."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -118,6 +111,7 @@ class Forecast(Viewed):
     _modes: Modes
     _problem: Problem
     _solution: Solution
+    _targets: Float | None = None
 
     @property
     def n_active(self) -> int:
@@ -132,6 +126,23 @@ class Forecast(Viewed):
         """
         critical = self.levels[0].critical_beta
         return float(critical[~np.isnan(critical)].max(initial=0.0))
+
+    @cached_property
+    def ceiling(self) -> float | None:
+        """Beta above which no model at all beats total collapse; with `network=True` only.
+
+        Between `onset` and here collapse is a local optimum that a nonlinear model could in
+        principle beat: a bound on what is possible, no prediction. It is that of at most 10,000
+        rows, found by search (seconds), and None where there is a condition, a second level, or a
+        likelihood without the form that it needs.
+        """
+        spec = self.spec
+        known = ("gaussian", "bernoulli", "poisson", "categorical")
+        fixed = "learned" in spec.eta_levels or not isinstance(spec.sigma_levels[0], str)
+        if self._targets is None or spec.model != "vae" or spec.likelihood not in known or fixed:
+            return None
+        scale = float(spec.eta_levels[0])
+        return ceiling(spec.likelihood, self._targets / scale, self.onset)
 
     @property
     def n_possible(self) -> int:
@@ -254,7 +265,12 @@ def forecast(
         gaussian = modes.total / 2 + modes.target_dim / 2 * math.log(2 * math.pi)
         loss += modes.noise.constant_loss - gaussian
         eta_dec = math.nan
-    bracket, said = (None, []) if rows is None else _bracket(rows, modes, levels[0], spec)
+    bracket: tuple[int, int] | None = None
+    targets: Float | None = None
+    said: list[str] = []
+    if rows is not None:
+        x, targets = some_rows(rows)
+        bracket, said = _bracket(x, targets, modes, levels[0], spec)
     return Forecast(
         spec=spec,
         loss=loss,
@@ -265,16 +281,14 @@ def forecast(
         notes=(
             *(modes.noise.notes if modes.noise else ()),
             *solution.notes,
-            *_constant_kl(levels),
-            *_cautions(modes),
-            *_hidden(modes, levels),
-            *_cancelling(modes, solution, loss),
+            *cautions(modes, levels, solution, loss),
             *said,
         ),
         bracket=bracket,
         _modes=modes,
         _problem=problem,
         _solution=solution,
+        _targets=targets,
     )
 
 
@@ -319,18 +333,6 @@ def _status(weight: float, information: float) -> Status:
     return "noise" if weight > 0 else "collapsed"
 
 
-def _constant_kl(levels: tuple[Level, ...]) -> Iterator[str]:
-    """A fixed sigma other than the prior's std has a KL even where the unit says nothing."""
-    for number, level in enumerate(levels, 1):
-        dead = np.array([status == "collapsed" for status in level.status])
-        kl = level.kl[dead]
-        if kl.size and kl.max() > LEAST_KL:
-            yield (
-                f"level {number}: collapsed units keep a KL of up to {kl.max():.3g} nats each, "
-                "that of their fixed posterior std to the prior's; they carry nothing"
-            )
-
-
 def _rows_at_hand(data: Any, spec: Any) -> Samples:
     if isinstance(data, Moments):
         raise InvalidArgumentError(
@@ -344,65 +346,17 @@ def _rows_at_hand(data: Any, spec: Any) -> Samples:
 
 
 def _bracket(
-    rows: Samples, modes: Modes, level: Level, spec: Spec
+    x: Float, y: Float, modes: Modes, level: Level, spec: Spec
 ) -> tuple[tuple[int, int], list[str]]:
     most = level.n_active
     if not most:
         return (0, 0), []  # the onset holds for every network
     threshold = float(level.threshold[np.isfinite(level.threshold)].min())
-    count, parts = fewest_units(rows_of_modes(rows, modes, spec), threshold)
+    count, parts = fewest_units(rows_of_modes(x, y, modes, spec), threshold)
     notes = []
     if parts < PARTS:
         notes.append(
             f"the fewest units of a network are counted in {parts} part{'s' * (parts > 1)} of the "
-            f"data, as {len(rows.x):,} rows allow: with {PARTS} parts they may be fewer"
+            f"data, as {len(x):,} rows allow: with {PARTS} parts they may be fewer"
         )
     return (int(np.clip(round(count), 1, most)), most), notes
-
-
-def _cautions(modes: Modes) -> list[str]:
-    moments, cautions = modes.moments, []
-    if modes.conditional and moments.n is not None and moments.n < 10 * modes.rank:
-        text = (
-            f"the condition has {modes.rank} independent features for {moments.n} samples (fewer "
-            "than 10 each): what it seems to explain of y may be an artefact; measure "
-            "Moments.from_arrays(cross_fitted_residuals(x, y)) and forecast with VAESpec"
-        )
-        warnings.warn(text, FewSamplesWarning, stacklevel=3)
-        cautions.append(text)
-    if moments.unresolved > 0:
-        cautions.append(
-            f"wide data: {len(modes.theta)} modes were resolved by a randomised subspace "
-            f"(variances slightly low); the unresolved tail holds variance {moments.unresolved:.4g}"
-        )
-    return cautions
-
-
-def _hidden(modes: Modes, levels: tuple[Level, ...]) -> Iterator[str]:
-    """What rounding hides matters where it could pass the lowest threshold."""
-    thresholds = np.concatenate([level.threshold for level in levels])
-    least = float(thresholds[np.isfinite(thresholds)].min(initial=np.inf))
-    if modes.hidden >= least:
-        yield (
-            f"modes of variance up to {modes.hidden:.3g} may be missing, lost to rounding beside "
-            f"the largest of {modes.theta[0] ** 2:.3g}, and {least:.3g} is enough for a unit to "
-            "live: divide the features by their standard deviations, drop the largest, or replace "
-            "one of two that are nearly equal by their difference"
-        )
-
-
-def _cancelling(modes: Modes, solution: Solution, loss: float) -> Iterator[str]:
-    """Weights in float64 cannot cancel terms to more than their sixteenth digit."""
-    numbers = solution.numbers
-    largest = modes.total / float(numbers.etas[0]) ** 2
-    for beta, prior, second in zip(
-        numbers.betas, numbers.priors, solution.state.second, strict=True
-    ):
-        largest += float(beta) * float(second.sum()) / float(prior) ** 2
-    rounding = 4 * np.finfo(float).eps * largest
-    if rounding > ATTAINED * (1 + abs(loss)):
-        yield (
-            f"parameters() may miss the loss by up to about {rounding:.1g} nats: scales so far "
-            f"apart make it a difference of terms as large as {largest:.1g} nats; bring the "
-            "features' stds, or the levels' stds and betas, nearer to each other"
-        )

@@ -9,6 +9,8 @@ and the linear count the most.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from posterior_collapse.arrays import Float
@@ -17,7 +19,7 @@ from posterior_collapse.specs import Spec
 from posterior_collapse.theory import regression
 from posterior_collapse.theory.spectrum import Modes
 
-__all__ = ["fewest_units", "rows_of_modes"]
+__all__ = ["fewest_units", "rows_of_modes", "some_rows"]
 
 MOST_ROWS = 10_000
 """Rows that parts are made of: more change the counts by less than a tenth of a unit."""
@@ -27,21 +29,30 @@ LEAST_ROWS = 40
 """Rows of a part; fewer data make fewer parts."""
 
 
-def rows_of_modes(data: Samples, modes: Modes, spec: Spec, seed: int = 0) -> Float:
-    """Return rows whose covariance has the modes' variances, at most 10,000 of them.
+def some_rows(data: Samples, seed: int = 0) -> tuple[Float, Float]:
+    """Return at most 10,000 rows of x and y, in float64; y is x where there is no other.
 
     Args:
-        data: What the modes were measured on.
-        modes: Of the data.
-        spec: Says the likelihood.
-        seed: Of the choice of rows.
+        data: All of them.
+        seed: Of the choice.
     """
     n = len(data.x)
-    chosen = np.arange(n)
+    chosen: Any = slice(None)
     if n > MOST_ROWS:
         chosen = np.sort(np.random.default_rng(seed).choice(n, MOST_ROWS, replace=False))
     x = np.asarray(data.x[chosen], dtype=np.float64)
-    y = x if data.y is None else np.asarray(data.y[chosen], dtype=np.float64)
+    return x, x if data.y is None else np.asarray(data.y[chosen], dtype=np.float64)
+
+
+def rows_of_modes(x: Float, y: Float, modes: Modes, spec: Spec) -> Float:
+    """Return rows whose covariance has the modes' variances.
+
+    Args:
+        x: Input or condition.
+        y: Target.
+        modes: Of the data.
+        spec: Says the likelihood.
+    """
     if spec.model == "cvae" and modes.noise is not None:
         return regression.fit(spec.likelihood, x, y, spec.dispersion).scores
     if spec.model == "cvae":
