@@ -114,7 +114,7 @@ def test_other_models_are_refused(autoencoder: Any) -> None:
         from_diffusers(autoencoder, spec=VAESpec(latent_dim=3))
     quantised = diffusers.VQModel(in_channels=1, out_channels=1, norm_num_groups=4,
                                   block_out_channels=(8,), sample_size=8)  # fmt: skip
-    with pytest.raises(InvalidArgumentError, match="a VQModel, whose encode.* has no latent_dist"):
+    with pytest.raises(InvalidArgumentError, match=r"a VQModel, whose encode.* has no latent_dist"):
         from_diffusers(quantised, shape=(1, 8, 8))
 
 

@@ -16,6 +16,7 @@ with needing_torch():
     from posterior_collapse.adapters.diffusers import from_diffusers
     from posterior_collapse.adapters.pyro import from_pyro
     from posterior_collapse.adapters.pythae import from_pythae
+    from posterior_collapse.adapters.scvi import from_scvi
 
 __all__ = [
     "LossAudit",
@@ -25,4 +26,5 @@ __all__ = [
     "from_diffusers",
     "from_pyro",
     "from_pythae",
+    "from_scvi",
 ]

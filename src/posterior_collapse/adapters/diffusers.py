@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -128,7 +128,7 @@ class ImageAutoencoder(WrappedModel):
         return values.reshape(*values.shape[:-1], channels, math.prod(sides)).sum(-1)
 
 
-def _refuse(got: str) -> None:
+def _refuse(got: str) -> NoReturn:
     raise InvalidArgumentError(
         "autoencoder",
         got,
@@ -137,7 +137,7 @@ def _refuse(got: str) -> None:
     )
 
 
-def _image_shape(config: Any, shape: Sequence[int] | None) -> tuple[int, int, int]:
+def _image_shape(config: Any, shape: Sequence[int] | None) -> tuple[int, ...]:
     """The shape of an image that an `AutoencoderKL` gives back as it took it."""
     image = _sample_shape(config, shape)
     shrink: int = 2 ** (len(config.block_out_channels) - 1)
@@ -148,7 +148,7 @@ def _image_shape(config: Any, shape: Sequence[int] | None) -> tuple[int, int, in
             f"({config.in_channels}, height, width), the last two multiples of {shrink}",
             "Pass the shape of one image of your data.",
         )
-    return image[0], image[1], image[2]
+    return image
 
 
 def _sample_shape(config: Any, shape: Sequence[int] | None) -> tuple[int, ...]:
@@ -178,10 +178,10 @@ def _latent_shape(autoencoder: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
                 "the shape of a sample that the model takes",
                 "Pass the shape of one sample of your data, channels first.",
             ) from error
-    q = getattr(encoded, "latent_dist", None)
-    if not isinstance(getattr(q, "mean", None), Tensor):
+    mean = getattr(getattr(encoded, "latent_dist", None), "mean", None)
+    if not isinstance(mean, Tensor):
         _refuse(f"a {type(autoencoder).__name__}, whose encode(x) has no latent_dist")
-    return tuple(q.mean.shape[1:])
+    return tuple(mean.shape[1:])
 
 
 def _first_line(error: Exception) -> str:

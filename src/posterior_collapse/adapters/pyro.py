@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -21,9 +20,11 @@ from torch.distributions import (
 
 from posterior_collapse.adapters.callables import WrappedModel
 from posterior_collapse.adapters.libraries import missing
+from posterior_collapse.adapters.randomness import undisturbed
+from posterior_collapse.checks import Dispersion
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models.modules import evaluating
-from posterior_collapse.specs import Dispersion, EtaDec, Likelihood, Spec, VAESpec
+from posterior_collapse.specs import EtaDec, Likelihood, Spec, VAESpec
 
 __all__ = ["PyroModel", "from_pyro"]
 
@@ -94,7 +95,7 @@ def from_pyro(
             "a tensor of at least 2 rows, (rows, ...)",
             "Pass a batch as SVI.step takes it.",
         )
-    with _undisturbed(x), evaluating(model, guide):
+    with undisturbed(x), evaluating(model, guide):
         sites = _sites(poutine, model, guide, x, site, observed)
     return PyroModel(model, guide, x, sites, spec, modules)
 
@@ -125,14 +126,14 @@ class PyroModel(WrappedModel):
         like = torch.zeros_like(x[:1])
 
         def encode(rows: Tensor) -> Normal:
-            with _undisturbed(rows):
+            with undisturbed(rows):
                 node = poutine.trace(guide).get_trace(rows).nodes[sites.latent]
             return cast(Normal, elementwise(node["fn"]))
 
         def decode(z: Tensor) -> Distribution:
             # The model's own rows stand where data are observed, which nothing reads.
             rows = like.to(z.device).expand(len(z), *like.shape[1:])
-            with _undisturbed(z):
+            with undisturbed(z):
                 given = poutine.condition(model, data={sites.latent: z})
                 node = poutine.trace(given).get_trace(rows).nodes[sites.observed]
             return cast(Distribution, elementwise(node["fn"]))
@@ -303,7 +304,7 @@ def _one(name: str, asked: str | None, found: list[str]) -> str:
             f"the name of {what}" + (f", one of {found}" if asked is not None else ""),
             f"Pass {name}=.",
         )
-    return cast(str, asked)
+    return asked
 
 
 def elementwise(output: Any) -> Any:
@@ -320,10 +321,3 @@ def elementwise(output: Any) -> Any:
 
 def _masked(output: Any) -> bool:
     return type(output).__name__ in ("MaskedDistribution", "ExpandedDistribution")
-
-
-@contextlib.contextmanager
-def _undisturbed(x: Tensor) -> Iterator[None]:
-    """A trace samples: give torch's random numbers back."""
-    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
-        yield
