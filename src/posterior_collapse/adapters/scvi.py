@@ -135,16 +135,16 @@ class ScviModel(LatentModel, nn.Module):
     def condition(self, tensors: Tensors) -> Tensor:
         """Return what the decoder is told of the cells of a batch of scvi's, (cells, columns).
 
-        The library size in the column of a cell's batch, then 0 and 1 per label, if dispersions
-        differ by it, and per categorical covariate, then the continuous ones.
+        The log of the library size (or size factor), of which log rates are a linear function; 0
+        and 1 per batch, if there are several, per label, if dispersions differ by it, and per value
+        of each categorical covariate; and the continuous ones.
         """
-        x = tensors["X"]
         if self.module.use_size_factor_key:
-            library = tensors["size_factor"]
+            library = tensors["size_factor"].log()
         elif self.module.use_observed_lib_size:
-            library = x.sum(1, keepdim=True)
+            library = tensors["X"].sum(1, keepdim=True).log()
         else:
-            library = self._inferred(tensors)["ql"].loc.exp()
+            library = self._inferred(tensors)["ql"].loc
         return self._columns.joined(library, tensors)
 
     def posterior(self, level: int, given: Tensor, y: Tensor | None = None) -> Normal:
@@ -178,7 +178,7 @@ class ScviModel(LatentModel, nn.Module):
         tensors = self._columns.split(rows)
         given = {
             "z": self.module.z_encoder.z_transformation(z.reshape(-1, z.shape[-1])),
-            "library": tensors["library"].log(),
+            "library": tensors["library"],
         }
         inputs = self.module._get_generative_input(tensors, given)
         p = self.module.generative(**inputs)["px"]
@@ -246,7 +246,7 @@ class _Columns(NamedTuple):
             registry = manager.get_state_registry("extra_categorical_covs")
             categories = tuple(registry.n_cats_per_key)
         return cls(
-            max(1, module.n_batch),
+            module.n_batch if module.n_batch > 1 else 0,
             module.n_labels if module.dispersion == "gene-label" else 0,
             categories,
             int(model.summary_stats.get("n_extra_continuous_covs", 0)),
@@ -254,36 +254,37 @@ class _Columns(NamedTuple):
 
     def joined(self, library: Tensor, tensors: Tensors) -> Tensor:
         """Return the columns of cells."""
-        parts = [library * self._flags(tensors["batch"], self.batches)]
-        if self.labels:
-            parts.append(self._flags(tensors["labels"], self.labels))
+        numbers = [tensors["batch"], tensors["labels"]]
         if self.categories:
-            covariates = tensors["extra_categorical_covs"].split(1, dim=1)
-            parts += [self._flags(*pair) for pair in zip(covariates, self.categories, strict=True)]
+            numbers += tensors["extra_categorical_covs"].split(1, dim=1)
+        widths = [self.batches, self.labels, *self.categories]
+        parts = [library]
+        for number, width in zip(numbers, widths, strict=True):
+            if width:
+                parts.append(one_hot(number.squeeze(1).long(), width).to(library.dtype))
         if self.continuous:
             parts.append(tensors["extra_continuous_covs"])
-        return torch.cat([part.to(library.dtype) for part in parts], dim=1)
+        return torch.cat(parts, dim=1)
 
     def split(self, x: Tensor) -> dict[str, Tensor]:
         """Return the tensors that scvi knows them as, and the library sizes."""
-        widths = [self.batches, self.labels, *self.categories, self.continuous]
-        library, labels, *categories, continuous = x.split(widths, dim=1)
-        number = [part.argmax(1, keepdim=True) for part in (library, *categories)]
+        widths = [1, self.batches, self.labels, *self.categories, self.continuous]
+        library, *flags, continuous = x.split(widths, dim=1)
+        none = torch.zeros_like(library, dtype=torch.long)
+        batch, labels, *categories = (
+            part.argmax(1, keepdim=True) if part.shape[1] else none for part in flags
+        )
         found = {
-            "library": library.sum(1, keepdim=True),
-            "size_factor": library.sum(1, keepdim=True),
-            "batch": number[0],
-            "labels": labels.argmax(1, keepdim=True) if self.labels else torch.zeros_like(number[0]),
+            "library": library,
+            "size_factor": library.exp(),
+            "batch": batch,
+            "labels": labels,
         }
         if self.categories:
-            found["extra_categorical_covs"] = torch.cat(number[1:], dim=1)
+            found["extra_categorical_covs"] = torch.cat(categories, dim=1)
         if self.continuous:
             found["extra_continuous_covs"] = continuous
         return found
-
-    @staticmethod
-    def _flags(numbers: Tensor, width: int) -> Tensor:
-        return one_hot(numbers.squeeze(1).long(), width)
 
 
 class _Weight(NamedTuple):
