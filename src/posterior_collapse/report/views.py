@@ -14,6 +14,7 @@ from posterior_collapse.report.figures import (
     sweep_page,
 )
 from posterior_collapse.report.text import forecast_page
+from posterior_collapse.report.tuned import tuned_figure, tuned_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,6 +30,7 @@ VIEWS: Mapping[str, Views] = {
     "forecast": (forecast_figure, forecast_page),
     "diagnosis": (diagnosis_figure, diagnosis_page),
     "sweep": (sweep_figure, sweep_page),
+    "tuned": (tuned_figure, tuned_page),
 }
 """Figure and page by the name of its view that a result carries: rooms above may make results."""
 
@@ -38,10 +40,11 @@ def plot(result: Viewed) -> Figure:
 
     Of a forecast: the data's spectrum with the threshold, and the phase diagram. Of a diagnosis,
     per level: KL of each unit, collapse curve, and mean variance against the posterior's. Of a
-    sweep: loss and active units beside their forecasts, over what varies.
+    sweep: loss and active units beside their forecasts, over what varies. Of what was tuned:
+    active units beside those of a linear model, over what was tried.
 
     Args:
-        result: What `forecast`, `diagnose`, `diagnose_arrays` or `sweep` returned.
+        result: What `forecast`, `diagnose`, `diagnose_arrays`, `sweep` or `tune` returned.
 
     Raises:
         InvalidArgumentError: It is something else.
@@ -60,7 +63,7 @@ def html(result: Viewed) -> str:
     """Return tables and sentences as HTML, for notebooks.
 
     Args:
-        result: What `forecast`, `diagnose`, `diagnose_arrays` or `sweep` returned.
+        result: What `forecast`, `diagnose`, `diagnose_arrays`, `sweep` or `tune` returned.
 
     Raises:
         InvalidArgumentError: It is something else.
@@ -81,7 +84,7 @@ def _views(result: object) -> Views:
         raise InvalidArgumentError(
             "result",
             type(result).__name__,
-            "a Forecast, a Diagnosis or a Sweep",
-            "Pass what forecast, diagnose, diagnose_arrays or sweep returned.",
+            "a Forecast, a Diagnosis, a Sweep or a Tuned",
+            "Pass what forecast, diagnose, diagnose_arrays, sweep or tune returned.",
         )
     return VIEWS[view]
