@@ -165,6 +165,11 @@ def test_latents_are_those_that_scvi_returns() -> None:
     np.testing.assert_allclose(np.concatenate([q.variance for q in found]), variance, rtol=1e-4)
     some = wrapped.data(indices=model.train_indices)
     assert sum(len(x) for x, _ in some) == len(model.train_indices)
+    other = cells()[:50].copy()
+    _, y = next(iter(wrapped.data(other)))
+    np.testing.assert_allclose(y, other.X)
+    # What it trained with, which stays in training mode, is not what is diagnosed.
+    assert not [note for note in pc.diagnose(wrapped, some).notes if "training mode" in note]
 
 
 def test_the_condition_holds_what_the_decoder_is_told() -> None:
@@ -260,5 +265,5 @@ def test_other_models_are_refused() -> None:
     with pytest.raises(InvalidArgumentError, match="x: got nothing"):
         wrapped.decode(torch.zeros(2, K))
     with pytest.raises(InvalidArgumentError, match="spec: got latent dims"):
-        from_scvi(wrapped._model[0], spec=VAESpec(K + 1))
+        from_scvi(trained(epochs=0), spec=VAESpec(K + 1))
     assert math.isfinite(float(wrapped.decode(torch.zeros(10, K), x).log_prob(y).sum()))

@@ -154,7 +154,7 @@ class PyroModel(WrappedModel):
     @property
     def notes(self) -> list[str]:
         """What a reader of results should know of the objective."""
-        return [*getattr(super(), "notes", ()), *self._said]
+        return [*super().notes, *self._said]
 
 
 def _sites(

@@ -134,7 +134,7 @@ class PythaeModel(WrappedModel):
     @property
     def notes(self) -> list[str]:
         """What a reader of results should know of the objective."""
-        return [*getattr(super(), "notes", ()), *self._said]
+        return [*super().notes, *self._said]
 
     def prior(self, level: int, given: Tensor | None = None) -> Normal:
         """Return `p(z)`, or the Gaussian closest to it; see `LatentModel`."""

@@ -97,7 +97,8 @@ class ScviModel(LatentModel, nn.Module):
         super().__init__()
         self.module = model.module
         self.training = False  # only the networks' modes tell
-        self._model = (model,)  # out of sight of torch, whose modules hold modules
+        # Not the model itself: what it trained with is no part of what is diagnosed.
+        self._manager, self._loader = model.adata_manager, model._data_loader_cls
         self._columns = _Columns.of(model)
         k = self.module.n_latent
         likelihood = _LIKELIHOODS[self.module.gene_likelihood]
@@ -126,11 +127,15 @@ class ScviModel(LatentModel, nn.Module):
         """Return cells as `diagnose` and `forecast` want them, read by the model's own loader.
 
         Args:
-            adata: As the model's own; None: that.
+            adata: Set up as the model's own; None: that.
             indices: Of cells, such as the model's `train_indices`; None: all.
             batch_size: Cells at a time.
         """
-        return Cells(self, self._model[0]._validate_anndata(adata), indices, batch_size)
+        manager = self._manager
+        if adata is not None and adata is not manager.adata:
+            manager = manager.transfer_fields(adata)
+        chosen = np.arange(manager.adata.n_obs) if indices is None else np.asarray(indices)
+        return Cells(self, self._loader(manager, indices=chosen, batch_size=batch_size))
 
     def condition(self, tensors: Tensors) -> Tensor:
         """Return what the decoder is told of the cells of a batch of scvi's, (cells, columns).
@@ -207,15 +212,14 @@ class Cells:
     """Cells of an AnnData, a batch at a time, as often as they are read; `ScviModel.data` makes it.
 
     Each batch is a pair: what the decoder is told, (cells, columns), and counts, (cells, genes).
+
+    Args:
+        model: Says what is told.
+        loader: Of scvi's, which gives batches as dicts.
     """
 
-    def __init__(
-        self, model: ScviModel, adata: Any, indices: Sequence[int] | None, batch_size: int
-    ) -> None:
-        self._model = model
-        self._loader = model._model[0]._make_data_loader(
-            adata, indices=indices, batch_size=batch_size
-        )
+    def __init__(self, model: ScviModel, loader: Any) -> None:
+        self._model, self._loader = model, loader
 
     def __len__(self) -> int:
         return len(self._loader)
