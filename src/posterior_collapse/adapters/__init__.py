@@ -1,6 +1,7 @@
 """Models, losses and training loops of other libraries, made ready for `posterior_collapse`.
 
-* `from_callable`, `from_pythae`, `from_diffusers`: a `LatentModel` that `diagnose` understands.
+* `from_callable`, `from_pythae`, `from_diffusers`, `from_pyro`, `from_scvi`: a `LatentModel` that
+  `diagnose` understands.
 * `audit_loss`: what beta a loss function really has.
 * `adapters.lightning.CollapseMonitor`: watches the units of a Lightning module while it trains.
 * `adapters.metrics`: torchmetrics of collapse.

@@ -40,19 +40,21 @@ class ZeroInflatedNegativeBinomial(Distribution):
         gate_logits: Tensor,
         validate_args: bool | None = False,
     ) -> None:
-        parts = torch.broadcast_tensors(total_count, logits, gate_logits)
-        self.total_count, self.logits, self.gate_logits = parts
+        shapes = (total_count.shape, logits.shape, gate_logits.shape)
+        shape = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
+        self.total_count, self.logits = total_count.expand(shape), logits.expand(shape)
+        self.gate_logits = gate_logits.expand(shape)
         super().__init__(self.logits.shape, validate_args=validate_args)
 
     @property
     def mean(self) -> Tensor:
         """Of the counts and zeros together."""
-        counts: Tensor = self.total_count * self.logits.exp()
-        return (-self.gate_logits).sigmoid() * counts
+        return (-self.gate_logits).sigmoid() * self.total_count * self.logits.exp()
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log density of counts, elementwise."""
         counts = NegativeBinomial(self.total_count, logits=self.logits, validate_args=False)
-        of_counts: Tensor = logsigmoid(-self.gate_logits) + counts.log_prob(value)  # type: ignore[no-untyped-call]
-        of_zero = torch.logaddexp(logsigmoid(self.gate_logits), of_counts)
-        return torch.where(value == 0, of_zero, of_counts)
+        of_count: Tensor = counts.log_prob(value)  # type: ignore[no-untyped-call]
+        of_count = logsigmoid(-self.gate_logits) + of_count
+        of_zero = torch.logaddexp(logsigmoid(self.gate_logits), of_count)
+        return torch.where(value == 0, of_zero, of_count)

@@ -163,7 +163,8 @@ class ScviModel(LatentModel, nn.Module):
             "X": y.reshape(-1, y.shape[-1]),
         }
         q = self._inferred(tensors)["qz"]
-        return Normal(*(v.reshape(*lead, -1) for v in (q.loc, q.scale)), validate_args=False)
+        mean, std = (part.reshape(*lead, -1) for part in (q.loc, q.scale))
+        return Normal(mean, std, validate_args=False)
 
     def prior(self, level: int, given: Tensor | None = None) -> Normal:
         """Return `p(z)`, N(0, 1); see `LatentModel`."""
@@ -172,7 +173,7 @@ class ScviModel(LatentModel, nn.Module):
         mean = like.new_zeros(self.units[0])
         return Normal(mean, torch.full_like(mean, self.spec.eta_enc), validate_args=False)
 
-    def decode(self, z: Tensor, x: Tensor | None = None) -> Distribution:  # type: ignore[override]
+    def decode(self, z: Tensor, x: Tensor | None = None) -> Distribution:
         """Return `p(y | z, x)`, of the model's own likelihood; see `LatentModel`."""
         if x is None:
             raise InvalidArgumentError(
@@ -273,7 +274,7 @@ class _Columns(NamedTuple):
     def split(self, x: Tensor) -> dict[str, Tensor]:
         """Return the tensors that scvi knows them as, and the library sizes."""
         widths = [1, self.batches, self.labels, *self.categories, self.continuous]
-        library, *flags, continuous = x.split(widths, dim=1)
+        library, *flags, continuous = torch.split(x, widths, dim=1)
         none = torch.zeros_like(library, dtype=torch.long)
         batch, labels, *categories = (
             part.argmax(1, keepdim=True) if part.shape[1] else none for part in flags
