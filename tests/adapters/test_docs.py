@@ -14,7 +14,8 @@ SECTIONS = re.split(r"^## ", DOCUMENT.read_text(encoding="utf-8"), flags=re.MULT
 # `make test` is without these: the sections under their names wait for `make test-adapters`, and
 # of those that take long to install even it goes without.
 LIBRARIES = {
-    "diffusers", "flax", "jax", "keras", "lightning", "pyro", "pythae", "scvi-tools", "torchmetrics",
+    "diffusers", "flax", "jax", "keras", "lightning", "pyro", "pythae", "scvi-tools",
+    "torchmetrics",
 }  # fmt: skip
 MODULES = {"scvi-tools": "scvi"}
 MISSING = {library for library in LIBRARIES if find_spec(MODULES.get(library, library)) is None}

@@ -145,6 +145,21 @@ def test_images_and_trained_weights() -> None:
     torch.testing.assert_close(model.posterior(1, X).mean, before + torch.tensor([1.0, 0.0, 1.0]))
 
 
+def test_a_plate_of_a_batch_out_of_more_rows_scales_both_terms_alike() -> None:
+    pair = Pair("normal", 0.3)
+
+    def subsampled(function: Any) -> Any:
+        def of_batch(x: Tensor) -> None:
+            with poutine.scale(scale=1000 / len(x)):
+                function(x)
+
+        return of_batch
+
+    model = from_pyro(subsampled(pair.model), subsampled(pair.guide), X)
+    assert (model.spec.beta, model.spec.eta_dec) == (pytest.approx(0.3), 0.5)
+    check_latent_model(model, X)
+
+
 def test_classes_are_one_hot() -> None:
     pair = Pair()
     pair.likelihood = lambda output: OneHotCategorical(logits=output.unflatten(-1, (3, 4)))
@@ -156,6 +171,8 @@ def test_classes_are_one_hot() -> None:
 
     model = from_pyro(pair.model, guide, x)
     assert model.spec.likelihood == "categorical"
+    check_latent_model(model, x)
+    assert pc.diagnose(model, x).likelihood == "categorical"
 
 
 def test_what_is_no_vae() -> None:

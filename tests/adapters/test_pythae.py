@@ -315,6 +315,7 @@ def test_the_prior_of_a_vamp_is_the_gaussian_closest_to_its_mixture() -> None:
     torch.testing.assert_close(prior.stddev, drawn.std(0), rtol=0, atol=float(error))
     check_latent_model(wrapped, DIGITS[:20])
     assert "mixture" in wrapped.notes[0]
+    assert wrapped.notes[0] in pc.diagnose(wrapped, DIGITS).notes
     assert "over 30 epochs" in from_pythae(made("VAMP", linear_scheduling_steps=30)).notes[0]
 
 

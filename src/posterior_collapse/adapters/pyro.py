@@ -123,19 +123,19 @@ class PyroModel(WrappedModel):
     ) -> None:
         from pyro import poutine
 
-        like = torch.zeros_like(x[:1])
+        like, latent, observed = torch.zeros_like(x[:1]), sites.latent, sites.observed
 
         def encode(rows: Tensor) -> Normal:
             with undisturbed(rows):
-                node = poutine.trace(guide).get_trace(rows).nodes[sites.latent]
+                node = poutine.trace(guide).get_trace(rows).nodes[latent]
             return cast(Normal, elementwise(node["fn"]))
 
         def decode(z: Tensor) -> Distribution:
             # The model's own rows stand where data are observed, which nothing reads.
             rows = like.to(z.device).expand(len(z), *like.shape[1:])
             with undisturbed(z):
-                given = poutine.condition(model, data={sites.latent: z})
-                node = poutine.trace(given).get_trace(rows).nodes[sites.observed]
+                given = poutine.condition(model, data={latent: z})
+                node = poutine.trace(given).get_trace(rows).nodes[observed]
             return cast(Distribution, elementwise(node["fn"]))
 
         k = elementwise(sites.posterior["fn"]).mean.shape[-1]
