@@ -6,19 +6,24 @@ import math
 from functools import cached_property
 from typing import Any
 
+import torch
+
 from posterior_collapse.diagnosis.collecting import collect
 from posterior_collapse.diagnosis.exact import is_exact
 from posterior_collapse.errors import DataError, NotSolvedError, UnboundedObjectiveError
-from posterior_collapse.models import MarkovVAE
+from posterior_collapse.models import MarkovVAE, loss
 from posterior_collapse.models.modules import evaluating
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import Forecast, forecast
-from posterior_collapse.training.feeding import Feed
+from posterior_collapse.training import seeds
+from posterior_collapse.training.feeding import Batch, Feed
 from posterior_collapse.training.settings import Settings, effective_spec
+from posterior_collapse.training.units import is_no_number
 
 __all__ = ["Fitted"]
 
 ROWS = 10_000
+CHUNK = 1_000
 History = dict[str, list[float]]
 
 
@@ -31,8 +36,9 @@ class Fitted:
         settings: How it was trained; `fit` with them (and the same data) gives the same run.
         history: Columns by name, one entry per epoch: `epoch`, `step`, `loss`, `reconstruction`,
             and `kl_1`, `active_1` and so on per level; `validation_loss` with validation data.
-            Losses are those trained on (in nats per row, averaged over the epoch), KL without
-            beta, active units as at the epoch's end.
+            Losses are those trained on (in nats per row, averaged over the epoch; of counts
+            without what the data alone decide, log y!), KL without beta, active units as
+            `diagnose` finds them at the epoch's end on 256 rows at most.
         stopped: `"finished"`, `"early"`, `"iteration limit"` (L-BFGS was not at a minimum), or
             `"non-finite: "` and the step and the term.
     """
@@ -60,20 +66,23 @@ class Fitted:
         than `"elbo"` the spec's betas are those that this convention amounts to.
         """
         try:
-            return forecast(self._feed.moments(self.model.centred), self.objective)
+            data = self._feed.evidence(self.objective, self.model.centred)
+            return forecast(data, self.objective)
         except (NotSolvedError, UnboundedObjectiveError):
             return None
 
     def measured(self) -> dict[str, Any]:
         """Return what `diagnose` finds on the training data, in short.
 
-        Of linear models on all rows, with the noise integrated out; of others on 10,000 at most, by
-        samples of the run's own seed.
+        Of linear models on all rows, of others on 10,000 at most.
 
         Returns:
             `loss` (negative beta-ELBO) and `reconstruction`, in nats per row, and per level
-            `n_active`, and per unit `kl` and `information`, as if z_i were Gaussian, in nats; NaN,
-            and no active unit, where the posterior is not finite any more.
+            `n_active`, and per unit `kl` and `information`, as if z_i were Gaussian, in nats. Where
+            what the model computes is no number any more, all are NaN and `n_active` is None.
+
+        Raises:
+            DataError: The data cannot be read again.
         """
         return self._measured
 
@@ -83,13 +92,20 @@ class Fitted:
         data = rows.x if rows.y is None else (rows.x, rows.y)
         try:
             with evaluating(self.model):
-                found = collect(self.model, data, self.objective, seed=self.settings.seed)
+                gaussian, seed = self.model.observation is None, self.settings.seed
+                found = collect(self.model, data, self.objective, gaussian=gaussian, seed=seed)
                 levels = [level.diagnosis(top=False) for level in found.levels]
-        except DataError:  # the posterior of a run that diverged is no number
+                if gaussian:
+                    losses = {name: float(value.mean) for name, value in found.losses.items()}
+                else:
+                    losses = self._losses(rows)
+        except DataError as error:
+            if not is_no_number(error):
+                raise
             return self._nothing()
         return {
-            "loss": float(found.losses["loss"].mean),
-            "reconstruction": float(found.losses["reconstruction"].mean),
+            "loss": losses["loss"],
+            "reconstruction": losses["reconstruction"],
             "levels": [
                 {
                     "n_active": level.n_active,
@@ -100,9 +116,24 @@ class Fitted:
             ],
         }
 
+    @torch.no_grad()
+    def _losses(self, rows: Batch) -> dict[str, float]:
+        """Losses of a decoder that is not Gaussian, as they are trained on and forecast."""
+        device, found = self.model.eta_enc.device, {"loss": 0.0, "reconstruction": 0.0}
+        generator = seeds.generator(self.settings.seed, seeds.MEASURE, device=device)
+        for start in range(0, len(rows.x), CHUNK):
+            cut = slice(start, start + CHUNK)
+            x = rows.x[cut].to(device)
+            y = None if rows.y is None else rows.y[cut].to(device)
+            terms = self.model(x, y, self.model.draw_noise(len(x), generator, x.dtype))
+            share = len(x) / len(rows.x)
+            found["loss"] += share * float(loss(terms, self.objective.beta_levels))
+            found["reconstruction"] += share * float(terms.squared_error.mean()) / 2
+        return found
+
     def _nothing(self) -> dict[str, Any]:
         levels = [
-            {"n_active": 0, "kl": [math.nan] * n, "information": [math.nan] * n}
+            {"n_active": None, "kl": [math.nan] * n, "information": [math.nan] * n}
             for n in self.spec.dims
         ]
         return {"loss": math.nan, "reconstruction": math.nan, "levels": levels}
