@@ -72,9 +72,14 @@ class Trial(Record):
         return known and not self.above and abs(sum(before) / len(before) - self.mean) < SAME
 
     def keeps(self, wanted: int) -> bool:
-        """Return whether most seeds keep so many units, and the others one more or less."""
-        off = [abs(count - wanted) for count in self.active]
-        return off.count(0) > len(off) / 2 and max(off) <= 1
+        """Return whether the seeds keep so many units on average, and none is off by more than one.
+
+        Example:
+            >>> [Trial(1.0, kept, kept, None, 1).keeps(8) for kept in ((8, 9, 7), (8, 9, 9))]
+            [True, False]
+        """
+        off = max(abs(count - wanted) for count in self.active)
+        return off <= 1 and abs(self.mean - wanted) < SAME
 
 
 class Found(NamedTuple):

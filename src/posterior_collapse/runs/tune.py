@@ -36,7 +36,7 @@ from posterior_collapse.training.settings import effective_spec
 __all__ = ["Tuned", "tune"]
 
 Parameter = Literal["beta", "latent_dim"]
-TRAINING = {"steps": 8000, "learning_rate": 3e-3}
+TRAINING = {"steps": 6000, "learning_rate": 3e-3}
 """Unless told otherwise. Of digits counts about stand by then; at the usual rate of 1e-3 they fall
 for four times as long, and at 1e-2 the noise of the steps costs units and loss."""
 LOWEST = 64.0
@@ -78,7 +78,7 @@ class Tuned(Viewed):
 
     @property
     def settled(self) -> bool:
-        """Whether most seeds keep what is wanted, the rest one off, and since half of training."""
+        """Whether the seeds keep what is wanted, give or take a unit, and have since half-time."""
         found = self.chosen
         return len(found.active) == self.seeds and found.still and found.keeps(self.wanted)
 
@@ -127,7 +127,7 @@ def tune(
         tune: `"beta"`, or `"latents"`: at the spec's beta, the most latent units of which none
             collapses.
         seeds: How many, from that of the settings on.
-        settings: How to train; None: 8,000 steps of Adam at 0.003. Where counts still fall, the
+        settings: How to train; None: 6,000 steps of Adam at 0.003. Where counts still fall, the
             last runs are twice as long.
         folder: Where finished runs are kept, as in `sweep`: tuning again with the same arguments
             goes on where it was stopped.
