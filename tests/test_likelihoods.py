@@ -226,11 +226,18 @@ def test_an_unknown_likelihood_is_not_judged() -> None:
     assert "torch.distributions.Laplace" in note
 
 
-def test_a_log_likelihood_of_a_gaussian_is_not_given_for_it() -> None:
+def test_the_log_likelihood_is_that_of_the_likelihood() -> None:
+    """Of a decoder that ignores z it is that of its constant."""
     spec = pc.VAESpec(8, likelihood="bernoulli")
     model = from_callable(encode, constant(MEAN), latent_dim=8, spec=spec)
-    with pytest.raises(NotSolvedError, match="'bernoulli'"):
-        log_likelihood(model, X[:20])
+    varying = MEAN.clamp(1e-6, 1 - 1e-6)
+
+    def prior(x):
+        return torch.zeros(len(x), 8), torch.zeros(len(x), 8)
+
+    found = log_likelihood(from_callable(prior, constant(varying), latent_dim=8, spec=spec), X)
+    expected = functional.binary_cross_entropy(varying.expand(len(X), 64), X, reduction="sum")
+    assert found.nll == pytest.approx(float(expected) / len(X), rel=1e-5)
     check_latent_model(model, X[:20])
 
 
