@@ -135,7 +135,9 @@ def diagnose(
         errors = _errors_at_means(found)
         eta_dec = None if spec is None or isinstance(spec.eta_levels[0], str) else found.eta_dec
         nll, cautions = (
-            _nll(model, data, importance_samples, seed, progress, eta_dec) if gaussian else ({}, ())
+            ({}, ())
+            if found.unjudged
+            else _nll(model, data, importance_samples, seed, progress, eta_dec)
         )
     forecast, reasons = _forecast(found, likelihood)
     losses = _means(found)
