@@ -124,7 +124,7 @@ class ImageAutoencoder(WrappedModel):
         Returns:
             (..., channels): nats per sample, if nats were given.
         """
-        channels, *sides = self.latent_shape
+        channels, *sides = self.latent_shape or ()
         return values.reshape(*values.shape[:-1], channels, math.prod(sides)).sum(-1)
 
 
