@@ -285,7 +285,7 @@ def variance_error(variance: float, error: float, n: int) -> float:
     Estimated from the same few rows, an error is small where the variance came out small; that of
     the variance's logarithm is not. So it is made half the way to where the logarithm is two errors
     higher. And few rows do not show their tails: it is at least that of Gaussian rows, and of few
-    than 100 that of rows with heavier tails, up to a kurtosis of 9 (Student's t of 5 degrees).
+    rows that of heavier tails, up to a kurtosis of 9 (Student's t of 5 degrees of freedom).
 
     Args:
         variance: As estimated.
@@ -294,7 +294,7 @@ def variance_error(variance: float, error: float, n: int) -> float:
 
     Example:
         >>> [round(variance_error(1.0, math.sqrt(2 / n), n), 3) for n in (10, 100, 10_000)]
-        [1.62, 0.208, 0.014]
+        [1.62, 0.247, 0.014]
     """
     spread = 2 + min(UNSEEN_KURTOSIS, HIDDEN / n)
     error = max(error, variance * math.sqrt(spread / max(n - 1, 1)))
