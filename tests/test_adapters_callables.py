@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import Independent, Normal
+from torch.distributions import Independent, MultivariateNormal, Normal
 
-from posterior_collapse import CVAESpec, HVAESpec, InvalidArgumentError, VAESpec
+from posterior_collapse import CVAESpec, HVAESpec, InvalidArgumentError, VAESpec, diagnose
 from posterior_collapse.adapters import WrappedModel, from_callable
 from posterior_collapse.models.modules import evaluating
 
@@ -231,3 +231,84 @@ def test_decoder_of_another_batch_and_other_levels() -> None:
     for call_level in (lambda: model.posterior(2, ROWS), lambda: model.prior(2)):
         with pytest.raises(InvalidArgumentError, match="one latent level"):
             call_level()
+
+
+@pytest.mark.parametrize("latent", [(2, 2, 2), (4, 2), 8])
+def test_latents_that_are_images_or_sequences(latent: Any) -> None:
+    """Encoders give and decoders take them in their own shape."""
+    shape = (2, 2, 2) if latent == 8 else latent
+    seen = []
+
+    def encode_image(x: Tensor) -> tuple[Tensor, Tensor]:
+        mean = torch.cat([x, x], 1).reshape(-1, *shape)
+        return mean, torch.zeros_like(mean)
+
+    def decode_image(z: Tensor) -> Tensor:
+        seen.append(tuple(z.shape[1:]))
+        return z.flatten(1)[:, :4]
+
+    spec = VAESpec(latent_dim=8)
+    model = from_callable(encode_image, decode_image, latent_dim=latent, spec=spec)
+    found = diagnose(model, ROWS)
+    assert set(seen) == {shape}
+    assert found.levels[0].kl.shape == (8,)
+    channels = model.per_channel(found.levels[0].kl)
+    assert channels.shape == (2,)
+    assert channels.sum() == pytest.approx(found.kl)
+    grid = found.levels[0].kl.reshape(shape)
+    expected = grid.sum(0) if len(shape) == 2 else grid.sum((1, 2))
+    assert channels == pytest.approx(expected)
+    assert from_callable(encode, latent_dim=3).per_channel(channels) is channels
+
+
+def test_a_posterior_with_its_sample_or_of_many_units_at_once() -> None:
+    def sampled(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return *encode(x), mean_of(x)
+
+    def joint(x: Tensor) -> MultivariateNormal:
+        return MultivariateNormal(mean_of(x), torch.diag(LOG_VAR.exp()))
+
+    for function in (sampled, joint):
+        q = from_callable(function, latent_dim=3).posterior(1, ROWS)
+        torch.testing.assert_close(q.mean, mean_of(ROWS))
+        torch.testing.assert_close(q.variance, LOG_VAR.exp().expand(6, 3))
+    tied = torch.eye(3) + 0.1
+    with pytest.raises(InvalidArgumentError, match="units depend on each other"):
+        from_callable(lambda x: MultivariateNormal(mean_of(x), tied), latent_dim=3).posterior(
+            1, ROWS
+        )
+
+
+def test_a_model_that_sees_all_rows_at_once() -> None:
+    """Batches of 1,000 broke a graph's adjacency with an error of torch's."""
+    nodes = torch.randn(2500, 4, generator=torch.Generator().manual_seed(0))
+    adjacency = torch.eye(2500)
+    model = from_callable(
+        lambda x: encode(adjacency @ x), decode, latent_dim=3, spec=VAESpec(latent_dim=3)
+    )
+    with pytest.raises(InvalidArgumentError, match="Pass batch_size=2500 for a model that sees"):
+        diagnose(model, nodes)
+    found = diagnose(model, nodes, batch_size=2500)
+    assert found.n == 2500
+    assert found.loss is not None
+    assert any("it takes no part of the rows" in note for note in found.notes)
+
+
+def test_effects_can_be_left_out() -> None:
+    calls = []
+
+    def counted(z: Tensor) -> Tensor:
+        calls.append(len(z))
+        return decode(z)
+
+    model = from_callable(encode, counted, latent_dim=3, spec=VAESpec(latent_dim=3))
+    whole = diagnose(model, ROWS)
+    many = len(calls)
+    calls.clear()
+    none = diagnose(model, ROWS, effects=0)
+    assert len(calls) < many
+    assert not none.levels[0].decoder_effect_error[0] >= 0
+    assert (whole.levels[0].decoder_effect >= 0).all()
+    assert none.loss == pytest.approx(whole.loss)
+    with pytest.raises(InvalidArgumentError, match="effects: got -1"):
+        diagnose(model, ROWS, effects=-1)

@@ -57,7 +57,8 @@ def advise(found: Diagnosis, conclusions: Sequence[Conclusion]) -> Iterator[Find
         yield from _unsettled(found, number, level)
     for number, conclusion in enumerate(conclusions, start=1):
         # Nothing else is to be changed before training has arrived.
-        if not unfinished or conclusion == "signal-unclaimed":
+        arrived = not unfinished and is_settled(found.levels[number - 1])
+        if arrived or conclusion == "signal-unclaimed":
             yield from _of_certificate(found, number, conclusion)
     if not conclusions:
         yield from _without_certificate(found)

@@ -368,7 +368,8 @@ def _of_parts(rows: Rows, noise: Noise | None, labels: NDArray[np.intp]) -> Part
         halves = of_part.halves(NARROW)
         values, errors = zip(*(_measured(of, on) for of, on in (halves, halves[::-1])), strict=True)
         variance = max(float(np.mean(values)), 0.0)
-        error = variance_error(variance, math.hypot(*errors) / 2, n)
+        # Unbiased rather than sure: over the parts errors average out, and so must their bias.
+        error = max(math.hypot(*errors) / 2, variance * math.sqrt(2 / (n - 1)))
         found.append((n / len(labels), variance, error))
     return Parts(*np.array(found, dtype=np.float64).reshape(-1, 3).T)
 

@@ -20,7 +20,7 @@ from posterior_collapse.diagnosis.passes import Pass, Reconstruction, SampledPas
 from posterior_collapse.diagnosis.reading import as_array, noise_generator
 from posterior_collapse.diagnosis.results import LevelDiagnosis
 from posterior_collapse.diagnosis.statistics import Reservoir, Running, row_chooser
-from posterior_collapse.errors import DataError
+from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import LatentModel, MarkovVAE, OneHots
 from posterior_collapse.models.batches import BATCH_SIZE, batches
 from posterior_collapse.models.modules import tensor_behind
@@ -71,11 +71,27 @@ def collect(
     found.cautions = notes
     with Display("diagnosis", counted="rows", show=progress) as display:
         for x, y in batches(model, data, batch_size=batch_size, seed=seed):
-            found.add(x, y)
+            try:
+                found.add(x, y)
+            except RuntimeError as error:
+                _refuse_part(error, data, len(x))
+                raise
             display.advance(len(x))
     if found.n < 2:
         raise DataError("data", "a single row", "at least two rows", "Pass more rows.")
     return found
+
+
+def _refuse_part(error: RuntimeError, data: Any, rows: int) -> None:
+    """Say what a model that sees all rows at once, as graph networks do, needs."""
+    n = len(data) if hasattr(data, "__len__") and not isinstance(data, (tuple, list)) else rows
+    if n > rows:
+        raise InvalidArgumentError(
+            "batch_size",
+            f"{rows:,} of {n:,} rows, at which the model fails ({str(error).splitlines()[0]})",
+            "rows that it takes apart from the others",
+            f"Pass batch_size={n} for a model that sees all rows at once, as graph networks do.",
+        ) from error
 
 
 def _along_directions(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator
@@ -206,7 +207,9 @@ def _means(found: Collected) -> dict[str, Any]:
 def _errors_at_means(found: Collected) -> dict[str, Any]:
     if not getattr(found.model, "decodes", True) or found.unjudged:
         return {}
-    return squared_errors(found.model, *_kept(found), found.generator)
+    with contextlib.suppress(RuntimeError):  # of a model that needs all rows at once
+        return squared_errors(found.model, *_kept(found), found.generator)
+    return {}
 
 
 def _kept(found: Collected) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -227,7 +230,14 @@ def _levels(
         if getattr(found.model, "decodes", True) and effects != 0:
             most = found.most_effects if effects is None else effects
             units = np.argsort(-level.kl)[:most]
-            effect, error = decoder_effects(found.model, number, x, y, units, found.generator)
+            try:
+                effect, error = decoder_effects(found.model, number, x, y, units, found.generator)
+            except RuntimeError:
+                if len(x) == found.n:
+                    raise
+                notes.append(f"effects on the decoder{name}: none, as it takes no part of the rows")
+                levels.append(level)
+                continue
             level = dataclasses.replace(level, decoder_effect=effect, decoder_effect_error=error)
             if len(units) < len(level.kl):
                 notes.append(f"effects on the decoder{name}: of {len(units)} units, by KL")

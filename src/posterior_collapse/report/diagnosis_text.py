@@ -70,7 +70,9 @@ def loss_table(found: Diagnosis) -> Table:
     table = new_table(f"{found.n:,} rows")
     for column in ("nats per row", "measured") + ("linear optimum",) * (forecast is not None):
         table.add_column(column, justify="left" if column == "nats per row" else "right")
-    expected = {} if forecast is None else {"loss": forecast.loss, "KL": _forecast_kl(found)}
+    expected = {}
+    if forecast is not None:
+        expected = {"loss": forecast.loss + found.data_loss, "KL": _forecast_kl(found)}
     measured = {
         "loss": (found.loss, found.loss_error),
         "reconstruction": (found.reconstruction, found.reconstruction_error),
@@ -85,6 +87,9 @@ def loss_table(found: Diagnosis) -> Table:
     for number, (t, error) in enumerate(zip(found.signal, found.signal_error, strict=True), 1):
         name = f" of z{number}" if len(found.levels) > 1 else ""
         table.add_row(f"unclaimed signal t{name}", with_error(t, error), "")
+        gain = found.gains[number - 1] if found.gains else None
+        if gain is not None and gain.nats > NOTHING:
+            table.add_row(f"one more unit{name} buys", with_error(gain.nats, gain.error), "")
     return table
 
 
@@ -153,6 +158,7 @@ def _counts(level: LevelDiagnosis) -> str:
     """The counts that other programs print, so that theirs can be found again."""
     units, delta = len(level.status), level.collapse_curve.delta
     return (
+        f"directions: {level.directions}; "
         f"Burda's active units: {level.active_units.sum()} of {units}; "
         f"(eps, delta)-collapsed at delta {delta:g}: {level.epsilon_delta_collapsed.sum()}; "
         f"KL of 0.01 and more: {100 * level.kl_active_share:.3g}% of (row, unit) pairs"

@@ -230,6 +230,8 @@ AT_OPTIMUM = 2 * math.sqrt(ROUNDING)
 unit for a signal t = 1 + d gains about d^2 / 4 nats per beta."""
 LEAST_ROWS = 10
 """Rows from which standard errors are worth their name, so that a verdict can rest on them."""
+UNSEEN_KURTOSIS, HIDDEN = 6.0, 200.0
+"""Excess of kurtosis that few rows may hide, and rows over it that as many hide."""
 MOST_MORE = 100.0
 """Times as many rows that nobody is asked for."""
 
@@ -282,7 +284,8 @@ def variance_error(variance: float, error: float, n: int) -> float:
 
     Estimated from the same few rows, an error is small where the variance came out small; that of
     the variance's logarithm is not. So it is made half the way to where the logarithm is two errors
-    higher. And few rows do not show their tails: it is at least that of Gaussian rows.
+    higher. And few rows do not show their tails: it is at least that of Gaussian rows, and of few
+    rows that of heavier tails, up to a kurtosis of 9 (Student's t of 5 degrees of freedom).
 
     Args:
         variance: As estimated.
@@ -291,9 +294,10 @@ def variance_error(variance: float, error: float, n: int) -> float:
 
     Example:
         >>> [round(variance_error(1.0, math.sqrt(2 / n), n), 3) for n in (10, 100, 10_000)]
-        [0.784, 0.164, 0.014]
+        [1.62, 0.247, 0.014]
     """
-    error = max(error, variance * math.sqrt(2 / max(n - 1, 1)))
+    spread = 2 + min(UNSEEN_KURTOSIS, HIDDEN / n)
+    error = max(error, variance * math.sqrt(spread / max(n - 1, 1)))
     # Beyond, sampling noise makes most of the error, which is no share of the variance.
     relative = error / variance if variance > 2 * error else 0.5
     return error * math.expm1(SURE * relative) / (SURE * relative)
