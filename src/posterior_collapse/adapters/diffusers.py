@@ -124,7 +124,8 @@ class ImageAutoencoder(WrappedModel):
         Returns:
             (..., channels): nats per sample, if nats were given.
         """
-        channels, *sides = self.latent_shape
+        assert self.latent_shape is not None
+        channels, *sides = self.latent_shape  # first in a sound too, unlike other sequences
         return values.reshape(*values.shape[:-1], channels, math.prod(sides)).sum(-1)
 
 
