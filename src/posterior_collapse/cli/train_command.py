@@ -170,6 +170,9 @@ def train(
         from posterior_collapse.runs import folder
 
         runs, out = folder.read(resume), resume
+        if anew := folder.beginning(runs, out):
+            of = f"{len(anew)} of {len(runs)} runs" if len(runs) > 1 else "the run"
+            typer.echo(f"{of} from the start, for want of checkpoints", err=True)
     else:
         runs = _asked(data, named, network, numbers, how, remedies, output.checkpoint_every)
         from posterior_collapse.runs import folder
