@@ -2,35 +2,58 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
+from posterior_collapse import files
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.report.diagnosis_text import diagnosis_page
 from posterior_collapse.report.figures import (
+    check_page_path,
     diagnosis_figure,
     forecast_figure,
     sweep_figure,
     sweep_page,
 )
-from posterior_collapse.report.text import forecast_page
+from posterior_collapse.report.pages import forecast_fragment, forecast_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import RenderableType
 
+    from posterior_collapse.arrays import ImageShape
     from posterior_collapse.records import Viewed
+    from posterior_collapse.theory import Forecast
 
-__all__ = ["html", "plot"]
+__all__ = ["html", "plot", "write_page"]
 
-Views: TypeAlias = "tuple[Callable[[Any], Figure], Callable[[Any], Iterator[RenderableType]]]"
+Views: TypeAlias = "tuple[Callable[[Any], Figure], Callable[[Any], str]]"
+
+
+def _as_text(parts: Callable[[Any], Iterator[RenderableType]]) -> Callable[[Any], str]:
+    """Return what shows a terminal's tables and sentences in a notebook."""
+
+    def shown(result: Any) -> str:
+        import io
+
+        from rich.console import Console
+
+        console = Console(record=True, width=100, file=io.StringIO())
+        for part in parts(result):
+            console.print(part)
+        return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+
+    return shown
+
 
 VIEWS: Mapping[str, Views] = {
-    "forecast": (forecast_figure, forecast_page),
-    "diagnosis": (diagnosis_figure, diagnosis_page),
-    "sweep": (sweep_figure, sweep_page),
+    "forecast": (forecast_figure, forecast_fragment),
+    "diagnosis": (diagnosis_figure, _as_text(diagnosis_page)),
+    "sweep": (sweep_figure, _as_text(sweep_page)),
 }
-"""Figure and page by the name of its view that a result carries: rooms above may make results."""
+"""Figure and HTML by the name of its view that a result carries: rooms above may make results."""
 
 
 def plot(result: Viewed) -> Figure:
@@ -57,7 +80,7 @@ def plot(result: Viewed) -> Figure:
 
 
 def html(result: Viewed) -> str:
-    """Return tables and sentences as HTML, for notebooks.
+    """Return a result as HTML for notebooks: figure, tables and sentences, without a script.
 
     Args:
         result: What `forecast`, `diagnose`, `diagnose_arrays` or `sweep` returned.
@@ -65,14 +88,51 @@ def html(result: Viewed) -> str:
     Raises:
         InvalidArgumentError: It is something else.
     """
-    import io
+    return _views(result)[1](result)
 
-    from rich.console import Console
 
-    console = Console(record=True, width=100, file=io.StringIO())
-    for part in _views(result)[1](result):
-        console.print(part)
-    return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+def write_page(
+    result: Viewed,
+    path: str | os.PathLike[str],
+    *,
+    name: str = "",
+    image_shape: ImageShape | None = None,
+    source: str | None = None,
+) -> Path:
+    """Write a result as one self-contained HTML page, whole or not at all.
+
+    A forecast's has sliders, which work the closed forms out anew.
+
+    Args:
+        result: What `forecast` returned.
+        path: Where it goes, e.g. "out.html".
+        name: What the data are called.
+        image_shape: Shape of what is decoded, if it is an image: the modes are then shown.
+        source: The data as `collapse forecast` takes them, with their options; None: the name.
+
+    Raises:
+        InvalidArgumentError: Another result or ending, or a shape that is not the features'.
+        OutputError: The path cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from posterior_collapse import VAESpec, Moments, forecast
+        >>> f = forecast(Moments.from_matrices(np.diag([4.0, 0.5])), VAESpec(2))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_page(f, f"{folder}/out.html").stat().st_size < 150_000
+        True
+    """
+    target = check_page_path(path)
+    if getattr(result, "view", None) != "forecast":
+        raise InvalidArgumentError(
+            "result", type(result).__name__, "a Forecast", "Pass what forecast returned."
+        )
+    page = forecast_page(
+        cast("Forecast", result), name=name, image_shape=image_shape, source=source
+    )
+    files.write(target, page.encode())
+    return target
 
 
 def _views(result: object) -> Views:

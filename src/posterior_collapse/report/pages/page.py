@@ -1,0 +1,227 @@
+"""A forecast as a page of its own: no network, no library, nothing that runs but its own script.
+
+The page works the closed forms out anew as its sliders move (laws.js); without a script it shows
+the forecast as it was made. A content security policy names the hashes of the one style and the
+one script, so that nothing else is loaded or run whatever the data are called.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from posterior_collapse.arrays import ImageShape
+from posterior_collapse.report.pages.problem import laws, numbers
+from posterior_collapse.report.pages.spectrum import spectrum
+from posterior_collapse.report.pages.thumbnails import thumbnails
+from posterior_collapse.theory import Forecast
+
+__all__ = ["forecast_fragment", "forecast_page"]
+
+SCRIPTS = ("laws.js", "page.js")
+ENOUGH_ROWS = 10
+"""Rows per feature below which weak modes of a sample are not those of the population."""
+ICONS = {"active": "●", "noise": "■", "collapsed": "○"}
+"""What tells statuses apart where colours do not."""
+
+
+def forecast_page(
+    forecast: Forecast,
+    *,
+    name: str = "",
+    image_shape: ImageShape | None = None,
+    source: str | None = None,
+) -> str:
+    """Return a self-contained page of a forecast, with sliders.
+
+    Args:
+        forecast: What `posterior_collapse.forecast` returned.
+        name: What the data are called.
+        image_shape: Shape of what is decoded, if it is an image: the modes are then shown.
+        source: The data as `collapse forecast` takes them, with their options; None: the name.
+
+    Raises:
+        InvalidArgumentError: The image shape is not that of the features.
+
+    Example:
+        >>> import posterior_collapse as pc
+        >>> f = pc.forecast(pc.Moments.from_matrices(np.diag([4.0, 0.5])), pc.VAESpec(2))
+        >>> forecast_page(f).count("default-src 'none'")
+        1
+    """
+    style = _text("style.css")
+    script = "\n".join(_text(part) for part in SCRIPTS)
+    policy = "; ".join(
+        (
+            "default-src 'none'",
+            f"script-src {_hash(script)}",
+            f"style-src {_hash(style)}",
+            "img-src data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+        )
+    )
+    images = []
+    if image_shape is not None:
+        images = thumbnails(forecast._modes, image_shape, max(2 * forecast.spec.dims[0], 16))
+    data = _payload(forecast) | {"name": name, "source": source, "images": images}
+    return _render(
+        "page.html.jinja",
+        policy=policy,
+        style=Markup(style),
+        script=Markup(script),
+        data=Markup(_json(data)),
+        name=name,
+        **_parts(forecast),
+    )
+
+
+def forecast_fragment(forecast: Forecast) -> str:
+    """Return what a notebook shows of a forecast: the page's sentence, spectrum, table and notes.
+
+    Args:
+        forecast: What `posterior_collapse.forecast` returned.
+    """
+    return _render("notebook.html.jinja", style=Markup(_text("style.css")), **_parts(forecast))
+
+
+def sentence(forecast: Forecast) -> str:
+    """Return what becomes of the units, in one sentence.
+
+    Args:
+        forecast: What `posterior_collapse.forecast` returned.
+
+    Example:
+        >>> import posterior_collapse as pc
+        >>> m = pc.Moments.from_matrices(np.diag([4.0, 2.0, 0.5]))
+        >>> sentence(pc.forecast(m, pc.VAESpec(3)))
+        '2 of your 3 units will live; this data supports 2 at this loss.'
+        >>> sentence(pc.forecast(m, pc.VAESpec(3, beta=9.0)))
+        'None of your 3 units will live: this loss is past the onset of collapse.'
+    """
+    dims, levels = forecast.spec.dims, forecast.levels
+    if all(level.n_active == 0 for level in levels):
+        whose = "your units" if len(dims) > 1 else _units(dims[0])
+        return f"None of {whose} will live: this loss is past the onset of collapse."
+    if len(dims) == 1:
+        supports = f"this data supports {forecast.n_possible} at this loss"
+        return f"{levels[0].n_active} of {_units(dims[0])} will live; {supports}."
+    said = [f"z{n}: {level.n_active} of {d}" for n, (d, level) in enumerate(zip(dims, levels), 1)]
+    return f"Units that will live: {', '.join(said)}."
+
+
+def _units(count: int) -> str:
+    return f"your {count} unit{'s' * (count != 1)}"
+
+
+def _payload(forecast: Forecast) -> dict[str, Any]:
+    moments = forecast._modes.moments
+    means = moments.feature_means if forecast.spec.likelihood == "gaussian" else None
+    solved = set(forecast._solution.notes)
+    return {
+        "model": forecast.spec.model,
+        "likelihood": forecast.spec.likelihood,
+        "spec": numbers(forecast.spec),
+        "laws": laws(forecast),
+        "notes": [note for note in forecast.notes if note not in solved],
+        "positions": None if means is None else max(1, round(float(means.sum()))),
+        "bracket": forecast.bracket,
+    }
+
+
+def _parts(forecast: Forecast) -> dict[str, Any]:
+    """What page and notebook both show."""
+    return {
+        "forecast": forecast,
+        "sentence": sentence(forecast),
+        "drawn": spectrum(forecast),
+        "icons": ICONS,
+        "infinity": math.inf,
+        "trust": _trust(forecast),
+        "informed": any(
+            not np.allclose(level.kl, level.information, rtol=1e-3, atol=1e-6)
+            for level in forecast.levels
+        ),
+    }
+
+
+def _trust(forecast: Forecast) -> list[str]:
+    """What the forecast rests on, and how far it carries."""
+    moments, said = forecast._modes.moments, []
+    features = moments.features[1]
+    if moments.n is not None:
+        said.append(f"Measured on {moments.n:,} rows of {features:,} features.")
+        if moments.n < ENOUGH_ROWS * features:
+            said.append(
+                f"That is fewer than {ENOUGH_ROWS} rows per feature: weak modes come out weaker or "
+                "stronger than they are, and units near the threshold may go either way."
+            )
+    else:
+        said.append(f"Measured as moments of {features:,} features; the rows are not known.")
+    onset = forecast.onset
+    if math.isfinite(onset) and onset > 0:
+        level = "_1" if len(forecast.levels) > 1 else ""
+        said.append(f"Onset: from β{level} = {number(onset)} on every unit collapses, in any network.")
+    said.append(
+        "Counts are those of the best linear model. A network folds several modes into one unit and "
+        "keeps fewer, the more so the longer it trains."
+        if forecast.bracket is None
+        else "A network trained to convergence keeps between {} and {} units at the settings that "
+        "this page opened with.".format(*forecast.bracket)
+    )
+    return said
+
+
+def number(value: float) -> str:
+    """Return a number to three digits, as tables have it.
+
+    Example:
+        >>> [number(v) for v in (0.12345, math.inf, math.nan)]
+        ['0.123', 'any', '?']
+    """
+    if math.isnan(value):
+        return "?"
+    return "any" if math.isinf(value) else f"{value:.3g}"
+
+
+def _render(template: str, **values: Any) -> str:
+    return str(_environment().get_template(template).render(**values))
+
+
+@cache
+def _environment() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("posterior_collapse.report", "pages"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=True,
+    )
+    environment.filters["number"] = number
+    return environment
+
+
+@cache
+def _text(name: str) -> str:
+    return (files("posterior_collapse.report.pages") / name).read_text(encoding="utf-8")
+
+
+def _hash(content: str) -> str:
+    digest = hashlib.sha256(content.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def _json(values: Any) -> str:
+    """Strict JSON that no HTML parser takes for the end of its script."""
+    text = json.dumps(values, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
