@@ -306,16 +306,23 @@
   }
 
   const SNIPPETS = {
-    nll: ["recon = 0.5 * ((y_hat - y) ** 2).sum(1).mean() / eta_dec**2"],
-    "se-sum": ["recon = {half}F.mse_loss(y_hat, y, reduction=\"sum\") / len(y)"],
-    "se-mean": ["recon = {half}F.mse_loss(y_hat, y)  # mean over {count} features"],
-    "bce-sum": ["recon = F.binary_cross_entropy_with_logits(", "    logits, y, reduction=\"sum\") / len(y)"],
-    "bce-mean": ["recon = F.binary_cross_entropy_with_logits(logits, y)", "# mean over {count} features"],
-    "poisson-sum": ["recon = F.poisson_nll_loss(", "    log_rate, y, reduction=\"sum\") / len(y)"],
-    "poisson-mean": ["recon = F.poisson_nll_loss(log_rate, y)", "# mean over {count} features"],
-    "ce-sum": ["recon = F.cross_entropy(", "    logits, target, reduction=\"sum\") / len(target)"],
-    "ce-mean": ["recon = F.cross_entropy(logits, target)", "# mean over {count} positions"],
-    nb: ["recon = -NegativeBinomial(r, logits=logits).log_prob(y).sum(1).mean()"],
+    nll: ["error = ((y_hat - y) ** 2).sum(1).mean()", "recon = error / (2 * eta_dec**2)"],
+    "se-sum": ["error = ((y_hat - y) ** 2).sum(1).mean()", "recon = {half}error"],
+    "se-mean": ["recon = {half}F.mse_loss(y_hat, y)  # over {count} features"],
+    "bce-sum": [
+      "bce = F.binary_cross_entropy_with_logits",
+      'recon = bce(logits, y, reduction="sum") / len(y)',
+    ],
+    "bce-mean": [
+      "bce = F.binary_cross_entropy_with_logits", "recon = bce(logits, y)  # over {count} features",
+    ],
+    "poisson-sum": [
+      "nll = F.poisson_nll_loss", 'recon = nll(log_rate, y, reduction="sum") / len(y)',
+    ],
+    "poisson-mean": ["recon = F.poisson_nll_loss(log_rate, y)", "# over {count} features"],
+    "ce-sum": ["ce = F.cross_entropy", 'recon = ce(logits, y, reduction="sum") / len(y)'],
+    "ce-mean": ["recon = F.cross_entropy(logits, y)", "# over {count} positions"],
+    nb: ["p = NegativeBinomial(r, logits=logits)", "recon = -p.log_prob(y).sum(1).mean()"],
   };
   function snippet(weights) {
     const lines = [...SNIPPETS[state.form]];
@@ -326,9 +333,10 @@
       lines.unshift(`eta_dec = ${digits(state.etas[0], 6)}`);
     }
     if (depth === 1) {
-      lines.push("kl = -0.5 * (1 + log_var - mu**2 - log_var.exp()).sum(1).mean()");
-      if (data.spec.etaEnc !== 1) lines.push(`# against a prior of std ${shown(data.spec.etaEnc)}`);
-      lines.push(`loss = recon + ${weights[0]} * kl`);
+      const prior = data.spec.etaEnc === 1 ? "" : `  # prior of std ${shown(data.spec.etaEnc)}`;
+      lines.push(
+        `kl = kl_divergence(posterior, prior)${prior}`, `loss = recon + ${weights[0]} * kl.sum(1).mean()`,
+      );
     } else {
       const terms = weights.map((weight, level) => `${weight} * kl_${level + 1}`);
       lines.push(`loss = recon + ${terms.join(" + ")}`);
@@ -340,7 +348,7 @@
   }
 
   function advice(times) {
-    return found.levels.map((level, l) => levelAdvice(level, l, times)).join(" ");
+    return found.levels.map((level, l) => levelAdvice(level, l, times)).join("\n");
   }
   function levelAdvice(level, l, times) {
     const critical = level.map((u) => u.criticalBeta).filter((b) => !Number.isNaN(b));
@@ -350,6 +358,9 @@
     const name = depth > 1 ? `${weight} of z${l + 1}` : weight;
     const alive = level.filter((u) => u.status === "active").length;
     const can = critical.filter((b) => b > 0).length;
+    if (l > 0 && data.spec.sigmas.every((s) => s === "learned" || s === "input")) {
+      return `${own}with every σ learned no weight keeps its units.`;
+    }
     if (!critical.length) return `${own}its units are not determined.`;
     const onset = critical[0];
     if (can === 0) return `${own}no value of ${name} keeps a unit.`;
@@ -600,48 +611,53 @@
     const edges = found.levels[0].map((u) => u.criticalBeta * scale).filter((v) => v > 0);
     edges.sort((a, b) => a - b);
     const here = state.betas[0] * scale;
-    const name = byProduct ? (state.form === "nll" ? "β η²" : "β") : "β";
     const finite = edges.filter(Number.isFinite);
     const last = finite[finite.length - 1] ?? here;
     const low = Math.min(Math.max(finite[0] ?? here, last * 1e-5), here) / 3;
-    const high = Math.max(last, here) * 3;
-    const steps = [low, ...finite.filter((v) => v > low), high];
-    const count = (v) => edges.filter((edge) => edge > v).length;
-    drawSteps(steps, count, here, name, Number.isFinite(edges[edges.length - 1] ?? NaN) ? last : null);
+    const steps = [low, ...finite.filter((v) => v > low), Math.max(last, here) * 3];
+    const count = (v) => [edges.filter((edge) => edge > v).length];
+    drawSteps(steps, count, here, byProduct ? "β η²" : "β", edges.length === finite.length ? last : 0);
   }
   function drawChainStairs() {
-    const tried = (times) =>
-      laws.active(problemOf({ ...state, betas: state.betas.map((b) => b * times) }));
+    const none = state.dims.map(() => 0);
+    const count = (v) => {
+      const betas = state.betas.map((beta) => (beta * v) / state.betas[0]);
+      return laws.active(problemOf({ ...state, betas })) ?? none;
+    };
     const steps = Array.from({ length: 121 }, (_, i) => state.betas[0] * 1000 ** ((i - 60) / 60));
-    const counts = new Map(steps.map((v) => [v, tried(v / state.betas[0])?.[depth - 1] ?? 0]));
-    drawSteps(steps, (v) => counts.get(v) ?? tried(v / state.betas[0])[depth - 1], state.betas[0],
-      "β_1, the others in proportion", null);
+    drawSteps(steps, count, state.betas[0], "β of z1, the others in proportion", 0);
   }
+  // `count` gives the active units of each level that has a line.
   function drawSteps(steps, count, here, name, onset) {
     const [low, high] = [steps[0], steps[steps.length - 1]];
-    const most = Math.max(1, ...steps.map(count));
+    const counts = steps.map(count);
+    const most = Math.max(1, ...counts.flat());
     const now = count(here);
-    const plot = canvas($("stairs"), 240, `Staircase: active units fall from ${most} to 0 as ${name} ` +
-      `grows; here, at ${shown(here)}, ${now} are active` +
+    const plot = canvas($("stairs"), 240, `Staircase: active units fall from ${counts[0].join(", ")} as ` +
+      `${name} grows; here, at ${shown(here)}, ${now.join(", ")} are active` +
       (onset ? `; none from ${shown(onset)} on.` : "."));
     const x = logScale(low, high, plot.left, plot.right);
-    const y = (n) => plot.bottom - (n / most) * (plot.bottom - plot.top - 10);
+    const y = (n) => plot.bottom - (n / most) * (plot.bottom - plot.top - 16);
     rowTicks(plot, y, wholeTicks(most, 5));
     columnTicks(plot, x, decades(low, high, 6), name);
-    let path = `M${x(low)} ${y(count(low))}`;
-    for (const step of steps.slice(1)) path += `H${x(step)}V${y(count(step))}`;
-    plot.svg.append(drawn("path", { class: "pc-stairs", d: path }));
     if (onset) {
       plot.svg.append(
         drawn("path", { class: "pc-threshold", d: `M${x(onset)} ${plot.top}V${plot.bottom}` }),
-        text(x(onset) - 5, plot.top + 10, `onset ${shown(onset)}`, "end"),
+        text(x(onset) + 5, plot.top + 40, "onset"),
+        text(x(onset) + 5, plot.top + 55, shown(onset)),
       );
     }
-    const side = x(here) > (plot.left + plot.right) / 2 ? "end" : "start";
-    plot.svg.append(
-      diamond(x(here), y(now)),
-      text(x(here) + (side === "end" ? -13 : 13), y(now) - 8, `you are here: ${now}`, side),
-    );
+    now.forEach((active, level) => {
+      let path = `M${x(low)} ${y(counts[0][level])}`;
+      steps.forEach((step, i) => (path += `H${x(step)}V${y(counts[i][level])}`));
+      plot.svg.append(drawn("path", { class: "pc-stairs", d: path }));
+      const side = x(here) > (plot.left + plot.right) / 2 ? "end" : "start";
+      const whose = now.length > 1 ? `z${level + 1}: ${active}` : `you are here: ${active}`;
+      plot.svg.append(
+        diamond(x(here), y(active)),
+        text(x(here) + (side === "end" ? -13 : 13), y(active) - 8, whose, side),
+      );
+    });
   }
 
   // Colours of few to many, told apart by all eyes: from cividis.
@@ -699,7 +715,8 @@
     const places = found.levels.map(() => element("div"));
     $("kl").replaceChildren(...places);
     found.levels.forEach((level, l) => {
-      const high = Math.max(1e-9, ...level.map((u) => u.kl));
+      const largest = Math.max(...level.map((u) => u.kl));
+      const high = largest > 1e-6 ? largest : 1;
       const low = Math.min(0, ...level.map((u) => u.kl));
       const total = level.reduce((sum, u) => sum + u.kl, 0);
       const name = depth > 1 ? `z${l + 1}: ` : "";
@@ -766,7 +783,7 @@
     for (const header of headers) {
       const sorted = header.dataset.key === key;
       header.setAttribute("aria-sort", sorted ? (down ? "descending" : "ascending") : "none");
-      header.hidden = header.dataset.key === "weight" && state.form === "nll";
+      header.hidden = header.dataset.key === "weight" && times === 1;
     }
     const cell = (row, name) => {
       if (name === "level") return element("td", {}, `z${row.level}`);

@@ -168,8 +168,8 @@ def _trust(forecast: Forecast) -> list[str]:
         said.append(f"Measured as moments of {features:,} features; the rows are not known.")
     onset = forecast.onset
     if math.isfinite(onset) and onset > 0:
-        level = "_1" if len(forecast.levels) > 1 else ""
-        said.append(f"Onset: from β{level} = {number(onset)} on every unit collapses, in any network.")
+        beta = "β of z1" if len(forecast.levels) > 1 else "β"
+        said.append(f"Onset: from {beta} = {number(onset)} on every unit collapses, in any network.")
     said.append(
         "Counts are those of the best linear model. A network folds several modes into one unit and "
         "keeps fewer, the more so the longer it trains."
