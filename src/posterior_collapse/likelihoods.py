@@ -9,7 +9,7 @@ Statisticians know the quotient as Pearson's residual.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,8 @@ __all__ = ["FAMILIES", "Family", "check_targets", "one_hot_widths"]
 
 ROUNDING = 1e-6
 """Relative tolerance: targets in float32 leave their domain, or miss a sum, by less."""
+SCALE = "Scale the data (8-bit images by 1/255), or choose another likelihood."
+ONE_HOT = "Turn each class number into a one-hot vector (torch.nn.functional.one_hot)."
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def check_targets(likelihood: Likelihood, y: Array) -> None:
                 "data",
                 f"the value {least if least < -ROUNDING else most:.6g}",
                 f"values {domain} for likelihood {likelihood!r}",
-                "Scale the data (8-bit images by 1/255), or choose another likelihood.",
+                ONE_HOT if likelihood == "categorical" else SCALE,
             )
         if likelihood == "categorical":
             _check_positions(rows)
@@ -139,17 +141,21 @@ def _check_positions(rows: Array) -> None:
             "data",
             f"rows that sum to {sums.min():.6g} to {sums.max():.6g}",
             "one-hot rows, which sum to their number of positions",
-            "Turn each class number into a one-hot vector (torch.nn.functional.one_hot).",
+            ONE_HOT,
         )
 
 
-def one_hot_widths(y: Array) -> tuple[int, ...]:
+def one_hot_widths(
+    y: Array | Iterable[Array], shape: Sequence[int] | None = None
+) -> tuple[int, ...]:
     """Return how many classes each position of one-hot rows has, positions side by side.
 
-    A position ends where the running sums of all rows have reached the same whole number.
+    A position ends where the running sums of all rows have reached the same whole number. A class
+    at its end that no row has would go to the next one: the shape of the samples tells better.
 
     Args:
-        y: Shape (samples, features).
+        y: Shape (samples, features), or batches of such rows.
+        shape: Of a sample as it was given, which may be (positions, classes).
 
     Raises:
         DataError: The rows are no one-hot positions.
@@ -158,13 +164,21 @@ def one_hot_widths(y: Array) -> tuple[int, ...]:
         >>> one_hot_widths(np.array([[1, 0, 0, 1, 0], [0, 1, 0, 0, 1], [0, 0, 1, 1, 0]]))
         (3, 2)
     """
-    check_targets("categorical", y)
-    least, most = np.full(y.shape[1], np.inf), np.full(y.shape[1], -np.inf)
-    for _, (rows,) in chunks(y):
-        sums = np.cumsum(rows, axis=1, dtype=np.float64)
-        least, most = np.minimum(least, sums.min(axis=0)), np.maximum(most, sums.max(axis=0))
+    least: Any = np.inf
+    most: Any = -np.inf
+    for batch in [y] if isinstance(y, np.ndarray) else y:
+        check_targets("categorical", batch)
+        for _, (rows,) in chunks(batch):
+            sums = np.cumsum(rows, axis=1, dtype=np.float64)
+            least, most = np.minimum(least, sums.min(axis=0)), np.maximum(most, sums.max(axis=0))
+    features = len(least)
+    tolerance = ROUNDING * features
+    if shape is not None and len(shape) == 2 and shape[0] * shape[1] == features:
+        positions, classes = shape
+        reached = np.stack([least, most])[:, classes - 1 :: classes]
+        if np.abs(reached - np.arange(1, positions + 1)).max() < tolerance:
+            return (int(classes),) * int(positions)
     ends, wanted = [], 1
-    tolerance = ROUNDING * y.shape[1]
     for column, (low, high) in enumerate(zip(least, most, strict=True)):
         if low > wanted - tolerance and high < wanted + tolerance:
             ends.append(column + 1)
@@ -176,5 +190,5 @@ def one_hot_widths(y: Array) -> tuple[int, ...]:
             "one-hot positions side by side",
             "Pass an array of shape (samples, positions, classes).",
         )
-    ends[-1] = y.shape[1]  # classes that no row has
+    ends[-1] = features  # classes that no row has
     return tuple(int(width) for width in np.diff([0, *ends]))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.distributions import Normal
+from torch.distributions import Distribution, Normal
 
 from posterior_collapse.diagnosis.exact import ExactPass, is_exact
 from posterior_collapse.diagnosis.passes import SampledPass
@@ -138,7 +138,7 @@ class _Turned(LatentModel):
         above = None if given is None else self._back(level + 1, given)
         return self._there(level, self.model.prior(level, above))
 
-    def decode(self, z: Tensor, x: Tensor | None = None) -> Normal:
+    def decode(self, z: Tensor, x: Tensor | None = None) -> Distribution:
         return self.model.decode(self._back(1, z), x)
 
     def _there(self, level: int, found: Normal) -> Normal:

@@ -25,7 +25,7 @@ Float = NDArray[np.float64]
 
 
 def is_exact(model: LatentModel) -> bool:
-    """Whether the noise can be integrated out: a linear model whose stds no input moves.
+    """Whether the noise can be integrated out: linear, Gaussian, and no input moves the stds.
 
     Example:
         >>> from posterior_collapse import VAESpec
@@ -35,7 +35,7 @@ def is_exact(model: LatentModel) -> bool:
     """
     if not isinstance(model, MarkovVAE) or model.architecture.name != "linear":
         return False
-    return "input" not in model.spec.sigma_levels
+    return model.observation is None and "input" not in model.spec.sigma_levels
 
 
 class ExactPass:

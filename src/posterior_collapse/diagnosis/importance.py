@@ -13,7 +13,7 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Normal
+from torch.distributions import Distribution, Normal
 
 from posterior_collapse.models import LatentModel, MarkovVAE
 from posterior_collapse.models.layers import Decoder
@@ -185,8 +185,10 @@ class _RunningMean:
         return Estimate(log_mean, self.total.square() / self.squares)
 
 
-def _log_density(p: Normal, value: Tensor) -> Tensor:
+def _log_density(p: Distribution, value: Tensor) -> Tensor:
     """Log density of a value, summed over units, (...), in float64."""
+    if not isinstance(p, Normal):
+        return p.log_prob(value).sum(-1, dtype=torch.float64)
     std = _unexpanded(p.stddev)
     return _log_normal((value - p.mean).div_(std), std)
 

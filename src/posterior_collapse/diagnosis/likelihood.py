@@ -13,18 +13,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.distributions import Normal
+from torch.distributions import Distribution, Normal
 
 from posterior_collapse import checks
 from posterior_collapse.diagnosis.importance import Estimate, Sampler
 from posterior_collapse.diagnosis.reading import model_of, noise_generator
-from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.errors import InvalidArgumentError, NotSolvedError
 from posterior_collapse.models import LatentModel, MarkovVAE
 from posterior_collapse.models.batches import batches
 from posterior_collapse.models.modules import evaluating
 from posterior_collapse.progress import Display
 from posterior_collapse.records import Record
-from posterior_collapse.specs import require_gaussian
 
 __all__ = ["LogLikelihood", "Marginal", "has_marginal", "log_likelihood"]
 
@@ -33,7 +32,7 @@ NUMBERS = 2**22
 
 
 def has_marginal(model: LatentModel) -> bool:
-    """Whether every decoder is affine in its latents, whatever the encoders are.
+    """Whether every decoder is Gaussian and affine in its latents, whatever the encoders are.
 
     Example:
         >>> from posterior_collapse import VAESpec
@@ -44,7 +43,8 @@ def has_marginal(model: LatentModel) -> bool:
     if not isinstance(model, MarkovVAE):
         return False
     networks = model.architecture
-    return networks.activation == networks.latent == networks.output == "identity"
+    affine = networks.activation == networks.latent == networks.output == "identity"
+    return affine and model.observation is None
 
 
 class Marginal:
@@ -108,7 +108,7 @@ class Marginal:
         return mean, torch.linalg.cholesky(S)
 
 
-def _slope(p: Callable[[Tensor], Normal], like: Tensor) -> Tensor:
+def _slope(p: Callable[[Tensor], Distribution], like: Tensor) -> Tensor:
     """The matrix of an affine map of rows to means, (outputs, units); `like`: (units, units)."""
     unit_vectors = torch.eye(len(like), dtype=like.dtype, device=like.device)
     return (p(unit_vectors).mean - p(torch.zeros_like(like)).mean).T
@@ -204,8 +204,9 @@ def log_likelihood(
 ) -> LogLikelihood:
     """Return log p(y|x) of each row, without beta: the likelihood is that of the model.
 
-    Exact where every decoder is affine: y is then Gaussian. Else by importance sampling with the
-    posterior of every level as proposal; memory does not grow with rows or samples.
+    Exact where every decoder is Gaussian and affine: y is then Gaussian. Else by importance
+    sampling with the posterior of every level as proposal; memory does not grow with rows or
+    samples. Of counts log y! is part of it, unlike of the loss.
 
     Args:
         model: Any `LatentModel`; a module is put into evaluation mode for the while.
@@ -220,7 +221,7 @@ def log_likelihood(
     Raises:
         InvalidArgumentError: An option is out of its domain, a closed form is asked for where
             none is known, or the model gives NaN.
-        NotSolvedError: The decoder is not Gaussian.
+        NotSolvedError: The decoder gives a mean alone, of another likelihood than a Gaussian.
         DataError: The data cannot be used.
 
     Source:
@@ -237,10 +238,9 @@ def log_likelihood(
         True
     """
     model = model_of(model)
-    require_gaussian(model.spec)
     samples, seed = checks.whole("samples", samples, least=1), checks.whole("seed", seed, least=0)
     chunk = None if chunk is None else checks.whole("chunk", chunk, least=1)
-    eta_dec = None if eta_dec is None else checks.positive("eta_dec", eta_dec)
+    eta_dec = None if eta_dec is None else _eta_dec(model, eta_dec)
     exact = has_marginal(model) if exact is None else exact
     if exact and not has_marginal(model):
         raise InvalidArgumentError(
@@ -254,6 +254,7 @@ def log_likelihood(
             if estimates is None:
                 # The first batch says where noise is drawn: a model may have no tensor of its own.
                 generator = noise_generator(x.device, seed)
+                _check_decoder(model, x, y)
                 estimates = _estimator(model, exact, samples, generator, chunk, eta_dec)
             for part in estimates(x, y):
                 found.append(part)
@@ -261,6 +262,33 @@ def log_likelihood(
     assumed = eta_dec is None and getattr(model, "spec_assumed", False)
     notes = seen.notes + [ASSUMED] * assumed
     return _result(found, None if exact else samples, tuple(notes))
+
+
+def _eta_dec(model: LatentModel, eta_dec: float) -> float:
+    if model.spec.likelihood != "gaussian":
+        raise InvalidArgumentError(
+            "eta_dec",
+            f"{eta_dec} with likelihood {model.spec.likelihood!r}",
+            "nothing, as only a Gaussian decoder has a std",
+            "Leave it out.",
+        )
+    return checks.positive("eta_dec", eta_dec)
+
+
+@torch.no_grad()
+def _check_decoder(model: LatentModel, x: Tensor, y: Tensor | None) -> None:
+    """Refuse a Gaussian that stands in for what a decoder did not say."""
+    likelihood = model.spec.likelihood
+    if likelihood == "gaussian":
+        return
+    z = model.posterior(1, x[:1], None if y is None else y[:1]).mean
+    if isinstance(model.decode(z, x[:1]), Normal):
+        raise NotSolvedError(
+            "model",
+            f"a decoder mean alone, with likelihood {likelihood!r}",
+            "a decoder that gives a distribution of that likelihood",
+            "Return one of torch.distributions from decode.",
+        )
 
 
 def _estimator(

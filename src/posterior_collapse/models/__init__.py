@@ -8,6 +8,7 @@ with needing_torch():
 from posterior_collapse.models.architecture import ARCHITECTURES, Architecture, Shapes
 from posterior_collapse.models.build import build, rebuild
 from posterior_collapse.models.latent import LatentModel, LogTerms
+from posterior_collapse.models.likelihoods import OneHots
 from posterior_collapse.models.linear import (
     LinearValues,
     exact_terms,
@@ -35,6 +36,7 @@ __all__ = [
     "LinearValues",
     "LogTerms",
     "MarkovVAE",
+    "OneHots",
     "Shapes",
     "Terms",
     "build",

@@ -11,7 +11,7 @@ from posterior_collapse import checks
 from posterior_collapse.errors import InvalidArgumentError, nearest
 from posterior_collapse.models.layers import ACTIVATIONS, STD_HEADS
 from posterior_collapse.records import Record, plain
-from posterior_collapse.specs import Spec, require_gaussian
+from posterior_collapse.specs import Spec
 
 __all__ = ["ARCHITECTURES", "Architecture", "Shapes"]
 
@@ -203,10 +203,9 @@ class Architecture(Record):
         """Refuse a spec whose model these networks do not serve.
 
         Raises:
-            InvalidArgumentError: It is another model's.
-            NotSolvedError: Its likelihood is not Gaussian.
+            InvalidArgumentError: It is another model's, or the output of a likelihood that takes
+                any number is bounded.
         """
-        require_gaussian(spec)
         models = ARCHITECTURES[self.name].models
         if spec.model not in models:
             others = [name for name, preset in ARCHITECTURES.items() if spec.model in preset.models]
@@ -215,6 +214,13 @@ class Architecture(Record):
                 f"{self.name!r} for a {spec.model} spec",
                 f"one of {others}",
                 "Choose another architecture or model.",
+            )
+        if spec.likelihood != "gaussian" and self.output != "identity":
+            raise InvalidArgumentError(
+                "output",
+                f"{self.output!r} with likelihood {spec.likelihood!r}",
+                "'identity', since the decoder gives logits, or logs of rates or means",
+                "Leave it out, or choose architecture='mlp' or 'cnn'.",
             )
 
 

@@ -18,6 +18,7 @@ from posterior_collapse.models.images import (
     UpscaledQuarter,
 )
 from posterior_collapse.models.layers import Affine, Decoder, Dense, Encoder, Scale
+from posterior_collapse.models.likelihoods import observation_of
 from posterior_collapse.models.markov import MarkovVAE
 from posterior_collapse.specs import Sigma, Spec
 
@@ -32,6 +33,7 @@ def build(
     y_dim: int | None = None,
     image_shape: Sequence[int] | None = None,
     condition_shape: Sequence[int] | None = None,
+    classes: Sequence[int] | None = None,
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float32,
     **options: Any,
@@ -45,13 +47,15 @@ def build(
         y_dim: Numbers per row of the target; none: an autoencoder.
         image_shape: (height, width) or (channels, height, width) of the rows, for `cnn`.
         condition_shape: The same of x where it differs from y's.
+        classes: Numbers of classes of a categorical's positions, side by side in the rows; none: a
+            single position.
         generator: Source of the initial weights; none: a new one with seed 0.
         dtype: Of parameters and buffers.
         **options: Options of a named architecture, as in `Architecture`.
 
     Raises:
         InvalidArgumentError: The architecture does not fit the spec or the shapes, or an option is
-            unknown.
+            unknown, or the likelihood has no loss.
 
     Example:
         >>> from posterior_collapse.specs import VAESpec
@@ -65,7 +69,7 @@ def build(
     shapes = Shapes.of(architecture, spec, x_dim, y_dim, condition_shape, image_shape)
     if generator is None:
         generator = torch.Generator().manual_seed(0)
-    model = _assemble(spec, architecture, shapes).to(dtype)
+    model = _assemble(spec, architecture, shapes, classes).to(dtype)
     _initialise(model, architecture, generator)
     return model
 
@@ -102,11 +106,14 @@ def rebuild(config: Mapping[str, Any]) -> MarkovVAE:
         y_dim=shapes["y_dim"],
         image_shape=shapes["y_image"],
         condition_shape=shapes["x_image"],
+        classes=config.get("classes"),
         dtype=dtype,
     )
 
 
-def _assemble(spec: Spec, architecture: Architecture, shapes: Shapes) -> MarkovVAE:
+def _assemble(
+    spec: Spec, architecture: Architecture, shapes: Shapes, classes: Sequence[int] | None
+) -> MarkovVAE:
     dims, sigmas = spec.dims, spec.sigma_levels
     # Constructors draw from torch's global generator, of the CPU here: leave it as it was.
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
@@ -118,7 +125,15 @@ def _assemble(spec: Spec, architecture: Architecture, shapes: Shapes) -> MarkovV
                 _encoder(architecture, {"z": _dense(architecture, below)}, above, sigma)
             )
             decoders.append(_latent_decoder(architecture, above, below))
-        return MarkovVAE(spec, architecture, shapes, encoders, decoders, architecture.input_dropout)
+        return MarkovVAE(
+            spec,
+            architecture,
+            shapes,
+            encoders,
+            decoders,
+            architecture.input_dropout,
+            observation_of(spec, shapes.y_dim, classes),
+        )
 
 
 def _dense(architecture: Architecture, inputs: int) -> Dense:

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Normal
+from torch.distributions import Distribution, Normal
 
 from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.models.likelihoods import draw
 from posterior_collapse.specs import Spec
 
 __all__ = ["LatentModel", "LogTerms"]
@@ -56,8 +57,12 @@ class LatentModel(ABC):
         """Return `p(z_level | given)`, (..., units); `given` is z_{level+1}, none at the top."""
 
     @abstractmethod
-    def decode(self, z: Tensor, x: Tensor | None = None) -> Normal:
-        """Return `p(y | z)`, (..., dim y), z of level 1; x is a conditional model's condition."""
+    def decode(self, z: Tensor, x: Tensor | None = None) -> Distribution:
+        """Return `p(y | z)`, (..., dim y), z of level 1; x is a conditional model's condition.
+
+        A `Normal`, or of another likelihood a distribution whose `log_prob` is elementwise too:
+        `Bernoulli`, `Poisson`, `NegativeBinomial`, or `models.likelihoods.OneHots`.
+        """
 
     @property
     def centred(self) -> bool:
@@ -90,7 +95,7 @@ class LatentModel(ABC):
         for level in range(1, len(self.units) + 1):
             q = self.posterior(level, given, y if level == 1 else None)
             shape = q.batch_shape if level > 1 or samples is None else (samples, *q.batch_shape)
-            given = _draw(q, generator, shape)
+            given = draw(q, generator, shape)
             latents.append(given)
         return tuple(latents)
 
@@ -131,15 +136,15 @@ class LatentModel(ABC):
             n: Number of draws.
             generator: Source of the draws.
             x: Condition of a conditional model, (dim x,) or (n, dim x).
-            noise: Add the decoder's noise; otherwise decoder means are returned.
+            noise: Draw from `p(y|z)`; otherwise decoder means are returned.
         """
         top = len(self.units)
         p = self.prior(top)
-        z = _draw(p, generator, (n, self.units[-1]))
+        z = draw(p, generator, (n, self.units[-1]))
         for level in range(top - 1, 0, -1):
-            z = _draw(self.prior(level, z), generator)
+            z = draw(self.prior(level, z), generator)
         decoded = self.decode(z, x)
-        return _draw(decoded, generator) if noise else decoded.mean
+        return draw(decoded, generator) if noise else decoded.mean
 
     def reconstruct(
         self,
@@ -169,21 +174,10 @@ class LatentModel(ABC):
             )
         z = self.infer(x, y, generator=generator)[through - 1]
         for level in range(through - 1, 0, -1):
-            z = _draw(self.prior(level, z), generator)
+            z = draw(self.prior(level, z), generator)
         return self.decode(z, x).mean
 
 
-def _draw(
-    distribution: Normal, generator: torch.Generator | None, shape: Sequence[int] | None = None
-) -> Tensor:
-    mean = distribution.mean
-    shape = tuple(shape or mean.shape)
-    if generator is None:
-        return mean.expand(shape)
-    noise = torch.randn(shape, generator=generator, device=mean.device, dtype=mean.dtype)
-    return mean + distribution.stddev * noise
-
-
-def _log_prob(distribution: Normal, value: Tensor) -> Tensor:
-    per_unit: Tensor = distribution.log_prob(value)  # type: ignore[no-untyped-call]
+def _log_prob(distribution: Distribution, value: Tensor) -> Tensor:
+    per_unit: Tensor = distribution.log_prob(value)
     return per_unit.sum(-1)

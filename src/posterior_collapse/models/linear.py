@@ -11,9 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.likelihoods import FAMILIES
 from posterior_collapse.models.layers import Decoder, Encoder, Scale, log_head_of, relative_entropy
 from posterior_collapse.models.markov import MarkovVAE
 from posterior_collapse.models.objective import Terms, log_normaliser
+from posterior_collapse.theory.parameters import LARGEST
 
 __all__ = [
     "LinearValues",
@@ -54,12 +56,13 @@ def linear_values(model: MarkovVAE, state: Mapping[str, Tensor] | None = None) -
     """Return the values of a linear model, differentiable in its parameters.
 
     Args:
-        model: Of architecture `linear`, its sigmas not `"input"`.
+        model: Of architecture `linear`, its decoder Gaussian, its sigmas not `"input"`.
         state: Tensors by the model's parameter and buffer names, to use instead of its own: under
             `torch.func.vmap`, those of one run.
 
     Raises:
-        InvalidArgumentError: The model is not linear, or its std depends on the input.
+        InvalidArgumentError: The model is not linear, its decoder not Gaussian, or its std depends
+            on the input.
 
     Example:
         >>> from posterior_collapse.models import build
@@ -68,7 +71,12 @@ def linear_values(model: MarkovVAE, state: Mapping[str, Tensor] | None = None) -
         >>> linear_values(model).encoders[0].shape
         torch.Size([2, 5])
     """
-    _check_exact(model)
+    _check_gaussian(model)
+    return _values(model, state)
+
+
+def _values(model: MarkovVAE, state: Mapping[str, Tensor] | None = None) -> LinearValues:
+    _check_stds(model)
     if state is None:
         state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     levels = range(len(model.units))
@@ -160,11 +168,12 @@ def read_parameters(model: MarkovVAE) -> dict[str, NDArray[np.float64]]:
         >>> sorted(read_parameters(build(VAESpec(latent_dim=2), "linear", x_dim=5)))
         ['U1', 'W1', 'b1', 'c1', 'eta_dec', 'sigma_1']
     """
-    values = linear_values(model)
+    values = _values(model)
     found: dict[str, Tensor] = {name: layer.weight for name, layer in _layers(model).items()}
     found.update({name: bias for name, bias in _biases(model).items() if bias is not None})
     found.update({f"sigma_{i}": std for i, std in enumerate(values.stds, start=1)})
-    found["eta_dec"] = values.eta_decs[0]
+    if model.observation is None:
+        found["eta_dec"] = values.eta_decs[0]
     return {name: value.detach().cpu().double().numpy() for name, value in found.items()}
 
 
@@ -226,7 +235,8 @@ def set_biases(model: MarkovVAE, mean_x: Tensor, mean_y: Tensor | None = None) -
     """Set the biases that are optimal for the model's matrices and data of these means.
 
     With them the loss on the data is the loss on centred moments (theory: regression with
-    intercept), so exact training needs no biases.
+    intercept), so exact training needs no biases. Where the decoder is not Gaussian they make its
+    output at the data's means the best constant one, such as the logits of these means.
 
     Args:
         model: Of architecture `linear`, with biases.
@@ -245,7 +255,7 @@ def set_biases(model: MarkovVAE, mean_x: Tensor, mean_y: Tensor | None = None) -
         )
     mean_y = mean_x if mean_y is None else mean_y
     mean_x, mean_y = mean_x.to(b1), mean_y.to(b1)
-    code, rest = layers["W1"].weight @ mean_x, mean_y
+    code, rest = layers["W1"].weight @ mean_x, _constant_output(model, mean_y)
     if model.conditional:
         code = code + layers["W2"].weight @ mean_y
         rest = rest - layers["U2"].weight @ mean_x
@@ -259,12 +269,22 @@ def trained_parameters(model: MarkovVAE) -> dict[str, Tensor]:
     All but the biases, whose optimum is known: see `set_biases`.
 
     Raises:
-        InvalidArgumentError: The model is not linear, or its std depends on the input.
+        InvalidArgumentError: As `linear_values`.
     """
-    _check_exact(model)
+    _check_gaussian(model)
+    _check_stds(model)
     found: dict[str, Tensor] = {name: layer.weight for name, layer in _layers(model).items()}
     scales = cast("dict[str, Scale]", _scales(model))
     return found | {name: scale.log for name, scale in scales.items() if scale.learned}
+
+
+def _constant_output(model: MarkovVAE, mean_y: Tensor) -> Tensor:
+    """The decoder output whose mean is that of the data."""
+    if model.observation is None:
+        return mean_y
+    with np.errstate(divide="ignore"):
+        output = FAMILIES[model.spec.likelihood].link(mean_y.cpu().double().numpy())
+    return torch.from_numpy(output.clip(-LARGEST, LARGEST)).to(mean_y)
 
 
 def _layers(model: MarkovVAE) -> dict[str, nn.Linear]:
@@ -300,7 +320,17 @@ def _check_linear(model: MarkovVAE) -> None:
         )
 
 
-def _check_exact(model: MarkovVAE) -> None:
+def _check_gaussian(model: MarkovVAE) -> None:
+    if model.observation is not None:
+        raise InvalidArgumentError(
+            "likelihood",
+            repr(model.spec.likelihood),
+            "'gaussian', of which alone the noise can be integrated out",
+            "Train by minibatches, without exact.",
+        )
+
+
+def _check_stds(model: MarkovVAE) -> None:
     _check_linear(model)
     if "input" in model.spec.sigma_levels:
         raise InvalidArgumentError(

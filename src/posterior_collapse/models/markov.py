@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Normal
+from torch.distributions import Distribution, Normal
 
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models.latent import LatentModel
@@ -27,6 +27,7 @@ from posterior_collapse.models.layers import (
     kl_divergence,
     relative_entropy,
 )
+from posterior_collapse.models.likelihoods import Categorical, Observation
 from posterior_collapse.models.objective import Terms, log_normaliser
 from posterior_collapse.specs import ChainSpec, CVAESpec, Spec
 
@@ -40,8 +41,8 @@ class MarkovVAE(LatentModel, nn.Module):
     """A latent model made of an `Encoder` and a `Decoder` per level; `build` makes one.
 
     Buffers hold what is fixed and runs may differ in: `eta_enc`, `eta_dec.value`,
-    `encoders.{l}.std.value`. When learned, the last two are parameters named `.log`. Betas belong
-    to the objective, not to the model.
+    `encoders.{l}.std.value`. When learned, the last two are parameters named `.log`, and so is a
+    negative binomial's `observation.dispersion`. Betas belong to the objective, not to the model.
 
     Args:
         spec: The hyperparameters.
@@ -50,10 +51,12 @@ class MarkovVAE(LatentModel, nn.Module):
         encoders: `q(z_l|.)` per level, bottom first.
         decoders: `p(y|z_1)`, then `p(z_l|z_{l+1})`.
         input_dropout: Rate of dropout on x.
+        observation: Makes `p(y|z_1)` of the decoder's output; none: a Gaussian, whose mean it is.
 
     Attributes:
         stems: Name of each affine layer applied straight to the data, with the data it meets.
-        heads: Names of the affine layers whose sum is the decoder mean; empty if there is none.
+        heads: Names of the affine layers whose sum is the mean of a Gaussian decoder; empty if
+            there is none.
         masks: Name of each dropout mask, with its module.
     """
 
@@ -67,6 +70,7 @@ class MarkovVAE(LatentModel, nn.Module):
         encoders: Sequence[Encoder],
         decoders: Sequence[Decoder],
         input_dropout: float = 0.0,
+        observation: Observation | None = None,
     ) -> None:
         nn.Module.__init__(self)
         self.spec = spec
@@ -75,6 +79,7 @@ class MarkovVAE(LatentModel, nn.Module):
         self.encoders = nn.ModuleList(encoders)
         self.decoders = nn.ModuleList(decoders)
         self.eta_dec = _eta_dec(spec)
+        self.observation = observation
         self.register_buffer("eta_enc", torch.tensor(spec.eta_enc, dtype=torch.float64))
         self.input_mask = Mask(shapes.x_dim, input_dropout) if input_dropout > 0 else None
         for name, module in self.named_modules():
@@ -85,7 +90,9 @@ class MarkovVAE(LatentModel, nn.Module):
         names = {id(module): name for name, module in self.named_modules()}
         bottom = self._decoder(1)
         self._heads = (
-            {key: names[id(head)] for key, head in bottom.heads.items()} if bottom.affine else {}
+            {key: names[id(head)] for key, head in bottom.heads.items()}
+            if bottom.affine and observation is None
+            else {}
         )
         self.heads = tuple(self._heads.values())
 
@@ -102,12 +109,15 @@ class MarkovVAE(LatentModel, nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         """What `rebuild` needs to make this model again, as plain JSON-able values."""
-        return {
+        found: dict[str, Any] = {
             "spec": self.spec.to_dict(),
             "architecture": self.architecture.to_dict(),
             "shapes": self.shapes.to_dict(),
             "dtype": str(self.eta_enc.dtype).removeprefix("torch."),
         }
+        if isinstance(self.observation, Categorical):
+            found["classes"] = list(self.observation.classes)
+        return found
 
     def forward(
         self,
@@ -134,13 +144,8 @@ class MarkovVAE(LatentModel, nn.Module):
         self._check_data(x, y if self.conditional else target)
         inputs = self._inputs(x, y, supplied)
         posteriors, latents = self._upward(inputs, noise, supplied)
-        squared_error = self._decoder(1).squared_error(
-            {**inputs, "z": latents[0]}, target, supplied, self._heads
-        )
         return Terms(
-            squared_error,
-            self._eta(0),
-            log_normaliser(self._eta(0), self.shapes.y_dim),
+            *self._reconstruction({**inputs, "z": latents[0]}, target, supplied),
             self._kls(posteriors, latents, supplied),
             tuple(q.mean for q in posteriors),
         )
@@ -181,7 +186,7 @@ class MarkovVAE(LatentModel, nn.Module):
             )
         return _normal(self._prior(level, given, {}))
 
-    def decode(self, z: Tensor, x: Tensor | None = None) -> Normal:
+    def decode(self, z: Tensor, x: Tensor | None = None) -> Distribution:
         """Return `p(y | z)`; see `LatentModel`."""
         inputs = {"z": z}
         if self.conditional:
@@ -190,7 +195,10 @@ class MarkovVAE(LatentModel, nn.Module):
                     "x", "nothing", "the condition of a conditional model", "Pass x."
                 )
             inputs["x"] = x
-        return _normal(Gaussian(self._decoder(1)(inputs, {}), self._eta(0)))
+        output = self._decoder(1)(inputs, {})
+        if self.observation is not None:
+            return self.observation.distribution(output)
+        return _normal(Gaussian(output, self._eta(0)))
 
     def _encoder(self, level: int) -> Encoder:
         return cast(Encoder, self.encoders[level - 1])
@@ -212,6 +220,19 @@ class MarkovVAE(LatentModel, nn.Module):
     def _inputs(self, x: Tensor, y: Tensor | None, supplied: Supplied) -> dict[str, Tensor]:
         masked = x if self.input_mask is None else self.input_mask(x, supplied)
         return {"x": masked, "y": cast(Tensor, y)} if self.conditional else {"x": masked}
+
+    def _reconstruction(
+        self, inputs: dict[str, Tensor], target: Tensor, supplied: Supplied
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Squared error, eta_dec and normaliser, or what stands for them; see `Terms`."""
+        decoder = self._decoder(1)
+        if self.observation is None:
+            eta = self._eta(0)
+            error = decoder.squared_error(inputs, target, supplied, self._heads)
+            return error, eta, log_normaliser(eta, self.shapes.y_dim)
+        output = decoder(inputs, supplied).to(target.dtype)  # of bfloat16 products
+        one = self.eta_enc.new_ones(())
+        return 2 * self.observation.loss(output, target), one, torch.zeros_like(one)
 
     def _upward(
         self, inputs: dict[str, Tensor], noise: Sequence[Tensor], supplied: Supplied
@@ -266,7 +287,8 @@ class MarkovVAE(LatentModel, nn.Module):
 def _eta_dec(spec: Spec) -> Scale:
     if isinstance(spec, ChainSpec):
         return Scale(spec.eta_decs, (len(spec.eta_decs),))
-    return Scale(spec.eta_levels[0], ())
+    # The levels above the data share it with p(y|z_1), or have it to themselves.
+    return Scale(spec.eta_levels[-1], ())
 
 
 def _normal(gaussian: Gaussian) -> Normal:

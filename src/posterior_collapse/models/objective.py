@@ -23,9 +23,10 @@ class Terms(NamedTuple):
     """What one batch contributes to the loss, in nats, before any weight.
 
     Attributes:
-        squared_error: `|y - mu|^2` per sample, (batch,), in data units squared.
-        eta_dec: Decoder std, ().
-        normaliser: `dim(y)/2 log(2 pi eta_dec^2)`, ().
+        squared_error: `|y - mu|^2` per sample, (batch,), in data units squared. Of another
+            likelihood the deviance stands for it, twice the loss that its `Observation` gives.
+        eta_dec: Decoder std, (); 1 of another likelihood.
+        normaliser: `dim(y)/2 log(2 pi eta_dec^2)`, (); 0 of another likelihood.
         kl: Per level, bottom first, the KL of each unit, (batch, units). Below the top it is
             `E_q[log q(z_l|.) - log p(z_l|z_{l+1})]` with z_{l+1} drawn from z_l: it can be
             negative (arXiv:2306.05023, section 5).
@@ -61,8 +62,9 @@ def check_convention(convention: str, spec: Spec) -> Weights:
     """Return the weights of a convention that the spec can be trained with.
 
     Raises:
-        InvalidArgumentError: An unknown convention, or one without normaliser for a learned
-            `eta_dec`, which would then grow for ever.
+        InvalidArgumentError: An unknown convention, one without normaliser for a learned
+            `eta_dec`, which would then grow for ever, or one of squared errors for a likelihood
+            that has none.
 
     Example:
         >>> from posterior_collapse.specs import VAESpec
@@ -70,6 +72,13 @@ def check_convention(convention: str, spec: Spec) -> Weights:
         Weights(squared_error=0.5, kl=1.0, normaliser=1.0)
     """
     weights = _weights(convention)
+    if weights != CONVENTIONS["elbo"] and spec.likelihood != "gaussian":
+        raise InvalidArgumentError(
+            "convention",
+            f"{convention!r} with likelihood {spec.likelihood!r}",
+            "'elbo', as the others weigh a squared error",
+            "Pass convention='elbo'.",
+        )
     if not weights.normaliser and "learned" in spec.eta_levels:
         raise InvalidArgumentError(
             "convention",

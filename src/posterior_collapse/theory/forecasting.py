@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +18,7 @@ from posterior_collapse.records import Record, Viewed, unit_rows
 from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.theory import parameters as explicit
 from posterior_collapse.theory.advice import Advice, advise
+from posterior_collapse.theory.cautions import FewSamplesWarning, cautions
 from posterior_collapse.theory.ceiling import ceiling
 from posterior_collapse.theory.network import PARTS, fewest_units, rows_of_modes, some_rows
 from posterior_collapse.theory.phase import PhaseDiagram, of_modes
@@ -29,16 +29,7 @@ from posterior_collapse.theory.state import THRESHOLD_ROUNDING, fit
 
 __all__ = ["FewSamplesWarning", "Forecast", "Level", "forecast"]
 
-LEAST_KL = 1e-9
-"""Nats; less is rounding."""
-ATTAINED = 1e-9
-"""Relative to the loss: how nearly `Forecast.parameters` attain it, or a note says they do not."""
-
 Status = Literal["active", "noise", "collapsed"]
-
-
-class FewSamplesWarning(UserWarning):
-    """The condition has so many features that it explains the samples, not the target."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -290,10 +281,7 @@ def forecast(
         notes=(
             *(modes.noise.notes if modes.noise else ()),
             *solution.notes,
-            *_constant_kl(levels),
-            *_cautions(modes),
-            *_hidden(modes, levels),
-            *_cancelling(modes, solution, loss),
+            *cautions(modes, levels, solution, loss),
             *said,
         ),
         bracket=bracket,
@@ -345,18 +333,6 @@ def _status(weight: float, information: float) -> Status:
     return "noise" if weight > 0 else "collapsed"
 
 
-def _constant_kl(levels: tuple[Level, ...]) -> Iterator[str]:
-    """A fixed sigma other than the prior's std has a KL even where the unit says nothing."""
-    for number, level in enumerate(levels, 1):
-        dead = np.array([status == "collapsed" for status in level.status])
-        kl = level.kl[dead]
-        if kl.size and kl.max() > LEAST_KL:
-            yield (
-                f"level {number}: collapsed units keep a KL of up to {kl.max():.3g} nats each, "
-                "that of their fixed posterior std to the prior's; they carry nothing"
-            )
-
-
 def _rows_at_hand(data: Any, spec: Any) -> Samples:
     if isinstance(data, Moments):
         raise InvalidArgumentError(
@@ -384,51 +360,3 @@ def _bracket(
             f"data, as {len(x):,} rows allow: with {PARTS} parts they may be fewer"
         )
     return (int(np.clip(round(count), 1, most)), most), notes
-
-
-def _cautions(modes: Modes) -> list[str]:
-    moments, cautions = modes.moments, []
-    if modes.conditional and moments.n is not None and moments.n < 10 * modes.rank:
-        text = (
-            f"the condition has {modes.rank} independent features for {moments.n} samples (fewer "
-            "than 10 each): what it seems to explain of y may be an artefact; measure "
-            "Moments.from_arrays(cross_fitted_residuals(x, y)) and forecast with VAESpec"
-        )
-        warnings.warn(text, FewSamplesWarning, stacklevel=3)
-        cautions.append(text)
-    if moments.unresolved > 0:
-        cautions.append(
-            f"wide data: {len(modes.theta)} modes were resolved by a randomised subspace "
-            f"(variances slightly low); the unresolved tail holds variance {moments.unresolved:.4g}"
-        )
-    return cautions
-
-
-def _hidden(modes: Modes, levels: tuple[Level, ...]) -> Iterator[str]:
-    """What rounding hides matters where it could pass the lowest threshold."""
-    thresholds = np.concatenate([level.threshold for level in levels])
-    least = float(thresholds[np.isfinite(thresholds)].min(initial=np.inf))
-    if modes.hidden >= least:
-        yield (
-            f"modes of variance up to {modes.hidden:.3g} may be missing, lost to rounding beside "
-            f"the largest of {modes.theta[0] ** 2:.3g}, and {least:.3g} is enough for a unit to "
-            "live: divide the features by their standard deviations, drop the largest, or replace "
-            "one of two that are nearly equal by their difference"
-        )
-
-
-def _cancelling(modes: Modes, solution: Solution, loss: float) -> Iterator[str]:
-    """Weights in float64 cannot cancel terms to more than their sixteenth digit."""
-    numbers = solution.numbers
-    largest = modes.total / float(numbers.etas[0]) ** 2
-    for beta, prior, second in zip(
-        numbers.betas, numbers.priors, solution.state.second, strict=True
-    ):
-        largest += float(beta) * float(second.sum()) / float(prior) ** 2
-    rounding = 4 * np.finfo(float).eps * largest
-    if rounding > ATTAINED * (1 + abs(loss)):
-        yield (
-            f"parameters() may miss the loss by up to about {rounding:.1g} nats: scales so far "
-            f"apart make it a difference of terms as large as {largest:.1g} nats; bring the "
-            "features' stds, or the levels' stds and betas, nearer to each other"
-        )

@@ -15,7 +15,7 @@ from posterior_collapse.errors import (
     UnboundedObjectiveError,
     nearest,
 )
-from posterior_collapse.models import ARCHITECTURES, Architecture
+from posterior_collapse.models import ARCHITECTURES, Architecture, check_convention
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import forecast
 from posterior_collapse.training import checkpoints
@@ -28,6 +28,7 @@ __all__ = [
     "check_device",
     "check_folders",
     "check_one_each",
+    "check_specs",
     "described",
     "per_run",
     "several",
@@ -130,6 +131,31 @@ def check_one_each(folders: Sequence[Folder], runs: int) -> None:
             )  # fmt: skip
 
 
+def check_specs(specs: Sequence[Spec], convention: str, is_exact: bool) -> None:
+    """Refuse specs that are none, are not of one model, or cannot be trained as asked."""
+    if not specs:
+        raise InvalidArgumentError("specs", "none", "at least one spec", "Pass some specs.")
+    for spec in specs:
+        if not isinstance(spec, Spec):
+            raise InvalidArgumentError("spec", type(spec).__name__, "a Spec", "Pass a VAESpec.")
+        check_convention(convention, spec)
+        if is_exact and spec.likelihood != "gaussian":
+            raise InvalidArgumentError(
+                "exact", f"True with likelihood {spec.likelihood!r}",
+                "a Gaussian decoder, of which alone the noise can be integrated out",
+                "Leave exact away, to train by minibatches.",
+            )  # fmt: skip
+        for name, first, own in (
+            ("model", specs[0].model, spec.model),
+            ("likelihood", specs[0].likelihood, spec.likelihood),
+        ):
+            if own != first:
+                raise InvalidArgumentError(
+                    "specs", f"a {first} and a {own}", f"specs of one {name}",
+                    f"Train each {name} by a call of its own.",
+                )  # fmt: skip
+
+
 def warn_unbounded(
     specs: Sequence[Spec],
     settings: Settings,
@@ -143,7 +169,8 @@ def warn_unbounded(
         if fixed or not fed.sized:
             continue  # there is a minimum, or to find out would take a pass over the data
         try:
-            forecast(fed.moments(architecture.centred), effective_spec(spec, settings.convention))
+            objective = effective_spec(spec, settings.convention)
+            forecast(fed.evidence(objective, architecture.centred), objective)
         except UnboundedObjectiveError as error:
             if is_exact:
                 raise

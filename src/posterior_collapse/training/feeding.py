@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from posterior_collapse.arrays import ImageShape, refuse_non_finite
+from posterior_collapse.arrays import Array, ImageShape, refuse_non_finite
 from posterior_collapse.data.samples import Samples, Stream, read
 from posterior_collapse.errors import DataError
 from posterior_collapse.files import fingerprint
+from posterior_collapse.likelihoods import check_targets, one_hot_widths
 from posterior_collapse.models.batches import as_rows, refuse_no_target
 from posterior_collapse.moments import Moments
-from posterior_collapse.specs import Spec
+from posterior_collapse.specs import Likelihood, Spec
 from posterior_collapse.training import seeds
 
 __all__ = ["ArrayFeed", "Batch", "Feed", "LoaderFeed", "feed"]
@@ -61,6 +62,31 @@ class Feed(ABC):
         """Return up to `limit` rows to measure on, always the same ones."""
 
     @abstractmethod
+    def evidence(self, spec: Spec, center: bool) -> Any:
+        """Return what `forecast` has to know of the data: moments, or where they do not do, rows.
+
+        Args:
+            spec: To be forecast.
+            center: Of the moments.
+        """
+
+    @abstractmethod
+    def check_targets(self, likelihood: Likelihood) -> None:
+        """Refuse targets that a likelihood gives no probability, now or as they come.
+
+        Raises:
+            DataError: There are some.
+        """
+
+    @abstractmethod
+    def classes(self) -> tuple[int, ...]:
+        """Return the number of classes of each one-hot position of the targets.
+
+        Raises:
+            DataError: The targets are no such positions.
+        """
+
+    @abstractmethod
     def moments(self, center: bool) -> Moments:
         """Measure the data's moments in float64."""
 
@@ -100,6 +126,18 @@ class ArrayFeed(Feed):
         step = max(1, math.ceil(len(self.x) / limit))
         return Batch(self.x[::step], None if self.y is None else self.y[::step])
 
+    def evidence(self, spec: Spec, center: bool) -> Moments | Samples:
+        """Return moments, or the rows as they were given."""
+        return self._given if _needs_rows(spec) else self.moments(center)
+
+    def check_targets(self, likelihood: Likelihood) -> None:
+        """Check all rows."""
+        check_targets(likelihood, _targets(self.x, self.y))
+
+    def classes(self) -> tuple[int, ...]:
+        """Find them in all rows."""
+        return one_hot_widths(_targets(self.x, self.y), self.image_shape)
+
     def moments(self, center: bool) -> Moments:
         """Measure all rows as they were given, once."""
         if center not in self._moments:
@@ -131,6 +169,7 @@ class LoaderFeed(Feed):
 
     def __init__(self, stream: Stream, dtype: torch.dtype, device: torch.device) -> None:
         self.stream, self.dtype, self.device = stream, dtype, device
+        self._likelihood: Likelihood = "gaussian"
         x, y = next(self._seeded(0, 0), (None, None))
         if x is None:
             raise DataError("data", "a DataLoader without batches", "a batch", "Check the loader.")
@@ -151,7 +190,10 @@ class LoaderFeed(Feed):
         """Yield the loader's batches; whatever it draws is decided by (order_seed, epoch)."""
         for x, y in itertools.islice(self._seeded(order_seed, epoch), skip, None):
             target = None if y is None else as_rows(y, self.dtype, self.device)
-            yield Batch(as_rows(x, self.dtype, self.device), target)
+            batch = Batch(as_rows(x, self.dtype, self.device), target)
+            if self._likelihood != "gaussian":
+                check_targets(self._likelihood, _targets(*batch))
+            yield batch
 
     def rows(self, limit: int) -> Batch:
         """Return the first rows of one pass."""
@@ -163,6 +205,19 @@ class LoaderFeed(Feed):
             if sum(map(len, xs)) >= limit:
                 break
         return Batch(torch.cat(xs)[:limit], torch.cat(ys)[:limit] if ys else None)
+
+    def evidence(self, spec: Spec, center: bool) -> Moments | Stream:
+        """Return moments, or the loader."""
+        return self.stream if _needs_rows(spec) else self.moments(center)
+
+    def check_targets(self, likelihood: Likelihood) -> None:
+        """Check each batch from now on."""
+        self._likelihood = likelihood
+
+    def classes(self) -> tuple[int, ...]:
+        """Find them in one pass."""
+        targets = (_targets(x, y) for x, y in self.epoch(0, 0))
+        return one_hot_widths(targets, self.image_shape)
 
     def moments(self, center: bool) -> Moments:
         """Measure one pass."""
@@ -218,6 +273,16 @@ def _rows(name: str, values: Any, dtype: torch.dtype, device: torch.device) -> A
     rows = as_rows(values, dtype)
     refuse_non_finite(name, rows.numpy())
     return rows.to(device)
+
+
+def _needs_rows(spec: Spec) -> bool:
+    """Whether moments do not tell what is left to explain: then a condition is regressed on."""
+    return spec.likelihood != "gaussian" and spec.model == "cvae"
+
+
+def _targets(x: Tensor, y: Tensor | None) -> Array:
+    found: Array = (x if y is None else y).cpu().numpy()
+    return found
 
 
 def _image(shape: ImageShape | None) -> ImageShape | None:

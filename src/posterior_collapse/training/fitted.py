@@ -6,19 +6,23 @@ import math
 from functools import cached_property
 from typing import Any
 
+import torch
+
 from posterior_collapse.diagnosis.collecting import collect
 from posterior_collapse.diagnosis.exact import is_exact
 from posterior_collapse.errors import DataError, NotSolvedError, UnboundedObjectiveError
-from posterior_collapse.models import MarkovVAE
+from posterior_collapse.models import MarkovVAE, loss
 from posterior_collapse.models.modules import evaluating
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import Forecast, forecast
-from posterior_collapse.training.feeding import Feed
+from posterior_collapse.training import seeds
+from posterior_collapse.training.feeding import Batch, Feed
 from posterior_collapse.training.settings import Settings, effective_spec
 
 __all__ = ["Fitted"]
 
 ROWS = 10_000
+CHUNK = 1_000
 History = dict[str, list[float]]
 
 
@@ -31,8 +35,9 @@ class Fitted:
         settings: How it was trained; `fit` with them (and the same data) gives the same run.
         history: Columns by name, one entry per epoch: `epoch`, `step`, `loss`, `reconstruction`,
             and `kl_1`, `active_1` and so on per level; `validation_loss` with validation data.
-            Losses are those trained on (in nats per row, averaged over the epoch), KL without
-            beta, active units as at the epoch's end.
+            Losses are those trained on (in nats per row, averaged over the epoch; of counts
+            without what the data alone decide, log y!), KL without beta, active units as at the
+            epoch's end.
         stopped: `"finished"`, `"early"`, `"iteration limit"` (L-BFGS was not at a minimum), or
             `"non-finite: "` and the step and the term.
     """
@@ -60,7 +65,8 @@ class Fitted:
         than `"elbo"` the spec's betas are those that this convention amounts to.
         """
         try:
-            return forecast(self._feed.moments(self.model.centred), self.objective)
+            data = self._feed.evidence(self.objective, self.model.centred)
+            return forecast(data, self.objective)
         except (NotSolvedError, UnboundedObjectiveError):
             return None
 
@@ -83,13 +89,18 @@ class Fitted:
         data = rows.x if rows.y is None else (rows.x, rows.y)
         try:
             with evaluating(self.model):
-                found = collect(self.model, data, self.objective, seed=self.settings.seed)
+                gaussian, seed = self.model.observation is None, self.settings.seed
+                found = collect(self.model, data, self.objective, gaussian=gaussian, seed=seed)
                 levels = [level.diagnosis(top=False) for level in found.levels]
+                if gaussian:
+                    losses = {name: float(value.mean) for name, value in found.losses.items()}
+                else:
+                    losses = self._losses(rows)
         except DataError:  # the posterior of a run that diverged is no number
             return self._nothing()
         return {
-            "loss": float(found.losses["loss"].mean),
-            "reconstruction": float(found.losses["reconstruction"].mean),
+            "loss": losses["loss"],
+            "reconstruction": losses["reconstruction"],
             "levels": [
                 {
                     "n_active": level.n_active,
@@ -99,6 +110,21 @@ class Fitted:
                 for level in levels
             ],
         }
+
+    @torch.no_grad()
+    def _losses(self, rows: Batch) -> dict[str, float]:
+        """Losses of a decoder that is not Gaussian, as they are trained on and forecast."""
+        device, found = self.model.eta_enc.device, {"loss": 0.0, "reconstruction": 0.0}
+        generator = seeds.generator(self.settings.seed, seeds.MEASURE, device=device)
+        for start in range(0, len(rows.x), CHUNK):
+            cut = slice(start, start + CHUNK)
+            x = rows.x[cut].to(device)
+            y = None if rows.y is None else rows.y[cut].to(device)
+            terms = self.model(x, y, self.model.draw_noise(len(x), generator, x.dtype))
+            share = len(x) / len(rows.x)
+            found["loss"] += share * float(loss(terms, self.objective.beta_levels))
+            found["reconstruction"] += share * float(terms.squared_error.mean()) / 2
+        return found
 
     def _nothing(self) -> dict[str, Any]:
         levels = [

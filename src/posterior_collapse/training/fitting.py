@@ -8,15 +8,11 @@ from typing import Any
 
 import torch
 
-from posterior_collapse.errors import (
-    DataError,
-    InvalidArgumentError,
-)
+from posterior_collapse.errors import DataError
 from posterior_collapse.models import (
     Architecture,
     MarkovVAE,
     build,
-    check_convention,
     load_parameters,
 )
 from posterior_collapse.specs import Spec, in_order
@@ -28,6 +24,7 @@ from posterior_collapse.training.arguments import (
     check_device,
     check_folders,
     check_one_each,
+    check_specs,
     described,
     per_run,
     several,
@@ -68,7 +65,8 @@ def fit(
         data: Array (samples, features) or (samples, ...) for images, data frame, sparse matrix,
             pair (x, y), `Dataset`, torch Dataset or DataLoader, Hugging Face dataset, or batches;
             labels beside x are no target, but the condition of a conditional model. All but a
-            DataLoader are read into memory.
+            DataLoader are read into memory. Of a categorical, one-hot: (samples, positions,
+            classes), or the positions side by side in flat rows.
         architecture: A key of `models.ARCHITECTURES`, or an `Architecture`.
         settings: How to train; None: the defaults.
         validation: Data for `validation_loss` and early stopping, of the same kinds.
@@ -82,7 +80,7 @@ def fit(
 
     Raises:
         InvalidArgumentError: An argument is out of its domain, or they contradict each other.
-        DataError: The data cannot be used.
+        DataError: The data cannot be used, or not with the spec's likelihood.
         NonFiniteLossError: The loss became NaN or infinite; the last good checkpoint is kept.
         UnboundedObjectiveError: The loss has no minimum, with `exact`; minibatches only warn.
         CheckpointError: There is none to resume from that is good and of this run and these data.
@@ -189,25 +187,16 @@ def _fit(
     *,
     alone: bool,
 ) -> tuple[Fitted, ...]:
-    if not specs:
-        raise InvalidArgumentError("specs", "none", "at least one spec", "Pass some specs.")
     common, networks = split(settings, options, is_exact)
     check_device(common.device)
     order_seed = common.seed if common.order_seed is None else common.order_seed
     own = [common.replace(**{"order_seed": order_seed, **changes}) for changes in changed]
-    for spec in specs:
-        if not isinstance(spec, Spec):
-            raise InvalidArgumentError("spec", type(spec).__name__, "a Spec", "Pass a VAESpec.")
-        check_convention(common.convention, spec)
-        if spec.model != specs[0].model:
-            raise InvalidArgumentError(
-                "specs", f"a {specs[0].model} and a {spec.model}", "specs of one model",
-                "Train each model by a call of its own.",
-            )  # fmt: skip
+    check_specs(specs, common.convention, is_exact)
     dtype = torch.float64 if is_exact else DTYPES[common.precision]
     fed = feed(data, specs[0], common.batch_size, dtype, common.device)
     if isinstance(fed, ArrayFeed):
         fed.check_spread()
+    fed.check_targets(specs[0].likelihood)
     checked = (
         None
         if validation is None
@@ -218,6 +207,8 @@ def _fit(
             "validation", described(checked.dims), f"{described(fed.dims)}, as in the data",
             "Pass data of the same kind.",
         )  # fmt: skip
+    if checked is not None:
+        checked.check_targets(specs[0].likelihood)
     models = [
         _start(spec, architecture, networks, one, fed, dtype, from_forecast)
         for spec, one in zip(specs, own, strict=True)
@@ -305,14 +296,15 @@ def _start(
         architecture,
         x_dim=x_dim,
         y_dim=y_dim,
+        classes=fed.classes() if spec.likelihood == "categorical" else None,
         **_image_shapes(architecture, fed),
         generator=seeding.generator(settings.seed, seeding.INITIALISATION),
         dtype=dtype,
         **networks,
     )
     if from_forecast:
-        moments = fed.moments(model.centred)
-        best = forecast(moments, effective_spec(spec, settings.convention))
+        objective = effective_spec(spec, settings.convention)
+        best = forecast(fed.evidence(objective, model.centred), objective)
         load_parameters(model, best.parameters())
     return model
 

@@ -354,10 +354,11 @@ def _check_alike(models: Sequence[MarkovVAE]) -> None:
         return [(name, tuple(value.shape)) for name, value in state]
 
     for run, model in enumerate(models):
-        if layout(model) != layout(models[0]) or model.spec.model != models[0].spec.model:
+        kinds = {(m.spec.model, m.spec.likelihood) for m in (model, models[0])}
+        if layout(model) != layout(models[0]) or len(kinds) > 1:
             raise InvalidArgumentError(
                 f"specs[{run}]",
                 "another model than specs[0]",
                 "specs that differ in numbers only (beta, eta, sigma)",
-                "Train other models, sizes or kinds of sigma by calls of their own.",
+                "Train other models, sizes, likelihoods or kinds of sigma by calls of their own.",
             )

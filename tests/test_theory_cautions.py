@@ -1,0 +1,65 @@
+"""What a forecast warns of: few rows, features of unlike scale."""
+
+import re
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_wine
+
+import posterior_collapse as pc
+
+SPEC = pc.VAESpec(16)
+
+
+def notes(x, spec=SPEC):
+    return " | ".join(pc.forecast(x, spec).notes)
+
+
+def test_white_noise_of_few_rows_is_told_from_signal() -> None:
+    """20 rows in 64 dimensions: all 16 units seem to live, and none of it is signal."""
+    noise = np.random.default_rng(0).standard_normal((20, 64))
+    found = pc.forecast(noise, SPEC)
+    assert found.n_active == 16
+    (note,) = found.notes
+    assert note.startswith("only 20 rows for 64 features: so few of noise")
+    above, shown, stronger = map(int, re.findall(r"(?:show|which) (\d+)", note))
+    assert shown == found.n_possible
+    assert stronger == 0
+    # Against other draws of noise: the number is no accident of the one drawn.
+    others = [
+        np.count_nonzero(
+            np.linalg.eigvalsh(np.cov(np.random.default_rng(s).standard_normal((20, 64)).T)) > 1
+        )
+        for s in range(1, 6)
+    ]
+    assert min(others) - 1 <= above <= max(others) + 1
+
+
+def test_signal_of_few_rows_is_counted_apart() -> None:
+    rng = np.random.default_rng(1)
+    signal = rng.standard_normal((100, 3)) @ rng.standard_normal((3, 2000)) * 0.3
+    x = signal + rng.standard_normal((100, 2000))
+    assert "of which 3 are stronger than noise's" in notes(x)
+    # Of a binary likelihood in its own noise.
+    binary = (x > 0).astype(float)
+    assert "of which 3 are stronger" in notes(binary, SPEC.replace(likelihood="bernoulli"))
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        np.random.default_rng(0).standard_normal((20, 64)) * 0.1,  # nothing above the threshold
+        np.random.default_rng(0).standard_normal((2000, 64)),  # rows enough
+        np.random.default_rng(0).standard_normal((20, 1)) * 9,
+        pc.load("digits").x * 16,
+    ],
+)
+def test_nothing_is_said_without_need(x) -> None:
+    assert "noise" not in notes(x)
+    assert "standard deviations" not in notes(x)
+
+
+def test_features_of_unlike_scale_are_pointed_out() -> None:
+    wine = load_wine().data
+    assert "standard deviations up to 314" in notes(wine)
+    assert "standard deviations" not in notes(wine / wine.std(0))
