@@ -89,7 +89,8 @@ class Browser:
         while self.value("document.readyState + location.protocol") != "completefile:":
             assert time.monotonic() < until
             time.sleep(0.05)
-        self.settle()
+        if script:
+            self.settle()
 
     def value(self, expression):
         """Return the value of an expression in the page."""

@@ -14,6 +14,7 @@ import typer
 from posterior_collapse.cli import (
     data_commands,
     diagnose_command,
+    explore_command,
     forecast_command,
     reproduce_command,
     train_command,
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 app.command("forecast")(forecast_command.forecast)
 app.command("effective-beta")(forecast_command.effective_beta)
+app.command("explore")(explore_command.explore)
 app.command("train")(train_command.train)
 app.command("diagnose")(diagnose_command.diagnose)
 app.command("reproduce")(reproduce_command.reproduce)

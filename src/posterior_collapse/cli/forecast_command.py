@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from posterior_collapse.cli import options
+from posterior_collapse.cli import explore_command, options
 from posterior_collapse.cli.data_commands import DATA_DIR
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.files import json_text
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 LEAST_WIDTH = 82
 PLOT = typer.Option(None, help="Write spectrum and phase diagram to a .png, .pdf or .svg.")
+HTML = typer.Option(None, help="Write a page with sliders to an .html file.")
 HEADER = typer.Option(None, "--header/--no-header", help=options.HEADER_HELP)
 
 
@@ -62,6 +63,7 @@ def forecast(
     header: bool | None = HEADER,
     data_dir: Path | None = DATA_DIR,
     plot: Path | None = PLOT,
+    html: Path | None = HTML,
     as_json: bool = typer.Option(False, "--json", help="Print JSON (null: no finite value)."),
 ) -> None:
     """Say from the data alone which latent units will collapse, why, and what to change."""
@@ -80,6 +82,8 @@ def forecast(
     )
     if plot is not None:
         _check_plot(plot)
+    if html is not None:
+        _check_page(html)
     dataset = options.load_data(
         data,
         model=kind,
@@ -91,7 +95,7 @@ def forecast(
         data_dir=data_dir,
         header=header,
     )
-    _forecast(dataset, spec, active, biases, cross_fit, plot, as_json, network)
+    _forecast(dataset, spec, active, biases, cross_fit, plot, as_json, network, html)
 
 
 def effective_beta(
@@ -172,6 +176,7 @@ def _forecast(
     plot: Path | None,
     as_json: bool,
     network: bool = False,
+    html: Path | None = None,
     **extra: Any,
 ) -> None:
     from posterior_collapse import report, theory
@@ -190,6 +195,8 @@ def _forecast(
     advice = result.advice(active)
     if plot is not None:
         report.save_figure(report.plot(result), plot)
+    if html is not None:
+        explore_command.write(result, dataset, html)
     if as_json:
         about = {"name": dataset.name, "note": dataset.note, "samples": len(dataset.x)}
         typer.echo(
@@ -199,6 +206,8 @@ def _forecast(
     _print(dataset, result, advice)
     if plot is not None:
         typer.echo(f"Figure: {plot}")
+    if html is not None:
+        typer.echo(f"Page: {html}")
 
 
 def _measure(dataset: Dataset, spec: Spec, biases: bool, cross_fit: int | None) -> tuple[Any, Spec]:
@@ -280,3 +289,9 @@ def _check_plot(path: Path) -> None:
     from posterior_collapse.report import check_figure_path
 
     check_figure_path(path)
+
+
+def _check_page(path: Path) -> None:
+    from posterior_collapse.report import check_page_path
+
+    check_page_path(path)

@@ -17,6 +17,9 @@ from posterior_collapse.theory.spectrum import Modes
 
 __all__ = ["law", "laws", "numbers", "problem"]
 
+DIGITS = 12
+"""Of what a page only offers beside the forecast that it is of: fewer make a smaller file."""
+
 
 def problem(modes: Modes, spec: Spec) -> dict[str, Any]:
     """Return the problem that laws.js solves: the spec's numbers, beside those of `law`.
@@ -102,6 +105,7 @@ def _other_law(moments: Moments | None, spec: Spec, likelihood: Likelihood) -> d
         return {"reason": f"no law of this likelihood is known here for a {spec.model} model"}
     try:
         modes, _ = as_modes(moments, VAESpec(1, likelihood=likelihood))
-        return law(modes)
     except PosteriorCollapseError as error:
         return {"reason": f"the data have {error.got}; it takes {error.expected}"}
+    found = law(modes)
+    return found | {"theta": [float(f"{std:.{DIGITS}g}") for std in found["theta"]]}
