@@ -27,7 +27,7 @@ class Browser:
         ends = [os.dup(end) for end in (commands, answers)]
         while min(ends) <= 4:
             ends = [os.dup(end) for end in ends]
-        shell = f"exec {CHROMIUM} \"$@\" 3<&{ends[0]} 4>&{ends[1]}"
+        shell = f'exec {CHROMIUM} "$@" 3<&{ends[0]} 4>&{ends[1]}'
         options = [
             "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe",
             "--disable-dev-shm-usage", "--no-first-run", f"--user-data-dir={folder}", "about:blank",

@@ -5,9 +5,9 @@ import shutil
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, Browser
 
 import posterior_collapse as pc
+from browser import CHROMIUM, Browser
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None or shutil.which("bash") is None,
@@ -51,7 +51,7 @@ def counts(browser):
     """Active units per level, as the table has them."""
     rows = browser.value(ROWS)
     levels = [row[0] if row[0].startswith("z") else "z1" for row in rows]
-    found = {level: 0 for level in sorted(set(levels))}
+    found = dict.fromkeys(sorted(set(levels)), 0)
     for level, row in zip(levels, rows, strict=True):
         found[level] += any(cell.endswith("active") for cell in row)
     return list(found.values())

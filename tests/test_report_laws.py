@@ -84,9 +84,13 @@ def sigmas(rng, units):
 
 def one_level(rng, kind, eta_dec):
     units = int(rng.integers(1, 11))
-    choice = dict(
-        latent_dim=units, beta=scale(rng), eta_dec=eta_dec, eta_enc=scale(rng), sigma=kind(units)
-    )
+    choice = {
+        "latent_dim": units,
+        "beta": scale(rng),
+        "eta_dec": eta_dec,
+        "eta_enc": scale(rng),
+        "sigma": kind(units),
+    }
     if rng.random() < 0.5:
         x = gaussian_data(rng)
         return x, pc.VAESpec(**choice)

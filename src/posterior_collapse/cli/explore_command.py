@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,7 +104,7 @@ def _decoded_shape(dataset: Dataset) -> tuple[int, ...] | None:
     return shape
 
 
-def _source(data: str, named: dict[str, object]) -> str:
+def _source(data: str, named: Mapping[str, object]) -> str:
     """The data and their options as another command takes them."""
     words = [data]
     for name, value in named.items():

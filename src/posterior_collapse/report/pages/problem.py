@@ -79,9 +79,10 @@ def laws(forecast: Forecast) -> dict[str, dict[str, Any]]:
         forecast: Its own likelihood comes first.
     """
     own = forecast.spec.likelihood
-    found = {own: law(forecast._modes)}
+    found: dict[str, dict[str, Any]] = {own: law(forecast._modes)}
     moments = _raw_moments(forecast)
-    for likelihood in ("gaussian", "bernoulli", "poisson", "categorical"):
+    others: tuple[Likelihood, ...] = ("gaussian", "bernoulli", "poisson", "categorical")
+    for likelihood in others:
         if likelihood != own:
             found[likelihood] = _other_law(moments, forecast.spec, likelihood)
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+from typing import Any
 
 import numpy as np
 
@@ -69,6 +70,7 @@ def _png(pattern: Float) -> str:
 
     most = float(np.abs(pattern).max()) or 1.0
     content = io.BytesIO()
+    unsigned: dict[str, Any] = {"Software": None}  # the same bytes from every version
     imsave(
         content,
         pattern,
@@ -76,7 +78,7 @@ def _png(pattern: Float) -> str:
         vmin=-most,
         vmax=most,
         format="png",
-        metadata={"Software": None},
+        metadata=unsigned,
         pil_kwargs={"optimize": True},
     )
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
