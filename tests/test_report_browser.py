@@ -44,6 +44,21 @@ def pages(tmp_path_factory):
         f = pc.forecast(DIGITS.x, spec)
         path = f.to_html(folder / f"{name}.html", name="digits", image_shape=(8, 8))
         made[name] = (path.as_uri(), f)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((200, 5)) * [3, 2, 1, 0.5, 1e-8]
+    counted = rng.poisson(np.exp(x / 3))
+    others = {
+        "explained": ((x, 2 * x), pc.CVAESpec(3)),
+        "many": (x, pc.VAESpec(40, eta_dec="learned")),
+        "unequal": (1e8 * x, pc.VAESpec(4, sigma=(0.9, 0.1, 0.5, 0.3))),
+        "counts": (counted, pc.VAESpec(4, likelihood="negative-binomial", dispersion=2.0)),
+        "one-hot": (np.eye(4)[rng.integers(0, 4, 200)], pc.VAESpec(3, likelihood="categorical")),
+        "flat": (x, pc.HVAESpec((3, 3), (1.0, 1.0), 0.5, sigma_1="learned")),
+        "two": ((x > 0) * 1.0, pc.HVAESpec((4, 4), (0.3, 0.5), 0.5, likelihood="bernoulli")),
+    }
+    for name, (data, spec) in others.items():
+        f = pc.forecast(data, spec)
+        made[name] = (f.to_html(folder / f"{name}.html").as_uri(), f)
     return made
 
 
@@ -57,7 +72,13 @@ def counts(browser):
     return list(found.values())
 
 
-@pytest.mark.parametrize("name", ["vae", "learned", "shared", "bernoulli", "hvae", "chain"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("vae", "learned", "shared", "bernoulli", "hvae", "chain"),
+        *("explained", "many", "unequal", "counts", "one-hot", "flat", "two"),
+    ],
+)
 def test_the_script_starts_where_the_page_was_made(browser, pages, name):
     address, f = pages[name]
     browser.open(address, script=False)
@@ -68,6 +89,14 @@ def test_the_script_starts_where_the_page_was_made(browser, pages, name):
     first = len(without[1][0])
     assert [row[:first] for row in browser.value(ROWS)] == without[1]
     assert counts(browser) == [level.n_active for level in f.levels]
+    for form in browser.value(
+        "[...document.querySelectorAll('#form option:not([disabled])')].map(o => o.value)"
+    ):
+        browser.type("#form", form)
+        assert not browser.value(
+            "/NaN|undefined|Infinity/.test(document.querySelector('main').innerHTML)"
+        ), form
+    assert browser.complaints == []
 
 
 def test_moving_a_slider_is_a_new_forecast(browser, pages):
@@ -97,7 +126,8 @@ def test_the_address_keeps_what_was_set(browser, pages):
     address, _ = pages["vae"]
     browser.open(address)
     browser.type("#beta-box", "2.5")
-    kept = browser.value("location.hash")
+    kept = browser.value("new Promise(r => setTimeout(() => r(location.hash), 400))")
+    assert kept == "#beta=2.5&latents=16&loss=nll&eta=0.3"
     said = browser.value(SENTENCE)
     browser.open(address + kept)
     assert browser.value(SENTENCE) == said

@@ -14,8 +14,11 @@
   function shown(value) {
     if (Number.isNaN(value)) return "?";
     if (!Number.isFinite(value)) return "any";
-    return String(digits(value, 3));
+    const rounded = digits(value, 3);
+    return Math.abs(rounded) < 1e7 ? String(rounded) : rounded.toExponential();
   }
+  const exact = (value) =>
+    Math.abs(value) < 1e7 ? String(digits(value, 5)) : digits(value, 5).toExponential();
   const roundedDown = (value) => {
     const unit = 10 ** (Math.floor(Math.log10(value)) - 2);
     return digits(Math.floor(value / unit) * unit, 3);
@@ -404,6 +407,9 @@
     const alive = found.levels.map((level) => level.filter((u) => u.status === "active").length);
     if (alive.every((n) => n === 0)) {
       const whose = depth > 1 ? "your units" : `your ${units(state.dims[0])}`;
+      if (!data.laws[likelihood()].theta.length) {
+        return `None of ${whose} will live: there is no variance for them to carry.`;
+      }
       return `None of ${whose} will live: this loss is past the onset of collapse.`;
     }
     if (depth === 1) {
@@ -420,12 +426,8 @@
     if (Number.isFinite(least)) {
       parts.push(`A unit lives while its mode's variance exceeds ${shown(least)}.`);
     }
-    if (Number.isFinite(found.onset) && found.onset > 0) {
-      const name = depth > 1 ? "β of z1" : "β";
-      parts.push(`Every unit collapses from ${name} = ${shown(found.onset)} on.`);
-    }
     if (state.learn && canLearn()) parts.push(`Learned η_dec: ${shown(found.etaDec)}.`);
-    parts.push(`Loss ${digits(found.loss, 5)} nats per sample.`);
+    parts.push(`Loss ${exact(found.loss)} nats per sample.`);
     if (!gaussian()) parts.push("Variances are in units of the noise that this likelihood tolerates.");
     return parts.join(" ");
   }
@@ -438,10 +440,10 @@
 
   const MARGIN = { left: 52, right: 14, top: 14, bottom: 38 };
   // A figure as wide as its place, so that its text keeps its size on every screen.
-  function canvas(place, height, label) {
+  function canvas(place, height, label, role = "img") {
     const width = Math.max(260, Math.min(760, Math.floor(place.clientWidth || 560)));
     const svg = drawn("svg", {
-      class: "pc-plot", viewBox: `0 0 ${width} ${height}`, width, height, role: "img",
+      class: "pc-plot", viewBox: `0 0 ${width} ${height}`, width, height, role,
       "aria-label": label,
     });
     const plot = {
@@ -517,7 +519,7 @@
     const name = depth > 1 ? ` of z${l + 1}` : "";
     const plot = canvas(place, 280, `Spectrum: variances of the ${count} strongest data modes from ` +
       `${shown(strongest)} to ${shown(variances[count - 1] ?? 0)}; ${active} carry an active unit` +
-      `${name}. The numbers are in the table.`);
+      `${name}. The numbers are in the table.`, l === 0 ? "group" : "img");
     const x = (mode) => plot.left + ((mode + 0.5) / count) * (plot.right - plot.left);
     const y = logScale(low, high, plot.bottom, plot.top);
     rowTicks(plot, y, decades(low, high, 6));
@@ -804,6 +806,7 @@
   // ---- copies ----------------------------------------------------------------------------------
 
   const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
+  const hasDispersion = () => likelihood() === "negative-binomial" && data.dispersion !== "learned";
   const numberList = (values) => values.map((v) => digits(v, 12)).join(",");
   function command() {
     const parts = ["collapse forecast", data.source ?? (data.name ? quoted(data.name) : "DATA")];
@@ -817,6 +820,7 @@
       if (depth > 1 || sigma !== "learned") parts.push(`${option} ${sigma}`);
     });
     if (!gaussian()) parts.push(`--likelihood ${likelihood()}`);
+    if (hasDispersion()) parts.push(`--dispersion ${data.dispersion}`);
     return parts.join(" ");
   }
   function python() {
@@ -838,6 +842,7 @@
       else data.spec.sigmas.forEach((s, l) => given.push(`sigma_${l + 1}=${word(s)}`));
     }
     if (!gaussian()) given.push(`likelihood="${likelihood()}"`);
+    if (hasDispersion()) given.push(`dispersion=${data.dispersion}`);
     const names = { vae: "VAESpec", cvae: "CVAESpec", hvae: "HVAESpec", chain: "ChainSpec" };
     return `import posterior_collapse as pc\n\nspec = pc.${names[data.model]}(\n    ` +
       `${given.join(",\n    ")},\n)\nprint(pc.forecast(data, spec))`;
@@ -858,6 +863,7 @@
 
   let found = first;
   let waiting = false;
+  let writing = 0;
   // At most once per frame: a slider tells of more moves than a screen shows.
   function update() {
     if (waiting) return;
@@ -865,7 +871,9 @@
     requestAnimationFrame(() => {
       waiting = false;
       show();
-      writeAddress();
+      // Browsers refuse an address that changes at every step of a slider.
+      clearTimeout(writing);
+      writing = setTimeout(writeAddress, 150);
     });
   }
   function show() {
@@ -891,9 +899,17 @@
     showTable();
     showNotes();
   }
+  const APPROXIMATE =
+    "the beta at which everything collapses is exact for any network; how many units live below " +
+    "it, their KL and the loss are those of a quadratic approximation";
   function showNotes() {
     $("trust").querySelectorAll(".pc-of-forecast").forEach((line) => line.remove());
-    const own = likelihood() === data.likelihood ? data.notes : [];
+    const collapse = Number.isFinite(found.onset) && found.onset > 0;
+    $("onset").hidden = !collapse;
+    const name = depth > 1 ? "β of z1" : "β";
+    $("onset").textContent =
+      `Onset: from ${name} = ${shown(found.onset)} on every unit collapses, in any network.`;
+    const own = likelihood() === data.likelihood ? data.notes : gaussian() ? [] : [APPROXIMATE];
     for (const note of [...own, ...found.notes]) {
       $("trust").append(element("li", { class: "pc-of-forecast" }, `${note}.`));
     }

@@ -110,6 +110,8 @@ def sentence(forecast: Forecast) -> str:
     dims, levels = forecast.spec.dims, forecast.levels
     if all(level.n_active == 0 for level in levels):
         whose = "your units" if len(dims) > 1 else _units(dims[0])
+        if not forecast.spectrum.any():
+            return f"None of {whose} will live: there is no variance for them to carry."
         return f"None of {whose} will live: this loss is past the onset of collapse."
     if len(dims) == 1:
         supports = f"this data supports {forecast.n_possible} at this loss"
@@ -124,7 +126,10 @@ def _units(count: int) -> str:
 
 def _payload(forecast: Forecast) -> dict[str, Any]:
     moments = forecast._modes.moments
-    means = moments.feature_means if forecast.spec.likelihood == "gaussian" else None
+    noise, means = forecast._modes.noise, moments.feature_means
+    if noise is not None and noise.divisor is not None:
+        # Back from the data's own noise; of one-hot positions all means that count have one.
+        means = means * np.where(np.isfinite(noise.divisor), noise.divisor, 1.0)
     solved = set(forecast._solution.notes)
     return {
         "model": forecast.spec.model,
@@ -132,8 +137,8 @@ def _payload(forecast: Forecast) -> dict[str, Any]:
         "spec": numbers(forecast.spec),
         "laws": laws(forecast),
         "notes": [note for note in forecast.notes if note not in solved],
-        "positions": None if means is None else max(1, round(float(means.sum()))),
-        "bracket": forecast.bracket,
+        "positions": max(1, round(float(means.sum()))),
+        "dispersion": forecast.spec.dispersion,
     }
 
 
@@ -145,12 +150,20 @@ def _parts(forecast: Forecast) -> dict[str, Any]:
         "drawn": spectrum(forecast),
         "icons": ICONS,
         "infinity": math.inf,
+        "onset": _onset(forecast),
         "trust": _trust(forecast),
         "informed": any(
             not np.allclose(level.kl, level.information, rtol=1e-3, atol=1e-6)
             for level in forecast.levels
         ),
     }
+
+
+def _onset(forecast: Forecast) -> str:
+    if not (math.isfinite(forecast.onset) and forecast.onset > 0):
+        return ""
+    beta = "β of z1" if len(forecast.levels) > 1 else "β"
+    return f"Onset: from {beta} = {number(forecast.onset)} on every unit collapses, in any network."
 
 
 def _trust(forecast: Forecast) -> list[str]:
@@ -166,12 +179,6 @@ def _trust(forecast: Forecast) -> list[str]:
             )
     else:
         said.append(f"Measured as moments of {features:,} features; the rows are not known.")
-    onset = forecast.onset
-    if math.isfinite(onset) and onset > 0:
-        beta = "β of z1" if len(forecast.levels) > 1 else "β"
-        said.append(
-            f"Onset: from {beta} = {number(onset)} on every unit collapses, in any network."
-        )
     said.append(
         "Counts are those of the best linear model. A network folds several modes into one unit "
         "and keeps fewer, the more so the longer it trains."
@@ -194,9 +201,9 @@ def number(value: float) -> str:
     if math.isinf(value):
         return "any"
     rounded = float(f"{value:.3g}")
-    if rounded == 0 or 1e-6 <= abs(rounded) < 1e21:
+    if rounded == 0 or 1e-6 <= abs(rounded) < 1e7:
         return np.format_float_positional(rounded, trim="-")
-    return f"{rounded:g}".replace("e-0", "e-")
+    return f"{rounded:g}".replace("e-0", "e-").replace("e+0", "e+")
 
 
 def _render(template: str, **values: Any) -> str:
