@@ -10,12 +10,15 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import typer
 
 import posterior_collapse as pc
 from posterior_collapse.cli import main
+from posterior_collapse.cli.app import app
 
 RNG = np.random.default_rng(5)
 
@@ -362,6 +365,28 @@ def test_version_and_help(run) -> None:
     assert run("--version")[1].strip()
     _, out, _ = run("--help")
     assert all(name in out for name in ("forecast", "effective-beta", "verify", "data"))
+
+
+def options_of(command: Any, name: str = "") -> dict[str, dict[str, str | None]]:
+    """Default of each option by its names, by command."""
+    if hasattr(command, "commands"):
+        each = [options_of(one, f"{name} {part}") for part, one in command.commands.items()]
+        return {key: found for one in each for key, found in one.items()}
+    options = {
+        " ".join([*one.opts, *one.secondary_opts]): (
+            None if one.default is None else str(one.default)
+        )
+        for one in command.params
+    }
+    return {name.strip(): options}
+
+
+def test_every_option_stays() -> None:
+    """Scripts name them: one may be added, and then added here, but none goes or changes."""
+    known = json.loads((Path(__file__).parent / "cli_options.json").read_text())
+    found = options_of(typer.main.get_command(app))
+    for command, options in known.items():
+        assert {name: found[command].get(name, "gone") for name in options} == options
 
 
 def test_start_up_loads_nothing_heavy() -> None:

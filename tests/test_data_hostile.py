@@ -21,9 +21,8 @@ import pytest
 import posterior_collapse as pc
 from idx_files import idx_bytes
 from posterior_collapse.cli import main
-from posterior_collapse.data import limits, load
-from posterior_collapse.data.files import read_arrays
-from posterior_collapse.data.idx import read_idx
+from posterior_collapse.data import checking, load
+from posterior_collapse.data.files import read_arrays, read_idx
 from posterior_collapse.errors import DataError, PosteriorCollapseError
 
 X = np.random.default_rng(0).standard_normal((30, 4))
@@ -280,7 +279,7 @@ def test_what_does_not_fit_the_memory_is_refused(tmp_path: Path, monkeypatch) ->
     (tmp_path / "x.csv").write_text("\n".join(",".join(map(str, row)) for row in X.tolist()))
     (tmp_path / "x.idx").write_bytes(gzip.compress(idx_bytes((X * 9).astype("i1"))))
     load(tmp_path / "x.npz")
-    monkeypatch.setattr(limits, "available", lambda: 100)
+    monkeypatch.setattr(checking, "available", lambda: 100)
     for action in (
         lambda: load(tmp_path / "x.npz"),
         lambda: load(tmp_path / "x.csv"),
@@ -291,7 +290,7 @@ def test_what_does_not_fit_the_memory_is_refused(tmp_path: Path, monkeypatch) ->
 
 
 def test_the_memory_at_hand_is_known() -> None:
-    found = limits.available()
+    found = checking.available()
     assert found is not None
     assert 1e6 < found < 1e15
 

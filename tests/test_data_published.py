@@ -19,9 +19,7 @@ import pytest
 
 from idx_files import idx_bytes
 from posterior_collapse.data import ChecksumWarning, available, fetch, load
-from posterior_collapse.data.download import download
-from posterior_collapse.data.locate import VARIABLE
-from posterior_collapse.data.sources import FILES, SOURCES
+from posterior_collapse.data.published import FILES, SOURCES, VARIABLE, download
 from posterior_collapse.errors import (
     CorruptFileError,
     DownloadError,

@@ -15,7 +15,7 @@ from matplotlib.transforms import Bbox
 
 from posterior_collapse.errors import InvalidArgumentError, OutputError
 from posterior_collapse.experiments import figures
-from posterior_collapse.experiments.figures import Chart
+from posterior_collapse.experiments.figures import Approach, Chart, Points
 from posterior_collapse.experiments.figures.chart import DPI, looks
 
 EPS = np.geomspace(1e-4, 10, 60)
@@ -40,7 +40,7 @@ def measures(settings: Any, labels: tuple[str, ...] = ("",)) -> dict[str, Any]:
     count = len(settings)
     return {
         name: {
-            label: (settings, np.arange(count) + i, np.ones(count))
+            label: Points(settings, np.arange(count) + i, np.ones(count))
             for i, label in enumerate(labels)
         }
         for name in ("NLL (nats)", "KL(z1) (nats)", "active units", "kl_active_share")
@@ -57,8 +57,8 @@ def made() -> dict[str, Chart]:
     grid = ["0.1", "1", "2", "4", "6"]
     steps = np.arange(1, 201)
     falling = {
-        "singular values of U1": (steps, np.exp(-steps / 20)),
-        "sigma": (steps, 1 / steps**3),
+        "singular values of U1": Approach((steps, np.exp(-steps / 20)), goal=1e-4),
+        "sigma": Approach((steps, 1 / steps**3), goal=1e-4),
     }
     counts = rng.integers(0, 17, (7, 6)).astype(float)
     betas, etas = np.geomspace(0.25, 16, 7), np.geomspace(0.25, 4, 6)
@@ -83,38 +83,38 @@ def made() -> dict[str, Chart]:
         "convergence": figures.convergence({"": falling}),
         "convergence of two": figures.convergence({"matrix problem": falling, "MNIST": falling}),
         "convergence of three": figures.convergence(
-            dict.fromkeys(("matrix", "second matrix", "MNIST"), falling),
-            goal={"MNIST": {label: 10.0**-i for i, label in enumerate(falling, 1)}},
-            legends={
-                title: dict.fromkeys(falling, f"(theory {shown})")
-                for title, shown in (
-                    ("matrix", "0.453 to 0.286, 2 x 0"),
-                    ("second matrix", "0.623, 2 x 1.25"),
-                    ("MNIST", "0.481 to 0.0773, 4 x 0.5"),
+            {
+                title: {
+                    label: one._replace(note=f"(theory {shown})", goal=goal * i, exact=exact)
+                    for i, (label, one) in enumerate(falling.items(), 1)
+                }
+                for title, shown, goal, exact in (
+                    ("matrix", "0.453 to 0.286, 2 x 0", 1e-3, None),
+                    ("second matrix", "0.623, 2 x 1.25", 1e-3, None),
+                    ("MNIST", "0.481 to 0.0773, 4 x 0.5", 1e-2, 1e-8),
                 )
-            },
-            exact={"MNIST": dict.fromkeys(falling, 1e-8)},
+            }
         ),
         "sweep": figures.sweep(
             swept(), {"exact training": swept(), "minibatches": swept(0.3, 14)}, variable="beta_2"
         ),
-        "panels": figures.panel({"original": images, "beta = 0.1": images, "beta = 2": images}),
-        "grid of betas": figures.panel(
+        "panels": figures.images({"original": images, "beta = 0.1": images, "beta = 2": images}),
+        "grid of betas": figures.images(
             {"": images[:5, :5]}, rows=grid, columns=grid, row_name="beta_1", column_name="beta_2"
         ),
-        "grids beside originals": figures.panel(
+        "grids beside originals": figures.images(
             {f"image {i}": images[:5, :5] for i in (1, 2, 3)} | {"originals": images[:3, :1]},
             rows=grid,
             columns=grid,
             row_name="beta_1",
             column_name="beta_2",
         ),
-        "named rows": figures.panel({"": images[:4]}, rows=["original", *("beta = 0.1",) * 3]),
+        "named rows": figures.images({"": images[:4]}, rows=["original", *("beta = 0.1",) * 3]),
         "six heat maps": figures.heat_maps(
             {f"{m}, sigma = (8, 4, 2, 1, {i})": matrix * i for m in "UV" for i in (0.5, 1e-9, 1)}
         ),
         "ten heat maps": figures.heat_maps(
-            {f"{m}, Sigma learned, beta = {i}": matrix for i in range(5) for m in "UV"}, most=2
+            {f"{m}, Sigma learned, beta = {i}": matrix for i in range(5) for m in "UV"}
         ),
         "heat maps": figures.heat_maps(
             dict.fromkeys(("U, learned", "U, sigma = 1"), matrix)
@@ -126,14 +126,14 @@ def made() -> dict[str, Chart]:
             etas,
             {"mlp": counts, "cnn": counts},
             {"mlp": 5 / etas**2, "cnn": 4 / etas**2},
-            found={"mlp": 6 / etas**2},
+            {"mlp": 6 / etas**2, "cnn": np.full(6, np.nan)},
         ),
         "spread over words": figures.spread(measures(words), variable="relation of x and y"),
         "spread over values": figures.spread(
             measures([0.25, 0.5, 1, 2, 3], ("beta_1", "beta_2", "eta")), variable="value"
         ),
         "seven measures": figures.spread(
-            {f"kl_active_share of z{i}": {"beta": (four, range(4), four)} for i in range(7)},
+            {f"kl_active_share of z{i}": {"beta": Points(four, range(4), four)} for i in range(7)},
             variable="value",
         ),
         "scatter": figures.scatter(
@@ -141,7 +141,6 @@ def made() -> dict[str, Chart]:
             x="active units, theory",
             y="active units, measured",
             names="0123456789",
-            diagonal=True,
         ),
     }
 
@@ -232,29 +231,25 @@ def test_spectra_count_what_exceeds_the_threshold() -> None:
 
 
 def test_convergence_draws_positive_errors_their_end_and_the_goal() -> None:
-    chart = figures.convergence({"": {"U1": ([1, 2, 3], [0.1, 0.0, 1e-6])}}, goal=1e-3)
+    falling = Approach(([1, 2, 3], [0.1, 0.0, 1e-6]), goal=1e-3)
+    chart = figures.convergence({"": {"U1": falling}})
     curve, end, goal = chart.figure.axes[0].lines
     np.testing.assert_array_equal(curve.get_ydata(), [0.1, np.nan, 1e-6])
     assert (end.get_xdata().tolist(), end.get_ydata().tolist()) == ([3], [1e-6])
     assert set(goal.get_ydata()) == {1e-3}
     assert [row[3] for row in chart.table.rows] == [0.1, 0.0, 1e-6]
-    assert len(figures.convergence({"": {"U1": ([1], [0.1])}}, goal=None).figure.axes[0].lines) == 2
 
 
 def test_convergence_draws_each_curve_s_goal_in_its_colour_and_the_end_of_exact_training() -> None:
-    lines = {"U1": ([1, 9], [0.1, 1e-4]), "sigma_1": ([1, 9], [0.2, 1e-5])}
-    chart = figures.convergence(
-        {"MNIST": lines},
-        goal={"MNIST": {"U1": 1e-3, "sigma_1": 1e-2}},
-        legends={"MNIST": {"U1": "(theory 2 x 0)"}},
-        exact={"MNIST": {"U1": 1e-8, "sigma_1": 1e-9}},
-    )
+    first = Approach(([1, 9], [0.1, 1e-4]), 1e-3, note="(theory 2 x 0)", exact=1e-8)
+    second = Approach(([1, 9], [0.2, 1e-5]), 1e-2, exact=1e-9)
+    chart = figures.convergence({"MNIST": {"U1": first, "sigma_1": second}})
     (axes,) = chart.figure.axes
-    (first, *_, exact, second, _, _, goal, other, _, _) = axes.lines
+    (curve, *_, exact, other, _, _, goal, wider, _, _) = axes.lines
     assert (exact.get_xdata().tolist(), exact.get_ydata().tolist()) == ([9], [1e-8])
-    for curve, line, value in ((first, goal, 1e-3), (second, other, 1e-2)):
-        assert set(line.get_ydata()) == {value}
-        assert line.get_color() == curve.get_color()
+    for line, bar, value in ((curve, goal, 1e-3), (other, wider, 1e-2)):
+        assert set(bar.get_ydata()) == {value}
+        assert bar.get_color() == line.get_color()
     (legend,) = chart.figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [
         *("U1 (theory 2 x 0)", "sigma_1", "goal of the curve of its colour"),
@@ -291,6 +286,31 @@ def test_labels_stand_at_blocks_of_their_shape_alone(charts: dict[str, Chart]) -
     assert heights[0] / heights[1] == pytest.approx((5 * 29 - 1) / (3 * 29 - 1), rel=1e-3)
 
 
+def test_a_grid_of_images_puts_each_image_in_its_place(tmp_path: Path) -> None:
+    images = np.zeros((2, 3, 4, 5))
+    images[1, 2] = np.linspace(-0.5, 1.5, 20).reshape(4, 5)  # what lies outside is clipped
+    keys = [["k"], ["l"]]
+    blocks = {"a": images, "b": np.ones((1, 1, 2, 2))}
+    chart = figures.images(blocks, rows=["0.1", "1"], runs={"a": keys})
+    drawn = chart.figure.axes[0].images[0].get_array()
+    assert drawn.shape == (2 * 5 - 1, 3 * 6 - 1)
+    np.testing.assert_array_equal(drawn[5:, 12:], np.clip(images[1, 2], 0, 1))
+    _, *rows = csv.reader(chart.table.csv().splitlines())
+    assert [row[1:] for row in rows[:6]] == [
+        [str(i), str(j), name, "", key]
+        for i, name, key in ((1, "0.1", "k"), (2, "1", "l"))
+        for j in (1, 2, 3)
+    ]
+    assert rows[6:] == [["b", "1", "1", "", "", ""]]
+    *_, index, pixels = chart.save(tmp_path, "panel")
+    assert (index.suffix, pixels.suffix) == (".csv", ".npz")
+    with np.load(pixels) as kept:
+        expected = np.clip(np.linspace(-0.5, 1.5, 20), 0, 1).reshape(4, 5) * 255
+        np.testing.assert_allclose(kept["a"][1, 2], expected, atol=0.5)
+        assert not kept["a"][0].any()
+        assert kept["b"].tolist() == [[[[255, 255], [255, 255]]]]
+
+
 def test_pixels_are_square(charts: dict[str, Chart]) -> None:
     for kind in ("panels", "grid of betas", "grids beside originals", "named rows"):
         for axes in charts[kind].figure.axes:
@@ -303,7 +323,7 @@ def test_pixels_are_square(charts: dict[str, Chart]) -> None:
 @pytest.mark.parametrize("shape", [(784,), (2, 28, 28), (0, 5, 28, 28)])
 def test_images_of_another_shape_are_named(shape: tuple[int, ...]) -> None:
     with pytest.raises(InvalidArgumentError, match=r"blocks\['mean'\]"):
-        figures.panel({"mean": np.zeros(shape)})
+        figures.images({"mean": np.zeros(shape)})
 
 
 def test_heat_maps_share_one_scale_around_zero() -> None:
@@ -321,7 +341,7 @@ def test_phase_puts_theory_on_the_grid_of_the_runs() -> None:
     betas, etas = np.array([0.5, 2.0, 8.0]), np.array([0.5, 1.0])
     counts = np.array([[16, 9], [8, np.nan], [1, 0]])
     chart = figures.phase(
-        betas, etas, {"mlp": counts}, {"mlp": 4 / etas**2}, found={"mlp": [9.0, np.nan]}
+        betas, etas, {"mlp": counts}, {"mlp": 4 / etas**2}, {"mlp": [9.0, np.nan]}
     )
     axes = chart.figure.axes[0]
     mesh = axes.collections[0]
@@ -338,7 +358,8 @@ def test_phase_puts_theory_on_the_grid_of_the_runs() -> None:
     np.testing.assert_allclose(theory.get_xydata(), expected)
     assert chart.table.rows[4] == ["mlp", 8.0, 0.5, 1.0, 16.0, 9.0]
     both = {"mlp": counts, "cnn": counts}
-    chart = figures.phase(betas, etas, both, {"mlp": 4 / etas**2, "cnn": 1 / etas**2})
+    onsets = {"mlp": 4 / etas**2, "cnn": 1 / etas**2}
+    chart = figures.phase(betas, etas, both, onsets, trained=onsets)
     own = [
         line.get_ydata()[1]
         for a in chart.figure.axes[:2]
@@ -346,11 +367,12 @@ def test_phase_puts_theory_on_the_grid_of_the_runs() -> None:
         if line.get_ls() == "--"
     ]
     assert own == pytest.approx([16, 4])
-    figures.phase([1], [1], {"cnn": [[np.nan]]}, {"cnn": [1]}).figure.draw_without_rendering()
+    alone = figures.phase([1], [1], {"cnn": [[np.nan]]}, {"cnn": [1]}, {"cnn": [np.nan]})
+    alone.figure.draw_without_rendering()
 
 
 def test_numbers_are_sorted_and_counts_have_whole_ticks() -> None:
-    points = {"beta": ([2.0, 0.5], [3, 3], [0, 0]), "eta": ([0.7], [3], [0])}
+    points = {"beta": Points([2.0, 0.5], [3, 3], [0, 0]), "eta": Points([0.7], [3], [0])}
     axes = figures.spread({"active units": points}, variable="value").figure.axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0.5", "0.7", "2"]
     np.testing.assert_allclose(axes.lines[0].get_xdata().astype(float), [2, 0], atol=0.1)
@@ -359,7 +381,10 @@ def test_numbers_are_sorted_and_counts_have_whole_ticks() -> None:
 
 
 def test_spread_draws_means_and_stds_at_their_settings() -> None:
-    points = {"relu": ([0.1, 1], [5.0, 7.0], [0.5, np.nan]), "cnn": ([1], [6.0], [1.0])}
+    points = {
+        "relu": Points([0.1, 1], [5.0, 7.0], [0.5, np.nan]),
+        "cnn": Points([1], [6.0], [1.0]),
+    }
     axes = figures.spread({"KL (nats)": points}, variable="beta").figure.axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0.1", "1"]
     relu, cnn = axes.containers
@@ -406,17 +431,18 @@ def test_the_same_numbers_give_the_same_files(tmp_path: Path) -> None:
     for folder in (tmp_path / "one", tmp_path / "two"):
         folder.mkdir()
         swept_chart = figures.sweep(swept(), {"exact": swept()}, variable="beta_2")
-        panel = figures.panel({"original": np.eye(4).reshape(1, 1, 4, 4)})
+        panel = figures.images({"original": np.eye(4).reshape(1, 1, 4, 4)})
         paths = [*swept_chart.save(folder, "sweep"), *panel.save(folder, "panel")]
         files.append([path.read_bytes() for path in paths])
     assert files[0] == files[1]
 
 
 def test_the_user_s_matplotlib_neither_changes_nor_is_changed() -> None:
-    plain = figures.convergence({"": {"U1": ([1, 2], [0.1, 0.2])}}).figure.axes[0]
+    given = {"": {"U1": Approach(([1, 2], [0.1, 0.2]), goal=1e-4)}}
+    plain = figures.convergence(given).figure.axes[0]
     with matplotlib.rc_context({"font.size": 30, "text.usetex": True}):
         before = dict(matplotlib.rcParams)
-        styled = figures.convergence({"": {"U1": ([1, 2], [0.1, 0.2])}}).figure.axes[0]
+        styled = figures.convergence(given).figure.axes[0]
         assert dict(matplotlib.rcParams) == before
     assert styled.xaxis.label.get_size() == plain.xaxis.label.get_size() == 8
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from posterior_collapse.cli import main
-from posterior_collapse.experiments import document
-from posterior_collapse.experiments.grids import Member, Plan
-from posterior_collapse.experiments.rows import ROWS, chosen
+from posterior_collapse.experiments import ROWS, Member, Plan, chosen
+from posterior_collapse.experiments.document import KEYS
+from posterior_collapse.experiments.execution import samples
 from posterior_collapse.runs import Record, Store
 
 PLAN = Plan(quick=True, seeds=2)
@@ -64,32 +64,41 @@ def runs(out: Path, name: str) -> list[tuple[Member, Record]]:
     return found
 
 
-def points(out: Path, name: str, stem: str) -> list[dict[str, str]]:
-    with (out / name / f"{stem}.csv").open(newline="") as file:
+def by_setting(out: Path, row: str) -> dict[tuple[str, str], list[Record]]:
+    """The runs of each setting, one per seed."""
+    found: dict[tuple[str, str], list[Record]] = {}
+    for member, record in runs(out, row):
+        key = (member.grid, str(tuple(member.labels.items())))
+        found.setdefault(key, []).append(record)
+    return found
+
+
+def points(out: Path, row: str, name: str) -> list[dict[str, str]]:
+    with (out / row / f"{name}.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
-def table(out: Path, name: str, stem: str) -> Iterator[dict[str, Any]]:
-    values = result(out, name)["tables"][stem]
-    for row in values["rows"]:
-        yield dict(zip(values["columns"], row, strict=True))
+def table(out: Path, row: str, name: str) -> Iterator[dict[str, Any]]:
+    values = result(out, row)["tables"][name]
+    for cells in values["rows"]:
+        yield dict(zip(values["columns"], cells, strict=True))
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 def test_every_file_of_a_row_is_there(out: Path, row: Any) -> None:
     found = result(out, row.id)
-    assert set(found) == set(document.KEYS)
+    assert set(found) == set(KEYS)
     assert found["profile"] == "quick"
     assert found["seeds"] == sorted({member.run.settings.seed for member in row.members(PLAN)})
     assert found["wall_s"] > 0
     assert sorted(Path(figure["file"]).stem for figure in found["figures"]) == FIGURES[row.id]
-    for stem in FIGURES[row.id]:
+    for name in FIGURES[row.id]:
         folder = out / row.id
-        assert (folder / f"{stem}.pdf").read_bytes().startswith(b"%PDF")
-        assert (folder / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
-        assert len(points(out, row.id, stem)) > 0
-    for stem, values in found["tables"].items():
-        assert len(points(out, row.id, f"table-{stem}")) == len(values["rows"]) > 0
+        assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert len(points(out, row.id, name)) > 0
+    for name, values in found["tables"].items():
+        assert len(points(out, row.id, f"table-{name}")) == len(values["rows"]) > 0
     told = found["agreement"]
     assert told["verdict"] in ("agrees", "partly", "differs", "not measured")
     assert told["checks"]
@@ -113,10 +122,7 @@ def test_a_collapse_curve_per_value_is_the_runs_share_of_collapsed_units(
     for point in points(out, name, "collapse-curves"):
         share = float(point["share of collapsed units"])
         curves.setdefault((point["panel"], point["curve"]), []).append(share)
-    settings: dict[tuple[str, str], list[Record]] = {}
-    for member, record in runs(out, name):
-        key = (member.grid, str(tuple(member.labels.items())))
-        settings.setdefault(key, []).append(record)
+    settings = by_setting(out, name)
     assert len(curves) == len(settings)
     for shares, records in zip(curves.values(), settings.values(), strict=True):
         level = len(records[0].run.spec.dims)
@@ -128,13 +134,9 @@ def test_a_collapse_curve_per_value_is_the_runs_share_of_collapsed_units(
 
 @pytest.mark.parametrize("name", ["E6", "E9", "E10", "E15"])
 def test_likelihood_tables_are_means_and_stds_over_the_runs(out: Path, name: str) -> None:
-    rows = list(table(out, name, "likelihood"))
-    records: dict[tuple[str, str], list[Record]] = {}
-    for member, record in runs(out, name):
-        key = (member.grid, str(tuple(member.labels.items())))
-        records.setdefault(key, []).append(record)
-    assert len(rows) == len(records)
-    for row, seeds in zip(rows, records.values(), strict=True):
+    rows, settings = list(table(out, name, "likelihood")), by_setting(out, name)
+    assert len(rows) == len(settings)
+    for row, seeds in zip(rows, settings.values(), strict=True):
         nll = [record.measured["nll"] for record in seeds]
         assert len(nll) == 2
         assert row["NLL (nats)"]["mean"] == pytest.approx(np.mean(nll))
@@ -234,9 +236,7 @@ def test_reconstructions_are_square_panels_of_whole_images(out: Path) -> None:
 
 def test_spectra_are_those_of_each_digit_s_residuals(out: Path) -> None:
     (member, _), *_ = runs(out, "E2")
-    from posterior_collapse.experiments.datasets import Data
-
-    rows = Data().read(member.run.data)
+    rows = samples(member.run.data)
     assert rows.y is not None
     x, y = rows.x - rows.x.mean(0), rows.y - rows.y.mean(0)
     residual = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]

@@ -10,11 +10,9 @@ import pytest
 from posterior_collapse.cli import main
 from posterior_collapse.data import load
 from posterior_collapse.errors import InvalidArgumentError
-from posterior_collapse.experiments.datasets import Data
-from posterior_collapse.experiments.deliverables import DELIVERABLES
-from posterior_collapse.experiments.grids import Member, Plan
-from posterior_collapse.experiments.reproducing import _profile
-from posterior_collapse.experiments.rows import ROWS, chosen
+from posterior_collapse.experiments import DELIVERABLES, ROWS, Member, Plan, chosen
+from posterior_collapse.experiments.execution import moments, samples
+from posterior_collapse.experiments.reproducing import profile
 from posterior_collapse.runs import Choice
 from posterior_collapse.theory import forecast
 from posterior_collapse.theory.verification import CASES
@@ -92,7 +90,7 @@ def test_theorems_are_verified_by_the_published_training_where_it_settles(name: 
 @pytest.mark.parametrize("name", THEOREMS)
 def test_each_theorem_has_a_matrix_problem_on_which_it_says_something(name: str) -> None:
     (run,) = (member.run for member in members(name) if member.grid == "second matrix")
-    found = forecast(Data().moments(run.data, False), run.spec)
+    found = forecast(moments(run.data, False), run.spec)
     for level in found.levels:
         assert "active" in level.status
     assert {"active", "collapsed"} <= {status for level in found.levels for status in level.status}
@@ -166,9 +164,9 @@ def test_convolutional_nets_alone_can_be_trained_less() -> None:
         assert member.run.settings.epochs == (3 if member.grid == "cvae-cnn" else 100)
     for member in members("E2", epochs=7, cnn_epochs=9):
         assert member.run.settings.epochs == 7
-    assert _profile(chosen("E2")[0], Plan(cnn_epochs=3)) == "smaller: cvae-cnn 3 of 100 epochs"
-    assert _profile(chosen("E2")[0], Plan(epochs=7, cnn_epochs=9)) == "smaller: 7 of 100 epochs"
-    assert _profile(chosen("E1")[0], Plan(cnn_epochs=3)) == "full"
+    assert profile(chosen("E2")[0], Plan(cnn_epochs=3)) == "smaller: cvae-cnn 3 of 100 epochs"
+    assert profile(chosen("E2")[0], Plan(epochs=7, cnn_epochs=9)) == "smaller: 7 of 100 epochs"
+    assert profile(chosen("E1")[0], Plan(cnn_epochs=3)) == "full"
 
 
 def test_an_unknown_row_is_named() -> None:
@@ -178,21 +176,20 @@ def test_an_unknown_row_is_named() -> None:
 
 class TestData:
     def test_digits_are_held_out_once(self) -> None:
-        data = Data()
-        train, test = (data.read(Choice("digits"), split).x for split in ("train", "test"))
+        train, test = (samples(Choice("digits"), split).x for split in ("train", "test"))
         whole = load("digits").x.astype(np.float32)
         assert np.array_equal(np.sort(np.vstack([train, test]), axis=0), np.sort(whole, axis=0))
 
     def test_a_label_is_cut_before_rows_and_task(self) -> None:
-        found = Data().read(Choice("digits", task="quarter", label=3, rows=5))
+        found = samples(Choice("digits", task="quarter", label=3, rows=5))
         assert found.x.shape == (5, 16)
         assert found.y is not None
         assert found.y.shape == (5, 48)
         assert set(found.labels.tolist()) == {3}  # type: ignore[union-attr]
 
     def test_images_are_resized(self) -> None:
-        small = Data().read(Choice("digits", rows=3)).x.reshape(-1, 8, 8)
-        large = Data().read(Choice("digits", rows=3, size=28)).x.reshape(-1, 28, 28)
+        small = samples(Choice("digits", rows=3)).x.reshape(-1, 8, 8)
+        large = samples(Choice("digits", rows=3, size=28)).x.reshape(-1, 28, 28)
         places = np.linspace(0, 7, 28)
         rows = np.array([[np.interp(places, range(8), line) for line in image] for image in small])
         both = [[np.interp(places, range(8), line) for line in image.T] for image in rows]
@@ -201,7 +198,7 @@ class TestData:
     def test_a_matrix_problem_is_that_of_verify(self) -> None:
         index = [case.name for case in CASES].index("E13")
         expected, _ = CASES[index].draw(np.random.default_rng([0, index, 0]))
-        assert np.array_equal(Data().moments(Choice("matrix:E13"), False).xx, expected.xx)
+        assert np.array_equal(moments(Choice("matrix:E13"), False).xx, expected.xx)
 
 
 class TestCommand:

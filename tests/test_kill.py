@@ -19,9 +19,7 @@ import torch
 
 from nursery import Nursery
 from posterior_collapse import files
-from posterior_collapse.experiments.grids import Plan
-from posterior_collapse.experiments.reproducing import State, reproduce
-from posterior_collapse.experiments.rows import chosen
+from posterior_collapse.experiments import Plan, State, chosen, reproduce
 from posterior_collapse.training import checkpoints
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")

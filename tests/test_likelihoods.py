@@ -14,7 +14,7 @@ from torch.nn import functional
 import posterior_collapse as pc
 from posterior_collapse.adapters import audit_loss, from_callable
 from posterior_collapse.diagnosis import diagnose_arrays, log_likelihood
-from posterior_collapse.errors import InvalidArgumentError, NotSolvedError
+from posterior_collapse.errors import DataError, InvalidArgumentError, NotSolvedError
 from posterior_collapse.models import build
 from posterior_collapse.report import diagnoses_table, diagnosis_page, html
 from posterior_collapse.specs import Spec
@@ -103,50 +103,46 @@ def test_no_likelihood(wrong, message) -> None:
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.likelihood)
-def test_what_needs_the_gaussians_law_refuses(spec) -> None:
+def test_what_needs_second_moments_alone_refuses(spec) -> None:
     x = X.numpy()
     pair = (x[:, :4], x[:, 20:30])
     data = pc.Moments.from_arrays(*pair) if spec.model == "cvae" else x
-    for ask in (
-        lambda: pc.minimise(data, spec),
-        lambda: pc.unclaimed_signal(spec, 1.0),
-    ):
-        with pytest.raises(NotSolvedError, match=f"likelihood '{spec.likelihood}'.* not given yet"):
-            ask()
+    with pytest.raises(NotSolvedError, match=f"likelihood '{spec.likelihood}'.*second moments"):
+        pc.minimise(data, spec)
 
 
 # Diagnosis
+
+
+LOGITS = torch.logit(MEAN, 1e-4)
 
 
 @pytest.mark.parametrize(
     ("loss", "decode"),
     [
         (by_means, constant(MEAN)),
-        (by_logits, constant(torch.logit(MEAN, 1e-4))),
-        (by_logits, lambda z: Bernoulli(logits=torch.zeros(len(z), 64))),
-        (by_logits, lambda z: Independent(Bernoulli(logits=torch.zeros(len(z), 64)), 1)),
+        (by_logits, constant(LOGITS)),
+        (by_logits, lambda z: Bernoulli(logits=LOGITS.expand(len(z), 64))),
+        (by_logits, lambda z: Independent(Bernoulli(logits=LOGITS.expand(len(z), 64)), 1)),
     ],
     ids=["means", "logits", "distribution", "independent"],
 )
 def test_a_dead_bernoulli_decoder_is_not_called_optimal(loss, decode) -> None:
-    """Digits and beta 3: a Gaussian's t is 0.92, or 524 of logits, and the truth is above 1."""
+    """Digits and beta 3: a Gaussian's t is 0.92, or 524 of logits, and the truth is 1.117."""
     spec = audit_loss(loss, features=64, latents=8).spec
     assert spec.likelihood == "bernoulli"
     assert spec.beta == pytest.approx(3)
-    model = from_callable(encode, decode, latent_dim=8, spec=spec)
-    found = pc.diagnose(model, X, importance_samples=10)
-    assert found.conclusion == "cannot-tell-yet"
+    found = pc.diagnose(from_callable(encode, decode, latent_dim=8, spec=spec), X)
+    assert found.conclusion == "signal-unclaimed"
     assert found.likelihood == "bernoulli"
-    assert found.verdict == (
-        "2 of 8 units active, 6 collapsed: whether that is optimal cannot be told yet (the "
-        "certificate here is derived for Gaussian decoders, and this loss is a Bernoulli's)."
-    )
-    assert [finding.code for finding in found.advice][:1] == ["cannot-tell-yet"]
-    # Neither a loss nor a signal of logits taken for means, nor a linear optimum.
-    for name in ("loss", "reconstruction", "elbo", "squared_error", "eta_dec", "nll", "forecast"):
-        assert getattr(found, name) is None
-    assert found.signal == found.signal_error == found.paying_units == ()
-    assert any("no losses" in note and "Bernoulli" in note for note in found.notes)
+    assert found.verdict.startswith("2 of 8 units active, 6 collapsed: signal is left unclaimed")
+    assert found.advice[0].code == "signal-unclaimed"
+    assert found.signal[0] == pytest.approx(pc.forecast(X.numpy(), spec).onset / 3, abs=0.03)
+    # The loss is that of the loss function itself.
+    assert found.reconstruction == pytest.approx(27.1103, abs=0.01)
+    assert found.loss == pytest.approx(found.reconstruction + 3 * found.kl)
+    assert found.collapsed_loss == pytest.approx(27.1103, abs=1e-3)
+    assert found.eta_dec is None
     # What holds for every likelihood.
     posterior = pc.diagnose(from_callable(encode, latent_dim=8), X)
     assert found.kl == posterior.kl
@@ -162,23 +158,29 @@ def test_it_is_said_alike_on_the_page_in_the_figure_and_as_json() -> None:
         console.print(part)
     page = console.file.getvalue()
     assert found.verdict in page
-    assert "cannot-tell-yet" in page.split("conclusion")[1]
+    assert "signal-unclaimed" in page.split("conclusion")[1]
+    assert "one more unit" in page
     shown = [page, html(found), found.plot().get_suptitle()]
     for text in shown:
-        assert "cannot be told yet" in " ".join(text.split())
+        assert "left unclaimed" in " ".join(text.split())
         assert "is optimal, what" not in text
     plain = json.loads(json.dumps(found.to_dict()))
-    assert (plain["conclusion"], plain["likelihood"]) == ("cannot-tell-yet", "bernoulli")
-    assert plain["loss"] is plain["forecast"] is None
+    assert (plain["conclusion"], plain["likelihood"]) == ("signal-unclaimed", "bernoulli")
+    assert plain["gain"] == found.gain > 0
+    assert plain["gains"][0]["parts"] == found.gains[0].parts
 
 
 def test_a_likelihood_known_from_either_spec_counts() -> None:
     bernoulli, gaussian = (pc.VAESpec(8, likelihood=name) for name in ("bernoulli", "gaussian"))
-    for own, given in ((bernoulli, gaussian), (gaussian, bernoulli), (None, bernoulli)):
+    model = from_callable(encode, constant(MEAN), latent_dim=8, spec=bernoulli)
+    found = pc.diagnose(model, X, spec=gaussian)
+    assert (found.likelihood, found.conclusion) == ("bernoulli", "signal-unclaimed")
+    # A mean that was wrapped as a Gaussian's says nothing of a Bernoulli.
+    for own in (gaussian, None):
         model = from_callable(encode, constant(MEAN), latent_dim=8, spec=own)
-        found = pc.diagnose(model, X, spec=given)
-        assert found.conclusion == "cannot-tell-yet"
-        assert found.loss is None
+        found = pc.diagnose(model, X, spec=bernoulli)
+        assert (found.conclusion, found.loss, found.signal) == ("cannot-tell-yet", None, ())
+        assert any("let decode return it" in note for note in found.notes)
     unknown = pc.diagnose(from_callable(encode, constant(MEAN), latent_dim=8), X)
     assert (unknown.likelihood, unknown.conclusion) == (None, "undecided")
     linear = build(pc.VAESpec(8), "linear", x_dim=64)
@@ -187,35 +189,55 @@ def test_a_likelihood_known_from_either_spec_counts() -> None:
     assert pc.diagnose(linear, X).likelihood == "gaussian"
 
 
-def test_counts_and_classes_are_diagnosed_too() -> None:
-    """A decoder of class logits gives more numbers than the data have features."""
+def test_a_decoder_that_ends_in_other_numbers_than_the_data_is_refused() -> None:
     spec = pc.VAESpec(8, sigma="input", likelihood="categorical")
 
     def logits(z):
         return z[:, :1, None] * torch.ones(64, 5)
 
-    def classes(z):
-        return Categorical(logits=logits(z))
+    for decode in (logits, lambda z: Categorical(logits=logits(z))):
+        with pytest.raises(InvalidArgumentError, match=r"320.*as the data have features"):
+            pc.diagnose(from_callable(encode, decode, latent_dim=8, spec=spec), X)
+    wrong = functional.one_hot((X * 3.9).long(), 4).float().transpose(1, 2).flatten(1)
+    model = from_callable(
+        lambda x: encode(x[:, :64]),
+        lambda z: Categorical(logits=torch.zeros(len(z), 64, 4)),
+        latent_dim=8,
+        spec=spec,
+    )
+    with pytest.raises(
+        DataError, match=r"a position whose classes sum to .*\(positions, classes\)"
+    ):
+        pc.diagnose(model, wrong)
 
-    for decode in (logits, classes):
-        found = pc.diagnose(from_callable(encode, decode, latent_dim=8, spec=spec), X)
-        assert found.conclusion == "cannot-tell-yet"
-        assert found.n_active == 2
-        assert "a categorical's" in found.verdict
-    for law, words in (("poisson", "a Poisson's"), ("other", "not a Gaussian's")):
+
+def test_an_unknown_likelihood_is_not_judged() -> None:
+    words = "the decoder's distribution is not known"
+    for law in ("poisson", "other"):
         arrays = diagnose_arrays(
             np.zeros((20, 8)), np.ones(8), spec=pc.VAESpec(8, likelihood=law), data=X.numpy()
         )
         assert arrays.conclusion == "cannot-tell-yet"
-        assert f"this loss is {words}" in arrays.verdict
-        assert (arrays.forecast is None) == (law == "other")
+        assert words in arrays.verdict
+    other = pc.VAESpec(8, sigma="input", likelihood="other")
+    found = pc.diagnose(from_callable(encode, constant(MEAN), latent_dim=8, spec=other), X)
+    assert (found.conclusion, found.loss, found.signal) == ("cannot-tell-yet", None, ())
+    (note,) = (note for note in found.notes if "let decode return it" in note)
+    assert "torch.distributions.Laplace" in note
 
 
-def test_a_log_likelihood_of_a_gaussian_is_not_given_for_it() -> None:
+def test_the_log_likelihood_is_that_of_the_likelihood() -> None:
+    """Of a decoder that ignores z it is that of its constant."""
     spec = pc.VAESpec(8, likelihood="bernoulli")
     model = from_callable(encode, constant(MEAN), latent_dim=8, spec=spec)
-    with pytest.raises(NotSolvedError, match="'bernoulli'"):
-        log_likelihood(model, X[:20])
+    varying = MEAN.clamp(1e-6, 1 - 1e-6)
+
+    def prior(x):
+        return torch.zeros(len(x), 8), torch.zeros(len(x), 8)
+
+    found = log_likelihood(from_callable(prior, constant(varying), latent_dim=8, spec=spec), X)
+    expected = functional.binary_cross_entropy(varying.expand(len(X), 64), X, reduction="sum")
+    assert found.nll == pytest.approx(float(expected) / len(X), rel=1e-5)
     check_latent_model(model, X[:20])
 
 
@@ -259,13 +281,16 @@ def test_no_gaussian_threshold_is_offered_for_other_errors() -> None:
     def absolute(r, y, mean, log_var):
         return (r - y).abs().sum(1).mean() + kl(mean, log_var)
 
-    for loss, features in ((tokens, (20, 50)), (counts, 12), (absolute, 12)):
+    for loss, features, value, likelihood in (
+        (tokens, (20, 50), pytest.approx(1), "categorical"),
+        (counts, 12, pytest.approx(1), "poisson"),
+        (absolute, 12, None, "other"),
+    ):
         found = audit_loss(loss, features=features, latents=4)
-        assert (found.value, found.likelihood) == (None, "other")
-        assert "eta_dec^2, and the law that it goes by is not given yet" in found.text
+        assert (found.value, found.likelihood) == (value, likelihood)
+        assert found.spec.likelihood == likelihood
+        assert "eta_dec^2" not in found.text
         assert "variance as eta_dec" not in found.text
-        with pytest.raises(InvalidArgumentError, match="likelihood='other'"):
-            _ = found.spec
 
 
 def test_a_weight_that_is_not_the_one_thought_of_is_named_without_eta_dec() -> None:

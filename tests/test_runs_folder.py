@@ -10,6 +10,7 @@ from typing import ClassVar
 import pytest
 
 from posterior_collapse import files
+from posterior_collapse.cli import live
 from posterior_collapse.errors import MissingDependencyError, OutputError
 from posterior_collapse.runs import folder
 
@@ -50,7 +51,7 @@ def test_tensorboard_gets_a_scalar_per_number(
     module = ModuleType("torch.utils.tensorboard")
     module.SummaryWriter = Recorder
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    scalars = folder.Scalars(tmp_path, start=4)
+    scalars = live.Scalars(tmp_path, start=4)
     scalars.write({"epoch": 4, "loss": 1.5, "kl": [0.1, 0.2], "validation": None})
     scalars.close()
     (writer,) = Recorder.made
@@ -64,5 +65,5 @@ def test_without_tensorboard_the_error_says_what_to_do(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(MissingDependencyError, match="pip install tensorboard"):
-        folder.Scalars(tmp_path)
+        live.Scalars(tmp_path)
     assert not list(tmp_path.iterdir())

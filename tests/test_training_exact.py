@@ -2,14 +2,12 @@
 
 import numpy as np
 import pytest
-import torch
 
 import posterior_collapse as pc
 from exact import elbo_loss
 from posterior_collapse.errors import InvalidArgumentError, NonFiniteLossError
 from posterior_collapse.models import read_parameters
 from posterior_collapse.training import ACTIVE_INFORMATION
-from posterior_collapse.training.information import unit_information
 
 G = np.random.default_rng(3)
 PLANTED = np.array([3.0, 2.0, 1.2, 0.7, 0.4, 0.2, 0.1, 0.05])
@@ -211,16 +209,3 @@ def test_what_exact_training_cannot_do_is_refused(architecture, options, said):
     spec = pc.VAESpec(3, sigma=options.pop("sigma", "learned"))
     with pytest.raises(InvalidArgumentError, match=said):
         pc.fit(spec, x, architecture, exact=True, **options)
-
-
-def test_units_that_can_be_rotated_are_counted_along_their_directions():
-    Q = np.linalg.qr(G.standard_normal((3, 3)))[0]
-    due = np.stack([Q @ np.diag(d) @ Q.T for d in ([3.0, 1.0, 0.0], [3.0, 1.0, 0.0])])
-    due = torch.tensor(np.stack([*due, np.full((3, 3), np.nan)]))
-    free = torch.tensor([True, False, True])
-    found = unit_information(due, due + torch.eye(3), free)
-    close(found[0].numpy(), 0.5 * np.log([4.0, 2.0, 1.0]))
-    share = due[1].diagonal().numpy()
-    close(found[1].numpy(), 0.5 * np.log1p(share))
-    # A run whose numbers are no more finite does not stop the others.
-    assert found.shape == (3, 3)

@@ -14,6 +14,9 @@ from .diagnosis import (
     LogLikelihood as LogLikelihood,
 )
 from .diagnosis import (
+    Onset as Onset,
+)
+from .diagnosis import (
     diagnose as diagnose,
 )
 from .diagnosis import (
@@ -21,6 +24,9 @@ from .diagnosis import (
 )
 from .diagnosis import (
     log_likelihood as log_likelihood,
+)
+from .diagnosis import (
+    onset as onset,
 )
 from .errors import (
     DataError as DataError,
@@ -53,7 +59,13 @@ from .runs import (
     Sweep as Sweep,
 )
 from .runs import (
+    Tuned as Tuned,
+)
+from .runs import (
     sweep as sweep,
+)
+from .runs import (
+    tune as tune,
 )
 from .specs import (
     ChainSpec as ChainSpec,

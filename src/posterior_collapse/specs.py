@@ -202,7 +202,7 @@ def in_order(data: Any, spec: Any) -> tuple[Any, Any]:
 
 
 def require_gaussian(spec: Spec) -> None:
-    """Refuse a spec of a likelihood whose law this package does not give yet.
+    """Refuse a spec whose objective is not a function of the data's second moments.
 
     Raises:
         NotSolvedError: The likelihood is not Gaussian.
@@ -214,8 +214,8 @@ def require_gaussian(spec: Spec) -> None:
         raise NotSolvedError(
             "spec",
             f"likelihood {spec.likelihood!r}",
-            "'gaussian': the law of the others is not given yet",
-            "Diagnose the trained model for its KL and active units, which hold for every one.",
+            "'gaussian', whose loss is a function of second moments alone",
+            "Forecast it, or train it by minibatches with pc.fit.",
         )
 
 

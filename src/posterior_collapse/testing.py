@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Normal
+from torch.distributions import Distribution, Normal
 
 from posterior_collapse.diagnosis import diagnose
 from posterior_collapse.diagnosis.directions import free_levels
@@ -117,10 +117,10 @@ def check_decoder(model: LatentModel, x: Tensor, y: Tensor | None) -> None:
         return
     z = model.infer(x, y)[0]
     dim = (x if y is None else y)[0].numel()
-    one = _normal(model.decode(z, x), "decode(z)")
+    one = _of_features(model.decode(z, x), "decode(z)")
     _same_shape(one.mean, (len(x), dim), "decode(z).mean")
     shifts = torch.arange(_DRAWS, device=z.device, dtype=z.dtype)[:, None, None]
-    many = _normal(model.decode(z + shifts, x), "decode of (samples, batch, units)")
+    many = _of_features(model.decode(z + shifts, x), "decode of (samples, batch, units)")
     _same_shape(many.mean, (_DRAWS, len(x), dim), "decode(z).mean of (samples, batch, units)")
     _same(many.mean[0], one.mean, "decode depends on what else is decoded at the same time")
 
@@ -234,6 +234,16 @@ def _normal(distribution: Any, name: str) -> Normal:
         _fail(f"{name} is not finite")
     if not (std > 0).all():
         _fail(f"{name} has a std that is not positive")
+    return distribution
+
+
+def _of_features(distribution: Any, name: str) -> Distribution:
+    if isinstance(distribution, Normal):
+        return _normal(distribution, name)
+    if not isinstance(distribution, Distribution):
+        _fail(f"{name} is a {type(distribution).__name__}, not a torch.distributions.Distribution")
+    if distribution.event_shape:
+        _fail(f"{name} is of events of shape {tuple(distribution.event_shape)}, not elementwise")
     return distribution
 
 

@@ -12,6 +12,7 @@ import torch
 from scipy import integrate, stats
 from torch import Tensor, distributed
 
+import posterior_collapse as pc
 from posterior_collapse import InvalidArgumentError
 
 torchmetrics = pytest.importorskip("torchmetrics")
@@ -60,7 +61,7 @@ def test_active_units_are_those_whose_mean_varies() -> None:
     mean, std = posteriors(200)
     metric = ActiveUnits(UNITS)
     metric.update(mean, std)
-    np.testing.assert_allclose(metric.variance(), mean.numpy().var(0, ddof=1), atol=1e-14)
+    np.testing.assert_allclose(metric.variance(), mean.numpy().var(0), atol=1e-14)
     assert metric.compute().item() == 2  # units 0 and 3; unit 2 has a KL but tells nothing
     above = ActiveUnits(UNITS, threshold=0.5)
     above.update(mean)
@@ -203,3 +204,46 @@ def test_bad_options(make: Any, message: str) -> None:
 def test_nothing_to_compute_from() -> None:
     with pytest.raises(InvalidArgumentError, match="no samples"):
         KLPerUnit(UNITS).compute()
+
+
+@pytest.mark.parametrize("architecture", ["linear", "mlp"])
+def test_they_say_of_a_model_what_diagnose_says_of_it(architecture: str) -> None:
+    """Burda's active units are not those that `n_active` counts, and both find their own."""
+    scales = np.array([3, 2, 1.3, 1.1, 0.3])
+    x = np.random.default_rng(5).standard_normal((240, 5)) * scales
+    fitted = pc.fit(
+        pc.VAESpec(4, beta=1.5), x, architecture, epochs=40, learning_rate=0.01, batch_size=60
+    )
+    (level,) = pc.diagnose(fitted, x).levels
+    posterior = fitted.model.posterior(1, torch.tensor(x, dtype=torch.float32))
+    mean, std = posterior.mean, posterior.stddev
+    collection = torchmetrics.MetricCollection(
+        [KLPerUnit(4), InformationPerUnit(4), ActiveUnits(4), EpsilonDeltaCollapse(4)]
+    )
+    for m, s in zip(mean.split(50), std.split(50), strict=True):
+        collection.update(m, s)
+    found = collection.compute()
+    np.testing.assert_allclose(found["KLPerUnit"], level.kl, rtol=1e-4, atol=1e-6)
+    information = found["InformationPerUnit"].numpy()
+    np.testing.assert_allclose(information, level.gaussian_information, rtol=1e-4, atol=1e-6)
+    assert (level.information <= information + 1e-6).all()
+    variance = collection["ActiveUnits"].variance()
+    np.testing.assert_allclose(variance, level.mean_variance, rtol=1e-4, atol=1e-9)
+    assert found["ActiveUnits"] == level.active_units.sum() == (mean.var(0) > 0.01).sum()
+    assert found["EpsilonDeltaCollapse"] == level.epsilon_delta_collapsed.mean()
+
+
+def test_information_told_by_the_width_alone_is_bounded_too() -> None:
+    """Rows whose posteriors differ in std only, beside the integral over their mixture."""
+    std = torch.tensor([0.2, 2.0], dtype=torch.float64).repeat(50)[:, None]
+    metric = InformationPerUnit(1)
+    metric.update(torch.zeros_like(std), std)
+
+    def of(z: float) -> float:
+        parts = [stats.norm(0, s).pdf(z) for s in (0.2, 2.0)]
+        q = sum(parts) / 2
+        return sum(p * np.log(p / q) for p in parts if p > 0) / 2
+
+    exact, _ = integrate.quad(of, -20, 20, points=[0.0], limit=200)
+    assert exact > 0.2
+    assert exact <= metric.compute().item() == pytest.approx(0.5 * np.log(2.02 / 0.4), rel=1e-12)

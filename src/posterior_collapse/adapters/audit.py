@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from posterior_collapse import checks
-from posterior_collapse.adapters.findings import findings
-from posterior_collapse.adapters.probing import KLReading, Probe, ReconstructionReading, Sizes
+from posterior_collapse.adapters.bearing import forecast_of
+from posterior_collapse.adapters.findings import DECODERS, findings, lower_weight
+from posterior_collapse.adapters.probing import ROLES, TARGETS, Probe, Sizes
+from posterior_collapse.adapters.reading import (
+    KLReading,
+    ReconstructionReading,
+    plain,
+    read_kl,
+    read_reconstruction,
+)
 from posterior_collapse.diagnosis import Finding
-from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.diagnosis.onsets import Onset
+from posterior_collapse.errors import (
+    InvalidArgumentError,
+    NotSolvedError,
+    PosteriorCollapseError,
+    UnboundedObjectiveError,
+)
 from posterior_collapse.models.modules import keeping_buffers
 from posterior_collapse.records import Record
 from posterior_collapse.specs import Likelihood, VAESpec
-from posterior_collapse.theory import EffectiveBeta
+from posterior_collapse.theory import EffectiveBeta, Forecast
 
 __all__ = ["LossAudit", "audit_loss"]
 
-_BERNOULLI = ("bernoulli", "bernoulli logits")
 _REDUCTIONS = ("features", "latents", "reconstruction_batch", "kl_batch")
+_UNKNOWN = ("none", "other")
+_LOGGED, _PLAIN = ("log-variance", "log-std", "softplus std"), ("std", "variance")
 
 
 @dataclass(frozen=True)
@@ -29,8 +45,8 @@ class LossAudit(Record):
 
     Attributes:
         value: beta eta_dec^2, the variance a data mode must exceed to keep a unit with learned
-            sigma. With a Bernoulli decoder beta alone: what lives under it goes by another law,
-            which is not given yet. None: the loss has no such number.
+            sigma. With a decoder of another known likelihood beta alone, which has no eta_dec.
+            None: the loss has no such number.
         learned_eta_dec: Whether the loss fits eta_dec to the batch; `value` is then beta alone.
         reconstruction: Kind and weight of the reconstruction term.
         kl: Kind, weight and prior of the KL term.
@@ -39,6 +55,11 @@ class LossAudit(Record):
         expected: beta eta_dec^2 as its author thinks, if given.
         sizes: Samples, features and latents that the weights hold for.
         findings: What is wrong or surprising, the gravest first, each with an action.
+        order: Roles of its arguments, in their order.
+        forecast: What the loss keeps on the data, if data were given: `forecast.onset /
+            forecast.spec.beta` is how many times its weight the KL bears before everything
+            collapses.
+        onset: Where its likelihood is "other" and data were given: what each mode is worth.
     """
 
     value: float | None
@@ -49,63 +70,104 @@ class LossAudit(Record):
     expected: float | None
     sizes: Sizes
     findings: tuple[Finding, ...]
+    order: tuple[str, ...] = ROLES
+    forecast: Forecast | None = None
+    onset: Onset | None = None
 
-    derived: ClassVar = ("likelihood", "matches")
+    derived: ClassVar = ("likelihood", "link", "beta", "weight", "matches")
 
     @property
     def matches(self) -> bool | None:
         """Whether the value is the expected one, within 1 %; None: nothing was expected."""
         if self.expected is None:
             return None
-        return self.value is not None and math.isclose(self.value, self.expected, rel_tol=0.01)
+        return self.beta is not None and math.isclose(self.beta, self.expected, rel_tol=0.01)
+
+    @property
+    def beta(self) -> float | None:
+        """What the spec's beta is: `value`, or the KL's weight beside a loss that has none."""
+        if self.value is not None or self.kl.kind in (*_UNKNOWN, "no log"):
+            return self.value
+        if self.reconstruction.kind == "none":
+            return None
+        # The onset is in units of one row's loss.
+        rows = self.sizes.batch if self.reductions["reconstruction_batch"] == "sum" else 1
+        return plain(self.kl.weight / rows)
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """What the reconstruction term is the negative log of; "other": none that is known."""
+        return self.reconstruction.likelihood
+
+    @property
+    def link(self) -> str | None:
+        """What the decoder gives: "means", "logits", "probabilities", "log rates", ..."""
+        return self.reconstruction.link
+
+    @property
+    def weight(self) -> float | None:
+        """Factor of the KL as it stands in the loss; None where it cannot be seen."""
+        over = (self.reductions["latents"], self.reductions["kl_batch"])
+        if None in over or self.kl.weights is not None:
+            return None
+        weight = self.kl.weight * (self.sizes.latents if over[0] == "mean" else 1)
+        return plain(weight / (self.sizes.batch if over[1] == "sum" else 1))
 
     @property
     def spec(self) -> VAESpec:
         """The objective, for `forecast`, `from_callable` and `diagnose`.
 
-        That of a Bernoulli decoder says so, and is diagnosed but not forecast.
-
         Raises:
-            InvalidArgumentError: The loss has no positive beta eta_dec^2.
+            InvalidArgumentError: The loss has no positive beta, or, with a KL that costs nothing up
+                to a floor, one that follows from data which were not given.
         """
-        if self.value is None or not 0 < self.value < math.inf:
+        if self.forecast is not None:
+            assert isinstance(self.forecast.spec, VAESpec)
+            return self.forecast.spec
+        if self.kl.kind in ("free bits", "capacity") and self.kl.floor > 0:
             raise InvalidArgumentError(
                 "loss",
-                f"beta eta_dec^2 = {self.value}",
-                "a loss with a positive one",
-                " ".join(map(str, self.findings)) or "Repair its weights.",
+                f"a KL that costs nothing up to {self.kl.floor:.4g} nats",
+                "data, on which it depends what beta that comes to",
+                "Pass data= to audit_loss.",
             )
-        return VAESpec(
-            latent_dim=self.sizes.latents,
-            beta=self.value,
-            eta_dec="learned" if self.learned_eta_dec else 1.0,
-            eta_enc=self.kl.prior_std,
-            sigma="input",
-            likelihood=self.likelihood,
-        )
+        return _spec(self)
+
+    def advice(self, active: int | None = None) -> str:
+        """Return how to turn the KL's weight so that a linear model keeps `active` units.
+
+        Args:
+            active: How many; None: all that the loss's model has, as far as the data have modes.
+
+        Raises:
+            InvalidArgumentError: No data were given, or no such number of units.
+        """
+        if self.forecast is None:
+            raise InvalidArgumentError(
+                "data", "nothing", "data to advise on", "Pass data= to audit_loss."
+            )
+        return lower_weight(self.forecast, self.kl, self.weight, active)
 
     @property
-    def likelihood(self) -> Likelihood:
-        """What the reconstruction term is the negative log of; "other": none that is known."""
-        if self.reconstruction.kind in _BERNOULLI:
-            return "bernoulli"
-        return "gaussian" if self.reconstruction.kind in ("squared", "log squared") else "other"
+    def headline(self) -> str:
+        """What beta it has, in a sentence."""
+        if self.beta is None:
+            return "This loss has no beta * eta_dec^2."
+        if self.learned_eta_dec:
+            return f"beta = {self.beta:.6g}, with eta_dec fitted to the batch."
+        if self.likelihood == "other":
+            return f"beta = {self.beta:.6g}, in units of its own reconstruction loss."
+        if self.likelihood != "gaussian":
+            return f"beta = {self.beta:.6g}, with {DECODERS[self.likelihood]} decoder."
+        return (
+            f"beta * eta_dec^2 = {self.beta:.6g}: this loss is that of beta = {self.beta:.6g} at "
+            "eta_dec = 1."
+        )
 
     @property
     def text(self) -> str:
         """The result in sentences."""
-        if self.value is None:
-            first = "This loss has no beta * eta_dec^2."
-        elif self.learned_eta_dec:
-            first = f"beta = {self.value:.6g}, with eta_dec fitted to the batch."
-        elif self.likelihood == "bernoulli":
-            first = f"beta = {self.value:.6g}, with a Bernoulli decoder."
-        else:
-            first = (
-                f"beta * eta_dec^2 = {self.value:.6g}: this loss is that of beta = "
-                f"{self.value:.6g} at eta_dec = 1."
-            )
-        return " ".join([first, *map(str, self.findings)])
+        return " ".join([self.headline, *map(str, self.findings)])
 
     def __repr__(self) -> str:
         return f"LossAudit({self.text})"
@@ -116,6 +178,7 @@ def audit_loss(
     *,
     features: int | Sequence[int],
     latents: int,
+    data: Any = None,
     batch_size: int = 8,
     log_var: bool = True,
     beta: float | None = None,
@@ -125,22 +188,26 @@ def audit_loss(
 
     Args:
         loss: A function `loss(reconstruction, target, mean, log_var)` of batches in float64, as
-            training calls it, or what `effective_beta` returned for its reductions. Values made up
-            for reconstruction and target lie in (0, 1). A sequence or a mapping may be returned,
-            with the total first or under `"loss"`.
-        features: Features of a sample, or its shape.
+            training calls it, or what `effective_beta` returned for its reductions. Another order
+            of these four is found out. Values made up for the reconstruction lie in (0, 1), those
+            for the target too, or are counts, one-hot or class numbers, whichever it takes. A
+            sequence or a mapping may be returned, with the total first or under `"loss"`.
+        features: Features of a sample, or its shape: that of the reconstruction.
         latents: Number of latent units.
+        data: Data as `forecast` takes them (or class numbers), for a forecast and advice.
         batch_size: Samples per batch in training; it matters if the reductions over it differ.
-        log_var: Whether the last argument is a log-variance in nats; False: a std.
+        log_var: Whether the last argument is a log-variance in nats (or what gives a std by exp or
+            softplus, which is found out); False: a std or a variance.
         beta: Beta as you think it is, to be compared.
         eta_dec: Decoder std as you think it is; a Bernoulli and a fitted std have their own.
 
     Raises:
         InvalidArgumentError: The loss raises, is not finite, is random or gives no single number.
+        DataError: The data do not fit.
 
     Source:
-        theory section 8: `a |y - mu|^2 + b KL` is beta eta_dec^2 = b / (2 a). With binary
-        cross-entropy, `a BCE + b KL` is beta = b / a.
+        theory section 8: `a |y - mu|^2 + b KL` is beta eta_dec^2 = b / (2 a). With any other
+        negative log-likelihood, `a NLL + b KL` is beta = b / a.
 
     Example:
         >>> from torch.nn.functional import mse_loss
@@ -159,36 +226,16 @@ def audit_loss(
         tuple(checks.whole("features", size, least=1) for size in shape),
         checks.units("latents", latents),
     )
-    if isinstance(loss, EffectiveBeta):
-        reconstruction = ReconstructionReading("squared", loss.squared_error_weight)
-        kl, reductions = KLReading("gaussian", loss.kl_weight), dict.fromkeys(_REDUCTIONS)
-    else:
-        # As in training, whose mode a loss may ask for, but its networks learn nothing from it.
-        with keeping_buffers(loss):
-            probe = _probe(loss, sizes, log_var)
-            reconstruction, kl = probe.reconstruction(sizes), probe.kl(sizes)
-            _check_total(probe, reconstruction, kl)
-            reductions = _reductions(probe, sizes)
-    value = _value(reconstruction, kl, math.prod(sizes.features))
     variance = checks.positive("eta_dec", eta_dec) ** 2
-    # A Bernoulli and a fitted std leave no eta_dec to the author.
-    if reconstruction.kind in ("log squared", *_BERNOULLI):
-        variance = 1.0
-    expected = None if beta is None else checks.positive("beta", beta) * variance
-    return LossAudit(
-        value=value,
-        learned_eta_dec=reconstruction.kind == "log squared",
-        reconstruction=reconstruction,
-        kl=kl,
-        reductions=reductions,
-        expected=expected,
-        sizes=sizes,
-        findings=findings(reconstruction, kl, reductions, sizes, value, expected),
-    )
-
-
-def _probe(loss: Any, sizes: Sizes, log_var: bool) -> Probe:
-    """Return the probe, unless the loss's last argument is not what the caller says."""
+    wanted = None if beta is None else checks.positive("beta", beta)
+    if isinstance(loss, EffectiveBeta):
+        kind = "squared" if loss.likelihood == "gaussian" else loss.likelihood
+        found = _Reading(
+            ReconstructionReading(kind, loss.squared_error_weight),
+            KLReading("gaussian", loss.kl_weight),
+        )
+        reductions = dict.fromkeys(_REDUCTIONS)
+        return _audit(found, reductions, sizes, wanted, variance, data)
     if not callable(loss):
         raise InvalidArgumentError(
             "loss",
@@ -196,20 +243,153 @@ def _probe(loss: Any, sizes: Sizes, log_var: bool) -> Probe:
             "a function of (reconstruction, target, mean, log_var), or an EffectiveBeta",
             "Wrap yours: lambda y_hat, y, mean, log_var: ...",
         )
-    probe, swapped = Probe(loss, log_var=log_var), Probe(loss, log_var=not log_var)
-    if probe.kl(sizes).kind == "other" and _is_gaussian(swapped, sizes):
+    # As in training, whose mode a loss may ask for, but its networks learn nothing from it.
+    with keeping_buffers(loss):
+        found = _read(loss, sizes, log_var)
+        _check_total(found)
+        return _audit(found, _reductions(found, sizes), sizes, wanted, variance, data)
+
+
+class _Reading(NamedTuple):
+    """Both terms of a loss, and how it was called."""
+
+    reconstruction: ReconstructionReading
+    kl: KLReading
+    probe: Probe | None = None
+
+    @property
+    def known(self) -> bool:
+        return self.reconstruction.kind not in _UNKNOWN and self.kl.kind not in _UNKNOWN
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        order = (0, 1, 2, 3) if self.probe is None else self.probe.order
+        return tuple(ROLES[order.index(place)] for place in range(len(ROLES)))
+
+
+def _audit(
+    found: _Reading,
+    reductions: dict[str, str | None],
+    sizes: Sizes,
+    beta: float | None,
+    variance: float,
+    data: Any,
+) -> LossAudit:
+    reconstruction, kl, probe = found
+    if reconstruction.kind != "squared":
+        variance = 1.0  # only a Gaussian leaves eta_dec to the author, unless it is fitted
+    expected = None if beta is None else beta * variance
+    audit = LossAudit(
+        value=_value(reconstruction, kl, math.prod(sizes.features)),
+        learned_eta_dec=reconstruction.kind == "log squared",
+        reconstruction=reconstruction,
+        kl=kl,
+        reductions=reductions,
+        expected=expected,
+        sizes=sizes,
+        findings=(),
+        order=found.order,
+    )
+    refusal = None
+    if data is not None and audit.beta is not None and 0 < audit.beta < math.inf:
+        try:
+            bears, worth = forecast_of(_spec(audit), data, sizes, reconstruction, kl, probe)
+            audit = audit.replace(forecast=bears, onset=worth)
+        except (InvalidArgumentError, NotSolvedError, UnboundedObjectiveError) as error:
+            refusal = error
+    return audit.replace(findings=findings(audit, refusal))
+
+
+def _spec(audit: LossAudit) -> VAESpec:
+    """Return the objective, with the beta that holds above a floor."""
+    if audit.beta is None or not 0 < audit.beta < math.inf:
         raise InvalidArgumentError(
-            "log_var",
-            f"{log_var} for a loss of a {'std' if log_var else 'log-variance'}",
-            str(not log_var),
-            f"Pass log_var={not log_var}.",
+            "loss",
+            f"beta eta_dec^2 = {audit.beta}",
+            "a loss with a positive one",
+            " ".join(map(str, audit.findings or findings(audit))) or "Repair its weights.",
         )
-    return probe
+    r = audit.reconstruction.dispersion
+    return VAESpec(
+        latent_dim=audit.sizes.latents,
+        beta=audit.beta,
+        eta_dec="learned" if audit.learned_eta_dec else 1.0,
+        eta_enc=audit.kl.prior_std,
+        sigma="input",
+        likelihood=audit.likelihood,
+        dispersion=r if audit.likelihood == "negative-binomial" and r else "learned",
+    )
 
 
-def _check_total(probe: Probe, reconstruction: ReconstructionReading, kl: KLReading) -> None:
+def _read(loss: Callable[..., Any], sizes: Sizes, log_var: bool) -> _Reading:
+    """Return both terms, of whichever order of the arguments makes sense of them."""
+    first: _Reading | InvalidArgumentError
+    try:
+        first = _read_as(loss, sizes, log_var, (0, 1, 2, 3))
+        if first.known:
+            return first
+    except InvalidArgumentError as error:
+        first = error
+    for order in itertools.permutations(range(len(ROLES))):
+        try:
+            found = _read_as(loss, sizes, log_var, order)
+        except InvalidArgumentError:
+            continue
+        if found.known:
+            return found
+    if isinstance(first, InvalidArgumentError):
+        raise first
+    return first
+
+
+def _read_as(
+    loss: Callable[..., Any], sizes: Sizes, log_var: bool, order: tuple[int, ...]
+) -> _Reading:
+    """Return both terms for one order of the arguments.
+
+    Raises:
+        InvalidArgumentError: Called so, the loss raises, or is not finite.
+    """
+    spreads = _LOGGED if log_var else _PLAIN
+    refusals = []
+    for target in TARGETS:
+        probe = Probe(loss, spread=spreads[0], target=target, order=order)
+        try:
+            read = read_reconstruction(probe, sizes)
+            break
+        except InvalidArgumentError as refusal:
+            refusals.append(refusal)
+    else:
+        raise refusals[0]
+    kl = read_kl(probe, sizes)
+    for spread in spreads[1:]:
+        if kl.kind == "other":
+            kl = _kl_or(kl, probe.with_(spread=spread), sizes)
+    if kl.kind == "other":
+        other = _PLAIN if log_var else _LOGGED
+        if any(_kl_or(kl, probe.with_(spread=s), sizes).kind == "gaussian" for s in other):
+            raise InvalidArgumentError(
+                "log_var",
+                f"{log_var} for a loss of a {'std' if log_var else 'log-variance'}",
+                str(not log_var),
+                f"Pass log_var={not log_var}.",
+            )
+    return _Reading(read, kl, probe.with_(spread=kl.spread))
+
+
+def _kl_or(kl: KLReading, probe: Probe, sizes: Sizes) -> KLReading:
+    """Return another reading of the KL, if that makes sense of it."""
+    try:
+        found = read_kl(probe, sizes)
+    except InvalidArgumentError:
+        return kl
+    return kl if found.kind in _UNKNOWN else found
+
+
+def _check_total(found: _Reading) -> None:
     """Refuse a part of the loss that was returned where the total should be."""
-    if probe.parts is None or "none" not in (reconstruction.kind, kl.kind):
+    reconstruction, kl, probe = found
+    if probe is None or probe.parts is None or "none" not in (reconstruction.kind, kl.kind):
         return
     lacking = "posterior" if kl.kind == "none" else "reconstruction"
     raise InvalidArgumentError(
@@ -220,27 +400,37 @@ def _check_total(probe: Probe, reconstruction: ReconstructionReading, kl: KLRead
     )
 
 
-def _is_gaussian(probe: Probe, sizes: Sizes) -> bool:
-    try:
-        return probe.kl(sizes).kind == "gaussian"
-    except InvalidArgumentError:
-        return False
-
-
-def _reductions(probe: Probe, sizes: Sizes) -> dict[str, str | None]:
+def _reductions(found: _Reading, sizes: Sizes) -> dict[str, str | None]:
     """Return how each term is reduced, from how its weight grows with each size."""
+    reconstruction, probe = found.reconstruction, found.probe
+    assert probe is not None
+
+    def error(at: Sizes) -> Any:
+        return read_reconstruction(probe, at)
+
+    def kl(at: Sizes) -> Any:
+        return read_kl(probe, at)
+
     # With one sample and one feature more, a loss that folds its input into rows of known length
     # fails; more samples could make up for the surplus.
     one = sizes._replace(batch=1)
-    *outer, last = sizes.features
-    wider = one._replace(features=(*outer, last + 1))
+    shape = list(sizes.features)
+    # Of a categorical it is positions that are summed or averaged over, not classes.
+    classes = reconstruction.axis
+    along = -1 if classes is None or classes % len(shape) != len(shape) - 1 else -2
+    if reconstruction.apart and (classes is None or len(shape) > 1):
+        shape[along] += 1
+        ratio = shape[along] / (shape[along] - 1)
+        features = _power(error, one, one._replace(features=tuple(shape)), ratio)
+    else:
+        features = None
     longer = one._replace(latents=sizes.latents + 1)
     more = sizes._replace(batch=2 * sizes.batch)
     powers = {
-        "features": _power(probe.reconstruction, one, wider, 1 + 1 / last),
-        "latents": _power(probe.kl, one, longer, 1 + 1 / sizes.latents),
-        "reconstruction_batch": _power(probe.reconstruction, sizes, more, 2.0),
-        "kl_batch": _power(probe.kl, sizes, more, 2.0),
+        "features": features,
+        "latents": _power(kl, one, longer, 1 + 1 / sizes.latents),
+        "reconstruction_batch": _power(error, sizes, more, 2.0),
+        "kl_batch": _power(kl, sizes, more, 2.0),
     }
     # Weights are those of sums over features and latents, and of means over the batch.
     of_sum = {"reconstruction_batch": 1, "kl_batch": 1}
@@ -256,7 +446,7 @@ def _power(
     """Return p such that the weight grows like size^p; None if the loss takes no other size."""
     try:
         here, there = read(sizes), read(other)
-    except InvalidArgumentError:
+    except PosteriorCollapseError:
         return None
     if there.kind != here.kind or here.weight * there.weight <= 0:
         return None
@@ -271,9 +461,9 @@ def _reduction(power: float | None, of_sum: int) -> str | None:
 
 
 def _value(reconstruction: ReconstructionReading, kl: KLReading, features: int) -> float | None:
-    if kl.kind in ("other", "no log") or reconstruction.weight == 0:
+    if kl.kind in (*_UNKNOWN, "no log") or reconstruction.weight == 0:
+        return 0.0 if kl.kind == "none" and reconstruction.weight else None
+    if reconstruction.likelihood == "other":
         return None
-    ratio = kl.weight / reconstruction.weight
-    factors = {"squared": 0.5, "log squared": features / 2, **dict.fromkeys(_BERNOULLI, 1.0)}
-    factor = factors.get(reconstruction.kind)
-    return None if factor is None else factor * ratio
+    factors = {"squared": 0.5, "log squared": features / 2}
+    return plain(factors.get(reconstruction.kind, 1.0) * kl.weight / reconstruction.weight)

@@ -9,10 +9,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, Normal
+from torch.distributions import Distribution, Normal
 
 from posterior_collapse import checks
-from posterior_collapse.adapters.encoded import elementwise, posterior_of
+from posterior_collapse.adapters.decoded import Output, OutputReader, flattened
+from posterior_collapse.adapters.encoded import posterior_of
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import LatentModel
 from posterior_collapse.models.modules import modules_behind
@@ -28,6 +29,7 @@ def from_callable(
     latent_dim: int,
     log_var: bool = True,
     spec: Spec | None = None,
+    output: Output | None = None,
     shape: Sequence[int] | None = None,
     modules: Iterable[nn.Module] = (),
 ) -> WrappedModel:
@@ -40,14 +42,17 @@ def from_callable(
     Args:
         encode: x, (batch, *shape), to `(mean, log_var)`, (batch, latent_dim) each, or to a
             `torch.distributions.Normal`. With a `CVAESpec` it is called as `encode(x, y)`.
-        decode: z, (batch, latent_dim), to the decoder mean, (batch, ...), or to a `Normal`. With a
+        decode: z, (batch, latent_dim), to the decoder mean, (batch, ...), or to a
+            `torch.distributions.Distribution` of the data. With a likelihood that is not Gaussian
+            a tensor is what its loss takes (see `output`); classes of a position come last. With a
             `CVAESpec` it is called as `decode(z, x)`. None: only the posterior is diagnosed.
         latent_dim: Number of latent units.
         log_var: Whether the second output is a log-variance in nats; False: it is a std.
         spec: The objective that the model was trained with, of one latent level. None: nothing is
             known of it, and `VAESpec(latent_dim, sigma="input")` stands in (see `spec_assumed`).
-            With a likelihood that is not Gaussian the decoder may return what its loss takes, such
-            as logits, or a `torch.distributions.Distribution`.
+        output: Whether a tensor that the decoder returns holds the "mean" of each feature
+            (probabilities of a Bernoulli, rates of a Poisson) or its "link" (logits, log rates).
+            None: as its values show, with a note on what was taken.
         shape: Shape of one sample as `encode` wants it. None: flat rows.
         modules: Modules that cannot be found, because the functions look them up at run time and
             call a method of theirs instead of them. The first says where data are moved.
@@ -67,6 +72,7 @@ def from_callable(
         latent_dim=latent_dim,
         log_var=log_var,
         spec=spec,
+        output=output,
         shape=shape,
         modules=modules,
     )
@@ -90,6 +96,7 @@ class WrappedModel(LatentModel, nn.Module):
         latent_dim: int,
         log_var: bool = True,
         spec: Spec | None = None,
+        output: Output | None = None,
         shape: Sequence[int] | None = None,
         modules: Iterable[nn.Module] = (),
     ) -> None:
@@ -111,6 +118,7 @@ class WrappedModel(LatentModel, nn.Module):
             )
         self.conditional = isinstance(self.spec, CVAESpec)
         self.decodes = decode is not None
+        self._reader = OutputReader(self.spec, output)
         self.shape = None if shape is None else _sides(shape)
         self.wrapped = nn.ModuleList(modules_behind(*_named(modules), encode, decode))
         # The shell itself does not train: only the modes of the modules in it tell.
@@ -120,6 +128,11 @@ class WrappedModel(LatentModel, nn.Module):
         self._log_var = log_var
         # Where the last posterior was: the prior of functions without a tensor follows it.
         self._last = torch.device("cpu"), torch.get_default_dtype()
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of results should know of how outputs were read."""
+        return self._reader.notes
 
     def posterior(self, level: int, given: Tensor, y: Tensor | None = None) -> Normal:
         """Return `q(z | given)`; see `LatentModel`."""
@@ -149,7 +162,7 @@ class WrappedModel(LatentModel, nn.Module):
         mean = self._to_model(torch.zeros(self.units[0], device=device, dtype=dtype))
         return Normal(mean, torch.full_like(mean, self.spec.eta_enc), validate_args=False)
 
-    def decode(self, z: Tensor, x: Tensor | None = None) -> Normal:
+    def decode(self, z: Tensor, x: Tensor | None = None) -> Distribution:
         """Return `p(y | z)` as flat rows; see `LatentModel`."""
         decoder = _needed("decode", self._functions[1])
         lead, rows = z.shape[:-1], _rows(self._to_model(z))
@@ -158,42 +171,8 @@ class WrappedModel(LatentModel, nn.Module):
             samples, x_lead = self._samples(_needed("x", x))
             one = samples.shape[1:]
             inputs.append(samples.reshape(*x_lead, *one).expand(*lead, *one).reshape(-1, *one))
-        output, where = elementwise(decoder(*inputs)), rows.device
-        if (
-            isinstance(output, Distribution)
-            and not isinstance(output, Normal)
-            and self.spec.likelihood == "gaussian"
-        ):
-            raise InvalidArgumentError(
-                "decode",
-                f"a {type(output).__name__}",
-                "the mean of each row, or a Normal, with a Gaussian likelihood",
-                "Return its .mean, or pass a spec with likelihood='bernoulli', or whichever it is.",
-            )
-        values = _mean(output) if isinstance(output, Distribution) else output
-        mean = torch.as_tensor(values, device=where)
-        if mean.ndim < 1 or len(mean) != len(rows):
-            raise InvalidArgumentError(
-                "decode",
-                f"an output of shape {tuple(mean.shape)}",
-                f"one row per latent, ({len(rows)}, ...)",
-                "Return the decoder mean of each row.",
-            )
-        std = output.stddev if isinstance(output, Normal) else self._eta_dec(mean)
-        flat = mean.to(where).reshape(*lead, -1)
-        std = std.expand_as(mean).to(where).reshape(flat.shape)
-        return Normal(flat, std, validate_args=False)
-
-    def _eta_dec(self, like: Tensor) -> Tensor:
-        eta = self.spec.eta_levels[0]
-        if isinstance(eta, str):
-            raise InvalidArgumentError(
-                "decode",
-                "a mean alone with eta_dec='learned'",
-                "a torch.distributions.Normal, which holds the learned std",
-                "Return Normal(mean, std).",
-            )
-        return torch.full((), eta, device=like.device, dtype=like.dtype)
+        output = self._reader.read(decoder(*inputs), len(rows), rows.device)
+        return flattened(output, lead, rows.device)
 
     def _samples(self, x: Tensor) -> tuple[Tensor, torch.Size]:
         """Return samples, (n, *shape), and the leading shape that they came in."""
@@ -232,11 +211,6 @@ def _named(modules: Iterable[nn.Module]) -> list[nn.Module]:
                 "modules", f"a {type(module).__name__}", "torch modules", "Pass modules=[net]."
             )
     return named
-
-
-def _mean(output: Distribution) -> Tensor:
-    # Classes have no mean.
-    return output.probs if isinstance(output, Categorical) else output.mean
 
 
 def _sides(shape: Sequence[int]) -> tuple[int, ...]:

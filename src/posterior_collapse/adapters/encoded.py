@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent, Normal
+from torch.distributions import Normal
 
+from posterior_collapse.diagnosis.scores import elementwise
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models.layers import Gaussian
 
-__all__ = ["elementwise", "posterior_of"]
+__all__ = ["posterior_of"]
 
 
 def posterior_of(output: Any, *, log_var: bool) -> Gaussian:
@@ -29,7 +30,7 @@ def posterior_of(output: Any, *, log_var: bool) -> Gaussian:
         >>> posterior_of((torch.zeros(1), torch.zeros(1)), log_var=True)
         Gaussian(mean=tensor([0.]), std=tensor([1.]))
     """
-    output = elementwise(output)
+    output = elementwise(output, lead=1)
     if isinstance(output, Normal):
         return Gaussian(output.mean, output.stddev)
     if not isinstance(output, Sequence) or len(output) != 2:
@@ -60,8 +61,3 @@ def posterior_of(output: Any, *, log_var: bool) -> Gaussian:
             "If that is a log-variance, pass log_var=True.",
         )
     return Gaussian(mean, spread)
-
-
-def elementwise(output: Any) -> Any:
-    """Return the `Normal` inside an `Independent`; anything else as it is."""
-    return output.base_dist if isinstance(output, Independent) else output

@@ -3,44 +3,112 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from posterior_collapse.adapters.probing import KLReading, ReconstructionReading, Sizes
+import numpy as np
+
+from posterior_collapse import checks
+from posterior_collapse.adapters.probing import ROLES
+from posterior_collapse.adapters.reading import KLReading, ReconstructionReading
+from posterior_collapse.checks import Likelihood
 from posterior_collapse.diagnosis import Finding
+from posterior_collapse.errors import PosteriorCollapseError
+from posterior_collapse.theory import Forecast
 
-__all__ = ["findings"]
+if TYPE_CHECKING:
+    from posterior_collapse.adapters.audit import LossAudit
+
+__all__ = ["DECODERS", "findings", "lower_weight"]
+
+DECODERS: dict[Likelihood, str] = {
+    "bernoulli": "a Bernoulli",
+    "poisson": "a Poisson",
+    "negative-binomial": "a negative binomial",
+    "categorical": "a categorical",
+}
+"""What is said of decoders that are not Gaussian."""
 
 
 def findings(
-    reconstruction: ReconstructionReading,
-    kl: KLReading,
-    reductions: Mapping[str, str | None],
-    sizes: Sizes,
-    value: float | None,
-    expected: float | None,
+    audit: LossAudit, refusal: PosteriorCollapseError | None = None
 ) -> tuple[Finding, ...]:
     """Return what is to be said of a loss, the gravest first.
 
     Args:
-        reconstruction: Reading of its reconstruction term.
-        kl: Reading of its KL term.
-        reductions: As `LossAudit.reductions`.
-        sizes: Samples, features and latents.
-        value: beta eta_dec^2, if there is one; with a Bernoulli decoder beta.
-        expected: The same as the author thinks.
+        audit: All else that is known of it.
+        refusal: Why there is no forecast for its data.
     """
-    if value is not None and expected is not None and math.isclose(value, expected, rel_tol=0.01):
-        # Whatever the reductions, factors make up for them.
-        reductions = {**reductions, "features": None, "latents": None}
     return (
-        *_of_kl(kl),
-        *_of_reconstruction(reconstruction),
-        *_of_reductions(reconstruction, kl, reductions, sizes),
-        *_of_value(reconstruction, value, expected, sizes),
+        *_of_order(audit),
+        *_of_kl(audit.kl, audit),
+        *_of_reconstruction(audit.reconstruction),
+        *_of_reductions(audit),
+        *_of_value(audit),
+        *_of_units(audit),
+        *_of_refusal(refusal),
     )
 
 
-def _of_kl(kl: KLReading) -> Iterator[Finding]:
+def lower_weight(
+    forecast: Forecast, kl: KLReading, weight: float | None, active: int | None
+) -> str:
+    """Return how to turn the KL's weight so that a linear model keeps some units, a sentence.
+
+    Args:
+        forecast: Of the loss on its data.
+        kl: Its KL.
+        weight: The KL's factor as it stands in the loss; None: it cannot be seen.
+        active: How many units; None: all that there are modes for.
+
+    Raises:
+        InvalidArgumentError: No such number of units.
+    """
+    level, beta = forecast.levels[0], forecast.spec.beta_levels[0]
+    units, modes = len(level.status), int(np.count_nonzero(forecast.spectrum))
+    wanted = min(units, modes) if active is None else checks.count("active", active)
+    if wanted > modes:
+        return f"The data have only {modes} modes: no weight keeps {wanted} units."
+    if wanted > units:
+        return f"Give the model at least {wanted} latent units."
+    if wanted <= forecast.n_active:
+        return "Nothing needs to change."
+    if kl.kind in ("free bits", "capacity"):
+        return f"Raise the floor of {kl.floor:.4g} nats, or lower the KL's weight."
+    if forecast.spec.eta_levels[0] == "learned":
+        changes = [c for c in forecast.advice(wanted).changes if c.parameter == "beta"]
+        least = changes[0].value if changes else math.nan
+    else:
+        least = float(np.sort(level.critical_beta)[::-1][wanted - 1])
+    if not least > 0:
+        return f"No weight of the KL keeps {wanted} units."
+    factor = _below(least / beta)
+    kept = f"to keep {wanted} unit{'s' * (wanted != 1)} in a linear model; a network may keep fewer"
+    if weight is None:
+        return f"Multiply your KL weight by {factor:.3g} {kept}."
+    return (
+        f"Lower your weight from {weight:.6g} to {_below(weight * least / beta):.3g} (multiply it "
+        f"by {factor:.3g}) {kept}."
+    )
+
+
+def _below(value: float) -> float:
+    """Return the next lower number of three digits: at a threshold itself the unit is dead."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 2)
+    return (math.ceil(value / unit) - 1) * unit
+
+
+def _of_order(audit: LossAudit) -> Iterator[Finding]:
+    if audit.order != ROLES:
+        yield Finding(
+            "order",
+            f"The arguments make sense in the order ({', '.join(audit.order)}), and were so read.",
+            f"Check that your training calls it so; elsewhere here the order is "
+            f"({', '.join(ROLES)}).",
+        )
+
+
+def _of_kl(kl: KLReading, audit: LossAudit) -> Iterator[Finding]:
     if kl.kind == "none":
         yield Finding(
             "no-kl",
@@ -51,7 +119,8 @@ def _of_kl(kl: KLReading) -> Iterator[Finding]:
         yield Finding(
             "not-a-kl",
             "What the loss does with the posterior is no multiple of the KL of a Gaussian.",
-            "The KL is 0.5 * (mean^2 + exp(log_var) - 1 - log_var), summed over latents.",
+            "The KL is 0.5 * (mean^2 + exp(log_var) - 1 - log_var), summed over latents; check the "
+            "order of the arguments too.",
         )
     elif kl.kind == "no log":
         yield Finding(
@@ -66,85 +135,163 @@ def _of_kl(kl: KLReading) -> Iterator[Finding]:
             f"The KL is rewarded, not penalised: its weight is {kl.weight:.6g}.",
             "Turn its sign: the loss is reconstruction error plus weight * KL.",
         )
-    elif kl.kind == "free bits":
+    elif kl.kind in ("free bits", "capacity"):
+        yield from _of_floor(kl, audit)
+    elif kl.weights is not None:
+        yield Finding(
+            "unit-weights",
+            f"Units have KL weights of their own, from {min(kl.weights):.6g} to "
+            f"{max(kl.weights):.6g}: the cheapest live first, and longest.",
+            "Read beta as that of the cheapest unit.",
+        )
+    if kl.kind not in ("none", "other", "no log"):
+        yield from _of_prior(kl)
+
+
+def _of_floor(kl: KLReading, audit: LossAudit) -> Iterator[Finding]:
+    over = "each unit" if kl.floor_over == "unit" else "all units together"
+    floor = f"{kl.floor:.4g} nats of {over}"
+    action = "Pass data= to see how many units that keeps, and judge activity by information."
+    if audit.forecast is not None:
+        beta = audit.forecast.spec.beta_levels[0]
+        action = (
+            f"On these data it keeps as many units as a plain KL of beta = {beta:.4g} would, not "
+            f"of {audit.beta:.4g}; judge activity by information."
+        )
+    if kl.kind == "free bits":
         yield Finding(
             "free-bits",
-            "A small KL costs nothing (free bits): units below the floor look active for free.",
-            "Read beta as that of units above the floor, and activity by information, not KL.",
+            f"A small KL costs nothing (free bits, {floor}): beta is that of what exceeds it.",
+            action,
         )
-    elif kl.kind == "capacity":
+    else:
         yield Finding(
             "capacity",
-            "A KL below a capacity is rewarded and one above it penalised.",
-            "Read beta as that above the capacity; below it no unit is asked to collapse.",
+            f"A KL below a capacity ({floor}) is rewarded and one above it penalised: beta is that "
+            "of what exceeds it.",
+            action,
         )
-    if kl.kind not in ("none", "no log") and not math.isclose(kl.prior_std, 1, rel_tol=1e-3):
+
+
+def _of_prior(kl: KLReading) -> Iterator[Finding]:
+    if kl.prior_mean:
+        yield Finding(
+            "prior-mean",
+            f"The KL is taken to a prior of mean {kl.prior_mean:.4g}.",
+            "How many units live does not depend on it; draw from that prior to generate.",
+        )
+    if not math.isclose(kl.prior_std, 1, rel_tol=1e-3):
         yield Finding(
             "prior-std",
             f"The KL is taken to a prior of std {kl.prior_std:.4g}.",
             f"Pass eta_enc={kl.prior_std:.4g} to the spec.",
         )
+    if kl.spread in ("log-std", "softplus std", "variance"):
+        yield Finding(
+            "last-argument",
+            f"The KL takes its last argument for a {kl.spread}.",
+            "Check that the encoder gives that, and that z is sampled with the std it means.",
+        )
 
 
 def _of_reconstruction(reconstruction: ReconstructionReading) -> Iterator[Finding]:
-    kind, weight = reconstruction
+    kind, weight, likelihood = reconstruction.kind, reconstruction.weight, reconstruction.likelihood
     if kind == "none":
         yield Finding(
             "no-reconstruction",
             "The loss does not depend on the reconstruction.",
             "Check the order of the arguments: (reconstruction, target, mean, log_var).",
         )
-    elif weight < 0 and kind != "other":  # the log rate of a count is best below its target
+    elif reconstruction.weights is not None:
+        yield Finding(
+            "feature-weights",
+            f"The features' weights differ, from {reconstruction.weights.min():.4g} to "
+            f"{reconstruction.weights.max():.4g}: no one eta_dec stands for them.",
+            "Pass data= for what they keep; it is what unweighted data would, each feature "
+            "multiplied by the root of its weight.",
+        )
+    elif weight < 0 and kind != "other":  # of others the slope may have either sign
         yield Finding(
             "reconstruction-sign",
             f"The reconstruction error is rewarded: its weight is {weight:.6g}.",
             "Turn its sign: minimise the error, or minus the log likelihood.",
         )
-    elif kind in ("bernoulli", "bernoulli logits"):
+    elif likelihood in DECODERS:
         yield Finding(
-            "bernoulli",
-            "The decoder is a Bernoulli: which units live does not go by beta * eta_dec^2, and the "
-            "law that it goes by is not given yet.",
-            "Diagnose the trained model for its KL and active units, which hold for it too.",
+            likelihood,
+            f"The decoder is {DECODERS[likelihood]}, and gives {reconstruction.link}: there is no "
+            "eta_dec, and which units live goes by the variance of the data in units of what this "
+            "likelihood tolerates.",
+            "Forecast with the spec, which says so, or pass data=.",
         )
-    elif kind in ("absolute", "other"):
-        what = "an absolute" if kind == "absolute" else "not a squared"
+    elif kind == "absolute":
         yield Finding(
-            f"{kind}-error",
-            f"The reconstruction term is {what} error: which units live does not go by beta * "
-            "eta_dec^2, and the law that it goes by is not given yet.",
-            "Diagnose the trained model for its KL and active units, which hold for it too, with "
-            "likelihood='other' in the spec.",
+            "absolute-error",
+            "The reconstruction term is an absolute error, which has no curvature: no onset of "
+            "collapse is known for it.",
+            "Take a smooth one, such as torch.nn.functional.huber_loss, or judge the trained model "
+            "by its information, with likelihood='other' in the spec.",
+        )
+    elif kind == "other":
+        yield Finding(
+            "other-error",
+            "The reconstruction term is not a squared error and of no likelihood known here: which "
+            "units live goes by the loss's own scores and curvature.",
+            "Pass data= for its forecast, or its reconstruction term to posterior_collapse.onset.",
         )
 
 
-def _of_reductions(
-    reconstruction: ReconstructionReading,
-    kl: KLReading,
-    reductions: Mapping[str, str | None],
-    sizes: Sizes,
-) -> Iterator[Finding]:
+def _of_reductions(audit: LossAudit) -> Iterator[Finding]:
+    reconstruction, kl, sizes = audit.reconstruction, audit.kl, audit.sizes
     if reconstruction.kind == "none" or kl.kind in ("none", "other", "no log"):
         return
-    features = math.prod(sizes.features)
+    usual = 0.5 if reconstruction.kind == "squared" else 1.0
+    made_up_for = audit.value is not None and math.isclose(audit.value, usual, rel_tol=1e-6)
+    if not made_up_for and audit.matches is not True:
+        yield from _of_means(audit)
+    batch = (audit.reductions["reconstruction_batch"], audit.reductions["kl_batch"])
+    if None in batch or batch[0] == batch[1]:
+        return
+    beta = audit.beta
+    text = (
+        f"Over the batch the reconstruction is a {batch[0]} and the KL a {batch[1]}: beta depends "
+        f"on the batch size, here {sizes.batch}."
+    )
+    if audit.value is not None and beta is not None and beta > 0:
+        one = sizes.batch / beta if batch[1] == "sum" else sizes.batch * beta
+        if math.isclose(beta, 1, rel_tol=1e-6):
+            text = (
+                f"Over the batch the reconstruction is a {batch[0]} and the KL a {batch[1]}, whose "
+                f"factor makes up for it: beta is exactly 1 at the batch size {sizes.batch}."
+            )
+        elif one > 1 and math.isclose(one, round(one), rel_tol=1e-6):
+            text += f" It is exactly 1 at a batch size of {round(one)}."
+    yield Finding("batch", text, "Average both over the batch: the last batch may be smaller.")
+
+
+def _of_means(audit: LossAudit) -> Iterator[Finding]:
+    reconstruction, sizes = audit.reconstruction, audit.sizes
+    features, what = math.prod(sizes.features), "features"
+    if reconstruction.axis is not None:
+        features, what = features // sizes.features[reconstruction.axis], "positions"
     error = {"squared": "squared error", "absolute": "absolute error"}.get(
         reconstruction.kind, "error"
     )
     mixed = {
         ("mean", "sum"): (
-            f"The {error} is a mean over {features} features and the KL a sum over latents.",
+            f"The {error} is a mean over {features} {what} and the KL a sum over latents.",
             f"{features}",
         ),
         ("sum", "mean"): (
-            f"The KL is a mean over {sizes.latents} latents and the {error} a sum over features.",
+            f"The KL is a mean over {sizes.latents} latents and the {error} a sum over {what}.",
             f"1/{sizes.latents}",
         ),
         ("mean", "mean"): (
-            f"Both terms are means: over {features} features and over {sizes.latents} latents.",
+            f"Both terms are means: over {features} {what} and over {sizes.latents} latents.",
             f"{features}/{sizes.latents}",
         ),
     }
-    over = (reductions["features"] or "", reductions["latents"] or "")
+    over = (audit.reductions["features"] or "", audit.reductions["latents"] or "")
     # A fitted eta_dec makes up for every factor of the squared error.
     if over in mixed and reconstruction.kind != "log squared":
         text, times = mixed[over]
@@ -153,27 +300,13 @@ def _of_reductions(
             text,
             f"Sum both: as it is the weight counts {times}-fold, unless a factor makes up for it.",
         )
-    batch = (reductions["reconstruction_batch"], reductions["kl_batch"])
-    if None not in batch and batch[0] != batch[1]:
-        yield Finding(
-            "batch",
-            f"Over the batch the reconstruction is a {batch[0]} and the KL a {batch[1]}: beta "
-            f"depends on the batch size, here {sizes.batch}.",
-            "Average both over the batch.",
-        )
 
 
-def _of_value(
-    reconstruction: ReconstructionReading,
-    value: float | None,
-    expected: float | None,
-    sizes: Sizes,
-) -> Iterator[Finding]:
-    if value is None or expected is None or value <= 0:
+def _of_value(audit: LossAudit) -> Iterator[Finding]:
+    value, expected, sizes = audit.beta, audit.expected, audit.sizes
+    if value is None or expected is None or value <= 0 or audit.matches:
         return
     ratio = value / expected
-    if math.isclose(ratio, 1, rel_tol=0.01):
-        return
     features = math.prod(sizes.features)
     factors = (
         (1.0, ""),
@@ -183,15 +316,15 @@ def _of_value(
         (sizes.batch, f"the batch size {sizes.batch}"),
         (1 / sizes.batch, f"1 / the batch size {sizes.batch}"),
     )
-    halves = [
-        (1.0, ""),
-        (0.5, "a squared error without its 1/2"),
-        (2.0, "a squared error with 1/2 twice, or a KL without its 1/2"),
-    ]
-    name = "beta * eta_dec^2"
-    if reconstruction.kind.startswith("bernoulli"):
-        name = "beta"
-        halves[1:] = [(2.0, "a KL without its 1/2")]
+    halves = [(1.0, ""), (2.0, "a KL without its 1/2")]
+    name = "beta"
+    if audit.likelihood == "gaussian":
+        name = "beta * eta_dec^2"
+        halves = [
+            (1.0, ""),
+            (0.5, "a squared error without its 1/2"),
+            (2.0, "a squared error with 1/2 twice, or a KL without its 1/2"),
+        ]
     reasons = (
         ", and ".join(filter(None, (what, half)))
         for times, half in halves
@@ -204,3 +337,37 @@ def _of_value(
         f"{name} is {value:.6g}, {ratio:.6g} times the {expected:.6g} you expect{why}.",
         f"Multiply the KL's weight by {1 / ratio:.6g}, or expect {value:.6g}.",
     )
+
+
+def _of_refusal(refusal: PosteriorCollapseError | None) -> Iterator[Finding]:
+    if refusal is not None:
+        yield Finding(
+            "no-forecast",
+            f"There is no forecast for these data: {refusal.argument} has {refusal.got}.",
+            refusal.action,
+        )
+
+
+def _of_units(audit: LossAudit) -> Iterator[Finding]:
+    forecast = audit.forecast
+    if forecast is None:
+        return
+    active, units = forecast.n_active, audit.sizes.latents
+    times = forecast.onset / forecast.spec.beta_levels[0]
+    possible = min(units, int(np.count_nonzero(forecast.spectrum)))
+    action = lower_weight(forecast, audit.kl, audit.weight, None)
+    if active == 0 < possible:
+        action = lower_weight(forecast, audit.kl, audit.weight, 1)
+        yield Finding(
+            "all-collapse",
+            f"On these data every unit collapses, whatever the network: the KL bears at most "
+            f"{times:.3g} times its weight.",
+            action,
+        )
+    elif active < possible:
+        yield Finding(
+            "some-collapse",
+            f"On these data a linear model keeps {active} of {units} units; everything collapses "
+            f"at {times:.3g} times the weight.",
+            action,
+        )

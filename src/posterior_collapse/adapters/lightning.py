@@ -16,14 +16,14 @@ from torch.utils.data import DataLoader
 from posterior_collapse import checks
 from posterior_collapse.adapters.encoded import posterior_of
 from posterior_collapse.adapters.libraries import missing
-from posterior_collapse.data.loaders import seeded
+from posterior_collapse.data.samples import seeded
 from posterior_collapse.diagnosis.certificate import Residual, Residuals
 from posterior_collapse.diagnosis.statistics import row_chooser
 from posterior_collapse.errors import DataError, InvalidArgumentError, PosteriorCollapseError
 from posterior_collapse.models.modules import evaluating, unwatched
 from posterior_collapse.specs import VAESpec
 from posterior_collapse.theory import ACTIVE_INFORMATION, forecast
-from posterior_collapse.theory.thresholds import LEAST_ROWS, side_of_threshold, why_not_yet
+from posterior_collapse.theory.thresholds import LEAST_ROWS, side_of_threshold
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -73,7 +73,7 @@ class CollapseMonitor(Callback):
         least_active: Fewer active units than this are warned of, once.
         warn_after: Optimiser steps before a warning, beyond the KL warm-up; None: no warning.
         spec: The objective, so that the warning can say whether it asks for collapse, as far as the
-            rows decide that; of a likelihood that is not Gaussian it cannot be told yet.
+            rows decide that.
         per_unit: Whether to log each unit's KL, not only their sum.
 
     Attributes:
@@ -211,12 +211,6 @@ class CollapseMonitor(Callback):
     def _action(self) -> str:
         """What to do about collapse, by whether the objective asks for it."""
         optimiser = "lengthen the KL warm-up, lower the learning rate or restart from another seed"
-        if self.spec is not None and self.spec.likelihood != "gaussian":
-            return (
-                "Whether the objective asks for it cannot be told yet: "
-                f"{why_not_yet(self.spec.likelihood)}. If it does, lower the KL's weight; if not, "
-                f"{optimiser}."
-            )
         # What the theory does not solve must not end a training run.
         with contextlib.suppress(PosteriorCollapseError):
             if self.spec is not None:
@@ -231,6 +225,9 @@ class CollapseMonitor(Callback):
         x = torch.cat([_first_tensor(batch).flatten(1) for batch in self._batches])
         rows = x.double().cpu().numpy()
         linear = forecast(rows, spec)
+        noise = linear._modes.noise
+        if noise is not None and noise.divisor is not None:
+            rows = (rows - rows.mean(0)) / noise.divisor
         sides = _sides(rows, linear.levels[0].threshold)
         possible = sides.count("above")
         if possible >= self.least_active:

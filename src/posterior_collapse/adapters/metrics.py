@@ -110,14 +110,17 @@ class KLPerUnit(_PerUnit):
 class InformationPerUnit(_PerUnit):
     """What each unit tells of x, I(x; z_i) in nats, (units,), were z_i Gaussian: an upper bound.
 
-    A unit is active in this package's sense from `ACTIVE_INFORMATION` nats on, whatever its scale.
+    It is `gaussian_information` of `diagnose`. A unit of at most `ACTIVE_INFORMATION` nats is not
+    active, whatever its scale; of the others `diagnose` asks the information itself, less two
+    errors, which takes all posteriors at once: sums cannot tell.
 
     Args:
         latent_dim: Number of latent units.
         options: Of `torchmetrics.Metric`.
 
     Source:
-        theory section 6: `-1/2 log(1 - Var_x(E[z|x]) / Var(z))`, exact for linear models.
+        `1/2 log Var(z) - E log std(z|x)`, since no law of that variance has more entropy; exact
+        for linear models on Gaussian data (theory section 6).
 
     Example:
         >>> metric = InformationPerUnit(latent_dim=2)
@@ -130,9 +133,10 @@ class InformationPerUnit(_PerUnit):
     total: Tensor
     squares: Tensor
     variances: Tensor
+    logs: Tensor
 
     def __init__(self, latent_dim: int, **options: Any) -> None:
-        super().__init__(latent_dim, ("total", "squares", "variances"), options)
+        super().__init__(latent_dim, ("total", "squares", "variances", "logs"), options)
 
     def update(self, mean: Tensor, std: Tensor) -> None:
         """Add the posteriors of a batch, (batch, units) each."""
@@ -140,16 +144,22 @@ class InformationPerUnit(_PerUnit):
         self.total += mean.sum(0)
         self.squares += mean.square().sum(0)
         self.variances += std.square().sum(0)
+        self.logs += std.log().sum(0)
         self.count += len(mean)
 
     def compute(self) -> Tensor:
         """Return the information of each unit in nats, (units,)."""
-        spread = (self.squares - self.total.square() / self._samples()).clamp(min=0)
-        return 0.5 * torch.log1p(spread / self.variances)
+        n = self._samples()
+        spread = (self.squares - self.total.square() / n).clamp(min=0)
+        entropy = 0.5 * ((spread + self.variances) / n).log()
+        return (entropy - self.logs / n).clamp(min=0)
 
 
 class ActiveUnits(_PerUnit):
-    """Number of active units: variance over x of the posterior mean above a threshold.
+    """Number of active units by Burda's definition: variance over x of the mean above a threshold.
+
+    It is what `diagnose` calls `active_units`. Its `n_active`, the number of units with status
+    "active", is another number: that goes by information, which no scale of the latent changes.
 
     Args:
         latent_dim: Number of latent units.
@@ -163,7 +173,7 @@ class ActiveUnits(_PerUnit):
         >>> metric = ActiveUnits(latent_dim=2)
         >>> metric.update(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
         >>> metric.compute().item(), metric.variance().tolist()
-        (1, [2.0, 0.0])
+        (1, [1.0, 0.0])
     """
 
     higher_is_better = True
@@ -182,9 +192,9 @@ class ActiveUnits(_PerUnit):
         self.count += len(mean)
 
     def variance(self) -> Tensor:
-        """Return the variance over x of each unit's posterior mean, (units,); 0 for one sample."""
+        """Return the variance over x of each unit's posterior mean, (units,), normalised by n."""
         n = self._samples()
-        return (self.squares - self.total.square() / n).clamp(min=0) / (n - 1).clamp(min=1)
+        return (self.squares - self.total.square() / n).clamp(min=0) / n
 
     def compute(self) -> Tensor:
         """Return the number of active units, ()."""

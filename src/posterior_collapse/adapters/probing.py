@@ -1,66 +1,72 @@
-"""Weights read off a loss function by calling it on made-up tensors.
+"""A loss function, called on made-up tensors: with roles in any order, targets of any kind.
 
-Every sample of a batch is moved the same way and the loss's rise is set against what each known
-term would do. With all samples moved, a term averaged over the batch has the same weight at every
-batch size, and one summed over it a weight proportional to the size.
+What a loss draws from a Gaussian is replaced by +1 and -1 in turn, and the two results are
+averaged: the exact mean of anything quadratic in the noise, as a KL by sampling is.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
+from posterior_collapse.arrays import Float
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models.modules import tensor_behind
 
-__all__ = ["KLReading", "Probe", "ReconstructionReading", "Sizes"]
+__all__ = ["ROLES", "SPREADS", "TARGETS", "Probe", "Sizes", "Target", "random_numbers"]
 
-_TOLERANCE = 1e-3  # relative: a loss may compute in float32
-_HEIGHTS = (0.08, 0.16, 0.24)  # errors: not 0, where some losses are singular, and inside (0, 1)
-_SMALL = ((0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.0, -0.5), (0.7, -0.9))  # (mean, log variance)
-_LARGE = tuple((mean + 20.0, log_var) for mean, log_var in _SMALL)  # KL about 200 nats per unit
+ROLES = ("reconstruction", "target", "mean", "log_var")
+MOST_DIFFERENCES = 4096
+"""Numbers of a reconstruction that are moved one by one, where autograd cannot follow the loss."""
+STEP = 1e-3
+
+SPREADS: dict[str, Callable[[float], float]] = {
+    "log-variance": lambda log_var: log_var,
+    "log-std": lambda log_var: log_var / 2,
+    "softplus std": lambda log_var: math.log(math.expm1(math.exp(log_var / 2))),
+    "std": lambda log_var: math.exp(log_var / 2),
+    "variance": math.exp,
+}
+"""What a loss may take as its last argument, from a log-variance in nats."""
 
 
 class Sizes(NamedTuple):
-    """What the loss is called with: samples, the shape of one, and latent units."""
+    """What the loss is called with: samples, the shape of a reconstruction, and latent units."""
 
     batch: int
     features: tuple[int, ...]
     latents: int
 
 
-class ReconstructionReading(NamedTuple):
-    """How the loss depends on the reconstruction.
+class Target(NamedTuple):
+    """A kind of target that losses take.
 
     Attributes:
-        kind: `"squared"`, `"log squared"` (a Gaussian whose std is fitted to the batch),
-            `"bernoulli"`, `"bernoulli logits"`, `"absolute"`, `"none"` or `"other"`.
-        weight: Its factor, per sample and summed over features.
+        values: "soft" (in (0, 1)), "binary", "counts", "one-hot" or "classes" (their numbers).
+        axis: Of the reconstruction's classes, counted from the features' first; None: none.
     """
 
-    kind: str
-    weight: float
+    values: str
+    axis: int | None = None
 
 
-class KLReading(NamedTuple):
-    """How the loss depends on the posterior.
-
-    Attributes:
-        kind: `"gaussian"`: a multiple of the KL to `N(0, prior_std^2)`; `"free bits"`: the same,
-            but a small KL costs nothing; `"capacity"`: the same, but a small KL is rewarded;
-            `"no log"`: a KL without its logarithm; `"none"`; or `"other"`.
-        weight: Its factor, per sample and summed over latents.
-        prior_std: Std of the prior.
-    """
-
-    kind: str
-    weight: float
-    prior_std: float = 1.0
+TARGETS = (
+    Target("soft"),
+    Target("binary"),
+    Target("counts"),
+    Target("classes", -1),
+    Target("classes", 0),
+    Target("one-hot", -1),
+    Target("one-hot", 0),
+)
+"""In the order in which they are tried."""
 
 
 class Probe:
@@ -69,149 +75,225 @@ class Probe:
     Args:
         loss: The function. It may return a number, or a sequence or mapping with the total first
             or under `"loss"`.
-        log_var: Whether its last argument is a log-variance; False: a std.
+        spread: What its last argument is, of `SPREADS`.
+        target: What its target is.
+        order: Position of each of `ROLES` among its arguments.
+
+    Attributes:
+        parts: What was returned, in words, if it was no single number.
+        drew: Whether it drew from a Gaussian.
     """
 
-    def __init__(self, loss: Callable[..., Any], *, log_var: bool = True) -> None:
-        self._loss, self._log_var = loss, log_var
+    def __init__(
+        self,
+        loss: Callable[..., Any],
+        *,
+        spread: str = "log-variance",
+        target: Target = TARGETS[0],
+        order: tuple[int, ...] = (0, 1, 2, 3),
+    ) -> None:
+        self.loss, self.spread, self.target, self.order = loss, spread, target, order
         own = tensor_behind(loss)
         # Where the loss has tensors of its own; but MPS has no float64.
         away = own is not None and own.device.type != "mps"
-        self._device = own.device if own is not None and away else torch.device("cpu")
+        self.device = own.device if own is not None and away else torch.device("cpu")
         self.parts: str | None = None
-        """What was returned, in words, if it was no single number."""
+        self.drew = False
 
-    def reconstruction(self, sizes: Sizes) -> ReconstructionReading:
-        """Return the reading of moving the reconstruction off its target."""
-        target, sign = _targets(sizes)
-        moved = [target + height * sign for height in _HEIGHTS]
-        losses = [self._call(y_hat, target, 0.0, 0.0, sizes) for y_hat in moved]
-        if losses[0] != self._call(moved[0], target, 0.0, 0.0, sizes):
+    def with_(self, **changes: Any) -> Probe:
+        """Return a probe of the same loss with something taken otherwise."""
+        now = {"spread": self.spread, "target": self.target, "order": self.order}
+        probe = Probe(self.loss, **{**now, **changes})
+        probe.parts, probe.drew = self.parts, self.drew
+        return probe
+
+    def made_up(self, sizes: Sizes, seed: int) -> tuple[Tensor, Tensor]:
+        """Return a reconstruction in (0.1, 0.9) and a target of this kind, of rows that differ."""
+        generator = torch.Generator().manual_seed(seed)
+        shape = (sizes.batch, *sizes.features)
+        uniform = torch.rand((2, *shape), generator=generator, dtype=torch.float64, device="cpu")
+        values, axis = self.target
+        y = 0.3 + 0.4 * uniform[1]
+        if values == "binary":
+            y = (uniform[1] < 0.5).double()
+        elif values == "counts":
+            y = (6 * uniform[1]).floor()
+        elif axis is not None:
+            y = uniform[1].argmax(dim=axis if axis < 0 else axis + 1)
+            if values == "one-hot":
+                y = torch.nn.functional.one_hot(y, sizes.features[axis]).double()
+                y = y if axis < 0 else y.movedim(-1, 1)
+        return 0.1 + 0.8 * uniform[0], y
+
+    def value(
+        self, y_hat: Tensor, y: Tensor, mean: float | Tensor, log_var: float | Tensor, sizes: Sizes
+    ) -> float:
+        """Return the loss, where the posterior of all rows is the same: one number, or per unit.
+
+        Raises:
+            InvalidArgumentError: The loss raises, is not finite, or gives no single number.
+        """
+        return _number(self._mean_call(y_hat, y, mean, log_var, sizes), self)
+
+    def gradient(self, y_hat: Tensor, y: Tensor, sizes: Sizes) -> Float:
+        """Return the gradient with respect to the reconstruction, where posterior and prior agree.
+
+        Where autograd cannot follow the loss, from differences.
+        """
+        moved = y_hat.detach().to(self.device, copy=True).requires_grad_()
+        total = self._call(moved, y, 0.0, 0.0, sizes, 1.0)
+        _number(total, self)
+        if isinstance(total, Tensor) and total.requires_grad:
+            slope = _slope(total, moved)
+            if self.drew and not np.array_equal(
+                slope, _slope(self._call(moved, y, 0.0, 0.0, sizes, -1.0), moved)
+            ):
+                raise random_numbers()
+            return slope
+        if y_hat.numel() > MOST_DIFFERENCES:
             raise InvalidArgumentError(
                 "loss",
-                "two values for the same arguments",
-                "a loss without random numbers",
-                "Sample z outside, and pass the reconstruction.",
+                "a result that autograd cannot follow",
+                f"one of torch, or at most {MOST_DIFFERENCES} numbers of a reconstruction",
+                "Pass fewer features=, or a smaller batch_size=.",
             )
-        rise = np.subtract(losses[1:], losses[0])
-        if not _visible(rise, losses[0]):
-            return ReconstructionReading("none", 0.0)
-        n = math.prod(sizes.features)
-        squares = np.square(_HEIGHTS)
-        terms = {
-            "squared": n * squares,
-            "log squared": np.log(squares),
-            "absolute": n * np.array(_HEIGHTS),
-            "bernoulli": np.array([_cross_entropy(y_hat, target) for y_hat in moved]),
-            "bernoulli logits": np.array(
-                [_cross_entropy(y_hat.sigmoid(), target) for y_hat in moved]
-            ),
-        }
-        for kind, term in terms.items():
-            weights = rise / (term[1:] - term[0])
-            if np.ptp(weights) <= _TOLERANCE * abs(weights[0]):
-                return ReconstructionReading(kind, float(weights[0]))
-        return ReconstructionReading("other", float(rise[0] / (n * (squares[1] - squares[0]))))
+        flat = np.zeros(y_hat.numel())
+        for i in range(len(flat)):
+            step = torch.zeros(len(flat), dtype=torch.float64)
+            step[i] = STEP
+            ends = [
+                self.value(y_hat + side * step.reshape(y_hat.shape), y, 0.0, 0.0, sizes)
+                for side in (1, -1)
+            ]
+            flat[i] = (ends[0] - ends[1]) / (2 * STEP)
+        return flat.reshape(y_hat.shape)
 
-    def kl(self, sizes: Sizes) -> KLReading:
-        """Return the reading of moving the posterior off the prior."""
-        small, large = self._kl_from(_SMALL, sizes), self._kl_from(_LARGE, sizes)
-        if small.kind == "no log":
-            return small
-        if large.kind != "gaussian":
-            return small
-        if small.kind != "gaussian":
-            return large._replace(kind="free bits")
-        if small.weight * large.weight < 0:
-            return large._replace(kind="capacity")
-        # Far points lose digits in float32: the near ones are the reading.
-        same = math.isclose(small.weight, large.weight, rel_tol=0.02)
-        return small if same else large._replace(kind="other")
+    def total(self, y_hat: Tensor, y: Tensor, sizes: Sizes) -> Any:
+        """Return what the loss gives where posterior and prior agree, for autograd to follow."""
+        return self._mean_call(y_hat, y, 0.0, 0.0, sizes)
 
-    def _kl_from(self, points: Sequence[tuple[float, float]], sizes: Sizes) -> KLReading:
-        """Fit `c0 mean^2 + c1 var - c2 log var` to the loss's differences between points."""
-        target, _ = _targets(sizes)
-        losses = np.array([self._call(target + 0.1, target, m, s, sizes) for m, s in points])
-        rise = losses[1:] - losses[0]
-        if not _visible(rise, losses[0]):
-            return KLReading("none", 0.0)
-        terms = np.array([[m**2, math.exp(s), -s] for m, s in points])
-        design = sizes.latents * (terms[1:] - terms[0])
-        (of_mean, of_var, of_log), *_ = np.linalg.lstsq(design, rise, rcond=None)
-        misfit = np.abs(design @ (of_mean, of_var, of_log) - rise).max()
-        scale = np.abs(rise).max()
-        same = abs(of_mean - of_var) <= 0.01 * abs(of_mean)
-        if misfit <= _TOLERANCE * scale and same and abs(of_log) <= _TOLERANCE * abs(of_mean):
-            return KLReading("no log", 2 * float(of_mean))
-        if misfit > _TOLERANCE * scale or not same or of_log * of_mean <= 0:
-            return KLReading("other", 2 * float(of_log))
-        return KLReading("gaussian", 2 * float(of_log), math.sqrt(of_log / of_mean))
+    def _mean_call(self, y_hat: Tensor, y: Tensor, mean: Any, log_var: Any, sizes: Sizes) -> Any:
+        """Return the total, averaged over noise of either sign if the loss draws any."""
+        first = self._call(y_hat, y, mean, log_var, sizes, 1.0)
+        if not self.drew:
+            return first
+        return (first + self._call(y_hat, y, mean, log_var, sizes, -1.0)) / 2
 
     def _call(
-        self, y_hat: Tensor, target: Tensor, mean: float, log_var: float, sizes: Sizes
-    ) -> float:
+        self, y_hat: Tensor, y: Tensor, mean: Any, log_var: Any, sizes: Sizes, sign: float
+    ) -> Any:
         shape = (sizes.batch, sizes.latents)
-        spread = log_var if self._log_var else math.exp(log_var / 2)
-        arguments = (
-            y_hat.to(self._device, copy=True),
-            target.to(self._device, copy=True),
-            torch.full(shape, mean, dtype=torch.float64, device=self._device),
-            torch.full(shape, spread, dtype=torch.float64, device=self._device),
-        )
+        means = torch.as_tensor(mean, dtype=torch.float64).expand(shape).clone()
+        log_vars = torch.as_tensor(log_var, dtype=torch.float64).reshape(-1)
+        spreads = [SPREADS[self.spread](float(one)) for one in log_vars]
+        spread = torch.tensor(spreads, dtype=torch.float64).expand(shape).clone()
+        y_hat = y_hat if y_hat.requires_grad else y_hat.to(self.device, copy=True)
+        roles = (y_hat, y.to(self.device, copy=True), means.to(self.device), spread.to(self.device))
+        arguments: list[Any] = [None] * len(roles)
+        for role, place in zip(roles, self.order, strict=True):
+            arguments[place] = role
+        noise = _Noise(sign)
         try:
-            output = self._loss(*arguments)
+            # Of wrong shapes, which are only tried, losses warn.
+            with warnings.catch_warnings(), noise:
+                warnings.simplefilter("ignore")
+                output = self.loss(*arguments)
         except Exception as error:
-            raise InvalidArgumentError(
-                "loss",
-                f"{type(error).__name__} ({str(error).splitlines()[0] if str(error) else ''})",
-                f"a number for arguments of shapes {[tuple(a.shape) for a in arguments]}",
-                "Check features=, latents= and the device of tensors of its own, or wrap it: "
-                "lambda y_hat, y, mean, log_var: ...",
-            ) from error
+            raise self._refusal(error, arguments) from error
+        self.drew |= noise.drew
         if isinstance(output, Mapping):
             self.parts = f"a dict of {sorted(map(str, output))}"
         elif isinstance(output, Sequence):
             self.parts = f"a {type(output).__name__} of {len(output)}"
-        value = _total(output)
-        if not math.isfinite(value):
-            name = "log-variance" if self._log_var else "std"
-            other = "log_var=False, if it takes a std" if self._log_var else "log_var=True"
-            raise InvalidArgumentError(
-                "loss", value, f"a finite number at a {name} of {spread:g}", f"Pass {other}."
+        return _total(output)
+
+    def _refusal(self, error: Exception, arguments: Sequence[Tensor]) -> InvalidArgumentError:
+        line = next(iter(str(error).splitlines()), "")
+        action = (
+            "Check features=, latents=, the order of the arguments and the device of tensors of "
+            "its own, or wrap it: lambda y_hat, y, mean, log_var: ..."
+        )
+        if any(word in line for word in ("dtype", "type (", "scalar type", "Double", "Float")):
+            action = (
+                "Its own tensors have another dtype: wrap it, lambda y_hat, y, mean, log_var: "
+                "loss(y_hat.float(), y.float(), mean.float(), log_var.float())."
             )
-        return value
+        return InvalidArgumentError(
+            "loss",
+            f"{type(error).__name__} ({line})",
+            f"a number for arguments of shapes {[tuple(a.shape) for a in arguments]}",
+            action,
+        )
 
 
-def _targets(sizes: Sizes) -> tuple[Tensor, Tensor]:
-    """Return targets in [0.3, 0.7] and signs, of the shape of a batch whose rows are equal."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (2, *sizes.features)
-    uniform = torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu")
-    shape = (sizes.batch, *sizes.features)
-    sign = torch.where(uniform[1] < 0.5, -1.0, 1.0).to(torch.float64)
-    return (0.3 + 0.4 * uniform[0]).expand(shape), sign.expand(shape)
+class _Noise(TorchFunctionMode):
+    """Has every number that is drawn from a Gaussian be its mean plus or minus its std."""
+
+    def __init__(self, sign: float) -> None:
+        super().__init__()
+        self.drew, self._sign = False, sign
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if name not in ("randn", "randn_like", "normal", "normal_"):
+            return found
+        self.drew = True
+        mean, std = 0.0, 1.0
+        if name.startswith("normal"):
+            given = dict(zip(("mean", "std"), args[name == "normal_" :], strict=False))
+            mean, std = ({**given, **(kwargs or {})}.get(key, least)
+                         for key, least in (("mean", 0.0), ("std", 1.0)))  # fmt: skip
+        value = torch.as_tensor(mean + self._sign * std).to(found).expand_as(found)
+        return found.copy_(value) if name == "normal_" else value.clone()
 
 
-def _cross_entropy(mean: Tensor, target: Tensor) -> float:
-    per_feature = target * mean.log() + (1 - target) * (1 - mean).log()
-    return -float(per_feature[0].sum())
+def random_numbers() -> InvalidArgumentError:
+    """Return what to say of a loss that is random in more than a KL by sampling."""
+    return InvalidArgumentError(
+        "loss",
+        "two values for the same arguments",
+        "a loss without random numbers, but for those of a KL by sampling",
+        "Sample z outside, and pass the reconstruction.",
+    )
 
 
-def _visible(rise: np.ndarray[Any, Any], base: float) -> bool:
-    """Whether the loss moved; one that ignores an argument repeats itself to the last bit."""
-    return bool(np.abs(rise).max() > 1e-14 * abs(base))
+def _slope(total: Tensor, at: Tensor) -> Float:
+    (found,) = torch.autograd.grad(total, at, allow_unused=True)
+    slope = np.zeros(at.shape) if found is None else found.cpu().numpy()
+    if np.isfinite(slope).all():
+        return slope
+    raise InvalidArgumentError(
+        "loss",
+        "a gradient that is not finite",
+        "a finite one at reconstructions and targets in (0, 1)",
+        "Check the order of the arguments.",
+    )
 
 
-def _total(output: Any) -> float:
+def _total(output: Any) -> Any:
+    """Return the total of what a loss returned."""
     if isinstance(output, Mapping):
         output = output["loss"] if "loss" in output else next(iter(output.values()))
     elif isinstance(output, Sequence):
         output = output[0]
     shape = tuple(getattr(output, "shape", ()))
     try:
-        return float(output)
+        float(output.detach() if isinstance(output, Tensor) else output)
     except (TypeError, ValueError, RuntimeError):
         got = f"a result of shape {shape}" if shape else type(output).__name__
         raise InvalidArgumentError(
             "loss", got, "one number", "Reduce it as your training does."
         ) from None
+    return output if isinstance(output, Tensor) else float(output)
+
+
+def _number(total: Any, probe: Probe) -> float:
+    value = float(total.detach() if isinstance(total, Tensor) else total)
+    if not math.isfinite(value):
+        logged = probe.spread in ("log-variance", "log-std", "softplus std")
+        other = "log_var=False, if it takes a std" if logged else "log_var=True"
+        raise InvalidArgumentError(
+            "loss", value, f"a finite number at every {probe.spread}", f"Pass {other}."
+        )
+    return value

@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 from posterior_collapse.cli import (
+    audit_command,
     data_commands,
     diagnose_command,
     explore_command,
@@ -31,8 +32,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("forecast")(forecast_command.forecast)
-app.command("effective-beta")(forecast_command.effective_beta)
 app.command("explore")(explore_command.explore)
+app.command("audit")(audit_command.audit)
+app.command("effective-beta")(audit_command.effective_beta)
 app.command("train")(train_command.train)
 app.command("diagnose")(diagnose_command.diagnose)
 app.command("reproduce")(reproduce_command.reproduce)

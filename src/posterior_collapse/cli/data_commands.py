@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import typer
+
+from posterior_collapse.cli.groups import DataDir
 
 app = typer.Typer(help="List and fetch the data sets known by name.", no_args_is_help=True)
 
-DATA_DIR = typer.Option(
-    None,
-    "--data-dir",
-    help="Folder with data set files (else $POSTERIOR_COLLAPSE_DATA, then the user cache).",
-)
-
 
 @app.command("list")
-def list_datasets(data_dir: Path | None = DATA_DIR) -> None:
+def list_datasets(data_dir: DataDir = None) -> None:
     """List the data sets known by name, and where each would be read from."""
     from rich.console import Console
     from rich.markup import escape
@@ -37,7 +31,7 @@ def list_datasets(data_dir: Path | None = DATA_DIR) -> None:
 
 
 @app.command("fetch")
-def fetch_dataset(name: str, data_dir: Path | None = DATA_DIR) -> None:
+def fetch_dataset(name: str, data_dir: DataDir = None) -> None:
     """Download a data set, check its checksums and keep it."""
     from posterior_collapse.data import fetch
 

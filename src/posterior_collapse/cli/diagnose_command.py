@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from posterior_collapse.cli import options
-from posterior_collapse.cli.data_commands import DATA_DIR
 from posterior_collapse.cli.forecast_command import LEAST_WIDTH
+from posterior_collapse.cli.groups import DataDir
 from posterior_collapse.errors import DataError, InvalidArgumentError, listed, nearest
 from posterior_collapse.files import json_text
 
@@ -47,7 +47,7 @@ def diagnose(
     split: str | None = typer.Option(
         None, help="Of a run's data: train or test (default: as trained on)."
     ),
-    data_dir: Path | None = DATA_DIR,
+    data_dir: DataDir = None,
     importance_samples: int = typer.Option(
         0,
         min=0,

@@ -1,16 +1,25 @@
-"""`collapse forecast` and `collapse effective-beta`."""
+"""`collapse forecast`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from posterior_collapse.cli import explore_command, options
-from posterior_collapse.cli.data_commands import DATA_DIR
+from posterior_collapse.cli import options
+from posterior_collapse.cli.groups import (
+    DataOptions,
+    EtaDec,
+    Model,
+    Sigma1,
+    Sigma2,
+    Source,
+    grouped,
+)
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.files import json_text
 
@@ -22,152 +31,65 @@ if TYPE_CHECKING:
 LEAST_WIDTH = 82
 PLOT = typer.Option(None, help="Write spectrum and phase diagram to a .png, .pdf or .svg.")
 HTML = typer.Option(None, help="Write a page with sliders to an .html file.")
-HEADER = typer.Option(None, "--header/--no-header", help=options.HEADER_HELP)
 
 
+@dataclass(frozen=True)
+class SpecOptions:
+    """The hyperparameters, one value each."""
+
+    panel: ClassVar = "Model"
+    model: Model = None
+    latents: Annotated[str, typer.Option(help="Latent units; for hvae of z1,z2.")] = "16"
+    beta: Annotated[str, typer.Option(help="Weight of the KL; for hvae of z1,z2.")] = "1"
+    eta_dec: EtaDec = "1"
+    eta_enc: Annotated[float, typer.Option(help="Prior std.")] = 1.0
+    sigma: Annotated[
+        str | None,
+        typer.Option(help="Posterior std: learned (default), shared, a number, or one per unit."),
+    ] = None
+    sigma_1: Sigma1 = None
+    sigma_2: Sigma2 = None
+    likelihood: Annotated[
+        str,
+        typer.Option(help="gaussian, bernoulli, poisson, negative-binomial or categorical."),
+    ] = "gaussian"
+    dispersion: Annotated[
+        str, typer.Option(help="r of a negative binomial, of variance m + m^2/r.")
+    ] = "learned"
+    biases: Annotated[
+        bool, typer.Option(help="Whether the model has biases (central moments).")
+    ] = True
+
+
+@grouped
 def forecast(
-    data: str = typer.Argument(help="Data set name (collapse data list), or a file."),
-    given: str | None = typer.Option(None, help="File with the condition x; DATA is then y."),
-    task: str | None = typer.Option(
-        None, help="Conditional task on images: quarter or half (what is given)."
-    ),
-    model: str | None = typer.Option(
-        None, help="vae, cvae or hvae (default: cvae with --task or --given, else vae)."
-    ),
-    latents: str = typer.Option("16", help="Latent units; for hvae of z1,z2."),
-    beta: str = typer.Option("1", help="Weight of the KL; for hvae of z1,z2."),
-    eta_dec: str = typer.Option("1", help="Decoder std in data units, or 'learned'."),
-    eta_enc: float = typer.Option(1.0, help="Prior std."),
-    sigma: str | None = typer.Option(
-        None, help="Posterior std: learned (default), shared, a number, or one per unit."
-    ),
-    sigma_1: str | None = typer.Option(None, help="For hvae: of z1 (default: 1)."),
-    sigma_2: str | None = typer.Option(None, help="For hvae: of z2 (default: learned)."),
-    likelihood: str = typer.Option(
-        "gaussian", help="gaussian, bernoulli, poisson, negative-binomial or categorical."
-    ),
-    dispersion: str = typer.Option(
-        "learned", help="r of a negative binomial, of variance m + m^2/r."
-    ),
+    data: Source,
+    named: DataOptions,
+    hyperparameters: SpecOptions,
     network: bool = typer.Option(
         False, "--network", help="Say as well how few units a network keeps (takes seconds)."
     ),
     active: int | None = typer.Option(None, help="Advise on keeping this many units."),
-    biases: bool = typer.Option(True, help="Whether the model has biases (central moments)."),
     cross_fit: int | None = typer.Option(
         None, help="Measure what x explains of y out of sample, with this many folds."
     ),
-    label: int | None = typer.Option(None, help="Only samples of this class."),
-    scale: float | None = typer.Option(None, help="Factor for the values of a file."),
-    split: str = typer.Option("train", help="train or test, for named image sets."),
-    header: bool | None = HEADER,
-    data_dir: Path | None = DATA_DIR,
     plot: Path | None = PLOT,
     html: Path | None = HTML,
     as_json: bool = typer.Option(False, "--json", help="Print JSON (null: no finite value)."),
 ) -> None:
     """Say from the data alone which latent units will collapse, why, and what to change."""
-    kind = model or ("cvae" if task or given else "vae")
-    spec = options.build_spec(
-        kind,
-        latents=latents,
-        beta=beta,
-        eta_dec=eta_dec,
-        eta_enc=eta_enc,
-        sigma=sigma,
-        sigma_1=sigma_1,
-        sigma_2=sigma_2,
-        likelihood=likelihood,
-        dispersion=dispersion,
-    )
+    given = asdict(hyperparameters)
+    biases, kind = given.pop("biases"), named.kind(given.pop("model"))
+    spec = options.build_spec(kind, **given)
     if plot is not None:
         _check_plot(plot)
     if html is not None:
         _check_page(html)
-    dataset = options.load_data(
-        data,
-        model=kind,
-        task=task,
-        given=given,
-        label=label,
-        scale=scale,
-        split=split,
-        data_dir=data_dir,
-        header=header,
-    )
-    _forecast(dataset, spec, active, biases, cross_fit, plot, as_json, network, html)
+    dataset = options.load_data(data, kind, named)
+    print_forecast(dataset, spec, active, biases, cross_fit, plot, as_json, network, html)
 
 
-def effective_beta(
-    data: str | None = typer.Argument(None, help="Data to forecast with that beta, if any."),
-    weight: float = typer.Option(1.0, help="Factor of the KL term in your loss."),
-    reconstruction: str = typer.Option("sum", help="Squared error: sum or mean over features."),
-    features: int | None = typer.Option(None, help="Features per sample, for a mean over them."),
-    half: bool = typer.Option(False, "--half", help="The squared error has a factor 1/2."),
-    gaussian_std: float | None = typer.Option(
-        None, help="The reconstruction is a Gaussian negative log-likelihood with this std."
-    ),
-    kl: str = typer.Option("sum", help="KL: sum or mean over latent units."),
-    latents: int = typer.Option(16, help="Latent units."),
-    batch_size: int | None = typer.Option(None, help="Samples per batch, if reductions differ."),
-    reconstruction_batch: str = typer.Option("mean", help="Reconstruction over the batch."),
-    kl_batch: str = typer.Option("mean", help="KL over the batch."),
-    header: bool | None = HEADER,
-    data_dir: Path | None = DATA_DIR,
-    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
-) -> None:
-    """Say what beta * eta_dec^2 a loss has, from how it is written; then forecast with it.
-
-    Of squared errors only: for cross-entropies and other errors no law is given yet.
-    """
-    from posterior_collapse import theory
-    from posterior_collapse.specs import VAESpec
-
-    dataset = None
-    if data is not None:
-        dataset = options.load_data(
-            data,
-            model="vae",
-            task=None,
-            given=None,
-            label=None,
-            scale=None,
-            split="train",
-            data_dir=data_dir,
-            header=header,
-        )
-        if features not in (None, dataset.x.shape[1]):
-            raise InvalidArgumentError(
-                "--features", features, f"{dataset.x.shape[1]}, as in {data}", "Leave it out."
-            )
-        features = dataset.x.shape[1]
-    result = theory.effective_beta(
-        weight,
-        features=features,
-        latents=latents,
-        reconstruction=reconstruction,  # type: ignore[arg-type]
-        kl=kl,  # type: ignore[arg-type]
-        half=half,
-        gaussian_std=gaussian_std,
-        batch_size=batch_size,
-        reconstruction_batch=reconstruction_batch,  # type: ignore[arg-type]
-        kl_batch=kl_batch,  # type: ignore[arg-type]
-    )
-    effective = {
-        "beta_eta_dec_squared": result.value,
-        "squared_error_weight": result.squared_error_weight,
-        "kl_weight": result.kl_weight,
-    }
-    if not as_json:
-        typer.echo(result.text)
-    elif dataset is None:
-        typer.echo(json_text({"effective_beta": effective}))
-    if dataset is not None:
-        spec = VAESpec(latents, beta=result.value)
-        _forecast(dataset, spec, None, True, None, None, as_json, effective_beta=effective)
-
-
-def _forecast(
+def print_forecast(
     dataset: Dataset,
     spec: Spec,
     active: int | None,
@@ -179,6 +101,7 @@ def _forecast(
     html: Path | None = None,
     **extra: Any,
 ) -> None:
+    """Forecast and print, as tables and advice or as JSON with `extra` beside."""
     from posterior_collapse import report, theory
 
     if network and cross_fit is not None:
@@ -190,13 +113,13 @@ def _forecast(
         bias = "both" if biases else "none"
         result = theory.forecast(rows, spec, bias=bias, network=True)  # type: ignore[arg-type]
     else:
-        measured, spec = _measure(dataset, spec, biases, cross_fit)
+        measured, spec = measure(dataset, spec, biases, cross_fit)
         result = theory.forecast(measured, spec)
     advice = result.advice(active)
     if plot is not None:
         report.save_figure(report.plot(result), plot)
     if html is not None:
-        explore_command.write(result, dataset, html)
+        write_page(result, dataset, html)
     if as_json:
         about = {"name": dataset.name, "note": dataset.note, "samples": len(dataset.x)}
         typer.echo(
@@ -210,7 +133,35 @@ def _forecast(
         typer.echo(f"Page: {html}")
 
 
-def _measure(dataset: Dataset, spec: Spec, biases: bool, cross_fit: int | None) -> tuple[Any, Spec]:
+def write_page(
+    result: Forecast, dataset: Dataset, path: Path, source: str | None = None
+) -> None:
+    """Write the page of a forecast.
+
+    Args:
+        result: The forecast.
+        dataset: What it is of.
+        path: Where the page goes.
+        source: The data as a command takes them; None: their name.
+    """
+    from posterior_collapse import report
+
+    shape = _decoded_shape(dataset)
+    report.write_page(result, path, name=dataset.name, image_shape=shape, source=source)
+
+
+def _decoded_shape(dataset: Dataset) -> tuple[int, ...] | None:
+    """Shape of what is decoded, if it is an image: three quarters of one are none."""
+    shape = dataset.image_shape
+    if shape is None or (dataset.y is not None and dataset.task != "half"):
+        return None
+    if dataset.task == "half":  # of images with one channel, first or last
+        height, width = shape[-2:] if len(shape) == 2 or shape[0] == 1 else shape[:2]
+        return height // 2, width
+    return shape
+
+
+def measure(dataset: Dataset, spec: Spec, biases: bool, cross_fit: int | None) -> tuple[Any, Spec]:
     """Return what to forecast from: moments, or the rows where a likelihood needs them."""
     from posterior_collapse.moments import Moments, cross_fitted_residuals
     from posterior_collapse.specs import VAESpec, require_gaussian

@@ -1,19 +1,22 @@
-"""What a terminal shows while runs train and rows of the paper are reproduced."""
+"""What is shown while runs train and rows of the paper are reproduced: terminal and TensorBoard."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from posterior_collapse.errors import MissingDependencyError, writing
+from posterior_collapse.files import columns
 from posterior_collapse.progress import Display
 from posterior_collapse.report import new_table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from posterior_collapse.experiments.reproducing import State
+    from posterior_collapse.experiments import State
 
-__all__ = ["RowsTable", "RunsTable"]
+__all__ = ["RowsTable", "RunsTable", "Scalars", "require_tensorboard"]
 
 MOST_ROWS = 16
 
@@ -102,3 +105,49 @@ class RowsTable(Display):
             done = f"{self.finished[name]}/{self.runs[name]}"
             table.add_row(name, title, done, self.now[name])
         return table
+
+
+def require_tensorboard() -> Any:
+    """Return TensorBoard's writer class.
+
+    Raises:
+        MissingDependencyError: TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingDependencyError(
+            "tensorboard",
+            "no such library",
+            "tensorboard to write its event files",
+            "Run pip install tensorboard, or leave it out: history.csv has the same numbers.",
+        ) from error
+    return SummaryWriter
+
+
+class Scalars:
+    """A run's history as TensorBoard shows it, written epoch by epoch.
+
+    Args:
+        folder: Folder of the run; events go to its subfolder `tensorboard`.
+        start: First epoch that will be written; events from there on, left by a run that was
+            killed, are hidden.
+
+    Raises:
+        MissingDependencyError: TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: str | Path, start: int = 1) -> None:
+        writer = require_tensorboard()
+        with writing(folder):
+            self._writer: Any = writer(str(Path(folder) / "tensorboard"), purge_step=start)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Write the numbers of one epoch; `row["epoch"]` is the step shown."""
+        for name, (value,) in columns({name: [value] for name, value in row.items()}):
+            if name != "epoch" and isinstance(value, (int, float)):
+                self._writer.add_scalar(name, value, row["epoch"])
+
+    def close(self) -> None:
+        """Write what is pending."""
+        self._writer.close()

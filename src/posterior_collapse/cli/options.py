@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from posterior_collapse import checks
@@ -11,10 +12,10 @@ from posterior_collapse.errors import InvalidArgumentError, nearest
 from posterior_collapse.specs import CVAESpec, HVAESpec, Spec, VAESpec
 
 if TYPE_CHECKING:
+    from posterior_collapse.cli.groups import DataOptions
     from posterior_collapse.data import Dataset
 
 MODELS = ("vae", "cvae", "hvae")
-HEADER_HELP = "Whether the first row of a .csv is a header (default: told from the rows)."
 NUMBERS = {"learning_rate": float, "clip": float, "seed": int}
 """Options of the training that take several values."""
 SWEPT = (
@@ -195,7 +196,7 @@ def _flag(name: str) -> str:
     return name.replace("_", "-")
 
 
-def load_data(source: str, *, model: str, **named: Any) -> Dataset:
+def load_data(source: str, model: str, named: DataOptions) -> Dataset:
     """Load what the options name, for the model they name; see `posterior_collapse.data.load`.
 
     Raises:
@@ -204,7 +205,7 @@ def load_data(source: str, *, model: str, **named: Any) -> Dataset:
     """
     from posterior_collapse.data import load
 
-    dataset = load(source, progress=True, **named)
+    dataset = load(source, progress=True, **asdict(named))
     check_condition(model, dataset)
     return dataset
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from posterior_collapse.cli.data_commands import DATA_DIR
+from posterior_collapse.cli.groups import DataDir
 from posterior_collapse.errors import InvalidArgumentError, nearest
 
 if TYPE_CHECKING:
-    from posterior_collapse.experiments.grids import Plan
+    from posterior_collapse.experiments import Plan
 
 DOCUMENT = Path("docs/reproduction.md")
 CONVENTIONS = ("elbo", "reference")
@@ -41,7 +41,7 @@ def reproduce(
     device: str = typer.Option("cpu", help="Where minibatches are trained: cpu, cuda, cuda:N."),
     out: Path = OUT,
     to: Path = TO,
-    data_dir: Path | None = DATA_DIR,
+    data_dir: DataDir = None,
 ) -> None:
     """Repeat the paper's experiments, each beside what theory predicts.
 
@@ -57,7 +57,7 @@ def reproduce(
     if row == "document":
         _document(out, to)
         return
-    from posterior_collapse.experiments.grids import Plan
+    from posterior_collapse.experiments import Plan
 
     _check(convention, device)
     plan = Plan(quick, convention, seeds, epochs, rows, cnn_epochs)  # type: ignore[arg-type]
@@ -66,8 +66,7 @@ def reproduce(
 
 def _reproduce(name: str, plan: Plan, out: Path, data_dir: Path | None, device: str) -> None:
     from posterior_collapse.cli.live import RowsTable
-    from posterior_collapse.experiments.reproducing import reproduce
-    from posterior_collapse.experiments.rows import chosen
+    from posterior_collapse.experiments import chosen, reproduce
 
     rows = chosen(name)
     runs = {row.id: len({member.run.key for member in row.members(plan)}) for row in rows}
@@ -90,8 +89,7 @@ def _document(out: Path, to: Path) -> None:
 def _list() -> None:
     from rich.console import Console
 
-    from posterior_collapse.experiments.grids import Plan
-    from posterior_collapse.experiments.rows import ROWS
+    from posterior_collapse.experiments import ROWS, Plan
     from posterior_collapse.report import new_table
 
     table = new_table()

@@ -7,13 +7,22 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
 from posterior_collapse.cli import options
+from posterior_collapse.cli.groups import (
+    SOURCE_HELP,
+    DataOptions,
+    EtaDec,
+    Model,
+    Sigma1,
+    Sigma2,
+    grouped,
+)
 from posterior_collapse.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -21,99 +30,121 @@ if TYPE_CHECKING:
     from posterior_collapse.runs import Run
     from posterior_collapse.training import Progress
 
-SETTINGS = (
-    "batch_size",
-    "optimiser",
-    "convention",
-    "warm_up",
-    "cycles",
-    "free_bits",
-    "capacity",
-    "patience",
-    "precision",
-    "device",
-    "checkpoint_every",
-)
-DATA = ("given", "task", "label", "scale", "split", "data_dir")
 PAPER = "vae-relu, cvae-relu, cvae-linear-net, cvae-cnn, hvae-relu, hvae-cnn"
 RESUMED_WITH = ("resume", "tensorboard", "as_json")
+option = typer.Option
 
 
-def _option(panel: str) -> Callable[..., Any]:
-    """Return `typer.Option` for one panel of the help."""
-    return partial(typer.Option, rich_help_panel=panel)
+@dataclass(frozen=True)
+class NetworkOptions:
+    """The model and its networks."""
+
+    panel: ClassVar = "Model"
+    model: Model = None
+    latents: Annotated[str, option(help="Latent units; for hvae of z1:z2.")] = "16"
+    architecture: Annotated[
+        str, option(help=f"linear, mlp, cnn, or a net of the paper: {PAPER}.")
+    ] = "mlp"
+    hidden: Annotated[str | None, option(help="Widths of the hidden layers, e.g. 256,128.")] = None
+    channels: Annotated[str | None, option(help="Channels of the convolutions, e.g. 32,16.")] = None
+    activation: Annotated[str | None, option(help="Between layers, e.g. relu, tanh, silu.")] = None
+    dropout: Annotated[float | None, option(help="Rate after each hidden layer.")] = None
+    biases: Annotated[bool, option(help="Whether a linear model has biases.")] = True
 
 
-_data, _model, _swept, _training, _remedy, _output = map(
-    _option,
-    ("Data", "Model", "Numbers to sweep over", "Training", "Against collapse", "Output"),
-)
-OUT = _output(None, help="New folder for the run or sweep (default: runs/ and a name).")
-RESUME = _output(None, help="Go on with the run or sweep in this folder.")
-HEADER = _data(None, "--header/--no-header", help=options.HEADER_HELP)
-DATA_DIR = _data(None, help="Folder with data set files (see collapse data list --help).")
+@dataclass(frozen=True)
+class SweptOptions:
+    """Text of what can be swept over: commas part values, colons the levels of one."""
+
+    panel: ClassVar = "Numbers to sweep over"
+    beta: Annotated[
+        str | None, option(help="Weight of the KL; for hvae of z1:z2 (default: 1).")
+    ] = None
+    beta_1: Annotated[str | None, option(help="For hvae: of z1 alone.")] = None
+    beta_2: Annotated[str | None, option(help="For hvae: of z2 alone.")] = None
+    eta_dec: EtaDec = "1"
+    eta_enc: Annotated[str, option(help="Prior std.")] = "1"
+    sigma: Annotated[
+        str | None,
+        option(
+            help="Posterior std: learned (default), shared, input, a number, or one per unit: "
+            "0.5:1:1."
+        ),
+    ] = None
+    sigma_1: Sigma1 = None
+    sigma_2: Sigma2 = None
+    learning_rate: Annotated[str, option(help="Of the optimiser.")] = "0.001"
+    clip: Annotated[str | None, option(help="Bound of the gradient's norm.")] = None
+    seed: Annotated[str, option(help="Of initialisation, data order and noise.")] = "0"
 
 
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Fields of `Settings`, but those swept over, and how to train."""
+
+    panel: ClassVar = "Training"
+    epochs: Annotated[
+        int | None,
+        option(help="Passes over the data (default: 100); with --exact the most iterations."),
+    ] = None
+    batch_size: Annotated[int, option(help="Samples per step.")] = 128
+    optimiser: Annotated[
+        str | None,
+        option(help="adam or sgd; with --exact also lbfgs (default: adam; with --exact lbfgs)."),
+    ] = None
+    convention: Annotated[str, option(help="Of the loss: elbo, reference or twice.")] = "elbo"
+    patience: Annotated[int | None, option(help="Stop after so many epochs without gain.")] = None
+    exact: Annotated[bool, option("--exact", help="Linear models: integrate the noise out.")] = (
+        False
+    )
+    from_forecast: Annotated[
+        bool, option("--from-forecast", help="Linear models: start at the closed-form optimum.")
+    ] = False
+    precision: Annotated[str, option(help="float32, float64 or bf16.")] = "float32"
+    device: Annotated[str, option(help="cpu, cuda or cuda:N.")] = "cpu"
+
+
+@dataclass(frozen=True)
+class RemedyOptions:
+    """Fields of `Settings` that are said to help."""
+
+    panel: ClassVar = "Against collapse"
+    warm_up: Annotated[int, option(help="Epochs over which beta rises from 0.")] = 0
+    cycles: Annotated[int | None, option(help="Cycles of annealing of beta.")] = None
+    free_bits: Annotated[float | None, option(help="KL in nats that each unit has for free.")] = (
+        None
+    )
+    capacity: Annotated[str | None, option(help="Target KL in nats; for hvae of z1:z2.")] = None
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Where to keep the runs, and what to write."""
+
+    panel: ClassVar = "Output"
+    out: Annotated[
+        Path | None, option(help="New folder for the run or sweep (default: runs/ and a name).")
+    ] = None
+    resume: Annotated[Path | None, option(help="Go on with the run or sweep in this folder.")] = (
+        None
+    )
+    checkpoint_every: Annotated[int, option(help="Epochs between checkpoints.")] = 1
+    tensorboard: Annotated[bool, option("--tensorboard", help="Write TensorBoard events too.")] = (
+        False
+    )
+    as_json: Annotated[bool, option("--json", help="Print the summaries as JSON.")] = False
+
+
+@grouped
 def train(
     context: typer.Context,
-    data: str | None = typer.Argument(None, help="Data set name (collapse data list), or a file."),
-    given: str | None = _data(None, help="File with the condition x; DATA is then y."),
-    task: str | None = _data(
-        None, help="Conditional task on images: quarter or half (what is given)."
-    ),
-    label: int | None = _data(None, help="Only samples of this class."),
-    scale: float | None = _data(None, help="Factor for the values of a file."),
-    split: str = _data("train", help="train or test, for named image sets."),
-    header: bool | None = HEADER,
-    data_dir: Path | None = DATA_DIR,
-    model: str | None = _model(
-        None, help="vae, cvae or hvae (default: cvae with --task or --given, else vae)."
-    ),
-    latents: str = _model("16", help="Latent units; for hvae of z1:z2."),
-    architecture: str = _model("mlp", help=f"linear, mlp, cnn, or a net of the paper: {PAPER}."),
-    hidden: str | None = _model(None, help="Widths of the hidden layers, e.g. 256,128."),
-    channels: str | None = _model(None, help="Channels of the convolutions, e.g. 32,16."),
-    activation: str | None = _model(None, help="Between layers, e.g. relu, tanh, silu."),
-    dropout: float | None = _model(None, help="Rate after each hidden layer."),
-    biases: bool = _model(True, help="Whether a linear model has biases."),
-    beta: str | None = _swept(None, help="Weight of the KL; for hvae of z1:z2 (default: 1)."),
-    beta_1: str | None = _swept(None, help="For hvae: of z1 alone."),
-    beta_2: str | None = _swept(None, help="For hvae: of z2 alone."),
-    eta_dec: str = _swept("1", help="Decoder std in data units, or 'learned'."),
-    eta_enc: str = _swept("1", help="Prior std."),
-    sigma: str | None = _swept(
-        None,
-        help="Posterior std: learned (default), shared, input, a number, or one per unit: 0.5:1:1.",
-    ),
-    sigma_1: str | None = _swept(None, help="For hvae: of z1 (default: 1)."),
-    sigma_2: str | None = _swept(None, help="For hvae: of z2 (default: learned)."),
-    learning_rate: str = _swept("0.001", help="Of the optimiser."),
-    clip: str | None = _swept(None, help="Bound of the gradient's norm."),
-    seed: str = _swept("0", help="Of initialisation, data order and noise."),
-    epochs: int | None = _training(
-        None, help="Passes over the data (default: 100); with --exact the most iterations."
-    ),
-    batch_size: int = _training(128, help="Samples per step."),
-    optimiser: str | None = _training(
-        None, help="adam or sgd; with --exact also lbfgs (default: adam; with --exact lbfgs)."
-    ),
-    convention: str = _training("elbo", help="Of the loss: elbo, reference or twice."),
-    patience: int | None = _training(None, help="Stop after so many epochs without gain."),
-    exact: bool = _training(False, "--exact", help="Linear models: integrate the noise out."),
-    from_forecast: bool = _training(
-        False, "--from-forecast", help="Linear models: start at the closed-form optimum."
-    ),
-    precision: str = _training("float32", help="float32, float64 or bf16."),
-    device: str = _training("cpu", help="cpu, cuda or cuda:N."),
-    warm_up: int = _remedy(0, help="Epochs over which beta rises from 0."),
-    cycles: int | None = _remedy(None, help="Cycles of annealing of beta."),
-    free_bits: float | None = _remedy(None, help="KL in nats that each unit has for free."),
-    capacity: str | None = _remedy(None, help="Target KL in nats; for hvae of z1:z2."),
-    out: Path | None = OUT,
-    resume: Path | None = RESUME,
-    checkpoint_every: int = _output(1, help="Epochs between checkpoints."),
-    tensorboard: bool = _output(False, "--tensorboard", help="Write TensorBoard events too."),
-    as_json: bool = _output(False, "--json", help="Print the summaries as JSON."),
+    named: DataOptions,
+    network: NetworkOptions,
+    numbers: SweptOptions,
+    how: TrainingOptions,
+    remedies: RemedyOptions,
+    output: OutputOptions,
+    data: Annotated[str | None, typer.Argument(help=SOURCE_HELP)] = None,
 ) -> None:
     """Train a model, or several at once, and set what came out beside the forecast.
 
@@ -125,28 +156,31 @@ def train(
 
     A killed command goes on exactly with collapse train --resume FOLDER.
     """
+    resume, out = output.resume, output.out
     if resume is not None:
         _check_alone(context)
         from posterior_collapse.runs import folder
 
         runs, out = folder.read(resume), resume
     else:
-        runs = _asked(context.params)
+        runs = _asked(data, named, network, numbers, how, remedies, output.checkpoint_every)
         from posterior_collapse.runs import folder
 
-        out = out or Path("runs") / _readable(runs, context.params)
+        out = out or Path("runs") / _readable(runs, str(data), named.task, numbers)
         folder.check_free(out)
-    if tensorboard:
-        folder.require_tensorboard()
+    if output.tensorboard:
+        from posterior_collapse.cli.live import require_tensorboard
+
+        require_tensorboard()
     dataset = folder.load(runs)
     options.check_condition(next(iter(runs.values())).spec.model, dataset)
     try:
-        with _watched(runs, out, tensorboard) as report:
+        with _watched(runs, out, output.tensorboard) as report:
             summaries = folder.train(runs, dataset, out, resume=resume is not None, report=report)
     except KeyboardInterrupt:
         typer.echo(f"Go on with: collapse train --resume {shlex.quote(str(out))}", err=True)
         raise
-    if as_json:
+    if output.as_json:
         typer.echo(json.dumps(summaries, indent=2))
     else:
         _print(dataset, out, summaries)
@@ -166,37 +200,48 @@ def _check_alone(context: typer.Context) -> None:
             )
 
 
-def _asked(given: Mapping[str, Any]) -> dict[str, Run]:
+def _asked(
+    data: str | None,
+    named: DataOptions,
+    network: NetworkOptions,
+    numbers: SweptOptions,
+    how: TrainingOptions,
+    remedies: RemedyOptions,
+    checkpoint_every: int,
+) -> dict[str, Run]:
     """Return what the options ask for, by name, all of it checked but the data."""
-    if given["data"] is None:
+    if data is None:
         raise InvalidArgumentError(
             "DATA", "nothing", "a data set's name or a file", "Pass e.g. collapse train digits."
         )
-    model = given["model"] or ("cvae" if given["task"] or given["given"] else "vae")
-    found = options.swept(model, given["latents"], {n: given[n] for n in options.SWEPT})
+    found = options.swept(named.kind(network.model), network.latents, asdict(numbers))
 
     from posterior_collapse.models import Architecture
     from posterior_collapse.runs import Choice, folder
     from posterior_collapse.training import Settings
 
-    shared = {name: given[name] for name in SETTINGS} | {"capacity": _capacity(given["capacity"])}
-    if given["epochs"] is not None:
-        shared["steps" if given["exact"] else "epochs"] = given["epochs"]
+    settings = asdict(how) | asdict(remedies) | {"checkpoint_every": checkpoint_every}
+    settings["capacity"] = _capacity(remedies.capacity)
+    epochs, exact = settings.pop("epochs"), settings.pop("exact")
+    from_forecast = settings.pop("from_forecast")
+    if epochs is not None:
+        settings["steps" if exact else "epochs"] = epochs
     return folder.asked(
-        Choice(_absolute(given["data"]), **_data_options(given)),
-        Architecture.named(given["architecture"], **_networks(given)),
-        Settings.from_dict(shared),
+        Choice(_absolute(data), **_data_options(named)),
+        Architecture.named(network.architecture, **_networks(network)),
+        Settings.from_dict(settings),
         found,
-        exact=given["exact"],
-        from_forecast=given["from_forecast"],
+        exact=exact,
+        from_forecast=from_forecast,
     )
 
 
-def _networks(given: Mapping[str, Any]) -> dict[str, Any]:
-    texts = {"hidden": given["hidden"], "channels": given["channels"]}
+def _networks(given: NetworkOptions) -> dict[str, Any]:
+    texts = {"hidden": given.hidden, "channels": given.channels}
     widths = {name: options.numbers(f"--{name}", text, int) for name, text in texts.items() if text}
-    others = {name: given[name] for name in ("activation", "dropout") if given[name] is not None}
-    return widths | others | ({} if given["biases"] else {"bias": False})
+    others = {"activation": given.activation, "dropout": given.dropout}
+    chosen = {name: value for name, value in others.items() if value is not None}
+    return widths | chosen | ({} if given.biases else {"bias": False})
 
 
 def _capacity(text: str | None) -> Any:
@@ -206,11 +251,11 @@ def _capacity(text: str | None) -> Any:
     return values[0] if len(values) == 1 else values
 
 
-def _data_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    named = {name: given[name] for name in DATA}
+def _data_options(given: DataOptions) -> dict[str, Any]:
+    named = asdict(given)
     for name in ("given", "data_dir"):
         named[name] = None if named[name] is None else _absolute(str(named[name]))
-    return {**named, "header": given["header"]}
+    return named
 
 
 def _absolute(source: str) -> str:
@@ -218,18 +263,14 @@ def _absolute(source: str) -> str:
     return str(Path(source).resolve()) if os.path.exists(source) else source
 
 
-def _readable(runs: Mapping[str, Run], given: Mapping[str, Any]) -> str:
+def _readable(runs: Mapping[str, Run], data: str, task: str | None, numbers: SweptOptions) -> str:
     """Name a folder by the data, the model, the networks and the numbers that were given."""
     first = next(iter(runs.values()))
-    stem = Path(str(given["data"])).stem
-    parts = ["".join(c if c.isprintable() and c not in ":/\\" else "-" for c in stem)]
-    parts += [given["task"]] if given["task"] else []
-    parts += [first.spec.model, first.architecture.name]
-    defaults = {"eta_dec": "1", "eta_enc": "1"}
-    defaults |= {"learning_rate": "0.001", "seed": "0"}
+    start = "".join(c if c.isprintable() and c not in ":/\\" else "-" for c in Path(data).stem)
+    parts = [start, *([task] if task else []), first.spec.model, first.architecture.name]
     for name in options.SWEPT:
-        text = given[name]
-        if text not in (None, defaults.get(name)):
+        text = getattr(numbers, name)
+        if text not in (None, getattr(SweptOptions, name)):
             parts.append(f"{name.replace('_', '-')}={text.replace(':', '_')}")
     return "-".join(parts)
 
@@ -238,9 +279,8 @@ def _readable(runs: Mapping[str, Run], given: Mapping[str, Any]) -> str:
 def _watched(
     runs: Mapping[str, Run], out: Path, tensorboard: bool
 ) -> Iterator[Callable[[Progress], None]]:
-    """Give the function that shows an epoch, and writes it for TensorBoard if asked."""
-    from posterior_collapse.cli.live import RunsTable
-    from posterior_collapse.runs.folder import Scalars
+    """Yield a function to call after each epoch: it shows it, and writes it for TensorBoard."""
+    from posterior_collapse.cli.live import RunsTable, Scalars
 
     first = next(iter(runs.values()))
     exact = first.method == "exact"

@@ -2,7 +2,7 @@
 
 from posterior_collapse.data.dataset import Dataset, half, pairs, quarter
 from posterior_collapse.data.loading import load
-from posterior_collapse.data.locate import ChecksumWarning
+from posterior_collapse.data.published import ChecksumWarning
 from posterior_collapse.data.registry import Entry, available, fetch
 
 __all__ = [

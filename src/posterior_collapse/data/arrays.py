@@ -1,7 +1,8 @@
-"""Arrays and columns of data frames -> a data set."""
+"""Arrays and columns of data frames -> a data set, without columns that number the rows."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -9,17 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posterior_collapse.arrays import as_samples, same_length
-from posterior_collapse.data import indices
 from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.errors import DataError
 
 __all__ = [
+    "KEPT",
     "LABEL",
     "LONGEST",
     "as_labels",
     "as_samples",
     "from_array",
     "from_columns",
+    "is_suspect",
+    "is_unnamed",
+    "left_out",
+    "numbers_rows",
     "refuse_column",
     "same_length",
 ]
@@ -92,15 +97,15 @@ def from_columns(
     labels = [values for key, values in columns if key == LABEL]
     if len(labels) > 1:
         raise DataError(name, f"{len(labels)} columns named {LABEL!r}", "one", "Rename the others.")
-    features, steps = [], [indices.left_out(repr(key), key, certain=True) for key in index]
+    features, steps = [], [left_out(repr(key), key, certain=True) for key in index]
     for key, values in columns:
         if key == LABEL:
             continue
-        if indices.is_suspect(key) and indices.numbers_rows(key, values):
-            steps.append(indices.left_out(repr(key), key))
+        if is_suspect(key) and numbers_rows(key, values):
+            steps.append(left_out(repr(key), key))
             continue
-        if indices.is_unnamed(key):
-            steps.append(indices.KEPT.format(repr(key)))
+        if is_unnamed(key):
+            steps.append(KEPT.format(repr(key)))
         if values.dtype.kind not in "biuf":
             text = values.dtype.kind in "OUS"
             refuse_column(name, key, "text" if text else str(values.dtype))
@@ -128,3 +133,68 @@ def refuse_column(name: str, column: str, kind: str) -> NoReturn:
         "numbers",
         f"Remove or encode the column, or name it {LABEL!r}.",
     )
+
+
+UNNAMED = re.compile(r"|Unnamed: \d+(\.\d+)?|__index_level_\d+__")
+"""Names of an index without a name: in a CSV file, read from one and written again, in parquet."""
+RESET = re.compile(r"index|level_\d+")
+"""Names that `DataFrame.reset_index` gives, and people too: an index if it counts from 0."""
+KEPT = "column {} has no name and does not number the rows: kept as a feature"
+
+
+def is_suspect(name: str) -> bool:
+    """Say whether a column of this name may be an index.
+
+    Example:
+        >>> [is_suspect(name) for name in ("", "Unnamed: 0", "index", "height")]
+        [True, True, True, False]
+    """
+    return is_unnamed(name) or bool(RESET.fullmatch(name))
+
+
+def is_unnamed(name: str) -> bool:
+    """Say whether a name is none, or what pandas makes of none."""
+    return bool(UNNAMED.fullmatch(name))
+
+
+def numbers_rows(name: str, values: NDArray[Any]) -> bool:
+    """Say whether a column of a suspect name numbers or names the rows, rather than measures them.
+
+    An index is text, whole numbers that are all different or that count up (perhaps from 0 anew,
+    where tables were put below each other), or numbers that rise or fall from row to row.
+
+    Example:
+        >>> [numbers_rows("", np.array(v)) for v in ([0, 1, 2], ["b", "a"], [0.3, 0.1, 0.2])]
+        [True, True, False]
+    """
+    if values.dtype.kind == "U":
+        values = np.where(values == "", "nan", values)
+    try:
+        numbers = values.astype(np.float64)
+    except (TypeError, ValueError):
+        return not RESET.fullmatch(name)
+    if RESET.fullmatch(name):
+        return bool(np.array_equal(numbers, np.arange(len(numbers))))
+    steps = np.diff(numbers)
+    whole = bool((numbers == np.floor(numbers)).all())
+    if whole and (len(np.unique(numbers)) == len(numbers) or _counts(numbers, steps)):
+        return True
+    return bool((steps > 0).all() or (steps < 0).all())
+
+
+def _counts(numbers: NDArray[np.float64], steps: NDArray[np.float64]) -> bool:
+    return bool(((steps == 1) | (numbers[1:] == 0)).all())
+
+
+def left_out(shown: str, name: str, *, certain: bool = False) -> str:
+    """Return the words for a column that was left out.
+
+    Args:
+        shown: What to call the column.
+        name: Its name.
+        certain: Whether the file itself says that it is an index.
+    """
+    if certain:
+        return f"column {shown} left out, which the file calls an index (reset it to keep it)"
+    action = "name it" if is_unnamed(name) else "give it another name"
+    return f"column {shown} left out, an index ({action} to keep it)"

@@ -1,18 +1,20 @@
-"""Data files by suffix: .npy, .npz, .csv, .parquet."""
+"""Data files by suffix: .npy, .npz, .csv, .parquet; and the IDX files of the image sets."""
 
 from __future__ import annotations
 
+import gzip
 import math
 import os
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from posterior_collapse.data import indices, sniff
 from posterior_collapse.data.arrays import (
     LABEL,
     LONGEST,
@@ -20,11 +22,12 @@ from posterior_collapse.data.arrays import (
     as_samples,
     from_array,
     from_columns,
+    is_suspect,
     refuse_column,
     same_length,
 )
+from posterior_collapse.data.checking import check_file, check_size
 from posterior_collapse.data.dataset import Dataset
-from posterior_collapse.data.limits import check_size
 from posterior_collapse.data.table import read_csv
 from posterior_collapse.errors import (
     CorruptFileError,
@@ -35,7 +38,7 @@ from posterior_collapse.errors import (
     listed,
 )
 
-__all__ = ["SUFFIXES", "Arrays", "read_arrays", "read_file"]
+__all__ = ["SUFFIXES", "Arrays", "read_arrays", "read_file", "read_idx"]
 
 
 def read_file(path: Path, header: bool | None = None) -> Dataset:
@@ -60,7 +63,7 @@ def read_file(path: Path, header: bool | None = None) -> Dataset:
         raise DataError(
             str(path), f"the suffix '{path.suffix}'", f"one of {SUFFIXES}", "Convert the file."
         )
-    sniff.check(path)
+    check_file(path)
     if reader is read_csv:
         return read_csv(path, header)
     if header is not None:
@@ -132,7 +135,7 @@ def read_arrays(path: Path) -> Arrays:
         MissingFileError: The file is not there.
         CorruptFileError: It is no .npz file; later: an array is damaged or holds Python objects.
     """
-    sniff.check(path)
+    check_file(path)
     return Arrays(path)
 
 
@@ -228,7 +231,7 @@ def _read_parquet(path: Path) -> Dataset:
             index = _pandas_index(schema.pandas_metadata or {})
             names = [name for name in schema.names if name == LABEL or name not in index]
             for name, kind in ((name, schema.field(name).type) for name in names):
-                judged_later = name == LABEL or indices.is_suspect(name)
+                judged_later = name == LABEL or is_suspect(name)
                 if not judged_later and not any(test(kind) for test in is_number):
                     refuse_column(path.name, name, str(kind))
             # As columns, and as the matrix that they become.
@@ -281,3 +284,72 @@ READERS: dict[str, Callable[[Path], Dataset]] = {
 SUFFIXES = ", ".join(READERS)
 MOST_DIMENSIONS = 32
 """More than any data have, and than older versions of NumPy can hold."""
+
+
+DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+AGAIN = "Download it again."
+MOST_IDX_DIMENSIONS = 8
+
+
+def read_idx(path: Path) -> NDArray[Any]:
+    """Return the array of an IDX file, in the machine's byte order.
+
+    The header is two zero bytes, one for the type, one for the number of dimensions, and each
+    dimension as a big-endian 32-bit number; the values follow, last dimension fastest. No more is
+    unpacked than the header announces.
+
+    Raises:
+        MissingFileError: The file is not there.
+        CorruptFileError: A web page, a truncated gzip, a wrong magic number, or a length that
+            does not match the header.
+        DataError: The values take too much memory.
+    """
+    head = check_file(path)
+    zipped = head.startswith(b"\x1f\x8b")
+    try:
+        with cast(IO[bytes], gzip.open(path) if zipped else path.open("rb")) as stream:
+            dtype, shape, offset = _header(path, stream)
+            needed = dtype.itemsize * math.prod(shape)
+            if zipped:
+                check_size(path, needed)
+            else:
+                _check_length(path, path.stat().st_size, offset + needed, shape)
+            content = stream.read(needed)
+            there = offset + len(content) + len(stream.read(1))
+            _check_length(path, there, offset + needed, shape)
+    except EOFError as error:
+        raise CorruptFileError(
+            str(path), "a truncated gzip file", "a complete one", AGAIN
+        ) from error
+    except (OSError, zlib.error) as error:
+        raise CorruptFileError(
+            str(path), f"a damaged gzip file ({error})", "an intact one", AGAIN
+        ) from error
+    values = np.frombuffer(content, dtype).reshape(shape)
+    return values.astype(dtype.newbyteorder("="), copy=False)
+
+
+def _header(path: Path, stream: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, ...], int]:
+    magic = stream.read(4)
+    if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in DTYPES:
+        raise CorruptFileError(
+            str(path),
+            f"the magic number 0x{magic.hex()}",
+            "an IDX file, which begins with 0x0000, a type and a number of dimensions",
+            "Check that it is an IDX file.",
+        )
+    dims, offset = stream.read(4 * magic[3]), 4 + 4 * magic[3]
+    if 4 + len(dims) < offset:
+        raise CorruptFileError(str(path), "a truncated header", f"{offset} bytes of it", AGAIN)
+    if magic[3] > MOST_IDX_DIMENSIONS:
+        raise CorruptFileError(str(path), f"{magic[3]} dimensions", "images or labels", AGAIN)
+    return np.dtype(DTYPES[magic[2]]), struct.unpack(f">{magic[3]}I", dims), offset
+
+
+def _check_length(path: Path, there: int, needed: int, shape: tuple[int, ...]) -> None:
+    if there != needed:
+        beyond = "at least " * (there > needed)
+        size = " x ".join(map(str, shape))
+        raise CorruptFileError(
+            str(path), f"{beyond}{there:,} bytes", f"{needed:,} bytes for {size} values", AGAIN
+        )

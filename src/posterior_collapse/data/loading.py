@@ -9,7 +9,7 @@ from typing import Any
 from posterior_collapse.data.arrays import from_array, same_length
 from posterior_collapse.data.dataset import TASKS, Dataset
 from posterior_collapse.data.files import READERS, read_file
-from posterior_collapse.data.locate import expanded
+from posterior_collapse.data.published import expanded
 from posterior_collapse.data.registry import canonical, from_registry, unknown
 from posterior_collapse.errors import DataError, InvalidArgumentError, nearest
 

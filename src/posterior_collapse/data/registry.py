@@ -10,10 +10,19 @@ from pathlib import Path
 import numpy as np
 
 from posterior_collapse.data.dataset import KINDS, Dataset, pairs
-from posterior_collapse.data.download import checksum, download
-from posterior_collapse.data.idx import read_idx
-from posterior_collapse.data.locate import cache, expanded, find, locate, own_folders
-from posterior_collapse.data.sources import FILES, SOURCES, Source
+from posterior_collapse.data.files import read_idx
+from posterior_collapse.data.published import (
+    FILES,
+    SOURCES,
+    Source,
+    cache,
+    checksum,
+    download,
+    expanded,
+    find,
+    locate,
+    own_folders,
+)
 from posterior_collapse.errors import (
     CorruptFileError,
     InvalidArgumentError,

@@ -12,10 +12,17 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from posterior_collapse.data import indices
-from posterior_collapse.data.arrays import LABEL, LONGEST
+from posterior_collapse.data.arrays import (
+    KEPT,
+    LABEL,
+    LONGEST,
+    is_suspect,
+    is_unnamed,
+    left_out,
+    numbers_rows,
+)
+from posterior_collapse.data.checking import check_size
 from posterior_collapse.data.dataset import Dataset
-from posterior_collapse.data.limits import check_size
 from posterior_collapse.errors import CorruptFileError, DataError
 
 __all__ = ["read_csv"]
@@ -60,7 +67,7 @@ def _read(layout: _Layout) -> Dataset:
         raise DataError(
             path.name, f"{len(labelled)} columns named {LABEL!r}", "one", "Rename the others."
         )
-    suspects = [i for i, name in enumerate(names) if layout.has_header and indices.is_suspect(name)]
+    suspects = [i for i, name in enumerate(names) if layout.has_header and is_suspect(name)]
     # Before the numbers, since only this pass sees a row that is too long.
     texts = layout.texts([*suspects, *labelled]) if suspects or labelled else {}
     steps, index = list(layout.notes), set()
@@ -69,11 +76,11 @@ def _read(layout: _Layout) -> Dataset:
         if not any(texts[column]):
             index.add(column)
             steps.append(f"column {shown}, which is empty, left out")
-        elif indices.numbers_rows(names[column], texts[column]):
+        elif numbers_rows(names[column], texts[column]):
             index.add(column)
-            steps.append(indices.left_out(shown, names[column]))
-        elif indices.is_unnamed(names[column]):
-            steps.append(indices.KEPT.format(shown))
+            steps.append(left_out(shown, names[column]))
+        elif is_unnamed(names[column]):
+            steps.append(KEPT.format(shown))
     numbers = layout.numbers({*index, *labelled})
     labels = _numbers_if_any(texts[labelled[0]]) if labelled else None
     return Dataset(path.name, numbers, labels=labels, steps=tuple(steps))
@@ -140,8 +147,8 @@ class _Layout:
                     self._check_length(number + lines_above, row)
                     yield number + lines_above, row
 
-    def numbers(self, left_out: Collection[int]) -> NDArray[np.float64]:
-        features = [i for i in range(len(self.names)) if i not in left_out]
+    def numbers(self, without: Collection[int]) -> NDArray[np.float64]:
+        features = [i for i in range(len(self.names)) if i not in without]
         if not features:
             only = "no column but the label" if LABEL in self.names else "an index alone"
             raise DataError(self.path.name, only, "at least one feature", "Add a column.")
@@ -269,7 +276,7 @@ def _has_row_names(names: list[str], below: list[list[str]]) -> bool:
     """Whether each row begins with a name for which R writes no header."""
     if not below or any(len(row) != len(names) + 1 for row in below):
         return False
-    return indices.numbers_rows("", np.array([row[0].strip() for row in below]))
+    return numbers_rows("", np.array([row[0].strip() for row in below]))
 
 
 def _value(cell: str) -> float:

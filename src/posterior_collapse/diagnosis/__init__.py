@@ -18,12 +18,15 @@ from posterior_collapse.errors import needing_torch
 if TYPE_CHECKING:
     from posterior_collapse.diagnosis.diagnosing import diagnose
     from posterior_collapse.diagnosis.likelihood import LogLikelihood, log_likelihood
+    from posterior_collapse.diagnosis.onsets import Onset, onset
 
 # These need torch, which the numbers of a posterior do not.
 _HOME_OF = {
     "LogLikelihood": "likelihood",
+    "Onset": "onsets",
     "diagnose": "diagnosing",
     "log_likelihood": "likelihood",
+    "onset": "onsets",
 }
 
 __all__ = [
@@ -33,9 +36,11 @@ __all__ = [
     "Finding",
     "LevelDiagnosis",
     "LogLikelihood",
+    "Onset",
     "diagnose",
     "diagnose_arrays",
     "log_likelihood",
+    "onset",
 ]
 
 

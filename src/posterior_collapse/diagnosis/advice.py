@@ -6,10 +6,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from posterior_collapse.diagnosis.conclusions import kept_units, unjudged, what_decides
+from posterior_collapse.diagnosis.conclusions import (
+    gain_in_words,
+    kept_units,
+    what_decides,
+)
 from posterior_collapse.diagnosis.results import Conclusion, Diagnosis, Finding, LevelDiagnosis
 from posterior_collapse.theory import ACTIVE_INFORMATION, unclaimed_signal
-from posterior_collapse.theory.thresholds import ROUNDING, SURE, why_not_yet
+from posterior_collapse.theory.thresholds import ROUNDING, SURE
 
 __all__ = ["advise", "excess_loss"]
 
@@ -47,31 +51,36 @@ def advise(found: Diagnosis, conclusions: Sequence[Conclusion]) -> Iterator[Find
 
 
 def excess_loss(found: Diagnosis) -> float:
-    """Return by how many nats the loss surely exceeds that of a linear model of no more units.
+    """Return by how many nats the loss surely exceeds that of the linear optimum.
 
-    0 where it does not, or where that is not known.
+    0 where it does not, or where that is not known. What counts is measured by what all units
+    together could bring, whatever the data's own units are.
     """
     forecast = found.forecast
     if forecast is None or found.loss is None or found.loss_error is None:
         return 0.0
-    measured = [level.n_active for level in found.levels]
-    if any(kept > own for kept, own in zip(kept_units(forecast), measured, strict=True)):
-        return 0.0
-    excess = found.loss - forecast.loss
-    least = SURE * found.loss_error + UNTRAINED * max(1.0, abs(forecast.loss))
-    return excess if excess > least else 0.0
+    if forecast.spec.dispersion == "learned" and found.likelihood == "negative-binomial":
+        return 0.0  # of another dispersion than the model's
+    least = forecast.loss + found.data_loss
+    excess = found.loss - least
+    possible = 0.0 if found.collapsed_loss is None else found.collapsed_loss - least
+    slack = SURE * found.loss_error + UNTRAINED * max(possible, 0.0)
+    return excess if excess > slack + ROUNDING * abs(least) else 0.0
 
 
 def _unfinished(found: Diagnosis, conclusions: Sequence[Conclusion]) -> Iterator[Finding]:
     excess = excess_loss(found)
-    if "more-units-pay" in conclusions and excess and found.forecast is not None:
-        kept = " and ".join(map(str, kept_units(found.forecast)))
-        yield Finding(
-            "not-at-optimum",
-            f"The loss is {excess:.3g} nats above the optimum of a linear model, for which {kept} "
-            "active units are enough.",
-            "Train longer, or with another learning rate, before you add units.",
-        )
+    if not excess or found.forecast is None or "signal-unclaimed" in conclusions:
+        return
+    kept = kept_units(found.forecast)
+    enough = all(k <= level.n_active for k, level in zip(kept, found.levels, strict=True))
+    units = " and ".join(map(str, kept))
+    yield Finding(
+        "not-at-optimum",
+        f"The loss is {excess:.3g} nats above the optimum of a linear model, "
+        + (f"for which {units} active units are enough." if enough else f"which keeps {units}."),
+        "Train longer, or with another learning rate, before you change anything else.",
+    )
 
 
 def _of_certificate(found: Diagnosis, number: int, conclusion: Conclusion) -> Iterator[Finding]:
@@ -83,7 +92,8 @@ def _of_certificate(found: Diagnosis, number: int, conclusion: Conclusion) -> It
         yield Finding(
             conclusion,
             f"{_units(spare)}{name} collapsed, yet what is left unexplained would pay for "
-            f"{_units(min(spare, paying))} (t = {t:.3g} > 1): the optimiser failed.",
+            f"{_units(max(1, min(spare, paying)))} ({_why_it_pays(found, number)}): the optimiser "
+            "failed.",
             "Train again with KL warm-up, from another seed or with another learning rate, or "
             "train longer.",
         )
@@ -99,17 +109,23 @@ def _of_certificate(found: Diagnosis, number: int, conclusion: Conclusion) -> It
         )
     elif conclusion == "more-units-pay":
         # Each direction pays by itself; the data may have fewer modes for all of them together.
+        paying = max(1, paying)
         wanted = min(units + paying, max(units + 1, _modes(found)))
         more = f"{paying} more" if wanted == units + paying else "more"
         field = "latent_dim" if len(found.levels) == 1 else f"latent_dims[{number - 1}]"
         yield Finding(
             conclusion,
             f"{'All' if units > 1 else 'The'} {_units(units)}{name} {_be(units)} used, and {more} "
-            f"would pay (t = {t:.3g} > 1).",
+            f"would pay ({_why_it_pays(found, number)}).",
             f"Raise {field} from {units} to {wanted}.",
         )
     elif conclusion == "undecided":
         yield _undecided(found, number)
+
+
+def _why_it_pays(found: Diagnosis, number: int) -> str:
+    t, bought = found.signal[number - 1], gain_in_words(found, number - 1)
+    return f"t = {t:.3g}{' > 1' * (t > 1)}{'; ' * bool(bought)}{bought}"
 
 
 def _undecided(found: Diagnosis, number: int) -> Finding:
@@ -150,15 +166,15 @@ def _how_to_use_more(found: Diagnosis, number: int) -> str:
 
 def _without_certificate(found: Diagnosis) -> Iterator[Finding]:
     spare = sum(level.status.count("collapsed") for level in found.levels)
-    likelihood = unjudged(found)
-    if likelihood is not None:
-        if spare:
+    if found.likelihood not in (None, "gaussian"):
+        if spare and found.squared_error is None:
             yield Finding(
                 "cannot-tell-yet",
                 f"Whether {_units(spare)} collapsed because the objective asks for it cannot be "
-                f"told yet: {why_not_yet(likelihood)}. KL, information and counts hold.",
-                "Train again from another seed or with KL warm-up: a lower loss with more active "
-                "units would show that this collapse was not optimal.",
+                "told: nothing says by which distribution the model decodes. KL, information and "
+                "counts hold.",
+                "Diagnose the model with a decoder that returns a torch.distributions.Distribution "
+                "of the data, such as Bernoulli(logits=...).",
             )
         return
     kept = 0 if found.forecast is None else kept_units(found.forecast)[-1]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -12,13 +13,14 @@ from numpy.typing import NDArray
 from scipy import linalg
 from scipy.sparse.linalg import LinearOperator, eigsh
 
+from posterior_collapse.diagnosis.gain import partitions
 from posterior_collapse.diagnosis.results import LevelDiagnosis
 from posterior_collapse.diagnosis.statistics import Reservoir
 from posterior_collapse.specs import ChainSpec, HVAESpec, Spec
 from posterior_collapse.theory import ACTIVE_INFORMATION, unclaimed_signal
 from posterior_collapse.theory.thresholds import SURE, variance_error
 
-__all__ = ["Residual", "Residuals", "Signal", "thresholds"]
+__all__ = ["Parts", "Residual", "Residuals", "Signal", "thresholds"]
 
 Float = NDArray[np.float64]
 Floats = NDArray[np.floating]
@@ -31,10 +33,21 @@ DENSE = 2048
 FEW = 8
 LEAST_INFORMED = -math.expm1(-2 * ACTIVE_INFORMATION)
 """Share of a direction's variance that varies with x where it carries that information."""
+NARROW = 128
+"""Features up to which a dense routine is the fastest for one eigenvector too."""
+MOST_CLASSES = 128
+"""Classes of a position up to which they share one matrix: beyond, its diagonal is taken."""
+SINGULAR = 1e-6
+"""Share of a matrix's largest eigenvalue that is rounding."""
+ROWS_TO_COUNT = 10
+"""Rows that must make a feature vary before it counts in full."""
+LEAST_PART = 40
+"""Rows that a part of latent space must have."""
 ROWS_PER_FEATURE = 2
 """Rows per feature of x from which x is regressed out."""
 
 Input = Literal["all", "removed", "only"]
+Kind = Literal["counts", "shares"]
 
 
 class Residual(NamedTuple):
@@ -43,29 +56,49 @@ class Residual(NamedTuple):
     The covariance of `average` holds the noise of these samples; that of `difference` is just it.
 
     Attributes:
-        average: Target less the decoder's mean, (rows, paths, features).
+        average: Target less the decoder's mean, or the score of its distribution, (rows, paths,
+            features).
         difference: Half the difference between the averages of two halves of the samples.
+        curvature: With scores, that of `scores.Scored`, (rows, features).
     """
 
-    average: Float
-    difference: Float
+    average: Floats
+    difference: Floats
+    curvature: Floats | None = None
+
+
+class Parts(NamedTuple):
+    """The strongest variance in each part of latent space, arrays of one entry per part.
+
+    Attributes:
+        share: Of the rows.
+        variance: Of the strongest direction, found on one half of the rows, measured on the other.
+        error: Its standard error.
+    """
+
+    share: Float
+    variance: Float
+    error: Float
 
 
 class Signal(NamedTuple):
     """Variances left unexplained, in squared units of what the level decodes.
 
     Attributes:
-        variances: Of the strongest directions, descending.
+        variances: Of the strongest directions, descending; of scores in the noise that their
+            likelihood tolerates, without unit.
         error: Standard error of the first.
         informed: Whether each direction varies with x, and not only with the noise injected
             below: there is none below level 1.
         notes: What was left out.
+        parts: The strongest variance in each part of latent space, for several numbers of parts.
     """
 
     variances: Float
     error: float
     informed: NDArray[np.bool_]
     notes: tuple[str, ...] = ()
+    parts: tuple[Parts, ...] = ()
 
 
 class Residuals:
@@ -81,33 +114,66 @@ class Residuals:
             predict ("removed"), where the decoder sees x; or what x predicts ("only"), where the
             encoder sees x alone.
         center: Whether the model has biases.
+        classes: Of each position; none: features are numbers of their own.
+        kind: Of the targets, if their scores are those of logits or log rates.
     """
 
     def __init__(
-        self, rng: np.random.Generator, inputs: Input = "all", center: bool = True
+        self,
+        rng: np.random.Generator,
+        inputs: Input = "all",
+        center: bool = True,
+        *,
+        classes: Sequence[int] = (),
+        kind: Kind | None = None,
     ) -> None:
         self._kept = Reservoir(rng, NUMBERS, least=LEAST_KEPT)
         self._inputs = inputs
         self._center = center
+        self._classes, self._kind = classes, kind
 
-    def add(self, residual: Residual, x: Float) -> None:
-        """Take in a batch, with its inputs (rows, dim x)."""
-        arrays = [*residual, *([x] if self._inputs != "all" else [])]
-        self._kept.add(*(array.astype(np.float32) for array in arrays))
+    def add(self, residual: Residual, x: Float, places: Floats | None = None) -> None:
+        """Take in a batch.
 
-    def signal(self) -> Signal:
-        """Return what was found; NaN from fewer than 4 rows."""
-        average, difference, *inputs = self._kept.rows()
+        Args:
+            residual: Of the rows.
+            x: Their inputs, (rows, dim x).
+            places: Where they are in latent space, (rows, units).
+        """
+        arrays = {"average": residual.average, "difference": residual.difference}
+        if residual.curvature is not None:
+            arrays["curvature"] = residual.curvature
+        if self._inputs != "all":
+            arrays["x"] = x
+        if places is not None:
+            arrays["places"] = places
+        self._names = tuple(arrays)
+        self._kept.add(*(array.astype(np.float32) for array in arrays.values()))
+
+    def signal(self, scale: Float | None = None) -> Signal:
+        """Return what was found; NaN from fewer than 4 rows.
+
+        Args:
+            scale: Std of each unit by which places are as far apart as they differ, infinite for
+                units that do not count; None, or none that counts: latent space is one part.
+        """
+        kept = dict(zip(self._names, self._kept.rows(), strict=True))
+        average, difference = kept["average"], kept["difference"]
         n = len(average)
         if n < 4:
             return Signal(np.full(1, math.nan), math.nan, np.ones(1, bool))
+        noise = None
+        if "curvature" in kept:
+            noise = Noise(average[:, 0], kept["curvature"], self._classes, self._kind)
         if self._center:
             # Rows vary less about their own mean than about the true one.
             average = (average - average.mean((0, 1))) * math.sqrt(n / (n - 1))
         notes: tuple[str, ...] = ()
-        if inputs:
-            average, notes = self._regressed(average, inputs[0])
-        first, second = (_Covariance(average[k::2], difference[k::2]) for k in (0, 1))
+        if "x" in kept:
+            average, notes = self._regressed(average, kept["x"])
+        rows = Rows(average, difference, kept.get("curvature"))
+        whole = rows if noise is None else rows.white(noise)
+        first, second = whole.halves(DENSE)
         found = [_across(first, second), _across(second, first)]
         variances = np.mean([values for values, _, _ in found], axis=0)
         order = np.argsort(-variances)
@@ -118,7 +184,13 @@ class Residuals:
         # lies between the two halves: of a uniform law, 1/sqrt(12) is the standard deviation.
         gap = float(np.mean([gap for _, _, gap in found])) / math.sqrt(12)
         error = math.hypot(variance_error(strongest, error, n), gap)
-        return Signal(variances[order], error, informed[order], notes)
+        parts: tuple[Parts, ...] = ()
+        if scale is not None and "places" in kept:
+            places = (kept["places"] / scale)[:, np.isfinite(scale)]
+            parts = tuple(
+                _of_parts(rows, noise, labels) for labels in partitions(places, LEAST_PART)
+            )
+        return Signal(variances[order], error, informed[order], notes, parts)
 
     def _regressed(self, average: Floats, x: Floats) -> tuple[Floats, tuple[str, ...]]:
         n, dim = x.shape
@@ -137,14 +209,190 @@ class Residuals:
         return scale * (flat - predicted).reshape(average.shape), ()
 
 
-class _Covariance:
-    """Cov(average) - Cov(difference) of some rows."""
+class Noise:
+    """The noise that a likelihood tolerates in its scores, F, and scores in units of it.
 
-    def __init__(self, average: Floats, difference: Floats) -> None:
+    F is the mean curvature of the rows. Where a feature hardly varies, F is near 0 and the quotient
+    of two numbers near 0 tells how sure of itself the decoder is, not what a unit could gain. So
+    F is at least what it would be were the decoder right about that feature's mean and variance,
+    and a feature that only few rows make vary counts for less.
+
+    Args:
+        scores: Averages, (rows, features).
+        curvature: As of `scores.Scored`, (rows, features).
+        classes: Of each position; none: features are numbers of their own.
+        kind: Of the targets, if their scores are those of logits or log rates.
+    """
+
+    def __init__(
+        self,
+        scores: Floats,
+        curvature: Floats,
+        classes: Sequence[int] = (),
+        kind: Kind | None = None,
+    ) -> None:
+        mean = scores.mean(0, dtype=np.float64)
+        squares = np.square(scores, dtype=np.float64)
+        variance = squares.mean(0)
+        self._classes = np.array(classes, dtype=np.intp)
+        own = self._diagonal(curvature)
+        if kind == "counts":
+            # Of a Poisson F is the rate, and rate and score add up to the count.
+            least = own + np.maximum(mean, 0.0)
+        elif kind == "shares":
+            # What lies between 0 and 1 varies by no more than F, if its mean is right.
+            least = np.maximum(own, variance)
+        else:
+            least = own
+        rows = np.divide(
+            variance**2 * len(scores),
+            np.square(squares).mean(0),
+            out=np.full_like(own, np.inf),
+            where=variance > 0,
+        )
+        few = np.maximum(1.0, ROWS_TO_COUNT / rows)
+        self._factor: Float = few * np.divide(least, own, out=np.ones_like(own), where=own > 0)
+        self._least: Float = np.where(own > 0, 0.0, least * few)
+        self.root = self.inverse_root(curvature)
+
+    def inverse_root(self, curvature: Floats) -> list[tuple[slice, Float]]:
+        """Return F^{-1/2} of some rows: where, and its diagonal or a matrix per position."""
+        own = self._diagonal(curvature)
+        noise = own * self._factor + self._least
+        found = []
+        for where, width in self._groups(len(own)):
+            if 1 < width <= MOST_CLASSES:
+                h = curvature[:, where].reshape(len(curvature), -1, width).astype(np.float64)
+                added = (noise - own)[where].reshape(-1, width)
+                found.append((where, _inverse_roots(h, added)))
+            else:
+                with np.errstate(divide="ignore"):
+                    root = np.where(noise[where] > 0, 1 / np.sqrt(noise[where]), 0.0)
+                found.append((where, root))
+        return found
+
+    def _groups(self, features: int) -> Iterator[tuple[slice, int]]:
+        """Features of neighbouring positions of as many classes, and how many."""
+        if not len(self._classes):
+            yield slice(0, features), 1
+            return
+        start = 0
+        for width, positions in groupby(self._classes.tolist()):
+            end = start + width * len(list(positions))
+            yield slice(start, end), width
+            start = end
+
+    def _diagonal(self, curvature: Floats) -> Float:
+        """Of F."""
+        h = curvature.astype(np.float64)
+        if len(self._classes):
+            starts = np.cumsum(self._classes) - self._classes
+            total = np.repeat(np.add.reduceat(h, starts, axis=1), self._classes, axis=1)
+            h = h - np.divide(h * h, total, out=np.zeros_like(h), where=total > 0)
+        found: Float = h.mean(0)
+        return found
+
+    @staticmethod
+    def applied(root: list[tuple[slice, Float]], scores: Floats) -> Floats:
+        """Return scores (..., features) in units of the noise."""
+        found = np.empty_like(scores)
+        for where, part in root:
+            part = part.astype(scores.dtype)
+            if part.ndim == 1:
+                found[..., where] = scores[..., where] * part
+                continue
+            split = scores[..., where].reshape(-1, *part.shape[:2])
+            white = np.einsum("npk,pkl->npl", split, part, optimize=True)
+            found[..., where] = white.reshape(scores[..., where].shape)
+        return found
+
+
+def _inverse_roots(h: Float, added: Float) -> Float:
+    """F^{-1/2} of positions of as many classes, (positions, classes, classes).
+
+    Args:
+        h: Curvature, (rows, positions, classes).
+        added: To the diagonal of F, (positions, classes).
+    """
+    root = h / np.sqrt(np.maximum(h.sum(-1, keepdims=True), np.finfo(float).tiny))
+    matrices: Float = -np.einsum("npk,npl->pkl", root, root, optimize=True) / len(h)
+    index = np.arange(h.shape[-1])
+    matrices[:, index, index] += h.mean(0) + added
+    values, vectors = np.linalg.eigh(matrices)
+    # Along constants a softmax does not move: there F is 0, and so are the scores.
+    least = SINGULAR * np.maximum(values[:, -1:], np.finfo(float).tiny)
+    inverse = np.where(values > least, 1 / np.sqrt(np.maximum(values, least)), 0.0)
+    found: Float = (vectors * inverse[:, None, :]) @ vectors.transpose(0, 2, 1)
+    return found
+
+
+class Rows(NamedTuple):
+    """Residuals of rows, ready to be compared."""
+
+    average: Floats
+    difference: Floats
+    curvature: Floats | None
+
+    def white(self, noise: Noise, root: list[tuple[slice, Float]] | None = None) -> Rows:
+        """In units of the noise that the likelihood tolerates, on all rows or by its `root`."""
+        root = noise.root if root is None else root
+        return Rows(
+            noise.applied(root, self.average), noise.applied(root, self.difference), self.curvature
+        )
+
+    def taken(self, which: Any) -> Rows:
+        """Some of the rows."""
+        curvature = None if self.curvature is None else self.curvature[which]
+        return Rows(self.average[which], self.difference[which], curvature)
+
+    def halves(self, dense: int) -> tuple[_Covariance, _Covariance]:
+        """Covariances of every second row and of the others, as matrices up to `dense` features."""
+        first, second = slice(0, None, 2), slice(1, None, 2)
+        return (
+            _Covariance(self.average[first], self.difference[first], dense),
+            _Covariance(self.average[second], self.difference[second], dense),
+        )
+
+
+def _of_parts(rows: Rows, noise: Noise | None, labels: NDArray[np.intp]) -> Parts:
+    """The strongest variance of each part; rows labelled -1 are of none that counts."""
+    found = []
+    for part in range(labels.max(initial=-1) + 1):
+        of_part = rows.taken(labels == part)
+        n = len(of_part.average)
+        if noise is not None and of_part.curvature is not None:
+            of_part = of_part.white(noise, noise.inverse_root(of_part.curvature))
+        of_part = of_part._replace(
+            average=(of_part.average - of_part.average.mean((0, 1))) * math.sqrt(n / (n - 1))
+        )
+        halves = of_part.halves(NARROW)
+        values, errors = zip(*(_measured(of, on) for of, on in (halves, halves[::-1])), strict=True)
+        variance = max(float(np.mean(values)), 0.0)
+        error = variance_error(variance, math.hypot(*errors) / 2, n)
+        found.append((n / len(labels), variance, error))
+    return Parts(*np.array(found, dtype=np.float64).reshape(-1, 3).T)
+
+
+def _measured(of: _Covariance, on: _Covariance) -> tuple[float, float]:
+    """Variance on one half of the rows along the other's strongest direction, and its error."""
+    direction = of.first
+    return float(direction @ on.times(direction)), on.error(direction)
+
+
+class _Covariance:
+    """Cov(average) - Cov(difference) of some rows.
+
+    Args:
+        average: (rows, paths, features), of mean 0.
+        difference: Likewise.
+        dense: Features up to which the matrix is computed.
+    """
+
+    def __init__(self, average: Floats, difference: Floats, dense: int) -> None:
         self.rows, self.paths, self.features = average.shape
         self._parts = [part.reshape(-1, self.features) for part in (average, difference)]
         self._matrix: Float | None = None
-        if self.features <= DENSE:
+        if self.features <= dense:
             a, d = self._parts
             self._matrix = (a.T @ a - d.T @ d).astype(np.float64) / len(a)
 
@@ -168,6 +416,16 @@ class _Covariance:
             start = np.ones(self.features)
             values, vectors = eigsh(operator, k=FEW, which="LA", v0=start, tol=1e-4)
         return values[::-1], vectors[:, ::-1]
+
+    @cached_property
+    def first(self) -> Floats:
+        """Eigenvector of the largest eigenvalue, found without the matrix where rows are few."""
+        if self._matrix is not None:
+            return np.asarray(self.strongest[1][:, 0])
+        shape = (self.features, self.features)
+        operator = LinearOperator(shape, matvec=self.times, dtype=np.float64)
+        start = np.ones(self.features)
+        return np.asarray(eigsh(operator, k=1, which="LA", v0=start, tol=1e-2)[1][:, 0])
 
     def error(self, direction: Floats) -> float:
         """Standard error of the variance along a direction."""
@@ -198,7 +456,7 @@ def _across(of: _Covariance, on: _Covariance) -> tuple[Float, float, float]:
 Levels = Sequence[LevelDiagnosis]
 
 
-def thresholds(spec: Spec, levels: Levels, eta_dec: float | None) -> tuple[float, ...]:
+def thresholds(spec: Spec, levels: Levels, etas: Sequence[float | None]) -> tuple[float, ...]:
     """Return per level the variance that one more unit must exceed.
 
     Where the fixed sigma differs from unit to unit, the unit is the collapsed one with the
@@ -207,11 +465,11 @@ def thresholds(spec: Spec, levels: Levels, eta_dec: float | None) -> tuple[float
     Args:
         spec: The hyperparameters.
         levels: Says which units are spare, here and in the level above.
-        eta_dec: Decoder std, where the spec learns it.
+        etas: Per level, std of what it decodes into, where the spec learns it.
     """
     return tuple(
-        _threshold(_for_spare_units(spec, levels, number), levels, number, eta_dec)
-        for number in range(1, len(levels) + 1)
+        _threshold(_for_spare_units(spec, levels, number), levels, number, eta)
+        for number, eta in enumerate(etas, start=1)
     )
 
 

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.distributions import Bernoulli, Distribution, NegativeBinomial, Poisson
 
-from posterior_collapse.diagnosis.certificate import Input, Residuals
+from posterior_collapse.diagnosis.certificate import Input, Kind, Residuals
 from posterior_collapse.diagnosis.directions import free_levels, turned
 from posterior_collapse.diagnosis.exact import ExactPass, is_exact
 from posterior_collapse.diagnosis.levels import LevelStatistics
 from posterior_collapse.diagnosis.passes import Pass, Reconstruction, SampledPass
 from posterior_collapse.diagnosis.reading import as_array, noise_generator
+from posterior_collapse.diagnosis.results import LevelDiagnosis
 from posterior_collapse.diagnosis.statistics import Reservoir, Running, row_chooser
 from posterior_collapse.errors import DataError
-from posterior_collapse.models import LatentModel, MarkovVAE
+from posterior_collapse.models import LatentModel, MarkovVAE, OneHots
 from posterior_collapse.models.batches import BATCH_SIZE, batches
 from posterior_collapse.models.modules import tensor_behind
 from posterior_collapse.moments import Moments
@@ -102,7 +104,7 @@ class Collected:
         model: In evaluation mode.
         spec: The hyperparameters; None: unknown, so that there is no loss.
         overridden: Whether the spec is not the model's own, so that its fixed eta_dec counts.
-        gaussian: Whether the decoder is Gaussian: only then it is compared with the data.
+        gaussian: Whether a decoder that returns a `Normal` means it.
         samples: Of each row's posterior, in a hierarchy.
         seed: Of all that is random.
 
@@ -132,16 +134,18 @@ class Collected:
     ) -> None:
         self.model, self.spec, self.gaussian = model, spec, gaussian
         self._overridden = overridden
+        # Stds that differ count one by one, unless an eta_dec is given that serves all.
+        self._own_stds = spec is None or spec.eta_levels[0] == "learned"
         self._rng = row_chooser(seed)
         self._samples, self._seed = samples, seed
         self.cautions: tuple[str, ...] = ()
         # The certificate of a linear model needs the moments of its data.
-        self.exact = is_exact(model) and _features(model) <= MOST_FEATURES
+        self.exact = gaussian and is_exact(model) and _features(model) <= MOST_FEATURES
         self._pass: ExactPass | SampledPass | None = None
         self.levels = [LevelStatistics(self._rng, model.centred) for _ in model.units]
         self.residuals: list[Residuals] = []
         self.losses: dict[str, Running] = {}
-        self._variance = Running()
+        self._variance, self._standardised, self._data = Running(), Running(), Running()
         self._joint: Accumulator | None = None
         self._widths: list[int] = []
         units = min(MOST_EFFECTS, max(model.units))
@@ -155,32 +159,73 @@ class Collected:
         return self.rows.n
 
     @property
+    def output(self) -> Distribution | None:
+        """What the decoder returned last, elementwise; None: it is compared with nothing."""
+        return getattr(self._pass, "output", None)
+
+    @property
+    def unjudged(self) -> bool:
+        """Whether it decodes, and nothing says by which distribution."""
+        return (
+            self._pass is not None
+            and not self.exact
+            and getattr(self.model, "decodes", True)
+            and not cast(SampledPass, self._pass).decodes
+        )
+
+    @property
+    def data_loss(self) -> float:
+        """What the data alone add to the loss, such as log y! of counts: no forecast has it."""
+        return -float(self._data.mean) if self._data.n else 0.0
+
+    @property
     def eta_dec(self) -> float | None:
-        """Decoder std: the spec's, or root mean square of the model's own; None if unknown."""
+        """Std of a Gaussian decoder: the spec's, or root mean square of the model's own."""
         if self.spec is None or self._variance.n == 0:
             return None
         eta = self.spec.eta_levels[0]
         return math.sqrt(float(self._variance.mean)) if isinstance(eta, str) else eta
 
     @property
-    def settled_eta_dec(self) -> float | None:
-        """Decoder std that t is measured by: of a learned one, what this decoder's errors ask for.
+    def noise(self) -> float | None:
+        """Std that t of level 1 is measured by: of a learned one, what these errors ask for.
 
         A learned eta_dec starts wide and follows the errors late: until then, by its own value
-        every signal would look too weak to pay.
+        every signal would look too weak to pay. Of scores it is 1, or by how much a decoder's own
+        stds are too small.
         """
+        if self._standardised.n:
+            return math.sqrt(float(self._standardised.mean))
+        if getattr(self._pass, "whitened", None):
+            return 1.0
         eta_dec = self.eta_dec
         if eta_dec is None or not isinstance(cast(Spec, self.spec).eta_levels[0], str):
             return eta_dec
         asked = math.sqrt(float(self.losses["squared_error"].mean) / self._widths[-1])
         return asked or eta_dec
 
+    def noises(self, levels: Sequence[LevelDiagnosis]) -> list[float | None]:
+        """Std that t of each level is measured by, where the spec learns it.
+
+        Args:
+            levels: Their priors' stds are those of the decoders above the first.
+        """
+        if self.eta_dec is not None:
+            return [self.noise, *[self.eta_dec] * (len(levels) - 1)]
+        stds = [float(np.sqrt(np.square(level.prior_std).mean())) for level in levels[:-1]]
+        return [self.noise, *stds]
+
     def notes(self) -> list[str]:
         """Return a note where the decoder's own std is not the spec's, or not where it will be."""
+        if self.output is not None and not self.residuals:
+            kind = type(getattr(self.output, "inner", self.output)).__name__
+            return [f"no t: a {kind} has no location or logits that one more unit could move"]
         if self.spec is None or self._variance.n == 0:
             return []
         if isinstance(self.spec.eta_levels[0], str):
-            own, asked = cast(float, self.eta_dec), cast(float, self.settled_eta_dec)
+            own, asked = cast(float, self.eta_dec), cast(float, self.noise)
+            if self._standardised.n:
+                asked *= own
             if abs(own - asked) <= SETTLED * asked:
                 return []
             return [
@@ -230,8 +275,11 @@ class Collected:
         self.rows.add(*pair)
         for statistics, posteriors in zip(self.levels, found.levels, strict=True):
             statistics.add(posteriors)
-        for residuals, residual in zip(self.residuals, found.residuals, strict=True):
-            residuals.add(residual, pair[0])
+        places = [found.levels[0].means[0], *[None] * (len(found.levels) - 1)]
+        for residuals, residual, place in zip(
+            self.residuals, found.residuals, places, strict=False
+        ):
+            residuals.add(residual, pair[0], place)
         for name, values in self._losses_of(found).items():
             self.losses.setdefault(name, Running()).add(values)
 
@@ -242,7 +290,13 @@ class Collected:
         self.generator = noise_generator(x.device, self._seed)
         if self.exact:
             return ExactPass(self.model, self.generator)
-        return SampledPass(self.model, self._samples, self.generator, decodes=self.gaussian)
+        return SampledPass(
+            self.model,
+            self._samples,
+            self.generator,
+            gaussian=self.gaussian,
+            own_stds=self._own_stds,
+        )
 
     def _begin(self, widths: list[int], found: Pass) -> None:
         self._widths = widths
@@ -251,8 +305,15 @@ class Collected:
         inputs: Input = "all"
         if len(widths) == 2:
             inputs = "removed" if self.model.spec.model == "cvae" else "only"
+        output = self.output
         self.residuals = [
-            Residuals(self._rng, inputs if level == 0 else "all", self.model.centred)
+            Residuals(
+                self._rng,
+                inputs if level == 0 else "all",
+                self.model.centred,
+                classes=() if level else getattr(output, "classes", ()),
+                kind=_kind(output) if level == 0 else None,
+            )
             for level in range(len(found.residuals))
         ]
 
@@ -260,10 +321,15 @@ class Collected:
         kls = [level.kl.sum(1) for level in found.levels]
         losses = {"kl": np.sum(kls, axis=0)}
         decoded = found.reconstruction
-        if decoded is None or not self.gaussian:
+        if decoded is None:
             return losses
         losses["squared_error"] = decoded.squared_error
-        self._variance.add(np.full(len(decoded.squared_error), decoded.eta_dec**2))
+        if decoded.eta_dec is not None:
+            self._variance.add(np.full(len(decoded.squared_error), decoded.eta_dec**2))
+        if decoded.standardised is not None:
+            self._standardised.add(decoded.standardised)
+        if decoded.data is not None:
+            self._data.add(decoded.data)
         if self.spec is not None:
             reconstruction = -self._log_density(decoded, self.spec)
             weighted = [b * kl for b, kl in zip(self.spec.beta_levels, kls, strict=True)]
@@ -274,7 +340,7 @@ class Collected:
 
     def _log_density(self, decoded: Reconstruction, spec: Spec) -> Float:
         eta = spec.eta_levels[0]
-        if not self._overridden or isinstance(eta, str):
+        if decoded.eta_dec is None or not self._overridden or isinstance(eta, str):
             return decoded.log_density
         normaliser = decoded.features / 2 * math.log(2 * math.pi * eta**2)
         return -decoded.squared_error / (2 * eta**2) - normaliser
@@ -283,3 +349,9 @@ class Collected:
 def _features(model: LatentModel) -> int:
     shapes = cast(MarkovVAE, model).shapes
     return shapes.x_dim + (shapes.y_dim if model.spec.model == "cvae" else 0)
+
+
+def _kind(output: Distribution | None) -> Kind | None:
+    if isinstance(output, (Poisson, NegativeBinomial)):
+        return "counts"
+    return "shares" if isinstance(output, (Bernoulli, OneHots)) else None

@@ -6,22 +6,28 @@ import math
 import warnings
 from collections.abc import Sequence
 
-from posterior_collapse.diagnosis.results import Conclusion, Diagnosis
+from posterior_collapse.diagnosis.results import Conclusion, Diagnosis, Gain
 from posterior_collapse.errors import DataError, NotSolvedError, UnboundedObjectiveError
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Likelihood, Spec
 from posterior_collapse.theory import ACTIVE_INFORMATION, FewSamplesWarning, Forecast, forecast
-from posterior_collapse.theory.thresholds import LEAST_ROWS, rows_to_decide
+from posterior_collapse.theory.thresholds import LEAST_ROWS, SURE, rows_to_decide
 
 __all__ = [
+    "collapsed_loss",
     "conclude",
+    "gain_in_words",
     "gravest",
     "has_spare",
     "kept_units",
     "linear_forecast",
-    "unjudged",
+    "pays_in_parts",
+    "unjudged_because",
     "what_decides",
 ]
+
+NOTHING = 1e-6
+"""Nats, or share of what is worth a unit, that no word is lost about."""
 
 
 def linear_forecast(
@@ -92,9 +98,56 @@ def has_spare(found: Diagnosis, at: int) -> bool:
     return "collapsed" in found.levels[at].status
 
 
-def unjudged(found: Diagnosis) -> Likelihood | None:
-    """Return the likelihood, if it is known to be one that has no certificate yet."""
-    return None if found.likelihood == "gaussian" else found.likelihood
+def unjudged_because(likelihood: Likelihood | None) -> str:
+    """Return why a decoder was compared with nothing, as a clause.
+
+    Example:
+        >>> unjudged_because("other").partition(": ")[2]
+        'let decode return it, such as torch.distributions.Laplace(mean, scale)'
+    """
+    return (
+        f"with likelihood {likelihood!r} there is no loss and no t unless the decoder gives its "
+        "distribution: let decode return it, such as torch.distributions.Laplace(mean, scale)"
+    )
+
+
+def collapsed_loss(found: Forecast) -> float:
+    """Return the loss of the best model without latent units, as the forecast counts it.
+
+    Example:
+        >>> from posterior_collapse.specs import VAESpec
+        >>> linear = forecast(Moments.from_matrices([[1.0]]), VAESpec(1, beta=2.0))
+        >>> bool(abs(collapsed_loss(linear) - linear.loss) < 1e-12)
+        True
+    """
+    modes = found._modes
+    if modes.noise is not None:
+        return modes.noise.constant_loss
+    dim, eta = modes.target_dim, found.spec.eta_levels[0]
+    if not isinstance(eta, str):
+        return dim / 2 * math.log(2 * math.pi * eta**2) + modes.total / (2 * eta**2)
+    if modes.total <= 0:
+        return -math.inf
+    return dim / 2 * (math.log(2 * math.pi * modes.total / dim) + 1)
+
+
+def gain_in_words(found: Diagnosis, at: int) -> str:
+    """Return what one more unit of a level would buy, as a clause; nothing where it is nothing.
+
+    Args:
+        found: With a signal.
+        at: Index of the level.
+    """
+    gain = found.gains[at]
+    if math.isnan(gain.nats) or gain.nats <= max(NOTHING, gain.worth * NOTHING):
+        return ""
+    error = f" +- {gain.error:.1g}" if gain.error >= 0.05 * gain.nats else ""
+    text = f"one more unit would buy about {gain.nats:.2g}{error} nats"
+    if gain.parts > 1:
+        text += f", used differently in {gain.parts} parts of latent space"
+    if gain.nats <= gain.worth:
+        text += f", less than the {gain.worth:.2g} worth a unit"
+    return text
 
 
 def what_decides(found: Diagnosis, at: int) -> str:
@@ -106,6 +159,8 @@ def what_decides(found: Diagnosis, at: int) -> str:
     """
     if found.n < LEAST_ROWS:
         return f"at least {LEAST_ROWS} rows are needed"
+    if not found.undecided_units[at] and found.gains[at].parts > 1:
+        return gain_in_words(found, at)
     rows = rows_to_decide(found.signal[at], found.signal_error[at], found.n)
     if rows is None:
         return "100 times as many rows might not tell"
@@ -113,12 +168,17 @@ def what_decides(found: Diagnosis, at: int) -> str:
 
 
 def _of_level(found: Diagnosis, at: int) -> Conclusion:
-    spare = has_spare(found, at)
+    spare, gain = has_spare(found, at), found.gains[at]
     if found.n < LEAST_ROWS or math.isnan(found.signal[at]):
         return "undecided"
-    if found.paying_units[at]:
+    if found.paying_units[at] or pays_in_parts(gain):
         return "signal-unclaimed" if spare else "more-units-pay"
-    if found.undecided_units[at]:
+    if found.undecided_units[at] or (gain.parts > 1 and gain.nats > gain.worth):
         return "undecided"
     # If t is above 1 all the same, it is noise injected below, which nobody misses.
     return "collapse-optimal" if spare else "nothing-to-do"
+
+
+def pays_in_parts(gain: Gain) -> bool:
+    """Whether one more unit surely pays if used differently in each part of latent space."""
+    return gain.parts > 1 and gain.nats - SURE * gain.error > gain.worth

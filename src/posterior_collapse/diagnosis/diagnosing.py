@@ -13,9 +13,14 @@ import torch
 from posterior_collapse import checks
 from posterior_collapse.diagnosis.certificate import Signal, thresholds
 from posterior_collapse.diagnosis.collecting import MOST_FEATURES, Collected, collect
-from posterior_collapse.diagnosis.conclusions import linear_forecast
+from posterior_collapse.diagnosis.conclusions import (
+    collapsed_loss,
+    linear_forecast,
+    unjudged_because,
+)
 from posterior_collapse.diagnosis.effects import decoder_effects
 from posterior_collapse.diagnosis.exact import exact_signals
+from posterior_collapse.diagnosis.gain import WORTH, gain_of, side_of_worth
 from posterior_collapse.diagnosis.levels import collapse_options
 from posterior_collapse.diagnosis.likelihood import has_marginal, log_likelihood
 from posterior_collapse.diagnosis.reading import model_behind, model_of
@@ -27,12 +32,7 @@ from posterior_collapse.models.batches import BATCH_SIZE
 from posterior_collapse.models.modules import evaluating
 from posterior_collapse.specs import Likelihood, Spec
 from posterior_collapse.theory import Forecast
-from posterior_collapse.theory.thresholds import (
-    AT_OPTIMUM,
-    ROUNDING,
-    side_of_threshold,
-    why_not_yet,
-)
+from posterior_collapse.theory.thresholds import AT_OPTIMUM, ROUNDING
 
 __all__ = ["diagnose"]
 
@@ -59,8 +59,8 @@ def diagnose(
 
     Linear models are measured with the noise integrated out, all others by samples of their
     posterior. The data are read once, a batch at a time (twice with `importance_samples`); memory
-    does not grow with them. Of a decoder that is not Gaussian, KL, information and active units are
-    found, but neither losses nor whether a collapse is optimal: that has no certificate yet.
+    does not grow with them. The decoder may return any `torch.distributions.Distribution` of single
+    features: whether a collapse is optimal is told in the noise that its likelihood tolerates.
 
     Args:
         model: Any `LatentModel`, on any device, or what `fit` returned; modules are put into
@@ -133,9 +133,11 @@ def diagnose(
     forecast, reasons = _forecast(found, likelihood)
     losses = _means(found)
     optimal = found.exact and forecast is not None and _is_least(losses["loss"], forecast.loss)
-    signals = _signals(found)
+    signals = _signals(found, levels)
+    collapsed = None if forecast is None else collapsed_loss(forecast) + found.data_loss
     notes = (
         *seen.notes,
+        *getattr(model, "notes", ()),
         *found.cautions,
         *partly,
         *cautions,
@@ -149,9 +151,11 @@ def diagnose(
         spec=found.spec,
         levels=levels,
         **losses,
+        collapsed_loss=collapsed,
+        data_loss=found.data_loss,
         eta_dec=found.eta_dec,
         **nll,
-        **_certificate(found, levels, signals, optimal),
+        **_certificate(found, levels, signals, optimal, collapsed),
         forecast=forecast,
         notes=tuple(dict.fromkeys(notes)),
         likelihood=likelihood,
@@ -171,11 +175,8 @@ def _forecast(
     found: Collected, likelihood: Likelihood | None
 ) -> tuple[Forecast | None, tuple[str, ...]]:
     """The linear model's, or a note that says why there is none."""
-    if likelihood not in (None, "gaussian"):
-        return None, (
-            "no losses, NLL, t or forecast, which would be those of a Gaussian decoder: "
-            + why_not_yet(likelihood),
-        )
+    if found.unjudged:
+        return None, (unjudged_because(likelihood),)
     if found.moments is None and found.spec is not None:
         return None, (
             f"no forecast: x and y have more than {MOST_FEATURES:,} features, or no variance",
@@ -221,12 +222,14 @@ def _is_least(loss: float, least: float) -> bool:
     return abs(loss - least) <= ROUNDING * max(1.0, abs(least))
 
 
-def _signals(found: Collected) -> tuple[Signal, ...]:
-    if not found.gaussian:
-        return ()
+def _signals(found: Collected, levels: tuple[LevelDiagnosis, ...]) -> tuple[Signal, ...]:
     if found.exact and found.moments is not None:
         return exact_signals(found.model, found.moments)
-    return tuple(residuals.signal() for residuals in found.residuals)
+    level = levels[0]
+    active = np.array([status == "active" for status in level.status])
+    # Rows are as far apart as their posteriors: in dead units they do not differ.
+    scale = np.where(active, level.posterior_std, np.inf)
+    return tuple(residuals.signal(scale) for residuals in found.residuals)
 
 
 def _certificate(
@@ -234,37 +237,53 @@ def _certificate(
     levels: tuple[LevelDiagnosis, ...],
     signals: tuple[Signal, ...],
     optimal: bool,
+    collapsed: float | None,
 ) -> dict[str, Any]:
     if found.spec is None or not signals:
         return {}
-    limits = thresholds(found.spec, levels, found.settled_eta_dec)
-    pairs = list(zip(signals, limits, strict=True))
+    spec = found.spec
+    limits = thresholds(spec, levels, found.noises(levels))
     # A linear model that is at the optimum of these rows was trained on them. They are no sample of
     # what its objective asks for, and a t that is not above 1 has no error.
     sure = 1 + AT_OPTIMUM if optimal else -math.inf
-    sides = [_sides(signal, limit, sure) for signal, limit in pairs]
-    values = [float(signal.variances[0] / limit) for signal, limit in pairs]
+    brought = 0.0
+    if collapsed is not None and "loss" in found.losses:
+        brought = max(0.0, collapsed - float(found.losses["loss"].mean))
+    values, errors, gains, sides = [], [], [], []
+    for number, (signal, limit) in enumerate(zip(signals, limits, strict=True), start=1):
+        t = float(signal.variances[0] / limit)
+        error = 0.0 if t <= sure else signal.error / limit
+        values.append(t)
+        errors.append(error)
+        gains.append(gain_of(spec, number, signal, limit, error, worth=WORTH * brought))
+        sides.append(_sides(spec, number, signal, limit, sure, worth=WORTH * brought))
     return {
         "signal": tuple(values),
-        "signal_error": tuple(
-            0.0 if t <= sure else signal.error / limit
-            for t, (signal, limit) in zip(values, pairs, strict=True)
-        ),
+        "signal_error": tuple(errors),
+        "gains": tuple(gains),
         "paying_units": tuple(level.count("above") for level in sides),
         "undecided_units": tuple(level.count("undecided") for level in sides),
     }
 
 
-def _sides(signal: Signal, limit: float, sure: float) -> list[str]:
-    """On which side of the threshold each direction is that knows something of x.
+def _sides(
+    spec: Spec, number: int, signal: Signal, limit: float, sure: float, worth: float
+) -> list[str]:
+    """On which side of what is worth a unit each direction is that knows something of x.
 
     Args:
+        spec: The hyperparameters.
+        number: Of the level.
         signal: Of a level.
         limit: Its threshold.
         sure: Up to where a direction is surely below.
+        worth: Nats that a unit must gain.
     """
     variances, error = signal.variances[signal.informed] / limit, signal.error / limit
-    return ["below" if t <= sure else side_of_threshold(float(t), error) for t in variances]
+    return [
+        "below" if t <= sure else side_of_worth(spec, number, float(t), error, worth)
+        for t in variances
+    ]
 
 
 def _nll(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from posterior_collapse.diagnosis.scores import elementwise
 from posterior_collapse.models import LatentModel
 
 __all__ = ["decoder_effects"]
@@ -59,4 +61,4 @@ def decoder_effects(
 def _decoded(model: LatentModel, level: int, z: Tensor, x: Tensor) -> Tensor:
     for below in range(level - 1, 0, -1):
         z = model.prior(below, z).mean
-    return model.decode(z, x).mean
+    return cast(Tensor, elementwise(model.decode(z, x), z.dim() - 1).mean)

@@ -13,6 +13,7 @@ from torch import Tensor
 from posterior_collapse.diagnosis.certificate import LEAST_INFORMED, Signal
 from posterior_collapse.diagnosis.levels import RowPosteriors
 from posterior_collapse.diagnosis.passes import Pass, Reconstruction
+from posterior_collapse.errors import DataError
 from posterior_collapse.models import LatentModel, MarkovVAE, exact_terms, linear_values
 from posterior_collapse.models.linear import LinearValues
 from posterior_collapse.moments import Moments
@@ -53,7 +54,11 @@ class ExactPass:
 
     @torch.no_grad()
     def __call__(self, x: Tensor, y: Tensor | None) -> Pass:
-        """Return what a batch says, x (rows, dim x) and y (rows, dim y) or none."""
+        """Return what a batch says, x (rows, dim x) and y (rows, dim y) or none.
+
+        Raises:
+            DataError: A posterior is not finite.
+        """
         values = self.values
         x, y = x.double(), None if y is None else y.double()
         terms = exact_terms(values, x, y)
@@ -67,6 +72,7 @@ class ExactPass:
             noise = std.square()
             covariance = torch.diag(noise) if first else W @ covariance @ W.mT + torch.diag(noise)
             given = mean if first else z @ W.mT
+            _check(mean, std, len(levels) + 1)
             levels.append(
                 RowPosteriors(
                     _numpy(kl),
@@ -142,6 +148,15 @@ def _residual_modes(values: LinearValues, moments: Moments) -> Modes:
 def _float64(model: MarkovVAE) -> LinearValues:
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return linear_values(model, {name: v.detach().double() for name, v in state.items()})
+
+
+def _check(mean: Tensor, std: Tensor, level: int) -> None:
+    for part, values in (("mean", mean), ("std", std)):
+        if not bool(values.isfinite().all()):
+            raise DataError(
+                f"posterior {part} of z{level}", "NaN or inf", f"a finite {part}",
+                "Check the model's weights and the scale of the data.",
+            )  # fmt: skip
 
 
 def _rows(values: Tensor, like: Tensor) -> Float:

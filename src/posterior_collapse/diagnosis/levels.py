@@ -27,7 +27,15 @@ from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.theory import ACTIVE_INFORMATION
 from posterior_collapse.theory.thresholds import SURE
 
-__all__ = ["ACTIVE_VARIANCE", "LevelStatistics", "RowPosteriors", "collapse_options", "gaussian_kl"]
+__all__ = [
+    "ACTIVE_VARIANCE",
+    "LevelStatistics",
+    "Posteriors",
+    "RowPosteriors",
+    "collapse_options",
+    "gaussian_kl",
+    "is_active",
+]
 
 
 def collapse_options(epsilon: object, delta: object) -> dict[str, float]:
@@ -150,7 +158,7 @@ class LevelStatistics:
         """
         kl, *rest = self.kept.rows()
         halves = self._halves
-        posterior = _Posterior(rest[:halves], rest[halves : 2 * halves], self.kept.n, self._centred)
+        posterior = Posteriors(rest[:halves], rest[halves : 2 * halves], self.kept.n, self._centred)
         information = posterior.information()
         of_input = information
         if self._drawn:
@@ -195,7 +203,7 @@ class LevelStatistics:
         )
 
 
-class _Posterior:
+class Posteriors:
     """q(z|x) of the kept rows as Gaussians of their means and variances, sampling noise removed.
 
     With `a` and `b` the two halves' means, Cov(a, b) is what varies with x alone. The average of
@@ -214,11 +222,17 @@ class _Posterior:
     def information(self) -> list[Information]:
         """I(x; z_i) of each unit; the error is that of the rows and that of the sampling."""
         found = []
-        slopes = self.sampling_error / (2 * (self.signal + self.spread))
-        for mean, variance, error in zip(self.mean.T, self.variance.T, slopes, strict=True):
+        columns = zip(self.mean.T, self.variance.T, self.from_sampling, strict=True)
+        for mean, variance, error in columns:
             value, row_error, coarse = mixture_information(mean, np.sqrt(variance))
             found.append(Information(value, math.hypot(row_error, error), coarse))
         return found
+
+    @property
+    def from_sampling(self) -> Float:
+        """The part of the information's error that comes from the sampling."""
+        error: Float = self.sampling_error / (2 * (self.signal + self.spread))
+        return error
 
     @property
     def gaussian_information(self) -> Float:
@@ -253,10 +267,15 @@ def _without_noise(halves: list[Float]) -> tuple[Float, Float, Float]:
     return center + scale * (average - center), true, noise
 
 
+def is_active(information: Information) -> bool:
+    """Return whether a unit surely knows more than `ACTIVE_INFORMATION`."""
+    return information.value - SURE * information.error > ACTIVE_INFORMATION
+
+
 def _status(information: Information, of_input: Information) -> Status:
-    if information.value - SURE * information.error > ACTIVE_INFORMATION:
+    if is_active(information):
         return "active"
-    return "noise" if of_input.value - SURE * of_input.error > ACTIVE_INFORMATION else "collapsed"
+    return "noise" if is_active(of_input) else "collapsed"
 
 
 def _units(which: NDArray[np.bool_]) -> str:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.distributions import Normal
+from torch.distributions import Distribution, Normal
 
 from posterior_collapse.diagnosis.certificate import Residual
 from posterior_collapse.diagnosis.levels import RowPosteriors
 from posterior_collapse.diagnosis.reading import as_array
+from posterior_collapse.diagnosis.scores import elementwise, mean_curvature, scored, unexpanded
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import LatentModel
 from posterior_collapse.models.layers import Gaussian, kl_divergence, relative_entropy
 
-__all__ = ["DECODED", "Pass", "Reconstruction", "SampledPass"]
+__all__ = ["DECODED", "SAME_STD", "Pass", "Reconstruction", "SampledPass"]
 
 Float = NDArray[np.float64]
 
@@ -29,6 +30,8 @@ LEAST_STD = 1e-18
 """Of a posterior: the square of less is no number of single precision."""
 DECODED_NUMBERS = 2**24
 """Numbers that are decoded at a time."""
+SAME_STD = 1e-4
+"""Relative difference of stds that is rounding."""
 
 
 class Reconstruction(NamedTuple):
@@ -36,15 +39,20 @@ class Reconstruction(NamedTuple):
 
     Attributes:
         squared_error: |y - mu|^2, (rows,).
-        log_density: log p(y|z) with the model's own stds, (rows,).
-        eta_dec: Root mean square of these stds.
+        log_density: log p(y|z) by the model's own distribution, (rows,).
+        eta_dec: Root mean square of a Gaussian's stds; None: it is no Gaussian.
         features: Number of features of y.
+        standardised: Mean of the squared error in units of the model's own variances, (rows,);
+            None where one std serves all, or there is none.
+        data: What the data alone decide of `log_density`, (rows,); None: nothing.
     """
 
     squared_error: Float
     log_density: Float
-    eta_dec: float
+    eta_dec: float | None
     features: int
+    standardised: Float | None = None
+    data: Float | None = None
 
 
 class Pass(NamedTuple):
@@ -70,6 +78,15 @@ class SampledPass:
         samples: Paths from z_1 to the top per row, an even number of at least 4.
         generator: On the model's device.
         decodes: Whether to compare what the model decodes, where it can, with the data.
+        gaussian: Whether a `Normal` is what its decoder means, and no stand-in for another
+            distribution, which is compared with nothing.
+        own_stds: Whether the stds of a Gaussian decoder count one by one, if they differ: else one
+            eta_dec is known that serves all.
+
+    Attributes:
+        whitened: Whether residuals are scores, to be measured in the noise of the decoder's own
+            distribution; there from the first batch on.
+        output: What the decoder returned last, elementwise.
     """
 
     def __init__(
@@ -79,8 +96,13 @@ class SampledPass:
         generator: torch.Generator,
         *,
         decodes: bool = True,
+        gaussian: bool = True,
+        own_stds: bool = False,
     ) -> None:
         self.decodes = decodes and getattr(model, "decodes", True)
+        self.whitened: bool | None = None
+        self.output: Distribution | None = None
+        self._gaussian, self._own_stds = gaussian, own_stds
         self.model = model
         self.depth = len(model.units)
         # Above level 1 the posterior given x has to be found by sampling.
@@ -97,8 +119,12 @@ class SampledPass:
         residuals: tuple[Residual, ...] = ()
         if self.decodes:
             target = x if y is None else y
-            reconstruction, residual = self._decoded(latents[0][:DECODED], x, target)
-            residuals = (residual, *self._above(posteriors, latents))
+            decoded = self._decoded(latents[0][:DECODED], x, target)
+            self.decodes = decoded is not None
+            if decoded is not None:
+                reconstruction, residual = decoded
+                if residual is not None:
+                    residuals = (residual, *self._above(posteriors, latents))
         self.row += len(x)
         return Pass(levels, reconstruction, residuals)
 
@@ -131,52 +157,58 @@ class SampledPass:
             found.append((_first if level == 1 else _upper)(kl, q, prior_std))
         return tuple(found)
 
-    def _decoded(self, z: Tensor, x: Tensor, target: Tensor) -> tuple[Reconstruction, Residual]:
+    def _decoded(
+        self, z: Tensor, x: Tensor, target: Tensor
+    ) -> tuple[Reconstruction, Residual | None] | None:
         rows = max(1, DECODED_NUMBERS // (DECODED * target.shape[-1]))
-        cuts = [slice(start, start + rows) for start in range(0, len(x), rows)]
-        parts = [self._decoded_rows(z[:, cut], x[cut], target[cut]) for cut in cuts]
-        errors, densities, variances, averages, differences = zip(*parts, strict=True)
-        mean_variance = float(torch.cat(variances).mean())
-        return (
-            Reconstruction(
-                _numpy(torch.cat(errors)),
-                _numpy(torch.cat(densities)),
-                mean_variance**0.5,
-                target.shape[-1],
-            ),
-            Residual(*(as_array(torch.cat(part))[:, None] for part in (averages, differences))),
+        parts = []
+        for start in range(0, len(x), rows):
+            cut = slice(start, start + rows)
+            p = elementwise(self.model.decode(z[:, cut], x[cut]), lead=2)
+            self._check_output(p, z[:, cut], target)
+            if isinstance(p, Normal) and not self._gaussian:
+                return None
+            if self.whitened is None:
+                self.whitened = not isinstance(p, Normal) or (self._own_stds and _differ(p.stddev))
+            self.output = p
+            parts.append((_scores if self.whitened else _errors)(p, target[cut]))
+        found = [_joined(part) for part in zip(*parts, strict=True)]
+        squared, density, variance, scaled, data, average, difference, curvature = found
+        reconstruction = Reconstruction(
+            _numpy(cast(Tensor, squared)),
+            _numpy(cast(Tensor, density)),
+            None if variance is None else float(variance.mean()) ** 0.5,
+            target.shape[-1],
+            None if scaled is None else _numpy(scaled),
+            None if data is None else _numpy(data),
         )
+        if average is None or difference is None:
+            return reconstruction, None
+        residual = Residual(
+            as_array(average)[:, None],
+            as_array(difference)[:, None],
+            None if curvature is None else as_array(curvature),
+        )
+        return reconstruction, residual
 
-    def _decoded_rows(self, z: Tensor, x: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-        p = self.model.decode(z, x)
-        if p.mean.shape != (*z.shape[:-1], target.shape[-1]):
+    def _check_output(self, p: Distribution, z: Tensor, target: Tensor) -> None:
+        mean = p.mean
+        if mean.shape != (*z.shape[:-1], target.shape[-1]):
             raise InvalidArgumentError(
                 "model",
-                f"a decoder output of shape {tuple(p.mean.shape)}",
+                f"a decoder output of shape {tuple(mean.shape)}",
                 f"{(*z.shape[:-1], target.shape[-1])}, as the data have features",
                 "Check that data and model belong together.",
             )
-        for part, values in (("mean", p.mean), ("std", p.stddev)):
+        parts = [("mean", mean)]
+        if isinstance(p, Normal):
+            parts.append(("std", p.stddev))
+        for part, values in parts:
             if not bool(values.isfinite().all()):
                 raise DataError(
                     f"decoder {part}", "NaN or inf", "finite numbers",
                     "Check the model's weights and the scale of the data.",
                 )  # fmt: skip
-        residual, std = target - p.mean, _unexpanded(p.stddev)
-        squared_error = residual.square().sum(-1)
-        if not bool(squared_error.isfinite().all()):
-            raise DataError(
-                "data", f"values up to {float(target.abs().max()):.3g}",
-                f"values whose squares fit {residual.dtype}", "Rescale the data.",
-            )  # fmt: skip
-        # Where one std serves all, which is the rule, this passes over the outputs but once.
-        scaled = squared_error / std[..., 0].square()
-        if std.shape[-1] > 1:
-            scaled = (residual / std).square().sum(-1)
-        logs = std.log().mean(-1) + 0.5 * math.log(2 * math.pi)
-        density = -0.5 * scaled - target.shape[-1] * logs
-        variance = std.square().mean().expand(len(x))
-        return (squared_error.mean(0), density.mean(0), variance, *_halves(residual))
 
     def _above(self, posteriors: Sequence[Normal], latents: Sequence[Tensor]) -> list[Residual]:
         """Per level from 2 on, z_{l-1} less the mean that the prior makes of z_l."""
@@ -253,12 +285,61 @@ def _halves(samples: Tensor) -> tuple[Tensor, Tensor]:
     return (first + second) / 2, (first - second) / 2
 
 
-def _unexpanded(value: Tensor) -> Tensor:
-    """Undo `expand`, which `Normal` does to a std that is the same everywhere."""
-    for dim, stride in enumerate(value.stride()):
-        if stride == 0:
-            value = value.narrow(dim, 0, 1)
-    return value
+Parts = tuple[Tensor | None, ...]
+"""Of some rows: squared error, log density, variance of a Gaussian decoder, squared error in units
+of it, what the data alone decide, average and half difference of the halves' residuals or scores,
+and curvature."""
+
+
+def _errors(p: Normal, target: Tensor) -> Parts:
+    """With a Gaussian's errors, for an eta_dec that is known."""
+    residual, std = target - p.mean, unexpanded(p.stddev)
+    squared_error = residual.square().sum(-1)
+    if not bool(squared_error.isfinite().all()):
+        raise DataError(
+            "data", f"values up to {float(target.abs().max()):.3g}",
+            f"values whose squares fit {residual.dtype}", "Rescale the data.",
+        )  # fmt: skip
+    # Where one std serves all, which is the rule, this passes over the outputs but once.
+    scaled = squared_error / std[..., 0].square()
+    if std.shape[-1] > 1:
+        scaled = (residual / std).square().sum(-1)
+    logs = std.log().mean(-1) + 0.5 * math.log(2 * math.pi)
+    density = -0.5 * scaled - target.shape[-1] * logs
+    variance = std.square().mean().expand(len(target))
+    return (squared_error.mean(0), density.mean(0), variance, None, None, *_halves(residual), None)
+
+
+def _scores(p: Distribution, target: Tensor) -> Parts:
+    """With the scores of any distribution."""
+    found = scored(p, target)
+    squared_error = (target - p.mean).square().sum(-1)
+    if not bool(found.log_density.isfinite().all()):
+        raise DataError(
+            "decoder output", "a log density that is NaN or inf", "finite numbers",
+            "Check that the data are in the domain of its distribution, and the model's weights.",
+        )  # fmt: skip
+    variance, scaled = None, None
+    if isinstance(p, Normal):
+        variance = p.stddev.square().mean().expand(len(target))
+        scaled = ((target - p.mean) / p.stddev).square().mean((0, -1))
+    halves: tuple[Tensor | None, Tensor | None] = (None, None)
+    if found.score is not None:
+        halves = _halves(found.score)
+    curvature = None if found.curvature is None else mean_curvature(p, found.curvature)
+    data = None if found.data is None else found.data.mean(0)
+    density = found.log_density.mean(0)
+    return (squared_error.mean(0), density, variance, scaled, data, *halves, curvature)
+
+
+def _differ(std: Tensor) -> bool:
+    std = unexpanded(std)
+    return std.numel() > 1 and float(std.max()) > (1 + SAME_STD) * float(std.min())
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    found = [part for part in parts if part is not None]
+    return torch.cat(found) if found else None
 
 
 def _numpy(value: Tensor) -> Float:

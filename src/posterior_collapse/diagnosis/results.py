@@ -15,7 +15,15 @@ from posterior_collapse.specs import Likelihood, Spec
 if TYPE_CHECKING:
     from posterior_collapse.theory import Forecast
 
-__all__ = ["QUANTILES", "CollapseCurve", "Conclusion", "Diagnosis", "Finding", "LevelDiagnosis"]
+__all__ = [
+    "QUANTILES",
+    "CollapseCurve",
+    "Conclusion",
+    "Diagnosis",
+    "Finding",
+    "Gain",
+    "LevelDiagnosis",
+]
 
 Float = NDArray[np.float64]
 Status = Literal["active", "noise", "collapsed"]
@@ -28,7 +36,7 @@ Conclusion = Literal[
     "cannot-tell-yet",
 ]
 """Of a model or a level. "undecided": too few rows, or too little is known of the model;
-"cannot-tell-yet": no certificate is known for its likelihood."""
+"cannot-tell-yet": by which distribution it decodes, neither the spec nor the decoder says."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Of the rows, at which `LevelDiagnosis.kl_quantiles` are given."""
 
@@ -148,12 +156,35 @@ class LevelDiagnosis(Record):
         return f"LevelDiagnosis({counts}, KL {self.kl.sum():.4g} nats)"
 
 
+@dataclass(frozen=True)
+class Gain(Record):
+    """What one more unit of a level would buy, in nats per row.
+
+    Attributes:
+        nats: Over the number of parts of latent space that shows the most; about, of networks
+            rather too low by a factor of 2.
+        error: Its standard error.
+        parts: That number: a network may use one unit differently in each.
+        whole: Of one part: of a linear model exact.
+        whole_error: Its standard error.
+        worth: A gain of less is not worth a unit: 1% of what the units that live have brought.
+    """
+
+    nats: float
+    error: float
+    parts: int
+    whole: float
+    whole_error: float
+    worth: float
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Diagnosis(Viewed):
     """What a trained model does on data, why, and what to change.
 
     Losses are means over the rows, in nats; None where they are not known: without a decoder,
-    without the spec that the model was trained with, or with a decoder that is not Gaussian.
+    without the spec that the model was trained with, or where neither says which distribution the
+    decoder gives.
 
     Attributes:
         n: Number of rows.
@@ -164,8 +195,12 @@ class Diagnosis(Viewed):
         kl: KL of all units, without beta.
         elbo: The evidence lower bound, at beta 1.
         squared_error: E|y - mu|^2, in data units squared.
+        collapsed_loss: What it would be without any latent unit, all else at its best: the units
+            that live have brought the difference. None where there is no forecast.
+        data_loss: The part of `loss` that the data alone decide (log y! of counts), which the
+            forecast's leaves out.
         loss_error: Standard error of `loss`; likewise `kl_error` and so on.
-        eta_dec: Decoder std, as given or as learned.
+        eta_dec: Std of a Gaussian decoder, as given or as learned.
         nll: -log p(y|x), exact or by importance sampling; None if it was not asked for.
         effective_sample_size: Median over the rows; None where `nll` is exact or absent.
         signal: Per level, t of the certificate: the strongest variance that the decoder leaves
@@ -173,12 +208,12 @@ class Diagnosis(Viewed):
             of these very rows. Empty where it is not known.
         signal_error: Standard errors of `signal`, from the number of rows; 0 where it is not above
             1 and a linear model is at the optimum of these very rows.
+        gains: Per level, what one more unit would buy.
         paying_units: Per level, how many more units would surely pay, each by itself, and know
-            something of x: their signal exceeds 1 by more than two errors.
-        undecided_units: Per level, how many more units may pay or not: 1 is within two errors of
-            their signal.
+            something of x: two errors below their signal it is above 1 and worth a unit.
+        undecided_units: Per level, how many more units may pay or not: within two errors.
         conclusion: Of the whole model; "undecided" where the rows, or what is known of the model,
-            do not decide, "cannot-tell-yet" where the likelihood is not Gaussian.
+            do not decide, "cannot-tell-yet" where the decoder's distribution is not known.
         verdict: The conclusion in a sentence.
         advice: What was found and what to do, the gravest first.
         forecast: Of the linear model with the same spec and data; None where there is none.
@@ -194,6 +229,8 @@ class Diagnosis(Viewed):
     kl_error: float
     loss: float | None = None
     loss_error: float | None = None
+    collapsed_loss: float | None = None
+    data_loss: float = 0.0
     reconstruction: float | None = None
     reconstruction_error: float | None = None
     elbo: float | None = None
@@ -206,6 +243,7 @@ class Diagnosis(Viewed):
     effective_sample_size: float | None = None
     signal: tuple[float, ...] = ()
     signal_error: tuple[float, ...] = ()
+    gains: tuple[Gain, ...] = ()
     paying_units: tuple[int, ...] = ()
     undecided_units: tuple[int, ...] = ()
     conclusion: Conclusion = "undecided"
@@ -215,10 +253,26 @@ class Diagnosis(Viewed):
     notes: tuple[str, ...] = ()
     likelihood: Likelihood | None = None
 
+    derived: ClassVar = ("gain", "gain_error")
+
     @property
     def n_active(self) -> int:
         """Number of active units of the top level, as the forecast's."""
         return self.levels[-1].n_active
+
+    @property
+    def gain(self) -> float | None:
+        """What one more unit would buy, in nats per row, at the level where it buys most."""
+        return self._best.nats if self.gains else None
+
+    @property
+    def gain_error(self) -> float | None:
+        """Standard error of `gain`."""
+        return self._best.error if self.gains else None
+
+    @property
+    def _best(self) -> Gain:
+        return max(self.gains, key=lambda one: one.nats)
 
     def _rows(self) -> Iterator[Mapping[str, Any]]:
         return unit_rows(self.levels, [len(level.status) for level in self.levels])

@@ -8,14 +8,14 @@ import math
 from posterior_collapse.diagnosis.advice import advise, excess_loss
 from posterior_collapse.diagnosis.conclusions import (
     conclude,
+    gain_in_words,
     gravest,
     has_spare,
     kept_units,
-    unjudged,
     what_decides,
 )
 from posterior_collapse.diagnosis.results import Conclusion, Diagnosis
-from posterior_collapse.theory.thresholds import LEAST_ROWS, why_not_yet
+from posterior_collapse.theory.thresholds import LEAST_ROWS
 
 __all__ = ["with_verdict"]
 
@@ -56,14 +56,28 @@ def _overall(found: Diagnosis, conclusions: list[Conclusion]) -> tuple[Conclusio
             what = "that is optimal" if has_spare(found, at) else "one more unit would pay"
             words = f"whether {what} is undecided"
             return conclusion, f": {words} ({_signal(found, at)}; {what_decides(found, at)})"
-        return conclusion, f": {_WORDS[conclusion]} ({_signal(found, at)})"
-    likelihood = unjudged(found)
-    if likelihood is not None:
-        why = why_not_yet(likelihood)
-        return "cannot-tell-yet", f": whether that is optimal cannot be told yet ({why})"
-    if found.forecast is None:
-        return "undecided", "; whether that is optimal, decoder and spec would tell"
-    return "undecided", ""
+        words = _WORDS[conclusion]
+        bought = gain_in_words(found, at)
+        return conclusion, f": {words} ({_signal(found, at)}{'; ' * bool(bought)}{bought})"
+    return _without_certificate(found)
+
+
+def _without_certificate(found: Diagnosis) -> tuple[Conclusion, str]:
+    """Conclusion and clause where there is no t, by what there is."""
+    if found.likelihood not in (None, "gaussian") and found.signal == ():
+        why = "the decoder's distribution is not known"
+        if found.squared_error is not None:
+            why = "it decodes by a distribution without an output that one more unit could move"
+        return "cannot-tell-yet", f": whether that is optimal cannot be told ({why})"
+    if found.forecast is not None:
+        return "undecided", ""
+    lacking = [
+        *["a decoder"] * (found.squared_error is None),
+        *["the spec it was trained with"] * (found.spec is None),
+    ]
+    if not lacking:
+        return "undecided", ""
+    return "undecided", f"; whether that is optimal, {' and '.join(lacking)} would tell"
 
 
 def _few_rows(found: Diagnosis) -> list[str]:

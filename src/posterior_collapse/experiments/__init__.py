@@ -1,1 +1,19 @@
-"""The rows of the paper as data, and what turns their runs into tables and figures."""
+"""The rows of the paper as data, and what turns their runs into tables, figures and a document.
+
+What happens to a row, and where:
+
+    rows        a `Row`: its claim, what theory says, and the `Grid`s of its runs
+    grids       a grid becomes `Member`s: one run each, with the values that it has in the grid
+    execution   a run that is not kept yet is trained and measured (`measuring`)
+    checks      a kept run becomes a `Result`; checks hold what was measured against expectations
+    deliverables    results become a `Part` of the row: tables, figures, checks, notes
+    figures     plain values become a `Chart`: a figure, and the numbers behind it
+    reproducing     all of this, row by row; the parts become `result.json`
+    document    the results of all rows become one page
+
+Names are imported when first used, so that the document is written without torch.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

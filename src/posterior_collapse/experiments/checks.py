@@ -1,60 +1,65 @@
-"""What deliverables give back, and how what was measured is held against what was expected."""
+"""Finished runs, what is made of them, and how they are held against what was expected."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 
 from posterior_collapse.experiments.figures import Chart
-from posterior_collapse.experiments.grids import Member
 from posterior_collapse.experiments.tables import Table
-from posterior_collapse.runs import Record
+from posterior_collapse.runs import Record, Run
 
 __all__ = [
-    "CONSISTENT",
-    "NOT_MEASURED",
     "Check",
     "Deliverable",
     "Part",
     "Result",
+    "Setting",
     "Way",
     "agreement",
     "along_lines",
     "by_grid",
-    "by_labels",
     "direction",
     "follows",
     "monotone",
-    "one_seed",
+    "of_level",
     "some_active",
-    "text",
 ]
 
-NOT_MEASURED = "not measured"
 
-
-@dataclass(frozen=True)
-class Result:
-    """A run of a row, finished.
+class Result(NamedTuple):
+    """A finished run of a row.
 
     Attributes:
-        member: Its place in the row.
+        grid: Title of its grid.
+        labels: The values that it has there.
         record: What it left behind.
     """
 
-    member: Member
+    grid: str
+    labels: Mapping[str, Any]
     record: Record
 
     @property
-    def labels(self) -> Mapping[str, Any]:
-        """The values that it has in its grid."""
-        return self.member.labels
+    def run(self) -> Run:
+        """Its description."""
+        return self.record.run
+
+    @property
+    def seed(self) -> int:
+        """Of the run."""
+        return self.run.settings.seed
+
+    @property
+    def depth(self) -> int:
+        """How many levels of latents its model has."""
+        return len(self.run.spec.dims)
 
     @property
     def measured(self) -> dict[str, Any]:
@@ -62,14 +67,90 @@ class Result:
         return self.record.measured
 
     @property
+    def exact(self) -> dict[str, Any]:
+        """Those of a linear model, the noise integrated out."""
+        found: dict[str, Any] = self.measured["exact"]
+        return found
+
+    @property
     def theory(self) -> dict[str, Any]:
         """Those of the closed form; empty where there is none."""
         return self.record.forecast or {}
 
+    def active(self, level: int) -> int:
+        """Return the number of units of a level, from 1, that know of the data."""
+        return int(self.measured["levels"][level - 1]["n_active"])
+
+    def active_by_theory(self, level: int) -> int | None:
+        """Return the same by the closed form; None where there is none."""
+        return int(self.theory["levels"][level - 1]["n_active"]) if self.theory else None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The results of one setting of a grid, one per seed."""
+
+    results: Sequence[Result]
+
     @property
-    def seed(self) -> int:
-        """Of the run."""
-        return self.record.run.settings.seed
+    def first(self) -> Result:
+        """The result of the first seed."""
+        return self.results[0]
+
+    @property
+    def labels(self) -> Mapping[str, Any]:
+        """The values of the setting in its grid."""
+        return self.first.labels
+
+    @property
+    def text(self) -> str:
+        """The values in words.
+
+        Example:
+            >>> each = {"beta": 0.5}, {"name": "pairs:1/2"}, {"label": 3}
+            >>> [Setting([Result("", labels, None)]).text for labels in each]
+            ['beta = 0.5', '1/2', 'digit 3']
+        """
+        words = []
+        for name, value in self.labels.items():
+            if name == "label":
+                words.append(f"digit {value}")
+            elif name == "name":
+                words.append(str(value).removeprefix("pairs:"))
+            else:
+                words.append(f"{name} = {value:g}")
+        return ", ".join(words)
+
+    def mean(self, measure: Callable[[Result], float]) -> float:
+        """Return the mean of a measure over the seeds."""
+        return float(np.mean([measure(result) for result in self.results]))
+
+
+def by_grid(results: Iterable[Result]) -> dict[str, list[Setting]]:
+    """Return the settings of each grid, by its title, in order."""
+    grids: dict[str, dict[tuple[Any, ...], list[Result]]] = {}
+    for result in results:
+        settings = grids.setdefault(result.grid, {})
+        settings.setdefault(tuple(result.labels.values()), []).append(result)
+    return {title: [Setting(seeds) for seeds in grid.values()] for title, grid in grids.items()}
+
+
+def some_active(settings: Iterable[Setting], level: int) -> bool:
+    """Return whether any unit of a level, from 1, is active in any run; else none can collapse."""
+    return any(result.active(level) for setting in settings for result in setting.results)
+
+
+def of_level(number: int, depth: int) -> str:
+    """Return how to say of which level a measure is: nothing where there is only one.
+
+    Example:
+        >>> f"KL{of_level(2, 2)}", f"KL{of_level(1, 1)}"
+        ('KL of z2', 'KL')
+    """
+    return f" of z{number}" if depth > 1 else ""
+
+
+NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True)
@@ -94,11 +175,11 @@ class Check:
 
 @dataclass(frozen=True)
 class Part:
-    """What one deliverable gives.
+    """What one deliverable adds to a row.
 
     Attributes:
-        tables: By file stem.
-        charts: By file stem, each with its caption.
+        tables: By name.
+        charts: By name, each with its caption.
         checks: Against theory and against the paper's claim.
         notes: What a reader must know besides; sentences.
     """
@@ -109,58 +190,7 @@ class Part:
     notes: Sequence[str] = ()
 
 
-Deliverable = Callable[[Sequence[Result]], Part]
-
-
-def by_grid(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Return the results of each grid, by its title, in order."""
-    found: dict[str, list[Result]] = {}
-    for result in results:
-        found.setdefault(result.member.grid, []).append(result)
-    return found
-
-
-def by_labels(results: Sequence[Result]) -> Iterator[tuple[Mapping[str, Any], list[Result]]]:
-    """Yield the values of each setting of a grid, with its results, one per seed."""
-    found: dict[tuple[Any, ...], list[Result]] = {}
-    for result in results:
-        found.setdefault(tuple(result.labels.values()), []).append(result)
-    for seeds in found.values():
-        yield seeds[0].labels, seeds
-
-
-def one_seed(results: Sequence[Result]) -> list[Result]:
-    """Return the first seed's result of each setting."""
-    return [seeds[0] for _, seeds in by_labels(results)]
-
-
-def some_active(results: Sequence[Result], level: int) -> bool:
-    """Return whether any unit of a level is active in any run; without, nothing can collapse.
-
-    Args:
-        results: The runs.
-        level: Of the latents, from 1.
-    """
-    return any(result.measured["levels"][level - 1]["n_active"] for result in results)
-
-
-def text(labels: Mapping[str, Any]) -> str:
-    """Return the values in words.
-
-    Example:
-        >>> text({"beta": 0.5}), text({"name": "pairs:1/2"}), text({"label": 3})
-        ('beta = 0.5', '1/2', 'digit 3')
-    """
-    words = []
-    for name, value in labels.items():
-        if name == "label":
-            words.append(f"digit {value}")
-        elif name == "name":
-            words.append(str(value).removeprefix("pairs:"))
-        else:
-            words.append(f"{name} = {value:g}")
-    return ", ".join(words)
-
+Deliverable: TypeAlias = Callable[[Sequence[Result]], Part]
 
 Way: TypeAlias = Literal["rises", "falls", "hardly changes", "rises and falls"]
 CONSISTENT = 0.5
@@ -189,7 +219,7 @@ def direction(values: Sequence[float], slack: float) -> Way:
 
 
 def monotone(
-    what: str, name: str, points: Sequence[tuple[float, float]], expected: Way, slack: float
+    what: str, name: str, points: Iterable[tuple[float, float]], expected: Way, slack: float
 ) -> Check:
     """Return whether a measure goes the expected way; the sentence says which way it goes.
 
@@ -207,7 +237,7 @@ def monotone(
     ordered = sorted(points)
     found = direction([value for _, value in ordered], slack)
     numbers = ", ".join(f"{at:g}: {value:.4g}" for at, value in ordered)
-    return _check(found, expected, f"{what} {found} with {name} ({numbers})")
+    return _held(found, expected, f"{what} {found} with {name} ({numbers})")
 
 
 def along_lines(grid: ArrayLike) -> float:
@@ -233,16 +263,16 @@ def follows(what: str, name: str, correlation: float, expected: Way) -> Check:
         >>> follows("Error", "beta_2", 0.11, "rises").text
         'Error neither rises nor falls with beta_2 (mean rank correlation 0.11); expected: rises.'
     """
-    found: str = "neither rises nor falls"
+    found = "neither rises nor falls"
     if abs(correlation) >= CONSISTENT:
         found = "rises" if correlation > 0 else "falls"
-    text = f"{what} {found} with {name} (mean rank correlation {correlation:.2f})"
-    return _check(found, expected, text)
+    said = f"{what} {found} with {name} (mean rank correlation {correlation:.2f})"
+    return _held(found, expected, said)
 
 
-def _check(found: str, expected: Way, text: str) -> Check:
+def _held(found: str, expected: Way, said: str) -> Check:
     agrees = found == expected
-    return Check(agrees, f"{text}." if agrees else f"{text}; expected: {expected}.")
+    return Check(agrees, f"{said}." if agrees else f"{said}; expected: {expected}.")
 
 
 NUMBERS = r"\d+\.\d+(e-?\d+)?|\d\d+"
@@ -271,7 +301,7 @@ def agreement(parts: Sequence[Part], results: Sequence[Result]) -> dict[str, Any
 
 def _cautions(results: Sequence[Result]) -> Iterator[str]:
     """What limits the theory's numbers, each caution once."""
-    if any(result.record.run.settings.convention == "reference" for result in results):
+    if any(result.run.settings.convention == "reference" for result in results):
         yield (
             "In the published loss of non-linear models every beta counts half. Betas are named as "
             "published; theory's numbers are those of half the beta."

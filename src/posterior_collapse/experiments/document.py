@@ -144,11 +144,11 @@ def _check(result: Mapping[str, Any], home: Path) -> None:
         raise ValueError(f"the row {result['id']} in the folder {home.name}")
     for figure in result["figures"]:
         checks.file_name("figure", figure["file"])
-    for stem, values in result["tables"].items():
-        path = home / checks.file_name("table", f"table-{stem}.csv")
+    for name, values in result["tables"].items():
+        path = home / checks.file_name("table", f"table-{name}.csv")
         shown = Table.from_dict(values).csv()
         if path.is_file() and _finite(path.read_text("utf-8")) != _finite(shown):
-            raise ValueError(f"another table {stem} than {path.name}")
+            raise ValueError(f"another table {name} than {path.name}")
 
 
 def _finite(text: str) -> str:

@@ -1,47 +1,132 @@
-"""Train and measure runs of one family; what `runs.complete` calls for each group."""
+"""From the description of a run to what it leaves: its data, its training, its measurements."""
 
 from __future__ import annotations
 
+import itertools
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.ndimage import zoom
 
-from posterior_collapse.errors import NotSolvedError, UnboundedObjectiveError
-from posterior_collapse.experiments import measuring, recorded
-from posterior_collapse.experiments.datasets import Data
-from posterior_collapse.models import MarkovVAE, build
+from posterior_collapse.data import Dataset, load
+from posterior_collapse.errors import (
+    InvalidArgumentError,
+    NotSolvedError,
+    UnboundedObjectiveError,
+)
+from posterior_collapse.experiments import measuring
+from posterior_collapse.models import CONVENTIONS, MarkovVAE, build
 from posterior_collapse.moments import Moments
-from posterior_collapse.runs import Outcome, Run
+from posterior_collapse.runs import Choice, Outcome, Run
 from posterior_collapse.runs.run import fit_options
 from posterior_collapse.specs import Spec
-from posterior_collapse.theory import FewSamplesWarning, Forecast, forecast
-from posterior_collapse.training import Progress, exact, fit_many
-from posterior_collapse.training import seeds as seeding
+from posterior_collapse.theory import ExactObjective, FewSamplesWarning, Forecast, forecast
+from posterior_collapse.theory.verification import CASES
+from posterior_collapse.training import Progress, Settings, exact, fit_many, seeds
 from posterior_collapse.training.settings import effective_spec
 
-__all__ = ["Executor"]
+__all__ = ["Executor", "moments", "record_training", "samples"]
+
+MATRIX = "matrix:"
+HELD_OUT = 5
+"""One row in so many is kept for testing where a data set has no test split."""
+History = dict[str, list[float]]
 
 
-class Executor:
-    """Trains groups of runs.
+@lru_cache(maxsize=2)  # the splits of the data that is being trained on
+def samples(
+    chosen: Choice, split: Literal["train", "test"] = "train", data_dir: str | None = None
+) -> Dataset:
+    """Return the samples of a run's data, the same on every machine.
 
     Args:
-        data: Where data come from.
+        chosen: The data.
+        split: `"train"` or `"test"`: the published split of MNIST, every fifth row of `digits`,
+            the training rows themselves for drawn data.
+        data_dir: As for `posterior_collapse.data.load`.
+
+    Raises:
+        DataError: The data cannot be found or used.
+
+    Example:
+        >>> len(samples(Choice("digits"))), len(samples(Choice("digits"), "test"))
+        (1437, 360)
+    """
+    if chosen.name == "digits":
+        found = load("digits")
+        test = np.arange(len(found)) % HELD_OUT == 0
+        found = _rows(found, test if split == "test" else ~test)
+    elif chosen.name.startswith("pairs:"):
+        found = load(chosen.name)
+    else:
+        found = load(chosen.name, split=split, data_dir=data_dir, progress=True)
+    y = None if found.y is None else found.y.astype(np.float32)
+    found = replace(found, x=found.x.astype(np.float32, copy=False), y=y)
+    found = load(found, label=chosen.label)
+    if chosen.size is not None:
+        found = _resized(found, chosen.size)
+    if chosen.rows is not None and split == "train":
+        found = _rows(found, np.arange(len(found)) < chosen.rows)
+    return load(found, task=chosen.task)
+
+
+@lru_cache(maxsize=2)
+def moments(chosen: Choice, center: bool, data_dir: str | None = None) -> Moments:
+    """Return the moments of the training split, central or raw.
+
+    Those of a matrix problem are drawn as `collapse verify` draws them with its default seed.
+    """
+    if chosen.name.startswith(MATRIX):
+        names, name = [case.name for case in CASES], chosen.name.removeprefix(MATRIX)
+        if name not in names:
+            raise InvalidArgumentError("data", repr(chosen.name), f"one of {names}", "Name a case.")
+        index = names.index(name)
+        return CASES[index].draw(np.random.default_rng([0, index, 0]))[0]
+    dataset = samples(chosen, "train", data_dir)
+    return Moments.from_arrays(dataset.x, dataset.y, center=center)
+
+
+def _rows(dataset: Dataset, kept: NDArray[np.bool_]) -> Dataset:
+    y, labels = dataset.y, dataset.labels
+    return replace(
+        dataset,
+        x=dataset.x[kept],
+        y=None if y is None else y[kept],
+        labels=None if labels is None else labels[kept],
+    )
+
+
+def _resized(dataset: Dataset, size: int) -> Dataset:
+    """Images of another size, by linear interpolation."""
+    height, width = dataset.image_shape or (0, 0)
+    images = dataset.x.reshape(-1, height, width)
+    resized = zoom(images, (1, size / height, size / width), order=1)
+    step = f"resized to {size} x {size}"
+    x = resized.reshape(len(images), -1).astype(np.float32)
+    return replace(dataset, x=x, image_shape=(size, size), steps=(*dataset.steps, step))
+
+
+@dataclass(frozen=True)
+class Executor:
+    """Trains and measures groups of runs; what `runs.complete` calls for each.
+
+    Args:
+        data_dir: As for `posterior_collapse.data.load`.
         device: Where minibatches are trained; all else stays on the CPU.
         report: Called with a `training.Progress` after each epoch.
     """
 
-    def __init__(
-        self,
-        data: Data,
-        device: str = "cpu",
-        report: Callable[[Progress], None] | bool = False,
-    ) -> None:
-        self.data, self.device, self.report = data, device, report
+    data_dir: str | None = None
+    device: str = "cpu"
+    report: Callable[[Progress], None] | bool = False
 
     def __call__(self, runs: Sequence[Run], folders: Sequence[Path] | None = None) -> list[Outcome]:
         """Return what the runs, all of one family, leave behind.
@@ -51,16 +136,15 @@ class Executor:
             folders: Of their checkpoints, from which they go on; None: none are written.
         """
         if runs[0].method == "minibatch":
-            return self._fitted(runs, folders)
+            return self._by_minibatches(runs, folders)
         return [self._on_moments(run) for run in runs]
 
-    def _fitted(self, runs: Sequence[Run], folders: Sequence[Path] | None) -> list[Outcome]:
+    def _by_minibatches(self, runs: Sequence[Run], folders: Sequence[Path] | None) -> list[Outcome]:
         start = time.perf_counter()
-        first = runs[0]
         fitted = fit_many(
             [run.spec for run in runs],
-            self.data.read(first.data),
-            first.architecture,
+            samples(runs[0].data, "train", self.data_dir),
+            runs[0].architecture,
             device=self.device,
             **fit_options(runs),
             folders=folders,
@@ -75,59 +159,94 @@ class Executor:
 
     def _on_moments(self, run: Run) -> Outcome:
         start = time.perf_counter()
-        moments = self._moments(run)
+        known = self._moments(run)
         model = build(
             run.spec,
             run.architecture,
-            x_dim=moments.features[0],
-            y_dim=moments.features[1],
-            generator=seeding.generator(run.settings.seed, seeding.INITIALISATION),
+            x_dim=known.features[0],
+            y_dim=known.features[1],
+            generator=seeds.generator(run.settings.seed, seeds.INITIALISATION),
             dtype=torch.float64,
         )
         if run.method == "exact":
-            course, _ = exact.train(model, run.settings, moments, alone=True, fresh=False)
+            course, _ = exact.train(model, run.settings, known, alone=True, fresh=False)
             history, stopped = course.history, course.stopped or ""
         else:
-            closed = forecast(moments, effective_spec(run.spec, run.settings.convention))
+            closed = forecast(known, effective_spec(run.spec, run.settings.convention))
             decays = run.method == "decayed"
-            history = recorded.train(model, run.settings, moments, closed, decays=decays)
+            history = record_training(model, run.settings, known, closed, decays=decays)
             stopped = "finished"
-        wall = time.perf_counter() - start
-        return self._outcome(run, model, history, stopped, wall)
+        return self._outcome(run, model, history, stopped, time.perf_counter() - start)
 
     def _outcome(
-        self, run: Run, model: MarkovVAE, history: dict[str, list[float]], stopped: str, wall: float
+        self, run: Run, model: MarkovVAE, history: History, stopped: str, wall: float
     ) -> Outcome:
+        """Measure a trained model as its run asks for, beside the closed form."""
         start = time.perf_counter()
         spec = effective_spec(run.spec, run.settings.convention)
-        moments = self._moments(run)
-        closed = _forecast(moments, spec)
+        known = self._moments(run)
+        closed = _forecast(known, spec)
         measured: dict[str, Any] = {}
         arrays: measuring.Arrays = {}
-        seen = run.evaluation
-        if run.method == "minibatch":
-            rows = self.data.read(run.data, seen.split)
-            measured, arrays = measuring.on_rows(model, spec, rows, seen, run.settings.seed)
-        if seen.panel:
-            rows = self.data.read(run.data, seen.split)
-            arrays |= measuring.panel(model, rows, seen.panel)
+        asked = run.evaluation
+        if run.method == "minibatch" or asked.panel:
+            rows = samples(run.data, asked.split, self.data_dir)
+            if run.method == "minibatch":
+                measured, arrays = measuring.on_rows(model, spec, rows, asked, run.settings.seed)
+            if asked.panel:
+                arrays |= measuring.panel(model, rows, asked.panel)
         if run.architecture.name == "linear":
             model = model.double()
-            measured["exact"], matrices = measuring.exactly(model, spec, moments, closed)
-            arrays |= matrices if seen.matrices else {}
+            measured["exact"], matrices = measuring.exactly(model, spec, known, closed)
+            arrays |= matrices if asked.matrices else {}
         return Outcome(
             run, measured, measuring.expected(closed), stopped, history, arrays, model,
             wall + time.perf_counter() - start,
         )  # fmt: skip
 
     def _moments(self, run: Run) -> Moments:
-        return self.data.moments(run.data, run.architecture.centred)
+        return moments(run.data, run.architecture.centred, self.data_dir)
 
 
-def _forecast(moments: Moments, spec: Spec) -> Forecast | None:
+def _forecast(known: Moments, spec: Spec) -> Forecast | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FewSamplesWarning)  # kept among the notes
-            return forecast(moments, spec)
+            return forecast(known, spec)
     except (NotSolvedError, UnboundedObjectiveError):
         return None
+
+
+EVERY_STEP, EVERY = 200, 50
+"""So many first steps are all recorded, of later ones every 50th."""
+
+
+def record_training(
+    model: MarkovVAE,
+    settings: Settings,
+    known: Moments,
+    closed: Forecast,
+    *,
+    decays: bool = False,
+) -> History:
+    """Train a linear model in place by Adam on moments; return loss and distances by step.
+
+    Args:
+        model: Of architecture `linear`, without biases.
+        settings: `steps`, `optimiser`, `learning_rate`, `clip` and `convention` count.
+        known: Raw moments.
+        closed: The closed form to measure the distance to.
+        decays: Whether the learning rate falls to 0 along half a cosine. At a constant rate Adam
+            comes near the optimum and, now and then, leaves it again; which iteration finds it
+            where is left to rounding.
+    """
+    objective = ExactObjective(known, model.spec, CONVENTIONS[settings.convention])
+    history: History = {}
+    steps = settings.steps or settings.epochs
+    moves = exact.first_order(model, objective, settings, decays_over=steps if decays else None)
+    for step, loss in itertools.islice(moves, steps):
+        if step <= EVERY_STEP or step % EVERY == 0 or step == steps:
+            far = measuring.distances(model, objective, closed)
+            for name, entry in {"step": step, "loss": loss, **far}.items():
+                history.setdefault(name, []).append(entry)
+    return history

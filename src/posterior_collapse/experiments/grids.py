@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -23,7 +22,7 @@ QUICK_STEPS = 4000
 QUICK_ROWS = 128
 QUICK_UNITS = 16
 QUICK_SAMPLES = 50
-DATA_FIELDS = tuple(f.name for f in dataclasses.fields(Choice))
+DATA_FIELDS = tuple(field.name for field in fields(Choice))
 
 
 @dataclass(frozen=True)
@@ -48,9 +47,23 @@ class Plan:
 
     def most_epochs(self, grid: Grid) -> int:
         """Return the passes over the data of a grid's runs."""
-        bounds = [grid.settings.epochs, self.epochs]
-        bounds += [self.cnn_epochs] if grid.convolutional else []
+        convolutional = str(grid.network["name"]).endswith("cnn")  # slow on a CPU
+        bounds = [grid.settings.epochs, self.epochs, self.cnn_epochs if convolutional else None]
         return min(bound for bound in bounds if bound is not None)
+
+
+class Member(NamedTuple):
+    """One run of a row, with its place in it.
+
+    Attributes:
+        grid: Title of its grid.
+        labels: The values that it has there.
+        run: The run.
+    """
+
+    grid: str
+    labels: Mapping[str, Any]
+    run: Run
 
 
 @dataclass(frozen=True)
@@ -89,34 +102,19 @@ class Grid:
         vary = self.vary
         if plan.quick:
             vary = self.quick_vary or {k: _thinned(v, self.quick) for k, v in vary.items()}
-        seeds = plan.seeds if self.spread else 1
-        for choice in itertools.product(*vary.values()):
-            labels = dict(zip(self.vary, choice, strict=True))
-            for number in range(seeds):
+        for values in itertools.product(*vary.values()):
+            labels = dict(zip(self.vary, values, strict=True))
+            for number in range(plan.seeds if self.spread else 1):
                 run = self._run(labels, plan, number)
                 yield Member(self.title.format(data=run.data.title), labels, run)
 
     def _run(self, labels: Mapping[str, Any], plan: Plan, number: int) -> Run:
-        about = {name: value for name, value in labels.items() if name in DATA_FIELDS}
-        numbers = {name: value for name, value in labels.items() if name not in DATA_FIELDS}
-        data = dataclasses.replace(self.data, **about)
-        if plan.rows is not None and self.method == "minibatch":
-            data = dataclasses.replace(data, rows=min(data.rows or plan.rows, plan.rows))
-        run = Run(
-            data,
-            _spec(self.spec, numbers),
-            Architecture.from_dict(self.network),
-            self._settings(plan, number),
-            self.method,
-            self.evaluation,
-        )
-        return _quick(run) if plan.quick else run
-
-    def _settings(self, plan: Plan, number: int) -> Settings:
-        linear = self.network["name"] == "linear"
-        convention = "elbo"
+        """Return the run that has these values, `number` seeds after the first."""
+        of_data = {name: value for name, value in labels.items() if name in DATA_FIELDS}
+        of_spec = {name: value for name, value in labels.items() if name not in DATA_FIELDS}
+        data, convention = self.data.replace(**of_data), "elbo"
         if plan.convention == "reference":
-            convention = "twice" if linear else "reference"
+            convention = "twice" if self.network["name"] == "linear" else "reference"
         settings = self.settings.replace(
             convention=convention,
             seed=self.settings.seed + number,
@@ -124,27 +122,11 @@ class Grid:
         )
         if self.method == "minibatch":
             settings = settings.replace(epochs=plan.most_epochs(self))
-        return settings
-
-    @property
-    def convolutional(self) -> bool:
-        """Whether it trains convolutional nets, which a CPU does slowly."""
-        return str(self.network["name"]).endswith("cnn")
-
-
-@dataclass(frozen=True)
-class Member:
-    """One run of a row, with its place in it.
-
-    Attributes:
-        grid: Title of its grid.
-        labels: The values that it has there.
-        run: The run.
-    """
-
-    grid: str
-    labels: Mapping[str, Any]
-    run: Run
+            if plan.rows is not None:
+                data = data.replace(rows=min(data.rows or plan.rows, plan.rows))
+        spec, network = _spec(self.spec, of_spec), Architecture.from_dict(self.network)
+        run = Run(data, spec, network, settings, self.method, self.evaluation)
+        return _quick(run) if plan.quick else run
 
 
 @dataclass(frozen=True)
@@ -157,7 +139,7 @@ class Row:
         claim: What the row sets out to show, in our words.
         theory: What the theory of linear models says of it.
         grids: Its runs.
-        deliverables: Keys of `deliver.DELIVERABLES`.
+        deliverables: Keys of `DELIVERABLES`.
         published: Where the published scripts could not produce the row, or differ.
         networks: Names of the architectures in the paper's words.
     """
@@ -183,8 +165,6 @@ def _spec(fields: Mapping[str, Any], labels: Mapping[str, Any]) -> Spec:
         if name in ("beta_1", "beta_2"):
             betas[int(name[-1]) - 1] = value
             values["betas"] = tuple(betas)
-        elif name == "eta":
-            values |= {"eta_dec": value, "eta_enc": value}
         else:
             values[name] = value
     return Spec.from_dict(values)
@@ -193,29 +173,24 @@ def _spec(fields: Mapping[str, Any], labels: Mapping[str, Any]) -> Spec:
 def _quick(run: Run) -> Run:
     """The same kind of run in a second: digits instead of MNIST, few epochs, few rows."""
     data, spec, settings, evaluation = run.data, run.spec, run.settings, run.evaluation
+    convolutional = bool(run.architecture.channels)
     if run.method == "minibatch":
+        # Whole batches: a smaller last one would have to be traced for itself.
+        few = convolutional or data.name != "mnist" or data.label is not None
+        data = data.replace(rows=QUICK_ROWS if few else 10 * QUICK_ROWS)
         settings = settings.replace(epochs=min(settings.epochs, QUICK_EPOCHS))
-        data = dataclasses.replace(data, rows=_quick_rows(run))
     elif run.method == "decayed":
         settings = settings.replace(steps=min(settings.steps or QUICK_STEPS, QUICK_STEPS))
     if data.name == "mnist":
         known = run.architecture.name == "cvae-cnn"  # it serves images of MNIST's size only
-        data = dataclasses.replace(data, name="digits", size=28 if known else None)
+        data = data.replace(name="digits", size=28 if known else None)
     if data.name.startswith("pairs:"):
         spec = spec.replace(latent_dim=QUICK_UNITS)
-    if run.architecture.channels:
-        evaluation = dataclasses.replace(evaluation, rows=QUICK_ROWS)
+    if convolutional:
+        evaluation = evaluation.replace(rows=QUICK_ROWS)
     if evaluation.samples:
-        evaluation = dataclasses.replace(
-            evaluation, samples=QUICK_SAMPLES, likelihood_rows=QUICK_ROWS
-        )
+        evaluation = evaluation.replace(samples=QUICK_SAMPLES, likelihood_rows=QUICK_ROWS)
     return run.replace(data=data, spec=spec, settings=settings, evaluation=evaluation)
-
-
-def _quick_rows(run: Run) -> int:
-    """Whole batches: a smaller last one would have to be traced for itself."""
-    few = bool(run.architecture.channels) or run.data.name != "mnist" or run.data.label is not None
-    return QUICK_ROWS if few else 10 * QUICK_ROWS
 
 
 def _thinned(values: Sequence[Any], most: int) -> Values:

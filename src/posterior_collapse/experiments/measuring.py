@@ -10,18 +10,20 @@ import torch
 from numpy.typing import NDArray
 from scipy import linalg
 
+from posterior_collapse.arrays import Float
 from posterior_collapse.data import Dataset
-from posterior_collapse.diagnosis import LevelDiagnosis, diagnose, log_likelihood
-from posterior_collapse.experiments.recorded import distances
+from posterior_collapse.diagnosis import diagnose, log_likelihood
 from posterior_collapse.models import MarkovVAE, read_parameters
 from posterior_collapse.moments import Moments
+from posterior_collapse.records import plain
 from posterior_collapse.runs import Evaluation
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import ExactObjective, Forecast
 
-__all__ = ["ACTIVE_MODE", "DELTA", "exactly", "expected", "on_rows", "panel"]
+__all__ = ["ACTIVE_MODE", "DELTA", "distances", "exactly", "expected", "on_rows", "panel"]
 
 DELTA = 0.05
+"""Share of rows whose KL may exceed epsilon in a unit that counts as (epsilon, delta)-collapsed."""
 ACTIVE_MODE = 1e-5
 """Nats of information from which a mode of an exactly trained linear model counts as active."""
 SPECTRUM = 64
@@ -30,7 +32,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def on_rows(
-    model: MarkovVAE, spec: Spec, dataset: Dataset, evaluation: Evaluation, seed: int
+    model: MarkovVAE, spec: Spec, dataset: Dataset, asked: Evaluation, seed: int
 ) -> tuple[dict[str, Any], Arrays]:
     """Diagnose a model on rows of data.
 
@@ -38,7 +40,7 @@ def on_rows(
         model: On the CPU.
         spec: Its hyperparameters, the betas as under the convention `elbo`.
         dataset: The rows.
-        evaluation: What to measure.
+        asked: What to measure.
         seed: Of the noise.
 
     Returns:
@@ -46,23 +48,39 @@ def on_rows(
         `active_units` as a count; `nll` with its errors where asked for. Arrays: `epsilon` and
         per level `collapse_1`.
     """
-    x, y = _part(dataset.x, evaluation.rows), _part(dataset.y, evaluation.rows)
-    found = diagnose(model, x if y is None else (x, y), spec=spec, delta=DELTA, seed=seed)
-    numbers = (
-        "loss", "loss_error", "reconstruction", "squared_error", "kl", "verdict", "conclusion",
+    found = diagnose(model, _data(dataset, asked.rows), spec=spec, delta=DELTA, seed=seed)
+    measured = _chosen(
+        found, "loss", "loss_error", "reconstruction", "squared_error", "kl", "verdict",
+        "conclusion", "signal",
     )  # fmt: skip
-    measured: dict[str, Any] = {
-        "rows": found.n,
-        **{name: getattr(found, name) for name in numbers},
-        "signal": list(found.signal),
-        "levels": [_level(level) for level in found.levels],
-    }
+    of_units = ("kl", "information", "information_error", "mean_variance", "posterior_std")
+    measured |= {"rows": found.n, "levels": []}
+    for level in found.levels:
+        own = _chosen(level, *of_units, "status", "n_active", "kl_active_share")
+        measured["levels"].append(own | {"active_units": int(level.active_units.sum())})
     curves = [level.collapse_curve for level in found.levels]
     arrays: Arrays = {"epsilon": curves[0].epsilon}
     arrays |= {f"collapse_{number}": curve.share for number, curve in enumerate(curves, start=1)}
-    if evaluation.samples:
-        measured |= _likelihood(model, dataset, evaluation, seed)
+    if asked.samples:
+        measured |= _likelihood(model, dataset, asked, seed)
     return measured, arrays
+
+
+def _likelihood(model: MarkovVAE, dataset: Dataset, asked: Evaluation, seed: int) -> dict[str, Any]:
+    data = _data(dataset, asked.likelihood_rows)
+    found = log_likelihood(model, data, samples=asked.samples, seed=seed, exact=False)
+    sizes = found.effective_sample_size
+    return {
+        "nll": found.nll,
+        "nll_error": found.nll_error,
+        "nll_rows": len(found.per_row),
+        "effective_sample_size": None if sizes is None else float(np.median(sizes)),
+    }
+
+
+def _data(dataset: Dataset, rows: int | None) -> Any:
+    x, y = dataset.x[:rows], dataset.y
+    return x if y is None else (x, y[:rows])
 
 
 def panel(model: MarkovVAE, dataset: Dataset, rows: int) -> Arrays:
@@ -94,19 +112,15 @@ def exactly(
     """
     found, objective = read_parameters(model), ExactObjective(moments, spec)
     terms = objective.terms(found)
-    information = _information(found, objective)
+    each = zip(terms.kl, _information(found, objective), _spectra(found, objective), strict=True)
     levels = [
         {
             "kl": float(kl.sum()),
             "n_active": int((known > ACTIVE_MODE).sum()),
             "information": known.tolist(),
-            "encoder_singular_values": encoder.tolist(),
-            "decoder_singular_values": decoder.tolist(),
-            "posterior_std": np.sort(found[f"sigma_{number}"]).tolist(),
+            **plain(values),
         }
-        for number, (kl, known, (encoder, decoder)) in enumerate(
-            zip(terms.kl, information, objective.singular_values(found), strict=True), start=1
-        )
+        for kl, known, values in each
     ]
     loss, kl = objective.weighed(terms), [level["kl"] for level in levels]
     measured: dict[str, Any] = {
@@ -121,72 +135,66 @@ def exactly(
     return measured, _matrices(found, moments)
 
 
+def distances(model: MarkovVAE, objective: ExactObjective, expected: Forecast) -> dict[str, float]:
+    """Return the mean absolute errors of a linear model's singular values and stds, by name.
+
+    `V1` is `W1 P Phi^(1/2)` of arXiv:2306.05023 (of a conditional model, W2 on what x leaves of
+    y), `U1` the decoder, `sigma_1` the posterior stds, each sorted; and so on per level.
+    """
+    errors: dict[str, float] = {}
+    each = zip(expected.levels, _spectra(read_parameters(model), objective), strict=True)
+    for number, (level, found) in enumerate(each, start=1):
+        V, U, std = found.values()
+        errors |= {
+            f"V{number}": float(np.abs(V - level.encoder_singular_values).mean()),
+            f"U{number}": float(np.abs(U - level.decoder_singular_values).mean()),
+            f"sigma_{number}": float(np.abs(std - np.sort(level.posterior_std)).mean()),
+        }
+    return errors
+
+
+def _spectra(found: Mapping[str, Float], objective: ExactObjective) -> list[dict[str, Float]]:
+    """Return per level singular values and sorted stds, under the names that a forecast gives."""
+    return [
+        {
+            "encoder_singular_values": encoder,
+            "decoder_singular_values": decoder,
+            "posterior_std": np.sort(found[f"sigma_{number}"]),
+        }
+        for number, (encoder, decoder) in enumerate(objective.singular_values(found), start=1)
+    ]
+
+
 def expected(forecast: Forecast | None) -> dict[str, Any] | None:
     """Return what theory says of the same numbers; None where there is no closed form."""
     if forecast is None:
         return None
-    kl = [float(level.kl.sum()) for level in forecast.levels]
-    weighted = sum(b * k for b, k in zip(forecast.spec.beta_levels, kl, strict=True))
+    names = (
+        "n_active", "status", "information", "encoder_singular_values", "decoder_singular_values",
+        "posterior_std", "threshold", "critical_beta",
+    )  # fmt: skip
+    levels = [
+        {**_chosen(level, *names), "unit_kl": level.kl.tolist(), "kl": float(level.kl.sum())}
+        for level in forecast.levels
+    ]
+    kl = [level["kl"] for level in levels]
     return {
         "loss": forecast.loss,
-        "reconstruction": forecast.loss - weighted,
+        "reconstruction": forecast.loss - float(np.dot(forecast.spec.beta_levels, kl)),
         "kl": sum(kl),
         "spectrum": forecast.spectrum[:SPECTRUM].tolist(),
         "total_variance": forecast.total_variance,
         "notes": list(forecast.notes),
-        "levels": [
-            {
-                "kl": total,
-                "n_active": level.n_active,
-                "status": list(level.status),
-                "unit_kl": level.kl.tolist(),
-                "information": level.information.tolist(),
-                "encoder_singular_values": level.encoder_singular_values.tolist(),
-                "decoder_singular_values": level.decoder_singular_values.tolist(),
-                "posterior_std": level.posterior_std.tolist(),
-                "threshold": level.threshold.tolist(),
-                "critical_beta": level.critical_beta.tolist(),
-            }
-            for level, total in zip(forecast.levels, kl, strict=True)
-        ],
+        "levels": levels,
     }
 
 
-def _level(level: LevelDiagnosis) -> dict[str, Any]:
-    units = ("kl", "information", "information_error", "mean_variance", "posterior_std")
-    return {
-        **{name: getattr(level, name).tolist() for name in units},
-        "status": list(level.status),
-        "n_active": level.n_active,
-        "active_units": int(level.active_units.sum()),
-        "kl_active_share": level.kl_active_share,
-    }
+def _information(found: Mapping[str, Float], objective: ExactObjective) -> list[Float]:
+    """Return the information on x of each level's modes, in nats, descending.
 
-
-def _likelihood(
-    model: MarkovVAE, dataset: Dataset, evaluation: Evaluation, seed: int
-) -> dict[str, Any]:
-    most = evaluation.likelihood_rows
-    x, y = _part(dataset.x, most), _part(dataset.y, most)
-    found = log_likelihood(
-        model, x if y is None else (x, y), samples=evaluation.samples, seed=seed, exact=False
-    )
-    sizes = found.effective_sample_size
-    return {
-        "nll": found.nll,
-        "nll_error": found.nll_error,
-        "nll_rows": len(found.per_row),
-        "effective_sample_size": None if sizes is None else float(np.median(sizes)),
-    }
-
-
-def _information(
-    found: Mapping[str, NDArray[np.float64]], objective: ExactObjective
-) -> list[NDArray[np.float64]]:
-    """Information on x of each level's modes, in nats, descending.
-
-    Modes are the canonical directions of a level, between what x says of it and all that it is:
-    they are determined even where an optimum leaves units free to be rotated.
+    `diagnose` measures units on rows, and a matrix problem has none. Modes are the canonical
+    directions of a level, between what x says of it and all that it is: they are determined even
+    where an optimum leaves units free to be rotated.
     """
     known = total = objective.second
     levels = []
@@ -199,7 +207,7 @@ def _information(
     return levels
 
 
-def _matrices(found: Mapping[str, NDArray[np.float64]], moments: Moments) -> Arrays:
+def _matrices(found: Mapping[str, Float], moments: Moments) -> Arrays:
     """`U1` (features, units) and `V1` = W1 P Phi^(1/2) (units, modes) of the strongest modes."""
     if "U2" in found:
         return {}
@@ -210,5 +218,6 @@ def _matrices(found: Mapping[str, NDArray[np.float64]], moments: Moments) -> Arr
     return {"U1": U, "V1": found["W1"] @ scaled}
 
 
-def _part(values: Any, rows: int | None) -> Any:
-    return None if values is None else values[:rows]
+def _chosen(result: Any, *names: str) -> dict[str, Any]:
+    """Return some attributes of a result as plain values."""
+    return {name: plain(getattr(result, name)) for name in names}

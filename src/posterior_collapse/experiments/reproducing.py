@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
@@ -11,17 +12,18 @@ from typing import Any, NamedTuple
 
 from posterior_collapse.errors import CorruptFileError, PosteriorCollapseError, writing
 from posterior_collapse.experiments.checks import Result, agreement, by_grid
-from posterior_collapse.experiments.datasets import Data
 from posterior_collapse.experiments.deliverables import DELIVERABLES
+from posterior_collapse.experiments.document import RESULT
 from posterior_collapse.experiments.execution import Executor
 from posterior_collapse.experiments.grids import Plan, Row
 from posterior_collapse.files import write_json
 from posterior_collapse.runs import Progress, Store, complete
 from posterior_collapse.training import Progress as Epoch
 
-__all__ = ["RESULT", "RUNS", "State", "reproduce"]
+__all__ = ["State", "profile", "reproduce"]
 
-RESULT, RUNS = "result.json", "runs"
+RUNS = "runs"
+"""Folder of the runs that all rows share, beside those of the results."""
 
 
 class State(NamedTuple):
@@ -77,11 +79,11 @@ def reproduce(
         >>> result["agreement"]["verdict"]
         'agrees'
     """
-    plan = plan or Plan()
-    store = Store(Path(out) / RUNS)
+    plan, store = plan or Plan(), Store(Path(out) / RUNS)
+    executor = Executor(None if data_dir is None else os.fspath(data_dir), device)
     results = []
     for row in rows:
-        found = _run(row, plan, store, Data(data_dir), device, report)
+        found = _run(row, plan, store, executor, report)
         with _damage_told(found):
             results.append(_write(row, plan, found, Path(out) / row.id))
         report(State(row, verdict=results[-1]["agreement"]["verdict"]))
@@ -89,13 +91,9 @@ def reproduce(
 
 
 def _run(
-    row: Row,
-    plan: Plan,
-    store: Store,
-    data: Data,
-    device: str,
-    report: Callable[[State], None],
+    row: Row, plan: Plan, store: Store, executor: Executor, report: Callable[[State], None]
 ) -> list[Result]:
+    """Return the results of a row's runs; those that are not kept yet are trained."""
     state = State(row)
 
     def told(progress: Progress) -> None:
@@ -110,11 +108,11 @@ def _run(
     records = complete(
         [member.run for member in members],
         store,
-        Executor(data, device, trained),
-        device=device,
+        dataclasses.replace(executor, report=trained),
+        device=executor.device,
         report=told,
     )
-    return [Result(m, record) for m, record in zip(members, records, strict=True)]
+    return [Result(m.grid, m.labels, record) for m, record in zip(members, records, strict=True)]
 
 
 @contextlib.contextmanager
@@ -141,29 +139,30 @@ def _write(row: Row, plan: Plan, results: Sequence[Result], folder: Path) -> dic
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     parts = [DELIVERABLES[name](results) for name in row.deliverables]
-    tables = {stem: table for part in parts for stem, table in part.tables.items()}
-    charts = {stem: chart for part in parts for stem, chart in part.charts.items()}
-    for stem, table in tables.items():
-        table.save(folder, f"table-{stem}")  # beside the numbers of a figure of that name
+    tables = {name: table for part in parts for name, table in part.tables.items()}
     figures = []
-    for stem, (chart, caption) in charts.items():
-        stem = "".join(c if c.isalnum() else "-" for c in stem)
-        chart.save(folder, stem)
-        figures.append({"file": f"{stem}.pdf", "caption": caption})
+    for name, table in tables.items():
+        table.save(folder, f"table-{name}")  # beside the numbers of a figure of that name
+    for part in parts:
+        for title, (chart, caption) in part.charts.items():
+            name = "".join(c if c.isalnum() else "-" for c in title)
+            chart.save(folder, name)
+            figures.append({"file": f"{name}.pdf", "caption": caption})
+    records = [result.record for result in results]
     result = {
         "id": row.id,
         "name": row.name,
         "claim": row.claim,
         "theory": row.theory,
-        "data": list(dict.fromkeys(r.record.run.data.title for r in results)),
+        "data": list(dict.fromkeys(record.run.data.title for record in records)),
         "settings": _settings(results),
         "convention": plan.convention,
-        "profile": _profile(row, plan),
+        "profile": profile(row, plan),
         "version": version("posterior-collapse"),
-        "hardware": ", ".join(sorted({r.record.origin["hardware"] for r in results})),
-        "wall_s": sum({r.record.run.key: r.record.origin["wall_s"] for r in results}.values()),
-        "seeds": sorted({r.seed for r in results}),
-        "tables": {stem: table.to_dict() for stem, table in tables.items()},
+        "hardware": ", ".join(sorted({record.origin["hardware"] for record in records})),
+        "wall_s": sum({record.run.key: record.origin["wall_s"] for record in records}.values()),
+        "seeds": sorted({result.seed for result in results}),
+        "tables": {name: table.to_dict() for name, table in tables.items()},
         "figures": figures,
         "agreement": agreement(parts, results),
         "published": row.published,
@@ -184,8 +183,8 @@ TRAINED = {
 def _settings(results: Sequence[Result]) -> dict[str, Any]:
     """Per grid what its runs share, and the values of what varies."""
     found: dict[str, Any] = {}
-    for title, members in by_grid(results).items():
-        run = members[0].record.run
+    for title, settings in by_grid(results).items():
+        run, labels = settings[0].first.run, settings[0].labels
         values = run.to_dict()
         spec, seen = values["spec"], values["evaluation"]
         for number, beta in enumerate(spec.pop("betas", ()), start=1):
@@ -193,9 +192,6 @@ def _settings(results: Sequence[Result]) -> dict[str, Any]:
         del seen["matrices"]
         if run.method != "minibatch" and not seen["panel"]:
             seen.clear()  # on moments alone
-        varies = {
-            name: list(dict.fromkeys(r.labels[name] for r in members)) for name in members[0].labels
-        }
         parts = {
             "data": values["data"],
             "model": spec,
@@ -204,18 +200,20 @@ def _settings(results: Sequence[Result]) -> dict[str, Any]:
             "measured on": seen,
         }
         shared = {
-            part: {k: v for k, v in of.items() if v not in (None, 0, False) and k not in varies}
+            part: {k: v for k, v in of.items() if v not in (None, 0, False) and k not in labels}
             for part, of in parts.items()
         }
+        varies = {name: list(dict.fromkeys(s.labels[name] for s in settings)) for name in labels}
         found[title] = {"method": run.method, **shared, "varies": varies}
     return found
 
 
-def _profile(row: Row, plan: Plan) -> str:
+def profile(row: Row, plan: Plan) -> str:
+    """Return "full", "quick", or by how much a row is run smaller than it is meant to be."""
     if plan.quick:
         return "quick"
-    trained = [g for g in row.grids if g.method == "minibatch"]
-    planned = max((g.settings.epochs for g in trained), default=0)
+    trained = [grid for grid in row.grids if grid.method == "minibatch"]
+    planned = max((grid.settings.epochs for grid in trained), default=0)
     smaller = []
     if plan.epochs is not None and plan.epochs < planned:
         smaller.append(f"{plan.epochs} of {planned} epochs")
@@ -225,7 +223,7 @@ def _profile(row: Row, plan: Plan) -> str:
             smaller.append(f"{grid.title} {most} of {grid.settings.epochs} epochs")
     if plan.rows is not None and planned:
         smaller.append(f"trained on at most {plan.rows:,} rows")
-    likelihood_rows = max((g.evaluation.likelihood_rows or 0 for g in row.grids), default=0)
+    likelihood_rows = max((grid.evaluation.likelihood_rows or 0 for grid in row.grids), default=0)
     if "likelihood_table" in row.deliverables and likelihood_rows:
         smaller.append(f"NLL on {likelihood_rows:,} rows")
     return f"smaller: {', '.join(smaller)}" if smaller else "full"

@@ -19,7 +19,6 @@ from posterior_collapse.records import Record
 Cell: TypeAlias = "str | float | dict[str, float | None] | None"
 """A word, a number, nothing, or `{"mean": ..., "std": ...}` over seeds (std None for one seed)."""
 
-
 BY_THEORY = "by theory"
 """Ending of columns with what theory says beside what was measured."""
 
@@ -64,6 +63,16 @@ class Table(Record):
         return cls(values["columns"], values["rows"])
 
     @classmethod
+    def of(cls, records: Sequence[Mapping[str, Any]]) -> Table:
+        """Return a table of records with the same entries, a row per record.
+
+        Example:
+            >>> Table.of([{"beta": 1, "KL": 2.0}, {"beta": 2, "KL": 1.0}])
+            Table(columns=['beta', 'KL'], rows=[[1, 2.0], [2, 1.0]])
+        """
+        return cls(list(records[0]), [list(record.values()) for record in records])
+
+    @classmethod
     def over_seeds(
         cls, records: Sequence[Mapping[str, Any]], by: Sequence[str], measures: Sequence[str]
     ) -> Table:
@@ -81,60 +90,52 @@ class Table(Record):
         groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
         for record in records:
             groups.setdefault(tuple(record[name] for name in by), []).append(record)
-        rows = [
-            [
-                *key,
-                *(
-                    group[0].get(name)
-                    if name.endswith(BY_THEORY)
-                    else _spread([record.get(name) for record in group])
-                    for name in measures
-                ),
-            ]
-            for key, group in groups.items()
-        ]
+
+        def cell(group: Sequence[Mapping[str, Any]], name: str) -> Cell:
+            values = [record.get(name) for record in group]
+            return values[0] if name.endswith(BY_THEORY) else _spread(values)
+
+        rows = [[*key, *(cell(group, m) for m in measures)] for key, group in groups.items()]
         return cls([*by, *measures], rows)
 
     def csv(self) -> str:
         """Return the table as CSV; a column with spread is followed by one with its std."""
-        wide = [any(isinstance(row[i], Mapping) for row in self.rows) for i in self._indices()]
+        names, columns = zip(*self._plain_columns(), strict=True)
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        names = zip(self.columns, wide, strict=True)
-        writer.writerow(
-            n for name, std in names for n in ([name, f"{name} std"] if std else [name])
-        )
-        for row in self.rows:
-            writer.writerow(
-                value
-                for cell, std in zip(row, wide, strict=True)
-                for value in (_pair(cell) if std else [cell])
-            )
+        writer.writerow(names)
+        writer.writerows(zip(*columns, strict=True))
         return text.getvalue()
+
+    def _plain_columns(self) -> Iterator[tuple[str, list[Any]]]:
+        for name, cells in zip(self.columns, self._columns(), strict=True):
+            if any(isinstance(cell, Mapping) for cell in cells):
+                spread = [c if isinstance(c, Mapping) else {"mean": c, "std": None} for c in cells]
+                yield name, [cell["mean"] for cell in spread]
+                yield f"{name} std", [cell["std"] for cell in spread]
+            else:
+                yield name, cells
+
+    def _columns(self) -> list[list[Any]]:
+        return [[row[i] for row in self.rows] for i in range(len(self.columns))]
 
     def markdown(self) -> str:
         """Return the table as GitHub's Markdown, numbers rounded for reading."""
-        words = [any(isinstance(row[i], str) for row in self.rows) for i in self._indices()]
-        lines = [
-            self.columns,
-            *([format_cell(cell) for cell in row] for row in self.rows),
-        ]
+        words = [any(isinstance(cell, str) for cell in cells) for cells in self._columns()]
+        lines = [self.columns, *([format_cell(cell) for cell in row] for row in self.rows)]
         text = [f"| {' | '.join(_escaped(cell) for cell in line)} |" for line in lines]
         text.insert(1, f"|{'|'.join('---' if word else '---:' for word in words)}|")
         return "\n".join(text)
 
-    def save(self, folder: str | os.PathLike[str], stem: str) -> Path:
-        """Write `stem`.csv into a folder that is there.
+    def save(self, folder: str | os.PathLike[str], name: str) -> Path:
+        """Write `name`.csv into a folder that is there.
 
         Raises:
             OutputError: The folder is missing or cannot be written.
         """
-        path = Path(folder) / f"{stem}.csv"
+        path = Path(folder) / f"{name}.csv"
         files.write(path, self.csv().encode())
         return path
-
-    def _indices(self) -> range:
-        return range(len(self.columns))
 
 
 def format_cell(cell: Any) -> str:
@@ -177,13 +178,6 @@ def _spread(values: Sequence[float | None]) -> dict[str, float | None] | None:
     if not there:
         return None
     return {"mean": fmean(there), "std": stdev(there) if len(there) > 1 else None}
-
-
-def _pair(cell: Cell) -> Iterator[Any]:
-    if isinstance(cell, Mapping):
-        yield from (cell["mean"], cell["std"])
-    else:
-        yield from (cell, None)
 
 
 def _escaped(cell: str) -> str:

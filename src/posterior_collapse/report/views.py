@@ -18,6 +18,7 @@ from posterior_collapse.report.figures import (
     sweep_page,
 )
 from posterior_collapse.report.pages import forecast_fragment, forecast_page
+from posterior_collapse.report.tuned import tuned_figure, tuned_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,6 +53,7 @@ VIEWS: Mapping[str, Views] = {
     "forecast": (forecast_figure, forecast_fragment),
     "diagnosis": (diagnosis_figure, _as_text(diagnosis_page)),
     "sweep": (sweep_figure, _as_text(sweep_page)),
+    "tuned": (tuned_figure, _as_text(tuned_page)),
 }
 """Figure and HTML by the name of its view that a result carries: rooms above may make results."""
 
@@ -61,10 +63,11 @@ def plot(result: Viewed) -> Figure:
 
     Of a forecast: the data's spectrum with the threshold, and the phase diagram. Of a diagnosis,
     per level: KL of each unit, collapse curve, and mean variance against the posterior's. Of a
-    sweep: loss and active units beside their forecasts, over what varies.
+    sweep: loss and active units beside their forecasts, over what varies. Of what was tuned:
+    active units beside those of a linear model, over what was tried.
 
     Args:
-        result: What `forecast`, `diagnose`, `diagnose_arrays` or `sweep` returned.
+        result: What `forecast`, `diagnose`, `diagnose_arrays`, `sweep` or `tune` returned.
 
     Raises:
         InvalidArgumentError: It is something else.
@@ -83,7 +86,7 @@ def html(result: Viewed) -> str:
     """Return a result as HTML for notebooks: figure, tables and sentences, without a script.
 
     Args:
-        result: What `forecast`, `diagnose`, `diagnose_arrays` or `sweep` returned.
+        result: What `forecast`, `diagnose`, `diagnose_arrays`, `sweep` or `tune` returned.
 
     Raises:
         InvalidArgumentError: It is something else.
@@ -141,7 +144,7 @@ def _views(result: object) -> Views:
         raise InvalidArgumentError(
             "result",
             type(result).__name__,
-            "a Forecast, a Diagnosis or a Sweep",
-            "Pass what forecast, diagnose, diagnose_arrays or sweep returned.",
+            "a Forecast, a Diagnosis, a Sweep or a Tuned",
+            "Pass what forecast, diagnose, diagnose_arrays, sweep or tune returned.",
         )
     return VIEWS[view]

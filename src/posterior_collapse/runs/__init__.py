@@ -1,11 +1,13 @@
-"""Many runs, each described by plain values, trained once and kept: run, store, folder, sweep."""
+"""Many runs, each described by plain values, trained once and kept; `sweep`, `tune`."""
 
 from posterior_collapse.errors import needing_torch
 
 with needing_torch():
     from posterior_collapse.runs.run import Choice, Evaluation, Run
+    from posterior_collapse.runs.search import Trial
     from posterior_collapse.runs.store import Outcome, Record, Store
     from posterior_collapse.runs.sweep import Progress, Sweep, complete, groups, sweep
+    from posterior_collapse.runs.tune import Tuned, tune
 
 __all__ = [
     "Choice",
@@ -16,7 +18,10 @@ __all__ = [
     "Run",
     "Store",
     "Sweep",
+    "Trial",
+    "Tuned",
     "complete",
     "groups",
     "sweep",
+    "tune",
 ]

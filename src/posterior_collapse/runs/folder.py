@@ -23,12 +23,11 @@ from posterior_collapse.diagnosis import Diagnosis, diagnose
 from posterior_collapse.errors import (
     CorruptFileError,
     DataError,
-    MissingDependencyError,
     MissingFileError,
     OutputError,
     writing,
 )
-from posterior_collapse.files import columns, fingerprint, read_json, write_history, write_json
+from posterior_collapse.files import fingerprint, read_json, write_history, write_json
 from posterior_collapse.models import Architecture, check_convention
 from posterior_collapse.report.comparison import comparison_verdict
 from posterior_collapse.runs.run import NUMBERS, Choice, Evaluation, Run, fit_options
@@ -41,14 +40,12 @@ __all__ = [
     "CONFIG",
     "SUMMARY",
     "SWEEP",
-    "Scalars",
     "asked",
     "check_free",
     "diagnosed",
     "load",
     "members",
     "read",
-    "require_tensorboard",
     "train",
 ]
 
@@ -57,7 +54,8 @@ DATA = ("given", "task", "label", "scale", "split", "data_dir")
 """What names the data in a file beside `source` and, once they were read, `sha256`."""
 
 Named = Mapping[str, Run]
-"""Runs by their names within a sweep; `""` names a single one."""
+"""Runs by name, such as "beta=1,seed=0", which is also the name of the run's folder in that of its
+sweep. A run that was trained alone has the name `""`: its folder is the whole."""
 
 
 def asked(
@@ -276,55 +274,16 @@ def check_free(folder: str | Path) -> None:
     )
 
 
-def require_tensorboard() -> Any:
-    """Return TensorBoard's writer class.
-
-    Raises:
-        MissingDependencyError: TensorBoard is not installed.
-    """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise MissingDependencyError(
-            "tensorboard",
-            "no such library",
-            "tensorboard to write its event files",
-            "Run pip install tensorboard, or leave it out: history.csv has the same numbers.",
-        ) from error
-    return SummaryWriter
-
-
-class Scalars:
-    """A run's history as TensorBoard shows it, written epoch by epoch.
-
-    Args:
-        folder: Folder of the run; events go to its subfolder `tensorboard`.
-        start: First epoch that will be written; events from there on, left by a run that was
-            killed, are hidden.
-
-    Raises:
-        MissingDependencyError: TensorBoard is not installed.
-    """
-
-    def __init__(self, folder: str | Path, start: int = 1) -> None:
-        writer = require_tensorboard()
-        with writing(folder):
-            self._writer: Any = writer(str(Path(folder) / "tensorboard"), purge_step=start)
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Write the numbers of one epoch; `row["epoch"]` is the step shown."""
-        for name, (value,) in columns({name: [value] for name, value in row.items()}):
-            if name != "epoch" and isinstance(value, (int, float)):
-                self._writer.add_scalar(name, value, row["epoch"])
-
-    def close(self) -> None:
-        """Write what is pending."""
-        self._writer.close()
-
-
 @contextlib.contextmanager
 def _own(out: Path, runs: Named, resume: bool) -> Iterator[Callable[[], None]]:
-    """Hold the folder alone, leave none that has nothing to resume from, and give a check of it."""
+    """Keep other processes out of the folder while runs train in it.
+
+    If training fails before anything was written that one could resume from, the folder is taken
+    away again, with the parents that were made for it.
+
+    Yields:
+        A function that raises if the folder was deleted or replaced meanwhile.
+    """
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     "name": (str,), "label": (int,), "rows": (int,), "size": (int,), "scale": (int, float),
     "header": (bool,),
 }  # fmt: skip
-"""What fields of a choice are, where they are not words."""
+"""Types of the fields of `Choice` that hold no text."""
 
 
 @dataclass(frozen=True)
@@ -192,16 +192,17 @@ def fit_options(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _kind(value: Any) -> Any:
-    """Numbers may differ within a family; words (and how many numbers there are) may not."""
+    """Replace numbers by the word "number", so that runs that differ in numbers only look alike."""
     if isinstance(value, list):
         return [_kind(item) for item in value]
     return "number" if isinstance(value, (int, float)) else value
 
 
-# What a key hashes is fixed, so that runs kept by earlier versions are found again: every entry by
-# which runs were described when keys were first made, whatever its value, and entries that a later
-# version adds only where they differ from their default. So such a default has to mean "as before
-# there was this entry", and must never change.
+# A run is found again by its key, which is a hash of what describes it. A later version must come
+# to the same key for the same run, though it may describe runs by more entries. So two kinds of
+# entries are hashed: those of the first version (`ALWAYS`), whatever their value, and later ones
+# only where they differ from their default. The default of a later entry therefore has to mean
+# "trained as before there was this entry", and must never change.
 
 INCIDENTAL = {
     "settings": ("device", "checkpoint_every", "checkpoint_steps"),
@@ -234,8 +235,8 @@ ALWAYS = {
         "hvae-cnn": f"name hidden {_START}",
     }.items()
 }
-"""What is hashed whatever its value, by part of a run, model or architecture. Never add to an
-entry; a model or an architecture that is not named here has none."""
+"""What is hashed whatever its value: by part of a run, by model and by architecture. Never add a
+name to these; of models and architectures that came later all entries count as later ones."""
 
 
 def _hashed(run: Run) -> dict[str, Any]:

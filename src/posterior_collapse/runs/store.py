@@ -32,7 +32,7 @@ from posterior_collapse.training.states import load_model
 __all__ = ["Outcome", "Record", "Store"]
 
 RUN, ARRAYS = "run.json", "arrays.npz"
-FILES, SEAL, COMPANY = "files", "sha256", "company"
+FILES, SEAL, TOGETHER = "files", "sha256", "company"
 """Entries of `run.json`: the SHA-256 of each other file, that of all its other entries, and the
 keys of the runs that trained together."""
 WORK = ".work"
@@ -281,7 +281,7 @@ class Store:
                 "measured": outcome.measured,
                 "forecast": outcome.forecast,
                 "stopped": outcome.stopped,
-                COMPANY: list(together),
+                TOGETHER: list(together),
                 "origin": {**origin, "wall_s": outcome.wall_s},
                 FILES: dict(sorted(hashes.items())),
             }
@@ -299,7 +299,7 @@ class Store:
 
 
 KINDS: dict[str, type | tuple[type, ...]] = {
-    "measured": dict, "forecast": (dict, type(None)), "stopped": str, COMPANY: list,
+    "measured": dict, "forecast": (dict, type(None)), "stopped": str, TOGETHER: list,
     "origin": dict, FILES: (dict, type(None)),
 }  # fmt: skip
 
@@ -310,6 +310,6 @@ def _record(values: Mapping[str, Any], folder: Path) -> Record:
     for name, value in fields.items():
         if not isinstance(value, KINDS[name]):
             raise TypeError(f"{name} is a {type(value).__name__}")
-    together = tuple(map(str, fields.pop(COMPANY)))
+    together = tuple(map(str, fields.pop(TOGETHER)))
     run = Run.from_dict(values["run"])
     return Record(run=run, retrained_together=together, folder=folder, **fields)

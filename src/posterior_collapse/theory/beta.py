@@ -1,4 +1,4 @@
-"""What beta eta_dec^2 a loss really has, from how it is written (theory section 8)."""
+"""What beta a loss really has, from how it is written (theory section 8)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from posterior_collapse import checks
+from posterior_collapse.checks import Likelihood
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.records import Record
 
@@ -16,24 +17,34 @@ Reduction = Literal["sum", "mean"]
 
 @dataclass(frozen=True)
 class EffectiveBeta(Record):
-    """A loss `a * squared error + b * KL` per sample, and the threshold that it sets.
+    """A loss `a * reconstruction error + b * KL` per sample, and the threshold that it sets.
 
     Attributes:
         value: beta eta_dec^2 = b / (2 a): the variance a data mode must exceed to keep a unit
-            with learned sigma.
-        squared_error_weight: a, per squared error summed over features.
+            with learned sigma. Of a likelihood that is not Gaussian beta = b / a: what a mode must
+            exceed in the noise that the likelihood tolerates.
+        squared_error_weight: a, per squared error summed over features; of another likelihood per
+            nat of its negative logarithm.
         kl_weight: b, per nat summed over latents.
+        likelihood: What the error is the negative logarithm of.
     """
 
     value: float
     squared_error_weight: float
     kl_weight: float
+    likelihood: Likelihood = "gaussian"
 
     derived: ClassVar = ("text",)
 
     @property
     def text(self) -> str:
         """The result as a sentence."""
+        if self.likelihood != "gaussian":
+            return (
+                f"beta = {self.value:.6g}: your loss is -log p(y|z) + {self.value:.6g} KL, of "
+                f"likelihood {self.likelihood!r}. A data mode keeps a latent unit only if its "
+                "variance, in units of the noise that this likelihood tolerates, exceeds it."
+            )
         return (
             f"beta * eta_dec^2 = {self.value:.6g}: your loss is that of beta = {self.value:.6g} "
             f"at eta_dec = 1. A data mode keeps a latent unit only if its variance exceeds it."
@@ -52,17 +63,16 @@ def effective_beta(
     batch_size: int | None = None,
     reconstruction_batch: Reduction = "mean",
     kl_batch: Reduction = "mean",
+    likelihood: Likelihood = "gaussian",
 ) -> EffectiveBeta:
-    """Return beta eta_dec^2 of a loss `squared error + weight * KL`.
-
-    Which units live under another error, such as a cross-entropy, goes by a law that is not given
-    yet; `audit_loss` reads the beta off such a loss.
+    """Return beta eta_dec^2 of a loss `squared error + weight * KL`, or beta of another's.
 
     Args:
         weight: Factor of the KL term.
-        features: Number of features D of a sample, needed for `reconstruction="mean"`.
+        features: Number of features D of a sample, needed for `reconstruction="mean"`: what the
+            mean is over, so of a categorical its positions (tokens).
         latents: Number of latent units, needed for `kl="mean"`.
-        reconstruction: Squared error summed or averaged over features.
+        reconstruction: Error summed or averaged over features.
         kl: KL summed or averaged over latent units.
         half: Whether the squared error carries a factor 1/2.
         gaussian_std: Std of a Gaussian negative log-likelihood, if that is the reconstruction
@@ -70,6 +80,8 @@ def effective_beta(
         batch_size: Samples per batch; needed when the two batch reductions differ.
         reconstruction_batch: Reconstruction summed or averaged over the batch.
         kl_batch: KL summed or averaged over the batch.
+        likelihood: What the error is, if not a squared one: "bernoulli" (binary cross-entropy),
+            "categorical" (cross-entropy), "poisson" or "negative-binomial".
 
     Raises:
         InvalidArgumentError: A number that is needed is missing or out of range.
@@ -79,9 +91,24 @@ def effective_beta(
         392.0
         >>> effective_beta(half=True).value  # 1/2 |y - mu|^2 + KL
         1.0
+        >>> effective_beta(features=784, reconstruction="mean", likelihood="bernoulli").value
+        784.0
     """
     b = checks.positive("weight", weight)
     a, per_a, per_b = 1.0, 1, 1  # the terms are a / per_a and b / per_b
+    likelihood = checks.likelihood("likelihood", likelihood)
+    if likelihood == "other":
+        raise InvalidArgumentError(
+            "likelihood", "'other'", "a likelihood that is known", "Use audit_loss on your loss."
+        )
+    gaussian = likelihood == "gaussian"
+    if not gaussian and (half or gaussian_std is not None):
+        raise InvalidArgumentError(
+            "half" if half else "gaussian_std",
+            f"a value with likelihood {likelihood!r}",
+            "nothing: only a squared error has it",
+            "Leave it out.",
+        )
     for name, value in (
         ("reconstruction", reconstruction),
         ("kl", kl),
@@ -108,7 +135,8 @@ def effective_beta(
             per_a *= size
         else:
             per_b *= size
-    return EffectiveBeta(b * per_a / (2 * a * per_b), a / per_a, b / per_b)
+    found = b * per_a / ((2 if gaussian else 1) * a * per_b)
+    return EffectiveBeta(found, a / per_a, b / per_b, likelihood)
 
 
 def _needed(name: str, value: int | None, why: str) -> int:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from posterior_collapse import checks
 from posterior_collapse.arrays import Float
 from posterior_collapse.errors import InvalidArgumentError
-from posterior_collapse.specs import Likelihood, Spec, require_gaussian
+from posterior_collapse.specs import Spec
 from posterior_collapse.theory.closed_forms import Std
 from posterior_collapse.theory.state import Numbers, State, fit
 
@@ -34,8 +34,8 @@ __all__ = [
     "rows_to_decide",
     "side_of_threshold",
     "unclaimed_signal",
+    "unit_gain",
     "variance_error",
-    "why_not_yet",
 ]
 
 Bool = npt.NDArray[np.bool_]
@@ -233,25 +233,7 @@ LEAST_ROWS = 10
 MOST_MORE = 100.0
 """Times as many rows that nobody is asked for."""
 
-LAWS: dict[Likelihood, str] = {
-    "bernoulli": "a Bernoulli's",
-    "categorical": "a categorical's",
-    "poisson": "a Poisson's",
-    "negative-binomial": "a negative binomial's",
-}
-
 Side = Literal["above", "below", "undecided"]
-
-
-def why_not_yet(likelihood: Likelihood) -> str:
-    """Return why a collapse under a likelihood has no verdict, as a clause.
-
-    Example:
-        >>> why_not_yet("bernoulli")
-        "the certificate here is derived for Gaussian decoders, and this loss is a Bernoulli's"
-    """
-    law = LAWS.get(likelihood, "not a Gaussian's")
-    return f"the certificate here is derived for Gaussian decoders, and this loss is {law}"
 
 
 def side_of_threshold(t: float, error: float) -> Side:
@@ -336,14 +318,14 @@ def unclaimed_signal(
         spec: The hyperparameters.
         variance: Largest eigenvalue of the covariance of the mean residual, in squared units of
             what the level decodes: y - E[mu_y(z)] for level 1 (for a conditional model less what
-            x predicts of it), z1 - E[mu_1(z2) | z1] for level 2, and so on.
+            x predicts of it), z1 - E[mu_1(z2) | z1] for level 2, and so on. Of a likelihood that
+            is not Gaussian, of the mean scores at level 1 in the noise that it tolerates there.
         level: 1 is next to the data.
         eta_dec: Decoder std into the data; needed where `spec` learns it.
         spare_above: Whether the level above has a unit to spare, which can lower the threshold.
 
     Raises:
         InvalidArgumentError: No such level, a negative variance, or eta_dec missing.
-        NotSolvedError: The likelihood is not Gaussian.
 
     Source:
         Sections 1a, 1b and 3 of the derivation, applied to the residual.
@@ -353,7 +335,6 @@ def unclaimed_signal(
         >>> unclaimed_signal(VAESpec(8, beta=2.0, eta_dec=0.5), variance=0.4)
         0.8
     """
-    require_gaussian(spec)
     if not 1 <= level <= len(spec.dims):
         raise InvalidArgumentError(
             "level", level, f"1 to {len(spec.dims)}", "Level 1 is next to the data."
@@ -388,3 +369,37 @@ def unclaimed_signal(
             helped = scale / priors[here] ** 2 * std * kappa
         threshold = min(threshold, helped)
     return float(variance / threshold)
+
+
+def unit_gain(spec: Spec, t: npt.ArrayLike, *, level: int = 1) -> Float:
+    """Return by how many nats per row one more unit lowers the loss, for a signal t.
+
+    What the signal pays less what the unit costs: `beta/2 (t - 1 - log t)` for a learned sigma and
+    `beta/2 (sigma/s)^2 (sqrt(t) - 1)^2` for a fixed one, s the std of the unit's prior; 0 up to
+    t = 1. Exact for linear models. A network, which may use one unit differently in each part of
+    its latent space, gains the sum over parts, each by its share and its own t.
+
+    Args:
+        spec: The hyperparameters; of a sigma for each unit the least counts.
+        t: As of `unclaimed_signal`, of any shape.
+        level: 1 is next to the data.
+
+    Source:
+        Sections 1a and 1b of the derivation: the loss at the optimum with the mode and without.
+
+    Example:
+        >>> from posterior_collapse.specs import VAESpec
+        >>> unit_gain(VAESpec(8, beta=2.0), [0.5, 1.0, np.e]).round(3).tolist()
+        [0.0, 0.0, 0.718]
+    """
+    t = np.maximum(np.asarray(t, dtype=np.float64), 1.0)
+    weight, sigma = spec.beta_levels[level - 1], spec.sigma_levels[level - 1]
+    if isinstance(sigma, str):
+        found: Float = weight / 2 * (t - 1 - np.log(t))
+        return found
+    etas = spec.eta_levels
+    above = etas[level] if level < len(etas) else spec.eta_enc
+    # A prior's std that is learned is the posterior's own at the optimum.
+    ratio = 1.0 if isinstance(above, str) else float(np.min(sigma)) / above
+    found = weight / 2 * ratio**2 * np.square(np.sqrt(t) - 1)
+    return found

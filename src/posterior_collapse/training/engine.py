@@ -16,16 +16,14 @@ from posterior_collapse.training import seeds
 from posterior_collapse.training.course import FINISHED, Course, Progress
 from posterior_collapse.training.drawing import BLOCK, draw, first_rows
 from posterior_collapse.training.feeding import Batch, Feed
-from posterior_collapse.training.information import active_units, information
 from posterior_collapse.training.optimisers import SGD, Adam, Optimiser, clip_
 from posterior_collapse.training.settings import Annealing, Settings
 from posterior_collapse.training.stacking import Draws, Stack
 from posterior_collapse.training.states import TrainState, save
+from posterior_collapse.training.units import active_units, some_rows
 
 __all__ = ["Engine"]
 
-ACTIVE_ROWS = 512
-"""Rows on which active units are counted after each epoch."""
 CHUNK = 1_000
 REMEDY = "Lower learning_rate, bound the gradients with clip, or raise eta_dec."
 
@@ -75,7 +73,7 @@ class Engine:
         self.bounds = self._clip_bounds()
         self.annealing = Annealing(common, len(models[0].units), per_epoch, self.state.total_steps)
         self.betas = self._tensor([model.spec.beta_levels for model in models])
-        self.some = feed.rows(ACTIVE_ROWS)
+        self.some = some_rows(feed)
 
     def train(self) -> None:
         """Train until every run has stopped, from wherever the engine stands."""
@@ -182,19 +180,23 @@ class Engine:
         if self.state.sums is None:
             return [{} for _ in self.runs]
         means = (self.state.sums / self.state.rows_in_epoch).tolist()
-        units = self.stack.model.units
-        counts = active_units(information(self.stack, self.some, self._noise(self.some.x)))
         validation = self._validation_loss()
-        rows = []
+        rows: list[dict[str, float]] = []
         for i, mean in enumerate(means):
+            if self.runs[i].stopped is not None:
+                rows.append({})
+                continue
+            model = self.state.models[i]
+            model.load_state_dict(self.stack.state(i))
             row = {
                 "epoch": self.state.epoch + 1, "step": self.state.step,
                 "loss": mean[0], "reconstruction": mean[1],
             }  # fmt: skip
             start = 2
-            for level, n in enumerate(units, start=1):
+            for level, active in enumerate(active_units(model, self.some), start=1):
+                n = model.units[level - 1]
                 row[f"kl_{level}"] = math.fsum(mean[start : start + n])
-                row[f"active_{level}"] = int(counts[level - 1][i])
+                row[f"active_{level}"] = active
                 start += n
             if validation is not None:
                 row["validation_loss"] = validation[i]

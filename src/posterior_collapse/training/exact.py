@@ -23,11 +23,11 @@ from posterior_collapse.models import (
 from posterior_collapse.moments import Moments
 from posterior_collapse.theory.exact import ExactObjective
 from posterior_collapse.theory.minimum import FINISHED, ITERATIONS, ReducedObjective, descend
-from posterior_collapse.theory.state import ACTIVE_INFORMATION
 from posterior_collapse.training.course import Course
-from posterior_collapse.training.information import linear_information
+from posterior_collapse.training.feeding import Batch
 from posterior_collapse.training.optimisers import SGD, Adam, clip_
 from posterior_collapse.training.settings import Settings
+from posterior_collapse.training.units import active_units
 
 __all__ = ["ITERATIONS", "check", "first_order", "train"]
 
@@ -55,6 +55,7 @@ def train(
     *,
     alone: bool,
     fresh: bool = True,
+    some: Batch | None = None,
     report: Callable[[dict[str, float]], None] | None = None,
 ) -> tuple[Course, int]:
     """Train a linear model in place, in float64; return its course and its iterations.
@@ -65,6 +66,7 @@ def train(
         moments: Central for a model with biases, raw for one without.
         alone: Raise when the loss is not finite.
         fresh: Whether the model is as it was initialised, which knows nothing of the data's units.
+        some: Rows on which active units are counted; None: they are not.
         report: Called with each row of the history.
 
     Raises:
@@ -84,7 +86,7 @@ def train(
     done, point = 0, reduced.start(read_parameters(model), fresh=fresh)
 
     def record() -> None:
-        row = _row(model, objective, done)
+        row = _row(model, objective, done, some)
         run.record(row)
         if report is not None:
             report(row)
@@ -171,16 +173,15 @@ def first_order(
 
 
 @torch.no_grad()
-def _row(model: MarkovVAE, objective: ExactObjective, iteration: int) -> dict[str, float]:
+def _row(
+    model: MarkovVAE, objective: ExactObjective, iteration: int, some: Batch | None
+) -> dict[str, float]:
     found = read_parameters(model)
     terms = objective.terms(found)
     loss, kl = objective.weighed(terms), [float(level.sum()) for level in terms.kl]
     weighted = objective.weights[1] * float(np.dot(objective.spec.beta_levels, kl))
     row = {"epoch": iteration, "step": iteration, "loss": loss, "reconstruction": loss - weighted}
-    W = objective.encoder(found)
-    means = torch.from_numpy(W @ objective.second @ W.T)
-    known = linear_information(model, linear_values(model), means)
-    for level, (total, units) in enumerate(zip(kl, known, strict=True), start=1):
-        row[f"kl_{level}"] = total
-        row[f"active_{level}"] = int((units > ACTIVE_INFORMATION).sum())
+    counts = [] if some is None else active_units(model, some)
+    row |= {f"kl_{level}": total for level, total in enumerate(kl, start=1)}
+    row |= {f"active_{level}": active for level, active in enumerate(counts, start=1)}
     return row

@@ -18,6 +18,7 @@ from posterior_collapse.theory import Forecast, forecast
 from posterior_collapse.training import seeds
 from posterior_collapse.training.feeding import Batch, Feed
 from posterior_collapse.training.settings import Settings, effective_spec
+from posterior_collapse.training.units import is_no_number
 
 __all__ = ["Fitted"]
 
@@ -36,8 +37,8 @@ class Fitted:
         history: Columns by name, one entry per epoch: `epoch`, `step`, `loss`, `reconstruction`,
             and `kl_1`, `active_1` and so on per level; `validation_loss` with validation data.
             Losses are those trained on (in nats per row, averaged over the epoch; of counts
-            without what the data alone decide, log y!), KL without beta, active units as at the
-            epoch's end.
+            without what the data alone decide, log y!), KL without beta, active units as
+            `diagnose` finds them at the epoch's end on 256 rows at most.
         stopped: `"finished"`, `"early"`, `"iteration limit"` (L-BFGS was not at a minimum), or
             `"non-finite: "` and the step and the term.
     """
@@ -73,13 +74,15 @@ class Fitted:
     def measured(self) -> dict[str, Any]:
         """Return what `diagnose` finds on the training data, in short.
 
-        Of linear models on all rows, with the noise integrated out; of others on 10,000 at most, by
-        samples of the run's own seed.
+        Of linear models on all rows, of others on 10,000 at most.
 
         Returns:
             `loss` (negative beta-ELBO) and `reconstruction`, in nats per row, and per level
-            `n_active`, and per unit `kl` and `information`, as if z_i were Gaussian, in nats; NaN,
-            and no active unit, where the posterior is not finite any more.
+            `n_active`, and per unit `kl` and `information`, as if z_i were Gaussian, in nats. Where
+            what the model computes is no number any more, all are NaN and `n_active` is None.
+
+        Raises:
+            DataError: The data cannot be read again.
         """
         return self._measured
 
@@ -96,7 +99,9 @@ class Fitted:
                     losses = {name: float(value.mean) for name, value in found.losses.items()}
                 else:
                     losses = self._losses(rows)
-        except DataError:  # the posterior of a run that diverged is no number
+        except DataError as error:
+            if not is_no_number(error):
+                raise
             return self._nothing()
         return {
             "loss": losses["loss"],
@@ -128,7 +133,7 @@ class Fitted:
 
     def _nothing(self) -> dict[str, Any]:
         levels = [
-            {"n_active": 0, "kl": [math.nan] * n, "information": [math.nan] * n}
+            {"n_active": None, "kl": [math.nan] * n, "information": [math.nan] * n}
             for n in self.spec.dims
         ]
         return {"loss": math.nan, "reconstruction": math.nan, "levels": levels}

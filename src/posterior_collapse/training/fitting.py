@@ -37,6 +37,7 @@ from posterior_collapse.training.feeding import ArrayFeed, Feed, feed
 from posterior_collapse.training.fitted import Fitted
 from posterior_collapse.training.settings import Settings, effective_spec
 from posterior_collapse.training.states import TrainState
+from posterior_collapse.training.units import some_rows
 
 __all__ = ["fit", "fit_many"]
 
@@ -246,7 +247,7 @@ def _exactly(
     fresh: bool,
 ) -> tuple[Fitted, ...]:
     exact.check(settings[0])
-    moments = fed.moments(models[0].centred)
+    moments, some = fed.moments(models[0].centred), some_rows(fed)
     data = None if folders is None else fed.fingerprint()
     fitted = []
     for i, (model, own) in enumerate(zip(models, settings, strict=True)):
@@ -262,7 +263,9 @@ def _exactly(
             done = None
         if done is None:
             show = report and _shown(report, i, len(models), own.steps)
-            run, steps = exact.train(model, own, moments, alone=alone, fresh=fresh, report=show)
+            run, steps = exact.train(
+                model, own, moments, alone=alone, fresh=fresh, some=some, report=show
+            )
             if folder is not None:
                 states.save_exact(model, run, steps, data, folder)
         fitted.append(Fitted(model.eval(), own, run.history, run.stopped or "", fed))

@@ -3,32 +3,30 @@
 from collections.abc import Mapping
 
 from posterior_collapse.experiments.checks import Deliverable
-from posterior_collapse.experiments.deliverables import (
-    collapse,
-    convergence,
-    likelihood,
+from posterior_collapse.experiments.deliverables.collapse import (
+    collapse_curves,
+    correlation,
+    digits,
     onset,
-    panels,
-    sweeps,
-    theorems,
 )
+from posterior_collapse.experiments.deliverables.convergence import convergence
+from posterior_collapse.experiments.deliverables.images import (
+    beta_panel,
+    reconstructions,
+    sweep_reconstructions,
+)
+from posterior_collapse.experiments.deliverables.likelihood import likelihood_table
+from posterior_collapse.experiments.deliverables.linear import both_learned, matrices, theory_sweep
 
 __all__ = ["DELIVERABLES"]
 
 DELIVERABLES: Mapping[str, Deliverable] = {
-    "beta_panel": panels.beta_panel,
-    "both_learned": theorems.both_learned,
-    "collapse_curves": collapse.collapse_curves,
-    "convergence": convergence.convergence,
-    "correlation": collapse.correlation,
-    "digit_curves": collapse.digit_curves,
-    "digit_order": collapse.digit_order,
-    "digit_spectra": collapse.digit_spectra,
-    "likelihood_table": likelihood.likelihood_table,
-    "matrices": theorems.matrices,
-    "onset": onset.onset,
-    "reconstructions": panels.reconstructions,
-    "sweep_reconstructions": panels.sweep_reconstructions,
-    "theory_sweep": sweeps.theory_sweep,
+    deliverable.__name__: deliverable
+    for deliverable in (
+        *(collapse_curves, correlation, digits, onset),
+        *(beta_panel, reconstructions, sweep_reconstructions),
+        *(both_learned, convergence, matrices, theory_sweep),
+        likelihood_table,
+    )
 }
 """Every deliverable by name; a row lists its own."""

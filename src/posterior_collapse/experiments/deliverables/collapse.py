@@ -1,39 +1,31 @@
-"""Deliverables on collapse: curves over epsilon, and the digits' order."""
+"""How much collapses: curves over eps, the order of the digits, and the onset of total collapse."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
+from posterior_collapse.arrays import Float
 from posterior_collapse.experiments import figures
 from posterior_collapse.experiments.checks import (
     Check,
     Part,
     Result,
+    Setting,
     Way,
     by_grid,
-    by_labels,
     monotone,
-    one_seed,
     some_active,
-    text,
 )
 from posterior_collapse.experiments.measuring import DELTA
-from posterior_collapse.experiments.tables import Table
+from posterior_collapse.experiments.tables import BY_THEORY, Table
 
-__all__ = [
-    "collapse_curves",
-    "collapse_level",
-    "correlation",
-    "curve",
-    "digit_curves",
-    "digit_order",
-    "digit_spectra",
-]
+__all__ = ["collapse_curves", "correlation", "digits", "onset"]
 
 EXPECTED: dict[str, Way] = {
     "beta": "rises", "eta_dec": "rises", "beta_2": "rises", "beta_1": "falls",
@@ -45,37 +37,32 @@ SLACK = 0.01
 """Of the collapse level: less is noise of the rows."""
 
 
-def curve(results: Sequence[Result]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return eps and the share of collapsed units of the top level, averaged over seeds."""
-    arrays = [result.record.arrays for result in results]
-    top = len(results[0].record.run.spec.dims)
-    share = np.mean([a[f"collapse_{top}"] for a in arrays], axis=0)
-    return arrays[0]["epsilon"], share
-
-
-def collapse_level(result: Result) -> float:
-    """Return the mean of the collapse curve over log eps, 0 (nothing collapses) to 1."""
-    return float(np.mean(curve([result])[1]))
-
-
 def collapse_curves(results: Sequence[Result]) -> Part:
     """Draw a curve per value, a panel per grid; check that collapse grows as claimed."""
-    panels, records, checks = {}, [], []
-    for grid, members in by_grid(results).items():
-        lines, levels, values = {}, [], []
-        for labels, seeds in by_labels(members):
-            lines[text(labels)] = curve(seeds)
-            levels.append(float(np.mean([collapse_level(seed) for seed in seeds])))
-            values.append(labels)
-            records += [_record(grid, text(labels), seed) for seed in seeds]
-        panels[f"varying {grid}"] = lines
-        name = next(iter(values[0]))
-        if len(values[0]) == 1 and name in EXPECTED:
-            points = [(v[name], level) for v, level in zip(values, levels, strict=True)]
-            checks.append(_check(name, points, members))
-    top = len(results[0].record.run.spec.dims)
+    records: list[dict[str, Any]] = []
+    panels, checks = {}, []
+    top = results[0].depth
     unit = f"z{top}" if top > 1 else "z"
-    measures = ["collapse level", f"active units of {unit}", f"active units of {unit} by theory"]
+    active = f"active units of {unit}"
+    by_theory = f"{active} {BY_THEORY}"
+    for grid, settings in by_grid(results).items():
+        panels[f"varying {grid}"] = {s.text: _curve(s.results) for s in settings}
+        records += [
+            {
+                "varying": grid,
+                "value": setting.text,
+                "collapse level": _collapse_level(result),
+                active: result.active(top),
+                by_theory: result.active_by_theory(top),
+            }
+            for setting in settings
+            for result in setting.results
+        ]
+        varied = list(settings[0].labels)
+        if len(varied) == 1 and varied[0] in EXPECTED:
+            points = [(s.labels[varied[0]], s.mean(_collapse_level)) for s in settings]
+            checks.append(_grows(varied[0], points, settings))
+    measures = ["collapse level", active, by_theory]
     caption = (
         f"Share of (eps, {DELTA:g})-collapsed units of {unit} against eps, one curve per value."
     )
@@ -85,19 +72,16 @@ def collapse_curves(results: Sequence[Result]) -> Part:
         checks,
         [
             "The collapse level is the mean of the curve over log eps, from 0 to 1.",
-            *_counts(records),
+            *_beside_theory([(record[active], record[by_theory]) for record in records]),
         ],
     )
 
 
 def correlation(results: Sequence[Result]) -> Part:
     """Check that collapse grows with correlation, and what a quadratic x does."""
-    levels = {
-        text(labels): float(np.mean([collapse_level(seed) for seed in seeds]))
-        for labels, seeds in by_labels(results)
-    }
+    (settings,) = by_grid(results).values()
+    levels = {setting.text: setting.mean(_collapse_level) for setting in settings}
     points = [(rho, levels[kind]) for kind, rho in CORRELATIONS.items() if kind in levels]
-    checks = [_check("the correlation of x and y", points, results)]
     notes = []
     if {"quadratic", "random"} <= set(levels):
         difference = levels["quadratic"] - levels["random"]
@@ -105,98 +89,87 @@ def correlation(results: Sequence[Result]) -> Part:
             "x = y^2 - 1 is uncorrelated with y: to linear theory it is random. The ReLU network's "
             f"collapse level differs from that of random pairs by {difference:+.3f}."
         )
-    return Part(checks=checks, notes=notes)
+    return Part(checks=[_grows("the correlation of x and y", points, settings)], notes=notes)
 
 
-def _record(grid: str, label: str, result: Result) -> dict[str, Any]:
-    level, top = result.measured["levels"][-1], len(result.measured["levels"])
-    unit = f"z{top}" if top > 1 else "z"
-    found = {
-        "varying": grid,
-        "value": label,
-        "collapse level": collapse_level(result),
-        f"active units of {unit}": level["n_active"],
-    }
-    if result.theory:
-        found[f"active units of {unit} by theory"] = result.theory["levels"][-1]["n_active"]
-    return found
+def _curve(seeds: Sequence[Result]) -> tuple[Float, Float]:
+    """Return eps and the share of collapsed units of the top level, averaged over seeds."""
+    arrays = [result.record.arrays for result in seeds]
+    shares = [each[f"collapse_{seeds[0].depth}"] for each in arrays]
+    return arrays[0]["epsilon"], np.mean(shares, axis=0)
 
 
-def _check(name: str, points: Sequence[tuple[float, float]], results: Sequence[Result]) -> Check:
-    top = len(results[0].record.run.spec.dims)
-    if not some_active(results, top):
+def _collapse_level(result: Result) -> float:
+    """Return the mean of the collapse curve over log eps, 0 (nothing collapses) to 1."""
+    return float(np.mean(_curve([result])[1]))
+
+
+def _grows(name: str, points: Sequence[tuple[float, float]], settings: Sequence[Setting]) -> Check:
+    if not some_active(settings, settings[0].first.depth):
         return Check(None, f"No unit is active at any value of {name}: nothing left to collapse.")
     return monotone("The collapse level", name, points, EXPECTED[name], SLACK)
 
 
-def _counts(records: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """How often the network keeps as many units as a linear model would."""
-    keys = [key for key in records[0] if key.startswith("active units")]
-    pairs = [tuple(r[key] for key in keys) for r in records if len(r) == len(records[0])]
-    if len(keys) < 2 or not pairs:
-        return
-    fewer = sum(found < theory for found, theory in pairs)
-    more = sum(found > theory for found, theory in pairs)
-    yield (
-        f"Of {len(pairs)} runs {len(pairs) - fewer - more} keep as many active units as the best "
-        f"linear model, {fewer} fewer and {more} more."
-    )
+def _beside_theory(counts: Iterable[tuple[int, int | None]]) -> Iterator[str]:
+    """Say how often the network keeps as many units as a linear model would."""
+    pairs = [(found, theory) for found, theory in counts if theory is not None]
+    if pairs:
+        fewer = sum(found < theory for found, theory in pairs)
+        more = sum(found > theory for found, theory in pairs)
+        yield (
+            f"Of {len(pairs)} runs {len(pairs) - fewer - more} keep as many active units as the "
+            f"best linear model, {fewer} fewer and {more} more."
+        )
 
 
 ORDERED = 0.6
 """Rank correlation from which the digits count as ordered: p = 0.05 for ten of them."""
 
 
-def digit_curves(results: Sequence[Result]) -> Part:
-    """Draw a curve per digit, a panel per architecture."""
-    panels = {
-        grid: {text(result.labels): curve([result]) for result in one_seed(members)}
-        for grid, members in by_grid(results).items()
-    }
-    caption = f"Share of (eps, {DELTA:g})-collapsed units against eps, a curve per digit."
-    return Part(charts={"collapse-curves": (figures.collapse_curves(panels, delta=DELTA), caption)})
-
-
-def digit_spectra(results: Sequence[Result]) -> Part:
-    """Draw the eigenvalues of each digit's E with the threshold."""
-    first = next(iter(by_grid(results).values()))
-    spectra = {text(r.labels): np.array(r.theory["spectrum"]) for r in first}
-    threshold = first[0].theory["levels"][0]["threshold"][0]
-    chart = figures.spectra(spectra, threshold=threshold, name="beta * eta_dec^2")
-    caption = "Eigenvalues of each digit's residual covariance E, and the threshold of collapse."
-    return Part(charts={"spectra": (chart, caption)})
-
-
-def digit_order(results: Sequence[Result]) -> Part:
-    """Set the measured collapse of each digit beside the forecast KL, and check the order."""
-    points, rows, checks = {}, [], []
-    for grid, members in by_grid(results).items():
-        expected = [r.theory["kl"] for r in members]
-        levels = [collapse_level(r) for r in members]
-        points[grid] = (expected, levels)
-        rows += [
-            [
-                grid, r.labels["label"], r.theory["levels"][0]["n_active"], kl,
-                r.measured["levels"][0]["n_active"], r.measured["kl"], level,
-            ]
-            for r, kl, level in zip(members, expected, levels, strict=True)
-        ]  # fmt: skip
-        checks.append(_order_check(grid, expected, levels, some_active(members, 1)))
-    columns = [
-        "architecture", "digit", "active units by theory", "KL by theory (nats)",
-        "active units", "KL (nats)", "collapse level",
-    ]  # fmt: skip
-    names = [str(r.labels["label"]) for r in next(iter(by_grid(results).values()))]
-    chart = figures.scatter(
-        points, x="KL of the linear optimum (nats)", y="collapse level", names=names
+def digits(results: Sequence[Result]) -> Part:
+    """Draw each digit's collapse curve and spectrum; check that theory's KL orders the digits."""
+    curves, points, records, checks = {}, {}, [], []
+    for grid, settings in by_grid(results).items():
+        runs = [setting.first for setting in settings]
+        curves[grid] = {s.text: _curve([s.first]) for s in settings}
+        points[grid] = ([r.theory["kl"] for r in runs], [_collapse_level(r) for r in runs])
+        records += [
+            {
+                "architecture": grid,
+                "digit": r.labels["label"],
+                "active units by theory": r.active_by_theory(1),
+                "KL by theory (nats)": r.theory["kl"],
+                "active units": r.active(1),
+                "KL (nats)": r.measured["kl"],
+                "collapse level": _collapse_level(r),
+            }
+            for r in runs
+        ]
+        checks.append(_ordered(grid, *points[grid], some_active(settings, 1)))
+    shown = next(iter(by_grid(results).values()))
+    spectra = figures.spectra(
+        {s.text: s.first.theory["spectrum"] for s in shown},
+        threshold=shown[0].first.theory["levels"][0]["threshold"][0],
+        name="beta * eta_dec^2",
     )
-    caption = "Collapse level of each digit against the KL of its linear optimum."
-    return Part({"digits": Table(columns, rows)}, {"order": (chart, caption)}, checks)
+    names = [str(s.labels["label"]) for s in shown]
+    x = "KL of the linear optimum (nats)"
+    order = figures.scatter(points, x=x, y="collapse level", names=names)
+    charts = {
+        "collapse-curves": (
+            figures.collapse_curves(curves, delta=DELTA),
+            f"Share of (eps, {DELTA:g})-collapsed units against eps, a curve per digit.",
+        ),
+        "spectra": (
+            spectra,
+            "Eigenvalues of each digit's residual covariance E, and the threshold of collapse.",
+        ),
+        "order": (order, "Collapse level of each digit against the KL of its linear optimum."),
+    }
+    return Part({"digits": Table.of(records)}, charts, checks)
 
 
-def _order_check(
-    grid: str, expected: Sequence[float], levels: Sequence[float], active: bool
-) -> Check:
+def _ordered(grid: str, expected: Sequence[float], levels: Sequence[float], active: bool) -> Check:
     if not active or np.ptp(expected) == 0 or np.ptp(levels) == 0:
         return Check(None, f"{grid}: the digits cannot be told apart, in theory or as trained.")
     found = float(spearmanr(expected, levels).statistic)
@@ -206,3 +179,78 @@ def _order_check(
         f"{grid}: digits to which theory gives less KL {'' if ordered else 'do not '}collapse more "
         f"(rank correlation of KL and collapse level {found:.2f}; expected: {-ORDERED:g} or less).",
     )
+
+
+def onset(results: Sequence[Result]) -> Part:
+    """Draw the phase diagram; state the error of the predicted threshold."""
+    grids = {title: [s.first for s in settings] for title, settings in by_grid(results).items()}
+    shown = [run for runs in grids.values() for run in runs]
+    betas, etas = (sorted({r.labels[name] for r in shown}) for name in ("beta", "eta_dec"))
+    records, checks = [], []
+    active, theory = {}, {}
+    trained: dict[str, list[float]] = {name: [] for name in grids}
+    for name, runs in grids.items():
+        at = {(r.labels["beta"], r.labels["eta_dec"]): r for r in runs}
+        active[name] = [
+            [at[beta, eta].active(1) if (beta, eta) in at else math.nan for eta in etas]
+            for beta in betas
+        ]
+        theory[name] = [_predicted(runs[0], eta) for eta in etas]
+        for eta in etas:
+            beta = math.nan
+            if column := [at[beta, eta] for beta in betas if (beta, eta) in at]:
+                beta, record, check = _onset(name, column)
+                records.append(record)
+                checks.append(check)
+            trained[name].append(beta)
+    chart = figures.phase(betas, etas, active, theory, trained)
+    caption = "Active units of trained VAEs over beta and eta_dec, and linear theory's onset."
+    return Part({"onset": Table.of(records)}, {"phase": (chart, caption)}, checks)
+
+
+def _onset(name: str, column: Sequence[Result]) -> tuple[float, dict[str, Any], Check]:
+    """Find between which betas a kind of model collapses wholly, at one eta_dec.
+
+    Args:
+        name: The kind of model.
+        column: Runs of ascending beta. What is dead has to stay dead.
+
+    Returns:
+        The middle of the step (geometric; NaN where units live at no beta or at all), the record
+        and the check: a step of the grid to either side is what the grid can tell apart.
+    """
+    betas, eta = [r.labels["beta"] for r in column], column[0].labels["eta_dec"]
+    step = max((b / a for a, b in pairwise(betas)), default=1.0)
+    alive = max((number for number, r in enumerate(column, 1) if r.active(1)), default=0)
+    dead = column[alive:]
+    last, first = betas[alive - 1] if alive else math.nan, betas[alive] if dead else math.nan
+    theory, beta = _predicted(column[0], eta), math.sqrt(last * first)
+    record = {
+        "architecture": name,
+        "eta_dec": eta,
+        "onset by theory (beta)": theory,
+        "last beta with active units": last,
+        "first beta of total collapse": first,
+        "relative error of the onset": beta / theory - 1,
+        "certificate at that beta": dead[0].measured["conclusion"] if dead else "",
+    }
+    if not alive:
+        agrees = None
+        text = f"no unit is active at any beta (theory: below {theory:.3g})."
+    elif not dead:
+        agrees = False if theory * step < last else None
+        text = f"units are active up to the largest beta, {last:.3g} (theory: below {theory:.3g})."
+    else:
+        agrees = last / step <= theory <= first * step
+        text = (
+            f"total collapse begins between beta = {last:.3g} and {first:.3g}, predicted at "
+            f"{theory:.3g} (error {beta / theory - 1:+.1%}; a step of the grid is a factor of "
+            f"{step:.3g})."
+        )
+    return beta, record, Check(agrees, f"{name}, eta_dec = {eta:g}: {text}")
+
+
+def _predicted(result: Result, eta_dec: float) -> float:
+    """Return theory's beta of total collapse, theta_1^2 / eta_dec^2, named as the loss names it."""
+    halved = result.run.settings.convention == "reference"
+    return (2 if halved else 1) * float(result.theory["spectrum"][0]) / eta_dec**2

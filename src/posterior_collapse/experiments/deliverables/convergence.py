@@ -13,7 +13,7 @@ from posterior_collapse.experiments.checks import Check, Part, Result, by_grid
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.theory.verification import SINGULAR_VALUE_TOLERANCE
 
-__all__ = ["convergence", "in_short"]
+__all__ = ["convergence"]
 
 GOAL = SINGULAR_VALUE_TOLERANCE
 """Mean absolute error that a curve has to stay within after its last iteration."""
@@ -59,16 +59,18 @@ class Curve(NamedTuple):
     """The error of one quantity over one run.
 
     Attributes:
+        problem: Title of the run's grid.
+        seed: Of the run.
         name: `V1`, `U1`, `sigma_1` and so on.
-        of: Title of the run's grid, and its seed.
         theory: The values that it is held against.
         end: Mean absolute error after the last iteration.
         goal: What that may be.
         line: Iterations and errors on the way; None: exact training, which keeps none.
     """
 
+    problem: str
+    seed: int
     name: str
-    of: tuple[str, int]
     theory: Sequence[float]
     end: float
     goal: float
@@ -101,8 +103,10 @@ class Curve(NamedTuple):
     @property
     def told(self) -> str:
         """Where it ends, in words."""
-        grid, seed = self.of
-        text = f"{self.name} of {grid} (seed {seed}) ends at {self.end:.1e} (goal {self.goal:.2g})"
+        text = (
+            f"{self.name} of {self.problem} (seed {self.seed}) ends at {self.end:.1e} "
+            f"(goal {self.goal:.2g})"
+        )
         if self.blew_up:
             step, error = self.least
             text += f": it blew up after {error:.1e} in iteration {step:,.0f}"
@@ -112,32 +116,32 @@ class Curve(NamedTuple):
 def convergence(results: Sequence[Result]) -> Part:
     """Draw the distance to the theorem per iteration; hold the end of every curve to the goal."""
     curves = [curve for result in results for curve in _curves(result)]
-    columns = [
-        *("problem", "seed", "quantity", "values by theory", "mean absolute error", "goal"),
-        *("least on the way", "goal at the end"),
+    records = [
+        {
+            "problem": curve.problem,
+            "seed": curve.seed,
+            "quantity": curve.name,
+            "values by theory": _in_short(curve.theory, most=len(curve.theory)),
+            "mean absolute error": curve.end,
+            "goal": curve.goal,
+            "least on the way": None if curve.line is None else curve.least[1],
+            "goal at the end": curve.verdict,
+        }
+        for curve in curves
     ]
-    rows = [
-        [
-            *(*c.of, c.name, in_short(c.theory, most=len(c.theory)), c.end, c.goal),
-            *(None if c.line is None else c.least[1], c.verdict),
-        ]
-        for c in curves
-    ]
+    chart = figures.convergence(_approaches(results))
     return Part(
-        {"errors": Table(columns, rows)},
-        {"convergence": (_drawn(results), CAPTION)},
-        [_held(curves)],
-        NOTES,
+        {"errors": Table.of(records)}, {"convergence": (chart, CAPTION)}, [_held(curves)], NOTES
     )
 
 
-def in_short(values: Sequence[float], most: int = 2) -> str:
+def _in_short(values: Sequence[float], most: int = 2) -> str:
     """Return values by size, equal ones and zeros counted, the first and last of more than `most`.
 
     Example:
-        >>> in_short([1.527, 0.9, 0.21, 0.0, 0.0]), in_short([1.0, 1.0]), in_short([2.5, 0.0])
+        >>> _in_short([1.527, 0.9, 0.21, 0.0, 0.0]), _in_short([1.0, 1.0]), _in_short([2.5, 0.0])
         ('1.53 to 0.21, 2 x 0', '2 x 1', '2.5, 1 x 0')
-        >>> in_short([1.5272, 1.5271, 0.21, 0.0, 0.0], most=3)  # alike, not equal
+        >>> _in_short([1.5272, 1.5271, 0.21, 0.0, 0.0], most=3)  # alike, not equal
         '1.53, 1.53, 0.21, 2 x 0'
     """
     counts = Counter(float(f"{value:.9g}") for value in sorted(values, reverse=True))
@@ -148,41 +152,47 @@ def in_short(values: Sequence[float], most: int = 2) -> str:
     return ", ".join(single + same)
 
 
+SIDES = {"V": "encoder_singular_values", "U": "decoder_singular_values"}
+
+
 def _curves(result: Result) -> Iterator[Curve]:
     """Yield the quantities that the spec does not fix."""
-    history, run = result.record.history, result.record.run
-    sides = {"V": "encoder_singular_values", "U": "decoder_singular_values"}
-    for name, end in result.measured["exact"]["distances"].items():
-        kind, number = name[0], int(name[-1])
-        beta, sigma = run.spec.beta_levels[number - 1], run.spec.sigma_levels[number - 1]
-        level = result.theory["levels"][number - 1]
-        if kind in sides or sigma == "learned":
-            theory = level[sides.get(kind, "posterior_std")]
-            critical = [] if kind not in sides else [c for c in level["critical_beta"] if c]
-            images = run.method == "decayed" and not run.data.name.startswith("matrix:")
-            goal = max(GOAL, SHARE * max(theory)) if images else GOAL
-            if any(abs(c / beta - 1) < SAME for c in critical):
-                goal = max(goal, FLAT)
-            line = None if run.method == "exact" else (history["step"], history[name])
-            yield Curve(name, (result.member.grid, result.seed), theory, end, goal, line)
+    run = result.run
+    for name, end in result.exact["distances"].items():
+        kind, level = name[0], int(name[-1]) - 1
+        if kind not in SIDES and run.spec.sigma_levels[level] != "learned":
+            continue
+        values = result.theory["levels"][level]
+        theory = values[SIDES.get(kind, "posterior_std")]
+        goal = GOAL
+        if run.method == "decayed" and not run.data.name.startswith("matrix:"):  # images
+            goal = max(goal, SHARE * max(theory))
+        beta, critical = run.spec.beta_levels[level], values["critical_beta"]
+        if kind in SIDES and any(abs(c / beta - 1) < SAME for c in critical if c):
+            goal = max(goal, FLAT)
+        history = None if run.method == "exact" else result.record.history
+        line = None if history is None else (history["step"], history[name])
+        yield Curve(result.grid, result.seed, name, theory, end, goal, line)
 
 
-def _drawn(results: Sequence[Result]) -> figures.Chart:
-    """Draw the first seed of each problem, beside it the end of exact training on the same."""
-    panels: dict[str, dict[str, figures.Line]] = {}
-    legends: dict[str, dict[str, str]] = {}
-    goals: dict[str, dict[str, float]] = {}
-    exact: dict[str, dict[str, float]] = {}
-    for grid, members in by_grid(results).items():
-        curves = list(_curves(members[0]))
-        lines = {c.name: c.line for c in curves if c.line is not None}
-        if lines:
-            panels[grid] = lines
-            legends[grid] = {c.name: f"(theory {in_short(c.theory)})" for c in curves}
-            goals[grid] = {c.name: c.goal for c in curves}
-        else:
-            exact[grid.removesuffix(EXACT)] = {c.name: c.end for c in curves}
-    return figures.convergence(panels, goal=goals, legends=legends, exact=exact)
+def _approaches(results: Sequence[Result]) -> dict[str, dict[str, figures.Approach]]:
+    """Return the first seed of each problem, beside the end of exact training on the same."""
+    first = {grid: list(_curves(settings[0].first)) for grid, settings in by_grid(results).items()}
+    exact = {
+        (grid.removesuffix(EXACT), curve.name): curve.end
+        for grid, curves in first.items()
+        for curve in curves
+        if curve.line is None
+    }
+    found: dict[str, dict[str, figures.Approach]] = {}
+    for grid, curves in first.items():
+        for curve in curves:
+            if curve.line is not None:
+                note = f"(theory {_in_short(curve.theory)})"
+                beside = exact.get((grid, curve.name))
+                approach = figures.Approach(curve.line, curve.goal, note, beside)
+                found.setdefault(grid, {})[curve.name] = approach
+    return found
 
 
 def _held(curves: Sequence[Curve]) -> Check:

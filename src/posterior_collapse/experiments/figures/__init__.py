@@ -3,8 +3,10 @@
 Each function returns a `Chart`: the figure and, beside it, the rows of its CSV.
 """
 
+from posterior_collapse.experiments.figures.cells import heat_maps, images, phase
 from posterior_collapse.experiments.figures.chart import Chart, Line, Panels
 from posterior_collapse.experiments.figures.lines import (
+    Approach,
     Points,
     collapse_curves,
     convergence,
@@ -13,10 +15,9 @@ from posterior_collapse.experiments.figures.lines import (
     spread,
     sweep,
 )
-from posterior_collapse.experiments.figures.maps import heat_maps, phase
-from posterior_collapse.experiments.figures.panels import panel
 
 __all__ = [
+    "Approach",
     "Chart",
     "Line",
     "Panels",
@@ -24,7 +25,7 @@ __all__ = [
     "collapse_curves",
     "convergence",
     "heat_maps",
-    "panel",
+    "images",
     "phase",
     "scatter",
     "spectra",

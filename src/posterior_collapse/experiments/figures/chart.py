@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+T = TypeVar("T")
 Line: TypeAlias = tuple[ArrayLike, ArrayLike]
 """Points of a curve: x and y, of equal length."""
 Panels: TypeAlias = Mapping[str, Mapping[str, Line]]
@@ -39,22 +40,13 @@ UNDER_AXES = 0.42
 COLUMN, PAGE = 3.4, 5.5
 """Widths in inches: one column of a two-column page, and the text of a one-column page."""
 STYLE: dict[Any, Any] = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
-    "axes.linewidth": 0.6,
-    "axes.formatter.useoffset": False,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "lines.linewidth": 1.2,
+    "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8,
+    "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7,
+    "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.formatter.useoffset": False,
+    "legend.frameon": False, "lines.linewidth": 1.2,
     "pdf.fonttype": 42,  # letters stay text that can be searched and edited
-}
+}  # fmt: skip
 MARKERS = "os^Dvx+P*h"
 DASHES = ("-", (0, (5, 1.5)), (0, (4, 1.2, 1, 1.2)), (0, (1.2, 1.2)), (0, (3, 1, 1, 1, 1, 1)))
 
@@ -64,16 +56,16 @@ class Chart(NamedTuple):
 
     Attributes:
         figure: The matplotlib figure.
-        table: Rows of the CSV of the same stem.
-        images: Panels only: title -> their images, (rows, columns, height, width), in 256 steps.
+        table: Rows of the CSV beside it.
+        images: Of a figure of images: title -> (rows, columns, height, width), in 256 steps.
     """
 
     figure: Figure
     table: Table
     images: Mapping[str, NDArray[np.uint8]] | None = None
 
-    def save(self, folder: str | os.PathLike[str], stem: str) -> list[Path]:
-        """Write `stem`.pdf, .png, .csv and, of panels, .npz into a folder that is there.
+    def save(self, folder: str | os.PathLike[str], name: str) -> list[Path]:
+        """Write `name`.pdf, .png, .csv and, of images, .npz into a folder that is there.
 
         Returns:
             The paths, in that order.
@@ -81,10 +73,10 @@ class Chart(NamedTuple):
         Raises:
             OutputError: The folder is missing or cannot be written.
         """
-        target = Path(folder) / stem
+        target = Path(folder) / name
         with style():
             paths = [save_figure(self.figure, f"{target}{e}", dpi=DPI) for e in (".pdf", ".png")]
-        paths.append(self.table.save(folder, stem))
+        paths.append(self.table.save(folder, name))
         if self.images is not None:
             content = io.BytesIO()
             # Pixels as text would take ten times the room.
@@ -105,34 +97,66 @@ def style() -> Iterator[None]:
         yield
 
 
-def grid(
-    titles: Sequence[str], *, height: float = 2.3, most: int = MOST_BESIDE, **shared: Any
-) -> tuple[Figure, list[Axes]]:
-    """Return a figure with one set of axes per title, at most `most` beside each other.
+@contextmanager
+def panels(
+    contents: Mapping[str, T],
+    *,
+    x: str = "",
+    y: str = "",
+    below: str = "",
+    height: float = 2.3,
+    most: int = MOST_BESIDE,
+    sharex: bool = False,
+    sharey: bool = False,
+    legend: bool = True,
+) -> Iterator[tuple[Figure, list[tuple[Axes, T]]]]:
+    """Give a figure, and per panel its axes and what to draw there; then name axes and curves.
 
     Args:
-        titles: Title of each panel; "" for none.
+        contents: Title of each panel ("" for none) -> what to draw there.
+        x: Name of each x axis.
+        y: Name of the y axis: said once where panels share it, else at the start of each row.
+        below: What stands below all panels.
         height: Height of a row in inches.
-        most: Panels per row.
-        **shared: `sharex`, `sharey` as matplotlib's `subplots` takes them.
+        most: Panels beside each other at most.
+        sharex: Whether panels have one x axis.
+        sharey: Whether they have one y axis.
+        legend: Whether to write below the panels what their labelled curves are.
 
     Raises:
-        InvalidArgumentError: No title.
+        InvalidArgumentError: No panel.
     """
     from matplotlib.figure import Figure
 
-    count = len(titles)
-    if not count:
+    if not contents:
         raise InvalidArgumentError("panels", "none", "at least one panel", "Pass what to draw.")
-    rows, columns = arranged(count, most)
+    rows, columns = arranged(len(contents), most)
     page = COLUMN if columns == 1 else PAGE
-    figure = Figure(figsize=(page, height * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, **shared).ravel().tolist()
-    for empty in axes[count:]:
-        figure.delaxes(empty)
-    for box, title in zip(axes[:count], titles, strict=True):
-        box.set_title(textwrap.fill(title, int((page / columns - AXIS) / LETTER)))
-    return figure, axes[:count]
+    with style():
+        figure = Figure(figsize=(page, height * rows), layout="constrained")
+        boxes = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey)
+        axes = boxes.ravel().tolist()
+        for empty in axes[len(contents) :]:
+            figure.delaxes(empty)
+        axes = axes[: len(contents)]
+        for box, title in zip(axes, contents, strict=True):
+            box.set_title(textwrap.fill(title, int(room(box) / LETTER)))
+        yield figure, list(zip(axes, contents.values(), strict=True))
+        for number, box in enumerate(axes):
+            if x:
+                box.set_xlabel(x)
+            if y and number % columns == 0 and not (number and sharey):
+                box.set_ylabel(y)
+        if below:
+            figure.supxlabel(below, size=8)
+        if legend:
+            _legends_below(figure, axes)
+
+
+def room(box: Axes) -> float:
+    """Return the inches that a panel has beside its y axis."""
+    width, place = box.get_figure().get_figwidth(), box.get_subplotspec()  # type: ignore[union-attr]
+    return width / place.get_geometry()[1] - AXIS  # type: ignore[union-attr]
 
 
 def arranged(count: int, most: int) -> tuple[int, int]:
@@ -157,7 +181,7 @@ def looks(count: int) -> list[dict[str, Any]]:
     ]
 
 
-def legends_below(figure: Figure, axes: Sequence[Axes]) -> None:
+def _legends_below(figure: Figure, axes: Sequence[Axes]) -> None:
     """Write what the curves are below the panels: once, or per panel where panels differ.
 
     The figure grows by the height of the legend, so that the panels keep theirs.
@@ -176,11 +200,9 @@ def legends_below(figure: Figure, axes: Sequence[Axes]) -> None:
         place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0)}
         legends = {}  # one per row of panels: those of a row are as high as each other, or nearly
         for box, (_, names) in zip(axes, entries, strict=True):
-            spec = box.get_subplotspec()
-            assert spec is not None  # panels come from `grid`
-            columns = _columns(figure.get_figwidth() / spec.get_geometry()[1], names)
+            columns = _columns(room(box) + AXIS, names)
             legend = box.legend(ncols=columns, bbox_transform=box.transAxes + below, **place)
-            legends[spec.rowspan.start] = legend
+            legends[box.get_subplotspec().rowspan.start] = legend  # type: ignore[union-attr]
     figure.draw_without_rendering()
     grown = sum(legend.get_window_extent().height for legend in legends.values()) / figure.dpi
     figure.set_figheight(figure.get_figheight() + grown)
@@ -197,12 +219,12 @@ def array(values: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(values, dtype=np.float64).ravel()
 
 
-def long(panels: Panels, x: str, y: str, panel: str = "panel", curve: str = "curve") -> Table:
+def long(panels: Panels, x: str, y: str) -> Table:
     """Return the points of all curves, a row per point."""
     rows = [
         [title, label, *point]
         for title, lines in panels.items()
         for label, line in lines.items()
-        for point in zip(array(line[0]).tolist(), array(line[1]).tolist(), strict=True)
+        for point in zip(*(array(values).tolist() for values in line), strict=True)
     ]
-    return Table([panel, curve, x, y], rows)
+    return Table(["panel", "curve", x, y], rows)

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from posterior_collapse.experiments.figures.chart import (
-    AXIS,
     DASHES,
     LETTER,
     MARKERS,
     Chart,
     Line,
     Panels,
-    arranged,
     array,
-    grid,
-    legends_below,
     long,
     looks,
-    style,
+    panels,
+    room,
 )
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.report.figures import BLUE, GREEN, GREY, ORANGE
@@ -36,13 +33,12 @@ COLORS = (BLUE, ORANGE, GREEN, "black", "#CC79A7")
 """Of curves without an order (Okabe and Ito)."""
 
 
-def collapse_curves(panels: Panels, *, delta: float = 0.05) -> Chart:
+def collapse_curves(curves: Panels, *, delta: float = 0.05) -> Chart:
     """Draw the share of (eps, delta)-collapsed latent units against eps.
 
     Args:
-        panels: Title -> label -> (eps in nats, share of collapsed units in 0 to 1). A title
-            such as "eta_dec = 1"; labels such as "beta = 0.1". Curves run from dark to light in
-            the order given: give them in the order in which theory expects them.
+        curves: Title, e.g. "eta_dec = 1" -> label, e.g. "beta = 0.1" -> (eps in nats, share of
+            collapsed units in 0 to 1). Curves run from dark to light in the order given.
         delta: The delta of the shares, for the axis label.
 
     Example:
@@ -50,23 +46,18 @@ def collapse_curves(panels: Panels, *, delta: float = 0.05) -> Chart:
         >>> chart.table.rows[0]
         ['eta_dec = 1', 'beta = 1', 0.01, 0.25]
     """
-    with style():
-        figure, axes = grid(list(panels), sharey=True)
-        for box, lines in zip(axes, panels.values(), strict=True):
+    x = f"eps (nats), delta = {delta:g}"
+    with panels(curves, x=x, y="collapsed units (%)", sharey=True) as (figure, drawn):
+        for box, lines in drawn:
             for (label, line), look in zip(lines.items(), looks(len(lines)), strict=True):
                 eps, share = map(array, line)
                 box.plot(eps, 100 * share, drawstyle="steps-post", label=label, **look)
             box.set_xscale("log")
-            box.set_xlabel(f"eps (nats), delta = {delta:g}")
             box.set_ylim(-3, 103)
-        axes[0].set_ylabel("collapsed units (%)")
-        legends_below(figure, axes)
-    return Chart(figure, long(panels, "eps (nats)", "share of collapsed units"))
+    return Chart(figure, long(curves, "eps (nats)", "share of collapsed units"))
 
 
-def spectra(
-    spectra: Mapping[str, ArrayLike], *, threshold: float | None = None, name: str = "threshold"
-) -> Chart:
+def spectra(spectra: Mapping[str, ArrayLike], *, threshold: float, name: str) -> Chart:
     """Draw eigenvalues, strongest first, with the threshold that a latent unit must exceed.
 
     Args:
@@ -75,141 +66,192 @@ def spectra(
         name: What the threshold is called in the legend.
 
     Example:
-        >>> chart = spectra({"digit 0": [3.0, 1.0], "digit 1": [2.0, 0.1]}, threshold=0.25)
+        >>> given = {"digit 0": [3.0, 1.0], "digit 1": [2.0, 0.1]}
+        >>> chart = spectra(given, threshold=0.25, name="beta")
         >>> [text.get_text() for text in chart.figure.legends[0].get_texts()]
-        ['digit 0 (2 above)', 'digit 1 (1 above)', 'threshold']
+        ['digit 0 (2 above)', 'digit 1 (1 above)', 'beta']
     """
-    values = {label: array(spectrum) for label, spectrum in spectra.items()}
-    with style():
-        figure, (box,) = grid([""], height=2.6)
-        for (label, variance), look in zip(values.items(), looks(len(values)), strict=True):
-            if threshold is not None:
-                label += f" ({np.count_nonzero(variance > threshold)} above)"
+    rows = []
+    x, y = "data mode, strongest first", "variance of data mode"
+    with panels({"": spectra}, x=x, y=y, legend=False) as (figure, ((box, _),)):
+        for (label, values), look in zip(spectra.items(), looks(len(spectra)), strict=True):
+            variance = array(values)
+            above = f"{label} ({np.count_nonzero(variance > threshold)} above)"
             shown = np.where(variance > 0, variance, np.nan)
-            box.plot(np.arange(1, variance.size + 1), shown, label=label, **look)
-        if threshold is not None:
-            box.axhline(threshold, color="black", lw=0.8, ls=":", label=name)
+            box.plot(np.arange(1, variance.size + 1), shown, label=above, **look)
+            rows += [[label, mode, value] for mode, value in enumerate(variance.tolist(), 1)]
+        box.axhline(threshold, color="black", lw=0.8, ls=":", label=name)
         box.set_yscale("log")
-        box.set_xlabel("data mode, strongest first")
-        box.set_ylabel("variance of data mode")
         figure.legend(loc="outside right upper")
         figure.set_size_inches(4.2, 2.6)
-    rows = [
-        [label, mode, value]
-        for label, spectrum in values.items()
-        for mode, value in enumerate(spectrum.tolist(), 1)
-    ]
     return Chart(figure, Table(["spectrum", "mode", "variance"], rows))
 
 
-def convergence(
-    panels: Panels,
-    *,
-    goal: float | Mapping[str, Mapping[str, float]] | None = 1e-4,
-    legends: Mapping[str, Mapping[str, str]] | None = None,
-    exact: Mapping[str, Mapping[str, float]] | None = None,
-) -> Chart:
+class Approach(NamedTuple):
+    """A quantity on its way to the value that a theorem gives it.
+
+    Attributes:
+        line: Iterations, and the mean absolute error after each. Errors of 0 are not drawn.
+        goal: What the error may be at the end.
+        note: What the legend says of it besides its name.
+        exact: Error of exact training, drawn as a cross at the last iteration; None: no cross.
+    """
+
+    line: Line
+    goal: float
+    note: str = ""
+    exact: float | None = None
+
+
+def convergence(approaches: Mapping[str, Mapping[str, Approach]]) -> Chart:
     """Draw errors against iterations on a log scale, the end of each curve as a dot.
 
+    A goal that all curves of a panel share is a dotted line, others are bars in the curve's colour.
+
     Args:
-        panels: Title -> label -> (iteration, mean absolute error). Errors of 0 are not drawn.
-        goal: Error that the end of a run must stay within: one for all, as a dotted line, or title
-            -> label -> that of a curve, as a bar in its colour; None for none.
-        legends: Title -> label -> what the legend says of the curve besides its label.
-        exact: Title -> label -> error of exact training, drawn as a cross at the last iteration.
+        approaches: Title -> name of a quantity -> how it approaches its value.
 
     Example:
-        >>> chart = convergence({"E8": {"U1": ([1, 2], [0.1, 1e-5])}})
+        >>> chart = convergence({"E8": {"U1": Approach(([1, 2], [0.1, 1e-5]), goal=1e-4)}})
         >>> chart.figure.axes[0].get_yscale()
         'log'
     """
-    with style():
-        figure, axes = grid(list(panels), most=2)
-        for box, (title, lines) in zip(axes, panels.items(), strict=True):
-            said, ends = (legends or {}).get(title, {}), (exact or {}).get(title, {})
-            for (label, line), color, ls in zip(
-                lines.items(), cycle(COLORS), cycle(DASHES), strict=False
+    with panels(approaches, x="iteration", y="mean absolute error", most=2) as (figure, drawn):
+        for box, curves in drawn:
+            for (name, curve), color, ls in zip(
+                curves.items(), cycle(COLORS), cycle(DASHES), strict=False
             ):
-                step, error = map(array, line)
+                step, error = map(array, curve.line)
                 error = np.where(error > 0, error, np.nan)
-                legend = f"{label} {said.get(label, '')}".rstrip()
-                box.plot(step, error, label=legend, color=color, ls=ls)
+                box.plot(step, error, label=f"{name} {curve.note}".rstrip(), color=color, ls=ls)
                 marked: dict[str, Any] = {"ls": "", "color": color, "clip_on": False}
                 box.plot(step[-1:], error[-1:], marker="o", ms=3.5, **marked)
-                if label in ends:
-                    box.plot(step[-1:], array(ends[label]), marker="x", ms=4, **marked)
-            _goals(box, goal.get(title, {}) if isinstance(goal, Mapping) else goal)
-            if ends:
+                if curve.exact is not None:
+                    box.plot(step[-1:], [curve.exact], marker="x", ms=4, **marked)
+            _draw_goals(box, [curve.goal for curve in curves.values()])
+            if any(curve.exact is not None for curve in curves.values()):
                 box.plot([], [], "x", ms=4, color=GREY, label="end of exact training")
             box.set_yscale("log")
-            box.set_xlabel("iteration")
-            spec = box.get_subplotspec()
-            if spec is not None and spec.is_first_col():
-                box.set_ylabel("mean absolute error")
-        legends_below(figure, axes)
-    return Chart(figure, long(panels, "iteration", "mean absolute error"))
+    lines = {
+        title: {name: curve.line for name, curve in curves.items()}
+        for title, curves in approaches.items()
+    }
+    return Chart(figure, long(lines, "iteration", "mean absolute error"))
 
 
-def _goals(box: Axes, goals: float | Mapping[str, float] | None) -> None:
-    """Draw the goal that all curves share as a line, goals of their own as bars at their ends."""
-    each = list(goals.values()) if isinstance(goals, Mapping) else [goals]
-    shared = each[0] if len(set(each)) == 1 else None
-    if shared is not None:
-        box.axhline(shared, color=GREY, lw=0.8, ls=":", label=f"goal, {shared:g}")
-    elif isinstance(goals, Mapping):
-        for value, color in zip(goals.values(), cycle(COLORS), strict=False):
-            box.axhline(value, 0.88, 0.99, color=color, lw=1.6)
-        box.plot([], [], color=GREY, lw=1.6, label="goal of the curve of its colour")
+def _draw_goals(box: Axes, goals: Sequence[float]) -> None:
+    if len(set(goals)) == 1:
+        box.axhline(goals[0], color=GREY, lw=0.8, ls=":", label=f"goal, {goals[0]:g}")
+        return
+    for goal, color in zip(goals, cycle(COLORS), strict=False):
+        box.axhline(goal, 0.88, 0.99, color=color, lw=1.6)
+    box.plot([], [], color=GREY, lw=1.6, label="goal of the curve of its colour")
 
 
-Settings: TypeAlias = Sequence[str] | ArrayLike
-"""Numbers, or words in order."""
-Points: TypeAlias = tuple[Settings, ArrayLike, ArrayLike]
-"""Settings, means, and stds over seeds (NaN where unknown)."""
+class Points(NamedTuple):
+    """A measure by setting, over seeds.
+
+    Attributes:
+        settings: Numbers, which lines join, or words in order.
+        mean: Over the seeds of each.
+        std: Over the seeds of each, that of a sample; NaN for one seed.
+    """
+
+    settings: Sequence[float] | Sequence[str]
+    mean: ArrayLike
+    std: ArrayLike
+
+    @classmethod
+    def of(
+        cls, settings: Sequence[float] | Sequence[str], values: Iterable[Sequence[float]]
+    ) -> Points:
+        """Return the points of values, those of all seeds of each setting.
+
+        Example:
+            >>> Points.of([0.5, 1], [[2.0, 4.0], [5.0]])
+            Points(settings=[0.5, 1], mean=[3.0, 5.0], std=[1.4142135623730951, nan])
+        """
+        each = list(values)
+        std = [float(np.std(v, ddof=1)) if len(v) > 1 else float("nan") for v in each]
+        return cls(settings, [float(np.mean(v)) for v in each], std)
 
 
-def spread(panels: Mapping[str, Mapping[str, Points]], *, variable: str) -> Chart:
+def spread(measures: Mapping[str, Mapping[str, Points]], *, variable: str) -> Chart:
     """Draw measures (NLL, KL, active units, ...) against a setting, with error bars over seeds.
 
     Args:
-        panels: Measure with its unit -> label -> points. Settings stand at equal steps, named by
-            their value: grids of beta are geometric, and some settings are words. Numbers are
-            sorted and joined by lines.
+        measures: Measure with its unit -> label -> points. Settings stand at equal steps, numbers
+            sorted: grids of beta are geometric, and some settings are words.
         variable: Name of the setting.
 
     Example:
-        >>> chart = spread({"NLL (nats)": {"relu": ([0.5, 1], [90, 95], [1, 2])}}, variable="beta")
+        >>> relu = Points([0.5, 1], [90, 95], [1, 2])
+        >>> chart = spread({"NLL (nats)": {"relu": relu}}, variable="beta")
         >>> chart.table.rows[0]
         ['NLL (nats)', 'relu', '0.5', 90.0, 1.0]
     """
-    with style():
-        most = 2 if len(panels) <= 4 else 3
-        figure, axes = grid(list(panels), height=2.1, most=most)
-        room = figure.get_figwidth() / arranged(len(panels), most)[1] - AXIS
-        for box, lines in zip(axes, panels.values(), strict=True):
-            settings = _in_order([points[0] for points in lines.values()])
-            _means(box, lines, settings)
-            _name_settings(box, settings, room)
-            box.set_xlabel(variable)
-            _keep_whole(box, np.concatenate([array(points[1]) for points in lines.values()]))
-        legends_below(figure, axes)
+    most = 2 if len(measures) <= 4 else 3
+    with panels(measures, x=variable, height=2.1, most=most) as (figure, drawn):
+        for box, lines in drawn:
+            settings = _in_order(lines.values())
+            _draw_means(box, lines, settings)
+            _name_settings(box, settings)
+            _count_in_whole_numbers(box, [points.mean for points in lines.values()])
     rows = [
         [measure, label, *point]
-        for measure, lines in panels.items()
+        for measure, lines in measures.items()
         for label, (settings, mean, std) in lines.items()
         for point in zip(_names(settings), array(mean).tolist(), array(std).tolist(), strict=True)
     ]
     return Chart(figure, Table(["measure", "curve", variable, "mean", "std"], rows))
 
 
-def scatter(
-    points: Mapping[str, Line],
-    *,
-    x: str,
-    y: str,
-    names: Sequence[str] = (),
-    diagonal: bool = False,
-) -> Chart:
+def _draw_means(box: Axes, lines: Mapping[str, Points], settings: Sequence[str]) -> None:
+    """Draw means with their stds, those of one setting beside each other."""
+    shifts = 0.1 * (np.arange(len(lines)) - (len(lines) - 1) / 2)
+    shapes = zip(lines.items(), looks(len(lines)), cycle(MARKERS), shifts, strict=False)
+    for (label, points), look, marker, shift in shapes:
+        at = [settings.index(name) + shift for name in _names(points.settings)]
+        shape = {**look, "marker": marker, "ms": 4, "mfc": "white", "capsize": 2, "lw": 1}
+        if isinstance(points.settings[0], str):
+            shape["linestyle"] = ""  # nothing lies between words
+        if len(lines) > 1:
+            shape["label"] = label
+        box.errorbar(at, array(points.mean), array(points.std), **shape)
+
+
+def _name_settings(box: Axes, settings: Sequence[str]) -> None:
+    """Name the settings on the x axis, slanted where their names need more than the panel has."""
+    box.margins(x=0.08)
+    slanted: dict[str, Any] = {}
+    if sum(LETTER * len(name) + 0.1 for name in settings) > room(box):
+        slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+    box.set_xticks(range(len(settings)), settings, **slanted)
+
+
+def _count_in_whole_numbers(box: Axes, means: Iterable[ArrayLike]) -> None:
+    """Give counts a scale of whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    values = np.concatenate([array(of_one_curve) for of_one_curve in means])
+    if np.all(values == np.rint(values)):
+        box.yaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+        if np.ptp(values) == 0:
+            box.set_ylim(values[0] - 1, values[0] + 1)
+
+
+def _in_order(each: Iterable[Points]) -> list[str]:
+    """Return the names of all settings: numbers sorted, words as they come."""
+    found = list(dict.fromkeys(setting for points in each for setting in points.settings))
+    words = any(isinstance(setting, str) for setting in found)
+    return _names(found if words else sorted(found))
+
+
+def _names(settings: Iterable[float | str]) -> list[str]:
+    return [s if isinstance(s, str) else f"{s:g}" for s in settings]
+
+
+def scatter(points: Mapping[str, Line], *, x: str, y: str, names: Sequence[str]) -> Chart:
     """Draw one quantity against another, e.g. predicted against measured, a panel per label.
 
     Args:
@@ -217,76 +259,24 @@ def scatter(
         x: Name of the x axis, with its unit.
         y: Name of the y axis, with its unit; each panel has its own scale.
         names: What each point is, e.g. its digit, in the order of the points: written in its place.
-        diagonal: Whether to draw the line on which both are equal.
 
     Example:
         >>> chart = scatter({"mlp": ([1, 2], [3, 4])}, x="theory", y="measured", names="01")
         >>> chart.table.rows
         [['mlp', '0', 1.0, 3.0], ['mlp', '1', 2.0, 4.0]]
     """
-    rows = []
-    with style():
-        figure, axes = grid(list(points), height=2.2, sharex=True)
-        for box, (label, line) in zip(axes, points.items(), strict=True):
-            across, up = map(array, line)
-            box.plot(across, up, ls="", marker="" if names else "o", color=BLUE, ms=3)
-            written = list(names) or [""] * across.size
-            for name, a, u in zip(written, across.tolist(), up.tolist(), strict=True):
+    with panels(points, y=y, below=x, height=2.2, sharex=True) as (figure, drawn):
+        for box, line in drawn:
+            box.plot(*map(array, line), ls="")  # so that the axes reach all names
+            for name, a, u in zip(names, *map(array, line), strict=True):
                 box.annotate(name, (a, u), size=8, ha="center", va="center", c=BLUE, weight="bold")
-                rows.append([label, name, a, u])
-            if diagonal:
-                box.axline((across[0], across[0]), slope=1, color="black", lw=0.8, ls=":", zorder=0)
             box.margins(0.12)
-        axes[0].set_ylabel(y)
-        figure.supxlabel(x, size=8)
+    rows = [
+        [label, name, *at]
+        for label, line in points.items()
+        for name, *at in zip(names, *(array(values).tolist() for values in line), strict=True)
+    ]
     return Chart(figure, Table(["panel", "name", x, y], rows))
-
-
-def _means(box: Axes, lines: Mapping[str, Points], settings: Sequence[str]) -> None:
-    shifts = 0.1 * (np.arange(len(lines)) - (len(lines) - 1) / 2)
-    shapes = zip(lines.items(), looks(len(lines)), cycle(MARKERS), shifts, strict=False)
-    for (label, points), look, marker, shift in shapes:
-        at = [settings.index(name) + shift for name in _names(points[0])]
-        shape = {**look, "marker": marker, "ms": 4, "mfc": "white", "capsize": 2, "lw": 1}
-        if _words(points[0]):
-            shape["linestyle"] = ""  # nothing lies between words
-        if len(lines) > 1:
-            shape["label"] = label
-        box.errorbar(at, array(points[1]), array(points[2]), **shape)
-
-
-def _name_settings(box: Axes, settings: Sequence[str], room: float) -> None:
-    """Name the settings on the x axis, slanted where their names need more than `room` inches."""
-    box.margins(x=0.08)
-    slanted: dict[str, Any] = {}
-    if sum(LETTER * len(name) + 0.1 for name in settings) > room:
-        slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
-    box.set_xticks(range(len(settings)), settings, **slanted)
-
-
-def _keep_whole(box: Axes, means: Any) -> None:
-    """Give counts a scale of whole numbers."""
-    from matplotlib.ticker import MaxNLocator
-
-    if np.all(means == np.rint(means)):
-        box.yaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
-        if np.ptp(means) == 0:
-            box.set_ylim(means[0] - 1, means[0] + 1)
-
-
-def _in_order(each: Sequence[Settings]) -> list[str]:
-    """Return the names of all settings: numbers sorted, words as they come."""
-    if any(_words(settings) for settings in each):
-        return list(dict.fromkeys(name for settings in each for name in _names(settings)))
-    return _names(np.unique(np.concatenate([array(settings) for settings in each])))
-
-
-def _words(settings: Settings) -> bool:
-    return np.asarray(settings).dtype.kind == "U"
-
-
-def _names(settings: Settings) -> list[str]:
-    return [s if isinstance(s, str) else f"{s:g}" for s in np.asarray(settings).ravel().tolist()]
 
 
 KIND_COLORS = (BLUE, ORANGE, GREEN)
@@ -315,27 +305,30 @@ def sweep(theory: Panels, measured: Mapping[str, Panels], *, variable: str = "be
         label: {"color": color, "ls": dashes}
         for label, color, dashes in zip(labels, cycle(KIND_COLORS), cycle(DASHES), strict=False)
     }
-    with style():
-        figure, axes = grid(list(theory), height=2.1, most=2)
-        for box, (quantity, lines) in zip(axes, theory.items(), strict=True):
-            _beside(box, lines, [kind.get(quantity, {}) for kind in measured.values()], looks)
-            box.set_xlabel(variable)
-        handles = _legend(list(measured), {label: looks[label] for label in labels})
+    beside = {
+        quantity: (lines, [kind.get(quantity, {}) for kind in measured.values()])
+        for quantity, lines in theory.items()
+    }
+    with panels(beside, x=variable, height=2.1, most=2) as (figure, drawn):
+        for box, (lines, found) in drawn:
+            _draw_beside(box, lines, found, looks)
+        handles = _explained(list(measured), {label: looks[label] for label in labels})
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     rows = [
         [source, *row]
-        for source, panels in {"theory": theory, **measured}.items()
-        for row in long(panels, variable, "value").rows
+        for source, values in {"theory": theory, **measured}.items()
+        for row in long(values, variable, "value").rows
     ]
     return Chart(figure, Table(["source", "quantity", "curve", variable, "value"], rows))
 
 
-def _beside(
+def _draw_beside(
     box: Axes,
     lines: Mapping[str, Line],
     measured: Sequence[Mapping[str, Line]],
     looks: Mapping[str, dict[str, Any]],
 ) -> None:
+    """Draw a quantity by theory, and as each kind of run measured it."""
     from matplotlib.ticker import MaxNLocator
 
     counts = True
@@ -366,7 +359,7 @@ def _marker(number: int, color: str) -> dict[str, Any]:
     return {"ls": "", "marker": marker, "ms": size, "mew": width, "mfc": "none", "color": color}
 
 
-def _legend(kinds: Sequence[str], looks: Mapping[str, dict[str, Any]]) -> list[Line2D]:
+def _explained(kinds: Sequence[str], looks: Mapping[str, dict[str, Any]]) -> list[Line2D]:
     """Return what markers mean in black, then what colours and dashes mean."""
     from matplotlib.lines import Line2D
 

@@ -5,13 +5,13 @@ Names are those of the README of the published code; facts on its scripts come f
 
 from posterior_collapse.errors import InvalidArgumentError, nearest
 from posterior_collapse.experiments.grids import Row
-from posterior_collapse.experiments.rows import conditional, hierarchical, plain
+from posterior_collapse.experiments.rows import hierarchical, one_level
 
 __all__ = ["ROWS", "chosen"]
 
 ROWS: tuple[Row, ...] = tuple(
     sorted(
-        (*conditional.ROWS, *hierarchical.ROWS, *plain.ROWS),
+        (*one_level.ROWS, *hierarchical.ROWS),
         key=lambda row: (row.id[0], int(row.id[1:])),
     )
 )

@@ -11,17 +11,16 @@ from posterior_collapse.experiments.rows.common import (
     ETAS,
     EXACT,
     FULL_BATCH,
-    MATRIX,
     MNIST,
     ON_TRAIN,
     PUBLISHED_START,
-    SECOND_MATRIX,
+    verified,
 )
-from posterior_collapse.runs import Choice, Evaluation
+from posterior_collapse.runs import Evaluation
 
 __all__ = ["ROWS"]
 
-# E3, E4 and E15
+# E3, E4, E11 and E15
 HVAE = {
     "model": "hvae",
     "latent_dims": (16, 16),
@@ -30,14 +29,26 @@ HVAE = {
     "sigma_1": 0.5,
     "sigma_2": "input",
 }
-HVAE_RELU = {"name": "hvae-relu", "hidden": (256,)}
-E3_SEEN = Evaluation(samples=1000, likelihood_rows=2000, panel=10)
 
 
 def _hvae(title: str, vary: Mapping[str, tuple[float, ...]], spread: bool = True) -> Grid:
-    return Grid(title, MNIST, HVAE, HVAE_RELU, BOUNDED, vary, evaluation=E3_SEEN, spread=spread)
+    return Grid(
+        title, MNIST, HVAE, {"name": "hvae-relu", "hidden": (256,)}, BOUNDED, vary,
+        evaluation=Evaluation(samples=1000, likelihood_rows=2000, panel=10), spread=spread,
+    )  # fmt: skip
 
 
+BLURRED = "Reconstructions through z2 blur as beta_2 grows, and sharpen again with beta_1."
+Z2_DIES = (
+    "z2 dies once beta_2 eta_dec^2 exceeds beta_1 max(sigma_1^2, theta sigma_1 / "
+    "sqrt(beta_1)); a dead z2 gives one image for all inputs."
+)
+Z2_LIVES = (
+    "unit i of z2 lives while "
+    "beta_2 eta_dec^2 < beta_1 max(sigma_1^2, theta_i sigma_1 / sqrt(beta_1))"
+)
+
+# E12 to E14 and X1
 LINEAR_HVAE = {
     "model": "hvae",
     "latent_dims": (10, 10),
@@ -45,7 +56,7 @@ LINEAR_HVAE = {
     "eta_enc": 0.5,
     "sigma_1": 0.5,
 }
-BOTH_FIXED = {**LINEAR_HVAE, "sigma_2": 0.5, "betas": (1.0, 2.0)}
+MATRIX_HVAE = {"model": "hvae", "latent_dims": (5, 5), "betas": (1.0, 2.0), "sigma_1": 1.0}
 SECOND_HVAE = {
     "model": "hvae",
     "latent_dims": (4, 3),
@@ -53,7 +64,6 @@ SECOND_HVAE = {
     "eta_enc": 1.25,
     "sigma_1": 0.8,
 }
-E12_BETAS = tuple(round(0.1 * i, 1) for i in range(1, 71))
 
 ROWS: tuple[Row, ...] = (
     Row(
@@ -61,8 +71,7 @@ ROWS: tuple[Row, ...] = (
         name="HVAE: varying beta_1, beta_2, eta_dec",
         networks="hvae-relu",
         claim="z2 collapses more for larger beta_2 and eta_dec, and less for larger beta_1.",
-        theory="With sigma_1 fixed unit i of z2 lives while "
-        "beta_2 eta_dec^2 < beta_1 max(sigma_1^2, theta_i sigma_1 / sqrt(beta_1)).",
+        theory=f"With sigma_1 fixed {Z2_LIVES}.",
         grids=(
             _hvae("beta_1", {"beta_1": BETAS}),
             _hvae("beta_2", {"beta_2": BETAS}),
@@ -77,13 +86,11 @@ ROWS: tuple[Row, ...] = (
         id="E4",
         name="Samples from ReLU HVAE",
         networks="hvae-relu",
-        claim="Reconstructions through z2 blur as beta_2 grows, and sharpen again with beta_1.",
-        theory="z2 dies once beta_2 eta_dec^2 exceeds beta_1 max(sigma_1^2, theta sigma_1 / "
-        "sqrt(beta_1)); a dead z2 gives one image for all inputs.",
+        claim=BLURRED,
+        theory=Z2_DIES,
         grids=(
             _hvae(
-                "beta_1 x beta_2",
-                {"beta_1": (0.1, 1.0, 2.0, 4.0, 6.0), "beta_2": (0.1, 1.0, 2.0, 4.0, 6.0)},
+                "beta_1 x beta_2", dict.fromkeys(("beta_1", "beta_2"), (0.1, 1.0, 2.0, 4.0, 6.0)),
                 spread=False,
             ),
         ),
@@ -94,19 +101,14 @@ ROWS: tuple[Row, ...] = (
         id="E11",
         name="Samples from CNN HVAE",
         networks="hvae-cnn",
-        claim="Reconstructions through z2 blur as beta_2 grows, and sharpen again with beta_1.",
-        theory="z2 dies once beta_2 eta_dec^2 exceeds beta_1 max(sigma_1^2, theta sigma_1 / "
-        "sqrt(beta_1)); a dead z2 gives one image for all inputs.",
+        claim=BLURRED,
+        theory=Z2_DIES,
         grids=(
             Grid(
-                "beta_1 x beta_2",
-                MNIST,
-                HVAE,
-                {"name": "hvae-cnn", "hidden": (64,)},
+                "beta_1 x beta_2", MNIST, HVAE, {"name": "hvae-cnn", "hidden": (64,)},
                 BOUNDED.replace(seed=3),
-                {"beta_1": (1.0, 2.0, 4.0, 8.0, 16.0), "beta_2": (1.0, 2.0, 4.0, 8.0, 16.0)},
-                evaluation=Evaluation(rows=1000, panel=10),
-                quick=2,
+                dict.fromkeys(("beta_1", "beta_2"), (1.0, 2.0, 4.0, 8.0, 16.0)),
+                evaluation=Evaluation(rows=1000, panel=10), quick=2,
             ),
         ),
         deliverables=("beta_panel",),
@@ -124,7 +126,7 @@ ROWS: tuple[Row, ...] = (
         grids=(
             Grid(
                 "exact training", MNIST, LINEAR_HVAE, PUBLISHED_START, EXACT,
-                {"beta_2": E12_BETAS}, "exact", ON_TRAIN,
+                {"beta_2": tuple(round(0.1 * i, 1) for i in range(1, 71))}, "exact", ON_TRAIN,
             ),
             Grid(
                 "minibatches", MNIST, LINEAR_HVAE, PUBLISHED_START, BOUNDED,
@@ -143,29 +145,12 @@ ROWS: tuple[Row, ...] = (
         theory="lambda_i^2 = s_i - sigma_1^2 with s_i = max(sigma_1^2, theta_i sigma_1 / "
         "sqrt(beta_1), theta_i^2 sigma_1^2 / (beta_2 eta_dec^2)); "
         "omega_i^2 = (s_i - rho eta_dec^2)_+ / eta_enc^2.",
-        grids=(
-            Grid(
-                "matrix",
-                Choice("matrix:E13"),
-                {"model": "hvae", "latent_dims": (5, 5), "betas": (1.0, 2.0), "sigma_1": 1.0},
-                PUBLISHED_START,
-                MATRIX,
-                method="recorded",
-                spread=True,
-            ),
-            Grid(
-                "second matrix", Choice("matrix:hvae-learned-2"),
-                {**SECOND_HVAE, "betas": (0.5, 1.0)},
-                PUBLISHED_START, SECOND_MATRIX, method="decayed", spread=True,
-            ),
-            Grid(  # slow: 3,000 steps leave U2 an error of 0.07
-                "{data}", MNIST, LINEAR_HVAE, PUBLISHED_START, FULL_BATCH.replace(steps=20_000),
-                method="decayed", evaluation=ON_TRAIN,
-            ),
-            Grid(
-                "{data}, exact", MNIST, LINEAR_HVAE, PUBLISHED_START, EXACT, {"beta_2": (1.0,)},
-                "exact", ON_TRAIN,
-            ),
+        grids=verified(
+            ("E13", MATRIX_HVAE),
+            ("hvae-learned-2", {**SECOND_HVAE, "betas": (0.5, 1.0)}),
+            (MNIST, LINEAR_HVAE, PUBLISHED_START),
+            FULL_BATCH.replace(steps=20_000),  # slow: 3,000 steps leave U2 an error of 0.07
+            shared={"beta_2": (1.0,)},
         ),
         deliverables=("convergence",),
         published="",
@@ -177,32 +162,11 @@ ROWS: tuple[Row, ...] = (
         claim="Training reaches the singular values of V1 and U2 of theorem 5.",
         theory="s_i = max(sigma_1^2, a_i, (a_i^2/kappa_i)^(2/3)) with a_i = theta_i sigma_1 / "
         "sqrt(beta_1) and kappa_i = sqrt(rho) c sigma_2.",
-        grids=(
-            Grid(
-                "matrix",
-                Choice("matrix:E14"),
-                {
-                    "model": "hvae", "latent_dims": (5, 5), "betas": (1.0, 2.0),
-                    "sigma_1": 1.0, "sigma_2": 1.0,
-                },
-                PUBLISHED_START,
-                MATRIX,
-                method="recorded",
-                spread=True,
-            ),
-            Grid(
-                "second matrix", Choice("matrix:hvae-fixed"),
-                {**SECOND_HVAE, "sigma_2": 0.6, "betas": (2.0, 3.0)},
-                PUBLISHED_START, SECOND_MATRIX, method="decayed", spread=True,
-            ),
-            Grid(
-                "{data}", MNIST, BOTH_FIXED, PUBLISHED_START, FULL_BATCH.replace(clip=None),
-                method="decayed", evaluation=ON_TRAIN,
-            ),
-            Grid(
-                "{data}, exact", MNIST, BOTH_FIXED, PUBLISHED_START, EXACT, method="exact",
-                evaluation=ON_TRAIN,
-            ),
+        grids=verified(
+            ("E14", {**MATRIX_HVAE, "sigma_2": 1.0}),
+            ("hvae-fixed", {**SECOND_HVAE, "sigma_2": 0.6, "betas": (2.0, 3.0)}),
+            (MNIST, {**LINEAR_HVAE, "sigma_2": 0.5, "betas": (1.0, 2.0)}, PUBLISHED_START),
+            FULL_BATCH.replace(clip=None),
         ),
         deliverables=("convergence",),
         published="The helper has sqrt(beta_1) where 1/sqrt(beta_1) is right: wrong unless "
@@ -214,9 +178,7 @@ ROWS: tuple[Row, ...] = (
         networks="hvae-relu",
         claim="Larger beta_2 and eta_dec lower z2's KL and active units; larger beta_1 those of "
         "z1.",
-        theory="Unit i of z2 lives while "
-        "beta_2 eta_dec^2 < beta_1 max(sigma_1^2, theta_i sigma_1 / sqrt(beta_1)), "
-        "so its KL and count fall in beta_2 and eta_dec.",
+        theory=f"U{Z2_LIVES[1:]}, so its KL and count fall in beta_2 and eta_dec.",
         grids=(
             _hvae("beta_1", {"beta_1": (0.25, 0.5, 1.0, 2.0, 3.0)}),
             _hvae("beta_2", {"beta_2": (0.25, 0.5, 1.0, 2.0, 3.0)}),
@@ -235,15 +197,8 @@ ROWS: tuple[Row, ...] = (
         "plain ELBO): flat, what z2 carries is left to the start. beta_2 < beta_1: unbounded.",
         grids=(
             Grid(
-                "beta_2",
-                MNIST,
-                {**LINEAR_HVAE, "sigma_1": "learned"},
-                PUBLISHED_START,
-                EXACT,
-                {"beta_2": (1.0, 1.25, 1.5, 2.0, 4.0)},
-                "exact",
-                ON_TRAIN,
-                spread=True,
+                "beta_2", MNIST, {**LINEAR_HVAE, "sigma_1": "learned"}, PUBLISHED_START, EXACT,
+                {"beta_2": (1.0, 1.25, 1.5, 2.0, 4.0)}, "exact", ON_TRAIN, spread=True,
             ),
         ),
         deliverables=("both_learned",),

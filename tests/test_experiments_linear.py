@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from posterior_collapse.experiments import measuring, recorded
+from posterior_collapse.experiments.execution import record_training
+from posterior_collapse.experiments.measuring import distances, exactly, expected
 from posterior_collapse.models import (
+    MarkovVAE,
     build,
     exact_terms,
     linear_values,
@@ -43,13 +45,22 @@ def raw(spec: Spec) -> Moments:
     return Moments.from_arrays(X, Y if spec.model == "cvae" else None, center=False)
 
 
-def trained(spec: Spec, **settings: object) -> tuple[object, dict[str, list[float]]]:
-    moments = raw(spec)
-    model = build(
-        spec, "linear", bias=False, x_dim=6, y_dim=moments.features[1], dtype=torch.float64,
-        generator=torch.Generator().manual_seed(3),
-    )  # fmt: skip
-    course, _ = exact.train(model, Settings(**settings), moments, alone=True, fresh=False)  # type: ignore[arg-type]
+def linear(spec: Spec, generator: torch.Generator | None = None) -> MarkovVAE:
+    sizes = {"x_dim": 6, "y_dim": raw(spec).features[1]}
+    return build(spec, "linear", bias=False, **sizes, dtype=torch.float64, generator=generator)
+
+
+def optimum(spec: Spec) -> MarkovVAE:
+    """The model at the closed form, without biases."""
+    model = linear(spec)
+    values = forecast(raw(spec), spec).parameters()
+    load_parameters(model, {k: v for k, v in values.items() if k not in ("b1", "c1")})
+    return model
+
+
+def trained(spec: Spec, **settings: object) -> tuple[MarkovVAE, dict[str, list[float]]]:
+    model = linear(spec, torch.Generator().manual_seed(3))
+    course, _ = exact.train(model, Settings(**settings), raw(spec), alone=True, fresh=False)  # type: ignore[arg-type]
     return model, course.history
 
 
@@ -58,10 +69,10 @@ def test_the_minimum_is_the_theory_s(name: str) -> None:
     spec = SPECS[name]
     model, history = trained(spec)
     closed = forecast(raw(spec), spec)
-    loss = ExactObjective(raw(spec), spec).loss(read_parameters(model))  # type: ignore[arg-type]
+    loss = ExactObjective(raw(spec), spec).loss(read_parameters(model))
     assert history["loss"][-1] == pytest.approx(loss, abs=1e-9)
     assert loss == pytest.approx(closed.loss, abs=1e-8)
-    measured, _ = measuring.exactly(model, spec, raw(spec), closed)  # type: ignore[arg-type]
+    measured, _ = exactly(model, spec, raw(spec), closed)
     assert max(measured["distances"].values()) < 1e-4
 
 
@@ -84,20 +95,12 @@ def test_the_loss_never_rises_and_the_steps_are_bounded() -> None:
 def test_a_model_at_the_optimum_measures_as_the_theory_says(name: str) -> None:
     spec = SPECS[name]
     closed = forecast(raw(spec), spec)
-    moments = raw(spec)
-    model = build(
-        spec, "linear", bias=False, x_dim=6, y_dim=moments.features[1], dtype=torch.float64
-    )
-    parameters = {k: v for k, v in closed.parameters().items() if k not in ("b1", "c1")}
-    load_parameters(model, parameters)
-    measured, _ = measuring.exactly(model, spec, moments, closed)
-    expected = measuring.expected(closed)
-    assert expected is not None
+    measured, _ = exactly(optimum(spec), spec, raw(spec), closed)
+    told = expected(closed)
+    assert told is not None
     for key in ("loss", "reconstruction", "kl"):
-        assert measured[key] == pytest.approx(expected[key], abs=1e-9)
-    for found, level, theory in zip(
-        measured["levels"], expected["levels"], closed.levels, strict=True
-    ):
+        assert measured[key] == pytest.approx(told[key], abs=1e-9)
+    for found, level, theory in zip(measured["levels"], told["levels"], closed.levels, strict=True):
         assert found["n_active"] == level["n_active"]
         assert found["kl"] == pytest.approx(level["kl"], abs=1e-9)
         information = np.sort(theory.information)[::-1]
@@ -107,17 +110,13 @@ def test_a_model_at_the_optimum_measures_as_the_theory_says(name: str) -> None:
 
 def test_information_of_modes_does_not_feel_a_rotation_of_the_latent() -> None:
     spec = VAESpec(3, sigma=0.7)
-    model = build(spec, "linear", bias=False, x_dim=6, dtype=torch.float64)
-    load_parameters(
-        model, {k: v for k, v in forecast(raw(spec), spec).parameters().items() if k != "c1"}
-        | {"b1": np.zeros(3)},
-    )  # fmt: skip
-    straight = measuring.exactly(model, spec, raw(spec), None)[0]["levels"][0]
-    turn, _ = np.linalg.qr(np.random.default_rng(1).standard_normal((3, 3)))
+    model = optimum(spec)
+    straight = exactly(model, spec, raw(spec), None)[0]["levels"][0]
+    rotation, _ = np.linalg.qr(np.random.default_rng(1).standard_normal((3, 3)))
     found = read_parameters(model)
-    load_parameters(model, {**found, "W1": turn @ found["W1"], "U1": found["U1"] @ turn.T})
-    turned = measuring.exactly(model, spec, raw(spec), None)[0]["levels"][0]
-    assert turned["information"] == pytest.approx(straight["information"], abs=1e-12)
+    load_parameters(model, {**found, "W1": rotation @ found["W1"], "U1": found["U1"] @ rotation.T})
+    rotated = exactly(model, spec, raw(spec), None)[0]["levels"][0]
+    assert rotated["information"] == pytest.approx(straight["information"], abs=1e-12)
     # Of one direction it is that of two correlated Gaussians.
     W = found["W1"] @ raw(spec).xx @ found["W1"].T
     one = 0.5 * np.log1p(np.linalg.eigvalsh(W)[::-1] / 0.7**2)
@@ -127,17 +126,17 @@ def test_information_of_modes_does_not_feel_a_rotation_of_the_latent() -> None:
 def test_recorded_training_is_plain_adam_on_the_exact_objective() -> None:
     spec = HVAESpec((2, 2), sigma_1=0.5)
     moments, closed = raw(spec), forecast(raw(spec), spec)
-    start = build(spec, "linear", bias=False, x_dim=6, dtype=torch.float64)
+    start = linear(spec)
     objective = ExactObjective(moments, spec)
     first = objective.loss(read_parameters(start))
-    history = recorded.train(
+    history = record_training(
         start, Settings(optimiser="adam", learning_rate=0.05, steps=1000), moments, closed
     )
     assert history["loss"][0] == pytest.approx(first, rel=1e-12)
     assert history["step"][:3] == [1, 2, 3]
     assert history["step"][-1] == 1000
     assert history["U1"][-1] < 1e-3 < history["U1"][0]
-    assert recorded.distances(start, objective, closed)["V2"] == history["V2"][-1]
+    assert distances(start, objective, closed)["V2"] == history["V2"][-1]
     assert set(history) == {"step", "loss", "V1", "U1", "sigma_1", "V2", "U2", "sigma_2"}
 
 
@@ -145,8 +144,8 @@ def test_a_decayed_rate_falls_along_half_a_cosine() -> None:
     spec, steps = SPECS["hvae"], 50
     moments, closed = raw(spec), forecast(raw(spec), spec)
     settings = Settings(optimiser="adam", learning_rate=0.05, steps=steps)
-    decayed, plain = (build(spec, "linear", bias=False, x_dim=6, dtype=torch.float64) for _ in "12")
-    recorded.train(decayed, settings, moments, closed, decays=True)
+    decayed, plain = linear(spec), linear(spec)
+    record_training(decayed, settings, moments, closed, decays=True)
     optimiser = torch.optim.Adam(plain.parameters(), lr=0.05)
     for step in range(steps):
         optimiser.param_groups[0]["lr"] = 0.05 * (1 + np.cos(np.pi * step / steps)) / 2
@@ -160,13 +159,10 @@ def test_a_decayed_rate_falls_along_half_a_cosine() -> None:
 
 ELSEWHERE = """
 import json, torch
-from posterior_collapse.experiments.datasets import Data
-from posterior_collapse.experiments.execution import Executor
-from posterior_collapse.experiments.grids import Plan
-from posterior_collapse.experiments.rows import chosen
+from posterior_collapse.experiments import Executor, Plan, chosen
 
 (run,) = (m.run for m in chosen("E8")[0].members(Plan()) if m.grid == "second matrix")
-(outcome,) = Executor(Data())([run])
+(outcome,) = Executor()([run])
 print(torch.backends.cpu.get_cpu_capability(), json.dumps(outcome.measured["exact"]["distances"]))
 """
 

@@ -9,25 +9,19 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from posterior_collapse.experiments import DELIVERABLES, Executor, Plan, Result, chosen
 from posterior_collapse.experiments.checks import (
     Check,
     Part,
-    Result,
     agreement,
     along_lines,
     direction,
     monotone,
 )
-from posterior_collapse.experiments.datasets import Data
-from posterior_collapse.experiments.deliverables import DELIVERABLES
-from posterior_collapse.experiments.execution import Executor
-from posterior_collapse.experiments.grids import Member, Plan
-from posterior_collapse.experiments.rows import chosen
+from posterior_collapse.experiments.execution import moments
 from posterior_collapse.runs import Choice
 from posterior_collapse.specs import HVAESpec, Spec, VAESpec
 from posterior_collapse.theory import forecast
-
-QUICK, PUBLISHED = Plan(quick=True), Plan(quick=True, convention="reference")
 
 
 def planted(
@@ -40,16 +34,23 @@ def planted(
         spec=record.pop("spec", VAESpec(4)),
         data=record.pop("data", Choice("digits")),
         settings=SimpleNamespace(seed=1, convention=record.pop("convention", "elbo")),
+        evaluation=SimpleNamespace(samples=7),
     )
-    fields = {"arrays": {}, "forecast": None, **record}
-    return Result(
-        Member(grid, labels, run),  # type: ignore[arg-type]
-        SimpleNamespace(run=run, measured=measured, **fields),  # type: ignore[arg-type]
-    )
+    fields = {"run": run, "measured": measured, "arrays": {}, "forecast": None, **record}
+    return Result(grid, labels, SimpleNamespace(**fields))  # type: ignore[arg-type]
 
 
 def levels(*active: int) -> dict[str, Any]:
     return {"levels": [{"n_active": count} for count in active]}
+
+
+def likelihoods(kl: float, nll: float, **counts: int) -> dict[str, Any]:
+    """What is measured of a model of one level where an NLL is asked for."""
+    level = {"kl": [kl], "kl_active_share": 0.5, **counts}
+    return {
+        "levels": [level], "nll": nll, "nll_error": 0.1, "nll_rows": 9,
+        "effective_sample_size": 5.0,
+    }  # fmt: skip
 
 
 def verdicts(name: str, results: list[Result]) -> list[str]:
@@ -357,14 +358,9 @@ class TestAgreement:
 def test_curves_and_counts_need_an_active_unit(active: int) -> None:
     found = []
     for beta, level in ((0.1, 0.2), (1.0, 0.6), (2.0, 0.9)):
-        one = {"n_active": active, "active_units": active, "kl_active_share": 0.5}
-        measured = {
-            "levels": [{**one, "kl": [3 - beta]}],
-            "nll": 100 + beta, "nll_error": 0.1, "nll_rows": 9, "effective_sample_size": 5.0,
-        }  # fmt: skip
+        measured = likelihoods(3 - beta, 100 + beta, n_active=active, active_units=active)
         arrays = {"epsilon": np.array([0.1, 1.0]), "collapse_1": np.full(2, level)}
         found.append(planted({"beta": beta}, measured, arrays=arrays))
-        found[-1].record.run.evaluation = SimpleNamespace(samples=7)  # type: ignore[misc]
     expected = "agrees" if active else "not measured"
     assert verdicts("collapse_curves", found) == [expected]
     told = DELIVERABLES["likelihood_table"](found).checks[0].text
@@ -383,30 +379,25 @@ def test_a_learned_sigma_is_compared_by_the_count_that_is_shown(
 ) -> None:
     found = []
     for grid, active, nll in (("learned", learned, 99.0), ("fixed at 0.5", fixed, 100.0)):
-        one = {"n_active": 2, "active_units": active, "kl": [3.0], "kl_active_share": 0.5}
-        measured = {
-            "levels": [one], "nll": nll, "nll_error": 0.1, "nll_rows": 9,
-            "effective_sample_size": 5.0,
-        }  # fmt: skip
-        found.append(planted({}, measured, grid))
-        found[-1].record.run.evaluation = SimpleNamespace(samples=7)  # type: ignore[misc]
+        found.append(planted({}, likelihoods(3.0, nll, n_active=2, active_units=active), grid))
     assert verdicts("likelihood_table", found) == verdict
 
 
 def test_the_published_loss_halves_beta_for_training_and_theory() -> None:
     (row,) = chosen("E1")
-    data, (run, own) = Data(), (row.members(plan)[-1].run for plan in (PUBLISHED, QUICK))
+    plans = Plan(quick=True, convention="reference"), Plan(quick=True)
+    run, own = (row.members(plan)[-1].run for plan in plans)
     assert run.settings.convention == "reference"
     assert run.spec == own.spec
     half = run.spec.replace(beta=0.5)
     # The published loss is twice ours at half the beta, and clipped to the same bound. Rounding
     # differs and grows; in two epochs it does not get far.
-    (published,) = Executor(data)([run.replace(settings=run.settings.replace(epochs=2))])
-    (halved,) = Executor(data)([own.replace(spec=half, settings=own.settings.replace(epochs=2))])
+    (published,) = Executor()([run.replace(settings=run.settings.replace(epochs=2))])
+    (halved,) = Executor()([own.replace(spec=half, settings=own.settings.replace(epochs=2))])
     for name in ("loss", "kl"):
         assert published.measured[name] == pytest.approx(halved.measured[name], rel=1e-5)
     assert published.forecast is not None
-    expected = forecast(data.moments(run.data, True), half)
+    expected = forecast(moments(run.data, True), half)
     assert published.forecast["loss"] == pytest.approx(expected.loss)
     threshold = 0.5 * run.spec.eta_levels[0] ** 2
     assert published.forecast["levels"][0]["threshold"][0] == pytest.approx(threshold)

@@ -1,0 +1,160 @@
+"""What a loss bears on given data: its forecast, by whichever law its reconstruction term has."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from posterior_collapse.adapters.probing import Probe, Sizes
+from posterior_collapse.adapters.reading import KLReading, ReconstructionReading
+from posterior_collapse.arrays import Array, Float
+from posterior_collapse.data.samples import Stream, one_hot, read
+from posterior_collapse.diagnosis.onsets import Onset, onset
+from posterior_collapse.errors import DataError
+from posterior_collapse.moments import Moments
+from posterior_collapse.specs import VAESpec
+from posterior_collapse.theory import Forecast, forecast
+
+__all__ = ["forecast_of"]
+
+HALVINGS = 200
+
+
+def forecast_of(
+    spec: VAESpec,
+    data: Any,
+    sizes: Sizes,
+    reconstruction: ReconstructionReading,
+    kl: KLReading,
+    probe: Probe | None,
+) -> tuple[Forecast, Onset | None]:
+    """Return the forecast for a loss on data, and the onset where no closed form has it.
+
+    Args:
+        spec: What the loss asks for.
+        data: As `forecast` takes them; of class numbers, one column for each position.
+        sizes: Features and latents.
+        reconstruction: What its error is.
+        kl: What its KL is; of a floor the forecast is that of the beta which comes to the same.
+        probe: Calls the loss; None: only its reductions are known.
+
+    Raises:
+        DataError: The data do not fit the loss.
+        InvalidArgumentError: The loss is not smooth.
+        UnboundedObjectiveError: It has no best constant output.
+    """
+    targets = _targets(data, sizes, reconstruction)
+    found: Onset | None = None
+    if spec.likelihood == "other":
+        assert probe is not None
+        found = onset(_alone(probe, sizes), _shaped(targets, probe, sizes),
+                      output_shape=sizes.features)  # fmt: skip
+
+    def at(beta: float) -> Forecast:
+        here = spec.replace(beta=beta)
+        return forecast(targets, here) if found is None else _of_ratios(found, here)
+
+    first = at(spec.beta)
+    if kl.kind in ("free bits", "capacity"):
+        return at(_with_floor(first, kl)), found
+    return first, found
+
+
+def _targets(data: Any, sizes: Sizes, reconstruction: ReconstructionReading) -> Array:
+    """Return the data as rows; class numbers become one-hot for a likelihood that is forecast."""
+    if isinstance(data, Moments):
+        raise DataError("data", "moments", "the rows of the data", "Pass the data themselves.")
+    found = read(data)
+    samples = found.collected() if isinstance(found, Stream) else found
+    rows = np.asarray(samples.x if samples.y is None else samples.y)
+    width, axis = math.prod(sizes.features), _class_axis(rows.shape[1], sizes, reconstruction.axis)
+    if rows.shape[1] == width:
+        return rows
+    if axis is not None and reconstruction.likelihood != "categorical":
+        return rows
+    if axis is not None:
+        classes = sizes.features[axis]
+        hot = one_hot(rows.reshape(-1), classes).reshape(*rows.shape, classes)
+        return hot.reshape(len(rows), width)
+    raise DataError(
+        "data",
+        f"{rows.shape[1]:,} features",
+        f"{width:,}, as features={sizes.features}",
+        "Pass the features of your data.",
+    )
+
+
+def _class_axis(features: int, sizes: Sizes, known: int | None) -> int | None:
+    """Return the axis whose classes the data number, of those that would make them fit."""
+    width, last = math.prod(sizes.features), len(sizes.features) - 1
+    axes = range(last, -1, -1) if known is None else (known,)
+    return next((a for a in axes if features * sizes.features[a] == width), None)
+
+
+def _shaped(rows: Array, probe: Probe, sizes: Sizes) -> Array:
+    """Return rows in the shape of the loss's targets."""
+    values, axis = probe.target
+    shape = list(sizes.features)
+    if rows.shape[1] != math.prod(shape):  # class numbers
+        del shape[_class_axis(rows.shape[1], sizes, axis) or 0]
+        return np.asarray(rows.reshape(len(rows), *shape), dtype=np.int64)
+    whole = rows.reshape(len(rows), *shape)
+    if values == "classes" and axis is not None:
+        return np.asarray(whole.argmax(axis=axis if axis < 0 else axis + 1))
+    return whole
+
+
+def _alone(probe: Probe, sizes: Sizes) -> Any:
+    """Return the reconstruction term: the loss at the prior, where the KL is constant."""
+
+    def loss(output: Tensor, y: Tensor) -> Any:
+        return probe.total(output, y, sizes._replace(batch=len(output)))
+
+    return loss
+
+
+def _of_ratios(found: Onset, spec: VAESpec) -> Forecast:
+    """Return the forecast of a Gaussian decoder whose modes are worth what the loss's are."""
+    gaussian = VAESpec(spec.latent_dim, spec.beta, 1.0, spec.eta_enc, spec.sigma)
+    result = forecast(Moments.from_matrices(np.diag(found.ratios)), gaussian)
+    collapsed = result.total_variance / 2 + len(found.ratios) / 2 * math.log(2 * math.pi)
+    return result.replace(
+        spec=spec,
+        loss=result.loss - collapsed + found.loss,
+        eta_dec=math.nan,
+        notes=(
+            "variances are in units of the noise that the loss tolerates. The beta at which "
+            "everything collapses is exact for any network; how many units live below it, their KL "
+            "and the loss are those of a quadratic approximation",
+            *found.notes,
+            *result.notes,
+        ),
+    )
+
+
+def _with_floor(result: Forecast, kl: KLReading) -> float:
+    """Return the beta at which a plain KL would be spent as it is above a floor.
+
+    Each unit has the floor for free, or all share it: then water flows to the strongest modes
+    until it is spent. If at the loss's own slope more is spent anyhow, that slope is it.
+    """
+    level, beta = result.levels[0], result.spec.beta_levels[0]
+    worth = np.asarray(level.data_variance / level.threshold * beta)
+    worth = worth[worth > 0]
+    if not len(worth) or kl.floor <= 0:
+        return beta
+    if kl.floor_over == "unit":
+        return min(beta, float(worth.min()) * math.exp(-2 * kl.floor))
+
+    def spent(log_beta: float) -> float:
+        rates: Float = 0.5 * np.maximum(np.log(worth) - log_beta, 0.0)
+        return float(rates.sum())
+
+    low, high = math.log(float(worth.min())) - 2 * kl.floor, math.log(float(worth.max()))
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if spent(middle) > kl.floor else (low, middle)
+    return min(beta, math.exp(low))

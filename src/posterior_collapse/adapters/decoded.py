@@ -1,0 +1,217 @@
+"""What a decoder returns, read as a distribution of single features."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any, ClassVar, Literal, cast, get_args
+
+import torch
+from torch import Tensor
+from torch.distributions import (
+    Bernoulli,
+    Distribution,
+    NegativeBinomial,
+    Normal,
+    Poisson,
+)
+
+from posterior_collapse.diagnosis.scores import elementwise
+from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.models import OneHots
+from posterior_collapse.specs import Likelihood, Spec
+
+__all__ = ["Output", "OutputReader", "flattened"]
+
+Output = Literal["mean", "link"]
+"""What a decoder's tensor holds: the mean of each feature (probabilities, rates), or its link
+(logits, log rates)."""
+
+WORDS: dict[Likelihood, tuple[str, str]] = {
+    "bernoulli": ("probabilities", "logits"),
+    "categorical": ("probabilities", "logits"),
+    "poisson": ("rates", "log rates"),
+    "negative-binomial": ("means", "log means"),
+}
+ONE = 1e-3
+"""By which probabilities of classes may miss a sum of 1."""
+
+
+class OutputReader:
+    """Reads what a decoder returns by the likelihood that it was trained with.
+
+    Whether a tensor holds means or links shows once a value cannot be a mean. Until then it is
+    taken for means, and `notes` says so: sigmoid(x) and x are told apart by nothing else.
+
+    Args:
+        spec: The objective.
+        output: What a tensor holds; None: as its values show.
+
+    Raises:
+        InvalidArgumentError: `output` is none of the two.
+    """
+
+    def __init__(self, spec: Spec, output: Output | None = None) -> None:
+        if output not in (None, *get_args(Output)):
+            raise InvalidArgumentError(
+                "output", repr(output), "'mean', 'link' or None", "Pass output='link' for logits."
+            )
+        self._spec, self._asked = spec, output
+        self._taken: Output | None = output
+
+    @property
+    def notes(self) -> list[str]:
+        """Say what a tensor was taken for, where nothing but its values told."""
+        words = WORDS.get(self._spec.likelihood)
+        if words is None or self._asked is not None or self._taken is None:
+            return []
+        mean, link = words
+        if self._taken == "link":
+            return [f"the decoder's output was read as {link}, since no {mean} have such values"]
+        return [
+            f"the decoder's output was read as {mean}: if these are {link}, pass output='link' to "
+            "from_callable"
+        ]
+
+    def read(self, output: Any, rows: int, device: torch.device) -> Distribution:
+        """Return the distribution of single features, (rows, ...).
+
+        Args:
+            output: A tensor or array, or a distribution.
+            rows: That were decoded.
+            device: Where a plain array goes.
+
+        Raises:
+            InvalidArgumentError: Another number of rows, a distribution that the spec excludes, a
+                std that is missing, or values that are no means after all.
+        """
+        output = elementwise(output, lead=1)
+        given = isinstance(output, Distribution)
+        if not given:
+            output = torch.as_tensor(output, device=device)
+        shape = output.batch_shape + output.event_shape if given else output.shape
+        if len(shape) < 1 or shape[0] != rows:
+            raise InvalidArgumentError(
+                "decode",
+                f"an output of shape {tuple(shape)}",
+                f"one row per latent, ({rows}, ...)",
+                "Return the decoder mean of each row.",
+            )
+        if not given:
+            return self._of_tensor(output)
+        if self._spec.likelihood == "gaussian" and not isinstance(output, Normal):
+            raise InvalidArgumentError(
+                "decode",
+                f"a {type(output).__name__}",
+                "the mean of each row, or a Normal, with a Gaussian likelihood",
+                "Return its .mean, or pass a spec with likelihood='bernoulli', or whichever it is.",
+            )
+        return cast(Distribution, output)
+
+    def _of_tensor(self, values: Tensor) -> Distribution:
+        likelihood = self._spec.likelihood
+        if likelihood in ("gaussian", "other"):
+            return Normal(values, self._eta_dec(values).expand_as(values), validate_args=False)
+        means = self._are_means(values)
+        if likelihood == "bernoulli":
+            given = {"probs" if means else "logits": values}
+            return Bernoulli(**given, validate_args=False)
+        if likelihood == "categorical":
+            classes = (values.shape[-1],) * (values[0].numel() // values.shape[-1])
+            least = torch.finfo(values.dtype).eps  # as torch does: a class of probability 0
+            logits = values.clamp_min(least).log() if means else values
+            return OneHots(logits.flatten(1), classes)
+        if likelihood == "poisson":
+            return Poisson(values if means else values.exp(), validate_args=False)
+        count = self._spec.dispersion
+        if isinstance(count, str):
+            # Without the dispersion nothing can be compared: a stand-in, as of "other".
+            return Normal(values, torch.ones_like(values), validate_args=False)
+        logits = (values.log() if means else values) - math.log(count)
+        return NegativeBinomial(torch.full_like(values, count), logits=logits, validate_args=False)
+
+    def _are_means(self, values: Tensor) -> bool:
+        if self._asked is not None:
+            return self._asked == "mean"
+        likely = self._may_be_means(values)
+        if not likely and self._taken == "mean":
+            mean, link = WORDS[self._spec.likelihood]
+            raise InvalidArgumentError(
+                "decode",
+                f"values from {float(values.min()):.4g} to {float(values.max()):.4g}, after others "
+                f"that could be {mean}",
+                f"either {mean} or {link}",
+                "Pass output='link' (or 'mean') to from_callable.",
+            )
+        if self._taken is None:
+            self._taken = "mean" if likely else "link"
+        return self._taken == "mean"
+
+    def _may_be_means(self, values: Tensor) -> bool:
+        if self._spec.likelihood in ("poisson", "negative-binomial"):
+            return bool((values >= 0).all())
+        inside = bool(((values >= 0) & (values <= 1)).all())
+        if self._spec.likelihood == "bernoulli":
+            return inside
+        return inside and bool(((values.sum(-1) - 1).abs() < ONE).all())
+
+    def _eta_dec(self, like: Tensor) -> Tensor:
+        eta = self._spec.eta_levels[0]
+        if isinstance(eta, str):
+            raise InvalidArgumentError(
+                "decode",
+                "a mean alone with eta_dec='learned'",
+                "a torch.distributions.Normal, which holds the learned std",
+                "Return Normal(mean, std).",
+            )
+        return torch.full((), eta, device=like.device, dtype=like.dtype)
+
+
+def flattened(output: Distribution, lead: torch.Size, device: torch.device) -> Distribution:
+    """Return a distribution of single features with flat rows of another leading shape.
+
+    Args:
+        output: Elementwise, (rows, ...).
+        lead: Shape of the rows.
+        device: Where its parameters go.
+
+    Example:
+        >>> images = Bernoulli(logits=torch.zeros(6, 1, 2, 2))
+        >>> flattened(images, torch.Size([2, 3]), torch.device("cpu")).batch_shape
+        torch.Size([2, 3, 4])
+    """
+    if isinstance(output, OneHots):
+        return OneHots(output.logits.to(device).reshape(*lead, -1), output.classes)
+    constraints: dict[str, Any] = getattr(output, "arg_constraints", {})
+    names = [name for name in constraints if not (name == "probs" and "logits" in constraints)]
+    if not names or output.event_shape:
+        return _Reshaped(output, lead)
+    given = {
+        name: torch.as_tensor(getattr(output, name)).to(device).expand(output.batch_shape)
+        for name in names
+    }
+    kind: Any = type(output)
+    rows = {name: value.reshape(*lead, -1) for name, value in given.items()}
+    return cast(Distribution, kind(**rows, validate_args=False))
+
+
+class _Reshaped(Distribution):
+    """A distribution whose parameters are not known, asked for rows of another shape."""
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, inner: Distribution, lead: torch.Size) -> None:
+        rows = inner.batch_shape + inner.event_shape
+        super().__init__(torch.Size([*lead, rows[1:].numel()]), validate_args=False)
+        self.inner = copy.copy(inner)
+        self.inner._validate_args = False
+        self._rows = rows
+
+    @property
+    def mean(self) -> Tensor:
+        return self.inner.mean.reshape(self.batch_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        rows = value.expand(self.batch_shape).reshape(self._rows)
+        found: Tensor = self.inner.log_prob(rows)
+        return found.reshape(*self.batch_shape[:-1], -1)

@@ -1,0 +1,213 @@
+"""`collapse audit` and `collapse effective-beta`: what a loss asks for."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from posterior_collapse.cli import options
+from posterior_collapse.cli.forecast_command import print_forecast
+from posterior_collapse.cli.groups import DataDir, DataOptions, Header
+from posterior_collapse.errors import InvalidArgumentError, MissingFileError, nearest
+from posterior_collapse.files import json_text
+
+if TYPE_CHECKING:
+    from posterior_collapse.adapters import LossAudit
+    from posterior_collapse.data import Dataset
+
+COUNTS = ("all-collapse", "some-collapse")
+"""Findings that the lines on the data say too."""
+AS_JSON = typer.Option(False, "--json", help="Print JSON (null: no finite value).")
+
+
+def audit(
+    function: str = typer.Argument(
+        metavar="FILE.py:FUNCTION",
+        help="A Python file, which is run, and the function loss(y_hat, y, mean, log_var) in it.",
+    ),
+    data: str | None = typer.Argument(None, help="Data to say what the loss keeps of, if any."),
+    features: str | None = typer.Option(
+        None, help="Features, or the shape of a reconstruction: 784 or 1,28,28."
+    ),
+    latents: int = typer.Option(16, help="Latent units."),
+    batch_size: int = typer.Option(8, help="Samples per batch, if reductions differ."),
+    std: bool = typer.Option(False, "--std", help="The last argument is a std or a variance."),
+    beta: float | None = typer.Option(None, help="Beta as you think it is, to be compared."),
+    eta_dec: float = typer.Option(1.0, help="Decoder std as you think it is."),
+    active: int | None = typer.Option(None, help="Advise on keeping this many units."),
+    label: int | None = typer.Option(None, help="Only samples of this class."),
+    scale: float | None = typer.Option(None, help="Factor for the values of a file."),
+    header: Header = None,
+    data_dir: DataDir = None,
+    as_json: bool = AS_JSON,
+) -> None:
+    """Say what beta a loss function really has, by calling it; with data what it keeps of them."""
+    from posterior_collapse.adapters import audit_loss
+
+    named = DataOptions(label=label, scale=scale, header=header, data_dir=data_dir)
+    dataset = None if data is None else options.load_data(data, "vae", named)
+    if features is not None:
+        shape = options.numbers("--features", features, int)
+    elif dataset is not None:
+        shape = (dataset.x.shape[1],)
+    else:
+        raise InvalidArgumentError(
+            "--features", "nothing", "the features of a sample, or data", "Pass --features 784."
+        )
+    # What the file prints is not what was asked for.
+    with contextlib.redirect_stdout(sys.stderr):
+        found = audit_loss(
+            _function(function),
+            features=shape,
+            latents=latents,
+            data=None if dataset is None else dataset.x,
+            batch_size=batch_size,
+            log_var=not std,
+            beta=beta,
+            eta_dec=eta_dec,
+        )
+    advice = None if found.forecast is None else found.advice(active)
+    if as_json:
+        typer.echo(json_text(found.to_dict() | {"text": found.text, "advice": advice}))
+        return
+    _print(found, dataset, advice)
+
+
+def effective_beta(
+    data: str | None = typer.Argument(None, help="Data to forecast with that beta, if any."),
+    weight: float = typer.Option(1.0, help="Factor of the KL term in your loss."),
+    likelihood: str = typer.Option(
+        "gaussian",
+        help="What the error is: gaussian (squared), bernoulli (binary cross-entropy), "
+        "categorical (cross-entropy), poisson or negative-binomial.",
+    ),
+    reconstruction: str = typer.Option("sum", help="Error: sum or mean over features."),
+    features: int | None = typer.Option(
+        None, help="Features per sample (of a categorical: positions), for a mean over them."
+    ),
+    half: bool = typer.Option(False, "--half", help="The squared error has a factor 1/2."),
+    gaussian_std: float | None = typer.Option(
+        None, help="The reconstruction is a Gaussian negative log-likelihood with this std."
+    ),
+    kl: str = typer.Option("sum", help="KL: sum or mean over latent units."),
+    latents: int = typer.Option(16, help="Latent units."),
+    batch_size: int | None = typer.Option(None, help="Samples per batch, if reductions differ."),
+    reconstruction_batch: str = typer.Option("mean", help="Reconstruction over the batch."),
+    kl_batch: str = typer.Option("mean", help="KL over the batch."),
+    header: Header = None,
+    data_dir: DataDir = None,
+    as_json: bool = AS_JSON,
+) -> None:
+    """Say what beta a loss has, from how it is written; then forecast with it."""
+    from posterior_collapse import theory
+    from posterior_collapse.specs import VAESpec
+
+    named = DataOptions(header=header, data_dir=data_dir)
+    dataset = None if data is None else options.load_data(data, "vae", named)
+    if dataset is not None:
+        known = _features(dataset, likelihood)
+        if features not in (None, known):
+            raise InvalidArgumentError(
+                "--features", features, f"{known}, as in {data}", "Leave it out."
+            )
+        features = known
+    result = theory.effective_beta(
+        weight,
+        features=features,
+        latents=latents,
+        reconstruction=reconstruction,  # type: ignore[arg-type]
+        kl=kl,  # type: ignore[arg-type]
+        half=half,
+        gaussian_std=gaussian_std,
+        batch_size=batch_size,
+        reconstruction_batch=reconstruction_batch,  # type: ignore[arg-type]
+        kl_batch=kl_batch,  # type: ignore[arg-type]
+        likelihood=likelihood,  # type: ignore[arg-type]
+    )
+    gaussian = result.likelihood == "gaussian"
+    effective = {
+        "beta_eta_dec_squared" if gaussian else "beta": result.value,
+        "squared_error_weight" if gaussian else "error_weight": result.squared_error_weight,
+        "kl_weight": result.kl_weight,
+        **({} if gaussian else {"likelihood": result.likelihood}),
+    }
+    if not as_json:
+        typer.echo(result.text)
+    elif dataset is None:
+        typer.echo(json_text({"effective_beta": effective}))
+    if dataset is not None:
+        spec = VAESpec(latents, beta=result.value, likelihood=result.likelihood)
+        print_forecast(dataset, spec, None, True, None, None, as_json, effective_beta=effective)
+
+
+def _features(dataset: Dataset, likelihood: str) -> int:
+    """Return what a mean over features is over: of one-hot rows the positions, one class each."""
+    if likelihood != "categorical":
+        return int(dataset.x.shape[1])
+    return max(1, round(float(dataset.x[:1].sum())))
+
+
+def _function(text: str) -> Any:
+    """Return the function that `FILE.py:FUNCTION` names; the file is run.
+
+    Raises:
+        InvalidArgumentError: No such name, or the file cannot be run.
+        MissingFileError: No such file.
+    """
+    import importlib.util
+
+    name, _, attribute = text.rpartition(":")
+    path = Path(name)
+    if not name or not attribute.isidentifier() or path.suffix != ".py":
+        raise InvalidArgumentError(
+            "FILE.py:FUNCTION", repr(text), "a Python file and a name in it", "Pass train.py:loss."
+        )
+    if not path.is_file():
+        raise MissingFileError(str(path), "no such file", "a Python file", "Check the path.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent.resolve()))  # for what it imports from beside it
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        line = next(iter(str(error).splitlines()), "")
+        raise InvalidArgumentError(
+            str(path),
+            f"{type(error).__name__} ({line}) when run",
+            "a file that can be imported",
+            "Move the loss to a file of its own, or training under if __name__ == '__main__'.",
+        ) from error
+    finally:
+        sys.path.pop(0)
+    if not hasattr(module, attribute):
+        known = [name for name in vars(module) if callable(getattr(module, name))]
+        raise InvalidArgumentError(
+            str(path),
+            f"nothing named {attribute!r} in it",
+            "the name of the loss function",
+            f"Check the name.{nearest(attribute, known)}",
+        )
+    return getattr(module, attribute)
+
+
+def _print(found: LossAudit, dataset: Dataset | None, advice: str | None) -> None:
+    typer.echo(found.headline)
+    for finding in found.findings:
+        if finding.code not in COUNTS:
+            typer.echo(f"- {finding}")
+    if dataset is None or found.forecast is None:
+        return
+    forecast = found.forecast
+    times = forecast.onset / forecast.spec.beta_levels[0]
+    typer.echo(f"{dataset.name}: {dataset.note}")
+    typer.echo(
+        f"{forecast.n_active} of {found.sizes.latents} units active in a linear model; whatever "
+        f"the network, everything collapses at {times:.3g} times the weight."
+    )
+    typer.echo(f"Advice: {advice}")

@@ -1,0 +1,259 @@
+"""A reconstruction loss as the sum of its rows': values, gradients and curvature in float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from posterior_collapse.arrays import Array
+from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.models.modules import tensor_behind
+
+__all__ = ["RowLoss", "device_of", "refused"]
+
+PIECE = 1 << 19
+"""Numbers of output that a loss is called with at once."""
+TINY = 1e-16
+"""Stands for a mean of 0, where links end."""
+SAME = 1e-6
+"""Relative: a loss may compute in float32."""
+
+
+class RowLoss:
+    """A loss `loss(output, y)`, looked at around outputs that are linear in a few inputs.
+
+    Args:
+        loss: Maps a batch of outputs and of targets to one number per row, or to their mean or sum.
+        y: Targets, (rows, ...).
+        shape: Of one row's output.
+        inputs: What outputs are linear in, (rows, inputs); a constant 1 among them.
+
+    Attributes:
+        start: An output that the loss is finite at, (outputs,).
+    """
+
+    def __init__(
+        self, loss: Callable[..., Any], y: Array, shape: tuple[int, ...], inputs: Array
+    ) -> None:
+        self._loss, self.shape = loss, shape
+        device = device_of(loss)
+        self.y = torch.as_tensor(np.ascontiguousarray(y), device=device)
+        self.inputs = torch.as_tensor(inputs, dtype=torch.float64, device=device)
+        self.n, self.m = len(y), math.prod(shape)
+        self._reduction = "row"
+        self.start = self._found()
+        self._reduction = self._reduced()
+
+    def outputs(self, weights: Tensor, rows: slice = slice(None)) -> Tensor:
+        """Return the outputs of some rows, (rows, outputs), for weights (inputs, outputs)."""
+        return self.inputs[rows] @ weights
+
+    def total(self, output: Tensor, y: Tensor) -> Tensor:
+        """Return the sum of the loss over the rows of a batch, whatever the loss makes of them."""
+        value = self._loss(output.reshape(len(output), *self.shape), y)
+        if not isinstance(value, Tensor):
+            raise InvalidArgumentError(
+                "loss",
+                f"a {type(value).__name__} from it",
+                "a tensor that autograd can follow",
+                "Write it with torch, without .item(), .detach() or numpy.",
+            )
+        if value.numel() == 1 and self._reduction != "row":
+            return value.sum() * (len(output) if self._reduction == "mean" else 1)
+        if value.numel() not in (1, len(output)):
+            raise InvalidArgumentError(
+                "loss",
+                f"a result of shape {tuple(value.shape)} for {len(output)} rows",
+                "one number for each row, or their mean or sum",
+                "Sum or average over features as your training does.",
+            )
+        return value.sum()
+
+    def value(self, weights: Tensor) -> tuple[float, Tensor]:
+        """Return the mean loss and its gradient, (inputs, outputs); infinity off its domain."""
+        total, slope = 0.0, torch.zeros_like(weights)
+        for rows in self._pieces():
+            try:
+                value, gradient = self._gradient(self.outputs(weights, rows), self.y[rows])
+            except (RuntimeError, ValueError, ArithmeticError):  # outside of the loss's domain
+                return math.inf, slope
+            total += value
+            slope += self.inputs[rows].T @ gradient
+        if not (math.isfinite(total) and bool(slope.isfinite().all())):
+            return math.inf, torch.zeros_like(weights)
+        return total / self.n, slope / self.n
+
+    def scores(self, weights: Tensor) -> Tensor:
+        """Return what each row pulls its output towards: minus the gradient, (rows, outputs)."""
+        found = torch.empty(self.n, self.m, dtype=torch.float64, device=self.y.device)
+        for rows in self._pieces():
+            found[rows] = -self._gradient(self.outputs(weights, rows), self.y[rows])[1]
+        return found
+
+    def pull(self, output: Tensor, rows: Tensor) -> Tensor:
+        """Return the gradient of some rows at outputs (rows, outputs); NaN outside the domain."""
+        try:
+            value, gradient = self._gradient(output, self.y[rows])
+        except (RuntimeError, ValueError, ArithmeticError):
+            value = math.nan
+        return gradient if math.isfinite(value) else torch.full_like(output, math.nan)
+
+    def bend(self, weights: Tensor, inputs: Tensor, pushes: Sequence[Tensor]) -> list[Tensor]:
+        """Return the mean Hessian times each push, seen from the same inputs.
+
+        Args:
+            weights: Where, (inputs, outputs).
+            inputs: What the pushes are linear in, (rows, any number).
+            pushes: Each (that number, outputs).
+
+        Raises:
+            InvalidArgumentError: Autograd knows no second derivative of the loss.
+        """
+        found = [torch.zeros_like(push) for push in pushes]
+        for rows in self._pieces():
+            output = self.outputs(weights, rows).detach().requires_grad_()
+            try:
+                total = self.total(output, self.y[rows])
+                if not total.requires_grad:
+                    continue
+                (gradient,) = torch.autograd.grad(total, output, create_graph=True)
+                for sum_, push in zip(found, pushes, strict=True):
+                    along = (gradient * (inputs[rows] @ push)).sum()
+                    if not along.requires_grad:  # the gradient is constant
+                        continue
+                    (turned,) = torch.autograd.grad(
+                        along, output, retain_graph=True, allow_unused=True
+                    )
+                    if turned is not None:
+                        sum_ += inputs[rows].T @ turned
+            except (RuntimeError, NotImplementedError) as error:
+                raise InvalidArgumentError(
+                    "loss",
+                    f"no second derivative ({_line(error)})",
+                    "a loss that autograd can differentiate twice",
+                    "Write it with functions of torch.",
+                ) from error
+        return [sum_ / self.n for sum_ in found]
+
+    def _gradient(self, output: Tensor, y: Tensor) -> tuple[float, Tensor]:
+        output = output.detach().requires_grad_()
+        total = self.total(output, y)
+        if not total.requires_grad:
+            return float(total), torch.zeros_like(output)
+        (gradient,) = torch.autograd.grad(total, output, allow_unused=True)
+        gradient = torch.zeros_like(output) if gradient is None else gradient.detach()
+        return float(total.detach()), gradient
+
+    def _pieces(self) -> Iterator[slice]:
+        step = max(1, PIECE // max(self.m, 1))
+        return (slice(first, first + step) for first in range(0, self.n, step))
+
+    def _found(self) -> Tensor:
+        """Return the best of a few outputs of the usual links."""
+        best, least, first = None, math.inf, None
+        rows = torch.linspace(0, self.n - 1, min(self.n, 1000)).long().to(self.y.device)
+        for output in self._candidates():
+            try:
+                value, gradient = self._gradient(output.expand(len(rows), -1), self.y[rows])
+            except InvalidArgumentError:
+                raise
+            except Exception as error:
+                first = first or error
+                continue
+            if value < least and math.isfinite(value) and bool(gradient.isfinite().all()):
+                best, least = output, value
+        if best is None and first is not None:
+            raise refused(first, self.shape, tuple(self.y.shape)) from first
+        if best is None:
+            raise InvalidArgumentError(
+                "loss",
+                "nan or infinity at outputs of 0, 0.5, 1 and the data's mean",
+                "a finite loss at one of them",
+                "Check that y lies in the loss's domain, e.g. in [0, 1] for a cross-entropy.",
+            )
+        return best
+
+    def _candidates(self) -> Iterator[Tensor]:
+        """Yield the mean through each usual link, where outputs are like targets, and constants."""
+        if self.y.shape[1:] == self.shape and self.y.is_floating_point():
+            mean = self.y.reshape(self.n, -1).mean(0)
+            inside = torch.where((mean > 0) & (mean < 1), mean, 0.5)
+            # A mean at the end of a domain is of data that are all alike, and may have no loss.
+            yield from (mean, inside, mean.clamp(min=TINY), mean.clamp(min=TINY).log())
+            yield inside.logit()
+        for constant in (0.0, 0.5, 1.0):
+            yield torch.full((self.m,), constant, dtype=torch.float64, device=self.y.device)
+
+    def _reduced(self) -> str:
+        """Return "row", "mean" or "sum": how the loss puts rows together.
+
+        Raises:
+            InvalidArgumentError: In another way, so that a row's loss depends on the others.
+        """
+        near = 0.9 * self.start + 0.05  # where a loss is hardly 0
+        rows = torch.arange(4, device=self.y.device) * max(self.n // 4, 1) % self.n
+
+        def part(*which: int) -> Tensor:
+            some = rows[list(which)]
+            output = near.expand(len(some), self.m).reshape(len(some), *self.shape)
+            found: Tensor = self._loss(output.clone(), self.y[some])
+            return found.detach().double()
+
+        whole, again = part(0, 1, 2, 3), part(0, 1, 2, 3)
+        if not torch.equal(whole, again):
+            raise InvalidArgumentError(
+                "loss",
+                "two values for the same arguments",
+                "a loss without random numbers",
+                "Switch dropout off, or average it out.",
+            )
+        halves = (part(0, 1), part(2, 3))
+        if whole.numel() > 1:
+            self.total(near.expand(4, self.m), self.y[rows])  # refuses other shapes
+            expected = {"row": torch.cat([half.reshape(-1) for half in halves])}
+            whole = whole.reshape(-1)
+        else:
+            both = halves[0].sum() + halves[1].sum()
+            whole, expected = whole.sum(), {"mean": both / 2, "sum": both}
+        for reduction, there in expected.items():
+            if whole.shape == there.shape and torch.allclose(whole, there, rtol=SAME, atol=0):
+                return reduction
+        raise InvalidArgumentError(
+            "loss",
+            "a value that is neither the mean nor the sum of its rows'",
+            "rows that do not depend on each other",
+            "Return one number for each row (class numbers need output_shape=(classes, ...)); what "
+            "is fitted to a batch has no onset of its own.",
+        )
+
+
+def device_of(loss: Callable[..., Any]) -> torch.device:
+    """Return where a loss has tensors of its own; MPS has no float64."""
+    own = tensor_behind(loss)
+    away = own is not None and own.device.type != "mps"
+    return own.device if own is not None and away else torch.device("cpu")
+
+
+def refused(error: Exception, *shapes: tuple[int, ...]) -> InvalidArgumentError:
+    """Return what to say of a loss that raised: most often its dtype or its shapes are others."""
+    line = _line(error)
+    if any(word in line for word in ("dtype", "type (", "scalar type", "Double", "Float")):
+        action = "Wrap it in its dtype: lambda output, y: loss(output.float(), y.float())."
+    else:
+        action = "Check the shapes; class numbers need output_shape=(classes, ...)."
+    shown = " and ".join(str(shape) for shape in shapes)
+    return InvalidArgumentError(
+        "loss",
+        f"{type(error).__name__} ({line})",
+        f"a loss of an output of shape {shown.partition(' and ')[0]} per row and of y {shapes[-1]}",
+        action,
+    )
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")

@@ -1,0 +1,196 @@
+"""What a decoder's distribution says of its target: log density, score and curvature.
+
+One more unit can but move the decoder's output. How much the loss falls by that is decided by the
+score, the slope of log p(y|z) along the output, and by the curvature, how soon it turns. The output
+is that for which the theory is stated: a mean or location, logits, or the log of a rate.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Distribution,
+    Independent,
+    NegativeBinomial,
+    Normal,
+    OneHotCategorical,
+    Poisson,
+)
+from torch.nn import functional
+
+from posterior_collapse.errors import DataError
+from posterior_collapse.models import OneHots
+
+__all__ = ["Scored", "elementwise", "mean_curvature", "scored", "unexpanded"]
+
+ONE_HOT = 1e-4
+"""By which the classes of a position may miss a sum of 1."""
+TINY = 1e-12
+"""Keeps a quotient of two numbers that rounding may make 0."""
+
+
+class Scored(NamedTuple):
+    """What a distribution says of targets, per sample and row.
+
+    Attributes:
+        log_density: log p(y|z) of all features, (...).
+        score: Slope of log p(y|z) along the output, (..., features); None where it has no output
+            that could be moved.
+        curvature: Minus the second derivative along the output, where it does not hang on the
+            target, else its value for this one; of the same shape. That of the classes of a
+            position is the matrix `diag(h) - h h' / sum(h)`, h given here.
+        data: What the data alone decide of the log density, (...), such as -log y! of counts; None:
+            nothing.
+    """
+
+    log_density: Tensor
+    score: Tensor | None = None
+    curvature: Tensor | None = None
+    data: Tensor | None = None
+
+
+def elementwise(output: Any, lead: int) -> Any:
+    """Return a distribution of single features; what is no distribution, as it is.
+
+    Args:
+        output: Perhaps an `Independent`, or one of classes, which come last.
+        lead: Number of dimensions before those of a row.
+
+    Example:
+        >>> elementwise(Categorical(logits=torch.zeros(2, 5, 4)), 1).mean.shape
+        torch.Size([2, 20])
+    """
+    while isinstance(output, Independent):
+        output = output.base_dist
+    if isinstance(output, (Categorical, OneHotCategorical)):
+        classes = output.logits.shape[-1]
+        logits = output.logits.flatten(lead)
+        return OneHots(logits, (classes,) * (logits.shape[-1] // classes))
+    return output
+
+
+def unexpanded(value: Tensor) -> Tensor:
+    """Undo `expand`, which `Normal` does to a std that is the same everywhere."""
+    for dim, stride in enumerate(value.stride()):
+        if stride == 0:
+            value = value.narrow(dim, 0, 1)
+    return value
+
+
+def scored(output: Distribution, target: Tensor) -> Scored:
+    """Return what a distribution says of its targets.
+
+    Args:
+        output: Elementwise, (samples, rows, features).
+        target: Flat rows, (rows, features); of classes one-hot, positions side by side.
+
+    Raises:
+        DataError: Targets of classes that are not one-hot.
+
+    Example:
+        >>> found = scored(Bernoulli(logits=torch.zeros(1, 1, 2)), torch.tensor([[0.0, 1.0]]))
+        >>> found.score, found.curvature
+        (tensor([[[-0.5000,  0.5000]]]), tensor([[[0.2500, 0.2500]]]))
+    """
+    if isinstance(output, Normal):
+        error, precision = target - output.loc, output.scale.square().reciprocal()
+        logs = output.scale.log() + 0.5 * math.log(2 * math.pi)
+        density = -0.5 * error.square() * precision - logs
+        return Scored(density.sum(-1), error * precision, precision.expand_as(error))
+    if isinstance(output, Bernoulli):
+        logits, mean = output.logits, output.probs
+        density = target * logits - functional.softplus(logits)
+        return Scored(density.sum(-1), target - mean, mean * (1 - mean))
+    if isinstance(output, Poisson):
+        rate = output.rate
+        data = -(target + 1).lgamma().sum(-1).expand(rate.shape[:-1])
+        density = (torch.xlogy(target, rate) - rate).sum(-1) + data
+        return Scored(density, target - rate, rate, data)
+    if isinstance(output, NegativeBinomial):
+        return _negative_binomial(output, target)
+    if isinstance(output, OneHots):
+        _check_one_hot(output, target)
+        probs = output.mean
+        # A class that the decoder rules out costs nothing where it is not there.
+        density = torch.where(target > 0, output.log_prob(target), 0.0)
+        return Scored(density.sum(-1), target - probs, probs)
+    return _by_autograd(output, target)
+
+
+def _negative_binomial(output: NegativeBinomial, target: Tensor) -> Scored:
+    """With the log of the mean as output."""
+    count, logits = output.total_count, output.logits
+    odds = logits.exp()  # mean over total count
+    mean = count * odds
+    data = (count + target).lgamma() - count.lgamma() - (target + 1).lgamma()
+    data = data - target * count.log()
+    density = data + torch.xlogy(target, mean) - (target + count) * functional.softplus(logits)
+    score = (target - mean) / (1 + odds)
+    return Scored(density.sum(-1), score, mean / (1 + odds), data.sum(-1))
+
+
+def mean_curvature(output: Distribution, curvature: Tensor) -> Tensor:
+    """Return the curvature averaged over samples, (rows, features).
+
+    Of classes such that `diag(h) - h h' / sum(h)` has the trace that the matrices have on average.
+
+    Args:
+        output: What was scored.
+        curvature: Of its scores, (samples, rows, features).
+    """
+    average = curvature.mean(0)
+    if not isinstance(output, OneHots):
+        return average
+    total = 1 - _summed(output, curvature.square()).mean(0)
+    of_average = 1 - _summed(output, average.square())
+    return average * (total / of_average.clamp_min(TINY))
+
+
+def _summed(output: OneHots, values: Tensor) -> Tensor:
+    """The sum over the classes of a position, at each of its classes."""
+    widths = torch.tensor(output.classes, device=values.device)
+    position = torch.repeat_interleave(torch.arange(len(widths), device=values.device), widths)
+    sums = values.new_zeros(*values.shape[:-1], len(widths))
+    return sums.index_add(-1, position, values)[..., position]
+
+
+def _check_one_hot(output: OneHots, target: Tensor) -> None:
+    sums = _summed(output, target)
+    if float((sums - 1).abs().max()) > ONE_HOT:
+        raise DataError(
+            "data",
+            f"a position whose classes sum to {float(sums[(sums - 1).abs() > ONE_HOT][0]):.4g}",
+            "one class of 1 in each position, in the order that the decoder gives",
+            "Check that targets and the decoder's logits both end in (positions, classes).",
+        )
+
+
+def _by_autograd(output: Distribution, target: Tensor) -> Scored:
+    """By the slopes of log p along a location or logits, if there is one to move."""
+    known = copy.copy(output)
+    known._validate_args = False  # soft targets are outside of what many call their support
+    density = known.log_prob(target).sum(-1)
+    constraints: dict[str, Any] = getattr(output, "arg_constraints", {})
+    name = next((name for name in ("loc", "logits") if name in constraints), None)
+    if name is None or output.event_shape:
+        return Scored(density)
+    given = {key: getattr(output, key).detach() for key in constraints if key != "probs"}
+    with torch.enable_grad():
+        place = given[name].expand(output.batch_shape).clone().requires_grad_()
+        moved = type(output)(**{**given, name: place}, validate_args=False)
+        log = moved.log_prob(target).sum()
+        (slope,) = torch.autograd.grad(log, place, create_graph=True)
+        # A slope of steps, such as a Laplace's, bends nowhere: its mean square is its curvature.
+        curvature = slope.detach().square()
+        if slope.requires_grad:
+            (bend,) = torch.autograd.grad(slope.sum(), place, allow_unused=True)
+            if bend is not None and bool((bend != 0).any()):
+                curvature = -bend
+    return Scored(density, slope.detach(), curvature)

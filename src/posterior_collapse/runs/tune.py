@@ -1,0 +1,355 @@
+"""`tune`: find the beta, or the number of latents, with which a network keeps its units.
+
+Theory says where to look. Then networks are trained there, many betas in one vectorised run, and
+their units are counted: where the count crosses what is wanted, a finer grid with several seeds
+follows. Counts of networks fall for a long time as training goes on, so each is compared with that
+at half of its run, and while they still fall the next grid trains twice as long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from posterior_collapse import checks
+from posterior_collapse.data.samples import Stream, read
+from posterior_collapse.errors import (
+    InvalidArgumentError,
+    NonFiniteLossError,
+    UnboundedObjectiveError,
+)
+from posterior_collapse.models import Architecture
+from posterior_collapse.records import Viewed
+from posterior_collapse.runs.search import WIDER, Grids, Trial, search_latents, widest
+from posterior_collapse.runs.sweep import Finished, sweep
+from posterior_collapse.specs import Spec, VAESpec, in_order
+from posterior_collapse.theory import Forecast, forecast
+from posterior_collapse.theory.minimum import FINISHED
+from posterior_collapse.training import Progress, Settings
+from posterior_collapse.training.arguments import split
+from posterior_collapse.training.settings import effective_spec
+
+__all__ = ["Tuned", "tune"]
+
+Parameter = Literal["beta", "latent_dim"]
+TRAINING = {"steps": 6000, "learning_rate": 3e-3}
+"""Unless told otherwise. Of digits the count stands by then; at the usual rate of 1e-3 it falls for
+four times as long, and at 1e-2 the noise of the steps costs units and loss."""
+LOWEST = 64.0
+"""Factor below the linear model's beta within which a network is looked for."""
+FEW_EPOCHS = 4
+"""Of fewer nothing is said about half of the run."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Tuned(Viewed):
+    """What `tune` found.
+
+    Attributes:
+        spec: The spec that keeps the wanted units in this network, or comes nearest.
+        parameter: What was tuned, "beta" or "latent_dim".
+        wanted: Active units that were looked for.
+        curve: What was measured, beside the linear count, by ascending value.
+        chosen: The trial of `spec`.
+        architecture: The network.
+        settings: How `chosen` was trained; `pc.fit(tuned.spec, data, tuned.architecture,
+            settings=tuned.settings)` does it again.
+        seeds: How many were asked for.
+        notes: Why it is less than sure, and what to do.
+    """
+
+    view: ClassVar[str] = "tuned"
+    derived: ClassVar = ("settled",)
+    spec: Spec
+    parameter: Parameter
+    wanted: int
+    curve: tuple[Trial, ...]
+    chosen: Trial
+    architecture: Architecture
+    settings: Settings
+    seeds: int
+    notes: tuple[str, ...]
+
+    @property
+    def settled(self) -> bool:
+        """Whether every seed keeps what is wanted, and has since half of its run."""
+        found = self.chosen
+        whole = len(found.active) == self.seeds
+        return whole and found.still and found.active == (self.wanted,) * self.seeds
+
+    def _rows(self) -> Iterator[Mapping[str, Any]]:
+        """Yield a row per trial: its value, the count of each seed and their mean, the linear."""
+        for trial in self.curve:
+            counts = {f"active_{i}": count for i, count in enumerate(trial.active, 1)}
+            ends = {"active": trial.mean, "linear": trial.linear, "still": trial.still}
+            yield {self.parameter: trial.value, "steps": trial.steps, **ends, **counts}
+
+    def __repr__(self) -> str:
+        found = self.chosen
+        counts = " ".join(map(str, found.active))
+        sure = "settled" if self.settled else "not settled"
+        return (
+            f"Tuned({self.parameter} {found.value:g}: {counts} of {self.spec.dims[0]} units active "
+            f"over {len(found.active)} seeds, {self.wanted} wanted; {sure})"
+        )
+
+
+def tune(
+    data: Any,
+    spec: Spec | Any,
+    architecture: str | Architecture = "mlp",
+    *,
+    active: int | None = None,
+    tune: Literal["beta", "latents"] = "beta",
+    seeds: int = 3,
+    settings: Settings | None = None,
+    folder: str | Path | None = None,
+    progress: bool | Callable[[Progress], None] = False,
+    exact: bool = False,
+    **options: Any,
+) -> Tuned:
+    """Find the spec that keeps so many units in this network, trained this way.
+
+    The forecast counts what a linear model keeps; a network keeps fewer, and how many depends on
+    it. So betas between what theory says of the two are trained and counted. The same seed gives
+    the same result, on one machine.
+
+    Args:
+        data: As in `fit`.
+        spec: `VAESpec` or `CVAESpec`; all but what is tuned stays.
+        architecture: As in `fit`.
+        active: Units to keep; None: all that the spec has. Not with `tune="latents"`.
+        tune: `"beta"`, or `"latents"`: at the spec's beta, the most latent units of which none
+            collapses.
+        seeds: How many, from that of the settings on.
+        settings: How to train; None: 6,000 steps of Adam at 0.003. Where counts still fall, runs
+            are made twice and four times as long.
+        folder: Where finished runs are kept, as in `sweep`: tuning again with the same arguments
+            goes on where it was stopped.
+        progress: As in `sweep`.
+        exact: As in `fit`.
+        **options: As in `fit`.
+
+    Raises:
+        InvalidArgumentError: More units wanted than the spec or the data have; a hierarchy; or as
+            in `fit`.
+        DataError: The data cannot be used.
+        NotSolvedError: No closed form is known for this spec, so theory cannot place the grid.
+        NonFiniteLossError: A run diverged.
+        OutputError: The folder cannot be written.
+
+    Example:
+        >>> x = np.random.default_rng(0).standard_normal((500, 4)) * [3, 2, 1, 0.1]
+        >>> tuned = tune(x, VAESpec(latent_dim=4), "linear", active=2, exact=True)
+        >>> tuned.settled, tuned.chosen.active
+        (True, (2, 2, 2))
+        >>> forecast(x, tuned.spec).n_active
+        2
+    """
+    data, spec = in_order(data, spec)
+    _check(spec, tune, active)
+    number = checks.whole("seeds", seeds, least=1)
+    usual = {} if exact or settings else {**TRAINING}
+    if "epochs" in options:
+        usual.pop("steps", None)
+    common, networks = split(settings, {**usual, **options}, exact)
+    net = Architecture.of(architecture, **networks)
+    source = read(data, spec.model == "cvae")
+    rows = source.collected() if isinstance(source, Stream) else source
+    if isinstance(source, Stream) and not source.is_loader:
+        data = rows  # an iterator can be read once
+    theory = _Theory(rows, spec, net, common)
+    parameter: Parameter = "beta" if tune == "beta" else "latent_dim"
+
+    def train(values: Sequence[float], seeds: int, times: int) -> list[Trial]:
+        longer = _longer(common, times)
+        first = longer.seed
+        runs = [(value, first + i) for value in values for i in range(seeds)]
+        # One order of the data for all, so that betas and seeds train in one vectorised run.
+        order = first if longer.order_seed is None else longer.order_seed
+        done = sweep(
+            [spec.replace(**{parameter: value}) for value, _ in runs],
+            data,
+            net,
+            folder=folder,
+            settings=longer.replace(order_seed=order),
+            seeds=[seed for _, seed in runs],
+            progress=progress,
+            exact=exact,
+        ).runs
+        return [_trial(v, done[i * seeds : (i + 1) * seeds]) for i, v in enumerate(values)]
+
+    if parameter == "beta":
+        wanted = spec.dims[0] if active is None else active
+        found = Grids(train, wanted, number, fixed_length=exact)
+        found.search(*theory.interval(wanted))
+        trials, chosen, times = found.trials, found.best, found.times
+    else:
+        trials, times = search_latents(train, *theory.latents(), number), 1
+        chosen = widest(trials)
+        wanted = int(chosen.value)
+    best = Tuned(
+        spec=spec.replace(**{parameter: chosen.value}),
+        parameter=parameter,
+        wanted=wanted,
+        curve=tuple(sorted(trials, key=lambda trial: (trial.value, trial.steps))),
+        chosen=chosen,
+        architecture=net,
+        settings=_longer(common, times),
+        seeds=number,
+        notes=(),
+    )
+    return best.replace(notes=tuple(_notes(best)))
+
+
+def _check(spec: Any, parameter: object, active: int | None) -> None:
+    if not isinstance(spec, VAESpec):
+        raise InvalidArgumentError(
+            "spec", type(spec).__name__, "a VAESpec or a CVAESpec",
+            "Sweep over the betas of a hierarchy with pc.sweep.",
+        )  # fmt: skip
+    if parameter not in ("beta", "latents"):
+        raise InvalidArgumentError(
+            "tune", repr(parameter), "'beta' or 'latents'", "Pass tune='beta'."
+        )
+    if active is None:
+        return
+    if parameter == "latents":
+        raise InvalidArgumentError(
+            "active", active, "nothing beside tune='latents', which finds that number",
+            "Leave it away, or tune beta.",
+        )  # fmt: skip
+    if checks.count("active", active) > spec.latent_dim:
+        raise InvalidArgumentError(
+            "active", active, f"at most {spec.latent_dim}, the latent units of the spec",
+            f"Give it latent_dim={active} or more.",
+        )  # fmt: skip
+
+
+class _Theory:
+    """Where theory says to look, in the spec's own beta, whatever the convention of the loss."""
+
+    def __init__(self, rows: Any, spec: Spec, net: Architecture, settings: Settings) -> None:
+        self.rows, self.spec, self.net, self.convention = rows, spec, net, settings.convention
+        (here,), (effective,) = spec.beta_levels, effective_spec(spec, self.convention).beta_levels
+        self.factor = effective / here
+
+    def forecast(self, network: bool = False, **changes: Any) -> Forecast:
+        """Return the forecast for the spec with some fields changed."""
+        spec = effective_spec(self.spec.replace(**changes), self.convention)
+        bias: Any = "both" if self.net.centred else "none"
+        return forecast(self.rows, spec, bias=bias, network=network)
+
+    @property
+    def linear(self) -> bool:
+        """Whether the network keeps what the linear optimum keeps."""
+        return self.net.name == "linear"
+
+    def interval(self, wanted: int) -> tuple[float, float]:
+        """Return the betas between which the count of a network crosses what is wanted.
+
+        Above the upper one not even a linear model keeps as many. At the lower one each part of
+        the data alone has as many modes above the threshold, so that a network keeps no fewer.
+        """
+        critical = self.forecast().levels[0].critical_beta / self.factor
+        betas = np.sort(critical[np.nan_to_num(critical) > 0])[::-1]
+        if wanted > len(betas):
+            raise InvalidArgumentError(
+                "active", wanted, f"at most {len(betas)}, the modes of the data",
+                f"Pass active={len(betas) or 1}.",
+            )  # fmt: skip
+        high = float(betas[wanted - 1])
+        below = float(betas[wanted]) if wanted < len(betas) else high / WIDER
+        if self.linear:
+            return below, high
+        low = high / LOWEST
+        if not self._fewest(low, wanted):
+            return high / LOWEST**0.5, high
+        top = high
+        for _ in range(6):
+            middle = float(np.sqrt(low * top))
+            low, top = (middle, top) if self._fewest(middle, wanted) else (low, middle)
+        return min(low, below), high
+
+    def latents(self) -> tuple[int, int]:
+        """Return the number of units to try first, and the most that any model keeps."""
+        plain = self.forecast()
+        most = plain.n_possible
+        if most == 0:
+            raise InvalidArgumentError(
+                "beta", self.spec.beta_levels[0],
+                f"less than {plain.onset / self.factor:.3g}, above which every unit collapses",
+                "Lower it, or tune beta.",
+            )  # fmt: skip
+        if self.linear:
+            return most, most
+        bracket = self.forecast(network=True, latent_dim=most).bracket
+        return (most if bracket is None else max(bracket[0], 1)), most
+
+    def _fewest(self, beta: float, wanted: int) -> bool:
+        try:
+            bracket = self.forecast(network=True, beta=beta).bracket
+        except UnboundedObjectiveError:  # a learned eta_dec, and beta too low for it
+            return False
+        return bracket is not None and bracket[0] >= wanted
+
+
+def _longer(settings: Settings, times: int) -> Settings:
+    name = "epochs" if settings.steps is None else "steps"
+    return settings if times == 1 else settings.replace(**{name: times * getattr(settings, name)})
+
+
+def _trial(value: float, runs: Sequence[Finished]) -> Trial:
+    for one in runs:
+        if one.stopped.startswith("non-finite"):
+            raise NonFiniteLossError(
+                "loss", f"{one.stopped} with {one.run.spec!r}, seed {one.run.settings.seed}",
+                "a finite loss in every run", "Lower learning_rate, or pass clip=1.",
+            )  # fmt: skip
+    forecast = runs[0].forecast
+    return Trial(
+        value=value,
+        active=tuple(int(one.measured["levels"][0]["n_active"]) for one in runs),
+        halfway=tuple(map(_halfway, runs)),
+        linear=None if forecast is None else int(forecast["levels"][0]["n_active"]),
+        steps=max(int(one.history["step"][-1]) for one in runs),
+    )
+
+
+def _halfway(run: Finished) -> int | None:
+    """Return the active units at half of a run, as the median over an eighth of it."""
+    if run.run.method == "exact":  # a minimum is one however many iterations it took
+        found = int(run.measured["levels"][0]["n_active"])
+        return found if run.stopped == FINISHED else None
+    steps, counts = np.asarray(run.history["step"]), np.asarray(run.history["active_1"])
+    if len(steps) < FEW_EPOCHS:
+        return None
+    near = np.abs(steps - steps[-1] * 9 / 16) <= steps[-1] / 16
+    near[np.abs(steps - steps[-1] / 2).argmin()] = True
+    return int(np.median(counts[near]))
+
+
+def _notes(tuned: Tuned) -> Iterator[str]:
+    found, wanted = tuned.chosen, tuned.wanted
+    at = f"{tuned.parameter} {found.value:g}"
+    if set(found.active) != {wanted}:
+        ends = sorted({min(found.active), max(found.active)})
+        kept = " to ".join(map(str, ends))
+        yield (
+            f"no {tuned.parameter} that was tried keeps {wanted} units from every seed; {at} keeps "
+            f"{kept}"
+        )
+    if len(found.active) < tuned.seeds:
+        yield f"{at} was trained from {len(found.active)} of {tuned.seeds} seeds only"
+    if None in found.halfway:
+        yield f"whether counts still fall at {at} cannot be told: no minimum or too few epochs"
+    elif not found.still:
+        before = sum(map(int, filter(None, found.halfway))) / len(found.halfway)
+        yield (
+            f"at {at} counts changed in the second half of {found.steps:,} steps, on average from "
+            f"{before:.3g} to {found.mean:.3g}: train longer, e.g. steps={4 * found.steps}"
+        )

@@ -1,0 +1,367 @@
+"""What one more unit would buy, in nats, for every likelihood; and the verdict that follows."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Gamma,
+    Independent,
+    Laplace,
+    NegativeBinomial,
+    Normal,
+    OneHotCategorical,
+    Poisson,
+    StudentT,
+)
+from torch.nn import functional
+
+import posterior_collapse as pc
+from planted import Opaque
+from posterior_collapse.adapters import from_callable
+from posterior_collapse.diagnosis.certificate import Noise
+from posterior_collapse.diagnosis.gain import priced
+from posterior_collapse.errors import DataError, InvalidArgumentError
+from posterior_collapse.models import build, load_parameters
+from posterior_collapse.theory.thresholds import unit_gain
+
+X = torch.tensor(pc.load("digits").x, dtype=torch.float32)
+COUNTS = torch.poisson(10 * X, generator=torch.Generator().manual_seed(0))
+TOKENS = functional.one_hot((3.99 * X[:, 10:40]).long(), 4).float()
+UNITS = 4
+
+
+def dead(x):
+    return torch.zeros(len(x), UNITS), torch.zeros(len(x), UNITS)
+
+
+def of(function, *values):
+    """A decoder that says the same of every row."""
+    return lambda z: function(*(value.expand(len(z), *value.shape) for value in values))
+
+
+def log(mean):
+    return mean.clamp_min(1e-9).log()
+
+
+P, RATE, CLASSES = X.mean(0), COUNTS.mean(0), TOKENS.mean(0)
+DEAD = {
+    "probabilities": ("bernoulli", X, of(lambda p: p, P)),
+    "logits": ("bernoulli", X, of(torch.logit, P.clamp(1e-6, 1 - 1e-6))),
+    "Bernoulli": ("bernoulli", (X > 0.5).float(), of(Bernoulli, (X > 0.5).float().mean(0))),
+    "rates": ("poisson", COUNTS, of(lambda m: m, RATE)),
+    "log rates": ("poisson", COUNTS, of(log, RATE)),
+    "Poisson": ("poisson", COUNTS, of(lambda m: Independent(Poisson(m), 1), RATE)),
+    "log means": ("negative-binomial", COUNTS, of(log, RATE)),
+    "NegativeBinomial": (
+        "negative-binomial",
+        COUNTS,
+        of(lambda m: NegativeBinomial(torch.tensor(5.0), logits=log(m / 5)), RATE),
+    ),
+    "classes": ("categorical", TOKENS.flatten(1), of(lambda p: p, CLASSES)),
+    "class logits": ("categorical", TOKENS.flatten(1), of(log, CLASSES)),
+    "Categorical": ("categorical", TOKENS.flatten(1), of(Categorical, CLASSES)),
+    "OneHotCategorical": (
+        "categorical",
+        TOKENS.flatten(1),
+        of(lambda p: Independent(OneHotCategorical(p), 1), CLASSES),
+    ),
+}
+
+
+def spec_of(likelihood, beta=1.0):
+    extra = {"dispersion": 5.0} if likelihood == "negative-binomial" else {}
+    return pc.VAESpec(UNITS, beta, sigma="input", likelihood=likelihood, **extra)
+
+
+def diagnosed(decode, spec, data, encode=dead, **options):
+    model = from_callable(encode, decode, latent_dim=spec.dims[0], spec=spec, **options)
+    return pc.diagnose(model, data)
+
+
+# The certificate
+
+
+@pytest.mark.parametrize("name", DEAD)
+@pytest.mark.parametrize(
+    ("share", "conclusion"), [(0.6, "signal-unclaimed"), (1.3, "collapse-optimal")]
+)
+def test_a_dead_decoder_is_judged_by_the_onset_of_its_likelihood(name, share, conclusion) -> None:
+    likelihood, data, decode = DEAD[name]
+    onset = pc.forecast(data.numpy(), spec_of(likelihood)).onset
+    found = diagnosed(decode, spec_of(likelihood, share * onset), data)
+    (t,), (error,) = found.signal, found.signal_error
+    assert abs(t - 1 / share) < 2 * error < 0.3
+    assert found.conclusion == conclusion
+    assert (found.gain > 2 * found.gain_error) == (share < 1)
+    # Nothing is alive: the loss is the constant's, with all that the data alone decide.
+    assert found.loss == pytest.approx(found.collapsed_loss, rel=1e-5)
+    assert found.forecast.loss + found.data_loss == pytest.approx(found.loss, rel=0.02)
+
+
+def test_a_loss_is_that_of_the_distribution() -> None:
+    """Soft targets too, which torch calls outside of a Bernoulli's support."""
+    found = diagnosed(DEAD["logits"][2], spec_of("bernoulli"), X)
+    loss = functional.binary_cross_entropy(P.clamp(1e-6, 1 - 1e-6).expand_as(X), X)
+    assert found.loss == pytest.approx(64 * loss.item(), rel=1e-6)
+    found = diagnosed(DEAD["Poisson"][2], spec_of("poisson"), COUNTS)
+    loss = -Poisson(RATE.clamp_min(1e-12)).log_prob(COUNTS).sum(1).mean()
+    assert found.loss == pytest.approx(loss.item(), rel=1e-6)
+    assert found.data_loss == pytest.approx((COUNTS + 1).lgamma().sum(1).mean().item(), rel=1e-6)
+    found = diagnosed(DEAD["NegativeBinomial"][2], spec_of("negative-binomial"), COUNTS)
+    law = NegativeBinomial(torch.tensor(5.0), logits=log(RATE / 5))
+    assert found.loss == pytest.approx(-law.log_prob(COUNTS).sum(1).mean().item(), rel=1e-6)
+    found = diagnosed(DEAD["Categorical"][2], spec_of("categorical"), TOKENS.flatten(1))
+    loss = -Categorical(CLASSES).log_prob(TOKENS.argmax(-1)).sum(1).mean()
+    assert found.loss == pytest.approx(loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("law", "noise"),
+    [
+        (lambda mean: Laplace(mean, 0.2), 0.2),
+        (lambda mean: Normal(mean, 0.3), 0.3),
+        (lambda mean: StudentT(5.0, mean, 0.2), None),
+    ],
+    ids=["Laplace", "Normal", "StudentT"],
+)
+def test_any_distribution_with_a_location_has_a_certificate(law, noise) -> None:
+    likelihood = "gaussian" if isinstance(law(P), Normal) else "other"
+    spec = pc.VAESpec(
+        UNITS, eta_dec=0.3 if likelihood == "gaussian" else 1.0, likelihood=likelihood
+    )
+    found = diagnosed(of(law, P), spec, X)
+    error = X - P
+    if isinstance(law(P), Laplace):
+        score, curvature = error.sign() / noise, torch.full((64,), noise**-2)
+    elif isinstance(law(P), Normal):
+        score, curvature = error / noise**2, torch.full((64,), noise**-2)
+    else:
+        # Of (df + 1) / 2 log(1 + u^2 / df), u = error / scale.
+        u = error / 0.2
+        score = 6 * u / (5 + u**2) / 0.2
+        curvature = (6 * (5 - u**2) / (5 + u**2) ** 2 / 0.04).mean(0)
+    white = (score - score.mean(0)) / curvature.sqrt()
+    truth = torch.linalg.eigvalsh(white.T.double() @ white.double() / len(X))[-1].item()
+    assert found.signal[0] == pytest.approx(truth, abs=2 * found.signal_error[0])
+    assert found.loss == pytest.approx(-law(P).log_prob(X).sum(1).mean().item(), rel=1e-5)
+
+
+def test_what_has_no_location_to_move_has_a_loss_and_no_certificate() -> None:
+    spec = pc.VAESpec(UNITS, likelihood="other")
+    found = diagnosed(lambda z: Gamma(torch.ones(len(z), 64), 1.0), spec, X + 1)
+    assert found.loss == pytest.approx((X + 1).sum(1).mean().item(), rel=1e-5)
+    assert (found.signal, found.gain, found.conclusion) == ((), None, "cannot-tell-yet")
+    assert any("a Gamma has no location or logits" in note for note in found.notes)
+
+
+def test_stds_of_features_count_one_by_one() -> None:
+    """A std of its own for each feature, learned: one eta_dec for all gave t of the widest."""
+    std = torch.tensor([3.0, 0.5, 0.5])
+    x = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0)) * std
+    spec = pc.VAESpec(UNITS, beta=2.0, eta_dec="learned", sigma="input")
+    found = diagnosed(lambda z: Normal(torch.zeros(len(z), 3), std), spec, x)
+    assert found.signal[0] == pytest.approx(0.5, abs=0.03)
+    assert found.conclusion == "collapse-optimal"
+
+
+# What a plain tensor means
+
+
+def test_it_is_said_what_a_tensor_was_taken_for() -> None:
+    spec = spec_of("bernoulli", 3.0)
+    means = diagnosed(DEAD["probabilities"][2], spec, X)
+    links = diagnosed(DEAD["logits"][2], spec, X)
+    assert any("read as probabilities: if these are logits, pass output='link'" in n
+               for n in means.notes)  # fmt: skip
+    assert any("read as logits" in note for note in links.notes)
+    assert means.signal == pytest.approx(links.signal, rel=1e-4)
+    # All logits between 0 and 1: only the user can tell.
+    asked = diagnosed(DEAD["probabilities"][2], spec, X, output="link")
+    assert not [note for note in asked.notes if "read as" in note]
+    loss = functional.binary_cross_entropy_with_logits(P.expand_as(X), X)
+    assert asked.loss == pytest.approx(64 * loss.item(), rel=1e-5)
+    with pytest.raises(InvalidArgumentError, match=r"output: got 'logits'; expected 'mean'"):
+        diagnosed(DEAD["logits"][2], spec, X, output="logits")
+
+
+def test_a_tensor_that_first_looks_like_means_and_then_does_not_is_refused() -> None:
+    calls = []
+
+    def decode(z):
+        calls.append(1)
+        return P.expand(len(z), 64) + (3.0 if len(calls) > 1 else 0.0)
+
+    with pytest.raises(InvalidArgumentError, match="after others that could be probabilities"):
+        diagnosed(decode, spec_of("bernoulli"), X)
+
+
+def test_data_outside_of_a_distribution_are_named() -> None:
+    with pytest.raises(DataError, match="in the domain of its distribution"):
+        diagnosed(of(Poisson, RATE), spec_of("poisson"), COUNTS - 5)
+
+
+# The noise of features that hardly vary
+
+
+def test_a_decoder_that_is_too_sure_of_a_rare_feature_leaves_no_signal() -> None:
+    """A pixel that is on in 30 of 3,000 rows, and a decoder that says 1e-6: t was thousands."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.bernoulli(torch.full((3000, 20), 0.5), generator=generator)
+    x[:, 0] = 0
+    x[:30, 0] = 1
+    p = torch.full((20,), 0.5)
+    p[0] = 1e-6
+    for likelihood in ("bernoulli", "poisson"):
+        spec = pc.VAESpec(UNITS, 1.5, sigma="input", likelihood=likelihood)
+        found = diagnosed(of(lambda m: m, p), spec, x)
+        assert found.signal[0] < 0.9
+        assert found.conclusion == "collapse-optimal"
+
+
+def test_a_feature_that_few_rows_make_vary_counts_for_less() -> None:
+    scores = np.zeros((1000, 2))
+    scores[:, 1] = np.random.default_rng(0).standard_normal(1000)
+    scores[:2, 0] = 30.0
+    noise = Noise(scores, np.ones((1000, 2)))
+    ((_, root),) = noise.root
+    assert root[1] == pytest.approx(1.0)
+    assert root[0] ** 2 == pytest.approx(2 / 10)
+
+
+# What one more unit would buy
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pc.VAESpec(2, beta=2.0, eta_dec=0.5),
+        pc.VAESpec(2, beta=1.5, eta_dec=0.5, eta_enc=2.0, sigma=0.6),
+        pc.CVAESpec(2, beta=0.7, eta_dec=0.4),
+        pc.HVAESpec((2, 2), (1.0, 30.0), 0.5, 1.0, 0.6, "learned"),
+    ],
+    ids=["learned", "fixed", "conditional", "hierarchy"],
+)
+def test_the_gain_of_a_linear_model_is_the_difference_of_two_optima(spec) -> None:
+    rng = np.random.default_rng(0)
+    y = rng.standard_normal((500, 5)) * [4, 3, 2, 1.5, 0.1]
+    data = (y[:, :1] + rng.standard_normal((500, 1)), y) if spec.model == "cvae" else y
+    field = "latent_dim" if len(spec.dims) == 1 else "latent_dims"
+    more = spec.replace(**{field: 3 if len(spec.dims) == 1 else (3, 2)})
+    found = pc.diagnose(pc.fit(spec, data, "linear", exact=True), data)
+    lower = found.forecast.loss - pc.forecast(data, more).loss
+    if not isinstance(spec.sigma_levels[0], str):
+        # A spare unit of a fixed sigma costs KL, which the gain is beside.
+        prior = spec.eta_enc if len(spec.dims) == 1 else spec.eta_dec
+        ratio = (spec.sigma_levels[0] / prior) ** 2
+        lower += spec.beta_levels[0] / 2 * (ratio - 1 - math.log(ratio))
+    assert found.gain == pytest.approx(lower, rel=1e-5)
+    assert found.gains[0].parts == 1
+    assert found.gain > found.gains[0].worth
+    if len(spec.dims) == 1:
+        assert f"one more unit would buy about {found.gain:.2g}" in found.verdict
+
+
+def test_a_unit_built_by_hand_lowers_the_loss_by_the_predicted_gain() -> None:
+    """Digits, BCE, beta 3, onset 3.35: along the top mode, from 27.1103 to 27.1011."""
+    spec = pc.VAESpec(1, 3.0, likelihood="bernoulli")
+    logits = torch.logit(P.double().clamp(1e-9, 1 - 1e-9))
+    dead_one = from_callable(
+        lambda x: (torch.zeros(len(x), 1), torch.zeros(len(x), 1)),
+        of(lambda m: m, logits.float()),
+        latent_dim=1,
+        spec=spec,
+    )
+    before = pc.diagnose(dead_one, X)
+    made = pc.forecast(X.numpy(), spec).parameters()
+    W, U = (torch.tensor(made[name], dtype=torch.float32) for name in ("W1", "U1"))
+    b, sigma = torch.tensor(made["b1"], dtype=torch.float32), float(made["sigma_1"][0])
+    built = from_callable(
+        lambda x: (x @ W.T + b, torch.full((len(x), 1), 2 * math.log(sigma))),
+        lambda z: logits.float() + z @ U.T,
+        latent_dim=1,
+        spec=spec,
+    )
+    after = pc.diagnose(built, X)
+    assert before.loss == pytest.approx(27.1103, abs=2e-4)
+    lower = before.loss - after.loss
+    assert lower == pytest.approx(0.0094, abs=0.003)
+    assert before.gain == pytest.approx(lower, abs=before.gain_error)
+
+
+@pytest.mark.parametrize("tails", ["normal", "heavy"])
+def test_data_without_structure_promise_no_gain(tails) -> None:
+    """A linear optimum: every part of latent space leaves the same, below the threshold."""
+    claims = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        z = rng.standard_normal((1200, 12))
+        if tails == "heavy":
+            z = rng.standard_t(5, z.shape) * math.sqrt(3 / 5)
+        x = z * np.r_[3, 2.5, 2, 1.5, np.full(8, 0.75)]
+        spec = pc.VAESpec(5)
+        model = build(spec, "linear", x_dim=12, dtype=torch.float64)
+        load_parameters(model, pc.forecast(x, spec).parameters())
+        found = pc.diagnose(Opaque(model), x)
+        claims.append(found.gain > max(2 * found.gain_error, found.gains[0].worth))
+        assert found.conclusion == "collapse-optimal"
+    assert not any(claims)
+
+
+def test_signal_that_differs_from_part_to_part_is_found_in_parts() -> None:
+    """One live unit tells 4 groups; each varies along an axis of its own: t of them all is a fourth
+    of each group's, below the threshold, yet one more unit serves all four."""
+    rng = np.random.default_rng(0)
+    group = rng.integers(4, size=2000)
+    x = 0.05 * rng.standard_normal((2000, 6))
+    x[np.arange(2000), group] += 1.6 * rng.standard_normal(2000)
+    x[:, 5] += 6.0 * group
+    x = torch.tensor(x, dtype=torch.float32)
+
+    def encode(x):
+        live = torch.round(x[:, 5:] / 6)
+        return torch.cat([live, 0 * live], 1), torch.tensor([-4.0, 0.0]).expand(len(x), 2)
+
+    def decode(z):
+        return functional.pad(6.0 * torch.round(z[:, :1]), (5, 0))
+
+    found = diagnosed(decode, pc.VAESpec(2, sigma="input"), x, encode)
+    gain = found.gains[0]
+    assert found.signal[0] + 2 * found.signal_error[0] < 1
+    assert gain.whole < 1e-3
+    t = 1.6**2
+    assert gain.parts == 4
+    assert gain.nats == pytest.approx((t - 1 - math.log(t)) / 2, abs=3 * gain.error)
+    assert found.conclusion == "signal-unclaimed"
+    assert "used differently in 4 parts of latent space" in found.verdict
+
+
+def test_noise_in_a_part_is_no_gain_on_average() -> None:
+    """Only parts above 1 count, so that noise alone would gain: that bias is taken off; well below
+    1, where nothing gains, a little too much of it."""
+    rng, spec = np.random.default_rng(0), pc.VAESpec(1)
+    for true in (0.9, 1.0, 1.2):
+        share, error = np.full(8, 1 / 8), np.full(8, 0.15)
+        draws = true + error * rng.standard_normal((2000, 8))
+        found = np.array([priced(spec, 1, share, t, error)[0] for t in draws])
+        naive = np.array([share @ unit_gain(spec, t) for t in draws])
+        truth = float(unit_gain(spec, true))
+        assert abs(found.mean() - truth) < 0.001
+        assert naive.mean() - truth > abs(found.mean() - truth)
+
+
+def test_a_gain_that_is_not_worth_a_unit_is_said_so() -> None:
+    """t = 1.15 is surely above 1, and its 0.005 nats are nothing beside the 4 of the living."""
+    x = np.random.default_rng(0).standard_normal((20_000, 4)) * [20, 10, math.sqrt(1.15), 0.1]
+    found = pc.diagnose(pc.fit(pc.VAESpec(2), x, "linear", exact=True), x)
+    assert found.signal[0] - 2 * found.signal_error[0] > 1
+    assert found.gain < found.gains[0].worth
+    assert found.gains[0].worth == pytest.approx(
+        0.01 * (found.collapsed_loss - found.loss), rel=1e-6
+    )
+    assert (found.paying_units, found.conclusion) == ((0,), "nothing-to-do")
+    assert f"less than the {found.gains[0].worth:.2g} worth a unit" in found.verdict
+    assert found.advice == ()

@@ -1,0 +1,375 @@
+"""`onset`: where any smooth loss collapses, against closed forms and the loss itself."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import posterior_collapse as pc
+from posterior_collapse.diagnosis import curvature
+from posterior_collapse.theory import FewSamplesWarning
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+RNG = np.random.default_rng(0)
+SOFT = pc.load("digits").x
+BINARY = (SOFT > 0.5) * 1.0
+COUNTS = RNG.poisson(16 * SOFT)
+Z = RNG.standard_normal((1000, 1))
+CLASSES = (Z + RNG.standard_normal((1000, 12)) > 0) * 1 + 2 * (RNG.random((1000, 12)) > 0.7)
+ONE_HOT = np.eye(4)[CLASSES]  # (rows, positions, classes)
+
+
+def eigenvalues(scores: Any) -> Any:
+    return np.linalg.eigvalsh(np.cov(scores.T, ddof=0))[::-1]
+
+
+def over(y: Any, noise: Callable[[Any], Any]) -> Any:
+    """Eigenvalues of data divided by the noise that their likelihood tolerates."""
+    y = np.asarray(y).reshape(len(y), -1)
+    varying = y.std(axis=0) > 0
+    return eigenvalues(y[:, varying] / np.sqrt(noise(y[:, varying].mean(axis=0))))
+
+
+def negative_binomial(o: Tensor, y: Tensor, r: float = 2.0) -> Tensor:
+    mean = o.exp()
+    return ((r + y) * torch.log1p(mean / r) - y * o).sum(1)
+
+
+def tokens(o: Tensor, y: Tensor) -> Tensor:
+    return -(y * o.log_softmax(-1)).sum((1, 2)).mean()
+
+
+BERNOULLI = over(BINARY, lambda m: m * (1 - m))
+CASES: dict[str, tuple[Loss, Any, Any, dict[str, Any]]] = {
+    "bernoulli logits": (
+        lambda o, y: functional.binary_cross_entropy_with_logits(o, y, reduction="none").sum(1),
+        BINARY,
+        BERNOULLI,
+        {},
+    ),
+    "bernoulli probabilities": (
+        lambda o, y: functional.binary_cross_entropy(o, y, reduction="sum"),
+        BINARY,
+        BERNOULLI,
+        {},
+    ),
+    "bernoulli probabilities by hand": (
+        lambda o, y: -(y * o.log() + (1 - y) * (1 - o).log()).sum(1),
+        BINARY,
+        BERNOULLI,
+        {},
+    ),
+    "a mean over features too": (
+        functional.binary_cross_entropy_with_logits,
+        SOFT,
+        over(SOFT, lambda m: m * (1 - m)) / 64,
+        {},
+    ),
+    "poisson": (
+        lambda o, y: functional.poisson_nll_loss(o, y, reduction="none").sum(1),
+        COUNTS,
+        over(COUNTS, lambda m: m),
+        {},
+    ),
+    "poisson rates": (
+        lambda o, y: -torch.distributions.Poisson(o).log_prob(y).sum(1).mean(),
+        COUNTS,
+        over(COUNTS, lambda m: m),
+        {},
+    ),
+    "negative binomial": (negative_binomial, COUNTS, over(COUNTS, lambda m: m + m**2 / 2), {}),
+    "one-hot": (tokens, ONE_HOT, over(ONE_HOT, lambda m: m), {}),
+    "class numbers": (
+        lambda o, y: functional.cross_entropy(o, y, reduction="none").sum(1),
+        CLASSES,
+        over(ONE_HOT, lambda m: m),
+        {"output_shape": (4, 12)},
+    ),
+    "a class that never occurs": (
+        tokens,
+        np.concatenate([ONE_HOT, np.zeros((1000, 12, 1))], axis=2),
+        over(ONE_HOT, lambda m: m),
+        {},
+    ),
+    "squared": (
+        lambda o, y: 0.5 * (o - y).square().sum(1) / 0.3**2,
+        SOFT,
+        eigenvalues(SOFT) / 0.3**2,
+        {},
+    ),
+    "squared, far from 0": (
+        functional.mse_loss,
+        1e4 + SOFT,
+        eigenvalues(SOFT) * 2 / 64,
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_closed_forms(case: str) -> None:
+    loss, y, expected, options = CASES[case]
+    found = pc.onset(loss, y, **options)
+    assert found.beta == found.ratios[0] == pytest.approx(expected[0], rel=1e-6)
+    some = int(np.sum(expected > 1e-3 * expected[0]))
+    assert found.ratios[:some] == pytest.approx(expected[:some], rel=1e-6)
+    assert np.all(np.diff(found.ratios) <= 0)
+
+
+def test_the_forecast_of_each_likelihood_has_the_same_onset() -> None:
+    for case, likelihood in (
+        ("bernoulli logits", "bernoulli"),
+        ("poisson", "poisson"),
+        ("one-hot", "categorical"),
+    ):
+        loss, y, _, options = CASES[case]
+        rows = np.asarray(y).reshape(len(y), -1)
+        spec = pc.VAESpec(4, likelihood=likelihood)
+        found = pc.onset(loss, y, **options)
+        assert found.beta == pytest.approx(pc.forecast(rows, spec).onset, rel=1e-6)
+
+
+def test_the_best_constant_output() -> None:
+    loss, y, _, _ = CASES["bernoulli logits"]
+    found = pc.onset(loss, y)
+    mean = y.mean(axis=0)
+    varying = (mean > 0) & (mean < 1)
+    expected = np.log(mean[varying] / (1 - mean[varying]))
+    assert found.output.shape == (64,)
+    assert found.output[varying] == pytest.approx(expected, abs=1e-6)
+    assert np.isnan(found.output[~varying]).all()  # at infinity
+    assert found.notes == (
+        f"{np.sum(~varying)} of 64 outputs were left out, which no row pulls another way",
+    )
+    squared = pc.onset(CASES["squared"][0], SOFT)
+    assert squared.output == pytest.approx(SOFT.mean(axis=0), abs=1e-9)
+    json.dumps(squared.to_dict())
+    assert squared.to_dict()["beta"] == squared.beta
+    assert repr(squared).startswith(f"Onset(beta {squared.beta:.6g}; ")
+
+
+def test_scale_of_the_loss_and_a_smooth_change_of_the_output() -> None:
+    """A decoder may give anything: what matters is what the loss makes of it."""
+    first = pc.onset(functional.binary_cross_entropy_with_logits, BINARY)
+    second = pc.onset(
+        lambda o, y: 3 * functional.binary_cross_entropy_with_logits(o + o**3 / 9, y), BINARY
+    )
+    assert second.ratios[:20] == pytest.approx(3 * first.ratios[:20], rel=1e-6)
+    turn = torch.linalg.qr(torch.tensor(np.random.default_rng(0).standard_normal((64, 64))))[0]
+    mixing = turn * torch.linspace(0.5, 2, 64)
+    third = pc.onset(lambda o, y: functional.mse_loss(o @ mixing, y), SOFT)
+    plain = pc.onset(functional.mse_loss, SOFT)
+    assert third.ratios[:20] == pytest.approx(plain.ratios[:20], rel=1e-6)
+
+
+@pytest.mark.parametrize("how", ["rows", "mean", "sum"])
+def test_rows_their_mean_and_their_sum_are_one_loss(how: str) -> None:
+    def loss(o: Tensor, y: Tensor) -> Tensor:
+        rows = functional.huber_loss(o, y, delta=0.2, reduction="none").sum(1)
+        return rows if how == "rows" else getattr(rows, how)()
+
+    assert pc.onset(loss, SOFT).beta == pytest.approx(HUBER, rel=1e-9)
+
+
+HUBER = pc.onset(
+    lambda o, y: functional.huber_loss(o, y, delta=0.2, reduction="none").sum(1), SOFT
+).beta
+
+
+def logistic(o: Tensor, y: Tensor) -> Tensor:
+    error = (y - o) / 0.1
+    return (error + 2 * functional.softplus(-error)).sum(1)
+
+
+@pytest.mark.parametrize("loss", [logistic, CASES["bernoulli logits"][0]])
+def test_a_unit_pays_just_below_the_onset_and_not_above(loss: Loss) -> None:
+    """The loss itself, of one weak unit along the top mode, by quadrature over its posterior."""
+    y = SOFT if loss is logistic else BINARY[:, BINARY.std(axis=0) > 0]
+    found = pc.onset(loss, y)
+    target = torch.tensor(y)
+    eta = torch.tensor(found.output).expand(len(y), -1)
+    if bool(eta.isnan().any()):
+        raise AssertionError("all of these outputs have a best value")
+    leaf = eta.clone().requires_grad_()
+    score = -torch.autograd.grad(loss(leaf, target).sum(), leaf)[0]
+    hessian = torch.autograd.functional.hessian(
+        lambda o: loss(o.expand(len(y), -1), target).mean(), eta[0]
+    )
+    kept = hessian.diagonal() > 0
+    root = torch.where(kept, hessian.diagonal(), 1.0).rsqrt() * kept
+    white = score * root
+    top = torch.linalg.eigh(white.T @ white / len(y)).eigenvectors[:, -1] * root
+    nodes, weights = np.polynomial.hermite_e.hermegauss(21)
+    weights = weights / weights.sum()
+
+    def rise(beta: float, step: float = 0.02) -> float:
+        mean = step * (score @ top) / beta
+        total = beta * 0.5 * mean.square().mean()
+        for node, weight in zip(nodes, weights, strict=True):
+            z = (mean + float(node))[:, None]
+            total = total + float(weight) * loss(eta + step * z * top, target).mean()
+        return float(total - loss(eta, target).mean()) / step**2
+
+    assert rise(0.97 * found.beta) < 0 < rise(1.03 * found.beta)
+    assert rise(0.9 * found.beta) == pytest.approx(0.5 * (1 - 1 / 0.9), rel=0.05)
+
+
+def test_a_condition_leaves_what_it_does_not_explain() -> None:
+    x, y = SOFT[:, :32], SOFT[:, 32:]
+    found = pc.onset(lambda o, y: 0.5 * (o - y).square().sum(1), y, x)
+    spectrum = pc.forecast((x, y), pc.CVAESpec(4)).spectrum
+    assert found.ratios[:20] == pytest.approx(spectrum[:20], rel=1e-6)
+    assert found.output.shape == y.shape
+    few = BINARY[:, ::8]
+    given = pc.onset(
+        lambda o, y: functional.binary_cross_entropy_with_logits(o, y, reduction="sum"),
+        BINARY[:, 20:28],
+        few,
+    )
+    spec = pc.CVAESpec(4, likelihood="bernoulli")
+    closed = pc.forecast((few, BINARY[:, 20:28]), spec)
+    assert given.beta == pytest.approx(closed.onset, rel=1e-5)
+
+
+def test_few_rows_for_a_condition_are_cautioned() -> None:
+    x, y = RNG.standard_normal((2, 30, 4))
+    with pytest.warns(FewSamplesWarning, match="4 independent features for 30 samples"):
+        found = pc.onset(functional.mse_loss, y, x)
+    assert "may be an artefact" in found.notes[-1]
+
+
+def convolved(o: Tensor, y: Tensor) -> Tensor:
+    kernel = torch.linspace(-1, 1, 18, dtype=torch.float64).reshape(2, 1, 3, 3).sin()
+    return functional.conv2d(o - y, kernel).square().flatten(1).sum(1)
+
+
+@pytest.mark.parametrize("case", ["image", "tokens"])
+def test_large_outputs_go_by_products_with_the_hessian_alone(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss, y = (convolved, SOFT.reshape(-1, 1, 8, 8)) if case == "image" else (tokens, ONE_HOT)
+    whole = pc.onset(loss, y)
+    monkeypatch.setattr(curvature, "MOST_PUSHES", 8)
+    found = pc.onset(loss, y)
+    assert len(found.ratios) == curvature.LARGEST
+    assert found.ratios == pytest.approx(whole.ratios[: len(found.ratios)], rel=1e-6)
+    assert "only the largest 8 ratios" in found.notes[-1]
+
+
+def test_many_positions_are_blocks() -> None:
+    classes = RNG.integers(0, 3, (200, 400))
+    classes[:, ::2] = classes[:, :1]
+    one_hot = np.eye(3)[classes]
+    found = pc.onset(tokens, one_hot)
+    assert found.ratios[:50] == pytest.approx(over(one_hot, lambda m: m)[:50], rel=1e-6)
+    assert found.notes == ("400 directions were left out, along which the loss is constant",)
+
+
+def test_an_output_of_another_shape() -> None:
+    """A Gaussian that also gives its std has signal in its variance: y^2 beside y."""
+    y = np.random.default_rng(1).standard_normal((4000, 1)) * 3
+
+    def loss(o: Tensor, y: Tensor) -> Tensor:
+        return -torch.distributions.Normal(o[:, 0], o[:, 1].exp()).log_prob(y).sum(1)
+
+    found = pc.onset(loss, y, output_shape=(2, 1))
+    white = (y - y.mean()) / y.std()
+    scores = np.concatenate([white, (white**2 - 1) / math.sqrt(2)], axis=1)
+    assert found.ratios == pytest.approx(eigenvalues(scores), rel=1e-6)
+    assert found.output[:, 0] == pytest.approx([y.mean(), math.log(y.std())], abs=1e-6)
+
+
+def test_kinds_of_targets() -> None:
+    expected = pc.onset(functional.mse_loss, SOFT).beta
+    for y in (
+        torch.tensor(SOFT, dtype=torch.float32),
+        SOFT.tolist(),
+        pc.load("digits"),
+        torch.utils.data.DataLoader(torch.tensor(SOFT), batch_size=500),
+    ):
+        assert pc.onset(functional.mse_loss, y).beta == pytest.approx(expected, rel=1e-6)
+    images = pc.onset(functional.mse_loss, SOFT.reshape(-1, 1, 8, 8))
+    assert images.beta == pytest.approx(expected, rel=1e-9)
+    assert images.output.shape == (1, 8, 8)
+    one = pc.onset(lambda o, y: (o - y).square(), SOFT[:, 20])
+    assert one.ratios == pytest.approx([2 * SOFT[:, 20].var()], rel=1e-9)
+    bits = pc.onset(functional.binary_cross_entropy, BINARY > 0)
+    assert bits.beta == pytest.approx(BERNOULLI[0] / 64, rel=1e-6)
+
+
+def test_a_loss_in_single_precision() -> None:
+    def loss(o: Tensor, y: Tensor) -> Tensor:
+        return functional.mse_loss(o.float(), y.float())
+
+    expected = pc.onset(functional.mse_loss, SOFT).beta
+    assert pc.onset(loss, SOFT).beta == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("loss", "error", "message"),
+    [
+        (functional.l1_loss, pc.InvalidArgumentError, "a gradient that jumps.*huber_loss"),
+        (
+            lambda o, y: functional.mse_loss(o, y) + functional.l1_loss(o, y),
+            pc.InvalidArgumentError,
+            "a gradient that jumps",
+        ),
+        (
+            lambda o, y: functional.relu(1 - (2 * y - 1) * o).sum(1),
+            pc.InvalidArgumentError,
+            "a gradient that jumps",
+        ),
+        (lambda o, y: y.square().sum(1), pc.InvalidArgumentError, "does not depend on the output"),
+        (lambda o, y: -(o * y).sum(1), pc.UnboundedObjectiveError, "no constant output"),
+        (lambda o, y: -(o - y).square().sum(1), pc.UnboundedObjectiveError, "curves downwards"),
+        (lambda o, y: (o - y).log().sum(1), pc.InvalidArgumentError, "nan or infinity at outputs"),
+        (
+            lambda o, y: functional.mse_loss(o, y).log(),
+            pc.InvalidArgumentError,
+            "neither the mean nor the sum of its rows'",
+        ),
+        (
+            lambda o, y: functional.mse_loss(functional.dropout(o), y),
+            pc.InvalidArgumentError,
+            "without random numbers",
+        ),
+        (lambda o, y: (o - y).square(), pc.InvalidArgumentError, r"shape \(\d+, 8\) for .* rows"),
+        (lambda o, y: 0.0, pc.InvalidArgumentError, "a float from it; expected a tensor"),
+        (lambda o: o.sum(), pc.InvalidArgumentError, "takes 1 positional argument"),
+        (
+            lambda o, y: functional.linear(o, torch.ones(1, 8)).sum(),
+            pc.InvalidArgumentError,
+            r"loss\(output.float\(\), y.float\(\)\)",
+        ),
+        (functional.cross_entropy, pc.InvalidArgumentError, r"output_shape=\(classes"),
+        (3, pc.InvalidArgumentError, "a function loss"),
+    ],
+)
+def test_what_has_no_onset_says_why_in_one_line(loss: Any, error: type, message: str) -> None:
+    y = BINARY[:200, 20:28] if loss is not functional.cross_entropy else CLASSES[:, 0]
+    with pytest.raises(error, match=message) as caught:
+        pc.onset(loss, y)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("y", "options", "message"),
+    [
+        (SOFT[:1], {}, "at least two rows"),
+        (np.where(SOFT > 0.9, np.nan, SOFT), {}, "nan at row"),
+        (SOFT, {"x": SOFT[:5]}, "y and x|x and y"),
+        (SOFT, {"output_shape": 0}, "output_shape"),
+        ("digits", {}, "'digits'"),
+    ],
+)
+def test_what_cannot_be_used(y: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises((pc.DataError, pc.InvalidArgumentError), match=message):
+        pc.onset(functional.mse_loss, y, **options)
