@@ -3,20 +3,19 @@
 import json
 import shutil
 import subprocess
-from importlib.resources import files
 
 import numpy as np
 import pytest
 
 import posterior_collapse as pc
 from posterior_collapse.errors import NotSolvedError, UnboundedObjectiveError
+from posterior_collapse.report.pages.page import laws_script
 from posterior_collapse.report.pages.problem import problem
 from posterior_collapse.theory.reading import as_modes
 
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="needs node, which runs the page's script")
 
-LAWS = files("posterior_collapse.report.pages") / "laws.js"
 RUN = """
 const text = require("fs").readFileSync(0, "utf8");
 const { script, problems } = JSON.parse(text);
@@ -39,8 +38,8 @@ PER_UNIT = {
 
 
 def run_laws(problems):
-    """Return what laws.js says of problems, and the seconds it took."""
-    text = json.dumps({"script": LAWS.read_text(encoding="utf-8"), "problems": problems})
+    """Return what the script says of problems, and the seconds it took."""
+    text = json.dumps({"script": laws_script(), "problems": problems})
     done = subprocess.run([NODE, "-e", RUN], input=text, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)

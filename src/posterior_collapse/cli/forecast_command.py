@@ -133,9 +133,7 @@ def print_forecast(
         typer.echo(f"Page: {html}")
 
 
-def write_page(
-    result: Forecast, dataset: Dataset, path: Path, source: str | None = None
-) -> None:
+def write_page(result: Forecast, dataset: Dataset, path: Path, source: str | None = None) -> None:
     """Write the page of a forecast.
 
     Args:

@@ -1,6 +1,6 @@
 """A forecast as a page of its own: no network, no library, nothing that runs but its own script.
 
-The page works the closed forms out anew as its sliders move (laws.js); without a script it shows
+The page works the closed forms out anew as its sliders move (`scripts`); without a script it shows
 the forecast as it was made. A content security policy names the hashes of the one style and the
 one script, so that nothing else is loaded or run whatever the data are called.
 """
@@ -24,9 +24,10 @@ from posterior_collapse.report.pages.spectrum import spectrum
 from posterior_collapse.report.pages.thumbnails import thumbnails
 from posterior_collapse.theory import Forecast
 
-__all__ = ["forecast_fragment", "forecast_page"]
+__all__ = ["forecast_fragment", "forecast_page", "laws_script"]
 
-SCRIPTS = ("laws.js", "page.js")
+LAWS = ("closed_forms.js", "thresholds.js", "forecast.js")
+PAGE = ("state.js", "controls.js", "loss.js", "figures.js", "page.js")
 ENOUGH_ROWS = 10
 """Rows per feature below which weak modes of a sample are not those of the population."""
 ICONS = {"active": "●", "noise": "■", "collapsed": "○"}
@@ -58,7 +59,7 @@ def forecast_page(
         1
     """
     style = _text("style.css")
-    script = "\n".join(_text(part) for part in SCRIPTS)
+    script = f"{laws_script()}\n(() => {{\n{_scripts(PAGE)}}})();\n"
     policy = "; ".join(
         (
             "default-src 'none'",
@@ -91,6 +92,21 @@ def forecast_fragment(forecast: Forecast) -> str:
         forecast: What `posterior_collapse.forecast` returned.
     """
     return _render("notebook.html.jinja", style=Markup(_text("style.css")), **_parts(forecast))
+
+
+def laws_script() -> str:
+    """Return the part of the script that forecasts: `laws.forecast` and `laws.active`.
+
+    Example:
+        >>> "document" in laws_script()
+        False
+    """
+    body = f"{_scripts(LAWS)}return {{ forecast, active }};\n"
+    return f'"use strict";\nconst laws = (() => {{\n{body}}})();\n'
+
+
+def _scripts(names: tuple[str, ...]) -> str:
+    return "\n".join(_text(f"scripts/{name}") for name in names)
 
 
 def sentence(forecast: Forecast) -> str:

@@ -22,7 +22,7 @@ DIGITS = 12
 
 
 def problem(modes: Modes, spec: Spec) -> dict[str, Any]:
-    """Return the problem that laws.js solves: the spec's numbers, beside those of `law`.
+    """Return the problem that the page's script solves: the spec's numbers, beside those of `law`.
 
     Args:
         modes: Of the data.
