@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any
 
 from posterior_collapse import files
 from posterior_collapse.errors import InvalidArgumentError
@@ -17,7 +18,12 @@ from posterior_collapse.report.figures import (
     sweep_figure,
     sweep_page,
 )
-from posterior_collapse.report.pages import forecast_fragment, forecast_page
+from posterior_collapse.report.pages import (
+    forecast_fragment,
+    forecast_page,
+    told_fragment,
+    told_page,
+)
 from posterior_collapse.report.tuned import tuned_figure, tuned_page
 
 if TYPE_CHECKING:
@@ -26,36 +32,45 @@ if TYPE_CHECKING:
 
     from posterior_collapse.arrays import ImageShape
     from posterior_collapse.records import Viewed
-    from posterior_collapse.theory import Forecast
 
 __all__ = ["html", "plot", "write_page"]
 
-Views: TypeAlias = "tuple[Callable[[Any], Figure], Callable[[Any], str]]"
+
+@dataclass(frozen=True)
+class View:
+    """How a kind of result is seen.
+
+    Attributes:
+        figure: The result as a figure.
+        fragment: As HTML for notebooks.
+        page: As a page of its own, given what `write_page` is told.
+    """
+
+    figure: Callable[[Any], Figure]
+    fragment: Callable[[Any], str]
+    page: Callable[..., str]
 
 
-def _as_text(parts: Callable[[Any], Iterator[RenderableType]]) -> Callable[[Any], str]:
-    """Return what shows a terminal's tables and sentences in a notebook."""
+def _told(
+    title: str,
+    figure: Callable[[Any], Figure],
+    parts: Callable[[Any], Iterator[RenderableType]],
+) -> View:
+    """A result whose page is its figure and what a terminal says of it."""
 
-    def shown(result: Any) -> str:
-        import io
+    def page(result: Any, *, name: str, **_: Any) -> str:
+        return told_page(title, figure(result), parts(result), name=name)
 
-        from rich.console import Console
-
-        console = Console(record=True, width=100, file=io.StringIO())
-        for part in parts(result):
-            console.print(part)
-        return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
-
-    return shown
+    return View(figure, lambda result: told_fragment(parts(result)), page)
 
 
-VIEWS: Mapping[str, Views] = {
-    "forecast": (forecast_figure, forecast_fragment),
-    "diagnosis": (diagnosis_figure, _as_text(diagnosis_page)),
-    "sweep": (sweep_figure, _as_text(sweep_page)),
-    "tuned": (tuned_figure, _as_text(tuned_page)),
+VIEWS: Mapping[str, View] = {
+    "forecast": View(forecast_figure, forecast_fragment, forecast_page),
+    "diagnosis": _told("Diagnosis", diagnosis_figure, diagnosis_page),
+    "sweep": _told("Sweep", sweep_figure, sweep_page),
+    "tuned": _told("Tuned", tuned_figure, tuned_page),
 }
-"""Figure and HTML by the name of its view that a result carries: rooms above may make results."""
+"""By the name of its view that a result carries: rooms above may make results."""
 
 
 def plot(result: Viewed) -> Figure:
@@ -79,7 +94,7 @@ def plot(result: Viewed) -> Figure:
         >>> [axes.get_ylabel() for axes in figure.axes[:2]]
         ['variance of data mode', 'beta']
     """
-    return _views(result)[0](result)
+    return _view(result).figure(result)
 
 
 def html(result: Viewed) -> str:
@@ -91,7 +106,7 @@ def html(result: Viewed) -> str:
     Raises:
         InvalidArgumentError: It is something else.
     """
-    return _views(result)[1](result)
+    return _view(result).fragment(result)
 
 
 def write_page(
@@ -104,17 +119,20 @@ def write_page(
 ) -> Path:
     """Write a result as one self-contained HTML page, whole or not at all.
 
-    A forecast's has sliders, which work the closed forms out anew.
+    A forecast's has sliders, which work the closed forms out anew; the others show their figure
+    and what a terminal says of them.
 
     Args:
-        result: What `forecast` returned.
+        result: What `forecast`, `diagnose`, `diagnose_arrays`, `sweep` or `tune` returned.
         path: Where it goes, e.g. "out.html".
         name: What the data are called.
-        image_shape: Shape of what is decoded, if it is an image: the modes are then shown.
-        source: The data as `collapse forecast` takes them, with their options; None: the name.
+        image_shape: Of a forecast, shape of what is decoded, if it is an image: the modes are then
+            shown.
+        source: Of a forecast, the data as `collapse forecast` takes them, with their options;
+            None: the name.
 
     Raises:
-        InvalidArgumentError: Another result or ending, or a shape that is not the features'.
+        InvalidArgumentError: It is something else, another ending, or no shape of the features.
         OutputError: The path cannot be written.
 
     Example:
@@ -126,19 +144,13 @@ def write_page(
         ...     write_page(f, f"{folder}/out.html").stat().st_size < 150_000
         True
     """
-    target = check_page_path(path)
-    if getattr(result, "view", None) != "forecast":
-        raise InvalidArgumentError(
-            "result", type(result).__name__, "a Forecast", "Pass what forecast returned."
-        )
-    page = forecast_page(
-        cast("Forecast", result), name=name, image_shape=image_shape, source=source
-    )
+    view, target = _view(result), check_page_path(path)
+    page = view.page(result, name=name, image_shape=image_shape, source=source)
     files.write(target, page.encode())
     return target
 
 
-def _views(result: object) -> Views:
+def _view(result: object) -> View:
     view = str(getattr(result, "view", None))
     if view not in VIEWS:
         raise InvalidArgumentError(

@@ -1,25 +1,19 @@
 """A forecast as a page of its own: no network, no library, nothing that runs but its own script.
 
 The page works the closed forms out anew as its sliders move (`scripts`); without a script it shows
-the forecast as it was made. A content security policy names the hashes of the one style and the
-one script, so that nothing else is loaded or run whatever the data are called.
+the forecast as it was made.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import math
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 
 from posterior_collapse.arrays import ImageShape
 from posterior_collapse.report.pages.problem import laws, numbers
+from posterior_collapse.report.pages.rendering import json_in_html, number, render, text
 from posterior_collapse.report.pages.spectrum import spectrum
 from posterior_collapse.report.pages.thumbnails import thumbnails
 from posterior_collapse.theory import Forecast
@@ -58,28 +52,15 @@ def forecast_page(
         >>> forecast_page(f).count("default-src")
         1
     """
-    style = _text("style.css")
     script = f"{laws_script()}\n(() => {{\n{_scripts(PAGE)}}})();\n"
-    policy = "; ".join(
-        (
-            "default-src 'none'",
-            f"script-src {_hash(script)}",
-            f"style-src {_hash(style)}",
-            "img-src data:",
-            "base-uri 'none'",
-            "form-action 'none'",
-        )
-    )
     images = []
     if image_shape is not None:
         images = thumbnails(forecast._modes, image_shape, max(2 * forecast.spec.dims[0], 16))
     data = _payload(forecast) | {"name": name, "source": source, "images": images}
-    return _render(
+    return render(
         "page.html.jinja",
-        policy=policy,
-        style=Markup(style),
-        script=Markup(script),
-        data=Markup(_json(data)),
+        script=script,
+        data=json_in_html(data),
         name=name,
         **_parts(forecast),
     )
@@ -91,7 +72,7 @@ def forecast_fragment(forecast: Forecast) -> str:
     Args:
         forecast: What `posterior_collapse.forecast` returned.
     """
-    return _render("notebook.html.jinja", style=Markup(_text("style.css")), **_parts(forecast))
+    return render("notebook.html.jinja", **_parts(forecast))
 
 
 def laws_script() -> str:
@@ -106,7 +87,7 @@ def laws_script() -> str:
 
 
 def _scripts(names: tuple[str, ...]) -> str:
-    return "\n".join(_text(f"scripts/{name}") for name in names)
+    return "\n".join(text(f"scripts/{name}") for name in names)
 
 
 def sentence(forecast: Forecast) -> str:
@@ -203,55 +184,3 @@ def _trust(forecast: Forecast) -> list[str]:
         "this page opened with.".format(*forecast.bracket)
     )
     return said
-
-
-def number(value: float) -> str:
-    """Return a number to three digits, as the page's script has it.
-
-    Example:
-        >>> [number(v) for v in (0.12345, 1734.0, 1.23e-9, math.inf, math.nan)]
-        ['0.123', '1730', '1.23e-9', 'any', '?']
-    """
-    if math.isnan(value):
-        return "?"
-    if math.isinf(value):
-        return "any"
-    rounded = float(f"{value:.3g}")
-    if rounded == 0 or 1e-6 <= abs(rounded) < 1e7:
-        return np.format_float_positional(rounded, trim="-")
-    return f"{rounded:g}".replace("e-0", "e-").replace("e+0", "e+")
-
-
-def _render(template: str, **values: Any) -> str:
-    return str(_environment().get_template(template).render(**values))
-
-
-@cache
-def _environment() -> Any:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("posterior_collapse.report", "pages"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=True,
-    )
-    environment.filters["number"] = number
-    return environment
-
-
-@cache
-def _text(name: str) -> str:
-    return (files("posterior_collapse.report.pages") / name).read_text(encoding="utf-8")
-
-
-def _hash(content: str) -> str:
-    digest = hashlib.sha256(content.encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"
-
-
-def _json(values: Any) -> str:
-    """Strict JSON that no HTML parser takes for the end of its script."""
-    text = json.dumps(values, allow_nan=False, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
