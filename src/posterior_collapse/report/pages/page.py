@@ -62,6 +62,7 @@ def forecast_page(
         script=script,
         data=json_in_html(data),
         name=name,
+        pictures=len(images),
         **_parts(forecast),
     )
 

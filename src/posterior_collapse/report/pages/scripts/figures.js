@@ -87,7 +87,7 @@ function drawSpectrum(place, carried, l) {
   rowTicks(plot, y, decades(low, high, 6));
   const modes = wholeTicks(count, 7).map((n) => Math.max(1, n)).filter((n) => n <= count);
   columnTicks(plot, (n) => x(n - 1), modes, `data mode${depth > 1 ? `; units${name}` : ", strongest first"}`);
-  plot.svg.append(text(4, 10, "variance"));
+  plot.svg.append(text(plot.left, 10, "variance"));
   const points = carried.slice(0, count).flatMap((u, mode) =>
     Number.isFinite(u.threshold)
       ? [`${x(mode - 0.5)},${y(u.threshold)}`, `${x(mode + 0.5)},${y(u.threshold)}`]
