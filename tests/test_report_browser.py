@@ -167,6 +167,11 @@ def test_another_likelihood_is_its_own_forecast(browser, pages):
     browser.type("#weight", "0.5")
     f = pc.forecast(DIGITS.x, pc.VAESpec(16, beta=0.5, likelihood="bernoulli"))
     assert counts(browser) == [f.n_active]
+    # One weight stays the same weight, however else the loss is written.
+    browser.type("#form", "se-sum")
+    assert browser.value("+document.getElementById('weight').value") == 0.5
+    f = pc.forecast(DIGITS.x, pc.VAESpec(16, beta=pc.effective_beta(0.5).value))
+    assert counts(browser) == [f.n_active]
     options = browser.value(
         "[...document.querySelectorAll('#form option')].map(o => [o.value, o.disabled])"
     )

@@ -90,7 +90,9 @@ function saidOfSigmas() {
 }
 const shownSigma = (sigma) => (typeof sigma === "string" ? `${sigma}` : shown(sigma));
 
-const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
+// A word as a shell takes it.
+const quoted = (word) =>
+  /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 const hasDispersion = () => likelihood() === "negative-binomial" && data.dispersion !== "learned";
 const numberList = (values) => values.map((v) => digits(v, 12)).join(",");
 function command() {

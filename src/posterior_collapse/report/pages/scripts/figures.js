@@ -20,15 +20,19 @@ function canvas(place, height, label, role = "img") {
 }
 const text = (x, y, words, anchor = "start") =>
   drawn("text", { x, y, "text-anchor": anchor }, words);
-const logScale = (low, high, from, to) => (value) =>
-  from + (Math.log(Math.min(Math.max(value, low), high) / low) / Math.log(high / low)) * (to - from);
+const logScale = (low, high, from, to) => (value) => {
+  const within = Math.min(Math.max(value, low), high);
+  return from + (Math.log(within / low) / Math.log(high / low)) * (to - from);
+};
 function decades(low, high, most) {
   const [from, to] = [Math.ceil(Math.log10(low)), Math.floor(Math.log10(high))];
   const every = Math.max(1, Math.ceil((to - from + 1) / most));
   const ticks = [];
   for (let d = from; d <= to; d += every) ticks.push(10 ** d);
   if (ticks.length > 2) return ticks;
-  const fine = [-1, 0, 1, 2].flatMap((d) => [1, 2, 5].map((n) => digits(n * 10 ** (from - 1 + d), 1)));
+  const fine = [-2, -1, 0, 1].flatMap((d) =>
+    [1, 2, 5].map((n) => digits(n * 10 ** (from + d), 1)),
+  );
   return fine.filter((v) => v >= low && v <= high);
 }
 function rowTicks(plot, y, ticks) {
@@ -48,6 +52,10 @@ function wholeTicks(high, most) {
   const step = steps.find((s) => high / s <= most) ?? 1000;
   return Array.from({ length: Math.floor(high / step) + 1 }, (_, i) => i * step);
 }
+// Of things counted from 1.
+const countTicks = (high, most) => [
+  ...new Set(wholeTicks(high, most).map((n) => Math.max(1, n))),
+];
 function dot(status, x, y) {
   if (status === "noise") {
     return drawn("rect", { class: "pc-noise", x: x - 4, y: y - 4, width: 8, height: 8 });
@@ -55,7 +63,7 @@ function dot(status, x, y) {
   return drawn("circle", { class: `pc-${status}`, cx: x, cy: y, r: status === "none" ? 2 : 4.5 });
 }
 const diamond = (x, y) =>
-  drawn("path", { class: "pc-here", d: `M${x} ${y - 8}L${x + 8} ${y}L${x} ${y + 8}L${x - 8} ${y}Z` });
+  drawn("path", { class: "pc-here", d: `M${x} ${y - 8}l8 8l-8 8l-8 -8Z` });
 
 // Units of a level by the mode that they carry.
 const byMode = (level) => {
@@ -85,8 +93,9 @@ function drawSpectrum(place, carried, l) {
   const x = (mode) => plot.left + ((mode + 0.5) / count) * (plot.right - plot.left);
   const y = logScale(low, high, plot.bottom, plot.top);
   rowTicks(plot, y, decades(low, high, 6));
-  const modes = wholeTicks(count, 7).map((n) => Math.max(1, n)).filter((n) => n <= count);
-  columnTicks(plot, (n) => x(n - 1), modes, `data mode${depth > 1 ? `; units${name}` : ", strongest first"}`);
+  const modes = countTicks(count, 7);
+  const what = depth > 1 ? `data mode; units${name}` : "data mode, strongest first";
+  columnTicks(plot, (n) => x(n - 1), modes, what);
   plot.svg.append(text(plot.left, 10, "variance"));
   const points = carried.slice(0, count).flatMap((u, mode) =>
     Number.isFinite(u.threshold)
@@ -120,10 +129,11 @@ function addGrip(plot, y, least) {
     dragging = true;
   });
   grip.addEventListener("keydown", (event) => {
-    const step = { ArrowUp: 1.1, ArrowRight: 1.1, ArrowDown: 1 / 1.1, ArrowLeft: 1 / 1.1 }[event.key];
-    if (!step) return;
+    const up = ["ArrowUp", "ArrowRight"].includes(event.key);
+    const down = ["ArrowDown", "ArrowLeft"].includes(event.key);
+    if (!up && !down) return;
     event.preventDefault();
-    setThreshold(least * step);
+    setThreshold(up ? least * 1.1 : least / 1.1);
     $("spectrum").querySelector(".pc-grip")?.focus();
   });
   plot.svg.append(handle, grip);
@@ -134,7 +144,8 @@ window.addEventListener("pointermove", (event) => {
   const svg = $("spectrum").querySelector("svg");
   if (!dragging || !scaleOfSpectrum || !svg) return;
   const box = svg.getBoundingClientRect();
-  setThreshold(scaleOfSpectrum(((event.clientY - box.top) * svg.viewBox.baseVal.height) / box.height));
+  const share = (event.clientY - box.top) / box.height;
+  setThreshold(scaleOfSpectrum(share * svg.viewBox.baseVal.height));
 });
 for (const end of ["pointerup", "pointercancel"]) {
   window.addEventListener(end, () => (dragging = false));
@@ -180,7 +191,8 @@ function drawStaircase() {
   const low = Math.min(Math.max(finite[0] ?? here, last * 1e-5), here) / 3;
   const steps = [low, ...finite.filter((v) => v > low), Math.max(last, here) * 3];
   const count = (v) => [edges.filter((edge) => edge > v).length];
-  drawSteps(steps, count, here, byProduct ? "β η²" : "β", edges.length === finite.length ? last : 0);
+  const onset = edges.length === finite.length ? last : 0;
+  drawSteps(steps, count, here, byProduct ? "β η²" : "β", onset);
 }
 function drawChainStairs() {
   const none = state.dims.map(() => 0);
@@ -197,8 +209,9 @@ function drawSteps(steps, count, here, name, onset) {
   const counts = steps.map(count);
   const most = Math.max(1, ...counts.flat());
   const now = count(here);
-  const plot = canvas($("stairs"), 240, `Staircase: active units fall from ${counts[0].join(", ")} as ` +
-    `${name} grows; here, at ${shown(here)}, ${now.join(", ")} are active` +
+  const plot = canvas($("stairs"), 240, "Staircase: active units fall from " +
+    `${counts[0].join(", ")} as ${name} grows; here, at ${shown(here)}, ` +
+    `${now.join(", ")} are active` +
     (onset ? `; none from ${shown(onset)} on.` : "."));
   const x = logScale(low, high, plot.left, plot.right);
   const y = (n) => plot.bottom - (n / most) * (plot.bottom - plot.top - 16);
@@ -225,7 +238,9 @@ function drawSteps(steps, count, here, name, onset) {
 }
 
 // Colours of few to many, told apart by all eyes: from cividis.
-const SHADES = [[0, 34, 78], [53, 69, 108], [102, 105, 112], [148, 142, 119], [200, 184, 102], [254, 232, 56]];
+const SHADES = [
+  [0, 34, 78], [53, 69, 108], [102, 105, 112], [148, 142, 119], [200, 184, 102], [254, 232, 56],
+];
 function shade(share) {
   const place = share * (SHADES.length - 1);
   const below = Math.min(Math.floor(place), SHADES.length - 2);
@@ -297,7 +312,7 @@ function drawBars() {
         height: Math.max(0, to - from),
       }));
     });
-    const ticks = wholeTicks(level.length, 7).map((n) => Math.max(1, n));
+    const ticks = countTicks(level.length, 7);
     columnTicks(plot, (n) => x(n - 0.5), ticks, `unit; ${name}${shown(total)} nats in all`);
   });
 }

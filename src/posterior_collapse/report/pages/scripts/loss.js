@@ -50,20 +50,22 @@ function keepWeights(change) {
   update();
 }
 function changeForm(form) {
-  const [before, times] = [state.form, factor(found.etaDec)];
+  const [before, times, etaDec] = [state.form, factor(found.etaDec), found.etaDec];
   const other = FORMS[form].likelihood !== likelihood();
-  if (state.learn && canLearn() && form !== before) {
-    if (Number.isFinite(found.etaDec)) state.etas = state.etas.map(() => found.etaDec);
-    state.learn = false;
-  }
   state.form = form;
   if (other) state.count = likelihood() === "categorical" ? data.positions : features;
-  if (depth === 1 && FORMS[form].half && state.etas[0] !== 1) {
+  if (form === "nll") return update();
+  if (before === "nll" && state.learn) {
+    if (Number.isFinite(etaDec)) state.etas = state.etas.map(() => etaDec);
+    state.learn = false;
+  }
+  if (before === "nll" && gaussian() && depth === 1) {
     // The same threshold beta eta_dec^2, said at eta_dec = 1.
     state.betas = [digits(state.betas[0] * state.etas[0] ** 2, 12)];
-    state.etas = [1];
-  } else if (before !== "nll" && form !== "nll") {
-    const after = factor(gaussian() ? state.etas[0] : NaN);
+  }
+  if (depth === 1) state.etas = [1];
+  if (before !== "nll") {
+    const after = factor(state.etas[0]);
     state.betas = state.betas.map((beta) => digits((beta * times) / after, 12));
   }
   update();
@@ -99,7 +101,8 @@ function snippet(weights) {
   if (depth === 1) {
     const prior = data.spec.etaEnc === 1 ? "" : `  # prior of std ${shown(data.spec.etaEnc)}`;
     lines.push(
-      `kl = kl_divergence(posterior, prior)${prior}`, `loss = recon + ${weights[0]} * kl.sum(1).mean()`,
+      `kl = kl_divergence(posterior, prior)${prior}`,
+      `loss = recon + ${weights[0]} * kl.sum(1).mean()`,
     );
   } else {
     const terms = weights.map((weight, level) => `${weight} * kl_${level + 1}`);
@@ -147,7 +150,7 @@ function levelAdvice(level, l, times) {
 function showLoss() {
   const form = FORMS[state.form];
   const times = factor(found.etaDec);
-  const weights = state.betas.map((beta) => digits(beta * times, 4));
+  const weights = state.betas.map((beta) => digits(beta * times, 6));
   $("form").value = state.form;
   $("half").checked = state.half;
   $("half-label").hidden = !form.half;

@@ -26,7 +26,7 @@ function reading() {
   }
   if (state.learn && canLearn()) parts.push(`Learned η_dec: ${shown(found.etaDec)}.`);
   parts.push(`Loss ${exact(found.loss)} nats per sample.`);
-  if (!gaussian()) parts.push("Variances are in units of the noise that this likelihood tolerates.");
+  if (!gaussian()) parts.push("Variances are in units of the noise that this loss tolerates.");
   return parts.join(" ");
 }
 function leastThreshold(of) {
@@ -45,7 +45,8 @@ function makeSortable() {
     header.replaceChildren(button);
     button.addEventListener("click", () => {
       const { key } = header.dataset;
-      sorting = { key, down: sorting.key === key ? !sorting.down : key !== "unit" && key !== "level" };
+      const byName = key === "unit" || key === "level";
+      sorting = { key, down: sorting.key === key ? !sorting.down : !byName };
       showTable();
     });
   }
@@ -69,7 +70,8 @@ function showTable() {
     if (name === "level") return element("td", {}, `z${row.level}`);
     if (name === "unit") return element("td", {}, String(row.unit));
     if (name === "status") {
-      const icon = element("span", { class: `pc-${row.status}`, "aria-hidden": "true" }, ICONS[row.status]);
+      const shape = { class: `pc-${row.status}`, "aria-hidden": "true" };
+      const icon = element("span", shape, ICONS[row.status]);
       return element("td", { class: "pc-status" }, icon, " ", element("span", {}, row.status));
     }
     const never = name === "threshold" && row.threshold === Infinity;

@@ -71,7 +71,8 @@ function etasOf(s) {
   return depth === 1 ? [first] : [first, s.etas[0]];
 }
 function problemOf(s) {
-  return { ...data.spec, ...data.laws[likelihood()], betas: s.betas, dims: s.dims, etas: etasOf(s) };
+  const { betas, dims } = s;
+  return { ...data.spec, ...data.laws[likelihood()], betas, dims, etas: etasOf(s) };
 }
 // Their loss is so many times the log-likelihood with beta KL, hence their weight of the KL.
 function factor(etaDec) {
