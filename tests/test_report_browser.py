@@ -219,9 +219,11 @@ def test_what_has_no_minimum_is_said(browser, pages):
     browser.type("#latents-box", "64")
     assert browser.value(SENTENCE) == "There is no forecast here."
     assert "falls without end" in browser.value("document.getElementById('reading').innerText")
+    assert browser.value("document.getElementById('results').offsetHeight") == 0
     browser.value("document.getElementById('reset').click()")
     browser.settle()
     assert browser.value(SENTENCE).startswith("16 of your 16")
+    assert browser.value("document.querySelector('#kl svg').clientWidth") > 300
 
 
 def test_a_table_is_sorted_by_any_column(browser, pages):

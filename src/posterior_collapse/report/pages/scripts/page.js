@@ -58,7 +58,8 @@ function showTable() {
   );
   const { key, down } = sorting;
   if (key) {
-    const order = (a, b) => (a[key] === b[key] ? 0 : a[key] > b[key] ? 1 : -1);
+    const value = (row) => (Number.isNaN(row[key]) ? -Infinity : row[key]);
+    const order = (a, b) => (value(a) === value(b) ? 0 : value(a) > value(b) ? 1 : -1);
     rows.sort((a, b) => (down ? -order(a, b) : order(a, b)));
   }
   for (const header of headers) {
@@ -112,7 +113,7 @@ function show() {
   $("learn").checked = state.learn && canLearn();
   $("learn-row").hidden = !canLearn();
   showLoss();
-  for (const id of ["stairs-section", "kl-section"]) $(id).hidden = Boolean(found.error);
+  $("results").hidden = Boolean(found.error);
   if (found.error) return;
   drawSpectra();
   drawStairs();
@@ -141,7 +142,7 @@ makeSliders();
 makeLoss();
 makeSortable();
 $("fixed").replaceChildren(...symbol(saidOfSigmas()));
-for (const id of ["loss", "turn", "drag"]) $(id).hidden = false;
+for (const id of ["loss", "turn", "drag", "stairs-section", "kl-section"]) $(id).hidden = false;
 $("modes-section").hidden = !data.images.length;
 $("copy-command").hidden = data.model === "chain";
 $("copy-command").addEventListener("click", () => copy(command()));
