@@ -61,5 +61,5 @@ $(ADAPTERS)/.installed: $(INPUTS) constraints-adapters.txt
 	$(PYTHON) -m venv $(ADAPTERS)
 	PIP_CONSTRAINT="constraints.txt constraints-adapters.txt" PIP_BUILD_CONSTRAINT=constraints.txt \
 		PIP_DISABLE_PIP_VERSION_CHECK=1 $(ADAPTERS)/bin/python -m pip install --quiet \
-		-e '.[adapters]' pytest hypothesis
+		-e '.[adapters]' jax keras pytest hypothesis
 	touch $@

@@ -33,6 +33,13 @@ SPECS: dict[str, pc.Spec] = {
     "hierarchy": pc.HVAESpec((3, 2), sigma_1=0.5),
     "conditional": pc.CVAESpec(2),
 }
+ROWS: dict[str, Any] = {
+    "bernoulli": (X > 0).astype(np.float32),
+    "poisson": np.abs(X).round(),
+    "negative-binomial": np.abs(X).round(),
+    "categorical": np.stack([X > 0, X <= 0], 2).astype(np.float32),
+}
+"""By likelihood."""
 NETWORKS: dict[str, dict[str, Any]] = {
     "linear": {},
     "mlp": {"hidden": (5,)},
@@ -168,6 +175,23 @@ def test_models_draw_and_reconstruct_where_they_are(name: str) -> None:
 
     for one, other in zip(drawn(there, "gpu"), drawn(model, "cpu"), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("likelihood", ROWS)
+def test_every_likelihood_is_trained_drawn_and_measured_there(likelihood: str) -> None:
+    rows, spec = ROWS[likelihood], pc.VAESpec(2, likelihood=likelihood)
+    there, here = (trained(spec, "mlp", device, rows) for device in ("gpu", "cpu"))
+    same(there.model.state_dict(), here.model.state_dict())
+    assert there.history == here.history
+    model = there.model.to("gpu")
+    for noise in (False, True):
+        one, other = (
+            m.sample(5, torch.Generator(device).manual_seed(0), noise=noise).cpu()
+            for m, device in ((model, "gpu"), (here.model.cpu(), "cpu"))
+        )
+        assert torch.equal(one, other)
+    one, other = (pc.log_likelihood(m, rows, samples=5) for m in (model, here.model))
+    assert one.nll == other.nll
 
 
 def test_the_closed_form_optimum_is_a_start_there() -> None:

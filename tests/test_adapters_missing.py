@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from posterior_collapse.adapters import from_diffusers, from_pythae
+from posterior_collapse.adapters import from_diffusers, from_pyro, from_pythae, from_scvi
 from posterior_collapse.errors import MissingDependencyError
 
 
@@ -23,6 +23,8 @@ def load(module: str) -> Callable[[], Any]:
     [
         (lambda: from_pythae(object()), ["pythae.models"], "pythae"),
         (lambda: from_diffusers(object()), ["diffusers"], "diffusers"),
+        (lambda: from_pyro(print, print, object()), ["pyro"], "pyro-ppl"),
+        (lambda: from_scvi(object()), ["scvi", "scvi.module"], "scvi-tools"),
         (load("metrics"), ["torchmetrics"], "torchmetrics"),
         (load("lightning"), ["lightning.pytorch", "pytorch_lightning"], "lightning"),
     ],
@@ -42,7 +44,7 @@ def test_a_missing_library_is_named(
 def test_nothing_is_imported_before_it_is_needed() -> None:
     script = (
         "import sys, posterior_collapse.adapters\n"
-        "libraries = {'diffusers', 'lightning', 'pythae', 'torchmetrics'}\n"
+        "libraries = {'diffusers', 'lightning', 'pyro', 'pythae', 'scvi', 'torchmetrics'}\n"
         "sys.exit(bool(libraries & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -69,6 +69,10 @@ PRIOR = Normal(0.3, 0.7)
         ),
         (softplus, {"spread": "softplus std"}),
         (
+            lambda o, y, m, s: squared(o, y) + per_row(m, functional.softplus(s).log()),
+            {"spread": "softplus variance"},
+        ),
+        (
             lambda o, y, m, s: (
                 squared(o, y)
                 + torch.distributions.kl_divergence(Normal(m, (s / 2).exp()), PRIOR).sum(-1).mean()
@@ -86,6 +90,33 @@ def test_a_kl_in_any_dress_is_read(loss: Any, said: dict[str, Any]) -> None:
         got = getattr(found.kl, name)
         assert got == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value)
     assert "no multiple" not in found.text
+
+
+def test_a_sampled_kl_to_another_prior_is_said_to_be_one() -> None:
+    found = audit_loss(
+        sampled(lambda m, s: Normal(m, s).rsample(), torch.distributions.Laplace(0.0, 1.0)),
+        features=D,
+        latents=K,
+    )
+    assert found.beta is None
+    assert found.findings[0].code == "not-a-kl"
+    assert "samples of the posterior" in found.findings[0].text
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_loss_that_autograd_cannot_follow(dtype: Any) -> None:
+    """As of numpy, or of Keras on another backend: single precision, and no gradients."""
+
+    def loss(*arguments: Any) -> Any:
+        o, y, mean, log_var = (np.asarray(part).astype(dtype) for part in arguments)
+        error = -(y * np.log(o) + (1 - y) * np.log(1 - o)).sum()
+        return error + 3 * 0.5 * (mean**2 + np.exp(log_var) - 1 - log_var).sum()
+
+    found = audit_loss(loss, features=D, latents=K)
+    assert found.value == pytest.approx(3, rel=1e-4)
+    assert found.spec.likelihood == "bernoulli"
+    with pytest.raises(pc.InvalidArgumentError, match="a smaller batch_size="):
+        audit_loss(loss, features=784, latents=K)
 
 
 def test_a_variance_as_the_last_argument() -> None:

@@ -237,6 +237,37 @@ def test_swapped_folders_of_a_sweep_are_not_diagnosed_under_each_other_s_names(
     assert "got a run with another spec" in said
 
 
+def test_a_sweep_that_lacks_a_run_says_how_to_mend_it_and_is_mended(
+    command: Command, folders: Path
+) -> None:
+    shutil.rmtree("sweep/beta=2")
+    status, said = command("diagnose", "sweep")
+    assert status == 2
+    assert said.startswith("error: sweep/beta=2/config.json: got no such file")
+    assert "Go on with collapse train --resume sweep, which mends it." in said
+    status, said = command("train", "--resume", "sweep")
+    assert status == 0
+    assert "1 of 2 runs from the start, for want of checkpoints" in said
+    assert command("diagnose", "sweep")[0] == 0
+    status, said = command("train", "--resume", "sweep")
+    assert (status, "from the start" in said) == (0, False)
+
+
+def test_a_damaged_checkpoint_says_how_to_train_its_run_again(
+    command: Command, folders: Path
+) -> None:
+    for path in Path("sweep/beta=2").glob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1])
+    for arguments in (["diagnose", "sweep/beta=2"], ["train", "--resume", "sweep"]):
+        status, said = command(*arguments)
+        assert status == 2
+        assert "Delete its checkpoints to start anew with resume" in said
+    for path in Path("sweep/beta=2").glob("checkpoint-*"):
+        path.unlink()
+    assert command("train", "--resume", "sweep")[0] == 0
+    assert command("diagnose", "sweep")[0] == 0
+
+
 @pytest.mark.parametrize("place", ["spec", "seed"])
 def test_a_description_that_is_not_the_checkpoint_s(
     command: Command, folders: Path, place: str

@@ -96,9 +96,13 @@ KINDS = {
     "loaded": lambda _: pc.load(X.reshape(60, 2, 3)),
     "dict": lambda _: {"image": X, "label": LABELS},
     "with labels": lambda _: (X, LABELS),
+    "with a column of labels": lambda _: (X, LABELS[:, None]),
     "with names": lambda _: (X, ["cat", "dog", "cow"] * 20),
     "torch Dataset": lambda _: TensorDataset(TENSOR),
     "torch Dataset with labels": lambda _: TensorDataset(TENSOR, torch.from_numpy(LABELS)),
+    "torch Dataset with a column of labels": lambda _: TensorDataset(
+        TENSOR, torch.from_numpy(LABELS)[:, None]
+    ),
     "torch stream": lambda _: Stream(),
     "loader": lambda _: DataLoader(TensorDataset(TENSOR.reshape(60, 2, 3)), batch_size=7),
     "loader with labels": lambda _: DataLoader(TensorDataset(TENSOR, TENSOR[:, 0]), batch_size=7),
@@ -132,6 +136,9 @@ def test_all_read_the_rows_of_every_kind(kind, plain, tmp_path):
     assert found.n == 60
     assert found.loss == pytest.approx(pc.diagnose(plain, X).loss, rel=1e-6)
     assert fitted.forecast.loss == pytest.approx(plain.forecast.loss, rel=1e-6)
+    # Two groups, which both read all the data.
+    swept = pc.sweep([SPEC, pc.VAESpec(3)], make(), "linear", epochs=1, batch_size=60)
+    assert swept.runs[0].forecast["loss"] == pytest.approx(plain.forecast.loss, rel=1e-6)
     if not kind.startswith("loader"):  # which trains in batches, and an order, of its own
         assert fitted.history == plain.history
 
@@ -213,6 +220,8 @@ def test_images_with_attributes_are_for_an_autoencoder_images():
         ((X, X[:9]), "x and y: got 60 and 9 samples"),
         ((X, LABELS[:9]), r"y: got a 1-D array of shape \(9,\)"),
         (object(), "x: got dtype object"),
+        (None, r"x: got None; expected numbers. Pass e\.g\. pc\.load"),
+        (TENSOR.to_sparse(), r"a sparse tensor of torch.*Pass tensor\.to_dense\(\)"),
         (
             [{"a": X, "b": X}],
             r"a dict of \['a', 'b'\].*Keep one array, e\.g\. batch\['a'\]",
@@ -233,6 +242,29 @@ def test_all_refuse_alike(data, said, plain):
         if hasattr(data, "__next__"):
             break  # it can be read once
     assert len(set(words)) == 1
+
+
+def test_moments_are_enough_for_a_forecast_alone(plain):
+    moments = pc.Moments.from_arrays(X)
+    for take in (
+        lambda: pc.fit(SPEC, moments),
+        lambda: pc.sweep([SPEC], moments),
+        lambda: pc.diagnose(plain, moments),
+    ):
+        with pytest.raises(pc.DataError, match=r"x: got Moments.*Pass the data that were measured"):
+            take()
+
+
+@pytest.mark.parametrize("architecture", ["linear", "mlp"])
+def test_rows_of_another_width_than_the_model_s_are_refused(architecture):
+    for spec, data, wrong in (
+        (SPEC, X, X[:, :4]),
+        (pc.CVAESpec(2), (X, X[:, :2]), (X, X[:, :3])),
+        (pc.CVAESpec(2), (X, X[:, :2]), (X[:, 1:], X[:, :2])),
+    ):
+        fitted = pc.fit(spec, data, architecture, epochs=1)
+        with pytest.raises(pc.DataError, match=r"[xy]: got rows of \d numbers; expected rows"):
+            pc.diagnose(fitted, wrong)
 
 
 @pytest.mark.parametrize("labels", [LABELS - 1, LABELS + 0.5, LABELS * 10**6])

@@ -55,6 +55,16 @@ def audited() -> list[Any]:
     return [audit_loss(loss, features=4, latents=2).to_dict()]
 
 
+def onsets() -> list[Any]:
+    mixed = torch.eye(4, dtype=torch.float64, device="cpu") + 0.1
+
+    def coupled(y_hat: Tensor, y: Tensor) -> Tensor:
+        return ((y_hat - y) @ mixed).square().sum(-1)
+
+    found = [pc.onset(loss, X) for loss in (torch.nn.functional.huber_loss, coupled)]
+    return [one.to_dict() for one in found]
+
+
 def schedules() -> list[Any]:
     steps = torch.arange(5, device="cpu")
     found = [warm_up(steps, 4), cyclical(steps, 4, cycles=2), capacity(steps, 4, 2.0)]
@@ -82,6 +92,7 @@ CASES: dict[str, Callable[[], list[Any]]] = {
     "from the forecast": lambda: trained(pc.VAESpec(2), "linear", from_forecast=True),
     "functions": wrapped,
     "a loss": audited,
+    "an onset": onsets,
     "schedules": schedules,
     "convolutions": convolutions,
 }

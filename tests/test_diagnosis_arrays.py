@@ -276,3 +276,23 @@ def test_a_posterior_that_equals_its_own_rows_prior_is_collapsed() -> None:
     assert any("differs from row to row" in note for note in found.notes)
     same = pc.diagnose_arrays(mean, std, prior_mean=np.full((2000, 3), 0.5))
     assert not any("differs" in note for note in same.notes)
+
+
+def test_a_variance_is_taken_as_one_and_suspected_where_a_std_was_said() -> None:
+    """scvi-tools returns variances."""
+    rng = np.random.default_rng(0)
+    variance = np.array([0.1, 0.3, 0.5, 1.0])
+    mean = rng.standard_normal((4000, 4)) * np.sqrt(1 - variance)
+    std = pc.diagnose_arrays(mean, np.sqrt(variance))
+    var = pc.diagnose_arrays(mean, var=variance)
+    assert var.levels[0].kl == pytest.approx(std.levels[0].kl)
+    assert var.levels[0].information == pytest.approx(std.levels[0].information)
+    for found in (std, var):
+        assert "variance-for-std" not in [one.code for one in found.advice]
+    wrong = pc.diagnose_arrays(mean, variance)
+    assert wrong.advice[0].code == "variance-for-std"
+    assert "var= of diagnose_arrays" in wrong.advice[0].action
+    with pytest.raises(InvalidArgumentError, match="both or neither"):
+        pc.diagnose_arrays(mean, variance, var=variance)
+    with pytest.raises(DataError, match="Check var"):
+        pc.diagnose_arrays(mean, var=-variance)

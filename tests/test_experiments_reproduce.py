@@ -14,7 +14,7 @@ import pytest
 from posterior_collapse.cli import main
 from posterior_collapse.experiments import ROWS, Member, Plan, chosen
 from posterior_collapse.experiments.document import KEYS
-from posterior_collapse.experiments.execution import samples
+from posterior_collapse.experiments.execution import read_samples
 from posterior_collapse.runs import Record, Store
 
 PLAN = Plan(quick=True, seeds=2)
@@ -236,7 +236,7 @@ def test_reconstructions_are_square_panels_of_whole_images(out: Path) -> None:
 
 def test_spectra_are_those_of_each_digit_s_residuals(out: Path) -> None:
     (member, _), *_ = runs(out, "E2")
-    rows = samples(member.run.data)
+    rows = read_samples(member.run.data)
     assert rows.y is not None
     x, y = rows.x - rows.x.mean(0), rows.y - rows.y.mean(0)
     residual = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]

@@ -18,7 +18,7 @@ from posterior_collapse.experiments.checks import (
     direction,
     monotone,
 )
-from posterior_collapse.experiments.execution import moments
+from posterior_collapse.experiments.execution import read_moments
 from posterior_collapse.runs import Choice
 from posterior_collapse.specs import HVAESpec, Spec, VAESpec
 from posterior_collapse.theory import forecast
@@ -397,7 +397,7 @@ def test_the_published_loss_halves_beta_for_training_and_theory() -> None:
     for name in ("loss", "kl"):
         assert published.measured[name] == pytest.approx(halved.measured[name], rel=1e-5)
     assert published.forecast is not None
-    expected = forecast(moments(run.data, True), half)
+    expected = forecast(read_moments(run.data, True), half)
     assert published.forecast["loss"] == pytest.approx(expected.loss)
     threshold = 0.5 * run.spec.eta_levels[0] ** 2
     assert published.forecast["levels"][0]["threshold"][0] == pytest.approx(threshold)

@@ -158,6 +158,14 @@ def test_only_alike_moments_are_added() -> None:
     )
 
 
+@pytest.mark.parametrize("other", [X, 1, None])
+def test_only_moments_are_added_and_only_what_was_read_is_measured(other) -> None:
+    m = pc.Moments.from_arrays(X)
+    with pytest.raises(pc.InvalidArgumentError, match=r"moments: got a sum with .*from_arrays"):
+        m + other
+    refused(r"^data: got .*Call Moments\.from_arrays", pc.Moments.of, other)
+
+
 GOOD = np.diag([2.0, 1.0])
 
 

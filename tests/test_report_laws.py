@@ -143,6 +143,8 @@ def every_kind(rng):
         yield hierarchy(rng, one, two)
     yield hierarchy(rng, number_, learned, "bernoulli")
     yield hierarchy(rng, learned, learned, "poisson")
+    data, spec = hierarchy(rng, learned, learned, "bernoulli")
+    yield data, spec.replace(eta_dec="learned")
     yield chain(rng, fixed=True)
     yield chain(rng, fixed=False)
 

@@ -12,7 +12,10 @@ import pytest
 from posterior_collapse import files
 from posterior_collapse.cli import live
 from posterior_collapse.errors import MissingDependencyError, OutputError
-from posterior_collapse.runs import folder
+from posterior_collapse.models import Architecture
+from posterior_collapse.runs import Choice, folder
+from posterior_collapse.specs import VAESpec
+from posterior_collapse.training import Settings
 
 
 def test_only_a_new_or_empty_folder_is_free(tmp_path: Path) -> None:
@@ -25,6 +28,23 @@ def test_only_a_new_or_empty_folder_is_free(tmp_path: Path) -> None:
         folder.check_free(tmp_path)
     with pytest.raises(OutputError, match="a file"):
         folder.check_free(tmp_path / "file")
+
+
+def test_who_begins_anew_are_those_without_a_checkpoint_and_who_train_with_them(
+    tmp_path: Path,
+) -> None:
+    found = Choice("digits"), Architecture.named("mlp"), Settings()
+    runs = {
+        f"beta={beta},seed={seed}": (VAESpec(2, beta=beta), {"seed": seed})
+        for beta in (1, 2)
+        for seed in (0, 1)
+    }
+    asked = folder.asked(*found, runs)
+    assert folder.beginning(asked, tmp_path) == list(asked)
+    for name in list(asked)[1:]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "checkpoint-0000000001.json").write_text("{}")
+    assert folder.beginning(asked, tmp_path) == ["beta=1,seed=0", "beta=2,seed=0"]
 
 
 class Recorder:

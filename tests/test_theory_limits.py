@@ -221,7 +221,7 @@ def test_conditional_model_needs_a_target() -> None:
 
 def test_units_beyond_the_modes_never_live_whatever_eta_dec_learns() -> None:
     f = pc.forecast(
-        Moments.from_matrices(np.diag([4.0, 1.0])), pc.VAESpec(5, eta_dec="learned", sigma=0.5)
+        pc.Moments.from_matrices(np.diag([4.0, 1.0])), pc.VAESpec(5, eta_dec="learned", sigma=0.5)
     )
     critical = f.levels[0].critical_beta
     assert (critical[:2] > 0).all()

@@ -99,7 +99,9 @@ def as_array(name: str, values: Any) -> Any:
         array = values.to_dask_array(lengths=True) if hasattr(values, "to_dask_array") else values
     elif not isinstance(values, np.ndarray):
         try:
-            array = np.asarray(_readable(values))
+            array = np.asarray(_readable(name, values))
+        except DataError:
+            raise
         except (TypeError, ValueError, RuntimeError) as error:
             raise DataError(
                 name,
@@ -236,11 +238,18 @@ def refuse_overflow(name: str, rows: Array) -> None:
         )
 
 
-def _readable(values: Any) -> Any:
+def _readable(name: str, values: Any) -> Any:
     """Return a torch tensor as one that NumPy can read, without importing torch; all else as is."""
     if not (hasattr(values, "detach") and hasattr(values, "numpy")):
         return values
     values = values.detach().cpu()
+    if "sparse" in str(values.layout).lower():
+        raise DataError(
+            name,
+            f"a sparse tensor of torch ({values.layout})",
+            "a dense tensor, or a matrix of scipy.sparse",
+            "Pass tensor.to_dense().",
+        )
     return values.float() if str(values.dtype) == "torch.bfloat16" else values
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -111,3 +112,123 @@ def test_other_models_are_refused(autoencoder: Any) -> None:
         from_diffusers(nn.Linear(2, 2))
     with pytest.raises(InvalidArgumentError, match="latent_dim=192"):
         from_diffusers(autoencoder, spec=VAESpec(latent_dim=3))
+    quantised = diffusers.VQModel(in_channels=1, out_channels=1, norm_num_groups=4,
+                                  block_out_channels=(8,), sample_size=8)  # fmt: skip
+    with pytest.raises(InvalidArgumentError, match=r"a VQModel, whose encode.* has no latent_dist"):
+        from_diffusers(quantised, shape=(1, 8, 8))
+
+
+def test_without_decoding_each_image_is_encoded_once_and_units_are_the_same(
+    autoencoder: Any,
+) -> None:
+    counts = {"encoder": 0, "decoder": 0}
+
+    def counting(name: str) -> Any:
+        def count(module: Any, inputs: Any) -> None:
+            counts[name] += len(inputs[0])
+
+        return getattr(autoencoder, name).register_forward_pre_hook(count)
+
+    hooks = [counting(name) for name in counts]
+    whole = pc.diagnose(from_diffusers(autoencoder, shape=(1, 8, 16)), IMAGES)
+    assert counts["decoder"] > 10 * len(IMAGES)
+    counts.update(encoder=0, decoder=0)
+    model = from_diffusers(autoencoder, shape=(1, 8, 16), decode=False)
+    found = pc.diagnose(model, IMAGES)
+    assert counts == {"encoder": len(IMAGES), "decoder": 0}
+    for hook in hooks:
+        hook.remove()
+    np.testing.assert_array_equal(found.levels[0].kl, whole.levels[0].kl)
+    np.testing.assert_array_equal(found.levels[0].information, whole.levels[0].information)
+    assert found.levels[0].status == whole.levels[0].status
+    check_latent_model(model, IMAGES)
+
+
+def asymmetric() -> Any:
+    return diffusers.AsymmetricAutoencoderKL(
+        in_channels=1, out_channels=1, down_block_out_channels=(8,), up_block_out_channels=(8,),
+        norm_num_groups=4, latent_channels=2, sample_size=8,
+    )  # fmt: skip
+
+
+def temporal() -> Any:
+    return diffusers.AutoencoderKLTemporalDecoder(
+        in_channels=1, out_channels=1, block_out_channels=(32,), latent_channels=2,
+        layers_per_block=1, sample_size=8,
+    )  # fmt: skip
+
+
+def sound() -> Any:
+    return diffusers.AutoencoderOobleck(
+        encoder_hidden_size=8, downsampling_ratios=[2, 4], channel_multiples=[1, 2],
+        decoder_channels=8, decoder_input_channels=4, audio_channels=1,
+    )  # fmt: skip
+
+
+def video() -> Any:
+    return diffusers.AutoencoderKLMagvit(
+        in_channels=1, out_channels=1, latent_channels=2, block_out_channels=(8, 8),
+        down_block_types=("SpatialDownBlock3D",) * 2, up_block_types=("SpatialUpBlock3D",) * 2,
+        layers_per_block=1, norm_num_groups=4,
+    )  # fmt: skip
+
+
+# diffusers' own code for sounds.
+deprecated = pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+
+
+@deprecated
+@pytest.mark.parametrize(
+    ("make", "shape", "latent"),
+    [
+        (asymmetric, (1, 8, 8), (2, 8, 8)),
+        (temporal, (1, 8, 8), (2, 8, 8)),
+        (sound, (1, 32), (4, 4)),
+        (video, (1, 1, 8, 8), (2, 1, 4, 4)),
+    ],
+)
+def test_others_of_its_kind(make: Any, shape: tuple[int, ...], latent: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    autoencoder = make()
+    model = from_diffusers(autoencoder, shape=shape)
+    assert autoencoder.training == make().training  # as it was found
+    assert model.latent_shape == latent
+    x = torch.rand(4, *shape, generator=torch.Generator().manual_seed(0))
+    autoencoder.eval()
+    with torch.no_grad():
+        theirs = autoencoder.encode(x).latent_dist
+        q = model.posterior(1, x.flatten(1))
+        kl = torch.distributions.kl_divergence(q, model.prior(1))
+    per_channel = 0.5 * (theirs.mean**2 + theirs.std**2 - 1 - 2 * theirs.std.log())
+    torch.testing.assert_close(
+        model.per_channel(kl), per_channel.flatten(2).sum(2), rtol=1e-4, atol=1e-4
+    )
+    check_latent_model(model, x)
+
+
+@deprecated
+def test_a_shape_that_is_not_known_or_not_taken() -> None:
+    with pytest.raises(InvalidArgumentError, match="the model's config has none"):
+        from_diffusers(sound())
+    with pytest.raises(InvalidArgumentError, match="encode raised RuntimeError"):
+        from_diffusers(sound(), shape=(3, 32))
+
+
+class Plain:
+    """No diffusers model, nor a module: only its methods are of the kind."""
+
+    def __init__(self) -> None:
+        self.layer = nn.Conv2d(1, 4, 2, stride=2)
+
+    def encode(self, x: torch.Tensor) -> Any:
+        mean, log_var = self.layer(x).chunk(2, 1)
+        return SimpleNamespace(latent_dist=SimpleNamespace(mean=mean, std=(log_var / 2).exp()))
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        return nn.functional.interpolate(z[:, :1], scale_factor=2)
+
+
+def test_its_kind_is_told_by_its_methods() -> None:
+    model = from_diffusers(Plain(), shape=(1, 4, 4))
+    assert model.latent_shape == (2, 2, 2)
+    check_latent_model(model, torch.rand(4, 1, 4, 4, generator=torch.Generator().manual_seed(0)))

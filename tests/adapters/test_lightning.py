@@ -180,9 +180,14 @@ def test_values_go_to_the_trainers_own_logger(tmp_path: Path) -> None:
         (VAESpec(latent_dim=5, beta=0.01), 0.01, "5 could be: the optimiser lost them"),
         (VAESpec(latent_dim=5, beta=TOP), TOP, "undecided: 400 rows do not tell.*lower beta or"),
         (
-            VAESpec(latent_dim=5, beta=3.0, likelihood="bernoulli"),
-            3.0,
-            "cannot be told yet: .* a Bernoulli's. If it does, lower the KL's weight",
+            VAESpec(latent_dim=5, beta=100.0, likelihood="bernoulli"),
+            100.0,
+            "The objective asks for it.*Lower beta",
+        ),
+        (
+            VAESpec(latent_dim=5, beta=0.3, likelihood="bernoulli"),
+            0.3,
+            "5 could be: the optimiser lost them",
         ),
     ],
 )
@@ -284,6 +289,119 @@ def test_processes_are_merged(tmp_path: Path) -> None:
     kl = [float(first[f"collapse/kl_{unit}"]) for unit in range(5)]
     assert kl == pytest.approx(one.history[0].kl, rel=1e-6)
     assert float(first["collapse/active_units"]) == one.history[0].active
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_other_callbacks_monitor_what_it_sees(tmp_path: Path) -> None:
+    """`ModelCheckpoint` and `EarlyStopping` raised: they read what the module logs."""
+    callbacks = lightning.callbacks
+    keep = callbacks.ModelCheckpoint(tmp_path, monitor="collapse/kl", mode="max")
+    stop = callbacks.EarlyStopping("collapse/active_units", patience=2, mode="max")
+    monitor = CollapseMonitor(every=1000)
+    train(
+        monitor,
+        Module(live=torch.zeros(5)),
+        max_epochs=20,
+        callbacks=[monitor, keep, stop],
+        enable_checkpointing=True,
+    )
+    assert monitor.history[-1].step == 3 * 8  # no unit came alive in two more epochs
+    assert keep.best_model_score is not None
+    module = Module()
+    again = CollapseMonitor()
+    state = torch.load(keep.best_model_path, weights_only=False)
+    (name,) = (key for key in state["callbacks"] if "CollapseMonitor" in key)
+    again.load_state_dict(state["callbacks"][name])
+    assert again.history[0] == monitor.history[0]
+    trainer = lightning.Trainer(
+        max_epochs=4,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[again],
+    )
+    trainer.fit(module, loader(shuffle=True), loader(), ckpt_path=keep.best_model_path)
+    steps = [found.step for found in again.history]
+    assert steps == sorted(set(steps))
+    assert steps[0] == 0
+    assert steps[-1] == 4 * 8
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
+def test_without_validation_it_looks_at_training_batches() -> None:
+    monitor = CollapseMonitor()
+    trainer = lightning.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[monitor],
+    )
+    with pytest.warns(UserWarning, match="looks at training batches"):
+        trainer.fit(Module(), loader(shuffle=True))
+    assert monitor.history[-1].step == 8
+
+
+class Labelled(Module):
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        return super().training_step([batch[1]], index)
+
+
+def test_labels_before_the_data_and_steps_of_two_optimisers() -> None:
+    labels = torch.arange(len(DIGITS)) % 10
+    pairs = DataLoader(TensorDataset(labels, DIGITS), batch_size=50)
+    monitor = CollapseMonitor(data=pairs)
+    train(monitor, Labelled(), data=pairs)
+    assert monitor.history[-1].active == 3
+
+    class Two(Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch: Any, index: int) -> Any:
+            loss = super().training_step(batch, index)
+            self.zero_grad()
+            self.manual_backward(loss)
+            for optimiser in self.optimizers():
+                optimiser.step()
+
+        def configure_optimizers(self) -> Any:
+            return [torch.optim.Adam(part.parameters()) for part in (self.encoder, self.decoder)]
+
+    monitor = CollapseMonitor()
+    train(monitor, Two(), max_epochs=2)
+    assert monitor.history[-1].step == 2 * 8
+
+
+@pytest.mark.parametrize("kind", ["sample too", "MultivariateNormal", "image"])
+def test_posteriors_as_encoders_return_them(kind: str) -> None:
+    def encode(module: Module, batch: Any) -> Any:
+        mean, log_var = module.encode(batch[0])
+        if kind == "sample too":
+            return mean, log_var, mean + (log_var / 2).exp() * torch.randn_like(mean)
+        if kind == "image":
+            return mean[:, :, None, None], log_var[:, :, None, None]
+        return torch.distributions.MultivariateNormal(mean, torch.diag_embed(log_var.exp()))
+
+    monitor, plain = CollapseMonitor(encode), CollapseMonitor()
+    train(monitor, max_epochs=1)
+    train(plain, max_epochs=1)
+    assert monitor.history[-1].kl == pytest.approx(plain.history[-1].kl, rel=1e-4, abs=1e-6)
+
+
+def test_many_units_are_not_logged_one_by_one(tmp_path: Path) -> None:
+    for units, single in ((64, True), (65, False)):
+        logger = lightning.loggers.CSVLogger(tmp_path, version=units)
+        train(CollapseMonitor(), Module(live=torch.ones(units)), max_epochs=1, logger=logger)
+        with open(Path(logger.log_dir) / "metrics.csv", encoding="utf-8") as file:
+            assert ("collapse/kl_0" in next(csv.DictReader(file))) == single
 
 
 def test_nothing_to_look_at_and_no_encoder() -> None:

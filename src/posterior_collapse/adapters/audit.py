@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 from posterior_collapse import checks
 from posterior_collapse.adapters.bearing import forecast_of
 from posterior_collapse.adapters.findings import DECODERS, findings, lower_weight
-from posterior_collapse.adapters.probing import ROLES, TARGETS, Probe, Sizes
+from posterior_collapse.adapters.probing import LOGGED, PLAIN, ROLES, TARGETS, Probe, Sizes
 from posterior_collapse.adapters.reading import (
     KLReading,
     ReconstructionReading,
@@ -36,7 +36,6 @@ __all__ = ["LossAudit", "audit_loss"]
 
 _REDUCTIONS = ("features", "latents", "reconstruction_batch", "kl_batch")
 _UNKNOWN = ("none", "other")
-_LOGGED, _PLAIN = ("log-variance", "log-std", "softplus std"), ("std", "variance")
 
 
 @dataclass(frozen=True)
@@ -350,7 +349,7 @@ def _read_as(
     Raises:
         InvalidArgumentError: Called so, the loss raises, or is not finite.
     """
-    spreads = _LOGGED if log_var else _PLAIN
+    spreads = LOGGED if log_var else PLAIN
     refusals = []
     for target in TARGETS:
         probe = Probe(loss, spread=spreads[0], target=target, order=order)
@@ -366,7 +365,7 @@ def _read_as(
         if kl.kind == "other":
             kl = _kl_or(kl, probe.with_(spread=spread), sizes)
     if kl.kind == "other":
-        other = _PLAIN if log_var else _LOGGED
+        other = PLAIN if log_var else LOGGED
         if any(_kl_or(kl, probe.with_(spread=s), sizes).kind == "gaussian" for s in other):
             raise InvalidArgumentError(
                 "log_var",

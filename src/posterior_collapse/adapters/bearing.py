@@ -121,8 +121,10 @@ def _of_ratios(found: Onset, spec: VAESpec) -> Forecast:
     gaussian = VAESpec(spec.latent_dim, spec.beta, 1.0, spec.eta_enc, spec.sigma)
     result = forecast(Moments.from_matrices(np.diag(found.ratios)), gaussian)
     collapsed = result.total_variance / 2 + len(found.ratios) / 2 * math.log(2 * math.pi)
+    no_eta_dec = np.full(spec.latent_dim, math.nan)
     return result.replace(
         spec=spec,
+        levels=tuple(level.replace(critical_eta_dec=no_eta_dec) for level in result.levels),
         loss=result.loss - collapsed + found.loss,
         eta_dec=math.nan,
         notes=(

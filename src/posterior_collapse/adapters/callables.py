@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,22 +14,36 @@ from torch.distributions import Distribution, Normal
 from posterior_collapse import checks
 from posterior_collapse.adapters.decoded import Output, OutputReader, flattened
 from posterior_collapse.adapters.encoded import posterior_of
-from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.diagnosis.arrays import BEYOND
+from posterior_collapse.diagnosis.scores import elementwise
+from posterior_collapse.errors import InvalidArgumentError, NotSolvedError
 from posterior_collapse.models import LatentModel
 from posterior_collapse.models.modules import modules_behind
 from posterior_collapse.specs import CVAESpec, Spec, VAESpec
 
-__all__ = ["WrappedModel", "from_callable"]
+__all__ = ["Prior", "WrappedModel", "from_callable"]
+
+BY_SAMPLES = (
+    "KL to the prior is found by sampling; where the prior does not split over units, what no unit "
+    "has alone is shared by all alike"
+)
+FORCED = (
+    "the decoder sees the data's own past: of what it predicts from that, no unit need tell. For a "
+    "perfect one the best beta of a unit is 1, so that at beta = 1 collapse is marginal by theory"
+)
+Prior: TypeAlias = Distribution | Callable[[Tensor], Any]
 
 
 def from_callable(
     encode: Callable[..., Any],
     decode: Callable[..., Any] | None = None,
     *,
-    latent_dim: int,
+    latent_dim: int | Sequence[int],
     log_var: bool = True,
     spec: Spec | None = None,
     output: Output | None = None,
+    prior: Prior | None = None,
+    teacher_forcing: bool = False,
     shape: Sequence[int] | None = None,
     modules: Iterable[nn.Module] = (),
 ) -> WrappedModel:
@@ -46,13 +60,21 @@ def from_callable(
             `torch.distributions.Distribution` of the data. With a likelihood that is not Gaussian
             a tensor is what its loss takes (see `output`); classes of a position come last. With a
             `CVAESpec` it is called as `decode(z, x)`. None: only the posterior is diagnosed.
-        latent_dim: Number of latent units.
+        latent_dim: Number of latent units; of images and sequences the shape of a latent, such as
+            (channels, height, width) or (steps, channels), in which `encode` gives and `decode`
+            takes them.
         log_var: Whether the second output is a log-variance in nats; False: it is a std.
         spec: The objective that the model was trained with, of one latent level. None: nothing is
             known of it, and `VAESpec(latent_dim, sigma="input")` stands in (see `spec_assumed`).
         output: Whether a tensor that the decoder returns holds the "mean" of each feature
             (probabilities of a Bernoulli, rates of a Poisson) or its "link" (logits, log rates).
             None: as its values show, with a note on what was taken.
+        prior: p(z), where it is not N(0, eta_enc^2): a `torch.distributions.Distribution` of one
+            latent, a mixture too, whose KL is then found by sampling; or, of a conditional prior
+            p(z|x), a function of x to `(mean, std)` or to a `Normal`.
+        teacher_forcing: Whether the decoder of a `VAESpec` sees the data too, and is called as
+            `decode(z, x)`: an autoregressive one, which gives each feature's distribution from
+            those before it.
         shape: Shape of one sample as `encode` wants it. None: flat rows.
         modules: Modules that cannot be found, because the functions look them up at run time and
             call a method of theirs instead of them. The first says where data are moved.
@@ -73,6 +95,8 @@ def from_callable(
         log_var=log_var,
         spec=spec,
         output=output,
+        prior=prior,
+        teacher_forcing=teacher_forcing,
         shape=shape,
         modules=modules,
     )
@@ -86,6 +110,8 @@ class WrappedModel(LatentModel, nn.Module):
             eta_dec mean nothing.
         decodes: Whether there is a decoder.
         wrapped: The modules behind the functions.
+        latent_shape: Shape of a latent that is an image or a sequence, units in that order; None:
+            a row.
     """
 
     def __init__(
@@ -93,10 +119,12 @@ class WrappedModel(LatentModel, nn.Module):
         encode: Callable[..., Any],
         decode: Callable[..., Any] | None = None,
         *,
-        latent_dim: int,
+        latent_dim: int | Sequence[int],
         log_var: bool = True,
         spec: Spec | None = None,
         output: Output | None = None,
+        prior: Prior | None = None,
+        teacher_forcing: bool = False,
         shape: Sequence[int] | None = None,
         modules: Iterable[nn.Module] = (),
     ) -> None:
@@ -106,6 +134,10 @@ class WrappedModel(LatentModel, nn.Module):
                 raise InvalidArgumentError(
                     name, type(function).__name__, "a function of a batch", f"Pass {name}=a_module."
                 )
+        self.latent_shape: tuple[int, ...] | None = None
+        if not isinstance(latent_dim, int) and isinstance(latent_dim, Sequence):
+            self.latent_shape = _sides(latent_dim, "latent_dim")
+            latent_dim = math.prod(self.latent_shape)
         latent_dim = checks.units("latent_dim", latent_dim)
         self.spec_assumed = spec is None
         self.spec = VAESpec(latent_dim=latent_dim, sigma="input") if spec is None else spec
@@ -118,9 +150,11 @@ class WrappedModel(LatentModel, nn.Module):
             )
         self.conditional = isinstance(self.spec, CVAESpec)
         self.decodes = decode is not None
+        self.teacher_forcing = bool(teacher_forcing)
         self._reader = OutputReader(self.spec, output)
+        self._prior = None if prior is None else _known_prior(prior)
         self.shape = None if shape is None else _sides(shape)
-        self.wrapped = nn.ModuleList(modules_behind(*_named(modules), encode, decode))
+        self.wrapped = nn.ModuleList(modules_behind(*_named(modules), encode, decode, prior))
         # The shell itself does not train: only the modes of the modules in it tell.
         self.training = self.wrapped.training = False
         # In a tuple they stay plain functions: a module as an attribute is registered once more.
@@ -131,8 +165,15 @@ class WrappedModel(LatentModel, nn.Module):
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of results should know of how outputs were read."""
-        return self._reader.notes
+        """What a reader of results should know of how outputs were read, and of the prior."""
+        notes = self._reader.notes
+        if isinstance(self._prior, Distribution) and not isinstance(self._prior, Normal):
+            notes.append(BY_SAMPLES)
+        elif self._prior is not None and not isinstance(self._prior, Distribution):
+            notes.append(BEYOND)
+        if self.teacher_forcing:
+            notes.append(FORCED)
+        return notes
 
     def posterior(self, level: int, given: Tensor, y: Tensor | None = None) -> Normal:
         """Return `q(z | given)`; see `LatentModel`."""
@@ -145,6 +186,10 @@ class WrappedModel(LatentModel, nn.Module):
         # A network may span devices, or go through NumPy: noise is drawn where its input is.
         mean, std = (part.to(x.device) for part in q)
         n, k = len(x), self.units[0]
+        if mean.ndim > 2 and mean.shape[0] == n and mean[0].numel() == k:
+            # Decoders get them in the shape that encoders give.
+            self.latent_shape = self.latent_shape or tuple(mean.shape[1:])
+            mean, std = mean.flatten(1), std.flatten(1)
         if mean.shape != (n, k):
             raise InvalidArgumentError(
                 "encode",
@@ -158,21 +203,75 @@ class WrappedModel(LatentModel, nn.Module):
     def prior(self, level: int, given: Tensor | None = None) -> Normal:
         """Return `p(z)`, `N(0, eta_enc^2)`; see `LatentModel`."""
         self._check_level(level)
+        if isinstance(self._prior, Normal):
+            return self._prior
+        if self._prior is not None:
+            kind = "a function of x" if callable(self._prior) else type(self._prior).__name__
+            raise NotSolvedError(
+                "prior",
+                kind,
+                "one Normal for all rows, for what was asked",
+                "Ask diagnose, without importance_samples.",
+            )
         device, dtype = self._last
         mean = self._to_model(torch.zeros(self.units[0], device=device, dtype=dtype))
         return Normal(mean, torch.full_like(mean, self.spec.eta_enc), validate_args=False)
+
+    def prior_of(self, x: Tensor) -> Distribution | None:
+        """Return p(z) or p(z|x) of rows, as it was given; None: it is `prior`'s.
+
+        Args:
+            x: Inputs or conditions, (rows, dim x).
+
+        Raises:
+            InvalidArgumentError: The function gives something else, or of other units.
+        """
+        if self._prior is None or isinstance(self._prior, Distribution):
+            return self._prior
+        samples, _ = self._samples(x)
+        output = self._prior(samples)
+        if isinstance(output, Distribution):
+            found = elementwise(output, lead=1)
+        else:
+            found = Normal(*posterior_of(output, log_var=False), validate_args=False)
+        if not isinstance(found, Normal) or found.mean.shape != (len(samples), self.units[0]):
+            raise InvalidArgumentError(
+                "prior",
+                f"a {type(found).__name__} of shape {tuple(found.batch_shape)} from the function",
+                f"(mean, std) or a Normal, ({len(samples)}, {self.units[0]}) each",
+                "Return one mean and std per row and unit.",
+            )
+        return found
 
     def decode(self, z: Tensor, x: Tensor | None = None) -> Distribution:
         """Return `p(y | z)` as flat rows; see `LatentModel`."""
         decoder = _needed("decode", self._functions[1])
         lead, rows = z.shape[:-1], _rows(self._to_model(z))
-        inputs = [rows]
-        if self.conditional:
+        inputs = [rows if self.latent_shape is None else rows.reshape(-1, *self.latent_shape)]
+        if self.conditional or self.teacher_forcing:
             samples, x_lead = self._samples(_needed("x", x))
             one = samples.shape[1:]
             inputs.append(samples.reshape(*x_lead, *one).expand(*lead, *one).reshape(-1, *one))
+        self._reader.spec = self.spec
         output = self._reader.read(decoder(*inputs), len(rows), rows.device)
         return flattened(output, lead, rows.device)
+
+    def per_channel(self, values: Any) -> Any:
+        """Return what units have, summed over the positions of each channel.
+
+        Channels come first in the shape of an image, last in that of a sequence.
+
+        Args:
+            values: An array or tensor per unit, (..., units), such as `diagnosis.levels[0].kl`.
+
+        Returns:
+            (..., channels): nats per row, if nats were given; of latents in a row the values.
+        """
+        if self.latent_shape is None or len(self.latent_shape) < 2:
+            return values
+        if len(self.latent_shape) == 2:
+            return values.reshape(*values.shape[:-1], *self.latent_shape).sum(-2)
+        return values.reshape(*values.shape[:-1], self.latent_shape[0], -1).sum(-1)
 
     def _samples(self, x: Tensor) -> tuple[Tensor, torch.Size]:
         """Return samples, (n, *shape), and the leading shape that they came in."""
@@ -213,9 +312,21 @@ def _named(modules: Iterable[nn.Module]) -> list[nn.Module]:
     return named
 
 
-def _sides(shape: Sequence[int]) -> tuple[int, ...]:
-    sides = checks.sequence("shape", shape, None, "the sides of one sample")
-    return tuple(checks.whole("shape", side, least=1) for side in sides or ((),))
+def _known_prior(prior: Any) -> Distribution | Callable[[Tensor], Any]:
+    found = elementwise(prior, lead=0)
+    if isinstance(found, Distribution) or callable(found):
+        return cast("Distribution | Callable[[Tensor], Any]", found)
+    raise InvalidArgumentError(
+        "prior",
+        type(prior).__name__,
+        "a torch.distributions.Distribution, or a function of x to (mean, std)",
+        "Pass Normal(mean, std) for one prior of all rows.",
+    )
+
+
+def _sides(shape: Sequence[int], name: str = "shape") -> tuple[int, ...]:
+    sides = checks.sequence(name, shape, None, "the sides of one sample")
+    return tuple(checks.whole(name, side, least=1) for side in sides or ((),))
 
 
 def _rows(x: Tensor) -> Tensor:

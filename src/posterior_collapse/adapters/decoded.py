@@ -56,13 +56,14 @@ class OutputReader:
             raise InvalidArgumentError(
                 "output", repr(output), "'mean', 'link' or None", "Pass output='link' for logits."
             )
-        self._spec, self._asked = spec, output
+        self.spec = spec
+        self._asked = output
         self._taken: Output | None = output
 
     @property
     def notes(self) -> list[str]:
         """Say what a tensor was taken for, where nothing but its values told."""
-        words = WORDS.get(self._spec.likelihood)
+        words = WORDS.get(self.spec.likelihood)
         if words is None or self._asked is not None or self._taken is None:
             return []
         mean, link = words
@@ -99,7 +100,7 @@ class OutputReader:
             )
         if not given:
             return self._of_tensor(output)
-        if self._spec.likelihood == "gaussian" and not isinstance(output, Normal):
+        if self.spec.likelihood == "gaussian" and not isinstance(output, Normal):
             raise InvalidArgumentError(
                 "decode",
                 f"a {type(output).__name__}",
@@ -109,7 +110,7 @@ class OutputReader:
         return cast(Distribution, output)
 
     def _of_tensor(self, values: Tensor) -> Distribution:
-        likelihood = self._spec.likelihood
+        likelihood = self.spec.likelihood
         if likelihood in ("gaussian", "other"):
             return Normal(values, self._eta_dec(values).expand_as(values), validate_args=False)
         means = self._are_means(values)
@@ -123,7 +124,7 @@ class OutputReader:
             return OneHots(logits.flatten(1), classes)
         if likelihood == "poisson":
             return Poisson(values if means else values.exp(), validate_args=False)
-        count = self._spec.dispersion
+        count = self.spec.dispersion
         if isinstance(count, str):
             # Without the dispersion nothing can be compared: a stand-in, as of "other".
             return Normal(values, torch.ones_like(values), validate_args=False)
@@ -135,7 +136,7 @@ class OutputReader:
             return self._asked == "mean"
         likely = self._may_be_means(values)
         if not likely and self._taken == "mean":
-            mean, link = WORDS[self._spec.likelihood]
+            mean, link = WORDS[self.spec.likelihood]
             raise InvalidArgumentError(
                 "decode",
                 f"values from {float(values.min()):.4g} to {float(values.max()):.4g}, after others "
@@ -148,15 +149,15 @@ class OutputReader:
         return self._taken == "mean"
 
     def _may_be_means(self, values: Tensor) -> bool:
-        if self._spec.likelihood in ("poisson", "negative-binomial"):
+        if self.spec.likelihood in ("poisson", "negative-binomial"):
             return bool((values >= 0).all())
         inside = bool(((values >= 0) & (values <= 1)).all())
-        if self._spec.likelihood == "bernoulli":
+        if self.spec.likelihood == "bernoulli":
             return inside
         return inside and bool(((values.sum(-1) - 1).abs() < ONE).all())
 
     def _eta_dec(self, like: Tensor) -> Tensor:
-        eta = self._spec.eta_levels[0]
+        eta = self.spec.eta_levels[0]
         if isinstance(eta, str):
             raise InvalidArgumentError(
                 "decode",

@@ -1,10 +1,11 @@
-"""diffusers' `AutoencoderKL` as a `LatentModel` whose units know their channel."""
+"""diffusers' autoencoders as a `LatentModel` whose units know their channel."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -12,67 +13,67 @@ from torch import Tensor
 from posterior_collapse.adapters.callables import WrappedModel
 from posterior_collapse.adapters.libraries import missing
 from posterior_collapse.errors import InvalidArgumentError
-from posterior_collapse.specs import Spec
+from posterior_collapse.models.modules import evaluating, tensor_behind
+from posterior_collapse.specs import Spec, VAESpec
 
 __all__ = ["ImageAutoencoder", "from_diffusers"]
 
 
 def from_diffusers(
-    autoencoder: Any, *, shape: Sequence[int] | None = None, spec: Spec | None = None
+    autoencoder: Any,
+    *,
+    shape: Sequence[int] | None = None,
+    spec: Spec | None = None,
+    decode: bool = True,
 ) -> ImageAutoencoder:
-    """Return a `LatentModel` around a diffusers `AutoencoderKL`.
+    """Return a `LatentModel` around a diffusers `AutoencoderKL`, or another of its kind.
 
-    A latent unit is one channel at one position, so that a KL of all units is a KL per image;
-    `per_channel` sums it over positions. Latents are those that the KL was trained on, before
-    diffusers' scaling factor. The objective is not part of the model: the spec is assumed unless
-    one is passed. They are trained with perceptual, absolute and adversarial errors, so that it is
-    taken for no Gaussian's, and whether a collapse is optimal cannot be told.
+    Of images, videos or sounds: whatever has an `encode(x).latent_dist`. A latent unit is one
+    channel at one position, so that a KL of all units is a KL per sample; `per_channel` sums it
+    over positions. Latents are those that the KL was trained on, before diffusers' scaling factor.
+    The objective is not part of the model: the spec is assumed unless one is passed. They are
+    trained with perceptual, absolute and adversarial errors, so that it is taken for no Gaussian's,
+    and whether a collapse is optimal cannot be told.
 
     Args:
-        autoencoder: A `diffusers.AutoencoderKL`.
-        shape: Shape of an image, (channels, height, width); None: as in the model's config.
+        autoencoder: A `diffusers.AutoencoderKL`, or a model with `encode(x).latent_dist` and
+            `decode(z).sample`, which is run once to see the shape of its latents.
+        shape: Shape of a sample, (channels, height, width) of an image; None: as in the config.
         spec: The objective that it was trained with, of as many units as the latent has numbers:
             with `likelihood="other"`, unless its error was a squared one alone.
+        decode: Whether to decode too. False: each sample is encoded once, which is all that KL,
+            information and active units need; `diagnose` takes a fraction of the time, and knows
+            nothing of reconstructions and of the decoder's use of units.
 
     Raises:
         MissingDependencyError: diffusers is not installed.
-        InvalidArgumentError: Not an `AutoencoderKL`, or no shape of an image for it.
+        InvalidArgumentError: No such autoencoder, or no shape of a sample for it.
     """
     try:
         from diffusers import AutoencoderKL
     except ImportError as error:
         raise missing("diffusers", "read its models", error) from error
-    if not isinstance(autoencoder, AutoencoderKL):
-        raise InvalidArgumentError(
-            "autoencoder",
-            f"a {type(autoencoder).__name__}",
-            "a diffusers AutoencoderKL",
-            "Wrap another model with from_callable.",
-        )
-    config = autoencoder.config
-    size = config.sample_size
-    sides = (size, size) if isinstance(size, int) else tuple(size)
-    image = (config.in_channels, *sides) if shape is None else tuple(shape)
-    shrink: int = 2 ** (len(config.block_out_channels) - 1)
-    if len(image) != 3 or image[0] != config.in_channels or any(s % shrink for s in image[1:]):
-        raise InvalidArgumentError(
-            "shape",
-            image,
-            f"({config.in_channels}, height, width), the last two multiples of {shrink}",
-            "Pass the shape of one image of your data.",
-        )
-    latent = (config.latent_channels, image[1] // shrink, image[2] // shrink)
-    return ImageAutoencoder(autoencoder, image, latent, spec)
+    if not all(callable(getattr(autoencoder, name, None)) for name in ("encode", "decode")):
+        _refuse(f"a {type(autoencoder).__name__}")
+    if isinstance(autoencoder, AutoencoderKL):
+        sample = _image_shape(autoencoder.config, shape)
+        sides = len(autoencoder.config.block_out_channels) - 1
+        latent = (autoencoder.config.latent_channels, *(side // 2**sides for side in sample[1:]))
+    else:
+        sample = _sample_shape(getattr(autoencoder, "config", None), shape)
+        latent = _latent_shape(autoencoder, sample)
+    return ImageAutoencoder(autoencoder, sample, latent, spec, decode=decode)
 
 
 class ImageAutoencoder(WrappedModel):
-    """A wrapped `AutoencoderKL`; `from_diffusers` makes one.
+    """A wrapped `AutoencoderKL` or another autoencoder; `from_diffusers` makes one.
 
     Args:
         autoencoder: The model.
-        image_shape: Channels, height and width of an image.
-        latent_shape: Channels, height and width of a latent.
+        image_shape: Shape of a sample: channels, height and width of an image.
+        latent_shape: Of a latent, channels first.
         spec: The objective, if it is known.
+        decode: Whether to decode too.
 
     Attributes:
         latent_shape: Channels, height and width of a latent; units are in that order.
@@ -81,28 +82,37 @@ class ImageAutoencoder(WrappedModel):
     def __init__(
         self,
         autoencoder: Any,
-        image_shape: tuple[int, int, int],
-        latent_shape: tuple[int, int, int],
+        image_shape: tuple[int, ...],
+        latent_shape: tuple[int, ...],
         spec: Spec | None,
+        *,
+        decode: bool = True,
     ) -> None:
-        def encode(x: Tensor) -> tuple[Tensor, Tensor]:
+        # A decoder of videos that takes frames side by side is told that each stands alone.
+        wanted = inspect.signature(autoencoder.decode).parameters.get("num_frames")
+        alone = wanted is not None and wanted.default is inspect.Parameter.empty
+        options = {"num_frames": 1} if alone else {}
+
+        def encoded(x: Tensor) -> tuple[Tensor, Tensor]:
             q = autoencoder.encode(x).latent_dist
             return torch.flatten(q.mean, 1), torch.flatten(q.std, 1)
 
-        def decode(z: Tensor) -> Tensor:
-            decoded: Tensor = autoencoder.decode(z.reshape(-1, *latent_shape)).sample
-            return decoded
+        def decoded(z: Tensor) -> Tensor:
+            output = autoencoder.decode(z.reshape(-1, *latent_shape), **options)
+            mean: Tensor = output if isinstance(output, Tensor) else output.sample
+            return mean
 
+        units = math.prod(latent_shape)
         super().__init__(
-            encode,
-            decode,
-            latent_dim=math.prod(latent_shape),
+            encoded,
+            decoded if decode else None,
+            latent_dim=units,
             log_var=False,
-            spec=spec,
+            spec=VAESpec(units, sigma="input", likelihood="other") if spec is None else spec,
             shape=image_shape,
+            modules=(autoencoder,) if isinstance(autoencoder, torch.nn.Module) else (),
         )
-        if self.spec_assumed:
-            self.spec = self.spec.replace(likelihood="other")
+        self.spec_assumed = spec is None
         self.latent_shape = latent_shape
 
     def per_channel(self, values: Any) -> Any:
@@ -112,7 +122,68 @@ class ImageAutoencoder(WrappedModel):
             values: An array or tensor per unit, (..., units), such as `diagnosis.levels[0].kl`.
 
         Returns:
-            (..., channels): nats per image, if nats were given.
+            (..., channels): nats per sample, if nats were given.
         """
-        channels, height, width = self.latent_shape
-        return values.reshape(*values.shape[:-1], channels, height * width).sum(-1)
+        assert self.latent_shape is not None
+        channels, *sides = self.latent_shape  # first in a sound too, unlike other sequences
+        return values.reshape(*values.shape[:-1], channels, math.prod(sides)).sum(-1)
+
+
+def _refuse(got: str) -> NoReturn:
+    raise InvalidArgumentError(
+        "autoencoder",
+        got,
+        "a diffusers AutoencoderKL, or another model with encode(x).latent_dist and decode(z)",
+        "Wrap another model with from_callable.",
+    )
+
+
+def _image_shape(config: Any, shape: Sequence[int] | None) -> tuple[int, ...]:
+    """The shape of an image that an `AutoencoderKL` gives back as it took it."""
+    image = _sample_shape(config, shape)
+    shrink: int = 2 ** (len(config.block_out_channels) - 1)
+    if len(image) != 3 or image[0] != config.in_channels or any(s % shrink for s in image[1:]):
+        raise InvalidArgumentError(
+            "shape",
+            image,
+            f"({config.in_channels}, height, width), the last two multiples of {shrink}",
+            "Pass the shape of one image of your data.",
+        )
+    return image
+
+
+def _sample_shape(config: Any, shape: Sequence[int] | None) -> tuple[int, ...]:
+    if shape is not None:
+        return tuple(shape)
+    size, channels = getattr(config, "sample_size", None), getattr(config, "in_channels", None)
+    if size is None or channels is None:
+        raise InvalidArgumentError(
+            "shape", "nothing, and the model's config has none", "the shape of one sample",
+            "Pass shape=(channels, height, width), or (channels, frames, height, width).",
+        )  # fmt: skip
+    return (channels, size, size) if isinstance(size, int) else (channels, *size)
+
+
+@torch.no_grad()
+def _latent_shape(autoencoder: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a latent, seen by encoding one sample of zeros."""
+    like = tensor_behind(autoencoder)
+    zeros = torch.zeros(1, *shape) if like is None else like.new_zeros(1, *shape)
+    with evaluating(autoencoder):
+        try:
+            encoded = autoencoder.encode(zeros)
+        except Exception as error:
+            raise InvalidArgumentError(
+                "shape",
+                f"{shape}, for which encode raised {type(error).__name__} ({_first_line(error)})",
+                "the shape of a sample that the model takes",
+                "Pass the shape of one sample of your data, channels first.",
+            ) from error
+    mean = getattr(getattr(encoded, "latent_dist", None), "mean", None)
+    if not isinstance(mean, Tensor):
+        _refuse(f"a {type(autoencoder).__name__}, whose encode(x) has no latent_dist")
+    return tuple(mean.shape[1:])
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else ""

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Normal
+from torch.distributions import MultivariateNormal, Normal
 
 from posterior_collapse.diagnosis.scores import elementwise
 from posterior_collapse.errors import InvalidArgumentError
@@ -20,7 +20,8 @@ def posterior_of(output: Any, *, log_var: bool) -> Gaussian:
     """Return mean and std of what an encoder returned, of one shape.
 
     Args:
-        output: `(mean, log_var)`, `(mean, std)` or a `Normal`.
+        output: `(mean, log_var)` or `(mean, std)`, perhaps with a sample of them behind, a
+            `Normal`, or a `MultivariateNormal` of independent units.
         log_var: Whether the second is a log-variance in nats; False: it is a std.
 
     Raises:
@@ -33,6 +34,10 @@ def posterior_of(output: Any, *, log_var: bool) -> Gaussian:
     output = elementwise(output, lead=1)
     if isinstance(output, Normal):
         return Gaussian(output.mean, output.stddev)
+    if isinstance(output, MultivariateNormal):
+        return _independent(output)
+    if isinstance(output, Sequence) and len(output) == 3 and _like(output[2], output[0]):
+        output = output[:2]  # the sample that was drawn
     if not isinstance(output, Sequence) or len(output) != 2:
         many = f"{len(output)} things" if isinstance(output, Sequence) else None
         raise InvalidArgumentError(
@@ -61,3 +66,20 @@ def posterior_of(output: Any, *, log_var: bool) -> Gaussian:
             "If that is a log-variance, pass log_var=True.",
         )
     return Gaussian(mean, spread)
+
+
+def _like(value: Any, mean: Any) -> bool:
+    return isinstance(value, Tensor) and value.shape == getattr(mean, "shape", None)
+
+
+def _independent(output: MultivariateNormal) -> Gaussian:
+    covariance = output.covariance_matrix
+    diagonal = covariance.diagonal(dim1=-2, dim2=-1)
+    if not torch.equal(covariance, torch.diag_embed(diagonal)):
+        raise InvalidArgumentError(
+            "encode",
+            "a MultivariateNormal whose units depend on each other",
+            "one of independent units",
+            "Return a Normal of its mean and of the root of its variance.",
+        )
+    return Gaussian(output.mean, diagonal.sqrt())

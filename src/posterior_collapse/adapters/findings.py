@@ -108,6 +108,19 @@ def _of_order(audit: LossAudit) -> Iterator[Finding]:
         )
 
 
+_NO_KL = (
+    "What the loss does with the posterior is no multiple of the KL of a Gaussian, be its last "
+    "argument a log-variance, a log-std, a std, a variance, or what softplus makes one.",
+    "The KL is 0.5 * (mean^2 + exp(log_var) - 1 - log_var), summed over latents; check the order "
+    "of the arguments too.",
+)
+_SAMPLED = (
+    "What the loss does with samples of the posterior is no multiple of a KL to a Gaussian prior.",
+    "With a mixture or another prior, state beta yourself: the onset is that of the reconstruction "
+    "term, by posterior_collapse.onset.",
+)
+
+
 def _of_kl(kl: KLReading, audit: LossAudit) -> Iterator[Finding]:
     if kl.kind == "none":
         yield Finding(
@@ -116,12 +129,7 @@ def _of_kl(kl: KLReading, audit: LossAudit) -> Iterator[Finding]:
             "Add weight * KL to what is minimised; if it is warmed up, audit the final weight.",
         )
     elif kl.kind == "other":
-        yield Finding(
-            "not-a-kl",
-            "What the loss does with the posterior is no multiple of the KL of a Gaussian.",
-            "The KL is 0.5 * (mean^2 + exp(log_var) - 1 - log_var), summed over latents; check the "
-            "order of the arguments too.",
-        )
+        yield Finding("not-a-kl", *(_SAMPLED if kl.sampled else _NO_KL))
     elif kl.kind == "no log":
         yield Finding(
             "no-log-term",
@@ -186,7 +194,7 @@ def _of_prior(kl: KLReading) -> Iterator[Finding]:
             f"The KL is taken to a prior of std {kl.prior_std:.4g}.",
             f"Pass eta_enc={kl.prior_std:.4g} to the spec.",
         )
-    if kl.spread in ("log-std", "softplus std", "variance"):
+    if kl.spread not in ("log-variance", "std"):
         yield Finding(
             "last-argument",
             f"The KL takes its last argument for a {kl.spread}.",

@@ -38,6 +38,10 @@ from posterior_collapse.adapters.metrics import InformationPerUnit, KLPerUnit
 __all__ = ["CollapseMonitor", "Measured"]
 
 
+MOST_LOGGED = 64
+"""Units up to which each one's KL is logged, unless asked for."""
+
+
 class Measured(NamedTuple):
     """The units at one moment of training.
 
@@ -62,10 +66,16 @@ class CollapseMonitor(Callback):
     `history`. Sums are merged over all processes. The run itself stays as it would be without:
     evaluation mode is undone and no random number of the run is used.
 
+    At the end of each validation epoch `collapse/kl` and `collapse/active_units` are logged by the
+    module too, so that `ModelCheckpoint` and `EarlyStopping` can monitor them. What was seen is
+    part of the trainer's checkpoints. Of `ddp_spawn` the history stays in the processes.
+
     Args:
-        encode: From the Lightning module and a batch to `(mean, log_var)`, (batch, units) each, or
-            to a `Normal`. None: the module's `encode`, called with the batch's first tensor.
-        data: Batches to look at, such as a DataLoader. None: the validation batches.
+        encode: From the Lightning module and a batch to `(mean, log_var)`, (batch, units) each or
+            of images and sequences (batch, ...), or to a `Normal`. None: the module's `encode`,
+            called with the batch's first floating tensor of two or more dimensions.
+        data: Batches to look at, such as a DataLoader. None: the validation batches, or the
+            training's where there are none.
         samples: Rows to look at, per process, rounded up to whole batches.
         every: Most optimiser steps between two looks.
         log_var: Whether `encode` returns a log-variance; False: a std.
@@ -74,7 +84,7 @@ class CollapseMonitor(Callback):
         warn_after: Optimiser steps before a warning, beyond the KL warm-up; None: no warning.
         spec: The objective, so that the warning can say whether it asks for collapse, as far as the
             rows decide that.
-        per_unit: Whether to log each unit's KL, not only their sum.
+        per_unit: Whether to log each unit's KL, not only their sum; None: of up to 64 units.
 
     Attributes:
         history: What was measured, a `Measured` each time.
@@ -96,7 +106,7 @@ class CollapseMonitor(Callback):
         least_active: int = 1,
         warn_after: int | None = 1000,
         spec: VAESpec | None = None,
-        per_unit: bool = True,
+        per_unit: bool | None = None,
     ) -> None:
         if not (spec is None or isinstance(spec, VAESpec)):
             raise InvalidArgumentError(
@@ -125,24 +135,56 @@ class CollapseMonitor(Callback):
             # What transforms the data is no part of the model.
             with unwatched():
                 self._batches = self._read(trainer)
-            self._look(trainer, pl_module)
+            # A run that goes on from a checkpoint may have been seen as it is.
+            if not self.history or self.history[-1].step != _steps(trainer):
+                self._look(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """Look, if it is time."""
-        if trainer.global_step >= self._next:
+        if _steps(trainer) >= self._next:
             with _aside(pl_module, self.encode):
                 self._look(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the trained model."""
-        if self.history[-1].step != trainer.global_step:
+        if self.history[-1].step != _steps(trainer):
             with _aside(pl_module, self.encode):
                 self._look(trainer, pl_module)
 
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log what was seen last, or what is now where a callback monitors it."""
+        if trainer.sanity_checking or not self._batches:
+            return
+        watched = [str(getattr(one, "monitor", "")) for one in trainer.callbacks]
+        now = any(name.startswith("collapse/") for name in watched)
+        if now and self.history[-1].step != _steps(trainer):
+            with _aside(pl_module, self.encode):
+                self._look(trainer, pl_module)
+        last = self.history[-1]
+        values = {"collapse/kl": sum(last.kl), "collapse/active_units": float(last.active)}
+        # The trainer's loggers have had them.
+        pl_module.log_dict(values, logger=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was seen, for the trainer's checkpoint."""
+        history = [tuple(found) for found in self.history]
+        return {"history": history, "next": self._next, "warned": self._warned}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what a checkpoint has seen."""
+        self.history = [Measured(*found) for found in state_dict["history"]]
+        self._next, self._warned = state_dict["next"], state_dict["warned"]
+
     def _read(self, trainer: Trainer) -> list[Any]:
         source: Any = trainer.val_dataloaders if self.data is None else self.data
+        if self.data is None and _is_empty(source):
+            source = trainer.train_dataloader
+            warnings.warn(
+                "There is no validation loader: CollapseMonitor looks at training batches.",
+                stacklevel=2,
+            )
         if isinstance(source, Tensor):
             return [source]
         if self.data is None and isinstance(source, (list, tuple, Mapping)):
@@ -159,20 +201,21 @@ class CollapseMonitor(Callback):
         if not rows:
             raise DataError(
                 "data",
-                "no validation batch",
+                "no batch",
                 "batches to look at",
-                "Give the trainer a validation loader, or pass data=a_loader.",
+                "Give the trainer a loader, or pass data=a_loader.",
             )
         return batches
 
     def _look(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        step = trainer.global_step
+        step = _steps(trainer)
         self._next = step + max(1, min(self.every, step // 4))
         kl, active = self._measure(trainer, pl_module)
         found = Measured(step, tuple(kl.tolist()), int(active))
         self.history.append(found)
         values = {"collapse/active_units": float(active), "collapse/kl": float(kl.sum())}
-        if self.per_unit:
+        many = len(found.kl) > MOST_LOGGED
+        if self.per_unit or (self.per_unit is None and not many):
             values |= {f"collapse/kl_{unit}": value for unit, value in enumerate(found.kl)}
         for logger in trainer.loggers:
             logger.log_metrics(values, step=step)
@@ -188,6 +231,7 @@ class CollapseMonitor(Callback):
                 q = posterior_of(self.encode(pl_module, moved), log_var=self.log_var)
             # Apple's MPS has no float64, and no processes to merge.
             mean, std = (v.cpu() if v.device.type == "mps" else v for v in q)
+            mean, std = mean.flatten(1), std.flatten(1)
             if kl is None:
                 units = mean.shape[-1]
                 kl = KLPerUnit(units, self.prior_std).to(mean.device)
@@ -284,12 +328,28 @@ def _encode(module: Any, batch: Any) -> Any:
 
 
 def _first_tensor(batch: Any) -> Tensor:
-    """Return the first tensor of nested lists and mappings."""
+    """Return the first tensor of nested lists and mappings that is no label, if there is one."""
+    tensors = list(_tensors(batch))
+    if not tensors:
+        raise DataError("data", f"a {type(batch).__name__}", "a batch with a tensor", "Pass data=.")
+    data = (one for one in tensors if one.is_floating_point() and one.ndim >= 2)
+    return next(data, tensors[0])
+
+
+def _tensors(batch: Any) -> Iterator[Tensor]:
     if isinstance(batch, Tensor):
-        return batch
+        yield batch
+        return
     parts = batch.values() if isinstance(batch, Mapping) else batch
     if isinstance(parts, Iterable) and not isinstance(parts, str):
         for part in parts:
-            with contextlib.suppress(DataError):
-                return _first_tensor(part)
-    raise DataError("data", f"a {type(batch).__name__}", "a batch with a tensor", "Pass data=.")
+            yield from _tensors(part)
+
+
+def _steps(trainer: Trainer) -> int:
+    """Steps of training done, which the trainer counts once for each optimiser."""
+    return int(trainer.global_step) // max(1, len(trainer.optimizers))
+
+
+def _is_empty(source: Any) -> bool:
+    return source is None or (isinstance(source, (list, tuple, Mapping)) and not source)

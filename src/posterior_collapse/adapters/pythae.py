@@ -2,78 +2,314 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
+from torch.distributions import Bernoulli, Distribution, Normal
 
-from posterior_collapse.adapters.callables import WrappedModel, from_callable
+from posterior_collapse.adapters.audit import audit_loss
+from posterior_collapse.adapters.callables import WrappedModel
 from posterior_collapse.adapters.libraries import missing
 from posterior_collapse.errors import InvalidArgumentError
-from posterior_collapse.specs import Spec, VAESpec
+from posterior_collapse.models.layers import Gaussian
+from posterior_collapse.specs import Likelihood, Spec, VAESpec
 
-__all__ = ["from_pythae"]
+__all__ = ["PythaeModel", "from_pythae"]
 
-# Their latent is not the Gaussian that the encoder returns, or their prior is not N(0, 1).
-_OTHER_POSTERIOR = ("HVAE", "PoincareVAE", "RHVAE", "SVAE", "VAE_IAF", "VAE_LinNF", "VAMP")
+# Their latent is not the Gaussian that the encoder returns, nor one that a flow makes of it and
+# could be undone.
+_OTHER_POSTERIOR = ("HVAE", "PoincareVAE", "RHVAE", "SVAE", "VAE_LinNF")
+_FLOW_SAMPLES = 10_000
+_ROUNDING = 1e-6
+
+
+class _Objective(NamedTuple):
+    """What a model's class minimises.
+
+    Attributes:
+        beta: At which its units collapse as those of a beta-VAE do; None: no such number.
+        note: What a reader of results must know of it.
+        likelihood: Where it is not what `reconstruction_loss` says.
+        logits: Whether the decoder of a Bernoulli gives logits, and no probabilities.
+        eta_enc: Std of the prior.
+    """
+
+    beta: float | None
+    note: str | None = None
+    likelihood: Likelihood | None = None
+    logits: bool = False
+    eta_enc: float = 1.0
 
 
 def from_pythae(
     model: Any, *, shape: Sequence[int] | None = None, spec: Spec | None = None
-) -> WrappedModel:
+) -> PythaeModel:
     """Return a `LatentModel` around a pythae VAE.
 
-    Its loss is `|x - mu|^2 / 2 + beta KL` per sample, so that eta_dec is 1 (theory section 8). The
-    spec follows for `VAE` and `BetaVAE` with `reconstruction_loss="mse"`; every other objective
-    leaves it assumed, unless one is passed. With `"bce"` the decoder is a Bernoulli: KL and active
-    units are diagnosed, but whether a collapse is optimal cannot be told yet.
+    Its loss is `|x - mu|^2 / 2 + beta KL` per sample, so that eta_dec is 1 (theory section 8), or
+    with `reconstruction_loss="bce"` that of a Bernoulli. Which beta follows from whose
+    `loss_function` the model runs: that of `VAE`, `BetaVAE`, `FactorVAE`, `VAMP`, `VAE_IAF`; of
+    `BetaTCVAE` (alpha, since the rest of its KL is zero at the optimum) and `INFOVAE_MMD`
+    (1 - alpha), unless it rewards the discrepancy from the prior; of `DisentangledBetaVAE` without
+    a capacity. A loss of your own is called on made-up tensors, as `audit_loss` does. Where all
+    that says nothing, the spec is assumed, unless one is passed.
+
+    The prior of `VAMP` is a mixture, and that of the Gaussian latent of `VAE_IAF` what its flow
+    makes N(0, 1) of: KLs are to the Gaussian of the same mean and std per unit.
 
     Args:
-        model: A `pythae.models.VAE` or a class derived from it with a Gaussian posterior.
+        model: A `pythae.models.VAE` or a class derived from it whose encoder returns a Gaussian.
         shape: Shape of a sample; None: as in the model's config.
         spec: The objective, where the model's class does not say it.
 
     Raises:
         MissingDependencyError: pythae is not installed.
-        InvalidArgumentError: Not a pythae VAE, or one whose posterior or prior is something else.
+        InvalidArgumentError: Not a pythae VAE, or one whose posterior is something else.
     """
     try:
         from pythae.models import VAE
     except ImportError as error:
         raise missing("pythae", "read its models", error) from error
-    other = {base.__name__ for base in type(model).__mro__}.intersection(_OTHER_POSTERIOR)
-    if not isinstance(model, VAE) or other:
+    if not isinstance(model, VAE) or _names(model).intersection(_OTHER_POSTERIOR):
         raise InvalidArgumentError(
             "model",
             f"a {type(model).__name__}",
-            "a pythae VAE with a Gaussian posterior and a standard normal prior",
+            "a pythae VAE with a Gaussian posterior",
             "Wrap its encoder with from_callable, or derive a class from LatentModel.",
         )
+    shape = model.model_config.input_dim if shape is None else shape
+    return PythaeModel(model, _objective(model, shape), shape, spec)
 
-    def encode(x: Tensor) -> tuple[Tensor, Tensor]:
-        output = model.encoder(x)
-        return output.embedding, (0.5 * output.log_covariance).exp()
 
-    def decode(z: Tensor) -> Tensor:
-        reconstruction: Tensor = model.decoder(z).reconstruction
-        return reconstruction
+class PythaeModel(WrappedModel):
+    """A wrapped pythae VAE; `from_pythae` makes one.
 
-    wrapped = from_callable(
-        encode,
-        decode,
-        latent_dim=model.model_config.latent_dim,
-        log_var=False,
-        spec=_spec(model) if spec is None else spec,
-        shape=model.model_config.input_dim if shape is None else shape,
+    Args:
+        model: The model.
+        objective: What it minimises.
+        shape: Shape of a sample.
+        spec: The objective, if it was passed.
+    """
+
+    def __init__(
+        self, model: Any, objective: _Objective, shape: Sequence[int] | None, spec: Spec | None
+    ) -> None:
+        flow = getattr(model, "iaf_flow", None)
+        trained = getattr(model.model_config, "reconstruction_loss", "mse")
+        likelihood = objective.likelihood or ("bernoulli" if trained == "bce" else "gaussian")
+
+        def encode(x: Tensor) -> tuple[Tensor, Tensor]:
+            output = model.encoder(x)
+            return output.embedding, (0.5 * output.log_covariance).exp()
+
+        def decode(z: Tensor) -> Tensor | Distribution:
+            z = z if flow is None else flow.inverse(z).out
+            output: Tensor = model.decoder(z).reconstruction
+            if likelihood != "bernoulli":
+                return output
+            given = {"logits" if objective.logits else "probs": output}
+            return Bernoulli(**given, validate_args=False)
+
+        k = model.model_config.latent_dim
+        found = VAESpec(
+            k,
+            beta=objective.beta or 1.0,
+            eta_enc=objective.eta_enc,
+            sigma="input",
+            likelihood=likelihood,
+        )
+        if spec is not None and likelihood not in ("gaussian", spec.likelihood):
+            # The decoder's probabilities are no Gaussian's means, whatever else is known.
+            spec = spec.replace(likelihood=likelihood, eta_dec=1.0)
+        super().__init__(
+            encode, decode, latent_dim=k, log_var=False, spec=spec or found, shape=shape
+        )
+        self.spec_assumed = spec is None and objective.beta is None
+        self._prior_of = _prior_of(model)
+        self._said = [] if objective.note is None else [objective.note]
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of results should know of the objective."""
+        return [*super().notes, *self._said]
+
+    def prior(self, level: int, given: Tensor | None = None) -> Normal:
+        """Return `p(z)`, or the Gaussian closest to it; see `LatentModel`."""
+        standard = super().prior(level, given)
+        if self._prior_of is None:
+            return standard
+        mean, std = (part.to(standard.mean) for part in self._prior_of())
+        return Normal(mean, std, validate_args=False)
+
+
+def _prior_of(model: Any) -> Callable[[], Gaussian] | None:
+    """What gives mean and std per unit of a prior that is not N(0, 1)."""
+    names = _names(model)
+    if "VAMP" in names:
+
+        def mixture() -> Gaussian:
+            like = next(model.pseudo_inputs.parameters())
+            given = model.pseudo_inputs(model.idle_input.to(like))
+            parts = model.encoder(given.reshape(-1, *model.model_config.input_dim))
+            variance = parts.log_covariance.exp().mean(0) + parts.embedding.var(0, correction=0)
+            return Gaussian(parts.embedding.mean(0), variance.sqrt())
+
+        return mixture
+    if "VAE_IAF" in names:
+
+        def undone() -> Gaussian:
+            like = next(model.iaf_flow.parameters())
+            generator = torch.Generator().manual_seed(0)
+            k = model.model_config.latent_dim
+            noise = torch.randn(_FLOW_SAMPLES, k, generator=generator, dtype=torch.float64)
+            z = model.iaf_flow(noise.to(like)).out
+            return Gaussian(z.mean(0), z.std(0))
+
+        return undone
+    return None
+
+
+def _objective(model: Any, shape: Sequence[int] | None) -> _Objective:
+    """What a model minimises, by whose `loss_function` it is."""
+    own = _defines(model, "loss_function")
+    if own is None:
+        return _probed(model, shape)
+    # What a `forward` of one's own adds to the loss is out of sight.
+    forward = None
+    if _defines(model, "forward") is None:
+        forward = (
+            f"what the forward of {type(model).__name__} adds to its loss_function, if anything, "
+            "is not in the spec"
+        )
+    found = _OBJECTIVES.get(own, _unknown)(model)
+    return found._replace(note=found.note or forward)
+
+
+def _beta_tc(model: Any) -> _Objective:
+    alpha, beta, gamma = (float(getattr(model, name)) for name in ("alpha", "beta", "gamma"))
+    if alpha <= 0 or beta < 0 or gamma < 0:
+        return _Objective(None, f"its weights are alpha {alpha:g}, beta {beta:g}, gamma {gamma:g}")
+    if alpha == beta == gamma:
+        return _Objective(alpha)
+    # A unit's KL is what it knows of x, plus how far all its z are from the prior. At the optimum
+    # of a linear model they follow it, and are independent: what is left is alpha's term.
+    return _Objective(
+        alpha,
+        f"the spec's beta is alpha ({alpha:g}), which decides what collapses: beta ({beta:g}) and "
+        f"gamma ({gamma:g}) weight what is zero where units are independent and follow the prior",
     )
-    if getattr(model.model_config, "reconstruction_loss", None) == "bce":
-        wrapped.spec = wrapped.spec.replace(likelihood="bernoulli", eta_dec=1.0)
-    return wrapped
 
 
-def _spec(model: Any) -> Spec | None:
-    config = model.model_config
-    if model.model_name not in ("VAE", "BetaVAE") or config.reconstruction_loss != "mse":
+def _info(model: Any) -> _Objective:
+    beta, weight = 1 - float(model.alpha), float(model.alpha + model.lbd - 1)
+    if beta <= 0 or weight < 0:
+        what = "no weight" if beta <= 0 else "a weight"
+        rest = f"and {weight:g} the discrepancy from the prior, which it rewards" * (weight < 0)
+        return _Objective(None, f"the objective gives the KL {what} ({beta:g}) {rest}".rstrip())
+    if weight == 0:
+        return _Objective(beta)
+    return _Objective(
+        beta,
+        f"the spec's beta is 1 - alpha ({beta:g}), which decides what collapses: the discrepancy "
+        f"from the prior (weight {weight:g}), zero where units follow it, is not in the loss",
+    )
+
+
+def _capacity(model: Any) -> _Objective:
+    if model.C == 0:
+        return _Objective(float(model.beta))
+    return _Objective(
+        None,
+        f"the objective wants a KL of C = {model.C:g} nats, at beta {model.beta:g}: up to there it "
+        "rewards what a beta-VAE penalises",
+    )
+
+
+def _factor(model: Any) -> _Objective:
+    return _Objective(
+        1.0,
+        f"the total correlation (weight {model.gamma:g}), zero where units are independent, is not "
+        "in the loss",
+    )
+
+
+def _vamp(model: Any) -> _Objective:
+    rising = model.linear_scheduling
+    return _Objective(
+        1.0,
+        "the prior is a mixture: KLs and losses are those to the Gaussian of its mean and std in "
+        "each unit"
+        + f"; the KL's weight rises to the spec's 1 over {rising} epochs"
+        * (rising > 0),
+    )
+
+
+def _flow(model: Any) -> _Objective:
+    return _Objective(
+        1.0,
+        "units are those of the Gaussian before the flow, and KLs and losses those to the Gaussian "
+        "of the mean and std that the prior has there",
+    )
+
+
+def _unknown(model: Any) -> _Objective:
+    return _Objective(None)
+
+
+_OBJECTIVES: dict[str, Callable[[Any], _Objective]] = {
+    "VAE": lambda model: _Objective(1.0),
+    "BetaVAE": lambda model: _Objective(float(model.beta)),
+    "BetaTCVAE": _beta_tc,
+    "DisentangledBetaVAE": _capacity,
+    "FactorVAE": _factor,
+    "INFOVAE_MMD": _info,
+    "VAE_IAF": _flow,
+    "VAMP": _vamp,
+    # Their reconstruction error is no likelihood: a similarity of images, or what a
+    # discriminator sees.
+    "MSSSIM_VAE": lambda model: _Objective(None, likelihood="other"),
+    "VAEGAN": lambda model: _Objective(None, likelihood="other"),
+}
+"""By the class that defines `loss_function`. The bounds of `IWAE`, `MIWAE`, `PIWAE` and `CIWAE` are
+no weighted KL, and `Adversarial_AE` has none."""
+
+
+def _probed(model: Any, shape: Sequence[int] | None) -> _Objective:
+    """What a `loss_function` of one's own asks for, called as pythae's `VAE.forward` calls it."""
+    name = f"loss_function of {type(model).__name__}"
+    if shape is None or _defines(model, "forward") not in ("VAE", "BetaVAE", "MSSSIM_VAE"):
+        return _Objective(None, f"what the {name} asks for is not known: pass spec=")
+
+    def loss(y_hat: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Any:
+        return model.loss_function(y_hat, y, mean, log_var, mean)
+
+    try:
+        audit = audit_loss(loss, features=tuple(shape), latents=model.model_config.latent_dim)
+    except InvalidArgumentError as error:
+        return _Objective(None, f"what the {name} asks for was not found out ({error}): pass spec=")
+    kind, prior_std = audit.kl.kind, audit.kl.prior_std
+    if kind != "gaussian" or audit.learned_eta_dec or not 0 < (audit.value or 0) < math.inf:
+        why = " ".join(map(str, audit.findings))
+        return _Objective(None, f"no beta follows from the {name}. {why}", audit.likelihood)
+    return _Objective(
+        audit.value,
+        f"the {name} was found to be that of beta = {audit.value:.6g}",
+        audit.likelihood,
+        audit.reconstruction.kind == "bernoulli logits",
+        1.0 if math.isclose(prior_std, 1, rel_tol=_ROUNDING) else prior_std,
+    )
+
+
+def _defines(model: Any, name: str) -> str | None:
+    """Return the class of pythae whose method the model runs; None: it is no one of pythae's."""
+    if name in vars(model):
         return None
-    beta = config.beta if model.model_name == "BetaVAE" else 1.0
-    return VAESpec(latent_dim=config.latent_dim, beta=beta, eta_dec=1.0, sigma="input")
+    owner = next(base for base in type(model).__mro__ if name in vars(base))
+    return owner.__name__ if owner.__module__.split(".")[0] == "pythae" else None
+
+
+def _names(model: Any) -> set[str]:
+    return {base.__name__ for base in type(model).__mro__}

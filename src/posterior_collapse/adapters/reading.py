@@ -102,8 +102,8 @@ class KLReading(NamedTuple):
         weights: Factors per unit where they differ.
         floor: KL in nats below which nothing is charged, for free bits and capacities.
         floor_over: Whether the floor is each `"unit"`'s or of `"all"` together.
-        spread: What the last argument is: `"log-variance"`, `"log-std"`, `"softplus std"`, `"std"`
-            or `"variance"`.
+        spread: What the last argument is: `"log-variance"`, `"log-std"`, `"std"`, `"variance"`, or
+            what softplus makes one of, `"softplus std"` and `"softplus variance"`.
         sampled: Whether it is estimated from samples of the posterior.
     """
 
@@ -168,7 +168,7 @@ def _look(probe: Probe, sizes: Sizes, seed: int, error: float | None = None) -> 
     y_hat, y = probe.made_up(sizes, seed)
     alike = _alike(probe, y, sizes)
     if error is not None:
-        y_hat = torch.as_tensor(alike) + error * (2.0 * (y_hat > 0.5) - 1.0) * (0.5 + y_hat)
+        y_hat = torch.from_numpy(alike.copy()) + error * (2.0 * (y_hat > 0.5) - 1.0) * (0.5 + y_hat)
     gradient = probe.gradient(y_hat, y, sizes) * sizes.batch
     return _Rows(y_hat.numpy(), alike, gradient)
 
@@ -358,7 +358,7 @@ def _losses(probe: Probe, sizes: Sizes) -> Losses:
         for mean, log_var in points:
             moved = np.zeros((2, sizes.latents))
             moved[0, units], moved[1, units] = mean, log_var
-            found.append(probe.value(y_hat, y, torch.tensor(moved[0]), moved[1], sizes))
+            found.append(probe.value(y_hat, y, moved[0], moved[1], sizes))
         return np.array(found)
 
     return at

@@ -19,6 +19,7 @@ from posterior_collapse.cli import (
     forecast_command,
     reproduce_command,
     train_command,
+    tune_command,
     verify_command,
 )
 from posterior_collapse.errors import OutputError, PosteriorCollapseError, needing_torch
@@ -36,6 +37,7 @@ app.command("explore")(explore_command.explore)
 app.command("audit")(audit_command.audit)
 app.command("effective-beta")(audit_command.effective_beta)
 app.command("train")(train_command.train)
+app.command("tune")(tune_command.tune)
 app.command("diagnose")(diagnose_command.diagnose)
 app.command("reproduce")(reproduce_command.reproduce)
 app.command("verify")(verify_command.verify)

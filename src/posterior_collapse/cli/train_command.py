@@ -51,6 +51,14 @@ class NetworkOptions:
     dropout: Annotated[float | None, option(help="Rate after each hidden layer.")] = None
     biases: Annotated[bool, option(help="Whether a linear model has biases.")] = True
 
+    def chosen(self) -> dict[str, Any]:
+        """Return the options of the architecture that are given."""
+        texts = {"hidden": self.hidden, "channels": self.channels}
+        widths = {name: options.numbers(f"--{name}", t, int) for name, t in texts.items() if t}
+        others = {"activation": self.activation, "dropout": self.dropout}
+        given = {name: value for name, value in others.items() if value is not None}
+        return widths | given | ({} if self.biases else {"bias": False})
+
 
 @dataclass(frozen=True)
 class SweptOptions:
@@ -162,6 +170,9 @@ def train(
         from posterior_collapse.runs import folder
 
         runs, out = folder.read(resume), resume
+        if anew := folder.beginning(runs, out):
+            of = f"{len(anew)} of {len(runs)} runs" if len(runs) > 1 else "the run"
+            typer.echo(f"{of} from the start, for want of checkpoints", err=True)
     else:
         runs = _asked(data, named, network, numbers, how, remedies, output.checkpoint_every)
         from posterior_collapse.runs import folder
@@ -228,20 +239,12 @@ def _asked(
         settings["steps" if exact else "epochs"] = epochs
     return folder.asked(
         Choice(_absolute(data), **_data_options(named)),
-        Architecture.named(network.architecture, **_networks(network)),
+        Architecture.named(network.architecture, **network.chosen()),
         Settings.from_dict(settings),
         found,
         exact=exact,
         from_forecast=from_forecast,
     )
-
-
-def _networks(given: NetworkOptions) -> dict[str, Any]:
-    texts = {"hidden": given.hidden, "channels": given.channels}
-    widths = {name: options.numbers(f"--{name}", text, int) for name, text in texts.items() if text}
-    others = {"activation": given.activation, "dropout": given.dropout}
-    chosen = {name: value for name, value in others.items() if value is not None}
-    return widths | chosen | ({} if given.biases else {"bias": False})
 
 
 def _capacity(text: str | None) -> Any:

@@ -170,9 +170,9 @@ def read(
       x, a pair, or a dict that holds one array (or `x` and `y`). A list of arrays is a list of
       batches, but of two arrays of unlike widths, or for a conditional model, a pair.
 
-    One number (or name) per row beside x is a label. Autoencoders ignore it, and whole numbers or a
-    single column beside the batches of a stream; of a conditional model it is the condition, one
-    column of 0 and 1 per class, and x the target.
+    One number (or name) per row beside x is a label. Autoencoders ignore it, likewise one column of
+    whole numbers, and whatever whole numbers or single column is beside the batches of a stream; of
+    a conditional model it is the condition, one column of 0 and 1 per class, and x the target.
 
     Args:
         data: Of any of these kinds.
@@ -189,6 +189,15 @@ def read(
     """
     if isinstance(data, (Samples, Stream)):
         return data
+    if data is None:
+        raise DataError("x", "None", "numbers", "Pass e.g. pc.load(name).")
+    if type(data).__name__ == "Moments":
+        raise DataError(
+            "x",
+            "Moments, which say nothing of single rows",
+            "samples in rows",
+            "Pass the data that were measured; moments alone are enough for a forecast.",
+        )
     if isinstance(data, (str, bytes, os.PathLike)) or are_specs(data):
         raise DataError(
             "x",
@@ -232,6 +241,8 @@ def as_pair(
         if not conditional:
             return Samples(x, None, image)
         return Samples(one_hot(y, classes), x, image)
+    if conditional is False and _is_column_of_labels(y):
+        return Samples(x, None, image)
     if y is None:
         return Samples(x, None, image)
     y, target = _rows("y", y)
@@ -363,6 +374,12 @@ def _is_label(x: Any, y: Any) -> bool:
     """Whether y is one number or name per row."""
     flat = isinstance(y, (list, tuple)) and not any(np.ndim(one) for one in y[:1])
     return (flat or _dims(y) == 1) and len(y) == len(x)
+
+
+def _is_column_of_labels(y: Any) -> bool:
+    """Whether y is a column of whole numbers, as classes are written below each other."""
+    whole = "int" in str(getattr(y, "dtype", "")) or "bool" in str(getattr(y, "dtype", ""))
+    return whole and _dims(y) == 2 and y.shape[1] == 1
 
 
 def _is_aside(y: Any) -> bool:

@@ -8,6 +8,10 @@ import numpy as np
 
 from posterior_collapse.diagnosis.conclusions import (
     gain_in_words,
+    has_diverged,
+    has_other_noise,
+    in_parts_only,
+    is_settled,
     kept_units,
     what_decides,
 )
@@ -20,6 +24,8 @@ __all__ = ["advise", "excess_loss"]
 WIDER = 1.025
 """No posterior is narrower than the prior and one is wider by this factor: the encoder probably
 returns a variance where a log-variance is expected."""
+NEAR, LEAST_SUSPECT = 0.04, 2
+"""How nearly two variances add up to the prior's, and active units that must show it."""
 FAR = 0.5
 """Nats from a unit's aggregate posterior to its prior from which the prior's samples miss it."""
 UNTRAINED = 0.01
@@ -36,11 +42,23 @@ def advise(found: Diagnosis, conclusions: Sequence[Conclusion]) -> Iterator[Find
         conclusions: Per level; none where the certificate is not known.
     """
     numbered = list(enumerate(found.levels, start=1))
+    if has_diverged(found):
+        yield from _diverged(found)
+        return
+    if has_other_noise(found):
+        yield _other_noise(found)
+        return
     for number, level in numbered:
         yield from _variance_for_log(found, number, level)
-    yield from _unfinished(found, conclusions)
+        yield from _variance_for_std(found, number, level)
+    unfinished = list(_unfinished(found, conclusions))
+    yield from unfinished
+    for number, level in numbered:
+        yield from _unsettled(found, number, level)
     for number, conclusion in enumerate(conclusions, start=1):
-        yield from _of_certificate(found, number, conclusion)
+        # Nothing else is to be changed before training has arrived.
+        if not unfinished or conclusion == "signal-unclaimed":
+            yield from _of_certificate(found, number, conclusion)
     if not conclusions:
         yield from _without_certificate(found)
     for number, level in numbered:
@@ -48,6 +66,31 @@ def advise(found: Diagnosis, conclusions: Sequence[Conclusion]) -> Iterator[Find
         yield from _unused(found, number, level)
         yield from _idle(found, number, level)
     yield from _far_from_prior(found)
+
+
+def _diverged(found: Diagnosis) -> Iterator[Finding]:
+    for number, level in enumerate(found.levels, start=1):
+        beyond = _where(level, "diverged")
+        if beyond.any():
+            std, kl = level.posterior_std_range[1][beyond].max(), level.kl[beyond].max()
+            yield Finding(
+                "diverged",
+                f"The posterior of {_units(int(beyond.sum()))}{_name(found, number)} has diverged: "
+                f"its std is up to {std:.3g}, its KL {kl:.3g} nats.",
+                "Clamp log_var (to [-20, 10], say), lower the learning rate, and train again.",
+            )
+
+
+def _other_noise(found: Diagnosis) -> Finding:
+    return Finding(
+        "not-the-posterior",
+        "The decoder was trained with less noise than the posterior states: its squared error is "
+        f"{found.squared_error_at_mean:.3g} at the posterior's means and "
+        f"{found.squared_error_sampled:.3g} at its samples, more than the "
+        f"{found.squared_error_constant:.3g} of no latents at all.",
+        "Check the sampler, z = mean + exp(log_var / 2) * noise, and that log_var is the log of a "
+        "variance.",
+    )
 
 
 def excess_loss(found: Diagnosis) -> float:
@@ -66,6 +109,17 @@ def excess_loss(found: Diagnosis) -> float:
     possible = 0.0 if found.collapsed_loss is None else found.collapsed_loss - least
     slack = SURE * found.loss_error + UNTRAINED * max(possible, 0.0)
     return excess if excess > slack + ROUNDING * abs(least) else 0.0
+
+
+def _unsettled(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[Finding]:
+    if is_settled(level):
+        return
+    yield Finding(
+        "still-settling",
+        f"{level.n_active} active units{_name(found, number)} move along {level.directions} "
+        f"direction{'s' * (level.directions != 1)} only: they are still settling.",
+        "Train on until the two counts agree before you count units, or change their number.",
+    )
 
 
 def _unfinished(found: Diagnosis, conclusions: Sequence[Conclusion]) -> Iterator[Finding]:
@@ -98,13 +152,14 @@ def _of_certificate(found: Diagnosis, number: int, conclusion: Conclusion) -> It
             "train longer.",
         )
     elif conclusion == "collapse-optimal":
+        kept = units - spare if is_settled(level) else level.directions
         why = "what is left unexplained would not pay for one"
         if t > 1 + ROUNDING and number > 1:
             why = f"what is left unexplained is noise injected into z{number - 1}"
         yield Finding(
             conclusion,
             f"{_units(spare)}{name} collapsed, which is optimal: {why} (t = {t:.3g}).",
-            (f"Keep {_units(units - spare)}" if units > spare else "Leave the level out")
+            (f"Keep {_units(min(units - spare, kept))}" if kept else "Leave the level out")
             + _how_to_use_more(found, number),
         )
     elif conclusion == "more-units-pay":
@@ -138,6 +193,14 @@ def _undecided(found: Diagnosis, number: int) -> Finding:
     else:
         all_units = f"{'All' if units > 1 else 'The'} {_units(units)}{name} {_be(units)} used"
         what = f"{all_units}, and whether one more would pay is undecided"
+    if in_parts_only(found, number - 1):
+        return Finding(
+            "undecided",
+            f"{what}: {gain_in_words(found, number - 1)}, about what is worth a unit "
+            f"({found.gains[number - 1].worth:.2g}).",
+            "Train on and diagnose again: what parts of latent space leave unexplained shrinks "
+            "until training has settled.",
+        )
     why = "t is not known" if np.isnan(t) else f"t = {t:.3g} +- {error:.1g}, above 1 or not"
     action = f"Diagnose more than {found.n:,} rows: {what_decides(found, number - 1)}."
     spec = found.spec
@@ -153,13 +216,24 @@ def _how_to_use_more(found: Diagnosis, number: int) -> str:
     spec, forecast = found.spec, found.forecast
     if spec is not None and number > 1 and isinstance(spec.sigma_levels[number - 2], str):
         return f"; it is used where the std of z{number - 1} is fixed and large enough."
-    if forecast is not None:
+    t = found.signal[number - 1]
+    if forecast is not None and not found.is_network:
         wanted = 1 + max(found.n_active, forecast.n_active)
         wanted = min(wanted, len(found.levels[-1].status))
         changes = [change.text for change in forecast.advice(active=wanted).changes]
         if changes:
             lowered = ", or ".join(f"{text[0].lower()}{text[1:-1]}" for text in changes)
-            return f"; to use more, as a linear model would: {lowered}."
+            return f"; to use more: {lowered}."
+    if spec is not None and 0 < t < 1:
+        # What was measured in this network says more than what a linear one would do.
+        beta, field = (
+            spec.beta_levels[number - 1],
+            "beta" if len(found.levels) == 1 else (f"betas[{number - 1}]"),
+        )
+        return (
+            f"; to use more, lower {field} from {beta:.3g} to below {beta * t:.3g}, where one more "
+            f"unit begins to pay in this model (your KL weight times {t:.2g})."
+        )
     learned = spec is not None and "learned" in spec.eta_levels
     return f"; to use more, lower beta{'' if learned else ' or eta_dec'}."
 
@@ -173,8 +247,9 @@ def _without_certificate(found: Diagnosis) -> Iterator[Finding]:
                 f"Whether {_units(spare)} collapsed because the objective asks for it cannot be "
                 "told: nothing says by which distribution the model decodes. KL, information and "
                 "counts hold.",
-                "Diagnose the model with a decoder that returns a torch.distributions.Distribution "
-                "of the data, such as Bernoulli(logits=...).",
+                "Diagnose the model with a decoder (one that sees the data: "
+                "teacher_forcing=True) that returns a torch.distributions.Distribution of them, "
+                "such as Bernoulli(logits=...).",
             )
         return
     kept = 0 if found.forecast is None else kept_units(found.forecast)[-1]
@@ -189,7 +264,8 @@ def _without_certificate(found: Diagnosis) -> Iterator[Finding]:
         yield Finding(
             "undecided",
             "Whether the collapsed units could carry something is not known.",
-            "Diagnose the model with its decoder, and pass the spec that it was trained with.",
+            "Diagnose the model with its decoder (one that sees the data: teacher_forcing=True), "
+            "and pass the spec that it was trained with.",
         )
 
 
@@ -204,6 +280,22 @@ def _variance_for_log(found: Diagnosis, number: int, level: LevelDiagnosis) -> I
             f"lies between {least.min():.4g} and {most.max():.4g}. Likely a variance, or a std, "
             "was taken for the log of a variance.",
             "Check what the encoder returns: the std is exp(log_var / 2).",
+        )
+
+
+def _variance_for_std(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[Finding]:
+    active = _where(level, "active")
+    if active.sum() < LEAST_SUSPECT or np.isnan(level.prior_gap).any():
+        return
+    prior = level.prior_std[active]
+    signal, std = level.mean_variance[active] / prior**2, level.posterior_std[active] / prior
+    # What is learned makes signal and posterior variance add up to the prior's.
+    if (abs(signal + std - 1) < NEAR).all() and (abs(signal + std**2 - 1) > 2 * NEAR).all():
+        yield Finding(
+            "variance-for-std",
+            f"The variances of mean and posterior add up to the prior's in all {active.sum()} "
+            f"active units{_name(found, number)}, if what was taken for a std is a variance.",
+            "Check what was passed: a variance as var= of diagnose_arrays, or its root.",
         )
 
 

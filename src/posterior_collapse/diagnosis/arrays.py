@@ -33,6 +33,7 @@ BEYOND = (
     "the prior's std"
 )
 CHUNK_NUMBERS = 2**20
+SPREADS = ("std", "log_var", "var")
 
 
 def diagnose_arrays(
@@ -40,6 +41,7 @@ def diagnose_arrays(
     std: Any = None,
     *,
     log_var: Any = None,
+    var: Any = None,
     prior_mean: Any = 0.0,
     prior_std: Any = None,
     data: Any = None,
@@ -57,6 +59,7 @@ def diagnose_arrays(
         mean: Posterior mean of each row and unit, (rows, units).
         std: Posterior std, of a shape that broadcasts to the mean's.
         log_var: Instead of `std`, the log of its square, in nats.
+        var: Instead of `std`, its square, as scvi-tools returns it.
         prior_mean: Of a shape that broadcasts. Where it or the std differs from row to row, as a
             learned prior's does, information, Var E[z|x] and the stds are of z less the prior's
             mean over its std: of what the posterior knows beyond the prior.
@@ -70,7 +73,8 @@ def diagnose_arrays(
 
     Raises:
         DataError: An array has the wrong shape, NaN, or a std that is not positive.
-        InvalidArgumentError: Not exactly one of std and log_var, or an option out of its domain.
+        InvalidArgumentError: Not exactly one of std, log_var and var, or an option out of its
+            domain.
 
     Example:
         >>> mean = np.random.default_rng(0).standard_normal((1000, 3)) * [1.0, 1.0, 0.0]
@@ -79,15 +83,20 @@ def diagnose_arrays(
         ('active', 'active', 'collapsed')
     """
     options = collapse_options(epsilon, delta)
-    if (std is None) == (log_var is None):
+    spreads = {"std": std, "log_var": log_var, "var": var}
+    given = {name: value for name, value in spreads.items() if value is not None}
+    if len(given) != 1:
         raise InvalidArgumentError(
-            "std", "both or neither of std and log_var", "one of them", "Pass std or log_var."
+            "std",
+            "both or neither of std and log_var (or var)",
+            "one of them",
+            "Pass std, log_var or var.",
         )
     means = _matrix("mean", mean)
     _check_spec(spec, means.shape[1])
     if prior_std is None:
         prior_std = 1.0 if spec is None else spec.eta_enc
-    name, spread = ("std", std) if log_var is None else ("log_var", log_var)
+    ((name, spread),) = given.items()
     parts = {
         "mean": means,
         name: _like(name, spread, means),
@@ -163,9 +172,13 @@ def _chunks(parts: Mapping[str, NDArray[Any]], beyond: bool) -> Iterator[RowPost
             _finite(name, array[start : start + step].astype(np.float64), start)
             for name, array in parts.items()
         )
-        std = np.exp(0.5 * spread) if "log_var" in parts else spread
+        std = spread
+        if "log_var" in parts:
+            std = np.exp(0.5 * spread)
+        elif "var" in parts:
+            std = np.sqrt(np.maximum(spread, 0.0))
         for name, values in (("std", std), ("prior_std", prior_std)):
-            _check_positive(name, values, start, "log_var" in parts)
+            _check_positive(name, values, start, next(iter(set(parts) & set(SPREADS))))
         kl = gaussian_kl(mean, std, prior_mean, prior_std)
         if beyond:
             mean, std, prior_std = (mean - prior_mean) / prior_std, std / prior_std, np.ones(1)
@@ -178,14 +191,16 @@ def _finite(name: str, values: Float, first_row: int) -> Float:
     return values
 
 
-def _check_positive(name: str, values: Float, first_row: int, of_log: bool) -> None:
+def _check_positive(name: str, values: Float, first_row: int, spread: str) -> None:
     fits = (values >= checks.LEAST) & (values <= checks.MOST)
     if fits.all():
         return
     row, unit = (int(i) for i in np.argwhere(~fits)[0])
     action = "Check prior_std."
     if name == "std":
-        action = "Check log_var." if of_log else "If these are log-variances, pass log_var=."
+        action = f"Check {spread}."
+        if spread == "std":
+            action = "If these are log-variances, pass log_var=."
     raise DataError(
         name,
         f"{values[row, unit]:.4g} at row {first_row + row}, unit {unit}",

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 
-from posterior_collapse.diagnosis.results import Conclusion, Diagnosis, Gain
+from posterior_collapse.diagnosis.results import Conclusion, Diagnosis, Gain, LevelDiagnosis
 from posterior_collapse.errors import DataError, NotSolvedError, UnboundedObjectiveError
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Likelihood, Spec
@@ -18,7 +18,11 @@ __all__ = [
     "conclude",
     "gain_in_words",
     "gravest",
+    "has_diverged",
+    "has_other_noise",
     "has_spare",
+    "in_parts_only",
+    "is_settled",
     "kept_units",
     "linear_forecast",
     "pays_in_parts",
@@ -26,6 +30,11 @@ __all__ = [
     "what_decides",
 ]
 
+SETTLED = 0.1
+"""Share of active units that may lack a direction of their own."""
+GOOD, BAD = 0.75, 1.05
+"""Shares of the squared error of a constant: a decoder that explains less has not learned, one that
+errs by more was trained on other latents."""
 NOTHING = 1e-6
 """Nats, or share of what is worth a unit, that no word is lost about."""
 
@@ -81,6 +90,8 @@ def conclude(found: Diagnosis) -> list[Conclusion]:
         objective asks for, and t > 1 that the optimiser failed; with none, that more would pay. A
         t within two errors of 1 says neither.
     """
+    if has_diverged(found) or has_other_noise(found):
+        return []
     return [_of_level(found, at) for at in range(len(found.signal))]
 
 
@@ -91,6 +102,26 @@ def gravest(found: Diagnosis, conclusions: Sequence[Conclusion]) -> int:
         for at, conclusion in enumerate(conclusions)
     ]
     return ranks.index(min(ranks))
+
+
+def has_diverged(found: Diagnosis) -> bool:
+    """Whether the posterior of a unit has."""
+    return any("diverged" in level.status for level in found.levels)
+
+
+def has_other_noise(found: Diagnosis) -> bool:
+    """Whether the decoder knows its latents' means, and is lost at the samples it should know."""
+    at_mean, sampled = found.squared_error_at_mean, found.squared_error_sampled
+    constant = found.squared_error_constant
+    if at_mean is None or sampled is None or constant is None:
+        return False
+    return at_mean < GOOD * constant and sampled > BAD * constant
+
+
+def is_settled(level: LevelDiagnosis) -> bool:
+    """Whether active units have a direction of latent space each, but for one in ten."""
+    lacking = level.n_active - level.directions
+    return lacking < max(2, SETTLED * level.n_active)
 
 
 def has_spare(found: Diagnosis, at: int) -> bool:
@@ -159,7 +190,7 @@ def what_decides(found: Diagnosis, at: int) -> str:
     """
     if found.n < LEAST_ROWS:
         return f"at least {LEAST_ROWS} rows are needed"
-    if not found.undecided_units[at] and found.gains[at].parts > 1:
+    if in_parts_only(found, at):
         return gain_in_words(found, at)
     rows = rows_to_decide(found.signal[at], found.signal_error[at], found.n)
     if rows is None:
@@ -177,6 +208,11 @@ def _of_level(found: Diagnosis, at: int) -> Conclusion:
         return "undecided"
     # If t is above 1 all the same, it is noise injected below, which nobody misses.
     return "collapse-optimal" if spare else "nothing-to-do"
+
+
+def in_parts_only(found: Diagnosis, at: int) -> bool:
+    """Whether only a unit that is used differently in each part of latent space might pay."""
+    return not found.undecided_units[at] and found.gains[at].parts > 1
 
 
 def pays_in_parts(gain: Gain) -> bool:

@@ -96,7 +96,7 @@ class _Push:
         pushes = []
         for vector in vectors.T:
             push = torch.zeros(1, self._rows.m, dtype=torch.float64, device=self._kept.device)
-            push[0, self._kept] = torch.as_tensor(np.ascontiguousarray(vector)).to(push)
+            push[0, self._kept] = torch.from_numpy(np.ascontiguousarray(vector)).to(push)
             pushes.append(push)
         found = self._rows.bend(self._weights, self._ones, pushes)
         return torch.stack([turned[0, self._kept] for turned in found], dim=1).cpu().numpy()
@@ -108,9 +108,10 @@ def _signs(push: _Push, generator: torch.Generator, number: int) -> Float:
 
 
 def _diagonal(push: _Push, generator: torch.Generator) -> list[Block] | None:
-    """Return the Hessian if every output stands for itself: then signs do not mix anything."""
-    signs = _signs(push, generator, 3)
-    found = signs * push(signs)
+    """Return the Hessian if every output stands for itself: then no push mixes anything."""
+    sizes = torch.rand((push.m, 3), generator=generator, dtype=torch.float64, device="cpu").numpy()
+    pushes = (1 + sizes) * _signs(push, generator, 3)  # signs alone often agree, of few outputs
+    found = push(pushes) / pushes
     if np.ptp(found, axis=1).max(initial=0.0) > FLAT * np.abs(found).max(initial=0.0):
         return None
     return [Block(np.array([j]), np.array([[found[j, 0]]])) for j in range(push.m)]
@@ -213,7 +214,7 @@ def refuse_jumps(rows: RowLoss, weights: Tensor, kept: Tensor, scale: Tensor) ->
     Raises:
         InvalidArgumentError: It does.
     """
-    some = torch.linspace(0, rows.n - 1, min(rows.n, 256)).long().to(rows.y.device)
+    some = rows.some(256)
     here = rows.inputs[some] @ weights
     pull = rows.pull(here, some)
     noise = pull.std(dim=0, unbiased=False)

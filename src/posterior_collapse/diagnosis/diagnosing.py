@@ -18,7 +18,7 @@ from posterior_collapse.diagnosis.conclusions import (
     linear_forecast,
     unjudged_because,
 )
-from posterior_collapse.diagnosis.effects import decoder_effects
+from posterior_collapse.diagnosis.effects import decoder_effects, squared_errors
 from posterior_collapse.diagnosis.exact import exact_signals
 from posterior_collapse.diagnosis.gain import WORTH, gain_of, side_of_worth
 from posterior_collapse.diagnosis.levels import collapse_options
@@ -53,6 +53,7 @@ def diagnose(
     batch_size: int = BATCH_SIZE,
     epsilon: float = 0.01,
     delta: float = 0.05,
+    effects: int | None = None,
     progress: bool = False,
 ) -> Diagnosis:
     """Say which latent units are active, collapsed or relay noise, and whether that is optimal.
@@ -76,6 +77,8 @@ def diagnose(
         batch_size: Rows at a time.
         epsilon: KL in nats of (eps, delta)-collapse.
         delta: Share of rows of (eps, delta)-collapse.
+        effects: Most units of a level whose effect on the decoder is measured, each by decoding
+            again; None: as many as is cheap where decoding is.
         progress: Show a count of rows on stderr.
 
     Raises:
@@ -103,6 +106,8 @@ def diagnose(
         spec = objective
     _check_spec(model, spec)
     _check_sizes(samples, importance_samples, batch_size)
+    if effects is not None:
+        checks.whole("effects", effects, least=0)
     if importance_samples and isinstance(data, Iterator):
         raise InvalidArgumentError(
             "data",
@@ -125,10 +130,13 @@ def diagnose(
             seed=seed,
             progress=progress,
         )
-        levels, partly = _levels(found, options)
+        levels, partly = _levels(found, options, effects)
+        errors = _errors_at_means(found)
         eta_dec = None if spec is None or isinstance(spec.eta_levels[0], str) else found.eta_dec
         nll, cautions = (
-            _nll(model, data, importance_samples, seed, progress, eta_dec) if gaussian else ({}, ())
+            ({}, ())
+            if found.unjudged
+            else _nll(model, data, importance_samples, seed, progress, eta_dec)
         )
     forecast, reasons = _forecast(found, likelihood)
     losses = _means(found)
@@ -151,6 +159,7 @@ def diagnose(
         spec=found.spec,
         levels=levels,
         **losses,
+        **errors,
         collapsed_loss=collapsed,
         data_loss=found.data_loss,
         eta_dec=found.eta_dec,
@@ -159,6 +168,7 @@ def diagnose(
         forecast=forecast,
         notes=tuple(dict.fromkeys(notes)),
         likelihood=likelihood,
+        is_network=not found.exact,
     )
     return with_verdict(result)
 
@@ -177,6 +187,8 @@ def _forecast(
     """The linear model's, or a note that says why there is none."""
     if found.unjudged:
         return None, (unjudged_because(likelihood),)
+    if getattr(found.model, "teacher_forcing", False):
+        return None, ("no forecast: that is of a model whose decoder does not see the data",)
     if found.moments is None and found.spec is not None:
         return None, (
             f"no forecast: x and y have more than {MOST_FEATURES:,} features, or no variance",
@@ -191,18 +203,30 @@ def _means(found: Collected) -> dict[str, Any]:
     return means | errors
 
 
+def _errors_at_means(found: Collected) -> dict[str, Any]:
+    if not getattr(found.model, "decodes", True) or found.unjudged:
+        return {}
+    return squared_errors(found.model, *_kept(found), found.generator)
+
+
+def _kept(found: Collected) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Some of the rows, as the model takes them."""
+    x, *y = (torch.from_numpy(part).to(found.like) for part in found.rows.rows())
+    return x, y[0] if y else None
+
+
 def _levels(
-    found: Collected, options: dict[str, float]
+    found: Collected, options: dict[str, float], effects: int | None
 ) -> tuple[tuple[LevelDiagnosis, ...], list[str]]:
     levels, notes = [], []
     depth = len(found.levels)
-    rows = [torch.from_numpy(part).to(found.like) for part in found.rows.rows()]
-    x, y = rows[0], rows[1] if len(rows) > 1 else None
+    x, y = _kept(found)
     for number, statistics in enumerate(found.levels, start=1):
         level = statistics.diagnosis(top=number == depth, **options)
         name = f" of z{number}" if depth > 1 else ""
-        if getattr(found.model, "decodes", True):
-            units = np.argsort(-level.kl)[: found.most_effects]
+        if getattr(found.model, "decodes", True) and effects != 0:
+            most = found.most_effects if effects is None else effects
+            units = np.argsort(-level.kl)[:most]
             effect, error = decoder_effects(found.model, number, x, y, units, found.generator)
             level = dataclasses.replace(level, decoder_effect=effect, decoder_effect_error=error)
             if len(units) < len(level.kl):
@@ -223,6 +247,8 @@ def _is_least(loss: float, least: float) -> bool:
 
 
 def _signals(found: Collected, levels: tuple[LevelDiagnosis, ...]) -> tuple[Signal, ...]:
+    if any("diverged" in level.status for level in levels):
+        return ()
     if found.exact and found.moments is not None:
         return exact_signals(found.model, found.moments)
     level = levels[0]

@@ -1,4 +1,4 @@
-"""Whether the decoder uses a unit: what changes when it is redrawn from its prior."""
+"""What the decoder makes of its latents: redrawn from the prior, at their means, at samples."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.distributions import Normal
 
 from posterior_collapse.diagnosis.scores import elementwise
 from posterior_collapse.models import LatentModel
 
-__all__ = ["decoder_effects"]
+__all__ = ["decoder_effects", "squared_errors"]
 
 Float = NDArray[np.float64]
 
@@ -44,9 +45,16 @@ def decoder_effects(
     effects = np.full((2, model.units[level - 1]), math.nan)
     latents = model.infer(x, y, generator=generator)
     z = latents[level - 1]
-    p = model.prior(level) if level == len(model.units) else model.prior(level, latents[level])
-    noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
-    redrawn = p.mean + p.stddev * noise
+    top = level == len(model.units)
+    given = getattr(model, "prior_of", lambda x: None)(x) if top else None
+    if given is not None and not isinstance(given, Normal):
+        # The aggregate posterior stands in for a prior that cannot be drawn from a generator.
+        order = torch.randperm(len(z), generator=generator, device=z.device)
+        redrawn = z[order]
+    else:
+        p = given or (model.prior(level) if top else model.prior(level, latents[level]))
+        noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
+        redrawn = p.mean + p.stddev * noise
     before = _decoded(model, level, z, x)
     for unit in units:
         moved = z.clone()
@@ -56,6 +64,35 @@ def decoder_effects(
         spread = float(change.std()) / math.sqrt(len(change))
         effects[:, unit] = root, spread / (2 * root) if root > 0 else 0.0
     return effects[0], effects[1]
+
+
+@torch.no_grad()
+def squared_errors(
+    model: LatentModel, x: Tensor, y: Tensor | None, generator: torch.Generator
+) -> dict[str, float]:
+    """Return the squared error at posterior means, at samples and of the best constant.
+
+    A decoder that was trained with the posterior's own noise does better at samples than a
+    constant does: one that does not was trained with less noise.
+
+    Args:
+        model: In evaluation mode.
+        x: Inputs, (rows, dim x).
+        y: Targets, (rows, dim y), or none.
+        generator: On the model's device.
+    """
+    target = x if y is None else y
+
+    def error(decoded: Tensor) -> float:
+        return float((target - decoded).double().square().sum(-1).mean())
+
+    return {
+        "squared_error_at_mean": error(_decoded(model, 1, model.infer(x, y)[0], x)),
+        "squared_error_sampled": error(
+            _decoded(model, 1, model.infer(x, y, generator=generator)[0], x)
+        ),
+        "squared_error_constant": error(target.mean(0)),
+    }
 
 
 def _decoded(model: LatentModel, level: int, z: Tensor, x: Tensor) -> Tensor:

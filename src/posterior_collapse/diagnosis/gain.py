@@ -70,9 +70,9 @@ def priced(spec: Spec, level: int, share: Float, t: Float, error: Float) -> tupl
 
     Example:
         >>> from posterior_collapse import VAESpec
-        >>> gain, spread = priced(VAESpec(1), 1, np.ones(1), np.array([1.0]), np.array([0.1]))
-        >>> abs(gain) < 1e-4 < spread
-        True
+        >>> gain, error = priced(VAESpec(1), 1, np.ones(1), np.array([1.5]), np.array([0.1]))
+        >>> round(gain, 3), round(float(unit_gain(VAESpec(1), 1.5)), 3)
+        (0.046, 0.047)
     """
     value = unit_gain(spec, t, level=level)
     around = unit_gain(spec, t[:, None] + error[:, None] * _NODES, level=level)

@@ -59,6 +59,10 @@ ACTIVE_VARIANCE = 0.01
 ACTIVE_KL = 0.01
 """KL from which the published scripts count a (row, unit) pair."""
 CURVE_POINTS = 100
+DIVERGED_KL, DIVERGED_STD = 1e6, 1e3
+"""Mean KL in nats, and stds of the prior that a posterior is wide, which no training aims at."""
+MOST_TURNED = 1024
+"""Units up to which their directions are looked for."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,12 @@ class LevelStatistics:
         if self._drawn:
             drawn = zip(*(part.T for part in rest[2 * halves :]), strict=True)
             of_input = [mixture_information(mean, std) for mean, std in drawn]
-        status = tuple(map(_status, information, of_input))
+        widest = np.sqrt(self._most / self._prior.mean)
+        diverged = (self._kl.mean > DIVERGED_KL) | (widest > DIVERGED_STD)
+        status = tuple(
+            "diverged" if beyond else _status(*found)
+            for beyond, *found in zip(diverged, information, of_input, strict=True)
+        )
         kl = np.sort(kl, axis=0)
         quantiles, quantile_errors = _quantiles(kl)
         signal = np.maximum(self._mean.covariance, 0.0)
@@ -187,6 +196,7 @@ class LevelStatistics:
             status=status,
             mean_variance=signal,
             mean_variance_error=signal_error,
+            directions=posterior.directions(),
             active_units=signal - SURE * posterior.sampling_error > ACTIVE_VARIANCE,
             kl_active_share=float(self._share.mean[0]),
             kl_active_share_error=float(self._share.error[0]),
@@ -211,6 +221,7 @@ class Posteriors:
     """
 
     def __init__(self, means: list[Float], variances: list[Float], n: int, centred: bool) -> None:
+        self.means = means
         self.mean, self.signal, sampling = _without_noise(means)
         self.variance, _, _ = _without_noise(variances)
         self.spread: Float = self.variance.mean(0)
@@ -227,6 +238,21 @@ class Posteriors:
             value, row_error, coarse = mixture_information(mean, np.sqrt(variance))
             found.append(Information(value, math.hypot(row_error, error), coarse))
         return found
+
+    def directions(self) -> int:
+        """Number of directions whose information, were they Gaussian, is an active unit's.
+
+        What varies with x alone is the covariance of the two halves' means.
+        """
+        scale = np.sqrt(self.spread)
+        first, second = ((half - half.mean(0)) / scale for half in (self.means[0], self.means[-1]))
+        if first.shape[1] > MOST_TURNED:
+            return int(
+                np.count_nonzero(np.log1p(self.signal / self.spread) / 2 > ACTIVE_INFORMATION)
+            )
+        covariance = first.T @ second / len(first)
+        values = np.linalg.eigvalsh((covariance + covariance.T) / 2)
+        return int(np.count_nonzero(np.log1p(np.maximum(values, 0)) / 2 > ACTIVE_INFORMATION))
 
     @property
     def from_sampling(self) -> Float:

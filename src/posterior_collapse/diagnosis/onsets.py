@@ -148,7 +148,8 @@ def onset(
                 "a loss that is bounded below, and smooth where it is least",
                 "Check its sign, and that y lies in its domain.",
             )
-        found, notes = ratios(rows, weights, kept, generator)
+        # Of rows that are all alike there is nothing to say.
+        found, notes = ratios(rows, weights, kept, generator) if kept.any() else (np.zeros(0), [])
         value, _ = rows.value(weights)
         output = _shown(rows, weights, kept)
     return Onset(found, output, value, (*_left_out(kept), *notes, *_few(rank, len(target))))
@@ -159,7 +160,7 @@ def _targets(y: Any, x: Any) -> tuple[Array, Array | None]:
     if isinstance(y, (np.ndarray, list, tuple)) or hasattr(y, "detach"):
         target = as_array("y", y)
     else:
-        found = read(y, conditional=x is None and None)
+        found = read(y, conditional=None if x is None else False)
         samples = found.collected() if isinstance(found, Stream) else found
         target = samples.x if samples.y is None else samples.y
         if samples.y is not None and x is None:
@@ -228,7 +229,7 @@ def _best(rows: RowLoss, start: Tensor, kept: Tensor, scale: Tensor) -> tuple[Te
 
     def weights_at(u: Any) -> Tensor:
         weights = start.clone()
-        part = torch.as_tensor(np.asarray(u).reshape(inputs, -1)).to(start)
+        part = torch.from_numpy(np.asarray(u).reshape(inputs, -1)).to(start)
         weights[:, kept] = start[:, kept] + part / scale
         return weights
 
@@ -238,7 +239,7 @@ def _best(rows: RowLoss, start: Tensor, kept: Tensor, scale: Tensor) -> tuple[Te
 
     def bend(u: Any, v: Any) -> Float:
         push = torch.zeros_like(start)
-        push[:, kept] = torch.as_tensor(np.asarray(v).reshape(inputs, -1)).to(start) / scale
+        push[:, kept] = torch.from_numpy(np.asarray(v).reshape(inputs, -1)).to(start) / scale
         (found,) = rows.bend(weights_at(u), rows.inputs, [push])
         return (found[:, kept] / scale).cpu().numpy().ravel()
 
@@ -253,7 +254,7 @@ def _best(rows: RowLoss, start: Tensor, kept: Tensor, scale: Tensor) -> tuple[Te
         # A trust region takes a step out of the loss's domain for what it is: too long.
         found = minimize(
             value, u, jac=True, hessp=bend, method="trust-ncg",
-            options={"gtol": SETTLED * noise, "maxiter": 500, "max_trust_radius": 1e6},
+            options={"gtol": SETTLED * noise, "maxiter": 200, "max_trust_radius": 1e6},
         )  # fmt: skip
         u = _polished(np.asarray(found.x), value, bend, 1e-12 * noise)
     loss, slope = value(u)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.distributions import Distribution, Normal
+from torch.distributions import Categorical, Distribution, MixtureSameFamily, Normal
 
 from posterior_collapse.diagnosis.certificate import Residual
 from posterior_collapse.diagnosis.levels import RowPosteriors
@@ -26,6 +26,8 @@ Float = NDArray[np.float64]
 
 DECODED = 4
 """Samples of z_1 per row that are decoded."""
+KL_SAMPLES = 64
+"""Samples per row that tell the KL to a prior that is not Gaussian."""
 LEAST_STD = 1e-18
 """Of a posterior: the square of less is no number of single precision."""
 DECODED_NUMBERS = 2**24
@@ -114,7 +116,7 @@ class SampledPass:
     def __call__(self, x: Tensor, y: Tensor | None) -> Pass:
         """Return what a batch says, x (rows, dim x) and y (rows, dim y) or none."""
         posteriors, latents = self._upward(x, y)
-        levels = self._levels(posteriors, latents)
+        levels = self._levels(posteriors, latents, x)
         reconstruction: Reconstruction | None = None
         residuals: tuple[Residual, ...] = ()
         if self.decodes:
@@ -140,21 +142,33 @@ class SampledPass:
         return posteriors, latents
 
     def _levels(
-        self, posteriors: Sequence[Normal], latents: Sequence[Tensor]
+        self, posteriors: Sequence[Normal], latents: Sequence[Tensor], x: Tensor
     ) -> tuple[RowPosteriors, ...]:
         found = []
         for level, (q, z) in enumerate(zip(posteriors, latents, strict=True), start=1):
             top = level == self.depth
-            p = self.model.prior(level) if top else self.model.prior(level, latents[level])
+            make = _first if level == 1 else _upper
+            given = getattr(self.model, "prior_of", _no_prior)(x) if top else None
+            if given is not None and not isinstance(given, Normal):
+                kl = sampled_kl(q, given, self._draw(q, KL_SAMPLES))
+                found.append(make(kl, q, _stddev(given, q)))
+                continue
+            p = given or (
+                self.model.prior(level) if top else self.model.prior(level, latents[level])
+            )
             std, prior_std = q.stddev.double(), p.stddev.double()
             if top:
-                given = Gaussian(q.mean.double(), std)
-                kl = kl_divergence(given, Gaussian(p.mean.double(), prior_std))
+                own = Gaussian(q.mean.double(), std)
+                kl = kl_divergence(own, Gaussian(p.mean.double(), prior_std))
             else:
                 kl = relative_entropy((z - p.mean).double().square(), std, prior_std)
             if prior_std.dim() == 3:
                 prior_std = prior_std.square().mean(0).sqrt()
-            found.append((_first if level == 1 else _upper)(kl, q, prior_std))
+            if given is not None and given.mean.dim() > 1:
+                # What the posterior knows beyond the prior that the row has anyway.
+                q = Normal((q.mean - p.mean) / p.stddev, q.stddev / p.stddev, validate_args=False)
+                prior_std = torch.ones_like(prior_std)
+            found.append(make(kl, q, prior_std))
         return tuple(found)
 
     def _decoded(
@@ -256,6 +270,56 @@ class SampledPass:
                 f"a finite {part}" + f" of {LEAST_STD:g} or more" * (part == "std"),
                 "Check the model's weights and the scale of the data.",
             )
+
+
+def sampled_kl(q: Normal, p: Distribution, z: Tensor) -> Tensor:
+    """Return E_q[log q - log p] of each unit by samples, for a prior that is not Gaussian.
+
+    Of a prior that does not split over units the sum is exact, and a unit's part is that to its
+    own marginal, where a mixture has one, with what is left shared by all alike.
+
+    Args:
+        q: Posteriors, (rows, units).
+        p: Of one latent: elementwise, or of vectors.
+        z: Samples, (samples, rows, units).
+    """
+    own = _log_prob(q, z)
+    if not p.event_shape:
+        return (own - _log_prob(p, z)).mean(0)
+    total = (own.sum(-1) - _log_prob(p, z)).mean(0)
+    marginal = _marginal(p)
+    each = (own if marginal is None else own - _log_prob(marginal, z)).mean(0)
+    return each + ((total - each.sum(-1)) / each.shape[-1])[:, None]
+
+
+def _log_prob(p: Distribution, z: Tensor) -> Tensor:
+    found: Tensor = p.log_prob(z)
+    return found.double()
+
+
+def _marginal(p: Distribution) -> Distribution | None:
+    """Of each unit of a mixture of diagonal Gaussians."""
+    if not isinstance(p, MixtureSameFamily):
+        return None
+    parts = elementwise(p.component_distribution, lead=0)
+    if not isinstance(parts, Normal) or parts.mean.dim() != 2:
+        return None
+    weights = p.mixture_distribution.probs.expand(parts.mean.shape[1], -1)
+    own = Normal(parts.mean.T, parts.stddev.T, validate_args=False)
+    return MixtureSameFamily(Categorical(weights), own, validate_args=False)
+
+
+def _stddev(p: Distribution, q: Normal) -> Tensor:
+    """Std of a prior's units; 1 where it has none."""
+    try:
+        std: Tensor = p.stddev
+        return std.double()
+    except NotImplementedError:
+        return torch.ones_like(q.mean, dtype=torch.float64)
+
+
+def _no_prior(x: Tensor) -> None:
+    return None
 
 
 def _first(kl: Tensor, q: Normal, prior_std: Tensor) -> RowPosteriors:

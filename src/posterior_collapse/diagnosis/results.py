@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 Float = NDArray[np.float64]
-Status = Literal["active", "noise", "collapsed"]
+Status = Literal["active", "noise", "collapsed", "diverged"]
 Conclusion = Literal[
     "collapse-optimal",
     "signal-unclaimed",
@@ -34,9 +34,11 @@ Conclusion = Literal[
     "nothing-to-do",
     "undecided",
     "cannot-tell-yet",
+    "diverged",
 ]
 """Of a model or a level. "undecided": too few rows, or too little is known of the model;
-"cannot-tell-yet": by which distribution it decodes, neither the spec nor the decoder says."""
+"cannot-tell-yet": by which distribution it decodes, neither the spec nor the decoder says;
+"diverged": the posterior of a unit has, and nothing else is said."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Of the rows, at which `LevelDiagnosis.kl_quantiles` are given."""
 
@@ -96,9 +98,13 @@ class LevelDiagnosis(Record):
         input_information: I(z_{l-1}; z_i), what the unit knows of the level below; for level 1
             `information`.
         status: "active" (carries information on x), "noise" (follows the noise that was injected
-            below and knows nothing of x) or "collapsed" (follows nothing).
+            below and knows nothing of x), "collapsed" (follows nothing) or "diverged" (its KL or
+            std is beyond all that training aims at, and nothing else is said of it).
         mean_variance: Var_x(E[z_i|x]), in latent units squared.
         mean_variance_error: Standard error of `mean_variance`; NaN from two rows.
+        directions: Number of directions in latent space along which means tell as much of x as an
+            active unit does, beside the mean variance of the posteriors. Fewer than active units:
+            several share a direction, as they do until training has settled.
         active_units: Whether each unit is active by Burda's definition, `mean_variance` > 0.01.
         kl_active_share: Share of (row, unit) pairs with KL of 0.01 and more; the published scripts
             call this number active units.
@@ -130,6 +136,7 @@ class LevelDiagnosis(Record):
     status: tuple[Status, ...]
     mean_variance: Float
     mean_variance_error: Float
+    directions: int
     active_units: NDArray[np.bool_]
     kl_active_share: float
     kl_active_share_error: float
@@ -152,7 +159,8 @@ class LevelDiagnosis(Record):
         return self.status.count("active")
 
     def __repr__(self) -> str:
-        counts = ", ".join(f"{self.status.count(s)} {s}" for s in ("active", "noise", "collapsed"))
+        named = ("active", "noise", "collapsed", *["diverged"] * ("diverged" in self.status))
+        counts = ", ".join(f"{self.status.count(s)} {s}" for s in named)
         return f"LevelDiagnosis({counts}, KL {self.kl.sum():.4g} nats)"
 
 
@@ -200,6 +208,9 @@ class Diagnosis(Viewed):
         data_loss: The part of `loss` that the data alone decide (log y! of counts), which the
             forecast's leaves out.
         loss_error: Standard error of `loss`; likewise `kl_error` and so on.
+        squared_error_at_mean: What it is at the mean of each posterior, on some of the rows.
+        squared_error_sampled: What it is at a sample of each posterior, on the same rows.
+        squared_error_constant: What it would be there with the best constant output.
         eta_dec: Std of a Gaussian decoder, as given or as learned.
         nll: -log p(y|x), exact or by importance sampling; None if it was not asked for.
         effective_sample_size: Median over the rows; None where `nll` is exact or absent.
@@ -219,6 +230,7 @@ class Diagnosis(Viewed):
         forecast: Of the linear model with the same spec and data; None where there is none.
         notes: What was done to the data or the model, and what was measured on a part only.
         likelihood: Of the decoder, as the spec or the adapter says; None if neither is known.
+        is_network: Whether the model is other than the linear one that is forecast.
     """
 
     view: ClassVar[str] = "diagnosis"
@@ -237,6 +249,9 @@ class Diagnosis(Viewed):
     elbo_error: float | None = None
     squared_error: float | None = None
     squared_error_error: float | None = None
+    squared_error_at_mean: float | None = None
+    squared_error_sampled: float | None = None
+    squared_error_constant: float | None = None
     eta_dec: float | None = None
     nll: float | None = None
     nll_error: float | None = None
@@ -252,6 +267,7 @@ class Diagnosis(Viewed):
     forecast: Forecast | None = None
     notes: tuple[str, ...] = ()
     likelihood: Likelihood | None = None
+    is_network: bool = True
 
     derived: ClassVar = ("gain", "gain_error")
 

@@ -14,7 +14,7 @@ from posterior_collapse.arrays import Array
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models.modules import tensor_behind
 
-__all__ = ["RowLoss", "device_of", "refused"]
+__all__ = ["RowLoss"]
 
 PIECE = 1 << 19
 """Numbers of output that a loss is called with at once."""
@@ -41,8 +41,8 @@ class RowLoss:
         self, loss: Callable[..., Any], y: Array, shape: tuple[int, ...], inputs: Array
     ) -> None:
         self._loss, self.shape = loss, shape
-        device = device_of(loss)
-        self.y = torch.as_tensor(np.ascontiguousarray(y), device=device)
+        device = _device_of(loss)
+        self.y = torch.as_tensor(np.require(y, requirements=["C", "W"]), device=device)
         self.inputs = torch.as_tensor(inputs, dtype=torch.float64, device=device)
         self.n, self.m = len(y), math.prod(shape)
         self._reduction = "row"
@@ -140,6 +140,11 @@ class RowLoss:
                 ) from error
         return [sum_ / self.n for sum_ in found]
 
+    def some(self, most: int) -> Tensor:
+        """Return numbers of rows from first to last, at most so many."""
+        rows = np.linspace(0, self.n - 1, min(self.n, most)).astype(np.int64)
+        return torch.from_numpy(rows).to(self.y.device)
+
     def _gradient(self, output: Tensor, y: Tensor) -> tuple[float, Tensor]:
         output = output.detach().requires_grad_()
         total = self.total(output, y)
@@ -155,20 +160,20 @@ class RowLoss:
 
     def _found(self) -> Tensor:
         """Return the best of a few outputs of the usual links."""
-        best, least, first = None, math.inf, None
-        rows = torch.linspace(0, self.n - 1, min(self.n, 1000)).long().to(self.y.device)
+        best, least, refusal = None, math.inf, None
+        rows = self.some(1000)
         for output in self._candidates():
             try:
                 value, gradient = self._gradient(output.expand(len(rows), -1), self.y[rows])
             except InvalidArgumentError:
                 raise
             except Exception as error:
-                first = first or error
+                refusal = error  # the last output, 1, is in the domain of every link
                 continue
             if value < least and math.isfinite(value) and bool(gradient.isfinite().all()):
                 best, least = output, value
-        if best is None and first is not None:
-            raise refused(first, self.shape, tuple(self.y.shape)) from first
+        if best is None and refusal is not None:
+            raise _refused(refusal, self.shape, tuple(self.y.shape)) from refusal
         if best is None:
             raise InvalidArgumentError(
                 "loss",
@@ -232,25 +237,27 @@ class RowLoss:
         )
 
 
-def device_of(loss: Callable[..., Any]) -> torch.device:
+def _device_of(loss: Callable[..., Any]) -> torch.device:
     """Return where a loss has tensors of its own; MPS has no float64."""
     own = tensor_behind(loss)
     away = own is not None and own.device.type != "mps"
     return own.device if own is not None and away else torch.device("cpu")
 
 
-def refused(error: Exception, *shapes: tuple[int, ...]) -> InvalidArgumentError:
+def _refused(error: Exception, output: tuple[int, ...], y: tuple[int, ...]) -> InvalidArgumentError:
     """Return what to say of a loss that raised: most often its dtype or its shapes are others."""
     line = _line(error)
     if any(word in line for word in ("dtype", "type (", "scalar type", "Double", "Float")):
         action = "Wrap it in its dtype: lambda output, y: loss(output.float(), y.float())."
     else:
-        action = "Check the shapes; class numbers need output_shape=(classes, ...)."
-    shown = " and ".join(str(shape) for shape in shapes)
+        action = (
+            "Check the shapes and that y lies in the loss's domain; class numbers need "
+            "output_shape=(classes, ...)."
+        )
     return InvalidArgumentError(
         "loss",
         f"{type(error).__name__} ({line})",
-        f"a loss of an output of shape {shown.partition(' and ')[0]} per row and of y {shapes[-1]}",
+        f"a loss of outputs of shape {output} for each row of y, which has shape {y}",
         action,
     )
 

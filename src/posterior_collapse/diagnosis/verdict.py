@@ -10,7 +10,10 @@ from posterior_collapse.diagnosis.conclusions import (
     conclude,
     gain_in_words,
     gravest,
+    has_diverged,
+    has_other_noise,
     has_spare,
+    is_settled,
     kept_units,
     what_decides,
 )
@@ -25,7 +28,7 @@ def with_verdict(found: Diagnosis) -> Diagnosis:
     conclusions = conclude(found)
     conclusion, clause = _overall(found, conclusions)
     sentence = _counts(found) + clause
-    if found.forecast is not None:
+    if found.forecast is not None and conclusion != "diverged":
         kept = " and ".join(map(str, kept_units(found.forecast)))
         excess = excess_loss(found)
         lower = f", at a loss {excess:.3g} nats lower" if excess else ""
@@ -49,6 +52,11 @@ _WORDS: dict[Conclusion, str] = {
 
 def _overall(found: Diagnosis, conclusions: list[Conclusion]) -> tuple[Conclusion, str]:
     """The model's conclusion, and the clause that says it."""
+    if has_diverged(found):
+        return "diverged", ": the posterior has diverged, and of collapse nothing can be said"
+    if has_other_noise(found):
+        what = "the decoder was trained with less noise than the posterior states"
+        return "undecided", f": whether that is optimal is undecided ({what})"
     if conclusions:
         at = gravest(found, conclusions)
         conclusion = conclusions[at]
@@ -95,7 +103,9 @@ def _counts(found: Diagnosis) -> str:
         name = f"z{number}: " if len(found.levels) > 1 else ""
         units = len(level.status)
         text = f"{name}{level.n_active} of {units} unit{'s' * (units > 1)} active"
-        for status in ("noise", "collapsed"):
+        if not is_settled(level):
+            text += f" ({level.directions} directions: still settling)"
+        for status in ("noise", "collapsed", "diverged"):
             count = level.status.count(status)
             text += f", {count} {status}" if count else ""
         parts.append(text)

@@ -210,18 +210,18 @@ def _verdicts(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _overview(rows: Sequence[Mapping[str, Any]]) -> str:
-    cells = [
-        [
-            f"[{row['id']}](#{row['anchor']})",
-            row["name"],
-            row["smaller"] or "full",
-            len(row["seeds"]),
-            row["wall"],
-            row["agreement"]["verdict"],
-        ]
+    records = [
+        {
+            "row": f"[{row['id']}](#{row['anchor']})",
+            "experiment": row["name"],
+            "size": row["smaller"] or "full",
+            "seeds": len(row["seeds"]),
+            "wall time": row["wall"],
+            "verdict": row["agreement"]["verdict"],
+        }
         for row in rows
     ]
-    return Table(["row", "experiment", "size", "seeds", "wall time", "verdict"], cells).markdown()
+    return Table.of(records).markdown()
 
 
 def _smaller(profile: str) -> str:
@@ -235,9 +235,8 @@ def _smaller(profile: str) -> str:
 
 
 def _figure(figure: Mapping[str, str], home: Path, folder: Path) -> dict[str, Any]:
-    files = [
-        (home / figure["file"]).with_suffix(ending) for ending in (".png", ".pdf", ".csv", ".npz")
-    ]
+    endings = (".png", ".pdf", ".csv", ".npz")
+    files = [(home / figure["file"]).with_suffix(ending) for ending in endings]
     links = {f.suffix[1:].upper(): _relative(f, folder) for f in files if f.is_file()}
     return {"caption": _prose(figure["caption"]), "image": links.pop("PNG", ""), "links": links}
 

@@ -33,7 +33,7 @@ from posterior_collapse.theory.verification import CASES
 from posterior_collapse.training import Progress, Settings, exact, fit_many, seeds
 from posterior_collapse.training.settings import effective_spec
 
-__all__ = ["Executor", "moments", "record_training", "samples"]
+__all__ = ["Executor", "read_moments", "read_samples", "record_training"]
 
 MATRIX = "matrix:"
 HELD_OUT = 5
@@ -42,13 +42,13 @@ History = dict[str, list[float]]
 
 
 @lru_cache(maxsize=2)  # the splits of the data that is being trained on
-def samples(
-    chosen: Choice, split: Literal["train", "test"] = "train", data_dir: str | None = None
+def read_samples(
+    data: Choice, split: Literal["train", "test"] = "train", data_dir: str | None = None
 ) -> Dataset:
     """Return the samples of a run's data, the same on every machine.
 
     Args:
-        chosen: The data.
+        data: The data.
         split: `"train"` or `"test"`: the published split of MNIST, every fifth row of `digits`,
             the training rows themselves for drawn data.
         data_dir: As for `posterior_collapse.data.load`.
@@ -57,40 +57,40 @@ def samples(
         DataError: The data cannot be found or used.
 
     Example:
-        >>> len(samples(Choice("digits"))), len(samples(Choice("digits"), "test"))
+        >>> len(read_samples(Choice("digits"))), len(read_samples(Choice("digits"), "test"))
         (1437, 360)
     """
-    if chosen.name == "digits":
+    if data.name == "digits":
         found = load("digits")
         test = np.arange(len(found)) % HELD_OUT == 0
         found = _rows(found, test if split == "test" else ~test)
-    elif chosen.name.startswith("pairs:"):
-        found = load(chosen.name)
+    elif data.name.startswith("pairs:"):
+        found = load(data.name)
     else:
-        found = load(chosen.name, split=split, data_dir=data_dir, progress=True)
+        found = load(data.name, split=split, data_dir=data_dir, progress=True)
     y = None if found.y is None else found.y.astype(np.float32)
     found = replace(found, x=found.x.astype(np.float32, copy=False), y=y)
-    found = load(found, label=chosen.label)
-    if chosen.size is not None:
-        found = _resized(found, chosen.size)
-    if chosen.rows is not None and split == "train":
-        found = _rows(found, np.arange(len(found)) < chosen.rows)
-    return load(found, task=chosen.task)
+    found = load(found, label=data.label)
+    if data.size is not None:
+        found = _resized(found, data.size)
+    if data.rows is not None and split == "train":
+        found = _rows(found, np.arange(len(found)) < data.rows)
+    return load(found, task=data.task)
 
 
 @lru_cache(maxsize=2)
-def moments(chosen: Choice, center: bool, data_dir: str | None = None) -> Moments:
+def read_moments(data: Choice, center: bool, data_dir: str | None = None) -> Moments:
     """Return the moments of the training split, central or raw.
 
     Those of a matrix problem are drawn as `collapse verify` draws them with its default seed.
     """
-    if chosen.name.startswith(MATRIX):
-        names, name = [case.name for case in CASES], chosen.name.removeprefix(MATRIX)
+    if data.name.startswith(MATRIX):
+        names, name = [case.name for case in CASES], data.name.removeprefix(MATRIX)
         if name not in names:
-            raise InvalidArgumentError("data", repr(chosen.name), f"one of {names}", "Name a case.")
+            raise InvalidArgumentError("data", repr(data.name), f"one of {names}", "Name a case.")
         index = names.index(name)
         return CASES[index].draw(np.random.default_rng([0, index, 0]))[0]
-    dataset = samples(chosen, "train", data_dir)
+    dataset = read_samples(data, "train", data_dir)
     return Moments.from_arrays(dataset.x, dataset.y, center=center)
 
 
@@ -143,7 +143,7 @@ class Executor:
         start = time.perf_counter()
         fitted = fit_many(
             [run.spec for run in runs],
-            samples(runs[0].data, "train", self.data_dir),
+            read_samples(runs[0].data, "train", self.data_dir),
             runs[0].architecture,
             device=self.device,
             **fit_options(runs),
@@ -159,60 +159,62 @@ class Executor:
 
     def _on_moments(self, run: Run) -> Outcome:
         start = time.perf_counter()
-        known = self._moments(run)
+        moments = self._moments(run)
         model = build(
             run.spec,
             run.architecture,
-            x_dim=known.features[0],
-            y_dim=known.features[1],
+            x_dim=moments.features[0],
+            y_dim=moments.features[1],
             generator=seeds.generator(run.settings.seed, seeds.INITIALISATION),
             dtype=torch.float64,
         )
         if run.method == "exact":
-            course, _ = exact.train(model, run.settings, known, alone=True, fresh=False)
+            course, _ = exact.train(model, run.settings, moments, alone=True, fresh=False)
             history, stopped = course.history, course.stopped or ""
         else:
-            closed = forecast(known, effective_spec(run.spec, run.settings.convention))
+            closed = forecast(moments, effective_spec(run.spec, run.settings.convention))
             decays = run.method == "decayed"
-            history = record_training(model, run.settings, known, closed, decays=decays)
+            history = record_training(model, run.settings, moments, closed, decays=decays)
             stopped = "finished"
         return self._outcome(run, model, history, stopped, time.perf_counter() - start)
 
     def _outcome(
         self, run: Run, model: MarkovVAE, history: History, stopped: str, wall: float
     ) -> Outcome:
-        """Measure a trained model as its run asks for, beside the closed form."""
+        """Measure a trained model as its run says, beside the closed form."""
         start = time.perf_counter()
         spec = effective_spec(run.spec, run.settings.convention)
-        known = self._moments(run)
-        closed = _forecast(known, spec)
+        moments = self._moments(run)
+        closed = _forecast(moments, spec)
         measured: dict[str, Any] = {}
         arrays: measuring.Arrays = {}
-        asked = run.evaluation
-        if run.method == "minibatch" or asked.panel:
-            rows = samples(run.data, asked.split, self.data_dir)
+        evaluation = run.evaluation
+        if run.method == "minibatch" or evaluation.panel:
+            rows = read_samples(run.data, evaluation.split, self.data_dir)
             if run.method == "minibatch":
-                measured, arrays = measuring.on_rows(model, spec, rows, asked, run.settings.seed)
-            if asked.panel:
-                arrays |= measuring.panel(model, rows, asked.panel)
+                measured, arrays = measuring.on_rows(
+                    model, spec, rows, evaluation, run.settings.seed
+                )
+            if evaluation.panel:
+                arrays |= measuring.panel(model, rows, evaluation.panel)
         if run.architecture.name == "linear":
             model = model.double()
-            measured["exact"], matrices = measuring.exactly(model, spec, known, closed)
-            arrays |= matrices if asked.matrices else {}
+            measured["exact"], matrices = measuring.exactly(model, spec, moments, closed)
+            arrays |= matrices if evaluation.matrices else {}
         return Outcome(
             run, measured, measuring.expected(closed), stopped, history, arrays, model,
             wall + time.perf_counter() - start,
         )  # fmt: skip
 
     def _moments(self, run: Run) -> Moments:
-        return moments(run.data, run.architecture.centred, self.data_dir)
+        return read_moments(run.data, run.architecture.centred, self.data_dir)
 
 
-def _forecast(known: Moments, spec: Spec) -> Forecast | None:
+def _forecast(moments: Moments, spec: Spec) -> Forecast | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FewSamplesWarning)  # kept among the notes
-            return forecast(known, spec)
+            return forecast(moments, spec)
     except (NotSolvedError, UnboundedObjectiveError):
         return None
 
@@ -224,7 +226,7 @@ EVERY_STEP, EVERY = 200, 50
 def record_training(
     model: MarkovVAE,
     settings: Settings,
-    known: Moments,
+    moments: Moments,
     closed: Forecast,
     *,
     decays: bool = False,
@@ -234,13 +236,13 @@ def record_training(
     Args:
         model: Of architecture `linear`, without biases.
         settings: `steps`, `optimiser`, `learning_rate`, `clip` and `convention` count.
-        known: Raw moments.
+        moments: Raw moments.
         closed: The closed form to measure the distance to.
         decays: Whether the learning rate falls to 0 along half a cosine. At a constant rate Adam
             comes near the optimum and, now and then, leaves it again; which iteration finds it
             where is left to rounding.
     """
-    objective = ExactObjective(known, model.spec, CONVENTIONS[settings.convention])
+    objective = ExactObjective(moments, model.spec, CONVENTIONS[settings.convention])
     history: History = {}
     steps = settings.steps or settings.epochs
     moves = exact.first_order(model, objective, settings, decays_over=steps if decays else None)

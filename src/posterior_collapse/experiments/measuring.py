@@ -32,7 +32,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def on_rows(
-    model: MarkovVAE, spec: Spec, dataset: Dataset, asked: Evaluation, seed: int
+    model: MarkovVAE, spec: Spec, dataset: Dataset, evaluation: Evaluation, seed: int
 ) -> tuple[dict[str, Any], Arrays]:
     """Diagnose a model on rows of data.
 
@@ -40,7 +40,7 @@ def on_rows(
         model: On the CPU.
         spec: Its hyperparameters, the betas as under the convention `elbo`.
         dataset: The rows.
-        asked: What to measure.
+        evaluation: What to measure.
         seed: Of the noise.
 
     Returns:
@@ -48,7 +48,7 @@ def on_rows(
         `active_units` as a count; `nll` with its errors where asked for. Arrays: `epsilon` and
         per level `collapse_1`.
     """
-    found = diagnose(model, _data(dataset, asked.rows), spec=spec, delta=DELTA, seed=seed)
+    found = diagnose(model, _data(dataset, evaluation.rows), spec=spec, delta=DELTA, seed=seed)
     measured = _chosen(
         found, "loss", "loss_error", "reconstruction", "squared_error", "kl", "verdict",
         "conclusion", "signal",
@@ -61,14 +61,16 @@ def on_rows(
     curves = [level.collapse_curve for level in found.levels]
     arrays: Arrays = {"epsilon": curves[0].epsilon}
     arrays |= {f"collapse_{number}": curve.share for number, curve in enumerate(curves, start=1)}
-    if asked.samples:
-        measured |= _likelihood(model, dataset, asked, seed)
+    if evaluation.samples:
+        measured |= _likelihood(model, dataset, evaluation, seed)
     return measured, arrays
 
 
-def _likelihood(model: MarkovVAE, dataset: Dataset, asked: Evaluation, seed: int) -> dict[str, Any]:
-    data = _data(dataset, asked.likelihood_rows)
-    found = log_likelihood(model, data, samples=asked.samples, seed=seed, exact=False)
+def _likelihood(
+    model: MarkovVAE, dataset: Dataset, evaluation: Evaluation, seed: int
+) -> dict[str, Any]:
+    data = _data(dataset, evaluation.likelihood_rows)
+    found = log_likelihood(model, data, samples=evaluation.samples, seed=seed, exact=False)
     sizes = found.effective_sample_size
     return {
         "nll": found.nll,

@@ -12,6 +12,7 @@ from torch import Tensor
 from posterior_collapse.arrays import as_array, refuse_non_finite
 from posterior_collapse.data.samples import read
 from posterior_collapse.errors import DataError
+from posterior_collapse.models.architecture import Shapes
 from posterior_collapse.models.latent import LatentModel
 from posterior_collapse.models.modules import tensor_behind, unwatched
 
@@ -51,7 +52,8 @@ def batches(
     given = data if isinstance(data, (tuple, list)) else (data,)
     device = next((one.device for one in (like, *given) if isinstance(one, Tensor)), None)
     conditional = model.spec.model == "cvae"
-    classes = getattr(getattr(model, "shapes", None), "x_dim", None)
+    shapes = getattr(model, "shapes", None)
+    classes = getattr(shapes, "x_dim", None)
     row = 0
 
     def pairs() -> Iterator[Pair]:
@@ -61,6 +63,8 @@ def batches(
     for x, y in _aside(pairs):
         if conditional and y is None:
             refuse_no_target()
+        if row == 0 and shapes is not None:
+            _check_widths(x, y, shapes)
         for name, values in (("x", x), ("y", y)):
             if values is not None and not bool(values.isfinite().all()):
                 refuse_non_finite(name, as_array(name, values), row)
@@ -90,6 +94,16 @@ def as_rows(values: Any, dtype: torch.dtype, device: torch.device | None = None)
         values = torch.from_numpy(np.array(values, precision, order="C"))
     rows: Tensor = values
     return rows.detach().flatten(1).to(device or rows.device, dtype)
+
+
+def _check_widths(x: Tensor, y: Tensor | None, shapes: Shapes) -> None:
+    for name, values, dim in (("x", x, shapes.x_dim), ("y", y, shapes.y_dim)):
+        if values is not None and values.shape[1] != dim:
+            raise DataError(
+                name, f"rows of {values.shape[1]:,} numbers",
+                f"rows of {dim:,}, for which the model was built",
+                "Check that data and model belong together.",
+            )  # fmt: skip
 
 
 def refuse_no_target() -> None:

@@ -227,9 +227,8 @@ class MarkovVAE(LatentModel, nn.Module):
         """Squared error, eta_dec and normaliser, or what stands for them; see `Terms`."""
         decoder = self._decoder(1)
         if self.observation is None:
-            eta = self._eta(0)
             error = decoder.squared_error(inputs, target, supplied, self._heads)
-            return error, eta, log_normaliser(eta, self.shapes.y_dim)
+            return error, self._eta(0), log_normaliser(self._eta(0), self.shapes.y_dim)
         output = decoder(inputs, supplied).to(target.dtype)  # of bfloat16 products
         one = self.eta_enc.new_ones(())
         return 2 * self.observation.loss(output, target), one, torch.zeros_like(one)
@@ -265,7 +264,10 @@ class MarkovVAE(LatentModel, nn.Module):
         for name, value, dim in (("x", x, self.shapes.x_dim), ("y", y, self.shapes.y_dim)):
             if value is not None and value.shape[-1:] != (dim,):
                 raise InvalidArgumentError(
-                    name, f"shape {tuple(value.shape)}", f"(..., {dim})", "Pass flat rows."
+                    name,
+                    f"shape {tuple(value.shape)}",
+                    f"(..., {dim})",
+                    "Pass rows of as many numbers as the model was built for, images flattened.",
                 )
 
     def _check_level(self, level: int) -> None:

@@ -102,6 +102,11 @@ class Moments:
     def of(cls, data: Samples | Stream, *, center: bool = True, scale: float = 1.0) -> Moments:
         """Measure what `data.samples.read` made of data; see `from_arrays` and `from_batches`."""
         factor = _scale(scale)
+        if not isinstance(data, (Samples, Stream)):
+            raise DataError(
+                "data", f"a {type(data).__name__}", "what data.samples.read returns",
+                "Call Moments.from_arrays or Moments.from_batches.",
+            )  # fmt: skip
         if isinstance(data, Stream):
             return cls._of_stream(data, center)._rescaled(factor)._usable()
         names, arrays = _named(data.x, data.y)
@@ -176,7 +181,13 @@ class Moments:
 
         Raises:
             DataError: Different features or centring, made from matrices, or of wide data.
+            InvalidArgumentError: No moments.
         """
+        if not isinstance(other, Moments):
+            raise InvalidArgumentError(
+                "moments", f"a sum with a {type(other).__name__}", "Moments on both sides",
+                "Measure the rows first, with Moments.from_arrays.",
+            )  # fmt: skip
         mergeable = (self.n, other.n) != (None, None) and self.bases == other.bases == (None, None)
         if not (mergeable and self.n and other.n):
             raise DataError(

@@ -16,8 +16,8 @@ __all__ = ["comparison_sentences", "comparison_table", "comparison_verdict"]
 Summary = Mapping[str, Any]
 FEW = 4
 """Runs that are commented on one by one."""
-SAME_LOSS = 1e-4
-"""Relative difference up to which two losses count as equal in a sentence."""
+SAME_LOSS, FAR_LOSS = 1e-4, 0.05
+"""Relative differences up to which two losses count as equal in a sentence, and one as near."""
 
 
 def comparison_verdict(summary: Summary) -> str:
@@ -41,18 +41,24 @@ def comparison_verdict(summary: Summary) -> str:
     if forecast is None:
         return f"{_counts(measured)} active; no closed form is known to compare with."
     pairs = list(zip(_active(measured), _active(forecast), strict=True))
-    if all(found == expected for found, expected in pairs):
+    gap = measured["loss"] - forecast["loss"]
+    far = gap > FAR_LOSS * max(1.0, abs(forecast["loss"]))
+    as_many = all(found == expected for found, expected in pairs)
+    if as_many and not far:
         text = f"As forecast: {_counts(measured)} active; "
+    elif as_many:
+        text = f"{_counts(measured)} active, as many as forecast; "
     else:
         kept = " and ".join(str(expected) for _, expected in pairs)
         text = f"{_counts(measured)} active where the linear optimum keeps {kept}; "
-    gap = measured["loss"] - forecast["loss"]
     if abs(gap) <= SAME_LOSS * max(1.0, abs(forecast["loss"])):
         return text + "loss as forecast."
     text += f"loss {abs(gap):.3g} nats {'above' if gap > 0 else 'below'} "
-    text += "the linear optimum" if text.startswith("As") else "it"
+    text += "the linear optimum" if as_many else "it"
     lacking = gap > 0 and any(found < expected for found, expected in pairs)
-    return text + (": train longer or warm beta up." if lacking else ".")
+    if lacking:
+        return text + ": train longer or warm beta up."
+    return text + (": train longer." if far else ".")
 
 
 def comparison_sentences(

@@ -223,6 +223,7 @@ LOOKS = {
     "active": ("o", BLUE, BLUE, "", "active"),
     "noise": ("s", GREEN, "none", "////", "relays noise"),
     "collapsed": ("v", ORANGE, "none", "", "collapsed"),
+    "diverged": ("x", GREY, "none", "xxxx", "diverged"),
 }
 """Marker, edge, face, hatch and name: told apart by shape too, for readers who see no colour."""
 MOST_TICKS = 32

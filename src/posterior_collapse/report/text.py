@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from posterior_collapse.theory import Forecast, Level, Verification
 
-STYLES = {"active": "green", "noise": "yellow", "collapsed": "red"}
+STYLES = {"active": "green", "noise": "yellow", "collapsed": "red", "diverged": "magenta"}
 MOST_ROWS = 40
 
 

@@ -22,13 +22,18 @@ NAMES = {"beta": "beta", "latent_dim": "latent units"}
 class Found(Protocol):
     """What is shown of a `Tuned`, which a room above makes."""
 
-    spec: Spec
-    parameter: Any
-    wanted: int
-    curve: Sequence[Any]
-    chosen: Any
-    notes: Sequence[str]
-
+    @property
+    def spec(self) -> Spec: ...
+    @property
+    def parameter(self) -> str: ...
+    @property
+    def wanted(self) -> int: ...
+    @property
+    def curve(self) -> Sequence[Any]: ...
+    @property
+    def chosen(self) -> Any: ...
+    @property
+    def notes(self) -> Sequence[str]: ...
     @property
     def settled(self) -> bool: ...
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -41,6 +42,7 @@ __all__ = [
     "SUMMARY",
     "SWEEP",
     "asked",
+    "beginning",
     "check_free",
     "diagnosed",
     "load",
@@ -192,6 +194,20 @@ def train(
         return [_summarised(fitted[name], name, out / name) for name in runs]
 
 
+def beginning(runs: Named, out: Path) -> list[str]:
+    """Return the names of the runs that would begin anew if the folder was resumed.
+
+    They are those without a checkpoint, and those that train together with one of them: rounding
+    depends on who trains together.
+    """
+    bare = {name for name in runs if not checkpoints.exists(out / name)}
+    alone = next(iter(runs.values())).method == "exact"
+    orders = {runs[name].order_seed for name in bare}
+    return [
+        name for name in runs if name in bare or (runs[name].order_seed in orders and not alone)
+    ]
+
+
 def members(folder: Path) -> dict[str, Path]:
     """Return the folders of the runs in a folder, by name; `""` names a single run's.
 
@@ -201,7 +217,16 @@ def members(folder: Path) -> dict[str, Path]:
     """
     runs = read(folder)
     for name, run in runs.items():
-        if name and read(folder / name) != {"": run}:
+        try:
+            same = not name or read(folder / name) == {"": run}
+        except (MissingFileError, CorruptFileError) as error:
+            raise type(error)(
+                error.argument,
+                error.got,
+                "what its sweep names",
+                f"Go on with collapse train --resume {shlex.quote(str(folder))}, which mends it.",
+            ) from error
+        if not same:
             raise _another(folder / name, f"{name}, as its sweep names it")
     return {name: folder / name for name in runs}
 
@@ -431,5 +456,5 @@ def _another(folder: Path, expected: str) -> CorruptFileError:
         str(folder / CONFIG),
         "another run",
         f"that of {expected}",
-        "Put each folder back in its place, or train again.",
+        "Put each folder back in its place, or delete it and go on with collapse train --resume.",
     )

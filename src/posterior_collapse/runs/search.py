@@ -1,16 +1,17 @@
 """Where to try next, and what was found: the search that `tune` makes, whatever it trains.
 
-A count of active units falls as beta rises, but for noise of the seeds, and it falls as training
-goes on. So grids of betas close in on where the count, smoothed to fall all along, is what is
-wanted; while counts still change in the second half of their runs, the next grid trains twice as
-long.
+A count of active units falls as beta rises, but for a unit by chance of the seed, and it falls as
+training goes on, down to what the linear optimum keeps or less. So a coarse grid of betas, trained
+half as long, says where the count, smoothed to fall all along, is about what is wanted. A finer one
+with all seeds follows, and another, between its neighbours; where counts changed in the second half
+of their runs, or are above the linear one, that trains twice as long.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -18,15 +19,19 @@ from posterior_collapse.arrays import Float
 from posterior_collapse.records import Record
 from posterior_collapse.runs.sweep import MOST_TOGETHER
 
-__all__ = ["WIDER", "Grids", "Trial", "Try", "nearest", "search_latents", "widest"]
+__all__ = ["WIDER", "Found", "Trial", "Try", "search_beta", "search_latents"]
 
-Try = Callable[[Sequence[float], int, int], "list[Trial]"]
-"""Trains values, so many seeds each, so many times the first length."""
+Try = Callable[[Sequence[float], int, float], "list[Trial]"]
+"""Trains values, so many seeds each, so many times the length that was asked for."""
 
-ROUNDS = 3
-"""Grids of betas: a coarse one with one seed, then finer ones with all seeds."""
+FINE = 2
+"""Grids of betas after the coarse one."""
+COARSE = 0.5
+"""Length of its runs, of those of the others."""
 WIDER = 2.0
 """Factor by which a grid goes beyond its end, where the count does not cross there."""
+SAME = 0.5
+"""Units, averaged over the seeds, by which counts may differ and be called the same."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Trial(Record):
     linear: int | None
     steps: int
 
-    derived: ClassVar = ("mean", "still")
+    derived: ClassVar = ("mean", "above", "still")
 
     @property
     def mean(self) -> float:
@@ -55,48 +60,71 @@ class Trial(Record):
         return sum(self.active) / len(self.active)
 
     @property
+    def above(self) -> bool:
+        """Whether more units are active than in the linear optimum: training has not ended."""
+        return self.linear is not None and self.mean >= self.linear + SAME
+
+    @property
     def still(self) -> bool:
-        """Whether no seed's count has changed since half of its run."""
-        return self.halfway == self.active
+        """Whether counts have stood since half of the runs, on average, and need not fall yet."""
+        before = [n for n in self.halfway if n is not None]
+        known = len(before) == len(self.active)
+        return known and not self.above and abs(sum(before) / len(before) - self.mean) < SAME
+
+    def keeps(self, wanted: int) -> bool:
+        """Return whether the seeds keep so many units on average, and none is off by more than one.
+
+        Example:
+            >>> [Trial(1.0, kept, kept, None, 1).keeps(8) for kept in ((8, 9, 7), (8, 9, 9))]
+            [True, False]
+        """
+        off = max(abs(count - wanted) for count in self.active)
+        return off <= 1 and abs(self.mean - wanted) < SAME
 
 
-class Grids:
-    """Grids of betas that close in on those that keep what is wanted.
-
-    Args:
-        train: Called for each grid.
-        wanted: Active units.
-        seeds: How many have to agree; the first grid, which is coarse, takes one.
-        fixed_length: Never train longer.
+class Found(NamedTuple):
+    """What a search found.
 
     Attributes:
         trials: What was tried.
         best: Of the longest runs the trial that comes nearest.
-        times: How many times as long as the first ones these are.
+        times: How many times the length that was asked for these have.
     """
 
-    def __init__(self, train: Try, wanted: int, seeds: int, *, fixed_length: bool) -> None:
-        self.train, self.wanted, self.seeds, self.fixed_length = train, wanted, seeds, fixed_length
-        self.trials: list[Trial] = []
-        self.times = 1
+    trials: list[Trial]
+    best: Trial
+    times: float
 
-    def search(self, low: float, high: float) -> None:
-        """Try betas from within these two on."""
-        here: list[Trial] = []
-        count, each, times = MOST_TOGETHER, 1, 1
-        for _ in range(ROUNDS):
-            if times > self.times:
-                here, self.times = [], times
-            new = self.train(_inside(low, high, count), each, times)
-            here += new
-            self.trials += new
-            self.best = nearest(here, self.wanted)
-            if self.best.active == (self.wanted,) * self.seeds and self.best.still:
-                return
-            low, high = _crossing(here, self.wanted)
-            if len(self.best.active) == self.seeds and not (self.best.still or self.fixed_length):
-                times, low = 2 * times, low / WIDER**0.5  # longer runs keep as many at lower betas
-            count, each = max(2, MOST_TOGETHER // self.seeds), self.seeds
+
+def search_beta(
+    train: Try, low: float, high: float, wanted: int, seeds: int, *, fixed_length: bool = False
+) -> Found:
+    """Close in on the betas that keep what is wanted.
+
+    Args:
+        train: Called for each grid.
+        low: Lowest beta to begin with.
+        high: Highest beta to begin with.
+        wanted: Active units.
+        seeds: How many are counted; the coarse grid takes one.
+        fixed_length: Never train shorter or longer.
+    """
+    times = 1.0 if fixed_length else COARSE
+    here = train(_inside(low, high, MOST_TOGETHER), 1, times)
+    trials = list(here)
+    best = _nearest(here, wanted)
+    for _ in range(FINE):
+        if not best.above:
+            low, high = _crossing(here, wanted)
+        if not fixed_length and (times < 1 or not best.still):
+            # Longer runs keep as many at lower betas.
+            times, low, here = 2 * times, low / WIDER**0.5, []
+        new = train(_inside(low, high, max(2, MOST_TOGETHER // seeds)), seeds, times)
+        here, trials = [*here, *new], [*trials, *new]
+        best = _nearest(here, wanted)
+        if best.still and best.keeps(wanted):
+            break
+    return Found(trials, best, times)
 
 
 def _inside(low: float, high: float, count: int) -> list[float]:
@@ -124,7 +152,7 @@ def _crossing(trials: Sequence[Trial], wanted: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def nearest(trials: Sequence[Trial], wanted: int) -> Trial:
+def _nearest(trials: Sequence[Trial], wanted: int) -> Trial:
     """Return the trial that keeps what is wanted most surely; of several the one in the middle."""
 
     def doubt(trial: Trial) -> tuple[Any, ...]:
@@ -136,8 +164,8 @@ def nearest(trials: Sequence[Trial], wanted: int) -> Trial:
     return same[len(same) // 2]
 
 
-def search_latents(train: Try, first: int, most: int, seeds: int) -> list[Trial]:
-    """Return what was tried on the way to the most units that all live.
+def search_latents(train: Try, first: int, most: int, seeds: int) -> Found:
+    """Find the most units that all live; where no number does, the best is the fewest.
 
     Args:
         train: Called for each number of units.
@@ -156,11 +184,5 @@ def search_latents(train: Try, first: int, most: int, seeds: int) -> list[Trial]
             bad, guess = guess, round(trial.mean)
         if not good < guess < bad:
             guess = (good + bad) // 2
-    return trials
-
-
-def widest(trials: Sequence[Trial]) -> Trial:
-    """Return the trial of the most units that all live; where none does, that of the fewest."""
-    alive = [one for one in trials if one.active == (int(one.value),) * len(one.active)]
-    key = (lambda one: one.value) if alive else (lambda one: -one.value)
-    return max(alive or trials, key=key)
+    best = next(trial for trial in trials if trial.value == max(good, 1))
+    return Found(trials, best, 1.0)

@@ -305,7 +305,9 @@ def sweep(
             again, and what was interrupted goes on. None: nothing is written.
         client: None: runs train in this process. Processes that sweep on one folder share them.
         settings: What the runs share.
-        seeds: One for all or one per run; None: that of the settings.
+        seeds: One for all or one per run; None: that of the settings. For every spec from each of
+            several seeds, repeat the specs: `[spec for spec in specs for _ in seeds]`, and the
+            seeds: `seeds * len(specs)`.
         learning_rates: Likewise.
         clips: Likewise.
         validation: As in `fit`.
@@ -333,6 +335,7 @@ def sweep(
             "Leave it away; processes that sweep on one folder share its runs.",
         )  # fmt: skip
     data, specs = in_order(data, specs)
+    data, validation = map(_readable_again, (data, validation))
     specs = several(specs)
     given = {"seed": seeds, "learning_rate": learning_rates, "clip": clips}
     common, networks = split(settings, options, exact)
@@ -362,6 +365,20 @@ def sweep(
         return Sweep(tuple(complete(runs, Store(folder), execute, device=common.device)))
     done = {one.run.key: one for group in groups(runs) for one in execute(group, None)}
     return Sweep(tuple(done[run.key] for run in runs))
+
+
+class _Batches:
+    """What an iterator yielded, which can be read once: each group of runs reads all of it."""
+
+    def __init__(self, source: Iterator[Any]) -> None:
+        self.batches = list(source)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.batches)
+
+
+def _readable_again(data: Any) -> Any:
+    return _Batches(data) if isinstance(data, Iterator) else data
 
 
 def _choice(data: Any, validation: Any, spec: Spec, settings: Settings, exact: bool) -> Choice:

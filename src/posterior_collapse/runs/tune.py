@@ -24,7 +24,7 @@ from posterior_collapse.errors import (
 )
 from posterior_collapse.models import Architecture
 from posterior_collapse.records import Viewed
-from posterior_collapse.runs.search import WIDER, Grids, Trial, search_latents, widest
+from posterior_collapse.runs.search import WIDER, Trial, search_beta, search_latents
 from posterior_collapse.runs.sweep import Finished, sweep
 from posterior_collapse.specs import Spec, VAESpec, in_order
 from posterior_collapse.theory import Forecast, forecast
@@ -37,10 +37,12 @@ __all__ = ["Tuned", "tune"]
 
 Parameter = Literal["beta", "latent_dim"]
 TRAINING = {"steps": 6000, "learning_rate": 3e-3}
-"""Unless told otherwise. Of digits the count stands by then; at the usual rate of 1e-3 it falls for
-four times as long, and at 1e-2 the noise of the steps costs units and loss."""
+"""Unless told otherwise. Of digits counts about stand by then; at the usual rate of 1e-3 they fall
+for four times as long, and at 1e-2 the noise of the steps costs units and loss."""
 LOWEST = 64.0
 """Factor below the linear model's beta within which a network is looked for."""
+CHECKPOINTS = 10
+"""Of each run, beside a folder."""
 FEW_EPOCHS = 4
 """Of fewer nothing is said about half of the run."""
 
@@ -76,10 +78,9 @@ class Tuned(Viewed):
 
     @property
     def settled(self) -> bool:
-        """Whether every seed keeps what is wanted, and has since half of its run."""
+        """Whether the seeds keep what is wanted, give or take a unit, and have since half-time."""
         found = self.chosen
-        whole = len(found.active) == self.seeds
-        return whole and found.still and found.active == (self.wanted,) * self.seeds
+        return len(found.active) == self.seeds and found.still and found.keeps(self.wanted)
 
     def _rows(self) -> Iterator[Mapping[str, Any]]:
         """Yield a row per trial: its value, the count of each seed and their mean, the linear."""
@@ -126,8 +127,8 @@ def tune(
         tune: `"beta"`, or `"latents"`: at the spec's beta, the most latent units of which none
             collapses.
         seeds: How many, from that of the settings on.
-        settings: How to train; None: 6,000 steps of Adam at 0.003. Where counts still fall, runs
-            are made twice and four times as long.
+        settings: How to train; None: 6,000 steps of Adam at 0.003. Where counts still fall, the
+            last runs are twice as long.
         folder: Where finished runs are kept, as in `sweep`: tuning again with the same arguments
             goes on where it was stopped.
         progress: As in `sweep`.
@@ -165,7 +166,7 @@ def tune(
     theory = _Theory(rows, spec, net, common)
     parameter: Parameter = "beta" if tune == "beta" else "latent_dim"
 
-    def train(values: Sequence[float], seeds: int, times: int) -> list[Trial]:
+    def train(values: Sequence[float], seeds: int, times: float) -> list[Trial]:
         longer = _longer(common, times)
         first = longer.seed
         runs = [(value, first + i) for value in values for i in range(seeds)]
@@ -176,7 +177,7 @@ def tune(
             data,
             net,
             folder=folder,
-            settings=longer.replace(order_seed=order),
+            settings=_with_checkpoints(longer.replace(order_seed=order)),
             seeds=[seed for _, seed in runs],
             progress=progress,
             exact=exact,
@@ -185,21 +186,19 @@ def tune(
 
     if parameter == "beta":
         wanted = spec.dims[0] if active is None else active
-        found = Grids(train, wanted, number, fixed_length=exact)
-        found.search(*theory.interval(wanted))
-        trials, chosen, times = found.trials, found.best, found.times
+        ends = theory.interval(wanted)
+        found = search_beta(train, *ends, wanted, number, fixed_length=exact)
     else:
-        trials, times = search_latents(train, *theory.latents(), number), 1
-        chosen = widest(trials)
-        wanted = int(chosen.value)
+        found = search_latents(train, *theory.latents(), number)
+        wanted = int(found.best.value)
     best = Tuned(
-        spec=spec.replace(**{parameter: chosen.value}),
+        spec=spec.replace(**{parameter: found.best.value}),
         parameter=parameter,
         wanted=wanted,
-        curve=tuple(sorted(trials, key=lambda trial: (trial.value, trial.steps))),
-        chosen=chosen,
+        curve=tuple(sorted(found.trials, key=lambda trial: (trial.value, trial.steps))),
+        chosen=found.best,
         architecture=net,
-        settings=_longer(common, times),
+        settings=_longer(common, found.times),
         seeds=number,
         notes=(),
     )
@@ -298,9 +297,19 @@ class _Theory:
         return bracket is not None and bracket[0] >= wanted
 
 
-def _longer(settings: Settings, times: int) -> Settings:
+def _longer(settings: Settings, times: float) -> Settings:
     name = "epochs" if settings.steps is None else "steps"
-    return settings if times == 1 else settings.replace(**{name: times * getattr(settings, name)})
+    return settings.replace(**{name: max(1, round(times * getattr(settings, name)))})
+
+
+def _with_checkpoints(settings: Settings) -> Settings:
+    """A run of minutes is not checkpointed every second, unless that is asked for."""
+    if settings.checkpoint_every != 1 or settings.checkpoint_steps is not None:
+        return settings
+    if settings.steps is None:
+        return settings.replace(checkpoint_every=max(1, settings.epochs // CHECKPOINTS))
+    each = max(1, settings.steps // CHECKPOINTS)
+    return settings.replace(checkpoint_every=settings.steps, checkpoint_steps=each)
 
 
 def _trial(value: float, runs: Sequence[Finished]) -> Trial:
@@ -336,20 +345,22 @@ def _halfway(run: Finished) -> int | None:
 def _notes(tuned: Tuned) -> Iterator[str]:
     found, wanted = tuned.chosen, tuned.wanted
     at = f"{tuned.parameter} {found.value:g}"
-    if set(found.active) != {wanted}:
-        ends = sorted({min(found.active), max(found.active)})
-        kept = " to ".join(map(str, ends))
+    counts = ", ".join(map(str, found.active))
+    if not found.keeps(wanted):
+        yield f"no {tuned.parameter} that was tried keeps {wanted} units; {at} keeps {counts}"
+    elif set(found.active) != {wanted}:
+        yield f"at {at} the seeds keep {counts}: a unit more or less is chance"
+    longer = f"train longer, e.g. steps={4 * found.steps}"
+    if found.above:
         yield (
-            f"no {tuned.parameter} that was tried keeps {wanted} units from every seed; {at} keeps "
-            f"{kept}"
+            f"at {at} more units are active than the {found.linear} of the linear optimum, so that "
+            f"training has not ended: {longer}"
         )
-    if len(found.active) < tuned.seeds:
-        yield f"{at} was trained from {len(found.active)} of {tuned.seeds} seeds only"
-    if None in found.halfway:
+    elif None in found.halfway:
         yield f"whether counts still fall at {at} cannot be told: no minimum or too few epochs"
     elif not found.still:
-        before = sum(map(int, filter(None, found.halfway))) / len(found.halfway)
+        before = sum(n or 0 for n in found.halfway) / len(found.halfway)
         yield (
             f"at {at} counts changed in the second half of {found.steps:,} steps, on average from "
-            f"{before:.3g} to {found.mean:.3g}: train longer, e.g. steps={4 * found.steps}"
+            f"{before:.3g} to {found.mean:.3g}: {longer}"
         )

@@ -228,6 +228,13 @@ def _decoder_std(problem: Problem) -> tuple[float, list[str]]:
     """The learned decoder std (NaN if it is fixed) and what is not determined about it."""
     spec, theta = problem.spec, _units(problem)
     if spec.eta_levels[0] != "learned":
+        if "learned" in spec.eta_levels:
+            raise NotSolvedError(
+                "eta_dec",
+                f"'learned' in a hierarchy of likelihood {spec.likelihood!r}",
+                "a fixed std of p(z1|z2), as no other is known in closed form",
+                "Pass e.g. eta_dec=1.0, or train it with pc.fit.",
+            )
         return float("nan"), []
     beta, rest, dim = spec.beta_levels[0], problem.rest, problem.target_dim
     if problem.all_learned:

@@ -149,7 +149,7 @@ def load(folder: str | Path, *, step: int | None = None) -> Checkpoint:
         str(folder),
         "; ".join(refused) or "no checkpoint",
         "a good checkpoint" + ("" if step is None else f" of step {step}"),
-        "Train again into a new folder.",
+        "Delete its checkpoints to start anew with resume, or train into a new folder.",
     )
 
 

@@ -92,8 +92,9 @@ class Fitted:
         data = rows.x if rows.y is None else (rows.x, rows.y)
         try:
             with evaluating(self.model):
-                gaussian, seed = self.model.observation is None, self.settings.seed
-                found = collect(self.model, data, self.objective, gaussian=gaussian, seed=seed)
+                gaussian = self.model.observation is None
+                # As `diagnose` does unless it is told otherwise: they count the same units.
+                found = collect(self.model, data, self.objective, gaussian=gaussian)
                 levels = [level.diagnosis(top=False) for level in found.levels]
                 if gaussian:
                     losses = {name: float(value.mean) for name, value in found.losses.items()}

@@ -86,19 +86,12 @@ class Curve(NamedTuple):
         return float(steps[best]), float(errors[best])
 
     @property
-    def met(self) -> bool:
-        """Whether it ends within the goal; an end of NaN does not."""
-        return self.end <= self.goal
-
-    @property
-    def blew_up(self) -> bool:
-        """Whether it misses the goal though it was much nearer before."""
-        return not (self.met or self.line is None or self.end <= BLOWN_UP * self.least[1])
-
-    @property
     def verdict(self) -> str:
-        """In words."""
-        return "met" if self.met else "blew up" if self.blew_up else "missed"
+        """In words; an end of NaN does not meet the goal."""
+        if self.end <= self.goal:
+            return "met"
+        nearer_before = self.line is not None and not self.end <= BLOWN_UP * self.least[1]
+        return "blew up" if nearer_before else "missed"
 
     @property
     def told(self) -> str:
@@ -107,7 +100,7 @@ class Curve(NamedTuple):
             f"{self.name} of {self.problem} (seed {self.seed}) ends at {self.end:.1e} "
             f"(goal {self.goal:.2g})"
         )
-        if self.blew_up:
+        if self.verdict == "blew up":
             step, error = self.least
             text += f": it blew up after {error:.1e} in iteration {step:,.0f}"
         return text
@@ -198,14 +191,10 @@ def _approaches(results: Sequence[Result]) -> dict[str, dict[str, figures.Approa
 def _held(curves: Sequence[Curve]) -> Check:
     """One check of all curves: a row agrees only where every one of them ends at the theorem."""
     worst = sorted(curves, key=lambda c: -np.nan_to_num(c.end / c.goal, nan=np.inf))
-    missed = [c for c in worst if not c.met]
+    missed = [c for c in worst if c.verdict != "met"]
     if not missed:
-        told = (
-            f"All {len(curves)} curves end within their goals; nearest to its own, {worst[0].told}."
-        )
-        return Check(True, told)
-    named = "; ".join(c.told for c in missed[:MOST_NAMED])
-    more = "" if len(missed) <= MOST_NAMED else "; and others"
+        near = f"nearest to its own, {worst[0].told}"
+        return Check(True, f"All {len(curves)} curves end within their goals; {near}.")
+    named = [c.told for c in missed[:MOST_NAMED]] + ["and others"] * (len(missed) > MOST_NAMED)
     above = "ends above its goal" if len(missed) == 1 else "end above their goals"
-    told = f"{len(missed)} of {len(curves)} curves {above}: {named}{more}."
-    return Check(False, told)
+    return Check(False, f"{len(missed)} of {len(curves)} curves {above}: {'; '.join(named)}.")

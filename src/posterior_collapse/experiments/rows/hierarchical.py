@@ -14,7 +14,7 @@ from posterior_collapse.experiments.rows.common import (
     MNIST,
     ON_TRAIN,
     PUBLISHED_START,
-    verified,
+    verification_grids,
 )
 from posterior_collapse.runs import Evaluation
 
@@ -145,7 +145,7 @@ ROWS: tuple[Row, ...] = (
         theory="lambda_i^2 = s_i - sigma_1^2 with s_i = max(sigma_1^2, theta_i sigma_1 / "
         "sqrt(beta_1), theta_i^2 sigma_1^2 / (beta_2 eta_dec^2)); "
         "omega_i^2 = (s_i - rho eta_dec^2)_+ / eta_enc^2.",
-        grids=verified(
+        grids=verification_grids(
             ("E13", MATRIX_HVAE),
             ("hvae-learned-2", {**SECOND_HVAE, "betas": (0.5, 1.0)}),
             (MNIST, LINEAR_HVAE, PUBLISHED_START),
@@ -162,7 +162,7 @@ ROWS: tuple[Row, ...] = (
         claim="Training reaches the singular values of V1 and U2 of theorem 5.",
         theory="s_i = max(sigma_1^2, a_i, (a_i^2/kappa_i)^(2/3)) with a_i = theta_i sigma_1 / "
         "sqrt(beta_1) and kappa_i = sqrt(rho) c sigma_2.",
-        grids=verified(
+        grids=verification_grids(
             ("E14", {**MATRIX_HVAE, "sigma_2": 1.0}),
             ("hvae-fixed", {**SECOND_HVAE, "sigma_2": 0.6, "betas": (2.0, 3.0)}),
             (MNIST, {**LINEAR_HVAE, "sigma_2": 0.5, "betas": (1.0, 2.0)}, PUBLISHED_START),

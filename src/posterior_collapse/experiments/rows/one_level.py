@@ -10,7 +10,7 @@ from posterior_collapse.experiments.rows.common import (
     GENTLE,
     MNIST,
     QUARTER,
-    verified,
+    verification_grids,
 )
 from posterior_collapse.runs import Choice, Evaluation
 from posterior_collapse.training import Settings
@@ -152,7 +152,7 @@ ROWS: tuple[Row, ...] = (
         claim="Training reaches the singular values of U1 and the sigmas of theorem 2.",
         theory="omega_i^2 = (theta_i - beta eta_dec^2)_+ / eta_enc^2; sigma_i = sqrt(beta) eta_enc "
         "eta_dec / sqrt(theta_i), or eta_enc where collapsed.",
-        grids=verified(
+        grids=verification_grids(
             ("E8", {"model": "cvae", "latent_dim": 5, "beta": 2.0}),
             ("cvae-learned", {"model": "cvae", "latent_dim": 4, "eta_dec": 0.8, "eta_enc": 1.25}),
             (QUARTER, LINEAR_CVAE, LINEAR_CVAE_NET),

@@ -82,6 +82,9 @@ function refuseUnsolved(p) {
 }
 
 function decoderStd(p) {
+  if (p.etas[0] !== "learned" && p.etas.includes("learned")) {
+    throw new NoForecast("unsolved", "No closed form is known for a learned std of p(z1|z2) alone.");
+  }
   if (p.etas[0] !== "learned") return [NaN, []];
   const [theta, beta, rest, dim] = [p.units, p.betas[0], p.rest, p.features];
   if (p.allLearned) return learnedEta(theta, rest, beta, dim);

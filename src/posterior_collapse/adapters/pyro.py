@@ -1,0 +1,323 @@
+"""A model and guide of pyro as a `LatentModel`, its objective read off their traces."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import (
+    Bernoulli,
+    Distribution,
+    Independent,
+    NegativeBinomial,
+    Normal,
+    OneHotCategorical,
+    Poisson,
+)
+
+from posterior_collapse.adapters.callables import WrappedModel
+from posterior_collapse.adapters.libraries import missing
+from posterior_collapse.adapters.randomness import undisturbed
+from posterior_collapse.checks import Dispersion
+from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.models.modules import evaluating
+from posterior_collapse.specs import EtaDec, Likelihood, Spec, VAESpec
+
+__all__ = ["PyroModel", "from_pyro"]
+
+_SAME = 1e-6
+"""Relative difference of stds and scales that is rounding."""
+SCALES = (
+    "beta is not known: the latent site is scaled differently in model and guide, or from row to "
+    "row, which weights no KL: pass spec="
+)
+
+
+class _Sites(NamedTuple):
+    """Of the traces of a model and guide at some rows.
+
+    Attributes:
+        latent: Name of the latent site.
+        observed: Name of the site of the data.
+        posterior: In the guide.
+        prior: In the model.
+        data: In the model.
+    """
+
+    latent: str
+    observed: str
+    posterior: dict[str, Any]
+    prior: dict[str, Any]
+    data: dict[str, Any]
+
+
+def from_pyro(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    x: Tensor,
+    *,
+    site: str | None = None,
+    observed: str | None = None,
+    spec: Spec | None = None,
+    modules: Iterable[nn.Module] = (),
+) -> PyroModel:
+    """Return a `LatentModel` around a pyro model and its amortised guide.
+
+    Both are called as `SVI.step(x)` calls them. The guide's trace gives the posterior, that of the
+    model the prior and the likelihood, and their scales (`pyro.poutine.scale`) beta: the scale of
+    the latent site over that of the data.
+
+    Args:
+        model: A function of a batch that samples the latent site, Gaussian, and observes the data.
+        guide: A function of a batch that samples the latent site from a Gaussian per row.
+        x: Some rows, (rows, ...) as both functions want them, at least 2: they show the sites and
+            the shape of a row.
+        site: Name of the latent site; None: the one that the guide samples.
+        observed: Name of the site of the data; None: the one that the model observes.
+        spec: The objective; None: as the traces say.
+        modules: As of `from_callable`.
+
+    Raises:
+        MissingDependencyError: pyro is not installed.
+        InvalidArgumentError: Several sites and no name, or sites that are not Gaussian per row.
+    """
+    try:
+        from pyro import poutine
+    except ImportError as error:
+        raise missing("pyro-ppl", "trace its models", error) from error
+    if not isinstance(x, Tensor) or x.ndim < 2 or len(x) < 2:
+        raise InvalidArgumentError(
+            "x",
+            f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__,
+            "a tensor of at least 2 rows, (rows, ...)",
+            "Pass a batch as SVI.step takes it.",
+        )
+    with undisturbed(x), evaluating(model, guide):
+        sites = _sites(poutine, model, guide, x, site, observed)
+    return PyroModel(model, guide, x, sites, spec, modules)
+
+
+class PyroModel(WrappedModel):
+    """A wrapped pyro model; `from_pyro` makes one.
+
+    Args:
+        model: The model.
+        guide: The guide.
+        x: Some rows.
+        sites: Of their traces.
+        spec: The objective, if it was passed.
+        modules: As of `from_callable`.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        x: Tensor,
+        sites: _Sites,
+        spec: Spec | None,
+        modules: Iterable[nn.Module],
+    ) -> None:
+        from pyro import poutine
+
+        like, latent, observed = torch.zeros_like(x[:1]), sites.latent, sites.observed
+
+        def encode(rows: Tensor) -> Normal:
+            with undisturbed(rows):
+                node = poutine.trace(guide).get_trace(rows).nodes[latent]
+            return cast(Normal, elementwise(node["fn"]))
+
+        def decode(z: Tensor) -> Distribution:
+            # The model's own rows stand where data are observed, which nothing reads.
+            rows = like.to(z.device).expand(len(z), *like.shape[1:])
+            with undisturbed(z):
+                given = poutine.condition(model, data={latent: z})
+                node = poutine.trace(given).get_trace(rows).nodes[observed]
+            return cast(Distribution, elementwise(node["fn"]))
+
+        k = elementwise(sites.posterior["fn"]).mean.shape[-1]
+        found, beta = _spec(k, sites), _beta(sites)
+        super().__init__(
+            encode,
+            decode,
+            latent_dim=k,
+            spec=found.replace(beta=beta or 1.0) if spec is None else spec,
+            shape=x.shape[1:],
+            modules=modules,
+        )
+        self.spec_assumed = spec is None and beta is None
+        self._said = [SCALES] if self.spec_assumed else []
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of results should know of the objective."""
+        return [*super().notes, *self._said]
+
+
+def _sites(
+    poutine: Any,
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    x: Tensor,
+    site: str | None,
+    observed: str | None,
+) -> _Sites:
+    """Trace both functions and find the latent site and that of the data."""
+    guided = poutine.trace(guide).get_trace(x)
+    latent = _one("site", site, [name for name, node in _sampled(guided) if _random(node)])
+    z = guided.nodes[latent]["value"]
+    given = poutine.condition(model, data={latent: z})
+    traced = poutine.trace(given).get_trace(x)
+    if latent not in traced.nodes:
+        raise InvalidArgumentError(
+            "model",
+            f"no site {latent!r}",
+            "the latent site that the guide samples",
+            "Name it the same in both.",
+        )
+    others = [(name, node) for name, node in _sampled(traced) if name != latent]
+    data = _one("observed", observed, [name for name, node in others if not _random(node)])
+    found = _Sites(latent, data, *(t.nodes[n] for t, n in ((guided, latent), (traced, latent),
+                                                          (traced, data))))  # fmt: skip
+    _check(found, len(x), [name for name, node in others if _random(node)])
+    blank = poutine.trace(given).get_trace(torch.zeros_like(x)).nodes[data]["fn"]
+    if not _alike(elementwise(found.data["fn"]), elementwise(blank)):
+        raise InvalidArgumentError(
+            "model",
+            "a likelihood that changes with the data it is asked of",
+            "one that the latent site alone decides",
+            "Derive a class from LatentModel with a CVAESpec, whose decode is given x.",
+        )
+    return found
+
+
+def _check(sites: _Sites, rows: int, others: list[str]) -> None:
+    """Refuse latents that are not Gaussian per row, and priors that are not N(0, eta_enc^2)."""
+    if others:
+        raise InvalidArgumentError(
+            "model",
+            f"the latent site {others[0]!r} besides {sites.latent!r}",
+            "one latent site",
+            "Derive a class from LatentModel for a hierarchy.",
+        )
+    for name, node in (("guide", sites.posterior), ("model", sites.prior)):
+        found = elementwise(node["fn"])
+        if not isinstance(found, Normal) or found.batch_shape[:-1] != (rows,):
+            got = f"a {type(found).__name__} of shape {tuple(found.batch_shape)}"
+            raise InvalidArgumentError(
+                name,
+                f"{got} at the site {sites.latent!r}",
+                f"a Normal of ({rows}, units), for {rows} rows",
+                "Sample it as Normal(mean, std).to_event(1) in a plate over the rows.",
+            )
+    prior = elementwise(sites.prior["fn"])
+    if bool(prior.mean.any()) or not _equal(prior.stddev):
+        raise InvalidArgumentError(
+            "model",
+            f"a prior of the site {sites.latent!r} that is not the same for every unit and row",
+            "Normal(0, std) with one std",
+            "Derive a class from LatentModel that states its prior.",
+        )
+
+
+def _spec(units: int, sites: _Sites) -> VAESpec:
+    """What the prior and the likelihood say, beta apart."""
+    likelihood, eta_dec, dispersion = _likelihood(elementwise(sites.data["fn"]))
+    return VAESpec(
+        units,
+        eta_dec=eta_dec,
+        eta_enc=float(elementwise(sites.prior["fn"]).stddev.flatten()[0]),
+        sigma="input",
+        likelihood=likelihood,
+        dispersion=dispersion,
+    )
+
+
+def _beta(sites: _Sites) -> float | None:
+    """The KL's weight beside the data's; None: what the scales weight is no KL."""
+    scales = [torch.as_tensor(node["scale"], dtype=torch.float64) for node in sites[2:]]
+    if not all(_equal(scale) and float(scale.min()) > 0 for scale in scales):
+        return None
+    of_posterior, of_prior, of_data = (float(scale.flatten()[0]) for scale in scales)
+    if not math.isclose(of_posterior, of_prior, rel_tol=_SAME):
+        return None
+    return of_prior / of_data
+
+
+def _likelihood(data: Distribution) -> tuple[Likelihood, EtaDec, Dispersion]:
+    if isinstance(data, Normal):
+        return "gaussian", _fixed(data.scale), "learned"
+    if isinstance(data, NegativeBinomial):
+        return "negative-binomial", 1.0, _fixed(data.total_count)
+    kinds: dict[Any, Likelihood] = {
+        Bernoulli: "bernoulli",
+        Poisson: "poisson",
+        OneHotCategorical: "categorical",
+    }
+    found = (name for kind, name in kinds.items() if isinstance(data, kind))
+    return next(found, "other"), 1.0, "learned"
+
+
+def _fixed(value: Any) -> Any:
+    """Return a number that is one for all and not trained, else "learned"."""
+    value = torch.as_tensor(value)
+    if value.requires_grad or not _equal(value):
+        return "learned"
+    return float(value.flatten()[0])
+
+
+def _equal(value: Tensor) -> bool:
+    return bool((value - value.flatten()[0]).abs().max() <= _SAME * value.abs().max())
+
+
+def _alike(one: Distribution, other: Distribution) -> bool:
+    if type(one) is not type(other) or one.batch_shape != other.batch_shape:
+        return False
+    names = [name for name in one.arg_constraints if name in vars(one)]
+    return all(bool((getattr(one, n) == getattr(other, n)).all()) for n in names)
+
+
+def _sampled(trace: Any) -> list[tuple[str, dict[str, Any]]]:
+    return [
+        (name, node)
+        for name, node in trace.nodes.items()
+        if node["type"] == "sample" and isinstance(elementwise(node["fn"]), Distribution)
+        and not node["infer"].get("is_auxiliary")
+    ]  # fmt: skip
+
+
+def _random(node: dict[str, Any]) -> bool:
+    return not node["is_observed"]
+
+
+def _one(name: str, asked: str | None, found: list[str]) -> str:
+    if asked is None and len(found) == 1:
+        return found[0]
+    if asked not in found:
+        what = "the latent site of the guide" if name == "site" else "the site of the data"
+        raise InvalidArgumentError(
+            name,
+            repr(asked) if asked is not None else f"the sites {found}",
+            f"the name of {what}" + (f", one of {found}" if asked is not None else ""),
+            f"Pass {name}=.",
+        )
+    return asked
+
+
+def elementwise(output: Any) -> Any:
+    """Return the distribution of single numbers inside pyro's and torch's wrappers.
+
+    Example:
+        >>> elementwise(Independent(Normal(torch.zeros(2, 3), 1.0), 1)).batch_shape
+        torch.Size([2, 3])
+    """
+    while hasattr(output, "base_dist") and (isinstance(output, Independent) or _masked(output)):
+        output = output.base_dist
+    return output
+
+
+def _masked(output: Any) -> bool:
+    return type(output).__name__ in ("MaskedDistribution", "ExpandedDistribution")

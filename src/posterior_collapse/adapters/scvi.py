@@ -1,0 +1,347 @@
+"""Single-cell models of scvi-tools as a `LatentModel`: counts, given what the decoder is told."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, NegativeBinomial, Normal, Poisson
+from torch.nn.functional import one_hot
+
+from posterior_collapse.adapters.inflated import ZeroInflatedNegativeBinomial
+from posterior_collapse.adapters.libraries import missing
+from posterior_collapse.adapters.randomness import undisturbed
+from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.models import LatentModel
+from posterior_collapse.models.modules import evaluating
+from posterior_collapse.specs import CVAESpec, Likelihood, Spec, VAESpec
+
+__all__ = ["ScviModel", "from_scvi"]
+
+_SMALL = 1e-8
+"""What scvi adds to means and dispersions before it takes their logarithm."""
+_LIKELIHOODS: dict[str, Likelihood] = {
+    "nb": "negative-binomial",
+    "poisson": "poisson",
+    "normal": "gaussian",
+    "zinb": "other",
+}
+Tensors = Mapping[str, Any]
+
+
+def from_scvi(model: Any, *, spec: Spec | None = None) -> ScviModel:
+    """Return a `LatentModel` around a model of scvi-tools, `SCVI` or `LinearSCVI`.
+
+    Its decoder is told the library size of a cell and its covariates, so that it is a conditional
+    model: x is what the decoder is told, y the counts, and `data()` gives both, from the model's
+    own data. The loss is `-log p(y|z, x) + kl_weight KL`, summed over genes and units, so that beta
+    is the `kl_weight` of the last training step.
+
+    Args:
+        model: A trained `scvi.model.SCVI` or `scvi.model.LinearSCVI`.
+        spec: The objective; None: as the model says, assumed of one that was not trained.
+
+    Raises:
+        MissingDependencyError: scvi-tools is not installed.
+        InvalidArgumentError: Another model, or one that has forgotten its counts.
+
+    Warns:
+        UserWarning: Training ended within the warm-up of the KL's weight.
+    """
+    try:
+        from scvi.module import VAE
+    except ImportError as error:
+        raise missing("scvi-tools", "read its models", error) from error
+    module = getattr(model, "module", None)
+    methods = ("loss", "generative", "_regular_inference")
+    if not isinstance(module, VAE) or any(
+        getattr(type(module), name) is not getattr(VAE, name) for name in methods
+    ):
+        raise InvalidArgumentError(
+            "model",
+            f"a {type(model).__name__}",
+            "an SCVI or LinearSCVI of scvi-tools",
+            "Wrap its encoder with from_callable, or derive a class from LatentModel.",
+        )
+    if module.minified_data_type is not None:
+        raise InvalidArgumentError(
+            "model", "minified data", "a model with its counts", "Load it with its full adata."
+        )
+    weight = _kl_weight(model)
+    if weight.unfinished is not None:
+        warnings.warn(weight.unfinished, stacklevel=2)
+    return ScviModel(model, weight, spec)
+
+
+class ScviModel(LatentModel, nn.Module):
+    """A wrapped model of scvi-tools; `from_scvi` makes one.
+
+    Args:
+        model: The model.
+        weight: Of its KL.
+        spec: The objective, if it was passed.
+
+    Attributes:
+        spec_assumed: Whether beta is not known.
+        module: The networks.
+    """
+
+    conditional = True
+
+    def __init__(self, model: Any, weight: _Weight, spec: Spec | None) -> None:
+        super().__init__()
+        self.module = model.module
+        self.training = False  # only the networks' modes tell
+        # Not the model itself: what it trained with is no part of what is diagnosed.
+        self._manager, self._loader = model.adata_manager, model._data_loader_cls
+        self._columns = _Columns.of(model)
+        k = self.module.n_latent
+        likelihood = _LIKELIHOODS[self.module.gene_likelihood]
+        self.spec_assumed = spec is None and weight.value is None
+        found = CVAESpec(
+            k,
+            beta=weight.value or 1.0,
+            eta_dec="learned" if likelihood == "gaussian" else 1.0,
+            sigma="input",
+            likelihood=likelihood,
+        )
+        self.spec = found if spec is None else _conditional(spec)
+        if self.spec.dims != (k,):
+            raise InvalidArgumentError(
+                "spec", f"latent dims {self.spec.dims}", f"({k},), as the model", "Check it."
+            )
+        self.notes = [] if weight.unfinished is None else [weight.unfinished]
+        if not self.module.use_observed_lib_size:
+            self.notes.append(
+                "library sizes are those that the model's own encoder infers, their KL left out"
+            )
+
+    def data(
+        self, adata: Any = None, indices: Sequence[int] | None = None, batch_size: int = 1000
+    ) -> Cells:
+        """Return cells as `diagnose` and `forecast` want them, read by the model's own loader.
+
+        Args:
+            adata: Set up as the model's own; None: that.
+            indices: Of cells, such as the model's `train_indices`; None: all.
+            batch_size: Cells at a time.
+        """
+        manager = self._manager
+        if adata is not None and adata is not manager.adata:
+            manager = manager.transfer_fields(adata)
+        chosen = np.arange(manager.adata.n_obs) if indices is None else np.asarray(indices)
+        return Cells(self, self._loader(manager, indices=chosen, batch_size=batch_size))
+
+    def condition(self, tensors: Tensors) -> Tensor:
+        """Return what the decoder is told of the cells of a batch of scvi's, (cells, columns).
+
+        The log of the library size (or size factor), of which log rates are a linear function; 0
+        and 1 per batch, if there are several, per label, if dispersions differ by it, and per value
+        of each categorical covariate; and the continuous ones.
+        """
+        if self.module.use_size_factor_key:
+            library = tensors["size_factor"].log()
+        elif self.module.use_observed_lib_size:
+            library = tensors["X"].sum(1, keepdim=True).log()
+        else:
+            library = self._inferred(tensors)["ql"].loc
+        return self._columns.joined(library, tensors)
+
+    def posterior(self, level: int, given: Tensor, y: Tensor | None = None) -> Normal:
+        """Return `q(z | x, y)`; see `LatentModel`."""
+        _check_level(level)
+        if y is None:
+            raise InvalidArgumentError("y", "nothing", "the counts", "Pass a pair, as data() does.")
+        lead = y.shape[:-1]
+        tensors = {
+            **self._columns.split(given.reshape(-1, given.shape[-1])),
+            "X": y.reshape(-1, y.shape[-1]),
+        }
+        q = self._inferred(tensors)["qz"]
+        mean, std = (part.reshape(*lead, -1) for part in (q.loc, q.scale))
+        return Normal(mean, std, validate_args=False)
+
+    def prior(self, level: int, given: Tensor | None = None) -> Normal:
+        """Return `p(z)`, N(0, 1); see `LatentModel`."""
+        _check_level(level)
+        like = next(self.module.parameters())
+        mean = like.new_zeros(self.units[0])
+        return Normal(mean, torch.full_like(mean, self.spec.eta_enc), validate_args=False)
+
+    def decode(self, z: Tensor, x: Tensor | None = None) -> Distribution:
+        """Return `p(y | z, x)`, of the model's own likelihood; see `LatentModel`."""
+        if x is None:
+            raise InvalidArgumentError(
+                "x", "nothing", "the library sizes and covariates", "Pass x as data() gives it."
+            )
+        lead = z.shape[:-1]
+        rows = x.expand(*lead, x.shape[-1]).reshape(-1, x.shape[-1])
+        tensors = self._columns.split(rows)
+        given = {
+            "z": self.module.z_encoder.z_transformation(z.reshape(-1, z.shape[-1])),
+            "library": tensors["library"],
+        }
+        inputs = self.module._get_generative_input(tensors, given)
+        p = self.module.generative(**inputs)["px"]
+        shape = (*lead, self.module.n_input)
+
+        def values(value: Tensor) -> Tensor:
+            return value.expand(len(rows), shape[-1]).reshape(shape)
+
+        if isinstance(p, Poisson):
+            return Poisson(values(p.rate), validate_args=False)
+        if isinstance(p, Normal):
+            return Normal(values(p.loc), values(p.scale), validate_args=False)
+        counts = values(p.theta)
+        logits = (values(p.mu) + _SMALL).log() - (counts + _SMALL).log()
+        if self.module.gene_likelihood == "nb":
+            return NegativeBinomial(counts, logits=logits, validate_args=False)
+        return ZeroInflatedNegativeBinomial(counts, logits, values(p.zi_logits))
+
+    def _inferred(self, tensors: Tensors) -> dict[str, Any]:
+        with undisturbed(tensors["X"]):
+            inputs = self.module._get_inference_input(tensors)
+            return cast("dict[str, Any]", self.module.inference(**inputs))
+
+
+class Cells:
+    """Cells of an AnnData, a batch at a time, as often as they are read; `ScviModel.data` makes it.
+
+    Each batch is a pair: what the decoder is told, (cells, columns), and counts, (cells, genes).
+
+    Args:
+        model: Says what is told.
+        loader: Of scvi's, which gives batches as dicts.
+    """
+
+    def __init__(self, model: ScviModel, loader: Any) -> None:
+        self._model, self._loader = model, loader
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        device = next(self._model.module.parameters()).device
+        for tensors in self._loader:
+            moved = {name: value.to(device) for name, value in tensors.items()}
+            with torch.no_grad(), evaluating(self._model):
+                x = self._model.condition(moved)
+            yield x, moved["X"]
+
+
+class _Columns(NamedTuple):
+    """Widths of the parts of what the decoder is told: batches, labels, covariates."""
+
+    batches: int
+    labels: int
+    categories: tuple[int, ...]
+    continuous: int
+
+    @classmethod
+    def of(cls, model: Any) -> _Columns:
+        """Return those of a model."""
+        manager, module = model.adata_manager, model.module
+        categories: tuple[int, ...] = ()
+        if "extra_categorical_covs" in manager.data_registry:
+            registry = manager.get_state_registry("extra_categorical_covs")
+            categories = tuple(registry.n_cats_per_key)
+        return cls(
+            module.n_batch if module.n_batch > 1 else 0,
+            module.n_labels if module.dispersion == "gene-label" else 0,
+            categories,
+            int(model.summary_stats.get("n_extra_continuous_covs", 0)),
+        )
+
+    def joined(self, library: Tensor, tensors: Tensors) -> Tensor:
+        """Return the columns of cells."""
+        numbers = [tensors["batch"], tensors["labels"]]
+        if self.categories:
+            numbers += tensors["extra_categorical_covs"].split(1, dim=1)
+        widths = [self.batches, self.labels, *self.categories]
+        parts = [library]
+        for number, width in zip(numbers, widths, strict=True):
+            if width:
+                parts.append(one_hot(number.squeeze(1).long(), width).to(library.dtype))
+        if self.continuous:
+            parts.append(tensors["extra_continuous_covs"])
+        return torch.cat(parts, dim=1)
+
+    def split(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the tensors that scvi knows them as, and the library sizes."""
+        widths = [1, self.batches, self.labels, *self.categories, self.continuous]
+        library, *flags, continuous = torch.split(x, widths, dim=1)
+        none = torch.zeros_like(library, dtype=torch.long)
+        batch, labels, *categories = (
+            part.argmax(1, keepdim=True) if part.shape[1] else none for part in flags
+        )
+        found = {
+            "library": library,
+            "size_factor": library.exp(),
+            "batch": batch,
+            "labels": labels,
+        }
+        if self.categories:
+            found["extra_categorical_covs"] = torch.cat(categories, dim=1)
+        if self.continuous:
+            found["extra_continuous_covs"] = continuous
+        return found
+
+
+class _Weight(NamedTuple):
+    """Of the KL.
+
+    Attributes:
+        value: At the last training step; None: there was none.
+        unfinished: What to say of a warm-up that training did not finish.
+    """
+
+    value: float | None
+    unfinished: str | None = None
+
+
+def _kl_weight(model: Any) -> _Weight:
+    plan = getattr(getattr(model, "trainer", None), "lightning_module", None)
+    weights: list[float] = []
+    history = getattr(model, "history", None) or {}
+    if "kl_weight" in history:
+        weights = [float(value) for value in history["kl_weight"].to_numpy().ravel()]
+    most = 1.0 if plan is None else float(plan.max_kl_weight)
+    # The history has every tenth step or so, and a model that was loaded nothing else.
+    last = weights[-1:] if plan is None else [float(plan.loss_kwargs["kl_weight"])]
+    if not last or not model.is_trained:
+        return _Weight(None)
+    value = float(str(np.float32(last[0])))  # 0.4, where a tensor held it
+    settled = plan is None and len(weights) > 1 and math.isclose(weights[-2], value, rel_tol=1e-6)
+    if value <= 0:
+        return _Weight(None, _unfinished(value, most, plan))
+    if settled or math.isclose(value, most, rel_tol=1e-6) or value > most:
+        return _Weight(value)
+    return _Weight(value, _unfinished(value, most, plan))
+
+
+def _unfinished(value: float, most: float, plan: Any) -> str:
+    length = ""
+    if plan is not None:
+        epochs, steps = plan.n_epochs_kl_warmup, plan.n_steps_kl_warmup
+        length = f", over {epochs} epochs" if epochs else f", over {steps} steps"
+    return (
+        f"the KL's weight was {value:.3g} where training ended, on its way to {most:.3g}{length}: "
+        "what is active now may collapse at the full weight; train longer, or shorten the warm-up "
+        "with plan_kwargs={'n_epochs_kl_warmup': ...}"
+    )
+
+
+def _conditional(spec: Spec) -> Spec:
+    if isinstance(spec, VAESpec) and not isinstance(spec, CVAESpec):
+        return Spec.from_dict({**spec.to_dict(), "model": "cvae"})
+    return spec
+
+
+def _check_level(level: int) -> None:
+    if level != 1:
+        raise InvalidArgumentError("level", level, "1", "This model has one latent level.")

@@ -1,0 +1,97 @@
+"""`collapse tune`: what it prints, its JSON, its folder, and one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import warnings
+
+import numpy as np
+import pytest
+
+import posterior_collapse as pc
+from posterior_collapse.cli import main
+
+G = np.random.default_rng(7)
+X = G.standard_normal((300, 5)) * [4, 2, 1, 0.3, 0.1]
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """Run `collapse tune` in a folder with data; return status, stdout and stderr."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", X)
+    np.save("given.npy", X[:, :1] + 2 * G.standard_normal((300, 1)))
+
+    def command(line: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as status:
+            main(["tune", *shlex.split(line)])
+        out, err = capsys.readouterr()
+        return int(status.value.code or 0), out, err
+
+    return command
+
+
+LINEAR = "x.npy --latents 4 --architecture linear --exact --seeds 2"
+
+
+def test_it_says_which_beta_keeps_the_units_and_shows_the_curve(run, tmp_path) -> None:
+    status, out, _ = run(f"{LINEAR} --active 2 --plot curve.png")
+    assert status == 0
+    assert "x.npy: 300 x 5 float64, used as they are" in out
+    assert "this network keeps 2 of 4 units, from 2 seeds" in " ".join(out.split())
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_its_json_is_what_the_function_returns(run) -> None:
+    status, out, _ = run(f"{LINEAR} --active 2 --json")
+    assert status == 0
+    found = json.loads(out)
+    spec = pc.VAESpec(4)
+    same = pc.tune(pc.load("x.npy"), spec, "linear", active=2, exact=True, seeds=2)
+    assert found.pop("data") == {
+        "name": "x.npy", "note": "300 x 5 float64, used as they are", "samples": 300,
+    }  # fmt: skip
+    assert found == same.to_dict()
+    assert 1 < found["spec"]["beta"] < 4
+
+
+def test_latents_and_conditions(run) -> None:
+    status, out, _ = run(f"{LINEAR} --tune latents --beta 2 --given given.npy --json")
+    assert status == 0
+    found = json.loads(out)
+    assert found["spec"]["model"] == "cvae"
+    assert found["parameter"] == "latent_dim"
+    assert found["spec"]["latent_dim"] == found["wanted"] == 2
+
+
+def test_a_folder_keeps_what_was_trained(run, tmp_path) -> None:
+    line = f"{LINEAR} --active 2 --out kept --json"
+    first = run(line)[1]
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").glob("*/run.json")}
+    assert before
+    assert run(line)[1] == first
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("x.npy --latents 4 --active 5", "active: got 5; expected at most 4, the latent units"),
+        ("x.npy --latents 9 --active 6", "active: got 6; expected at most 5, the modes"),
+        ("x.npy --tune sigma", "tune: got 'sigma'"),
+        ("x.npy --model hvae --latents 3:2", "spec: got HVAESpec"),
+        ("x.npy --latents 4 --active 2 --plot curve.txt", "curve.txt"),
+        ("nowhere.npy --active 2", "nowhere.npy"),
+        ("x.npy --architecture mpl", "mpl"),
+        ("x.npy --active 2 --hidden wide", "--hidden: got 'wide'"),
+    ],
+)
+def test_every_mistake_is_one_line(run, line: str, words: str) -> None:
+    status, out, err = run(line)
+    assert status == 2
+    assert out == ""
+    assert words in err
+    assert len(err.strip().splitlines()) == 1

@@ -1,0 +1,130 @@
+"""Training that has not arrived: directions beside units, loss beside the optimum, one advice."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import posterior_collapse as pc
+from planted import Opaque
+from posterior_collapse.adapters import from_callable
+from posterior_collapse.models import build, load_parameters
+from posterior_collapse.report.comparison import comparison_verdict
+
+
+def test_units_that_share_directions_are_still_settling() -> None:
+    """12 units carry 4 directions, as 29 carried 14 early in a run that ended with 10."""
+    rng = np.random.default_rng(0)
+    mix = np.linalg.qr(rng.standard_normal((12, 4)))[0].T
+    mean = rng.standard_normal((3000, 4)) @ mix * 1.2
+    found = pc.diagnose_arrays(np.hstack([mean, np.zeros((3000, 2))]), np.full(14, 0.9))
+    (level,) = found.levels
+    assert (level.n_active, level.directions) == (12, 4)
+    assert "12 of 14 units active (4 directions: still settling)" in found.verdict
+    finding = next(one for one in found.advice if one.code == "still-settling")
+    assert "12 active units move along 4 directions only" in finding.text
+    assert finding.action.startswith("Train on")
+    own = pc.diagnose_arrays(rng.standard_normal((3000, 12)), np.full(12, 0.5))
+    assert own.levels[0].directions == own.n_active == 12
+    assert "directions" not in own.verdict
+    assert not own.advice
+
+
+def test_fewer_directions_than_units_are_kept() -> None:
+    """A linear model whose mode was spread over several units: "keep 3" would keep two too many."""
+    x = np.random.default_rng(0).standard_normal((3000, 6)) * [3, 0.5, 0.4, 0.3, 0.2, 0.1]
+    spec = pc.VAESpec(6, sigma="input")
+    share = torch.full((5, 1), 5**-0.5)
+
+    def encode(rows):
+        mean = nn.functional.pad(rows[:, :1] @ share.T * 0.9, (0, 1))
+        return mean, nn.functional.pad(torch.full((len(rows), 5), 2 * math.log(0.6)), (0, 1))
+
+    def decode(z):
+        return nn.functional.pad(z[:, :5] @ share, (0, 5))
+
+    found = pc.diagnose(from_callable(encode, decode, latent_dim=6, spec=spec), x)
+    assert (found.n_active, found.levels[0].directions) == (5, 1)
+    assert not [one for one in found.advice if "Keep 5" in one.action]
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1 / 30])
+def test_a_loss_above_the_optimum_is_seen_in_any_units(scale) -> None:
+    """The Gaussian's constant grows with the log of eta_dec, and hid it."""
+    x = scale * np.random.default_rng(0).standard_normal((2000, 6)) * [5, 4, 3, 0.5, 0.4, 0.1]
+    spec = pc.VAESpec(6, eta_dec=scale)
+    model = build(spec, "linear", x_dim=6, dtype=torch.float64)
+    made = dict(pc.forecast(x, spec).parameters())
+    made["U1"] = 0.8 * made["U1"]
+    load_parameters(model, made)
+    found = pc.diagnose(model, x)
+    excess = found.loss - found.forecast.loss
+    assert 0.5 < excess < 2
+    assert f"at a loss {excess:.3g} nats lower" in found.verdict
+    assert found.advice[0].code == "not-at-optimum"
+
+
+def test_fewer_units_than_the_linear_optimum_keeps_hide_no_gap() -> None:
+    x = np.random.default_rng(0).standard_normal((2000, 4)) * [5, 4, 3, 0.1]
+    spec = pc.VAESpec(4)
+    model = build(spec, "linear", x_dim=4, dtype=torch.float64)
+    with torch.no_grad():
+        for value in model.parameters():
+            value.zero_()
+    found = pc.diagnose(model, x)
+    assert f"keeps 3, at a loss {found.loss - found.forecast.loss:.3g} nats lower" in found.verdict
+    assert [one.code for one in found.advice] == ["signal-unclaimed"]
+
+
+def test_what_is_not_trained_out_gets_one_first_advice() -> None:
+    """It was told to train longer, and to add units, in one breath."""
+    x = np.random.default_rng(0).standard_normal((1000, 6)) * [5, 4, 3, 0.5, 0.4, 0.1]
+    early = pc.fit(pc.VAESpec(6), x, "linear", epochs=1, learning_rate=3e-2, seed=1)
+    codes = [one.code for one in pc.diagnose(early, x).advice]
+    assert codes[0] == "not-at-optimum"
+    assert "more-units-pay" not in codes
+
+
+def test_as_forecast_is_not_said_of_a_loss_far_off() -> None:
+    def side(loss):
+        return {"loss": loss, "levels": [{"n_active": 4, "kl": [1.0] * 4}]}
+
+    far = comparison_verdict({"measured": side(455.0), "forecast": side(100.0)})
+    assert far == (
+        "4 of 4 units active, as many as forecast; loss 355 nats above the linear optimum: train "
+        "longer."
+    )
+    near = comparison_verdict({"measured": side(101.0), "forecast": side(100.0)})
+    assert near.startswith("As forecast: 4 of 4")
+
+
+def test_advice_to_a_network_starts_from_what_was_measured_in_it() -> None:
+    """A linear model's "lower beta to .95 (13 active)" did not hold in a network."""
+    x = np.random.default_rng(0).standard_normal((4000, 4)) * [3, 2, 1.2, 0.3]
+    spec = pc.VAESpec(4, beta=2.0)
+    model = build(spec, "linear", x_dim=4, dtype=torch.float64)
+    load_parameters(model, pc.forecast(x, spec).parameters())
+    found = pc.diagnose(Opaque(model), x)
+    (finding,) = (one for one in found.advice if one.code == "collapse-optimal")
+    t = found.signal[0]
+    assert f"lower beta from 2 to below {2 * t:.3g}" in finding.action
+    assert f"your KL weight times {t:.2g}" in finding.action
+    linear = pc.diagnose(model, x)
+    (finding,) = (one for one in linear.advice if one.code == "collapse-optimal")
+    assert "(3 active)" in finding.action
+
+
+def test_what_would_tell_is_only_what_lacks() -> None:
+    """ "Decoder and spec would tell" was said where a decoder was given."""
+
+    def encode(rows):
+        return rows[:, :2], torch.zeros(len(rows), 2)
+
+    x = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
+    with_decoder = pc.diagnose(from_callable(encode, nn.Linear(2, 3), latent_dim=2), x)
+    assert "the spec it was trained with would tell" in with_decoder.verdict
+    assert "decoder" not in with_decoder.verdict
+    neither = pc.diagnose(from_callable(encode, latent_dim=2), x)
+    assert "a decoder and the spec it was trained with would tell" in neither.verdict

@@ -1,0 +1,260 @@
+"""`tune`: the search, on counts that are known; then on networks, small and planted."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import posterior_collapse as pc
+from posterior_collapse.runs.search import Trial, search_beta, search_latents
+
+module = sys.modules["posterior_collapse.runs.tune"]  # by name it is the function
+STDS = np.array([4.0, 2.0, 1.0, 0.5])
+X = np.random.default_rng(0).standard_normal((600, 4)) @ np.diag(STDS)
+VARIANCES = np.sort(np.linalg.eigvalsh(np.cov(X.T, bias=True)))[::-1]
+
+
+class Fake:
+    """Networks whose count is known: it falls with beta, with training, and by chance of the seed.
+
+    Args:
+        at: Beta below which more than n units live, n = 0, 1, ...
+        slow: Length until which those betas are higher.
+        late: Length until which one more lives.
+        noise: Seeds that keep one more, per ten.
+    """
+
+    def __init__(
+        self, at: Sequence[float], slow: float = 0.0, late: float = 0.0, noise: int = 0
+    ) -> None:
+        self.at, self.slow, self.late, self.noise = np.asarray(at), slow, late, noise
+        self.calls: list[tuple[tuple[float, ...], int, float]] = []
+
+    def count(self, beta: float, seed: int, times: float) -> int:
+        lives = int((beta < self.at * (1 + max(self.slow - times, 0))).sum()) + (times < self.late)
+        return lives + ((seed * 7 + int(1000 * beta) * 3) % 10 < self.noise)
+
+    def __call__(self, values: Sequence[float], seeds: int, times: float) -> list[Trial]:
+        self.calls.append((tuple(values), seeds, times))
+        return [
+            Trial(
+                beta,
+                tuple(self.count(beta, seed, times) for seed in range(seeds)),
+                tuple(self.count(beta, seed, times / 2) for seed in range(seeds)),
+                None,
+                int(100 * times),
+            )
+            for beta in values
+        ]
+
+
+LADDER = [8.0, 4.0, 2.0, 1.0, 0.5]
+"""One unit below 8, two below 4, ..."""
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 3, 4])
+@pytest.mark.parametrize(("low", "high"), [(0.1, 20.0), (0.01, 0.02), (30.0, 60.0)])
+def test_a_grid_finds_its_way_whatever_theory_said(wanted: int, low: float, high: float) -> None:
+    found = search_beta(Fake(LADDER), low, high, wanted, 3)
+    if (low, high) == (0.1, 20.0):
+        assert LADDER[wanted] <= found.best.value < LADDER[wanted - 1]
+        assert found.best.active == (wanted,) * 3
+        assert len(found.trials) == 12 + 4
+    elif low == 0.01:  # goes up from where too many live
+        assert found.best.value > 0.02
+    else:
+        assert found.best.value < 30
+
+
+def test_runs_whose_counts_still_fall_are_made_longer() -> None:
+    fake = Fake(LADDER, late=0.8)
+    found = search_beta(fake, 1.0, 20.0, 2, 3)
+    assert [(seeds, times) for _, seeds, times in fake.calls] == [(1, 0.5), (3, 1.0), (3, 2.0)]
+    assert found.times == 2
+    assert found.best.still
+    assert found.best.active == (2, 2, 2)
+    assert 2.0 <= found.best.value < 4.0
+    fixed = Fake(LADDER, late=0.8)
+    assert search_beta(fixed, 1.0, 20.0, 2, 3, fixed_length=True).times == 1
+    assert {times for _, _, times in fixed.calls} == {1.0}
+
+
+def test_more_units_than_a_linear_model_keeps_mean_that_training_has_not_ended() -> None:
+    fake = Fake(LADDER, slow=9.0)
+
+    def train(values: Sequence[float], seeds: int, times: float) -> list[Trial]:
+        linear = [sum(beta < at for at in LADDER) for beta in values]
+        tried = zip(fake(values, seeds, times), linear, strict=True)
+        return [trial.replace(linear=n) for trial, n in tried]
+
+    found = search_beta(train, 1.0, 4.0, 2, 3)
+    assert [times for _, _, times in fake.calls] == [0.5, 1, 2]
+    # It does not run away to betas at which the linear model keeps nothing.
+    assert max(beta for values, _, _ in fake.calls for beta in values) < 4.0
+    assert found.best.above
+    assert not found.best.still
+
+
+def test_chance_is_averaged_and_said() -> None:
+    found = search_beta(Fake(LADDER, noise=3), 0.1, 20.0, 3, 3)
+    assert 0.8 < found.best.value < 2.2
+    assert abs(found.best.mean - 3) < 1
+
+
+@pytest.mark.parametrize("first", [1, 4, 9])
+def test_the_most_latents_of_which_all_live(first: int) -> None:
+    def train(values: Sequence[float], seeds: int, times: float) -> list[Trial]:
+        return [Trial(k, (min(int(k), 5),) * seeds, (None,) * seeds, None, 1) for k in values]
+
+    found = search_latents(train, first, 12, 3)
+    assert found.best.value == 5
+    assert {trial.value for trial in found.trials} >= {5, 6}
+
+
+def test_where_no_number_of_latents_lives_the_fewest_is_named() -> None:
+    def train(values: Sequence[float], seeds: int, times: float) -> list[Trial]:
+        return [Trial(k, (0,) * seeds, (0,) * seeds, None, 1) for k in values]
+
+    assert search_latents(train, 2, 3, 2).best.value == 1
+
+
+@pytest.mark.parametrize("active", [1, 2, 3, 4])
+def test_of_a_linear_model_the_beta_is_that_of_the_forecast(active: int) -> None:
+    tuned = pc.tune(X, pc.VAESpec(4, eta_dec=0.7), "linear", active=active, exact=True)
+    assert tuned.settled
+    assert tuned.notes == ()
+    assert tuned.chosen.active == (active,) * 3
+    assert tuned.chosen.linear == active
+    tau = tuned.spec.beta * 0.49
+    assert tau < VARIANCES[active - 1]
+    assert active == 4 or tau > VARIANCES[active]
+    assert pc.forecast(X, tuned.spec).n_active == active
+
+
+def test_without_a_number_all_units_are_to_live() -> None:
+    tuned = pc.tune(X, pc.VAESpec(3), "linear", exact=True, seeds=1)
+    assert tuned.wanted == 3
+    assert tuned.spec.beta < VARIANCES[2]
+
+
+def test_of_a_linear_model_as_many_latents_as_modes_above_the_threshold() -> None:
+    spec = pc.VAESpec(1, beta=2.0)
+    tuned = pc.tune(X, spec, "linear", tune="latents", exact=True)
+    assert tuned.spec == spec.replace(latent_dim=int((VARIANCES > 2).sum()))
+    assert tuned.settled
+    assert isinstance(tuned.to_dict()["chosen"]["value"], int)
+
+
+def test_a_convention_is_heeded() -> None:
+    """In the reference convention a beta of 2 b is the beta b of the loss that theory knows."""
+    plain, other = (
+        pc.tune(X, pc.VAESpec(4), "linear", active=2, exact=True, convention=convention)
+        for convention in ("elbo", "reference")
+    )
+    assert other.settled
+    assert other.spec.beta == pytest.approx(2 * plain.spec.beta, rel=1e-2)
+
+
+def test_a_learned_decoder_std_is_placed_by_its_own_thresholds() -> None:
+    tuned = pc.tune(X, pc.VAESpec(3, eta_dec="learned"), "linear", active=2, exact=True)
+    assert tuned.chosen.active == (2, 2, 2)
+    assert pc.forecast(X, tuned.spec).n_active == 2
+
+
+SMALL = {"hidden": (16,), "steps": 400, "batch_size": 200, "learning_rate": 5e-3}
+
+
+def test_a_network_keeps_as_many_from_a_seed_that_tuning_never_saw(tmp_path: Path) -> None:
+    """Gaussian data do not bend: a network keeps what a linear model keeps, 2 for 1 < beta < 4."""
+    spec = pc.VAESpec(4)
+    tuned = pc.tune(X, spec, "mlp", active=2, folder=tmp_path, **SMALL)
+    assert tuned.chosen.active == (2, 2, 2)
+    assert VARIANCES[2] < tuned.spec.beta < VARIANCES[1]
+    again = pc.fit(tuned.spec, X, tuned.architecture, settings=tuned.settings.replace(seed=17))
+    assert again.measured()["levels"][0]["n_active"] == 2
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/run.json")}
+    assert len(before) == sum(len(trial.active) for trial in tuned.curve)
+    assert pc.tune(X, spec, "mlp", active=2, folder=tmp_path, **SMALL).to_dict() == tuned.to_dict()
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_tuning_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    swept = module.sweep
+
+    def stopped(*args: object, **options: object) -> object:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return swept(*args, **options)  # type: ignore[arg-type]
+
+    def tune(folder: Path | None) -> pc.Tuned:
+        return pc.tune(X, pc.VAESpec(4), "linear", active=2, exact=True, folder=folder)
+
+    monkeypatch.setattr(module, "sweep", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        tune(tmp_path)
+    monkeypatch.setattr(module, "sweep", swept)
+    done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("[0-9a-f]*")}
+    assert len(done) == 12
+    assert tune(tmp_path).to_dict() == tune(None).to_dict()
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+
+
+def test_a_result_is_plain_values_a_line_a_table_and_a_figure() -> None:
+    tuned = pc.tune(X, pc.VAESpec(4), "linear", active=2, exact=True)
+    values = tuned.to_dict()
+    assert json.loads(json.dumps(values)) == values
+    assert values["settled"] is True
+    assert "\n" not in repr(tuned)
+    frame = tuned.to_frame()
+    assert len(frame) == len(tuned.curve)
+    assert list(frame.columns[:5]) == ["beta", "steps", "active", "linear", "still"]
+    assert frame["beta"].is_monotonic_increasing
+    (axes,) = tuned.plot().axes
+    assert axes.get_ylabel() == "active units"
+    html = tuned._repr_html_()
+    assert "With beta" in html
+
+
+def test_what_has_not_settled_is_said() -> None:
+    options = {**SMALL, "steps": 9}
+    tuned = pc.tune(X, pc.VAESpec(4), "mlp", active=2, seeds=1, **options)
+    assert not tuned.settled
+    assert any("train longer" in note or "cannot be told" in note for note in tuned.notes)
+    assert "not settled" in repr(tuned)
+    assert "not settled" in tuned._repr_html_()
+
+
+def test_a_run_that_diverges_ends_it_in_a_line() -> None:
+    with pytest.raises(pc.PosteriorCollapseError, match="Lower learning_rate") as caught:
+        pc.tune(X * 1e3, pc.VAESpec(4, eta_dec=1e-9), "mlp", active=2, steps=50, learning_rate=1e6)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "words"),
+    [
+        (pc.VAESpec(4), {"active": 5}, "active: got 5; expected at most 4, the latent units"),
+        (pc.VAESpec(9), {"active": 5}, "active: got 5; expected at most 4, the modes of the data"),
+        (pc.VAESpec(4), {"active": 0}, "active"),
+        (pc.VAESpec(4), {"active": 2, "seeds": 0}, "seeds"),
+        (pc.VAESpec(4), {"tune": "eta_dec"}, "tune: got 'eta_dec'"),
+        (pc.VAESpec(4), {"tune": "latents", "active": 2}, "nothing beside tune='latents'"),
+        (pc.VAESpec(4, beta=50.0), {"tune": "latents"}, "beta: got 50.0; expected less than"),
+        (pc.HVAESpec((4, 2)), {"active": 2}, "spec: got HVAESpec"),
+        (pc.VAESpec(4), {"active": 2, "stepps": 3}, "Did you mean 'steps'"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_trained(
+    spec: pc.Spec, options: dict[str, object], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "sweep", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(pc.InvalidArgumentError, match=words) as caught:
+        pc.tune(X, spec, "mlp", **options)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
