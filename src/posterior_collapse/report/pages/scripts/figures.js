@@ -228,7 +228,8 @@ function drawSteps(steps, count, here, name, onset) {
     let path = `M${x(low)} ${y(counts[0][level])}`;
     steps.forEach((step, i) => (path += `H${x(step)}V${y(counts[i][level])}`));
     plot.svg.append(drawn("path", { class: "pc-stairs", d: path }));
-    const side = x(here) > (plot.left + plot.right) / 2 ? "end" : "start";
+    // To the right, where the stairs have gone down, unless there is no room.
+    const side = x(here) > plot.right - 120 ? "end" : "start";
     const whose = now.length > 1 ? `z${level + 1}: ${active}` : `you are here: ${active}`;
     plot.svg.append(
       diamond(x(here), y(active)),
