@@ -187,8 +187,9 @@ def flattened(output: Distribution, lead: torch.Size, device: torch.device) -> D
     names = [name for name in constraints if not (name == "probs" and "logits" in constraints)]
     if not names or output.event_shape:
         return _Reshaped(output, lead)
+    # With its device named, as a default device would move it to another.
     given = {
-        name: torch.as_tensor(getattr(output, name)).to(device).expand(output.batch_shape)
+        name: torch.as_tensor(getattr(output, name), device=device).expand(output.batch_shape)
         for name in names
     }
     kind: Any = type(output)
