@@ -263,7 +263,7 @@ def test_rows_of_another_width_than_the_model_s_are_refused(architecture):
         (pc.CVAESpec(2), (X, X[:, :2]), (X[:, 1:], X[:, :2])),
     ):
         fitted = pc.fit(spec, data, architecture, epochs=1)
-        with pytest.raises(pc.DataError, match=r"[xy]: got rows of \d numbers; expected rows"):
+        with pytest.raises(pc.InvalidArgumentError, match=r"[xy]: got shape .*\(\.\.\., \d\)"):
             pc.diagnose(fitted, wrong)
 
 

@@ -11,6 +11,7 @@ import torch
 
 import posterior_collapse as pc
 from posterior_collapse.data import Dataset
+from posterior_collapse.diagnosis.levels import gaussian_kl
 from posterior_collapse.errors import DataError
 from posterior_collapse.experiments.measuring import on_rows
 from posterior_collapse.models import load_parameters, read_parameters
@@ -82,7 +83,8 @@ def test_bounds_leave_out_no_unit_and_take_in_none(rows: int, monkeypatch) -> No
                 mean, std = 0.01 * mean, np.exp(np.sqrt(share) * G.standard_normal(rows))
             posteriors.append((mean, std))
     mean, std = (np.array(part).T for part in zip(*posteriors, strict=True))
-    level = units.RowPosteriors(mean, (mean,), (std**2,), std**2, np.ones(1))
+    kl = gaussian_kl(mean, std, np.zeros(1), np.ones(1))
+    level = units.RowPosteriors(kl, (mean,), (std**2,), std**2, np.ones(1))
     quick = units._count(level, centred=True)
     assert quick == pc.diagnose_arrays(mean, std).n_active
     monkeypatch.setattr(units, "_least", lambda found: np.full(mean.shape[1], -math.inf))

@@ -34,6 +34,7 @@ __all__ = [
     "RowPosteriors",
     "collapse_options",
     "gaussian_kl",
+    "has_diverged",
     "is_active",
 ]
 
@@ -168,8 +169,7 @@ class LevelStatistics:
         if self._drawn:
             drawn = zip(*(part.T for part in rest[2 * halves :]), strict=True)
             of_input = [mixture_information(mean, std) for mean, std in drawn]
-        widest = np.sqrt(self._most / self._prior.mean)
-        diverged = (self._kl.mean > DIVERGED_KL) | (widest > DIVERGED_STD)
+        diverged = has_diverged(self._kl.mean, self._most, self._prior.mean)
         status = tuple(
             "diverged" if beyond else _status(*found)
             for beyond, *found in zip(diverged, information, of_input, strict=True)
@@ -291,6 +291,18 @@ def _without_noise(halves: list[Float]) -> tuple[Float, Float, Float]:
     true = np.maximum(variance - noise / 2, 0.0)
     scale = np.sqrt(np.divide(true, variance, out=np.zeros_like(true), where=variance > 0))
     return center + scale * (average - center), true, noise
+
+
+def has_diverged(kl: Float, widest: Float, prior: Float) -> NDArray[np.bool_]:
+    """Return which units are beyond all use, (units,).
+
+    Args:
+        kl: Mean over the rows, in nats.
+        widest: Largest variance of a posterior.
+        prior: Mean variance of the prior.
+    """
+    beyond: NDArray[np.bool_] = (kl > DIVERGED_KL) | (np.sqrt(widest / prior) > DIVERGED_STD)
+    return beyond
 
 
 def is_active(information: Information) -> bool:

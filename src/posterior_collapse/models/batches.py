@@ -11,7 +11,7 @@ from torch import Tensor
 
 from posterior_collapse.arrays import as_array, refuse_non_finite
 from posterior_collapse.data.samples import read
-from posterior_collapse.errors import DataError
+from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models.architecture import Shapes
 from posterior_collapse.models.latent import LatentModel
 from posterior_collapse.models.modules import tensor_behind, unwatched
@@ -38,6 +38,7 @@ def batches(
 
     Raises:
         DataError: The data cannot be used, are empty, or lack the target.
+        InvalidArgumentError: Their rows are not as wide as the model's.
 
     Example:
         >>> from posterior_collapse import VAESpec
@@ -99,10 +100,9 @@ def as_rows(values: Any, dtype: torch.dtype, device: torch.device | None = None)
 def _check_widths(x: Tensor, y: Tensor | None, shapes: Shapes) -> None:
     for name, values, dim in (("x", x, shapes.x_dim), ("y", y, shapes.y_dim)):
         if values is not None and values.shape[1] != dim:
-            raise DataError(
-                name, f"rows of {values.shape[1]:,} numbers",
-                f"rows of {dim:,}, for which the model was built",
-                "Check that data and model belong together.",
+            raise InvalidArgumentError(
+                name, f"shape {tuple(values.shape)}", f"(..., {dim})",
+                "Pass rows of as many numbers as the model was built for, images flattened.",
             )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from scipy.special import entr, ndtr
 
 from posterior_collapse.diagnosis.directions import free_levels, turned
 from posterior_collapse.diagnosis.exact import ExactPass, is_exact
-from posterior_collapse.diagnosis.levels import Posteriors, RowPosteriors, is_active
+from posterior_collapse.diagnosis.levels import Posteriors, RowPosteriors, has_diverged, is_active
 from posterior_collapse.diagnosis.passes import SampledPass
 from posterior_collapse.diagnosis.reading import noise_generator
 from posterior_collapse.errors import DataError
@@ -89,9 +89,10 @@ def _count(level: RowPosteriors, centred: bool) -> float:
         means, variances = ([p[:, columns] for p in ps] for ps in (level.means, level.variances))
         return Posteriors(means, variances, len(level.kl), centred)
 
-    every = posteriors()
-    surely = _least(every) > ACTIVE_INFORMATION
-    unclear = ~surely & (every.gaussian_information > ACTIVE_INFORMATION)
+    every, prior = posteriors(), np.broadcast_to(np.square(level.prior_std), level.kl.shape)
+    usable = ~has_diverged(level.kl.mean(0), level.noise.max(0), prior.mean(0))
+    surely = usable & (_least(every) > ACTIVE_INFORMATION)
+    unclear = usable & ~surely & (every.gaussian_information > ACTIVE_INFORMATION)
     found = posteriors(unclear).information() if unclear.any() else []
     return int(surely.sum()) + sum(map(is_active, found))
 
