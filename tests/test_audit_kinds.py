@@ -354,6 +354,18 @@ def test_the_onset_of_another_error_is_the_losss_own(reduction: str) -> None:
     json.dumps(found.to_dict())
 
 
+def test_a_fitted_std_is_advised_on_by_its_own_threshold() -> None:
+    def loss(weight: float) -> Callable[..., Tensor]:
+        return lambda o, y, m, s: 32 * functional.mse_loss(o, y).log() + weight * per_row(m, s)
+
+    found = audit_loss(loss(6.0), features=64, latents=8, data=DIGITS)
+    assert found.learned_eta_dec
+    assert found.forecast.n_active == 4
+    weight = float(found.advice(6).split(" to ")[1].split(" ")[0])
+    turned = audit_loss(loss(weight), features=64, latents=8, data=DIGITS)
+    assert turned.forecast.n_active >= 6
+
+
 def test_an_absolute_error_has_none() -> None:
     def loss(o: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
         return functional.l1_loss(o, y) + 0.01 * per_row(mean, log_var)
@@ -450,6 +462,10 @@ def test_the_advice_is_in_the_users_weight_and_holds() -> None:
         turned = audit_loss(at_weight(weight * factor), features=64, latents=8, data=DIGITS)
         assert turned.forecast.n_active == active
     assert found.advice(4) == "Nothing needs to change."
+    loose = audit_loss(at_weight(0.001), features=64, latents=8, data=DIGITS)
+    assert loose.text.endswith(
+        "a linear model keeps 8 of 8 units; everything collapses at 21.8 times the weight."
+    )
     assert found.advice(9) == "Give the model at least 9 latent units."
     assert found.advice(62).startswith("The data have only 61 modes")
     with pytest.raises(pc.InvalidArgumentError, match="active"):

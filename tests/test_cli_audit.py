@@ -65,7 +65,7 @@ def test_a_loss_on_data(run) -> None:
     status, out, _ = run("audit", "losses.py:loss", "digits", "--latents", "8", "--active", "6")
     assert status == 0
     assert "pixels divided by 16" in out
-    assert "4 of 8 units active in a linear model" in out
+    assert "a linear model keeps 4 of 8 units" in out
     assert "everything collapses at 2.18 times the weight" in out
     assert out.splitlines()[-1].startswith("Advice: Lower your weight from 0.01 to 0.00721 ")
 

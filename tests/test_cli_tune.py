@@ -34,6 +34,13 @@ def run(capsys, monkeypatch, tmp_path):
     return command
 
 
+def test_of_a_network_it_says_how_it_was_trained(run) -> None:
+    status, out, _ = run("x.npy --latents 3 --hidden 4 --active 2 --seeds 1 --steps 8")
+    assert status == 0
+    assert "at learning rate 0.003 in batches of 128" in " ".join(out.split())
+    assert "Note: " in out
+
+
 LINEAR = "x.npy --latents 4 --architecture linear --exact --seeds 2"
 
 

@@ -217,3 +217,12 @@ def test_no_digits_are_lost_at_high_signal_to_noise(ratio: float) -> None:
 def test_conditional_model_needs_a_target() -> None:
     with pytest.raises(pc.DataError, match="no target y"):
         pc.forecast(SMALL, pc.CVAESpec(2))
+
+
+def test_units_beyond_the_modes_never_live_whatever_eta_dec_learns() -> None:
+    f = pc.forecast(
+        pc.Moments.from_matrices(np.diag([4.0, 1.0])), pc.VAESpec(5, eta_dec="learned", sigma=0.5)
+    )
+    critical = f.levels[0].critical_beta
+    assert (critical[:2] > 0).all()
+    assert critical[2:].tolist() == [0, 0, 0]

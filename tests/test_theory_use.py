@@ -241,8 +241,10 @@ def test_a_forecast_shows_itself() -> None:
     f = pc.forecast(MOMENTS, pc.VAESpec(4))
     assert f.plot().axes[0].get_ylabel() == "variance of data mode"
     page = f._repr_html_()
-    assert page.startswith("<pre")
-    assert page.count("collapsed") == 4
+    assert page.startswith('<div class="pc">')
+    assert page.count("<span>collapsed</span>") == 4
+    assert "None of your 4 units will live" in page
+    assert "<script" not in page
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from posterior_collapse.errors import MissingDependencyError
@@ -71,6 +73,11 @@ class Viewed(Record):
     def plot(self) -> Any:
         """Return a matplotlib figure; see `posterior_collapse.plot`."""
         return self.views().plot(self)
+
+    def to_html(self, path: str | os.PathLike[str], **about: Any) -> Path:
+        """Write one self-contained HTML page; see `posterior_collapse.report.write_page`."""
+        written: Path = self.views().write_page(self, path, **about)
+        return written
 
     def _repr_html_(self) -> str:
         return str(self.views().html(self))

@@ -161,7 +161,7 @@ def temporal() -> Any:
 def sound() -> Any:
     return diffusers.AutoencoderOobleck(
         encoder_hidden_size=8, downsampling_ratios=[2, 4], channel_multiples=[1, 2],
-        decoder_channels=8, decoder_input_channels=4, audio_channels=1,
+        decoder_channels=8, decoder_input_channels=4, audio_channels=2,
     )  # fmt: skip
 
 
@@ -183,7 +183,7 @@ deprecated = pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:Fut
     [
         (asymmetric, (1, 8, 8), (2, 8, 8)),
         (temporal, (1, 8, 8), (2, 8, 8)),
-        (sound, (1, 32), (4, 4)),
+        (sound, (2, 32), (4, 4)),
         (video, (1, 1, 8, 8), (2, 1, 4, 4)),
     ],
 )

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from posterior_collapse import checks
 from posterior_collapse.adapters.bearing import forecast_of
-from posterior_collapse.adapters.findings import DECODERS, findings, lower_weight
+from posterior_collapse.adapters.findings import DECODERS, findings, lower_weight, units_kept
 from posterior_collapse.adapters.probing import LOGGED, PLAIN, ROLES, TARGETS, Probe, Sizes
 from posterior_collapse.adapters.reading import (
     KLReading,
@@ -166,7 +166,9 @@ class LossAudit(Record):
     @property
     def text(self) -> str:
         """The result in sentences."""
-        return " ".join([self.headline, *map(str, self.findings)])
+        kept = [] if self.forecast is None else [units_kept(self.forecast)]
+        said = [str(f) for f in self.findings]
+        return " ".join([self.headline, *said, *(k for k in kept if k not in " ".join(said))])
 
     def __repr__(self) -> str:
         return f"LossAudit({self.text})"

@@ -19,7 +19,7 @@ from posterior_collapse.theory import Forecast
 if TYPE_CHECKING:
     from posterior_collapse.adapters.audit import LossAudit
 
-__all__ = ["DECODERS", "findings", "lower_weight"]
+__all__ = ["DECODERS", "findings", "lower_weight", "units_kept"]
 
 DECODERS: dict[Likelihood, str] = {
     "bernoulli": "a Bernoulli",
@@ -356,26 +356,26 @@ def _of_refusal(refusal: PosteriorCollapseError | None) -> Iterator[Finding]:
         )
 
 
+def units_kept(forecast: Forecast) -> str:
+    """Return how many units a loss keeps on its data, and how much more it bears, a sentence."""
+    times, units = forecast.onset / forecast.spec.beta_levels[0], forecast.spec.dims[0]
+    if not forecast.n_active:
+        return (
+            "On these data every unit collapses, whatever the network: the KL bears at most "
+            f"{times:.3g} times its weight."
+        )
+    return (
+        f"On these data a linear model keeps {forecast.n_active} of {units} units; everything "
+        f"collapses at {times:.3g} times the weight."
+    )
+
+
 def _of_units(audit: LossAudit) -> Iterator[Finding]:
     forecast = audit.forecast
     if forecast is None:
         return
-    active, units = forecast.n_active, audit.sizes.latents
-    times = forecast.onset / forecast.spec.beta_levels[0]
-    possible = min(units, int(np.count_nonzero(forecast.spectrum)))
-    action = lower_weight(forecast, audit.kl, audit.weight, None)
-    if active == 0 < possible:
-        action = lower_weight(forecast, audit.kl, audit.weight, 1)
-        yield Finding(
-            "all-collapse",
-            f"On these data every unit collapses, whatever the network: the KL bears at most "
-            f"{times:.3g} times its weight.",
-            action,
-        )
-    elif active < possible:
-        yield Finding(
-            "some-collapse",
-            f"On these data a linear model keeps {active} of {units} units; everything collapses "
-            f"at {times:.3g} times the weight.",
-            action,
-        )
+    active, modes = forecast.n_active, int(np.count_nonzero(forecast.spectrum))
+    if active < min(audit.sizes.latents, modes):
+        code, wanted = ("some-collapse", None) if active else ("all-collapse", 1)
+        action = lower_weight(forecast, audit.kl, audit.weight, wanted)
+        yield Finding(code, units_kept(forecast), action)

@@ -91,8 +91,6 @@ class ScviModel(LatentModel, nn.Module):
         module: The networks.
     """
 
-    conditional = True
-
     def __init__(self, model: Any, weight: _Weight, spec: Spec | None) -> None:
         super().__init__()
         self.module = model.module

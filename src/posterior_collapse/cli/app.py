@@ -15,6 +15,7 @@ from posterior_collapse.cli import (
     audit_command,
     data_commands,
     diagnose_command,
+    explore_command,
     forecast_command,
     reproduce_command,
     train_command,
@@ -32,6 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("forecast")(forecast_command.forecast)
+app.command("explore")(explore_command.explore)
 app.command("audit")(audit_command.audit)
 app.command("effective-beta")(audit_command.effective_beta)
 app.command("train")(train_command.train)

@@ -203,11 +203,8 @@ def _print(found: LossAudit, dataset: Dataset | None, advice: str | None) -> Non
             typer.echo(f"- {finding}")
     if dataset is None or found.forecast is None:
         return
-    forecast = found.forecast
-    times = forecast.onset / forecast.spec.beta_levels[0]
+    from posterior_collapse.adapters.findings import units_kept
+
     typer.echo(f"{dataset.name}: {dataset.note}")
-    typer.echo(
-        f"{forecast.n_active} of {found.sizes.latents} units active in a linear model; whatever "
-        f"the network, everything collapses at {times:.3g} times the weight."
-    )
+    typer.echo(units_kept(found.forecast))
     typer.echo(f"Advice: {advice}")

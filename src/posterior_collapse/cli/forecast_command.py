@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 LEAST_WIDTH = 82
 PLOT = typer.Option(None, help="Write spectrum and phase diagram to a .png, .pdf or .svg.")
+HTML = typer.Option(None, help="Write a page with sliders to an .html file.")
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def forecast(
         None, help="Measure what x explains of y out of sample, with this many folds."
     ),
     plot: Path | None = PLOT,
+    html: Path | None = HTML,
     as_json: bool = typer.Option(False, "--json", help="Print JSON (null: no finite value)."),
 ) -> None:
     """Say from the data alone which latent units will collapse, why, and what to change."""
@@ -81,8 +83,10 @@ def forecast(
     spec = options.build_spec(kind, **given)
     if plot is not None:
         _check_plot(plot)
+    if html is not None:
+        _check_page(html)
     dataset = options.load_data(data, kind, named)
-    print_forecast(dataset, spec, active, biases, cross_fit, plot, as_json, network)
+    print_forecast(dataset, spec, active, biases, cross_fit, plot, as_json, network, html)
 
 
 def print_forecast(
@@ -94,6 +98,7 @@ def print_forecast(
     plot: Path | None,
     as_json: bool,
     network: bool = False,
+    html: Path | None = None,
     **extra: Any,
 ) -> None:
     """Forecast and print, as tables and advice or as JSON with `extra` beside."""
@@ -108,11 +113,13 @@ def print_forecast(
         bias = "both" if biases else "none"
         result = theory.forecast(rows, spec, bias=bias, network=True)  # type: ignore[arg-type]
     else:
-        measured, spec = _measure(dataset, spec, biases, cross_fit)
+        measured, spec = measure(dataset, spec, biases, cross_fit)
         result = theory.forecast(measured, spec)
     advice = result.advice(active)
     if plot is not None:
         report.save_figure(report.plot(result), plot)
+    if html is not None:
+        write_page(result, dataset, html)
     if as_json:
         about = {"name": dataset.name, "note": dataset.note, "samples": len(dataset.x)}
         typer.echo(
@@ -122,9 +129,37 @@ def print_forecast(
     _print(dataset, result, advice)
     if plot is not None:
         typer.echo(f"Figure: {plot}")
+    if html is not None:
+        typer.echo(f"Page: {html}")
 
 
-def _measure(dataset: Dataset, spec: Spec, biases: bool, cross_fit: int | None) -> tuple[Any, Spec]:
+def write_page(result: Forecast, dataset: Dataset, path: Path, source: str | None = None) -> None:
+    """Write the page of a forecast.
+
+    Args:
+        result: The forecast.
+        dataset: What it is of.
+        path: Where the page goes.
+        source: The data as a command takes them; None: their name.
+    """
+    from posterior_collapse import report
+
+    shape = _decoded_shape(dataset)
+    report.write_page(result, path, name=dataset.name, image_shape=shape, source=source)
+
+
+def _decoded_shape(dataset: Dataset) -> tuple[int, ...] | None:
+    """Shape of what is decoded, if it is an image: three quarters of one are none."""
+    shape = dataset.image_shape
+    if shape is None or (dataset.y is not None and dataset.task != "half"):
+        return None
+    if dataset.task == "half":  # of images with one channel, first or last
+        height, width = shape[-2:] if len(shape) == 2 or shape[0] == 1 else shape[:2]
+        return height // 2, width
+    return shape
+
+
+def measure(dataset: Dataset, spec: Spec, biases: bool, cross_fit: int | None) -> tuple[Any, Spec]:
     """Return what to forecast from: moments, or the rows where a likelihood needs them."""
     from posterior_collapse.moments import Moments, cross_fitted_residuals
     from posterior_collapse.specs import VAESpec, require_gaussian
@@ -203,3 +238,9 @@ def _check_plot(path: Path) -> None:
     from posterior_collapse.report import check_figure_path
 
     check_figure_path(path)
+
+
+def _check_page(path: Path) -> None:
+    from posterior_collapse.report import check_page_path
+
+    check_page_path(path)

@@ -121,12 +121,12 @@ def tune(
         about = {"name": dataset.name, "note": dataset.note, "samples": len(dataset.x)}
         typer.echo(json_text({"data": about} | found.to_dict()))
         return
-    _print(dataset, found)
+    _print(dataset, found, exact)
     if plot is not None:
         typer.echo(f"Figure: {plot}")
 
 
-def _print(dataset: Dataset, found: Tuned) -> None:
+def _print(dataset: Dataset, found: Tuned, exact: bool) -> None:
     from rich.console import Console
 
     from posterior_collapse.report.tuned import tuned_page
@@ -136,3 +136,10 @@ def _print(dataset: Dataset, found: Tuned) -> None:
     console.print(repr(found.spec), highlight=False, markup=False)
     for part in tuned_page(found):
         console.print(part, highlight=False, markup=False)
+    if not exact:
+        console.print(
+            f"Counts depend on how a network is trained: here at learning rate "
+            f"{found.settings.learning_rate:g} in batches of {found.settings.batch_size}.",
+            style="dim",
+            highlight=False,
+        )

@@ -1,12 +1,13 @@
-"""Results as text and figures."""
+"""Results as text, figures and pages."""
 
 from posterior_collapse.report.diagnosis_text import diagnoses_table, diagnosis_page
-from posterior_collapse.report.figures import check_figure_path, save_figure
+from posterior_collapse.report.figures import check_figure_path, check_page_path, save_figure
 from posterior_collapse.report.text import forecast_tables, new_table, verdict, verification_row
-from posterior_collapse.report.views import html, plot
+from posterior_collapse.report.views import html, plot, write_page
 
 __all__ = [
     "check_figure_path",
+    "check_page_path",
     "diagnoses_table",
     "diagnosis_page",
     "forecast_tables",
@@ -16,4 +17,5 @@ __all__ = [
     "save_figure",
     "verdict",
     "verification_row",
+    "write_page",
 ]

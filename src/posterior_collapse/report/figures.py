@@ -77,10 +77,27 @@ def check_figure_path(path: str | os.PathLike[str]) -> Path:
         InvalidArgumentError: Not one of the known endings.
         OutputError: The folder is missing or cannot be written.
     """
+    return _check_path(path, FORMATS)
+
+
+def check_page_path(path: str | os.PathLike[str]) -> Path:
+    """Return the path if a page can be written there, so as to fail before long work.
+
+    Raises:
+        InvalidArgumentError: Its ending is not .html.
+        OutputError: The folder is missing or cannot be written.
+    """
+    return _check_path(path, (".html", ".htm"))
+
+
+def _check_path(path: str | os.PathLike[str], endings: Sequence[str]) -> Path:
     target = Path(path)
-    if target.suffix.lower() not in FORMATS:
+    if target.suffix.lower() not in endings:
         raise InvalidArgumentError(
-            str(path), f"the ending {target.suffix!r}", f"one of {FORMATS}", "Name it e.g. out.png."
+            str(path),
+            f"the ending {target.suffix!r}",
+            f"one of {endings}",
+            f"Name it e.g. out{endings[0]}.",
         )
     with writing(target):
         if not target.parent.is_dir():

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
     from rich.table import Table
 
     from posterior_collapse.theory import Forecast, Level, Verification
@@ -119,15 +118,6 @@ def forecast_tables(forecast: Forecast) -> Iterator[Table]:
                 *[_number(level.critical_eta_dec[i])] * has_std,
             )
         yield table
-
-
-def forecast_page(forecast: Forecast) -> Iterator[RenderableType]:
-    """Yield what there is to say, for a notebook: the forecast in short, its tables and verdict."""
-    from rich.text import Text
-
-    yield Text(repr(forecast))
-    yield from forecast_tables(forecast)
-    yield Text(verdict(forecast))
 
 
 def verification_row(result: Verification) -> tuple[str, ...]:

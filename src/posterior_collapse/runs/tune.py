@@ -95,7 +95,7 @@ class Tuned(Viewed):
         sure = "settled" if self.settled else "not settled"
         return (
             f"Tuned({self.parameter} {found.value:g}: {counts} of {self.spec.dims[0]} units active "
-            f"over {len(found.active)} seeds, {self.wanted} wanted; {sure})"
+            f"by seed, {self.wanted} wanted; {sure})"
         )
 
 
@@ -177,7 +177,7 @@ def tune(
             data,
             net,
             folder=folder,
-            settings=_with_checkpoints(longer.replace(order_seed=order)),
+            settings=_checkpointed_seldom(longer.replace(order_seed=order)),
             seeds=[seed for _, seed in runs],
             progress=progress,
             exact=exact,
@@ -302,7 +302,7 @@ def _longer(settings: Settings, times: float) -> Settings:
     return settings.replace(**{name: max(1, round(times * getattr(settings, name)))})
 
 
-def _with_checkpoints(settings: Settings) -> Settings:
+def _checkpointed_seldom(settings: Settings) -> Settings:
     """A run of minutes is not checkpointed every second, unless that is asked for."""
     if settings.checkpoint_every != 1 or settings.checkpoint_steps is not None:
         return settings
@@ -347,7 +347,8 @@ def _notes(tuned: Tuned) -> Iterator[str]:
     at = f"{tuned.parameter} {found.value:g}"
     counts = ", ".join(map(str, found.active))
     if not found.keeps(wanted):
-        yield f"no {tuned.parameter} that was tried keeps {wanted} units; {at} keeps {counts}"
+        units = f"{wanted} unit{'s' * (wanted != 1)}"
+        yield f"no {tuned.parameter} that was tried keeps {units}; {at} keeps {counts}"
     elif set(found.active) != {wanted}:
         yield f"at {at} the seeds keep {counts}: a unit more or less is chance"
     longer = f"train longer, e.g. steps={4 * found.steps}"

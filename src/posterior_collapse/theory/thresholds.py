@@ -88,7 +88,7 @@ def learned_eta_beta(theta: Float, rest: Float, dim: int) -> Float:
 def learned_eta_fixed_beta(theta: Float, sigma: Float, rest: Float, dim: int) -> Float:
     """Critical beta with eta_dec learned and sigma (ascending, in units of eta_enc) fixed."""
     slope = np.cumsum(theta * sigma) - theta * sigma
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         inverse = rest[:-1] * sigma**2 / theta**2 + slope * sigma / theta
     return np.where(theta > 0, dim / inverse, 0.0)
 

@@ -1,0 +1,52 @@
+"""`collapse explore`: a forecast as a page with sliders."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import typer
+
+from posterior_collapse.cli import options
+from posterior_collapse.cli.forecast_command import SpecOptions, measure, write_page
+from posterior_collapse.cli.groups import DataOptions, Source, grouped
+
+HTML = typer.Option(Path("explore.html"), help="Where the page goes.")
+
+
+@grouped
+def explore(
+    data: Source,
+    named: DataOptions,
+    hyperparameters: SpecOptions,
+    html: Path = HTML,
+) -> None:
+    """Write a page whose sliders say which units live at every beta, eta_dec and size.
+
+    It starts from the hyperparameters given, and needs neither network nor package to be looked at.
+    """
+    from posterior_collapse import report, theory
+
+    given = asdict(hyperparameters)
+    biases, kind = given.pop("biases"), named.kind(given.pop("model"))
+    spec = options.build_spec(kind, **given)
+    report.check_page_path(html)
+    dataset = options.load_data(data, kind, named)
+    measured, spec = measure(dataset, spec, biases, None)
+    write_page(theory.forecast(measured, spec), dataset, html, _words(data, named))
+    typer.echo(f"Page: {html}")
+
+
+def _words(data: str, named: DataOptions) -> str:
+    """The data and their options as another command takes them, wherever they lie."""
+    words = [data]
+    for field in fields(named):
+        value, name = getattr(named, field.name), field.name.replace("_", "-")
+        if value == field.default or field.name == "data_dir":
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            words += [f"--{name}", str(value)]
+    return shlex.join(words)

@@ -1,0 +1,86 @@
+"""From templates to pages that need nothing else, and run nothing but what they bring."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+__all__ = ["json_in_html", "number", "render", "text"]
+
+
+def number(value: float) -> str:
+    """Return a number to three digits, as the page's script has it.
+
+    Example:
+        >>> [number(v) for v in (0.12345, 1734.0, 1.23e-9, math.inf, math.nan)]
+        ['0.123', '1730', '1.23e-9', 'any', '?']
+    """
+    if math.isnan(value):
+        return "?"
+    if math.isinf(value):
+        return "any"
+    rounded = float(f"{value:.3g}")
+    if rounded == 0 or 1e-6 <= abs(rounded) < 1e7:
+        return np.format_float_positional(rounded, trim="-")
+    return f"{rounded:g}".replace("e-0", "e-").replace("e+0", "e+")
+
+
+def render(template: str, script: str | None = None, **values: Any) -> str:
+    """Return a template of this folder with its values, all of which are escaped but the script.
+
+    Args:
+        template: Its file.
+        script: What may run; None: nothing.
+        values: What the template names.
+    """
+    style = text("style.css")
+    found = _environment().get_template(template)
+    return str(found.render(policy=_policy(style, script), style=style, script=script, **values))
+
+
+def _policy(style: str, script: str | None) -> str:
+    """A content security policy: nothing but these two, and pictures in the page itself."""
+    runs = "'none'" if script is None else _hash(script)
+    return (
+        f"default-src 'none'; script-src {runs}; style-src {_hash(style)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+@cache
+def _environment() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("posterior_collapse.report", "pages"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=True,
+    )
+    environment.filters["number"] = number
+    return environment
+
+
+@cache
+def text(name: str) -> str:
+    """Return a file of this folder."""
+    return (files("posterior_collapse.report.pages") / name).read_text(encoding="utf-8")
+
+
+def _hash(content: str) -> str:
+    digest = hashlib.sha256(content.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def json_in_html(values: Any) -> str:
+    """Return strict JSON that no HTML parser takes for the end of its script."""
+    found = json.dumps(values, allow_nan=False, separators=(",", ":"))
+    return found.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

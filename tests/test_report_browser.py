@@ -1,0 +1,317 @@
+"""The page in a real browser: its sliders are moved, and its numbers are the theory's."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import posterior_collapse as pc
+from browser import CHROMIUM, Browser
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None or shutil.which("bash") is None,
+    reason="needs chromium (apt-get install chromium), which shows the page",
+)
+
+DIGITS = pc.load("digits")
+SENTENCE = "document.getElementById('sentence').textContent"
+ROWS = "[...document.querySelectorAll('#units tbody tr')].map(r => r.innerText.split('\\t'))"
+SHOWN = "e => !e.closest('[hidden]')"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    opened = Browser(tmp_path_factory.mktemp("chromium"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """Addresses of pages by name, and the forecasts that they are of."""
+    folder = tmp_path_factory.mktemp("pages")
+    specs = {
+        "vae": pc.VAESpec(16, eta_dec=0.3),
+        "learned": pc.VAESpec(16, eta_dec="learned"),
+        "shared": pc.VAESpec(16, eta_dec=0.3, sigma="shared"),
+        "bernoulli": pc.VAESpec(16, beta=0.5, likelihood="bernoulli"),
+        "hvae": pc.HVAESpec((8, 6), (1.0, 2.0), 0.3, sigma_1=0.4),
+        "chain": pc.ChainSpec((6, 5, 4), (1.0, 1.5, 2.0), (0.3, 0.4, 0.5), sigmas=(0.5, 0.4, 0.3)),
+    }
+    made = {}
+    for name, spec in specs.items():
+        f = pc.forecast(DIGITS.x, spec)
+        path = f.to_html(folder / f"{name}.html", name="digits", image_shape=(8, 8))
+        made[name] = (path.as_uri(), f)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((200, 5)) * [3, 2, 1, 0.5, 1e-8]
+    counted = rng.poisson(np.exp(x / 3))
+    others = {
+        "explained": ((x, 2 * x), pc.CVAESpec(3)),
+        "many": (x, pc.VAESpec(40, eta_dec="learned")),
+        "unequal": (1e8 * x, pc.VAESpec(4, sigma=(0.9, 0.1, 0.5, 0.3))),
+        "counts": (counted, pc.VAESpec(4, likelihood="negative-binomial", dispersion=2.0)),
+        "one-hot": (np.eye(4)[rng.integers(0, 4, 200)], pc.VAESpec(3, likelihood="categorical")),
+        "flat": (x, pc.HVAESpec((3, 3), (1.0, 1.0), 0.5, sigma_1="learned")),
+        "two": ((x > 0) * 1.0, pc.HVAESpec((4, 4), (0.3, 0.5), 0.5, likelihood="bernoulli")),
+    }
+    for name, (data, spec) in others.items():
+        f = pc.forecast(data, spec)
+        made[name] = (f.to_html(folder / f"{name}.html").as_uri(), f)
+    return made
+
+
+def counts(browser):
+    """Active units per level, as the table has them."""
+    rows = browser.value(ROWS)
+    levels = [row[0] if row[0].startswith("z") else "z1" for row in rows]
+    found = dict.fromkeys(sorted(set(levels)), 0)
+    for level, row in zip(levels, rows, strict=True):
+        found[level] += any(cell.endswith("active") for cell in row)
+    return list(found.values())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("vae", "learned", "shared", "bernoulli", "hvae", "chain"),
+        *("explained", "many", "unequal", "counts", "one-hot", "flat", "two"),
+    ],
+)
+def test_the_script_starts_where_the_page_was_made(browser, pages, name):
+    address, f = pages[name]
+    browser.open(address, script=False)
+    without = browser.value(SENTENCE), browser.value(ROWS)
+    browser.open(address)
+    assert browser.complaints == []
+    assert browser.value(SENTENCE) == without[0]
+    first = len(without[1][0])
+    assert [row[:first] for row in browser.value(ROWS)] == without[1]
+    assert counts(browser) == [level.n_active for level in f.levels]
+    for form in browser.value(
+        "[...document.querySelectorAll('#form option:not([disabled])')].map(o => o.value)"
+    ):
+        browser.type("#form", form)
+        assert not browser.value(
+            "/NaN|undefined|Infinity/.test(document.querySelector('main').innerHTML)"
+        ), form
+    assert browser.complaints == []
+
+
+def test_moving_a_slider_is_a_new_forecast(browser, pages):
+    address, f = pages["vae"]
+    browser.open(address)
+    browser.type("#beta-box", "2.5")
+    moved = pc.forecast(DIGITS.x, f.spec.replace(beta=2.5))
+    assert counts(browser) == [moved.n_active]
+    assert f"{moved.n_active} of your 16 units" in browser.value(SENTENCE)
+    kl = [float(row[4]) for row in browser.value(ROWS)]
+    np.testing.assert_allclose(kl, moved.levels[0].kl, rtol=6e-3)  # three digits are shown
+    browser.type("#latents-box", "40")
+    wider = pc.forecast(DIGITS.x, pc.VAESpec(40, 2.5, 0.3))
+    assert counts(browser) == [wider.n_active]
+    # and the native slider, by the keyboard
+    browser.value("document.getElementById('beta').focus()")
+    before = browser.value("+document.getElementById('beta-box').value")
+    for kind in ("keyDown", "keyUp"):
+        browser.send("Input.dispatchKeyEvent", type=kind, key="Home", windowsVirtualKeyCode=36)
+    browser.settle()
+    after = browser.value("+document.getElementById('beta-box').value")
+    assert after < before / 10
+    assert counts(browser) == [pc.forecast(DIGITS.x, pc.VAESpec(40, after, 0.3)).n_active]
+
+
+def test_the_address_keeps_what_was_set(browser, pages):
+    address, _ = pages["vae"]
+    browser.open(address)
+    browser.type("#beta-box", "2.5")
+    kept = browser.value("new Promise(r => setTimeout(() => r(location.hash), 400))")
+    assert kept == "#beta=2.5&latents=16&loss=nll&eta=0.3"
+    said = browser.value(SENTENCE)
+    browser.open(address + kept)
+    assert browser.value(SENTENCE) == said
+    browser.open(address + "#beta=-1&latents=1e9&eta=x&loss=constructor&half=<b>")
+    assert browser.complaints == []
+    assert browser.value("+document.getElementById('beta-box').value") == 1
+
+
+def test_a_loss_as_it_is_written_is_a_weight(browser, pages):
+    address, _ = pages["vae"]
+    browser.open(address)
+    browser.type("#form", "se-mean")
+    # The same threshold of 0.09, as the weight of a mean over 64 features: 2 x 0.09 / 64.
+    weight = "+document.getElementById('weight').value"
+    assert browser.value(weight) == pytest.approx(2 * 0.09 / 64, rel=1e-3)
+    assert counts(browser) == [12]
+    browser.type("#weight", "0.01")
+    value = pc.effective_beta(0.01, features=64, reconstruction="mean").value
+    f = pc.forecast(DIGITS.x, pc.VAESpec(16, beta=value))
+    assert counts(browser) == [f.n_active]
+    assert "0.01 * kl" in browser.value("document.getElementById('snippet').textContent")
+    # What the advice says holds: just below its weight all live, at the onset none.
+    advice = browser.value("document.getElementById('advice').textContent")
+    below = float(advice.split("is below ")[1].split()[0].rstrip("."))
+    browser.type("#weight", str(below * 0.999))
+    assert counts(browser) == [16]
+    onset = float(advice.split("weight = ")[1].split()[0])
+    browser.type("#weight", str(onset * 1.01))
+    assert counts(browser) == [0]
+    assert browser.value(SENTENCE).startswith("None of your 16 units")
+
+
+def test_another_likelihood_is_its_own_forecast(browser, pages):
+    address, _ = pages["vae"]
+    browser.open(address)
+    browser.type("#form", "bce-sum")
+    browser.type("#weight", "0.5")
+    f = pc.forecast(DIGITS.x, pc.VAESpec(16, beta=0.5, likelihood="bernoulli"))
+    assert counts(browser) == [f.n_active]
+    # One weight stays the same weight, however else the loss is written.
+    browser.type("#form", "se-sum")
+    assert browser.value("+document.getElementById('weight').value") == 0.5
+    f = pc.forecast(DIGITS.x, pc.VAESpec(16, beta=pc.effective_beta(0.5).value))
+    assert counts(browser) == [f.n_active]
+    options = browser.value(
+        "[...document.querySelectorAll('#form option')].map(o => [o.value, o.disabled])"
+    )
+    assert dict(options)["ce-sum"] is True
+    assert dict(options)["poisson-sum"] is False
+
+
+def test_the_threshold_is_dragged(browser, pages):
+    address, f = pages["vae"]
+    browser.open(address)
+    grip = "document.querySelector('.pc-grip').getBoundingClientRect()"
+    browser.value("document.getElementById('spectrum').scrollIntoView()")
+    x, y = browser.value(f"(r => [r.x + 40, r.y + r.height / 2])({grip})")
+    browser.mouse("mousePressed", x, y)
+    browser.mouse("mouseMoved", x, y - 20)
+    browser.settle()
+    browser.mouse("mouseMoved", x, y - 40)
+    browser.settle()
+    browser.mouse("mouseReleased", x, y - 40)
+    browser.mouse("mouseMoved", x, y)
+    browser.settle()
+    beta = browser.value("+document.getElementById('beta-box').value")
+    assert beta > 1.2
+    assert counts(browser) == [pc.forecast(DIGITS.x, f.spec.replace(beta=beta)).n_active]
+    moved = browser.value(f"(r => r.y + r.height / 2)({grip})")
+    assert moved == pytest.approx(y - 40, abs=1.5)
+
+
+def test_the_threshold_is_dragged_where_sigma_answers(browser, pages):
+    address, f = pages["shared"]
+    browser.open(address)
+    browser.value("document.querySelector('.pc-grip').focus()")
+    for kind in ("keyDown", "keyUp"):
+        browser.send("Input.dispatchKeyEvent", type=kind, key="ArrowUp", windowsVirtualKeyCode=38)
+    browser.settle()
+    beta = browser.value("+document.getElementById('beta-box').value")
+    now = pc.forecast(DIGITS.x, f.spec.replace(beta=beta)).levels[0].threshold[0]
+    assert now == pytest.approx(1.1 * f.levels[0].threshold[0], rel=1e-3)
+
+
+def test_what_has_no_minimum_is_said(browser, pages):
+    address, _ = pages["learned"]
+    browser.open(address)
+    assert "Learned η" in browser.value("document.getElementById('reading').innerText")
+    browser.type("#latents-box", "64")
+    assert browser.value(SENTENCE) == "There is no forecast here."
+    assert "falls without end" in browser.value("document.getElementById('reading').innerText")
+    assert browser.value("document.getElementById('results').offsetHeight") == 0
+    browser.value("document.getElementById('reset').click()")
+    browser.settle()
+    assert browser.value(SENTENCE).startswith("16 of your 16")
+    assert browser.value("document.querySelector('#kl svg').clientWidth") > 300
+
+
+def test_a_table_is_sorted_by_any_column(browser, pages):
+    address, f = pages["hvae"]
+    browser.open(address)
+    button = "document.querySelector('th[data-key=\"kl\"] button')"
+    column = browser.value(
+        "[...document.querySelectorAll('#units th')].findIndex(h => h.dataset.key === 'kl')"
+    )
+    for ascending in (False, True):
+        browser.value(f"{button}.click()")
+        found = [float(row[column]) for row in browser.value(ROWS)]
+        assert found == sorted(found, reverse=not ascending)
+        sort = browser.value(f"{button}.parentElement.getAttribute('aria-sort')")
+        assert sort == ("ascending" if ascending else "descending")
+    assert len(found) == sum(f.spec.dims)
+
+
+@pytest.mark.parametrize("name", ["vae", "learned", "bernoulli", "hvae", "chain"])
+def test_what_is_copied_is_this_forecast(browser, pages, name):
+    address, f = pages[name]
+    browser.open(address)
+    box = "#beta-box" if len(f.spec.dims) == 1 else "#beta_1-box"
+    browser.type(box, "0.7")
+    browser.value("document.getElementById('copy-python').click()")
+    said = browser.value("document.getElementById('copied').textContent")
+    space = {"data": DIGITS.x}
+    exec(said.replace("print(", "f = ("), space)
+    change = {"beta": 0.7} if len(f.spec.dims) == 1 else {"betas": (0.7, *f.spec.betas[1:])}
+    assert space["spec"] == f.spec.replace(**change)
+    assert counts(browser) == [level.n_active for level in space["f"].levels]
+
+
+def test_a_copied_command_runs(browser, pages, capsys):
+    from posterior_collapse.cli import main
+
+    address, _ = pages["hvae"]
+    browser.open(address)
+    browser.type("#beta_2-box", "3")
+    browser.value("document.getElementById('copy-command').click()")
+    command = browser.value("document.getElementById('copied').textContent").split()
+    with pytest.raises(SystemExit) as status:
+        main([*command[1:], "--json"])
+    assert status.value.code in (0, None)
+    found = json.loads(capsys.readouterr().out)
+    assert [level["n_active"] for level in found["levels"]] == counts(browser)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("dark", [False, True])
+def test_it_fits_a_screen_and_can_be_read(browser, pages, width, dark, tmp_path):
+    for address, _ in pages.values():
+        browser.open(address, width, dark)
+        assert browser.value("document.documentElement.scrollWidth <= innerWidth")
+        contrast = browser.value(
+            """(() => {
+              const light = (c) => c.match(/[\\d.]+/g).slice(0, 3).map((v) => v / 255)
+                .map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+                .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+              const style = getComputedStyle(document.querySelector('section'));
+              const [a, b] = [light(style.color), light(style.backgroundColor)];
+              return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+            })()"""
+        )
+        assert contrast > 7
+    browser.picture(tmp_path / "page.png")
+    assert (tmp_path / "page.png").stat().st_size > 10_000
+
+
+def test_a_large_page_answers_at_once(browser, tmp_path):
+    rng = np.random.default_rng(0)
+    spectrum = np.diag(np.exp(np.sort(rng.uniform(-6, 3, 784))))
+    f = pc.forecast(pc.Moments.from_matrices(spectrum), pc.VAESpec(64))
+    browser.open(f.to_html(tmp_path / "large.html").as_uri())
+    took = browser.value(
+        """(() => {
+          const box = document.getElementById('beta');
+          const start = performance.now();
+          return new Promise((done) => {
+            let left = 20;
+            const move = () => {
+              if (!left--) return done((performance.now() - start) / 20);
+              box.value = 300 + 10 * left;
+              box.dispatchEvent(new Event('input'));
+              requestAnimationFrame(move);
+            };
+            move();
+          });
+        })()"""
+    )
+    assert took < 250  # milliseconds per move; about 20 on an idle machine

@@ -1,0 +1,284 @@
+"""The page of a forecast: whole, small, alone, and safe whatever the data are called."""
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+import posterior_collapse as pc
+from posterior_collapse.cli import main
+from posterior_collapse.errors import InvalidArgumentError, OutputError
+from posterior_collapse.report import write_page
+from posterior_collapse.report.pages import forecast_page
+from posterior_collapse.report.pages.thumbnails import thumbnails
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>'\"&\u2028"
+VOID = {"meta", "input", "img", "br", "path", "circle", "rect", "polyline", "link"}
+
+
+class Parsed(HTMLParser):
+    """Elements of a page in order, checked for being closed in order."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.elements, self.open, self.texts = [], [], {}
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        if self.open:
+            self.texts.setdefault(self.open[-1], []).append(text)
+
+    def of(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def digits(spec=None, **about):
+    data = pc.load("digits")
+    return forecast_page(pc.forecast(data.x, spec or pc.VAESpec(16, eta_dec=0.3)), **about)
+
+
+@pytest.fixture(scope="module")
+def page():
+    return digits(name="digits", image_shape=(8, 8))
+
+
+def data_of(page):
+    (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page)
+    return json.loads(text, parse_constant=lambda c: pytest.fail(f"{c} is not JSON"))
+
+
+def test_the_page_says_what_the_forecast_says(page):
+    parsed = Parsed(page)
+    assert parsed.of("html") == [{"lang": "en"}]
+    said = "12 of your 16 units will live; this data supports 12 at this loss."
+    assert said in parsed.texts["output"]
+    cells = [text for text in parsed.texts["span"] if text in ("active", "collapsed")]
+    assert [cells.count("active"), cells.count("collapsed")] == [12, 4]
+    assert len(parsed.of("tr")) == 17
+    assert any("1,797 rows of 64 features" in text for text in parsed.texts["li"])
+
+
+def test_nothing_runs_or_is_fetched_but_its_own(page):
+    parsed = Parsed(page)
+    (policy,) = [m["content"] for m in parsed.of("meta") if "http-equiv" in m]
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    assert rules["default-src"] == "'none'"
+    script, style = parsed.texts["script"][-1], parsed.texts["style"][0]
+    for rule, content in (("script-src", script), ("style-src", style)):
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert rules[rule] == f"'sha256-{digest}'"
+    assert [m.get("type") for m in parsed.of("script")] == ["application/json", None]
+    assert not parsed.of("link")
+    for _, attributes in parsed.elements:
+        assert not any(name.startswith("on") or name == "style" for name in attributes)
+        for name in ("src", "href"):
+            assert attributes.get(name, "data:").startswith("data:")
+    for address in re.findall(r"https?://[^\s\"'`]+", page):
+        assert address == "http://www.w3.org/2000/svg"  # a namespace's name, which is not fetched
+
+
+def test_a_hostile_name_is_a_name():
+    page = digits(name=HOSTILE, source=HOSTILE)
+    parsed = Parsed(page)
+    assert [m.get("type") for m in parsed.of("script")] == ["application/json", None]
+    assert not parsed.of("img")
+    assert HOSTILE in "".join(parsed.texts["p"])
+    assert data_of(page)["name"] == HOSTILE
+
+
+def test_everything_can_be_read_without_seeing_it(page):
+    parsed = Parsed(page)
+    ids = [a["id"] for _, a in parsed.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    assert all(svg["role"] == "img" and svg["aria-label"] for svg in parsed.of("svg"))
+    labelled = {label["for"] for label in parsed.of("label") if "for" in label}
+    wrapped = {"half", "learn", "count"}
+    for field in parsed.of("select") + parsed.of("input"):
+        assert field["id"] in labelled | wrapped
+    assert all(header["scope"] == "col" for header in parsed.of("th"))
+    assert any("aria-live" in output for output in parsed.of("output"))
+    assert parsed.of("noscript")
+
+
+def test_a_page_is_small():
+    rng = np.random.default_rng(0)
+    rows = np.abs(rng.standard_normal((2000, 784)) * np.exp(rng.uniform(-4, 1, 784)))
+    f = pc.forecast(rows / rows.max(), pc.VAESpec(64, beta=0.1, eta_dec=0.1))
+    page = forecast_page(f, name="noise")
+    assert sum("theta" in law for law in data_of(page)["laws"].values()) == 3
+    assert len(page.encode()) < 150_000
+    assert len(forecast_page(f, image_shape=(28, 28)).encode()) < 400_000
+    assert len(f._repr_html_()) < 100_000
+
+
+def test_laws_are_those_that_the_data_allow(page):
+    laws = data_of(page)["laws"]
+    assert list(laws) == ["gaussian", "bernoulli", "poisson", "categorical"]
+    assert "one-hot" in laws["categorical"]["reason"]
+    x = pc.load("digits").x
+    for likelihood in ("bernoulli", "poisson"):
+        f = pc.forecast(x, pc.VAESpec(16, likelihood=likelihood))
+        theta = np.asarray(laws[likelihood]["theta"])
+        np.testing.assert_allclose(theta**2, f.spectrum[: len(theta)], rtol=1e-9)
+        # and from there back to the data's own units
+        back = data_of(forecast_page(f))["laws"]["gaussian"]["theta"]
+        np.testing.assert_allclose(back, laws["gaussian"]["theta"], rtol=1e-9)
+
+
+def test_a_condition_has_the_one_law():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((200, 3))
+    f = pc.forecast((x, x + rng.standard_normal((200, 3))), pc.CVAESpec(2))
+    laws = data_of(forecast_page(f))["laws"]
+    assert [name for name, law in laws.items() if "theta" in law] == ["gaussian"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        (pc.VAESpec(3, beta=1e4), "None of your 3 units will live"),
+        (pc.HVAESpec((4, 3), sigma_1=0.4, eta_dec=0.3), "Units that will live: z1: 4 of 4, z2: 3"),
+        (pc.ChainSpec((3, 2, 2), (1, 2, 3), (0.3, 0.4, 0.5)), "z1: 3 of 3, z2: 0 of 2"),
+        (pc.VAESpec(4, eta_dec="learned"), "4 of your 4 units will live"),
+        (pc.VAESpec(3, sigma=(0.1, 0.2, 0.3), eta_dec=0.3), "3 of your 3 units will live"),
+        (pc.VAESpec(1, likelihood="bernoulli", beta=0.1), "1 of your 1 unit will live"),
+    ],
+    ids=repr,
+)
+def test_every_model_has_a_page(spec, said):
+    parsed = Parsed(digits(spec))
+    assert any(said in text for text in parsed.texts["output"])
+    assert "NaN" not in str(parsed.of("svg") + parsed.of("circle") + parsed.of("polyline"))
+
+
+def test_a_network_s_bracket_is_said():
+    f = pc.forecast(pc.load("digits").x, pc.VAESpec(16, eta_dec=0.3), network=True)
+    fewest, most = f.bracket
+    assert f"keeps between {fewest} and {most} units" in forecast_page(f)
+
+
+def test_a_notebook_shows_the_same_without_a_script():
+    f = pc.forecast(pc.load("digits").x, pc.VAESpec(16, eta_dec=0.3))
+    parsed = Parsed(f._repr_html_())
+    assert not parsed.of("script")
+    assert len(parsed.of("tr")) == 17
+    (style,) = parsed.texts["style"]
+    rules = re.findall(r"([^{}]+)\{", re.sub(r"@media[^{]*\{", "", style))
+    for selector in (part for rule in rules for part in rule.split(",")):
+        assert re.match(r"[.#]", selector.strip()), f"{selector!r} reaches the whole notebook"
+
+
+def test_thumbnails_are_the_modes():
+    matplotlib_image = pytest.importorskip("matplotlib.image")
+    import io
+
+    f = pc.forecast(pc.load("digits").x, pc.VAESpec(16))
+    images = thumbnails(f._modes, (8, 8), 4)
+    assert len(images) == 4
+    kind, content = images[0].split(",")
+    assert kind == "data:image/png;base64"
+    pixels = matplotlib_image.imread(io.BytesIO(base64.b64decode(content)))
+    assert pixels.shape[:2] == (8, 8)
+    pattern = f._modes.vectors.write[0].reshape(8, 8)
+    # Orange for one sign, purple for the other: red against blue tells them apart.
+    clear = np.abs(pattern) > 0.3 * np.abs(pattern).max()
+    assert np.array_equal((pixels[..., 0] < pixels[..., 2])[clear], (pattern > 0)[clear])
+
+
+def test_images_with_channels_are_flattened():
+    rng = np.random.default_rng(0)
+    f = pc.forecast(rng.random((50, 4 * 5 * 3)), pc.VAESpec(2))
+    assert len(thumbnails(f._modes, (4, 5, 3), 3)) == 3
+    assert thumbnails(f._modes, (3, 4, 5), 3) != thumbnails(f._modes, (4, 5, 3), 3)
+
+
+@pytest.mark.parametrize("shape", [(7, 8), (64,), (8, 8, 1, 1)])
+def test_a_wrong_image_shape_is_refused(shape):
+    f = pc.forecast(pc.load("digits").x, pc.VAESpec(16))
+    with pytest.raises(InvalidArgumentError, match="image_shape: got"):
+        forecast_page(f, image_shape=shape)
+
+
+def test_a_file_is_written_whole_or_refused(tmp_path):
+    f = pc.forecast(pc.load("digits").x, pc.VAESpec(16))
+    written = f.to_html(tmp_path / "out.html", name="digits")
+    assert written.read_text(encoding="utf-8") == forecast_page(f, name="digits")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.html"]
+    with pytest.raises(InvalidArgumentError, match="expected one of"):
+        f.to_html(tmp_path / "out.txt")
+    with pytest.raises(OutputError):
+        f.to_html(tmp_path / "missing" / "out.html")
+    with pytest.raises(InvalidArgumentError, match="expected a Forecast"):
+        write_page("text", tmp_path / "out.html")
+
+
+def test_other_results_have_a_plain_page(tmp_path):
+    x, spec = pc.load("digits").x, pc.VAESpec(3, eta_dec=0.3)
+    found = pc.sweep([spec, spec.replace(beta=2.0)], x, "linear", exact=True)
+    diagnosis = pc.diagnose(pc.fit(spec, x, "linear", exact=True), x)
+    for result, said in ((found, "measured/forecast"), (diagnosis, "3 of 3 units active")):
+        page = result.to_html(tmp_path / "out.html", name=HOSTILE).read_text(encoding="utf-8")
+        parsed = Parsed(page)
+        (policy,) = [m["content"] for m in parsed.of("meta") if "http-equiv" in m]
+        assert "script-src 'none'" in policy
+        assert not parsed.of("script")
+        assert said in "".join(parsed.texts["pre"])
+        (picture,) = parsed.of("img")
+        assert picture["src"].startswith("data:image/png;base64,")
+        assert picture["alt"]
+        assert len(page.encode()) < 400_000
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as status:
+        main([str(a) for a in arguments])
+    return int(status.value.code or 0)
+
+
+def test_explore_writes_a_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["digits", "--latents", 16, "--eta-dec", 0.3, "--label", 3, "--html", "out.html"]
+    assert run("explore", *arguments) == 0
+    assert capsys.readouterr().out == "Page: out.html\n"
+    data = data_of((tmp_path / "out.html").read_text(encoding="utf-8"))
+    assert data["source"] == "digits --label 3"
+    assert len(data["images"]) == 32
+    assert data["spec"]["etas"] == [0.3]
+    assert run("explore", "digits", "--html", "out.pdf") == 2
+    assert "the ending '.pdf'" in capsys.readouterr().err
+
+
+def test_a_half_of_an_image_is_shown_and_three_quarters_are_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for task, images in (("half", 30), ("quarter", 0)):
+        assert run("explore", "digits", "--task", task, "--eta-dec", 0.3, "--html", "out.html") == 0
+        data = data_of((tmp_path / "out.html").read_text(encoding="utf-8"))
+        assert len(data["images"]) == images
+        assert data["source"] == f"digits --task {task}"
+
+
+def test_forecast_writes_a_page_beside_what_it_prints(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run("forecast", "digits", "--eta-dec", 0.3, "--html", "out.html", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    data = data_of((tmp_path / "out.html").read_text(encoding="utf-8"))
+    assert data["spec"]["betas"] == [found["spec"]["beta"]]
+    assert run("forecast", "digits", "--html", tmp_path / "no" / "out.html") == 2
