@@ -64,6 +64,8 @@ def test_a_loss_above_the_optimum_is_seen_in_any_units(scale) -> None:
     assert 0.5 < excess < 2
     assert f"at a loss {excess:.3g} nats lower" in found.verdict
     assert found.advice[0].code == "not-at-optimum"
+    assert "but training has not arrived" in found.verdict
+    assert "optimal" not in found.verdict
 
 
 def test_fewer_units_than_the_linear_optimum_keeps_hide_no_gap() -> None:

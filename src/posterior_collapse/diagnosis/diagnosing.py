@@ -316,10 +316,13 @@ def _sides(
         worth: Nats that a unit must gain.
     """
     variances, error = signal.variances[signal.informed] / limit, signal.error / limit
-    return [
-        "below" if t <= sure else side_of_worth(spec, number, float(t), error, worth)
-        for t in variances
-    ]
+    sides: list[str] = []
+    for t in map(float, variances):
+        if t <= sure or "below" in sides:
+            sides.append("below")  # as a stronger one is
+        else:
+            sides.append(side_of_worth(spec, number, t, error, worth))
+    return sides
 
 
 def _nll(

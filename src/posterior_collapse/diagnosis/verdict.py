@@ -18,7 +18,7 @@ from posterior_collapse.diagnosis.conclusions import (
     what_decides,
 )
 from posterior_collapse.diagnosis.results import Conclusion, Diagnosis
-from posterior_collapse.theory.thresholds import LEAST_ROWS
+from posterior_collapse.theory.thresholds import LEAST_ROWS, ROUNDING
 
 __all__ = ["with_verdict"]
 
@@ -65,6 +65,10 @@ def _overall(found: Diagnosis, conclusions: list[Conclusion]) -> tuple[Conclusio
             words = f"whether {what} is undecided"
             return conclusion, f": {words} ({_signal(found, at)}; {what_decides(found, at)})"
         words = _WORDS[conclusion]
+        if conclusion == "nothing-to-do" and found.signal[at] > 1 + ROUNDING:
+            words = "every unit is used and one more is not worth it"
+        if conclusion == "collapse-optimal" and excess_loss(found):
+            words = "no signal is left for the collapsed units, but training has not arrived"
         bought = gain_in_words(found, at)
         return conclusion, f": {words} ({_signal(found, at)}{'; ' * bool(bought)}{bought})"
     return _without_certificate(found)
