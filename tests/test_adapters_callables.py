@@ -312,3 +312,14 @@ def test_effects_can_be_left_out() -> None:
     assert none.loss == pytest.approx(whole.loss)
     with pytest.raises(InvalidArgumentError, match="effects: got -1"):
         diagnose(model, ROWS, effects=-1)
+
+
+def test_one_flat_row_of_a_shape_with_a_single_side() -> None:
+    """A batch of one row (1, 6) of samples (1, 6): it looks like a sample, and is a row."""
+    model = from_callable(
+        lambda x: (x.flatten(1)[:, :2], x.flatten(1)[:, :2]), latent_dim=2, shape=(1, 6)
+    )
+    x = torch.arange(6.0)[None]
+    assert model.posterior(1, x).mean.shape == (1, 2)
+    assert model.posterior(1, x[None]).mean.shape == (1, 2)
+    assert model.posterior(1, x.expand(3, 6)).mean.shape == (3, 2)

@@ -278,9 +278,11 @@ class WrappedModel(LatentModel, nn.Module):
         x = self._to_model(x)
         if self.shape is None:
             return _rows(x), x.shape[:-1]
-        if x.shape[-len(self.shape) :] == self.shape:
+        flat = x.shape[-1] == math.prod(self.shape)
+        # A flat row of a sample (1, L) looks like a sample; samples have a row's dimension more.
+        if x.shape[-len(self.shape) :] == self.shape and not (flat and x.ndim == len(self.shape)):
             lead = x.shape[: -len(self.shape)]
-        elif x.shape[-1] == math.prod(self.shape):
+        elif flat:
             lead = x.shape[:-1]
         else:
             raise InvalidArgumentError(

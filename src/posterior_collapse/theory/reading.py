@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from posterior_collapse.data.samples import Stream, read
+from posterior_collapse.data.samples import Samples, Stream, read
 from posterior_collapse.errors import DataError, InvalidArgumentError, NotSolvedError
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec, in_order, require_gaussian
@@ -56,10 +56,11 @@ def as_modes(data: Any, spec: Any, bias: Bias | None = None) -> tuple[Modes, Spe
         )
     if spec.likelihood != "gaussian" and spec.model == "cvae":
         return _given(data, spec, bias), spec
-    moments = _with_bias(_measured(data, spec), spec, bias)
+    found = data if isinstance(data, Moments) else read(data, spec.model == "cvae")
+    moments = _with_bias(_measured(found, spec), spec, bias)
     if spec.likelihood == "gaussian":
         return Modes(moments, spec.model == "cvae"), spec
-    noise = whiten(moments, spec)
+    noise = whiten(moments, spec, found if isinstance(found, Samples) else None)
     return Modes(noise.moments, noise=noise), spec
 
 

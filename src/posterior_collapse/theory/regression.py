@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import linalg, optimize
-from scipy.special import expit, softmax
+from scipy.special import expit, gammaln, softmax
 
-from posterior_collapse.arrays import Array, Float
+from posterior_collapse.arrays import Array, Float, chunks
 from posterior_collapse.checks import Dispersion, Likelihood
 from posterior_collapse.likelihoods import FAMILIES, check_targets, one_hot_widths
 
-__all__ = ["Regression", "dispersion", "fit"]
+__all__ = ["Regression", "dispersion", "fit", "log_rising"]
 
 ITERATIONS = 2000
 TOLERANCE = 1e-5
@@ -89,6 +89,8 @@ def fit(likelihood: Likelihood, x: Array, y: Array, r: Dispersion = "learned") -
     score = (target - means) * slope
     noise = np.asarray(FAMILIES[likelihood].variance(means, each)) * np.square(slope)
     root = np.sqrt(noise.mean(axis=0))
+    if likelihood == "negative-binomial" and r == "learned":
+        loss -= log_rising(target, each)
     scores = np.divide(
         score, root, out=np.zeros_like(score), where=root > 1e-8 * root.max(initial=0.0)
     )
@@ -108,6 +110,29 @@ def dispersion(squares: Float, extra: Float) -> Float:
     """
     found = np.full_like(squares, np.inf)
     return np.divide(squares, extra, out=found, where=(extra > 0) & (squares > 0))
+
+
+def log_rising(y: Array, r: Float) -> float:
+    """Return the mean over rows of log Gamma(r + y) - log Gamma(r) - y log r, over features.
+
+    Of a negative binomial whose dispersion is learned it belongs to the loss: it is all that r
+    changes where the data are not. Of an infinite r it is 0.
+
+    Args:
+        y: Counts, (samples, d_y).
+        r: Dispersion of each feature, (d_y,).
+
+    Example:
+        >>> log_rising(np.array([[1.0], [3.0]]), np.array([np.inf]))
+        0.0
+        >>> bool(np.isclose(log_rising(np.array([[2.0]]), np.array([4.0])), np.log(5 / 4)))
+        True
+    """
+    finite, total = np.isfinite(r), 0.0
+    for _, (rows,) in chunks(y):
+        counts, known = np.asarray(rows[:, finite], dtype=np.float64), r[finite]
+        total += float((gammaln(counts + known) - gammaln(known) - counts * np.log(known)).sum())
+    return total / len(y)
 
 
 def _white(x: Float) -> tuple[Float, int]:

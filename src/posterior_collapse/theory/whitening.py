@@ -50,12 +50,14 @@ class Whitening:
     notes: tuple[str, ...]
 
 
-def whiten(moments: Moments, spec: Spec) -> Whitening:
+def whiten(moments: Moments, spec: Spec, rows: Samples | None = None) -> Whitening:
     """Return the whitened moments of data without a condition.
 
     Args:
         moments: Of the data.
         spec: Says the likelihood.
+        rows: What they were measured on, where that is at hand: the loss of a learned dispersion
+            needs every count.
 
     Raises:
         DataError: The moments are of no data of that likelihood.
@@ -72,7 +74,16 @@ def whiten(moments: Moments, spec: Spec) -> Whitening:
     mean, variance = moments.feature_means, moments.feature_variances
     _check_moments(mean, variance, moments, spec)
     mean = np.clip(mean, 0.0, family.most)
-    r, note = _dispersion(mean, variance, spec)
+    r, notes = _dispersion(mean, variance, spec)
+    loss = float(np.sum(family.constant_loss(mean, r)))
+    if spec.likelihood == "negative-binomial" and spec.dispersion == "learned":
+        if rows is None:
+            notes.append(
+                "of a learned dispersion the loss lacks what moments do not tell (the Gamma "
+                "functions of every count): compare it with that of no trained model"
+            )
+        else:
+            loss -= regression.log_rising(rows.x if rows.y is None else rows.y, r)
     tolerated = np.asarray(family.variance(mean, r), dtype=np.float64)
     varies = (variance > 0) & (tolerated > 0)
     divisor = np.sqrt(np.where(varies, tolerated, np.inf))
@@ -80,10 +91,10 @@ def whiten(moments: Moments, spec: Spec) -> Whitening:
         output = np.asarray(family.link(mean), dtype=np.float64)
     return Whitening(
         moments.divided(divisor),
-        float(np.sum(family.constant_loss(mean, r))),
+        loss,
         output,
         divisor,
-        (*_notes(family, spec, int(np.count_nonzero(~varies)), len(mean)), *note),
+        (*_notes(family, spec, int(np.count_nonzero(~varies)), len(mean)), *notes),
     )
 
 
@@ -146,16 +157,16 @@ def _plain(moments: Moments) -> bool:
     return moments.bases == (None, None)
 
 
-def _dispersion(mean: Float, variance: Float, spec: Spec) -> tuple[Float, tuple[str, ...]]:
+def _dispersion(mean: Float, variance: Float, spec: Spec) -> tuple[Float, list[str]]:
     """Return r of each feature, infinite where its counts vary no more than a Poisson's."""
     if spec.likelihood != "negative-binomial":
-        return np.ones_like(mean), ()
+        return np.ones_like(mean), []
     if spec.dispersion != "learned":
-        return np.full_like(mean, float(spec.dispersion)), ()
-    return regression.dispersion(mean**2, variance - mean), (
+        return np.full_like(mean, float(spec.dispersion)), []
+    return regression.dispersion(mean**2, variance - mean), [
         "the dispersion of each feature is estimated from its mean and variance; a trained one "
-        "may differ",
-    )
+        "may differ"
+    ]
 
 
 def _notes(family: Family, spec: Spec, dropped: int, features: int) -> list[str]:
