@@ -29,9 +29,9 @@ from posterior_collapse.errors import (
     writing,
 )
 from posterior_collapse.files import fingerprint, read_json, write_history, write_json
-from posterior_collapse.models import Architecture, check_convention
+from posterior_collapse.models import Architecture
 from posterior_collapse.report.comparison import comparison_verdict
-from posterior_collapse.runs.run import NUMBERS, Choice, Evaluation, Run, fit_options
+from posterior_collapse.runs.run import NUMBERS, Choice, Run, asked, fit_options
 from posterior_collapse.specs import Spec
 from posterior_collapse.training import Fitted, Progress, Settings, checkpoints, fit, fit_many
 from posterior_collapse.training.settings import effective_spec
@@ -58,40 +58,6 @@ DATA = ("given", "task", "label", "scale", "split", "data_dir")
 Named = Mapping[str, Run]
 """Runs by name, such as "beta=1,seed=0", which is also the name of the run's folder in that of its
 sweep. A run that was trained alone has the name `""`: its folder is the whole."""
-
-
-def asked(
-    data: Choice,
-    architecture: Architecture,
-    settings: Settings,
-    runs: Mapping[str, tuple[Spec, Mapping[str, Any]]],
-    *,
-    exact: bool = False,
-    from_forecast: bool = False,
-) -> dict[str, Run]:
-    """Return runs on the same data that differ in their specs and numbers, checked.
-
-    Args:
-        data: What names the data.
-        architecture: Of all.
-        settings: Of all.
-        runs: Spec and own settings (`seed`, `learning_rate`, `clip`) by name.
-        exact: Train linear models with the noise integrated out.
-        from_forecast: Start at the closed-form optimum.
-
-    Raises:
-        InvalidArgumentError: They do not fit each other.
-    """
-    for spec, _ in runs.values():
-        architecture.check_model(spec)
-        check_convention(settings.convention, spec)
-    return {
-        name: Run(
-            data, spec, architecture, settings.replace(**numbers),
-            "exact" if exact else "minibatch", Evaluation("train"), from_forecast,
-        )
-        for name, (spec, numbers) in runs.items()
-    }  # fmt: skip
 
 
 def read(out: Path) -> dict[str, Run]:

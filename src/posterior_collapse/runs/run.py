@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.files import digest
-from posterior_collapse.models import ARCHITECTURES, Architecture
+from posterior_collapse.models import ARCHITECTURES, Architecture, check_convention
 from posterior_collapse.records import Record, plain
 from posterior_collapse.specs import Spec
 from posterior_collapse.training import Settings
 
-__all__ = ["Choice", "Evaluation", "Run", "fit_options"]
+__all__ = ["Choice", "Evaluation", "Run", "asked", "fit_options"]
 
 METHODS = ("minibatch", "exact", "recorded", "decayed")
 NUMBERS = ("seed", "learning_rate", "clip")
@@ -181,6 +181,40 @@ class Run(Record):
             Evaluation(**values["evaluation"]),
             values.get("from_forecast", False),
         )
+
+
+def asked(
+    data: Choice,
+    architecture: Architecture,
+    settings: Settings,
+    runs: Mapping[str, tuple[Spec, Mapping[str, Any]]],
+    *,
+    exact: bool = False,
+    from_forecast: bool = False,
+) -> dict[str, Run]:
+    """Return runs on the same data that differ in their specs and numbers, checked.
+
+    Args:
+        data: What names the data.
+        architecture: Of all.
+        settings: Of all.
+        runs: Spec and own settings (`seed`, `learning_rate`, `clip`) by name.
+        exact: Train linear models with the noise integrated out.
+        from_forecast: Start at the closed-form optimum.
+
+    Raises:
+        InvalidArgumentError: They do not fit each other.
+    """
+    for spec, _ in runs.values():
+        architecture.check_model(spec)
+        check_convention(settings.convention, spec)
+    return {
+        name: Run(
+            data, spec, architecture, settings.replace(**numbers),
+            "exact" if exact else "minibatch", Evaluation("train"), from_forecast,
+        )
+        for name, (spec, numbers) in runs.items()
+    }  # fmt: skip
 
 
 def fit_options(runs: Sequence[Run]) -> dict[str, Any]:
