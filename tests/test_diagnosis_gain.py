@@ -22,8 +22,8 @@ from torch.nn import functional
 import posterior_collapse as pc
 from planted import Opaque
 from posterior_collapse.adapters import from_callable
-from posterior_collapse.diagnosis.certificate import Noise
 from posterior_collapse.diagnosis.gain import priced
+from posterior_collapse.diagnosis.noise import Noise
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import build, load_parameters
 from posterior_collapse.theory.thresholds import unit_gain

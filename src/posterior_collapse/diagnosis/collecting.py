@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, NegativeBinomial, Poisson
 
-from posterior_collapse.diagnosis.certificate import Input, Kind, Residuals
+from posterior_collapse.diagnosis.certificate import Input, Residuals
 from posterior_collapse.diagnosis.directions import free_levels, turned
 from posterior_collapse.diagnosis.exact import ExactPass, is_exact
 from posterior_collapse.diagnosis.levels import LevelStatistics
+from posterior_collapse.diagnosis.noise import Kind
 from posterior_collapse.diagnosis.passes import Pass, Reconstruction, SampledPass
 from posterior_collapse.diagnosis.reading import as_array, noise_generator
 from posterior_collapse.diagnosis.results import LevelDiagnosis
