@@ -228,7 +228,7 @@ def _asked(
     found = options.swept(named.kind(network.model), network.latents, asdict(numbers))
 
     from posterior_collapse.models import Architecture
-    from posterior_collapse.runs import Choice, folder
+    from posterior_collapse.runs import RunData, folder
     from posterior_collapse.training import Settings
 
     settings = asdict(how) | asdict(remedies) | {"checkpoint_every": checkpoint_every}
@@ -238,7 +238,7 @@ def _asked(
     if epochs is not None:
         settings["steps" if exact else "epochs"] = epochs
     return folder.asked(
-        Choice(_absolute(data), **_data_options(named)),
+        RunData(_absolute(data), **_data_options(named)),
         Architecture.named(network.architecture, **network.chosen()),
         Settings.from_dict(settings),
         found,

@@ -31,7 +31,7 @@ from posterior_collapse.errors import (
 from posterior_collapse.files import fingerprint, read_json, write_history, write_json
 from posterior_collapse.models import Architecture
 from posterior_collapse.report.comparison import comparison_verdict
-from posterior_collapse.runs.run import NUMBERS, Choice, Run, asked, fit_options
+from posterior_collapse.runs.run import NUMBERS, Run, RunData, asked, fit_options
 from posterior_collapse.specs import Spec
 from posterior_collapse.training import Fitted, Progress, Settings, checkpoints, fit, fit_many
 from posterior_collapse.training.settings import effective_spec
@@ -407,7 +407,7 @@ def _run(config: Mapping[str, Any]) -> Run:
     if not isinstance(config["exact"], bool):
         raise TypeError(f"exact is {config['exact']!r}")
     (run,) = asked(
-        Choice(source, **named, sha256=sha256, header=header),
+        RunData(source, **named, sha256=sha256, header=header),
         Architecture.from_dict(config["architecture"]),
         Settings.from_dict(config["settings"]),
         {"": (Spec.from_dict(config["spec"]), {n: config["settings"][n] for n in NUMBERS})},
