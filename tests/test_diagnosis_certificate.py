@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import posterior_collapse as pc
 from planted import Opaque
+from posterior_collapse.adapters import from_callable
 from posterior_collapse.diagnosis.certificate import Residual, Residuals
 from posterior_collapse.models import build, load_parameters
 
@@ -162,6 +163,25 @@ def test_what_z2_leaves_of_noise_is_no_signal() -> None:
         assert found.paying_units[1] == 0
         assert found.conclusion == "collapse-optimal"  # of z_1
         assert [f.code for f in found.advice if "z2" in f.text] == []
+
+
+def test_of_a_network_collapse_is_said_to_be_a_local_optimum() -> None:
+    """49 clusters: no small step leads there, yet two units that tell clusters apart are better."""
+    rng = np.random.default_rng(0)
+    x = (4 * np.eye(49)[np.arange(980) % 49] + 0.1 * rng.standard_normal((980, 49))).astype("f4")
+    mean = torch.tensor(x.mean(0))
+
+    def encode(x):
+        return torch.zeros(len(x), 2), torch.zeros(len(x), 2)
+
+    spec = pc.VAESpec(2, sigma="input")
+    model = from_callable(encode, lambda z: mean.expand(len(z), 49), latent_dim=2, spec=spec)
+    found = pc.diagnose(model, x)
+    assert found.conclusion == "collapse-optimal"
+    local = "optimal for a linear decoder, a local optimum for a network"
+    assert f"no small step improves this collapse, {local}" in found.verdict
+    assert local in found.advice[0].text
+    assert "what the objective asks for" not in found.verdict
 
 
 def test_total_collapse_is_said_to_be_what_was_asked_for() -> None:

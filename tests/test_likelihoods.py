@@ -223,7 +223,7 @@ def test_an_unknown_likelihood_is_not_judged() -> None:
     found = pc.diagnose(from_callable(encode, constant(MEAN), latent_dim=8, spec=other), X)
     assert (found.conclusion, found.loss, found.signal) == ("cannot-tell-yet", None, ())
     (note,) = (note for note in found.notes if "let decode return it" in note)
-    assert "torch.distributions.Laplace" in note
+    assert "torch.distributions.StudentT" in note
 
 
 def test_the_log_likelihood_is_that_of_the_likelihood() -> None:

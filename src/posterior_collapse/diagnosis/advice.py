@@ -7,10 +7,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from posterior_collapse.diagnosis.conclusions import (
+    LOCALLY,
+    count_of,
     gain_in_words,
     has_diverged,
     has_other_noise,
     in_parts_only,
+    is_attainable,
     is_settled,
     kept_units,
     what_decides,
@@ -30,6 +33,7 @@ FAR = 0.5
 """Nats from a unit's aggregate posterior to its prior from which the prior's samples miss it."""
 UNTRAINED = 0.01
 """Excess of the loss over that of the linear optimum, relative, that is not worth a word."""
+TRAIN_LONGER = "Train longer, or with another learning rate, before you change anything else."
 UNUSED = 0.01
 """Share of the strongest unit's effect below which the decoder ignores a unit, eta_dec unknown."""
 
@@ -95,16 +99,26 @@ def _other_noise(found: Diagnosis) -> Finding:
 
 
 def excess_loss(found: Diagnosis) -> float:
-    """Return by how many nats the loss surely exceeds that of the linear optimum.
+    """Return by how many nats the loss surely exceeds one that can be had.
 
-    0 where it does not, or where that is not known. What counts is measured by what all units
-    together could bring, whatever the data's own units are.
+    0 where it does not, or where that is not known. For a Gaussian it is that of the linear
+    optimum, and what counts is measured by what all units together could bring, whatever the data's
+    own units are. The forecast of another likelihood is an approximation, which no model need
+    reach: what can be had is the loss of the best constant, without any unit.
     """
     forecast = found.forecast
     if forecast is None or found.loss is None or found.loss_error is None:
         return 0.0
     if forecast.spec.dispersion == "learned" and found.likelihood == "negative-binomial":
         return 0.0  # of another dispersion than the model's
+    if not is_attainable(forecast):
+        if found.collapsed_loss is None:
+            return 0.0
+        if not all(isinstance(sigma, str) for sigma in forecast.spec.sigma_levels):
+            return 0.0  # units of a fixed sigma cost KL even where the output is constant
+        excess = found.loss - found.collapsed_loss
+        slack = SURE * found.loss_error + ROUNDING * abs(found.collapsed_loss)
+        return excess if excess > slack else 0.0
     least = forecast.loss + found.data_loss
     excess = found.loss - least
     possible = 0.0 if found.collapsed_loss is None else found.collapsed_loss - least
@@ -117,8 +131,8 @@ def _unsettled(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator
         return
     yield Finding(
         "still-settling",
-        f"{level.n_active} active units{_name(found, number)} move along {level.directions} "
-        f"direction{'s' * (level.directions != 1)} only: they are still settling.",
+        f"{level.n_active} active units{_name(found, number)} move along "
+        f"{count_of(level.directions, 'direction')} only: they are still settling.",
         "Train on until the two counts agree before you count units, or change their number.",
     )
 
@@ -127,6 +141,14 @@ def _unfinished(found: Diagnosis, conclusions: Sequence[Conclusion]) -> Iterator
     excess = excess_loss(found)
     if not excess or found.forecast is None or "signal-unclaimed" in conclusions:
         return
+    if not is_attainable(found.forecast):
+        yield Finding(
+            "not-at-optimum",
+            f"The loss is {excess:.3g} nats above that of the best constant output, which needs no "
+            "unit.",
+            TRAIN_LONGER,
+        )
+        return
     kept = kept_units(found.forecast)
     enough = all(k <= level.n_active for k, level in zip(kept, found.levels, strict=True))
     units = " and ".join(map(str, kept))
@@ -134,7 +156,7 @@ def _unfinished(found: Diagnosis, conclusions: Sequence[Conclusion]) -> Iterator
         "not-at-optimum",
         f"The loss is {excess:.3g} nats above the optimum of a linear model, "
         + (f"for which {units} active units are enough." if enough else f"which keeps {units}."),
-        "Train longer, or with another learning rate, before you change anything else.",
+        TRAIN_LONGER,
     )
 
 
@@ -159,7 +181,7 @@ def _of_certificate(found: Diagnosis, number: int, conclusion: Conclusion) -> It
             why = f"what is left unexplained is noise injected into z{number - 1}"
         yield Finding(
             conclusion,
-            f"{_units(spare)}{name} collapsed, which is optimal: {why} (t = {t:.3g}).",
+            f"{_units(spare)}{name} collapsed, {_how_optimal(found)}: {why} (t = {t:.3g}).",
             (f"Keep {_units(min(units - spare, kept))}" if kept else "Leave the level out")
             + _how_to_use_more(found, number),
         )
@@ -177,6 +199,10 @@ def _of_certificate(found: Diagnosis, number: int, conclusion: Conclusion) -> It
         )
     elif conclusion == "undecided":
         yield _undecided(found, number)
+
+
+def _how_optimal(found: Diagnosis) -> str:
+    return f"which no small step improves ({LOCALLY})" if found.is_network else "which is optimal"
 
 
 def _why_it_pays(found: Diagnosis, number: int) -> str:
@@ -387,7 +413,7 @@ def _where(level: LevelDiagnosis, status: str) -> np.ndarray[tuple[int], np.dtyp
 
 
 def _units(count: int) -> str:
-    return f"{count} unit{'s' * (count != 1)}"
+    return count_of(count, "unit")
 
 
 def _be(count: int) -> str:

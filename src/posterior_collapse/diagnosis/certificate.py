@@ -164,6 +164,8 @@ class Residuals:
         notes: tuple[str, ...] = ()
         if "x" in kept:
             average, notes = self._regressed(average, kept["x"])
+        if noise is not None:
+            notes = (*notes, *noise.notes)
         rows = Rows(average, difference, kept.get("curvature"))
         whole = rows if noise is None else rows.white(noise)
         first, second = whole.halves(DENSE)

@@ -19,7 +19,8 @@ from posterior_collapse.diagnosis.levels import LevelStatistics
 from posterior_collapse.diagnosis.noise import Kind
 from posterior_collapse.diagnosis.passes import Pass, Reconstruction, SampledPass
 from posterior_collapse.diagnosis.reading import as_array, noise_generator
-from posterior_collapse.diagnosis.results import LevelDiagnosis
+from posterior_collapse.diagnosis.results import NO_SIGNAL, LevelDiagnosis
+from posterior_collapse.diagnosis.scores import no_score_because
 from posterior_collapse.diagnosis.statistics import Reservoir, Running, row_chooser
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import LatentModel, MarkovVAE, OneHots
@@ -235,8 +236,8 @@ class Collected:
     def notes(self) -> list[str]:
         """Return a note where the decoder's own std is not the spec's, or not where it will be."""
         if self.output is not None and not self.residuals:
-            kind = type(getattr(self.output, "inner", self.output)).__name__
-            return [f"no t: a {kind} has no location or logits that one more unit could move"]
+            inner = getattr(self.output, "inner", self.output)
+            return [f"{NO_SIGNAL}{no_score_because(inner)}"]
         if self.spec is None or self._variance.n == 0:
             return []
         if isinstance(self.spec.eta_levels[0], str):

@@ -11,17 +11,20 @@ from posterior_collapse.errors import DataError, NotSolvedError, UnboundedObject
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Likelihood, Spec
 from posterior_collapse.theory import ACTIVE_INFORMATION, FewSamplesWarning, Forecast, forecast
-from posterior_collapse.theory.thresholds import LEAST_ROWS, SURE, rows_to_decide
+from posterior_collapse.theory.thresholds import LEAST_ROWS, SURE, rows_to_decide, unit_gain
 
 __all__ = [
+    "LOCALLY",
     "collapsed_loss",
     "conclude",
+    "count_of",
     "gain_in_words",
     "gravest",
     "has_diverged",
     "has_other_noise",
     "has_spare",
     "in_parts_only",
+    "is_attainable",
     "is_settled",
     "kept_units",
     "linear_forecast",
@@ -30,8 +33,12 @@ __all__ = [
     "what_decides",
 ]
 
+LOCALLY = "optimal for a linear decoder, a local optimum for a network"
+"""What t <= 1 says of a collapse: a network may have a lower loss that no small step leads to."""
 SETTLED = 0.1
 """Share of active units that may lack a direction of their own."""
+FAR = 3.0
+"""A t above which a likelihood that is not Gaussian is priced far from where it was measured."""
 GOOD, BAD = 0.75, 1.05
 """Shares of the squared error of a constant: a decoder that explains less has not learned, one that
 errs by more was trained on other latents."""
@@ -69,6 +76,11 @@ def kept_units(found: Forecast) -> tuple[int, ...]:
         (1,)
     """
     return tuple(int((level.information > ACTIVE_INFORMATION).sum()) for level in found.levels)
+
+
+def is_attainable(found: Forecast) -> bool:
+    """Whether a linear model reaches the forecast's loss, which else is an approximation."""
+    return found.spec.likelihood == "gaussian"
 
 
 GRAVEST_FIRST: tuple[tuple[Conclusion, bool], ...] = (
@@ -134,11 +146,11 @@ def unjudged_because(likelihood: Likelihood | None) -> str:
 
     Example:
         >>> unjudged_because("other").partition(": ")[2]
-        'let decode return it, such as torch.distributions.Laplace(mean, scale)'
+        'let decode return it, such as torch.distributions.StudentT(5.0, mean, scale)'
     """
     return (
         f"with likelihood {likelihood!r} there is no loss and no t unless the decoder gives its "
-        "distribution: let decode return it, such as torch.distributions.Laplace(mean, scale)"
+        "distribution: let decode return it, such as torch.distributions.StudentT(5.0, mean, scale)"
     )
 
 
@@ -162,6 +174,16 @@ def collapsed_loss(found: Forecast) -> float:
     return dim / 2 * (math.log(2 * math.pi * modes.total / dim) + 1)
 
 
+def count_of(count: int, name: str) -> str:
+    """Return a number of things in words.
+
+    Example:
+        >>> count_of(1, "unit"), count_of(2_000, "unit")
+        ('1 unit', '2,000 units')
+    """
+    return f"{count:,} {name}{'s' * (count != 1)}"
+
+
 def gain_in_words(found: Diagnosis, at: int) -> str:
     """Return what one more unit of a level would buy, as a clause; nothing where it is nothing.
 
@@ -174,11 +196,21 @@ def gain_in_words(found: Diagnosis, at: int) -> str:
         return ""
     error = f" +- {gain.error:.1g}" if gain.error >= 0.05 * gain.nats else ""
     text = f"one more unit would buy about {gain.nats:.2g}{error} nats"
+    if _is_far(found, at):
+        text = f"one more unit would buy up to about {gain.nats:.2g} nats, a rough upper guess far "
+        text += "from the optimum"
     if gain.parts > 1:
         text += f", used differently in {gain.parts} parts of latent space"
     if gain.nats <= gain.worth:
         text += f", less than the {gain.worth:.2g} worth a unit"
     return text
+
+
+def _is_far(found: Diagnosis, at: int) -> bool:
+    """Whether a gain rests on a curvature that is another where the unit would lead to."""
+    if found.spec is None or found.likelihood in (None, "gaussian"):
+        return False
+    return found.gains[at].nats > float(unit_gain(found.spec, FAR, level=at + 1))
 
 
 def what_decides(found: Diagnosis, at: int) -> str:

@@ -71,7 +71,8 @@ def ratios(
     # Whichever of the two products is smaller has all that is not zero.
     small = white_scores if len(white_scores) > white_scores.shape[1] else white_scores.T
     found = np.clip(linalg.eigvalsh(small.T @ small / len(scores))[::-1], 0.0, None)
-    notes = [f"{flat:,} directions were left out, along which the loss is constant"] if flat else []
+    lost = "1 direction was" if flat == 1 else f"{flat:,} directions were"
+    notes = [f"{lost} left out, along which the loss is constant"] if flat else []
     return np.asarray(found, dtype=np.float64), notes
 
 

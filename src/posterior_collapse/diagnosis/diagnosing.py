@@ -19,7 +19,7 @@ from posterior_collapse.diagnosis.conclusions import (
     linear_forecast,
     unjudged_because,
 )
-from posterior_collapse.diagnosis.effects import decoder_effects, squared_errors
+from posterior_collapse.diagnosis.effects import decoder_effects, is_affine, squared_errors
 from posterior_collapse.diagnosis.exact import exact_signals
 from posterior_collapse.diagnosis.gain import WORTH, gain_of, side_of_worth
 from posterior_collapse.diagnosis.levels import collapse_options
@@ -265,7 +265,17 @@ def _signals(found: Collected, levels: tuple[LevelDiagnosis, ...]) -> tuple[Sign
     active = np.array([status == "active" for status in level.status])
     # Rows are as far apart as their posteriors: in dead units they do not differ.
     scale = np.where(active, level.posterior_std, np.inf)
+    if active.any() and _is_affine(found):
+        scale = np.full_like(scale, np.inf)  # what adds its units uses one alike in every part
     return tuple(residuals.signal(scale) for residuals in found.residuals)
+
+
+def _is_affine(found: Collected) -> bool:
+    if not found.residuals:
+        return False
+    with contextlib.suppress(RuntimeError):  # of a model that needs all rows at once
+        return is_affine(found.model, *_kept(found), found.generator)
+    return False
 
 
 def _certificate(

@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Normal
 
-from posterior_collapse.diagnosis.scores import elementwise
+from posterior_collapse.diagnosis.scores import elementwise, linked
 from posterior_collapse.models import LatentModel
 
-__all__ = ["decoder_effects", "squared_errors"]
+__all__ = ["decoder_effects", "is_affine", "squared_errors"]
 
 Float = NDArray[np.float64]
+
+SAME = 1e-3
+"""Of the most that outputs differ, or once more of that of their size, that is rounding."""
 
 
 @torch.no_grad()
@@ -64,6 +67,34 @@ def decoder_effects(
         spread = float(change.std()) / math.sqrt(len(change))
         effects[:, unit] = root, spread / (2 * root) if root > 0 else 0.0
     return effects[0], effects[1]
+
+
+@torch.no_grad()
+def is_affine(model: LatentModel, x: Tensor, y: Tensor | None, generator: torch.Generator) -> bool:
+    """Whether the decoder next to the data is affine in z_1, with the same weights for every x.
+
+    Such a decoder uses a unit everywhere in latent space in the same way. Told from its outputs
+    (locations, logits, log rates) at the latents of pairs of rows and half way between them.
+
+    Args:
+        model: In evaluation mode.
+        x: Inputs, (rows, dim x).
+        y: Targets, (rows, dim y), or none.
+        generator: On the model's device.
+    """
+    here = model.infer(x, y, generator=generator)[0]
+    order = torch.randperm(len(here), generator=generator, device=here.device)
+    there = here[order]
+
+    def output(z: Tensor, given: Tensor) -> Tensor:
+        return linked(elementwise(model.decode(z, given), lead=1)).double()
+
+    first, middle, last = (output(z, x) for z in (here, (here + there) / 2, there))
+    of_others = output(here, x[order]) - output(there, x[order])
+    slack = SAME * max(float((first - last).abs().max()), SAME * float(first.abs().max()))
+    bent = (first + last) / 2 - middle
+    turned = first - last - of_others
+    return bool((bent.abs() <= slack).all() and (turned.abs() <= slack).all())
 
 
 @torch.no_grad()

@@ -318,7 +318,7 @@ def _status(information: Information, of_input: Information) -> Status:
 
 def _units(which: NDArray[np.bool_]) -> str:
     count = int(which.sum())
-    return f"{count} unit{'s' * (count > 1)}"
+    return f"{count} unit{'s' * (count != 1)}"
 
 
 def _quantiles(ordered: Float) -> tuple[Float, Float]:

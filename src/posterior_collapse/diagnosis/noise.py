@@ -38,6 +38,9 @@ class Noise:
         curvature: As of `scores.Scored`, (rows, features).
         classes: Of each position; none: features are numbers of their own.
         kind: Of the targets, if their scores are those of logits or log rates.
+
+    Attributes:
+        notes: Which features are left out, as F is not positive there.
     """
 
     def __init__(
@@ -69,6 +72,8 @@ class Noise:
         few = np.maximum(1.0, ROWS_TO_COUNT / rows)
         self._factor: Float = few * np.divide(least, own, out=np.ones_like(own), where=own > 0)
         self._least: Float = np.where(own > 0, 0.0, least * few)
+        lost = int(np.count_nonzero((own * self._factor + self._least <= 0) & (variance > 0)))
+        self.notes = (_left_out(lost),) if lost else ()
         self.root = self.inverse_root(curvature)
 
     def inverse_root(self, curvature: Floats) -> list[tuple[slice, Float]]:
@@ -82,8 +87,8 @@ class Noise:
                 added = (noise - own)[where].reshape(-1, width)
                 found.append((where, _inverse_roots(h, added)))
             else:
-                with np.errstate(divide="ignore"):
-                    root = np.where(noise[where] > 0, 1 / np.sqrt(noise[where]), 0.0)
+                std = np.sqrt(np.maximum(noise[where], 0.0))
+                root = np.divide(1.0, std, out=np.zeros_like(std), where=std > 0)
                 found.append((where, root))
         return found
 
@@ -121,6 +126,14 @@ class Noise:
             white = np.einsum("npk,pkl->npl", split, part, optimize=True)
             found[..., where] = white.reshape(scores[..., where].shape)
         return found
+
+
+def _left_out(features: int) -> str:
+    some = "1 feature is" if features == 1 else f"{features:,} features are"
+    return (
+        f"t leaves out what {some} worth, whose log density has no negative second derivative on "
+        "average: these outputs are far from their best"
+    )
 
 
 def _inverse_roots(h: Float, added: Float) -> Float:

@@ -149,6 +149,8 @@ class SampledPass:
             top = level == self.depth
             make = _first if level == 1 else _upper
             given = getattr(self.model, "prior_of", _no_prior)(x) if top else None
+            if given is not None:
+                _check_prior(given, level, q.mean.shape[-1])
             if given is not None and not isinstance(given, Normal):
                 kl = sampled_kl(q, given, self._draw(q, KL_SAMPLES))
                 found.append(make(kl, q, _stddev(given, q)))
@@ -290,6 +292,18 @@ def sampled_kl(q: Normal, p: Distribution, z: Tensor) -> Tensor:
     marginal = _marginal(p)
     each = (own if marginal is None else own - _log_prob(marginal, z)).mean(0)
     return each + ((total - each.sum(-1)) / each.shape[-1])[:, None]
+
+
+def _check_prior(p: Distribution, level: int, units: int) -> None:
+    """Refuse a prior of another number of units; one of a single number serves them all."""
+    shape = tuple(p.batch_shape + p.event_shape)
+    if shape and shape[-1] not in (1, units):
+        raise InvalidArgumentError(
+            "prior",
+            f"a distribution of shape {shape}",
+            f"(..., {units}), for the {units} units of z{level}",
+            "Give it a number for each unit, or one for all.",
+        )
 
 
 def _log_prob(p: Distribution, z: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from posterior_collapse.theory import Forecast
 
 __all__ = [
+    "NO_SIGNAL",
     "QUANTILES",
     "CollapseCurve",
     "Conclusion",
@@ -39,6 +40,8 @@ Conclusion = Literal[
 """Of a model or a level. "undecided": too few rows, or too little is known of the model;
 "cannot-tell-yet": by which distribution it decodes, neither the spec nor the decoder says;
 "diverged": the posterior of a unit has, and nothing else is said."""
+NO_SIGNAL = "no t: "
+"""Begins the note that says why a decoder's distribution shows no signal to measure."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Of the rows, at which `LevelDiagnosis.kl_quantiles` are given."""
 

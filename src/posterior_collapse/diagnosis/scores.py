@@ -28,7 +28,15 @@ from torch.nn import functional
 from posterior_collapse.errors import DataError
 from posterior_collapse.models import OneHots
 
-__all__ = ["Scored", "elementwise", "mean_curvature", "scored", "unexpanded"]
+__all__ = [
+    "Scored",
+    "elementwise",
+    "linked",
+    "mean_curvature",
+    "no_score_because",
+    "scored",
+    "unexpanded",
+]
 
 ONE_HOT = 1e-4
 """By which the classes of a position may miss a sum of 1."""
@@ -42,7 +50,7 @@ class Scored(NamedTuple):
     Attributes:
         log_density: log p(y|z) of all features, (...).
         score: Slope of log p(y|z) along the output, (..., features); None where it has no output
-            that could be moved.
+            that could be moved, or a kink instead of a curvature.
         curvature: Minus the second derivative along the output, where it does not hang on the
             target, else its value for this one; of the same shape. That of the classes of a
             position is the matrix `diag(h) - h h' / sum(h)`, h given here.
@@ -74,6 +82,28 @@ def elementwise(output: Any, lead: int) -> Any:
         logits = output.logits.flatten(lead)
         return OneHots(logits, (classes,) * (logits.shape[-1] // classes))
     return output
+
+
+def linked(output: Distribution) -> Tensor:
+    """Return what one more unit could move, (..., numbers): location, logits or log rates.
+
+    With a location goes the std, which may hang on the latents as well; of other distributions,
+    NaN.
+
+    Example:
+        >>> linked(Poisson(torch.ones(3)))
+        tensor([0., 0., 0.])
+    """
+    if isinstance(output, Normal):
+        return torch.cat([output.loc, output.scale], dim=-1)
+    if isinstance(output, Poisson):
+        return output.rate.log()
+    if isinstance(output, OneHots):
+        logits = output.logits  # of which a constant at a position says nothing
+        return logits - _summed(output, logits) / _summed(output, torch.ones_like(logits))
+    name = _movable(output)
+    found: Tensor = torch.full_like(output.mean, math.nan)
+    return found if name is None else getattr(output, name).expand(output.batch_shape)
 
 
 def unexpanded(value: Tensor) -> Tensor:
@@ -177,9 +207,8 @@ def _by_autograd(output: Distribution, target: Tensor) -> Scored:
     known = copy.copy(output)
     known._validate_args = False  # soft targets are outside of what many call their support
     density = known.log_prob(target).sum(-1)
-    constraints: dict[str, Any] = getattr(output, "arg_constraints", {})
-    name = next((name for name in ("loc", "logits") if name in constraints), None)
-    if name is None or output.event_shape:
+    name, constraints = _movable(output), output.arg_constraints
+    if name is None:
         return Scored(density)
     given = {key: getattr(output, key).detach() for key in constraints if key != "probs"}
     with torch.enable_grad():
@@ -187,10 +216,31 @@ def _by_autograd(output: Distribution, target: Tensor) -> Scored:
         moved = type(output)(**{**given, name: place}, validate_args=False)
         log = moved.log_prob(target).sum()
         (slope,) = torch.autograd.grad(log, place, create_graph=True)
-        # A slope of steps, such as a Laplace's, bends nowhere: its mean square is its curvature.
-        curvature = slope.detach().square()
+        bend = None
         if slope.requires_grad:
             (bend,) = torch.autograd.grad(slope.sum(), place, allow_unused=True)
-            if bend is not None and bool((bend != 0).any()):
-                curvature = -bend
-    return Scored(density, slope.detach(), curvature)
+    # A slope of steps, such as a Laplace's, bends only at its kink, which no target shows.
+    if bend is None or not bool((bend != 0).any()):
+        return Scored(density)
+    return Scored(density, slope.detach(), -bend)
+
+
+def _movable(output: Distribution) -> str | None:
+    """The name of the parameter along which one more unit could move a distribution."""
+    constraints: dict[str, Any] = getattr(output, "arg_constraints", {})
+    if output.event_shape:
+        return None
+    return next((name for name in ("loc", "logits") if name in constraints), None)
+
+
+def no_score_because(output: Distribution) -> str:
+    """Return why a distribution that `scored` gave no score has none, as a clause.
+
+    Example:
+        >>> no_score_because(torch.distributions.Laplace(0.0, 1.0))
+        'the density of a Laplace has a kink: no curvature to measure signal in'
+    """
+    kind = type(output).__name__
+    if _movable(output):
+        return f"the density of a {kind} has a kink: no curvature to measure signal in"
+    return f"a {kind} has no location or logits that one more unit could move"

@@ -7,17 +7,20 @@ import math
 
 from posterior_collapse.diagnosis.advice import advise, excess_loss
 from posterior_collapse.diagnosis.conclusions import (
+    LOCALLY,
     conclude,
+    count_of,
     gain_in_words,
     gravest,
     has_diverged,
     has_other_noise,
     has_spare,
+    is_attainable,
     is_settled,
     kept_units,
     what_decides,
 )
-from posterior_collapse.diagnosis.results import Conclusion, Diagnosis
+from posterior_collapse.diagnosis.results import NO_SIGNAL, Conclusion, Diagnosis
 from posterior_collapse.theory.thresholds import LEAST_ROWS, ROUNDING
 
 __all__ = ["with_verdict"]
@@ -31,8 +34,12 @@ def with_verdict(found: Diagnosis) -> Diagnosis:
     if found.forecast is not None and conclusion != "diverged":
         kept = " and ".join(map(str, kept_units(found.forecast)))
         excess = excess_loss(found)
-        lower = f", at a loss {excess:.3g} nats lower" if excess else ""
-        sentence += f"; the linear optimum keeps {kept}{lower}"
+        if is_attainable(found.forecast):
+            lower = f", at a loss {excess:.3g} nats lower" if excess else ""
+            sentence += f"; the linear optimum keeps {kept}{lower}"
+        else:
+            lower = f", and no unit at all would cost {excess:.3g} nats less" if excess else ""
+            sentence += f"; the linear forecast, an approximation, keeps {kept}{lower}"
     return dataclasses.replace(
         found,
         conclusion=conclusion,
@@ -65,6 +72,8 @@ def _overall(found: Diagnosis, conclusions: list[Conclusion]) -> tuple[Conclusio
             words = f"whether {what} is undecided"
             return conclusion, f": {words} ({_signal(found, at)}; {what_decides(found, at)})"
         words = _WORDS[conclusion]
+        if conclusion == "collapse-optimal" and found.is_network:
+            words = f"no small step improves this collapse, {LOCALLY}"
         if conclusion == "nothing-to-do" and found.signal[at] > 1 + ROUNDING:
             words = "every unit is used and one more is not worth it"
         if conclusion == "collapse-optimal" and excess_loss(found):
@@ -76,10 +85,9 @@ def _overall(found: Diagnosis, conclusions: list[Conclusion]) -> tuple[Conclusio
 
 def _without_certificate(found: Diagnosis) -> tuple[Conclusion, str]:
     """Conclusion and clause where there is no t, by what there is."""
-    if found.likelihood not in (None, "gaussian") and found.signal == ():
-        why = "the decoder's distribution is not known"
-        if found.squared_error is not None:
-            why = "it decodes by a distribution without an output that one more unit could move"
+    told = [note for note in found.notes if note.startswith(NO_SIGNAL)]
+    if told or found.likelihood not in (None, "gaussian"):
+        why = told[0].removeprefix(NO_SIGNAL) if told else "the decoder's distribution is not known"
         return "cannot-tell-yet", f": whether that is optimal cannot be told ({why})"
     if found.forecast is not None:
         return "undecided", ""
@@ -106,9 +114,9 @@ def _counts(found: Diagnosis) -> str:
     for number, level in enumerate(found.levels, start=1):
         name = f"z{number}: " if len(found.levels) > 1 else ""
         units = len(level.status)
-        text = f"{name}{level.n_active} of {units} unit{'s' * (units > 1)} active"
+        text = f"{name}{level.n_active} of {count_of(units, 'unit')} active"
         if not is_settled(level):
-            text += f" ({level.directions} directions: still settling)"
+            text += f" ({count_of(level.directions, 'direction')}: still settling)"
         for status in ("noise", "collapsed", "diverged"):
             count = level.status.count(status)
             text += f", {count} {status}" if count else ""

@@ -135,7 +135,9 @@ def _words(
         lines[0] += ": nothing needs to change."
     if now >= reach:
         if now < units:
-            lines.append(f"The other {units - now} carry nothing.")
+            lines.append(
+                f"The other {units - now} carr{'ies' if units - now == 1 else 'y'} nothing."
+            )
         elif now < possible:
             lines.append(f"The data have {possible} {mode} in all; more units may pay.")
         return " ".join(lines)
