@@ -184,6 +184,12 @@ def test_features_that_curve_the_wrong_way_are_left_out_with_a_note() -> None:
         found = diagnosed(of(lambda m: StudentT(3.0, m, 0.3), mean), spec, x)
     assert np.isfinite(found.signal[0])
     assert any("no negative second derivative" in note for note in found.notes)
+    # Where the loss curves down any small step improves it: no collapse is optimal there.
+    weak = diagnosed(of(lambda m: StudentT(3.0, m, 0.3), mean), spec.replace(beta=100.0), x)
+    assert weak.signal[0] < 0.5
+    assert weak.conclusion == "undecided"
+    assert "far from their best" in weak.verdict
+    assert weak.advice[0].action.startswith("Train longer")
 
 
 def test_a_price_far_from_the_optimum_is_called_rough() -> None:

@@ -16,6 +16,7 @@ from posterior_collapse.diagnosis.conclusions import (
     is_attainable,
     is_settled,
     kept_units,
+    leaves_out,
     what_decides,
 )
 from posterior_collapse.diagnosis.results import Conclusion, Diagnosis, Finding, LevelDiagnosis
@@ -228,6 +229,8 @@ def _undecided(found: Diagnosis, number: int) -> Finding:
             "Train on and diagnose again: what parts of latent space leave unexplained shrinks "
             "until training has settled.",
         )
+    if leaves_out(found, number - 1) and not found.undecided_units[number - 1]:
+        return Finding("undecided", f"{what}: {what_decides(found, number - 1)}.", TRAIN_LONGER)
     why = "t is not known" if np.isnan(t) else f"t = {t:.3g} +- {error:.1g}, above 1 or not"
     action = f"Diagnose more than {found.n:,} rows: {what_decides(found, number - 1)}."
     spec = found.spec

@@ -6,7 +6,13 @@ import math
 import warnings
 from collections.abc import Sequence
 
-from posterior_collapse.diagnosis.results import Conclusion, Diagnosis, Gain, LevelDiagnosis
+from posterior_collapse.diagnosis.results import (
+    LEFT_OUT,
+    Conclusion,
+    Diagnosis,
+    Gain,
+    LevelDiagnosis,
+)
 from posterior_collapse.errors import DataError, NotSolvedError, UnboundedObjectiveError
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Likelihood, Spec
@@ -27,6 +33,7 @@ __all__ = [
     "is_attainable",
     "is_settled",
     "kept_units",
+    "leaves_out",
     "linear_forecast",
     "pays_in_parts",
     "unjudged_because",
@@ -224,6 +231,8 @@ def what_decides(found: Diagnosis, at: int) -> str:
         return f"at least {LEAST_ROWS} rows are needed"
     if in_parts_only(found, at):
         return gain_in_words(found, at)
+    if leaves_out(found, at) and not found.undecided_units[at]:
+        return "of some outputs, far from their best, t knows nothing"
     rows = rows_to_decide(found.signal[at], found.signal_error[at], found.n)
     if rows is None:
         return "100 times as many rows might not tell"
@@ -238,8 +247,15 @@ def _of_level(found: Diagnosis, at: int) -> Conclusion:
         return "signal-unclaimed" if spare else "more-units-pay"
     if found.undecided_units[at] or (gain.parts > 1 and gain.nats > gain.worth):
         return "undecided"
+    if leaves_out(found, at):
+        return "undecided"
     # If t is above 1 all the same, it is noise injected below, which nobody misses.
     return "collapse-optimal" if spare else "nothing-to-do"
+
+
+def leaves_out(found: Diagnosis, at: int) -> bool:
+    """Whether t of a level, far from the best outputs, counts only some of them."""
+    return at == 0 and any(note.startswith(LEFT_OUT) for note in found.notes)
 
 
 def in_parts_only(found: Diagnosis, at: int) -> bool:

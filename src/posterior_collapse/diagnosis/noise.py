@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from posterior_collapse.diagnosis.results import LEFT_OUT
+
 __all__ = ["Kind", "Noise"]
 
 Float = NDArray[np.float64]
@@ -131,7 +133,7 @@ class Noise:
 def _left_out(features: int) -> str:
     some = "1 feature is" if features == 1 else f"{features:,} features are"
     return (
-        f"t leaves out what {some} worth, whose log density has no negative second derivative on "
+        f"{LEFT_OUT}what {some} worth, whose log density has no negative second derivative on "
         "average: these outputs are far from their best"
     )
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from posterior_collapse.theory import Forecast
 
 __all__ = [
+    "LEFT_OUT",
     "NO_SIGNAL",
     "QUANTILES",
     "CollapseCurve",
@@ -42,6 +43,8 @@ Conclusion = Literal[
 "diverged": the posterior of a unit has, and nothing else is said."""
 NO_SIGNAL = "no t: "
 """Begins the note that says why a decoder's distribution shows no signal to measure."""
+LEFT_OUT = "t leaves out "
+"""Begins the note on outputs at which a likelihood has no curvature to measure signal in."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Of the rows, at which `LevelDiagnosis.kl_quantiles` are given."""
 
