@@ -23,6 +23,7 @@ from torch.nn import functional
 import posterior_collapse as pc
 from planted import Opaque
 from posterior_collapse.adapters import from_callable
+from posterior_collapse.diagnosis.conclusions import count_of
 from posterior_collapse.diagnosis.gain import priced
 from posterior_collapse.diagnosis.noise import Noise
 from posterior_collapse.errors import DataError, InvalidArgumentError
@@ -154,6 +155,11 @@ def test_what_has_no_location_to_move_has_a_loss_and_no_certificate() -> None:
     assert found.loss == pytest.approx((X + 1).sum(1).mean().item(), rel=1e-5)
     assert (found.signal, found.gain, found.conclusion) == ((), None, "cannot-tell-yet")
     assert any("a Gamma has no location or logits" in note for note in found.notes)
+
+
+def test_one_is_not_called_many() -> None:
+    assert count_of(1, "direction") == "1 direction"
+    assert count_of(0, "direction") == "0 directions"
 
 
 def test_of_a_density_with_a_kink_nothing_is_called_optimal() -> None:

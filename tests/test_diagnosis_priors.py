@@ -107,6 +107,17 @@ def test_a_mixture_prior_by_sampling() -> None:
     assert found.levels[0].prior_gap == pytest.approx([0, 0], abs=0.03)
 
 
+def test_a_prior_of_other_units_is_named_as_what_is_wrong() -> None:
+    """Not the batch size, nor graph networks, as the error in torch let one think."""
+    for law in (Normal, Laplace):
+        model = from_callable(encode, latent_dim=6, prior=law(torch.zeros(3), 1.0))
+        with pytest.raises(InvalidArgumentError, match=r"prior: got .* shape \(3,\)") as caught:
+            pc.diagnose(model, ROWS)
+        assert "6 units of z1" in str(caught.value)
+    one = pc.diagnose(from_callable(encode, latent_dim=6, prior=Normal(0.0, 1.0)), ROWS)
+    assert one.kl == pytest.approx(pc.diagnose(from_callable(encode, latent_dim=6), ROWS).kl)
+
+
 def test_what_needs_one_gaussian_prior_says_so() -> None:
     model = from_callable(encode, lambda z: z, latent_dim=6, prior=predicted)
     with pytest.raises(NotSolvedError, match="prior: got a function of x"):

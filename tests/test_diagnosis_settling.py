@@ -94,6 +94,11 @@ def test_as_forecast_is_not_said_of_a_loss_far_off() -> None:
         return {"loss": loss, "levels": [{"n_active": 4, "kl": [1.0] * 4}]}
 
     far = comparison_verdict({"measured": side(455.0), "forecast": side(100.0)})
+    rough = {"measured": side(455.0), "forecast": side(100.0), "approximate": True}
+    assert comparison_verdict(rough) == (
+        "As forecast: 4 of 4 units active; losses are not compared, as that of the forecast is an "
+        "approximation."
+    )
     assert far == (
         "4 of 4 units active, as many as forecast; loss 355 nats above the linear optimum: train "
         "longer."

@@ -91,6 +91,13 @@ def test_advice_when_nothing_is_wrong_or_nothing_helps() -> None:
     assert "alone does not do it" in hopeless.text
 
 
+def test_advice_counts_the_others_in_words() -> None:
+    """It said that "the other 1 carry nothing"."""
+    flat = pc.Moments.from_matrices(np.diag([4.0, 2.0]))
+    assert pc.forecast(flat, pc.VAESpec(3)).advice().text.endswith("The other 1 carries nothing.")
+    assert pc.forecast(flat, pc.VAESpec(4)).advice().text.endswith("The other 2 carry nothing.")
+
+
 def test_advice_says_when_the_condition_leaves_nothing() -> None:
     y = DIGITS[:, 20:30] @ np.ones((10, 2))
     f = pc.forecast(pc.Moments.from_arrays(DIGITS, y), pc.CVAESpec(2))

@@ -24,7 +24,8 @@ def comparison_verdict(summary: Summary) -> str:
     """Return in one sentence how a run compares with its forecast.
 
     Args:
-        summary: What `Fitted.summary()` returned: `measured`, `forecast` (or None), `stopped`.
+        summary: What `Fitted.summary()` returned: `measured`, `forecast` (or None), `stopped`, and
+            `approximate` where the forecast's loss is none to be reached.
 
     Example:
         >>> def side(loss, active):
@@ -41,6 +42,8 @@ def comparison_verdict(summary: Summary) -> str:
     if forecast is None:
         return f"{_counts(measured)} active; no closed form is known to compare with."
     pairs = list(zip(_active(measured), _active(forecast), strict=True))
+    if summary.get("approximate"):
+        return _of_counts(measured, pairs)
     gap = measured["loss"] - forecast["loss"]
     far = gap > FAR_LOSS * max(1.0, abs(forecast["loss"]))
     as_many = all(found == expected for found, expected in pairs)
@@ -59,6 +62,16 @@ def comparison_verdict(summary: Summary) -> str:
     if lacking:
         return text + ": train longer or warm beta up."
     return text + (": train longer." if far else ".")
+
+
+def _of_counts(measured: Mapping[str, Any], pairs: Sequence[tuple[int, int]]) -> str:
+    """Of a likelihood whose forecast is an approximation: a good model may be above its loss."""
+    if all(found == expected for found, expected in pairs):
+        text = f"As forecast: {_counts(measured)} active"
+    else:
+        kept = " and ".join(str(expected) for _, expected in pairs)
+        text = f"{_counts(measured)} active where the linear forecast keeps {kept}"
+    return f"{text}; losses are not compared, as that of the forecast is an approximation."
 
 
 def comparison_sentences(

@@ -145,7 +145,8 @@ class Fitted:
         Returns:
             `measured` and `forecast` with the same keys: `loss`, and per level (bottom first)
             `n_active`, and per unit `kl` and `information` in nats; `forecast` is None where
-            there is none.
+            there is none. `approximate` is there, and True, for a likelihood that is not Gaussian:
+            the forecast's loss is then none to be reached.
         """
         found = self.forecast
         expected = found and {
@@ -159,7 +160,9 @@ class Fitted:
                 for level in found.levels
             ],
         }
-        return {"stopped": self.stopped, "measured": self.measured(), "forecast": expected}
+        found_and_expected = {"measured": self.measured(), "forecast": expected}
+        rough = {} if self.spec.likelihood == "gaussian" else {"approximate": True}
+        return {"stopped": self.stopped, **found_and_expected, **rough}
 
     @property
     def objective(self) -> Spec:
