@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from posterior_collapse.data.arrays import from_array, same_length
 from posterior_collapse.data.dataset import TASKS, Dataset
-from posterior_collapse.data.files import READERS, read_file
+from posterior_collapse.data.files import READERS, TEXTS, read_file, suffix_of
 from posterior_collapse.data.published import expanded
+from posterior_collapse.data.reading import Reading
 from posterior_collapse.data.registry import canonical, from_registry, unknown
 from posterior_collapse.errors import DataError, InvalidArgumentError, nearest
 
@@ -26,6 +29,10 @@ def load(
     label: object = None,
     scale: float | None = None,
     header: bool | None = None,
+    columns: str | Sequence[Any] | None = None,
+    drop: str | Sequence[Any] | None = None,
+    label_column: object = None,
+    key: str | None = None,
     progress: bool = False,
 ) -> Dataset:
     """Turn a name, a file or an array into samples in rows.
@@ -35,8 +42,9 @@ def load(
 
     Args:
         source: ``"digits"``, ``"mnist"``, ``"fashion-mnist"``, ``"pairs:KIND"`` (see `pairs`);
-            a .npy, .npz, .csv or .parquet file; an array, a data frame or a `Dataset`. Images
-            of shape (samples, height, width) are flattened row by row.
+            a .npy, .npz, .parquet, .csv or .tsv file (the last two perhaps gzipped); an array, a
+            data frame or a `Dataset`. Images of shape (samples, height, width) are flattened row
+            by row.
         split: ``"train"`` or ``"test"``, for the data sets that have them.
         data_dir: Folder to look in before ``$POSTERIOR_COLLAPSE_DATA`` and the user's cache.
         task: ``"quarter"`` or ``"half"``: cut images into a condition x and a target y.
@@ -44,8 +52,13 @@ def load(
             target y.
         label: Keep the samples of one class only.
         scale: Multiply every number that is read, of ``source`` and ``given``, by this instead.
-        header: Whether the first row of a .csv file is a header; None: told from the rows, and
-            `Dataset.note` says so where it could be otherwise.
+        header: Whether the first row of a .csv or .tsv file is a header; None: told from the
+            rows, and `Dataset.note` says so where it could be otherwise.
+        columns: Features of the table ``source``, by name ("a,b" or a list); None: all columns.
+            Those of a text without a header are called 1, 2, ...
+        drop: Columns that are left out.
+        label_column: Column of the labels, which are no feature; None: "label", if there is one.
+        key: The array that is meant, of an .npz file ``source`` with several.
         progress: Show a bar while downloading.
 
     Raises:
@@ -55,8 +68,8 @@ def load(
         DownloadError: A data set is nowhere, and no mirror delivered it.
         DataError: The numbers cannot be used: empty, text, complex, counts that do not match,
             more than the memory holds.
-        InvalidArgumentError: An unknown split or task, a scale that is not positive, or a header
-            of what is no .csv file.
+        InvalidArgumentError: An unknown split, task, column or array, a scale that is not
+            positive, or an option of another kind of source.
         MissingDependencyError: A .parquet file, and pyarrow is not installed.
 
     Example:
@@ -73,17 +86,15 @@ def load(
         raise InvalidArgumentError(
             "task", f"{task!r} beside `given`", "one of the two", "Leave one away."
         )
+    reading = Reading.of(header, columns, drop, label_column, key)
+    if not _is_text(source) and _is_text(given):  # of the one of both that may have a header
+        reading, beside = replace(reading, header=None), Reading(header)
+    else:
+        beside = Reading(header if _is_text(given) else None)
     options = (split, data_dir, scale, progress)
-    both = [part for part in (source, given) if part is not None]
-    if header is not None and not any(map(_is_csv, both)):
-        raise InvalidArgumentError(
-            "header", header, "None: only a .csv file has one", "Leave it away."
-        )
-    dataset, *condition = (
-        _read(part, *options, header if _is_csv(part) else None) for part in both
-    )
-    if condition:
-        dataset = _conditioned(dataset, condition[0])
+    dataset = _read(source, *options, reading)
+    if given is not None:
+        dataset = _conditioned(dataset, _read(given, *options, beside))
     if label is not None:
         dataset = dataset.select(label)
     return dataset if task is None else TASKS[task](dataset)
@@ -95,38 +106,40 @@ def _read(
     data_dir: str | os.PathLike[str] | None,
     scale: float | None,
     progress: bool,
-    header: bool | None,
+    reading: Reading,
 ) -> Dataset:
     name = canonical(source) if isinstance(source, str) else None
     if name is not None:
+        reading.only()
         return from_registry(name, split, data_dir, scale, progress)
     if split != "train":
         raise InvalidArgumentError(
             "split", repr(split), "'train': only named data sets have others", "Leave it away."
         )
     if isinstance(source, Dataset):
+        reading.only()
         dataset = source
     elif isinstance(source, (str, os.PathLike)):
-        dataset = _from_path(source, header)
+        dataset = _from_path(source, reading)
     else:
-        dataset = from_array("array", source)
+        dataset = from_array("array", source, reading)
     return dataset if scale is None else dataset.scaled(scale)
 
 
-def _is_csv(source: Any) -> bool:
-    return isinstance(source, (str, os.PathLike)) and str(source).lower().endswith(".csv")
+def _is_text(source: Any) -> bool:
+    return isinstance(source, (str, os.PathLike)) and suffix_of(Path(source)) in TEXTS
 
 
-def _from_path(source: str | os.PathLike[str], header: bool | None) -> Dataset:
+def _from_path(source: str | os.PathLike[str], reading: Reading) -> Dataset:
     if not os.fspath(source):
         raise InvalidArgumentError(
             "data", "an empty name", "a name or a file", "See `collapse data list`."
         )
     path = expanded("data", source)
     bare_name = isinstance(source, str) and path.name == source
-    if bare_name and path.suffix.lower() not in READERS and not os.path.exists(path):
+    if bare_name and suffix_of(path) not in READERS and not os.path.exists(path):
         raise unknown(str(source))
-    return read_file(path, header)
+    return read_file(path, reading)
 
 
 def _conditioned(target: Dataset, condition: Dataset) -> Dataset:

@@ -44,6 +44,10 @@ class Choice(Record):
         data_dir: Where files of data sets are.
         sha256: Of all values.
         header: Whether the first row of a .csv file is a header; None: told from the rows.
+        columns: Of a table, the features by name, separated by commas; None: all columns.
+        drop: Of a table, the columns to leave out, separated by commas.
+        label_column: Of a table, the column of labels.
+        key: Of a file of several arrays, the one that is meant.
 
     Raises:
         InvalidArgumentError: A field is of another kind.
@@ -60,6 +64,10 @@ class Choice(Record):
     data_dir: str | None = None
     sha256: str | None = None
     header: bool | None = None
+    columns: str | None = None
+    drop: str | None = None
+    label_column: str | None = None
+    key: str | None = None
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(Choice):
