@@ -184,6 +184,53 @@ def test_options_of_another_kind_of_source_are_refused(tmp_path: Path) -> None:
         load(source("csv", tmp_path), key="a")
 
 
+# Columns of one std.
+
+
+@pytest.mark.parametrize("dtype", ["u1", "f4", "f8"])
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_columns_are_standardized(tmp_path: Path, dtype: str, on_disk: bool) -> None:
+    x = (np.random.default_rng(1).random((700, 4)) * [200, 3, 1, 90] + 7).astype(dtype)
+    x[:, 2] = 9
+    np.save(tmp_path / "x.npy", x)
+    found = load(tmp_path / "x.npy" if on_disk else x, standardize=True)
+    plain = x.astype(float)
+    expected = (plain - plain.mean(0)) / np.where(plain.std(0) > 0, plain.std(0), 1)
+    np.testing.assert_allclose(found.x, expected, atol=1e-6)
+    assert found.x.dtype == ("f8" if dtype == "f8" else "f4")
+    assert found.note.endswith("standardized, but for 1 constant column")
+
+
+def test_a_wide_range_is_standardized_exactly() -> None:
+    """Stds 1e8 apart, and means far from 0 beside a small std."""
+    x = np.random.default_rng(2).standard_normal((500, 3)) * [1e8, 1, 1e-3] + [0, 1e5, 1e3]
+    found = load(x, standardize=True).x
+    np.testing.assert_allclose(found.mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(found.std(0), 1, rtol=1e-9)
+
+
+def test_conditions_are_standardized_too_and_labels_first() -> None:
+    found = load(X * 5, given=X[:, :1] + 3, standardize=True)
+    assert found.y is not None
+    np.testing.assert_allclose([*found.x.std(0), *found.y.std(0)], 1, rtol=1e-12)
+    one = load("digits", label=3, standardize=True)
+    np.testing.assert_allclose(one.x.mean(0), 0, atol=1e-12)
+
+
+def test_a_test_split_is_standardized_by_the_training_data(tmp_path: Path) -> None:
+    train, other = np.full((6, 2), 10.0), np.full((4, 2), 30.0)
+    train[3:] = 20
+    found = load(other, standardize=False).standardized(load(train))
+    np.testing.assert_allclose(found.x, 3)
+
+
+def test_what_cannot_be_standardized() -> None:
+    with pytest.raises(InvalidArgumentError, match="standardize: got True beside `scale`"):
+        load(X, scale=2, standardize=True)
+    with pytest.raises(DataError, match="x: got nan at row 4, column 1"):
+        load(np.where(np.arange(18).reshape(6, 3) == 13, np.nan, X), standardize=True)
+
+
 def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     with pytest.raises(SystemExit) as end:
         main([str(argument) for argument in arguments])
@@ -202,7 +249,10 @@ def test_the_commands_take_columns_and_runs_keep_them(tmp_path: Path, capsys, mo
     command(capsys, "train", "x.csv", *chosen, "--epochs", 1, "--out", "run")
     kept = json.loads((tmp_path / "run" / "config.json").read_text())["data"]
     assert (kept["drop"], kept["label_column"]) == ("note", "kind")
-    assert not {"columns", "key", "header"} & set(kept)
+    assert not {"columns", "key", "header", "standardize"} & set(kept)
     assert "column 'note' dropped" in command(capsys, "diagnose", "run")
+    command(capsys, "train", "x.csv", *chosen, "--standardize", "--epochs", 1, "--out", "run2")
+    assert json.loads(Path("run2/config.json").read_text())["data"]["standardize"] is True
+    assert "standardized" in command(capsys, "diagnose", "run2")
     np.savez("x.npz", a=X, b=X[:2])
     assert "6 x 3" in command(capsys, "forecast", "x.npz", "--key", "a", "--latents", "2")

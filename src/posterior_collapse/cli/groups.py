@@ -76,6 +76,10 @@ class DataOptions:
     key: Annotated[str | None, option(help="The array that is meant, of a file with several.")] = (
         None
     )
+    standardize: Annotated[
+        bool,
+        option("--standardize", help="Bring every column to mean 0, std 1 (eta_dec is in stds)."),
+    ] = False
     data_dir: DataDir = None
 
     def kind(self, model: str | None) -> str:

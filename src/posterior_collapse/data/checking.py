@@ -9,7 +9,7 @@ from pathlib import Path
 
 from posterior_collapse.errors import CorruptFileError, DataError, MissingFileError, nearest
 
-__all__ = ["available", "check_file", "check_size", "is_html"]
+__all__ = ["available", "check_file", "check_room", "check_size", "is_html"]
 
 
 def is_html(head: bytes) -> bool:
@@ -90,13 +90,25 @@ def check_size(path: Path, needed: int) -> None:
             f"contents of at most {MOST_TIMES} times its size",
             "If it is meant so, unpack it into a .npy file, which is read from disk.",
         )
+    action = "Save them with numpy.save: a .npy file is read from disk piece by piece."
+    check_room(str(path), needed, action)
+
+
+def check_room(
+    name: str, needed: int, action: str = "Take fewer rows, or prepare the data on disk."
+) -> None:
+    """Refuse what takes more than half of the memory that is available.
+
+    Raises:
+        DataError: It does.
+    """
     free = available()
     if free is not None and needed > SHARE * free:
         raise DataError(
-            str(path),
+            name,
             f"{_shown(needed)} of values",
             f"at most half of the {_shown(free)} of memory that are available",
-            "Save them with numpy.save: a .npy file is read from disk piece by piece.",
+            action,
         )
 
 

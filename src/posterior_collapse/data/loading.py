@@ -33,6 +33,7 @@ def load(
     drop: str | Sequence[Any] | None = None,
     label_column: object = None,
     key: str | None = None,
+    standardize: bool = False,
     progress: bool = False,
 ) -> Dataset:
     """Turn a name, a file or an array into samples in rows.
@@ -59,6 +60,8 @@ def load(
         drop: Columns that are left out.
         label_column: Column of the labels, which are no feature; None: "label", if there is one.
         key: The array that is meant, of an .npz file ``source`` with several.
+        standardize: Bring every column to mean 0 and std 1, those of a split to what the training
+            data have; `eta_dec` is then in stds.
         progress: Show a bar while downloading.
 
     Raises:
@@ -97,7 +100,19 @@ def load(
         dataset = _conditioned(dataset, _read(given, *options, beside))
     if label is not None:
         dataset = dataset.select(label)
-    return dataset if task is None else TASKS[task](dataset)
+    if task is not None:
+        dataset = TASKS[task](dataset)
+    if not standardize:
+        return dataset
+    if scale is not None:
+        raise InvalidArgumentError(
+            "standardize", "True beside `scale`", "one of the two", "Leave one away."
+        )
+    if split == "train":
+        return dataset.standardized()
+    return dataset.standardized(
+        load(source, data_dir=data_dir, task=task, given=given, label=label)
+    )
 
 
 def _read(

@@ -54,7 +54,7 @@ __all__ = [
 CONFIG, SUMMARY, SWEEP = "config.json", "summary.json", "sweep.json"
 DATA = ("given", "task", "label", "scale", "split", "data_dir")
 """What names the data in a file beside `source` and, once they were read, `sha256`."""
-READING = ("header", "columns", "drop", "label_column", "key")
+READING = ("header", "columns", "drop", "label_column", "key", "standardize")
 """What a file says of how the data are read, where it was asked for."""
 
 Named = Mapping[str, Run]
@@ -389,7 +389,11 @@ def _config(run: Run) -> dict[str, Any]:
         "data": {
             "source": run.data.name,
             **{name: getattr(run.data, name) for name in (*DATA, "sha256")},
-            **{name: value for name in READING if (value := getattr(run.data, name)) is not None},
+            **{
+                name: value
+                for name in READING
+                if (value := getattr(run.data, name)) is not getattr(Choice, name)
+            },
         },
         "spec": run.spec.to_dict(),
         "architecture": run.architecture.to_dict(),
@@ -402,7 +406,7 @@ def _config(run: Run) -> dict[str, Any]:
 def _run(config: Mapping[str, Any]) -> Run:
     """Return the run that `_config` described, or whatever error comes first."""
     named = dict(config["data"])
-    asked_for = {name: named.pop(name, None) for name in ("sha256", *READING)}
+    asked_for = {name: named.pop(name, getattr(Choice, name)) for name in ("sha256", *READING)}
     source = named.pop("source")
     if set(named) != set(DATA) or named["split"] is None:
         raise ValueError(f"data named by {sorted(named)}")

@@ -22,7 +22,7 @@ NUMBERS = ("seed", "learning_rate", "clip")
 """Settings in which runs that train together may differ."""
 KINDS: dict[str, tuple[type, ...]] = {
     "name": (str,), "label": (int,), "rows": (int,), "size": (int,), "scale": (int, float),
-    "header": (bool,),
+    "header": (bool,), "standardize": (bool,),
 }  # fmt: skip
 """Types of the fields of `Choice` that hold no text."""
 
@@ -48,6 +48,7 @@ class Choice(Record):
         drop: Of a table, the columns to leave out, separated by commas.
         label_column: Of a table, the column of labels.
         key: Of a file of several arrays, the one that is meant.
+        standardize: Whether every column is brought to mean 0 and std 1.
 
     Raises:
         InvalidArgumentError: A field is of another kind.
@@ -68,6 +69,7 @@ class Choice(Record):
     drop: str | None = None
     label_column: str | None = None
     key: str | None = None
+    standardize: bool = False
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(Choice):
