@@ -22,7 +22,8 @@ import posterior_collapse as pc
 from idx_files import idx_bytes
 from posterior_collapse.cli import main
 from posterior_collapse.data import checking, load
-from posterior_collapse.data.files import read_arrays, read_idx
+from posterior_collapse.data.files import read_arrays
+from posterior_collapse.data.idx import read_idx
 from posterior_collapse.errors import DataError, PosteriorCollapseError
 
 X = np.random.default_rng(0).standard_normal((30, 4))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from posterior_collapse.arrays import as_samples, same_length
 from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.data.reading import LABEL, PLAIN, TABLE, Reading
-from posterior_collapse.errors import DataError
+from posterior_collapse.errors import DataError, InvalidArgumentError, listed, nearest
 
 __all__ = [
     "KEPT",
@@ -27,6 +27,7 @@ __all__ = [
     "left_out",
     "numbers_rows",
     "refuse_column",
+    "refuse_key",
     "same_length",
 ]
 
@@ -63,9 +64,44 @@ def from_array(name: str, values: Any, reading: Reading = PLAIN) -> Dataset:
         columns = [(str(c), _column(values[c])) for c in dict.fromkeys(values.columns)]
         reading.check(name, [key for key, _ in columns])
         return from_columns(name, columns, reading=reading)
+    if hasattr(values, "obs") and hasattr(values, "X"):  # an AnnData
+        return _from_annotated(name, values, reading)
     reading.only()
     x, image_shape = as_samples("x" if name == "array" else name, values)
     return Dataset(name, x, image_shape=image_shape)
+
+
+def _from_annotated(name: str, values: Any, reading: Reading) -> Dataset:
+    reading.only(("key", "label_column"))
+    if reading.key is not None and reading.key not in (known := list(values.layers)):
+        refuse_key(reading.key, f"a layer of {name}", known)
+    x, _ = as_samples("x", values.X if reading.key is None else values.layers[reading.key])
+    names = list(map(str, getattr(values.obs, "columns", ())))
+    reading.check(name, names)
+    labels = None
+    if reading.has_label(names):
+        labels = as_labels(reading.label, values.obs[reading.label], len(x))
+    steps = () if reading.key is None else (f"layer {reading.key!r}",)
+    return Dataset(name, x, labels=labels, steps=(*steps, *reading.steps))
+
+
+def refuse_key(key: str, what: str, known: Sequence[str]) -> NoReturn:
+    """Refuse the name of an array that is not there.
+
+    Args:
+        key: The name.
+        what: What it should be, such as "a layer of x.h5ad".
+        known: The names that there are.
+
+    Raises:
+        InvalidArgumentError: Always.
+    """
+    raise InvalidArgumentError(
+        "key",
+        repr(key),
+        f"{what}, {listed(known)}",
+        f"Pass one of these, or none.{nearest(key, known)}",
+    )
 
 
 def _column(series: Any) -> NDArray[Any]:

@@ -72,18 +72,21 @@ SHARE = 0.5
 """Of the available memory: the rest is for what is done with the data."""
 
 
-def check_size(path: Path, needed: int) -> None:
+def check_size(path: Path, needed: int, size: int | None = None) -> None:
     """Refuse a file that takes too much memory, by what its own headers say.
 
     Args:
         path: The file.
         needed: Bytes of its values in memory.
+        size: Bytes of the file; None: as the system says.
 
     Raises:
         CorruptFileError: It unpacks to hundreds of times its size.
         DataError: It takes more than half of the memory that is available.
     """
-    if needed > SMALL and needed > MOST_TIMES * (size := path.stat().st_size):
+    if size is None:
+        size = path.stat().st_size
+    if needed > SMALL and needed > MOST_TIMES * size:
         raise CorruptFileError(
             str(path),
             f"a file of {_shown(size)} that unpacks to {_shown(needed)}",

@@ -1,20 +1,18 @@
-"""Data files by suffix: .npy, .npz, .csv, .parquet; and the IDX files of the image sets."""
+"""Data files by suffix: arrays, tables of text, .parquet, tensors, .h5ad, folders of pictures."""
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
-import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from posterior_collapse.data.annotated import read_annotated
 from posterior_collapse.data.arrays import (
     LONGEST,
     as_labels,
@@ -23,20 +21,21 @@ from posterior_collapse.data.arrays import (
     from_columns,
     is_suspect,
     refuse_column,
+    refuse_key,
     same_length,
 )
 from posterior_collapse.data.checking import check_file, check_size
 from posterior_collapse.data.dataset import Dataset
+from posterior_collapse.data.images import read_folder
 from posterior_collapse.data.reading import PLAIN, TABLE, TEXT, Reading
 from posterior_collapse.data.table import read_csv
+from posterior_collapse.data.tensors import PICKLES, Tensors, refuse_pickle
 from posterior_collapse.errors import (
     CorruptFileError,
     DataError,
-    InvalidArgumentError,
     MissingDependencyError,
     PosteriorCollapseError,
     listed,
-    nearest,
 )
 
 __all__ = [
@@ -46,7 +45,6 @@ __all__ = [
     "from_arrays",
     "read_arrays",
     "read_file",
-    "read_idx",
     "suffix_of",
 ]
 
@@ -67,7 +65,11 @@ def read_file(path: Path, reading: Reading = PLAIN) -> Dataset:
     """
     reader, takes = READERS.get(suffix_of(path), (None, ()))
     if os.path.isdir(path):
-        raise DataError(str(path), "a folder", f"a file, {SUFFIXES}", "Name the file in it.")
+        reading.only()
+        return read_folder(path)
+    if path.suffix.lower() in PICKLES:
+        check_file(path)
+        refuse_pickle(path)
     if reader is None:
         raise DataError(
             str(path), f"the suffix '{path.suffix}'", f"one of {SUFFIXES}", "Convert the file."
@@ -212,6 +214,10 @@ def _read_npz(path: Path, reading: Reading) -> Dataset:
     return from_arrays(path.name, Arrays(path), reading.key)
 
 
+def _read_safetensors(path: Path, reading: Reading) -> Dataset:
+    return from_arrays(path.name, Tensors(path), reading.key)
+
+
 def from_arrays(name: str, arrays: Mapping[str, Any], key: str | None) -> Dataset:
     """Return the data of a file of several arrays: the one that is meant, or x, y and labels.
 
@@ -221,12 +227,7 @@ def from_arrays(name: str, arrays: Mapping[str, Any], key: str | None) -> Datase
     """
     known = sorted(arrays)
     if key is not None and key not in arrays:
-        raise InvalidArgumentError(
-            "key",
-            repr(key),
-            f"an array of {name}, {listed(known)}",
-            f"Pass one of its arrays.{nearest(key, known)}",
-        )
+        refuse_key(key, f"an array of {name}", known)
     if key is None and "x" not in arrays and len(arrays) == 1:
         (key,) = known
     if key is None and "x" not in arrays:
@@ -234,9 +235,7 @@ def from_arrays(name: str, arrays: Mapping[str, Any], key: str | None) -> Datase
             name,
             f"the arrays {listed(known)}",
             "x, and optionally y and labels",
-            "Say which is meant: --key NAME, key=NAME."
-            if known
-            else "Write it with numpy.savez(path, x=...).",
+            "Say which is meant: --key NAME, key=NAME." if known else "Write it again, with x.",
         )
     main = "x" if key is None else key
     x, image_shape = as_samples(f"{main} of {name}", arrays[main])
@@ -322,77 +321,10 @@ READERS: dict[str, tuple[Callable[[Path, Reading], Dataset], tuple[str, ...]]] =
     ".npz": (_read_npz, ("key",)),
     **dict.fromkeys(TEXTS, (read_csv, TEXT)),
     ".parquet": (_read_parquet, TABLE),
+    ".safetensors": (_read_safetensors, ("key",)),
+    ".h5ad": (read_annotated, ("key", "label_column")),
 }
 """Reader of a file, and what may be said of how to read it, by suffix."""
 SUFFIXES = ", ".join(READERS)
 MOST_DIMENSIONS = 32
 """More than any data have, and than older versions of NumPy can hold."""
-
-
-DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-AGAIN = "Download it again."
-MOST_IDX_DIMENSIONS = 8
-
-
-def read_idx(path: Path) -> NDArray[Any]:
-    """Return the array of an IDX file, in the machine's byte order.
-
-    The header is two zero bytes, one for the type, one for the number of dimensions, and each
-    dimension as a big-endian 32-bit number; the values follow, last dimension fastest. No more is
-    unpacked than the header announces.
-
-    Raises:
-        MissingFileError: The file is not there.
-        CorruptFileError: A web page, a truncated gzip, a wrong magic number, or a length that
-            does not match the header.
-        DataError: The values take too much memory.
-    """
-    head = check_file(path)
-    zipped = head.startswith(b"\x1f\x8b")
-    try:
-        with cast(IO[bytes], gzip.open(path) if zipped else path.open("rb")) as stream:
-            dtype, shape, offset = _header(path, stream)
-            needed = dtype.itemsize * math.prod(shape)
-            if zipped:
-                check_size(path, needed)
-            else:
-                _check_length(path, path.stat().st_size, offset + needed, shape)
-            content = stream.read(needed)
-            there = offset + len(content) + len(stream.read(1))
-            _check_length(path, there, offset + needed, shape)
-    except EOFError as error:
-        raise CorruptFileError(
-            str(path), "a truncated gzip file", "a complete one", AGAIN
-        ) from error
-    except (OSError, zlib.error) as error:
-        raise CorruptFileError(
-            str(path), f"a damaged gzip file ({error})", "an intact one", AGAIN
-        ) from error
-    values = np.frombuffer(content, dtype).reshape(shape)
-    return values.astype(dtype.newbyteorder("="), copy=False)
-
-
-def _header(path: Path, stream: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, ...], int]:
-    magic = stream.read(4)
-    if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in DTYPES:
-        raise CorruptFileError(
-            str(path),
-            f"the magic number 0x{magic.hex()}",
-            "an IDX file, which begins with 0x0000, a type and a number of dimensions",
-            "Check that it is an IDX file.",
-        )
-    dims, offset = stream.read(4 * magic[3]), 4 + 4 * magic[3]
-    if 4 + len(dims) < offset:
-        raise CorruptFileError(str(path), "a truncated header", f"{offset} bytes of it", AGAIN)
-    if magic[3] > MOST_IDX_DIMENSIONS:
-        raise CorruptFileError(str(path), f"{magic[3]} dimensions", "images or labels", AGAIN)
-    return np.dtype(DTYPES[magic[2]]), struct.unpack(f">{magic[3]}I", dims), offset
-
-
-def _check_length(path: Path, there: int, needed: int, shape: tuple[int, ...]) -> None:
-    if there != needed:
-        beyond = "at least " * (there > needed)
-        size = " x ".join(map(str, shape))
-        raise CorruptFileError(
-            str(path), f"{beyond}{there:,} bytes", f"{needed:,} bytes for {size} values", AGAIN
-        )

@@ -8,6 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from posterior_collapse.arrays import chunks
 from posterior_collapse.data.arrays import from_array, same_length
 from posterior_collapse.data.dataset import TASKS, Dataset
 from posterior_collapse.data.files import READERS, TEXTS, read_file, suffix_of
@@ -103,7 +106,7 @@ def load(
     if task is not None:
         dataset = TASKS[task](dataset)
     if not standardize:
-        return dataset
+        return dataset if scale is not None else _hinted(dataset)
     if scale is not None:
         raise InvalidArgumentError(
             "standardize", "True beside `scale`", "one of the two", "Leave one away."
@@ -113,6 +116,31 @@ def load(
     return dataset.standardized(
         load(source, data_dir=data_dir, task=task, given=given, label=label)
     )
+
+
+def _hinted(dataset: Dataset) -> Dataset:
+    """Return data whose note says so where what is decoded looks like bytes of pixels."""
+    values = dataset.x if dataset.y is None else dataset.y
+    if not values.size:
+        return dataset
+    first = np.asarray(next(chunks(values))[1][0])  # enough, and all may be long to read
+    least, most = first.min(), first.max()
+    if not (least >= 0 and 127 < most <= 255):
+        return dataset
+    if first.dtype != np.uint8:
+        many = dataset.image_shape is not None or first.shape[1] >= LEAST_PIXELS
+        if not many or most <= 250 or not (first == np.floor(first)).all():
+            return dataset
+    hint = (
+        f"values from {least:g} to {most:g}: scale them by 0.00392 (--scale, scale=) to [0, 1], "
+        "or give eta_dec in grey levels"
+    )
+    steps = dataset.steps if hint in dataset.steps else (*dataset.steps, hint)
+    return replace(dataset, steps=steps)
+
+
+LEAST_PIXELS = 16
+"""Features of a table from which whole numbers up to 255 are taken for those of an image."""
 
 
 def _read(
