@@ -64,6 +64,8 @@ def test_what_parts_the_cells_is_told_from_the_file(
         ("a;b\n1,5;2,5\n1,5\n", "1 cells in row 3; expected 2"),
         ("a;b\n1,5;\n", "an empty cell in row 2"),
         ("a;b\n", "a header alone"),
+        ("a b\n1 2\n", "got '1 2' in row 2; expected a number. Separate cells by commas, semi"),
+        ("a|b\n1|2\n", "got '1|2' in row 2; expected a number. Separate cells by commas, semi"),
     ],
 )
 def test_what_is_uncertain_is_refused(tmp_path: Path, content: str, words: str) -> None:

@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 option = typer.Option
-SOURCE_HELP = "Data set name (collapse data list), or a file."
+SOURCE_HELP = "Data set name (collapse data list), a file, or a folder of pictures."
 Source = Annotated[str, typer.Argument(help=SOURCE_HELP)]
 DataDir = Annotated[
     Path | None,

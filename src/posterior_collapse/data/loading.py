@@ -46,9 +46,10 @@ def load(
 
     Args:
         source: ``"digits"``, ``"mnist"``, ``"fashion-mnist"``, ``"pairs:KIND"`` (see `pairs`);
-            a .npy, .npz, .parquet, .csv or .tsv file (the last two perhaps gzipped); an array, a
-            data frame or a `Dataset`. Images of shape (samples, height, width) are flattened row
-            by row.
+            a .npy, .npz, .safetensors, .parquet, .h5ad, .csv or .tsv file (the last two perhaps
+            gzipped); a folder of .png or .jpg pictures of one size; an array, a data frame, an
+            AnnData or a `Dataset`. Images of shape (samples, height, width) are flattened row by
+            row.
         split: ``"train"`` or ``"test"``, for the data sets that have them.
         data_dir: Folder to look in before ``$POSTERIOR_COLLAPSE_DATA`` and the user's cache.
         task: ``"quarter"`` or ``"half"``: cut images into a condition x and a target y.
@@ -61,8 +62,10 @@ def load(
         columns: Features of the table ``source``, by name ("a,b" or a list); None: all columns.
             Those of a text without a header are called 1, 2, ...
         drop: Columns that are left out.
-        label_column: Column of the labels, which are no feature; None: "label", if there is one.
-        key: The array that is meant, of an .npz file ``source`` with several.
+        label_column: Column of the labels, which are no feature (of an AnnData, one of `obs`);
+            None: "label", if there is one.
+        key: The array that is meant, of an .npz or .safetensors file ``source`` with several; the
+            layer of an AnnData.
         standardize: Bring every column to mean 0 and std 1, those of a split to what the training
             data have; `eta_dec` is then in stds.
         progress: Show a bar while downloading.
@@ -76,7 +79,7 @@ def load(
             more than the memory holds.
         InvalidArgumentError: An unknown split, task, column or array, a scale that is not
             positive, or an option of another kind of source.
-        MissingDependencyError: A .parquet file, and pyarrow is not installed.
+        MissingDependencyError: The library that reads such a file is not installed.
 
     Example:
         >>> load("digits", task="half", label=3)

@@ -241,12 +241,17 @@ class _Layout:
             for i in features:
                 if not _is_number(_pointed(row[i]) if self.decimal_commas else row[i]):
                     got = repr(row[i]) if row[i].strip() else "an empty cell"
+                    action = (
+                        "Encode the column, leave it out (--drop, drop=), or take it for the "
+                        "label (--label-column, label_column=)."
+                    )
+                    if len(self.names) == 1:
+                        action = "Separate cells by commas, semicolons or tabs."
                     raise DataError(
                         f"column {self.names[i]!r} of {self.path.name}",
                         f"{got} in row {line}",
                         "a number",
-                        "Encode the column, leave it out (--drop, drop=), or take it for the "
-                        "label (--label-column, label_column=).",
+                        action,
                     )
 
 
