@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posterior_collapse import checks
-from posterior_collapse.arrays import Array, chunks, refuse_non_finite
+from posterior_collapse.arrays import Array, chunks, is_lazy, refuse_non_finite
 from posterior_collapse.data.checking import check_room
 from posterior_collapse.errors import DataError, InvalidArgumentError, nearest
 
@@ -147,6 +147,8 @@ class Dataset:
     def _mapped(self, operation: np.ufunc, number: float, step: str) -> Dataset:
         def apply(values: NDArray[Any]) -> NDArray[Any]:
             dtype = np.result_type(values.dtype, np.float32)
+            if not is_lazy(values):
+                check_room(self.name, len(values) * values.shape[1] * dtype.itemsize)
             result: NDArray[Any] = operation(values, dtype.type(number), dtype=dtype)
             return result
 

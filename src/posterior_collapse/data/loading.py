@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from posterior_collapse.arrays import chunks
+from posterior_collapse.arrays import chunks, is_lazy
 from posterior_collapse.data.arrays import from_array, same_length
 from posterior_collapse.data.dataset import TASKS, Dataset
 from posterior_collapse.data.files import READERS, TEXTS, read_file, suffix_of
@@ -124,7 +124,7 @@ def load(
 def _hinted(dataset: Dataset) -> Dataset:
     """Return data whose note says so where what is decoded looks like bytes of pixels."""
     values = dataset.x if dataset.y is None else dataset.y
-    if not values.size:
+    if not values.size or is_lazy(values):
         return dataset
     first = np.asarray(next(chunks(values))[1][0])  # enough, and all may be long to read
     least, most = first.min(), first.max()
