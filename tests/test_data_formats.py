@@ -205,20 +205,25 @@ class Bomb:
         return (pytest.fail, ("a pickle was run",))
 
 
+@pytest.mark.parametrize("kind", ["pickle", "archive of torch"])
 @pytest.mark.parametrize("ending", [".pt", ".pth", ".pkl"])
-def test_pickles_are_never_read(tmp_path: Path, capsys, ending: str) -> None:
+def test_no_file_that_may_run_code_is_read(tmp_path: Path, capsys, ending: str, kind: str) -> None:
     import pickle
 
     path = tmp_path / f"model{ending}"
-    path.write_bytes(pickle.dumps(Bomb()))
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps(Bomb()))
+    else:
+        pytest.importorskip("torch").save({"bomb": Bomb()}, path)
     with pytest.raises(DataError, match=r"a pickle, .*numpy\.save\('x\.npy', x\.numpy\(\)\)"):
         load(path)
     with pytest.raises(MissingFileError):
         load(tmp_path / f"other{ending}")
-    for name in ("forecast", "diagnose"):
+    for name, action in (("forecast", "numpy.save("), ("diagnose", "pc.diagnose(model, data)")):
         code, said = command(capsys, name, path)
         assert code == 2
-        assert "pickle" in said
+        assert "got a pickle, which may run code when it is read" in said
+        assert action in said
 
 
 # Single-cell data.

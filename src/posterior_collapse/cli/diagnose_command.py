@@ -189,7 +189,15 @@ def _posterior(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         DataError: The file cannot be read, lacks an array, or it is not clear which is meant.
     """
     from posterior_collapse.data.files import read_arrays
+    from posterior_collapse.data.tensors import PICKLES
 
+    if path.suffix.lower() in PICKLES and path.is_file():
+        raise DataError(
+            str(path),
+            "a pickle, which may run code when it is read",
+            "the folder of a run, or an .npz file with the arrays mean and std",
+            "Write it with numpy.savez(path, mean=..., std=...), or call pc.diagnose(model, data).",
+        )
     found = read_arrays(path)
     called = {name: name for name in ARRAYS if name in found}
     groups = [group for group in (("mean",), SPREADS) if not called.keys() & set(group)]
