@@ -13,7 +13,7 @@ from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.experiments import DELIVERABLES, ROWS, Member, Plan, chosen
 from posterior_collapse.experiments.execution import read_moments, read_samples
 from posterior_collapse.experiments.reproducing import profile
-from posterior_collapse.runs import Choice
+from posterior_collapse.runs import RunData
 from posterior_collapse.theory import forecast
 from posterior_collapse.theory.verification import CASES
 
@@ -176,20 +176,20 @@ def test_an_unknown_row_is_named() -> None:
 
 class TestData:
     def test_digits_are_held_out_once(self) -> None:
-        train, test = (read_samples(Choice("digits"), split).x for split in ("train", "test"))
+        train, test = (read_samples(RunData("digits"), split).x for split in ("train", "test"))
         whole = load("digits").x.astype(np.float32)
         assert np.array_equal(np.sort(np.vstack([train, test]), axis=0), np.sort(whole, axis=0))
 
     def test_a_label_is_cut_before_rows_and_task(self) -> None:
-        found = read_samples(Choice("digits", task="quarter", label=3, rows=5))
+        found = read_samples(RunData("digits", task="quarter", label=3, rows=5))
         assert found.x.shape == (5, 16)
         assert found.y is not None
         assert found.y.shape == (5, 48)
         assert set(found.labels.tolist()) == {3}  # type: ignore[union-attr]
 
     def test_images_are_resized(self) -> None:
-        small = read_samples(Choice("digits", rows=3)).x.reshape(-1, 8, 8)
-        large = read_samples(Choice("digits", rows=3, size=28)).x.reshape(-1, 28, 28)
+        small = read_samples(RunData("digits", rows=3)).x.reshape(-1, 8, 8)
+        large = read_samples(RunData("digits", rows=3, size=28)).x.reshape(-1, 28, 28)
         places = np.linspace(0, 7, 28)
         rows = np.array([[np.interp(places, range(8), line) for line in image] for image in small])
         both = [[np.interp(places, range(8), line) for line in image.T] for image in rows]
@@ -198,7 +198,7 @@ class TestData:
     def test_a_matrix_problem_is_that_of_verify(self) -> None:
         index = [case.name for case in CASES].index("E13")
         expected, _ = CASES[index].draw(np.random.default_rng([0, index, 0]))
-        assert np.array_equal(read_moments(Choice("matrix:E13"), False).xx, expected.xx)
+        assert np.array_equal(read_moments(RunData("matrix:E13"), False).xx, expected.xx)
 
 
 class TestCommand:

@@ -19,7 +19,7 @@ from posterior_collapse.experiments.checks import (
     monotone,
 )
 from posterior_collapse.experiments.execution import read_moments
-from posterior_collapse.runs import Choice
+from posterior_collapse.runs import RunData
 from posterior_collapse.specs import HVAESpec, Spec, VAESpec
 from posterior_collapse.theory import forecast
 
@@ -32,7 +32,7 @@ def planted(
         key="key",
         method=record.pop("method", "minibatch"),
         spec=record.pop("spec", VAESpec(4)),
-        data=record.pop("data", Choice("digits")),
+        data=record.pop("data", RunData("digits")),
         settings=SimpleNamespace(seed=1, convention=record.pop("convention", "elbo")),
         evaluation=SimpleNamespace(samples=7),
     )
@@ -209,14 +209,14 @@ class TestMatrices:
 class TestConvergence:
     """Curves of which it is known where they end."""
 
-    MATRIX = Choice("matrix:E8")
+    MATRIX = RunData("matrix:E8")
 
     def result(
         self,
         errors: list[float],
         grid: str = "matrix",
         method: str = "recorded",
-        data: Choice = MATRIX,
+        data: RunData = MATRIX,
         largest: float = 1.0,
         spec: Spec | None = None,
         critical_beta: tuple[float | None, ...] = (3.0, 0.5, None),
@@ -286,13 +286,13 @@ class TestConvergence:
         [
             ("recorded", MATRIX, 5.0, 1e-4),
             ("decayed", MATRIX, 5.0, 1e-4),
-            ("decayed", Choice("mnist"), 5.0, 5e-3),
-            ("decayed", Choice("mnist"), 0.05, 5e-4),  # of the second, 0.5, which is larger
-            ("exact", Choice("mnist"), 5.0, 1e-4),
+            ("decayed", RunData("mnist"), 5.0, 5e-3),
+            ("decayed", RunData("mnist"), 0.05, 5e-4),  # of the second, 0.5, which is larger
+            ("exact", RunData("mnist"), 5.0, 1e-4),
         ],
     )
     def test_every_curve_has_a_goal(
-        self, method: str, data: Choice, largest: float, goal: float
+        self, method: str, data: RunData, largest: float, goal: float
     ) -> None:
         found = self.result([0.1, 1e-6], "a", method, data, largest)
         rows = self.rows(self.result([0.1, 1e-6]), found)
@@ -310,8 +310,8 @@ class TestConvergence:
         }  # fmt: skip
 
     def test_the_figure_shows_goals_theory_and_the_end_of_exact_training(self) -> None:
-        first = self.result([0.1, 5e-5], "MNIST", "decayed", Choice("mnist"))
-        exact = self.result([2e-9], "MNIST, exact", "exact", Choice("mnist"))
+        first = self.result([0.1, 5e-5], "MNIST", "decayed", RunData("mnist"))
+        exact = self.result([2e-9], "MNIST, exact", "exact", RunData("mnist"))
         (chart, _) = DELIVERABLES["convergence"]([first, exact]).charts["convergence"]
         (axes,) = chart.figure.axes
         drawn = {float(line.get_ydata()[0]) for line in axes.lines if len(line.get_ydata()) > 0}

@@ -41,7 +41,7 @@ def shared_products(model, params, x, y):
     """What a vectorised trainer supplies: one product with the data for all runs."""
     data = {"x": x, "y": y}
     supplied = {}
-    for name, key in model.stems.items():
+    for name, key in model.data_layers.items():
         product = torch.einsum("nd,rhd->rnh", data[key], params[f"{name}.weight"])
         bias = params.get(f"{name}.bias")
         supplied[name] = product if bias is None else product + bias[:, None]
@@ -80,7 +80,7 @@ def test_stacked_runs_equal_single_runs(name, share):
 
 
 @pytest.mark.parametrize(
-    ("name", "stems", "heads"),
+    ("name", "data_layers", "heads"),
     [
         (
             "cvae-relu",
@@ -101,9 +101,9 @@ def test_stacked_runs_equal_single_runs(name, share):
         ("cnn", {}, set()),
     ],
 )
-def test_what_can_be_shared_is_named(name, stems, heads):
+def test_what_can_be_shared_is_named(name, data_layers, heads):
     model = runs(name)[0][0]
-    assert model.stems == stems
+    assert model.data_layers == data_layers
     assert set(model.heads) == heads
 
 
@@ -112,11 +112,11 @@ def test_supplied_stems_replace_the_product_with_the_data():
     supplied = {name: v[0] for name, v in shared_products(
         model, {k: p[None] for k, p in model.named_parameters()}, x, y
     ).items()}  # fmt: skip
-    stems = {name: supplied[name] for name in model.stems}
+    data_layers = {name: supplied[name] for name in model.data_layers}
     poisoned = torch.full_like(x, torch.nan)
-    terms = model(poisoned, y, noise, stems)
+    terms = model(poisoned, y, noise, data_layers)
     torch.testing.assert_close(terms.squared_error, model(x, y, noise).squared_error)
-    zeroed = {**stems, model.heads[0]: torch.zeros_like(supplied[model.heads[0]])}
+    zeroed = {**data_layers, model.heads[0]: torch.zeros_like(supplied[model.heads[0]])}
     # One head alone is not enough to skip the residuals: it is ignored.
     torch.testing.assert_close(
         model(x, y, noise, zeroed).squared_error, model(x, y, noise).squared_error
@@ -126,7 +126,7 @@ def test_supplied_stems_replace_the_product_with_the_data():
 def test_dropout_comes_through_masks_alone():
     models, x, y, noises = runs("cvae-relu", input_dropout=0.5)
     model = models[0]
-    assert model.stems == {"encoders.0.features.y.layers.0": "y"}
+    assert model.data_layers == {"encoders.0.features.y.layers.0": "y"}
     assert list(model.masks) == ["input_mask"]
     masks = model.draw_masks(N, torch.Generator().manual_seed(3), F64)
     assert set(masks["input_mask"].unique().tolist()) == {0.0, 2.0}

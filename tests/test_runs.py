@@ -18,7 +18,7 @@ import torch
 
 from posterior_collapse.errors import CorruptFileError, OutputError
 from posterior_collapse.models import ARCHITECTURES, Architecture, build
-from posterior_collapse.runs import Choice, Evaluation, Outcome, Run, Store, complete, groups
+from posterior_collapse.runs import Evaluation, Outcome, Run, RunData, Store, complete, groups
 from posterior_collapse.runs.sweep import retrained_together
 from posterior_collapse.specs import ChainSpec, CVAESpec, HVAESpec, VAESpec
 from posterior_collapse.training import Settings
@@ -29,7 +29,7 @@ MODEL = build(VAESpec(2), "linear", x_dim=3)
 
 def run(beta: float = 1.0, seed: int = 0, **changes: Any) -> Run:
     fields = {
-        "data": Choice("digits"),
+        "data": RunData("digits"),
         "spec": VAESpec(2, beta=beta),
         "architecture": LINEAR,
         "settings": Settings(seed=seed),
@@ -58,7 +58,7 @@ def executed(runs: Sequence[Run], folders: Any = None) -> list[Outcome]:
 class TestRun:
     def test_survives_json(self) -> None:
         one = run(
-            data=Choice("mnist", task="quarter", label=3),
+            data=RunData("mnist", task="quarter", label=3),
             spec=CVAESpec(4, sigma="input"),
             architecture=Architecture.named("cvae-relu", hidden=(7,)),
             evaluation=Evaluation(samples=10, panel=4),
@@ -72,7 +72,7 @@ class TestRun:
             run(),
             run(beta=2.0),
             run(seed=1),
-            run(data=Choice("digits", label=1)),
+            run(data=RunData("digits", label=1)),
             run(settings=Settings(convention="reference")),
             run(architecture=Architecture.named("linear", bias=False)),
             run(method="exact"),
@@ -87,10 +87,10 @@ class TestRun:
 
 PINNED = {
     "dacca7a56369a1c7429f": Run(
-        Choice("digits"), VAESpec(4), Architecture.named("mlp"), Settings()
+        RunData("digits"), VAESpec(4), Architecture.named("mlp"), Settings()
     ),
     "eef04fc3933522bcc748": Run(
-        Choice("digits", label=3, rows=100),
+        RunData("digits", label=3, rows=100),
         VAESpec(2, beta=0.5, sigma=(0.5, 1.0)),
         Architecture.named("linear", bias=False),
         Settings(steps=200, seed=7),
@@ -98,21 +98,21 @@ PINNED = {
         Evaluation(matrices=True),
     ),
     "a03d1431ccc91a825a7b": Run(
-        Choice("mnist", task="quarter"),
+        RunData("mnist", task="quarter"),
         CVAESpec(16, eta_dec="learned"),
         Architecture.named("cvae-relu", hidden=(32,)),
         Settings(epochs=20, clip=1.0, convention="reference", order_seed=1),
         evaluation=Evaluation(samples=100, likelihood_rows=500, panel=9),
     ),
     "ebf626f0e56e90dc850a": Run(
-        Choice("matrix:E14"),
+        RunData("matrix:E14"),
         HVAESpec((5, 3), (1.0, 2.0), 0.5, sigma_1=0.5),
         Architecture.named("hvae-cnn"),
         Settings(capacity=(1.0, 2.0), patience=3),
         "recorded",
     ),
     "e8d3cc5c5201dcd1c367": Run(
-        Choice("pairs:1/2"),
+        RunData("pairs:1/2"),
         ChainSpec((3, 2, 1), (1, 2, 3), (0.5, 0.6, 0.7)),
         Architecture.named("cnn", channels=(8,), dropout=0.1, initial_sigma="uniform"),
         Settings(optimiser="sgd", precision="bf16", warm_up=2),
@@ -131,7 +131,7 @@ class TestFrozenKeys:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         @dataclass(frozen=True)
-        class WiderChoice(Choice):
+        class WiderChoice(RunData):
             shift: float = 0.0
 
         @dataclass(frozen=True)

@@ -14,13 +14,13 @@ import pytest
 from posterior_collapse.cli import main
 from posterior_collapse.errors import CorruptFileError
 from posterior_collapse.models import Architecture, build
-from posterior_collapse.runs import Choice, Outcome, Record, Run, Store
+from posterior_collapse.runs import Outcome, Record, Run, RunData, Store
 from posterior_collapse.specs import VAESpec
 from posterior_collapse.training import Settings
 
 MODEL = build(VAESpec(2), "linear", x_dim=3)
 FIRST, SECOND = (
-    Run(Choice("digits"), VAESpec(2, beta=beta), Architecture.named("linear"), Settings())
+    Run(RunData("digits"), VAESpec(2, beta=beta), Architecture.named("linear"), Settings())
     for beta in (1.0, 2.0)
 )
 Edit = Callable[[dict[str, Any]], object]

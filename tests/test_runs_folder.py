@@ -13,7 +13,7 @@ from posterior_collapse import files
 from posterior_collapse.cli import live
 from posterior_collapse.errors import MissingDependencyError, OutputError
 from posterior_collapse.models import Architecture
-from posterior_collapse.runs import Choice, folder
+from posterior_collapse.runs import RunData, folder
 from posterior_collapse.specs import VAESpec
 from posterior_collapse.training import Settings
 
@@ -33,7 +33,7 @@ def test_only_a_new_or_empty_folder_is_free(tmp_path: Path) -> None:
 def test_who_begins_anew_are_those_without_a_checkpoint_and_who_train_with_them(
     tmp_path: Path,
 ) -> None:
-    found = Choice("digits"), Architecture.named("mlp"), Settings()
+    found = RunData("digits"), Architecture.named("mlp"), Settings()
     runs = {
         f"beta={beta},seed={seed}": (VAESpec(2, beta=beta), {"seed": seed})
         for beta in (1, 2)

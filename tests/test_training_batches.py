@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import posterior_collapse as pc
-from posterior_collapse.training import drawing, feeding
+from posterior_collapse.training import batches, drawing
 from test_training_many import ARCHITECTURES
 
 ROWS = 40
@@ -75,12 +75,12 @@ def test_a_run_kept_when_batches_counted_more_rows_goes_on(tmp_path, monkeypatch
     x = np.random.default_rng(0).standard_normal((30, 4))
     options = {"hidden": (20,), "batch_size": 128, "folder": tmp_path}
 
-    def as_before(self, rows, batch_size, arrays, clipped=feeding.ArrayFeed.__init__):
+    def as_before(self, rows, batch_size, arrays, clipped=batches.ArrayBatches.__init__):
         clipped(self, rows, batch_size, arrays)
         self.batch_size = batch_size
 
     with monkeypatch.context() as context:
-        context.setattr(feeding.ArrayFeed, "__init__", as_before)
+        context.setattr(batches.ArrayBatches, "__init__", as_before)
         old = pc.fit(pc.VAESpec(2), x, "mlp", epochs=3, **options)
     again = pc.fit(pc.VAESpec(2), x, "mlp", epochs=3, resume=True, **options)
     assert_same_course(again, old)

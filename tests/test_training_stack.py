@@ -9,7 +9,7 @@ from families import FAMILIES
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import build, loss
 from posterior_collapse.specs import ChainSpec, CVAESpec, VAESpec
-from posterior_collapse.training.feeding import Batch
+from posterior_collapse.training.batches import Batch
 from posterior_collapse.training.stacking import HEADS, Draws, Stack
 from posterior_collapse.training.tracing import TracingWarning, trace
 

@@ -18,7 +18,7 @@ from posterior_collapse.models import load_parameters, read_parameters
 from posterior_collapse.report.comparison import comparison_sentences, comparison_verdict
 from posterior_collapse.runs import Evaluation
 from posterior_collapse.training import units
-from posterior_collapse.training.feeding import Batch
+from posterior_collapse.training.batches import Batch
 from posterior_collapse.training.units import active_units
 
 G = np.random.default_rng(11)

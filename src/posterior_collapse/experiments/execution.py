@@ -25,7 +25,7 @@ from posterior_collapse.errors import (
 from posterior_collapse.experiments import measuring
 from posterior_collapse.models import CONVENTIONS, MarkovVAE, build
 from posterior_collapse.moments import Moments
-from posterior_collapse.runs import Choice, Outcome, Run
+from posterior_collapse.runs import Outcome, Run, RunData
 from posterior_collapse.runs.run import fit_options
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import ExactObjective, FewSamplesWarning, Forecast, forecast
@@ -43,7 +43,7 @@ History = dict[str, list[float]]
 
 @lru_cache(maxsize=2)  # the splits of the data that is being trained on
 def read_samples(
-    data: Choice, split: Literal["train", "test"] = "train", data_dir: str | None = None
+    data: RunData, split: Literal["train", "test"] = "train", data_dir: str | None = None
 ) -> Dataset:
     """Return the samples of a run's data, the same on every machine.
 
@@ -57,7 +57,7 @@ def read_samples(
         DataError: The data cannot be found or used.
 
     Example:
-        >>> len(read_samples(Choice("digits"))), len(read_samples(Choice("digits"), "test"))
+        >>> len(read_samples(RunData("digits"))), len(read_samples(RunData("digits"), "test"))
         (1437, 360)
     """
     if data.name == "digits":
@@ -79,7 +79,7 @@ def read_samples(
 
 
 @lru_cache(maxsize=2)
-def read_moments(data: Choice, center: bool, data_dir: str | None = None) -> Moments:
+def read_moments(data: RunData, center: bool, data_dir: str | None = None) -> Moments:
     """Return the moments of the training split, central or raw.
 
     Those of a matrix problem are drawn as `collapse verify` draws them with its default seed.

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from posterior_collapse.models import Architecture
-from posterior_collapse.runs import Choice, Evaluation, Run
+from posterior_collapse.runs import Evaluation, Run, RunData
 from posterior_collapse.specs import Spec
 from posterior_collapse.training import Settings
 
@@ -22,7 +22,7 @@ QUICK_STEPS = 4000
 QUICK_ROWS = 128
 QUICK_UNITS = 16
 QUICK_SAMPLES = 50
-DATA_FIELDS = tuple(field.name for field in fields(Choice))
+DATA_FIELDS = tuple(field.name for field in fields(RunData))
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Grid:
     """
 
     title: str
-    data: Choice
+    data: RunData
     spec: Mapping[str, Any]
     network: Mapping[str, Any]
     settings: Settings

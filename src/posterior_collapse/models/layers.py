@@ -255,7 +255,7 @@ class Encoder(nn.Module):
         raw = _sum([head(features[key], supplied) for key, head in self.std.items()])
         return Gaussian(mean, STD_HEADS[self.std_head](raw))
 
-    def stems(self, key: str) -> list[Affine]:
+    def data_layers(self, key: str) -> list[Affine]:
         """Return the affine layers applied straight to an input: first layers, or the heads."""
         features = self.features[key]
         if not isinstance(features, Dense):
@@ -290,7 +290,7 @@ class Decoder(nn.Module):
         linear = all(isinstance(head, nn.Linear) for head in self.heads.values())
         return linear and self.squash == "identity"
 
-    def stems(self, key: str) -> list[Affine]:
+    def data_layers(self, key: str) -> list[Affine]:
         """Return the affine layer applied straight to an input, unless it is a head."""
         features = self.features[key]
         return (

@@ -54,7 +54,7 @@ class MarkovVAE(LatentModel, nn.Module):
         observation: Makes `p(y|z_1)` of the decoder's output; none: a Gaussian, whose mean it is.
 
     Attributes:
-        stems: Name of each affine layer applied straight to the data, with the data it meets.
+        data_layers: Name of each affine layer applied straight to the data, with the data it meets.
         heads: Names of the affine layers whose sum is the mean of a Gaussian decoder; empty if
             there is none.
         masks: Name of each dropout mask, with its module.
@@ -85,7 +85,7 @@ class MarkovVAE(LatentModel, nn.Module):
         for name, module in self.named_modules():
             if isinstance(module, (Affine, Mask)):
                 module.name = name
-        self.stems = self._stems()
+        self.data_layers = self._data_layers()
         self.masks = {m.name: m for m in self.modules() if isinstance(m, Mask)}
         names = {id(module): name for name, module in self.named_modules()}
         bottom = self._decoder(1)
@@ -133,8 +133,9 @@ class MarkovVAE(LatentModel, nn.Module):
             y: Target, (batch, dim y); none: x.
             noise: Standard normal, one (batch, units) per level, as `draw_noise` gives.
             supplied: Tensors by layer name, used instead of what the layer would compute: for a
-                name of `stems`, its output; for one of `masks`, the mask (absent: no dropout); for
-                all of `heads`, `y @ weight`, with which the squared error needs no residuals.
+                name of `data_layers`, its output; for one of `masks`, the mask (absent: no
+                dropout); for all of `heads`, `y @ weight`, with which the squared error needs no
+                residuals.
 
         Raises:
             InvalidArgumentError: The data do not have the model's shapes.
@@ -276,13 +277,13 @@ class MarkovVAE(LatentModel, nn.Module):
                 "level", level, f"1 to {len(self.units)}", "Level 1 is next to the data."
             )
 
-    def _stems(self) -> dict[str, str]:
+    def _data_layers(self) -> dict[str, str]:
         found = {}
         for key in self._encoder(1).features:
             if not (key == "x" and self.input_mask is not None):
-                found.update({stem.name: key for stem in self._encoder(1).stems(key)})
+                found.update({stem.name: key for stem in self._encoder(1).data_layers(key)})
         if self.conditional and self.input_mask is None:
-            found.update({stem.name: "x" for stem in self._decoder(1).stems("x")})
+            found.update({stem.name: "x" for stem in self._decoder(1).data_layers("x")})
         return found
 
 

@@ -3,19 +3,19 @@
 from posterior_collapse.errors import needing_torch
 
 with needing_torch():
-    from posterior_collapse.runs.run import Choice, Evaluation, Run
+    from posterior_collapse.runs.run import Evaluation, Run, RunData
     from posterior_collapse.runs.search import Trial
     from posterior_collapse.runs.store import Outcome, Record, Store
     from posterior_collapse.runs.sweep import Progress, Sweep, complete, groups, sweep
     from posterior_collapse.runs.tune import Tuned, tune
 
 __all__ = [
-    "Choice",
     "Evaluation",
     "Outcome",
     "Progress",
     "Record",
     "Run",
+    "RunData",
     "Store",
     "Sweep",
     "Trial",

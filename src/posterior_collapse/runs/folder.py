@@ -31,7 +31,7 @@ from posterior_collapse.errors import (
 from posterior_collapse.files import fingerprint, read_json, write_history, write_json
 from posterior_collapse.models import Architecture
 from posterior_collapse.report.comparison import comparison_verdict
-from posterior_collapse.runs.run import NUMBERS, Choice, Run, asked, fit_options
+from posterior_collapse.runs.run import NUMBERS, Run, RunData, asked, fit_options
 from posterior_collapse.specs import Spec
 from posterior_collapse.training import Fitted, Progress, Settings, checkpoints, fit, fit_many
 from posterior_collapse.training.settings import effective_spec
@@ -392,7 +392,7 @@ def _config(run: Run) -> dict[str, Any]:
             **{
                 name: value
                 for name in READING
-                if (value := getattr(run.data, name)) is not getattr(Choice, name)
+                if (value := getattr(run.data, name)) is not getattr(RunData, name)
             },
         },
         "spec": run.spec.to_dict(),
@@ -406,14 +406,14 @@ def _config(run: Run) -> dict[str, Any]:
 def _run(config: Mapping[str, Any]) -> Run:
     """Return the run that `_config` described, or whatever error comes first."""
     named = dict(config["data"])
-    asked_for = {name: named.pop(name, getattr(Choice, name)) for name in ("sha256", *READING)}
+    asked_for = {name: named.pop(name, getattr(RunData, name)) for name in ("sha256", *READING)}
     source = named.pop("source")
     if set(named) != set(DATA) or named["split"] is None:
         raise ValueError(f"data named by {sorted(named)}")
     if not isinstance(config["exact"], bool):
         raise TypeError(f"exact is {config['exact']!r}")
     (run,) = asked(
-        Choice(source, **named, **asked_for),
+        RunData(source, **named, **asked_for),
         Architecture.from_dict(config["architecture"]),
         Settings.from_dict(config["settings"]),
         {"": (Spec.from_dict(config["spec"]), {n: config["settings"][n] for n in NUMBERS})},

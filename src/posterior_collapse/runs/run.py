@@ -15,7 +15,7 @@ from posterior_collapse.records import Record, plain
 from posterior_collapse.specs import Spec
 from posterior_collapse.training import Settings
 
-__all__ = ["Choice", "Evaluation", "Run", "asked", "fit_options"]
+__all__ = ["Evaluation", "Run", "RunData", "asked", "fit_options"]
 
 METHODS = ("minibatch", "exact", "recorded", "decayed")
 NUMBERS = ("seed", "learning_rate", "clip")
@@ -24,11 +24,11 @@ KINDS: dict[str, tuple[type, ...]] = {
     "name": (str,), "label": (int,), "rows": (int,), "size": (int,), "scale": (int, float),
     "header": (bool,), "standardize": (bool,),
 }  # fmt: skip
-"""Types of the fields of `Choice` that hold no text."""
+"""Types of the fields of `RunData` that hold no text."""
 
 
 @dataclass(frozen=True)
-class Choice(Record):
+class RunData(Record):
     """The data of a run: by name, or by the hash of values that were passed.
 
     Args:
@@ -72,7 +72,7 @@ class Choice(Record):
     standardize: bool = False
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(Choice):
+        for field in dataclasses.fields(RunData):
             value, kinds = getattr(self, field.name), KINDS.get(field.name, (str,))
             if not (isinstance(value, kinds) or (value is None and field.name != "name")):
                 raise InvalidArgumentError(
@@ -85,7 +85,7 @@ class Choice(Record):
         """What to call the data.
 
         Example:
-            >>> [Choice(name).title for name in ("mnist", "digits", "matrix:E8", "pairs:1/2")]
+            >>> [RunData(name).title for name in ("mnist", "digits", "matrix:E8", "pairs:1/2")]
             ['MNIST', 'digits', 'matrix problem', 'drawn pairs']
         """
         kind = self.name.split(":")[0]
@@ -134,12 +134,12 @@ class Run(Record):
 
     Example:
         >>> from posterior_collapse.specs import VAESpec
-        >>> one = Run(Choice("digits"), VAESpec(4), Architecture.named("mlp"), Settings(epochs=2))
+        >>> one = Run(RunData("digits"), VAESpec(4), Architecture.named("mlp"), Settings(epochs=2))
         >>> Run.from_dict(one.to_dict()) == one, len(one.key)
         (True, 20)
     """
 
-    data: Choice
+    data: RunData
     spec: Spec
     architecture: Architecture
     settings: Settings
@@ -183,7 +183,7 @@ class Run(Record):
     def from_dict(values: Mapping[str, Any]) -> Run:
         """Return the run that `to_dict` described."""
         return Run(
-            Choice(**values["data"]),
+            RunData(**values["data"]),
             Spec.from_dict(values["spec"]),
             Architecture.from_dict(values["architecture"]),
             Settings.from_dict(values["settings"]),
@@ -194,7 +194,7 @@ class Run(Record):
 
 
 def asked(
-    data: Choice,
+    data: RunData,
     architecture: Architecture,
     settings: Settings,
     runs: Mapping[str, tuple[Spec, Mapping[str, Any]]],

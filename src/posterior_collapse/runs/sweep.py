@@ -19,13 +19,13 @@ from posterior_collapse.errors import CheckpointError, DataError, InvalidArgumen
 from posterior_collapse.files import digest
 from posterior_collapse.models import Architecture
 from posterior_collapse.records import Viewed, plain
-from posterior_collapse.runs.run import NUMBERS, Choice, Evaluation, Run, fit_options
+from posterior_collapse.runs.run import NUMBERS, Evaluation, Run, RunData, fit_options
 from posterior_collapse.runs.store import Outcome, Record, Store
 from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.training import Progress as Epoch
 from posterior_collapse.training import Settings, fit_many
 from posterior_collapse.training.arguments import per_run, several, split
-from posterior_collapse.training.feeding import feed
+from posterior_collapse.training.batches import feed
 from posterior_collapse.training.fitting import DTYPES
 
 __all__ = ["MOST_TOGETHER", "Progress", "Sweep", "complete", "groups", "sweep"]
@@ -63,7 +63,7 @@ def groups(runs: Sequence[Run], most: int = MOST_TOGETHER) -> list[tuple[Run, ..
         >>> from posterior_collapse.specs import VAESpec
         >>> net, how = Architecture.named("mlp"), Settings()
         >>> specs = [VAESpec(units, beta=beta) for beta in (1, 2) for units in (3, 4)]
-        >>> runs = [Run(Choice("digits"), spec, net, how) for spec in specs]
+        >>> runs = [Run(RunData("digits"), spec, net, how) for spec in specs]
         >>> [[run.spec.beta for run in group] for group in groups(runs)]
         [[1.0, 2.0], [1.0, 2.0]]
     """
@@ -381,7 +381,7 @@ def _readable_again(data: Any) -> Any:
     return _Batches(data) if isinstance(data, Iterator) else data
 
 
-def _choice(data: Any, validation: Any, spec: Spec, settings: Settings, exact: bool) -> Choice:
+def _choice(data: Any, validation: Any, spec: Spec, settings: Settings, exact: bool) -> RunData:
     """Name data by their values, in the precision in which they are trained on."""
     dtype = torch.float64 if exact else DTYPES[settings.precision]
     passed = [one for one in (data, validation) if one is not None]
@@ -389,7 +389,7 @@ def _choice(data: Any, validation: Any, spec: Spec, settings: Settings, exact: b
     known = None not in hashes
     together = hashes[0] if len(hashes) == 1 else digest({"data": hashes})
     name = data.name if isinstance(data, Dataset) else "array"
-    return Choice(name, sha256=together if known else None)
+    return RunData(name, sha256=together if known else None)
 
 
 def _fitted(

@@ -83,13 +83,8 @@ class ReducedObjective:
         """
         p, white = parameters, self.white
         encoders = [self.objective.encoder(p), *(p[f"W{k}"] for k in range(2, self.depth + 1))]
-        logs = [
-            np.log(p[name]).ravel()[: math.prod(std.logs)] for name, std in self.learned.items()
-        ]
         if fresh:
             encoders[0] = encoders[0] @ white.modes.T
-            sizes = [math.log(std.size) for std in self.learned.values()]
-            logs = [log + size for log, size in zip(logs, sizes, strict=True)]
         else:
             encoders[0] = encoders[0] @ self.objective.second @ white.coordinates.T
             encoders = [W / p[f"sigma_{k}"][:, None] for k, W in enumerate(encoders, start=1)]

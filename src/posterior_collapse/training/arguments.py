@@ -19,7 +19,7 @@ from posterior_collapse.models import ARCHITECTURES, Architecture, check_convent
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import forecast
 from posterior_collapse.training import checkpoints
-from posterior_collapse.training.feeding import Feed
+from posterior_collapse.training.batches import Batches
 from posterior_collapse.training.settings import FIELDS, Settings, effective_spec
 
 __all__ = [
@@ -160,7 +160,7 @@ def warn_unbounded(
     specs: Sequence[Spec],
     settings: Settings,
     architecture: Architecture,
-    fed: Feed,
+    fed: Batches,
     is_exact: bool,
 ) -> None:
     """Say so before a loss is followed down without end; exact training refuses."""

@@ -13,9 +13,9 @@ from torch import Tensor
 from posterior_collapse.errors import NonFiniteLossError
 from posterior_collapse.models import MarkovVAE, loss
 from posterior_collapse.training import seeds
+from posterior_collapse.training.batches import Batch, Batches
 from posterior_collapse.training.course import FINISHED, Course, Progress
 from posterior_collapse.training.drawing import BLOCK, draw, first_rows
-from posterior_collapse.training.feeding import Batch, Feed
 from posterior_collapse.training.optimisers import SGD, Adam, Optimiser, clip_
 from posterior_collapse.training.settings import Annealing, Settings
 from posterior_collapse.training.stacking import Draws, Stack
@@ -45,9 +45,9 @@ class Engine:
         self,
         models: Sequence[MarkovVAE],
         settings: Sequence[Settings],
-        feed: Feed,
+        feed: Batches,
         *,
-        validation: Feed | None = None,
+        validation: Batches | None = None,
         folders: Sequence[str | Path] | None = None,
         report: Callable[[Progress], None] | None = None,
         alone: bool = False,

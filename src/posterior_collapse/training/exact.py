@@ -23,8 +23,8 @@ from posterior_collapse.models import (
 from posterior_collapse.moments import Moments
 from posterior_collapse.theory.exact import ExactObjective
 from posterior_collapse.theory.minimum import FINISHED, ITERATIONS, ReducedObjective, descend
+from posterior_collapse.training.batches import Batch
 from posterior_collapse.training.course import Course
-from posterior_collapse.training.feeding import Batch
 from posterior_collapse.training.optimisers import SGD, Adam, clip_
 from posterior_collapse.training.settings import Settings
 from posterior_collapse.training.units import active_units

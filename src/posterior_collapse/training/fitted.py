@@ -16,7 +16,7 @@ from posterior_collapse.models.modules import evaluating
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import Forecast, forecast
 from posterior_collapse.training import seeds
-from posterior_collapse.training.feeding import Batch, Feed
+from posterior_collapse.training.batches import Batch, Batches
 from posterior_collapse.training.settings import Settings, effective_spec
 from posterior_collapse.training.units import is_no_number
 
@@ -49,7 +49,7 @@ class Fitted:
         settings: Settings,
         history: History,
         stopped: str,
-        feed: Feed,
+        feed: Batches,
     ) -> None:
         self.model = model
         self.spec: Spec = model.spec

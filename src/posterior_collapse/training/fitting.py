@@ -31,9 +31,9 @@ from posterior_collapse.training.arguments import (
     split,
     warn_unbounded,
 )
+from posterior_collapse.training.batches import ArrayBatches, Batches, feed
 from posterior_collapse.training.course import LIMIT, Bar, Course, Progress
 from posterior_collapse.training.engine import Engine
-from posterior_collapse.training.feeding import ArrayFeed, Feed, feed
 from posterior_collapse.training.fitted import Fitted
 from posterior_collapse.training.settings import Settings, effective_spec
 from posterior_collapse.training.states import TrainState
@@ -195,7 +195,7 @@ def _fit(
     check_specs(specs, common.convention, is_exact)
     dtype = torch.float64 if is_exact else DTYPES[common.precision]
     fed = feed(data, specs[0], common.batch_size, dtype, common.device)
-    if isinstance(fed, ArrayFeed):
+    if isinstance(fed, ArrayBatches):
         fed.check_spread()
     fed.check_targets(specs[0].likelihood)
     checked = (
@@ -239,7 +239,7 @@ def _fit(
 def _exactly(
     models: Sequence[MarkovVAE],
     settings: Sequence[Settings],
-    fed: Feed,
+    fed: Batches,
     folders: Sequence[Folder] | None,
     resume: bool,
     report: Callable[[Progress], None] | None,
@@ -289,7 +289,7 @@ def _start(
     architecture: str | Architecture,
     networks: dict[str, Any],
     settings: Settings,
-    fed: Feed,
+    fed: Batches,
     dtype: torch.dtype,
     from_forecast: bool,
 ) -> MarkovVAE:
@@ -312,7 +312,7 @@ def _start(
     return model
 
 
-def _image_shapes(architecture: str | Architecture, fed: Feed) -> dict[str, Any]:
+def _image_shapes(architecture: str | Architecture, fed: Batches) -> dict[str, Any]:
     """Only convolutions look at the shapes, and the paper's know their own."""
     name = architecture if isinstance(architecture, str) else architecture.name
     if name not in ("cnn", "hvae-cnn"):
@@ -320,7 +320,7 @@ def _image_shapes(architecture: str | Architecture, fed: Feed) -> dict[str, Any]
     return {"image_shape": fed.image_shape, "condition_shape": fed.condition_shape}
 
 
-def _finish(state: TrainState, run: int, fed: Feed) -> Fitted:
+def _finish(state: TrainState, run: int, fed: Batches) -> Fitted:
     model = state.models[run]
     model.load_state_dict(state.stack.state(run))
     done = state.runs[run]

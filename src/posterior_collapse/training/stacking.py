@@ -24,7 +24,7 @@ from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import CONVENTIONS, MarkovVAE, Terms, loss
 from posterior_collapse.models.layers import Decoder, Supplied
-from posterior_collapse.training.feeding import Batch
+from posterior_collapse.training.batches import Batch
 from posterior_collapse.training.tracing import trace
 
 __all__ = ["Draws", "Layout", "Stack", "reconstruction", "squared_error"]
@@ -74,8 +74,8 @@ class _SquaredError(torch.autograd.Function):
         return own, twice * half, None
 
 
-HEADS = "heads"
-REST = "rest"
+DATA_LAYERS, HEADS, REST = "stems", "heads", "rest"
+"""Names of leaves that are of several parameters; optimisers' states are kept under them."""
 SMALL = 4096
 """Parameters of up to so many numbers share a leaf: an operation each would cost more than them."""
 
@@ -89,23 +89,23 @@ class Layout:
         share_heads: Whether the heads may be one leaf.
 
     Attributes:
-        stems: Per kind of data, the layers that meet it and their widths.
+        data_layers: Per kind of data, the layers that meet it and their widths.
         heads: The heads in the order of their hidden features; empty where they stay apart.
     """
 
     def __init__(self, model: MarkovVAE, rows: int, *, share_heads: bool = True) -> None:
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
         self.names = list(shapes)
-        self.stems: dict[str, dict[str, int]] = {}
-        for name, key in model.stems.items():
-            self.stems.setdefault(key, {})[name] = shapes[f"{name}.weight"][0]
+        self.data_layers: dict[str, dict[str, int]] = {}
+        for name, key in model.data_layers.items():
+            self.data_layers.setdefault(key, {})[name] = shapes[f"{name}.weight"][0]
         widths = {name: shapes[f"{name}.weight"][1] for name in model.heads}
         # A decoder without residuals costs features^2 instead of rows x features per output.
         few = 2 * sum(widths.values()) <= rows
         self.heads = widths if share_heads and few else {}
         self.biases = [f"{name}.bias" for name in self.heads if f"{name}.bias" in shapes]
         self.shared = {
-            *(f"{name}.weight" for found in self.stems.values() for name in found),
+            *(f"{name}.weight" for found in self.data_layers.values() for name in found),
             *(f"{name}.weight" for name in self.heads),
             *self.biases,
         }
@@ -126,8 +126,10 @@ class Layout:
         leaves = {name: apart[name] for name in names}
         if self.rest:
             leaves[REST] = torch.cat([apart[n].reshape(len(apart[n]), -1) for n in self.rest], 1)
-        for key, stems in self.stems.items():
-            leaves[f"stems.{key}"] = torch.cat([parameters[f"{n}.weight"] for n in stems], 1)
+        for key, layers in self.data_layers.items():
+            leaves[f"{DATA_LAYERS}.{key}"] = torch.cat(
+                [parameters[f"{n}.weight"] for n in layers], 1
+            )
         if self.heads:
             rows = [parameters[f"{name}.weight"].mT for name in self.heads]
             rows += [parameters[name].unsqueeze(1) for name in self.biases]
@@ -144,9 +146,9 @@ class Layout:
             shapes = zip(self.rest.items(), parts, strict=True)
             found.update({n: part.view(-1, *shape) for (n, shape), part in shapes})
         found = {n: value.mT if n in self.turned else value for n, value in found.items()}
-        for key, stems in self.stems.items():
-            parts = torch.split(leaves[f"stems.{key}"], list(stems.values()), 1)
-            found.update({f"{n}.weight": part for n, part in zip(stems, parts, strict=True)})
+        for key, layers in self.data_layers.items():
+            parts = torch.split(leaves[f"{DATA_LAYERS}.{key}"], list(layers.values()), 1)
+            found.update({f"{n}.weight": part for n, part in zip(layers, parts, strict=True)})
         if self.heads:
             sizes = [*self.heads.values(), *(1 for _ in self.biases)]
             parts = torch.split(leaves[HEADS], sizes, 1)
@@ -302,7 +304,7 @@ class Stack:
     def _terms(self, leaves: Mapping[str, Tensor], batch: Batch, draws: Draws) -> Terms:
         parameters = self.layout.scatter(leaves)
         own = {n: p for n, p in parameters.items() if n not in self.layout.shared}
-        supplied = {**self._stems(leaves, parameters, batch), **draws.masks}
+        supplied = {**self._data_layers(leaves, parameters, batch), **draws.masks}
 
         def one(parameters: Any, buffers: Any, noise: Any, supplied: Any) -> Terms:
             inputs = (batch.x, batch.y, noise, supplied)
@@ -317,17 +319,17 @@ class Stack:
         error = squared_error(leaves[HEADS], torch.cat([hidden, ones], 2), target)
         return terms._replace(squared_error=error)
 
-    def _stems(
+    def _data_layers(
         self, leaves: Mapping[str, Tensor], parameters: Mapping[str, Tensor], batch: Batch
     ) -> dict[str, Tensor]:
         """The outputs of the layers that meet the data, (runs, n, width)."""
         found = {}
-        for key, stems in self.layout.stems.items():
-            leaf = leaves[f"stems.{key}"]  # (runs, widths, dim)
+        for key, layers in self.layout.data_layers.items():
+            leaf = leaves[f"{DATA_LAYERS}.{key}"]  # (runs, widths, dim)
             data = cast(Tensor, batch.x if key == "x" else batch.y)
             product = (data @ leaf.flatten(0, 1).T).to(leaf.dtype).view(-1, *leaf.shape[:2])
-            parts = torch.split(product.transpose(0, 1), list(stems.values()), 2)
-            for name, part in zip(stems, parts, strict=True):
+            parts = torch.split(product.transpose(0, 1), list(layers.values()), 2)
+            for name, part in zip(layers, parts, strict=True):
                 bias = parameters.get(f"{name}.bias")
                 found[name] = part if bias is None else part + bias.unsqueeze(1)
         return found

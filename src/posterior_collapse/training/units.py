@@ -22,7 +22,7 @@ from posterior_collapse.errors import DataError
 from posterior_collapse.models import MarkovVAE
 from posterior_collapse.theory.state import ACTIVE_INFORMATION
 from posterior_collapse.theory.thresholds import SURE
-from posterior_collapse.training.feeding import Batch, Feed
+from posterior_collapse.training.batches import Batch, Batches
 
 __all__ = ["active_units", "is_no_number", "some_rows"]
 
@@ -34,7 +34,7 @@ EDGES = (-0.98, 0.0, 0.98)
 """Of four cells, in stds about the mean: of all such they tell most of what a Gaussian knows."""
 
 
-def some_rows(feed: Feed) -> Batch:
+def some_rows(feed: Batches) -> Batch:
     """Return the rows, on the CPU, on which active units are counted after each epoch."""
     x, y = feed.rows(ROWS)
     return Batch(x.cpu(), None if y is None else y.cpu())

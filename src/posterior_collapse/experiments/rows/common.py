@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from posterior_collapse.experiments.grids import Grid
-from posterior_collapse.runs import Choice, Evaluation
+from posterior_collapse.runs import Evaluation, RunData
 from posterior_collapse.training import Settings
 
-MNIST, QUARTER = Choice("mnist"), Choice("mnist", task="quarter")
+MNIST, QUARTER = RunData("mnist"), RunData("mnist", task="quarter")
 BETAS, ETAS = (0.1, 0.5, 1.0, 2.0), (0.25, 0.5, 1.0, 2.0)
 ON_TRAIN = Evaluation(split="train")
 
@@ -31,7 +31,7 @@ PUBLISHED_START = {
 def verification_grids(
     matrix: tuple[str, Mapping[str, Any]],
     second: tuple[str, Mapping[str, Any]],
-    images: tuple[Choice, Mapping[str, Any], Mapping[str, Any]],
+    images: tuple[RunData, Mapping[str, Any], Mapping[str, Any]],
     settings: Settings = FULL_BATCH,
     shared: Mapping[str, tuple[float, ...]] | None = None,
     evaluation: Evaluation = ON_TRAIN,
@@ -50,11 +50,11 @@ def verification_grids(
     second_case, second_spec = second
     return (
         Grid(
-            "matrix", Choice(f"matrix:{case}"), spec, PUBLISHED_START, MATRIX,
+            "matrix", RunData(f"matrix:{case}"), spec, PUBLISHED_START, MATRIX,
             method="recorded", spread=True,
         ),
         Grid(
-            "second matrix", Choice(f"matrix:{second_case}"), second_spec, PUBLISHED_START,
+            "second matrix", RunData(f"matrix:{second_case}"), second_spec, PUBLISHED_START,
             SECOND_MATRIX, method="decayed", spread=True,
         ),
         Grid("{data}", *images, settings, method="decayed", evaluation=ON_TRAIN),

@@ -12,7 +12,7 @@ from posterior_collapse.experiments.rows.common import (
     QUARTER,
     verification_grids,
 )
-from posterior_collapse.runs import Choice, Evaluation
+from posterior_collapse.runs import Evaluation, RunData
 from posterior_collapse.training import Settings
 
 __all__ = ["ROWS"]
@@ -184,7 +184,7 @@ ROWS: tuple[Row, ...] = (
         "uncorrelated: linear theory sees it as random; a ReLU network may not.",
         grids=(
             Grid(
-                "pairs", Choice("pairs:random"),
+                "pairs", RunData("pairs:random"),
                 {"model": "cvae", "latent_dim": 128, "eta_dec": 0.5, "sigma": "input"},
                 {"name": "cvae-relu", "hidden": (128,)},
                 SLOW.replace(batch_size=16, epochs=1000, seed=4), {"name": PAIRS},
@@ -203,7 +203,7 @@ ROWS: tuple[Row, ...] = (
         "theta_1^2.",
         grids=tuple(
             Grid(
-                str(network["name"]), Choice("mnist", rows=10_000),
+                str(network["name"]), RunData("mnist", rows=10_000),
                 {"model": "vae", "latent_dim": 8, "sigma": "input"}, network,
                 Settings(learning_rate=1e-3, epochs=epochs, seed=1),
                 {"eta_dec": etas, "beta": ONSET_BETAS},

@@ -21,7 +21,7 @@ from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Likelihood, Spec
 from posterior_collapse.training import seeds
 
-__all__ = ["ArrayFeed", "Batch", "Feed", "LoaderFeed", "feed"]
+__all__ = ["ArrayBatches", "Batch", "Batches", "LoaderBatches", "feed"]
 
 
 class Batch(NamedTuple):
@@ -31,7 +31,7 @@ class Batch(NamedTuple):
     y: Tensor | None
 
 
-class Feed(ABC):
+class Batches(ABC):
     """Batches for training, and the facts on the data that a model and a forecast need.
 
     Attributes:
@@ -95,7 +95,7 @@ class Feed(ABC):
         return None
 
 
-class ArrayFeed(Feed):
+class ArrayBatches(Batches):
     """Rows in memory, shuffled each epoch; the last batch of an epoch may be smaller."""
 
     def __init__(self, rows: Batch, batch_size: int, given: Samples) -> None:
@@ -162,7 +162,7 @@ class ArrayFeed(Feed):
         return fingerprint([None if v is None else v.cpu().numpy() for v in (self.x, self.y)])
 
 
-class LoaderFeed(Feed):
+class LoaderBatches(Batches):
     """A DataLoader as it is: its batches, its sampler, its workers."""
 
     sized = False
@@ -230,7 +230,7 @@ class LoaderFeed(Feed):
 
 def feed(
     data: Any, spec: Spec, batch_size: int, dtype: torch.dtype, device: str | torch.device
-) -> Feed:
+) -> Batches:
     """Return the feed of data of any kind that `forecast` takes.
 
     All but a DataLoader are read into memory, in the training precision.
@@ -255,13 +255,13 @@ def feed(
     device = torch.device(device)
     conditional = spec.model == "cvae"
     given = read(data, conditional)
-    found: Feed
+    found: Batches
     if isinstance(given, Stream) and given.is_loader:
-        found = LoaderFeed(given, dtype, device)
+        found = LoaderBatches(given, dtype, device)
     else:
         given = given.collected() if isinstance(given, Stream) else given
         rows = Batch(_rows("x", given.x, dtype, device), _rows("y", given.y, dtype, device))
-        found = ArrayFeed(rows, batch_size, given)
+        found = ArrayBatches(rows, batch_size, given)
     if conditional and found.dims[1] is None:
         refuse_no_target()
     return found
@@ -276,7 +276,9 @@ def _rows(name: str, values: Any, dtype: torch.dtype, device: torch.device) -> A
 
 
 def _needs_rows(spec: Spec) -> bool:
-    """Whether moments do not tell what is left to explain: then a condition is regressed on."""
+    """Whether moments do not do: a condition is regressed on, a learned dispersion counts all."""
+    if spec.likelihood == "negative-binomial" and spec.dispersion == "learned":
+        return True
     return spec.likelihood != "gaussian" and spec.model == "cvae"
 
 
