@@ -162,6 +162,8 @@ def test_columns_without_names_are_numbered(tmp_path: Path) -> None:
     assert found.x.tolist() == [[5.1, 3.5], [4.9, 3.0]]
     assert found.labels is not None
     assert found.labels.tolist() == ["setosa", "other"]
+    for one in (2, "2", [2]):
+        assert load(tmp_path / "iris.data.csv", columns=one).x.tolist() == [[3.5], [3.0]]
 
 
 def test_an_array_of_several_is_chosen_by_name(tmp_path: Path) -> None:

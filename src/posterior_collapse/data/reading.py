@@ -129,10 +129,12 @@ PLAIN = Reading()
 """As it is found."""
 
 
-def _names(option: str, names: str | Sequence[Any] | None) -> tuple[str, ...]:
+def _names(option: str, names: Any) -> tuple[str, ...]:
     if names is None:
         return ()
     parts = names.split(",") if isinstance(names, str) else names
+    if not isinstance(parts, Iterable):
+        parts = [parts]  # a number
     found = tuple(str(part).strip() for part in parts)
     if not found or not all(found):
         raise InvalidArgumentError(
