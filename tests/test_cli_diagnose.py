@@ -166,8 +166,9 @@ def test_arrays_with_data_and_spec_have_a_forecast(run, arrays):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"mean": None, "mu": np.zeros((5, 4))}, "mean, and one of std and log_var"),
-        ({"std": None, "logvar": np.zeros(4)}, "Rename logvar to log_var."),
+        ({"mean": None, "centre": np.zeros((5, 4))}, "mean, and one of std and log_var"),
+        ({"std": None, "sigma": np.zeros(4)}, "Rename sigma to std, if it is no variance."),
+        ({"mean": None, "mu": np.full((5, 4), np.nan)}, "mean: got nan at row 0"),
         ({"log_var": np.zeros(4)}, "mean, and one of std and log_var"),
         ({"std": -np.ones(4)}, "pass log_var="),
         ({"std": np.ones(3)}, "std: got shape (3,)"),
@@ -262,11 +263,51 @@ def test_a_sweep_is_diagnosed_as_a_whole(run, tmp_path):
     assert "--plot: got a value; expected none: the option is for the folder of one run" in err
 
 
-def test_arrays_by_other_names_are_recognised_but_not_taken(run, arrays):
-    np.savez("other.npz", mu=arrays["mean"], logvar=arrays["mean"])
+@pytest.mark.parametrize(
+    ("mean", "spread", "of"),
+    [
+        ("mu", "logvar", "log_var"),
+        ("mu", "log_var", "log_var"),
+        ("z_mean", "z_log_var", "log_var"),
+        ("Mu", "LogVar", "log_var"),
+        ("loc", "var", "variance"),
+        ("mean", "variance", "variance"),
+        ("mean", "std", "std"),
+    ],
+)
+def test_arrays_go_by_their_usual_names(run, arrays, mean, spread, of):
+    std = np.asarray(arrays["std"])
+    values = {"std": std, "variance": std**2, "log_var": 2 * np.log(std)}[of]
+    np.savez("plain.npz", mean=arrays["mean"], std=std)
+    np.savez("other.npz", **{mean: arrays["mean"], spread: values})
+    status, plain, err = run("diagnose", "plain.npz", "--json")
+    assert status == 0, err
+    status, other, err = run("diagnose", "other.npz", "--json")
+    assert status == 0, err
+    plain, other = json.loads(plain), json.loads(other)
+    assert other["levels"][0]["status"] == plain["levels"][0]["status"]
+    np.testing.assert_allclose(other["levels"][0]["kl"], plain["levels"][0]["kl"], rtol=1e-9)
+    if mean == "mu":
+        assert other["data"]["note"].startswith("arrays mu as mean, ")
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("mu", "sigma"), "Rename sigma to std, if it is no variance."),
+        (("mu", "loc", "std"), "got mu and loc; expected one mean"),
+        (("mean", "std", "log_var"), "expected mean, and one of std and log_var (or var)"),
+        (("mean", "z_std", "var"), "expected mean, and one of std and log_var (or var)"),
+        (("mean", "var"), "var of other.npz: got negative values; expected variances"),
+        (("mean", "x"), "Rename x to data"),
+    ],
+)
+def test_arrays_whose_names_are_unclear_are_refused(run, arrays, names, words):
+    np.savez("other.npz", **dict.fromkeys(names, np.asarray(arrays["mean"])))
     status, _, err = run("diagnose", "other.npz")
     assert status == 2
-    assert "Rename mu to mean, logvar to log_var." in err
+    assert words in err
+    assert err.count("\n") == 1
 
 
 def test_a_damaged_checkpoint_is_told(run, trained, tmp_path):

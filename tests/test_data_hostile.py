@@ -17,12 +17,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
+from PIL import Image
 
 import posterior_collapse as pc
 from idx_files import idx_bytes
 from posterior_collapse.cli import main
 from posterior_collapse.data import checking, load
-from posterior_collapse.data.files import read_arrays, read_idx
+from posterior_collapse.data.files import read_arrays
+from posterior_collapse.data.idx import read_idx
 from posterior_collapse.errors import DataError, PosteriorCollapseError
 
 X = np.random.default_rng(0).standard_normal((30, 4))
@@ -278,12 +281,23 @@ def test_what_does_not_fit_the_memory_is_refused(tmp_path: Path, monkeypatch) ->
     np.savez(tmp_path / "x.npz", x=X)
     (tmp_path / "x.csv").write_text("\n".join(",".join(map(str, row)) for row in X.tolist()))
     (tmp_path / "x.idx").write_bytes(gzip.compress(idx_bytes((X * 9).astype("i1"))))
+    (tmp_path / "x.tsv.gz").write_bytes(gzip.compress((tmp_path / "x.csv").read_bytes()))
+    (tmp_path / "pictures").mkdir()
+    Image.new("L", (20, 20)).save(tmp_path / "pictures" / "x.png")
+    safetensors.numpy.save_file({"x": X}, tmp_path / "x.safetensors")
+    np.save(tmp_path / "x.npy", X)
     load(tmp_path / "x.npz")
     monkeypatch.setattr(checking, "available", lambda: 100)
+    assert len(load(tmp_path / "x.npy")) == 30  # stays on disk
     for action in (
         lambda: load(tmp_path / "x.npz"),
         lambda: load(tmp_path / "x.csv"),
         lambda: read_idx(tmp_path / "x.idx"),
+        lambda: load(tmp_path / "x.tsv.gz"),
+        lambda: load(tmp_path / "pictures"),
+        lambda: load(tmp_path / "x.safetensors"),
+        lambda: load(tmp_path / "x.npy", scale=2),
+        lambda: load(tmp_path / "x.npy", standardize=True),
     ):
         with pytest.raises(DataError, match="at most half of the 100 bytes of memory"):
             action()

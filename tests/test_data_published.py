@@ -177,6 +177,17 @@ def test_plain_files_are_read(
         assert len(load("mnist", data_dir=folder, split=split)) == n
 
 
+def test_a_split_is_standardized_by_the_training_data(
+    tmp_path: Path, published: dict[str, bytes], source: Callable[..., None]
+) -> None:
+    folder = write(tmp_path / "own", published)
+    train, other = (load("mnist", split=s, data_dir=folder, label=1).x for s in ("train", "test"))
+    for split, x in (("train", train), ("test", other)):
+        found = load("mnist", split=split, data_dir=folder, label=1, standardize=True)
+        std = np.where(train.std(0) > 0, train.std(0), 1)
+        np.testing.assert_allclose(found.x, (x - train.mean(0)) / std, atol=1e-5)
+
+
 @pytest.mark.parametrize("zipped", [True, False], ids=["gzipped", "plain"])
 def test_own_file_with_another_checksum_is_used_with_a_warning(
     tmp_path: Path, published: dict[str, bytes], source: Callable[..., None], zipped: bool

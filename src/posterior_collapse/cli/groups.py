@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 option = typer.Option
-SOURCE_HELP = "Data set name (collapse data list), or a file."
+SOURCE_HELP = "Data set name (collapse data list), a file, or a folder of pictures."
 Source = Annotated[str, typer.Argument(help=SOURCE_HELP)]
 DataDir = Annotated[
     Path | None,
@@ -43,7 +43,7 @@ Header = Annotated[
     bool | None,
     option(
         "--header/--no-header",
-        help="Whether the first row of a .csv is a header (default: told from the rows).",
+        help="Whether the first row of a .csv or .tsv is a header (default: told from the rows).",
     ),
 ]
 Model = Annotated[
@@ -72,6 +72,20 @@ class DataOptions:
     scale: Annotated[float | None, option(help="Factor for the values of a file.")] = None
     split: Annotated[str, option(help="train or test, for named image sets.")] = "train"
     header: Header = None
+    columns: Annotated[
+        str | None, option(help="Features of a table, by name: a,b (default: all columns).")
+    ] = None
+    drop: Annotated[str | None, option(help="Columns of a table to leave out: a,b.")] = None
+    label_column: Annotated[
+        str | None, option(help="Column of a table's labels (default: label, if there is one).")
+    ] = None
+    key: Annotated[str | None, option(help="The array that is meant, of a file with several.")] = (
+        None
+    )
+    standardize: Annotated[
+        bool,
+        option("--standardize", help="Bring every column to mean 0, std 1 (eta_dec is in stds)."),
+    ] = False
     data_dir: DataDir = None
 
     def kind(self, model: str | None) -> str:

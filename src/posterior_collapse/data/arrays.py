@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from posterior_collapse.arrays import as_samples, same_length
 from posterior_collapse.data.dataset import Dataset
-from posterior_collapse.errors import DataError
+from posterior_collapse.data.reading import LABEL, PLAIN, TABLE, Reading
+from posterior_collapse.errors import DataError, InvalidArgumentError, listed, nearest
 
 __all__ = [
     "KEPT",
@@ -26,11 +27,10 @@ __all__ = [
     "left_out",
     "numbers_rows",
     "refuse_column",
+    "refuse_key",
     "same_length",
 ]
 
-LABEL = "label"
-"""The column that holds the classes."""
 LONGEST = 1_000
 """Characters of a label; an array of texts gives each the room of the longest."""
 
@@ -48,21 +48,60 @@ def as_labels(name: str, values: Any, samples: int) -> NDArray[Any]:
     return labels
 
 
-def from_array(name: str, values: Any) -> Dataset:
+def from_array(name: str, values: Any, reading: Reading = PLAIN) -> Dataset:
     """Return a data set of an array, a list, a tensor or a data frame.
 
     Raises:
         DataError: See `as_samples`; a column of a data frame is text.
+        InvalidArgumentError: No column has a name that is asked for, or it has none.
 
     Example:
         >>> from_array("array", [[1, 2], [3, 4]])
         <Dataset 'array': 2 x 2 int64, used as they are>
     """
     if hasattr(values, "columns") and hasattr(values, "to_numpy"):
+        reading.only(TABLE)
         columns = [(str(c), _column(values[c])) for c in dict.fromkeys(values.columns)]
-        return from_columns(name, columns)
+        reading.check(name, [key for key, _ in columns])
+        return from_columns(name, columns, reading=reading)
+    if hasattr(values, "obs") and hasattr(values, "X"):  # an AnnData
+        return _from_annotated(name, values, reading)
+    reading.only()
     x, image_shape = as_samples("x" if name == "array" else name, values)
     return Dataset(name, x, image_shape=image_shape)
+
+
+def _from_annotated(name: str, values: Any, reading: Reading) -> Dataset:
+    reading.only(("key", "label_column"))
+    if reading.key is not None and reading.key not in (known := list(values.layers)):
+        refuse_key(reading.key, f"a layer of {name}", known)
+    x, _ = as_samples("x", values.X if reading.key is None else values.layers[reading.key])
+    names = list(map(str, getattr(values.obs, "columns", ())))
+    reading.check(name, names)
+    labels = None
+    if reading.has_label(names):
+        labels = as_labels(reading.label, values.obs[reading.label], len(x))
+    steps = () if reading.key is None else (f"layer {reading.key!r}",)
+    return Dataset(name, x, labels=labels, steps=(*steps, *reading.steps))
+
+
+def refuse_key(key: str, what: str, known: Sequence[str]) -> NoReturn:
+    """Refuse the name of an array that is not there.
+
+    Args:
+        key: The name.
+        what: What it should be, such as "a layer of x.h5ad".
+        known: The names that there are.
+
+    Raises:
+        InvalidArgumentError: Always.
+    """
+    raise InvalidArgumentError(
+        "key",
+        repr(key),
+        f"{what}, {listed(known)}",
+        f"Pass one of these, or none.{nearest(key, known)}",
+    )
 
 
 def _column(series: Any) -> NDArray[Any]:
@@ -73,9 +112,12 @@ def _column(series: Any) -> NDArray[Any]:
 
 
 def from_columns(
-    name: str, columns: Sequence[tuple[str, NDArray[Any]]], index: Sequence[str] = ()
+    name: str,
+    columns: Sequence[tuple[str, NDArray[Any]]],
+    index: Sequence[str] = (),
+    reading: Reading = PLAIN,
 ) -> Dataset:
-    """Return a data set of named columns; one called ``label`` holds the labels.
+    """Return a data set of named columns; one called ``label``, or as is said, holds the labels.
 
     Columns that number the rows, as pandas writes them, are left out, and `Dataset.steps` says so.
 
@@ -83,9 +125,10 @@ def from_columns(
         name: Of the data set.
         columns: Names and values, in order.
         index: Names of columns that the source itself calls an index, and that were left out.
+        reading: Which columns are wanted.
 
     Raises:
-        DataError: No column of numbers, two called ``label``, or a column of something else (named
+        DataError: No column of numbers, two of labels, or a column of something else (named
             in the message).
 
     Example:
@@ -94,17 +137,19 @@ def from_columns(
         >>> from_columns("toy", [("Unnamed: 0", np.arange(3)), ("a", np.arange(3.0))]).note
         "3 x 1 float64, column 'Unnamed: 0' left out, an index (name it to keep it)"
     """
-    labels = [values for key, values in columns if key == LABEL]
+    names = [key for key, _ in columns]
+    label = reading.label
+    labels = [values for key, values in columns if key == label and reading.has_label(names)]
     if len(labels) > 1:
-        raise DataError(name, f"{len(labels)} columns named {LABEL!r}", "one", "Rename the others.")
+        raise DataError(name, f"{len(labels)} columns named {label!r}", "one", "Rename the others.")
     features, steps = [], [left_out(repr(key), key, certain=True) for key in index]
     for key, values in columns:
-        if key == LABEL:
+        if not reading.keeps(key):
             continue
-        if is_suspect(key) and numbers_rows(key, values):
+        if is_suspect(key) and not reading.columns and numbers_rows(key, values):
             steps.append(left_out(repr(key), key))
             continue
-        if is_unnamed(key):
+        if is_unnamed(key) and not reading.columns:
             steps.append(KEPT.format(repr(key)))
         if values.dtype.kind not in "biuf":
             text = values.dtype.kind in "OUS"
@@ -116,8 +161,8 @@ def from_columns(
     return Dataset(
         name,
         x,
-        labels=as_labels(LABEL, labels[0], len(x)) if labels else None,
-        steps=tuple(steps),
+        labels=as_labels(label, labels[0], len(x)) if labels else None,
+        steps=(*steps, *reading.steps),
     )
 
 
@@ -131,7 +176,8 @@ def refuse_column(name: str, column: str, kind: str) -> NoReturn:
         f"column {column!r} of {name}",
         "text" if kind in ("text", "string", "large_string", "string_view") else f"{kind} values",
         "numbers",
-        f"Remove or encode the column, or name it {LABEL!r}.",
+        "Encode the column, leave it out (--drop, drop=), or take it for the label "
+        "(--label-column, label_column=).",
     )
 
 

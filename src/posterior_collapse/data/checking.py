@@ -9,7 +9,7 @@ from pathlib import Path
 
 from posterior_collapse.errors import CorruptFileError, DataError, MissingFileError, nearest
 
-__all__ = ["available", "check_file", "check_size", "is_html"]
+__all__ = ["available", "check_file", "check_room", "check_size", "is_html"]
 
 
 def is_html(head: bytes) -> bool:
@@ -72,31 +72,46 @@ SHARE = 0.5
 """Of the available memory: the rest is for what is done with the data."""
 
 
-def check_size(path: Path, needed: int) -> None:
+def check_size(path: Path, needed: int, size: int | None = None) -> None:
     """Refuse a file that takes too much memory, by what its own headers say.
 
     Args:
         path: The file.
         needed: Bytes of its values in memory.
+        size: Bytes of the file; None: as the system says.
 
     Raises:
         CorruptFileError: It unpacks to hundreds of times its size.
         DataError: It takes more than half of the memory that is available.
     """
-    if needed > SMALL and needed > MOST_TIMES * (size := path.stat().st_size):
+    if size is None:
+        size = path.stat().st_size
+    if needed > SMALL and needed > MOST_TIMES * size:
         raise CorruptFileError(
             str(path),
             f"a file of {_shown(size)} that unpacks to {_shown(needed)}",
             f"contents of at most {MOST_TIMES} times its size",
             "If it is meant so, unpack it into a .npy file, which is read from disk.",
         )
+    action = "Save them with numpy.save: a .npy file is read from disk piece by piece."
+    check_room(str(path), needed, action)
+
+
+def check_room(
+    name: str, needed: int, action: str = "Take fewer rows, or prepare the data on disk."
+) -> None:
+    """Refuse what takes more than half of the memory that is available.
+
+    Raises:
+        DataError: It does.
+    """
     free = available()
     if free is not None and needed > SHARE * free:
         raise DataError(
-            str(path),
+            name,
             f"{_shown(needed)} of values",
             f"at most half of the {_shown(free)} of memory that are available",
-            "Save them with numpy.save: a .npy file is read from disk piece by piece.",
+            action,
         )
 
 

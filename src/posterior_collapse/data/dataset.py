@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posterior_collapse import checks
+from posterior_collapse.arrays import Array, chunks, is_lazy, refuse_non_finite
+from posterior_collapse.data.checking import check_room
 from posterior_collapse.errors import DataError, InvalidArgumentError, nearest
 
 __all__ = ["KINDS", "TASKS", "Dataset", "half", "pairs", "quarter"]
@@ -117,14 +119,66 @@ class Dataset:
         """
         return self._mapped(np.divide, divisor, f"pixels divided by {divisor:g}")
 
+    def standardized(self, like: Dataset | None = None) -> Dataset:
+        """Return columns less their mean, divided by their std; constant ones become 0.
+
+        Args:
+            like: Whose means and stds are taken, such as the data trained on; None: its own.
+
+        Raises:
+            DataError: A value is not finite, or the result takes too much memory.
+
+        Example:
+            >>> found = Dataset("toy", np.array([[1.0, 5], [3, 5]])).standardized()
+            >>> found.x.tolist(), found.steps
+            ([[-1.0, 0.0], [1.0, 0.0]], ('standardized, but for 1 constant column',))
+        """
+        like = self if like is None else like
+        x, constant = _standardized("x", self.x, like.x)
+        y = None
+        if self.y is not None and like.y is not None:
+            y, more = _standardized("y", self.y, like.y)
+            constant += more
+        step = "standardized"
+        if constant:
+            step += f", but for {constant:,} constant column{'s' * (constant > 1)}"
+        return replace(self, x=x, y=y, steps=(*self.steps, step))
+
     def _mapped(self, operation: np.ufunc, number: float, step: str) -> Dataset:
         def apply(values: NDArray[Any]) -> NDArray[Any]:
             dtype = np.result_type(values.dtype, np.float32)
+            if not is_lazy(values):
+                check_room(self.name, len(values) * values.shape[1] * dtype.itemsize)
             result: NDArray[Any] = operation(values, dtype.type(number), dtype=dtype)
             return result
 
         y = None if self.y is None else apply(self.y)
         return replace(self, x=apply(self.x), y=y, steps=(*self.steps, step))
+
+
+def _standardized(name: str, values: Array, like: Array) -> tuple[Array, int]:
+    """Return columns by the means and stds of others, and how many of these are constant.
+
+    The data, perhaps on disk, are read a piece at a time; the result is in memory.
+    """
+    dtype = np.result_type(values.dtype, np.float32)
+    check_room(name, len(values) * values.shape[1] * dtype.itemsize)
+    least = np.full(like.shape[1], np.inf)
+    most, total, squares = -least, np.zeros(like.shape[1]), np.zeros(like.shape[1])
+    for row, (piece,) in chunks(like):
+        piece = np.asarray(piece)
+        refuse_non_finite(name, piece, row)
+        least, most = np.minimum(least, piece.min(0)), np.maximum(most, piece.max(0))
+        total += piece.sum(0, dtype=np.float64)
+    mean = total / len(like)
+    for _, (piece,) in chunks(like):
+        squares += ((np.asarray(piece) - mean) ** 2).sum(0)
+    constant = least == most  # the mean of equal numbers may differ from them in the last digit
+    std = np.where(constant, 1, np.sqrt(squares / len(like)))
+    found = np.empty(values.shape, dtype)
+    for row, (piece,) in chunks(values):
+        found[row : row + len(piece)] = (np.asarray(piece) - np.where(constant, least, mean)) / std
+    return found, int(constant.sum())
 
 
 def _equal(labels: NDArray[Any], label: object) -> NDArray[np.bool_]:

@@ -1,22 +1,19 @@
-"""Data files by suffix: .npy, .npz, .csv, .parquet; and the IDX files of the image sets."""
+"""Data files by suffix: arrays, tables of text, .parquet, tensors, .h5ad, folders of pictures."""
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
-import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from posterior_collapse.data.annotated import read_annotated
 from posterior_collapse.data.arrays import (
-    LABEL,
     LONGEST,
     as_labels,
     as_samples,
@@ -24,51 +21,72 @@ from posterior_collapse.data.arrays import (
     from_columns,
     is_suspect,
     refuse_column,
+    refuse_key,
     same_length,
 )
 from posterior_collapse.data.checking import check_file, check_size
 from posterior_collapse.data.dataset import Dataset
+from posterior_collapse.data.images import read_folder
+from posterior_collapse.data.reading import PLAIN, TABLE, TEXT, Reading
 from posterior_collapse.data.table import read_csv
+from posterior_collapse.data.tensors import PICKLES, Tensors, refuse_pickle
 from posterior_collapse.errors import (
     CorruptFileError,
     DataError,
-    InvalidArgumentError,
     MissingDependencyError,
     PosteriorCollapseError,
     listed,
 )
 
-__all__ = ["SUFFIXES", "Arrays", "read_arrays", "read_file", "read_idx"]
+__all__ = [
+    "SUFFIXES",
+    "TEXTS",
+    "Arrays",
+    "from_arrays",
+    "read_arrays",
+    "read_file",
+    "suffix_of",
+]
 
 
-def read_file(path: Path, header: bool | None = None) -> Dataset:
+def read_file(path: Path, reading: Reading = PLAIN) -> Dataset:
     """Return the data of a file, as they are.
 
     Args:
         path: The file.
-        header: Of a .csv file, whether its first row is a header; None: told from the rows.
+        reading: How it is to be read.
 
     Raises:
         MissingFileError: The file is not there.
         CorruptFileError: It is not what its suffix says.
         DataError: Its numbers cannot be used or take too much memory, or the suffix is unknown.
-        InvalidArgumentError: A header of another file than a .csv.
-        MissingDependencyError: A .parquet file, and pyarrow is not installed.
+        InvalidArgumentError: What is asked for cannot be said of such a file, or is not in it.
+        MissingDependencyError: The library that reads such files is not installed.
     """
-    suffix = path.suffix.lower()
-    reader = READERS.get(suffix)
+    reader, takes = READERS.get(suffix_of(path), (None, ()))
     if os.path.isdir(path):
-        raise DataError(str(path), "a folder", f"a file, {SUFFIXES}", "Name the file in it.")
+        reading.only()
+        return read_folder(path)
+    if path.suffix.lower() in PICKLES:
+        check_file(path)
+        refuse_pickle(path)
     if reader is None:
         raise DataError(
             str(path), f"the suffix '{path.suffix}'", f"one of {SUFFIXES}", "Convert the file."
         )
     check_file(path)
-    if reader is read_csv:
-        return read_csv(path, header)
-    if header is not None:
-        raise InvalidArgumentError("header", header, "None: only a .csv has one", "Leave it away.")
-    return reader(path)
+    reading.only(takes)
+    return reader(path, reading)
+
+
+def suffix_of(path: Path) -> str:
+    """Return the suffix that says what a file holds, in small letters.
+
+    Example:
+        >>> suffix_of(Path("a.b.CSV")), suffix_of(Path("a.b.tsv.gz"))
+        ('.csv', '.tsv.gz')
+    """
+    return "".join(path.suffixes[-2 if path.suffix.lower() == ".gz" else -1 :]).lower()
 
 
 class Arrays(Mapping[str, NDArray[Any]]):
@@ -164,7 +182,7 @@ def _declared(path: Path, stream: IO[bytes], size: int) -> int:
     return needed
 
 
-def _read_npy(path: Path) -> Dataset:
+def _read_npy(path: Path, reading: Reading) -> Dataset:
     try:
         with path.open("rb") as stream:
             _declared(path, stream, path.stat().st_size)
@@ -192,28 +210,46 @@ def _reason(error: Exception) -> str:
     return f"a damaged file ({type(error).__name__})"
 
 
-def _read_npz(path: Path) -> Dataset:
-    arrays = Arrays(path)
-    if "x" not in arrays and len(arrays) == 1:
-        return from_array(path.name, next(iter(arrays.values())))
-    if "x" not in arrays:
+def _read_npz(path: Path, reading: Reading) -> Dataset:
+    return from_arrays(path.name, Arrays(path), reading.key)
+
+
+def _read_safetensors(path: Path, reading: Reading) -> Dataset:
+    return from_arrays(path.name, Tensors(path), reading.key)
+
+
+def from_arrays(name: str, arrays: Mapping[str, Any], key: str | None) -> Dataset:
+    """Return the data of a file of several arrays: the one that is meant, or x, y and labels.
+
+    Raises:
+        DataError: It is not clear which array is meant, or one cannot be used.
+        InvalidArgumentError: None has the name that is asked for.
+    """
+    known = sorted(arrays)
+    if key is not None and key not in arrays:
+        refuse_key(key, f"an array of {name}", known)
+    if key is None and "x" not in arrays and len(arrays) == 1:
+        (key,) = known
+    if key is None and "x" not in arrays:
         raise DataError(
-            path.name,
-            f"the arrays {listed(sorted(arrays))}",
+            name,
+            f"the arrays {listed(known)}",
             "x, and optionally y and labels",
-            "Write it with numpy.savez(path, x=...).",
+            "Say which is meant: --key NAME, key=NAME." if known else "Write it again, with x.",
         )
-    x, image_shape = as_samples(f"x of {path.name}", arrays["x"])
+    main = "x" if key is None else key
+    x, image_shape = as_samples(f"{main} of {name}", arrays[main])
     y = labels = None
-    if "y" in arrays:
-        y, _ = as_samples(f"y of {path.name}", arrays["y"])
-        same_length("x", len(x), f"y of {path.name}", len(y))
-    if "labels" in arrays:
-        labels = as_labels(f"labels of {path.name}", arrays["labels"], len(x))
-    return Dataset(path.name, x, y, labels, image_shape)
+    if key is None and "y" in arrays:
+        y, _ = as_samples(f"y of {name}", arrays["y"])
+        same_length("x", len(x), f"y of {name}", len(y))
+    if main == "x" and "labels" in arrays:
+        labels = as_labels(f"labels of {name}", arrays["labels"], len(x))
+    steps = (f"array {key!r} of {len(arrays)}",) if key is not None and len(arrays) > 1 else ()
+    return Dataset(name, x, y, labels, image_shape, steps=steps)
 
 
-def _read_parquet(path: Path) -> Dataset:
+def _read_parquet(path: Path, reading: Reading) -> Dataset:
     try:
         from pyarrow import parquet, types
     except ImportError as error:
@@ -226,12 +262,16 @@ def _read_parquet(path: Path) -> Dataset:
     is_number = (types.is_integer, types.is_floating, types.is_boolean)
     try:
         schema = parquet.read_schema(path)
-        coded = [LABEL] if LABEL in schema.names else None
+        reading.check(path.name, schema.names)
+        label = reading.label if reading.has_label(schema.names) else None
+        coded = None if label is None else [label]
         with parquet.ParquetFile(path, read_dictionary=coded) as file:
             index = _pandas_index(schema.pandas_metadata or {})
-            names = [name for name in schema.names if name == LABEL or name not in index]
+            wanted = {name for name in schema.names if name == label or reading.keeps(name)}
+            index = [n for n in index if n in wanted and n != label and n not in reading.columns]
+            names = [name for name in schema.names if name in wanted and name not in index]
             for name, kind in ((name, schema.field(name).type) for name in names):
-                judged_later = name == LABEL or is_suspect(name)
+                judged_later = name == label or (is_suspect(name) and not reading.columns)
                 if not judged_later and not any(test(kind) for test in is_number):
                     refuse_column(path.name, name, str(kind))
             # As columns, and as the matrix that they become.
@@ -244,7 +284,7 @@ def _read_parquet(path: Path) -> Dataset:
         raise CorruptFileError(
             str(path), f"'{_reason(error)}'", "a .parquet file", "Write it again."
         ) from error
-    return from_columns(path.name, columns, [name for name in index if name != LABEL])
+    return from_columns(path.name, columns, index, reading)
 
 
 def _values(path: Path, name: str, column: Any) -> NDArray[Any]:
@@ -275,81 +315,16 @@ def _pandas_index(metadata: Mapping[str, Any]) -> list[str]:
     return [name for name in metadata.get("index_columns", ()) if isinstance(name, str)]
 
 
-READERS: dict[str, Callable[[Path], Dataset]] = {
-    ".npy": _read_npy,
-    ".npz": _read_npz,
-    ".csv": read_csv,
-    ".parquet": _read_parquet,
+TEXTS = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+READERS: dict[str, tuple[Callable[[Path, Reading], Dataset], tuple[str, ...]]] = {
+    ".npy": (_read_npy, ()),
+    ".npz": (_read_npz, ("key",)),
+    **dict.fromkeys(TEXTS, (read_csv, TEXT)),
+    ".parquet": (_read_parquet, TABLE),
+    ".safetensors": (_read_safetensors, ("key",)),
+    ".h5ad": (read_annotated, ("key", "label_column")),
 }
+"""Reader of a file, and what may be said of how to read it, by suffix."""
 SUFFIXES = ", ".join(READERS)
 MOST_DIMENSIONS = 32
 """More than any data have, and than older versions of NumPy can hold."""
-
-
-DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-AGAIN = "Download it again."
-MOST_IDX_DIMENSIONS = 8
-
-
-def read_idx(path: Path) -> NDArray[Any]:
-    """Return the array of an IDX file, in the machine's byte order.
-
-    The header is two zero bytes, one for the type, one for the number of dimensions, and each
-    dimension as a big-endian 32-bit number; the values follow, last dimension fastest. No more is
-    unpacked than the header announces.
-
-    Raises:
-        MissingFileError: The file is not there.
-        CorruptFileError: A web page, a truncated gzip, a wrong magic number, or a length that
-            does not match the header.
-        DataError: The values take too much memory.
-    """
-    head = check_file(path)
-    zipped = head.startswith(b"\x1f\x8b")
-    try:
-        with cast(IO[bytes], gzip.open(path) if zipped else path.open("rb")) as stream:
-            dtype, shape, offset = _header(path, stream)
-            needed = dtype.itemsize * math.prod(shape)
-            if zipped:
-                check_size(path, needed)
-            else:
-                _check_length(path, path.stat().st_size, offset + needed, shape)
-            content = stream.read(needed)
-            there = offset + len(content) + len(stream.read(1))
-            _check_length(path, there, offset + needed, shape)
-    except EOFError as error:
-        raise CorruptFileError(
-            str(path), "a truncated gzip file", "a complete one", AGAIN
-        ) from error
-    except (OSError, zlib.error) as error:
-        raise CorruptFileError(
-            str(path), f"a damaged gzip file ({error})", "an intact one", AGAIN
-        ) from error
-    values = np.frombuffer(content, dtype).reshape(shape)
-    return values.astype(dtype.newbyteorder("="), copy=False)
-
-
-def _header(path: Path, stream: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, ...], int]:
-    magic = stream.read(4)
-    if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in DTYPES:
-        raise CorruptFileError(
-            str(path),
-            f"the magic number 0x{magic.hex()}",
-            "an IDX file, which begins with 0x0000, a type and a number of dimensions",
-            "Check that it is an IDX file.",
-        )
-    dims, offset = stream.read(4 * magic[3]), 4 + 4 * magic[3]
-    if 4 + len(dims) < offset:
-        raise CorruptFileError(str(path), "a truncated header", f"{offset} bytes of it", AGAIN)
-    if magic[3] > MOST_IDX_DIMENSIONS:
-        raise CorruptFileError(str(path), f"{magic[3]} dimensions", "images or labels", AGAIN)
-    return np.dtype(DTYPES[magic[2]]), struct.unpack(f">{magic[3]}I", dims), offset
-
-
-def _check_length(path: Path, there: int, needed: int, shape: tuple[int, ...]) -> None:
-    if there != needed:
-        beyond = "at least " * (there > needed)
-        size = " x ".join(map(str, shape))
-        raise CorruptFileError(
-            str(path), f"{beyond}{there:,} bytes", f"{needed:,} bytes for {size} values", AGAIN
-        )

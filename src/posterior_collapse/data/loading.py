@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from posterior_collapse.arrays import chunks, is_lazy
 from posterior_collapse.data.arrays import from_array, same_length
 from posterior_collapse.data.dataset import TASKS, Dataset
-from posterior_collapse.data.files import READERS, read_file
+from posterior_collapse.data.files import READERS, TEXTS, read_file, suffix_of
 from posterior_collapse.data.published import expanded
+from posterior_collapse.data.reading import Reading
 from posterior_collapse.data.registry import canonical, from_registry, unknown
 from posterior_collapse.errors import DataError, InvalidArgumentError, nearest
 
@@ -26,6 +32,11 @@ def load(
     label: object = None,
     scale: float | None = None,
     header: bool | None = None,
+    columns: str | Sequence[Any] | None = None,
+    drop: str | Sequence[Any] | None = None,
+    label_column: object = None,
+    key: str | None = None,
+    standardize: bool = False,
     progress: bool = False,
 ) -> Dataset:
     """Turn a name, a file or an array into samples in rows.
@@ -35,8 +46,10 @@ def load(
 
     Args:
         source: ``"digits"``, ``"mnist"``, ``"fashion-mnist"``, ``"pairs:KIND"`` (see `pairs`);
-            a .npy, .npz, .csv or .parquet file; an array, a data frame or a `Dataset`. Images
-            of shape (samples, height, width) are flattened row by row.
+            a .npy, .npz, .safetensors, .parquet, .h5ad, .csv or .tsv file (the last two perhaps
+            gzipped); a folder of .png or .jpg pictures of one size; an array, a data frame, an
+            AnnData or a `Dataset`. Images of shape (samples, height, width) are flattened row by
+            row.
         split: ``"train"`` or ``"test"``, for the data sets that have them.
         data_dir: Folder to look in before ``$POSTERIOR_COLLAPSE_DATA`` and the user's cache.
         task: ``"quarter"`` or ``"half"``: cut images into a condition x and a target y.
@@ -44,8 +57,17 @@ def load(
             target y.
         label: Keep the samples of one class only.
         scale: Multiply every number that is read, of ``source`` and ``given``, by this instead.
-        header: Whether the first row of a .csv file is a header; None: told from the rows, and
-            `Dataset.note` says so where it could be otherwise.
+        header: Whether the first row of a .csv or .tsv file is a header; None: told from the
+            rows, and `Dataset.note` says so where it could be otherwise.
+        columns: Features of the table ``source``, by name ("a,b" or a list); None: all columns.
+            Those of a text without a header are called 1, 2, ...
+        drop: Columns that are left out.
+        label_column: Column of the labels, which are no feature (of an AnnData, one of `obs`);
+            None: "label", if there is one.
+        key: The array that is meant, of an .npz or .safetensors file ``source`` with several; the
+            layer of an AnnData.
+        standardize: Bring every column to mean 0 and std 1, those of a split to what the training
+            data have; `eta_dec` is then in stds.
         progress: Show a bar while downloading.
 
     Raises:
@@ -55,9 +77,9 @@ def load(
         DownloadError: A data set is nowhere, and no mirror delivered it.
         DataError: The numbers cannot be used: empty, text, complex, counts that do not match,
             more than the memory holds.
-        InvalidArgumentError: An unknown split or task, a scale that is not positive, or a header
-            of what is no .csv file.
-        MissingDependencyError: A .parquet file, and pyarrow is not installed.
+        InvalidArgumentError: An unknown split, task, column or array, a scale that is not
+            positive, or an option of another kind of source.
+        MissingDependencyError: The library that reads such a file is not installed.
 
     Example:
         >>> load("digits", task="half", label=3)
@@ -73,20 +95,55 @@ def load(
         raise InvalidArgumentError(
             "task", f"{task!r} beside `given`", "one of the two", "Leave one away."
         )
+    reading = Reading.of(header, columns, drop, label_column, key)
+    if not _is_text(source) and _is_text(given):  # of the one of both that may have a header
+        reading, beside = replace(reading, header=None), Reading(header)
+    else:
+        beside = Reading(header if _is_text(given) else None)
     options = (split, data_dir, scale, progress)
-    both = [part for part in (source, given) if part is not None]
-    if header is not None and not any(map(_is_csv, both)):
-        raise InvalidArgumentError(
-            "header", header, "None: only a .csv file has one", "Leave it away."
-        )
-    dataset, *condition = (
-        _read(part, *options, header if _is_csv(part) else None) for part in both
-    )
-    if condition:
-        dataset = _conditioned(dataset, condition[0])
+    dataset = _read(source, *options, reading)
+    if given is not None:
+        dataset = _conditioned(dataset, _read(given, *options, beside))
     if label is not None:
         dataset = dataset.select(label)
-    return dataset if task is None else TASKS[task](dataset)
+    if task is not None:
+        dataset = TASKS[task](dataset)
+    if not standardize:
+        return dataset if scale is not None else _hinted(dataset)
+    if scale is not None:
+        raise InvalidArgumentError(
+            "standardize", "True beside `scale`", "one of the two", "Leave one away."
+        )
+    if split == "train":
+        return dataset.standardized()
+    return dataset.standardized(
+        load(source, data_dir=data_dir, task=task, given=given, label=label)
+    )
+
+
+def _hinted(dataset: Dataset) -> Dataset:
+    """Return data whose note says so where what is decoded looks like bytes of pixels."""
+    values = dataset.x if dataset.y is None else dataset.y
+    if not values.size or is_lazy(values):
+        return dataset
+    first = np.asarray(next(chunks(values))[1][0])  # enough, and all may be long to read
+    least, most = first.min(), first.max()
+    if not (least >= 0 and 127 < most <= 255):
+        return dataset
+    if first.dtype != np.uint8:
+        many = dataset.image_shape is not None or first.shape[1] >= LEAST_PIXELS
+        if not many or most <= 250 or not (first == np.floor(first)).all():
+            return dataset
+    hint = (
+        f"values from {least:g} to {most:g}: scale them by 0.00392 (--scale, scale=) to [0, 1], "
+        "or give eta_dec in grey levels"
+    )
+    steps = dataset.steps if hint in dataset.steps else (*dataset.steps, hint)
+    return replace(dataset, steps=steps)
+
+
+LEAST_PIXELS = 16
+"""Features of a table from which whole numbers up to 255 are taken for those of an image."""
 
 
 def _read(
@@ -95,38 +152,40 @@ def _read(
     data_dir: str | os.PathLike[str] | None,
     scale: float | None,
     progress: bool,
-    header: bool | None,
+    reading: Reading,
 ) -> Dataset:
     name = canonical(source) if isinstance(source, str) else None
     if name is not None:
+        reading.only()
         return from_registry(name, split, data_dir, scale, progress)
     if split != "train":
         raise InvalidArgumentError(
             "split", repr(split), "'train': only named data sets have others", "Leave it away."
         )
     if isinstance(source, Dataset):
+        reading.only()
         dataset = source
     elif isinstance(source, (str, os.PathLike)):
-        dataset = _from_path(source, header)
+        dataset = _from_path(source, reading)
     else:
-        dataset = from_array("array", source)
+        dataset = from_array("array", source, reading)
     return dataset if scale is None else dataset.scaled(scale)
 
 
-def _is_csv(source: Any) -> bool:
-    return isinstance(source, (str, os.PathLike)) and str(source).lower().endswith(".csv")
+def _is_text(source: Any) -> bool:
+    return isinstance(source, (str, os.PathLike)) and suffix_of(Path(source)) in TEXTS
 
 
-def _from_path(source: str | os.PathLike[str], header: bool | None) -> Dataset:
+def _from_path(source: str | os.PathLike[str], reading: Reading) -> Dataset:
     if not os.fspath(source):
         raise InvalidArgumentError(
             "data", "an empty name", "a name or a file", "See `collapse data list`."
         )
     path = expanded("data", source)
     bare_name = isinstance(source, str) and path.name == source
-    if bare_name and path.suffix.lower() not in READERS and not os.path.exists(path):
+    if bare_name and suffix_of(path) not in READERS and not os.path.exists(path):
         raise unknown(str(source))
-    return read_file(path, header)
+    return read_file(path, reading)
 
 
 def _conditioned(target: Dataset, condition: Dataset) -> Dataset:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from posterior_collapse.data.dataset import KINDS, Dataset, pairs
-from posterior_collapse.data.files import read_idx
+from posterior_collapse.data.idx import read_idx
 from posterior_collapse.data.published import (
     FILES,
     SOURCES,

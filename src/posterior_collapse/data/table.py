@@ -1,20 +1,23 @@
-"""Tables of text: a header or none, comma, semicolon or tab, and a column ``label`` if wanted."""
+"""Tables of text, perhaps gzipped: comma, semicolon or tab, decimal points or decimal commas."""
 
 from __future__ import annotations
 
 import csv
+import gzip
+import io
+import re
+import zlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from posterior_collapse.data.arrays import (
     KEPT,
-    LABEL,
     LONGEST,
     is_suspect,
     is_unnamed,
@@ -23,53 +26,71 @@ from posterior_collapse.data.arrays import (
 )
 from posterior_collapse.data.checking import check_size
 from posterior_collapse.data.dataset import Dataset
+from posterior_collapse.data.reading import PLAIN, Reading
 from posterior_collapse.errors import CorruptFileError, DataError
 
 __all__ = ["read_csv"]
 
 MOST_ROWS, MOST_CELLS = 1_000, 200_000
 """That are looked at to tell a header of numbers from a sample."""
+LINES = 20
+"""That are looked at to tell what parts the cells."""
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 LEAST_COUNTED, LEAST_SPACED = 3, 8
 """Cells of a first row that counts from 0 or 1, or whose numbers are evenly spaced, from which it
 is a header rather than a sample that happens to look like one."""
 
 
-def read_csv(path: Path, header: bool | None = None) -> Dataset:
-    """Return the numbers of a CSV file as float64, one row per sample.
+def read_csv(path: Path, reading: Reading = PLAIN) -> Dataset:
+    """Return the numbers of a table of text as float64, one row per sample.
 
-    The first row is a header when none of its cells is a number, or one stands above a column of
-    numbers without being one, or its numbers count the columns and no other row's do. A column
-    named ``label`` becomes the labels, which may be text. Columns that number the rows, as pandas
-    and R write them, are left out. `Dataset.steps` says what was not certain.
+    What parts the cells (comma, semicolon or tab) and whether commas are decimal is told from the
+    first rows. The first row is a header when none of its cells is a number, or one stands above a
+    column of numbers without being one, or its numbers count the columns and no other row's do.
+    Without a header the columns are called 1, 2, ... A column named ``label`` becomes the labels,
+    which may be text. Columns that number the rows, as pandas and R write them, are left out.
+    `Dataset.steps` says what was not certain.
 
     Args:
-        path: The file.
-        header: Whether the first row is a header; None: told from the rows.
+        path: The file, perhaps gzipped.
+        reading: Whether there is a header, and which columns are wanted.
 
     Raises:
         CorruptFileError: It is not text, or a row is longer or shorter than the first.
         DataError: A cell is not a number (the column and row are named), or there are no rows.
+        InvalidArgumentError: No column has a name that is asked for.
     """
     try:
-        return _read(_Layout.of(path, header))
+        return _read(_Layout.of(path, reading.header), reading)
     except (UnicodeDecodeError, csv.Error) as error:
         raise CorruptFileError(
             str(path), f"'{error}'", "text in UTF-8", "Save it as a CSV file."
         ) from error
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise CorruptFileError(
+            str(path), f"a damaged gzip file ({error})", "an intact one", "Write it again."
+        ) from error
 
 
-def _read(layout: _Layout) -> Dataset:
+def _read(layout: _Layout, reading: Reading) -> Dataset:
     path, names = layout.path, layout.names
     if next(layout.rows(), None) is None:
         raise DataError(path.name, "a header alone", "samples in rows", "Add the rows.")
-    labelled = [i for i, name in enumerate(names) if name == LABEL]
+    reading.check(path.name, names)
+    label = reading.label
+    labelled = [i for i, name in enumerate(names) if name == label and reading.has_label(names)]
     if len(labelled) > 1:
         raise DataError(
-            path.name, f"{len(labelled)} columns named {LABEL!r}", "one", "Rename the others."
+            path.name, f"{len(labelled)} columns named {label!r}", "one", "Rename the others."
         )
-    suspects = [i for i, name in enumerate(names) if layout.has_header and is_suspect(name)]
+    unwanted = {i for i, name in enumerate(names) if not reading.keeps(name)}
+    suspects = [
+        i
+        for i, name in enumerate(names)
+        if layout.has_header and is_suspect(name) and not reading.columns and i not in unwanted
+    ]
     # Before the numbers, since only this pass sees a row that is too long.
-    texts = layout.texts([*suspects, *labelled]) if suspects or labelled else {}
+    texts = layout.texts([*suspects, *labelled]) if suspects or unwanted else {}
     steps, index = list(layout.notes), set()
     for column in suspects:
         shown = layout.shown(column)
@@ -81,9 +102,9 @@ def _read(layout: _Layout) -> Dataset:
             steps.append(left_out(shown, names[column]))
         elif is_unnamed(names[column]):
             steps.append(KEPT.format(shown))
-    numbers = layout.numbers({*index, *labelled})
+    numbers = layout.numbers({*index, *unwanted}, alone="the label" if labelled else "an index")
     labels = _numbers_if_any(texts[labelled[0]]) if labelled else None
-    return Dataset(path.name, numbers, labels=labels, steps=tuple(steps))
+    return Dataset(path.name, numbers, labels=labels, steps=(*steps, *reading.steps))
 
 
 def _numbers_if_any(texts: NDArray[Any]) -> NDArray[Any]:
@@ -102,6 +123,7 @@ class _Layout:
     Attributes:
         path: The file.
         delimiter: Between cells.
+        decimal_commas: Whether 1,5 is a number.
         names: Of the columns; without a header their numbers, from 1.
         has_header: Whether the first row holds the names.
         notes: What was decided and might have been otherwise.
@@ -109,15 +131,17 @@ class _Layout:
 
     path: Path
     delimiter: str
+    decimal_commas: bool
     names: tuple[str, ...]
     has_header: bool
     notes: tuple[str, ...]
 
     @classmethod
     def of(cls, path: Path, header: bool | None) -> _Layout:
+        unpacked = _unpacked(path)
         with _open(path) as file:
-            line = next((line for line in file if line.strip()), "")
-        delimiter = max(",;\t", key=line.count)
+            lines = list(islice((line for line in file if line.strip()), LINES))
+        delimiter = _delimiter(lines)
         with _open(path) as file:
             filled = (row for row in csv.reader(file, delimiter=delimiter) if _filled(row))
             first = next(filled, None)
@@ -126,12 +150,19 @@ class _Layout:
             below = list(islice(filled, min(MOST_ROWS, 1 + MOST_CELLS // len(first))))
         cells = [cell for row in (first, *below) for cell in row]
         share = len(cells) / sum(len(cell) + 1 for cell in cells)
-        check_size(path, int(8 * path.stat().st_size * share))
+        check_size(path, int(8 * unpacked * share))
+        titles, commas = first, _has_decimal_commas(cells, delimiter)
+        if commas:
+            first, *below = ([_pointed(cell) for cell in row] for row in (first, *below))
         has_header, notes = _header(first, below) if header is None else (header, ())
-        names = [cell.strip() if has_header else str(i) for i, cell in enumerate(first, 1)]
+        names = [cell.strip() if has_header else str(i) for i, cell in enumerate(titles, 1)]
         if has_header and _has_row_names(names, below):
             names = ["", *names]
-        return cls(path, delimiter, tuple(names), has_header, notes)
+        if delimiter != ("\t" if ".tsv" in path.name.lower() else ","):
+            notes = (f"cells separated by {SEPARATORS[delimiter]}", *notes)
+        if commas:
+            notes = (*notes, "decimal commas")
+        return cls(path, delimiter, commas, tuple(names), has_header, notes)
 
     def shown(self, column: int) -> str:
         """What to call a column: its name, or its number if it has none."""
@@ -143,24 +174,25 @@ class _Layout:
             self._skip_header(file)
             lines_above = self.has_header
             for number, row in enumerate(csv.reader(file, delimiter=self.delimiter), 1):
-                if row:
+                if len(row) > 1 or _filled(row):
                     self._check_length(number + lines_above, row)
                     yield number + lines_above, row
 
-    def numbers(self, without: Collection[int]) -> NDArray[np.float64]:
+    def numbers(self, without: Collection[int], alone: str) -> NDArray[np.float64]:
         features = [i for i in range(len(self.names)) if i not in without]
         if not features:
-            only = "no column but the label" if LABEL in self.names else "an index alone"
+            only = f"no column but {alone}" if alone == "the label" else f"{alone} alone"
             raise DataError(self.path.name, only, "at least one feature", "Add a column.")
         columns = features if len(features) < len(self.names) else None
         with _open(self.path) as file:
             self._skip_header(file)
+            lines = (line for line in file if line.strip())
             try:
                 return np.loadtxt(
-                    file,
+                    self._with_points(features) if self.decimal_commas else lines,
                     comments=None,
                     delimiter=self.delimiter,
-                    usecols=columns,
+                    usecols=None if self.decimal_commas else columns,
                     ndmin=2,
                     quotechar='"',
                 )
@@ -169,6 +201,11 @@ class _Layout:
                 raise CorruptFileError(
                     str(self.path), f"'{error}'", "a table of numbers", "Check the file."
                 ) from error
+
+    def _with_points(self, features: Sequence[int]) -> Iterator[str]:
+        """Yield the features of each row as text in which points are decimal."""
+        for _, row in self.rows():
+            yield self.delimiter.join(_pointed(row[i]) for i in features)
 
     def texts(self, columns: Sequence[int]) -> dict[int, NDArray[Any]]:
         """Return the cells of columns as they are written."""
@@ -202,19 +239,101 @@ class _Layout:
         """Raise for the first cell that is not a number, in the words of the table."""
         for line, row in self.rows():
             for i in features:
-                if not _is_number(row[i]):
+                if not _is_number(_pointed(row[i]) if self.decimal_commas else row[i]):
                     got = repr(row[i]) if row[i].strip() else "an empty cell"
+                    action = (
+                        "Encode the column, leave it out (--drop, drop=), or take it for the "
+                        "label (--label-column, label_column=)."
+                    )
+                    if len(self.names) == 1:
+                        action = "Separate cells by commas, semicolons or tabs."
                     raise DataError(
                         f"column {self.names[i]!r} of {self.path.name}",
                         f"{got} in row {line}",
                         "a number",
-                        "Remove or encode the column, or name it 'label'.",
+                        action,
                     )
 
 
 def _open(path: Path) -> TextIO:
     # Spreadsheets begin their files with a mark, which this encoding drops.
-    return path.open(encoding="utf-8-sig", newline="")
+    return io.TextIOWrapper(_bytes(path), encoding="utf-8-sig", newline="")
+
+
+def _bytes(path: Path) -> IO[bytes]:
+    zipped = path.suffix.lower() == ".gz"
+    return cast(IO[bytes], gzip.open(path) if zipped else path.open("rb"))
+
+
+def _unpacked(path: Path) -> int:
+    """Return the bytes of the text, found without holding more than a piece of it.
+
+    Raises:
+        CorruptFileError: They are hundreds of times those of the file.
+        DataError: They take more than half of the memory that is available.
+    """
+    if path.suffix.lower() != ".gz":
+        return path.stat().st_size
+    size = 0
+    with _bytes(path) as file:
+        while piece := file.read(1 << 20):
+            size += len(piece)
+            check_size(path, size)
+    return size
+
+
+def _delimiter(lines: Sequence[str]) -> str:
+    """Return what parts the cells: of what occurs in the first line, what leaves most numbers.
+
+    Example:
+        >>> _delimiter(["a,b;c", "1,5;2,5"]), _delimiter(["a,b;c", "1,2"]), _delimiter(["1"])
+        (';', ',', ',')
+    """
+    first = lines[0] if lines else ""
+    candidates = [one for one in SEPARATORS if one in first]
+    if len(candidates) < 2:
+        return (candidates or [","])[0]
+
+    def numeric(delimiter: str) -> tuple[float, int]:
+        try:
+            rows = list(csv.reader(lines, delimiter=delimiter))
+        except csv.Error:  # a cell of more than 100,000 characters
+            return -1, 0
+        cells = [(cell, len(row)) for row in rows for cell in row]
+        plain = [_is_number(cell) or (n > 1 and _is_number(_pointed(cell))) for cell, n in cells]
+        return sum(plain) / max(1, len(plain)), first.count(delimiter)
+
+    return max(candidates, key=numeric)
+
+
+COMMA = re.compile(r"\s*[+-]?\d*,(\d+)([eE][+-]?\d+)?\s*")
+"""A number with a decimal comma, and what stands behind the comma."""
+
+
+def _has_decimal_commas(cells: Sequence[str], delimiter: str) -> bool:
+    """Whether numbers with a comma occur, and none with a point.
+
+    Between commas, where such cells are quoted, 1,234 is taken for no number: as well as 1.234 it
+    may be a thousand.
+
+    Example:
+        >>> _has_decimal_commas(["1,5", "2"], ";"), _has_decimal_commas(["1,5", "2.5"], ";")
+        (True, False)
+    """
+    found = [match for cell in cells if (match := COMMA.fullmatch(cell))]
+    if not found or any("." in cell and _is_number(cell) for cell in cells):
+        return False
+    return delimiter != "," or any(len(match[1]) != 3 for match in found)
+
+
+def _pointed(cell: str) -> str:
+    """Return a number with a decimal comma as one with a point; nothing else becomes a number.
+
+    Example:
+        >>> _pointed("1,5"), _pointed("1.234"), _pointed("7")
+        ('1.5', "'1.234'", '7')
+    """
+    return repr(cell) if "." in cell else cell.replace(",", ".")
 
 
 def _filled(row: Sequence[str]) -> bool:

@@ -54,6 +54,8 @@ __all__ = [
 CONFIG, SUMMARY, SWEEP = "config.json", "summary.json", "sweep.json"
 DATA = ("given", "task", "label", "scale", "split", "data_dir")
 """What names the data in a file beside `source` and, once they were read, `sha256`."""
+READING = ("header", "columns", "drop", "label_column", "key", "standardize")
+"""What a file says of how the data are read, where it was asked for."""
 
 Named = Mapping[str, Run]
 """Runs by name, such as "beta=1,seed=0", which is also the name of the run's folder in that of its
@@ -102,8 +104,8 @@ def load(runs: Named) -> Dataset:
         DataError: They cannot be used, or are not those the runs began with.
     """
     choice = next(iter(runs.values())).data
-    named = {name: getattr(choice, name) for name in DATA}
-    dataset = load_data(choice.name, **named, header=choice.header, progress=True)
+    named = {name: getattr(choice, name) for name in (*DATA, *READING)}
+    dataset = load_data(choice.name, **named, progress=True)
     if choice.sha256 not in (None, fingerprint([dataset.x, dataset.y])):
         raise DataError(
             choice.name,
@@ -387,7 +389,11 @@ def _config(run: Run) -> dict[str, Any]:
         "data": {
             "source": run.data.name,
             **{name: getattr(run.data, name) for name in (*DATA, "sha256")},
-            **({} if run.data.header is None else {"header": run.data.header}),
+            **{
+                name: value
+                for name in READING
+                if (value := getattr(run.data, name)) is not getattr(RunData, name)
+            },
         },
         "spec": run.spec.to_dict(),
         "architecture": run.architecture.to_dict(),
@@ -400,14 +406,14 @@ def _config(run: Run) -> dict[str, Any]:
 def _run(config: Mapping[str, Any]) -> Run:
     """Return the run that `_config` described, or whatever error comes first."""
     named = dict(config["data"])
-    sha256, header = named.pop("sha256", None), named.pop("header", None)
+    asked_for = {name: named.pop(name, getattr(RunData, name)) for name in ("sha256", *READING)}
     source = named.pop("source")
     if set(named) != set(DATA) or named["split"] is None:
         raise ValueError(f"data named by {sorted(named)}")
     if not isinstance(config["exact"], bool):
         raise TypeError(f"exact is {config['exact']!r}")
     (run,) = asked(
-        RunData(source, **named, sha256=sha256, header=header),
+        RunData(source, **named, **asked_for),
         Architecture.from_dict(config["architecture"]),
         Settings.from_dict(config["settings"]),
         {"": (Spec.from_dict(config["spec"]), {n: config["settings"][n] for n in NUMBERS})},

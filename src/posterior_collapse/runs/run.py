@@ -22,7 +22,7 @@ NUMBERS = ("seed", "learning_rate", "clip")
 """Settings in which runs that train together may differ."""
 KINDS: dict[str, tuple[type, ...]] = {
     "name": (str,), "label": (int,), "rows": (int,), "size": (int,), "scale": (int, float),
-    "header": (bool,),
+    "header": (bool,), "standardize": (bool,),
 }  # fmt: skip
 """Types of the fields of `RunData` that hold no text."""
 
@@ -44,6 +44,11 @@ class RunData(Record):
         data_dir: Where files of data sets are.
         sha256: Of all values.
         header: Whether the first row of a .csv file is a header; None: told from the rows.
+        columns: Of a table, the features by name, separated by commas; None: all columns.
+        drop: Of a table, the columns to leave out, separated by commas.
+        label_column: Of a table, the column of labels.
+        key: Of a file of several arrays, the one that is meant.
+        standardize: Whether every column is brought to mean 0 and std 1.
 
     Raises:
         InvalidArgumentError: A field is of another kind.
@@ -60,6 +65,11 @@ class RunData(Record):
     data_dir: str | None = None
     sha256: str | None = None
     header: bool | None = None
+    columns: str | None = None
+    drop: str | None = None
+    label_column: str | None = None
+    key: str | None = None
+    standardize: bool = False
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(RunData):

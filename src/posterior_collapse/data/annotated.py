@@ -1,0 +1,110 @@
+"""Single-cell data in .h5ad files: the matrix X or a layer, dense or sparse, and a label of obs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posterior_collapse.data.arrays import as_labels, as_samples, refuse_key
+from posterior_collapse.data.checking import check_size
+from posterior_collapse.data.dataset import Dataset
+from posterior_collapse.data.reading import Reading
+from posterior_collapse.errors import (
+    CorruptFileError,
+    MissingDependencyError,
+    PosteriorCollapseError,
+)
+
+__all__ = ["read_annotated"]
+
+SPARSE = ("data", "indices", "indptr")
+"""The parts of a sparse matrix."""
+
+
+def read_annotated(path: Path, reading: Reading) -> Dataset:
+    """Return the matrix of an .h5ad file, which stays sparse if it is.
+
+    Args:
+        path: The file.
+        reading: Which layer is meant (None: X), and which column of `obs` holds the labels.
+
+    Raises:
+        CorruptFileError: It is damaged, or no .h5ad file.
+        DataError: It takes too much memory.
+        InvalidArgumentError: It has no such layer or no such column.
+        MissingDependencyError: h5py is not installed.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise MissingDependencyError(
+            "h5py", "no such package", "h5py, to read .h5ad files", "Run pip install h5py."
+        ) from error
+    try:
+        with h5py.File(path, "r") as file:
+            return _read(path, file, reading)
+    except PosteriorCollapseError:
+        raise
+    except Exception as error:  # whatever a reader trips over in a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CorruptFileError(
+            str(path), f"'{reason}'", "an .h5ad file", "Write it again with AnnData."
+        ) from error
+
+
+def _read(path: Path, file: Any, reading: Reading) -> Dataset:
+    key, steps = reading.key, reading.steps
+    if key is None:
+        stored = file["X"]
+    else:
+        layers = file.get("layers", {})
+        if key not in layers:
+            refuse_key(key, f"a layer of {path.name}", sorted(layers))
+        stored, steps = layers[key], (f"layer {key!r}", *steps)
+    matrix = _sparse(path, stored) if hasattr(stored, "keys") else _dense(path, stored)
+    x, _ = as_samples(path.name, matrix)
+    obs = file["obs"]
+    names = list(obs.dtype.names or ()) if hasattr(obs, "dtype") else list(obs)
+    reading.check(path.name, names)
+    labels = None
+    if reading.has_label(names):
+        labels = as_labels(reading.label, _labels(path, obs[reading.label]), len(x))
+    return Dataset(path.name, x, labels=labels, steps=steps)
+
+
+def _dense(path: Path, stored: Any) -> NDArray[Any]:
+    check_size(path, stored.size * stored.dtype.itemsize)
+    values: NDArray[Any] = stored[()]
+    return values
+
+
+def _sparse(path: Path, stored: Any) -> Any:
+    from scipy import sparse
+
+    attributes = dict(stored.attrs)
+    kind = str(attributes.get("encoding-type", attributes.get("h5sparse_format")))
+    shape = attributes.get("shape", attributes.get("h5sparse_shape"))
+    makers = {"csr": sparse.csr_matrix, "csc": sparse.csc_matrix}
+    if kind[:3] not in makers or shape is None:
+        raise ValueError(f"a matrix of kind {kind}")
+    parts = [stored[name] for name in SPARSE]
+    check_size(path, sum(part.size * part.dtype.itemsize for part in parts))
+    arrays = tuple(part[()] for part in parts)
+    matrix: Any = makers[kind[:3]](arrays, shape=tuple(int(n) for n in shape))
+    matrix.check_format(full_check=True)  # an index beyond the matrix would be written beyond it
+    return matrix
+
+
+def _labels(path: Path, stored: Any) -> NDArray[Any]:
+    if hasattr(stored, "keys"):  # a category: its names, and a number for each row
+        names, codes = _labels(path, stored["categories"]), _labels(path, stored["codes"])
+        found: NDArray[Any] = np.array([*names.astype(object), None], dtype=object)[codes]
+        return found
+    check_size(path, stored.size * stored.dtype.itemsize)
+    values = stored[()]
+    if values.dtype.kind in "OS":
+        values = np.array([v.decode() if isinstance(v, bytes) else v for v in values], object)
+    return np.asarray(values)

@@ -1,0 +1,123 @@
+"""A folder of pictures -> images of one size; folders within it are the classes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from posterior_collapse.data.checking import check_file, check_size
+from posterior_collapse.data.dataset import Dataset
+from posterior_collapse.errors import CorruptFileError, DataError, MissingDependencyError
+
+__all__ = ["PICTURES", "read_folder"]
+
+PICTURES = (".png", ".jpg", ".jpeg")
+GREY = {"1": "L", "L": "L", "I;16": "I;16", "I;16B": "I;16", "I": "I"}
+"""Pillow's names of pictures of one channel, and what they are read as; others are read as RGB."""
+
+
+def read_folder(folder: Path) -> Dataset:
+    """Return the pictures of a folder in the order of their names, pixels as they are.
+
+    Grey ones have shape (height, width), coloured ones (3, height, width); transparency is left
+    out. Where the pictures lie in folders of the folder, the names of these are the labels.
+
+    Raises:
+        DataError: There are none, of more than one size, or more than the memory holds.
+        CorruptFileError: A file is no picture.
+        MissingDependencyError: Pillow is not installed.
+    """
+    paths = _pictures(folder)
+    labels = None
+    if not paths:
+        inside = sorted(path for path in folder.iterdir() if path.is_dir())
+        found = [(path, one.name) for one in inside for path in _pictures(one)]
+        paths, labels = [path for path, _ in found], np.array([name for _, name in found])
+    if not paths:
+        raise DataError(
+            str(folder),
+            "a folder without pictures",
+            "a file, or a folder of .png or .jpg images",
+            "Name the file in it.",
+        )
+    headers = [_header(path) for path in paths]
+    (width, height), _ = headers[0]
+    for path, (size, _) in zip(paths, headers, strict=True):
+        if size != (width, height):
+            raise DataError(
+                str(path),
+                f"{size[0]} x {size[1]} pixels",
+                f"{width} x {height}, as {paths[0].name} has",
+                "Resize or crop the pictures to one size.",
+            )
+    modes = {mode for _, mode in headers}
+    kinds = {GREY.get(mode, "RGB") for mode in modes}
+    kind = kinds.pop() if len(kinds) == 1 else "RGB"
+    shape = (3, height, width) if kind == "RGB" else (height, width)
+    dtype = np.dtype({"I;16": "u2", "I": "i4"}.get(kind, "u1"))
+    packed = sum(path.stat().st_size for path in paths)
+    check_size(folder, len(paths) * int(np.prod(shape)) * dtype.itemsize, packed)
+    x = np.empty((len(paths), *shape), dtype)
+    for i, path in enumerate(paths):
+        pixels = _pixels(path, kind)
+        x[i] = np.moveaxis(pixels, -1, 0) if kind == "RGB" else pixels
+    steps = [f"{len(paths):,} pictures of {width} x {height} pixels"]
+    if any("A" in mode or "a" in mode for mode in modes):
+        steps.append("transparency left out")
+    if labels is not None:
+        steps.append("labels from the names of the folders")
+    return Dataset(
+        folder.resolve().name,
+        x.reshape(len(x), -1),
+        labels=labels,
+        image_shape=shape,
+        steps=tuple(steps),
+    )
+
+
+def _pictures(folder: Path) -> Sequence[Path]:
+    names = sorted(entry.name for entry in os.scandir(folder))
+    return [
+        folder / name
+        for name in names
+        if name.lower().endswith(PICTURES) and not name.startswith(".")
+    ]
+
+
+def _header(path: Path) -> tuple[tuple[int, int], str]:
+    """Return (width, height) and Pillow's name of the kind of a picture, without its pixels."""
+    check_file(path)
+    with _opened(path) as image:
+        return image.size, image.mode
+
+
+def _pixels(path: Path, kind: str) -> Any:
+    with _opened(path) as image:
+        try:
+            return np.asarray(image if image.mode == kind else image.convert(kind))
+        except Exception as error:  # whatever a reader trips over in a damaged file
+            raise _unreadable(path, error) from error
+
+
+def _opened(path: Path) -> Any:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingDependencyError(
+            "Pillow", "no such package", "Pillow, to read pictures", "Run pip install pillow."
+        ) from error
+    try:
+        return Image.open(path, formats=("PNG", "JPEG"))
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> CorruptFileError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return CorruptFileError(
+        str(path), f"'{reason}'", "a picture, .png or .jpg", "Write it again, or take it away."
+    )

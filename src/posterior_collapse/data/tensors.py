@@ -1,0 +1,90 @@
+"""Tensors in .safetensors files, which hold numbers and nothing that is run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from posterior_collapse.data.checking import check_size
+from posterior_collapse.errors import CorruptFileError, DataError, MissingDependencyError
+
+__all__ = ["PICKLES", "Tensors", "refuse_pickle"]
+
+PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".joblib")
+"""Files that may run code when they are read."""
+
+
+def refuse_pickle(path: Path) -> None:
+    """Refuse a file that may run code when it is read, and say how to write its numbers instead.
+
+    Raises:
+        DataError: Always.
+    """
+    raise DataError(
+        str(path),
+        "a pickle, which may run code when it is read",
+        "numbers alone, in a .npy or .safetensors file",
+        "Write them with numpy.save('x.npy', x.numpy()), where x is the tensor in "
+        "torch.load(path, weights_only=True).",
+    )
+
+
+class Tensors(Mapping[str, Any]):
+    """The tensors of a .safetensors file by name, each read when it is asked for.
+
+    Args:
+        path: The file.
+
+    Raises:
+        CorruptFileError: It is no .safetensors file.
+        MissingDependencyError: safetensors is not installed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            from safetensors import safe_open
+        except ImportError as error:
+            raise MissingDependencyError(
+                "safetensors",
+                "no such package",
+                "safetensors, to read .safetensors files",
+                "Run pip install safetensors.",
+            ) from error
+        self._path = path
+        opened: Any = safe_open  # its methods have no types
+        try:
+            self._file = opened(path, framework="numpy")
+            self._names = list(self._file.keys())
+        except Exception as error:  # whatever it trips over in a damaged file
+            raise self._unreadable(error) from error
+
+    def __getitem__(self, name: str) -> Any:
+        """Return an array.
+
+        Raises:
+            CorruptFileError: Its numbers are of a kind that NumPy does not have.
+            DataError: It takes too much memory.
+        """
+        if name not in self._names:
+            raise KeyError(name)
+        check_size(self._path, self._path.stat().st_size)
+        try:
+            return self._file.get_tensor(name)
+        except Exception as error:
+            raise self._unreadable(error) from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def _unreadable(self, error: Exception) -> CorruptFileError:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return CorruptFileError(
+            str(self._path),
+            f"'{reason}'",
+            "a .safetensors file of numbers that NumPy has",
+            "Write it again, bfloat16 as float32.",
+        )

@@ -1,0 +1,369 @@
+"""Folders of pictures, tensors, single-cell data: what they hold, and what is refused."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import sparse
+
+import posterior_collapse as pc
+from posterior_collapse.cli import main
+from posterior_collapse.data import load
+from posterior_collapse.errors import (
+    CorruptFileError,
+    DataError,
+    InvalidArgumentError,
+    MissingDependencyError,
+    MissingFileError,
+)
+
+RANDOM = np.random.default_rng(0)
+X = RANDOM.standard_normal((6, 3))
+GREY = RANDOM.integers(0, 256, (5, 4, 6), np.uint8)
+COLOUR = RANDOM.integers(0, 256, (5, 4, 6, 3), np.uint8)
+
+
+def without(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    real = builtins.__import__
+
+    def refuse(name: str, *rest: Any) -> Any:
+        if name.split(".")[0] == library:
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+
+
+def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as end:
+        main([str(argument) for argument in arguments])
+    out = capsys.readouterr()
+    return int(end.value.code or 0), " ".join((out.out + out.err).split())
+
+
+# Pictures.
+
+
+def pictures(folder: Path, pixels: Any, ending: str = ".png", mode: str | None = None) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, one in enumerate(pixels):
+        image = Image.fromarray(one)
+        (image if mode is None else image.convert(mode)).save(folder / f"{i:02}{ending}")
+    return folder
+
+
+@pytest.mark.parametrize("ending", [".png", ".PNG"])
+def test_a_folder_of_pictures(tmp_path: Path, ending: str) -> None:
+    (tmp_path / "notes.txt").write_text("not a picture")
+    found = load(pictures(tmp_path, GREY, ending))
+    np.testing.assert_array_equal(found.x, GREY.reshape(5, 24))
+    assert (found.x.dtype, found.image_shape, found.labels) == (np.uint8, (4, 6), None)
+    assert "5 pictures of 6 x 4 pixels" in found.note
+    assert load(tmp_path, task="half").x.shape == (5, 12)
+
+
+def test_pictures_in_colour_have_their_channels_first(tmp_path: Path) -> None:
+    found = load(pictures(tmp_path, COLOUR))
+    np.testing.assert_array_equal(found.x.reshape(5, 3, 4, 6), np.moveaxis(COLOUR, -1, 1))
+    assert found.image_shape == (3, 4, 6)
+    clear = load(pictures(tmp_path / "clear", COLOUR, mode="RGBA"))
+    np.testing.assert_array_equal(clear.x, found.x)
+    assert "transparency left out" in clear.note
+    pictures(tmp_path, GREY[:1])  # now one of them is grey
+    np.testing.assert_array_equal(load(tmp_path).x[0], np.tile(GREY[0].ravel(), 3))
+
+
+def test_pictures_of_two_bytes_and_of_one_bit(tmp_path: Path) -> None:
+    fine = (GREY.astype(np.uint16) << 8) + 7
+    np.testing.assert_array_equal(load(pictures(tmp_path / "fine", fine)).x, fine.reshape(5, 24))
+    bits = load(pictures(tmp_path / "bits", np.where(GREY > 99, 255, 0).astype("u1"), mode="1"))
+    np.testing.assert_array_equal(bits.x, np.where(GREY > 99, 255, 0).reshape(5, 24))
+
+
+def test_jpeg(tmp_path: Path) -> None:
+    flat = np.full((3, 8, 8), 1, np.uint8) * np.array([[[10]], [[120]], [[240]]], np.uint8)
+    found = load(pictures(tmp_path, flat, ".jpg"))
+    np.testing.assert_allclose(found.x.astype(float), flat.reshape(3, 64), atol=2)
+
+
+def test_folders_of_pictures_are_classes(tmp_path: Path) -> None:
+    pictures(tmp_path / "dog", GREY[:2])
+    pictures(tmp_path / "cat", GREY[2:])
+    found = load(tmp_path)
+    assert found.labels is not None
+    assert found.labels.tolist() == ["cat"] * 3 + ["dog"] * 2
+    np.testing.assert_array_equal(load(tmp_path, label="dog").x, GREY[:2].reshape(2, 24))
+
+
+def test_pictures_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures(tmp_path, GREY)
+    (tmp_path / "02.png").write_bytes((tmp_path / "02.png").read_bytes()[:-30])
+    with pytest.raises(CorruptFileError, match=r"02\.png"):
+        load(tmp_path)
+    (tmp_path / "02.png").write_bytes(b"no picture")
+    with pytest.raises(CorruptFileError, match=r"02\.png"):
+        load(tmp_path)
+    Image.fromarray(GREY[0].T.copy()).save(tmp_path / "02.png")
+    with pytest.raises(DataError, match=r"02\.png: got 4 x 6 pixels; expected 6 x 4, as 00\.png"):
+        load(tmp_path)
+    with pytest.raises(InvalidArgumentError, match="key: got 'a'"):
+        load(tmp_path, key="a")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="a folder without pictures"):
+        load(tmp_path / "empty")
+    without(monkeypatch, "PIL")
+    with pytest.raises(MissingDependencyError, match="pip install pillow"):
+        load(tmp_path)
+
+
+def test_many_large_pictures_of_nothing_are_refused_before_they_are_unpacked(tmp_path: Path):
+    image = Image.new("L", (5_000, 5_000))
+    for i in range(40):  # a gigabyte, in a megabyte
+        image.save(tmp_path / f"{i}.png") if i == 0 else (tmp_path / f"{i}.png").write_bytes(
+            (tmp_path / "0.png").read_bytes()
+        )
+    with pytest.raises(CorruptFileError, match="that unpacks to 1 GB"):
+        load(tmp_path)
+
+
+def test_the_commands_take_folders(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pictures(tmp_path / "faces", GREY)
+    assert "5 pictures" in command(capsys, "forecast", "faces", "--latents", 2)[1]
+    command(capsys, "train", "faces", "--latents", 2, "--epochs", 1, "--out", "run")
+    assert "5 pictures" in command(capsys, "diagnose", "run")[1]
+
+
+# Values that look like bytes of pixels.
+
+HINT = "scale them by 0.00392 (--scale, scale=) to [0, 1], or give eta_dec in grey levels"
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i8", "f4"])
+def test_grey_levels_are_spoken_of(dtype: str) -> None:
+    grey = GREY.astype(dtype)
+    grey[0, 0, :2] = 0, 255
+    assert load(grey).note.endswith(f"values from 0 to 255: {HINT}")
+    assert HINT in load(grey.reshape(5, 24)).note
+    assert load(load(grey)).note.count(HINT) == 1
+    assert HINT in load(grey, given=X[:5]).note
+    assert HINT not in load(grey, scale=0.1).note
+    assert HINT not in load(grey, standardize=True).note
+    assert HINT not in load(X, given=grey[[0] * 6]).note
+
+
+def test_other_numbers_are_no_grey_levels() -> None:
+    for x in (GREY % 2, GREY / 255, GREY + 0.5, GREY.astype(int) - 99, GREY.astype(int) * 9):
+        assert HINT not in load(x).note
+    assert HINT not in load(GREY.reshape(-1, 4).astype(int)).note  # a table of ages and the like
+    assert HINT not in load("digits").note
+
+
+# Tensors.
+
+
+def test_tensors_in_safetensors_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file = pytest.importorskip("safetensors.numpy").save_file
+    path = tmp_path / "x.safetensors"
+    save_file({"weights": X.astype("f4")}, path)
+    np.testing.assert_array_equal(load(path).x, X.astype("f4"))
+    save_file({"a": X, "images": GREY}, path)
+    found = load(path, key="images")
+    np.testing.assert_array_equal(found.x, GREY.reshape(5, 24))
+    assert found.image_shape == (4, 6)
+    with pytest.raises(DataError, match=r"the arrays \['a', 'images'\].*--key NAME"):
+        load(path)
+    save_file({"x": X, "y": X[:, :1], "labels": np.arange(6)}, path)
+    assert load(path).y is not None
+    for content in (path.read_bytes()[:-9], bytes(range(256)), b"\xff" * 8 + b"{}"):
+        path.write_bytes(content)
+        with pytest.raises(CorruptFileError, match=r"x\.safetensors"):
+            load(path)
+    without(monkeypatch, "safetensors")
+    with pytest.raises(MissingDependencyError, match="pip install safetensors"):
+        load(path)
+
+
+def test_kinds_of_numbers_that_numpy_lacks_are_said(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "x.safetensors"
+    save_file = pytest.importorskip("safetensors.torch").save_file
+    save_file({"x": torch.ones(3, 2, dtype=torch.bfloat16)}, path)
+    with pytest.raises(CorruptFileError, match="bfloat16 as float32"):
+        load(path)
+
+
+class Bomb:
+    def __reduce__(self) -> Any:
+        return (pytest.fail, ("a pickle was run",))
+
+
+@pytest.mark.parametrize("kind", ["pickle", "archive of torch"])
+@pytest.mark.parametrize("ending", [".pt", ".pth", ".pkl"])
+def test_no_file_that_may_run_code_is_read(tmp_path: Path, capsys, ending: str, kind: str) -> None:
+    import pickle
+
+    path = tmp_path / f"model{ending}"
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps(Bomb()))
+    else:
+        pytest.importorskip("torch").save({"bomb": Bomb()}, path)
+    with pytest.raises(DataError, match=r"a pickle, .*numpy\.save\('x\.npy', x\.numpy\(\)\)"):
+        load(path)
+    with pytest.raises(MissingFileError):
+        load(tmp_path / f"other{ending}")
+    for name, action in (("forecast", "numpy.save("), ("diagnose", "pc.diagnose(model, data)")):
+        code, said = command(capsys, name, path)
+        assert code == 2
+        assert "got a pickle, which may run code when it is read" in said
+        assert action in said
+
+
+# Single-cell data.
+
+
+class Group(dict):  # type: ignore[type-arg]
+    """A group of an HDF5 file, as far as it is looked at; arrays stand for its data sets."""
+
+    def __init__(self, **members: Any) -> None:
+        super().__init__(members)
+        self.attrs: dict[str, Any] = {}
+
+
+def filled(group: Any, x: Any, new: Any) -> Any:
+    """Write a matrix, and beside it a layer and columns, as AnnData does."""
+
+    def put(where: Any, name: str, matrix: Any) -> None:
+        if not sparse.issparse(matrix):
+            where[name] = matrix
+            return
+        inner = new(where, name)
+        inner.attrs.update({"encoding-type": f"{matrix.format}_matrix", "shape": matrix.shape})
+        for part in ("data", "indices", "indptr"):
+            inner[part] = getattr(matrix, part)
+
+    put(group, "X", x)
+    put(new(group, "layers"), "counts", GREY.reshape(5, 24)[:, :3])
+    obs = new(group, "obs")
+    kind = new(obs, "kind")
+    kind["categories"] = np.array([b"B cell", b"T cell"], "S8")
+    kind["codes"] = np.array([0, 1, 0, 0, 1, -1], np.int8)
+    obs["batch"] = np.array([1, 1, 1, 2, 2, 2])
+    return group
+
+
+def inner_of_dict(group: Any, name: str) -> Group:
+    return group.setdefault(name, Group())
+
+
+@pytest.fixture(params=["a stand-in", "h5py"])
+def h5ad(request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Write a matrix as an .h5ad file, or what a stand-in for h5py gives for one."""
+    path = tmp_path / "cells.h5ad"
+
+    def write(x: Any, change: Any = None) -> Path:
+        if request.param == "h5py":
+            with pytest.importorskip("h5py").File(path, "w") as file:
+                filled(file, x, lambda group, name: group.create_group(name))
+                if change is not None:
+                    change(file)
+            return path
+        path.write_bytes(b"\x89HDF stands for it")
+        root = filled(Group(), x, inner_of_dict)
+        if change is not None:
+            change(root)
+
+        class File:
+            def __init__(self, *_: Any) -> None:
+                pass
+
+            def __enter__(self) -> Any:
+                return root
+
+            def __exit__(self, *_: Any) -> None:
+                pass
+
+        monkeypatch.setitem(sys.modules, "h5py", SimpleNamespace(File=File))
+        return path
+
+    return write
+
+
+SPARSE = sparse.random_array((6, 40), density=0.2, random_state=np.random.default_rng(3))
+
+
+@pytest.mark.parametrize("kind", ["dense", "csr", "csc"])
+def test_h5ad(h5ad: Any, kind: str) -> None:
+    x = SPARSE.toarray()
+    path = h5ad(x if kind == "dense" else SPARSE.asformat(kind))
+    found = load(path, label_column="kind")
+    np.testing.assert_array_equal(np.asarray(found.x), x)
+    assert found.labels is not None
+    assert found.labels.tolist() == ["B cell", "T cell", "B cell", "B cell", "T cell", None]
+    np.testing.assert_array_equal(load(path, label_column="batch", label=2).x, x[3:])
+    assert pc.forecast(load(path), pc.VAESpec(2)).n_active == pc.forecast(x, pc.VAESpec(2)).n_active
+    assert load(path, standardize=True).x.shape == (6, 40)
+
+
+def test_layers_and_columns_of_h5ad(h5ad: Any) -> None:
+    path = h5ad(SPARSE.tocsr())
+    found = load(path, key="counts")
+    np.testing.assert_array_equal(found.x, GREY.reshape(5, 24)[:, :3])
+    assert "layer 'counts'" in found.note
+    with pytest.raises(InvalidArgumentError, match=r"key: got 'count'.*Did you mean 'counts'"):
+        load(path, key="count")
+    with pytest.raises(InvalidArgumentError, match=r"label_column: got 'knid'.*mean 'kind'"):
+        load(path, label_column="knid")
+    with pytest.raises(InvalidArgumentError, match="columns: got"):
+        load(path, columns="a")
+
+
+def test_h5ad_that_is_damaged(h5ad: Any, tmp_path: Path) -> None:
+    def beyond(file: Any) -> None:
+        file["X"]["indices"][0] = 4_000_000
+
+    def kindless(file: Any) -> None:
+        file["X"].attrs["encoding-type"] = "other"
+
+    def headless(file: Any) -> None:
+        del file["X"]
+
+    for change in (beyond, kindless, headless):
+        with pytest.raises(CorruptFileError, match=r"cells\.h5ad"):
+            load(h5ad(SPARSE.tocsr(), change))
+
+
+def test_h5ad_without_h5py_and_of_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.h5ad"
+    path.write_bytes(bytes(range(256)) * 9)
+    if "h5py" in sys.modules:
+        with pytest.raises(CorruptFileError, match=r"x\.h5ad"):
+            load(path)
+    without(monkeypatch, "h5py")
+    with pytest.raises(MissingDependencyError, match="pip install h5py"):
+        load(path)
+
+
+def test_annotated_objects() -> None:
+    class Annotated:
+        X, layers, obs = SPARSE.tocsr(), {"counts": SPARSE.tocsr() * 2}, None
+
+        def __getitem__(self, index: Any) -> Any:  # NumPy would ask for items without end
+            raise AssertionError("asked for items")
+
+    values: Any = Annotated()
+    np.testing.assert_array_equal(np.asarray(load(values).x), SPARSE.toarray())
+    np.testing.assert_array_equal(np.asarray(load(values, key="counts").x), 2 * SPARSE.toarray())
+    values.obs = pytest.importorskip("pandas").DataFrame({"kind": list("aabbcc")})
+    np.testing.assert_array_equal(
+        load(values, label_column="kind", label="b").x, SPARSE.toarray()[2:4]
+    )
+    with pytest.raises(InvalidArgumentError, match="key: got 'raw'"):
+        load(values, key="raw")
