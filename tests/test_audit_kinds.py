@@ -11,13 +11,21 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Categorical, Independent, NegativeBinomial, Normal
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    Independent,
+    NegativeBinomial,
+    Normal,
+)
 from torch.nn import functional
 
 import posterior_collapse as pc
 from posterior_collapse.adapters import audit_loss
 
 D, K = 12, 3
+ROLES = ("reconstruction", "target", "mean", "log_var")
 DIGITS = pc.load("digits").x
 BINARY = (DIGITS > 0.5) * 1.0
 
@@ -300,6 +308,52 @@ def test_weights_of_features_are_no_one_eta_dec() -> None:
     assert found.forecast.spec.beta == pytest.approx(0.3)
 
 
+def cross_entropy(o: Tensor, y: Tensor) -> Tensor:
+    return functional.binary_cross_entropy_with_logits(o, y, reduction="sum") / len(o)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        lambda o, y: cross_entropy(o, 0.9 * y + 0.05),
+        lambda o, y: cross_entropy(o / 2, y),
+        lambda o, y: -ContinuousBernoulli(logits=o).log_prob(y).sum(1).mean(),
+    ],
+)
+def test_what_is_linear_in_its_target_is_no_categorical(error: Any) -> None:
+    """Nor does a swap of its arguments make it one."""
+
+    def loss(o: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+        return error(o, y) + 0.3 * per_row(mean, log_var)
+
+    found = audit_loss(loss, features=D, latents=K)
+    assert (found.value, found.likelihood, found.order) == (None, "other", ROLES)
+    few = BINARY[:, 20:24]
+    on_data = audit_loss(loss, features=4, latents=2, data=few)
+    assert on_data.forecast.onset == pytest.approx(pc.onset(error, few).beta, rel=1e-9)
+
+
+def test_swapped_arguments_of_logits_are_found_out() -> None:
+    found = audit_loss(
+        lambda y, o, m, s: cross_entropy(o, y) + 3 * per_row(m, s), features=D, latents=K
+    )
+    assert (found.value, found.likelihood) == (pytest.approx(3), "bernoulli")
+    assert found.order == ("target", "reconstruction", "mean", "log_var")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        lambda o, y: functional.kl_div(o, y, reduction="sum") / len(o),
+        lambda o, y: -(o * y).sum(1).mean(),
+        lambda o, y: -(o.log() * y).sum(1).mean(),
+    ],
+)
+def test_a_divergence_of_probabilities_stays_a_categorical(error: Any) -> None:
+    found = audit_loss(lambda o, y, m, s: error(o, y) + 3 * per_row(m, s), features=D, latents=K)
+    assert (found.value, found.likelihood) == (pytest.approx(3), "categorical")
+
+
 def convolved(y_hat: Tensor, y: Tensor) -> Tensor:
     kernel = torch.linspace(-1, 1, 72, dtype=torch.float64).reshape(8, 1, 3, 3).sin()
     return functional.mse_loss(functional.conv2d(y_hat, kernel), functional.conv2d(y, kernel))
@@ -402,9 +456,6 @@ def test_a_sum_whose_factor_makes_it_a_mean_is_beta_1() -> None:
     assert "beta is exactly 1 at the batch size 128" in found.text
     other = audit_loss(classic, features=784, latents=K)
     assert "exactly 1 at a batch size of 128" in other.text
-
-
-ROLES = ("reconstruction", "target", "mean", "log_var")
 
 
 @pytest.mark.parametrize(
@@ -563,6 +614,33 @@ def test_under_a_floor_units_live_whatever_the_weight(
         assert spent.min() == pytest.approx(floor, rel=1e-6)
     with pytest.raises(pc.InvalidArgumentError, match=r"costs nothing up to .* Pass data="):
         _ = audit_loss(whole, features=64, latents=8).spec
+
+
+@pytest.mark.parametrize("latents", [1, 8, 64])
+@pytest.mark.parametrize(
+    ("floor", "prior_std"),
+    [(0.1, 1.0), (0.5, 1.0), (3.0, 1.0), (5.0, 1.0), (10.0, 1.0), (25.0, 1.0), (3.0, 0.7)],
+)
+def test_a_floor_of_any_size_is_read(floor: float, latents: int, prior_std: float) -> None:
+    """Whether or not the posteriors that are tried first lie on both sides of it."""
+    shift = 2 * math.log(prior_std)
+
+    def read(charge: Callable[[Tensor], Tensor]) -> Any:
+        def loss(o: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+            return squared(o, y) + 30 * charge(kl(mean / prior_std, log_var - shift))
+
+        found = audit_loss(loss, features=D, latents=latents).kl
+        return found.kind, found.floor, found.floor_over, found.weight
+
+    each = "unit" if latents > 1 else "all"
+    for charge, kind, over in (
+        (lambda k: (k.sum(1).mean() - floor).abs(), "capacity", "all"),
+        (lambda k: (k - floor).abs().sum(1).mean(), "capacity", each),
+        (lambda k: k.sum(1).mean().clamp(min=floor), "free bits", "all"),
+        (lambda k: (k - floor).relu().sum(1).mean(), "free bits", each),
+    ):
+        expected = (kind, pytest.approx(floor, rel=1e-6), over, pytest.approx(30, rel=1e-6))
+        assert read(charge) == expected
 
 
 def test_above_a_floor_the_weight_counts() -> None:

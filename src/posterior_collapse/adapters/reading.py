@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.special import expit, softmax
+from scipy.special import expit, softmax, xlogy
 
 from posterior_collapse.adapters.probing import Probe, Sizes, random_numbers
 from posterior_collapse.arrays import Float
@@ -154,7 +154,7 @@ def read_reconstruction(probe: Probe, sizes: Sizes) -> ReconstructionReading:
         return ReconstructionReading("none", 0.0)
     for kind, slope, axis in _slopes(rows, probe):
         found = _fitted(kind, rows, slope, axis)
-        if found is not None:
+        if found is not None and _is_likelihood(probe, sizes, found):
             far = kind in ("squared", "absolute") and not _holds_far(probe, sizes, found)
             return _other(probe, sizes) if far else found
     fitted = _fitted_std(batches, sizes)
@@ -243,6 +243,32 @@ def _holds_far(probe: Probe, sizes: Sizes, found: ReconstructionReading) -> bool
         if np.abs(g - weights * slope).max() > TOLERANCE * np.abs(weights * slope).max():
             return False
     return True
+
+
+def _is_likelihood(probe: Probe, sizes: Sizes, found: ReconstructionReading) -> bool:
+    """Whether a loss with the gradient of `-y log p` is that, as a function of y too.
+
+    A cross-entropy of logits has that gradient with respect to its target, but more beside. That of
+    `y log y`, in a Kullback-Leibler divergence, is still one. Other kinds are not asked.
+    """
+    if probe.target.values == "classes" or not found.kind.startswith("categorical "):
+        return True
+    o, y = probe.made_up(sizes, 0)
+    log_p = (o if found.kind.endswith("log-probabilities") else o.log()).numpy()
+    weights = found.weight if found.weights is None else found.weights
+    beside, entropy = [], []
+    for part in (0.5, 0.75, 1.0):
+        target = part * y.numpy()
+        try:
+            total = probe.value(o, part * y, 0.0, 0.0, sizes) * sizes.batch
+        except InvalidArgumentError:  # of whole targets only
+            return True
+        beside.append(total + float((weights * target * log_p).sum()))
+        entropy.append(float((weights * xlogy(target, target)).sum()))
+    allowed = TOLERANCE * float(np.abs(weights * y.numpy() * log_p).sum())
+    return any(
+        np.ptp(np.subtract(beside, times * np.array(entropy))) <= allowed for times in (0.0, 1.0)
+    )
 
 
 def _fitted_std(batches: Sequence[_Rows], sizes: Sizes) -> ReconstructionReading | None:
@@ -353,10 +379,14 @@ Losses = Callable[..., Float]
 def _losses(probe: Probe, sizes: Sizes) -> Losses:
     y_hat, y = probe.made_up(sizes, 0)
 
-    def at(points: Sequence[tuple[float, float]], units: Any = slice(None)) -> Float:
+    def at(
+        points: Sequence[tuple[float, float]],
+        units: Any = slice(None),
+        rest: tuple[float, float] = (0.0, 0.0),
+    ) -> Float:
         found = []
         for mean, log_var in points:
-            moved = np.zeros((2, sizes.latents))
+            moved = np.repeat(np.array(rest)[:, None], sizes.latents, axis=1)
             moved[0, units], moved[1, units] = mean, log_var
             found.append(probe.value(y_hat, y, moved[0], moved[1], sizes))
         return np.array(found)
@@ -392,34 +422,46 @@ def _fit(losses: Float, points: Sequence[tuple[float, float]], units: int) -> KL
 def _put_together(near: KLReading, far: KLReading, at: Losses, sizes: Sizes) -> KLReading:
     if near.kind == "no log" or far.kind != "gaussian":
         return near
-    if near.kind != "gaussian":
-        return _with_floor(far._replace(kind="free bits"), at, sizes)
-    if near.weight * far.weight < 0:
-        return _with_floor(far._replace(kind="capacity"), at, sizes)
     # Far points lose digits in float32: the near ones are the reading.
-    same = math.isclose(near.weight, far.weight, rel_tol=0.02)
-    return near if same else far._replace(kind="other")
+    if near.kind == "gaussian" and math.isclose(near.weight, far.weight, rel_tol=0.02):
+        return near
+    return _with_floor(far, at, sizes)
 
 
 def _with_floor(found: KLReading, at: Losses, sizes: Sizes) -> KLReading:
-    """Return the KL up to which nothing is charged: by how much the far loss is less than the KL's.
+    """Return whether a small KL is free or rewarded, and up to which.
 
-    A capacity's loss falls up to there and rises from there, so that it is twice as much less.
+    From the prior, the far loss is less than the KL's by the floor of free bits; by twice a
+    capacity, for its loss falls up to there before it rises. A KL of a quarter of that is below
+    either, and says which.
     """
-    here, there = (0.0, 0.0), DISTANT[0]
-    twice = 2.0 if found.kind == "capacity" else 1.0
+    scale = found.prior_std
+    prior = (found.prior_mean, 2 * math.log(scale))
+
+    def rise(kl: float | None, units: Any) -> float:
+        """Return how much more than at the prior is charged, in nats; None: at a distant point."""
+        shift = scale * math.sqrt(2 * (kl or 0.0))
+        there = DISTANT[0] if kl is None else (prior[0] + shift, prior[1])
+        before, after = at((prior, there), units, prior)
+        return float(after - before) / found.weight
 
     def lacking(units: Any, number: int) -> float:
-        before, after = at((here, there), units)
-        whole = number * (_kl(there, found) - _kl(here, found))
-        return float(whole - (after - before) / found.weight) / twice
+        return max(number * _kl(DISTANT[0], found) - rise(None, units), 0.0)
 
-    together = max(lacking(slice(None), sizes.latents), 0.0)
-    alone = max(lacking(slice(0, 1), 1), 0.0)
+    every, first = slice(None), slice(0, 1)
+    together, alone = lacking(every, sizes.latents), lacking(first, 1)
     each = sizes.latents > 1 and alone < 0.75 * together
-    return found._replace(
-        floor=plain(alone if each else together), floor_over="unit" if each else "all"
-    )
+    less = alone if each else together
+    # In parts of that KL: 0 if it is free, -1 if it is rewarded.
+    charged = math.nan
+    if less > 0:
+        nats = less / 4
+        charged = rise(nats, first) / nats if each else rise(nats / sizes.latents, every) / nats
+    for kind, part, times in (("free bits", 0.0, 1.0), ("capacity", -1.0, 2.0)):
+        if abs(charged - part) <= 0.1:
+            over = "unit" if each else "all"
+            return found._replace(kind=kind, floor=plain(less / times), floor_over=over)
+    return found._replace(kind="other")
 
 
 def _kl(point: tuple[float, float], found: KLReading) -> float:
