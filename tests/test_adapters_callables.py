@@ -323,3 +323,17 @@ def test_one_flat_row_of_a_shape_with_a_single_side() -> None:
     assert model.posterior(1, x).mean.shape == (1, 2)
     assert model.posterior(1, x[None]).mean.shape == (1, 2)
     assert model.posterior(1, x.expand(3, 6)).mean.shape == (3, 2)
+
+
+def test_tokens_reach_an_embedding_as_whole_numbers() -> None:
+    tokens = torch.randint(50, (40, 12), generator=torch.Generator().manual_seed(0))
+    embedding = nn.Embedding(50, 4)
+
+    def encode(x: Tensor) -> tuple[Tensor, Tensor]:
+        mean = embedding(x).mean(1)
+        return mean[:, :2], mean[:, 2:]
+
+    found = diagnose(from_callable(encode, latent_dim=2, tokens=True), tokens)
+    mean, log_var = encode(tokens)
+    kl = 0.5 * (mean**2 + log_var.exp() - 1 - log_var).mean(0)
+    assert found.levels[0].kl.tolist() == pytest.approx(kl.tolist(), rel=1e-5)

@@ -330,6 +330,32 @@ def test_data_of_no_such_likelihood(name, data, message, measured) -> None:
         pc.forecast(given, pc.VAESpec(2, likelihood=name))
 
 
+@pytest.mark.parametrize("wrong", [1.4, -0.3])
+@pytest.mark.parametrize("how", ["array", "frame", "batches"])
+def test_a_single_value_outside_the_domain_is_refused(wrong, how) -> None:
+    x = DIGITS.copy()
+    x[1000, 20] = wrong
+    given = {"array": lambda: x, "frame": lambda: _frame(x), "batches": lambda: [x[:900], x[900:]]}
+    with pytest.raises(DataError, match=f"the value {wrong}"):
+        pc.forecast(given[how](), pc.VAESpec(2, likelihood="bernoulli"))
+    counts = COUNTS.astype(float)
+    counts[3, 3] = -5
+    with pytest.raises(DataError, match=r"the value -5.*counts are not negative"):
+        pc.forecast(counts, pc.VAESpec(2, likelihood="poisson"))
+
+
+def _frame(x):
+    return pytest.importorskip("pandas").DataFrame(x)
+
+
+def test_more_units_are_advised_only_where_they_pay() -> None:
+    binary = pc.forecast(DIGITS, pc.VAESpec(7, likelihood="bernoulli"))
+    assert binary.n_active == binary.n_possible == 7
+    assert binary.advice().text.endswith("No other mode of the data would keep one.")
+    few = pc.forecast(DIGITS, pc.VAESpec(3, likelihood="bernoulli"))
+    assert few.advice().text.endswith("7 of the data's 61 modes would keep a unit: more units pay.")
+
+
 def test_what_has_no_law_is_said() -> None:
     with pytest.raises(NotSolvedError, match=r"pc\.onset"):
         pc.forecast(BINARY, pc.VAESpec(2, likelihood="other"))

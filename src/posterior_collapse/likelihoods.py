@@ -20,7 +20,7 @@ from posterior_collapse.arrays import Array, Float, chunks
 from posterior_collapse.checks import Likelihood
 from posterior_collapse.errors import DataError
 
-__all__ = ["FAMILIES", "Family", "check_targets", "one_hot_widths"]
+__all__ = ["FAMILIES", "Family", "check_targets", "one_hot_widths", "remedy"]
 
 ROUNDING = 1e-6
 """Relative tolerance: targets in float32 leave their domain, or miss a sum, by less."""
@@ -103,6 +103,22 @@ FAMILIES: dict[Likelihood, Family] = {
 """Every likelihood but the Gaussian, whose noise is eta_dec, and "other"."""
 
 
+def remedy(likelihood: Likelihood) -> str:
+    """Return what to do with targets that a likelihood gives no probability.
+
+    Example:
+        >>> remedy("poisson")
+        'Choose another likelihood: counts are not negative.'
+    """
+    if likelihood == "categorical":
+        return ONE_HOT
+    return (
+        SCALE
+        if likelihood == "bernoulli"
+        else "Choose another likelihood: counts are not negative."
+    )
+
+
 def check_targets(likelihood: Likelihood, y: Array) -> None:
     """Refuse targets that a likelihood gives no probability.
 
@@ -127,7 +143,7 @@ def check_targets(likelihood: Likelihood, y: Array) -> None:
                 "data",
                 f"the value {least if least < -ROUNDING else most:.6g}",
                 f"values {domain} for likelihood {likelihood!r}",
-                ONE_HOT if likelihood == "categorical" else SCALE,
+                remedy(likelihood),
             )
         if likelihood == "categorical":
             _check_positions(rows)

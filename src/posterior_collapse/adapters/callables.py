@@ -45,6 +45,7 @@ def from_callable(
     prior: Prior | None = None,
     teacher_forcing: bool = False,
     shape: Sequence[int] | None = None,
+    tokens: bool = False,
     modules: Iterable[nn.Module] = (),
 ) -> WrappedModel:
     """Return a `LatentModel` that calls `encode` and `decode`.
@@ -76,6 +77,8 @@ def from_callable(
             `decode(z, x)`: an autoregressive one, which gives each feature's distribution from
             those before it.
         shape: Shape of one sample as `encode` wants it. None: flat rows.
+        tokens: Whether the functions take x as whole numbers (torch.long), as an embedding does. A
+            decoder's classes are compared with one-hot data: without them leave `decode` out.
         modules: Modules that cannot be found, because the functions look them up at run time and
             call a method of theirs instead of them. The first says where data are moved.
 
@@ -98,6 +101,7 @@ def from_callable(
         prior=prior,
         teacher_forcing=teacher_forcing,
         shape=shape,
+        tokens=tokens,
         modules=modules,
     )
 
@@ -126,6 +130,7 @@ class WrappedModel(LatentModel, nn.Module):
         prior: Prior | None = None,
         teacher_forcing: bool = False,
         shape: Sequence[int] | None = None,
+        tokens: bool = False,
         modules: Iterable[nn.Module] = (),
     ) -> None:
         super().__init__()
@@ -150,7 +155,7 @@ class WrappedModel(LatentModel, nn.Module):
             )
         self.conditional = isinstance(self.spec, CVAESpec)
         self.decodes = decode is not None
-        self.teacher_forcing = bool(teacher_forcing)
+        self.teacher_forcing, self.tokens = bool(teacher_forcing), bool(tokens)
         self._reader = OutputReader(self.spec, output)
         self._prior = None if prior is None else _known_prior(prior)
         self.shape = None if shape is None else _sides(shape)
@@ -276,6 +281,8 @@ class WrappedModel(LatentModel, nn.Module):
     def _samples(self, x: Tensor) -> tuple[Tensor, torch.Size]:
         """Return samples, (n, *shape), and the leading shape that they came in."""
         x = self._to_model(x)
+        if self.tokens:
+            x = x.round().long()
         if self.shape is None:
             return _rows(x), x.shape[:-1]
         flat = x.shape[-1] == math.prod(self.shape)

@@ -13,7 +13,9 @@ import typer
 from posterior_collapse.cli import options
 from posterior_collapse.cli.groups import (
     DataOptions,
+    Dispersion,
     EtaDec,
+    Likelihood,
     Model,
     Sigma1,
     Sigma2,
@@ -49,13 +51,8 @@ class SpecOptions:
     ] = None
     sigma_1: Sigma1 = None
     sigma_2: Sigma2 = None
-    likelihood: Annotated[
-        str,
-        typer.Option(help="gaussian, bernoulli, poisson, negative-binomial or categorical."),
-    ] = "gaussian"
-    dispersion: Annotated[
-        str, typer.Option(help="r of a negative binomial, of variance m + m^2/r.")
-    ] = "learned"
+    likelihood: Likelihood = "gaussian"
+    dispersion: Dispersion = "learned"
     biases: Annotated[
         bool, typer.Option(help="Whether the model has biases (central moments).")
     ] = True

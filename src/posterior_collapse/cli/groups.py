@@ -21,8 +21,10 @@ __all__ = [
     "SOURCE_HELP",
     "DataDir",
     "DataOptions",
+    "Dispersion",
     "EtaDec",
     "Header",
+    "Likelihood",
     "Model",
     "Sigma1",
     "Sigma2",
@@ -49,6 +51,10 @@ Model = Annotated[
     option(help="vae, cvae or hvae (default: cvae with --task or --given, else vae)."),
 ]
 EtaDec = Annotated[str, option(help="Decoder std in data units, or 'learned'.")]
+Likelihood = Annotated[
+    str, option(help="gaussian, bernoulli, poisson, negative-binomial or categorical.")
+]
+Dispersion = Annotated[str, option(help="r of a negative binomial, of variance m + m^2/r.")]
 Sigma1 = Annotated[str | None, option(help="For hvae: of z1 (default: 1).")]
 Sigma2 = Annotated[str | None, option(help="For hvae: of z2 (default: learned).")]
 

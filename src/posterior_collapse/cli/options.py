@@ -113,7 +113,7 @@ def _twice(option: str, values: tuple[Any, ...]) -> tuple[Any, Any]:
 
 
 def swept(
-    model: str, latents: str, given: Mapping[str, str | None]
+    model: str, latents: str, given: Mapping[str, str | None], **law: str
 ) -> dict[str, tuple[Spec, dict[str, Any]]]:
     """Return spec and numbers of the training of all combinations of values, by name.
 
@@ -124,6 +124,7 @@ def swept(
         latents: Units, per level for a hvae.
         given: Text of each option of `SWEPT`; commas part values, colons the levels (or units) of
             one value.
+        **law: Likelihood and dispersion of all runs, as `build_spec` takes them.
 
     Raises:
         InvalidArgumentError: A value is out of its domain, occurs twice, or is another model's; a
@@ -156,6 +157,7 @@ def swept(
             sigma=parts["sigma"],
             sigma_1=parts["sigma_1"],
             sigma_2=parts["sigma_2"],
+            **law,
         )
         found[name] = spec, {n: _number(n, texts[n], kind) for n, kind in NUMBERS.items()}
     return found

@@ -17,7 +17,9 @@ from posterior_collapse.cli import options
 from posterior_collapse.cli.groups import (
     SOURCE_HELP,
     DataOptions,
+    Dispersion,
     EtaDec,
+    Likelihood,
     Model,
     Sigma1,
     Sigma2,
@@ -50,6 +52,12 @@ class NetworkOptions:
     activation: Annotated[str | None, option(help="Between layers, e.g. relu, tanh, silu.")] = None
     dropout: Annotated[float | None, option(help="Rate after each hidden layer.")] = None
     biases: Annotated[bool, option(help="Whether a linear model has biases.")] = True
+    likelihood: Likelihood = "gaussian"
+    dispersion: Dispersion = "learned"
+
+    def law(self) -> dict[str, str]:
+        """Return what the data's likelihood is."""
+        return {"likelihood": self.likelihood, "dispersion": self.dispersion}
 
     def chosen(self) -> dict[str, Any]:
         """Return the options of the architecture that are given."""
@@ -225,7 +233,9 @@ def _asked(
         raise InvalidArgumentError(
             "DATA", "nothing", "a data set's name or a file", "Pass e.g. collapse train digits."
         )
-    found = options.swept(named.kind(network.model), network.latents, asdict(numbers))
+    found = options.swept(
+        named.kind(network.model), network.latents, asdict(numbers), **network.law()
+    )
 
     from posterior_collapse.models import Architecture
     from posterior_collapse.runs import RunData, folder

@@ -37,12 +37,6 @@ class NumberOptions:
         str | None,
         option(help="Posterior std: learned (default), shared, input, a number, or one per unit."),
     ] = None
-    likelihood: Annotated[
-        str, option(help="gaussian, bernoulli, poisson, negative-binomial or categorical.")
-    ] = "gaussian"
-    dispersion: Annotated[str, option(help="r of a negative binomial, of variance m + m^2/r.")] = (
-        "learned"
-    )
 
 
 @dataclass(frozen=True)
@@ -88,7 +82,8 @@ def tune(
         check_figure_path(plot)
     kind = named.kind(network.model)
     latents = network.latents.replace(":", ",")
-    spec = options.build_spec(kind, latents=latents, sigma_1=None, sigma_2=None, **asdict(numbers))
+    given_numbers = asdict(numbers) | network.law()
+    spec = options.build_spec(kind, latents=latents, sigma_1=None, sigma_2=None, **given_numbers)
     from posterior_collapse import runs
     from posterior_collapse.training.course import describe
 

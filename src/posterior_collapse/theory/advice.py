@@ -137,7 +137,12 @@ def _words(
         if now < units:
             lines.append(f"The other {units - now} carry nothing.")
         elif now < possible:
-            lines.append(f"The data have {possible} {mode} in all; more units may pay.")
+            living = _active(modes, _widened(spec, possible)) or now
+            lines.append(
+                f"{living} of the data's {possible} modes would keep a unit: more units pay."
+                if living > now
+                else "No other mode of the data would keep one."
+            )
         return " ".join(lines)
     if changes:
         lines.append("Any one of these is enough:" if len(changes) > 1 else "This is enough:")

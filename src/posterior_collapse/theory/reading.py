@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
+from posterior_collapse.arrays import as_samples
+from posterior_collapse.checks import Likelihood
 from posterior_collapse.data.samples import Samples, Stream, read
 from posterior_collapse.errors import DataError, InvalidArgumentError, NotSolvedError
+from posterior_collapse.likelihoods import check_targets
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec, in_order, require_gaussian
 from posterior_collapse.theory.spectrum import Modes
@@ -57,11 +61,29 @@ def as_modes(data: Any, spec: Any, bias: Bias | None = None) -> tuple[Modes, Spe
     if spec.likelihood != "gaussian" and spec.model == "cvae":
         return _given(data, spec, bias), spec
     found = data if isinstance(data, Moments) else read(data, spec.model == "cvae")
+    if spec.likelihood != "gaussian":
+        found = _checked(found, spec.likelihood)
     moments = _with_bias(_measured(found, spec), spec, bias)
     if spec.likelihood == "gaussian":
         return Modes(moments, spec.model == "cvae"), spec
     noise = whiten(moments, spec, found if isinstance(found, Samples) else None)
     return Modes(noise.moments, noise=noise), spec
+
+
+def _checked(found: Any, likelihood: Likelihood) -> Any:
+    """Refuse rows that the likelihood gives no probability; moments hardly tell a single one."""
+    if isinstance(found, Samples):
+        check_targets(likelihood, found.x if found.y is None else found.y)
+    if not isinstance(found, Stream):
+        return found
+
+    def batches() -> Iterator[Any]:
+        for x, y in found.batches():
+            rows, _ = as_samples("x" if y is None else "y", x if y is None else y)
+            check_targets(likelihood, rows)
+            yield x if y is None else (x, y)
+
+    return Moments.from_batches(batches())
 
 
 def _given(data: Any, spec: Spec, bias: Bias | None) -> Modes:

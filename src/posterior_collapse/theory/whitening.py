@@ -18,7 +18,7 @@ import numpy as np
 from posterior_collapse.arrays import Float
 from posterior_collapse.data.samples import Samples
 from posterior_collapse.errors import DataError, NotSolvedError
-from posterior_collapse.likelihoods import FAMILIES, Family
+from posterior_collapse.likelihoods import FAMILIES, Family, remedy
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import regression
@@ -138,7 +138,7 @@ def _check_moments(mean: Float, variance: Float, moments: Moments, spec: Spec) -
             f"values from 0 to {family.most:g} for likelihood {spec.likelihood!r}"
             if family.most == 1
             else f"counts of at least 0 for likelihood {spec.likelihood!r}",
-            "Scale the data (8-bit images by 1/255), or choose another likelihood.",
+            remedy(spec.likelihood),
         )
     if spec.likelihood == "categorical":
         positions = float(np.round(mean.sum()))
@@ -149,7 +149,7 @@ def _check_moments(mean: Float, variance: Float, moments: Moments, spec: Spec) -
                 "data",
                 f"rows that sum to {mean.sum():.4g} on average",
                 "one-hot rows, which all sum to their number of positions",
-                "Turn each class number into a one-hot vector.",
+                remedy(spec.likelihood),
             )
 
 

@@ -276,7 +276,9 @@ def _rows(name: str, values: Any, dtype: torch.dtype, device: torch.device) -> A
 
 
 def _needs_rows(spec: Spec) -> bool:
-    """Whether moments do not tell what is left to explain: then a condition is regressed on."""
+    """Whether moments do not do: a condition is regressed on, a learned dispersion counts all."""
+    if spec.likelihood == "negative-binomial" and spec.dispersion == "learned":
+        return True
     return spec.likelihood != "gaussian" and spec.model == "cvae"
 
 

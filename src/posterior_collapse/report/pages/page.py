@@ -161,7 +161,8 @@ def _onset(forecast: Forecast) -> str:
     if not (math.isfinite(forecast.onset) and forecast.onset > 0):
         return ""
     beta = "β of z1" if len(forecast.levels) > 1 else "β"
-    return f"Onset: from {beta} = {number(forecast.onset)} on every unit collapses, in any network."
+    onset = number(forecast.onset)
+    return f"Onset: from {beta} = {onset} on total collapse is stable, in any network."
 
 
 def _trust(forecast: Forecast) -> list[str]:

@@ -131,7 +131,7 @@ function showNotes() {
   $("onset").hidden = !collapse;
   const name = depth > 1 ? "β of z1" : "β";
   $("onset").textContent =
-    `Onset: from ${name} = ${shown(found.onset)} on every unit collapses, in any network.`;
+    `Onset: from ${name} = ${shown(found.onset)} on total collapse is stable, in any network.`;
   const own = likelihood() === data.likelihood ? data.notes : gaussian() ? [] : [APPROXIMATE];
   for (const note of [...own, ...found.notes]) {
     $("trust").append(element("li", { class: "pc-of-forecast" }, `${note}.`));
