@@ -718,6 +718,23 @@ def test_a_floor_of_any_size_is_read(floor: float, latents: int, prior_std: floa
         assert read(charge) == expected
 
 
+@pytest.mark.parametrize(
+    ("charge", "over"),
+    [
+        (lambda k: (k.sum(1).mean() - 5) ** 2, "all units together"),
+        (lambda k: ((k.mean(0) - 5) ** 2).sum(), "each unit"),
+    ],
+)
+def test_a_squared_capacity_is_named(charge: Any, over: str) -> None:
+    found = audit_loss(
+        lambda o, y, m, s: squared(o, y) + 30 * charge(kl(m, s)), features=D, latents=8
+    )
+    assert found.beta is None
+    assert found.kl.weight == pytest.approx(30, rel=1e-6)
+    assert [f.code for f in found.findings] == ["squared-capacity"]
+    assert f"(5 nats of {over})" in found.text
+
+
 @pytest.mark.parametrize("weight", [1, 4, 40])
 def test_no_weight_collapses_a_loss_with_a_floor(weight: float) -> None:
     def loss(o: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:

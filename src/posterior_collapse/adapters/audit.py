@@ -42,6 +42,7 @@ __all__ = ["LossAudit", "audit_loss"]
 
 _REDUCTIONS = ("features", "latents", "reconstruction_batch", "kl_batch")
 _UNKNOWN = ("none", "other")
+_NO_BETA = (*_UNKNOWN, "no log", "squared capacity")
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class LossAudit(Record):
     @property
     def beta(self) -> float | None:
         """What the spec's beta is: `value`, or the KL's weight beside a loss that has none."""
-        if self.value is not None or self.kl.kind in (*_UNKNOWN, "no log"):
+        if self.value is not None or self.kl.kind in _NO_BETA:
             return self.value
         if self.reconstruction.kind == "none":
             return None
@@ -468,7 +469,7 @@ def _reduction(power: float | None, of_sum: int) -> str | None:
 
 
 def _value(reconstruction: ReconstructionReading, kl: KLReading, features: int) -> float | None:
-    if kl.kind in (*_UNKNOWN, "no log") or reconstruction.weight == 0:
+    if kl.kind in _NO_BETA or reconstruction.weight == 0:
         return 0.0 if kl.kind == "none" and reconstruction.weight else None
     if reconstruction.likelihood == "other":
         return None

@@ -131,6 +131,7 @@ def _of_signs(audit: LossAudit) -> Iterator[Finding]:
         )
 
 
+_NO_WEIGHT = ("none", "other", "no log", "squared capacity")
 _NO_KL = (
     "What the loss does with the posterior is no multiple of the KL of a Gaussian, be its last "
     "argument a log-variance, a log-std, a std, a variance, or what softplus makes one.",
@@ -153,6 +154,14 @@ def _of_kl(kl: KLReading, audit: LossAudit) -> Iterator[Finding]:
         )
     elif kl.kind == "other":
         yield Finding("not-a-kl", *(_SAMPLED if kl.sampled else _NO_KL))
+    elif kl.kind == "squared capacity":
+        over = "each unit" if kl.floor_over == "unit" else "all units together"
+        yield Finding(
+            "squared-capacity",
+            f"The KL's distance from a capacity ({kl.floor:.4g} nats of {over}) is squared: what a "
+            "nat costs depends on how many are spent, and no one beta stands for it.",
+            "Take weight * (KL - capacity).abs(), or judge activity by information.",
+        )
     elif kl.kind == "no log":
         yield Finding(
             "no-log-term",
@@ -175,7 +184,7 @@ def _of_kl(kl: KLReading, audit: LossAudit) -> Iterator[Finding]:
             f"{max(kl.weights):.6g}: the cheapest live first, and longest.",
             "Read beta as that of the cheapest unit.",
         )
-    if kl.kind not in ("none", "other", "no log"):
+    if kl.kind not in _NO_WEIGHT:
         yield from _of_prior(kl)
 
 
@@ -279,7 +288,7 @@ def _of_reconstruction(audit: LossAudit, given: bool) -> Iterator[Finding]:
 
 def _of_reductions(audit: LossAudit) -> Iterator[Finding]:
     reconstruction, kl, sizes = audit.reconstruction, audit.kl, audit.sizes
-    if reconstruction.kind == "none" or kl.kind in ("none", "other", "no log"):
+    if reconstruction.kind == "none" or kl.kind in _NO_WEIGHT:
         return
     usual = 0.5 if reconstruction.kind == "squared" else 1.0
     made_up_for = audit.value is not None and math.isclose(audit.value, usual, rel_tol=1e-6)

@@ -95,6 +95,7 @@ class KLReading(NamedTuple):
     Attributes:
         kind: `"gaussian"`: a multiple of the KL to `N(prior_mean, prior_std^2)`; `"free bits"`: the
             same, but a small KL costs nothing; `"capacity"`: the same, but a small KL is rewarded;
+            `"squared capacity"`: the square of a KL's distance from one, to `N(0, 1)`;
             `"no log"`: a KL without its logarithm; `"none"`; or `"other"`.
         weight: Its factor, per sample and summed over latents; the least where units differ.
         prior_std: Std of the prior; a mean over units where they differ.
@@ -368,6 +369,8 @@ def read_kl(probe: Probe, sizes: Sizes) -> KLReading:
     near = _fit(at(((0.0, 0.0), *NEAR)), ((0.0, 0.0), *NEAR), sizes.latents)
     far = _fit(at(DISTANT), DISTANT, sizes.latents)
     found = _put_together(near, far, at, sizes)
+    if found.kind == "other":
+        found = _squared(at, sizes) or found
     if found.kind == "gaussian" and sizes.latents > 1:
         found = _of_units(found, at, sizes)
     return found._replace(spread=probe.spread, sampled=probe.drew)
@@ -462,6 +465,30 @@ def _with_floor(found: KLReading, at: Losses, sizes: Sizes) -> KLReading:
             over = "unit" if each else "all"
             return found._replace(kind=kind, floor=plain(less / times), floor_over=over)
     return found._replace(kind="other")
+
+
+def _squared(at: Losses, sizes: Sizes) -> KLReading | None:
+    """Return the reading of `weight (KL - capacity)^2`, of all units together or of each."""
+    standard = KLReading("squared capacity", 1.0)
+
+    def read(units: Any, number: int) -> tuple[float, float] | None:
+        points = [(0.0, 0.0), *NEAR, *DISTANT[:2]]
+        nats = number * np.array([_kl(point, standard) for point in points])
+        losses = at(points, units)
+        square, line, _ = fit = np.polyfit(nats, losses, 2)
+        allowed = TOLERANCE * np.abs(np.diff(losses[: len(NEAR)])).max()
+        if not square or np.abs(np.polyval(fit, nats) - losses).max() > allowed:
+            return None
+        return float(square), float(-line / (2 * square))
+
+    together, alone = read(slice(None), sizes.latents), read(slice(0, 1), 1)
+    if together is None or alone is None or together[1] < 0:
+        return None
+    each = sizes.latents > 1 and alone[1] < 0.75 * together[1]
+    weight, capacity = alone if each else together
+    return standard._replace(
+        weight=plain(weight), floor=plain(capacity), floor_over="unit" if each else "all"
+    )
 
 
 def _kl(point: tuple[float, float], found: KLReading) -> float:
