@@ -448,6 +448,7 @@ def test_other_errors_are_not_taken_for_squared_ones(error: Any, features: Any) 
     [
         lambda o, y: (functional.binary_cross_entropy(o, y, reduction="none") * WEIGHTS).sum(1),
         lambda o, y: functional.binary_cross_entropy(o, 0.9 * y + 0.05, reduction="none").sum(1),
+        lambda o, y: functional.binary_cross_entropy(o, y / 255, reduction="none").sum(1),
         lambda o, y: (
             functional.binary_cross_entropy(o, y, reduction="none") + (o - y).square()
         ).sum(1),
@@ -716,6 +717,20 @@ def test_a_floor_of_any_size_is_read(floor: float, latents: int, prior_std: floa
     ):
         expected = (kind, pytest.approx(floor, rel=1e-6), over, pytest.approx(30, rel=1e-6))
         assert read(charge) == expected
+
+
+@pytest.mark.parametrize(
+    ("charge", "kind"),
+    [(lambda k: (k - 3).abs(), "capacity"), (lambda k: k.clamp(min=0.2), "free bits")],
+)
+def test_a_floor_in_single_precision(charge: Any, kind: str) -> None:
+    def loss(*arguments: Tensor) -> Tensor:
+        o, y, mean, log_var = (part.float() for part in arguments)
+        return squared(o, y) + 30 * charge(per_row(mean, log_var))
+
+    found = audit_loss(loss, features=64, latents=8).kl
+    assert (found.kind, found.floor_over) == (kind, "all")
+    assert found.floor == pytest.approx({"capacity": 3, "free bits": 0.2}[kind], rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -441,25 +441,28 @@ def _with_floor(found: KLReading, at: Losses, sizes: Sizes) -> KLReading:
     scale = found.prior_std
     prior = (found.prior_mean, 2 * math.log(scale))
 
-    def rise(kl: float | None, units: Any) -> float:
-        """Return how much more than at the prior is charged, in nats; None: at a distant point."""
-        shift = scale * math.sqrt(2 * (kl or 0.0))
-        there = DISTANT[0] if kl is None else (prior[0] + shift, prior[1])
+    def at_kl(nats: float) -> tuple[float, float]:
+        return prior[0] + scale * math.sqrt(2 * nats), prior[1]
+
+    def rise(there: tuple[float, float], units: Any) -> float:
+        """Return how much more than at the prior is charged, in nats."""
         before, after = at((prior, there), units, prior)
         return float(after - before) / found.weight
 
-    def lacking(units: Any, number: int) -> float:
-        return max(number * _kl(DISTANT[0], found) - rise(None, units), 0.0)
+    def lacking(there: tuple[float, float], units: Any, number: int) -> float:
+        return max(number * _kl(there, found) - rise(there, units), 0.0)
 
     every, first = slice(None), slice(0, 1)
-    together, alone = lacking(every, sizes.latents), lacking(first, 1)
+    together, alone = lacking(DISTANT[0], every, sizes.latents), lacking(DISTANT[0], first, 1)
     each = sizes.latents > 1 and alone < 0.75 * together
+    units, number = (first, 1) if each else (every, sizes.latents)
     less = alone if each else together
+    # Not as far beyond it, where single precision has digits left.
+    less = lacking(at_kl(2 * less / number), units, number)
     # In parts of that KL: 0 if it is free, -1 if it is rewarded.
     charged = math.nan
     if less > 0:
-        nats = less / 4
-        charged = rise(nats, first) / nats if each else rise(nats / sizes.latents, every) / nats
+        charged = rise(at_kl(less / 4 / number), units) / (less / 4)
     for kind, part, times in (("free bits", 0.0, 1.0), ("capacity", -1.0, 2.0)):
         if abs(charged - part) <= 0.1:
             over = "unit" if each else "all"

@@ -63,7 +63,7 @@ class Onset(Record):
 
     @property
     def beta(self) -> float:
-        """The onset: above it no unit gains by a small step away from collapse, below it some do."""
+        """The onset: above it no unit gains by a small step from collapse, below it some do."""
         return float(self.ratios.max(initial=0.0))
 
     def __repr__(self) -> str:
