@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from posterior_collapse import checks
 from posterior_collapse.adapters.bearing import forecast_of
+from posterior_collapse.adapters.divergence import KLReading, read_kl
 from posterior_collapse.adapters.findings import (
     DECODERS,
     findings,
@@ -19,10 +20,8 @@ from posterior_collapse.adapters.findings import (
 )
 from posterior_collapse.adapters.probing import LOGGED, PLAIN, ROLES, TARGETS, Probe, Sizes
 from posterior_collapse.adapters.reading import (
-    KLReading,
     ReconstructionReading,
     plain,
-    read_kl,
     read_reconstruction,
 )
 from posterior_collapse.diagnosis import Finding

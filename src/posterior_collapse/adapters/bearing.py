@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from posterior_collapse.adapters.divergence import KLReading
 from posterior_collapse.adapters.probing import Probe, Sizes
-from posterior_collapse.adapters.reading import KLReading, ReconstructionReading
+from posterior_collapse.adapters.reading import ReconstructionReading
 from posterior_collapse.arrays import Array, Float
 from posterior_collapse.data.samples import Stream, one_hot, read
 from posterior_collapse.diagnosis.onsets import Onset, onset

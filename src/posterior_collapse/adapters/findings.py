@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from posterior_collapse import checks
+from posterior_collapse.adapters.divergence import KLReading
 from posterior_collapse.adapters.probing import ROLES
-from posterior_collapse.adapters.reading import KLReading
 from posterior_collapse.checks import Likelihood
 from posterior_collapse.diagnosis import Finding
 from posterior_collapse.errors import PosteriorCollapseError
