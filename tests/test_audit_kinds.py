@@ -11,13 +11,21 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Categorical, Independent, NegativeBinomial, Normal
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    Independent,
+    NegativeBinomial,
+    Normal,
+)
 from torch.nn import functional
 
 import posterior_collapse as pc
 from posterior_collapse.adapters import audit_loss
 
 D, K = 12, 3
+ROLES = ("reconstruction", "target", "mean", "log_var")
 DIGITS = pc.load("digits").x
 BINARY = (DIGITS > 0.5) * 1.0
 
@@ -32,6 +40,10 @@ def per_row(mean: Tensor, log_var: Tensor) -> Tensor:
 
 def squared(y_hat: Tensor, y: Tensor) -> Tensor:
     return (y_hat - y).square().sum(-1).mean()
+
+
+def cross_entropy(o: Tensor, y: Tensor) -> Tensor:
+    return functional.binary_cross_entropy_with_logits(o, y, reduction="sum") / len(o)
 
 
 # The KL
@@ -152,6 +164,58 @@ def test_priors_and_weights_of_each_unit() -> None:
     assert own_weight.kl.weights == pytest.approx((2, 1, 3))
     assert own_weight.value == pytest.approx(0.5)  # of the cheapest
     assert own_weight.findings[0].code == "unit-weights"
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli", "other"])
+def test_units_of_different_weight_live_by_their_own(likelihood: str) -> None:
+    """The strongest modes have the cheapest units: each as in a forecast at its own weight."""
+    weights = np.linspace(0.1, 2, 8)[::-1].copy()
+    error: Callable[[Tensor, Tensor], Tensor] = {
+        "gaussian": lambda o, y: 0.5 * squared(o, y),
+        "bernoulli": cross_entropy,
+        "other": lambda o, y: 0.5 * squared(o.sigmoid(), y),
+    }[likelihood]
+
+    def loss(o: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+        return error(o, y) + (kl(mean, log_var) * torch.from_numpy(weights)).sum(1).mean()
+
+    found = audit_loss(loss, features=64, latents=8, data=DIGITS)
+    level = found.forecast.levels[0]
+    assert found.forecast.spec.likelihood == likelihood
+    own = []
+    for weight in np.sort(weights):
+
+        def alike(o: Tensor, y: Tensor, m: Tensor, s: Tensor, weight: float = weight) -> Tensor:
+            return error(o, y) + weight * per_row(m, s)
+
+        own.append(audit_loss(alike, features=64, latents=8, data=DIGITS).forecast)
+    for name in ("kl", "information", "posterior_std", "threshold", "data_variance"):
+        expected = [getattr(one.levels[0], name)[i] for i, one in enumerate(own)]
+        assert getattr(level, name) == pytest.approx(expected, rel=1e-6), name
+    assert level.status == tuple(one.levels[0].status[i] for i, one in enumerate(own))
+    assert 0 < found.forecast.n_active < 8
+    assert found.forecast.onset == pytest.approx(own[0].onset)
+    # Lowered as it says, the loss keeps all of them.
+    factor = float(found.advice(8).split(" by ")[1].split(" ")[0])
+    bears = float((level.data_variance / level.threshold).min())
+    assert factor < bears < 1.02 * factor
+
+
+def test_the_loss_of_units_of_different_weight_is_attained() -> None:
+    weights = np.linspace(0.1, 2, 8)
+
+    def loss(o: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+        return 0.5 * squared(o, y) + (kl(mean, log_var) * torch.from_numpy(weights)).sum(1).mean()
+
+    found = audit_loss(loss, features=64, latents=8, data=DIGITS).forecast
+    p = found.parameters()
+    x = DIGITS - DIGITS.mean(0)
+    means = x @ p["W1"].T
+    error = np.square(x - means @ p["U1"].T).sum(1).mean()
+    error += (np.square(p["U1"]).sum(0) * p["sigma_1"] ** 2).sum()
+    spent = 0.5 * (np.square(means).mean(0) + p["sigma_1"] ** 2 - 1 - 2 * np.log(p["sigma_1"]))
+    constant = 32 * math.log(2 * math.pi)
+    assert found.loss == pytest.approx(0.5 * error + weights @ spent + constant, rel=1e-9)
 
 
 def test_noise_in_the_reconstruction_stays_refused() -> None:
@@ -300,6 +364,48 @@ def test_weights_of_features_are_no_one_eta_dec() -> None:
     assert found.forecast.spec.beta == pytest.approx(0.3)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        lambda o, y: cross_entropy(o, 0.9 * y + 0.05),
+        lambda o, y: cross_entropy(o / 2, y),
+        lambda o, y: -ContinuousBernoulli(logits=o).log_prob(y).sum(1).mean(),
+    ],
+)
+def test_what_is_linear_in_its_target_is_no_categorical(error: Any) -> None:
+    """Nor does a swap of its arguments make it one."""
+
+    def loss(o: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+        return error(o, y) + 0.3 * per_row(mean, log_var)
+
+    found = audit_loss(loss, features=D, latents=K)
+    assert (found.value, found.likelihood, found.order) == (None, "other", ROLES)
+    few = BINARY[:, 20:24]
+    on_data = audit_loss(loss, features=4, latents=2, data=few)
+    assert on_data.forecast.onset == pytest.approx(pc.onset(error, few).beta, rel=1e-9)
+
+
+def test_swapped_arguments_of_logits_are_found_out() -> None:
+    found = audit_loss(
+        lambda y, o, m, s: cross_entropy(o, y) + 3 * per_row(m, s), features=D, latents=K
+    )
+    assert (found.value, found.likelihood) == (pytest.approx(3), "bernoulli")
+    assert found.order == ("target", "reconstruction", "mean", "log_var")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        lambda o, y: functional.kl_div(o, y, reduction="sum") / len(o),
+        lambda o, y: -(o * y).sum(1).mean(),
+        lambda o, y: -(o.log() * y).sum(1).mean(),
+    ],
+)
+def test_a_divergence_of_probabilities_stays_a_categorical(error: Any) -> None:
+    found = audit_loss(lambda o, y, m, s: error(o, y) + 3 * per_row(m, s), features=D, latents=K)
+    assert (found.value, found.likelihood) == (pytest.approx(3), "categorical")
+
+
 def convolved(y_hat: Tensor, y: Tensor) -> Tensor:
     kernel = torch.linspace(-1, 1, 72, dtype=torch.float64).reshape(8, 1, 3, 3).sin()
     return functional.mse_loss(functional.conv2d(y_hat, kernel), functional.conv2d(y, kernel))
@@ -335,6 +441,29 @@ def test_other_errors_are_not_taken_for_squared_ones(error: Any, features: Any) 
     assert found.beta == pytest.approx(0.01)
     assert found.findings[0].code == "other-error"
     assert "mean over 64 features" not in found.text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        lambda o, y: (functional.binary_cross_entropy(o, y, reduction="none") * WEIGHTS).sum(1),
+        lambda o, y: functional.binary_cross_entropy(o, 0.9 * y + 0.05, reduction="none").sum(1),
+        lambda o, y: functional.binary_cross_entropy(o, y / 255, reduction="none").sum(1),
+        lambda o, y: (
+            functional.binary_cross_entropy(o, y, reduction="none") + (o - y).square()
+        ).sum(1),
+    ],
+)
+def test_a_search_may_step_out_of_a_losss_domain(error: Any) -> None:
+    """There torch raises, of probabilities beyond [0, 1]."""
+    found = audit_loss(
+        lambda o, y, m, s: error(o, y).mean() + 0.5 * per_row(m, s),
+        features=64,
+        latents=8,
+        data=DIGITS[::4],
+    )
+    assert found.forecast.onset == pytest.approx(pc.onset(error, DIGITS[::4]).beta, rel=1e-6)
+    assert "ass data=" not in found.text
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
@@ -404,9 +533,6 @@ def test_a_sum_whose_factor_makes_it_a_mean_is_beta_1() -> None:
     assert "exactly 1 at a batch size of 128" in other.text
 
 
-ROLES = ("reconstruction", "target", "mean", "log_var")
-
-
 @pytest.mark.parametrize(
     ("loss", "order"),
     [
@@ -464,7 +590,8 @@ def test_the_advice_is_in_the_users_weight_and_holds() -> None:
     assert found.advice(4) == "Nothing needs to change."
     loose = audit_loss(at_weight(0.001), features=64, latents=8, data=DIGITS)
     assert loose.text.endswith(
-        "a linear model keeps 8 of 8 units; everything collapses at 21.8 times the weight."
+        "a linear model keeps 8 of 8 units; above 21.8 times the weight no unit gains by a small "
+        "step, whatever the network."
     )
     assert found.advice(9) == "Give the model at least 9 latent units."
     assert found.advice(62).startswith("The data have only 61 modes")
@@ -501,7 +628,7 @@ def test_how_many_times_its_weight_a_loss_bears() -> None:
     above = audit_loss(loss(4.0), features=64, latents=8, data=DIGITS)
     assert above.forecast.n_active == 0
     assert above.findings[-1].code == "all-collapse"
-    assert "bears at most 0.838 times its weight" in above.findings[-1].text
+    assert "keeps 0 of 8 units; above 0.838 times the weight no" in above.findings[-1].text
     assert above.forecast.loss == pytest.approx(27.1103, abs=1e-4)
 
 
@@ -563,6 +690,90 @@ def test_under_a_floor_units_live_whatever_the_weight(
         assert spent.min() == pytest.approx(floor, rel=1e-6)
     with pytest.raises(pc.InvalidArgumentError, match=r"costs nothing up to .* Pass data="):
         _ = audit_loss(whole, features=64, latents=8).spec
+
+
+@pytest.mark.parametrize("latents", [1, 8, 64])
+@pytest.mark.parametrize(
+    ("floor", "prior_std"),
+    [(0.1, 1.0), (0.5, 1.0), (3.0, 1.0), (5.0, 1.0), (10.0, 1.0), (25.0, 1.0), (3.0, 0.7)],
+)
+def test_a_floor_of_any_size_is_read(floor: float, latents: int, prior_std: float) -> None:
+    """Whether or not the posteriors that are tried first lie on both sides of it."""
+    shift = 2 * math.log(prior_std)
+
+    def read(charge: Callable[[Tensor], Tensor]) -> Any:
+        def loss(o: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+            return squared(o, y) + 30 * charge(kl(mean / prior_std, log_var - shift))
+
+        found = audit_loss(loss, features=D, latents=latents).kl
+        return found.kind, found.floor, found.floor_over, found.weight
+
+    each = "unit" if latents > 1 else "all"
+    for charge, kind, over in (
+        (lambda k: (k.sum(1).mean() - floor).abs(), "capacity", "all"),
+        (lambda k: (k - floor).abs().sum(1).mean(), "capacity", each),
+        (lambda k: k.sum(1).mean().clamp(min=floor), "free bits", "all"),
+        (lambda k: (k - floor).relu().sum(1).mean(), "free bits", each),
+    ):
+        expected = (kind, pytest.approx(floor, rel=1e-6), over, pytest.approx(30, rel=1e-6))
+        assert read(charge) == expected
+
+
+@pytest.mark.parametrize(
+    ("charge", "kind"),
+    [(lambda k: (k - 3).abs(), "capacity"), (lambda k: k.clamp(min=0.2), "free bits")],
+)
+def test_a_floor_in_single_precision(charge: Any, kind: str) -> None:
+    def loss(*arguments: Tensor) -> Tensor:
+        o, y, mean, log_var = (part.float() for part in arguments)
+        return squared(o, y) + 30 * charge(per_row(mean, log_var))
+
+    found = audit_loss(loss, features=64, latents=8).kl
+    assert (found.kind, found.floor_over) == (kind, "all")
+    assert found.floor == pytest.approx({"capacity": 3, "free bits": 0.2}[kind], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("charge", "over"),
+    [
+        (lambda k: (k.sum(1).mean() - 5) ** 2, "all units together"),
+        (lambda k: ((k.mean(0) - 5) ** 2).sum(), "each unit"),
+    ],
+)
+def test_a_squared_capacity_is_named(charge: Any, over: str) -> None:
+    found = audit_loss(
+        lambda o, y, m, s: squared(o, y) + 30 * charge(kl(m, s)), features=D, latents=8
+    )
+    assert found.beta is None
+    assert found.kl.weight == pytest.approx(30, rel=1e-6)
+    assert [f.code for f in found.findings] == ["squared-capacity"]
+    assert f"(5 nats of {over})" in found.text
+
+
+@pytest.mark.parametrize("weight", [1, 4, 40])
+def test_no_weight_collapses_a_loss_with_a_floor(weight: float) -> None:
+    def loss(o: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+        return squared(o, y) + weight * per_row(mean, log_var).clamp(min=2)
+
+    found = audit_loss(loss, features=64, latents=8, data=DIGITS)
+    assert 0 < found.forecast.n_active < 8
+    assert "times the weight" not in found.text
+    assert found.findings[-1].text == (
+        f"On these data a linear model keeps {found.forecast.n_active} of 8 units; no weight "
+        "collapses all, for a KL up to 2 nats costs nothing."
+    )
+
+
+def test_an_elbo_with_its_sign_unturned_is_named() -> None:
+    def loss(sign: float) -> Callable[..., Tensor]:
+        return lambda o, y, m, s: sign * (0.5 * squared(o, y) + 0.3 * per_row(m, s))
+
+    turned, found = (audit_loss(loss(s), features=64, latents=8, data=DIGITS) for s in (1.0, -1.0))
+    assert found.value == turned.value == pytest.approx(0.3)
+    assert found.forecast.n_active == turned.forecast.n_active
+    assert [f.code for f in found.findings] == ["signs", "some-collapse"]
+    assert found.findings[0].action.startswith("Minimise minus it")
+    assert found.advice(8).startswith("Multiply your KL weight by 0.")
 
 
 def test_above_a_floor_the_weight_counts() -> None:

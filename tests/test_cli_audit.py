@@ -66,7 +66,7 @@ def test_a_loss_on_data(run) -> None:
     assert status == 0
     assert "pixels divided by 16" in out
     assert "a linear model keeps 4 of 8 units" in out
-    assert "everything collapses at 2.18 times the weight" in out
+    assert "above 2.18 times the weight no unit gains by a small step" in out
     assert out.splitlines()[-1].startswith("Advice: Lower your weight from 0.01 to 0.00721 ")
 
 

@@ -10,13 +10,18 @@ from typing import Any, ClassVar, NamedTuple
 
 from posterior_collapse import checks
 from posterior_collapse.adapters.bearing import forecast_of
-from posterior_collapse.adapters.findings import DECODERS, findings, lower_weight, units_kept
+from posterior_collapse.adapters.divergence import KLReading, read_kl
+from posterior_collapse.adapters.findings import (
+    DECODERS,
+    findings,
+    has_floor,
+    lower_weight,
+    units_kept,
+)
 from posterior_collapse.adapters.probing import LOGGED, PLAIN, ROLES, TARGETS, Probe, Sizes
 from posterior_collapse.adapters.reading import (
-    KLReading,
     ReconstructionReading,
     plain,
-    read_kl,
     read_reconstruction,
 )
 from posterior_collapse.diagnosis import Finding
@@ -36,6 +41,7 @@ __all__ = ["LossAudit", "audit_loss"]
 
 _REDUCTIONS = ("features", "latents", "reconstruction_batch", "kl_batch")
 _UNKNOWN = ("none", "other")
+_NO_BETA = (*_UNKNOWN, "no log", "squared capacity")
 
 
 @dataclass(frozen=True)
@@ -56,8 +62,8 @@ class LossAudit(Record):
         findings: What is wrong or surprising, the gravest first, each with an action.
         order: Roles of its arguments, in their order.
         forecast: What the loss keeps on the data, if data were given: `forecast.onset /
-            forecast.spec.beta` is how many times its weight the KL bears before everything
-            collapses.
+            forecast.spec.beta` is how many times its weight the KL may have before collapse is a
+            local optimum, for any network; where a KL up to a floor is free, no weight is enough.
         onset: Where its likelihood is "other" and data were given: what each mode is worth.
     """
 
@@ -85,7 +91,7 @@ class LossAudit(Record):
     @property
     def beta(self) -> float | None:
         """What the spec's beta is: `value`, or the KL's weight beside a loss that has none."""
-        if self.value is not None or self.kl.kind in (*_UNKNOWN, "no log"):
+        if self.value is not None or self.kl.kind in _NO_BETA:
             return self.value
         if self.reconstruction.kind == "none":
             return None
@@ -123,7 +129,7 @@ class LossAudit(Record):
         if self.forecast is not None:
             assert isinstance(self.forecast.spec, VAESpec)
             return self.forecast.spec
-        if self.kl.kind in ("free bits", "capacity") and self.kl.floor > 0:
+        if has_floor(self.kl):
             raise InvalidArgumentError(
                 "loss",
                 f"a KL that costs nothing up to {self.kl.floor:.4g} nats",
@@ -166,7 +172,7 @@ class LossAudit(Record):
     @property
     def text(self) -> str:
         """The result in sentences."""
-        kept = [] if self.forecast is None else [units_kept(self.forecast)]
+        kept = [] if self.forecast is None else [units_kept(self.forecast, self.kl)]
         said = [str(f) for f in self.findings]
         return " ".join([self.headline, *said, *(k for k in kept if k not in " ".join(said))])
 
@@ -298,7 +304,7 @@ def _audit(
             audit = audit.replace(forecast=bears, onset=worth)
         except (InvalidArgumentError, NotSolvedError, UnboundedObjectiveError) as error:
             refusal = error
-    return audit.replace(findings=findings(audit, refusal))
+    return audit.replace(findings=findings(audit, refusal, given=data is not None))
 
 
 def _spec(audit: LossAudit) -> VAESpec:
@@ -462,7 +468,7 @@ def _reduction(power: float | None, of_sum: int) -> str | None:
 
 
 def _value(reconstruction: ReconstructionReading, kl: KLReading, features: int) -> float | None:
-    if kl.kind in (*_UNKNOWN, "no log") or reconstruction.weight == 0:
+    if kl.kind in _NO_BETA or reconstruction.weight == 0:
         return 0.0 if kl.kind == "none" and reconstruction.weight else None
     if reconstruction.likelihood == "other":
         return None

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from posterior_collapse.adapters.divergence import KLReading
 from posterior_collapse.adapters.probing import Probe, Sizes
-from posterior_collapse.adapters.reading import KLReading, ReconstructionReading
+from posterior_collapse.adapters.reading import ReconstructionReading
 from posterior_collapse.arrays import Array, Float
 from posterior_collapse.data.samples import Stream, one_hot, read
 from posterior_collapse.diagnosis.onsets import Onset, onset
-from posterior_collapse.errors import DataError
+from posterior_collapse.errors import DataError, NotSolvedError
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import VAESpec
 from posterior_collapse.theory import Forecast, forecast
@@ -38,12 +41,14 @@ def forecast_of(
         data: As `forecast` takes them; of class numbers, one column for each position.
         sizes: Features and latents.
         reconstruction: What its error is.
-        kl: What its KL is; of a floor the forecast is that of the beta which comes to the same.
+        kl: What its KL is; of a floor the forecast is that of the beta which comes to the same, of
+            weights per unit that of each unit at its own.
         probe: Calls the loss; None: only its reductions are known.
 
     Raises:
         DataError: The data do not fit the loss.
         InvalidArgumentError: The loss is not smooth.
+        NotSolvedError: Units have weights of their own, and eta_dec is fitted.
         UnboundedObjectiveError: It has no best constant output.
     """
     targets = _targets(data, sizes, reconstruction)
@@ -60,7 +65,7 @@ def forecast_of(
     first = at(spec.beta)
     if kl.kind in ("free bits", "capacity"):
         return at(_with_floor(first, kl)), found
-    return first, found
+    return (first if kl.weights is None else _with_weights(first, kl.weights)), found
 
 
 def _targets(data: Any, sizes: Sizes, reconstruction: ReconstructionReading) -> Array:
@@ -128,12 +133,66 @@ def _of_ratios(found: Onset, spec: VAESpec) -> Forecast:
         loss=result.loss - collapsed + found.loss,
         eta_dec=math.nan,
         notes=(
-            "variances are in units of the noise that the loss tolerates. The beta at which "
-            "everything collapses is exact for any network; how many units live below it, their KL "
-            "and the loss are those of a quadratic approximation",
+            "variances are in units of the noise that the loss tolerates. The beta above which "
+            "collapse is a local optimum is exact for any network; how many units live below it, "
+            "their KL and the loss are those of a quadratic approximation",
             *found.notes,
             *result.notes,
         ),
+    )
+
+
+def _with_weights(result: Forecast, weights: Sequence[float]) -> Forecast:
+    """Return the forecast where each unit has a KL weight of its own, the least of them beta.
+
+    What a mode of worth r gains at the weight b, `(r - b - b log(r / b)) / 2` of loss, is the more
+    sensitive to b the larger r is: at best the strongest modes have the cheapest units.
+    """
+    level, spec, solution = result.levels[0], result.spec, result._solution
+    if spec.eta_levels[0] == "learned":
+        raise NotSolvedError(
+            "loss",
+            "units with KL weights of their own, and a fitted eta_dec",
+            "one weight for all, or a fixed eta_dec",
+            "Judge the trained model by its information.",
+        )
+    beta, scale = float(spec.beta_levels[0]), float(spec.eta_enc) ** 2
+    times = np.sort(np.asarray(weights)) / min(weights)
+    worth = np.asarray(level.data_variance / level.threshold * beta)
+
+    def noise_share(weights: Float) -> Float:
+        """Return which part of each unit's variance is noise; of a collapsed one all."""
+        return np.asarray(weights / np.maximum(worth, weights))
+
+    def gained(weights: Float) -> float:
+        share = noise_share(weights)
+        return float((worth * (1 - share) + weights * np.log(share)).sum() / 2)
+
+    own, alike = beta * times, np.full(len(times), beta)
+    share = noise_share(own)
+    state = replace(solution.state, noise=[share * scale])
+    information = state.information[0]
+    return result.replace(
+        loss=result.loss + gained(alike) - gained(own),
+        levels=(
+            level.replace(
+                encoder_singular_values=np.sort(state.encoder[0])[::-1],
+                decoder_singular_values=np.sort(state.decoder[0])[::-1],
+                posterior_std=np.sqrt(state.noise[0]),
+                kl=information,
+                information=information,
+                status=tuple("active" if one < 1 else "collapsed" for one in share),
+                threshold=level.threshold * times,
+                critical_beta=level.critical_beta / times,
+                critical_eta_dec=level.critical_eta_dec / np.sqrt(times),
+            ),
+        ),
+        notes=(
+            "each unit has its own KL weight: the strongest modes go to the cheapest units, and "
+            "beta is the weight of the cheapest",
+            *result.notes,
+        ),
+        _solution=replace(solution, state=state),
     )
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from posterior_collapse import checks
+from posterior_collapse.adapters.divergence import KLReading
 from posterior_collapse.adapters.probing import ROLES
-from posterior_collapse.adapters.reading import KLReading, ReconstructionReading
 from posterior_collapse.checks import Likelihood
 from posterior_collapse.diagnosis import Finding
 from posterior_collapse.errors import PosteriorCollapseError
@@ -19,7 +19,7 @@ from posterior_collapse.theory import Forecast
 if TYPE_CHECKING:
     from posterior_collapse.adapters.audit import LossAudit
 
-__all__ = ["DECODERS", "findings", "lower_weight", "units_kept"]
+__all__ = ["DECODERS", "findings", "has_floor", "lower_weight", "units_kept"]
 
 DECODERS: dict[Likelihood, str] = {
     "bernoulli": "a Bernoulli",
@@ -31,23 +31,30 @@ DECODERS: dict[Likelihood, str] = {
 
 
 def findings(
-    audit: LossAudit, refusal: PosteriorCollapseError | None = None
+    audit: LossAudit, refusal: PosteriorCollapseError | None = None, *, given: bool = False
 ) -> tuple[Finding, ...]:
     """Return what is to be said of a loss, the gravest first.
 
     Args:
         audit: All else that is known of it.
         refusal: Why there is no forecast for its data.
+        given: Whether there are data.
     """
     return (
         *_of_order(audit),
+        *_of_signs(audit),
         *_of_kl(audit.kl, audit),
-        *_of_reconstruction(audit.reconstruction),
+        *_of_reconstruction(audit, given),
         *_of_reductions(audit),
         *_of_value(audit),
         *_of_units(audit),
         *_of_refusal(refusal),
     )
+
+
+def has_floor(kl: KLReading) -> bool:
+    """Whether a small KL costs nothing or is rewarded: then no weight collapses every unit."""
+    return kl.kind in ("free bits", "capacity") and kl.floor > 0
 
 
 def lower_weight(
@@ -73,8 +80,11 @@ def lower_weight(
         return f"Give the model at least {wanted} latent units."
     if wanted <= forecast.n_active:
         return "Nothing needs to change."
-    if kl.kind in ("free bits", "capacity"):
-        return f"Raise the floor of {kl.floor:.4g} nats, or lower the KL's weight."
+    if has_floor(kl):
+        return (
+            f"Raise the floor of {kl.floor:.4g} nats, or lower the KL's weight until more than the "
+            "floor is worth paying for."
+        )
     if forecast.spec.eta_levels[0] == "learned":
         changes = [c for c in forecast.advice(wanted).changes if c.parameter == "beta"]
         least = changes[0].value if changes else math.nan
@@ -84,7 +94,7 @@ def lower_weight(
         return f"No weight of the KL keeps {wanted} units."
     factor = _below(least / beta)
     kept = f"to keep {wanted} unit{'s' * (wanted != 1)} in a linear model; a network may keep fewer"
-    if weight is None:
+    if weight is None or weight < 0:  # of a loss whose signs are both turned
         return f"Multiply your KL weight by {factor:.3g} {kept}."
     return (
         f"Lower your weight from {weight:.6g} to {_below(weight * least / beta):.3g} (multiply it "
@@ -108,6 +118,20 @@ def _of_order(audit: LossAudit) -> Iterator[Finding]:
         )
 
 
+def _both_turned(audit: LossAudit) -> bool:
+    return audit.kl.weight < 0 and audit.value is not None and audit.value > 0
+
+
+def _of_signs(audit: LossAudit) -> Iterator[Finding]:
+    if _both_turned(audit):
+        yield Finding(
+            "signs",
+            "Error and KL are both rewarded, as in an ELBO, which is to be maximised.",
+            "Minimise minus it; all else said here is of that.",
+        )
+
+
+_NO_WEIGHT = ("none", "other", "no log", "squared capacity")
 _NO_KL = (
     "What the loss does with the posterior is no multiple of the KL of a Gaussian, be its last "
     "argument a log-variance, a log-std, a std, a variance, or what softplus makes one.",
@@ -130,6 +154,14 @@ def _of_kl(kl: KLReading, audit: LossAudit) -> Iterator[Finding]:
         )
     elif kl.kind == "other":
         yield Finding("not-a-kl", *(_SAMPLED if kl.sampled else _NO_KL))
+    elif kl.kind == "squared capacity":
+        over = "each unit" if kl.floor_over == "unit" else "all units together"
+        yield Finding(
+            "squared-capacity",
+            f"The KL's distance from a capacity ({kl.floor:.4g} nats of {over}) is squared: what a "
+            "nat costs depends on how many are spent, and no one beta stands for it.",
+            "Take weight * (KL - capacity).abs(), or judge activity by information.",
+        )
     elif kl.kind == "no log":
         yield Finding(
             "no-log-term",
@@ -137,7 +169,7 @@ def _of_kl(kl: KLReading, audit: LossAudit) -> Iterator[Finding]:
             "so that no unit ever equals the prior and none counts as collapsed.",
             "Take all of it: 0.5 * (mean^2 + exp(log_var) - 1 - log_var), summed over latents.",
         )
-    elif kl.weight < 0:
+    elif kl.weight < 0 and not _both_turned(audit):
         yield Finding(
             "kl-sign",
             f"The KL is rewarded, not penalised: its weight is {kl.weight:.6g}.",
@@ -152,7 +184,7 @@ def _of_kl(kl: KLReading, audit: LossAudit) -> Iterator[Finding]:
             f"{max(kl.weights):.6g}: the cheapest live first, and longest.",
             "Read beta as that of the cheapest unit.",
         )
-    if kl.kind not in ("none", "other", "no log"):
+    if kl.kind not in _NO_WEIGHT:
         yield from _of_prior(kl)
 
 
@@ -202,7 +234,9 @@ def _of_prior(kl: KLReading) -> Iterator[Finding]:
         )
 
 
-def _of_reconstruction(reconstruction: ReconstructionReading) -> Iterator[Finding]:
+def _of_reconstruction(audit: LossAudit, given: bool) -> Iterator[Finding]:
+    reconstruction, turned = audit.reconstruction, _both_turned(audit)
+    by_it = "What is said here of your data goes by that."
     kind, weight, likelihood = reconstruction.kind, reconstruction.weight, reconstruction.likelihood
     if kind == "none":
         yield Finding(
@@ -215,10 +249,10 @@ def _of_reconstruction(reconstruction: ReconstructionReading) -> Iterator[Findin
             "feature-weights",
             f"The features' weights differ, from {reconstruction.weights.min():.4g} to "
             f"{reconstruction.weights.max():.4g}: no one eta_dec stands for them.",
-            "Pass data= for what they keep; it is what unweighted data would, each feature "
-            "multiplied by the root of its weight.",
+            f"{'They keep' if given else 'Pass data= for what they keep; it is'} what unweighted "
+            "data would, each feature multiplied by the root of its weight.",
         )
-    elif weight < 0 and kind != "other":  # of others the slope may have either sign
+    elif weight < 0 and kind != "other" and not turned:  # of others the slope may have either sign
         yield Finding(
             "reconstruction-sign",
             f"The reconstruction error is rewarded: its weight is {weight:.6g}.",
@@ -230,7 +264,7 @@ def _of_reconstruction(reconstruction: ReconstructionReading) -> Iterator[Findin
             f"The decoder is {DECODERS[likelihood]}, and gives {reconstruction.link}: there is no "
             "eta_dec, and which units live goes by the variance of the data in units of what this "
             "likelihood tolerates.",
-            "Forecast with the spec, which says so, or pass data=.",
+            by_it if given else "Forecast with the spec, which says so, or pass data=.",
         )
     elif kind == "absolute":
         yield Finding(
@@ -245,13 +279,16 @@ def _of_reconstruction(reconstruction: ReconstructionReading) -> Iterator[Findin
             "other-error",
             "The reconstruction term is not a squared error and of no likelihood known here: which "
             "units live goes by the loss's own scores and curvature.",
-            "Pass data= for its forecast, or its reconstruction term to posterior_collapse.onset.",
+            by_it
+            if given
+            else "Pass data= for its forecast, or its reconstruction term to "
+            "posterior_collapse.onset.",
         )
 
 
 def _of_reductions(audit: LossAudit) -> Iterator[Finding]:
     reconstruction, kl, sizes = audit.reconstruction, audit.kl, audit.sizes
-    if reconstruction.kind == "none" or kl.kind in ("none", "other", "no log"):
+    if reconstruction.kind == "none" or kl.kind in _NO_WEIGHT:
         return
     usual = 0.5 if reconstruction.kind == "squared" else 1.0
     made_up_for = audit.value is not None and math.isclose(audit.value, usual, rel_tol=1e-6)
@@ -356,18 +393,18 @@ def _of_refusal(refusal: PosteriorCollapseError | None) -> Iterator[Finding]:
         )
 
 
-def units_kept(forecast: Forecast) -> str:
+def units_kept(forecast: Forecast, kl: KLReading) -> str:
     """Return how many units a loss keeps on its data, and how much more it bears, a sentence."""
     times, units = forecast.onset / forecast.spec.beta_levels[0], forecast.spec.dims[0]
-    if not forecast.n_active:
-        return (
-            "On these data every unit collapses, whatever the network: the KL bears at most "
-            f"{times:.3g} times its weight."
-        )
-    return (
-        f"On these data a linear model keeps {forecast.n_active} of {units} units; everything "
-        f"collapses at {times:.3g} times the weight."
+    kept = f"On these data a linear model keeps {forecast.n_active} of {units} units"
+    if has_floor(kl):
+        said = "costs nothing" if kl.kind == "free bits" else "is rewarded"
+        each = " of each unit" if kl.floor_over == "unit" else ""
+        return f"{kept}; no weight collapses all, for a KL up to {kl.floor:.4g} nats{each} {said}."
+    above = (
+        f"above {times:.3g} times the weight no unit gains by a small step, whatever the network"
     )
+    return f"{kept}; {above}."
 
 
 def _of_units(audit: LossAudit) -> Iterator[Finding]:
@@ -378,4 +415,4 @@ def _of_units(audit: LossAudit) -> Iterator[Finding]:
     if active < min(audit.sizes.latents, modes):
         code, wanted = ("some-collapse", None) if active else ("all-collapse", 1)
         action = lower_weight(forecast, audit.kl, audit.weight, wanted)
-        yield Finding(code, units_kept(forecast), action)
+        yield Finding(code, units_kept(forecast, audit.kl), action)

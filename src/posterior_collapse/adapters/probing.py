@@ -195,8 +195,14 @@ class Probe:
         return flat.reshape(y_hat.shape)
 
     def total(self, y_hat: Tensor, y: Tensor, sizes: Sizes) -> Any:
-        """Return what the loss gives where posterior and prior agree, for autograd to follow."""
-        return self._mean_call(y_hat, y, 0.0, 0.0, sizes)
+        """Return what the loss gives where posterior and prior agree, for autograd to follow.
+
+        What the loss raises is raised as it is: a search that steps out of its domain steps back.
+        """
+        try:
+            return self._mean_call(y_hat, y, 0.0, 0.0, sizes)
+        except InvalidArgumentError as refusal:
+            raise refusal.__cause__ or refusal from None
 
     def _mean_call(self, y_hat: Tensor, y: Tensor, mean: Any, log_var: Any, sizes: Sizes) -> Any:
         """Return the total, averaged over noise of either sign if the loss draws any."""

@@ -1,21 +1,20 @@
-"""What the terms of a loss are: which likelihood's, and a KL to which prior."""
+"""What the reconstruction term of a loss is: which likelihood's."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.special import expit, softmax
+from scipy.special import expit, softmax, xlogy
 
 from posterior_collapse.adapters.probing import Probe, Sizes, random_numbers
 from posterior_collapse.arrays import Float
 from posterior_collapse.checks import Likelihood
 from posterior_collapse.errors import InvalidArgumentError
 
-__all__ = ["KLReading", "ReconstructionReading", "plain", "read_kl", "read_reconstruction"]
+__all__ = ["TOLERANCE", "ReconstructionReading", "plain", "read_reconstruction"]
 
 TOLERANCE = 1e-3
 """Relative: a loss may compute in float32."""
@@ -23,13 +22,6 @@ ROWS = 6
 """Rows that a reading goes by, in as many batches as it takes."""
 FAR = (3.0, 30.0)
 """Errors at which a robust loss shows that it is no squared one."""
-MOST_UNITS = 256
-"""Units that are looked at one by one, where they differ."""
-
-NEAR = ((0.5, 0.0), (-0.6, 0.3), (0.0, 0.5), (0.0, -0.5), (0.7, -0.9), (1.1, 0.2), (-0.9, 0.8))
-"""Posteriors (mean, log-variance) next to the prior, beside (0, 0)."""
-DISTANT = tuple((mean + math.copysign(20.0, mean), log_var) for mean, log_var in NEAR)
-"""Posteriors of about 200 nats per unit, more than any floor; the first is compared with."""
 
 
 class ReconstructionReading(NamedTuple):
@@ -89,35 +81,6 @@ _LINKS = {
 }
 
 
-class KLReading(NamedTuple):
-    """How the loss depends on the posterior.
-
-    Attributes:
-        kind: `"gaussian"`: a multiple of the KL to `N(prior_mean, prior_std^2)`; `"free bits"`: the
-            same, but a small KL costs nothing; `"capacity"`: the same, but a small KL is rewarded;
-            `"no log"`: a KL without its logarithm; `"none"`; or `"other"`.
-        weight: Its factor, per sample and summed over latents; the least where units differ.
-        prior_std: Std of the prior; a mean over units where they differ.
-        prior_mean: Mean of the prior, likewise.
-        weights: Factors per unit where they differ.
-        floor: KL in nats below which nothing is charged, for free bits and capacities.
-        floor_over: Whether the floor is each `"unit"`'s or of `"all"` together.
-        spread: What the last argument is: `"log-variance"`, `"log-std"`, `"std"`, `"variance"`, or
-            what softplus makes one of, `"softplus std"` and `"softplus variance"`.
-        sampled: Whether it is estimated from samples of the posterior.
-    """
-
-    kind: str
-    weight: float
-    prior_std: float = 1.0
-    prior_mean: float = 0.0
-    weights: tuple[float, ...] | None = None
-    floor: float = 0.0
-    floor_over: str = "all"
-    spread: str = "log-variance"
-    sampled: bool = False
-
-
 def plain(value: float) -> float:
     """Return a value without the rounding of how it was found.
 
@@ -126,9 +89,6 @@ def plain(value: float) -> float:
         0.32
     """
     return float(f"{value:.12g}")
-
-
-# The reconstruction
 
 
 class _Rows(NamedTuple):
@@ -154,7 +114,7 @@ def read_reconstruction(probe: Probe, sizes: Sizes) -> ReconstructionReading:
         return ReconstructionReading("none", 0.0)
     for kind, slope, axis in _slopes(rows, probe):
         found = _fitted(kind, rows, slope, axis)
-        if found is not None:
+        if found is not None and _is_likelihood(probe, sizes, found):
             far = kind in ("squared", "absolute") and not _holds_far(probe, sizes, found)
             return _other(probe, sizes) if far else found
     fitted = _fitted_std(batches, sizes)
@@ -245,6 +205,32 @@ def _holds_far(probe: Probe, sizes: Sizes, found: ReconstructionReading) -> bool
     return True
 
 
+def _is_likelihood(probe: Probe, sizes: Sizes, found: ReconstructionReading) -> bool:
+    """Whether a loss with the gradient of `-y log p` is that, as a function of y too.
+
+    A cross-entropy of logits has that gradient with respect to its target, but more beside. That of
+    `y log y`, in a Kullback-Leibler divergence, is still one. Other kinds are not asked.
+    """
+    if probe.target.values == "classes" or not found.kind.startswith("categorical "):
+        return True
+    o, y = probe.made_up(sizes, 0)
+    log_p = (o if found.kind.endswith("log-probabilities") else o.log()).numpy()
+    weights = found.weight if found.weights is None else found.weights
+    beside, entropy = [], []
+    for part in (0.5, 0.75, 1.0):
+        target = part * y.numpy()
+        try:
+            total = probe.value(o, part * y, 0.0, 0.0, sizes) * sizes.batch
+        except InvalidArgumentError:  # of whole targets only
+            return True
+        beside.append(total + float((weights * target * log_p).sum()))
+        entropy.append(float((weights * xlogy(target, target)).sum()))
+    allowed = TOLERANCE * float(np.abs(weights * y.numpy() * log_p).sum())
+    return any(
+        np.ptp(np.subtract(beside, times * np.array(entropy))) <= allowed for times in (0.0, 1.0)
+    )
+
+
 def _fitted_std(batches: Sequence[_Rows], sizes: Sizes) -> ReconstructionReading | None:
     """Return the reading of the log of a squared error, of the batch's or of each sample's."""
     for over in (None, tuple(range(1, 1 + len(sizes.features)))):
@@ -331,117 +317,3 @@ def _apart(probe: Probe, sizes: Sizes) -> bool:
     )
     scale = np.abs(before).max(initial=0.0)
     return bool(np.abs(before - after).max(initial=0.0) <= TOLERANCE * scale)
-
-
-# The KL
-
-
-def read_kl(probe: Probe, sizes: Sizes) -> KLReading:
-    """Return what moving the posterior off the prior says of the loss."""
-    at = _losses(probe, sizes)
-    near = _fit(at(((0.0, 0.0), *NEAR)), ((0.0, 0.0), *NEAR), sizes.latents)
-    far = _fit(at(DISTANT), DISTANT, sizes.latents)
-    found = _put_together(near, far, at, sizes)
-    if found.kind == "gaussian" and sizes.latents > 1:
-        found = _of_units(found, at, sizes)
-    return found._replace(spread=probe.spread, sampled=probe.drew)
-
-
-Losses = Callable[..., Float]
-
-
-def _losses(probe: Probe, sizes: Sizes) -> Losses:
-    y_hat, y = probe.made_up(sizes, 0)
-
-    def at(points: Sequence[tuple[float, float]], units: Any = slice(None)) -> Float:
-        found = []
-        for mean, log_var in points:
-            moved = np.zeros((2, sizes.latents))
-            moved[0, units], moved[1, units] = mean, log_var
-            found.append(probe.value(y_hat, y, moved[0], moved[1], sizes))
-        return np.array(found)
-
-    return at
-
-
-def _fit(losses: Float, points: Sequence[tuple[float, float]], units: int) -> KLReading:
-    """Fit `c0 mean^2 + c1 mean + c2 var - c3 log var` per unit to the loss's differences."""
-    rise = losses[1:] - losses[0]
-    # A loss that ignores an argument repeats itself to the last bit.
-    if not np.abs(rise).max() > 1e-14 * abs(losses[0]):
-        return KLReading("none", 0.0)
-    terms = np.array([[m**2, m, math.exp(s), -s] for m, s in points])
-    design = units * (terms[1:] - terms[0])
-    (of_square, of_mean, of_var, of_log), *_ = np.linalg.lstsq(design, rise, rcond=None)
-    misfit = np.abs(design @ (of_square, of_mean, of_var, of_log) - rise).max()
-    fits = misfit <= TOLERANCE * np.abs(rise).max()
-    same = abs(of_square - of_var) <= 0.01 * abs(of_square)
-    if not (fits and same):
-        return KLReading("other", 2 * float(of_log))
-    if abs(of_log) <= TOLERANCE * abs(of_square):
-        return KLReading("no log", plain(2 * of_square))
-    if of_log * of_square <= 0:
-        return KLReading("other", 2 * float(of_log))
-    prior_mean, prior_std = -float(of_mean / (2 * of_square)), math.sqrt(of_log / of_square)
-    # What single precision makes of N(0, 1) is N(0, 1).
-    prior_mean = 0.0 if abs(prior_mean) <= TOLERANCE else plain(prior_mean)
-    prior_std = 1.0 if abs(prior_std - 1) <= TOLERANCE else plain(prior_std)
-    return KLReading("gaussian", plain(2 * of_log), prior_std, prior_mean)
-
-
-def _put_together(near: KLReading, far: KLReading, at: Losses, sizes: Sizes) -> KLReading:
-    if near.kind == "no log" or far.kind != "gaussian":
-        return near
-    if near.kind != "gaussian":
-        return _with_floor(far._replace(kind="free bits"), at, sizes)
-    if near.weight * far.weight < 0:
-        return _with_floor(far._replace(kind="capacity"), at, sizes)
-    # Far points lose digits in float32: the near ones are the reading.
-    same = math.isclose(near.weight, far.weight, rel_tol=0.02)
-    return near if same else far._replace(kind="other")
-
-
-def _with_floor(found: KLReading, at: Losses, sizes: Sizes) -> KLReading:
-    """Return the KL up to which nothing is charged: by how much the far loss is less than the KL's.
-
-    A capacity's loss falls up to there and rises from there, so that it is twice as much less.
-    """
-    here, there = (0.0, 0.0), DISTANT[0]
-    twice = 2.0 if found.kind == "capacity" else 1.0
-
-    def lacking(units: Any, number: int) -> float:
-        before, after = at((here, there), units)
-        whole = number * (_kl(there, found) - _kl(here, found))
-        return float(whole - (after - before) / found.weight) / twice
-
-    together = max(lacking(slice(None), sizes.latents), 0.0)
-    alone = max(lacking(slice(0, 1), 1), 0.0)
-    each = sizes.latents > 1 and alone < 0.75 * together
-    return found._replace(
-        floor=plain(alone if each else together), floor_over="unit" if each else "all"
-    )
-
-
-def _kl(point: tuple[float, float], found: KLReading) -> float:
-    mean, log_var = point
-    square = (math.exp(log_var) + (mean - found.prior_mean) ** 2) / found.prior_std**2
-    return 0.5 * (square - 1 - log_var) + math.log(found.prior_std)
-
-
-def _of_units(found: KLReading, at: Losses, sizes: Sizes) -> KLReading:
-    """Look whether units have priors or weights of their own."""
-    points = ((0.0, 0.0), *NEAR)
-
-    def read(units: Any, number: int) -> KLReading:
-        return _fit(at(points, units), points, number)
-
-    few = (np.arange(0, sizes.latents, 2), np.arange(sizes.latents // 2), np.array([0]))
-    parts = [read(units, len(units)) for units in few]
-    same = all(math.isclose(part.weight, found.weight, rel_tol=0.01) for part in parts)
-    if same or sizes.latents > MOST_UNITS:
-        return found
-    each = [read(slice(i, i + 1), 1) for i in range(sizes.latents)]
-    if any(one.kind not in ("gaussian", "none") for one in each):
-        return found._replace(kind="other")
-    weights = tuple(one.weight for one in each)
-    return found._replace(weight=min(weights), weights=weights)

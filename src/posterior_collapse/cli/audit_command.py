@@ -206,5 +206,5 @@ def _print(found: LossAudit, dataset: Dataset | None, advice: str | None) -> Non
     from posterior_collapse.adapters.findings import units_kept
 
     typer.echo(f"{dataset.name}: {dataset.note}")
-    typer.echo(units_kept(found.forecast))
+    typer.echo(units_kept(found.forecast, found.kl))
     typer.echo(f"Advice: {advice}")

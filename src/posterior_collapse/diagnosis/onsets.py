@@ -1,4 +1,4 @@
-"""`onset`: the beta above which every unit collapses, for any smooth loss and any network.
+"""`onset`: the beta above which total collapse is a local optimum, for any smooth loss and network.
 
 Where all units have collapsed the decoder says the same of every row, at best the constant output
 that the loss likes best. From there a first unit pays exactly if what the rows disagree about, the
@@ -63,7 +63,7 @@ class Onset(Record):
 
     @property
     def beta(self) -> float:
-        """The onset: with a larger weight of the KL every unit collapses, with less some lives."""
+        """The onset: above it no unit gains by a small step from collapse, below it some do."""
         return float(self.ratios.max(initial=0.0))
 
     def __repr__(self) -> str:
@@ -82,7 +82,7 @@ def onset(
     *,
     output_shape: Sequence[int] | int | None = None,
 ) -> Onset:
-    """Return the beta above which all units of a VAE collapse, for any smooth loss.
+    """Return the beta above which total collapse of a VAE is a local optimum, for any smooth loss.
 
     It holds for every network, encoder and posterior: of `loss + beta KL` the collapsed state is
     unstable exactly below it. `ratios` count units near the onset only.
