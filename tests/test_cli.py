@@ -67,6 +67,25 @@ def test_json_is_the_forecast_of_the_library(run) -> None:
     assert found["advice"]["text"]
 
 
+def test_several_betas_make_a_table(run, tmp_path: Path) -> None:
+    x = pc.load("digits").x
+    numbers = ["--latents", "16", "--eta-dec", "0.3", "--beta", "0.5,1,2,8"]
+    status, out, err = run("forecast", "digits", *numbers)
+    rows = [line.split() for line in out.splitlines() if " of 16 " in line]
+    expected = [pc.forecast(x, pc.VAESpec(16, b, 0.3)) for b in (0.5, 1.0, 2.0, 8.0)]
+    assert (status, err) == (0, "")
+    assert [(row[0], int(row[1]), int(row[4])) for row in rows] == [
+        (f"{f.spec.beta:g}", f.n_active, f.n_possible) for f in expected
+    ]
+    assert f"Above beta {expected[0].onset:.4g} none is." in out
+    status, out, _ = run("forecast", "digits", *numbers, "--json")
+    assert [found["loss"] for found in json.loads(out)["forecasts"]] == [f.loss for f in expected]
+    status, _, err = run("forecast", "digits", *numbers, "--plot", "a.png")
+    assert status == 2
+    assert "--plot: got given with several betas" in err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
 @pytest.mark.parametrize("model", ["vae", "hvae"])
 def test_plot_is_written_whole(run, tmp_path: Path, ending: str, model: str) -> None:

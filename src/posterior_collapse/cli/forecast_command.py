@@ -42,7 +42,9 @@ class SpecOptions:
     panel: ClassVar = "Model"
     model: Model = None
     latents: Annotated[str, typer.Option(help="Latent units; for hvae of z1,z2.")] = "16"
-    beta: Annotated[str, typer.Option(help="Weight of the KL; for hvae of z1,z2.")] = "1"
+    beta: Annotated[
+        str, typer.Option(help="Weight of the KL, or several: 0.5,1,2; for hvae of z1,z2.")
+    ] = "1"
     eta_dec: EtaDec = "1"
     eta_enc: Annotated[float, typer.Option(help="Prior std.")] = 1.0
     sigma: Annotated[
@@ -77,13 +79,60 @@ def forecast(
     """Say from the data alone which latent units will collapse, why, and what to change."""
     given = asdict(hyperparameters)
     biases, kind = given.pop("biases"), named.kind(given.pop("model"))
-    spec = options.build_spec(kind, **given)
+    betas = [given["beta"]] if kind == "hvae" else given["beta"].split(",")
+    specs = [options.build_spec(kind, **given | {"beta": beta}) for beta in betas]
+    if len(specs) > 1:
+        single = {"--network": network, "--active": active, "--plot": plot, "--html": html}
+        _refuse_beside_several(single)
+        _print_several(options.load_data(data, kind, named), specs, biases, cross_fit, as_json)
+        return
+    (spec,) = specs
     if plot is not None:
         _check_plot(plot)
     if html is not None:
         _check_page(html)
     dataset = options.load_data(data, kind, named)
     print_forecast(dataset, spec, active, biases, cross_fit, plot, as_json, network, html)
+
+
+def _refuse_beside_several(single: dict[str, Any]) -> None:
+    for option, value in single.items():
+        if value not in (None, False):
+            raise InvalidArgumentError(
+                option, "given with several betas", "one beta with it", "Pass --beta 1."
+            )
+
+
+def _print_several(
+    dataset: Dataset, specs: list[Spec], biases: bool, cross_fit: int | None, as_json: bool
+) -> None:
+    """Forecast each beta from data that are measured once, and print a row for each."""
+    from rich.console import Console
+
+    from posterior_collapse import report, theory
+
+    measured, first = measure(dataset, specs[0], biases, cross_fit)
+    betas = [spec.beta_levels[0] for spec in specs]
+    results = [theory.forecast(measured, first.replace(beta=beta)) for beta in betas]
+    if as_json:
+        about = {"name": dataset.name, "note": dataset.note, "samples": len(dataset.x)}
+        typer.echo(json_text({"data": about, "forecasts": [found.to_dict() for found in results]}))
+        return
+    typer.echo(f"{dataset.name}: {dataset.note}")
+    table = report.new_table()
+    for column in ("beta", "active", "possible", "KL nats", "loss nats"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for found in results:
+        units = len(found.levels[0].status)
+        table.add_row(
+            f"{found.spec.beta_levels[0]:g}",
+            f"{found.n_active} of {units}",
+            str(found.n_possible),
+            f"{found.levels[0].kl.sum():.4g}",
+            f"{found.loss:.6g}",
+        )
+    Console(width=LEAST_WIDTH).print(table)
+    typer.echo(f"possible: modes above the threshold. Above beta {results[0].onset:.4g} none is.")
 
 
 def print_forecast(
@@ -163,8 +212,8 @@ def measure(dataset: Dataset, spec: Spec, biases: bool, cross_fit: int | None) -
 
     if cross_fit is not None:
         require_gaussian(spec)
-    if spec.model == "cvae" and spec.likelihood != "gaussian":
-        return (dataset.x, dataset.y), spec
+    if spec.likelihood != "gaussian" and biases:
+        return (dataset.x if dataset.y is None else (dataset.x, dataset.y)), spec
     if cross_fit is None and _is_long(dataset):
         return Moments.from_batches(_tracked_rows(dataset), center=biases), spec
     if cross_fit is None:
