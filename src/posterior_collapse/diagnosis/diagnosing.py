@@ -133,6 +133,7 @@ def diagnose(
         )
         levels, partly = _levels(found, options, effects)
         errors = _errors_at_means(found)
+        signals = _signals(found, levels)
         eta_dec = None if spec is None or isinstance(spec.eta_levels[0], str) else found.eta_dec
         nll, cautions = (
             ({}, ())
@@ -142,7 +143,6 @@ def diagnose(
     forecast, reasons = _forecast(found, likelihood)
     losses = _means(found)
     optimal = found.exact and forecast is not None and _is_least(losses["loss"], forecast.loss)
-    signals = _signals(found, levels)
     collapsed = None if forecast is None else collapsed_loss(forecast) + found.data_loss
     notes = (
         *seen.notes,
