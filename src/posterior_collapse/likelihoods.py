@@ -112,11 +112,9 @@ def remedy(likelihood: Likelihood) -> str:
     """
     if likelihood == "categorical":
         return ONE_HOT
-    return (
-        SCALE
-        if likelihood == "bernoulli"
-        else "Choose another likelihood: counts are not negative."
-    )
+    if likelihood == "bernoulli":
+        return SCALE
+    return "Choose another likelihood: counts are not negative."
 
 
 def check_targets(likelihood: Likelihood, y: Array) -> None:

@@ -269,8 +269,9 @@ def _print(dataset: Dataset, result: Forecast, advice: Advice) -> None:
     )
     for table in report.forecast_tables(result):
         console.print(table)
+    has_std = not all(math.isnan(v) for level in result.levels for v in level.critical_eta_dec)
     console.print(
-        "beta<, eta_dec<: the unit collapses once these values are reached (any: never).\n",
+        f"beta<{', eta_dec<' * has_std}: the unit lives while below it (any: always).\n",
         style="dim",
         highlight=False,
     )

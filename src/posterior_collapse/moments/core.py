@@ -277,7 +277,12 @@ class Moments:
                 f"Pass at most {wide.MAX_FEATURES} features or {wide.MAX_SAMPLES} samples.",
             )
         basis = self.bases[1]
-        change, divided = (np.diag(1 / by), None) if basis is None else basis.divided(by)
+        if basis is None:
+            scale = np.ones(len(self.mean))
+            scale[self._y] = 1 / by
+            cov = self.cov * scale * scale[:, None]
+            return dataclasses.replace(self, mean=self.mean * scale, cov=cov)
+        change, divided = basis.divided(by)
         if not self.paired:
             return dataclasses.replace(
                 self,

@@ -172,8 +172,8 @@ def _dispersion(mean: Float, variance: Float, spec: Spec) -> tuple[Float, list[s
 def _notes(family: Family, spec: Spec, dropped: int, features: int) -> list[str]:
     notes = [
         f"likelihood {spec.likelihood!r} of {family.gives}: variances are in units of the noise it "
-        "tolerates. The beta at which everything collapses is exact for any network; how many "
-        "units live below it, their KL and the loss are those of a quadratic approximation"
+        "tolerates. The beta from which total collapse is stable is exact for any network; how "
+        "many units live below it, their KL and the loss are those of a quadratic approximation"
     ]
     if family.most != 1:
         notes.append("the loss leaves out what the data alone decide (log y! of counts)")

@@ -123,7 +123,7 @@ function show() {
   showNotes();
 }
 const APPROXIMATE =
-  "the beta at which everything collapses is exact for any network; how many units live below " +
+  "the beta from which total collapse is stable is exact for any network; how many units live below " +
   "it, their KL and the loss are those of a quadratic approximation";
 function showNotes() {
   $("trust").querySelectorAll(".pc-of-forecast").forEach((line) => line.remove());
