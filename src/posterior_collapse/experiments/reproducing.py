@@ -18,6 +18,7 @@ from posterior_collapse.experiments.execution import Executor
 from posterior_collapse.experiments.grids import Plan, Row
 from posterior_collapse.files import write_json
 from posterior_collapse.runs import Progress, Store, complete
+from posterior_collapse.runs.run import BY_MINIBATCHES
 from posterior_collapse.training import Progress as Epoch
 
 __all__ = ["State", "profile", "reproduce"]
@@ -80,7 +81,7 @@ def reproduce(
         'agrees'
     """
     plan, store = plan or Plan(), Store(Path(out) / RUNS)
-    executor = Executor(None if data_dir is None else os.fspath(data_dir), device)
+    executor = Executor(None if data_dir is None else os.fspath(data_dir), device, store=store)
     results = []
     for row in rows:
         found = _run(row, plan, store, executor, report)
@@ -172,7 +173,9 @@ def _write(row: Row, plan: Plan, results: Sequence[Result], folder: Path) -> dic
 
 
 TRAINED = {
-    "minibatch": ("epochs", "batch_size", "learning_rate", "clip", "convention"),
+    "minibatch": ("epochs", "batch_size", "learning_rate", "clip", "warm_up", "convention"),
+    "widened": ("epochs", "batch_size", "learning_rate", "clip", "warm_up", "convention"),
+    "dead": ("convention",),
     "recorded": ("steps", "learning_rate", "clip", "convention"),
     "decayed": ("steps", "learning_rate", "clip", "convention"),
     "exact": ("steps", "convention"),
@@ -190,7 +193,7 @@ def _settings(results: Sequence[Result]) -> dict[str, Any]:
         for number, beta in enumerate(spec.pop("betas", ()), start=1):
             spec[f"beta_{number}"] = beta
         del seen["matrices"]
-        if run.method != "minibatch" and not seen["panel"]:
+        if run.method not in BY_MINIBATCHES and not seen["panel"]:
             seen.clear()  # on moments alone
         parts = {
             "data": values["data"],
@@ -212,7 +215,7 @@ def profile(row: Row, plan: Plan) -> str:
     """Return "full", "quick", or by how much a row is run smaller than it is meant to be."""
     if plan.quick:
         return "quick"
-    trained = [grid for grid in row.grids if grid.method == "minibatch"]
+    trained = [grid for grid in row.grids if grid.method in BY_MINIBATCHES]
     planned = max((grid.settings.epochs for grid in trained), default=0)
     smaller = []
     if plan.epochs is not None and plan.epochs < planned:

@@ -27,6 +27,7 @@ from posterior_collapse.models.objective import (
     loss,
 )
 from posterior_collapse.models.schedules import capacity, check_warm_up, cyclical, warm_up
+from posterior_collapse.models.widening import widened
 
 __all__ = [
     "ARCHITECTURES",
@@ -54,4 +55,5 @@ __all__ = [
     "set_biases",
     "trained_parameters",
     "warm_up",
+    "widened",
 ]

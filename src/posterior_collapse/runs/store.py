@@ -267,11 +267,12 @@ class Store:
         content = io.BytesIO()
         np.savez_compressed(content, **dict(outcome.arrays))  # type: ignore[arg-type]
         files.write(folder / ARRAYS, content.getvalue(), sync_folder=False)
-        tensors: dict[str, Tensor] = {
-            f"model.{name}": value for name, value in outcome.model.state_dict().items()
-        }
-        steps = outcome.history.get("step") or [0]
-        checkpoints.save(folder, tensors, {"config": outcome.model.config}, step=int(steps[-1]))
+        if outcome.run.evaluation.weights:
+            tensors: dict[str, Tensor] = {
+                f"model.{name}": value for name, value in outcome.model.state_dict().items()
+            }
+            steps = outcome.history.get("step") or [0]
+            checkpoints.save(folder, tensors, {"config": outcome.model.config}, step=int(steps[-1]))
         hashes = {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()
         }

@@ -19,7 +19,14 @@ from posterior_collapse.errors import CheckpointError, DataError, InvalidArgumen
 from posterior_collapse.files import digest
 from posterior_collapse.models import Architecture
 from posterior_collapse.records import Viewed, plain
-from posterior_collapse.runs.run import NUMBERS, Evaluation, Run, RunData, fit_options
+from posterior_collapse.runs.run import (
+    BY_MINIBATCHES,
+    NUMBERS,
+    Evaluation,
+    Run,
+    RunData,
+    fit_options,
+)
 from posterior_collapse.runs.store import Outcome, Record, Store
 from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.training import Progress as Epoch
@@ -36,6 +43,8 @@ Finished: TypeAlias = Outcome | Record
 
 MOST_TOGETHER = 12
 """Runs per group. A group is kept when it ends: more would gain little speed and risk more."""
+MOST_ON_GPU = 32
+"""There a step of so many small networks takes hardly longer than one of a single network."""
 
 
 class Progress(NamedTuple):
@@ -73,7 +82,7 @@ def groups(runs: Sequence[Run], most: int = MOST_TOGETHER) -> list[tuple[Run, ..
     found = []
     for family in families.values():
         members = list(family.values())
-        size = most if members[0].method == "minibatch" else 1
+        size = most if members[0].method in BY_MINIBATCHES else 1
         found += [tuple(members[i : i + size]) for i in range(0, len(members), size)]
     return found
 
@@ -135,7 +144,10 @@ def complete(
         report(Progress(len(unique), len(records), training))
 
     tell()
-    waiting = [group for group in groups(runs) if any(run.key not in records for run in group)]
+    most = MOST_ON_GPU if device.startswith("cuda") else MOST_TOGETHER
+    waiting = [
+        group for group in groups(runs, most) if any(run.key not in records for run in group)
+    ]
     wait = False
     while waiting:
         held = []
