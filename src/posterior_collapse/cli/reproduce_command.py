@@ -21,7 +21,9 @@ TO = typer.Option(DOCUMENT, help="File that `document` writes.")
 
 def reproduce(
     row: str | None = typer.Argument(
-        None, help="E1 to E15, X1, X2, all; or document, to write it from the results."
+        None,
+        help="E1 to E15, X1, X2, X3 or one of X3a to X3d, all; or document, to write it from the "
+        "results; or trust, to write docs/trust.md and the README's table from those of X3.",
     ),
     show: bool = typer.Option(False, "--list", help="List the rows and exit."),
     quick: bool = typer.Option(False, "--quick", help="On digits, in seconds per row."),
@@ -53,9 +55,14 @@ def reproduce(
         _list()
         return
     if row is None:
-        raise InvalidArgumentError("ROW", "nothing", "a row, all or document", "See --list.")
+        raise InvalidArgumentError(
+            "ROW", "nothing", "a row, all or document, or trust", "See --list."
+        )
     if row == "document":
         _document(out, to)
+        return
+    if row == "trust":
+        _trust(out)
         return
     from posterior_collapse.experiments import Plan
 
@@ -84,6 +91,13 @@ def _document(out: Path, to: Path) -> None:
     from posterior_collapse.experiments import document
 
     typer.echo(document.write(out, to))
+
+
+def _trust(out: Path) -> None:
+    from posterior_collapse.experiments.trust import summary
+
+    for path in summary.write(out):
+        typer.echo(path)
 
 
 def _list() -> None:

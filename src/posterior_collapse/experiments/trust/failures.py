@@ -40,7 +40,7 @@ def trust_failures(results: Sequence[Result]) -> Part:
         "'Noisy' runs lose as much without lacking a unit, which is no collapse."
     )
     return Part(
-        {"failures": Table.of(records), "by network": Table.of(per_network)},
+        {"failures": Table.of(records), "by-network": Table.of(per_network)},
         checks=_checks(records[-1]),
         notes=[note],
     )

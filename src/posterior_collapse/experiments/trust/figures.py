@@ -36,7 +36,7 @@ def curves(lines: Panels, *, x: str, y: str) -> Chart:
         >>> curves({"digits": {"plain": ([0.9, 1.1], [1, 0])}}, x="beta", y="alive").table.rows[0]
         ['digits', 'plain', 0.9, 1.0]
     """
-    with panels(lines, below=x, y=y, sharex=True, sharey=True, height=1.7) as (figure, drawn):
+    with panels(lines, x=x, y=y, sharey=True, height=1.9) as (figure, drawn):
         for box, each in drawn:
             for (label, line), look in zip(each.items(), LOOKS, strict=False):
                 box.plot(*map(array, line), label=label, ms=3, lw=1, mfc="none", **look)
@@ -57,8 +57,10 @@ def brackets(lines: Mapping[str, Mapping[str, Line]]) -> Chart:
         >>> len(chart.table.rows)
         6
     """
+    from matplotlib.ticker import MaxNLocator
+
     x, y = "beta / predicted onset", "active units"
-    with panels(lines, below=x, y=y, sharex=True, height=1.9) as (figure, drawn):
+    with panels(lines, x=x, y=y, height=2.1) as (figure, drawn):
         for box, each in drawn:
             fewest, linear = (array(each[name][1]) for name in ("fewest", "linear"))
             at = array(each["linear"][0])
@@ -71,6 +73,7 @@ def brackets(lines: Mapping[str, Mapping[str, Line]]) -> Chart:
             box.set_xticks([0.05, 0.1, 0.2, 0.5, 1], ["0.05", "0.1", "0.2", "0.5", "1"])
             box.minorticks_off()
             box.set_ylim(bottom=0)
+            box.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     return Chart(figure, long(lines, x, y))
 
 
@@ -85,7 +88,7 @@ def predicted(points: Mapping[str, Sequence[tuple[float, float, str]]]) -> Chart
         [['digits', 'pays', 0.1, 0.2]]
     """
     x, y = "said by the diagnosis (nats)", "brought (nats)"
-    with panels(points, below=x, y=y, height=2.1) as (figure, drawn):
+    with panels(points, x=x, y=y, height=2.3) as (figure, drawn):
         for box, each in drawn:
             shown = np.array([[max(said, LEAST), max(got, LEAST)] for said, got, _ in each])
             for answer, (color, marker) in ANSWER_LOOKS.items():

@@ -12,11 +12,12 @@ from posterior_collapse.experiments.tables import Table
 from posterior_collapse.experiments.trust import figures
 from posterior_collapse.experiments.trust.reading import by_problem, onset_of, usable
 
-__all__ = ["NEAR", "last_alive", "trust_onset"]
+__all__ = ["ALL_ROWS", "NEAR", "last_alive", "trust_onset"]
 
 NEAR = 0.05
 """Share by which a measured onset may miss the predicted one and still agree."""
-KINDS = {"": "no", "warm-up": "yes"}
+ALL_ROWS = "no; all rows in each step"
+KINDS = {"": "no", "warm-up": "yes", "whole batches": ALL_ROWS}
 
 
 def trust_onset(results: Sequence[Result]) -> Part:
@@ -30,7 +31,7 @@ def trust_onset(results: Sequence[Result]) -> Part:
                 alive.setdefault(name, {})[f"warm-up: {KINDS[kind]}"] = _shares(found)
     charts = {
         "onset": (
-            figures.curves(alive, x="beta / predicted onset", y="runs with an active unit (share)"),
+            figures.curves(alive, x="beta / predicted onset", y="share of runs alive"),
             "Share of runs in which a unit lives, over beta as a share of the predicted onset "
             "(dotted).",
         )

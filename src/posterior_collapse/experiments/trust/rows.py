@@ -32,6 +32,9 @@ TOO_HIGH = (0.03, 0.1)
 DEAD_START = 1e-3
 """Std of initial weights with which a decoder hears of its units nothing at first."""
 
+WHOLE, STEPS_WHOLE = 2000, 12_000
+"""Rows of a batch that is all of the data, and steps on such."""
+
 MEASURED = Evaluation(split="train", rows=2000, bracket=True, weights=False)
 KEPT = MEASURED.replace(bracket=False, weights=True)
 NOT_KEPT = KEPT.replace(weights=False)
@@ -164,6 +167,16 @@ def _trained(problem: Problem) -> tuple[Grid, Grid]:
     )
 
 
+def _whole(problem: Problem) -> Grid:
+    """Runs about the onset whose steps see all rows: batches are noise, which kills weak units."""
+    near = tuple(share for share in problem.shares if 0.8 < share < 1.15)
+    return problem.grid(
+        "whole batches", {"beta": problem.betas(near)}, MEASURED, batch_size=WHOLE,
+        learning_rate=1e-3, epochs=STEPS_WHOLE, history_every=STEPS_WHOLE // HISTORY,
+        checkpoint_every=STEPS_WHOLE // 4,
+    )  # fmt: skip
+
+
 def _one_more(problem: Problem) -> tuple[Grid, Grid, Grid]:
     """Runs of few units, of one more that goes on from those, and of one more that is dead."""
     betas = problem.betas(problem.one_more)
@@ -189,6 +202,7 @@ def _failing(problem: Problem) -> tuple[Grid, ...]:
 
 PAIRED = tuple(problem for problem in PROBLEMS if problem.one_more)
 TRAINED = tuple(grid for problem in PROBLEMS for grid in _trained(problem))
+IN_ONE_BATCH = tuple(_whole(p) for p in PAIRED if p.data.name != "mnist")
 
 ROWS: tuple[Row, ...] = (
     Row(
@@ -201,7 +215,7 @@ ROWS: tuple[Row, ...] = (
         "variance of a mode of the data in units of the noise that the likelihood tolerates, and "
         "stable above it, exactly, for any network. Above it a network may have a lower loss all "
         "the same, which no small step leads to: runs with a warm-up come from there.",
-        grids=TRAINED,
+        grids=(*TRAINED, *IN_ONE_BATCH),
         deliverables=("trust_onset",),
         published="",
     ),
