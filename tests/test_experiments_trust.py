@@ -81,6 +81,10 @@ class TestOnset:
         assert row["last beta alive / onset"] == pytest.approx(0.9)
         assert row["first beta dead / onset"] == pytest.approx(0.95)
         assert row["error of the onset"] == pytest.approx(math.sqrt(0.9 * 0.95) - 1)
+        t = ONSET / 1.9  # at the first beta that is dead
+        gain = row["a linear model would gain there (nats)"]
+        assert gain == pytest.approx(1.9 / 2 * (t - 1 - math.log(t)))
+        assert row["collapsed runs miss their optimum by (nats)"] == pytest.approx(-10.0)
 
     def test_half_of_the_seeds_decide_and_runs_that_diverged_do_not(self) -> None:
         runs = [planted(1.8, 1), planted(1.8, 0), planted(1.8, 0, stopped="non-finite: kl")]
@@ -119,7 +123,7 @@ class TestUnits:
         assert row["KL / linear KL, median"] == pytest.approx(0.75)
 
     def test_settings_above_the_onset_do_not_count(self) -> None:
-        runs = [planted(1.0, 3), planted(3.0, 0, linear=0, fewest=0)]
+        runs = [planted(1.0, 3), planted(1.9, 0), planted(3.0, 0, linear=0, fewest=0)]
         (row,) = table("trust_units", "units", runs)
         assert row["runs"] == 1
 

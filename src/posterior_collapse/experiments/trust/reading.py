@@ -14,6 +14,7 @@ from posterior_collapse.theory import ACTIVE_INFORMATION
 __all__ = [
     "WORTH",
     "by_problem",
+    "gain_by_linear",
     "is_whole",
     "kept_by_linear",
     "onset_of",
@@ -69,6 +70,18 @@ def kept_by_linear(result: Result) -> int:
     """Return how many units of the linear optimum know as much as a unit that counts as active."""
     information = np.asarray(result.theory["levels"][0]["information"])
     return int((information > ACTIVE_INFORMATION).sum())
+
+
+def gain_by_linear(result: Result) -> float:
+    """Return the nats that the units of the linear optimum bring, near the onset for any model.
+
+    Source:
+        Each brings beta/2 (t - 1 - log t), t being the beta at which it collapses over beta.
+    """
+    beta = float(result.labels["beta"])
+    t = np.nan_to_num(np.asarray(result.theory["levels"][0]["critical_beta"], float)) / beta
+    t = t[t > 1]
+    return float(beta / 2 * (t - 1 - np.log(t)).sum())
 
 
 def worth_of(result: Result, best: float) -> float:

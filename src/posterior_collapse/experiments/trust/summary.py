@@ -14,15 +14,15 @@ from posterior_collapse import files
 from posterior_collapse.errors import CorruptFileError, MissingFileError, writing
 from posterior_collapse.experiments.document import RESULT
 from posterior_collapse.experiments.tables import Table
-from posterior_collapse.experiments.trust.onset import ALL_ROWS
 from posterior_collapse.files import read_json
 
-__all__ = ["BEGIN", "END", "block", "render", "write"]
+__all__ = ["ALL_ROWS", "BEGIN", "END", "block", "render", "write"]
 
 BEGIN = "<!-- written by `collapse reproduce trust`: begin -->"
 END = "<!-- written by `collapse reproduce trust`: end -->"
 """Between these lines of the README stands what `block` returns."""
 ROWS = ("X3a", "X3b", "X3c", "X3d")
+ALL_ROWS = "no; all rows in each step"
 WARM_UPS = {
     ALL_ROWS: "all rows in each step",
     "no": "batches of 128",
