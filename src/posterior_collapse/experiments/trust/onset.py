@@ -45,10 +45,10 @@ def trust_onset(results: Sequence[Result]) -> Part:
     checks = [_check(record) for record in records]
     note = (
         "A unit counts as active from 0.005 nats of information on the data: those of the linear "
-        "optimum stop counting 1% below the onset. The grid of betas is 2 to 4% dense about it. At "
-        "the first beta that is dead below the onset a linear model would still gain a little; where "
-        "that is less than what the noise of the steps costs the runs that have collapsed, it is "
-        "the optimiser's noise that kills the unit: with all rows in each step it is less."
+        "optimum stop counting 1% below the onset. The grid of betas is 2 to 4% dense about it. "
+        "At the first beta that is dead below the onset a linear model would still gain a little; "
+        "where that is less than what the noise of the steps costs the runs that have collapsed, "
+        "it is the optimiser's noise that kills the unit: with all rows in each step it is less."
     )
     return Part({"onset": Table.of(records)}, charts, checks, [note])
 
