@@ -30,6 +30,8 @@ MOST_ROWS = 16
 REFERENCE = "reference"
 """Folder within the results for rows trained as published: their names say so."""
 TEMPLATE = "reproduction.md.jinja"
+KINDS = ("direction", "numbers")
+"""Kinds of checks, each with a verdict of its own."""
 
 
 def write(results: str | os.PathLike[str], target: str | os.PathLike[str]) -> Path:
@@ -193,8 +195,12 @@ def _agreement(agreement: Mapping[str, Any]) -> dict[str, Any]:
     """Return verdict, sentences and notes; the sentences have their own verdicts where mixed."""
     mixed = len({verdict for verdict, _ in agreement["checks"]}) > 1
     sentences = [f"{v}: {text}" if mixed else text for v, text in agreement["checks"]]
+    kinds = [k for k in KINDS if agreement.get(k)]
+    parted = "; ".join(f"{kind}: {agreement[kind]}" for kind in kinds) if len(kinds) > 1 else ""
     return {
         "verdict": _prose(agreement["verdict"]),
+        "parted": _prose(parted),
+        **{kind: agreement.get(kind) for kind in KINDS},
         "checks": [_prose(sentence) for sentence in sentences],
         "notes": [_prose(note) for note in agreement["notes"]],
     }
@@ -203,10 +209,19 @@ def _agreement(agreement: Mapping[str, Any]) -> dict[str, Any]:
 def _verdicts(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return in one line how many rows agree with what was expected."""
     count = Counter(row["agreement"]["verdict"] for row in rows)
-    return (
+    said = [
         f"Of {len(rows)} rows, {count['agrees']} agree, {count['partly']} agree partly, "
         f"{count['differs']} differ and {count['not measured']} did not measure what was expected."
-    )
+    ]
+    for kind in KINDS:
+        count = Counter(row["agreement"][kind] for row in rows)
+        judged = sum(count.values()) - count[None]
+        if judged:
+            said.append(
+                f"By {kind} alone, {count['agrees']} of {judged} agree and {count['partly']} agree "
+                "partly."
+            )
+    return " ".join(said)
 
 
 def _overview(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -217,7 +232,7 @@ def _overview(rows: Sequence[Mapping[str, Any]]) -> str:
             "size": row["smaller"] or "full",
             "seeds": len(row["seeds"]),
             "wall time": row["wall"],
-            "verdict": row["agreement"]["verdict"],
+            "verdict": row["agreement"]["parted"] or row["agreement"]["verdict"],
         }
         for row in rows
     ]

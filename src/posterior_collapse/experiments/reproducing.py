@@ -187,7 +187,7 @@ def _write(row: Row, plan: Plan, results: Sequence[Result], folder: Path) -> dic
         "seeds": sorted({result.seed for result in results}),
         "tables": {name: table.to_dict() for name, table in tables.items()},
         "figures": figures,
-        "agreement": agreement(parts, results),
+        "agreement": agreement(parts, results, quick=plan.quick),
         "published": row.published,
     }
     write_json(folder / RESULT, result)
