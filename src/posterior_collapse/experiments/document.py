@@ -29,6 +29,8 @@ MOST_ROWS = 16
 """Rows of a table up to which it is not folded."""
 REFERENCE = "reference"
 """Folder within the results for rows trained as published: their names say so."""
+OLDER = "older-processor"
+"""Folder within the results for rows computed as a processor without AVX computes them."""
 TEMPLATE = "reproduction.md.jinja"
 KINDS = ("direction", "numbers")
 """Kinds of checks, each with a verdict of its own."""
@@ -82,6 +84,8 @@ def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> s
         folder=_relative(Path(results), Path(folder)),
         verdicts=_verdicts(rows),
         overview=_overview(rows),
+        total=duration(sum(row["wall_s"] for row in rows)),
+        processors=_processors(Path(results)),
         rows=rows,
     )
     return re.sub(r"\n{3,}", "\n\n", text)
@@ -237,6 +241,35 @@ def _overview(rows: Sequence[Mapping[str, Any]]) -> str:
         for row in rows
     ]
     return Table.of(records).markdown()
+
+
+def _processors(results: Path) -> dict[str, str] | None:
+    """Compare the verdicts of rows that were run again as another processor computes."""
+    records, same, checked = [], 0, 0
+    for path in sorted(results.glob(f"{OLDER}/*/{RESULT}"), key=lambda p: (len(p.parent.name), p)):
+        other, own = read_json(path), results / path.parent.name / RESULT
+        if not own.is_file():
+            continue
+        here = read_json(own)
+        verdicts = [[verdict for verdict, _ in one["agreement"]["checks"]] for one in (here, other)]
+        alike = sum(a == b for a, b in zip(*verdicts, strict=False))
+        most = max(map(len, verdicts))
+        same, checked = same + alike, checked + most
+        records.append(
+            {
+                "row": here["id"],
+                "checks": most,
+                "same verdict": alike,
+                "verdict": here["agreement"]["verdict"],
+                "verdict there": other["agreement"]["verdict"],
+                "computed on": here["hardware"],
+                "and on": other["hardware"],
+            }
+        )
+    if not records:
+        return None
+    told = f"{same} of {checked} checks have the same verdict."
+    return {"table": Table.of(records).markdown(), "told": told}
 
 
 def _smaller(profile: str) -> str:
