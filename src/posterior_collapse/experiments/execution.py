@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -41,6 +42,9 @@ __all__ = ["Executor", "read_moments", "read_samples", "record_training"]
 MATRIX = "matrix:"
 HELD_OUT = 5
 """One row in so many is kept for testing where a data set has no test split."""
+CHECKPOINTS = {"cpu": 100}
+FEW_CHECKPOINTS = 20
+"""Of each run while it trains. A run on a GPU is done in minutes."""
 History = dict[str, list[float]]
 
 
@@ -125,7 +129,8 @@ class Executor:
 
     Args:
         data_dir: As for `posterior_collapse.data.load`.
-        device: Where minibatches are trained; all else stays on the CPU.
+        device: Where minibatches are trained and measured; linear models on moments stay on the
+            CPU.
         report: Called with a `training.Progress` after each epoch.
         store: Where the runs are that others go on from; None: those are trained for each.
     """
@@ -150,12 +155,15 @@ class Executor:
 
     def _by_minibatches(self, runs: Sequence[Run], folders: Sequence[Path] | None) -> list[Outcome]:
         start = time.perf_counter()
+        options = fit_options(runs)
+        every = math.ceil(runs[0].settings.epochs / CHECKPOINTS.get(self.device, FEW_CHECKPOINTS))
+        options["settings"] = options["settings"].replace(checkpoint_every=every)
         fitted = fit_many(
             [run.spec for run in runs],
             read_samples(runs[0].data, "train", self.data_dir),
             runs[0].architecture,
             device=self.device,
-            **fit_options(runs),
+            **options,
             folders=folders,
             resume=folders is not None,
             progress=self.report,
@@ -163,18 +171,14 @@ class Executor:
         )
         share = (time.perf_counter() - start) / len(runs)
         return [
-            self._outcome(run, one.model.cpu(), one.history, one.stopped, share)
+            self._outcome(run, one.model.to(self.device), one.history, one.stopped, share)
             for run, one in zip(runs, fitted, strict=True)
         ]
 
     def _start(self, runs: Sequence[Run]) -> list[MarkovVAE]:
-        """Return the models of one unit less, trained, with one more unit: dead or to be trained.
-
-        Raises:
-            InvalidArgumentError: They are nowhere to be found.
-        """
+        """Return the models of one unit less, trained, with one more unit, dead or not."""
         narrower = [run.narrower for run in runs]
-        if self.store is None:
+        if self.store is None or not self.store.models:
             trained = [outcome.model for outcome in self._by_minibatches(narrower, None)]
         else:
             found = complete(narrower, self.store, self, device=self.device)
@@ -224,28 +228,47 @@ class Executor:
         arrays: measuring.Arrays = {}
         evaluation = run.evaluation
         if run.method in BY_MINIBATCHES or evaluation.panel:
-            rows = read_samples(run.data, evaluation.split, self.data_dir)
-            if run.method in BY_MINIBATCHES:
-                try:
-                    measured, arrays = measuring.on_rows(
-                        model, spec, rows, evaluation, run.settings.seed
-                    )
-                except DataError as error:
-                    if not is_no_number(error):
-                        raise
-                    measured = measuring.diverged(model)
-            if evaluation.bracket:
-                measured["bracket"] = _bracket(run.data, spec, self.data_dir)
-            if evaluation.panel:
-                arrays |= measuring.panel(model, rows, evaluation.panel)
+            measured, arrays = self._on_rows(run, model, spec)
+        model = model.cpu()
         if run.architecture.name == "linear":
             model = model.double()
             measured["exact"], matrices = measuring.exactly(model, spec, moments, closed)
             arrays |= matrices if evaluation.matrices else {}
         return Outcome(
-            run, measured, measuring.expected(closed), stopped, history, arrays, model,
-            wall + time.perf_counter() - start,
+            run, measured, measuring.expected(closed, moments.features[-1]), stopped, history,
+            arrays, model, wall + time.perf_counter() - start,
         )  # fmt: skip
+
+    def _on_rows(
+        self, run: Run, model: MarkovVAE, spec: Spec
+    ) -> tuple[dict[str, Any], measuring.Arrays]:
+        evaluation, seed = run.evaluation, run.settings.seed
+        measured: dict[str, Any] = {}
+        arrays: measuring.Arrays = {}
+
+        def rows(split: Literal["train", "test"]) -> Dataset:
+            return read_samples(run.data, split, self.data_dir)
+
+        if run.method in BY_MINIBATCHES:
+            here = rows(evaluation.split)
+            try:
+                measured, arrays = measuring.on_rows(model, spec, here, evaluation, seed)
+            except DataError as error:
+                if not is_no_number(error):
+                    raise
+                return measuring.diverged(model), arrays
+            if evaluation.also:
+                other = evaluation.replace(samples=0)
+                found, curves = measuring.on_rows(model, spec, rows(evaluation.also), other, seed)
+                measured[f"on_{evaluation.also}"] = found
+                arrays |= {f"{evaluation.also}_{name}": curves[name] for name in curves}
+        if evaluation.bracket:
+            measured["bracket"] = _bracket(run.data, spec, self.data_dir)
+        if evaluation.panel:
+            of = rows(evaluation.panel_split or evaluation.split)
+            drawn = seed if evaluation.drawn else None
+            arrays |= measuring.panel(model.cpu(), of, evaluation.panel, drawn=drawn)
+        return measured, arrays
 
     def _moments(self, run: Run) -> Moments:
         return read_moments(run.data, run.architecture.centred, self.data_dir)

@@ -82,6 +82,7 @@ class Grid:
         method: As in `Run`.
         evaluation: As in `Run`.
         spread: Whether to repeat the runs with several seeds.
+        one_order: Whether these see the data in one order, so that all train together.
         quick: Most values per field in the quick profile.
         quick_vary: Values in the quick profile, where those of `vary` suit MNIST only.
     """
@@ -95,6 +96,7 @@ class Grid:
     method: Method = "minibatch"
     evaluation: Evaluation = field(default_factory=Evaluation)
     spread: bool = False
+    one_order: bool = False
     quick: int = 3
     quick_vary: Mapping[str, Values] | None = None
 
@@ -119,10 +121,16 @@ class Grid:
         settings = self.settings.replace(
             convention=convention,
             seed=self.settings.seed + number,
-            order_seed=self.settings.seed,  # the runs of a group see the data in one order
+            order_seed=self.settings.seed,
         )
         if self.method in BY_MINIBATCHES:
-            settings = settings.replace(epochs=plan.most_epochs(self))
+            epochs = plan.most_epochs(self)
+            settings = settings.replace(
+                epochs=epochs,
+                warm_up=min(settings.warm_up, epochs // 2),
+                # a seed's runs share an order, other seeds have others
+                order_seed=self.settings.seed if self.one_order else settings.seed,
+            )
             if plan.rows is not None:
                 data = data.replace(rows=min(data.rows or plan.rows, plan.rows))
         spec, network = _spec(self.spec, of_spec), Architecture.from_dict(self.network)

@@ -112,6 +112,9 @@ class Evaluation(Record):
         matrices: Keep a linear model's matrices.
         bracket: Beside the forecast say between how many units a network keeps.
         weights: Keep the trained model.
+        also: A second split to measure on, without a likelihood; None: none.
+        panel_split: That of the panel's rows; None: `split`.
+        drawn: Keep beside reconstructions by means those with every latent drawn.
     """
 
     split: Literal["train", "test"] = "test"
@@ -122,6 +125,9 @@ class Evaluation(Record):
     matrices: bool = False
     bracket: bool = False
     weights: bool = True
+    also: Literal["train", "test"] | None = None
+    panel_split: Literal["train", "test"] | None = None
+    drawn: bool = False
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,6 @@ Finished: TypeAlias = Outcome | Record
 
 MOST_TOGETHER = 12
 """Runs per group. A group is kept when it ends: more would gain little speed and risk more."""
-MOST_ON_GPU = 32
-"""There a step of so many small networks takes hardly longer than one of a single network."""
 
 
 class Progress(NamedTuple):
@@ -116,7 +114,9 @@ def complete(
     execute: Execute,
     *,
     device: str = "cpu",
+    most: int = MOST_TOGETHER,
     report: Callable[[Progress], None] = lambda _: None,
+    kept: Callable[[Mapping[str, Record]], None] = lambda _: None,
 ) -> list[Record]:
     """Return a record per run, training those that are not kept yet.
 
@@ -127,8 +127,10 @@ def complete(
         runs: What to train, with repetitions if you like.
         store: Where finished runs are kept.
         execute: Trains and measures runs of one family together.
-        device: Written into the records.
+        device: Where minibatches are trained; written into the records.
+        most: As in `groups`.
         report: Called before and after each group.
+        kept: Called at first and after each group with the records that are there, by key.
 
     Raises:
         OutputError: The store cannot be written.
@@ -143,11 +145,10 @@ def complete(
     def tell(training: int = 0) -> None:
         report(Progress(len(unique), len(records), training))
 
+    kept(records)
     tell()
-    most = MOST_ON_GPU if device.startswith("cuda") else MOST_TOGETHER
-    waiting = [
-        group for group in groups(runs, most) if any(run.key not in records for run in group)
-    ]
+    every = groups(runs, most)
+    waiting = [group for group in every if any(run.key not in records for run in group)]
     wait = False
     while waiting:
         held = []
@@ -158,6 +159,7 @@ def complete(
                     continue
                 records.update(_trained(group, store, execute, device, tell))
             wait = False
+            kept(records)
             tell()
         # Nothing is free any more: wait for the first of those that other processes hold.
         waiting, wait = held, True
@@ -181,7 +183,8 @@ def _trained(
     if together:
         tell(len(together))
         store.tidy([run.key for run in group])
-        origin = _origin(device)
+        # Linear models on moments stay on the processor, wherever minibatches are trained.
+        origin = _origin(device if group[0].method in BY_MINIBATCHES else "cpu")
         keys = [run.key for run in together]
         with store.working(together) as folders:
             try:
@@ -208,10 +211,13 @@ def _kept(store: Store, key: str) -> Record:
 def _origin(device: str) -> dict[str, Any]:
     cuda = device.startswith("cuda")
     hardware = torch.cuda.get_device_name(device) if cuda else _processor()
+    instructions = torch.backends.cpu.get_cpu_capability()
     return {
         "version": version("posterior-collapse"),
         "torch": torch.__version__,
-        "hardware": f"{hardware}, {torch.get_num_threads()} threads" if not cuda else hardware,
+        "hardware": hardware
+        if cuda
+        else f"{hardware}, {instructions}, {torch.get_num_threads()} threads",
     }
 
 

@@ -95,7 +95,6 @@ class Problem:
             learning_rate=self.learning_rate,
             seed=1,
             history_every=max(1, self.epochs // HISTORY),
-            checkpoint_every=max(1, self.epochs // 4),
         ).replace(**changes)
 
     def grid(
@@ -121,7 +120,7 @@ class Problem:
         spec = {**self.spec, **({} if "latent_dim" in vary else {"latent_dim": UNITS})}
         return Grid(
             title, self.data, spec, {**self.network, **(network or {})}, self.settings(**changes),
-            vary, method, evaluation, spread=True,
+            vary, method, evaluation, spread=True, one_order=True,
         )  # fmt: skip
 
 
@@ -173,7 +172,6 @@ def _whole(problem: Problem) -> Grid:
     return problem.grid(
         "whole batches", {"beta": problem.betas(near)}, MEASURED, batch_size=WHOLE,
         learning_rate=1e-3, epochs=STEPS_WHOLE, history_every=STEPS_WHOLE // HISTORY,
-        checkpoint_every=STEPS_WHOLE // 4,
     )  # fmt: skip
 
 
