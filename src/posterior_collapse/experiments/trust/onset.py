@@ -17,13 +17,13 @@ from posterior_collapse.experiments.trust.reading import (
     quantiles,
     usable,
 )
-from posterior_collapse.experiments.trust.summary import ALL_ROWS
+from posterior_collapse.experiments.trust.summary import SMALL_STEPS
 
 __all__ = ["NEAR", "last_alive", "trust_onset"]
 
 NEAR = 0.05
 """Share by which a measured onset may miss the predicted one and still agree."""
-KINDS = {"": "no", "warm-up": "yes", "whole batches": ALL_ROWS}
+KINDS = {"": "no", "warm-up": "yes", "small steps": SMALL_STEPS}
 
 
 def trust_onset(results: Sequence[Result]) -> Part:
@@ -48,7 +48,7 @@ def trust_onset(results: Sequence[Result]) -> Part:
         "optimum stop counting 1% below the onset. The grid of betas is 2 to 4% dense about it. "
         "At the first beta that is dead below the onset a linear model would still gain a little; "
         "where that is less than what the noise of the steps costs the runs that have collapsed, "
-        "it is the optimiser's noise that kills the unit: with all rows in each step it is less."
+        "it is the optimiser's noise that kills the unit: with small steps it is less."
     )
     return Part({"onset": Table.of(records)}, charts, checks, [note])
 

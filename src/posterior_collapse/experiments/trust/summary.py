@@ -16,15 +16,15 @@ from posterior_collapse.experiments.document import RESULT
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.files import read_json
 
-__all__ = ["ALL_ROWS", "BEGIN", "END", "block", "render", "write"]
+__all__ = ["BEGIN", "END", "SMALL_STEPS", "block", "render", "write"]
 
 BEGIN = "<!-- written by `collapse reproduce trust`: begin -->"
 END = "<!-- written by `collapse reproduce trust`: end -->"
 """Between these lines of the README stands what `block` returns."""
 ROWS = ("X3a", "X3b", "X3c", "X3d")
-ALL_ROWS = "no; all rows in each step"
+SMALL_STEPS = "no; steps of a tenth"
 WARM_UPS = {
-    ALL_ROWS: "all rows in each step",
+    SMALL_STEPS: "steps of a tenth",
     "no": "batches of 128",
     "yes": "batches of 128, after a warm-up",
 }
