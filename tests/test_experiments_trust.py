@@ -129,35 +129,52 @@ class TestUnits:
 
 
 class TestGain:
-    def pairs(self) -> list[Result]:
+    def pairs(self, kinds: tuple[str, ...] = ("restarts", "warm start")) -> list[Result]:
+        """Of one, two and three units: what was said, and losses, of two seeds a hair apart."""
+        each = {
+            "restarts": ((1, 12.0, 1.0, "more-units-pay"), (2, 11.0, 0.1, "nothing-to-do"),
+                         (3, 10.98, 0.0, "nothing-to-do")),
+            "warm start": ((2, 10.0, 0.2, "nothing-to-do"), (3, 9.95, 0.0, "nothing-to-do")),
+        }  # fmt: skip
         return [
-            # one more unit brings 2 nats from a warm start, where 1 was said
-            *(
-                planted(1.0, grid=f"{NET}, restarts", units=k, loss=loss, said=said, conclusion=c)
-                for k, loss, said, c in (
-                    (1, 12.0, 1.0, "more-units-pay"),
-                    (1, 12.5, 9.0, "nothing-to-do"),  # not the best of one unit
-                    (2, 11.0, 0.0, "nothing-to-do"),
-                    (3, 10.5, 0.0, "nothing-to-do"),
-                )
-            ),
-            planted(1.0, grid=f"{NET}, warm start", units=2, loss=10.0),
-            planted(1.0, grid=f"{NET}, warm start", units=3, loss=10.9),
+            planted(
+                1.0, k, grid=f"{NET}, {kind}", units=k, loss=loss + more, said=said, conclusion=c
+            )
+            for kind in kinds
+            for k, loss, said, c in each[kind]
+            for more in (0.0, 0.001)
         ]
 
-    def test_the_best_of_each_number_of_units_are_compared(self) -> None:
+    def test_the_least_losses_are_compared_warm_starts_where_both_have_them(self) -> None:
         first, second = table("trust_gain", "pairs", self.pairs())
-        assert (first["brought (nats)"], first["said (nats)"], first["pays"]) == (2.0, 1.0, True)
-        assert second["brought (nats)"] == pytest.approx(0.5)  # from a restart
-        assert second["worth a unit (nats)"] == pytest.approx(0.09)
+        assert first["brought (nats)"] == pytest.approx(12.0 - 11.0)  # from restarts alone
+        assert (first["said (nats)"], first["answer"], first["outcome"]) == (1.0, "pays", "paid")
+        assert second["brought (nats)"] == pytest.approx(10.0 - 9.95)  # with warm starts
+        assert second["worth a unit (nats)"] == pytest.approx(0.1)
+        assert (second["said (nats)"], second["outcome"]) == (0.2, "did not")
+        spread = 0.001 / math.sqrt(2) * 0.75
+        assert second["brought, error"] == pytest.approx(math.hypot(spread, spread))
+
+    def test_seeds_that_differ_by_more_than_the_gain_cannot_tell(self) -> None:
+        noisy = [
+            planted(1.0, grid=f"{NET}, restarts", units=k, loss=loss)
+            for k in (1, 2)
+            for loss in (10.0, 11.0)
+        ]
+        assert [r["outcome"] for r in table("trust_gain", "pairs", noisy)] == ["too close"]
 
     def test_answers_and_outcomes_are_counted(self) -> None:
-        rows = DELIVERABLES["trust_gain"](self.pairs()).tables["confusion"].rows
-        assert rows == [["pays", 1, 0], ["undecided", 0, 0], ["does not pay", 1, 0]]
-        assert [c.verdict for c in DELIVERABLES["trust_gain"](self.pairs()).checks] == [
-            "agrees",
-            "differs",
-        ]
+        part = DELIVERABLES["trust_gain"](self.pairs())
+        rows = [["pays", 1, 0, 0], ["undecided", 0, 0, 0], ["does not pay", 0, 0, 1]]
+        assert part.tables["confusion"].rows == rows
+        assert [check.verdict for check in part.checks] == ["agrees", "agrees"]
+
+    def test_more_than_all_units_brought_is_no_gain(self) -> None:
+        runs = [r for r in self.pairs(("restarts",)) if r.labels["latent_dim"] < 3]
+        runs[0].measured["gains"][0]["nats"] = 1e18
+        (row,) = table("trust_gain", "gains", runs)
+        assert row["said more than all units brought"] == 1
+        assert row["brought / said, median"] is None
 
 
 class TestFailures:
@@ -169,7 +186,11 @@ class TestFailures:
             ("", bad, "signal-unclaimed"),
             ("warm-up", good, "signal-unclaimed"),  # a false alarm
             ("learning rate 0.1", bad, "collapse-optimal"),  # missed
-            ("learning rate 0.1", {"loss": 12.0, "active": 4}, "nothing-to-do"),  # noisy
+            (
+                "learning rate 0.1",
+                {"loss": 12.0, "active": 4},
+                "nothing-to-do",
+            ),  # worse all the same
             ("dead start", bad, "undecided"),
         ]
         found = [
@@ -188,8 +209,8 @@ class TestFailures:
         assert rows["with warm-up"]["false alarms"] == 1
         assert rows["learning rate 0.1"] == {
             "runs that": "learning rate 0.1", "failed": 1, "recognised": 0, "undecided": 0,
-            "called fine": 1, "good": 0, "false alarms": 0, "good, undecided": 0, "noisy": 1,
-            "noisy, alarm": 0,
+            "called fine": 1, "good": 0, "false alarms": 0, "good, undecided": 0,
+            "worse, as many units": 1, "of these, alarms": 0,
         }  # fmt: skip
         planted_dead = rows["a unit planted dead"]
         assert (planted_dead["failed"], planted_dead["recognised"]) == (2, 1)
@@ -222,10 +243,21 @@ class TestSummary:
             },
             "X3c": {
                 "confusion": [
-                    {"the diagnosis says: one more unit": a, "it paid": p, "it did not": n}
-                    for a, p, n in (("pays", 19, 1), ("undecided", 2, 1), ("does not pay", 1, 9))
+                    {
+                        "the diagnosis says: one more unit": answer, "it paid": paid,
+                        "too close to tell": 2, "it did not": not_paid,
+                    }
+                    for answer, paid, not_paid in (
+                        ("pays", 19, 1), ("undecided", 2, 1), ("does not pay", 1, 9)
+                    )
                 ],
-                "gains": [{"brought / said, median": 1.5, "10%": 0.8, "90%": 2.5}],
+                "gains": [
+                    {
+                        "brought / said, median": 1.5, "10%": 0.8, "90%": 2.5,
+                        "said more than all units brought": absurd,
+                    }
+                    for absurd in (0, 4)
+                ],
             },
             "X3d": {
                 "failures": [
@@ -252,8 +284,10 @@ class TestSummary:
         assert "median error -3.1%, from -3.1% to +3.1%; within 5% in 3 of 3" in text
         assert "40 runs of 2 networks" in text
         assert "in the bracket in 88%" in text  # (30 + 5) / 40
-        assert "2.0 more than networks kept" in text
-        assert "of 20 said to pay, 19 did; of 10 said not to pay, 9 did not; 3 undecided" in text
+        assert "it keeps 8.0 on average where networks kept 6.0" in text
+        assert "of 20 said to pay, 19 did; of 10 said not to pay, 9 did not" in text
+        assert "of 3 undecided, 2 did (6 others too close to tell)" in text
+        assert "4 times more was said than all units together brought" in text
         assert "37 failures recognised, 1 undecided, 2 called fine; 3 false alarms" in text
 
     def test_other_results_change_it(self, tmp_path: Path) -> None:

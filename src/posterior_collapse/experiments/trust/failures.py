@@ -36,8 +36,9 @@ def trust_failures(results: Sequence[Result]) -> Part:
     note = (
         "A run failed if its loss exceeds the least that any run of the same network, data, beta "
         "and number of units reached by more than 1% of what the best one's units brought, and it "
-        "has fewer active units; for a unit planted dead: than the best with a living one. "
-        "'Noisy' runs lose as much without lacking a unit, which is no collapse."
+        "has fewer active units; for a unit planted dead, beside the best with that unit alive. "
+        "Runs that are as much worse with as many units are in another local optimum: whether an "
+        "alarm is right there, these runs cannot tell."
     )
     return Part(
         {"failures": Table.of(records), "by-network": Table.of(per_network)},
@@ -51,7 +52,7 @@ def _judged(name: str, kinds: Mapping[str, Sequence[Setting]]) -> Iterator[dict[
     planted = kinds.get(PLANTED, ())
     free = {kind: kinds[kind] for kind in kinds if kind in ("", "warm-up", "dead start")}
     free |= {kind: kinds[kind] for kind in kinds if kind.startswith("learning rate")}
-    asked = {s.labels["beta"] for s in planted}
+    asked = {s.labels["beta"] for s in kinds.get("dead start", ())}
     for beta in sorted(asked):
         pool = {
             kind: [r for s in settings if s.labels["beta"] == beta for r in s.results]
@@ -81,7 +82,7 @@ def _of_pool(
             yield {
                 "network": name,
                 "kind": WORDS.get(kind, kind),
-                "outcome": ("failed" if fewer else "noisy") if worse else "good",
+                "outcome": ("failed" if fewer else "worse") if worse else "good",
                 "conclusion": run.measured["conclusion"],
             }
 
@@ -102,8 +103,8 @@ def _counted(kind: str, judged: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "good": count("good"),
         "false alarms": count("good", *FAILED),
         "good, undecided": count("good", "undecided"),
-        "noisy": count("noisy"),
-        "noisy, alarm": count("noisy", *FAILED),
+        "worse, as many units": count("worse"),
+        "of these, alarms": count("worse", *FAILED),
     }
 
 

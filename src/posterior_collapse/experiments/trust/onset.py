@@ -17,13 +17,12 @@ from posterior_collapse.experiments.trust.reading import (
     quantiles,
     usable,
 )
-from posterior_collapse.experiments.trust.summary import SMALL_STEPS
 
 __all__ = ["NEAR", "last_alive", "trust_onset"]
 
 NEAR = 0.05
 """Share by which a measured onset may miss the predicted one and still agree."""
-KINDS = {"": "no", "warm-up": "yes", "small steps": SMALL_STEPS}
+KINDS = {"": "no", "warm-up": "yes"}
 
 
 def trust_onset(results: Sequence[Result]) -> Part:
@@ -46,9 +45,10 @@ def trust_onset(results: Sequence[Result]) -> Part:
     note = (
         "A unit counts as active from 0.005 nats of information on the data: those of the linear "
         "optimum stop counting 1% below the onset. The grid of betas is 2 to 4% dense about it. "
-        "At the first beta that is dead below the onset a linear model would still gain a little; "
-        "where that is less than what the noise of the steps costs the runs that have collapsed, "
-        "it is the optimiser's noise that kills the unit: with small steps it is less."
+        "At the first beta that is dead below the onset a linear model would still gain a little. "
+        "Where that is less than what the noise of Adam's steps costs the runs that have "
+        "collapsed, that noise is enough to kill the unit; where it is more and the verdict is "
+        "signal-unclaimed, the optimiser failed."
     )
     return Part({"onset": Table.of(records)}, charts, checks, [note])
 
@@ -107,6 +107,7 @@ def _record(name: str, warm_up: str, settings: Sequence[Setting]) -> dict[str, A
         "error of the onset": None if middle is None else middle - 1,
         "a linear model would gain there (nats)": gain_by_linear(dead[0]) if dead else None,
         "collapsed runs miss their optimum by (nats)": quantiles(noise)[0],
+        "verdict there": dead[0].measured["conclusion"] if dead else "",
         "runs alive above the onset": len(lower),
         "their loss below the collapsed (nats, most)": max(lower, default=None),
     }

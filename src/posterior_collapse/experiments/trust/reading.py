@@ -26,7 +26,7 @@ __all__ = [
 
 Kinds = Mapping[str, Sequence[Setting]]
 
-KINDS = ("restarts", "warm start", "a dead unit", "warm-up", "dead start", "small steps")
+KINDS = ("restarts", "warm start", "a dead unit", "warm-up", "dead start")
 RATE = "learning rate "
 WORTH = 0.01
 """Share of what the living units brought that is worth a unit, as a diagnosis has it."""

@@ -27,13 +27,12 @@ WARMED_UP = 0.25
 """Share of its training over which beta rises, in runs with a warm-up."""
 MOST_UNITS = 6
 """Up to which it is asked what one more unit brings."""
+MORE = {"latent_dim": tuple(range(2, MOST_UNITS + 2))}
 TOO_HIGH = (0.03, 0.1)
 """Learning rates ten times and more what these networks train well with."""
 DEAD_START = 1e-3
 """Std of initial weights with which a decoder hears of its units nothing at first."""
 
-LONGER = 3
-"""Times as long as others are runs of small steps."""
 
 MEASURED = Evaluation(split="train", rows=2000, bracket=True, weights=False)
 KEPT = MEASURED.replace(bracket=False, weights=True)
@@ -53,7 +52,7 @@ class Problem:
         learning_rate: Of Adam.
         shares: Betas, as shares of the onset.
         one_more: Shares of the onset at which it is asked what one more unit brings.
-        name: Of the network, where it has another than its architecture.
+        warm: Whether it is asked of warm starts too, and of a dead unit.
     """
 
     data: RunData
@@ -64,7 +63,7 @@ class Problem:
     learning_rate: float = 2e-3
     shares: tuple[float, ...] = SHARES
     one_more: tuple[float, ...] = ()
-    name: str = ""
+    warm: bool = True
 
     @property
     def title(self) -> str:
@@ -75,14 +74,12 @@ class Problem:
             'digits, mlp, gaussian'
         """
         size = f" {self.data.size} x {self.data.size}" if self.data.size else ""
-        name = self.name or self.network["name"]
-        return f"{self.data.title.partition(':')[0]}{size}, {name}, {self.likelihood}"
+        return f"{self.data.title}{size}, {self.network['name']}, {self.likelihood}"
 
     @property
     def spec(self) -> dict[str, Any]:
         """What all its specs share; with eta_dec 1 beta is the variance that a unit must beat."""
-        sigma = "learned" if self.network["name"] == "linear" else "input"
-        return {"model": "vae", "sigma": sigma, "likelihood": self.likelihood}
+        return {"model": "vae", "sigma": "input", "likelihood": self.likelihood}
 
     def betas(self, shares: tuple[float, ...]) -> tuple[float, ...]:
         """Return the betas at these shares of the onset."""
@@ -126,11 +123,7 @@ class Problem:
 
 MLP = {"name": "mlp", "hidden": (64,)}
 WIDER = {"name": "mlp", "hidden": (128,)}
-FAINT = {**MLP, "initial_std": 0.01}
-"""For counts of hundreds, of whose exponentials a new network has its rates."""
-CNN = {"name": "cnn", "hidden": (64,), "channels": (16, 16)}
 DIGITS, MNIST = RunData("digits"), RunData("mnist", rows=10_000)
-SMALL = MNIST.replace(size=14)
 STEPS = (0.08, 0.18, 0.35, 0.5, 0.75)
 """Shares of the onset in the study of one more unit and of failures."""
 LOWER = (0.02, 0.05, 0.12, 0.25, 0.5)
@@ -138,20 +131,13 @@ LOWER = (0.02, 0.05, 0.12, 0.25, 0.5)
 PROBLEMS = (
     Problem(DIGITS, MLP, 660, 0.6879, one_more=STEPS),
     Problem(DIGITS, MLP, 660, 3.384, "bernoulli", one_more=STEPS),
-    Problem(RunData("clusters"), MLP, 500, 7.149, one_more=STEPS),
+    Problem(RunData("clusters"), MLP, 500, 7.149, one_more=STEPS, warm=False),
     Problem(RunData("cells:on"), MLP, 1300, 24.94, "bernoulli", shares=WIDE, one_more=LOWER),
-    Problem(SMALL, MLP, 100, 1.179, one_more=STEPS),
+    Problem(MNIST.replace(size=14), MLP, 100, 1.179, one_more=STEPS),
     Problem(MNIST, WIDER, 100, 5.381),
     Problem(MNIST, WIDER, 100, 33.05, "bernoulli"),
     Problem(RunData("cells"), MLP, 1300, 115.05, shares=WIDE),
-    Problem(
-        RunData("cells:counts"), FAINT, 1300, 230.05, "poisson", learning_rate=1e-3, shares=WIDE
-    ),
     Problem(RunData("clusters:counts"), MLP, 500, 3.580, "poisson"),
-    Problem(DIGITS, {"name": "mlp", "hidden": (64, 64)}, 660, 0.6879, name="mlp of two layers"),
-    Problem(DIGITS, {"name": "linear"}, 660, 0.6879),
-    Problem(DIGITS, {**CNN, "channels": (16,)}, 500, 0.6879),
-    Problem(SMALL, CNN, 60, 1.179, learning_rate=1e-3),
 )
 """The study, those first that say most."""
 
@@ -166,26 +152,20 @@ def _trained(problem: Problem) -> tuple[Grid, Grid]:
     )
 
 
-def _small_steps(problem: Problem) -> Grid:
-    """Runs about the onset at a tenth of the rate: the noise of larger steps kills weak units."""
-    near = tuple(share for share in problem.shares if 0.85 < share < 1.05)
-    epochs = LONGER * problem.epochs
-    return problem.grid(
-        "small steps", {"beta": problem.betas(near)}, MEASURED, epochs=epochs,
-        learning_rate=problem.learning_rate / 10, history_every=epochs // HISTORY,
-    )  # fmt: skip
-
-
-def _one_more(problem: Problem) -> tuple[Grid, Grid, Grid]:
-    """Runs of few units, of one more that goes on from those, and of one more that is dead."""
+def _one_more(problem: Problem) -> tuple[Grid, ...]:
+    """Runs of few units, and of one more that goes on from those."""
     betas = problem.betas(problem.one_more)
     less = {"latent_dim": tuple(range(1, MOST_UNITS + 2)), "beta": betas}
-    more = {**less, "latent_dim": tuple(range(2, MOST_UNITS + 2))}
-    return (
-        problem.grid("restarts", less, KEPT),
-        problem.grid("warm start", more, NOT_KEPT, "widened"),
-        problem.grid("a dead unit", more, NOT_KEPT, "dead"),
-    )
+    restarts = problem.grid("restarts", less, KEPT)
+    if not problem.warm:
+        return (restarts,)
+    return restarts, problem.grid("warm start", {**less, **MORE}, NOT_KEPT, "widened")
+
+
+def _dead(problem: Problem) -> tuple[Grid, ...]:
+    """Those of few units beside one that is dead."""
+    vary = {**MORE, "beta": problem.betas(problem.one_more)}
+    return (problem.grid("a dead unit", vary, NOT_KEPT, "dead"),) if problem.warm else ()
 
 
 def _failing(problem: Problem) -> tuple[Grid, ...]:
@@ -201,27 +181,26 @@ def _failing(problem: Problem) -> tuple[Grid, ...]:
 
 PAIRED = tuple(problem for problem in PROBLEMS if problem.one_more)
 TRAINED = tuple(grid for problem in PROBLEMS for grid in _trained(problem))
-BY_SMALL_STEPS = tuple(_small_steps(problem) for problem in PROBLEMS[:2])
 
 ROWS: tuple[Row, ...] = (
     Row(
         id="X3a",
         name="Trust: onset of total collapse",
-        networks="linear, mlp, cnn",
+        networks="mlp",
         claim="The beta at which theory says that every unit collapses is where networks lose "
         "their last unit, whatever network, likelihood and data.",
         theory="Total collapse is unstable below beta* = lambda_max(F^-1/2 S F^-1/2), the largest "
         "variance of a mode of the data in units of the noise that the likelihood tolerates, and "
         "stable above it, exactly, for any network. Above it a network may have a lower loss all "
         "the same, which no small step leads to: runs with a warm-up come from there.",
-        grids=(*TRAINED, *BY_SMALL_STEPS),
+        grids=TRAINED,
         deliverables=("trust_onset",),
         published="",
     ),
     Row(
         id="X3b",
         name="Trust: units and KL below the onset",
-        networks="linear, mlp, cnn",
+        networks="mlp",
         claim="A network trained until its loss stands still keeps between as many units as "
         "parts of the data have modes above the threshold, and as many as a linear model.",
         theory="A linear model keeps a unit for every mode above the threshold, KL 1/2 log(theta / "
@@ -239,7 +218,7 @@ ROWS: tuple[Row, ...] = (
         "brings when it is trained.",
         theory="One more unit that a decoder adds linearly lowers the loss by beta/2 (t - 1 - log "
         "t), summed over parts of latent space in which it is used differently.",
-        grids=tuple(grid for problem in PAIRED for grid in _one_more(problem)[:2]),
+        grids=tuple(grid for problem in PAIRED for grid in _one_more(problem)),
         deliverables=("trust_gain",),
         published="",
     ),
@@ -254,7 +233,9 @@ ROWS: tuple[Row, ...] = (
         grids=tuple(
             grid
             for problem in PAIRED
-            for grid in (*_trained(problem), *_one_more(problem), *_failing(problem))
+            for grid in (
+                *_trained(problem), *_one_more(problem), *_dead(problem), *_failing(problem)
+            )
         ),
         deliverables=("trust_failures",),
         published="",

@@ -16,19 +16,17 @@ from posterior_collapse.experiments.document import RESULT
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.files import read_json
 
-__all__ = ["BEGIN", "END", "SMALL_STEPS", "block", "render", "write"]
+__all__ = ["BEGIN", "END", "block", "render", "write"]
 
 BEGIN = "<!-- written by `collapse reproduce trust`: begin -->"
 END = "<!-- written by `collapse reproduce trust`: end -->"
 """Between these lines of the README stands what `block` returns."""
 ROWS = ("X3a", "X3b", "X3c", "X3d")
-SMALL_STEPS = "no; steps of a tenth"
 WARM_UPS = {
-    SMALL_STEPS: "steps of a tenth",
-    "no": "batches of 128",
-    "yes": "batches of 128, after a warm-up",
+    "no": "without a warm-up",
+    "yes": "after a warm-up",
 }
-"""Ways to train towards the onset, the most exact first."""
+"""Ways to train towards the onset."""
 TEMPLATE = "trust.md.jinja"
 Records = list[dict[str, Any]]
 
@@ -169,41 +167,41 @@ def _of_onset(records: Records) -> Iterator[list[str]]:
 
 
 def _of_units(records: Records) -> Iterator[list[str]]:
-    nets = [r for r in records if ", linear, " not in r["network"]]
-    if not nets:
-        return
-    runs = sum(r["runs"] for r in nets)
-    inside, near = (
-        sum(r[name] * r["runs"] for r in nets) / runs
-        for name in ("in the bracket", "within a unit of it")
-    )
-    above, below = max(r["most above"] for r in nets), max(r["most below"] for r in nets)
-    yield [
-        "between how many units a network keeps (`--network`)",
-        f"{runs} runs of {len(nets)} networks below the onset",
-        f"in the bracket in {inside:.0%}, within a unit of it in {near:.0%}; at most {above} above "
-        f"and {below} below",
-    ]
-    many = sum((r["kept by the linear optimum"] - r["kept"]) * r["runs"] for r in nets) / runs
-    ratios = [r["KL / linear KL, median"] for r in nets]
-    yield [
-        "how many units the linear optimum keeps",
-        "the same",
-        f"{many:.1f} more than networks kept, on average",
-    ]
-    yield [
-        "its KL",
-        "the same",
-        f"networks have {np.median(ratios):.2f} of it, from {min(ratios):.2f} to "
-        f"{max(ratios):.2f} by network",
-    ]
+    for warm_up, words in WARM_UPS.items():
+        own = [r for r in records if r["warm-up"] == warm_up]
+        if not own:
+            continue
+        inside, near = (_mean(own, name) for name in ("in the bracket", "within a unit of it"))
+        above, below = max(r["most above"] for r in own), max(r["most below"] for r in own)
+        yield [
+            "between how many units a network keeps (`--network`)",
+            f"{sum(r['runs'] for r in own)} runs of {len(own)} networks; {words}",
+            f"in the bracket in {inside:.0%}, within a unit of it in {near:.0%}; at most {above} "
+            f"above and {below} below",
+        ]
+    if records:
+        kept, linear = (_mean(records, name) for name in ("kept", "kept by the linear optimum"))
+        ratios = [r["KL / linear KL, median"] for r in records]
+        yield [
+            "how many units the linear optimum keeps, and its KL",
+            "both",
+            f"it keeps {linear:.1f} on average where networks kept {kept:.1f}; networks have "
+            f"{np.median(ratios):.1f} times its KL (median; {min(ratios):.2g} to "
+            f"{max(ratios):.2g} by network)",
+        ]
+
+
+def _mean(records: Records, name: str) -> float:
+    """Return the mean of a column over the runs."""
+    return float(np.average([r[name] for r in records], weights=[r["runs"] for r in records]))
 
 
 def _of_gain(confusion: Records, gains: Records) -> Iterator[list[str]]:
     if not confusion:
         return
     said = {r["the diagnosis says: one more unit"]: r for r in confusion}
-    pairs = sum(r["it paid"] + r["it did not"] for r in confusion)
+    close = sum(r["too close to tell"] for r in confusion)
+    pairs = sum(r["it paid"] + r["it did not"] for r in confusion) + close
     parts = [
         f"of {r['it paid'] + r['it did not']} said to {word}, {r[right]} did{' not' * (not pays)}"
         for word, right, pays in (("pays", "it paid", True), ("does not pay", "it did not", False))
@@ -217,7 +215,9 @@ def _of_gain(confusion: Records, gains: Records) -> Iterator[list[str]]:
     )
     open_ones = said["undecided"]["it paid"] + said["undecided"]["it did not"]
     if open_ones:
-        text += f"; {open_ones} undecided"
+        text += f"; of {open_ones} undecided, {said['undecided']['it paid']} did"
+    if close:
+        text += f" ({close} others too close to tell)"
     yield ["one more unit pays, or does not", f"{pairs} networks of 1 to 6 units", text]
     known = [r for r in gains if r["brought / said, median"] is not None]
     if known:
@@ -227,6 +227,13 @@ def _of_gain(confusion: Records, gains: Records) -> Iterator[list[str]]:
             "by how many nats",
             "those said to pay that did",
             f"brought {middle:.1f} times what was said (median; mostly {least:.1f} to {most:.1f})",
+        ]
+    absurd = sum(r["said more than all units brought"] for r in gains)
+    if absurd:
+        yield [
+            "the same",
+            f"all {pairs}",
+            f"{absurd} times more was said than all units together brought: no such number counts",
         ]
 
 
