@@ -142,7 +142,7 @@ class TestGain:
             )
             for kind in kinds
             for k, loss, said, c in each[kind]
-            for more in (0.0, 0.001)
+            for d in (0.0, 0.001)
         ]
 
     def test_the_least_losses_are_compared_warm_starts_where_both_have_them(self) -> None:
