@@ -137,9 +137,7 @@ class TestGain:
             "warm start": ((2, 10.0, 0.2, "nothing-to-do"), (3, 9.95, 0.0, "nothing-to-do")),
         }  # fmt: skip
         return [
-            planted(
-                1.0, k, grid=f"{NET}, {kind}", units=k, loss=loss + more, said=said, conclusion=c
-            )
+            planted(1.0, k, grid=f"{NET}, {kind}", units=k, loss=loss + d, said=said, conclusion=c)
             for kind in kinds
             for k, loss, said, c in each[kind]
             for d in (0.0, 0.001)
