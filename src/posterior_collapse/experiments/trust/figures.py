@@ -15,6 +15,8 @@ __all__ = ["brackets", "curves", "predicted"]
 
 LEAST = 1e-3
 """Nats at which smaller gains are drawn."""
+BEYOND = 10.0
+"""Times the most that any unit brought at which what was said is cut off."""
 ANSWER_LOOKS: Mapping[str, tuple[str, str]] = {
     "pays": (BLUE, "o"), "undecided": (GREY, "s"), "does not pay": (ORANGE, "^"),
 }  # fmt: skip
@@ -87,10 +89,11 @@ def predicted(points: Mapping[str, Sequence[tuple[float, float, str]]]) -> Chart
         >>> predicted({"digits": [(0.1, 0.2, "pays")]}).table.rows
         [['digits', 'pays', 0.1, 0.2]]
     """
-    x, y = "said by the diagnosis (nats)", "brought (nats)"
+    x, y = "said (nats)", "brought (nats)"
     with panels(points, x=x, y=y, height=2.3) as (figure, drawn):
         for box, each in drawn:
-            shown = np.array([[max(said, LEAST), max(got, LEAST)] for said, got, _ in each])
+            numbers = np.array([[said, got] for said, got, _ in each])
+            shown = np.clip(numbers, LEAST, [BEYOND * max(numbers[:, 1].max(), LEAST), np.inf])
             for answer, (color, marker) in ANSWER_LOOKS.items():
                 own = np.array([a == answer for _, _, a in each])
                 look: dict[str, Any] = {"color": color, "marker": marker, "mfc": "none", "ls": ""}
