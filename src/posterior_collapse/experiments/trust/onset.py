@@ -17,11 +17,10 @@ from posterior_collapse.experiments.trust.reading import (
     quantiles,
     usable,
 )
+from posterior_collapse.experiments.trust.summary import NEAR
 
-__all__ = ["NEAR", "last_alive", "trust_onset"]
+__all__ = ["last_alive", "trust_onset"]
 
-NEAR = 0.05
-"""Share by which a measured onset may miss the predicted one and still agree."""
 KINDS = {"": "no", "warm-up": "yes"}
 
 
