@@ -137,7 +137,7 @@ PROBLEMS = (
     Problem(MNIST, WIDER, 100, 5.381),
     Problem(MNIST, WIDER, 100, 33.05, "bernoulli"),
     Problem(RunData("cells"), MLP, 1300, 115.05, shares=WIDE),
-    # Problem(RunData("clusters:counts"), MLP, 500, 3.580, "poisson"),
+    Problem(RunData("clusters:counts"), MLP, 500, 3.580, "poisson"),
 )
 """The study, those first that say most."""
 

@@ -96,10 +96,13 @@ def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> s
         autoescape=False,  # Markdown, from the package's own results
     )
     home = Path(os.path.relpath(results, folder)).as_posix()
+    machines = list(dict.fromkeys(found[row]["hardware"] for row in ROWS))
+    machines = [one for one in machines if not any(one in o and one != o for o in machines)]
+    notes = list(dict.fromkeys(note for row in ROWS for note in found[row]["agreement"]["notes"]))
     text = environment.get_template(TEMPLATE).render(
         summary=_summary(found).markdown(),
-        rows=[_section(found[row], f"{home}/{row}") for row in ROWS],
-        hardware=" and ".join(dict.fromkeys(found[row]["hardware"] for row in ROWS)),
+        rows=[_section(found[row], f"{home}/{row}", notes) for row in ROWS],
+        hardware=" and ".join(machines),
     )
     return re.sub(r"\n{3,}", "\n\n", text)
 
@@ -267,7 +270,10 @@ def _of_failures(records: Records) -> Iterator[list[str]]:
             ]
 
 
-def _section(result: Mapping[str, Any], home: str) -> dict[str, Any]:
+def _section(result: Mapping[str, Any], home: str, notes: list[str]) -> dict[str, Any]:
+    """Return what the document says of a row; what is noted of several, once."""
+    own = [note for note in result["agreement"]["notes"] if note in notes]
+    notes[:] = [note for note in notes if note not in own]
     return {
         "id": result["id"],
         "name": result["name"].removeprefix("Trust: "),
@@ -279,7 +285,7 @@ def _section(result: Mapping[str, Any], home: str) -> dict[str, Any]:
             if name != "pairs"
         },
         "checks": result["agreement"]["checks"],
-        "notes": result["agreement"]["notes"],
+        "notes": own,
         "figures": [
             {"caption": f["caption"], "file": f"{home}/{Path(f['file']).with_suffix('.png')}"}
             for f in result["figures"]
