@@ -120,7 +120,7 @@ class Executor:
 
     Args:
         data_dir: As for `posterior_collapse.data.load`.
-        device: Where minibatches are trained; all else stays on the CPU.
+        device: Where minibatches are trained and measured; all else stays on the CPU.
         report: Called with a `training.Progress` after each epoch.
     """
 
@@ -192,9 +192,11 @@ class Executor:
         if run.method == "minibatch" or evaluation.panel:
             rows = read_samples(run.data, evaluation.split, self.data_dir)
             if run.method == "minibatch":
+                there = model.to(self.device)
                 measured, arrays = measuring.on_rows(
-                    model, spec, rows, evaluation, run.settings.seed
+                    there, spec, rows, evaluation, run.settings.seed
                 )
+                model = there.cpu()
             if evaluation.panel:
                 arrays |= measuring.panel(model, rows, evaluation.panel)
         if run.architecture.name == "linear":

@@ -37,7 +37,7 @@ def on_rows(
     """Diagnose a model on rows of data.
 
     Args:
-        model: On the CPU.
+        model: On any device.
         spec: Its hyperparameters, the betas as under the convention `elbo`.
         dataset: The rows.
         evaluation: What to measure.

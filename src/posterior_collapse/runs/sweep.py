@@ -169,7 +169,8 @@ def _trained(
     if together:
         tell(len(together))
         store.tidy([run.key for run in group])
-        origin = _origin(device)
+        # Other methods work on moments, which stay on the CPU.
+        origin = _origin(device if together[0].method == "minibatch" else "cpu")
         keys = [run.key for run in together]
         with store.working(together) as folders:
             try:
