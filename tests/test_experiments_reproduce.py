@@ -10,12 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from posterior_collapse.cli import main
+from posterior_collapse.data import Dataset
 from posterior_collapse.experiments import ROWS, Member, Plan, chosen
 from posterior_collapse.experiments.document import KEYS
 from posterior_collapse.experiments.execution import read_samples
+from posterior_collapse.experiments.measuring import panel
+from posterior_collapse.models import build, read_parameters
 from posterior_collapse.runs import Record, Store
+from posterior_collapse.specs import HVAESpec
 
 PLAN = Plan(quick=True, seeds=2)
 FIGURES = {
@@ -269,6 +274,51 @@ def test_a_second_call_trains_nothing_and_says_the_same(
     assert result(out, "E9") == before
     assert {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("run.json")} == kept
     assert before["agreement"]["verdict"] in capsys.readouterr().out
+
+
+def test_rows_train_together_and_may_be_kept_without_results(tmp_path: Path) -> None:
+    options = ["--quick", "--runs-only", "--no-models", "--together", "5", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit) as end:
+        main(["reproduce", "E3", "E4", *options])
+    assert end.value.code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    records = {}
+    for name in ("E3", "E4"):
+        (row,) = chosen(name)
+        for member in row.members(Plan(quick=True)):
+            record = Store(tmp_path / "runs").get(member.run.key)
+            assert record is not None
+            records[member.run.key] = record
+    sizes = [len(record.retrained_together) for record in records.values()]
+    assert max(sizes) == 5
+    shared = {key for r in records.values() for key in r.retrained_together}
+    assert shared == set(records)
+
+
+def test_hierarchies_are_measured_on_both_splits_and_drawn_from(out: Path) -> None:
+    for member, record in runs(out, "E3"):
+        train = read_samples(member.run.data, "train")
+        assert record.measured["on_train"]["rows"] == len(train)
+        assert record.measured["rows"] == len(read_samples(member.run.data, "test"))
+        assert record.arrays["train_collapse_2"].shape == record.arrays["collapse_2"].shape
+        assert record.arrays["original"] == pytest.approx(train.x[:10], abs=1e-3)
+        drawn, mean = (record.arrays[name].astype(float) for name in ("drawn", "through_2"))
+        assert drawn.shape == mean.shape
+        assert np.isfinite(drawn).all()
+
+
+def test_what_is_drawn_is_drawn_level_by_level() -> None:
+    """Of a linear model the drawn images have the moments that its matrices give them."""
+    spec = HVAESpec((2, 2), eta_dec=0.5, eta_enc=0.8, sigma_1=0.4, sigma_2=0.3)
+    model = build(spec, "linear", x_dim=3, bias=False, dtype=torch.float64)
+    rows = np.tile([[1.0, -2.0, 0.5]], (40_000, 1))
+    found = panel(model, Dataset("rows", rows), len(rows), drawn=1)["drawn"].astype(float)
+    W1, W2, U1, U2 = (read_parameters(model)[name] for name in ("W1", "W2", "U1", "U2"))
+    path = U1 @ U2
+    spread = path @ (W2 @ W2.T * 0.4**2 + np.eye(2) * 0.3**2) @ path.T + U1 @ U1.T * 0.5**2
+    error = 5 * np.sqrt(np.diag(spread) / len(rows))
+    assert np.all(np.abs(found.mean(0) - path @ W2 @ W1 @ rows[0]) < error + 1e-3)
+    assert np.cov(found.T) == pytest.approx(spread, abs=0.05 * spread.max())
 
 
 def test_the_document_has_a_section_per_row(out: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -38,6 +39,9 @@ __all__ = ["Executor", "read_moments", "read_samples", "record_training"]
 MATRIX = "matrix:"
 HELD_OUT = 5
 """One row in so many is kept for testing where a data set has no test split."""
+CHECKPOINTS = {"cpu": 100}
+FEW_CHECKPOINTS = 20
+"""Of each run while it trains. A run on a GPU is done in minutes."""
 History = dict[str, list[float]]
 
 
@@ -120,7 +124,8 @@ class Executor:
 
     Args:
         data_dir: As for `posterior_collapse.data.load`.
-        device: Where minibatches are trained and measured; all else stays on the CPU.
+        device: Where minibatches are trained and measured; linear models on moments stay on the
+            CPU.
         report: Called with a `training.Progress` after each epoch.
     """
 
@@ -141,19 +146,22 @@ class Executor:
 
     def _by_minibatches(self, runs: Sequence[Run], folders: Sequence[Path] | None) -> list[Outcome]:
         start = time.perf_counter()
+        options = fit_options(runs)
+        every = math.ceil(runs[0].settings.epochs / CHECKPOINTS.get(self.device, FEW_CHECKPOINTS))
+        options["settings"] = options["settings"].replace(checkpoint_every=every)
         fitted = fit_many(
             [run.spec for run in runs],
             read_samples(runs[0].data, "train", self.data_dir),
             runs[0].architecture,
             device=self.device,
-            **fit_options(runs),
+            **options,
             folders=folders,
             resume=folders is not None,
             progress=self.report,
         )
         share = (time.perf_counter() - start) / len(runs)
         return [
-            self._outcome(run, one.model.cpu(), one.history, one.stopped, share)
+            self._outcome(run, one.model, one.history, one.stopped, share)
             for run, one in zip(runs, fitted, strict=True)
         ]
 
@@ -190,23 +198,40 @@ class Executor:
         arrays: measuring.Arrays = {}
         evaluation = run.evaluation
         if run.method == "minibatch" or evaluation.panel:
-            rows = read_samples(run.data, evaluation.split, self.data_dir)
-            if run.method == "minibatch":
-                there = model.to(self.device)
-                measured, arrays = measuring.on_rows(
-                    there, spec, rows, evaluation, run.settings.seed
-                )
-                model = there.cpu()
-            if evaluation.panel:
-                arrays |= measuring.panel(model, rows, evaluation.panel)
+            measured, arrays = self._on_rows(run, model, spec)
+        model = model.cpu()
         if run.architecture.name == "linear":
             model = model.double()
             measured["exact"], matrices = measuring.exactly(model, spec, moments, closed)
             arrays |= matrices if evaluation.matrices else {}
         return Outcome(
-            run, measured, measuring.expected(closed), stopped, history, arrays, model,
-            wall + time.perf_counter() - start,
+            run, measured, measuring.expected(closed, moments.features[-1]), stopped, history,
+            arrays, model, wall + time.perf_counter() - start,
         )  # fmt: skip
+
+    def _on_rows(
+        self, run: Run, model: MarkovVAE, spec: Spec
+    ) -> tuple[dict[str, Any], measuring.Arrays]:
+        evaluation, seed = run.evaluation, run.settings.seed
+        measured: dict[str, Any] = {}
+        arrays: measuring.Arrays = {}
+
+        def rows(split: Literal["train", "test"]) -> Dataset:
+            return read_samples(run.data, split, self.data_dir)
+
+        if run.method == "minibatch":
+            here = rows(evaluation.split)
+            measured, arrays = measuring.on_rows(model, spec, here, evaluation, seed)
+            if evaluation.also:
+                other = evaluation.replace(samples=0)
+                found, curves = measuring.on_rows(model, spec, rows(evaluation.also), other, seed)
+                measured[f"on_{evaluation.also}"] = found
+                arrays |= {f"{evaluation.also}_{name}": curves[name] for name in curves}
+        if evaluation.panel:
+            of = rows(evaluation.panel_split or evaluation.split)
+            drawn = seed if evaluation.drawn else None
+            arrays |= measuring.panel(model.cpu(), of, evaluation.panel, drawn=drawn)
+        return measured, arrays
 
     def _moments(self, run: Run) -> Moments:
         return read_moments(run.data, run.architecture.centred, self.data_dir)

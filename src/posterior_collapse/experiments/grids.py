@@ -118,10 +118,15 @@ class Grid:
         settings = self.settings.replace(
             convention=convention,
             seed=self.settings.seed + number,
-            order_seed=self.settings.seed,  # the runs of a group see the data in one order
+            order_seed=self.settings.seed,
         )
         if self.method == "minibatch":
-            settings = settings.replace(epochs=plan.most_epochs(self))
+            epochs = plan.most_epochs(self)
+            settings = settings.replace(
+                epochs=epochs,
+                warm_up=min(settings.warm_up, epochs // 2),
+                order_seed=settings.seed,  # a seed's runs share an order, other seeds have others
+            )
             if plan.rows is not None:
                 data = data.replace(rows=min(data.rows or plan.rows, plan.rows))
         spec, network = _spec(self.spec, of_spec), Architecture.from_dict(self.network)
@@ -178,7 +183,8 @@ def _quick(run: Run) -> Run:
         # Whole batches: a smaller last one would have to be traced for itself.
         few = convolutional or data.name != "mnist" or data.label is not None
         data = data.replace(rows=QUICK_ROWS if few else 10 * QUICK_ROWS)
-        settings = settings.replace(epochs=min(settings.epochs, QUICK_EPOCHS))
+        epochs = min(settings.epochs, QUICK_EPOCHS)
+        settings = settings.replace(epochs=epochs, warm_up=min(settings.warm_up, epochs // 2))
     elif run.method == "decayed":
         settings = settings.replace(steps=min(settings.steps or QUICK_STEPS, QUICK_STEPS))
     if data.name == "mnist":

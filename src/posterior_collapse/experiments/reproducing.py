@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +17,14 @@ from posterior_collapse.experiments.document import RESULT
 from posterior_collapse.experiments.execution import Executor
 from posterior_collapse.experiments.grids import Plan, Row
 from posterior_collapse.files import write_json
-from posterior_collapse.runs import Progress, Store, complete
+from posterior_collapse.runs import Outcome, Progress, Record, Run, Store, complete
+from posterior_collapse.runs.sweep import MOST_TOGETHER
 from posterior_collapse.training import Progress as Epoch
 
 __all__ = ["State", "profile", "reproduce"]
 
+MOST_ON_GPU = 64
+"""Runs per group there: the time of a step is that of starting its operations, however many."""
 RUNS = "runs"
 """Folder of the runs that all rows share, beside those of the results."""
 
@@ -49,22 +52,32 @@ def reproduce(
     *,
     data_dir: str | os.PathLike[str] | None = None,
     device: str = "cpu",
+    together: int | None = None,
+    models: bool = True,
+    runs_only: bool = False,
     report: Callable[[State], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """Run rows, keep their runs in `out/runs` and write their results to `out/ID`.
 
-    Runs that are kept are not repeated, whoever trained them; a call that was interrupted goes on.
+    Runs that are kept are not repeated, whoever trained them; a call that was interrupted goes on,
+    and processes that are called with the same rows and folder share the runs among them. Runs of
+    different rows train together where they differ in numbers only. A row is written as soon as its
+    runs are there.
 
     Args:
         rows: Of `rows.ROWS`.
         out: Folder of runs and results.
         plan: How to run them; None: at full size.
         data_dir: Where to look for data sets.
-        device: Where minibatches are trained.
+        device: Where minibatches are trained and measured.
+        together: Runs that train together at most; None: 12, and 64 on a GPU, for which nets this
+            small are hardly more work than one.
+        models: Whether to keep the trained models too.
+        runs_only: Keep the runs, and write no results.
         report: Called as rows advance.
 
     Returns:
-        Per row what its `result.json` holds.
+        Per row what its `result.json` holds; nothing with `runs_only`.
 
     Raises:
         OutputError: The folder cannot be written.
@@ -79,40 +92,50 @@ def reproduce(
         >>> result["agreement"]["verdict"]
         'agrees'
     """
-    plan, store = plan or Plan(), Store(Path(out) / RUNS)
+    plan, out = plan or Plan(), Path(out)
+    members = {row.id: row.members(plan) for row in rows}
+    keys = {name: {member.run.key for member in of} for name, of in members.items()}
     executor = Executor(None if data_dir is None else os.fspath(data_dir), device)
-    results = []
-    for row in rows:
-        found = _run(row, plan, store, executor, report)
-        with _damage_told(found):
-            results.append(_write(row, plan, found, Path(out) / row.id))
-        report(State(row, verdict=results[-1]["agreement"]["verdict"]))
-    return results
+    results: dict[str, dict[str, Any]] = {}
+    there: set[str] = set()
 
+    def counted(now: Iterable[Run] = ()) -> Iterator[State]:
+        training = {run.key for run in now}
+        for row in rows:
+            own = keys[row.id]
+            if row.id not in results and (not training or training & own):
+                yield State(row, Progress(len(own), len(own & there), len(own & training)))
 
-def _run(
-    row: Row, plan: Plan, store: Store, executor: Executor, report: Callable[[State], None]
-) -> list[Result]:
-    """Return the results of a row's runs; those that are not kept yet are trained."""
-    state = State(row)
+    def kept(records: Mapping[str, Record]) -> None:
+        there.update(records)
+        for row in () if runs_only else rows:
+            if row.id not in results and keys[row.id] <= there:
+                found = [Result(m.grid, m.labels, records[m.run.key]) for m in members[row.id]]
+                with _damage_told(found):
+                    results[row.id] = _write(row, plan, found, out / row.id)
+                report(State(row, verdict=results[row.id]["agreement"]["verdict"]))
+        for state in counted():
+            report(state)
 
-    def told(progress: Progress) -> None:
-        nonlocal state
-        state = State(row, progress)
-        report(state)
+    def execute(runs: Sequence[Run], folders: Sequence[Path] | None) -> list[Outcome]:
+        states = list(counted(runs))
 
-    def trained(epoch: Epoch) -> None:
-        report(state._replace(epoch=epoch))
+        def told(epoch: Epoch | None) -> None:
+            for state in states:
+                report(state._replace(epoch=epoch))
 
-    members = row.members(plan)
-    records = complete(
-        [member.run for member in members],
-        store,
-        dataclasses.replace(executor, report=trained),
-        device=executor.device,
-        report=told,
+        told(None)
+        return dataclasses.replace(executor, report=told)(runs, folders)
+
+    complete(
+        [member.run for row in rows for member in members[row.id]],
+        Store(out / RUNS, models=models),
+        execute,
+        device=device,
+        most=together or (MOST_TOGETHER if device == "cpu" else MOST_ON_GPU),
+        kept=kept,
     )
-    return [Result(m.grid, m.labels, record) for m, record in zip(members, records, strict=True)]
+    return [results[row.id] for row in rows if row.id in results]
 
 
 @contextlib.contextmanager
@@ -172,7 +195,7 @@ def _write(row: Row, plan: Plan, results: Sequence[Result], folder: Path) -> dic
 
 
 TRAINED = {
-    "minibatch": ("epochs", "batch_size", "learning_rate", "clip", "convention"),
+    "minibatch": ("epochs", "batch_size", "learning_rate", "clip", "warm_up", "convention"),
     "recorded": ("steps", "learning_rate", "clip", "convention"),
     "decayed": ("steps", "learning_rate", "clip", "convention"),
     "exact": ("steps", "convention"),

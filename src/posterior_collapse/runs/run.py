@@ -104,6 +104,9 @@ class Evaluation(Record):
         likelihood_rows: Rows that the log-likelihood is measured on, at most.
         panel: Rows kept beside their reconstructions.
         matrices: Keep a linear model's matrices.
+        also: A second split to measure on, without a likelihood; None: none.
+        panel_split: That of the panel's rows; None: `split`.
+        drawn: Keep beside reconstructions by means those with every latent drawn.
     """
 
     split: Literal["train", "test"] = "test"
@@ -112,6 +115,9 @@ class Evaluation(Record):
     likelihood_rows: int | None = None
     panel: int = 0
     matrices: bool = False
+    also: Literal["train", "test"] | None = None
+    panel_split: Literal["train", "test"] | None = None
+    drawn: bool = False
 
 
 @dataclass(frozen=True)

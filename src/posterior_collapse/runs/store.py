@@ -178,13 +178,15 @@ class Store:
 
     Args:
         folder: Made when the first run is put in.
+        models: Whether to keep the trained models of runs that are put in. Without them a run is
+            a tenth as large, and all but `Record.model` is there.
 
     Example:
         >>> Store("no/such/folder").get("0123")
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, *, models: bool = True) -> None:
+        self.folder, self.models = Path(folder), models
 
     def get(self, key: str) -> Record | None:
         """Return a finished run; None if there is none.
@@ -271,7 +273,8 @@ class Store:
             f"model.{name}": value for name, value in outcome.model.state_dict().items()
         }
         steps = outcome.history.get("step") or [0]
-        checkpoints.save(folder, tensors, {"config": outcome.model.config}, step=int(steps[-1]))
+        if self.models:
+            checkpoints.save(folder, tensors, {"config": outcome.model.config}, step=int(steps[-1]))
         hashes = {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()
         }

@@ -107,7 +107,9 @@ def complete(
     execute: Execute,
     *,
     device: str = "cpu",
+    most: int = MOST_TOGETHER,
     report: Callable[[Progress], None] = lambda _: None,
+    kept: Callable[[Mapping[str, Record]], None] = lambda _: None,
 ) -> list[Record]:
     """Return a record per run, training those that are not kept yet.
 
@@ -118,8 +120,10 @@ def complete(
         runs: What to train, with repetitions if you like.
         store: Where finished runs are kept.
         execute: Trains and measures runs of one family together.
-        device: Written into the records.
+        device: Where minibatches are trained; written into the records.
+        most: As in `groups`.
         report: Called before and after each group.
+        kept: Called at first and after each group with the records that are there, by key.
 
     Raises:
         OutputError: The store cannot be written.
@@ -134,8 +138,10 @@ def complete(
     def tell(training: int = 0) -> None:
         report(Progress(len(unique), len(records), training))
 
+    kept(records)
     tell()
-    waiting = [group for group in groups(runs) if any(run.key not in records for run in group)]
+    every = groups(runs, most)
+    waiting = [group for group in every if any(run.key not in records for run in group)]
     wait = False
     while waiting:
         held = []
@@ -146,6 +152,7 @@ def complete(
                     continue
                 records.update(_trained(group, store, execute, device, tell))
             wait = False
+            kept(records)
             tell()
         # Nothing is free any more: wait for the first of those that other processes hold.
         waiting, wait = held, True
@@ -169,8 +176,8 @@ def _trained(
     if together:
         tell(len(together))
         store.tidy([run.key for run in group])
-        # Other methods work on moments, which stay on the CPU.
-        origin = _origin(device if together[0].method == "minibatch" else "cpu")
+        # Linear models on moments stay on the processor, wherever minibatches are trained.
+        origin = _origin(device if group[0].method == "minibatch" else "cpu")
         keys = [run.key for run in together]
         with store.working(together) as folders:
             try:

@@ -46,11 +46,11 @@ def collapse_curves(results: Sequence[Result]) -> Part:
     active = f"active units of {unit}"
     by_theory = f"{active} {BY_THEORY}"
     for grid, settings in by_grid(results).items():
-        panels[f"varying {grid}"] = {s.text: _curve(s.results) for s in settings}
+        panels[f"varying {grid}"] = {s.text or grid: _curve(s.results) for s in settings}
         records += [
             {
                 "varying": grid,
-                "value": setting.text,
+                "value": setting.text or grid,
                 "collapse level": _collapse_level(result),
                 active: result.active(top),
                 by_theory: result.active_by_theory(top),
@@ -79,7 +79,7 @@ def collapse_curves(results: Sequence[Result]) -> Part:
 
 def correlation(results: Sequence[Result]) -> Part:
     """Check that collapse grows with correlation, and what a quadratic x does."""
-    (settings,) = by_grid(results).values()
+    settings = next(iter(by_grid(results).values()))
     levels = {setting.text: setting.mean(_collapse_level) for setting in settings}
     points = [(rho, levels[kind]) for kind, rho in CORRELATIONS.items() if kind in levels]
     notes = []

@@ -30,6 +30,8 @@ def reconstructions(results: Sequence[Result]) -> Part:
     """Draw square panels of reconstructions beside the originals, a figure per grid."""
     charts = {}
     for grid, settings in by_grid(results).items():
+        if not settings[0].first.run.evaluation.panel:
+            continue
         blocks = {"original": _square(_images(settings[0].first, "original"))}
         blocks |= {s.text: _square(_images(s.first, "through_1")) for s in settings}
         chart = figures.images(blocks, runs={s.text: s.first.run.key for s in settings})

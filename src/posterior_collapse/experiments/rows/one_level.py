@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from posterior_collapse.experiments.grids import Grid, Row
 from posterior_collapse.experiments.rows.common import (
     BETAS,
@@ -10,6 +12,7 @@ from posterior_collapse.experiments.rows.common import (
     GENTLE,
     MNIST,
     QUARTER,
+    WARM_UP,
     verification_grids,
 )
 from posterior_collapse.runs import Evaluation, RunData
@@ -24,10 +27,14 @@ CVAE = {"model": "cvae", "latent_dim": 16, "sigma": "input"}
 CVAE_RELU = {"name": "cvae-relu", "hidden": (16,)}
 VARIED = tuple(
     Grid(
-        name, QUARTER, CVAE, CVAE_RELU, SLOW, {name: values},
-        evaluation=Evaluation(samples=1000, panel=100), spread=True,
+        title, QUARTER, CVAE, CVAE_RELU, settings, {name: values},
+        evaluation=Evaluation(samples=10_000, panel=panel), spread=True,
+    )
+    for warm, settings, panel in (
+        ("", SLOW, 100), (f", warm-up of {WARM_UP} epochs", SLOW.replace(warm_up=WARM_UP), 0),
     )
     for name, values in (("beta", BETAS), ("eta_dec", ETAS))
+    for title in (name + warm,)
 )  # fmt: skip
 
 # E5; E6
@@ -38,9 +45,21 @@ VAE_RELU = {"name": "vae-relu", "hidden": (256,)}
 LINEAR_CVAE = {"model": "cvae", "latent_dim": 64}
 LINEAR_CVAE_NET = {"name": "linear", "bias": False, "initial_std": 0.1, "initial_sigma": 0.1}
 PANEL = Evaluation(panel=10)
+SWEPT = tuple(round(0.1 * i, 1) for i in range(1, 51))
 
 # E10
 PAIRS = tuple(f"pairs:{kind}" for kind in ("identical", "1/2", "1/4", "1/8", "random", "quadratic"))
+
+
+def _pairs(title: str, hidden: int, vary: Mapping[str, tuple[str, ...]], spread: bool) -> Grid:
+    return Grid(
+        title, RunData("pairs:random"),
+        {"model": "cvae", "latent_dim": 128, "eta_dec": 0.5, "sigma": "input"},
+        {"name": "cvae-relu", "hidden": (hidden,)},
+        SLOW.replace(batch_size=16, epochs=1000, seed=4), vary,
+        evaluation=Evaluation(split="train", samples=20_000), spread=spread, quick=6,
+    )  # fmt: skip
+
 
 # X2
 ONSET_BETAS = tuple(round(2.5 * 1.12**i, 2) for i in range(14))
@@ -68,6 +87,7 @@ ROWS: tuple[Row, ...] = (
             Grid(
                 str(network["name"]), QUARTER, {**CVAE, "eta_dec": 0.5, "eta_enc": 0.5}, network,
                 SLOW.replace(clip=clip), {"label": tuple(range(10))},
+                evaluation=Evaluation(also="train"),
             )
             for network, clip in (
                 ({"name": "cvae-linear-net", "hidden": (16,)}, 0.01),
@@ -117,7 +137,7 @@ ROWS: tuple[Row, ...] = (
         grids=tuple(
             Grid(
                 title, MNIST, {**VAE, "latent_dim": 16, "sigma": sigma}, VAE_RELU, GENTLE,
-                evaluation=Evaluation(samples=10_000, likelihood_rows=1000, panel=10), spread=True,
+                evaluation=Evaluation(samples=10_000, panel=10), spread=True,
             )
             for title, sigma in (("learned", "learned"), ("fixed at 0.5", 0.5))
         ),
@@ -134,11 +154,11 @@ ROWS: tuple[Row, ...] = (
         grids=(
             Grid(
                 "exact training", QUARTER, LINEAR_CVAE, LINEAR_CVAE_NET, EXACT,
-                {"beta": tuple(round(0.1 * i, 1) for i in range(1, 51))}, "exact", PANEL,
+                {"beta": SWEPT}, "exact", PANEL,
             ),
             Grid(
                 "minibatches", QUARTER, LINEAR_CVAE, LINEAR_CVAE_NET, GENTLE.replace(clip=0.1),
-                {"beta": (0.1, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0)}, evaluation=PANEL,
+                {"beta": SWEPT}, evaluation=PANEL,
             ),
         ),
         deliverables=("theory_sweep", "sweep_reconstructions"),
@@ -183,12 +203,10 @@ ROWS: tuple[Row, ...] = (
         "and all modes cross the threshold beta eta_dec^2 = 0.25 at rho^2 = 0.75. A quadratic x is "
         "uncorrelated: linear theory sees it as random; a ReLU network may not.",
         grids=(
-            Grid(
-                "pairs", RunData("pairs:random"),
-                {"model": "cvae", "latent_dim": 128, "eta_dec": 0.5, "sigma": "input"},
-                {"name": "cvae-relu", "hidden": (128,)},
-                SLOW.replace(batch_size=16, epochs=1000, seed=4), {"name": PAIRS},
-                evaluation=Evaluation(split="train", samples=1000), spread=True, quick=6,
+            _pairs("pairs", 128, {"name": PAIRS}, spread=True),
+            *(
+                _pairs(f"random pairs, {hidden} hidden units", hidden, {}, spread=False)
+                for hidden in (256, 512)
             ),
         ),
         deliverables=("collapse_curves", "likelihood_table", "correlation"),
@@ -207,12 +225,12 @@ ROWS: tuple[Row, ...] = (
                 {"model": "vae", "latent_dim": 8, "sigma": "input"}, network,
                 Settings(learning_rate=1e-3, epochs=epochs, seed=1),
                 {"eta_dec": etas, "beta": ONSET_BETAS},
-                evaluation=Evaluation(split="train", rows=2000),
+                evaluation=Evaluation(split="train", rows=2000), spread=True,
                 quick_vary={"eta_dec": (1.0,), "beta": (0.1, 0.2, 0.4, 0.8, 1.6)},
             )
             for network, epochs, etas in (
-                ({"name": "mlp", "hidden": (128,)}, 60, (0.8, 1.0, 1.25)),
-                ({"name": "cnn", "hidden": (64,), "channels": (16, 16)}, 30, (1.0,)),
+                ({"name": "mlp", "hidden": (128,)}, 200, (0.8, 1.0, 1.25)),
+                ({"name": "cnn", "hidden": (64,), "channels": (16, 16)}, 200, (1.0,)),
             )
         ),
         deliverables=("onset",),
