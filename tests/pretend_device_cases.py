@@ -16,7 +16,16 @@ from torch.utils.data import DataLoader, TensorDataset
 import posterior_collapse as pc
 import pretend_device
 from posterior_collapse.adapters import audit_loss, from_callable
-from posterior_collapse.models import build, load_parameters, read_parameters, set_biases
+from posterior_collapse.experiments import Executor
+from posterior_collapse.experiments import measuring as measuring
+from posterior_collapse.models import (
+    Architecture,
+    build,
+    load_parameters,
+    read_parameters,
+    set_biases,
+)
+from posterior_collapse.runs import Evaluation, Run, RunData
 from posterior_collapse.testing import check_latent_model
 from posterior_collapse.training import stacking
 from posterior_collapse.training.settings import Settings
@@ -295,3 +304,28 @@ def test_an_audit_of_a_loss_with_tensors_of_a_device() -> None:
         return 0.5 * (weight * (y_hat - y).square()).sum(-1).mean() + kl
 
     assert audit_loss(loss, features=4, latents=2).value == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("network", ["mlp", "linear"])
+def test_runs_of_experiments_are_measured_where_they_trained(
+    network: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = []
+
+    def seen(model: Any, *rest: Any, **options: Any) -> Any:
+        devices.append(next(model.parameters()).device.type)
+        return pc.diagnose(model, *rest, **options)
+
+    monkeypatch.setattr(measuring, "diagnose", seen)
+    one = Run(
+        RunData("digits", rows=60), pc.HVAESpec((3, 2), sigma_1=0.5), Architecture.named(network),
+        Settings(epochs=1, batch_size=25),
+        evaluation=Evaluation(rows=40, samples=4, panel=3, also="train", drawn=True),
+    )  # fmt: skip
+    (there,), (here,) = (Executor(device=device)([one]) for device in ("gpu", "cpu"))
+    assert devices == ["gpu", "gpu", "cpu", "cpu"]
+    for name in ("loss", "kl", "nll"):
+        assert there.measured[name] == pytest.approx(here.measured[name], rel=1e-6)
+    for name, values in here.arrays.items():
+        np.testing.assert_allclose(there.arrays[name], values, rtol=1e-3, atol=1e-3)
+    assert next(there.model.parameters()).device.type == "cpu"  # where it is kept

@@ -161,7 +161,7 @@ class Executor:
         )
         share = (time.perf_counter() - start) / len(runs)
         return [
-            self._outcome(run, one.model, one.history, one.stopped, share)
+            self._outcome(run, one.model.to(self.device), one.history, one.stopped, share)
             for run, one in zip(runs, fitted, strict=True)
         ]
 
