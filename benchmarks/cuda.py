@@ -1,6 +1,6 @@
 """A GPU's milliseconds per step: the loop everyone writes, and sweeps of ever more runs.
 
-    python benchmarks/cuda.py [--seconds 170] [--steps 128]
+    python benchmarks/cuda.py [--seconds 170] [--steps 256]
 
 Random rows of MNIST's shape, batch 128, Adam, clipping. A step is that of all runs; beside it stand
 the milliseconds per run, and how often the plain loop's step goes into them. What an epoch's end
@@ -164,7 +164,7 @@ def cases() -> list[tuple[str, int, str, dict[str, Any], Convolutions | None]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=170, help="to end after")
-    parser.add_argument("--steps", type=int, default=128, help="per epoch")
+    parser.add_argument("--steps", type=int, default=256, help="per epoch")
     options = parser.parse_args()
     start = time.perf_counter()
     random = np.random.default_rng(0)

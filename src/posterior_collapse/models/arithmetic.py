@@ -49,12 +49,12 @@ def _products(wanted: str) -> Iterator[None]:
         before = torch.get_float32_matmul_precision()
     except RuntimeError:  # the newer one was used, and the older one refuses to be asked
         newer = torch.backends.cuda.matmul
-        kept = newer.fp32_precision  # type: ignore[attr-defined]
-        newer.fp32_precision = "ieee"  # type: ignore[attr-defined]
+        kept = newer.fp32_precision
+        newer.fp32_precision = "ieee"
         try:
             yield
         finally:
-            newer.fp32_precision = kept  # type: ignore[attr-defined]
+            newer.fp32_precision = kept
         return
     if before == wanted:
         yield

@@ -80,7 +80,7 @@ class Ahead:
         self._good = torch.ones((), dtype=torch.bool, device=sums.device)
         self._stopped = torch.ones(len(sums), dtype=torch.bool, device=sums.device)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # what is made in inference mode cannot be saved for a gradient
     def launch(self, steps: Sequence[Step], alive: Sequence[int]) -> None:
         """Take some steps of the runs in `alive`."""
         if tuple(alive) != self._alive:

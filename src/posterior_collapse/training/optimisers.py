@@ -52,6 +52,8 @@ class Optimiser(ABC):
         }
         self._views(range(len(self.rates)))
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def _views(self, alive: Sequence[int]) -> None:
         """Group the live runs by learning rate; all runs at one rate stay stacked."""
         tensors = [list(self.parameters.values()), *(list(s.values()) for s in self.slots.values())]

@@ -364,7 +364,10 @@ class Stack:
         if self.device.type != "cuda" or LANES == 1:
             return contextlib.nullcontext()
         if not self._streams:
-            self._streams = [torch.cuda.Stream(self.device) for _ in range(LANES)]
+            self._streams = [
+                torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+                for _ in range(LANES)
+            ]
         stream = self._streams[run % LANES]
         if run < LANES:
             stream.wait_stream(torch.cuda.current_stream(self.device))
