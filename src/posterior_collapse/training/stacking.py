@@ -289,6 +289,13 @@ class Stack:
                 kls = [kl.mean(1) for kl in terms.kl]
                 return losses.sum(), torch.cat([losses.unsqueeze(1), parts, *kls], 1)
 
+            if self.apart:
+                # Of several streams autograd's own engine keeps track, but not functorch's.
+                with torch.inference_mode(False), torch.enable_grad():
+                    own = {name: leaf.detach().requires_grad_() for name, leaf in leaves.items()}
+                    value, measured = total(own)
+                    slopes = torch.autograd.grad(value, list(own.values()))
+                return [g.contiguous() for g in (*slopes, measured.detach())]
             gradients, (_, measured) = grad_and_value(total, has_aux=True)(leaves)
             return [g.contiguous() for g in (*gradients.values(), measured)]
 
@@ -301,6 +308,9 @@ class Stack:
             with torch.inference_mode(False):
                 # Of runs apart a trace is as long as they are many.
                 self._traced[key] = step if self.apart else trace(step, *arguments)
+        if self.apart:  # what is made in inference mode cannot be kept for a gradient
+            with torch.inference_mode(False):
+                arguments = [a.clone() if a.is_inference() else a for a in arguments]
         *found, measured = self._traced[key](*arguments)
         return found, measured
 
