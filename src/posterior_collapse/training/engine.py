@@ -100,6 +100,8 @@ class Engine:
         with arithmetic(rounded=self.settings.precision == "tf32"):
             while any(run.stopped is None for run in self.runs):
                 self._epoch()
+        if self.ahead is not None:
+            self.ahead.close()
 
     def _epoch(self) -> None:
         state, every = self.state, self.settings.checkpoint_steps
