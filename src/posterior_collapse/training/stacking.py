@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -182,6 +182,17 @@ class _Features(Decoder):
         return torch.cat([net(inputs[key], supplied) for key, net in self.features.items()], -1)
 
 
+class _Called(nn.Module):
+    """A function of a model, as a module."""
+
+    def __init__(self, model: nn.Module, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.model, self.function = model, function
+
+    def forward(self, *arguments: Any) -> Any:
+        return self.function(self.model, *arguments)
+
+
 class Stack:
     """The parameters of R models and the gradient of their losses.
 
@@ -321,6 +332,14 @@ class Stack:
         every = {**self.layout.scatter(leaves), **{n: b.cpu() for n, b in self.buffers.items()}}
         for run in runs:
             yield {name: value[run].clone() for name, value in every.items()}
+
+    @torch.no_grad()
+    def each(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Return `function(model, *arguments)`, tensors, of every run: (runs, ...) each."""
+        state = {f"model.{n}": v for n, v in {**self.parameters, **self.buffers}.items()}
+        called = _Called(self.model, function)
+        each = self._one_by_one if self.apart else vmap
+        return each(lambda own: functional_call(called, own, arguments))(state)
 
     @torch.no_grad()
     def load(self, run: int, state: Mapping[str, Tensor]) -> None:
