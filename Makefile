@@ -44,7 +44,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 benchmarks: $(VENV)/.dev
-	set -e; for script in $(filter-out benchmarks/cuda.py,$(wildcard benchmarks/*.py)); do \
+	set -e; for script in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do \
 		$(BIN)/python $$script; done
 
 clean:
