@@ -230,7 +230,9 @@ class Stack:
         self.shares_heads = exact and not half
         self.layout = Layout(models[0], rows, share_heads=self.shares_heads)
         self.convolutional = any(p.dim() == 4 for p in models[0].parameters())
-        self.apart = self.convolutional and graphed
+        # Vectorised, convolutions are grouped ones, for which libraries have slow algorithms only.
+        # On a GPU run by run pays where a graph spares the launches.
+        self.apart = self.convolutional and (graphed or device.type == "cpu")
         self.channels_last = self.apart and half
         self._streams: list[Any] = []
         self.model = copy.deepcopy(models[0]).to(device)
@@ -369,10 +371,7 @@ class Stack:
         return terms._replace(squared_error=error)
 
     def _one_by_one(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return what `vmap` would, but computed run by run.
-
-        Vectorised convolutions are grouped ones, for which libraries have slow algorithms only.
-        """
+        """Return what `vmap` would, but computed run by run."""
 
         def every(*arguments: Any) -> Any:
             leaves, structure = tree_flatten(arguments)
