@@ -14,7 +14,7 @@ import typer
 from posterior_collapse.cli import options
 from posterior_collapse.cli.forecast_command import LEAST_WIDTH
 from posterior_collapse.cli.groups import DataDir
-from posterior_collapse.errors import DataError, InvalidArgumentError, listed, nearest
+from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.files import json_text
 
 if TYPE_CHECKING:
@@ -25,27 +25,6 @@ if TYPE_CHECKING:
 
 RUN_ONLY = ("split", "data_dir", "importance_samples")
 ARRAYS_ONLY = ("beta", "eta_dec")
-ARRAYS = ("mean", "std", "log_var", "prior_mean", "prior_std", "data")
-
-SPREADS = ("std", "log_var", "variance")
-SYNONYMS = {
-    **dict.fromkeys(
-        ("mu", "mus", "loc", "means", "z_mean", "z_mu", "mean_z", "mu_z", "q_mean", "qz_mean"),
-        "mean",
-    ),
-    **dict.fromkeys(("z_std", "stds", "q_std"), "std"),
-    **dict.fromkeys(("var", "variance", "z_var", "q_var", "qz_var"), "variance"),
-    **dict.fromkeys(
-        ("logvar", "logvars", "log_variance", "z_log_var", "z_logvar", "logvar_z", "q_logvar"),
-        "log_var",
-    ),
-}
-"""What else the arrays of a posterior are called, where the name says which they are."""
-UNCLEAR = {
-    **dict.fromkeys(("sigma", "scale"), "std, if it is no variance"),
-    **dict.fromkeys(("x", "inputs"), "data"),
-}
-"""Names that may mean something else, which are not taken."""
 SOURCE = typer.Argument(
     help="Folder of a run or of a sweep (collapse train), or an .npz file with the arrays mean "
     "(or mu) and std, var or log_var (or logvar), perhaps prior_mean, prior_std and data."
@@ -169,9 +148,10 @@ def _of_run(
 def _of_arrays(
     path: Path, beta: str | None, eta_dec: str | None, shared: dict[str, Any]
 ) -> tuple[dict[str, Any], Diagnosis]:
+    from posterior_collapse.data.posterior import read_posterior
     from posterior_collapse.diagnosis import diagnose_arrays
 
-    arrays, called = _posterior(path)
+    arrays, called = read_posterior(path)
     spec = _spec(arrays, beta, eta_dec)
     found = diagnose_arrays(**arrays, spec=spec, **shared)
     if spec is None and "data" in arrays:
@@ -180,66 +160,6 @@ def _of_arrays(
     shown = [name if name == own else f"{own} as {name}" for name, own in called.items()]
     about = {"name": path.name, "note": f"arrays {', '.join(shown)}", "samples": found.n}
     return about, found
-
-
-def _posterior(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the arrays of a file by the names of `ARRAYS`, and what they are called in it.
-
-    Raises:
-        DataError: The file cannot be read, lacks an array, or it is not clear which is meant.
-    """
-    from posterior_collapse.data.files import read_arrays
-    from posterior_collapse.data.tensors import PICKLES
-
-    if path.suffix.lower() in PICKLES and path.is_file():
-        raise DataError(
-            str(path),
-            "a pickle, which may run code when it is read",
-            "the folder of a run, or an .npz file with the arrays mean and std",
-            "Write it with numpy.savez(path, mean=..., std=...), or call pc.diagnose(model, data).",
-        )
-    found = read_arrays(path)
-    called = {name: name for name in ARRAYS if name in found}
-    groups = [group for group in (("mean",), SPREADS) if not called.keys() & set(group)]
-    for name in found:
-        meant = SYNONYMS.get(name.lower(), "")
-        if any(meant in group for group in groups):
-            if meant in called:
-                raise DataError(
-                    str(path), f"{called[meant]} and {name}", f"one {meant}", "Leave one away."
-                )
-            called[meant] = name
-    spreads = [name for name in SPREADS if name in called]
-    if "mean" not in called or len(spreads) != 1:
-        unclear = [f"{name} to {UNCLEAR[name]}" for name in found if name in UNCLEAR]
-        hint = f" Rename {', '.join(unclear)}." if unclear else ""
-        others = [name for name in found if name not in (*ARRAYS, *SYNONYMS, *UNCLEAR)]
-        raise DataError(
-            str(path),
-            f"the arrays {listed(sorted(found))}",
-            "mean, and one of std and log_var (or var)",
-            "Write it with numpy.savez(path, mean=..., std=...)."
-            + hint + "".join(nearest(name, ARRAYS) for name in others),
-        )  # fmt: skip
-    arrays = {name: found[own] for name, own in called.items()}
-    if "variance" in arrays:
-        arrays["std"] = _root(path, called["variance"], arrays.pop("variance"))
-    own_names = {name: called[name] for name in (*ARRAYS, "variance") if name in called}
-    return {name: arrays[name] for name in ARRAYS if name in arrays}, own_names
-
-
-def _root(path: Path, name: str, variance: Any) -> Any:
-    """Return a std.
-
-    Raises:
-        DataError: The variance is none.
-    """
-    import numpy as np
-
-    if variance.dtype.kind not in "biuf" or (variance < 0).any():
-        got = "negative values" if variance.dtype.kind in "biuf" else f"dtype {variance.dtype}"
-        raise DataError(f"{name} of {path}", got, "variances", "A log-variance is log_var.")
-    return np.sqrt(variance)
 
 
 def _spec(arrays: dict[str, Any], beta: str | None, eta_dec: str | None) -> Spec | None:
