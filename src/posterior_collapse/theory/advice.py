@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from posterior_collapse import checks
 from posterior_collapse.errors import InvalidArgumentError, PosteriorCollapseError
 from posterior_collapse.records import Record
 from posterior_collapse.specs import Spec
@@ -43,6 +44,17 @@ class Change(Record):
     derived: ClassVar = ("text",)
 
     @property
+    def name(self) -> str:
+        """What to call the parameter: that of the second level is beta_2.
+
+        Example:
+            >>> Change("betas[1]", 1.0, 0.5, 2).name
+            'beta_2'
+        """
+        field, _, index = self.parameter.partition("[")
+        return checks.level(field, int(index[:-1]) + 1) if index else field
+
+    @property
     def text(self) -> str:
         """The change as a sentence."""
         active = f"({self.active} active)"
@@ -50,9 +62,7 @@ class Change(Record):
             return f"Give every level at least {self.value:.0f} units {active}."
         verb = "Lower" if self.value < self.current else "Raise"
         also = f" and have {self.units} units" if self.units else ""
-        return (
-            f"{verb} {self.parameter} from {self.current:.4g} to {self.value:.4g}{also} {active}."
-        )
+        return f"{verb} {self.name} from {self.current:.4g} to {self.value:.4g}{also} {active}."
 
 
 @dataclass(frozen=True)
