@@ -28,8 +28,8 @@ def check_goal(spec: Any, parameter: object, active: int | None) -> None:
     if not isinstance(spec, VAESpec):
         raise InvalidArgumentError(
             "spec", type(spec).__name__, "a VAESpec or a CVAESpec",
-            "Of a hierarchy it is open which level is to keep them: pc.sweep(specs, data, folder=F) "
-            "over its betas, then collapse diagnose F, counts each level's.",
+            "Of a hierarchy it is open which level is to keep them: sweep over its betas by "
+            "pc.sweep(specs, data, folder=F); collapse diagnose F counts each level's.",
         )  # fmt: skip
     if parameter not in ("beta", "latents"):
         raise InvalidArgumentError(
