@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+
+from browser import CHROMIUM, Browser
 
 ROOT = Path(__file__).parents[1]
 GALLERY = {"cross-entropy", "diagnosis", "digits", "hierarchy", "mnist", "sweep", "tuned"}
@@ -78,3 +81,18 @@ def test_the_reference_explains_what_it_names(site: Path) -> None:
     assert "Returns" in page
     assert "Say which latent units the global optimum of a linear model keeps" in page
     assert "Example:" not in page  # a section of its own, not a sentence
+
+
+@pytest.mark.skipif(
+    CHROMIUM is None or shutil.which("bash") is None,
+    reason="needs chromium (apt-get install chromium), which shows the page",
+)
+def test_the_front_page_opens_from_its_folder_without_a_complaint(
+    site: Path, tmp_path: Path
+) -> None:
+    browser = Browser(tmp_path / "chromium")
+    browser.open((site / "index.html").as_uri())
+    shown = browser.value("document.querySelectorAll('iframe.explorer')[0].clientHeight")
+    browser.close()
+    assert shown > 500
+    assert browser.complaints == []
