@@ -30,7 +30,8 @@ class Browser:
         shell = f'exec {CHROMIUM} "$@" 3<&{ends[0]} 4>&{ends[1]}'
         options = [
             "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe",
-            "--disable-dev-shm-usage", "--no-first-run", f"--user-data-dir={folder}", "about:blank",
+            "--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars",
+            f"--user-data-dir={folder}", "about:blank",
         ]  # fmt: skip
         self._process = subprocess.Popen(
             ["bash", "-c", shell, "chromium", *options],

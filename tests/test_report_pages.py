@@ -230,23 +230,6 @@ def test_a_file_is_written_whole_or_refused(tmp_path):
         write_page("text", tmp_path / "out.html")
 
 
-def test_other_results_have_a_plain_page(tmp_path):
-    x, spec = pc.load("digits").x, pc.VAESpec(3, eta_dec=0.3)
-    found = pc.sweep([spec, spec.replace(beta=2.0)], x, "linear", exact=True)
-    diagnosis = pc.diagnose(pc.fit(spec, x, "linear", exact=True), x)
-    for result, said in ((found, "measured/forecast"), (diagnosis, "3 of 3 units active")):
-        page = result.to_html(tmp_path / "out.html", name=HOSTILE).read_text(encoding="utf-8")
-        parsed = Parsed(page)
-        (policy,) = [m["content"] for m in parsed.of("meta") if "http-equiv" in m]
-        assert "script-src 'none'" in policy
-        assert not parsed.of("script")
-        assert said in "".join(parsed.texts["pre"])
-        (picture,) = parsed.of("img")
-        assert picture["src"].startswith("data:image/png;base64,")
-        assert picture["alt"]
-        assert len(page.encode()) < 400_000
-
-
 def run(*arguments):
     with pytest.raises(SystemExit) as status:
         main([str(a) for a in arguments])

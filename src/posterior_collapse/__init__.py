@@ -12,7 +12,7 @@ from typing import Any
 import lazy_loader
 
 from posterior_collapse.errors import needing_torch
-from posterior_collapse.records import Viewed
+from posterior_collapse.records import Seen
 
 _load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
@@ -30,4 +30,4 @@ def _views() -> ModuleType:
     return report
 
 
-Viewed.views = staticmethod(_views)
+Seen.views = staticmethod(_views)

@@ -273,7 +273,7 @@ function drawMap() {
   map.counts.forEach((row, r) => row.forEach((count, c) => {
     const fill = count < 0 ? "none" : shade(count / most);
     plot.svg.append(drawn("rect", {
-      class: "pc-cell", x: x(value(0, c)) - width / 2, y: y(value(1, r)) - height / 2,
+      class: "pc-tile", x: x(value(0, c)) - width / 2, y: y(value(1, r)) - height / 2,
       width: width + 0.5, height: height + 0.5, fill,
     }));
   }));
