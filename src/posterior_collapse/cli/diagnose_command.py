@@ -51,6 +51,7 @@ SOURCE = typer.Argument(
     "(or mu) and std, var or log_var (or logvar), perhaps prior_mean, prior_std and data."
 )
 PLOT = typer.Option(None, help="Write the figure to a .png, .pdf or .svg.")
+HTML = typer.Option(None, help="Write a page to look at to an .html file.")
 
 
 def diagnose(
@@ -71,6 +72,7 @@ def diagnose(
     delta: float = typer.Option(0.05, help="Share of rows of (eps, delta)-collapse."),
     seed: int = typer.Option(0, min=0, help="Of all samples."),
     plot: Path | None = PLOT,
+    html: Path | None = HTML,
     as_json: bool = typer.Option(False, "--json", help="Print JSON (null: no finite value)."),
 ) -> None:
     """Say which units of a trained model collapsed, whether that is optimal, and what to change."""
@@ -80,10 +82,15 @@ def diagnose(
     _refuse(context, ARRAYS_ONLY if is_run else RUN_ONLY, "arrays" if is_run else "a run's folder")
     if plot is not None:
         report.check_figure_path(plot)
+    if html is not None:
+        report.check_page_path(html)
     shared = {"epsilon": epsilon, "delta": delta, "seed": seed}
     if is_run and len(runs := _members(source)) > 1:
         _refuse(context, ("plot",), "the folder of one run")
+        if html is not None:
+            _page_of_sweep(source, html)
         _sweep(source, runs, as_json, split, data_dir, importance_samples, shared)
+        _say_where("Page", html if not as_json else None)
         return
     if is_run:
         about, found = _of_run(source, split, data_dir, importance_samples, shared)
@@ -91,12 +98,26 @@ def diagnose(
         about, found = _of_arrays(source, beta, eta_dec, shared)
     if plot is not None:
         report.save_figure(report.plot(found), plot)
+    if html is not None:
+        report.write_page(found, html, name=about["name"])
     if as_json:
         typer.echo(json_text({"source": str(source), "data": about} | found.to_dict()))
         return
     _print(f"{source}{', on ' + about['name'] if is_run else ''}: {about['note']}", found)
-    if plot is not None:
-        typer.echo(f"Figure: {plot}")
+    _say_where("Figure", plot)
+    _say_where("Page", html)
+
+
+def _say_where(what: str, path: Path | None) -> None:
+    if path is not None:
+        typer.echo(f"{what}: {path}")
+
+
+def _page_of_sweep(source: Path, html: Path) -> None:
+    from posterior_collapse.cli.train_command import write_sweep_page
+    from posterior_collapse.runs import folder
+
+    write_sweep_page(source, folder.load(folder.read(source)), html)
 
 
 def _members(source: Path) -> dict[str, Path]:

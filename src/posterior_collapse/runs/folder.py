@@ -240,7 +240,8 @@ def diagnosed(
     if now.split == run.data.split and known != run.data.sha256:
         notes.append("the data have other values than those the run was trained on")
     diagnosis = diagnose(model, dataset, spec=spec, **options)
-    return dataset, replace(diagnosis, notes=(*diagnosis.notes, *notes))
+    said = (*diagnosis.notes, *notes)
+    return dataset, replace(diagnosis, notes=said, _history=files.history_in(folder))
 
 
 def check_free(folder: str | Path) -> None:

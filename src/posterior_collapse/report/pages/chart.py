@@ -76,6 +76,8 @@ class Chart:
         if attributes:
             named = {name.rstrip("_").replace("_", "-"): v for name, v in attributes.items()}
             self._place = ElementTree.SubElement(self._root, tag, named)
+            # What can be pressed is no part of a picture.
+            self._root.set("role", "group" if tag == "a" else self._root.get("role", "img"))
 
     def line(self, points: Iterable[Point], class_: str, title: str = "") -> None:
         """Add a line through points; NaN interrupts it."""

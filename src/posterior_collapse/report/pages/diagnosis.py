@@ -127,7 +127,7 @@ def diagnosis_fragment(found: Diagnosis) -> str:
 
 
 def _parts(found: Diagnosis) -> dict[str, Any]:
-    headline, reason = (part.replace("+-", "±") for part in verdict_parts(found))
+    headline, reason = map(_typeset, verdict_parts(found))
     statuses = [s for s in ICONS if any(s in level.status for level in found.levels)]
     optimum = found.forecast is not None
     effects = any(not np.isnan(level.decoder_effect).all() for level in found.levels)
@@ -139,17 +139,24 @@ def _parts(found: Diagnosis) -> dict[str, Any]:
         "light": light(found),
         "headline": headline,
         "reason": reason,
-        "advice": found.advice,
+        "advice": [
+            {"text": _typeset(one.text), "action": _typeset(one.action)} for one in found.advice
+        ],
         "levels": [_table(found, i) for i in range(len(found.levels))],
-        "bars": [kl_chart(found, i) for i in range(len(found.levels))],
+        "bars": [(_kl_title(found, i), kl_chart(found, i)) for i in range(len(found.levels))],
         "statuses": statuses,
         "icons": ICONS,
         "optimum": optimum,
         "losses": list(loss_rows(found)),
         "rows_read": f"{found.n:,} rows",
-        "notes": found.notes,
+        "notes": [_typeset(note) for note in found.notes],
         "words": words(terms),
     }
+
+
+def _typeset(words: str) -> str:
+    """Words of a terminal as a page has them."""
+    return words.replace("+-", "±")
 
 
 def _about(found: Diagnosis, name: str) -> str:
@@ -220,8 +227,13 @@ def _card(level: LevelDiagnosis, i: int, pictures: _Pictures, index: int) -> dic
         "kl": with_error(level.kl[i], level.kl_error[i]),
         "histogram": drawn,
         "has_prior": has_prior,
-        **pictures.of(index, i),
+        **pictures.of(index, i, dead=level.status[i] == "collapsed"),
     }
+
+
+def _kl_title(found: Diagnosis, index: int) -> str:
+    now = "KL now" if found._history else "KL"
+    return f"{now}, units of {_level_name(found, index)}" if len(found.levels) > 1 else now
 
 
 def _histogram(histogram: Histogram, i: int, status: str) -> Markup | None:
@@ -325,8 +337,11 @@ class _Pictures:
         if found.forecast is not None and features <= MOST_FEATURES:
             self.modes = patterns(found.forecast._modes)
 
-    def of(self, level: int, unit: int) -> dict[str, Any]:
-        """Return what a unit moves: as pictures, as the nearest mode, and by the features."""
+    def of(self, level: int, unit: int, *, dead: bool) -> dict[str, Any]:
+        """Return what a unit moves: as pictures, as the nearest mode, and by the features.
+
+        A dead one moves nothing, and the little that it does is like some mode by chance.
+        """
         nothing = dict.fromkeys(("strip", "move", "mode", "alike", "mode_image", "features"))
         one = self.by_unit.get((level, unit))
         if one is None or not np.isfinite(one.outputs).all():
@@ -336,7 +351,7 @@ class _Pictures:
         size = float(np.linalg.norm(move))
         if self.shape is not None:
             said["strip"] = strip(one.outputs, self.shape, self.limits)
-        if size <= self._negligible():
+        if dead or size <= self._negligible():
             return nothing | said
         if self.shape is not None:
             said["move"] = signed(move, self.shape)

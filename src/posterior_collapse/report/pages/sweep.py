@@ -73,7 +73,10 @@ def sweep_html(
     layout = lay_out(found.labels)
     names = [run["name"] for run in parts["runs"]]
     courses = [
-        (_title("Active units", level, found), course_chart(found.runs, names, layout, level))
+        (
+            _title("Active units over training", level, found),
+            course_chart(found.runs, names, layout, level),
+        )
         for level in _levels(found)
         if any(level in levels_of(run.history) for run in found.runs)
     ]
@@ -228,7 +231,7 @@ def _course(run: Any, *, stacked: bool) -> Iterator[tuple[str, Markup]]:
     small = {"size": CARD, "points": CARD_POINTS}
     for level in levels if stacked else ():
         name = f" of z{level}" if len(levels) > 1 else ""
-        yield f"KL{name} by unit, nats", stack_chart(history, level, expected, **small)  # type: ignore[arg-type]
+        yield f"KL{name} by unit", stack_chart(history, level, expected, **small)  # type: ignore[arg-type]
     yield "Active units", active_chart(history, expected, **small)  # type: ignore[arg-type]
 
 

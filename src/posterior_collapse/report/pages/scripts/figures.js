@@ -103,6 +103,8 @@ function drawSpectrum(place, carried, l) {
       : [],
   );
   if (points.length) {
+    // Beyond the units it is what one more would have to exceed.
+    if (carried.length < count) points.push(`${x(count - 0.5)},${points.at(-1).split(",")[1]}`);
     plot.svg.append(drawn("polyline", { class: "pc-threshold", points: points.join(" ") }));
   }
   variances.forEach((v, mode) => {
