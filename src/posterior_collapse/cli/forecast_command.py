@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from posterior_collapse.theory import Advice, Forecast
 
 LEAST_WIDTH = 82
-PLOT = typer.Option(None, help="Write spectrum and phase diagram to a .png, .pdf or .svg.")
+PLOT = typer.Option(None, help="Write spectrum and active units to a .png, .pdf or .svg.")
 HTML = typer.Option(None, help="Write a page with sliders to an .html file.")
 
 

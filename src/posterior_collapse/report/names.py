@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["label", "named", "settings", "symbol", "value"]
+__all__ = ["GREEK", "label", "named", "settings", "symbol", "typeset", "value"]
 
+GREEK = re.compile(r"([βηεσ])_([a-z]+)")
+"""A letter with the words below it."""
 SYMBOLS = {"beta": "β", "eta": "η", "sigma": "σ", "epsilon": "ε"}
 WORDS = {
     "latent_dim": "latent units",
@@ -41,8 +44,17 @@ def label(name: str) -> str:
         >>> label("eta_dec").startswith("η$"), label("beta_1"), label("seed")
         (True, 'β₁', 'seed')
     """
-    head, low, index = symbol(name).partition("_")
-    return f"{head}$_\\mathrm{{{index}}}$" if low else head
+    return typeset(symbol(name))
+
+
+def typeset(words: str) -> str:
+    r"""Return words as matplotlib draws them: indices of Greek letters low, and no other formula.
+
+    Example:
+        >>> print(typeset("η_dec = 1, a_b costs $2"))
+        η$_\mathrm{dec}$ = 1, a_b costs \$2
+    """
+    return GREEK.sub(r"\1$_\\mathrm{\2}$", words.replace("$", r"\$"))
 
 
 def value(of: Any) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.report.names import typeset
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,7 +99,7 @@ def _figure(rows: tuple[tuple[Panel, ...], ...], panels: Panels) -> Figure:
     figure = Figure(figsize=(columns * width, 0.5 + len(rows) * height), layout="constrained")
     if panels.title:
         title = textwrap.fill(panels.title, round(WIDEST * columns * width / 10))
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(typeset(title), fontsize=10)
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for row, axes in zip(rows, grid, strict=True):
         for one, place in zip(row, axes, strict=False):

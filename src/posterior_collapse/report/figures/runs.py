@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from posterior_collapse.report.figures.panels import BANDS, GREY, LINES, Panel, Panels
-from posterior_collapse.report.names import label, settings
+from posterior_collapse.report.names import label, settings, typeset
 from posterior_collapse.report.stacked import bands, column, levels_of
 from posterior_collapse.report.swept import Layout, Swept, lay_out, side
 
@@ -60,7 +60,9 @@ def _against(axes: Axes, found: Swept, layout: Layout, level: int, several: bool
         measured = [(layout.places[i], side(found.runs[i], "measured", level)) for i in members]
         there = [(x, v) for x, v in measured if v is not None]
         axes.plot(*_columns(known), "--", color=color, lw=1)
-        axes.plot(*_columns(there), marker, color=color, mfc="none", label=name or "measured")
+        axes.plot(
+            *_columns(there), marker, color=color, mfc="none", label=typeset(name) or "measured"
+        )
     axes.set_xlabel(label(layout.axis))
     of = f" of z{level}" if several else ""
     axes.set_ylabel(f"active units{of}" if level else "loss (nats)")

@@ -42,5 +42,6 @@ def _counts(axes: Axes, found: Found) -> None:
         plain_log(axes)
     axes.set_xlabel(label(found.parameter))
     axes.set_ylabel("active units")
+    axes.set_ylim(0, 1.1 * max([1, found.wanted, *(n for t in found.curve for n in t.active)]))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize=8)

@@ -9,7 +9,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from posterior_collapse.report.pages.rendering import GREEK, number
+from posterior_collapse.report.names import GREEK
+from posterior_collapse.report.pages.rendering import number
 
 if TYPE_CHECKING:
     from markupsafe import Markup

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import math
-import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
@@ -14,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["FORECAST", "GREEK", "json_in_html", "number", "render", "scripts", "symbols", "text"]
+from posterior_collapse.report.names import GREEK
+
+__all__ = ["FORECAST", "json_in_html", "number", "render", "scripts", "symbols", "text"]
 
 FORECAST = ("style.css",)
 TRAINED = ("style.css", "trained.css")
 """How the pages look: those of trained models have more on them."""
-GREEK = re.compile(r"([βηεσ])_([a-z]+)")
-"""A letter with the words below it."""
 
 
 def number(value: float) -> str:
