@@ -100,16 +100,22 @@ def test_plot_is_written_whole(run, tmp_path: Path, ending: str, model: str) -> 
 
 def test_figure_shows_the_forecast() -> None:
     f = pc.forecast(pc.load("digits").x, pc.VAESpec(16, eta_dec=0.3))
-    spectrum, phase = pc.plot(f).axes[:2]
+    spectrum, stairs = pc.plot(f).axes
     lines = {line.get_label(): line for line in spectrum.get_lines()}
     np.testing.assert_allclose(lines["active unit"].get_ydata(), f.spectrum[:12])
     np.testing.assert_allclose(lines["collapsed unit"].get_ydata(), f.spectrum[12:16])
     np.testing.assert_allclose(lines["threshold"].get_ydata(), 0.09)
-    (star,) = phase.get_lines()
-    assert (star.get_xdata()[0], star.get_ydata()[0]) == (0.3, 1.0)
-    mesh = phase.collections[0].get_array()
-    assert mesh.min() == 0
-    assert mesh.max() == 16
+    assert len(lines["threshold"].get_ydata()) > len(f.spec.dims) + 16  # through modes without unit
+    drawn = {line.get_label(): line for line in stairs.get_lines()}
+    here = drawn["you are here"]
+    assert (here.get_xdata()[0], here.get_ydata()[0]) == pytest.approx((0.09, 12))
+    steps = drawn["active units"]
+    for product, count in zip(steps.get_xdata(), steps.get_ydata(), strict=True):
+        # Just beyond an edge, where the unit that dies there has died.
+        beta = 1.0001 * product / 0.09
+        assert pc.forecast(pc.load("digits").x, f.spec.replace(beta=beta)).n_active == count
+    assert steps.get_ydata()[0] == 16
+    assert steps.get_ydata()[-1] == 0
 
 
 def digits(**options) -> pc.Dataset:

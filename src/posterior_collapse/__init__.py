@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from posterior_collapse.errors import lazily
-from posterior_collapse.records import Viewed
+from posterior_collapse.records import Seen
 
 __getattr__, __dir__, __all__ = lazily(__name__, __file__)
 
@@ -20,4 +20,4 @@ def _views() -> ModuleType:
     return report
 
 
-Viewed.views = staticmethod(_views)
+Seen.views = staticmethod(_views)

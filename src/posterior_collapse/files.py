@@ -35,8 +35,10 @@ __all__ = [
     "columns",
     "digest",
     "fingerprint",
+    "history_in",
     "holds_runs",
     "json_text",
+    "read_history",
     "read_json",
     "write",
     "write_history",
@@ -225,6 +227,48 @@ def write_history(folder: str | Path, history: Mapping[str, Sequence[Any]]) -> P
         path.parent.mkdir(parents=True, exist_ok=True)
     write(path, text.getvalue().encode())
     return path
+
+
+def read_history(content: bytes) -> dict[str, list[float]]:
+    r"""Return the columns that `write_history` wrote.
+
+    Raises:
+        ValueError: It is no such file.
+
+    Example:
+        >>> read_history(b"epoch,kl_1\n1,0.5\n")
+        {'epoch': [1.0], 'kl_1': [0.5]}
+    """
+    text = io.StringIO(content.decode(), newline="")
+    try:
+        names, *rows = csv.reader(text, strict=True)
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+    found = zip(*rows, strict=True) if rows else [()] * len(names)
+    return {
+        name: [float(value) for value in column] for name, column in zip(names, found, strict=True)
+    }
+
+
+def history_in(folder: str | Path) -> dict[str, list[float]] | None:
+    """Return the columns of a run's history; None where it has not ended and there is none.
+
+    Args:
+        folder: Of the run.
+
+    Raises:
+        CorruptFileError: The file is damaged.
+    """
+    path = Path(folder) / HISTORY
+    try:
+        return read_history(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CorruptFileError(
+            str(path), str(error), "the history of a run",
+            "Delete it: the rest of the run can be looked at without.",
+        ) from error  # fmt: skip
 
 
 def columns(history: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, Sequence[Any]]]:

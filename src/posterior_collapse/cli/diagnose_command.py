@@ -37,6 +37,7 @@ DATA = typer.Option(
 )
 GIVEN = typer.Option(None, help="With --data: the file with the condition x.")
 PLOT = typer.Option(None, help="Write the figure to a .png, .pdf or .svg.")
+HTML = typer.Option(None, help="Write a page to look at to an .html file.")
 
 
 @grouped
@@ -60,6 +61,7 @@ def diagnose(
     delta: float = typer.Option(0.05, help="Share of rows of (eps, delta)-collapse."),
     seed: int = typer.Option(0, min=0, help="Of all samples."),
     plot: Path | None = PLOT,
+    html: Path | None = HTML,
     as_json: bool = typer.Option(False, "--json", help="Print JSON (null: no finite value)."),
 ) -> None:
     """Say which units of a trained model collapsed, whether that is optimal, and what to change.
@@ -73,6 +75,8 @@ def diagnose(
     _refuse(context, ARRAYS_ONLY if is_run else (*RUN_ONLY, *unread), _whose(is_run))
     if plot is not None:
         report.check_figure_path(plot)
+    if html is not None:
+        report.check_page_path(html)
     shared = {"epsilon": epsilon, "delta": delta, "seed": seed}
     if is_run:
         changes = _changes(named, data, given, split)
@@ -80,7 +84,12 @@ def diagnose(
         runs = _members(source, changes)
         if len(runs) > 1:
             _refuse(context, ("plot",), "the folder of one run")
+            if html is not None:
+                from posterior_collapse.cli.train_command import write_sweep_page
+
+                write_sweep_page(source, next(iter(runs.values())).dataset(), html)
             _sweep(source, runs, as_json, how)
+            _say_where("Page", None if as_json else html)
             return
         about, found = _of_run(next(iter(runs.values())), how)
     else:
@@ -88,12 +97,19 @@ def diagnose(
         about, found = _of_arrays(source, rows, beta, eta_dec, shared)
     if plot is not None:
         report.save_figure(report.plot(found), plot)
+    if html is not None:
+        report.write_page(found, html, name=about["name"])
     if as_json:
         typer.echo(json_text({"source": str(source), "data": about} | found.to_dict()))
         return
     _print(f"{source}{', on ' + about['name'] if is_run else ''}: {about['note']}", found)
-    if plot is not None:
-        typer.echo(f"Figure: {plot}")
+    _say_where("Figure", plot)
+    _say_where("Page", html)
+
+
+def _say_where(what: str, path: Path | None) -> None:
+    if path is not None:
+        typer.echo(f"{what}: {path}")
 
 
 def _whose(is_run: bool) -> str:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from posterior_collapse.theory import Advice, Forecast
 
 LEAST_WIDTH = 82
-PLOT = typer.Option(None, help="Write spectrum and phase diagram to a .png, .pdf or .svg.")
+PLOT = typer.Option(None, help="Write spectrum and active units to a .png, .pdf or .svg.")
 HTML = typer.Option(None, help="Write a page with sliders to an .html file.")
 
 
@@ -188,19 +188,8 @@ def write_page(result: Forecast, dataset: Dataset, path: Path, source: str | Non
     """
     from posterior_collapse import report
 
-    shape = _decoded_shape(dataset)
+    shape = dataset.decoded_shape
     report.write_page(result, path, name=dataset.name, image_shape=shape, source=source)
-
-
-def _decoded_shape(dataset: Dataset) -> tuple[int, ...] | None:
-    """Shape of what is decoded, if it is an image: three quarters of one are none."""
-    shape = dataset.image_shape
-    if shape is None or (dataset.y is not None and dataset.task != "half"):
-        return None
-    if dataset.task == "half":  # of images with one channel, first or last
-        height, width = shape[-2:] if len(shape) == 2 or shape[0] == 1 else shape[:2]
-        return height // 2, width
-    return shape
 
 
 def measure(dataset: Dataset, spec: Spec, biases: bool, cross_fit: int | None) -> tuple[Any, Spec]:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from posterior_collapse.training import Progress
 
 PAPER = "vae-relu, cvae-relu, cvae-linear-net, cvae-cnn, hvae-relu, hvae-cnn"
-RESUMED_WITH = ("resume", "tensorboard", "as_json")
+RESUMED_WITH = ("resume", "tensorboard", "html", "as_json")
 option = typer.Option
 
 
@@ -184,6 +184,9 @@ class OutputOptions:
     tensorboard: Annotated[bool, option("--tensorboard", help="Write TensorBoard events too.")] = (
         False
     )
+    html: Annotated[
+        Path | None, option(help="Write a page on the run or sweep to an .html file.")
+    ] = None
     as_json: Annotated[bool, option("--json", help="Print the summaries as JSON.")] = False
 
 
@@ -209,6 +212,10 @@ def train(
     A killed command goes on exactly with collapse train --resume FOLDER.
     """
     resume, out = output.resume, output.out
+    if output.html is not None:
+        from posterior_collapse.report import check_page_path
+
+        check_page_path(output.html)
     if resume is not None:
         _check_alone(context)
         files.check_described(resume, "the folder of a run or a sweep")
@@ -238,12 +245,45 @@ def train(
     except KeyboardInterrupt:
         typer.echo(f"Go on with: collapse train --resume {shlex.quote(str(out))}", err=True)
         raise
+    if output.html is not None:
+        _write_page(out, dataset, output.html, single=len(runs) == 1)
     if output.as_json:
         typer.echo(json.dumps(summaries, indent=2))
     else:
         _print(dataset, out, summaries)
+        if output.html is not None:
+            typer.echo(f"Page: {output.html}")
     if any(summary["stopped"].startswith("non-finite") for summary in summaries):
         raise typer.Exit(1)
+
+
+def _write_page(out: Path, dataset: Dataset, path: Path, *, single: bool) -> None:
+    """Write the diagnosis of a single run, or the page of a sweep."""
+    from posterior_collapse import report
+    from posterior_collapse.runs import kept
+
+    if not single:
+        write_sweep_page(out, dataset, path)
+        return
+    (run,) = kept.members(out).values()
+    _, found = run.diagnosed()
+    report.write_page(found, path, name=dataset.name)
+
+
+def write_sweep_page(out: Path, dataset: Dataset, path: Path) -> None:
+    """Write the page of a sweep.
+
+    Args:
+        out: Its folder.
+        dataset: What it was trained on.
+        path: Where the page goes.
+    """
+    from posterior_collapse import report
+    from posterior_collapse.runs.opened import swept
+
+    rows = dataset.x if dataset.y is None else (dataset.x, dataset.y)
+    shape = dataset.decoded_shape
+    report.write_page(swept(out), path, name=dataset.name, image_shape=shape, data=rows)
 
 
 def _check_alone(context: typer.Context) -> None:

@@ -30,6 +30,7 @@ OUT = option(
     None, help="Folder that keeps the runs; the same command again goes on where it stopped."
 )
 PLOT = option(None, help="Write the curve to a .png, .pdf or .svg.")
+HTML = option(None, help="Write a page of it to an .html file.")
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def tune(
     exact: bool = typer.Option(False, "--exact", help="Linear models: integrate the noise out."),
     out: Path | None = OUT,
     plot: Path | None = PLOT,
+    html: Path | None = HTML,
     as_json: bool = typer.Option(False, "--json", help="Print JSON (null: no finite value)."),
 ) -> None:
     """Find the beta with which this network keeps so many units, by training it.
@@ -92,6 +94,10 @@ def tune(
         from posterior_collapse.report import check_figure_path
 
         check_figure_path(plot)
+    if html is not None:
+        from posterior_collapse.report import check_page_path
+
+        check_page_path(html)
     kind = named.kind(network.model)
     spec = options.one_spec("tune", kind, network.latents, asdict(numbers), **network.law())
     # All that needs no torch before all that does: it takes seconds to load.
@@ -124,10 +130,12 @@ def tune(
         if out is not None:
             typer.echo("Go on with the same command again.", err=True)
         raise
-    if plot is not None:
-        from posterior_collapse import report
+    from posterior_collapse import report
 
+    if plot is not None:
         report.save_figure(report.plot(found), plot)
+    if html is not None:
+        report.write_page(found, html, name=dataset.name)
     if as_json:
         about = {"name": dataset.name, "note": dataset.note, "samples": len(dataset.x)}
         typer.echo(json_text({"data": about} | found.to_dict()))
@@ -135,6 +143,8 @@ def tune(
     _print(dataset, found, exact)
     if plot is not None:
         typer.echo(f"Figure: {plot}")
+    if html is not None:
+        typer.echo(f"Page: {html}")
 
 
 def _print(dataset: Dataset, found: Tuned, exact: bool) -> None:

@@ -23,7 +23,7 @@ from posterior_collapse.diagnosis.conclusions import (
 from posterior_collapse.diagnosis.results import NO_SIGNAL, Conclusion, Diagnosis
 from posterior_collapse.theory.thresholds import LEAST_ROWS, ROUNDING
 
-__all__ = ["with_verdict"]
+__all__ = ["verdict_parts", "with_verdict"]
 
 
 def with_verdict(found: Diagnosis) -> Diagnosis:
@@ -49,6 +49,24 @@ def with_verdict(found: Diagnosis) -> Diagnosis:
         advice=tuple(advise(found, conclusions)),
         notes=(*_few_rows(found), *found.notes),
     )
+
+
+def verdict_parts(found: Diagnosis) -> tuple[str, str]:
+    """Return the verdict as what a reader wants first, and the reason of it, if any.
+
+    Args:
+        found: With its verdict.
+    """
+    counts = _counts(found)
+    clause, opened, rest = found.verdict.removeprefix(counts).partition(" (")
+    if not opened or not found.verdict.startswith(counts):
+        return found.verdict, ""
+    depth = 1
+    for end, character in enumerate(rest):
+        depth += (character == "(") - (character == ")")
+        if depth == 0:
+            return f"{counts}{clause}.", rest[:end] + rest[end + 1 :]
+    return found.verdict, ""
 
 
 _WORDS: dict[Conclusion, str] = {

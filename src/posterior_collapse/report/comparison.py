@@ -11,9 +11,18 @@ from posterior_collapse.report.text import new_table
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["comparison_sentences", "comparison_table", "comparison_verdict"]
+__all__ = [
+    "comparison_cells",
+    "comparison_columns",
+    "comparison_kind",
+    "comparison_sentences",
+    "comparison_table",
+    "comparison_verdict",
+]
 
 Summary = Mapping[str, Any]
+NOTHING = 1e-9
+"""What is left by rounding of a quantity that is 0."""
 FEW = 4
 """Runs that are commented on one by one."""
 SAME_LOSS = 1e-4
@@ -88,20 +97,43 @@ def _is_far(summary: Summary) -> bool:
     return bool(measured["loss"] - forecast["loss"] > FAR_LOSS * (1 + carried))
 
 
+def comparison_kind(summary: Summary) -> str:
+    """Return in a word or two how a run's counts compare with its forecast.
+
+    Args:
+        summary: As in `comparison_verdict`.
+
+    Example:
+        >>> side = {"loss": 2.5, "levels": [{"n_active": 9, "kl": [0.0] * 16}]}
+        >>> comparison_kind({"measured": side, "forecast": side})
+        'as forecast'
+    """
+    if _is_nothing(summary["measured"]) or str(summary.get("stopped")).startswith("non-finite"):
+        return "stopped"
+    if summary.get("forecast") is None:
+        return "no forecast"
+    found, expected = _active(summary["measured"]), _active(summary["forecast"])
+    if found == expected:
+        return "as forecast"
+    return "fewer units" if sum(found) < sum(expected) else "more units"
+
+
 def comparison_sentences(
     summaries: Sequence[tuple[str, Summary]],
     where: str = "Each run's summary.json has its verdict.",
+    few: int = FEW,
 ) -> list[str]:
     """Return what to say below the table: a verdict per run, of many runs how many are as forecast.
 
     Args:
         summaries: As in `comparison_table`.
         where: Says where to read about each of many runs.
+        few: Runs that are commented on one by one.
     """
     if len(summaries) == 1:
         return [comparison_verdict(summaries[0][1])]
     verdicts = [f"{name}: {comparison_verdict(summary)}" for name, summary in summaries]
-    if len(summaries) <= FEW:
+    if len(summaries) <= few:
         return verdicts
     told = [text for text in verdicts if ": Stopped, " in text]
     far = sum("ndertrained: " in text for text in verdicts)
@@ -124,17 +156,23 @@ def comparison_table(summaries: Sequence[tuple[str, Summary]]) -> Table:
 
     table = new_table("measured/forecast")
     levels = len(summaries[0][1]["measured"]["levels"])
-    names = [""] if levels == 1 else [f" z{number}" for number in range(1, levels + 1)]
     table.add_column("run", overflow="fold")
-    for column in ("loss", *(f"{w}{name}" for name in names for w in ("KL", "active"))):
+    for column in comparison_columns(levels):
         table.add_column(column, justify="right", no_wrap=True)
     for run, summary in summaries:
         # A long name breaks between its values.
-        table.add_row(escape(run.replace(",", ", ")), *_cells(summary, levels))
+        table.add_row(escape(run.replace(",", ", ")), *comparison_cells(summary, levels))
     return table
 
 
-def _cells(summary: Summary, levels: int) -> Iterator[str]:
+def comparison_columns(levels: int) -> list[str]:
+    """Return what `comparison_cells` yields, for so many levels."""
+    names = [""] if levels == 1 else [f" z{number}" for number in range(1, levels + 1)]
+    return ["loss", *(f"{what}{name}" for name in names for what in ("KL", "active"))]
+
+
+def comparison_cells(summary: Summary, levels: int) -> Iterator[str]:
+    """Yield loss, and per level KL and active units, each measured over forecast."""
     measured = None if _is_nothing(summary["measured"]) else summary["measured"]
     sides = (measured, summary.get("forecast"))
     yield _pair(*(None if side is None else side["loss"] for side in sides))
@@ -151,7 +189,9 @@ def _pair(measured: float | None, forecast: float | None) -> str:
 def _number(value: float | None) -> str:
     if value is None:
         return "-"
-    return str(value) if isinstance(value, int) else f"{value:.4g}"
+    if isinstance(value, int):
+        return str(value)
+    return "0" if abs(value) < NOTHING else f"{value:.4g}"
 
 
 def _is_nothing(measured: Mapping[str, Any]) -> bool:

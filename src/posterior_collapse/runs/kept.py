@@ -63,7 +63,18 @@ class Kept:
         if not set(self.changes) - {"data_dir"} and _known(run, dataset, self.record) is False:
             notes.append("the data have other values than those the run was trained on")
         found = diagnose(model, dataset, spec=spec, **options)
-        return dataset, replace(found, notes=(*found.notes, *notes))
+        record = self.record
+        history = files.history_in(self.folder) if record is None else record.history
+        return dataset, replace(found, notes=(*found.notes, *notes), _history=history)
+
+    @property
+    def run(self) -> Run:
+        """What was trained."""
+        return folders.read(self.folder)[""] if self.record is None else self.record.run
+
+    def dataset(self) -> Dataset:
+        """Load its data, or those that are named instead; see `diagnosed`."""
+        return self._dataset(self.run)
 
     def _dataset(self, run: Run) -> Dataset:
         own = run.data.replace(split=run.data.split or "train", sha256=None)

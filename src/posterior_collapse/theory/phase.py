@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from posterior_collapse import checks
 from posterior_collapse.arrays import Float
 from posterior_collapse.errors import InvalidArgumentError, UnboundedObjectiveError
 from posterior_collapse.moments import Moments
-from posterior_collapse.records import Record
+from posterior_collapse.records import Viewed
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import thresholds
 from posterior_collapse.theory.reading import as_modes
@@ -25,7 +25,7 @@ __all__ = ["PhaseDiagram", "phase_diagram"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PhaseDiagram(Record):
+class PhaseDiagram(Viewed):
     """Active units over beta (rows) and eta_dec (columns).
 
     Attributes:
@@ -36,6 +36,7 @@ class PhaseDiagram(Record):
         active: Counts, shape (len(betas), len(eta_decs)); -1 where the loss is unbounded.
     """
 
+    view: ClassVar[str] = "phase"
     spec: Spec
     level: int
     betas: Float
