@@ -25,6 +25,7 @@ EXTENDABLE = (
     "epochs", "steps", "patience", "checkpoint_every", "checkpoint_steps", "device", "cuda_graphs",
 )  # fmt: skip
 """Settings that a resumed run may change: they do not decide the steps before."""
+HISTORY = "history."
 
 
 @dataclass
@@ -107,7 +108,7 @@ def restore(state: TrainState, folders: Sequence[str | Path]) -> None:
     _check_not_over(state)
     state.optimiser.resume(meta["optimiser_steps"])
     for run, checkpoint in enumerate(found):
-        state.runs[run].restore(checkpoint.meta["run"])
+        state.runs[run].restore(checkpoint.meta["run"], _per_unit(checkpoint.tensors))
         if state.runs[run].stopped == FINISHED and not state.over:
             state.runs[run].stopped = None
         _take(state, run, checkpoint.tensors)
@@ -119,6 +120,7 @@ def save_exact(
 ) -> None:
     """Write the result of exact training: a run killed before is repeated, equal bit for bit."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= _history_tensors(run)
     meta = {
         "exact": True,
         "config": model.config,
@@ -152,7 +154,7 @@ def load_exact(model: MarkovVAE, run: Course, data: str | None, folder: str | Pa
         raise _over("steps", run.settings.steps, checkpoint.step)
     checkpoints.prune(folder, checkpoint.step)
     model.load_state_dict(_of_model(checkpoint.tensors))
-    run.restore(checkpoint.meta["run"])
+    run.restore(checkpoint.meta["run"], _per_unit(checkpoint.tensors))
     return checkpoint.step
 
 
@@ -165,10 +167,36 @@ def _tensors(state: TrainState, runs: Iterable[int]) -> Iterator[dict[str, Tenso
     }
     stacked |= {f"best.{name}": value.cpu() for name, value in (state.bests or {}).items()}
     if state.sums is not None:
+<<<<<<< HEAD
         stacked["epoch.sums"] = state.sums.cpu()
     for run, own in zip(runs, state.stack.states(runs), strict=True):
         found = {f"model.{name}": value for name, value in own.items()}
         yield found | {name: value[run] for name, value in stacked.items()}
+=======
+        found["epoch.sums"] = state.sums[run]
+    return found | _history_tensors(state.runs[run])
+
+
+def _history_tensors(run: Course) -> dict[str, Tensor]:
+    """KL by units and epochs, per level: as JSON it might take longer to write than an epoch."""
+    levels: dict[str, list[list[float]]] = {}
+    for name, column in run.per_unit.items():
+        levels.setdefault(name.rpartition("_")[0], []).append(column)
+    return {
+        f"{HISTORY}{level}": torch.tensor(columns, dtype=torch.float64, device="cpu")
+        for level, columns in levels.items()
+    }
+
+
+def _per_unit(tensors: dict[str, Tensor]) -> dict[str, list[float]]:
+    """The columns of a history with the KL of single units; older checkpoints have none."""
+    return {
+        f"{name.removeprefix(HISTORY)}_{unit}": column
+        for name, values in tensors.items()
+        if name.startswith(HISTORY)
+        for unit, column in enumerate(values.tolist(), start=1)
+    }
+>>>>>>> main
 
 
 def _meta(state: TrainState, run: int) -> dict[str, Any]:
