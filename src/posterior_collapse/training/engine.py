@@ -17,12 +17,8 @@ from posterior_collapse.models.arithmetic import arithmetic
 from posterior_collapse.training import seeds
 from posterior_collapse.training.ahead import Ahead, Measured, Step
 from posterior_collapse.training.batches import Batch, Batches
-<<<<<<< HEAD
 from posterior_collapse.training.counting import Counting
-from posterior_collapse.training.course import FINISHED, Course, Progress
-=======
 from posterior_collapse.training.course import FINISHED, Course, Progress, kl_of_units
->>>>>>> main
 from posterior_collapse.training.drawing import BLOCK, draw, first_rows
 from posterior_collapse.training.graphs import Graphs
 from posterior_collapse.training.optimisers import SGD, Adam, Optimiser, clip_
@@ -267,26 +263,15 @@ class Engine:
                 "epoch": self.state.epoch + 1, "step": self.state.step,
                 "loss": mean[0], "reconstruction": mean[1],
             }  # fmt: skip
-<<<<<<< HEAD
-            kls = iter(mean[2:])
+            kls, of_units = iter(mean[2:]), {}
             for level, (n, active) in enumerate(zip(units, counts, strict=True), start=1):
-                rows[i][f"kl_{level}"] = math.fsum(itertools.islice(kls, n))
+                kl = list(itertools.islice(kls, n))
+                rows[i][f"kl_{level}"] = math.fsum(kl)
                 rows[i][f"active_{level}"] = active
+                of_units |= kl_of_units(level, kl)
             if validation is not None:
                 rows[i]["validation_loss"] = validation[i]
-=======
-            start = 2
-            of_units: dict[str, float] = {}
-            for level, active in enumerate(active_units(model, self.some), start=1):
-                n = model.units[level - 1]
-                row[f"kl_{level}"] = math.fsum(mean[start : start + n])
-                row[f"active_{level}"] = active
-                of_units |= kl_of_units(level, mean[start : start + n])
-                start += n
-            if validation is not None:
-                row["validation_loss"] = validation[i]
-            rows.append(row | of_units)
->>>>>>> main
+            rows[i] |= of_units
         return rows
 
     def _validation_loss(self) -> list[float] | None:

@@ -167,14 +167,11 @@ def _tensors(state: TrainState, runs: Iterable[int]) -> Iterator[dict[str, Tenso
     }
     stacked |= {f"best.{name}": value.cpu() for name, value in (state.bests or {}).items()}
     if state.sums is not None:
-<<<<<<< HEAD
         stacked["epoch.sums"] = state.sums.cpu()
     for run, own in zip(runs, state.stack.states(runs), strict=True):
         found = {f"model.{name}": value for name, value in own.items()}
-        yield found | {name: value[run] for name, value in stacked.items()}
-=======
-        found["epoch.sums"] = state.sums[run]
-    return found | _history_tensors(state.runs[run])
+        found |= {name: value[run] for name, value in stacked.items()}
+        yield found | _history_tensors(state.runs[run])
 
 
 def _history_tensors(run: Course) -> dict[str, Tensor]:
@@ -196,7 +193,6 @@ def _per_unit(tensors: dict[str, Tensor]) -> dict[str, list[float]]:
         if name.startswith(HISTORY)
         for unit, column in enumerate(values.tolist(), start=1)
     }
->>>>>>> main
 
 
 def _meta(state: TrainState, run: int) -> dict[str, Any]:

@@ -26,11 +26,7 @@ from posterior_collapse.theory.state import ACTIVE_INFORMATION
 from posterior_collapse.theory.thresholds import SURE
 from posterior_collapse.training.batches import Batch, Batches
 
-<<<<<<< HEAD
-__all__ = ["active", "active_units", "is_no_number", "some_rows"]
-=======
-__all__ = ["ACTIVE_INFORMATION", "active_units", "is_no_number", "some_rows"]
->>>>>>> main
+__all__ = ["ACTIVE_INFORMATION", "active", "active_units", "is_no_number", "some_rows"]
 
 Float = NDArray[np.float64]
 SAMPLES, SEED = 16, 0
