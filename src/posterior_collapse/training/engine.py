@@ -263,7 +263,8 @@ class Engine:
                 "epoch": self.state.epoch + 1, "step": self.state.step,
                 "loss": mean[0], "reconstruction": mean[1],
             }  # fmt: skip
-            kls, of_units = iter(mean[2:]), {}
+            kls = iter(mean[2:])
+            of_units: dict[str, float] = {}
             for level, (n, active) in enumerate(zip(units, counts, strict=True), start=1):
                 kl = list(itertools.islice(kls, n))
                 rows[i][f"kl_{level}"] = math.fsum(kl)
