@@ -122,13 +122,6 @@ def _check(convention: str, device: str) -> None:
             f"one of {list(CONVENTIONS)}",
             f"Pass --convention elbo.{nearest(convention, CONVENTIONS)}",
         )
-    from posterior_collapse.training import Settings
+    from posterior_collapse.training.arguments import check_device
 
-    Settings(device=device)
-    if device.startswith("cuda"):
-        import torch
-
-        if not torch.cuda.is_available():
-            raise InvalidArgumentError(
-                "--device", repr(device), "a device that is there", "Pass --device cpu."
-            )
+    check_device(device)

@@ -70,11 +70,12 @@ def described(dims: tuple[int, int | None]) -> str:
 
 
 def check_device(name: str) -> None:
-    """Refuse a device that is not here."""
+    """Refuse a device that is none, or is not here."""
+    Settings(device=name)
     device = torch.device(name)
     found = torch.cuda.device_count() if device.type == "cuda" else 1
     if (device.index or 0) >= found:
-        devices = [repr(f"cuda:{index}") for index in range(found)]
+        devices = [repr(f"cuda:{index}") for index in range(found if device.type == "cuda" else 0)]
         raise InvalidArgumentError(
             "device", repr(name), " or ".join(["'cpu'", *devices]) + ", which this torch has here",
             "Pass device='cpu'.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -105,8 +106,7 @@ class Settings(Record):
         _one_of("precision", self.precision, PRECISIONS)
         if self.optimiser is not None:
             _one_of("optimiser", self.optimiser, OPTIMISERS)
-        kind, _, index = str(self.device).partition(":")
-        if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        if re.fullmatch(r"cpu|cuda(:\d+)?", str(self.device)) is None:
             raise InvalidArgumentError(
                 "device", repr(self.device), "'cpu', 'cuda' or 'cuda:N'", "Pass device='cpu'."
             )

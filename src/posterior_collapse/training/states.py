@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +20,25 @@ from posterior_collapse.training.optimisers import Optimiser
 from posterior_collapse.training.settings import Settings
 from posterior_collapse.training.stacking import Layout, Stack
 
-__all__ = ["TrainState", "load_exact", "load_model", "restore", "save", "save_exact"]
+__all__ = [
+    "DeviceWarning",
+    "TrainState",
+    "load_exact",
+    "load_model",
+    "restore",
+    "save",
+    "save_exact",
+]
 
 EXTENDABLE = (
     "epochs", "steps", "patience", "checkpoint_every", "checkpoint_steps", "device", "cuda_graphs",
 )  # fmt: skip
 """Settings that a resumed run may change: they do not decide the steps before."""
 HISTORY = "history."
+
+
+class DeviceWarning(UserWarning):
+    """A run is resumed on a device that draws other noise."""
 
 
 @dataclass
@@ -103,6 +116,7 @@ def restore(state: TrainState, folders: Sequence[str | Path]) -> None:
     ):
         _check_same(model, course.settings, state.order_seed, state.data, checkpoint, folder)
     meta = found[0].meta
+    _warn_of_other_noise(meta.get("noise"), state.stack.device)
     state.step, state.epoch = found[0].step, meta["epoch"]
     state.step_in_epoch, state.rows_in_epoch = meta["step_in_epoch"], meta["rows_in_epoch"]
     _check_not_over(state)
@@ -207,6 +221,7 @@ def _meta(state: TrainState, run: int) -> dict[str, Any]:
         "step_in_epoch": state.step_in_epoch,
         "rows_in_epoch": state.rows_in_epoch,
         "optimiser_steps": state.optimiser.steps,
+        "noise": _source_of_noise(state.stack.device),
         "run": state.runs[run].to_dict(),
     }
 
@@ -240,6 +255,22 @@ def _take(state: TrainState, run: int, tensors: dict[str, Tensor]) -> None:
                 len(state.runs), width, dtype=torch.float64, device=state.stack.device
             )
         state.sums[run] = tensors["epoch.sums"].to(state.stack.device)
+
+
+def _source_of_noise(device: torch.device) -> str:
+    """What draws the noise: the CPU, wherever, or a GPU, whose numbers its model decides."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _warn_of_other_noise(before: str | None, device: torch.device) -> None:
+    now = _source_of_noise(device)
+    if before not in (None, now):  # older checkpoints do not say
+        warnings.warn(
+            f"this run had its noise from {before}, and goes on with that of {now}: it is as good, "
+            "but not bit for bit the run that had not stopped.",
+            DeviceWarning,
+            stacklevel=4,
+        )
 
 
 def _of_model(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -90,11 +90,14 @@ def trace(function: Function, *arguments: Any) -> Function:
     expected = function(*arguments)
     try:
         traced = _traced(function, arguments)
-        found = traced(*arguments)
+        # Other arguments than it was traced with show what it took for a constant.
+        others = [_others(argument) for argument in arguments]
+        same = _close(traced(*arguments), expected)
+        same = same and _close(traced(*others), function(*others))
     except Exception as error:  # make_fx is not a public name of torch, and may change
         reason = f"{type(error).__name__}: {error}"
     else:
-        if _close(found, expected):
+        if same:
             return traced
         reason = "the trace gives other numbers"
     warnings.warn(
@@ -103,6 +106,13 @@ def trace(function: Function, *arguments: Any) -> Function:
         stacklevel=2,
     )
     return lambda *arguments: [result.clone() for result in function(*arguments)]
+
+
+def _others(argument: Any) -> Any:
+    """Other numbers of the same kind: what is positive stays so."""
+    if not (isinstance(argument, Tensor) and argument.dim() and argument.is_floating_point()):
+        return argument
+    return argument.roll(1, -1) * 1.0625
 
 
 def _close(found: list[Tensor], expected: list[Tensor]) -> bool:
