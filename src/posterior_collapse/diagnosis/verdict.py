@@ -34,6 +34,8 @@ def with_verdict(found: Diagnosis) -> Diagnosis:
     if found.forecast is not None and conclusion != "diverged":
         kept = " and ".join(map(str, kept_units(found.forecast)))
         excess = excess_loss(found)
+        if excess and conclusion != "signal-unclaimed":
+            sentence = f"Training has not arrived: {sentence}"
         if is_attainable(found.forecast):
             lower = f", at a loss {excess:.3g} nats lower" if excess else ""
             sentence += f"; the linear optimum keeps {kept}{lower}"
@@ -95,7 +97,7 @@ def _overall(found: Diagnosis, conclusions: list[Conclusion]) -> tuple[Conclusio
         if conclusion == "nothing-to-do" and found.signal[at] > 1 + ROUNDING:
             words = "every unit is used and one more is not worth it"
         if conclusion == "collapse-optimal" and excess_loss(found):
-            words = "no signal is left for the collapsed units, but training has not arrived"
+            words = "no signal is left for the collapsed units"
         bought = gain_in_words(found, at)
         return conclusion, f": {words} ({_signal(found, at)}{'; ' * bool(bought)}{bought})"
     return _without_certificate(found)
@@ -147,4 +149,4 @@ def _signal(found: Diagnosis, at: int) -> str:
     t, error = found.signal[at], found.signal_error[at]
     if math.isnan(t):
         return f"{name} not known"
-    return f"{name} = {t:.3g}" + (f" +- {error:.1g}" if error >= 5e-4 else "")
+    return f"{name} = {t:.3g}" + (f" \u00b1 {error:.1g}" if error >= 5e-4 else "")

@@ -25,8 +25,11 @@ NOTHING = 1e-9
 """What is left by rounding of a quantity that is 0."""
 FEW = 4
 """Runs that are commented on one by one."""
-SAME_LOSS, FAR_LOSS = 1e-4, 0.05
-"""Relative differences up to which two losses count as equal in a sentence, and one as near."""
+SAME_LOSS = 1e-4
+"""Relative difference up to which two losses count as equal in a sentence."""
+FAR_LOSS = 0.25
+"""Nats by which a loss is far from the optimum, per nat that this spends on its KL, and one more.
+Relative to the loss itself it would depend on the units of the data."""
 
 
 def comparison_verdict(summary: Summary) -> str:
@@ -51,36 +54,47 @@ def comparison_verdict(summary: Summary) -> str:
     if forecast is None:
         return f"{_counts(measured)} active; no closed form is known to compare with."
     pairs = list(zip(_active(measured), _active(forecast), strict=True))
-    if summary.get("approximate"):
-        return _of_counts(measured, pairs)
     gap = measured["loss"] - forecast["loss"]
-    far = gap > FAR_LOSS * max(1.0, abs(forecast["loss"]))
     as_many = all(found == expected for found, expected in pairs)
-    if as_many and not far:
-        text = f"As forecast: {_counts(measured)} active; "
-    elif as_many:
-        text = f"{_counts(measured)} active, as many as forecast; "
+    kept = " and ".join(str(expected) for _, expected in pairs)
+    counts = f"{_counts(measured)} active"
+    if summary.get("approximate"):
+        return _of_counts(counts, kept, gap, as_many=as_many, far=_is_far(summary))
+    if _is_far(summary):
+        beside = "as many as forecast" if as_many else f"where the linear optimum keeps {kept}"
+        text = f"Undertrained: loss {gap:.3g} nats above the linear optimum; {counts}"
+        return f"{text}, {beside}: train longer." if as_many else f"{text} {beside}: train longer."
+    if as_many:
+        text = f"As forecast: {counts}; "
     else:
-        kept = " and ".join(str(expected) for _, expected in pairs)
-        text = f"{_counts(measured)} active where the linear optimum keeps {kept}; "
+        text = f"{counts} where the linear optimum keeps {kept}; "
     if abs(gap) <= SAME_LOSS * max(1.0, abs(forecast["loss"])):
         return text + "loss as forecast."
     text += f"loss {abs(gap):.3g} nats {'above' if gap > 0 else 'below'} "
     text += "the linear optimum" if as_many else "it"
     lacking = gap > 0 and any(found < expected for found, expected in pairs)
-    if lacking:
-        return text + ": train longer or warm beta up."
-    return text + (": train longer." if far else ".")
+    return text + (": train longer or warm beta up." if lacking else ".")
 
 
-def _of_counts(measured: Mapping[str, Any], pairs: Sequence[tuple[int, int]]) -> str:
+def _of_counts(counts: str, kept: str, gap: float, *, as_many: bool, far: bool) -> str:
     """Of a likelihood whose forecast is an approximation: a good model may be above its loss."""
-    if all(found == expected for found, expected in pairs):
-        text = f"As forecast: {_counts(measured)} active"
-    else:
-        kept = " and ".join(str(expected) for _, expected in pairs)
-        text = f"{_counts(measured)} active where the linear forecast keeps {kept}"
+    if far:
+        beside = ", as many as forecast" if as_many else f" where the linear forecast keeps {kept}"
+        return (
+            f"Perhaps undertrained: loss {gap:.3g} nats above that of the forecast, an "
+            f"approximation; {counts}{beside}: train longer while it falls."
+        )
+    text = (
+        f"As forecast: {counts}" if as_many else f"{counts} where the linear forecast keeps {kept}"
+    )
     return f"{text}; losses are not compared, as that of the forecast is an approximation."
+
+
+def _is_far(summary: Summary) -> bool:
+    """Whether the loss is far above that of the linear optimum."""
+    measured, forecast = summary["measured"], summary["forecast"]
+    carried = sum(max(float(sum(level["kl"])), 0.0) for level in forecast["levels"])
+    return bool(measured["loss"] - forecast["loss"] > FAR_LOSS * (1 + carried))
 
 
 def comparison_kind(summary: Summary) -> str:
@@ -121,10 +135,15 @@ def comparison_sentences(
     verdicts = [f"{name}: {comparison_verdict(summary)}" for name, summary in summaries]
     if len(summaries) <= few:
         return verdicts
-    stopped = [text for text in verdicts if ": Stopped, " in text]
-    same = sum(": As forecast: " in text for text in verdicts)
+    told = [text for text in verdicts if ": Stopped, " in text]
+    far = sum("ndertrained: " in text for text in verdicts)
+    same = sum(": As forecast: " in text or ", as many as forecast" in text for text in verdicts)
     counts = f"{same} of {len(summaries)} runs have as many active units as their forecasts."
-    return [*stopped, counts, where]
+    if far:
+        counts = (
+            f"{far} of {len(summaries)} runs are undertrained, their loss is far above. {counts}"
+        )
+    return [*told, counts, where]
 
 
 def comparison_table(summaries: Sequence[tuple[str, Summary]]) -> Table:

@@ -86,7 +86,8 @@ def tuned_verdict(found: Found) -> str:
         text += f"; a linear model would keep {trial.linear}"
     if found.settled:
         return f"{text}. The count has stood since half of {trial.steps:,} steps."
-    return f"{text}. That has not settled, see the notes."
+    why = "see the notes" if trial.still else f"it still changed within {trial.steps:,} steps"
+    return f"Not settled ({why}): {text[0].lower()}{text[1:]}."
 
 
 def tuned_page(found: Found) -> Iterator[RenderableType]:

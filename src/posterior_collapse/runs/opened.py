@@ -1,4 +1,4 @@
-"""What `collapse train` left in a folder, as a `Sweep`."""
+"""What `collapse train` or `sweep` left in a folder, as a `Sweep`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from posterior_collapse.errors import CorruptFileError, MissingFileError
-from posterior_collapse.files import history_in, read_json
+from posterior_collapse.files import history_in, holds_runs, read_json
 from posterior_collapse.runs import folder as folders
-from posterior_collapse.runs.store import Outcome
+from posterior_collapse.runs.kept import members
+from posterior_collapse.runs.store import Outcome, Record
 from posterior_collapse.runs.sweep import Sweep
 from posterior_collapse.training import checkpoints
 from posterior_collapse.training.states import load_model
@@ -27,6 +28,9 @@ def swept(folder: Path) -> Sweep:
         CorruptFileError: A file of it was damaged.
         CheckpointError: No checkpoint of a run can be used.
     """
+    if holds_runs(folder):
+        records = [one.record for one in members(folder).values()]
+        return Sweep(tuple(one for one in records if isinstance(one, Record)))
     runs, found = folders.read(folder), []
     for name, place in folders.members(folder).items():
         summary = _summary(place)
