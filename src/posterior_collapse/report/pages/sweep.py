@@ -35,6 +35,7 @@ KINDS = {
     "as forecast": ("same", "●"),
     "fewer units": ("fewer", "▼"),
     "more units": ("more", "▲"),
+    "undertrained": ("under", "◔"),
     "no forecast": ("unknown", "?"),
     "stopped": ("stopped", "×"),
 }
