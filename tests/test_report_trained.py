@@ -132,7 +132,7 @@ def test_a_loss_that_has_not_arrived_is_not_green(found):
 
 def test_units_of_an_optimum_are_the_data_s_modes(found):
     page = diagnosis_html(found)
-    cosines = [float(c) for c in re.findall(r"<span>(\d\.\d\d)</span>", page)]
+    cosines = [float(c) for c in re.findall(r"<small>(\d\.\d\d)</small>", page)]
     modes = [int(n) for n in re.findall(r"<span>mode (\d+)</span>", page)]
     assert cosines == [1.0] * 7
     assert modes == [1, 2, 3, 4, 5, 6, 7]
@@ -251,15 +251,20 @@ def test_kinds_of_outcomes_are_counted_and_marked(sweep):
 
     runs = list(sweep.runs)
     more = dataclasses.replace(runs[0], forecast=runs[6].forecast)
-    fewer = dataclasses.replace(runs[6], forecast=runs[0].forecast)
+    forecast = {**runs[0].forecast, "loss": runs[6].forecast["loss"]}
+    fewer = dataclasses.replace(runs[6], forecast=forecast)
+    high = {**runs[5].measured, "loss": runs[5].measured["loss"] + 50}
+    under = dataclasses.replace(runs[5], measured=high)
     none = dataclasses.replace(runs[2], forecast=None)
-    lost = dataclasses.replace(runs[3], stopped="non-finite: loss at step 3")
-    page = sweep_html(pc.Sweep((more, fewer, none, lost, *runs[4:6])))
-    for kind in ("1 more units", "1 fewer units", "1 no forecast", "1 stopped", "2 as forecast"):
+    lost = dataclasses.replace(runs[3], stopped=f"non-finite: {HOSTILE}")
+    page = sweep_html(pc.Sweep((more, fewer, none, lost, under, runs[4])))
+    for kind in ("1 more units", "1 fewer units", "1 no forecast", "1 stopped", "1 undertrained"):
         assert kind in " ".join(page.split())
     kinds = [card["data-kind"] for card in Parsed(page).of("article")]
-    assert kinds == ["more units", "fewer units", "no forecast", "stopped", *["as forecast"] * 2]
-    assert "Stopped, non-finite: loss at step 3" in page
+    told = ["more units", "fewer units", "no forecast", "stopped", "undertrained", "as forecast"]
+    assert kinds == told
+    assert f"Stopped, non-finite: {HOSTILE}" in "".join(Parsed(page).texts["p"])
+    check_policy(page)
 
 
 def test_a_run_that_is_no_number_any_more_has_a_card():

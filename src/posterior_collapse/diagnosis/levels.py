@@ -215,7 +215,11 @@ class LevelStatistics:
             prior_std=np.sqrt(self._prior.mean),
             prior_gap=np.maximum(self._kl.mean - input_values, 0.0) if top else nothing,
             _histogram=aggregate_histogram(
-                posterior.mean, posterior.variance, self._prior_mean.mean, np.sqrt(self._prior.mean)
+                posterior.mean,
+                posterior.variance,
+                self._prior_mean.mean,
+                np.sqrt(self._prior.mean),
+                ~diverged,
             ),
         )
 
