@@ -27,7 +27,7 @@ test: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 -rs
 
 # The libraries that the adapters serve have an environment of their own: `make test` is without them.
 test-adapters: export OMP_NUM_THREADS := 1
