@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -50,11 +51,12 @@ def trained() -> Iterator[tuple[str, Any, dict[str, Any]]]:
     x = pc.load("digits").x
     spec = pc.VAESpec(8, beta=0.32, sigma="input")
     fitted = pc.fit(x, spec, "mlp", hidden=(64,), epochs=200)
+    yield "run", fitted, DIGITS
     yield "diagnosis", pc.diagnose(fitted, x), DIGITS
     specs = [spec.replace(beta=beta) for beta in (0.08, 0.16, 0.32, 0.64)]
     seeds = [seed for seed in (0, 1, 2) for _ in specs]
     swept = pc.sweep(specs * 3, x, "mlp", seeds=seeds, hidden=(64,), epochs=20)
-    yield "sweep", swept, DIGITS
+    yield "sweep", swept, {**DIGITS, "data": x[:8]}
     tuned = pc.tune(x, pc.VAESpec(8), "linear", active=6, exact=True, seeds=2)
     yield "tuned", tuned, DIGITS
 
@@ -63,6 +65,8 @@ def trained() -> Iterator[tuple[str, Any, dict[str, Any]]]:
 def pages() -> dict[str, bytes]:
     """Return the pages of the gallery by their names."""
     made = [(name, pc.forecast(x, spec), words) for name, (x, spec, words) in forecasts().items()]
+    steps = np.geomspace(0.05, 20, 60)
+    made.append(("phases", made[0][1].phase_diagram(steps, steps / 10), {"name": "digits"}))
     with tempfile.TemporaryDirectory() as folder:
         return {
             name: result.to_html(Path(folder) / f"{name}.html", **words).read_bytes()
