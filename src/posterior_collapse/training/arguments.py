@@ -37,6 +37,8 @@ __all__ = [
 ]
 
 Folder = str | Path
+SPELLINGS = {"lr": "learning_rate", "optimizer": "optimiser"}
+"""What settings are called as well, by those who come from other libraries."""
 NETWORK_OPTIONS = sorted(set().union(*(preset.free for preset in ARCHITECTURES.values())))
 
 
@@ -48,6 +50,7 @@ def split(
     settings: Settings | None, options: dict[str, Any], is_exact: bool
 ) -> tuple[Settings, dict[str, Any]]:
     """Return the settings with the options that are settings, and those of the architecture."""
+    options = {SPELLINGS.get(name, name): value for name, value in options.items()}
     for name in options:
         meant = nearest(name, FIELDS) if name not in FIELDS else ""
         if meant and not nearest(name, NETWORK_OPTIONS):
