@@ -64,7 +64,9 @@ def trained() -> Iterator[tuple[str, Any, dict[str, Any]]]:
 @cache
 def pages() -> dict[str, bytes]:
     """Return the pages of the gallery by their names."""
-    made = [(name, pc.forecast(x, spec), words) for name, (x, spec, words) in forecasts().items()]
+    made: list[tuple[str, Any, dict[str, Any]]] = [
+        (name, pc.forecast(x, spec), words) for name, (x, spec, words) in forecasts().items()
+    ]
     steps = np.geomspace(0.05, 20, 60)
     made.append(("phases", made[0][1].phase_diagram(steps, steps / 10), {"name": "digits"}))
     with tempfile.TemporaryDirectory() as folder:
