@@ -50,11 +50,12 @@ def trained() -> Iterator[tuple[str, Any, dict[str, Any]]]:
     x = pc.load("digits").x
     spec = pc.VAESpec(12, eta_dec=0.3, sigma="input")
     fitted = pc.fit(x, spec.replace(beta=2.0), "mlp", hidden=(64,), epochs=60)
-    yield "diagnosis", pc.diagnose(fitted, x), {"name": "digits"}
+    shown = {"name": "digits", "image_shape": (8, 8)}
+    yield "diagnosis", pc.diagnose(fitted, x), shown
     specs = [spec.replace(beta=beta) for beta in (0.5, 1.0, 2.0, 4.0)]
     seeds = [seed for seed in (0, 1, 2) for _ in specs]
     swept = pc.sweep(specs * 3, x, "mlp", seeds=seeds, hidden=(64,), epochs=20)
-    yield "sweep", swept, {"name": "digits"}
+    yield "sweep", swept, shown | {"data": x}
     linear = pc.VAESpec(12, eta_dec=0.3)
     tuned = pc.tune(x, linear, "linear", active=6, exact=True, seeds=2)
     yield "tuned", tuned, {"name": "digits"}
