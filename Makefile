@@ -9,7 +9,7 @@ ADAPTERS := .venv-adapters
 PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
 	PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 
-.PHONY: demo test test-adapters format benchmarks clean
+.PHONY: demo test test-adapters test-cuda format benchmarks clean
 .DEFAULT_GOAL := demo
 
 # One thread: the models are small, and threads that wait for each other are slow on a busy machine.
@@ -35,12 +35,17 @@ test-adapters: $(ADAPTERS)/.installed
 	$(ADAPTERS)/bin/python -m pytest tests/adapters src/posterior_collapse/adapters \
 		tests/test_processors.py -k 'not README'
 
+# Needs a GPU, and a torch that was built for it; in a process of its own, as it looks at the device.
+test-cuda: $(VENV)/.dev
+	$(BIN)/pytest tests/test_cuda.py
+
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 benchmarks: $(VENV)/.dev
-	set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done
+	set -e; for script in $(filter-out benchmarks/cuda.py,$(wildcard benchmarks/*.py)); do \
+		$(BIN)/python $$script; done
 
 clean:
 	rm -rf $(VENV) $(ADAPTERS) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache src/*.egg-info

@@ -220,15 +220,40 @@ def test_a_loader_feeds_a_device_and_no_generator_of_it_is_seeded(shuffle: bool)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_a_step_waits_for_the_device_once(network: str) -> None:
-    def reads(batch_size: int) -> int:
+def test_no_step_waits_for_the_device(network: str) -> None:
+    def reads(batch_size: int, **more: Any) -> int:
         pretend_device.reads.clear()
         name = network.partition(" ")[0]
-        options = {"epochs": 1, "batch_size": batch_size, **NETWORKS[network]}
+        options = {"epochs": 1, "batch_size": batch_size, **NETWORKS[network], **more}
         pc.fit(pc.VAESpec(2), X, name, device="gpu", **options)
         return pretend_device.reads.total()
 
-    assert reads(10) - reads(30) == 6 - 2
+    # Of 20 steps and of 30: one look at the end. A schedule costs none either.
+    assert reads(3) == reads(2)
+    schedule: dict[str, Any] = {"capacity": 0.5, "epochs": 2, "warm_up": 1, "capacity_warm_up": 1}
+    assert reads(3, **schedule) == reads(2, **schedule)
+    # Of 60 steps: the first 32, and the rest.
+    assert reads(1) == reads(2) + 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"learning_rates": [1e-3, 1e18, 1e-2], "batch_size": 2},
+        {"learning_rates": [0.2, 0.1, 0.3], "patience": 1, "epochs": 8},
+    ],
+)
+def test_a_run_stops_there_where_it_does_on_the_cpu(options: dict[str, Any]) -> None:
+    given = {"epochs": 2, "batch_size": 10, "hidden": (5,), "seeds": [1, 2, 3], **options}
+    there, here = (
+        pc.fit_many([SPECS["input"]] * 3, X, "mlp", device=device, **given)
+        for device in ("gpu", "cpu")
+    )
+    assert any(one.stopped != "finished" for one in here)
+    for one, other in zip(there, here, strict=True):
+        same(one.model.state_dict(), other.model.state_dict())
+        assert one.history == other.history
+        assert one.stopped == other.stopped
 
 
 def test_the_device_refuses_what_a_gpu_refuses() -> None:

@@ -119,11 +119,12 @@ def test_a_state_comes_back_bit_for_bit(name):
     models, _, _ = runs(name)
     stack = Stack(models, torch.device("cpu"), N)
     for run, model in enumerate(models):
-        state = stack.state(run)
+        (state,) = stack.states([run])
         assert state.keys() == model.state_dict().keys()
         assert all(torch.equal(state[key], v) for key, v in model.state_dict().items())
     stack.load(0, models[1].state_dict())
-    assert all(torch.equal(stack.state(0)[key], v) for key, v in models[1].state_dict().items())
+    (first,) = stack.states([0])
+    assert all(torch.equal(first[key], v) for key, v in models[1].state_dict().items())
 
 
 def test_dropout_masks_reach_their_layers():

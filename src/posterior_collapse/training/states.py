@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from posterior_collapse.training.stacking import Layout, Stack
 
 __all__ = ["TrainState", "load_exact", "load_model", "restore", "save", "save_exact"]
 
-EXTENDABLE = ("epochs", "steps", "patience", "checkpoint_every", "checkpoint_steps", "device")
+EXTENDABLE = (
+    "epochs", "steps", "patience", "checkpoint_every", "checkpoint_steps", "device", "cuda_graphs",
+)  # fmt: skip
 """Settings that a resumed run may change: they do not decide the steps before."""
 
 
@@ -83,8 +85,9 @@ class TrainState:
 
 def save(state: TrainState, folders: Sequence[str | Path]) -> None:
     """Write one checkpoint per run."""
-    for run, folder in enumerate(folders):
-        checkpoints.save(folder, _tensors(state, run), _meta(state, run), step=state.step)
+    runs = range(len(state.runs))
+    for run, folder, own in zip(runs, folders, _tensors(state, runs), strict=True):
+        checkpoints.save(folder, own, _meta(state, run), step=state.step)
 
 
 def restore(state: TrainState, folders: Sequence[str | Path]) -> None:
@@ -102,7 +105,7 @@ def restore(state: TrainState, folders: Sequence[str | Path]) -> None:
     state.step, state.epoch = found[0].step, meta["epoch"]
     state.step_in_epoch, state.rows_in_epoch = meta["step_in_epoch"], meta["rows_in_epoch"]
     _check_not_over(state)
-    state.optimiser.steps = meta["optimiser_steps"]
+    state.optimiser.resume(meta["optimiser_steps"])
     for run, checkpoint in enumerate(found):
         state.runs[run].restore(checkpoint.meta["run"])
         if state.runs[run].stopped == FINISHED and not state.over:
@@ -153,15 +156,19 @@ def load_exact(model: MarkovVAE, run: Course, data: str | None, folder: str | Pa
     return checkpoint.step
 
 
-def _tensors(state: TrainState, run: int) -> dict[str, Tensor]:
-    found = {f"model.{name}": value for name, value in state.stack.state(run).items()}
-    for kind, slot in state.optimiser.slots.items():
-        found.update({f"optimiser.{kind}.{name}": value[run] for name, value in slot.items()})
-    if state.bests is not None:
-        found.update({f"best.{name}": value[run] for name, value in state.bests.items()})
+def _tensors(state: TrainState, runs: Iterable[int]) -> Iterator[dict[str, Tensor]]:
+    """Yield what checkpoints of some runs keep, on the CPU."""
+    stacked = {
+        f"optimiser.{kind}.{name}": value.cpu()
+        for kind, slot in state.optimiser.slots.items()
+        for name, value in slot.items()
+    }
+    stacked |= {f"best.{name}": value.cpu() for name, value in (state.bests or {}).items()}
     if state.sums is not None:
-        found["epoch.sums"] = state.sums[run]
-    return found
+        stacked["epoch.sums"] = state.sums.cpu()
+    for run, own in zip(runs, state.stack.states(runs), strict=True):
+        found = {f"model.{name}": value for name, value in own.items()}
+        yield found | {name: value[run] for name, value in stacked.items()}
 
 
 def _meta(state: TrainState, run: int) -> dict[str, Any]:
@@ -190,7 +197,7 @@ def _take(state: TrainState, run: int, tensors: dict[str, Tensor]) -> None:
         if saved.keys() != target.keys():
             # Written when the layout went by a batch size of more rows than there are.
             stack, rows = state.stack, state.runs[run].settings.batch_size
-            before = Layout(state.models[run], rows, share_heads=not stack.half)
+            before = Layout(state.models[run], rows, share_heads=stack.shares_heads)
             saved = stack.layout.gather(before.scatter(saved))
         for name, value in target.items():
             value[run].copy_(saved[name][0])
