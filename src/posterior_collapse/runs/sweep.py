@@ -204,10 +204,13 @@ def _kept(store: Store, key: str) -> Record:
 def _origin(device: str) -> dict[str, Any]:
     cuda = device.startswith("cuda")
     hardware = torch.cuda.get_device_name(device) if cuda else _processor()
+    instructions = torch.backends.cpu.get_cpu_capability()
     return {
         "version": version("posterior-collapse"),
         "torch": torch.__version__,
-        "hardware": f"{hardware}, {torch.get_num_threads()} threads" if not cuda else hardware,
+        "hardware": hardware
+        if cuda
+        else f"{hardware}, {instructions}, {torch.get_num_threads()} threads",
     }
 
 

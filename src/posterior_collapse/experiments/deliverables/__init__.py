@@ -17,6 +17,7 @@ from posterior_collapse.experiments.deliverables.images import (
 )
 from posterior_collapse.experiments.deliverables.likelihood import likelihood_table
 from posterior_collapse.experiments.deliverables.linear import both_learned, matrices, theory_sweep
+from posterior_collapse.experiments.deliverables.published import published_numbers
 
 __all__ = ["DELIVERABLES"]
 
@@ -26,7 +27,7 @@ DELIVERABLES: Mapping[str, Deliverable] = {
         *(collapse_curves, correlation, digits, onset),
         *(beta_panel, reconstructions, sweep_reconstructions),
         *(both_learned, convergence, matrices, theory_sweep),
-        likelihood_table,
+        *(likelihood_table, published_numbers),
     )
 }
 """Every deliverable by name; a row lists its own."""
