@@ -280,6 +280,8 @@ class TestCommand:
             (["E1", "--seeds", "0"], "--seeds"),
             (["E1", "--epochs", "0"], "--epochs"),
             (["E1", "--device", "tpu"], "device"),
+            (["E1", "--device", "cuda:"], "device: got 'cuda:'"),
+            (["E1", "--device", "cuda:77"], "device: got 'cuda:77'"),
             (["E1", "--data-dir", "no/such/folder"], "no/such/folder"),
             (["document", "--out", "no/such/folder"], "no/such/folder"),
         ],

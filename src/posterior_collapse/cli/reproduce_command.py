@@ -49,6 +49,9 @@ def reproduce(
     ),
     no_models: bool = typer.Option(False, "--no-models", help="Keep runs without their weights."),
     runs_only: bool = typer.Option(False, "--runs-only", help="Train, and write no results."),
+    finished: bool = typer.Option(
+        False, "--finished", help="Train nothing: results from the runs that are there."
+    ),
     out: Path = OUT,
     to: Path = TO,
     data_dir: DataDir = None,
@@ -78,7 +81,7 @@ def reproduce(
     plan = Plan(quick, convention, seeds, epochs, rows, cnn_epochs)  # type: ignore[arg-type]
     options = {
         "data_dir": data_dir, "device": device, "together": together, "models": not no_models,
-        "runs_only": runs_only,
+        "runs_only": runs_only, "finished": finished,
     }  # fmt: skip
     _reproduce(row, plan, out, **options)
 
@@ -136,13 +139,6 @@ def _check(convention: str, device: str) -> None:
             f"one of {list(CONVENTIONS)}",
             f"Pass --convention elbo.{nearest(convention, CONVENTIONS)}",
         )
-    from posterior_collapse.training import Settings
+    from posterior_collapse.training.arguments import check_device
 
-    Settings(device=device)
-    if device.startswith("cuda"):
-        import torch
-
-        if not torch.cuda.is_available():
-            raise InvalidArgumentError(
-                "--device", repr(device), "a device that is there", "Pass --device cpu."
-            )
+    check_device(device)

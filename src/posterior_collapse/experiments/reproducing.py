@@ -10,12 +10,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch  # noqa: F401 - runs need it, so that its absence is told before anything else is
+
 from posterior_collapse.errors import CorruptFileError, PosteriorCollapseError, writing
 from posterior_collapse.experiments.checks import Result, agreement, by_grid
 from posterior_collapse.experiments.deliverables import DELIVERABLES
 from posterior_collapse.experiments.document import RESULT
 from posterior_collapse.experiments.execution import Executor
-from posterior_collapse.experiments.grids import Plan, Row
+from posterior_collapse.experiments.grids import Member, Plan, Row
 from posterior_collapse.files import write_json
 from posterior_collapse.runs import Outcome, Progress, Record, Run, Store, complete
 from posterior_collapse.runs.run import BY_MINIBATCHES
@@ -24,6 +26,7 @@ from posterior_collapse.training import Progress as Epoch
 
 __all__ = ["State", "profile", "reproduce"]
 
+SMALLER = "smaller: "
 MOST_ON_GPU = 64
 """Runs per group there: the time of a step is that of starting its operations, however many."""
 RUNS = "runs"
@@ -56,6 +59,7 @@ def reproduce(
     together: int | None = None,
     models: bool = True,
     runs_only: bool = False,
+    finished: bool = False,
     report: Callable[[State], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """Run rows, keep their runs in `out/runs` and write their results to `out/ID`.
@@ -75,6 +79,8 @@ def reproduce(
             small are hardly more work than one.
         models: Whether to keep the trained models too.
         runs_only: Keep the runs, and write no results.
+        finished: Train nothing: write results from the runs that are there, and say how many. Rows
+            of which none is there are left out.
         report: Called as rows advance.
 
     Returns:
@@ -95,7 +101,9 @@ def reproduce(
     """
     plan, out = plan or Plan(), Path(out)
     store = Store(out / RUNS, models=models)
-    members = {row.id: row.members(plan) for row in rows}
+    planned = {row.id: row.members(plan) for row in rows}
+    members = planned if not finished else _finished(planned, store)
+    rows = [row for row in rows if members[row.id]]
     keys = {name: {member.run.key for member in of} for name, of in members.items()}
     executor = Executor(None if data_dir is None else os.fspath(data_dir), device, store=store)
     results: dict[str, dict[str, Any]] = {}
@@ -114,7 +122,8 @@ def reproduce(
             if row.id not in results and keys[row.id] <= there:
                 found = [Result(m.grid, m.labels, records[m.run.key]) for m in members[row.id]]
                 with _damage_told(found):
-                    results[row.id] = _write(row, plan, found, out / row.id)
+                    size = _size(row, plan, members[row.id], planned[row.id])
+                    results[row.id] = _write(row, plan, found, out / row.id, size)
                 report(State(row, verdict=results[row.id]["agreement"]["verdict"]))
         for state in counted():
             report(state)
@@ -140,6 +149,28 @@ def reproduce(
     return [results[row.id] for row in rows if row.id in results]
 
 
+def _finished(planned: Mapping[str, Sequence[Member]], store: Store) -> dict[str, Sequence[Member]]:
+    """Return of each row the members whose runs are there."""
+    return {
+        name: [member for member in members if store.get(member.run.key) is not None]
+        for name, members in planned.items()
+    }
+
+
+def _size(row: Row, plan: Plan, there: Sequence[Member], planned: Sequence[Member]) -> str:
+    """Return `profile`, and of a row that is not finished how many of its runs are there."""
+    missing = []
+    for title in dict.fromkeys(member.grid for member in planned):
+        have, whole = (sum(m.grid == title for m in of) for of in (there, planned))
+        if have < whole:
+            missing.append(f"{title}: {have} of {whole} runs")
+    found = profile(row, plan)
+    if not missing:
+        return found
+    before = found.removeprefix(SMALLER) + ", " if found.startswith(SMALLER) else ""
+    return f"{SMALLER}{before}{'; '.join(missing)}"
+
+
 @contextlib.contextmanager
 def _damage_told(results: Sequence[Result]) -> Iterator[None]:
     """Say which runs may be damaged, where some have no hash by which that would be known."""
@@ -159,7 +190,9 @@ def _damage_told(results: Sequence[Result]) -> Iterator[None]:
         ) from error
 
 
-def _write(row: Row, plan: Plan, results: Sequence[Result], folder: Path) -> dict[str, Any]:
+def _write(
+    row: Row, plan: Plan, results: Sequence[Result], folder: Path, size: str
+) -> dict[str, Any]:
     """Write a row's files, `result.json` last."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -182,7 +215,7 @@ def _write(row: Row, plan: Plan, results: Sequence[Result], folder: Path) -> dic
         "data": list(dict.fromkeys(record.run.data.title for record in records)),
         "settings": _settings(results),
         "convention": plan.convention,
-        "profile": profile(row, plan),
+        "profile": size,
         "version": version("posterior-collapse"),
         "hardware": ", ".join(sorted({record.origin["hardware"] for record in records})),
         "wall_s": sum({record.run.key: record.origin["wall_s"] for record in records}.values()),
@@ -253,4 +286,4 @@ def profile(row: Row, plan: Plan) -> str:
     likelihood_rows = max((grid.evaluation.likelihood_rows or 0 for grid in row.grids), default=0)
     if "likelihood_table" in row.deliverables and likelihood_rows:
         smaller.append(f"NLL on {likelihood_rows:,} rows")
-    return f"smaller: {', '.join(smaller)}" if smaller else "full"
+    return f"{SMALLER}{', '.join(smaller)}" if smaller else "full"

@@ -24,7 +24,7 @@ Method = Literal["minibatch", "widened", "dead", "exact", "recorded", "decayed"]
 NUMBERS = ("seed", "learning_rate", "clip")
 """Settings in which runs that train together may differ."""
 KINDS: dict[str, tuple[type, ...]] = {
-    "name": (str,), "label": (int,), "rows": (int,), "size": (int,), "scale": (int, float),
+    "name": (str,), "label": (int, str), "rows": (int,), "size": (int,), "scale": (int, float),
     "header": (bool,), "standardize": (bool,),
 }  # fmt: skip
 """Types of the fields of `RunData` that hold no text."""
@@ -59,7 +59,7 @@ class RunData(Record):
 
     name: str
     task: str | None = None
-    label: int | None = None
+    label: int | str | None = None
     rows: int | None = None
     size: int | None = None
     given: str | None = None
@@ -277,7 +277,7 @@ def _kind(value: Any) -> Any:
 # "trained as before there was this entry", and must never change.
 
 INCIDENTAL = {
-    "settings": ("device", "checkpoint_every", "checkpoint_steps"),
+    "settings": ("device", "cuda_graphs", "checkpoint_every", "checkpoint_steps"),
     "data": ("data_dir",),
 }
 """Entries that say where and how often, not what is trained."""

@@ -42,7 +42,7 @@ from posterior_collapse.training.units import some_rows
 __all__ = ["fit", "fit_many"]
 
 Report = bool | Callable[[Progress], None]
-DTYPES = {"float32": torch.float32, "bf16": torch.float32, "float64": torch.float64}
+DTYPES = dict.fromkeys(("float32", "tf32", "bf16"), torch.float32) | {"float64": torch.float64}
 
 
 def fit(
@@ -243,7 +243,8 @@ def _fit(
         if resume and folders is not None and all(map(checkpoints.exists, folders)):
             states.restore(engine.state, folders)
         engine.train()
-    return tuple(_finish(engine.state, run, fed) for run in range(len(models)))
+    fed.release()
+    return _finish(engine.state, fed)
 
 
 def _exactly(
@@ -341,8 +342,10 @@ def _image_shapes(architecture: str | Architecture, fed: Batches) -> dict[str, A
     return {"image_shape": fed.image_shape, "condition_shape": fed.condition_shape}
 
 
-def _finish(state: TrainState, run: int, fed: Batches) -> Fitted:
-    model = state.models[run]
-    model.load_state_dict(state.stack.state(run))
-    done = state.runs[run]
-    return Fitted(model.eval(), done.settings, done.history, done.stopped or "", fed)
+def _finish(state: TrainState, fed: Batches) -> tuple[Fitted, ...]:
+    fitted = []
+    runs = range(len(state.runs))
+    for model, run, own in zip(state.models, state.runs, state.stack.states(runs), strict=True):
+        model.load_state_dict(own)
+        fitted.append(Fitted(model.eval(), run.settings, run.history, run.stopped or "", fed))
+    return tuple(fitted)

@@ -28,7 +28,7 @@ CVAE_RELU = {"name": "cvae-relu", "hidden": (16,)}
 VARIED = tuple(
     Grid(
         title, QUARTER, CVAE, CVAE_RELU, settings, {name: values},
-        evaluation=Evaluation(samples=10_000, panel=panel), spread=True,
+        evaluation=Evaluation(samples=2000, panel=panel), spread=True,
     )
     for warm, settings, panel in (
         ("", SLOW, 100), (f", warm-up of {WARM_UP} epochs", SLOW.replace(warm_up=WARM_UP), 0),
