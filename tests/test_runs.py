@@ -19,7 +19,7 @@ import torch
 from posterior_collapse.errors import CorruptFileError, OutputError
 from posterior_collapse.models import ARCHITECTURES, Architecture, build
 from posterior_collapse.runs import Evaluation, Outcome, Run, RunData, Store, complete, groups
-from posterior_collapse.runs.sweep import retrained_together
+from posterior_collapse.runs.completing import retrained_together
 from posterior_collapse.specs import ChainSpec, CVAESpec, HVAESpec, VAESpec
 from posterior_collapse.training import Settings
 
@@ -326,7 +326,7 @@ class TestSweep:
     def test_tells_what_it_does(self, tmp_path: Path) -> None:
         told: list[tuple[int, ...]] = []
         complete(
-            [run(1.0), run(2.0)], Store(tmp_path), executed, report=lambda p: told.append((*p,))
+            [run(1.0), run(2.0)], Store(tmp_path), executed, report=lambda p: told.append(p[:3])
         )
         assert told == [(2, 0, 0), (2, 0, 2), (2, 2, 0)]
 

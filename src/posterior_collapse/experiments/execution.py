@@ -26,11 +26,11 @@ from posterior_collapse.experiments import measuring
 from posterior_collapse.models import CONVENTIONS, MarkovVAE, build
 from posterior_collapse.moments import Moments
 from posterior_collapse.runs import Outcome, Run, RunData
-from posterior_collapse.runs.run import fit_options
+from posterior_collapse.runs.completing import CHECKPOINT_SHARE, trained_together
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import ExactObjective, FewSamplesWarning, Forecast, forecast
 from posterior_collapse.theory.verification import CASES
-from posterior_collapse.training import Progress, Settings, exact, fit_many, seeds
+from posterior_collapse.training import Progress, Settings, exact, seeds
 from posterior_collapse.training.settings import effective_spec
 
 __all__ = ["Executor", "read_moments", "read_samples", "record_training"]
@@ -140,18 +140,14 @@ class Executor:
         return [self._on_moments(run) for run in runs]
 
     def _by_minibatches(self, runs: Sequence[Run], folders: Sequence[Path] | None) -> list[Outcome]:
-        start = time.perf_counter()
-        fitted = fit_many(
-            [run.spec for run in runs],
+        fitted, share = trained_together(
+            runs,
             read_samples(runs[0].data, "train", self.data_dir),
-            runs[0].architecture,
+            folders,
             device=self.device,
-            **fit_options(runs),
-            folders=folders,
-            resume=folders is not None,
+            checkpoint_share=CHECKPOINT_SHARE,
             progress=self.report,
         )
-        share = (time.perf_counter() - start) / len(runs)
         return [
             self._outcome(run, one.model.cpu(), one.history, one.stopped, share)
             for run, one in zip(runs, fitted, strict=True)

@@ -18,6 +18,8 @@ from posterior_collapse.experiments.execution import Executor
 from posterior_collapse.experiments.grids import Plan, Row
 from posterior_collapse.files import write_json
 from posterior_collapse.runs import Progress, Store, complete
+from posterior_collapse.runs.completing import here
+from posterior_collapse.runs.spreading import spread_over
 from posterior_collapse.training import Progress as Epoch
 
 __all__ = ["State", "profile", "reproduce"]
@@ -49,6 +51,7 @@ def reproduce(
     *,
     data_dir: str | os.PathLike[str] | None = None,
     device: str = "cpu",
+    client: Any = None,
     report: Callable[[State], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """Run rows, keep their runs in `out/runs` and write their results to `out/ID`.
@@ -61,6 +64,8 @@ def reproduce(
         plan: How to run them; None: at full size.
         data_dir: Where to look for data sets.
         device: Where minibatches are trained.
+        client: A Client of dask.distributed, on whose workers the runs train; each finds the data
+            sets as this process would. None: in this process.
         report: Called as rows advance.
 
     Returns:
@@ -83,7 +88,7 @@ def reproduce(
     executor = Executor(None if data_dir is None else os.fspath(data_dir), device)
     results = []
     for row in rows:
-        found = _run(row, plan, store, executor, report)
+        found = _run(row, plan, store, executor, report, client)
         with _damage_told(found):
             results.append(_write(row, plan, found, Path(out) / row.id))
         report(State(row, verdict=results[-1]["agreement"]["verdict"]))
@@ -91,7 +96,12 @@ def reproduce(
 
 
 def _run(
-    row: Row, plan: Plan, store: Store, executor: Executor, report: Callable[[State], None]
+    row: Row,
+    plan: Plan,
+    store: Store,
+    executor: Executor,
+    report: Callable[[State], None],
+    client: Any,
 ) -> list[Result]:
     """Return the results of a row's runs; those that are not kept yet are trained."""
     state = State(row)
@@ -110,6 +120,7 @@ def _run(
         store,
         dataclasses.replace(executor, report=trained),
         device=executor.device,
+        spread=here if client is None else spread_over(client),
         report=told,
     )
     return [Result(m.grid, m.labels, record) for m, record in zip(members, records, strict=True)]

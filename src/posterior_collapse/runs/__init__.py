@@ -3,10 +3,11 @@
 from posterior_collapse.errors import needing_torch
 
 with needing_torch():
+    from posterior_collapse.runs.completing import Progress, complete, groups
     from posterior_collapse.runs.run import Evaluation, Run, RunData
     from posterior_collapse.runs.search import Trial
     from posterior_collapse.runs.store import Outcome, Record, Store
-    from posterior_collapse.runs.sweep import Progress, Sweep, complete, groups, sweep
+    from posterior_collapse.runs.sweep import Sweep, sweep
     from posterior_collapse.runs.tune import Tuned, tune
 
 __all__ = [

@@ -249,7 +249,7 @@ def _kind(value: Any) -> Any:
 # "trained as before there was this entry", and must never change.
 
 INCIDENTAL = {
-    "settings": ("device", "checkpoint_every", "checkpoint_steps"),
+    "settings": ("device", "checkpoint_every", "checkpoint_steps", "checkpoint_share"),
     "data": ("data_dir",),
 }
 """Entries that say where and how often, not what is trained."""

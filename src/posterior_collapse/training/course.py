@@ -11,7 +11,14 @@ from posterior_collapse.progress import Display
 from posterior_collapse.theory.minimum import FINISHED, LIMIT
 from posterior_collapse.training.settings import Settings
 
-__all__ = ["FINISHED", "LIMIT", "Bar", "Course", "Progress"]
+__all__ = ["FINISHED", "LIMIT", "Bar", "Course", "Pause", "Progress"]
+
+
+class Pause(Exception):  # noqa: N818  nothing is wrong
+    """Raised by whoever is told of an epoch, to go on from its end another time.
+
+    Where there are folders, the checkpoints of that epoch are written first.
+    """
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from posterior_collapse.errors import NonFiniteLossError
 from posterior_collapse.models import MarkovVAE, loss
 from posterior_collapse.training import seeds
 from posterior_collapse.training.batches import Batch, Batches
-from posterior_collapse.training.course import FINISHED, Course, Progress
+from posterior_collapse.training.course import FINISHED, Course, Pause, Progress
 from posterior_collapse.training.drawing import BLOCK, draw, first_rows
 from posterior_collapse.training.optimisers import SGD, Adam, Optimiser, clip_
 from posterior_collapse.training.settings import Annealing, Settings
@@ -74,6 +75,7 @@ class Engine:
         self.annealing = Annealing(common, len(models[0].units), per_epoch, self.state.total_steps)
         self.betas = self._tensor([model.spec.beta_levels for model in models])
         self.some = some_rows(feed)
+        self.saved, self.saving = time.perf_counter(), 0.0
 
     def train(self) -> None:
         """Train until every run has stopped, from wherever the engine stands."""
@@ -163,11 +165,19 @@ class Engine:
                 for name, best in state.bests.items():
                     self.stack.leaves[name][i] = best[i]
         state.sums, state.rows_in_epoch, state.step_in_epoch = None, 0, 0
-        if not state.alive or state.epoch % self.settings.checkpoint_every == 0:
+        every, share = self.settings.checkpoint_every, self.settings.checkpoint_share
+        worth = share is None or self.saving <= share * (time.perf_counter() - self.saved)
+        is_saved = not state.alive or (state.epoch % every == 0 and worth)
+        if is_saved:
             self._save()
         if self.report is not None:
             shown = [rows[i] if i in alive else None for i in range(len(self.runs))]
-            self.report(Progress(state.step, state.total_steps, state.epoch, shown))
+            try:
+                self.report(Progress(state.step, state.total_steps, state.epoch, shown))
+            except BaseException as reason:  # such as Ctrl-C: there is time for it now
+                if not is_saved and (share is not None or isinstance(reason, Pause)):
+                    self._save()
+                raise
 
     def _remember(self, run: int) -> None:
         if self.state.bests is None:
@@ -233,7 +243,10 @@ class Engine:
 
     def _save(self) -> None:
         if self.folders is not None:
+            begun = time.perf_counter()
             save(self.state, self.folders)
+            self.saved = time.perf_counter()
+            self.saving = self.saved - begun
 
     def _optimiser(self) -> Optimiser:
         rates = [run.settings.learning_rate for run in self.runs]

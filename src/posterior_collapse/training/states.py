@@ -21,7 +21,10 @@ from posterior_collapse.training.stacking import Layout, Stack
 
 __all__ = ["TrainState", "load_exact", "load_model", "restore", "save", "save_exact"]
 
-EXTENDABLE = ("epochs", "steps", "patience", "checkpoint_every", "checkpoint_steps", "device")
+EXTENDABLE = (
+    "epochs", "steps", "patience", "checkpoint_every", "checkpoint_steps", "checkpoint_share",
+    "device",
+)  # fmt: skip
 """Settings that a resumed run may change: they do not decide the steps before."""
 
 
