@@ -26,6 +26,7 @@ __all__ = [
     "Header",
     "Likelihood",
     "Model",
+    "Scheduler",
     "Sigma1",
     "Sigma2",
     "Source",
@@ -55,6 +56,10 @@ Likelihood = Annotated[
     str, option(help="gaussian, bernoulli, poisson, negative-binomial or categorical.")
 ]
 Dispersion = Annotated[str, option(help="r of a negative binomial, of variance m + m^2/r.")]
+Scheduler = Annotated[
+    str | None,
+    option(help="ADDRESS of a Dask scheduler, whose workers compute; local:N: N processes here."),
+]
 Sigma1 = Annotated[str | None, option(help="For hvae: of z1 (default: 1).")]
 Sigma2 = Annotated[str | None, option(help="For hvae: of z2 (default: learned).")]
 

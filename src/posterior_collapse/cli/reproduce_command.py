@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from posterior_collapse.cli.groups import DataDir
+from posterior_collapse.cli.groups import DataDir, Scheduler
 from posterior_collapse.errors import InvalidArgumentError, nearest
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def reproduce(
     out: Path = OUT,
     to: Path = TO,
     data_dir: DataDir = None,
+    scheduler: Scheduler = None,
 ) -> None:
     """Repeat the paper's experiments, each beside what theory predicts.
 
@@ -59,19 +60,25 @@ def reproduce(
         return
     from posterior_collapse.experiments import Plan
 
-    _check(convention, device)
+    _check(convention, "cpu" if scheduler else device)  # a worker has devices of its own
     plan = Plan(quick, convention, seeds, epochs, rows, cnn_epochs)  # type: ignore[arg-type]
-    _reproduce(row, plan, out, data_dir, device)
+    _reproduce(row, plan, out, data_dir, device, scheduler)
 
 
-def _reproduce(name: str, plan: Plan, out: Path, data_dir: Path | None, device: str) -> None:
+def _reproduce(
+    name: str, plan: Plan, out: Path, data_dir: Path | None, device: str, scheduler: str | None
+) -> None:
     from posterior_collapse.cli.live import RowsTable
+    from posterior_collapse.clusters import connected
     from posterior_collapse.experiments import chosen, reproduce
 
     rows = chosen(name)
     runs = {row.id: len({member.run.key for member in row.members(plan)}) for row in rows}
-    with RowsTable({row.id: row.name for row in rows}, runs) as table:
-        results = reproduce(rows, out, plan, data_dir=data_dir, device=device, report=table.show)
+    names = {row.id: row.name for row in rows}
+    with connected(scheduler) as client, RowsTable(names, runs) as table:
+        results = reproduce(
+            rows, out, plan, data_dir=data_dir, device=device, client=client, report=table.show
+        )
     for result in results:
         typer.echo(f"{result['id']}: {result['agreement']['verdict']}")
         for verdict, text in result["agreement"]["checks"]:

@@ -21,6 +21,7 @@ from posterior_collapse.cli.groups import (
     EtaDec,
     Likelihood,
     Model,
+    Scheduler,
     Sigma1,
     Sigma2,
     grouped,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from posterior_collapse.training import Progress
 
 PAPER = "vae-relu, cvae-relu, cvae-linear-net, cvae-cnn, hvae-relu, hvae-cnn"
-RESUMED_WITH = ("resume", "tensorboard", "as_json")
+RESUMED_WITH = ("resume", "tensorboard", "as_json", "scheduler")
 option = typer.Option
 
 
@@ -149,6 +150,7 @@ class OutputOptions:
         False
     )
     as_json: Annotated[bool, option("--json", help="Print the summaries as JSON.")] = False
+    scheduler: Scheduler = None
 
 
 @grouped
@@ -172,6 +174,8 @@ def train(
 
     A killed command goes on exactly with collapse train --resume FOLDER.
     """
+    from posterior_collapse.clusters import connected
+
     resume, out = output.resume, output.out
     if resume is not None:
         _check_alone(context)
@@ -194,8 +198,13 @@ def train(
     dataset = folder.load(runs)
     options.check_condition(next(iter(runs.values())).spec.model, dataset)
     try:
-        with _watched(runs, out, output.tensorboard) as report:
-            summaries = folder.train(runs, dataset, out, resume=resume is not None, report=report)
+        with (
+            connected(output.scheduler) as client,
+            _watched(runs, out, output.tensorboard) as report,
+        ):
+            summaries = folder.train(
+                runs, dataset, out, resume=resume is not None, report=report, client=client
+            )
     except KeyboardInterrupt:
         typer.echo(f"Go on with: collapse train --resume {shlex.quote(str(out))}", err=True)
         raise

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 
 from posterior_collapse.cli import options
-from posterior_collapse.cli.groups import DataOptions, EtaDec, Source, grouped
+from posterior_collapse.cli.groups import DataOptions, EtaDec, Scheduler, Source, grouped
 from posterior_collapse.cli.train_command import NetworkOptions
 from posterior_collapse.files import json_text
 from posterior_collapse.progress import Display
@@ -67,6 +67,7 @@ def tune(
     seeds: int = typer.Option(3, help="Seeds that have to agree."),
     exact: bool = typer.Option(False, "--exact", help="Linear models: integrate the noise out."),
     out: Path | None = OUT,
+    scheduler: Scheduler = None,
     plot: Path | None = PLOT,
     as_json: bool = typer.Option(False, "--json", help="Print JSON (null: no finite value)."),
 ) -> None:
@@ -85,12 +86,13 @@ def tune(
     given_numbers = asdict(numbers) | network.law()
     spec = options.build_spec(kind, latents=latents, sigma_1=None, sigma_2=None, **given_numbers)
     from posterior_collapse import runs
+    from posterior_collapse.clusters import connected
     from posterior_collapse.training.course import describe
 
     dataset = options.load_data(data, kind, named)
     given = {name: value for name, value in asdict(training).items() if value is not None}
     try:
-        with Display("training") as display:
+        with connected(scheduler) as client, Display("training") as display:
             found = runs.tune(
                 dataset,
                 spec,
@@ -99,6 +101,7 @@ def tune(
                 tune=tuned,  # type: ignore[arg-type]
                 seeds=seeds,
                 folder=out,
+                client=client,
                 progress=lambda now: display.update(now.step, total=now.steps, text=describe(now)),
                 exact=exact,
                 **network.chosen(),

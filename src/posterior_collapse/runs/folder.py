@@ -108,7 +108,7 @@ def load(runs: Named) -> Dataset:
     """
     choice = next(iter(runs.values())).data
     named = {name: getattr(choice, name) for name in (*DATA, *READING)}
-    dataset = load_data(choice.name, **named, progress=True)
+    dataset = load_data(choice.name, **named, progress=True).at_hand()
     if choice.sha256 not in (None, fingerprint([dataset.x, dataset.y])):
         raise DataError(
             choice.name,

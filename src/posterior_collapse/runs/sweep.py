@@ -10,8 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
+import numpy as np
 import torch
 
+from posterior_collapse.arrays import is_lazy
 from posterior_collapse.data import Dataset
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.files import digest
@@ -222,6 +224,13 @@ class _Batches:
 
 
 def _readable_again(data: Any) -> Any:
+    """Return data that each group can read, without computing them anew each time."""
+    if isinstance(data, Dataset):
+        return data.at_hand()
+    if isinstance(data, tuple):
+        return tuple(map(_readable_again, data))
+    if is_lazy(data):
+        return np.asarray(data)
     return _Batches(data) if isinstance(data, Iterator) else data
 
 
