@@ -41,7 +41,7 @@ SHARE = 0.1
 """Of the time here that writing checkpoints may take; where it takes more, tasks are longer."""
 IN_FLIGHT = 256
 """Groups that are handed out at most: each holds a file open here, its claim."""
-MOST_LOST = 4
+MOST_LOST = 3
 """Times in a row that a group may be lost with its worker before it is taken for the cause."""
 ONE_AT_A_TIME = threading.Lock()
 """Of the groups that a worker with several threads has: torch has its own threads, and what it
@@ -159,6 +159,8 @@ class _Spreading:
         self.execute: Execute = dataclasses.replace(execute, report=False)  # type: ignore[type-var]
         self.sent: Any = None
         self.tasks: dict[Any, _Task] = {}
+        self.address = client.scheduler.address  # which a closed client forgets
+        self.warned: set[str] = set()
         self.patience = PATIENCE
         self.begun, self.writing = time.monotonic(), 0.0
 
@@ -220,7 +222,7 @@ class _Spreading:
 
     def _taken(self, task: _Task, future: Any) -> Done | None:
         """Return what a job left behind; None: it has to go on."""
-        from distributed import CancelledError
+        from distributed import CancelledError, KilledWorker
 
         job = task.job
         try:
@@ -228,21 +230,22 @@ class _Spreading:
         except PosteriorCollapseError as error:
             of = f"{error.argument} (of {_named(job.runs)})"
             raise type(error)(of, error.got, error.expected, error.action) from error
+        except KilledWorker as error:
+            raise _failed(job.runs, "workers that died, one after the other") from error
         except CancelledError as error:
             task.lost += 1
             self._await_scheduler()
             if task.lost > MOST_LOST:
-                raise _failed(job.runs, f"{task.lost} workers that died with it") from error
+                raise _failed(job.runs, "workers that died, one after the other") from error
             return None
         except Exception as error:
             reason = next(iter(str(error).splitlines()), "")
             raise _failed(job.runs, f"{type(error).__name__} ({reason})") from error
         task.lost = 0
         for warning in handed.warned:
-            warnings.warn(warning, stacklevel=2)
-        report = self.report if job.report is None else job.report
-        for epoch in handed.epochs if callable(report) else ():
-            report(epoch)
+            if str(warning) not in self.warned:
+                self.warned.add(str(warning))
+                warnings.warn(warning, stacklevel=2)
         if handed.packed is not None and job.folders is not None:
             begun = time.monotonic()
             checkpoints.unpack(handed.packed, job.folders)
@@ -250,6 +253,9 @@ class _Spreading:
             self.writing += now - begun
             if self.writing > SHARE * (now - self.begun):
                 self.patience *= 2
+        report = self.report if job.report is None else job.report
+        for epoch in handed.epochs if callable(report) else ():
+            report(epoch)
         return handed.done
 
     def _await_scheduler(self) -> None:
@@ -260,9 +266,8 @@ class _Spreading:
         """
         while True:
             if self.client.status in ("closing", "closed"):
-                address = getattr(self.client.scheduler, "address", None) or "it"
                 raise TrainingError(
-                    "scheduler", f"no connection to {address} any more",
+                    "scheduler", f"no connection to {self.address} any more",
                     "the cluster that the runs began on",
                     "Call it again on one that is up: what was kept is not trained again.",
                 )  # fmt: skip
