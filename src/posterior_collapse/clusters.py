@@ -54,7 +54,7 @@ def connected(scheduler: str | None) -> Iterator[Any]:
             address = distributed.LocalCluster(  # type: ignore[no-untyped-call]
                 n_workers=_processes(scheduler),
                 threads_per_worker=1,
-                dashboard_address=None,
+                dashboard_address=":0",  # at any port: others may have a cluster here too
                 silence_logs=logging.CRITICAL,
             )
             stack.enter_context(address)
