@@ -3,7 +3,8 @@
 A task trains a group for a while and hands back where it is: the checkpoints as bytes, or, once
 it has ended, what the runs left behind. The next task goes on from there, on whichever worker is
 free. So workers need no folder in common with anyone; all that is kept is written here, once. A
-worker that dies loses what its task did, and the same task starts again elsewhere.
+worker that dies loses what its task did, and the scheduler starts the same task elsewhere; a
+scheduler that is started anew is handed all tasks again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,8 +41,6 @@ SHARE = 0.1
 """Of the time here that writing checkpoints may take; where it takes more, tasks are longer."""
 IN_FLIGHT = 256
 """Groups that are handed out at most: each holds a file open here, its claim."""
-MOST_LOST = 3
-"""Times in a row that a group may be lost with its worker before it is taken for the cause."""
 ONE_AT_A_TIME = threading.Lock()
 """Of the groups that a worker with several threads has: torch has its own threads, and what it
 draws and what is warned of belong to the whole process."""
@@ -106,6 +104,11 @@ def advance(
     return Handed(handed, epochs, done, [one for one in said if isinstance(one, Warning)])
 
 
+def held(execute: Execute) -> Execute:
+    """Return what it is given: a worker that needs the data has them from another one."""
+    return execute
+
+
 def spread_over(client: Any) -> Spread:
     """Return what trains jobs on the workers of a client's cluster.
 
@@ -129,19 +132,11 @@ def spread_over(client: Any) -> Spread:
     return lambda jobs, execute, device: _Spreading(client, execute, device).over(jobs)
 
 
-@dataclass
-class _Task:
-    """A job on its way.
-
-    Attributes:
-        job: The job.
-        number: Which one it is; earlier ones go first, so that groups end.
-        lost: Times in a row that it was lost with its worker.
-    """
+class _Task(NamedTuple):
+    """A job, and which one it is: earlier ones go first, so that groups end."""
 
     job: Job
     number: int
-    lost: int = 0
 
 
 class _Spreading:
@@ -183,31 +178,34 @@ class _Spreading:
                     room = IN_FLIGHT - len(self.tasks)
                     finished.update(map(self._submitted, itertools.islice(waiting, room)))
         finally:
-            with contextlib.suppress(Exception):  # the cluster may be what went wrong
-                self.client.cancel(list(self.tasks), force=True)
+            if self.tasks and self.client.status == "running":
+                with contextlib.suppress(OSError):  # what went wrong may be the scheduler
+                    self.client.cancel(list(self.tasks), force=True)
 
     def _submitted(self, task: _Task) -> Any:
-        while True:
-            try:
-                future = self._submit(task)
-            except OSError:
-                self._await_scheduler()
-            else:
-                self.tasks[future] = task
-                return future
-
-    def _submit(self, task: _Task) -> Any:
-        job = task.job
-        if self.sent is None or self.sent.status != "finished":
+        packed = self._packed(task.job)
+        try:
+            future = self._submit(task, packed)
+        except Exception as error:
             self._await_scheduler()
-            self.sent = self.client.scatter(self.execute, broadcast=True, hash=False)
-        packed = self._packed(job)
-        if packed is not None:
-            (packed,) = self.client.scatter([packed], hash=False)
-        return self.client.submit(
-            advance, self.sent, job.runs, packed, self.patience, job.stays, self.device,
-            pure=False, priority=-task.number,
-        )  # fmt: skip
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise InvalidArgumentError(
+                "data", f"what cannot be sent to a worker ({reason})", "what can be pickled",
+                "Pass an array, or leave client away.",
+            ) from error  # fmt: skip
+        self.tasks[future] = task
+        return future
+
+    def _submit(self, task: _Task, packed: Packed | None) -> Any:
+        # All that a task needs is in what the scheduler has: nothing is lost with a worker.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
+            if self.sent is None or self.sent.status in ("cancelled", "lost"):
+                self.sent = self.client.submit(held, self.execute, pure=False)
+            return self.client.submit(
+                advance, self.sent, task.job.runs, packed, self.patience, task.job.stays,
+                self.device, pure=False, priority=-task.number,
+            )  # fmt: skip
 
     def _packed(self, job: Job) -> Packed | None:
         if job.folders is None:
@@ -232,16 +230,12 @@ class _Spreading:
             raise type(error)(of, error.got, error.expected, error.action) from error
         except KilledWorker as error:
             raise _failed(job.runs, "workers that died, one after the other") from error
-        except CancelledError as error:
-            task.lost += 1
+        except CancelledError:  # the scheduler was started anew
             self._await_scheduler()
-            if task.lost > MOST_LOST:
-                raise _failed(job.runs, "workers that died, one after the other") from error
             return None
         except Exception as error:
             reason = next(iter(str(error).splitlines()), "")
             raise _failed(job.runs, f"{type(error).__name__} ({reason})") from error
-        task.lost = 0
         for warning in handed.warned:
             if str(warning) not in self.warned:
                 self.warned.add(str(warning))
@@ -259,23 +253,18 @@ class _Spreading:
         return handed.done
 
     def _await_scheduler(self) -> None:
-        """Wait until there is a worker; a scheduler that was started anew is taken for the old one.
+        """Wait for a scheduler; one that was started anew is taken for the old one.
 
         Raises:
             TrainingError: The scheduler is gone.
         """
-        while True:
+        while self.client.status != "running":
             if self.client.status in ("closing", "closed"):
                 raise TrainingError(
                     "scheduler", f"no connection to {self.address} any more",
                     "the cluster that the runs began on",
                     "Call it again on one that is up: what was kept is not trained again.",
                 )  # fmt: skip
-            try:
-                if self.client.status == "running" and self.client.nthreads():
-                    return
-            except OSError:
-                pass
             time.sleep(0.1)
 
 
