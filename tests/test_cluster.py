@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import socket
@@ -14,6 +16,7 @@ import warnings
 from collections.abc import Iterator
 from multiprocessing import forkserver
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -416,6 +419,63 @@ class TestCommands:
             (pid,) = client.run(os.getpid).values()
             os.kill(pid, 0)
         assert pid not in {child.pid for child in multiprocessing.active_children()}
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "cluster.md"
+
+
+class TestPage:
+    def test_examples(self, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        found = doctest.testfile(str(PAGE), module_relative=False, extraglobs={"client": client})
+        assert found.attempted > 10
+        assert found.failed == 0
+
+    def test_commands_have_such_options(self, cluster: Any, tmp_path: Path) -> None:
+        """What is shown in lines of its own, but for the address and for how long it takes."""
+        shown = re.findall(r"^    collapse (.+)$", PAGE.read_text(), flags=re.MULTILINE)
+        parquet(tmp_path / "rows")
+        assert len(shown) == 2
+        for line in shown:
+            words = line.replace("tcp://10.0.0.1:8786", cluster.scheduler_address).split()
+            words = [str(tmp_path / word) if word == "rows/" else word for word in words]
+            small = {"train": ["--out", tmp_path / "run", "--exact", "--architecture", "linear"]}
+            assert command(*words, *small.get(words[0], [])) == 0
+
+    @pytest.mark.parametrize("library", ["dask_jobqueue", "dask_kubernetes.operator"])
+    def test_scripts_run_with_a_stand_in(
+        self, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str
+    ) -> None:
+        class StandIn:
+            """The cluster that is there, scaled as those libraries scale theirs."""
+
+            def adapt(self, *, minimum: int, maximum: int) -> None: ...
+            def scale(self, n: int | None = None, *, jobs: int) -> None: ...
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(cluster, name)
+
+        def slurm(
+            *, queue: str, cores: int, processes: int, memory: str, walltime: str,
+            job_script_prologue: list[str], worker_extra_args: list[str],
+        ) -> StandIn:  # fmt: skip
+            return StandIn()
+
+        def kube(
+            *, name: str, image: str, resources: dict[str, Any], env: dict[str, str],
+            worker_command: list[str],
+        ) -> StandIn:  # fmt: skip
+            return StandIn()
+
+        module: Any = ModuleType(library)
+        module.SLURMCluster, module.KubeCluster = slurm, kube
+        monkeypatch.setitem(sys.modules, library, module)
+        monkeypatch.setitem(sys.modules, library.partition(".")[0], module)
+        monkeypatch.chdir(tmp_path)
+        blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+        (script,) = (block for block in blocks if f"from {library} import" in block)
+        exec(compile(script, library, "exec"), {"__name__": "__main__"})
+        assert len(list(Path("sweep").glob("*/run.json"))) == 4
 
 
 def test_neither_the_package_nor_a_forecast_loads_dask() -> None:

@@ -35,12 +35,12 @@ from posterior_collapse.training.course import Pause
 
 __all__ = ["spread_over"]
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds that a task trains, and then to the end of the epoch: so much is lost with a worker."""
 SHARE = 0.1
 """Of the time here that writing checkpoints may take; where it takes more, tasks are longer."""
-IN_FLIGHT = 256
-"""Groups that are handed out at most: each holds a file open here, its claim."""
+IN_FLIGHT = 512
+"""Groups that are handed out at most: each holds a file open here, its claim, of usually 1,024."""
 ONE_AT_A_TIME = threading.Lock()
 """Of the groups that a worker with several threads has: torch has its own threads, and what it
 draws and what is warned of belong to the whole process."""
