@@ -57,6 +57,22 @@ class Dataset:
             size = f"x {size}, y {_size(self.y)}"
         return ", ".join([size, *(self.steps or ("used as they are",))])
 
+    @property
+    def decoded_shape(self) -> tuple[int, ...] | None:
+        """Shape of what is decoded, if it is an image: three quarters of one are none.
+
+        Example:
+            >>> Dataset("toy", np.zeros((4, 6)), image_shape=(2, 3)).decoded_shape
+            (2, 3)
+        """
+        shape = self.image_shape
+        if shape is None or (self.y is not None and self.task != "half"):
+            return None
+        if self.task == "half":  # of images with one channel, first or last
+            height, width = shape[-2:] if len(shape) == 2 or shape[0] == 1 else shape[:2]
+            return height // 2, width
+        return shape
+
     def __len__(self) -> int:
         return len(self.x)
 

@@ -191,7 +191,7 @@ def _of_certificate(found: Diagnosis, number: int, conclusion: Conclusion) -> It
         paying = max(1, paying)
         wanted = min(units + paying, max(units + 1, _modes(found)))
         more = f"{paying} more" if wanted == units + paying else "more"
-        field = "latent_dim" if len(found.levels) == 1 else f"latent_dims[{number - 1}]"
+        field = "latent_dim" if len(found.levels) == 1 else f"the units of z{number}"
         yield Finding(
             conclusion,
             f"{'All' if units > 1 else 'The'} {_units(units)}{name} {_be(units)} used, and {more} "
@@ -231,7 +231,7 @@ def _undecided(found: Diagnosis, number: int) -> Finding:
         )
     if leaves_out(found, number - 1) and not found.undecided_units[number - 1]:
         return Finding("undecided", f"{what}: {what_decides(found, number - 1)}.", TRAIN_LONGER)
-    why = "t is not known" if np.isnan(t) else f"t = {t:.3g} +- {error:.1g}, above 1 or not"
+    why = "t is not known" if np.isnan(t) else f"t = {t:.3g} \u00b1 {error:.1g}, above 1 or not"
     action = f"Diagnose more than {found.n:,} rows: {what_decides(found, number - 1)}."
     spec = found.spec
     if level.n_active and spec is not None and not isinstance(spec.sigma_levels[number - 1], str):
@@ -258,7 +258,7 @@ def _how_to_use_more(found: Diagnosis, number: int) -> str:
         # What was measured in this network says more than what a linear one would do.
         beta, field = (
             spec.beta_levels[number - 1],
-            "beta" if len(found.levels) == 1 else (f"betas[{number - 1}]"),
+            "beta" if len(found.levels) == 1 else f"beta_{number}",
         )
         return (
             f"; to use more, lower {field} from {beta:.3g} to below {beta * t:.3g}, where one more "
@@ -344,7 +344,7 @@ def _noise(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[Fin
             beta = spec.beta_levels[number - 1]
             action = (
                 f"Lower the std of z{number - 1} from {injected:.3g} to {injected / t**0.5:.3g}, "
-                f"raise betas[{number - 1}] from {beta:.4g} to {beta * t:.3g}, or use fewer units."
+                f"raise beta_{number} from {beta:.4g} to {beta * t:.3g}, or use fewer units."
             )
     yield Finding(
         "noise-relay",

@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch  # noqa: F401 - runs need it, so that its absence is told before anything else is
+
 from posterior_collapse.errors import CorruptFileError, PosteriorCollapseError, writing
 from posterior_collapse.experiments.checks import Result, agreement, by_grid
 from posterior_collapse.experiments.deliverables import DELIVERABLES

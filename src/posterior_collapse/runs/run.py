@@ -21,7 +21,7 @@ METHODS = ("minibatch", "exact", "recorded", "decayed")
 NUMBERS = ("seed", "learning_rate", "clip")
 """Settings in which runs that train together may differ."""
 KINDS: dict[str, tuple[type, ...]] = {
-    "name": (str,), "label": (int,), "rows": (int,), "size": (int,), "scale": (int, float),
+    "name": (str,), "label": (int, str), "rows": (int,), "size": (int,), "scale": (int, float),
     "header": (bool,), "standardize": (bool,),
 }  # fmt: skip
 """Types of the fields of `RunData` that hold no text."""
@@ -56,7 +56,7 @@ class RunData(Record):
 
     name: str
     task: str | None = None
-    label: int | None = None
+    label: int | str | None = None
     rows: int | None = None
     size: int | None = None
     given: str | None = None

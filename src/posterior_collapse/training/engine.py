@@ -15,7 +15,7 @@ from posterior_collapse.errors import NonFiniteLossError
 from posterior_collapse.models import MarkovVAE, loss
 from posterior_collapse.training import seeds
 from posterior_collapse.training.batches import Batch, Batches
-from posterior_collapse.training.course import FINISHED, Course, Pause, Progress
+from posterior_collapse.training.course import FINISHED, Course, Pause, Progress, kl_of_units
 from posterior_collapse.training.drawing import BLOCK, draw, first_rows
 from posterior_collapse.training.optimisers import SGD, Adam, Optimiser, clip_
 from posterior_collapse.training.settings import Annealing, Settings
@@ -203,14 +203,16 @@ class Engine:
                 "loss": mean[0], "reconstruction": mean[1],
             }  # fmt: skip
             start = 2
+            of_units: dict[str, float] = {}
             for level, active in enumerate(active_units(model, self.some), start=1):
                 n = model.units[level - 1]
                 row[f"kl_{level}"] = math.fsum(mean[start : start + n])
                 row[f"active_{level}"] = active
+                of_units |= kl_of_units(level, mean[start : start + n])
                 start += n
             if validation is not None:
                 row["validation_loss"] = validation[i]
-            rows.append(row)
+            rows.append(row | of_units)
         return rows
 
     def _validation_loss(self) -> list[float] | None:

@@ -26,6 +26,7 @@ EXTENDABLE = (
     "device",
 )  # fmt: skip
 """Settings that a resumed run may change: they do not decide the steps before."""
+HISTORY = "history."
 
 
 @dataclass
@@ -107,7 +108,7 @@ def restore(state: TrainState, folders: Sequence[str | Path]) -> None:
     _check_not_over(state)
     state.optimiser.steps = meta["optimiser_steps"]
     for run, checkpoint in enumerate(found):
-        state.runs[run].restore(checkpoint.meta["run"])
+        state.runs[run].restore(checkpoint.meta["run"], _per_unit(checkpoint.tensors))
         if state.runs[run].stopped == FINISHED and not state.over:
             state.runs[run].stopped = None
         _take(state, run, checkpoint.tensors)
@@ -119,6 +120,7 @@ def save_exact(
 ) -> None:
     """Write the result of exact training: a run killed before is repeated, equal bit for bit."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= _history_tensors(run)
     meta = {
         "exact": True,
         "config": model.config,
@@ -152,7 +154,7 @@ def load_exact(model: MarkovVAE, run: Course, data: str | None, folder: str | Pa
         raise _over("steps", run.settings.steps, checkpoint.step)
     checkpoints.prune(folder, checkpoint.step)
     model.load_state_dict(_of_model(checkpoint.tensors))
-    run.restore(checkpoint.meta["run"])
+    run.restore(checkpoint.meta["run"], _per_unit(checkpoint.tensors))
     return checkpoint.step
 
 
@@ -164,7 +166,28 @@ def _tensors(state: TrainState, run: int) -> dict[str, Tensor]:
         found.update({f"best.{name}": value[run] for name, value in state.bests.items()})
     if state.sums is not None:
         found["epoch.sums"] = state.sums[run]
-    return found
+    return found | _history_tensors(state.runs[run])
+
+
+def _history_tensors(run: Course) -> dict[str, Tensor]:
+    """KL by units and epochs, per level: as JSON it might take longer to write than an epoch."""
+    levels: dict[str, list[list[float]]] = {}
+    for name, column in run.per_unit.items():
+        levels.setdefault(name.rpartition("_")[0], []).append(column)
+    return {
+        f"{HISTORY}{level}": torch.tensor(columns, dtype=torch.float64, device="cpu")
+        for level, columns in levels.items()
+    }
+
+
+def _per_unit(tensors: dict[str, Tensor]) -> dict[str, list[float]]:
+    """The columns of a history with the KL of single units; older checkpoints have none."""
+    return {
+        f"{name.removeprefix(HISTORY)}_{unit}": column
+        for name, values in tensors.items()
+        if name.startswith(HISTORY)
+        for unit, column in enumerate(values.tolist(), start=1)
+    }
 
 
 def _meta(state: TrainState, run: int) -> dict[str, Any]:

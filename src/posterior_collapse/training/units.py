@@ -24,7 +24,7 @@ from posterior_collapse.theory.state import ACTIVE_INFORMATION
 from posterior_collapse.theory.thresholds import SURE
 from posterior_collapse.training.batches import Batch, Batches
 
-__all__ = ["active_units", "is_no_number", "some_rows"]
+__all__ = ["ACTIVE_INFORMATION", "active_units", "is_no_number", "some_rows"]
 
 Float = NDArray[np.float64]
 SAMPLES, SEED = 16, 0

@@ -13,7 +13,7 @@ import numpy as np
 
 from posterior_collapse.arrays import ImageShape
 from posterior_collapse.report.pages.problem import laws, numbers
-from posterior_collapse.report.pages.rendering import json_in_html, number, render, text
+from posterior_collapse.report.pages.rendering import FORECAST, json_in_html, number, render, text
 from posterior_collapse.report.pages.spectrum import spectrum
 from posterior_collapse.report.pages.thumbnails import thumbnails
 from posterior_collapse.theory import Forecast
@@ -34,6 +34,7 @@ def forecast_page(
     name: str = "",
     image_shape: ImageShape | None = None,
     source: str | None = None,
+    **_: Any,
 ) -> str:
     """Return a self-contained page of a forecast, with sliders.
 
@@ -59,6 +60,8 @@ def forecast_page(
     data = _payload(forecast) | {"name": name, "source": source, "images": images}
     return render(
         "page.html.jinja",
+        styles=FORECAST,
+        title="Which units live",
         script=script,
         data=json_in_html(data),
         name=name,
@@ -73,7 +76,7 @@ def forecast_fragment(forecast: Forecast) -> str:
     Args:
         forecast: What `posterior_collapse.forecast` returned.
     """
-    return render("notebook.html.jinja", **_parts(forecast))
+    return render("notebook.html.jinja", styles=FORECAST, **_parts(forecast))
 
 
 def laws_script() -> str:

@@ -103,6 +103,8 @@ function drawSpectrum(place, carried, l) {
       : [],
   );
   if (points.length) {
+    // Beyond the units it is what one more would have to exceed.
+    if (carried.length < count) points.push(`${x(count - 0.5)},${points.at(-1).split(",")[1]}`);
     plot.svg.append(drawn("polyline", { class: "pc-threshold", points: points.join(" ") }));
   }
   variances.forEach((v, mode) => {
@@ -273,7 +275,7 @@ function drawMap() {
   map.counts.forEach((row, r) => row.forEach((count, c) => {
     const fill = count < 0 ? "none" : shade(count / most);
     plot.svg.append(drawn("rect", {
-      class: "pc-cell", x: x(value(0, c)) - width / 2, y: y(value(1, r)) - height / 2,
+      class: "pc-tile", x: x(value(0, c)) - width / 2, y: y(value(1, r)) - height / 2,
       width: width + 0.5, height: height + 0.5, fill,
     }));
   }));
