@@ -83,7 +83,9 @@ def likelihoods() -> Iterable[str]:
     return ("gaussian", *FAMILIES)
 
 
-SOURCE_HELP = "Data set name (collapse data list), a file, or a folder of pictures or .parquet files."
+SOURCE_HELP = (
+    "Data set name (collapse data list), a file, or a folder of pictures or .parquet files."
+)
 SOURCE = typer.Argument(help=SOURCE_HELP, autocompletion=_data)
 Source = Annotated[str, SOURCE]
 DataDir = Annotated[
