@@ -9,7 +9,7 @@ import numpy as np
 
 from posterior_collapse.experiments.figures.chart import Chart, Line, Panels, array, long, panels
 from posterior_collapse.experiments.tables import Table
-from posterior_collapse.report.figures import BLUE, GREY, ORANGE
+from posterior_collapse.report.figures.panels import BLUE, GREY, ORANGE
 
 __all__ = ["brackets", "curves", "predicted"]
 
