@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import posterior_collapse as pc
+from posterior_collapse import theory
 from posterior_collapse.cli import main
 
 X = np.random.default_rng(3).standard_normal((60, 5)) * [3, 2, 1, 0.5, 0.1]
@@ -115,6 +116,18 @@ def test_other_spellings(run) -> None:
     assert (config["settings"]["optimiser"], config["settings"]["learning_rate"]) == ("sgd", 0.01)
     assert config["data"]["standardize"] is True
     assert run("tune x.npy --lr 0 --active 1")[1].startswith("error: learning_rate: got 0.0")
+
+
+def test_other_spellings_in_the_library() -> None:
+    one, other = (
+        pc.fit(pc.VAESpec(2), X, "linear", epochs=1, **options)
+        for options in (
+            {"optimizer": "sgd", "lr": 0.01},
+            {"optimiser": "sgd", "learning_rate": 0.01},
+        )
+    )
+    assert one.settings == other.settings
+    assert theory.minimize is theory.minimise
 
 
 @pytest.mark.parametrize("flag", ["--exact", "--from-forecast"])

@@ -150,6 +150,14 @@ BAD: dict[str, tuple[bytes, str]] = {
     "very many dicts": (archive(b"}" * (1 << 20) + b"."), "bytes of names"),
     "many dicts": (archive(b"}" * (1 << 17) + b"."), r"the arrays \[\]"),
     "names within names": (archive(names(20_000)), "within each other"),
+    "a name of lists in lists": (
+        archive(
+            b"\x80\x04]q\x00"
+            + b"".join(b"]q%c(h%ch%ce" % (i, i - 1, i - 1) for i in range(1, 60))
+            + b"h;h;\x93."
+        ),
+        "a list in place of a str",
+    ),
     "itself": (archive(b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s."), r"the arrays \[\]"),
     "no end": (archive(b"\x80\x02}"), "exhausted|end"),
     "nothing": (archive(b""), "exhausted|end"),

@@ -15,7 +15,9 @@ import pytest
 from browser import CHROMIUM, Browser
 
 ROOT = Path(__file__).parents[1]
-GALLERY = {"cross-entropy", "diagnosis", "digits", "hierarchy", "mnist", "sweep", "tuned"}
+GALLERY = {
+    "cross-entropy", "diagnosis", "digits", "hierarchy", "mnist", "phases", "run", "sweep", "tuned",
+}  # fmt: skip
 LOADING = {("script", "src"), ("link", "href"), ("img", "src"), ("iframe", "src")}
 
 

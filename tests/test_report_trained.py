@@ -132,7 +132,7 @@ def test_a_loss_that_has_not_arrived_is_not_green(found):
 
 def test_units_of_an_optimum_are_the_data_s_modes(found):
     page = diagnosis_html(found)
-    cosines = [float(c) for c in re.findall(r"<span>(\d\.\d\d)</span>", page)]
+    cosines = [float(c) for c in re.findall(r"<small>(\d\.\d\d)</small>", page)]
     modes = [int(n) for n in re.findall(r"<span>mode (\d+)</span>", page)]
     assert cosines == [1.0] * 7
     assert modes == [1, 2, 3, 4, 5, 6, 7]
@@ -181,6 +181,33 @@ def test_tables_say_which_features_a_unit_moves():
     (moved,) = re.findall(r"moves height\u00a0([+-][\d.]+)|moves height&nbsp;([+-][\d.]+)", page)
     assert abs(float("".join(moved))) == pytest.approx(3, rel=0.2)
     assert "moves feature 1" in diagnosis_html(found)
+
+
+def test_names_of_columns_reach_the_pages(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    hostile = HOSTILE.strip()  # as cells of tables are
+    rng = np.random.default_rng(0)
+    height = rng.standard_normal(200)
+    columns = np.stack([3 * height, 3 * height, rng.standard_normal(200), np.arange(200) % 2]).T
+    np.savetxt("people.csv", columns, delimiter=",", header=f"height,{hostile},age,label",
+               comments="", fmt="%.6f")  # fmt: skip
+    named = ("height", hostile, "age")
+    data = pc.load("people.csv")
+    assert data.names == data.standardized().names == data.select(0).names == named
+    assert pc.load("people.csv", drop="age").names == named[:2]
+    frame = pytest.importorskip("pandas").DataFrame(data.x, columns=named)
+    fitted = pc.fit(pc.VAESpec(1), frame, "linear", exact=True)
+    for rows in (data, frame):
+        page = diagnosis_html(pc.diagnose(fitted, rows))
+        assert "moves height" in page
+        assert hostile in "".join(Parsed(page).texts["p"])
+    assert run("explore", "people.csv", "--latents", 2, "--html", "out.html") == 0
+    page = (tmp_path / "out.html").read_text(encoding="utf-8")
+    (told,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page)
+    first, second, *_ = json.loads(told)["named"]
+    assert {name for name, _ in first} == {"height", hostile}
+    assert all(abs(share) == pytest.approx(0.5**0.5, abs=0.01) for _, share in first)
+    assert second[0][0] == "age"
 
 
 def test_pictures_are_those_of_the_shape(found, tmp_path):
@@ -251,15 +278,20 @@ def test_kinds_of_outcomes_are_counted_and_marked(sweep):
 
     runs = list(sweep.runs)
     more = dataclasses.replace(runs[0], forecast=runs[6].forecast)
-    fewer = dataclasses.replace(runs[6], forecast=runs[0].forecast)
+    forecast = {**runs[0].forecast, "loss": runs[6].forecast["loss"]}
+    fewer = dataclasses.replace(runs[6], forecast=forecast)
+    high = {**runs[5].measured, "loss": runs[5].measured["loss"] + 50}
+    under = dataclasses.replace(runs[5], measured=high)
     none = dataclasses.replace(runs[2], forecast=None)
-    lost = dataclasses.replace(runs[3], stopped="non-finite: loss at step 3")
-    page = sweep_html(pc.Sweep((more, fewer, none, lost, *runs[4:6])))
-    for kind in ("1 more units", "1 fewer units", "1 no forecast", "1 stopped", "2 as forecast"):
+    lost = dataclasses.replace(runs[3], stopped=f"non-finite: {HOSTILE}")
+    page = sweep_html(pc.Sweep((more, fewer, none, lost, under, runs[4])))
+    for kind in ("1 more units", "1 fewer units", "1 no forecast", "1 stopped", "1 undertrained"):
         assert kind in " ".join(page.split())
     kinds = [card["data-kind"] for card in Parsed(page).of("article")]
-    assert kinds == ["more units", "fewer units", "no forecast", "stopped", *["as forecast"] * 2]
-    assert "Stopped, non-finite: loss at step 3" in page
+    told = ["more units", "fewer units", "no forecast", "stopped", "undertrained", "as forecast"]
+    assert kinds == told
+    assert f"Stopped, non-finite: {HOSTILE}" in "".join(Parsed(page).texts["p"])
+    check_policy(page)
 
 
 def test_a_run_that_is_no_number_any_more_has_a_card():

@@ -13,7 +13,7 @@ import typer
 
 from posterior_collapse.cli import options
 from posterior_collapse.cli.forecast_command import LEAST_WIDTH
-from posterior_collapse.cli.groups import ReadingOptions, absolute, grouped
+from posterior_collapse.cli.groups import Device, ReadingOptions, absolute, grouped
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.files import check_described, holds_runs, json_text
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from posterior_collapse.runs.kept import Kept
     from posterior_collapse.specs import Spec
 
-RUN_ONLY = ("split", "importance_samples")
+RUN_ONLY = ("split", "importance_samples", "device")
 OF_ROWS = tuple(field.name for field in fields(ReadingOptions))
 ARRAYS_ONLY = ("beta", "eta_dec")
 SOURCE = typer.Argument(
@@ -55,6 +55,7 @@ def diagnose(
         min=0,
         help="Of a run: samples per row for its log-likelihood (0: where it is exact).",
     ),
+    device: Device = None,
     beta: str | None = typer.Option(None, help="Of arrays: what the model was trained with."),
     eta_dec: str | None = typer.Option(None, help="Of arrays: the decoder std, or 'learned'."),
     epsilon: float = typer.Option(0.01, help="KL in nats of (eps, delta)-collapse."),
@@ -80,7 +81,7 @@ def diagnose(
     shared = {"epsilon": epsilon, "delta": delta, "seed": seed}
     if is_run:
         changes = _changes(named, data, given, split)
-        how = shared | {"importance_samples": importance_samples}
+        how = shared | {"importance_samples": importance_samples, "device": device or "cpu"}
         runs = _members(source, changes)
         if len(runs) > 1:
             _refuse(context, ("plot",), "the folder of one run")

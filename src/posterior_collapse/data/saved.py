@@ -188,9 +188,10 @@ class _Machine:
             elif name in ("BINGET", "LONG_BINGET"):
                 self.stack.append(self.memo[_of(int, argument)])
             elif name in ("GLOBAL", "STACK_GLOBAL"):
-                second = self.stack.pop() if argument is None else ""
-                text = argument if argument is not None else f"{self.stack.pop()} {second}"
-                self.stack.append(self.known(text))
+                if argument is None:  # not put together before it is known to be text
+                    argument = " ".join(_of(str, part) for part in self.stack[-2:])
+                    del self.stack[-2:]
+                self.stack.append(self.known(argument))
             else:
                 if name not in INSTRUCTIONS:
                     refuse_pickle(self.path, f"the instruction {name}")

@@ -34,7 +34,11 @@ class Histogram(NamedTuple):
 
 
 def aggregate_histogram(
-    mean: Float, variance: Float, prior_mean: Float, prior_std: Float
+    mean: Float,
+    variance: Float,
+    prior_mean: Float,
+    prior_std: Float,
+    usable: NDArray[np.bool_] | None = None,
 ) -> Histogram:
     """Return the histogram of units whose z given row n is N(mean_n, variance_n).
 
@@ -43,6 +47,7 @@ def aggregate_histogram(
         variance: (rows, units), positive.
         prior_mean: (units,); NaN where the prior is no one Gaussian.
         prior_std: (units,).
+        usable: Units that decide how wide the cells are, (units,); None: all.
 
     Example:
         >>> found = aggregate_histogram(np.zeros((5, 2)), np.ones((5, 2)), np.zeros(2), np.ones(2))
@@ -54,7 +59,8 @@ def aggregate_histogram(
     centre = np.where(np.isnan(prior_mean), mean.mean(0), prior_mean)
     far = np.abs(mean.mean(0) - centre) + 3 * np.sqrt(np.square(std).mean(0) + mean.var(0))
     # One width for all units of a level, so that a narrow one looks narrow.
-    reach = max(REACH * float(prior_std.max()), float(far.max()))
+    seen = np.ones(len(far), dtype=bool) if usable is None or not usable.any() else usable
+    reach = max(REACH * float(prior_std[seen].max()), float(far[seen].max()))
     edges = centre[:, None] + reach * np.linspace(-1, 1, CELLS + 1)
     below = np.stack([ndtr((edge - mean) / std).mean(0) for edge in edges.T], axis=1)
     prior = ndtr((edges - prior_mean[:, None]) / prior_std[:, None])

@@ -215,7 +215,11 @@ class LevelStatistics:
             prior_std=np.sqrt(self._prior.mean),
             prior_gap=np.maximum(self._kl.mean - input_values, 0.0) if top else nothing,
             _histogram=aggregate_histogram(
-                posterior.mean, posterior.variance, self._prior_mean.mean, np.sqrt(self._prior.mean)
+                posterior.mean,
+                posterior.variance,
+                self._prior_mean.mean,
+                np.sqrt(self._prior.mean),
+                ~diverged,
             ),
         )
 
@@ -237,10 +241,11 @@ class Posteriors:
         self.signal_error = (a * b).std(0) / math.sqrt(n)
         self.sampling_error = np.sqrt((2 * self.signal * sampling + sampling**2) / len(a))
 
-    def information(self) -> list[Information]:
+    def information(self, units: slice = slice(None)) -> list[Information]:
         """I(x; z_i) of each unit; the error is that of the rows and that of the sampling."""
         found = []
-        columns = zip(self.mean.T, self.variance.T, self.from_sampling, strict=True)
+        every = (self.mean.T, self.variance.T, self.from_sampling)
+        columns = zip(*(part[units] for part in every), strict=True)
         for mean, variance, error in columns:
             value, row_error, coarse = mixture_information(mean, np.sqrt(variance))
             found.append(Information(value, math.hypot(row_error, error), coarse))

@@ -56,12 +56,14 @@ class Shown:
         targets: Some rows, (rows, features).
         outputs: What the decoder makes of their posteriors' means, likewise.
         image_shape: Shape of a row's output, if it is an image.
+        names: What the features of the output are called, where that is known.
     """
 
     traversals: tuple[tuple[Traversal, ...], ...]
     targets: NDArray[np.float32]
     outputs: NDArray[np.float32]
     image_shape: ImageShape | None = None
+    names: tuple[str, ...] | None = None
 
 
 @torch.no_grad()
@@ -85,10 +87,11 @@ def show(
     """
     x, y = x[:MOST_ROWS], None if y is None else y[:MOST_ROWS]
     with contextlib.suppress(RuntimeError):  # of a model that needs all rows at once
-        outputs = decoded_mean(model, 1, model.infer(x, y)[0], x)
+        latents = model.infer(x, y)
+        outputs = decoded_mean(model, 1, latents[0], x)
         traversals = tuple(
-            tuple(_traversals(model, number, level, x[:1], outputs.shape[-1]))
-            for number, level in enumerate(levels, start=1)
+            tuple(_traversals(model, number, level, z, x[:1], outputs.shape[-1]))
+            for number, (level, z) in enumerate(zip(levels, latents, strict=True), start=1)
         )
         targets = _single(x if y is None else y)
         if image_shape is not None and math.prod(image_shape) != targets.shape[-1]:
@@ -98,7 +101,7 @@ def show(
 
 
 def _traversals(
-    model: LatentModel, number: int, level: LevelDiagnosis, x: Tensor, features: int
+    model: LatentModel, number: int, level: LevelDiagnosis, like: Tensor, x: Tensor, features: int
 ) -> list[Traversal]:
     most = min(MOST_UNITS, MOST_NUMBERS // (len(STOPS) * features))
     usable = np.array([status != "diverged" for status in level.status])
@@ -108,7 +111,7 @@ def _traversals(
     held = np.tile(np.where(usable, level.aggregate_mean, 0.0), (len(units), len(STOPS), 1))
     for place, unit in enumerate(units):
         held[place, :, unit] += np.array(STOPS) * level.aggregate_std[unit]
-    z = torch.as_tensor(held.reshape(-1, held.shape[-1]), dtype=x.dtype, device=x.device)
+    z = torch.from_numpy(held.reshape(-1, held.shape[-1])).to(like)
     outputs = _single(decoded_mean(model, number, z, x.expand(len(z), -1)))
     return [
         Traversal(unit, outputs[place * len(STOPS) : (place + 1) * len(STOPS)])

@@ -98,6 +98,8 @@ def _overall(found: Diagnosis, conclusions: list[Conclusion]) -> tuple[Conclusio
             words = "every unit is used and one more is not worth it"
         if conclusion == "collapse-optimal" and excess_loss(found):
             words = "no signal is left for the collapsed units"
+        if conclusion == "more-units-pay" and excess_loss(found):
+            words = "as it stands every unit is used, and what is unexplained would pay for more"
         bought = gain_in_words(found, at)
         return conclusion, f": {words} ({_signal(found, at)}{'; ' * bool(bought)}{bought})"
     return _without_certificate(found)

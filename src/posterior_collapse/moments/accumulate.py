@@ -226,7 +226,7 @@ class Accumulator:
         variance = self._upper.trace() / self._n if self._n else 0.0
         if offset @ offset > FAR * variance:
             offset = group.recentre()
-        self._upper += group.product()
+        self._upper += group.product().T  # in the same order in memory
         mean = group.shift + offset
         n = self._n + rows
         way = mean - self._mean if self._n else np.zeros_like(mean)
@@ -241,8 +241,8 @@ class Accumulator:
         """Add what lies between the groups, and take off what their shifts left."""
         sums, offsets, ways = (np.array(part) for part in zip(*self._pending, strict=True))
         self._pending = []
-        self._upper -= sums.T @ offsets
-        self._upper += ways.T @ ways
+        self._upper -= (offsets.T @ sums).T
+        self._upper += (ways.T @ ways).T
 
     def _settle(self) -> None:
         if self._group is not None:

@@ -241,7 +241,7 @@ def _add_columns(
     rows[-1] = mean
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         if dtype is np.float32:
-            gram += np.matmul(rows, rows.T)
+            gram += np.matmul(rows, rows.T).T  # in the same order in memory
         else:
             blas.dsyrk(1.0, rows.T, trans=1, beta=1.0, c=gram, overwrite_c=1)
         return mean, np.einsum("ij,ij->j", rows[:-1], rows[:-1])

@@ -112,6 +112,8 @@ def comparison_kind(summary: Summary) -> str:
         return "stopped"
     if summary.get("forecast") is None:
         return "no forecast"
+    if _is_far(summary):
+        return "undertrained"
     found, expected = _active(summary["measured"]), _active(summary["forecast"])
     if found == expected:
         return "as forecast"

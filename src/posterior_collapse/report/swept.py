@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from posterior_collapse.errors import DataError
 from posterior_collapse.report.names import named
 
-__all__ = ["Layout", "Swept", "lay_out", "side"]
+__all__ = ["Layout", "Swept", "lay_out", "optimum_of", "side"]
 
 WIDE = 10.0
 """Ratio of the ends of an axis from which on it is logarithmic."""
@@ -78,6 +80,17 @@ def lay_out(labels: Sequence[Mapping[str, Any]]) -> Layout:
         name = named({n: labels[i][n] for n in split}) if numeric else ""
         series.setdefault(name, []).append(i)
     return Layout(axis, tuple(places), {n: tuple(m) for n, m in series.items()}, across)
+
+
+def optimum_of(fitted: Any) -> Any:
+    """Return the forecast of a run; None where there is none, or its data cannot be read again.
+
+    Args:
+        fitted: What `fit` returned.
+    """
+    with contextlib.suppress(DataError):
+        return fitted.forecast
+    return None
 
 
 def side(run: Any, which: str, level: int) -> float | None:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from posterior_collapse.errors import CheckpointError, OutputError
-from posterior_collapse.runs.run import Run, fit_options
+from posterior_collapse.runs.run import BY_MINIBATCHES, Run, fit_options
 from posterior_collapse.runs.store import Outcome, Record, Store
 from posterior_collapse.training import Fitted, fit, fit_many
 from posterior_collapse.training import Progress as Epoch
@@ -104,7 +104,7 @@ def attempt(
             shutil.rmtree(folder, ignore_errors=True)
         outcomes = execute(runs, folders)
     # Linear models on moments stay on the processor, wherever minibatches are trained.
-    return Done(outcomes, _origin(device if runs[0].method == "minibatch" else "cpu"))
+    return Done(outcomes, _origin(device if runs[0].method in BY_MINIBATCHES else "cpu"))
 
 
 def trained_together(
@@ -188,13 +188,11 @@ class Progress(NamedTuple):
         runs: Runs of the sweep.
         done: Those that are kept.
         training: Those that train now; 0 between groups.
-        now: Keys of those that train now.
     """
 
     runs: int
     done: int
     training: int
-    now: tuple[str, ...] = ()
 
 
 def groups(runs: Sequence[Run], most: int = MOST_TOGETHER) -> list[tuple[Run, ...]]:
@@ -221,7 +219,7 @@ def groups(runs: Sequence[Run], most: int = MOST_TOGETHER) -> list[tuple[Run, ..
     found = []
     for family in families.values():
         members = list(family.values())
-        size = most if members[0].method == "minibatch" else 1
+        size = most if members[0].method in BY_MINIBATCHES else 1
         found += [tuple(members[i : i + size]) for i in range(0, len(members), size)]
     return found
 
@@ -287,8 +285,8 @@ def complete(
     training: dict[str, tuple[Sequence[Run], contextlib.ExitStack]] = {}
 
     def tell() -> None:
-        now = tuple(run.key for together, _ in training.values() for run in together)
-        report(Progress(len(unique), len(records), len(now), now))
+        now = sum(len(together) for together, _ in training.values())
+        report(Progress(len(unique), len(records), now))
 
     def jobs(waiting: list[tuple[Run, ...]], wait: bool) -> Iterator[Job]:
         for group, claim in _claimed(waiting, store, wait):
@@ -368,10 +366,13 @@ def _gone(store: Store, key: str) -> OutputError:
 def _origin(device: str) -> dict[str, Any]:
     cuda = device.startswith("cuda")
     hardware = torch.cuda.get_device_name(device) if cuda else _processor()
+    instructions = torch.backends.cpu.get_cpu_capability()
     return {
         "version": version("posterior-collapse"),
         "torch": torch.__version__,
-        "hardware": f"{hardware}, {torch.get_num_threads()} threads" if not cuda else hardware,
+        "hardware": hardware
+        if cuda
+        else f"{hardware}, {instructions}, {torch.get_num_threads()} threads",
     }
 
 

@@ -18,6 +18,7 @@ from posterior_collapse.runs import folder as folders
 from posterior_collapse.runs.run import Run
 from posterior_collapse.runs.store import Record, Store
 from posterior_collapse.runs.sweep import Sweep
+from posterior_collapse.training.arguments import check_device
 from posterior_collapse.training.batches import feed
 from posterior_collapse.training.fitting import DTYPES
 from posterior_collapse.training.settings import effective_spec
@@ -39,17 +40,20 @@ class Kept:
     record: Record | None
     changes: Mapping[str, Any]
 
-    def diagnosed(self, **options: Any) -> tuple[Dataset, Diagnosis]:
+    def diagnosed(self, *, device: str = "cpu", **options: Any) -> tuple[Dataset, Diagnosis]:
         """Diagnose the run on its data, or on those that are named instead.
 
         Args:
+            device: Where to: `"cpu"`, `"cuda"` or `"cuda:N"`.
             **options: Of `diagnose`.
 
         Raises:
+            InvalidArgumentError: There is no such device.
             DataError: The data cannot be loaded, or were passed as values and none are named.
             CorruptFileError: A file of the run was damaged or changed.
             CheckpointError: No checkpoint can be used.
         """
+        check_device(device)
         if self.record is None:
             run, model, notes = folders.trained(self.folder)
         else:
@@ -62,7 +66,7 @@ class Kept:
         dataset = self._dataset(run)
         if not set(self.changes) - {"data_dir"} and _known(run, dataset, self.record) is False:
             notes.append("the data have other values than those the run was trained on")
-        found = diagnose(model, dataset, spec=spec, **options)
+        found = diagnose(model.to(device), dataset, spec=spec, **options)
         record = self.record
         history = files.history_in(self.folder) if record is None else record.history
         return dataset, replace(found, notes=(*found.notes, *notes), _history=history)

@@ -80,7 +80,7 @@ def advance(
 
     stays, device = rest
     epochs: list[Epoch] = []
-    # A run on moments has nothing to go on from before its end.
+    # Others have nothing to go on from before their end.
     end = time.monotonic() + patience if runs[0].method == "minibatch" else float("inf")
 
     def report(now: Epoch) -> None:

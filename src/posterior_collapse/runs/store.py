@@ -185,13 +185,15 @@ class Store:
 
     Args:
         folder: Made when the first run is put in.
+        models: Whether to keep the trained models of runs that are put in. Without them a run is
+            a tenth as large, and all but `Record.model` is there.
 
     Example:
         >>> Store("no/such/folder").get("0123")
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, *, models: bool = True) -> None:
+        self.folder, self.models = Path(folder), models
 
     def __contains__(self, key: object) -> bool:
         """Whether a finished run lies there, whole or damaged."""
@@ -286,7 +288,8 @@ class Store:
             f"model.{name}": value for name, value in outcome.model.state_dict().items()
         }
         steps = outcome.history.get("step") or [0]
-        checkpoints.save(folder, tensors, {"config": outcome.model.config}, step=int(steps[-1]))
+        if self.models and outcome.run.evaluation.weights:
+            checkpoints.save(folder, tensors, {"config": outcome.model.config}, step=int(steps[-1]))
         hashes = {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()
         }

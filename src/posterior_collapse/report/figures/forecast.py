@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from posterior_collapse.errors import NotSolvedError, UnboundedObjectiveError
 from posterior_collapse.report.figures.panels import BLUE, GREEN, GREY, LINES, ORANGE, Panel, Panels
+from posterior_collapse.report.figures.runs import plain_log
 from posterior_collapse.report.names import label, settings
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def forecast_panels(forecast: Forecast, name: str = "") -> Panels:
 
 
 def _spectrum(axes: Axes, forecast: Forecast) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     top = forecast.levels[-1]
     # Small beside the strongest mode is not negligible if a unit may live on it.
@@ -96,6 +98,7 @@ def _spectrum(axes: Axes, forecast: Forecast) -> None:
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_ylim(bottom=max(floor, lowest / 2))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("data mode, strongest first")
     axes.set_ylabel("variance of data mode")
     name = f"z{len(forecast.levels)}: " if len(forecast.levels) > 1 else ""
@@ -135,10 +138,9 @@ def _staircase(axes: Axes, forecast: Forecast) -> None:
         here = "you are here" if level == 1 else None
         axes.plot(own * scale, now, "D", color="white", mec="black", ms=9, label=here, zorder=3)
     onset = forecast.onset * scale
-    if np.isfinite(onset) and onset > 0:
+    if len(forecast.levels) == 1 and np.isfinite(onset) and onset > 0:
         axes.axvline(onset, color="black", ls="--", lw=1, label=f"onset of collapse ({onset:.3g})")
-    axes.set_xscale("log")
-    _plain_ticks(axes)
+    plain_log(axes)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(name)
     axes.set_ylabel("active units")
@@ -165,19 +167,18 @@ def _of_one_level(forecast: Forecast, scale: float) -> tuple[np.ndarray, list[np
 
 
 def _of_a_chain(forecast: Forecast) -> tuple[np.ndarray, list[np.ndarray]]:
-    from posterior_collapse.theory import forecast as solved
-
+    """All betas turned by one factor."""
     betas = np.asarray(forecast.spec.beta_levels)
     factors = np.geomspace(1 / AROUND, AROUND, 61)
-    counts = []
-    for factor in factors:
-        try:
-            spec = forecast.spec.replace(betas=tuple(betas * factor))
-            found = solved(forecast._modes.moments, spec)
-            counts.append([float(level.n_active) for level in found.levels])
-        except (NotSolvedError, UnboundedObjectiveError):
-            counts.append([np.nan] * len(betas))
-    return betas[0] * factors, list(np.array(counts).T)
+    counts = np.array([_counts(forecast, tuple(betas * factor)) for factor in factors])
+    return betas[0] * factors, list(counts.T)
+
+
+def _counts(forecast: Forecast, betas: tuple[float, ...]) -> list[float]:
+    """Active units of each level at other betas; NaN where there is no optimum."""
+    spec = forecast.spec.replace(betas=betas)
+    found = [_row(forecast, spec, [beta], level) for level, beta in enumerate(betas)]
+    return [math.nan if row[0] < 0 else float(row[0]) for row in found]
 
 
 def _map(axes: Axes, forecast: Forecast) -> None:
@@ -207,20 +208,17 @@ def _map(axes: Axes, forecast: Forecast) -> None:
 
 
 def _column(forecast: Forecast, beta: float, others: np.ndarray) -> np.ndarray:
-    """Active units of z2 for one beta of z1; -1 where there is no optimum."""
+    """Active units of z2 for one beta of z1."""
+    spec = forecast.spec.replace(betas=(beta, forecast.spec.beta_levels[1]))
+    return _row(forecast, spec, others, level=1)
+
+
+def _row(forecast: Forecast, spec: Any, betas: Any, level: int) -> np.ndarray:
+    """Active units of a level over its betas, at the eta_dec here; -1 where there is no optimum."""
     from posterior_collapse.theory.phase import of_modes
 
-    spec = forecast.spec.replace(betas=(beta, forecast.spec.beta_levels[1]))
     etas = [forecast.eta_dec] if "learned" in spec.eta_levels else None
     try:
-        return of_modes(forecast._modes, spec, others, etas, level=1).active[:, 0]
+        return of_modes(forecast._modes, spec, betas, etas, level=level).active[:, 0]
     except (NotSolvedError, UnboundedObjectiveError):
-        return np.full(len(others), -1)
-
-
-def _plain_ticks(axes: Axes) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
+        return np.full(len(betas), -1)

@@ -11,7 +11,7 @@ import numpy as np
 from posterior_collapse.report.figures.panels import BANDS, GREY, LINES, Panel, Panels
 from posterior_collapse.report.names import label, settings, typeset
 from posterior_collapse.report.stacked import bands, column, levels_of
-from posterior_collapse.report.swept import Layout, Swept, lay_out, side
+from posterior_collapse.report.swept import Layout, Swept, lay_out, optimum_of, side
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["active_panel", "fitted_panels", "plain_log", "stack_panel", "sweep_panels"]
 
 MARKERS = "osv^DPX*<>"
+FINE = 1e3
+"""Ratio of the ends of an axis up to which powers of ten have numbers between them."""
 LABELLED = 0.045
 """Share of the height that a band needs for its name."""
 
@@ -83,7 +85,9 @@ def plain_log(axes: Axes) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
 
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
+    low, high = axes.get_xlim()
+    fine = high < FINE * low
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if fine else (1.0,)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
 
@@ -94,7 +98,8 @@ def fitted_panels(found: Any) -> Panels:
     Args:
         found: What `fit` returned.
     """
-    kept = None if found.forecast is None else [f.n_active for f in found.forecast.levels]
+    optimum = optimum_of(found)
+    kept = None if optimum is None else [level.n_active for level in optimum.levels]
     stacks = [stack_panel(found.history, level) for level in levels_of(found.history)]
     title = f"{settings(found.spec)}; {found.model.architecture.name}, seed {found.settings.seed}"
     return Panels(((active_panel(found.history, kept), *stacks),), title, (4.8, 3.8))

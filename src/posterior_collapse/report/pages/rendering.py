@@ -27,12 +27,12 @@ def number(value: float) -> str:
 
     Example:
         >>> [number(v) for v in (0.12345, 1734.0, 1.23e-9, math.inf, math.nan)]
-        ['0.123', '1730', '1.23e-9', 'any', '?']
+        ['0.123', '1730', '1.23e-9', 'always', '?']
     """
     if math.isnan(value):
         return "?"
     if math.isinf(value):
-        return "any"
+        return "always"
     rounded = float(f"{value:.3g}")
     if rounded == 0 or 1e-6 <= abs(rounded) < 1e7:
         return np.format_float_positional(rounded, trim="-")

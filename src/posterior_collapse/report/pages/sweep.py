@@ -24,7 +24,7 @@ from posterior_collapse.report.pages.rendering import render, scripts
 from posterior_collapse.report.pages.swept import course_chart, level_map, line_chart
 from posterior_collapse.report.pages.timeline import active_chart, stack_chart, timeline
 from posterior_collapse.report.stacked import levels_of
-from posterior_collapse.report.swept import Swept, lay_out
+from posterior_collapse.report.swept import Swept, lay_out, optimum_of
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -35,6 +35,7 @@ KINDS = {
     "as forecast": ("same", "●"),
     "fewer units": ("fewer", "▼"),
     "more units": ("more", "▲"),
+    "undertrained": ("under", "◔"),
     "no forecast": ("unknown", "?"),
     "stopped": ("stopped", "×"),
 }
@@ -122,12 +123,23 @@ def fitted_html(found: Any, *, name: str = "", **_: Any) -> str:
 
 
 def fitted_fragment(found: Any) -> str:
-    """Return what a notebook shows of a trained run: its verdict, numbers and course.
+    """Return what a notebook shows of a trained run: its course, without measuring it anew.
 
     Args:
         found: What `fit` returned.
     """
-    return render("fitted_notebook.html.jinja", **_of_fitted(found, ""))
+    optimum = optimum_of(found)
+    expected = None
+    if optimum is not None:
+        levels = [{"kl": level.kl, "n_active": level.n_active} for level in optimum.levels]
+        rough = found.spec.likelihood != "gaussian"
+        expected = {"loss": np.nan if rough else optimum.loss, "levels": levels}
+    return render(
+        "fitted_notebook.html.jinja",
+        sentence=repr(found),
+        charts=list(timeline(found.history, expected)),
+        optimum=expected is not None,
+    )
 
 
 def _of_fitted(found: Any, name: str) -> dict[str, Any]:

@@ -119,7 +119,8 @@ def active_chart(
             at = y(kept[level])
             chart.line([(chart.left, at), (chart.right, at)], "pc-threshold",
                        f"{name}the linear optimum keeps {kept[level]}")  # fmt: skip
-        chart.text(chart.right + 5, y(count[-1]) + 4, f"{name}{number(count[-1])}")
+        if np.isfinite(count[-1]):
+            chart.text(chart.right + 5, y(count[-1]) + 4, f"{name}{number(count[-1])}")
     return chart.svg()
 
 
