@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from posterior_collapse.runs import Evaluation, Run, RunData
 from posterior_collapse.testing import check_latent_model
 from posterior_collapse.training import stacking
 from posterior_collapse.training.settings import Settings
+from posterior_collapse.training.states import DeviceWarning
 
 GENERATOR = np.random.default_rng(0)
 X = (GENERATOR.standard_normal((60, 4)) * [3, 2, 1, 0.5]).astype(np.float32)
@@ -159,7 +161,9 @@ def test_a_sweep_with_every_option_resumes_on_either_device(tmp_path: Path, spec
     for first, then in (("gpu", "gpu"), ("gpu", "cpu"), ("cpu", "gpu")):
         name = f"{first} and {then}"
         run(2, first, name)
-        for found, other in zip(run(4, then, name, resume=True), expected, strict=True):
+        with pytest.warns(DeviceWarning, match=first) if first != then else nullcontext():
+            resumed = run(4, then, name, resume=True)
+        for found, other in zip(resumed, expected, strict=True):
             same(found.model.state_dict(), other.model.state_dict())
             assert found.history == other.history
 
@@ -254,6 +258,13 @@ def test_a_run_stops_there_where_it_does_on_the_cpu(options: dict[str, Any]) -> 
         same(one.model.state_dict(), other.model.state_dict())
         assert one.history == other.history
         assert one.stopped == other.stopped
+
+
+def test_a_result_keeps_no_memory_of_the_device() -> None:
+    for rows in (X, DataLoader(TensorDataset(torch.from_numpy(X)), 20)):
+        found = trained(pc.VAESpec(2), "mlp", "gpu", rows)
+        assert found._feed.rows(60).x.device.type == "cpu"
+        assert next(found.model.parameters()).device.type == "cpu"
 
 
 def test_the_device_refuses_what_a_gpu_refuses() -> None:

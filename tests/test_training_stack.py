@@ -239,3 +239,17 @@ def test_a_torch_that_cannot_trace_trains_without(monkeypatch, make_fx, reason):
     by_name = stack.layout.scatter(dict(zip(stack.leaves, gradients, strict=True)))
     for (key, _), gradient in zip(models[1].named_parameters(), own, strict=True):
         torch.testing.assert_close(by_name[key][1], gradient)
+
+
+def test_what_a_trace_takes_for_a_constant_is_noticed():
+    def by_a_number(x):
+        return [x * float(x.detach().numpy().sum())]
+
+    def by_a_branch(x):
+        return [2 * x if bool(x[0] > 0) else 3 * x]
+
+    for function in (by_a_number, by_a_branch):
+        with pytest.warns(TracingWarning, match="cannot trace"):
+            traced = trace(function, torch.tensor([1.0, -2.0]))
+        other = torch.tensor([-3.0, 5.0])
+        assert torch.equal(traced(other)[0], function(other)[0])

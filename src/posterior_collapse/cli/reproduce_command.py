@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 DOCUMENT = Path("docs/reproduction.md")
 CONVENTIONS = ("elbo", "reference")
 ROW = typer.Argument(
-    None, help="E1 to E15, X1, X2, several, all; or document, to write it from the results."
+    None,
+    help="E1 to E15, X1, X2, X3 or one of X3a to X3d, several, all; or document, to write it from "
+    "the results; or trust, to write docs/trust.md and the README's table from those of X3.",
 )
 OUT = typer.Option(Path("results"), help="Folder of runs and results.")
 TO = typer.Option(DOCUMENT, help="File that `document` writes.")
@@ -64,9 +66,14 @@ def reproduce(
         _list()
         return
     if not row:
-        raise InvalidArgumentError("ROW", "nothing", "a row, all or document", "See --list.")
+        raise InvalidArgumentError(
+            "ROW", "nothing", "a row, all or document, or trust", "See --list."
+        )
     if row == ["document"]:
         _document(out, to)
+        return
+    if row == ["trust"]:
+        _trust(out)
         return
     from posterior_collapse.experiments import Plan
 
@@ -101,6 +108,13 @@ def _document(out: Path, to: Path) -> None:
     typer.echo(document.write(out, to))
 
 
+def _trust(out: Path) -> None:
+    from posterior_collapse.experiments.trust import summary
+
+    for path in summary.write(out):
+        typer.echo(path)
+
+
 def _list() -> None:
     from rich.console import Console
 
@@ -125,13 +139,6 @@ def _check(convention: str, device: str) -> None:
             f"one of {list(CONVENTIONS)}",
             f"Pass --convention elbo.{nearest(convention, CONVENTIONS)}",
         )
-    from posterior_collapse.training import Settings
+    from posterior_collapse.training.arguments import check_device
 
-    Settings(device=device)
-    if device.startswith("cuda"):
-        import torch
-
-        if not torch.cuda.is_available():
-            raise InvalidArgumentError(
-                "--device", repr(device), "a device that is there", "Pass --device cpu."
-            )
+    check_device(device)

@@ -26,6 +26,9 @@ Float = NDArray[np.float64]
 
 DECODED = 4
 """Samples of z_1 per row that are decoded."""
+FEW_DECODED, MANY_ROWS = 2, 10_000
+"""As many of each row do once so many rows have gone by: rows differ by more than their samples do,
+and the errors that are stated hold both."""
 KL_SAMPLES = 64
 """Samples per row that tell the KL to a prior that is not Gaussian."""
 LEAST_STD = 1e-18
@@ -121,7 +124,8 @@ class SampledPass:
         residuals: tuple[Residual, ...] = ()
         if self.decodes:
             target = x if y is None else y
-            decoded = self._decoded(latents[0][:DECODED], x, target)
+            samples = DECODED if self.row < MANY_ROWS else FEW_DECODED
+            decoded = self._decoded(latents[0][:samples], x, target)
             self.decodes = decoded is not None
             if decoded is not None:
                 reconstruction, residual = decoded
@@ -166,11 +170,13 @@ class SampledPass:
                 kl = relative_entropy((z - p.mean).double().square(), std, prior_std)
             if prior_std.dim() == 3:
                 prior_std = prior_std.square().mean(0).sqrt()
+            prior_mean = p.mean.double() if top else None
             if given is not None and given.mean.dim() > 1:
                 # What the posterior knows beyond the prior that the row has anyway.
                 q = Normal((q.mean - p.mean) / p.stddev, q.stddev / p.stddev, validate_args=False)
                 prior_std = torch.ones_like(prior_std)
-            found.append(make(kl, q, prior_std))
+                prior_mean = torch.zeros_like(prior_std)
+            found.append(make(kl, q, prior_std, prior_mean))
         return tuple(found)
 
     def _decoded(
@@ -216,15 +222,6 @@ class SampledPass:
                 f"{(*z.shape[:-1], target.shape[-1])}, as the data have features",
                 "Check that data and model belong together.",
             )
-        parts = [("mean", mean)]
-        if isinstance(p, Normal):
-            parts.append(("std", p.stddev))
-        for part, values in parts:
-            if not bool(values.isfinite().all()):
-                raise DataError(
-                    f"decoder {part}", "NaN or inf", "finite numbers",
-                    "Check the model's weights and the scale of the data.",
-                )  # fmt: skip
 
     def _above(self, posteriors: Sequence[Normal], latents: Sequence[Tensor]) -> list[Residual]:
         """Per level from 2 on, z_{l-1} less the mean that the prior makes of z_l."""
@@ -336,15 +333,24 @@ def _no_prior(x: Tensor) -> None:
     return None
 
 
-def _first(kl: Tensor, q: Normal, prior_std: Tensor) -> RowPosteriors:
+def _first(
+    kl: Tensor, q: Normal, prior_std: Tensor, prior_mean: Tensor | None = None
+) -> RowPosteriors:
     variance = _numpy(q.stddev.double().square())
     mean_kl = kl if kl.dim() == 2 else kl.mean(0)
     return RowPosteriors(
-        _numpy(mean_kl), (_numpy(q.mean),), (variance,), variance, _numpy(prior_std)
+        _numpy(mean_kl),
+        (_numpy(q.mean),),
+        (variance,),
+        variance,
+        _numpy(prior_std),
+        prior_mean=_of_prior(prior_mean),
     )
 
 
-def _upper(kl: Tensor, q: Normal, prior_std: Tensor) -> RowPosteriors:
+def _upper(
+    kl: Tensor, q: Normal, prior_std: Tensor, prior_mean: Tensor | None = None
+) -> RowPosteriors:
     mean, variance = q.mean.double(), q.stddev.double().square()
     halves = list(zip(mean.chunk(2), variance.chunk(2), strict=True))
     return RowPosteriors(
@@ -354,7 +360,25 @@ def _upper(kl: Tensor, q: Normal, prior_std: Tensor) -> RowPosteriors:
         _numpy(variance.mean(0)),
         _numpy(prior_std),
         (_numpy(mean[0]), _numpy(variance[0].sqrt())),
+        _of_prior(prior_mean),
     )
+
+
+def _of_prior(mean: Tensor | None) -> Float | float:
+    return math.nan if mean is None else _numpy(mean)
+
+
+def _check_finite(p: Distribution, *sums: Tensor) -> None:
+    """Refuse a decoder whose outputs are not finite, which sums over features tell at once."""
+    if all(bool(values.isfinite().all()) for values in sums):
+        return
+    parts = {"mean": p.mean, "std": p.stddev} if isinstance(p, Normal) else {"mean": p.mean}
+    for part, values in parts.items():
+        if not bool(values.isfinite().all()):
+            raise DataError(
+                f"decoder {part}", "NaN or inf", "finite numbers",
+                "Check the model's weights and the scale of the data.",
+            )  # fmt: skip
 
 
 def _halves(samples: Tensor) -> tuple[Tensor, Tensor]:
@@ -373,6 +397,7 @@ def _errors(p: Normal, target: Tensor) -> Parts:
     """With a Gaussian's errors, for an eta_dec that is known."""
     residual, std = target - p.mean, unexpanded(p.stddev)
     squared_error = residual.square().sum(-1)
+    _check_finite(p, squared_error, std.sum(-1))
     if not bool(squared_error.isfinite().all()):
         raise DataError(
             "data", f"values up to {float(target.abs().max()):.3g}",
@@ -392,6 +417,7 @@ def _scores(p: Distribution, target: Tensor) -> Parts:
     """With the scores of any distribution."""
     found = scored(p, target)
     squared_error = (target - p.mean).square().sum(-1)
+    _check_finite(p, squared_error, found.log_density)
     if not bool(found.log_density.isfinite().all()):
         raise DataError(
             "decoder output", "a log density that is NaN or inf", "finite numbers",

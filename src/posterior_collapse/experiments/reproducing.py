@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch  # noqa: F401 - runs need it, so that its absence is told before anything else is
+
 from posterior_collapse.errors import CorruptFileError, PosteriorCollapseError, writing
 from posterior_collapse.experiments.checks import Result, agreement, by_grid
 from posterior_collapse.experiments.deliverables import DELIVERABLES
@@ -18,6 +20,7 @@ from posterior_collapse.experiments.execution import Executor
 from posterior_collapse.experiments.grids import Member, Plan, Row
 from posterior_collapse.files import write_json
 from posterior_collapse.runs import Outcome, Progress, Record, Run, Store, complete
+from posterior_collapse.runs.run import BY_MINIBATCHES
 from posterior_collapse.runs.sweep import MOST_TOGETHER
 from posterior_collapse.training import Progress as Epoch
 
@@ -102,7 +105,7 @@ def reproduce(
     members = planned if not finished else _finished(planned, store)
     rows = [row for row in rows if members[row.id]]
     keys = {name: {member.run.key for member in of} for name, of in members.items()}
-    executor = Executor(None if data_dir is None else os.fspath(data_dir), device)
+    executor = Executor(None if data_dir is None else os.fspath(data_dir), device, store=store)
     results: dict[str, dict[str, Any]] = {}
     there: set[str] = set()
 
@@ -228,6 +231,8 @@ def _write(
 
 TRAINED = {
     "minibatch": ("epochs", "batch_size", "learning_rate", "clip", "warm_up", "convention"),
+    "widened": ("epochs", "batch_size", "learning_rate", "clip", "warm_up", "convention"),
+    "dead": ("convention",),
     "recorded": ("steps", "learning_rate", "clip", "convention"),
     "decayed": ("steps", "learning_rate", "clip", "convention"),
     "exact": ("steps", "convention"),
@@ -245,7 +250,7 @@ def _settings(results: Sequence[Result]) -> dict[str, Any]:
         for number, beta in enumerate(spec.pop("betas", ()), start=1):
             spec[f"beta_{number}"] = beta
         del seen["matrices"]
-        if run.method != "minibatch" and not seen["panel"]:
+        if run.method not in BY_MINIBATCHES and not seen["panel"]:
             seen.clear()  # on moments alone
         parts = {
             "data": values["data"],
@@ -267,7 +272,7 @@ def profile(row: Row, plan: Plan) -> str:
     """Return "full", "quick", or by how much a row is run smaller than it is meant to be."""
     if plan.quick:
         return "quick"
-    trained = [grid for grid in row.grids if grid.method == "minibatch"]
+    trained = [grid for grid in row.grids if grid.method in BY_MINIBATCHES]
     planned = max((grid.settings.epochs for grid in trained), default=0)
     smaller = []
     if plan.epochs is not None and plan.epochs < planned:

@@ -9,15 +9,18 @@ import numpy as np
 from posterior_collapse.arrays import Array, is_lazy
 from posterior_collapse.errors import DataError
 from posterior_collapse.moments import wide
-from posterior_collapse.moments.accumulate import Accumulator
+from posterior_collapse.moments.accumulate import Accumulator, Precision
 
 
-def measure(names: tuple[str, ...], arrays: list[Array]) -> tuple[Accumulator, int]:
+def measure(
+    names: tuple[str, ...], arrays: list[Array], precision: Precision = "float64"
+) -> tuple[Accumulator, int]:
     """Return what an `Accumulator` saw of x, or x and y, and the number of features of x.
 
     Args:
         names: What to call each array in an error.
         arrays: Of dask, chunked in any way, or one of NumPy, with the same number of rows.
+        precision: Of the products, "float32" for data that are no more precise.
 
     Raises:
         DataError: As for arrays, and when a d x d matrix would not fit.
@@ -38,7 +41,7 @@ def measure(names: tuple[str, ...], arrays: list[Array]) -> tuple[Accumulator, i
     starts = np.concatenate([[0], np.cumsum(heights)[:-1]]).astype(int)
     columns = [a.rechunk({0: heights, 1: -1}).to_delayed().ravel() for a in lazy]
     parts = [
-        delayed(_measure_block)(names, int(start), *blocks)
+        delayed(_measure_block)(names, int(start), precision, *blocks)
         for start, *blocks in zip(starts, *columns, strict=True)
     ]
     while len(parts) > 1:
@@ -47,13 +50,15 @@ def measure(names: tuple[str, ...], arrays: list[Array]) -> tuple[Accumulator, i
     return parts[0].compute(), widths[0]
 
 
-def _measure_block(names: tuple[str, ...], start: int, *blocks: Any) -> Accumulator:
+def _measure_block(
+    names: tuple[str, ...], start: int, precision: Precision, *blocks: Any
+) -> Accumulator:
     part = Accumulator.empty(sum(b.shape[1] for b in blocks))
-    part.update(names, [np.asarray(b) for b in blocks], row=start)
-    return part
+    part.update(names, [np.asarray(b) for b in blocks], row=start, precision=precision)
+    return part.copy()
 
 
 def _add(one: Accumulator, two: Accumulator) -> Accumulator:
-    total = Accumulator(one.n, one.mean, one.upper.copy(order="F"))
+    total = one.copy()
     total.merge(two)
     return total

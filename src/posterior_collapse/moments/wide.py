@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import linalg
@@ -24,7 +25,13 @@ from posterior_collapse.arrays import (
     refuse_overflow,
 )
 from posterior_collapse.errors import DataError
-from posterior_collapse.moments.accumulate import Accumulator
+from posterior_collapse.moments.accumulate import (
+    LEAST_SQUARES,
+    ROUNDING,
+    Accumulator,
+    Precision,
+    is_short,
+)
 
 MAX_FEATURES = 8192
 """Most features for which a d x d matrix is made."""
@@ -33,11 +40,16 @@ MAX_SAMPLES = 8192
 RANK = 256
 """Modes resolved when both are exceeded."""
 OVERSAMPLING = 32
+NOISE = 0.01 * ROUNDING
+"""Share of the largest eigenvalue that a product in float32 makes of nothing."""
 
 
 @dataclass(frozen=True, eq=False)
 class Basis:
-    """Orthonormal rows spanning the coordinates: ``weights @ (rows - center)``, or dense rows."""
+    """Orthonormal rows spanning the coordinates: ``weights @ (rows - center)``, or dense rows.
+
+    `shares` are the features' parts of the total variance, where they were measured.
+    """
 
     rows: Array
     weights: Float | None = None
@@ -45,6 +57,7 @@ class Basis:
     extra: Float | None = None
     constant: bool = False
     divisor: Float | None = None
+    shares: Float | None = None
 
     def with_constant(self) -> Basis:
         """Return the basis for data with a constant 1 as one more coordinate and feature."""
@@ -62,6 +75,8 @@ class Basis:
 
     def variances(self, cov: Float) -> Float:
         """Return the variance of each feature, (d,), of a covariance in coordinates, (r, r)."""
+        if self.shares is not None:  # lifting takes longer than all else
+            return self.shares * float(np.trace(cov))
         values, vectors = linalg.eigh(cov)
         found = np.empty(self.rows.shape[1])
         for columns, part in self._lifted(vectors.T):
@@ -76,8 +91,11 @@ class Basis:
             new basis.
         """
         size = len(self.rows) if self.weights is None else len(self.weights)
+        shares = None if self.shares is None else self.shares / by**2
         scaled = dataclasses.replace(
-            self, divisor=by if self.divisor is None else self.divisor * by
+            self,
+            divisor=by if self.divisor is None else self.divisor * by,
+            shares=None if shares is None else shares / shares.sum(),
         )
         gram = np.zeros((size, size))
         for _, part in scaled._lifted(np.eye(size)):
@@ -113,10 +131,18 @@ class Reduced:
     split: int
     unresolved: float
     bases: tuple[Basis | None, Basis | None]
+    rounding: float = 0.0
 
 
-def reduce(names: tuple[str, ...], arrays: list[Array]) -> Reduced:
+def reduce(
+    names: tuple[str, ...], arrays: list[Array], precision: Precision = "float64"
+) -> Reduced:
     """Return the moments of wide `arrays` ((x,) or (x, y)) in coordinates.
+
+    Args:
+        names: What to call each array in an error.
+        arrays: With the same number of rows.
+        precision: Of the products, "float32" for data that are no more precise.
 
     Raises:
         DataError: A value is not finite, or a target is given and both sizes exceed the limits.
@@ -130,12 +156,13 @@ def reduce(names: tuple[str, ...], arrays: list[Array]) -> Reduced:
                 "Select features or subsample.",
             )
         return _sketch(names[0], arrays[0])
+    single = precision == "float32" and all(is_short(array.dtype) for array in arrays)
     coordinates: list[Float] = []
     means: list[Float] = []
     bases: list[Basis | None] = []
     for name, array in zip(names, arrays, strict=True):
         if array.shape[1] > MAX_FEATURES:
-            central, mean, basis = _row_space(name, array)
+            central, mean, basis = _row_space(name, array, np.float32 if single else np.float64)
             bases.append(basis)
         else:
             part = Accumulator.empty(array.shape[1])
@@ -147,7 +174,8 @@ def reduce(names: tuple[str, ...], arrays: list[Array]) -> Reduced:
     joint = np.hstack(coordinates)
     first, last = bases[0], bases[-1]
     cov = joint.T @ joint / len(joint)
-    return Reduced(np.concatenate(means), cov, coordinates[0].shape[1], 0.0, (first, last))
+    split, rounding = coordinates[0].shape[1], ROUNDING if single else 0.0
+    return Reduced(np.concatenate(means), cov, split, 0.0, (first, last), rounding)
 
 
 def refuse_many(samples: int) -> None:
@@ -165,18 +193,24 @@ def refuse_many(samples: int) -> None:
         )
 
 
-def _column_chunks(array: Array) -> Iterable[slice]:
-    width = max(64, CHUNK_BYTES // (8 * len(array)))
+def _column_chunks(array: Array, itemsize: int = 8) -> Iterable[slice]:
+    width = max(64, CHUNK_BYTES // (itemsize * len(array)))
     return (slice(i, i + width) for i in range(0, array.shape[1], width))
 
 
-def _row_space(name: str, array: Array) -> tuple[Float, Float, Basis]:
+def _row_space(
+    name: str, array: Array, dtype: type[np.floating[Any]]
+) -> tuple[Float, Float, Basis]:
     """Coordinates of central rows, shape (n, r), and of the mean, in the span of both."""
-    n = len(array)
+    n, single = len(array), dtype is np.float32
     gram = np.zeros((n + 1, n + 1), order="F")
-    center = np.empty(array.shape[1])
-    for columns in _column_chunks(array):
-        center[columns] = _add_columns(gram, name, array[:, columns], columns.start)
+    center, shares = np.empty(array.shape[1]), np.empty(array.shape[1])
+    for columns in _column_chunks(array, np.dtype(dtype).itemsize):
+        center[columns], shares[columns] = _add_columns(
+            gram, name, array[:, columns], columns.start, dtype
+        )
+    if single and not LEAST_SQUARES < gram.trace() < np.inf:
+        return _row_space(name, array, np.float64)
     if not np.isfinite(gram.trace()):
         refuse_overflow(name, array)
     length = np.sqrt(gram[n, n])
@@ -185,34 +219,46 @@ def _row_space(name: str, array: Array) -> tuple[Float, Float, Basis]:
     gram[:, n] *= weight
     gram[n, n] *= weight
     values, vectors = linalg.eigh(gram, lower=False, overwrite_a=True)
-    keep = values > values[-1] * (n + 1) * np.finfo(float).eps
+    keep = values > values[-1] * (NOISE if single else (n + 1) * np.finfo(float).eps)
     root = np.sqrt(values[keep])
     points = vectors[:, keep] * root
-    basis = Basis(array, (vectors[:, keep] / root).T, center, center * weight)
+    shares /= shares.sum() or 1.0
+    weights = (vectors[:, keep] / root).T
+    basis = Basis(array, weights, center, center * weight, shares=shares)
     return points[:n], points[n] / weight if weight else np.zeros(len(root)), basis
 
 
-def _add_columns(gram: Float, name: str, part: Array, column: int) -> Float:
-    """Add the inner products of central rows, and of the mean below them; return the mean."""
-    rows = np.empty((len(gram), part.shape[1]))
+def _add_columns(
+    gram: Float, name: str, part: Array, column: int, dtype: type[np.floating[Any]]
+) -> tuple[Float, Float]:
+    """Add the inner products of central rows, and of the mean below them.
+
+    Returns:
+        The mean of each column, and the sum of squares about it.
+    """
+    rows = np.empty((len(gram), part.shape[1]), dtype)
     mean = _centre(name, part, rows[:-1], 0, column)
     rows[-1] = mean
-    blas.dsyrk(1.0, rows.T, trans=1, beta=1.0, c=gram, overwrite_c=1)
-    return mean
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        if dtype is np.float32:
+            gram += np.matmul(rows, rows.T).T  # in the same order in memory
+        else:
+            blas.dsyrk(1.0, rows.T, trans=1, beta=1.0, c=gram, overwrite_c=1)
+        return mean, np.einsum("ij,ij->j", rows[:-1], rows[:-1])
 
 
-def _centre(name: str, part: Array, out: Float, row: int, column: int) -> Float:
+def _centre(name: str, part: Array, out: Array, row: int, column: int) -> Float:
     """Put `part` of an array less its mean over rows into `out`; return that mean.
 
     Raises:
         DataError: A value is not finite; `row` and `column` are those of the part's first one.
     """
     out[:] = part
-    first = out[0].copy()
+    first = out[0].astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         # Relative to a row, constant features come out as exactly 0.
         out -= first
-        mean = out.mean(axis=0)
+        mean = out.mean(axis=0, dtype=np.float64)
         out -= mean
     if not np.isfinite(mean).all():
         refuse_non_finite(name, part, row, column)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
 import io
 import os
@@ -23,7 +22,15 @@ from torch import Tensor
 
 from posterior_collapse import files
 from posterior_collapse.errors import CorruptFileError, writing
-from posterior_collapse.files import HISTORY, as_read, digest, read_json, write_history, write_json
+from posterior_collapse.files import (
+    HISTORY,
+    as_read,
+    digest,
+    read_history,
+    read_json,
+    write_history,
+    write_json,
+)
 from posterior_collapse.models import MarkovVAE
 from posterior_collapse.runs.run import Run
 from posterior_collapse.training import checkpoints
@@ -113,14 +120,8 @@ class Record:
         """
         content = self._content(HISTORY)
         try:
-            text = io.StringIO(content.decode(), newline="")
-            names, *rows = csv.reader(text, strict=True)
-            columns = zip(*rows, strict=True) if rows else [()] * len(names)
-            return {
-                name: [float(value) for value in column]
-                for name, column in zip(names, columns, strict=True)
-            }
-        except (ValueError, csv.Error) as error:
+            return read_history(content)
+        except ValueError as error:
             raise self._unreadable(HISTORY, error, "the history of a run") from error
 
     @cached_property
@@ -273,7 +274,7 @@ class Store:
             f"model.{name}": value for name, value in outcome.model.state_dict().items()
         }
         steps = outcome.history.get("step") or [0]
-        if self.models:
+        if self.models and outcome.run.evaluation.weights:
             checkpoints.save(folder, tensors, {"config": outcome.model.config}, step=int(steps[-1]))
         hashes = {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()

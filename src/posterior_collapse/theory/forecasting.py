@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 
 from posterior_collapse.arrays import Float
 from posterior_collapse.data.samples import Samples, Stream, read
-from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.errors import InvalidArgumentError, PosteriorCollapseError
 from posterior_collapse.moments import Moments
 from posterior_collapse.records import Record, Viewed, unit_rows
 from posterior_collapse.specs import Spec, in_order
@@ -30,6 +31,9 @@ from posterior_collapse.theory.state import THRESHOLD_ROUNDING, fit
 __all__ = ["FewSamplesWarning", "Forecast", "Level", "forecast"]
 
 Status = Literal["active", "noise", "collapsed"]
+
+CLEAR = 100
+"""Times the moments' rounding, a threshold that has digits beside it."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -112,6 +116,8 @@ class Forecast(Viewed):
     _problem: Problem
     _solution: Solution
     _targets: Float | None = None
+    _times: tuple[float, ...] | None = None
+    """What the KL of each unit weighs, in multiples of beta; None: all the same."""
 
     @property
     def n_active(self) -> int:
@@ -194,7 +200,7 @@ class Forecast(Viewed):
             >>> [(c.parameter, c.value < c.current) for c in advice.changes]
             [('beta', True), ('eta_dec', True)]
         """
-        found = advise(self._modes, self.spec, active)
+        found = advise(self._modes, self.spec, active, self._times)
         if self.bracket is None or self.bracket[0] == self.bracket[1]:
             return found
         said = "Counts are a linear model's; trained to convergence a network now keeps between "
@@ -203,7 +209,7 @@ class Forecast(Viewed):
 
     def phase_diagram(self, betas: Any, eta_decs: Any = None, *, level: int = -1) -> PhaseDiagram:
         """Count active units over a grid of beta and eta_dec; see `phase_diagram`."""
-        return of_modes(self._modes, self.spec, betas, eta_decs, level)
+        return of_modes(self._modes, self.spec, betas, eta_decs, level, self._times)
 
     def _rows(self) -> Iterator[Mapping[str, Any]]:
         return unit_rows(self.levels, self.spec.dims)
@@ -253,11 +259,7 @@ def forecast(
     """
     data, spec = in_order(data, spec)
     rows = _rows_at_hand(data, spec) if network else None
-    modes, spec = as_modes(data if rows is None else rows, spec, bias)
-    problem = Problem.of(modes, spec)
-    solution = solve(problem)
-    with np.errstate(over="ignore", divide="ignore"):  # a critical value beyond floats: infinity
-        levels = tuple(_levels(problem, solution))
+    modes, problem, solution, levels = _optimum(data if rows is None else rows, spec, bias)
     loss = solution.state.loss(solution.numbers, float(problem.rest[-1]), modes.target_dim)
     eta_dec = float(solution.numbers.etas[0])
     if modes.noise is not None:
@@ -270,9 +272,9 @@ def forecast(
     said: list[str] = []
     if rows is not None:
         x, targets = some_rows(rows)
-        bracket, said = _bracket(x, targets, modes, levels[0], spec)
+        bracket, said = _bracket(x, targets, modes, levels[0], problem.spec)
     return Forecast(
-        spec=spec,
+        spec=problem.spec,
         loss=loss,
         spectrum=modes.theta**2,
         total_variance=modes.total,
@@ -290,6 +292,42 @@ def forecast(
         _solution=solution,
         _targets=targets,
     )
+
+
+Optimum = tuple[Modes, Problem, Solution, tuple[Level, ...]]
+
+
+def _optimum(data: Any, spec: Spec, bias: Bias | None) -> Optimum:
+    """The optimum by products in the data's own precision, or float64 where that could tell."""
+    modes, spec = as_modes(data, spec, bias, "float32")
+    if modes.moments.rounding and not isinstance(data, Moments):
+        with contextlib.suppress(PosteriorCollapseError):
+            found = _solved(modes, spec)
+            if not _rounding_tells(modes, found[-1]):
+                return found
+        modes, spec = as_modes(data, spec, bias)
+    return _solved(modes, spec)
+
+
+def _solved(modes: Modes, spec: Spec) -> Optimum:
+    problem = Problem.of(modes, spec)
+    solution = solve(problem)
+    with np.errstate(over="ignore", divide="ignore"):  # a critical value beyond floats: infinity
+        levels = tuple(_levels(problem, solution))
+    return modes, problem, solution, levels
+
+
+def _rounding_tells(modes: Modes, levels: tuple[Level, ...]) -> bool:
+    """Whether the moments' rounding could change a count.
+
+    It could where a threshold lies low, or next to a mode, or features differ beyond its digits.
+    """
+    thresholds = np.concatenate([level.threshold for level in levels])
+    thresholds = thresholds[np.isfinite(thresholds)]
+    variances = modes.theta**2
+    error = modes.moments.rounding * variances[0]
+    near = np.abs(np.subtract.outer(variances, thresholds)) <= error
+    return not modes.is_plain or bool((thresholds < CLEAR * error).any() or near.any())
 
 
 def _levels(problem: Problem, solution: Solution) -> list[Level]:

@@ -11,6 +11,7 @@ from posterior_collapse.data.samples import Samples, Stream, read
 from posterior_collapse.errors import DataError, InvalidArgumentError, NotSolvedError
 from posterior_collapse.likelihoods import check_targets
 from posterior_collapse.moments import Moments
+from posterior_collapse.moments.accumulate import Precision
 from posterior_collapse.specs import Spec, in_order, require_gaussian
 from posterior_collapse.theory.spectrum import Modes
 from posterior_collapse.theory.whitening import whiten, whiten_given
@@ -37,13 +38,17 @@ def as_moments(data: Any, spec: Any) -> tuple[Moments, Spec]:
     return _measured(data, spec), spec
 
 
-def as_modes(data: Any, spec: Any, bias: Bias | None = None) -> tuple[Modes, Spec]:
+def as_modes(
+    data: Any, spec: Any, bias: Bias | None = None, precision: Precision = "float64"
+) -> tuple[Modes, Spec]:
     """Return the modes of the data in the noise of the spec's likelihood, and the spec.
 
     Args:
         data: As of `as_moments`.
         spec: What the data must serve.
         bias: Which of encoder and decoder have biases; see `forecast`.
+        precision: "float32" for the products of float32 data that can be read again, should
+            `moments.rounding` turn out to decide something.
 
     Raises:
         InvalidArgumentError: `spec` is not a spec.
@@ -63,7 +68,11 @@ def as_modes(data: Any, spec: Any, bias: Bias | None = None) -> tuple[Modes, Spe
     found = data if isinstance(data, Moments) else read(data, spec.model == "cvae")
     if spec.likelihood != "gaussian":
         found = _checked(found, spec.likelihood)
-    moments = _with_bias(_measured(found, spec), spec, bias)
+    once = isinstance(found, Stream) and isinstance(found.data, Iterator)
+    moments = _measured(
+        found, spec, "float64" if once or spec.likelihood != "gaussian" else precision
+    )
+    moments = _with_bias(moments, spec, bias)
     if spec.likelihood == "gaussian":
         return Modes(moments, spec.model == "cvae"), spec
     noise = whiten(moments, spec, found if isinstance(found, Samples) else None)
@@ -113,9 +122,12 @@ def _in_order(data: Any, spec: Any) -> tuple[Any, Spec]:
     return data, spec
 
 
-def _measured(data: Any, spec: Spec) -> Moments:
+def _measured(data: Any, spec: Spec, precision: Precision = "float64") -> Moments:
     conditional = spec.model == "cvae"
-    moments = data if isinstance(data, Moments) else Moments.of(read(data, conditional))
+    if isinstance(data, Moments):
+        moments = data
+    else:
+        moments = Moments.of(read(data, conditional), precision=precision)
     if conditional and not moments.paired:
         raise DataError(
             "data",

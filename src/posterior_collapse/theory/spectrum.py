@@ -83,8 +83,10 @@ class Modes:
     @cached_property
     def theta(self) -> Float:
         """Standard deviations of the modes, descending, in data units."""
-        if self._plain:
-            return np.sqrt(_significant(linalg.eigvalsh(self.moments.xx)[::-1]))
+        if self.is_plain:
+            values = linalg.eigvalsh(self.moments.xx)[::-1]
+            floor = max(_rounding(values), self.moments.rounding * float(values[0]))
+            return np.sqrt(np.where(values > floor, values, 0.0))
         most = min(self.moments.features) if self._paired else len(self.moments.yy)
         return _pad(linalg.svdvals(_triangle(self._factor.rows)[1]), most)
 
@@ -114,10 +116,11 @@ class Modes:
         complete = np.count_nonzero(self.theta) >= min(samples, varying)
         if complete or self._paired or moments.unresolved > 0:
             return 0.0
-        if not self._plain:
-            return self._factor.hidden
+        rounding = float(self.theta[0] ** 2) * moments.rounding
+        if not self.is_plain:
+            return max(self._factor.hidden, rounding)
         size = moments.n + 1 if wide and moments.n else len(self.theta)
-        return float(self.theta[0] ** 2 * size * EPS)
+        return max(float(self.theta[0] ** 2 * size * EPS), rounding)
 
     @property
     def target_dim(self) -> int:
@@ -135,7 +138,7 @@ class Modes:
         moments = self.moments
         basis_x, basis_y = moments.bases
         regression = self._regression if self.conditional else None
-        if self._plain:
+        if self.is_plain:
             write = linalg.eigh(moments.xx)[1].T[::-1]
             read = _divided(write, self.theta)
         else:
@@ -184,7 +187,7 @@ class Modes:
         return self.moments.paired and not self.conditional
 
     @cached_property
-    def _plain(self) -> bool:
+    def is_plain(self) -> bool:
         """Whether the eigenvalues of A itself have digits for every feature."""
         variances = self.moments.xx.diagonal()
         varying = variances[variances > 0]
@@ -254,11 +257,6 @@ def _correlations(matrix: Float) -> tuple[Float, Float]:
 def _rounding(values: npt.NDArray[np.floating[Any]]) -> float:
     """What an eigenvalue of a symmetric matrix must exceed to be no rounding error."""
     return float(values.max(initial=0.0)) * len(values) * EPS
-
-
-def _significant(values: npt.NDArray[np.floating[Any]]) -> Float:
-    """Set to zero what is below the rounding error of a symmetric eigenproblem."""
-    return np.where(values > _rounding(values), values, 0.0)
 
 
 def _root(matrix: Float, scale: Float, floor: float | None = None) -> _Factor:

@@ -105,6 +105,12 @@ class Ahead:
         torch._foreach_copy_(self._tensors, self._kept)
         self._optimiser.resume(self._optimiser.steps)
 
+    def close(self) -> None:
+        """Give back the device's memory that graphs and what was kept take."""
+        self._graphs.forget()
+        self._kept = []
+        self._alive = ()
+
     def _launch(self, step: Step) -> None:
         (x, y), (noise, masks), betas, capacity = step
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +17,15 @@ from posterior_collapse.models.arithmetic import arithmetic
 from posterior_collapse.training import seeds
 from posterior_collapse.training.ahead import Ahead, Measured, Step
 from posterior_collapse.training.batches import Batch, Batches
-from posterior_collapse.training.course import FINISHED, Course, Progress
+from posterior_collapse.training.counting import Counting
+from posterior_collapse.training.course import FINISHED, Course, Progress, kl_of_units
 from posterior_collapse.training.drawing import BLOCK, draw, first_rows
 from posterior_collapse.training.graphs import Graphs
 from posterior_collapse.training.optimisers import SGD, Adam, Optimiser, clip_
 from posterior_collapse.training.settings import Annealing, Settings
 from posterior_collapse.training.stacking import Draws, Stack
 from posterior_collapse.training.states import TrainState, save
-from posterior_collapse.training.units import active_units, some_rows
+from posterior_collapse.training.units import some_rows
 
 __all__ = ["Engine"]
 
@@ -86,7 +85,7 @@ class Engine:
         self.bounds = self._clip_bounds()
         self.annealing = Annealing(common, len(models[0].units), per_epoch, self.state.total_steps)
         self.betas = self._tensor([model.spec.beta_levels for model in models])
-        self.some = some_rows(feed)
+        self.count = Counting(self.stack, models, some_rows(feed))
         self._capacity: tuple[Any, Tensor | None] = None, None
         measures = 2 + sum(self.stack.model.units)
         self.sums = torch.zeros(len(models), measures, dtype=torch.float64, device=self.device)
@@ -100,6 +99,8 @@ class Engine:
         with arithmetic(rounded=self.settings.precision == "tf32"):
             while any(run.stopped is None for run in self.runs):
                 self._epoch()
+        if self.ahead is not None:
+            self.ahead.close()
 
     def _epoch(self) -> None:
         state, every = self.state, self.settings.checkpoint_steps
@@ -220,6 +221,12 @@ class Engine:
 
     def _close_epoch(self) -> None:
         state = self.state
+        due = (state.epoch + 1) % self.settings.history_every == 0
+        if not due and state.alive and not self._is_last_epoch():
+            state.epoch, state.step_in_epoch = state.epoch + 1, 0
+            if state.epoch % self.settings.checkpoint_every == 0:
+                self._save()
+            return
         # A run that froze in this epoch has no row for it.
         alive, rows = state.alive, self._rows()
         state.epoch += 1
@@ -242,6 +249,11 @@ class Engine:
             shown = [rows[i] if i in alive else None for i in range(len(self.runs))]
             self.report(Progress(state.step, state.total_steps, state.epoch, shown))
 
+    def _is_last_epoch(self) -> bool:
+        if self.state.total_steps is not None:
+            return self.state.over
+        return self.state.epoch + 1 >= self.settings.epochs
+
     def _remember(self, run: int) -> None:
         if self.state.bests is None:
             self.state.bests = {name: p.clone() for name, p in self.stack.leaves.items()}
@@ -256,35 +268,23 @@ class Engine:
         validation = self._validation_loss()
         rows: list[dict[str, float]] = [{} for _ in self.runs]
         alive = self.state.alive
-        for i, counts in zip(alive, self._active_units(alive), strict=True):
+        for i, counts in zip(alive, self.count(alive), strict=True):
             mean, units = means[i], self.stack.model.units
             rows[i] = {
                 "epoch": self.state.epoch + 1, "step": self.state.step,
                 "loss": mean[0], "reconstruction": mean[1],
             }  # fmt: skip
             kls = iter(mean[2:])
+            of_units: dict[str, float] = {}
             for level, (n, active) in enumerate(zip(units, counts, strict=True), start=1):
-                rows[i][f"kl_{level}"] = math.fsum(itertools.islice(kls, n))
+                kl = list(itertools.islice(kls, n))
+                rows[i][f"kl_{level}"] = math.fsum(kl)
                 rows[i][f"active_{level}"] = active
+                of_units |= kl_of_units(level, kl)
             if validation is not None:
                 rows[i]["validation_loss"] = validation[i]
+            rows[i] |= of_units
         return rows
-
-    def _active_units(self, runs: Sequence[int]) -> list[list[float]]:
-        """Count the active units of some runs, per level."""
-        models = [self.state.models[run] for run in runs]
-        for model, own in zip(models, self.stack.states(runs), strict=True):
-            model.load_state_dict(own)
-        if self.device.type == "cpu":
-            return [active_units(model, self.some) for model in models]
-        # Beside a GPU the processor has nothing else to do; one thread for each run.
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                return list(pool.map(active_units, models, itertools.repeat(self.some)))
-        finally:
-            torch.set_num_threads(threads)
 
     def _validation_loss(self) -> list[float] | None:
         if self.validation is None:

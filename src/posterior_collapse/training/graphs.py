@@ -7,6 +7,7 @@ the inputs of a call are copied into those of the captured one.
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -68,12 +69,17 @@ class Graphs:
         places = [value.clone(memory_format=torch.contiguous_format) for value in inputs]
         graph = torch.cuda.CUDAGraph()
         self._pool = self._pool or torch.cuda.graph_pool_handle()
+        # What is collected meanwhile may be a graph, and to destroy one ends the capture.
+        gc.collect()
+        collects = gc.isenabled()
+        gc.disable()
         try:
-            # Other threads, such as those of a loader, may go on using the device meanwhile.
+            # Other threads, such as those of a loader, may go on using the device.
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 function(*places)
         except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
+            first = error.__context__ or error
+            reason = f"{type(first).__name__}: {first}".partition("\n")[0]
             warnings.warn(
                 f"this step cannot be captured as a CUDA graph ({reason}); it trains without, "
                 "slower.",
@@ -82,5 +88,8 @@ class Graphs:
             )
             self._enabled = False
             return False
+        finally:
+            if collects:
+                gc.enable()
         self._captured[kind] = graph, places
         return True

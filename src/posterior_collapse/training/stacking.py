@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -182,6 +182,17 @@ class _Features(Decoder):
         return torch.cat([net(inputs[key], supplied) for key, net in self.features.items()], -1)
 
 
+class _Called(nn.Module):
+    """A function of a model, as a module."""
+
+    def __init__(self, model: nn.Module, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.model, self.function = model, function
+
+    def forward(self, *arguments: Any) -> Any:
+        return self.function(self.model, *arguments)
+
+
 class Stack:
     """The parameters of R models and the gradient of their losses.
 
@@ -219,7 +230,9 @@ class Stack:
         self.shares_heads = exact and not half
         self.layout = Layout(models[0], rows, share_heads=self.shares_heads)
         self.convolutional = any(p.dim() == 4 for p in models[0].parameters())
-        self.apart = self.convolutional and graphed
+        # Vectorised, convolutions are grouped ones, for which libraries have slow algorithms only.
+        # On a GPU run by run pays where a graph spares the launches.
+        self.apart = self.convolutional and (graphed or device.type == "cpu")
         self.channels_last = self.apart and half
         self._streams: list[Any] = []
         self.model = copy.deepcopy(models[0]).to(device)
@@ -323,6 +336,14 @@ class Stack:
             yield {name: value[run].clone() for name, value in every.items()}
 
     @torch.no_grad()
+    def each(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Return `function(model, *arguments)`, tensors, of every run: (runs, ...) each."""
+        state = {f"model.{n}": v for n, v in {**self.parameters, **self.buffers}.items()}
+        called = _Called(self.model, function)
+        each = self._one_by_one if self.apart else vmap
+        return each(lambda own: functional_call(called, own, arguments))(state)
+
+    @torch.no_grad()
     def load(self, run: int, state: Mapping[str, Tensor]) -> None:
         """Take over what `state` gave."""
         for name, value in {**self.parameters, **self.buffers}.items():
@@ -350,10 +371,7 @@ class Stack:
         return terms._replace(squared_error=error)
 
     def _one_by_one(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return what `vmap` would, but computed run by run.
-
-        Vectorised convolutions are grouped ones, for which libraries have slow algorithms only.
-        """
+        """Return what `vmap` would, but computed run by run."""
 
         def every(*arguments: Any) -> Any:
             leaves, structure = tree_flatten(arguments)

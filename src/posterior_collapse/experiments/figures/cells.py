@@ -23,7 +23,7 @@ from posterior_collapse.experiments.figures.chart import (
     symbols,
 )
 from posterior_collapse.experiments.tables import Table
-from posterior_collapse.report.figures import BLUE
+from posterior_collapse.report.figures.panels import BLUE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

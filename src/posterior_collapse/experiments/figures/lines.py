@@ -28,7 +28,7 @@ from posterior_collapse.experiments.figures.chart import (
     symbols,
 )
 from posterior_collapse.experiments.tables import Table
-from posterior_collapse.report.figures import BLUE, GREEN, GREY, ORANGE
+from posterior_collapse.report.figures.panels import BLUE, GREEN, GREY, ORANGE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

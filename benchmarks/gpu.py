@@ -1,6 +1,6 @@
 """A GPU's milliseconds per step: the loop everyone writes, and sweeps of ever more runs.
 
-    python benchmarks/cuda.py [--seconds 170] [--steps 256]
+    python benchmarks/gpu.py [--seconds 170] [--steps 256]
 
 Random rows of MNIST's shape, batch 128, Adam, clipping. A step is that of all runs; beside it stand
 the milliseconds per run, and how often the plain loop's step goes into them. What an epoch's end

@@ -1,0 +1,212 @@
+"""Products in single precision: exact for 8-bit integers, and no worse than they say for floats."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import posterior_collapse as pc
+from posterior_collapse.moments import accumulate, wide
+
+G = np.random.default_rng(0)
+N, D = 9000, 12
+NOISE = G.standard_normal((N, D))
+DATA = {
+    "noise": NOISE,
+    "a large mean": 100 * NOISE + 1e6,
+    "far features": NOISE * np.geomspace(1e-3, 1e3, D),
+    "a first part elsewhere": NOISE + 1e4 * (np.arange(N) >= 4096)[:, None],
+    "sorted": NOISE[np.argsort(NOISE[:, 0])] * 10,
+    "ink": (NOISE > 1) * np.linspace(0.5, 1, D),
+    "rare": (NOISE > 3.3) * 1.0,
+    "two values": np.where(NOISE > 0, 0.7, 0.1),
+    "huge": NOISE * 1e25,
+    "tiny": NOISE * 1e-25,
+    "both ends": np.where(NOISE > 0, 3e38, -3e38),
+}
+
+
+def error(found: pc.Moments, x: np.ndarray) -> float:
+    """Largest error of an entry, as a share of the largest variance."""
+    deviations = x.astype(np.float64) - x.astype(np.float64).mean(0)
+    expected = deviations.T @ deviations / len(x)
+    return float(np.abs(found.cov - expected).max() / expected.max())
+
+
+@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("way", ["array", "batches", "rows", "columns first", "sum"])
+def test_errors_stay_below_what_moments_say(name: str, way: str) -> None:
+    x = DATA[name].astype(np.float32)
+    if way == "array":
+        found = pc.Moments.from_arrays(x, precision="float32")
+    elif way == "columns first":
+        found = pc.Moments.from_arrays(np.asfortranarray(x), precision="float32")
+    elif way == "sum":
+        parts = [pc.Moments.from_arrays(p, precision="float32") for p in np.array_split(x, 3)]
+        found = sum(parts[1:], start=parts[0])
+    else:
+        sizes = {"batches": [300] * (N // 300), "rows": [1] * 5 + [4095, 1, N - 4101]}[way]
+        batches = np.split(x, np.cumsum(sizes)[:-1])
+        found = pc.Moments.from_batches(batches, precision="float32")
+    assert found.n == N
+    assert found.rounding == accumulate.ROUNDING
+    assert error(found, x) < found.rounding
+    assert error(pc.Moments.from_arrays(x), x) < 1e-12
+    exact = x.astype(np.float64)
+    np.testing.assert_allclose(found.mean_x, exact.mean(0), rtol=0, atol=1e-6 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.bool_])
+@pytest.mark.parametrize("kind", ["any", "both ends", "one end", "sorted", "constant column"])
+def test_integers_are_summed_exactly(dtype: type, kind: str) -> None:
+    low, high = (0, 1) if dtype is np.bool_ else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    x = G.integers(low, high + 1, (5000, 6))
+    if kind == "both ends":
+        x = np.where(x > (low + high) / 2, high, low)
+    elif kind == "one end":
+        x[:-1] = high
+    elif kind == "sorted":
+        x = np.sort(x, axis=0)
+    elif kind == "constant column":
+        x[:, 2] = high
+    n, sums = len(x), x.sum(0)
+    expected = (n * (x.T @ x) - np.outer(sums, sums)) / n**2  # of whole numbers
+    for found in (
+        pc.Moments.from_arrays(x.astype(dtype)),
+        pc.Moments.from_batches(np.array_split(x.astype(dtype), 9)),
+        pc.Moments.from_arrays(x.astype(dtype), precision="float32"),
+    ):
+        assert found.rounding == 0
+        np.testing.assert_allclose(found.cov, expected, rtol=1e-13, atol=1e-14 * expected.max())
+        assert (found.cov[expected == 0] == 0).all() or kind != "constant column"
+        np.testing.assert_allclose(found.mean_x, sums / n, rtol=1e-14, atol=1e-14)
+
+
+def test_an_offset_that_moves_leaves_integers_exact() -> None:
+    """A group far from the mean so far is too large for exact sums, and is summed otherwise."""
+    x = np.repeat([0, 255, 0, 255], 1024)[:, None] * np.ones(3, int)
+    x[::2, 0] += 1 - 2 * (x[::2, 0] > 0)
+    found = pc.Moments.from_arrays(x.astype(np.uint8))
+    np.testing.assert_allclose(found.cov, np.cov(x.T, bias=True), rtol=1e-14)
+
+
+def test_constant_features_have_no_variance_at_all() -> None:
+    x = NOISE.astype(np.float32)
+    x[:, 3] = 0.1
+    found = pc.Moments.from_arrays(x, precision="float32")
+    assert not found.cov[3].any()
+    assert found.mean_x[3] == np.float32(0.1)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_the_place_of_what_is_not_finite_is_said(value: float) -> None:
+    for row, column in [(0, 0), (4100, 3), (N - 1, D - 1)]:
+        bad = NOISE.astype(np.float32)
+        bad[row, column] = value
+        words = f"^x: got {value} at row {row}, column {column};"
+        for measure in (
+            lambda x: pc.Moments.from_arrays(x, precision="float32"),
+            lambda x: pc.Moments.from_batches(np.array_split(x, 7), precision="float32"),
+            lambda x: pc.forecast(x, pc.VAESpec(2)),
+        ):
+            with pytest.raises(pc.DataError, match=words):
+                measure(bad)
+
+
+def test_other_data_are_measured_in_double_precision() -> None:
+    for x in (NOISE, (NOISE * 1e4).astype(np.int32)):
+        assert pc.Moments.from_arrays(x, precision="float32").rounding == 0
+    short = NOISE.astype(np.float32)
+    pair = pc.Moments.from_arrays(short[:, :5], short[:, 5:], precision="float32")
+    batches = pc.Moments.from_batches([(short[:, :5], short[:, 5:])], precision="float32")
+    assert pair.rounding == batches.rounding == 0
+    assert error(pair, short) < 1e-12
+    with pytest.raises(
+        pc.InvalidArgumentError, match=r"^precision: got 'half'; expected 'float64'"
+    ):
+        pc.Moments.from_arrays(short, precision="half")
+
+
+def test_dask_and_memory_maps_share_the_way(tmp_path) -> None:
+    da = pytest.importorskip("dask.array")
+    x = DATA["a large mean"].astype(np.float32)
+    lazy = pc.Moments.from_arrays(da.from_array(x, chunks=(1000, 5)), precision="float32")
+    np.save(tmp_path / "x.npy", x)
+    mapped = pc.Moments.from_arrays(np.load(tmp_path / "x.npy", mmap_mode="r"), precision="float32")
+    for found in (lazy, mapped):
+        assert found.rounding == accumulate.ROUNDING
+        assert error(found, x) < found.rounding
+
+
+def test_wide_data_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wide, "MAX_FEATURES", 50)
+    mixed = G.standard_normal((60, 20)) @ G.standard_normal((20, 300))
+    for scale, offset in ((1.0, 0.0), (100.0, 1e5), (1e25, 0.0)):
+        x = (scale * (mixed + 0.1 * G.standard_normal(mixed.shape)) + offset).astype(np.float32)
+        single, double = (pc.Moments.from_arrays(x, precision=p) for p in ("float32", "float64"))
+        assert (single.rounding > 0) == (scale < 1e20) or single.rounding == accumulate.ROUNDING
+        values = [np.linalg.eigvalsh(m.xx)[::-1][:59] for m in (single, double)]
+        np.testing.assert_allclose(*values, rtol=0, atol=1e-6 * values[1][0])
+        variances = x.astype(np.float64).var(0)
+        np.testing.assert_allclose(double.feature_variances, variances, rtol=1e-9)
+        np.testing.assert_allclose(single.feature_variances, variances, rtol=1e-4)
+        np.testing.assert_allclose(
+            single.with_center(False)._rescaled(2.0).feature_variances, 4 * variances, rtol=1e-4
+        )
+
+
+SPECTRUM = np.array([100.0, 10.0, 3.0, 0.02, 0.0004, 1e-5])
+
+
+def of_spectrum(variances: np.ndarray) -> np.ndarray:
+    """Rows whose covariance has these eigenvalues, up to the rounding of float32 values."""
+    columns = np.linalg.qr(G.standard_normal((5000, len(variances))))[0]
+    columns -= columns.mean(0)
+    columns = np.linalg.qr(columns)[0] * np.sqrt(5000 * variances)
+    return (columns @ np.linalg.qr(G.standard_normal((len(variances),) * 2))[0]).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("eta_dec", "single"),
+    [(1.5, True), (0.5, True), (0.2, False), (0.05, False), (0.003, False), ("learned", False)],
+)
+def test_a_forecast_takes_the_precision_that_its_threshold_needs(eta_dec, single) -> None:
+    x = of_spectrum(SPECTRUM)
+    spec = pc.VAESpec(5, eta_dec=eta_dec)
+    found, sure = pc.forecast(x, spec), pc.forecast(x.astype(np.float64), spec)
+    assert (found._modes.moments.rounding > 0) == single
+    assert found.levels[0].status == sure.levels[0].status
+    assert found.n_possible == sure.n_possible
+    assert found.loss == pytest.approx(sure.loss, rel=1e-4 if single else 1e-12)
+    if eta_dec == "learned":
+        assert found.eta_dec == pytest.approx(sure.eta_dec, rel=1e-12)
+
+
+def test_a_mode_next_to_its_threshold_is_measured_again() -> None:
+    x = of_spectrum(SPECTRUM)
+    near = float(pc.forecast(x.astype(np.float64), pc.VAESpec(5)).spectrum[2])
+    for factor in (1 - 1e-9, 1 + 1e-9):
+        found = pc.forecast(x, pc.VAESpec(5, eta_dec=np.sqrt(near * factor)))
+        assert found._modes.moments.rounding == 0
+        assert found.levels[0].status.count("active") == (3 if factor < 1 else 2)
+
+
+def test_what_can_be_read_once_is_measured_in_double_precision() -> None:
+    x = of_spectrum(SPECTRUM)
+    batches = np.array_split(x, 5)
+    assert pc.forecast(iter(batches), pc.VAESpec(3))._modes.moments.rounding == 0
+    again = pc.forecast(batches, pc.VAESpec(3))
+    assert again._modes.moments.rounding > 0
+    assert again.loss == pytest.approx(pc.forecast(iter(batches), pc.VAESpec(3)).loss, rel=1e-4)
+
+
+def test_moments_in_single_precision_say_what_they_may_hide() -> None:
+    x = of_spectrum(SPECTRUM)
+    moments = pc.Moments.from_arrays(x, precision="float32")
+    assert not any("rounding" in note for note in pc.forecast(moments, pc.VAESpec(5)).notes)
+    few = pc.forecast(moments, pc.VAESpec(6, eta_dec=0.001))
+    assert any("lost to rounding" in note for note in few.notes)
+    assert few.hidden_variance == pytest.approx(1e-5 * few.spectrum[0])
+    assert not any(
+        "rounding" in note for note in pc.forecast(x, pc.VAESpec(6, eta_dec=0.001)).notes
+    )
