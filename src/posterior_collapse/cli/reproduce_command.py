@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from posterior_collapse.cli.groups import DataDir
+from posterior_collapse.cli.groups import DataDir, among
 from posterior_collapse.errors import InvalidArgumentError, nearest
 
 if TYPE_CHECKING:
@@ -15,8 +15,18 @@ if TYPE_CHECKING:
 
 DOCUMENT = Path("docs/reproduction.md")
 CONVENTIONS = ("elbo", "reference")
+
+
+def _rows() -> list[str]:
+    from posterior_collapse.experiments import ROWS
+
+    return [*(row.id for row in ROWS), "all", "document"]
+
+
 ROW = typer.Argument(
-    None, help="E1 to E15, X1, X2, several, all; or document, to write it from the results."
+    None,
+    help="E1 to E15, X1, X2, several, all; or document, to write it from the results.",
+    autocompletion=among(_rows),
 )
 OUT = typer.Option(Path("results"), help="Folder of runs and results.")
 TO = typer.Option(DOCUMENT, help="File that `document` writes.")
@@ -77,10 +87,14 @@ def reproduce(
 
 
 def _reproduce(names: list[str], plan: Plan, out: Path, **options: Any) -> None:
-    from posterior_collapse.cli.live import RowsTable
-    from posterior_collapse.experiments import chosen, reproduce
+    from posterior_collapse.experiments import chosen
 
     rows = list({row.id: row for name in names for row in chosen(name)}.values())
+    from posterior_collapse.cli.live import RowsTable
+    from posterior_collapse.experiments import reproduce
+    from posterior_collapse.training.arguments import check_device
+
+    check_device(options["device"])
     runs = {row.id: len({member.run.key for member in row.members(plan)}) for row in rows}
     with RowsTable({row.id: row.name for row in rows}, runs) as table:
         results = reproduce(rows, out, plan, report=table.show, **options)
@@ -122,6 +136,6 @@ def _check(convention: str, device: str) -> None:
             f"one of {list(CONVENTIONS)}",
             f"Pass --convention elbo.{nearest(convention, CONVENTIONS)}",
         )
-    from posterior_collapse.training.arguments import check_device
+    from posterior_collapse.training import Settings
 
-    check_device(device)
+    Settings(device=device)
