@@ -149,8 +149,8 @@ class TrainingOptions:
     precision: Annotated[
         str,
         option(
-            help="float32, float64 or bf16.",
-            autocompletion=among(lambda: ("float32", "float64", "bf16")),
+            help="float32, float64, tf32 or bf16.",
+            autocompletion=among(lambda: ("float32", "float64", "tf32", "bf16")),
         ),
     ] = "float32"
     device: Device = "cpu"
