@@ -29,7 +29,10 @@ def keys(name: str, **plan: object) -> set[str]:
 
 
 def test_every_row_of_the_paper_is_there_in_order() -> None:
-    assert [row.id for row in ROWS] == [*(f"E{i}" for i in range(1, 16)), "X1", "X2"]
+    assert [row.id for row in ROWS] == [
+        *(f"E{i}" for i in range(1, 16)),
+        *("X1", "X2", "X3a", "X3b", "X3c", "X3d"),
+    ]
     assert all(set(row.deliverables) <= set(DELIVERABLES) for row in ROWS)
     assert {name for row in ROWS for name in row.deliverables} == set(DELIVERABLES)
 
@@ -201,7 +204,8 @@ def test_the_quick_profile_has_every_grid_and_needs_no_files() -> None:
             grid.title.replace("{data}", "digits") for grid in row.grids
         ]
         for member in quick:
-            assert member.run.data.name.split(":")[0] in ("digits", "pairs", "matrix")
+            kind = member.run.data.name.split(":")[0]
+            assert kind in ("digits", "pairs", "matrix", "clusters")
 
 
 def test_a_smaller_row_is_smaller_where_it_trains_by_minibatches() -> None:

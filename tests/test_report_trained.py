@@ -183,6 +183,33 @@ def test_tables_say_which_features_a_unit_moves():
     assert "moves feature 1" in diagnosis_html(found)
 
 
+def test_names_of_columns_reach_the_pages(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    hostile = HOSTILE.strip()  # as cells of tables are
+    rng = np.random.default_rng(0)
+    height = rng.standard_normal(200)
+    columns = np.stack([3 * height, 3 * height, rng.standard_normal(200), np.arange(200) % 2]).T
+    np.savetxt("people.csv", columns, delimiter=",", header=f"height,{hostile},age,label",
+               comments="", fmt="%.6f")  # fmt: skip
+    named = ("height", hostile, "age")
+    data = pc.load("people.csv")
+    assert data.names == data.standardized().names == data.select(0).names == named
+    assert pc.load("people.csv", drop="age").names == named[:2]
+    frame = pytest.importorskip("pandas").DataFrame(data.x, columns=named)
+    fitted = pc.fit(pc.VAESpec(1), frame, "linear", exact=True)
+    for rows in (data, frame):
+        page = diagnosis_html(pc.diagnose(fitted, rows))
+        assert "moves height" in page
+        assert hostile in "".join(Parsed(page).texts["p"])
+    assert run("explore", "people.csv", "--latents", 2, "--html", "out.html") == 0
+    page = (tmp_path / "out.html").read_text(encoding="utf-8")
+    (told,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page)
+    first, second, *_ = json.loads(told)["named"]
+    assert {name for name, _ in first} == {"height", hostile}
+    assert all(abs(share) == pytest.approx(0.5**0.5, abs=0.01) for _, share in first)
+    assert second[0][0] == "age"
+
+
 def test_pictures_are_those_of_the_shape(found, tmp_path):
     assert "pc-strip" in diagnosis_html(found)  # the data said their shape
     plain = dataclasses.replace(found, _shown=dataclasses.replace(found._shown, image_shape=None))

@@ -27,6 +27,8 @@ from mnist import moments  # noqa: E402
 
 OUTWARD = re.compile(r"\]\(\.\./([^)#]+)\)")
 """A link from a page of `docs` to a file of the repository."""
+FOLDER = re.compile(r"\[[^\]]+\]\(\.\./(\w+)\)")
+"""A link to one of its folders, which no site can show."""
 DIGITS = {"name": "digits", "image_shape": (8, 8)}
 
 
@@ -64,7 +66,9 @@ def trained() -> Iterator[tuple[str, Any, dict[str, Any]]]:
 @cache
 def pages() -> dict[str, bytes]:
     """Return the pages of the gallery by their names."""
-    made = [(name, pc.forecast(x, spec), words) for name, (x, spec, words) in forecasts().items()]
+    made: list[tuple[str, Any, dict[str, Any]]] = [
+        (name, pc.forecast(x, spec), words) for name, (x, spec, words) in forecasts().items()
+    ]
     steps = np.geomspace(0.05, 20, 60)
     made.append(("phases", made[0][1].phase_diagram(steps, steps / 10), {"name": "digits"}))
     with tempfile.TemporaryDirectory() as folder:
@@ -87,6 +91,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: Any) -> str:
-    """Let links to the repository's files lead to their copies."""
+    """Let links to the repository's files lead to their copies, and name its folders."""
+    markdown = FOLDER.sub(r"`\1`", markdown)
     above = posixpath.relpath(".", posixpath.dirname(page.file.src_uri) or ".")
     return OUTWARD.sub(lambda link: f"]({posixpath.join(above, link[1])})", markdown)

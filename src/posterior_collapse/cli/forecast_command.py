@@ -189,7 +189,10 @@ def write_page(result: Forecast, dataset: Dataset, path: Path, source: str | Non
     from posterior_collapse import report
 
     shape = dataset.decoded_shape
-    report.write_page(result, path, name=dataset.name, image_shape=shape, source=source)
+    report.write_page(
+        result, path, name=dataset.name, image_shape=shape, source=source,
+        feature_names=dataset.decoded_names,
+    )  # fmt: skip
 
 
 def measure(dataset: Dataset, spec: Spec, biases: bool, cross_fit: int | None) -> tuple[Any, Spec]:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 DOCUMENT = Path("docs/reproduction.md")
 CONVENTIONS = ("elbo", "reference")
 ROW = typer.Argument(
-    None, help="E1 to E15, X1, X2, several, all; or document, to write it from the results."
+    None,
+    help="E1 to E15, X1, X2, X3 or one of X3a to X3d, several, all; or document, to write it from "
+    "the results; or trust, to write docs/trust.md and the README's table from those of X3.",
 )
 OUT = typer.Option(Path("results"), help="Folder of runs and results.")
 TO = typer.Option(DOCUMENT, help="File that `document` writes.")
@@ -47,6 +49,9 @@ def reproduce(
     ),
     no_models: bool = typer.Option(False, "--no-models", help="Keep runs without their weights."),
     runs_only: bool = typer.Option(False, "--runs-only", help="Train, and write no results."),
+    finished: bool = typer.Option(
+        False, "--finished", help="Train nothing: results from the runs that are there."
+    ),
     out: Path = OUT,
     to: Path = TO,
     data_dir: DataDir = None,
@@ -61,9 +66,14 @@ def reproduce(
         _list()
         return
     if not row:
-        raise InvalidArgumentError("ROW", "nothing", "a row, all or document", "See --list.")
+        raise InvalidArgumentError(
+            "ROW", "nothing", "a row, all or document, or trust", "See --list."
+        )
     if row == ["document"]:
         _document(out, to)
+        return
+    if row == ["trust"]:
+        _trust(out)
         return
     from posterior_collapse.experiments import Plan
 
@@ -71,7 +81,7 @@ def reproduce(
     plan = Plan(quick, convention, seeds, epochs, rows, cnn_epochs)  # type: ignore[arg-type]
     options = {
         "data_dir": data_dir, "device": device, "together": together, "models": not no_models,
-        "runs_only": runs_only,
+        "runs_only": runs_only, "finished": finished,
     }  # fmt: skip
     _reproduce(row, plan, out, **options)
 
@@ -96,6 +106,13 @@ def _document(out: Path, to: Path) -> None:
     from posterior_collapse.experiments import document
 
     typer.echo(document.write(out, to))
+
+
+def _trust(out: Path) -> None:
+    from posterior_collapse.experiments.trust import summary
+
+    for path in summary.write(out):
+        typer.echo(path)
 
 
 def _list() -> None:

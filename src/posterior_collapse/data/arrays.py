@@ -114,7 +114,9 @@ def chosen(
     else:
         check_room(dataset.name, len(x) * len(kept) * x.dtype.itemsize)
         x = x[:, kept]
-    return replace(dataset, x=x, image_shape=None, steps=(*dataset.steps, *reading.steps))
+    said = (*dataset.steps, *reading.steps)
+    called = dataset.names and tuple(dataset.names[place] for place in kept)
+    return replace(dataset, x=x, image_shape=None, steps=said, names=called)
 
 
 def _from_annotated(name: str, values: Any, reading: Reading) -> Dataset:
@@ -126,7 +128,7 @@ def _from_annotated(name: str, values: Any, reading: Reading) -> Dataset:
     steps = () if reading.key is None else (f"layer {reading.key!r}",)
     dataset = Dataset(
         name, x, labels=None if labels is None else as_labels(reading.label, labels, len(x)),
-        steps=(*steps, *reading.labelled),
+        steps=(*steps, *reading.labelled), names=tuple(map(str, values.var_names)),
     )  # fmt: skip
     if not (reading.columns or reading.drop):
         return dataset
@@ -207,6 +209,7 @@ def from_columns(
     labels = [values for key, values in columns if key == label and reading.has_label(names)]
     if len(labels) > 1:
         raise DataError(name, f"{len(labels)} columns named {label!r}", "one", "Rename the others.")
+    called: list[str] = []
     features, steps = [], [left_out(repr(key), key, certain=True) for key in index]
     for key, values in columns:
         if not reading.keeps(key):
@@ -220,6 +223,7 @@ def from_columns(
             text = values.dtype.kind in "OUS"
             refuse_column(name, key, "text" if text else str(values.dtype))
         features.append(values)
+        called.append(key)
     if not features:
         raise DataError(name, "no column of numbers", "at least one feature", "Add a column.")
     x, _ = as_samples(name, np.column_stack(features))
@@ -228,6 +232,7 @@ def from_columns(
         x,
         labels=as_labels(label, labels[0], len(x)) if labels else None,
         steps=(*steps, *reading.steps),
+        names=tuple(called),
     )
 
 

@@ -104,7 +104,10 @@ def _read(layout: _Layout, reading: Reading) -> Dataset:
             steps.append(KEPT.format(shown))
     numbers = layout.numbers({*index, *unwanted}, alone="the label" if labelled else "an index")
     labels = _numbers_if_any(texts[labelled[0]]) if labelled else None
-    return Dataset(path.name, numbers, labels=labels, steps=(*steps, *reading.steps))
+    kept = [name for i, name in enumerate(names) if i not in index | unwanted]
+    called = tuple(kept) if layout.has_header else None
+    said = (*steps, *reading.steps)
+    return Dataset(path.name, numbers, labels=labels, steps=said, names=called)
 
 
 def _numbers_if_any(texts: NDArray[Any]) -> NDArray[Any]:

@@ -27,7 +27,7 @@ from posterior_collapse.models import LatentModel, MarkovVAE, OneHots
 from posterior_collapse.models.batches import BATCH_SIZE, batches
 from posterior_collapse.models.modules import tensor_behind
 from posterior_collapse.moments import Moments
-from posterior_collapse.moments.accumulate import Accumulator
+from posterior_collapse.moments.accumulate import ROUNDING, Accumulator, Precision
 from posterior_collapse.progress import Display
 from posterior_collapse.specs import Spec
 
@@ -45,6 +45,8 @@ EFFECT_NUMBERS = 2**24
 """Numbers that are decoded to find the effects of a level's units, about."""
 LEAST_EFFECT_ROWS, MOST_EFFECT_ROWS = 16, 1000
 LEAST_EFFECTS, MOST_EFFECTS = 16, 256
+CLEAR = 100
+"""Times the rounding of single precision, a threshold that has digits beside it."""
 
 
 def collect(
@@ -289,7 +291,7 @@ class Collected:
         if self.n == 0:
             self._begin([part.shape[1] for part in pair], found)
         if self._joint is not None:
-            self._joint.update(("x", "y")[: len(pair)], pair, row=self.n)
+            self._joint.update(("x", "y")[: len(pair)], pair, self.n, self._precision(pair))
         self.rows.add(*pair)
         for statistics, posteriors in zip(self.levels, found.levels, strict=True):
             statistics.add(posteriors)
@@ -334,6 +336,17 @@ class Collected:
             )
             for level in range(len(found.residuals))
         ]
+
+    def _precision(self, pair: list[Any]) -> Precision:
+        """Of the moments' products: float64 where a forecast's threshold may be near rounding."""
+        joint, spec = cast(Accumulator, self._joint), self.spec
+        if joint.rounding:
+            return "float32"
+        if joint.n or self.exact or spec is None or spec.eta_levels[0] == "learned":
+            return "float64"
+        least = min(spec.beta_levels) * float(spec.eta_levels[0]) ** 2
+        total = float(np.var(pair[0], axis=0, dtype=np.float64).sum())
+        return "float32" if least > CLEAR * ROUNDING * total and len(pair) == 1 else "float64"
 
     def _losses_of(self, found: Pass) -> dict[str, Float]:
         kls = [level.kl.sum(1) for level in found.levels]

@@ -136,7 +136,7 @@ def diagnose(
         )
         levels, partly = _levels(found, options, effects)
         errors = _errors_at_means(found)
-        pictures = _pictures(found, levels, _image_shape_of(data))
+        pictures = _pictures(found, levels, data)
         signals = _signals(found, levels)
         eta_dec = None if spec is None or isinstance(spec.eta_levels[0], str) else found.eta_dec
         nll, cautions = (
@@ -218,12 +218,22 @@ def _errors_at_means(found: Collected) -> dict[str, Any]:
     return {}
 
 
-def _pictures(
-    found: Collected, levels: tuple[LevelDiagnosis, ...], image_shape: ImageShape | None
-) -> Shown | None:
+def _pictures(found: Collected, levels: tuple[LevelDiagnosis, ...], data: Any) -> Shown | None:
     if not getattr(found.model, "decodes", True):
         return None
-    return show(found.model, *_kept(found), levels, image_shape)
+    pictures = show(found.model, *_kept(found), levels, _image_shape_of(data))
+    names = _names_of(data)
+    if pictures is None or names is None or len(names) != pictures.targets.shape[1]:
+        return pictures
+    return dataclasses.replace(pictures, names=names)
+
+
+def _names_of(data: Any) -> tuple[str, ...] | None:
+    """What is decoded by name, where data in memory say so."""
+    if isinstance(data, Dataset):
+        return data.decoded_names
+    columns = getattr(data, "columns", None)
+    return None if columns is None or isinstance(data, tuple) else tuple(map(str, columns))
 
 
 def _image_shape_of(data: Any) -> ImageShape | None:

@@ -26,6 +26,9 @@ Float = NDArray[np.float64]
 
 DECODED = 4
 """Samples of z_1 per row that are decoded."""
+FEW_DECODED, MANY_ROWS = 2, 10_000
+"""As many of each row do once so many rows have gone by: rows differ by more than their samples do,
+and the errors that are stated hold both."""
 KL_SAMPLES = 64
 """Samples per row that tell the KL to a prior that is not Gaussian."""
 LEAST_STD = 1e-18
@@ -121,7 +124,8 @@ class SampledPass:
         residuals: tuple[Residual, ...] = ()
         if self.decodes:
             target = x if y is None else y
-            decoded = self._decoded(latents[0][:DECODED], x, target)
+            samples = DECODED if self.row < MANY_ROWS else FEW_DECODED
+            decoded = self._decoded(latents[0][:samples], x, target)
             self.decodes = decoded is not None
             if decoded is not None:
                 reconstruction, residual = decoded
@@ -218,15 +222,6 @@ class SampledPass:
                 f"{(*z.shape[:-1], target.shape[-1])}, as the data have features",
                 "Check that data and model belong together.",
             )
-        parts = [("mean", mean)]
-        if isinstance(p, Normal):
-            parts.append(("std", p.stddev))
-        for part, values in parts:
-            if not bool(values.isfinite().all()):
-                raise DataError(
-                    f"decoder {part}", "NaN or inf", "finite numbers",
-                    "Check the model's weights and the scale of the data.",
-                )  # fmt: skip
 
     def _above(self, posteriors: Sequence[Normal], latents: Sequence[Tensor]) -> list[Residual]:
         """Per level from 2 on, z_{l-1} less the mean that the prior makes of z_l."""
@@ -373,6 +368,19 @@ def _of_prior(mean: Tensor | None) -> Float | float:
     return math.nan if mean is None else _numpy(mean)
 
 
+def _check_finite(p: Distribution, *sums: Tensor) -> None:
+    """Refuse a decoder whose outputs are not finite, which sums over features tell at once."""
+    if all(bool(values.isfinite().all()) for values in sums):
+        return
+    parts = {"mean": p.mean, "std": p.stddev} if isinstance(p, Normal) else {"mean": p.mean}
+    for part, values in parts.items():
+        if not bool(values.isfinite().all()):
+            raise DataError(
+                f"decoder {part}", "NaN or inf", "finite numbers",
+                "Check the model's weights and the scale of the data.",
+            )  # fmt: skip
+
+
 def _halves(samples: Tensor) -> tuple[Tensor, Tensor]:
     """The average over samples, and half the difference of the two halves' averages."""
     first, second = (half.mean(0) for half in samples.chunk(2))
@@ -389,6 +397,7 @@ def _errors(p: Normal, target: Tensor) -> Parts:
     """With a Gaussian's errors, for an eta_dec that is known."""
     residual, std = target - p.mean, unexpanded(p.stddev)
     squared_error = residual.square().sum(-1)
+    _check_finite(p, squared_error, std.sum(-1))
     if not bool(squared_error.isfinite().all()):
         raise DataError(
             "data", f"values up to {float(target.abs().max()):.3g}",
@@ -408,6 +417,7 @@ def _scores(p: Distribution, target: Tensor) -> Parts:
     """With the scores of any distribution."""
     found = scored(p, target)
     squared_error = (target - p.mean).square().sum(-1)
+    _check_finite(p, squared_error, found.log_density)
     if not bool(found.log_density.isfinite().all()):
         raise DataError(
             "decoder output", "a log density that is NaN or inf", "finite numbers",

@@ -56,12 +56,14 @@ class Shown:
         targets: Some rows, (rows, features).
         outputs: What the decoder makes of their posteriors' means, likewise.
         image_shape: Shape of a row's output, if it is an image.
+        names: What the features of the output are called, where that is known.
     """
 
     traversals: tuple[tuple[Traversal, ...], ...]
     targets: NDArray[np.float32]
     outputs: NDArray[np.float32]
     image_shape: ImageShape | None = None
+    names: tuple[str, ...] | None = None
 
 
 @torch.no_grad()

@@ -126,44 +126,60 @@ class Reservoir:
         self._capacity = least
         self._parts: list[list[Array]] = []
         self._highest = 1.0  # key from which a row cannot stay
+        self._shrunk = False
 
     def add(self, *arrays: Array) -> None:
         """Take in the rows of arrays, (rows, ...) each."""
         keys = self._rng.random(len(arrays[0]))
+        numbers = np.arange(self.n, self.n + len(keys))
         self.n += len(keys)
-        stay = keys < self._highest
-        self._parts.append([keys, *arrays] if stay.all() else [a[stay] for a in (keys, *arrays)])
+        if self._shrunk:
+            self._replace(keys, numbers, arrays)
+            return
+        self._parts.append([keys, numbers, *arrays])
         fitting = self._numbers // max(1, sum(array[:1].size for array in arrays))
         least, most = self._bounds
         self._capacity = max(least, min(fitting, most))
-        if self._waiting > 2 * self._capacity:
+        if self.n > 2 * self._capacity:
             self._shrink()
 
     @property
     def kept(self) -> int:
         """Number of rows that `rows` returns."""
-        return self.n if self._waiting == self.n else self._capacity
+        return self._capacity if self._shrunk else self.n
 
     def rows(self) -> list[Array]:
         """Return the kept rows of each array."""
-        if self._waiting < self.n:
-            self._shrink()
-        return self._joined()[1:]
-
-    @property
-    def _waiting(self) -> int:
-        return sum(len(part[0]) for part in self._parts)
+        _, numbers, *arrays = self._joined()
+        if not self._shrunk:
+            return arrays
+        order = np.argsort(numbers)
+        return [array[order] for array in arrays]
 
     def _shrink(self) -> None:
         keys, *arrays = self._joined()
-        if len(keys) > self._capacity:
-            stay = np.sort(np.argpartition(keys, self._capacity)[: self._capacity])
-            keys, *arrays = (array[stay] for array in (keys, *arrays))
-            self._highest = float(keys.max())
-        self._parts = [[keys, *arrays]]
+        stay = np.sort(np.argpartition(keys, self._capacity)[: self._capacity])
+        self._parts = [[array[stay] for array in (keys, *arrays)]]
+        self._highest, self._shrunk = float(keys[stay].max()), True
+
+    def _replace(self, keys: Float, numbers: NDArray[np.intp], arrays: tuple[Array, ...]) -> None:
+        """Put rows of smaller keys in the places of those with the largest."""
+        better = np.flatnonzero(keys < self._highest)
+        if not len(better):
+            return
+        (kept,) = self._parts
+        both = np.concatenate([kept[0], keys[better]])
+        stay = np.zeros(len(both), bool)
+        stay[np.argpartition(both, self._capacity)[: self._capacity]] = True
+        places, rows = np.flatnonzero(~stay[: self._capacity]), better[stay[self._capacity :]]
+        for mine, new in zip(kept, (keys, numbers, *arrays), strict=True):
+            mine[places] = new[rows]
+        self._highest = float(kept[0].max())
 
     def _joined(self) -> list[Array]:
-        return [np.concatenate(column) for column in zip(*self._parts, strict=True)]
+        if len(self._parts) > 1:
+            self._parts = [[np.concatenate(column) for column in zip(*self._parts, strict=True)]]
+        return self._parts[0]
 
 
 FINENESS = 4.0

@@ -19,20 +19,23 @@ from scipy.ndimage import zoom
 
 from posterior_collapse.data import Dataset, load
 from posterior_collapse.errors import (
+    DataError,
     InvalidArgumentError,
     NotSolvedError,
     UnboundedObjectiveError,
 )
 from posterior_collapse.experiments import measuring
-from posterior_collapse.models import CONVENTIONS, MarkovVAE, build
+from posterior_collapse.experiments.trust import data as trust_data
+from posterior_collapse.models import CONVENTIONS, MarkovVAE, build, widened
 from posterior_collapse.moments import Moments
-from posterior_collapse.runs import Outcome, Run, RunData
-from posterior_collapse.runs.run import fit_options
+from posterior_collapse.runs import Outcome, Run, RunData, Store, complete
+from posterior_collapse.runs.run import BY_MINIBATCHES, fit_options
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import ExactObjective, FewSamplesWarning, Forecast, forecast
 from posterior_collapse.theory.verification import CASES
 from posterior_collapse.training import Progress, Settings, exact, fit_many, seeds
 from posterior_collapse.training.settings import effective_spec
+from posterior_collapse.training.units import is_no_number
 
 __all__ = ["Executor", "read_moments", "read_samples", "record_training"]
 
@@ -70,6 +73,8 @@ def read_samples(
         found = _rows(found, test if split == "test" else ~test)
     elif data.name.startswith("pairs:"):
         found = load(data.name)
+    elif trust_data.knows(data.name):
+        found = trust_data.load(data.name, data_dir)
     else:
         found = load(data.name, split=split, data_dir=data_dir, progress=True)
     y = None if found.y is None else found.y.astype(np.float32)
@@ -127,11 +132,13 @@ class Executor:
         device: Where minibatches are trained and measured; linear models on moments stay on the
             CPU.
         report: Called with a `training.Progress` after each epoch.
+        store: Where the runs are that others go on from; None: those are trained for each.
     """
 
     data_dir: str | None = None
     device: str = "cpu"
     report: Callable[[Progress], None] | bool = False
+    store: Store | None = None
 
     def __call__(self, runs: Sequence[Run], folders: Sequence[Path] | None = None) -> list[Outcome]:
         """Return what the runs, all of one family, leave behind.
@@ -140,7 +147,9 @@ class Executor:
             runs: What to train.
             folders: Of their checkpoints, from which they go on; None: none are written.
         """
-        if runs[0].method == "minibatch":
+        if runs[0].method == "dead":
+            return [self._dead(run, one) for run, one in zip(runs, self._start(runs), strict=True)]
+        if runs[0].method in BY_MINIBATCHES:
             return self._by_minibatches(runs, folders)
         return [self._on_moments(run) for run in runs]
 
@@ -158,12 +167,33 @@ class Executor:
             folders=folders,
             resume=folders is not None,
             progress=self.report,
+            start=self._start(runs) if runs[0].method == "widened" else None,
         )
         share = (time.perf_counter() - start) / len(runs)
         return [
             self._outcome(run, one.model.to(self.device), one.history, one.stopped, share)
             for run, one in zip(runs, fitted, strict=True)
         ]
+
+    def _start(self, runs: Sequence[Run]) -> list[MarkovVAE]:
+        """Return the models of one unit less, trained, with one more unit, dead or not."""
+        narrower = [run.narrower for run in runs]
+        if self.store is None or not self.store.models:
+            trained = [outcome.model for outcome in self._by_minibatches(narrower, None)]
+        else:
+            found = complete(narrower, self.store, self, device=self.device)
+            trained = [record.model for record in found]
+        return [
+            widened(
+                model,
+                seeds.generator(run.settings.seed, seeds.INITIALISATION),
+                dead=run.method == "dead",
+            )
+            for run, model in zip(runs, trained, strict=True)
+        ]
+
+    def _dead(self, run: Run, model: MarkovVAE) -> Outcome:
+        return self._outcome(run, model.eval(), {}, "not trained", 0.0)
 
     def _on_moments(self, run: Run) -> Outcome:
         start = time.perf_counter()
@@ -197,7 +227,7 @@ class Executor:
         measured: dict[str, Any] = {}
         arrays: measuring.Arrays = {}
         evaluation = run.evaluation
-        if run.method == "minibatch" or evaluation.panel:
+        if run.method in BY_MINIBATCHES or evaluation.panel:
             measured, arrays = self._on_rows(run, model, spec)
         model = model.cpu()
         if run.architecture.name == "linear":
@@ -219,14 +249,21 @@ class Executor:
         def rows(split: Literal["train", "test"]) -> Dataset:
             return read_samples(run.data, split, self.data_dir)
 
-        if run.method == "minibatch":
+        if run.method in BY_MINIBATCHES:
             here = rows(evaluation.split)
-            measured, arrays = measuring.on_rows(model, spec, here, evaluation, seed)
+            try:
+                measured, arrays = measuring.on_rows(model, spec, here, evaluation, seed)
+            except DataError as error:
+                if not is_no_number(error):
+                    raise
+                return measuring.diverged(model), arrays
             if evaluation.also:
                 other = evaluation.replace(samples=0)
                 found, curves = measuring.on_rows(model, spec, rows(evaluation.also), other, seed)
                 measured[f"on_{evaluation.also}"] = found
                 arrays |= {f"{evaluation.also}_{name}": curves[name] for name in curves}
+        if evaluation.bracket:
+            measured["bracket"] = _bracket(run.data, spec, self.data_dir)
         if evaluation.panel:
             of = rows(evaluation.panel_split or evaluation.split)
             drawn = seed if evaluation.drawn else None
@@ -235,6 +272,16 @@ class Executor:
 
     def _moments(self, run: Run) -> Moments:
         return read_moments(run.data, run.architecture.centred, self.data_dir)
+
+
+@lru_cache(maxsize=256)  # seeds share one
+def _bracket(data: RunData, spec: Spec, data_dir: str | None) -> list[float] | None:
+    """Return the fewest and the most units that a network keeps, as forecast."""
+    rows = read_samples(data, "train", data_dir)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FewSamplesWarning)
+        found = forecast(rows.x, spec, network=True).bracket
+    return None if found is None else list(found)
 
 
 def _forecast(moments: Moments, spec: Spec) -> Forecast | None:

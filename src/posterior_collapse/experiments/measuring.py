@@ -23,7 +23,16 @@ from posterior_collapse.specs import Spec
 from posterior_collapse.theory import ExactObjective, Forecast
 from posterior_collapse.training import seeds
 
-__all__ = ["ACTIVE_MODE", "DELTA", "distances", "exactly", "expected", "on_rows", "panel"]
+__all__ = [
+    "ACTIVE_MODE",
+    "DELTA",
+    "distances",
+    "diverged",
+    "exactly",
+    "expected",
+    "on_rows",
+    "panel",
+]
 
 DELTA = 0.05
 """Share of rows whose KL may exceed epsilon in a unit that counts as (epsilon, delta)-collapsed."""
@@ -54,12 +63,13 @@ def on_rows(
     found = diagnose(model, _data(dataset, evaluation.rows), spec=spec, delta=DELTA, seed=seed)
     measured = _chosen(
         found, "loss", "loss_error", "reconstruction", "squared_error", "kl", "verdict",
-        "conclusion", "signal",
+        "conclusion", "signal", "signal_error",
     )  # fmt: skip
     of_units = ("kl", "information", "information_error", "mean_variance", "posterior_std")
-    measured |= {"rows": found.n, "levels": []}
+    measured |= {"rows": found.n, "levels": [], "collapsed_loss": found.collapsed_loss}
+    measured["gains"] = [gain.to_dict() for gain in found.gains]
     for level in found.levels:
-        own = _chosen(level, *of_units, "status", "n_active", "kl_active_share")
+        own = _chosen(level, *of_units, "status", "n_active", "directions", "kl_active_share")
         measured["levels"].append(own | {"active_units": int(level.active_units.sum())})
     curves = [level.collapse_curve for level in found.levels]
     arrays: Arrays = {"epsilon": curves[0].epsilon}
@@ -67,6 +77,12 @@ def on_rows(
     if evaluation.samples:
         measured |= _likelihood(model, dataset, evaluation, seed)
     return measured, arrays
+
+
+def diverged(model: MarkovVAE) -> dict[str, Any]:
+    """Return what is said of a model whose outputs are no numbers any more."""
+    units = [{"status": ["diverged"] * n, "n_active": 0} for n in model.units]
+    return {"loss": None, "conclusion": "diverged", "levels": units, "gains": []}
 
 
 def _likelihood(

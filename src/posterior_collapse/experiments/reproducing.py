@@ -17,14 +17,16 @@ from posterior_collapse.experiments.checks import Result, agreement, by_grid
 from posterior_collapse.experiments.deliverables import DELIVERABLES
 from posterior_collapse.experiments.document import RESULT
 from posterior_collapse.experiments.execution import Executor
-from posterior_collapse.experiments.grids import Plan, Row
+from posterior_collapse.experiments.grids import Member, Plan, Row
 from posterior_collapse.files import write_json
 from posterior_collapse.runs import Outcome, Progress, Record, Run, Store, complete
+from posterior_collapse.runs.run import BY_MINIBATCHES
 from posterior_collapse.runs.sweep import MOST_TOGETHER
 from posterior_collapse.training import Progress as Epoch
 
 __all__ = ["State", "profile", "reproduce"]
 
+SMALLER = "smaller: "
 MOST_ON_GPU = 64
 """Runs per group there: the time of a step is that of starting its operations, however many."""
 RUNS = "runs"
@@ -57,6 +59,7 @@ def reproduce(
     together: int | None = None,
     models: bool = True,
     runs_only: bool = False,
+    finished: bool = False,
     report: Callable[[State], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """Run rows, keep their runs in `out/runs` and write their results to `out/ID`.
@@ -76,6 +79,8 @@ def reproduce(
             small are hardly more work than one.
         models: Whether to keep the trained models too.
         runs_only: Keep the runs, and write no results.
+        finished: Train nothing: write results from the runs that are there, and say how many. Rows
+            of which none is there are left out.
         report: Called as rows advance.
 
     Returns:
@@ -95,9 +100,12 @@ def reproduce(
         'agrees'
     """
     plan, out = plan or Plan(), Path(out)
-    members = {row.id: row.members(plan) for row in rows}
+    store = Store(out / RUNS, models=models)
+    planned = {row.id: row.members(plan) for row in rows}
+    members = planned if not finished else _finished(planned, store)
+    rows = [row for row in rows if members[row.id]]
     keys = {name: {member.run.key for member in of} for name, of in members.items()}
-    executor = Executor(None if data_dir is None else os.fspath(data_dir), device)
+    executor = Executor(None if data_dir is None else os.fspath(data_dir), device, store=store)
     results: dict[str, dict[str, Any]] = {}
     there: set[str] = set()
 
@@ -114,7 +122,8 @@ def reproduce(
             if row.id not in results and keys[row.id] <= there:
                 found = [Result(m.grid, m.labels, records[m.run.key]) for m in members[row.id]]
                 with _damage_told(found):
-                    results[row.id] = _write(row, plan, found, out / row.id)
+                    size = _size(row, plan, members[row.id], planned[row.id])
+                    results[row.id] = _write(row, plan, found, out / row.id, size)
                 report(State(row, verdict=results[row.id]["agreement"]["verdict"]))
         for state in counted():
             report(state)
@@ -131,13 +140,35 @@ def reproduce(
 
     complete(
         [member.run for row in rows for member in members[row.id]],
-        Store(out / RUNS, models=models),
+        store,
         execute,
         device=device,
         most=together or (MOST_TOGETHER if device == "cpu" else MOST_ON_GPU),
         kept=kept,
     )
     return [results[row.id] for row in rows if row.id in results]
+
+
+def _finished(planned: Mapping[str, Sequence[Member]], store: Store) -> dict[str, Sequence[Member]]:
+    """Return of each row the members whose runs are there."""
+    return {
+        name: [member for member in members if store.get(member.run.key) is not None]
+        for name, members in planned.items()
+    }
+
+
+def _size(row: Row, plan: Plan, there: Sequence[Member], planned: Sequence[Member]) -> str:
+    """Return `profile`, and of a row that is not finished how many of its runs are there."""
+    missing = []
+    for title in dict.fromkeys(member.grid for member in planned):
+        have, whole = (sum(m.grid == title for m in of) for of in (there, planned))
+        if have < whole:
+            missing.append(f"{title}: {have} of {whole} runs")
+    found = profile(row, plan)
+    if not missing:
+        return found
+    before = found.removeprefix(SMALLER) + ", " if found.startswith(SMALLER) else ""
+    return f"{SMALLER}{before}{'; '.join(missing)}"
 
 
 @contextlib.contextmanager
@@ -159,7 +190,9 @@ def _damage_told(results: Sequence[Result]) -> Iterator[None]:
         ) from error
 
 
-def _write(row: Row, plan: Plan, results: Sequence[Result], folder: Path) -> dict[str, Any]:
+def _write(
+    row: Row, plan: Plan, results: Sequence[Result], folder: Path, size: str
+) -> dict[str, Any]:
     """Write a row's files, `result.json` last."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -182,14 +215,14 @@ def _write(row: Row, plan: Plan, results: Sequence[Result], folder: Path) -> dic
         "data": list(dict.fromkeys(record.run.data.title for record in records)),
         "settings": _settings(results),
         "convention": plan.convention,
-        "profile": profile(row, plan),
+        "profile": size,
         "version": version("posterior-collapse"),
         "hardware": ", ".join(sorted({record.origin["hardware"] for record in records})),
         "wall_s": sum({record.run.key: record.origin["wall_s"] for record in records}.values()),
         "seeds": sorted({result.seed for result in results}),
         "tables": {name: table.to_dict() for name, table in tables.items()},
         "figures": figures,
-        "agreement": agreement(parts, results),
+        "agreement": agreement(parts, results, quick=plan.quick),
         "published": row.published,
     }
     write_json(folder / RESULT, result)
@@ -198,6 +231,8 @@ def _write(row: Row, plan: Plan, results: Sequence[Result], folder: Path) -> dic
 
 TRAINED = {
     "minibatch": ("epochs", "batch_size", "learning_rate", "clip", "warm_up", "convention"),
+    "widened": ("epochs", "batch_size", "learning_rate", "clip", "warm_up", "convention"),
+    "dead": ("convention",),
     "recorded": ("steps", "learning_rate", "clip", "convention"),
     "decayed": ("steps", "learning_rate", "clip", "convention"),
     "exact": ("steps", "convention"),
@@ -215,7 +250,7 @@ def _settings(results: Sequence[Result]) -> dict[str, Any]:
         for number, beta in enumerate(spec.pop("betas", ()), start=1):
             spec[f"beta_{number}"] = beta
         del seen["matrices"]
-        if run.method != "minibatch" and not seen["panel"]:
+        if run.method not in BY_MINIBATCHES and not seen["panel"]:
             seen.clear()  # on moments alone
         parts = {
             "data": values["data"],
@@ -237,7 +272,7 @@ def profile(row: Row, plan: Plan) -> str:
     """Return "full", "quick", or by how much a row is run smaller than it is meant to be."""
     if plan.quick:
         return "quick"
-    trained = [grid for grid in row.grids if grid.method == "minibatch"]
+    trained = [grid for grid in row.grids if grid.method in BY_MINIBATCHES]
     planned = max((grid.settings.epochs for grid in trained), default=0)
     smaller = []
     if plan.epochs is not None and plan.epochs < planned:
@@ -251,4 +286,4 @@ def profile(row: Row, plan: Plan) -> str:
     likelihood_rows = max((grid.evaluation.likelihood_rows or 0 for grid in row.grids), default=0)
     if "likelihood_table" in row.deliverables and likelihood_rows:
         smaller.append(f"NLL on {likelihood_rows:,} rows")
-    return f"smaller: {', '.join(smaller)}" if smaller else "full"
+    return f"{SMALLER}{', '.join(smaller)}" if smaller else "full"

@@ -73,3 +73,6 @@ from .schedules import (
 from .schedules import (
     warm_up as warm_up,
 )
+from .widening import (
+    widened as widened,
+)

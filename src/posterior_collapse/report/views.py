@@ -110,7 +110,8 @@ def write_page(
             diagnosis knows it where the data said it.
         source: Of a forecast, the data as `collapse forecast` takes them, with their options;
             None: the name.
-        feature_names: Of a diagnosis, what the features that are decoded are called.
+        feature_names: What the features that are decoded are called, if they make no image; a
+            diagnosis knows it where the data said it.
         data: Of a sweep, some rows, x or (x, y), to be shown as each run decodes them.
 
     Raises:

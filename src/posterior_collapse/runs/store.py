@@ -274,7 +274,7 @@ class Store:
             f"model.{name}": value for name, value in outcome.model.state_dict().items()
         }
         steps = outcome.history.get("step") or [0]
-        if self.models:
+        if self.models and outcome.run.evaluation.weights:
             checkpoints.save(folder, tensors, {"config": outcome.model.config}, step=int(steps[-1]))
         hashes = {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()

@@ -19,7 +19,14 @@ from posterior_collapse.errors import CheckpointError, DataError, InvalidArgumen
 from posterior_collapse.files import digest
 from posterior_collapse.models import Architecture
 from posterior_collapse.records import Viewed, plain
-from posterior_collapse.runs.run import NUMBERS, Evaluation, Run, RunData, fit_options
+from posterior_collapse.runs.run import (
+    BY_MINIBATCHES,
+    NUMBERS,
+    Evaluation,
+    Run,
+    RunData,
+    fit_options,
+)
 from posterior_collapse.runs.store import Outcome, Record, Store
 from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.training import Progress as Epoch
@@ -73,7 +80,7 @@ def groups(runs: Sequence[Run], most: int = MOST_TOGETHER) -> list[tuple[Run, ..
     found = []
     for family in families.values():
         members = list(family.values())
-        size = most if members[0].method == "minibatch" else 1
+        size = most if members[0].method in BY_MINIBATCHES else 1
         found += [tuple(members[i : i + size]) for i in range(0, len(members), size)]
     return found
 
@@ -177,7 +184,7 @@ def _trained(
         tell(len(together))
         store.tidy([run.key for run in group])
         # Linear models on moments stay on the processor, wherever minibatches are trained.
-        origin = _origin(device if group[0].method == "minibatch" else "cpu")
+        origin = _origin(device if group[0].method in BY_MINIBATCHES else "cpu")
         keys = [run.key for run in together]
         with store.working(together) as folders:
             try:
@@ -204,10 +211,13 @@ def _kept(store: Store, key: str) -> Record:
 def _origin(device: str) -> dict[str, Any]:
     cuda = device.startswith("cuda")
     hardware = torch.cuda.get_device_name(device) if cuda else _processor()
+    instructions = torch.backends.cpu.get_cpu_capability()
     return {
         "version": version("posterior-collapse"),
         "torch": torch.__version__,
-        "hardware": f"{hardware}, {torch.get_num_threads()} threads" if not cuda else hardware,
+        "hardware": hardware
+        if cuda
+        else f"{hardware}, {instructions}, {torch.get_num_threads()} threads",
     }
 
 

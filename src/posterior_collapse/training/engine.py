@@ -221,6 +221,12 @@ class Engine:
 
     def _close_epoch(self) -> None:
         state = self.state
+        due = (state.epoch + 1) % self.settings.history_every == 0
+        if not due and state.alive and not self._is_last_epoch():
+            state.epoch, state.step_in_epoch = state.epoch + 1, 0
+            if state.epoch % self.settings.checkpoint_every == 0:
+                self._save()
+            return
         # A run that froze in this epoch has no row for it.
         alive, rows = state.alive, self._rows()
         state.epoch += 1
@@ -242,6 +248,11 @@ class Engine:
         if self.report is not None:
             shown = [rows[i] if i in alive else None for i in range(len(self.runs))]
             self.report(Progress(state.step, state.total_steps, state.epoch, shown))
+
+    def _is_last_epoch(self) -> bool:
+        if self.state.total_steps is not None:
+            return self.state.over
+        return self.state.epoch + 1 >= self.settings.epochs
 
     def _remember(self, run: int) -> None:
         if self.state.bests is None:

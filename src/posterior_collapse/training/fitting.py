@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from posterior_collapse.errors import DataError
+from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import (
     Architecture,
     MarkovVAE,
@@ -118,6 +118,7 @@ def fit_many(
     progress: Report = False,
     exact: bool = False,
     from_forecast: bool = False,
+    start: Sequence[MarkovVAE] | None = None,
     **options: Any,
 ) -> tuple[Fitted, ...]:
     """Train models whose specs differ in numbers only, in one vectorised run.
@@ -145,10 +146,12 @@ def fit_many(
         progress: As in `fit`.
         exact: As in `fit`.
         from_forecast: As in `fit`.
+        start: Models to go on from, one per run and not changed, instead of new ones.
         **options: As in `fit`.
 
     Raises:
-        InvalidArgumentError: As in `fit`; specs that differ in more than numbers.
+        InvalidArgumentError: As in `fit`; specs that differ in more than numbers; a model of
+            another spec.
         DataError: The data cannot be used.
         CheckpointError: As in `fit`.
 
@@ -168,7 +171,7 @@ def fit_many(
         check_one_each(folders, len(specs))
     return _fit(
         specs, data, architecture, changes, settings, validation, folders, resume, progress,
-        exact, from_forecast, options, alone=False,
+        exact, from_forecast, options, alone=False, start=start,
     )  # fmt: skip
 
 
@@ -187,6 +190,7 @@ def _fit(
     options: dict[str, Any],
     *,
     alone: bool,
+    start: Sequence[MarkovVAE] | None = None,
 ) -> tuple[Fitted, ...]:
     common, networks = split(settings, options, is_exact)
     check_device(common.device)
@@ -214,6 +218,12 @@ def _fit(
         _start(spec, architecture, networks, one, fed, dtype, from_forecast)
         for spec, one in zip(specs, own, strict=True)
     ]
+    if start is not None:
+        if len(start) != len(models):
+            raise InvalidArgumentError(
+                "start", f"{len(start)} models", f"{len(models)}, one per spec", "Pass as many."
+            )
+        models = [_taken_over(*pair) for pair in zip(models, start, strict=True)]
     check_folders(folders, resume)
     warn_unbounded(specs, common, models[0].architecture, fed, is_exact)
     if is_exact:
@@ -310,6 +320,17 @@ def _start(
         objective = effective_spec(spec, settings.convention)
         best = forecast(fed.evidence(objective, model.centred), objective)
         load_parameters(model, best.parameters())
+    return model
+
+
+def _taken_over(model: MarkovVAE, start: MarkovVAE) -> MarkovVAE:
+    """Return the new model with the parameters of one that is there."""
+    if start.spec != model.spec or start.architecture != model.architecture:
+        raise InvalidArgumentError(
+            "start", f"a model of {start.spec!r}", f"one of {model.spec!r} and the same network",
+            "Pass the models in the order of the specs.",
+        )  # fmt: skip
+    model.load_state_dict(start.state_dict())
     return model
 
 

@@ -49,6 +49,8 @@ class Settings(Record):
         order_seed: Seed of the data order alone; None: `seed`.
         checkpoint_every: Epochs between checkpoints, where there is a folder.
         checkpoint_steps: Steps between further checkpoints.
+        history_every: Epochs between rows of the history: each row costs a count of active units,
+            which for small data takes longer than the steps of an epoch.
 
     Raises:
         InvalidArgumentError: A value is out of its domain; the message says which.
@@ -79,9 +81,10 @@ class Settings(Record):
     order_seed: int | None = None
     checkpoint_every: int = 1
     checkpoint_steps: int | None = None
+    history_every: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "checkpoint_every"):
+        for name in ("epochs", "batch_size", "checkpoint_every", "history_every"):
             self._set(name, checks.whole(name, getattr(self, name), least=1))
         for name in ("steps", "cycles", "patience", "checkpoint_steps"):
             if getattr(self, name) is not None:
@@ -125,6 +128,11 @@ class Settings(Record):
             raise InvalidArgumentError(
                 "capacity_warm_up", self.capacity_warm_up, "a capacity beside it", "Pass capacity."
             )
+        if self.patience is not None and self.history_every > 1:
+            raise InvalidArgumentError(
+                "history_every", f"{self.history_every} beside patience",
+                "1: early stopping looks at every epoch", "Leave one away.",
+            )  # fmt: skip
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Chart", "Scale", "decades", "linear", "logarithmic", "whole_ticks"]
 
+LEAST_PLAIN, MOST_PLAIN = 1e-4, 1e5
+"""Between which numbers on an axis have no power of ten."""
 Scale = Callable[[float], float]
 Point = tuple[float, float]
 
@@ -134,14 +136,14 @@ class Chart:
         for tick in ticks:
             at = y(tick)
             self.add("path", d=f"M{self.left} {_short(at)}H{self.right}", class_="pc-grid")
-            self.text(self.left - 6, at + 4, number(tick), "end")
+            self.text(self.left - 6, at + 4, tick_text(tick), "end")
         if name:
             self.text(2, 11, name)
 
     def columns(self, x: Scale, ticks: Iterable[float], name: str = "") -> None:
         """Add the horizontal axis: numbers below the plot, and what they count."""
         for tick in ticks:
-            self.text(x(tick), self.bottom + 15, number(tick), "middle")
+            self.text(x(tick), self.bottom + 15, tick_text(tick), "middle")
         if name:
             self.text(self.right, self.bottom + 31, name, "end")
 
@@ -150,6 +152,19 @@ class Chart:
         from markupsafe import Markup
 
         return Markup(ElementTree.tostring(self._root, encoding="unicode"))
+
+
+def tick_text(value: float) -> str:
+    """Return a round number with all its digits: of neighbours on an axis the last ones differ.
+
+    Example:
+        >>> tick_text(4.1002), tick_text(0.1), tick_text(2e-9), tick_text(30_000.0)
+        ('4.1002', '0.1', '2e-9', '30000')
+    """
+    rounded = float(f"{value:.7g}")
+    if rounded and not LEAST_PLAIN <= abs(rounded) < MOST_PLAIN:
+        return number(value)
+    return np.format_float_positional(rounded, trim="-")
 
 
 def _indexed(words: str) -> tuple[str, str, str]:

@@ -23,7 +23,7 @@ from posterior_collapse.report.pages.chart import Chart, linear, ticks_of
 from posterior_collapse.report.pages.glossary import words
 from posterior_collapse.report.pages.pictures import check_image_shape, limits_of, signed, strip
 from posterior_collapse.report.pages.rendering import number, render, scripts
-from posterior_collapse.report.pages.thumbnails import patterns
+from posterior_collapse.report.pages.thumbnails import feature_name, patterns
 from posterior_collapse.report.pages.timeline import timeline
 
 if TYPE_CHECKING:
@@ -324,7 +324,8 @@ class _Pictures:
         self, found: Diagnosis, shape: ImageShape | None, feature_names: Sequence[str] | None
     ) -> None:
         self.shown: Shown | None = found._shown
-        self.shape, self.names = shape, feature_names
+        own = None if found._shown is None else found._shown.names
+        self.shape, self.names = shape, feature_names or own
         self.by_unit: dict[tuple[int, int], Traversal] = {}
         self.modes: Any = None
         if self.shown is None:
@@ -390,6 +391,4 @@ class _Pictures:
     def _strongest(self, move: Any) -> Iterator[tuple[str, str]]:
         """The features that move most, and by how much for one std of the unit."""
         for i in np.argsort(-np.abs(move), kind="stable")[:NAMED_FEATURES]:
-            known = self.names is not None and i < len(self.names)
-            name = str(self.names[i]) if known and self.names is not None else f"feature {i + 1}"
-            yield name, f"{move[i]:+.2g}"
+            yield feature_name(self.names, int(i)), f"{move[i]:+.2g}"

@@ -320,16 +320,21 @@ function drawBars() {
   });
 }
 
+const weighed = (features) =>
+  features.map(([name, share]) => `${name} ${share > 0 ? "+" : "−"}${Math.abs(share)}`).join(", ");
 function showModes() {
-  if (!data.images.length) return;
+  const modes = data.images.length ? data.images : data.named;
   const carried = byMode(found.levels[0]);
-  $("modes").replaceChildren(...data.images.map((source, mode) => {
+  $("modes").className = data.images.length ? "pc-modes" : "pc-modes pc-named";
+  $("modes").replaceChildren(...modes.map((source, mode) => {
     const unit = carried[mode];
     const alive = unit?.status === "active";
     const words = unit
       ? `${ICONS[unit.status]} unit ${unit.unit + 1} ${alive ? "lives" : unit.status}`
       : "no unit";
-    const image = element("img", { src: source, alt: `data mode ${mode + 1}` });
-    return element("li", { class: alive ? "" : "pc-faded" }, image, words);
+    const pattern = data.images.length
+      ? element("img", { src: source, alt: `data mode ${mode + 1}` })
+      : element("span", {}, weighed(source));
+    return element("li", { class: alive ? "" : "pc-faded" }, pattern, words);
   }));
 }
