@@ -9,7 +9,7 @@ ADAPTERS := .venv-adapters
 PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
 	PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 
-.PHONY: demo test test-adapters format benchmarks clean
+.PHONY: demo test test-adapters test-cuda docs format benchmarks clean
 .DEFAULT_GOAL := demo
 
 # One thread: the models are small, and threads that wait for each other are slow on a busy machine.
@@ -27,7 +27,7 @@ test: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 -rs
 
 # The libraries that the adapters serve have an environment of their own: `make test` is without them.
 test-adapters: export OMP_NUM_THREADS := 1
@@ -35,15 +35,26 @@ test-adapters: $(ADAPTERS)/.installed
 	$(ADAPTERS)/bin/python -m pytest tests/adapters src/posterior_collapse/adapters \
 		tests/test_processors.py -k 'not README'
 
+# Needs a GPU, and a torch that was built for it; in a process of its own, as it looks at the device.
+test-cuda: $(VENV)/.dev
+	$(BIN)/pytest tests/test_cuda.py
+
+# Into `site`, which can be read from the folder; the tests build it too, elsewhere.
+docs: export OMP_NUM_THREADS := 1
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(VENV)/.dev
+	$(BIN)/mkdocs build --strict
+
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 benchmarks: $(VENV)/.dev
-	set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done
+	set -e; for script in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do \
+		$(BIN)/python $$script; done
 
 clean:
-	rm -rf $(VENV) $(ADAPTERS) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache src/*.egg-info
+	rm -rf $(VENV) $(ADAPTERS) build dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache src/*.egg-info
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

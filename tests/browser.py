@@ -8,9 +8,11 @@ import select
 import shutil
 import subprocess
 import time
+from importlib.resources import files
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SECONDS = 60
+AXE = files("axe_core_python") / "axe.min.js"
 
 
 class Browser:
@@ -30,7 +32,8 @@ class Browser:
         shell = f'exec {CHROMIUM} "$@" 3<&{ends[0]} 4>&{ends[1]}'
         options = [
             "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe",
-            "--disable-dev-shm-usage", "--no-first-run", f"--user-data-dir={folder}", "about:blank",
+            "--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars",
+            f"--user-data-dir={folder}", "about:blank",
         ]  # fmt: skip
         self._process = subprocess.Popen(
             ["bash", "-c", shell, "chromium", *options],
@@ -40,7 +43,7 @@ class Browser:
         )
         for end in (commands, answers, *ends):
             os.close(end)
-        self._rest, self._number, self.session = b"", 0, None
+        self._rest, self._number, self.session, self._script = b"", 0, None, True
         self.complaints = []
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         attached = self.send("Target.attachToTarget", targetId=target, flatten=True)
@@ -73,11 +76,11 @@ class Browser:
         first, self._rest = self._rest.split(b"\0", 1)
         return json.loads(first)
 
-    def open(self, address, width=1280, dark=False, script=True):
+    def open(self, address, width=1280, dark=False, script=True, media=""):
         """Load a page as a screen of a width shows it."""
-        self.complaints = []
+        self.complaints, self._script = [], script
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        self.send("Emulation.setEmulatedMedia", features=scheme)
+        self.send("Emulation.setEmulatedMedia", media=media, features=scheme)
         self.send("Emulation.setScriptExecutionDisabled", value=not script)
         self.send(
             "Emulation.setDeviceMetricsOverride",
@@ -89,8 +92,7 @@ class Browser:
         while self.value("document.readyState + location.protocol") != "completefile:":
             assert time.monotonic() < until
             time.sleep(0.05)
-        if script:
-            self.settle()
+        self.settle()
 
     def value(self, expression):
         """Return the value of an expression in the page."""
@@ -102,6 +104,9 @@ class Browser:
 
     def settle(self):
         """Wait until what was asked for is drawn."""
+        if not self._script:  # which would say so
+            time.sleep(0.3)
+            return
         frames = "new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))"
         self.value(f"{frames}.then(() => 0)")
 
@@ -124,6 +129,28 @@ class Browser:
         """Save what the whole page looks like."""
         taken = self.send("Page.captureScreenshot", captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(taken["data"]))
+
+    def key(self, name, code):
+        """Press and release a key, as its name and its number have it."""
+        letter = {"text": "\r"} if name == "Enter" else {}
+        for kind in ("keyDown", "keyUp"):
+            given = letter if kind == "keyDown" else {}
+            self.send(
+                "Input.dispatchKeyEvent", type=kind, key=name, windowsVirtualKeyCode=code, **given
+            )
+        self.settle()
+
+    def violations(self):
+        """Return what axe-core has against the page, a line for each element."""
+        self.value(f"{AXE.read_text(encoding='utf-8')}; 0")
+        found = self.value(
+            "axe.run(document, {resultTypes: ['violations']}).then(r => r.violations)"
+        )
+        return [f"{one['id']}: {node['html'][:160]}" for one in found for node in one["nodes"]]
+
+    def paper(self):
+        """Return the page as a printer gets it, a PDF."""
+        return base64.b64decode(self.send("Page.printToPDF")["data"])
 
     def close(self):
         """End the browser."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,20 @@ from torch.utils.data import DataLoader, TensorDataset
 import posterior_collapse as pc
 import pretend_device
 from posterior_collapse.adapters import audit_loss, from_callable
-from posterior_collapse.models import build, load_parameters, read_parameters, set_biases
+from posterior_collapse.experiments import Executor
+from posterior_collapse.experiments import measuring as measuring
+from posterior_collapse.models import (
+    Architecture,
+    build,
+    load_parameters,
+    read_parameters,
+    set_biases,
+)
+from posterior_collapse.runs import Evaluation, Run, RunData
 from posterior_collapse.testing import check_latent_model
 from posterior_collapse.training import stacking
 from posterior_collapse.training.settings import Settings
+from posterior_collapse.training.states import DeviceWarning
 
 GENERATOR = np.random.default_rng(0)
 X = (GENERATOR.standard_normal((60, 4)) * [3, 2, 1, 0.5]).astype(np.float32)
@@ -150,7 +161,9 @@ def test_a_sweep_with_every_option_resumes_on_either_device(tmp_path: Path, spec
     for first, then in (("gpu", "gpu"), ("gpu", "cpu"), ("cpu", "gpu")):
         name = f"{first} and {then}"
         run(2, first, name)
-        for found, other in zip(run(4, then, name, resume=True), expected, strict=True):
+        with pytest.warns(DeviceWarning, match=first) if first != then else nullcontext():
+            resumed = run(4, then, name, resume=True)
+        for found, other in zip(resumed, expected, strict=True):
             same(found.model.state_dict(), other.model.state_dict())
             assert found.history == other.history
 
@@ -211,15 +224,47 @@ def test_a_loader_feeds_a_device_and_no_generator_of_it_is_seeded(shuffle: bool)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_a_step_waits_for_the_device_once(network: str) -> None:
-    def reads(batch_size: int) -> int:
+def test_no_step_waits_for_the_device(network: str) -> None:
+    def reads(batch_size: int, **more: Any) -> int:
         pretend_device.reads.clear()
         name = network.partition(" ")[0]
-        options = {"epochs": 1, "batch_size": batch_size, **NETWORKS[network]}
+        options = {"epochs": 1, "batch_size": batch_size, **NETWORKS[network], **more}
         pc.fit(pc.VAESpec(2), X, name, device="gpu", **options)
         return pretend_device.reads.total()
 
-    assert reads(10) - reads(30) == 6 - 2
+    # Of 20 steps and of 30: one look at the end. A schedule costs none either.
+    assert reads(3) == reads(2)
+    schedule: dict[str, Any] = {"capacity": 0.5, "epochs": 2, "warm_up": 1, "capacity_warm_up": 1}
+    assert reads(3, **schedule) == reads(2, **schedule)
+    # Of 60 steps: the first 32, and the rest.
+    assert reads(1) == reads(2) + 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"learning_rates": [1e-3, 1e18, 1e-2], "batch_size": 2},
+        {"learning_rates": [0.2, 0.1, 0.3], "patience": 1, "epochs": 8},
+    ],
+)
+def test_a_run_stops_there_where_it_does_on_the_cpu(options: dict[str, Any]) -> None:
+    given = {"epochs": 2, "batch_size": 10, "hidden": (5,), "seeds": [1, 2, 3], **options}
+    there, here = (
+        pc.fit_many([SPECS["input"]] * 3, X, "mlp", device=device, **given)
+        for device in ("gpu", "cpu")
+    )
+    assert any(one.stopped != "finished" for one in here)
+    for one, other in zip(there, here, strict=True):
+        same(one.model.state_dict(), other.model.state_dict())
+        assert one.history == other.history
+        assert one.stopped == other.stopped
+
+
+def test_a_result_keeps_no_memory_of_the_device() -> None:
+    for rows in (X, DataLoader(TensorDataset(torch.from_numpy(X)), 20)):
+        found = trained(pc.VAESpec(2), "mlp", "gpu", rows)
+        assert found._feed.rows(60).x.device.type == "cpu"
+        assert next(found.model.parameters()).device.type == "cpu"
 
 
 def test_the_device_refuses_what_a_gpu_refuses() -> None:
@@ -269,3 +314,28 @@ def test_an_audit_of_a_loss_with_tensors_of_a_device() -> None:
         return 0.5 * (weight * (y_hat - y).square()).sum(-1).mean() + kl
 
     assert audit_loss(loss, features=4, latents=2).value == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("network", ["mlp", "linear"])
+def test_runs_of_experiments_are_measured_where_they_trained(
+    network: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = []
+
+    def seen(model: Any, *rest: Any, **options: Any) -> Any:
+        devices.append(next(model.parameters()).device.type)
+        return pc.diagnose(model, *rest, **options)
+
+    monkeypatch.setattr(measuring, "diagnose", seen)
+    one = Run(
+        RunData("digits", rows=60), pc.HVAESpec((3, 2), sigma_1=0.5), Architecture.named(network),
+        Settings(epochs=1, batch_size=25),
+        evaluation=Evaluation(rows=40, samples=4, panel=3, also="train", drawn=True),
+    )  # fmt: skip
+    (there,), (here,) = (Executor(device=device)([one]) for device in ("gpu", "cpu"))
+    assert devices == ["gpu", "gpu", "cpu", "cpu"]
+    for name in ("loss", "kl", "nll"):
+        assert there.measured[name] == pytest.approx(here.measured[name], rel=1e-6)
+    for name, values in here.arrays.items():
+        np.testing.assert_allclose(there.arrays[name], values, rtol=1e-3, atol=1e-3)
+    assert next(there.model.parameters()).device.type == "cpu"  # where it is kept

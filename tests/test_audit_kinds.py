@@ -201,6 +201,28 @@ def test_units_of_different_weight_live_by_their_own(likelihood: str) -> None:
     assert factor < bears < 1.02 * factor
 
 
+def test_units_of_different_weight_are_advised_and_drawn_by_their_own() -> None:
+    weights = torch.tensor([1.0, 2.0, 4.0, 8.0])
+    x = np.random.default_rng(0).standard_normal((500, 6)) * [8, 6, 4, 3, 1, 0.1]
+
+    def loss(o: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+        return (0.5 * squared(o, y) + 4 * (kl(mean, log_var) * weights).sum(1)).mean()
+
+    found = audit_loss(loss, features=6, latents=4, data=x).forecast
+    critical = found.levels[0].critical_beta
+    advice = found.advice()
+    assert (advice.active, found.n_active) == (3, 3)
+    assert {change.parameter: change.active for change in advice.changes} == {
+        "beta": 4, "eta_dec": 4,
+    }  # fmt: skip
+    beta, eta_dec = (change.value for change in advice.changes)
+    assert critical[3] * 0.98 < beta < critical[3]
+    assert eta_dec == pytest.approx((critical[3] / 4) ** 0.5, rel=0.01)
+    betas = [1.0, 4.0, 5.0, 20.0, 70.0]
+    drawn = found.phase_diagram(betas).active.ravel().tolist()
+    assert drawn == [int((critical > b).sum()) for b in betas] == [4, 3, 2, 1, 0]
+
+
 def test_the_loss_of_units_of_different_weight_is_attained() -> None:
     weights = np.linspace(0.1, 2, 8)
 

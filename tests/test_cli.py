@@ -51,7 +51,7 @@ def test_forecast_of_digits_says_it_all(run) -> None:
 
 
 def test_json_is_the_forecast_of_the_library(run) -> None:
-    arguments = ["--model", "hvae", "--latents", "6,4", "--beta", "1,2", "--eta-dec", "0.3"]
+    arguments = ["--model", "hvae", "--latents", "6:4", "--beta", "1:2", "--eta-dec", "0.3"]
     status, out, _ = run("forecast", "digits", *arguments, "--sigma-1", "0.4", "--json")
     found = json.loads(out, parse_constant=lambda c: pytest.fail(f"{c} is not JSON"))
     spec = pc.HVAESpec((6, 4), (1.0, 2.0), 0.3, sigma_1=0.4)
@@ -77,12 +77,13 @@ def test_several_betas_make_a_table(run, tmp_path: Path) -> None:
     assert [(row[0], int(row[1]), int(row[4])) for row in rows] == [
         (f"{f.spec.beta:g}", f.n_active, f.n_possible) for f in expected
     ]
-    assert f"Above beta {expected[0].onset:.4g} none is." in out
+    assert {row[-1] for row in rows} == {f"{expected[0].onset:.3g}"}
+    assert "none above beta" in out
     status, out, _ = run("forecast", "digits", *numbers, "--json")
     assert [found["loss"] for found in json.loads(out)["forecasts"]] == [f.loss for f in expected]
     status, _, err = run("forecast", "digits", *numbers, "--plot", "a.png")
     assert status == 2
-    assert "--plot: got given with several betas" in err
+    assert "--plot: got given with several values" in err
     assert not list(tmp_path.iterdir())
 
 
@@ -99,16 +100,22 @@ def test_plot_is_written_whole(run, tmp_path: Path, ending: str, model: str) -> 
 
 def test_figure_shows_the_forecast() -> None:
     f = pc.forecast(pc.load("digits").x, pc.VAESpec(16, eta_dec=0.3))
-    spectrum, phase = pc.plot(f).axes[:2]
+    spectrum, stairs = pc.plot(f).axes
     lines = {line.get_label(): line for line in spectrum.get_lines()}
     np.testing.assert_allclose(lines["active unit"].get_ydata(), f.spectrum[:12])
     np.testing.assert_allclose(lines["collapsed unit"].get_ydata(), f.spectrum[12:16])
     np.testing.assert_allclose(lines["threshold"].get_ydata(), 0.09)
-    (star,) = phase.get_lines()
-    assert (star.get_xdata()[0], star.get_ydata()[0]) == (0.3, 1.0)
-    mesh = phase.collections[0].get_array()
-    assert mesh.min() == 0
-    assert mesh.max() == 16
+    assert len(lines["threshold"].get_ydata()) > len(f.spec.dims) + 16  # through modes without unit
+    drawn = {line.get_label(): line for line in stairs.get_lines()}
+    here = drawn["you are here"]
+    assert (here.get_xdata()[0], here.get_ydata()[0]) == pytest.approx((0.09, 12))
+    steps = drawn["active units"]
+    for product, count in zip(steps.get_xdata(), steps.get_ydata(), strict=True):
+        # Just beyond an edge, where the unit that dies there has died.
+        beta = 1.0001 * product / 0.09
+        assert pc.forecast(pc.load("digits").x, f.spec.replace(beta=beta)).n_active == count
+    assert steps.get_ydata()[0] == 16
+    assert steps.get_ydata()[-1] == 0
 
 
 def digits(**options) -> pc.Dataset:
@@ -139,12 +146,12 @@ def pair(dataset: pc.Dataset) -> pc.Moments:
             pc.VAESpec(16, eta_enc=2.0, sigma="shared"),
         ),
         (
-            "--latents 3 --sigma 0.3,0.4,0.5 --beta 0.5",
+            "--latents 3 --sigma 0.3:0.4:0.5 --beta 0.5",
             lambda: digits().x,
             pc.VAESpec(3, 0.5, sigma=(0.3, 0.4, 0.5)),
         ),
         (
-            "--model hvae --sigma-1 learned --latents 4,3 --beta 1,2",
+            "--model hvae --sigma-1 learned --latents 4:3 --beta 1:2",
             lambda: digits().x,
             pc.HVAESpec((4, 3), (1.0, 2.0), sigma_1="learned", sigma_2="learned"),
         ),
@@ -284,7 +291,7 @@ def bad_files() -> None:
         ("forecast digits --eta-dec inf", "eta_dec: got"),
         ("forecast digits --eta-dec guess", "'learned'"),
         ("forecast digits --eta-enc 0", "eta_enc: got 0.0"),
-        ("forecast digits --sigma 1,2", "sigma: got 2 values; expected 16"),
+        ("forecast digits --sigma 1:2", "sigma: got 2 values; expected 16"),
         ("forecast digits --sigma lerned", "Did you mean 'learned'"),
         ("forecast digits --model hvae --sigma 0.5", "--sigma-1 and --sigma-2"),
         ("forecast digits --eta-dec 1e200", "eta_dec: got 1e+200"),
@@ -293,8 +300,11 @@ def bad_files() -> None:
         ("forecast digits --model cvae", "--task quarter"),
         ("forecast digits --task third", "third"),
         ("forecast digits --sigma-1 0.5", "--model hvae"),
-        ("forecast digits --model hvae --beta 2,1 --sigma-1 learned", "betas[1]"),
-        ("forecast digits --model hvae --latents 2,2 --sigma-1 1,2 --sigma-2 1,2", "known"),
+        (
+            "forecast digits --model hvae --beta 2:1 --sigma-1 learned",
+            "beta_2: got 1.0, below beta_1 = 2.0",
+        ),
+        ("forecast digits --model hvae --latents 2:2 --sigma-1 1:2 --sigma-2 1:2", "known"),
         ("forecast digits --latents 70 --beta 0.5 --eta-dec learned", "falls without end"),
         ("forecast digits --label 12", "12"),
         ("forecast digits --active 0", "active: got 0"),
@@ -364,7 +374,7 @@ def test_what_needs_torch_says_so(arguments: list[str], tmp_path: Path) -> None:
     "code",
     [
         "pc.fit",
-        "pc.Settings",
+        "pc.fit_many",
         "pc.diagnose",
         "pc.log_likelihood",
         "from posterior_collapse.adapters import from_callable",
@@ -378,6 +388,17 @@ def test_a_name_that_needs_torch_says_so(code: str) -> None:
     last = done.stderr.splitlines()[-1]
     assert last.startswith("posterior_collapse.errors.MissingDependencyError: torch: got no such")
     assert "pip install 'posterior-collapse[torch]'" in last
+
+
+def test_what_describes_a_run_needs_no_torch() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; import posterior_collapse as pc; "
+        "from posterior_collapse.models import Architecture; "
+        "from posterior_collapse.runs.run import Run, RunData; "
+        "print(Run(RunData('digits'), pc.VAESpec(2), Architecture.named('mlp'), pc.Settings()).key)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert len(done.stdout.strip()) == 20, done.stderr
 
 
 def test_version_and_help(run) -> None:

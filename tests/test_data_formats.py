@@ -251,6 +251,9 @@ def filled(group: Any, x: Any, new: Any) -> Any:
 
     put(group, "X", x)
     put(new(group, "layers"), "counts", GREY.reshape(5, 24)[:, :3])
+    var = new(group, "var")
+    var.attrs["_index"] = "names"
+    var["names"] = np.array([f"gene{i}".encode() for i in range(40)], "S8")
     obs = new(group, "obs")
     kind = new(obs, "kind")
     kind["categories"] = np.array([b"B cell", b"T cell"], "S8")
@@ -321,8 +324,12 @@ def test_layers_and_columns_of_h5ad(h5ad: Any) -> None:
         load(path, key="count")
     with pytest.raises(InvalidArgumentError, match=r"label_column: got 'knid'.*mean 'kind'"):
         load(path, label_column="knid")
-    with pytest.raises(InvalidArgumentError, match="columns: got"):
+    with pytest.raises(InvalidArgumentError, match=r"columns: got 'a'; .* 'gene2'"):
         load(path, columns="a")
+    np.testing.assert_array_equal(
+        np.asarray(load(path, columns="gene2,gene0", label_column="kind").x),
+        SPARSE.toarray()[:, [0, 2]],
+    )
 
 
 def test_h5ad_that_is_damaged(h5ad: Any, tmp_path: Path) -> None:
@@ -354,6 +361,7 @@ def test_h5ad_without_h5py_and_of_noise(tmp_path: Path, monkeypatch: pytest.Monk
 def test_annotated_objects() -> None:
     class Annotated:
         X, layers, obs = SPARSE.tocsr(), {"counts": SPARSE.tocsr() * 2}, None
+        var_names = tuple(f"gene{i}" for i in range(40))
 
         def __getitem__(self, index: Any) -> Any:  # NumPy would ask for items without end
             raise AssertionError("asked for items")
@@ -361,6 +369,9 @@ def test_annotated_objects() -> None:
     values: Any = Annotated()
     np.testing.assert_array_equal(np.asarray(load(values).x), SPARSE.toarray())
     np.testing.assert_array_equal(np.asarray(load(values, key="counts").x), 2 * SPARSE.toarray())
+    np.testing.assert_array_equal(
+        np.asarray(load(values, columns=["gene3"]).x), SPARSE.toarray()[:, [3]]
+    )
     values.obs = pytest.importorskip("pandas").DataFrame({"kind": list("aabbcc")})
     np.testing.assert_array_equal(
         load(values, label_column="kind", label="b").x, SPARSE.toarray()[2:4]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from sklearn.utils import Bunch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import posterior_collapse as pc
@@ -77,6 +78,24 @@ def memory_map(path):
     return np.load(path / "x.npy", mmap_mode="r")
 
 
+def lazy():
+    return pytest.importorskip("polars").DataFrame(X).lazy()
+
+
+class Lazy:
+    """A lazy frame of polars, as far as it is looked at."""
+
+    def lazy(self):
+        return self
+
+    def collect(self):
+        return frame()
+
+
+def records():
+    return np.rec.fromarrays(X.T, names=list("abcdef"))
+
+
 KINDS = {
     "list": lambda _: X.tolist(),
     "images": lambda _: X.reshape(60, 1, 2, 3),
@@ -88,6 +107,12 @@ KINDS = {
     "data frame with labels": lambda _: frame(label=[*"xyz"] * 20),
     "data frame that was numbered": lambda _: frame(index=np.arange(60)),
     "polars": lambda _: polars(),
+    "lazy polars": lambda _: lazy(),
+    "as lazy polars": lambda _: Lazy(),
+    "records": lambda _: records(),
+    "dict of columns": lambda _: {**dict(zip("abcdef", X.T, strict=True)), "label": LABELS},
+    "Bunch": lambda _: Bunch(data=X, images=X.reshape(60, 2, 3), target=LABELS, DESCR="toy"),
+    "Bunch of frames": lambda _: Bunch(data=frame(), frame=frame(t=1), target=LABELS),
     "dask": lambda _: dask(),
     "csr": lambda _: sparse.csr_array(X),
     "coo matrix": lambda _: sparse.coo_matrix(X),
@@ -111,6 +136,7 @@ KINDS = {
     ),
     "Hugging Face": lambda _: hugging_face(),
     "as Hugging Face": lambda _: Rows(image=X.reshape(60, 2, 3), label=LABELS),
+    "as a table of Hugging Face": lambda _: Rows(**dict(zip("abcdef", X.T, strict=True))),
     "batches": lambda _: [X[:20], X[20:21], X[21:]],
     "batches with labels": lambda _: [(X[:20], LABELS[:20]), (X[20:], LABELS[20:])],
     "generator": lambda _: (TENSOR[i : i + 9] for i in range(0, 60, 9)),
@@ -165,6 +191,7 @@ PAIRS = {
         TensorDataset(TENSOR, torch.from_numpy(LABELS)), batch_size=2
     ),
     "labels of as Hugging Face": lambda: Rows(image=X.reshape(60, 2, 3), label=LABELS),
+    "labels of a Bunch": lambda: Bunch(data=X, images=X.reshape(60, 2, 3), target=LABELS),
     "labels of batches": lambda: [(X[:1], LABELS[:1]), (X[1:], LABELS[1:])],
 }
 
@@ -212,6 +239,8 @@ def test_images_with_attributes_are_for_an_autoencoder_images():
         (pc.VAESpec(2), "x: got a VAESpec; expected numbers"),
         ([pc.VAESpec(2)], r"x: got \[VAESpec.*expected numbers"),
         ({"train": X, "test": X}, r"a dict of \['test', 'train'\]"),
+        ({"train": Rows(x=X), "test": Rows(x=X)}, r"Keep one of them, e\.g\. data\['train'\]"),
+        ({str(i): "text" for i in range(99)}, r"a dict of \[.{,90}\.\.\. \(99 in all\)\];"),
         (X * 1j, "complex"),
         (sparse.csr_array(X * 1j), "complex"),
         (np.ma.masked_greater(X, 0), "masked values"),
@@ -224,7 +253,7 @@ def test_images_with_attributes_are_for_an_autoencoder_images():
         (TENSOR.to_sparse(), r"a sparse tensor of torch.*Pass tensor\.to_dense\(\)"),
         (
             [{"a": X, "b": X}],
-            r"a dict of \['a', 'b'\].*Keep one array, e\.g\. batch\['a'\]",
+            r"a dict of \['a', 'b'\].*Keep one of them, e\.g\. data\['a'\]",
         ),
         (iter([X, X[:, :3]]), r"batch starting at row 60: got features \[3\]"),
     ],

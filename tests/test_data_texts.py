@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from posterior_collapse.cli import main
-from posterior_collapse.data import load
+from posterior_collapse.data import Dataset, load
 from posterior_collapse.errors import CorruptFileError, DataError, InvalidArgumentError
 
 X = np.random.default_rng(0).standard_normal((6, 3)).round(6)
@@ -149,6 +149,27 @@ def test_columns_that_are_not_there(tmp_path, kind) -> None:
         load(source(kind, tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("name", "written", "x"),
+    [
+        ("x.csv", "height\n10,5\n12,1\n9,3\n", [[10.5], [12.1], [9.3]]),
+        ("x.csv", "height\n1,5\n2\n3,7\n", [[1.5], [2], [3.7]]),
+        ("x.csv", "4\n2,5\n3,7\n", [[4], [2.5], [3.7]]),
+        ("x.csv", "1,05\n2,5\n", [[1.05], [2.5]]),
+        ("x.tsv", "1,5\n2,5\n", [[1.5], [2.5]]),
+        ("x.csv", "1,5\n2,6\n", [[1, 5], [2, 6]]),
+        ("x.csv", "height\n1,5\n2,6\n", [[5], [6]]),  # as R numbers the rows
+        ("x.csv", "height\na,5\nb,6\n", [[5], [6]]),
+    ],
+)
+def test_one_column_of_decimal_commas(tmp_path: Path, name, written, x) -> None:
+    (tmp_path / name).write_text(written)
+    found = load(tmp_path / name)
+    assert found.x.tolist() == x
+    assert ("decimal commas" in found.note) == (float(x[0][0]) != int(x[0][0]) or x[0] == [4])
+    assert "separated by" not in found.note
+
+
 @pytest.mark.parametrize("kind", ["csv", "frame", "parquet"])
 def test_an_index_that_is_asked_for_is_a_feature(tmp_path, kind) -> None:
     found = load(source(kind, tmp_path, "index,a\n0,1.5\n1,2.5\n"), columns="index,a")
@@ -182,7 +203,9 @@ def test_options_of_another_kind_of_source_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", X)
     for name in ("columns", "drop", "label_column", "key"):
         for other in (tmp_path / "x.npy", X, "digits", load(X)):
-            with pytest.raises(InvalidArgumentError, match=f"{name}: got .*a.*Leave it away"):
+            numbered = name != "key" and not isinstance(other, (str, Dataset))
+            action = "Pass one of its columns" if numbered else "Leave it away"
+            with pytest.raises(InvalidArgumentError, match=f"{name}: got .*a.*{action}"):
                 load(other, **{name: "a"})
     with pytest.raises(InvalidArgumentError, match="key: got 'a'"):
         load(source("csv", tmp_path), key="a")

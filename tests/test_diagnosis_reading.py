@@ -121,8 +121,8 @@ def test_a_loader_that_shuffles_is_read_in_an_order_of_the_seed() -> None:
         (VAE, np.zeros(5), "x: got a 1-D array"),
         (VAE, "mnist", "x: got"),
         (VAE, {"a": X, "b": X}, "a dict of"),
-        (VAE, [{"a": TENSOR, "b": TENSOR}] * 3, "a batch that is a dict of"),
-        (VAE, iter([{"label": LABELS}]), "a batch that is a dict of"),
+        (VAE, [{"a": TENSOR, "b": TENSOR}] * 3, "a dict of"),
+        (VAE, iter([{"label": LABELS}]), "a dict of"),
         (VAE, iter([TENSOR[0]]), r"x: got a 1-D array of shape \(3,\)"),
         (
             VAE,

@@ -1,5 +1,6 @@
 """Training that has not arrived: directions beside units, loss beside the optimum, one advice."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import nn
 import posterior_collapse as pc
 from planted import Opaque
 from posterior_collapse.adapters import from_callable
+from posterior_collapse.diagnosis.advice import advise
 from posterior_collapse.models import build, load_parameters
 from posterior_collapse.report.comparison import comparison_verdict
 
@@ -64,7 +66,7 @@ def test_a_loss_above_the_optimum_is_seen_in_any_units(scale) -> None:
     assert 0.5 < excess < 2
     assert f"at a loss {excess:.3g} nats lower" in found.verdict
     assert found.advice[0].code == "not-at-optimum"
-    assert "but training has not arrived" in found.verdict
+    assert found.verdict.startswith("Training has not arrived: ")
     assert "optimal" not in found.verdict
 
 
@@ -96,12 +98,23 @@ def test_as_forecast_is_not_said_of_a_loss_far_off() -> None:
     far = comparison_verdict({"measured": side(455.0), "forecast": side(100.0)})
     rough = {"measured": side(455.0), "forecast": side(100.0), "approximate": True}
     assert comparison_verdict(rough) == (
+        "Perhaps undertrained: loss 355 nats above that of the forecast, an approximation; 4 of 4 "
+        "units active, as many as forecast: train longer while it falls."
+    )
+    assert far == (
+        "Undertrained: loss 355 nats above the linear optimum; 4 of 4 units active, as many as "
+        "forecast: train longer."
+    )
+    same = comparison_verdict(
+        {"measured": side(100.5), "forecast": side(100.0)} | {"approximate": 1}
+    )
+    assert same == (
         "As forecast: 4 of 4 units active; losses are not compared, as that of the forecast is an "
         "approximation."
     )
-    assert far == (
-        "4 of 4 units active, as many as forecast; loss 355 nats above the linear optimum: train "
-        "longer."
+    # In other units of the data the same gap stands beside another loss.
+    assert comparison_verdict({"measured": side(9_002), "forecast": side(9_000)}).startswith(
+        "Under"
     )
     near = comparison_verdict({"measured": side(101.0), "forecast": side(100.0)})
     assert near.startswith("As forecast: 4 of 4")
@@ -135,3 +148,30 @@ def test_what_would_tell_is_only_what_lacks() -> None:
     assert "decoder" not in with_decoder.verdict
     neither = pc.diagnose(from_callable(encode, latent_dim=2), x)
     assert "a decoder and the spec it was trained with would tell" in neither.verdict
+
+
+def test_no_advice_takes_back_another() -> None:
+    """Units far from their prior want a higher beta, collapsed ones a lower: one is said."""
+    x = np.random.default_rng(0).standard_normal((3000, 4)) * [3, 2, 0.3, 0.2]
+    fitted = pc.fit(pc.VAESpec(4), x, "linear", exact=True)
+    found = pc.diagnose(fitted, x)
+    assert found.conclusion == "collapse-optimal"
+    (level,) = found.levels
+    far = dataclasses.replace(level, prior_gap=np.where(level.kl > 0.01, 2.0, 0.0))
+    told = list(advise(dataclasses.replace(found, levels=(far,)), ["collapse-optimal"]))
+    assert [one.code for one in told] == ["collapse-optimal", "far-from-prior"]
+    assert "lower beta" in told[0].action
+    assert "raise beta" not in told[1].action
+    _, alone = advise(dataclasses.replace(found, levels=(far,)), ["undecided"])
+    assert "raise beta from 1" in alone.action
+
+
+def test_what_a_run_that_has_not_arrived_would_gain_is_said_as_it_stands() -> None:
+    x = np.random.default_rng(0).standard_normal((1000, 6)) * [5, 4, 3, 0.5, 0.4, 0.1]
+    early = pc.fit(pc.VAESpec(2), x, "linear", epochs=2, learning_rate=3e-2, seed=1)
+    found = pc.diagnose(early, x)
+    assert found.verdict.startswith("Training has not arrived: ")
+    assert "every unit is used and more units would pay" not in found.verdict
+    first, *others = found.advice
+    assert first.code == "not-at-optimum"
+    assert "more-units-pay" not in [one.code for one in others]

@@ -92,7 +92,7 @@ def test_what_is_undecided_is_said_with_the_rows_that_would_decide() -> None:
     assert more is not None
     # An error shrinks with the root of the rows: there 1 is just two errors away.
     assert 2 * error * math.sqrt(1000 / more) == pytest.approx(abs(t - 1), rel=0.06)
-    words = f"undecided (t = {t:.3g} +- {error:.1g}; about {more:,} rows would tell)"
+    words = f"undecided (t = {t:.3g} \u00b1 {error:.1g}; about {more:,} rows would tell)"
     assert f"3 collapsed: whether that is optimal is {words}" in found.verdict
     assert "is optimal, what" not in found.verdict
     assert finding.code == "undecided"

@@ -362,3 +362,33 @@ def test_nothing_is_left_of_a_document_that_cannot_be_written(tmp_path: Path) ->
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError):
         document.write(tmp_path / "results", tmp_path / "file" / "reproduction.md")
+
+
+def test_two_processors_are_compared_check_by_check(tmp_path: Path) -> None:
+    ours = verdict("partly", ["agrees", "A."], ["differs", "B."])
+    theirs = verdict("agrees", ["agrees", "A."], ["agrees", "B."])
+    leave(tmp_path, "E8", agreement=ours)
+    leave(tmp_path, "E5", agreement=ours)
+    assert "Two processors" not in document.render(tmp_path, tmp_path)
+    leave(tmp_path / "older-processor", "E8", agreement=theirs, hardware="an old one")
+    leave(tmp_path / "older-processor", "E5", agreement=ours, hardware="an old one")
+    text = document.render(tmp_path, tmp_path)
+    assert "3 of 4 checks have the same verdict." in text
+    (row,) = (row for table in tables(text) for row in table if row[:3] == ["E8", "2", "1"])
+    assert row[3:] == ["partly", "agrees", "two slow cores", "an old one"]
+    assert len(re.findall(r"^## ", text, flags=re.M)) == 2  # they have no sections of their own
+
+
+def test_direction_and_numbers_are_shown_apart(tmp_path: Path) -> None:
+    told = {
+        **verdict("partly", ["agrees", "A."], ["differs", "B."]),
+        "kinds": ["direction", "numbers"],
+    }
+    leave(tmp_path, "E8", agreement={**told, "direction": "agrees", "numbers": "differs"})
+    leave(tmp_path, "E9", agreement={**told, "direction": None, "numbers": "differs"})
+    text = document.render(tmp_path, tmp_path)
+    assert "**Partly (direction: agrees; numbers: differs).**" in section(text, "E8")
+    assert "**Partly.**" in section(text, "E9")
+    assert "By direction alone, 1 of 1 agree and 0 agree partly." in text
+    assert "By numbers alone, 0 of 2 agree" in text
+    assert "| direction: agrees; numbers: differs |" in text

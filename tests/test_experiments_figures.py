@@ -108,6 +108,7 @@ def made() -> dict[str, Chart]:
             columns=grid,
             row_name="beta_1",
             column_name="beta_2",
+            notes={"image 1": [["16"] * 5] * 5},
         ),
         "named rows": figures.images({"": images[:4]}, rows=["original", *("beta = 0.1",) * 3]),
         "six heat maps": figures.heat_maps(
@@ -132,6 +133,20 @@ def made() -> dict[str, Chart]:
         "spread over values": figures.spread(
             measures([0.25, 0.5, 1, 2, 3], ("beta_1", "beta_2", "eta")), variable="value"
         ),
+        "columns": figures.columns(
+            {
+                variable: {
+                    name: {
+                        "no warm-up": Points(list(four), range(4), four),
+                        "warm-up": Points(list(four), range(1, 5), four),
+                        figures.THEORY: Points(list(four), range(2, 6), []),
+                    }
+                    for name in ("NLL (nats)", "KL of z2 (nats)", "active units of z2")
+                }
+                for variable in ("beta_1", "beta_2", "eta_dec", "eta_enc")
+            },
+            own=["NLL (nats)"],
+        ),
         "seven measures": figures.spread(
             {f"kl_active_share of z{i}": {"beta": Points(four, range(4), four)} for i in range(7)},
             variable="value",
@@ -141,6 +156,7 @@ def made() -> dict[str, Chart]:
             x="active units, theory",
             y="active units, measured",
             names="0123456789",
+            notes={"relu": "rank correlation -0.87"},
         ),
     }
 
@@ -155,7 +171,7 @@ KINDS = (
     *("convergence", "convergence of two", "convergence of three", "sweep", "panels"),
     *("grid of betas", "heat maps", "six heat maps", "ten heat maps"),
     *("grids beside originals", "named rows", "seven measures"),
-    *("phase", "spread over words", "spread over values", "scatter"),
+    *("phase", "spread over words", "spread over values", "scatter", "columns"),
 )
 
 
@@ -396,6 +412,64 @@ def test_spread_draws_means_and_stds_at_their_settings() -> None:
         figures.spread(measures(["a", "b"]), variable="x").figure.axes[0].lines[0].get_ls()
         == "None"
     )
+
+
+def test_bands_reach_from_the_least_to_the_most_of_the_seeds() -> None:
+    eps, share = [0.1, 1.0, 10.0], [0.0, 0.5, 1.0]
+    band = ([0.0, 0.25, 1.0], [0.0, 0.75, 1.0])
+    chart = figures.collapse_curves({"": {"a": (eps, share)}}, bands={"": {"a": band}})
+    (axes,) = chart.figure.axes
+    corners = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert {0, 25, 75, 100} <= set(corners)
+    assert [row[3:] for row in chart.table.rows] == [[0, 0, 0], [0.5, 0.25, 0.75], [1, 1, 1]]
+
+
+def test_curves_at_one_height_are_drawn_apart() -> None:
+    flat = {f"beta = {i}": ([0.01, 10.0], [1.0, 1.0]) for i in range(3)}
+    figure = figures.collapse_curves({"": flat}).figure
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    heights = [line.get_transform().transform((1.0, 100.0))[1] for line in axes.lines]
+    assert np.diff(heights).min() > 0.5 * figure.dpi / 72
+    assert axes.get_xlim() == (0.01, 10.0)
+
+
+def test_columns_draw_theory_beside_the_means_and_share_scales_within_a_measure(
+    charts: dict[str, Chart],
+) -> None:
+    figure = charts["columns"].figure
+    nll, kl = figure.axes[:4], figure.axes[4:8]
+    assert len({axes.get_ylim() for axes in kl}) == 1
+    for axes in (*nll, *kl):
+        theory = [line for line in axes.lines if line.get_label() == figures.THEORY]
+        assert [list(line.get_ydata()) for line in theory] == [[2, 3, 4, 5]]
+        assert len(axes.containers) == 2
+    assert figure.axes[8].get_xlabel() == "β₁"
+
+
+def test_a_note_stands_in_the_cell_of_its_image(charts: dict[str, Chart]) -> None:
+    first, second, *_ = charts["grids beside originals"].figure.axes
+    assert len(first.texts) == 25
+    assert not second.texts
+    places = [text.get_position() for text in first.texts]
+    cells = [(round(x) // 29, round(y) // 29) for x, y in places]
+    assert cells == [(j, i) for i in range(5) for j in range(5)]
+
+
+def test_heat_maps_side_by_side_share_a_scale_and_others_do_not() -> None:
+    one, other = np.eye(2), 100 * np.eye(2)
+    figure = figures.heat_maps({"U, a": one, "V', a": one / 10, "U, b": other, "V', b": one}).figure
+    limits = [axes.images[0].get_clim()[1] for axes in figure.axes[:4]]
+    assert limits == [1, 1, 100, 100]
+
+
+def test_columns_of_which_nothing_ran_are_left_away() -> None:
+    counts = np.array([[np.nan, 3.0], [np.nan, 0.0]])
+    line = [4.0, 1.0]
+    chart = figures.phase([0.5, 2.0], [0.8, 1.25], {"cnn": counts}, {"cnn": line}, {"cnn": line})
+    axes = chart.figure.axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1.25"]
+    assert [text.get_text() for text in axes.texts] == ["3", "0"]
 
 
 def test_scatter_names_its_points(charts: dict[str, Chart]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from posterior_collapse.diagnosis import log_likelihood
 from posterior_collapse.experiments.execution import record_training
 from posterior_collapse.experiments.measuring import distances, exactly, expected
 from posterior_collapse.models import (
@@ -96,8 +97,10 @@ def test_a_model_at_the_optimum_measures_as_the_theory_says(name: str) -> None:
     spec = SPECS[name]
     closed = forecast(raw(spec), spec)
     measured, _ = exactly(optimum(spec), spec, raw(spec), closed)
-    told = expected(closed)
+    told = expected(closed, raw(spec).features[1])
     assert told is not None
+    rows = X if spec.model != "cvae" else (X, Y)
+    assert told["nll"] == pytest.approx(log_likelihood(optimum(spec), rows).nll, abs=1e-9)
     for key in ("loss", "reconstruction", "kl"):
         assert measured[key] == pytest.approx(told[key], abs=1e-9)
     for found, level, theory in zip(measured["levels"], told["levels"], closed.levels, strict=True):

@@ -13,6 +13,7 @@ from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.experiments import DELIVERABLES, ROWS, Member, Plan, chosen
 from posterior_collapse.experiments.execution import read_moments, read_samples
 from posterior_collapse.experiments.reproducing import profile
+from posterior_collapse.files import digest
 from posterior_collapse.runs import RunData
 from posterior_collapse.theory import forecast
 from posterior_collapse.theory.verification import CASES
@@ -28,7 +29,10 @@ def keys(name: str, **plan: object) -> set[str]:
 
 
 def test_every_row_of_the_paper_is_there_in_order() -> None:
-    assert [row.id for row in ROWS] == [*(f"E{i}" for i in range(1, 16)), "X1", "X2"]
+    assert [row.id for row in ROWS] == [
+        *(f"E{i}" for i in range(1, 16)),
+        *("X1", "X2", "X3a", "X3b", "X3c", "X3d"),
+    ]
     assert all(set(row.deliverables) <= set(DELIVERABLES) for row in ROWS)
     assert {name for row in ROWS for name in row.deliverables} == set(DELIVERABLES)
 
@@ -36,10 +40,10 @@ def test_every_row_of_the_paper_is_there_in_order() -> None:
 @pytest.mark.parametrize(
     ("name", "runs", "settings"),
     [
-        ("E1", 7, {"learning_rate": 1e-3, "clip": 0.01, "epochs": 100, "batch_size": 128}),
+        ("E1", 14, {"learning_rate": 1e-3, "clip": 0.01, "epochs": 100, "batch_size": 128}),
         ("E4", 25, {"learning_rate": 1e-3, "clip": 0.1, "epochs": 100}),
         ("E6", 2, {"learning_rate": 1e-4, "clip": None}),
-        ("E10", 6, {"batch_size": 16, "epochs": 1000, "clip": 0.01, "seed": 4}),
+        ("E10", 8, {"batch_size": 16, "epochs": 1000, "clip": 0.01, "seed": 4}),
         ("E11", 25, {"learning_rate": 1e-3, "clip": 0.1, "seed": 3}),
     ],
 )
@@ -107,7 +111,57 @@ def test_sweeps_have_all_their_values() -> None:
     for name, count, key in (("E7", 50, "beta"), ("E12", 70, "beta_2")):
         exact = [m.labels[key] for m in members(name) if m.run.method == "exact"]
         assert exact == pytest.approx(np.arange(1, count + 1) / 10)
-        assert sum(m.run.method == "minibatch" for m in members(name)) >= 5
+        assert [m.labels[key] for m in members(name) if m.run.method == "minibatch"] == exact
+
+
+def test_published_runs_have_no_warm_up_and_others_stand_beside_them() -> None:
+    for name in ("E1", "E9"):
+        found = members(name)
+        assert {m.run.settings.warm_up for m in found if "warm-up" not in m.grid} == {0}
+        warm = [m for m in found if m.run.settings.warm_up]
+        assert [m.labels for m in warm] == [m.labels for m in found if "warm-up" not in m.grid]
+    short = [m.run.settings for m in members("E1", epochs=6) if m.run.settings.warm_up]
+    assert {settings.warm_up for settings in short} == {3}  # of a short run it is half
+
+
+def test_the_flags_of_the_readme_vary_eta_enc() -> None:
+    values = {m.run.spec.eta_enc for m in members("E15") if m.grid.startswith("eta_enc")}
+    assert values == {0.25, 0.5, 0.7, 1.0, 2.0}
+
+
+def test_collapse_is_measured_on_both_splits_where_the_scripts_measure_on_training_rows() -> None:
+    for name in ("E2", "E3"):
+        seen = {(m.run.evaluation.split, m.run.evaluation.also) for m in members(name)}
+        assert seen == {("test", "train")}
+
+
+def test_panels_of_hierarchies_are_samples_of_training_images() -> None:
+    for name in ("E4", "E11"):
+        seen = {(m.run.evaluation.panel_split, m.run.evaluation.drawn) for m in members(name)}
+        assert seen == {("train", True)}
+
+
+def test_likelihoods_are_measured_on_all_rows() -> None:
+    for name in ("E6", "E9", "E10", "E15"):
+        for member in members(name):
+            evaluation = member.run.evaluation
+            assert (evaluation.rows, evaluation.likelihood_rows) == (None, None)
+            assert evaluation.samples >= 10_000
+
+
+def test_keys_of_kept_runs_stay() -> None:
+    """Those of runs that are as they were before seeds had orders of their own."""
+    before = {
+        "E5": "b08fe0cc3b3d",
+        "E8": "544a3a0332d5",
+        "X1": "1c8410c4fbfc",
+        "E12": "8a47adc32a9c",
+    }
+    for name, expected in before.items():
+        exact = [m.run.key for m in members(name, seeds=2) if m.run.method != "minibatch"]
+        assert digest({"keys": exact})[:12] == expected, name
+    (first, *_) = (m.run for m in members("E11", seeds=2))
+    assert first.settings.order_seed == first.settings.seed
 
 
 def test_what_varies_is_what_its_label_says() -> None:
@@ -122,7 +176,7 @@ def test_what_varies_is_what_its_label_says() -> None:
 
 def test_shared_runs_are_the_same_runs() -> None:
     assert keys("E1", seeds=3) == keys("E9", seeds=3)
-    assert len(keys("E3") & keys("E15")) == 8
+    assert len(keys("E3") & keys("E15")) == 11
     assert len(keys("E3") & keys("E4")) == 5
     assert len(keys("E7") & keys("E8")) == len(keys("E12") & keys("E13")) == 1
 
@@ -132,7 +186,8 @@ def test_seeds_are_many_only_where_spread_is_shown() -> None:
     assert len(keys("E7", seeds=3)) == len(keys("E7"))
     seeds = [member.run.settings.seed for member in members("E6", seeds=3)]
     assert seeds == [1, 2, 3] * 2
-    assert {member.run.settings.order_seed for member in members("E6", seeds=3)} == {1}
+    orders = [member.run.settings.order_seed for member in members("E6", seeds=3)]
+    assert orders == seeds  # the runs of a seed share an order
 
 
 def test_the_published_loss_is_that_of_each_script() -> None:
@@ -149,7 +204,8 @@ def test_the_quick_profile_has_every_grid_and_needs_no_files() -> None:
             grid.title.replace("{data}", "digits") for grid in row.grids
         ]
         for member in quick:
-            assert member.run.data.name.split(":")[0] in ("digits", "pairs", "matrix")
+            kind = member.run.data.name.split(":")[0]
+            assert kind in ("digits", "pairs", "matrix", "clusters")
 
 
 def test_a_smaller_row_is_smaller_where_it_trains_by_minibatches() -> None:
@@ -224,6 +280,8 @@ class TestCommand:
             (["E1", "--seeds", "0"], "--seeds"),
             (["E1", "--epochs", "0"], "--epochs"),
             (["E1", "--device", "tpu"], "device"),
+            (["E1", "--device", "cuda:"], "device: got 'cuda:'"),
+            (["E1", "--device", "cuda:77"], "device: got 'cuda:77'"),
             (["E1", "--data-dir", "no/such/folder"], "no/such/folder"),
             (["document", "--out", "no/such/folder"], "no/such/folder"),
         ],

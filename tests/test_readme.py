@@ -1,4 +1,4 @@
-"""The README's commands and examples do what the README says."""
+"""The commands and examples of README and docs do what these say."""
 
 from __future__ import annotations
 
@@ -14,24 +14,28 @@ from pathlib import Path
 
 import pytest
 
+import posterior_collapse as pc
+
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)[^\n]*\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
-SHELL = [
-    [line.strip().removeprefix("$ ") for line in block.replace("\\\n", " ").splitlines()]
-    for language, block in BLOCKS
-    if language in {"sh", "bash", "console"}
+# Those of `adapters.md` need libraries: `tests/adapters/test_docs.py` runs them.
+DOCUMENTS = [
+    "README.md",
+    *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md")),
 ]
-LINES = [line for block in SHELL for line in block]
-MAKE = [line for line in LINES if line.startswith("make ")]
-SESSIONS = [block for block in SHELL if block[0].startswith("collapse ")]
-FORECASTS = [line for session in SESSIONS for line in session if " forecast " in line]
+DOCUMENTS.remove("docs/adapters.md")
+TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
+BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
+BLOCKS = {name: BLOCK.findall(text) for name, text in TEXTS.items()}
+FILE = re.compile(r'^ title="([\w.]+)"$')
+SHELL = [
+    block.splitlines() for blocks in BLOCKS.values() for kind, _, block in blocks if kind == "sh"
+]
+MAKE = [line for block in SHELL for line in block if line.startswith("make ")]
 INSTALL = next(block for block in SHELL if block[0].startswith("python3 -m venv "))
 
 
 def test_the_two_commands_are_shown() -> None:
     assert {line.split("#")[0].strip() for line in MAKE} >= {"make demo", "make test"}
-    assert SESSIONS
 
 
 @pytest.mark.parametrize("line", MAKE)
@@ -63,37 +67,72 @@ def test_the_lines_that_install_work_as_typed(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == str(tmp_path / ".venv" / "bin" / "collapse")
 
 
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_block_is_of_a_kind_that_runs(name: str) -> None:
+    for kind, rest, block in BLOCKS[name]:
+        lines = block.splitlines()
+        if kind == "sh":
+            assert lines == INSTALL[: len(lines)] or all(line in MAKE for line in lines)
+        elif kind == "console":
+            assert lines[0].startswith("$ collapse ")
+        else:
+            assert kind == "python"
+            assert FILE.match(rest) or lines[0].startswith(">>> ")
+
+
 def needs_mnist(line: str) -> bool:
-    return "mnist" in line and "POSTERIOR_COLLAPSE_DATA" not in os.environ
+    return " mnist " in line and "POSTERIOR_COLLAPSE_DATA" not in os.environ
 
 
 def run(line: str, folder: Path) -> str:
     script = "import sys; from posterior_collapse.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", script, *shlex.split(line, comments=True)[1:]]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, f"{line}\n{done.stderr}"
     return done.stdout
 
 
-@pytest.mark.parametrize("session", SESSIONS, ids=lambda lines: lines[0])
-def test_commands_of_a_block_run_one_after_the_other(session: list[str], tmp_path: Path) -> None:
-    for line in session:
-        if not needs_mnist(line):
-            assert run(line, tmp_path)
+def sessions(name: str) -> list[tuple[str, str]]:
+    """Return the commands of a document in order, with the output that it shows of each."""
+    found: list[tuple[str, str]] = []
+    for kind, _, block in BLOCKS[name]:
+        if kind == "console":
+            for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+                command, _, output = part.partition("\n")
+                found.append((command, output))
+    return found
 
 
-def test_the_output_shown_is_the_output(tmp_path: Path) -> None:
-    """Words only: a terminal wraps them where it likes."""
-    shown = re.search(r"^(?: {4}\S.*\n)+", README, flags=re.MULTILINE)
-    assert shown is not None
-    assert " ".join(shown[0].split()) in " ".join(run(FORECASTS[0], tmp_path).split())
+def shows(shown: str, output: str) -> bool:
+    """Whether the output is as shown, words only: a terminal wraps them where it likes."""
+    pattern = ".*".join(re.escape(part.strip()) for part in " ".join(shown.split()).split("..."))
+    return re.fullmatch(pattern, " ".join(output.split())) is not None
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/likelihoods.md"])
-def test_python_examples(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", [name for name in DOCUMENTS if sessions(name)])
+def test_commands_run_one_after_the_other(name: str, tmp_path: Path) -> None:
+    for kind, rest, block in BLOCKS[name]:
+        if kind == "python" and (file := FILE.match(rest)):
+            (tmp_path / file[1]).write_text(block, encoding="utf-8")
+    for command, shown in sessions(name):
+        if not needs_mnist(command):
+            output = run(command, tmp_path)
+            assert output
+            if shown:
+                assert shows(shown, output), f"{command}\n{output}"
+
+
+@pytest.mark.parametrize("name", [name for name in DOCUMENTS if ">>> " in TEXTS[name]])
+def test_python_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    found = doctest.testfile(
-        str(ROOT / document), module_relative=False, optionflags=doctest.ELLIPSIS
-    )
-    assert found.attempted > 5
+    found = doctest.testfile(str(ROOT / name), module_relative=False, optionflags=doctest.ELLIPSIS)
+    assert found.attempted > 3
     assert found.failed == 0
+
+
+def test_the_reference_has_every_public_name_once() -> None:
+    # Two functions have the names of their modules, and are told from them by their full path.
+    shown = re.findall(
+        r"^::: posterior_collapse\.(?:runs\.\w+\.)?(\w+)$", TEXTS["docs/api.md"], flags=re.MULTILINE
+    )
+    assert sorted(shown) == sorted(pc.__all__)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import posterior_collapse as pc
 
@@ -26,6 +28,7 @@ def results() -> dict[str, object]:
         "EffectiveBeta": pc.effective_beta(reconstruction="mean", features=4),
         "Settings": fitted.settings,
         "Sweep": pc.sweep([SPEC, SPEC.replace(beta=2.0)], X, "linear", exact=True),
+        "Tuned": pc.tune(X, SPEC, "linear", active=2, seeds=1, exact=True),
     }
 
 
@@ -52,11 +55,38 @@ def test_a_table_has_a_row_for_each_thing_it_lists(name: str, rows: int) -> None
         assert frame["kl"].tolist() == RESULTS[name].levels[0].kl.tolist()  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("name", ["Forecast", "Diagnosis", "Sweep"])
+SEEN = {name: RESULTS[name] for name in ("Forecast", "PhaseDiagram", "Diagnosis", "Sweep", "Tuned")}
+SEEN["Fitted"] = pc.fit(SPEC, X, "mlp", hidden=(4,), epochs=3)
+SEEN["PhaseDiagram of one eta_dec"] = pc.forecast(X, SPEC).phase_diagram([0.5, 1.0])
+
+
+@pytest.mark.parametrize("name", SEEN)
 def test_what_can_be_looked_at_shows_itself(name: str) -> None:
-    result = RESULTS[name]
-    assert result.plot().axes  # type: ignore[attr-defined]
-    assert "<" in result._repr_html_()  # type: ignore[attr-defined]
+    result: Any = SEEN[name]
+    figure = result.plot()
+    assert figure.get_suptitle()
+    for axes in figure.axes:
+        assert axes.get_xlabel() or axes.get_ylabel()
+        assert not {"eta_dec", "beta"} & {axes.get_xlabel(), axes.get_ylabel()}
+    assert "<svg" in result._repr_html_()
+    # Into someone's own axes, the first panel or several.
+    own, (left, right) = Figure().subplots(), Figure().subplots(1, 2)
+    assert result.plot(ax=own) is own.figure
+    assert own.get_ylabel() == figure.axes[0].get_ylabel()
+    assert own.has_data()
+    if name in ("Forecast", "Diagnosis", "Sweep", "Fitted"):
+        result.plot(ax=(left, right))
+        assert right.has_data()
+    else:
+        with pytest.raises(pc.InvalidArgumentError, match=r"ax: got 2 axes; expected 1 to 1"):
+            result.plot(ax=(left, right))
+    with pytest.raises(pc.InvalidArgumentError, match="panel: got nonsense; expected one of"):
+        result.plot(panel="nonsense")
+
+
+def test_one_panel_can_be_asked_for() -> None:
+    figure = SEEN["Forecast"].plot(panel="staircase")  # type: ignore[attr-defined]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["active units"]
 
 
 def test_a_copy_differs_in_what_was_asked_alone() -> None:

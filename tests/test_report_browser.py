@@ -179,6 +179,22 @@ def test_another_likelihood_is_its_own_forecast(browser, pages):
     assert dict(options)["poisson-sum"] is False
 
 
+def test_a_table_s_modes_are_told_by_their_features(browser, tmp_path):
+    rng = np.random.default_rng(0)
+    height = rng.standard_normal(300)
+    x = np.stack([4 * height, 2 * height, 0.1 * rng.standard_normal(300)]).T
+    f = pc.forecast(x, pc.VAESpec(2))
+    names = ["height", "<b>weight</b>", "age"]
+    browser.open(f.to_html(tmp_path / "table.html", feature_names=names).as_uri())
+    modes = browser.value("[...document.querySelectorAll('#modes li')].map(l => l.innerText)")
+    signs = modes[0].replace("\u2212", "+").split("\n")
+    assert signs == ["height +0.89, <b>weight</b> +0.45", "● unit 1 lives"]
+    assert browser.value("document.querySelectorAll('#modes b').length") == 0
+    faded = browser.value("[...document.querySelectorAll('#modes li')].map(l => l.className)")
+    assert faded == ["", "pc-faded"]
+    assert browser.violations() == []
+
+
 def test_the_threshold_is_dragged(browser, pages):
     address, f = pages["vae"]
     browser.open(address)
@@ -257,12 +273,21 @@ def test_what_is_copied_is_this_forecast(browser, pages, name):
     assert counts(browser) == [level.n_active for level in space["f"].levels]
 
 
-def test_a_copied_command_runs(browser, pages, capsys):
+@pytest.mark.parametrize(
+    ("spec", "box"),
+    [
+        (pc.HVAESpec((8, 6), (1.0, 2.0), 0.3, sigma_1=0.4), "#beta_2-box"),
+        (pc.VAESpec(3, eta_dec=0.3, sigma=(0.9, 0.1, 0.5)), "#beta-box"),
+        (pc.VAESpec(16, likelihood="bernoulli"), "#beta-box"),
+    ],
+    ids=["levels", "sigmas", "bernoulli"],
+)
+def test_a_copied_command_runs(browser, tmp_path, capsys, spec, box):
     from posterior_collapse.cli import main
 
-    address, _ = pages["hvae"]
-    browser.open(address)
-    browser.type("#beta_2-box", "3")
+    page = pc.forecast(DIGITS.x, spec).to_html(tmp_path / "copied.html", name="digits")
+    browser.open(page.as_uri())
+    browser.type(box, "3")
     browser.value("document.getElementById('copy-command').click()")
     command = browser.value("document.getElementById('copied').textContent").split()
     with pytest.raises(SystemExit) as status:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 import posterior_collapse as pc
 from posterior_collapse.diagnosis import Finding, diagnose_arrays
+from posterior_collapse.diagnosis.verdict import verdict_parts
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.report import diagnosis_page, html, save_figure
 from posterior_collapse.report.diagnosis_text import diagnosis_tables, loss_table, with_error
@@ -144,10 +145,25 @@ def test_numbers_have_the_digits_that_their_errors_tell(value, error, text):
 def test_the_notebook_page_is_html(found):
     page = found._repr_html_()
     assert page == html(found)
-    assert page.startswith("<pre>")
-    assert found.verdict in page
-    assert "collapsed</span>" in page
+    assert page.startswith('<div class="pc">')
+    assert "<script" not in page
+    headline, reason = verdict_parts(found)
+    assert headline in page
+    assert reason in page
+    assert page.count("<tr data-kind") == 5
+    assert page.count("<span>collapsed</span>") == 2
     assert "Forecast(vae" in html(found.forecast)
+
+
+def test_headline_and_reason_are_the_verdict(two_levels):
+    assert verdict_parts(two_levels) == (two_levels.verdict, "")
+    counts = "z1: 3 of 5 units active, 2 collapsed; z2: 2 of 5 units active, 2 noise, 1 collapsed"
+    clause = "signal is left unclaimed: the optimiser failed, not the objective"
+    said = f"{counts}: {clause} (t of z1 = 2 (so it is); one more buys 3); the optimum keeps 2."
+    assert verdict_parts(dataclasses.replace(two_levels, verdict=said)) == (
+        f"{counts}: {clause}.",
+        "t of z1 = 2 (so it is); one more buys 3; the optimum keeps 2.",
+    )
 
 
 def test_the_figure_draws_what_was_found(found):
@@ -158,7 +174,7 @@ def test_the_figure_draws_what_was_found(found):
         heights[to_hex(patch.get_edgecolor())].append(patch.get_height())
     np.testing.assert_allclose(heights["#0072b2"], level.kl[[1, 3, 4]])
     np.testing.assert_allclose(heights["#d55e00"], level.kl[[0, 2]], atol=1e-12)
-    assert [label.get_text() for label in bars.get_xticklabels()] == list("13402")
+    assert [label.get_text() for label in bars.get_xticklabels()] == list("24513")
     optimum = next(line for line in bars.lines if line.get_label() == "linear optimum")
     forecast = np.sort(found.forecast.levels[0].kl)[::-1]
     np.testing.assert_allclose(optimum.get_ydata()[:5], forecast)

@@ -330,6 +330,38 @@ class TestSweep:
         )
         assert told == [(2, 0, 0), (2, 0, 2), (2, 2, 0)]
 
+    def test_groups_are_as_large_as_asked_and_records_are_told_as_they_come(
+        self, tmp_path: Path
+    ) -> None:
+        there: list[int] = []
+        asked: list[int] = []
+
+        def execute(runs: Sequence[Run], folders: Any) -> list[Outcome]:
+            asked.append(len(runs))
+            return executed(runs)
+
+        runs = [run(float(beta)) for beta in range(1, 6)]
+        complete(runs, Store(tmp_path), execute, most=2, kept=lambda r: there.append(len(r)))
+        assert (asked, there) == ([2, 2, 1], [0, 2, 4, 5])
+
+    def test_hardware_is_that_on_which_a_run_ran(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "a GPU")
+        runs = [run(1.0), run(2.0, method="exact")]
+        records = complete(runs, Store(tmp_path), executed, device="cuda")
+        names = [record.origin["hardware"] for record in records]
+        assert names[0] == "a GPU"
+        assert names[1].endswith("threads")
+
+    def test_runs_may_be_kept_without_their_models(self, tmp_path: Path) -> None:
+        complete([run(1.0)], Store(tmp_path, models=False), executed)
+        (record,) = complete([run(1.0)], Store(tmp_path), executed)
+        assert record.history["loss"]
+        assert not list(tmp_path.rglob("*.safetensors"))
+        with pytest.raises(CorruptFileError, match="no checkpoint"):
+            _ = record.model
+
     @pytest.mark.parametrize("kept", [0, 1, 2])
     def test_an_interrupted_group_ends_as_if_it_had_not_been(
         self, tmp_path: Path, kept: int

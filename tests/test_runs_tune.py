@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pytest
 import posterior_collapse as pc
 from posterior_collapse.runs.search import Trial, search_beta, search_latents
 
-module = sys.modules["posterior_collapse.runs.tune"]  # by name it is the function
+module = importlib.import_module("posterior_collapse.runs.tune")  # by name it is the function
 STDS = np.array([4.0, 2.0, 1.0, 0.5])
 X = np.random.default_rng(0).standard_normal((600, 4)) @ np.diag(STDS)
 VARIANCES = np.sort(np.linalg.eigvalsh(np.cov(X.T, bias=True)))[::-1]
@@ -93,10 +93,26 @@ def test_more_units_than_a_linear_model_keeps_mean_that_training_has_not_ended()
         return [trial.replace(linear=n) for trial, n in tried]
 
     found = search_beta(train, 1.0, 4.0, 2, 3)
-    assert [times for _, _, times in fake.calls] == [0.5, 1, 2]
+    assert [times for _, _, times in fake.calls] == [0.5, 1, 2, 4]
     # It does not run away to betas at which the linear model keeps nothing.
     assert max(beta for values, _, _ in fake.calls for beta in values) < 4.0
     assert found.best.above
+    assert not found.best.still
+
+
+def test_a_beta_at_which_a_linear_model_keeps_fewer_is_never_chosen() -> None:
+    """However many units a network has there that was trained too briefly."""
+    fake = Fake([4 * at for at in LADDER])
+
+    def train(values: Sequence[float], seeds: int, times: float) -> list[Trial]:
+        linear = [sum(beta < at for at in LADDER) for beta in values]
+        tried = zip(fake(values, seeds, times), linear, strict=True)
+        return [trial.replace(linear=n) for trial, n in tried]
+
+    found = search_beta(train, 1.0, 20.0, 2, 3)
+    assert found.best.linear is not None
+    assert found.best.linear >= 2
+    assert found.best.value < 4.0
     assert not found.best.still
 
 
@@ -235,7 +251,7 @@ def test_what_has_not_settled_is_said() -> None:
     assert not tuned.settled
     assert any("train longer" in note or "cannot be told" in note for note in tuned.notes)
     assert "not settled" in repr(tuned)
-    assert "not settled" in tuned._repr_html_()
+    assert "Not settled" in tuned._repr_html_()
 
 
 def test_a_run_that_diverges_ends_it_in_a_line() -> None:

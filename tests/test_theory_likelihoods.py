@@ -154,7 +154,10 @@ def test_everything_downstream_speaks_in_beta(sigma) -> None:
     assert "exact" in " ".join(found.notes)
     assert "approximation" in " ".join(found.notes)
     figure = found.plot()
-    assert [axes.get_xlabel() for axes in figure.axes[:2]] == ["data mode, strongest first", "beta"]
+    assert [axes.get_xlabel() for axes in figure.axes[:2]] == [
+        "data mode, strongest first",
+        "\u03b2",
+    ]
 
 
 def test_the_level_next_to_the_data_of_a_hierarchy() -> None:

@@ -228,6 +228,7 @@ def test_a_loss_that_is_not_finite_says_step_term_and_remedy():
         ({"optimiser": "lbfgs"}, "Pass exact=True"),
         ({"optimiser": "adm"}, "Did you mean 'adam'"),
         ({"device": "cuda:99"}, "device: got 'cuda:99'; expected 'cpu'"),
+        ({"device": "cuda:"}, "device: got 'cuda:'"),
         ({"device": "gpu"}, "device: got 'gpu'"),
         ({"precision": "half"}, "precision"),
         ({"convention": "mean"}, "convention"),

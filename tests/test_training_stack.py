@@ -119,11 +119,12 @@ def test_a_state_comes_back_bit_for_bit(name):
     models, _, _ = runs(name)
     stack = Stack(models, torch.device("cpu"), N)
     for run, model in enumerate(models):
-        state = stack.state(run)
+        (state,) = stack.states([run])
         assert state.keys() == model.state_dict().keys()
         assert all(torch.equal(state[key], v) for key, v in model.state_dict().items())
     stack.load(0, models[1].state_dict())
-    assert all(torch.equal(stack.state(0)[key], v) for key, v in models[1].state_dict().items())
+    (first,) = stack.states([0])
+    assert all(torch.equal(first[key], v) for key, v in models[1].state_dict().items())
 
 
 def test_dropout_masks_reach_their_layers():
@@ -238,3 +239,17 @@ def test_a_torch_that_cannot_trace_trains_without(monkeypatch, make_fx, reason):
     by_name = stack.layout.scatter(dict(zip(stack.leaves, gradients, strict=True)))
     for (key, _), gradient in zip(models[1].named_parameters(), own, strict=True):
         torch.testing.assert_close(by_name[key][1], gradient)
+
+
+def test_what_a_trace_takes_for_a_constant_is_noticed():
+    def by_a_number(x):
+        return [x * float(x.detach().numpy().sum())]
+
+    def by_a_branch(x):
+        return [2 * x if bool(x[0] > 0) else 3 * x]
+
+    for function in (by_a_number, by_a_branch):
+        with pytest.warns(TracingWarning, match="cannot trace"):
+            traced = trace(function, torch.tensor([1.0, -2.0]))
+        other = torch.tensor([-3.0, 5.0])
+        assert torch.equal(traced(other)[0], function(other)[0])

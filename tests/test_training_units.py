@@ -19,6 +19,8 @@ from posterior_collapse.report.comparison import comparison_sentences, compariso
 from posterior_collapse.runs import Evaluation
 from posterior_collapse.training import units
 from posterior_collapse.training.batches import Batch
+from posterior_collapse.training.counting import Counting
+from posterior_collapse.training.stacking import Stack
 from posterior_collapse.training.units import active_units
 
 G = np.random.default_rng(11)
@@ -68,6 +70,26 @@ def test_runs_trained_together_count_as_they_do_alone() -> None:
     for run in runs:
         assert run.history["active_1"][-1] == pc.diagnose(run, X).n_active
     assert runs[-1].history["active_1"][-1] == 0 < runs[0].history["active_1"][-1]
+
+
+@pytest.mark.parametrize("name", ["vae", "cvae", "hvae"])
+def test_units_of_all_runs_at_once_are_those_of_each(name: str) -> None:
+    spec, data = SPECS[name]
+    betas = [(beta,) * len(spec.dims) for beta in (0.1, 1.0, 5.0, 30.0, 1.0)]
+    specs = [spec.replace(**({"betas": b} if name == "hvae" else {"beta": b[0]})) for b in betas]
+    runs = pc.fit_many(specs, data, "mlp", hidden=(16,), epochs=40, learning_rates=0.01)
+    models = [run.model for run in runs]
+    torch.nn.init.constant_(next(models[-1].parameters()), math.nan)
+    pair = data if isinstance(data, tuple) else (data, None)
+    rows = Batch(*(None if part is None else torch.tensor(part).float() for part in pair))
+    counting = Counting(Stack(models, torch.device("cpu")), models, rows)
+    each = counting(range(5))
+    counting._here = counting._moved()
+    together = counting([0, 1, 2, 3, 4])
+    np.testing.assert_array_equal(together, each)
+    assert len({tuple(own) for own in each[:4]}) > 1
+    assert np.isnan(each[4]).all()
+    assert counting([3, 1]) == [each[3], each[1]]
 
 
 @pytest.mark.parametrize("rows", [40, 240])

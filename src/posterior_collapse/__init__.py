@@ -7,21 +7,11 @@ optional library; `__init__.pyi` says which room each of them lives in.
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
 
-import lazy_loader
+from posterior_collapse.errors import lazily
+from posterior_collapse.records import Seen
 
-from posterior_collapse.errors import needing_torch
-from posterior_collapse.records import Viewed
-
-_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with needing_torch():
-        return _load(name)
+__getattr__, __dir__, __all__ = lazily(__name__, __file__)
 
 
 def _views() -> ModuleType:
@@ -30,4 +20,4 @@ def _views() -> ModuleType:
     return report
 
 
-Viewed.views = staticmethod(_views)
+Seen.views = staticmethod(_views)

@@ -101,7 +101,19 @@ def each(
     name: str, value: object, length: int | None, what: str, check: Callable[[str, object], Any]
 ) -> tuple[Any, ...]:
     values = sequence(name, value, length, what)
-    return tuple(check(f"{name}[{i}]", v) for i, v in enumerate(values))
+    return tuple(check(level(name, i), v) for i, v in enumerate(values, 1))
+
+
+def level(name: str, number: int) -> str:
+    """What to call one of several values: levels, units and layers count from 1.
+
+    Example:
+        >>> level("betas", 2), level("sigma", 3)
+        ('beta_2', 'sigma of unit 3')
+    """
+    if name in ("betas", "eta_decs", "sigmas", "latent_dims"):
+        return f"{name.removesuffix('s')}_{number}"
+    return f"{name} of {'unit' if name.startswith('sigma') else 'layer'} {number}"
 
 
 def or_learned(name: str, value: object) -> float | Literal["learned"]:
@@ -126,7 +138,7 @@ def sigma(name: str, value: object, dim: int) -> Sigma:
         )
     if hasattr(value, "__len__") and getattr(value, "ndim", 1) > 0:
         values = sequence(name, value, dim, "one std per latent unit")
-        return tuple(positive(f"{name}[{i}]", v) for i, v in enumerate(values))
+        return tuple(positive(level(name, i), v) for i, v in enumerate(values, 1))
     return positive(name, value)
 
 

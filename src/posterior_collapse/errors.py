@@ -20,7 +20,12 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import ModuleType
+from typing import Any
+
+import lazy_loader
 
 __all__ = [
     "CheckpointError",
@@ -37,6 +42,7 @@ __all__ = [
     "TrainingError",
     "UnboundedObjectiveError",
     "UnknownDatasetError",
+    "lazily",
     "listed",
     "nearest",
     "needing_torch",
@@ -166,6 +172,37 @@ def needing_torch() -> Iterator[None]:
             "torch to build, train and diagnose models",
             "Run pip install 'posterior-collapse[torch]'.",
         ) from error
+
+
+def lazily(
+    package: str, file: str
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """Return `__getattr__`, `__dir__`, `__all__` of a package whose names load when first used.
+
+    What is refused before anything is trained needs no torch, and does not wait for it.
+
+    Args:
+        package: Its `__name__`.
+        file: Its `__file__`; the stub beside it says which module each name is from.
+    """
+    load, names, every = lazy_loader.attach_stub(package, file)
+    sys.modules[package].__class__ = _Lazy
+
+    def named(name: str) -> Any:
+        if name not in every:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        with needing_torch():
+            return load(name)
+
+    return named, names, every
+
+
+class _Lazy(ModuleType):
+    """A package in which a name means what is in the module of that name, not the module."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (isinstance(value, ModuleType) and name in self.__dict__.get("__all__", ())):
+            super().__setattr__(name, value)
 
 
 @contextlib.contextmanager

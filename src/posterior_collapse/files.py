@@ -16,28 +16,36 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posterior_collapse.errors import CorruptFileError, MissingFileError, writing
+from posterior_collapse.errors import CorruptFileError, MissingFileError, OutputError, writing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "CONFIG",
     "HISTORY",
     "PARTIAL",
+    "RUN",
+    "SWEEP",
     "as_read",
+    "check_described",
+    "check_free",
     "claim",
     "clear",
     "columns",
     "digest",
     "fingerprint",
+    "history_in",
+    "holds_runs",
     "json_text",
+    "read_history",
     "read_json",
     "write",
     "write_history",
     "write_json",
 ]
 
-HISTORY = "history.csv"
+HISTORY, CONFIG, SWEEP, RUN = "history.csv", "config.json", "sweep.json", "run.json"
 PARTIAL = ".partial"
 """Ending of a file that is being written; one that outlives its process is rubbish."""
 
@@ -90,6 +98,51 @@ def write_json(path: str | Path, values: Mapping[str, Any]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     write(path, text.encode())
     return path
+
+
+def check_free(folder: str | Path) -> None:
+    """Refuse a folder that holds anything, or that is a file.
+
+    Raises:
+        OutputError: It is not free.
+
+    Example:
+        >>> check_free("no/such/folder")
+    """
+    folder = Path(folder)
+    with writing(folder):
+        if not folder.exists():
+            return
+        if folder.is_dir() and all(path.name.endswith(PARTIAL) for path in folder.iterdir()):
+            return
+    what = "a folder with files in it" if folder.is_dir() else "a file"
+    raise OutputError(
+        str(folder),
+        what,
+        "a new or empty folder, since no run is overwritten",
+        "Choose another one with --out, or go on with --resume.",
+    )
+
+
+def holds_runs(folder: Path) -> bool:
+    """Say whether runs lie in a folder as `sweep` keeps them, each in one named by its key."""
+    return any(folder.glob(f"*/{RUN}"))
+
+
+def check_described(folder: Path, expected: str) -> Path:
+    """Return the file that describes the runs in a folder of `collapse train`.
+
+    Args:
+        folder: The folder.
+        expected: What it should be, for the error.
+
+    Raises:
+        MissingFileError: There is none.
+    """
+    for path in (folder / SWEEP, folder / CONFIG):
+        if os.path.lexists(path):
+            return path
+    raise MissingFileError(str(path), "no such file", expected, "Check the name.")
 
 
 def read_json(path: str | Path, remedy: str = "Restore it from a copy.") -> dict[str, Any]:
@@ -174,6 +227,48 @@ def write_history(folder: str | Path, history: Mapping[str, Sequence[Any]]) -> P
         path.parent.mkdir(parents=True, exist_ok=True)
     write(path, text.getvalue().encode())
     return path
+
+
+def read_history(content: bytes) -> dict[str, list[float]]:
+    r"""Return the columns that `write_history` wrote.
+
+    Raises:
+        ValueError: It is no such file.
+
+    Example:
+        >>> read_history(b"epoch,kl_1\n1,0.5\n")
+        {'epoch': [1.0], 'kl_1': [0.5]}
+    """
+    text = io.StringIO(content.decode(), newline="")
+    try:
+        names, *rows = csv.reader(text, strict=True)
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+    found = zip(*rows, strict=True) if rows else [()] * len(names)
+    return {
+        name: [float(value) for value in column] for name, column in zip(names, found, strict=True)
+    }
+
+
+def history_in(folder: str | Path) -> dict[str, list[float]] | None:
+    """Return the columns of a run's history; None where it has not ended and there is none.
+
+    Args:
+        folder: Of the run.
+
+    Raises:
+        CorruptFileError: The file is damaged.
+    """
+    path = Path(folder) / HISTORY
+    try:
+        return read_history(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CorruptFileError(
+            str(path), str(error), "the history of a run",
+            "Delete it: the rest of the run can be looked at without.",
+        ) from error  # fmt: skip
 
 
 def columns(history: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, Sequence[Any]]]:

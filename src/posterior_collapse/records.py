@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 from posterior_collapse.errors import MissingDependencyError
 
-__all__ = ["Record", "Viewed", "plain", "unit_rows"]
+__all__ = ["Record", "Seen", "Viewed", "plain", "unit_rows"]
 
 R = TypeVar("R", bound="Record")
 
@@ -60,8 +60,8 @@ class Record:
         yield {name: v for name, v in self.to_dict().items() if not isinstance(v, (list, dict))}
 
 
-class Viewed(Record):
-    """A record that can be looked at.
+class Seen:
+    """Mixin of what can be looked at.
 
     Figures and pages are drawn by a room above those that make results, so a result only knows the
     way there: `views`, which the package sets when it is imported, and the name of its `view`.
@@ -70,9 +70,9 @@ class Viewed(Record):
     views: ClassVar[Any]
     view: ClassVar[str]
 
-    def plot(self) -> Any:
-        """Return a matplotlib figure; see `posterior_collapse.plot`."""
-        return self.views().plot(self)
+    def plot(self, ax: Any = None, *, panel: str | None = None) -> Any:
+        """Return a matplotlib figure, or draw into axes; see `posterior_collapse.plot`."""
+        return self.views().plot(self, ax, panel=panel)
 
     def to_html(self, path: str | os.PathLike[str], **about: Any) -> Path:
         """Write one self-contained HTML page; see `posterior_collapse.report.write_page`."""
@@ -81,6 +81,10 @@ class Viewed(Record):
 
     def _repr_html_(self) -> str:
         return str(self.views().html(self))
+
+
+class Viewed(Seen, Record):
+    """A record that can be looked at."""
 
 
 def plain(value: Any) -> Any:

@@ -451,7 +451,10 @@ class ChainSpec(Spec):
                 "eta_decs", self.eta_decs, levels, "one std per level", checks.positive
             ),
             eta_enc=checks.positive("eta_enc", self.eta_enc),
-            sigmas=tuple(checks.sigma(f"sigmas[{i}]", s, dims[i]) for i, s in enumerate(sigmas)),
+            sigmas=tuple(
+                checks.sigma(checks.level("sigmas", i), sigma, dim)
+                for i, (sigma, dim) in enumerate(zip(sigmas, dims, strict=True), 1)
+            ),
         )
 
     @property

@@ -128,7 +128,7 @@ def check_decoder(model: LatentModel, x: Tensor, y: Tensor | None) -> None:
 @_check
 def check_deterministic(model: LatentModel, x: Tensor, y: Tensor | None) -> None:
     """The same input gives the same posterior, and no global random number is drawn."""
-    state = torch.get_rng_state()
+    before = _global_states()
     first, second = (model.posterior(1, x, y) for _ in range(2))
     if not (_equal(first.mean, second.mean) and _equal(first.stddev, second.stddev)):
         _fail(
@@ -136,8 +136,15 @@ def check_deterministic(model: LatentModel, x: Tensor, y: Tensor | None) -> None
             "let a module drop out (nn.Dropout), where eval() reaches it: functional.dropout is on "
             "unless told otherwise"
         )
-    if not torch.equal(state, torch.get_rng_state()):
+    if not all(map(torch.equal, before, _global_states())):
         _fail("posterior(1, x) draws from torch's global generator: return the distribution only")
+
+
+def _global_states() -> list[Tensor]:
+    """States of the CPU's global generator and of each GPU's that is in use."""
+    in_use: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    gpus = torch.cuda.get_rng_state_all() if in_use else []
+    return [torch.get_rng_state(), *gpus]
 
 
 @_check

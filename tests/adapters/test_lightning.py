@@ -176,13 +176,17 @@ def test_values_go_to_the_trainers_own_logger(tmp_path: Path) -> None:
     ("spec", "beta", "message"),
     [
         (None, 100.0, "lower beta or eta_dec: .*If not, lengthen the KL warm-up"),
-        (VAESpec(latent_dim=5, beta=100.0), 100.0, "The objective asks for it.*Lower beta"),
+        (
+            VAESpec(latent_dim=5, beta=100.0),
+            100.0,
+            "By the linear forecast the objective asks for it.*Lower beta",
+        ),
         (VAESpec(latent_dim=5, beta=0.01), 0.01, "5 could be: the optimiser lost them"),
         (VAESpec(latent_dim=5, beta=TOP), TOP, "undecided: 400 rows do not tell.*lower beta or"),
         (
             VAESpec(latent_dim=5, beta=100.0, likelihood="bernoulli"),
             100.0,
-            "The objective asks for it.*Lower beta",
+            "By the linear forecast the objective asks for it.*Lower beta",
         ),
         (
             VAESpec(latent_dim=5, beta=0.3, likelihood="bernoulli"),

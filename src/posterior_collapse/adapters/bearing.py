@@ -193,6 +193,7 @@ def _with_weights(result: Forecast, weights: Sequence[float]) -> Forecast:
             *result.notes,
         ),
         _solution=replace(solution, state=state),
+        _times=tuple(times.tolist()),
     )
 
 

@@ -281,7 +281,7 @@ class CollapseMonitor(Callback):
             )
         if possible + sides.count("undecided") < self.least_active:
             advice = linear.advice(active=self.least_active)
-            return f"The objective asks for it. {advice.text}"
+            return f"By the linear forecast the objective asks for it. {advice.text}"
         return (
             f"Whether the objective asks for it is undecided: {len(rows):,} rows do not tell, and "
             f"samples= of more might. If it does, lower beta or eta_dec; if not, {optimiser}."

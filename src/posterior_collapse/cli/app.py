@@ -24,12 +24,21 @@ from posterior_collapse.cli import (
 )
 from posterior_collapse.errors import OutputError, PosteriorCollapseError, needing_torch
 
+SPELLINGS = {
+    "lr": "learning-rate",
+    "optimizer": "optimiser",
+    "standardise": "standardize",
+}
+"""What options are called as well, by those who come from other libraries."""
+
 app = typer.Typer(
     name="collapse",
     help="Say which latent units of a VAE will collapse, and what to change.",
     no_args_is_help=True,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda name: SPELLINGS.get(name, name),
+    },
     pretty_exceptions_enable=False,
 )
 app.command("forecast")(forecast_command.forecast)

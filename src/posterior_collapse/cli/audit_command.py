@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from posterior_collapse.cli import options
 from posterior_collapse.cli.forecast_command import print_forecast
-from posterior_collapse.cli.groups import DataDir, DataOptions, Header
+from posterior_collapse.cli.groups import SOURCE, ReadingOptions, among, grouped, likelihoods
 from posterior_collapse.errors import InvalidArgumentError, MissingFileError, nearest
 from posterior_collapse.files import json_text
 
@@ -21,15 +21,18 @@ if TYPE_CHECKING:
 
 COUNTS = ("all-collapse", "some-collapse")
 """Findings that the lines on the data say too."""
+REDUCTIONS = among(lambda: ("sum", "mean"))
 AS_JSON = typer.Option(False, "--json", help="Print JSON (null: no finite value).")
 
 
+@grouped
 def audit(
+    named: ReadingOptions,
     function: str = typer.Argument(
         metavar="FILE.py:FUNCTION",
         help="A Python file, which is run, and the function loss(y_hat, y, mean, log_var) in it.",
     ),
-    data: str | None = typer.Argument(None, help="Data to say what the loss keeps of, if any."),
+    data: Annotated[str | None, SOURCE] = None,
     features: str | None = typer.Option(
         None, help="Features, or the shape of a reconstruction: 784 or 1,28,28."
     ),
@@ -39,19 +42,12 @@ def audit(
     beta: float | None = typer.Option(None, help="Beta as you think it is, to be compared."),
     eta_dec: float = typer.Option(1.0, help="Decoder std as you think it is."),
     active: int | None = typer.Option(None, help="Advise on keeping this many units."),
-    label: int | None = typer.Option(None, help="Only samples of this class."),
-    scale: float | None = typer.Option(None, help="Factor for the values of a file."),
-    header: Header = None,
-    data_dir: DataDir = None,
     as_json: bool = AS_JSON,
 ) -> None:
     """Say what beta a loss function really has, by calling it; with data what it keeps of them."""
-    from posterior_collapse.adapters import audit_loss
-
-    named = DataOptions(label=label, scale=scale, header=header, data_dir=data_dir)
     dataset = None if data is None else options.load_data(data, "vae", named)
     if features is not None:
-        shape = options.numbers("--features", features, int)
+        shape = options.numbers("--features", features, int, parted=",")
     elif dataset is not None:
         shape = (dataset.x.shape[1],)
     else:
@@ -60,8 +56,11 @@ def audit(
         )
     # What the file prints is not what was asked for.
     with contextlib.redirect_stdout(sys.stderr):
+        loss = _function(function)
+        from posterior_collapse.adapters import audit_loss
+
         found = audit_loss(
-            _function(function),
+            loss,
             features=shape,
             latents=latents,
             data=None if dataset is None else dataset.x,
@@ -77,15 +76,20 @@ def audit(
     _print(found, dataset, advice)
 
 
+@grouped
 def effective_beta(
-    data: str | None = typer.Argument(None, help="Data to forecast with that beta, if any."),
+    named: ReadingOptions,
+    data: Annotated[str | None, SOURCE] = None,
     weight: float = typer.Option(1.0, help="Factor of the KL term in your loss."),
     likelihood: str = typer.Option(
         "gaussian",
         help="What the error is: gaussian (squared), bernoulli (binary cross-entropy), "
         "categorical (cross-entropy), poisson or negative-binomial.",
+        autocompletion=among(likelihoods),
     ),
-    reconstruction: str = typer.Option("sum", help="Error: sum or mean over features."),
+    reconstruction: str = typer.Option(
+        "sum", help="Error: sum or mean over features.", autocompletion=REDUCTIONS
+    ),
     features: int | None = typer.Option(
         None, help="Features per sample (of a categorical: positions), for a mean over them."
     ),
@@ -93,20 +97,21 @@ def effective_beta(
     gaussian_std: float | None = typer.Option(
         None, help="The reconstruction is a Gaussian negative log-likelihood with this std."
     ),
-    kl: str = typer.Option("sum", help="KL: sum or mean over latent units."),
+    kl: str = typer.Option(
+        "sum", help="KL: sum or mean over latent units.", autocompletion=REDUCTIONS
+    ),
     latents: int = typer.Option(16, help="Latent units."),
     batch_size: int | None = typer.Option(None, help="Samples per batch, if reductions differ."),
-    reconstruction_batch: str = typer.Option("mean", help="Reconstruction over the batch."),
-    kl_batch: str = typer.Option("mean", help="KL over the batch."),
-    header: Header = None,
-    data_dir: DataDir = None,
+    reconstruction_batch: str = typer.Option(
+        "mean", help="Reconstruction over the batch.", autocompletion=REDUCTIONS
+    ),
+    kl_batch: str = typer.Option("mean", help="KL over the batch.", autocompletion=REDUCTIONS),
     as_json: bool = AS_JSON,
 ) -> None:
     """Say what beta a loss has, from how it is written; then forecast with it."""
     from posterior_collapse import theory
     from posterior_collapse.specs import VAESpec
 
-    named = DataOptions(header=header, data_dir=data_dir)
     dataset = None if data is None else options.load_data(data, "vae", named)
     if dataset is not None:
         known = _features(dataset, likelihood)
@@ -176,6 +181,8 @@ def _function(text: str) -> Any:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
+        if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "torch":
+            raise  # which is not the file's fault
         line = next(iter(str(error).splitlines()), "")
         raise InvalidArgumentError(
             str(path),

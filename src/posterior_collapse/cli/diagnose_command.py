@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,106 +13,141 @@ import typer
 
 from posterior_collapse.cli import options
 from posterior_collapse.cli.forecast_command import LEAST_WIDTH
-from posterior_collapse.cli.groups import DataDir
-from posterior_collapse.errors import DataError, InvalidArgumentError, listed, nearest
-from posterior_collapse.files import json_text
+from posterior_collapse.cli.groups import Device, ReadingOptions, absolute, grouped
+from posterior_collapse.errors import DataError, InvalidArgumentError
+from posterior_collapse.files import check_described, holds_runs, json_text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from posterior_collapse.diagnosis import Diagnosis
+    from posterior_collapse.runs.kept import Kept
     from posterior_collapse.specs import Spec
 
-RUN_ONLY = ("split", "data_dir", "importance_samples")
+RUN_ONLY = ("split", "importance_samples", "device")
+OF_ROWS = tuple(field.name for field in fields(ReadingOptions))
 ARRAYS_ONLY = ("beta", "eta_dec")
-ARRAYS = ("mean", "std", "log_var", "prior_mean", "prior_std", "data")
-
-SPREADS = ("std", "log_var", "variance")
-SYNONYMS = {
-    **dict.fromkeys(
-        ("mu", "mus", "loc", "means", "z_mean", "z_mu", "mean_z", "mu_z", "q_mean", "qz_mean"),
-        "mean",
-    ),
-    **dict.fromkeys(("z_std", "stds", "q_std"), "std"),
-    **dict.fromkeys(("var", "variance", "z_var", "q_var", "qz_var"), "variance"),
-    **dict.fromkeys(
-        ("logvar", "logvars", "log_variance", "z_log_var", "z_logvar", "logvar_z", "q_logvar"),
-        "log_var",
-    ),
-}
-"""What else the arrays of a posterior are called, where the name says which they are."""
-UNCLEAR = {
-    **dict.fromkeys(("sigma", "scale"), "std, if it is no variance"),
-    **dict.fromkeys(("x", "inputs"), "data"),
-}
-"""Names that may mean something else, which are not taken."""
 SOURCE = typer.Argument(
-    help="Folder of a run or of a sweep (collapse train), or an .npz file with the arrays mean "
-    "(or mu) and std, var or log_var (or logvar), perhaps prior_mean, prior_std and data."
+    help="Folder of a run or of a sweep (of collapse train or pc.sweep), or a file (.npz, "
+    ".safetensors, .pt, .h5) with the arrays mean (or mu) and std, var or log_var (or logvar), "
+    "perhaps prior_mean, prior_std and data."
 )
+DATA = typer.Option(
+    None, "--data", help="Rows to diagnose on: a name or a file (default: those trained on)."
+)
+GIVEN = typer.Option(None, help="With --data: the file with the condition x.")
 PLOT = typer.Option(None, help="Write the figure to a .png, .pdf or .svg.")
+HTML = typer.Option(None, help="Write a page to look at to an .html file.")
 
 
+@grouped
 def diagnose(
     context: typer.Context,
+    named: ReadingOptions,
     source: Path = SOURCE,
+    data: str | None = DATA,
+    given: str | None = GIVEN,
     split: str | None = typer.Option(
         None, help="Of a run's data: train or test (default: as trained on)."
     ),
-    data_dir: DataDir = None,
     importance_samples: int = typer.Option(
         0,
         min=0,
         help="Of a run: samples per row for its log-likelihood (0: where it is exact).",
     ),
+    device: Device = None,
     beta: str | None = typer.Option(None, help="Of arrays: what the model was trained with."),
     eta_dec: str | None = typer.Option(None, help="Of arrays: the decoder std, or 'learned'."),
     epsilon: float = typer.Option(0.01, help="KL in nats of (eps, delta)-collapse."),
     delta: float = typer.Option(0.05, help="Share of rows of (eps, delta)-collapse."),
     seed: int = typer.Option(0, min=0, help="Of all samples."),
     plot: Path | None = PLOT,
+    html: Path | None = HTML,
     as_json: bool = typer.Option(False, "--json", help="Print JSON (null: no finite value)."),
 ) -> None:
-    """Say which units of a trained model collapsed, whether that is optimal, and what to change."""
+    """Say which units of a trained model collapsed, whether that is optimal, and what to change.
+
+    How the data are read is as when the model was trained, unless it is said.
+    """
     from posterior_collapse import report
 
     is_run = os.path.isdir(source)
-    _refuse(context, ARRAYS_ONLY if is_run else RUN_ONLY, "arrays" if is_run else "a run's folder")
+    unread = () if is_run or data is not None else (*OF_ROWS, "given")
+    _refuse(context, ARRAYS_ONLY if is_run else (*RUN_ONLY, *unread), _whose(is_run))
     if plot is not None:
         report.check_figure_path(plot)
+    if html is not None:
+        report.check_page_path(html)
     shared = {"epsilon": epsilon, "delta": delta, "seed": seed}
-    if is_run and len(runs := _members(source)) > 1:
-        _refuse(context, ("plot",), "the folder of one run")
-        _sweep(source, runs, as_json, split, data_dir, importance_samples, shared)
-        return
     if is_run:
-        about, found = _of_run(source, split, data_dir, importance_samples, shared)
+        changes = _changes(named, data, given, split)
+        how = shared | {"importance_samples": importance_samples, "device": device or "cpu"}
+        runs = _members(source, changes)
+        if len(runs) > 1:
+            _refuse(context, ("plot",), "the folder of one run")
+            if html is not None:
+                from posterior_collapse.cli.train_command import write_sweep_page
+
+                write_sweep_page(source, next(iter(runs.values())).dataset(), html)
+            _sweep(source, runs, as_json, how)
+            _say_where("Page", None if as_json else html)
+            return
+        about, found = _of_run(next(iter(runs.values())), how)
     else:
-        about, found = _of_arrays(source, beta, eta_dec, shared)
+        rows = None if data is None else _rows(data, given, named)
+        about, found = _of_arrays(source, rows, beta, eta_dec, shared)
     if plot is not None:
         report.save_figure(report.plot(found), plot)
+    if html is not None:
+        report.write_page(found, html, name=about["name"])
     if as_json:
         typer.echo(json_text({"source": str(source), "data": about} | found.to_dict()))
         return
     _print(f"{source}{', on ' + about['name'] if is_run else ''}: {about['note']}", found)
-    if plot is not None:
-        typer.echo(f"Figure: {plot}")
+    _say_where("Figure", plot)
+    _say_where("Page", html)
 
 
-def _members(source: Path) -> dict[str, Path]:
-    from posterior_collapse.runs import folder
+def _say_where(what: str, path: Path | None) -> None:
+    if path is not None:
+        typer.echo(f"{what}: {path}")
 
-    return folder.members(source)
+
+def _whose(is_run: bool) -> str:
+    return "arrays" if is_run else "a run's folder, or beside --data"
 
 
-def _sweep(source: Path, runs: Mapping[str, Path], as_json: bool, *how: Any) -> None:
+def _changes(
+    named: ReadingOptions, data: str | None, given: str | None, split: str | None
+) -> dict[str, Any]:
+    """Return what is said of the data, which else are read as when the model was trained."""
+    said = named.chosen() | {"name": data, "given": given, "split": split}
+    if not named.standardize:
+        del said["standardize"]
+    changes = {name: value for name, value in said.items() if value is not None}
+    for name in ("name", "given", "data_dir"):
+        if name in changes:
+            changes[name] = absolute(str(changes[name]))
+    return changes
+
+
+def _members(source: Path, changes: Mapping[str, Any]) -> dict[str, Kept]:
+    """Return the runs of a folder by name, all of it checked but the data."""
+    if not holds_runs(source):
+        check_described(source, "the folder of a run or a sweep")
+    from posterior_collapse.runs import kept
+
+    return kept.members(source, changes)
+
+
+def _sweep(source: Path, runs: Mapping[str, Kept], as_json: bool, how: dict[str, Any]) -> None:
     """Diagnose each run of a sweep, and say so in one table."""
     from posterior_collapse import report
 
     found, failed = {}, {}
-    for name, folder in runs.items():
+    for name, run in runs.items():
         try:
-            found[name] = _of_run(folder, *how)
+            found[name] = _of_run(run, how)
         except DataError as error:  # such as a posterior that is no number any more
             failed[name] = error
     if not found:
@@ -130,7 +165,7 @@ def _sweep(source: Path, runs: Mapping[str, Path], as_json: bool, *how: Any) -> 
         console.print(f"{name}: {one.verdict}", markup=False)
     for name, why in failed.items():
         console.print(f"{name}: cannot be diagnosed. {why}", markup=False)
-    first = runs[next(iter(found))]
+    first = runs[next(iter(found))].folder
     console.print(f"Units and advice: collapse diagnose {first}", style="dim", markup=False)
 
 
@@ -146,32 +181,28 @@ def _refuse(context: typer.Context, names: Sequence[str], belongs_to: str) -> No
             )
 
 
-def _of_run(
-    folder: Path,
-    split: str | None,
-    data_dir: Path | None,
-    importance_samples: int,
-    shared: dict[str, Any],
-) -> tuple[dict[str, Any], Diagnosis]:
-    from posterior_collapse.runs.folder import diagnosed
-
-    dataset, found = diagnosed(
-        folder,
-        split=split,
-        data_dir=data_dir,
-        importance_samples=importance_samples,
-        progress=sys.stderr.isatty(),
-        **shared,
-    )
+def _of_run(run: Kept, how: Mapping[str, Any]) -> tuple[dict[str, Any], Diagnosis]:
+    dataset, found = run.diagnosed(progress=sys.stderr.isatty(), **how)
     return {"name": dataset.name, "note": dataset.note, "samples": found.n}, found
 
 
+def _rows(data: str, given: str | None, named: ReadingOptions) -> Any:
+    from posterior_collapse.data import load
+
+    dataset = load(data, given=given, progress=True, **named.chosen())
+    return dataset.x if dataset.y is None else dataset.y
+
+
 def _of_arrays(
-    path: Path, beta: str | None, eta_dec: str | None, shared: dict[str, Any]
+    path: Path, rows: Any, beta: str | None, eta_dec: str | None, shared: dict[str, Any]
 ) -> tuple[dict[str, Any], Diagnosis]:
+    from posterior_collapse.data.posterior import read_posterior
     from posterior_collapse.diagnosis import diagnose_arrays
 
-    arrays, called = _posterior(path)
+    arrays, called = read_posterior(path)
+    if rows is not None:
+        arrays["data"] = rows
+        called.pop("data", None)
     spec = _spec(arrays, beta, eta_dec)
     found = diagnose_arrays(**arrays, spec=spec, **shared)
     if spec is None and "data" in arrays:
@@ -182,66 +213,6 @@ def _of_arrays(
     return about, found
 
 
-def _posterior(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the arrays of a file by the names of `ARRAYS`, and what they are called in it.
-
-    Raises:
-        DataError: The file cannot be read, lacks an array, or it is not clear which is meant.
-    """
-    from posterior_collapse.data.files import read_arrays
-    from posterior_collapse.data.tensors import PICKLES
-
-    if path.suffix.lower() in PICKLES and path.is_file():
-        raise DataError(
-            str(path),
-            "a pickle, which may run code when it is read",
-            "the folder of a run, or an .npz file with the arrays mean and std",
-            "Write it with numpy.savez(path, mean=..., std=...), or call pc.diagnose(model, data).",
-        )
-    found = read_arrays(path)
-    called = {name: name for name in ARRAYS if name in found}
-    groups = [group for group in (("mean",), SPREADS) if not called.keys() & set(group)]
-    for name in found:
-        meant = SYNONYMS.get(name.lower(), "")
-        if any(meant in group for group in groups):
-            if meant in called:
-                raise DataError(
-                    str(path), f"{called[meant]} and {name}", f"one {meant}", "Leave one away."
-                )
-            called[meant] = name
-    spreads = [name for name in SPREADS if name in called]
-    if "mean" not in called or len(spreads) != 1:
-        unclear = [f"{name} to {UNCLEAR[name]}" for name in found if name in UNCLEAR]
-        hint = f" Rename {', '.join(unclear)}." if unclear else ""
-        others = [name for name in found if name not in (*ARRAYS, *SYNONYMS, *UNCLEAR)]
-        raise DataError(
-            str(path),
-            f"the arrays {listed(sorted(found))}",
-            "mean, and one of std and log_var (or var)",
-            "Write it with numpy.savez(path, mean=..., std=...)."
-            + hint + "".join(nearest(name, ARRAYS) for name in others),
-        )  # fmt: skip
-    arrays = {name: found[own] for name, own in called.items()}
-    if "variance" in arrays:
-        arrays["std"] = _root(path, called["variance"], arrays.pop("variance"))
-    own_names = {name: called[name] for name in (*ARRAYS, "variance") if name in called}
-    return {name: arrays[name] for name in ARRAYS if name in arrays}, own_names
-
-
-def _root(path: Path, name: str, variance: Any) -> Any:
-    """Return a std.
-
-    Raises:
-        DataError: The variance is none.
-    """
-    import numpy as np
-
-    if variance.dtype.kind not in "biuf" or (variance < 0).any():
-        got = "negative values" if variance.dtype.kind in "biuf" else f"dtype {variance.dtype}"
-        raise DataError(f"{name} of {path}", got, "variances", "A log-variance is log_var.")
-    return np.sqrt(variance)
-
-
 def _spec(arrays: dict[str, Any], beta: str | None, eta_dec: str | None) -> Spec | None:
     if beta is None and eta_dec is None:
         return None
@@ -250,12 +221,9 @@ def _spec(arrays: dict[str, Any], beta: str | None, eta_dec: str | None) -> Spec
     return options.build_spec(
         "vae",
         latents=str(mean.shape[1] if mean.ndim == 2 else 1),
-        beta=beta or "1",
+        beta=beta,
         eta_dec=eta_dec or "1",
-        eta_enc=eta_enc,
-        sigma=None,
-        sigma_1=None,
-        sigma_2=None,
+        eta_enc=repr(eta_enc),
     )
 
 

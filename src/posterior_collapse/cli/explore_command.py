@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 
 import typer
@@ -28,12 +28,11 @@ def explore(
     """
     from posterior_collapse import report, theory
 
-    given = asdict(hyperparameters)
-    biases, kind = given.pop("biases"), named.kind(given.pop("model"))
-    spec = options.build_spec(kind, **given)
+    given, kind = hyperparameters, named.kind(hyperparameters.model)
+    spec = options.one_spec("explore", kind, given.latents, given.texts(), **given.law())
     report.check_page_path(html)
     dataset = options.load_data(data, kind, named)
-    measured, spec = measure(dataset, spec, biases, None)
+    measured, spec = measure(dataset, spec, given.biases, None)
     write_page(theory.forecast(measured, spec), dataset, html, _words(data, named))
     typer.echo(f"Page: {html}")
 

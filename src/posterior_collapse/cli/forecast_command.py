@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -14,11 +14,9 @@ from posterior_collapse.cli import options
 from posterior_collapse.cli.groups import (
     DataOptions,
     Dispersion,
-    EtaDec,
     Likelihood,
     Model,
-    Sigma1,
-    Sigma2,
+    NumberOptions,
     Source,
     grouped,
 )
@@ -31,33 +29,38 @@ if TYPE_CHECKING:
     from posterior_collapse.theory import Advice, Forecast
 
 LEAST_WIDTH = 82
-PLOT = typer.Option(None, help="Write spectrum and phase diagram to a .png, .pdf or .svg.")
+PLOT = typer.Option(None, help="Write spectrum and active units to a .png, .pdf or .svg.")
 HTML = typer.Option(None, help="Write a page with sliders to an .html file.")
 
 
 @dataclass(frozen=True)
-class SpecOptions:
-    """The hyperparameters, one value each."""
+class SpecOptions(NumberOptions):
+    """The hyperparameters."""
 
-    panel: ClassVar = "Model"
+    panel: ClassVar = "Model (commas part runs, colons levels)"
     model: Model = None
-    latents: Annotated[str, typer.Option(help="Latent units; for hvae of z1,z2.")] = "16"
+    latents: Annotated[str, typer.Option(help="Latent units; for hvae of z1:z2.")] = "16"
     beta: Annotated[
-        str, typer.Option(help="Weight of the KL, or several: 0.5,1,2; for hvae of z1,z2.")
-    ] = "1"
-    eta_dec: EtaDec = "1"
-    eta_enc: Annotated[float, typer.Option(help="Prior std.")] = 1.0
-    sigma: Annotated[
         str | None,
-        typer.Option(help="Posterior std: learned (default), shared, a number, or one per unit."),
-    ] = None
-    sigma_1: Sigma1 = None
-    sigma_2: Sigma2 = None
+        typer.Option(help="Weight of the KL, or several: 0.5,1,2; for hvae of z1:z2."),
+    ] = "1"
+    eta_enc: Annotated[str, typer.Option(help="Prior std.")] = "1.0"
     likelihood: Likelihood = "gaussian"
     dispersion: Dispersion = "learned"
     biases: Annotated[
         bool, typer.Option(help="Whether the model has biases (central moments).")
     ] = True
+
+    def law(self) -> dict[str, str]:
+        """Return what the data's likelihood is."""
+        return {"likelihood": self.likelihood, "dispersion": self.dispersion}
+
+    def texts(self) -> dict[str, str | None]:
+        """Return what can be swept over; beta is 1 unless it is given, of each level or both."""
+        found = {name: getattr(self, name, None) for name in options.SWEPT}
+        if self.beta == "1" and (self.beta_1 or self.beta_2):
+            found["beta"] = None
+        return found
 
 
 @grouped
@@ -76,22 +79,28 @@ def forecast(
     html: Path | None = HTML,
     as_json: bool = typer.Option(False, "--json", help="Print JSON (null: no finite value)."),
 ) -> None:
-    """Say from the data alone which latent units will collapse, why, and what to change."""
-    given = asdict(hyperparameters)
-    biases, kind = given.pop("biases"), named.kind(given.pop("model"))
-    betas = [given["beta"]] if kind == "hvae" else given["beta"].split(",")
-    specs = [options.build_spec(kind, **given | {"beta": beta}) for beta in betas]
+    """Say from the data alone which latent units will collapse, why, and what to change.
+
+    Of several values of beta, eta_dec, ... each is forecast, a row for each.
+    """
+    kind = named.kind(hyperparameters.model)
+    found = options.swept(
+        kind, hyperparameters.latents, hyperparameters.texts(), **hyperparameters.law()
+    )
+    specs = {name: spec for name, (spec, _) in found.items()}
     if len(specs) > 1:
         single = {"--network": network, "--active": active, "--plot": plot, "--html": html}
         _refuse_beside_several(single)
-        _print_several(options.load_data(data, kind, named), specs, biases, cross_fit, as_json)
+        dataset = options.load_data(data, kind, named)
+        _print_several(dataset, specs, hyperparameters.biases, cross_fit, as_json)
         return
-    (spec,) = specs
+    (spec,) = specs.values()
     if plot is not None:
         _check_plot(plot)
     if html is not None:
         _check_page(html)
     dataset = options.load_data(data, kind, named)
+    biases = hyperparameters.biases
     print_forecast(dataset, spec, active, biases, cross_fit, plot, as_json, network, html)
 
 
@@ -99,40 +108,29 @@ def _refuse_beside_several(single: dict[str, Any]) -> None:
     for option, value in single.items():
         if value not in (None, False):
             raise InvalidArgumentError(
-                option, "given with several betas", "one beta with it", "Pass --beta 1."
+                option, "given with several values", "one value with it", "Pass e.g. --beta 1."
             )
 
 
 def _print_several(
-    dataset: Dataset, specs: list[Spec], biases: bool, cross_fit: int | None, as_json: bool
+    dataset: Dataset, specs: dict[str, Spec], biases: bool, cross_fit: int | None, as_json: bool
 ) -> None:
-    """Forecast each beta from data that are measured once, and print a row for each."""
+    """Forecast each spec from data that are measured once, and print a row for each."""
     from rich.console import Console
 
     from posterior_collapse import report, theory
 
-    measured, first = measure(dataset, specs[0], biases, cross_fit)
-    betas = [spec.beta_levels[0] for spec in specs]
-    results = [theory.forecast(measured, first.replace(beta=beta)) for beta in betas]
+    measured = measure(dataset, next(iter(specs.values())), biases, cross_fit)[0]
+    of = spec_of_residuals if cross_fit is not None else lambda spec: spec
+    results = {name: theory.forecast(measured, of(spec)) for name, spec in specs.items()}
     if as_json:
         about = {"name": dataset.name, "note": dataset.note, "samples": len(dataset.x)}
-        typer.echo(json_text({"data": about, "forecasts": [found.to_dict() for found in results]}))
+        every = [found.to_dict() for found in results.values()]
+        typer.echo(json_text({"data": about, "forecasts": every}))
         return
     typer.echo(f"{dataset.name}: {dataset.note}")
-    table = report.new_table()
-    for column in ("beta", "active", "possible", "KL nats", "loss nats"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for found in results:
-        units = len(found.levels[0].status)
-        table.add_row(
-            f"{found.spec.beta_levels[0]:g}",
-            f"{found.n_active} of {units}",
-            str(found.n_possible),
-            f"{found.levels[0].kl.sum():.4g}",
-            f"{found.loss:.6g}",
-        )
-    Console(width=LEAST_WIDTH).print(table)
-    typer.echo(f"possible: modes above the threshold. Above beta {results[0].onset:.4g} none is.")
+    Console(width=LEAST_WIDTH).print(report.forecasts_table(results))
+    typer.echo("possible: modes above the threshold.")
 
 
 def print_forecast(
@@ -190,25 +188,17 @@ def write_page(result: Forecast, dataset: Dataset, path: Path, source: str | Non
     """
     from posterior_collapse import report
 
-    shape = _decoded_shape(dataset)
-    report.write_page(result, path, name=dataset.name, image_shape=shape, source=source)
-
-
-def _decoded_shape(dataset: Dataset) -> tuple[int, ...] | None:
-    """Shape of what is decoded, if it is an image: three quarters of one are none."""
-    shape = dataset.image_shape
-    if shape is None or (dataset.y is not None and dataset.task != "half"):
-        return None
-    if dataset.task == "half":  # of images with one channel, first or last
-        height, width = shape[-2:] if len(shape) == 2 or shape[0] == 1 else shape[:2]
-        return height // 2, width
-    return shape
+    shape = dataset.decoded_shape
+    report.write_page(
+        result, path, name=dataset.name, image_shape=shape, source=source,
+        feature_names=dataset.decoded_names,
+    )  # fmt: skip
 
 
 def measure(dataset: Dataset, spec: Spec, biases: bool, cross_fit: int | None) -> tuple[Any, Spec]:
     """Return what to forecast from: moments, or the rows where a likelihood needs them."""
     from posterior_collapse.moments import Moments, cross_fitted_residuals
-    from posterior_collapse.specs import VAESpec, require_gaussian
+    from posterior_collapse.specs import require_gaussian
 
     if cross_fit is not None:
         require_gaussian(spec)
@@ -226,8 +216,14 @@ def measure(dataset: Dataset, spec: Spec, biases: bool, cross_fit: int | None) -
             "Add --task or --given.",
         )
     residuals = cross_fitted_residuals(dataset.x, dataset.y, folds=cross_fit)
-    fields = {k: v for k, v in spec.to_dict().items() if k != "model"}
-    return Moments.from_arrays(residuals, center=biases), VAESpec(**fields)
+    return Moments.from_arrays(residuals, center=biases), spec_of_residuals(spec)
+
+
+def spec_of_residuals(spec: Spec) -> Spec:
+    """Return the spec that models what a condition leaves of y."""
+    from posterior_collapse.specs import VAESpec
+
+    return VAESpec(**{name: v for name, v in spec.to_dict().items() if name != "model"})
 
 
 def _is_long(dataset: Dataset) -> bool:
@@ -269,12 +265,6 @@ def _print(dataset: Dataset, result: Forecast, advice: Advice) -> None:
     )
     for table in report.forecast_tables(result):
         console.print(table)
-    has_std = not all(math.isnan(v) for level in result.levels for v in level.critical_eta_dec)
-    console.print(
-        f"beta<{', eta_dec<' * has_std}: the unit lives while below it (any: always).\n",
-        style="dim",
-        highlight=False,
-    )
     console.print(report.verdict(result), style="bold", highlight=False, markup=False)
     console.print(f"Advice: {advice}", highlight=False, markup=False)
     for note in result.notes:

@@ -143,9 +143,11 @@ class Scalars:
             self._writer: Any = writer(str(Path(folder) / "tensorboard"), purge_step=start)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Write the numbers of one epoch; `row["epoch"]` is the step shown."""
+        """Write the numbers of one epoch but those of single units; `row["epoch"]` is the step."""
+        from posterior_collapse.training.course import is_of_unit
+
         for name, (value,) in columns({name: [value] for name, value in row.items()}):
-            if name != "epoch" and isinstance(value, (int, float)):
+            if name != "epoch" and not is_of_unit(name) and isinstance(value, (int, float)):
                 self._writer.add_scalar(name, value, row["epoch"])
 
     def close(self) -> None:

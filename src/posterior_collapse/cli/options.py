@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from posterior_collapse import checks
@@ -12,7 +11,7 @@ from posterior_collapse.errors import InvalidArgumentError, nearest
 from posterior_collapse.specs import CVAESpec, HVAESpec, Spec, VAESpec
 
 if TYPE_CHECKING:
-    from posterior_collapse.cli.groups import DataOptions
+    from posterior_collapse.cli.groups import ReadingOptions
     from posterior_collapse.data import Dataset
 
 MODELS = ("vae", "cvae", "hvae")
@@ -24,23 +23,36 @@ SWEPT = (
 """Options that take several values, in the order in which they appear in a run's name."""
 
 
-def numbers(option: str, text: str, kind: Callable[[str], Any] = float) -> tuple[Any, ...]:
-    """Return the comma-separated numbers of an option.
+def numbers(
+    option: str, text: str, kind: Callable[[str], Any] = float, parted: str = ":"
+) -> tuple[Any, ...]:
+    """Return the numbers of an option.
+
+    Args:
+        option: Its name, for the error.
+        text: What was given.
+        kind: int or float.
+        parted: What parts them: a colon the levels (or units) of one value, a comma a list.
 
     Raises:
         InvalidArgumentError: Not numbers.
+
+    Example:
+        >>> numbers("--latents", "5:3", int), numbers("--hidden", "256,128", int, parted=",")
+        ((5, 3), (256, 128))
     """
     try:
-        return tuple(kind(part) for part in text.split(","))
+        return tuple(kind(part) for part in text.split(parted))
     except ValueError:
         what = "whole numbers" if kind is int else "numbers"
+        how = "separated by commas" if parted == "," else "one per level (or unit) parted by colons"
         raise InvalidArgumentError(
-            option, repr(text), f"{what}, separated by commas", f"Pass e.g. {option} 1."
+            option, repr(text), f"{what}, {how}", f"Pass e.g. {option} 1."
         ) from None
 
 
 def number_or_word(option: str, text: str) -> Any:
-    """Return a word such as "learned", a number, or a tuple of numbers."""
+    """Return a word such as "learned", a number, or a tuple of the numbers that colons part."""
     if text.strip().isalpha() and text.strip().lower() not in ("nan", "inf", "infinity"):
         return text.strip()
     values = numbers(option, text)
@@ -51,40 +63,57 @@ def build_spec(
     model: str,
     *,
     latents: str,
-    beta: str,
-    eta_dec: str,
-    eta_enc: float,
-    sigma: str | None,
-    sigma_1: str | None,
-    sigma_2: str | None,
+    beta: str | None = None,
+    beta_1: str | None = None,
+    beta_2: str | None = None,
+    eta_dec: str = "1",
+    eta_enc: str = "1",
+    sigma: str | None = None,
+    sigma_1: str | None = None,
+    sigma_2: str | None = None,
     likelihood: str = "gaussian",
     dispersion: str = "learned",
 ) -> Spec:
-    """Return the spec that the options describe.
+    """Return the spec that the options of one run describe; colons part levels (or units).
 
     Raises:
         InvalidArgumentError: An option is out of its domain or belongs to another model.
+
+    Example:
+        >>> build_spec("hvae", latents="5:3", beta="1:2").betas
+        (1.0, 2.0)
     """
     if model not in MODELS:
         raise InvalidArgumentError(
             "--model", repr(model), f"one of {MODELS}", f"Pass --model vae.{nearest(model, MODELS)}"
         )
-    units, betas = numbers("--latents", latents, int), numbers("--beta", beta)
-    eta = number_or_word("--eta-dec", eta_dec)
+    hierarchy = model == "hvae"
+    if latents.count(",") and all(part.strip().isdigit() for part in latents.split(",")):
+        raise InvalidArgumentError(
+            "--latents",
+            f"{latents.count(',') + 1} values",
+            "one number of units" + ", or one per level, parted by colons" * hierarchy,
+            "Pass e.g. --latents 8:4." if hierarchy else "Or pass --model hvae --latents 8:4.",
+        )
+    units = numbers("--latents", latents, int)
+    _check_betas(model, {"beta": beta, "beta_1": beta_1, "beta_2": beta_2})
+    weight = f"{beta_1 or '1'}:{beta_2 or '1'}" if beta_1 or beta_2 else beta or "1"
+    betas = numbers("--beta", weight)
+    eta, prior = number_or_word("--eta-dec", eta_dec), numbers("--eta-enc", eta_enc)[0]
     law: dict[str, Any] = {
         "likelihood": checks.likelihood("--likelihood", likelihood),
         "dispersion": number_or_word("--dispersion", dispersion),
     }
-    if model == "hvae" and sigma is not None:
+    if hierarchy and sigma is not None:
         raise InvalidArgumentError(
             "--sigma", "a value for a hvae", "--sigma-1 and --sigma-2", "Name the level."
         )
-    if model == "hvae":
+    if hierarchy:
         return HVAESpec(
             latent_dims=_twice("--latents", units),
             betas=_twice("--beta", betas),
             eta_dec=eta,
-            eta_enc=eta_enc,
+            eta_enc=prior,
             sigma_1=number_or_word("--sigma-1", sigma_1 or "1"),
             sigma_2=number_or_word("--sigma-2", sigma_2 or "learned"),
             **law,
@@ -100,14 +129,14 @@ def build_spec(
         )
     cls = CVAESpec if model == "cvae" else VAESpec
     std = number_or_word("--sigma", sigma or "learned")
-    return cls(units[0], betas[0], eta, eta_enc, std, **law)
+    return cls(units[0], betas[0], eta, prior, std, **law)
 
 
 def _twice(option: str, values: tuple[Any, ...]) -> tuple[Any, Any]:
     """One value serves both levels of a hierarchy."""
     if len(values) > 2:
         raise InvalidArgumentError(
-            option, f"{len(values)} values", "one or two", f"Pass e.g. {option} 1,2."
+            option, f"{len(values)} values", "one or two", f"Pass e.g. {option} 1:2."
         )
     return values[0], values[-1]
 
@@ -144,23 +173,27 @@ def swept(
         name = ",".join(f"{_flag(n)}={(texts[n] or '').replace(':', '_')}" for n in several)
         if name:
             checks.file_name("name of a run", name)
-        parts = {k: None if text is None else text.replace(":", ",") for k, text in texts.items()}
-        beta = parts["beta"] or "1"
-        if parts["beta_1"] or parts["beta_2"]:
-            beta = f"{parts['beta_1'] or '1'},{parts['beta_2'] or '1'}"
-        spec = build_spec(
-            model,
-            latents=latents.replace(":", ","),
-            beta=beta,
-            eta_dec=parts["eta_dec"] or "1",
-            eta_enc=_number("eta_enc", parts["eta_enc"], float),
-            sigma=parts["sigma"],
-            sigma_1=parts["sigma_1"],
-            sigma_2=parts["sigma_2"],
-            **law,
-        )
+        own = {n: texts[n] for n in SWEPT if n not in NUMBERS and texts[n] is not None}
+        spec = build_spec(model, latents=latents, **own, **law)  # type: ignore[arg-type]
         found[name] = spec, {n: _number(n, texts[n], kind) for n, kind in NUMBERS.items()}
     return found
+
+
+def one_spec(command: str, model: str, latents: str, given: Mapping[str, Any], **law: str) -> Spec:
+    """Return the spec of a command that takes one value of each option.
+
+    Raises:
+        InvalidArgumentError: Several are given, or as in `swept`.
+    """
+    found = swept(model, latents, given, **law)
+    if len(found) > 1:
+        option = next(name for name in SWEPT if "," in (given.get(name) or ""))
+        raise InvalidArgumentError(
+            f"--{_flag(option)}", repr(given[option]), f"one value for {command}",
+            "Levels and units are parted by colons.",
+        )  # fmt: skip
+    ((spec, _),) = found.values()
+    return spec
 
 
 def _number(name: str, text: str | None, kind: Any) -> Any:
@@ -177,7 +210,7 @@ def _values(name: str, text: str | None) -> tuple[str | None, ...]:
                 f"--{_flag(name)}",
                 repr(text),
                 "different values, separated by commas",
-                f"Pass e.g. --{_flag(name)} 1,2.",
+                f"Pass e.g. --{_flag(name)} 1,2; levels and units are parted by colons, 1:2.",
             )
     return values
 
@@ -198,7 +231,7 @@ def _flag(name: str) -> str:
     return name.replace("_", "-")
 
 
-def load_data(source: str, model: str, named: DataOptions) -> Dataset:
+def load_data(source: str, model: str, named: ReadingOptions) -> Dataset:
     """Load what the options name, for the model they name; see `posterior_collapse.data.load`.
 
     Raises:
@@ -207,7 +240,7 @@ def load_data(source: str, model: str, named: DataOptions) -> Dataset:
     """
     from posterior_collapse.data import load
 
-    dataset = load(source, progress=True, **asdict(named))
+    dataset = load(source, progress=True, **named.chosen())
     check_condition(model, dataset)
     return dataset
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -15,14 +15,17 @@ if TYPE_CHECKING:
 
 DOCUMENT = Path("docs/reproduction.md")
 CONVENTIONS = ("elbo", "reference")
+ROW = typer.Argument(
+    None,
+    help="E1 to E15, X1, X2, X3 or one of X3a to X3d, several, all; or document, to write it from "
+    "the results; or trust, to write docs/trust.md and the README's table from those of X3.",
+)
 OUT = typer.Option(Path("results"), help="Folder of runs and results.")
 TO = typer.Option(DOCUMENT, help="File that `document` writes.")
 
 
 def reproduce(
-    row: str | None = typer.Argument(
-        None, help="E1 to E15, X1, X2, all; or document, to write it from the results."
-    ),
+    row: list[str] | None = ROW,
     show: bool = typer.Option(False, "--list", help="List the rows and exit."),
     quick: bool = typer.Option(False, "--quick", help="On digits, in seconds per row."),
     convention: str = typer.Option(
@@ -38,7 +41,17 @@ def reproduce(
     cnn_epochs: int | None = typer.Option(
         None, min=1, help="At most so many where nets are convolutional; the results say so."
     ),
-    device: str = typer.Option("cpu", help="Where minibatches are trained: cpu, cuda, cuda:N."),
+    device: str = typer.Option(
+        "cpu", help="Where minibatches are trained and measured: cpu, cuda, cuda:N."
+    ),
+    together: int | None = typer.Option(
+        None, min=1, help="Runs that train together at most (default: 12; 64 on a GPU)."
+    ),
+    no_models: bool = typer.Option(False, "--no-models", help="Keep runs without their weights."),
+    runs_only: bool = typer.Option(False, "--runs-only", help="Train, and write no results."),
+    finished: bool = typer.Option(
+        False, "--finished", help="Train nothing: results from the runs that are there."
+    ),
     out: Path = OUT,
     to: Path = TO,
     data_dir: DataDir = None,
@@ -46,32 +59,41 @@ def reproduce(
     """Repeat the paper's experiments, each beside what theory predicts.
 
     Finished runs are kept in OUT/runs and never repeated: an interrupted command goes on where it
-    was, from the last epoch of the runs that trained, up to 12 together. Results are
-    written to OUT/ROW.
+    was, from the last checkpoint of the runs that trained, up to 12 together. The same command in
+    several processes shares the runs among them. Results are written to OUT/ROW.
     """
     if show:
         _list()
         return
-    if row is None:
-        raise InvalidArgumentError("ROW", "nothing", "a row, all or document", "See --list.")
-    if row == "document":
+    if not row:
+        raise InvalidArgumentError(
+            "ROW", "nothing", "a row, all or document, or trust", "See --list."
+        )
+    if row == ["document"]:
         _document(out, to)
+        return
+    if row == ["trust"]:
+        _trust(out)
         return
     from posterior_collapse.experiments import Plan
 
     _check(convention, device)
     plan = Plan(quick, convention, seeds, epochs, rows, cnn_epochs)  # type: ignore[arg-type]
-    _reproduce(row, plan, out, data_dir, device)
+    options = {
+        "data_dir": data_dir, "device": device, "together": together, "models": not no_models,
+        "runs_only": runs_only, "finished": finished,
+    }  # fmt: skip
+    _reproduce(row, plan, out, **options)
 
 
-def _reproduce(name: str, plan: Plan, out: Path, data_dir: Path | None, device: str) -> None:
+def _reproduce(names: list[str], plan: Plan, out: Path, **options: Any) -> None:
     from posterior_collapse.cli.live import RowsTable
     from posterior_collapse.experiments import chosen, reproduce
 
-    rows = chosen(name)
+    rows = list({row.id: row for name in names for row in chosen(name)}.values())
     runs = {row.id: len({member.run.key for member in row.members(plan)}) for row in rows}
     with RowsTable({row.id: row.name for row in rows}, runs) as table:
-        results = reproduce(rows, out, plan, data_dir=data_dir, device=device, report=table.show)
+        results = reproduce(rows, out, plan, report=table.show, **options)
     for result in results:
         typer.echo(f"{result['id']}: {result['agreement']['verdict']}")
         for verdict, text in result["agreement"]["checks"]:
@@ -84,6 +106,13 @@ def _document(out: Path, to: Path) -> None:
     from posterior_collapse.experiments import document
 
     typer.echo(document.write(out, to))
+
+
+def _trust(out: Path) -> None:
+    from posterior_collapse.experiments.trust import summary
+
+    for path in summary.write(out):
+        typer.echo(path)
 
 
 def _list() -> None:
@@ -110,13 +139,6 @@ def _check(convention: str, device: str) -> None:
             f"one of {list(CONVENTIONS)}",
             f"Pass --convention elbo.{nearest(convention, CONVENTIONS)}",
         )
-    from posterior_collapse.training import Settings
+    from posterior_collapse.training.arguments import check_device
 
-    Settings(device=device)
-    if device.startswith("cuda"):
-        import torch
-
-        if not torch.cuda.is_available():
-            raise InvalidArgumentError(
-                "--device", repr(device), "a device that is there", "Pass --device cpu."
-            )
+    check_device(device)

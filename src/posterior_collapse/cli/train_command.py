@@ -4,37 +4,51 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
+from posterior_collapse import files
 from posterior_collapse.cli import options
 from posterior_collapse.cli.groups import (
-    SOURCE_HELP,
+    SOURCE,
     DataOptions,
+    Device,
     Dispersion,
-    EtaDec,
     Likelihood,
     Model,
-    Sigma1,
-    Sigma2,
+    NumberOptions,
+    absolute,
+    among,
     grouped,
 )
 from posterior_collapse.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from posterior_collapse.data import Dataset
+    from posterior_collapse.models import Architecture
     from posterior_collapse.runs import Run
     from posterior_collapse.training import Progress
 
 PAPER = "vae-relu, cvae-relu, cvae-linear-net, cvae-cnn, hvae-relu, hvae-cnn"
-RESUMED_WITH = ("resume", "tensorboard", "as_json")
+RESUMED_WITH = ("resume", "tensorboard", "html", "as_json")
 option = typer.Option
+
+
+def _architectures() -> Iterable[str]:
+    from posterior_collapse.models.architecture import ARCHITECTURES
+
+    return ARCHITECTURES
+
+
+def _activations() -> Iterable[str]:
+    from posterior_collapse.models.architecture import ACTIVATIONS
+
+    return ACTIVATIONS
 
 
 @dataclass(frozen=True)
@@ -45,11 +59,18 @@ class NetworkOptions:
     model: Model = None
     latents: Annotated[str, option(help="Latent units; for hvae of z1:z2.")] = "16"
     architecture: Annotated[
-        str, option(help=f"linear, mlp, cnn, or a net of the paper: {PAPER}.")
+        str,
+        option(
+            help=f"linear (as --exact implies), mlp, cnn, or a net of the paper: {PAPER}.",
+            autocompletion=among(_architectures),
+        ),
     ] = "mlp"
     hidden: Annotated[str | None, option(help="Widths of the hidden layers, e.g. 256,128.")] = None
     channels: Annotated[str | None, option(help="Channels of the convolutions, e.g. 32,16.")] = None
-    activation: Annotated[str | None, option(help="Between layers, e.g. relu, tanh, silu.")] = None
+    activation: Annotated[
+        str | None,
+        option(help="Between layers, e.g. relu, tanh, silu.", autocompletion=among(_activations)),
+    ] = None
     dropout: Annotated[float | None, option(help="Rate after each hidden layer.")] = None
     biases: Annotated[bool, option(help="Whether a linear model has biases.")] = True
     likelihood: Likelihood = "gaussian"
@@ -62,34 +83,34 @@ class NetworkOptions:
     def chosen(self) -> dict[str, Any]:
         """Return the options of the architecture that are given."""
         texts = {"hidden": self.hidden, "channels": self.channels}
-        widths = {name: options.numbers(f"--{name}", t, int) for name, t in texts.items() if t}
+        widths = {
+            name: options.numbers(f"--{name}", text, int, parted=",")
+            for name, text in texts.items()
+            if text
+        }
         others = {"activation": self.activation, "dropout": self.dropout}
         given = {name: value for name, value in others.items() if value is not None}
         return widths | given | ({} if self.biases else {"bias": False})
 
+    def networks(self, context: typer.Context, is_linear: bool) -> Architecture:
+        """Return the architecture; what only linear models can do implies a linear one.
+
+        Raises:
+            InvalidArgumentError: There is none of that name, or an option is not one of its own.
+        """
+        from posterior_collapse.models import Architecture
+
+        origin = context.get_parameter_source("architecture")
+        implied = is_linear and origin is not None and origin.name == "DEFAULT"
+        return Architecture.named("linear" if implied else self.architecture, **self.chosen())
+
 
 @dataclass(frozen=True)
-class SweptOptions:
-    """Text of what can be swept over: commas part values, colons the levels of one."""
+class SweptOptions(NumberOptions):
+    """All that can be swept over."""
 
     panel: ClassVar = "Numbers to sweep over"
-    beta: Annotated[
-        str | None, option(help="Weight of the KL; for hvae of z1:z2 (default: 1).")
-    ] = None
-    beta_1: Annotated[str | None, option(help="For hvae: of z1 alone.")] = None
-    beta_2: Annotated[str | None, option(help="For hvae: of z2 alone.")] = None
-    eta_dec: EtaDec = "1"
-    eta_enc: Annotated[str, option(help="Prior std.")] = "1"
-    sigma: Annotated[
-        str | None,
-        option(
-            help="Posterior std: learned (default), shared, input, a number, or one per unit: "
-            "0.5:1:1."
-        ),
-    ] = None
-    sigma_1: Sigma1 = None
-    sigma_2: Sigma2 = None
-    learning_rate: Annotated[str, option(help="Of the optimiser.")] = "0.001"
+    learning_rate: Annotated[str, option(help="Of the optimiser (or --lr).")] = "0.001"
     clip: Annotated[str | None, option(help="Bound of the gradient's norm.")] = None
     seed: Annotated[str, option(help="Of initialisation, data order and noise.")] = "0"
 
@@ -106,9 +127,18 @@ class TrainingOptions:
     batch_size: Annotated[int, option(help="Samples per step.")] = 128
     optimiser: Annotated[
         str | None,
-        option(help="adam or sgd; with --exact also lbfgs (default: adam; with --exact lbfgs)."),
+        option(
+            help="adam or sgd; with --exact also lbfgs (default: adam; with --exact lbfgs).",
+            autocompletion=among(lambda: ("adam", "sgd", "lbfgs")),
+        ),
     ] = None
-    convention: Annotated[str, option(help="Of the loss: elbo, reference or twice.")] = "elbo"
+    convention: Annotated[
+        str,
+        option(
+            help="Of the loss: elbo, reference or twice.",
+            autocompletion=among(lambda: ("elbo", "reference", "twice")),
+        ),
+    ] = "elbo"
     patience: Annotated[int | None, option(help="Stop after so many epochs without gain.")] = None
     exact: Annotated[bool, option("--exact", help="Linear models: integrate the noise out.")] = (
         False
@@ -116,8 +146,14 @@ class TrainingOptions:
     from_forecast: Annotated[
         bool, option("--from-forecast", help="Linear models: start at the closed-form optimum.")
     ] = False
-    precision: Annotated[str, option(help="float32, float64 or bf16.")] = "float32"
-    device: Annotated[str, option(help="cpu, cuda or cuda:N.")] = "cpu"
+    precision: Annotated[
+        str,
+        option(
+            help="float32, float64, tf32 or bf16.",
+            autocompletion=among(lambda: ("float32", "float64", "tf32", "bf16")),
+        ),
+    ] = "float32"
+    device: Device = "cpu"
 
 
 @dataclass(frozen=True)
@@ -148,6 +184,9 @@ class OutputOptions:
     tensorboard: Annotated[bool, option("--tensorboard", help="Write TensorBoard events too.")] = (
         False
     )
+    html: Annotated[
+        Path | None, option(help="Write a page on the run or sweep to an .html file.")
+    ] = None
     as_json: Annotated[bool, option("--json", help="Print the summaries as JSON.")] = False
 
 
@@ -160,7 +199,7 @@ def train(
     how: TrainingOptions,
     remedies: RemedyOptions,
     output: OutputOptions,
-    data: Annotated[str | None, typer.Argument(help=SOURCE_HELP)] = None,
+    data: Annotated[str | None, SOURCE] = None,
 ) -> None:
     """Train a model, or several at once, and set what came out beside the forecast.
 
@@ -173,38 +212,78 @@ def train(
     A killed command goes on exactly with collapse train --resume FOLDER.
     """
     resume, out = output.resume, output.out
+    if output.html is not None:
+        from posterior_collapse.report import check_page_path
+
+        check_page_path(output.html)
     if resume is not None:
         _check_alone(context)
+        files.check_described(resume, "the folder of a run or a sweep")
         from posterior_collapse.runs import folder
 
         runs, out = folder.read(resume), resume
         if anew := folder.beginning(runs, out):
             of = f"{len(anew)} of {len(runs)} runs" if len(runs) > 1 else "the run"
             typer.echo(f"{of} from the start, for want of checkpoints", err=True)
+        dataset = folder.load(runs)
+        options.check_condition(next(iter(runs.values())).spec.model, dataset)
     else:
-        runs = _asked(data, named, network, numbers, how, remedies, output.checkpoint_every)
-        from posterior_collapse.runs import folder
-
+        # All that needs no torch before all that does: it takes seconds to load.
+        runs = _asked(context, data, named, network, numbers, how, remedies, output)
         out = out or Path("runs") / _readable(runs, str(data), named.task, numbers)
-        folder.check_free(out)
+        files.check_free(out)
+        dataset = options.load_data(str(data), next(iter(runs.values())).spec.model, named)
+    from posterior_collapse.runs import folder
+
     if output.tensorboard:
         from posterior_collapse.cli.live import require_tensorboard
 
         require_tensorboard()
-    dataset = folder.load(runs)
-    options.check_condition(next(iter(runs.values())).spec.model, dataset)
     try:
         with _watched(runs, out, output.tensorboard) as report:
             summaries = folder.train(runs, dataset, out, resume=resume is not None, report=report)
     except KeyboardInterrupt:
         typer.echo(f"Go on with: collapse train --resume {shlex.quote(str(out))}", err=True)
         raise
+    if output.html is not None:
+        _write_page(out, dataset, output.html, single=len(runs) == 1)
     if output.as_json:
         typer.echo(json.dumps(summaries, indent=2))
     else:
         _print(dataset, out, summaries)
+        if output.html is not None:
+            typer.echo(f"Page: {output.html}")
     if any(summary["stopped"].startswith("non-finite") for summary in summaries):
         raise typer.Exit(1)
+
+
+def _write_page(out: Path, dataset: Dataset, path: Path, *, single: bool) -> None:
+    """Write the diagnosis of a single run, or the page of a sweep."""
+    from posterior_collapse import report
+    from posterior_collapse.runs import kept
+
+    if not single:
+        write_sweep_page(out, dataset, path)
+        return
+    (run,) = kept.members(out).values()
+    _, found = run.diagnosed()
+    report.write_page(found, path, name=dataset.name)
+
+
+def write_sweep_page(out: Path, dataset: Dataset, path: Path) -> None:
+    """Write the page of a sweep.
+
+    Args:
+        out: Its folder.
+        dataset: What it was trained on.
+        path: Where the page goes.
+    """
+    from posterior_collapse import report
+    from posterior_collapse.runs.opened import swept
+
+    rows = dataset.x if dataset.y is None else (dataset.x, dataset.y)
+    shape = dataset.decoded_shape
+    report.write_page(swept(out), path, name=dataset.name, image_shape=shape, data=rows)
 
 
 def _check_alone(context: typer.Context) -> None:
@@ -220,13 +299,14 @@ def _check_alone(context: typer.Context) -> None:
 
 
 def _asked(
+    context: typer.Context,
     data: str | None,
     named: DataOptions,
     network: NetworkOptions,
     numbers: SweptOptions,
     how: TrainingOptions,
     remedies: RemedyOptions,
-    checkpoint_every: int,
+    output: OutputOptions,
 ) -> dict[str, Run]:
     """Return what the options ask for, by name, all of it checked but the data."""
     if data is None:
@@ -237,19 +317,18 @@ def _asked(
         named.kind(network.model), network.latents, asdict(numbers), **network.law()
     )
 
-    from posterior_collapse.models import Architecture
-    from posterior_collapse.runs import RunData, folder
+    from posterior_collapse.runs.run import RunData, asked
     from posterior_collapse.training import Settings
 
-    settings = asdict(how) | asdict(remedies) | {"checkpoint_every": checkpoint_every}
+    settings = asdict(how) | asdict(remedies) | {"checkpoint_every": output.checkpoint_every}
     settings["capacity"] = _capacity(remedies.capacity)
     epochs, exact = settings.pop("epochs"), settings.pop("exact")
     from_forecast = settings.pop("from_forecast")
     if epochs is not None:
         settings["steps" if exact else "epochs"] = epochs
-    return folder.asked(
-        RunData(_absolute(data), **_data_options(named)),
-        Architecture.named(network.architecture, **network.chosen()),
+    return asked(
+        RunData(absolute(data), **_data_options(named)),
+        network.networks(context, exact or from_forecast),
         Settings.from_dict(settings),
         found,
         exact=exact,
@@ -260,20 +339,15 @@ def _asked(
 def _capacity(text: str | None) -> Any:
     if text is None:
         return None
-    values = options.numbers("--capacity", text.replace(":", ","))
+    values = options.numbers("--capacity", text)
     return values[0] if len(values) == 1 else values
 
 
 def _data_options(given: DataOptions) -> dict[str, Any]:
-    named = asdict(given)
+    named = given.chosen()
     for name in ("given", "data_dir"):
-        named[name] = None if named[name] is None else _absolute(str(named[name]))
+        named[name] = None if named[name] is None else absolute(str(named[name]))
     return named
-
-
-def _absolute(source: str) -> str:
-    """A resumed command may run elsewhere; the name of a data set stays as it is."""
-    return str(Path(source).resolve()) if os.path.exists(source) else source
 
 
 def _readable(runs: Mapping[str, Run], data: str, task: str | None, numbers: SweptOptions) -> str:

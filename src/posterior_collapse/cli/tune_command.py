@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 
 from posterior_collapse.cli import options
-from posterior_collapse.cli.groups import DataOptions, EtaDec, Source, grouped
+from posterior_collapse.cli.groups import (
+    DataOptions,
+    Device,
+    NumberOptions,
+    Source,
+    among,
+    grouped,
+)
 from posterior_collapse.cli.train_command import NetworkOptions
 from posterior_collapse.files import json_text
 from posterior_collapse.progress import Display
@@ -23,20 +30,18 @@ OUT = option(
     None, help="Folder that keeps the runs; the same command again goes on where it stopped."
 )
 PLOT = option(None, help="Write the curve to a .png, .pdf or .svg.")
+HTML = option(None, help="Write a page of it to an .html file.")
 
 
 @dataclass(frozen=True)
-class NumberOptions:
+class KeptOptions(NumberOptions):
     """The hyperparameters that stay, and beta where the number of latents is tuned."""
 
     panel: ClassVar = "Numbers"
-    beta: Annotated[str, option(help="Weight of the KL, for --tune latents.")] = "1"
-    eta_dec: EtaDec = "1"
-    eta_enc: Annotated[float, option(help="Prior std.")] = 1.0
-    sigma: Annotated[
-        str | None,
-        option(help="Posterior std: learned (default), shared, input, a number, or one per unit."),
-    ] = None
+    beta: Annotated[
+        str | None, option(help="Weight of the KL, for --tune latents; for hvae of z1:z2.")
+    ] = "1"
+    eta_enc: Annotated[str, option(help="Prior std.")] = "1.0"
 
 
 @dataclass(frozen=True)
@@ -46,28 +51,35 @@ class TrainingOptions:
     panel: ClassVar = "Training"
     steps: Annotated[int | None, option(help="Steps of each run (default: 6000).")] = None
     epochs: Annotated[int | None, option(help="Passes over the data, instead of steps.")] = None
-    learning_rate: Annotated[float | None, option(help="Of the optimiser (default: 0.003).")] = None
+    learning_rate: Annotated[
+        float | None, option(help="Of the optimiser, or --lr (default: 0.003).")
+    ] = None
     batch_size: Annotated[int | None, option(help="Samples per step (default: 128).")] = None
     clip: Annotated[float | None, option(help="Bound of the gradient's norm.")] = None
     seed: Annotated[int | None, option(help="The first of the seeds (default: 0).")] = None
-    device: Annotated[str | None, option(help="cpu, cuda or cuda:N (default: cpu).")] = None
+    device: Device = None
 
 
 @grouped
 def tune(
+    context: typer.Context,
     data: Source,
     named: DataOptions,
     network: NetworkOptions,
-    numbers: NumberOptions,
+    numbers: KeptOptions,
     training: TrainingOptions,
     active: int | None = typer.Option(None, help="Units to keep (default: all)."),
     tuned: str = typer.Option(
-        "beta", "--tune", help="beta, or latents: the most of which none collapses."
+        "beta",
+        "--tune",
+        help="beta, or latents: the most of which none collapses.",
+        autocompletion=among(lambda: ("beta", "latents")),
     ),
     seeds: int = typer.Option(3, help="Seeds that have to agree."),
     exact: bool = typer.Option(False, "--exact", help="Linear models: integrate the noise out."),
     out: Path | None = OUT,
     plot: Path | None = PLOT,
+    html: Path | None = HTML,
     as_json: bool = typer.Option(False, "--json", help="Print JSON (null: no finite value)."),
 ) -> None:
     """Find the beta with which this network keeps so many units, by training it.
@@ -76,42 +88,54 @@ def tune(
     So networks of many betas train together, placed by theory, on several
     seeds, and their units are counted, at the end and at half of training.
     """
+    from posterior_collapse.runs.goal import check_goal
+
     if plot is not None:
         from posterior_collapse.report import check_figure_path
 
         check_figure_path(plot)
+    if html is not None:
+        from posterior_collapse.report import check_page_path
+
+        check_page_path(html)
     kind = named.kind(network.model)
-    latents = network.latents.replace(":", ",")
-    given_numbers = asdict(numbers) | network.law()
-    spec = options.build_spec(kind, latents=latents, sigma_1=None, sigma_2=None, **given_numbers)
+    spec = options.one_spec("tune", kind, network.latents, asdict(numbers), **network.law())
+    # All that needs no torch before all that does: it takes seconds to load.
+    check_goal(spec, tuned, active)
+    net = network.networks(context, exact)
+    net.check_model(spec)
+    from posterior_collapse.training import Settings
+
+    given = {name: value for name, value in asdict(training).items() if value is not None}
+    Settings(**given)
+    dataset = options.load_data(data, kind, named)
     from posterior_collapse import runs
     from posterior_collapse.training.course import describe
 
-    dataset = options.load_data(data, kind, named)
-    given = {name: value for name, value in asdict(training).items() if value is not None}
     try:
         with Display("training") as display:
             found = runs.tune(
                 dataset,
                 spec,
-                network.architecture,
+                net,
                 active=active,
                 tune=tuned,  # type: ignore[arg-type]
                 seeds=seeds,
                 folder=out,
                 progress=lambda now: display.update(now.step, total=now.steps, text=describe(now)),
                 exact=exact,
-                **network.chosen(),
                 **given,
             )
     except KeyboardInterrupt:
         if out is not None:
             typer.echo("Go on with the same command again.", err=True)
         raise
-    if plot is not None:
-        from posterior_collapse import report
+    from posterior_collapse import report
 
+    if plot is not None:
         report.save_figure(report.plot(found), plot)
+    if html is not None:
+        report.write_page(found, html, name=dataset.name)
     if as_json:
         about = {"name": dataset.name, "note": dataset.note, "samples": len(dataset.x)}
         typer.echo(json_text({"data": about} | found.to_dict()))
@@ -119,6 +143,8 @@ def tune(
     _print(dataset, found, exact)
     if plot is not None:
         typer.echo(f"Figure: {plot}")
+    if html is not None:
+        typer.echo(f"Page: {html}")
 
 
 def _print(dataset: Dataset, found: Tuned, exact: bool) -> None:

@@ -8,15 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posterior_collapse.data.arrays import as_labels, as_samples, refuse_key
+from posterior_collapse.data.arrays import annotation, as_labels, as_samples, chosen, refuse_key
 from posterior_collapse.data.checking import check_size
 from posterior_collapse.data.dataset import Dataset
+from posterior_collapse.data.hdf5 import require_h5py
 from posterior_collapse.data.reading import Reading
-from posterior_collapse.errors import (
-    CorruptFileError,
-    MissingDependencyError,
-    PosteriorCollapseError,
-)
+from posterior_collapse.errors import CorruptFileError, PosteriorCollapseError
 
 __all__ = ["read_annotated"]
 
@@ -29,7 +26,8 @@ def read_annotated(path: Path, reading: Reading) -> Dataset:
 
     Args:
         path: The file.
-        reading: Which layer is meant (None: X), and which column of `obs` holds the labels.
+        reading: Which layer is meant (None: X), which features by their names in `var`, and which
+            column of `obs` holds the labels.
 
     Raises:
         CorruptFileError: It is damaged, or no .h5ad file.
@@ -37,12 +35,7 @@ def read_annotated(path: Path, reading: Reading) -> Dataset:
         InvalidArgumentError: It has no such layer or no such column.
         MissingDependencyError: h5py is not installed.
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise MissingDependencyError(
-            "h5py", "no such package", "h5py, to read .h5ad files", "Run pip install h5py."
-        ) from error
+    h5py = require_h5py()
     try:
         with h5py.File(path, "r") as file:
             return _read(path, file, reading)
@@ -56,7 +49,7 @@ def read_annotated(path: Path, reading: Reading) -> Dataset:
 
 
 def _read(path: Path, file: Any, reading: Reading) -> Dataset:
-    key, steps = reading.key, reading.steps
+    key, steps = reading.key, reading.labelled
     if key is None:
         stored = file["X"]
     else:
@@ -68,11 +61,20 @@ def _read(path: Path, file: Any, reading: Reading) -> Dataset:
     x, _ = as_samples(path.name, matrix)
     obs = file["obs"]
     names = list(obs.dtype.names or ()) if hasattr(obs, "dtype") else list(obs)
-    reading.check(path.name, names)
-    labels = None
-    if reading.has_label(names):
-        labels = as_labels(reading.label, _labels(path, obs[reading.label]), len(x))
-    return Dataset(path.name, x, labels=labels, steps=steps)
+    stored = annotation(path.name, obs, names, reading)
+    labels = None if stored is None else as_labels(reading.label, _labels(path, stored), len(x))
+    dataset = Dataset(path.name, x, labels=labels, steps=steps)
+    if not (reading.columns or reading.drop):
+        return dataset
+    return chosen(dataset, reading, _features(path, file["var"]), labels=False)
+
+
+def _features(path: Path, var: Any) -> list[str]:
+    """Return the names of the columns of X, as older and newer files hold them."""
+    if hasattr(var, "dtype"):
+        return [str(name) for name in _labels(path, var[var.dtype.names[0]])]
+    index = var.attrs.get("_index", "_index")
+    return [str(name) for name in _labels(path, var[index])]
 
 
 def _dense(path: Path, stored: Any) -> NDArray[Any]:

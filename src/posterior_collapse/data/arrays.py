@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from posterior_collapse.arrays import as_samples, same_length
+from posterior_collapse.arrays import SparseRows, as_samples, same_length
+from posterior_collapse.data.checking import check_room
 from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.data.reading import LABEL, PLAIN, TABLE, Reading
 from posterior_collapse.errors import DataError, InvalidArgumentError, listed, nearest
@@ -18,8 +20,10 @@ __all__ = [
     "KEPT",
     "LABEL",
     "LONGEST",
+    "annotation",
     "as_labels",
     "as_samples",
+    "chosen",
     "from_array",
     "from_columns",
     "is_suspect",
@@ -66,23 +70,86 @@ def from_array(name: str, values: Any, reading: Reading = PLAIN) -> Dataset:
         return from_columns(name, columns, reading=reading)
     if hasattr(values, "obs") and hasattr(values, "X"):  # an AnnData
         return _from_annotated(name, values, reading)
-    reading.only()
+    reading.only(TABLE)
     x, image_shape = as_samples("x" if name == "array" else name, values)
-    return Dataset(name, x, image_shape=image_shape)
+    return chosen(Dataset(name, x, image_shape=image_shape), reading)
+
+
+def chosen(
+    dataset: Dataset, reading: Reading, names: Sequence[str] | None = None, *, labels: bool = True
+) -> Dataset:
+    """Return the columns of an array that are wanted.
+
+    Args:
+        dataset: Made of the array.
+        reading: Which are wanted, and which holds the labels.
+        names: Of the columns; None: they are called 1, 2, ...
+        labels: Whether the labels may be a column too.
+
+    Raises:
+        DataError: No column is left, or they take too much memory.
+        InvalidArgumentError: No column has a name that is asked for.
+
+    Example:
+        >>> found = chosen(Dataset("x", np.array([[1.5, 2, 0]])), Reading.of(drop=2))
+        >>> found.x.tolist(), found.note
+        ([[1.5, 0.0]], "1 x 2 float64, column '2' dropped")
+    """
+    reading = reading if labels else replace(reading, label_column=None)
+    if not reading.steps:
+        return dataset
+    x = dataset.x
+    names = [str(number) for number in range(1, x.shape[1] + 1)] if names is None else names
+    reading.check(dataset.name, names)
+    kept = [place for place, name in enumerate(names) if reading.keeps(name)]
+    if not kept:
+        raise DataError(
+            dataset.name, "no column that is kept", "at least one feature", "Keep a column."
+        )
+    if reading.label_column is not None:
+        column = np.asarray(x[:, [names.index(reading.label_column)]])
+        dataset = replace(dataset, labels=as_labels(reading.label, column[:, 0], len(x)))
+    if isinstance(x, SparseRows):
+        x, _ = as_samples(dataset.name, x.matrix[:, kept])
+    else:
+        check_room(dataset.name, len(x) * len(kept) * x.dtype.itemsize)
+        x = x[:, kept]
+    said = (*dataset.steps, *reading.steps)
+    called = dataset.names and tuple(dataset.names[place] for place in kept)
+    return replace(dataset, x=x, image_shape=None, steps=said, names=called)
 
 
 def _from_annotated(name: str, values: Any, reading: Reading) -> Dataset:
-    reading.only(("key", "label_column"))
+    reading.only(("key", *TABLE))
     if reading.key is not None and reading.key not in (known := list(values.layers)):
         refuse_key(reading.key, f"a layer of {name}", known)
     x, _ = as_samples("x", values.X if reading.key is None else values.layers[reading.key])
-    names = list(map(str, getattr(values.obs, "columns", ())))
-    reading.check(name, names)
-    labels = None
-    if reading.has_label(names):
-        labels = as_labels(reading.label, values.obs[reading.label], len(x))
+    labels = annotation(name, values.obs, getattr(values.obs, "columns", ()), reading)
     steps = () if reading.key is None else (f"layer {reading.key!r}",)
-    return Dataset(name, x, labels=labels, steps=(*steps, *reading.steps))
+    dataset = Dataset(
+        name, x, labels=None if labels is None else as_labels(reading.label, labels, len(x)),
+        steps=(*steps, *reading.labelled), names=tuple(map(str, values.var_names)),
+    )  # fmt: skip
+    if not (reading.columns or reading.drop):
+        return dataset
+    return chosen(dataset, reading, list(map(str, values.var_names)), labels=False)
+
+
+def annotation(name: str, obs: Any, columns: Iterable[Any], reading: Reading) -> Any:
+    """Return the column of an AnnData's `obs` that holds the labels; None: no column does.
+
+    Args:
+        name: Of the data set.
+        obs: Its observations.
+        columns: Their names.
+        reading: Which is meant.
+
+    Raises:
+        InvalidArgumentError: There is no such column.
+    """
+    names = list(map(str, columns))
+    Reading(label_column=reading.label_column).check(name, names)
+    return obs[reading.label] if reading.label in names else None
 
 
 def refuse_key(key: str, what: str, known: Sequence[str]) -> NoReturn:
@@ -142,6 +209,7 @@ def from_columns(
     labels = [values for key, values in columns if key == label and reading.has_label(names)]
     if len(labels) > 1:
         raise DataError(name, f"{len(labels)} columns named {label!r}", "one", "Rename the others.")
+    called: list[str] = []
     features, steps = [], [left_out(repr(key), key, certain=True) for key in index]
     for key, values in columns:
         if not reading.keeps(key):
@@ -155,6 +223,7 @@ def from_columns(
             text = values.dtype.kind in "OUS"
             refuse_column(name, key, "text" if text else str(values.dtype))
         features.append(values)
+        called.append(key)
     if not features:
         raise DataError(name, "no column of numbers", "at least one feature", "Add a column.")
     x, _ = as_samples(name, np.column_stack(features))
@@ -163,6 +232,7 @@ def from_columns(
         x,
         labels=as_labels(label, labels[0], len(x)) if labels else None,
         steps=(*steps, *reading.steps),
+        names=tuple(called),
     )
 
 

@@ -30,6 +30,7 @@ class Dataset:
         image_shape: Shape of one whole image, before a task cut it; None if not images.
         task: The cut that made x and y out of images: ``"quarter"``, ``"half"`` or None.
         steps: What was done to the numbers, in order, in words.
+        names: What the columns of x are called, one each; None: they have no names.
 
     Example:
         >>> Dataset("toy", np.zeros((4, 2)), labels=np.array([0, 1, 0, 1]))
@@ -43,6 +44,7 @@ class Dataset:
     image_shape: tuple[int, ...] | None = None
     task: Literal["quarter", "half"] | None = None
     steps: tuple[str, ...] = ()
+    names: tuple[str, ...] | None = None
 
     @property
     def note(self) -> str:
@@ -56,6 +58,27 @@ class Dataset:
         if self.y is not None:
             size = f"x {size}, y {_size(self.y)}"
         return ", ".join([size, *(self.steps or ("used as they are",))])
+
+    @property
+    def decoded_shape(self) -> tuple[int, ...] | None:
+        """Shape of what is decoded, if it is an image: three quarters of one are none.
+
+        Example:
+            >>> Dataset("toy", np.zeros((4, 6)), image_shape=(2, 3)).decoded_shape
+            (2, 3)
+        """
+        shape = self.image_shape
+        if shape is None or (self.y is not None and self.task != "half"):
+            return None
+        if self.task == "half":  # of images with one channel, first or last
+            height, width = shape[-2:] if len(shape) == 2 or shape[0] == 1 else shape[:2]
+            return height // 2, width
+        return shape
+
+    @property
+    def decoded_names(self) -> tuple[str, ...] | None:
+        """What is decoded by name: the columns of x, where there is no other target."""
+        return self.names if self.y is None else None
 
     def __len__(self) -> int:
         return len(self.x)

@@ -17,6 +17,7 @@ from posterior_collapse.data.arrays import (
     LONGEST,
     as_labels,
     as_samples,
+    chosen,
     from_array,
     from_columns,
     is_suspect,
@@ -26,8 +27,10 @@ from posterior_collapse.data.arrays import (
 )
 from posterior_collapse.data.checking import check_file, check_size
 from posterior_collapse.data.dataset import Dataset
+from posterior_collapse.data.hdf5 import Stored
 from posterior_collapse.data.images import read_folder
 from posterior_collapse.data.reading import PLAIN, TABLE, TEXT, Reading
+from posterior_collapse.data.saved import Saved
 from posterior_collapse.data.table import read_csv
 from posterior_collapse.data.tensors import PICKLES, Tensors, refuse_pickle
 from posterior_collapse.errors import (
@@ -146,15 +149,24 @@ class Arrays(Mapping[str, NDArray[Any]]):
             raise _unreadable(self._path, error) from error
 
 
-def read_arrays(path: Path) -> Arrays:
-    """Return the arrays of an .npz file by name, as they are.
+def read_arrays(path: Path) -> Mapping[str, Any]:
+    """Return the arrays of a file of several by name, as they are.
 
     Raises:
         MissingFileError: The file is not there.
-        CorruptFileError: It is no .npz file; later: an array is damaged or holds Python objects.
+        CorruptFileError: It is no such file; later: an array is damaged or holds Python objects.
+        DataError: It may run code when it is read.
+        MissingDependencyError: The library that reads such files is not installed.
     """
     check_file(path)
-    return Arrays(path)
+    suffix = suffix_of(path)
+    if suffix in PICKLES:
+        refuse_pickle(path)
+    if suffix == ".safetensors":
+        return Tensors(path)
+    if suffix in TORCH:
+        return Saved(path)
+    return Stored(path) if suffix in HDF5 else Arrays(path)
 
 
 def _declared(path: Path, stream: IO[bytes], size: int) -> int:
@@ -191,7 +203,7 @@ def _read_npy(path: Path, reading: Reading) -> Dataset:
         raise
     except Exception as error:  # whatever a reader trips over in a damaged file
         raise _unreadable(path, error) from error
-    return from_array(path.name, array)
+    return from_array(path.name, array, reading)
 
 
 def _unreadable(path: Path, error: Exception) -> CorruptFileError:
@@ -211,21 +223,29 @@ def _reason(error: Exception) -> str:
 
 
 def _read_npz(path: Path, reading: Reading) -> Dataset:
-    return from_arrays(path.name, Arrays(path), reading.key)
+    return from_arrays(path.name, Arrays(path), reading)
 
 
 def _read_safetensors(path: Path, reading: Reading) -> Dataset:
-    return from_arrays(path.name, Tensors(path), reading.key)
+    return from_arrays(path.name, Tensors(path), reading)
 
 
-def from_arrays(name: str, arrays: Mapping[str, Any], key: str | None) -> Dataset:
+def _read_hdf5(path: Path, reading: Reading) -> Dataset:
+    return from_arrays(path.name, Stored(path), reading)
+
+
+def _read_saved(path: Path, reading: Reading) -> Dataset:
+    return from_arrays(path.name, Saved(path), reading)
+
+
+def from_arrays(name: str, arrays: Mapping[str, Any], reading: Reading = PLAIN) -> Dataset:
     """Return the data of a file of several arrays: the one that is meant, or x, y and labels.
 
     Raises:
         DataError: It is not clear which array is meant, or one cannot be used.
-        InvalidArgumentError: None has the name that is asked for.
+        InvalidArgumentError: None has the name that is asked for, or no column has one.
     """
-    known = sorted(arrays)
+    known, key = sorted(arrays), reading.key
     if key is not None and key not in arrays:
         refuse_key(key, f"an array of {name}", known)
     if key is None and "x" not in arrays and len(arrays) == 1:
@@ -246,7 +266,7 @@ def from_arrays(name: str, arrays: Mapping[str, Any], key: str | None) -> Datase
     if main == "x" and "labels" in arrays:
         labels = as_labels(f"labels of {name}", arrays["labels"], len(x))
     steps = (f"array {key!r} of {len(arrays)}",) if key is not None and len(arrays) > 1 else ()
-    return Dataset(name, x, y, labels, image_shape, steps=steps)
+    return chosen(Dataset(name, x, y, labels, image_shape, steps=steps), reading)
 
 
 def _read_parquet(path: Path, reading: Reading) -> Dataset:
@@ -315,14 +335,19 @@ def _pandas_index(metadata: Mapping[str, Any]) -> list[str]:
     return [name for name in metadata.get("index_columns", ()) if isinstance(name, str)]
 
 
+TORCH, HDF5 = (".pt", ".pth"), (".h5", ".hdf5")
+SEVERAL = ("key", *TABLE)
+"""What may be said of a file of several arrays."""
 TEXTS = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 READERS: dict[str, tuple[Callable[[Path, Reading], Dataset], tuple[str, ...]]] = {
-    ".npy": (_read_npy, ()),
-    ".npz": (_read_npz, ("key",)),
+    ".npy": (_read_npy, TABLE),
+    ".npz": (_read_npz, SEVERAL),
     **dict.fromkeys(TEXTS, (read_csv, TEXT)),
     ".parquet": (_read_parquet, TABLE),
-    ".safetensors": (_read_safetensors, ("key",)),
-    ".h5ad": (read_annotated, ("key", "label_column")),
+    ".safetensors": (_read_safetensors, SEVERAL),
+    **dict.fromkeys(TORCH, (_read_saved, SEVERAL)),
+    **dict.fromkeys(HDF5, (_read_hdf5, SEVERAL)),
+    ".h5ad": (read_annotated, SEVERAL),
 }
 """Reader of a file, and what may be said of how to read it, by suffix."""
 SUFFIXES = ", ".join(READERS)

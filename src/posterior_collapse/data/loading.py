@@ -46,10 +46,10 @@ def load(
 
     Args:
         source: ``"digits"``, ``"mnist"``, ``"fashion-mnist"``, ``"pairs:KIND"`` (see `pairs`);
-            a .npy, .npz, .safetensors, .parquet, .h5ad, .csv or .tsv file (the last two perhaps
-            gzipped); a folder of .png or .jpg pictures of one size; an array, a data frame, an
-            AnnData or a `Dataset`. Images of shape (samples, height, width) are flattened row by
-            row.
+            a .npy, .npz, .safetensors, .pt, .h5, .parquet, .h5ad, .csv or .tsv file (the last two
+            perhaps gzipped; of a .pt file tensors alone are read, without torch); a folder of .png
+            or .jpg pictures of one size; an array, a data frame, an AnnData or a `Dataset`. Images
+            of shape (samples, height, width) are flattened row by row.
         split: ``"train"`` or ``"test"``, for the data sets that have them.
         data_dir: Folder to look in before ``$POSTERIOR_COLLAPSE_DATA`` and the user's cache.
         task: ``"quarter"`` or ``"half"``: cut images into a condition x and a target y.
@@ -59,13 +59,13 @@ def load(
         scale: Multiply every number that is read, of ``source`` and ``given``, by this instead.
         header: Whether the first row of a .csv or .tsv file is a header; None: told from the
             rows, and `Dataset.note` says so where it could be otherwise.
-        columns: Features of the table ``source``, by name ("a,b" or a list); None: all columns.
-            Those of a text without a header are called 1, 2, ...
+        columns: Features of the table or array ``source``, by name ("a,b" or a list); None: all
+            columns. Those of an array, or of a text without a header, are called 1, 2, ...
         drop: Columns that are left out.
         label_column: Column of the labels, which are no feature (of an AnnData, one of `obs`);
             None: "label", if there is one.
-        key: The array that is meant, of an .npz or .safetensors file ``source`` with several; the
-            layer of an AnnData.
+        key: The array that is meant, of a file ``source`` with several (.npz, .safetensors, .pt,
+            .h5); the layer of an AnnData.
         standardize: Bring every column to mean 0 and std 1, those of a split to what the training
             data have; `eta_dec` is then in stds.
         progress: Show a bar while downloading.

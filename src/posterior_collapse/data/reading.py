@@ -18,9 +18,7 @@ TEXT = ("header", *TABLE)
 """What may be said of a table that is a text."""
 HAVE = {
     "header": "only a .csv or .tsv file has one",
-    "columns": "only a table has columns with names",
-    "drop": "only a table has columns with names",
-    "label_column": "only a table has columns with names",
+    **dict.fromkeys(TABLE, "only a table or an array has columns to choose from"),
     "key": "only a file of several arrays has names of them",
 }
 
@@ -31,7 +29,7 @@ class Reading:
 
     Args:
         header: Whether the first row of a text is a header; None: told from the rows.
-        columns: Names of the features; none: all columns.
+        columns: Names of the features, those of an array 1, 2, ...; none: all columns.
         drop: Names of columns that are left out.
         label_column: Name of the column of labels; None: `label`, if there is one.
         key: Name of the array that is meant, of a file that has several.
@@ -76,9 +74,14 @@ class Reading:
             steps.append(f"{_column(self.columns)} only")
         if self.drop:
             steps.append(f"{_column(self.drop)} dropped")
-        if self.label_column is not None:
-            steps.append(f"labels from column {self.label_column!r}")
-        return tuple(steps)
+        return (*steps, *self.labelled)
+
+    @property
+    def labelled(self) -> tuple[str, ...]:
+        """Where the labels are from, in words, if that was chosen."""
+        if self.label_column is None:
+            return ()
+        return (f"labels from column {self.label_column!r}",)
 
     def has_label(self, names: Iterable[str]) -> bool:
         """Say whether a table of these columns has labels that are wanted."""

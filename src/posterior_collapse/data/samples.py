@@ -25,7 +25,7 @@ from posterior_collapse.arrays import (
 )
 from posterior_collapse.data.arrays import from_array
 from posterior_collapse.data.dataset import Dataset
-from posterior_collapse.errors import DataError
+from posterior_collapse.errors import DataError, listed
 from posterior_collapse.specs import Spec, are_specs
 
 __all__ = ["Samples", "Stream", "as_pair", "read", "seeded"]
@@ -167,8 +167,9 @@ def read(
       of scipy.sparse; an AnnData, for its `.X`; a dask array; a `Dataset`, as `pc.load` returns;
     * a pair (x, y) of them: condition (or input) and target;
     * a torch Dataset or DataLoader, a Hugging Face dataset, or any other iterable of batches, each
-      x, a pair, or a dict that holds one array (or `x` and `y`). A list of arrays is a list of
-      batches, but of two arrays of unlike widths, or for a conditional model, a pair.
+      x, a pair, or a dict that holds one array (or `x` and `y`), or a table's columns of numbers. A
+      list of arrays is a list of batches, but of two arrays of unlike widths, or for a conditional
+      model, a pair; a Bunch of scikit-learn has `data` and `target`.
 
     One number (or name) per row beside x is a label. Autoencoders ignore it, likewise one column of
     whole numbers, and whatever whole numbers or single column is beside the batches of a stream; of
@@ -205,6 +206,7 @@ def read(
             "numbers",
             "Pass e.g. pc.load(name)." if not are_specs(data) else "Pass data, then spec.",
         )
+    data = _collected(data)
     if _is_frame(data):
         data = from_array("x", data)
     if isinstance(data, Dataset):
@@ -299,6 +301,14 @@ def _rows(name: str, values: Any, *, empty_ok: bool = False) -> tuple[Array, Ima
     return as_samples(name, values, empty_ok=empty_ok)
 
 
+def _collected(data: Any) -> Any:
+    """Return a lazy frame of polars as a frame, and an array of records as a dict of columns."""
+    if hasattr(data, "lazy") and hasattr(data, "collect"):
+        return data.collect()
+    names = getattr(getattr(data, "dtype", None), "names", None)
+    return {name: data[name] for name in names} if names else data
+
+
 def _is_frame(values: Any) -> bool:
     return hasattr(values, "columns") and hasattr(values, "to_numpy")
 
@@ -349,16 +359,25 @@ def _parts(item: Any) -> Pair:
 
 
 def _columns(columns: Mapping[Any, Any]) -> Pair:
-    """Return x and y of a dict: so called, or the one array and the labels beside it."""
+    """Return x and y of a dict: so called, or the one array and the labels beside it.
+
+    Or, of a table, its columns of numbers side by side, and the labels.
+    """
     arrays = {key: values for key, values in columns.items() if _dims(values) > 1}
     if "x" in arrays:
         return arrays["x"], arrays.get("y")
+    if "data" in arrays and "target" in columns:  # scikit-learn's: `images` are the same rows
+        return arrays["data"], columns["target"]
+    table = [values for key, values in columns.items() if key != "label"]
+    if table and "x" not in columns and all(map(_is_column_of_numbers, table)):
+        return np.stack([np.asarray(values) for values in table], axis=1), columns.get("label")
     if len(arrays) != 1:
+        first = next(iter(arrays or columns), "x")
         raise DataError(
             "data",
-            f"a batch that is a dict of {sorted(map(str, columns))}",
-            "one with one array of samples in rows, or x and y",
-            f"Keep one array, e.g. batch[{next(iter(arrays), 'x')!r}], or yield pairs (x, y).",
+            f"a dict of {listed(sorted(map(str, columns)))}",
+            "one with one array of samples in rows, x and y, or columns of numbers",
+            f"Keep one of them, e.g. data[{first!r}], or pass pairs (x, y).",
         )
     labels = [values for values in columns.values() if _dims(values) == 1]
     named = columns.get("label", labels[0] if len(labels) == 1 else None)
@@ -374,6 +393,11 @@ def _is_label(x: Any, y: Any) -> bool:
     """Whether y is one number or name per row."""
     flat = isinstance(y, (list, tuple)) and not any(np.ndim(one) for one in y[:1])
     return (flat or _dims(y) == 1) and len(y) == len(x)
+
+
+def _is_column_of_numbers(values: Any) -> bool:
+    """Whether values are one number per row."""
+    return _dims(values) == 1 and np.asarray(values).dtype.kind in "biuf"
 
 
 def _is_column_of_labels(y: Any) -> bool:

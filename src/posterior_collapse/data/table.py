@@ -104,7 +104,10 @@ def _read(layout: _Layout, reading: Reading) -> Dataset:
             steps.append(KEPT.format(shown))
     numbers = layout.numbers({*index, *unwanted}, alone="the label" if labelled else "an index")
     labels = _numbers_if_any(texts[labelled[0]]) if labelled else None
-    return Dataset(path.name, numbers, labels=labels, steps=(*steps, *reading.steps))
+    kept = [name for i, name in enumerate(names) if i not in index | unwanted]
+    called = tuple(kept) if layout.has_header else None
+    said = (*steps, *reading.steps)
+    return Dataset(path.name, numbers, labels=labels, steps=said, names=called)
 
 
 def _numbers_if_any(texts: NDArray[Any]) -> NDArray[Any]:
@@ -141,7 +144,8 @@ class _Layout:
         unpacked = _unpacked(path)
         with _open(path) as file:
             lines = list(islice((line for line in file if line.strip()), LINES))
-        delimiter = _delimiter(lines)
+        single = _is_one_column(lines, tabbed=".tsv" in path.name.lower())
+        delimiter = ";" if single else _delimiter(lines)
         with _open(path) as file:
             filled = (row for row in csv.reader(file, delimiter=delimiter) if _filled(row))
             first = next(filled, None)
@@ -158,7 +162,7 @@ class _Layout:
         names = [cell.strip() if has_header else str(i) for i, cell in enumerate(titles, 1)]
         if has_header and _has_row_names(names, below):
             names = ["", *names]
-        if delimiter != ("\t" if ".tsv" in path.name.lower() else ","):
+        if not single and delimiter != ("\t" if ".tsv" in path.name.lower() else ","):
             notes = (f"cells separated by {SEPARATORS[delimiter]}", *notes)
         if commas:
             notes = (*notes, "decimal commas")
@@ -304,6 +308,30 @@ def _delimiter(lines: Sequence[str]) -> str:
         return sum(plain) / max(1, len(plain)), first.count(delimiter)
 
     return max(candidates, key=numeric)
+
+
+def _is_one_column(lines: Sequence[str], *, tabbed: bool) -> bool:
+    """Return whether the commas of a text are decimal ones, in one column.
+
+    They are where some rows have none; where a header has one cell, and the rows do not begin with
+    names that count them, as R writes them; where tabs would part the cells; or where what stands
+    behind a comma begins with a zero, as no whole number does.
+
+    Example:
+        >>> found = [["x", "1,5", "1,7"], ["1,05", "2,5"], ["1,5", "2,5"], ["x", "1,5", "2,6"]]
+        >>> [_is_one_column(lines, tabbed=False) for lines in found]
+        [True, True, False, False]
+    """
+    first = lines[0].strip() if lines else ""
+    has_header = not (_is_number(first) or COMMA.fullmatch(first))
+    below = [line.strip() for line in lines[has_header:]]
+    found = [match for line in below if (match := COMMA.fullmatch(line))]
+    others = [line for line in below if not COMMA.fullmatch(line)]
+    if not found or not all(map(_is_number, others)) or (has_header and "," in first):
+        return False
+    if others or tabbed or any(match[1][0] == "0" < match[1] for match in found):
+        return True
+    return has_header and not _counts([line.split(",")[0] for line in below])
 
 
 COMMA = re.compile(r"\s*[+-]?\d*,(\d+)([eE][+-]?\d+)?\s*")

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from posterior_collapse.data.checking import check_size
 from posterior_collapse.errors import CorruptFileError, DataError, MissingDependencyError
 
 __all__ = ["PICKLES", "Tensors", "refuse_pickle"]
 
-PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".joblib")
+PICKLES = (".pkl", ".pickle", ".joblib")
 """Files that may run code when they are read."""
 
 
-def refuse_pickle(path: Path) -> None:
+def refuse_pickle(path: Path, names: str = "") -> NoReturn:
     """Refuse a file that may run code when it is read, and say how to write its numbers instead.
+
+    Args:
+        path: The file.
+        names: What it names that is no tensor, if that is known.
 
     Raises:
         DataError: Always.
     """
     raise DataError(
         str(path),
-        "a pickle, which may run code when it is read",
+        "a pickle, which may run code when it is read" + (f": it names {names}" if names else ""),
         "numbers alone, in a .npy or .safetensors file",
         "Write them with numpy.save('x.npy', x.numpy()), where x is the tensor in "
-        "torch.load(path, weights_only=True).",
+        "torch.load(path, weights_only=True); of a model call pc.diagnose(model, data).",
     )
 
 

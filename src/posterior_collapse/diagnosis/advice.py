@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -46,6 +47,16 @@ def advise(found: Diagnosis, conclusions: Sequence[Conclusion]) -> Iterator[Find
         found: All that was measured.
         conclusions: Per level; none where the certificate is not known.
     """
+    told: list[Finding] = []
+    for finding in _findings(found, conclusions, told):
+        told.append(finding)
+        yield finding
+
+
+def _findings(
+    found: Diagnosis, conclusions: Sequence[Conclusion], told: Sequence[Finding]
+) -> Iterator[Finding]:
+    """Yield the findings; `told` are those before, whose actions no later one takes back."""
     numbered = list(enumerate(found.levels, start=1))
     if has_diverged(found):
         yield from _diverged(found)
@@ -68,10 +79,10 @@ def advise(found: Diagnosis, conclusions: Sequence[Conclusion]) -> Iterator[Find
     if not conclusions:
         yield from _without_certificate(found)
     for number, level in numbered:
-        yield from _noise(found, number, level)
+        yield from _noise(found, number, level, told)
         yield from _unused(found, number, level)
         yield from _idle(found, number, level)
-    yield from _far_from_prior(found)
+    yield from _far_from_prior(found, told)
 
 
 def _diverged(found: Diagnosis) -> Iterator[Finding]:
@@ -191,7 +202,7 @@ def _of_certificate(found: Diagnosis, number: int, conclusion: Conclusion) -> It
         paying = max(1, paying)
         wanted = min(units + paying, max(units + 1, _modes(found)))
         more = f"{paying} more" if wanted == units + paying else "more"
-        field = "latent_dim" if len(found.levels) == 1 else f"latent_dims[{number - 1}]"
+        field = "latent_dim" if len(found.levels) == 1 else f"the units of z{number}"
         yield Finding(
             conclusion,
             f"{'All' if units > 1 else 'The'} {_units(units)}{name} {_be(units)} used, and {more} "
@@ -231,7 +242,7 @@ def _undecided(found: Diagnosis, number: int) -> Finding:
         )
     if leaves_out(found, number - 1) and not found.undecided_units[number - 1]:
         return Finding("undecided", f"{what}: {what_decides(found, number - 1)}.", TRAIN_LONGER)
-    why = "t is not known" if np.isnan(t) else f"t = {t:.3g} +- {error:.1g}, above 1 or not"
+    why = "t is not known" if np.isnan(t) else f"t = {t:.3g} \u00b1 {error:.1g}, above 1 or not"
     action = f"Diagnose more than {found.n:,} rows: {what_decides(found, number - 1)}."
     spec = found.spec
     if level.n_active and spec is not None and not isinstance(spec.sigma_levels[number - 1], str):
@@ -258,7 +269,7 @@ def _how_to_use_more(found: Diagnosis, number: int) -> str:
         # What was measured in this network says more than what a linear one would do.
         beta, field = (
             spec.beta_levels[number - 1],
-            "beta" if len(found.levels) == 1 else (f"betas[{number - 1}]"),
+            "beta" if len(found.levels) == 1 else f"beta_{number}",
         )
         return (
             f"; to use more, lower {field} from {beta:.3g} to below {beta * t:.3g}, where one more "
@@ -329,11 +340,22 @@ def _variance_for_std(found: Diagnosis, number: int, level: LevelDiagnosis) -> I
         )
 
 
-def _noise(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[Finding]:
+def _lowers(told: Sequence[Finding], number: int) -> bool:
+    """Whether it was said before to lower the beta of a level."""
+    words = re.compile(rf"[Ll]ower beta(_{number})?\b")
+    return any(words.search(finding.action) for finding in told)
+
+
+def _noise(
+    found: Diagnosis, number: int, level: LevelDiagnosis, told: Sequence[Finding]
+) -> Iterator[Finding]:
     count = level.status.count("noise")
     if not count:
         return
+    lowers = _lowers(told, number)
     action = "Lower the std of the level below, raise this level's beta, or use fewer units."
+    if lowers:
+        action = "Lower the std of the level below, or use fewer units."
     spec, injected = found.spec, found.levels[number - 2].posterior_std.max()
     if spec is not None and found.eta_dec is not None:
         # The injected noise is a signal to this level; it pays while it exceeds the threshold.
@@ -342,9 +364,10 @@ def _noise(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[Fin
         )
         if t > 1:
             beta = spec.beta_levels[number - 1]
+            raised = f", raise beta_{number} from {beta:.4g} to {beta * t:.3g}" * (not lowers)
             action = (
-                f"Lower the std of z{number - 1} from {injected:.3g} to {injected / t**0.5:.3g}, "
-                f"raise betas[{number - 1}] from {beta:.4g} to {beta * t:.3g}, or use fewer units."
+                f"Lower the std of z{number - 1} from {injected:.3g} to {injected / t**0.5:.3g}"
+                f"{raised}, or use fewer units."
             )
     yield Finding(
         "noise-relay",
@@ -390,16 +413,18 @@ def _idle(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[Find
     )
 
 
-def _far_from_prior(found: Diagnosis) -> Iterator[Finding]:
+def _far_from_prior(found: Diagnosis, told: Sequence[Finding]) -> Iterator[Finding]:
     level, number = found.levels[-1], len(found.levels)
     far = _where(level, "active") & (level.prior_gap > FAR)
     if not far.any():
         return
     ratio = (level.aggregate_std / level.prior_std)[far]
     scale = float(np.sqrt(np.square(ratio).mean()))
-    raised = "raise beta"
+    raised = "; or raise beta"
     if found.spec is not None:
         raised += f" from {found.spec.beta_levels[-1]:.3g}"
+    if _lowers(told, number):
+        raised = ""
     yield Finding(
         "far-from-prior",
         f"The aggregate posterior of {_units(int(far.sum()))}{_name(found, number)} is far from "
@@ -407,7 +432,7 @@ def _far_from_prior(found: Diagnosis) -> Iterator[Finding]:
         f"{level.prior_gap[far].mean():.3g} nats apart per unit. Samples of the prior miss what "
         "the decoder knows.",
         f"Multiply the latents by {1 / scale:.3g} and sample from a prior fitted to them, as "
-        f"latent diffusion does; or {raised}.",
+        f"latent diffusion does{raised}.",
     )
 
 

@@ -181,9 +181,10 @@ def _chunks(parts: Mapping[str, NDArray[Any]], beyond: bool) -> Iterator[RowPost
             _check_positive(name, values, start, next(iter(set(parts) & set(SPREADS))))
         kl = gaussian_kl(mean, std, prior_mean, prior_std)
         if beyond:
-            mean, std, prior_std = (mean - prior_mean) / prior_std, std / prior_std, np.ones(1)
+            mean, std = (mean - prior_mean) / prior_std, std / prior_std
+            prior_mean, prior_std = np.zeros(1), np.ones(1)
         variance = np.square(std)
-        yield RowPosteriors(kl, (mean,), (variance,), variance, prior_std)
+        yield RowPosteriors(kl, (mean,), (variance,), variance, prior_std, prior_mean=prior_mean)
 
 
 def _finite(name: str, values: Float, first_row: int) -> Float:

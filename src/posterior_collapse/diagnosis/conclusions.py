@@ -201,7 +201,7 @@ def gain_in_words(found: Diagnosis, at: int) -> str:
     gain = found.gains[at]
     if math.isnan(gain.nats) or gain.nats <= max(NOTHING, gain.worth * NOTHING):
         return ""
-    error = f" +- {gain.error:.1g}" if gain.error >= 0.05 * gain.nats else ""
+    error = f" \u00b1 {gain.error:.1g}" if gain.error >= 0.05 * gain.nats else ""
     text = f"one more unit would buy about {gain.nats:.2g}{error} nats"
     if _is_far(found, at):
         text = f"one more unit would buy up to about {gain.nats:.2g} nats, a rough upper guess far "

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from posterior_collapse import checks
+from posterior_collapse.arrays import ImageShape
+from posterior_collapse.data import Dataset
 from posterior_collapse.diagnosis.certificate import Signal, thresholds
 from posterior_collapse.diagnosis.collecting import MOST_FEATURES, Collected, collect
 from posterior_collapse.diagnosis.conclusions import (
@@ -26,6 +28,7 @@ from posterior_collapse.diagnosis.levels import collapse_options
 from posterior_collapse.diagnosis.likelihood import has_marginal, log_likelihood
 from posterior_collapse.diagnosis.reading import model_behind, model_of
 from posterior_collapse.diagnosis.results import Diagnosis, LevelDiagnosis
+from posterior_collapse.diagnosis.showing import Shown, show
 from posterior_collapse.diagnosis.verdict import with_verdict
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import LatentModel
@@ -133,6 +136,7 @@ def diagnose(
         )
         levels, partly = _levels(found, options, effects)
         errors = _errors_at_means(found)
+        pictures = _pictures(found, levels, data)
         signals = _signals(found, levels)
         eta_dec = None if spec is None or isinstance(spec.eta_levels[0], str) else found.eta_dec
         nll, cautions = (
@@ -170,6 +174,8 @@ def diagnose(
         notes=tuple(dict.fromkeys(notes)),
         likelihood=likelihood,
         is_network=not found.exact,
+        _shown=pictures,
+        _history=_history_of(trained),
     )
     return with_verdict(result)
 
@@ -210,6 +216,37 @@ def _errors_at_means(found: Collected) -> dict[str, Any]:
     with contextlib.suppress(RuntimeError):  # of a model that needs all rows at once
         return squared_errors(found.model, *_kept(found), found.generator)
     return {}
+
+
+def _pictures(found: Collected, levels: tuple[LevelDiagnosis, ...], data: Any) -> Shown | None:
+    if not getattr(found.model, "decodes", True):
+        return None
+    pictures = show(found.model, *_kept(found), levels, _image_shape_of(data))
+    names = _names_of(data)
+    if pictures is None or names is None or len(names) != pictures.targets.shape[1]:
+        return pictures
+    return dataclasses.replace(pictures, names=names)
+
+
+def _names_of(data: Any) -> tuple[str, ...] | None:
+    """What is decoded by name, where data in memory say so."""
+    if isinstance(data, Dataset):
+        return data.decoded_names
+    columns = getattr(data, "columns", None)
+    return None if columns is None or isinstance(data, tuple) else tuple(map(str, columns))
+
+
+def _image_shape_of(data: Any) -> ImageShape | None:
+    """Of what is decoded, where data in memory say so."""
+    if isinstance(data, Dataset):
+        return data.decoded_shape
+    shape = getattr(data, "shape", None)
+    return tuple(shape[1:]) if isinstance(shape, tuple) and len(shape) > 2 else None
+
+
+def _history_of(trained: Any) -> Mapping[str, Sequence[float]] | None:
+    """The course of what `fit` returned, which other models do not have."""
+    return trained.history if hasattr(trained, "objective") else None
 
 
 def _kept(found: Collected) -> tuple[torch.Tensor, torch.Tensor | None]:

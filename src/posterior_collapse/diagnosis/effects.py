@@ -14,7 +14,7 @@ from torch.distributions import Normal
 from posterior_collapse.diagnosis.scores import elementwise, linked
 from posterior_collapse.models import LatentModel
 
-__all__ = ["decoder_effects", "is_affine", "squared_errors"]
+__all__ = ["decoded_mean", "decoder_effects", "is_affine", "squared_errors"]
 
 Float = NDArray[np.float64]
 
@@ -58,11 +58,11 @@ def decoder_effects(
         p = given or (model.prior(level) if top else model.prior(level, latents[level]))
         noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
         redrawn = p.mean + p.stddev * noise
-    before = _decoded(model, level, z, x)
+    before = decoded_mean(model, level, z, x)
     for unit in units:
         moved = z.clone()
         moved[:, unit] = redrawn[:, unit]
-        change = (_decoded(model, level, moved, x) - before).double().square().sum(-1)
+        change = (decoded_mean(model, level, moved, x) - before).double().square().sum(-1)
         root = math.sqrt(float(change.mean()))
         spread = float(change.std()) / math.sqrt(len(change))
         effects[:, unit] = root, spread / (2 * root) if root > 0 else 0.0
@@ -118,15 +118,23 @@ def squared_errors(
         return float((target - decoded).double().square().sum(-1).mean())
 
     return {
-        "squared_error_at_mean": error(_decoded(model, 1, model.infer(x, y)[0], x)),
+        "squared_error_at_mean": error(decoded_mean(model, 1, model.infer(x, y)[0], x)),
         "squared_error_sampled": error(
-            _decoded(model, 1, model.infer(x, y, generator=generator)[0], x)
+            decoded_mean(model, 1, model.infer(x, y, generator=generator)[0], x)
         ),
         "squared_error_constant": error(target.mean(0)),
     }
 
 
-def _decoded(model: LatentModel, level: int, z: Tensor, x: Tensor) -> Tensor:
+def decoded_mean(model: LatentModel, level: int, z: Tensor, x: Tensor) -> Tensor:
+    """Return the decoder's mean, (rows, dim y); levels below follow by the means of their priors.
+
+    Args:
+        model: In evaluation mode.
+        level: Of the latents, 1 next to the data.
+        z: Latents of that level, (rows, units).
+        x: Conditions of the rows, which only a conditional model reads, (rows, dim x).
+    """
     for below in range(level - 1, 0, -1):
         z = model.prior(below, z).mean
     return cast(Tensor, elementwise(model.decode(z, x), z.dim() - 1).mean)

@@ -81,6 +81,7 @@ class ExactPass:
                     _rows(noise, mean),
                     _numpy(prior),
                     None if first else (_numpy(given), _rows(std, mean)),
+                    0.0 if len(levels) == len(values.stds) - 1 else math.nan,
                 )
             )
             z = given + std * torch.randn(

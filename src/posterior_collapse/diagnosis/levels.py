@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from posterior_collapse import checks
+from posterior_collapse.diagnosis.histograms import aggregate_histogram
 from posterior_collapse.diagnosis.results import (
     QUANTILES,
     CollapseCurve,
@@ -80,6 +81,7 @@ class RowPosteriors:
         noise: Mean variance of q(z_l|z_{l-1}), the noise injected at this level.
         prior_std: Std of p(z_l|z_{l+1}), broadcastable.
         drawn: Mean and std of q(z_l|z_{l-1}) for one sample of the level below, above level 1.
+        prior_mean: Mean of the prior, broadcastable; NaN where the prior is no one Gaussian.
     """
 
     kl: Float
@@ -88,6 +90,7 @@ class RowPosteriors:
     noise: Float
     prior_std: Float
     drawn: tuple[Float, Float] | None = None
+    prior_mean: Float | float = math.nan
 
 
 class LevelStatistics:
@@ -108,7 +111,7 @@ class LevelStatistics:
         self.kept = Reservoir(rng)
         self.total = Running()
         self._kl, self._mean, self._share = Running(), Running(), Running()
-        self._noise, self._prior = Running(), Running()
+        self._noise, self._prior, self._prior_mean = Running(), Running(), Running()
         self._least: Float = np.array(math.inf)
         self._most: Float = np.array(0.0)
         self._halves, self._drawn = 1, False
@@ -123,6 +126,7 @@ class LevelStatistics:
         self._least = np.minimum(self._least, rows.noise.min(0))
         self._most = np.maximum(self._most, rows.noise.max(0))
         self._prior.add(np.broadcast_to(np.square(rows.prior_std), rows.kl.shape))
+        self._prior_mean.add(np.broadcast_to(rows.prior_mean, rows.kl.shape))
         self._share.add((rows.kl >= ACTIVE_KL).mean(1, keepdims=True))
         self.kept.add(rows.kl, *rows.means, *rows.variances, *(rows.drawn or ()))
 
@@ -210,6 +214,13 @@ class LevelStatistics:
             aggregate_std=np.sqrt(signal + posterior.spread),
             prior_std=np.sqrt(self._prior.mean),
             prior_gap=np.maximum(self._kl.mean - input_values, 0.0) if top else nothing,
+            _histogram=aggregate_histogram(
+                posterior.mean,
+                posterior.variance,
+                self._prior_mean.mean,
+                np.sqrt(self._prior.mean),
+                ~diverged,
+            ),
         )
 
 
@@ -230,10 +241,11 @@ class Posteriors:
         self.signal_error = (a * b).std(0) / math.sqrt(n)
         self.sampling_error = np.sqrt((2 * self.signal * sampling + sampling**2) / len(a))
 
-    def information(self) -> list[Information]:
+    def information(self, units: slice = slice(None)) -> list[Information]:
         """I(x; z_i) of each unit; the error is that of the rows and that of the sampling."""
         found = []
-        columns = zip(self.mean.T, self.variance.T, self.from_sampling, strict=True)
+        every = (self.mean.T, self.variance.T, self.from_sampling)
+        columns = zip(*(part[units] for part in every), strict=True)
         for mean, variance, error in columns:
             value, row_error, coarse = mixture_information(mean, np.sqrt(variance))
             found.append(Information(value, math.hypot(row_error, error), coarse))

@@ -186,7 +186,7 @@ class LogLikelihood(Record):
             )
         notes = "".join(f"; {note}" for note in self.notes)
         return (
-            f"LogLikelihood(nll {self.nll:.6g} +- {self.nll_error:.2g} nats over "
+            f"LogLikelihood(nll {self.nll:.6g} \u00b1 {self.nll_error:.2g} nats over "
             f"{len(self.per_row):,} rows; {how}{notes})"
         )
 

@@ -175,11 +175,13 @@ class SampledPass:
                 kl = relative_entropy((z[some] - p.mean).double().square(), std, prior_std)
             if prior_std.dim() == 3:
                 prior_std = prior_std.square().mean(0).sqrt()
+            prior_mean = p.mean.double() if top else None
             if given is not None and given.mean.dim() > 1:
                 # What the posterior knows beyond the prior that the row has anyway.
                 q = Normal((q.mean - p.mean) / p.stddev, q.stddev / p.stddev, validate_args=False)
                 prior_std = torch.ones_like(prior_std)
-            found.append(make(kl, q, prior_std))
+                prior_mean = torch.zeros_like(prior_std)
+            found.append(make(kl, q, prior_std, prior_mean))
         return tuple(found)
 
     def _decoded(
@@ -336,15 +338,24 @@ def _no_prior(x: Tensor) -> None:
     return None
 
 
-def _first(kl: Tensor, q: Normal, prior_std: Tensor) -> RowPosteriors:
+def _first(
+    kl: Tensor, q: Normal, prior_std: Tensor, prior_mean: Tensor | None = None
+) -> RowPosteriors:
     variance = _numpy(q.stddev.double().square())
     mean_kl = kl if kl.dim() == 2 else kl.mean(0)
     return RowPosteriors(
-        _numpy(mean_kl), (_numpy(q.mean),), (variance,), variance, _numpy(prior_std)
+        _numpy(mean_kl),
+        (_numpy(q.mean),),
+        (variance,),
+        variance,
+        _numpy(prior_std),
+        prior_mean=_of_prior(prior_mean),
     )
 
 
-def _upper(kl: Tensor, q: Normal, prior_std: Tensor) -> RowPosteriors:
+def _upper(
+    kl: Tensor, q: Normal, prior_std: Tensor, prior_mean: Tensor | None = None
+) -> RowPosteriors:
     mean, variance = q.mean.double(), q.stddev.double().square()
     halves = list(zip(mean.chunk(2), variance.chunk(2), strict=True))
     return RowPosteriors(
@@ -354,7 +365,12 @@ def _upper(kl: Tensor, q: Normal, prior_std: Tensor) -> RowPosteriors:
         _numpy(variance.mean(0)),
         _numpy(prior_std),
         (_numpy(mean[0]), _numpy(variance[0].sqrt())),
+        _of_prior(prior_mean),
     )
+
+
+def _of_prior(mean: Tensor | None) -> Float | float:
+    return math.nan if mean is None else _numpy(mean)
 
 
 def _check_finite(p: Distribution, *sums: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -13,6 +13,8 @@ from posterior_collapse.records import Record, Viewed, unit_rows
 from posterior_collapse.specs import Likelihood, Spec
 
 if TYPE_CHECKING:
+    from posterior_collapse.diagnosis.histograms import Histogram
+    from posterior_collapse.diagnosis.showing import Shown
     from posterior_collapse.theory import Forecast
 
 __all__ = [
@@ -156,6 +158,7 @@ class LevelDiagnosis(Record):
     aggregate_std: Float
     prior_std: Float
     prior_gap: Float
+    _histogram: Histogram | None = None
 
     derived: ClassVar = ("n_active",)
 
@@ -274,6 +277,8 @@ class Diagnosis(Viewed):
     notes: tuple[str, ...] = ()
     likelihood: Likelihood | None = None
     is_network: bool = True
+    _shown: Shown | None = None
+    _history: Mapping[str, Sequence[float]] | None = None
 
     derived: ClassVar = ("gain", "gain_error")
 

@@ -23,7 +23,7 @@ from posterior_collapse.diagnosis.conclusions import (
 from posterior_collapse.diagnosis.results import NO_SIGNAL, Conclusion, Diagnosis
 from posterior_collapse.theory.thresholds import LEAST_ROWS, ROUNDING
 
-__all__ = ["with_verdict"]
+__all__ = ["verdict_parts", "with_verdict"]
 
 
 def with_verdict(found: Diagnosis) -> Diagnosis:
@@ -34,6 +34,8 @@ def with_verdict(found: Diagnosis) -> Diagnosis:
     if found.forecast is not None and conclusion != "diverged":
         kept = " and ".join(map(str, kept_units(found.forecast)))
         excess = excess_loss(found)
+        if excess and conclusion != "signal-unclaimed":
+            sentence = f"Training has not arrived: {sentence}"
         if is_attainable(found.forecast):
             lower = f", at a loss {excess:.3g} nats lower" if excess else ""
             sentence += f"; the linear optimum keeps {kept}{lower}"
@@ -47,6 +49,24 @@ def with_verdict(found: Diagnosis) -> Diagnosis:
         advice=tuple(advise(found, conclusions)),
         notes=(*_few_rows(found), *found.notes),
     )
+
+
+def verdict_parts(found: Diagnosis) -> tuple[str, str]:
+    """Return the verdict as what a reader wants first, and the reason of it, if any.
+
+    Args:
+        found: With its verdict.
+    """
+    counts = _counts(found)
+    clause, opened, rest = found.verdict.removeprefix(counts).partition(" (")
+    if not opened or not found.verdict.startswith(counts):
+        return found.verdict, ""
+    depth = 1
+    for end, character in enumerate(rest):
+        depth += (character == "(") - (character == ")")
+        if depth == 0:
+            return f"{counts}{clause}.", rest[:end] + rest[end + 1 :]
+    return found.verdict, ""
 
 
 _WORDS: dict[Conclusion, str] = {
@@ -77,7 +97,9 @@ def _overall(found: Diagnosis, conclusions: list[Conclusion]) -> tuple[Conclusio
         if conclusion == "nothing-to-do" and found.signal[at] > 1 + ROUNDING:
             words = "every unit is used and one more is not worth it"
         if conclusion == "collapse-optimal" and excess_loss(found):
-            words = "no signal is left for the collapsed units, but training has not arrived"
+            words = "no signal is left for the collapsed units"
+        if conclusion == "more-units-pay" and excess_loss(found):
+            words = "as it stands every unit is used, and what is unexplained would pay for more"
         bought = gain_in_words(found, at)
         return conclusion, f": {words} ({_signal(found, at)}{'; ' * bool(bought)}{bought})"
     return _without_certificate(found)
@@ -129,4 +151,4 @@ def _signal(found: Diagnosis, at: int) -> str:
     t, error = found.signal[at], found.signal_error[at]
     if math.isnan(t):
         return f"{name} not known"
-    return f"{name} = {t:.3g}" + (f" +- {error:.1g}" if error >= 5e-4 else "")
+    return f"{name} = {t:.3g}" + (f" \u00b1 {error:.1g}" if error >= 5e-4 else "")

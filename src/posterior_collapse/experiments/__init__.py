@@ -14,6 +14,6 @@ What happens to a row, and where:
 Names are imported when first used, so that the document is written without torch.
 """
 
-import lazy_loader
+from posterior_collapse.errors import lazily
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = lazily(__name__, __file__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -18,6 +18,7 @@ from posterior_collapse.runs import Record, Run
 __all__ = [
     "Check",
     "Deliverable",
+    "Pair",
     "Part",
     "Result",
     "Setting",
@@ -28,6 +29,8 @@ __all__ = [
     "direction",
     "follows",
     "monotone",
+    "near_count",
+    "near_kl",
     "of_level",
     "some_active",
 ]
@@ -77,6 +80,11 @@ class Result(NamedTuple):
         """Those of the closed form; empty where there is none."""
         return self.record.forecast or {}
 
+    @property
+    def has_conclusion(self) -> bool:
+        """Whether `diagnose` measured it beside a closed form."""
+        return "conclusion" in self.measured and "kl" in self.theory
+
     def active(self, level: int) -> int:
         """Return the number of units of a level, from 1, that know of the data."""
         return int(self.measured["levels"][level - 1]["n_active"])
@@ -121,6 +129,16 @@ class Setting:
                 words.append(f"{name} = {value:g}")
         return ", ".join(words)
 
+    @property
+    def at(self) -> str:
+        """The values in words; of a grid of one setting its title."""
+        return self.text or self.first.grid
+
+    @property
+    def has_theory(self) -> bool:
+        """Whether there is a closed form whose numbers can be compared."""
+        return "kl" in self.first.theory
+
     def mean(self, measure: Callable[[Result], float]) -> float:
         """Return the mean of a measure over the seeds."""
         return float(np.mean([measure(result) for result in self.results]))
@@ -151,6 +169,7 @@ def of_level(number: int, depth: int) -> str:
 
 
 NOT_MEASURED = "not measured"
+Kind: TypeAlias = Literal["direction", "numbers"]
 
 
 @dataclass(frozen=True)
@@ -160,10 +179,15 @@ class Check:
     Attributes:
         agrees: Whether they agree; None: the runs do not show what was to be compared.
         text: What was compared, with its numbers; a sentence.
+        kind: `"direction"`: which way a measure goes, or what orders what; `"numbers"`: how near
+            it comes to the number that theory gives.
+        exact: Whether the models were trained to the end whatever the profile, on moments.
     """
 
     agrees: bool | None
     text: str
+    kind: Kind = "direction"
+    exact: bool = False
 
     @property
     def verdict(self) -> str:
@@ -192,7 +216,7 @@ class Part:
 
 Deliverable: TypeAlias = Callable[[Sequence[Result]], Part]
 
-Way: TypeAlias = Literal["rises", "falls", "hardly changes", "rises and falls"]
+Way: TypeAlias = Literal["rises", "falls", "hardly changes", "rises and falls", "falls and rises"]
 CONSISTENT = 0.5
 """Mean rank correlation over the lines of a grid from which values count as moving together."""
 
@@ -207,11 +231,14 @@ def direction(values: Sequence[float], slack: float) -> Way:
     Example:
         >>> [direction(v, 0.1) for v in ([1, 2, 1.95, 3], [3, 2, 2, 1], [1, 1.02], [1, 3, 2])]
         ['rises', 'falls', 'hardly changes', 'rises and falls']
+        >>> direction([3, 1, 2], 0.1)
+        'falls and rises'
     """
     steps = np.diff(values)
     up, down = float(steps.max(initial=0.0)) > slack, float(steps.min(initial=0.0)) < -slack
     if up and down:
-        return "rises and falls"
+        rises_first = np.argmax(steps > slack) < np.argmax(steps < -slack)
+        return "rises and falls" if rises_first else "falls and rises"
     change = values[-1] - values[0]
     if abs(change) <= slack:
         return "hardly changes"
@@ -275,28 +302,102 @@ def _held(found: str, expected: Way, said: str) -> Check:
     return Check(agrees, f"{said}." if agrees else f"{said}; expected: {expected}.")
 
 
+ONE_UNIT = 1.0
+"""What the number of active units of a network may differ from that of the best linear model."""
+KL_SHARE, KL_LEAST = 0.1, 0.1
+"""The same for its KL, as a share of the linear one, or in nats where that is more."""
+
+
+class Pair(NamedTuple):
+    """What was measured at a setting, and what theory says.
+
+    Attributes:
+        at: The setting, in words.
+        found: Mean over the seeds.
+        theory: The number of the linear optimum.
+    """
+
+    at: str
+    found: float
+    theory: float
+
+
+def near_count(what: str, pairs: Iterable[Pair]) -> Check:
+    """Hold numbers of units against theory's, setting by setting.
+
+    Example:
+        >>> pairs = [Pair("beta = 1", 5.2, 6), Pair("beta = 2", 0, 3)]
+        >>> near_count("Active units", pairs).text
+        'Active units: within 1 of theory at 1 of 2 settings; farthest at beta = 2: 0 for 3.'
+    """
+    return _near(what, "1", [(abs(p.found - p.theory) / ONE_UNIT, p) for p in pairs])
+
+
+def near_kl(what: str, pairs: Iterable[Pair]) -> Check:
+    """Hold KLs against theory's, setting by setting.
+
+    Example:
+        >>> near_kl("KL", [Pair("beta = 1", 5.2, 5.5), Pair("beta = 2", 0.02, 0.0)]).text
+        'KL: within 10% (or 0.1 nats) of theory at 2 of 2 settings.'
+    """
+    off = [(abs(p.found - p.theory) / max(KL_SHARE * abs(p.theory), KL_LEAST), p) for p in pairs]
+    return _near(what, f"{KL_SHARE:.0%} (or {KL_LEAST:g} nats)", off)
+
+
+def _near(what: str, within: str, off: Sequence[tuple[float, Pair]]) -> Check:
+    good = sum(far <= 1 for far, _ in off)
+    text = f"{what}: within {within} of theory at {good} of {len(off)} settings"
+    if good < len(off):
+        _, worst = max(off, key=lambda pair: pair[0])
+        text += f"; farthest at {worst.at}: {worst.found:.4g} for {worst.theory:.4g}"
+    return Check(good == len(off), f"{text}.", "numbers")
+
+
+BARELY = (
+    "In the quick profile nets are barely trained, a few epochs on the digits: what they show is "
+    "no verdict on the row."
+)
 NUMBERS = r"\d+\.\d+(e-?\d+)?|\d\d+"
 """Those that differ from run to run, not the number of a level."""
 
 
-def agreement(parts: Sequence[Part], results: Sequence[Result]) -> dict[str, Any]:
-    """Return `verdict`, `text`, `checks` (verdict and sentence of each) and `notes` of a row.
+def agreement(
+    parts: Sequence[Part], results: Sequence[Result], *, quick: bool = False
+) -> dict[str, Any]:
+    """Return what a row's checks say.
 
-    The verdict is that of all checks where they have one in common, else "partly"; but what
-    differs or was not measured alone does not agree in part.
+    A verdict is that of all checks where they have one in common, else "partly"; but what
+    differs or was not measured alone does not agree in part. In the quick profile only models that
+    are trained exactly are judged: a row of others is "not measured".
+
+    Returns:
+        `verdict`; `direction` and `numbers`, the verdicts of the checks of these kinds, None where
+        there are none; `text`, `checks` (verdict and sentence of each), `kinds` and `notes`.
     """
-    checks = [check for part in parts for check in part.checks]
-    verdicts = {check.verdict for check in checks}
-    if "agrees" in verdicts:
-        verdict = "agrees" if len(verdicts) == 1 else "partly"
-    else:
-        verdict = "differs" if "differs" in verdicts else NOT_MEASURED
+    checks = sorted((c for part in parts for c in part.checks), key=lambda c: c.kind)
+    notes = [note for part in parts for note in part.notes]
+    if quick and not all(check.exact for check in checks):
+        exact = [check for check in checks if check.exact]
+        unjudged = [replace(c, agrees=None, text=f"Barely trained: {c.text}") for c in checks]
+        checks, notes = exact or unjudged, [BARELY, *notes]
     return {
-        "verdict": verdict,
+        "verdict": _verdict(checks) or NOT_MEASURED,
+        "direction": _verdict([check for check in checks if check.kind == "direction"]),
+        "numbers": _verdict([check for check in checks if check.kind == "numbers"]),
         "text": " ".join(check.text for check in checks),
         "checks": [[check.verdict, check.text] for check in checks],
-        "notes": [*(note for part in parts for note in part.notes), *_cautions(results)],
+        "kinds": [check.kind for check in checks],
+        "notes": [*notes, *_cautions(results)],
     }
+
+
+def _verdict(checks: Sequence[Check]) -> str | None:
+    verdicts = {check.verdict for check in checks}
+    if "agrees" in verdicts:
+        return "agrees" if len(verdicts) == 1 else "partly"
+    if "differs" in verdicts:
+        return "differs"
+    return NOT_MEASURED if checks else None
 
 
 def _cautions(results: Sequence[Result]) -> Iterator[str]:

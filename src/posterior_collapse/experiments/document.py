@@ -29,7 +29,11 @@ MOST_ROWS = 16
 """Rows of a table up to which it is not folded."""
 REFERENCE = "reference"
 """Folder within the results for rows trained as published: their names say so."""
+OLDER = "older-processor"
+"""Folder within the results for rows computed as a processor without AVX computes them."""
 TEMPLATE = "reproduction.md.jinja"
+KINDS = ("direction", "numbers")
+"""Kinds of checks, each with a verdict of its own."""
 
 
 def write(results: str | os.PathLike[str], target: str | os.PathLike[str]) -> Path:
@@ -80,6 +84,8 @@ def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> s
         folder=_relative(Path(results), Path(folder)),
         verdicts=_verdicts(rows),
         overview=_overview(rows),
+        total=duration(sum(row["wall_s"] for row in rows)),
+        processors=_processors(Path(results)),
         rows=rows,
     )
     return re.sub(r"\n{3,}", "\n\n", text)
@@ -193,8 +199,12 @@ def _agreement(agreement: Mapping[str, Any]) -> dict[str, Any]:
     """Return verdict, sentences and notes; the sentences have their own verdicts where mixed."""
     mixed = len({verdict for verdict, _ in agreement["checks"]}) > 1
     sentences = [f"{v}: {text}" if mixed else text for v, text in agreement["checks"]]
+    kinds = [k for k in KINDS if agreement.get(k)]
+    parted = "; ".join(f"{kind}: {agreement[kind]}" for kind in kinds) if len(kinds) > 1 else ""
     return {
         "verdict": _prose(agreement["verdict"]),
+        "parted": _prose(parted),
+        **{kind: agreement.get(kind) for kind in KINDS},
         "checks": [_prose(sentence) for sentence in sentences],
         "notes": [_prose(note) for note in agreement["notes"]],
     }
@@ -203,10 +213,19 @@ def _agreement(agreement: Mapping[str, Any]) -> dict[str, Any]:
 def _verdicts(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return in one line how many rows agree with what was expected."""
     count = Counter(row["agreement"]["verdict"] for row in rows)
-    return (
+    said = [
         f"Of {len(rows)} rows, {count['agrees']} agree, {count['partly']} agree partly, "
         f"{count['differs']} differ and {count['not measured']} did not measure what was expected."
-    )
+    ]
+    for kind in KINDS:
+        count = Counter(row["agreement"][kind] for row in rows)
+        judged = sum(count.values()) - count[None]
+        if judged:
+            said.append(
+                f"By {kind} alone, {count['agrees']} of {judged} agree and {count['partly']} agree "
+                "partly."
+            )
+    return " ".join(said)
 
 
 def _overview(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -217,11 +236,40 @@ def _overview(rows: Sequence[Mapping[str, Any]]) -> str:
             "size": row["smaller"] or "full",
             "seeds": len(row["seeds"]),
             "wall time": row["wall"],
-            "verdict": row["agreement"]["verdict"],
+            "verdict": row["agreement"]["parted"] or row["agreement"]["verdict"],
         }
         for row in rows
     ]
     return Table.of(records).markdown()
+
+
+def _processors(results: Path) -> dict[str, str] | None:
+    """Compare the verdicts of rows that were run again as another processor computes."""
+    records, same, checked = [], 0, 0
+    for path in sorted(results.glob(f"{OLDER}/*/{RESULT}"), key=lambda p: (len(p.parent.name), p)):
+        other, own = read_json(path), results / path.parent.name / RESULT
+        if not own.is_file():
+            continue
+        here = read_json(own)
+        verdicts = [[verdict for verdict, _ in one["agreement"]["checks"]] for one in (here, other)]
+        alike = sum(a == b for a, b in zip(*verdicts, strict=False))
+        most = max(map(len, verdicts))
+        same, checked = same + alike, checked + most
+        records.append(
+            {
+                "row": here["id"],
+                "checks": most,
+                "same verdict": alike,
+                "verdict": here["agreement"]["verdict"],
+                "verdict there": other["agreement"]["verdict"],
+                "computed on": here["hardware"],
+                "and on": other["hardware"],
+            }
+        )
+    if not records:
+        return None
+    told = f"{same} of {checked} checks have the same verdict."
+    return {"table": Table.of(records).markdown(), "told": told}
 
 
 def _smaller(profile: str) -> str:

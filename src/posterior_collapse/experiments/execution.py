@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,26 +19,32 @@ from scipy.ndimage import zoom
 
 from posterior_collapse.data import Dataset, load
 from posterior_collapse.errors import (
+    DataError,
     InvalidArgumentError,
     NotSolvedError,
     UnboundedObjectiveError,
 )
 from posterior_collapse.experiments import measuring
-from posterior_collapse.models import CONVENTIONS, MarkovVAE, build
+from posterior_collapse.experiments.trust import data as trust_data
+from posterior_collapse.models import CONVENTIONS, MarkovVAE, build, widened
 from posterior_collapse.moments import Moments
-from posterior_collapse.runs import Outcome, Run, RunData
-from posterior_collapse.runs.run import fit_options
+from posterior_collapse.runs import Outcome, Run, RunData, Store, complete
+from posterior_collapse.runs.run import BY_MINIBATCHES, fit_options
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import ExactObjective, FewSamplesWarning, Forecast, forecast
 from posterior_collapse.theory.verification import CASES
 from posterior_collapse.training import Progress, Settings, exact, fit_many, seeds
 from posterior_collapse.training.settings import effective_spec
+from posterior_collapse.training.units import is_no_number
 
 __all__ = ["Executor", "read_moments", "read_samples", "record_training"]
 
 MATRIX = "matrix:"
 HELD_OUT = 5
 """One row in so many is kept for testing where a data set has no test split."""
+CHECKPOINTS = {"cpu": 100}
+FEW_CHECKPOINTS = 20
+"""Of each run while it trains. A run on a GPU is done in minutes."""
 History = dict[str, list[float]]
 
 
@@ -66,6 +73,8 @@ def read_samples(
         found = _rows(found, test if split == "test" else ~test)
     elif data.name.startswith("pairs:"):
         found = load(data.name)
+    elif trust_data.knows(data.name):
+        found = trust_data.load(data.name, data_dir)
     else:
         found = load(data.name, split=split, data_dir=data_dir, progress=True)
     y = None if found.y is None else found.y.astype(np.float32)
@@ -120,13 +129,16 @@ class Executor:
 
     Args:
         data_dir: As for `posterior_collapse.data.load`.
-        device: Where minibatches are trained; all else stays on the CPU.
+        device: Where minibatches are trained and measured; linear models on moments stay on the
+            CPU.
         report: Called with a `training.Progress` after each epoch.
+        store: Where the runs are that others go on from; None: those are trained for each.
     """
 
     data_dir: str | None = None
     device: str = "cpu"
     report: Callable[[Progress], None] | bool = False
+    store: Store | None = None
 
     def __call__(self, runs: Sequence[Run], folders: Sequence[Path] | None = None) -> list[Outcome]:
         """Return what the runs, all of one family, leave behind.
@@ -135,27 +147,53 @@ class Executor:
             runs: What to train.
             folders: Of their checkpoints, from which they go on; None: none are written.
         """
-        if runs[0].method == "minibatch":
+        if runs[0].method == "dead":
+            return [self._dead(run, one) for run, one in zip(runs, self._start(runs), strict=True)]
+        if runs[0].method in BY_MINIBATCHES:
             return self._by_minibatches(runs, folders)
         return [self._on_moments(run) for run in runs]
 
     def _by_minibatches(self, runs: Sequence[Run], folders: Sequence[Path] | None) -> list[Outcome]:
         start = time.perf_counter()
+        options = fit_options(runs)
+        every = math.ceil(runs[0].settings.epochs / CHECKPOINTS.get(self.device, FEW_CHECKPOINTS))
+        options["settings"] = options["settings"].replace(checkpoint_every=every)
         fitted = fit_many(
             [run.spec for run in runs],
             read_samples(runs[0].data, "train", self.data_dir),
             runs[0].architecture,
             device=self.device,
-            **fit_options(runs),
+            **options,
             folders=folders,
             resume=folders is not None,
             progress=self.report,
+            start=self._start(runs) if runs[0].method == "widened" else None,
         )
         share = (time.perf_counter() - start) / len(runs)
         return [
-            self._outcome(run, one.model.cpu(), one.history, one.stopped, share)
+            self._outcome(run, one.model.to(self.device), one.history, one.stopped, share)
             for run, one in zip(runs, fitted, strict=True)
         ]
+
+    def _start(self, runs: Sequence[Run]) -> list[MarkovVAE]:
+        """Return the models of one unit less, trained, with one more unit, dead or not."""
+        narrower = [run.narrower for run in runs]
+        if self.store is None or not self.store.models:
+            trained = [outcome.model for outcome in self._by_minibatches(narrower, None)]
+        else:
+            found = complete(narrower, self.store, self, device=self.device)
+            trained = [record.model for record in found]
+        return [
+            widened(
+                model,
+                seeds.generator(run.settings.seed, seeds.INITIALISATION),
+                dead=run.method == "dead",
+            )
+            for run, model in zip(runs, trained, strict=True)
+        ]
+
+    def _dead(self, run: Run, model: MarkovVAE) -> Outcome:
+        return self._outcome(run, model.eval(), {}, "not trained", 0.0)
 
     def _on_moments(self, run: Run) -> Outcome:
         start = time.perf_counter()
@@ -189,25 +227,61 @@ class Executor:
         measured: dict[str, Any] = {}
         arrays: measuring.Arrays = {}
         evaluation = run.evaluation
-        if run.method == "minibatch" or evaluation.panel:
-            rows = read_samples(run.data, evaluation.split, self.data_dir)
-            if run.method == "minibatch":
-                measured, arrays = measuring.on_rows(
-                    model, spec, rows, evaluation, run.settings.seed
-                )
-            if evaluation.panel:
-                arrays |= measuring.panel(model, rows, evaluation.panel)
+        if run.method in BY_MINIBATCHES or evaluation.panel:
+            measured, arrays = self._on_rows(run, model, spec)
+        model = model.cpu()
         if run.architecture.name == "linear":
             model = model.double()
             measured["exact"], matrices = measuring.exactly(model, spec, moments, closed)
             arrays |= matrices if evaluation.matrices else {}
         return Outcome(
-            run, measured, measuring.expected(closed), stopped, history, arrays, model,
-            wall + time.perf_counter() - start,
+            run, measured, measuring.expected(closed, moments.features[-1]), stopped, history,
+            arrays, model, wall + time.perf_counter() - start,
         )  # fmt: skip
+
+    def _on_rows(
+        self, run: Run, model: MarkovVAE, spec: Spec
+    ) -> tuple[dict[str, Any], measuring.Arrays]:
+        evaluation, seed = run.evaluation, run.settings.seed
+        measured: dict[str, Any] = {}
+        arrays: measuring.Arrays = {}
+
+        def rows(split: Literal["train", "test"]) -> Dataset:
+            return read_samples(run.data, split, self.data_dir)
+
+        if run.method in BY_MINIBATCHES:
+            here = rows(evaluation.split)
+            try:
+                measured, arrays = measuring.on_rows(model, spec, here, evaluation, seed)
+            except DataError as error:
+                if not is_no_number(error):
+                    raise
+                return measuring.diverged(model), arrays
+            if evaluation.also:
+                other = evaluation.replace(samples=0)
+                found, curves = measuring.on_rows(model, spec, rows(evaluation.also), other, seed)
+                measured[f"on_{evaluation.also}"] = found
+                arrays |= {f"{evaluation.also}_{name}": curves[name] for name in curves}
+        if evaluation.bracket:
+            measured["bracket"] = _bracket(run.data, spec, self.data_dir)
+        if evaluation.panel:
+            of = rows(evaluation.panel_split or evaluation.split)
+            drawn = seed if evaluation.drawn else None
+            arrays |= measuring.panel(model.cpu(), of, evaluation.panel, drawn=drawn)
+        return measured, arrays
 
     def _moments(self, run: Run) -> Moments:
         return read_moments(run.data, run.architecture.centred, self.data_dir)
+
+
+@lru_cache(maxsize=256)  # seeds share one
+def _bracket(data: RunData, spec: Spec, data_dir: str | None) -> list[float] | None:
+    """Return the fewest and the most units that a network keeps, as forecast."""
+    rows = read_samples(data, "train", data_dir)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FewSamplesWarning)
+        found = forecast(rows.x, spec, network=True).bracket
+    return None if found is None else list(found)
 
 
 def _forecast(moments: Moments, spec: Spec) -> Forecast | None:

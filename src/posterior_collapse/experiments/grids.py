@@ -11,6 +11,7 @@ import numpy as np
 
 from posterior_collapse.models import Architecture
 from posterior_collapse.runs import Evaluation, Run, RunData
+from posterior_collapse.runs.run import BY_MINIBATCHES, Method
 from posterior_collapse.specs import Spec
 from posterior_collapse.training import Settings
 
@@ -81,6 +82,7 @@ class Grid:
         method: As in `Run`.
         evaluation: As in `Run`.
         spread: Whether to repeat the runs with several seeds.
+        one_order: Whether these see the data in one order, so that all train together.
         quick: Most values per field in the quick profile.
         quick_vary: Values in the quick profile, where those of `vary` suit MNIST only.
     """
@@ -91,9 +93,10 @@ class Grid:
     network: Mapping[str, Any]
     settings: Settings
     vary: Mapping[str, Values] = field(default_factory=dict)
-    method: Literal["minibatch", "exact", "recorded", "decayed"] = "minibatch"
+    method: Method = "minibatch"
     evaluation: Evaluation = field(default_factory=Evaluation)
     spread: bool = False
+    one_order: bool = False
     quick: int = 3
     quick_vary: Mapping[str, Values] | None = None
 
@@ -118,10 +121,16 @@ class Grid:
         settings = self.settings.replace(
             convention=convention,
             seed=self.settings.seed + number,
-            order_seed=self.settings.seed,  # the runs of a group see the data in one order
+            order_seed=self.settings.seed,
         )
-        if self.method == "minibatch":
-            settings = settings.replace(epochs=plan.most_epochs(self))
+        if self.method in BY_MINIBATCHES:
+            epochs = plan.most_epochs(self)
+            settings = settings.replace(
+                epochs=epochs,
+                warm_up=min(settings.warm_up, epochs // 2),
+                # a seed's runs share an order, other seeds have others
+                order_seed=self.settings.seed if self.one_order else settings.seed,
+            )
             if plan.rows is not None:
                 data = data.replace(rows=min(data.rows or plan.rows, plan.rows))
         spec, network = _spec(self.spec, of_spec), Architecture.from_dict(self.network)
@@ -174,16 +183,20 @@ def _quick(run: Run) -> Run:
     """The same kind of run in a second: digits instead of MNIST, few epochs, few rows."""
     data, spec, settings, evaluation = run.data, run.spec, run.settings, run.evaluation
     convolutional = bool(run.architecture.channels)
-    if run.method == "minibatch":
+    if run.method in BY_MINIBATCHES:
         # Whole batches: a smaller last one would have to be traced for itself.
         few = convolutional or data.name != "mnist" or data.label is not None
         data = data.replace(rows=QUICK_ROWS if few else 10 * QUICK_ROWS)
-        settings = settings.replace(epochs=min(settings.epochs, QUICK_EPOCHS))
+        epochs = min(settings.epochs, QUICK_EPOCHS)
+        settings = settings.replace(epochs=epochs, warm_up=min(settings.warm_up, epochs // 2))
     elif run.method == "decayed":
         settings = settings.replace(steps=min(settings.steps or QUICK_STEPS, QUICK_STEPS))
     if data.name == "mnist":
         known = run.architecture.name == "cvae-cnn"  # it serves images of MNIST's size only
         data = data.replace(name="digits", size=28 if known else None)
+    if data.name.startswith("cells"):
+        drawn = spec.likelihood == "poisson"
+        data = data.replace(name="clusters:counts" if drawn else "digits")
     if data.name.startswith("pairs:"):
         spec = spec.replace(latent_dim=QUICK_UNITS)
     if convolutional:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import linalg
+from torch import Tensor
+from torch.distributions import Normal
 
 from posterior_collapse.arrays import Float
 from posterior_collapse.data import Dataset
@@ -19,8 +21,18 @@ from posterior_collapse.records import plain
 from posterior_collapse.runs import Evaluation
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import ExactObjective, Forecast
+from posterior_collapse.training import seeds
 
-__all__ = ["ACTIVE_MODE", "DELTA", "distances", "exactly", "expected", "on_rows", "panel"]
+__all__ = [
+    "ACTIVE_MODE",
+    "DELTA",
+    "distances",
+    "diverged",
+    "exactly",
+    "expected",
+    "on_rows",
+    "panel",
+]
 
 DELTA = 0.05
 """Share of rows whose KL may exceed epsilon in a unit that counts as (epsilon, delta)-collapsed."""
@@ -37,7 +49,7 @@ def on_rows(
     """Diagnose a model on rows of data.
 
     Args:
-        model: On the CPU.
+        model: On any device.
         spec: Its hyperparameters, the betas as under the convention `elbo`.
         dataset: The rows.
         evaluation: What to measure.
@@ -51,12 +63,13 @@ def on_rows(
     found = diagnose(model, _data(dataset, evaluation.rows), spec=spec, delta=DELTA, seed=seed)
     measured = _chosen(
         found, "loss", "loss_error", "reconstruction", "squared_error", "kl", "verdict",
-        "conclusion", "signal",
+        "conclusion", "signal", "signal_error",
     )  # fmt: skip
     of_units = ("kl", "information", "information_error", "mean_variance", "posterior_std")
-    measured |= {"rows": found.n, "levels": []}
+    measured |= {"rows": found.n, "levels": [], "collapsed_loss": found.collapsed_loss}
+    measured["gains"] = [gain.to_dict() for gain in found.gains]
     for level in found.levels:
-        own = _chosen(level, *of_units, "status", "n_active", "kl_active_share")
+        own = _chosen(level, *of_units, "status", "n_active", "directions", "kl_active_share")
         measured["levels"].append(own | {"active_units": int(level.active_units.sum())})
     curves = [level.collapse_curve for level in found.levels]
     arrays: Arrays = {"epsilon": curves[0].epsilon}
@@ -64,6 +77,12 @@ def on_rows(
     if evaluation.samples:
         measured |= _likelihood(model, dataset, evaluation, seed)
     return measured, arrays
+
+
+def diverged(model: MarkovVAE) -> dict[str, Any]:
+    """Return what is said of a model whose outputs are no numbers any more."""
+    units = [{"status": ["diverged"] * n, "n_active": 0} for n in model.units]
+    return {"loss": None, "conclusion": "diverged", "levels": units, "gains": []}
 
 
 def _likelihood(
@@ -85,10 +104,17 @@ def _data(dataset: Dataset, rows: int | None) -> Any:
     return x if y is None else (x, y[:rows])
 
 
-def panel(model: MarkovVAE, dataset: Dataset, rows: int) -> Arrays:
+def panel(model: MarkovVAE, dataset: Dataset, rows: int, *, drawn: int | None = None) -> Arrays:
     """Return the first rows and their reconstructions: `original`, `through_1`, and so on.
 
     A conditional model's `given` is the condition.
+
+    Args:
+        model: On the CPU.
+        dataset: The rows.
+        rows: How many.
+        drawn: Seed for `drawn`, one reconstruction through the top level with every latent drawn,
+            on the way up and on the way down; None: none.
     """
     dtype = next(model.parameters()).dtype
     x = torch.tensor(dataset.x[:rows], dtype=dtype)
@@ -99,7 +125,27 @@ def panel(model: MarkovVAE, dataset: Dataset, rows: int) -> Arrays:
     with torch.no_grad():
         for level in range(1, len(model.units) + 1):
             arrays[f"through_{level}"] = model.reconstruct(x, y, through=level).numpy()
+        if drawn is not None:
+            generator = seeds.generator(drawn, seeds.MEASURE)
+            arrays["drawn"] = _drawn(model, x, y, generator).numpy()
     return {name: values.astype(np.float16) for name, values in arrays.items()}
+
+
+def _drawn(model: MarkovVAE, x: Tensor, y: Tensor | None, generator: torch.Generator) -> Tensor:
+    """Decode z1 that was drawn given z2, which was drawn given the z1 drawn of x; and so on."""
+
+    def sample(p: Normal) -> Tensor:
+        noise = torch.randn(p.mean.shape, generator=generator, dtype=p.mean.dtype)
+        return p.mean + p.stddev * noise
+
+    top = len(model.units)
+    z = sample(model.posterior(1, x, y))
+    for level in range(2, top + 1):
+        z = sample(model.posterior(level, z))
+    for level in range(top - 1, 0, -1):
+        z = sample(model.prior(level, z))
+    decoded: Tensor = model.decode(z, x).mean
+    return decoded
 
 
 def exactly(
@@ -167,8 +213,13 @@ def _spectra(found: Mapping[str, Float], objective: ExactObjective) -> list[dict
     ]
 
 
-def expected(forecast: Forecast | None) -> dict[str, Any] | None:
-    """Return what theory says of the same numbers; None where there is no closed form."""
+def expected(forecast: Forecast | None, features: int) -> dict[str, Any] | None:
+    """Return what theory says of the same numbers; None where there is no closed form.
+
+    Args:
+        forecast: Of the data that are trained on.
+        features: Of what is decoded.
+    """
     if forecast is None:
         return None
     names = (
@@ -184,11 +235,34 @@ def expected(forecast: Forecast | None) -> dict[str, Any] | None:
         "loss": forecast.loss,
         "reconstruction": forecast.loss - float(np.dot(forecast.spec.beta_levels, kl)),
         "kl": sum(kl),
+        "nll": _nll(forecast, features),
         "spectrum": forecast.spectrum[:SPECTRUM].tolist(),
         "total_variance": forecast.total_variance,
         "notes": list(forecast.notes),
         "levels": levels,
     }
+
+
+def _nll(forecast: Forecast, features: int) -> float:
+    """Return -log p(y|x) per sample of the linear optimum, on the data of the forecast.
+
+    y is Gaussian there; along mode i its variance by the model is `eta_dec^2 + omega_i^2 S_i`, S_i
+    that of unit i under the prior of its level.
+    """
+    noise, below, *above = forecast.eta_dec**2, *forecast.levels
+    prior = np.full(len(below.kl), forecast.spec.eta_enc**2)
+    if above:  # z1 given z2 has the decoder's noise
+        (top,) = above
+        prior = np.full(len(below.kl), noise)
+        shared = min(len(prior), len(top.kl))
+        strength = forecast.spec.eta_enc**2 * top.decoder_singular_values[:shared] ** 2
+        prior[:shared] += strength
+    along = noise + below.decoder_singular_values**2 * prior
+    carried = below.data_variance
+    rest = (features - len(along)) * np.log(noise)
+    rest += (forecast.total_variance - carried.sum()) / noise
+    constant = features * np.log(2 * np.pi)
+    return float(constant + rest + (np.log(along) + carried / along).sum()) / 2
 
 
 def _information(found: Mapping[str, Float], objective: ExactObjective) -> list[Float]:

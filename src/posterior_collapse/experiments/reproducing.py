@@ -5,23 +5,30 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch  # noqa: F401 - runs need it, so that its absence is told before anything else is
 
 from posterior_collapse.errors import CorruptFileError, PosteriorCollapseError, writing
 from posterior_collapse.experiments.checks import Result, agreement, by_grid
 from posterior_collapse.experiments.deliverables import DELIVERABLES
 from posterior_collapse.experiments.document import RESULT
 from posterior_collapse.experiments.execution import Executor
-from posterior_collapse.experiments.grids import Plan, Row
+from posterior_collapse.experiments.grids import Member, Plan, Row
 from posterior_collapse.files import write_json
-from posterior_collapse.runs import Progress, Store, complete
+from posterior_collapse.runs import Outcome, Progress, Record, Run, Store, complete
+from posterior_collapse.runs.run import BY_MINIBATCHES
+from posterior_collapse.runs.sweep import MOST_TOGETHER
 from posterior_collapse.training import Progress as Epoch
 
 __all__ = ["State", "profile", "reproduce"]
 
+SMALLER = "smaller: "
+MOST_ON_GPU = 64
+"""Runs per group there: the time of a step is that of starting its operations, however many."""
 RUNS = "runs"
 """Folder of the runs that all rows share, beside those of the results."""
 
@@ -49,22 +56,35 @@ def reproduce(
     *,
     data_dir: str | os.PathLike[str] | None = None,
     device: str = "cpu",
+    together: int | None = None,
+    models: bool = True,
+    runs_only: bool = False,
+    finished: bool = False,
     report: Callable[[State], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """Run rows, keep their runs in `out/runs` and write their results to `out/ID`.
 
-    Runs that are kept are not repeated, whoever trained them; a call that was interrupted goes on.
+    Runs that are kept are not repeated, whoever trained them; a call that was interrupted goes on,
+    and processes that are called with the same rows and folder share the runs among them. Runs of
+    different rows train together where they differ in numbers only. A row is written as soon as its
+    runs are there.
 
     Args:
         rows: Of `rows.ROWS`.
         out: Folder of runs and results.
         plan: How to run them; None: at full size.
         data_dir: Where to look for data sets.
-        device: Where minibatches are trained.
+        device: Where minibatches are trained and measured.
+        together: Runs that train together at most; None: 12, and 64 on a GPU, for which nets this
+            small are hardly more work than one.
+        models: Whether to keep the trained models too.
+        runs_only: Keep the runs, and write no results.
+        finished: Train nothing: write results from the runs that are there, and say how many. Rows
+            of which none is there are left out.
         report: Called as rows advance.
 
     Returns:
-        Per row what its `result.json` holds.
+        Per row what its `result.json` holds; nothing with `runs_only`.
 
     Raises:
         OutputError: The folder cannot be written.
@@ -79,40 +99,76 @@ def reproduce(
         >>> result["agreement"]["verdict"]
         'agrees'
     """
-    plan, store = plan or Plan(), Store(Path(out) / RUNS)
-    executor = Executor(None if data_dir is None else os.fspath(data_dir), device)
-    results = []
-    for row in rows:
-        found = _run(row, plan, store, executor, report)
-        with _damage_told(found):
-            results.append(_write(row, plan, found, Path(out) / row.id))
-        report(State(row, verdict=results[-1]["agreement"]["verdict"]))
-    return results
+    plan, out = plan or Plan(), Path(out)
+    store = Store(out / RUNS, models=models)
+    planned = {row.id: row.members(plan) for row in rows}
+    members = planned if not finished else _finished(planned, store)
+    rows = [row for row in rows if members[row.id]]
+    keys = {name: {member.run.key for member in of} for name, of in members.items()}
+    executor = Executor(None if data_dir is None else os.fspath(data_dir), device, store=store)
+    results: dict[str, dict[str, Any]] = {}
+    there: set[str] = set()
 
+    def counted(now: Iterable[Run] = ()) -> Iterator[State]:
+        training = {run.key for run in now}
+        for row in rows:
+            own = keys[row.id]
+            if row.id not in results and (not training or training & own):
+                yield State(row, Progress(len(own), len(own & there), len(own & training)))
 
-def _run(
-    row: Row, plan: Plan, store: Store, executor: Executor, report: Callable[[State], None]
-) -> list[Result]:
-    """Return the results of a row's runs; those that are not kept yet are trained."""
-    state = State(row)
+    def kept(records: Mapping[str, Record]) -> None:
+        there.update(records)
+        for row in () if runs_only else rows:
+            if row.id not in results and keys[row.id] <= there:
+                found = [Result(m.grid, m.labels, records[m.run.key]) for m in members[row.id]]
+                with _damage_told(found):
+                    size = _size(row, plan, members[row.id], planned[row.id])
+                    results[row.id] = _write(row, plan, found, out / row.id, size)
+                report(State(row, verdict=results[row.id]["agreement"]["verdict"]))
+        for state in counted():
+            report(state)
 
-    def told(progress: Progress) -> None:
-        nonlocal state
-        state = State(row, progress)
-        report(state)
+    def execute(runs: Sequence[Run], folders: Sequence[Path] | None) -> list[Outcome]:
+        states = list(counted(runs))
 
-    def trained(epoch: Epoch) -> None:
-        report(state._replace(epoch=epoch))
+        def told(epoch: Epoch | None) -> None:
+            for state in states:
+                report(state._replace(epoch=epoch))
 
-    members = row.members(plan)
-    records = complete(
-        [member.run for member in members],
+        told(None)
+        return dataclasses.replace(executor, report=told)(runs, folders)
+
+    complete(
+        [member.run for row in rows for member in members[row.id]],
         store,
-        dataclasses.replace(executor, report=trained),
-        device=executor.device,
-        report=told,
+        execute,
+        device=device,
+        most=together or (MOST_TOGETHER if device == "cpu" else MOST_ON_GPU),
+        kept=kept,
     )
-    return [Result(m.grid, m.labels, record) for m, record in zip(members, records, strict=True)]
+    return [results[row.id] for row in rows if row.id in results]
+
+
+def _finished(planned: Mapping[str, Sequence[Member]], store: Store) -> dict[str, Sequence[Member]]:
+    """Return of each row the members whose runs are there."""
+    return {
+        name: [member for member in members if store.get(member.run.key) is not None]
+        for name, members in planned.items()
+    }
+
+
+def _size(row: Row, plan: Plan, there: Sequence[Member], planned: Sequence[Member]) -> str:
+    """Return `profile`, and of a row that is not finished how many of its runs are there."""
+    missing = []
+    for title in dict.fromkeys(member.grid for member in planned):
+        have, whole = (sum(m.grid == title for m in of) for of in (there, planned))
+        if have < whole:
+            missing.append(f"{title}: {have} of {whole} runs")
+    found = profile(row, plan)
+    if not missing:
+        return found
+    before = found.removeprefix(SMALLER) + ", " if found.startswith(SMALLER) else ""
+    return f"{SMALLER}{before}{'; '.join(missing)}"
 
 
 @contextlib.contextmanager
@@ -134,7 +190,9 @@ def _damage_told(results: Sequence[Result]) -> Iterator[None]:
         ) from error
 
 
-def _write(row: Row, plan: Plan, results: Sequence[Result], folder: Path) -> dict[str, Any]:
+def _write(
+    row: Row, plan: Plan, results: Sequence[Result], folder: Path, size: str
+) -> dict[str, Any]:
     """Write a row's files, `result.json` last."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -157,14 +215,14 @@ def _write(row: Row, plan: Plan, results: Sequence[Result], folder: Path) -> dic
         "data": list(dict.fromkeys(record.run.data.title for record in records)),
         "settings": _settings(results),
         "convention": plan.convention,
-        "profile": profile(row, plan),
+        "profile": size,
         "version": version("posterior-collapse"),
         "hardware": ", ".join(sorted({record.origin["hardware"] for record in records})),
         "wall_s": sum({record.run.key: record.origin["wall_s"] for record in records}.values()),
         "seeds": sorted({result.seed for result in results}),
         "tables": {name: table.to_dict() for name, table in tables.items()},
         "figures": figures,
-        "agreement": agreement(parts, results),
+        "agreement": agreement(parts, results, quick=plan.quick),
         "published": row.published,
     }
     write_json(folder / RESULT, result)
@@ -172,7 +230,9 @@ def _write(row: Row, plan: Plan, results: Sequence[Result], folder: Path) -> dic
 
 
 TRAINED = {
-    "minibatch": ("epochs", "batch_size", "learning_rate", "clip", "convention"),
+    "minibatch": ("epochs", "batch_size", "learning_rate", "clip", "warm_up", "convention"),
+    "widened": ("epochs", "batch_size", "learning_rate", "clip", "warm_up", "convention"),
+    "dead": ("convention",),
     "recorded": ("steps", "learning_rate", "clip", "convention"),
     "decayed": ("steps", "learning_rate", "clip", "convention"),
     "exact": ("steps", "convention"),
@@ -190,7 +250,7 @@ def _settings(results: Sequence[Result]) -> dict[str, Any]:
         for number, beta in enumerate(spec.pop("betas", ()), start=1):
             spec[f"beta_{number}"] = beta
         del seen["matrices"]
-        if run.method != "minibatch" and not seen["panel"]:
+        if run.method not in BY_MINIBATCHES and not seen["panel"]:
             seen.clear()  # on moments alone
         parts = {
             "data": values["data"],
@@ -212,7 +272,7 @@ def profile(row: Row, plan: Plan) -> str:
     """Return "full", "quick", or by how much a row is run smaller than it is meant to be."""
     if plan.quick:
         return "quick"
-    trained = [grid for grid in row.grids if grid.method == "minibatch"]
+    trained = [grid for grid in row.grids if grid.method in BY_MINIBATCHES]
     planned = max((grid.settings.epochs for grid in trained), default=0)
     smaller = []
     if plan.epochs is not None and plan.epochs < planned:
@@ -226,4 +286,4 @@ def profile(row: Row, plan: Plan) -> str:
     likelihood_rows = max((grid.evaluation.likelihood_rows or 0 for grid in row.grids), default=0)
     if "likelihood_table" in row.deliverables and likelihood_rows:
         smaller.append(f"NLL on {likelihood_rows:,} rows")
-    return f"smaller: {', '.join(smaller)}" if smaller else "full"
+    return f"{SMALLER}{', '.join(smaller)}" if smaller else "full"

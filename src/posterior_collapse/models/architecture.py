@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from posterior_collapse import checks
 from posterior_collapse.errors import InvalidArgumentError, nearest
-from posterior_collapse.models.layers import ACTIVATIONS, STD_HEADS
 from posterior_collapse.records import Record, plain
 from posterior_collapse.specs import Spec
 
 __all__ = ["ARCHITECTURES", "Architecture", "Shapes"]
+
+
+ACTIVATIONS = (
+    *("identity", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid", "tanh"),
+)
+STD_HEADS = ("log", "signed", "tanh")
+"""Names of what `models.layers` has, which needs torch."""
 
 
 class Preset(NamedTuple):
@@ -77,7 +83,7 @@ class Architecture(Record):
         input_dropout: Rate on x.
         latent: Activation of the means of every latent level.
         output: Activation of the decoder mean.
-        std_head: How an input-dependent std is read from its network, a key of `STD_HEADS`.
+        std_head: How an input-dependent std is read from its network, one of `STD_HEADS`.
         bias: Of a linear model: encoder and decoder biases.
         initial_std: Weights start as `N(0, initial_std^2)`, biases at 0; none: torch's default.
         initial_sigma: Start of learned posterior stds, or `"uniform"` for `U(0, 1)`.
@@ -304,7 +310,7 @@ def _exactly(name: str, got: int, expected: int, what: str) -> None:
         )
 
 
-def _known(name: str, value: Any, table: Mapping[str, Any]) -> None:
+def _known(name: str, value: Any, table: Collection[str]) -> None:
     if value not in table:
         raise InvalidArgumentError(
             name, repr(value), f"one of {sorted(table)}", f"Choose one.{nearest(str(value), table)}"

@@ -94,7 +94,13 @@ def as_rows(values: Any, dtype: torch.dtype, device: torch.device | None = None)
         precision = np.float64 if dtype == torch.float64 else np.float32
         values = torch.from_numpy(np.array(values, precision, order="C"))
     rows: Tensor = values
-    return rows.detach().flatten(1).to(device or rows.device, dtype)
+    # Of a loader that pins its memory, the device fetches a batch while the host goes on.
+    device = device or rows.device
+    return rows.detach().flatten(1).to(device, dtype, non_blocking=_is_pinned(rows, device))
+
+
+def _is_pinned(rows: Tensor, device: torch.device) -> bool:
+    return device.type == "cuda" and rows.device.type == "cpu" and rows.is_pinned()
 
 
 def _check_widths(x: Tensor, y: Tensor | None, shapes: Shapes) -> None:

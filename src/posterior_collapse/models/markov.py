@@ -151,6 +151,22 @@ class MarkovVAE(LatentModel, nn.Module):
             tuple(q.mean for q in posteriors),
         )
 
+    def paths(
+        self, x: Tensor, y: Tensor | None, noise: Sequence[Tensor]
+    ) -> list[tuple[Gaussian, Gaussian, Tensor]]:
+        """Return per level the posterior, the prior and a sample, along paths from z_1 to the top.
+
+        Args:
+            x: As in `forward`.
+            y: As in `forward`.
+            noise: Standard normal, (..., batch, units) per level; the leading axes are those of
+                the paths.
+        """
+        posteriors, latents = self._upward(self._inputs(x, y, {}), noise, {})
+        above = [*latents[1:], None]
+        priors = [self._prior(level, z, {}) for level, z in enumerate(above, start=1)]
+        return list(zip(posteriors, priors, latents, strict=True))
+
     def draw_noise(
         self, n: int, generator: torch.Generator, dtype: torch.dtype = torch.float32
     ) -> tuple[Tensor, ...]:

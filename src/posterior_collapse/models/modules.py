@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from posterior_collapse.models.arithmetic import arithmetic
 from posterior_collapse.models.latent import LatentModel
 
 __all__ = ["Seen", "evaluating", "keeping_buffers", "modules_behind", "tensor_behind", "unwatched"]
@@ -95,6 +96,8 @@ def evaluating(*things: Any) -> Iterator[Seen]:
     and takes the batch into its statistics. Modules that cannot be found at once are caught just
     before they first run, if this thread runs them. Each module gets its own mode back.
 
+    Meanwhile float32 products keep all their digits, whatever a program has asked of torch.
+
     Yields:
         What was met; it may change while the model runs.
 
@@ -121,7 +124,7 @@ def evaluating(*things: Any) -> Iterator[Seen]:
                 module.training = False
 
     try:
-        with _watched(meet, things):
+        with arithmetic(), _watched(meet, things):
             yield seen
     finally:
         # The last met first: a compiled module shares the mode of its original.

@@ -5,12 +5,12 @@ Each is a pure function of the step; numbers give a float, tensors a tensor (one
 
 from __future__ import annotations
 
-from typing import cast
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 from posterior_collapse.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["capacity", "check_warm_up", "cyclical", "warm_up"]
 
@@ -26,8 +26,10 @@ def warm_up(step: int | Tensor, steps: int | Tensor) -> float | Tensor:
         >>> warm_up(0, 0)
         1.0
     """
-    if isinstance(step, Tensor) or isinstance(steps, Tensor):
-        device = next(v.device for v in (step, steps) if isinstance(v, Tensor))
+    if _is_tensor(step) or _is_tensor(steps):
+        import torch
+
+        device = next(v.device for v in (step, steps) if _is_tensor(v))
         length = torch.as_tensor(steps, device=device)
         return torch.where(length > 0, (step / length.clamp(min=1)).clamp(max=1.0), 1.0)
     return min(step / steps, 1.0) if steps > 0 else 1.0
@@ -61,8 +63,10 @@ def cyclical(
         raise InvalidArgumentError("ramp", ramp, "a share in (0, 1]", "Pass e.g. ramp=0.5.")
     # Whole numbers until the last division: a cycle starts at exactly 0.
     position = (step * cycles % total_steps) / total_steps / ramp
-    if isinstance(position, Tensor):
-        within = cast(Tensor, step) < total_steps
+    if _is_tensor(position):
+        import torch
+
+        within = cast("Tensor", step) < total_steps
         return torch.where(within, position.clamp(max=1.0), 1.0)
     return min(position, 1.0) if step < total_steps else 1.0
 
@@ -106,3 +110,8 @@ def check_warm_up(length: int, total: float, name: str = "warm_up", *, unit: str
             "a warm-up that ends within the run, or its target never applies in full",
             f"Pass at most {name}={int(total)}, or train longer.",
         )
+
+
+def _is_tensor(value: Any) -> TypeGuard[Tensor]:
+    """Told without torch, which settings are checked without."""
+    return hasattr(value, "clamp")

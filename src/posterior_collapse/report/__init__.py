@@ -2,7 +2,13 @@
 
 from posterior_collapse.report.diagnosis_text import diagnoses_table, diagnosis_page
 from posterior_collapse.report.figures import check_figure_path, check_page_path, save_figure
-from posterior_collapse.report.text import forecast_tables, new_table, verdict, verification_row
+from posterior_collapse.report.text import (
+    forecast_tables,
+    forecasts_table,
+    new_table,
+    verdict,
+    verification_row,
+)
 from posterior_collapse.report.views import html, plot, write_page
 
 __all__ = [
@@ -11,6 +17,7 @@ __all__ = [
     "diagnoses_table",
     "diagnosis_page",
     "forecast_tables",
+    "forecasts_table",
     "html",
     "new_table",
     "plot",

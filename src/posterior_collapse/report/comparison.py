@@ -11,13 +11,25 @@ from posterior_collapse.report.text import new_table
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["comparison_sentences", "comparison_table", "comparison_verdict"]
+__all__ = [
+    "comparison_cells",
+    "comparison_columns",
+    "comparison_kind",
+    "comparison_sentences",
+    "comparison_table",
+    "comparison_verdict",
+]
 
 Summary = Mapping[str, Any]
+NOTHING = 1e-9
+"""What is left by rounding of a quantity that is 0."""
 FEW = 4
 """Runs that are commented on one by one."""
-SAME_LOSS, FAR_LOSS = 1e-4, 0.05
-"""Relative differences up to which two losses count as equal in a sentence, and one as near."""
+SAME_LOSS = 1e-4
+"""Relative difference up to which two losses count as equal in a sentence."""
+FAR_LOSS = 0.25
+"""Nats by which a loss is far from the optimum, per nat that this spends on its KL, and one more.
+Relative to the loss itself it would depend on the units of the data."""
 
 
 def comparison_verdict(summary: Summary) -> str:
@@ -42,57 +54,98 @@ def comparison_verdict(summary: Summary) -> str:
     if forecast is None:
         return f"{_counts(measured)} active; no closed form is known to compare with."
     pairs = list(zip(_active(measured), _active(forecast), strict=True))
-    if summary.get("approximate"):
-        return _of_counts(measured, pairs)
     gap = measured["loss"] - forecast["loss"]
-    far = gap > FAR_LOSS * max(1.0, abs(forecast["loss"]))
     as_many = all(found == expected for found, expected in pairs)
-    if as_many and not far:
-        text = f"As forecast: {_counts(measured)} active; "
-    elif as_many:
-        text = f"{_counts(measured)} active, as many as forecast; "
+    kept = " and ".join(str(expected) for _, expected in pairs)
+    counts = f"{_counts(measured)} active"
+    if summary.get("approximate"):
+        return _of_counts(counts, kept, gap, as_many=as_many, far=_is_far(summary))
+    if _is_far(summary):
+        beside = "as many as forecast" if as_many else f"where the linear optimum keeps {kept}"
+        text = f"Undertrained: loss {gap:.3g} nats above the linear optimum; {counts}"
+        return f"{text}, {beside}: train longer." if as_many else f"{text} {beside}: train longer."
+    if as_many:
+        text = f"As forecast: {counts}; "
     else:
-        kept = " and ".join(str(expected) for _, expected in pairs)
-        text = f"{_counts(measured)} active where the linear optimum keeps {kept}; "
+        text = f"{counts} where the linear optimum keeps {kept}; "
     if abs(gap) <= SAME_LOSS * max(1.0, abs(forecast["loss"])):
         return text + "loss as forecast."
     text += f"loss {abs(gap):.3g} nats {'above' if gap > 0 else 'below'} "
     text += "the linear optimum" if as_many else "it"
     lacking = gap > 0 and any(found < expected for found, expected in pairs)
-    if lacking:
-        return text + ": train longer or warm beta up."
-    return text + (": train longer." if far else ".")
+    return text + (": train longer or warm beta up." if lacking else ".")
 
 
-def _of_counts(measured: Mapping[str, Any], pairs: Sequence[tuple[int, int]]) -> str:
+def _of_counts(counts: str, kept: str, gap: float, *, as_many: bool, far: bool) -> str:
     """Of a likelihood whose forecast is an approximation: a good model may be above its loss."""
-    if all(found == expected for found, expected in pairs):
-        text = f"As forecast: {_counts(measured)} active"
-    else:
-        kept = " and ".join(str(expected) for _, expected in pairs)
-        text = f"{_counts(measured)} active where the linear forecast keeps {kept}"
+    if far:
+        beside = ", as many as forecast" if as_many else f" where the linear forecast keeps {kept}"
+        return (
+            f"Perhaps undertrained: loss {gap:.3g} nats above that of the forecast, an "
+            f"approximation; {counts}{beside}: train longer while it falls."
+        )
+    text = (
+        f"As forecast: {counts}" if as_many else f"{counts} where the linear forecast keeps {kept}"
+    )
     return f"{text}; losses are not compared, as that of the forecast is an approximation."
+
+
+def _is_far(summary: Summary) -> bool:
+    """Whether the loss is far above that of the linear optimum."""
+    measured, forecast = summary["measured"], summary["forecast"]
+    carried = sum(max(float(sum(level["kl"])), 0.0) for level in forecast["levels"])
+    return bool(measured["loss"] - forecast["loss"] > FAR_LOSS * (1 + carried))
+
+
+def comparison_kind(summary: Summary) -> str:
+    """Return in a word or two how a run's counts compare with its forecast.
+
+    Args:
+        summary: As in `comparison_verdict`.
+
+    Example:
+        >>> side = {"loss": 2.5, "levels": [{"n_active": 9, "kl": [0.0] * 16}]}
+        >>> comparison_kind({"measured": side, "forecast": side})
+        'as forecast'
+    """
+    if _is_nothing(summary["measured"]) or str(summary.get("stopped")).startswith("non-finite"):
+        return "stopped"
+    if summary.get("forecast") is None:
+        return "no forecast"
+    if _is_far(summary):
+        return "undertrained"
+    found, expected = _active(summary["measured"]), _active(summary["forecast"])
+    if found == expected:
+        return "as forecast"
+    return "fewer units" if sum(found) < sum(expected) else "more units"
 
 
 def comparison_sentences(
     summaries: Sequence[tuple[str, Summary]],
     where: str = "Each run's summary.json has its verdict.",
+    few: int = FEW,
 ) -> list[str]:
     """Return what to say below the table: a verdict per run, of many runs how many are as forecast.
 
     Args:
         summaries: As in `comparison_table`.
         where: Says where to read about each of many runs.
+        few: Runs that are commented on one by one.
     """
     if len(summaries) == 1:
         return [comparison_verdict(summaries[0][1])]
     verdicts = [f"{name}: {comparison_verdict(summary)}" for name, summary in summaries]
-    if len(summaries) <= FEW:
+    if len(summaries) <= few:
         return verdicts
-    stopped = [text for text in verdicts if ": Stopped, " in text]
-    same = sum(": As forecast: " in text for text in verdicts)
+    told = [text for text in verdicts if ": Stopped, " in text]
+    far = sum("ndertrained: " in text for text in verdicts)
+    same = sum(": As forecast: " in text or ", as many as forecast" in text for text in verdicts)
     counts = f"{same} of {len(summaries)} runs have as many active units as their forecasts."
-    return [*stopped, counts, where]
+    if far:
+        counts = (
+            f"{far} of {len(summaries)} runs are undertrained, their loss is far above. {counts}"
+        )
+    return [*told, counts, where]
 
 
 def comparison_table(summaries: Sequence[tuple[str, Summary]]) -> Table:
@@ -105,17 +158,23 @@ def comparison_table(summaries: Sequence[tuple[str, Summary]]) -> Table:
 
     table = new_table("measured/forecast")
     levels = len(summaries[0][1]["measured"]["levels"])
-    names = [""] if levels == 1 else [f" z{number}" for number in range(1, levels + 1)]
     table.add_column("run", overflow="fold")
-    for column in ("loss", *(f"{w}{name}" for name in names for w in ("KL", "active"))):
+    for column in comparison_columns(levels):
         table.add_column(column, justify="right", no_wrap=True)
     for run, summary in summaries:
         # A long name breaks between its values.
-        table.add_row(escape(run.replace(",", ", ")), *_cells(summary, levels))
+        table.add_row(escape(run.replace(",", ", ")), *comparison_cells(summary, levels))
     return table
 
 
-def _cells(summary: Summary, levels: int) -> Iterator[str]:
+def comparison_columns(levels: int) -> list[str]:
+    """Return what `comparison_cells` yields, for so many levels."""
+    names = [""] if levels == 1 else [f" z{number}" for number in range(1, levels + 1)]
+    return ["loss", *(f"{what}{name}" for name in names for what in ("KL", "active"))]
+
+
+def comparison_cells(summary: Summary, levels: int) -> Iterator[str]:
+    """Yield loss, and per level KL and active units, each measured over forecast."""
     measured = None if _is_nothing(summary["measured"]) else summary["measured"]
     sides = (measured, summary.get("forecast"))
     yield _pair(*(None if side is None else side["loss"] for side in sides))
@@ -132,7 +191,9 @@ def _pair(measured: float | None, forecast: float | None) -> str:
 def _number(value: float | None) -> str:
     if value is None:
         return "-"
-    return str(value) if isinstance(value, int) else f"{value:.4g}"
+    if isinstance(value, int):
+        return str(value)
+    return "0" if abs(value) < NOTHING else f"{value:.4g}"
 
 
 def _is_nothing(measured: Mapping[str, Any]) -> bool:

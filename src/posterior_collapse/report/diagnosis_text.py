@@ -16,7 +16,18 @@ if TYPE_CHECKING:
 
     from posterior_collapse.diagnosis import Diagnosis, LevelDiagnosis
 
-__all__ = ["diagnoses_table", "diagnosis_page", "diagnosis_tables", "loss_table", "with_error"]
+__all__ = [
+    "by_kl",
+    "diagnoses_table",
+    "diagnosis_page",
+    "diagnosis_tables",
+    "level_counts",
+    "loss_rows",
+    "loss_table",
+    "unit_cells",
+    "unit_columns",
+    "with_error",
+]
 
 NOTHING = 1e-9
 """What is left by rounding of a quantity that is 0."""
@@ -30,7 +41,7 @@ def diagnosis_page(found: Diagnosis) -> Iterator[RenderableType]:
     yield loss_table(found)
     for table, level in zip(diagnosis_tables(found), found.levels, strict=True):
         yield table
-        yield Text(_counts(level) + "\n", style="dim")
+        yield Text(level_counts(level) + "\n", style="dim")
     yield Text(found.verdict, style="bold")
     for finding in found.advice:
         yield Text.assemble("\u2022 ", finding.text, " ", (finding.action, "italic"))
@@ -70,6 +81,14 @@ def loss_table(found: Diagnosis) -> Table:
     table = new_table(f"{found.n:,} rows")
     for column in ("nats per row", "measured") + ("linear optimum",) * (forecast is not None):
         table.add_column(column, justify="left" if column == "nats per row" else "right")
+    for name, measured, expected in loss_rows(found):
+        table.add_row(name, measured, expected)
+    return table
+
+
+def loss_rows(found: Diagnosis) -> Iterator[tuple[str, str, str]]:
+    """Yield name, measurement and, if there is any, forecast of each quantity of the model."""
+    forecast = found.forecast
     expected = {}
     if forecast is not None:
         expected = {"loss": forecast.loss + found.data_loss, "KL": _forecast_kl(found)}
@@ -83,14 +102,13 @@ def loss_table(found: Diagnosis) -> Table:
     for name, (value, error) in measured.items():
         if value is not None:
             other = expected.get(name)
-            table.add_row(name, with_error(value, error), "" if other is None else f"{other:.6g}")
+            yield name, with_error(value, error), "" if other is None else f"{other:.6g}"
     for number, (t, error) in enumerate(zip(found.signal, found.signal_error, strict=True), 1):
         name = f" of z{number}" if len(found.levels) > 1 else ""
-        table.add_row(f"unclaimed signal t{name}", with_error(t, error), "")
+        yield f"unclaimed signal t{name}", with_error(t, error), ""
         gain = found.gains[number - 1] if found.gains else None
         if gain is not None and gain.nats > NOTHING:
-            table.add_row(f"one more unit{name} buys", with_error(gain.nats, gain.error), "")
-    return table
+            yield f"one more unit{name} buys", with_error(gain.nats, gain.error), ""
 
 
 def diagnosis_tables(found: Diagnosis) -> Iterator[Table]:
@@ -109,24 +127,38 @@ def diagnosis_tables(found: Diagnosis) -> Iterator[Table]:
             f" (first {shown} shown)" if shown < units else ""
         )
         table = new_table(title)
-        effects = not np.isnan(level.decoder_effect).all()
-        columns = ["unit", "KL nats", "I(x;z)", *["effect"] * effects]
-        for column in (*columns, "Var E[z|x]", "std"):
+        for column in unit_columns(level):
             table.add_column(escape(column), justify="right", no_wrap=True)
         table.add_column("status", no_wrap=True)
-        for i in np.argsort(-level.kl, kind="stable")[:shown]:
+        for i in by_kl(level)[:shown]:
             status = level.status[i]
-            bound = "\u2265 " if level.information_is_lower_bound[i] else ""
-            table.add_row(
-                str(i + 1),
-                with_error(level.kl[i], level.kl_error[i]),
-                bound + with_error(level.information[i], level.information_error[i]),
-                *[_short(level.decoder_effect[i])] * effects,
-                _short(level.mean_variance[i]),
-                _short(level.posterior_std[i]),
-                f"[{STYLES[status]}]{status}[/]",
-            )
+            table.add_row(*unit_cells(level, i), f"[{STYLES[status]}]{status}[/]")
         yield table
+
+
+def by_kl(level: LevelDiagnosis) -> list[int]:
+    """Return the units, the most KL first."""
+    return [int(i) for i in np.argsort(-level.kl, kind="stable")]
+
+
+def unit_columns(level: LevelDiagnosis) -> list[str]:
+    """Return what `unit_cells` says of each unit."""
+    effects = not np.isnan(level.decoder_effect).all()
+    return ["unit", "KL nats", "I(x;z)", *["effect"] * effects, "Var E[z|x]", "std"]
+
+
+def unit_cells(level: LevelDiagnosis, i: int) -> list[str]:
+    """Return number, KL, information, effect where it was measured, and variances of a unit."""
+    effects = not np.isnan(level.decoder_effect).all()
+    bound = "\u2265 " if level.information_is_lower_bound[i] else ""
+    return [
+        str(i + 1),
+        with_error(level.kl[i], level.kl_error[i]),
+        bound + with_error(level.information[i], level.information_error[i]),
+        *[_short(level.decoder_effect[i])] * effects,
+        _short(level.mean_variance[i]),
+        _short(level.posterior_std[i]),
+    ]
 
 
 def with_error(value: float, error: float | None) -> str:
@@ -154,7 +186,7 @@ def _short(value: float) -> str:
     return "-" if math.isnan(value) else "0" if abs(value) < NOTHING else f"{value:.2g}"
 
 
-def _counts(level: LevelDiagnosis) -> str:
+def level_counts(level: LevelDiagnosis) -> str:
     """The counts that other programs print, so that theirs can be found again."""
     units, delta = len(level.status), level.collapse_curve.delta
     return (

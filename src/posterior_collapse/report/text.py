@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 STYLES = {"active": "green", "noise": "yellow", "collapsed": "red", "diverged": "magenta"}
 MOST_ROWS = 40
+ROUNDING = 1e-9
+"""Nats that are left by rounding of none."""
 
 
 def new_table(title: str | None = None) -> Table:
@@ -101,7 +103,7 @@ def forecast_tables(forecast: Forecast) -> Iterator[Table]:
             table.add_column(column, justify="right", no_wrap=True)
         table.add_column("status", no_wrap=True)
         has_std = not np.isnan(level.critical_eta_dec).all()
-        for column in ("beta<",) + ("eta_dec<",) * has_std:
+        for column in ("lives\nwhile\nbeta <",) + ("or\nwhile\neta_dec <",) * has_std:
             table.add_column(column, justify="right", no_wrap=True)
         total = float(level.kl.sum()) if (level.kl >= 0).all() else 0.0
         for i in range(shown):
@@ -110,14 +112,42 @@ def forecast_tables(forecast: Forecast) -> Iterator[Table]:
                 str(i + 1),
                 _number(level.data_variance[i]),
                 "never" if np.isinf(level.threshold[i]) else _number(level.threshold[i]),
-                _number(level.kl[i]),
+                _nats(level.kl[i]),
                 f"{100 * level.kl[i] / total:.0f}%" if total > 0 else "-",
-                *[_number(level.information[i])] * informed,
+                *[_nats(level.information[i])] * informed,
                 f"[{STYLES[status]}]{status}[/]",
                 _number(level.critical_beta[i]),
                 *[_number(level.critical_eta_dec[i])] * has_std,
             )
         yield table
+
+
+def forecasts_table(forecasts: Mapping[str, Forecast]) -> Table:
+    """Return a row per forecast: what it is of, active units, KL and loss.
+
+    Args:
+        forecasts: By name, such as "beta=0.5,eta-dec=1"; what is alike in all of them is a column.
+    """
+    table = new_table()
+    first = next(iter(forecasts.values()))
+    named = [dict(part.split("=") for part in name.split(",")) for name in forecasts]
+    for column in named[0]:
+        table.add_column(column.replace("-", "_"), justify="right", no_wrap=True)
+    levels = [f" z{i}" if len(first.levels) > 1 else "" for i in range(1, len(first.levels) + 1)]
+    onset = len(first.levels) == 1
+    columns = [f"active{level}" for level in levels] + ["possible", "KL nats", "loss nats"]
+    for column in [*columns, *["none above beta"] * onset]:
+        table.add_column(column, justify="right", no_wrap=True)
+    for own, found in zip(named, forecasts.values(), strict=True):
+        table.add_row(
+            *[value.replace("_", ":") for value in own.values()],
+            *[f"{level.n_active} of {len(level.status)}" for level in found.levels],
+            str(found.n_possible),
+            f"{sum(level.kl.sum() for level in found.levels):.4g}",
+            f"{found.loss:.6g}",
+            *[_number(found.onset)] * onset,
+        )
+    return table
 
 
 def verification_row(result: Verification) -> tuple[str, ...]:
@@ -134,9 +164,13 @@ def verification_row(result: Verification) -> tuple[str, ...]:
     )
 
 
+def _nats(value: float) -> str:
+    return _number(0.0 if abs(value) < ROUNDING else value)
+
+
 def _number(value: float) -> str:
     if np.isnan(value):
         return "?"
     if np.isinf(value):
-        return "any"
+        return "always"
     return "0" if value == 0 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""What `tune` found: a figure, a table, and what to do with it."""
+"""What `tune` found: a table, and what to do with it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from posterior_collapse.report.text import new_table
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from rich.console import RenderableType
     from rich.table import Table
 
     from posterior_collapse.specs import Spec
 
-__all__ = ["tuned_figure", "tuned_page", "tuned_table", "tuned_verdict"]
+__all__ = ["trial_cells", "tuned_page", "tuned_table", "tuned_verdict"]
 
 NAMES = {"beta": "beta", "latent_dim": "latent units"}
 
@@ -38,37 +37,6 @@ class Found(Protocol):
     def settled(self) -> bool: ...
 
 
-def tuned_figure(found: Found) -> Figure:
-    """Return a figure: active units over what was tuned, of each seed and of a linear model.
-
-    Args:
-        found: What `tune` returned.
-    """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(5.2, 3.8), layout="constrained")
-    axes = figure.subplots()
-    known = sorted((one.value, one.linear) for one in found.curve if one.linear is not None)
-    if known:
-        axes.plot(*zip(*known, strict=True), "--", color="black", lw=1, label="linear optimum")
-    for still, fill, label in ((True, "C0", "measured"), (False, "none", "still changing")):
-        dots = [(t.value, n) for t in found.curve if t.still == still for n in t.active]
-        if dots:
-            axes.plot(*zip(*dots, strict=True), "o", color="C0", mfc=fill, label=label)
-    axes.axhline(found.wanted, color="0.7", lw=1, zorder=0)
-    axes.axvline(found.chosen.value, color="C1", lw=1, label="chosen")
-    if found.parameter == "beta":
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter("{x:g}")
-    axes.set_xlabel(NAMES[found.parameter])
-    axes.set_ylabel("active units")
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False, fontsize=8)
-    return figure
-
-
 def tuned_table(found: Found) -> Table:
     """Return a row per trial: active units of each seed, and of the linear optimum.
 
@@ -83,14 +51,22 @@ def tuned_table(found: Found) -> Table:
     table.add_column("at half", overflow="fold")
     table.add_column("linear", justify="right")
     for trial in found.curve:
-        counts, half = (
-            " ".join("-" if n is None else str(n) for n in each)
-            for each in (trial.active, trial.halfway)
-        )
         chosen = ">" if trial is found.chosen else ""
-        linear = "-" if trial.linear is None else str(trial.linear)
-        table.add_row(chosen, f"{trial.value:g}", f"{trial.steps:,}", counts, half, linear)
+        table.add_row(chosen, f"{trial.value:g}", *trial_cells(trial))
     return table
+
+
+def trial_cells(trial: Any) -> list[str]:
+    """Return steps, counts of each seed at the end and at half, and that of the linear optimum.
+
+    Args:
+        trial: Of what `tune` returned.
+    """
+    counts, half = (
+        " ".join("-" if n is None else str(n) for n in each)
+        for each in (trial.active, trial.halfway)
+    )
+    return [f"{trial.steps:,}", counts, half, "-" if trial.linear is None else str(trial.linear)]
 
 
 def tuned_verdict(found: Found) -> str:
@@ -110,7 +86,8 @@ def tuned_verdict(found: Found) -> str:
         text += f"; a linear model would keep {trial.linear}"
     if found.settled:
         return f"{text}. The count has stood since half of {trial.steps:,} steps."
-    return f"{text}. That has not settled, see the notes."
+    why = "see the notes" if trial.still else f"it still changed within {trial.steps:,} steps"
+    return f"Not settled ({why}): {text[0].lower()}{text[1:]}."
 
 
 def tuned_page(found: Found) -> Iterator[RenderableType]:

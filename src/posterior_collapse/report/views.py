@@ -1,34 +1,19 @@
-"""The one way to see a result: a figure, or a page for a notebook, whatever result it is."""
+"""The one way to see a result: a figure, a page, or part of a notebook, whatever result it is."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posterior_collapse import files
 from posterior_collapse.errors import InvalidArgumentError
-from posterior_collapse.report.diagnosis_text import diagnosis_page
-from posterior_collapse.report.figures import (
-    check_page_path,
-    diagnosis_figure,
-    forecast_figure,
-    sweep_figure,
-    sweep_page,
-)
-from posterior_collapse.report.pages import (
-    forecast_fragment,
-    forecast_page,
-    told_fragment,
-    told_page,
-)
-from posterior_collapse.report.tuned import tuned_figure, tuned_page
+from posterior_collapse.report import figures, pages
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from rich.console import RenderableType
 
     from posterior_collapse.arrays import ImageShape
     from posterior_collapse.records import Viewed
@@ -41,67 +26,61 @@ class View:
     """How a kind of result is seen.
 
     Attributes:
-        figure: The result as a figure.
+        panels: The result as a figure.
         fragment: As HTML for notebooks.
         page: As a page of its own, given what `write_page` is told.
     """
 
-    figure: Callable[[Any], Figure]
+    panels: Callable[[Any], figures.Panels]
     fragment: Callable[[Any], str]
     page: Callable[..., str]
 
 
-def _told(
-    title: str,
-    figure: Callable[[Any], Figure],
-    parts: Callable[[Any], Iterator[RenderableType]],
-) -> View:
-    """A result whose page is its figure and what a terminal says of it."""
-
-    def page(result: Any, *, name: str, **_: Any) -> str:
-        return told_page(title, figure(result), parts(result), name=name)
-
-    return View(figure, lambda result: told_fragment(parts(result)), page)
-
-
 VIEWS: Mapping[str, View] = {
-    "forecast": View(forecast_figure, forecast_fragment, forecast_page),
-    "diagnosis": _told("Diagnosis", diagnosis_figure, diagnosis_page),
-    "sweep": _told("Sweep", sweep_figure, sweep_page),
-    "tuned": _told("Tuned", tuned_figure, tuned_page),
+    "forecast": View(figures.forecast_panels, pages.forecast_fragment, pages.forecast_page),
+    "diagnosis": View(figures.diagnosis_panels, pages.diagnosis_fragment, pages.diagnosis_html),
+    "fitted": View(figures.fitted_panels, pages.fitted_fragment, pages.fitted_html),
+    "sweep": View(figures.sweep_panels, pages.sweep_fragment, pages.sweep_html),
+    "phase": View(figures.phase_panels, pages.phase_fragment, pages.phase_html),
+    "tuned": View(figures.tuned_panels, pages.tuned_fragment, pages.tuned_html),
 }
 """By the name of its view that a result carries: rooms above may make results."""
 
 
-def plot(result: Viewed) -> Figure:
+def plot(result: Viewed, ax: Any = None, *, panel: str | None = None) -> Figure:
     """Return a matplotlib figure of a result.
 
-    Of a forecast: the data's spectrum with the threshold, and the phase diagram. Of a diagnosis,
-    per level: KL of each unit, collapse curve, and mean variance against the posterior's. Of a
-    sweep: loss and active units beside their forecasts, over what varies. Of what was tuned:
-    active units beside those of a linear model, over what was tried.
+    Of a forecast the panels are "spectrum", with the threshold, and "staircase": active units over
+    beta eta_dec^2; of two levels "map", over the two betas. Of a diagnosis, per level: "KL" of each
+    unit, "collapse" curve, and "variances". Of a run: "active" units and "KL over epochs", stacked
+    by unit. Of a sweep: "loss" and "active" units beside their forecasts, over what varies. Of a
+    phase diagram and of what was tuned: "active". With several levels their names end in e.g. "of
+    z2".
 
     Args:
-        result: What `forecast`, `diagnose`, `diagnose_arrays`, `sweep` or `tune` returned.
+        result: What `forecast`, `phase_diagram`, `fit`, `diagnose`, `diagnose_arrays`, `sweep` or
+            `tune` returned.
+        ax: Axes to draw the first panel into, or several for as many; None: a figure of its own.
+        panel: The only one to draw.
 
     Raises:
-        InvalidArgumentError: It is something else.
+        InvalidArgumentError: It is something else, has no such panel, or has fewer than axes.
 
     Example:
         >>> import numpy as np
         >>> from posterior_collapse import VAESpec, Moments, forecast
         >>> figure = plot(forecast(Moments.from_matrices(np.diag([4.0, 0.5])), VAESpec(2)))
-        >>> [axes.get_ylabel() for axes in figure.axes[:2]]
-        ['variance of data mode', 'beta']
+        >>> [axes.get_ylabel() for axes in figure.axes]
+        ['variance of data mode', 'active units']
     """
-    return _view(result).figure(result)
+    return figures.drawn(_view(result).panels(result), ax, panel)
 
 
 def html(result: Viewed) -> str:
-    """Return a result as HTML for notebooks: figure, tables and sentences, without a script.
+    """Return a result as HTML for notebooks: figures, tables and sentences, without a script.
 
     Args:
-        result: What `forecast`, `diagnose`, `diagnose_arrays`, `sweep` or `tune` returned.
+        result: As in `plot`.
 
     Raises:
         InvalidArgumentError: It is something else.
@@ -116,20 +95,24 @@ def write_page(
     name: str = "",
     image_shape: ImageShape | None = None,
     source: str | None = None,
+    feature_names: Sequence[str] | None = None,
+    data: Any = None,
 ) -> Path:
     """Write a result as one self-contained HTML page, whole or not at all.
 
-    A forecast's has sliders, which work the closed forms out anew; the others show their figure
-    and what a terminal says of them.
+    A forecast's has sliders, which work the closed forms out anew.
 
     Args:
-        result: What `forecast`, `diagnose`, `diagnose_arrays`, `sweep` or `tune` returned.
+        result: As in `plot`.
         path: Where it goes, e.g. "out.html".
         name: What the data are called.
-        image_shape: Of a forecast, shape of what is decoded, if it is an image: the modes are then
-            shown.
+        image_shape: Shape of what is decoded, if it is an image: pictures are then shown. A
+            diagnosis knows it where the data said it.
         source: Of a forecast, the data as `collapse forecast` takes them, with their options;
             None: the name.
+        feature_names: What the features that are decoded are called, if they make no image; a
+            diagnosis knows it where the data said it.
+        data: Of a sweep, some rows, x or (x, y), to be shown as each run decodes them.
 
     Raises:
         InvalidArgumentError: It is something else, another ending, or no shape of the features.
@@ -144,8 +127,15 @@ def write_page(
         ...     write_page(f, f"{folder}/out.html").stat().st_size < 150_000
         True
     """
-    view, target = _view(result), check_page_path(path)
-    page = view.page(result, name=name, image_shape=image_shape, source=source)
+    view, target = _view(result), figures.check_page_path(path)
+    page = view.page(
+        result,
+        name=name,
+        image_shape=image_shape,
+        source=source,
+        feature_names=feature_names,
+        data=data,
+    )
     files.write(target, page.encode())
     return target
 
@@ -156,7 +146,7 @@ def _view(result: object) -> View:
         raise InvalidArgumentError(
             "result",
             type(result).__name__,
-            "a Forecast, a Diagnosis, a Sweep or a Tuned",
-            "Pass what forecast, diagnose, diagnose_arrays, sweep or tune returned.",
+            "a Forecast, a PhaseDiagram, a Fitted, a Diagnosis, a Sweep or a Tuned",
+            "Pass what forecast, fit, diagnose, diagnose_arrays, sweep or tune returned.",
         )
     return VIEWS[view]

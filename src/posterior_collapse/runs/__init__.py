@@ -1,27 +1,8 @@
-"""Many runs, each described by plain values, trained once and kept; `sweep`, `tune`."""
+"""Many runs, each described by plain values, trained once and kept; `sweep`, `tune`.
 
-from posterior_collapse.errors import needing_torch
+Names are imported when first used, so that what describes a run needs no torch.
+"""
 
-with needing_torch():
-    from posterior_collapse.runs.run import Evaluation, Run, RunData
-    from posterior_collapse.runs.search import Trial
-    from posterior_collapse.runs.store import Outcome, Record, Store
-    from posterior_collapse.runs.sweep import Progress, Sweep, complete, groups, sweep
-    from posterior_collapse.runs.tune import Tuned, tune
+from posterior_collapse.errors import lazily
 
-__all__ = [
-    "Evaluation",
-    "Outcome",
-    "Progress",
-    "Record",
-    "Run",
-    "RunData",
-    "Store",
-    "Sweep",
-    "Trial",
-    "Tuned",
-    "complete",
-    "groups",
-    "sweep",
-    "tune",
-]
+__getattr__, __dir__, __all__ = lazily(__name__, __file__)

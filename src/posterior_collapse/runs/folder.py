@@ -12,7 +12,6 @@ import os
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from typing import Any
 from posterior_collapse import checks, files
 from posterior_collapse.data import Dataset
 from posterior_collapse.data import load as load_data
-from posterior_collapse.diagnosis import Diagnosis, diagnose
 from posterior_collapse.errors import (
     CorruptFileError,
     DataError,
@@ -28,13 +26,21 @@ from posterior_collapse.errors import (
     OutputError,
     writing,
 )
-from posterior_collapse.files import fingerprint, read_json, write_history, write_json
-from posterior_collapse.models import Architecture
+from posterior_collapse.files import (
+    CONFIG,
+    SWEEP,
+    check_described,
+    check_free,
+    fingerprint,
+    read_json,
+    write_history,
+    write_json,
+)
+from posterior_collapse.models import Architecture, MarkovVAE
 from posterior_collapse.report.comparison import comparison_verdict
 from posterior_collapse.runs.run import NUMBERS, Run, RunData, asked, fit_options
 from posterior_collapse.specs import Spec
 from posterior_collapse.training import Fitted, Progress, Settings, checkpoints, fit, fit_many
-from posterior_collapse.training.settings import effective_spec
 from posterior_collapse.training.states import load_model
 
 __all__ = [
@@ -44,14 +50,14 @@ __all__ = [
     "asked",
     "beginning",
     "check_free",
-    "diagnosed",
     "load",
     "members",
     "read",
     "train",
+    "trained",
 ]
 
-CONFIG, SUMMARY, SWEEP = "config.json", "summary.json", "sweep.json"
+SUMMARY = "summary.json"
 DATA = ("given", "task", "label", "scale", "split", "data_dir")
 """What names the data in a file beside `source` and, once they were read, `sha256`."""
 READING = ("header", "columns", "drop", "label_column", "key", "standardize")
@@ -69,13 +75,7 @@ def read(out: Path) -> dict[str, Run]:
         MissingFileError: There are none.
         CorruptFileError: A file of it is not what `train` wrote.
     """
-    path = out / SWEEP
-    if not os.path.lexists(path):
-        path = out / CONFIG
-        if not os.path.lexists(path):
-            raise MissingFileError(
-                str(path), "no such file", "the folder of a run or a sweep", "Check the name."
-            )
+    path = check_described(out, "the folder of a run or a sweep")
     values = read_json(path)
     try:
         configs = values["runs"] if path.name == SWEEP else {"": values}
@@ -199,22 +199,13 @@ def members(folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in runs}
 
 
-def diagnosed(
-    folder: Path, *, split: str | None, data_dir: Path | None, **options: Any
-) -> tuple[Dataset, Diagnosis]:
-    """Diagnose what `train` left in the folder of one run, as of its last checkpoint.
-
-    Args:
-        folder: Of one run.
-        split: Of the data set, "train" or "test"; none: as trained on.
-        data_dir: Where data set files are now; none: where they were.
-        **options: Of `diagnose`.
+def trained(folder: Path) -> tuple[Run, MarkovVAE, list[str]]:
+    """Return what `train` left in the folder of one run, as of its last checkpoint, and remarks.
 
     Raises:
         MissingFileError: No run lies there.
         CorruptFileError: Its checkpoint is that of another run than its `config.json` describes.
         CheckpointError: No checkpoint can be used.
-        DataError: The data cannot be loaded.
     """
     run = next(iter(read(folder).values()))
     found = checkpoints.load(folder)
@@ -223,48 +214,10 @@ def diagnosed(
     same = all(done[name] == getattr(run.settings, name) for name in ("convention", *NUMBERS))
     if not same or model.spec != run.spec:
         raise _another(folder, "its checkpoint")
-    spec = effective_spec(run.spec, run.settings.convention)
-    notes = []
-    if spec != run.spec:
-        notes.append(f"under the convention it was trained with, its loss is that of {spec!r}")
-    if state not in ("finished", "early"):
-        what = "has not ended" if state is None else f"stopped as {state}"
-        notes.append(f"the run {what}; this is its state at step {found.step}")
-    now = run.data.replace(
-        split=split or run.data.split,
-        data_dir=str(data_dir) if data_dir else run.data.data_dir,
-        sha256=None,
-    )
-    dataset = load({"": run.replace(data=now)})
-    known = fingerprint([dataset.x, dataset.y])
-    if now.split == run.data.split and known != run.data.sha256:
-        notes.append("the data have other values than those the run was trained on")
-    diagnosis = diagnose(model, dataset, spec=spec, **options)
-    return dataset, replace(diagnosis, notes=(*diagnosis.notes, *notes))
-
-
-def check_free(folder: str | Path) -> None:
-    """Refuse a folder that holds anything, or that is a file.
-
-    Raises:
-        OutputError: It is not free.
-
-    Example:
-        >>> check_free("no/such/folder")
-    """
-    folder = Path(folder)
-    with writing(folder):
-        if not folder.exists():
-            return
-        if folder.is_dir() and all(path.name.endswith(files.PARTIAL) for path in folder.iterdir()):
-            return
-    what = "a folder with files in it" if folder.is_dir() else "a file"
-    raise OutputError(
-        str(folder),
-        what,
-        "a new or empty folder, since no run is overwritten",
-        "Choose another one with --out, or go on with --resume.",
-    )
+    if state in ("finished", "early"):
+        return run, model, []
+    what = "has not ended" if state is None else f"stopped as {state}"
+    return run, model, [f"the run {what}; this is its state at step {found.step}"]
 
 
 @contextlib.contextmanager

@@ -12,16 +12,19 @@ from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.files import digest
 from posterior_collapse.models import ARCHITECTURES, Architecture, check_convention
 from posterior_collapse.records import Record, plain
-from posterior_collapse.specs import Spec
+from posterior_collapse.specs import Spec, VAESpec
 from posterior_collapse.training import Settings
 
 __all__ = ["Evaluation", "Run", "RunData", "asked", "fit_options"]
 
-METHODS = ("minibatch", "exact", "recorded", "decayed")
+METHODS = ("minibatch", "widened", "dead", "exact", "recorded", "decayed")
+BY_MINIBATCHES = ("minibatch", "widened", "dead")
+"""Those of which many runs train together."""
+Method = Literal["minibatch", "widened", "dead", "exact", "recorded", "decayed"]
 NUMBERS = ("seed", "learning_rate", "clip")
 """Settings in which runs that train together may differ."""
 KINDS: dict[str, tuple[type, ...]] = {
-    "name": (str,), "label": (int,), "rows": (int,), "size": (int,), "scale": (int, float),
+    "name": (str,), "label": (int, str), "rows": (int,), "size": (int,), "scale": (int, float),
     "header": (bool,), "standardize": (bool,),
 }  # fmt: skip
 """Types of the fields of `RunData` that hold no text."""
@@ -56,7 +59,7 @@ class RunData(Record):
 
     name: str
     task: str | None = None
-    label: int | None = None
+    label: int | str | None = None
     rows: int | None = None
     size: int | None = None
     given: str | None = None
@@ -89,7 +92,10 @@ class RunData(Record):
             ['MNIST', 'digits', 'matrix problem', 'drawn pairs']
         """
         kind = self.name.split(":")[0]
-        named = {"mnist": "MNIST", "matrix": "matrix problem", "pairs": "drawn pairs"}
+        named = {
+            "mnist": "MNIST", "matrix": "matrix problem", "pairs": "drawn pairs",
+            "cells": "single cells", "clusters": "drawn clusters",
+        }  # fmt: skip
         return named.get(kind, self.name)
 
 
@@ -104,6 +110,11 @@ class Evaluation(Record):
         likelihood_rows: Rows that the log-likelihood is measured on, at most.
         panel: Rows kept beside their reconstructions.
         matrices: Keep a linear model's matrices.
+        bracket: Beside the forecast say between how many units a network keeps.
+        weights: Keep the trained model.
+        also: A second split to measure on, without a likelihood; None: none.
+        panel_split: That of the panel's rows; None: `split`.
+        drawn: Keep beside reconstructions by means those with every latent drawn.
     """
 
     split: Literal["train", "test"] = "test"
@@ -112,6 +123,11 @@ class Evaluation(Record):
     likelihood_rows: int | None = None
     panel: int = 0
     matrices: bool = False
+    bracket: bool = False
+    weights: bool = True
+    also: Literal["train", "test"] | None = None
+    panel_split: Literal["train", "test"] | None = None
+    drawn: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,7 +139,9 @@ class Run(Record):
         spec: The hyperparameters.
         architecture: The networks.
         settings: How it is trained, seed and convention included.
-        method: `"minibatch"`; `"exact"`: a linear model on moments; `"recorded"`: the same by
+        method: `"minibatch"`; `"widened"`: a model of one unit less that was trained so gets one
+            more and trains as long again; `"dead"`: it gets one that is dead, and is not trained
+            any more; `"exact"`: a linear model on moments; `"recorded"`: the same by
             Adam at a constant rate, its distance to the closed form kept after every step;
             `"decayed"`: the same at a rate that falls to 0.
         evaluation: What is measured.
@@ -143,7 +161,7 @@ class Run(Record):
     spec: Spec
     architecture: Architecture
     settings: Settings
-    method: Literal["minibatch", "exact", "recorded", "decayed"] = "minibatch"
+    method: Method = "minibatch"
     evaluation: Evaluation = Evaluation()
     from_forecast: bool = False
 
@@ -161,6 +179,16 @@ class Run(Record):
     def key(self) -> str:
         """Hash of everything that decides what comes out; the same anywhere, in any version."""
         return digest(_hashed(self))[:20]
+
+    @property
+    def narrower(self) -> Run:
+        """The run of one unit less from which a `"widened"` or `"dead"` one goes on."""
+        assert isinstance(self.spec, VAESpec)
+        return self.replace(
+            spec=self.spec.replace(latent_dim=self.spec.latent_dim - 1),
+            method="minibatch",
+            evaluation=self.evaluation.replace(weights=True),
+        )
 
     @property
     def order_seed(self) -> int:
@@ -249,7 +277,7 @@ def _kind(value: Any) -> Any:
 # "trained as before there was this entry", and must never change.
 
 INCIDENTAL = {
-    "settings": ("device", "checkpoint_every", "checkpoint_steps"),
+    "settings": ("device", "cuda_graphs", "checkpoint_every", "checkpoint_steps"),
     "data": ("data_dir",),
 }
 """Entries that say where and how often, not what is trained."""

@@ -4,7 +4,7 @@ A count of active units falls as beta rises, but for a unit by chance of the see
 training goes on, down to what the linear optimum keeps or less. So a coarse grid of betas, trained
 half as long, says where the count, smoothed to fall all along, is about what is wanted. A finer one
 with all seeds follows, and another, between its neighbours; where counts changed in the second half
-of their runs, or are above the linear one, that trains twice as long.
+of their runs, or are above the linear one, the next trains twice as long, up to four times.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ Try = Callable[[Sequence[float], int, float], "list[Trial]"]
 """Trains values, so many seeds each, so many times the length that was asked for."""
 
 FINE = 2
-"""Grids of betas after the coarse one."""
+"""Grids of betas after the coarse one, and more while counts move."""
+LONGEST = 4.0
+"""Times the length that was asked for, beyond which nothing trains: then it is said."""
 COARSE = 0.5
 """Length of its runs, of those of the others."""
 WIDER = 2.0
@@ -71,6 +73,13 @@ class Trial(Record):
         known = len(before) == len(self.active)
         return known and not self.above and abs(sum(before) / len(before) - self.mean) < SAME
 
+    @property
+    def at_most(self) -> tuple[int, ...]:
+        """Units, per seed, that may be active when training has ended: no more than linear ones."""
+        if self.linear is None:
+            return self.active
+        return tuple(min(count, self.linear) for count in self.active)
+
     def keeps(self, wanted: int) -> bool:
         """Return whether the seeds keep so many units on average, and none is off by more than one.
 
@@ -113,9 +122,10 @@ def search_beta(
     here = train(_inside(low, high, MOST_TOGETHER), 1, times)
     trials = list(here)
     best = _nearest(here, wanted)
-    for _ in range(FINE):
-        if not best.above:
-            low, high = _crossing(here, wanted)
+    rounds = 0
+    while rounds < FINE or not (fixed_length or best.still or times >= LONGEST):
+        rounds += 1
+        low, high = _crossing(here, wanted)
         if not fixed_length and (times < 1 or not best.still):
             # Longer runs keep as many at lower betas.
             times, low, here = 2 * times, low / WIDER**0.5, []
@@ -140,7 +150,7 @@ def _crossing(trials: Sequence[Trial], wanted: int) -> tuple[float, float]:
 
     trials = sorted(trials, key=lambda trial: trial.value)
     values = np.array([trial.value for trial in trials])
-    counts = np.array([trial.mean for trial in trials])
+    counts = np.array([float(np.mean(trial.at_most)) for trial in trials])
     weights = np.array([len(trial.active) for trial in trials])
     smooth: Float = IsotonicRegression(increasing=False).fit_transform(
         np.log(values), counts, sample_weight=weights
@@ -156,7 +166,7 @@ def _nearest(trials: Sequence[Trial], wanted: int) -> Trial:
     """Return the trial that keeps what is wanted most surely; of several the one in the middle."""
 
     def doubt(trial: Trial) -> tuple[Any, ...]:
-        off = [abs(count - wanted) for count in trial.active]
+        off = [abs(count - wanted) for count in trial.at_most]
         return (-len(trial.active), sum(off) / len(off), max(off), not trial.still)
 
     least = min(map(doubt, trials))

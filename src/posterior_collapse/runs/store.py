@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
 import io
 import os
@@ -23,7 +22,15 @@ from torch import Tensor
 
 from posterior_collapse import files
 from posterior_collapse.errors import CorruptFileError, writing
-from posterior_collapse.files import HISTORY, as_read, digest, read_json, write_history, write_json
+from posterior_collapse.files import (
+    HISTORY,
+    as_read,
+    digest,
+    read_history,
+    read_json,
+    write_history,
+    write_json,
+)
 from posterior_collapse.models import MarkovVAE
 from posterior_collapse.runs.run import Run
 from posterior_collapse.training import checkpoints
@@ -113,14 +120,8 @@ class Record:
         """
         content = self._content(HISTORY)
         try:
-            text = io.StringIO(content.decode(), newline="")
-            names, *rows = csv.reader(text, strict=True)
-            columns = zip(*rows, strict=True) if rows else [()] * len(names)
-            return {
-                name: [float(value) for value in column]
-                for name, column in zip(names, columns, strict=True)
-            }
-        except (ValueError, csv.Error) as error:
+            return read_history(content)
+        except ValueError as error:
             raise self._unreadable(HISTORY, error, "the history of a run") from error
 
     @cached_property
@@ -178,13 +179,15 @@ class Store:
 
     Args:
         folder: Made when the first run is put in.
+        models: Whether to keep the trained models of runs that are put in. Without them a run is
+            a tenth as large, and all but `Record.model` is there.
 
     Example:
         >>> Store("no/such/folder").get("0123")
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, *, models: bool = True) -> None:
+        self.folder, self.models = Path(folder), models
 
     def get(self, key: str) -> Record | None:
         """Return a finished run; None if there is none.
@@ -271,7 +274,8 @@ class Store:
             f"model.{name}": value for name, value in outcome.model.state_dict().items()
         }
         steps = outcome.history.get("step") or [0]
-        checkpoints.save(folder, tensors, {"config": outcome.model.config}, step=int(steps[-1]))
+        if self.models and outcome.run.evaluation.weights:
+            checkpoints.save(folder, tensors, {"config": outcome.model.config}, step=int(steps[-1]))
         hashes = {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()
         }

@@ -19,7 +19,14 @@ from posterior_collapse.errors import CheckpointError, DataError, InvalidArgumen
 from posterior_collapse.files import digest
 from posterior_collapse.models import Architecture
 from posterior_collapse.records import Viewed, plain
-from posterior_collapse.runs.run import NUMBERS, Evaluation, Run, RunData, fit_options
+from posterior_collapse.runs.run import (
+    BY_MINIBATCHES,
+    NUMBERS,
+    Evaluation,
+    Run,
+    RunData,
+    fit_options,
+)
 from posterior_collapse.runs.store import Outcome, Record, Store
 from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.training import Progress as Epoch
@@ -73,7 +80,7 @@ def groups(runs: Sequence[Run], most: int = MOST_TOGETHER) -> list[tuple[Run, ..
     found = []
     for family in families.values():
         members = list(family.values())
-        size = most if members[0].method == "minibatch" else 1
+        size = most if members[0].method in BY_MINIBATCHES else 1
         found += [tuple(members[i : i + size]) for i in range(0, len(members), size)]
     return found
 
@@ -107,7 +114,9 @@ def complete(
     execute: Execute,
     *,
     device: str = "cpu",
+    most: int = MOST_TOGETHER,
     report: Callable[[Progress], None] = lambda _: None,
+    kept: Callable[[Mapping[str, Record]], None] = lambda _: None,
 ) -> list[Record]:
     """Return a record per run, training those that are not kept yet.
 
@@ -118,8 +127,10 @@ def complete(
         runs: What to train, with repetitions if you like.
         store: Where finished runs are kept.
         execute: Trains and measures runs of one family together.
-        device: Written into the records.
+        device: Where minibatches are trained; written into the records.
+        most: As in `groups`.
         report: Called before and after each group.
+        kept: Called at first and after each group with the records that are there, by key.
 
     Raises:
         OutputError: The store cannot be written.
@@ -134,8 +145,10 @@ def complete(
     def tell(training: int = 0) -> None:
         report(Progress(len(unique), len(records), training))
 
+    kept(records)
     tell()
-    waiting = [group for group in groups(runs) if any(run.key not in records for run in group)]
+    every = groups(runs, most)
+    waiting = [group for group in every if any(run.key not in records for run in group)]
     wait = False
     while waiting:
         held = []
@@ -146,6 +159,7 @@ def complete(
                     continue
                 records.update(_trained(group, store, execute, device, tell))
             wait = False
+            kept(records)
             tell()
         # Nothing is free any more: wait for the first of those that other processes hold.
         waiting, wait = held, True
@@ -169,7 +183,8 @@ def _trained(
     if together:
         tell(len(together))
         store.tidy([run.key for run in group])
-        origin = _origin(device)
+        # Linear models on moments stay on the processor, wherever minibatches are trained.
+        origin = _origin(device if group[0].method in BY_MINIBATCHES else "cpu")
         keys = [run.key for run in together]
         with store.working(together) as folders:
             try:
@@ -196,10 +211,13 @@ def _kept(store: Store, key: str) -> Record:
 def _origin(device: str) -> dict[str, Any]:
     cuda = device.startswith("cuda")
     hardware = torch.cuda.get_device_name(device) if cuda else _processor()
+    instructions = torch.backends.cpu.get_cpu_capability()
     return {
         "version": version("posterior-collapse"),
         "torch": torch.__version__,
-        "hardware": f"{hardware}, {torch.get_num_threads()} threads" if not cuda else hardware,
+        "hardware": hardware
+        if cuda
+        else f"{hardware}, {instructions}, {torch.get_num_threads()} threads",
     }
 
 

@@ -24,9 +24,10 @@ from posterior_collapse.errors import (
 )
 from posterior_collapse.models import Architecture
 from posterior_collapse.records import Viewed
+from posterior_collapse.runs.goal import check_goal
 from posterior_collapse.runs.search import WIDER, Trial, search_beta, search_latents
 from posterior_collapse.runs.sweep import Finished, sweep
-from posterior_collapse.specs import Spec, VAESpec, in_order
+from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.theory import Forecast, forecast
 from posterior_collapse.theory.minimum import FINISHED
 from posterior_collapse.training import Progress, Settings
@@ -152,7 +153,7 @@ def tune(
         2
     """
     data, spec = in_order(data, spec)
-    _check(spec, tune, active)
+    check_goal(spec, tune, active)
     number = checks.whole("seeds", seeds, least=1)
     usual = {} if exact or settings else {**TRAINING}
     if "epochs" in options:
@@ -203,30 +204,6 @@ def tune(
         notes=(),
     )
     return best.replace(notes=tuple(_notes(best)))
-
-
-def _check(spec: Any, parameter: object, active: int | None) -> None:
-    if not isinstance(spec, VAESpec):
-        raise InvalidArgumentError(
-            "spec", type(spec).__name__, "a VAESpec or a CVAESpec",
-            "Sweep over the betas of a hierarchy with pc.sweep.",
-        )  # fmt: skip
-    if parameter not in ("beta", "latents"):
-        raise InvalidArgumentError(
-            "tune", repr(parameter), "'beta' or 'latents'", "Pass tune='beta'."
-        )
-    if active is None:
-        return
-    if parameter == "latents":
-        raise InvalidArgumentError(
-            "active", active, "nothing beside tune='latents', which finds that number",
-            "Leave it away, or tune beta.",
-        )  # fmt: skip
-    if checks.count("active", active) > spec.latent_dim:
-        raise InvalidArgumentError(
-            "active", active, f"at most {spec.latent_dim}, the latent units of the spec",
-            f"Give it latent_dim={active} or more.",
-        )  # fmt: skip
 
 
 class _Theory:

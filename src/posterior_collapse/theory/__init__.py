@@ -10,6 +10,8 @@ from posterior_collapse.theory.state import ACTIVE_INFORMATION
 from posterior_collapse.theory.thresholds import unclaimed_signal
 from posterior_collapse.theory.verification import Verification, verify
 
+minimize = minimise
+
 __all__ = [
     "ACTIVE_INFORMATION",
     "Advice",
@@ -25,6 +27,7 @@ __all__ = [
     "effective_beta",
     "forecast",
     "minimise",
+    "minimize",
     "phase_diagram",
     "unclaimed_signal",
     "verify",

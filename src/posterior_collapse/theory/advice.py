@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
+from posterior_collapse import checks
 from posterior_collapse.errors import InvalidArgumentError, PosteriorCollapseError
 from posterior_collapse.records import Record
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory.solve import Problem, solve
 from posterior_collapse.theory.spectrum import Modes
+from posterior_collapse.theory.state import weighted
 
 __all__ = ["Advice", "Change"]
 
+Count = Callable[[Spec], "int | None"]
+"""Says how many units of the top level a spec keeps, or None where that is not known."""
 SEARCH_DECADES = 40
 STEPS = 60
 
@@ -43,6 +47,17 @@ class Change(Record):
     derived: ClassVar = ("text",)
 
     @property
+    def name(self) -> str:
+        """What to call the parameter: that of the second level is beta_2.
+
+        Example:
+            >>> Change("betas[1]", 1.0, 0.5, 2).name
+            'beta_2'
+        """
+        field, _, index = self.parameter.partition("[")
+        return checks.level(field, int(index[:-1]) + 1) if index else field
+
+    @property
     def text(self) -> str:
         """The change as a sentence."""
         active = f"({self.active} active)"
@@ -50,9 +65,7 @@ class Change(Record):
             return f"Give every level at least {self.value:.0f} units {active}."
         verb = "Lower" if self.value < self.current else "Raise"
         also = f" and have {self.units} units" if self.units else ""
-        return (
-            f"{verb} {self.parameter} from {self.current:.4g} to {self.value:.4g}{also} {active}."
-        )
+        return f"{verb} {self.name} from {self.current:.4g} to {self.value:.4g}{also} {active}."
 
 
 @dataclass(frozen=True)
@@ -84,12 +97,24 @@ class Advice(Record):
         return self.text
 
 
-def advise(modes: Modes, spec: Spec, wanted: int | None) -> Advice:
+def advise(
+    modes: Modes, spec: Spec, wanted: int | None, times: Sequence[float] | None = None
+) -> Advice:
     """Return the smallest changes of single parameters that keep `wanted` units.
+
+    Args:
+        modes: Of the data.
+        spec: The hyperparameters.
+        wanted: Units to keep; None: all.
+        times: What the KL of each unit weighs, in multiples of beta; None: all the same.
 
     Raises:
         InvalidArgumentError: `wanted` is not a number of units.
     """
+
+    def count(spec: Spec) -> int | None:
+        return _active(modes, spec) if times is None else weighted(modes.theta, spec, times)
+
     units = spec.dims[-1]
     goal = units if wanted is None else wanted
     if isinstance(goal, bool) or not isinstance(goal, (int, np.integer)) or goal < 1:
@@ -97,27 +122,33 @@ def advise(modes: Modes, spec: Spec, wanted: int | None) -> Advice:
             "active", repr(goal), "a number of units, at least 1", "Pass e.g. active=8."
         )
     possible = int(np.count_nonzero(modes.theta))
-    now = _active(modes, spec) or 0
+    now = count(spec) or 0
     reach = min(int(goal), possible)
-    changes = _changes(modes, spec, reach) if now < reach else ()
-    text = _words(modes, spec, int(goal), now, possible, changes)
+    changes = _changes(count, spec, reach) if now < reach else ()
+    text = _words(modes, count, spec, int(goal), now, possible, changes)
     return Advice(int(goal), now, units, possible, changes, text)
 
 
-def _changes(modes: Modes, spec: Spec, goal: int) -> tuple[Change, ...]:
+def _changes(count: Count, spec: Spec, goal: int) -> tuple[Change, ...]:
     """A level too narrow for the goal is widened; if that is not enough, one number is turned."""
     wide = _widened(spec, goal)
     needed = goal if wide is not spec else None
-    widened = _active(modes, wide) or 0
+    widened = count(wide) or 0
     if needed and widened >= goal:
         name = "latent_dim" if len(spec.dims) == 1 else "latent_dims"
         return (Change(name, min(spec.dims), goal, widened),)
-    found = (_nearest(modes, wide, name, goal) for name in _tunable(wide))
+    found = (_nearest(count, wide, name, goal) for name in _tunable(wide))
     return tuple(dataclasses.replace(change, units=needed) for change in found if change)
 
 
 def _words(
-    modes: Modes, spec: Spec, goal: int, now: int, possible: int, changes: tuple[Change, ...]
+    modes: Modes,
+    count: Count,
+    spec: Spec,
+    goal: int,
+    now: int,
+    possible: int,
+    changes: tuple[Change, ...],
 ) -> str:
     units = spec.dims[-1]
     are = "unit is" if units == 1 else "units are"
@@ -139,7 +170,7 @@ def _words(
                 f"The other {units - now} carr{'ies' if units - now == 1 else 'y'} nothing."
             )
         elif now < possible:
-            living = _active(modes, _widened(spec, possible)) or now
+            living = count(_widened(spec, possible)) or now
             lines.append(
                 f"{living} of the data's {possible} modes would keep a unit: more units pay."
                 if living > now
@@ -205,19 +236,19 @@ def _with(spec: Spec, name: str, value: float) -> Spec:
     return spec.replace(**{field: values})
 
 
-def _nearest(modes: Modes, spec: Spec, name: str, goal: int) -> Change | None:
+def _nearest(count: Count, spec: Spec, name: str, goal: int) -> Change | None:
     """The value of one parameter nearest (in ratio) to the present one that reaches the goal."""
     current = _get(spec, name)
 
     def active(value: float) -> int | None:
         try:
-            return _active(modes, _with(spec, name, value))
+            return count(_with(spec, name, value))
         except InvalidArgumentError:  # beyond what a spec may hold
             return None
 
     def reaches(exponent: float) -> bool:
-        count = active(current * math.exp(exponent))
-        return count is not None and count >= goal
+        found = active(current * math.exp(exponent))
+        return found is not None and found >= goal
 
     steps = np.geomspace(1e-3, SEARCH_DECADES * math.log(10), STEPS)
     found = None
@@ -232,11 +263,11 @@ def _nearest(modes: Modes, spec: Spec, name: str, goal: int) -> Change | None:
         middle = (near + far) / 2
         near, far = (near, middle) if reaches(middle) else (middle, far)
     value = _round_away(current * math.exp(far), far)
-    count = active(value)
-    if count is None or count < goal:
+    left = active(value)
+    if left is None or left < goal:
         value = current * math.exp(far)
-        count = active(value)
-    return Change(name, current, value, int(count or goal))
+        left = active(value)
+    return Change(name, current, value, int(left or goal))
 
 
 def _round_away(value: float, direction: float) -> float:

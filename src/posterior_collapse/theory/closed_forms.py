@@ -172,11 +172,11 @@ def all_learned(theta: Float, dims: Sequence[int], numbers: Numbers) -> State:
         lower, upper = numbers.betas[level - 1], numbers.betas[level]
         if np.any(np.asarray(upper) < np.asarray(lower)):
             raise UnboundedObjectiveError(
-                f"betas[{level}]",
-                f"{upper}, below betas[{level - 1}] = {lower}, with all sigmas learned: the loss "
+                f"beta_{level + 1}",
+                f"{upper}, below beta_{level} = {lower}, with all sigmas learned: the loss "
                 "falls without end as z's variance grows",
                 "betas that do not fall from level to level, or a fixed sigma",
-                f"Raise betas[{level}] to {lower} or fix a sigma.",
+                f"Raise beta_{level + 1} to {lower} or fix a sigma.",
             )
     threshold = numbers.betas[0] * np.square(numbers.etas[0])
     signal = fit(theta, dims[0]) ** 2

@@ -116,6 +116,8 @@ class Forecast(Viewed):
     _problem: Problem
     _solution: Solution
     _targets: Float | None = None
+    _times: tuple[float, ...] | None = None
+    """What the KL of each unit weighs, in multiples of beta; None: all the same."""
 
     @property
     def n_active(self) -> int:
@@ -198,7 +200,7 @@ class Forecast(Viewed):
             >>> [(c.parameter, c.value < c.current) for c in advice.changes]
             [('beta', True), ('eta_dec', True)]
         """
-        found = advise(self._modes, self.spec, active)
+        found = advise(self._modes, self.spec, active, self._times)
         if self.bracket is None or self.bracket[0] == self.bracket[1]:
             return found
         said = "Counts are a linear model's; trained to convergence a network now keeps between "
@@ -207,7 +209,7 @@ class Forecast(Viewed):
 
     def phase_diagram(self, betas: Any, eta_decs: Any = None, *, level: int = -1) -> PhaseDiagram:
         """Count active units over a grid of beta and eta_dec; see `phase_diagram`."""
-        return of_modes(self._modes, self.spec, betas, eta_decs, level)
+        return of_modes(self._modes, self.spec, betas, eta_decs, level, self._times)
 
     def _rows(self) -> Iterator[Mapping[str, Any]]:
         return unit_rows(self.levels, self.spec.dims)

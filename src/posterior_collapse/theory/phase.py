@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,19 +13,19 @@ from posterior_collapse import checks
 from posterior_collapse.arrays import Float
 from posterior_collapse.errors import InvalidArgumentError, UnboundedObjectiveError
 from posterior_collapse.moments import Moments
-from posterior_collapse.records import Record
+from posterior_collapse.records import Viewed
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import thresholds
 from posterior_collapse.theory.reading import as_modes
 from posterior_collapse.theory.solve import Problem, refuse_unsolved, solve_state
 from posterior_collapse.theory.spectrum import Modes
-from posterior_collapse.theory.state import Numbers, fit
+from posterior_collapse.theory.state import Numbers, fit, weighted
 
 __all__ = ["PhaseDiagram", "phase_diagram"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PhaseDiagram(Record):
+class PhaseDiagram(Viewed):
     """Active units over beta (rows) and eta_dec (columns).
 
     Attributes:
@@ -36,6 +36,7 @@ class PhaseDiagram(Record):
         active: Counts, shape (len(betas), len(eta_decs)); -1 where the loss is unbounded.
     """
 
+    view: ClassVar[str] = "phase"
     spec: Spec
     level: int
     betas: Float
@@ -80,8 +81,24 @@ def phase_diagram(
     return of_modes(modes, spec, betas, eta_decs, level)
 
 
-def of_modes(modes: Modes, spec: Spec, betas: Any, eta_decs: Any, level: int) -> PhaseDiagram:
-    """Return the phase diagram for modes at hand; see `phase_diagram`."""
+def of_modes(
+    modes: Modes,
+    spec: Spec,
+    betas: Any,
+    eta_decs: Any,
+    level: int,
+    times: Sequence[float] | None = None,
+) -> PhaseDiagram:
+    """Return the phase diagram for modes at hand; see `phase_diagram`.
+
+    Args:
+        modes: Of the data.
+        spec: As there.
+        betas: As there.
+        eta_decs: As there.
+        level: As there.
+        times: What the KL of each unit weighs, in multiples of beta; None: all the same.
+    """
     rows = np.array([checks.positive("betas", b) for b in np.ravel(betas)])
     if eta_decs is not None and spec.likelihood != "gaussian":
         raise InvalidArgumentError(
@@ -108,7 +125,11 @@ def of_modes(modes: Modes, spec: Spec, betas: Any, eta_decs: Any, level: int) ->
     problem = Problem.of(modes, plain)
     refuse_unsolved(problem)
     etas = list(spec.eta_levels) if own else [columns[:, None]] * depth
-    counts = [_row(problem, float(beta), etas, level) for beta in rows]
+    if times is None:
+        counts = [_row(problem, float(beta), etas, level) for beta in rows]
+    else:
+        cells = [[plain.replace(beta=b, eta_dec=e) for e in columns] for b in rows]
+        counts = [np.array([weighted(modes.theta, one, times) for one in row]) for row in cells]
     return PhaseDiagram(spec, level, rows, columns, np.array(counts, dtype=np.int64))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posterior_collapse.arrays import Float
+from posterior_collapse.specs import Spec
 
 Bool = npt.NDArray[np.bool_]
 THRESHOLD_ROUNDING = 1e-12
@@ -38,6 +39,28 @@ def fit(values: Float, width: int) -> Float:
     if missing <= 0:
         return values[..., :width]
     return np.concatenate([values, np.zeros((*values.shape[:-1], missing))], axis=-1)
+
+
+def weighted(theta: Float, spec: Spec, times: Sequence[float]) -> int:
+    """Return how many units live where each has a KL weight of its own.
+
+    At best the strongest modes have the cheapest units.
+
+    Args:
+        theta: Roots of the variances of the data's modes, descending.
+        spec: Of one level, its stds learned; beta is the least of the weights.
+        times: The weights in multiples of beta; units beyond them are as dear as the dearest.
+
+    Example:
+        >>> from posterior_collapse.specs import VAESpec
+        >>> weighted(np.array([3.0, 2.0, 1.5]), VAESpec(3), [1, 10, 2])
+        2
+    """
+    units = spec.dims[0]
+    each = np.sort([*times, *[max(times)] * (units - len(times))])[:units]
+    (beta,), (eta,) = spec.beta_levels, spec.eta_levels
+    threshold = beta * each * (1.0 if isinstance(eta, str) else eta) ** 2
+    return int(np.count_nonzero(fit(theta, units) ** 2 > threshold * (1 + THRESHOLD_ROUNDING)))
 
 
 @dataclass(frozen=True, eq=False)

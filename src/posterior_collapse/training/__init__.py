@@ -1,21 +1,8 @@
-"""Training: one model or a sweep in one vectorised run, by minibatches or exactly."""
+"""Training: one model or a sweep in one vectorised run, by minibatches or exactly.
 
-from posterior_collapse.errors import needing_torch
+Names are imported when first used, so that what describes a run needs no torch.
+"""
 
-with needing_torch():
-    from posterior_collapse.theory.state import ACTIVE_INFORMATION
-    from posterior_collapse.training.arguments import UnboundedObjectiveWarning
-    from posterior_collapse.training.course import Progress
-    from posterior_collapse.training.fitted import Fitted
-    from posterior_collapse.training.fitting import fit, fit_many
-    from posterior_collapse.training.settings import Settings
+from posterior_collapse.errors import lazily
 
-__all__ = [
-    "ACTIVE_INFORMATION",
-    "Fitted",
-    "Progress",
-    "Settings",
-    "UnboundedObjectiveWarning",
-    "fit",
-    "fit_many",
-]
+__getattr__, __dir__, __all__ = lazily(__name__, __file__)

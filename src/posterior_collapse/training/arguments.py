@@ -37,6 +37,8 @@ __all__ = [
 ]
 
 Folder = str | Path
+SPELLINGS = {"lr": "learning_rate", "optimizer": "optimiser"}
+"""What settings are called as well, by those who come from other libraries."""
 NETWORK_OPTIONS = sorted(set().union(*(preset.free for preset in ARCHITECTURES.values())))
 
 
@@ -48,6 +50,7 @@ def split(
     settings: Settings | None, options: dict[str, Any], is_exact: bool
 ) -> tuple[Settings, dict[str, Any]]:
     """Return the settings with the options that are settings, and those of the architecture."""
+    options = {SPELLINGS.get(name, name): value for name, value in options.items()}
     for name in options:
         meant = nearest(name, FIELDS) if name not in FIELDS else ""
         if meant and not nearest(name, NETWORK_OPTIONS):
@@ -70,11 +73,12 @@ def described(dims: tuple[int, int | None]) -> str:
 
 
 def check_device(name: str) -> None:
-    """Refuse a device that is not here."""
+    """Refuse a device that is none, or is not here."""
+    Settings(device=name)
     device = torch.device(name)
     found = torch.cuda.device_count() if device.type == "cuda" else 1
     if (device.index or 0) >= found:
-        devices = [repr(f"cuda:{index}") for index in range(found)]
+        devices = [repr(f"cuda:{index}") for index in range(found if device.type == "cuda" else 0)]
         raise InvalidArgumentError(
             "device", repr(name), " or ".join(["'cpu'", *devices]) + ", which this torch has here",
             "Pass device='cpu'.",

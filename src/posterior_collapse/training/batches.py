@@ -90,6 +90,10 @@ class Batches(ABC):
     def moments(self, center: bool) -> Moments:
         """Measure the data's moments in float64."""
 
+    @abstractmethod
+    def release(self) -> None:
+        """Give back a device's memory: from now on rows are on the CPU."""
+
     def fingerprint(self) -> str | None:
         """Return what tells these data from others; None where it would take a pass over them."""
         return None
@@ -143,6 +147,10 @@ class ArrayBatches(Batches):
         if center not in self._moments:
             self._moments[center] = Moments.of(self._given, center=center)
         return self._moments[center]
+
+    def release(self) -> None:
+        """Take the rows back to the CPU."""
+        self.x, self.y = self.x.cpu(), None if self.y is None else self.y.cpu()
 
     def check_spread(self) -> None:
         """Refuse what has nothing to encode, as the forecast does.
@@ -223,6 +231,10 @@ class LoaderBatches(Batches):
         """Measure one pass."""
         batches = (x if y is None else (x, y) for x, y in self.epoch(0, 0))
         return Moments.from_batches(batches, center=center)
+
+    def release(self) -> None:
+        """Read batches to the CPU."""
+        self.device = torch.device("cpu")
 
     def _seeded(self, order_seed: int, epoch: int) -> Iterator[Any]:
         return self.stream.batches(seed=seeds.derive(order_seed, seeds.ORDER, epoch))

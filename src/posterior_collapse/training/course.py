@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,7 +12,10 @@ from posterior_collapse.progress import Display
 from posterior_collapse.theory.minimum import FINISHED, LIMIT
 from posterior_collapse.training.settings import Settings
 
-__all__ = ["FINISHED", "LIMIT", "Bar", "Course", "Progress"]
+__all__ = ["FINISHED", "LIMIT", "Bar", "Course", "Progress", "is_of_unit", "kl_of_units"]
+
+MOST_UNITS = 256
+OF_UNIT = re.compile(r"kl_\d+_\d+")
 
 
 @dataclass
@@ -33,9 +37,10 @@ class Course:
     waited: int = 0
 
     def record(self, row: dict[str, float]) -> None:
-        """Add an epoch to the history."""
+        """Add an epoch to the history; of a column that is new, earlier epochs are NaN."""
+        done = max(map(len, self.history.values()), default=0)
         for name, value in row.items():
-            self.history.setdefault(name, []).append(value)
+            self.history.setdefault(name, [math.nan] * done).append(value)
 
     def judge(self, loss: float) -> bool:
         """Return whether this epoch is the best so far; stop after `patience` that are not."""
@@ -48,16 +53,52 @@ class Course:
         return False
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON-able values, but the settings."""
+        """Return plain JSON-able values, but the settings and `per_unit`."""
+        history = {name: c for name, c in self.history.items() if not is_of_unit(name)}
         return {
-            "history": self.history, "stopped": self.stopped,
+            "history": history, "stopped": self.stopped,
             "best": self.best, "waited": self.waited,
         }  # fmt: skip
 
-    def restore(self, values: dict[str, Any]) -> None:
-        """Take over what `to_dict` gave."""
-        self.history, self.stopped = values["history"], values["stopped"]
+    @property
+    def per_unit(self) -> dict[str, list[float]]:
+        """The columns of the history with the KL of single units."""
+        return {name: column for name, column in self.history.items() if is_of_unit(name)}
+
+    def restore(
+        self, values: dict[str, Any], per_unit: dict[str, list[float]] | None = None
+    ) -> None:
+        """Take over what `to_dict` and `per_unit` gave."""
+        self.history = {**values["history"], **(per_unit or {})}
+        self.stopped = values["stopped"]
         self.best, self.waited = values["best"], values["waited"]
+
+
+def kl_of_units(level: int, kl: Sequence[float]) -> dict[str, float]:
+    """Return the columns with the KL of a level's units; none of more than 256 units.
+
+    Args:
+        level: From 1.
+        kl: Per unit, in nats.
+
+    Example:
+        >>> kl_of_units(1, [0.123456789, 2.0])
+        {'kl_1_1': 0.123457, 'kl_1_2': 2.0}
+    """
+    if len(kl) > MOST_UNITS:
+        return {}
+    # Of figures: as many digits as a checkpoint in single precision gives back.
+    return {f"kl_{level}_{unit}": float(f"{value:.6g}") for unit, value in enumerate(kl, 1)}
+
+
+def is_of_unit(name: str) -> bool:
+    """Return whether a column of a history is the KL of one unit.
+
+    Example:
+        >>> is_of_unit("kl_1_3"), is_of_unit("kl_1")
+        (True, False)
+    """
+    return OF_UNIT.fullmatch(name) is not None
 
 
 class Progress(NamedTuple):
@@ -103,7 +144,7 @@ def describe(now: Progress) -> str:
     def mean(name: str) -> float:
         return sum(row[name] for row in rows) / len(rows)
 
-    levels = [name.removeprefix("kl_") for name in rows[0] if name.startswith("kl_")]
+    levels = [name.removeprefix("active_") for name in rows[0] if name.startswith("active_")]
     parts = [f"z{n} KL {mean(f'kl_{n}'):.3g}, {mean(f'active_{n}'):.3g} active" for n in levels]
     runs = f"{len(rows)} runs, mean " if len(now.rows) > 1 else ""
     return f"{runs}loss {mean('loss'):.5g}; {'; '.join(parts)}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,19 @@ from torch import Tensor
 
 from posterior_collapse.errors import NonFiniteLossError
 from posterior_collapse.models import MarkovVAE, loss
+from posterior_collapse.models.arithmetic import arithmetic
 from posterior_collapse.training import seeds
+from posterior_collapse.training.ahead import Ahead, Measured, Step
 from posterior_collapse.training.batches import Batch, Batches
-from posterior_collapse.training.course import FINISHED, Course, Progress
+from posterior_collapse.training.counting import Counting
+from posterior_collapse.training.course import FINISHED, Course, Progress, kl_of_units
 from posterior_collapse.training.drawing import BLOCK, draw, first_rows
+from posterior_collapse.training.graphs import Graphs
 from posterior_collapse.training.optimisers import SGD, Adam, Optimiser, clip_
 from posterior_collapse.training.settings import Annealing, Settings
 from posterior_collapse.training.stacking import Draws, Stack
 from posterior_collapse.training.states import TrainState, save
-from posterior_collapse.training.units import active_units, some_rows
+from posterior_collapse.training.units import some_rows
 
 __all__ = ["Engine"]
 
@@ -56,8 +61,15 @@ class Engine:
         self.feed, self.validation = feed, validation
         self.folders, self.report, self.alone = folders, report, alone
         self.device = torch.device(common.device)
-        half = common.precision == "bf16"
-        self.stack = Stack(models, self.device, feed.batch_size, half=half)
+        graphed = self.device.type == "cuda" and common.cuda_graphs
+        self.stack = Stack(
+            models,
+            self.device,
+            feed.batch_size,
+            half=common.precision == "bf16",
+            exact=common.precision != "tf32",
+            graphed=graphed,
+        )
         self.dtype = next(iter(self.stack.leaves.values())).dtype
         self.runs = [Course(one) for one in settings]
         per_epoch = feed.steps_per_epoch
@@ -73,24 +85,66 @@ class Engine:
         self.bounds = self._clip_bounds()
         self.annealing = Annealing(common, len(models[0].units), per_epoch, self.state.total_steps)
         self.betas = self._tensor([model.spec.beta_levels for model in models])
-        self.some = some_rows(feed)
+        self.count = Counting(self.stack, models, some_rows(feed))
+        self._capacity: tuple[Any, Tensor | None] = None, None
+        measures = 2 + sum(self.stack.model.units)
+        self.sums = torch.zeros(len(models), measures, dtype=torch.float64, device=self.device)
+        self.ahead: Ahead | None = None
+        if self.device.type != "cpu":
+            graphs = Graphs(enabled=graphed)
+            self.ahead = Ahead(self._measure, self.state.optimiser, self.sums, graphs)
 
     def train(self) -> None:
         """Train until every run has stopped, from wherever the engine stands."""
-        while any(run.stopped is None for run in self.runs):
-            self._epoch()
+        with arithmetic(rounded=self.settings.precision == "tf32"):
+            while any(run.stopped is None for run in self.runs):
+                self._epoch()
+        if self.ahead is not None:
+            self.ahead.close()
 
     def _epoch(self) -> None:
-        state = self.state
-        batches = self.feed.epoch(state.order_seed, state.epoch, state.step_in_epoch)
-        for batch, draws in zip(batches, self._draws(), strict=False):
-            self._one_step(batch, first_rows(draws, len(batch.x)))
-            if state.step == state.total_steps or not state.alive:
+        state, every = self.state, self.settings.checkpoint_steps
+        stretches = self._stretches()
+        now = next(stretches, None)
+        while now is not None:
+            if self.ahead is not None:
+                self._open_sums()
+                self.ahead.launch(now, state.alive)
+            # What comes next is drawn while a device still works on this.
+            steps, now = now, next(stretches, None)
+            self._settle(steps)
+            if not state.alive:
                 break
-            every = self.settings.checkpoint_steps
-            if every and state.step % every == 0:
+            if every and state.step % every == 0 and state.step != state.total_steps:
                 self._save()
         self._close_epoch()
+
+    def _stretches(self) -> Iterator[list[Step]]:
+        """Yield the rest of the epoch's steps, as many at once as are taken without a look."""
+        state, every = self.state, self.settings.checkpoint_steps
+        batches = self.feed.epoch(state.order_seed, state.epoch, state.step_in_epoch)
+        number, most = state.step, 1 if self.ahead is None else BLOCK
+        stretch: list[Step] = []
+        for batch, draws in zip(batches, self._draws(), strict=False):
+            betas, capacity = self._weights(number)
+            stretch.append(Step(batch, first_rows(draws, len(batch.x)), betas, capacity))
+            number += 1
+            over = number == state.total_steps
+            if over or len(stretch) == most or (every and number % every == 0):
+                yield stretch
+                stretch = []
+            if over:
+                return
+        if stretch:
+            yield stretch
+
+    def _weights(self, step: int) -> tuple[Tensor, Tensor | None]:
+        """Return the betas of a step, (runs, levels), and its capacity, (levels,) or none."""
+        factor, capacity = self.annealing.factor(step), self.annealing.capacity(step)
+        betas = self.betas if factor == 1 else self.betas * factor
+        if capacity != self._capacity[0]:
+            self._capacity = capacity, None if capacity is None else self._tensor(capacity)
+        return betas, self._capacity[1]
 
     def _draws(self) -> Any:
         run_seeds = [run.settings.seed for run in self.runs]
@@ -105,27 +159,47 @@ class Engine:
         )
 
     @torch.inference_mode()
-    def _one_step(self, batch: Batch, draws: Draws) -> None:
-        state = self.state
-        capacity = self.annealing.capacity(state.step)
-        gradients, measured = self.stack.gradients(
-            batch,
-            draws,
-            self.betas * self.annealing.factor(state.step),
-            None if capacity is None else self._tensor(capacity),
-            convention=self.settings.convention,
-            free_bits=self.settings.free_bits,
+    def _settle(self, steps: Sequence[Step]) -> None:
+        """Take steps, looking at each, unless they were taken ahead and went well."""
+        if self.ahead is not None:
+            if self.ahead.succeeded():
+                self.state.optimiser.steps += len(steps)
+                for step in steps:
+                    self._count(step)
+                return
+            self.ahead.take_back()
+        for step in steps:
+            self._one_step(step)
+            if not self.state.alive:
+                return
+
+    def _one_step(self, step: Step) -> None:
+        found = self._measure(step)
+        if not math.isfinite(float(found.values.sum() + found.norms.sum())):
+            self._freeze(found.values, found.finite().tolist())
+        self.state.optimiser.step(found.gradients, self.state.alive)
+        self._open_sums()
+        self.sums.add_(found.values, alpha=len(step.batch.x))
+        self._count(step)
+
+    def _measure(self, step: Step) -> Measured:
+        gradients, values = self.stack.gradients(
+            *step, convention=self.settings.convention, free_bits=self.settings.free_bits
         )
-        norms = clip_(gradients, self.bounds)
-        if not math.isfinite(float(measured.sum() + norms.sum())):
-            self._freeze(measured, (measured.sum(1) + norms).isfinite().tolist())
-        state.optimiser.step(gradients, state.alive)
-        if state.sums is None:
-            state.sums = torch.zeros_like(measured, dtype=torch.float64)
-        state.sums.add_(measured, alpha=len(batch.x))
-        state.rows_in_epoch += len(batch.x)
-        state.step += 1
-        state.step_in_epoch += 1
+        return Measured(gradients, values, clip_(gradients, self.bounds))
+
+    def _count(self, step: Step) -> None:
+        self.state.rows_in_epoch += len(step.batch.x)
+        self.state.step += 1
+        self.state.step_in_epoch += 1
+
+    def _open_sums(self) -> None:
+        """Let `state.sums` be the tensor that steps add to: a graph knows no other."""
+        if self.state.sums is None:
+            self.sums.zero_()
+        elif self.state.sums is not self.sums:
+            self.sums.copy_(self.state.sums)
+        self.state.sums = self.sums
 
     def _freeze(self, measured: Tensor, finite: list[bool]) -> None:
         for index in [i for i in self.state.alive if not finite[i]]:
@@ -147,6 +221,12 @@ class Engine:
 
     def _close_epoch(self) -> None:
         state = self.state
+        due = (state.epoch + 1) % self.settings.history_every == 0
+        if not due and state.alive and not self._is_last_epoch():
+            state.epoch, state.step_in_epoch = state.epoch + 1, 0
+            if state.epoch % self.settings.checkpoint_every == 0:
+                self._save()
+            return
         # A run that froze in this epoch has no row for it.
         alive, rows = state.alive, self._rows()
         state.epoch += 1
@@ -169,6 +249,11 @@ class Engine:
             shown = [rows[i] if i in alive else None for i in range(len(self.runs))]
             self.report(Progress(state.step, state.total_steps, state.epoch, shown))
 
+    def _is_last_epoch(self) -> bool:
+        if self.state.total_steps is not None:
+            return self.state.over
+        return self.state.epoch + 1 >= self.settings.epochs
+
     def _remember(self, run: int) -> None:
         if self.state.bests is None:
             self.state.bests = {name: p.clone() for name, p in self.stack.leaves.items()}
@@ -181,26 +266,24 @@ class Engine:
             return [{} for _ in self.runs]
         means = (self.state.sums / self.state.rows_in_epoch).tolist()
         validation = self._validation_loss()
-        rows: list[dict[str, float]] = []
-        for i, mean in enumerate(means):
-            if self.runs[i].stopped is not None:
-                rows.append({})
-                continue
-            model = self.state.models[i]
-            model.load_state_dict(self.stack.state(i))
-            row = {
+        rows: list[dict[str, float]] = [{} for _ in self.runs]
+        alive = self.state.alive
+        for i, counts in zip(alive, self.count(alive), strict=True):
+            mean, units = means[i], self.stack.model.units
+            rows[i] = {
                 "epoch": self.state.epoch + 1, "step": self.state.step,
                 "loss": mean[0], "reconstruction": mean[1],
             }  # fmt: skip
-            start = 2
-            for level, active in enumerate(active_units(model, self.some), start=1):
-                n = model.units[level - 1]
-                row[f"kl_{level}"] = math.fsum(mean[start : start + n])
-                row[f"active_{level}"] = active
-                start += n
+            kls = iter(mean[2:])
+            of_units: dict[str, float] = {}
+            for level, (n, active) in enumerate(zip(units, counts, strict=True), start=1):
+                kl = list(itertools.islice(kls, n))
+                rows[i][f"kl_{level}"] = math.fsum(kl)
+                rows[i][f"active_{level}"] = active
+                of_units |= kl_of_units(level, kl)
             if validation is not None:
-                row["validation_loss"] = validation[i]
-            rows.append(row)
+                rows[i]["validation_loss"] = validation[i]
+            rows[i] |= of_units
         return rows
 
     def _validation_loss(self) -> list[float] | None:

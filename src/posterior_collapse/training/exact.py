@@ -24,7 +24,7 @@ from posterior_collapse.moments import Moments
 from posterior_collapse.theory.exact import ExactObjective
 from posterior_collapse.theory.minimum import FINISHED, ITERATIONS, ReducedObjective, descend
 from posterior_collapse.training.batches import Batch
-from posterior_collapse.training.course import Course
+from posterior_collapse.training.course import Course, kl_of_units
 from posterior_collapse.training.optimisers import SGD, Adam, clip_
 from posterior_collapse.training.settings import Settings
 from posterior_collapse.training.units import active_units
@@ -184,4 +184,6 @@ def _row(
     counts = [] if some is None else active_units(model, some)
     row |= {f"kl_{level}": total for level, total in enumerate(kl, start=1)}
     row |= {f"active_{level}": active for level, active in enumerate(counts, start=1)}
+    for level, values in enumerate(terms.kl, start=1):
+        row |= kl_of_units(level, values.tolist())
     return row

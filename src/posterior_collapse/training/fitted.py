@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -13,6 +13,7 @@ from posterior_collapse.diagnosis.exact import is_exact
 from posterior_collapse.errors import DataError, NotSolvedError, UnboundedObjectiveError
 from posterior_collapse.models import MarkovVAE, loss
 from posterior_collapse.models.modules import evaluating
+from posterior_collapse.records import Seen
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import Forecast, forecast
 from posterior_collapse.training import seeds
@@ -27,7 +28,7 @@ CHUNK = 1_000
 History = dict[str, list[float]]
 
 
-class Fitted:
+class Fitted(Seen):
     """A trained model; `fit` and `fit_many` make it.
 
     Attributes:
@@ -35,13 +36,16 @@ class Fitted:
         spec: The hyperparameters.
         settings: How it was trained; `fit` with them (and the same data) gives the same run.
         history: Columns by name, one entry per epoch: `epoch`, `step`, `loss`, `reconstruction`,
-            and `kl_1`, `active_1` and so on per level; `validation_loss` with validation data.
+            and `kl_1`, `active_1` and so on per level; `validation_loss` with validation data; and
+            `kl_1_3`, the KL of the third unit of level 1, of levels of at most 256 units.
             Losses are those trained on (in nats per row, averaged over the epoch; of counts
             without what the data alone decide, log y!), KL without beta, active units as
             `diagnose` finds them at the epoch's end on 256 rows at most.
         stopped: `"finished"`, `"early"`, `"iteration limit"` (L-BFGS was not at a minimum), or
             `"non-finite: "` and the step and the term.
     """
+
+    view: ClassVar[str] = "fitted"
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from posterior_collapse.errors import DataError
+from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import (
     Architecture,
     MarkovVAE,
@@ -42,7 +42,7 @@ from posterior_collapse.training.units import some_rows
 __all__ = ["fit", "fit_many"]
 
 Report = bool | Callable[[Progress], None]
-DTYPES = {"float32": torch.float32, "bf16": torch.float32, "float64": torch.float64}
+DTYPES = dict.fromkeys(("float32", "tf32", "bf16"), torch.float32) | {"float64": torch.float64}
 
 
 def fit(
@@ -118,6 +118,7 @@ def fit_many(
     progress: Report = False,
     exact: bool = False,
     from_forecast: bool = False,
+    start: Sequence[MarkovVAE] | None = None,
     **options: Any,
 ) -> tuple[Fitted, ...]:
     """Train models whose specs differ in numbers only, in one vectorised run.
@@ -145,10 +146,12 @@ def fit_many(
         progress: As in `fit`.
         exact: As in `fit`.
         from_forecast: As in `fit`.
+        start: Models to go on from, one per run and not changed, instead of new ones.
         **options: As in `fit`.
 
     Raises:
-        InvalidArgumentError: As in `fit`; specs that differ in more than numbers.
+        InvalidArgumentError: As in `fit`; specs that differ in more than numbers; a model of
+            another spec.
         DataError: The data cannot be used.
         CheckpointError: As in `fit`.
 
@@ -168,7 +171,7 @@ def fit_many(
         check_one_each(folders, len(specs))
     return _fit(
         specs, data, architecture, changes, settings, validation, folders, resume, progress,
-        exact, from_forecast, options, alone=False,
+        exact, from_forecast, options, alone=False, start=start,
     )  # fmt: skip
 
 
@@ -187,6 +190,7 @@ def _fit(
     options: dict[str, Any],
     *,
     alone: bool,
+    start: Sequence[MarkovVAE] | None = None,
 ) -> tuple[Fitted, ...]:
     common, networks = split(settings, options, is_exact)
     check_device(common.device)
@@ -214,6 +218,12 @@ def _fit(
         _start(spec, architecture, networks, one, fed, dtype, from_forecast)
         for spec, one in zip(specs, own, strict=True)
     ]
+    if start is not None:
+        if len(start) != len(models):
+            raise InvalidArgumentError(
+                "start", f"{len(start)} models", f"{len(models)}, one per spec", "Pass as many."
+            )
+        models = [_taken_over(*pair) for pair in zip(models, start, strict=True)]
     check_folders(folders, resume)
     warn_unbounded(specs, common, models[0].architecture, fed, is_exact)
     if is_exact:
@@ -233,7 +243,8 @@ def _fit(
         if resume and folders is not None and all(map(checkpoints.exists, folders)):
             states.restore(engine.state, folders)
         engine.train()
-    return tuple(_finish(engine.state, run, fed) for run in range(len(models)))
+    fed.release()
+    return _finish(engine.state, fed)
 
 
 def _exactly(
@@ -312,6 +323,17 @@ def _start(
     return model
 
 
+def _taken_over(model: MarkovVAE, start: MarkovVAE) -> MarkovVAE:
+    """Return the new model with the parameters of one that is there."""
+    if start.spec != model.spec or start.architecture != model.architecture:
+        raise InvalidArgumentError(
+            "start", f"a model of {start.spec!r}", f"one of {model.spec!r} and the same network",
+            "Pass the models in the order of the specs.",
+        )  # fmt: skip
+    model.load_state_dict(start.state_dict())
+    return model
+
+
 def _image_shapes(architecture: str | Architecture, fed: Batches) -> dict[str, Any]:
     """Only convolutions look at the shapes, and the paper's know their own."""
     name = architecture if isinstance(architecture, str) else architecture.name
@@ -320,8 +342,10 @@ def _image_shapes(architecture: str | Architecture, fed: Batches) -> dict[str, A
     return {"image_shape": fed.image_shape, "condition_shape": fed.condition_shape}
 
 
-def _finish(state: TrainState, run: int, fed: Batches) -> Fitted:
-    model = state.models[run]
-    model.load_state_dict(state.stack.state(run))
-    done = state.runs[run]
-    return Fitted(model.eval(), done.settings, done.history, done.stopped or "", fed)
+def _finish(state: TrainState, fed: Batches) -> tuple[Fitted, ...]:
+    fitted = []
+    runs = range(len(state.runs))
+    for model, run, own in zip(state.models, state.runs, state.stack.states(runs), strict=True):
+        model.load_state_dict(own)
+        fitted.append(Fitted(model.eval(), run.settings, run.history, run.stopped or "", fed))
+    return tuple(fitted)

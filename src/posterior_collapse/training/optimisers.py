@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
@@ -51,17 +52,38 @@ class Optimiser(ABC):
         }
         self._views(range(len(self.rates)))
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def _views(self, alive: Sequence[int]) -> None:
         """Group the live runs by learning rate; all runs at one rate stay stacked."""
         tensors = [list(self.parameters.values()), *(list(s.values()) for s in self.slots.values())]
         every = len(alive) == len(self.rates)
         self._alive = tuple(alive)
         self._groups: list[tuple[float, list[int] | None, list[list[Tensor]]]] = []
+        self._counts: list[list[Tensor]] = []
         for rate in dict.fromkeys(self.rates[run] for run in alive):
             runs = [run for run in alive if self.rates[run] == rate]
             whole = every and len(runs) == len(self.rates)
             lists = [t if whole else [v[run] for v in t for run in runs] for t in tensors]
             self._groups.append((rate, None if whole else runs, lists))
+            # Counts of float32, one per tensor, that lie where it does: the fused kernels count.
+            count = float(self.steps)
+            self._counts.append(
+                [torch.full((), count, dtype=torch.float32, device=p.device) for p in lists[0]]
+            )
+
+    def resume(self, steps: int) -> None:
+        """Go on after so many steps."""
+        self.steps = steps
+        for count in itertools.chain(*self._counts):
+            count.fill_(steps)
+
+    def follow(self, alive: Sequence[int]) -> bool:
+        """Update the runs in `alive` from now on; return whether they are others than before."""
+        changed = tuple(alive) != self._alive
+        if changed:
+            self._views(alive)
+        return changed
 
     def step(
         self, gradients: Sequence[Tensor], alive: Sequence[int], *, factor: float = 1.0
@@ -70,16 +92,21 @@ class Optimiser(ABC):
 
         The rates of this step are those of the runs times `factor`.
         """
-        if tuple(alive) != self._alive:
-            self._views(alive)
+        self.follow(alive)
         self.steps += 1
-        for rate, runs, lists in self._groups:
+        self.update(gradients, factor=factor)
+
+    def update(self, gradients: Sequence[Tensor], *, factor: float = 1.0) -> None:
+        """Update the runs that are followed; who calls this raises `steps`."""
+        for (rate, runs, lists), counts in zip(self._groups, self._counts, strict=True):
             own = list(gradients) if runs is None else [g[run] for g in gradients for run in runs]
-            self._update(rate * factor, own, lists)
+            self._update(rate * factor, own, lists, counts)
 
     @abstractmethod
-    def _update(self, rate: float, gradients: list[Tensor], lists: list[list[Tensor]]) -> None:
-        """Update tensors in place."""
+    def _update(
+        self, rate: float, gradients: list[Tensor], lists: list[list[Tensor]], counts: list[Tensor]
+    ) -> None:
+        """Update tensors in place, and the counts of their steps where they matter."""
 
 
 class Adam(Optimiser):
@@ -87,11 +114,10 @@ class Adam(Optimiser):
 
     moments = ("first", "second")
 
-    def _update(self, rate: float, gradients: list[Tensor], lists: list[list[Tensor]]) -> None:
+    def _update(
+        self, rate: float, gradients: list[Tensor], lists: list[list[Tensor]], counts: list[Tensor]
+    ) -> None:
         parameters, first, second = lists
-        # The count before this step, one tensor per parameter: the fused kernel adds 1 to each.
-        before = float(self.steps - 1)
-        counts = [torch.full((), before, device=p.device) for p in parameters]
         adam(
             parameters, gradients, first, second, [], counts,
             fused=True, amsgrad=False, beta1=0.9, beta2=0.999, lr=rate,
@@ -110,7 +136,9 @@ class SGD(Optimiser):
         super().__init__(parameters, rates)
         self.momentum = momentum
 
-    def _update(self, rate: float, gradients: list[Tensor], lists: list[list[Tensor]]) -> None:
+    def _update(
+        self, rate: float, gradients: list[Tensor], lists: list[list[Tensor]], counts: list[Tensor]
+    ) -> None:
         parameters, buffers = lists
         sgd(
             parameters, gradients, list(buffers), fused=True, weight_decay=0.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from posterior_collapse.specs import Spec
 
 __all__ = ["Annealing", "Settings"]
 
-PRECISIONS = ("float32", "float64", "bf16")
+PRECISIONS = ("float32", "float64", "tf32", "bf16")
 OPTIMISERS = ("adam", "sgd", "lbfgs")
 
 
@@ -40,13 +41,16 @@ class Settings(Record):
         capacity_warm_up: Epochs over which `capacity` rises linearly from 0.
         patience: Stop after so many epochs without a better loss (on the validation data where
             given), and return to the best parameters.
-        precision: `"float32"`, `"float64"`, or `"bf16"`: matrix products in bfloat16 on float32
-            parameters.
+        precision: `"float32"`, `"float64"`, or on float32 parameters `"bf16"`, matrix products in
+            bfloat16, or `"tf32"`, which on a GPU lets tensor cores round their factors to 10 bits.
         device: `"cpu"`, `"cuda"` or `"cuda:N"`.
+        cuda_graphs: Launch a GPU's steps as CUDA graphs, where they can be captured.
         seed: Source of initialisation, data order and noise, each with a generator of its own.
         order_seed: Seed of the data order alone; None: `seed`.
         checkpoint_every: Epochs between checkpoints, where there is a folder.
         checkpoint_steps: Steps between further checkpoints.
+        history_every: Epochs between rows of the history: each row costs a count of active units,
+            which for small data takes longer than the steps of an epoch.
 
     Raises:
         InvalidArgumentError: A value is out of its domain; the message says which.
@@ -70,15 +74,17 @@ class Settings(Record):
     capacity: float | tuple[float, ...] | None = None
     capacity_warm_up: int = 0
     patience: int | None = None
-    precision: Literal["float32", "float64", "bf16"] = "float32"
+    precision: Literal["float32", "float64", "tf32", "bf16"] = "float32"
     device: str = "cpu"
+    cuda_graphs: bool = True
     seed: int = 0
     order_seed: int | None = None
     checkpoint_every: int = 1
     checkpoint_steps: int | None = None
+    history_every: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "checkpoint_every"):
+        for name in ("epochs", "batch_size", "checkpoint_every", "history_every"):
             self._set(name, checks.whole(name, getattr(self, name), least=1))
         for name in ("steps", "cycles", "patience", "checkpoint_steps"):
             if getattr(self, name) is not None:
@@ -95,6 +101,7 @@ class Settings(Record):
             raise InvalidArgumentError(
                 "momentum", self.momentum, "a number in [0, 1)", "Pass momentum=0.9."
             )
+        _one_of("cuda_graphs", self.cuda_graphs, (True, False))
         self._check_names()
         self._check_schedules()
 
@@ -102,8 +109,7 @@ class Settings(Record):
         _one_of("precision", self.precision, PRECISIONS)
         if self.optimiser is not None:
             _one_of("optimiser", self.optimiser, OPTIMISERS)
-        kind, _, index = str(self.device).partition(":")
-        if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        if re.fullmatch(r"cpu|cuda(:\d+)?", str(self.device)) is None:
             raise InvalidArgumentError(
                 "device", repr(self.device), "'cpu', 'cuda' or 'cuda:N'", "Pass device='cpu'."
             )
@@ -122,6 +128,11 @@ class Settings(Record):
             raise InvalidArgumentError(
                 "capacity_warm_up", self.capacity_warm_up, "a capacity beside it", "Pass capacity."
             )
+        if self.patience is not None and self.history_every > 1:
+            raise InvalidArgumentError(
+                "history_every", f"{self.history_every} beside patience",
+                "1: early stopping looks at every epoch", "Leave one away.",
+            )  # fmt: skip
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -167,7 +178,7 @@ def _known(values: Mapping[str, Any]) -> None:
             )  # fmt: skip
 
 
-def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
+def _one_of(name: str, value: object, known: tuple[Any, ...]) -> None:
     if value not in known:
         raise InvalidArgumentError(
             name, repr(value), f"one of {list(known)}", f"Choose one.{nearest(str(value), known)}"

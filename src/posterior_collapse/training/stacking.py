@@ -14,12 +14,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import CONVENTIONS, MarkovVAE, Terms, loss
@@ -76,6 +77,8 @@ class _SquaredError(torch.autograd.Function):
 
 DATA_LAYERS, HEADS, REST = "stems", "heads", "rest"
 """Names of leaves that are of several parameters; optimisers' states are kept under them."""
+LANES = 8
+"""Streams of a GPU on which runs that are computed one by one take turns."""
 SMALL = 4096
 """Parameters of up to so many numbers share a leaf: an operation each would cost more than them."""
 
@@ -179,6 +182,17 @@ class _Features(Decoder):
         return torch.cat([net(inputs[key], supplied) for key, net in self.features.items()], -1)
 
 
+class _Called(nn.Module):
+    """A function of a model, as a module."""
+
+    def __init__(self, model: nn.Module, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.model, self.function = model, function
+
+    def forward(self, *arguments: Any) -> Any:
+        return self.function(self.model, *arguments)
+
+
 class Stack:
     """The parameters of R models and the gradient of their losses.
 
@@ -187,9 +201,12 @@ class Stack:
         device: Where to keep them.
         rows: Rows per batch.
         half: Take matrix products in bfloat16.
+        exact: Keep all digits of float32 in products.
+        graphed: A step will be launched as one graph, so that it need not be traced.
 
     Attributes:
         specs: One per run.
+        shares_heads: Whether the squared error is taken without residuals, where that pays.
         leaves: By name, (runs, ...) each and contiguous; trained in place.
         buffers: By the model's names, (runs, ...) each; constant.
     """
@@ -201,14 +218,23 @@ class Stack:
         rows: int = 1,
         *,
         half: bool = False,
+        exact: bool = True,
+        graphed: bool = False,
     ) -> None:
         _check_alike(models)
         self.runs = len(models)
         self.specs = [model.spec for model in models]
         self.device, self.half = device, half
         # Without residuals the squared error is a difference of large numbers: too large for the
-        # 8 bits of bfloat16.
-        self.layout = Layout(models[0], rows, share_heads=not half)
+        # 8 bits of bfloat16, or the 11 of TF32.
+        self.shares_heads = exact and not half
+        self.layout = Layout(models[0], rows, share_heads=self.shares_heads)
+        self.convolutional = any(p.dim() == 4 for p in models[0].parameters())
+        # Vectorised, convolutions are grouped ones, for which libraries have slow algorithms only.
+        # On a GPU run by run pays where a graph spares the launches.
+        self.apart = self.convolutional and (graphed or device.type == "cpu")
+        self.channels_last = self.apart and half
+        self._streams: list[Any] = []
         self.model = copy.deepcopy(models[0]).to(device)
         if self.layout.heads:
             self.model.decoders[0].__class__ = _Features
@@ -276,6 +302,13 @@ class Stack:
                 kls = [kl.mean(1) for kl in terms.kl]
                 return losses.sum(), torch.cat([losses.unsqueeze(1), parts, *kls], 1)
 
+            if self.apart:
+                # Of several streams autograd's own engine keeps track, but not functorch's.
+                with torch.inference_mode(False), torch.enable_grad():
+                    own = {name: leaf.detach().requires_grad_() for name, leaf in leaves.items()}
+                    value, measured = total(own)
+                    slopes = torch.autograd.grad(value, list(own.values()))
+                return [g.contiguous() for g in (*slopes, measured.detach())]
             gradients, (_, measured) = grad_and_value(total, has_aux=True)(leaves)
             return [g.contiguous() for g in (*gradients.values(), measured)]
 
@@ -286,14 +319,29 @@ class Stack:
         key = (len(batch.x), batch.y is None, capacity is None, convention, free_bits)
         if key not in self._traced:
             with torch.inference_mode(False):
-                self._traced[key] = trace(step, *arguments)
+                # Of runs apart a trace is as long as they are many.
+                self._traced[key] = step if self.apart else trace(step, *arguments)
+        if self.apart:  # what is made in inference mode cannot be kept for a gradient
+            with torch.inference_mode(False):
+                arguments = [a.clone() if a.is_inference() else a for a in arguments]
         *found, measured = self._traced[key](*arguments)
         return found, measured
 
-    def state(self, run: int) -> dict[str, Tensor]:
-        """Return the parameters and buffers of one run, by the model's names."""
-        every = {**self.parameters, **self.buffers}
-        return {name: value[run].clone() for name, value in every.items()}
+    def states(self, runs: Iterable[int]) -> Iterator[dict[str, Tensor]]:
+        """Yield the parameters and buffers of some runs, by the model's names, on the CPU."""
+        # One copy per leaf: from a device each copy takes its time, however small.
+        leaves = {name: leaf.cpu() for name, leaf in self.leaves.items()}
+        every = {**self.layout.scatter(leaves), **{n: b.cpu() for n, b in self.buffers.items()}}
+        for run in runs:
+            yield {name: value[run].clone() for name, value in every.items()}
+
+    @torch.no_grad()
+    def each(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Return `function(model, *arguments)`, tensors, of every run: (runs, ...) each."""
+        state = {f"model.{n}": v for n, v in {**self.parameters, **self.buffers}.items()}
+        called = _Called(self.model, function)
+        each = self._one_by_one if self.apart else vmap
+        return each(lambda own: functional_call(called, own, arguments))(state)
 
     @torch.no_grad()
     def load(self, run: int, state: Mapping[str, Tensor]) -> None:
@@ -307,10 +355,13 @@ class Stack:
         supplied = {**self._data_layers(leaves, parameters, batch), **draws.masks}
 
         def one(parameters: Any, buffers: Any, noise: Any, supplied: Any) -> Terms:
+            if self.channels_last:
+                parameters = {name: _channels_last(p) for name, p in parameters.items()}
             inputs = (batch.x, batch.y, noise, supplied)
             return cast(Terms, functional_call(self.model, (parameters, buffers), inputs))
 
-        terms: Terms = vmap(one)(own, self.buffers, draws.noise, supplied)
+        each = self._one_by_one if self.apart else vmap
+        terms: Terms = each(one)(own, self.buffers, draws.noise, supplied)
         if not self.layout.heads:
             return terms
         hidden = terms.squared_error  # see _Features
@@ -318,6 +369,41 @@ class Stack:
         target = batch.x if batch.y is None else batch.y
         error = squared_error(leaves[HEADS], torch.cat([hidden, ones], 2), target)
         return terms._replace(squared_error=error)
+
+    def _one_by_one(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what `vmap` would, but computed run by run."""
+
+        def every(*arguments: Any) -> Any:
+            leaves, structure = tree_flatten(arguments)
+            # `unbind` is undone by one `stack`; gradients of slices would each be of all runs.
+            columns = [leaf.unbind(0) for leaf in leaves]
+            found = []
+            for run, own in enumerate(zip(*columns, strict=True)):
+                with self._lane(run):
+                    parts, shape = tree_flatten(function(*tree_unflatten(list(own), structure)))
+                    found.append(parts)
+            self._join()
+            return tree_unflatten([torch.stack(part) for part in zip(*found, strict=True)], shape)
+
+        return every
+
+    def _lane(self, run: int) -> contextlib.AbstractContextManager[Any]:
+        """A stream for each of some runs, so that a GPU has small kernels of several at once."""
+        if self.device.type != "cuda" or LANES == 1:
+            return contextlib.nullcontext()
+        if not self._streams:
+            self._streams = [
+                torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+                for _ in range(LANES)
+            ]
+        stream = self._streams[run % LANES]
+        if run < LANES:
+            stream.wait_stream(torch.cuda.current_stream(self.device))
+        return torch.cuda.stream(stream)
+
+    def _join(self) -> None:
+        for stream in self._streams[: self.runs]:
+            torch.cuda.current_stream(self.device).wait_stream(stream)
 
     def _data_layers(
         self, leaves: Mapping[str, Tensor], parameters: Mapping[str, Tensor], batch: Batch
@@ -338,6 +424,13 @@ class Stack:
         if not self.half:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
+
+
+def _channels_last(parameter: Tensor) -> Tensor:
+    """Of a convolution, in libraries' fastest layout; images follow their kernels."""
+    if parameter.dim() != 4:
+        return parameter
+    return parameter.contiguous(memory_format=torch.channels_last)
 
 
 def reconstruction(terms: Terms, convention: str) -> Tensor:

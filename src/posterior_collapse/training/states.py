@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,25 @@ from posterior_collapse.training.optimisers import Optimiser
 from posterior_collapse.training.settings import Settings
 from posterior_collapse.training.stacking import Layout, Stack
 
-__all__ = ["TrainState", "load_exact", "load_model", "restore", "save", "save_exact"]
+__all__ = [
+    "DeviceWarning",
+    "TrainState",
+    "load_exact",
+    "load_model",
+    "restore",
+    "save",
+    "save_exact",
+]
 
-EXTENDABLE = ("epochs", "steps", "patience", "checkpoint_every", "checkpoint_steps", "device")
+EXTENDABLE = (
+    "epochs", "steps", "patience", "checkpoint_every", "checkpoint_steps", "device", "cuda_graphs",
+)  # fmt: skip
 """Settings that a resumed run may change: they do not decide the steps before."""
+HISTORY = "history."
+
+
+class DeviceWarning(UserWarning):
+    """A run is resumed on a device that draws other noise."""
 
 
 @dataclass
@@ -83,8 +99,9 @@ class TrainState:
 
 def save(state: TrainState, folders: Sequence[str | Path]) -> None:
     """Write one checkpoint per run."""
-    for run, folder in enumerate(folders):
-        checkpoints.save(folder, _tensors(state, run), _meta(state, run), step=state.step)
+    runs = range(len(state.runs))
+    for run, folder, own in zip(runs, folders, _tensors(state, runs), strict=True):
+        checkpoints.save(folder, own, _meta(state, run), step=state.step)
 
 
 def restore(state: TrainState, folders: Sequence[str | Path]) -> None:
@@ -99,12 +116,13 @@ def restore(state: TrainState, folders: Sequence[str | Path]) -> None:
     ):
         _check_same(model, course.settings, state.order_seed, state.data, checkpoint, folder)
     meta = found[0].meta
+    _warn_of_other_noise(meta.get("noise"), state.stack.device)
     state.step, state.epoch = found[0].step, meta["epoch"]
     state.step_in_epoch, state.rows_in_epoch = meta["step_in_epoch"], meta["rows_in_epoch"]
     _check_not_over(state)
-    state.optimiser.steps = meta["optimiser_steps"]
+    state.optimiser.resume(meta["optimiser_steps"])
     for run, checkpoint in enumerate(found):
-        state.runs[run].restore(checkpoint.meta["run"])
+        state.runs[run].restore(checkpoint.meta["run"], _per_unit(checkpoint.tensors))
         if state.runs[run].stopped == FINISHED and not state.over:
             state.runs[run].stopped = None
         _take(state, run, checkpoint.tensors)
@@ -116,6 +134,7 @@ def save_exact(
 ) -> None:
     """Write the result of exact training: a run killed before is repeated, equal bit for bit."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= _history_tensors(run)
     meta = {
         "exact": True,
         "config": model.config,
@@ -149,19 +168,45 @@ def load_exact(model: MarkovVAE, run: Course, data: str | None, folder: str | Pa
         raise _over("steps", run.settings.steps, checkpoint.step)
     checkpoints.prune(folder, checkpoint.step)
     model.load_state_dict(_of_model(checkpoint.tensors))
-    run.restore(checkpoint.meta["run"])
+    run.restore(checkpoint.meta["run"], _per_unit(checkpoint.tensors))
     return checkpoint.step
 
 
-def _tensors(state: TrainState, run: int) -> dict[str, Tensor]:
-    found = {f"model.{name}": value for name, value in state.stack.state(run).items()}
-    for kind, slot in state.optimiser.slots.items():
-        found.update({f"optimiser.{kind}.{name}": value[run] for name, value in slot.items()})
-    if state.bests is not None:
-        found.update({f"best.{name}": value[run] for name, value in state.bests.items()})
+def _tensors(state: TrainState, runs: Iterable[int]) -> Iterator[dict[str, Tensor]]:
+    """Yield what checkpoints of some runs keep, on the CPU."""
+    stacked = {
+        f"optimiser.{kind}.{name}": value.cpu()
+        for kind, slot in state.optimiser.slots.items()
+        for name, value in slot.items()
+    }
+    stacked |= {f"best.{name}": value.cpu() for name, value in (state.bests or {}).items()}
     if state.sums is not None:
-        found["epoch.sums"] = state.sums[run]
-    return found
+        stacked["epoch.sums"] = state.sums.cpu()
+    for run, own in zip(runs, state.stack.states(runs), strict=True):
+        found = {f"model.{name}": value for name, value in own.items()}
+        found |= {name: value[run] for name, value in stacked.items()}
+        yield found | _history_tensors(state.runs[run])
+
+
+def _history_tensors(run: Course) -> dict[str, Tensor]:
+    """KL by units and epochs, per level: as JSON it might take longer to write than an epoch."""
+    levels: dict[str, list[list[float]]] = {}
+    for name, column in run.per_unit.items():
+        levels.setdefault(name.rpartition("_")[0], []).append(column)
+    return {
+        f"{HISTORY}{level}": torch.tensor(columns, dtype=torch.float64, device="cpu")
+        for level, columns in levels.items()
+    }
+
+
+def _per_unit(tensors: dict[str, Tensor]) -> dict[str, list[float]]:
+    """The columns of a history with the KL of single units; older checkpoints have none."""
+    return {
+        f"{name.removeprefix(HISTORY)}_{unit}": column
+        for name, values in tensors.items()
+        if name.startswith(HISTORY)
+        for unit, column in enumerate(values.tolist(), start=1)
+    }
 
 
 def _meta(state: TrainState, run: int) -> dict[str, Any]:
@@ -176,6 +221,7 @@ def _meta(state: TrainState, run: int) -> dict[str, Any]:
         "step_in_epoch": state.step_in_epoch,
         "rows_in_epoch": state.rows_in_epoch,
         "optimiser_steps": state.optimiser.steps,
+        "noise": _source_of_noise(state.stack.device),
         "run": state.runs[run].to_dict(),
     }
 
@@ -190,7 +236,7 @@ def _take(state: TrainState, run: int, tensors: dict[str, Tensor]) -> None:
         if saved.keys() != target.keys():
             # Written when the layout went by a batch size of more rows than there are.
             stack, rows = state.stack, state.runs[run].settings.batch_size
-            before = Layout(state.models[run], rows, share_heads=not stack.half)
+            before = Layout(state.models[run], rows, share_heads=stack.shares_heads)
             saved = stack.layout.gather(before.scatter(saved))
         for name, value in target.items():
             value[run].copy_(saved[name][0])
@@ -209,6 +255,22 @@ def _take(state: TrainState, run: int, tensors: dict[str, Tensor]) -> None:
                 len(state.runs), width, dtype=torch.float64, device=state.stack.device
             )
         state.sums[run] = tensors["epoch.sums"].to(state.stack.device)
+
+
+def _source_of_noise(device: torch.device) -> str:
+    """What draws the noise: the CPU, wherever, or a GPU, whose numbers its model decides."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _warn_of_other_noise(before: str | None, device: torch.device) -> None:
+    now = _source_of_noise(device)
+    if before not in (None, now):  # older checkpoints do not say
+        warnings.warn(
+            f"this run had its noise from {before}, and goes on with that of {now}: it is as good, "
+            "but not bit for bit the run that had not stopped.",
+            DeviceWarning,
+            stacklevel=4,
+        )
 
 
 def _of_model(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

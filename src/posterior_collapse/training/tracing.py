@@ -6,14 +6,17 @@ most of a step. What torch cannot write down, or writes down wrongly, is called 
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_leaves
+
+from posterior_collapse.training.products import LARGE, library, wide
 
 __all__ = ["TracingWarning", "trace"]
 
@@ -39,6 +42,12 @@ FILLS = {
 }
 """What these give depends on the shape of their argument alone, and a trace is of fixed shapes."""
 COPIES = {aten._to_copy.default, aten.clone.default}
+WIDE = {
+    aten.mm.default: wide(torch.mm),
+    aten.bmm.default: wide(torch.bmm),
+    aten.baddbmm_.default: wide(torch.Tensor.baddbmm_),
+}
+"""Products by the other library; see `products`."""
 PRODUCTS = {aten.mm.default, aten.bmm.default}
 NEUTRAL: dict[Any, int] = {
     aten.mul.Scalar: 1,
@@ -81,11 +90,14 @@ def trace(function: Function, *arguments: Any) -> Function:
     expected = function(*arguments)
     try:
         traced = _traced(function, arguments)
-        found = traced(*arguments)
+        # Other arguments than it was traced with show what it took for a constant.
+        others = [_others(argument) for argument in arguments]
+        same = _close(traced(*arguments), expected)
+        same = same and _close(traced(*others), function(*others))
     except Exception as error:  # make_fx is not a public name of torch, and may change
         reason = f"{type(error).__name__}: {error}"
     else:
-        if _close(found, expected):
+        if same:
             return traced
         reason = "the trace gives other numbers"
     warnings.warn(
@@ -94,6 +106,13 @@ def trace(function: Function, *arguments: Any) -> Function:
         stacklevel=2,
     )
     return lambda *arguments: [result.clone() for result in function(*arguments)]
+
+
+def _others(argument: Any) -> Any:
+    """Other numbers of the same kind: what is positive stays so."""
+    if not (isinstance(argument, Tensor) and argument.dim() and argument.is_floating_point()):
+        return argument
+    return argument.roll(1, -1) * 1.0625
 
 
 def _close(found: list[Tensor], expected: list[Tensor]) -> bool:
@@ -278,12 +297,23 @@ def _call_directly(traced: GraphModule) -> None:
     for node in list(traced.graph.nodes):
         if node.op != "call_function":
             continue
-        if node.target in METHODS:
+        if node.target in WIDE and _is_large(node):
+            node.target = WIDE[node.target]
+        elif node.target in METHODS:
             with traced.graph.inserting_before(node):
                 call = traced.graph.call_method(METHODS[node.target], node.args, node.kwargs)
+            call.meta = node.meta
             _replace(traced, node, call)
         elif node.target in functions and not node.kwargs:
             node.target = functions[node.target]
+
+
+def _is_large(node: Node) -> bool:
+    """Whether a product of float32 matrices on the CPU is worth the other library."""
+    result, factor = node.meta["val"], cast(Node, node.args[-2]).meta["val"]
+    here = result.device.type == "cpu" and result.dtype == torch.float32
+    operations = 2 * math.prod(result.shape[-2:]) * factor.shape[-1]
+    return here and operations >= LARGE and library() == "onednn"
 
 
 def _replace(traced: GraphModule, node: Node, other: Node) -> None:

@@ -7,6 +7,7 @@ Fourier transform of all posteriors; for most units two bounds decide.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,14 @@ from posterior_collapse.diagnosis.exact import ExactPass, is_exact
 from posterior_collapse.diagnosis.levels import Posteriors, RowPosteriors, has_diverged, is_active
 from posterior_collapse.diagnosis.passes import SampledPass
 from posterior_collapse.diagnosis.reading import noise_generator
+from posterior_collapse.diagnosis.statistics import Information
 from posterior_collapse.errors import DataError
 from posterior_collapse.models import MarkovVAE
 from posterior_collapse.theory.state import ACTIVE_INFORMATION
 from posterior_collapse.theory.thresholds import SURE
 from posterior_collapse.training.batches import Batch, Batches
 
-__all__ = ["active_units", "is_no_number", "some_rows"]
+__all__ = ["ACTIVE_INFORMATION", "active", "active_units", "is_no_number", "some_rows"]
 
 Float = NDArray[np.float64]
 SAMPLES, SEED = 16, 0
@@ -88,17 +90,37 @@ def _count(level: RowPosteriors, centred: bool) -> float:
     halves = [*level.means, *level.variances]
     if not all(np.isfinite(half).all() for half in halves):
         return math.nan
+    return int(active(level, centred, rows=len(level.kl)).sum())
+
+
+def active(
+    level: RowPosteriors,
+    centred: bool,
+    *,
+    rows: int,
+    judge: Callable[[Posteriors], list[Information]] = Posteriors.information,
+) -> NDArray[np.bool_]:
+    """Return which units of a level are active, (units,).
+
+    Args:
+        level: What the rows say of it; finite. Of KL, noise and prior their means will do.
+        centred: Whether the posteriors' mean over the rows is 0.
+        rows: How many there are.
+        judge: Gives what units know that the bounds do not decide.
+    """
 
     def posteriors(columns: Any = slice(None)) -> Posteriors:
         means, variances = ([p[:, columns] for p in ps] for ps in (level.means, level.variances))
-        return Posteriors(means, variances, len(level.kl), centred)
+        return Posteriors(means, variances, rows, centred)
 
     every, prior = posteriors(), np.broadcast_to(np.square(level.prior_std), level.kl.shape)
     usable = ~has_diverged(level.kl.mean(0), level.noise.max(0), prior.mean(0))
     surely = usable & (_least(every) > ACTIVE_INFORMATION)
     unclear = usable & ~surely & (every.gaussian_information > ACTIVE_INFORMATION)
-    found = posteriors(unclear).information() if unclear.any() else []
-    return int(surely.sum()) + sum(map(is_active, found))
+    found: NDArray[np.bool_] = surely.copy()
+    if unclear.any():
+        found[unclear] = [is_active(one) for one in judge(posteriors(unclear))]
+    return found
 
 
 def _least(posteriors: Posteriors) -> Float:

@@ -17,6 +17,11 @@ from posterior_collapse.experiments.deliverables.images import (
 )
 from posterior_collapse.experiments.deliverables.likelihood import likelihood_table
 from posterior_collapse.experiments.deliverables.linear import both_learned, matrices, theory_sweep
+from posterior_collapse.experiments.deliverables.published import published_numbers
+from posterior_collapse.experiments.trust.failures import trust_failures
+from posterior_collapse.experiments.trust.gain import trust_gain
+from posterior_collapse.experiments.trust.onset import trust_onset
+from posterior_collapse.experiments.trust.units import trust_units
 
 __all__ = ["DELIVERABLES"]
 
@@ -26,7 +31,8 @@ DELIVERABLES: Mapping[str, Deliverable] = {
         *(collapse_curves, correlation, digits, onset),
         *(beta_panel, reconstructions, sweep_reconstructions),
         *(both_learned, convergence, matrices, theory_sweep),
-        likelihood_table,
+        *(likelihood_table, published_numbers),
+        *(trust_onset, trust_units, trust_gain, trust_failures),
     )
 }
 """Every deliverable by name; a row lists its own."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -14,14 +14,18 @@ from posterior_collapse.arrays import Float
 from posterior_collapse.experiments import figures
 from posterior_collapse.experiments.checks import (
     Check,
+    Pair,
     Part,
     Result,
     Setting,
     Way,
     by_grid,
     monotone,
+    near_count,
+    near_kl,
     some_active,
 )
+from posterior_collapse.experiments.deliverables.diagnosed import diagnosed
 from posterior_collapse.experiments.measuring import DELTA
 from posterior_collapse.experiments.tables import BY_THEORY, Table
 
@@ -40,46 +44,86 @@ SLACK = 0.01
 def collapse_curves(results: Sequence[Result]) -> Part:
     """Draw a curve per value, a panel per grid; check that collapse grows as claimed."""
     records: list[dict[str, Any]] = []
-    panels, checks = {}, []
+    panels, bands, checks = {}, {}, []
+    several = len({result.seed for result in results}) > 1
     top = results[0].depth
     unit = f"z{top}" if top > 1 else "z"
     active = f"active units of {unit}"
     by_theory = f"{active} {BY_THEORY}"
     for grid, settings in by_grid(results).items():
-        panels[f"varying {grid}"] = {s.text: _curve(s.results) for s in settings}
+        panels[f"varying {grid}"] = {s.text or grid: _curve(s.results) for s in settings}
+        bands[f"varying {grid}"] = {s.text or grid: _band(s.results) for s in settings}
         records += [
             {
                 "varying": grid,
-                "value": setting.text,
-                "collapse level": _collapse_level(result),
+                "value": setting.text or grid,
+                **_levels(result),
                 active: result.active(top),
                 by_theory: result.active_by_theory(top),
+                SIGNAL.format(unit): _signal(result, top),
             }
             for setting in settings
             for result in setting.results
         ]
+        if all(setting.has_theory for setting in settings):
+            checks.append(
+                near_count(
+                    f"Active units of {unit}, {grid}",
+                    [
+                        Pair(
+                            s.at,
+                            s.mean(lambda r: r.active(top)),
+                            float(s.first.active_by_theory(top) or 0),
+                        )
+                        for s in settings
+                    ],
+                )
+            )
         varied = list(settings[0].labels)
         if len(varied) == 1 and varied[0] in EXPECTED:
             points = [(s.labels[varied[0]], s.mean(_collapse_level)) for s in settings]
             checks.append(_grows(varied[0], points, settings))
-    measures = ["collapse level", active, by_theory]
+    measures = list(records[0])[2:]
     caption = (
-        f"Share of (eps, {DELTA:g})-collapsed units of {unit} against eps, one curve per value."
+        f"Share of (eps, {DELTA:g})-collapsed units of {unit} against eps, one curve per value"
+        f"{', the mean over seeds between the least and the most of them' if several else ''}. "
+        "Curves are drawn a little apart, so that all that are at 100% are seen."
     )
+    chart = figures.collapse_curves(panels, delta=DELTA, bands=bands if several else None)
     return Part(
         {"collapse": Table.over_seeds(records, ["varying", "value"], measures)},
-        {"collapse-curves": (figures.collapse_curves(panels, delta=DELTA), caption)},
+        {"collapse-curves": (chart, caption)},
         checks,
         [
             "The collapse level is the mean of the curve over log eps, from 0 to 1.",
             *_beside_theory([(record[active], record[by_theory]) for record in records]),
+            *diagnosed(results, top),
         ],
     )
 
 
+SIGNAL = "t of {}"
+"""The certificate's signal: above 1 one more unit would pay."""
+
+
+def _signal(result: Result, level: int) -> float | None:
+    found = result.measured.get("signal") or ()
+    return float(found[level - 1]) if len(found) >= level else None
+
+
+def _levels(result: Result) -> dict[str, float]:
+    """Return the collapse level on each split that was measured."""
+    arrays, top = result.record.arrays, result.depth
+    found = {"collapse level": _collapse_level(result)}
+    for split in ("train", "test"):
+        if f"{split}_collapse_{top}" in arrays:
+            found[f"on {split}ing rows"] = float(np.mean(arrays[f"{split}_collapse_{top}"]))
+    return found
+
+
 def correlation(results: Sequence[Result]) -> Part:
     """Check that collapse grows with correlation, and what a quadratic x does."""
-    (settings,) = by_grid(results).values()
+    settings = next(iter(by_grid(results).values()))
     levels = {setting.text: setting.mean(_collapse_level) for setting in settings}
     points = [(rho, levels[kind]) for kind, rho in CORRELATIONS.items() if kind in levels]
     notes = []
@@ -89,7 +133,24 @@ def correlation(results: Sequence[Result]) -> Part:
             "x = y^2 - 1 is uncorrelated with y: to linear theory it is random. The ReLU network's "
             f"collapse level differs from that of random pairs by {difference:+.3f}."
         )
+    notes += _by_width(results)
     return Part(checks=[_grows("the correlation of x and y", points, settings)], notes=notes)
+
+
+def _by_width(results: Sequence[Result]) -> Iterator[str]:
+    """Say how many units random pairs keep with more hidden units, where they were trained."""
+    active: dict[int, list[int]] = {}
+    for result in results:
+        if result.run.data.name == "pairs:random":
+            active.setdefault(result.run.architecture.hidden[0], []).append(result.active(1))
+            theory = result.active_by_theory(1)
+    if len(active) > 1:
+        told = ", ".join(f"{np.mean(n):.3g} with {width}" for width, n in sorted(active.items()))
+        yield (
+            f"Random pairs keep {told} hidden units, of {theory} by theory. A ReLU passes on one "
+            "sign only: h hidden units carry at most h/2 directions both ways, so the network of "
+            "the paper, with as many hidden units as there are directions, cannot keep them all."
+        )
 
 
 def _curve(seeds: Sequence[Result]) -> tuple[Float, Float]:
@@ -97,6 +158,12 @@ def _curve(seeds: Sequence[Result]) -> tuple[Float, Float]:
     arrays = [result.record.arrays for result in seeds]
     shares = [each[f"collapse_{seeds[0].depth}"] for each in arrays]
     return arrays[0]["epsilon"], np.mean(shares, axis=0)
+
+
+def _band(seeds: Sequence[Result]) -> tuple[Float, Float]:
+    """Return the least and the most of the shares over seeds."""
+    shares = [result.record.arrays[f"collapse_{seeds[0].depth}"] for result in seeds]
+    return np.min(shares, axis=0), np.max(shares, axis=0)
 
 
 def _collapse_level(result: Result) -> float:
@@ -129,10 +196,14 @@ ORDERED = 0.6
 def digits(results: Sequence[Result]) -> Part:
     """Draw each digit's collapse curve and spectrum; check that theory's KL orders the digits."""
     curves, points, records, checks = {}, {}, [], []
+    by_kl = sorted(results, key=lambda result: -result.theory["kl"])
+    ranks = {result.labels["label"]: rank for rank, result in enumerate(by_kl)}
     for grid, settings in by_grid(results).items():
+        settings = sorted(settings, key=lambda setting: ranks[setting.labels["label"]])
         runs = [setting.first for setting in settings]
         curves[grid] = {s.text: _curve([s.first]) for s in settings}
-        points[grid] = ([r.theory["kl"] for r in runs], [_collapse_level(r) for r in runs])
+        theory = [r.theory["kl"] for r in runs]
+        points[grid] = (theory, [r.measured["kl"] for r in runs])
         records += [
             {
                 "architecture": grid,
@@ -141,12 +212,19 @@ def digits(results: Sequence[Result]) -> Part:
                 "KL by theory (nats)": r.theory["kl"],
                 "active units": r.active(1),
                 "KL (nats)": r.measured["kl"],
-                "collapse level": _collapse_level(r),
+                "KL on training rows (nats)": r.measured.get("on_train", {}).get("kl"),
+                **_levels(r),
             }
             for r in runs
         ]
-        checks.append(_ordered(grid, *points[grid], some_active(settings, 1)))
-    shown = next(iter(by_grid(results).values()))
+        for split, measured in _splits(runs):
+            kls = [found["kl"] for found in measured]
+            checks.append(_ordered(f"{grid}, {split} rows", theory, kls, some_active(settings, 1)))
+        pairs = [Pair(s.text, s.first.measured["kl"], s.first.theory["kl"]) for s in settings]
+        checks.append(near_kl(f"KL, {grid}", pairs))
+    shown = sorted(
+        next(iter(by_grid(results).values())), key=lambda setting: ranks[setting.labels["label"]]
+    )
     spectra = figures.spectra(
         {s.text: s.first.theory["spectrum"] for s in shown},
         threshold=shown[0].first.theory["levels"][0]["threshold"][0],
@@ -154,48 +232,67 @@ def digits(results: Sequence[Result]) -> Part:
     )
     names = [str(s.labels["label"]) for s in shown]
     x = "KL of the linear optimum (nats)"
-    order = figures.scatter(points, x=x, y="collapse level", names=names)
+    rho = {
+        grid: f"rank correlation {spearmanr(*line).statistic:.2f}" for grid, line in points.items()
+    }
+    order = figures.scatter(points, x=x, y="KL (nats)", names=names, notes=rho)
     charts = {
         "collapse-curves": (
             figures.collapse_curves(curves, delta=DELTA),
-            f"Share of (eps, {DELTA:g})-collapsed units against eps, a curve per digit.",
+            f"Share of (eps, {DELTA:g})-collapsed units against eps, a curve per digit, in the "
+            "order of theory's KL.",
         ),
         "spectra": (
             spectra,
             "Eigenvalues of each digit's residual covariance E, and the threshold of collapse.",
         ),
-        "order": (order, "Collapse level of each digit against the KL of its linear optimum."),
+        "order": (order, "KL of each digit on test rows against that of its linear optimum."),
     }
-    return Part({"digits": Table.of(records)}, charts, checks)
+    note = (
+        "Digits are ordered by KL: a collapse level counts units and saturates where a narrow "
+        "network keeps as many of every digit."
+    )
+    notes = [note, *diagnosed(results, 1)]
+    return Part({"digits": Table.of(records)}, charts, checks, notes)
 
 
-def _ordered(grid: str, expected: Sequence[float], levels: Sequence[float], active: bool) -> Check:
-    if not active or np.ptp(expected) == 0 or np.ptp(levels) == 0:
-        return Check(None, f"{grid}: the digits cannot be told apart, in theory or as trained.")
-    found = float(spearmanr(expected, levels).statistic)
-    ordered = found <= -ORDERED
+def _splits(runs: Sequence[Result]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Yield what was measured on test rows, and on training rows as the scripts do."""
+    yield "test", [run.measured for run in runs]
+    if all("on_train" in run.measured for run in runs):
+        yield "training", [run.measured["on_train"] for run in runs]
+
+
+def _ordered(what: str, expected: Sequence[float], kls: Sequence[float], active: bool) -> Check:
+    if not active or np.ptp(expected) == 0 or np.ptp(kls) == 0:
+        return Check(None, f"{what}: the digits cannot be told apart, in theory or as trained.")
+    found = float(spearmanr(expected, kls).statistic)
+    ordered = found >= ORDERED
     return Check(
         ordered,
-        f"{grid}: digits to which theory gives less KL {'' if ordered else 'do not '}collapse more "
-        f"(rank correlation of KL and collapse level {found:.2f}; expected: {-ORDERED:g} or less).",
+        f"{what}: digits to which theory gives more KL {'' if ordered else 'do not '}keep more "
+        f"(rank correlation {found:.2f}; expected: {ORDERED:g} or more).",
     )
 
 
 def onset(results: Sequence[Result]) -> Part:
     """Draw the phase diagram; state the error of the predicted threshold."""
-    grids = {title: [s.first for s in settings] for title, settings in by_grid(results).items()}
-    shown = [run for runs in grids.values() for run in runs]
-    betas, etas = (sorted({r.labels[name] for r in shown}) for name in ("beta", "eta_dec"))
+    grids = by_grid(results)
+    labels = [setting.labels for settings in grids.values() for setting in settings]
+    betas, etas = (sorted({each[name] for each in labels}) for name in ("beta", "eta_dec"))
     records, checks = [], []
     active, theory = {}, {}
     trained: dict[str, list[float]] = {name: [] for name in grids}
-    for name, runs in grids.items():
-        at = {(r.labels["beta"], r.labels["eta_dec"]): r for r in runs}
+    for name, settings in grids.items():
+        at = {(s.labels["beta"], s.labels["eta_dec"]): s for s in settings}
         active[name] = [
-            [at[beta, eta].active(1) if (beta, eta) in at else math.nan for eta in etas]
+            [
+                at[beta, eta].mean(lambda r: r.active(1)) if (beta, eta) in at else math.nan
+                for eta in etas
+            ]
             for beta in betas
         ]
-        theory[name] = [_predicted(runs[0], eta) for eta in etas]
+        theory[name] = [_predicted(settings[0].first, eta) for eta in etas]
         for eta in etas:
             beta = math.nan
             if column := [at[beta, eta] for beta in betas if (beta, eta) in at]:
@@ -204,50 +301,95 @@ def onset(results: Sequence[Result]) -> Part:
                 checks.append(check)
             trained[name].append(beta)
     chart = figures.phase(betas, etas, active, theory, trained)
-    caption = "Active units of trained VAEs over beta and eta_dec, and linear theory's onset."
+    caption = (
+        "Active units of trained VAEs over beta and eta_dec, averaged over seeds, and linear "
+        "theory's onset."
+    )
     return Part({"onset": Table.of(records)}, {"phase": (chart, caption)}, checks)
 
 
-def _onset(name: str, column: Sequence[Result]) -> tuple[float, dict[str, Any], Check]:
+class Step(NamedTuple):
+    """Where the units of one seed die: all that is dead has to stay dead.
+
+    Attributes:
+        last: Largest beta with active units; NaN: there are none anywhere.
+        first: Smallest beta from which on there are none; NaN: there always are.
+        certificate: Of the run there.
+    """
+
+    last: float
+    first: float
+    certificate: str
+
+
+def _step(column: Sequence[Result]) -> Step:
+    betas = [r.labels["beta"] for r in column]
+    alive = max((number for number, r in enumerate(column, 1) if r.active(1)), default=0)
+    dead = column[alive:]
+    return Step(
+        betas[alive - 1] if alive else math.nan,
+        betas[alive] if dead else math.nan,
+        str(dead[0].measured["conclusion"]) if dead else "",
+    )
+
+
+def _onset(name: str, column: Sequence[Setting]) -> tuple[float, dict[str, Any], Check]:
     """Find between which betas a kind of model collapses wholly, at one eta_dec.
 
     Args:
         name: The kind of model.
-        column: Runs of ascending beta. What is dead has to stay dead.
+        column: Settings of ascending beta, each with the same seeds.
 
     Returns:
-        The middle of the step (geometric; NaN where units live at no beta or at all), the record
-        and the check: a step of the grid to either side is what the grid can tell apart.
+        The middle of the step (geometric, over seeds; NaN where units live at no beta or at all),
+        the record and the check: what agrees lies in the bracket, from the last beta at which a
+        seed has active units to the first at which one has none, the widest over the seeds.
     """
-    betas, eta = [r.labels["beta"] for r in column], column[0].labels["eta_dec"]
-    step = max((b / a for a, b in pairwise(betas)), default=1.0)
-    alive = max((number for number, r in enumerate(column, 1) if r.active(1)), default=0)
-    dead = column[alive:]
-    last, first = betas[alive - 1] if alive else math.nan, betas[alive] if dead else math.nan
-    theory, beta = _predicted(column[0], eta), math.sqrt(last * first)
+    eta, theory = (
+        column[0].labels["eta_dec"],
+        _predicted(column[0].first, column[0].labels["eta_dec"]),
+    )
+    steps = [_step(runs) for runs in zip(*(s.results for s in column), strict=True)]
+    lasts, firsts = [s.last for s in steps], [s.first for s in steps]
+    last, first = float(np.min(lasts)), float(np.max(firsts))  # NaN where any is
+    middles = [math.sqrt(s.last * s.first) for s in steps]
+    beta = float(np.exp(np.mean(np.log(middles))))
+    certificates = Counter(s.certificate for s in steps if s.certificate)
     record = {
         "architecture": name,
         "eta_dec": eta,
         "onset by theory (beta)": theory,
         "last beta with active units": last,
         "first beta of total collapse": first,
-        "relative error of the onset": beta / theory - 1,
-        "certificate at that beta": dead[0].measured["conclusion"] if dead else "",
+        "relative error of the onset": {
+            "mean": beta / theory - 1,
+            "std": float(np.std(middles, ddof=1)) / theory if len(middles) > 1 else None,
+        },
+        "certificate at that beta": ", ".join(
+            f"{count} {which}" if len(steps) > 1 else which
+            for which, count in certificates.most_common()
+        ),
     }
-    if not alive:
+    if math.isnan(last):
         agrees = None
         text = f"no unit is active at any beta (theory: below {theory:.3g})."
-    elif not dead:
-        agrees = False if theory * step < last else None
-        text = f"units are active up to the largest beta, {last:.3g} (theory: below {theory:.3g})."
-    else:
-        agrees = last / step <= theory <= first * step
+    elif math.isnan(first):
+        largest = float(column[-1].labels["beta"])
+        agrees = False if theory < largest else None
         text = (
-            f"total collapse begins between beta = {last:.3g} and {first:.3g}, predicted at "
-            f"{theory:.3g} (error {beta / theory - 1:+.1%}; a step of the grid is a factor of "
-            f"{step:.3g})."
+            f"units are active up to the largest beta, {largest:.3g} (theory: below {theory:.3g})."
         )
-    return beta, record, Check(agrees, f"{name}, eta_dec = {eta:g}: {text}")
+    else:
+        agrees = last <= theory <= first
+        text = (
+            f"total collapse begins between beta = {last:.3g} and {first:.3g}"
+            f"{_of_seeds(steps)}, predicted at {theory:.3g} (error {beta / theory - 1:+.1%})."
+        )
+    return beta, record, Check(agrees, f"{name}, eta_dec = {eta:g}: {text}", "numbers")
+
+
+def _of_seeds(steps: Sequence[Step]) -> str:
+    return f" ({len(steps)} seeds)" if len(steps) > 1 else ""
 
 
 def _predicted(result: Result, eta_dec: float) -> float:

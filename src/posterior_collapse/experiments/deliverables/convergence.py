@@ -194,7 +194,9 @@ def _held(curves: Sequence[Curve]) -> Check:
     missed = [c for c in worst if c.verdict != "met"]
     if not missed:
         near = f"nearest to its own, {worst[0].told}"
-        return Check(True, f"All {len(curves)} curves end within their goals; {near}.")
+        text = f"All {len(curves)} curves end within their goals; {near}."
+        return Check(True, text, "numbers", exact=True)
     named = [c.told for c in missed[:MOST_NAMED]] + ["and others"] * (len(missed) > MOST_NAMED)
     above = "ends above its goal" if len(missed) == 1 else "end above their goals"
-    return Check(False, f"{len(missed)} of {len(curves)} curves {above}: {'; '.join(named)}.")
+    text = f"{len(missed)} of {len(curves)} curves {above}: {'; '.join(named)}."
+    return Check(False, text, "numbers", exact=True)

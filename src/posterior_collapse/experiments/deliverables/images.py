@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -10,11 +10,13 @@ from posterior_collapse.arrays import Float
 from posterior_collapse.experiments import figures
 from posterior_collapse.experiments.checks import (
     Check,
+    Pair,
     Part,
     Result,
     along_lines,
     by_grid,
     follows,
+    near_count,
     some_active,
 )
 from posterior_collapse.experiments.tables import BY_THEORY, Table
@@ -23,13 +25,16 @@ __all__ = ["beta_panel", "reconstructions", "sweep_reconstructions"]
 
 SHOWN = 3
 """Images of a beta grid that are shown."""
-MOST_VALUES = 6
+VALUES = (0.1, 0.5, 1.0, 2.0, 3.0, 5.0)
+"""Of a sweep's, those that are shown, or the nearest to them."""
 
 
 def reconstructions(results: Sequence[Result]) -> Part:
     """Draw square panels of reconstructions beside the originals, a figure per grid."""
     charts = {}
     for grid, settings in by_grid(results).items():
+        if not settings[0].first.run.evaluation.panel:
+            continue
         blocks = {"original": _square(_images(settings[0].first, "original"))}
         blocks |= {s.text: _square(_images(s.first, "through_1")) for s in settings}
         chart = figures.images(blocks, runs={s.text: s.first.run.key for s in settings})
@@ -43,7 +48,8 @@ def reconstructions(results: Sequence[Result]) -> Part:
 def sweep_reconstructions(results: Sequence[Result]) -> Part:
     """Draw a line of reconstructions for some values of a sweep."""
     settings = next(iter(by_grid(results).values()))
-    places = np.unique(np.linspace(0, len(settings) - 1, MOST_VALUES).round().astype(int))
+    at = np.array([next(iter(setting.labels.values())) for setting in settings])
+    places = np.unique([int(np.abs(at - value).argmin()) for value in VALUES])
     chosen = [settings[i] for i in places]
     first = _images(chosen[0].first, "original")
     chart = figures.images(
@@ -65,14 +71,24 @@ def beta_panel(results: Sequence[Result]) -> Part:
     drawn = np.array([[_images(r, "through_2")[:SHOWN] for r in line] for line in grid])
     blocks = {f"image {i + 1}": drawn[:, :, i] for i in range(len(originals))}
     keys = [[result.run.key for result in line] for line in grid]
-    chart = figures.images(
-        blocks | {"originals": originals[:, None]},
-        rows=[f"{a:g}" for a in first],
-        columns=[f"{b:g}" for b in second],
-        row_name="beta_1",
-        column_name="beta_2",
-        runs=dict.fromkeys(blocks, keys),
-    )
+    counts = [[str(result.active(2)) for result in line] for line in grid]
+
+    def chart(blocks: Mapping[str, Float]) -> figures.Chart:
+        return figures.images(
+            {**blocks, "originals": originals[:, None]},
+            rows=[f"{a:g}" for a in first],
+            columns=[f"{b:g}" for b in second],
+            row_name="beta_1",
+            column_name="beta_2",
+            runs=dict.fromkeys(blocks, keys),
+            notes=dict.fromkeys(blocks, counts),
+        )
+
+    charts = {"panel": (chart(blocks), CAPTION.format("by means"))}
+    if "drawn" in settings[0].first.record.arrays:
+        drawn = np.array([[_images(r, "drawn")[:SHOWN] for r in line] for line in grid])
+        samples = {f"image {i + 1}": drawn[:, :, i] for i in range(len(originals))}
+        charts["samples"] = (chart(samples), CAPTION.format("every latent drawn, as published"))
     errors = np.array([[_error(result) for result in line] for line in grid])
     records = [
         {
@@ -91,8 +107,19 @@ def beta_panel(results: Sequence[Result]) -> Part:
             follows("The error through z2", "beta_2", along_lines(errors), "rises"),
             follows("The error through z2", "beta_1", along_lines(errors.T), "falls"),
         ]
-    caption = "Reconstructions through z2: up to z2 and down again, by means."
-    return Part({"panel": Table.of(records)}, {"panel": (chart, caption)}, checks)
+    if all(setting.has_theory for setting in settings):
+        pairs = [
+            Pair(s.text, s.first.active(2), float(s.first.active_by_theory(2) or 0))
+            for s in settings
+        ]
+        checks.append(near_count("Active units of z2", pairs))
+    return Part({"panel": Table.of(records)}, charts, checks)
+
+
+CAPTION = (
+    "Images through z2: up to z2 and down again, {}. The number in a cell is that of the active "
+    "units of z2."
+)
 
 
 def _images(result: Result, name: str) -> Float:

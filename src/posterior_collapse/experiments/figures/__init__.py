@@ -6,9 +6,11 @@ Each function returns a `Chart`: the figure and, beside it, the rows of its CSV.
 from posterior_collapse.experiments.figures.cells import heat_maps, images, phase
 from posterior_collapse.experiments.figures.chart import Chart, Line, Panels
 from posterior_collapse.experiments.figures.lines import (
+    THEORY,
     Approach,
     Points,
     collapse_curves,
+    columns,
     convergence,
     scatter,
     spectra,
@@ -17,12 +19,14 @@ from posterior_collapse.experiments.figures.lines import (
 )
 
 __all__ = [
+    "THEORY",
     "Approach",
     "Chart",
     "Line",
     "Panels",
     "Points",
     "collapse_curves",
+    "columns",
     "convergence",
     "heat_maps",
     "images",

@@ -20,8 +20,10 @@ from posterior_collapse.experiments.figures.chart import (
     array,
     panels,
     style,
+    symbols,
 )
 from posterior_collapse.experiments.tables import Table
+from posterior_collapse.report.figures.panels import BLUE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,10 +35,11 @@ MOST_NORMS = 12
 
 
 def heat_maps(matrices: Mapping[str, ArrayLike], *, x: str = "unit", y: str = "") -> Chart:
-    r"""Draw matrices in one diverging scale, zero white; under each column stands its norm.
+    r"""Draw matrices in diverging scales, zero white; under each column stands its norm.
 
     Args:
-        matrices: Title -> matrix, a column per latent unit; two stand beside each other.
+        matrices: Title -> matrix, a column per latent unit; two stand beside each other, in one
+            scale.
         x: What the columns are.
         y: What the rows are.
 
@@ -46,12 +49,14 @@ def heat_maps(matrices: Mapping[str, ArrayLike], *, x: str = "unit", y: str = ""
         ['1\n5.0', '2\n0.0']
     """
     arrays = {title: np.atleast_2d(np.asarray(m, dtype=float)) for title, m in matrices.items()}
-    top = max((float(np.abs(m).max(initial=0)) for m in arrays.values()), default=0) or 1.0
-    decimals = max(0, 1 - math.floor(math.log10(top)))
+    largest = [float(np.abs(matrix).max(initial=0)) for matrix in arrays.values()]
     below, height = f"{x}; below it, the norm of its column", 2.3 if len(arrays) <= 4 else 1.7
     with panels(arrays, y=y, below=below, most=2, height=height, sharey=True) as (figure, drawn):
-        for box, matrix in drawn:
+        for number, (box, matrix) in enumerate(drawn):
             rows, units = matrix.shape
+            beside = slice(number - number % 2, number - number % 2 + 2)
+            top = max(largest[beside]) or 1.0
+            decimals = max(0, 1 - math.floor(math.log10(top)))
             place = (0.5, units + 0.5, rows + 0.5, 0.5)
             shown = box.imshow(
                 matrix, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto", extent=place
@@ -61,7 +66,8 @@ def heat_maps(matrices: Mapping[str, ArrayLike], *, x: str = "unit", y: str = ""
                 labels = [f"{i}\n{norm:.{decimals}f}" for i, norm in enumerate(norms, 1)]
                 box.set_xticks(range(1, units + 1), labels, size=6)
             box.spines[:].set_visible(True)
-        figure.colorbar(shown, ax=figure.axes, shrink=0.9, aspect=30)
+            if number % 2 or number == len(drawn) - 1:
+                figure.colorbar(shown, ax=[box for box, _ in drawn[beside]], aspect=15)
     widest = max(matrix.shape[1] for matrix in arrays.values())
     entries = [
         [title, number, *row, *[None] * (widest - len(row))]
@@ -100,17 +106,22 @@ def phase(
     rows, columns = array(betas), array(eta_decs)
     counts = {name: np.asarray(values, dtype=float) for name, values in active.items()}
     most = max(float(np.nanmax(values, initial=1.0)) for values in counts.values())
-    across, up = _edges(columns), _edges(rows)
+    up = _edges(rows)
     given = {
         name: (values, array(theory[name]), array(trained[name])) for name, values in counts.items()
     }
     x = "eta_dec (data units)"
     with panels(given, x=x, y="beta", height=2.7, sharey=True) as (figure, drawn):
         for box, (values, onset, found) in drawn:
-            mesh = _draw_counts(box, across, up, values, most)
-            _outline(box, *_to_edges(columns, onset), "--", "onset of total collapse, theory")
-            _outline(box, np.repeat(across, 2)[1:-1], np.repeat(found, 2), "-", "onset, trained")
-            _tick(box, columns, rows)
+            ran = np.isfinite(values).any(axis=0)
+            ran |= not ran.any()  # columns of which nothing ran are left away
+            across = _edges(columns[ran])
+            mesh = _draw_counts(box, across, up, values[:, ran], most)
+            theirs = _to_edges(columns[ran], onset[ran])
+            _outline(box, *theirs, "--", "onset of total collapse, theory")
+            line = np.repeat(across, 2)[1:-1], np.repeat(found[ran], 2)
+            _outline(box, *line, "-", "onset, trained")
+            _tick(box, columns[ran], rows)
             box.set_xlim(across[0], across[-1])
             box.set_ylim(up[0], up[-1])
         whole = MaxNLocator(integer=True)
@@ -152,7 +163,7 @@ def _outline(box: Axes, x: Float, y: Float, dashes: str, label: str) -> None:
 def _tick(box: Axes, columns: Float, rows: Float) -> None:
     from matplotlib.ticker import NullLocator
 
-    box.set_xticks(columns, [f"{value:.2g}" for value in columns])
+    box.set_xticks(columns, [f"{value:.3g}" for value in columns])
     box.set_yticks(rows, [f"{value:.3g}" for value in rows])
     for axis in (box.xaxis, box.yaxis):
         axis.set_minor_locator(NullLocator())
@@ -193,6 +204,7 @@ def images(
     row_name: str = "",
     column_name: str = "",
     runs: Mapping[str, ArrayLike] | None = None,
+    notes: Mapping[str, Sequence[Sequence[str]]] | None = None,
 ) -> Chart:
     """Draw grids of grey images, dark ink on white paper.
 
@@ -206,6 +218,7 @@ def images(
         column_name: What the column labels are values of.
         runs: Title -> keys of the runs that made the images, of a shape that spreads over
             (rows, columns); data have none.
+        notes: Title -> what is written into the corner of each image, (rows, columns).
 
     Raises:
         InvalidArgumentError: Images that are not four-dimensional.
@@ -228,7 +241,7 @@ def images(
         )
         for box, (title, block) in zip(axes, shown.items(), strict=True):
             box.imshow(mosaics[title], cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
-            box.set_title(title)
+            box.set_title(symbols(title))
             box.set(xticks=[], yticks=[])
             box.tick_params(length=0)
             box.spines[:].set_visible(True)
@@ -237,10 +250,16 @@ def images(
             left, heads = (rows, columns) if labelled else ((), ())
             if labelled:
                 box.set_xticks([(width + 1) * (i + 0.5) - 1 for i in range(len(columns))], columns)
-                box.set_xlabel(column_name)
+                box.set_xlabel(symbols(column_name))
             if labelled and box is axes[0]:
-                box.set_yticks([(height + 1) * (i + 0.5) - 1 for i in range(len(rows))], rows)
-                box.set_ylabel(row_name)
+                names_of_rows = [symbols(name) for name in rows]
+                places = [(height + 1) * (i + 0.5) - 1 for i in range(len(rows))]
+                box.set_yticks(places, names_of_rows)
+                box.set_ylabel(symbols(row_name))
+            for i, line in enumerate((notes or {}).get(title, ())):
+                for j, note in enumerate(line):
+                    at = (j * (width + 1) + 0.04 * width, i * (height + 1) + 0.02 * height)
+                    box.text(*at, note, size=5, va="top", color=BLUE, weight="bold")
             keys = np.broadcast_to(np.asarray((runs or {}).get(title, "")), (down, across))
             table += [
                 [title, i + 1, j + 1, left[i] if left else "", heads[j] if heads else "", str(key)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -86,6 +87,28 @@ class Chart(NamedTuple):
         return paths
 
 
+SIGNS = {"beta": "β", "eta": "η", "eps": "ε", "delta": "δ"}
+BELOW = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+
+
+def symbols(text: str) -> str:
+    r"""Return a text with hyperparameters as they are printed.
+
+    Example:
+        >>> print(symbols("beta_1 at eta_dec^2 = 0.5, eps; a beta grid"))
+        β₁ at $η_\mathrm{dec}$² = 0.5, ε; a β grid
+    """
+
+    def printed(found: re.Match[str]) -> str:
+        sign, index = SIGNS[found[1]], found[2] or ""
+        if index.isdigit() or not index:
+            return sign + index.translate(BELOW)
+        return rf"${sign}_\mathrm{{{index}}}$"
+
+    text = re.sub(rf"\b({'|'.join(SIGNS)})(?:_(\d|dec|enc))?\b", printed, text)
+    return text.replace("^2", "²")
+
+
 @contextmanager
 def style() -> Iterator[None]:
     """Draw in the style of the reproduction, whatever the user's matplotlibrc says."""
@@ -140,15 +163,15 @@ def panels(
             figure.delaxes(empty)
         axes = axes[: len(contents)]
         for box, title in zip(axes, contents, strict=True):
-            box.set_title(textwrap.fill(title, int(room(box) / LETTER)))
+            box.set_title(symbols(textwrap.fill(title, int(room(box) / LETTER))))
         yield figure, list(zip(axes, contents.values(), strict=True))
         for number, box in enumerate(axes):
             if x:
-                box.set_xlabel(x)
+                box.set_xlabel(symbols(x))
             if y and number % columns == 0 and not (number and sharey):
-                box.set_ylabel(y)
+                box.set_ylabel(symbols(y))
         if below:
-            figure.supxlabel(below, size=8)
+            figure.supxlabel(symbols(below), size=8)
         if legend:
             _legends_below(figure, axes)
 
@@ -181,6 +204,17 @@ def looks(count: int) -> list[dict[str, Any]]:
     ]
 
 
+def hues(count: int) -> list[dict[str, Any]]:
+    """Return colour and dashes of many ordered curves, which no shades of one hue tell apart."""
+    import matplotlib
+
+    colors = matplotlib.colormaps["turbo"](np.linspace(0.04, 0.96, count))
+    return [
+        {"color": tuple(color), "linestyle": DASHES[i % len(DASHES)]}
+        for i, color in enumerate(colors)
+    ]
+
+
 def _legends_below(figure: Figure, axes: Sequence[Axes]) -> None:
     """Write what the curves are below the panels: once, or per panel where panels differ.
 
@@ -188,7 +222,8 @@ def _legends_below(figure: Figure, axes: Sequence[Axes]) -> None:
     """
     from matplotlib.transforms import ScaledTranslation
 
-    entries = [box.get_legend_handles_labels() for box in axes]
+    found = [box.get_legend_handles_labels() for box in axes]
+    entries = [(handles, [symbols(label) for label in labels]) for handles, labels in found]
     handles, labels = entries[0]
     if not any(labels):
         return
@@ -199,9 +234,10 @@ def _legends_below(figure: Figure, axes: Sequence[Axes]) -> None:
         below = ScaledTranslation(0, -UNDER_AXES, figure.dpi_scale_trans)
         place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0)}
         legends = {}  # one per row of panels: those of a row are as high as each other, or nearly
-        for box, (_, names) in zip(axes, entries, strict=True):
+        for box, (handles, names) in zip(axes, entries, strict=True):
             columns = _columns(room(box) + AXIS, names)
-            legend = box.legend(ncols=columns, bbox_transform=box.transAxes + below, **place)
+            place["bbox_transform"] = box.transAxes + below
+            legend = box.legend(handles, names, ncols=columns, **place)
             legends[box.get_subplotspec().rowspan.start] = legend  # type: ignore[union-attr]
     figure.draw_without_rendering()
     grown = sum(legend.get_window_extent().height for legend in legends.values()) / figure.dpi

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import cycle
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from posterior_collapse.experiments.figures.chart import (
+    COLUMN,
     DASHES,
     LETTER,
     MARKERS,
+    PAGE,
     Chart,
     Line,
     Panels,
     array,
+    hues,
     long,
     looks,
     panels,
     room,
+    style,
+    symbols,
 )
 from posterior_collapse.experiments.tables import Table
-from posterior_collapse.report.figures import BLUE, GREEN, GREY, ORANGE
+from posterior_collapse.report.figures.panels import BLUE, GREEN, GREY, ORANGE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,28 +38,64 @@ COLORS = (BLUE, ORANGE, GREEN, "black", "#CC79A7")
 """Of curves without an order (Okabe and Ito)."""
 
 
-def collapse_curves(curves: Panels, *, delta: float = 0.05) -> Chart:
+MANY = 5
+"""Curves from which on shades of one hue do not do."""
+APART = 0.8
+"""Points by which curves are drawn apart, so that those that are all at 100% are seen."""
+
+
+def collapse_curves(curves: Panels, *, delta: float = 0.05, bands: Panels | None = None) -> Chart:
     """Draw the share of (eps, delta)-collapsed latent units against eps.
 
     Args:
         curves: Title, e.g. "eta_dec = 1" -> label, e.g. "beta = 0.1" -> (eps in nats, share of
             collapsed units in 0 to 1). Curves run from dark to light in the order given.
         delta: The delta of the shares, for the axis label.
+        bands: Title -> label -> (least, most) of the shares over seeds.
 
     Example:
         >>> chart = collapse_curves({"eta_dec = 1": {"beta = 1": ([0.01, 1], [0.25, 1])}})
         >>> chart.table.rows[0]
         ['eta_dec = 1', 'beta = 1', 0.01, 0.25]
     """
+    from matplotlib.transforms import ScaledTranslation
+
     x = f"eps (nats), delta = {delta:g}"
     with panels(curves, x=x, y="collapsed units (%)", sharey=True) as (figure, drawn):
         for box, lines in drawn:
-            for (label, line), look in zip(lines.items(), looks(len(lines)), strict=True):
-                eps, share = map(array, line)
-                box.plot(eps, 100 * share, drawstyle="steps-post", label=label, **look)
             box.set_xscale("log")
             box.set_ylim(-3, 103)
-    return Chart(figure, long(curves, "eps (nats)", "share of collapsed units"))
+            ends = [value for eps, _ in lines.values() for value in array(eps)[[0, -1]].tolist()]
+            box.set_xlim(min(ends), max(ends))  # not found from lines that are drawn apart
+            each = (looks if len(lines) <= MANY else hues)(len(lines))
+            for number, ((label, line), look) in enumerate(zip(lines.items(), each, strict=True)):
+                eps, share = map(array, line)
+                up = APART * (number - (len(lines) - 1) / 2) / 72
+                apart = box.transData + ScaledTranslation(0, up, figure.dpi_scale_trans)
+                look |= {"transform": apart, "drawstyle": "steps-post"}
+                box.plot(eps, 100 * share, label=label, **look)
+    table = long(curves, "eps (nats)", "share of collapsed units")
+    if bands is None:
+        return Chart(figure, table)
+    ends = [
+        end
+        for (_, box), (title, lines) in zip(enumerate(figure.axes), curves.items(), strict=True)
+        for end in _draw_bands(box, lines, bands[title])
+    ]
+    rows = [[*row, *end] for row, end in zip(table.rows, ends, strict=True)]
+    return Chart(figure, Table([*table.columns, "least over seeds", "most over seeds"], rows))
+
+
+def _draw_bands(
+    box: Axes, lines: Mapping[str, Line], bands: Mapping[str, Line]
+) -> Iterator[tuple[float, float]]:
+    """Shade from the least to the most of each curve; yield both, point by point."""
+    each = (looks if len(lines) <= MANY else hues)(len(lines))
+    for (label, (eps, _)), look in zip(lines.items(), each, strict=True):
+        least, most = map(array, bands[label])
+        shade: dict[str, Any] = {"color": look["color"], "alpha": 0.18, "lw": 0, "step": "post"}
+        box.fill_between(array(eps), 100 * least, 100 * most, **shade)
+        yield from zip(least.tolist(), most.tolist(), strict=True)
 
 
 def spectra(spectra: Mapping[str, ArrayLike], *, threshold: float, name: str) -> Chart:
@@ -69,18 +110,19 @@ def spectra(spectra: Mapping[str, ArrayLike], *, threshold: float, name: str) ->
         >>> given = {"digit 0": [3.0, 1.0], "digit 1": [2.0, 0.1]}
         >>> chart = spectra(given, threshold=0.25, name="beta")
         >>> [text.get_text() for text in chart.figure.legends[0].get_texts()]
-        ['digit 0 (2 above)', 'digit 1 (1 above)', 'beta']
+        ['digit 0 (2 above)', 'digit 1 (1 above)', 'β']
     """
     rows = []
     x, y = "data mode, strongest first", "variance of data mode"
     with panels({"": spectra}, x=x, y=y, legend=False) as (figure, ((box, _),)):
-        for (label, values), look in zip(spectra.items(), looks(len(spectra)), strict=True):
+        each = (looks if len(spectra) <= MANY else hues)(len(spectra))
+        for (label, values), look in zip(spectra.items(), each, strict=True):
             variance = array(values)
             above = f"{label} ({np.count_nonzero(variance > threshold)} above)"
             shown = np.where(variance > 0, variance, np.nan)
             box.plot(np.arange(1, variance.size + 1), shown, label=above, **look)
             rows += [[label, mode, value] for mode, value in enumerate(variance.tolist(), 1)]
-        box.axhline(threshold, color="black", lw=0.8, ls=":", label=name)
+        box.axhline(threshold, color="black", lw=0.8, ls=":", label=symbols(name))
         box.set_yscale("log")
         figure.legend(loc="outside right upper")
         figure.set_size_inches(4.2, 2.6)
@@ -251,26 +293,119 @@ def _names(settings: Iterable[float | str]) -> list[str]:
     return [s if isinstance(s, str) else f"{s:g}" for s in settings]
 
 
-def scatter(points: Mapping[str, Line], *, x: str, y: str, names: Sequence[str]) -> Chart:
+THEORY = "by theory"
+"""Label of what the linear optimum gives, drawn as a line without markers."""
+Measures: TypeAlias = Mapping[str, Mapping[str, Points]]
+"""Measure with its unit -> label -> points."""
+
+
+def columns(variables: Mapping[str, Measures], *, own: Sequence[str] = ()) -> Chart:
+    """Draw a column of panels per variable, a row per measure, and theory's line in each.
+
+    Args:
+        variables: Name of a setting -> its measures; all have the same ones. The label `THEORY` is
+            drawn as a line.
+        own: Measures of which each variable has an axis of its own, as their ranges differ much.
+
+    Example:
+        >>> kl = {"trained": Points([0.5, 1], [2, 1], [0, 0]), THEORY: Points([0.5, 1], [3, 1], [])}
+        >>> chart = columns({"beta": {"KL (nats)": kl}})
+        >>> chart.table.rows[-1]
+        ['beta', 'KL (nats)', 'by theory', '1', 1.0, nan]
+    """
+    from matplotlib.figure import Figure
+
+    measures = list(next(iter(variables.values())))
+    with style():
+        figure = Figure(
+            figsize=(COLUMN if len(variables) == 1 else PAGE, 1.55 * len(measures)),
+            layout="constrained",
+        )
+        grid = figure.subplots(len(measures), len(variables), squeeze=False, sharex="col")
+        for across, (variable, of) in enumerate(variables.items()):
+            for down, measure in enumerate(measures):
+                box, lines = grid[down, across], of[measure]
+                settings = _in_order(lines.values())
+                _draw_means(box, {k: v for k, v in lines.items() if k != THEORY}, settings)
+                if THEORY in lines:
+                    at = [settings.index(name) for name in _names(lines[THEORY].settings)]
+                    line = {"color": "black", "lw": 0.9, "ls": ":", "label": THEORY}
+                    box.plot(at, array(lines[THEORY].mean), **line)
+                _name_settings(box, settings)
+                _count_in_whole_numbers(box, [points.mean for points in lines.values()])
+                if not across:
+                    box.set_ylabel(measure.replace(" of ", "\nof ", 1))
+            grid[-1, across].set_xlabel(symbols(variable))
+        for down, measure in enumerate(measures):
+            _share_heights(grid[down], alone=measure in own)
+        handles, labels = max((b.get_legend_handles_labels() for b in grid.ravel()), key=_length)
+        if labels:
+            figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    rows = [
+        [variable, measure, label, *point]
+        for variable, of in variables.items()
+        for measure, lines in of.items()
+        for label, points in lines.items()
+        for point in _rows(points)
+    ]
+    heads = ["variable", "measure", "curve", "value", "mean", "std"]
+    return Chart(figure, Table(heads, rows))
+
+
+def _length(legend: tuple[list[Any], list[str]]) -> int:
+    return len(legend[1])
+
+
+def _rows(points: Points) -> Iterator[tuple[str, float, float]]:
+    mean, std = array(points.mean), array(points.std)
+    std = std if std.size else np.full(mean.size, np.nan)
+    yield from zip(_names(points.settings), mean.tolist(), std.tolist(), strict=True)
+
+
+def _share_heights(boxes: Sequence[Axes], *, alone: bool) -> None:
+    """Give the panels of a row one scale, said once; unless each has its own."""
+    if alone:
+        return
+    low = min(box.get_ylim()[0] for box in boxes)
+    high = max(box.get_ylim()[1] for box in boxes)
+    for number, box in enumerate(boxes):
+        box.set_ylim(low, high)
+        if number:
+            box.tick_params(labelleft=False)
+
+
+def scatter(
+    points: Mapping[str, Line],
+    *,
+    x: str,
+    y: str,
+    names: Sequence[str],
+    notes: Mapping[str, str] | None = None,
+) -> Chart:
     """Draw one quantity against another, e.g. predicted against measured, a panel per label.
 
     Args:
         points: Label (e.g. of an architecture) -> (x, y).
         x: Name of the x axis, with its unit.
-        y: Name of the y axis, with its unit; each panel has its own scale.
+        y: Name of the y axis, with its unit; all panels have one scale.
         names: What each point is, e.g. its digit, in the order of the points: written in its place.
+        notes: Label -> what is written into its panel.
 
     Example:
         >>> chart = scatter({"mlp": ([1, 2], [3, 4])}, x="theory", y="measured", names="01")
         >>> chart.table.rows
         [['mlp', '0', 1.0, 3.0], ['mlp', '1', 2.0, 4.0]]
     """
-    with panels(points, y=y, below=x, height=2.2, sharex=True) as (figure, drawn):
-        for box, line in drawn:
+    written = notes or {}
+    with panels(points, y=y, below=x, height=2.2, sharex=True, sharey=True) as (figure, drawn):
+        for (box, line), label in zip(drawn, points, strict=True):
+            place: dict[str, Any] = {"transform": box.transAxes, "va": "top", "size": 7}
+            if label in written:
+                box.text(0.03, 0.98, written[label], **place)
             box.plot(*map(array, line), ls="")  # so that the axes reach all names
             for name, a, u in zip(names, *map(array, line), strict=True):
                 box.annotate(name, (a, u), size=8, ha="center", va="center", c=BLUE, weight="bold")
-            box.margins(0.12)
+            box.margins(0.12, 0.16)
     rows = [
         [label, name, *at]
         for label, line in points.items()
@@ -312,6 +447,7 @@ def sweep(theory: Panels, measured: Mapping[str, Panels], *, variable: str = "be
     with panels(beside, x=variable, height=2.1, most=2) as (figure, drawn):
         for box, (lines, found) in drawn:
             _draw_beside(box, lines, found, looks)
+            box.set_xlim(left=0)
         handles = _explained(list(measured), {label: looks[label] for label in labels})
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     rows = [
@@ -335,13 +471,18 @@ def _draw_beside(
     for label, line in lines.items():
         values, expected = map(array, line)
         counts &= bool(np.all(expected == np.rint(expected)))
-        box.plot(values, expected, lw=1, zorder=3, **looks[label])
+        # A number of modes jumps between the values, and nothing is drawn that is not there.
+        steps = "steps-post" if np.all(expected == np.rint(expected)) else "default"
+        box.plot(values, expected, lw=1, zorder=3, drawstyle=steps, **looks[label])
         for number, found in enumerate(measured):
             if label in found:
                 values, height = map(array, found[label])
                 box.plot(values, height, **_marker(number, looks[label]["color"]))
     if counts:
         box.yaxis.set_major_locator(MaxNLocator(integer=True))
+    low, high = box.get_ylim()
+    if counts or 0 < low < high / 2:
+        box.set_ylim(min(0, low), high)
     _name_ends(box, lines)
 
 

@@ -6,20 +6,24 @@ Names are those of the README of the published code; facts on its scripts come f
 from posterior_collapse.errors import InvalidArgumentError, nearest
 from posterior_collapse.experiments.grids import Row
 from posterior_collapse.experiments.rows import hierarchical, one_level
+from posterior_collapse.experiments.trust import rows as trust
 
 __all__ = ["ROWS", "chosen"]
 
+PARTS = "abcd"
+"""Letters of the rows of one study, which is named without them."""
+
 ROWS: tuple[Row, ...] = tuple(
     sorted(
-        (*one_level.ROWS, *hierarchical.ROWS),
-        key=lambda row: (row.id[0], int(row.id[1:])),
+        (*one_level.ROWS, *hierarchical.ROWS, *trust.ROWS),
+        key=lambda row: (row.id[0], int(row.id[1:].rstrip(PARTS)), row.id),
     )
 )
 """All rows, the paper's in its order first."""
 
 
 def chosen(name: str) -> tuple[Row, ...]:
-    """Return the rows that a name stands for: `all`, or an id such as `E1`.
+    """Return the rows that a name stands for: `all`, an id such as `E1`, or `X3` for X3a to X3d.
 
     Raises:
         InvalidArgumentError: No such row.
@@ -30,7 +34,7 @@ def chosen(name: str) -> tuple[Row, ...]:
     """
     if name.lower() == "all":
         return ROWS
-    found = tuple(row for row in ROWS if row.id.lower() == name.lower())
+    found = tuple(row for row in ROWS if name.lower() in (row.id.lower(), _study(row)))
     if not found:
         ids = [row.id for row in ROWS]
         raise InvalidArgumentError(
@@ -40,3 +44,7 @@ def chosen(name: str) -> tuple[Row, ...]:
             f"See collapse reproduce --list.{nearest(name.upper(), ids)}",
         )
     return found
+
+
+def _study(row: Row) -> str:
+    return row.id.lower().rstrip(PARTS)

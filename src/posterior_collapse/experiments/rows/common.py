@@ -10,6 +10,8 @@ from posterior_collapse.training import Settings
 MNIST, QUARTER = RunData("mnist"), RunData("mnist", task="quarter")
 BETAS, ETAS = (0.1, 0.5, 1.0, 2.0), (0.25, 0.5, 1.0, 2.0)
 ON_TRAIN = Evaluation(split="train")
+WARM_UP = 10
+"""Epochs over which beta rises where it does; what is published has no warm-up."""
 
 # Minibatches, as most scripts train on images
 GENTLE = Settings(learning_rate=1e-4, seed=1)

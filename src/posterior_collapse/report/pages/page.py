@@ -7,15 +7,16 @@ the forecast as it was made.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from posterior_collapse.arrays import ImageShape
 from posterior_collapse.report.pages.problem import laws, numbers
-from posterior_collapse.report.pages.rendering import json_in_html, number, render, text
+from posterior_collapse.report.pages.rendering import FORECAST, json_in_html, number, render, text
 from posterior_collapse.report.pages.spectrum import spectrum
-from posterior_collapse.report.pages.thumbnails import thumbnails
+from posterior_collapse.report.pages.thumbnails import strongest, thumbnails
 from posterior_collapse.theory import Forecast
 
 __all__ = ["forecast_fragment", "forecast_page", "laws_script"]
@@ -34,6 +35,8 @@ def forecast_page(
     name: str = "",
     image_shape: ImageShape | None = None,
     source: str | None = None,
+    feature_names: Sequence[str] | None = None,
+    **_: Any,
 ) -> str:
     """Return a self-contained page of a forecast, with sliders.
 
@@ -42,6 +45,7 @@ def forecast_page(
         name: What the data are called.
         image_shape: Shape of what is decoded, if it is an image: the modes are then shown.
         source: The data as `collapse forecast` takes them, with their options; None: the name.
+        feature_names: Of what is decoded, if it is no image: the strongest in each mode are named.
 
     Raises:
         InvalidArgumentError: The image shape is not that of the features.
@@ -53,16 +57,21 @@ def forecast_page(
         1
     """
     script = f"{laws_script()}\n(() => {{\n{_scripts(PAGE)}}})();\n"
-    images = []
+    images, named, most = [], [], max(2 * forecast.spec.dims[0], 16)
     if image_shape is not None:
-        images = thumbnails(forecast._modes, image_shape, max(2 * forecast.spec.dims[0], 16))
-    data = _payload(forecast) | {"name": name, "source": source, "images": images}
+        images = thumbnails(forecast._modes, image_shape, most)
+    else:
+        named = strongest(forecast._modes, feature_names, most)
+    data = _payload(forecast) | {"name": name, "source": source, "images": images, "named": named}
     return render(
         "page.html.jinja",
+        styles=FORECAST,
+        title="Which units live",
         script=script,
         data=json_in_html(data),
         name=name,
         pictures=len(images),
+        patterns=len(images) or len(named),
         **_parts(forecast),
     )
 
@@ -73,7 +82,7 @@ def forecast_fragment(forecast: Forecast) -> str:
     Args:
         forecast: What `posterior_collapse.forecast` returned.
     """
-    return render("notebook.html.jinja", **_parts(forecast))
+    return render("notebook.html.jinja", styles=FORECAST, **_parts(forecast))
 
 
 def laws_script() -> str:

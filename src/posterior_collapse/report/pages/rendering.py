@@ -6,13 +6,20 @@ import base64
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
 
-__all__ = ["json_in_html", "number", "render", "text"]
+from posterior_collapse.report.names import GREEK
+
+__all__ = ["FORECAST", "json_in_html", "number", "render", "scripts", "symbols", "text"]
+
+FORECAST = ("style.css",)
+TRAINED = ("style.css", "trained.css")
+"""How the pages look: those of trained models have more on them."""
 
 
 def number(value: float) -> str:
@@ -20,27 +27,30 @@ def number(value: float) -> str:
 
     Example:
         >>> [number(v) for v in (0.12345, 1734.0, 1.23e-9, math.inf, math.nan)]
-        ['0.123', '1730', '1.23e-9', 'any', '?']
+        ['0.123', '1730', '1.23e-9', 'always', '?']
     """
     if math.isnan(value):
         return "?"
     if math.isinf(value):
-        return "any"
+        return "always"
     rounded = float(f"{value:.3g}")
     if rounded == 0 or 1e-6 <= abs(rounded) < 1e7:
         return np.format_float_positional(rounded, trim="-")
     return f"{rounded:g}".replace("e-0", "e-").replace("e+0", "e+")
 
 
-def render(template: str, script: str | None = None, **values: Any) -> str:
+def render(
+    template: str, script: str | None = None, styles: Sequence[str] = TRAINED, **values: Any
+) -> str:
     """Return a template of this folder with its values, all of which are escaped but the script.
 
     Args:
         template: Its file.
         script: What may run; None: nothing.
+        styles: Files that say how it looks.
         values: What the template names.
     """
-    style = text("style.css")
+    style = "".join(map(text, styles))
     found = _environment().get_template(template)
     return str(found.render(policy=_policy(style, script), style=style, script=script, **values))
 
@@ -52,6 +62,18 @@ def _policy(style: str, script: str | None) -> str:
         f"default-src 'none'; script-src {runs}; style-src {_hash(style)}; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
+
+
+def symbols(words: str) -> Any:
+    """Return words with the indices of Greek letters set low; everything else is escaped.
+
+    Example:
+        >>> print(symbols("η_dec < 1, eta_dec"))
+        η<sub>dec</sub> &lt; 1, eta_dec
+    """
+    from markupsafe import Markup, escape
+
+    return Markup(GREEK.sub(r"\1<sub>\2</sub>", str(escape(words))))  # escaped before
 
 
 @cache
@@ -66,7 +88,18 @@ def _environment() -> Any:
         autoescape=True,
     )
     environment.filters["number"] = number
+    environment.filters["symbols"] = symbols
     return environment
+
+
+def scripts(*names: str) -> str:
+    """Return files of `scripts` as one script that leaves no names behind.
+
+    Example:
+        >>> scripts("filter.js").startswith('"use strict";')
+        True
+    """
+    return '"use strict";\n' + "".join(f"{{\n{text(f'scripts/{name}')}}}\n" for name in names)
 
 
 @cache

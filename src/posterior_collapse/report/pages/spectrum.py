@@ -76,6 +76,8 @@ def spectrum(forecast: Forecast) -> Spectrum:
         ordered = level.threshold[np.argsort(-level.data_variance, kind="stable")][:shown]
         points = [(x(mode + side), y(value)) for mode, value in enumerate(ordered)
                   if np.isfinite(value) for side in (-0.5, 0.5)]  # fmt: skip
+        if points and len(ordered) < shown:  # beyond the units, what one more would have to exceed
+            points.append((x(shown - 0.5), points[-1][1]))
         lines.append(" ".join(f"{a},{b}" for a, b in points))
     decades = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
     every = max(1, len(decades) // 5)

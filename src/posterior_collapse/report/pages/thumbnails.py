@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import math
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from posterior_collapse.arrays import Float, ImageShape
-from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.report.pages.pictures import check_image_shape, signed
 from posterior_collapse.theory.spectrum import Modes
 
-__all__ = ["thumbnails"]
+__all__ = ["feature_name", "patterns", "strongest", "thumbnails"]
 
 MOST = 32
 """Pictures on a page."""
-WIDEST = 64
-"""Pixels of a side; larger pictures are thinned out."""
+LEAST_SHARE = 0.05
+"""Of a mode's length, that a feature must have to be named."""
+NAMED = 4
+"""Features that stand for a mode."""
+WIDEST_TABLE = 64
+"""Features up to which they are told by number, where they have no names."""
 
 
 def thumbnails(modes: Modes, image_shape: ImageShape, count: int) -> list[str]:
@@ -32,53 +33,50 @@ def thumbnails(modes: Modes, image_shape: ImageShape, count: int) -> list[str]:
     Raises:
         InvalidArgumentError: The shape is not that of the features.
     """
-    height_width = _without_channels(image_shape)
-    if math.prod(image_shape) != modes.target_dim:
-        raise InvalidArgumentError(
-            "image_shape",
-            f"{image_shape} for {modes.target_dim} features",
-            "a shape with as many values as what is decoded",
-            "Pass e.g. image_shape=(28, 28), or leave it out.",
-        )
-    patterns = modes.vectors.write[: min(count, MOST, np.count_nonzero(modes.theta))]
+    check_image_shape(image_shape, modes.target_dim)
+    return [signed(pattern, image_shape) for pattern in patterns(modes)[: min(count, MOST)]]
+
+
+def strongest(
+    modes: Modes, names: Sequence[str] | None, count: int
+) -> list[list[tuple[str, float]]]:
+    """Return the features that are strongest in each mode, with what they weigh in it.
+
+    Args:
+        modes: Of a table.
+        names: Of its features; None: they are told by number, of wide tables not at all.
+        count: How many modes, at most 32.
+    """
+    if names is None and modes.target_dim > WIDEST_TABLE:
+        return []
+    found = []
+    for pattern in patterns(modes)[: min(count, MOST)]:
+        shares = pattern / (float(np.linalg.norm(pattern)) or 1.0)
+        order = np.argsort(-np.abs(shares), kind="stable")[:NAMED]
+        told = [(feature_name(names, int(i)), float(f"{shares[i]:.2g}")) for i in order]
+        found.append([(name, share) for name, share in told if abs(share) >= LEAST_SHARE])
+    return found
+
+
+def feature_name(names: Sequence[str] | None, index: int) -> str:
+    """Return what a feature is called, or its number.
+
+    Example:
+        >>> feature_name(["age"], 0), feature_name(None, 0)
+        ('age', 'feature 1')
+    """
+    known = names is not None and index < len(names)
+    return str(names[index]) if known and names is not None else f"feature {index + 1}"
+
+
+def patterns(modes: Modes) -> Float:
+    """Return the data's modes as they are seen, the strongest first, (modes, features).
+
+    Args:
+        modes: Those without variance are left out.
+    """
+    found = modes.vectors.write[: np.count_nonzero(modes.theta)]
     if modes.noise is not None and modes.noise.divisor is not None:
         # From the data's own noise back to what would be seen.
-        patterns = patterns * np.where(np.isfinite(modes.noise.divisor), modes.noise.divisor, 0.0)
-    return [_png(_flat(pattern.reshape(image_shape), height_width)) for pattern in patterns]
-
-
-def _without_channels(shape: ImageShape) -> tuple[int, int]:
-    if len(shape) == 2:
-        return shape[0], shape[1]
-    if len(shape) == 3 and min(shape[0], shape[2]) <= 4:
-        return (shape[0], shape[1]) if shape[2] <= 4 else (shape[1], shape[2])
-    raise InvalidArgumentError(
-        "image_shape", shape, "(height, width), with up to 4 channels", "Leave it out."
-    )
-
-
-def _flat(pattern: Float, height_width: tuple[int, int]) -> Float:
-    """One channel: the sum of them, which shows where and not in which colour."""
-    if pattern.ndim == 3:
-        pattern = pattern.sum(axis=2 if pattern.shape[:2] == height_width else 0)
-    step = math.ceil(max(height_width) / WIDEST)
-    return pattern[::step, ::step]
-
-
-def _png(pattern: Float) -> str:
-    from matplotlib.image import imsave
-
-    most = float(np.abs(pattern).max()) or 1.0
-    content = io.BytesIO()
-    unsigned: dict[str, Any] = {"Software": None}  # the same bytes from every version
-    imsave(
-        content,
-        pattern,
-        cmap="PuOr",
-        vmin=-most,
-        vmax=most,
-        format="png",
-        metadata=unsigned,
-        pil_kwargs={"optimize": True},
-    )
-    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+        found = found * np.where(np.isfinite(modes.noise.divisor), modes.noise.divisor, 0.0)
+    return found

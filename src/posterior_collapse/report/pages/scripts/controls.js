@@ -94,17 +94,19 @@ const shownSigma = (sigma) => (typeof sigma === "string" ? `${sigma}` : shown(si
 const quoted = (word) =>
   /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 const hasDispersion = () => likelihood() === "negative-binomial" && data.dispersion !== "learned";
-const numberList = (values) => values.map((v) => digits(v, 12)).join(",");
+// Levels, and the units of one sigma, are parted by colons: commas part several forecasts.
+const numberList = (values) => values.map((v) => digits(v, 12)).join(":");
 function command() {
   const parts = ["collapse forecast", data.source ?? (data.name ? quoted(data.name) : "DATA")];
   if (data.model !== "vae") parts.push(`--model ${data.model}`);
-  parts.push(`--latents ${state.dims}`, `--beta ${numberList(state.betas)}`);
+  parts.push(`--latents ${numberList(state.dims)}`, `--beta ${numberList(state.betas)}`);
   const eta = state.learn && canLearn() ? "learned" : digits(state.etas[0], 12);
   if (hasEta() && eta !== 1) parts.push(`--eta-dec ${eta}`);
   if (data.spec.etaEnc !== 1) parts.push(`--eta-enc ${data.spec.etaEnc}`);
   data.spec.sigmas.forEach((sigma, level) => {
     const option = depth > 1 ? `--sigma-${level + 1}` : "--sigma";
-    if (depth > 1 || sigma !== "learned") parts.push(`${option} ${sigma}`);
+    const words = Array.isArray(sigma) ? numberList(sigma) : sigma;
+    if (depth > 1 || sigma !== "learned") parts.push(`${option} ${words}`);
   });
   if (!gaussian()) parts.push(`--likelihood ${likelihood()}`);
   if (hasDispersion()) parts.push(`--dispersion ${data.dispersion}`);

@@ -103,6 +103,8 @@ function drawSpectrum(place, carried, l) {
       : [],
   );
   if (points.length) {
+    // Beyond the units it is what one more would have to exceed.
+    if (carried.length < count) points.push(`${x(count - 0.5)},${points.at(-1).split(",")[1]}`);
     plot.svg.append(drawn("polyline", { class: "pc-threshold", points: points.join(" ") }));
   }
   variances.forEach((v, mode) => {
@@ -273,7 +275,7 @@ function drawMap() {
   map.counts.forEach((row, r) => row.forEach((count, c) => {
     const fill = count < 0 ? "none" : shade(count / most);
     plot.svg.append(drawn("rect", {
-      class: "pc-cell", x: x(value(0, c)) - width / 2, y: y(value(1, r)) - height / 2,
+      class: "pc-tile", x: x(value(0, c)) - width / 2, y: y(value(1, r)) - height / 2,
       width: width + 0.5, height: height + 0.5, fill,
     }));
   }));
@@ -318,16 +320,21 @@ function drawBars() {
   });
 }
 
+const weighed = (features) =>
+  features.map(([name, share]) => `${name} ${share > 0 ? "+" : "−"}${Math.abs(share)}`).join(", ");
 function showModes() {
-  if (!data.images.length) return;
+  const modes = data.images.length ? data.images : data.named;
   const carried = byMode(found.levels[0]);
-  $("modes").replaceChildren(...data.images.map((source, mode) => {
+  $("modes").className = data.images.length ? "pc-modes" : "pc-modes pc-named";
+  $("modes").replaceChildren(...modes.map((source, mode) => {
     const unit = carried[mode];
     const alive = unit?.status === "active";
     const words = unit
       ? `${ICONS[unit.status]} unit ${unit.unit + 1} ${alive ? "lives" : unit.status}`
       : "no unit";
-    const image = element("img", { src: source, alt: `data mode ${mode + 1}` });
-    return element("li", { class: alive ? "" : "pc-faded" }, image, words);
+    const pattern = data.images.length
+      ? element("img", { src: source, alt: `data mode ${mode + 1}` })
+      : element("span", {}, weighed(source));
+    return element("li", { class: alive ? "" : "pc-faded" }, pattern, words);
   }));
 }

@@ -140,7 +140,7 @@ function levelAdvice(level, l, times) {
   if (Number.isFinite(onset)) lines.push(`None lives from ${name} = ${shown(onset * times)} on.`);
   else lines.push(`Some live whatever ${name} is.`);
   if (depth === 1 && alive > 0 && alive < level.length) {
-    lines.push(`Or use ${alive} latents: the others carry nothing.`);
+    lines.push(`Or use ${alive} latent${alive === 1 ? "" : "s"}: the others carry nothing.`);
   } else if (depth === 1 && alive === level.length && found.possible > alive) {
     lines.push(`This data supports ${found.possible}: more latents would live.`);
   }

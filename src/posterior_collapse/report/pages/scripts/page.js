@@ -143,7 +143,7 @@ makeLoss();
 makeSortable();
 $("fixed").replaceChildren(...symbol(saidOfSigmas()));
 for (const id of ["loss", "turn", "drag", "stairs-section", "kl-section"]) $(id).hidden = false;
-$("modes-section").hidden = !data.images.length;
+$("modes-section").hidden = !(data.images.length || data.named.length);
 $("copy-command").hidden = data.model === "chain";
 $("copy-command").addEventListener("click", () => copy(command()));
 $("copy-python").addEventListener("click", () => copy(python()));

@@ -11,7 +11,7 @@ const ICONS = { active: "●", noise: "■", collapsed: "○" };
 const digits = (value, n) => Number(value.toPrecision(n));
 function shown(value) {
   if (Number.isNaN(value)) return "?";
-  if (!Number.isFinite(value)) return "any";
+  if (!Number.isFinite(value)) return "always";
   const rounded = digits(value, 3);
   return Math.abs(rounded) < 1e7 ? String(rounded) : rounded.toExponential();
 }

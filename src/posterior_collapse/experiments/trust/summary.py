@@ -1,0 +1,271 @@
+"""The errors of all rows of the study in one table, and where README and docs show it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from posterior_collapse import files
+from posterior_collapse.errors import CorruptFileError, MissingFileError, writing
+from posterior_collapse.experiments.document import RESULT
+from posterior_collapse.experiments.tables import Table
+from posterior_collapse.files import read_json
+
+__all__ = ["BEGIN", "END", "block", "render", "write"]
+
+BEGIN = "<!-- written by `collapse reproduce trust`: begin -->"
+END = "<!-- written by `collapse reproduce trust`: end -->"
+"""Between these lines of the README stands what `block` returns."""
+ROWS = ("X3a", "X3b", "X3c", "X3d")
+WARM_UPS = {
+    "no": "without a warm-up",
+    "yes": "after a warm-up",
+}
+"""Ways to train towards the onset."""
+TEMPLATE = "trust.md.jinja"
+Records = list[dict[str, Any]]
+
+
+def write(
+    results: str | os.PathLike[str],
+    readme: str | os.PathLike[str] = "README.md",
+    document: str | os.PathLike[str] = "docs/trust.md",
+) -> tuple[Path, Path]:
+    """Write what the study found: all of it into a document, the table into the README.
+
+    Args:
+        results: Folder with the results of the rows X3a to X3d.
+        readme: Has the two lines `BEGIN` and `END`; what is between them is replaced.
+        document: Markdown file that is written anew; figures are linked, not copied.
+
+    Raises:
+        MissingFileError: A row has no result there, or there is no such README.
+        CorruptFileError: A result is not what a row leaves, or the README lacks the lines.
+        OutputError: A file cannot be written.
+    """
+    home, target = Path(readme), Path(document)
+    text = render(results, target.parent)
+    try:
+        before = home.read_text("utf-8")
+    except OSError as error:
+        raise MissingFileError(
+            str(home), f"'{error.strerror}'", "the README to write the table into",
+            "Run the command in a clone of the repository.",
+        ) from error  # fmt: skip
+    changed = _between(before, block(results), str(home))
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    files.write(target, text.encode())
+    files.write(home, changed.encode())
+    return home, target
+
+
+def block(results: str | os.PathLike[str]) -> str:
+    """Return the table of the README, from the results alone.
+
+    Args:
+        results: Folder with the results of the rows X3a to X3d.
+    """
+    found = {row: _read(Path(results), row) for row in ROWS}
+    return f"{_summary(found).markdown()}\n"
+
+
+def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> str:
+    """Return the document as Markdown.
+
+    Args:
+        results: Folder with the results of the rows X3a to X3d.
+        folder: Where the document will stand, so that its links lead to the figures.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    found = {row: _read(Path(results), row) for row in ROWS}
+    environment = Environment(
+        loader=PackageLoader("posterior_collapse.experiments"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown, from the package's own results
+    )
+    home = Path(os.path.relpath(results, folder)).as_posix()
+    text = environment.get_template(TEMPLATE).render(
+        summary=_summary(found).markdown(),
+        rows=[_section(found[row], f"{home}/{row}") for row in ROWS],
+        hardware=" and ".join(dict.fromkeys(found[row]["hardware"] for row in ROWS)),
+    )
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def _between(text: str, inner: str, name: str) -> str:
+    parts = re.split(f"({re.escape(BEGIN)}|{re.escape(END)})", text)
+    if [parts[i] for i in range(1, len(parts), 2)] != [BEGIN, END]:
+        raise CorruptFileError(
+            name, "no place for the table", f"one line {BEGIN!r} and, after it, one {END!r}",
+            "Put the lines where the table is to stand.",
+        )  # fmt: skip
+    return f"{parts[0]}{BEGIN}\n{inner}{END}{parts[4]}"
+
+
+def _read(results: Path, row: str) -> dict[str, Any]:
+    path = results / row / RESULT
+    if not path.is_file():
+        raise MissingFileError(
+            str(path), "nothing", f"the result of {row}",
+            f"Run collapse reproduce {row} first, or name its folder with --out.",
+        )  # fmt: skip
+    found: dict[str, Any] = read_json(path)
+    lacking = {"tables", "agreement", "figures", "hardware"} - set(found)
+    if lacking:
+        raise CorruptFileError(
+            str(path), f"no {', '.join(sorted(lacking))}", "the result of a row",
+            "Remove the file and reproduce the row again.",
+        )  # fmt: skip
+    return found
+
+
+def _records(result: Mapping[str, Any], table: str) -> Records:
+    """Return the rows of a table by column; none of a table that is not there."""
+    if table not in result["tables"]:
+        return []
+    one = Table.from_dict(result["tables"][table])
+    return [dict(zip(one.columns, row, strict=True)) for row in one.rows]
+
+
+def _summary(found: Mapping[str, Mapping[str, Any]]) -> Table:
+    rows = [
+        *_of_onset(_records(found["X3a"], "onset")),
+        *_of_units(_records(found["X3b"], "units")),
+        *_of_gain(_records(found["X3c"], "confusion"), _records(found["X3c"], "gains")),
+        *_of_failures(_records(found["X3d"], "failures")),
+    ]
+    return Table(["what is said", "of what", "as measured"], rows)
+
+
+def _of_onset(records: Records) -> Iterator[list[str]]:
+    for warm_up, words in WARM_UPS.items():
+        own = [r for r in records if r["warm-up"] == warm_up]
+        errors = [r["error of the onset"] for r in own if r["error of the onset"] is not None]
+        if not errors:
+            continue
+        near = sum(abs(error) <= 0.05 for error in errors)
+        text = (
+            f"median error {np.median(errors):+.1%}, from {min(errors):+.1%} to {max(errors):+.1%};"
+            f" within 5% in {near} of {len(errors)}"
+        )
+        alive = sum(r["runs alive above the onset"] for r in own)
+        if alive and warm_up == "yes":
+            text += f"; {alive} runs live on above it"
+        if len(errors) < len(own):
+            text += f"; {len(own) - len(errors)} never or always collapsed"
+        yield ["the beta of total collapse", f"{len(own)} networks; {words}", text]
+
+
+def _of_units(records: Records) -> Iterator[list[str]]:
+    for warm_up, words in WARM_UPS.items():
+        own = [r for r in records if r["warm-up"] == warm_up]
+        if not own:
+            continue
+        inside, near = (_mean(own, name) for name in ("in the bracket", "within a unit of it"))
+        above, below = max(r["most above"] for r in own), max(r["most below"] for r in own)
+        yield [
+            "between how many units a network keeps (`--network`)",
+            f"{sum(r['runs'] for r in own)} runs of {len(own)} networks; {words}",
+            f"in the bracket in {inside:.0%}, within a unit of it in {near:.0%}; at most {above} "
+            f"above and {below} below",
+        ]
+    if records:
+        kept, linear = (_mean(records, name) for name in ("kept", "kept by the linear optimum"))
+        ratios = [r["KL / linear KL, median"] for r in records]
+        yield [
+            "how many units the linear optimum keeps, and its KL",
+            "both",
+            f"it keeps {linear:.1f} on average where networks kept {kept:.1f}; networks have "
+            f"{np.median(ratios):.1f} times its KL (median; {min(ratios):.2g} to "
+            f"{max(ratios):.2g} by network)",
+        ]
+
+
+def _mean(records: Records, name: str) -> float:
+    """Return the mean of a column over the runs."""
+    return float(np.average([r[name] for r in records], weights=[r["runs"] for r in records]))
+
+
+def _of_gain(confusion: Records, gains: Records) -> Iterator[list[str]]:
+    if not confusion:
+        return
+    said = {r["the diagnosis says: one more unit"]: r for r in confusion}
+    close = sum(r["too close to tell"] for r in confusion)
+    pairs = sum(r["it paid"] + r["it did not"] for r in confusion) + close
+    parts = [
+        f"of {r['it paid'] + r['it did not']} said to {word}, {r[right]} did{' not' * (not pays)}"
+        for word, right, pays in (("pays", "it paid", True), ("does not pay", "it did not", False))
+        for r in [said[word]]
+        if r["it paid"] + r["it did not"]
+    ]
+    text = (
+        "; ".join(parts)
+        .replace("said to pays", "said to pay")
+        .replace("said to does not pay", "said not to pay")
+    )
+    open_ones = said["undecided"]["it paid"] + said["undecided"]["it did not"]
+    if open_ones:
+        text += f"; of {open_ones} undecided, {said['undecided']['it paid']} did"
+    if close:
+        text += f" ({close} others too close to tell)"
+    yield ["one more unit pays, or does not", f"{pairs} networks of 1 to 6 units", text]
+    known = [r for r in gains if r["brought / said, median"] is not None]
+    if known:
+        middle = np.median([r["brought / said, median"] for r in known])
+        least, most = min(r["10%"] for r in known), max(r["90%"] for r in known)
+        yield [
+            "by how many nats",
+            "those said to pay that did",
+            f"brought {middle:.1f} times what was said (median; mostly {least:.1f} to {most:.1f})",
+        ]
+    absurd = sum(r["said more than all units brought"] for r in gains)
+    if absurd:
+        yield [
+            "the same",
+            f"all {pairs}",
+            f"{absurd} times more was said than all units together brought: no such number counts",
+        ]
+
+
+def _of_failures(records: Records) -> Iterator[list[str]]:
+    for record in records:
+        if record["runs that"] == "all":
+            failed, good = record["failed"], record["good"]
+            yield [
+                "the optimiser failed, or did not",
+                f"{failed} planted or found failures, {good} good runs",
+                f"{record['recognised']} failures recognised, {record['undecided']} undecided, "
+                f"{record['called fine']} called fine; {record['false alarms']} false alarms",
+            ]
+
+
+def _section(result: Mapping[str, Any], home: str) -> dict[str, Any]:
+    return {
+        "id": result["id"],
+        "name": result["name"].removeprefix("Trust: "),
+        "claim": result["claim"],
+        "theory": result["theory"],
+        "tables": {
+            name: Table.from_dict(values).markdown()
+            for name, values in result["tables"].items()
+            if name != "pairs"
+        },
+        "checks": result["agreement"]["checks"],
+        "notes": result["agreement"]["notes"],
+        "figures": [
+            {"caption": f["caption"], "file": f"{home}/{Path(f['file']).with_suffix('.png')}"}
+            for f in result["figures"]
+        ],
+        "seeds": len(result["seeds"]),
+        "profile": result["profile"],
+    }

@@ -1,0 +1,148 @@
+"""A diagnosis as a figure: KL of the units, collapse curves, and where variance comes from."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from posterior_collapse.report.diagnosis_text import by_kl
+from posterior_collapse.report.figures.panels import BLUE, GREEN, GREY, ORANGE, Panel, Panels
+from posterior_collapse.report.figures.runs import active_panel, stack_panel
+from posterior_collapse.report.stacked import levels_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from posterior_collapse.diagnosis import Diagnosis, LevelDiagnosis
+
+__all__ = ["diagnosis_panels"]
+
+LOOKS = {
+    "active": ("o", BLUE, BLUE, "", "active"),
+    "noise": ("s", GREEN, "none", "////", "relays noise"),
+    "collapsed": ("v", ORANGE, "none", "", "collapsed"),
+    "diverged": ("x", GREY, "none", "xxxx", "diverged"),
+}
+"""Marker, edge, face, hatch and name: told apart by shape too, for readers who see no colour."""
+MOST_TICKS = 32
+LOW = 0.03
+"""Share of the highest bar below which one is hard to see."""
+LEAST_VARIANCE = 1e-5
+"""Of a mean, as drawn: that of a collapsed unit may be 0."""
+
+
+def diagnosis_panels(found: Diagnosis) -> Panels:
+    """Return a row of panels per level, and one of the course of training where that is known.
+
+    Left the KL of each unit, the most first; in the middle the share of collapsed units over eps;
+    right the two variances that make up a unit's: that of its mean over x, and that given x.
+
+    Args:
+        found: What `diagnose` or `diagnose_arrays` returned.
+    """
+    several = len(found.levels) > 1
+    rows: list[tuple[Panel, ...]] = []
+    for number, level in enumerate(found.levels, 1):
+        of = f" of z{number}" if several else ""
+        forecast = None if found.forecast is None else found.forecast.levels[number - 1].kl
+        name = f"z{number}: " if several else ""
+        rows.append(
+            (
+                Panel(f"KL{of}", partial(_kl_bars, level=level, forecast=forecast, prefix=name)),
+                Panel(f"collapse{of}", partial(_curve, level=level)),
+                Panel(
+                    f"variances{of}",
+                    partial(_variances, level=level, top=number == len(found.levels)),
+                ),
+            )
+        )
+    history = found._history
+    if history is not None and len(history.get("epoch", ())):
+        kept = None if found.forecast is None else [f.n_active for f in found.forecast.levels]
+        stacks = [stack_panel(history, level) for level in levels_of(history)]
+        rows.append((*stacks, active_panel(history, kept)))
+    return Panels(tuple(rows), found.verdict.replace("+-", "\u00b1"), (4.0, 3.6))
+
+
+def _kl_bars(axes: Axes, level: LevelDiagnosis, forecast: np.ndarray | None, prefix: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    order = by_kl(level)
+    kl, status = level.kl[order], np.array(level.status)[order]
+    error = np.nan_to_num(level.kl_error[order])
+    places = np.arange(len(order))
+    for name, (marker, edge, face, hatch, label) in LOOKS.items():
+        here = status == name
+        if here.any():
+            axes.bar(
+                places[here],
+                kl[here],
+                color=face,
+                edgecolor=edge,
+                hatch=hatch,
+                yerr=error[here],
+                error_kw={"elinewidth": 1},
+                label=label,
+            )
+            # A collapsed unit's bar has no height: its marker says that it is there.
+            low = here & (np.abs(kl) <= LOW * np.abs(kl).max())
+            if low.any():
+                axes.plot(places[low], kl[low], marker, color=edge, mfc=face, ms=4, clip_on=False)
+    if forecast is not None:
+        axes.step(
+            np.append(places, len(places)) - 0.5,
+            np.append(np.sort(forecast)[::-1], np.sort(forecast)[0]),
+            "--",
+            where="post",
+            color="black",
+            lw=1,
+            label="linear optimum",
+        )
+    if len(order) <= MOST_TICKS:
+        axes.set_xticks(places, [str(i + 1) for i in order], fontsize=8)
+        axes.set_xlabel("unit, by KL")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("rank of the unit by KL")
+    axes.axhline(0.0, color="black", lw=0.8)
+    axes.set_ylabel("KL (nats)")
+    axes.set_title(f"{prefix}{level.n_active} of {len(level.status)} units active")
+    axes.legend(frameon=False)
+
+
+def _curve(axes: Axes, level: LevelDiagnosis) -> None:
+    curve = level.collapse_curve
+    axes.step(curve.epsilon, curve.share, where="mid", color=BLUE)
+    low, high = (np.clip(curve.share + side * curve.error, 0, 1) for side in (-1, 1))
+    axes.fill_between(curve.epsilon, low, high, step="mid", color=BLUE, alpha=0.25, lw=0)
+    axes.set_xscale("log")
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xlabel("\u03b5 (nats)")
+    axes.set_ylabel("share of units collapsed")
+    axes.set_title(f"collapsed: KL < \u03b5 on {100 * (1 - curve.delta):g}% of rows")
+
+
+def _variances(axes: Axes, level: LevelDiagnosis, *, top: bool) -> None:
+    of_mean = np.maximum(level.mean_variance, LEAST_VARIANCE)
+    given_x = np.maximum(np.square(level.aggregate_std) - level.mean_variance, LEAST_VARIANCE)
+    status = np.array(level.status)
+    for name, (marker, edge, face, _, label) in LOOKS.items():
+        here = status == name
+        if here.any():
+            axes.plot(of_mean[here], given_x[here], marker, color=edge, mfc=face, ms=6, label=label)
+    prior = float(np.square(level.prior_std).mean())
+    left = min(of_mean.min(), 1e-3) / 2
+    if top:  # below, the prior's mean varies too
+        along = np.geomspace(left, 0.9999 * prior, 400)
+        axes.plot(along, prior - along, "-", color="black", lw=1, label="sum = the prior's")
+    axes.axvline(0.01, color=GREY, ls=":", label="Burda's threshold")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(left=left)
+    axes.set_ylim(min(given_x.min(), prior / 10) / 2, max(given_x.max(), prior) * 2)
+    axes.set_xlabel("variance over x of E[z|x]")
+    axes.set_ylabel("mean variance of z given x")
+    axes.set_title("where a unit's variance comes from")
+    axes.legend(frameon=False, loc="lower left")

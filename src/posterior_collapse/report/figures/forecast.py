@@ -1,0 +1,224 @@
+"""A forecast as a figure: the spectrum with its threshold, and how many units live elsewhere."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from posterior_collapse.errors import NotSolvedError, UnboundedObjectiveError
+from posterior_collapse.report.figures.panels import BLUE, GREEN, GREY, LINES, ORANGE, Panel, Panels
+from posterior_collapse.report.figures.runs import plain_log
+from posterior_collapse.report.names import label, settings
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from posterior_collapse.theory import Forecast
+
+__all__ = ["forecast_panels"]
+
+CELLS = 25
+"""Of each side of a map."""
+AROUND = 100.0
+"""Factor to either side of the own betas that a map and a chain's stairs reach."""
+
+
+def forecast_panels(forecast: Forecast, name: str = "") -> Panels:
+    """Return the spectrum of the data, and active units over what the threshold is made of.
+
+    With one level that is one number, beta eta_dec^2; with two levels the two betas.
+
+    Args:
+        forecast: What `posterior_collapse.forecast` returned.
+        name: What the data are called.
+    """
+    depth = len(forecast.levels)
+    second = Panel("map", partial(_map, forecast=forecast))
+    if depth != 2:
+        second = Panel("staircase", partial(_staircase, forecast=forecast))
+    spectrum = Panel("spectrum", partial(_spectrum, forecast=forecast))
+    moments = forecast._modes.moments
+    rows = "" if moments.n is None else f"{moments.n:,} rows of "
+    data = name or f"{rows}{moments.features[1]:,} features"
+    return Panels(((spectrum, second),), f"{settings(forecast.spec)}; {data}", (5.0, 4.2))
+
+
+def _spectrum(axes: Axes, forecast: Forecast) -> None:
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+    top = forecast.levels[-1]
+    # Small beside the strongest mode is not negligible if a unit may live on it.
+    thresholds = np.concatenate([level.threshold for level in forecast.levels])
+    least = float(thresholds[np.isfinite(thresholds)].min(initial=np.inf))
+    floor = max(min(forecast.spectrum.max(initial=0) * 1e-6, least / 10), 1e-300)
+    modes_there = int(np.count_nonzero(forecast.spectrum > floor))
+    shown = max(1, min(modes_there, max(2 * len(top.status), 24)))
+    variance = forecast.spectrum[:shown]
+    lowest = float(variance[variance > floor].min(initial=np.inf))
+    modes = np.arange(1, shown + 1)
+    order = np.argsort(-top.data_variance, kind="stable")
+    status = np.array(["none"] * shown, dtype="<U9")
+    units = min(shown, len(order))
+    status[:units] = np.array(top.status)[order[:units]]
+    for name, marker, color, face, said in (
+        ("active", "o", BLUE, BLUE, "active unit"),
+        ("noise", "s", GREEN, GREEN, "unit relaying noise"),
+        ("collapsed", "o", ORANGE, "none", "collapsed unit"),
+        ("none", ".", GREY, GREY, "no unit for it"),
+    ):
+        chosen = (status == name) & (variance > floor)
+        if chosen.any():
+            axes.plot(
+                modes[chosen], variance[chosen], marker, color=color, mfc=face, label=said, ms=6
+            )
+    for number, (level, style) in enumerate(
+        zip(forecast.levels, ("--", ":", "-.") * len(forecast.levels), strict=False), 1
+    ):
+        line = level.threshold[np.argsort(-level.data_variance, kind="stable")]
+        if np.isfinite(line).any():
+            line = np.where(np.isfinite(line), line, np.nan)
+            lowest = min(lowest, float(np.nanmin(line)))
+            name = f" (z{number})" if len(forecast.levels) > 1 else ""
+            # Beyond the units it is what one more would have to exceed.
+            beyond = np.full(max(0, shown - len(line)) + 1, line[-1])
+            ends = np.append(line, beyond)[: max(shown, len(line)) + 1]
+            axes.step(
+                np.arange(len(ends)) + 0.5,
+                ends,
+                style,
+                where="post",
+                color="black",
+                label=f"threshold{name}",
+            )
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylim(bottom=max(floor, lowest / 2))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("data mode, strongest first")
+    axes.set_ylabel("variance of data mode")
+    name = f"z{len(forecast.levels)}: " if len(forecast.levels) > 1 else ""
+    title = f"{name}{top.n_active} of {len(top.status)} units active"
+    if forecast.bracket is not None:
+        fewest, most = forecast.bracket
+        if most:
+            axes.axvspan(fewest + 0.5, most + 0.5, color=GREEN, alpha=0.15, lw=0)
+        title += f" (a network keeps {fewest} to {most})"
+    axes.set_title(title)
+    axes.legend(frameon=False)
+
+
+def _staircase(axes: Axes, forecast: Forecast) -> None:
+    """Active units of each level over beta, times the decoder's variance where it has one."""
+    from matplotlib.ticker import MaxNLocator
+
+    spec = forecast.spec
+    own = spec.beta_levels[0]
+    scale = 1.0
+    name = label("beta") if len(forecast.levels) == 1 else f"{label('beta_1')}, the others with it"
+    by_product = (
+        len(forecast.levels) == 1 and spec.likelihood == "gaussian"
+        and "learned" not in spec.eta_levels
+    )  # fmt: skip
+    if by_product:
+        scale = forecast.eta_dec**2
+        name = f"{label('beta')} \u03b7$_\\mathrm{{dec}}^2$ (data variance)"
+    if len(forecast.levels) == 1:
+        edges, counts = _of_one_level(forecast, scale)
+    else:
+        edges, counts = _of_a_chain(forecast)
+    for level, (count, color) in enumerate(zip(counts, LINES, strict=False), 1):
+        of = f"z{level}" if len(counts) > 1 else "active units"
+        axes.step(edges, count, where="post", color=color, label=of)
+        now = forecast.levels[level - 1].n_active
+        here = "you are here" if level == 1 else None
+        axes.plot(own * scale, now, "D", color="white", mec="black", ms=9, label=here, zorder=3)
+    onset = forecast.onset * scale
+    if len(forecast.levels) == 1 and np.isfinite(onset) and onset > 0:
+        axes.axvline(onset, color="black", ls="--", lw=1, label=f"onset of collapse ({onset:.3g})")
+    plain_log(axes)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel(name)
+    axes.set_ylabel("active units")
+    axes.set_title(_active(forecast))
+    axes.legend(frameon=False)
+
+
+def _active(forecast: Forecast) -> str:
+    level, depth = forecast.levels[-1], len(forecast.levels)
+    here = f"{level.n_active} of {len(level.status)} units active here"
+    return f"z{depth}: {here}" if depth > 1 else here
+
+
+def _of_one_level(forecast: Forecast, scale: float) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Where units die, exactly: each at its critical beta."""
+    critical = forecast.levels[0].critical_beta * scale
+    own = forecast.spec.beta_levels[0] * scale
+    dying = np.sort(critical[np.isfinite(critical) & (critical > 0)])
+    last = float(dying[-1]) if len(dying) else own
+    low = min(max(float(dying[0]) if len(dying) else own, last * 1e-5), own) / 3
+    edges = np.concatenate([[low], dying[dying > low], [3 * max(last, own)]])
+    counts = (np.nan_to_num(critical)[None] > edges[:, None]).sum(1)
+    return edges, [counts]
+
+
+def _of_a_chain(forecast: Forecast) -> tuple[np.ndarray, list[np.ndarray]]:
+    """All betas turned by one factor."""
+    betas = np.asarray(forecast.spec.beta_levels)
+    factors = np.geomspace(1 / AROUND, AROUND, 61)
+    counts = np.array([_counts(forecast, tuple(betas * factor)) for factor in factors])
+    return betas[0] * factors, list(counts.T)
+
+
+def _counts(forecast: Forecast, betas: tuple[float, ...]) -> list[float]:
+    """Active units of each level at other betas; NaN where there is no optimum."""
+    spec = forecast.spec.replace(betas=betas)
+    found = [_row(forecast, spec, [beta], level) for level, beta in enumerate(betas)]
+    return [math.nan if row[0] < 0 else float(row[0]) for row in found]
+
+
+def _map(axes: Axes, forecast: Forecast) -> None:
+    """Active units of the top level over the two betas, each around its own."""
+    from matplotlib.ticker import MaxNLocator
+
+    spec = forecast.spec
+    own = spec.beta_levels
+    first, second = (np.geomspace(beta / AROUND, beta * AROUND, CELLS) for beta in own)
+    active = np.array([_column(forecast, float(beta), second) for beta in first]).T
+    mesh = axes.pcolormesh(
+        first, second, np.ma.masked_less(active, 0), cmap="cividis", shading="nearest",
+        rasterized=True,
+    )  # fmt: skip
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.colorbar(mesh, ax=axes, label="active units of z2", ticks=MaxNLocator(integer=True))
+    axes.plot(*own, "D", color="white", mec="black", ms=9, label="you are here")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel(label("beta_1"))
+    axes.set_ylabel(label("beta_2"))
+    axes.set_title(_active(forecast))
+    axes.legend(loc="lower left", framealpha=0.9)
+
+
+def _column(forecast: Forecast, beta: float, others: np.ndarray) -> np.ndarray:
+    """Active units of z2 for one beta of z1."""
+    spec = forecast.spec.replace(betas=(beta, forecast.spec.beta_levels[1]))
+    return _row(forecast, spec, others, level=1)
+
+
+def _row(forecast: Forecast, spec: Any, betas: Any, level: int) -> np.ndarray:
+    """Active units of a level over its betas, at the eta_dec here; -1 where there is no optimum."""
+    from posterior_collapse.theory.phase import of_modes
+
+    etas = [forecast.eta_dec] if "learned" in spec.eta_levels else None
+    try:
+        return of_modes(forecast._modes, spec, betas, etas, level=level).active[:, 0]
+    except (NotSolvedError, UnboundedObjectiveError):
+        return np.full(len(betas), -1)

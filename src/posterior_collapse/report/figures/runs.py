@@ -1,0 +1,163 @@
+"""Trained runs as figures: measured beside forecast, and the course of training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from posterior_collapse.report.figures.panels import BANDS, GREY, LINES, Panel, Panels
+from posterior_collapse.report.names import label, settings, typeset
+from posterior_collapse.report.stacked import bands, column, levels_of
+from posterior_collapse.report.swept import Layout, Swept, lay_out, optimum_of, side
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["active_panel", "fitted_panels", "plain_log", "stack_panel", "sweep_panels"]
+
+MARKERS = "osv^DPX*<>"
+FINE = 1e3
+"""Ratio of the ends of an axis up to which powers of ten have numbers between them."""
+LABELLED = 0.045
+"""Share of the height that a band needs for its name."""
+
+
+def sweep_panels(found: Swept) -> Panels:
+    """Return the loss, and the active units of each level, over what varies.
+
+    Markers are what was measured, one per seed, lines the forecast; where several things vary, the
+    first that is a number is the axis, and each combination of the others has a look of its own.
+
+    Args:
+        found: What `sweep` returned.
+    """
+    levels = max(len(run.measured["levels"]) for run in found.runs)
+    layout = lay_out(found.labels)
+    several = levels > 1
+    active = [
+        Panel(
+            f"active of z{n}" if several else "active",
+            partial(_against, found=found, layout=layout, level=n, several=several),
+        )
+        for n in range(1, levels + 1)
+    ]
+    loss = Panel("loss", partial(_against, found=found, layout=layout, level=0, several=several))
+    data, runs = found.runs[0].run.data.name, len(found.runs)
+    net = found.runs[0].run.architecture.name
+    varying = ", ".join(map(label, found.labels[0])) or "nothing"
+    title = f"{data}, {net}: {runs} run{'s' * (runs > 1)}; {varying} varies"
+    return Panels(((loss, *active),), title, (4.6, 3.9))
+
+
+def _against(axes: Axes, found: Swept, layout: Layout, level: int, several: bool) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    for place, (name, members) in enumerate(layout.series.items()):
+        color, marker = LINES[place % len(LINES)], MARKERS[place % len(MARKERS)]
+        expected = {layout.places[i]: side(found.runs[i], "forecast", level) for i in members}
+        known = [(x, v) for x, v in expected.items() if v is not None]
+        measured = [(layout.places[i], side(found.runs[i], "measured", level)) for i in members]
+        there = [(x, v) for x, v in measured if v is not None]
+        axes.plot(*_columns(known), "--", color=color, lw=1)
+        axes.plot(
+            *_columns(there), marker, color=color, mfc="none", label=typeset(name) or "measured"
+        )
+    axes.set_xlabel(label(layout.axis))
+    of = f" of z{level}" if several else ""
+    axes.set_ylabel(f"active units{of}" if level else "loss (nats)")
+    if level:
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    if layout.wide:
+        plain_log(axes)
+    axes.plot([], [], "--", color="black", lw=1, label="linear optimum")
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def plain_log(axes: Axes) -> None:
+    """Make the axis along logarithmic, with numbers as people write them."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    fine = high < FINE * low
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if fine else (1.0,)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def fitted_panels(found: Any) -> Panels:
+    """Return the active units over the epochs, and the KL of each level stacked by unit.
+
+    Args:
+        found: What `fit` returned.
+    """
+    optimum = optimum_of(found)
+    kept = None if optimum is None else [level.n_active for level in optimum.levels]
+    stacks = [stack_panel(found.history, level) for level in levels_of(found.history)]
+    title = f"{settings(found.spec)}; {found.model.architecture.name}, seed {found.settings.seed}"
+    return Panels(((active_panel(found.history, kept), *stacks),), title, (4.8, 3.8))
+
+
+def active_panel(history: Mapping[str, Sequence[float]], kept: Sequence[int] | None) -> Panel:
+    """Return active units of each level over the epochs.
+
+    Args:
+        history: Of `Fitted`.
+        kept: Per level, what the linear optimum keeps; None: not known.
+    """
+    return Panel("active", partial(_active, history=history, kept=kept))
+
+
+def _active(axes: Axes, history: Mapping[str, Sequence[float]], kept: Sequence[int] | None) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    epochs, levels = column(history, "epoch"), levels_of(history)
+    for level, color in zip(levels, LINES, strict=False):
+        name = f"z{level}" if len(levels) > 1 else "this run"
+        count = column(history, f"active_{level}")
+        axes.step(epochs, count, where="post", color=color, label=name)
+        if kept is not None:
+            optimum = "linear optimum" if level == levels[0] else None
+            axes.axhline(kept[level - 1], color=color, ls="--", lw=1, label=optimum)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("active units")
+    axes.legend(frameon=False)
+
+
+def stack_panel(history: Mapping[str, Sequence[float]], level: int) -> Panel:
+    """Return the KL of a level's units over the epochs, one upon the other.
+
+    Args:
+        history: Of `Fitted`.
+        level: From 1.
+    """
+    several = len(levels_of(history)) > 1
+    name = f"KL over epochs of z{level}" if several else "KL over epochs"
+    return Panel(name, partial(_stack, history=history, level=level, several=several))
+
+
+def _stack(axes: Axes, history: Mapping[str, Sequence[float]], level: int, several: bool) -> None:
+    epochs, layers = column(history, "epoch"), bands(history, level)
+    height = float(np.nanmax(layers[-1].high, initial=0.0)) or 1.0
+    for place, band in enumerate(layers):
+        color = GREY if band.unit is None else BANDS[place % len(BANDS)]
+        axes.fill_between(epochs, band.low, band.high, color=color, lw=0.5, ec="white")
+        if band.high[-1] - band.low[-1] > LABELLED * height:
+            middle = (band.low[-1] + band.high[-1]) / 2
+            axes.annotate(
+                band.name, (epochs[-1], middle), (4, 0), textcoords="offset points", va="center",
+                fontsize=8, annotation_clip=False,
+            )  # fmt: skip
+    axes.margins(x=0)
+    axes.set_ylim(0, 1.05 * height)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(f"KL of z{level} by unit (nats)" if several else "KL by unit (nats)")

@@ -1,0 +1,47 @@
+"""What was tuned as a figure: active units of networks beside those of a linear model."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from posterior_collapse.report.figures.panels import BLUE, GREEN, ORANGE, Panel, Panels
+from posterior_collapse.report.figures.runs import plain_log
+from posterior_collapse.report.names import label, settings
+from posterior_collapse.report.tuned import Found
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["tuned_panels"]
+
+
+def tuned_panels(found: Found) -> Panels:
+    """Return active units over what was tuned, of each seed and of a linear model.
+
+    Args:
+        found: What `tune` returned.
+    """
+    title = f"{settings(found.spec)}; {found.wanted} active units wanted"
+    return Panels(((Panel("active", partial(_counts, found=found)),),), title, (5.6, 3.9))
+
+
+def _counts(axes: Axes, found: Found) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    known = sorted((one.value, one.linear) for one in found.curve if one.linear is not None)
+    if known:
+        axes.plot(*zip(*known, strict=True), "--", color="black", lw=1, label="linear optimum")
+    for still, fill, name in ((True, BLUE, "measured"), (False, "none", "still changing")):
+        dots = [(t.value, n) for t in found.curve if t.still == still for n in t.active]
+        if dots:
+            axes.plot(*zip(*dots, strict=True), "o", color=BLUE, mfc=fill, label=name)
+    axes.axhline(found.wanted, color=GREEN, lw=1, zorder=0, label="wanted")
+    axes.axvline(found.chosen.value, color=ORANGE, lw=1, label="chosen")
+    if found.parameter == "beta":
+        plain_log(axes)
+    axes.set_xlabel(label(found.parameter))
+    axes.set_ylabel("active units")
+    axes.set_ylim(0, 1.1 * max([1, found.wanted, *(n for t in found.curve for n in t.active)]))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False, fontsize=8)

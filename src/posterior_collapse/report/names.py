@@ -1,0 +1,108 @@
+"""Hyperparameters as the field writes them: β, η_dec, σ."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+__all__ = ["GREEK", "label", "named", "settings", "symbol", "typeset", "value"]
+
+GREEK = re.compile(r"([βηεσ])_([a-z]+)")
+"""A letter with the words below it."""
+SYMBOLS = {"beta": "β", "eta": "η", "sigma": "σ", "epsilon": "ε"}
+WORDS = {
+    "latent_dim": "latent units",
+    "latent_dims": "latent units",
+    "learning_rate": "learning rate",
+    "eta_decs": "η_dec",
+}
+DIGITS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+
+
+def symbol(name: str) -> str:
+    """Return a hyperparameter as a page shows it.
+
+    Example:
+        >>> [symbol(name) for name in ("beta", "beta_2", "eta_dec", "latent_dim", "seed")]
+        ['β', 'β₂', 'η_dec', 'latent units', 'seed']
+    """
+    if name in WORDS:
+        return WORDS[name]
+    head, _, index = name.partition("_")
+    if head not in SYMBOLS:
+        return name.replace("_", " ")
+    if index.isdigit():
+        return SYMBOLS[head] + index.translate(DIGITS)
+    return SYMBOLS[head] + (f"_{index}" if index else "")
+
+
+def label(name: str) -> str:
+    """Return a hyperparameter as a figure's axis shows it, its index set low.
+
+    Example:
+        >>> label("eta_dec").startswith("η$"), label("beta_1"), label("seed")
+        (True, 'β₁', 'seed')
+    """
+    return typeset(symbol(name))
+
+
+def typeset(words: str) -> str:
+    r"""Return words as matplotlib draws them: indices of Greek letters low, and no other formula.
+
+    Example:
+        >>> print(typeset("η_dec = 1, a_b costs $2"))
+        η$_\mathrm{dec}$ = 1, a_b costs \$2
+    """
+    return GREEK.sub(r"\1$_\\mathrm{\2}$", words.replace("$", r"\$"))
+
+
+def value(of: Any) -> str:
+    """Return a number in short, and words as they are."""
+    number = isinstance(of, (int, float)) and not isinstance(of, bool)
+    return f"{of:g}" if number else str(of)
+
+
+def named(values: Mapping[str, Any]) -> str:
+    """Return hyperparameters with their values.
+
+    Example:
+        >>> named({"beta": 0.5, "sigma": "shared"})
+        'β = 0.5, σ = shared'
+    """
+    return ", ".join(f"{symbol(name)} = {value(of)}" for name, of in values.items())
+
+
+def settings(spec: Any) -> str:
+    """Return the hyperparameters of a spec in a line.
+
+    Example:
+        >>> from posterior_collapse import HVAESpec, VAESpec
+        >>> settings(VAESpec(16, eta_dec=0.3))
+        'VAE, 16 latent units, β = 1, η_dec = 0.3'
+        >>> settings(HVAESpec((5, 3), (1.0, 2.0), sigma_1=0.5))
+        'HVAE, 5 and 3 latent units, β = 1 and 2, η_dec = 1, σ₁ = 0.5'
+    """
+    gaussian = spec.likelihood == "gaussian"
+    etas = dict.fromkeys(spec.eta_levels) if spec.model != "chain" else spec.eta_levels
+    parts = [
+        spec.model.upper() + ("" if gaussian else f" ({spec.likelihood})"),
+        f"{_listed(spec.dims)} latent units",
+        f"β = {_listed(spec.beta_levels)}",
+        *[f"η_dec = {_listed(etas)}"] * gaussian,
+        *[f"η_enc = {value(spec.eta_enc)}"] * (spec.eta_enc != 1),
+    ]
+    for number, sigma in enumerate(spec.sigma_levels, 1):
+        if sigma != "learned":
+            index = str(number).translate(DIGITS) if len(spec.dims) > 1 else ""
+            of_units = isinstance(sigma, (tuple, list))
+            parts.append(f"σ{index} {'one per unit' if of_units else _equal(sigma)}")
+    return ", ".join(parts)
+
+
+def _equal(of: Any) -> str:
+    return str(of) if isinstance(of, str) else f"= {value(of)}"
+
+
+def _listed(values: Iterable[Any]) -> str:
+    return " and ".join(map(value, values))

@@ -1,0 +1,394 @@
+"""A diagnosis as a page: what became of the units, why, and what to do first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from posterior_collapse.arrays import ImageShape
+from posterior_collapse.diagnosis.advice import excess_loss
+from posterior_collapse.diagnosis.histograms import Histogram
+from posterior_collapse.diagnosis.verdict import verdict_parts
+from posterior_collapse.report.diagnosis_text import (
+    by_kl,
+    level_counts,
+    loss_rows,
+    unit_cells,
+    unit_columns,
+    with_error,
+)
+from posterior_collapse.report.pages.chart import Chart, linear, ticks_of
+from posterior_collapse.report.pages.glossary import words
+from posterior_collapse.report.pages.pictures import check_image_shape, limits_of, signed, strip
+from posterior_collapse.report.pages.rendering import number, render, scripts
+from posterior_collapse.report.pages.thumbnails import feature_name, patterns
+from posterior_collapse.report.pages.timeline import timeline
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+    from posterior_collapse.diagnosis import Diagnosis, LevelDiagnosis
+    from posterior_collapse.diagnosis.showing import Shown, Traversal
+
+__all__ = ["ICONS", "diagnosis_fragment", "diagnosis_html", "light"]
+
+ICONS = {"active": "●", "noise": "■", "collapsed": "○", "diverged": "×"}
+"""What tells statuses apart where colours do not."""
+MOST_CARDS, MOST_DEAD = 32, 8
+"""Cards of a level, and those of collapsed units among them: they all look alike."""
+MOST_FEATURES = 2048
+"""Features up to which the data's modes are worked out for a page: a second or so."""
+NAMED_FEATURES = 4
+ROWS_HEIGHT, LEAST_SCALE = 56, 1
+"""Pixels that a picture of a row is high, about."""
+
+
+class Light(NamedTuple):
+    """A traffic light that does without its colours.
+
+    Attributes:
+        name: "go", "wait", "stop" or "unknown".
+        icon: Its shape.
+        word: What it says.
+    """
+
+    name: str
+    icon: str
+    word: str
+
+
+GO = Light("go", "✓", "Nothing is wrong")
+WAIT = Light("wait", "!", "There is something to gain")
+STOP = Light("stop", "✕", "This is a failure")
+UNKNOWN = Light("unknown", "?", "That cannot be told yet")
+
+
+def light(found: Diagnosis) -> Light:
+    """Return the traffic light of a diagnosis.
+
+    Args:
+        found: What `diagnose` returned.
+    """
+    if found.conclusion in ("signal-unclaimed", "diverged"):
+        return STOP
+    if found.conclusion in ("undecided", "cannot-tell-yet"):
+        return UNKNOWN
+    if found.conclusion == "more-units-pay" or excess_loss(found):
+        return WAIT
+    return WAIT if any(one.code == "still-settling" for one in found.advice) else GO
+
+
+def diagnosis_html(
+    found: Diagnosis,
+    *,
+    name: str = "",
+    image_shape: ImageShape | None = None,
+    feature_names: Sequence[str] | None = None,
+    **_: Any,
+) -> str:
+    """Return a self-contained page of a diagnosis.
+
+    Args:
+        found: What `diagnose` returned.
+        name: What the data are called.
+        image_shape: Shape of what is decoded, if it is an image; None: as the data said.
+        feature_names: Of what is decoded, if it is no image.
+
+    Raises:
+        InvalidArgumentError: The image shape is not that of the features.
+    """
+    shown = found._shown
+    shape = image_shape or (None if shown is None else shown.image_shape)
+    if shape is not None and shown is not None:
+        check_image_shape(shape, shown.targets.shape[1])
+    pictures = _Pictures(found, shape, feature_names)
+    levels = [_level(found, i, pictures) for i in range(len(found.levels))]
+    return render(
+        "diagnosis.html.jinja",
+        script=scripts("tables.js", "filter.js", "words.js"),
+        title="What collapsed",
+        name=name,
+        about=_about(found, name),
+        timeline=[] if found._history is None else list(timeline(found._history, _expected(found))),
+        rows=pictures.rows(),
+        **(_parts(found) | {"levels": levels}),
+    )
+
+
+def diagnosis_fragment(found: Diagnosis) -> str:
+    """Return what a notebook shows of a diagnosis: the page's sentence, KL, tables and notes.
+
+    Args:
+        found: What `diagnose` returned.
+    """
+    return render("diagnosis_notebook.html.jinja", **_parts(found))
+
+
+def _parts(found: Diagnosis) -> dict[str, Any]:
+    headline, reason = map(_typeset, verdict_parts(found))
+    statuses = [s for s in ICONS if any(s in level.status for level in found.levels)]
+    optimum = found.forecast is not None
+    effects = any(not np.isnan(level.decoder_effect).all() for level in found.levels)
+    terms = [*statuses, *["effect"] * effects, *["linear optimum"] * optimum,
+             *["t"] * bool(found.signal), "KL", "I(x;z)", "Var E[z|x]", "std", "q(z)"]  # fmt: skip
+    if found._shown is not None:
+        terms += ["traversal", *["data mode"] * optimum]
+    return {
+        "light": light(found),
+        "headline": headline,
+        "reason": reason,
+        "advice": [
+            {"text": _typeset(one.text), "action": _typeset(one.action)} for one in found.advice
+        ],
+        "levels": [_table(found, i) for i in range(len(found.levels))],
+        "bars": [(_kl_title(found, i), kl_chart(found, i)) for i in range(len(found.levels))],
+        "statuses": statuses,
+        "icons": ICONS,
+        "optimum": optimum,
+        "losses": list(loss_rows(found)),
+        "rows_read": f"{found.n:,} rows",
+        "notes": [_typeset(note) for note in found.notes],
+        "words": words(terms),
+    }
+
+
+def _typeset(words: str) -> str:
+    """Words of a terminal as a page has them."""
+    return words.replace("+-", "±")
+
+
+def _about(found: Diagnosis, name: str) -> str:
+    parts = ["Diagnosis" if found.spec is None else found.spec.model.upper()]
+    parts += [f"on {name}"] * bool(name)
+    return f"{' '.join(parts)}, {found.n:,} rows"
+
+
+def _expected(found: Diagnosis) -> dict[str, Any] | None:
+    """What the linear model would come to, as histories are compared with it."""
+    forecast = found.forecast
+    if forecast is None:
+        return None
+    levels = [{"kl": level.kl, "n_active": level.n_active} for level in forecast.levels]
+    # Histories, as forecasts, are without what the data alone decide.
+    loss = forecast.loss if forecast.spec.likelihood == "gaussian" else np.nan
+    return {"loss": loss, "levels": levels}
+
+
+def _level_name(found: Diagnosis, index: int) -> str:
+    return f"z{index + 1}"
+
+
+def _table(found: Diagnosis, index: int) -> dict[str, Any]:
+    level, name = found.levels[index], _level_name(found, index)
+    order = by_kl(level)
+    return {
+        "name": name,
+        "caption": f"{name}: every unit, the most KL first",
+        "columns": unit_columns(level),
+        "rows": [(unit_cells(level, i), level.status[i]) for i in order],
+        "said": level_counts(level),
+    }
+
+
+def _level(found: Diagnosis, index: int, pictures: _Pictures) -> dict[str, Any]:
+    level, name = found.levels[index], _level_name(found, index)
+    cards = [_card(level, i, pictures, index) for i in _carded(level)]
+    shown = {s: sum(card["status"] == s for card in cards) for s in ICONS}
+    left_out = len(level.status) - len(cards)
+    title = f"{level.n_active} of {len(level.status)} units active"
+    return _table(found, index) | {
+        "title": f"{name}: {title}" if len(found.levels) > 1 else title,
+        "cards": cards,
+        "counts": {status: count for status, count in shown.items() if count},
+        "left_out": f"{left_out} more units are in the table below." if left_out else "",
+        "has_prior": any(card["has_prior"] for card in cards),
+        "has_strips": any(card["strip"] for card in cards),
+        "has_modes": any(card["mode"] for card in cards),
+    }
+
+
+def _carded(level: LevelDiagnosis) -> list[int]:
+    """Units with a card: those with the most KL, and of collapsed ones a few."""
+    order = by_kl(level)
+    dead = [i for i in order if level.status[i] == "collapsed"][:MOST_DEAD]
+    alive = [i for i in order if level.status[i] != "collapsed"][: MOST_CARDS - len(dead)]
+    return [i for i in order if i in {*alive, *dead}]
+
+
+def _card(level: LevelDiagnosis, i: int, pictures: _Pictures, index: int) -> dict[str, Any]:
+    histogram = level._histogram
+    has_prior = histogram is not None and not np.isnan(histogram.prior[i]).any()
+    drawn = None if histogram is None else _histogram(histogram, i, level.status[i])
+    return {
+        "number": i + 1,
+        "status": level.status[i],
+        "kl": with_error(level.kl[i], level.kl_error[i]),
+        "histogram": drawn,
+        "has_prior": has_prior,
+        **pictures.of(index, i, dead=level.status[i] == "collapsed"),
+    }
+
+
+def _kl_title(found: Diagnosis, index: int) -> str:
+    now = "KL now" if found._history else "KL"
+    return f"{now}, units of {_level_name(found, index)}" if len(found.levels) > 1 else now
+
+
+def _histogram(histogram: Histogram, i: int, status: str) -> Markup | None:
+    """q(z_i) as a filled outline, and the prior as a line."""
+    edges, share, prior = histogram.edges[i], histogram.share[i], histogram.prior[i]
+    if not np.isfinite(edges).all() or status == "diverged":
+        return None
+    middle, spread = _moments_of(edges, share)
+    chart = Chart(
+        f"Unit {i + 1}: z has mean {number(middle)} and std {number(spread)} over the rows",
+        (230, 84), (4, 4, 4, 16),
+    )  # fmt: skip
+    high = float(max(share.max(), np.nan_to_num(prior).max()))
+    x = linear(float(edges[0]), float(edges[-1]), chart.left, chart.right)
+    y = linear(0.0, high, chart.bottom, chart.top)
+    outline = [(x(edge), y(value)) for j, value in enumerate(share) for edge in edges[j : j + 2]]
+    places = [point[0] for point in outline]
+    chart.area(places, [chart.bottom] * len(places), [point[1] for point in outline],
+               f"pc-q pc-q-{status}")  # fmt: skip
+    centres = (edges[:-1] + edges[1:]) / 2
+    chart.line([(x(c), y(p)) for c, p in zip(centres, prior, strict=True)], "pc-threshold")
+    chart.line([(chart.left, chart.bottom), (chart.right, chart.bottom)], "pc-grid")
+    for tick in ticks_of(float(edges[0]), float(edges[-1]), 4):
+        chart.text(x(tick), chart.bottom + 13, number(tick), "middle")
+    return chart.svg()
+
+
+def _moments_of(edges: Any, share: Any) -> tuple[float, float]:
+    centres = (edges[:-1] + edges[1:]) / 2
+    total = float(share.sum()) or 1.0
+    mean = float(share @ centres) / total
+    return mean, float(np.sqrt(share @ (centres - mean) ** 2 / total))
+
+
+def kl_chart(found: Diagnosis, index: int) -> Markup:
+    """Return the KL of a level's units as bars with errors, beside those of the linear optimum.
+
+    Args:
+        found: What `diagnose` returned.
+        index: Of the level, from 0.
+    """
+    level = found.levels[index]
+    order = by_kl(level)
+    optimum = None
+    if found.forecast is not None:
+        optimum = np.sort(found.forecast.levels[index].kl)[::-1]
+    kl = np.where(np.isfinite(level.kl), level.kl, 0.0)
+    high = max(float(kl.max()), 0.0 if optimum is None else float(optimum.max())) or 1.0
+    low = min(0.0, float(kl.min()))
+    name = f"z{index + 1}: " if len(found.levels) > 1 else ""
+    chart = Chart(f"{name}KL of each unit, {number(float(kl.sum()))} nats in all; the numbers are "
+                  "in the table", (520, 220), (48, 10, 18, 36))  # fmt: skip
+    width = (chart.right - chart.left) / len(order)
+    y = linear(low, high * 1.05, chart.bottom, chart.top)
+    chart.rows(y, ticks_of(low, high * 1.05, 4), "nats")
+    for place, i in enumerate(order):
+        left, value = chart.left + place * width, float(kl[i])
+        title = f"unit {i + 1}: {with_error(level.kl[i], level.kl_error[i])} nats"
+        top = min(y(max(value, 0.0)), y(0.0) - 2.0)  # of nothing there is a line to point at
+        tall, look = y(min(value, 0.0)) - top, f"pc-bar pc-{level.status[i]}"
+        chart.add("rect", title, x=left + 0.1 * width, y=top, width=0.8 * width, height=tall,
+                  class_=look)  # fmt: skip
+        error = float(np.nan_to_num(level.kl_error[i]))
+        if y(value - error) - y(value + error) > 2:
+            middle = left + width / 2
+            chart.line([(middle, y(value - error)), (middle, y(value + error))], "pc-axis")
+        if width >= 15 or place % int(np.ceil(15 / width)) == 0:
+            chart.text(left + width / 2, chart.bottom + 15, str(i + 1), "middle")
+    if optimum is not None:
+        edges = [(chart.left + (place + side) * width, y(float(value)))
+                 for place, value in enumerate(optimum) for side in (0, 1)]  # fmt: skip
+        chart.line(edges, "pc-threshold", "linear optimum")
+    what = f"unit of z{index + 1}" if name else "unit"
+    chart.text(chart.right, chart.bottom + 31, f"{what}, the most KL first", "end")
+    return chart.svg()
+
+
+class _Pictures:
+    """Pictures of a diagnosis' units, where there are any.
+
+    Args:
+        found: What `diagnose` returned.
+        shape: Of an image; None: what is decoded is none.
+        feature_names: Of what is decoded.
+    """
+
+    def __init__(
+        self, found: Diagnosis, shape: ImageShape | None, feature_names: Sequence[str] | None
+    ) -> None:
+        self.shown: Shown | None = found._shown
+        own = None if found._shown is None else found._shown.names
+        self.shape, self.names = shape, feature_names or own
+        self.by_unit: dict[tuple[int, int], Traversal] = {}
+        self.modes: Any = None
+        if self.shown is None:
+            return
+        for level, traversals in enumerate(self.shown.traversals):
+            self.by_unit |= {(level, one.unit): one for one in traversals}
+        parts = [self.shown.targets, *(one.outputs for one in self.by_unit.values())]
+        self.limits = limits_of([self.shown.targets]) if len(parts) else (0.0, 1.0)
+        features = self.shown.targets.shape[1]
+        if found.forecast is not None and features <= MOST_FEATURES:
+            self.modes = patterns(found.forecast._modes)
+
+    def of(self, level: int, unit: int, *, dead: bool) -> dict[str, Any]:
+        """Return what a unit moves: as pictures, as the nearest mode, and by the features.
+
+        A dead one moves nothing, and the little that it does is like some mode by chance.
+        """
+        nothing = dict.fromkeys(("strip", "move", "mode", "alike", "mode_image", "features"))
+        one = self.by_unit.get((level, unit))
+        if one is None or not np.isfinite(one.outputs).all():
+            return nothing
+        move = one.move
+        said: dict[str, Any] = {}
+        size = float(np.linalg.norm(move))
+        if self.shape is not None:
+            said["strip"] = strip(one.outputs, self.shape, self.limits)
+        if dead or size <= self._negligible():
+            return nothing | said
+        if self.shape is not None:
+            said["move"] = signed(move, self.shape)
+        else:
+            said["features"] = list(self._strongest(move))
+        if self.modes is not None and len(self.modes):
+            lengths = np.linalg.norm(self.modes, axis=1)
+            cosines = self.modes @ move / np.where(lengths > 0, lengths, 1.0) / size
+            best = int(np.argmax(np.abs(cosines)))
+            said |= {"mode": best + 1, "alike": f"{abs(cosines[best]):.2f}"}
+            if self.shape is not None:
+                sign = np.sign(cosines[best]) or 1.0
+                said["mode_image"] = signed(sign * self.modes[best], self.shape)
+        return nothing | said
+
+    def rows(self) -> dict[str, Any] | None:
+        """Return some rows and what is made of them, if they are images."""
+        shown, shape = self.shown, self.shape
+        if shown is None or shape is None:
+            return None
+        limits = self.limits
+        targets, outputs = (strip(r, shape, limits) for r in (shown.targets, shown.outputs))
+        height, width = shape if len(shape) == 2 else sorted(shape)[-2:]
+        scale = max(1, round(ROWS_HEIGHT / height))
+        count = len(shown.targets)
+        return {
+            "targets": targets, "outputs": outputs, "count": count,
+            "width": scale * (count * width + count - 1), "height": scale * height,
+        }  # fmt: skip
+
+    def _negligible(self) -> float:
+        """The size of a move that nobody sees, beside how far the outputs vary."""
+        assert self.shown is not None
+        return 1e-3 * float(np.linalg.norm(self.shown.targets.std(axis=0)))
+
+    def _strongest(self, move: Any) -> Iterator[tuple[str, str]]:
+        """The features that move most, and by how much for one std of the unit."""
+        for i in np.argsort(-np.abs(move), kind="stable")[:NAMED_FEATURES]:
+            yield feature_name(self.names, int(i)), f"{move[i]:+.2g}"

@@ -1,0 +1,112 @@
+"""Rows of images as one small PNG each, inside the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posterior_collapse.arrays import ImageShape
+from posterior_collapse.errors import InvalidArgumentError
+
+__all__ = ["check_image_shape", "limits_of", "png", "signed", "strip"]
+
+WIDEST = 64
+"""Pixels of a side; larger pictures are thinned out."""
+GAP = 1
+"""Pixels between the pictures of a strip."""
+
+
+def check_image_shape(shape: ImageShape, features: int) -> None:
+    """Refuse a shape that is not that of so many features.
+
+    Raises:
+        InvalidArgumentError: It is not.
+    """
+    _without_channels(shape)
+    if math.prod(shape) != features:
+        raise InvalidArgumentError(
+            "image_shape",
+            f"{shape} for {features} features",
+            "a shape with as many values as what is decoded",
+            "Pass e.g. image_shape=(28, 28), or leave it out.",
+        )
+
+
+def strip(rows: NDArray[Any], shape: ImageShape, limits: tuple[float, float]) -> str:
+    """Return images side by side as a data URI, grey or in their colours.
+
+    Args:
+        rows: (images, features).
+        shape: Of one image; see `check_image_shape`.
+        limits: Values that are shown black and white.
+
+    Example:
+        >>> strip(np.zeros((3, 4)), (2, 2), (0.0, 1.0))[:22]
+        'data:image/png;base64,'
+    """
+    images = [_thinned(_channels_last(row.reshape(shape), shape)) for row in rows]
+    low, high = limits
+    gap = np.full((images[0].shape[0], GAP, images[0].shape[2]), np.nan)
+    parts = [part for image in images for part in (image, gap)][:-1]
+    joined = (np.concatenate(parts, axis=1) - low) / ((high - low) or 1.0)
+    seen = np.clip(np.nan_to_num(joined, nan=0.0), 0.0, 1.0)
+    if seen.shape[2] == 3:
+        alpha = ~np.isnan(joined).any(axis=2)
+        return png(np.dstack([seen, alpha]))
+    return png(seen.mean(axis=2), cmap="gray", vmin=0.0, vmax=1.0)
+
+
+def signed(pattern: NDArray[Any], shape: ImageShape) -> str:
+    """Return a pattern as a data URI; grey is no change, signs are two colours.
+
+    Args:
+        pattern: (features,).
+        shape: Of an image; see `check_image_shape`.
+    """
+    # The sum of the channels shows where, and not in which colour.
+    seen = _thinned(_channels_last(pattern.reshape(shape), shape)).sum(axis=2)
+    most = float(np.abs(seen).max()) or 1.0
+    return png(seen, cmap="PuOr", vmin=-most, vmax=most)
+
+
+def png(pixels: NDArray[Any], **how: Any) -> str:
+    """Return pixels as a data URI; the same bytes from every version of the libraries."""
+    from matplotlib.image import imsave
+
+    content = io.BytesIO()
+    unsigned: dict[str, Any] = {"Software": None}
+    imsave(content, pixels, format="png", metadata=unsigned, pil_kwargs={"optimize": True}, **how)
+    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+
+
+def _without_channels(shape: ImageShape) -> tuple[int, int]:
+    if len(shape) == 2:
+        return shape[0], shape[1]
+    if len(shape) == 3 and min(shape[0], shape[2]) <= 4:
+        return (shape[0], shape[1]) if shape[2] <= 4 else (shape[1], shape[2])
+    raise InvalidArgumentError(
+        "image_shape", shape, "(height, width), with up to 4 channels", "Leave it out."
+    )
+
+
+def _channels_last(image: NDArray[Any], shape: ImageShape) -> NDArray[Any]:
+    if image.ndim == 2:
+        return image[..., None]
+    last = image.shape[:2] == _without_channels(shape)
+    return image if last else np.moveaxis(image, 0, -1)
+
+
+def _thinned(image: NDArray[Any]) -> NDArray[Any]:
+    step = math.ceil(max(image.shape[:2]) / WIDEST)
+    return image[::step, ::step]
+
+
+def limits_of(rows: Sequence[NDArray[Any]]) -> tuple[float, float]:
+    """Return the least and largest value of images, which black and white stand for."""
+    return min(float(r.min()) for r in rows), max(float(r.max()) for r in rows)

@@ -1,0 +1,140 @@
+"""Runs that are kept in a folder, by whichever command or call, and their diagnoses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from posterior_collapse import files
+from posterior_collapse.data import Dataset
+from posterior_collapse.data.registry import canonical
+from posterior_collapse.diagnosis import Diagnosis, diagnose
+from posterior_collapse.errors import DataError
+from posterior_collapse.runs import folder as folders
+from posterior_collapse.runs.run import Run
+from posterior_collapse.runs.store import Record, Store
+from posterior_collapse.runs.sweep import Sweep
+from posterior_collapse.training.arguments import check_device
+from posterior_collapse.training.batches import feed
+from posterior_collapse.training.fitting import DTYPES
+from posterior_collapse.training.settings import effective_spec
+
+__all__ = ["Kept", "members"]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A run that is kept in a folder.
+
+    Attributes:
+        folder: Where it lies.
+        record: What `sweep` kept of it; None: it is of `collapse train`.
+        changes: What is said of its data, by fields of `RunData`; the rest is as it was trained.
+    """
+
+    folder: Path
+    record: Record | None
+    changes: Mapping[str, Any]
+
+    def diagnosed(self, *, device: str = "cpu", **options: Any) -> tuple[Dataset, Diagnosis]:
+        """Diagnose the run on its data, or on those that are named instead.
+
+        Args:
+            device: Where to: `"cpu"`, `"cuda"` or `"cuda:N"`.
+            **options: Of `diagnose`.
+
+        Raises:
+            InvalidArgumentError: There is no such device.
+            DataError: The data cannot be loaded, or were passed as values and none are named.
+            CorruptFileError: A file of the run was damaged or changed.
+            CheckpointError: No checkpoint can be used.
+        """
+        check_device(device)
+        if self.record is None:
+            run, model, notes = folders.trained(self.folder)
+        else:
+            run, model, notes = self.record.run, self.record.model.eval(), []
+        spec = effective_spec(run.spec, run.settings.convention)
+        if spec != run.spec:
+            notes.insert(
+                0, f"under the convention it was trained with, its loss is that of {spec!r}"
+            )
+        dataset = self._dataset(run)
+        if not set(self.changes) - {"data_dir"} and _known(run, dataset, self.record) is False:
+            notes.append("the data have other values than those the run was trained on")
+        found = diagnose(model.to(device), dataset, spec=spec, **options)
+        record = self.record
+        history = files.history_in(self.folder) if record is None else record.history
+        return dataset, replace(found, notes=(*found.notes, *notes), _history=history)
+
+    @property
+    def run(self) -> Run:
+        """What was trained."""
+        return folders.read(self.folder)[""] if self.record is None else self.record.run
+
+    def dataset(self) -> Dataset:
+        """Load its data, or those that are named instead; see `diagnosed`."""
+        return self._dataset(self.run)
+
+    def _dataset(self, run: Run) -> Dataset:
+        own = run.data.replace(split=run.data.split or "train", sha256=None)
+        now = own.replace(**self.changes)
+        passed = self.record is not None and run.data.sha256 is not None
+        if passed and "name" not in self.changes and canonical(run.data.name) is None:
+            raise DataError(
+                str(self.folder),
+                "a run on values that were passed, which are not kept",
+                "the data it was trained on, or others",
+                "Name them: --data FILE.",
+            )
+        if not (now.standardize and "name" in self.changes and run.data.standardize):
+            return folders.load({"": run.replace(data=now)})
+        # Other rows are brought to what the model was trained on.
+        rows = folders.load({"": run.replace(data=now.replace(standardize=False))})
+        return rows.standardized(
+            folders.load({"": run.replace(data=own.replace(standardize=False))})
+        )
+
+
+def members(folder: Path, changes: Mapping[str, Any] | None = None) -> dict[str, Kept]:
+    """Return the runs in a folder, by name; `""` names a single run's.
+
+    Args:
+        folder: Of `collapse train`, or of `sweep`, whose runs are named by what varies.
+        changes: What is said of the data, by fields of `RunData`.
+
+    Raises:
+        MissingFileError: No run lies there, or one of a sweep does not.
+        CorruptFileError: A file was damaged or changed.
+    """
+    changes = changes or {}
+    if not files.holds_runs(folder):
+        found = folders.members(folder)
+        return {name: Kept(path, None, changes) for name, path in found.items()}
+    keys = sorted(path.parent.name for path in folder.glob(f"*/{files.RUN}"))
+    records = [record for key in keys if (record := Store(folder).get(key)) is not None]
+    named = {}
+    for label, record in zip(Sweep(tuple(records)).labels, records, strict=True):
+        name = ",".join(f"{key}={_short(value)}" for key, value in label.items())
+        named[name if name not in named else f"{name} ({record.run.key})"] = record
+    return {name: Kept(one.folder, one, changes) for name, one in sorted(named.items())}
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _known(run: Run, dataset: Dataset, record: Record | None) -> bool | None:
+    """Say whether data have the values that a run was trained on; None: that is not known."""
+    if run.data.sha256 is None:
+        return None
+    if record is None:
+        return files.fingerprint([dataset.x, dataset.y]) == run.data.sha256
+    dtype = torch.float64 if run.method == "exact" else DTYPES[run.settings.precision]
+    return feed(dataset, run.spec, run.settings.batch_size, dtype, "cpu").fingerprint() == (
+        run.data.sha256
+    )

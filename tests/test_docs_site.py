@@ -1,0 +1,100 @@
+"""The site is built without a warning, has real pages in it, and needs no network."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from browser import CHROMIUM, Browser
+
+ROOT = Path(__file__).parents[1]
+GALLERY = {
+    "cross-entropy", "diagnosis", "digits", "hierarchy", "mnist", "phases", "run", "sweep", "tuned",
+}  # fmt: skip
+LOADING = {("script", "src"), ("link", "href"), ("img", "src"), ("iframe", "src")}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+class Loads(HTMLParser):
+    """What a page loads when it is opened."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        relation = dict(attributes).get("rel")
+        for name, value in attributes:
+            if (tag, name) in LOADING and value and relation not in {"canonical", "prev", "next"}:
+                self.found.append(value)
+
+
+def test_pages_load_nothing_from_the_network_and_all_is_there(site: Path) -> None:
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > len(GALLERY) + 10
+    for page in pages:
+        for address in Loads(page).found:
+            if not address.startswith(("data:", "#", "/")):  # 404.html goes by the server's root
+                assert "//" not in address, f"{page.name} loads {address}"
+                assert (page.parent / address.partition("?")[0]).exists(), (page, address)
+    for style in site.rglob("*.css"):
+        assert not re.search(r"url\(\s*[\"']?(https?:)?//", style.read_text(encoding="utf-8"))
+
+
+def test_the_gallery_is_made_by_the_package(site: Path) -> None:
+    made = {page.stem: page.read_text(encoding="utf-8") for page in site.glob("gallery/*.html")}
+    assert set(made) == GALLERY
+    assert all("default-src" in page for page in made.values())
+    assert "12 of your 16 units will live" in made["digits"]
+    linked = (site / "gallery.html").read_text(encoding="utf-8")
+    assert all(f"gallery/{name}.html" in linked for name in GALLERY)
+
+
+def test_what_documents_link_to_is_on_the_site(site: Path) -> None:
+    page = (site / "reproduction.html").read_text(encoding="utf-8")
+    linked = re.findall(r'(?:href|src)="(results/[^"]+)"', page)
+    assert len(linked) > 50
+    assert all((site / path).is_file() for path in linked)
+
+
+def test_the_reference_explains_what_it_names(site: Path) -> None:
+    page = (site / "api.html").read_text(encoding="utf-8")
+    assert "Returns" in page
+    assert "Say which latent units the global optimum of a linear model keeps" in page
+    assert "Example:" not in page  # a section of its own, not a sentence
+
+
+@pytest.mark.skipif(
+    CHROMIUM is None or shutil.which("bash") is None,
+    reason="needs chromium (apt-get install chromium), which shows the page",
+)
+def test_the_front_page_opens_from_its_folder_without_a_complaint(
+    site: Path, tmp_path: Path
+) -> None:
+    browser = Browser(tmp_path / "chromium")
+    browser.open((site / "index.html").as_uri())
+    shown = browser.value("document.querySelectorAll('iframe.explorer')[0].clientHeight")
+    browser.close()
+    assert shown > 500
+    assert browser.complaints == []

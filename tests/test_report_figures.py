@@ -1,0 +1,93 @@
+"""Figures of every kind of forecast: what they draw is what a forecast there says."""
+
+import warnings
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+import posterior_collapse as pc
+from posterior_collapse.report import save_figure
+from posterior_collapse.report.names import settings
+
+DIGITS = pc.load("digits").x
+CHAIN = pc.ChainSpec((6, 5, 4), (1.0, 1.5, 2.0), (0.3, 0.4, 0.5), sigmas=(0.5, 0.4, 0.3))
+TWO = pc.HVAESpec((8, 6), (1.0, 2.0), 0.3, sigma_1=0.4)
+
+
+def kinds():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((200, 5)) * [3, 2, 1, 0.5, 1e-8]
+    return {
+        "learned": (DIGITS, pc.VAESpec(16, eta_dec="learned")),
+        "shared": (DIGITS, pc.VAESpec(16, eta_dec=0.3, sigma="shared")),
+        "bernoulli": (DIGITS, pc.VAESpec(16, beta=0.5, likelihood="bernoulli")),
+        "chain": (DIGITS, CHAIN),
+        "two": (DIGITS, TWO),
+        "explained": ((x, 2 * x), pc.CVAESpec(3)),
+        "unequal": (1e8 * x, pc.VAESpec(4, sigma=(0.9, 0.1, 0.5, 0.3))),
+        "counts": (rng.poisson(np.exp(x / 3)), pc.VAESpec(4, likelihood="poisson")),
+        "one-hot": (np.eye(4)[rng.integers(0, 4, 200)], pc.VAESpec(3, likelihood="categorical")),
+        "flat": (x, pc.HVAESpec((3, 3), (1.0, 1.0), 0.5, sigma_1="learned")),
+        "two bernoulli": ((x > 0) * 1.0, pc.HVAESpec((4, 4), (0.3, 0.5), likelihood="bernoulli")),
+    }
+
+
+KINDS = kinds()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_forecast_can_be_drawn(name, tmp_path):
+    f = pc.forecast(*KINDS[name])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = f.plot()
+        path = save_figure(figure, tmp_path / "out.png", dpi=40)
+    assert matplotlib.image.imread(path).std() > 0.05  # there is something on it
+    assert figure.get_suptitle().startswith(f.spec.model.upper())
+    left, right = figure.axes[:2]
+    assert f"{f.n_active} of {f.spec.dims[-1]} units active" in left.get_title()
+    here = next(line for line in right.get_lines() if line.get_label() == "you are here")
+    active = f.spec.beta_levels[1] if len(f.levels) == 2 else f.levels[0].n_active
+    assert here.get_ydata()[0] == active
+
+
+def test_the_map_is_a_forecast_per_cell():
+    axes = pc.forecast(DIGITS, TWO).plot(panel="map").axes[0]
+    (mesh,) = axes.collections
+    cells = mesh.get_array()
+    first, second = (np.geomspace(beta / 100, beta * 100, len(cells)) for beta in TWO.betas)
+    for row, column in ((3, 4), (10, 20), (14, 12), (20, 2), (24, 24)):
+        spec = TWO.replace(betas=(first[column], second[row]))
+        assert cells[row, column] == pc.forecast(DIGITS, spec).n_active
+
+
+def test_the_stairs_of_a_chain_are_forecasts():
+    axes = pc.forecast(DIGITS, CHAIN).plot(panel="staircase").axes[0]
+    drawn = {line.get_label(): line for line in axes.get_lines()}
+    for place in (0, 20, 33, 41, 60):
+        factor = drawn["z1"].get_xdata()[place] / CHAIN.betas[0]
+        there = pc.forecast(DIGITS, CHAIN.replace(betas=tuple(factor * b for b in CHAIN.betas)))
+        for number, level in enumerate(there.levels, 1):
+            assert drawn[f"z{number}"].get_ydata()[place] == level.n_active
+
+
+def test_a_run_s_figure_has_its_history():
+    run = pc.fit(pc.VAESpec(14, eta_dec=0.3), DIGITS[:200], "mlp", hidden=(8,), epochs=3)
+    active, stacked = run.plot().axes
+    (line, optimum) = active.get_lines()
+    assert list(line.get_ydata()) == run.history["active_1"]
+    assert optimum.get_ydata()[0] == run.forecast.n_active
+    tops = [band.get_paths()[0].vertices[:, 1].max() for band in stacked.collections]
+    assert len(tops) == 11  # ten units, and the four others together
+    assert max(tops) == pytest.approx(max(run.history["kl_1"]), rel=1e-4)
+    assert sorted(tops) == tops
+    assert settings(run.spec) in run.plot().get_suptitle().replace("$_\\mathrm{dec}$", "_dec")
+
+
+def test_a_dollar_in_a_name_is_no_formula():
+    x = pc.Dataset("cost$^$", np.random.default_rng(0).standard_normal((50, 3)))
+    found = pc.sweep([pc.VAESpec(2), pc.VAESpec(2, beta=0.5)], x, "linear", exact=True)
+    figure = found.plot()
+    figure.draw_without_rendering()
+    assert figure.get_suptitle().startswith(r"cost\$^\$")

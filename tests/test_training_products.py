@@ -1,0 +1,119 @@
+"""How products and functions are computed: fast where that changes no more than the last bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+import posterior_collapse as pc
+from posterior_collapse.models.arithmetic import arithmetic
+from posterior_collapse.models.layers import ACTIVATIONS, STD_HEADS
+from posterior_collapse.training import products, tracing
+from posterior_collapse.training.tracing import trace
+
+X = np.random.default_rng(0).standard_normal((96, 6)).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    yield
+    torch.set_float32_matmul_precision("highest")
+
+
+def test_the_other_library_is_taken_only_where_it_is_exact() -> None:
+    generator = torch.Generator().manual_seed(1)
+    a, b = torch.randn(2, 300, 300, generator=generator)
+    exact = a.double() @ b.double()
+    taken = products.wide(torch.mm) if products.library() == "onednn" else torch.mm
+    assert (taken(a, b) - exact).abs().max() < products.ERROR * exact.abs().max()
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.backends.mkldnn, "matmul"), reason="torch has had the setting since 2.9"
+)
+def test_the_setting_is_as_before_after_each_product() -> None:
+    setting = torch.backends.mkldnn.matmul
+    before = setting.fp32_precision
+    seen = []
+
+    def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        seen.append(setting.fp32_precision)
+        return a @ b
+
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        products.wide(product)(torch.ones(2, 3), torch.ones(2, 3))
+    assert seen == ["bf16"]
+    assert setting.fp32_precision == before
+
+
+def test_large_products_of_a_trace_go_to_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[tuple[int, ...]] = []
+
+    def spy(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        taken.append(tuple(a.shape))
+        return torch.mm(a, b)
+
+    monkeypatch.setattr(tracing, "library", lambda: "onednn")
+    monkeypatch.setitem(tracing.WIDE, torch.ops.aten.mm.default, spy)
+    large, small = torch.ones(200, 200), torch.ones(20, 20)
+    traced = trace(lambda a, b: [a @ a, b @ b], large, small)
+    taken.clear()
+    found = traced(large, small)
+    assert taken == [(200, 200)]
+    assert torch.equal(found[0], large @ large)
+    monkeypatch.setattr(tracing, "library", lambda: "mkl")
+    taken.clear()
+    trace(lambda a, b: [a @ a, b @ b], large, small)(large, small)
+    assert taken == []
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_training_and_measuring_are_the_same_whatever_a_program_has_asked_for(
+    precision: str,
+) -> None:
+    def run() -> tuple[pc.Fitted, float]:
+        fitted = pc.fit(pc.VAESpec(2, sigma="input"), X, "mlp", hidden=(64,), epochs=2)
+        return fitted, pc.diagnose(fitted, X).loss
+
+    expected = run()
+    torch.set_float32_matmul_precision(precision)
+    found = run()
+    assert torch.get_float32_matmul_precision() == precision
+    assert found[0].history == expected[0].history
+    assert found[1] == expected[1]
+
+
+def test_what_was_set_is_set_again_after_an_error() -> None:
+    torch.set_float32_matmul_precision("high")
+    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32
+
+    def computing() -> None:
+        with arithmetic():
+            assert torch.backends.cudnn.deterministic
+            assert not torch.backends.cudnn.allow_tf32
+            assert torch.get_float32_matmul_precision() == "highest"
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        computing()
+    assert torch.get_float32_matmul_precision() == "high"
+    assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32) == before
+
+
+def test_the_fast_tanh_is_one_and_stds_have_the_exact_one() -> None:
+    value = torch.cat([torch.linspace(-20, 20, 4001), torch.logspace(-6, -1, 60)])
+    value.requires_grad_()
+    found = ACTIVATIONS["tanh"](value)
+    exact = torch.tanh(value.double())
+    assert (found - exact).abs().max() < 2e-7
+    (slope,) = torch.autograd.grad(found.sum(), value)
+    assert (slope - (1 - exact.square())).abs().max() < 5e-7
+    # The log of a std near 0 is as good as the tanh is relative to itself.
+    std = STD_HEADS["tanh"](value)
+    (slope,) = torch.autograd.grad(std.log().sum(), value)
+    expected = value.detach().double().requires_grad_()
+    (reference,) = torch.autograd.grad(STD_HEADS["tanh"](expected).log().sum(), expected)
+    torch.testing.assert_close(slope.double(), reference, rtol=1e-3, atol=1e-4)
