@@ -2,8 +2,8 @@
 
     python benchmarks/quick.py [--rounds 3] [--keep FILE.json] [--against FILE.json]
 
-One thread, the process's own seconds, ways that take turns. With `--against` each ratio stands beside
-that of the file, and those that are worse by more than 15% are named: on a busy machine look twice.
+One thread, the process's own seconds, ways that take turns. With `--against` each ratio stands
+beside that of the file, and those worse by more than 15% are named: on a busy machine look twice.
 """
 
 from __future__ import annotations
