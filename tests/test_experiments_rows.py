@@ -146,7 +146,7 @@ def test_likelihoods_are_measured_on_all_rows() -> None:
         for member in members(name):
             evaluation = member.run.evaluation
             assert (evaluation.rows, evaluation.likelihood_rows) == (None, None)
-            assert evaluation.samples >= 10_000
+            assert evaluation.samples >= 2000  # the published script takes 1,000
 
 
 def test_keys_of_kept_runs_stay() -> None:

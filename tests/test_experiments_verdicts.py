@@ -471,7 +471,7 @@ class TestNumbers:
         (said,) = (note for note in notes if "diagnose" in note)
         assert "1 runs that keep fewer units" in said
         assert "1 signal-unclaimed" in said
-        assert said.endswith("(beta: beta = 1, seed 1) it says: planted.")
+        assert said.endswith("(beta, beta = 1, seed 1) it says: planted.")
 
     def test_what_a_warm_up_changes_is_told_by_value(self) -> None:
         cold, warm = self.result(1, 0.0, 0), self.result(1, 3.8, 3)

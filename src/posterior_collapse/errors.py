@@ -71,6 +71,10 @@ class PosteriorCollapseError(Exception):
         self.expected = expected
         self.action = action
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # To and from another process whole: an OSError would leave out what it has no name for.
+        return type(self), (self.argument, self.got, self.expected, self.action)
+
     def __str__(self) -> str:
         text = f"{self.argument}: got {self.got}; expected {self.expected}. {self.action}"
         return "\\n".join(text.splitlines())  # a name may hold line breaks

@@ -387,7 +387,7 @@ def agreement(
         "text": " ".join(check.text for check in checks),
         "checks": [[check.verdict, check.text] for check in checks],
         "kinds": [check.kind for check in checks],
-        "notes": [*notes, *_cautions(results)],
+        "notes": [*dict.fromkeys(notes), *_cautions(results)],
     }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from posterior_collapse.experiments.checks import Result
+from posterior_collapse.experiments.checks import Result, Setting
 
 __all__ = ["diagnosed"]
 
@@ -23,12 +23,13 @@ def diagnosed(results: Sequence[Result], top: int) -> Iterator[str]:
         return
     counts = Counter(str(result.measured["conclusion"]) for result in fewer)
     named = ", ".join(f"{count} {name}" for name, count in counts.most_common())
-    worst = max(fewer, key=lambda r: (r.active_by_theory(top) or 0) - r.active(top))
-    values = ", ".join(f"{name} = {value}" for name, value in worst.labels.items())
+    worst = max(fewer, key=lambda r: (-r.active(top), r.active_by_theory(top) or 0))
+    text = Setting([worst]).text
+    where = f"{worst.grid}, {text}" if text else worst.grid
     yield (
         f"What `diagnose` concludes of the {len(fewer)} runs that keep fewer units than the best "
-        f"linear model: {named}. Of the one that lacks most ({worst.grid}: {values}, seed "
-        f"{worst.seed}) it says: {worst.measured['verdict']}"
+        f"linear model: {named}. Of one that keeps fewest ({where}, seed {worst.seed}) it says: "
+        f"{worst.measured['verdict']}"
     )
     warm = [r for r in results if r.run.settings.warm_up]
     cold = [r for r in results if not r.run.settings.warm_up]

@@ -19,6 +19,7 @@ from posterior_collapse.experiments.checks import (
     near_count,
     some_active,
 )
+from posterior_collapse.experiments.deliverables.diagnosed import diagnosed
 from posterior_collapse.experiments.tables import BY_THEORY, Table
 
 __all__ = ["beta_panel", "reconstructions", "sweep_reconstructions"]
@@ -113,7 +114,7 @@ def beta_panel(results: Sequence[Result]) -> Part:
             for s in settings
         ]
         checks.append(near_count("Active units of z2", pairs))
-    return Part({"panel": Table.of(records)}, charts, checks)
+    return Part({"panel": Table.of(records)}, charts, checks, list(diagnosed(results, 2)))
 
 
 CAPTION = (

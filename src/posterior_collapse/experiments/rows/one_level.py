@@ -205,7 +205,10 @@ ROWS: tuple[Row, ...] = (
         claim="The stronger x and y correlate, the more units collapse.",
         theory="The residual covariance is (1 - rho^2) I: identical pairs leave nothing to encode, "
         "and all modes cross the threshold beta eta_dec^2 = 0.25 at rho^2 = 0.75. A quadratic x is "
-        "uncorrelated: linear theory sees it as random; a ReLU network may not.",
+        "uncorrelated: linear theory sees it as random; a ReLU network may not. All modes are "
+        "alike, so theory keeps all of them or none; but a ReLU passes on one sign only, and h "
+        "hidden units carry at most h/2 directions both ways: the published network, h = 128, at "
+        "most 64.",
         grids=(
             _pairs("pairs", 128, {"name": PAIRS}, spread=True),
             *(

@@ -56,8 +56,8 @@ def trust_gain(results: Sequence[Result]) -> Part:
         "gain": (
             figures.predicted(drawn),
             "What one more unit brought against what the diagnosis of the smaller network said. "
-            "Dotted: as said. Gains of less than 0.001 nats are drawn at 0.001, and what was said at "
-            "most at ten times the largest gain.",
+            "Dotted: as said. Gains of less than 0.001 nats are drawn at 0.001, and what was said "
+            "at most at ten times the largest gain.",
         )
     }
     checks, notes = _checks(records)

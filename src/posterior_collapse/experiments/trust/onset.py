@@ -17,11 +17,10 @@ from posterior_collapse.experiments.trust.reading import (
     quantiles,
     usable,
 )
+from posterior_collapse.experiments.trust.summary import NEAR
 
-__all__ = ["NEAR", "last_alive", "trust_onset"]
+__all__ = ["last_alive", "trust_onset"]
 
-NEAR = 0.05
-"""Share by which a measured onset may miss the predicted one and still agree."""
 KINDS = {"": "no", "warm-up": "yes"}
 
 
@@ -102,9 +101,9 @@ def _record(name: str, warm_up: str, settings: Sequence[Setting]) -> dict[str, A
         "network": name,
         "warm-up": warm_up,
         "predicted onset (beta)": onset_of(settings[0].first),
-        "last beta alive / onset": last,
-        "first beta dead / onset": first if np.isfinite(first) else None,
-        "error of the onset": None if middle is None else middle - 1,
+        "last beta alive / onset": round(last, 3),
+        "first beta dead / onset": round(first, 3) if np.isfinite(first) else None,
+        "error of the onset": None if middle is None else round(middle - 1, 3) + 0.0,
         "a linear model would gain there (nats)": gain_by_linear(dead[0]) if dead else None,
         "collapsed runs miss their optimum by (nats)": quantiles(noise)[0],
         "verdict there": dead[0].measured["conclusion"] if dead else "",

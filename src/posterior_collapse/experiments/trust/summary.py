@@ -16,7 +16,7 @@ from posterior_collapse.experiments.document import RESULT
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.files import read_json
 
-__all__ = ["BEGIN", "END", "block", "render", "write"]
+__all__ = ["BEGIN", "END", "NEAR", "block", "render", "write"]
 
 BEGIN = "<!-- written by `collapse reproduce trust`: begin -->"
 END = "<!-- written by `collapse reproduce trust`: end -->"
@@ -27,6 +27,8 @@ WARM_UPS = {
     "yes": "after a warm-up",
 }
 """Ways to train towards the onset."""
+NEAR = 0.05
+"""Share by which a measured onset may miss the predicted one and still agree."""
 TEMPLATE = "trust.md.jinja"
 Records = list[dict[str, Any]]
 
@@ -94,10 +96,13 @@ def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> s
         autoescape=False,  # Markdown, from the package's own results
     )
     home = Path(os.path.relpath(results, folder)).as_posix()
+    machines = list(dict.fromkeys(found[row]["hardware"] for row in ROWS))
+    machines = [one for one in machines if not any(one in o and one != o for o in machines)]
+    notes = list(dict.fromkeys(note for row in ROWS for note in found[row]["agreement"]["notes"]))
     text = environment.get_template(TEMPLATE).render(
         summary=_summary(found).markdown(),
-        rows=[_section(found[row], f"{home}/{row}") for row in ROWS],
-        hardware=" and ".join(dict.fromkeys(found[row]["hardware"] for row in ROWS)),
+        rows=[_section(found[row], f"{home}/{row}", notes) for row in ROWS],
+        hardware=" and ".join(machines),
     )
     return re.sub(r"\n{3,}", "\n\n", text)
 
@@ -150,20 +155,43 @@ def _summary(found: Mapping[str, Mapping[str, Any]]) -> Table:
 def _of_onset(records: Records) -> Iterator[list[str]]:
     for warm_up, words in WARM_UPS.items():
         own = [r for r in records if r["warm-up"] == warm_up]
-        errors = [r["error of the onset"] for r in own if r["error of the onset"] is not None]
-        if not errors:
+        found = [r for r in own if r["error of the onset"] is not None]
+        if not found:
             continue
-        near = sum(abs(error) <= 0.05 for error in errors)
-        text = (
-            f"median error {np.median(errors):+.1%}, from {min(errors):+.1%} to {max(errors):+.1%};"
-            f" within 5% in {near} of {len(errors)}"
+        found.sort(key=lambda r: r["error of the onset"])
+        errors = [r["error of the onset"] for r in found]
+        near = sum(abs(error) <= NEAR for error in errors)
+        ends = " to ".join(
+            f"{_percent(r['error of the onset'])} ({_about(r)})" for r in (found[0], found[-1])
         )
+        text = (
+            f"median error {_percent(np.median(errors))}, {ends}; within 5% in {near} of "
+            f"{len(errors)}"
+        )
+        lower = [r["their loss below the collapsed (nats, most)"] or 0.0 for r in own]
         alive = sum(r["runs alive above the onset"] for r in own)
-        if alive and warm_up == "yes":
-            text += f"; {alive} runs live on above it"
-        if len(errors) < len(own):
-            text += f"; {len(own) - len(errors)} never or always collapsed"
+        if alive:
+            text += f"; {alive} runs live on above it, lower by up to {max(lower):.2g} nats"
+        if len(found) < len(own):
+            text += f"; {len(own) - len(found)} never or always collapsed"
         yield ["the beta of total collapse", f"{len(own)} networks; {words}", text]
+
+
+def _about(record: Mapping[str, Any]) -> str:
+    """Return which network it was, and that its optimiser failed if the verdict there says so."""
+    failed = record["verdict there"] == "signal-unclaimed"
+    return f"{record['network']}{', whose verdict there is signal-unclaimed' if failed else ''}"
+
+
+def _percent(share: float) -> str:
+    """Return a signed share in percent; no minus where it rounds to nothing.
+
+    Example:
+        >>> _percent(-0.0652), _percent(-0.0001)
+        ('-6.5%', '0.0%')
+    """
+    text = f"{share:+.1%}"
+    return "0.0%" if float(text[:-1]) == 0 else text
 
 
 def _of_units(records: Records) -> Iterator[list[str]]:
@@ -186,8 +214,8 @@ def _of_units(records: Records) -> Iterator[list[str]]:
             "how many units the linear optimum keeps, and its KL",
             "both",
             f"it keeps {linear:.1f} on average where networks kept {kept:.1f}; networks have "
-            f"{np.median(ratios):.1f} times its KL (median; {min(ratios):.2g} to "
-            f"{max(ratios):.2g} by network)",
+            f"{np.median(ratios):.1f} times its KL (median; {min(ratios):.1f} to "
+            f"{max(ratios):.1f} by network)",
         ]
 
 
@@ -233,7 +261,8 @@ def _of_gain(confusion: Records, gains: Records) -> Iterator[list[str]]:
         yield [
             "the same",
             f"all {pairs}",
-            f"{absurd} times more was said than all units together brought: no such number counts",
+            f"{absurd} times it was more than all units together brought: a number that says "
+            "nothing but that a unit pays",
         ]
 
 
@@ -245,11 +274,15 @@ def _of_failures(records: Records) -> Iterator[list[str]]:
                 "the optimiser failed, or did not",
                 f"{failed} planted or found failures, {good} good runs",
                 f"{record['recognised']} failures recognised, {record['undecided']} undecided, "
-                f"{record['called fine']} called fine; {record['false alarms']} false alarms",
+                f"{record['called fine']} called fine; of the good runs {record['false alarms']} "
+                f"called failed and {record['good, undecided']} undecided",
             ]
 
 
-def _section(result: Mapping[str, Any], home: str) -> dict[str, Any]:
+def _section(result: Mapping[str, Any], home: str, notes: list[str]) -> dict[str, Any]:
+    """Return what the document says of a row; what is noted of several, once."""
+    own = [note for note in result["agreement"]["notes"] if note in notes]
+    notes[:] = [note for note in notes if note not in own]
     return {
         "id": result["id"],
         "name": result["name"].removeprefix("Trust: "),
@@ -261,7 +294,7 @@ def _section(result: Mapping[str, Any], home: str) -> dict[str, Any]:
             if name != "pairs"
         },
         "checks": result["agreement"]["checks"],
-        "notes": result["agreement"]["notes"],
+        "notes": own,
         "figures": [
             {"caption": f["caption"], "file": f"{home}/{Path(f['file']).with_suffix('.png')}"}
             for f in result["figures"]

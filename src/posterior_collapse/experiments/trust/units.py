@@ -102,11 +102,15 @@ def _record(name: str, warm_up: str, settings: Sequence[Setting]) -> dict[str, A
         "kept": float(kept.mean()),
         "kept by the linear optimum": float(linear.mean()),
         "fewest, mean": float(np.mean([_fewest(r) for r in runs])),
-        "KL / linear KL, median": ratio[0],
-        "10%": ratio[1],
-        "90%": ratio[2],
+        "KL / linear KL, median": _rounded(ratio[0]),
+        "10%": _rounded(ratio[1]),
+        "90%": _rounded(ratio[2]),
         "loss moved in the last half (share of gain)": _moved(runs),
     }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
 
 
 def _moved(runs: Sequence[Result]) -> float | None:
@@ -117,7 +121,7 @@ def _moved(runs: Sequence[Result]) -> float | None:
         gain = float(run.measured["collapsed_loss"]) - float(run.measured["loss"])
         if gain > 0:
             shares.append((within(run.record.history, "loss", 0.5) - end) / gain)
-    return quantiles(shares)[0]
+    return _rounded(quantiles(shares)[0])
 
 
 def _over_time(name: str, warm_up: str, settings: Sequence[Setting]) -> dict[str, Any]:
@@ -127,7 +131,7 @@ def _over_time(name: str, warm_up: str, settings: Sequence[Setting]) -> dict[str
         word = "units" if measure == "active_1" else "KL"
         for time in TIMES:
             ratio = [within(r.record.history, measure, time) / expected(r) for r in runs]
-            found[f"{word} / linear at {time:g}"] = quantiles(ratio)[0]
+            found[f"{word} / linear at {time:g}"] = _rounded(quantiles(ratio)[0])
     return found
 
 
