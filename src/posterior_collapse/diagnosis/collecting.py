@@ -275,7 +275,8 @@ class Collected:
             return None
         x, *y = self._widths
         features = (x, y[0] if y else x)
-        return Moments(joint.n, joint.mean, joint.cov, x, bool(y), self.model.centred, features)
+        mean, cov, centred = joint.mean, joint.cov, self.model.centred
+        return Moments(joint.n, mean, cov, x, bool(y), centred, features, rounding=joint.rounding)
 
     def add(self, x: Tensor, y: Tensor | None) -> None:
         """Take in a batch.
