@@ -27,7 +27,7 @@ from posterior_collapse.models import LatentModel, MarkovVAE, OneHots
 from posterior_collapse.models.batches import BATCH_SIZE, batches
 from posterior_collapse.models.modules import tensor_behind
 from posterior_collapse.moments import Moments
-from posterior_collapse.moments.accumulate import ROUNDING, Accumulator, Precision
+from posterior_collapse.moments.accumulate import CLEAR, ROUNDING, Accumulator, Precision
 from posterior_collapse.progress import Display
 from posterior_collapse.specs import Spec
 
@@ -45,8 +45,6 @@ EFFECT_NUMBERS = 2**24
 """Numbers that are decoded to find the effects of a level's units, about."""
 LEAST_EFFECT_ROWS, MOST_EFFECT_ROWS = 16, 1000
 LEAST_EFFECTS, MOST_EFFECTS = 16, 256
-CLEAR = 100
-"""Times the rounding of single precision, a threshold that has digits beside it."""
 
 
 def collect(
