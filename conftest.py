@@ -11,6 +11,8 @@ collect_ignore = [
     # one of its own.
     "tests/pretend_device.py",
     "tests/pretend_device_cases.py",
+    # It trains where it is imported.
+    "tests/cluster_warm.py",
     *(
         f"src/posterior_collapse/adapters/{module}"
         for library, module in ADAPTERS.items()

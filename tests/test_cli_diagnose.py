@@ -217,6 +217,7 @@ def test_files_that_are_no_archive_are_refused(run, name, content, words):
         (["--importance-samples", "-1"], "--importance-samples"),
         (["--split", "tset"], "split"),
         (["--split", "test"], "digits"),
+        (["--device", "cuda:77"], "device: got 'cuda:77'"),
         (["--plot", "out.gif"], "out.gif: got the ending '.gif'"),
         (["--plot", "no/out.png"], "no such folder"),
         (["--seed", "-1"], "--seed"),
@@ -232,7 +233,7 @@ def test_options_that_make_no_sense_are_named(run, trained, options, words):
 
 def test_options_of_a_run_are_not_for_arrays(run, arrays):
     np.savez("posterior.npz", **arrays)
-    for option in ("--split", "--data-dir", "--importance-samples"):
+    for option in ("--split", "--data-dir", "--importance-samples", "--device"):
         status, _, err = run("diagnose", "posterior.npz", option, "1")
         assert status == 2
         assert f"{option}: got a value; expected none: the option is for a run's folder" in err

@@ -249,6 +249,8 @@ def test_a_folder_of_sweep_is_diagnosed(run, named: bool) -> None:
         "audit nosuch.py:loss --features 3",
         "audit x.py:loss",
         "forecast nosuch.csv",
+        "reproduce E99",
+        "reproduce E1 --convention foo",
     ],
 )
 def test_a_refusal_that_needs_no_torch_does_not_load_it(tmp_path: Path, line: str) -> None:
@@ -299,6 +301,7 @@ def completed(line: str, folder: Path) -> list[str]:
         ("collapse forecast inner/", {"inner/y.npy"}),
         ("collapse forecast digits --eta-dec le", {"learned"}),
         ("collapse effective-beta --kl m", {"mean"}),
+        ("collapse reproduce E1", {"E1", "E10", "E11", "E12", "E13", "E14", "E15"}),
     ],
 )
 def test_values_are_completed(tmp_path: Path, line: str, expected: set[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -224,6 +225,7 @@ class TestSummary:
                     {
                         **network,
                         "error of the onset": sign * error,
+                        "verdict there": "undecided" if sign > 0 else "signal-unclaimed",
                         "runs alive above the onset": 2 if sign > 0 else 0,
                         "their loss below the collapsed (nats, most)": 0.25 if sign > 0 else None,
                     }
@@ -280,7 +282,8 @@ class TestSummary:
 
     def test_its_numbers_are_those_of_the_rows(self, tmp_path: Path) -> None:
         text = summary.block(self.leave(tmp_path))
-        assert f"median error -3.1%, from -3.1% to +3.1% ({NET}); within 5% in 3 of 3" in text
+        failed = f"{NET}, whose verdict there is signal-unclaimed"
+        assert f"median error -3.1%, -3.1% ({failed}) to +3.1% ({NET}); within 5% in 3 of" in text
         assert "2 runs live on above it, lower by up to 0.25 nats" in text
         assert "40 runs of 2 networks" in text
         assert "in the bracket in 88%" in text  # (30 + 5) / 40
@@ -289,6 +292,18 @@ class TestSummary:
         assert "of 3 undecided, 2 did (6 others too close to tell)" in text
         assert "4 times it was more than all units together brought" in text
         assert "37 failures recognised, 1 undecided, 2 called fine; of the good runs 3 " in text
+
+    def test_a_linear_model_stands_for_itself(self, tmp_path: Path) -> None:
+        results = self.leave(tmp_path)
+        kept = json.loads((results / "X3a" / "result.json").read_text("utf-8"))
+        table = kept["tables"]["onset"]
+        linear = dict(zip(table["columns"], table["rows"][1], strict=True))
+        linear |= {"network": "digits, linear, gaussian", "error of the onset": -0.2}
+        table["rows"].append(list(linear.values()))
+        write_json(results / "X3a" / "result.json", kept)
+        text = summary.block(results)
+        assert "within 5% in 3 of 3" in text
+        assert "| a linear model, trained so; without a warm-up | error -20.0%:" in text
 
     def test_other_results_change_it(self, tmp_path: Path) -> None:
         assert summary.block(self.leave(tmp_path / "a")) != summary.block(

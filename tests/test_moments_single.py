@@ -20,6 +20,8 @@ DATA = {
     "ink": (NOISE > 1) * np.linspace(0.5, 1, D),
     "rare": (NOISE > 3.3) * 1.0,
     "two values": np.where(NOISE > 0, 0.7, 0.1),
+    "far rows": (np.arange(N)[:, None] % 3000 == 1) * np.ones(D),
+    "a far row in noise": NOISE + 1e5 * (np.arange(N)[:, None] == 1),
     "huge": NOISE * 1e25,
     "tiny": NOISE * 1e-25,
     "both ends": np.where(NOISE > 0, 3e38, -3e38),
@@ -182,6 +184,16 @@ def test_a_forecast_takes_the_precision_that_its_threshold_needs(eta_dec, single
         assert found.eta_dec == pytest.approx(sure.eta_dec, rel=1e-12)
 
 
+def test_modes_below_rounding_stay_in_the_loss() -> None:
+    x = of_spectrum(np.array([100.0, *[0.003] * 199]))  # 0.6 in sum
+    spec = pc.VAESpec(3)
+    found, sure = pc.forecast(x, spec), pc.forecast(x.astype(np.float64), spec)
+    assert found._modes.moments.rounding > 0
+    assert np.count_nonzero(found.spectrum) == 1
+    assert found.total_variance == pytest.approx(sure.total_variance, rel=1e-6)
+    assert found.loss == pytest.approx(sure.loss, rel=1e-6)
+
+
 def test_a_mode_next_to_its_threshold_is_measured_again() -> None:
     x = of_spectrum(SPECTRUM)
     near = float(pc.forecast(x.astype(np.float64), pc.VAESpec(5)).spectrum[2])
@@ -206,7 +218,7 @@ def test_moments_in_single_precision_say_what_they_may_hide() -> None:
     assert not any("rounding" in note for note in pc.forecast(moments, pc.VAESpec(5)).notes)
     few = pc.forecast(moments, pc.VAESpec(6, eta_dec=0.001))
     assert any("lost to rounding" in note for note in few.notes)
-    assert few.hidden_variance == pytest.approx(1e-5 * few.spectrum[0])
+    assert few.hidden_variance == pytest.approx(accumulate.ROUNDING * few.spectrum[0])
     assert not any(
         "rounding" in note for note in pc.forecast(x, pc.VAESpec(6, eta_dec=0.001)).notes
     )

@@ -17,12 +17,14 @@ import pytest
 import posterior_collapse as pc
 
 ROOT = Path(__file__).parents[1]
-# Those of `adapters.md` need libraries: `tests/adapters/test_docs.py` runs them.
+# Those of `adapters.md` need libraries: `tests/adapters/test_docs.py` runs them; those of
+# `cluster.md` a cluster: `test_cluster.py` does.
 DOCUMENTS = [
     "README.md",
     *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md")),
 ]
 DOCUMENTS.remove("docs/adapters.md")
+DOCUMENTS.remove("docs/cluster.md")
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
 BLOCKS = {name: BLOCK.findall(text) for name, text in TEXTS.items()}

@@ -19,7 +19,7 @@ import torch
 from posterior_collapse.errors import CorruptFileError, OutputError
 from posterior_collapse.models import ARCHITECTURES, Architecture, build
 from posterior_collapse.runs import Evaluation, Outcome, Run, RunData, Store, complete, groups
-from posterior_collapse.runs.sweep import retrained_together
+from posterior_collapse.runs.completing import retrained_together
 from posterior_collapse.specs import ChainSpec, CVAESpec, HVAESpec, VAESpec
 from posterior_collapse.training import Settings
 

@@ -14,12 +14,13 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import posterior_collapse as pc
 from posterior_collapse.errors import CorruptFileError, DataError, InvalidArgumentError
+from posterior_collapse.runs import complete
 from posterior_collapse.training import Progress
 
 X = np.random.default_rng(0).standard_normal((90, 5)) * [3, 2, 1, 0.3, 0.1]
 SPECS = [pc.VAESpec(3, beta=beta) for beta in (0.5, 0.5, 2.0, 2.0)]
 HOW: dict[str, Any] = {"hidden": (6,), "epochs": 4, "batch_size": 32, "seeds": [0, 1, 0, 1]}
-ROOM = sys.modules[pc.Sweep.__module__]  # whose name is also that of its function
+ROOM = sys.modules[complete.__module__]
 
 
 def swept(folder: Path | None = None, data: Any = X, **changes: Any) -> pc.Sweep:
@@ -199,7 +200,7 @@ def test_words_and_nothing_that_varies_are_drawn_too() -> None:
             SPECS,
             {"client": object()},
             InvalidArgumentError,
-            "client: got object; expected None",
+            "client: got object; expected a Client of dask.distributed",
         ),
         (SPECS[0], {}, InvalidArgumentError, "specs: got one VAESpec; .* use fit"),
         ([], {}, InvalidArgumentError, "specs: got none"),

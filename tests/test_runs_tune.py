@@ -197,15 +197,6 @@ def test_a_network_keeps_as_many_from_a_seed_that_tuning_never_saw() -> None:
     assert again.measured()["levels"][0]["n_active"] == 2
 
 
-def test_a_run_beside_a_folder_has_ten_checkpoints_unless_told() -> None:
-    seldom = module._checkpointed_seldom
-    assert seldom(pc.Settings(steps=600)).checkpoint_steps == 60
-    assert seldom(pc.Settings(steps=600)).checkpoint_every == 600
-    assert seldom(pc.Settings(epochs=200)).checkpoint_every == 20
-    for told in (pc.Settings(checkpoint_every=3), pc.Settings(steps=600, checkpoint_steps=5)):
-        assert seldom(told) == told
-
-
 def test_a_tuning_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     swept = module.sweep

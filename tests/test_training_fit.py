@@ -181,6 +181,23 @@ def test_bf16_keeps_float32_parameters_and_about_the_same_course():
     assert not torch.equal(state(one), state(half))
 
 
+def test_bf16_reaches_what_float32_reaches_within_the_spread_of_seeds():
+    x = pc.load("digits").x.astype(np.float32)
+    spec = pc.HVAESpec((16, 16), eta_dec=0.25, eta_enc=0.5, sigma_1=0.25, sigma_2="input")
+    options = {"hidden": (64,), "epochs": 40, "clip": 1.0, "seeds": [0, 1, 2, 3]}
+    found = []
+    for precision in ("float32", "bf16"):
+        runs = pc.fit_many([spec] * 4, x, "hvae-relu", precision=precision, **options)
+        nll = [pc.log_likelihood(run.model, x[:300], samples=50).nll for run in runs]
+        ends = [run.history[name][-1] for name in ("kl_1", "kl_2", "active_2") for run in runs]
+        found.append(np.array([nll, *np.split(np.array(ends), 3)]))
+    whole, half = found
+    # The mean of 4 seeds has half their spread as its error, the difference of two 0.7 of it.
+    spread = np.hypot(whole.std(1, ddof=1), half.std(1, ddof=1))
+    assert (np.abs(whole.mean(1) - half.mean(1)) < 1.5 * spread).all(), (whole, half)
+    assert (spread[:3] < 0.1 * np.abs(whole[:3].mean(1))).all()
+
+
 def test_sgd_with_momentum_is_torchs():
     options = {"precision": "float64", "optimiser": "sgd", "learning_rate": 1e-3, "momentum": 0.8}
     fitted = pc.fit(pc.VAESpec(2, sigma=0.5), X, "linear", steps=7, batch_size=300, **options)

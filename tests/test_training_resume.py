@@ -1,6 +1,7 @@
 """Runs that stop and go on against runs left alone, and what happens to damaged checkpoints."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import posterior_collapse as pc
 from posterior_collapse.errors import CheckpointError, InvalidArgumentError, NonFiniteLossError
 from posterior_collapse.training import checkpoints
 from posterior_collapse.training.checkpoints import CheckpointWarning
+from posterior_collapse.training.course import Pause
+from posterior_collapse.training.states import save
 
 G = np.random.default_rng(2)
 X = G.standard_normal((128, 5)) * [2, 1.5, 1, 0.5, 0.2] + 1
@@ -95,6 +98,51 @@ def test_a_checkpoint_within_an_epoch_is_exact_too(tmp_path):
     for a, b in zip(resumed.model.parameters(), alone.model.parameters(), strict=True):
         assert torch.equal(a, b)
     assert resumed.history == alone.history
+
+
+@pytest.mark.parametrize(("share", "most"), [(None, 20), (0.05, 4)])
+def test_checkpoints_of_short_epochs_take_no_more_than_their_share(
+    tmp_path, monkeypatch, share, most
+):
+    saved = []
+
+    def slow(state, folders):
+        save(state, folders)
+        time.sleep(0.2)
+        saved.append(state.step)
+
+    monkeypatch.setattr("posterior_collapse.training.engine.save", slow)
+    options = {"hidden": (6,), "epochs": 20, "batch_size": 128, "checkpoint_share": share}
+    began = time.perf_counter()
+    pc.fit(SPEC, X, "mlp", folder=tmp_path, **options)
+    took = time.perf_counter() - began
+    assert (saved[0], saved[-1]) == (1, 20)  # of the first epoch, and of the end
+    assert len(saved) <= most + took * 0.05 / 0.2
+    assert (share is None) == (len(saved) == 20)
+
+
+def test_who_is_told_of_an_epoch_may_go_on_from_it_another_time(tmp_path):
+    options = {"hidden": (6,), "epochs": 6, "batch_size": 64}
+    alone = pc.fit(SPEC, X, "mlp", **options)
+    told = []
+
+    def pause(now):
+        told.append(now.epoch)
+        if now.epoch in (2, 5):
+            raise Pause
+
+    for _ in range(2):
+        with pytest.raises(Pause):
+            pc.fit(
+                SPEC, X, "mlp", folder=tmp_path, resume=True, checkpoint_every=100,
+                progress=pause, **options,
+            )  # fmt: skip
+    # To another folder, as to another machine; the other one has been there already.
+    elsewhere = [tmp_path / "elsewhere"]
+    checkpoints.unpack(checkpoints.pack([tmp_path]), elsewhere)
+    resumed = pc.fit(SPEC, X, "mlp", folder=elsewhere[0], resume=True, progress=pause, **options)
+    assert told == [1, 2, 3, 4, 5, 6]
+    assert_same(resumed, alone)
 
 
 def test_a_run_can_be_made_longer(tmp_path):

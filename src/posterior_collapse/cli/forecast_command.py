@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from posterior_collapse.cli.groups import (
     Likelihood,
     Model,
     NumberOptions,
+    Scheduler,
     Source,
     grouped,
 )
@@ -77,6 +79,7 @@ def forecast(
     ),
     plot: Path | None = PLOT,
     html: Path | None = HTML,
+    scheduler: Scheduler = None,
     as_json: bool = typer.Option(False, "--json", help="Print JSON (null: no finite value)."),
 ) -> None:
     """Say from the data alone which latent units will collapse, why, and what to change.
@@ -91,17 +94,33 @@ def forecast(
     if len(specs) > 1:
         single = {"--network": network, "--active": active, "--plot": plot, "--html": html}
         _refuse_beside_several(single)
-        dataset = options.load_data(data, kind, named)
-        _print_several(dataset, specs, hyperparameters.biases, cross_fit, as_json)
+        with _loaded(data, kind, named, scheduler) as dataset:
+            _print_several(dataset, specs, hyperparameters.biases, cross_fit, as_json)
         return
     (spec,) = specs.values()
     if plot is not None:
         _check_plot(plot)
     if html is not None:
         _check_page(html)
-    dataset = options.load_data(data, kind, named)
     biases = hyperparameters.biases
-    print_forecast(dataset, spec, active, biases, cross_fit, plot, as_json, network, html)
+    with _loaded(data, kind, named, scheduler) as dataset:
+        print_forecast(dataset, spec, active, biases, cross_fit, plot, as_json, network, html)
+
+
+@contextlib.contextmanager
+def _loaded(data: str, model: str, named: DataOptions, scheduler: str | None) -> Iterator[Dataset]:
+    """Yield the data, connected with the cluster that is to read them if there is one."""
+    from posterior_collapse.arrays import is_lazy
+    from posterior_collapse.clusters import connected
+
+    with connected(scheduler):
+        dataset = options.load_data(data, model, named)
+        if scheduler is not None and not is_lazy(dataset.x):
+            raise InvalidArgumentError(
+                "--scheduler", f"{data!r}, which one process reads",
+                "a folder of .parquet files", "Leave it away.",
+            )  # fmt: skip
+        yield dataset
 
 
 def _refuse_beside_several(single: dict[str, Any]) -> None:
@@ -228,8 +247,11 @@ def spec_of_residuals(spec: Spec) -> Spec:
 
 def _is_long(dataset: Dataset) -> bool:
     """Whether reading takes more than about a second, and one pass over the rows will do."""
+    from posterior_collapse.arrays import is_lazy
     from posterior_collapse.moments.wide import MAX_FEATURES
 
+    if is_lazy(dataset.x):
+        return False  # its blocks are measured side by side
     arrays = [dataset.x] if dataset.y is None else [dataset.x, dataset.y]
     return sum(a.size for a in arrays) > 5e7 and max(a.shape[1] for a in arrays) <= MAX_FEATURES
 

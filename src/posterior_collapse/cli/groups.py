@@ -29,6 +29,7 @@ __all__ = [
     "Model",
     "NumberOptions",
     "ReadingOptions",
+    "Scheduler",
     "Source",
     "absolute",
     "among",
@@ -82,7 +83,9 @@ def likelihoods() -> Iterable[str]:
     return ("gaussian", *FAMILIES)
 
 
-SOURCE_HELP = "Data set name (collapse data list), a file, or a folder of pictures."
+SOURCE_HELP = (
+    "Data set name (collapse data list), a file, or a folder of pictures or .parquet files."
+)
 SOURCE = typer.Argument(help=SOURCE_HELP, autocompletion=_data)
 Source = Annotated[str, SOURCE]
 DataDir = Annotated[
@@ -113,6 +116,10 @@ Device = Annotated[
     option(help="cpu, cuda or cuda:N (default: cpu).", autocompletion=among(lambda: DEVICES)),
 ]
 DEVICES = ("cpu", "cuda")
+Scheduler = Annotated[
+    str | None,
+    option(help="ADDRESS of a Dask scheduler, whose workers compute; local:N: N processes here."),
+]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from posterior_collapse.cli.groups import DataDir
+from posterior_collapse.cli.groups import DataDir, Scheduler, among
 from posterior_collapse.errors import InvalidArgumentError, nearest
 
 if TYPE_CHECKING:
@@ -15,10 +15,19 @@ if TYPE_CHECKING:
 
 DOCUMENT = Path("docs/reproduction.md")
 CONVENTIONS = ("elbo", "reference")
+
+
+def _rows() -> list[str]:
+    from posterior_collapse.experiments import ROWS
+
+    return [*(row.id for row in ROWS), "all", "document", "trust"]
+
+
 ROW = typer.Argument(
     None,
     help="E1 to E15, X1, X2, X3 or one of X3a to X3d, several, all; or document, to write it from "
     "the results; or trust, to write docs/trust.md and the README's table from those of X3.",
+    autocompletion=among(_rows),
 )
 OUT = typer.Option(Path("results"), help="Folder of runs and results.")
 TO = typer.Option(DOCUMENT, help="File that `document` writes.")
@@ -55,6 +64,7 @@ def reproduce(
     out: Path = OUT,
     to: Path = TO,
     data_dir: DataDir = None,
+    scheduler: Scheduler = None,
 ) -> None:
     """Repeat the paper's experiments, each beside what theory predicts.
 
@@ -77,23 +87,33 @@ def reproduce(
         return
     from posterior_collapse.experiments import Plan
 
-    _check(convention, device)
+    _check(convention, "cpu" if scheduler else device)  # a worker has devices of its own
     plan = Plan(quick, convention, seeds, epochs, rows, cnn_epochs)  # type: ignore[arg-type]
-    options = {
+    options: dict[str, Any] = {
         "data_dir": data_dir, "device": device, "together": together, "models": not no_models,
         "runs_only": runs_only, "finished": finished,
+        "scheduler": scheduler,
     }  # fmt: skip
     _reproduce(row, plan, out, **options)
 
 
-def _reproduce(names: list[str], plan: Plan, out: Path, **options: Any) -> None:
-    from posterior_collapse.cli.live import RowsTable
-    from posterior_collapse.experiments import chosen, reproduce
+def _reproduce(
+    names: list[str], plan: Plan, out: Path, *, scheduler: str | None, **options: Any
+) -> None:
+    from posterior_collapse.experiments import chosen
 
     rows = list({row.id: row for name in names for row in chosen(name)}.values())
+    from posterior_collapse.cli.live import RowsTable
+    from posterior_collapse.clusters import connected
+    from posterior_collapse.experiments import reproduce
+    from posterior_collapse.training.arguments import check_device
+
+    if not scheduler:  # a worker has devices of its own
+        check_device(options["device"])
     runs = {row.id: len({member.run.key for member in row.members(plan)}) for row in rows}
-    with RowsTable({row.id: row.name for row in rows}, runs) as table:
-        results = reproduce(rows, out, plan, report=table.show, **options)
+    titles = {row.id: row.name for row in rows}
+    with connected(scheduler) as client, RowsTable(titles, runs) as table:
+        results = reproduce(rows, out, plan, client=client, report=table.show, **options)
     for result in results:
         typer.echo(f"{result['id']}: {result['agreement']['verdict']}")
         for verdict, text in result["agreement"]["checks"]:
@@ -139,6 +159,6 @@ def _check(convention: str, device: str) -> None:
             f"one of {list(CONVENTIONS)}",
             f"Pass --convention elbo.{nearest(convention, CONVENTIONS)}",
         )
-    from posterior_collapse.training.arguments import check_device
+    from posterior_collapse.training import Settings
 
-    check_device(device)
+    Settings(device=device)

@@ -22,6 +22,7 @@ from posterior_collapse.cli.groups import (
     Likelihood,
     Model,
     NumberOptions,
+    Scheduler,
     absolute,
     among,
     grouped,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from posterior_collapse.training import Progress
 
 PAPER = "vae-relu, cvae-relu, cvae-linear-net, cvae-cnn, hvae-relu, hvae-cnn"
-RESUMED_WITH = ("resume", "tensorboard", "html", "as_json")
+RESUMED_WITH = ("resume", "tensorboard", "html", "as_json", "scheduler")
 option = typer.Option
 
 
@@ -188,6 +189,7 @@ class OutputOptions:
         Path | None, option(help="Write a page on the run or sweep to an .html file.")
     ] = None
     as_json: Annotated[bool, option("--json", help="Print the summaries as JSON.")] = False
+    scheduler: Scheduler = None
 
 
 @grouped
@@ -211,6 +213,8 @@ def train(
 
     A killed command goes on exactly with collapse train --resume FOLDER.
     """
+    from posterior_collapse.clusters import connected
+
     resume, out = output.resume, output.out
     if output.html is not None:
         from posterior_collapse.report import check_page_path
@@ -240,8 +244,13 @@ def train(
 
         require_tensorboard()
     try:
-        with _watched(runs, out, output.tensorboard) as report:
-            summaries = folder.train(runs, dataset, out, resume=resume is not None, report=report)
+        with (
+            connected(output.scheduler) as client,
+            _watched(runs, out, output.tensorboard) as report,
+        ):
+            summaries = folder.train(
+                runs, dataset, out, resume=resume is not None, report=report, client=client
+            )
     except KeyboardInterrupt:
         typer.echo(f"Go on with: collapse train --resume {shlex.quote(str(out))}", err=True)
         raise

@@ -13,6 +13,7 @@ from posterior_collapse.cli.groups import (
     DataOptions,
     Device,
     NumberOptions,
+    Scheduler,
     Source,
     among,
     grouped,
@@ -78,6 +79,7 @@ def tune(
     seeds: int = typer.Option(3, help="Seeds that have to agree."),
     exact: bool = typer.Option(False, "--exact", help="Linear models: integrate the noise out."),
     out: Path | None = OUT,
+    scheduler: Scheduler = None,
     plot: Path | None = PLOT,
     html: Path | None = HTML,
     as_json: bool = typer.Option(False, "--json", help="Print JSON (null: no finite value)."),
@@ -110,10 +112,11 @@ def tune(
     Settings(**given)
     dataset = options.load_data(data, kind, named)
     from posterior_collapse import runs
+    from posterior_collapse.clusters import connected
     from posterior_collapse.training.course import describe
 
     try:
-        with Display("training") as display:
+        with connected(scheduler) as client, Display("training") as display:
             found = runs.tune(
                 dataset,
                 spec,
@@ -122,6 +125,7 @@ def tune(
                 tune=tuned,  # type: ignore[arg-type]
                 seeds=seeds,
                 folder=out,
+                client=client,
                 progress=lambda now: display.update(now.step, total=now.steps, text=describe(now)),
                 exact=exact,
                 **given,

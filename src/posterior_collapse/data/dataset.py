@@ -167,6 +167,19 @@ class Dataset:
             step += f", but for {constant:,} constant column{'s' * (constant > 1)}"
         return replace(self, x=x, y=y, steps=(*self.steps, step))
 
+    def at_hand(self) -> Dataset:
+        """Return the data themselves where they are dask arrays, which only say how to get them.
+
+        Raises:
+            DataError: They take too much memory.
+        """
+        lazy = [v for v in (self.x, self.y) if v is not None and is_lazy(v)]
+        if not lazy:
+            return self
+        check_room(self.name, sum(values.nbytes for values in lazy))
+        y = None if self.y is None else np.asarray(self.y)
+        return replace(self, x=np.asarray(self.x), y=y)
+
     def _mapped(self, operation: np.ufunc, number: float, step: str) -> Dataset:
         def apply(values: NDArray[Any]) -> NDArray[Any]:
             dtype = np.result_type(values.dtype, np.float32)

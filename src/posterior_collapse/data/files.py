@@ -29,6 +29,7 @@ from posterior_collapse.data.checking import check_file, check_size
 from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.data.hdf5 import Stored
 from posterior_collapse.data.images import read_folder
+from posterior_collapse.data.parts import parts_of, read_parts
 from posterior_collapse.data.reading import PLAIN, TABLE, TEXT, Reading
 from posterior_collapse.data.saved import Saved
 from posterior_collapse.data.table import read_csv
@@ -38,6 +39,7 @@ from posterior_collapse.errors import (
     DataError,
     MissingDependencyError,
     PosteriorCollapseError,
+    first_line,
     listed,
 )
 
@@ -68,6 +70,9 @@ def read_file(path: Path, reading: Reading = PLAIN) -> Dataset:
     """
     reader, takes = READERS.get(suffix_of(path), (None, ()))
     if os.path.isdir(path):
+        if parts := parts_of(path):
+            reading.only(TABLE)
+            return read_parts(path, parts, reading, _read_parquet)
         reading.only()
         return read_folder(path)
     if path.suffix.lower() in PICKLES:
@@ -218,7 +223,7 @@ def _unreadable(path: Path, error: Exception) -> CorruptFileError:
 def _reason(error: Exception) -> str:
     """The first line of what a reader says, if it says it in words."""
     if isinstance(error, (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile)):
-        return next(iter(str(error).splitlines()), type(error).__name__)
+        return first_line(error) or type(error).__name__
     return f"a damaged file ({type(error).__name__})"
 
 

@@ -48,8 +48,9 @@ def load(
         source: ``"digits"``, ``"mnist"``, ``"fashion-mnist"``, ``"pairs:KIND"`` (see `pairs`);
             a .npy, .npz, .safetensors, .pt, .h5, .parquet, .h5ad, .csv or .tsv file (the last two
             perhaps gzipped; of a .pt file tensors alone are read, without torch); a folder of .png
-            or .jpg pictures of one size; an array, a data frame, an AnnData or a `Dataset`. Images
-            of shape (samples, height, width) are flattened row by row.
+            or .jpg pictures of one size, or of .parquet files, which become one dask array; an
+            array, a data frame, an AnnData or a `Dataset`. Images of shape (samples, height,
+            width) are flattened row by row.
         split: ``"train"`` or ``"test"``, for the data sets that have them.
         data_dir: Folder to look in before ``$POSTERIOR_COLLAPSE_DATA`` and the user's cache.
         task: ``"quarter"`` or ``"half"``: cut images into a condition x and a target y.

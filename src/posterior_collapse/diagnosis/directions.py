@@ -17,7 +17,7 @@ from torch.distributions import Distribution, Normal
 
 from posterior_collapse.diagnosis.exact import ExactPass, is_exact
 from posterior_collapse.diagnosis.passes import SampledPass
-from posterior_collapse.diagnosis.reading import noise_generator
+from posterior_collapse.diagnosis.reading import as_array, noise_generator
 from posterior_collapse.models import LatentModel, MarkovVAE, load_parameters, read_parameters
 
 __all__ = ["free_levels", "turned"]
@@ -101,11 +101,16 @@ def _turns(
     products = {level: np.zeros((model.units[level - 1],) * 2) for level in free}
     n = 0
     for x, y in rows:
-        levels = through(x, y).levels
         n += len(x)
+        if free == [1] and not is_exact(model):  # no sample is needed to know its means
+            means: list[tuple[Float, ...]] = [
+                (as_array(model.posterior(1, x, y).mean.detach().double()),)
+            ]
+        else:
+            means = [level.means for level in through(x, y).levels]
         for level in free:
             # Two halves of the samples: what varies with the samples alone averages out.
-            halves = levels[level - 1].means[0], levels[level - 1].means[-1]
+            halves = means[level - 1][0], means[level - 1][-1]
             sums[level] += [half.sum(0) for half in halves]
             products[level] += halves[0].T @ halves[1]
     turns: list[Float | None] = [None] * len(model.units)

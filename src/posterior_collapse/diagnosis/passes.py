@@ -87,6 +87,7 @@ class SampledPass:
             distribution, which is compared with nothing.
         own_stds: Whether the stds of a Gaussian decoder count one by one, if they differ: else one
             eta_dec is known that serves all.
+        kl_paths: Paths that the KL below the top is taken of; None: all.
 
     Attributes:
         whitened: Whether residuals are scores, to be measured in the noise of the decoder's own
@@ -103,7 +104,9 @@ class SampledPass:
         decodes: bool = True,
         gaussian: bool = True,
         own_stds: bool = False,
+        kl_paths: int | None = None,
     ) -> None:
+        self._kl_paths = kl_paths
         self.decodes = decodes and getattr(model, "decodes", True)
         self.whitened: bool | None = None
         self.output: Distribution | None = None
@@ -159,15 +162,17 @@ class SampledPass:
                 kl = sampled_kl(q, given, self._draw(q, KL_SAMPLES))
                 found.append(make(kl, q, _stddev(given, q)))
                 continue
+            some = slice(None if top else self._kl_paths)
             p = given or (
-                self.model.prior(level) if top else self.model.prior(level, latents[level])
+                self.model.prior(level) if top else self.model.prior(level, latents[level][some])
             )
             std, prior_std = q.stddev.double(), p.stddev.double()
             if top:
                 own = Gaussian(q.mean.double(), std)
                 kl = kl_divergence(own, Gaussian(p.mean.double(), prior_std))
             else:
-                kl = relative_entropy((z - p.mean).double().square(), std, prior_std)
+                std = std if level == 1 else std[some]
+                kl = relative_entropy((z[some] - p.mean).double().square(), std, prior_std)
             if prior_std.dim() == 3:
                 prior_std = prior_std.square().mean(0).sqrt()
             prior_mean = p.mean.double() if top else None

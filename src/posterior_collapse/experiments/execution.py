@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -29,11 +28,12 @@ from posterior_collapse.experiments.trust import data as trust_data
 from posterior_collapse.models import CONVENTIONS, MarkovVAE, build, widened
 from posterior_collapse.moments import Moments
 from posterior_collapse.runs import Outcome, Run, RunData, Store, complete
-from posterior_collapse.runs.run import BY_MINIBATCHES, fit_options
+from posterior_collapse.runs.completing import CHECKPOINT_SHARE, trained_together
+from posterior_collapse.runs.run import BY_MINIBATCHES
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import ExactObjective, FewSamplesWarning, Forecast, forecast
 from posterior_collapse.theory.verification import CASES
-from posterior_collapse.training import Progress, Settings, exact, fit_many, seeds
+from posterior_collapse.training import Progress, Settings, exact, seeds
 from posterior_collapse.training.settings import effective_spec
 from posterior_collapse.training.units import is_no_number
 
@@ -42,9 +42,6 @@ __all__ = ["Executor", "read_moments", "read_samples", "record_training"]
 MATRIX = "matrix:"
 HELD_OUT = 5
 """One row in so many is kept for testing where a data set has no test split."""
-CHECKPOINTS = {"cpu": 100}
-FEW_CHECKPOINTS = 20
-"""Of each run while it trains. A run on a GPU is done in minutes."""
 History = dict[str, list[float]]
 
 
@@ -154,22 +151,15 @@ class Executor:
         return [self._on_moments(run) for run in runs]
 
     def _by_minibatches(self, runs: Sequence[Run], folders: Sequence[Path] | None) -> list[Outcome]:
-        start = time.perf_counter()
-        options = fit_options(runs)
-        every = math.ceil(runs[0].settings.epochs / CHECKPOINTS.get(self.device, FEW_CHECKPOINTS))
-        options["settings"] = options["settings"].replace(checkpoint_every=every)
-        fitted = fit_many(
-            [run.spec for run in runs],
+        fitted, share = trained_together(
+            runs,
             read_samples(runs[0].data, "train", self.data_dir),
-            runs[0].architecture,
+            folders,
             device=self.device,
-            **options,
-            folders=folders,
-            resume=folders is not None,
+            checkpoint_share=CHECKPOINT_SHARE,
             progress=self.report,
             start=self._start(runs) if runs[0].method == "widened" else None,
         )
-        share = (time.perf_counter() - start) / len(runs)
         return [
             self._outcome(run, one.model.to(self.device), one.history, one.stopped, share)
             for run, one in zip(runs, fitted, strict=True)

@@ -20,8 +20,9 @@ from posterior_collapse.experiments.execution import Executor
 from posterior_collapse.experiments.grids import Member, Plan, Row
 from posterior_collapse.files import write_json
 from posterior_collapse.runs import Outcome, Progress, Record, Run, Store, complete
+from posterior_collapse.runs.completing import MOST_TOGETHER, here
 from posterior_collapse.runs.run import BY_MINIBATCHES
-from posterior_collapse.runs.sweep import MOST_TOGETHER
+from posterior_collapse.runs.spreading import spread_over
 from posterior_collapse.training import Progress as Epoch
 
 __all__ = ["State", "profile", "reproduce"]
@@ -60,6 +61,7 @@ def reproduce(
     models: bool = True,
     runs_only: bool = False,
     finished: bool = False,
+    client: Any = None,
     report: Callable[[State], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """Run rows, keep their runs in `out/runs` and write their results to `out/ID`.
@@ -81,6 +83,8 @@ def reproduce(
         runs_only: Keep the runs, and write no results.
         finished: Train nothing: write results from the runs that are there, and say how many. Rows
             of which none is there are left out.
+        client: A Client of dask.distributed, on whose workers the runs train; each finds the data
+            sets as this process would. None: in this process.
         report: Called as rows advance.
 
     Returns:
@@ -138,12 +142,19 @@ def reproduce(
         told(None)
         return dataclasses.replace(executor, report=told)(runs, folders)
 
+    def told_from_afar(epoch: Epoch) -> None:
+        for state in counted():
+            report(state._replace(epoch=epoch))
+
+    # The store is here: a worker trains itself what its runs go on from.
+    afar = dataclasses.replace(executor, store=None, report=told_from_afar)
     complete(
         [member.run for row in rows for member in members[row.id]],
         store,
-        execute,
+        execute if client is None else afar,
         device=device,
         most=together or (MOST_TOGETHER if device == "cpu" else MOST_ON_GPU),
+        spread=here if client is None else spread_over(client),
         kept=kept,
     )
     return [results[row.id] for row in rows if row.id in results]
@@ -249,7 +260,7 @@ def _settings(results: Sequence[Result]) -> dict[str, Any]:
         spec, seen = values["spec"], values["evaluation"]
         for number, beta in enumerate(spec.pop("betas", ()), start=1):
             spec[f"beta_{number}"] = beta
-        for name in ("matrices", "weights"):
+        for name in ("matrices", "bracket", "weights"):
             del seen[name]
         if run.method not in BY_MINIBATCHES and not seen["panel"]:
             seen.clear()  # on moments alone

@@ -40,7 +40,7 @@ MAX_SAMPLES = 8192
 RANK = 256
 """Modes resolved when both are exceeded."""
 OVERSAMPLING = 32
-NOISE = 0.01 * ROUNDING
+NOISE = 1e-7
 """Share of the largest eigenvalue that a product in float32 makes of nothing."""
 
 

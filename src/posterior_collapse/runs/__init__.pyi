@@ -1,3 +1,12 @@
+from .completing import (
+    Progress as Progress,
+)
+from .completing import (
+    complete as complete,
+)
+from .completing import (
+    groups as groups,
+)
 from .run import (
     Evaluation as Evaluation,
 )
@@ -20,16 +29,7 @@ from .store import (
     Store as Store,
 )
 from .sweep import (
-    Progress as Progress,
-)
-from .sweep import (
     Sweep as Sweep,
-)
-from .sweep import (
-    complete as complete,
-)
-from .sweep import (
-    groups as groups,
 )
 from .sweep import (
     sweep as sweep,

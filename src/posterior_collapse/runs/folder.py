@@ -38,9 +38,12 @@ from posterior_collapse.files import (
 )
 from posterior_collapse.models import Architecture, MarkovVAE
 from posterior_collapse.report.comparison import comparison_verdict
-from posterior_collapse.runs.run import NUMBERS, Run, RunData, asked, fit_options
+from posterior_collapse.runs.completing import MOST_TOGETHER, Job, Training, here
+from posterior_collapse.runs.run import NUMBERS, Run, RunData, asked
+from posterior_collapse.runs.spreading import spread_over
+from posterior_collapse.runs.store import Outcome
 from posterior_collapse.specs import Spec
-from posterior_collapse.training import Fitted, Progress, Settings, checkpoints, fit, fit_many
+from posterior_collapse.training import Progress, Settings, checkpoints
 from posterior_collapse.training.states import load_model
 
 __all__ = [
@@ -105,7 +108,7 @@ def load(runs: Named) -> Dataset:
     """
     choice = next(iter(runs.values())).data
     named = {name: getattr(choice, name) for name in (*DATA, *READING)}
-    dataset = load_data(choice.name, **named, progress=True)
+    dataset = load_data(choice.name, **named, progress=True).at_hand()
     if choice.sha256 not in (None, fingerprint([dataset.x, dataset.y])):
         raise DataError(
             choice.name,
@@ -123,11 +126,13 @@ def train(
     *,
     resume: bool,
     report: Callable[[Progress], None],
+    client: Any = None,
 ) -> list[dict[str, Any]]:
     """Train runs, write their folders, and return what their summaries say, in the order given.
 
     Those of one seed train together and see the data in one order; different seeds have different
-    orders. Processes do not train in one folder at the same time.
+    orders. Processes do not train in one folder at the same time. On a cluster those that train
+    together are at most 12, which changes no more than rounding.
 
     Args:
         runs: What to train, by name.
@@ -136,6 +141,8 @@ def train(
         resume: Go on from the folder's checkpoints.
         report: Called after each epoch, with a row per run; None: it has stopped or does not train
             now.
+        client: A Client of dask.distributed, on whose workers the runs train; None: in this
+            process.
 
     Raises:
         OutputError: The folder holds files already, cannot be written, is in use, or was deleted
@@ -148,18 +155,40 @@ def train(
         known = fingerprint([dataset.x, dataset.y])
         runs = {n: run.replace(data=run.data.replace(sha256=known)) for n, run in runs.items()}
         _write(runs, out)
-        fitted: dict[str, Fitted] = {}
-        for seed in dict.fromkeys(run.order_seed for run in runs.values()):
-            group = {name: run for name, run in runs.items() if run.order_seed == seed}
+        found: dict[str, Outcome] = {}
+        spread = here if client is None else spread_over(client)
+        execute = Training(dataset, alone=len(runs) == 1)
+        jobs = _jobs(runs, out, check, report, apart=client is not None)
+        for job, done in spread(jobs, execute, next(iter(runs.values())).settings.device):
+            check()
+            left = zip(job.folders or (), done.outcomes, strict=True)
+            found |= {"" if folder == out else folder.name: one for folder, one in left}
+        return [_summarised(found[name], name, out / name) for name in runs]
 
-            def told(now: Progress, group: Named = group) -> None:
+
+def _jobs(
+    runs: Named,
+    out: Path,
+    check: Callable[[], None],
+    report: Callable[[Progress], None],
+    apart: bool,
+) -> Iterator[Job]:
+    """Yield the groups of runs that share an order of the data, cut up where they train apart."""
+    for seed in dict.fromkeys(run.order_seed for run in runs.values()):
+        names = [name for name, run in runs.items() if run.order_seed == seed]
+        most = len(names)
+        if apart:
+            most = 1 if runs[names[0]].method == "exact" else MOST_TOGETHER
+        for start in range(0, len(names), most):
+            group = names[start : start + most]
+
+            def told(now: Progress, group: Sequence[str] = group) -> None:
                 check()
                 rows = dict(zip(group, now.rows, strict=True))
                 report(now._replace(rows=[rows.get(name) for name in runs]))
 
-            fitted |= _fitted(group, dataset, out, resume, told, alone=len(runs) == 1)
-        check()
-        return [_summarised(fitted[name], name, out / name) for name in runs]
+            folders = [out / name for name in group]
+            yield Job(tuple(runs[name] for name in group), folders, stays=True, report=told)
 
 
 def beginning(runs: Named, out: Path) -> list[str]:
@@ -278,49 +307,17 @@ def _take_away(out: Path, made: Sequence[Path]) -> None:
             folder.rmdir()
 
 
-def _fitted(
-    runs: Named,
-    dataset: Dataset,
-    out: Path,
-    resume: bool,
-    report: Callable[[Progress], None],
-    *,
-    alone: bool,
-) -> dict[str, Fitted]:
-    """Train runs that share an order of the data."""
-    members = list(runs.values())
-    first = members[0]
-    common: dict[str, Any] = {
-        "resume": resume,
-        "progress": report,
-        "exact": first.method == "exact",
-        "from_forecast": first.from_forecast,
-    }
-    if alone:
-        common |= {"settings": first.settings, "folder": out}
-        found = fit(first.spec, dataset, first.architecture, **common)
-        return dict.fromkeys(runs, found)
-    fitted = fit_many(
-        [run.spec for run in members],
-        dataset,
-        first.architecture,
-        folders=[out / name for name in runs],
-        **fit_options(members),
-        **common,
-    )
-    return dict(zip(runs, fitted, strict=True))
-
-
-def _summarised(fitted: Fitted, name: str, folder: Path) -> dict[str, Any]:
+def _summarised(outcome: Outcome, name: str, folder: Path) -> dict[str, Any]:
     """Write what people read, and return the summary."""
-    found = fitted.summary()
+    found = outcome.summary()
+    spec = outcome.run.spec
     summary = {
-        "run": name or fitted.spec.model,
-        "spec": fitted.spec.to_dict(),
+        "run": name or spec.model,
+        "spec": spec.to_dict(),
         "verdict": comparison_verdict(found),
         **found,
     }
-    write_history(folder, fitted.history)
+    write_history(folder, outcome.history)
     write_json(folder / SUMMARY, summary)
     return summary
 

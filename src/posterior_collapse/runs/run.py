@@ -277,7 +277,13 @@ def _kind(value: Any) -> Any:
 # "trained as before there was this entry", and must never change.
 
 INCIDENTAL = {
-    "settings": ("device", "cuda_graphs", "checkpoint_every", "checkpoint_steps"),
+    "settings": (
+        "device",
+        "cuda_graphs",
+        "checkpoint_every",
+        "checkpoint_steps",
+        "checkpoint_share",
+    ),
     "data": ("data_dir",),
 }
 """Entries that say where and how often, not what is trained."""

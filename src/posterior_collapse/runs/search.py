@@ -17,7 +17,7 @@ import numpy as np
 
 from posterior_collapse.arrays import Float
 from posterior_collapse.records import Record
-from posterior_collapse.runs.sweep import MOST_TOGETHER
+from posterior_collapse.runs.completing import MOST_TOGETHER
 
 __all__ = ["WIDER", "Found", "Trial", "Try", "search_beta", "search_latents"]
 

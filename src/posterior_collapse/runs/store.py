@@ -70,6 +70,12 @@ class Outcome:
     model: MarkovVAE
     wall_s: float
 
+    def summary(self) -> dict[str, Any]:
+        """Return what was measured beside what was forecast; see `Fitted.summary`."""
+        rough = {} if self.run.spec.likelihood == "gaussian" else {"approximate": True}
+        found = {"measured": self.measured, "forecast": self.forecast}
+        return {"stopped": self.stopped, **found, **rough}
+
 
 @dataclass(frozen=True)
 class Record:
@@ -189,6 +195,10 @@ class Store:
     def __init__(self, folder: str | Path, *, models: bool = True) -> None:
         self.folder, self.models = Path(folder), models
 
+    def __contains__(self, key: object) -> bool:
+        """Whether a finished run lies there, whole or damaged."""
+        return (self.folder / str(key) / RUN).is_file()
+
     def get(self, key: str) -> Record | None:
         """Return a finished run; None if there is none.
 
@@ -248,14 +258,18 @@ class Store:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
-    @contextlib.contextmanager
-    def working(self, runs: Sequence[Run]) -> Iterator[list[Path]]:
-        """Give a folder per run for the checkpoints of a group; they go when all are kept."""
-        group = self.folder / WORK / digest({"together": [run.key for run in runs]})[:20]
-        yield [group / run.key for run in runs]
-        shutil.rmtree(group, ignore_errors=True)
+    def work(self, runs: Sequence[Run]) -> list[Path]:
+        """Return a folder per run for the checkpoints of a group that trains."""
+        return [self._group(runs) / run.key for run in runs]
+
+    def worked(self, runs: Sequence[Run]) -> None:
+        """Take away the checkpoints of a group that is kept."""
+        shutil.rmtree(self._group(runs), ignore_errors=True)
         with contextlib.suppress(OSError):
-            group.parent.rmdir()  # unless another group trains
+            (self.folder / WORK).rmdir()  # unless another group trains
+
+    def _group(self, runs: Sequence[Run]) -> Path:
+        return self.folder / WORK / digest({"together": [run.key for run in runs]})[:20]
 
     def tidy(self, keys: Sequence[str]) -> None:
         """Take away what processes that were killed left of runs; call it under their claim."""

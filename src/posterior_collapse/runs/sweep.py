@@ -1,234 +1,47 @@
-"""Many runs: which of them train together, the loop that trains what is missing, and `sweep`."""
+"""Many runs beside their forecasts: `sweep`, and the table it returns."""
 
 from __future__ import annotations
 
-import platform
-import shutil
-import time
+import contextlib
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
+import numpy as np
 import torch
 
+from posterior_collapse.arrays import is_lazy
 from posterior_collapse.data import Dataset
-from posterior_collapse.errors import CheckpointError, DataError, InvalidArgumentError, OutputError
+from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.files import digest
 from posterior_collapse.models import Architecture
+from posterior_collapse.progress import Display
 from posterior_collapse.records import Viewed, plain
-from posterior_collapse.runs.run import (
-    BY_MINIBATCHES,
-    NUMBERS,
-    Evaluation,
-    Run,
-    RunData,
-    fit_options,
+from posterior_collapse.runs.completing import (
+    CHECKPOINT_SHARE,
+    Job,
+    Training,
+    complete,
+    groups,
+    here,
 )
+from posterior_collapse.runs.run import NUMBERS, Evaluation, Run, RunData
+from posterior_collapse.runs.spreading import spread_over
 from posterior_collapse.runs.store import Outcome, Record, Store
 from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.training import Progress as Epoch
-from posterior_collapse.training import Settings, fit_many
+from posterior_collapse.training import Settings
 from posterior_collapse.training.arguments import per_run, several, split
 from posterior_collapse.training.batches import feed
+from posterior_collapse.training.course import describe
 from posterior_collapse.training.fitting import DTYPES
 
-__all__ = ["MOST_TOGETHER", "Progress", "Sweep", "complete", "groups", "sweep"]
+__all__ = ["Finished", "Sweep", "sweep"]
 
-Execute = Callable[[Sequence[Run], "Sequence[Path] | None"], Sequence[Outcome]]
-"""Trains and measures runs of one family together, with a folder each for checkpoints or none."""
 Finished: TypeAlias = Outcome | Record
-
-MOST_TOGETHER = 12
-"""Runs per group. A group is kept when it ends: more would gain little speed and risk more."""
-
-
-class Progress(NamedTuple):
-    """What a caller is told before and after each group.
-
-    Attributes:
-        runs: Runs of the sweep.
-        done: Those that are kept.
-        training: Those that train now; 0 between groups.
-    """
-
-    runs: int
-    done: int
-    training: int
-
-
-def groups(runs: Sequence[Run], most: int = MOST_TOGETHER) -> list[tuple[Run, ...]]:
-    """Cut runs into groups that one vectorised training serves, in the order given.
-
-    Args:
-        runs: Equal ones count once.
-        most: Largest group of runs trained by minibatches; others train one by one.
-
-    Example:
-        >>> from posterior_collapse.specs import VAESpec
-        >>> net, how = Architecture.named("mlp"), Settings()
-        >>> specs = [VAESpec(units, beta=beta) for beta in (1, 2) for units in (3, 4)]
-        >>> runs = [Run(RunData("digits"), spec, net, how) for spec in specs]
-        >>> [[run.spec.beta for run in group] for group in groups(runs)]
-        [[1.0, 2.0], [1.0, 2.0]]
-    """
-    families: dict[str, dict[str, Run]] = {}
-    for run in runs:
-        families.setdefault(run.family, {}).setdefault(run.key, run)
-    found = []
-    for family in families.values():
-        members = list(family.values())
-        size = most if members[0].method in BY_MINIBATCHES else 1
-        found += [tuple(members[i : i + size]) for i in range(0, len(members), size)]
-    return found
-
-
-def retrained_together(
-    group: Sequence[Run], trained_with: Callable[[Run], Sequence[str] | None]
-) -> tuple[Run, ...]:
-    """Return the runs of a group that have to train, together as they would have at first.
-
-    Rounding depends on who trains together. So a group of which some members were kept before the
-    process died trains as a whole again; members that came from elsewhere stay away.
-
-    Args:
-        group: All its runs.
-        trained_with: For a run that is kept the keys of those it trained with, else None.
-    """
-    known = {run.key: trained_with(run) for run in group}
-    missing = {run.key for run in group if known[run.key] is None}
-    if not missing:
-        return ()
-    by_key = {run.key: run for run in group}
-    for keys in known.values():
-        if keys is not None and missing & set(keys) and set(keys) <= set(by_key):
-            missing |= set(keys)
-    return tuple(run for run in group if run.key in missing)
-
-
-def complete(
-    runs: Sequence[Run],
-    store: Store,
-    execute: Execute,
-    *,
-    device: str = "cpu",
-    most: int = MOST_TOGETHER,
-    report: Callable[[Progress], None] = lambda _: None,
-    kept: Callable[[Mapping[str, Record]], None] = lambda _: None,
-) -> list[Record]:
-    """Return a record per run, training those that are not kept yet.
-
-    Processes that work on the same folder share the groups among them. A group that was killed
-    goes on from its last checkpoints.
-
-    Args:
-        runs: What to train, with repetitions if you like.
-        store: Where finished runs are kept.
-        execute: Trains and measures runs of one family together.
-        device: Where minibatches are trained; written into the records.
-        most: As in `groups`.
-        report: Called before and after each group.
-        kept: Called at first and after each group with the records that are there, by key.
-
-    Raises:
-        OutputError: The store cannot be written.
-        CorruptFileError: A run that is kept was damaged or changed; nothing was trained yet.
-        PosteriorCollapseError: What `execute` raises.
-    """
-    unique = {run.key: run for run in runs}
-    records = {key: found for key in unique if (found := store.get(key)) is not None}
-    for record in records.values():
-        record.check()
-
-    def tell(training: int = 0) -> None:
-        report(Progress(len(unique), len(records), training))
-
-    kept(records)
-    tell()
-    every = groups(runs, most)
-    waiting = [group for group in every if any(run.key not in records for run in group)]
-    wait = False
-    while waiting:
-        held = []
-        for group in waiting:
-            with store.claim(group[0].key, wait=wait) as own:
-                if not own:
-                    held.append(group)
-                    continue
-                records.update(_trained(group, store, execute, device, tell))
-            wait = False
-            kept(records)
-            tell()
-        # Nothing is free any more: wait for the first of those that other processes hold.
-        waiting, wait = held, True
-    return [records[run.key] for run in runs]
-
-
-def _trained(
-    group: Sequence[Run],
-    store: Store,
-    execute: Execute,
-    device: str,
-    tell: Callable[[int], None],
-) -> dict[str, Record]:
-    kept = {run.key: store.get(run.key) for run in group}
-
-    def trained_with(run: Run) -> Sequence[str] | None:
-        record = kept[run.key]
-        return None if record is None else record.retrained_together
-
-    together = retrained_together(group, trained_with)
-    if together:
-        tell(len(together))
-        store.tidy([run.key for run in group])
-        # Linear models on moments stay on the processor, wherever minibatches are trained.
-        origin = _origin(device if group[0].method in BY_MINIBATCHES else "cpu")
-        keys = [run.key for run in together]
-        with store.working(together) as folders:
-            try:
-                outcomes = execute(together, folders)
-            except CheckpointError:  # damaged: no more than what was done so far is lost
-                for folder in folders:
-                    shutil.rmtree(folder, ignore_errors=True)
-                outcomes = execute(together, folders)
-            for outcome in outcomes:
-                store.put(outcome, keys, origin)
-    return {run.key: _kept(store, run.key) for run in group}
-
-
-def _kept(store: Store, key: str) -> Record:
-    record = store.get(key)
-    if record is None:
-        raise OutputError(
-            str(store.folder / key), "nothing, right after a run was kept there",
-            "a folder that nobody else changes", "Run the command again.",
-        )  # fmt: skip
-    return record
-
-
-def _origin(device: str) -> dict[str, Any]:
-    cuda = device.startswith("cuda")
-    hardware = torch.cuda.get_device_name(device) if cuda else _processor()
-    instructions = torch.backends.cpu.get_cpu_capability()
-    return {
-        "version": version("posterior-collapse"),
-        "torch": torch.__version__,
-        "hardware": hardware
-        if cuda
-        else f"{hardware}, {instructions}, {torch.get_num_threads()} threads",
-    }
-
-
-def _processor() -> str:
-    """The processor's name, which Linux keeps in a file."""
-    try:
-        with open("/proc/cpuinfo") as file:
-            names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -298,7 +111,7 @@ def sweep(
     architecture: str | Architecture = "mlp",
     *,
     folder: str | Path | None = None,
-    client: None = None,
+    client: Any = None,
     settings: Settings | None = None,
     seeds: int | Sequence[int] | None = None,
     learning_rates: float | Sequence[float] | None = None,
@@ -321,7 +134,9 @@ def sweep(
         folder: Where finished runs are kept, each under a hash of all that decides what comes out,
             the values of the data included. Those that are there are checked and not trained
             again, and what was interrupted goes on. None: nothing is written.
-        client: None: runs train in this process. Processes that sweep on one folder share them.
+        client: A Client of dask.distributed: groups of runs train on the workers of its cluster,
+            which need not see the folder. None: they train in this process. Processes that sweep
+            on one folder share them.
         settings: What the runs share.
         seeds: One for all or one per run; None: that of the settings. For every spec from each of
             several seeds, repeat the specs: `[spec for spec in specs for _ in seeds]`, and the
@@ -335,10 +150,11 @@ def sweep(
         **options: As in `fit`.
 
     Raises:
-        InvalidArgumentError: As in `fit_many`; a `client`, which is not served yet.
+        InvalidArgumentError: As in `fit_many`; a `client` that is none.
         DataError: The data cannot be used; with a folder, a DataLoader, whose values have no hash.
         CorruptFileError: A kept run was damaged or changed; says what to delete.
-        OutputError: The folder cannot be written.
+        OutputError: The folder cannot be written, or was deleted meanwhile.
+        TrainingError: A run cannot be trained on any worker, or the cluster is gone.
 
     Example:
         >>> import numpy as np
@@ -347,16 +163,14 @@ def sweep(
         >>> sweep([VAESpec(3, beta=beta) for beta in (0.5, 2, 6)], x, "linear", exact=True)
         Sweep(3 runs; beta varies; 3 of 3 with as many active units as forecast)
     """
-    if client is not None:
-        raise InvalidArgumentError(
-            "client", type(client).__name__, "None: no cluster is served yet",
-            "Leave it away; processes that sweep on one folder share its runs.",
-        )  # fmt: skip
+    spread = here if client is None else spread_over(client)
     data, specs = in_order(data, specs)
     data, validation = map(_readable_again, (data, validation))
     specs = several(specs)
     given = {"seed": seeds, "learning_rate": learning_rates, "clip": clips}
     common, networks = split(settings, options, exact)
+    if common.checkpoint_every == 1 and common.checkpoint_steps is None:
+        common = common.replace(checkpoint_share=CHECKPOINT_SHARE)
     each = [common.replace(**changes) for changes in per_run(given, len(specs))]
     if not specs:
         raise InvalidArgumentError("specs", "none", "at least one spec", "Pass some specs.")
@@ -376,13 +190,27 @@ def sweep(
         for spec, own in zip(specs, each, strict=True)
     ]
 
-    def execute(group: Sequence[Run], folders: Sequence[Path] | None) -> list[Outcome]:
-        return _fitted(group, folders, data, validation=validation, progress=progress, exact=exact)
-
-    if folder is not None:
-        return Sweep(tuple(complete(runs, Store(folder), execute, device=common.device)))
-    done = {one.run.key: one for group in groups(runs) for one in execute(group, None)}
-    return Sweep(tuple(done[run.key] for run in runs))
+    with Display("runs", len(runs), show=progress is True and client is not None) as display:
+        report = progress
+        if client is not None and progress is True:
+            report = lambda now: display.update(display.done, text=describe(now))  # noqa: E731
+        training = Training(data, validation, report=report)
+        if folder is not None:
+            found = complete(
+                runs, Store(folder), training, device=common.device, spread=spread,
+                report=lambda now: display.update(now.done, total=now.runs),
+            )  # fmt: skip
+            return Sweep(tuple(found))
+        done: dict[str, Outcome] = {}
+        with tempfile.TemporaryDirectory() if client else contextlib.nullcontext() as scratch:
+            jobs = (
+                Job(group, None if scratch is None else [Path(scratch) / run.key for run in group])
+                for group in groups(runs)
+            )
+            for _, left in spread(jobs, training, common.device):
+                done |= {one.run.key: one for one in left.outcomes}
+                display.update(len(done))
+        return Sweep(tuple(done[run.key] for run in runs))
 
 
 class _Batches:
@@ -396,6 +224,13 @@ class _Batches:
 
 
 def _readable_again(data: Any) -> Any:
+    """Return data that each group can read, without computing them anew each time."""
+    if isinstance(data, Dataset):
+        return data.at_hand()
+    if isinstance(data, tuple):
+        return tuple(map(_readable_again, data))
+    if is_lazy(data):
+        return np.asarray(data)
     return _Batches(data) if isinstance(data, Iterator) else data
 
 
@@ -408,29 +243,3 @@ def _choice(data: Any, validation: Any, spec: Spec, settings: Settings, exact: b
     together = hashes[0] if len(hashes) == 1 else digest({"data": hashes})
     name = data.name if isinstance(data, Dataset) else "array"
     return RunData(name, sha256=together if known else None)
-
-
-def _fitted(
-    group: Sequence[Run], folders: Sequence[Path] | None, data: Any, **common: Any
-) -> list[Outcome]:
-    start = time.perf_counter()
-    first = group[0]
-    fitted = fit_many(
-        [run.spec for run in group],
-        data,
-        first.architecture,
-        **fit_options(group),
-        folders=folders,
-        resume=folders is not None,
-        from_forecast=first.from_forecast,
-        **common,
-    )
-    found = [one.summary() for one in fitted]
-    share = (time.perf_counter() - start) / len(group)
-    return [
-        Outcome(
-            run, said["measured"], said["forecast"], said["stopped"], one.history, {},
-            one.model.cpu(), share,
-        )
-        for run, one, said in zip(group, fitted, found, strict=True)
-    ]  # fmt: skip

@@ -42,8 +42,6 @@ TRAINING = {"steps": 6000, "learning_rate": 3e-3}
 for four times as long, and at 1e-2 the noise of the steps costs units and loss."""
 LOWEST = 64.0
 """Factor below the linear model's beta within which a network is looked for."""
-CHECKPOINTS = 10
-"""Of each run, beside a folder."""
 FEW_EPOCHS = 4
 """Of fewer nothing is said about half of the run."""
 
@@ -110,6 +108,7 @@ def tune(
     seeds: int = 3,
     settings: Settings | None = None,
     folder: str | Path | None = None,
+    client: Any = None,
     progress: bool | Callable[[Progress], None] = False,
     exact: bool = False,
     **options: Any,
@@ -132,6 +131,7 @@ def tune(
             last runs are twice as long.
         folder: Where finished runs are kept, as in `sweep`: tuning again with the same arguments
             goes on where it was stopped.
+        client: As in `sweep`.
         progress: As in `sweep`.
         exact: As in `fit`.
         **options: As in `fit`.
@@ -178,7 +178,8 @@ def tune(
             data,
             net,
             folder=folder,
-            settings=_checkpointed_seldom(longer.replace(order_seed=order)),
+            client=client,
+            settings=longer.replace(order_seed=order),
             seeds=[seed for _, seed in runs],
             progress=progress,
             exact=exact,
@@ -277,16 +278,6 @@ class _Theory:
 def _longer(settings: Settings, times: float) -> Settings:
     name = "epochs" if settings.steps is None else "steps"
     return settings.replace(**{name: max(1, round(times * getattr(settings, name)))})
-
-
-def _checkpointed_seldom(settings: Settings) -> Settings:
-    """A run of minutes is not checkpointed every second, unless that is asked for."""
-    if settings.checkpoint_every != 1 or settings.checkpoint_steps is not None:
-        return settings
-    if settings.steps is None:
-        return settings.replace(checkpoint_every=max(1, settings.epochs // CHECKPOINTS))
-    each = max(1, settings.steps // CHECKPOINTS)
-    return settings.replace(checkpoint_every=settings.steps, checkpoint_steps=each)
 
 
 def _trial(value: float, runs: Sequence[Finished]) -> Trial:

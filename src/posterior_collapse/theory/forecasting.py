@@ -15,6 +15,7 @@ from posterior_collapse.arrays import Float
 from posterior_collapse.data.samples import Samples, Stream, read
 from posterior_collapse.errors import InvalidArgumentError, PosteriorCollapseError
 from posterior_collapse.moments import Moments
+from posterior_collapse.moments.accumulate import CLEAR
 from posterior_collapse.records import Record, Viewed, unit_rows
 from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.theory import parameters as explicit
@@ -31,9 +32,6 @@ from posterior_collapse.theory.state import THRESHOLD_ROUNDING, fit
 __all__ = ["FewSamplesWarning", "Forecast", "Level", "forecast"]
 
 Status = Literal["active", "noise", "collapsed"]
-
-CLEAR = 100
-"""Times the moments' rounding, a threshold that has digits beside it."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)

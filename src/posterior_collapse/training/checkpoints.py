@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +34,16 @@ except ImportError as error:
         "Run pip install 'posterior-collapse[torch]'.",
     ) from error
 
-__all__ = ["Checkpoint", "CheckpointWarning", "exists", "load", "prune", "save"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointWarning",
+    "exists",
+    "load",
+    "pack",
+    "prune",
+    "save",
+    "unpack",
+]
 
 FORMAT = "posterior-collapse checkpoint"
 VERSION = 1
@@ -161,6 +170,46 @@ def exists(folder: str | Path) -> bool:
         False
     """
     return any(_newest_first(Path(folder)))
+
+
+def pack(folders: Sequence[str | Path]) -> list[dict[str, bytes]]:
+    """Return the files of a checkpoint per folder, by name, to be sent elsewhere.
+
+    Args:
+        folders: Of runs that train together, whose newest common step is taken.
+
+    Returns:
+        Per folder its files; none of any folder where one holds no checkpoint.
+
+    Raises:
+        CheckpointError: None is good, or they have no step in common.
+    """
+    paths = [Path(folder) for folder in folders]
+    if not all(map(exists, paths)):
+        return [{} for _ in paths]
+    step = min(load(path).step for path in paths)
+    found = []
+    for path in paths:
+        load(path, step=step)
+        commit = path / _commit_name(step)
+        names = (_tensors_name(_read_record(commit)), commit.name)
+        found.append({name: (path / name).read_bytes() for name in names})
+    return found
+
+
+def unpack(packed: Sequence[Mapping[str, bytes]], folders: Sequence[str | Path]) -> None:
+    """Write what `pack` returned; older checkpoints stay as if `save` had written it.
+
+    Raises:
+        OutputError: A folder cannot be written.
+    """
+    for contents, folder in zip(packed, map(Path, folders), strict=True):
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():  # the commit point last
+            files.write(folder / name, content)
+            if match := COMMIT.fullmatch(name):
+                prune(folder, int(match[1]))
 
 
 def _plain(tensor: Tensor) -> Tensor:

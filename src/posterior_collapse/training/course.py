@@ -12,10 +12,17 @@ from posterior_collapse.progress import Display
 from posterior_collapse.theory.minimum import FINISHED, LIMIT
 from posterior_collapse.training.settings import Settings
 
-__all__ = ["FINISHED", "LIMIT", "Bar", "Course", "Progress", "is_of_unit", "kl_of_units"]
+__all__ = ["FINISHED", "LIMIT", "Bar", "Course", "Pause", "Progress", "is_of_unit", "kl_of_units"]
 
 MOST_UNITS = 256
 OF_UNIT = re.compile(r"kl_\d+_\d+")
+
+
+class Pause(Exception):  # noqa: N818  nothing is wrong
+    """Raised by whoever is told of an epoch, to go on from its end another time.
+
+    Where there are folders, the checkpoints of that epoch are written first.
+    """
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from posterior_collapse.training import seeds
 from posterior_collapse.training.ahead import Ahead, Measured, Step
 from posterior_collapse.training.batches import Batch, Batches
 from posterior_collapse.training.counting import Counting
-from posterior_collapse.training.course import FINISHED, Course, Progress, kl_of_units
+from posterior_collapse.training.course import FINISHED, Course, Pause, Progress, kl_of_units
 from posterior_collapse.training.drawing import BLOCK, draw, first_rows
 from posterior_collapse.training.graphs import Graphs
 from posterior_collapse.training.optimisers import SGD, Adam, Optimiser, clip_
@@ -93,6 +94,7 @@ class Engine:
         if self.device.type != "cpu":
             graphs = Graphs(enabled=graphed)
             self.ahead = Ahead(self._measure, self.state.optimiser, self.sums, graphs)
+        self.saved, self.saving = time.perf_counter(), 0.0
 
     def train(self) -> None:
         """Train until every run has stopped, from wherever the engine stands."""
@@ -224,7 +226,7 @@ class Engine:
         due = (state.epoch + 1) % self.settings.history_every == 0
         if not due and state.alive and not self._is_last_epoch():
             state.epoch, state.step_in_epoch = state.epoch + 1, 0
-            if state.epoch % self.settings.checkpoint_every == 0:
+            if self._is_save_due():
                 self._save()
             return
         # A run that froze in this epoch has no row for it.
@@ -243,11 +245,24 @@ class Engine:
                 for name, best in state.bests.items():
                     self.stack.leaves[name][i] = best[i]
         state.sums, state.rows_in_epoch, state.step_in_epoch = None, 0, 0
-        if not state.alive or state.epoch % self.settings.checkpoint_every == 0:
+        is_saved = not state.alive or self._is_save_due()
+        if is_saved:
             self._save()
         if self.report is not None:
             shown = [rows[i] if i in alive else None for i in range(len(self.runs))]
-            self.report(Progress(state.step, state.total_steps, state.epoch, shown))
+            try:
+                self.report(Progress(state.step, state.total_steps, state.epoch, shown))
+            except BaseException as reason:  # such as Ctrl-C: there is time for it now
+                seldom = self.settings.checkpoint_share is not None
+                if not is_saved and (seldom or isinstance(reason, Pause)):
+                    self._save()
+                raise
+
+    def _is_save_due(self) -> bool:
+        if self.state.epoch % self.settings.checkpoint_every:
+            return False
+        share = self.settings.checkpoint_share
+        return share is None or self.saving <= share * (time.perf_counter() - self.saved)
 
     def _is_last_epoch(self) -> bool:
         if self.state.total_steps is not None:
@@ -316,7 +331,10 @@ class Engine:
 
     def _save(self) -> None:
         if self.folders is not None:
+            begun = time.perf_counter()
             save(self.state, self.folders)
+            self.saved = time.perf_counter()
+            self.saving = self.saved - begun
 
     def _optimiser(self) -> Optimiser:
         rates = [run.settings.learning_rate for run in self.runs]

@@ -49,6 +49,8 @@ class Settings(Record):
         order_seed: Seed of the data order alone; None: `seed`.
         checkpoint_every: Epochs between checkpoints, where there is a folder.
         checkpoint_steps: Steps between further checkpoints.
+        checkpoint_share: Share of the time that checkpoints at the end of epochs may take, so that
+            short epochs have fewer; None: however long they take.
         history_every: Epochs between rows of the history: each row costs a count of active units,
             which for small data takes longer than the steps of an epoch.
 
@@ -81,6 +83,7 @@ class Settings(Record):
     order_seed: int | None = None
     checkpoint_every: int = 1
     checkpoint_steps: int | None = None
+    checkpoint_share: float | None = None
     history_every: int = 1
 
     def __post_init__(self) -> None:
@@ -94,7 +97,7 @@ class Settings(Record):
         if self.order_seed is not None:
             self._set("order_seed", checks.whole("order_seed", self.order_seed, least=0))
         self._set("learning_rate", checks.positive("learning_rate", self.learning_rate))
-        for name in ("clip", "free_bits"):
+        for name in ("clip", "free_bits", "checkpoint_share"):
             if getattr(self, name) is not None:
                 self._set(name, checks.positive(name, getattr(self, name)))
         if not 0 <= self.momentum < 1:

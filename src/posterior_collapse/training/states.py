@@ -31,7 +31,8 @@ __all__ = [
 ]
 
 EXTENDABLE = (
-    "epochs", "steps", "patience", "checkpoint_every", "checkpoint_steps", "device", "cuda_graphs",
+    "epochs", "steps", "patience", "checkpoint_every", "checkpoint_steps", "checkpoint_share",
+    "device", "cuda_graphs",
 )  # fmt: skip
 """Settings that a resumed run may change: they do not decide the steps before."""
 HISTORY = "history."

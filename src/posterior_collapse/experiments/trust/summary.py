@@ -152,18 +152,35 @@ def _summary(found: Mapping[str, Mapping[str, Any]]) -> Table:
     return Table(["what is said", "of what", "as measured"], rows)
 
 
+def _is_linear(record: Mapping[str, Any]) -> bool:
+    return ", linear, " in record["network"]
+
+
 def _of_onset(records: Records) -> Iterator[list[str]]:
+    nets, linear = ([r for r in records if _is_linear(r) == is_one] for is_one in (False, True))
+    yield from _of_onsets(nets)
+    for record in linear:
+        if (error := record["error of the onset"]) is not None:
+            words = WARM_UPS[record["warm-up"]]
+            text = f"error {_percent(error)}: what training alone does, theory being exact"
+            yield ["the same", f"a linear model, trained so; {words}", text]
+
+
+def _of_onsets(records: Records) -> Iterator[list[str]]:
     for warm_up, words in WARM_UPS.items():
         own = [r for r in records if r["warm-up"] == warm_up]
         found = [r for r in own if r["error of the onset"] is not None]
         if not found:
             continue
+        found.sort(key=lambda r: r["error of the onset"])
         errors = [r["error of the onset"] for r in found]
         near = sum(abs(error) <= NEAR for error in errors)
-        worst = max(found, key=lambda r: abs(r["error of the onset"]))
+        ends = " to ".join(
+            f"{_percent(r['error of the onset'])} ({_about(r)})" for r in (found[0], found[-1])
+        )
         text = (
-            f"median error {_percent(np.median(errors))}, from {_percent(min(errors))} to "
-            f"{_percent(max(errors))} ({worst['network']}); within 5% in {near} of {len(errors)}"
+            f"median error {_percent(np.median(errors))}, {ends}; within 5% in {near} of "
+            f"{len(errors)}"
         )
         lower = [r["their loss below the collapsed (nats, most)"] or 0.0 for r in own]
         alive = sum(r["runs alive above the onset"] for r in own)
@@ -172,6 +189,12 @@ def _of_onset(records: Records) -> Iterator[list[str]]:
         if len(found) < len(own):
             text += f"; {len(own) - len(found)} never or always collapsed"
         yield ["the beta of total collapse", f"{len(own)} networks; {words}", text]
+
+
+def _about(record: Mapping[str, Any]) -> str:
+    """Return which network it was, and that its optimiser failed if the verdict there says so."""
+    failed = record["verdict there"] == "signal-unclaimed"
+    return f"{record['network']}{', whose verdict there is signal-unclaimed' if failed else ''}"
 
 
 def _percent(share: float) -> str:
@@ -186,6 +209,7 @@ def _percent(share: float) -> str:
 
 
 def _of_units(records: Records) -> Iterator[list[str]]:
+    records = [r for r in records if not _is_linear(r)]
     for warm_up, words in WARM_UPS.items():
         own = [r for r in records if r["warm-up"] == warm_up]
         if not own:

@@ -10,6 +10,7 @@ import numpy as np
 from posterior_collapse.report.diagnosis_text import by_kl
 from posterior_collapse.report.figures.panels import BLUE, GREEN, GREY, ORANGE, Panel, Panels
 from posterior_collapse.report.figures.runs import active_panel, stack_panel
+from posterior_collapse.report.names import settings
 from posterior_collapse.report.stacked import levels_of
 
 if TYPE_CHECKING:
@@ -63,7 +64,11 @@ def diagnosis_panels(found: Diagnosis) -> Panels:
         kept = None if found.forecast is None else [f.n_active for f in found.forecast.levels]
         stacks = [stack_panel(history, level) for level in levels_of(history)]
         rows.append((*stacks, active_panel(history, kept)))
-    return Panels(tuple(rows), found.verdict.replace("+-", "\u00b1"), (4.0, 3.6))
+    about = (
+        f"{found.n:,} rows" if found.spec is None else f"{settings(found.spec)}; {found.n:,} rows"
+    )
+    verdict = found.verdict.replace("+-", "\u00b1")
+    return Panels(tuple(rows), f"{about}\n{verdict}", (4.0, 3.6))
 
 
 def _kl_bars(axes: Axes, level: LevelDiagnosis, forecast: np.ndarray | None, prefix: str) -> None:

@@ -98,7 +98,8 @@ def _figure(rows: tuple[tuple[Panel, ...], ...], panels: Panels) -> Figure:
     width, height = panels.size
     figure = Figure(figsize=(columns * width, 0.5 + len(rows) * height), layout="constrained")
     if panels.title:
-        title = textwrap.fill(panels.title, round(WIDEST * columns * width / 10))
+        wide = round(WIDEST * columns * width / 10)
+        title = "\n".join(textwrap.fill(line, wide) for line in panels.title.split("\n"))
         figure.suptitle(typeset(title), fontsize=10)
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for row, axes in zip(rows, grid, strict=True):

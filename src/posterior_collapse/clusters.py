@@ -1,0 +1,85 @@
+"""A Dask cluster that is there, by its address, or one of processes on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from posterior_collapse.errors import InvalidArgumentError, MissingDependencyError, first_line
+
+__all__ = ["connected"]
+
+LOCAL = "local:"
+SECONDS = 10.0
+"""That a scheduler has to answer in."""
+
+
+@contextlib.contextmanager
+def connected(scheduler: str | None) -> Iterator[Any]:
+    """Yield a client of a cluster, on which dask collections are computed meanwhile.
+
+    Args:
+        scheduler: The scheduler's address, such as "tcp://10.0.0.1:8786"; "local:N" for N
+            processes on this machine, which end with the block; None: yield None.
+
+    Raises:
+        InvalidArgumentError: No scheduler is there.
+        MissingDependencyError: Dask is not installed.
+
+    Example:
+        >>> with connected(None) as client:
+        ...     client is None
+        True
+    """
+    if scheduler is None:
+        yield None
+        return
+    try:
+        import distributed
+        from distributed.comm.addressing import parse_address, parse_host_port
+    except ImportError as error:
+        raise MissingDependencyError(
+            "distributed",
+            "no such library",
+            "dask.distributed, to compute on a cluster",
+            "Run pip install 'posterior-collapse[dask]'.",
+        ) from error
+    # What goes wrong is said in one line, by whoever waits for it.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    with contextlib.ExitStack() as stack:
+        address: Any = scheduler
+        if scheduler.startswith(LOCAL):
+            address = distributed.LocalCluster(  # type: ignore[no-untyped-call]
+                n_workers=_processes(scheduler),
+                threads_per_worker=1,
+                dashboard_address=":0",  # at any port: others may have a cluster here too
+                silence_logs=logging.CRITICAL,
+            )
+            stack.enter_context(address)
+        try:
+            if address is scheduler:
+                # Here, since a client that was refused is noisy when it is cleared away.
+                parse_host_port(parse_address(scheduler)[1])
+            client = distributed.Client(address, timeout=SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
+        except (OSError, ValueError) as error:
+            reason = first_line(error) or type(error).__name__
+            raise InvalidArgumentError(
+                "scheduler",
+                f"{scheduler!r} ({reason})",
+                "the address of a Dask scheduler, or local:N",
+                "Start one with `dask scheduler`, and workers with `dask worker ADDRESS`.",
+            ) from error
+        stack.enter_context(client)
+        stack.enter_context(client.as_current())
+        yield client
+
+
+def _processes(scheduler: str) -> int:
+    number = scheduler.removeprefix(LOCAL)
+    if not (number.isdecimal() and int(number) > 0):
+        raise InvalidArgumentError(
+            "scheduler", repr(scheduler), "a number of processes", "Pass e.g. local:2."
+        )
+    return int(number)
