@@ -9,7 +9,7 @@ ADAPTERS := .venv-adapters
 PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
 	PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 
-.PHONY: demo test test-adapters test-cuda docs format benchmarks clean
+.PHONY: demo test test-adapters test-cuda docs format benchmarks benchmarks-quick clean
 .DEFAULT_GOAL := demo
 
 # One thread: the models are small, and threads that wait for each other are slow on a busy machine.
@@ -49,9 +49,15 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+NOT_ALONE := $(addprefix benchmarks/,gpu.py measured.py quick.py)
 benchmarks: $(VENV)/.dev
-	set -e; for script in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do \
+	set -e; for script in $(filter-out $(NOT_ALONE),$(wildcard benchmarks/*.py)); do \
 		$(BIN)/python $$script; done
+
+# Beside the figures that were kept; AGAINST= is beside none.
+AGAINST := benchmarks/results/quick.json
+benchmarks-quick: $(VENV)/.dev
+	$(BIN)/python benchmarks/quick.py $(if $(AGAINST),--against $(AGAINST))
 
 clean:
 	rm -rf $(VENV) $(ADAPTERS) build dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache src/*.egg-info

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from measured import PEAK
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -33,17 +34,7 @@ SPEC = pc.CVAESpec(16, sigma="input")
 BLOCK = 1000
 BATCH = 128
 
-PEAK = """
-import pathlib, re, resource, sys
-import numpy as np
-import posterior_collapse as pc
-
-def peak():
-    status = pathlib.Path("/proc/self/status")
-    if status.exists():
-        return int(re.search(r"VmHWM:\\s+(\\d+) kB", status.read_text())[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
+REPORT = f"""{PEAK}
 def report(run, warm, arguments):
     run(*warm)
     before = peak()
@@ -202,7 +193,7 @@ def posterior(table: Table) -> None:
 
 def peak_extra(run: str, *numbers: int) -> float:
     """MiB by which the largest size of a new process grows while it runs `run`."""
-    command = [sys.executable, "-c", PEAK + run, *map(str, numbers)]
+    command = [sys.executable, "-c", REPORT + run, *map(str, numbers)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 

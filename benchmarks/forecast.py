@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measured import PEAK, images
 from rich.console import Console
 from rich.table import Table
 from sklearn.decomposition import PCA
@@ -28,17 +29,7 @@ import posterior_collapse as pc
 SPEC = pc.VAESpec(16, eta_dec=0.3)
 MIB = 2**20
 
-STREAM = """
-import pathlib, re, resource, sys, time
-import numpy as np
-import posterior_collapse as pc
-
-def peak():
-    status = pathlib.Path("/proc/self/status")
-    if status.exists():
-        return int(re.search(r"VmHWM:\\s+(\\d+) kB", status.read_text())[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
+STREAM = f"""{PEAK}
 x = np.load(sys.argv[1], mmap_mode="r")
 pc.Moments.from_arrays(x[:10_000])
 before, start = peak(), time.perf_counter()
@@ -58,25 +49,13 @@ def main() -> None:
     for column in ("", "ours", "alternative", "ratio", "goal"):
         table.add_column(column, justify="left" if column in ("", "goal") else "right")
     with threadpool_limits(options.threads):
-        x, name = images()
+        name, x = images()
         against_pca(table, x, name, options.repeats)
         diagram(table, x)
         del x
         wide(table)
     stream(table, options.rows, options.dtype, options.threads)
     Console(width=None if sys.stdout.isatty() else 140).print(table)
-
-
-def images() -> tuple[np.ndarray, str]:
-    """60,000 x 784 in single precision: MNIST if it is there, else noise of decaying spectrum."""
-    if os.environ.get("POSTERIOR_COLLAPSE_DATA"):
-        x = pc.load("mnist").x
-        return np.ascontiguousarray(x.reshape(len(x), -1), dtype=np.float32), "MNIST"
-    rng = np.random.default_rng(0)
-    spread = np.arange(1.0, 785.0) ** -0.7
-    rotation = np.linalg.qr(rng.standard_normal((784, 784)))[0]
-    mixing = (spread[:, None] * rotation).astype(np.float32)
-    return rng.standard_normal((60_000, 784), dtype=np.float32) @ mixing + np.float32(0.3), "random"
 
 
 def seconds(run: Callable[[], Any]) -> float:

@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 import posterior_collapse as pc
 from planted import Opaque, PlantedHierarchy, planted_data
 from posterior_collapse.adapters import from_callable
+from posterior_collapse.diagnosis import passes
+from posterior_collapse.diagnosis.collecting import collect
 from posterior_collapse.errors import DataError, InvalidArgumentError, PosteriorCollapseError
 from posterior_collapse.models import build
 from posterior_collapse.models.batches import batches
@@ -389,3 +391,31 @@ def test_a_decoder_std_that_is_not_the_spec_s_is_said():
     assert any(
         "std is 0.7, the spec's eta_dec 0.5: loss and NLL are at its own" in n for n in notes
     )
+
+
+def test_many_rows_are_decoded_less_often_and_say_the_same(monkeypatch) -> None:
+    """Two samples of a row in place of four: the same loss and signal, within their errors."""
+    x = np.random.default_rng(0).standard_normal((3000, 5)).astype(np.float32) * [3, 2, 1, 1, 0.5]
+    x = x.astype(np.float32)
+    model = pc.fit(pc.VAESpec(2, eta_dec=0.5), x, "mlp", epochs=5, hidden=(8,)).model
+    decoded = []
+    decode = model.decode
+    monkeypatch.setattr(model, "decode", lambda z, x: decoded.append(len(z)) or decode(z, x))
+    sure = pc.diagnose(model, x, effects=0)
+    assert 2 not in decoded
+    monkeypatch.setattr(passes, "MANY_ROWS", 1000)
+    decoded.clear()
+    found = pc.diagnose(model, x, effects=0)
+    assert decoded[:3] == [4, 2, 2]
+    assert found.loss == pytest.approx(sure.loss, abs=sure.loss_error)
+    assert found.loss_error == pytest.approx(sure.loss_error, rel=0.05)
+    assert found.signal[0] == pytest.approx(sure.signal[0], abs=3 * sure.signal_error[0])
+
+
+def test_moments_of_a_diagnosis_have_the_precision_that_its_spec_needs() -> None:
+    x = np.random.default_rng(0).standard_normal((300, 4)).astype(np.float32)
+    for eta_dec, single in ((0.5, True), (0.01, False), ("learned", False)):
+        model = pc.fit(pc.VAESpec(2, eta_dec=eta_dec), x, "mlp", epochs=1, hidden=(8,)).model
+        found = collect(model, x, model.spec)
+        assert (found.moments.rounding > 0) == single
+        np.testing.assert_allclose(found.moments.xx, np.cov(x.T, bias=True), atol=1e-5)

@@ -63,3 +63,20 @@ def test_memory_is_bounded() -> None:
         reservoir.add(np.zeros((500, 3)))
         assert sum(part[0].size for part in reservoir._parts) <= 2 * 1000 + 500
     assert len(reservoir.rows()[0]) == 1000
+
+
+def test_the_rows_of_the_smallest_keys_stay_however_they_come() -> None:
+    keys = np.random.default_rng(5).random(5000)
+    expected = np.sort(np.argsort(keys)[:40])
+    for sizes in ([5000], [1] * 200 + [4800], [70] * 71 + [30]):
+        reservoir = Reservoir(np.random.default_rng(5), numbers=0, least=40)
+        start = 0
+        for size in sizes:
+            rows = np.arange(start, start + size)
+            reservoir.add(rows, np.column_stack([rows, -rows]).astype(np.float32))
+            start += size
+        kept, columns = reservoir.rows()
+        np.testing.assert_array_equal(kept, expected)
+        np.testing.assert_array_equal(columns, np.column_stack([expected, -expected]))
+        again, _ = reservoir.rows()
+        np.testing.assert_array_equal(again, expected)

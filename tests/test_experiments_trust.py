@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -291,6 +292,18 @@ class TestSummary:
         assert "of 3 undecided, 2 did (6 others too close to tell)" in text
         assert "4 times it was more than all units together brought" in text
         assert "37 failures recognised, 1 undecided, 2 called fine; of the good runs 3 " in text
+
+    def test_a_linear_model_stands_for_itself(self, tmp_path: Path) -> None:
+        results = self.leave(tmp_path)
+        kept = json.loads((results / "X3a" / "result.json").read_text("utf-8"))
+        table = kept["tables"]["onset"]
+        linear = dict(zip(table["columns"], table["rows"][1], strict=True))
+        linear |= {"network": "digits, linear, gaussian", "error of the onset": -0.2}
+        table["rows"].append(list(linear.values()))
+        write_json(results / "X3a" / "result.json", kept)
+        text = summary.block(results)
+        assert "within 5% in 3 of 3" in text
+        assert "| a linear model, trained so; without a warm-up | error -20.0%:" in text
 
     def test_other_results_change_it(self, tmp_path: Path) -> None:
         assert summary.block(self.leave(tmp_path / "a")) != summary.block(

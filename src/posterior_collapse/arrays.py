@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posterior_collapse.errors import DataError
+from posterior_collapse.errors import DataError, first_line
 
 __all__ = [
     "CHUNK_BYTES",
@@ -105,7 +105,7 @@ def as_array(name: str, values: Any) -> Any:
         except (TypeError, ValueError, RuntimeError) as error:
             raise DataError(
                 name,
-                f"what does not form a matrix ({str(error).splitlines()[0]})",
+                f"what does not form a matrix ({first_line(error)})",
                 "an array of real numbers",
                 "Pass rows of equal length.",
             ) from error

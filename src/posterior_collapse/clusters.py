@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from posterior_collapse.errors import InvalidArgumentError, MissingDependencyError
+from posterior_collapse.errors import InvalidArgumentError, MissingDependencyError, first_line
 
 __all__ = ["connected"]
 
@@ -64,7 +64,7 @@ def connected(scheduler: str | None) -> Iterator[Any]:
                 parse_host_port(parse_address(scheduler)[1])
             client = distributed.Client(address, timeout=SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
         except (OSError, ValueError) as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            reason = first_line(error) or type(error).__name__
             raise InvalidArgumentError(
                 "scheduler",
                 f"{scheduler!r} ({reason})",

@@ -42,6 +42,7 @@ __all__ = [
     "TrainingError",
     "UnboundedObjectiveError",
     "UnknownDatasetError",
+    "first_line",
     "lazily",
     "listed",
     "nearest",
@@ -147,6 +148,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def first_line(error: BaseException) -> str:
+    r"""Return the first line of what an error says, or nothing if it says nothing.
+
+    Example:
+        >>> first_line(ValueError("no number\nat byte 7")), first_line(ValueError())
+        ('no number', '')
+    """
+    return next(iter(str(error).splitlines()), "")
 
 
 def listed(names: Sequence[object], most: int = 12) -> str:

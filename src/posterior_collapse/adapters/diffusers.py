@@ -12,7 +12,7 @@ from torch import Tensor
 
 from posterior_collapse.adapters.callables import WrappedModel
 from posterior_collapse.adapters.libraries import missing
-from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.errors import InvalidArgumentError, first_line
 from posterior_collapse.models.modules import evaluating, tensor_behind
 from posterior_collapse.specs import Spec, VAESpec
 
@@ -175,7 +175,7 @@ def _latent_shape(autoencoder: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
         except Exception as error:
             raise InvalidArgumentError(
                 "shape",
-                f"{shape}, for which encode raised {type(error).__name__} ({_first_line(error)})",
+                f"{shape}, for which encode raised {type(error).__name__} ({first_line(error)})",
                 "the shape of a sample that the model takes",
                 "Pass the shape of one sample of your data, channels first.",
             ) from error
@@ -183,7 +183,3 @@ def _latent_shape(autoencoder: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     if not isinstance(mean, Tensor):
         _refuse(f"a {type(autoencoder).__name__}, whose encode(x) has no latent_dist")
     return tuple(mean.shape[1:])
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else ""

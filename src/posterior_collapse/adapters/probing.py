@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from posterior_collapse.arrays import Float
-from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.errors import InvalidArgumentError, first_line
 from posterior_collapse.models.modules import tensor_behind
 
 __all__ = [
@@ -240,7 +240,7 @@ class Probe:
         return _total(output)
 
     def _refusal(self, error: Exception, arguments: Sequence[Tensor]) -> InvalidArgumentError:
-        line = next(iter(str(error).splitlines()), "")
+        line = first_line(error)
         action = (
             "Check features=, latents=, the order of the arguments and the device of tensors of "
             "its own, or wrap it: lambda y_hat, y, mean, log_var: ..."

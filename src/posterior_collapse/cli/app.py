@@ -22,7 +22,7 @@ from posterior_collapse.cli import (
     tune_command,
     verify_command,
 )
-from posterior_collapse.errors import OutputError, PosteriorCollapseError, needing_torch
+from posterior_collapse.errors import OutputError, PosteriorCollapseError, first_line, needing_torch
 
 SPELLINGS = {
     "lr": "learning-rate",
@@ -85,7 +85,7 @@ def run(arguments: list[str] | None = None) -> int:
     except PosteriorCollapseError as error:
         return _refused(str(error))
     except MemoryError as error:
-        reason = next(iter(str(error).splitlines()), "no more")
+        reason = first_line(error) or "no more"
         return _refused(
             f"memory: got '{reason}'; expected room for the data and what is made of them. "
             "Take fewer rows or features, fewer units, or a smaller batch."

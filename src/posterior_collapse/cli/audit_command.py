@@ -12,7 +12,7 @@ import typer
 from posterior_collapse.cli import options
 from posterior_collapse.cli.forecast_command import print_forecast
 from posterior_collapse.cli.groups import SOURCE, ReadingOptions, among, grouped, likelihoods
-from posterior_collapse.errors import InvalidArgumentError, MissingFileError, nearest
+from posterior_collapse.errors import InvalidArgumentError, MissingFileError, first_line, nearest
 from posterior_collapse.files import json_text
 
 if TYPE_CHECKING:
@@ -183,10 +183,9 @@ def _function(text: str) -> Any:
     except (Exception, SystemExit) as error:
         if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "torch":
             raise  # which is not the file's fault
-        line = next(iter(str(error).splitlines()), "")
         raise InvalidArgumentError(
             str(path),
-            f"{type(error).__name__} ({line}) when run",
+            f"{type(error).__name__} ({first_line(error)}) when run",
             "a file that can be imported",
             "Move the loss to a file of its own, or training under if __name__ == '__main__'.",
         ) from error

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posterior_collapse.data.arrays import annotation, as_labels, as_samples, chosen, refuse_key
-from posterior_collapse.data.checking import check_size
+from posterior_collapse.data.checking import check_size, unreadable
 from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.data.hdf5 import require_h5py
 from posterior_collapse.data.reading import Reading
-from posterior_collapse.errors import CorruptFileError, PosteriorCollapseError
+from posterior_collapse.errors import PosteriorCollapseError
 
 __all__ = ["read_annotated"]
 
@@ -42,10 +42,7 @@ def read_annotated(path: Path, reading: Reading) -> Dataset:
     except PosteriorCollapseError:
         raise
     except Exception as error:  # whatever a reader trips over in a damaged file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CorruptFileError(
-            str(path), f"'{reason}'", "an .h5ad file", "Write it again with AnnData."
-        ) from error
+        raise unreadable(path, error, "an .h5ad file", "Write it again with AnnData.") from error
 
 
 def _read(path: Path, file: Any, reading: Reading) -> Dataset:

@@ -7,9 +7,35 @@ import os
 import stat
 from pathlib import Path
 
-from posterior_collapse.errors import CorruptFileError, DataError, MissingFileError, nearest
+from posterior_collapse.errors import (
+    CorruptFileError,
+    DataError,
+    MissingFileError,
+    first_line,
+    nearest,
+)
 
-__all__ = ["available", "check_file", "check_room", "check_size", "is_html"]
+__all__ = ["available", "check_file", "check_room", "check_size", "is_html", "unreadable"]
+
+MOST_TOLD = 200
+"""Characters of what a reader says of a damaged file."""
+
+
+def unreadable(path: Path, error: Exception, expected: str, action: str) -> CorruptFileError:
+    """Return what to say of a file at which its reader raised an error.
+
+    Args:
+        path: The file.
+        error: Of the reader, whose first line is told.
+        expected: What the file must be.
+        action: What to do about it, as a full sentence.
+
+    Example:
+        >>> str(unreadable(Path("x.h5"), OSError("it ends"), "an HDF5 file", "Write it again."))
+        "x.h5: got 'it ends'; expected an HDF5 file. Write it again."
+    """
+    reason = first_line(error) or type(error).__name__
+    return CorruptFileError(str(path), f"'{reason[:MOST_TOLD]}'", expected, action)
 
 
 def is_html(head: bytes) -> bool:

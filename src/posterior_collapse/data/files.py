@@ -39,6 +39,7 @@ from posterior_collapse.errors import (
     DataError,
     MissingDependencyError,
     PosteriorCollapseError,
+    first_line,
     listed,
 )
 
@@ -222,7 +223,7 @@ def _unreadable(path: Path, error: Exception) -> CorruptFileError:
 def _reason(error: Exception) -> str:
     """The first line of what a reader says, if it says it in words."""
     if isinstance(error, (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile)):
-        return next(iter(str(error).splitlines()), type(error).__name__)
+        return first_line(error) or type(error).__name__
     return f"a damaged file ({type(error).__name__})"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from posterior_collapse.data.checking import check_size
+from posterior_collapse.data.checking import check_size, unreadable
 from posterior_collapse.errors import (
     CorruptFileError,
     MissingDependencyError,
@@ -69,10 +69,7 @@ class Stored(Mapping[str, Any]):
         return len(self._names)
 
     def _unreadable(self, error: Exception) -> CorruptFileError:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return CorruptFileError(
-            str(self._path), f"'{reason}'", "an HDF5 file of numbers", "Write it again."
-        )
+        return unreadable(self._path, error, "an HDF5 file of numbers", "Write it again.")
 
 
 def require_h5py() -> Any:

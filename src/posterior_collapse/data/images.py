@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from posterior_collapse.data.checking import check_file, check_size
+from posterior_collapse.data.checking import check_file, check_size, unreadable
 from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.errors import CorruptFileError, DataError, MissingDependencyError
 
@@ -117,7 +117,5 @@ def _opened(path: Path) -> Any:
 
 
 def _unreadable(path: Path, error: Exception) -> CorruptFileError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return CorruptFileError(
-        str(path), f"'{reason}'", "a picture, .png or .jpg", "Write it again, or take it away."
-    )
+    action = "Write it again, or take it away."
+    return unreadable(path, error, "a picture, .png or .jpg", action)

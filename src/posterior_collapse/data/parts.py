@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from posterior_collapse.data.checking import unreadable
 from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.data.reading import Reading
 from posterior_collapse.errors import (
-    CorruptFileError,
     DataError,
     MissingDependencyError,
     PosteriorCollapseError,
@@ -86,10 +86,7 @@ def _heights(paths: list[Path]) -> list[int]:
         try:
             found = parquet.read_metadata(path)
         except Exception as error:  # whatever a reader trips over in a damaged file
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise CorruptFileError(
-                str(path), f"'{reason}'", "a .parquet file", "Write it again."
-            ) from error
+            raise unreadable(path, error, "a .parquet file", "Write it again.") from error
         columns = [column.name for column in found.schema.to_arrow_schema()]
         names = columns if names is None else names
         if columns != names:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from posterior_collapse.data.checking import check_size
+from posterior_collapse.data.checking import check_size, unreadable
 from posterior_collapse.data.tensors import refuse_pickle
 from posterior_collapse.errors import CorruptFileError, PosteriorCollapseError
 
@@ -131,10 +131,7 @@ class Saved(Mapping[str, NDArray[Any]]):
         return np.ascontiguousarray(viewed).reshape(tensor.shape)
 
     def _unreadable(self, error: Exception) -> CorruptFileError:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return CorruptFileError(
-            str(self._path), f"'{reason[:200]}'", "tensors that torch.save wrote", "Write it again."
-        )
+        return unreadable(self._path, error, "tensors that torch.save wrote", "Write it again.")
 
 
 @dataclass(frozen=True, eq=False)

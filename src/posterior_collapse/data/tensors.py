@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from posterior_collapse.data.checking import check_size
+from posterior_collapse.data.checking import check_size, unreadable
 from posterior_collapse.errors import CorruptFileError, DataError, MissingDependencyError
 
 __all__ = ["PICKLES", "Tensors", "refuse_pickle"]
@@ -85,10 +85,9 @@ class Tensors(Mapping[str, Any]):
         return len(self._names)
 
     def _unreadable(self, error: Exception) -> CorruptFileError:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return CorruptFileError(
-            str(self._path),
-            f"'{reason}'",
+        return unreadable(
+            self._path,
+            error,
             "a .safetensors file of numbers that NumPy has",
             "Write it again, bfloat16 as float32.",
         )

@@ -22,7 +22,7 @@ from posterior_collapse.diagnosis.reading import as_array, noise_generator
 from posterior_collapse.diagnosis.results import NO_SIGNAL, LevelDiagnosis
 from posterior_collapse.diagnosis.scores import no_score_because
 from posterior_collapse.diagnosis.statistics import Reservoir, Running, row_chooser
-from posterior_collapse.errors import DataError, InvalidArgumentError
+from posterior_collapse.errors import DataError, InvalidArgumentError, first_line
 from posterior_collapse.models import LatentModel, MarkovVAE, OneHots
 from posterior_collapse.models.batches import BATCH_SIZE, batches
 from posterior_collapse.models.modules import tensor_behind
@@ -90,7 +90,7 @@ def _refuse_part(error: RuntimeError, data: Any, rows: int) -> None:
     if n > rows:
         raise InvalidArgumentError(
             "batch_size",
-            f"{rows:,} of {n:,} rows, at which the model fails ({str(error).splitlines()[0]})",
+            f"{rows:,} of {n:,} rows, at which the model fails ({first_line(error)})",
             "rows that it takes apart from the others",
             f"Pass batch_size={n} for a model that sees all rows at once, as graph networks do.",
         ) from error
@@ -273,7 +273,8 @@ class Collected:
             return None
         x, *y = self._widths
         features = (x, y[0] if y else x)
-        return Moments(joint.n, joint.mean, joint.cov, x, bool(y), self.model.centred, features)
+        mean, cov, centred = joint.mean, joint.cov, self.model.centred
+        return Moments(joint.n, mean, cov, x, bool(y), centred, features, rounding=joint.rounding)
 
     def add(self, x: Tensor, y: Tensor | None) -> None:
         """Take in a batch.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from posterior_collapse.arrays import Array
-from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.errors import InvalidArgumentError, first_line
 from posterior_collapse.models.modules import tensor_behind
 
 __all__ = ["RowLoss"]
@@ -134,7 +134,7 @@ class RowLoss:
             except (RuntimeError, NotImplementedError) as error:
                 raise InvalidArgumentError(
                     "loss",
-                    f"no second derivative ({_line(error)})",
+                    f"no second derivative ({first_line(error)})",
                     "a loss that autograd can differentiate twice",
                     "Write it with functions of torch.",
                 ) from error
@@ -246,7 +246,7 @@ def _device_of(loss: Callable[..., Any]) -> torch.device:
 
 def _refused(error: Exception, output: tuple[int, ...], y: tuple[int, ...]) -> InvalidArgumentError:
     """Return what to say of a loss that raised: most often its dtype or its shapes are others."""
-    line = _line(error)
+    line = first_line(error)
     if any(word in line for word in ("dtype", "type (", "scalar type", "Double", "Float")):
         action = "Wrap it in its dtype: lambda output, y: loss(output.float(), y.float())."
     else:
@@ -260,7 +260,3 @@ def _refused(error: Exception, output: tuple[int, ...], y: tuple[int, ...]) -> I
         f"a loss of outputs of shape {output} for each row of y, which has shape {y}",
         action,
     )
-
-
-def _line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")

@@ -33,6 +33,7 @@ __all__ = [
     "near_kl",
     "of_level",
     "some_active",
+    "way_of_training",
 ]
 
 
@@ -166,6 +167,17 @@ def of_level(number: int, depth: int) -> str:
         ('KL of z2', 'KL')
     """
     return f" of z{number}" if depth > 1 else ""
+
+
+def way_of_training(grid: str) -> str:
+    """Return how the runs of a grid were trained, where its title says so behind a comma.
+
+    Example:
+        >>> way_of_training("beta, warm-up of 10 epochs"), way_of_training("beta")
+        (' (warm-up of 10 epochs)', '')
+    """
+    _, _, how = grid.partition(", ")
+    return f" ({how})" if how else ""
 
 
 NOT_MEASURED = "not measured"

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import linalg
 from torch import Tensor
 from torch.distributions import Normal
 
@@ -160,7 +159,7 @@ def exactly(
     """
     found, objective = read_parameters(model), ExactObjective(moments, spec)
     terms = objective.terms(found)
-    each = zip(terms.kl, _information(found, objective), _spectra(found, objective), strict=True)
+    each = zip(terms.kl, objective.information(found), _spectra(found, objective), strict=True)
     levels = [
         {
             "kl": float(kl.sum()),
@@ -263,24 +262,6 @@ def _nll(forecast: Forecast, features: int) -> float:
     rest += (forecast.total_variance - carried.sum()) / noise
     constant = features * np.log(2 * np.pi)
     return float(constant + rest + (np.log(along) + carried / along).sum()) / 2
-
-
-def _information(found: Mapping[str, Float], objective: ExactObjective) -> list[Float]:
-    """Return the information on x of each level's modes, in nats, descending.
-
-    `diagnose` measures units on rows, and a matrix problem has none. Modes are the canonical
-    directions of a level, between what x says of it and all that it is: they are determined even
-    where an optimum leaves units free to be rotated.
-    """
-    known = total = objective.second
-    levels = []
-    for level in range(1, len(objective.spec.dims) + 1):
-        W = objective.encoder(found) if level == 1 else found[f"W{level}"]
-        known = W @ known @ W.T
-        total = W @ total @ W.T + np.diag(found[f"sigma_{level}"] ** 2)
-        share = np.clip(linalg.eigh(known, total, eigvals_only=True), 0, 1 - 1e-15)
-        levels.append(-np.log1p(-share[::-1]) / 2)
-    return levels
 
 
 def _matrices(found: Mapping[str, Float], moments: Moments) -> Arrays:

@@ -26,6 +26,7 @@ from posterior_collapse.errors import (
     InvalidArgumentError,
     PosteriorCollapseError,
     TrainingError,
+    first_line,
 )
 from posterior_collapse.runs.completing import Done, Execute, Job, Spread, attempt
 from posterior_collapse.runs.run import Run
@@ -188,7 +189,7 @@ class _Spreading:
             future = self._submit(task, packed)
         except Exception as error:
             self._await_scheduler()
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            reason = first_line(error) or type(error).__name__
             raise InvalidArgumentError(
                 "data", f"what cannot be sent to a worker ({reason})", "what can be pickled",
                 "Pass an array, or leave client away.",
@@ -234,8 +235,7 @@ class _Spreading:
             self._await_scheduler()
             return None
         except Exception as error:
-            reason = next(iter(str(error).splitlines()), "")
-            raise _failed(job.runs, f"{type(error).__name__} ({reason})") from error
+            raise _failed(job.runs, f"{type(error).__name__} ({first_line(error)})") from error
         for warning in handed.warned:
             if str(warning) not in self.warned:
                 self.warned.add(str(warning))

@@ -119,6 +119,31 @@ class ExactObjective:
             second = W @ second @ W.T + np.diag(p[f"sigma_{level}"] ** 2)
         return found
 
+    def information(self, parameters: Mapping[str, Float]) -> list[Float]:
+        """Return what each level's modes know of the data, in nats, descending.
+
+        Modes are the canonical directions of a level, between what the data say of it and all that
+        it is: they are determined even where an optimum leaves units free to be rotated.
+
+        Example:
+            >>> from posterior_collapse.specs import VAESpec
+            >>> from posterior_collapse.theory import forecast
+            >>> m = Moments.from_matrices(np.diag([4.0, 1.0, 0.25]))
+            >>> f = forecast(m, VAESpec(latent_dim=2))
+            >>> (known,) = ExactObjective(m, f.spec).information(f.parameters())
+            >>> known.round(4), f.levels[0].information.round(4)
+            (array([0.6931, 0.    ]), array([0.6931, 0.    ]))
+        """
+        p, levels = parameters, []
+        known = total = self.second
+        for level in range(1, len(self.spec.dims) + 1):
+            W = self.encoder(p) if level == 1 else p[f"W{level}"]
+            known = W @ known @ W.T
+            total = W @ total @ W.T + np.diag(p[f"sigma_{level}"] ** 2)
+            share = np.clip(linalg.eigh(known, total, eigvals_only=True), 0, 1 - 1e-15)
+            levels.append(-np.log1p(-share[::-1]) / 2)
+        return levels
+
     @np.errstate(all="ignore")  # a search may try anything: what overflows is infinite
     def _terms_and_gradient(self, p: Mapping[str, Float]) -> tuple[ExactTerms, dict[str, Float]]:
         W, cross, total = self.encoder(p), self.cross, self.moments.total_variance

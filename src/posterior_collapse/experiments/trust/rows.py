@@ -79,7 +79,8 @@ class Problem:
     @property
     def spec(self) -> dict[str, Any]:
         """What all its specs share; with eta_dec 1 beta is the variance that a unit must beat."""
-        return {"model": "vae", "sigma": "input", "likelihood": self.likelihood}
+        sigma = "learned" if self.network["name"] == "linear" else "input"
+        return {"model": "vae", "sigma": sigma, "likelihood": self.likelihood}
 
     def betas(self, shares: tuple[float, ...]) -> tuple[float, ...]:
         """Return the betas at these shares of the onset."""
@@ -114,11 +115,17 @@ class Problem:
             **changes: Settings to change.
         """
         title = f"{self.title}, {kind}" if kind else self.title
+        quick = {name: _few(name, values) for name, values in vary.items()}
         spec = {**self.spec, **({} if "latent_dim" in vary else {"latent_dim": UNITS})}
         return Grid(
             title, self.data, spec, {**self.network, **(network or {})}, self.settings(**changes),
-            vary, method, evaluation, spread=True, one_order=True,
+            vary, method, evaluation, spread=True, one_order=True, quick_vary=quick,
         )  # fmt: skip
+
+
+def _few(name: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the first two numbers of units, so that one is one more; of betas the ends."""
+    return values[:2] if name == "latent_dim" else (values[0], values[-1])
 
 
 MLP = {"name": "mlp", "hidden": (64,)}
@@ -138,6 +145,7 @@ PROBLEMS = (
     Problem(MNIST, WIDER, 100, 33.05, "bernoulli"),
     Problem(RunData("cells"), MLP, 1300, 115.05, shares=WIDE),
     Problem(RunData("clusters:counts"), MLP, 500, 3.580, "poisson"),
+    Problem(DIGITS, {"name": "linear"}, 660, 0.6879),  # what training alone does to theory
 )
 """The study, those first that say most."""
 
@@ -186,7 +194,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         id="X3a",
         name="Trust: onset of total collapse",
-        networks="mlp",
+        networks="mlp, linear",
         claim="The beta at which theory says that every unit collapses is where networks lose "
         "their last unit, whatever network, likelihood and data.",
         theory="Total collapse is unstable below beta* = lambda_max(F^-1/2 S F^-1/2), the largest "
@@ -200,7 +208,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         id="X3b",
         name="Trust: units and KL below the onset",
-        networks="mlp",
+        networks="mlp, linear",
         claim="A network trained until its loss stands still keeps between as many units as "
         "parts of the data have modes above the threshold, and as many as a linear model.",
         theory="A linear model keeps a unit for every mode above the threshold, KL 1/2 log(theta / "

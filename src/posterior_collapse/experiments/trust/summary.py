@@ -152,7 +152,21 @@ def _summary(found: Mapping[str, Mapping[str, Any]]) -> Table:
     return Table(["what is said", "of what", "as measured"], rows)
 
 
+def _is_linear(record: Mapping[str, Any]) -> bool:
+    return ", linear, " in record["network"]
+
+
 def _of_onset(records: Records) -> Iterator[list[str]]:
+    nets, linear = ([r for r in records if _is_linear(r) == is_one] for is_one in (False, True))
+    yield from _of_onsets(nets)
+    for record in linear:
+        if (error := record["error of the onset"]) is not None:
+            words = WARM_UPS[record["warm-up"]]
+            text = f"error {_percent(error)}: what training alone does, theory being exact"
+            yield ["the same", f"a linear model, trained so; {words}", text]
+
+
+def _of_onsets(records: Records) -> Iterator[list[str]]:
     for warm_up, words in WARM_UPS.items():
         own = [r for r in records if r["warm-up"] == warm_up]
         found = [r for r in own if r["error of the onset"] is not None]
@@ -195,6 +209,7 @@ def _percent(share: float) -> str:
 
 
 def _of_units(records: Records) -> Iterator[list[str]]:
+    records = [r for r in records if not _is_linear(r)]
     for warm_up, words in WARM_UPS.items():
         own = [r for r in records if r["warm-up"] == warm_up]
         if not own:

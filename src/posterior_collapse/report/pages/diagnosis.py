@@ -41,7 +41,7 @@ MOST_CARDS, MOST_DEAD = 32, 8
 MOST_FEATURES = 2048
 """Features up to which the data's modes are worked out for a page: a second or so."""
 NAMED_FEATURES = 4
-ROWS_HEIGHT, LEAST_SCALE = 56, 1
+ROWS_HEIGHT = 56
 """Pixels that a picture of a row is high, about."""
 
 

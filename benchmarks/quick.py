@@ -1,0 +1,196 @@
+"""Every figure once, in under three minutes: a ratio to its peer and to what cannot be left out.
+
+    python benchmarks/quick.py [--rounds 3] [--keep FILE.json] [--against FILE.json]
+
+One thread, the process's own seconds, ways that take turns. With `--against` each ratio stands
+beside that of the file, and those worse by more than 15% are named: on a busy machine look twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import torch
+import training
+from diagnosis import SPEC as CVAE
+from diagnosis import PlainCVAE, loop
+from measured import Figure, arguments, images, keep, show, taking_turns
+from sklearn.decomposition import PCA
+from threadpoolctl import threadpool_limits
+from training import matmul_rate, ours, plain, rows, work
+
+import posterior_collapse as pc
+from posterior_collapse.models import build
+
+SPEC = pc.VAESpec(16, eta_dec=0.3)
+NETWORK = pc.VAESpec(16, eta_dec=0.3, sigma="input")
+
+
+def forecasts(x: np.ndarray, rounds: int) -> Iterator[Figure]:
+    """Beside scikit-learn's PCA; the limit is one symmetric product in the same precision."""
+    pixels = np.rint(255 * x).astype(np.uint8)
+    out = np.empty((x.shape[1],) * 2, np.float32)
+
+    def pca(data: np.ndarray) -> None:
+        PCA(16, svd_solver="covariance_eigh").fit(data)
+
+    ways = {
+        "float32": partial(pc.forecast, x, SPEC),
+        "moments": partial(pc.Moments.from_arrays, x, precision="float32"),
+        "uint8": partial(pc.forecast, pixels, SPEC),
+        "PCA": partial(pca, x),
+        "PCA, uint8": partial(pca, pixels),
+        "product": partial(np.matmul, x.T, x, out=out),
+    }
+    took = taking_turns(ways, rounds)
+    against, limit = "PCA(16, covariance_eigh); the product alone", took["product"]
+    size = f"{len(x):,} x {x.shape[1]}"
+    for way, peer, goal in (
+        ("moments", "PCA", "<= 0.95"),
+        ("float32", "PCA", "<= 0.95"),
+        ("uint8", "PCA, uint8", "<= 0.6"),
+    ):
+        name = f"{way}, {size}" if way == "moments" else f"forecast, {way}, {size}"
+        yield Figure(name, took[way], took[peer], limit, goal, against)
+
+
+def growth(x: np.ndarray, rounds: int) -> Iterator[Figure]:
+    """What twice the rows, features or units take: the ratio to half of them."""
+    half = x[:, : x.shape[1] // 2].copy()
+    few = x[: len(x) // 2]
+    took = taking_turns(
+        {
+            "whole": partial(pc.forecast, x, SPEC),
+            "rows": partial(pc.forecast, few, SPEC),
+            "features": partial(pc.forecast, half, SPEC),
+        },
+        rounds,
+    )
+    for what in ("rows", "features"):
+        yield Figure(f"forecast, twice the {what}", took["whole"], took[what], against="half")
+
+
+def wide(rounds: int) -> Iterator[Figure]:
+    """Few rows of many features; the limit is their Gram matrix in float32."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1000, 30), dtype=np.float32)
+    x = x @ rng.standard_normal((30, 20_000), dtype=np.float32)
+    x += rng.standard_normal(x.shape, dtype=np.float32)
+    took = taking_turns(
+        {
+            "ours": partial(pc.forecast, x, SPEC),
+            "PCA": lambda: PCA(16, svd_solver="full").fit(x),
+            "product": lambda: x @ x.T,
+        },
+        rounds,
+    )
+    yield Figure(
+        "forecast, float32, 1,000 x 20,000", took["ours"], took["PCA"], took["product"],
+        against="PCA(16, full); the product alone",
+    )  # fmt: skip
+
+
+def diagnoses(x: np.ndarray, rounds: int) -> Iterator[Figure]:
+    """An mlp's; the limit is to encode each row and to decode four samples of it."""
+    models = {
+        units: pc.fit(NETWORK.replace(latent_dim=units), x[:6000], "mlp", epochs=2).model
+        for units in (16, 32)
+    }
+    some = torch.from_numpy(x[:10_000])
+
+    @torch.no_grad()
+    def passes() -> None:
+        for part in some.split(1000):
+            models[16].decode(models[16].posterior(1, part).mean.expand(4, -1, -1), part)
+
+    took = taking_turns(
+        {
+            "ours": partial(pc.diagnose, models[16], x[:10_000]),
+            "half": partial(pc.diagnose, models[16], x[:5000]),
+            "units": partial(pc.diagnose, models[32], x[:10_000]),
+            "passes": passes,
+        },
+        max(rounds // 2, 1),
+    )
+    name = "diagnosis, mlp, 10,000 x 784"
+    yield Figure(name, took["ours"], None, took["passes"], against="its forward passes")
+    yield Figure(f"{name}, twice the rows", took["ours"], took["half"], against="half")
+    yield Figure(f"{name}, twice the units", took["units"], took["ours"], against="half")
+    model = build(CVAE, "cvae-relu", x_dim=196, y_dim=588)
+    given, target = some[:400, :196].contiguous(), some[:400, 196:].contiguous()
+    net = PlainCVAE(model)
+    took = taking_turns(
+        {
+            "ours": lambda: pc.log_likelihood(model, (given, target), samples=500),
+            "loop": lambda: loop(net, given, target, 500, encode_once=False),
+        },
+        1,
+    )
+    yield Figure(
+        "log-likelihood, 400 rows, 500 samples", took["ours"], took["loop"],
+        goal="<= 1/30", against="a forward pass per sample",
+    )  # fmt: skip
+
+
+def sweeps(rounds: int) -> Iterator[Figure]:
+    """Per step and run, beside the loop everyone writes; the limit is the products' own rate."""
+    steps = 40
+    for task, goals in (
+        ("cvae-relu", {1: "<= 1/2.5", 8: "<= 1/6", 32: "<= 1/6"}),
+        ("hvae-relu", {8: "<= 1/2.2"}),
+    ):
+        _, arrays = rows(task, steps)
+        ways = {0: plain(task, arrays)}
+        ways |= {runs: ours(task, arrays, runs, "float32") for runs in goals}
+        best, rate = dict.fromkeys(ways, np.inf), 0.0
+        for _ in range(max(rounds // 2, 1)):
+            rate = max(rate, matmul_rate())
+            for runs, epochs in ways.items():
+                best[runs] = min(best[runs], next(epochs) / steps / max(runs, 1))
+        limit = work(task, arrays) / rate
+        for runs, goal in goals.items():
+            name = f"{task}, {runs} run{'s' * (runs > 1)}, a step"
+            yield Figure(name, best[runs], best[0], limit, goal, "the plain loop; its products")
+
+
+def small_sweeps(rounds: int) -> Iterator[Figure]:
+    """Runs so small that what is done once an epoch counts; beside as many calls of `fit`."""
+    x = pc.load("digits").x.astype(np.float32)
+    specs = [pc.VAESpec(8, beta=float(beta)) for beta in np.geomspace(0.1, 4, 16)]
+    took = taking_turns(
+        {
+            "together": lambda: pc.fit_many(specs, x, "mlp", epochs=3),
+            "half": lambda: pc.fit_many(specs[::2], x, "mlp", epochs=3),
+            "alone": lambda: [pc.fit(spec, x, "mlp", epochs=3) for spec in specs[::4]],
+        },
+        max(rounds // 2, 1),
+    )
+    yield Figure("16 runs on digits", took["together"], 4 * took["alone"], against="fit, 16 times")
+    yield Figure("16 runs, twice the runs", took["together"], took["half"], against="half")
+
+
+def main() -> None:
+    options = arguments(__doc__.splitlines()[0])
+    training.clock = time.process_time
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        name, x = images()
+        figures = [
+            *forecasts(x, options.rounds),
+            *growth(x, max(options.rounds // 2, 1)),
+            *wide(1),
+            *diagnoses(x, options.rounds),
+            *sweeps(options.rounds),
+            *small_sweeps(options.rounds),
+        ]
+    print(f"images: {name}")
+    show(figures, options.against)
+    if options.keep:
+        keep(figures, options.keep)
+
+
+if __name__ == "__main__":
+    main()
