@@ -92,7 +92,7 @@ def test_the_loss_never_rises_and_the_steps_are_bounded() -> None:
     assert short["step"] == [5]
 
 
-@pytest.mark.parametrize("name", ["vae", "cvae", "hvae", "hvae, fixed"])
+@pytest.mark.parametrize("name", SPECS)
 def test_a_model_at_the_optimum_measures_as_the_theory_says(name: str) -> None:
     spec = SPECS[name]
     closed = forecast(raw(spec), spec)

@@ -10,7 +10,8 @@ from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import build, loss
 from posterior_collapse.specs import ChainSpec, CVAESpec, VAESpec
 from posterior_collapse.training.batches import Batch
-from posterior_collapse.training.stacking import HEADS, Draws, Stack
+from posterior_collapse.training.layout import HEADS
+from posterior_collapse.training.stacking import Draws, Stack
 from posterior_collapse.training.tracing import TracingWarning, trace
 
 F64 = torch.float64

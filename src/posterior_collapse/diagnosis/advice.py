@@ -10,6 +10,7 @@ import numpy as np
 from posterior_collapse.diagnosis.conclusions import (
     LOCALLY,
     count_of,
+    excess_loss,
     gain_in_words,
     has_diverged,
     has_other_noise,
@@ -24,7 +25,7 @@ from posterior_collapse.diagnosis.results import Conclusion, Diagnosis, Finding,
 from posterior_collapse.theory import ACTIVE_INFORMATION, unclaimed_signal
 from posterior_collapse.theory.thresholds import ROUNDING, SURE
 
-__all__ = ["advise", "excess_loss"]
+__all__ = ["advise"]
 
 WIDER = 1.025
 """No posterior is narrower than the prior and one is wider by this factor: the encoder probably
@@ -33,8 +34,6 @@ NEAR, LEAST_SUSPECT = 0.04, 2
 """How nearly two variances add up to the prior's, and active units that must show it."""
 FAR = 0.5
 """Nats from a unit's aggregate posterior to its prior from which the prior's samples miss it."""
-UNTRAINED = 0.01
-"""Excess of the loss over that of the linear optimum, relative, that is not worth a word."""
 TRAIN_LONGER = "Train longer, or with another learning rate, before you change anything else."
 UNUSED = 0.01
 """Share of the strongest unit's effect below which the decoder ignores a unit, eta_dec unknown."""
@@ -108,34 +107,6 @@ def _other_noise(found: Diagnosis) -> Finding:
         "Check the sampler, z = mean + exp(log_var / 2) * noise, and that log_var is the log of a "
         "variance.",
     )
-
-
-def excess_loss(found: Diagnosis) -> float:
-    """Return by how many nats the loss surely exceeds one that can be had.
-
-    0 where it does not, or where that is not known. For a Gaussian it is that of the linear
-    optimum, and what counts is measured by what all units together could bring, whatever the data's
-    own units are. The forecast of another likelihood is an approximation, which no model need
-    reach: what can be had is the loss of the best constant, without any unit.
-    """
-    forecast = found.forecast
-    if forecast is None or found.loss is None or found.loss_error is None:
-        return 0.0
-    if forecast.spec.dispersion == "learned" and found.likelihood == "negative-binomial":
-        return 0.0  # of another dispersion than the model's
-    if not is_attainable(forecast):
-        if found.collapsed_loss is None:
-            return 0.0
-        if not all(isinstance(sigma, str) for sigma in forecast.spec.sigma_levels):
-            return 0.0  # units of a fixed sigma cost KL even where the output is constant
-        excess = found.loss - found.collapsed_loss
-        slack = SURE * found.loss_error + ROUNDING * abs(found.collapsed_loss)
-        return excess if excess > slack else 0.0
-    least = forecast.loss + found.data_loss
-    excess = found.loss - least
-    possible = 0.0 if found.collapsed_loss is None else found.collapsed_loss - least
-    slack = SURE * found.loss_error + UNTRAINED * max(possible, 0.0)
-    return excess if excess > slack + ROUNDING * abs(least) else 0.0
 
 
 def _unsettled(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[Finding]:

@@ -17,13 +17,20 @@ from posterior_collapse.errors import DataError, NotSolvedError, UnboundedObject
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Likelihood, Spec
 from posterior_collapse.theory import ACTIVE_INFORMATION, FewSamplesWarning, Forecast, forecast
-from posterior_collapse.theory.thresholds import LEAST_ROWS, SURE, rows_to_decide, unit_gain
+from posterior_collapse.theory.thresholds import (
+    LEAST_ROWS,
+    ROUNDING,
+    SURE,
+    rows_to_decide,
+    unit_gain,
+)
 
 __all__ = [
     "LOCALLY",
     "collapsed_loss",
     "conclude",
     "count_of",
+    "excess_loss",
     "gain_in_words",
     "gravest",
     "has_diverged",
@@ -49,6 +56,8 @@ FAR = 3.0
 GOOD, BAD = 0.75, 1.05
 """Shares of the squared error of a constant: a decoder that explains less has not learned, one that
 errs by more was trained on other latents."""
+UNTRAINED = 0.01
+"""Excess of the loss over that of the linear optimum, relative, that is not worth a word."""
 NOTHING = 1e-6
 """Nats, or share of what is worth a unit, that no word is lost about."""
 
@@ -179,6 +188,34 @@ def collapsed_loss(found: Forecast) -> float:
     if modes.total <= 0:
         return -math.inf
     return dim / 2 * (math.log(2 * math.pi * modes.total / dim) + 1)
+
+
+def excess_loss(found: Diagnosis) -> float:
+    """Return by how many nats the loss surely exceeds one that can be had.
+
+    0 where it does not, or where that is not known. For a Gaussian it is that of the linear
+    optimum, and what counts is measured by what all units together could bring, whatever the data's
+    own units are. The forecast of another likelihood is an approximation, which no model need
+    reach: what can be had is the loss of the best constant, without any unit.
+    """
+    forecast = found.forecast
+    if forecast is None or found.loss is None or found.loss_error is None:
+        return 0.0
+    if forecast.spec.dispersion == "learned" and found.likelihood == "negative-binomial":
+        return 0.0  # of another dispersion than the model's
+    if not is_attainable(forecast):
+        if found.collapsed_loss is None:
+            return 0.0
+        if not all(isinstance(sigma, str) for sigma in forecast.spec.sigma_levels):
+            return 0.0  # units of a fixed sigma cost KL even where the output is constant
+        excess = found.loss - found.collapsed_loss
+        slack = SURE * found.loss_error + ROUNDING * abs(found.collapsed_loss)
+        return excess if excess > slack else 0.0
+    least = forecast.loss + found.data_loss
+    excess = found.loss - least
+    possible = 0.0 if found.collapsed_loss is None else found.collapsed_loss - least
+    slack = SURE * found.loss_error + UNTRAINED * max(possible, 0.0)
+    return excess if excess > slack + ROUNDING * abs(least) else 0.0
 
 
 def count_of(count: int, name: str) -> str:

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.distributions import Categorical, Distribution, MixtureSameFamily, Normal
+from torch.distributions import Distribution, Normal
 
 from posterior_collapse.diagnosis.certificate import Residual
 from posterior_collapse.diagnosis.levels import RowPosteriors
+from posterior_collapse.diagnosis.priors import check_prior, prior_stddev, sampled_kl
 from posterior_collapse.diagnosis.reading import as_array
 from posterior_collapse.diagnosis.scores import elementwise, mean_curvature, scored, unexpanded
 from posterior_collapse.errors import DataError, InvalidArgumentError
@@ -157,10 +158,10 @@ class SampledPass:
             make = _first if level == 1 else _upper
             given = getattr(self.model, "prior_of", _no_prior)(x) if top else None
             if given is not None:
-                _check_prior(given, level, q.mean.shape[-1])
+                check_prior(given, level, q.mean.shape[-1])
             if given is not None and not isinstance(given, Normal):
                 kl = sampled_kl(q, given, self._draw(q, KL_SAMPLES))
-                found.append(make(kl, q, _stddev(given, q)))
+                found.append(make(kl, q, prior_stddev(given, q)))
                 continue
             some = slice(None if top else self._kl_paths)
             p = given or (
@@ -274,64 +275,6 @@ class SampledPass:
                 f"a finite {part}" + f" of {LEAST_STD:g} or more" * (part == "std"),
                 "Check the model's weights and the scale of the data.",
             )
-
-
-def sampled_kl(q: Normal, p: Distribution, z: Tensor) -> Tensor:
-    """Return E_q[log q - log p] of each unit by samples, for a prior that is not Gaussian.
-
-    Of a prior that does not split over units the sum is exact, and a unit's part is that to its
-    own marginal, where a mixture has one, with what is left shared by all alike.
-
-    Args:
-        q: Posteriors, (rows, units).
-        p: Of one latent: elementwise, or of vectors.
-        z: Samples, (samples, rows, units).
-    """
-    own = _log_prob(q, z)
-    if not p.event_shape:
-        return (own - _log_prob(p, z)).mean(0)
-    total = (own.sum(-1) - _log_prob(p, z)).mean(0)
-    marginal = _marginal(p)
-    each = (own if marginal is None else own - _log_prob(marginal, z)).mean(0)
-    return each + ((total - each.sum(-1)) / each.shape[-1])[:, None]
-
-
-def _check_prior(p: Distribution, level: int, units: int) -> None:
-    """Refuse a prior of another number of units; one of a single number serves them all."""
-    shape = tuple(p.batch_shape + p.event_shape)
-    if shape and shape[-1] not in (1, units):
-        raise InvalidArgumentError(
-            "prior",
-            f"a distribution of shape {shape}",
-            f"(..., {units}), for the {units} units of z{level}",
-            "Give it a number for each unit, or one for all.",
-        )
-
-
-def _log_prob(p: Distribution, z: Tensor) -> Tensor:
-    found: Tensor = p.log_prob(z)
-    return found.double()
-
-
-def _marginal(p: Distribution) -> Distribution | None:
-    """Of each unit of a mixture of diagonal Gaussians."""
-    if not isinstance(p, MixtureSameFamily):
-        return None
-    parts = elementwise(p.component_distribution, lead=0)
-    if not isinstance(parts, Normal) or parts.mean.dim() != 2:
-        return None
-    weights = p.mixture_distribution.probs.expand(parts.mean.shape[1], -1)
-    own = Normal(parts.mean.T, parts.stddev.T, validate_args=False)
-    return MixtureSameFamily(Categorical(weights), own, validate_args=False)
-
-
-def _stddev(p: Distribution, q: Normal) -> Tensor:
-    """Std of a prior's units; 1 where it has none."""
-    try:
-        std: Tensor = p.stddev
-        return std.double()
-    except NotImplementedError:
-        return torch.ones_like(q.mean, dtype=torch.float64)
 
 
 def _no_prior(x: Tensor) -> None:

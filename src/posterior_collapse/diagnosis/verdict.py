@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from posterior_collapse.diagnosis.advice import advise, excess_loss
+from posterior_collapse.diagnosis.advice import advise
 from posterior_collapse.diagnosis.conclusions import (
     LOCALLY,
     conclude,
     count_of,
+    excess_loss,
     gain_in_words,
     gravest,
     has_diverged,

@@ -245,19 +245,18 @@ def expected(forecast: Forecast | None, features: int) -> dict[str, Any] | None:
 def _nll(forecast: Forecast, features: int) -> float:
     """Return -log p(y|x) per sample of the linear optimum, on the data of the forecast.
 
-    y is Gaussian there; along mode i its variance by the model is `eta_dec^2 + omega_i^2 S_i`, S_i
-    that of unit i under the prior of its level.
+    y is Gaussian there; along the mode of unit i its variance by the model is
+    `eta_dec^2 + |U_1i|^2 S_i`, S_i that of the unit under the prior of its level. The parameters
+    have the units' order, singular values their own.
     """
-    noise, below, *above = forecast.eta_dec**2, *forecast.levels
-    prior = np.full(len(below.kl), forecast.spec.eta_enc**2)
-    if above:  # z1 given z2 has the decoder's noise
-        (top,) = above
-        prior = np.full(len(below.kl), noise)
-        shared = min(len(prior), len(top.kl))
-        strength = forecast.spec.eta_enc**2 * top.decoder_singular_values[:shared] ** 2
-        prior[:shared] += strength
-    along = noise + below.decoder_singular_values**2 * prior
-    carried = below.data_variance
+    spec, found, noise = forecast.spec, forecast.parameters(), forecast.eta_dec**2
+    prior = np.full(spec.dims[-1], spec.eta_enc**2)
+    for level in range(len(spec.dims), 1, -1):  # from the top down to z1
+        eta = spec.eta_levels[level - 1]
+        own = noise if eta == "learned" else eta**2
+        prior = own + np.square(found[f"U{level}"]) @ prior
+    along = noise + np.square(found["U1"]).sum(0) * prior
+    carried = forecast.levels[0].data_variance
     rest = (features - len(along)) * np.log(noise)
     rest += (forecast.total_variance - carried.sum()) / noise
     constant = features * np.log(2 * np.pi)

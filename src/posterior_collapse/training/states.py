@@ -16,9 +16,10 @@ from posterior_collapse.models import MarkovVAE, rebuild
 from posterior_collapse.training import checkpoints
 from posterior_collapse.training.checkpoints import Checkpoint
 from posterior_collapse.training.course import FINISHED, Course
+from posterior_collapse.training.layout import Layout
 from posterior_collapse.training.optimisers import Optimiser
 from posterior_collapse.training.settings import Settings
-from posterior_collapse.training.stacking import Layout, Stack
+from posterior_collapse.training.stacking import Stack
 
 __all__ = [
     "DeviceWarning",
