@@ -356,12 +356,16 @@ def near_kl(what: str, pairs: Iterable[Pair]) -> Check:
     return _near(what, f"{KL_SHARE:.0%} (or {KL_LEAST:g} nats)", off)
 
 
+def _told(value: float) -> str:
+    return "0" if abs(value) < 1e-9 else f"{value:.4g}"  # less is what rounding leaves of none
+
+
 def _near(what: str, within: str, off: Sequence[tuple[float, Pair]]) -> Check:
     good = sum(far <= 1 for far, _ in off)
     text = f"{what}: within {within} of theory at {good} of {len(off)} settings"
     if good < len(off):
         _, worst = max(off, key=lambda pair: pair[0])
-        text += f"; farthest at {worst.at}: {worst.found:.4g} for {worst.theory:.4g}"
+        text += f"; farthest at {worst.at}: {_told(worst.found)} for {_told(worst.theory)}"
     return Check(good == len(off), f"{text}.", "numbers")
 
 
