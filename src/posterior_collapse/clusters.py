@@ -80,7 +80,7 @@ def connected(scheduler: str | None) -> Iterator[Any]:
 
 def _processes(scheduler: str) -> int:
     number = scheduler.removeprefix(LOCAL)
-    if not (number.isdecimal() and 0 < int(number) <= MOST_PROCESSES):
+    if not (number.isdecimal() and 0 < int(number[:9]) <= MOST_PROCESSES):
         raise InvalidArgumentError(
             "scheduler",
             repr(scheduler),
