@@ -403,6 +403,7 @@ class TestCommands:
             ("nowhere", "missing port"),
             ("tcp://127.0.0.1:1", "Timed out"),
             ("local:0", "a number of processes"),
+            ("local:99999999", "a number of processes, 1 to 1024"),
         ],
     )
     def test_what_is_no_cluster_is_refused(

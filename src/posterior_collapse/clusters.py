@@ -14,6 +14,8 @@ __all__ = ["connected"]
 LOCAL = "local:"
 SECONDS = 10.0
 """That a scheduler has to answer in."""
+MOST_PROCESSES = 1024
+"""Of one machine: more would fill its memory before they compute anything."""
 
 
 @contextlib.contextmanager
@@ -78,8 +80,11 @@ def connected(scheduler: str | None) -> Iterator[Any]:
 
 def _processes(scheduler: str) -> int:
     number = scheduler.removeprefix(LOCAL)
-    if not (number.isdecimal() and int(number) > 0):
+    if not (number.isdecimal() and 0 < int(number[:9]) <= MOST_PROCESSES):
         raise InvalidArgumentError(
-            "scheduler", repr(scheduler), "a number of processes", "Pass e.g. local:2."
+            "scheduler",
+            repr(scheduler),
+            f"a number of processes, 1 to {MOST_PROCESSES}",
+            "Pass e.g. local:2.",
         )
     return int(number)
