@@ -23,8 +23,9 @@ from torch.nn import functional
 import posterior_collapse as pc
 from planted import Opaque
 from posterior_collapse.adapters import from_callable
+from posterior_collapse.diagnosis.certificate import Signal
 from posterior_collapse.diagnosis.conclusions import count_of
-from posterior_collapse.diagnosis.gain import priced
+from posterior_collapse.diagnosis.gain import gain_of, priced
 from posterior_collapse.diagnosis.noise import Noise
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import build, load_parameters
@@ -462,3 +463,12 @@ def test_a_gain_that_is_not_worth_a_unit_is_said_so() -> None:
     assert (found.paying_units, found.conclusion) == ((0,), "nothing-to-do")
     assert f"less than the {found.gains[0].worth:.2g} worth a unit" in found.verdict
     assert found.advice == ()
+
+
+def test_no_unit_buys_more_than_there_is_to_be_gained() -> None:
+    """The price is that of a parabola: where outputs are all but certain it falls without end."""
+    spec = pc.VAESpec(UNITS, likelihood="bernoulli")
+    signal = Signal(np.array([1e30]), 1e28, np.array([True]))
+    free, bounded = (gain_of(spec, 1, signal, 1.0, 1e28, 0.01, most) for most in (math.inf, 20.0))
+    assert free.nats > 1e20
+    assert (bounded.nats, bounded.error, bounded.whole, bounded.whole_error) == (20.0,) * 4

@@ -375,7 +375,7 @@ def test_two_processors_are_compared_check_by_check(tmp_path: Path) -> None:
     text = document.render(tmp_path, tmp_path)
     assert "3 of 4 checks have the same verdict." in text
     (row,) = (row for table in tables(text) for row in table if row[:3] == ["E8", "2", "1"])
-    assert row[3:] == ["partly", "agrees", "two slow cores", "an old one"]
+    assert row[3:] == ["partly", "agrees", "full", "two slow cores", "an old one"]
     assert len(re.findall(r"^## ", text, flags=re.M)) == 2  # they have no sections of their own
 
 

@@ -42,6 +42,10 @@ FIGURES = {
     "E15": ["likelihood"],
     "X1": ["both-learned"],
     "X2": ["phase"],
+    "X3a": ["onset"],
+    "X3b": ["units"],
+    "X3c": ["gain"],
+    "X3d": [],  # counts, which its tables say
 }
 
 

@@ -184,6 +184,16 @@ def test_a_forecast_takes_the_precision_that_its_threshold_needs(eta_dec, single
         assert found.eta_dec == pytest.approx(sure.eta_dec, rel=1e-12)
 
 
+def test_modes_below_rounding_stay_in_the_loss() -> None:
+    x = of_spectrum(np.array([100.0, *[0.003] * 199]))  # 0.6 in sum
+    spec = pc.VAESpec(3)
+    found, sure = pc.forecast(x, spec), pc.forecast(x.astype(np.float64), spec)
+    assert found._modes.moments.rounding > 0
+    assert np.count_nonzero(found.spectrum) == 1
+    assert found.total_variance == pytest.approx(sure.total_variance, rel=1e-6)
+    assert found.loss == pytest.approx(sure.loss, rel=1e-6)
+
+
 def test_a_mode_next_to_its_threshold_is_measured_again() -> None:
     x = of_spectrum(SPECTRUM)
     near = float(pc.forecast(x.astype(np.float64), pc.VAESpec(5)).spectrum[2])

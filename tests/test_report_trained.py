@@ -225,6 +225,14 @@ def test_pictures_are_those_of_the_shape(found, tmp_path):
     assert Parsed(diagnosis_html(colours)).of("img")
 
 
+def test_words_name_the_information_from_which_a_unit_is_active():
+    from posterior_collapse.report.pages.glossary import words
+    from posterior_collapse.theory import ACTIVE_INFORMATION
+
+    said = words(["active"])["active"]
+    assert float(said.split()[-2]) == ACTIVE_INFORMATION
+
+
 def test_a_model_without_a_decoder_has_a_page_without_pictures():
     found = diagnose_arrays(np.random.default_rng(0).standard_normal((100, 3)), 0.5)
     parsed = Parsed(diagnosis_html(found))
@@ -287,6 +295,7 @@ def test_kinds_of_outcomes_are_counted_and_marked(sweep):
     page = sweep_html(pc.Sweep((more, fewer, none, lost, under, runs[4])))
     for kind in ("1 more units", "1 fewer units", "1 no forecast", "1 stopped", "1 undertrained"):
         assert kind in " ".join(page.split())
+    assert "Undertrained, with a loss far above: 1 of 6 runs." in " ".join(page.split())
     kinds = [card["data-kind"] for card in Parsed(page).of("article")]
     told = ["more units", "fewer units", "no forecast", "stopped", "undertrained", "as forecast"]
     assert kinds == told

@@ -332,13 +332,16 @@ def _certificate(
     brought = 0.0
     if collapsed is not None and "loss" in found.losses:
         brought = max(0.0, collapsed - float(found.losses["loss"].mean))
+    # Probabilities are 1 at most: a cross-entropy has this much to fall.
+    certain = spec.likelihood in ("bernoulli", "categorical") and "reconstruction" in found.losses
+    most = float(found.losses["reconstruction"].mean) if certain else math.inf
     values, errors, gains, sides = [], [], [], []
     for number, (signal, limit) in enumerate(zip(signals, limits, strict=True), start=1):
         t = float(signal.variances[0] / limit)
         error = 0.0 if t <= sure else signal.error / limit
         values.append(t)
         errors.append(error)
-        gains.append(gain_of(spec, number, signal, limit, error, worth=WORTH * brought))
+        gains.append(gain_of(spec, number, signal, limit, error, WORTH * brought, most))
         sides.append(_sides(spec, number, signal, limit, sure, worth=WORTH * brought))
     return {
         "signal": tuple(values),

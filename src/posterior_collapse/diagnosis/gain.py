@@ -83,7 +83,13 @@ def priced(spec: Spec, level: int, share: Float, t: Float, error: Float) -> tupl
 
 
 def gain_of(
-    spec: Spec, level: int, signal: Signal, limit: float, error: float, worth: float
+    spec: Spec,
+    level: int,
+    signal: Signal,
+    limit: float,
+    error: float,
+    worth: float,
+    most: float = math.inf,
 ) -> Gain:
     """Return what one more unit of a level would gain, over the best number of parts.
 
@@ -94,6 +100,8 @@ def gain_of(
         limit: Variance that a unit must exceed.
         error: Standard error of its t.
         worth: Nats that a unit must gain to be worth having.
+        most: Nats that there are to be gained at all. The price is that of a parabola, which goes
+            on falling where a loss does not: far away where outputs are all but certain.
     """
     t = signal.variances[:1] / limit
     if np.isnan(t).any():
@@ -106,7 +114,10 @@ def gain_of(
         # The largest of several estimates is the luckiest: it has to be sure of its lead.
         if found[0] - found[1] > max(best[0] - best[1], 0.0):
             best, count = found, len(parts.share)
-    return Gain(max(best[0], 0.0), best[1], count, max(whole[0], 0.0), whole[1], worth)
+    found, of_one = (
+        (min(max(gain, 0.0), most), min(spread, most)) for gain, spread in (best, whole)
+    )
+    return Gain(*found, count, *of_one, worth)
 
 
 def side_of_worth(spec: Spec, level: int, t: float, error: float, worth: float) -> Side:

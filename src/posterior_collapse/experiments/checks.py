@@ -33,6 +33,7 @@ __all__ = [
     "near_kl",
     "of_level",
     "some_active",
+    "way_of_training",
 ]
 
 
@@ -166,6 +167,17 @@ def of_level(number: int, depth: int) -> str:
         ('KL of z2', 'KL')
     """
     return f" of z{number}" if depth > 1 else ""
+
+
+def way_of_training(grid: str) -> str:
+    """Return how the runs of a grid were trained, where its title says so behind a comma.
+
+    Example:
+        >>> way_of_training("beta, warm-up of 10 epochs"), way_of_training("beta")
+        (' (warm-up of 10 epochs)', '')
+    """
+    _, _, how = grid.partition(", ")
+    return f" ({how})" if how else ""
 
 
 NOT_MEASURED = "not measured"
@@ -344,12 +356,16 @@ def near_kl(what: str, pairs: Iterable[Pair]) -> Check:
     return _near(what, f"{KL_SHARE:.0%} (or {KL_LEAST:g} nats)", off)
 
 
+def _told(value: float) -> str:
+    return "0" if abs(value) < 1e-9 else f"{value:.4g}"  # less is what rounding leaves of none
+
+
 def _near(what: str, within: str, off: Sequence[tuple[float, Pair]]) -> Check:
     good = sum(far <= 1 for far, _ in off)
     text = f"{what}: within {within} of theory at {good} of {len(off)} settings"
     if good < len(off):
         _, worst = max(off, key=lambda pair: pair[0])
-        text += f"; farthest at {worst.at}: {worst.found:.4g} for {worst.theory:.4g}"
+        text += f"; farthest at {worst.at}: {_told(worst.found)} for {_told(worst.theory)}"
     return Check(good == len(off), f"{text}.", "numbers")
 
 

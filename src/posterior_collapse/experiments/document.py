@@ -262,6 +262,7 @@ def _processors(results: Path) -> dict[str, str] | None:
                 "same verdict": alike,
                 "verdict": here["agreement"]["verdict"],
                 "verdict there": other["agreement"]["verdict"],
+                "size there": _smaller(other["profile"]) or "full",
                 "computed on": here["hardware"],
                 "and on": other["hardware"],
             }

@@ -260,8 +260,8 @@ def _settings(results: Sequence[Result]) -> dict[str, Any]:
         spec, seen = values["spec"], values["evaluation"]
         for number, beta in enumerate(spec.pop("betas", ()), start=1):
             spec[f"beta_{number}"] = beta
-        for kept in ("matrices", "bracket", "weights"):
-            del seen[kept]
+        for name in ("matrices", "bracket", "weights"):
+            del seen[name]
         if run.method not in BY_MINIBATCHES and not seen["panel"]:
             seen.clear()  # on moments alone
         parts = {

@@ -142,9 +142,7 @@ def comparison_sentences(
     same = sum(": As forecast: " in text or ", as many as forecast" in text for text in verdicts)
     counts = f"{same} of {len(summaries)} runs have as many active units as their forecasts."
     if far:
-        counts = (
-            f"{far} of {len(summaries)} runs are undertrained, their loss is far above. {counts}"
-        )
+        counts = f"Undertrained, with a loss far above: {far} of {len(summaries)} runs. {counts}"
     return [*told, counts, where]
 
 

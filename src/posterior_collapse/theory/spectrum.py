@@ -97,10 +97,15 @@ class Modes:
 
     @property
     def outside(self) -> float:
-        """Variance of the target in no mode: what a linear read-out of x cannot tell of y."""
+        """Variance of the target in no mode: what a linear read-out of x cannot tell of y.
+
+        Of moments in single precision, also that of modes below their rounding: small each, not in
+        sum.
+        """
         moments = self.moments
         if not self._paired:
-            return moments.unresolved
+            lost = float(np.trace(moments.yy) - np.sum(self.theta**2)) if moments.rounding else 0.0
+            return moments.unresolved + max(lost, 0.0)
         variances = moments.yy.diagonal()
         left = variances - np.square(self._factor.rows).sum(axis=0)
         rounding = variances * EPS * 8 * max(moments.yx.shape)

@@ -24,6 +24,7 @@ from posterior_collapse.experiments.checks import (
     near_count,
     near_kl,
     some_active,
+    way_of_training,
 )
 from posterior_collapse.experiments.deliverables.diagnosed import diagnosed
 from posterior_collapse.experiments.measuring import DELTA
@@ -82,7 +83,7 @@ def collapse_curves(results: Sequence[Result]) -> Part:
         varied = list(settings[0].labels)
         if len(varied) == 1 and varied[0] in EXPECTED:
             points = [(s.labels[varied[0]], s.mean(_collapse_level)) for s in settings]
-            checks.append(_grows(varied[0], points, settings))
+            checks.append(_grows(varied[0], points, settings, way_of_training(grid)))
     measures = list(records[0])[2:]
     caption = (
         f"Share of (eps, {DELTA:g})-collapsed units of {unit} against eps, one curve per value"
@@ -171,10 +172,12 @@ def _collapse_level(result: Result) -> float:
     return float(np.mean(_curve([result])[1]))
 
 
-def _grows(name: str, points: Sequence[tuple[float, float]], settings: Sequence[Setting]) -> Check:
+def _grows(
+    name: str, points: Sequence[tuple[float, float]], settings: Sequence[Setting], how: str = ""
+) -> Check:
     if not some_active(settings, settings[0].first.depth):
         return Check(None, f"No unit is active at any value of {name}: nothing left to collapse.")
-    return monotone("The collapse level", name, points, EXPECTED[name], SLACK)
+    return monotone(f"The collapse level{how}", name, points, EXPECTED[name], SLACK)
 
 
 def _beside_theory(counts: Iterable[tuple[int, int | None]]) -> Iterator[str]:

@@ -22,6 +22,7 @@ from posterior_collapse.experiments.checks import (
     near_kl,
     of_level,
     some_active,
+    way_of_training,
 )
 from posterior_collapse.experiments.deliverables.diagnosed import diagnosed
 from posterior_collapse.experiments.tables import BY_THEORY, Table
@@ -62,7 +63,7 @@ def likelihood_table(results: Sequence[Result]) -> Part:
         records += [
             {"varying": grid, "value": s.text or grid, **one} for s, seeds in found for one in seeds
         ]
-        checks += _moves(found)
+        checks += _moves(grid, found)
         checks += _near_theory(grid, settings)
     checks += _learned_against_fixed(records)
     note = (
@@ -175,7 +176,7 @@ def _numbers(result: Result) -> Numbers:
     return found
 
 
-def _moves(found: Sequence[tuple[Setting, Sequence[Numbers]]]) -> Iterator[Check]:
+def _moves(grid: str, found: Sequence[tuple[Setting, Sequence[Numbers]]]) -> Iterator[Check]:
     """Hold the way each measure moves along a grid of one value against what is expected."""
     settings = [setting for setting, _ in found]
     (name, *others), measured = list(settings[0].labels) or [""], found[0][1][0]
@@ -197,7 +198,7 @@ def _moves(found: Sequence[tuple[Setting, Sequence[Numbers]]]) -> Iterator[Check
         slack = SLACK * float(np.ptp(means))
         if expected == "hardly changes":  # a share of the range would allow no change at all
             slack = HARDLY * float(np.mean(np.abs(means)))
-        what = f"The number of {measure}" if counts else measure
+        what = (f"The number of {measure}" if counts else measure) + way_of_training(grid)
         yield monotone(what, name, points, expected, slack)
 
 

@@ -115,11 +115,17 @@ class Problem:
             **changes: Settings to change.
         """
         title = f"{self.title}, {kind}" if kind else self.title
+        quick = {name: _few(name, values) for name, values in vary.items()}
         spec = {**self.spec, **({} if "latent_dim" in vary else {"latent_dim": UNITS})}
         return Grid(
             title, self.data, spec, {**self.network, **(network or {})}, self.settings(**changes),
-            vary, method, evaluation, spread=True, one_order=True,
+            vary, method, evaluation, spread=True, one_order=True, quick_vary=quick,
         )  # fmt: skip
+
+
+def _few(name: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the first two numbers of units, so that one is one more; of betas the ends."""
+    return values[:2] if name == "latent_dim" else (values[0], values[-1])
 
 
 MLP = {"name": "mlp", "hidden": (64,)}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from posterior_collapse.theory import ACTIVE_INFORMATION
+
 __all__ = ["GLOSSARY", "words"]
 
 GLOSSARY = {
-    "active": "The unit knows something of the data: its information on x is surely above 0.01 "
-    "nats.",
-    "collapsed": "The unit's posterior is the prior whatever the data: it says nothing of x, and "
-    "the decoder gets noise from it.",
+    "active": "The unit knows something of the data: its information on x is surely above "
+    f"{ACTIVE_INFORMATION:g} nats.",
+    "collapsed": "The unit's posterior is the prior, whatever the data, or all but: it says "
+    "nothing of x that counts as active, and the decoder gets noise from it.",
     "noise": "The unit follows the noise that was injected at the level below, and knows nothing "
     "of x.",
     "diverged": "The posterior of the unit is beyond all that training aims at.",
