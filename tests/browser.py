@@ -10,9 +10,15 @@ import subprocess
 import time
 from importlib.resources import files
 
+import pytest
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SECONDS = 60
 AXE = files("axe_core_python") / "axe.min.js"
+NEEDS_CHROMIUM = pytest.mark.skipif(
+    CHROMIUM is None or shutil.which("bash") is None,
+    reason="needs chromium (apt-get install chromium), which shows the page",
+)
 
 
 class Browser:

@@ -2,11 +2,15 @@
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 from nursery import Nursery
+
+if TYPE_CHECKING:
+    from browser import Browser
 
 os.environ["MPLBACKEND"] = "Agg"
 
@@ -20,3 +24,12 @@ def nursery() -> Iterator[Nursery]:
     process = Nursery()
     yield process
     process.close()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Browser"]:
+    from browser import Browser  # which needs a library that only pages do
+
+    opened = Browser(tmp_path_factory.mktemp("chromium"))
+    yield opened
+    opened.close()

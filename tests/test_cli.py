@@ -17,7 +17,7 @@ import pytest
 import typer
 
 import posterior_collapse as pc
-from posterior_collapse.cli import main
+from commands import collapse
 from posterior_collapse.cli.app import app
 
 RNG = np.random.default_rng(5)
@@ -31,10 +31,9 @@ def run(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def command(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as status:
-            main([str(a) for a in arguments])
+        status = collapse(*arguments)
         out, err = capsys.readouterr()
-        return int(status.value.code or 0), out, err
+        return status, out, err
 
     return command
 

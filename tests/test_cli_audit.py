@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import posterior_collapse as pc
-from posterior_collapse.cli import main
+from commands import collapse
 
 LOSSES = '''
 """Two losses, in a file that says things when it is run."""
@@ -43,11 +43,10 @@ def run(capsys, monkeypatch, tmp_path: Path):
     (tmp_path / "wrong.py").write_text("def f(:\n")
 
     def command(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as status:
-            main([str(a) for a in arguments])
+        status = collapse(*arguments)
         sys.modules.pop("beside", None)
         out, err = capsys.readouterr()
-        return int(status.value.code or 0), out, err
+        return status, out, err
 
     return command
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import posterior_collapse as pc
-from posterior_collapse.cli import main
+from commands import collapse
 from posterior_collapse.diagnosis import diagnose, diagnose_arrays
 from posterior_collapse.models import rebuild
 from posterior_collapse.training import checkpoints
@@ -18,10 +18,9 @@ SCALE = np.array([1.0, 0.0, 0.6, 0.0])
 
 
 def call(capsys, *arguments):
-    with pytest.raises(SystemExit) as status:
-        main([str(a) for a in arguments])
+    status = collapse(*arguments)
     out, err = capsys.readouterr()
-    return int(status.value.code or 0), out, err
+    return status, out, err
 
 
 @pytest.fixture
@@ -39,8 +38,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "linear"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(warnings, "showwarning", warnings.showwarning)
-        with pytest.raises(SystemExit):
-            main([*TRAIN, "--latents", "16", "--out", str(folder), "--json"])
+        collapse(*TRAIN, "--latents", "16", "--out", str(folder), "--json")
     return folder
 
 

@@ -15,7 +15,8 @@ import pytest
 from rich.console import Console
 
 import posterior_collapse as pc
-from posterior_collapse.cli import live, main
+from commands import collapse
+from posterior_collapse.cli import live
 from posterior_collapse.models import ARCHITECTURES
 from posterior_collapse.training import checkpoints
 
@@ -33,10 +34,9 @@ def run(capsys, monkeypatch, tmp_path):
     np.save("given.npy", X[:, :2] + 0.5 * G.standard_normal((120, 2)))
 
     def command(line: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as status:
-            main(["train", *shlex.split(line)])
+        status = collapse("train", *shlex.split(line))
         out, err = capsys.readouterr()
-        return int(status.value.code or 0), out, err
+        return status, out, err
 
     return command
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import posterior_collapse as pc
-from posterior_collapse.cli import main
+from commands import collapse
 
 G = np.random.default_rng(7)
 X = G.standard_normal((300, 5)) * [4, 2, 1, 0.3, 0.1]
@@ -26,10 +26,9 @@ def run(capsys, monkeypatch, tmp_path):
     np.save("given.npy", X[:, :1] + 2 * G.standard_normal((300, 1)))
 
     def command(line: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as status:
-            main(["tune", *shlex.split(line)])
+        status = collapse("tune", *shlex.split(line))
         out, err = capsys.readouterr()
-        return int(status.value.code or 0), out, err
+        return status, out, err
 
     return command
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import posterior_collapse as pc
+from commands import collapse
 from posterior_collapse import theory
-from posterior_collapse.cli import main
 
 X = np.random.default_rng(3).standard_normal((60, 5)) * [3, 2, 1, 0.5, 0.1]
 
@@ -28,10 +28,9 @@ def run(capsys, monkeypatch, tmp_path):
     np.save("x.npy", X)
 
     def command(line: str) -> tuple[int, str]:
-        with pytest.raises(SystemExit) as status:
-            main(line.split())
+        status = collapse(*line.split())
         said = capsys.readouterr()
-        return int(status.value.code or 0), " ".join((said.out + said.err).split())
+        return status, " ".join((said.out + said.err).split())
 
     return command
 

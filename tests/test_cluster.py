@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 import posterior_collapse as pc
-from posterior_collapse.cli import main
+from commands import collapse
 from posterior_collapse.clusters import connected
 from posterior_collapse.errors import InvalidArgumentError, OutputError, TrainingError
 from posterior_collapse.runs import Store, spreading
@@ -344,12 +344,6 @@ def parquet(folder: Path) -> Path:
     return folder
 
 
-def command(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as end:
-        main([str(argument) for argument in arguments])
-    return int(end.value.code or 0)
-
-
 class TestCommands:
     @pytest.fixture(autouse=True)
     def _elsewhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,8 +356,8 @@ class TestCommands:
     ) -> None:
         options = ["--latents", 3, "--hidden", 6, "--epochs", 2, "--beta", "0.5,2", "--seed", "0,1"]
         there = ["--scheduler", cluster.scheduler_address]
-        assert command("train", "data.npy", *options, "--out", "one") == 0
-        assert command("train", "data.npy", *options, "--out", "many", *there) == 0
+        assert collapse("train", "data.npy", *options, "--out", "one") == 0
+        assert collapse("train", "data.npy", *options, "--out", "many", *there) == 0
         files = {path.relative_to("one") for path in Path("one").rglob("*") if path.is_file()}
         assert files == {p.relative_to("many") for p in Path("many").rglob("*") if p.is_file()}
         for name in files:
@@ -375,10 +369,10 @@ class TestCommands:
         row = ["reproduce", "E9", "--quick", "--out"]
         said = []
         for where in ([], there):
-            assert command(*tune, "--active", 2, "--seeds", 2, "--json", *where) == 0
+            assert collapse(*tune, "--active", 2, "--seeds", 2, "--json", *where) == 0
             said.append(json.loads(capsys.readouterr().out))
             out = "many" if where else "one"
-            assert command(*row, out, *where) == 0
+            assert collapse(*row, out, *where) == 0
             capsys.readouterr()
             said[-1]["E9"] = json.loads(Path(out, "E9", "result.json").read_text())["tables"]
         assert said[0] == said[1]
@@ -390,11 +384,11 @@ class TestCommands:
         spec = ["--latents", 3, "--json"]
         found = []
         for where in ([], ["--scheduler", cluster.scheduler_address]):
-            assert command("forecast", "rows", *spec, *where) == 0
+            assert collapse("forecast", "rows", *spec, *where) == 0
             found.append(json.loads(capsys.readouterr().out))
         assert found[0] == found[1]
         assert found[0]["loss"] == pytest.approx(pc.forecast(X, pc.VAESpec(3)).loss, rel=1e-9)
-        assert command("forecast", "data.npy", "--scheduler", cluster.scheduler_address) == 2
+        assert collapse("forecast", "data.npy", "--scheduler", cluster.scheduler_address) == 2
         assert "expected a folder of .parquet files" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
@@ -410,7 +404,7 @@ class TestCommands:
         self, capsys: Any, scheduler: str, said: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("posterior_collapse.clusters.SECONDS", 0.5)
-        assert command("forecast", "data.npy", "--scheduler", scheduler) == 2
+        assert collapse("forecast", "data.npy", "--scheduler", scheduler) == 2
         error = capsys.readouterr().err
         assert said in error
         assert error.count("\n") == 1
@@ -441,7 +435,7 @@ class TestPage:
             words = line.replace("tcp://10.0.0.1:8786", cluster.scheduler_address).split()
             words = [str(tmp_path / word) if word == "rows/" else word for word in words]
             small = {"train": ["--out", tmp_path / "run", "--exact", "--architecture", "linear"]}
-            assert command(*words, *small.get(words[0], [])) == 0
+            assert collapse(*words, *small.get(words[0], [])) == 0
 
     @pytest.mark.parametrize("library", ["dask_jobqueue", "dask_kubernetes.operator"])
     def test_scripts_run_with_a_stand_in(

@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import sparse
 
 import posterior_collapse as pc
-from posterior_collapse.cli import main
+from commands import collapse
 from posterior_collapse.data import load
 from posterior_collapse.errors import (
     CorruptFileError,
@@ -42,10 +42,9 @@ def without(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
 
 
 def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
-    with pytest.raises(SystemExit) as end:
-        main([str(argument) for argument in arguments])
+    status = collapse(*arguments)
     out = capsys.readouterr()
-    return int(end.value.code or 0), " ".join((out.out + out.err).split())
+    return status, " ".join((out.out + out.err).split())
 
 
 # Pictures.

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from posterior_collapse.cli import main
+from commands import printed
 from posterior_collapse.data import load
 from posterior_collapse.errors import CorruptFileError, DataError, InvalidArgumentError
 from posterior_collapse.runs import Run, folder
@@ -190,25 +190,17 @@ def test_a_header_is_asked_for_of_csv_files_only(tmp_path: Path) -> None:
     assert dataset.x.shape == (6, 2)
 
 
-def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    with pytest.raises(SystemExit) as end:
-        main([str(argument) for argument in arguments])
-    out = capsys.readouterr()
-    assert end.value.code == 0, out.err
-    return " ".join(out.out.split())
-
-
 def test_the_commands_say_what_was_left_out(tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     written(tmp_path / "x.csv", ",0,1,2", COUNT)
     for name in ("forecast", "effective-beta"):
-        said = command(capsys, name, "x.csv", "--latents", 2)
+        said = printed(capsys, name, "x.csv", "--latents", 2)
         assert "x.csv: 6 x 3 float64, column 1 left out, an index (name it to keep it)" in said
-    about = json.loads(command(capsys, "forecast", "x.csv", "--json"))["data"]
+    about = json.loads(printed(capsys, "forecast", "x.csv", "--json"))["data"]
     assert "left out, an index" in about["note"]
-    said = command(capsys, "train", "x.csv", "--latents", 2, "--epochs", 1, "--out", "run")
+    said = printed(capsys, "train", "x.csv", "--latents", 2, "--epochs", 1, "--out", "run")
     assert "left out, an index" in said
-    assert "left out, an index" in command(capsys, "diagnose", "run")
+    assert "left out, an index" in printed(capsys, "diagnose", "run")
 
 
 def test_a_run_keeps_what_was_said_of_the_header(tmp_path: Path, capsys, monkeypatch) -> None:
@@ -216,12 +208,12 @@ def test_a_run_keeps_what_was_said_of_the_header(tmp_path: Path, capsys, monkeyp
     table(tmp_path / "x.csv", [[0, 1, 2], *digits(3)])
     for option, rows in (("--header", 9), ("--no-header", 10)):
         sizes = ("--latents", 2, "--epochs", 1, "--out", f"run{option}")
-        assert f"{rows} x 3" in command(capsys, "train", "x.csv", option, *sizes)
-        assert f"{rows} rows" in command(capsys, "diagnose", f"run{option}")
-        assert f"{rows} x 3" in command(capsys, "forecast", "x.csv", option)
+        assert f"{rows} x 3" in printed(capsys, "train", "x.csv", option, *sizes)
+        assert f"{rows} rows" in printed(capsys, "diagnose", f"run{option}")
+        assert f"{rows} x 3" in printed(capsys, "forecast", "x.csv", option)
         kept = json.loads((tmp_path / f"run{option}" / "config.json").read_text())
         assert kept["data"]["header"] == (option == "--header")
-    command(capsys, "train", "x.csv", "--latents", 2, "--epochs", 1, "--out", "run")
+    printed(capsys, "train", "x.csv", "--latents", 2, "--epochs", 1, "--out", "run")
     kept = json.loads((tmp_path / "run" / "config.json").read_text())
     assert "header" not in kept["data"]
     assert all(isinstance(run, Run) for run in folder.read(tmp_path / "run").values())

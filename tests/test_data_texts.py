@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from posterior_collapse.cli import main
+from commands import printed
 from posterior_collapse.data import Dataset, load
 from posterior_collapse.errors import CorruptFileError, DataError, InvalidArgumentError
 
@@ -258,28 +258,20 @@ def test_what_cannot_be_standardized() -> None:
         load(np.where(np.arange(18).reshape(6, 3) == 13, np.nan, X), standardize=True)
 
 
-def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    with pytest.raises(SystemExit) as end:
-        main([str(argument) for argument in arguments])
-    out = capsys.readouterr()
-    assert end.value.code == 0, out.err
-    return " ".join(out.out.split())
-
-
 def test_the_commands_take_columns_and_runs_keep_them(tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     source("csv", tmp_path)
     chosen = ("--drop", "note", "--label-column", "kind", "--latents", "2")
-    assert "3 x 3 float64" in command(capsys, "forecast", "x.csv", *chosen)
-    command(capsys, "explore", "x.csv", *chosen)
+    assert "3 x 3 float64" in printed(capsys, "forecast", "x.csv", *chosen)
+    printed(capsys, "explore", "x.csv", *chosen)
     assert "--drop note --label-column kind" in (tmp_path / "explore.html").read_text()
-    command(capsys, "train", "x.csv", *chosen, "--epochs", 1, "--out", "run")
+    printed(capsys, "train", "x.csv", *chosen, "--epochs", 1, "--out", "run")
     kept = json.loads((tmp_path / "run" / "config.json").read_text())["data"]
     assert (kept["drop"], kept["label_column"]) == ("note", "kind")
     assert not {"columns", "key", "header", "standardize"} & set(kept)
-    assert "column 'note' dropped" in command(capsys, "diagnose", "run")
-    command(capsys, "train", "x.csv", *chosen, "--standardize", "--epochs", 1, "--out", "run2")
+    assert "column 'note' dropped" in printed(capsys, "diagnose", "run")
+    printed(capsys, "train", "x.csv", *chosen, "--standardize", "--epochs", 1, "--out", "run2")
     assert json.loads(Path("run2/config.json").read_text())["data"]["standardize"] is True
-    assert "standardized" in command(capsys, "diagnose", "run2")
+    assert "standardized" in printed(capsys, "diagnose", "run2")
     np.savez("x.npz", a=X, b=X[:2])
-    assert "6 x 3" in command(capsys, "forecast", "x.npz", "--key", "a", "--latents", "2")
+    assert "6 x 3" in printed(capsys, "forecast", "x.npz", "--key", "a", "--latents", "2")

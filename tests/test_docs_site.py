@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from browser import CHROMIUM, Browser
+from browser import NEEDS_CHROMIUM, Browser
 
 ROOT = Path(__file__).parents[1]
 GALLERY = {
@@ -85,10 +84,7 @@ def test_the_reference_explains_what_it_names(site: Path) -> None:
     assert "Example:" not in page  # a section of its own, not a sentence
 
 
-@pytest.mark.skipif(
-    CHROMIUM is None or shutil.which("bash") is None,
-    reason="needs chromium (apt-get install chromium), which shows the page",
-)
+@NEEDS_CHROMIUM
 def test_the_front_page_opens_from_its_folder_without_a_complaint(
     site: Path, tmp_path: Path
 ) -> None:

@@ -1,30 +1,19 @@
 """The page in a real browser: its sliders are moved, and its numbers are the theory's."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
 
 import posterior_collapse as pc
-from browser import CHROMIUM, Browser
+from browser import NEEDS_CHROMIUM
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or shutil.which("bash") is None,
-    reason="needs chromium (apt-get install chromium), which shows the page",
-)
+pytestmark = NEEDS_CHROMIUM
 
 DIGITS = pc.load("digits")
 SENTENCE = "document.getElementById('sentence').textContent"
 ROWS = "[...document.querySelectorAll('#units tbody tr')].map(r => r.innerText.split('\\t'))"
 SHOWN = "e => !e.closest('[hidden]')"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    opened = Browser(tmp_path_factory.mktemp("chromium"))
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(scope="module")

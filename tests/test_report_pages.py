@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import posterior_collapse as pc
+from commands import collapse
 from parsed import HOSTILE, Parsed, check_policy
-from posterior_collapse.cli import main
 from posterior_collapse.errors import InvalidArgumentError, OutputError
 from posterior_collapse.report import write_page
 from posterior_collapse.report.pages import forecast_page
@@ -182,29 +182,24 @@ def test_a_file_is_written_whole_or_refused(tmp_path):
         write_page("text", tmp_path / "out.html")
 
 
-def run(*arguments):
-    with pytest.raises(SystemExit) as status:
-        main([str(a) for a in arguments])
-    return int(status.value.code or 0)
-
-
 def test_explore_writes_a_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     arguments = ["digits", "--latents", 16, "--eta-dec", 0.3, "--label", 3, "--html", "out.html"]
-    assert run("explore", *arguments) == 0
+    assert collapse("explore", *arguments) == 0
     assert capsys.readouterr().out == "Page: out.html\n"
     data = data_of((tmp_path / "out.html").read_text(encoding="utf-8"))
     assert data["source"] == "digits --label 3"
     assert len(data["images"]) == 32
     assert data["spec"]["etas"] == [0.3]
-    assert run("explore", "digits", "--html", "out.pdf") == 2
+    assert collapse("explore", "digits", "--html", "out.pdf") == 2
     assert "the ending '.pdf'" in capsys.readouterr().err
 
 
 def test_a_half_of_an_image_is_shown_and_three_quarters_are_not(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for task, images in (("half", 30), ("quarter", 0)):
-        assert run("explore", "digits", "--task", task, "--eta-dec", 0.3, "--html", "out.html") == 0
+        arguments = ["digits", "--task", task, "--eta-dec", 0.3, "--html", "out.html"]
+        assert collapse("explore", *arguments) == 0
         data = data_of((tmp_path / "out.html").read_text(encoding="utf-8"))
         assert len(data["images"]) == images
         assert data["source"] == f"digits --task {task}"
@@ -212,8 +207,8 @@ def test_a_half_of_an_image_is_shown_and_three_quarters_are_not(tmp_path, monkey
 
 def test_forecast_writes_a_page_beside_what_it_prints(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert run("forecast", "digits", "--eta-dec", 0.3, "--html", "out.html", "--json") == 0
+    assert collapse("forecast", "digits", "--eta-dec", 0.3, "--html", "out.html", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     data = data_of((tmp_path / "out.html").read_text(encoding="utf-8"))
     assert data["spec"]["betas"] == [found["spec"]["beta"]]
-    assert run("forecast", "digits", "--html", tmp_path / "no" / "out.html") == 2
+    assert collapse("forecast", "digits", "--html", tmp_path / "no" / "out.html") == 2

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import posterior_collapse as pc
+from commands import collapse
 from parsed import HOSTILE, Parsed, check_policy, check_readable
-from posterior_collapse.cli import main
 from posterior_collapse.diagnosis import diagnose_arrays
 from posterior_collapse.diagnosis.verdict import verdict_parts
 from posterior_collapse.errors import InvalidArgumentError
@@ -201,7 +201,7 @@ def test_names_of_columns_reach_the_pages(tmp_path, monkeypatch):
         page = diagnosis_html(pc.diagnose(fitted, rows))
         assert "moves height" in page
         assert hostile in "".join(Parsed(page).texts["p"])
-    assert run("explore", "people.csv", "--latents", 2, "--html", "out.html") == 0
+    assert collapse("explore", "people.csv", "--latents", 2, "--html", "out.html") == 0
     page = (tmp_path / "out.html").read_text(encoding="utf-8")
     (told,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page)
     first, second, *_ = json.loads(told)["named"]
@@ -329,49 +329,43 @@ def test_a_phase_diagram_of_a_fine_grid_is_small(results):
     assert f"<td>{diagram.active[0, 0]}</td>" in phase_html(diagram)
 
 
-def run(*arguments):
-    with pytest.raises(SystemExit) as status:
-        main([str(a) for a in arguments])
-    return int(status.value.code or 0)
-
-
 def test_commands_write_pages(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     short = ["digits", "--latents", 4, "--eta-dec", 0.3, "--architecture", "linear", "--exact"]
     one, many = [*short, "--out", "one"], [*short, "--beta", "1,2", "--out", "many"]
-    assert run("train", *one, "--html", "one.html") == 0
+    assert collapse("train", *one, "--html", "one.html") == 0
     assert capsys.readouterr().out.endswith("Page: one.html\n")
     text = (tmp_path / "one.html").read_text(encoding="utf-8")
     assert "4 of 4 units active" in text
     assert "KL, stacked by unit" in text
     assert "pc-strip" in text
-    assert run("train", *many, "--html", "many.html", "--json") == 0
+    assert collapse("train", *many, "--html", "many.html", "--json") == 0
     assert len(json.loads(capsys.readouterr().out)) == 2
     text = (tmp_path / "many.html").read_text(encoding="utf-8")
     assert "2 of 2 runs have as many active units" in text
     assert len(Parsed(text).of("article")) == 2
     assert len(Parsed(text).of("img")) == 3
     for folder in ("one", "many"):
-        assert run("diagnose", folder, "--html", "again.html") == 0
+        assert collapse("diagnose", folder, "--html", "again.html") == 0
         assert capsys.readouterr().out.endswith("Page: again.html\n")
         again = (tmp_path / "again.html").read_text(encoding="utf-8")
         assert again == (tmp_path / f"{folder}.html").read_text(encoding="utf-8")
     np.savez("posterior.npz", mean=np.eye(9)[:, :3], std=np.full((9, 3), 0.5))
-    assert run("diagnose", "posterior.npz", "--html", "arrays.html") == 0
+    assert collapse("diagnose", "posterior.npz", "--html", "arrays.html") == 0
     assert "on posterior.npz, 9 rows" in (tmp_path / "arrays.html").read_text(encoding="utf-8")
     arguments = [*short, "--active", 2, "--seeds", 1, "--html", "tuned.html"]
-    assert run("tune", *arguments) == 0
+    assert collapse("tune", *arguments) == 0
     assert "Active units over β" in (tmp_path / "tuned.html").read_text(encoding="utf-8")
     capsys.readouterr()
     for command in (["train", *short], ["diagnose", "one"], ["tune", *short]):
-        assert run(*command, "--html", "out.pdf") == 2
+        assert collapse(*command, "--html", "out.pdf") == 2
         assert "the ending '.pdf'" in capsys.readouterr().err
 
 
 def test_a_folder_is_read_back_as_its_sweep(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = ["--architecture", "mlp", "--hidden", "4", "--epochs", 2, "--latents", 3]
-    assert run("train", "digits", *options, "--beta", "1,2", "--out", "out") == 0
+    assert collapse("train", "digits", *options, "--beta", "1,2", "--out", "out") == 0
     found = swept(tmp_path / "out")
     assert [one["beta"] for one in found.labels] == [1.0, 2.0]
     for one in found.runs:

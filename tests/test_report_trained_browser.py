@@ -1,31 +1,20 @@
 """Pages in a real browser: for all eyes, by pointer and by keyboard, on screen and paper."""
 
 import dataclasses
-import shutil
 
 import numpy as np
 import pytest
 
 import posterior_collapse as pc
-from browser import CHROMIUM, Browser
+from browser import NEEDS_CHROMIUM
 from posterior_collapse.diagnosis import diagnose_arrays
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or shutil.which("bash") is None,
-    reason="needs chromium (apt-get install chromium), which shows the pages",
-)
+pytestmark = NEEDS_CHROMIUM
 
 DIGITS = pc.load("digits")
 CARDS = "[...document.querySelectorAll('.pc-card')].filter(c => c.offsetHeight)"
 ROWS = "[...document.querySelectorAll('tbody tr[data-kind]')].filter(r => r.offsetHeight)"
 FOCUS = "document.activeElement.textContent.trim().replace(/\\s+/g, ' ')"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    opened = Browser(tmp_path_factory.mktemp("chromium"))
-    yield opened
-    opened.close()
 
 
 def large():

@@ -62,7 +62,7 @@ def connected(scheduler: str | None) -> Iterator[Any]:
             stack.enter_context(address)
         try:
             if address is scheduler:
-                # Here, since a client that was refused is noisy when it is cleared away.
+                # Asked before there is a client: one that cannot connect logs errors when closed.
                 parse_host_port(parse_address(scheduler)[1])
             client = distributed.Client(address, timeout=SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
         except (OSError, ValueError) as error:

@@ -73,7 +73,7 @@ class PosteriorCollapseError(Exception):
         self.action = action
 
     def __reduce__(self) -> tuple[object, ...]:
-        # To and from another process whole: an OSError would leave out what it has no name for.
+        # Pickled whole, to reach another process: OSError's own way would drop our fields.
         return type(self), (self.argument, self.got, self.expected, self.action)
 
     def __str__(self) -> str:

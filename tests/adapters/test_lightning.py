@@ -62,6 +62,21 @@ def loader(shuffle: bool = False, x: Tensor = DIGITS) -> DataLoader[Any]:
     return DataLoader(TensorDataset(x), batch_size=50, shuffle=shuffle)
 
 
+def quiet(**options: Any) -> lightning.Trainer:
+    """A trainer on the CPU that writes and shows nothing unless it is told to."""
+    return lightning.Trainer(
+        **{
+            "accelerator": "cpu",
+            "devices": 1,
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            **options,
+        }
+    )
+
+
 def train(
     monitor: CollapseMonitor | None,
     module: Module | None = None,
@@ -70,20 +85,8 @@ def train(
 ) -> Module:
     torch.manual_seed(0)
     module = Module() if module is None else module
-    trainer = lightning.Trainer(
-        **{
-            "max_epochs": 8,
-            "accelerator": "cpu",
-            "devices": 1,
-            "logger": False,
-            "log_every_n_steps": 1,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "callbacks": [] if monitor is None else [monitor],
-            **options,
-        }
-    )
+    callbacks = [] if monitor is None else [monitor]
+    trainer = quiet(**{"max_epochs": 8, "log_every_n_steps": 1, "callbacks": callbacks, **options})
     trainer.fit(module, loader(shuffle=True) if data is None else data, loader())
     return module
 
@@ -265,17 +268,8 @@ def test_own_encoder_data_and_few_samples() -> None:
 def test_several_validation_loaders_and_accumulated_gradients() -> None:
     monitor = CollapseMonitor()
     module = Module()
-    trainer = lightning.Trainer(
-        max_epochs=2,
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[monitor],
-        accumulate_grad_batches=4,
-        precision="bf16-mixed",
+    trainer = quiet(
+        max_epochs=2, callbacks=[monitor], accumulate_grad_batches=4, precision="bf16-mixed"
     )
     module.validation_step = lambda batch, index, dataloader_idx: None
     trainer.fit(module, loader(shuffle=True), [loader(), loader(x=DIGITS[:50])])
@@ -317,16 +311,7 @@ def test_other_callbacks_monitor_what_it_sees(tmp_path: Path) -> None:
     (name,) = (key for key in state["callbacks"] if "CollapseMonitor" in key)
     again.load_state_dict(state["callbacks"][name])
     assert again.history[0] == monitor.history[0]
-    trainer = lightning.Trainer(
-        max_epochs=4,
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[again],
-    )
+    trainer = quiet(max_epochs=4, callbacks=[again])
     trainer.fit(module, loader(shuffle=True), loader(), ckpt_path=keep.best_model_path)
     steps = [found.step for found in again.history]
     assert steps == sorted(set(steps))
@@ -337,16 +322,7 @@ def test_other_callbacks_monitor_what_it_sees(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
 def test_without_validation_it_looks_at_training_batches() -> None:
     monitor = CollapseMonitor()
-    trainer = lightning.Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[monitor],
-    )
+    trainer = quiet(max_epochs=1, callbacks=[monitor])
     with pytest.warns(UserWarning, match="looks at training batches"):
         trainer.fit(Module(), loader(shuffle=True))
     assert monitor.history[-1].step == 8

@@ -232,7 +232,7 @@ def train(
         dataset = folder.load(runs)
         options.check_condition(next(iter(runs.values())).spec.model, dataset)
     else:
-        # All that needs no torch before all that does: it takes seconds to load.
+        # Mistakes that need no torch to be seen are told before it is loaded, which takes seconds.
         runs = _asked(context, data, named, network, numbers, how, remedies, output)
         out = out or Path("runs") / _readable(runs, str(data), named.task, numbers)
         files.check_free(out)

@@ -102,7 +102,7 @@ def tune(
         check_page_path(html)
     kind = named.kind(network.model)
     spec = options.one_spec("tune", kind, network.latents, asdict(numbers), **network.law())
-    # All that needs no torch before all that does: it takes seconds to load.
+    # Mistakes that need no torch to be seen are told before it is loaded, which takes seconds.
     check_goal(spec, tuned, active)
     net = network.networks(context, exact)
     net.check_model(spec)

@@ -59,11 +59,11 @@ def read_parts(folder: Path, paths: list[Path], reading: Reading, read: Read) ->
             "dask", "no such library", "dask, to read a folder of .parquet files",
             "Run pip install 'posterior-collapse[dask,parquet]'.",
         ) from error  # fmt: skip
-    # Workers are elsewhere: of a relative name they would make another one.
+    # Workers run in folders of their own, where a relative name is another file.
     paths = [path.resolve() for path in paths]
     first = read(paths[0], reading)
     heights = _heights(paths)
-    # Whole numbers with a gap become floating ones, in some files and not in others.
+    # A column of whole numbers is read as floats in those files where a value is missing.
     kind = first.x.dtype if first.x.dtype.kind == "f" else np.dtype(np.float64)
     width = first.x.shape[1]
     make: Any = array

@@ -247,7 +247,7 @@ class _Machine:
     def setitems(self) -> None:
         items = self.above_mark()
         for key, value in zip(items[::2], items[1::2], strict=True):
-            # Of other keys, such as tuples in tuples, the hash may take a deep recursion.
+            # Other keys, such as tuples in tuples, may recurse deeply when they are hashed.
             _of(dict, self.stack[-1])[key if isinstance(key, str) else str(_of(int, key))] = value
 
     def build(self) -> None:

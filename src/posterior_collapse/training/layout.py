@@ -43,7 +43,7 @@ class Layout:
         for name, key in model.data_layers.items():
             self.data_layers.setdefault(key, {})[name] = shapes[f"{name}.weight"][0]
         widths = {name: shapes[f"{name}.weight"][1] for name in model.heads}
-        # A decoder without residuals costs features^2 instead of rows x features per output.
+        # Without residuals, a decoder's error costs features^2 per output, not rows x features.
         few = 2 * sum(widths.values()) <= rows
         self.heads = widths if share_heads and few else {}
         self.biases = [f"{name}.bias" for name in self.heads if f"{name}.bias" in shapes]
@@ -54,7 +54,7 @@ class Layout:
         }
 
         apart = {name: shape for name, shape in shapes.items() if name not in self.shared}
-        # A matrix lies as its gradient comes, (inputs, outputs), or each step would turn it over.
+        # Matrices are stored as (inputs, outputs), as their gradients come: no step transposes.
         self.turned = {name for name, shape in apart.items() if len(shape) == 2}
         self.rest = {
             name: torch.Size(reversed(shape) if name in self.turned else shape)

@@ -216,7 +216,7 @@ class Stack:
                 return losses.sum(), torch.cat([losses.unsqueeze(1), parts, *kls], 1)
 
             if self.apart:
-                # Of several streams autograd's own engine keeps track, but not functorch's.
+                # Runs are on several CUDA streams: autograd waits for them, `torch.func` does not.
                 with torch.inference_mode(False), torch.enable_grad():
                     own = {name: leaf.detach().requires_grad_() for name, leaf in leaves.items()}
                     value, measured = total(own)
@@ -232,7 +232,7 @@ class Stack:
         key = (len(batch.x), batch.y is None, capacity is None, convention, free_bits)
         if key not in self._traced:
             with torch.inference_mode(False):
-                # Of runs apart a trace is as long as they are many.
+                # Run by run, a trace would hold the operations of every run: it would not pay.
                 self._traced[key] = step if self.apart else trace(step, *arguments)
         if self.apart:  # what is made in inference mode cannot be kept for a gradient
             with torch.inference_mode(False):
@@ -277,7 +277,7 @@ class Stack:
         terms: Terms = each(one)(own, self.buffers, draws.noise, supplied)
         if not self.layout.heads:
             return terms
-        hidden = terms.squared_error  # see _Features
+        hidden = terms.squared_error  # where `_Features` hands out the hidden features
         ones = hidden.new_ones(*hidden.shape[:2], len(self.layout.biases))
         target = batch.x if batch.y is None else batch.y
         error = squared_error(leaves[HEADS], torch.cat([hidden, ones], 2), target)
