@@ -204,7 +204,7 @@ def test_options_of_another_kind_of_source_are_refused(tmp_path: Path) -> None:
     for name in ("columns", "drop", "label_column", "key"):
         for other in (tmp_path / "x.npy", X, "digits", load(X)):
             numbered = name != "key" and not isinstance(other, (str, Dataset))
-            action = "Pass one of its columns" if numbered else "Leave it away"
+            action = "Pass one of its columns" if numbered else "Leave it out"
             with pytest.raises(InvalidArgumentError, match=f"{name}: got .*a.*{action}"):
                 load(other, **{name: "a"})
     with pytest.raises(InvalidArgumentError, match="key: got 'a'"):

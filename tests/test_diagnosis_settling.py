@@ -175,3 +175,14 @@ def test_what_a_run_that_has_not_arrived_would_gain_is_said_as_it_stands() -> No
     first, *others = found.advice
     assert first.code == "not-at-optimum"
     assert "more-units-pay" not in [one.code for one in others]
+
+
+def test_a_network_that_is_worse_than_none_has_not_arrived_before_all_else() -> None:
+    x = pc.load("digits").x
+    spec = pc.VAESpec(4, likelihood="bernoulli")
+    barely = pc.fit(x, spec, "mlp", epochs=1, hidden=(16,))
+    found = pc.diagnose(barely, x)
+    assert found.verdict.startswith("Training has not arrived")
+    assert "the optimiser failed" not in found.verdict
+    assert found.advice[0].code == "not-at-optimum"
+    assert "warm-up" not in found.advice[0].action

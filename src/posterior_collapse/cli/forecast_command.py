@@ -118,7 +118,7 @@ def _loaded(data: str, model: str, named: DataOptions, scheduler: str | None) ->
         if scheduler is not None and not is_lazy(dataset.x):
             raise InvalidArgumentError(
                 "--scheduler", f"{data!r}, which one process reads",
-                "a folder of .parquet files", "Leave it away.",
+                "a folder of .parquet files", "Leave it out.",
             )  # fmt: skip
         yield dataset
 

@@ -161,7 +161,7 @@ def _read(
         return from_registry(name, split, data_dir, scale, progress)
     if split != "train":
         raise InvalidArgumentError(
-            "split", repr(split), "'train': only named data sets have others", "Leave it away."
+            "split", repr(split), "'train': only named data sets have others", "Leave it out."
         )
     if isinstance(source, Dataset):
         reading.only()

@@ -125,7 +125,7 @@ class Reading:
             value = getattr(self, name)
             if value not in (None, ()) and name not in takes:
                 shown = listed(list(value)) if isinstance(value, tuple) else repr(value)
-                raise InvalidArgumentError(name, shown, f"None: {why}", "Leave it away.")
+                raise InvalidArgumentError(name, shown, f"None: {why}", "Leave it out.")
 
 
 PLAIN = Reading()

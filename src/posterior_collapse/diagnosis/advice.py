@@ -17,6 +17,7 @@ from posterior_collapse.diagnosis.conclusions import (
     in_parts_only,
     is_attainable,
     is_settled,
+    is_worse_than_none,
     kept_units,
     leaves_out,
     what_decides,
@@ -73,7 +74,7 @@ def _findings(
     for number, conclusion in enumerate(conclusions, start=1):
         # Nothing else is to be changed before training has arrived.
         arrived = not unfinished and is_settled(found.levels[number - 1])
-        if arrived or conclusion == "signal-unclaimed":
+        if arrived or (conclusion == "signal-unclaimed" and not unfinished):
             yield from _of_certificate(found, number, conclusion)
     if not conclusions:
         yield from _without_certificate(found)
@@ -122,7 +123,8 @@ def _unsettled(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator
 
 def _unfinished(found: Diagnosis, conclusions: Sequence[Conclusion]) -> Iterator[Finding]:
     excess = excess_loss(found)
-    if not excess or found.forecast is None or "signal-unclaimed" in conclusions:
+    failed = "signal-unclaimed" in conclusions and not is_worse_than_none(found)
+    if not excess or found.forecast is None or failed:
         return
     if not is_attainable(found.forecast):
         yield Finding(

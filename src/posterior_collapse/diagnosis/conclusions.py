@@ -39,6 +39,7 @@ __all__ = [
     "in_parts_only",
     "is_attainable",
     "is_settled",
+    "is_worse_than_none",
     "kept_units",
     "leaves_out",
     "linear_forecast",
@@ -303,3 +304,16 @@ def in_parts_only(found: Diagnosis, at: int) -> bool:
 def pays_in_parts(gain: Gain) -> bool:
     """Whether one more unit surely pays if used differently in each part of latent space."""
     return gain.parts > 1 and gain.nats - SURE * gain.error > gain.worth
+
+
+def is_worse_than_none(found: Diagnosis) -> bool:
+    """Whether a network's loss surely exceeds that of the best constant output, without a unit.
+
+    An optimiser that failed ends there at worst; a network above it has not been trained to an end.
+    """
+    if not found.is_network or found.collapsed_loss is None:
+        return False
+    if found.loss is None or found.loss_error is None:
+        return False
+    slack = SURE * found.loss_error + ROUNDING * abs(found.collapsed_loss)
+    return bool(excess_loss(found)) and found.loss - found.collapsed_loss > slack

@@ -18,6 +18,7 @@ from posterior_collapse.diagnosis.conclusions import (
     has_spare,
     is_attainable,
     is_settled,
+    is_worse_than_none,
     kept_units,
     what_decides,
 )
@@ -35,7 +36,7 @@ def with_verdict(found: Diagnosis) -> Diagnosis:
     if found.forecast is not None and conclusion != "diverged":
         kept = " and ".join(map(str, kept_units(found.forecast)))
         excess = excess_loss(found)
-        if excess and conclusion != "signal-unclaimed":
+        if excess and (conclusion != "signal-unclaimed" or is_worse_than_none(found)):
             sentence = f"Training has not arrived: {sentence}"
         if is_attainable(found.forecast):
             lower = f", at a loss {excess:.3g} nats lower" if excess else ""
@@ -97,6 +98,8 @@ def _overall(found: Diagnosis, conclusions: list[Conclusion]) -> tuple[Conclusio
             words = f"no small step improves this collapse, {LOCALLY}"
         if conclusion == "nothing-to-do" and found.signal[at] > 1 + ROUNDING:
             words = "every unit is used and one more is not worth it"
+        if conclusion == "signal-unclaimed" and is_worse_than_none(found):
+            words = "as it stands signal is left unclaimed"
         if conclusion == "collapse-optimal" and excess_loss(found):
             words = "no signal is left for the collapsed units"
         if conclusion == "more-units-pay" and excess_loss(found):

@@ -40,7 +40,7 @@ def check_goal(spec: Any, parameter: object, active: int | None) -> None:
     if parameter == "latents":
         raise InvalidArgumentError(
             "active", active, "nothing beside tune='latents', which finds that number",
-            "Leave it away, or tune beta.",
+            "Leave it out, or tune beta.",
         )  # fmt: skip
     if checks.count("active", active) > spec.latent_dim:
         raise InvalidArgumentError(

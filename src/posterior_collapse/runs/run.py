@@ -172,7 +172,7 @@ class Run(Record):
             )
         if not isinstance(self.from_forecast, bool):
             raise InvalidArgumentError(
-                "from_forecast", repr(self.from_forecast), "True or False", "Leave it away."
+                "from_forecast", repr(self.from_forecast), "True or False", "Leave it out."
             )
 
     @property

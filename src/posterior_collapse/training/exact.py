@@ -44,7 +44,7 @@ def check(settings: Settings) -> None:
     for name in ("warm_up", "cycles", "free_bits", "capacity", "patience"):
         if getattr(settings, name):
             raise InvalidArgumentError(
-                name, getattr(settings, name), "nothing in exact training", "Leave it away."
+                name, getattr(settings, name), "nothing in exact training", "Leave it out."
             )
 
 
