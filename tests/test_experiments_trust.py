@@ -265,6 +265,7 @@ class TestSummary:
                     {
                         "runs that": "all", "failed": 40, "recognised": 37, "undecided": 1,
                         "called fine": 2, "good": 60, "false alarms": 3, "good, undecided": 4,
+                        "worse, as many units": 20, "of these, alarms": 9,
                     }
                 ]
             },
@@ -273,7 +274,7 @@ class TestSummary:
             result = {
                 "id": row, "name": f"Trust: {row}", "claim": "c", "theory": "t", "seeds": [1],
                 "profile": "full", "hardware": "a machine", "figures": [],
-                "agreement": {"checks": [], "notes": []},
+                "agreement": {"verdict": "partly", "checks": [], "notes": []},
                 "tables": {name: Table.of(records).to_dict() for name, records in own.items()},
             }  # fmt: skip
             (folder / row).mkdir(parents=True, exist_ok=True)
@@ -284,7 +285,7 @@ class TestSummary:
         text = summary.block(self.leave(tmp_path))
         failed = f"{NET}, whose verdict there is signal-unclaimed"
         assert f"median error -3.1%, -3.1% ({failed}) to +3.1% ({NET}); within 5% in 3 of" in text
-        assert "2 runs live on above it, lower by up to 0.25 nats" in text
+        assert "2 runs live on above it, at losses up to 0.25 nats lower than collapsed" in text
         assert "40 runs of 2 networks" in text
         assert "in the bracket in 88%" in text  # (30 + 5) / 40
         assert "it keeps 8.0 on average where networks kept 6.0" in text

@@ -43,7 +43,7 @@ def trust_onset(results: Sequence[Result]) -> Part:
     checks = [_check(record) for record in records]
     note = (
         "A unit counts as active from 0.005 nats of information on the data: those of the linear "
-        "optimum stop counting 1% below the onset. The grid of betas is 2 to 4% dense about it. "
+        "optimum stop counting 1% below the onset. The grid of betas is 2 to 7% dense about it. "
         "At the first beta that is dead below the onset a linear model would still gain a little. "
         "Where that is less than what the noise of Adam's steps costs the runs that have "
         "collapsed, that noise is enough to kill the unit; where it is more and the verdict is "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -182,13 +182,27 @@ def _of_onsets(records: Records) -> Iterator[list[str]]:
             f"median error {_percent(np.median(errors))}, {ends}; within 5% in {near} of "
             f"{len(errors)}"
         )
-        lower = [r["their loss below the collapsed (nats, most)"] or 0.0 for r in own]
+        lower = [r["their loss below the collapsed (nats, most)"] for r in own]
         alive = sum(r["runs alive above the onset"] for r in own)
         if alive:
-            text += f"; {alive} runs live on above it, lower by up to {max(lower):.2g} nats"
+            text += f"; {alive} runs live on above it, at losses {_beside(lower)} than collapsed"
         if len(found) < len(own):
             text += f"; {len(own) - len(found)} never or always collapsed"
         yield ["the beta of total collapse", f"{len(own)} networks; {words}", text]
+
+
+def _beside(lower: Sequence[float | None]) -> str:
+    """Return how far losses lie below another, from the lowest to the highest.
+
+    Example:
+        >>> _beside([0.058, None, -0.017]), _beside([0.058, 0.01])
+        ('from 0.058 nats lower to 0.017 higher', 'up to 0.058 nats lower')
+    """
+    found = [value for value in lower if value is not None]
+    least, most = min(found), max(found)
+    if least < 0 < most:
+        return f"from {most:.2g} nats lower to {-least:.2g} higher"
+    return f"up to {most:.2g} nats lower" if most > 0 else f"up to {-least:.2g} nats higher"
 
 
 def _about(record: Mapping[str, Any]) -> str:
@@ -290,7 +304,9 @@ def _of_failures(records: Records) -> Iterator[list[str]]:
                 f"{failed} planted or found failures, {good} good runs",
                 f"{record['recognised']} failures recognised, {record['undecided']} undecided, "
                 f"{record['called fine']} called fine; of the good runs {record['false alarms']} "
-                f"called failed and {record['good, undecided']} undecided",
+                f"called failed and {record['good, undecided']} undecided; of "
+                f"{record['worse, as many units']} runs that do worse with as many units, "
+                f"{record['of these, alarms']} called failed",
             ]
 
 
@@ -302,6 +318,7 @@ def _section(result: Mapping[str, Any], home: str, notes: list[str]) -> dict[str
         "id": result["id"],
         "name": result["name"].removeprefix("Trust: "),
         "claim": result["claim"],
+        "verdict": result["agreement"]["verdict"],
         "theory": result["theory"],
         "tables": {
             name: Table.from_dict(values).markdown()
