@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import doctest
 import json
 import multiprocessing
@@ -12,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from multiprocessing import forkserver
@@ -241,6 +243,12 @@ class Machines:
             process = self.context.Process(target=target, args=(self.port,), daemon=True)
             process.start()
             self.processes.append(process)
+        until = time.monotonic() + 60  # a busy machine takes its time
+        while time.monotonic() < until:
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            time.sleep(0.1)
 
     def kill(self) -> None:
         for process in self.processes:

@@ -22,7 +22,7 @@ CHAIN = ChainSpec(latent_dims=(3, 2, 2), betas=(1, 1, 1), eta_decs=(0.3, 0.4, 0.
         (VAE, "mlp", {"x_dim": 4, "widths": (3,)}, "widths"),
         (VAE, "linear", {"x_dim": 4, "hidden": (3,)}, "hidden"),
         (VAE, "mlp", {"x_dim": 4, "hidden": ()}, "hidden"),
-        (VAE, "mlp", {"x_dim": 4, "hidden": (0,)}, "hidden[0]"),
+        (VAE, "mlp", {"x_dim": 4, "hidden": (0,)}, "hidden of layer 1"),
         (VAE, "mlp", {"x_dim": 4, "activation": "rleu"}, "activation"),
         (VAE, "mlp", {"x_dim": 4, "std_head": "abs"}, "std_head"),
         (VAE, "mlp", {"x_dim": 4, "dropout": 1.0}, "dropout"),

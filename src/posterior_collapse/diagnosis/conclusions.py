@@ -307,13 +307,13 @@ def pays_in_parts(gain: Gain) -> bool:
 
 
 def is_worse_than_none(found: Diagnosis) -> bool:
-    """Whether a network's loss surely exceeds that of the best constant output, without a unit.
+    """Whether a network's error surely exceeds that of the best constant output, without a unit.
 
     An optimiser that failed ends there at worst; a network above it has not been trained to an end.
     """
     if not found.is_network or found.collapsed_loss is None:
         return False
-    if found.loss is None or found.loss_error is None:
+    if found.reconstruction is None or found.loss_error is None:
         return False
     slack = SURE * found.loss_error + ROUNDING * abs(found.collapsed_loss)
-    return bool(excess_loss(found)) and found.loss - found.collapsed_loss > slack
+    return bool(excess_loss(found)) and found.reconstruction - found.collapsed_loss > slack
