@@ -70,10 +70,12 @@ def forks() -> Iterator[Any]:
         context = get_mp_context()
         context.set_forkserver_preload(["distributed", "cluster_warm"])
         with pytest.MonkeyPatch.context() as patch:
+            # Where its helpers are found, and it itself, by whichever name pytest imported it.
             patch.syspath_prepend(Path(__file__).parent)
+            patch.syspath_prepend(Path(__file__).parent.parent)
             patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
             forkserver.ensure_running()
-        yield context
+            yield context
 
 
 @pytest.fixture(scope="module")
