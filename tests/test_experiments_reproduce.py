@@ -116,8 +116,10 @@ def test_every_file_of_a_row_is_there(out: Path, row: Any) -> None:
     if {word for word, _ in told["checks"]} == {"not measured"}:
         assert told["verdict"] == "not measured"
     # The study's problems keep their names; what they were trained on is said as it was.
-    named = [] if row.id.startswith("X3") else [told, found["tables"]]
-    assert "MNIST" not in json.dumps([*named, found["data"], [*found["settings"].values()]])
+    said = [told, found["tables"], found["settings"]]
+    if row.id.startswith("X3"):
+        said = [*found["settings"].values()]
+    assert "MNIST" not in json.dumps([found["data"], *said])
 
 
 def test_rows_share_their_runs(out: Path) -> None:
@@ -268,12 +270,11 @@ def test_matrices_are_the_model_s(out: Path) -> None:
     for member, record in runs(out, "E5"):
         model = record.model
         U = model.decoders[0].heads["z"].weight.detach().numpy()  # type: ignore[union-attr, index]
-        norms = [
-            row["norm of U's column"]
-            for row in table(out, "E5", "matrices")
-            if row["Sigma"] == member.grid
-        ]
+        units = [row for row in table(out, "E5", "units") if row["Sigma"] == member.grid]
+        norms = [row["norm of U's column"] for row in units]
         assert norms == pytest.approx(np.linalg.norm(U, axis=0), abs=1e-6)
+        sigmas = read_parameters(model)["sigma_1"]  # each unit's own, not sorted
+        assert [row["sigma"] for row in units] == pytest.approx(sigmas, abs=1e-6)
 
 
 def test_a_second_call_trains_nothing_and_says_the_same(

@@ -17,7 +17,7 @@ from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import read_parameters
 from posterior_collapse.report.diagnosis_text import by_kl, with_error
 from posterior_collapse.report.pages.diagnosis import diagnosis_html, light
-from posterior_collapse.runs.opened import swept
+from posterior_collapse.runs.kept import swept
 
 DIGITS = pc.load("digits")
 SPEC = pc.VAESpec(12, beta=2.0, eta_dec=0.3)

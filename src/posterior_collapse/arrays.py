@@ -250,7 +250,8 @@ def _readable(name: str, values: Any) -> Any:
             "a dense tensor, or a matrix of scipy.sparse",
             "Pass tensor.to_dense().",
         )
-    return values.float() if str(values.dtype) == "torch.bfloat16" else values
+    # NumPy has no bfloat16; as float64 it counts as no more rounded than it is.
+    return values.double() if str(values.dtype) == "torch.bfloat16" else values
 
 
 def _refuse_unreal(name: str, dtype: np.dtype[Any]) -> None:

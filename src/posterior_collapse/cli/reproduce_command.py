@@ -103,6 +103,7 @@ def _reproduce(
     from posterior_collapse.experiments import chosen
 
     rows = list({row.id: row for name in names for row in chosen(name)}.values())
+    # What is not there has been refused before torch is loaded.
     from posterior_collapse.cli.live import RowsTable
     from posterior_collapse.clusters import connected
     from posterior_collapse.experiments import reproduce

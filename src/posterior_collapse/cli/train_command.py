@@ -288,7 +288,7 @@ def write_sweep_page(out: Path, dataset: Dataset, path: Path) -> None:
         path: Where the page goes.
     """
     from posterior_collapse import report
-    from posterior_collapse.runs.opened import swept
+    from posterior_collapse.runs.kept import swept
 
     rows = dataset.x if dataset.y is None else (dataset.x, dataset.y)
     shape = dataset.decoded_shape

@@ -370,8 +370,8 @@ def _near(what: str, within: str, off: Sequence[tuple[float, Pair]]) -> Check:
 
 
 BARELY = (
-    "In the quick profile nets are barely trained, a few epochs on the digits: what they show is "
-    "no verdict on the row."
+    "In the quick profile nets are barely trained, a few epochs on the digits, also those named "
+    "after other data: what they show is no verdict on the row."
 )
 NUMBERS = r"\d+\.\d+(e-?\d+)?|\d\d+"
 """Those that differ from run to run, not the number of a level."""

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from posterior_collapse import checks, files
@@ -15,7 +15,10 @@ from posterior_collapse.errors import CorruptFileError, MissingFileError, writin
 from posterior_collapse.experiments.tables import Table, format_cell
 from posterior_collapse.files import read_json
 
-__all__ = ["KEYS", "RESULT", "duration", "render", "write"]
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+__all__ = ["KEYS", "RESULT", "duration", "render", "template", "write"]
 
 RESULT = "result.json"
 KEYS = (
@@ -68,19 +71,9 @@ def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> s
         MissingFileError: No row has a result there.
         CorruptFileError: A result is not what a row leaves.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     paths = _paths(Path(results))
     rows = [_row(path, Path(folder)) for path in paths]
-    environment = Environment(
-        loader=PackageLoader("posterior_collapse.experiments"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown, from the package's own results
-    )
-    text = environment.get_template(TEMPLATE).render(
+    text = template(TEMPLATE).render(
         folder=_relative(Path(results), Path(folder)),
         verdicts=_verdicts(rows),
         overview=_overview(rows),
@@ -379,3 +372,18 @@ def _prose(text: str) -> str:
     """
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace("*", r"\*")
     return re.sub(r"(?<!\w)_|_(?!\w)", r"\_", text)
+
+
+def template(name: str) -> Template:
+    """Return a template of a document in Markdown."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("posterior_collapse.experiments"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown, from the package's own results
+    )
+    return environment.get_template(name)

@@ -264,14 +264,14 @@ def _nll(forecast: Forecast, features: int) -> float:
 
 
 def _matrices(found: Mapping[str, Float], moments: Moments) -> Arrays:
-    """`U1` (features, units) and `V1` = W1 P Phi^(1/2) (units, modes) of the strongest modes."""
+    """`U1` (features, units), `V1` = W1 P Phi^(1/2) (units, modes) of the strongest modes, stds."""
     if "U2" in found:
         return {}
     values, vectors = np.linalg.eigh(moments.xx)
     strongest = slice(None, -len(found["W1"]) - 1, -1)
     scaled = vectors[:, strongest] * np.sqrt(np.clip(values[strongest], 0, None))
     U = vectors[:, strongest].T @ found["U1"] if not moments.paired else found["U1"]
-    return {"U1": U, "V1": found["W1"] @ scaled}
+    return {"U1": U, "V1": found["W1"] @ scaled, "sigma_1": found["sigma_1"]}
 
 
 def _chosen(result: Any, *names: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from posterior_collapse.arrays import (
     refuse_overflow,
 )
 
-__all__ = ["CLEAR", "LEAST_SQUARES", "ROUNDING", "Accumulator", "Precision", "is_short"]
+__all__ = ["CLEAR", "LEAST_SQUARES", "ROUNDING", "Accumulator", "Precision", "is_single"]
 
 Precision = Literal["float64", "float32"]
 
@@ -114,13 +114,13 @@ class Accumulator:
             names: What to call each array in an error.
             arrays: Arrays with the same number of rows.
             row: Number of the first row, for errors.
-            precision: Of the products, "float32" for data that are no more precise.
+            precision: Of the products, "float32" for data that are float32 themselves.
 
         Raises:
             DataError: A value is not finite, or too large to be squared.
         """
         exact = all(array.dtype in (np.uint8, np.int8) for array in arrays)
-        single = precision == "float32" and all(is_short(array.dtype) for array in arrays)
+        single = precision == "float32" and all(is_single(array.dtype) for array in arrays)
         if not (exact or single) or 0 in (len(self._mean), len(arrays[0])):
             self._settle()
             self._add_in_double(names, arrays, row)
@@ -334,6 +334,6 @@ class _Group:
         return (np.rint(values) if self.exact else values).astype(np.float32)
 
 
-def is_short(dtype: np.dtype[np.generic]) -> bool:
-    """Return whether a float32 holds all numbers of a type."""
-    return dtype.itemsize <= {"f": 4, "i": 2, "u": 2}.get(dtype.kind, 0)
+def is_single(dtype: np.dtype[np.generic]) -> bool:
+    """Return whether a type is float32, in any order of bytes."""
+    return dtype.kind == "f" and dtype.itemsize == 4

@@ -30,7 +30,7 @@ from posterior_collapse.moments.accumulate import (
     ROUNDING,
     Accumulator,
     Precision,
-    is_short,
+    is_single,
 )
 
 MAX_FEATURES = 8192
@@ -156,7 +156,7 @@ def reduce(
                 "Select features or subsample.",
             )
         return _sketch(names[0], arrays[0])
-    single = precision == "float32" and all(is_short(array.dtype) for array in arrays)
+    single = precision == "float32" and all(is_single(array.dtype) for array in arrays)
     coordinates: list[Float] = []
     means: list[Float] = []
     bases: list[Basis | None] = []

@@ -13,17 +13,19 @@ from posterior_collapse import files
 from posterior_collapse.data import Dataset
 from posterior_collapse.data.registry import canonical
 from posterior_collapse.diagnosis import Diagnosis, diagnose
-from posterior_collapse.errors import DataError
+from posterior_collapse.errors import CorruptFileError, DataError, MissingFileError
 from posterior_collapse.runs import folder as folders
 from posterior_collapse.runs.run import Run
-from posterior_collapse.runs.store import Record, Store
+from posterior_collapse.runs.store import Outcome, Record, Store
 from posterior_collapse.runs.sweep import Sweep
+from posterior_collapse.training import checkpoints
 from posterior_collapse.training.arguments import check_device
 from posterior_collapse.training.batches import feed
 from posterior_collapse.training.fitting import DTYPES
 from posterior_collapse.training.settings import effective_spec
+from posterior_collapse.training.states import load_model
 
-__all__ = ["Kept", "members"]
+__all__ = ["Kept", "members", "swept"]
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,49 @@ def members(folder: Path, changes: Mapping[str, Any] | None = None) -> dict[str,
         name = ",".join(f"{key}={_short(value)}" for key, value in label.items())
         named[name if name not in named else f"{name} ({record.run.key})"] = record
     return {name: Kept(one.folder, one, changes) for name, one in sorted(named.items())}
+
+
+def swept(folder: Path) -> Sweep:
+    """Return the runs of a folder beside their forecasts, as `sweep` does.
+
+    Args:
+        folder: Of a sweep or of one run, trained to the end.
+
+    Raises:
+        MissingFileError: No run lies there, or one of them has not ended.
+        CorruptFileError: A file of it was damaged.
+        CheckpointError: No checkpoint of a run can be used.
+    """
+    if files.holds_runs(folder):
+        records = [one.record for one in members(folder).values()]
+        return Sweep(tuple(one for one in records if isinstance(one, Record)))
+    runs, found = folders.read(folder), []
+    for name, place in folders.members(folder).items():
+        summary = _summary(place)
+        model = load_model(checkpoints.load(place)).eval()
+        found.append(
+            Outcome(
+                runs[name], summary["measured"], summary["forecast"], summary["stopped"],
+                files.history_in(place) or {}, {}, model, 0.0,
+            )
+        )  # fmt: skip
+    return Sweep(tuple(found))
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    path = folder / folders.SUMMARY
+    if not path.is_file():
+        raise MissingFileError(
+            str(path), "no such file", "the summary of a run that has ended",
+            "Go on with collapse train --resume.",
+        )  # fmt: skip
+    found = files.read_json(path)
+    if not all(name in found for name in ("measured", "forecast", "stopped")):
+        raise CorruptFileError(
+            str(path), "other values than were written", "the summary of a run",
+            "Restore it from a copy, or train again.",
+        )  # fmt: skip
+    return dict(found)
 
 
 def _short(value: Any) -> str:

@@ -177,25 +177,29 @@ VANISHED = 1e-3
 def matrices(results: Sequence[Result]) -> Part:
     """Draw U and V = W P Phi^(1/2); check what vanishes and the distance to theory."""
     shown: dict[str, Float] = {}
-    records, checks = [], []
+    records, units, checks = [], [], []
     for grid, settings in by_grid(results).items():
         result = settings[0].first
         U, V = result.record.arrays["U1"], result.record.arrays["V1"]
         shown |= {f"U, {grid}": U[: V.shape[1]], f"V', {grid}": V.T}
         norms = np.linalg.norm(U, axis=0)
         level, theory = result.exact["levels"][0], result.theory["levels"][0]
+        # Of runs kept before their stds were, these are not known.
+        stds = result.record.arrays.get("sigma_1", np.full(len(norms), np.nan))
+        units += [
+            {"Sigma": grid, "unit": unit, "sigma": float(std), "norm of U's column": float(norm)}
+            for unit, (std, norm) in enumerate(zip(stds, norms, strict=True), start=1)
+        ]
         records += [
             {
                 "Sigma": grid,
-                "unit": unit + 1,
-                "norm of U's column": float(norm),
-                "sigma (sorted)": level["posterior_std"][unit],
-                "singular value of U": level["decoder_singular_values"][unit],
-                "of U by theory": theory["decoder_singular_values"][unit],
-                "singular value of V": level["encoder_singular_values"][unit],
-                "of V by theory": theory["encoder_singular_values"][unit],
+                "largest first": place + 1,
+                "singular value of U": level["decoder_singular_values"][place],
+                "of U by theory": theory["decoder_singular_values"][place],
+                "singular value of V": level["encoder_singular_values"][place],
+                "of V by theory": theory["encoder_singular_values"][place],
             }
-            for unit, norm in enumerate(norms)
+            for place in range(len(norms))
         ]
         far = max(v for name, v in result.exact["distances"].items() if name != "sigma_1")
         told = f"{grid}: singular values of U and V within {far:.1e} of theory."
@@ -208,7 +212,8 @@ def matrices(results: Sequence[Result]) -> Part:
         "U and V = W P Phi^(1/2) in the basis of the strongest data modes, a column per latent "
         "unit; rows of V are shown as columns."
     )
-    return Part({"matrices": Table.of(records)}, {"matrices": (chart, caption)}, checks)
+    tables = {"units": Table.of(units), "matrices": Table.of(records)}
+    return Part(tables, {"matrices": (chart, caption)}, checks)
 
 
 def _vanishing(grid: str, result: Result, norms: Float) -> Check:

@@ -6,17 +6,14 @@ Each function returns a `Chart`: the figure and, beside it, the rows of its CSV.
 from posterior_collapse.experiments.figures.cells import heat_maps, images, phase
 from posterior_collapse.experiments.figures.chart import Chart, Line, Panels
 from posterior_collapse.experiments.figures.lines import (
-    THEORY,
     Approach,
-    Points,
     collapse_curves,
-    columns,
     convergence,
     scatter,
     spectra,
-    spread,
     sweep,
 )
+from posterior_collapse.experiments.figures.measures import THEORY, Points, columns, spread
 
 __all__ = [
     "THEORY",

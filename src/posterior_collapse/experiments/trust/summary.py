@@ -12,7 +12,7 @@ import numpy as np
 
 from posterior_collapse import files
 from posterior_collapse.errors import CorruptFileError, MissingFileError, writing
-from posterior_collapse.experiments.document import RESULT
+from posterior_collapse.experiments.document import RESULT, template
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.files import read_json
 
@@ -84,22 +84,12 @@ def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> s
         results: Folder with the results of the rows X3a to X3d.
         folder: Where the document will stand, so that its links lead to the figures.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     found = {row: _read(Path(results), row) for row in ROWS}
-    environment = Environment(
-        loader=PackageLoader("posterior_collapse.experiments"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown, from the package's own results
-    )
     home = Path(os.path.relpath(results, folder)).as_posix()
     machines = list(dict.fromkeys(found[row]["hardware"] for row in ROWS))
     machines = [one for one in machines if not any(one in o and one != o for o in machines)]
     notes = list(dict.fromkeys(note for row in ROWS for note in found[row]["agreement"]["notes"]))
-    text = environment.get_template(TEMPLATE).render(
+    text = template(TEMPLATE).render(
         summary=_summary(found).markdown(),
         rows=[_section(found[row], f"{home}/{row}", notes) for row in ROWS],
         hardware=" and ".join(machines),
