@@ -19,7 +19,7 @@ from posterior_collapse.moments.accumulate import CLEAR
 from posterior_collapse.records import Record, Viewed, unit_rows
 from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.theory import parameters as explicit
-from posterior_collapse.theory.advice import Advice, advise
+from posterior_collapse.theory.advice import Advice, advise, most_living
 from posterior_collapse.theory.cautions import FewSamplesWarning, cautions
 from posterior_collapse.theory.ceiling import ceiling
 from posterior_collapse.theory.network import PARTS, fewest_units, rows_of_modes, some_rows
@@ -150,10 +150,12 @@ class Forecast(Viewed):
 
     @property
     def n_possible(self) -> int:
-        """Number of data modes that beat the threshold: units that would live, were there enough.
+        """Number of units next to the data that would live, were there enough.
 
-        Where thresholds differ from unit to unit, the lowest one counts.
+        Where each unit has a sigma or a weight of its own, modes above the lowest threshold count.
         """
+        if self._times is None and (found := most_living(self._modes, self.spec)) is not None:
+            return found
         thresholds = self.levels[0].threshold
         least = float(thresholds[~np.isnan(thresholds)].min(initial=np.inf))
         return int(np.count_nonzero(self.spectrum > least * (1 + THRESHOLD_ROUNDING)))
