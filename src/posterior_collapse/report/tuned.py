@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["trial_cells", "tuned_page", "tuned_table", "tuned_verdict"]
 
+
 class Found(Protocol):
     """What is shown of a `Tuned`, which a room above makes."""
 
