@@ -21,7 +21,13 @@ from posterior_collapse.report.diagnosis_text import (
 )
 from posterior_collapse.report.pages.chart import Chart, linear, ticks_of
 from posterior_collapse.report.pages.glossary import words
-from posterior_collapse.report.pages.pictures import check_image_shape, limits_of, signed, strip
+from posterior_collapse.report.pages.pictures import (
+    check_image_shape,
+    limits_of,
+    signed,
+    size_of,
+    strip,
+)
 from posterior_collapse.report.pages.rendering import number, render, scripts
 from posterior_collapse.report.pages.thumbnails import feature_name, patterns
 from posterior_collapse.report.pages.timeline import timeline
@@ -375,7 +381,7 @@ class _Pictures:
             return None
         limits = self.limits
         targets, outputs = (strip(r, shape, limits) for r in (shown.targets, shown.outputs))
-        height, width = shape if len(shape) == 2 else sorted(shape)[-2:]
+        height, width = size_of(shape)
         scale = max(1, round(ROWS_HEIGHT / height))
         count = len(shown.targets)
         return {
