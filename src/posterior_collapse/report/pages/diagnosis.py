@@ -293,7 +293,7 @@ def kl_chart(found: Diagnosis, index: int) -> Markup:
     low = min(0.0, float(kl.min()), 0.0 if optimum is None else float(optimum.min()))
     name = f"z{index + 1}: " if len(found.levels) > 1 else ""
     chart = Chart(f"{name}KL of each unit, {number(float(kl.sum()))} nats in all; the numbers are "
-                  "in the table", (520, 220), (48, 10, 24, 38))  # fmt: skip
+                  "in the table", (520, 220), (48, 10, 28, 40))  # fmt: skip
     width = (chart.right - chart.left) / len(order)
     y = linear(low, high * 1.05, chart.bottom, chart.top)
     chart.rows(y, ticks_of(low, high * 1.05, 4), "nats")
@@ -309,13 +309,13 @@ def kl_chart(found: Diagnosis, index: int) -> Markup:
             middle = left + width / 2
             chart.line([(middle, y(value - error)), (middle, y(value + error))], "pc-axis")
         if width >= 15 or place % int(np.ceil(15 / width)) == 0:
-            chart.text(left + width / 2, chart.bottom + 15, str(i + 1), "middle")
+            chart.text(left + width / 2, chart.bottom + 18, str(i + 1), "middle")
     if optimum is not None:
         edges = [(chart.left + (place + side) * width, y(float(value)))
                  for place, value in enumerate(optimum) for side in (0, 1)]  # fmt: skip
         chart.line(edges, "pc-threshold", "linear optimum")
     what = f"unit of z{index + 1}" if name else "unit"
-    chart.text(chart.right, chart.bottom + 31, f"{what}, the most KL first", "end")
+    chart.text(chart.right, chart.bottom + 34, f"{what}, the most KL first", "end")
     return chart.svg()
 
 

@@ -123,7 +123,7 @@ def _count(active: Any) -> str:
 def _map(found: PhaseDiagram) -> Markup:
     """Cells of a row that are alike are drawn as one: a fine grid stays a small page."""
     chart = Chart(f"Map: {phase_sentence(found)} The numbers are in the table.", (640, 420),
-                  (52, 70, 24, 38))  # fmt: skip
+                  (52, 70, 28, 40))  # fmt: skip
     x, across = _axis(found.eta_decs, chart.left, chart.right)
     y, along = _axis(found.betas, chart.bottom, chart.top)
     most = max(1, int(found.active.max()))
@@ -149,7 +149,7 @@ def _map(found: PhaseDiagram) -> Markup:
     chart.columns(x, _ticks(found.eta_decs), "η_dec")
     for tick in _ticks(found.betas):
         chart.text(chart.left - 6, y(tick) + 4, number(tick), "end")
-    chart.text(2, 12, symbol(beta_name(found)))
+    chart.text(2, 14, symbol(beta_name(found)))
     for place, tick in enumerate(sorted({*whole_ticks(most, 6)[:-1], most})):
         top = chart.bottom - 22 * (place + 1)
         chart.add("rect", x=chart.right + 12, y=top, width=16, height=20, fill=_shade(tick / most))

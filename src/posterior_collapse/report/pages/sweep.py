@@ -43,7 +43,7 @@ KINDS = {
 MEASURED = "measured/forecast, loss and KL in nats per row"
 MOST_STACKED = 24
 """Runs up to which each card has its KL stacked by unit."""
-CARD = (250, 130)
+CARD = (250, 144)
 CARD_POINTS = 24
 ROWS = 6
 

@@ -60,7 +60,7 @@ def line_chart(
     said = (f"{name}: {_pair(*pair)}" for name, pair in zip(names, pairs, strict=True))
     several = len(layout.series) > 1
     chart = Chart(f"{title}, measured over forecast. {'; '.join(said)}", SIZE,
-                  (52, 96 if several else 20, 24, 38))  # fmt: skip
+                  (52, 96 if several else 20, 28, 40))  # fmt: skip
     x, y = _x(chart, layout), linear(low, high, chart.bottom, chart.top)
     chart.rows(y, whole_ticks(high) if level else ticks_of(low, high), "" if level else "nats")
     _x_ticks(chart, x, layout)
@@ -115,9 +115,9 @@ def level_map(
         [1.0, *(v for run in runs for w in ("measured", "forecast")
                 if (v := side(run, w, level)) is not None)]
     )  # fmt: skip
-    height = 58 + 38 * len(rows)
+    height = 68 + 38 * len(rows)
     chart = Chart(f"Active units of z{level} over {symbol(layout.axis)} and {symbol(across)}: "
-                  "measured over forecast", (520, height), (64, 14, 24, 38))  # fmt: skip
+                  "measured over forecast", (520, height), (64, 14, 28, 40))  # fmt: skip
     wide, tall = (chart.right - chart.left) / len(columns), (chart.bottom - chart.top) / len(rows)
     for r, row in enumerate(rows):
         top = chart.top + r * tall
@@ -135,9 +135,9 @@ def level_map(
             chart.text(left + wide / 2, top + tall / 2 + 4, _pair(found, expected), "middle")
             chart.group()
     for c, place in enumerate(columns):
-        chart.text(chart.left + (c + 0.5) * wide, chart.bottom + 15, number(place), "middle")
-    chart.text(chart.right, chart.bottom + 31, symbol(layout.axis), "end")
-    chart.text(2, 12, symbol(across))
+        chart.text(chart.left + (c + 0.5) * wide, chart.bottom + 18, number(place), "middle")
+    chart.text(chart.right, chart.bottom + 34, symbol(layout.axis), "end")
+    chart.text(2, 14, symbol(across))
     return chart.svg()
 
 
@@ -157,7 +157,7 @@ def course_chart(runs: Sequence[Any], names: Sequence[str], layout: Layout, leve
     last = max([1.0, *(float(s[-1]) for s in steps.values() if len(s))])
     right = 100 if len(layout.series) == 1 else 160
     chart = Chart(
-        f"Active units of z{level} of every run over its steps", SIZE, (44, right, 24, 38)
+        f"Active units of z{level} of every run over its steps", SIZE, (44, right, 28, 40)
     )
     x = linear(0.0, last, chart.left, chart.right)
     y = linear(0.0, high * 1.05, chart.bottom, chart.top)

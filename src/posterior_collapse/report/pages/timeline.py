@@ -120,7 +120,7 @@ class Timeline:
         room = 0.06 * (np.ptp(seen) or 1.0)
         low, high = float(seen.min() - room), float(seen.max() + room)
         last = lines["trained on"][-1]
-        chart, x, y = self._chart("Loss", f"{number(last)} nats", low, high, left=56)
+        chart, x, y = self._chart("Loss", f"{number(last)} nats", low, high, left=66)
         chart.rows(y, ticks_of(low, high), "nats")
         some = thinned(len(self._epochs), self.points)
         for place, (name, line) in enumerate(lines.items()):
@@ -144,7 +144,7 @@ class Timeline:
         """A figure with the epochs along, and the scales of both axes."""
         epochs = self._epochs
         label = f"{what}, over {len(epochs)} epochs; in the end {in_the_end}"
-        chart = Chart(label, self.size, (left, 64, 24, 38))
+        chart = Chart(label, self.size, (left, 78, 28, 40))
         first, last = float(epochs[0]), float(epochs[-1])
         x = linear(min(first, last - 1), last, chart.left, chart.right)
         chart.columns(x, [t for t in ticks_of(first, last) if t == round(t)], "epoch")
