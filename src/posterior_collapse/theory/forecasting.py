@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from posterior_collapse.arrays import Float
+from posterior_collapse.data.about import UNKNOWN, About, about
 from posterior_collapse.data.samples import Samples, Stream, read
 from posterior_collapse.errors import InvalidArgumentError, PosteriorCollapseError
 from posterior_collapse.moments import Moments
@@ -114,6 +115,7 @@ class Forecast(Viewed):
     _problem: Problem
     _solution: Solution
     _targets: Float | None = None
+    _about: About = UNKNOWN
     _times: tuple[float, ...] | None = None
     """What the KL of each unit weighs, in multiples of beta; None: all the same."""
 
@@ -209,7 +211,8 @@ class Forecast(Viewed):
 
     def phase_diagram(self, betas: Any, eta_decs: Any = None, *, level: int = -1) -> PhaseDiagram:
         """Count active units over a grid of beta and eta_dec; see `phase_diagram`."""
-        return of_modes(self._modes, self.spec, betas, eta_decs, level, self._times)
+        found = of_modes(self._modes, self.spec, betas, eta_decs, level, self._times)
+        return found.replace(_about=self._about)
 
     def _rows(self) -> Iterator[Mapping[str, Any]]:
         return unit_rows(self.levels, self.spec.dims)
@@ -291,6 +294,7 @@ def forecast(
         _problem=problem,
         _solution=solution,
         _targets=targets,
+        _about=about(data, conditional=spec.model == "cvae"),
     )
 
 
