@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from posterior_collapse.report.figures.panels import BLUE, GREEN, ORANGE, Panel, Panels
 from posterior_collapse.report.figures.runs import plain_log
 from posterior_collapse.report.names import label, settings
-from posterior_collapse.report.tuned import Found
+from posterior_collapse.report.tuned import Found, named
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +22,7 @@ def tuned_panels(found: Found) -> Panels:
     Args:
         found: What `tune` returned.
     """
-    title = f"{settings(found.spec)}; {found.wanted} active units wanted"
+    title = f"{settings(found.spec)}; {found.wanted} active units{named(found)[1]} wanted"
     return Panels(((Panel("active", partial(_counts, found=found)),),), title, (5.6, 3.9))
 
 
@@ -38,7 +38,7 @@ def _counts(axes: Axes, found: Found) -> None:
             axes.plot(*zip(*dots, strict=True), "o", color=BLUE, mfc=fill, label=name)
     axes.axhline(found.wanted, color=GREEN, lw=1, zorder=0, label="wanted")
     axes.axvline(found.chosen.value, color=ORANGE, lw=1, label="chosen")
-    if found.parameter == "beta":
+    if found.parameter.startswith("beta"):
         plain_log(axes)
     axes.set_xlabel(label(found.parameter))
     axes.set_ylabel("active units")
