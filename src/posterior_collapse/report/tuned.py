@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+    from posterior_collapse.data.about import About
     from posterior_collapse.specs import Spec
 
 __all__ = ["trial_cells", "tuned_page", "tuned_table", "tuned_verdict"]
@@ -37,6 +38,8 @@ class Found(Protocol):
     def notes(self) -> Sequence[str]: ...
     @property
     def settled(self) -> bool: ...
+    @property
+    def _about(self) -> About: ...
 
 
 def tuned_table(found: Found) -> Table:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from posterior_collapse import checks
+from posterior_collapse.data.about import UNKNOWN, About, about
 from posterior_collapse.data.samples import Stream, read
 from posterior_collapse.errors import NonFiniteLossError
 from posterior_collapse.models import Architecture
@@ -67,6 +68,7 @@ class Tuned(Viewed):
     seeds: int
     notes: tuple[str, ...]
     level: int = 1
+    _about: About = UNKNOWN
 
     @property
     def settled(self) -> bool:
@@ -163,6 +165,7 @@ def tune(
         usual.pop("steps", None)
     common, networks = split(settings, {**usual, **options}, exact)
     net = Architecture.of(architecture, **networks)
+    known = about(data, conditional=spec.model == "cvae")
     source = read(data, spec.model == "cvae")
     rows = source.collected() if isinstance(source, Stream) else source
     if isinstance(source, Stream) and not source.is_loader:
@@ -204,6 +207,7 @@ def tune(
         seeds=number,
         notes=(),
         level=goal.index + 1,
+        _about=known,
     )
     return best.replace(notes=tuple(_notes(best)))
 

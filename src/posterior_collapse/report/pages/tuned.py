@@ -64,7 +64,7 @@ def _parts(found: Found) -> dict[str, Any]:
     ]
     sentence, _, further = tuned_verdict(found).partition(". ")
     return {
-        "sentence": f"{sentence.removesuffix('.')}.",
+        "sentence": f"{sentence.removesuffix('.')}.".replace("beta ", "β = "),
         "further": further,
         "chart": tuned_chart(found),
         "legend": [
@@ -92,7 +92,7 @@ def tuned_chart(found: Found) -> Markup:
     said = "; ".join(
         f"{name} = {value(t.value)}: {' '.join(map(str, t.active))} active" for t in trials
     )
-    chart = Chart(f"Active units over {name}, per seed. {said}", (640, 320), (44, 24, 18, 38))
+    chart = Chart(f"Active units over {name}, per seed. {said}", (640, 320), (44, 24, 28, 40))
     low, top = trials[0].value, trials[-1].value
     ends = chart.left + 16, chart.right - 16
     log = found.parameter.startswith("beta") and low < top
