@@ -154,7 +154,7 @@ SPARSE = {
         sparse_npz(format=b"coo", row=np.array([0, 9]), col=np.arange(2)), "a matrix that scipy",
     ),
     "a row far beyond": (
-        sparse_npz(format=b"coo", row=np.array([0, 2**32]), col=np.arange(2)), "a matrix that scipy",
+        sparse_npz(format=b"coo", row=np.array([0, 2**32]), col=np.arange(2)), "a matrix that",
     ),
     "a diagonal beyond": (
         sparse_npz(format=b"dia", data=np.ones((1, 2)), offsets=np.array([2**62])), "a diagonal",
