@@ -65,6 +65,8 @@ class LossAudit(Record):
             forecast.spec.beta` is how many times its weight the KL may have before collapse is a
             local optimum, for any network; where a KL up to a floor is free, no weight is enough.
         onset: Where its likelihood is "other" and data were given: what each mode is worth.
+        cut: Roles that the loss's value depends on and its gradient does not reach, as behind
+            `.detach()`: what is computed of them is not trained.
     """
 
     value: float | None
@@ -78,6 +80,7 @@ class LossAudit(Record):
     order: tuple[str, ...] = ROLES
     forecast: Forecast | None = None
     onset: Onset | None = None
+    cut: tuple[str, ...] = ()
 
     derived: ClassVar = ("likelihood", "link", "beta", "weight", "matches")
 
@@ -91,7 +94,7 @@ class LossAudit(Record):
     @property
     def beta(self) -> float | None:
         """What the spec's beta is: `value`, or the KL's weight beside a loss that has none."""
-        if self.value is not None or self.kl.kind in _NO_BETA:
+        if self.value is not None or self.cut or self.kl.kind in _NO_BETA:
             return self.value
         if self.reconstruction.kind == "none":
             return None
@@ -286,8 +289,9 @@ def _audit(
     if reconstruction.kind != "squared":
         variance = 1.0  # only a Gaussian leaves eta_dec to the author, unless it is fitted
     expected = None if beta is None else beta * variance
+    cut = _cut(found, sizes)
     audit = LossAudit(
-        value=_value(reconstruction, kl, math.prod(sizes.features)),
+        value=None if cut else _value(reconstruction, kl, math.prod(sizes.features)),
         learned_eta_dec=reconstruction.kind == "log squared",
         reconstruction=reconstruction,
         kl=kl,
@@ -296,6 +300,7 @@ def _audit(
         sizes=sizes,
         findings=(),
         order=found.order,
+        cut=cut,
     )
     refusal = None
     if data is not None and audit.beta is not None and 0 < audit.beta < math.inf:
@@ -391,6 +396,19 @@ def _kl_or(kl: KLReading, probe: Probe, sizes: Sizes) -> KLReading:
     except InvalidArgumentError:
         return kl
     return kl if found.kind in _UNKNOWN else found
+
+
+def _cut(found: _Reading, sizes: Sizes) -> tuple[str, ...]:
+    """Return the roles that the loss depends on and that its gradient does not reach."""
+    reconstruction, kl, probe = found
+    if probe is None or reconstruction.kind == "none" or kl.kind in _NO_BETA:
+        return ()
+    # Beyond any floor, up to which the KL pulls at nothing.
+    away = kl.prior_mean + kl.prior_std * math.sqrt(2 * (kl.floor + 1))
+    slopes = probe.slopes(away, 2 * math.log(kl.prior_std) + 0.7, sizes)
+    least = 1e-6 * abs(kl.weight) * min(1.0, kl.prior_std**-2)
+    limits = {"reconstruction": 0.0, "mean": least, "log_var": least}
+    return tuple(role for role, slope in slopes.items() if slope <= limits[role])
 
 
 def _check_total(found: _Reading) -> None:

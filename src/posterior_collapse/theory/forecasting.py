@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from posterior_collapse.arrays import Float
+from posterior_collapse.data.about import UNKNOWN, About, about
 from posterior_collapse.data.samples import Samples, Stream, read
 from posterior_collapse.errors import InvalidArgumentError, PosteriorCollapseError
 from posterior_collapse.moments import Moments
@@ -19,7 +20,7 @@ from posterior_collapse.moments.accumulate import CLEAR
 from posterior_collapse.records import Record, Viewed, unit_rows
 from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.theory import parameters as explicit
-from posterior_collapse.theory.advice import Advice, advise
+from posterior_collapse.theory.advice import Advice, advise, most_living
 from posterior_collapse.theory.cautions import FewSamplesWarning, cautions
 from posterior_collapse.theory.ceiling import ceiling
 from posterior_collapse.theory.network import PARTS, fewest_units, rows_of_modes, some_rows
@@ -114,6 +115,7 @@ class Forecast(Viewed):
     _problem: Problem
     _solution: Solution
     _targets: Float | None = None
+    _about: About = UNKNOWN
     _times: tuple[float, ...] | None = None
     """What the KL of each unit weighs, in multiples of beta; None: all the same."""
 
@@ -150,10 +152,12 @@ class Forecast(Viewed):
 
     @property
     def n_possible(self) -> int:
-        """Number of data modes that beat the threshold: units that would live, were there enough.
+        """Number of units next to the data that would live, were there enough.
 
-        Where thresholds differ from unit to unit, the lowest one counts.
+        Where each unit has a sigma or a weight of its own, modes above the lowest threshold count.
         """
+        if self._times is None and (found := most_living(self._modes, self.spec)) is not None:
+            return found
         thresholds = self.levels[0].threshold
         least = float(thresholds[~np.isnan(thresholds)].min(initial=np.inf))
         return int(np.count_nonzero(self.spectrum > least * (1 + THRESHOLD_ROUNDING)))
@@ -207,7 +211,8 @@ class Forecast(Viewed):
 
     def phase_diagram(self, betas: Any, eta_decs: Any = None, *, level: int = -1) -> PhaseDiagram:
         """Count active units over a grid of beta and eta_dec; see `phase_diagram`."""
-        return of_modes(self._modes, self.spec, betas, eta_decs, level, self._times)
+        found = of_modes(self._modes, self.spec, betas, eta_decs, level, self._times)
+        return found.replace(_about=self._about)
 
     def _rows(self) -> Iterator[Mapping[str, Any]]:
         return unit_rows(self.levels, self.spec.dims)
@@ -289,6 +294,7 @@ def forecast(
         _problem=problem,
         _solution=solution,
         _targets=targets,
+        _about=about(data, conditional=spec.model == "cvae"),
     )
 
 
