@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 from posterior_collapse import checks
@@ -371,17 +371,17 @@ def _read_as(
     kl = read_kl(probe, sizes)
     for spread in spreads[1:]:
         if kl.kind == "other":
-            kl = _kl_or(kl, probe.with_(spread=spread), sizes)
+            kl = _kl_or(kl, replace(probe, spread=spread), sizes)
     if kl.kind == "other":
         other = PLAIN if log_var else LOGGED
-        if any(_kl_or(kl, probe.with_(spread=s), sizes).kind == "gaussian" for s in other):
+        if any(_kl_or(kl, replace(probe, spread=s), sizes).kind == "gaussian" for s in other):
             raise InvalidArgumentError(
                 "log_var",
                 f"{log_var} for a loss of a {'std' if log_var else 'log-variance'}",
                 str(not log_var),
                 f"Pass log_var={not log_var}.",
             )
-    return _Reading(read, kl, probe.with_(spread=kl.spread))
+    return _Reading(read, kl, replace(probe, spread=kl.spread))
 
 
 def _kl_or(kl: KLReading, probe: Probe, sizes: Sizes) -> KLReading:
@@ -409,14 +409,15 @@ def _check_total(found: _Reading) -> None:
 
 def _reductions(found: _Reading, sizes: Sizes) -> dict[str, str | None]:
     """Return how each term is reduced, from how its weight grows with each size."""
-    reconstruction, probe = found.reconstruction, found.probe
+    reconstruction, kl, probe = found
     assert probe is not None
 
-    def error(at: Sizes) -> Any:
-        return read_reconstruction(probe, at)
-
-    def kl(at: Sizes) -> Any:
-        return read_kl(probe, at)
+    def read(term: Callable[[Probe, Sizes], Any], at: Sizes) -> Any:
+        """Return a term at other sizes; None if the loss does not take them."""
+        try:
+            return term(probe, at)
+        except PosteriorCollapseError:
+            return None
 
     # With one sample and one feature more, a loss that folds its input into rows of known length
     # fails; more samples could make up for the surplus.
@@ -425,44 +426,39 @@ def _reductions(found: _Reading, sizes: Sizes) -> dict[str, str | None]:
     # Of a categorical it is positions that are summed or averaged over, not classes.
     classes = reconstruction.axis
     along = -1 if classes is None or classes % len(shape) != len(shape) - 1 else -2
+    features = None
     if reconstruction.apart and (classes is None or len(shape) > 1):
         shape[along] += 1
+        wider = read(read_reconstruction, one._replace(features=tuple(shape)))
         ratio = shape[along] / (shape[along] - 1)
-        features = _power(error, one, one._replace(features=tuple(shape)), ratio)
-    else:
-        features = None
-    longer = one._replace(latents=sizes.latents + 1)
-    more = sizes._replace(batch=2 * sizes.batch)
-    powers = {
-        "features": features,
-        "latents": _power(kl, one, longer, 1 + 1 / sizes.latents),
-        "reconstruction_batch": _power(error, sizes, more, 2.0),
-        "kl_batch": _power(kl, sizes, more, 2.0),
-    }
+        features = _reduction(read(read_reconstruction, one), wider, ratio)
+    longer, more = one._replace(latents=sizes.latents + 1), sizes._replace(batch=2 * sizes.batch)
+    ratio = 1 + 1 / sizes.latents
     # Weights are those of sums over features and latents, and of means over the batch.
-    of_sum = {"reconstruction_batch": 1, "kl_batch": 1}
-    return {over: _reduction(power, of_sum.get(over, 0)) for over, power in powers.items()}
+    return {
+        "features": features,
+        "latents": _reduction(read(read_kl, one), read(read_kl, longer), ratio),
+        "reconstruction_batch": _reduction(
+            reconstruction, read(read_reconstruction, more), 2.0, of_sum=1
+        ),
+        "kl_batch": _reduction(kl, read(read_kl, more), 2.0, of_sum=1),
+    }
 
 
-def _power(
-    read: Callable[[Sizes], ReconstructionReading | KLReading],
-    sizes: Sizes,
-    other: Sizes,
+def _reduction(
+    here: ReconstructionReading | KLReading | None,
+    there: ReconstructionReading | KLReading | None,
     ratio: float,
-) -> float | None:
-    """Return p such that the weight grows like size^p; None if the loss takes no other size."""
-    try:
-        here, there = read(sizes), read(other)
-    except PosteriorCollapseError:
-        return None
-    if there.kind != here.kind or here.weight * there.weight <= 0:
-        return None
-    return math.log(there.weight / here.weight) / math.log(ratio)
+    of_sum: int = 0,
+) -> str | None:
+    """Return the reduction whose weight grows like ratio^of_sum (sum) or by one power less.
 
-
-def _reduction(power: float | None, of_sum: int) -> str | None:
-    """Return the reduction whose weight grows like size^of_sum (sum) or by one power less."""
-    if power is None or abs(power - round(power)) > 0.05:
+    None if it grows otherwise, or the loss takes no other size.
+    """
+    if here is None or there is None or there.kind != here.kind or here.weight * there.weight <= 0:
+        return None
+    power = math.log(there.weight / here.weight) / math.log(ratio)
+    if abs(power - round(power)) > 0.05:
         return None
     return {of_sum: "sum", of_sum - 1: "mean"}.get(round(power))
 

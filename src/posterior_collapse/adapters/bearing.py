@@ -23,8 +23,6 @@ from posterior_collapse.theory import Forecast, forecast
 
 __all__ = ["forecast_of"]
 
-HALVINGS = 200
-
 
 def forecast_of(
     spec: VAESpec,
@@ -210,13 +208,7 @@ def _with_floor(result: Forecast, kl: KLReading) -> float:
         return beta
     if kl.floor_over == "unit":
         return min(beta, float(worth.min()) * math.exp(-2 * kl.floor))
-
-    def spent(log_beta: float) -> float:
-        rates: Float = 0.5 * np.maximum(np.log(worth) - log_beta, 0.0)
-        return float(rates.sum())
-
-    low, high = math.log(float(worth.min())) - 2 * kl.floor, math.log(float(worth.max()))
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if spent(middle) > kl.floor else (low, middle)
-    return min(beta, math.exp(low))
+    # Above the water level of the k strongest modes the floor is spent on these alone.
+    heights, k = np.sort(np.log(worth))[::-1], np.arange(1, len(worth) + 1)
+    level_of = (np.cumsum(heights) - 2 * kl.floor) / k
+    return min(beta, math.exp(float(level_of.max())))
