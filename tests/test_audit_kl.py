@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -77,6 +78,35 @@ def test_a_kl_in_any_dress_is_read(loss: Any, said: dict[str, Any]) -> None:
         got = getattr(found.kl, name)
         assert got == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value)
     assert "no multiple" not in found.text
+
+
+NOT_TRAINED: list[tuple[Any, tuple[str, ...]]] = [
+    (lambda o, y, m, s: squared(o, y) + per_row(m, s).item(), ("mean", "log_var")),
+    (lambda o, y, m, s: squared(o, y) + per_row(m, s).detach(), ("mean", "log_var")),
+    (lambda o, y, m, s: squared(o, y) + per_row(m.detach(), s), ("mean",)),
+    (lambda o, y, m, s: squared(o, y) + per_row(m, s.data), ("log_var",)),
+    (lambda o, y, m, s: squared(o.detach(), y) + per_row(m, s), ("reconstruction",)),
+    (
+        lambda o, y, m, s: functional.huber_loss(o, y) + per_row(m, s).detach(),
+        ("mean", "log_var"),
+    ),
+    # The score's mean is 0: only a path through the samples trains.
+    (sampled(lambda m, std: Normal(m, std).sample()), ("mean", "log_var")),
+]
+
+
+@pytest.mark.parametrize(("loss", "cut"), NOT_TRAINED)
+def test_what_no_gradient_reaches_is_not_trained(loss: Any, cut: tuple[str, ...]) -> None:
+    """Its value is that of a sound loss: only its gradient tells."""
+    found = audit_loss(loss, features=D, latents=K, data=DIGITS[:, 20 : 20 + D], beta=1.0)
+    assert found.cut == cut
+    assert found.value is found.beta is found.forecast is None
+    term = "error" if "reconstruction" in cut else "kl"
+    assert found.findings[0].code == f"{term}-not-trained"
+    assert found.matches is False
+    with pytest.raises(pc.InvalidArgumentError, match=f"reaches the {' and '.join(cut)}"):
+        _ = found.spec
+    json.dumps(found.to_dict())
 
 
 def test_a_sampled_kl_to_another_prior_is_said_to_be_one() -> None:

@@ -19,7 +19,7 @@ from posterior_collapse.adapters.findings import (
 )
 from posterior_collapse.adapters.probing import ROLES, Sizes
 from posterior_collapse.adapters.reading import ReconstructionReading, plain
-from posterior_collapse.adapters.terms import REDUCTIONS, Terms, read_terms, reductions
+from posterior_collapse.adapters.terms import REDUCTIONS, Terms, cut_off, read_terms, reductions
 from posterior_collapse.diagnosis import Finding
 from posterior_collapse.diagnosis.onsets import Onset
 from posterior_collapse.errors import (
@@ -33,8 +33,6 @@ from posterior_collapse.specs import Likelihood, VAESpec
 from posterior_collapse.theory import EffectiveBeta, Forecast
 
 __all__ = ["LossAudit", "audit_loss"]
-
-_NO_BETA = ("none", "other", "no log", "squared capacity")
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,8 @@ class LossAudit(Record):
             forecast.spec.beta` is how many times its weight the KL may have before collapse is a
             local optimum, for any network; where a KL up to a floor is free, no weight is enough.
         onset: Where its likelihood is "other" and data were given: what each mode is worth.
+        cut: Roles that the loss's value depends on and its gradient does not reach, as behind
+            `.detach()`: what is computed of them is not trained.
     """
 
     value: float | None
@@ -71,6 +71,7 @@ class LossAudit(Record):
     order: tuple[str, ...] = ROLES
     forecast: Forecast | None = None
     onset: Onset | None = None
+    cut: tuple[str, ...] = ()
 
     derived: ClassVar = ("likelihood", "link", "beta", "weight", "matches")
 
@@ -84,7 +85,7 @@ class LossAudit(Record):
     @property
     def beta(self) -> float | None:
         """What the spec's beta is: `value`, or the KL's weight beside a loss that has none."""
-        if self.value is not None or self.kl.kind in _NO_BETA:
+        if self.value is not None or self.cut or not self.kl.has_beta:
             return self.value
         if self.reconstruction.kind == "none":
             return None
@@ -194,7 +195,8 @@ def audit_loss(
             sequence or a mapping may be returned, with the total first or under `"loss"`.
         features: Features of a sample, or its shape: that of the reconstruction.
         latents: Number of latent units.
-        data: Data as `forecast` takes them (or class numbers), for a forecast and advice.
+        data: Data as `forecast` takes them, but for `Moments` (or class numbers), for a forecast
+            and advice.
         batch_size: Samples per batch in training; it matters if the reductions over it differ.
         log_var: Whether the last argument is a log-variance in nats (or what gives a std by exp or
             softplus, which is found out); False: a std or a variance.
@@ -260,8 +262,9 @@ def _audit(
     if reconstruction.kind != "squared":
         variance = 1.0  # only a Gaussian leaves eta_dec to the author, unless it is fitted
     expected = None if beta is None else beta * variance
+    cut = cut_off(found, sizes)
     audit = LossAudit(
-        value=_value(reconstruction, kl, math.prod(sizes.features)),
+        value=None if cut else _value(reconstruction, kl, math.prod(sizes.features)),
         learned_eta_dec=reconstruction.kind == "log squared",
         reconstruction=reconstruction,
         kl=kl,
@@ -270,6 +273,7 @@ def _audit(
         sizes=sizes,
         findings=(),
         order=found.order,
+        cut=cut,
     )
     refusal = None
     if data is not None and audit.beta is not None and 0 < audit.beta < math.inf:
@@ -303,7 +307,7 @@ def _spec(audit: LossAudit) -> VAESpec:
 
 
 def _value(reconstruction: ReconstructionReading, kl: KLReading, features: int) -> float | None:
-    if kl.kind in _NO_BETA or reconstruction.weight == 0:
+    if not kl.has_beta or reconstruction.weight == 0:
         return 0.0 if kl.kind == "none" and reconstruction.weight else None
     if reconstruction.likelihood == "other":
         return None

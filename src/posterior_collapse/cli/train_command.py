@@ -276,7 +276,7 @@ def _write_page(out: Path, dataset: Dataset, path: Path, *, single: bool) -> Non
         return
     (run,) = kept.members(out).values()
     _, found = run.diagnosed()
-    report.write_page(found, path, name=dataset.name)
+    report.write_page(found, path)
 
 
 def write_sweep_page(out: Path, dataset: Dataset, path: Path) -> None:

@@ -139,7 +139,7 @@ def tune(
     if plot is not None:
         report.save_figure(report.plot(found), plot)
     if html is not None:
-        report.write_page(found, html, name=dataset.name)
+        report.write_page(found, html)
     if as_json:
         about = {"name": dataset.name, "note": dataset.note, "samples": len(dataset.x)}
         typer.echo(json_text({"data": about} | found.to_dict()))

@@ -15,7 +15,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from posterior_collapse.diagnosis.gain import partitions
 from posterior_collapse.diagnosis.noise import Kind, Noise
 from posterior_collapse.diagnosis.results import LevelDiagnosis
-from posterior_collapse.diagnosis.statistics import Reservoir
+from posterior_collapse.diagnosis.statistics import Reservoir, Which
 from posterior_collapse.specs import ChainSpec, HVAESpec, Spec
 from posterior_collapse.theory import ACTIVE_INFORMATION, unclaimed_signal
 from posterior_collapse.theory.thresholds import SURE, variance_error
@@ -128,8 +128,12 @@ class Residuals:
         self._center = center
         self._classes, self._kind = classes, kind
 
+    def choose(self, rows: int) -> Which:
+        """Return which rows of the next batch are looked at: all, or those to call `add` with."""
+        return self._kept.choose(rows)
+
     def add(self, residual: Residual, x: Float, places: Floats | None = None) -> None:
-        """Take in a batch.
+        """Take in a batch, or those of its rows that `choose` named.
 
         Args:
             residual: Of the rows.
@@ -144,7 +148,8 @@ class Residuals:
         if places is not None:
             arrays["places"] = places
         self._names = tuple(arrays)
-        self._kept.add(*(array.astype(np.float32) for array in arrays.values()))
+        take = self._kept.keep if self._kept.has_chosen else self._kept.add
+        take(*(array.astype(np.float32, copy=False) for array in arrays.values()))
 
     def signal(self, scale: Float | None = None) -> Signal:
         """Return what was found; NaN from fewer than 4 rows.
@@ -162,8 +167,7 @@ class Residuals:
         if "curvature" in kept:
             noise = Noise(average[:, 0], kept["curvature"], self._classes, self._kind)
         if self._center:
-            # Rows vary less about their own mean than about the true one.
-            average = (average - average.mean((0, 1))) * math.sqrt(n / (n - 1))
+            average = _centred(average, np.empty_like(average))
         notes: tuple[str, ...] = ()
         if "x" in kept:
             average, notes = self._regressed(average, kept["x"])
@@ -235,6 +239,13 @@ class Rows(NamedTuple):
         )
 
 
+def _centred(average: Floats, out: Floats) -> Floats:
+    """Rows about their mean, from which they vary less than from the true one."""
+    np.subtract(average, average.mean((0, 1)), out=out)
+    out *= math.sqrt(len(out) / (len(out) - 1))
+    return out
+
+
 def _of_parts(rows: Rows, noise: Noise | None, labels: NDArray[np.intp]) -> Parts:
     """The strongest variance of each part; rows labelled -1 are of none that counts."""
     found = []
@@ -243,9 +254,7 @@ def _of_parts(rows: Rows, noise: Noise | None, labels: NDArray[np.intp]) -> Part
         n = len(of_part.average)
         if noise is not None and of_part.curvature is not None:
             of_part = of_part.white(noise, noise.inverse_root(of_part.curvature))
-        of_part = of_part._replace(
-            average=(of_part.average - of_part.average.mean((0, 1))) * math.sqrt(n / (n - 1))
-        )
+        _centred(of_part.average, of_part.average)  # which is a copy
         halves = of_part.halves(NARROW)
         values, errors = zip(*(_measured(of, on) for of, on in (halves, halves[::-1])), strict=True)
         variance = max(float(np.mean(values)), 0.0)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from posterior_collapse.arrays import Float
+from posterior_collapse.data.about import UNKNOWN, About, about
 from posterior_collapse.data.samples import Samples, Stream, read
 from posterior_collapse.errors import InvalidArgumentError, PosteriorCollapseError
 from posterior_collapse.moments import Moments
@@ -19,7 +20,7 @@ from posterior_collapse.moments.accumulate import CLEAR
 from posterior_collapse.records import Record, Viewed, unit_rows
 from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.theory import parameters as explicit
-from posterior_collapse.theory.advice import Advice, advise
+from posterior_collapse.theory.advice import Advice, advise, most_living
 from posterior_collapse.theory.cautions import FewSamplesWarning, cautions
 from posterior_collapse.theory.ceiling import ceiling
 from posterior_collapse.theory.network import PARTS, fewest_units, rows_of_modes, some_rows
@@ -112,6 +113,7 @@ class Forecast(Viewed):
     bracket: tuple[int, int] | None
     _solution: Solution
     _targets: Float | None = None
+    _about: About = UNKNOWN
     _times: tuple[float, ...] | None = None
     """What the KL of each unit weighs, in multiples of beta; None: all the same."""
 
@@ -139,23 +141,27 @@ class Forecast(Viewed):
 
         Between `onset` and here collapse is a local optimum that a nonlinear model could in
         principle beat: a bound on what is possible, no prediction. It is that of at most 10,000
-        rows, found by search (seconds), and None where there is a condition, a second level, or a
-        likelihood without the form that it needs.
+        rows, found by search (seconds), and None where there is a condition, a second level, a
+        likelihood without the form that it needs, or no bias: there any constant beats collapse.
         """
         spec = self.spec
         known = ("gaussian", "bernoulli", "poisson", "categorical")
         fixed = "learned" in spec.eta_levels or not isinstance(spec.sigma_levels[0], str)
         if self._targets is None or spec.model != "vae" or spec.likelihood not in known or fixed:
             return None
+        if not self._modes.moments.center:
+            return None
         scale = float(spec.eta_levels[0])
         return ceiling(spec.likelihood, self._targets / scale, self.onset)
 
     @property
     def n_possible(self) -> int:
-        """Number of data modes that beat the threshold: units that would live, were there enough.
+        """Number of units next to the data that would live, were there enough.
 
-        Where thresholds differ from unit to unit, the lowest one counts.
+        Where each unit has a sigma or a weight of its own, modes above the lowest threshold count.
         """
+        if self._times is None and (found := most_living(self._modes, self.spec)) is not None:
+            return found
         thresholds = self.levels[0].threshold
         least = float(thresholds[~np.isnan(thresholds)].min(initial=np.inf))
         return int(np.count_nonzero(self.spectrum > least * (1 + THRESHOLD_ROUNDING)))
@@ -209,7 +215,8 @@ class Forecast(Viewed):
 
     def phase_diagram(self, betas: Any, eta_decs: Any = None, *, level: int = -1) -> PhaseDiagram:
         """Count active units over a grid of beta and eta_dec; see `phase_diagram`."""
-        return of_modes(self._modes, self.spec, betas, eta_decs, level, self._times)
+        found = of_modes(self._modes, self.spec, betas, eta_decs, level, self._times)
+        return found.replace(_about=self._about)
 
     def _rows(self) -> Iterator[Mapping[str, Any]]:
         return unit_rows(self.levels, self.spec.dims)
@@ -290,6 +297,7 @@ def forecast(
         bracket=bracket,
         _solution=solution,
         _targets=targets,
+        _about=about(data, conditional=spec.model == "cvae"),
     )
 
 
