@@ -12,7 +12,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 
 from posterior_collapse import CVAESpec, HVAESpec, InvalidArgumentError, VAESpec, diagnose
 from posterior_collapse.adapters import WrappedModel, from_callable
-from posterior_collapse.adapters.encoded import posterior_of
+from posterior_collapse.adapters.outputs import posterior_of
 from posterior_collapse.models.modules import evaluating
 
 ROWS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
