@@ -29,6 +29,7 @@ from posterior_collapse.diagnosis.gain import gain_of, priced
 from posterior_collapse.diagnosis.noise import Noise
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import build, load_parameters
+from posterior_collapse.report.diagnosis_text import loss_rows
 from posterior_collapse.theory.thresholds import unit_gain
 
 X = torch.tensor(pc.load("digits").x, dtype=torch.float32)
@@ -103,6 +104,18 @@ def test_a_dead_decoder_is_judged_by_the_onset_of_its_likelihood(name, share, co
     # Nothing is alive: the loss is the constant's, with all that the data alone decide.
     assert found.loss == pytest.approx(found.collapsed_loss, rel=1e-5)
     assert found.forecast.loss + found.data_loss == pytest.approx(found.loss, rel=0.02)
+
+
+def test_a_learned_dispersion_is_compared_with_no_loss_of_another() -> None:
+    """Its loss counts by a dispersion that the data's moments do not tell."""
+    likelihood, data, decode = DEAD["NegativeBinomial"]
+    found = diagnosed(decode, pc.VAESpec(UNITS, likelihood=likelihood), data)
+    assert found.collapsed_loss is None
+    rows = {name: expected for name, _, expected in loss_rows(found)}
+    assert rows["loss"] == ""
+    assert rows["KL"] != ""
+    found = diagnosed(decode, spec_of(likelihood), data)
+    assert {name: expected for name, _, expected in loss_rows(found)}["loss"] != ""
 
 
 def test_a_loss_is_that_of_the_distribution() -> None:

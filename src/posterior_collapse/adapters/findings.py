@@ -41,6 +41,7 @@ def findings(
         given: Whether there are data.
     """
     return (
+        *_of_gradient(audit),
         *_of_order(audit),
         *_of_signs(audit),
         *_of_kl(audit.kl, audit),
@@ -106,6 +107,21 @@ def _below(value: float) -> float:
     """Return the next lower number of three digits: at a threshold itself the unit is dead."""
     unit = 10.0 ** (math.floor(math.log10(value)) - 2)
     return (math.ceil(value / unit) - 1) * unit
+
+
+def _of_gradient(audit: LossAudit) -> Iterator[Finding]:
+    """What a loss computes and does not train."""
+    terms = (("error", ("reconstruction",)), ("KL", ("mean", "log_var")))
+    for term, roles in terms:
+        cut = [role for role in roles if role in audit.cut]
+        if cut:
+            yield Finding(
+                f"{term.lower()}-not-trained",
+                f"The {term} is computed, but no gradient of it reaches the {' and '.join(cut)}: "
+                "training does not feel it there, whatever its weight.",
+                "Take .detach(), .item(), torch.no_grad() and the like out of it, and draw samples "
+                "by rsample().",
+            )
 
 
 def _of_order(audit: LossAudit) -> Iterator[Finding]:

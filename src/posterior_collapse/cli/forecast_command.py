@@ -205,7 +205,11 @@ def of_dataset(result: Forecast, dataset: Dataset) -> Forecast:
 
 
 def measure(dataset: Dataset, spec: Spec, biases: bool, cross_fit: int | None) -> tuple[Any, Spec]:
-    """Return what to forecast from: moments, or the rows where a likelihood needs them."""
+    """Return what to forecast from: moments, or the rows where a likelihood needs them.
+
+    Those of float32 data are float64 too: below the rounding of products in float32 lie modes that
+    are shown and counted here. 8-bit integers are summed exactly, and as fast.
+    """
     from posterior_collapse.moments import Moments, cross_fitted_residuals
     from posterior_collapse.specs import require_gaussian
 

@@ -49,8 +49,12 @@ def is_html(head: bytes) -> bool:
     return start.startswith((b"<!doctype html", b"<html", b"<head"))
 
 
-def check_file(path: Path) -> bytes:
+def check_file(path: Path, expected: str = "a file") -> bytes:
     """Return the first bytes of a file that can hold data.
+
+    Args:
+        path: The file.
+        expected: What may lie there, if nothing does.
 
     Raises:
         MissingFileError: The file is not there, or no regular file.
@@ -66,7 +70,10 @@ def check_file(path: Path) -> bytes:
         with contextlib.suppress(OSError):
             siblings = [p.name for p in path.parent.iterdir()]
         raise MissingFileError(
-            str(path), "no such file", "a file", f"Check the path.{nearest(path.name, siblings)}"
+            str(path),
+            "no such file or folder",
+            expected,
+            f"Check the path.{nearest(path.name, siblings)}",
         ) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)

@@ -25,13 +25,14 @@ from posterior_collapse.data.arrays import (
     refuse_key,
     same_length,
 )
-from posterior_collapse.data.checking import check_file, check_size
+from posterior_collapse.data.checking import check_file, check_size, unreadable
 from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.data.hdf5 import Stored
 from posterior_collapse.data.images import read_folder
 from posterior_collapse.data.parts import parts_of, read_parts
 from posterior_collapse.data.reading import PLAIN, TABLE, TEXT, Reading
 from posterior_collapse.data.saved import Saved
+from posterior_collapse.data.sparse import is_stored_sparse, stored_sparse
 from posterior_collapse.data.table import read_csv
 from posterior_collapse.data.tensors import PICKLES, Tensors, refuse_pickle
 from posterior_collapse.errors import (
@@ -75,14 +76,13 @@ def read_file(path: Path, reading: Reading = PLAIN) -> Dataset:
             return read_parts(path, parts, reading, _read_parquet)
         reading.only()
         return read_folder(path)
+    check_file(path, "a data file, or a folder of pictures or of .parquet files")
     if path.suffix.lower() in PICKLES:
-        check_file(path)
         refuse_pickle(path)
     if reader is None:
         raise DataError(
             str(path), f"the suffix '{path.suffix}'", f"one of {SUFFIXES}", "Convert the file."
         )
-    check_file(path)
     reading.only(takes)
     return reader(path, reading)
 
@@ -154,8 +154,12 @@ class Arrays(Mapping[str, NDArray[Any]]):
             raise _unreadable(self._path, error) from error
 
 
-def read_arrays(path: Path) -> Mapping[str, Any]:
+def read_arrays(path: Path, expected: str = "a file") -> Mapping[str, Any]:
     """Return the arrays of a file of several by name, as they are.
+
+    Args:
+        path: The file.
+        expected: What may lie there, if nothing does.
 
     Raises:
         MissingFileError: The file is not there.
@@ -163,7 +167,7 @@ def read_arrays(path: Path) -> Mapping[str, Any]:
         DataError: It may run code when it is read.
         MissingDependencyError: The library that reads such files is not installed.
     """
-    check_file(path)
+    check_file(path, expected)
     suffix = suffix_of(path)
     if suffix in PICKLES:
         refuse_pickle(path)
@@ -228,7 +232,19 @@ def _reason(error: Exception) -> str:
 
 
 def _read_npz(path: Path, reading: Reading) -> Dataset:
-    return from_arrays(path.name, Arrays(path), reading)
+    arrays = Arrays(path)
+    if reading.key is not None or not is_stored_sparse(arrays):
+        return from_arrays(path.name, arrays, reading)
+    try:
+        kind = arrays["format"].astype("U").item()
+        matrix = stored_sparse(path, kind, arrays["shape"], arrays)
+    except PosteriorCollapseError:
+        raise
+    except Exception as error:  # whatever a reader trips over in a damaged file
+        expected = "a matrix that scipy.sparse.save_npz wrote"
+        raise unreadable(path, error, expected, "Write it again.") from error
+    x, _ = as_samples(path.name, matrix)
+    return chosen(Dataset(path.name, x), reading)
 
 
 def _read_safetensors(path: Path, reading: Reading) -> Dataset:

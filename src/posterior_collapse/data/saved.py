@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posterior_collapse.data.checking import check_size, unreadable
-from posterior_collapse.data.tensors import refuse_pickle
+from posterior_collapse.data.tensors import is_pickle, refuse_pickle
 from posterior_collapse.errors import CorruptFileError, PosteriorCollapseError
 
 __all__ = ["Saved"]
@@ -58,14 +58,17 @@ class Saved(Mapping[str, NDArray[Any]]):
         path: The file.
 
     Raises:
-        CorruptFileError: It is damaged.
-        DataError: It is no archive, or names other things than tensors; it takes too much memory.
+        CorruptFileError: It is damaged, or nothing that torch.save writes.
+        DataError: It is a pickle without an archive around it, or names other things than tensors;
+            it takes too much memory.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        if not zipfile.is_zipfile(path):
+        if is_pickle(path):
             refuse_pickle(path)
+        if not zipfile.is_zipfile(path):
+            raise self._unreadable(ValueError("no zip archive, or a truncated one"))
         try:
             with zipfile.ZipFile(path) as archive:
                 names = {info.filename: info for info in archive.infolist()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -9,10 +10,17 @@ from typing import Any, NoReturn
 from posterior_collapse.data.checking import check_size, unreadable
 from posterior_collapse.errors import CorruptFileError, DataError, MissingDependencyError
 
-__all__ = ["PICKLES", "Tensors", "refuse_pickle"]
+__all__ = ["PICKLES", "Tensors", "is_pickle", "refuse_pickle"]
 
 PICKLES = (".pkl", ".pickle", ".joblib")
 """Files that may run code when they are read."""
+
+
+def is_pickle(path: Path) -> bool:
+    """Say whether a file begins as pickles do that Python has written by default since 2008."""
+    with path.open("rb") as file:
+        head = file.read(2)
+    return len(head) == 2 and head[0] == 0x80 and head[1] <= pickle.HIGHEST_PROTOCOL
 
 
 def refuse_pickle(path: Path, names: str = "") -> NoReturn:

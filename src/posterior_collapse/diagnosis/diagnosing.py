@@ -17,6 +17,7 @@ from posterior_collapse.diagnosis.certificate import Signal, thresholds
 from posterior_collapse.diagnosis.collecting import MOST_FEATURES, Collected, collect
 from posterior_collapse.diagnosis.conclusions import (
     collapsed_loss,
+    counts_alike,
     linear_forecast,
     unjudged_because,
 )
@@ -147,7 +148,9 @@ def diagnose(
     forecast, reasons = _forecast(found, likelihood)
     losses = _means(found)
     optimal = found.exact and forecast is not None and _is_least(losses["loss"], forecast.loss)
-    collapsed = None if forecast is None else collapsed_loss(forecast) + found.data_loss
+    collapsed = None
+    if forecast is not None and counts_alike(forecast):
+        collapsed = collapsed_loss(forecast) + found.data_loss
     notes = (
         *seen.notes,
         *getattr(model, "notes", ()),

@@ -24,11 +24,13 @@ def symbol(name: str) -> str:
     """Return a hyperparameter as a page shows it.
 
     Example:
-        >>> [symbol(name) for name in ("beta", "beta_2", "eta_dec", "latent_dim", "seed")]
-        ['β', 'β₂', 'η_dec', 'latent units', 'seed']
+        >>> [symbol(name) for name in ("beta_2", "eta_dec", "latent_dim", "latent_dim_2", "seed")]
+        ['β₂', 'η_dec', 'latent units', 'latent units of z2', 'seed']
     """
     if name in WORDS:
         return WORDS[name]
+    if name.startswith("latent_dim_"):
+        return f"latent units of z{name.removeprefix('latent_dim_')}"
     head, _, index = name.partition("_")
     if head not in SYMBOLS:
         return name.replace("_", " ")

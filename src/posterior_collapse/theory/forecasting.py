@@ -20,7 +20,7 @@ from posterior_collapse.moments.accumulate import CLEAR
 from posterior_collapse.records import Record, Viewed, unit_rows
 from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.theory import parameters as explicit
-from posterior_collapse.theory.advice import Advice, advise
+from posterior_collapse.theory.advice import Advice, advise, most_living
 from posterior_collapse.theory.cautions import FewSamplesWarning, cautions
 from posterior_collapse.theory.ceiling import ceiling
 from posterior_collapse.theory.network import PARTS, fewest_units, rows_of_modes, some_rows
@@ -111,13 +111,15 @@ class Forecast(Viewed):
     eta_dec: float
     notes: tuple[str, ...]
     bracket: tuple[int, int] | None
-    _modes: Modes
-    _problem: Problem
     _solution: Solution
     _targets: Float | None = None
     _about: About = UNKNOWN
     _times: tuple[float, ...] | None = None
     """What the KL of each unit weighs, in multiples of beta; None: all the same."""
+
+    @property
+    def _modes(self) -> Modes:
+        return self._solution.problem.modes
 
     @property
     def n_active(self) -> int:
@@ -152,10 +154,12 @@ class Forecast(Viewed):
 
     @property
     def n_possible(self) -> int:
-        """Number of data modes that beat the threshold: units that would live, were there enough.
+        """Number of units next to the data that would live, were there enough.
 
-        Where thresholds differ from unit to unit, the lowest one counts.
+        Where each unit has a sigma or a weight of its own, modes above the lowest threshold count.
         """
+        if self._times is None and (found := most_living(self._modes, self.spec)) is not None:
+            return found
         thresholds = self.levels[0].threshold
         least = float(thresholds[~np.isnan(thresholds)].min(initial=np.inf))
         return int(np.count_nonzero(self.spectrum > least * (1 + THRESHOLD_ROUNDING)))
@@ -182,7 +186,7 @@ class Forecast(Viewed):
             >>> forecast(x, VAESpec(latent_dim=2)).parameters()["W1"].shape
             (2, 3)
         """
-        return explicit.build(self._modes, self._problem, self._solution)
+        return explicit.build(self._solution)
 
     def advice(self, active: int | None = None) -> Advice:
         """Return the smallest single changes that keep `active` units at the top level.
@@ -260,7 +264,8 @@ def forecast(
     """
     data, spec = in_order(data, spec)
     rows = _rows_at_hand(data, spec) if network else None
-    modes, problem, solution, levels = _optimum(data if rows is None else rows, spec, bias)
+    solution, levels = _optimum(data if rows is None else rows, spec, bias)
+    problem, modes = solution.problem, solution.problem.modes
     loss = solution.state.loss(solution.numbers, float(problem.rest[-1]), modes.target_dim)
     eta_dec = float(solution.numbers.etas[0])
     if modes.noise is not None:
@@ -284,39 +289,32 @@ def forecast(
         notes=(
             *(modes.noise.notes if modes.noise else ()),
             *solution.notes,
-            *cautions(modes, levels, solution, loss),
+            *cautions(levels, solution, loss),
             *said,
         ),
         bracket=bracket,
-        _modes=modes,
-        _problem=problem,
         _solution=solution,
         _targets=targets,
         _about=about(data, conditional=spec.model == "cvae"),
     )
 
 
-Optimum = tuple[Modes, Problem, Solution, tuple[Level, ...]]
-
-
-def _optimum(data: Any, spec: Spec, bias: Bias | None) -> Optimum:
+def _optimum(data: Any, spec: Spec, bias: Bias | None) -> tuple[Solution, tuple[Level, ...]]:
     """The optimum by products in the data's own precision, or float64 where that could tell."""
     modes, spec = as_modes(data, spec, bias, "float32")
     if modes.moments.rounding and not isinstance(data, Moments):
         with contextlib.suppress(PosteriorCollapseError):
-            found = _solved(modes, spec)
-            if not _rounding_tells(modes, found[-1]):
-                return found
+            solution, levels = _solved(modes, spec)
+            if not _rounding_tells(modes, levels):
+                return solution, levels
         modes, spec = as_modes(data, spec, bias)
     return _solved(modes, spec)
 
 
-def _solved(modes: Modes, spec: Spec) -> Optimum:
-    problem = Problem.of(modes, spec)
-    solution = solve(problem)
+def _solved(modes: Modes, spec: Spec) -> tuple[Solution, tuple[Level, ...]]:
+    solution = solve(Problem.of(modes, spec))
     with np.errstate(over="ignore", divide="ignore"):  # a critical value beyond floats: infinity
-        levels = tuple(_levels(problem, solution))
-    return modes, problem, solution, levels
+        return solution, tuple(_levels(solution))
 
 
 def _rounding_tells(modes: Modes, levels: tuple[Level, ...]) -> bool:
@@ -332,15 +330,15 @@ def _rounding_tells(modes: Modes, levels: tuple[Level, ...]) -> bool:
     return not modes.is_plain or bool((thresholds < CLEAR * error).any() or near.any())
 
 
-def _levels(problem: Problem, solution: Solution) -> list[Level]:
-    state = solution.state
+def _levels(solution: Solution) -> list[Level]:
+    problem, state = solution.problem, solution.state
     found = zip(
         state.encoder,
         state.decoder,
         state.noise,
         state.kl(solution.numbers),
         state.information,
-        critical(problem, solution),
+        critical(solution),
         problem.orders,
         strict=True,
     )

@@ -16,7 +16,7 @@ from posterior_collapse.report.figures.panels import (
 )
 from posterior_collapse.report.figures.runs import plain_log
 from posterior_collapse.report.names import label, settings
-from posterior_collapse.report.tuned import Found
+from posterior_collapse.report.tuned import Found, named
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +30,8 @@ def tuned_panels(found: Found) -> Panels:
     Args:
         found: What `tune` returned.
     """
-    title = titled(settings(found.spec), found._about.name, f"{found.wanted} active units wanted")
+    wanted = f"{found.wanted} active units{named(found)[1]} wanted"
+    title = titled(settings(found.spec), found._about.name, wanted)
     return Panels(((Panel("active", partial(_counts, found=found)),),), title, (5.6, 3.9))
 
 
@@ -45,7 +46,7 @@ def _counts(axes: Axes, found: Found) -> None:
         side_by_side(axes, dots, "o", color=BLUE, mfc=fill, label=name)
     axes.axhline(found.wanted, color=GREEN, lw=1, zorder=0, label="wanted")
     axes.axvline(found.chosen.value, color=ORANGE, lw=1, label="chosen")
-    if found.parameter == "beta":
+    if found.parameter.startswith("beta"):
         plain_log(axes)
     axes.set_xlabel(label(found.parameter))
     axes.set_ylabel("active units")
