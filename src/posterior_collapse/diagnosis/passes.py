@@ -277,9 +277,7 @@ class SampledPass:
             average, difference = residual.mean(0), (residual[0] - residual[1]) / 2
             rows = wanted[level - 1]
             found.append(
-                Residual(
-                    *(as_array(part.transpose(0, 1))[rows] for part in (average, difference))
-                )
+                Residual(*(as_array(part.transpose(0, 1))[rows] for part in (average, difference)))
             )
         return found
 
