@@ -200,10 +200,10 @@ def test_a_network_keeps_as_many_from_a_seed_that_tuning_never_saw() -> None:
 HIERARCHY = pc.HVAESpec((4, 4), betas=(1.0, 1.0), eta_dec=0.7, sigma_1=0.6)
 
 
-@pytest.mark.parametrize("active", [1, 2, 3])
+@pytest.mark.parametrize("active", [1, 3])
 def test_of_a_hierarchy_the_beta_of_the_level_that_is_named_is_turned(active: int) -> None:
     """Of a linear one, z2's units live where the forecast says, and so do z1's; see theory 3a."""
-    tuned = pc.tune(X, HIERARCHY, "linear", active=active, exact=True, seeds=2)
+    tuned = pc.tune(X, HIERARCHY, "linear", active=active, exact=True, seeds=1)
     assert tuned.settled
     assert (tuned.level, tuned.parameter) == (2, "beta_2")
     assert tuned.spec.betas[0] == 1.0
@@ -217,7 +217,7 @@ def test_of_a_hierarchy_the_beta_of_the_level_that_is_named_is_turned(active: in
 
 def test_of_a_hierarchy_the_level_next_to_the_data_is_tuned_if_it_is_named() -> None:
     spec = HIERARCHY.replace(betas=(1.0, 40.0))  # z2 keeps none of z1's units alive
-    tuned = pc.tune(X, spec, "linear", active=2, level=1, exact=True, seeds=2)
+    tuned = pc.tune(X, spec, "linear", active=2, level=1, exact=True, seeds=1)
     assert tuned.settled
     assert (tuned.level, tuned.parameter) == (1, "beta_1")
     assert tuned.spec.betas[1] == 40.0
@@ -226,7 +226,7 @@ def test_of_a_hierarchy_the_level_next_to_the_data_is_tuned_if_it_is_named() -> 
 
 
 def test_of_a_hierarchy_as_many_latents_as_live_at_its_top() -> None:
-    spec = HIERARCHY.replace(latent_dims=(4, 1), betas=(1.0, 3.0))
+    spec = HIERARCHY.replace(latent_dims=(4, 1), betas=(1.0, 2.0))
     tuned = pc.tune(X, spec, "linear", tune="latents", exact=True, seeds=2)
     assert tuned.settled
     assert tuned.parameter == "latent_dim_2"
@@ -243,24 +243,16 @@ def test_of_a_chain_any_level_is_tuned() -> None:
     assert pc.forecast(X, tuned.spec).levels[2].n_active == 2
 
 
-def test_a_hierarchy_of_another_likelihood_or_with_its_own_decoder_std_is_tuned() -> None:
-    spec = pc.HVAESpec((3, 3), eta_dec="learned")
-    tuned = pc.tune(X, spec, "linear", active=2, exact=True, seeds=1)
-    assert tuned.chosen.active == (2,)
-    binary = (X > 0).astype(float)
-    spec = pc.HVAESpec((3, 3), likelihood="bernoulli")
+def test_a_hierarchy_of_another_likelihood_is_tuned() -> None:
+    binary = (X @ np.random.default_rng(2).standard_normal((4, 8)) > 0).astype(float)
+    spec = pc.HVAESpec((3, 3), likelihood="bernoulli", betas=(1.0, 9.0))
     tuned = pc.tune(binary, spec, "linear", active=1, level=1, seeds=1, steps=20)
+    ratios = pc.forecast(binary, spec).spectrum
     assert tuned.parameter == "beta_1"
-    assert {trial.steps for trial in tuned.curve} <= {10, 20, 40, 80}
-
-
-def test_a_network_of_two_levels_keeps_as_many_at_its_top() -> None:
-    """As of one level: Gaussian data do not bend, so that a gap is where it was."""
-    spec = pc.HVAESpec((4, 4), eta_dec=0.5, sigma_1=0.5)
-    options: dict[str, object] = {**SMALL, "steps": 600}
-    tuned = pc.tune(WIDE_GAP, spec, "mlp", active=2, seeds=2, **options)
-    assert tuned.chosen.keeps(2)
-    assert tuned.chosen.linear == 2
+    assert tuned.curve[0].linear is not None
+    assert all(
+        (trial.linear == 1) == (ratios[1] < trial.value < ratios[0]) for trial in tuned.curve
+    )
 
 
 def test_a_tuning_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,43 +86,33 @@ TARGETS = (
 """In the order in which they are tried."""
 
 
+@dataclass
 class Probe:
     """A loss `loss(reconstruction, target, mean, log_var)`, called with tensors of any sizes.
 
-    Args:
+    Attributes:
         loss: The function. It may return a number, or a sequence or mapping with the total first
             or under `"loss"`.
         spread: What its last argument is, of `SPREADS`.
         target: What its target is.
         order: Position of each of `ROLES` among its arguments.
-
-    Attributes:
         parts: What was returned, in words, if it was no single number.
         drew: Whether it drew from a Gaussian.
     """
 
-    def __init__(
-        self,
-        loss: Callable[..., Any],
-        *,
-        spread: str = "log-variance",
-        target: Target = TARGETS[0],
-        order: tuple[int, ...] = (0, 1, 2, 3),
-    ) -> None:
-        self.loss, self.spread, self.target, self.order = loss, spread, target, order
-        own = tensor_behind(loss)
-        # Where the loss has tensors of its own; but MPS has no float64.
-        away = own is not None and own.device.type != "mps"
-        self.device = own.device if own is not None and away else torch.device("cpu")
-        self.parts: str | None = None
-        self.drew = False
+    loss: Callable[..., Any]
+    spread: str = "log-variance"
+    target: Target = TARGETS[0]
+    order: tuple[int, ...] = (0, 1, 2, 3)
+    parts: str | None = None
+    drew: bool = False
 
-    def with_(self, **changes: Any) -> Probe:
-        """Return a probe of the same loss with something taken otherwise."""
-        now = {"spread": self.spread, "target": self.target, "order": self.order}
-        probe = Probe(self.loss, **{**now, **changes})
-        probe.parts, probe.drew = self.parts, self.drew
-        return probe
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the loss has tensors of its own; but MPS has no float64."""
+        own = tensor_behind(self.loss)
+        away = own is not None and own.device.type != "mps"
+        return own.device if own is not None and away else torch.device("cpu")
 
     def made_up(self, sizes: Sizes, seed: int) -> tuple[Tensor, Tensor]:
         """Return a reconstruction in (0.1, 0.9) and a target of this kind, of rows that differ."""

@@ -189,8 +189,10 @@ class Residuals:
         parts: tuple[Parts, ...] = ()
         if scale is not None and "places" in kept:
             places = (kept["places"] / scale)[:, np.isfinite(scale)]
+            # Every part in its turn lies here: memory that is new costs more than a copy.
+            space = np.empty_like(average), np.empty_like(difference)
             parts = tuple(
-                _of_parts(rows, noise, labels) for labels in partitions(places, LEAST_PART)
+                _of_parts(rows, noise, labels, space) for labels in partitions(places, LEAST_PART)
             )
         return Signal(variances[order], error, informed[order], notes, parts)
 
@@ -225,10 +227,12 @@ class Rows(NamedTuple):
             noise.applied(root, self.average), noise.applied(root, self.difference), self.curvature
         )
 
-    def taken(self, which: Any) -> Rows:
-        """Some of the rows."""
-        curvature = None if self.curvature is None else self.curvature[which]
-        return Rows(self.average[which], self.difference[which], curvature)
+    def taken(self, which: NDArray[np.intp], space: tuple[Floats, Floats]) -> Rows:
+        """Some of the rows, copied to where there is space for them."""
+        pairs = zip((self.average, self.difference), space, strict=True)
+        # Clipped, as they are not first copied elsewhere lest one be out of range.
+        taken = [part.take(which, 0, to[: len(which)], mode="clip") for part, to in pairs]
+        return Rows(*taken, None if self.curvature is None else self.curvature[which])
 
     def halves(self, dense: int) -> tuple[_Covariance, _Covariance]:
         """Covariances of every second row and of the others, as matrices up to `dense` features."""
@@ -246,11 +250,13 @@ def _centred(average: Floats, out: Floats) -> Floats:
     return out
 
 
-def _of_parts(rows: Rows, noise: Noise | None, labels: NDArray[np.intp]) -> Parts:
+def _of_parts(
+    rows: Rows, noise: Noise | None, labels: NDArray[np.intp], space: tuple[Floats, Floats]
+) -> Parts:
     """The strongest variance of each part; rows labelled -1 are of none that counts."""
     found = []
     for part in range(labels.max(initial=-1) + 1):
-        of_part = rows.taken(labels == part)
+        of_part = rows.taken(np.flatnonzero(labels == part), space)
         n = len(of_part.average)
         if noise is not None and of_part.curvature is not None:
             of_part = of_part.white(noise, noise.inverse_root(of_part.curvature))
@@ -266,8 +272,7 @@ def _of_parts(rows: Rows, noise: Noise | None, labels: NDArray[np.intp]) -> Part
 
 def _measured(of: _Covariance, on: _Covariance) -> tuple[float, float]:
     """Variance on one half of the rows along the other's strongest direction, and its error."""
-    direction = of.first
-    return float(direction @ on.times(direction)), on.error(direction)
+    return on.along(of.first)
 
 
 class _Covariance:
@@ -319,11 +324,11 @@ class _Covariance:
         found = eigsh(operator, k=1, which="LA", v0=start, ncv=KRYLOV, tol=ROUGH)[1]
         return np.asarray(found[:, 0])
 
-    def error(self, direction: Floats) -> float:
-        """Standard error of the variance along a direction."""
+    def along(self, direction: Floats) -> tuple[float, float]:
+        """The variance along a direction, and its standard error."""
         a, d = (np.square(part @ direction.astype(part.dtype)) for part in self._parts)
-        per_row = (a - d).reshape(self.rows, self.paths).mean(1)
-        return float(per_row.std()) / math.sqrt(self.rows)
+        per_row = (a - d).reshape(self.rows, self.paths).mean(1, dtype=np.float64)
+        return float(per_row.mean()), float(per_row.std()) / math.sqrt(self.rows)
 
     def informed(self, count: int) -> NDArray[np.bool_]:
         """Whether the strongest directions vary with the row, beyond error, or only by path."""
@@ -342,7 +347,7 @@ def _across(of: _Covariance, on: _Covariance) -> tuple[Float, float, float]:
     """Variances along the directions of one half, the first's error, and how far halves differ."""
     own, directions = of.strongest
     other = (directions * on.times(directions)).sum(0)
-    return (own + other) / 2, on.error(directions[:, 0]), float(abs(own[0] - other[0]))
+    return (own + other) / 2, on.along(directions[:, 0])[1], float(abs(own[0] - other[0]))
 
 
 Levels = Sequence[LevelDiagnosis]

@@ -49,7 +49,7 @@ SETTLED = 0.05
 """Relative difference up to which a learned eta_dec has arrived."""
 EFFECT_NUMBERS = 2**24
 """Numbers that are decoded to find the effects of a level's units, about."""
-LEAST_EFFECT_ROWS, MOST_EFFECT_ROWS = 16, 1000
+LEAST_EFFECT_ROWS, MOST_EFFECT_ROWS = 16, 500
 LEAST_EFFECTS, MOST_EFFECTS = 16, 256
 
 

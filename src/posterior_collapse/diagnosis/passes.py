@@ -28,7 +28,7 @@ Float = NDArray[np.float64]
 
 DECODED = 4
 """Samples of z_1 per row that are decoded."""
-FEW_DECODED, MANY_ROWS = 2, 10_000
+FEW_DECODED, MANY_ROWS = 2, 5000
 """As many of each row do once so many rows have gone by: rows differ by more than their samples do,
 and the errors that are stated hold both. Of rows whose residual is not asked for a single one does.
 """

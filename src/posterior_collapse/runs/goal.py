@@ -221,25 +221,36 @@ class Theory:
         Raises:
             InvalidArgumentError: At the spec's beta it keeps none.
         """
-        goal, plain = self.goal, self.forecast(self.goal.spec)
-        most = plain.n_possible
+        most = self._most()
+        if self.linear or self.goal.index > 0:
+            return most, most
+        bracket = self.forecast(self.goal.at(most), network=True).bracket
+        return (most if bracket is None else max(bracket[0], 1)), most
+
+    def check(self) -> None:
+        """Refuse what not even a linear model keeps; see `interval` and `latents`."""
+        if self.goal.tune == "beta":
+            self.crossings()
+        else:
+            self._most()
+
+    def _most(self) -> int:
+        """Return the most units that a linear model keeps at the spec's beta."""
+        goal, found = self.goal, self.forecast(self.goal.spec)
+        most = found.n_possible
         if len(goal.spec.dims) > 1:
-            modes = max(int(np.count_nonzero(plain.spectrum)), 1)
-            plain = self.forecast(goal.at(modes))
-            most = plain.levels[goal.index].n_active
+            found = self.forecast(goal.at(max(int(np.count_nonzero(found.spectrum)), 1)))
+            most = found.levels[goal.index].n_active
         if most == 0:
-            critical = plain.levels[goal.index].critical_beta
-            onset = float(critical[~np.isnan(critical)].max(initial=0.0))
-            name = checks.level("betas", goal.index + 1) if len(goal.spec.dims) > 1 else "beta"
+            critical = found.levels[goal.index].critical_beta
+            onset = float(critical[~np.isnan(critical)].max(initial=0.0)) / self.factor
+            name = "beta" if len(goal.spec.dims) == 1 else checks.level("betas", goal.index + 1)
             raise InvalidArgumentError(
                 name, goal.spec.beta_levels[goal.index],
-                f"less than {onset / self.factor:.3g}, above which every unit collapses",
+                f"less than {onset:.3g}, above which every unit collapses",
                 "Lower it, or tune beta.",
             )  # fmt: skip
-        if self.linear or goal.index > 0:
-            return most, most
-        bracket = self.forecast(goal.at(most), network=True).bracket
-        return (most if bracket is None else max(bracket[0], 1)), most
+        return most
 
     def _fewest(self, beta: float) -> bool:
         try:

@@ -149,7 +149,7 @@ def tune(
         OutputError: The folder cannot be written.
 
     Example:
-        >>> from posterior_collapse.specs import VAESpec
+        >>> from posterior_collapse import VAESpec, forecast
         >>> x = np.random.default_rng(0).standard_normal((500, 4)) * [3, 2, 1, 0.1]
         >>> tuned = tune(x, VAESpec(latent_dim=4), "linear", active=2, exact=True)
         >>> tuned.settled, tuned.chosen.active
