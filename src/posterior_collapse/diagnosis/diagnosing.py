@@ -292,7 +292,13 @@ def _signals(found: Collected, levels: tuple[LevelDiagnosis, ...]) -> tuple[Sign
     scale = np.where(active, level.posterior_std, np.inf)
     if active.any() and _is_affine(found):
         scale = np.full_like(scale, np.inf)  # what adds its units uses one alike in every part
-    return tuple(residuals.signal(scale) for residuals in found.residuals)
+    limits: Sequence[float] = [0.0] * len(found.residuals)
+    if found.spec is not None and found.residuals:
+        limits = thresholds(found.spec, levels, found.noises(levels))
+    return tuple(
+        residuals.signal(scale, limit)
+        for residuals, limit in zip(found.residuals, limits, strict=True)
+    )
 
 
 def _is_affine(found: Collected) -> bool:
