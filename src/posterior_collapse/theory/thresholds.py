@@ -23,7 +23,7 @@ from posterior_collapse.arrays import Float
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory.closed_forms import Std
-from posterior_collapse.theory.state import Numbers, State, fit
+from posterior_collapse.theory.state import Bool, Numbers, State, fit
 
 __all__ = [
     "AT_OPTIMUM",
@@ -37,7 +37,6 @@ __all__ = [
     "variance_error",
 ]
 
-Bool = npt.NDArray[np.bool_]
 HALVINGS = 60
 """Of the range that a critical value is looked for in; they leave 1e-16 of it."""
 
