@@ -116,3 +116,14 @@ def test_the_search_needs_no_server(site: Path, browser: Browser) -> None:
     pages = {address.rpartition("/")[2].partition(".html")[0] for address in browser.value(found)}
     assert "api" in pages
     assert browser.complaints == []
+
+
+@NEEDS_CHROMIUM
+def test_the_site_is_as_light_as_the_system(site: Path, browser: Browser) -> None:
+    """Explorer included: what it is embedded in tells it."""
+    schemes = {True: ("slate", "dark"), False: ("default", "light")}
+    scheme = "document.body.getAttribute('data-md-color-scheme')"
+    explorer = "getComputedStyle(document.querySelector('iframe.explorer')).colorScheme"
+    for dark in (True, False, True):
+        browser.open((site / "index.html").as_uri(), dark=dark)
+        assert (browser.value(scheme), browser.value(explorer)) == schemes[dark]

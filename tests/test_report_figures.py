@@ -130,6 +130,9 @@ def test_seeds_that_agree_are_drawn_side_by_side():
     dots = [line for line in axes.get_lines() if line.get_marker() == "o"]
     places = np.concatenate([d.get_transform().transform(d.get_xydata()) for d in dots])
     assert len(np.unique(places.round(1), axis=0)) == len(found.runs)
+    (left, low), (right, high) = axes.bbox.get_points()
+    assert (places > (left, low)).all()
+    assert (places < (right, high)).all()
 
 
 def test_what_was_trained_is_drawn_beside_its_optimum():

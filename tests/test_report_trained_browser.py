@@ -108,8 +108,7 @@ def test_no_words_lie_on_others_and_none_are_cut(browser, pages, name):
         found = browser.value(OVERLAPS)
         assert found == [], found
     browser.open(pages[name])
-    if name != "map":  # whose table is as wide as its grid
-        assert browser.value(CUT_TABLES) == []
+    assert browser.value(CUT_TABLES) == []
 
 
 def test_a_hierarchy_s_thresholds_are_told_apart(browser, pages):

@@ -108,6 +108,7 @@ def _spectrum(axes: Axes, forecast: Forecast) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_ylim(bottom=max(floor, lowest / 2))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(left=0.4)
     axes.set_xlabel("data mode, strongest first")
     axes.set_ylabel("variance of data mode")
     name = f"z{len(forecast.levels)}: " if len(forecast.levels) > 1 else ""

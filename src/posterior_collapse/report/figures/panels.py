@@ -104,6 +104,10 @@ def side_by_side(axes: Axes, points: Sequence[tuple[float, float]], look: str, *
         beside = ScaledTranslation(shift / 72, 0, figure.dpi_scale_trans)
         axes.plot(*zip(*those, strict=True), look, transform=axes.transData + beside, **how)
         how.pop("label", None)
+    if points:
+        # Axes make no room by themselves for what is drawn with a transform of its own.
+        axes.update_datalim(points)
+        axes.autoscale_view()
 
 
 def drawn(panels: Panels, ax: Any = None, panel: str | None = None) -> Figure:

@@ -177,7 +177,8 @@ def _stack(
             )  # fmt: skip
     if optimum is not None:
         axes.axhline(optimum, color="black", ls="--", lw=1, label="linear optimum")
-        axes.legend(frameon=False, fontsize=8)
+        height *= 1.15  # room for the legend, which would hide what lies below it
+        axes.legend(frameon=False, fontsize=8, loc="upper right")
     axes.margins(x=0)
     axes.set_ylim(0, 1.05 * height)
     axes.set_xlabel("epoch")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["phase_fragment", "phase_html", "phase_sentence"]
 
-MOST_COLUMNS, MOST_ROWS = 12, 24
+MOST_COLUMNS, MOST_ROWS = 6, 21
 """Of the table; the figure has all."""
 SHADES = ((0, 34, 78), (53, 69, 108), (102, 105, 112), (148, 142, 119), (200, 184, 102),
           (254, 232, 56))  # fmt: skip
