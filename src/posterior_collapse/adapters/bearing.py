@@ -15,7 +15,7 @@ from posterior_collapse.adapters.probing import Probe, Sizes
 from posterior_collapse.adapters.reading import ReconstructionReading
 from posterior_collapse.adapters.terms import Terms
 from posterior_collapse.arrays import Array, Float
-from posterior_collapse.data.samples import Stream, one_hot, read
+from posterior_collapse.data.samples import one_hot, read
 from posterior_collapse.diagnosis.onsets import Onset, onset
 from posterior_collapse.errors import DataError, NotSolvedError
 from posterior_collapse.moments import Moments
@@ -68,8 +68,7 @@ def _targets(data: Any, sizes: Sizes, reconstruction: ReconstructionReading) -> 
     """Return the data as rows; class numbers become one-hot for a likelihood that is forecast."""
     if isinstance(data, Moments):
         raise DataError("data", "moments", "the rows of the data", "Pass the data themselves.")
-    found = read(data)
-    samples = found.collected() if isinstance(found, Stream) else found
+    samples = read(data).collected()
     rows = np.asarray(samples.x if samples.y is None else samples.y)
     width, axis = math.prod(sizes.features), _class_axis(rows.shape[1], sizes, reconstruction.axis)
     if rows.shape[1] == width:

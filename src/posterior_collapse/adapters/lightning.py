@@ -129,37 +129,29 @@ class CollapseMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the batches to look at, and look at the untrained model."""
-        with _aside(pl_module, self.encode):
-            # What transforms the data is no part of the model.
-            with unwatched():
-                self._batches = self._read(trainer)
-            # A run that goes on from a checkpoint may have been seen as it is.
-            if not self.history or self.history[-1].step != _steps(trainer):
-                self._look(trainer, pl_module)
+        # What transforms the data is no part of the model.
+        with _aside(pl_module, self.encode), unwatched():
+            self._batches = self._read(trainer)
+        self._look(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """Look, if it is time."""
         if _steps(trainer) >= self._next:
-            with _aside(pl_module, self.encode):
-                self._look(trainer, pl_module)
+            self._look(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the trained model."""
-        if self.history[-1].step != _steps(trainer):
-            with _aside(pl_module, self.encode):
-                self._look(trainer, pl_module)
+        self._look(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log what was seen last, or what is now where a callback monitors it."""
         if trainer.sanity_checking or not self._batches:
             return
         watched = [str(getattr(one, "monitor", "")) for one in trainer.callbacks]
-        now = any(name.startswith("collapse/") for name in watched)
-        if now and self.history[-1].step != _steps(trainer):
-            with _aside(pl_module, self.encode):
-                self._look(trainer, pl_module)
+        if any(name.startswith("collapse/") for name in watched):
+            self._look(trainer, pl_module)
         last = self.history[-1]
         values = {"collapse/kl": sum(last.kl), "collapse/active_units": float(last.active)}
         # The trainer's loggers have had them.
@@ -206,9 +198,13 @@ class CollapseMonitor(Callback):
         return batches
 
     def _look(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look, unless the model was seen as it is, in a run that goes on too."""
         step = _steps(trainer)
+        if self.history and self.history[-1].step == step:
+            return
         self._next = step + max(1, min(self.every, step // 4))
-        kl, active = self._measure(trainer, pl_module)
+        with _aside(pl_module, self.encode):
+            kl, active = self._measure(trainer, pl_module)
         found = Measured(step, tuple(kl.tolist()), int(active))
         self.history.append(found)
         values = {"collapse/active_units": float(active), "collapse/kl": float(kl.sum())}

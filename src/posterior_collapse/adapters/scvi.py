@@ -5,22 +5,21 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, NegativeBinomial, Normal, Poisson
-from torch.nn.functional import one_hot
+from torch.distributions import Distribution, NegativeBinomial, Normal, Poisson, constraints
+from torch.nn.functional import logsigmoid, one_hot
 
 from posterior_collapse.adapters.callables import WrappedModel
-from posterior_collapse.adapters.inflated import ZeroInflatedNegativeBinomial
 from posterior_collapse.adapters.libraries import needing, undisturbed
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models.modules import evaluating
 from posterior_collapse.specs import CVAESpec, Likelihood, Spec, VAESpec
 
-__all__ = ["ScviModel", "from_scvi"]
+__all__ = ["ScviModel", "ZeroInflatedNegativeBinomial", "from_scvi"]
 
 _SMALL = 1e-8
 """What scvi adds to means and dispersions before it takes their logarithm."""
@@ -176,6 +175,54 @@ def _plain(p: Any, likelihood: str) -> Distribution:
     if likelihood == "nb":
         return NegativeBinomial(p.theta, logits=logits, validate_args=False)
     return ZeroInflatedNegativeBinomial(p.theta, logits, p.zi_logits)
+
+
+class ZeroInflatedNegativeBinomial(Distribution):
+    """A negative binomial that is 0 instead with some probability.
+
+    Args:
+        total_count: r, whose variance is `m + m^2 / r` at mean m, before the inflation.
+        logits: log of `m / r`.
+        gate_logits: Of the probability of a 0 that no count explains.
+
+    Example:
+        >>> one = ZeroInflatedNegativeBinomial(*torch.tensor([[4.0], [0.0], [0.0]]))
+        >>> one.mean, one.log_prob(torch.zeros(1)).exp()
+        (tensor([2.]), tensor([0.5312]))
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {
+        "total_count": constraints.positive,
+        "logits": constraints.real,
+        "gate_logits": constraints.real,
+    }
+    support = constraints.nonnegative_integer
+
+    def __init__(
+        self,
+        total_count: Tensor,
+        logits: Tensor,
+        gate_logits: Tensor,
+        validate_args: bool | None = False,
+    ) -> None:
+        shapes = (total_count.shape, logits.shape, gate_logits.shape)
+        shape = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
+        self.total_count, self.logits = total_count.expand(shape), logits.expand(shape)
+        self.gate_logits = gate_logits.expand(shape)
+        super().__init__(self.logits.shape, validate_args=validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        """Of the counts and zeros together."""
+        return (-self.gate_logits).sigmoid() * self.total_count * self.logits.exp()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log density of counts, elementwise."""
+        counts = NegativeBinomial(self.total_count, logits=self.logits, validate_args=False)
+        of_count: Tensor = counts.log_prob(value)  # type: ignore[no-untyped-call]
+        of_count = logsigmoid(-self.gate_logits) + of_count
+        of_zero = torch.logaddexp(logsigmoid(self.gate_logits), of_count)
+        return torch.where(value == 0, of_zero, of_count)
 
 
 class Cells:

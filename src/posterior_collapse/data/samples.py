@@ -59,6 +59,10 @@ class Samples:
             rows = slice(start, start + size)
             yield self.x[rows], None if self.y is None else self.y[rows]
 
+    def collected(self) -> Samples:
+        """Return these rows, which are at hand; see `Stream.collected`."""
+        return self
+
 
 class Stream:
     """Batches that pass by: of a loader, a generator, or a library's data set.

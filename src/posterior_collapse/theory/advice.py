@@ -55,8 +55,8 @@ class Change(Record):
             >>> Change("betas[1]", 1.0, 0.5, 2).name
             'beta_2'
         """
-        field, _, index = self.parameter.partition("[")
-        return checks.level(field, int(index[:-1]) + 1) if index else field
+        field, level = _place(self.parameter)
+        return field if level is None else checks.level(field, level + 1)
 
     @property
     def text(self) -> str:
@@ -256,18 +256,24 @@ def _tunable(spec: Spec) -> Iterator[str]:
             yield from (f"{name}[{i}]" for i in range(len(value)))
 
 
-def _get(spec: Spec, name: str) -> float:
+def _place(name: str) -> tuple[str, int | None]:
+    """Split "betas[1]" into the field of a spec and the level; None: it has one value."""
     field, _, index = name.partition("[")
+    return field, int(index[:-1]) if index else None
+
+
+def _get(spec: Spec, name: str) -> float:
+    field, level = _place(name)
     value = getattr(spec, field)
-    return float(value[int(index[:-1])] if index else value)
+    return float(value if level is None else value[level])
 
 
 def _with(spec: Spec, name: str, value: float) -> Spec:
-    field, _, index = name.partition("[")
-    if not index:
+    field, level = _place(name)
+    if level is None:
         return spec.replace(**{field: value})
     values = list(getattr(spec, field))
-    values[int(index[:-1])] = value
+    values[level] = value
     return spec.replace(**{field: values})
 
 
@@ -286,14 +292,10 @@ def _nearest(count: Count, spec: Spec, name: str, goal: int) -> Change | None:
         return found is not None and found >= goal
 
     steps = np.geomspace(1e-3, SEARCH_DECADES * math.log(10), STEPS)
-    found = None
-    for step in steps:
-        found = next((e for e in (-step, step) if reaches(e)), None)
-        if found is not None:
-            break
-    if found is None:
+    far = next((e for step in steps for e in (-step, step) if reaches(e)), None)
+    if far is None:
         return None
-    near, far = 0.0, found
+    near = 0.0
     for _ in range(40):
         middle = (near + far) / 2
         near, far = (near, middle) if reaches(middle) else (middle, far)

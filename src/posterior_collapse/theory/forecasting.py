@@ -13,7 +13,7 @@ import numpy as np
 
 from posterior_collapse.arrays import Float
 from posterior_collapse.data.about import UNKNOWN, About, about
-from posterior_collapse.data.samples import Samples, Stream, read
+from posterior_collapse.data.samples import Samples, read
 from posterior_collapse.errors import InvalidArgumentError, PosteriorCollapseError
 from posterior_collapse.moments import Moments
 from posterior_collapse.moments.accumulate import CLEAR
@@ -145,11 +145,14 @@ class Forecast(Viewed):
         likelihood without the form that it needs, or no bias: there any constant beats collapse.
         """
         spec = self.spec
-        known = ("gaussian", "bernoulli", "poisson", "categorical")
-        fixed = "learned" in spec.eta_levels or not isinstance(spec.sigma_levels[0], str)
-        if self._targets is None or spec.model != "vae" or spec.likelihood not in known or fixed:
-            return None
-        if not self._modes.moments.center:
+        if (
+            self._targets is None
+            or spec.model != "vae"
+            or spec.likelihood not in ("gaussian", "bernoulli", "poisson", "categorical")
+            or "learned" in spec.eta_levels
+            or not isinstance(spec.sigma_levels[0], str)
+            or not self._modes.moments.center
+        ):
             return None
         scale = float(spec.eta_levels[0])
         return ceiling(spec.likelihood, self._targets / scale, self.onset)
@@ -381,8 +384,7 @@ def _rows_at_hand(data: Any, spec: Any) -> Samples:
             "the rows of the data, whose parts are counted",
             "Pass the data themselves.",
         )
-    found = read(data, getattr(spec, "model", None) == "cvae")
-    return found.collected() if isinstance(found, Stream) else found
+    return read(data, getattr(spec, "model", None) == "cvae").collected()
 
 
 def _bracket(
