@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import posterior_collapse as pc
-from losses import flat, kl, per_row
+from losses import flat, kl, per_row, squared
 from posterior_collapse.adapters import audit_loss
 
 D, K = 12, 3
@@ -104,6 +104,20 @@ def test_the_advice_is_in_the_users_weight_and_holds() -> None:
         found.advice(0)
     with pytest.raises(pc.InvalidArgumentError, match="Pass data="):
         audit_loss(readme, features=64, latents=8).advice()
+
+
+@pytest.mark.parametrize("variance", [0.105, 0.12, 0.29, 0.57, 1.1, 1.15])
+def test_the_advised_weight_is_below_a_threshold_of_three_digits(variance: float) -> None:
+    """At the threshold itself the unit is dead."""
+    rows = math.sqrt(variance) * np.array([[1.0], [-1.0]] * 20)
+
+    def loss(weight: float) -> Callable[..., Tensor]:
+        return lambda o, y, m, s: 0.5 * squared(o, y) + weight * per_row(m, s)
+
+    advice = audit_loss(loss(10.0), features=1, latents=1, data=rows).advice(1)
+    weight = float(advice.split(" to ")[1].split(" ")[0])
+    assert 0.98 * variance < weight < 0.9999 * variance
+    assert audit_loss(loss(weight), features=1, latents=1, data=rows).forecast.n_active == 1
 
 
 def test_a_weight_that_cannot_be_seen_is_multiplied() -> None:
@@ -205,6 +219,7 @@ def test_effective_beta_of_every_likelihood(options: dict[str, Any], value: floa
         ({"likelihood": "other"}, "audit_loss"),
         ({"likelihood": "poisson", "half": True}, "half: got a value with likelihood 'poisson'"),
         ({"likelihood": "poisson", "gaussian_std": 2.0}, "gaussian_std: got a value"),
+        ({"kl_batch": "sum", "batch_size": 0}, "batch_size: got 0; expected a whole number of at"),
     ],
 )
 def test_no_effective_beta(options: dict[str, Any], message: str) -> None:

@@ -485,3 +485,24 @@ def test_no_unit_buys_more_than_there_is_to_be_gained() -> None:
     free, bounded = (gain_of(spec, 1, signal, 1.0, 1e28, 0.01, most) for most in (math.inf, 20.0))
     assert free.nats > 1e20
     assert (bounded.nats, bounded.error, bounded.whole, bounded.whole_error) == (20.0,) * 4
+
+
+def test_what_a_unit_is_worth_does_not_hang_on_the_scale_of_latents() -> None:
+    """At a thousandth of its prior's scale every unit wastes KL, and brings what it brought."""
+    spec = pc.VAESpec(4, 0.3, sigma="input")
+    best = pc.forecast(X.numpy(), spec).parameters()
+    w, u, b, c, std = (
+        torch.tensor(best[name], dtype=torch.float32)
+        for name in ("W1", "U1", "b1", "c1", "sigma_1")
+    )
+
+    def found(scale: float) -> pc.Diagnosis:
+        def encode(x: torch.Tensor) -> Normal:
+            return Normal(scale * (x @ w.T + b), (scale * std).expand(len(x), -1))
+
+        return diagnosed(lambda z: (z / scale) @ u.T + c, spec, X, encode)
+
+    plain, small = found(1.0), found(1e-3)
+    assert small.loss > small.collapsed_loss > plain.loss
+    assert small.gains[0].worth == pytest.approx(plain.gains[0].worth, rel=0.2)
+    assert plain.gains[0].worth > 0

@@ -19,7 +19,7 @@ from posterior_collapse.adapters.findings import (
 )
 from posterior_collapse.adapters.probing import ROLES, Sizes
 from posterior_collapse.adapters.reading import ReconstructionReading, plain
-from posterior_collapse.adapters.terms import REDUCTIONS, Terms, read_terms, reductions
+from posterior_collapse.adapters.terms import REDUCTIONS, Terms, cut_off, read_terms, reductions
 from posterior_collapse.diagnosis import Finding
 from posterior_collapse.diagnosis.onsets import Onset
 from posterior_collapse.errors import (
@@ -33,8 +33,6 @@ from posterior_collapse.specs import Likelihood, VAESpec
 from posterior_collapse.theory import EffectiveBeta, Forecast
 
 __all__ = ["LossAudit", "audit_loss"]
-
-_NO_BETA = ("none", "other", "no log", "squared capacity")
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ class LossAudit(Record):
     @property
     def beta(self) -> float | None:
         """What the spec's beta is: `value`, or the KL's weight beside a loss that has none."""
-        if self.value is not None or self.cut or self.kl.kind in _NO_BETA:
+        if self.value is not None or self.cut or not self.kl.has_beta:
             return self.value
         if self.reconstruction.kind == "none":
             return None
@@ -197,7 +195,8 @@ def audit_loss(
             sequence or a mapping may be returned, with the total first or under `"loss"`.
         features: Features of a sample, or its shape: that of the reconstruction.
         latents: Number of latent units.
-        data: Data as `forecast` takes them (or class numbers), for a forecast and advice.
+        data: Data as `forecast` takes them, but for `Moments` (or class numbers), for a forecast
+            and advice.
         batch_size: Samples per batch in training; it matters if the reductions over it differ.
         log_var: Whether the last argument is a log-variance in nats (or what gives a std by exp or
             softplus, which is found out); False: a std or a variance.
@@ -263,7 +262,7 @@ def _audit(
     if reconstruction.kind != "squared":
         variance = 1.0  # only a Gaussian leaves eta_dec to the author, unless it is fitted
     expected = None if beta is None else beta * variance
-    cut = _cut(found, sizes)
+    cut = cut_off(found, sizes)
     audit = LossAudit(
         value=None if cut else _value(reconstruction, kl, math.prod(sizes.features)),
         learned_eta_dec=reconstruction.kind == "log squared",
@@ -307,21 +306,8 @@ def _spec(audit: LossAudit) -> VAESpec:
     )
 
 
-def _cut(found: Terms, sizes: Sizes) -> tuple[str, ...]:
-    """Return the roles that the loss depends on and that its gradient does not reach."""
-    reconstruction, kl, probe = found
-    if probe is None or reconstruction.kind == "none" or kl.kind in _NO_BETA:
-        return ()
-    # Beyond any floor, up to which the KL pulls at nothing.
-    away = kl.prior_mean + kl.prior_std * math.sqrt(2 * (kl.floor + 1))
-    slopes = probe.slopes(away, 2 * math.log(kl.prior_std) + 0.7, sizes)
-    least = 1e-6 * abs(kl.weight) * min(1.0, kl.prior_std**-2)
-    limits = {"reconstruction": 0.0, "mean": least, "log_var": least}
-    return tuple(role for role, slope in slopes.items() if slope <= limits[role])
-
-
 def _value(reconstruction: ReconstructionReading, kl: KLReading, features: int) -> float | None:
-    if kl.kind in _NO_BETA or reconstruction.weight == 0:
+    if not kl.has_beta or reconstruction.weight == 0:
         return 0.0 if kl.kind == "none" and reconstruction.weight else None
     if reconstruction.likelihood == "other":
         return None

@@ -161,7 +161,7 @@ class OutputReader:
         output = elementwise(output, lead=1)
         given = isinstance(output, Distribution)
         if not given:
-            output = torch.as_tensor(output, device=device)
+            output = _as_tensor(output, device)
         shape = output.batch_shape + output.event_shape if given else output.shape
         if len(shape) < 1 or shape[0] != rows:
             raise InvalidArgumentError(
@@ -289,3 +289,16 @@ class _Reshaped(Distribution):
         rows = value.expand(self.batch_shape).reshape(self._rows)
         found: Tensor = self.inner.log_prob(rows)
         return found.reshape(*self.batch_shape[:-1], -1)
+
+
+def _as_tensor(output: Any, device: torch.device) -> Tensor:
+    try:
+        return torch.as_tensor(output, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        many = f" of {len(output)}" if isinstance(output, Sequence) else ""
+        raise InvalidArgumentError(
+            "decode",
+            f"a {type(output).__name__}{many}",
+            "one tensor, the decoder mean of each row, or a torch distribution",
+            "Wrap it, e.g. lambda z: decode(z)[0]; of a mean and a std, Normal(*decode(z)).",
+        ) from error

@@ -13,7 +13,7 @@ from posterior_collapse.adapters.probing import LOGGED, PLAIN, ROLES, TARGETS, P
 from posterior_collapse.adapters.reading import ReconstructionReading, read_reconstruction
 from posterior_collapse.errors import InvalidArgumentError, PosteriorCollapseError
 
-__all__ = ["REDUCTIONS", "Terms", "read_terms", "reductions"]
+__all__ = ["REDUCTIONS", "Terms", "cut_off", "read_terms", "reductions"]
 
 REDUCTIONS = ("features", "latents", "reconstruction_batch", "kl_batch")
 """Over what each term may be summed or averaged."""
@@ -119,6 +119,19 @@ def _kl_or(kl: KLReading, probe: Probe, sizes: Sizes) -> KLReading:
     except InvalidArgumentError:
         return kl
     return kl if found.kind in _UNKNOWN else found
+
+
+def cut_off(found: Terms, sizes: Sizes) -> tuple[str, ...]:
+    """Return the roles that the loss depends on and that its gradient does not reach."""
+    reconstruction, kl, probe = found
+    if probe is None or reconstruction.kind == "none" or not kl.has_beta:
+        return ()
+    # Beyond any floor, up to which the KL pulls at nothing.
+    away = kl.prior_mean + kl.prior_std * math.sqrt(2 * (kl.floor + 1))
+    slopes = probe.slopes(away, 2 * math.log(kl.prior_std) + 0.7, sizes)
+    least = 1e-6 * abs(kl.weight) * min(1.0, kl.prior_std**-2)
+    limits = {"reconstruction": 0.0, "mean": least, "log_var": least}
+    return tuple(role for role, slope in slopes.items() if slope <= limits[role])
 
 
 def reductions(found: Terms, sizes: Sizes) -> dict[str, str | None]:

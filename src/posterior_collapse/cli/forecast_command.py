@@ -149,7 +149,7 @@ def _print_several(
         return
     typer.echo(f"{dataset.name}: {dataset.note}")
     Console(width=LEAST_WIDTH).print(report.forecasts_table(results))
-    typer.echo("possible: modes above the threshold.")
+    typer.echo("possible: units that would live, were there enough.")
 
 
 def print_forecast(

@@ -20,6 +20,7 @@ from posterior_collapse.cli.groups import (
     grouped,
 )
 from posterior_collapse.cli.train_command import NetworkOptions
+from posterior_collapse.errors import OutputError
 from posterior_collapse.progress import Display
 
 if TYPE_CHECKING:
@@ -113,9 +114,13 @@ def tune(
     net = network.networks(context, exact)
     net.check_model(spec)
     from posterior_collapse.training import Settings
+    from posterior_collapse.training.arguments import check_together
 
     given = {name: value for name, value in asdict(training).items() if value is not None}
     settings = Settings(**given)
+    check_together([spec], net, settings, exact)
+    if out is not None and out.is_file():
+        raise OutputError(str(out), "a file", "a folder", "Choose another one with --out.")
     dataset = options.load_data(data, kind, named)
     Theory(read(dataset, kind == "cvae"), goal, net, settings.convention).check()
     from posterior_collapse import runs

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posterior_collapse.data.arrays import annotation, as_labels, as_samples, chosen, refuse_key
-from posterior_collapse.data.checking import check_size, unreadable
+from posterior_collapse.arrays import as_samples
+from posterior_collapse.data import checking
+from posterior_collapse.data.arrays import annotation, as_labels, chosen, refuse_key
+from posterior_collapse.data.checking import check_size
 from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.data.hdf5 import require_h5py
 from posterior_collapse.data.reading import Reading
 from posterior_collapse.data.sparse import stored_sparse
-from posterior_collapse.errors import PosteriorCollapseError
 
 __all__ = ["read_annotated"]
 
@@ -34,13 +35,11 @@ def read_annotated(path: Path, reading: Reading) -> Dataset:
         MissingDependencyError: h5py is not installed.
     """
     h5py = require_h5py()
-    try:
-        with h5py.File(path, "r") as file:
-            return _read(path, file, reading)
-    except PosteriorCollapseError:
-        raise
-    except Exception as error:  # whatever a reader trips over in a damaged file
-        raise unreadable(path, error, "an .h5ad file", "Write it again with AnnData.") from error
+    with (
+        checking.reading(path, "an .h5ad file", "Write it again with AnnData."),
+        h5py.File(path, "r") as file,
+    ):
+        return _read(path, file, reading)
 
 
 def _read(path: Path, file: Any, reading: Reading) -> Dataset:

@@ -5,17 +5,27 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from posterior_collapse.errors import (
     CorruptFileError,
     DataError,
     MissingFileError,
+    PosteriorCollapseError,
     first_line,
     nearest,
 )
 
-__all__ = ["available", "check_file", "check_room", "check_size", "is_html", "unreadable"]
+__all__ = [
+    "available",
+    "check_file",
+    "check_room",
+    "check_size",
+    "is_html",
+    "reading",
+    "unreadable",
+]
 
 MOST_TOLD = 200
 """Characters of what a reader says of a damaged file."""
@@ -36,6 +46,17 @@ def unreadable(path: Path, error: Exception, expected: str, action: str) -> Corr
     """
     reason = first_line(error) or type(error).__name__
     return CorruptFileError(str(path), f"'{reason[:MOST_TOLD]}'", expected, action)
+
+
+@contextlib.contextmanager
+def reading(path: Path, expected: str, action: str) -> Iterator[None]:
+    """Turn whatever a reader trips over in a damaged file into one error (see `unreadable`)."""
+    try:
+        yield
+    except PosteriorCollapseError:
+        raise
+    except Exception as error:
+        raise unreadable(path, error, expected, action) from error
 
 
 def is_html(head: bytes) -> bool:

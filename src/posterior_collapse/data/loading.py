@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from posterior_collapse.arrays import chunks, is_lazy
-from posterior_collapse.data.arrays import from_array, same_length
+from posterior_collapse.arrays import chunks, is_lazy, same_length
+from posterior_collapse.data.arrays import from_array
 from posterior_collapse.data.dataset import TASKS, Dataset
 from posterior_collapse.data.files import READERS, TEXTS, read_file, suffix_of
 from posterior_collapse.data.published import expanded

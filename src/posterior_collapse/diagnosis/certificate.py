@@ -151,12 +151,13 @@ class Residuals:
         take = self._kept.keep if self._kept.has_chosen else self._kept.add
         take(*(array.astype(np.float32, copy=False) for array in arrays.values()))
 
-    def signal(self, scale: Float | None = None) -> Signal:
+    def signal(self, scale: Float | None = None, least: float = 0.0) -> Signal:
         """Return what was found; NaN from fewer than 4 rows.
 
         Args:
             scale: Std of each unit by which places are as far apart as they differ, infinite for
                 units that do not count; None, or none that counts: latent space is one part.
+            least: Variance that counts: of weaker directions few are found, or none.
         """
         kept = dict(zip(self._names, self._kept.rows(), strict=True))
         average, difference = kept["average"], kept["difference"]
@@ -175,9 +176,10 @@ class Residuals:
             notes = (*notes, *noise.notes)
         rows = Rows(average, difference, kept.get("curvature"))
         whole = rows if noise is None else rows.white(noise)
-        first, second = whole.halves(DENSE)
+        first, second = whole.halves(DENSE, least)
         found = [_across(first, second), _across(second, first)]
-        variances = np.mean([values for values, _, _ in found], axis=0)
+        count = min(len(values) for values, _, _ in found)
+        variances = np.mean([values[:count] for values, _, _ in found], axis=0)
         order = np.argsort(-variances)
         informed = np.any([half.informed(len(order)) for half in (first, second)], axis=0)
         strongest = float(variances[order[0]])
@@ -234,13 +236,13 @@ class Rows(NamedTuple):
         taken = [part.take(which, 0, to[: len(which)], mode="clip") for part, to in pairs]
         return Rows(*taken, None if self.curvature is None else self.curvature[which])
 
-    def halves(self, dense: int) -> tuple[_Covariance, _Covariance]:
-        """Covariances of every second row and of the others, as matrices up to `dense` features."""
-        first, second = slice(0, None, 2), slice(1, None, 2)
-        return (
-            _Covariance(self.average[first], self.difference[first], dense),
-            _Covariance(self.average[second], self.difference[second], dense),
+    def halves(self, dense: int, least: float = 0.0) -> tuple[_Covariance, _Covariance]:
+        """Covariances of every second row and of the others; for the rest see `_Covariance`."""
+        first, second = (
+            _Covariance(self.average[half::2], self.difference[half::2], dense, least)
+            for half in (0, 1)
         )
+        return first, second
 
 
 def _centred(average: Floats, out: Floats) -> Floats:
@@ -282,9 +284,13 @@ class _Covariance:
         average: (rows, paths, features), of mean 0.
         difference: Likewise.
         dense: Features up to which the matrix is computed.
+        least: Variance that counts.
     """
 
-    def __init__(self, average: Floats, difference: Floats, dense: int) -> None:
+    def __init__(
+        self, average: Floats, difference: Floats, dense: int, least: float = 0.0
+    ) -> None:
+        self._least = least
         self.rows, self.paths, self.features = average.shape
         self._parts = [part.reshape(-1, self.features) for part in (average, difference)]
         self._matrix: Float | None = None
@@ -302,9 +308,14 @@ class _Covariance:
 
     @cached_property
     def strongest(self) -> tuple[Float, Floats]:
-        """Eigenvalues, descending, and eigenvectors: all, or the `FEW` largest."""
+        """Eigenvalues, descending, and eigenvectors: all that may count, or the `FEW` largest."""
         if self._matrix is not None:
-            values, vectors = linalg.eigh(self._matrix)
+            # On both halves together a direction is hardly twice as strong as on one.
+            above = (self._least / 2, np.inf) if self._least > 0 else None
+            values, vectors = linalg.eigh(self._matrix, subset_by_value=above)
+            if len(values) == 0:
+                last = self.features - 1
+                values, vectors = linalg.eigh(self._matrix, subset_by_index=(last, last))
         else:
             shape = (self.features, self.features)
             operator = LinearOperator(shape, matvec=self.times, dtype=np.float64)
@@ -340,7 +351,7 @@ class _Covariance:
         pairs = along.sum(1) ** 2 - np.square(along).sum(1)
         products = pairs / (self.paths * (self.paths - 1))
         error = products.std(0) / math.sqrt(self.rows)
-        return np.asarray(products.mean(0) - SURE * error > LEAST_INFORMED * values)
+        return np.asarray(products.mean(0) - SURE * error > LEAST_INFORMED * values)[:count]
 
 
 def _across(of: _Covariance, on: _Covariance) -> tuple[Float, float, float]:

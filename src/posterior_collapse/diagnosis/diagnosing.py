@@ -292,7 +292,13 @@ def _signals(found: Collected, levels: tuple[LevelDiagnosis, ...]) -> tuple[Sign
     scale = np.where(active, level.posterior_std, np.inf)
     if active.any() and _is_affine(found):
         scale = np.full_like(scale, np.inf)  # what adds its units uses one alike in every part
-    return tuple(residuals.signal(scale) for residuals in found.residuals)
+    limits: Sequence[float] = [0.0] * len(found.residuals)
+    if found.spec is not None and found.residuals:
+        limits = thresholds(found.spec, levels, found.noises(levels))
+    return tuple(
+        residuals.signal(scale, limit)
+        for residuals, limit in zip(found.residuals, limits, strict=True)
+    )
 
 
 def _is_affine(found: Collected) -> bool:
@@ -319,7 +325,15 @@ def _certificate(
     sure = 1 + AT_OPTIMUM if optimal else -math.inf
     brought = 0.0
     if collapsed is not None and "loss" in found.losses:
-        brought = max(0.0, collapsed - float(found.losses["loss"].mean))
+        brought = collapsed - float(found.losses["loss"].mean)
+        if brought <= 0 and "reconstruction" in found.losses:
+            # KL that knows nothing, as that of a prior of another scale, hides what units brought.
+            known = sum(
+                beta * float(level.information.sum())
+                for beta, level in zip(spec.beta_levels, levels, strict=True)
+            )
+            brought = collapsed - float(found.losses["reconstruction"].mean) - known
+        brought = max(0.0, brought)
     # Probabilities are 1 at most: a cross-entropy has this much to fall.
     certain = spec.likelihood in ("bernoulli", "categorical") and "reconstruction" in found.losses
     most = float(found.losses["reconstruction"].mean) if certain else math.inf

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from timeit import repeat
 from typing import Any
 
 import numpy as np
@@ -119,14 +119,5 @@ def _pays(torch: Any) -> bool:
             return False
     except (AttributeError, RuntimeError):  # a torch without such products
         return False
-    return _seconds(lambda: _by_torch(torch, rows)) < _seconds(lambda: _in_single(rows))
-
-
-def _seconds(run: Callable[[], Any]) -> float:
-    """Return the least seconds of three."""
-    found = []
-    for _ in range(3):
-        began = time.perf_counter()
-        run()
-        found.append(time.perf_counter() - began)
-    return min(found)
+    by_torch, in_single = lambda: _by_torch(torch, rows), lambda: _in_single(rows)
+    return min(repeat(by_torch, number=1, repeat=3)) < min(repeat(in_single, number=1, repeat=3))

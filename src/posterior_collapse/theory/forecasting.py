@@ -141,13 +141,15 @@ class Forecast(Viewed):
 
         Between `onset` and here collapse is a local optimum that a nonlinear model could in
         principle beat: a bound on what is possible, no prediction. It is that of at most 10,000
-        rows, found by search (seconds), and None where there is a condition, a second level, or a
-        likelihood without the form that it needs.
+        rows, found by search (seconds), and None where there is a condition, a second level, a
+        likelihood without the form that it needs, or no bias: there any constant beats collapse.
         """
         spec = self.spec
         known = ("gaussian", "bernoulli", "poisson", "categorical")
         fixed = "learned" in spec.eta_levels or not isinstance(spec.sigma_levels[0], str)
         if self._targets is None or spec.model != "vae" or spec.likelihood not in known or fixed:
+            return None
+        if not self._modes.moments.center:
             return None
         scale = float(spec.eta_levels[0])
         return ceiling(spec.likelihood, self._targets / scale, self.onset)
