@@ -13,7 +13,7 @@ from posterior_collapse.report.names import named, symbol
 if TYPE_CHECKING:
     from posterior_collapse.data.about import About
 
-__all__ = ["Layout", "Swept", "lay_out", "optimum_of", "side", "varying"]
+__all__ = ["Layout", "Swept", "lay_out", "names_of", "optimum_of", "side", "varying"]
 
 WIDE = 7.0
 """Ratio of the ends of an axis from which on it is logarithmic."""
@@ -87,6 +87,11 @@ def lay_out(labels: Sequence[Mapping[str, Any]]) -> Layout:
         name = named({n: labels[i][n] for n in split}) if numeric else ""
         series.setdefault(name, []).append(i)
     return Layout(axis, tuple(places), {n: tuple(m) for n, m in series.items()}, across)
+
+
+def names_of(found: Swept) -> list[str]:
+    """Return what to call each run: by what varies, or else by its number."""
+    return [named(label) or f"run {number}" for number, label in enumerate(found.labels, 1)]
 
 
 def varying(found: Swept) -> str:

@@ -27,22 +27,34 @@ class View:
 
     Attributes:
         panels: The result as a figure.
-        fragment: As HTML for notebooks.
         page: As a page of its own, given what `write_page` is told.
+        parts: What a notebook shows of it.
+        notebook: The template of that.
+        styles: How that looks.
     """
 
     panels: Callable[[Any], figures.Panels]
-    fragment: Callable[[Any], str]
     page: Callable[..., str]
+    parts: Callable[[Any], Mapping[str, Any]]
+    notebook: str
+    styles: Sequence[str] = pages.TRAINED
 
 
 VIEWS: Mapping[str, View] = {
-    "forecast": View(figures.forecast_panels, pages.forecast_fragment, pages.forecast_page),
-    "diagnosis": View(figures.diagnosis_panels, pages.diagnosis_fragment, pages.diagnosis_html),
-    "fitted": View(figures.fitted_panels, pages.fitted_fragment, pages.fitted_html),
-    "sweep": View(figures.sweep_panels, pages.sweep_fragment, pages.sweep_html),
-    "phase": View(figures.phase_panels, pages.phase_fragment, pages.phase_html),
-    "tuned": View(figures.tuned_panels, pages.tuned_fragment, pages.tuned_html),
+    "forecast": View(
+        figures.forecast_panels,
+        pages.forecast_page,
+        pages.forecast_parts,
+        "notebook",
+        pages.FORECAST,
+    ),
+    "diagnosis": View(
+        figures.diagnosis_panels, pages.diagnosis_html, pages.diagnosis_parts, "diagnosis_notebook"
+    ),
+    "fitted": View(figures.fitted_panels, pages.fitted_html, pages.fitted_parts, "fitted_notebook"),
+    "sweep": View(figures.sweep_panels, pages.sweep_html, pages.sweep_parts, "sweep_notebook"),
+    "phase": View(figures.phase_panels, pages.phase_html, pages.phase_parts, "curve_notebook"),
+    "tuned": View(figures.tuned_panels, pages.tuned_html, pages.tuned_parts, "curve_notebook"),
 }
 """By the name of its view that a result carries: rooms above may make results."""
 
@@ -85,7 +97,9 @@ def html(result: Viewed) -> str:
     Raises:
         InvalidArgumentError: It is something else.
     """
-    return _view(result).fragment(result)
+    view = _view(result)
+    template = f"{view.notebook}.html.jinja"
+    return pages.render(template, styles=view.styles, **view.parts(result))
 
 
 def write_page(

@@ -16,6 +16,7 @@ from posterior_collapse.report.figures.panels import (
     Panel,
     Panels,
     titled,
+    whole_numbers,
 )
 from posterior_collapse.report.figures.runs import active_panel, stack_panels
 from posterior_collapse.report.names import settings
@@ -78,8 +79,6 @@ def diagnosis_panels(found: Diagnosis) -> Panels:
 
 
 def _kl_bars(axes: Axes, level: LevelDiagnosis, forecast: np.ndarray | None, prefix: str) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     order = by_kl(level)
     kl, status = level.kl[order], np.array(level.status)[order]
     error = np.nan_to_num(level.kl_error[order])
@@ -115,7 +114,7 @@ def _kl_bars(axes: Axes, level: LevelDiagnosis, forecast: np.ndarray | None, pre
         axes.set_xticks(places, [str(i + 1) for i in order], fontsize=8)
         axes.set_xlabel("unit, by KL")
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        whole_numbers(axes.xaxis)
         axes.set_xlabel("rank of the unit by KL")
     axes.axhline(0.0, color="black", lw=0.8)
     axes.set_ylabel("KL (nats)")

@@ -6,7 +6,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from posterior_collapse.report.names import typeset
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 __all__ = [
@@ -27,8 +28,11 @@ __all__ = [
     "Panel",
     "Panels",
     "drawn",
+    "map_of_counts",
+    "plain_log",
     "side_by_side",
     "titled",
+    "whole_numbers",
 ]
 
 BLUE, ORANGE, GREY, GREEN = "#0072B2", "#D55E00", "#999999", "#009E73"
@@ -40,6 +44,8 @@ BANDS = (BLUE, "#56B4E9", GREEN, "#F0E442", "#E69F00", ORANGE, "#CC79A7", "#8822
 """Neighbours differ in lightness too."""
 WIDEST = 110
 """Characters of a line of a figure's title."""
+FINE = 1e3
+"""Ratio of the ends of an axis up to which powers of ten have numbers between them."""
 APART = 5.0
 """Points between markers that would hide each other."""
 
@@ -80,6 +86,45 @@ def titled(*parts: str) -> str:
         'VAE, 16 latent units; 1,797 rows'
     """
     return "; ".join(filter(None, parts))
+
+
+def whole_numbers(axis: Axis) -> None:
+    """Let an axis of counts have whole numbers only."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True))
+
+
+def plain_log(axes: Axes, name: Literal["x", "y"] = "x") -> None:
+    """Make an axis logarithmic, with numbers as people write them."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set(**{f"{name}scale": "log"})
+    low, high = axes.get_xlim() if name == "x" else axes.get_ylim()
+    axis = axes.xaxis if name == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < FINE * low else (1.0,)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def map_of_counts(axes: Axes, x: Any, y: Any, counts: Any, name: str) -> None:
+    """Draw counts over two numbers; below 0 there is none.
+
+    Args:
+        axes: Where.
+        x: Columns, ascending.
+        y: Rows, ascending.
+        counts: (rows, columns).
+        name: What is counted.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    mesh = axes.pcolormesh(
+        x, y, np.ma.masked_less(counts, 0), cmap="cividis", shading="nearest", rasterized=True
+    )
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.colorbar(mesh, ax=axes, label=name, ticks=MaxNLocator(integer=True))
 
 
 def side_by_side(axes: Axes, points: Sequence[tuple[float, float]], look: str, **how: Any) -> None:

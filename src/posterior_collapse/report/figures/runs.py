@@ -14,8 +14,10 @@ from posterior_collapse.report.figures.panels import (
     LINES,
     Panel,
     Panels,
+    plain_log,
     side_by_side,
     titled,
+    whole_numbers,
 )
 from posterior_collapse.report.names import label, settings, typeset
 from posterior_collapse.report.stacked import Band, bands, column, levels_of
@@ -26,11 +28,9 @@ if TYPE_CHECKING:
 
     from posterior_collapse.theory import Forecast
 
-__all__ = ["active_panel", "fitted_panels", "plain_log", "stack_panels", "sweep_panels"]
+__all__ = ["active_panel", "fitted_panels", "stack_panels", "sweep_panels"]
 
 MARKERS = "osv^DPX*<>"
-FINE = 1e3
-"""Ratio of the ends of an axis up to which powers of ten have numbers between them."""
 LABELLED = 0.045
 """Share of the height that a band needs for its name."""
 
@@ -63,8 +63,6 @@ def sweep_panels(found: Swept) -> Panels:
 
 
 def _against(axes: Axes, found: Swept, layout: Layout, level: int, several: bool) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     for place, (name, members) in enumerate(layout.series.items()):
         color, marker = LINES[place % len(LINES)], MARKERS[place % len(MARKERS)]
         expected = {layout.places[i]: side(found.runs[i], "forecast", level) for i in members}
@@ -78,7 +76,7 @@ def _against(axes: Axes, found: Swept, layout: Layout, level: int, several: bool
     of = f" of z{level}" if several else ""
     axes.set_ylabel(f"active units{of}" if level else "loss (nats)")
     if level:
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        whole_numbers(axes.yaxis)
     if layout.wide:
         plain_log(axes)
     axes.plot([], [], "--", color="black", lw=1, label="linear optimum")
@@ -87,18 +85,6 @@ def _against(axes: Axes, found: Swept, layout: Layout, level: int, several: bool
 
 def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
-
-
-def plain_log(axes: Axes) -> None:
-    """Make the axis along logarithmic, with numbers as people write them."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    fine = high < FINE * low
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if fine else (1.0,)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def fitted_panels(found: Any) -> Panels:
@@ -126,8 +112,6 @@ def active_panel(history: Mapping[str, Sequence[float]], kept: Sequence[int] | N
 
 
 def _active(axes: Axes, history: Mapping[str, Sequence[float]], kept: Sequence[int] | None) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     epochs, levels = column(history, "epoch"), levels_of(history)
     for level, color in zip(levels, LINES, strict=False):
         name = f"z{level}" if len(levels) > 1 else "this run"
@@ -140,7 +124,7 @@ def _active(axes: Axes, history: Mapping[str, Sequence[float]], kept: Sequence[i
         axes.plot([], [], "--", color="black", lw=1, label="linear optimum")
     axes.margins(x=0)
     axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    whole_numbers(axes.yaxis)
     axes.set_xlabel("epoch")
     axes.set_ylabel("active units")
     axes.legend(frameon=False)

@@ -11,10 +11,11 @@ from posterior_collapse.report.figures.panels import (
     ORANGE,
     Panel,
     Panels,
+    plain_log,
     side_by_side,
     titled,
+    whole_numbers,
 )
-from posterior_collapse.report.figures.runs import plain_log
 from posterior_collapse.report.names import label, settings
 from posterior_collapse.report.tuned import Found, named
 
@@ -36,8 +37,6 @@ def tuned_panels(found: Found) -> Panels:
 
 
 def _counts(axes: Axes, found: Found) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     known = sorted((one.value, one.linear) for one in found.curve if one.linear is not None)
     if known:
         axes.plot(*zip(*known, strict=True), "--", color="black", lw=1, label="linear optimum")
@@ -51,5 +50,5 @@ def _counts(axes: Axes, found: Found) -> None:
     axes.set_xlabel(label(found.parameter))
     axes.set_ylabel("active units")
     axes.set_ylim(0, 1.1 * max([1, found.wanted, *(n for t in found.curve for n in t.active)]))
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    whole_numbers(axes.yaxis)
     axes.legend(frameon=False, fontsize=8)

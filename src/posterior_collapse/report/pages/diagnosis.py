@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from posterior_collapse.diagnosis import Diagnosis, LevelDiagnosis
     from posterior_collapse.diagnosis.showing import Shown, Traversal
 
-__all__ = ["ICONS", "diagnosis_fragment", "diagnosis_html", "light"]
+__all__ = ["ICONS", "diagnosis_html", "diagnosis_parts", "light"]
 
 ICONS = {"active": "●", "noise": "■", "collapsed": "○", "diverged": "×"}
 """What tells statuses apart where colours do not."""
@@ -121,20 +121,16 @@ def diagnosis_html(
         about=_about(found, name),
         timeline=[] if found._history is None else list(timeline(found._history, _expected(found))),
         rows=pictures.rows(),
-        **(_parts(found) | {"levels": levels}),
+        **(diagnosis_parts(found) | {"levels": levels}),
     )
 
 
-def diagnosis_fragment(found: Diagnosis) -> str:
-    """Return what a notebook shows of a diagnosis: the page's sentence, KL, tables and notes.
+def diagnosis_parts(found: Diagnosis) -> dict[str, Any]:
+    """Return what page and notebook both show.
 
     Args:
         found: What `diagnose` returned.
     """
-    return render("diagnosis_notebook.html.jinja", **_parts(found))
-
-
-def _parts(found: Diagnosis) -> dict[str, Any]:
     headline, reason = map(_typeset, verdict_parts(found))
     statuses = [s for s in ICONS if any(s in level.status for level in found.levels)]
     optimum = found.forecast is not None
@@ -308,14 +304,16 @@ def kl_chart(found: Diagnosis, index: int) -> Markup:
         if y(value - error) - y(value + error) > 2:
             middle = left + width / 2
             chart.line([(middle, y(value - error)), (middle, y(value + error))], "pc-axis")
-        if width >= 15 or place % int(np.ceil(15 / width)) == 0:
-            chart.text(left + width / 2, chart.bottom + 18, str(i + 1), "middle")
     if optimum is not None:
         edges = [(chart.left + (place + side) * width, y(float(value)))
                  for place, value in enumerate(optimum) for side in (0, 1)]  # fmt: skip
         chart.line(edges, "pc-threshold", "linear optimum")
+    middles = {i + 1: chart.left + (place + 0.5) * width for place, i in enumerate(order)}
     what = f"unit of z{index + 1}" if name else "unit"
-    chart.text(chart.right, chart.bottom + 34, f"{what}, the most KL first", "end")
+    every = int(np.ceil(15 / width))
+    chart.columns(
+        lambda unit: middles[int(unit)], [*middles][::every], f"{what}, the most KL first"
+    )
     return chart.svg()
 
 

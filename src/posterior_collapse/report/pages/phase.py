@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from posterior_collapse.theory import PhaseDiagram
 
-__all__ = ["phase_fragment", "phase_html", "phase_sentence"]
+__all__ = ["phase_html", "phase_parts", "phase_sentence"]
 
 MOST_COLUMNS, MOST_ROWS = 6, 21
 """Of the table; the figure has all."""
@@ -52,17 +52,8 @@ def phase_html(found: PhaseDiagram, *, name: str = "", **_: Any) -> str:
         heading=counted(found).capitalize(),
         snippet="",
         words=words(["active", "collapsed", "β", "η_dec"]),
-        **_parts(found),
+        **phase_parts(found),
     )  # fmt: skip
-
-
-def phase_fragment(found: PhaseDiagram) -> str:
-    """Return what a notebook shows of a phase diagram.
-
-    Args:
-        found: What `phase_diagram` returned.
-    """
-    return render("curve_notebook.html.jinja", **_parts(found))
 
 
 def phase_sentence(found: PhaseDiagram) -> str:
@@ -83,7 +74,12 @@ def phase_sentence(found: PhaseDiagram) -> str:
     return f"{kept} of {units} units are active for {span}."
 
 
-def _parts(found: PhaseDiagram) -> dict[str, Any]:
+def phase_parts(found: PhaseDiagram) -> dict[str, Any]:
+    """Return what page and notebook both show.
+
+    Args:
+        found: What `phase_diagram` returned.
+    """
     rows, columns = (
         thinned(len(v), most)
         for v, most in ((found.betas, MOST_ROWS), (found.eta_decs, MOST_COLUMNS))

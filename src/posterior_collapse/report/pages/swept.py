@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from posterior_collapse.report.pages.chart import (
 )
 from posterior_collapse.report.pages.rendering import number
 from posterior_collapse.report.stacked import column, levels_of, thinned
-from posterior_collapse.report.swept import Layout, is_wide, side
+from posterior_collapse.report.swept import Layout, Swept, is_wide, lay_out, names_of, side
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -39,19 +39,16 @@ BESIDE = 7.0
 """Pixels between marks that would hide each other."""
 
 
-def line_chart(
-    runs: Sequence[Any], names: Sequence[str], layout: Layout, level: int, title: str
-) -> Markup:
+def line_chart(found: Swept, level: int, title: str) -> Markup:
     """Return what was measured as dots, and what was forecast as lines, over what varies.
 
     Args:
-        runs: Of a sweep.
-        names: Of the runs.
-        layout: Where they stand.
+        found: What `sweep` returned.
         level: Whose active units; 0: the loss.
         title: What it shows.
     """
-    pairs = [(side(run, "measured", level), side(run, "forecast", level)) for run in runs]
+    names, layout = names_of(found), lay_out(found.labels)
+    pairs = [(side(run, "measured", level), side(run, "forecast", level)) for run in found.runs]
     places = Counter((layout.places[i], pair[0]) for i, pair in enumerate(pairs))
     drawn_there = Counter[tuple[float, float | None]]()
     seen = [v for pair in pairs for v in pair if v is not None] or [0.0]
@@ -72,15 +69,15 @@ def line_chart(
         chart.line(line, f"pc-forecast pc-c{look}" if several else "pc-threshold", "linear optimum")
         drawn = [i for i in members if pairs[i][0] is not None]
         for i in drawn:
-            found, expected = pairs[i]
-            assert found is not None
+            measured = pairs[i][0]
+            assert measured is not None
             chart.group("a", href=f"#run-{i + 1}", aria_label=names[i])
             # Seeds side by side, so that equal counts are seen as several.
-            spot = layout.places[i], found
+            spot = layout.places[i], measured
             beside = BESIDE * (drawn_there[spot] - (places[spot] - 1) / 2)
             drawn_there[spot] += 1
-            chart.add("circle", f"{names[i]}: {_pair(found, expected)}", cx=x(spot[0]) + beside,
-                      cy=y(found), r=5, class_=f"pc-run pc-c{look}")  # fmt: skip
+            chart.add("circle", f"{names[i]}: {_pair(*pairs[i])}", cx=x(spot[0]) + beside,
+                      cy=y(measured), r=5, class_=f"pc-run pc-c{look}")  # fmt: skip
             chart.group()
         if several and drawn:
             ends.append((y(pairs[drawn[-1]][0] or 0.0), name))
@@ -89,27 +86,19 @@ def line_chart(
     return chart.svg()
 
 
-def level_map(
-    runs: Sequence[Any],
-    names: Sequence[str],
-    labels: Sequence[Any],
-    layout: Layout,
-    level: int,
-) -> Markup:
+def level_map(found: Swept, level: int) -> Markup:
     """Return a map over two numbers: the median of the seeds, over what was forecast.
 
     Args:
-        runs: Of a sweep.
-        names: Of the runs.
-        labels: Their values.
-        layout: With two numbers.
+        found: What `sweep` returned, laid out over two numbers.
         level: Whose active units.
     """
+    names, layout, runs = names_of(found), lay_out(found.labels), found.runs
     across = layout.across or ""
     columns = sorted(set(layout.places))
-    rows = sorted({float(label[across]) for label in labels}, reverse=True)
+    rows = sorted({float(label[across]) for label in found.labels}, reverse=True)
     cells: dict[tuple[float, float], list[int]] = {}
-    for i, label in enumerate(labels):
+    for i, label in enumerate(found.labels):
         cells.setdefault((layout.places[i], float(label[across])), []).append(i)
     most = max(
         [1.0, *(v for run in runs for w in ("measured", "forecast")
@@ -125,31 +114,29 @@ def level_map(
         for c, place in enumerate(columns):
             members = cells[place, row]
             known = [v for i in members if (v := side(runs[i], "measured", level)) is not None]
-            found = statistics.median(known) if known else None
-            expected = side(runs[members[0]], "forecast", level)
+            middle = statistics.median(known) if known else None
+            pair = _pair(middle, side(runs[members[0]], "forecast", level))
             left = chart.left + c * wide
             chart.group("a", href=f"#run-{members[0] + 1}", aria_label=names[members[0]])
-            chart.add("rect", f"{names[members[0]]}: {_pair(found, expected)}", x=left + 1,
+            chart.add("rect", f"{names[members[0]]}: {pair}", x=left + 1,
                       y=top + 1, width=wide - 2, height=tall - 2, class_="pc-cell",
-                      fill_opacity=f"{0.08 + 0.47 * (found or 0) / most:.2f}")  # fmt: skip
-            chart.text(left + wide / 2, top + tall / 2 + 4, _pair(found, expected), "middle")
+                      fill_opacity=f"{0.08 + 0.47 * (middle or 0) / most:.2f}")  # fmt: skip
+            chart.text(left + wide / 2, top + tall / 2 + 4, pair, "middle")
             chart.group()
-    for c, place in enumerate(columns):
-        chart.text(chart.left + (c + 0.5) * wide, chart.bottom + 18, number(place), "middle")
-    chart.text(chart.right, chart.bottom + 34, symbol(layout.axis), "end")
+    centres = {place: chart.left + (c + 0.5) * wide for c, place in enumerate(columns)}
+    chart.columns(centres.__getitem__, columns, symbol(layout.axis))
     chart.text(2, 14, symbol(across))
     return chart.svg()
 
 
-def course_chart(runs: Sequence[Any], names: Sequence[str], layout: Layout, level: int) -> Markup:
+def course_chart(found: Swept, level: int) -> Markup:
     """Return the active units of all runs over the steps, coloured by what varies.
 
     Args:
-        runs: Of a sweep.
-        names: Of the runs.
-        layout: Where they stand.
+        found: What `sweep` returned.
         level: Whose active units.
     """
+    names, layout, runs = names_of(found), lay_out(found.labels), found.runs
     there = [i for i, run in enumerate(runs) if level in levels_of(run.history)]
     counts = {i: column(runs[i].history, f"active_{level}") for i in there}
     steps = {i: column(runs[i].history, "step") for i in there}

@@ -20,7 +20,7 @@ from posterior_collapse.report.tuned import Found, named, trial_cells, tuned_ver
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-__all__ = ["tuned_fragment", "tuned_html"]
+__all__ = ["tuned_html", "tuned_parts"]
 
 COLUMNS = ("steps", "active, per seed", "at half", "linear")
 
@@ -32,7 +32,7 @@ def tuned_html(found: Found, *, name: str = "", **_: Any) -> str:
         found: What `tune` returned.
         name: What the data are called.
     """
-    parts = _parts(found)
+    parts = tuned_parts(found)
     kind = found.spec.model.upper()
     return render(
         "curve.html.jinja",
@@ -48,16 +48,12 @@ def tuned_html(found: Found, *, name: str = "", **_: Any) -> str:
     )
 
 
-def tuned_fragment(found: Found) -> str:
-    """Return what a notebook shows of it.
+def tuned_parts(found: Found) -> dict[str, Any]:
+    """Return what page and notebook both show.
 
     Args:
         found: What `tune` returned.
     """
-    return render("curve_notebook.html.jinja", **_parts(found))
-
-
-def _parts(found: Found) -> dict[str, Any]:
     rows = [
         {"cells": [value(trial.value), *trial_cells(trial)], "chosen": trial is found.chosen}
         for trial in found.curve
