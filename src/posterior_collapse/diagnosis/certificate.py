@@ -287,9 +287,7 @@ class _Covariance:
         least: Variance that counts.
     """
 
-    def __init__(
-        self, average: Floats, difference: Floats, dense: int, least: float = 0.0
-    ) -> None:
+    def __init__(self, average: Floats, difference: Floats, dense: int, least: float = 0.0) -> None:
         self._least = least
         self.rows, self.paths, self.features = average.shape
         self._parts = [part.reshape(-1, self.features) for part in (average, difference)]
