@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 import posterior_collapse as pc
 from commands import collapse
@@ -148,7 +149,13 @@ def test_a_traversal_moves_along_the_decoder_s_column(fitted, found):
     for one in found._shown.traversals[0]:
         expected = columns[one.unit] * level.aggregate_std[one.unit]
         np.testing.assert_allclose(one.move, expected, atol=1e-5)
-    np.testing.assert_allclose(found._shown.targets, DIGITS.x[:8], rtol=1e-6)
+    # Rows of the data, and what the model makes of them.
+    targets, rows = found._shown.targets, DIGITS.x.astype(np.float32)
+    assert len(targets) == 8
+    assert all((rows == target).all(axis=1).any() for target in targets)
+    with torch.no_grad():
+        decoded = fitted.model.reconstruct(torch.from_numpy(targets).double())
+    np.testing.assert_allclose(found._shown.outputs, decoded, atol=1e-5)
 
 
 def test_a_histogram_is_that_of_samples():
