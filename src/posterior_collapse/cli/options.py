@@ -69,12 +69,13 @@ def number(option: str, text: str, kind: Callable[[str], Any] = float) -> Any:
     return value
 
 
-def number_or_word(option: str, text: str) -> Any:
-    """Return a word such as "learned", a number, or a tuple of the numbers that colons part."""
+def number_or_word(option: str, text: str, *, several: bool = False) -> Any:
+    """Return a word such as "learned", a number, or if there may be several a tuple of them."""
     if text.strip().isalpha() and text.strip().lower() not in ("nan", "inf", "infinity"):
         return text.strip()
-    values = numbers(option, text)
-    return values[0] if len(values) == 1 else values
+    if several and ":" in text:
+        return numbers(option, text)
+    return number(option, text)
 
 
 def build_spec(
@@ -132,8 +133,8 @@ def build_spec(
             betas=_twice("--beta", betas),
             eta_dec=eta,
             eta_enc=prior,
-            sigma_1=number_or_word("--sigma-1", sigma_1 or "1"),
-            sigma_2=number_or_word("--sigma-2", sigma_2 or "learned"),
+            sigma_1=number_or_word("--sigma-1", sigma_1 or "1", several=True),
+            sigma_2=number_or_word("--sigma-2", sigma_2 or "learned", several=True),
             **law,
         )
     for option, values in (("--latents", units), ("--beta", betas)):
@@ -146,7 +147,7 @@ def build_spec(
             "--sigma-1, --sigma-2", f"a value for a {model}", "--sigma", "Or pass --model hvae."
         )
     cls = CVAESpec if model == "cvae" else VAESpec
-    std = number_or_word("--sigma", sigma or "learned")
+    std = number_or_word("--sigma", sigma or "learned", several=True)
     return cls(units[0], betas[0], eta, prior, std, **law)
 
 
@@ -221,15 +222,19 @@ def _number(name: str, text: str | None, kind: Any) -> Any:
 def _values(name: str, text: str | None) -> tuple[str | None, ...]:
     if text is None:
         return (None,)
-    values = tuple(part.strip() for part in text.split(","))
-    for value in values:
-        if not value or values.count(value) > 1:
-            raise InvalidArgumentError(
-                f"--{_flag(name)}",
-                repr(text),
-                "different values, separated by commas",
-                f"Pass e.g. --{_flag(name)} 1,2; levels and units are parted by colons, 1:2.",
-            )
+    option, values = f"--{_flag(name)}", tuple(part.strip() for part in text.split(","))
+    if not all(values):
+        one = next(filter(None, values), "1")
+        raise InvalidArgumentError(
+            option, repr(text), "one value, or several with a comma between any two",
+            f"Pass {option} {one}, or e.g. {option} 1,2.",
+        )  # fmt: skip
+    twice = next((value for value in values if values.count(value) > 1), None)
+    if twice is not None:
+        raise InvalidArgumentError(
+            option, f"{twice} twice in {text!r}", "different values",
+            "Name each once; levels and units are parted by colons, 1:2.",
+        )  # fmt: skip
     return values
 
 
