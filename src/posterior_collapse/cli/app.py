@@ -45,7 +45,7 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={
         "help_option_names": ["-h", "--help"],
-        "token_normalize_func": lambda name: SPELLINGS.get(name, name).replace("_", "-"),
+        "token_normalize_func": lambda name: SPELLINGS.get(str(name), str(name)).replace("_", "-"),
     },
     pretty_exceptions_enable=False,
 )

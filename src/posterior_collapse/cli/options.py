@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import typer
 
 from posterior_collapse import checks
 from posterior_collapse.errors import InvalidArgumentError, nearest
 from posterior_collapse.specs import CVAESpec, HVAESpec, Spec, VAESpec
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from posterior_collapse.cli.groups import ReadingOptions
     from posterior_collapse.data import Dataset
 
+LEAST_WIDTH = 82
+"""Columns that tables take at least."""
 MODELS = ("vae", "cvae", "hvae")
 NUMBERS = {"learning_rate": float, "clip": float, "seed": int}
 """Options of the training that take several values."""
@@ -252,6 +259,41 @@ def _check_betas(model: str, given: Mapping[str, str | None]) -> None:
 
 def _flag(name: str) -> str:
     return name.replace("_", "-")
+
+
+def check_outputs(plot: Path | None, html: Path | None) -> None:
+    """Refuse files that no figure or page can be written to, before anything is computed.
+
+    Raises:
+        InvalidArgumentError: The ending is another format's.
+        OutputError: The folder is not there.
+    """
+    if plot is None and html is None:
+        return
+    from posterior_collapse import report
+
+    if plot is not None:
+        report.check_figure_path(plot)
+    if html is not None:
+        report.check_page_path(html)
+
+
+def say_where(**written: Path | None) -> None:
+    """Print where what was asked for lies, e.g. `figure=path`."""
+    for what, path in written.items():
+        if path is not None:
+            typer.echo(f"{what.capitalize()}: {path}")
+
+
+def wide_console(**options: Any) -> Console:
+    """Return a console for tables: cut to a narrow terminal they lose numbers, wrapped they do not.
+
+    Args:
+        **options: Of rich's Console.
+    """
+    from rich.console import Console
+
+    return Console(width=max(Console().width, LEAST_WIDTH), **options)
 
 
 def load_data(source: str, model: str, named: ReadingOptions) -> Dataset:
