@@ -373,3 +373,28 @@ def test_values_are_completed(tmp_path: Path, line: str, expected: set[str]) -> 
 
 def test_completion_can_be_shown(run) -> None:
     assert "--install-completion" in run("--help")[1]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("forecast x.npy --beta 0.1,", "with a comma between any two. Pass --beta 0.1, or e.g."),
+        ("forecast x.npy --beta 1,1", "--beta: got 1 twice in '1,1'; expected different values."),
+        ("forecast x.npy --beta 0.1 0.2", "commas between them and no spaces: --beta 0.1,0.2."),
+        ("forecast x.npy --eta-dec 1:2", "--eta-dec: got '1:2'; expected one number"),
+        ("train x.npy --seed 1:2", "--seed: got '1:2'; expected one number"),
+        ("forecast", "Missing argument 'data'. Pass a data set's name or a file, e.g. digits."),
+        ("forcast x.npy", "See collapse --help."),
+        ("reproduce nope", "X1, X2, X3, X3a, X3b, X3c, X3d."),
+        ("effective-beta x.npy --batch-size -1", "'--batch-size'"),
+    ],
+)
+def test_a_slip_is_told_with_what_to_type(run, line: str, said: str) -> None:
+    status, told = run(line)
+    assert status == 2
+    assert told.startswith("error: ")
+    assert said in told
+
+
+def test_options_are_understood_with_underscores(run) -> None:
+    assert run("forecast x.npy --eta_dec 0.5")[1] == run("forecast x.npy --eta-dec 0.5")[1]

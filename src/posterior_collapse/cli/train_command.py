@@ -216,10 +216,7 @@ def train(
     from posterior_collapse.clusters import connected
 
     resume, out = output.resume, output.out
-    if output.html is not None:
-        from posterior_collapse.report import check_page_path
-
-        check_page_path(output.html)
+    options.check_outputs(None, output.html)
     if resume is not None:
         _check_alone(context)
         files.check_described(resume, "the folder of a run or a sweep")
@@ -259,8 +256,7 @@ def train(
         typer.echo(json.dumps(summaries, indent=2))
     else:
         _print(dataset, out, summaries)
-        if output.html is not None:
-            typer.echo(f"Page: {output.html}")
+        options.say_where(page=output.html)
     if any(summary["stopped"].startswith("non-finite") for summary in summaries):
         raise typer.Exit(1)
 

@@ -99,14 +99,7 @@ def tune(
     from posterior_collapse.data.samples import read
     from posterior_collapse.runs.goal import Goal, Theory
 
-    if plot is not None:
-        from posterior_collapse.report import check_figure_path
-
-        check_figure_path(plot)
-    if html is not None:
-        from posterior_collapse.report import check_page_path
-
-        check_page_path(html)
+    options.check_outputs(plot, html)
     kind = named.kind(network.model)
     spec = options.one_spec("tune", kind, network.latents, asdict(numbers), **network.law())
     # Mistakes that need no torch to be seen are told before it is loaded, which takes seconds.
@@ -159,10 +152,7 @@ def tune(
         return
     _print(dataset, found, exact)
     typer.echo(f"As options: {_as_options(found, apart=bool(numbers.beta_1 or numbers.beta_2))}")
-    if plot is not None:
-        typer.echo(f"Figure: {plot}")
-    if html is not None:
-        typer.echo(f"Page: {html}")
+    options.say_where(figure=plot, page=html)
 
 
 def _as_options(found: Tuned, apart: bool) -> str:

@@ -36,7 +36,7 @@ def chosen(name: str) -> tuple[Row, ...]:
         return ROWS
     found = tuple(row for row in ROWS if name.lower() in (row.id.lower(), _study(row)))
     if not found:
-        ids = [row.id for row in ROWS]
+        ids = list(dict.fromkeys(name for row in ROWS for name in (_study(row).upper(), row.id)))
         raise InvalidArgumentError(
             "row",
             repr(name),
