@@ -230,7 +230,8 @@ Deliverable: TypeAlias = Callable[[Sequence[Result]], Part]
 
 Way: TypeAlias = Literal["rises", "falls", "hardly changes", "rises and falls", "falls and rises"]
 CONSISTENT = 0.5
-"""Mean rank correlation over the lines of a grid from which values count as moving together."""
+"""Mean rank correlation over the lines of a grid from which values count as moving together: for
+five lines of five, as in E4, twice the 0.22 by which it varies where there is no order."""
 
 
 def direction(values: Sequence[float], slack: float) -> Way:
@@ -315,9 +316,11 @@ def _held(found: str, expected: Way, said: str) -> Check:
 
 
 ONE_UNIT = 1.0
-"""What the number of active units of a network may differ from that of the best linear model."""
+"""What the number of active units of a network may differ from that of the best linear model: one
+that is near its threshold counts or not by chance."""
 KL_SHARE, KL_LEAST = 0.1, 0.1
-"""The same for its KL, as a share of the linear one, or in nats where that is more."""
+"""The same for its KL, as a share of the linear one, or in nats where that is more. A unit has
+1/2 log t nats, often about one: then each signal t is right within a fifth, or that of one unit."""
 
 
 class Pair(NamedTuple):
@@ -370,8 +373,8 @@ def _near(what: str, within: str, off: Sequence[tuple[float, Pair]]) -> Check:
 
 
 BARELY = (
-    "In the quick profile nets are barely trained, a few epochs on the digits, also those named "
-    "after other data: what they show is no verdict on the row."
+    "In the quick profile nets are barely trained, a few epochs on the digits: what they show is "
+    "no verdict on the row."
 )
 NUMBERS = r"\d+\.\d+(e-?\d+)?|\d\d+"
 """Those that differ from run to run, not the number of a level."""

@@ -39,7 +39,7 @@ EXPECTED: dict[str, Way] = {
 """How the collapse level of the top level moves as a value grows, by claim and theory."""
 CORRELATIONS = {"random": 0.0, "1/8": 0.125, "1/4": 0.25, "1/2": 0.5, "identical": 1.0}
 SLACK = 0.01
-"""Of the collapse level: less is noise of the rows."""
+"""Of the collapse level: less is not seen in a figure, whose lines are as thick."""
 
 
 def collapse_curves(results: Sequence[Result]) -> Part:
