@@ -95,6 +95,20 @@ class Result(NamedTuple):
         return int(self.theory["levels"][level - 1]["n_active"]) if self.theory else None
 
 
+class Pair(NamedTuple):
+    """What was measured at a setting, and what theory says.
+
+    Attributes:
+        at: The setting, in words.
+        found: Mean over the seeds.
+        theory: The number of the linear optimum.
+    """
+
+    at: str
+    found: float
+    theory: float
+
+
 @dataclass(frozen=True)
 class Setting:
     """The results of one setting of a grid, one per seed."""
@@ -143,6 +157,11 @@ class Setting:
     def mean(self, measure: Callable[[Result], float]) -> float:
         """Return the mean of a measure over the seeds."""
         return float(np.mean([measure(result) for result in self.results]))
+
+    def active(self, level: int) -> Pair:
+        """Return the number of units of a level, from 1, that know of the data."""
+        found = self.mean(lambda result: result.active(level))
+        return Pair(self.at, found, float(self.first.active_by_theory(level) or 0))
 
 
 def by_grid(results: Iterable[Result]) -> dict[str, list[Setting]]:
@@ -321,20 +340,6 @@ that is near its threshold counts or not by chance."""
 KL_SHARE, KL_LEAST = 0.1, 0.1
 """The same for its KL, as a share of the linear one, or in nats where that is more. A unit has
 1/2 log t nats, often about one: then each signal t is right within a fifth, or that of one unit."""
-
-
-class Pair(NamedTuple):
-    """What was measured at a setting, and what theory says.
-
-    Attributes:
-        at: The setting, in words.
-        found: Mean over the seeds.
-        theory: The number of the linear optimum.
-    """
-
-    at: str
-    found: float
-    theory: float
 
 
 def near_count(what: str, pairs: Iterable[Pair]) -> Check:

@@ -154,8 +154,8 @@ class Row:
         theory: What the theory of linear models says of it.
         grids: Its runs.
         deliverables: Keys of `DELIVERABLES`.
-        published: Where the published scripts could not produce the row, or differ.
         networks: Names of the architectures in the paper's words.
+        published: Where the published scripts could not produce the row, or differ.
     """
 
     id: str
@@ -164,8 +164,8 @@ class Row:
     theory: str
     grids: tuple[Grid, ...]
     deliverables: tuple[str, ...]
-    published: str
     networks: str
+    published: str = ""
 
     def members(self, plan: Plan) -> list[Member]:
         """Return the runs of all grids."""

@@ -164,7 +164,6 @@ ROWS: tuple[Row, ...] = (
             shared={"beta_2": (1.0,)},
         ),
         deliverables=("convergence",),
-        published="",
     ),
     Row(
         id="E14",
@@ -217,6 +216,5 @@ ROWS: tuple[Row, ...] = (
             ),
         ),
         deliverables=("both_learned",),
-        published="",
     ),
 )  # fmt: skip

@@ -198,7 +198,6 @@ ROWS: tuple[Row, ...] = (
         "the same, which no small step leads to: runs with a warm-up come from there.",
         grids=TRAINED,
         deliverables=("trust_onset",),
-        published="",
     ),
     Row(
         id="X3b",
@@ -211,7 +210,6 @@ ROWS: tuple[Row, ...] = (
         "unit; within a part no more units pay than the part has modes above the threshold.",
         grids=TRAINED,
         deliverables=("trust_units",),
-        published="",
     ),
     Row(
         id="X3c",
@@ -223,7 +221,6 @@ ROWS: tuple[Row, ...] = (
         "t), summed over parts of latent space in which it is used differently.",
         grids=tuple(grid for problem in PAIRED for grid in _one_more(problem)),
         deliverables=("trust_gain",),
-        published="",
     ),
     Row(
         id="X3d",
@@ -241,7 +238,6 @@ ROWS: tuple[Row, ...] = (
             )
         ),
         deliverables=("trust_failures",),
-        published="",
     ),
     Row(
         id="X3e",
@@ -253,6 +249,5 @@ ROWS: tuple[Row, ...] = (
         theory="As in X3a and X3b, where nothing is said of how a network is built.",
         grids=_trained(CONVOLUTIONAL),
         deliverables=("trust_onset", "trust_units"),
-        published="",
     ),
 )  # fmt: skip

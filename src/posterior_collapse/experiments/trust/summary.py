@@ -168,8 +168,9 @@ ALONE = ": what training alone does, theory being exact"
 def _onset_of_one(records: Records, name: str, why: str = "") -> Iterator[list[str]]:
     for record in records:
         if (error := record["error of the onset"]) is not None:
+            failed = ", its verdict there being signal-unclaimed" if _has_failed(record) else ""
             who = f"{name}; {WARM_UPS[record['warm-up']]}"
-            yield ["the same", who, f"error {_percent(error)}{why}"]
+            yield ["the same", who, f"error {_percent(error)}{why or failed}"]
 
 
 def _of_onsets(records: Records) -> Iterator[list[str]]:
@@ -213,8 +214,12 @@ def _beside(lower: Sequence[float | None]) -> str:
 
 def _about(record: Mapping[str, Any]) -> str:
     """Return which network it was, and that its optimiser failed if the verdict there says so."""
-    failed = record["verdict there"] == "signal-unclaimed"
-    return f"{record['network']}{', whose verdict there is signal-unclaimed' if failed else ''}"
+    failed = ", whose verdict there is signal-unclaimed" if _has_failed(record) else ""
+    return f"{record['network']}{failed}"
+
+
+def _has_failed(record: Mapping[str, Any]) -> bool:
+    return bool(record["verdict there"] == "signal-unclaimed")
 
 
 def _percent(share: float) -> str:
@@ -281,20 +286,16 @@ def _of_gain(confusion: Records, gains: Records) -> Iterator[list[str]]:
     said = {r["the diagnosis says: one more unit"]: r for r in confusion}
     close = sum(r["too close to tell"] for r in confusion)
     pairs = sum(r["it paid"] + r["it did not"] for r in confusion) + close
-    parts = [
-        f"of {r['it paid'] + r['it did not']} said to {word}, {r[right]} did{' not' * (not pays)}"
-        for word, right, pays in (("pays", "it paid", True), ("does not pay", "it did not", False))
-        for r in [said[word]]
-        if r["it paid"] + r["it did not"]
-    ]
-    text = (
-        "; ".join(parts)
-        .replace("said to pays", "said to pay")
-        .replace("said to does not pay", "said not to pay")
+    text = "; ".join(
+        f"of {told} {words}, {r[right]} {did}"
+        for answer, words, right, did in (
+            ("pays", "said to pay", "it paid", "did"),
+            ("does not pay", "said not to pay", "it did not", "did not"),
+            ("undecided", "undecided", "it paid", "did"),
+        )
+        for r in [said[answer]]
+        if (told := r["it paid"] + r["it did not"])
     )
-    open_ones = said["undecided"]["it paid"] + said["undecided"]["it did not"]
-    if open_ones:
-        text += f"; of {open_ones} undecided, {said['undecided']['it paid']} did"
     if close:
         text += f" ({close} others too close to tell)"
     yield ["one more unit pays, or does not", f"{pairs} networks of 1 to 6 units", text]
