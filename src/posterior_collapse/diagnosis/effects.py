@@ -87,7 +87,7 @@ def is_affine(model: LatentModel, x: Tensor, y: Tensor | None, generator: torch.
     there = here[order]
 
     def output(z: Tensor, given: Tensor) -> Tensor:
-        return linked(elementwise(model.decode(z, given), lead=1)).double()
+        return linked(elementwise(model.decode(z, given), lead=1))
 
     first, middle, last = (output(z, x) for z in (here, (here + there) / 2, there))
     of_others = output(here, x[order]) - output(there, x[order])

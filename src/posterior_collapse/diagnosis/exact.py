@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from posterior_collapse.diagnosis.certificate import LEAST_INFORMED, Signal
 from posterior_collapse.diagnosis.levels import RowPosteriors
 from posterior_collapse.diagnosis.passes import Pass, Reconstruction
+from posterior_collapse.diagnosis.statistics import Which
 from posterior_collapse.errors import DataError
 from posterior_collapse.models import LatentModel, MarkovVAE, exact_terms, linear_values
 from posterior_collapse.models.linear import LinearValues
@@ -53,8 +55,13 @@ class ExactPass:
         self.generator = generator
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, y: Tensor | None) -> Pass:
+    def __call__(self, x: Tensor, y: Tensor | None, wanted: Sequence[Which] = ()) -> Pass:
         """Return what a batch says, x (rows, dim x) and y (rows, dim y) or none.
+
+        Args:
+            x: Inputs.
+            y: Targets.
+            wanted: Asks for nothing here: moments tell what is left.
 
         Raises:
             DataError: A posterior is not finite.

@@ -108,8 +108,8 @@ def _given(data: Any, spec: Spec, bias: Bias | None) -> Modes:
         raise NotSolvedError(
             "bias", repr(bias), f"'both' for likelihood {spec.likelihood!r}", "Leave it out."
         )
-    found = read(data, True)
-    noise = whiten_given(found.collected() if isinstance(found, Stream) else found, spec)
+    found = read(data, True).collected()
+    noise = whiten_given(found, spec)
     return Modes(noise.moments, noise=noise)
 
 
