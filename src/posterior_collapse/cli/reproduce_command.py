@@ -25,7 +25,7 @@ def _rows() -> list[str]:
 
 ROW = typer.Argument(
     None,
-    help="E1 to E15, X1, X2, X3 or one of X3a to X3d, several, all; or document, to write it from "
+    help="E1 to E15, X1, X2, X3 or one of X3a to X3e, several, all; or document, to write it from "
     "the results; or trust, to write docs/trust.md and the README's table from those of X3.",
     autocompletion=among(_rows),
 )
