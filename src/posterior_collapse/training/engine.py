@@ -22,6 +22,7 @@ from posterior_collapse.training.counting import Counting
 from posterior_collapse.training.course import FINISHED, Course, Pause, Progress, kl_of_units
 from posterior_collapse.training.drawing import BLOCK, draw, first_rows
 from posterior_collapse.training.graphs import Graphs
+from posterior_collapse.training.memory import keeping_memory
 from posterior_collapse.training.optimisers import SGD, Adam, Optimiser, clip_
 from posterior_collapse.training.settings import Annealing, Settings
 from posterior_collapse.training.stacking import Draws, Stack
@@ -98,7 +99,7 @@ class Engine:
 
     def train(self) -> None:
         """Train until every run has stopped, from wherever the engine stands."""
-        with arithmetic(rounded=self.settings.precision == "tf32"):
+        with arithmetic(rounded=self.settings.precision == "tf32"), keeping_memory():
             while any(run.stopped is None for run in self.runs):
                 self._epoch()
         if self.ahead is not None:
