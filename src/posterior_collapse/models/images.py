@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from posterior_collapse.models.layers import ACTIVATIONS, Supplied
 
@@ -80,9 +82,8 @@ class ImageHead(nn.Module):
         activate = ACTIVATIONS[self.activation]
         image = activate(self.seed(value).reshape(-1, *self.seed_shape))
         for layer in self.layers:
-            image = activate(layer(image))
-        flat: Tensor = self.last(image).reshape(*value.shape[:-1], -1)
-        return flat
+            image = activate(_transposed(layer, image))
+        return _transposed(self.last, image).reshape(*value.shape[:-1], -1)
 
 
 class QuarterFeatures(nn.Module):
@@ -131,6 +132,20 @@ class UpscaledQuarter(nn.Module):
 
     def forward(self, value: Tensor, supplied: Supplied) -> Tensor:
         """Map flat quarters to flat images; there is nothing to supply."""
-        image = ACTIVATIONS[self.activation](self.upscale(value.reshape(-1, 1, _SIDE, _SIDE)))
-        flat: Tensor = self.last(image).reshape(*value.shape[:-1], self.width)
-        return flat
+        image = _transposed(self.upscale, value.reshape(-1, 1, _SIDE, _SIDE))
+        image = ACTIVATIONS[self.activation](image)
+        return _transposed(self.last, image).reshape(*value.shape[:-1], self.width)
+
+
+def _transposed(layer: nn.Module, image: Tensor) -> Tensor:
+    """Apply a transposed convolution, its bias apart.
+
+    On a processor the bias's gradient would take oneDNN as long as that of the weights.
+    """
+    layer = cast(nn.ConvTranspose2d, layer)
+    padding = cast("tuple[int, ...]", layer.padding)
+    grown = functional.conv_transpose2d(
+        image, layer.weight, None, layer.stride, padding, layer.output_padding
+    )
+    bias = cast(Tensor, layer.bias).to(grown.dtype)  # of bfloat16 products
+    return grown.add_(bias[:, None, None])

@@ -22,7 +22,8 @@ from posterior_collapse.training.counting import Counting
 from posterior_collapse.training.course import FINISHED, Course, Pause, Progress, kl_of_units
 from posterior_collapse.training.drawing import BLOCK, draw, first_rows
 from posterior_collapse.training.graphs import Graphs
-from posterior_collapse.training.optimisers import SGD, Adam, Optimiser, clip_
+from posterior_collapse.training.memory import keeping_memory
+from posterior_collapse.training.optimisers import clip_, optimiser_of
 from posterior_collapse.training.settings import Annealing, Settings
 from posterior_collapse.training.stacking import Draws, Stack
 from posterior_collapse.training.states import TrainState, save
@@ -78,7 +79,7 @@ class Engine:
         self.state = TrainState(
             list(models),
             self.stack,
-            self._optimiser(),
+            optimiser_of(common, self.stack.leaves, [one.learning_rate for one in settings]),
             self.runs,
             None if folders is None else feed.fingerprint(),
             planned if common.steps is None else common.steps,
@@ -98,7 +99,7 @@ class Engine:
 
     def train(self) -> None:
         """Train until every run has stopped, from wherever the engine stands."""
-        with arithmetic(rounded=self.settings.precision == "tf32"):
+        with arithmetic(rounded=self.settings.precision == "tf32"), keeping_memory():
             while any(run.stopped is None for run in self.runs):
                 self._epoch()
         if self.ahead is not None:
@@ -335,12 +336,6 @@ class Engine:
             save(self.state, self.folders)
             self.saved = time.perf_counter()
             self.saving = self.saved - begun
-
-    def _optimiser(self) -> Optimiser:
-        rates = [run.settings.learning_rate for run in self.runs]
-        if self.settings.optimiser == "sgd":
-            return SGD(self.stack.leaves, rates, self.settings.momentum)
-        return Adam(self.stack.leaves, rates)
 
     def _clip_bounds(self) -> Tensor | None:
         clips = [run.settings.clip for run in self.runs]

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from posterior_collapse.arrays import Float
 from posterior_collapse.data.about import About
 from posterior_collapse.diagnosis.collecting import collect
 from posterior_collapse.diagnosis.exact import is_exact
@@ -116,14 +117,7 @@ class Fitted(Seen):
         return {
             "loss": losses["loss"],
             "reconstruction": losses["reconstruction"],
-            "levels": [
-                {
-                    "n_active": level.n_active,
-                    "kl": level.kl.tolist(),
-                    "information": level.gaussian_information.tolist(),
-                }
-                for level in levels
-            ],
+            "levels": [_in_short(level, level.gaussian_information) for level in levels],
         }
 
     @torch.no_grad()
@@ -160,14 +154,7 @@ class Fitted(Seen):
         found = self.forecast
         expected = found and {
             "loss": found.loss,
-            "levels": [
-                {
-                    "n_active": level.n_active,
-                    "kl": level.kl.tolist(),
-                    "information": level.information.tolist(),
-                }
-                for level in found.levels
-            ],
+            "levels": [_in_short(level, level.information) for level in found.levels],
         }
         found_and_expected = {"measured": self.measured(), "forecast": expected}
         rough = {} if self.spec.likelihood == "gaussian" else {"approximate": True}
@@ -189,3 +176,12 @@ class Fitted(Seen):
         steps = f"{last['step']:.0f} steps, loss {last['loss']:.6g}" if last else "no epoch"
         name = self.model.architecture.name
         return f"Fitted({self.spec.model}, {name}; {steps}; {active}; {self.stopped})"
+
+
+def _in_short(level: Any, information: Float) -> dict[str, Any]:
+    """What is told of a level, measured or forecast."""
+    return {
+        "n_active": level.n_active,
+        "kl": level.kl.tolist(),
+        "information": information.tolist(),
+    }

@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-__all__ = ["SGD", "Adam", "Optimiser", "clip_"]
+from posterior_collapse.training.settings import Settings
+
+__all__ = ["Optimiser", "clip_", "optimiser_of"]
 
 
 def clip_(gradients: Sequence[Tensor], bounds: Tensor | None) -> Tensor:
@@ -144,3 +146,12 @@ class SGD(Optimiser):
             parameters, gradients, list(buffers), fused=True, weight_decay=0.0,
             momentum=self.momentum, lr=rate, dampening=0.0, nesterov=False, maximize=False,
         )  # fmt: skip
+
+
+def optimiser_of(
+    settings: Settings, parameters: Mapping[str, Tensor], rates: Sequence[float]
+) -> Optimiser:
+    """Return the optimiser that settings name: SGD, or else Adam."""
+    if settings.optimiser == "sgd":
+        return SGD(parameters, rates, settings.momentum)
+    return Adam(parameters, rates)

@@ -146,7 +146,7 @@ class Stack:
         # Vectorised, convolutions are grouped ones, for which libraries have slow algorithms only.
         # On a GPU run by run pays where a graph spares the launches.
         self.apart = self.convolutional and (graphed or device.type == "cpu")
-        self.channels_last = self.apart and half
+        self.channels_last = self.apart and (half or device.type == "cpu")
         self._streams: list[Any] = []
         self.model = copy.deepcopy(models[0]).to(device)
         if self.layout.heads:
@@ -343,7 +343,10 @@ def _channels_last(parameter: Tensor) -> Tensor:
     """Of a convolution, in libraries' fastest layout; images follow their kernels."""
     if parameter.dim() != 4:
         return parameter
-    return parameter.contiguous(memory_format=torch.channels_last)
+    # Not `contiguous`: it takes a single channel for channels last whatever its strides, by which
+    # libraries go.
+    laid_out = parameter.movedim(1, -1).clone(memory_format=torch.contiguous_format)
+    return laid_out.movedim(-1, 1)
 
 
 def reconstruction(terms: Terms, convention: str) -> Tensor:

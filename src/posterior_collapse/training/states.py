@@ -137,16 +137,8 @@ def save_exact(
     """Write the result of exact training: a run killed before is repeated, equal bit for bit."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= _history_tensors(run)
-    meta = {
-        "exact": True,
-        "config": model.config,
-        "settings": run.settings.to_dict(),
-        "order_seed": run.settings.order_seed,
-        "data": data,
-        "torch": torch.__version__,
-        "run": run.to_dict(),
-    }
-    checkpoints.save(folder, tensors, meta, step=steps)
+    meta = _identity(model, run, run.settings.order_seed, data)
+    checkpoints.save(folder, tensors, {"exact": True, **meta}, step=steps)
 
 
 def load_model(checkpoint: Checkpoint) -> MarkovVAE:
@@ -214,17 +206,26 @@ def _per_unit(tensors: dict[str, Tensor]) -> dict[str, list[float]]:
 def _meta(state: TrainState, run: int) -> dict[str, Any]:
     return {
         "exact": False,
-        "config": state.models[run].config,
-        "settings": state.runs[run].settings.to_dict(),
-        "order_seed": state.order_seed,
-        "data": state.data,
-        "torch": torch.__version__,
+        **_identity(state.models[run], state.runs[run], state.order_seed, state.data),
         "epoch": state.epoch,
         "step_in_epoch": state.step_in_epoch,
         "rows_in_epoch": state.rows_in_epoch,
         "optimiser_steps": state.optimiser.steps,
         "noise": _source_of_noise(state.stack.device),
-        "run": state.runs[run].to_dict(),
+    }
+
+
+def _identity(
+    model: MarkovVAE, run: Course, order_seed: int | None, data: str | None
+) -> dict[str, Any]:
+    """What `_check_same` compares, and how far the run has come."""
+    return {
+        "config": model.config,
+        "settings": run.settings.to_dict(),
+        "order_seed": order_seed,
+        "data": data,
+        "torch": torch.__version__,
+        "run": run.to_dict(),
     }
 
 
