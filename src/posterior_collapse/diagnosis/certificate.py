@@ -233,8 +233,11 @@ class Rows(NamedTuple):
         """Some of the rows, copied to where there is space for them."""
         pairs = zip((self.average, self.difference), space, strict=True)
         # Clipped, as they are not first copied elsewhere lest one be out of range.
-        taken = [part.take(which, 0, to[: len(which)], mode="clip") for part, to in pairs]
-        return Rows(*taken, None if self.curvature is None else self.curvature[which])
+        average, difference = (
+            part.take(which, 0, to[: len(which)], mode="clip") for part, to in pairs
+        )
+        curvature = None if self.curvature is None else self.curvature[which]
+        return Rows(average, difference, curvature)
 
     def halves(self, dense: int, least: float = 0.0) -> tuple[_Covariance, _Covariance]:
         """Covariances of every second row and of the others; for the rest see `_Covariance`."""
@@ -287,9 +290,7 @@ class _Covariance:
         least: Variance that counts.
     """
 
-    def __init__(
-        self, average: Floats, difference: Floats, dense: int, least: float = 0.0
-    ) -> None:
+    def __init__(self, average: Floats, difference: Floats, dense: int, least: float = 0.0) -> None:
         self._least = least
         self.rows, self.paths, self.features = average.shape
         self._parts = [part.reshape(-1, self.features) for part in (average, difference)]
