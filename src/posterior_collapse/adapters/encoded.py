@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,9 @@ from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models.layers import Gaussian
 
 __all__ = ["posterior_of"]
+
+SURE = 4.0
+"""Standard errors within which noise counts as that of a sample."""
 
 
 def posterior_of(output: Any, *, log_var: bool) -> Gaussian:
@@ -37,6 +41,13 @@ def posterior_of(output: Any, *, log_var: bool) -> Gaussian:
     if isinstance(output, MultivariateNormal):
         return _independent(output)
     if isinstance(output, Sequence) and len(output) == 3 and _like(output[2], output[0]):
+        if _begins_with_sample(output, log_var):
+            raise InvalidArgumentError(
+                "encode",
+                "three things, of which the first is a sample",
+                "(mean, log_var), and a sample at most behind",
+                "Wrap it: lambda x: encode(x)[1:].",
+            )
         output = output[:2]  # the sample that was drawn
     if not isinstance(output, Sequence) or len(output) != 2:
         many = f"{len(output)} things" if isinstance(output, Sequence) else None
@@ -70,6 +81,23 @@ def posterior_of(output: Any, *, log_var: bool) -> Gaussian:
 
 def _like(value: Any, mean: Any) -> bool:
     return isinstance(value, Tensor) and value.shape == getattr(mean, "shape", None)
+
+
+def _begins_with_sample(output: Sequence[Tensor], log_var: bool) -> bool:
+    """Whether three tensors are (z, mean, spread) and not (mean, spread, z).
+
+    Noise of a sample has variance 1, or, of a model that draws none in evaluation, 0.
+    """
+
+    def misfit(z: Tensor, mean: Tensor, spread: Tensor) -> float:
+        noise = (z - mean) / ((0.5 * spread).exp() if log_var else spread)
+        return abs(float(noise.double().square().mean()) - 1)
+
+    first, second, third = (part.detach().float() for part in output)
+    error = SURE * math.sqrt(2 / first.numel())
+    if torch.equal(first, third) or misfit(third, first, second) < 0.5:
+        return False
+    return torch.equal(first, second) or misfit(first, second, third) < error < 0.5
 
 
 def _independent(output: MultivariateNormal) -> Gaussian:

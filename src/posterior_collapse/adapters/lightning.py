@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from posterior_collapse import checks
-from posterior_collapse.adapters.encoded import posterior_of
-from posterior_collapse.adapters.libraries import missing
+from posterior_collapse.adapters.libraries import needing, undisturbed
+from posterior_collapse.adapters.outputs import posterior_of
 from posterior_collapse.data.seeding import seeded
 from posterior_collapse.diagnosis.certificate import Residual, Residuals
 from posterior_collapse.diagnosis.statistics import row_chooser
@@ -25,13 +25,11 @@ from posterior_collapse.specs import VAESpec
 from posterior_collapse.theory import ACTIVE_INFORMATION, forecast
 from posterior_collapse.theory.thresholds import LEAST_ROWS, side_of_threshold
 
-try:
-    from lightning.pytorch import Callback, LightningModule, Trainer
-except ImportError:
+with needing("lightning", "call back while it trains"):
     try:
+        from lightning.pytorch import Callback, LightningModule, Trainer
+    except ImportError:
         from pytorch_lightning import Callback, LightningModule, Trainer
-    except ImportError as error:
-        raise missing("lightning", "call back while it trains", error) from error
 
 from posterior_collapse.adapters.metrics import InformationPerUnit, KLPerUnit
 
@@ -307,12 +305,7 @@ def _sides(rows: NDArray[np.float64], threshold: NDArray[np.float64]) -> list[st
 @contextlib.contextmanager
 def _aside(module: LightningModule, encode: Callable[[Any, Any], Any]) -> Iterator[None]:
     """Keep a look at a module from changing its modes, gradients and random numbers."""
-    device = module.device
-    with (
-        torch.random.fork_rng([device] if device.type == "cuda" else []),
-        evaluating(module, encode),
-        torch.no_grad(),
-    ):
+    with undisturbed(module.device), evaluating(module, encode), torch.no_grad():
         yield
 
 

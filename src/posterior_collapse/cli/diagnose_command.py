@@ -96,10 +96,11 @@ def diagnose(
     else:
         rows = None if data is None else _rows(data, given, named)
         about, found = _of_arrays(source, rows, beta, eta_dec, shared)
+    found = found.replace(_about=replace(found._about, name=about["name"]))
     if plot is not None:
         report.save_figure(report.plot(found), plot)
     if html is not None:
-        report.write_page(found, html, name=about["name"])
+        report.write_page(found, html)
     if as_json:
         typer.echo(json_text({"source": str(source), "data": about} | found.to_dict()))
         return

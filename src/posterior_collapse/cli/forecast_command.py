@@ -149,7 +149,7 @@ def _print_several(
         return
     typer.echo(f"{dataset.name}: {dataset.note}")
     Console(width=LEAST_WIDTH).print(report.forecasts_table(results))
-    typer.echo("possible: modes above the threshold.")
+    typer.echo("possible: units that would live, were there enough.")
 
 
 def print_forecast(
@@ -178,11 +178,12 @@ def print_forecast(
     else:
         measured, spec = measure(dataset, spec, biases, cross_fit)
         result = theory.forecast(measured, spec)
+    result = of_dataset(result, dataset)
     advice = result.advice(active)
     if plot is not None:
         report.save_figure(report.plot(result), plot)
     if html is not None:
-        write_page(result, dataset, html)
+        report.write_page(result, html)
     if as_json:
         about = {"name": dataset.name, "note": dataset.note, "samples": len(dataset.x)}
         typer.echo(
@@ -196,26 +197,19 @@ def print_forecast(
         typer.echo(f"Page: {html}")
 
 
-def write_page(result: Forecast, dataset: Dataset, path: Path, source: str | None = None) -> None:
-    """Write the page of a forecast.
+def of_dataset(result: Forecast, dataset: Dataset) -> Forecast:
+    """Return a forecast that knows what its data are called, although it had but moments."""
+    from posterior_collapse.data.about import about
 
-    Args:
-        result: The forecast.
-        dataset: What it is of.
-        path: Where the page goes.
-        source: The data as a command takes them; None: their name.
-    """
-    from posterior_collapse import report
-
-    shape = dataset.decoded_shape
-    report.write_page(
-        result, path, name=dataset.name, image_shape=shape, source=source,
-        feature_names=dataset.decoded_names,
-    )  # fmt: skip
+    return result.replace(_about=about(dataset, conditional=dataset.y is not None))
 
 
 def measure(dataset: Dataset, spec: Spec, biases: bool, cross_fit: int | None) -> tuple[Any, Spec]:
-    """Return what to forecast from: moments, or the rows where a likelihood needs them."""
+    """Return what to forecast from: moments, or the rows where a likelihood needs them.
+
+    Those of float32 data are float64 too: below the rounding of products in float32 lie modes that
+    are shown and counted here. 8-bit integers are summed exactly, and as fast.
+    """
     from posterior_collapse.moments import Moments, cross_fitted_residuals
     from posterior_collapse.specs import require_gaussian
 

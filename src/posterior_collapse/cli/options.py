@@ -51,6 +51,24 @@ def numbers(
         ) from None
 
 
+def number(option: str, text: str, kind: Callable[[str], Any] = float) -> Any:
+    """Return the one number of an option.
+
+    Raises:
+        InvalidArgumentError: Not a number, or several.
+
+    Example:
+        >>> number("--seed", "3", int)
+        3
+    """
+    if ":" in text:
+        raise InvalidArgumentError(
+            option, repr(text), "one number: it has no levels", f"Pass e.g. {option} 1."
+        )
+    (value,) = numbers(option, text, kind)
+    return value
+
+
 def number_or_word(option: str, text: str) -> Any:
     """Return a word such as "learned", a number, or a tuple of the numbers that colons part."""
     if text.strip().isalpha() and text.strip().lower() not in ("nan", "inf", "infinity"):
@@ -99,7 +117,7 @@ def build_spec(
     _check_betas(model, {"beta": beta, "beta_1": beta_1, "beta_2": beta_2})
     weight = f"{beta_1 or '1'}:{beta_2 or '1'}" if beta_1 or beta_2 else beta or "1"
     betas = numbers("--beta", weight)
-    eta, prior = number_or_word("--eta-dec", eta_dec), numbers("--eta-enc", eta_enc)[0]
+    eta, prior = number_or_word("--eta-dec", eta_dec), number("--eta-enc", eta_enc)
     law: dict[str, Any] = {
         "likelihood": checks.likelihood("--likelihood", likelihood),
         "dispersion": number_or_word("--dispersion", dispersion),
@@ -197,7 +215,7 @@ def one_spec(command: str, model: str, latents: str, given: Mapping[str, Any], *
 
 
 def _number(name: str, text: str | None, kind: Any) -> Any:
-    return None if text is None else numbers(f"--{_flag(name)}", text, kind)[0]
+    return None if text is None else number(f"--{_flag(name)}", text, kind)
 
 
 def _values(name: str, text: str | None) -> tuple[str | None, ...]:
@@ -243,6 +261,20 @@ def load_data(source: str, model: str, named: ReadingOptions) -> Dataset:
     dataset = load(source, progress=True, **named.chosen())
     check_condition(model, dataset)
     return dataset
+
+
+def check_targets(spec: Spec, dataset: Dataset) -> None:
+    """Refuse data that the likelihood gives no probability, where they are at hand.
+
+    Raises:
+        DataError: There are some.
+    """
+    from posterior_collapse import likelihoods
+    from posterior_collapse.arrays import is_lazy
+
+    targets = dataset.x if dataset.y is None else dataset.y
+    if not is_lazy(targets):
+        likelihoods.check_targets(spec.likelihood, targets)
 
 
 def check_condition(model: str, dataset: Dataset) -> None:

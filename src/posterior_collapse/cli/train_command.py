@@ -237,20 +237,19 @@ def train(
         out = out or Path("runs") / _readable(runs, str(data), named.task, numbers)
         files.check_free(out)
         dataset = options.load_data(str(data), next(iter(runs.values())).spec.model, named)
-    from posterior_collapse.runs import folder
-
+        options.check_targets(next(iter(runs.values())).spec, dataset)
     if output.tensorboard:
         from posterior_collapse.cli.live import require_tensorboard
 
         require_tensorboard()
     try:
-        with (
-            connected(output.scheduler) as client,
-            _watched(runs, out, output.tensorboard) as report,
-        ):
-            summaries = folder.train(
-                runs, dataset, out, resume=resume is not None, report=report, client=client
-            )
+        with connected(output.scheduler) as client:
+            from posterior_collapse.runs import folder
+
+            with _watched(runs, out, output.tensorboard) as report:
+                summaries = folder.train(
+                    runs, dataset, out, resume=resume is not None, report=report, client=client
+                )
     except KeyboardInterrupt:
         typer.echo(f"Go on with: collapse train --resume {shlex.quote(str(out))}", err=True)
         raise
@@ -276,7 +275,7 @@ def _write_page(out: Path, dataset: Dataset, path: Path, *, single: bool) -> Non
         return
     (run,) = kept.members(out).values()
     _, found = run.diagnosed()
-    report.write_page(found, path, name=dataset.name)
+    report.write_page(found, path)
 
 
 def write_sweep_page(out: Path, dataset: Dataset, path: Path) -> None:

@@ -97,7 +97,8 @@ def _refuse_part(error: RuntimeError, data: Any, rows: int) -> None:
             "batch_size",
             f"{rows:,} of {n:,} rows, at which the model fails ({first_line(error)})",
             "rows that it takes apart from the others",
-            f"Pass batch_size={n} for a model that sees all rows at once, as graph networks do.",
+            f"Mend that. Pass batch_size={n} for a model that sees all rows at once, as graph "
+            "networks do.",
         ) from error
 
 

@@ -105,13 +105,13 @@ def write_page(
     Args:
         result: As in `plot`.
         path: Where it goes, e.g. "out.html".
-        name: What the data are called.
-        image_shape: Shape of what is decoded, if it is an image: pictures are then shown. A
-            diagnosis knows it where the data said it.
+        name: What the data are called; "": as they said themselves.
+        image_shape: Shape of what is decoded, if it is an image: pictures are then shown. None: as
+            the data said.
         source: Of a forecast, the data as `collapse forecast` takes them, with their options;
             None: the name.
-        feature_names: What the features that are decoded are called, if they make no image; a
-            diagnosis knows it where the data said it.
+        feature_names: What the features that are decoded are called, if they make no image; None:
+            as the data said.
         data: Of a sweep, some rows, x or (x, y), to be shown as each run decodes them.
 
     Raises:
@@ -127,13 +127,13 @@ def write_page(
         ...     write_page(f, f"{folder}/out.html").stat().st_size < 150_000
         True
     """
-    view, target = _view(result), figures.check_page_path(path)
+    view, target, known = _view(result), figures.check_page_path(path), result._about
     page = view.page(
         result,
-        name=name,
-        image_shape=image_shape,
+        name=name or known.name,
+        image_shape=image_shape or known.image_shape,
         source=source,
-        feature_names=feature_names,
+        feature_names=feature_names or known.features,
         data=data,
     )
     files.write(target, page.encode())

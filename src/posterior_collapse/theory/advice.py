@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -135,7 +136,7 @@ def _changes(count: Count, spec: Spec, goal: int) -> tuple[Change, ...]:
     needed = goal if wide is not spec else None
     widened = count(wide) or 0
     if needed and widened >= goal:
-        name = "latent_dim" if len(spec.dims) == 1 else "latent_dims"
+        name = "latent_dim" if hasattr(spec, "latent_dim") else "latent_dims"
         return (Change(name, min(spec.dims), goal, widened),)
     found = (_nearest(count, wide, name, goal) for name in _tunable(wide))
     return tuple(dataclasses.replace(change, units=needed) for change in found if change)
@@ -170,7 +171,7 @@ def _words(
                 f"The other {units - now} carr{'ies' if units - now == 1 else 'y'} nothing."
             )
         elif now < possible:
-            living = count(_widened(spec, possible)) or now
+            living = max(now, _most(lambda k: count(_widened(spec, k)), possible))
             lines.append(
                 f"{living} of the data's {possible} modes would keep a unit: more units pay."
                 if living > now
@@ -189,24 +190,58 @@ def _words(
     return " ".join(lines)
 
 
+def most_living(modes: Modes, spec: Spec) -> int | None:
+    """Return how many units of the first level would live, were there enough.
+
+    Where eta_dec or a sigma is learned together with the others, more units change what each of
+    them must beat: so units are counted, and not modes above the present threshold.
+
+    Args:
+        modes: Of the data.
+        spec: The hyperparameters.
+
+    Returns:
+        The most units that all live; None where each has a sigma of its own, which says nothing
+        of further ones.
+    """
+    if isinstance(spec.sigma_levels[0], tuple):
+        return None
+
+    def living(units: int) -> int | None:
+        return _active(modes, _of_dims(spec, (units, *spec.dims[1:])), 0)
+
+    return _most(living, int(np.count_nonzero(modes.theta)))
+
+
+def _most(living: Callable[[int], int | None], limit: int) -> int:
+    """The most units, up to a limit, that all live; beyond them none more does."""
+    return bisect.bisect_left(
+        range(1, limit + 1), True, key=lambda units: (living(units) or 0) < units
+    )
+
+
 def _widened(spec: Spec, units: int) -> Spec:
     """Give every level at least `units` units, where the sigmas allow it."""
     if min(spec.dims) >= units:
         return spec
     if any(isinstance(s, tuple) for s in spec.sigma_levels):
         return spec
-    if len(spec.dims) == 1:
-        return spec.replace(latent_dim=units)
-    return spec.replace(latent_dims=tuple(max(d, units) for d in spec.dims))
+    return _of_dims(spec, tuple(max(d, units) for d in spec.dims))
 
 
-def _active(modes: Modes, spec: Spec) -> int | None:
-    """Active units of the top level, or None where the optimum is not known."""
+def _of_dims(spec: Spec, dims: tuple[int, ...]) -> Spec:
+    if hasattr(spec, "latent_dim"):
+        return spec.replace(latent_dim=dims[0])
+    return spec.replace(latent_dims=dims)
+
+
+def _active(modes: Modes, spec: Spec, level: int = -1) -> int | None:
+    """Active units of a level, or None where the optimum is not known."""
     try:
         state = solve(Problem.of(modes, spec)).state
     except PosteriorCollapseError:
         return None
-    return int(np.count_nonzero(state.informed[-1]))
+    return int(np.count_nonzero(state.informed[level]))
 
 
 def _tunable(spec: Spec) -> Iterator[str]:

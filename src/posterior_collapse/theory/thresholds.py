@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -43,8 +42,7 @@ HALVINGS = 60
 """Of the range that a critical value is looked for in; they leave 1e-16 of it."""
 
 
-@dataclass(frozen=True, eq=False)
-class Threshold:
+class Threshold(NamedTuple):
     """Per unit of one level: variance to exceed, critical beta, critical eta_dec."""
 
     variance: Float

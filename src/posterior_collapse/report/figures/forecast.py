@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from posterior_collapse.errors import NotSolvedError, UnboundedObjectiveError
-from posterior_collapse.report.figures.panels import BLUE, GREEN, GREY, LINES, ORANGE, Panel, Panels
+from posterior_collapse.report.figures.panels import (
+    BLUE,
+    GREEN,
+    GREY,
+    LINES,
+    ORANGE,
+    Panel,
+    Panels,
+    titled,
+)
 from posterior_collapse.report.figures.runs import plain_log
 from posterior_collapse.report.names import label, settings
 
@@ -26,14 +35,13 @@ AROUND = 100.0
 """Factor to either side of the own betas that a map and a chain's stairs reach."""
 
 
-def forecast_panels(forecast: Forecast, name: str = "") -> Panels:
+def forecast_panels(forecast: Forecast) -> Panels:
     """Return the spectrum of the data, and active units over what the threshold is made of.
 
     With one level that is one number, beta eta_dec^2; with two levels the two betas.
 
     Args:
         forecast: What `posterior_collapse.forecast` returned.
-        name: What the data are called.
     """
     depth = len(forecast.levels)
     second = Panel("map", partial(_map, forecast=forecast))
@@ -42,8 +50,9 @@ def forecast_panels(forecast: Forecast, name: str = "") -> Panels:
     spectrum = Panel("spectrum", partial(_spectrum, forecast=forecast))
     moments = forecast._modes.moments
     rows = "" if moments.n is None else f"{moments.n:,} rows of "
-    data = name or f"{rows}{moments.features[1]:,} features"
-    return Panels(((spectrum, second),), f"{settings(forecast.spec)}; {data}", (5.0, 4.2))
+    data = f"{rows}{moments.features[1]:,} features"
+    title = titled(settings(forecast.spec), forecast._about.name, data)
+    return Panels(((spectrum, second),), title, (5.0, 4.2))
 
 
 def _spectrum(axes: Axes, forecast: Forecast) -> None:
@@ -99,6 +108,7 @@ def _spectrum(axes: Axes, forecast: Forecast) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_ylim(bottom=max(floor, lowest / 2))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(left=0.4)
     axes.set_xlabel("data mode, strongest first")
     axes.set_ylabel("variance of data mode")
     name = f"z{len(forecast.levels)}: " if len(forecast.levels) > 1 else ""

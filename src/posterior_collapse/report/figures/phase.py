@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from posterior_collapse.report.figures.panels import BLUE, Panel, Panels
-from posterior_collapse.report.names import label, settings
+from posterior_collapse.report.figures.panels import BLUE, Panel, Panels, titled
+from posterior_collapse.report.names import label
+from posterior_collapse.report.phases import beta_name, counted, fixed
 from posterior_collapse.report.swept import is_wide
 
 if TYPE_CHECKING:
@@ -26,15 +27,8 @@ def phase_panels(found: PhaseDiagram) -> Panels:
         found: What `phase_diagram` returned.
     """
     draw = _map if len(found.eta_decs) > 1 else _steps
-    return Panels(((Panel("active", partial(draw, found=found)),),), settings(found.spec), (5.6, 4))
-
-
-def _beta(found: PhaseDiagram) -> str:
-    return label(f"beta_{found.level + 1}" if len(found.spec.dims) > 1 else "beta")
-
-
-def _of(found: PhaseDiagram) -> str:
-    return f"active units of z{found.level + 1}" if len(found.spec.dims) > 1 else "active units"
+    title = titled(fixed(found), found._about.name)
+    return Panels(((Panel("active", partial(draw, found=found)),),), title, (5.6, 4))
 
 
 def _map(axes: Axes, found: PhaseDiagram) -> None:
@@ -48,7 +42,7 @@ def _map(axes: Axes, found: PhaseDiagram) -> None:
     )  # fmt: skip
     figure = axes.get_figure(root=True)
     assert figure is not None
-    figure.colorbar(mesh, ax=axes, label=_of(found), ticks=MaxNLocator(integer=True))
+    figure.colorbar(mesh, ax=axes, label=counted(found), ticks=MaxNLocator(integer=True))
     if is_wide(found.eta_decs):
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
@@ -56,7 +50,7 @@ def _map(axes: Axes, found: PhaseDiagram) -> None:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xlabel(f"{label('eta_dec')} (data units)")
-    axes.set_ylabel(_beta(found))
+    axes.set_ylabel(label(beta_name(found)))
 
 
 def _steps(axes: Axes, found: PhaseDiagram) -> None:
@@ -69,5 +63,5 @@ def _steps(axes: Axes, found: PhaseDiagram) -> None:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel(_beta(found))
-    axes.set_ylabel(_of(found))
+    axes.set_xlabel(label(beta_name(found)))
+    axes.set_ylabel(counted(found))

@@ -15,7 +15,7 @@ import numpy as np
 from posterior_collapse.arrays import ImageShape
 from posterior_collapse.report.pages.problem import laws, numbers
 from posterior_collapse.report.pages.rendering import FORECAST, json_in_html, number, render, text
-from posterior_collapse.report.pages.spectrum import spectrum
+from posterior_collapse.report.pages.spectrum import spectrum_chart
 from posterior_collapse.report.pages.thumbnails import strongest, thumbnails
 from posterior_collapse.theory import Forecast
 
@@ -151,10 +151,11 @@ def _payload(forecast: Forecast) -> dict[str, Any]:
 
 def _parts(forecast: Forecast) -> dict[str, Any]:
     """What page and notebook both show."""
+    said = sentence(forecast)
     return {
         "forecast": forecast,
-        "sentence": sentence(forecast),
-        "drawn": spectrum(forecast),
+        "sentence": said,
+        "drawn": spectrum_chart(forecast, said),
         "icons": ICONS,
         "infinity": math.inf,
         "onset": _onset(forecast),

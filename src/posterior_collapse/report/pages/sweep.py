@@ -17,14 +17,14 @@ from posterior_collapse.report.comparison import (
     comparison_sentences,
     comparison_verdict,
 )
-from posterior_collapse.report.names import named, symbol
+from posterior_collapse.report.names import named
 from posterior_collapse.report.pages.glossary import words
 from posterior_collapse.report.pages.pictures import check_image_shape, limits_of, strip
 from posterior_collapse.report.pages.rendering import render, scripts
 from posterior_collapse.report.pages.swept import course_chart, level_map, line_chart
-from posterior_collapse.report.pages.timeline import active_chart, stack_chart, timeline
+from posterior_collapse.report.pages.timeline import Timeline, timeline
 from posterior_collapse.report.stacked import levels_of
-from posterior_collapse.report.swept import Swept, lay_out, optimum_of
+from posterior_collapse.report.swept import Swept, lay_out, optimum_of, varying
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -40,9 +40,10 @@ KINDS = {
     "stopped": ("stopped", "×"),
 }
 """What each kind of outcome is marked by: a class, and a shape for those who see no colour."""
+MEASURED = "measured/forecast, loss and KL in nats per row"
 MOST_STACKED = 24
 """Runs up to which each card has its KL stacked by unit."""
-CARD = (250, 130)
+CARD = (250, 144)
 CARD_POINTS = 24
 ROWS = 6
 
@@ -86,8 +87,7 @@ def sweep_html(
         script=scripts("tables.js", "filter.js", "words.js", "runs.js"),
         title="Sweep",
         name=name,
-        about=f"Sweep of {len(found.runs)} runs{f' on {name}' if name else ''}; "
-        f"{', '.join(symbol(n) for n in found.labels[0]) or 'nothing'} varies",
+        about=f"Sweep of {len(found.runs)} runs{f' on {name}' if name else ''}; {varying(found)}",
         courses=courses if len(found.runs) > 1 else [],
         targets=targets,
         words=words(["active", "KL", "linear optimum", "β", "η_dec"]),
@@ -155,6 +155,7 @@ def _of_fitted(found: Any, name: str) -> dict[str, Any]:
         "optimum": summary["forecast"] is not None,
         "runs": [run],
         "columns": comparison_columns(len(found.spec.dims)),
+        "caption": MEASURED,
     }
 
 
@@ -209,7 +210,7 @@ def _tables(found: Swept, runs: Sequence[Mapping[str, Any]]) -> Iterator[dict[st
     """A table for the runs of each number of levels."""
     for levels in dict.fromkeys(run["levels"] for run in runs):
         yield {
-            "caption": f"measured/forecast, {levels} levels" if levels > 1 else "measured/forecast",
+            "caption": MEASURED + (f", {levels} levels" if levels > 1 else ""),
             "columns": comparison_columns(levels),
             "runs": [run for run in runs if run["levels"] == levels],
         }
@@ -239,12 +240,11 @@ def _course(run: Any, *, stacked: bool) -> Iterator[tuple[str, Markup]]:
     history, levels = run.history, levels_of(run.history)
     if not len(history.get("epoch", ())):
         return
-    expected = _expected({"forecast": run.forecast})
-    small = {"size": CARD, "points": CARD_POINTS}
+    drawn = Timeline(history, _expected({"forecast": run.forecast}), CARD, CARD_POINTS)
     for level in levels if stacked else ():
         name = f" of z{level}" if len(levels) > 1 else ""
-        yield f"KL{name} by unit", stack_chart(history, level, expected, **small)  # type: ignore[arg-type]
-    yield "Active units", active_chart(history, expected, **small)  # type: ignore[arg-type]
+        yield f"KL{name} by unit", drawn.stack(level)
+    yield "Active units", drawn.active()
 
 
 def _expected(summary: Mapping[str, Any]) -> Mapping[str, Any] | None:

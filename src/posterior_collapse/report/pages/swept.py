@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,10 @@ COLOURS = 10
 """Lines that are told apart by colour; more begin anew."""
 NAMED = 16
 """Lines that have their names beside them."""
-APART = 14
+APART = 15
 """Pixels between the names of lines."""
+BESIDE = 7.0
+"""Pixels between marks that would hide each other."""
 
 
 def line_chart(
@@ -49,12 +52,15 @@ def line_chart(
         title: What it shows.
     """
     pairs = [(side(run, "measured", level), side(run, "forecast", level)) for run in runs]
+    places = Counter((layout.places[i], pair[0]) for i, pair in enumerate(pairs))
+    drawn_there = Counter[tuple[float, float | None]]()
     seen = [v for pair in pairs for v in pair if v is not None] or [0.0]
-    low, high = (0.0, max([1.0, *seen]) * 1.05) if level else _room(min(seen), max(seen))
+    most = max([1.0, *seen])
+    low, high = (-0.05 * most, 1.05 * most) if level else _room(min(seen), max(seen))
     said = (f"{name}: {_pair(*pair)}" for name, pair in zip(names, pairs, strict=True))
     several = len(layout.series) > 1
     chart = Chart(f"{title}, measured over forecast. {'; '.join(said)}", SIZE,
-                  (52, 96 if several else 20, 18, 38))  # fmt: skip
+                  (52, 96 if several else 20, 28, 40))  # fmt: skip
     x, y = _x(chart, layout), linear(low, high, chart.bottom, chart.top)
     chart.rows(y, whole_ticks(high) if level else ticks_of(low, high), "" if level else "nats")
     _x_ticks(chart, x, layout)
@@ -69,7 +75,11 @@ def line_chart(
             found, expected = pairs[i]
             assert found is not None
             chart.group("a", href=f"#run-{i + 1}", aria_label=names[i])
-            chart.add("circle", f"{names[i]}: {_pair(found, expected)}", cx=x(layout.places[i]),
+            # Seeds side by side, so that equal counts are seen as several.
+            spot = layout.places[i], found
+            beside = BESIDE * (drawn_there[spot] - (places[spot] - 1) / 2)
+            drawn_there[spot] += 1
+            chart.add("circle", f"{names[i]}: {_pair(found, expected)}", cx=x(spot[0]) + beside,
                       cy=y(found), r=5, class_=f"pc-run pc-c{look}")  # fmt: skip
             chart.group()
         if several and drawn:
@@ -105,9 +115,9 @@ def level_map(
         [1.0, *(v for run in runs for w in ("measured", "forecast")
                 if (v := side(run, w, level)) is not None)]
     )  # fmt: skip
-    height = 58 + 38 * len(rows)
+    height = 68 + 38 * len(rows)
     chart = Chart(f"Active units of z{level} over {symbol(layout.axis)} and {symbol(across)}: "
-                  "measured over forecast", (520, height), (64, 14, 20, 38))  # fmt: skip
+                  "measured over forecast", (520, height), (64, 14, 28, 40))  # fmt: skip
     wide, tall = (chart.right - chart.left) / len(columns), (chart.bottom - chart.top) / len(rows)
     for r, row in enumerate(rows):
         top = chart.top + r * tall
@@ -125,9 +135,9 @@ def level_map(
             chart.text(left + wide / 2, top + tall / 2 + 4, _pair(found, expected), "middle")
             chart.group()
     for c, place in enumerate(columns):
-        chart.text(chart.left + (c + 0.5) * wide, chart.bottom + 15, number(place), "middle")
-    chart.text(chart.right, chart.bottom + 31, symbol(layout.axis), "end")
-    chart.text(2, 12, symbol(across))
+        chart.text(chart.left + (c + 0.5) * wide, chart.bottom + 18, number(place), "middle")
+    chart.text(chart.right, chart.bottom + 34, symbol(layout.axis), "end")
+    chart.text(2, 14, symbol(across))
     return chart.svg()
 
 
@@ -145,9 +155,9 @@ def course_chart(runs: Sequence[Any], names: Sequence[str], layout: Layout, leve
     steps = {i: column(runs[i].history, "step") for i in there}
     high = max([1.0, *(float(np.nanmax(c, initial=0.0)) for c in counts.values())])
     last = max([1.0, *(float(s[-1]) for s in steps.values() if len(s))])
-    right = 96 if len(layout.series) == 1 else 150
+    right = 100 if len(layout.series) == 1 else 160
     chart = Chart(
-        f"Active units of z{level} of every run over its steps", SIZE, (44, right, 18, 38)
+        f"Active units of z{level} of every run over its steps", SIZE, (44, right, 28, 40)
     )
     x = linear(0.0, last, chart.left, chart.right)
     y = linear(0.0, high * 1.05, chart.bottom, chart.top)
@@ -155,6 +165,7 @@ def course_chart(runs: Sequence[Any], names: Sequence[str], layout: Layout, leve
     chart.columns(x, ticks_of(0.0, last), "step")
     colours = {place: n % COLOURS for n, place in enumerate(sorted(set(layout.places)))}
     ends: list[tuple[float, str]] = []
+    looks: dict[str, str] = {}
     one_series = len(layout.series) == 1 and layout.axis != "run"
     for i in there:
         some = thinned(len(steps[i]), 60)
@@ -163,13 +174,16 @@ def course_chart(runs: Sequence[Any], names: Sequence[str], layout: Layout, leve
         points = [(x(float(s)), y(float(c))) for s, c in zip(steps[i][some], counts[i][some],
                                                             strict=True)]  # fmt: skip
         chart.group("a", href=f"#run-{i + 1}", aria_label=names[i])
-        chart.line(points, f"pc-line pc-c{colours[layout.places[i]]}", names[i])
+        look = f"pc-line pc-c{colours[layout.places[i]]}"
+        chart.line(points, look, names[i])
         chart.group()
         name = f"{symbol(layout.axis)} = {value(layout.places[i])}" if one_series else names[i]
-        if name not in dict.fromkeys(known for _, known in ends):  # seeds are told by one
+        if name not in looks:  # seeds are told by one
+            looks[name] = look
             ends.append((y(float(np.nan_to_num(counts[i][-1]))), name))
     for at, name in spread(ends, chart.top, chart.bottom) if len(ends) <= NAMED else ():
-        chart.text(chart.right + 6, at + 4, name)
+        chart.line([(chart.right + 4, at), (chart.right + 14, at)], looks[name])
+        chart.text(chart.right + 18, at + 4, name)
     return chart.svg()
 
 
@@ -177,25 +191,26 @@ def spread(ends: Iterable[tuple[float, str]], top: float, bottom: float) -> list
     """Return names with heights that keep them apart, near where they belong.
 
     Example:
-        >>> spread([(50.0, "a"), (51.0, "b")], 0, 100)
-        [(43.5, 'a'), (57.5, 'b')]
+        >>> spread([(50.0, "a"), (51.0, "b")], 0.0, 100.0)
+        [(43.0, 'a'), (58.0, 'b')]
+        >>> spread([(100.0, "a"), (100.0, "b"), (80.0, "c")], 0.0, 100.0)
+        [(70.0, 'c'), (85.0, 'a'), (100.0, 'b')]
     """
+
+    def start(block: Sequence[tuple[float, str]]) -> float:
+        middle, length = sum(at for at, _ in block) / len(block), APART * (len(block) - 1)
+        return max(top, min(middle - length / 2, bottom - length))
+
     placed: list[list[tuple[float, str]]] = []
     for at, name in sorted(ends):
         placed.append([(at, name)])
         # Names that touch move as one block, about the middle of where they belong.
-        while len(placed) > 1 and _start(placed[-1]) < _start(placed[-2]) + APART * len(placed[-2]):
+        while len(placed) > 1 and start(placed[-1]) < start(placed[-2]) + APART * len(placed[-2]):
             block = placed.pop()
             placed[-1] += block
-    found = []
-    for block in placed:
-        first = min(max(_start(block), top), max(top, bottom - APART * (len(block) - 1)))
-        found += [(first + APART * n, name) for n, (_, name) in enumerate(block)]
-    return found
-
-
-def _start(block: Sequence[tuple[float, str]]) -> float:
-    return sum(at for at, _ in block) / len(block) - APART * (len(block) - 1) / 2
+    return [
+        (start(block) + APART * n, name) for block in placed for n, (_, name) in enumerate(block)
+    ]
 
 
 def _x(chart: Chart, layout: Layout) -> Scale:
