@@ -236,7 +236,8 @@ class Rows(NamedTuple):
         average, difference = (
             part.take(which, 0, to[: len(which)], mode="clip") for part, to in pairs
         )
-        return Rows(average, difference, None if self.curvature is None else self.curvature[which])
+        curvature = None if self.curvature is None else self.curvature[which]
+        return Rows(average, difference, curvature)
 
     def halves(self, dense: int, least: float = 0.0) -> tuple[_Covariance, _Covariance]:
         """Covariances of every second row and of the others; for the rest see `_Covariance`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -17,7 +18,7 @@ from posterior_collapse.diagnosis.directions import free_levels, turned
 from posterior_collapse.diagnosis.exact import ExactPass, is_exact
 from posterior_collapse.diagnosis.levels import LevelStatistics
 from posterior_collapse.diagnosis.noise import Kind
-from posterior_collapse.diagnosis.passes import Pass, Reconstruction, SampledPass
+from posterior_collapse.diagnosis.passes import SAME_STD, Pass, Reconstruction, SampledPass
 from posterior_collapse.diagnosis.reading import as_array, noise_generator
 from posterior_collapse.diagnosis.results import NO_SIGNAL, LevelDiagnosis
 from posterior_collapse.diagnosis.scores import no_score_because
@@ -43,8 +44,6 @@ Float = NDArray[np.float64]
 
 MOST_FEATURES = 4096
 """Features of x and y together up to which moments are taken: a matrix of 128 MiB."""
-SAME_STD = 1e-4
-"""Relative difference of stds that is rounding."""
 SETTLED = 0.05
 """Relative difference up to which a learned eta_dec has arrived."""
 EFFECT_NUMBERS = 2**24
@@ -194,9 +193,20 @@ class Collected:
         return (
             self._pass is not None
             and not self.exact
-            and getattr(self.model, "decodes", True)
+            and self.decodes
             and not cast(SampledPass, self._pass).decodes
         )
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the model has a decoder."""
+        return getattr(self.model, "decodes", True)
+
+    @cached_property
+    def some_rows(self) -> tuple[Tensor, Tensor | None]:
+        """The kept rows, as the model takes them; to be read once all have come."""
+        x, *y = (torch.from_numpy(part).to(self.like) for part in self.rows.rows())
+        return x, y[0] if y else None
 
     @property
     def data_loss(self) -> float:

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from posterior_collapse import checks
 from posterior_collapse.data.about import About, about
@@ -136,7 +135,7 @@ def diagnose(
         )
         levels, partly = _levels(found, options, effects)
         errors = _errors_at_means(found)
-        known = about(data, conditional=_kept(found)[1] is not None)
+        known = about(data, conditional=found.some_rows[1] is not None)
         pictures = _pictures(found, levels, known)
         signals = _signals(found, levels)
         eta_dec = None if spec is None or isinstance(spec.eta_levels[0], str) else found.eta_dec
@@ -215,17 +214,17 @@ def _means(found: Collected) -> dict[str, Any]:
 
 
 def _errors_at_means(found: Collected) -> dict[str, Any]:
-    if not getattr(found.model, "decodes", True) or found.unjudged:
+    if not found.decodes or found.unjudged:
         return {}
     with contextlib.suppress(RuntimeError):  # of a model that needs all rows at once
-        return squared_errors(found.model, *_kept(found), found.generator)
+        return squared_errors(found.model, *found.some_rows, found.generator)
     return {}
 
 
 def _pictures(found: Collected, levels: tuple[LevelDiagnosis, ...], known: About) -> Shown | None:
-    if not getattr(found.model, "decodes", True):
+    if not found.decodes:
         return None
-    pictures = show(found.model, *_kept(found), levels, known.image_shape)
+    pictures = show(found.model, *found.some_rows, levels, known.image_shape)
     names = known.features
     if pictures is None or names is None or len(names) != pictures.targets.shape[1]:
         return pictures
@@ -237,22 +236,16 @@ def _history_of(trained: Any) -> Mapping[str, Sequence[float]] | None:
     return trained.history if hasattr(trained, "objective") else None
 
 
-def _kept(found: Collected) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Some of the rows, as the model takes them."""
-    x, *y = (torch.from_numpy(part).to(found.like) for part in found.rows.rows())
-    return x, y[0] if y else None
-
-
 def _levels(
     found: Collected, options: dict[str, float], effects: int | None
 ) -> tuple[tuple[LevelDiagnosis, ...], list[str]]:
     levels, notes = [], []
     depth = len(found.levels)
-    x, y = _kept(found)
+    x, y = found.some_rows
     for number, statistics in enumerate(found.levels, start=1):
         level = statistics.diagnosis(top=number == depth, **options)
         name = f" of z{number}" if depth > 1 else ""
-        if getattr(found.model, "decodes", True) and effects != 0:
+        if found.decodes and effects != 0:
             most = found.most_effects if effects is None else effects
             units = np.argsort(-level.kl)[:most]
             try:
@@ -305,7 +298,7 @@ def _is_affine(found: Collected) -> bool:
     if not found.residuals:
         return False
     with contextlib.suppress(RuntimeError):  # of a model that needs all rows at once
-        return is_affine(found.model, *_kept(found), found.generator)
+        return is_affine(found.model, *found.some_rows, found.generator)
     return False
 
 

@@ -14,8 +14,8 @@ from torch.distributions import Distribution, Normal
 
 from posterior_collapse.diagnosis.certificate import Residual
 from posterior_collapse.diagnosis.levels import RowPosteriors
-from posterior_collapse.diagnosis.priors import check_prior, prior_stddev, sampled_kl
-from posterior_collapse.diagnosis.reading import as_array
+from posterior_collapse.diagnosis.priors import check_prior, prior_of, prior_stddev, sampled_kl
+from posterior_collapse.diagnosis.reading import as_array, in_double
 from posterior_collapse.diagnosis.scores import elementwise, mean_curvature, scored, unexpanded
 from posterior_collapse.diagnosis.statistics import Which
 from posterior_collapse.errors import DataError, InvalidArgumentError
@@ -164,7 +164,7 @@ class SampledPass:
         for level, (q, z) in enumerate(zip(posteriors, latents, strict=True), start=1):
             top = level == self.depth
             make = _first if level == 1 else _upper
-            given = getattr(self.model, "prior_of", _no_prior)(x) if top else None
+            given = prior_of(self.model, x) if top else None
             if given is not None:
                 check_prior(given, level, q.mean.shape[-1])
             if given is not None and not isinstance(given, Normal):
@@ -212,12 +212,12 @@ class SampledPass:
         found = [_joined(part) for part in zip(*parts, strict=True)]
         squared, density, variance, scaled, data, average, difference, curvature = found
         reconstruction = Reconstruction(
-            _numpy(cast(Tensor, squared))[order],
-            _numpy(cast(Tensor, density))[order],
+            in_double(cast(Tensor, squared))[order],
+            in_double(cast(Tensor, density))[order],
             None if variance is None else float(variance.mean()) ** 0.5,
             target.shape[-1],
-            None if scaled is None else _numpy(scaled)[order],
-            None if data is None else _numpy(data)[order],
+            None if scaled is None else in_double(scaled)[order],
+            None if data is None else in_double(data)[order],
         )
         if not isinstance(wanted, slice) and len(wanted) == 0:
             average = difference = target[:0]
@@ -311,21 +311,17 @@ class SampledPass:
             )
 
 
-def _no_prior(x: Tensor) -> None:
-    return None
-
-
 def _first(
     kl: Tensor, q: Normal, prior_std: Tensor, prior_mean: Tensor | None = None
 ) -> RowPosteriors:
-    variance = _numpy(q.stddev.double().square())
+    variance = in_double(q.stddev.double().square())
     mean_kl = kl if kl.dim() == 2 else kl.mean(0)
     return RowPosteriors(
-        _numpy(mean_kl),
-        (_numpy(q.mean),),
+        in_double(mean_kl),
+        (in_double(q.mean),),
         (variance,),
         variance,
-        _numpy(prior_std),
+        in_double(prior_std),
         prior_mean=_of_prior(prior_mean),
     )
 
@@ -336,18 +332,18 @@ def _upper(
     mean, variance = q.mean.double(), q.stddev.double().square()
     halves = list(zip(mean.chunk(2), variance.chunk(2), strict=True))
     return RowPosteriors(
-        _numpy(kl.mean(0)),
-        tuple(_numpy(m.mean(0)) for m, _ in halves),
-        tuple(_numpy(m.var(0) + v.mean(0)) for m, v in halves),
-        _numpy(variance.mean(0)),
-        _numpy(prior_std),
-        (_numpy(mean[0]), _numpy(variance[0].sqrt())),
+        in_double(kl.mean(0)),
+        tuple(in_double(m.mean(0)) for m, _ in halves),
+        tuple(in_double(m.var(0) + v.mean(0)) for m, v in halves),
+        in_double(variance.mean(0)),
+        in_double(prior_std),
+        (in_double(mean[0]), in_double(variance[0].sqrt())),
         _of_prior(prior_mean),
     )
 
 
 def _of_prior(mean: Tensor | None) -> Float | float:
-    return math.nan if mean is None else _numpy(mean)
+    return math.nan if mean is None else in_double(mean)
 
 
 def _check_finite(p: Distribution, *sums: Tensor) -> None:
@@ -430,8 +426,3 @@ def _differ(std: Tensor) -> bool:
 def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
     found = [part for part in parts if part is not None]
     return (torch.cat(found) if len(found) > 1 else found[0]) if found else None
-
-
-def _numpy(value: Tensor) -> Float:
-    array: Float = value.double().cpu().numpy()
-    return array
