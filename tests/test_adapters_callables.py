@@ -12,6 +12,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 
 from posterior_collapse import CVAESpec, HVAESpec, InvalidArgumentError, VAESpec, diagnose
 from posterior_collapse.adapters import WrappedModel, from_callable
+from posterior_collapse.adapters.outputs import posterior_of
 from posterior_collapse.models.modules import evaluating
 
 ROWS = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
@@ -231,6 +232,38 @@ def test_decoder_of_another_batch_and_other_levels() -> None:
     for call_level in (lambda: model.posterior(2, ROWS), lambda: model.prior(2)):
         with pytest.raises(InvalidArgumentError, match="one latent level"):
             call_level()
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda z: (decode(z), z), "decode: got a tuple of 2; expected one tensor"),
+        (lambda z: [decode(z)], "decode: got a list of 1"),
+        (lambda z: (decode(z), None), "decode: got a tuple of 2"),
+        (lambda z: {"recon": decode(z)}, "decode: got a dict"),
+        (lambda z: None, "decode: got a NoneType"),
+    ],
+)
+def test_what_is_no_output_of_a_decoder(function: Any, message: str) -> None:
+    model = from_callable(encode, function, latent_dim=3, spec=VAESpec(latent_dim=3))
+    for batch_size in (1, 1000):  # a part of the rows is not what is wrong
+        with pytest.raises(InvalidArgumentError, match=message):
+            diagnose(model, ROWS, batch_size=batch_size)
+
+
+def test_a_sample_in_front_of_the_posterior_is_not_taken_for_its_mean() -> None:
+    rows = torch.randn(500, 4, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(500, 3, generator=torch.Generator().manual_seed(2))
+    mean, log_var = encode(rows)
+    z = mean + (log_var / 2).exp() * noise
+    std = (log_var / 2).exp()
+    for sample in (z, mean):  # in evaluation many draw none
+        for spread, logged in ((log_var, True), (std, False)):
+            with pytest.raises(InvalidArgumentError, match="of which the first is a sample"):
+                posterior_of((sample, mean, spread), log_var=logged)
+            assert posterior_of((mean, spread, sample), log_var=logged).mean is mean
+    zero = torch.zeros(500, 3)  # an encoder that starts at the prior
+    assert posterior_of((zero, zero, noise), log_var=True).mean is zero
 
 
 @pytest.mark.parametrize("latent", [(2, 2, 2), (4, 2), 8])

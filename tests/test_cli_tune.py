@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import warnings
 
@@ -73,6 +74,22 @@ def test_latents_and_conditions(run) -> None:
     assert found["spec"]["latent_dim"] == found["wanted"] == 2
 
 
+HIERARCHY = f"{LINEAR} --model hvae --sigma-1 0.6 --eta-dec 0.7 --seeds 1"
+
+
+def test_of_a_hierarchy_the_answer_is_in_the_options_that_were_used(run) -> None:
+    status, out, _ = run(f"{HIERARCHY} --active 2 --beta 2:1")
+    assert status == 0
+    said = " ".join(out.split())
+    assert "this network keeps 2 of 4 units of z2" in said
+    beta = re.search(r"With beta_2 (\S+) this network", said)
+    assert beta is not None
+    assert f"As options: --beta 2:{beta[1]}" in said
+    status, out, _ = run(f"{HIERARCHY} --active 2 --level 1 --beta-2 40")
+    assert status == 0
+    assert re.search(r"As options: --beta-1 \S+ --beta-2 40\n", out)
+
+
 def test_a_folder_keeps_what_was_trained(run, tmp_path) -> None:
     line = f"{LINEAR} --active 2 --out kept --json"
     first = run(line)[1]
@@ -88,7 +105,8 @@ def test_a_folder_keeps_what_was_trained(run, tmp_path) -> None:
         ("x.npy --latents 4 --active 5", "active: got 5; expected at most 4, the latent units"),
         ("x.npy --latents 9 --active 6", "active: got 6; expected at most 5, the modes"),
         ("x.npy --tune sigma", "tune: got 'sigma'"),
-        ("x.npy --model hvae --latents 3:2", "spec: got HVAESpec"),
+        ("x.npy --model hvae --latents 3:2 --active 3", "at most 2, the latent units of z2"),
+        ("x.npy --model hvae --latents 3:2 --level 3", "level: got 3; expected at most 2"),
         ("x.npy --latents 4 --active 2 --plot curve.txt", "curve.txt"),
         ("nowhere.npy --active 2", "nowhere.npy"),
         ("x.npy --architecture mpl", "mpl"),

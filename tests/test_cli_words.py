@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -245,6 +246,21 @@ def test_a_folder_of_sweep_is_diagnosed(run, named: bool) -> None:
         "tune x.npy --tune foo",
         "tune x.npy --architecture foo",
         "tune x.npy --lr 0",
+        "tune x.npy --active 5 --latents 9",
+        "tune x.npy --model hvae --level 3",
+        "tune x.npy --out x.npy --active 1",
+        "tune x.npy --exact --architecture mlp --active 1",
+        "tune x.npy --tune latents --beta 1e6",
+        "train x.npy --exact --architecture mlp",
+        "train x.npy --exact --likelihood bernoulli",
+        "train x.npy --exact --warm-up 3",
+        "train x.npy --optimiser lbfgs",
+        "train x.npy --likelihood poisson",
+        "train x.npy --from-forecast --architecture mlp",
+        "train x.npy --warm-up 300",
+        "train x.npy --capacity 1:2:3",
+        "train x.npy --eta-enc 1:2",
+        "train x.npy --seed 1:2",
         "audit nosuch.py:loss --features 3",
         "audit x.py:loss",
         "forecast nosuch.csv",
@@ -265,6 +281,51 @@ def test_a_refusal_that_needs_no_torch_does_not_load_it(tmp_path: Path, line: st
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
+
+
+FREE = {
+    "data_dir", "out", "to", "resume", "given", "data", "label", "scale", "header", "columns",
+    "drop", "label_column", "key", "standardize", "task", "split",
+}  # fmt: skip
+"""Options whose value is a path, or what `data.load` is told: other tests are of these."""
+
+EACH = """
+import sys
+sys.modules["torch"] = None  # whoever needs it says so
+import typer
+from posterior_collapse.cli import app, main
+group = typer.main.get_command(app.app)
+for line in {lines}:
+    command = group.commands[line.split()[0]]
+    for one in command.params:
+        if one.param_type_name != "option" or one.is_flag or one.name in {free}:
+            continue
+        for value in ("-1", "nope", "1:2:3:4"):
+            print("\\n>>>", line, one.opts[0], value, file=sys.stderr)
+            try:
+                main([*line.split(), one.opts[0], value])
+            except SystemExit as end:
+                print("<<<", end.code, file=sys.stderr)
+"""
+
+
+def test_no_wrong_value_of_any_option_waits_for_torch(tmp_path: Path) -> None:
+    """Of each option of each command: it is refused in one line, and torch is not loaded."""
+    np.save(tmp_path / "x.npy", X)
+    np.savez(tmp_path / "q.npz", mean=X, std=np.ones_like(X))
+    (tmp_path / "loss.py").write_text("def loss(y_hat, y, mean, log_var): ...")
+    lines = [
+        "forecast x.npy", "explore x.npy", "audit loss.py:loss x.npy", "effective-beta x.npy",
+        "train x.npy", "tune x.npy --active 2", "diagnose q.npz", "reproduce E1", "verify E8",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", EACH.format(lines=lines, free=FREE)],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    cases = done.stderr.split("\n>>> ")[1:]
+    assert len(cases) > 300
+    told = re.compile(r"[^\n]+\nerror: (?!torch)[^\n]+\n<<< 2\s*")
+    assert [case for case in cases if not told.fullmatch(case)] == []
 
 
 # Completion.
@@ -312,3 +373,28 @@ def test_values_are_completed(tmp_path: Path, line: str, expected: set[str]) -> 
 
 def test_completion_can_be_shown(run) -> None:
     assert "--install-completion" in run("--help")[1]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("forecast x.npy --beta 0.1,", "with a comma between any two. Pass --beta 0.1, or e.g."),
+        ("forecast x.npy --beta 1,1", "--beta: got 1 twice in '1,1'; expected different values."),
+        ("forecast x.npy --beta 0.1 0.2", "commas between them and no spaces: --beta 0.1,0.2."),
+        ("forecast x.npy --eta-dec 1:2", "--eta-dec: got '1:2'; expected one number"),
+        ("train x.npy --seed 1:2", "--seed: got '1:2'; expected one number"),
+        ("forecast", "Missing argument 'data'. Pass a data set's name or a file, e.g. digits."),
+        ("forcast x.npy", "See collapse --help."),
+        ("reproduce nope", "X1, X2, X3, X3a, X3b, X3c, X3d."),
+        ("effective-beta x.npy --batch-size -1", "'--batch-size'"),
+    ],
+)
+def test_a_slip_is_told_with_what_to_type(run, line: str, said: str) -> None:
+    status, told = run(line)
+    assert status == 2
+    assert told.startswith("error: ")
+    assert said in told
+
+
+def test_options_are_understood_with_underscores(run) -> None:
+    assert run("forecast x.npy --eta_dec 0.5")[1] == run("forecast x.npy --eta-dec 0.5")[1]

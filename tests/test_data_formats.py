@@ -15,6 +15,7 @@ from scipy import sparse
 
 import posterior_collapse as pc
 from commands import collapse
+from posterior_collapse.arrays import SparseRows
 from posterior_collapse.data import load
 from posterior_collapse.errors import (
     CorruptFileError,
@@ -312,6 +313,20 @@ def test_h5ad(h5ad: Any, kind: str) -> None:
     np.testing.assert_array_equal(load(path, label_column="batch", label=2).x, x[3:])
     assert pc.forecast(load(path), pc.VAESpec(2)).n_active == pc.forecast(x, pc.VAESpec(2)).n_active
     assert load(path, standardize=True).x.shape == (6, 40)
+
+
+@pytest.mark.parametrize("kind", ["csr", "csc", "coo", "bsr", "dia"])
+@pytest.mark.parametrize("make", [sparse.csr_array, sparse.csr_matrix])
+def test_npz_of_a_sparse_matrix(tmp_path: Path, capsys, kind: str, make: Any) -> None:
+    path = tmp_path / "x.npz"
+    sparse.save_npz(path, make(SPARSE).asformat(kind))
+    found = load(path)
+    assert isinstance(found.x, SparseRows)
+    np.testing.assert_array_equal(np.asarray(found.x), SPARSE.toarray())
+    few = load(path, columns="3,1", label_column="2")
+    np.testing.assert_array_equal(np.asarray(few.x), SPARSE.toarray()[:, [0, 2]])
+    np.testing.assert_array_equal(few.labels, SPARSE.toarray()[:, 1])
+    assert command(capsys, "forecast", path, "--latents", "2")[0] == 0
 
 
 def test_layers_and_columns_of_h5ad(h5ad: Any) -> None:

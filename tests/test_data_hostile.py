@@ -126,6 +126,49 @@ HEADERS = {
     "another version": (b"\x93NUMPY\x09\x00" + bytes(100), "x.np"),
     "no end of the header": (b"\x93NUMPY\x01\x00\xff\xff", "EOF"),
 }
+
+
+def sparse_npz(**changes: Any) -> bytes:
+    """What scipy.sparse.save_npz writes of [[1, 0], [0, 2]], but for some of its arrays."""
+    arrays = {
+        "format": b"csr", "shape": (2, 2), "data": np.array([1.0, 2.0]),
+        "indices": np.array([0, 1]), "indptr": np.array([0, 1, 2]),
+    }  # fmt: skip
+    content = io.BytesIO()
+    kept = {name: value for name, value in (arrays | changes).items() if value is not None}
+    np.savez(content, **kept)
+    return content.getvalue()
+
+
+SPARSE = {
+    "a column beyond": (sparse_npz(indices=np.array([0, 4_000_000])), "a matrix that scipy"),
+    "a column below": (sparse_npz(indices=np.array([0, -1])), "a matrix that scipy"),
+    "rows that end beyond": (sparse_npz(indptr=np.array([0, 1, 2**40])), "a matrix that scipy"),
+    "rows that go back": (sparse_npz(indptr=np.array([0, 2, 1])), "a matrix that scipy"),
+    "1e15 columns": (sparse_npz(shape=(2, 10**15)), "that unpacks to"),
+    "1e15 rows": (
+        sparse_npz(format=b"coo", shape=(10**15, 2), row=np.arange(2), col=np.arange(2)),
+        "that unpacks to",
+    ),
+    "a row beyond": (
+        sparse_npz(format=b"coo", row=np.array([0, 9]), col=np.arange(2)), "a matrix that scipy",
+    ),
+    "a row far beyond": (
+        sparse_npz(format=b"coo", row=np.array([0, 2**32]), col=np.arange(2)), "a matrix that",
+    ),
+    "a diagonal beyond": (
+        sparse_npz(format=b"dia", data=np.ones((1, 2)), offsets=np.array([2**62])), "a diagonal",
+    ),
+    "an unknown kind": (sparse_npz(format=b"lil" * 99), "kind 'lil"),
+    "a kind that is a number": (sparse_npz(format=3.5), "kind '3.5'"),
+    "kinds": (sparse_npz(format=np.array([b"csr", b"csc"])), "a matrix that scipy"),
+    "three sizes": (sparse_npz(shape=(2, 2, 2)), "a matrix that scipy"),
+    "a negative size": (sparse_npz(shape=(-2, 2)), "a matrix that scipy"),
+    "no indices": (sparse_npz(indices=None), "a matrix that scipy"),
+    "indices that are fractions": (sparse_npz(indices=np.array([0.5, 1])), "x.npz"),
+    "text": (sparse_npz(data=np.array(["a", "b"])), "x.npz"),
+    "complex numbers": (sparse_npz(data=np.array([1j, 2])), "complex"),
+}  # fmt: skip
 FILES: dict[str, tuple[str, bytes | Callable[[], bytes], str]] = {
     **{f"npy: {k}": (".npy", content, words) for k, (content, words) in HEADERS.items()},
     **{
@@ -142,6 +185,7 @@ FILES: dict[str, tuple[str, bytes | Callable[[], bytes], str]] = {
         r"'a1007', \.\.\. \(3,000 in all\)",
     ),
     "npz: names of several lines": (".npz", npz(("a\nb.npy", b""), ("c.npy", b"")), r"a\\nb"),
+    **{f"npz: sparse, {k}": (".npz", content, words) for k, (content, words) in SPARSE.items()},
     "csv: blank": (".csv", b"\n  \n\r\n \t \n", "blank lines alone"),
     "csv: a header and blank lines": (".csv", b"a,b\n\n\n", "a header alone"),
     "csv: zeros": (".csv", bytes(1000), "x.csv"),
@@ -183,6 +227,11 @@ def test_a_bad_file_is_refused_in_one_line_and_little_memory(tmp_path: Path, nam
     assert path.stat().st_size < 30e6
     error = bounded(lambda: load(path))
     assert re.search(words, str(error)), str(error)
+
+
+def test_bad_numbers_of_a_sparse_file_are_found(tmp_path: Path, capsys) -> None:
+    path = put(tmp_path / "x.npz", sparse_npz(data=np.array([1, np.nan])))
+    assert "nan at row 1, column 1" in ends(capsys, "forecast", path)
 
 
 def ends(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -453,3 +502,18 @@ def test_bytes_that_are_changed_at_random(tmp_path: Path, seed: int) -> None:
             except PosteriorCollapseError as error:
                 said = str(error).splitlines()
             assert len(said) <= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("forecast no/folder", "a data file, or a folder of pictures or of .parquet files"),
+        ("train no/x.npy", "a data file, or a folder of pictures or of .parquet files"),
+        ("diagnose no", "the folder of a run or a sweep, or a file with mean and std"),
+    ],
+)
+def test_what_is_missing_is_said_with_all_that_it_may_be(
+    tmp_path: Path, capsys, monkeypatch, words: str, expected: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert f"got no such file or folder; expected {expected}." in ends(capsys, *words.split())

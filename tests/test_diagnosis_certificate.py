@@ -285,3 +285,16 @@ def test_no_more_units_are_advised_than_the_data_have_modes() -> None:
     x = np.random.default_rng(0).standard_normal((300, 6)) * [3, 2, 1.5, 0.3, 0.3, 0.3]
     one = pc.diagnose(pc.fit(pc.VAESpec(1, eta_dec=0.2), x, "linear", exact=True).model, x)
     assert any(f.text.startswith("The 1 unit is used, and 2 more would pay") for f in one.advice)
+
+
+def test_directions_too_weak_to_count_are_left_out_and_the_others_are_the_same() -> None:
+    x = np.random.default_rng(0).standard_normal((2000, 30)) * np.geomspace(3, 0.1, 30)
+    residuals = Residuals(np.random.default_rng(0))
+    residuals.add(Residual(x[:, None], np.zeros_like(x[:, None])), x)
+    whole, some, none = (residuals.signal(least=least) for least in (0.0, 1.0, 1e3))
+    count = len(some.variances)
+    assert (whole.variances[count:] < 1).all()
+    assert (whole.variances > 1).sum() <= count < 20
+    np.testing.assert_allclose(some.variances, whole.variances[:count], rtol=1e-9)
+    assert some.error == pytest.approx(whole.error, rel=1e-9)
+    np.testing.assert_allclose(none.variances, whole.variances[:1], rtol=1e-9)

@@ -29,6 +29,7 @@ from posterior_collapse.diagnosis.gain import gain_of, priced
 from posterior_collapse.diagnosis.noise import Noise
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import build, load_parameters
+from posterior_collapse.report.diagnosis_text import loss_rows
 from posterior_collapse.theory.thresholds import unit_gain
 
 X = torch.tensor(pc.load("digits").x, dtype=torch.float32)
@@ -103,6 +104,18 @@ def test_a_dead_decoder_is_judged_by_the_onset_of_its_likelihood(name, share, co
     # Nothing is alive: the loss is the constant's, with all that the data alone decide.
     assert found.loss == pytest.approx(found.collapsed_loss, rel=1e-5)
     assert found.forecast.loss + found.data_loss == pytest.approx(found.loss, rel=0.02)
+
+
+def test_a_learned_dispersion_is_compared_with_no_loss_of_another() -> None:
+    """Its loss counts by a dispersion that the data's moments do not tell."""
+    likelihood, data, decode = DEAD["NegativeBinomial"]
+    found = diagnosed(decode, pc.VAESpec(UNITS, likelihood=likelihood), data)
+    assert found.collapsed_loss is None
+    rows = {name: expected for name, _, expected in loss_rows(found)}
+    assert rows["loss"] == ""
+    assert rows["KL"] != ""
+    found = diagnosed(decode, spec_of(likelihood), data)
+    assert {name: expected for name, _, expected in loss_rows(found)}["loss"] != ""
 
 
 def test_a_loss_is_that_of_the_distribution() -> None:
@@ -472,3 +485,24 @@ def test_no_unit_buys_more_than_there_is_to_be_gained() -> None:
     free, bounded = (gain_of(spec, 1, signal, 1.0, 1e28, 0.01, most) for most in (math.inf, 20.0))
     assert free.nats > 1e20
     assert (bounded.nats, bounded.error, bounded.whole, bounded.whole_error) == (20.0,) * 4
+
+
+def test_what_a_unit_is_worth_does_not_hang_on_the_scale_of_latents() -> None:
+    """At a thousandth of its prior's scale every unit wastes KL, and brings what it brought."""
+    spec = pc.VAESpec(4, 0.3, sigma="input")
+    best = pc.forecast(X.numpy(), spec).parameters()
+    w, u, b, c, std = (
+        torch.tensor(best[name], dtype=torch.float32)
+        for name in ("W1", "U1", "b1", "c1", "sigma_1")
+    )
+
+    def found(scale: float) -> pc.Diagnosis:
+        def encode(x: torch.Tensor) -> Normal:
+            return Normal(scale * (x @ w.T + b), (scale * std).expand(len(x), -1))
+
+        return diagnosed(lambda z: (z / scale) @ u.T + c, spec, X, encode)
+
+    plain, small = found(1.0), found(1e-3)
+    assert small.loss > small.collapsed_loss > plain.loss
+    assert small.gains[0].worth == pytest.approx(plain.gains[0].worth, rel=0.2)
+    assert plain.gains[0].worth > 0

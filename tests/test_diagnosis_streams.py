@@ -61,7 +61,7 @@ def test_memory_is_bounded() -> None:
     reservoir = Reservoir(np.random.default_rng(0), numbers=3000, least=1)
     for _ in range(100):
         reservoir.add(np.zeros((500, 3)))
-        assert sum(part[0].size for part in reservoir._parts) <= 2 * 1000 + 500
+        assert all(len(part) <= 2 * 1000 for part in reservoir._kept)
     assert len(reservoir.rows()[0]) == 1000
 
 
@@ -80,3 +80,23 @@ def test_the_rows_of_the_smallest_keys_stay_however_they_come() -> None:
         np.testing.assert_array_equal(columns, np.column_stack([expected, -expected]))
         again, _ = reservoir.rows()
         np.testing.assert_array_equal(again, expected)
+
+
+def test_rows_that_were_chosen_before_they_came_are_those_that_stay() -> None:
+    x = np.random.default_rng(1).standard_normal((3000, 2))
+    whole, chosen, late = (Reservoir(np.random.default_rng(2), 0, least=50) for _ in range(3))
+    computed = 0
+    for start in range(0, 3000, 100):
+        rows = x[start : start + 100]
+        whole.add(rows)
+        which = chosen.choose(100)
+        computed += len(rows[which])
+        chosen.keep(rows[which])
+        late.choose(100)
+        late.add(rows)
+    (expected,) = whole.rows()
+    assert len(expected) == 50
+    for reservoir in (chosen, late):
+        np.testing.assert_array_equal(reservoir.rows()[0], expected)
+    # The first 200 rows come in full; of n before it, row n + 1 stays with a chance of 50 / n.
+    assert computed < 200 + 2 * 50 * np.log(3000 / 100)

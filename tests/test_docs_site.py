@@ -6,12 +6,14 @@ import os
 import re
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from browser import NEEDS_CHROMIUM, Browser
+from browser import NEEDS_CHROMIUM, SECONDS, Browser
 
 ROOT = Path(__file__).parents[1]
 GALLERY = {
@@ -84,13 +86,44 @@ def test_the_reference_explains_what_it_names(site: Path) -> None:
     assert "Example:" not in page  # a section of its own, not a sentence
 
 
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    opened = Browser(tmp_path_factory.mktemp("chromium"))
+    yield opened
+    opened.close()
+
+
 @NEEDS_CHROMIUM
 def test_the_front_page_opens_from_its_folder_without_a_complaint(
-    site: Path, tmp_path: Path
+    site: Path, browser: Browser
 ) -> None:
-    browser = Browser(tmp_path / "chromium")
     browser.open((site / "index.html").as_uri())
     shown = browser.value("document.querySelectorAll('iframe.explorer')[0].clientHeight")
-    browser.close()
     assert shown > 500
     assert browser.complaints == []
+
+
+@NEEDS_CHROMIUM
+def test_the_search_needs_no_server(site: Path, browser: Browser) -> None:
+    browser.open((site / "start.html").as_uri())
+    browser.value("document.querySelector('.md-search__input').focus()")
+    browser.type(".md-search__input", "phase_diagram", "keyup")
+    found = "[...document.querySelectorAll('.md-search-result__link')].map(a => a.href)"
+    until = time.monotonic() + SECONDS
+    while not browser.value(found):
+        assert time.monotonic() < until, "nothing is found"
+        time.sleep(0.1)
+    pages = {address.rpartition("/")[2].partition(".html")[0] for address in browser.value(found)}
+    assert "api" in pages
+    assert browser.complaints == []
+
+
+@NEEDS_CHROMIUM
+def test_the_site_is_as_light_as_the_system(site: Path, browser: Browser) -> None:
+    """Explorer included: what it is embedded in tells it."""
+    schemes = {True: ("slate", "dark"), False: ("default", "light")}
+    scheme = "document.body.getAttribute('data-md-color-scheme')"
+    explorer = "getComputedStyle(document.querySelector('iframe.explorer')).colorScheme"
+    for dark in (True, False, True):
+        browser.open((site / "index.html").as_uri(), dark=dark)
+        assert (browser.value(scheme), browser.value(explorer)) == schemes[dark]

@@ -202,8 +202,19 @@ def test_rows_stand_in_order_and_are_counted(tmp_path: Path) -> None:
     assert rows[2] == [
         "[E10](#e10-name-of-e10-beta-eta_dec)",
         "name of E10: beta, eta_dec",
-        *("full", "3", "1 h 2 min", "partly"),
+        *("full", "3", "1", "CPU", "partly"),
     ]
+
+
+def test_hours_are_summed_per_kind_of_processor(tmp_path: Path) -> None:
+    leave(tmp_path, "E1", wall_s=7200.0, hardware="NVIDIA H100")
+    leave(tmp_path, "E2", wall_s=1800.0, hardware="an old one, AVX2, 1 threads")
+    leave(tmp_path, "E3", wall_s=5400.0, hardware="a new one, AVX512, 1 threads")
+    text = document.render(tmp_path, tmp_path)
+    (_, *rows), *_ = tables(text)
+    assert [row[4:6] for row in rows] == [["2", "GPU"], ["0.5", "CPU"], ["1.5", "CPU"]]
+    assert "- GPU: 2.0 hours for 1 rows (NVIDIA H100)" in text
+    assert "- CPU: 2.0 hours for 2 rows (a new one, AVX512, 1 threads; an old one" in text
 
 
 def test_rows_trained_as_published_stand_beside_the_others(tmp_path: Path) -> None:

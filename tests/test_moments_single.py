@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
 import posterior_collapse as pc
-from posterior_collapse.moments import accumulate, wide
+from posterior_collapse.moments import accumulate, integers, wide
 
 G = np.random.default_rng(0)
 N, D = 9000, 12
@@ -85,11 +87,78 @@ def test_integers_are_summed_exactly(dtype: type, kind: str) -> None:
 
 
 def test_an_offset_that_moves_leaves_integers_exact() -> None:
-    """A group far from the mean so far is too large for exact sums, and is summed otherwise."""
+    """Each group lies far from the mean so far."""
     x = np.repeat([0, 255, 0, 255], 1024)[:, None] * np.ones(3, int)
     x[::2, 0] += 1 - 2 * (x[::2, 0] > 0)
     found = pc.Moments.from_arrays(x.astype(np.uint8))
     np.testing.assert_allclose(found.cov, np.cov(x.T, bias=True), rtol=1e-14)
+
+
+@pytest.mark.parametrize("rows", [1025, 4096, 9000])
+def test_integers_sum_to_the_same_bits_with_and_without_torch(
+    monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    torch = pytest.importorskip("torch")
+    x = G.choice(np.array([0, 1, 127, 128, 254, 255], np.uint8), (rows, 37))
+    found = []
+    for loaded in (torch, None):
+        monkeypatch.setitem(sys.modules, "torch", loaded)
+        monkeypatch.setattr(integers, "_pays", lambda torch: True)
+        both = pc.Moments.from_arrays(x[:, :9], (x[:, 9:] ^ 128).view(np.int8))
+        found.append((both.mean, both.cov, pc.Moments.from_arrays(x).cov))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+    exact = x.astype(np.int64)
+    sums = exact.sum(0)
+    expected = (rows * (exact.T @ exact) - np.outer(sums, sums)) / rows**2
+    np.testing.assert_allclose(found[0][2], expected, rtol=1e-13, atol=1e-14 * expected.max())
+
+
+@pytest.mark.parametrize("fault", ["overflows", "is missing", "is slow", None])
+def test_integers_go_to_torch_only_where_it_sums_them_right_and_fast(
+    monkeypatch: pytest.MonkeyPatch, fault: str | None
+) -> None:
+    """On some processors the sum of two products of 8-bit integers is cut off at 16 bits."""
+
+    class Torch:
+        pass
+
+    def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        pairs = a.astype(np.int64)[:, :, None] * b[None]
+        pairs = pairs[:, ::2] + pairs[:, 1::2]
+        return (np.clip(pairs, -(2**15), 2**15 - 1) if fault == "overflows" else pairs).sum(1)
+
+    monkeypatch.setattr(integers, "SINGLE_ROWS", 32)
+    monkeypatch.setattr(integers, "_by_torch", lambda torch, rows: torch._int_mm(rows.T, rows))
+    seconds = iter([2.0, 1.0] if fault == "is slow" else [1.0, 2.0])
+    monkeypatch.setattr(integers, "repeat", lambda run, number, repeat: [next(seconds)])
+    if fault != "is missing":
+        Torch._int_mm = staticmethod(product)
+    assert integers._pays(Torch()) == (fault is None)
+
+
+@pytest.mark.parametrize("margin", ["constant", "balanced", "late"])
+def test_columns_at_the_margins_that_do_not_vary_cost_no_product(
+    monkeypatch: pytest.MonkeyPatch, margin: str
+) -> None:
+    """Unless they vary: those whose sum alone is 0, or that vary in a later group."""
+    x = np.where(NOISE > 1, NOISE, 0).astype(np.float32)
+    x[:, :2], x[:, -3:], x[0, 2:-3] = 7, 0, 1
+    if margin == "balanced":  # about the first row, in every group
+        x[:, 0] = np.tile([7, 8, 7, 6], N // 4)
+    elif margin == "late":
+        x[5000:, -1] = NOISE[5000:, 0]
+    widths = []
+    product = accumulate._Group.product
+    monkeypatch.setattr(
+        accumulate._Group,
+        "product",
+        lambda group: (widths.append(len((found := product(group))[1])), found)[1],
+    )
+    found = pc.Moments.from_arrays(x, precision="float32")
+    assert error(found, x) < found.rounding
+    assert (widths[0] == D - 5) == (margin != "balanced")
+    assert (found.cov[x.min(0) == x.max(0)] == 0).all()
 
 
 def test_constant_features_have_no_variance_at_all() -> None:

@@ -418,3 +418,51 @@ def test_mixed_outputs_go_by_their_own_curvature() -> None:
 def test_what_cannot_be_used(y: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises((pc.DataError, pc.InvalidArgumentError), match=message):
         pc.onset(functional.mse_loss, y, **options)
+
+
+DARK = np.concatenate(
+    [
+        np.clip(
+            np.random.default_rng(4).random((500, 1))
+            + 0.2 * np.random.default_rng(5).standard_normal((500, 2)),
+            0,
+            1,
+        ),
+        0.004 * np.random.default_rng(6).random((500, 1)),
+    ],
+    axis=1,
+)
+"""Two pixels that follow each other, and one that is nearly always dark."""
+
+
+def dark_loss(output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Minus the log of a continuous Bernoulli, which torch clamps below logits of -36."""
+    return -torch.distributions.ContinuousBernoulli(logits=output).log_prob(y).sum(1)
+
+
+def smooth_dark_loss(output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The same without a clamp: the log of (e^o - 1) / o less o y, for o < 0 or away from 0."""
+    size = output.abs().clamp(min=1e-3)
+    norm = torch.log(-torch.expm1(-size) / size) + output.clamp(min=0)
+    return (norm - output * y).sum(1)
+
+
+def test_where_a_likelihood_clamps_its_parameter_the_outputs_are_named() -> None:
+    with pytest.raises(
+        pc.InvalidArgumentError, match=r"near -3.* of output 3;.* leave such"
+    ) as caught:
+        pc.onset(dark_loss, DARK)
+    assert "\n" not in str(caught.value)
+    alive = pc.onset(dark_loss, DARK[:, :2])
+    # By the law: the score is y less its mean, the curvature the likelihood's own variance.
+    odds = torch.from_numpy(alive.output)
+    variance = torch.autograd.functional.hessian(
+        lambda o: smooth_dark_loss(o[None], torch.zeros(1, 2)).sum(), odds
+    ).diagonal()
+    scores = DARK[:, :2] / variance.sqrt().numpy()
+    expected = np.linalg.eigvalsh(np.cov(scores.T, bias=True)).max()
+    assert alive.beta == pytest.approx(expected, rel=1e-4)
+    # Written without the clamp all three have a law: the third is exponential, its variance m^2.
+    every = pc.onset(smooth_dark_loss, DARK)
+    assert every.output[2] == pytest.approx(-1 / DARK[:, 2].mean(), rel=1e-3)
+    assert every.beta == pytest.approx(expected, rel=0.05)

@@ -91,3 +91,54 @@ def test_a_dollar_in_a_name_is_no_formula():
     figure = found.plot()
     figure.draw_without_rendering()
     assert figure.get_suptitle().startswith(r"cost\$^\$")
+
+
+def test_titles_name_data_and_settings():
+    digits = pc.load("digits")
+    spec = pc.VAESpec(4, beta=2.0, eta_dec=0.3)
+    forecast = pc.forecast(digits, spec)
+    run = pc.fit(spec, digits, "linear", exact=True)
+    named = "VAE, 4 latent units, β = 2, η_dec = 0.3; digits"
+    varied = forecast.phase_diagram([1.0, 2.0], [0.3, 0.5])
+    swept = pc.sweep(
+        [spec, spec.replace(beta=1.0, eta_dec=0.5)], digits, "linear", exact=True, seeds=[0, 0]
+    )
+    titles = {
+        f"{named}; 1,797 rows of 64 features": forecast,
+        f"{named}; linear, seed 0": run,
+        f"{named}; 1,797 rows\n": pc.diagnose(run, digits),
+        # What varies has no value of its own.
+        "VAE, 4 latent units; digits": varied,
+        "VAE, 4 latent units, η_dec = 0.3; digits": forecast.phase_diagram([1.0, 2.0]),
+        "VAE, 4 latent units; mine": pc.phase_diagram(
+            pc.Dataset("mine", digits.x), spec, [1.0, 2.0], [0.3, 0.5]
+        ),
+        "digits, linear: 2 runs; β and η_dec vary": swept,
+    }
+    for said, result in titles.items():
+        title = result.plot().get_suptitle().replace("$_\\mathrm{dec}$", "_dec")
+        assert title.startswith(said)
+    unnamed = pc.forecast(digits.x, spec).plot().get_suptitle()
+    assert unnamed.endswith("; 1,797 rows of 64 features")
+
+
+def test_seeds_that_agree_are_drawn_side_by_side():
+    specs = [pc.VAESpec(2), pc.VAESpec(2, beta=0.5)]
+    found = pc.sweep(specs * 3, DIGITS[:200], "linear", exact=True, seeds=[0, 0, 1, 1, 2, 2])
+    axes = found.plot(panel="active").axes[0]
+    axes.get_figure().draw_without_rendering()
+    dots = [line for line in axes.get_lines() if line.get_marker() == "o"]
+    places = np.concatenate([d.get_transform().transform(d.get_xydata()) for d in dots])
+    assert len(np.unique(places.round(1), axis=0)) == len(found.runs)
+    (left, low), (right, high) = axes.bbox.get_points()
+    assert (places > (left, low)).all()
+    assert (places < (right, high)).all()
+
+
+def test_what_was_trained_is_drawn_beside_its_optimum():
+    spec = pc.HVAESpec((4, 3), sigma_1=0.4, eta_dec=0.3)
+    run = pc.fit(spec, DIGITS[:200], "linear", epochs=3)
+    for number, level in enumerate(run.forecast.levels, 1):
+        axes = run.plot(panel=f"KL over epochs of z{number}").axes[0]
+        (line,) = axes.get_lines()
+        assert line.get_ydata()[0] == pytest.approx(level.kl.sum())

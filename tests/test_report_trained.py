@@ -7,16 +7,19 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 import posterior_collapse as pc
 from commands import collapse
 from parsed import HOSTILE, Parsed, check_policy, check_readable
+from posterior_collapse.data.about import About, about
 from posterior_collapse.diagnosis import diagnose_arrays
 from posterior_collapse.diagnosis.verdict import verdict_parts
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import read_parameters
 from posterior_collapse.report.diagnosis_text import by_kl, with_error
 from posterior_collapse.report.pages.diagnosis import diagnosis_html, light
+from posterior_collapse.report.pages.pictures import signed
 from posterior_collapse.runs.kept import swept
 
 DIGITS = pc.load("digits")
@@ -146,7 +149,13 @@ def test_a_traversal_moves_along_the_decoder_s_column(fitted, found):
     for one in found._shown.traversals[0]:
         expected = columns[one.unit] * level.aggregate_std[one.unit]
         np.testing.assert_allclose(one.move, expected, atol=1e-5)
-    np.testing.assert_allclose(found._shown.targets, DIGITS.x[:8], rtol=1e-6)
+    # Rows of the data, and what the model makes of them.
+    targets, rows = found._shown.targets, DIGITS.x.astype(np.float32)
+    assert len(targets) == 8
+    assert all((rows == target).all(axis=1).any() for target in targets)
+    with torch.no_grad():
+        decoded = fitted.model.reconstruct(torch.from_numpy(targets).double())
+    np.testing.assert_allclose(found._shown.outputs, decoded, atol=1e-5)
 
 
 def test_a_histogram_is_that_of_samples():
@@ -223,6 +232,36 @@ def test_pictures_are_those_of_the_shape(found, tmp_path):
     )
     assert colours._shown.image_shape == (4, 5, 3)
     assert Parsed(diagnosis_html(colours)).of("img")
+
+
+def test_pages_know_what_their_data_said(tmp_path):
+    """Name, pictures and features reach a page without being passed."""
+    digits = pc.load("digits")
+    page = pc.forecast(digits, SPEC).to_html(tmp_path / "f.html").read_text(encoding="utf-8")
+    assert "VAE on digits" in page
+    assert '"images":["data:image/png' in page
+    run = pc.fit(SPEC, digits, "linear", exact=True)
+    assert "VAE on digits, linear" in run.to_html(tmp_path / "r.html").read_text(encoding="utf-8")
+    # What is no image, or not what is decoded, is not shown as one.
+    video = np.random.default_rng(0).random((40, 5, 6, 7))
+    assert about(video).image_shape is None
+    quarter = pc.load("digits", task="quarter")
+    assert about(quarter, conditional=True).image_shape == (8, 8)
+    assert about(quarter) == About("digits")
+    for data in (video, quarter):
+        pc.forecast(data, pc.VAESpec(2)).to_html(tmp_path / "f.html")
+    whole = signed(np.ones(48), (8, 8))
+    assert whole != signed(np.ones(64), (8, 8))
+
+
+def test_a_unit_of_several_modes_is_no_mode(found):
+    (level,) = found._shown.traversals
+    several = sum(one.outputs / np.linalg.norm(one.move) for one in level[:3])
+    mixed = [dataclasses.replace(level[0], outputs=several), *level[1:]]
+    shown = dataclasses.replace(found._shown, traversals=(tuple(mixed),))
+    page = diagnosis_html(dataclasses.replace(found, _shown=shown))
+    assert page.count("mixes modes, the most of") == 1
+    assert "mixes modes" not in diagnosis_html(found)
 
 
 def test_words_name_the_information_from_which_a_unit_is_active():

@@ -81,6 +81,43 @@ def test_a_page_opens_for_all_readers(browser, pages, name):
                 assert browser.violations() == []
 
 
+OVERLAPS = """
+[...document.querySelectorAll('svg')].filter(s => s.getClientRects().length).flatMap(svg => {
+  const [, , width, height] = svg.getAttribute('viewBox').split(' ').map(Number);
+  const words = [...svg.querySelectorAll('text')];
+  const boxes = words.map(text => text.getBBox());
+  const cut = words.filter((text, i) => boxes[i].x < -1 || boxes[i].y < -1 ||
+    boxes[i].x + boxes[i].width > width + 1 || boxes[i].y + boxes[i].height > height + 1);
+  const meets = (a, b) => Math.min(a.x + a.width, b.x + b.width) - Math.max(a.x, b.x) > 1 &&
+    Math.min(a.y + a.height, b.y + b.height) - Math.max(a.y, b.y) > 4;
+  const both = boxes.flatMap((a, i) => boxes.slice(i + 1).flatMap((b, j) =>
+    meets(a, b) ? [`${words[i].textContent} on ${words[i + 1 + j].textContent}`] : []));
+  return [...cut.map(text => `${text.textContent} is cut`), ...both];
+})
+"""
+CUT_TABLES = """
+[...document.querySelectorAll('.pc-scroll')].filter(e => e.scrollWidth > e.clientWidth + 1)
+  .map(e => e.querySelector('caption').innerText)
+"""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_words_lie_on_others_and_none_are_cut(browser, pages, name):
+    for width in (1280, 390):
+        browser.open(pages[name], width)
+        found = browser.value(OVERLAPS)
+        assert found == [], found
+    browser.open(pages[name])
+    assert browser.value(CUT_TABLES) == []
+
+
+def test_a_hierarchy_s_thresholds_are_told_apart(browser, pages):
+    browser.open(pages["forecast of two"])
+    said = browser.value("document.getElementById('reading').innerText")
+    assert "A unit of z1 lives while" in said
+    assert "A unit of z2 lives while" in said
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_paper_shows_all_and_no_controls(browser, pages, name):
     browser.open(pages[name], media="print", dark=True)

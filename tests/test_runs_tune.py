@@ -197,6 +197,64 @@ def test_a_network_keeps_as_many_from_a_seed_that_tuning_never_saw() -> None:
     assert again.measured()["levels"][0]["n_active"] == 2
 
 
+HIERARCHY = pc.HVAESpec((4, 4), betas=(1.0, 1.0), eta_dec=0.7, sigma_1=0.6)
+
+
+@pytest.mark.parametrize("active", [1, 3])
+def test_of_a_hierarchy_the_beta_of_the_level_that_is_named_is_turned(active: int) -> None:
+    """Of a linear one, z2's units live where the forecast says, and so do z1's; see theory 3a."""
+    tuned = pc.tune(X, HIERARCHY, "linear", active=active, exact=True, seeds=1)
+    assert tuned.settled
+    assert (tuned.level, tuned.parameter) == (2, "beta_2")
+    assert tuned.spec.betas[0] == 1.0
+    assert pc.forecast(X, tuned.spec).levels[1].n_active == active
+    assert tuned.to_frame().columns[0] == "beta_2"
+    assert f"{active} of 4 units of z2" in tuned._repr_html_()
+    # The closed form of theory section 3a, both on: theta > max(sqrt(b2) eta, b2 eta^2/sigma_1).
+    alive = [max(tuned.spec.betas[1] ** 0.5 * 0.7, tuned.spec.betas[1] * 0.49 / 0.6)]
+    assert int((np.sqrt(VARIANCES) > alive).sum()) == active
+
+
+def test_of_a_hierarchy_the_level_next_to_the_data_is_tuned_if_it_is_named() -> None:
+    spec = HIERARCHY.replace(betas=(1.0, 40.0))  # z2 keeps none of z1's units alive
+    tuned = pc.tune(X, spec, "linear", active=2, level=1, exact=True, seeds=1)
+    assert tuned.settled
+    assert (tuned.level, tuned.parameter) == (1, "beta_1")
+    assert tuned.spec.betas[1] == 40.0
+    tau = tuned.spec.betas[0] * 0.36  # z1 alone: theta > sqrt(b1) sigma_1
+    assert VARIANCES[2] < tau < VARIANCES[1]
+
+
+def test_of_a_hierarchy_as_many_latents_as_live_at_its_top() -> None:
+    spec = HIERARCHY.replace(latent_dims=(4, 1), betas=(1.0, 2.0))
+    tuned = pc.tune(X, spec, "linear", tune="latents", exact=True, seeds=2)
+    assert tuned.settled
+    assert tuned.parameter == "latent_dim_2"
+    assert tuned.spec.latent_dims == (4, tuned.wanted)
+    wide = pc.forecast(X, spec.replace(latent_dims=(4, 4)))
+    assert tuned.wanted == wide.levels[1].n_active == 2
+
+
+def test_of_a_chain_any_level_is_tuned() -> None:
+    spec = pc.ChainSpec((3, 3, 3), (1.0, 1.0, 1.0), (0.7, 0.6, 0.5), sigmas=(0.6, 0.5, "learned"))
+    tuned = pc.tune(X, spec, "linear", active=2, level=3, exact=True, seeds=1)
+    assert tuned.chosen.active == (2,)
+    assert tuned.parameter == "beta_3"
+    assert pc.forecast(X, tuned.spec).levels[2].n_active == 2
+
+
+def test_a_hierarchy_of_another_likelihood_is_tuned() -> None:
+    binary = (X @ np.random.default_rng(2).standard_normal((4, 8)) > 0).astype(float)
+    spec = pc.HVAESpec((3, 3), likelihood="bernoulli", betas=(1.0, 9.0))
+    tuned = pc.tune(binary, spec, "linear", active=1, level=1, seeds=1, steps=20)
+    ratios = pc.forecast(binary, spec).spectrum
+    assert tuned.parameter == "beta_1"
+    assert tuned.curve[0].linear is not None
+    assert all(
+        (trial.linear == 1) == (ratios[1] < trial.value < ratios[0]) for trial in tuned.curve
+    )
+
+
 def test_a_tuning_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     swept = module.sweep
@@ -261,7 +319,21 @@ def test_a_run_that_diverges_ends_it_in_a_line() -> None:
         (pc.VAESpec(4), {"tune": "eta_dec"}, "tune: got 'eta_dec'"),
         (pc.VAESpec(4), {"tune": "latents", "active": 2}, "nothing beside tune='latents'"),
         (pc.VAESpec(4, beta=50.0), {"tune": "latents"}, "beta: got 50.0; expected less than"),
-        (pc.HVAESpec((4, 2)), {"active": 2}, "spec: got HVAESpec"),
+        (pc.HVAESpec((4, 2)), {"active": 3}, "active: got 3; expected at most 2, the latent units"),
+        (pc.HVAESpec((4, 2)), {"level": 3}, "level: got 3; expected at most 2, the latent levels"),
+        (pc.VAESpec(4), {"level": 0}, "level: got 0"),
+        (
+            pc.HVAESpec((4, 2), sigma_1="learned", betas=(1.0, 2.0)),  # z2 dies whatever the data
+            {"active": 1},
+            "active: got 1; expected a number of units of z2 that some beta_2 keeps: at most 0",
+        ),
+        (
+            pc.HVAESpec((4, 4), betas=(1.0, 0.5)),  # three modes that z2 keeps in z1
+            {"active": 1, "level": 1},
+            "so few are kept at none, 4 at some",
+        ),
+        (pc.HVAESpec((4, 2), betas=(1.0, 99.0)), {"tune": "latents"}, "beta_2: got 99.0; expected"),
+        ("beta", {"active": 2}, "spec: got str"),
         (pc.VAESpec(4), {"active": 2, "stepps": 3}, "Did you mean 'steps'"),
     ],
 )

@@ -178,7 +178,7 @@ def test_nothing_is_known_before_it_is_fitted() -> None:
 @pytest.mark.parametrize(
     ("model", "data", "error", "word"),
     [
-        (LinearVAE(0), X, pc.InvalidArgumentError, "latent_dim"),
+        (LinearVAE(0), X, pc.InvalidArgumentError, "n_components"),
         (LinearVAE(2, beta=-1), X, pc.InvalidArgumentError, "beta"),
         (LinearVAE(2, eta_dec="fixed"), X, pc.InvalidArgumentError, "eta_dec"),
         (LinearVAE(5), X[:, [0, 1, 2, 2, 2]], pc.UnboundedObjectiveError, "eta_dec"),

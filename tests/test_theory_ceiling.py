@@ -77,3 +77,5 @@ def test_digits_and_the_forecast() -> None:
     pair = (DIGITS[:, :4], DIGITS[:, 4:])
     assert pc.forecast(pair, pc.CVAESpec(4), network=True).ceiling is None
     assert pc.forecast(DIGITS, pc.VAESpec(4, eta_dec="learned"), network=True).ceiling is None
+    # Collapse onto 0 is worse than onto the mean at every beta.
+    assert pc.forecast(DIGITS, pc.VAESpec(4), bias="none", network=True).ceiling is None

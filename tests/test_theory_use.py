@@ -98,6 +98,47 @@ def test_advice_counts_the_others_in_words() -> None:
     assert pc.forecast(flat, pc.VAESpec(4)).advice().text.endswith("The other 2 carry nothing.")
 
 
+LEVELS = np.random.default_rng(0).standard_normal((200, 6)) * [5, 3, 2, 1, 0.5, 0.1]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *(pc.VAESpec(k, beta, "learned") for beta in (0.01, 1.0, 1.3) for k in (1, 3)),
+        pc.VAESpec(1, 0.5, "learned", sigma="shared"),
+        pc.VAESpec(2, 3.0, "learned", sigma=0.4),
+        *(pc.VAESpec(k, beta, sigma="shared") for beta in (0.05, 1.0) for k in (1, 2)),
+        pc.HVAESpec((2, 1), (1.0, 0.2), sigma_1=1.05),
+        pc.ChainSpec((2, 1), (1.0, 0.2), (1.2, 0.7), sigmas=(1.05, 2.0)),
+        pc.ChainSpec((1,), (1.0,), (0.5,)),
+    ],
+    ids=repr,
+)
+def test_possible_units_are_those_that_live_at_the_best_width(spec) -> None:
+    def living(width: int) -> int:
+        dims = (width, *spec.dims[1:])
+        one = isinstance(spec, pc.VAESpec)
+        wide = spec.replace(latent_dim=width) if one else spec.replace(latent_dims=dims)
+        try:
+            return pc.forecast(LEVELS, wide).levels[0].n_active
+        except pc.UnboundedObjectiveError:
+            return 0
+
+    best = max(map(living, range(1, 7)))
+    found = pc.forecast(LEVELS, spec)
+    assert found.n_possible == best
+    if len(spec.dims) == 1 and found.n_active == spec.dims[0]:
+        more = f"{best} of the data's 6 modes would keep a unit: more units pay."
+        assert (more in found.advice().text) == (best > found.n_active)
+
+
+def test_advice_widens_a_chain_of_one_level() -> None:
+    found = pc.forecast(LEVELS, pc.ChainSpec((2,), (1.0,), (0.5,))).advice(active=4)
+    assert [change.text for change in found.changes] == [
+        "Give every level at least 4 units (4 active)."
+    ]
+
+
 def test_advice_says_when_the_condition_leaves_nothing() -> None:
     y = DIGITS[:, 20:30] @ np.ones((10, 2))
     f = pc.forecast(pc.Moments.from_arrays(DIGITS, y), pc.CVAESpec(2))

@@ -29,38 +29,37 @@ OUTWARD = re.compile(r"\]\(\.\./([^)#]+)\)")
 """A link from a page of `docs` to a file of the repository."""
 FOLDER = re.compile(r"\[[^\]]+\]\(\.\./(\w+)\)")
 """A link to one of its folders, which no site can show."""
-DIGITS = {"name": "digits", "image_shape": (8, 8)}
 
 
 def forecasts() -> dict[str, tuple[Any, pc.Spec, dict[str, Any]]]:
     """Return data, spec and words of each forecast page, by its file's name."""
-    digits = pc.load("digits").x
+    digits = pc.load("digits")
     hvae = pc.HVAESpec((8, 8), betas=(1.0, 2.0), eta_dec=0.3, sigma_1=0.3)
     return {
-        "digits": (digits, pc.VAESpec(16, eta_dec=0.3), DIGITS),
+        "digits": (digits, pc.VAESpec(16, eta_dec=0.3), {}),
         "mnist": (
             moments(),
             pc.VAESpec(32, eta_dec=1.0),
             {"name": "mnist", "image_shape": (28, 28)},
         ),
-        "hierarchy": (digits, hvae, DIGITS),
-        "cross-entropy": (digits, pc.VAESpec(16, likelihood="bernoulli"), DIGITS),
+        "hierarchy": (digits, hvae, {}),
+        "cross-entropy": (digits, pc.VAESpec(16, likelihood="bernoulli"), {}),
     }
 
 
 def trained() -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """Train what the other pages show: a minute at most, on any machine."""
-    x = pc.load("digits").x
+    x = pc.load("digits")
     spec = pc.VAESpec(8, beta=0.32, sigma="input")
     fitted = pc.fit(x, spec, "mlp", hidden=(64,), epochs=200)
-    yield "run", fitted, DIGITS
-    yield "diagnosis", pc.diagnose(fitted, x), DIGITS
+    yield "run", fitted, {}
+    yield "diagnosis", pc.diagnose(fitted, x), {}
     specs = [spec.replace(beta=beta) for beta in (0.08, 0.16, 0.32, 0.64)]
     seeds = [seed for seed in (0, 1, 2) for _ in specs]
     swept = pc.sweep(specs * 3, x, "mlp", seeds=seeds, hidden=(64,), epochs=20)
-    yield "sweep", swept, {**DIGITS, "data": x[:8]}
+    yield "sweep", swept, {"image_shape": x.image_shape, "data": x.x[:8]}
     tuned = pc.tune(x, pc.VAESpec(8), "linear", active=6, exact=True, seeds=2)
-    yield "tuned", tuned, DIGITS
+    yield "tuned", tuned, {}
 
 
 @cache
@@ -70,7 +69,7 @@ def pages() -> dict[str, bytes]:
         (name, pc.forecast(x, spec), words) for name, (x, spec, words) in forecasts().items()
     ]
     steps = np.geomspace(0.05, 20, 60)
-    made.append(("phases", made[0][1].phase_diagram(steps, steps / 10), {"name": "digits"}))
+    made.append(("phases", made[0][1].phase_diagram(steps, steps / 10), {}))
     with tempfile.TemporaryDirectory() as folder:
         return {
             name: result.to_html(Path(folder) / f"{name}.html", **words).read_bytes()

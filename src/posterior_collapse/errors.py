@@ -46,6 +46,7 @@ __all__ = [
     "lazily",
     "listed",
     "nearest",
+    "needing",
     "needing_torch",
     "writing",
 ]
@@ -171,6 +172,21 @@ def listed(names: Sequence[object], most: int = 12) -> str:
     if len(names) > most:
         shown.append(f"... ({len(names):,} in all)")
     return f"[{', '.join(shown)}]"
+
+
+@contextlib.contextmanager
+def needing(library: str, purpose: str, action: str) -> Iterator[None]:
+    """Turn a failed import into a `MissingDependencyError`.
+
+    Args:
+        library: What is imported.
+        purpose: What it is for, such as "h5py, to read such files".
+        action: How to install it, as a full sentence.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise MissingDependencyError(library, "no such package", purpose, action) from error
 
 
 @contextlib.contextmanager

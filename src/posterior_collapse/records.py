@@ -69,6 +69,7 @@ class Seen:
 
     views: ClassVar[Any]
     view: ClassVar[str]
+    _about: Any  # of the data: an `About`, which a room above makes
 
     def plot(self, ax: Any = None, *, panel: str | None = None) -> Any:
         """Return a matplotlib figure, or draw into axes; see `posterior_collapse.plot`."""

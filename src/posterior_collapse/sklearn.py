@@ -223,8 +223,7 @@ class LinearVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         if not hasattr(self, "moments_"):
             raise NotFittedError(f"This {type(self).__name__} is not fitted yet. Call fit first.")
         units = self.n_components
-        if units is None:
-            units = self._most_units()
+        units = self._most_units() if units is None else checks.units("n_components", units)
         spec = VAESpec(units, self.beta, self.eta_dec, self.eta_enc, self.sigma)
         return forecast(self.moments_, spec)
 

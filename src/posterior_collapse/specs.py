@@ -16,7 +16,8 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from posterior_collapse import checks
 from posterior_collapse.checks import Dispersion, EtaDec, Likelihood, Sigma
-from posterior_collapse.errors import InvalidArgumentError, NotSolvedError, nearest
+from posterior_collapse.errors import InvalidArgumentError, nearest
+from posterior_collapse.records import plain
 
 __all__ = [
     "CVAESpec",
@@ -29,7 +30,6 @@ __all__ = [
     "VAESpec",
     "are_specs",
     "in_order",
-    "require_gaussian",
 ]
 
 S = TypeVar("S", bound="Spec")
@@ -108,7 +108,7 @@ class Spec:
         What only some likelihoods have is left out of the others' specs: those of a Gaussian were
         written without a likelihood, and keys of kept runs go by them.
         """
-        return {"model": self.model, **{name: _plain(value) for name, value in self._stated()}}
+        return {"model": self.model, **{name: plain(value) for name, value in self._stated()}}
 
     def to_json(self) -> str:
         """Return the spec as JSON; floats survive the round trip exactly.
@@ -150,20 +150,16 @@ class Spec:
         name = given.pop("model", None)
         if not isinstance(name, str) or name not in _MODELS:
             raise InvalidArgumentError(
-                "model",
-                repr(name),
-                f"one of {sorted(_MODELS)}",
+                "model", repr(name), f"one of {sorted(_MODELS)}",
                 f"Set 'model'.{nearest(str(name), _MODELS)}",
-            )
+            )  # fmt: skip
         known = _fields(_MODELS[name])
         for key in given:
             if key not in known:
                 raise InvalidArgumentError(
-                    "spec",
-                    f"the unknown key {key!r}",
-                    f"only {sorted(known)}",
+                    "spec", f"the unknown key {key!r}", f"only {sorted(known)}",
                     f"Remove it.{nearest(key, known)}",
-                )
+                )  # fmt: skip
         for key, field in known.items():
             if field.default is dataclasses.MISSING and key not in given:
                 raise InvalidArgumentError(
@@ -201,40 +197,21 @@ def in_order(data: Any, spec: Any) -> tuple[Any, Any]:
     return (spec, data) if are_specs(data) and not are_specs(spec) else (data, spec)
 
 
-def require_gaussian(spec: Spec) -> None:
-    """Refuse a spec whose objective is not a function of the data's second moments.
-
-    Raises:
-        NotSolvedError: The likelihood is not Gaussian.
-
-    Example:
-        >>> require_gaussian(VAESpec(latent_dim=2))
-    """
-    if spec.likelihood != "gaussian":
-        raise NotSolvedError(
-            "spec",
-            f"likelihood {spec.likelihood!r}",
-            "'gaussian', whose loss is a function of second moments alone",
-            "Forecast it, or train it by minibatches with pc.fit.",
-        )
-
-
 def _fields(cls: type[Any]) -> dict[str, dataclasses.Field[Any]]:
     return {field.name: field for field in dataclasses.fields(cls)}
 
 
-def _plain(value: object) -> object:
-    return [_plain(v) for v in value] if isinstance(value, tuple) else value
-
-
-def _check_dispersion(spec: Spec) -> None:
+def _check_law(spec: Spec) -> None:
+    _set(
+        spec,
+        likelihood=checks.likelihood("likelihood", spec.likelihood),
+        dispersion=checks.or_learned("dispersion", spec.dispersion),
+    )
     if spec.likelihood != "negative-binomial" and spec.dispersion != "learned":
         raise InvalidArgumentError(
-            "dispersion",
-            f"{spec.dispersion!r} with likelihood {spec.likelihood!r}",
-            "nothing, as only a negative binomial has one",
-            "Leave it out.",
-        )
+            "dispersion", f"{spec.dispersion!r} with likelihood {spec.likelihood!r}",
+            "nothing, as only a negative binomial has one", "Leave it out.",
+        )  # fmt: skip
 
 
 def _set(spec: object, **values: object) -> None:
@@ -287,17 +264,13 @@ class VAESpec(Spec):
             eta_dec=checks.or_learned("eta_dec", self.eta_dec),
             eta_enc=checks.positive("eta_enc", self.eta_enc),
             sigma=checks.sigma("sigma", self.sigma, dim),
-            likelihood=checks.likelihood("likelihood", self.likelihood),
-            dispersion=checks.or_learned("dispersion", self.dispersion),
         )
-        _check_dispersion(self)
+        _check_law(self)
         if self.likelihood != "gaussian" and self.eta_dec != 1.0:
             raise InvalidArgumentError(
-                "eta_dec",
-                f"{self.eta_dec!r} with likelihood {self.likelihood!r}",
-                "1.0, as only a Gaussian decoder has a std",
-                "Leave it out.",
-            )
+                "eta_dec", f"{self.eta_dec!r} with likelihood {self.likelihood!r}",
+                "1.0, as only a Gaussian decoder has a std", "Leave it out.",
+            )  # fmt: skip
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -330,8 +303,23 @@ class CVAESpec(VAESpec):
     model: ClassVar[str] = "cvae"
 
 
+class _Levels(Spec):
+    """What specs of several levels share: a field holds the units of all, another their betas."""
+
+    latent_dims: tuple[int, ...]
+    betas: tuple[float, ...]
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        return self.latent_dims
+
+    @property
+    def beta_levels(self) -> tuple[float, ...]:
+        return self.betas
+
+
 @dataclass(frozen=True, repr=False)
-class HVAESpec(Spec):
+class HVAESpec(_Levels):
     """A two-level Markov hierarchical VAE, `x -> z1 -> z2 -> z1 -> y`.
 
     `p(z2) = N(0, eta_enc^2 I)`; both `p(z1|z2)` and `p(y|z1)` have std `eta_dec`.
@@ -377,18 +365,8 @@ class HVAESpec(Spec):
             eta_enc=checks.positive("eta_enc", self.eta_enc),
             sigma_1=checks.sigma("sigma_1", self.sigma_1, dims[0]),
             sigma_2=checks.sigma("sigma_2", self.sigma_2, dims[1]),
-            likelihood=checks.likelihood("likelihood", self.likelihood),
-            dispersion=checks.or_learned("dispersion", self.dispersion),
         )
-        _check_dispersion(self)
-
-    @property
-    def dims(self) -> tuple[int, ...]:
-        return self.latent_dims
-
-    @property
-    def beta_levels(self) -> tuple[float, ...]:
-        return self.betas
+        _check_law(self)
 
     @property
     def eta_levels(self) -> tuple[EtaDec, ...]:
@@ -401,7 +379,7 @@ class HVAESpec(Spec):
 
 
 @dataclass(frozen=True, repr=False)
-class ChainSpec(Spec):
+class ChainSpec(_Levels):
     """A Markov hierarchical VAE of L levels, each with its own decoder std.
 
     Args:
@@ -437,11 +415,9 @@ class ChainSpec(Spec):
         sigmas = ("learned",) * levels if isinstance(self.sigmas, str) else self.sigmas
         if isinstance(self.sigmas, str) and self.sigmas != "learned":
             raise InvalidArgumentError(
-                "sigmas",
-                repr(self.sigmas),
-                "'learned' or one entry per level",
+                "sigmas", repr(self.sigmas), "'learned' or one entry per level",
                 "Pass sigmas='learned'.",
-            )
+            )  # fmt: skip
         sigmas = checks.sequence("sigmas", sigmas, levels, "one entry per level")
         _set(
             self,
@@ -456,14 +432,6 @@ class ChainSpec(Spec):
                 for i, (sigma, dim) in enumerate(zip(sigmas, dims, strict=True), 1)
             ),
         )
-
-    @property
-    def dims(self) -> tuple[int, ...]:
-        return self.latent_dims
-
-    @property
-    def beta_levels(self) -> tuple[float, ...]:
-        return self.betas
 
     @property
     def eta_levels(self) -> tuple[EtaDec, ...]:

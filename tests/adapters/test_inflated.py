@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from posterior_collapse.adapters.inflated import ZeroInflatedNegativeBinomial
+from posterior_collapse.adapters.scvi import ZeroInflatedNegativeBinomial
 from posterior_collapse.diagnosis.scores import scored
 
 COUNTS = np.arange(200.0)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from posterior_collapse import checks
 from posterior_collapse.adapters.bearing import forecast_of
-from posterior_collapse.adapters.divergence import KLReading, read_kl
+from posterior_collapse.adapters.divergence import KLReading
 from posterior_collapse.adapters.findings import (
     DECODERS,
     findings,
@@ -18,18 +17,14 @@ from posterior_collapse.adapters.findings import (
     lower_weight,
     units_kept,
 )
-from posterior_collapse.adapters.probing import LOGGED, PLAIN, ROLES, TARGETS, Probe, Sizes
-from posterior_collapse.adapters.reading import (
-    ReconstructionReading,
-    plain,
-    read_reconstruction,
-)
+from posterior_collapse.adapters.probing import ROLES, Sizes
+from posterior_collapse.adapters.reading import ReconstructionReading, plain
+from posterior_collapse.adapters.terms import REDUCTIONS, Terms, cut_off, read_terms, reductions
 from posterior_collapse.diagnosis import Finding
 from posterior_collapse.diagnosis.onsets import Onset
 from posterior_collapse.errors import (
     InvalidArgumentError,
     NotSolvedError,
-    PosteriorCollapseError,
     UnboundedObjectiveError,
 )
 from posterior_collapse.models.modules import keeping_buffers
@@ -38,10 +33,6 @@ from posterior_collapse.specs import Likelihood, VAESpec
 from posterior_collapse.theory import EffectiveBeta, Forecast
 
 __all__ = ["LossAudit", "audit_loss"]
-
-_REDUCTIONS = ("features", "latents", "reconstruction_batch", "kl_batch")
-_UNKNOWN = ("none", "other")
-_NO_BETA = (*_UNKNOWN, "no log", "squared capacity")
 
 
 @dataclass(frozen=True)
@@ -65,6 +56,8 @@ class LossAudit(Record):
             forecast.spec.beta` is how many times its weight the KL may have before collapse is a
             local optimum, for any network; where a KL up to a floor is free, no weight is enough.
         onset: Where its likelihood is "other" and data were given: what each mode is worth.
+        cut: Roles that the loss's value depends on and its gradient does not reach, as behind
+            `.detach()`: what is computed of them is not trained.
     """
 
     value: float | None
@@ -78,6 +71,7 @@ class LossAudit(Record):
     order: tuple[str, ...] = ROLES
     forecast: Forecast | None = None
     onset: Onset | None = None
+    cut: tuple[str, ...] = ()
 
     derived: ClassVar = ("likelihood", "link", "beta", "weight", "matches")
 
@@ -91,7 +85,7 @@ class LossAudit(Record):
     @property
     def beta(self) -> float | None:
         """What the spec's beta is: `value`, or the KL's weight beside a loss that has none."""
-        if self.value is not None or self.kl.kind in _NO_BETA:
+        if self.value is not None or self.cut or not self.kl.has_beta:
             return self.value
         if self.reconstruction.kind == "none":
             return None
@@ -201,7 +195,8 @@ def audit_loss(
             sequence or a mapping may be returned, with the total first or under `"loss"`.
         features: Features of a sample, or its shape: that of the reconstruction.
         latents: Number of latent units.
-        data: Data as `forecast` takes them (or class numbers), for a forecast and advice.
+        data: Data as `forecast` takes them, but for `Moments` (or class numbers), for a forecast
+            and advice.
         batch_size: Samples per batch in training; it matters if the reductions over it differ.
         log_var: Whether the last argument is a log-variance in nats (or what gives a std by exp or
             softplus, which is found out); False: a std or a variance.
@@ -237,12 +232,11 @@ def audit_loss(
     wanted = None if beta is None else checks.positive("beta", beta)
     if isinstance(loss, EffectiveBeta):
         kind = "squared" if loss.likelihood == "gaussian" else loss.likelihood
-        found = _Reading(
+        found = Terms(
             ReconstructionReading(kind, loss.squared_error_weight),
             KLReading("gaussian", loss.kl_weight),
         )
-        reductions = dict.fromkeys(_REDUCTIONS)
-        return _audit(found, reductions, sizes, wanted, variance, data)
+        return _audit(found, dict.fromkeys(REDUCTIONS), sizes, wanted, variance, data)
     if not callable(loss):
         raise InvalidArgumentError(
             "loss",
@@ -252,55 +246,39 @@ def audit_loss(
         )
     # As in training, whose mode a loss may ask for, but its networks learn nothing from it.
     with keeping_buffers(loss):
-        found = _read(loss, sizes, log_var)
-        _check_total(found)
-        return _audit(found, _reductions(found, sizes), sizes, wanted, variance, data)
-
-
-class _Reading(NamedTuple):
-    """Both terms of a loss, and how it was called."""
-
-    reconstruction: ReconstructionReading
-    kl: KLReading
-    probe: Probe | None = None
-
-    @property
-    def known(self) -> bool:
-        return self.reconstruction.kind not in _UNKNOWN and self.kl.kind not in _UNKNOWN
-
-    @property
-    def order(self) -> tuple[str, ...]:
-        order = (0, 1, 2, 3) if self.probe is None else self.probe.order
-        return tuple(ROLES[order.index(place)] for place in range(len(ROLES)))
+        found = read_terms(loss, sizes, log_var)
+        return _audit(found, reductions(found, sizes), sizes, wanted, variance, data)
 
 
 def _audit(
-    found: _Reading,
-    reductions: dict[str, str | None],
+    found: Terms,
+    reduced: dict[str, str | None],
     sizes: Sizes,
     beta: float | None,
     variance: float,
     data: Any,
 ) -> LossAudit:
-    reconstruction, kl, probe = found
+    reconstruction, kl, _ = found
     if reconstruction.kind != "squared":
         variance = 1.0  # only a Gaussian leaves eta_dec to the author, unless it is fitted
     expected = None if beta is None else beta * variance
+    cut = cut_off(found, sizes)
     audit = LossAudit(
-        value=_value(reconstruction, kl, math.prod(sizes.features)),
+        value=None if cut else _value(reconstruction, kl, math.prod(sizes.features)),
         learned_eta_dec=reconstruction.kind == "log squared",
         reconstruction=reconstruction,
         kl=kl,
-        reductions=reductions,
+        reductions=reduced,
         expected=expected,
         sizes=sizes,
         findings=(),
         order=found.order,
+        cut=cut,
     )
     refusal = None
     if data is not None and audit.beta is not None and 0 < audit.beta < math.inf:
         try:
-            bears, worth = forecast_of(_spec(audit), data, sizes, reconstruction, kl, probe)
+            bears, worth = forecast_of(_spec(audit), data, sizes, found)
             audit = audit.replace(forecast=bears, onset=worth)
         except (InvalidArgumentError, NotSolvedError, UnboundedObjectiveError) as error:
             refusal = error
@@ -328,147 +306,8 @@ def _spec(audit: LossAudit) -> VAESpec:
     )
 
 
-def _read(loss: Callable[..., Any], sizes: Sizes, log_var: bool) -> _Reading:
-    """Return both terms, of whichever order of the arguments makes sense of them."""
-    first: _Reading | InvalidArgumentError
-    try:
-        first = _read_as(loss, sizes, log_var, (0, 1, 2, 3))
-        if first.known:
-            return first
-    except InvalidArgumentError as error:
-        first = error
-    for order in itertools.permutations(range(len(ROLES))):
-        try:
-            found = _read_as(loss, sizes, log_var, order)
-        except InvalidArgumentError:
-            continue
-        if found.known:
-            return found
-    if isinstance(first, InvalidArgumentError):
-        raise first
-    return first
-
-
-def _read_as(
-    loss: Callable[..., Any], sizes: Sizes, log_var: bool, order: tuple[int, ...]
-) -> _Reading:
-    """Return both terms for one order of the arguments.
-
-    Raises:
-        InvalidArgumentError: Called so, the loss raises, or is not finite.
-    """
-    spreads = LOGGED if log_var else PLAIN
-    refusals = []
-    for target in TARGETS:
-        probe = Probe(loss, spread=spreads[0], target=target, order=order)
-        try:
-            read = read_reconstruction(probe, sizes)
-            break
-        except InvalidArgumentError as refusal:
-            refusals.append(refusal)
-    else:
-        raise refusals[0]
-    kl = read_kl(probe, sizes)
-    for spread in spreads[1:]:
-        if kl.kind == "other":
-            kl = _kl_or(kl, probe.with_(spread=spread), sizes)
-    if kl.kind == "other":
-        other = PLAIN if log_var else LOGGED
-        if any(_kl_or(kl, probe.with_(spread=s), sizes).kind == "gaussian" for s in other):
-            raise InvalidArgumentError(
-                "log_var",
-                f"{log_var} for a loss of a {'std' if log_var else 'log-variance'}",
-                str(not log_var),
-                f"Pass log_var={not log_var}.",
-            )
-    return _Reading(read, kl, probe.with_(spread=kl.spread))
-
-
-def _kl_or(kl: KLReading, probe: Probe, sizes: Sizes) -> KLReading:
-    """Return another reading of the KL, if that makes sense of it."""
-    try:
-        found = read_kl(probe, sizes)
-    except InvalidArgumentError:
-        return kl
-    return kl if found.kind in _UNKNOWN else found
-
-
-def _check_total(found: _Reading) -> None:
-    """Refuse a part of the loss that was returned where the total should be."""
-    reconstruction, kl, probe = found
-    if probe is None or probe.parts is None or "none" not in (reconstruction.kind, kl.kind):
-        return
-    lacking = "posterior" if kl.kind == "none" else "reconstruction"
-    raise InvalidArgumentError(
-        "loss",
-        f"{probe.parts}, the part read of which does not depend on the {lacking}",
-        'the total first, or under "loss"',
-        "Return what training minimises, e.g. lambda *args: sum(loss(*args)[:2]).",
-    )
-
-
-def _reductions(found: _Reading, sizes: Sizes) -> dict[str, str | None]:
-    """Return how each term is reduced, from how its weight grows with each size."""
-    reconstruction, probe = found.reconstruction, found.probe
-    assert probe is not None
-
-    def error(at: Sizes) -> Any:
-        return read_reconstruction(probe, at)
-
-    def kl(at: Sizes) -> Any:
-        return read_kl(probe, at)
-
-    # With one sample and one feature more, a loss that folds its input into rows of known length
-    # fails; more samples could make up for the surplus.
-    one = sizes._replace(batch=1)
-    shape = list(sizes.features)
-    # Of a categorical it is positions that are summed or averaged over, not classes.
-    classes = reconstruction.axis
-    along = -1 if classes is None or classes % len(shape) != len(shape) - 1 else -2
-    if reconstruction.apart and (classes is None or len(shape) > 1):
-        shape[along] += 1
-        ratio = shape[along] / (shape[along] - 1)
-        features = _power(error, one, one._replace(features=tuple(shape)), ratio)
-    else:
-        features = None
-    longer = one._replace(latents=sizes.latents + 1)
-    more = sizes._replace(batch=2 * sizes.batch)
-    powers = {
-        "features": features,
-        "latents": _power(kl, one, longer, 1 + 1 / sizes.latents),
-        "reconstruction_batch": _power(error, sizes, more, 2.0),
-        "kl_batch": _power(kl, sizes, more, 2.0),
-    }
-    # Weights are those of sums over features and latents, and of means over the batch.
-    of_sum = {"reconstruction_batch": 1, "kl_batch": 1}
-    return {over: _reduction(power, of_sum.get(over, 0)) for over, power in powers.items()}
-
-
-def _power(
-    read: Callable[[Sizes], ReconstructionReading | KLReading],
-    sizes: Sizes,
-    other: Sizes,
-    ratio: float,
-) -> float | None:
-    """Return p such that the weight grows like size^p; None if the loss takes no other size."""
-    try:
-        here, there = read(sizes), read(other)
-    except PosteriorCollapseError:
-        return None
-    if there.kind != here.kind or here.weight * there.weight <= 0:
-        return None
-    return math.log(there.weight / here.weight) / math.log(ratio)
-
-
-def _reduction(power: float | None, of_sum: int) -> str | None:
-    """Return the reduction whose weight grows like size^of_sum (sum) or by one power less."""
-    if power is None or abs(power - round(power)) > 0.05:
-        return None
-    return {of_sum: "sum", of_sum - 1: "mean"}.get(round(power))
-
-
 def _value(reconstruction: ReconstructionReading, kl: KLReading, features: int) -> float | None:
-    if kl.kind in _NO_BETA or reconstruction.weight == 0:
+    if not kl.has_beta or reconstruction.weight == 0:
         return 0.0 if kl.kind == "none" and reconstruction.weight else None
     if reconstruction.likelihood == "other":
         return None

@@ -13,8 +13,9 @@ from torch import Tensor
 from posterior_collapse.adapters.divergence import KLReading
 from posterior_collapse.adapters.probing import Probe, Sizes
 from posterior_collapse.adapters.reading import ReconstructionReading
+from posterior_collapse.adapters.terms import Terms
 from posterior_collapse.arrays import Array, Float
-from posterior_collapse.data.samples import Stream, one_hot, read
+from posterior_collapse.data.samples import one_hot, read
 from posterior_collapse.diagnosis.onsets import Onset, onset
 from posterior_collapse.errors import DataError, NotSolvedError
 from posterior_collapse.moments import Moments
@@ -23,16 +24,12 @@ from posterior_collapse.theory import Forecast, forecast
 
 __all__ = ["forecast_of"]
 
-HALVINGS = 200
-
 
 def forecast_of(
     spec: VAESpec,
     data: Any,
     sizes: Sizes,
-    reconstruction: ReconstructionReading,
-    kl: KLReading,
-    probe: Probe | None,
+    terms: Terms,
 ) -> tuple[Forecast, Onset | None]:
     """Return the forecast for a loss on data, and the onset where no closed form has it.
 
@@ -40,10 +37,8 @@ def forecast_of(
         spec: What the loss asks for.
         data: As `forecast` takes them; of class numbers, one column for each position.
         sizes: Features and latents.
-        reconstruction: What its error is.
-        kl: What its KL is; of a floor the forecast is that of the beta which comes to the same, of
-            weights per unit that of each unit at its own.
-        probe: Calls the loss; None: only its reductions are known.
+        terms: Its error and its KL. Of a floor the forecast is that of the beta which comes to the
+            same, of weights per unit that of each unit at its own.
 
     Raises:
         DataError: The data do not fit the loss.
@@ -51,6 +46,7 @@ def forecast_of(
         NotSolvedError: Units have weights of their own, and eta_dec is fitted.
         UnboundedObjectiveError: It has no best constant output.
     """
+    reconstruction, kl, probe = terms
     targets = _targets(data, sizes, reconstruction)
     found: Onset | None = None
     if spec.likelihood == "other":
@@ -72,8 +68,7 @@ def _targets(data: Any, sizes: Sizes, reconstruction: ReconstructionReading) -> 
     """Return the data as rows; class numbers become one-hot for a likelihood that is forecast."""
     if isinstance(data, Moments):
         raise DataError("data", "moments", "the rows of the data", "Pass the data themselves.")
-    found = read(data)
-    samples = found.collected() if isinstance(found, Stream) else found
+    samples = read(data).collected()
     rows = np.asarray(samples.x if samples.y is None else samples.y)
     width, axis = math.prod(sizes.features), _class_axis(rows.shape[1], sizes, reconstruction.axis)
     if rows.shape[1] == width:
@@ -210,13 +205,7 @@ def _with_floor(result: Forecast, kl: KLReading) -> float:
         return beta
     if kl.floor_over == "unit":
         return min(beta, float(worth.min()) * math.exp(-2 * kl.floor))
-
-    def spent(log_beta: float) -> float:
-        rates: Float = 0.5 * np.maximum(np.log(worth) - log_beta, 0.0)
-        return float(rates.sum())
-
-    low, high = math.log(float(worth.min())) - 2 * kl.floor, math.log(float(worth.max()))
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if spent(middle) > kl.floor else (low, middle)
-    return min(beta, math.exp(low))
+    # Above the water level of the k strongest modes the floor is spent on these alone.
+    heights, k = np.sort(np.log(worth))[::-1], np.arange(1, len(worth) + 1)
+    level_of = (np.cumsum(heights) - 2 * kl.floor) / k
+    return min(beta, math.exp(float(level_of.max())))

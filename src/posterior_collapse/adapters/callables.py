@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 
 from posterior_collapse import checks
-from posterior_collapse.adapters.decoded import Output, OutputReader, flattened
-from posterior_collapse.adapters.encoded import posterior_of
+from posterior_collapse.adapters.outputs import Output, OutputReader, flattened, posterior_of
 from posterior_collapse.diagnosis.arrays import BEYOND
 from posterior_collapse.diagnosis.scores import elementwise
 from posterior_collapse.errors import InvalidArgumentError, NotSolvedError
@@ -109,9 +108,12 @@ def from_callable(
 class WrappedModel(LatentModel, nn.Module):
     """A model of one latent level given by functions; arguments are those of `from_callable`.
 
-    Attributes:
+    Args:
         spec_assumed: Whether the spec only stands in for an unknown objective, so that beta and
-            eta_dec mean nothing.
+            eta_dec mean nothing; None: where none was passed.
+        said: What a reader of results should know of the model.
+
+    Attributes:
         decodes: Whether there is a decoder.
         wrapped: The modules behind the functions.
         latent_shape: Shape of a latent that is an image or a sequence, units in that order; None:
@@ -132,6 +134,8 @@ class WrappedModel(LatentModel, nn.Module):
         shape: Sequence[int] | None = None,
         tokens: bool = False,
         modules: Iterable[nn.Module] = (),
+        spec_assumed: bool | None = None,
+        said: Iterable[str] = (),
     ) -> None:
         super().__init__()
         for name, function in (("encode", encode), ("decode", decode)):
@@ -144,7 +148,7 @@ class WrappedModel(LatentModel, nn.Module):
             self.latent_shape = _sides(latent_dim, "latent_dim")
             latent_dim = math.prod(self.latent_shape)
         latent_dim = checks.units("latent_dim", latent_dim)
-        self.spec_assumed = spec is None
+        self.spec_assumed = spec is None if spec_assumed is None else spec_assumed
         self.spec = VAESpec(latent_dim=latent_dim, sigma="input") if spec is None else spec
         if self.spec.dims != (latent_dim,):
             raise InvalidArgumentError(
@@ -164,13 +168,13 @@ class WrappedModel(LatentModel, nn.Module):
         self.training = self.wrapped.training = False
         # In a tuple they stay plain functions: a module as an attribute is registered once more.
         self._functions = (encode, decode)
-        self._log_var = log_var
+        self._log_var, self._said = log_var, tuple(said)
         # Where the last posterior was: the prior of functions without a tensor follows it.
         self._last = torch.device("cpu"), torch.get_default_dtype()
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of results should know of how outputs were read, and of the prior."""
+        """What a reader of results should know of the model and of how its outputs were read."""
         notes = self._reader.notes
         if isinstance(self._prior, Distribution) and not isinstance(self._prior, Normal):
             notes.append(BY_SAMPLES)
@@ -178,7 +182,7 @@ class WrappedModel(LatentModel, nn.Module):
             notes.append(BEYOND)
         if self.teacher_forcing:
             notes.append(FORCED)
-        return notes
+        return [*notes, *self._said]
 
     def posterior(self, level: int, given: Tensor, y: Tensor | None = None) -> Normal:
         """Return `q(z | given)`; see `LatentModel`."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from posterior_collapse.adapters.callables import WrappedModel
-from posterior_collapse.adapters.libraries import missing
+from posterior_collapse.adapters.libraries import needing
 from posterior_collapse.errors import InvalidArgumentError, first_line
 from posterior_collapse.models.modules import evaluating, tensor_behind
 from posterior_collapse.specs import Spec, VAESpec
@@ -49,10 +49,8 @@ def from_diffusers(
         MissingDependencyError: diffusers is not installed.
         InvalidArgumentError: No such autoencoder, or no shape of a sample for it.
     """
-    try:
+    with needing("diffusers", "read its models"):
         from diffusers import AutoencoderKL
-    except ImportError as error:
-        raise missing("diffusers", "read its models", error) from error
     if not all(callable(getattr(autoencoder, name, None)) for name in ("encode", "decode")):
         _refuse(f"a {type(autoencoder).__name__}")
     if isinstance(autoencoder, AutoencoderKL):
@@ -62,58 +60,39 @@ def from_diffusers(
     else:
         sample = _sample_shape(getattr(autoencoder, "config", None), shape)
         latent = _latent_shape(autoencoder, sample)
-    return ImageAutoencoder(autoencoder, sample, latent, spec, decode=decode)
+    # A decoder of videos that takes frames side by side is told that each stands alone.
+    wanted = inspect.signature(autoencoder.decode).parameters.get("num_frames")
+    alone = wanted is not None and wanted.default is inspect.Parameter.empty
+    options = {"num_frames": 1} if alone else {}
+
+    def encoded(x: Tensor) -> tuple[Tensor, Tensor]:
+        q = autoencoder.encode(x).latent_dist
+        return q.mean, q.std
+
+    def decoded(z: Tensor) -> Tensor:
+        output = autoencoder.decode(z, **options)
+        mean: Tensor = output if isinstance(output, Tensor) else output.sample
+        return mean
+
+    unknown = VAESpec(math.prod(latent), sigma="input", likelihood="other")
+    return ImageAutoencoder(
+        encoded,
+        decoded if decode else None,
+        latent_dim=latent,
+        log_var=False,
+        spec=unknown if spec is None else spec,
+        spec_assumed=spec is None,
+        shape=sample,
+        modules=(autoencoder,) if isinstance(autoencoder, torch.nn.Module) else (),
+    )
 
 
 class ImageAutoencoder(WrappedModel):
-    """A wrapped `AutoencoderKL` or another autoencoder; `from_diffusers` makes one.
-
-    Args:
-        autoencoder: The model.
-        image_shape: Shape of a sample: channels, height and width of an image.
-        latent_shape: Of a latent, channels first.
-        spec: The objective, if it is known.
-        decode: Whether to decode too.
+    """A wrapped `AutoencoderKL` or another autoencoder, channels first; `from_diffusers` makes it.
 
     Attributes:
         latent_shape: Channels, height and width of a latent; units are in that order.
     """
-
-    def __init__(
-        self,
-        autoencoder: Any,
-        image_shape: tuple[int, ...],
-        latent_shape: tuple[int, ...],
-        spec: Spec | None,
-        *,
-        decode: bool = True,
-    ) -> None:
-        # A decoder of videos that takes frames side by side is told that each stands alone.
-        wanted = inspect.signature(autoencoder.decode).parameters.get("num_frames")
-        alone = wanted is not None and wanted.default is inspect.Parameter.empty
-        options = {"num_frames": 1} if alone else {}
-
-        def encoded(x: Tensor) -> tuple[Tensor, Tensor]:
-            q = autoencoder.encode(x).latent_dist
-            return torch.flatten(q.mean, 1), torch.flatten(q.std, 1)
-
-        def decoded(z: Tensor) -> Tensor:
-            output = autoencoder.decode(z.reshape(-1, *latent_shape), **options)
-            mean: Tensor = output if isinstance(output, Tensor) else output.sample
-            return mean
-
-        units = math.prod(latent_shape)
-        super().__init__(
-            encoded,
-            decoded if decode else None,
-            latent_dim=units,
-            log_var=False,
-            spec=VAESpec(units, sigma="input", likelihood="other") if spec is None else spec,
-            shape=image_shape,
-            modules=(autoencoder,) if isinstance(autoencoder, torch.nn.Module) else (),
-        )
-        self.spec_assumed = spec is None
-        self.latent_shape = latent_shape
 
     def per_channel(self, values: Any) -> Any:
         """Return what units have, summed over the positions of each channel.

@@ -52,6 +52,11 @@ class KLReading(NamedTuple):
     spread: str = "log-variance"
     sampled: bool = False
 
+    @property
+    def has_beta(self) -> bool:
+        """Whether one weight says what a nat costs."""
+        return self.kind in ("gaussian", "free bits", "capacity")
+
 
 def read_kl(probe: Probe, sizes: Sizes) -> KLReading:
     """Return what moving the posterior off the prior says of the loss."""

@@ -41,6 +41,7 @@ def findings(
         given: Whether there are data.
     """
     return (
+        *_of_gradient(audit),
         *_of_order(audit),
         *_of_signs(audit),
         *_of_kl(audit.kl, audit),
@@ -105,7 +106,22 @@ def lower_weight(
 def _below(value: float) -> float:
     """Return the next lower number of three digits: at a threshold itself the unit is dead."""
     unit = 10.0 ** (math.floor(math.log10(value)) - 2)
-    return (math.ceil(value / unit) - 1) * unit
+    # Less than what rounding adds to a value of three digits, which would stay what it is.
+    return (math.ceil(value / unit * (1 - 1e-9)) - 1) * unit
+
+
+def _of_gradient(audit: LossAudit) -> Iterator[Finding]:
+    """What a loss computes and does not train."""
+    for term, roles in (("error", ("reconstruction",)), ("KL", ("mean", "log_var"))):
+        cut = [role for role in roles if role in audit.cut]
+        if cut:
+            yield Finding(
+                f"{term.lower()}-not-trained",
+                f"The {term} is computed, but no gradient of it reaches the {' and '.join(cut)}: "
+                "training does not feel it there, whatever its weight.",
+                "Take .detach(), .item(), torch.no_grad() and the like out of it, and draw samples "
+                "by rsample().",
+            )
 
 
 def _of_order(audit: LossAudit) -> Iterator[Finding]:
@@ -131,7 +147,6 @@ def _of_signs(audit: LossAudit) -> Iterator[Finding]:
         )
 
 
-_NO_WEIGHT = ("none", "other", "no log", "squared capacity")
 _NO_KL = (
     "What the loss does with the posterior is no multiple of the KL of a Gaussian, be its last "
     "argument a log-variance, a log-std, a std, a variance, or what softplus makes one.",
@@ -184,7 +199,7 @@ def _of_kl(kl: KLReading, audit: LossAudit) -> Iterator[Finding]:
             f"{max(kl.weights):.6g}: the cheapest live first, and longest.",
             "Read beta as that of the cheapest unit.",
         )
-    if kl.kind not in _NO_WEIGHT:
+    if kl.has_beta:
         yield from _of_prior(kl)
 
 
@@ -288,7 +303,7 @@ def _of_reconstruction(audit: LossAudit, given: bool) -> Iterator[Finding]:
 
 def _of_reductions(audit: LossAudit) -> Iterator[Finding]:
     reconstruction, kl, sizes = audit.reconstruction, audit.kl, audit.sizes
-    if reconstruction.kind == "none" or kl.kind in _NO_WEIGHT:
+    if reconstruction.kind == "none" or not kl.has_beta:
         return
     usual = 0.5 if reconstruction.kind == "squared" else 1.0
     made_up_for = audit.value is not None and math.isclose(audit.value, usual, rel_tol=1e-6)

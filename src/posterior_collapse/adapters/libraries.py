@@ -1,24 +1,54 @@
-"""What to say when another library is not there."""
+"""Other libraries: what to say when one is not there, and their use of torch's global generator."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
 from posterior_collapse.errors import MissingDependencyError
 
-__all__ = ["missing"]
+__all__ = ["needing", "undisturbed"]
 
 
-def missing(library: str, purpose: str, error: ImportError) -> MissingDependencyError:
-    """Return the error to raise from a failed import.
+@contextlib.contextmanager
+def needing(library: str, purpose: str) -> Iterator[None]:
+    """Turn a failed import of a library into an error that says what to do.
 
     Args:
         library: What pip calls it.
         purpose: What it is needed for.
-        error: The failure; a library that is there but broken says so itself.
+
+    Raises:
+        MissingDependencyError: It is not there, or broken: then it says so itself.
 
     Example:
-        >>> print(missing("pythae", "run", ImportError("No module named 'pythae'")))
-        pythae: got "No module named 'pythae'"; expected it to run. Run pip install pythae.
+        >>> with needing("pythae", "run"):
+        ...     raise ImportError("No module named 'pythae'")
+        Traceback (most recent call last):
+        posterior_collapse.errors.MissingDependencyError: pythae: got "No module named 'pythae'...
     """
-    return MissingDependencyError(
-        library, f'"{error}"', f"it to {purpose}", f"Run pip install {library}."
-    )
+    try:
+        yield
+    except ImportError as error:
+        raise MissingDependencyError(
+            library, f'"{error}"', f"it to {purpose}", f"Run pip install {library}."
+        ) from error
+
+
+@contextlib.contextmanager
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """Give torch's random numbers back as they were, on the CPU and on a device.
+
+    Other libraries draw from the global generator where only a distribution is wanted.
+
+    Example:
+        >>> state = torch.get_rng_state()
+        >>> with undisturbed(torch.device("cpu")):
+        ...     _ = torch.randn(3)
+        >>> torch.equal(state, torch.get_rng_state())
+        True
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield

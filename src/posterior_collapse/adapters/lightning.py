@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from posterior_collapse import checks
-from posterior_collapse.adapters.encoded import posterior_of
-from posterior_collapse.adapters.libraries import missing
+from posterior_collapse.adapters.libraries import needing, undisturbed
+from posterior_collapse.adapters.outputs import posterior_of
 from posterior_collapse.data.seeding import seeded
 from posterior_collapse.diagnosis.certificate import Residual, Residuals
 from posterior_collapse.diagnosis.statistics import row_chooser
@@ -25,13 +25,11 @@ from posterior_collapse.specs import VAESpec
 from posterior_collapse.theory import ACTIVE_INFORMATION, forecast
 from posterior_collapse.theory.thresholds import LEAST_ROWS, side_of_threshold
 
-try:
-    from lightning.pytorch import Callback, LightningModule, Trainer
-except ImportError:
+with needing("lightning", "call back while it trains"):
     try:
+        from lightning.pytorch import Callback, LightningModule, Trainer
+    except ImportError:
         from pytorch_lightning import Callback, LightningModule, Trainer
-    except ImportError as error:
-        raise missing("lightning", "call back while it trains", error) from error
 
 from posterior_collapse.adapters.metrics import InformationPerUnit, KLPerUnit
 
@@ -131,37 +129,29 @@ class CollapseMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the batches to look at, and look at the untrained model."""
-        with _aside(pl_module, self.encode):
-            # What transforms the data is no part of the model.
-            with unwatched():
-                self._batches = self._read(trainer)
-            # A run that goes on from a checkpoint may have been seen as it is.
-            if not self.history or self.history[-1].step != _steps(trainer):
-                self._look(trainer, pl_module)
+        # What transforms the data is no part of the model.
+        with _aside(pl_module, self.encode), unwatched():
+            self._batches = self._read(trainer)
+        self._look(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """Look, if it is time."""
         if _steps(trainer) >= self._next:
-            with _aside(pl_module, self.encode):
-                self._look(trainer, pl_module)
+            self._look(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the trained model."""
-        if self.history[-1].step != _steps(trainer):
-            with _aside(pl_module, self.encode):
-                self._look(trainer, pl_module)
+        self._look(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log what was seen last, or what is now where a callback monitors it."""
         if trainer.sanity_checking or not self._batches:
             return
         watched = [str(getattr(one, "monitor", "")) for one in trainer.callbacks]
-        now = any(name.startswith("collapse/") for name in watched)
-        if now and self.history[-1].step != _steps(trainer):
-            with _aside(pl_module, self.encode):
-                self._look(trainer, pl_module)
+        if any(name.startswith("collapse/") for name in watched):
+            self._look(trainer, pl_module)
         last = self.history[-1]
         values = {"collapse/kl": sum(last.kl), "collapse/active_units": float(last.active)}
         # The trainer's loggers have had them.
@@ -208,9 +198,13 @@ class CollapseMonitor(Callback):
         return batches
 
     def _look(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look, unless the model was seen as it is, in a run that goes on too."""
         step = _steps(trainer)
+        if self.history and self.history[-1].step == step:
+            return
         self._next = step + max(1, min(self.every, step // 4))
-        kl, active = self._measure(trainer, pl_module)
+        with _aside(pl_module, self.encode):
+            kl, active = self._measure(trainer, pl_module)
         found = Measured(step, tuple(kl.tolist()), int(active))
         self.history.append(found)
         values = {"collapse/active_units": float(active), "collapse/kl": float(kl.sum())}
@@ -307,12 +301,7 @@ def _sides(rows: NDArray[np.float64], threshold: NDArray[np.float64]) -> list[st
 @contextlib.contextmanager
 def _aside(module: LightningModule, encode: Callable[[Any, Any], Any]) -> Iterator[None]:
     """Keep a look at a module from changing its modes, gradients and random numbers."""
-    device = module.device
-    with (
-        torch.random.fork_rng([device] if device.type == "cuda" else []),
-        evaluating(module, encode),
-        torch.no_grad(),
-    ):
+    with undisturbed(module.device), evaluating(module, encode), torch.no_grad():
         yield
 
 

@@ -14,14 +14,12 @@ import torch
 from torch import Tensor
 
 from posterior_collapse import checks
-from posterior_collapse.adapters.libraries import missing
+from posterior_collapse.adapters.libraries import needing
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models.layers import Gaussian, kl_divergence
 
-try:
+with needing("torchmetrics", "be updated batch by batch"):
     from torchmetrics import Metric
-except ImportError as error:
-    raise missing("torchmetrics", "be updated batch by batch", error) from error
 
 __all__ = ["ActiveUnits", "EpsilonDeltaCollapse", "InformationPerUnit", "KLPerUnit"]
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,43 +86,33 @@ TARGETS = (
 """In the order in which they are tried."""
 
 
+@dataclass
 class Probe:
     """A loss `loss(reconstruction, target, mean, log_var)`, called with tensors of any sizes.
 
-    Args:
+    Attributes:
         loss: The function. It may return a number, or a sequence or mapping with the total first
             or under `"loss"`.
         spread: What its last argument is, of `SPREADS`.
         target: What its target is.
         order: Position of each of `ROLES` among its arguments.
-
-    Attributes:
         parts: What was returned, in words, if it was no single number.
         drew: Whether it drew from a Gaussian.
     """
 
-    def __init__(
-        self,
-        loss: Callable[..., Any],
-        *,
-        spread: str = "log-variance",
-        target: Target = TARGETS[0],
-        order: tuple[int, ...] = (0, 1, 2, 3),
-    ) -> None:
-        self.loss, self.spread, self.target, self.order = loss, spread, target, order
-        own = tensor_behind(loss)
-        # Where the loss has tensors of its own; but MPS has no float64.
-        away = own is not None and own.device.type != "mps"
-        self.device = own.device if own is not None and away else torch.device("cpu")
-        self.parts: str | None = None
-        self.drew = False
+    loss: Callable[..., Any]
+    spread: str = "log-variance"
+    target: Target = TARGETS[0]
+    order: tuple[int, ...] = (0, 1, 2, 3)
+    parts: str | None = None
+    drew: bool = False
 
-    def with_(self, **changes: Any) -> Probe:
-        """Return a probe of the same loss with something taken otherwise."""
-        now = {"spread": self.spread, "target": self.target, "order": self.order}
-        probe = Probe(self.loss, **{**now, **changes})
-        probe.parts, probe.drew = self.parts, self.drew
-        return probe
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the loss has tensors of its own; but MPS has no float64."""
+        own = tensor_behind(self.loss)
+        away = own is not None and own.device.type != "mps"
+        return own.device if own is not None and away else torch.device("cpu")
 
     def made_up(self, sizes: Sizes, seed: int) -> tuple[Tensor, Tensor]:
         """Return a reconstruction in (0.1, 0.9) and a target of this kind, of rows that differ."""
@@ -170,6 +162,30 @@ class Probe:
             raise random_numbers()
         return slope
 
+    def slopes(self, mean: float, log_var: float, sizes: Sizes) -> dict[str, float]:
+        """Return by role how strongly the total's gradient pulls, over all its numbers.
+
+        Of draws from a Gaussian it is the mean, as a long training feels it. Empty where autograd
+        cannot follow the loss at all.
+        """
+        y_hat, y = self.made_up(sizes, 0)
+        roles = self._roles(y_hat, y, mean, log_var, sizes)
+        leaves = {r: roles[ROLES.index(r)].requires_grad_() for r in ROLES if r != "target"}
+        try:
+            totals = [self._called(roles, sign) for sign in (1.0, -1.0)]
+        except InvalidArgumentError:
+            return {}  # numpy and others take no such tensor
+        followed = [one for one in totals if isinstance(one, Tensor) and one.requires_grad]
+        if len(followed) < len(totals):
+            return {}
+        found = torch.autograd.grad(
+            torch.stack(followed).sum(), list(leaves.values()), allow_unused=True
+        )
+        return {
+            role: 0.0 if one is None else float(one.abs().sum()) / 2
+            for role, one in zip(leaves, found, strict=True)
+        }
+
     def _differences(self, y_hat: Tensor, y: Tensor, sizes: Sizes) -> Float:
         """Return the gradient from values, which may be in single precision."""
         if y_hat.numel() > MOST_DIFFERENCES:
@@ -214,13 +230,20 @@ class Probe:
     def _call(
         self, y_hat: Tensor, y: Tensor, mean: Any, log_var: Any, sizes: Sizes, sign: float
     ) -> Any:
+        return self._called(self._roles(y_hat, y, mean, log_var, sizes), sign)
+
+    def _roles(
+        self, y_hat: Tensor, y: Tensor, mean: Any, log_var: Any, sizes: Sizes
+    ) -> tuple[Tensor, ...]:
         shape = (sizes.batch, sizes.latents)
         means = np.broadcast_to(np.asarray(mean, dtype=np.float64), shape)
         spreads = [SPREADS[self.spread](float(one)) for one in np.ravel(log_var)]
         posterior = (means, np.broadcast_to(spreads, shape))
         moved, spread = (torch.from_numpy(part.copy()).to(self.device) for part in posterior)
         y_hat = y_hat if y_hat.requires_grad else y_hat.to(self.device, copy=True)
-        roles = (y_hat, y.to(self.device, copy=True), moved, spread)
+        return y_hat, y.to(self.device, copy=True), moved, spread
+
+    def _called(self, roles: tuple[Tensor, ...], sign: float) -> Any:
         arguments: list[Any] = [None] * len(roles)
         for role, place in zip(roles, self.order, strict=True):
             arguments[place] = role

@@ -19,14 +19,13 @@ from torch.distributions import (
 )
 
 from posterior_collapse.adapters.callables import WrappedModel
-from posterior_collapse.adapters.libraries import missing
-from posterior_collapse.adapters.randomness import undisturbed
+from posterior_collapse.adapters.libraries import needing, undisturbed
 from posterior_collapse.checks import Dispersion
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models.modules import evaluating
 from posterior_collapse.specs import EtaDec, Likelihood, Spec, VAESpec
 
-__all__ = ["PyroModel", "from_pyro"]
+__all__ = ["from_pyro"]
 
 _SAME = 1e-6
 """Relative difference of stds and scales that is rounding."""
@@ -63,7 +62,7 @@ def from_pyro(
     observed: str | None = None,
     spec: Spec | None = None,
     modules: Iterable[nn.Module] = (),
-) -> PyroModel:
+) -> WrappedModel:
     """Return a `LatentModel` around a pyro model and its amortised guide.
 
     Both are called as `SVI.step(x)` calls them. The guide's trace gives the posterior, that of the
@@ -84,10 +83,8 @@ def from_pyro(
         MissingDependencyError: pyro is not installed.
         InvalidArgumentError: Several sites and no name, or sites that are not Gaussian per row.
     """
-    try:
+    with needing("pyro-ppl", "trace its models"):
         from pyro import poutine
-    except ImportError as error:
-        raise missing("pyro-ppl", "trace its models", error) from error
     if not isinstance(x, Tensor) or x.ndim < 2 or len(x) < 2:
         raise InvalidArgumentError(
             "x",
@@ -95,66 +92,36 @@ def from_pyro(
             "a tensor of at least 2 rows, (rows, ...)",
             "Pass a batch as SVI.step takes it.",
         )
-    with undisturbed(x), evaluating(model, guide):
+    with undisturbed(x.device), evaluating(model, guide):
         sites = _sites(poutine, model, guide, x, site, observed)
-    return PyroModel(model, guide, x, sites, spec, modules)
+    like, latent, data = torch.zeros_like(x[:1]), sites.latent, sites.observed
 
+    def encode(rows: Tensor) -> Normal:
+        with undisturbed(rows.device):
+            node = poutine.trace(guide).get_trace(rows).nodes[latent]
+        return cast(Normal, elementwise(node["fn"]))
 
-class PyroModel(WrappedModel):
-    """A wrapped pyro model; `from_pyro` makes one.
+    def decode(z: Tensor) -> Distribution:
+        # The model's own rows stand where data are observed, which nothing reads.
+        rows = like.to(z.device).expand(len(z), *like.shape[1:])
+        with undisturbed(z.device):
+            given = poutine.condition(model, data={latent: z})
+            node = poutine.trace(given).get_trace(rows).nodes[data]
+        return cast(Distribution, elementwise(node["fn"]))
 
-    Args:
-        model: The model.
-        guide: The guide.
-        x: Some rows.
-        sites: Of their traces.
-        spec: The objective, if it was passed.
-        modules: As of `from_callable`.
-    """
-
-    def __init__(
-        self,
-        model: Callable[..., Any],
-        guide: Callable[..., Any],
-        x: Tensor,
-        sites: _Sites,
-        spec: Spec | None,
-        modules: Iterable[nn.Module],
-    ) -> None:
-        from pyro import poutine
-
-        like, latent, observed = torch.zeros_like(x[:1]), sites.latent, sites.observed
-
-        def encode(rows: Tensor) -> Normal:
-            with undisturbed(rows):
-                node = poutine.trace(guide).get_trace(rows).nodes[latent]
-            return cast(Normal, elementwise(node["fn"]))
-
-        def decode(z: Tensor) -> Distribution:
-            # The model's own rows stand where data are observed, which nothing reads.
-            rows = like.to(z.device).expand(len(z), *like.shape[1:])
-            with undisturbed(z):
-                given = poutine.condition(model, data={latent: z})
-                node = poutine.trace(given).get_trace(rows).nodes[observed]
-            return cast(Distribution, elementwise(node["fn"]))
-
-        k = elementwise(sites.posterior["fn"]).mean.shape[-1]
-        found, beta = _spec(k, sites), _beta(sites)
-        super().__init__(
-            encode,
-            decode,
-            latent_dim=k,
-            spec=found.replace(beta=beta or 1.0) if spec is None else spec,
-            shape=x.shape[1:],
-            modules=modules,
-        )
-        self.spec_assumed = spec is None and beta is None
-        self._said = [SCALES] if self.spec_assumed else []
-
-    @property
-    def notes(self) -> list[str]:
-        """What a reader of results should know of the objective."""
-        return [*super().notes, *self._said]
+    units, beta = elementwise(sites.posterior["fn"]).mean.shape[-1], _beta(sites)
+    found = _spec(units, sites, beta or 1.0)
+    assumed = spec is None and beta is None
+    return WrappedModel(
+        encode,
+        decode,
+        latent_dim=units,
+        spec=found if spec is None else spec,
+        spec_assumed=assumed,
+        said=[SCALES] * assumed,
+        shape=x.shape[1:],
+        modules=modules,
+    )
 
 
 def _sites(
@@ -223,11 +190,12 @@ def _check(sites: _Sites, rows: int, others: list[str]) -> None:
         )
 
 
-def _spec(units: int, sites: _Sites) -> VAESpec:
-    """What the prior and the likelihood say, beta apart."""
+def _spec(units: int, sites: _Sites, beta: float) -> VAESpec:
+    """What the prior and the likelihood say."""
     likelihood, eta_dec, dispersion = _likelihood(elementwise(sites.data["fn"]))
     return VAESpec(
         units,
+        beta=beta,
         eta_dec=eta_dec,
         eta_enc=float(elementwise(sites.prior["fn"]).stddev.flatten()[0]),
         sigma="input",

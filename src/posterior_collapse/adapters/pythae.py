@@ -12,7 +12,7 @@ from torch.distributions import Bernoulli, Distribution, Normal
 
 from posterior_collapse.adapters.audit import audit_loss
 from posterior_collapse.adapters.callables import WrappedModel
-from posterior_collapse.adapters.libraries import missing
+from posterior_collapse.adapters.libraries import needing
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models.layers import Gaussian
 from posterior_collapse.specs import Likelihood, Spec, VAESpec
@@ -69,10 +69,8 @@ def from_pythae(
         MissingDependencyError: pythae is not installed.
         InvalidArgumentError: Not a pythae VAE, or one whose posterior is something else.
     """
-    try:
+    with needing("pythae", "read its models"):
         from pythae.models import VAE
-    except ImportError as error:
-        raise missing("pythae", "read its models", error) from error
     if not isinstance(model, VAE) or _names(model).intersection(_OTHER_POSTERIOR):
         raise InvalidArgumentError(
             "model",
@@ -81,67 +79,62 @@ def from_pythae(
             "Wrap its encoder with from_callable, or derive a class from LatentModel.",
         )
     shape = model.model_config.input_dim if shape is None else shape
-    return PythaeModel(model, _objective(model, shape), shape, spec)
+    objective, flow = _objective(model, shape), getattr(model, "iaf_flow", None)
+    trained = getattr(model.model_config, "reconstruction_loss", "mse")
+    likelihood = objective.likelihood or ("bernoulli" if trained == "bce" else "gaussian")
+
+    def encode(x: Tensor) -> tuple[Tensor, Tensor]:
+        output = model.encoder(x)
+        return output.embedding, (0.5 * output.log_covariance).exp()
+
+    def decode(z: Tensor) -> Tensor | Distribution:
+        z = z if flow is None else flow.inverse(z).out
+        output: Tensor = model.decoder(z).reconstruction
+        if likelihood != "bernoulli":
+            return output
+        given = {"logits" if objective.logits else "probs": output}
+        return Bernoulli(**given, validate_args=False)
+
+    k = model.model_config.latent_dim
+    found = VAESpec(
+        k,
+        beta=objective.beta or 1.0,
+        eta_enc=objective.eta_enc,
+        sigma="input",
+        likelihood=likelihood,
+    )
+    if spec is not None and likelihood not in ("gaussian", spec.likelihood):
+        # The decoder's probabilities are no Gaussian's means, whatever else is known.
+        spec = spec.replace(likelihood=likelihood, eta_dec=1.0)
+    wrapped = PythaeModel(
+        encode,
+        decode,
+        latent_dim=k,
+        log_var=False,
+        spec=spec or found,
+        spec_assumed=spec is None and objective.beta is None,
+        said=[] if objective.note is None else [objective.note],
+        shape=shape,
+    )
+    wrapped.closest = _prior_of(model)
+    return wrapped
 
 
 class PythaeModel(WrappedModel):
     """A wrapped pythae VAE; `from_pythae` makes one.
 
-    Args:
-        model: The model.
-        objective: What it minimises.
-        shape: Shape of a sample.
-        spec: The objective, if it was passed.
+    Attributes:
+        closest: Gives mean and std per unit of a prior that is not N(0, 1).
     """
 
-    def __init__(
-        self, model: Any, objective: _Objective, shape: Sequence[int] | None, spec: Spec | None
-    ) -> None:
-        flow = getattr(model, "iaf_flow", None)
-        trained = getattr(model.model_config, "reconstruction_loss", "mse")
-        likelihood = objective.likelihood or ("bernoulli" if trained == "bce" else "gaussian")
-
-        def encode(x: Tensor) -> tuple[Tensor, Tensor]:
-            output = model.encoder(x)
-            return output.embedding, (0.5 * output.log_covariance).exp()
-
-        def decode(z: Tensor) -> Tensor | Distribution:
-            z = z if flow is None else flow.inverse(z).out
-            output: Tensor = model.decoder(z).reconstruction
-            if likelihood != "bernoulli":
-                return output
-            given = {"logits" if objective.logits else "probs": output}
-            return Bernoulli(**given, validate_args=False)
-
-        k = model.model_config.latent_dim
-        found = VAESpec(
-            k,
-            beta=objective.beta or 1.0,
-            eta_enc=objective.eta_enc,
-            sigma="input",
-            likelihood=likelihood,
-        )
-        if spec is not None and likelihood not in ("gaussian", spec.likelihood):
-            # The decoder's probabilities are no Gaussian's means, whatever else is known.
-            spec = spec.replace(likelihood=likelihood, eta_dec=1.0)
-        super().__init__(
-            encode, decode, latent_dim=k, log_var=False, spec=spec or found, shape=shape
-        )
-        self.spec_assumed = spec is None and objective.beta is None
-        self._prior_of = _prior_of(model)
-        self._said = [] if objective.note is None else [objective.note]
-
-    @property
-    def notes(self) -> list[str]:
-        """What a reader of results should know of the objective."""
-        return [*super().notes, *self._said]
+    closest: Callable[[], Gaussian] | None = None
 
     def prior(self, level: int, given: Tensor | None = None) -> Normal:
         """Return `p(z)`, or the Gaussian closest to it; see `LatentModel`."""
         standard = super().prior(level, given)
-        if self._prior_of is None:
+        if self.closest is None:
             return standard
-        mean, std = (part.to(standard.mean) for part in self._prior_of())
+        mean, std = (part.to(standard.mean) for part in self.closest())
         return Normal(mean, std, validate_args=False)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -142,31 +142,27 @@ def _alike(probe: Probe, y: Any, sizes: Sizes) -> Float:
     return (hot if axis < 0 else hot.movedim(-1, 1)).numpy()
 
 
-def _slopes(rows: _Rows, probe: Probe) -> Iterator[tuple[str, Any, int | None]]:
-    """Yield the gradient that each known term of weight 1 has, with the axis of its classes."""
+def _slopes(rows: _Rows, probe: Probe) -> list[tuple[str, Float, int | None]]:
+    """Return the gradient that each known term of weight 1 has, with the axis of its classes."""
     o, y, _ = rows
-    classes = probe.target.values in ("classes", "one-hot")
-    if not classes:
-        yield "squared", 2 * (o - y), None
-        yield "absolute", np.sign(o - y), None
-        yield "bernoulli", (o - y) / (o * (1 - o)), None
-        yield "bernoulli logits", expit(o) - y, None
-        yield "poisson", np.exp(o) - y, None
-        yield "poisson rates", 1 - y / o, None
-    axes = (probe.target.axis,) if classes else tuple(range(-1, -o.ndim, -1))
+    known = probe.target.axis
+    axes = range(-1, -o.ndim, -1) if known is None else (known,)
+    of_numbers: list[tuple[str, Float, int | None]] = [
+        ("squared", 2 * (o - y), None),
+        ("absolute", np.sign(o - y), None),
+        ("bernoulli", (o - y) / (o * (1 - o)), None),
+        ("bernoulli logits", expit(o) - y, None),
+        ("poisson", np.exp(o) - y, None),
+        ("poisson rates", 1 - y / o, None),
+    ]
+    of_classes: list[tuple[str, Float, int | None]] = []
     for axis in axes:
-        along = axis if axis is None or axis < 0 else axis + 1
+        along = axis if axis < 0 else axis + 1
         total = y.sum(axis=along, keepdims=True)
-        yield "categorical", softmax(o, axis=along) * total - y, axis
-    if classes:
-        yield "categorical log-probabilities", -y, axes[0]
-        yield "categorical probabilities", -y / o, axes[0]
-        yield "squared", 2 * (o - y), None
-        yield "bernoulli", (o - y) / (o * (1 - o)), None
-        yield "bernoulli logits", expit(o) - y, None
-    else:
-        yield "categorical log-probabilities", -y, -1
-        yield "categorical probabilities", -y / o, -1
+        of_classes.append(("categorical", softmax(o, axis=along) * total - y, axis))
+    of_classes.append(("categorical log-probabilities", -y, axes[0]))
+    of_classes.append(("categorical probabilities", -y / o, axes[0]))
+    return of_numbers + of_classes if known is None else of_classes + of_numbers
 
 
 def _fitted(kind: str, rows: _Rows, slope: Float, axis: int | None) -> ReconstructionReading | None:
@@ -255,32 +251,28 @@ def _negative_binomial(rows: _Rows) -> ReconstructionReading | None:
         ("negative-binomial means", o, o),
     ):
         with np.errstate(all="ignore"):
-            left = (m - y) / (g * times)  # 1/w + m / (w r)
-        if not np.isfinite(left).all():
-            continue
-        ones = np.ones(len(m))
-        fits = [
-            np.linalg.lstsq(np.stack([ones, m[:, j]], 1), left[:, j], rcond=None)[0]
-            for j in range(m.shape[1])
-        ]
-        intercept, slope = np.array(fits).T
-        miss = np.abs(intercept + slope * m - left).max()
-        if miss <= TOLERANCE * np.abs(left).max() and (intercept * slope > 0).all():
-            return _of_dispersion(kind, 1 / intercept, intercept / slope)
+            found = _two_terms(np.ones_like(m), m, (m - y) / (g * times))  # 1/w + m / (w r)
+        if found is not None:
+            return _of_dispersion(kind, 1 / found[0], found[0] / found[1])
     # total_count r and logits o: g = w ((r + y) expit(o) - y)
-    design = expit(o)
-    with np.errstate(all="ignore"):
-        fits = [
-            np.linalg.lstsq(
-                np.stack([design[:, j], y[:, j] * (design[:, j] - 1)], 1), g[:, j], rcond=None
-            )[0]
-            for j in range(o.shape[1])
-        ]
-    both, weights = np.array(fits).T
-    miss = np.abs(both * design + weights * y * (design - 1) - g).max()
-    if miss <= TOLERANCE * np.abs(g).max() and (both * weights > 0).all():
-        return _of_dispersion("negative-binomial logits", weights, both / weights)
-    return None
+    found = _two_terms(expit(o), y * (expit(o) - 1), g)
+    if found is None:
+        return None
+    return _of_dispersion("negative-binomial logits", found[1], found[0] / found[1])
+
+
+def _two_terms(first: Float, second: Float, value: Float) -> tuple[Float, Float] | None:
+    """Return the factors of one sign, per column, by which two terms make a value, if they do."""
+    if not np.isfinite(value).all():
+        return None
+    fits = [
+        np.linalg.lstsq(np.stack(terms, 1), whole, rcond=None)[0]
+        for *terms, whole in zip(first.T, second.T, value.T, strict=True)
+    ]
+    a, b = np.array(fits).T
+    miss = np.abs(a * first + b * second - value).max()
+    fit = miss <= TOLERANCE * np.abs(value).max() and (a * b > 0).all()
+    return (a, b) if fit else None
 
 
 def _of_dispersion(kind: str, weights: Float, r: Float) -> ReconstructionReading | None:

@@ -5,23 +5,21 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.distributions import Distribution, NegativeBinomial, Normal, Poisson
-from torch.nn.functional import one_hot
+from torch import Tensor
+from torch.distributions import Distribution, NegativeBinomial, Normal, Poisson, constraints
+from torch.nn.functional import logsigmoid, one_hot
 
-from posterior_collapse.adapters.inflated import ZeroInflatedNegativeBinomial
-from posterior_collapse.adapters.libraries import missing
-from posterior_collapse.adapters.randomness import undisturbed
+from posterior_collapse.adapters.callables import WrappedModel
+from posterior_collapse.adapters.libraries import needing, undisturbed
 from posterior_collapse.errors import InvalidArgumentError
-from posterior_collapse.models import LatentModel
 from posterior_collapse.models.modules import evaluating
 from posterior_collapse.specs import CVAESpec, Likelihood, Spec, VAESpec
 
-__all__ = ["ScviModel", "from_scvi"]
+__all__ = ["ScviModel", "ZeroInflatedNegativeBinomial", "from_scvi"]
 
 _SMALL = 1e-8
 """What scvi adds to means and dispersions before it takes their logarithm."""
@@ -53,10 +51,8 @@ def from_scvi(model: Any, *, spec: Spec | None = None) -> ScviModel:
     Warns:
         UserWarning: Training ended within the warm-up of the KL's weight.
     """
-    try:
+    with needing("scvi-tools", "read its models"):
         from scvi.module import VAE
-    except ImportError as error:
-        raise missing("scvi-tools", "read its models", error) from error
     module = getattr(model, "module", None)
     methods = ("loss", "generative", "_regular_inference")
     if not isinstance(module, VAE) or any(
@@ -78,7 +74,7 @@ def from_scvi(model: Any, *, spec: Spec | None = None) -> ScviModel:
     return ScviModel(model, weight, spec)
 
 
-class ScviModel(LatentModel, nn.Module):
+class ScviModel(WrappedModel):
     """A wrapped model of scvi-tools; `from_scvi` makes one.
 
     Args:
@@ -87,37 +83,49 @@ class ScviModel(LatentModel, nn.Module):
         spec: The objective, if it was passed.
 
     Attributes:
-        spec_assumed: Whether beta is not known.
         module: The networks.
     """
 
     def __init__(self, model: Any, weight: _Weight, spec: Spec | None) -> None:
-        super().__init__()
-        self.module = model.module
-        self.training = False  # only the networks' modes tell
-        # Not the model itself: what it trained with is no part of what is diagnosed.
-        self._manager, self._loader = model.adata_manager, model._data_loader_cls
-        self._columns = _Columns.of(model)
-        k = self.module.n_latent
-        likelihood = _LIKELIHOODS[self.module.gene_likelihood]
-        self.spec_assumed = spec is None and weight.value is None
+        module, columns = model.module, _Columns.of(model)
+        likelihood = _LIKELIHOODS[module.gene_likelihood]
         found = CVAESpec(
-            k,
+            module.n_latent,
             beta=weight.value or 1.0,
             eta_dec="learned" if likelihood == "gaussian" else 1.0,
             sigma="input",
             likelihood=likelihood,
         )
-        self.spec = found if spec is None else _conditional(spec)
-        if self.spec.dims != (k,):
-            raise InvalidArgumentError(
-                "spec", f"latent dims {self.spec.dims}", f"({k},), as the model", "Check it."
-            )
-        self.notes = [] if weight.unfinished is None else [weight.unfinished]
-        if not self.module.use_observed_lib_size:
-            self.notes.append(
+        said = [] if weight.unfinished is None else [weight.unfinished]
+        if not module.use_observed_lib_size:
+            said.append(
                 "library sizes are those that the model's own encoder infers, their KL left out"
             )
+
+        def encode(x: Tensor, y: Tensor) -> Normal:
+            q = _inferred(module, {**columns.split(x), "X": y})["qz"]
+            return Normal(q.loc, q.scale, validate_args=False)
+
+        def decode(z: Tensor, x: Tensor) -> Distribution:
+            tensors = columns.split(x)
+            given = {
+                "z": module.z_encoder.z_transformation(z),
+                "library": tensors["library"],
+            }
+            p = module.generative(**module._get_generative_input(tensors, given))["px"]
+            return _plain(p, module.gene_likelihood)
+
+        super().__init__(
+            encode,
+            decode,
+            latent_dim=module.n_latent,
+            spec=found if spec is None else _conditional(spec),
+            spec_assumed=spec is None and weight.value is None,
+            said=said,
+        )
+        # Not the model itself: what it trained with is no part of what is diagnosed.
+        self.module, self._columns = module, columns
+        self._manager, self._loader = model.adata_manager, model._data_loader_cls
 
     def data(
         self, adata: Any = None, indices: Sequence[int] | None = None, batch_size: int = 1000
@@ -147,64 +155,74 @@ class ScviModel(LatentModel, nn.Module):
         elif self.module.use_observed_lib_size:
             library = tensors["X"].sum(1, keepdim=True).log()
         else:
-            library = self._inferred(tensors)["ql"].loc
+            library = _inferred(self.module, tensors)["ql"].loc
         return self._columns.joined(library, tensors)
 
-    def posterior(self, level: int, given: Tensor, y: Tensor | None = None) -> Normal:
-        """Return `q(z | x, y)`; see `LatentModel`."""
-        _check_level(level)
-        if y is None:
-            raise InvalidArgumentError("y", "nothing", "the counts", "Pass a pair, as data() does.")
-        lead = y.shape[:-1]
-        tensors = {
-            **self._columns.split(given.reshape(-1, given.shape[-1])),
-            "X": y.reshape(-1, y.shape[-1]),
-        }
-        q = self._inferred(tensors)["qz"]
-        mean, std = (part.reshape(*lead, -1) for part in (q.loc, q.scale))
-        return Normal(mean, std, validate_args=False)
 
-    def prior(self, level: int, given: Tensor | None = None) -> Normal:
-        """Return `p(z)`, N(0, 1); see `LatentModel`."""
-        _check_level(level)
-        like = next(self.module.parameters())
-        mean = like.new_zeros(self.units[0])
-        return Normal(mean, torch.full_like(mean, self.spec.eta_enc), validate_args=False)
+def _inferred(module: Any, tensors: Tensors) -> dict[str, Any]:
+    with undisturbed(tensors["X"].device):
+        inputs = module._get_inference_input(tensors)
+        return cast("dict[str, Any]", module.inference(**inputs))
 
-    def decode(self, z: Tensor, x: Tensor | None = None) -> Distribution:
-        """Return `p(y | z, x)`, of the model's own likelihood; see `LatentModel`."""
-        if x is None:
-            raise InvalidArgumentError(
-                "x", "nothing", "the library sizes and covariates", "Pass x as data() gives it."
-            )
-        lead = z.shape[:-1]
-        rows = x.expand(*lead, x.shape[-1]).reshape(-1, x.shape[-1])
-        tensors = self._columns.split(rows)
-        given = {
-            "z": self.module.z_encoder.z_transformation(z.reshape(-1, z.shape[-1])),
-            "library": tensors["library"],
-        }
-        inputs = self.module._get_generative_input(tensors, given)
-        p = self.module.generative(**inputs)["px"]
-        shape = (*lead, self.module.n_input)
 
-        def values(value: Tensor) -> Tensor:
-            return value.expand(len(rows), shape[-1]).reshape(shape)
+def _plain(p: Any, likelihood: str) -> Distribution:
+    """Return a distribution of scvi's as one that diagnosis knows."""
+    if isinstance(p, Poisson):
+        return Poisson(p.rate, validate_args=False)
+    if isinstance(p, Normal):
+        return Normal(p.loc, p.scale, validate_args=False)
+    logits = (p.mu + _SMALL).log() - (p.theta + _SMALL).log()
+    if likelihood == "nb":
+        return NegativeBinomial(p.theta, logits=logits, validate_args=False)
+    return ZeroInflatedNegativeBinomial(p.theta, logits, p.zi_logits)
 
-        if isinstance(p, Poisson):
-            return Poisson(values(p.rate), validate_args=False)
-        if isinstance(p, Normal):
-            return Normal(values(p.loc), values(p.scale), validate_args=False)
-        counts = values(p.theta)
-        logits = (values(p.mu) + _SMALL).log() - (counts + _SMALL).log()
-        if self.module.gene_likelihood == "nb":
-            return NegativeBinomial(counts, logits=logits, validate_args=False)
-        return ZeroInflatedNegativeBinomial(counts, logits, values(p.zi_logits))
 
-    def _inferred(self, tensors: Tensors) -> dict[str, Any]:
-        with undisturbed(tensors["X"]):
-            inputs = self.module._get_inference_input(tensors)
-            return cast("dict[str, Any]", self.module.inference(**inputs))
+class ZeroInflatedNegativeBinomial(Distribution):
+    """A negative binomial that is 0 instead with some probability.
+
+    Args:
+        total_count: r, whose variance is `m + m^2 / r` at mean m, before the inflation.
+        logits: log of `m / r`.
+        gate_logits: Of the probability of a 0 that no count explains.
+
+    Example:
+        >>> one = ZeroInflatedNegativeBinomial(*torch.tensor([[4.0], [0.0], [0.0]]))
+        >>> one.mean, one.log_prob(torch.zeros(1)).exp()
+        (tensor([2.]), tensor([0.5312]))
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {
+        "total_count": constraints.positive,
+        "logits": constraints.real,
+        "gate_logits": constraints.real,
+    }
+    support = constraints.nonnegative_integer
+
+    def __init__(
+        self,
+        total_count: Tensor,
+        logits: Tensor,
+        gate_logits: Tensor,
+        validate_args: bool | None = False,
+    ) -> None:
+        shapes = (total_count.shape, logits.shape, gate_logits.shape)
+        shape = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
+        self.total_count, self.logits = total_count.expand(shape), logits.expand(shape)
+        self.gate_logits = gate_logits.expand(shape)
+        super().__init__(self.logits.shape, validate_args=validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        """Of the counts and zeros together."""
+        return (-self.gate_logits).sigmoid() * self.total_count * self.logits.exp()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log density of counts, elementwise."""
+        counts = NegativeBinomial(self.total_count, logits=self.logits, validate_args=False)
+        of_count: Tensor = counts.log_prob(value)  # type: ignore[no-untyped-call]
+        of_count = logsigmoid(-self.gate_logits) + of_count
+        of_zero = torch.logaddexp(logsigmoid(self.gate_logits), of_count)
+        return torch.where(value == 0, of_zero, of_count)
 
 
 class Cells:
@@ -338,8 +356,3 @@ def _conditional(spec: Spec) -> Spec:
     if isinstance(spec, VAESpec) and not isinstance(spec, CVAESpec):
         return Spec.from_dict({**spec.to_dict(), "model": "cvae"})
     return spec
-
-
-def _check_level(level: int) -> None:
-    if level != 1:
-        raise InvalidArgumentError("level", level, "1", "This model has one latent level.")

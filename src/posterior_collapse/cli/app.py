@@ -31,13 +31,21 @@ SPELLINGS = {
 }
 """What options are called as well, by those who come from other libraries."""
 
+USAGE = {
+    "No such command": "See collapse --help.",
+    "Missing argument 'data'": "Pass a data set's name or a file, e.g. digits.",
+    "Got unexpected extra argument": "Values of one option have commas between them and no spaces: "
+    "--beta 0.1,0.2.",
+}
+"""What to do about a command line that cannot be read, by how the parser's sentence begins."""
+
 app = typer.Typer(
     name="collapse",
     help="Say which latent units of a VAE will collapse, and what to change.",
     no_args_is_help=True,
     context_settings={
         "help_option_names": ["-h", "--help"],
-        "token_normalize_func": lambda name: SPELLINGS.get(name, name),
+        "token_normalize_func": lambda name: SPELLINGS.get(str(name), str(name)).replace("_", "-"),
     },
     pretty_exceptions_enable=False,
 )
@@ -95,10 +103,18 @@ def run(arguments: list[str] | None = None) -> int:
     except ClickException as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # the help is printed: nothing is wrong
             return 0
-        return _refused(" ".join(error.format_message().split()) or "Missing command; see --help.")
+        return _refused(_advised(" ".join(error.format_message().split())))
     except typer.Abort:
         return INTERRUPTED
     return status if isinstance(status, int) else 0
+
+
+def _advised(usage: str) -> str:
+    """Return what is wrong with a command line, and what to do about it."""
+    for start, remedy in USAGE.items():
+        if usage.startswith(start):
+            return f"{usage.removesuffix('.')}. {remedy}"
+    return usage or "Missing command; see --help."
 
 
 def _unusable(error: OSError) -> int:

@@ -12,14 +12,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from posterior_collapse.cli import options
-from posterior_collapse.cli.forecast_command import LEAST_WIDTH
 from posterior_collapse.cli.groups import Device, ReadingOptions, absolute, grouped
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.files import check_described, holds_runs, json_text
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from posterior_collapse.diagnosis import Diagnosis
     from posterior_collapse.runs.kept import Kept
     from posterior_collapse.specs import Spec
@@ -74,10 +71,7 @@ def diagnose(
     is_run = os.path.isdir(source)
     unread = () if is_run or data is not None else (*OF_ROWS, "given")
     _refuse(context, ARRAYS_ONLY if is_run else (*RUN_ONLY, *unread), _whose(is_run))
-    if plot is not None:
-        report.check_figure_path(plot)
-    if html is not None:
-        report.check_page_path(html)
+    options.check_outputs(plot, html)
     shared = {"epsilon": epsilon, "delta": delta, "seed": seed}
     if is_run:
         changes = _changes(named, data, given, split)
@@ -90,27 +84,22 @@ def diagnose(
 
                 write_sweep_page(source, next(iter(runs.values())).dataset(), html)
             _sweep(source, runs, as_json, how)
-            _say_where("Page", None if as_json else html)
+            options.say_where(page=None if as_json else html)
             return
         about, found = _of_run(next(iter(runs.values())), how)
     else:
         rows = None if data is None else _rows(data, given, named)
         about, found = _of_arrays(source, rows, beta, eta_dec, shared)
+    found = found.replace(_about=replace(found._about, name=about["name"]))
     if plot is not None:
         report.save_figure(report.plot(found), plot)
     if html is not None:
-        report.write_page(found, html, name=about["name"])
+        report.write_page(found, html)
     if as_json:
         typer.echo(json_text({"source": str(source), "data": about} | found.to_dict()))
         return
     _print(f"{source}{', on ' + about['name'] if is_run else ''}: {about['note']}", found)
-    _say_where("Figure", plot)
-    _say_where("Page", html)
-
-
-def _say_where(what: str, path: Path | None) -> None:
-    if path is not None:
-        typer.echo(f"{what}: {path}")
+    options.say_where(figure=plot, page=html)
 
 
 def _whose(is_run: bool) -> str:
@@ -158,7 +147,7 @@ def _sweep(source: Path, runs: Mapping[str, Kept], as_json: bool, how: dict[str,
         typer.echo(json_text({"source": str(source), "runs": each}))
         return
     about, _ = next(iter(found.values()))
-    console = _console()
+    console = options.wide_console(highlight=False)
     console.print(f"{source}, on {about['name']}: {about['note']}", markup=False)
     console.print(report.diagnoses_table({name: one for name, (_, one) in found.items()}))
     for name, (_, one) in found.items():
@@ -227,17 +216,10 @@ def _spec(arrays: dict[str, Any], beta: str | None, eta_dec: str | None) -> Spec
     )
 
 
-def _console() -> Console:
-    from rich.console import Console
-
-    # A table cut to a narrow terminal loses numbers; wrapped by the terminal it does not.
-    return Console(width=max(Console().width, LEAST_WIDTH), highlight=False)
-
-
 def _print(head: str, found: Diagnosis) -> None:
     from posterior_collapse import report
 
-    console = _console()
+    console = options.wide_console(highlight=False)
     console.print(head, markup=False)
     if found.spec is not None:
         console.print(repr(found.spec), markup=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 from posterior_collapse.cli import options
-from posterior_collapse.cli.forecast_command import SpecOptions, measure, write_page
+from posterior_collapse.cli.forecast_command import SpecOptions, measure, of_dataset
 from posterior_collapse.cli.groups import DataOptions, Source, grouped
 
 HTML = typer.Option(Path("explore.html"), help="Where the page goes.")
@@ -33,7 +33,8 @@ def explore(
     report.check_page_path(html)
     dataset = options.load_data(data, kind, named)
     measured, spec = measure(dataset, spec, given.biases, None)
-    write_page(theory.forecast(measured, spec), dataset, html, _words(data, named))
+    found = of_dataset(theory.forecast(measured, spec), dataset)
+    report.write_page(found, html, source=_words(data, named))
     typer.echo(f"Page: {html}")
 
 

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from posterior_collapse.specs import Spec
     from posterior_collapse.theory import Advice, Forecast
 
-LEAST_WIDTH = 82
 PLOT = typer.Option(None, help="Write spectrum and active units to a .png, .pdf or .svg.")
 HTML = typer.Option(None, help="Write a page with sliders to an .html file.")
 
@@ -98,10 +97,7 @@ def forecast(
             _print_several(dataset, specs, hyperparameters.biases, cross_fit, as_json)
         return
     (spec,) = specs.values()
-    if plot is not None:
-        _check_plot(plot)
-    if html is not None:
-        _check_page(html)
+    options.check_outputs(plot, html)
     biases = hyperparameters.biases
     with _loaded(data, kind, named, scheduler) as dataset:
         print_forecast(dataset, spec, active, biases, cross_fit, plot, as_json, network, html)
@@ -148,8 +144,8 @@ def _print_several(
         typer.echo(json_text({"data": about, "forecasts": every}))
         return
     typer.echo(f"{dataset.name}: {dataset.note}")
-    Console(width=LEAST_WIDTH).print(report.forecasts_table(results))
-    typer.echo("possible: modes above the threshold.")
+    Console(width=options.LEAST_WIDTH).print(report.forecasts_table(results))
+    typer.echo("possible: units that would live, were there enough.")
 
 
 def print_forecast(
@@ -178,11 +174,12 @@ def print_forecast(
     else:
         measured, spec = measure(dataset, spec, biases, cross_fit)
         result = theory.forecast(measured, spec)
+    result = of_dataset(result, dataset)
     advice = result.advice(active)
     if plot is not None:
         report.save_figure(report.plot(result), plot)
     if html is not None:
-        write_page(result, dataset, html)
+        report.write_page(result, html)
     if as_json:
         about = {"name": dataset.name, "note": dataset.note, "samples": len(dataset.x)}
         typer.echo(
@@ -190,34 +187,24 @@ def print_forecast(
         )
         return
     _print(dataset, result, advice)
-    if plot is not None:
-        typer.echo(f"Figure: {plot}")
-    if html is not None:
-        typer.echo(f"Page: {html}")
+    options.say_where(figure=plot, page=html)
 
 
-def write_page(result: Forecast, dataset: Dataset, path: Path, source: str | None = None) -> None:
-    """Write the page of a forecast.
+def of_dataset(result: Forecast, dataset: Dataset) -> Forecast:
+    """Return a forecast that knows what its data are called, although it had but moments."""
+    from posterior_collapse.data.about import about
 
-    Args:
-        result: The forecast.
-        dataset: What it is of.
-        path: Where the page goes.
-        source: The data as a command takes them; None: their name.
-    """
-    from posterior_collapse import report
-
-    shape = dataset.decoded_shape
-    report.write_page(
-        result, path, name=dataset.name, image_shape=shape, source=source,
-        feature_names=dataset.decoded_names,
-    )  # fmt: skip
+    return result.replace(_about=about(dataset, conditional=dataset.y is not None))
 
 
 def measure(dataset: Dataset, spec: Spec, biases: bool, cross_fit: int | None) -> tuple[Any, Spec]:
-    """Return what to forecast from: moments, or the rows where a likelihood needs them."""
+    """Return what to forecast from: moments, or the rows where a likelihood needs them.
+
+    Those of float32 data are float64 too: below the rounding of products in float32 lie modes that
+    are shown and counted here. 8-bit integers are summed exactly, and as fast.
+    """
     from posterior_collapse.moments import Moments, cross_fitted_residuals
-    from posterior_collapse.specs import require_gaussian
+    from posterior_collapse.theory.reading import require_gaussian
 
     if cross_fit is not None:
         require_gaussian(spec)
@@ -269,12 +256,9 @@ def _tracked_rows(dataset: Dataset) -> Iterator[Any]:
 
 
 def _print(dataset: Dataset, result: Forecast, advice: Advice) -> None:
-    from rich.console import Console
-
     from posterior_collapse import report
 
-    # A table cut to a narrow terminal loses numbers; wrapped by the terminal it does not.
-    console = Console(width=max(Console().width, LEAST_WIDTH))
+    console = options.wide_console()
     console.print(f"{dataset.name}: {dataset.note}", highlight=False, markup=False)
     explained = sum(result.spectrum[: result.levels[0].n_active]) / (result.total_variance or 1)
     std = "" if math.isnan(result.eta_dec) else f"eta_dec {result.eta_dec:.4g}; "
@@ -291,15 +275,3 @@ def _print(dataset: Dataset, result: Forecast, advice: Advice) -> None:
     console.print(f"Advice: {advice}", highlight=False, markup=False)
     for note in result.notes:
         console.print(f"Note: {note}.", style="dim", highlight=False, markup=False)
-
-
-def _check_plot(path: Path) -> None:
-    from posterior_collapse.report import check_figure_path
-
-    check_figure_path(path)
-
-
-def _check_page(path: Path) -> None:
-    from posterior_collapse.report import check_page_path
-
-    check_page_path(path)

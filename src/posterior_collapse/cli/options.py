@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import typer
 
 from posterior_collapse import checks
 from posterior_collapse.errors import InvalidArgumentError, nearest
 from posterior_collapse.specs import CVAESpec, HVAESpec, Spec, VAESpec
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from posterior_collapse.cli.groups import ReadingOptions
     from posterior_collapse.data import Dataset
 
+LEAST_WIDTH = 82
+"""Columns that tables take at least."""
 MODELS = ("vae", "cvae", "hvae")
 NUMBERS = {"learning_rate": float, "clip": float, "seed": int}
 """Options of the training that take several values."""
@@ -51,12 +58,31 @@ def numbers(
         ) from None
 
 
-def number_or_word(option: str, text: str) -> Any:
-    """Return a word such as "learned", a number, or a tuple of the numbers that colons part."""
+def number(option: str, text: str, kind: Callable[[str], Any] = float) -> Any:
+    """Return the one number of an option.
+
+    Raises:
+        InvalidArgumentError: Not a number, or several.
+
+    Example:
+        >>> number("--seed", "3", int)
+        3
+    """
+    if ":" in text:
+        raise InvalidArgumentError(
+            option, repr(text), "one number: it has no levels", f"Pass e.g. {option} 1."
+        )
+    (value,) = numbers(option, text, kind)
+    return value
+
+
+def number_or_word(option: str, text: str, *, several: bool = False) -> Any:
+    """Return a word such as "learned", a number, or if there may be several a tuple of them."""
     if text.strip().isalpha() and text.strip().lower() not in ("nan", "inf", "infinity"):
         return text.strip()
-    values = numbers(option, text)
-    return values[0] if len(values) == 1 else values
+    if several and ":" in text:
+        return numbers(option, text)
+    return number(option, text)
 
 
 def build_spec(
@@ -99,7 +125,7 @@ def build_spec(
     _check_betas(model, {"beta": beta, "beta_1": beta_1, "beta_2": beta_2})
     weight = f"{beta_1 or '1'}:{beta_2 or '1'}" if beta_1 or beta_2 else beta or "1"
     betas = numbers("--beta", weight)
-    eta, prior = number_or_word("--eta-dec", eta_dec), numbers("--eta-enc", eta_enc)[0]
+    eta, prior = number_or_word("--eta-dec", eta_dec), number("--eta-enc", eta_enc)
     law: dict[str, Any] = {
         "likelihood": checks.likelihood("--likelihood", likelihood),
         "dispersion": number_or_word("--dispersion", dispersion),
@@ -114,8 +140,8 @@ def build_spec(
             betas=_twice("--beta", betas),
             eta_dec=eta,
             eta_enc=prior,
-            sigma_1=number_or_word("--sigma-1", sigma_1 or "1"),
-            sigma_2=number_or_word("--sigma-2", sigma_2 or "learned"),
+            sigma_1=number_or_word("--sigma-1", sigma_1 or "1", several=True),
+            sigma_2=number_or_word("--sigma-2", sigma_2 or "learned", several=True),
             **law,
         )
     for option, values in (("--latents", units), ("--beta", betas)):
@@ -128,7 +154,7 @@ def build_spec(
             "--sigma-1, --sigma-2", f"a value for a {model}", "--sigma", "Or pass --model hvae."
         )
     cls = CVAESpec if model == "cvae" else VAESpec
-    std = number_or_word("--sigma", sigma or "learned")
+    std = number_or_word("--sigma", sigma or "learned", several=True)
     return cls(units[0], betas[0], eta, prior, std, **law)
 
 
@@ -197,21 +223,25 @@ def one_spec(command: str, model: str, latents: str, given: Mapping[str, Any], *
 
 
 def _number(name: str, text: str | None, kind: Any) -> Any:
-    return None if text is None else numbers(f"--{_flag(name)}", text, kind)[0]
+    return None if text is None else number(f"--{_flag(name)}", text, kind)
 
 
 def _values(name: str, text: str | None) -> tuple[str | None, ...]:
     if text is None:
         return (None,)
-    values = tuple(part.strip() for part in text.split(","))
-    for value in values:
-        if not value or values.count(value) > 1:
-            raise InvalidArgumentError(
-                f"--{_flag(name)}",
-                repr(text),
-                "different values, separated by commas",
-                f"Pass e.g. --{_flag(name)} 1,2; levels and units are parted by colons, 1:2.",
-            )
+    option, values = f"--{_flag(name)}", tuple(part.strip() for part in text.split(","))
+    if not all(values):
+        one = next(filter(None, values), "1")
+        raise InvalidArgumentError(
+            option, repr(text), "one value, or several with a comma between any two",
+            f"Pass {option} {one}, or e.g. {option} 1,2.",
+        )  # fmt: skip
+    twice = next((value for value in values if values.count(value) > 1), None)
+    if twice is not None:
+        raise InvalidArgumentError(
+            option, f"{twice} twice in {text!r}", "different values",
+            "Name each once; levels and units are parted by colons, 1:2.",
+        )  # fmt: skip
     return values
 
 
@@ -231,6 +261,41 @@ def _flag(name: str) -> str:
     return name.replace("_", "-")
 
 
+def check_outputs(plot: Path | None, html: Path | None) -> None:
+    """Refuse files that no figure or page can be written to, before anything is computed.
+
+    Raises:
+        InvalidArgumentError: The ending is another format's.
+        OutputError: The folder is not there.
+    """
+    if plot is None and html is None:
+        return
+    from posterior_collapse import report
+
+    if plot is not None:
+        report.check_figure_path(plot)
+    if html is not None:
+        report.check_page_path(html)
+
+
+def say_where(**written: Path | None) -> None:
+    """Print where what was asked for lies, e.g. `figure=path`."""
+    for what, path in written.items():
+        if path is not None:
+            typer.echo(f"{what.capitalize()}: {path}")
+
+
+def wide_console(**options: Any) -> Console:
+    """Return a console for tables: cut to a narrow terminal they lose numbers, wrapped they do not.
+
+    Args:
+        **options: Of rich's Console.
+    """
+    from rich.console import Console
+
+    return Console(width=max(Console().width, LEAST_WIDTH), **options)
+
+
 def load_data(source: str, model: str, named: ReadingOptions) -> Dataset:
     """Load what the options name, for the model they name; see `posterior_collapse.data.load`.
 
@@ -243,6 +308,20 @@ def load_data(source: str, model: str, named: ReadingOptions) -> Dataset:
     dataset = load(source, progress=True, **named.chosen())
     check_condition(model, dataset)
     return dataset
+
+
+def check_targets(spec: Spec, dataset: Dataset) -> None:
+    """Refuse data that the likelihood gives no probability, where they are at hand.
+
+    Raises:
+        DataError: There are some.
+    """
+    from posterior_collapse import likelihoods
+    from posterior_collapse.arrays import is_lazy
+
+    targets = dataset.x if dataset.y is None else dataset.y
+    if not is_lazy(targets):
+        likelihoods.check_targets(spec.likelihood, targets)
 
 
 def check_condition(model: str, dataset: Dataset) -> None:

@@ -25,7 +25,7 @@ def _rows() -> list[str]:
 
 ROW = typer.Argument(
     None,
-    help="E1 to E15, X1, X2, X3 or one of X3a to X3d, several, all; or document, to write it from "
+    help="E1 to E15, X1, X2, X3 or one of X3a to X3e, several, all; or document, to write it from "
     "the results; or trust, to write docs/trust.md and the README's table from those of X3.",
     autocompletion=among(_rows),
 )
@@ -100,21 +100,22 @@ def reproduce(
 def _reproduce(
     names: list[str], plan: Plan, out: Path, *, scheduler: str | None, **options: Any
 ) -> None:
+    from posterior_collapse.clusters import connected
     from posterior_collapse.experiments import chosen
 
     rows = list({row.id: row for name in names for row in chosen(name)}.values())
-    # What is not there has been refused before torch is loaded.
-    from posterior_collapse.cli.live import RowsTable
-    from posterior_collapse.clusters import connected
-    from posterior_collapse.experiments import reproduce
-    from posterior_collapse.training.arguments import check_device
-
-    if not scheduler:  # a worker has devices of its own
-        check_device(options["device"])
-    runs = {row.id: len({member.run.key for member in row.members(plan)}) for row in rows}
     titles = {row.id: row.name for row in rows}
-    with connected(scheduler) as client, RowsTable(titles, runs) as table:
-        results = reproduce(rows, out, plan, client=client, report=table.show, **options)
+    # What is not there is refused before torch is loaded.
+    with connected(scheduler) as client:
+        from posterior_collapse.cli.live import RowsTable
+        from posterior_collapse.experiments import reproduce
+        from posterior_collapse.training.arguments import check_device
+
+        if not scheduler:  # a worker has devices of its own
+            check_device(options["device"])
+        runs = {row.id: len({member.run.key for member in row.members(plan)}) for row in rows}
+        with RowsTable(titles, runs) as table:
+            results = reproduce(rows, out, plan, client=client, report=table.show, **options)
     for result in results:
         typer.echo(f"{result['id']}: {result['agreement']['verdict']}")
         for verdict, text in result["agreement"]["checks"]:

@@ -216,10 +216,7 @@ def train(
     from posterior_collapse.clusters import connected
 
     resume, out = output.resume, output.out
-    if output.html is not None:
-        from posterior_collapse.report import check_page_path
-
-        check_page_path(output.html)
+    options.check_outputs(None, output.html)
     if resume is not None:
         _check_alone(context)
         files.check_described(resume, "the folder of a run or a sweep")
@@ -237,20 +234,19 @@ def train(
         out = out or Path("runs") / _readable(runs, str(data), named.task, numbers)
         files.check_free(out)
         dataset = options.load_data(str(data), next(iter(runs.values())).spec.model, named)
-    from posterior_collapse.runs import folder
-
+        options.check_targets(next(iter(runs.values())).spec, dataset)
     if output.tensorboard:
         from posterior_collapse.cli.live import require_tensorboard
 
         require_tensorboard()
     try:
-        with (
-            connected(output.scheduler) as client,
-            _watched(runs, out, output.tensorboard) as report,
-        ):
-            summaries = folder.train(
-                runs, dataset, out, resume=resume is not None, report=report, client=client
-            )
+        with connected(output.scheduler) as client:
+            from posterior_collapse.runs import folder
+
+            with _watched(runs, out, output.tensorboard) as report:
+                summaries = folder.train(
+                    runs, dataset, out, resume=resume is not None, report=report, client=client
+                )
     except KeyboardInterrupt:
         typer.echo(f"Go on with: collapse train --resume {shlex.quote(str(out))}", err=True)
         raise
@@ -260,8 +256,7 @@ def train(
         typer.echo(json.dumps(summaries, indent=2))
     else:
         _print(dataset, out, summaries)
-        if output.html is not None:
-            typer.echo(f"Page: {output.html}")
+        options.say_where(page=output.html)
     if any(summary["stopped"].startswith("non-finite") for summary in summaries):
         raise typer.Exit(1)
 
@@ -276,7 +271,7 @@ def _write_page(out: Path, dataset: Dataset, path: Path, *, single: bool) -> Non
         return
     (run,) = kept.members(out).values()
     _, found = run.diagnosed()
-    report.write_page(found, path, name=dataset.name)
+    report.write_page(found, path)
 
 
 def write_sweep_page(out: Path, dataset: Dataset, path: Path) -> None:

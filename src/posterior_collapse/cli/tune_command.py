@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
+from posterior_collapse import files
 from posterior_collapse.cli import options
 from posterior_collapse.cli.groups import (
     DataOptions,
@@ -19,7 +20,7 @@ from posterior_collapse.cli.groups import (
     grouped,
 )
 from posterior_collapse.cli.train_command import NetworkOptions
-from posterior_collapse.files import json_text
+from posterior_collapse.errors import OutputError
 from posterior_collapse.progress import Display
 
 if TYPE_CHECKING:
@@ -40,8 +41,9 @@ class KeptOptions(NumberOptions):
 
     panel: ClassVar = "Numbers"
     beta: Annotated[
-        str | None, option(help="Weight of the KL, for --tune latents; for hvae of z1:z2.")
-    ] = "1"
+        str | None,
+        option(help="Weight of the KL, for --tune latents; for hvae of z1:z2 (default: 1)."),
+    ] = None
     eta_enc: Annotated[str, option(help="Prior std.")] = "1.0"
 
 
@@ -70,13 +72,17 @@ def tune(
     numbers: KeptOptions,
     training: TrainingOptions,
     active: int | None = typer.Option(None, help="Units to keep (default: all)."),
+    level: int | None = typer.Option(
+        None,
+        help="For hvae: whose units, 1 or 2, by its own beta (default: 2, which collapses first).",
+    ),
     tuned: str = typer.Option(
         "beta",
         "--tune",
         help="beta, or latents: the most of which none collapses.",
         autocompletion=among(lambda: ("beta", "latents")),
     ),
-    seeds: int = typer.Option(3, help="Seeds that have to agree."),
+    seeds: int = typer.Option(3, min=1, help="Seeds that have to agree."),
     exact: bool = typer.Option(False, "--exact", help="Linear models: integrate the noise out."),
     out: Path | None = OUT,
     scheduler: Scheduler = None,
@@ -90,27 +96,26 @@ def tune(
     So networks of many betas train together, placed by theory, on several
     seeds, and their units are counted, at the end and at half of training.
     """
-    from posterior_collapse.runs.goal import check_goal
+    from posterior_collapse.data.samples import read
+    from posterior_collapse.runs.goal import Goal, Theory
 
-    if plot is not None:
-        from posterior_collapse.report import check_figure_path
-
-        check_figure_path(plot)
-    if html is not None:
-        from posterior_collapse.report import check_page_path
-
-        check_page_path(html)
+    options.check_outputs(plot, html)
     kind = named.kind(network.model)
     spec = options.one_spec("tune", kind, network.latents, asdict(numbers), **network.law())
     # Mistakes that need no torch to be seen are told before it is loaded, which takes seconds.
-    check_goal(spec, tuned, active)
+    goal = Goal(spec, tuned, active, level)
     net = network.networks(context, exact)
     net.check_model(spec)
     from posterior_collapse.training import Settings
+    from posterior_collapse.training.arguments import check_together
 
     given = {name: value for name, value in asdict(training).items() if value is not None}
-    Settings(**given)
+    settings = Settings(**given)
+    check_together([spec], net, settings, exact)
+    if out is not None and out.is_file():
+        raise OutputError(str(out), "a file", "a folder", "Choose another one with --out.")
     dataset = options.load_data(data, kind, named)
+    Theory(read(dataset, kind == "cvae"), goal, net, settings.convention).check()
     from posterior_collapse import runs
     from posterior_collapse.clusters import connected
     from posterior_collapse.training.course import describe
@@ -123,6 +128,7 @@ def tune(
                 net,
                 active=active,
                 tune=tuned,  # type: ignore[arg-type]
+                level=level,
                 seeds=seeds,
                 folder=out,
                 client=client,
@@ -139,16 +145,24 @@ def tune(
     if plot is not None:
         report.save_figure(report.plot(found), plot)
     if html is not None:
-        report.write_page(found, html, name=dataset.name)
+        report.write_page(found, html)
     if as_json:
         about = {"name": dataset.name, "note": dataset.note, "samples": len(dataset.x)}
-        typer.echo(json_text({"data": about} | found.to_dict()))
+        typer.echo(files.json_text({"data": about} | found.to_dict()))
         return
     _print(dataset, found, exact)
-    if plot is not None:
-        typer.echo(f"Figure: {plot}")
-    if html is not None:
-        typer.echo(f"Page: {html}")
+    typer.echo(f"As options: {_as_options(found, apart=bool(numbers.beta_1 or numbers.beta_2))}")
+    options.say_where(figure=plot, page=html)
+
+
+def _as_options(found: Tuned, apart: bool) -> str:
+    """Return what was tuned as the user says it: both levels in one option, or each in its own."""
+    if not found.parameter.startswith("beta"):
+        return f"--latents {':'.join(map(str, found.spec.dims))}"
+    betas = [f"{beta:g}" for beta in found.spec.beta_levels]
+    if apart:
+        return " ".join(f"--beta-{i} {beta}" for i, beta in enumerate(betas, 1))
+    return f"--beta {':'.join(betas)}"
 
 
 def _print(dataset: Dataset, found: Tuned, exact: bool) -> None:

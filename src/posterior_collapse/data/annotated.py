@@ -8,17 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posterior_collapse.data.arrays import annotation, as_labels, as_samples, chosen, refuse_key
-from posterior_collapse.data.checking import check_size, unreadable
+from posterior_collapse.arrays import as_samples
+from posterior_collapse.data import checking
+from posterior_collapse.data.arrays import annotation, as_labels, chosen, refuse_key
+from posterior_collapse.data.checking import check_size
 from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.data.hdf5 import require_h5py
 from posterior_collapse.data.reading import Reading
-from posterior_collapse.errors import PosteriorCollapseError
+from posterior_collapse.data.sparse import stored_sparse
 
 __all__ = ["read_annotated"]
-
-SPARSE = ("data", "indices", "indptr")
-"""The parts of a sparse matrix."""
 
 
 def read_annotated(path: Path, reading: Reading) -> Dataset:
@@ -36,13 +35,11 @@ def read_annotated(path: Path, reading: Reading) -> Dataset:
         MissingDependencyError: h5py is not installed.
     """
     h5py = require_h5py()
-    try:
-        with h5py.File(path, "r") as file:
-            return _read(path, file, reading)
-    except PosteriorCollapseError:
-        raise
-    except Exception as error:  # whatever a reader trips over in a damaged file
-        raise unreadable(path, error, "an .h5ad file", "Write it again with AnnData.") from error
+    with (
+        checking.reading(path, "an .h5ad file", "Write it again with AnnData."),
+        h5py.File(path, "r") as file,
+    ):
+        return _read(path, file, reading)
 
 
 def _read(path: Path, file: Any, reading: Reading) -> Dataset:
@@ -81,20 +78,10 @@ def _dense(path: Path, stored: Any) -> NDArray[Any]:
 
 
 def _sparse(path: Path, stored: Any) -> Any:
-    from scipy import sparse
-
     attributes = dict(stored.attrs)
     kind = str(attributes.get("encoding-type", attributes.get("h5sparse_format")))
     shape = attributes.get("shape", attributes.get("h5sparse_shape"))
-    makers = {"csr": sparse.csr_matrix, "csc": sparse.csc_matrix}
-    if kind[:3] not in makers or shape is None:
-        raise ValueError(f"a matrix of kind {kind}")
-    parts = [stored[name] for name in SPARSE]
-    check_size(path, sum(part.size * part.dtype.itemsize for part in parts))
-    arrays = tuple(part[()] for part in parts)
-    matrix: Any = makers[kind[:3]](arrays, shape=tuple(int(n) for n in shape))
-    matrix.check_format(full_check=True)  # an index beyond the matrix would be written beyond it
-    return matrix
+    return stored_sparse(path, kind[:3], shape, stored)
 
 
 def _labels(path: Path, stored: Any) -> NDArray[Any]:

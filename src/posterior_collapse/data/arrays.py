@@ -13,16 +13,15 @@ from numpy.typing import NDArray
 from posterior_collapse.arrays import SparseRows, as_samples, same_length
 from posterior_collapse.data.checking import check_room
 from posterior_collapse.data.dataset import Dataset
-from posterior_collapse.data.reading import LABEL, PLAIN, TABLE, Reading
+from posterior_collapse.data.reading import PLAIN, TABLE, Reading
 from posterior_collapse.errors import DataError, InvalidArgumentError, listed, nearest
 
 __all__ = [
+    "ENCODE",
     "KEPT",
-    "LABEL",
     "LONGEST",
     "annotation",
     "as_labels",
-    "as_samples",
     "chosen",
     "from_array",
     "from_columns",
@@ -32,7 +31,6 @@ __all__ = [
     "numbers_rows",
     "refuse_column",
     "refuse_key",
-    "same_length",
 ]
 
 LONGEST = 1_000
@@ -204,11 +202,7 @@ def from_columns(
         >>> from_columns("toy", [("Unnamed: 0", np.arange(3)), ("a", np.arange(3.0))]).note
         "3 x 1 float64, column 'Unnamed: 0' left out, an index (name it to keep it)"
     """
-    names = [key for key, _ in columns]
-    label = reading.label
-    labels = [values for key, values in columns if key == label and reading.has_label(names)]
-    if len(labels) > 1:
-        raise DataError(name, f"{len(labels)} columns named {label!r}", "one", "Rename the others.")
+    place = reading.label_place(name, [key for key, _ in columns])
     called: list[str] = []
     features, steps = [], [left_out(repr(key), key, certain=True) for key in index]
     for key, values in columns:
@@ -230,10 +224,16 @@ def from_columns(
     return Dataset(
         name,
         x,
-        labels=as_labels(label, labels[0], len(x)) if labels else None,
+        labels=None if place is None else as_labels(reading.label, columns[place][1], len(x)),
         steps=(*steps, *reading.steps),
         names=tuple(called),
     )
+
+
+ENCODE = (
+    "Encode the column, leave it out (--drop, drop=), or take it for the label "
+    "(--label-column, label_column=)."
+)
 
 
 def refuse_column(name: str, column: str, kind: str) -> NoReturn:
@@ -246,8 +246,7 @@ def refuse_column(name: str, column: str, kind: str) -> NoReturn:
         f"column {column!r} of {name}",
         "text" if kind in ("text", "string", "large_string", "string_view") else f"{kind} values",
         "numbers",
-        "Encode the column, leave it out (--drop, drop=), or take it for the label "
-        "(--label-column, label_column=).",
+        ENCODE,
     )
 
 

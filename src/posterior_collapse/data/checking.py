@@ -5,17 +5,27 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from posterior_collapse.errors import (
     CorruptFileError,
     DataError,
     MissingFileError,
+    PosteriorCollapseError,
     first_line,
     nearest,
 )
 
-__all__ = ["available", "check_file", "check_room", "check_size", "is_html", "unreadable"]
+__all__ = [
+    "available",
+    "check_file",
+    "check_room",
+    "check_size",
+    "is_html",
+    "reading",
+    "unreadable",
+]
 
 MOST_TOLD = 200
 """Characters of what a reader says of a damaged file."""
@@ -38,6 +48,17 @@ def unreadable(path: Path, error: Exception, expected: str, action: str) -> Corr
     return CorruptFileError(str(path), f"'{reason[:MOST_TOLD]}'", expected, action)
 
 
+@contextlib.contextmanager
+def reading(path: Path, expected: str, action: str) -> Iterator[None]:
+    """Turn whatever a reader trips over in a damaged file into one error (see `unreadable`)."""
+    try:
+        yield
+    except PosteriorCollapseError:
+        raise
+    except Exception as error:
+        raise unreadable(path, error, expected, action) from error
+
+
 def is_html(head: bytes) -> bool:
     """Say whether the first bytes of a file are those of a web page.
 
@@ -49,8 +70,12 @@ def is_html(head: bytes) -> bool:
     return start.startswith((b"<!doctype html", b"<html", b"<head"))
 
 
-def check_file(path: Path) -> bytes:
+def check_file(path: Path, expected: str = "a file") -> bytes:
     """Return the first bytes of a file that can hold data.
+
+    Args:
+        path: The file.
+        expected: What may lie there, if nothing does.
 
     Raises:
         MissingFileError: The file is not there, or no regular file.
@@ -66,7 +91,10 @@ def check_file(path: Path) -> bytes:
         with contextlib.suppress(OSError):
             siblings = [p.name for p in path.parent.iterdir()]
         raise MissingFileError(
-            str(path), "no such file", "a file", f"Check the path.{nearest(path.name, siblings)}"
+            str(path),
+            "no such file or folder",
+            expected,
+            f"Check the path.{nearest(path.name, siblings)}",
         ) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)

@@ -2,74 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from posterior_collapse.data.checking import check_size, unreadable
-from posterior_collapse.errors import (
-    CorruptFileError,
-    MissingDependencyError,
-    PosteriorCollapseError,
-)
+from posterior_collapse.data.checking import check_size
+from posterior_collapse.data.stored import StoredArrays
+from posterior_collapse.errors import needing
 
-__all__ = ["Stored", "require_h5py"]
+__all__ = ["InHDF5", "require_h5py"]
 
 
-class Stored(Mapping[str, Any]):
-    """The arrays of an HDF5 file by path, such as "x" or "train/x", each read when asked for.
+class InHDF5(StoredArrays):
+    """The arrays of an HDF5 file by path, such as "x" or "train/x"."""
 
-    Args:
-        path: The file.
+    expected = "an HDF5 file of numbers"
 
-    Raises:
-        CorruptFileError: It is no such file.
-        MissingDependencyError: h5py is not installed.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._h5py, self._path = require_h5py(), path
-        self._names: list[str] = []
+    def _found(self) -> Mapping[str, str]:
+        h5py = require_h5py()
+        names: list[str] = []
 
         def visit(name: str, stored: Any) -> None:  # of links to other files nothing is told
-            if isinstance(stored, self._h5py.Dataset):
-                self._names.append(name)
+            if isinstance(stored, h5py.Dataset):
+                names.append(name)
 
-        try:
-            with self._h5py.File(path, "r") as file:
-                file.visititems(visit)
-        except Exception as error:  # whatever it trips over in a damaged file
-            raise self._unreadable(error) from error
+        with h5py.File(self._path, "r") as file:
+            file.visititems(visit)
+        return {name: name for name in names}
 
-    def __getitem__(self, name: str) -> Any:
-        """Return an array.
-
-        Raises:
-            CorruptFileError: It is damaged, or its numbers lie in other files.
-            DataError: It takes too much memory.
-        """
-        if name not in self._names:
-            raise KeyError(name)
-        try:
-            with self._h5py.File(self._path, "r") as file:
-                stored = file[name]
-                if stored.is_virtual or stored.external:
-                    raise ValueError("numbers that lie in other files")
-                check_size(self._path, stored.size * stored.dtype.itemsize)
-                return stored[()]
-        except PosteriorCollapseError:
-            raise
-        except Exception as error:
-            raise self._unreadable(error) from error
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def _unreadable(self, error: Exception) -> CorruptFileError:
-        return unreadable(self._path, error, "an HDF5 file of numbers", "Write it again.")
+    def _read(self, place: str) -> Any:
+        with require_h5py().File(self._path, "r") as file:
+            stored = file[place]
+            if stored.is_virtual or stored.external:
+                raise ValueError("numbers that lie in other files")
+            check_size(self._path, stored.size * stored.dtype.itemsize)
+            return stored[()]
 
 
 def require_h5py() -> Any:
@@ -78,10 +44,7 @@ def require_h5py() -> Any:
     Raises:
         MissingDependencyError: It is not installed.
     """
-    try:
+    with needing("h5py", "h5py, to read such files", "Run pip install h5py."):
         import h5py
-    except ImportError as error:
-        raise MissingDependencyError(
-            "h5py", "no such package", "h5py, to read such files", "Run pip install h5py."
-        ) from error
+
     return h5py

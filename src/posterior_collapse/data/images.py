@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from posterior_collapse.data.checking import check_file, check_size, unreadable
+from posterior_collapse.data.checking import check_file, check_size, reading
 from posterior_collapse.data.dataset import Dataset
-from posterior_collapse.errors import CorruptFileError, DataError, MissingDependencyError
+from posterior_collapse.errors import DataError, needing
 
 __all__ = ["PICTURES", "read_folder"]
 
@@ -96,26 +97,16 @@ def _header(path: Path) -> tuple[tuple[int, int], str]:
 
 
 def _pixels(path: Path, kind: str) -> Any:
-    with _opened(path) as image:
-        try:
-            return np.asarray(image if image.mode == kind else image.convert(kind))
-        except Exception as error:  # whatever a reader trips over in a damaged file
-            raise _unreadable(path, error) from error
+    with _opened(path) as image, _reading(path):
+        return np.asarray(image if image.mode == kind else image.convert(kind))
 
 
 def _opened(path: Path) -> Any:
-    try:
+    with needing("Pillow", "Pillow, to read pictures", "Run pip install pillow."):
         from PIL import Image
-    except ImportError as error:
-        raise MissingDependencyError(
-            "Pillow", "no such package", "Pillow, to read pictures", "Run pip install pillow."
-        ) from error
-    try:
+    with _reading(path):
         return Image.open(path, formats=("PNG", "JPEG"))
-    except Exception as error:
-        raise _unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: Exception) -> CorruptFileError:
-    action = "Write it again, or take it away."
-    return unreadable(path, error, "a picture, .png or .jpg", action)
+def _reading(path: Path) -> contextlib.AbstractContextManager[None]:
+    return reading(path, "a picture, .png or .jpg", "Write it again, or take it away.")

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from posterior_collapse.arrays import chunks, is_lazy
-from posterior_collapse.data.arrays import from_array, same_length
+from posterior_collapse.arrays import chunks, is_lazy, same_length
+from posterior_collapse.data.arrays import from_array
 from posterior_collapse.data.dataset import TASKS, Dataset
 from posterior_collapse.data.files import READERS, TEXTS, read_file, suffix_of
 from posterior_collapse.data.published import expanded
@@ -47,7 +47,8 @@ def load(
     Args:
         source: ``"digits"``, ``"mnist"``, ``"fashion-mnist"``, ``"pairs:KIND"`` (see `pairs`);
             a .npy, .npz, .safetensors, .pt, .h5, .parquet, .h5ad, .csv or .tsv file (the last two
-            perhaps gzipped; of a .pt file tensors alone are read, without torch); a folder of .png
+            perhaps gzipped; of a .pt file tensors alone are read, without torch; a .npz file may
+            also hold the matrix that `scipy.sparse.save_npz` wrote); a folder of .png
             or .jpg pictures of one size, or of .parquet files, which become one dask array; an
             array, a data frame, an AnnData or a `Dataset`. Images of shape (samples, height,
             width) are flattened row by row.

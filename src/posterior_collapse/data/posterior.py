@@ -44,7 +44,7 @@ def read_posterior(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         MissingFileError: The file is not there.
         DataError: It cannot be read, lacks an array, or it is not clear which is meant.
     """
-    found = read_arrays(path)
+    found = read_arrays(path, "the folder of a run or a sweep, or a file with mean and std")
     called = {name: name for name in ARRAYS if name in found}
     groups = [group for group in (("mean",), SPREADS) if not called.keys() & set(group)]
     for name in found:

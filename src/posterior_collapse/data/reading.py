@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from posterior_collapse.errors import InvalidArgumentError, listed, nearest
+from posterior_collapse.errors import DataError, InvalidArgumentError, listed, nearest
 
 __all__ = ["LABEL", "PLAIN", "TABLE", "TEXT", "Reading"]
 
@@ -83,9 +83,20 @@ class Reading:
             return ()
         return (f"labels from column {self.label_column!r}",)
 
-    def has_label(self, names: Iterable[str]) -> bool:
-        """Say whether a table of these columns has labels that are wanted."""
-        return self.label in names and self.label not in self.drop
+    def label_place(self, source: str, names: Sequence[str]) -> int | None:
+        """Return which of a table's columns holds the labels; None: none that is wanted.
+
+        Raises:
+            DataError: Several do.
+        """
+        count = names.count(self.label)
+        if count == 0 or self.label in self.drop:
+            return None
+        if count > 1:
+            raise DataError(
+                source, f"{count} columns named {self.label!r}", "one", "Rename the others."
+            )
+        return names.index(self.label)
 
     def keeps(self, name: str) -> bool:
         """Say whether a column is a feature that is wanted."""

@@ -59,6 +59,10 @@ class Samples:
             rows = slice(start, start + size)
             yield self.x[rows], None if self.y is None else self.y[rows]
 
+    def collected(self) -> Samples:
+        """Return these rows, which are at hand; see `Stream.collected`."""
+        return self
+
 
 class Stream:
     """Batches that pass by: of a loader, a generator, or a library's data set.
@@ -239,13 +243,11 @@ def as_pair(
         DataError: One cannot be used, or they have different numbers of samples.
     """
     x, image = _rows("x", x, empty_ok=y is not None)
-    if y is not None and conditional is not None and _is_label(x, y):
-        if not conditional:
-            return Samples(x, None, image)
+    is_label = y is not None and _is_label(x, y)
+    if conditional and is_label:
         return Samples(one_hot(y, classes), x, image)
-    if conditional is False and _is_column_of_labels(y):
-        return Samples(x, None, image)
-    if y is None:
+    aside = conditional is False and (is_label or _is_column_of_labels(y))
+    if y is None or aside:
         return Samples(x, None, image)
     y, target = _rows("y", y)
     same_length("x", len(x), "y", len(y))

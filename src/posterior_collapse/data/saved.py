@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from posterior_collapse.data.checking import check_size, unreadable
-from posterior_collapse.data.tensors import refuse_pickle
-from posterior_collapse.errors import CorruptFileError, PosteriorCollapseError
+from posterior_collapse.data.checking import check_size
+from posterior_collapse.data.stored import StoredArrays
+from posterior_collapse.data.tensors import is_pickle, refuse_pickle
 
 __all__ = ["Saved"]
 
@@ -47,91 +47,59 @@ MOST_DIMENSIONS, MOST_LEVELS, LONGEST = 32, 8, 1_000
 """Of a tensor, of dicts within dicts, and characters of a name: beyond, a file is hostile."""
 
 
-class Saved(Mapping[str, NDArray[Any]]):
-    """The tensors of a file of torch.save by name, each read when it is asked for.
+class Saved(StoredArrays):
+    """The tensors of a file of torch.save by name.
 
     A tensor alone is called x. Of two, in a list or a tuple, the first is x; the second is labels
     if it is one number per row, else y. Several are numbered from 1. Those of a dict within a dict
     are called "outer.inner". What is no tensor is left out.
 
-    Args:
-        path: The file.
-
     Raises:
-        CorruptFileError: It is damaged.
-        DataError: It is no archive, or names other things than tensors; it takes too much memory.
+        DataError: It is a pickle without an archive around it, or names other things than tensors.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        if not zipfile.is_zipfile(path):
-            refuse_pickle(path)
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = {info.filename: info for info in archive.infolist()}
-                (pickled,) = [name for name in names if name.split("/")[1:] == ["data.pkl"]]
-                self._folder = pickled.removesuffix("data.pkl")
-                if names[pickled].file_size > MOST_PICKLED:
-                    raise ValueError(f"{names[pickled].file_size:,} bytes of names")
-                order = f"{self._folder}byteorder"
-                self._big = order in names and archive.open(order).read(3) == b"big"
-                self._tensors = dict(_named(_Machine(path).run(archive.read(pickled))))
-        except PosteriorCollapseError:
-            raise
-        except Exception as error:  # whatever a reader trips over in a damaged file
-            raise self._unreadable(error) from error
+    expected = "tensors that torch.save wrote"
 
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        """Return an array.
-
-        Raises:
-            CorruptFileError: It is damaged.
-            DataError: It takes too much memory.
-        """
-        tensor = self._tensors[name]
-        try:
-            return self._read(tensor)
-        except PosteriorCollapseError:
-            raise
-        except Exception as error:
-            raise self._unreadable(error) from error
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
-    def _read(self, tensor: _Tensor) -> NDArray[Any]:
-        kind = tensor.kind
-        count = int(np.prod([int(n) for n in tensor.shape], dtype=object))
-        check_size(self._path, count * kind.itemsize)
-        last = tensor.start + sum(
-            (n - 1) * s for n, s in zip(tensor.shape, tensor.steps, strict=True)
-        )
+    def _found(self) -> Mapping[str, _Tensor]:
+        if is_pickle(self._path):
+            refuse_pickle(self._path)
+        if not zipfile.is_zipfile(self._path):
+            raise ValueError("no zip archive, or a truncated one")
         with zipfile.ZipFile(self._path) as archive:
-            member = archive.getinfo(f"{self._folder}data/{tensor.key}")
+            names = {info.filename: info for info in archive.infolist()}
+            (pickled,) = [name for name in names if name.split("/")[1:] == ["data.pkl"]]
+            self._folder = pickled.removesuffix("data.pkl")
+            if names[pickled].file_size > MOST_PICKLED:
+                raise ValueError(f"{names[pickled].file_size:,} bytes of names")
+            order = f"{self._folder}byteorder"
+            self._big = order in names and archive.open(order).read(3) == b"big"
+            return dict(_named(_Machine(self._path).run(archive.read(pickled))))
+
+    def _read(self, place: _Tensor) -> NDArray[Any]:
+        kind = place.kind
+        count = int(np.prod([int(n) for n in place.shape], dtype=object))
+        check_size(self._path, count * kind.itemsize)
+        last = place.start + sum((n - 1) * s for n, s in zip(place.shape, place.steps, strict=True))
+        with zipfile.ZipFile(self._path) as archive:
+            member = archive.getinfo(f"{self._folder}data/{place.key}")
             if count and (last + 1) * kind.itemsize > member.file_size:
                 raise ValueError(f"{member.file_size:,} bytes for a tensor that needs more")
             check_size(self._path, member.file_size)
             stored = np.frombuffer(archive.read(member), np.uint8)
         if not count:
-            return np.zeros(tensor.shape, "f4" if kind == BFLOAT16 else kind)
+            return np.zeros(place.shape, "f4" if kind == BFLOAT16 else kind)
         values = stored[: len(stored) // kind.itemsize * kind.itemsize].view(
             "u2" if kind == BFLOAT16 else kind
         )
         if self._big:
             values = values.byteswap()
-        steps = tuple(step * values.itemsize for step in tensor.steps)
+        steps = tuple(step * values.itemsize for step in place.steps)
         viewed = np.lib.stride_tricks.as_strided(
-            values[tensor.start :], tensor.shape, steps, writeable=False
+            values[place.start :], place.shape, steps, writeable=False
         )
         if kind == BFLOAT16:
             return (viewed.astype(np.uint32) << 16).view(np.float32)
-        return np.ascontiguousarray(viewed).reshape(tensor.shape)
-
-    def _unreadable(self, error: Exception) -> CorruptFileError:
-        return unreadable(self._path, error, "tensors that torch.save wrote", "Write it again.")
+        return np.ascontiguousarray(viewed).reshape(place.shape)
 
 
 @dataclass(frozen=True, eq=False)

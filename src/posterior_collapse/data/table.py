@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posterior_collapse.data.arrays import (
+    ENCODE,
     KEPT,
     LONGEST,
     is_suspect,
@@ -77,12 +78,8 @@ def _read(layout: _Layout, reading: Reading) -> Dataset:
     if next(layout.rows(), None) is None:
         raise DataError(path.name, "a header alone", "samples in rows", "Add the rows.")
     reading.check(path.name, names)
-    label = reading.label
-    labelled = [i for i, name in enumerate(names) if name == label and reading.has_label(names)]
-    if len(labelled) > 1:
-        raise DataError(
-            path.name, f"{len(labelled)} columns named {label!r}", "one", "Rename the others."
-        )
+    place = reading.label_place(path.name, names)
+    labelled = [] if place is None else [place]
     unwanted = {i for i, name in enumerate(names) if not reading.keeps(name)}
     suspects = [
         i
@@ -245,17 +242,12 @@ class _Layout:
             for i in features:
                 if not _is_number(_pointed(row[i]) if self.decimal_commas else row[i]):
                     got = repr(row[i]) if row[i].strip() else "an empty cell"
-                    action = (
-                        "Encode the column, leave it out (--drop, drop=), or take it for the "
-                        "label (--label-column, label_column=)."
-                    )
-                    if len(self.names) == 1:
-                        action = "Separate cells by commas, semicolons or tabs."
+                    separate = "Separate cells by commas, semicolons or tabs."
                     raise DataError(
                         f"column {self.names[i]!r} of {self.path.name}",
                         f"{got} in row {line}",
                         "a number",
-                        action,
+                        separate if len(self.names) == 1 else ENCODE,
                     )
 
 

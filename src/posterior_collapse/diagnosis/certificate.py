@@ -15,7 +15,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from posterior_collapse.diagnosis.gain import partitions
 from posterior_collapse.diagnosis.noise import Kind, Noise
 from posterior_collapse.diagnosis.results import LevelDiagnosis
-from posterior_collapse.diagnosis.statistics import Reservoir
+from posterior_collapse.diagnosis.statistics import Reservoir, Which
 from posterior_collapse.specs import ChainSpec, HVAESpec, Spec
 from posterior_collapse.theory import ACTIVE_INFORMATION, unclaimed_signal
 from posterior_collapse.theory.thresholds import SURE, variance_error
@@ -128,8 +128,12 @@ class Residuals:
         self._center = center
         self._classes, self._kind = classes, kind
 
+    def choose(self, rows: int) -> Which:
+        """Return which rows of the next batch are looked at: all, or those to call `add` with."""
+        return self._kept.choose(rows)
+
     def add(self, residual: Residual, x: Float, places: Floats | None = None) -> None:
-        """Take in a batch.
+        """Take in a batch, or those of its rows that `choose` named.
 
         Args:
             residual: Of the rows.
@@ -144,14 +148,16 @@ class Residuals:
         if places is not None:
             arrays["places"] = places
         self._names = tuple(arrays)
-        self._kept.add(*(array.astype(np.float32) for array in arrays.values()))
+        take = self._kept.keep if self._kept.has_chosen else self._kept.add
+        take(*(array.astype(np.float32, copy=False) for array in arrays.values()))
 
-    def signal(self, scale: Float | None = None) -> Signal:
+    def signal(self, scale: Float | None = None, least: float = 0.0) -> Signal:
         """Return what was found; NaN from fewer than 4 rows.
 
         Args:
             scale: Std of each unit by which places are as far apart as they differ, infinite for
                 units that do not count; None, or none that counts: latent space is one part.
+            least: Variance that counts: of weaker directions few are found, or none.
         """
         kept = dict(zip(self._names, self._kept.rows(), strict=True))
         average, difference = kept["average"], kept["difference"]
@@ -162,8 +168,7 @@ class Residuals:
         if "curvature" in kept:
             noise = Noise(average[:, 0], kept["curvature"], self._classes, self._kind)
         if self._center:
-            # Rows vary less about their own mean than about the true one.
-            average = (average - average.mean((0, 1))) * math.sqrt(n / (n - 1))
+            average = _centred(average, np.empty_like(average))
         notes: tuple[str, ...] = ()
         if "x" in kept:
             average, notes = self._regressed(average, kept["x"])
@@ -171,9 +176,10 @@ class Residuals:
             notes = (*notes, *noise.notes)
         rows = Rows(average, difference, kept.get("curvature"))
         whole = rows if noise is None else rows.white(noise)
-        first, second = whole.halves(DENSE)
+        first, second = whole.halves(DENSE, least)
         found = [_across(first, second), _across(second, first)]
-        variances = np.mean([values for values, _, _ in found], axis=0)
+        count = min(len(values) for values, _, _ in found)
+        variances = np.mean([values[:count] for values, _, _ in found], axis=0)
         order = np.argsort(-variances)
         informed = np.any([half.informed(len(order)) for half in (first, second)], axis=0)
         strongest = float(variances[order[0]])
@@ -185,8 +191,10 @@ class Residuals:
         parts: tuple[Parts, ...] = ()
         if scale is not None and "places" in kept:
             places = (kept["places"] / scale)[:, np.isfinite(scale)]
+            # Every part in its turn lies here: memory that is new costs more than a copy.
+            space = np.empty_like(average), np.empty_like(difference)
             parts = tuple(
-                _of_parts(rows, noise, labels) for labels in partitions(places, LEAST_PART)
+                _of_parts(rows, noise, labels, space) for labels in partitions(places, LEAST_PART)
             )
         return Signal(variances[order], error, informed[order], notes, parts)
 
@@ -221,31 +229,43 @@ class Rows(NamedTuple):
             noise.applied(root, self.average), noise.applied(root, self.difference), self.curvature
         )
 
-    def taken(self, which: Any) -> Rows:
-        """Some of the rows."""
-        curvature = None if self.curvature is None else self.curvature[which]
-        return Rows(self.average[which], self.difference[which], curvature)
-
-    def halves(self, dense: int) -> tuple[_Covariance, _Covariance]:
-        """Covariances of every second row and of the others, as matrices up to `dense` features."""
-        first, second = slice(0, None, 2), slice(1, None, 2)
-        return (
-            _Covariance(self.average[first], self.difference[first], dense),
-            _Covariance(self.average[second], self.difference[second], dense),
+    def taken(self, which: NDArray[np.intp], space: tuple[Floats, Floats]) -> Rows:
+        """Some of the rows, copied to where there is space for them."""
+        pairs = zip((self.average, self.difference), space, strict=True)
+        # Clipped, as they are not first copied elsewhere lest one be out of range.
+        average, difference = (
+            part.take(which, 0, to[: len(which)], mode="clip") for part, to in pairs
         )
+        curvature = None if self.curvature is None else self.curvature[which]
+        return Rows(average, difference, curvature)
+
+    def halves(self, dense: int, least: float = 0.0) -> tuple[_Covariance, _Covariance]:
+        """Covariances of every second row and of the others; for the rest see `_Covariance`."""
+        first, second = (
+            _Covariance(self.average[half::2], self.difference[half::2], dense, least)
+            for half in (0, 1)
+        )
+        return first, second
 
 
-def _of_parts(rows: Rows, noise: Noise | None, labels: NDArray[np.intp]) -> Parts:
+def _centred(average: Floats, out: Floats) -> Floats:
+    """Rows about their mean, from which they vary less than from the true one."""
+    np.subtract(average, average.mean((0, 1)), out=out)
+    out *= math.sqrt(len(out) / (len(out) - 1))
+    return out
+
+
+def _of_parts(
+    rows: Rows, noise: Noise | None, labels: NDArray[np.intp], space: tuple[Floats, Floats]
+) -> Parts:
     """The strongest variance of each part; rows labelled -1 are of none that counts."""
     found = []
     for part in range(labels.max(initial=-1) + 1):
-        of_part = rows.taken(labels == part)
+        of_part = rows.taken(np.flatnonzero(labels == part), space)
         n = len(of_part.average)
         if noise is not None and of_part.curvature is not None:
             of_part = of_part.white(noise, noise.inverse_root(of_part.curvature))
-        of_part = of_part._replace(
-            average=(of_part.average - of_part.average.mean((0, 1))) * math.sqrt(n / (n - 1))
-        )
+        _centred(of_part.average, of_part.average)  # which is a copy
         halves = of_part.halves(NARROW)
         values, errors = zip(*(_measured(of, on) for of, on in (halves, halves[::-1])), strict=True)
         variance = max(float(np.mean(values)), 0.0)
@@ -257,8 +277,7 @@ def _of_parts(rows: Rows, noise: Noise | None, labels: NDArray[np.intp]) -> Part
 
 def _measured(of: _Covariance, on: _Covariance) -> tuple[float, float]:
     """Variance on one half of the rows along the other's strongest direction, and its error."""
-    direction = of.first
-    return float(direction @ on.times(direction)), on.error(direction)
+    return on.along(of.first)
 
 
 class _Covariance:
@@ -268,9 +287,11 @@ class _Covariance:
         average: (rows, paths, features), of mean 0.
         difference: Likewise.
         dense: Features up to which the matrix is computed.
+        least: Variance that counts.
     """
 
-    def __init__(self, average: Floats, difference: Floats, dense: int) -> None:
+    def __init__(self, average: Floats, difference: Floats, dense: int, least: float = 0.0) -> None:
+        self._least = least
         self.rows, self.paths, self.features = average.shape
         self._parts = [part.reshape(-1, self.features) for part in (average, difference)]
         self._matrix: Float | None = None
@@ -288,9 +309,14 @@ class _Covariance:
 
     @cached_property
     def strongest(self) -> tuple[Float, Floats]:
-        """Eigenvalues, descending, and eigenvectors: all, or the `FEW` largest."""
+        """Eigenvalues, descending, and eigenvectors: all that may count, or the `FEW` largest."""
         if self._matrix is not None:
-            values, vectors = linalg.eigh(self._matrix)
+            # On both halves together a direction is hardly twice as strong as on one.
+            above = (self._least / 2, np.inf) if self._least > 0 else None
+            values, vectors = linalg.eigh(self._matrix, subset_by_value=above)
+            if len(values) == 0:
+                last = self.features - 1
+                values, vectors = linalg.eigh(self._matrix, subset_by_index=(last, last))
         else:
             shape = (self.features, self.features)
             operator = LinearOperator(shape, matvec=self.times, dtype=np.float64)
@@ -310,11 +336,11 @@ class _Covariance:
         found = eigsh(operator, k=1, which="LA", v0=start, ncv=KRYLOV, tol=ROUGH)[1]
         return np.asarray(found[:, 0])
 
-    def error(self, direction: Floats) -> float:
-        """Standard error of the variance along a direction."""
+    def along(self, direction: Floats) -> tuple[float, float]:
+        """The variance along a direction, and its standard error."""
         a, d = (np.square(part @ direction.astype(part.dtype)) for part in self._parts)
-        per_row = (a - d).reshape(self.rows, self.paths).mean(1)
-        return float(per_row.std()) / math.sqrt(self.rows)
+        per_row = (a - d).reshape(self.rows, self.paths).mean(1, dtype=np.float64)
+        return float(per_row.mean()), float(per_row.std()) / math.sqrt(self.rows)
 
     def informed(self, count: int) -> NDArray[np.bool_]:
         """Whether the strongest directions vary with the row, beyond error, or only by path."""
@@ -326,14 +352,14 @@ class _Covariance:
         pairs = along.sum(1) ** 2 - np.square(along).sum(1)
         products = pairs / (self.paths * (self.paths - 1))
         error = products.std(0) / math.sqrt(self.rows)
-        return np.asarray(products.mean(0) - SURE * error > LEAST_INFORMED * values)
+        return np.asarray(products.mean(0) - SURE * error > LEAST_INFORMED * values)[:count]
 
 
 def _across(of: _Covariance, on: _Covariance) -> tuple[Float, float, float]:
     """Variances along the directions of one half, the first's error, and how far halves differ."""
     own, directions = of.strongest
     other = (directions * on.times(directions)).sum(0)
-    return (own + other) / 2, on.error(directions[:, 0]), float(abs(own[0] - other[0]))
+    return (own + other) / 2, on.along(directions[:, 0])[1], float(abs(own[0] - other[0]))
 
 
 Levels = Sequence[LevelDiagnosis]

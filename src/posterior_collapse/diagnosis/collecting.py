@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -17,7 +18,7 @@ from posterior_collapse.diagnosis.directions import free_levels, turned
 from posterior_collapse.diagnosis.exact import ExactPass, is_exact
 from posterior_collapse.diagnosis.levels import LevelStatistics
 from posterior_collapse.diagnosis.noise import Kind
-from posterior_collapse.diagnosis.passes import Pass, Reconstruction, SampledPass
+from posterior_collapse.diagnosis.passes import SAME_STD, Pass, Reconstruction, SampledPass
 from posterior_collapse.diagnosis.reading import as_array, noise_generator
 from posterior_collapse.diagnosis.results import NO_SIGNAL, LevelDiagnosis
 from posterior_collapse.diagnosis.scores import no_score_because
@@ -27,7 +28,13 @@ from posterior_collapse.models import LatentModel, MarkovVAE, OneHots
 from posterior_collapse.models.batches import BATCH_SIZE, batches
 from posterior_collapse.models.modules import tensor_behind
 from posterior_collapse.moments import Moments
-from posterior_collapse.moments.accumulate import CLEAR, ROUNDING, Accumulator, Precision
+from posterior_collapse.moments.accumulate import (
+    CLEAR,
+    ROUNDING,
+    Accumulator,
+    Precision,
+    is_single,
+)
 from posterior_collapse.progress import Display
 from posterior_collapse.specs import Spec
 
@@ -37,13 +44,11 @@ Float = NDArray[np.float64]
 
 MOST_FEATURES = 4096
 """Features of x and y together up to which moments are taken: a matrix of 128 MiB."""
-SAME_STD = 1e-4
-"""Relative difference of stds that is rounding."""
 SETTLED = 0.05
 """Relative difference up to which a learned eta_dec has arrived."""
 EFFECT_NUMBERS = 2**24
 """Numbers that are decoded to find the effects of a level's units, about."""
-LEAST_EFFECT_ROWS, MOST_EFFECT_ROWS = 16, 1000
+LEAST_EFFECT_ROWS, MOST_EFFECT_ROWS = 16, 500
 LEAST_EFFECTS, MOST_EFFECTS = 16, 256
 
 
@@ -92,7 +97,8 @@ def _refuse_part(error: RuntimeError, data: Any, rows: int) -> None:
             "batch_size",
             f"{rows:,} of {n:,} rows, at which the model fails ({first_line(error)})",
             "rows that it takes apart from the others",
-            f"Pass batch_size={n} for a model that sees all rows at once, as graph networks do.",
+            f"Mend that. Pass batch_size={n} for a model that sees all rows at once, as graph "
+            "networks do.",
         ) from error
 
 
@@ -187,9 +193,20 @@ class Collected:
         return (
             self._pass is not None
             and not self.exact
-            and getattr(self.model, "decodes", True)
+            and self.decodes
             and not cast(SampledPass, self._pass).decodes
         )
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the model has a decoder."""
+        return getattr(self.model, "decodes", True)
+
+    @cached_property
+    def some_rows(self) -> tuple[Tensor, Tensor | None]:
+        """The kept rows, as the model takes them; to be read once all have come."""
+        x, *y = (torch.from_numpy(part).to(self.like) for part in self.rows.rows())
+        return x, y[0] if y else None
 
     @property
     def data_loss(self) -> float:
@@ -285,20 +302,26 @@ class Collected:
         """
         if self._pass is None:
             self._pass = self._passing(x)
-        found = self._pass(x, y)
+        row, first = self.n, self.n == 0
+        for reservoir in (self.rows, *(statistics.kept for statistics in self.levels)):
+            reservoir.choose(len(x))
+        # Of other rows no residual is computed.
+        wanted = [residuals.choose(len(x)) for residuals in self.residuals]
+        found = self._pass(x, y, wanted)
         pair = [as_array(part) for part in (x, y) if part is not None]
-        if self.n == 0:
+        if first:
             self._begin([part.shape[1] for part in pair], found)
+            wanted = [residuals.choose(len(x)) for residuals in self.residuals]
         if self._joint is not None:
-            self._joint.update(("x", "y")[: len(pair)], pair, self.n, self._precision(pair))
+            self._joint.update(("x", "y")[: len(pair)], pair, row, self._precision(pair))
         self.rows.add(*pair)
         for statistics, posteriors in zip(self.levels, found.levels, strict=True):
             statistics.add(posteriors)
         places = [found.levels[0].means[0], *[None] * (len(found.levels) - 1)]
-        for residuals, residual, place in zip(
-            self.residuals, found.residuals, places, strict=False
+        for residuals, residual, which, place in zip(
+            self.residuals, found.residuals, wanted, places, strict=False
         ):
-            residuals.add(residual, pair[0], place)
+            residuals.add(residual, pair[0][which], None if place is None else place[which])
         for name, values in self._losses_of(found).items():
             self.losses.setdefault(name, Running()).add(values)
 
@@ -343,9 +366,13 @@ class Collected:
             return "float32"
         if joint.n or self.exact or spec is None or spec.eta_levels[0] == "learned":
             return "float64"
+        if len(pair) > 1 or not is_single(pair[0].dtype):
+            return "float64"
         least = min(spec.beta_levels) * float(spec.eta_levels[0]) ** 2
-        total = float(np.var(pair[0], axis=0, dtype=np.float64).sum())
-        return "float32" if least > CLEAR * ROUNDING * total and len(pair) == 1 else "float64"
+        c = pair[0] - pair[0].mean(0)
+        # No eigenvalue is larger than the root of the sum of the squares of all.
+        largest = float(np.linalg.norm(c @ c.T if len(c) < c.shape[1] else c.T @ c)) / len(c)
+        return "float32" if least > CLEAR * ROUNDING * largest else "float64"
 
     def _losses_of(self, found: Pass) -> dict[str, Float]:
         kls = [level.kl.sum(1) for level in found.levels]

@@ -30,6 +30,7 @@ __all__ = [
     "collapsed_loss",
     "conclude",
     "count_of",
+    "counts_alike",
     "excess_loss",
     "gain_in_words",
     "gravest",
@@ -171,6 +172,20 @@ def unjudged_because(likelihood: Likelihood | None) -> str:
     )
 
 
+def counts_alike(found: Forecast) -> bool:
+    """Return whether a forecast's loss is of the same distribution as a trained model's.
+
+    Of a learned dispersion it is not: data tell another than training does, and of the part that
+    goes by both, the Gamma functions of every count, moments tell nothing.
+
+    Example:
+        >>> from posterior_collapse.specs import VAESpec
+        >>> counts_alike(forecast(Moments.from_matrices([[1.0]]), VAESpec(1, beta=2.0)))
+        True
+    """
+    return found.spec.likelihood != "negative-binomial" or found.spec.dispersion != "learned"
+
+
 def collapsed_loss(found: Forecast) -> float:
     """Return the loss of the best model without latent units, as the forecast counts it.
 
@@ -202,8 +217,6 @@ def excess_loss(found: Diagnosis) -> float:
     forecast = found.forecast
     if forecast is None or found.loss is None or found.loss_error is None:
         return 0.0
-    if forecast.spec.dispersion == "learned" and found.likelihood == "negative-binomial":
-        return 0.0  # of another dispersion than the model's
     if not is_attainable(forecast):
         if found.collapsed_loss is None:
             return 0.0

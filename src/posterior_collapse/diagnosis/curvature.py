@@ -246,9 +246,12 @@ def refuse_jumps(rows: RowLoss, weights: Tensor, kept: Tensor, scale: Tensor) ->
             else:
                 left, ends[0] = middle, there
         if abs(ends[1] - ends[0]) > 1e-3 * max(whole, float(noise[output])) > 0:
+            at = f"near {float(here[row, output]):.4g} of output {output + 1}"
             raise InvalidArgumentError(
                 "loss",
-                "a gradient that jumps at the best constant output",
-                "a smooth loss: a kink, as of an absolute error, has no curvature to measure in",
-                "Smooth it, e.g. torch.nn.functional.huber_loss or smooth_l1_loss.",
+                f"a gradient that jumps at the best constant output, {at}",
+                "a smooth loss: a kink, as of an absolute error or where a clamp begins, has no "
+                "curvature to measure in",
+                "Smooth it, e.g. torch.nn.functional.huber_loss or smooth_l1_loss; or leave such "
+                "outputs out, e.g. pixels always so dark that a likelihood's parameter is clamped.",
             )

@@ -9,15 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from posterior_collapse import checks
-from posterior_collapse.arrays import ImageShape
-from posterior_collapse.data import Dataset
+from posterior_collapse.data.about import About, about
 from posterior_collapse.diagnosis.certificate import Signal, thresholds
 from posterior_collapse.diagnosis.collecting import MOST_FEATURES, Collected, collect
 from posterior_collapse.diagnosis.conclusions import (
     collapsed_loss,
+    counts_alike,
     linear_forecast,
     unjudged_because,
 )
@@ -136,7 +135,8 @@ def diagnose(
         )
         levels, partly = _levels(found, options, effects)
         errors = _errors_at_means(found)
-        pictures = _pictures(found, levels, data)
+        known = about(data, conditional=found.some_rows[1] is not None)
+        pictures = _pictures(found, levels, known)
         signals = _signals(found, levels)
         eta_dec = None if spec is None or isinstance(spec.eta_levels[0], str) else found.eta_dec
         nll, cautions = (
@@ -147,7 +147,9 @@ def diagnose(
     forecast, reasons = _forecast(found, likelihood)
     losses = _means(found)
     optimal = found.exact and forecast is not None and _is_least(losses["loss"], forecast.loss)
-    collapsed = None if forecast is None else collapsed_loss(forecast) + found.data_loss
+    collapsed = None
+    if forecast is not None and counts_alike(forecast):
+        collapsed = collapsed_loss(forecast) + found.data_loss
     notes = (
         *seen.notes,
         *getattr(model, "notes", ()),
@@ -176,6 +178,7 @@ def diagnose(
         is_network=not found.exact,
         _shown=pictures,
         _history=_history_of(trained),
+        _about=known,
     )
     return with_verdict(result)
 
@@ -211,37 +214,21 @@ def _means(found: Collected) -> dict[str, Any]:
 
 
 def _errors_at_means(found: Collected) -> dict[str, Any]:
-    if not getattr(found.model, "decodes", True) or found.unjudged:
+    if not found.decodes or found.unjudged:
         return {}
     with contextlib.suppress(RuntimeError):  # of a model that needs all rows at once
-        return squared_errors(found.model, *_kept(found), found.generator)
+        return squared_errors(found.model, *found.some_rows, found.generator)
     return {}
 
 
-def _pictures(found: Collected, levels: tuple[LevelDiagnosis, ...], data: Any) -> Shown | None:
-    if not getattr(found.model, "decodes", True):
+def _pictures(found: Collected, levels: tuple[LevelDiagnosis, ...], known: About) -> Shown | None:
+    if not found.decodes:
         return None
-    pictures = show(found.model, *_kept(found), levels, _image_shape_of(data))
-    names = _names_of(data)
+    pictures = show(found.model, *found.some_rows, levels, known.image_shape)
+    names = known.features
     if pictures is None or names is None or len(names) != pictures.targets.shape[1]:
         return pictures
     return dataclasses.replace(pictures, names=names)
-
-
-def _names_of(data: Any) -> tuple[str, ...] | None:
-    """What is decoded by name, where data in memory say so."""
-    if isinstance(data, Dataset):
-        return data.decoded_names
-    columns = getattr(data, "columns", None)
-    return None if columns is None or isinstance(data, tuple) else tuple(map(str, columns))
-
-
-def _image_shape_of(data: Any) -> ImageShape | None:
-    """Of what is decoded, where data in memory say so."""
-    if isinstance(data, Dataset):
-        return data.decoded_shape
-    shape = getattr(data, "shape", None)
-    return tuple(shape[1:]) if isinstance(shape, tuple) and len(shape) > 2 else None
 
 
 def _history_of(trained: Any) -> Mapping[str, Sequence[float]] | None:
@@ -249,22 +236,16 @@ def _history_of(trained: Any) -> Mapping[str, Sequence[float]] | None:
     return trained.history if hasattr(trained, "objective") else None
 
 
-def _kept(found: Collected) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Some of the rows, as the model takes them."""
-    x, *y = (torch.from_numpy(part).to(found.like) for part in found.rows.rows())
-    return x, y[0] if y else None
-
-
 def _levels(
     found: Collected, options: dict[str, float], effects: int | None
 ) -> tuple[tuple[LevelDiagnosis, ...], list[str]]:
     levels, notes = [], []
     depth = len(found.levels)
-    x, y = _kept(found)
+    x, y = found.some_rows
     for number, statistics in enumerate(found.levels, start=1):
         level = statistics.diagnosis(top=number == depth, **options)
         name = f" of z{number}" if depth > 1 else ""
-        if getattr(found.model, "decodes", True) and effects != 0:
+        if found.decodes and effects != 0:
             most = found.most_effects if effects is None else effects
             units = np.argsort(-level.kl)[:most]
             try:
@@ -304,14 +285,20 @@ def _signals(found: Collected, levels: tuple[LevelDiagnosis, ...]) -> tuple[Sign
     scale = np.where(active, level.posterior_std, np.inf)
     if active.any() and _is_affine(found):
         scale = np.full_like(scale, np.inf)  # what adds its units uses one alike in every part
-    return tuple(residuals.signal(scale) for residuals in found.residuals)
+    limits: Sequence[float] = [0.0] * len(found.residuals)
+    if found.spec is not None and found.residuals:
+        limits = thresholds(found.spec, levels, found.noises(levels))
+    return tuple(
+        residuals.signal(scale, limit)
+        for residuals, limit in zip(found.residuals, limits, strict=True)
+    )
 
 
 def _is_affine(found: Collected) -> bool:
     if not found.residuals:
         return False
     with contextlib.suppress(RuntimeError):  # of a model that needs all rows at once
-        return is_affine(found.model, *_kept(found), found.generator)
+        return is_affine(found.model, *found.some_rows, found.generator)
     return False
 
 
@@ -331,7 +318,15 @@ def _certificate(
     sure = 1 + AT_OPTIMUM if optimal else -math.inf
     brought = 0.0
     if collapsed is not None and "loss" in found.losses:
-        brought = max(0.0, collapsed - float(found.losses["loss"].mean))
+        brought = collapsed - float(found.losses["loss"].mean)
+        if brought <= 0 and "reconstruction" in found.losses:
+            # KL that knows nothing, as that of a prior of another scale, hides what units brought.
+            known = sum(
+                beta * float(level.information.sum())
+                for beta, level in zip(spec.beta_levels, levels, strict=True)
+            )
+            brought = collapsed - float(found.losses["reconstruction"].mean) - known
+        brought = max(0.0, brought)
     # Probabilities are 1 at most: a cross-entropy has this much to fall.
     certain = spec.likelihood in ("bernoulli", "categorical") and "reconstruction" in found.losses
     most = float(found.losses["reconstruction"].mean) if certain else math.inf

@@ -17,7 +17,7 @@ from torch.distributions import Distribution, Normal
 
 from posterior_collapse.diagnosis.exact import ExactPass, is_exact
 from posterior_collapse.diagnosis.passes import SampledPass
-from posterior_collapse.diagnosis.reading import as_array, noise_generator
+from posterior_collapse.diagnosis.reading import in_double, noise_generator
 from posterior_collapse.models import LatentModel, MarkovVAE, load_parameters, read_parameters
 
 __all__ = ["free_levels", "turned"]
@@ -103,9 +103,7 @@ def _turns(
     for x, y in rows:
         n += len(x)
         if free == [1] and not is_exact(model):  # no sample is needed to know its means
-            means: list[tuple[Float, ...]] = [
-                (as_array(model.posterior(1, x, y).mean.detach().double()),)
-            ]
+            means: list[tuple[Float, ...]] = [(in_double(model.posterior(1, x, y).mean),)]
         else:
             means = [level.means for level in through(x, y).levels]
         for level in free:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Normal
 
+from posterior_collapse.diagnosis.priors import prior_of
 from posterior_collapse.diagnosis.scores import elementwise, linked
 from posterior_collapse.models import LatentModel
 
@@ -49,7 +50,7 @@ def decoder_effects(
     latents = model.infer(x, y, generator=generator)
     z = latents[level - 1]
     top = level == len(model.units)
-    given = getattr(model, "prior_of", lambda x: None)(x) if top else None
+    given = prior_of(model, x) if top else None
     if given is not None and not isinstance(given, Normal):
         # The aggregate posterior stands in for a prior that cannot be drawn from a generator.
         order = torch.randperm(len(z), generator=generator, device=z.device)
@@ -87,7 +88,7 @@ def is_affine(model: LatentModel, x: Tensor, y: Tensor | None, generator: torch.
     there = here[order]
 
     def output(z: Tensor, given: Tensor) -> Tensor:
-        return linked(elementwise(model.decode(z, given), lead=1)).double()
+        return linked(elementwise(model.decode(z, given), lead=1))
 
     first, middle, last = (output(z, x) for z in (here, (here + there) / 2, there))
     of_others = output(here, x[order]) - output(there, x[order])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -13,6 +14,8 @@ from torch import Tensor
 from posterior_collapse.diagnosis.certificate import LEAST_INFORMED, Signal
 from posterior_collapse.diagnosis.levels import RowPosteriors
 from posterior_collapse.diagnosis.passes import Pass, Reconstruction
+from posterior_collapse.diagnosis.reading import in_double
+from posterior_collapse.diagnosis.statistics import Which
 from posterior_collapse.errors import DataError
 from posterior_collapse.models import LatentModel, MarkovVAE, exact_terms, linear_values
 from posterior_collapse.models.linear import LinearValues
@@ -53,8 +56,13 @@ class ExactPass:
         self.generator = generator
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, y: Tensor | None) -> Pass:
+    def __call__(self, x: Tensor, y: Tensor | None, wanted: Sequence[Which] = ()) -> Pass:
         """Return what a batch says, x (rows, dim x) and y (rows, dim y) or none.
+
+        Args:
+            x: Inputs.
+            y: Targets.
+            wanted: Asks for nothing here: moments tell what is left.
 
         Raises:
             DataError: A posterior is not finite.
@@ -75,12 +83,12 @@ class ExactPass:
             _check(mean, std, len(levels) + 1)
             levels.append(
                 RowPosteriors(
-                    _numpy(kl),
-                    (_numpy(mean),),
+                    in_double(kl),
+                    (in_double(mean),),
                     (_rows(covariance.diagonal(), mean),),
                     _rows(noise, mean),
-                    _numpy(prior),
-                    None if first else (_numpy(given), _rows(std, mean)),
+                    in_double(prior),
+                    None if first else (in_double(given), _rows(std, mean)),
                     0.0 if len(levels) == len(values.stds) - 1 else math.nan,
                 )
             )
@@ -91,7 +99,9 @@ class ExactPass:
         eta = float(values.eta_decs[0])
         normaliser = features / 2 * math.log(2 * math.pi * eta**2)
         density = -terms.squared_error / (2 * eta**2) - normaliser
-        reconstruction = Reconstruction(_numpy(terms.squared_error), _numpy(density), eta, features)
+        reconstruction = Reconstruction(
+            in_double(terms.squared_error), in_double(density), eta, features
+        )
         return Pass(tuple(levels), reconstruction, ())
 
 
@@ -105,16 +115,16 @@ def exact_signals(model: LatentModel, moments: Moments) -> tuple[Signal, ...]:
     values = _float64(cast(MarkovVAE, model))
     variances = np.square(_residual_modes(values, moments).theta)
     found = [(variances, np.ones(len(variances), bool))]
-    data, encoder = moments.xx, _numpy(values.encoders[0])
+    data, encoder = moments.xx, in_double(values.encoders[0])
     if values.direct is not None:
         data = np.block([[moments.xx, moments.yx.T], [moments.yx, moments.yy]])
     # Second moments of z_l, and the part of them that varies with x.
     known = encoder @ data @ encoder.T
-    second = known + np.diag(_numpy(values.stds[0]) ** 2)
+    second = known + np.diag(in_double(values.stds[0]) ** 2)
     for W, U, std in zip(
-        map(_numpy, values.encoders[1:]),
-        map(_numpy, values.decoders[1:]),
-        map(_numpy, values.stds[1:]),
+        map(in_double, values.encoders[1:]),
+        map(in_double, values.decoders[1:]),
+        map(in_double, values.stds[1:]),
         strict=True,
     ):
         left = np.eye(len(second)) - U @ W
@@ -131,7 +141,7 @@ def exact_signals(model: LatentModel, moments: Moments) -> tuple[Signal, ...]:
 
 def _residual_modes(values: LinearValues, moments: Moments) -> Modes:
     """Modes of what z_1 leaves of y, as a model that reads the same inputs sees them."""
-    U, W = _numpy(values.decoders[0]), _numpy(values.encoders[0])
+    U, W = in_double(values.decoders[0]), in_double(values.encoders[0])
     xx, yx, yy = moments.xx, moments.yx, moments.yy
     if values.direct is None:
         through = U @ W
@@ -139,7 +149,7 @@ def _residual_modes(values: LinearValues, moments: Moments) -> Modes:
         left = yy - through @ yx.T - cross @ through.T
         return Modes(Moments.from_matrices(xx, cross, (left + left.T) / 2))
     split = xx.shape[0]
-    on_x = -U @ W[:, :split] - _numpy(values.direct)
+    on_x = -U @ W[:, :split] - in_double(values.direct)
     on_y = np.eye(len(yy)) - U @ W[:, split:]
     cross = on_x @ xx + on_y @ yx
     left = cross @ on_x.T + (on_x @ yx.T + on_y @ yy) @ on_y.T
@@ -161,9 +171,4 @@ def _check(mean: Tensor, std: Tensor, level: int) -> None:
 
 
 def _rows(values: Tensor, like: Tensor) -> Float:
-    return _numpy(values.expand_as(like))
-
-
-def _numpy(value: Tensor) -> Float:
-    array: Float = value.double().cpu().numpy()
-    return array
+    return in_double(values.expand_as(like))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -14,9 +14,10 @@ from torch.distributions import Distribution, Normal
 
 from posterior_collapse.diagnosis.certificate import Residual
 from posterior_collapse.diagnosis.levels import RowPosteriors
-from posterior_collapse.diagnosis.priors import check_prior, prior_stddev, sampled_kl
-from posterior_collapse.diagnosis.reading import as_array
+from posterior_collapse.diagnosis.priors import check_prior, prior_of, prior_stddev, sampled_kl
+from posterior_collapse.diagnosis.reading import as_array, in_double
 from posterior_collapse.diagnosis.scores import elementwise, mean_curvature, scored, unexpanded
+from posterior_collapse.diagnosis.statistics import Which
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import LatentModel
 from posterior_collapse.models.layers import Gaussian, kl_divergence, relative_entropy
@@ -27,9 +28,10 @@ Float = NDArray[np.float64]
 
 DECODED = 4
 """Samples of z_1 per row that are decoded."""
-FEW_DECODED, MANY_ROWS = 2, 10_000
+FEW_DECODED, MANY_ROWS = 2, 5000
 """As many of each row do once so many rows have gone by: rows differ by more than their samples do,
-and the errors that are stated hold both."""
+and the errors that are stated hold both. Of rows whose residual is not asked for a single one does.
+"""
 KL_SAMPLES = 64
 """Samples per row that tell the KL to a prior that is not Gaussian."""
 LEAST_STD = 1e-18
@@ -120,21 +122,27 @@ class SampledPass:
         self.row = 0
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, y: Tensor | None) -> Pass:
-        """Return what a batch says, x (rows, dim x) and y (rows, dim y) or none."""
+    def __call__(self, x: Tensor, y: Tensor | None, wanted: Sequence[Which] = ()) -> Pass:
+        """Return what a batch says.
+
+        Args:
+            x: Inputs, (rows, dim x).
+            y: Targets, (rows, dim y), or none.
+            wanted: Per level, of which rows residuals are asked for; none: of all.
+        """
+        wanted = wanted or [slice(None)] * self.depth
         posteriors, latents = self._upward(x, y)
         levels = self._levels(posteriors, latents, x)
         reconstruction: Reconstruction | None = None
         residuals: tuple[Residual, ...] = ()
         if self.decodes:
             target = x if y is None else y
-            samples = DECODED if self.row < MANY_ROWS else FEW_DECODED
-            decoded = self._decoded(latents[0][:samples], x, target)
+            decoded = self._decoded(latents[0], x, target, wanted[0])
             self.decodes = decoded is not None
             if decoded is not None:
                 reconstruction, residual = decoded
                 if residual is not None:
-                    residuals = (residual, *self._above(posteriors, latents))
+                    residuals = (residual, *self._above(posteriors, latents, wanted))
         self.row += len(x)
         return Pass(levels, reconstruction, residuals)
 
@@ -156,7 +164,7 @@ class SampledPass:
         for level, (q, z) in enumerate(zip(posteriors, latents, strict=True), start=1):
             top = level == self.depth
             make = _first if level == 1 else _upper
-            given = getattr(self.model, "prior_of", _no_prior)(x) if top else None
+            given = prior_of(self.model, x) if top else None
             if given is not None:
                 check_prior(given, level, q.mean.shape[-1])
             if given is not None and not isinstance(given, Normal):
@@ -186,8 +194,45 @@ class SampledPass:
         return tuple(found)
 
     def _decoded(
-        self, z: Tensor, x: Tensor, target: Tensor
+        self, z: Tensor, x: Tensor, target: Tensor, wanted: Which
     ) -> tuple[Reconstruction, Residual | None] | None:
+        samples = DECODED if self.row < MANY_ROWS else FEW_DECODED
+        groups: list[tuple[Any, int]] = [(wanted, samples)]
+        order: Which = slice(None)
+        if not isinstance(wanted, slice):
+            others = np.delete(np.arange(len(x)), wanted)
+            groups = [(rows, n) for rows, n in ((wanted, samples), (others, 1)) if len(rows)]
+            order = np.argsort(np.concatenate([wanted, others]))
+        parts: list[Parts] = []
+        for rows, n in groups:
+            some = self._compared(z[:n, rows], x[rows], target[rows])
+            if some is None:
+                return None
+            parts += some
+        found = [_joined(part) for part in zip(*parts, strict=True)]
+        squared, density, variance, scaled, data, average, difference, curvature = found
+        reconstruction = Reconstruction(
+            in_double(cast(Tensor, squared))[order],
+            in_double(cast(Tensor, density))[order],
+            None if variance is None else float(variance.mean()) ** 0.5,
+            target.shape[-1],
+            None if scaled is None else in_double(scaled)[order],
+            None if data is None else in_double(data)[order],
+        )
+        if not isinstance(wanted, slice) and len(wanted) == 0:
+            average = difference = target[:0]
+            curvature = average if self.whitened else None
+        if average is None or difference is None:
+            return reconstruction, None
+        residual = Residual(
+            as_array(average)[:, None],
+            as_array(difference)[:, None],
+            None if curvature is None else as_array(curvature),
+        )
+        return reconstruction, residual
+
+    def _compared(self, z: Tensor, x: Tensor, target: Tensor) -> list[Parts] | None:
+        """Decoded samples beside their targets, some rows at a time; None: not to be compared."""
         rows = max(1, DECODED_NUMBERS // (DECODED * target.shape[-1]))
         parts = []
         for start in range(0, len(x), rows):
@@ -200,24 +245,7 @@ class SampledPass:
                 self.whitened = not isinstance(p, Normal) or (self._own_stds and _differ(p.stddev))
             self.output = p
             parts.append((_scores if self.whitened else _errors)(p, target[cut]))
-        found = [_joined(part) for part in zip(*parts, strict=True)]
-        squared, density, variance, scaled, data, average, difference, curvature = found
-        reconstruction = Reconstruction(
-            _numpy(cast(Tensor, squared)),
-            _numpy(cast(Tensor, density)),
-            None if variance is None else float(variance.mean()) ** 0.5,
-            target.shape[-1],
-            None if scaled is None else _numpy(scaled),
-            None if data is None else _numpy(data),
-        )
-        if average is None or difference is None:
-            return reconstruction, None
-        residual = Residual(
-            as_array(average)[:, None],
-            as_array(difference)[:, None],
-            None if curvature is None else as_array(curvature),
-        )
-        return reconstruction, residual
+        return parts
 
     def _check_output(self, p: Distribution, z: Tensor, target: Tensor) -> None:
         mean = p.mean
@@ -229,7 +257,12 @@ class SampledPass:
                 "Check that data and model belong together.",
             )
 
-    def _above(self, posteriors: Sequence[Normal], latents: Sequence[Tensor]) -> list[Residual]:
+    def _above(
+        self,
+        posteriors: Sequence[Normal],
+        latents: Sequence[Tensor],
+        wanted: Sequence[Which],
+    ) -> list[Residual]:
         """Per level from 2 on, z_{l-1} less the mean that the prior makes of z_l."""
         found = []
         for level in range(2, self.depth + 1):
@@ -241,9 +274,10 @@ class SampledPass:
                     for _ in range(2)
                 ]
             )
-            average, difference = _halves(residual)
+            average, difference = residual.mean(0), (residual[0] - residual[1]) / 2
+            rows = wanted[level - 1]
             found.append(
-                Residual(*(as_array(part.transpose(0, 1)) for part in (average, difference)))
+                Residual(*(as_array(part.transpose(0, 1))[rows] for part in (average, difference)))
             )
         return found
 
@@ -277,21 +311,17 @@ class SampledPass:
             )
 
 
-def _no_prior(x: Tensor) -> None:
-    return None
-
-
 def _first(
     kl: Tensor, q: Normal, prior_std: Tensor, prior_mean: Tensor | None = None
 ) -> RowPosteriors:
-    variance = _numpy(q.stddev.double().square())
+    variance = in_double(q.stddev.double().square())
     mean_kl = kl if kl.dim() == 2 else kl.mean(0)
     return RowPosteriors(
-        _numpy(mean_kl),
-        (_numpy(q.mean),),
+        in_double(mean_kl),
+        (in_double(q.mean),),
         (variance,),
         variance,
-        _numpy(prior_std),
+        in_double(prior_std),
         prior_mean=_of_prior(prior_mean),
     )
 
@@ -302,18 +332,18 @@ def _upper(
     mean, variance = q.mean.double(), q.stddev.double().square()
     halves = list(zip(mean.chunk(2), variance.chunk(2), strict=True))
     return RowPosteriors(
-        _numpy(kl.mean(0)),
-        tuple(_numpy(m.mean(0)) for m, _ in halves),
-        tuple(_numpy(m.var(0) + v.mean(0)) for m, v in halves),
-        _numpy(variance.mean(0)),
-        _numpy(prior_std),
-        (_numpy(mean[0]), _numpy(variance[0].sqrt())),
+        in_double(kl.mean(0)),
+        tuple(in_double(m.mean(0)) for m, _ in halves),
+        tuple(in_double(m.var(0) + v.mean(0)) for m, v in halves),
+        in_double(variance.mean(0)),
+        in_double(prior_std),
+        (in_double(mean[0]), in_double(variance[0].sqrt())),
         _of_prior(prior_mean),
     )
 
 
 def _of_prior(mean: Tensor | None) -> Float | float:
-    return math.nan if mean is None else _numpy(mean)
+    return math.nan if mean is None else in_double(mean)
 
 
 def _check_finite(p: Distribution, *sums: Tensor) -> None:
@@ -329,8 +359,10 @@ def _check_finite(p: Distribution, *sums: Tensor) -> None:
             )  # fmt: skip
 
 
-def _halves(samples: Tensor) -> tuple[Tensor, Tensor]:
-    """The average over samples, and half the difference of the two halves' averages."""
+def _halves(samples: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """The average over samples, and half the difference of the two halves' averages, if any."""
+    if len(samples) == 1:
+        return None, None
     first, second = (half.mean(0) for half in samples.chunk(2))
     return (first + second) / 2, (first - second) / 2
 
@@ -378,7 +410,9 @@ def _scores(p: Distribution, target: Tensor) -> Parts:
     halves: tuple[Tensor | None, Tensor | None] = (None, None)
     if found.score is not None:
         halves = _halves(found.score)
-    curvature = None if found.curvature is None else mean_curvature(p, found.curvature)
+    curvature = None
+    if found.curvature is not None and halves[0] is not None:
+        curvature = mean_curvature(p, found.curvature)
     data = None if found.data is None else found.data.mean(0)
     density = found.log_density.mean(0)
     return (squared_error.mean(0), density, variance, scaled, data, *halves, curvature)
@@ -391,9 +425,4 @@ def _differ(std: Tensor) -> bool:
 
 def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
     found = [part for part in parts if part is not None]
-    return torch.cat(found) if found else None
-
-
-def _numpy(value: Tensor) -> Float:
-    array: Float = value.double().cpu().numpy()
-    return array
+    return (torch.cat(found) if len(found) > 1 else found[0]) if found else None

@@ -8,8 +8,15 @@ from torch.distributions import Categorical, Distribution, MixtureSameFamily, No
 
 from posterior_collapse.diagnosis.scores import elementwise
 from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.models import LatentModel
 
-__all__ = ["check_prior", "prior_stddev", "sampled_kl"]
+__all__ = ["check_prior", "prior_of", "prior_stddev", "sampled_kl"]
+
+
+def prior_of(model: LatentModel, x: Tensor) -> Distribution | None:
+    """Return the prior of the top level that a model makes of its inputs; None: it makes none."""
+    made = getattr(model, "prior_of", None)
+    return None if made is None else made(x)
 
 
 def sampled_kl(q: Normal, p: Distribution, z: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from posterior_collapse.diagnosis.statistics import PURPOSE
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import LatentModel
 
-__all__ = ["as_array", "model_behind", "model_of", "noise_generator"]
+__all__ = ["as_array", "in_double", "model_behind", "model_of", "noise_generator"]
 
 
 def model_behind(model: Any) -> LatentModel | None:
@@ -59,4 +59,10 @@ def as_array(value: Tensor) -> NDArray[Any]:
     """Return a tensor's numbers as NumPy knows them: float64 as it is, all else as float32."""
     kept = value if value.dtype == torch.float64 else value.float()
     array: NDArray[Any] = kept.detach().cpu().numpy()
+    return array
+
+
+def in_double(value: Tensor) -> NDArray[np.float64]:
+    """Return a tensor's numbers as an array in float64."""
+    array: NDArray[np.float64] = value.detach().double().cpu().numpy()
     return array

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from posterior_collapse.data.about import UNKNOWN, About
 from posterior_collapse.records import Record, Viewed, unit_rows
 from posterior_collapse.specs import Likelihood, Spec
 
@@ -279,6 +280,7 @@ class Diagnosis(Viewed):
     is_network: bool = True
     _shown: Shown | None = None
     _history: Mapping[str, Sequence[float]] | None = None
+    _about: About = UNKNOWN
 
     derived: ClassVar = ("gain", "gain_error")
 

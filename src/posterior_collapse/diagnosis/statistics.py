@@ -26,12 +26,15 @@ __all__ = [
     "Information",
     "Reservoir",
     "Running",
+    "Which",
     "mixture_information",
     "row_chooser",
 ]
 
 Array = NDArray[Any]
 Float = NDArray[np.float64]
+Which = NDArray[np.intp] | slice
+"""Of rows: their indices, or all."""
 
 PURPOSE = 0xD1A6
 """Keeps what a seed draws here apart from what the same seed may have drawn elsewhere."""
@@ -95,7 +98,8 @@ class Running:
 class Reservoir:
     """As many rows as fit, each row seen with the same chance of being there, in the order seen.
 
-    Every row gets a random key, and the rows with the smallest keys stay.
+    Every row gets a random key, and the rows with the smallest keys stay. They are told by their
+    keys alone, so that nothing need be computed of rows that go: `choose` before, and then `keep`.
 
     Args:
         rng: Source of the keys.
@@ -123,63 +127,88 @@ class Reservoir:
         self._rng = rng
         self._numbers = numbers
         self._bounds = least, most
-        self._capacity = least
-        self._parts: list[list[Array]] = []
+        self._capacity = 0
+        self._kept: list[Array] = []  # keys, numbers of the rows, and arrays
+        self._filled = 0
+        self._full = False
         self._highest = 1.0  # key from which a row cannot stay
-        self._shrunk = False
+        self._chosen: list[Array] = []  # keys and numbers, once chosen
+        self._which: Which = slice(None)
 
     def add(self, *arrays: Array) -> None:
         """Take in the rows of arrays, (rows, ...) each."""
-        keys = self._rng.random(len(arrays[0]))
-        numbers = np.arange(self.n, self.n + len(keys))
-        self.n += len(keys)
-        if self._shrunk:
-            self._replace(keys, numbers, arrays)
+        if not self._chosen:
+            self.choose(len(arrays[0]))
+        self.keep(*(array[self._which] for array in arrays))
+
+    def choose(self, rows: int) -> Which:
+        """Return which of so many more rows may stay: of `slice(None)`, all.
+
+        Call `keep` with those next, or `add` with all.
+        """
+        keys = self._rng.random(rows)
+        numbers = np.arange(self.n, self.n + rows)
+        self.n += rows
+        if not self._full:
+            self._which = slice(None)
+        else:
+            self._which = np.flatnonzero(keys < self._highest)
+        self._chosen = [keys[self._which], numbers[self._which]]
+        return self._which
+
+    @property
+    def has_chosen(self) -> bool:
+        """Whether `choose` was called and the rows have not come yet."""
+        return bool(self._chosen)
+
+    def keep(self, *arrays: Array) -> None:
+        """Take in the rows that `choose` named, (rows, ...) of each array."""
+        rows, self._chosen = [*self._chosen, *arrays], []
+        if not self._kept:
+            fitting = self._numbers // max(1, sum(math.prod(array.shape[1:]) for array in arrays))
+            least, most = self._bounds
+            self._capacity = max(least, min(fitting, most))
+            # Twice as many while they come; what is not filled takes no memory.
+            self._kept = [
+                np.empty((2 * self._capacity, *array.shape[1:]), array.dtype) for array in rows
+            ]
+        if self._full:
+            self._replace(rows)
             return
-        self._parts.append([keys, numbers, *arrays])
-        fitting = self._numbers // max(1, sum(array[:1].size for array in arrays))
-        least, most = self._bounds
-        self._capacity = max(least, min(fitting, most))
-        if self.n > 2 * self._capacity:
-            self._shrink()
+        filled, room = self._filled, len(self._kept[0]) - self._filled
+        for mine, new in zip(self._kept, rows, strict=True):
+            mine[filled : filled + len(new)] = new[:room]
+        self._filled += min(room, len(rows[0]))
+        if len(rows[0]) > room:
+            beyond = [mine[self._capacity :] for mine in self._kept]
+            self._kept = [mine[: self._capacity] for mine in self._kept]
+            self._full, self._filled = True, self._capacity
+            self._replace(beyond)
+            self._replace([new[room:] for new in rows])
 
     @property
     def kept(self) -> int:
         """Number of rows that `rows` returns."""
-        return self._capacity if self._shrunk else self.n
+        return self._filled
 
     def rows(self) -> list[Array]:
         """Return the kept rows of each array."""
-        _, numbers, *arrays = self._joined()
-        if not self._shrunk:
+        _, numbers, *arrays = (mine[: self._filled] for mine in self._kept)
+        if not self._full:
             return arrays
         order = np.argsort(numbers)
         return [array[order] for array in arrays]
 
-    def _shrink(self) -> None:
-        keys, *arrays = self._joined()
-        stay = np.sort(np.argpartition(keys, self._capacity)[: self._capacity])
-        self._parts = [[array[stay] for array in (keys, *arrays)]]
-        self._highest, self._shrunk = float(keys[stay].max()), True
-
-    def _replace(self, keys: Float, numbers: NDArray[np.intp], arrays: tuple[Array, ...]) -> None:
+    def _replace(self, others: list[Array]) -> None:
         """Put rows of smaller keys in the places of those with the largest."""
-        better = np.flatnonzero(keys < self._highest)
-        if not len(better):
-            return
-        (kept,) = self._parts
-        both = np.concatenate([kept[0], keys[better]])
+        both = np.concatenate([self._kept[0], others[0]])
         stay = np.zeros(len(both), bool)
-        stay[np.argpartition(both, self._capacity)[: self._capacity]] = True
-        places, rows = np.flatnonzero(~stay[: self._capacity]), better[stay[self._capacity :]]
-        for mine, new in zip(kept, (keys, numbers, *arrays), strict=True):
-            mine[places] = new[rows]
-        self._highest = float(kept[0].max())
-
-    def _joined(self) -> list[Array]:
-        if len(self._parts) > 1:
-            self._parts = [[np.concatenate(column) for column in zip(*self._parts, strict=True)]]
-        return self._parts[0]
+        stay[np.argpartition(both, self._capacity - 1)[: self._capacity]] = True
+        places = np.flatnonzero(~stay[: self._capacity])
+        better = np.flatnonzero(stay[self._capacity :])
+        for mine, new in zip(self._kept, others, strict=True):
+            mine[places] = new[better]
+        self._highest = float(self._kept[0].max())
 
 
 FINENESS = 4.0

@@ -60,14 +60,15 @@ def verdict_parts(found: Diagnosis) -> tuple[str, str]:
         found: With its verdict.
     """
     counts = _counts(found)
-    clause, opened, rest = found.verdict.removeprefix(counts).partition(" (")
-    if not opened or not found.verdict.startswith(counts):
+    before, _, after = found.verdict.partition(counts)
+    clause, opened, rest = after.partition(" (")
+    if not opened:
         return found.verdict, ""
     depth = 1
     for end, character in enumerate(rest):
         depth += (character == "(") - (character == ")")
         if depth == 0:
-            return f"{counts}{clause}.", rest[:end] + rest[end + 1 :]
+            return f"{before}{counts}{clause}.", rest[:end] + rest[end + 1 :]
     return found.verdict, ""
 
 

@@ -77,7 +77,7 @@ def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> s
         folder=_relative(Path(results), Path(folder)),
         verdicts=_verdicts(rows),
         overview=_overview(rows),
-        total=duration(sum(row["wall_s"] for row in rows)),
+        hours=_hours(rows),
         processors=_processors(Path(results)),
         rows=rows,
     )
@@ -181,7 +181,6 @@ def _section(result: Mapping[str, Any], home: Path, folder: Path) -> dict[str, A
         "data": " and ".join(result["data"]),
         "agreement": _agreement(result["agreement"]),
         "smaller": _smaller(result["profile"]),
-        "wall": took,
         "home": _relative(home, folder),
         "provenance": _values({**about, "wall time": took}).strip(),
         "settings": _values(_once(result["settings"])).strip(),
@@ -228,12 +227,35 @@ def _overview(rows: Sequence[Mapping[str, Any]]) -> str:
             "experiment": row["name"],
             "size": row["smaller"] or "full",
             "seeds": len(row["seeds"]),
-            "wall time": row["wall"],
+            "hours": f"{row['wall_s'] / 3600:.2g}",
+            "on": _processor(row["hardware"]),
             "verdict": row["agreement"]["parted"] or row["agreement"]["verdict"],
         }
         for row in rows
     ]
     return Table.of(records).markdown()
+
+
+def _hours(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what all rows on each kind of processor took, and on which ones."""
+    told = []
+    for kind in dict.fromkeys(_processor(row["hardware"]) for row in rows):
+        own = [row for row in rows if _processor(row["hardware"]) == kind]
+        machines = sorted({m for r in own for m in re.split("(?<=threads), ", r["hardware"])})
+        took = sum(row["wall_s"] for row in own) / 3600
+        told.append(f"{kind}: {took:.1f} hours for {len(own)} rows ({'; '.join(machines)})")
+    return told
+
+
+def _processor(hardware: str) -> str:
+    """Return on what kind of processor the runs of a row were trained.
+
+    Example:
+        >>> _processor("NVIDIA H100 80GB HBM3"), _processor("AMD EPYC, AVX512, 1 threads")
+        ('GPU', 'CPU')
+    """
+    kinds = ["GPU"] * ("NVIDIA" in hardware) + ["CPU"] * ("threads" in hardware)
+    return " and ".join(kinds) or "CPU"
 
 
 def _processors(results: Path) -> dict[str, str] | None:

@@ -72,7 +72,8 @@ class Grid:
     """Runs that differ in the values of a few fields.
 
     Args:
-        title: What varies, in words; `{data}` stands for the name of the data.
+        title: What varies, in words; `{data}` stands for the name of the data, in the quick profile
+            that of those in their place.
         data: The data.
         spec: What all share, as the fields of a spec.
         network: Name of the architecture, and its options.
@@ -109,7 +110,11 @@ class Grid:
             labels = dict(zip(self.vary, values, strict=True))
             for number in range(plan.seeds if self.spread else 1):
                 run = self._run(labels, plan, number)
-                yield Member(self.title.format(data=run.data.title), labels, run)
+                yield Member(self.titled(run.data), labels, run)
+
+    def titled(self, data: RunData) -> str:
+        """Return the title of runs on these data."""
+        return self.title.format(data=_named(data, self.data))
 
     def _run(self, labels: Mapping[str, Any], plan: Plan, number: int) -> Run:
         """Return the run that has these values, `number` seeds after the first."""
@@ -149,8 +154,8 @@ class Row:
         theory: What the theory of linear models says of it.
         grids: Its runs.
         deliverables: Keys of `DELIVERABLES`.
-        published: Where the published scripts could not produce the row, or differ.
         networks: Names of the architectures in the paper's words.
+        published: Where the published scripts could not produce the row, or differ.
     """
 
     id: str
@@ -159,12 +164,25 @@ class Row:
     theory: str
     grids: tuple[Grid, ...]
     deliverables: tuple[str, ...]
-    published: str
     networks: str
+    published: str = ""
 
     def members(self, plan: Plan) -> list[Member]:
         """Return the runs of all grids."""
         return [member for grid in self.grids for member in grid.members(plan)]
+
+
+def _named(data: RunData, planned: RunData) -> str:
+    """Return what to call data that may stand in place of others.
+
+    Example:
+        >>> small = RunData("mnist", size=14)
+        >>> _named(small, small), _named(RunData("digits"), small)
+        ('MNIST 14 x 14', 'digits in place of MNIST 14 x 14')
+    """
+    size = f" {planned.size} x {planned.size}" if planned.size else ""
+    name = f"{planned.title}{size}"
+    return name if data.name == planned.name else f"{data.title} in place of {name}"
 
 
 def _spec(fields: Mapping[str, Any], labels: Mapping[str, Any]) -> Spec:

@@ -292,7 +292,7 @@ def profile(row: Row, plan: Plan) -> str:
     for grid in trained:
         most = plan.most_epochs(grid)
         if most < min(grid.settings.epochs, plan.epochs or planned):
-            smaller.append(f"{grid.title} {most} of {grid.settings.epochs} epochs")
+            smaller.append(f"{grid.titled(grid.data)} {most} of {grid.settings.epochs} epochs")
     if plan.rows is not None and planned:
         smaller.append(f"trained on at most {plan.rows:,} rows")
     likelihood_rows = max((grid.evaluation.likelihood_rows or 0 for grid in row.grids), default=0)

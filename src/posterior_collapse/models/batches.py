@@ -67,7 +67,8 @@ def batches(
         if row == 0 and shapes is not None:
             _check_widths(x, y, shapes)
         for name, values in (("x", x), ("y", y)):
-            if values is not None and not bool(values.isfinite().all()):
+            # A sum tells at once; where a finite one overflows, all are looked at.
+            if values is not None and not bool(values.sum().isfinite()):
                 refuse_non_finite(name, as_array(name, values), row)
         yield x, y
         row += len(x)

@@ -1,7 +1,7 @@
 """Streaming mean and central second moments of the joint features (x, y), kept in float64.
 
-Products are taken in float64, and in float32 at twice the speed where that will do: for 8-bit
-integers, whose sums it holds exactly, and for float32 data where that was asked for.
+Products are taken in float64; for 8-bit integers exactly (`Integers`), and for float32 data, where
+that was asked for, in float32: both take half the time.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import blas
 
 from posterior_collapse.arrays import (
@@ -20,6 +19,7 @@ from posterior_collapse.arrays import (
     refuse_non_finite,
     refuse_overflow,
 )
+from posterior_collapse.moments.integers import Integers
 
 __all__ = ["CLEAR", "LEAST_SQUARES", "ROUNDING", "Accumulator", "Precision", "is_single"]
 
@@ -31,10 +31,6 @@ is 1e-7 and of MNIST 1e-6; that of features with two values only, whose rounding
 of one row far from all others, beside whose square theirs are lost, 3e-5."""
 CLEAR = 50
 """Times the rounding, a threshold that has digits beside it."""
-EXACT_ROWS = 1024
-"""Rows of 8-bit integers whose sums of products about their mean are surely below `EXACT`."""
-EXACT = 2.0**24
-"""Below it a float32 holds every integer."""
 LEAST_ROWS, MOST_ROWS = 1024, 4096
 """Rows of one float32 product: fewer cost time, more add up more rounding."""
 BLOCK_BYTES = 1 << 20
@@ -62,6 +58,7 @@ class Accumulator:
     def __init__(self, n: int, mean: Float, upper: Float, rounding: float = 0.0) -> None:
         self.rounding = rounding
         self._n, self._mean, self._upper = n, mean, upper
+        self._integers: Integers | None = None
         self._group: _Group | None = None
         # Per group: its sum and mean about its shift, and its mean's way from those before.
         self._pending: list[tuple[Float, Float, Float]] = []
@@ -79,7 +76,8 @@ class Accumulator:
     @property
     def n(self) -> int:
         """Number of samples."""
-        return self._n + (self._group.filled if self._group else 0)
+        waiting = self._integers.n if self._integers else 0
+        return self._n + waiting + (self._group.filled if self._group else 0)
 
     @property
     def mean(self) -> Float:
@@ -119,22 +117,28 @@ class Accumulator:
         Raises:
             DataError: A value is not finite, or too large to be squared.
         """
-        exact = all(array.dtype in (np.uint8, np.int8) for array in arrays)
-        single = precision == "float32" and all(is_single(array.dtype) for array in arrays)
+        dtypes = [array.dtype for array in arrays]
+        exact = all(dtype in (np.uint8, np.int8) for dtype in dtypes)
+        single = precision == "float32" and all(map(is_single, dtypes))
         if not (exact or single) or 0 in (len(self._mean), len(arrays[0])):
             self._settle()
             self._add_in_double(names, arrays, row)
-            return
-        rows = self._group_rows(exact)
-        if self.n == 0:  # perhaps all that will come
-            rows = min(rows, len(arrays[0]))
-        if self._group is None or self._group.exact != exact or self._group.capacity < rows:
-            self._settle()
-            self._group = _Group(len(self._mean), exact, rows)
-        if not exact:
+        elif exact:
+            if self._integers is None or self._integers.dtypes != dtypes:
+                self._settle()
+                self._integers = Integers(dtypes, [a.shape[1] for a in arrays], len(arrays[0]))
+            for _, parts in chunks(*arrays):
+                self._integers.add(parts)
+        else:
+            rows = min(MOST_ROWS, max(LEAST_ROWS, CHUNK_BYTES // (4 * len(self._mean))))
+            if self.n == 0:  # perhaps all that will come
+                rows = min(rows, len(arrays[0]))
+            if self._group is None or self._group.capacity < rows:
+                self._settle()
+                self._group = _Group(len(self._mean), rows)
             self.rounding = ROUNDING
-        for start, parts in chunks(*arrays):
-            self._gather(self._group, names, parts, row + start)
+            for start, parts in chunks(*arrays):
+                self._gather(self._group, names, parts, row + start)
 
     def merge(self, other: Accumulator) -> None:
         """Add all that `other` has seen."""
@@ -196,21 +200,13 @@ class Accumulator:
         self._n = n
         return shift
 
-    def _group_rows(self, exact: bool) -> int:
-        if exact:
-            return EXACT_ROWS
-        fitting = CHUNK_BYTES // (4 * len(self._mean))
-        return min(MOST_ROWS, max(LEAST_ROWS, fitting))
-
     def _gather(self, group: _Group, names: tuple[str, ...], parts: list[Array], row: int) -> None:
         done, rows = 0, len(parts[0])
         while done < rows:
             if group.filled == group.capacity:
                 self._flush(group)
             if group.filled == 0:
-                # Relative to a row, or to the mean of such, constants come out as exactly 0.
-                first = self._mean if self._n else np.concatenate([part[done] for part in parts])
-                group.begin(first)
+                group.begin(self._near(np.concatenate([part[done] for part in parts])))
             some = [part[done : done + group.room] for part in parts]
             if not group.add(some):
                 for name, part in zip(names, some, strict=True):
@@ -219,6 +215,17 @@ class Accumulator:
                 self._flush(group)
                 self._add_in_double(names, some, row + done)
             done += len(some[0])
+
+    def _near(self, row: Array) -> Array:
+        """Return what is near the rows to come: a row of them, or where it is far off the mean.
+
+        Relative to a row, or to the mean of such, constants come out as exactly 0; and relative to
+        a row also what is constant for a while, as the margins of images are.
+        """
+        if self._n == 0:
+            return row
+        far = np.square(row - self._mean) > FAR * self._upper.diagonal() / self._n
+        return np.where(far, self._mean, row)
 
     def _flush(self, group: _Group) -> None:
         """Add the gathered rows, and begin anew."""
@@ -229,7 +236,8 @@ class Accumulator:
         variance = self._upper.trace() / self._n if self._n else 0.0
         if offset @ offset > FAR * variance:
             offset = group.recentre()
-        self._upper += group.product().T  # in the same order in memory
+        vary, product = group.product()
+        self._upper[vary, vary] += product.T  # in the same order in memory
         mean = group.shift + offset
         n = self._n + rows
         way = mean - self._mean if self._n else np.zeros_like(mean)
@@ -248,6 +256,9 @@ class Accumulator:
         self._upper += (ways.T @ ways).T
 
     def _settle(self) -> None:
+        if self._integers is not None:
+            found, self._integers = self._integers, None
+            self.merge(Accumulator(*found.total()))
         if self._group is not None:
             self._flush(self._group)
             self._group = None
@@ -260,16 +271,14 @@ class _Group:
 
     Args:
         width: Features.
-        exact: Whether they are 8-bit integers.
         rows: As many as fit.
     """
 
-    def __init__(self, width: int, exact: bool, rows: int) -> None:
-        self.exact, self.filled = exact, 0
+    def __init__(self, width: int, rows: int) -> None:
+        self.filled = 0
         self.shift = self.sums = np.zeros(width)
         self._rows = np.empty((rows, width), np.float32)
         self._single = np.zeros(width, np.float32)
-        self._product: NDArray[np.float32] | None = None
         self._step = max(256, BLOCK_BYTES // (4 * width))
         self._ones = np.ones(min(self._step, rows), np.float32)
 
@@ -286,7 +295,7 @@ class _Group:
     def begin(self, near: Array) -> None:
         """Shift rows from now on by what is near them."""
         self.sums = np.zeros(len(self.shift))
-        self._single = self._number(near)
+        self._single = near.astype(np.float32)
         self.shift = self._single.astype(np.float64)
 
     def add(self, parts: list[Array]) -> bool:
@@ -308,7 +317,7 @@ class _Group:
     def recentre(self) -> Float:
         """Shift the rows by their mean; return how far they still are from it."""
         rows = self._rows[: self.filled]
-        more = self._number(self.sums / self.filled)
+        more = (self.sums / self.filled).astype(np.float32)
         self.shift = self.shift + more
         self.sums = np.zeros(len(more))
         for start in range(0, len(rows), self._step):
@@ -317,21 +326,27 @@ class _Group:
             self.sums += self._ones[: len(some)] @ some
         return self.sums / self.filled
 
-    def product(self) -> Array:
-        """Return the sum of outer products of the rows."""
+    def product(self) -> tuple[slice, Array]:
+        """Return the columns from the first to the last that vary, and their outer products."""
         rows = self._rows[: self.filled]
-        if self._product is None:
-            self._product = np.empty((rows.shape[1],) * 2, np.float32)
+        vary = self._varying(rows)
+        rows = rows[:, vary]
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             # NumPy takes this for the symmetric product that it is.
-            np.matmul(rows.T, rows, out=self._product)
-        squares = self._product.diagonal()
-        if LEAST_SQUARES < squares.sum() < np.inf and not (self.exact and squares.max() >= EXACT):
-            return self._product
-        return np.asarray(rows.T.astype(np.float64) @ rows.astype(np.float64))
+            product: Array = np.matmul(rows.T, rows)
+        if not LEAST_SQUARES < product.trace() < np.inf:
+            product = rows.T.astype(np.float64) @ rows.astype(np.float64)
+        return vary, product
 
-    def _number(self, values: Array) -> NDArray[np.float32]:
-        return (np.rint(values) if self.exact else values).astype(np.float32)
+    def _varying(self, rows: Array) -> slice:
+        """Return the columns that are not all 0; margins whose sums alone are 0 count too."""
+        found = np.flatnonzero(self.sums)
+        if not len(found):
+            return slice(None)
+        first, last = found[0], found[-1] + 1
+        if rows[:, :first].any() or rows[:, last:].any():
+            return slice(None)
+        return slice(first, last)
 
 
 def is_single(dtype: np.dtype[np.generic]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 __all__ = ["GREEK", "label", "named", "settings", "symbol", "typeset", "value"]
@@ -24,11 +24,13 @@ def symbol(name: str) -> str:
     """Return a hyperparameter as a page shows it.
 
     Example:
-        >>> [symbol(name) for name in ("beta", "beta_2", "eta_dec", "latent_dim", "seed")]
-        ['β', 'β₂', 'η_dec', 'latent units', 'seed']
+        >>> [symbol(name) for name in ("beta_2", "eta_dec", "latent_dim", "latent_dim_2", "seed")]
+        ['β₂', 'η_dec', 'latent units', 'latent units of z2', 'seed']
     """
     if name in WORDS:
         return WORDS[name]
+    if name.startswith("latent_dim_"):
+        return f"latent units of z{name.removeprefix('latent_dim_')}"
     head, _, index = name.partition("_")
     if head not in SYMBOLS:
         return name.replace("_", " ")
@@ -73,8 +75,12 @@ def named(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{symbol(name)} = {value(of)}" for name, of in values.items())
 
 
-def settings(spec: Any) -> str:
+def settings(spec: Any, varying: Collection[str] = ()) -> str:
     """Return the hyperparameters of a spec in a line.
+
+    Args:
+        spec: Of any model.
+        varying: Those that have no single value here: "eta_dec", and "beta" or e.g. "beta_2".
 
     Example:
         >>> from posterior_collapse import HVAESpec, VAESpec
@@ -82,26 +88,29 @@ def settings(spec: Any) -> str:
         'VAE, 16 latent units, β = 1, η_dec = 0.3'
         >>> settings(HVAESpec((5, 3), (1.0, 2.0), sigma_1=0.5))
         'HVAE, 5 and 3 latent units, β = 1 and 2, η_dec = 1, σ₁ = 0.5'
+        >>> settings(HVAESpec((5, 3), (1.0, 2.0)), {"beta_2", "eta_dec"})
+        'HVAE, 5 and 3 latent units, β₁ = 1, σ₁ = 1'
     """
-    gaussian = spec.likelihood == "gaussian"
-    etas = dict.fromkeys(spec.eta_levels) if spec.model != "chain" else spec.eta_levels
+    gaussian, several = spec.likelihood == "gaussian", len(spec.dims) > 1
     parts = [
         spec.model.upper() + ("" if gaussian else f" ({spec.likelihood})"),
         f"{_listed(spec.dims)} latent units",
-        f"β = {_listed(spec.beta_levels)}",
-        *[f"η_dec = {_listed(etas)}"] * gaussian,
-        *[f"η_enc = {value(spec.eta_enc)}"] * (spec.eta_enc != 1),
     ]
+    levels = enumerate(spec.beta_levels, 1)
+    betas = {f"beta_{number}" if several else "beta": beta for number, beta in levels}
+    fixed = {name: beta for name, beta in betas.items() if name not in varying}
+    parts += [f"β = {_listed(betas.values())}"] if fixed == betas else [named(fixed)] * bool(fixed)
+    if gaussian and "eta_dec" not in varying:
+        etas = spec.eta_levels if spec.model == "chain" else [*dict.fromkeys(spec.eta_levels)]
+        learned = "learned" in etas and len(etas) == 1
+        parts.append("η_dec learned" if learned else f"η_dec = {_listed(etas)}")
+    parts += [f"η_enc = {value(spec.eta_enc)}"] * (spec.eta_enc != 1)
     for number, sigma in enumerate(spec.sigma_levels, 1):
         if sigma != "learned":
-            index = str(number).translate(DIGITS) if len(spec.dims) > 1 else ""
-            of_units = isinstance(sigma, (tuple, list))
-            parts.append(f"σ{index} {'one per unit' if of_units else _equal(sigma)}")
+            index = str(number).translate(DIGITS) if several else ""
+            how = sigma if isinstance(sigma, str) else "one per unit"
+            parts.append(f"σ{index} {f'= {sigma:g}' if isinstance(sigma, (int, float)) else how}")
     return ", ".join(parts)
-
-
-def _equal(of: Any) -> str:
-    return str(of) if isinstance(of, str) else f"= {value(of)}"
 
 
 def _listed(values: Iterable[Any]) -> str:

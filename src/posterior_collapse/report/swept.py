@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from posterior_collapse.errors import DataError
-from posterior_collapse.report.names import named
+from posterior_collapse.report.names import named, symbol
 
-__all__ = ["Layout", "Swept", "lay_out", "optimum_of", "side"]
+if TYPE_CHECKING:
+    from posterior_collapse.data.about import About
 
-WIDE = 10.0
+__all__ = ["Layout", "Swept", "lay_out", "names_of", "optimum_of", "side", "varying"]
+
+WIDE = 7.0
 """Ratio of the ends of an axis from which on it is logarithmic."""
 
 
@@ -26,6 +29,10 @@ class Swept(Protocol):
     @property
     def runs(self) -> Sequence[Any]:
         """The runs, each with `measured`, `forecast`, `stopped` and `history`."""
+
+    @property
+    def _about(self) -> About:
+        """What the data are called."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,19 @@ def lay_out(labels: Sequence[Mapping[str, Any]]) -> Layout:
         name = named({n: labels[i][n] for n in split}) if numeric else ""
         series.setdefault(name, []).append(i)
     return Layout(axis, tuple(places), {n: tuple(m) for n, m in series.items()}, across)
+
+
+def names_of(found: Swept) -> list[str]:
+    """Return what to call each run: by what varies, or else by its number."""
+    return [named(label) or f"run {number}" for number, label in enumerate(found.labels, 1)]
+
+
+def varying(found: Swept) -> str:
+    """Return what is not the same for all runs, e.g. "β and seed vary"."""
+    names = [symbol(name) for name in found.labels[0]]
+    if len(names) < 2:
+        return f"{names[0]} varies" if names else "nothing varies"
+    return f"{', '.join(names[:-1])} and {names[-1]} vary"
 
 
 def optimum_of(fitted: Any) -> Any:

@@ -11,11 +11,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+    from posterior_collapse.data.about import About
     from posterior_collapse.specs import Spec
 
 __all__ = ["trial_cells", "tuned_page", "tuned_table", "tuned_verdict"]
-
-NAMES = {"beta": "beta", "latent_dim": "latent units"}
 
 
 class Found(Protocol):
@@ -28,6 +27,10 @@ class Found(Protocol):
     @property
     def wanted(self) -> int: ...
     @property
+    def level(self) -> int: ...
+    @property
+    def units(self) -> int: ...
+    @property
     def curve(self) -> Sequence[Any]: ...
     @property
     def chosen(self) -> Any: ...
@@ -35,6 +38,8 @@ class Found(Protocol):
     def notes(self) -> Sequence[str]: ...
     @property
     def settled(self) -> bool: ...
+    @property
+    def _about(self) -> About: ...
 
 
 def tuned_table(found: Found) -> Table:
@@ -45,7 +50,7 @@ def tuned_table(found: Found) -> Table:
     """
     table = new_table()
     table.add_column("", width=1)
-    table.add_column(NAMES[found.parameter], justify="right")
+    table.add_column(named(found)[0], justify="right")
     table.add_column("steps", justify="right")
     table.add_column("active, per seed")
     table.add_column("at half", overflow="fold")
@@ -75,12 +80,12 @@ def tuned_verdict(found: Found) -> str:
     Args:
         found: What `tune` returned.
     """
-    trial, units = found.chosen, found.spec.dims[0]
+    trial, (name, of) = found.chosen, named(found)
     seeds = len(trial.active)
     kept = sorted(set(trial.active))
     counts = str(kept[0]) if len(kept) == 1 else f"{kept[0]} to {kept[-1]}"
-    name = f"beta {trial.value:g}" if found.parameter == "beta" else f"{units} latent units"
-    text = f"With {name} this network keeps {counts} of {units} units, from {seeds} "
+    tuned = f"{name} {trial.value:g}" if name.startswith("beta") else f"{trial.value:g} {name}"
+    text = f"With {tuned} this network keeps {counts} of {found.units} units{of}, from {seeds} "
     text += "seed" if seeds == 1 else "seeds"
     if trial.linear is not None:
         text += f"; a linear model would keep {trial.linear}"
@@ -88,6 +93,16 @@ def tuned_verdict(found: Found) -> str:
         return f"{text}. The count has stood since half of {trial.steps:,} steps."
     why = "see the notes" if trial.still else f"it still changed within {trial.steps:,} steps"
     return f"Not settled ({why}): {text[0].lower()}{text[1:]}."
+
+
+def named(found: Found) -> tuple[str, str]:
+    """Return what to call the parameter, and whose the units are: beta_2, of z2.
+
+    Args:
+        found: What `tune` returned.
+    """
+    of = f" of z{found.level}" if len(found.spec.dims) > 1 else ""
+    return (found.parameter if found.parameter.startswith("beta") else f"latent units{of}"), of
 
 
 def tuned_page(found: Found) -> Iterator[RenderableType]:

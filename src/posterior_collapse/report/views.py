@@ -27,22 +27,34 @@ class View:
 
     Attributes:
         panels: The result as a figure.
-        fragment: As HTML for notebooks.
         page: As a page of its own, given what `write_page` is told.
+        parts: What a notebook shows of it.
+        notebook: The template of that.
+        styles: How that looks.
     """
 
     panels: Callable[[Any], figures.Panels]
-    fragment: Callable[[Any], str]
     page: Callable[..., str]
+    parts: Callable[[Any], Mapping[str, Any]]
+    notebook: str
+    styles: Sequence[str] = pages.TRAINED
 
 
 VIEWS: Mapping[str, View] = {
-    "forecast": View(figures.forecast_panels, pages.forecast_fragment, pages.forecast_page),
-    "diagnosis": View(figures.diagnosis_panels, pages.diagnosis_fragment, pages.diagnosis_html),
-    "fitted": View(figures.fitted_panels, pages.fitted_fragment, pages.fitted_html),
-    "sweep": View(figures.sweep_panels, pages.sweep_fragment, pages.sweep_html),
-    "phase": View(figures.phase_panels, pages.phase_fragment, pages.phase_html),
-    "tuned": View(figures.tuned_panels, pages.tuned_fragment, pages.tuned_html),
+    "forecast": View(
+        figures.forecast_panels,
+        pages.forecast_page,
+        pages.forecast_parts,
+        "notebook",
+        pages.FORECAST,
+    ),
+    "diagnosis": View(
+        figures.diagnosis_panels, pages.diagnosis_html, pages.diagnosis_parts, "diagnosis_notebook"
+    ),
+    "fitted": View(figures.fitted_panels, pages.fitted_html, pages.fitted_parts, "fitted_notebook"),
+    "sweep": View(figures.sweep_panels, pages.sweep_html, pages.sweep_parts, "sweep_notebook"),
+    "phase": View(figures.phase_panels, pages.phase_html, pages.phase_parts, "curve_notebook"),
+    "tuned": View(figures.tuned_panels, pages.tuned_html, pages.tuned_parts, "curve_notebook"),
 }
 """By the name of its view that a result carries: rooms above may make results."""
 
@@ -85,7 +97,9 @@ def html(result: Viewed) -> str:
     Raises:
         InvalidArgumentError: It is something else.
     """
-    return _view(result).fragment(result)
+    view = _view(result)
+    template = f"{view.notebook}.html.jinja"
+    return pages.render(template, styles=view.styles, **view.parts(result))
 
 
 def write_page(
@@ -105,13 +119,13 @@ def write_page(
     Args:
         result: As in `plot`.
         path: Where it goes, e.g. "out.html".
-        name: What the data are called.
-        image_shape: Shape of what is decoded, if it is an image: pictures are then shown. A
-            diagnosis knows it where the data said it.
+        name: What the data are called; "": as they said themselves.
+        image_shape: Shape of what is decoded, if it is an image: pictures are then shown. None: as
+            the data said.
         source: Of a forecast, the data as `collapse forecast` takes them, with their options;
             None: the name.
-        feature_names: What the features that are decoded are called, if they make no image; a
-            diagnosis knows it where the data said it.
+        feature_names: What the features that are decoded are called, if they make no image; None:
+            as the data said.
         data: Of a sweep, some rows, x or (x, y), to be shown as each run decodes them.
 
     Raises:
@@ -127,13 +141,13 @@ def write_page(
         ...     write_page(f, f"{folder}/out.html").stat().st_size < 150_000
         True
     """
-    view, target = _view(result), figures.check_page_path(path)
+    view, target, known = _view(result), figures.check_page_path(path), result._about
     page = view.page(
         result,
-        name=name,
-        image_shape=image_shape,
+        name=name or known.name,
+        image_shape=image_shape or known.image_shape,
         source=source,
-        feature_names=feature_names,
+        feature_names=feature_names or known.features,
         data=data,
     )
     files.write(target, page.encode())

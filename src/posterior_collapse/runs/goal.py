@@ -1,49 +1,273 @@
-"""What `tune` may be asked for; told before anything is trained, and without torch."""
+"""What `tune` is asked for, and where theory says to look for it; all of it without torch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from posterior_collapse import checks
-from posterior_collapse.errors import InvalidArgumentError
-from posterior_collapse.specs import VAESpec
+from posterior_collapse.errors import InvalidArgumentError, UnboundedObjectiveError
+from posterior_collapse.models import Architecture
+from posterior_collapse.moments import Moments
+from posterior_collapse.specs import Spec
+from posterior_collapse.theory import Forecast, forecast
+from posterior_collapse.training.settings import effective_spec
 
-__all__ = ["check_goal"]
+__all__ = ["WIDER", "Goal", "Theory"]
+
+LOWEST = 64.0
+"""Factor below the linear model's beta within which a network is looked for."""
+WIDER = 2.0
+"""Factor by which a grid goes beyond its end, where the count does not cross there."""
+DECADES = 8.0
+"""Of betas below the highest at which a unit lives: where none switches there, none does."""
+HALVINGS = 24
+"""Of these decades, which leave a millionth."""
 
 
-def check_goal(spec: Any, parameter: object, active: int | None) -> None:
-    """Refuse what cannot be tuned.
+@dataclass(frozen=True)
+class Goal:
+    """The units that are to be kept, and what is turned for it.
 
     Args:
-        spec: Whose units are to be kept.
-        parameter: What is tuned, "beta" or "latents".
-        active: Units to keep; None: all.
+        spec: All but what is tuned stays.
+        tune: `"beta"` or `"latents"`.
+        active: Units to keep; None: all that the level has.
+        level: Whose units, from 1; None: the last. It collapses first, since it hears the data only
+            through the others, and its beta weighs its KL alone.
 
     Raises:
-        InvalidArgumentError: A hierarchy, another parameter, or more units than there are.
+        InvalidArgumentError: Another parameter, no such level, or more units than it has.
 
     Example:
-        >>> check_goal(VAESpec(latent_dim=8), "beta", 4)
+        >>> from posterior_collapse.specs import HVAESpec
+        >>> goal = Goal(HVAESpec(latent_dims=(8, 4)), active=3)
+        >>> goal.parameter, goal.at(0.5).betas
+        ('beta_2', (1.0, 0.5))
     """
-    if not isinstance(spec, VAESpec):
+
+    spec: Spec
+    tune: str = "beta"
+    active: int | None = None
+    level: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.spec, Spec):
+            raise InvalidArgumentError(
+                "spec", type(self.spec).__name__, "a Spec", "Pass a VAESpec."
+            )
+        if self.tune not in ("beta", "latents"):
+            raise InvalidArgumentError(
+                "tune", repr(self.tune), "'beta' or 'latents'", "Pass tune='beta'."
+            )
+        levels = len(self.spec.dims)
+        level = levels if self.level is None else checks.whole("level", self.level, least=1)
+        if level > levels:
+            raise InvalidArgumentError(
+                "level", level, f"at most {levels}, the latent levels of the spec",
+                "Levels count from 1, the one next to the data.",
+            )  # fmt: skip
+        object.__setattr__(self, "level", level)
+        if self.active is None:
+            return
+        if self.tune == "latents":
+            raise InvalidArgumentError(
+                "active", self.active, "nothing beside tune='latents', which finds that number",
+                "Leave it out, or tune beta.",
+            )  # fmt: skip
+        if checks.count("active", self.active) > self.units:
+            of = f" of z{level}" if levels > 1 else ""
+            raise InvalidArgumentError(
+                "active", self.active, f"at most {self.units}, the latent units{of} of the spec",
+                f"Give it {checks.level('latent_dims', level) if levels > 1 else 'latent_dim'}="
+                f"{self.active} or more.",
+            )  # fmt: skip
+
+    @property
+    def index(self) -> int:
+        """Of the level, from 0."""
+        return int(self.level or 1) - 1
+
+    @property
+    def units(self) -> int:
+        """How many the level has."""
+        return self.spec.dims[self.index]
+
+    @property
+    def wanted(self) -> int:
+        """How many are to be kept."""
+        return self.units if self.active is None else int(self.active)
+
+    @property
+    def parameter(self) -> str:
+        """What is tuned: "beta" or "latent_dim", of a hierarchy with the level, as "beta_2"."""
+        if len(self.spec.dims) == 1:
+            return "beta" if self.tune == "beta" else "latent_dim"
+        return checks.level("betas" if self.tune == "beta" else "latent_dims", self.index + 1)
+
+    def at(self, value: float) -> Spec:
+        """Return the spec with a value of what is tuned."""
+        if hasattr(self.spec, "beta"):
+            return self.spec.replace(**{self.parameter: value})
+        name = "betas" if self.tune == "beta" else "latent_dims"
+        values = [*getattr(self.spec, name)]
+        values[self.index] = value
+        return self.spec.replace(**{name: values})
+
+
+class Theory:
+    """Where theory says to look, in the spec's own beta, whatever the convention of the loss.
+
+    Args:
+        rows: The data.
+        goal: What is wanted.
+        net: The networks.
+        convention: Of the loss.
+    """
+
+    def __init__(self, rows: Any, goal: Goal, net: Architecture, convention: str) -> None:
+        self.rows, self.goal, self.net, self.convention = rows, goal, net, convention
+        spec = goal.spec
+        self.factor = effective_spec(spec, convention).beta_levels[0] / spec.beta_levels[0]
+
+    def forecast(self, spec: Spec, rows: Any = None, network: bool = False) -> Forecast:
+        """Return the forecast for a spec of this goal, from all rows or from what is passed."""
+        bias: Any = "both" if self.net.centred else "none"
+        rows = self.rows if rows is None else rows
+        return forecast(rows, effective_spec(spec, self.convention), bias=bias, network=network)
+
+    @property
+    def linear(self) -> bool:
+        """Whether the network keeps what the linear optimum keeps."""
+        return self.net.name == "linear"
+
+    def interval(self) -> tuple[float, float]:
+        """Return the betas between which the count of a network crosses what is wanted.
+
+        Above the upper one not even a linear model keeps as many. At the lower one each part of
+        the data alone has as many modes above the threshold, so that a network keeps no fewer; of
+        upper levels, whose data are not known before training, it is a guess.
+
+        Raises:
+            InvalidArgumentError: Not even a linear model keeps so many, whatever its beta; or so
+                few.
+        """
+        below, high = self.crossings()
+        if self.linear:
+            return below, high
+        low = high / LOWEST
+        if self.goal.index > 0 or not self._fewest(low):
+            return min(high / LOWEST**0.5, below), high
+        top = high
+        for _ in range(6):
+            middle = float(np.sqrt(low * top))
+            low, top = (middle, top) if self._fewest(middle) else (low, middle)
+        return min(low, below), high
+
+    def crossings(self) -> tuple[float, float]:
+        """Return the betas between which a linear model keeps what is wanted; see `interval`."""
+        goal, wanted = self.goal, self.goal.wanted
+        now = self.forecast(goal.spec)
+        critical = now.levels[goal.index].critical_beta / self.factor
+        if len(goal.spec.dims) > 1:
+            return self._searched(critical[np.isfinite(critical)].max(initial=0.0))
+        betas = np.sort(critical[np.nan_to_num(critical) > 0])[::-1]
+        if wanted > len(betas):
+            raise InvalidArgumentError(
+                "active", wanted, f"at most {len(betas)}, the modes of the data",
+                f"Pass active={len(betas) or 1}.",
+            )  # fmt: skip
+        high = float(betas[wanted - 1])
+        return float(betas[wanted]) if wanted < len(betas) else high / WIDER, high
+
+    def _searched(self, most: float) -> tuple[float, float]:
+        """Return the same of a level of a hierarchy, whose units may live and yet know nothing."""
+        goal, wanted = self.goal, self.goal.wanted
+        count = self._counting()
+        top = WIDER * (most or goal.spec.beta_levels[goal.index])
+        high, below = (_last(count, units, top) for units in (wanted, wanted + 1))
+        if 0 < high < top and below < high * (1 - 1e-3):
+            return below or high / WIDER, high
+        name, level = goal.parameter, goal.index + 1
+        kept = max(count(top / 10 ** (DECADES * i / 32)) for i in range(32))
         raise InvalidArgumentError(
-            "spec", type(spec).__name__, "a VAESpec or a CVAESpec",
-            "Of a hierarchy it is open which level is to keep them: sweep over its betas by "
-            "pc.sweep(specs, data, folder=F); collapse diagnose F counts each level's.",
+            "active", wanted,
+            f"a number of units of z{level} that some {name} keeps: "
+            + (f"at most {kept}" if high == 0 else f"so few are kept at none, {kept} at some"),
+            "Tune another level, or change what else the spec says."
+            if kept == 0 else f"Pass active={kept}, or change what else the spec says.",
         )  # fmt: skip
-    if parameter not in ("beta", "latents"):
-        raise InvalidArgumentError(
-            "tune", repr(parameter), "'beta' or 'latents'", "Pass tune='beta'."
-        )
-    if active is None:
-        return
-    if parameter == "latents":
-        raise InvalidArgumentError(
-            "active", active, "nothing beside tune='latents', which finds that number",
-            "Leave it out, or tune beta.",
-        )  # fmt: skip
-    if checks.count("active", active) > spec.latent_dim:
-        raise InvalidArgumentError(
-            "active", active, f"at most {spec.latent_dim}, the latent units of the spec",
-            f"Give it latent_dim={active} or more.",
-        )  # fmt: skip
+
+    def _counting(self) -> Callable[[float], int]:
+        """Return what counts the level's active units of the linear optimum at a beta."""
+        rows, goal = self.rows, self.goal
+        if goal.spec.likelihood == "gaussian" and not isinstance(rows, Moments):
+            rows = Moments.from_arrays(rows.x, rows.y, center=self.net.centred)
+
+        def count(beta: float) -> int:
+            try:
+                return self.forecast(goal.at(beta), rows).levels[goal.index].n_active
+            except UnboundedObjectiveError:  # no minimum, so none that keeps any
+                return 0
+
+        return count
+
+    def latents(self) -> tuple[int, int]:
+        """Return the number of units to try first, and the most that any model keeps.
+
+        Raises:
+            InvalidArgumentError: At the spec's beta it keeps none.
+        """
+        most = self._most()
+        if self.linear or self.goal.index > 0:
+            return most, most
+        bracket = self.forecast(self.goal.at(most), network=True).bracket
+        return (most if bracket is None else max(bracket[0], 1)), most
+
+    def check(self) -> None:
+        """Refuse what not even a linear model keeps; see `interval` and `latents`."""
+        if self.goal.tune == "beta":
+            self.crossings()
+        else:
+            self._most()
+
+    def _most(self) -> int:
+        """Return the most units that a linear model keeps at the spec's beta."""
+        goal, found = self.goal, self.forecast(self.goal.spec)
+        most = found.n_possible
+        if len(goal.spec.dims) > 1:
+            found = self.forecast(goal.at(max(int(np.count_nonzero(found.spectrum)), 1)))
+            most = found.levels[goal.index].n_active
+        if most == 0:
+            critical = found.levels[goal.index].critical_beta
+            onset = float(critical[~np.isnan(critical)].max(initial=0.0)) / self.factor
+            name = "beta" if len(goal.spec.dims) == 1 else checks.level("betas", goal.index + 1)
+            raise InvalidArgumentError(
+                name, goal.spec.beta_levels[goal.index],
+                f"less than {onset:.3g}, above which every unit collapses",
+                "Lower it, or tune beta.",
+            )  # fmt: skip
+        return most
+
+    def _fewest(self, beta: float) -> bool:
+        try:
+            bracket = self.forecast(self.goal.at(beta), network=True).bracket
+        except UnboundedObjectiveError:  # a learned eta_dec, and beta too low for it
+            return False
+        return bracket is not None and bracket[0] >= self.goal.wanted
+
+
+def _last(count: Callable[[float], int], units: int, top: float) -> float:
+    """Return the highest beta at which so many units live; 0: there is none, `top`: all."""
+    if count(top) >= units:
+        return top
+    low, high = top / 10**DECADES, top
+    if count(low) < units:
+        return 0.0
+    for _ in range(HALVINGS):
+        middle = float(np.sqrt(low * high))
+        low, high = (middle, high) if count(middle) >= units else (low, middle)
+    return low

@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.files import digest
-from posterior_collapse.models import ARCHITECTURES, Architecture, check_convention
+from posterior_collapse.models import ARCHITECTURES, Architecture
 from posterior_collapse.records import Record, plain
 from posterior_collapse.specs import Spec, VAESpec
 from posterior_collapse.training import Settings
+from posterior_collapse.training.arguments import check_together
 
 __all__ = ["Evaluation", "Run", "RunData", "asked", "fit_options"]
 
@@ -243,9 +244,10 @@ def asked(
     Raises:
         InvalidArgumentError: They do not fit each other.
     """
-    for spec, _ in runs.values():
+    specs = [spec for spec, _ in runs.values()]
+    for spec in specs:
         architecture.check_model(spec)
-        check_convention(settings.convention, spec)
+    check_together(specs, architecture, settings, exact, from_forecast)
     return {
         name: Run(
             data, spec, architecture, settings.replace(**numbers),

@@ -18,8 +18,9 @@ import numpy as np
 from posterior_collapse.arrays import Float
 from posterior_collapse.records import Record
 from posterior_collapse.runs.completing import MOST_TOGETHER
+from posterior_collapse.runs.goal import WIDER
 
-__all__ = ["WIDER", "Found", "Trial", "Try", "search_beta", "search_latents"]
+__all__ = ["Found", "Trial", "Try", "search_beta", "search_latents"]
 
 Try = Callable[[Sequence[float], int, float], "list[Trial]"]
 """Trains values, so many seeds each, so many times the length that was asked for."""
@@ -30,8 +31,6 @@ LONGEST = 4.0
 """Times the length that was asked for, beyond which nothing trains: then it is said."""
 COARSE = 0.5
 """Length of its runs, of those of the others."""
-WIDER = 2.0
-"""Factor by which a grid goes beyond its end, where the count does not cross there."""
 SAME = 0.5
 """Units, averaged over the seeds, by which counts may differ and be called the same."""
 

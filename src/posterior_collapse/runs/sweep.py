@@ -15,6 +15,7 @@ import torch
 
 from posterior_collapse.arrays import is_lazy
 from posterior_collapse.data import Dataset
+from posterior_collapse.data.about import About
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.files import digest
 from posterior_collapse.models import Architecture
@@ -64,6 +65,11 @@ class Sweep(Viewed):
         names = dict.fromkeys(name for values in described for name in values)
         varying = [n for n in names if any(v.get(n) != described[0].get(n) for v in described)]
         return tuple({name: values.get(name) for name in varying} for values in described)
+
+    @property
+    def _about(self) -> About:
+        name = self.runs[0].run.data.name
+        return About("" if name == "array" else name)
 
     def to_dict(self) -> dict[str, Any]:
         """Return per run its description, what was measured and forecast, and why it ended."""

@@ -16,32 +16,24 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from posterior_collapse import checks
+from posterior_collapse.data.about import UNKNOWN, About, about
 from posterior_collapse.data.samples import Stream, read
-from posterior_collapse.errors import (
-    InvalidArgumentError,
-    NonFiniteLossError,
-    UnboundedObjectiveError,
-)
+from posterior_collapse.errors import NonFiniteLossError
 from posterior_collapse.models import Architecture
 from posterior_collapse.records import Viewed
-from posterior_collapse.runs.goal import check_goal
-from posterior_collapse.runs.search import WIDER, Trial, search_beta, search_latents
+from posterior_collapse.runs.goal import Goal, Theory
+from posterior_collapse.runs.search import Trial, search_beta, search_latents
 from posterior_collapse.runs.sweep import Finished, sweep
 from posterior_collapse.specs import Spec, in_order
-from posterior_collapse.theory import Forecast, forecast
 from posterior_collapse.theory.minimum import FINISHED
 from posterior_collapse.training import Progress, Settings
 from posterior_collapse.training.arguments import split
-from posterior_collapse.training.settings import effective_spec
 
 __all__ = ["Tuned", "tune"]
 
-Parameter = Literal["beta", "latent_dim"]
 TRAINING = {"steps": 6000, "learning_rate": 3e-3}
 """Unless told otherwise. Of digits counts about stand by then; at the usual rate of 1e-3 they fall
 for four times as long, and at 1e-2 the noise of the steps costs units and loss."""
-LOWEST = 64.0
-"""Factor below the linear model's beta within which a network is looked for."""
 FEW_EPOCHS = 4
 """Of fewer nothing is said about half of the run."""
 
@@ -52,7 +44,7 @@ class Tuned(Viewed):
 
     Attributes:
         spec: The spec that keeps the wanted units in this network, or comes nearest.
-        parameter: What was tuned, "beta" or "latent_dim".
+        parameter: What was tuned, "beta" or "latent_dim"; of a hierarchy with the level, "beta_2".
         wanted: Active units that were looked for.
         curve: What was measured, beside the linear count, by ascending value.
         chosen: The trial of `spec`.
@@ -61,12 +53,13 @@ class Tuned(Viewed):
             settings=tuned.settings)` does it again.
         seeds: How many were asked for.
         notes: Why it is less than sure, and what to do.
+        level: Whose units were counted, from 1.
     """
 
     view: ClassVar[str] = "tuned"
     derived: ClassVar = ("settled",)
     spec: Spec
-    parameter: Parameter
+    parameter: str
     wanted: int
     curve: tuple[Trial, ...]
     chosen: Trial
@@ -74,12 +67,19 @@ class Tuned(Viewed):
     settings: Settings
     seeds: int
     notes: tuple[str, ...]
+    level: int = 1
+    _about: About = UNKNOWN
 
     @property
     def settled(self) -> bool:
         """Whether the seeds keep what is wanted, give or take a unit, and have since half-time."""
         found = self.chosen
         return len(found.active) == self.seeds and found.still and found.keeps(self.wanted)
+
+    @property
+    def units(self) -> int:
+        """How many the level has."""
+        return self.spec.dims[self.level - 1]
 
     def _rows(self) -> Iterator[Mapping[str, Any]]:
         """Yield a row per trial: its value, the count of each seed and their mean, the linear."""
@@ -92,8 +92,9 @@ class Tuned(Viewed):
         found = self.chosen
         counts = " ".join(map(str, found.active))
         sure = "settled" if self.settled else "not settled"
+        of = f"z{self.level}'s {self.units}" if len(self.spec.dims) > 1 else self.units
         return (
-            f"Tuned({self.parameter} {found.value:g}: {counts} of {self.spec.dims[0]} units active "
+            f"Tuned({self.parameter} {found.value:g}: {counts} of {of} units active "
             f"by seed, {self.wanted} wanted; {sure})"
         )
 
@@ -105,6 +106,7 @@ def tune(
     *,
     active: int | None = None,
     tune: Literal["beta", "latents"] = "beta",
+    level: int | None = None,
     seeds: int = 3,
     settings: Settings | None = None,
     folder: str | Path | None = None,
@@ -121,11 +123,13 @@ def tune(
 
     Args:
         data: As in `fit`.
-        spec: `VAESpec` or `CVAESpec`; all but what is tuned stays.
+        spec: All but what is tuned stays.
         architecture: As in `fit`.
-        active: Units to keep; None: all that the spec has. Not with `tune="latents"`.
-        tune: `"beta"`, or `"latents"`: at the spec's beta, the most latent units of which none
-            collapses.
+        active: Units to keep; None: all that the level has. Not with `tune="latents"`.
+        tune: `"beta"`, of the level alone, or `"latents"`: at the spec's beta, the most latent
+            units of which none collapses.
+        level: Of a hierarchy, whose units are to be kept, from 1; None: the last. It collapses
+            first, since it hears the data only through the others.
         seeds: How many, from that of the settings on.
         settings: How to train; None: 6,000 steps of Adam at 0.003. Where counts still fall, the
             last runs are twice as long.
@@ -137,15 +141,15 @@ def tune(
         **options: As in `fit`.
 
     Raises:
-        InvalidArgumentError: More units wanted than the spec or the data have; a hierarchy; or as
-            in `fit`.
+        InvalidArgumentError: More units wanted than the spec or the data have, or a number that no
+            beta of this level keeps; or as in `fit`.
         DataError: The data cannot be used.
         NotSolvedError: No closed form is known for this spec, so theory cannot place the grid.
         NonFiniteLossError: A run diverged.
         OutputError: The folder cannot be written.
 
     Example:
-        >>> from posterior_collapse.specs import VAESpec
+        >>> from posterior_collapse import VAESpec, forecast
         >>> x = np.random.default_rng(0).standard_normal((500, 4)) * [3, 2, 1, 0.1]
         >>> tuned = tune(x, VAESpec(latent_dim=4), "linear", active=2, exact=True)
         >>> tuned.settled, tuned.chosen.active
@@ -154,19 +158,19 @@ def tune(
         2
     """
     data, spec = in_order(data, spec)
-    check_goal(spec, tune, active)
+    goal = Goal(spec, tune, active, level)
     number = checks.whole("seeds", seeds, least=1)
     usual = {} if exact or settings else {**TRAINING}
     if "epochs" in options:
         usual.pop("steps", None)
     common, networks = split(settings, {**usual, **options}, exact)
     net = Architecture.of(architecture, **networks)
+    known = about(data, conditional=spec.model == "cvae")
     source = read(data, spec.model == "cvae")
     rows = source.collected() if isinstance(source, Stream) else source
     if isinstance(source, Stream) and not source.is_loader:
         data = rows  # an iterator can be read once
-    theory = _Theory(rows, spec, net, common)
-    parameter: Parameter = "beta" if tune == "beta" else "latent_dim"
+    theory = Theory(rows, goal, net, common.convention)
 
     def train(values: Sequence[float], seeds: int, times: float) -> list[Trial]:
         longer = _longer(common, times)
@@ -175,7 +179,7 @@ def tune(
         # One order of the data for all, so that betas and seeds train in one vectorised run.
         order = first if longer.order_seed is None else longer.order_seed
         done = sweep(
-            [spec.replace(**{parameter: value}) for value, _ in runs],
+            [goal.at(value) for value, _ in runs],
             data,
             net,
             folder=folder,
@@ -185,95 +189,27 @@ def tune(
             progress=progress,
             exact=exact,
         ).runs
-        return [_trial(v, done[i * seeds : (i + 1) * seeds]) for i, v in enumerate(values)]
+        groups = (done[i : i + seeds] for i in range(0, len(done), seeds))
+        return [_trial(v, of, goal.index) for v, of in zip(values, groups, strict=True)]
 
-    if parameter == "beta":
-        wanted = spec.dims[0] if active is None else active
-        ends = theory.interval(wanted)
-        found = search_beta(train, *ends, wanted, number, fixed_length=exact)
+    if tune == "beta":
+        found = search_beta(train, *theory.interval(), goal.wanted, number, fixed_length=exact)
     else:
         found = search_latents(train, *theory.latents(), number)
-        wanted = int(found.best.value)
     best = Tuned(
-        spec=spec.replace(**{parameter: found.best.value}),
-        parameter=parameter,
-        wanted=wanted,
+        spec=goal.at(found.best.value),
+        parameter=goal.parameter,
+        wanted=goal.wanted if tune == "beta" else int(found.best.value),
         curve=tuple(sorted(found.trials, key=lambda trial: (trial.value, trial.steps))),
         chosen=found.best,
         architecture=net,
         settings=_longer(common, found.times),
         seeds=number,
         notes=(),
+        level=goal.index + 1,
+        _about=known,
     )
     return best.replace(notes=tuple(_notes(best)))
-
-
-class _Theory:
-    """Where theory says to look, in the spec's own beta, whatever the convention of the loss."""
-
-    def __init__(self, rows: Any, spec: Spec, net: Architecture, settings: Settings) -> None:
-        self.rows, self.spec, self.net, self.convention = rows, spec, net, settings.convention
-        (here,), (effective,) = spec.beta_levels, effective_spec(spec, self.convention).beta_levels
-        self.factor = effective / here
-
-    def forecast(self, network: bool = False, **changes: Any) -> Forecast:
-        """Return the forecast for the spec with some fields changed."""
-        spec = effective_spec(self.spec.replace(**changes), self.convention)
-        bias: Any = "both" if self.net.centred else "none"
-        return forecast(self.rows, spec, bias=bias, network=network)
-
-    @property
-    def linear(self) -> bool:
-        """Whether the network keeps what the linear optimum keeps."""
-        return self.net.name == "linear"
-
-    def interval(self, wanted: int) -> tuple[float, float]:
-        """Return the betas between which the count of a network crosses what is wanted.
-
-        Above the upper one not even a linear model keeps as many. At the lower one each part of
-        the data alone has as many modes above the threshold, so that a network keeps no fewer.
-        """
-        critical = self.forecast().levels[0].critical_beta / self.factor
-        betas = np.sort(critical[np.nan_to_num(critical) > 0])[::-1]
-        if wanted > len(betas):
-            raise InvalidArgumentError(
-                "active", wanted, f"at most {len(betas)}, the modes of the data",
-                f"Pass active={len(betas) or 1}.",
-            )  # fmt: skip
-        high = float(betas[wanted - 1])
-        below = float(betas[wanted]) if wanted < len(betas) else high / WIDER
-        if self.linear:
-            return below, high
-        low = high / LOWEST
-        if not self._fewest(low, wanted):
-            return high / LOWEST**0.5, high
-        top = high
-        for _ in range(6):
-            middle = float(np.sqrt(low * top))
-            low, top = (middle, top) if self._fewest(middle, wanted) else (low, middle)
-        return min(low, below), high
-
-    def latents(self) -> tuple[int, int]:
-        """Return the number of units to try first, and the most that any model keeps."""
-        plain = self.forecast()
-        most = plain.n_possible
-        if most == 0:
-            raise InvalidArgumentError(
-                "beta", self.spec.beta_levels[0],
-                f"less than {plain.onset / self.factor:.3g}, above which every unit collapses",
-                "Lower it, or tune beta.",
-            )  # fmt: skip
-        if self.linear:
-            return most, most
-        bracket = self.forecast(network=True, latent_dim=most).bracket
-        return (most if bracket is None else max(bracket[0], 1)), most
-
-    def _fewest(self, beta: float, wanted: int) -> bool:
-        try:
-            bracket = self.forecast(network=True, beta=beta).bracket
-        except UnboundedObjectiveError:  # a learned eta_dec, and beta too low for it
-            return False
-        return bracket is not None and bracket[0] >= wanted
 
 
 def _longer(settings: Settings, times: float) -> Settings:
@@ -281,7 +217,7 @@ def _longer(settings: Settings, times: float) -> Settings:
     return settings.replace(**{name: max(1, round(times * getattr(settings, name)))})
 
 
-def _trial(value: float, runs: Sequence[Finished]) -> Trial:
+def _trial(value: float, runs: Sequence[Finished], level: int) -> Trial:
     for one in runs:
         if one.stopped.startswith("non-finite"):
             raise NonFiniteLossError(
@@ -291,19 +227,23 @@ def _trial(value: float, runs: Sequence[Finished]) -> Trial:
     forecast = runs[0].forecast
     return Trial(
         value=value,
-        active=tuple(int(one.measured["levels"][0]["n_active"]) for one in runs),
-        halfway=tuple(map(_halfway, runs)),
-        linear=None if forecast is None else int(forecast["levels"][0]["n_active"]),
+        active=tuple(_active(one.measured, level) for one in runs),
+        halfway=tuple(_halfway(one, level) for one in runs),
+        linear=None if forecast is None else _active(forecast, level),
         steps=max(int(one.history["step"][-1]) for one in runs),
     )
 
 
-def _halfway(run: Finished) -> int | None:
+def _active(found: Mapping[str, Any], level: int) -> int:
+    return int(found["levels"][level]["n_active"])
+
+
+def _halfway(run: Finished, level: int) -> int | None:
     """Return the active units at half of a run, as the median over an eighth of it."""
     if run.run.method == "exact":  # a minimum is one however many iterations it took
-        found = int(run.measured["levels"][0]["n_active"])
-        return found if run.stopped == FINISHED else None
-    steps, counts = np.asarray(run.history["step"]), np.asarray(run.history["active_1"])
+        return _active(run.measured, level) if run.stopped == FINISHED else None
+    counts = np.asarray(run.history[f"active_{level + 1}"])
+    steps = np.asarray(run.history["step"])
     if len(steps) < FEW_EPOCHS:
         return None
     near = np.abs(steps - steps[-1] * 9 / 16) <= steps[-1] / 16
@@ -316,7 +256,8 @@ def _notes(tuned: Tuned) -> Iterator[str]:
     at = f"{tuned.parameter} {found.value:g}"
     counts = ", ".join(map(str, found.active))
     if not found.keeps(wanted):
-        units = f"{wanted} unit{'s' * (wanted != 1)}"
+        of = f" of z{tuned.level}" if len(tuned.spec.dims) > 1 else ""
+        units = f"{wanted} unit{'s' * (wanted != 1)}{of}"
         yield f"no {tuned.parameter} that was tried keeps {units}; {at} keeps {counts}"
     elif set(found.active) != {wanted}:
         yield f"at {at} the seeds keep {counts}: a unit more or less is chance"

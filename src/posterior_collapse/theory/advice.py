@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -54,8 +55,8 @@ class Change(Record):
             >>> Change("betas[1]", 1.0, 0.5, 2).name
             'beta_2'
         """
-        field, _, index = self.parameter.partition("[")
-        return checks.level(field, int(index[:-1]) + 1) if index else field
+        field, level = _place(self.parameter)
+        return field if level is None else checks.level(field, level + 1)
 
     @property
     def text(self) -> str:
@@ -135,7 +136,7 @@ def _changes(count: Count, spec: Spec, goal: int) -> tuple[Change, ...]:
     needed = goal if wide is not spec else None
     widened = count(wide) or 0
     if needed and widened >= goal:
-        name = "latent_dim" if len(spec.dims) == 1 else "latent_dims"
+        name = "latent_dim" if hasattr(spec, "latent_dim") else "latent_dims"
         return (Change(name, min(spec.dims), goal, widened),)
     found = (_nearest(count, wide, name, goal) for name in _tunable(wide))
     return tuple(dataclasses.replace(change, units=needed) for change in found if change)
@@ -170,7 +171,7 @@ def _words(
                 f"The other {units - now} carr{'ies' if units - now == 1 else 'y'} nothing."
             )
         elif now < possible:
-            living = count(_widened(spec, possible)) or now
+            living = max(now, _most(lambda k: count(_widened(spec, k)), possible))
             lines.append(
                 f"{living} of the data's {possible} modes would keep a unit: more units pay."
                 if living > now
@@ -189,24 +190,58 @@ def _words(
     return " ".join(lines)
 
 
+def most_living(modes: Modes, spec: Spec) -> int | None:
+    """Return how many units of the first level would live, were there enough.
+
+    Where eta_dec or a sigma is learned together with the others, more units change what each of
+    them must beat: so units are counted, and not modes above the present threshold.
+
+    Args:
+        modes: Of the data.
+        spec: The hyperparameters.
+
+    Returns:
+        The most units that all live; None where each has a sigma of its own, which says nothing
+        of further ones.
+    """
+    if isinstance(spec.sigma_levels[0], tuple):
+        return None
+
+    def living(units: int) -> int | None:
+        return _active(modes, _of_dims(spec, (units, *spec.dims[1:])), 0)
+
+    return _most(living, int(np.count_nonzero(modes.theta)))
+
+
+def _most(living: Callable[[int], int | None], limit: int) -> int:
+    """The most units, up to a limit, that all live; beyond them none more does."""
+    return bisect.bisect_left(
+        range(1, limit + 1), True, key=lambda units: (living(units) or 0) < units
+    )
+
+
 def _widened(spec: Spec, units: int) -> Spec:
     """Give every level at least `units` units, where the sigmas allow it."""
     if min(spec.dims) >= units:
         return spec
     if any(isinstance(s, tuple) for s in spec.sigma_levels):
         return spec
-    if len(spec.dims) == 1:
-        return spec.replace(latent_dim=units)
-    return spec.replace(latent_dims=tuple(max(d, units) for d in spec.dims))
+    return _of_dims(spec, tuple(max(d, units) for d in spec.dims))
 
 
-def _active(modes: Modes, spec: Spec) -> int | None:
-    """Active units of the top level, or None where the optimum is not known."""
+def _of_dims(spec: Spec, dims: tuple[int, ...]) -> Spec:
+    if hasattr(spec, "latent_dim"):
+        return spec.replace(latent_dim=dims[0])
+    return spec.replace(latent_dims=dims)
+
+
+def _active(modes: Modes, spec: Spec, level: int = -1) -> int | None:
+    """Active units of a level, or None where the optimum is not known."""
     try:
         state = solve(Problem.of(modes, spec)).state
     except PosteriorCollapseError:
         return None
-    return int(np.count_nonzero(state.informed[-1]))
+    return int(np.count_nonzero(state.informed[level]))
 
 
 def _tunable(spec: Spec) -> Iterator[str]:
@@ -221,18 +256,24 @@ def _tunable(spec: Spec) -> Iterator[str]:
             yield from (f"{name}[{i}]" for i in range(len(value)))
 
 
-def _get(spec: Spec, name: str) -> float:
+def _place(name: str) -> tuple[str, int | None]:
+    """Split "betas[1]" into the field of a spec and the level; None: it has one value."""
     field, _, index = name.partition("[")
+    return field, int(index[:-1]) if index else None
+
+
+def _get(spec: Spec, name: str) -> float:
+    field, level = _place(name)
     value = getattr(spec, field)
-    return float(value[int(index[:-1])] if index else value)
+    return float(value if level is None else value[level])
 
 
 def _with(spec: Spec, name: str, value: float) -> Spec:
-    field, _, index = name.partition("[")
-    if not index:
+    field, level = _place(name)
+    if level is None:
         return spec.replace(**{field: value})
     values = list(getattr(spec, field))
-    values[int(index[:-1])] = value
+    values[level] = value
     return spec.replace(**{field: values})
 
 
@@ -251,14 +292,10 @@ def _nearest(count: Count, spec: Spec, name: str, goal: int) -> Change | None:
         return found is not None and found >= goal
 
     steps = np.geomspace(1e-3, SEARCH_DECADES * math.log(10), STEPS)
-    found = None
-    for step in steps:
-        found = next((e for e in (-step, step) if reaches(e)), None)
-        if found is not None:
-            break
-    if found is None:
+    far = next((e for step in steps for e in (-step, step) if reaches(e)), None)
+    if far is None:
         return None
-    near, far = 0.0, found
+    near = 0.0
     for _ in range(40):
         middle = (near + far) / 2
         near, far = (near, middle) if reaches(middle) else (middle, far)

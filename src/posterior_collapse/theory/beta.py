@@ -142,4 +142,4 @@ def effective_beta(
 def _needed(name: str, value: int | None, why: str) -> int:
     if value is None:
         raise InvalidArgumentError(name, "nothing", f"a number, since {why}", f"Pass {name}=...")
-    return checks.count(name, value)
+    return checks.whole(name, value, least=1)

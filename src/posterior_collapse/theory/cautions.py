@@ -33,23 +33,21 @@ class FewSamplesWarning(UserWarning):
     """The condition has so many features that it explains the samples, not the target."""
 
 
-def cautions(
-    modes: Modes, levels: tuple[Level, ...], solution: Solution, loss: float
-) -> Iterator[str]:
+def cautions(levels: tuple[Level, ...], solution: Solution, loss: float) -> Iterator[str]:
     """Yield what the reader of a forecast should know, as sentences without full stops.
 
     Args:
-        modes: Of the data.
         levels: Forecast.
         solution: Likewise.
         loss: Likewise.
     """
+    modes = solution.problem.modes
     yield from _constant_kl(levels)
     yield from _few_samples(modes)
     yield from _noise_alone(modes, levels[0])
     yield from _unlike(modes)
     yield from _hidden(modes, levels)
-    yield from _cancelling(modes, solution, loss)
+    yield from _cancelling(solution, loss)
 
 
 def _constant_kl(levels: tuple[Level, ...]) -> Iterator[str]:
@@ -138,10 +136,10 @@ def _hidden(modes: Modes, levels: tuple[Level, ...]) -> Iterator[str]:
         )
 
 
-def _cancelling(modes: Modes, solution: Solution, loss: float) -> Iterator[str]:
+def _cancelling(solution: Solution, loss: float) -> Iterator[str]:
     """Weights in float64 cannot cancel terms to more than their sixteenth digit."""
     numbers = solution.numbers
-    largest = modes.total / float(numbers.etas[0]) ** 2
+    largest = solution.problem.modes.total / float(numbers.etas[0]) ** 2
     for beta, prior, second in zip(
         numbers.betas, numbers.priors, solution.state.second, strict=True
     ):

@@ -14,13 +14,14 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from posterior_collapse.arrays import Float
 from posterior_collapse.errors import UnboundedObjectiveError
-from posterior_collapse.theory.state import Numbers, State, at_least_one, fit
+from posterior_collapse.theory.state import Bool, Numbers, State, at_least_one, fit
 
 Number = Float | float
+Std = Float | None
+"""Posterior std of a level, ascending if per unit; None if learned per unit."""
 
 
 def learned(signal: Float, threshold: Number, eta_enc: float) -> tuple[Float, Float]:
@@ -152,11 +153,6 @@ def _everything_explained(rank: int) -> UnboundedObjectiveError:
         if rank < 2
         else "Pass eta_dec as a number, or use fewer units.",
     )
-
-
-Bool = npt.NDArray[np.bool_]
-Std = Float | None
-"""Posterior std of a level, ascending if per unit; None if learned per unit."""
 
 
 def all_learned(theta: Float, dims: Sequence[int], numbers: Numbers) -> State:

@@ -12,14 +12,15 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from posterior_collapse.arrays import Float
-from posterior_collapse.data.samples import Samples, Stream, read
+from posterior_collapse.data.about import UNKNOWN, About, about
+from posterior_collapse.data.samples import Samples, read
 from posterior_collapse.errors import InvalidArgumentError, PosteriorCollapseError
 from posterior_collapse.moments import Moments
 from posterior_collapse.moments.accumulate import CLEAR
 from posterior_collapse.records import Record, Viewed, unit_rows
 from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.theory import parameters as explicit
-from posterior_collapse.theory.advice import Advice, advise
+from posterior_collapse.theory.advice import Advice, advise, most_living
 from posterior_collapse.theory.cautions import FewSamplesWarning, cautions
 from posterior_collapse.theory.ceiling import ceiling
 from posterior_collapse.theory.network import PARTS, fewest_units, rows_of_modes, some_rows
@@ -110,12 +111,15 @@ class Forecast(Viewed):
     eta_dec: float
     notes: tuple[str, ...]
     bracket: tuple[int, int] | None
-    _modes: Modes
-    _problem: Problem
     _solution: Solution
     _targets: Float | None = None
+    _about: About = UNKNOWN
     _times: tuple[float, ...] | None = None
     """What the KL of each unit weighs, in multiples of beta; None: all the same."""
+
+    @property
+    def _modes(self) -> Modes:
+        return self._solution.problem.modes
 
     @property
     def n_active(self) -> int:
@@ -137,23 +141,30 @@ class Forecast(Viewed):
 
         Between `onset` and here collapse is a local optimum that a nonlinear model could in
         principle beat: a bound on what is possible, no prediction. It is that of at most 10,000
-        rows, found by search (seconds), and None where there is a condition, a second level, or a
-        likelihood without the form that it needs.
+        rows, found by search (seconds), and None where there is a condition, a second level, a
+        likelihood without the form that it needs, or no bias: there any constant beats collapse.
         """
         spec = self.spec
-        known = ("gaussian", "bernoulli", "poisson", "categorical")
-        fixed = "learned" in spec.eta_levels or not isinstance(spec.sigma_levels[0], str)
-        if self._targets is None or spec.model != "vae" or spec.likelihood not in known or fixed:
+        if (
+            self._targets is None
+            or spec.model != "vae"
+            or spec.likelihood not in ("gaussian", "bernoulli", "poisson", "categorical")
+            or "learned" in spec.eta_levels
+            or not isinstance(spec.sigma_levels[0], str)
+            or not self._modes.moments.center
+        ):
             return None
         scale = float(spec.eta_levels[0])
         return ceiling(spec.likelihood, self._targets / scale, self.onset)
 
     @property
     def n_possible(self) -> int:
-        """Number of data modes that beat the threshold: units that would live, were there enough.
+        """Number of units next to the data that would live, were there enough.
 
-        Where thresholds differ from unit to unit, the lowest one counts.
+        Where each unit has a sigma or a weight of its own, modes above the lowest threshold count.
         """
+        if self._times is None and (found := most_living(self._modes, self.spec)) is not None:
+            return found
         thresholds = self.levels[0].threshold
         least = float(thresholds[~np.isnan(thresholds)].min(initial=np.inf))
         return int(np.count_nonzero(self.spectrum > least * (1 + THRESHOLD_ROUNDING)))
@@ -180,7 +191,7 @@ class Forecast(Viewed):
             >>> forecast(x, VAESpec(latent_dim=2)).parameters()["W1"].shape
             (2, 3)
         """
-        return explicit.build(self._modes, self._problem, self._solution)
+        return explicit.build(self._solution)
 
     def advice(self, active: int | None = None) -> Advice:
         """Return the smallest single changes that keep `active` units at the top level.
@@ -207,7 +218,8 @@ class Forecast(Viewed):
 
     def phase_diagram(self, betas: Any, eta_decs: Any = None, *, level: int = -1) -> PhaseDiagram:
         """Count active units over a grid of beta and eta_dec; see `phase_diagram`."""
-        return of_modes(self._modes, self.spec, betas, eta_decs, level, self._times)
+        found = of_modes(self._modes, self.spec, betas, eta_decs, level, self._times)
+        return found.replace(_about=self._about)
 
     def _rows(self) -> Iterator[Mapping[str, Any]]:
         return unit_rows(self.levels, self.spec.dims)
@@ -257,7 +269,8 @@ def forecast(
     """
     data, spec = in_order(data, spec)
     rows = _rows_at_hand(data, spec) if network else None
-    modes, problem, solution, levels = _optimum(data if rows is None else rows, spec, bias)
+    solution, levels = _optimum(data if rows is None else rows, spec, bias)
+    problem, modes = solution.problem, solution.problem.modes
     loss = solution.state.loss(solution.numbers, float(problem.rest[-1]), modes.target_dim)
     eta_dec = float(solution.numbers.etas[0])
     if modes.noise is not None:
@@ -281,38 +294,32 @@ def forecast(
         notes=(
             *(modes.noise.notes if modes.noise else ()),
             *solution.notes,
-            *cautions(modes, levels, solution, loss),
+            *cautions(levels, solution, loss),
             *said,
         ),
         bracket=bracket,
-        _modes=modes,
-        _problem=problem,
         _solution=solution,
         _targets=targets,
+        _about=about(data, conditional=spec.model == "cvae"),
     )
 
 
-Optimum = tuple[Modes, Problem, Solution, tuple[Level, ...]]
-
-
-def _optimum(data: Any, spec: Spec, bias: Bias | None) -> Optimum:
+def _optimum(data: Any, spec: Spec, bias: Bias | None) -> tuple[Solution, tuple[Level, ...]]:
     """The optimum by products in the data's own precision, or float64 where that could tell."""
     modes, spec = as_modes(data, spec, bias, "float32")
     if modes.moments.rounding and not isinstance(data, Moments):
         with contextlib.suppress(PosteriorCollapseError):
-            found = _solved(modes, spec)
-            if not _rounding_tells(modes, found[-1]):
-                return found
+            solution, levels = _solved(modes, spec)
+            if not _rounding_tells(modes, levels):
+                return solution, levels
         modes, spec = as_modes(data, spec, bias)
     return _solved(modes, spec)
 
 
-def _solved(modes: Modes, spec: Spec) -> Optimum:
-    problem = Problem.of(modes, spec)
-    solution = solve(problem)
+def _solved(modes: Modes, spec: Spec) -> tuple[Solution, tuple[Level, ...]]:
+    solution = solve(Problem.of(modes, spec))
     with np.errstate(over="ignore", divide="ignore"):  # a critical value beyond floats: infinity
-        levels = tuple(_levels(problem, solution))
-    return modes, problem, solution, levels
+        return solution, tuple(_levels(solution))
 
 
 def _rounding_tells(modes: Modes, levels: tuple[Level, ...]) -> bool:
@@ -328,15 +335,15 @@ def _rounding_tells(modes: Modes, levels: tuple[Level, ...]) -> bool:
     return not modes.is_plain or bool((thresholds < CLEAR * error).any() or near.any())
 
 
-def _levels(problem: Problem, solution: Solution) -> list[Level]:
-    state = solution.state
+def _levels(solution: Solution) -> list[Level]:
+    problem, state = solution.problem, solution.state
     found = zip(
         state.encoder,
         state.decoder,
         state.noise,
         state.kl(solution.numbers),
         state.information,
-        critical(problem, solution),
+        critical(solution),
         problem.orders,
         strict=True,
     )
@@ -377,8 +384,7 @@ def _rows_at_hand(data: Any, spec: Any) -> Samples:
             "the rows of the data, whose parts are counted",
             "Pass the data themselves.",
         )
-    found = read(data, getattr(spec, "model", None) == "cvae")
-    return found.collected() if isinstance(found, Stream) else found
+    return read(data, getattr(spec, "model", None) == "cvae").collected()
 
 
 def _bracket(

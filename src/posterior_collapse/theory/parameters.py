@@ -6,8 +6,7 @@ import numpy as np
 
 from posterior_collapse.arrays import Float
 from posterior_collapse.errors import NotSolvedError
-from posterior_collapse.theory.solve import Problem, Solution
-from posterior_collapse.theory.spectrum import Modes
+from posterior_collapse.theory.solve import Solution
 from posterior_collapse.theory.state import fit
 from posterior_collapse.theory.whitening import Whitening
 
@@ -15,9 +14,10 @@ LARGEST = 30.0
 """An output, e.g. a logit, that is as good as the infinite one of features that never vary."""
 
 
-def build(modes: Modes, problem: Problem, solution: Solution) -> dict[str, Float]:
+def build(solution: Solution) -> dict[str, Float]:
     """Return the matrices by name; `Forecast.parameters` documents them."""
-    state, orders, dims = solution.state, problem.orders, problem.spec.dims
+    problem, modes, state = solution.problem, solution.problem.modes, solution.state
+    orders, dims = problem.orders, problem.spec.dims
     encoder, decoder = state.encoder, state.decoder
     vectors = modes.vectors
     live = min(dims[0], len(vectors.read))

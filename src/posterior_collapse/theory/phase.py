@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 from posterior_collapse import checks
 from posterior_collapse.arrays import Float
+from posterior_collapse.data.about import UNKNOWN, About, about
 from posterior_collapse.errors import InvalidArgumentError, UnboundedObjectiveError
 from posterior_collapse.moments import Moments
 from posterior_collapse.records import Viewed
-from posterior_collapse.specs import Spec
+from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.theory import thresholds
 from posterior_collapse.theory.reading import as_modes
 from posterior_collapse.theory.solve import Problem, refuse_unsolved, solve_state
@@ -42,6 +43,7 @@ class PhaseDiagram(Viewed):
     betas: Float
     eta_decs: Float
     active: npt.NDArray[np.int64]
+    _about: About = UNKNOWN
 
     def __repr__(self) -> str:
         found = sorted({*self.active.ravel().tolist()} - {-1})
@@ -77,8 +79,10 @@ def phase_diagram(
         >>> phase_diagram(m, VAESpec(latent_dim=2), [0.5, 2.0, 5.0], [1.0, 0.1]).active.tolist()
         [[2, 2], [1, 2], [0, 2]]
     """
+    data, spec = in_order(data, spec)
     modes, spec = as_modes(data, spec)
-    return of_modes(modes, spec, betas, eta_decs, level)
+    found = of_modes(modes, spec, betas, eta_decs, level)
+    return found.replace(_about=about(data, conditional=spec.model == "cvae"))
 
 
 def of_modes(

@@ -12,7 +12,7 @@ from posterior_collapse.errors import DataError, InvalidArgumentError, NotSolved
 from posterior_collapse.likelihoods import check_targets
 from posterior_collapse.moments import Moments
 from posterior_collapse.moments.accumulate import Precision
-from posterior_collapse.specs import Spec, in_order, require_gaussian
+from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.theory.spectrum import Modes
 from posterior_collapse.theory.whitening import whiten, whiten_given
 
@@ -36,6 +36,24 @@ def as_moments(data: Any, spec: Any) -> tuple[Moments, Spec]:
     data, spec = _in_order(data, spec)
     require_gaussian(spec)
     return _measured(data, spec), spec
+
+
+def require_gaussian(spec: Spec) -> None:
+    """Refuse a spec whose objective is not a function of the data's second moments.
+
+    Raises:
+        NotSolvedError: The likelihood is not Gaussian.
+
+    Example:
+        >>> from posterior_collapse.specs import VAESpec
+        >>> require_gaussian(VAESpec(latent_dim=2))
+    """
+    if spec.likelihood != "gaussian":
+        raise NotSolvedError(
+            "spec", f"likelihood {spec.likelihood!r}",
+            "'gaussian', whose loss is a function of second moments alone",
+            "Forecast it, or train it by minibatches with pc.fit.",
+        )  # fmt: skip
 
 
 def as_modes(
@@ -108,8 +126,8 @@ def _given(data: Any, spec: Spec, bias: Bias | None) -> Modes:
         raise NotSolvedError(
             "bias", repr(bias), f"'both' for likelihood {spec.likelihood!r}", "Leave it out."
         )
-    found = read(data, True)
-    noise = whiten_given(found.collected() if isinstance(found, Stream) else found, spec)
+    found = read(data, True).collected()
+    noise = whiten_given(found, spec)
     return Modes(noise.moments, noise=noise)
 
 

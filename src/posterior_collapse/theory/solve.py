@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -25,21 +25,17 @@ ROTATION_NOTE = (
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A spec's numbers made ready for the theorems.
+    """What a spec asks of the data's modes, made ready for the theorems.
 
     Attributes:
         spec: The hyperparameters.
-        theta: Std of all data modes, descending.
-        outside: Variance of the target in no mode.
-        target_dim: Number of features of the target.
+        modes: Of the data.
         sigmas: Per level, posterior std in mode order: an array, or None if learned per unit.
         orders: Per level, the unit that carries mode 0, 1, ...
     """
 
     spec: Spec
-    theta: Float
-    outside: float
-    target_dim: int
+    modes: Modes
     sigmas: list[Std]
     orders: list[npt.NDArray[np.intp]]
 
@@ -54,7 +50,17 @@ class Problem:
             order = np.arange(dim) if std is None else np.argsort(std, kind="stable")
             sigmas.append(None if std is None else std[order])
             orders.append(order)
-        return cls(spec, modes.theta, modes.outside, modes.target_dim, sigmas, orders)
+        return cls(spec, modes, sigmas, orders)
+
+    @property
+    def theta(self) -> Float:
+        """Std of all data modes, descending."""
+        return self.modes.theta
+
+    @property
+    def first(self) -> Float:
+        """Std of the mode of each unit of level 1, descending; 0 where there is none."""
+        return fit(self.theta, self.spec.dims[0])
 
     @property
     def rest(self) -> Float:
@@ -62,7 +68,7 @@ class Problem:
         units = self.spec.dims[0]
         variance = fit(self.theta, max(units, len(self.theta))) ** 2
         after = np.append(np.cumsum(variance[::-1])[::-1], 0.0)
-        return np.asarray(self.outside + after[: units + 1])
+        return np.asarray(self.modes.outside + after[: units + 1])
 
     @property
     def depth(self) -> int:
@@ -79,9 +85,10 @@ class Problem:
 class Solution:
     """The optimum of a problem, level by level in mode order."""
 
+    problem: Problem
     numbers: Numbers
     state: State
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
 
 
 def solve(problem: Problem) -> Solution:
@@ -97,10 +104,8 @@ def solve(problem: Problem) -> Solution:
     etas = [eta_dec if e == "learned" else float(e) for e in spec.eta_levels]
     numbers = Numbers(spec.beta_levels, etas, spec.eta_enc)
     if spec.sigma_levels == ("shared",):
-        sigma = closed_forms.shared_sigma(
-            _units(problem), spec.beta_levels[0], etas[0], spec.eta_enc
-        )
-        problem = _with_sigma(problem, sigma)
+        sigma = closed_forms.shared_sigma(problem.first, spec.beta_levels[0], etas[0], spec.eta_enc)
+        problem = replace(problem, sigmas=[np.full(spec.dims[0], sigma)])
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         state = solve_state(problem, problem.theta, numbers)
         fits = np.isfinite([np.log(s).sum() for s in (*state.second, *state.noise)]).all()
@@ -112,7 +117,7 @@ def solve(problem: Problem) -> Solution:
             "scales within 1e50 of each other",
             "Bring the stds and betas of the levels nearer to each other.",
         )
-    return Solution(numbers, state, notes + _notes(problem, numbers, state))
+    return Solution(problem, numbers, state, notes + _notes(problem, numbers, state))
 
 
 def solve_state(problem: Problem, theta: Float, numbers: Numbers) -> State:
@@ -139,36 +144,36 @@ def solve_state(problem: Problem, theta: Float, numbers: Numbers) -> State:
     return closed_forms.all_fixed(theta, dims, numbers, sigmas)
 
 
-def critical(problem: Problem, solution: Solution) -> list[Threshold]:
+def critical(solution: Solution) -> list[Threshold]:
     """Return the thresholds of every level, in mode order."""
-    numbers, dims = solution.numbers, problem.spec.dims
-    theta, rest, dim = _units(problem), problem.rest, problem.target_dim
-    learns_eta = problem.spec.eta_levels[0] == "learned"
+    problem, numbers = solution.problem, solution.numbers
+    spec, theta, dims, sigmas = problem.spec, problem.theta, problem.spec.dims, problem.sigmas
+    first, rest, dim = problem.first, problem.rest, problem.modes.target_dim
+    learns_eta, beta = spec.eta_levels[0] == "learned", None
     if problem.all_learned:
-        levels = thresholds.all_learned(problem.theta, dims, numbers)
+        levels = thresholds.all_learned(theta, dims, numbers)
         if learns_eta:
-            levels[0] = _with_beta(levels[0], thresholds.learned_eta_beta(theta, rest, dim))
-        return levels
-    if problem.spec.sigma_levels == ("shared",):
-        sigma = float(np.sqrt(solution.state.noise[0][0]))
-        level = thresholds.shared(theta, numbers, sigma)
+            beta = thresholds.learned_eta_beta(first, rest, dim)
+    elif spec.sigma_levels == ("shared",):
+        levels = [thresholds.shared(first, numbers, float(np.sqrt(solution.state.noise[0][0])))]
         if learns_eta:
-            level = _with_beta(level, thresholds.learned_eta_shared_beta(theta, rest, dim))
-        return [level]
-    if problem.depth == 1:
-        sigma_1 = np.asarray(problem.sigmas[0])
-        level = thresholds.fixed(theta, numbers, sigma_1)
+            beta = thresholds.learned_eta_shared_beta(first, rest, dim)
+    elif problem.depth == 1:
+        sigma = np.asarray(sigmas[0])
+        levels = [thresholds.fixed(first, numbers, sigma)]
         if learns_eta:
-            scaled = sigma_1 / numbers.eta_enc
-            level = _with_beta(level, thresholds.learned_eta_fixed_beta(theta, scaled, rest, dim))
-        return [level]
-    if problem.depth == 2 and problem.sigmas[0] is None:
-        return thresholds.first_learned(problem.theta, dims, numbers, problem.sigmas[1])
-    if problem.depth == 2 and numbers.etas[0] == numbers.etas[1] and problem.spec.model == "hvae":
-        return thresholds.two_fixed(problem.theta, dims, numbers, *problem.sigmas)
-    return thresholds.by_bisection(
-        problem.theta, dims, numbers, lambda t, n: solve_state(problem, t, n)
-    )
+            beta = thresholds.learned_eta_fixed_beta(first, sigma / numbers.eta_enc, rest, dim)
+    elif problem.depth == 2 and sigmas[0] is None:
+        levels = thresholds.first_learned(theta, dims, numbers, sigmas[1])
+    elif problem.depth == 2 and numbers.etas[0] == numbers.etas[1] and spec.model == "hvae":
+        levels = thresholds.two_fixed(theta, dims, numbers, *sigmas)
+    else:
+        levels = thresholds.by_bisection(
+            theta, dims, numbers, lambda t, n: solve_state(problem, t, n)
+        )
+    if beta is not None:
+        levels[0] = levels[0]._replace(beta=beta)
+    return levels
 
 
 def refuse_unsolved(problem: Problem) -> None:
@@ -209,24 +214,9 @@ def _per_unit(sigma: Sigma) -> bool:
     return sigma in LEARNED_SIGMAS and sigma != "shared"
 
 
-def _units(problem: Problem) -> Float:
-    return fit(problem.theta, problem.spec.dims[0])
-
-
-def _with_sigma(problem: Problem, sigma: float) -> Problem:
-    std = np.full(problem.spec.dims[0], sigma)
-    return Problem(
-        problem.spec, problem.theta, problem.outside, problem.target_dim, [std], problem.orders
-    )
-
-
-def _with_beta(level: Threshold, beta: Float) -> Threshold:
-    return Threshold(level.variance, beta, level.eta_dec)
-
-
 def _decoder_std(problem: Problem) -> tuple[float, list[str]]:
     """The learned decoder std (NaN if it is fixed) and what is not determined about it."""
-    spec, theta = problem.spec, _units(problem)
+    spec, theta = problem.spec, problem.first
     if spec.eta_levels[0] != "learned":
         if "learned" in spec.eta_levels:
             raise NotSolvedError(
@@ -236,7 +226,7 @@ def _decoder_std(problem: Problem) -> tuple[float, list[str]]:
                 "Pass e.g. eta_dec=1.0, or train it with pc.fit.",
             )
         return float("nan"), []
-    beta, rest, dim = spec.beta_levels[0], problem.rest, problem.target_dim
+    beta, rest, dim = spec.beta_levels[0], problem.rest, problem.modes.target_dim
     if problem.all_learned:
         return closed_forms.learned_eta(theta, rest, beta, dim)
     refuse_unsolved(problem)

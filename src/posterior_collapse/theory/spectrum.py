@@ -22,6 +22,7 @@ from scipy import linalg
 from posterior_collapse.arrays import Float
 from posterior_collapse.errors import DataError
 from posterior_collapse.moments import Moments
+from posterior_collapse.theory.state import fit
 from posterior_collapse.theory.whitening import Whitening
 
 __all__ = ["Modes", "Vectors"]
@@ -88,14 +89,14 @@ class Modes:
             floor = max(_rounding(values), self.moments.rounding * float(values[0]))
             return np.sqrt(np.where(values > floor, values, 0.0))
         most = min(self.moments.features) if self._paired else len(self.moments.yy)
-        return _pad(linalg.svdvals(_triangle(self._factor.rows)[1]), most)
+        return fit(linalg.svdvals(_triangle(self._factor.rows)[1]), most)
 
     @property
     def total(self) -> float:
         """Variance of the target (for a conditional model: of its residual), over features."""
         return self.outside + float(np.sum(self.theta**2))
 
-    @property
+    @cached_property
     def outside(self) -> float:
         """Variance of the target in no mode: what a linear read-out of x cannot tell of y.
 
@@ -285,8 +286,3 @@ def _divided(rows: Float, stds: Float) -> Float:
     inverse = np.divide(1.0, stds, out=np.zeros_like(stds), where=stds > 0)
     found: Float = rows * inverse[:, None]
     return found
-
-
-def _pad(values: Float, length: int) -> Float:
-    """Cut or extend by zeros to `length`."""
-    return np.concatenate([values, np.zeros(max(0, length - len(values)))])[:length]

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import replace
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from posterior_collapse.arrays import Float
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory.closed_forms import Std
-from posterior_collapse.theory.state import Numbers, State, fit
+from posterior_collapse.theory.state import Bool, Numbers, State, fit
 
 __all__ = [
     "AT_OPTIMUM",
@@ -38,13 +38,11 @@ __all__ = [
     "variance_error",
 ]
 
-Bool = npt.NDArray[np.bool_]
 HALVINGS = 60
 """Of the range that a critical value is looked for in; they leave 1e-16 of it."""
 
 
-@dataclass(frozen=True, eq=False)
-class Threshold:
+class Threshold(NamedTuple):
     """Per unit of one level: variance to exceed, critical beta, critical eta_dec."""
 
     variance: Float
@@ -183,11 +181,11 @@ def by_bisection(
 
     def with_beta(level: int, value: Float) -> State:
         betas = [value if k == level else b for k, b in enumerate(numbers.betas)]
-        return solve(theta, Numbers(betas, numbers.etas, numbers.eta_enc))
+        return solve(theta, replace(numbers, betas=betas))
 
     def with_eta(level: int, value: Float) -> State:
         etas = [value if k == level else e for k, e in enumerate(numbers.etas)]
-        return solve(theta, Numbers(numbers.betas, etas, numbers.eta_enc))
+        return solve(theta, replace(numbers, etas=etas))
 
     def of_level(level: int) -> Threshold:
         units = dims[level]

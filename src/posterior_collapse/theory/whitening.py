@@ -142,7 +142,8 @@ def _check_moments(mean: Float, variance: Float, moments: Moments, spec: Spec) -
         )
     if spec.likelihood == "categorical":
         positions = float(np.round(mean.sum()))
-        total = float(moments.cov[-len(mean) :, -len(mean) :].sum()) if _plain(moments) else 0.0
+        whole = moments.bases == (None, None)
+        total = float(moments.cov[-len(mean) :, -len(mean) :].sum()) if whole else 0.0
         miss = abs(mean.sum() - positions) + abs(total)
         if positions < 1 or miss > ROUNDING * len(mean):
             raise DataError(
@@ -151,10 +152,6 @@ def _check_moments(mean: Float, variance: Float, moments: Moments, spec: Spec) -
                 "one-hot rows, which all sum to their number of positions",
                 remedy(spec.likelihood),
             )
-
-
-def _plain(moments: Moments) -> bool:
-    return moments.bases == (None, None)
 
 
 def _dispersion(mean: Float, variance: Float, spec: Spec) -> tuple[Float, list[str]]:

@@ -5,30 +5,37 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from posterior_collapse import checks
 from posterior_collapse.errors import (
     InvalidArgumentError,
     NotSolvedError,
     UnboundedObjectiveError,
     nearest,
 )
-from posterior_collapse.models import ARCHITECTURES, Architecture, check_convention
+from posterior_collapse.models import (
+    ARCHITECTURES,
+    Architecture,
+    check_convention,
+    check_warm_up,
+)
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import forecast
-from posterior_collapse.training import checkpoints
-from posterior_collapse.training.batches import Batches
 from posterior_collapse.training.settings import FIELDS, Settings, effective_spec
+
+if TYPE_CHECKING:
+    from posterior_collapse.training.batches import Batches
 
 __all__ = [
     "Folder",
     "UnboundedObjectiveWarning",
     "check_device",
+    "check_exact",
     "check_folders",
     "check_one_each",
     "check_specs",
+    "check_together",
     "described",
     "per_run",
     "several",
@@ -60,11 +67,48 @@ def split(
     changes = {name: value for name, value in options.items() if name in FIELDS}
     networks = {name: value for name, value in options.items() if name not in FIELDS}
     common = (settings or Settings()).replace(**changes)
-    if common.optimiser == "lbfgs" and not is_exact:
+    check_optimiser(common, is_exact)
+    return common, networks
+
+
+def check_together(
+    specs: Sequence[Spec],
+    architecture: Architecture,
+    settings: Settings,
+    is_exact: bool,
+    from_forecast: bool = False,
+) -> None:
+    """Refuse what no data could be trained with; without torch, which takes seconds to load."""
+    check_specs(specs, settings.convention, is_exact)
+    check_optimiser(settings, is_exact)
+    if is_exact:
+        check_exact(settings)
+    if (is_exact or from_forecast) and architecture.name != "linear":
+        raise InvalidArgumentError(
+            "architecture", repr(architecture.name), "'linear'", "Build a linear model."
+        )
+    if isinstance(settings.capacity, tuple):
+        levels = len(specs[0].dims)
+        checks.sequence("capacity", settings.capacity, levels, "one target per level")
+    if settings.steps is None and settings.warm_up:
+        check_warm_up(settings.warm_up, settings.epochs, "warm_up", unit="epochs")
+
+
+def check_optimiser(settings: Settings, is_exact: bool) -> None:
+    """Refuse an optimiser that minibatches cannot have."""
+    if settings.optimiser == "lbfgs" and not is_exact:
         raise InvalidArgumentError(
             "optimiser", "'lbfgs'", "'adam' or 'sgd' for minibatches", "Pass exact=True."
         )
-    return common, networks
+
+
+def check_exact(settings: Settings) -> None:
+    """Refuse what exact training has no use for: a schedule, or early stopping."""
+    for name in ("warm_up", "cycles", "free_bits", "capacity", "patience"):
+        if getattr(settings, name):
+            raise InvalidArgumentError(
+                name, getattr(settings, name), "nothing in exact training", "Leave it out."
+            )
 
 
 def described(dims: tuple[int, int | None]) -> str:
@@ -75,6 +119,8 @@ def described(dims: tuple[int, int | None]) -> str:
 def check_device(name: str) -> None:
     """Refuse a device that is none, or is not here."""
     Settings(device=name)
+    import torch
+
     device = torch.device(name)
     found = torch.cuda.device_count() if device.type == "cuda" else 1
     if (device.index or 0) >= found:
@@ -190,6 +236,8 @@ def warn_unbounded(
 
 def check_folders(folders: Sequence[Folder] | None, resume: bool) -> None:
     """Refuse to resume from nowhere, and to train over a run that is there."""
+    from posterior_collapse.training import checkpoints
+
     if resume and folders is None:
         raise InvalidArgumentError("resume", "True", "a folder to resume from", "Pass folder.")
     for folder in folders or () if not resume else ():

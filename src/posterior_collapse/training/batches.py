@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from posterior_collapse.arrays import Array, ImageShape, refuse_non_finite
+from posterior_collapse.data.about import UNKNOWN, About, about
 from posterior_collapse.data.samples import Samples, Stream, read
 from posterior_collapse.errors import DataError
 from posterior_collapse.files import fingerprint
@@ -40,6 +41,7 @@ class Batches(ABC):
         condition_shape: Of x where it is a condition.
         batch_size: Rows of the largest batch.
         sized: Whether all rows are at hand.
+        about: What the data are called, and the like.
     """
 
     batch_size: int
@@ -47,6 +49,7 @@ class Batches(ABC):
     dims: tuple[int, int | None]
     image_shape: ImageShape | None = None
     condition_shape: ImageShape | None = None
+    about: About = UNKNOWN
 
     @property
     @abstractmethod
@@ -276,6 +279,7 @@ def feed(
         found = ArrayBatches(rows, batch_size, given)
     if conditional and found.dims[1] is None:
         refuse_no_target()
+    found.about = about(data, conditional=conditional)
     return found
 
 

@@ -29,23 +29,10 @@ from posterior_collapse.training.optimisers import clip_, optimiser_of
 from posterior_collapse.training.settings import Settings
 from posterior_collapse.training.units import active_units
 
-__all__ = ["ITERATIONS", "check", "first_order", "train"]
+__all__ = ["ITERATIONS", "first_order", "train"]
 
 EVERY = 10
 """Iterations between rows of the history."""
-
-
-def check(settings: Settings) -> None:
-    """Refuse what exact training has no use for.
-
-    Raises:
-        InvalidArgumentError: A schedule, early stopping or half precision.
-    """
-    for name in ("warm_up", "cycles", "free_bits", "capacity", "patience"):
-        if getattr(settings, name):
-            raise InvalidArgumentError(
-                name, getattr(settings, name), "nothing in exact training", "Leave it out."
-            )
 
 
 def train(

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from posterior_collapse.arrays import Float
+from posterior_collapse.data.about import About
 from posterior_collapse.diagnosis.collecting import collect
 from posterior_collapse.diagnosis.exact import is_exact
 from posterior_collapse.errors import DataError, NotSolvedError, UnboundedObjectiveError
@@ -62,6 +63,10 @@ class Fitted(Seen):
         self.history = history
         self.stopped = stopped
         self._feed = feed
+
+    @property
+    def _about(self) -> About:
+        return self._feed.about
 
     @cached_property
     def forecast(self) -> Forecast | None:

@@ -22,6 +22,7 @@ from posterior_collapse.training import seeds as seeding
 from posterior_collapse.training.arguments import (
     Folder,
     check_device,
+    check_exact,
     check_folders,
     check_one_each,
     check_specs,
@@ -257,7 +258,7 @@ def _exactly(
     alone: bool,
     fresh: bool,
 ) -> tuple[Fitted, ...]:
-    exact.check(settings[0])
+    check_exact(settings[0])
     moments, some = fed.moments(models[0].centred), some_rows(fed)
     data = None if folders is None else fed.fingerprint()
     fitted = []

@@ -10,7 +10,6 @@ from posterior_collapse.arrays import Float
 from posterior_collapse.experiments import figures
 from posterior_collapse.experiments.checks import (
     Check,
-    Pair,
     Part,
     Result,
     along_lines,
@@ -109,11 +108,7 @@ def beta_panel(results: Sequence[Result]) -> Part:
             follows("The error through z2", "beta_1", along_lines(errors.T), "falls"),
         ]
     if all(setting.has_theory for setting in settings):
-        pairs = [
-            Pair(s.text, s.first.active(2), float(s.first.active_by_theory(2) or 0))
-            for s in settings
-        ]
-        checks.append(near_count("Active units of z2", pairs))
+        checks.append(near_count("Active units of z2", [s.active(2) for s in settings]))
     return Part({"panel": Table.of(records)}, charts, checks, list(diagnosed(results, 2)))
 
 

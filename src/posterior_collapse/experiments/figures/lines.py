@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -55,12 +55,13 @@ def collapse_curves(curves: Panels, *, delta: float = 0.05, bands: Panels | None
     from matplotlib.transforms import ScaledTranslation
 
     x = f"eps (nats), delta = {delta:g}"
+    ends: list[tuple[float, float]] = []
     with panels(curves, x=x, y="collapsed units (%)", sharey=True) as (figure, drawn):
-        for box, lines in drawn:
+        for title, (box, lines) in zip(curves, drawn, strict=True):
             box.set_xscale("log")
             box.set_ylim(-3, 103)
-            ends = [value for eps, _ in lines.values() for value in array(eps)[[0, -1]].tolist()]
-            box.set_xlim(min(ends), max(ends))  # not found from lines that are drawn apart
+            reach = [value for eps, _ in lines.values() for value in array(eps)[[0, -1]].tolist()]
+            box.set_xlim(min(reach), max(reach))  # not found from lines that are drawn apart
             each = (looks if len(lines) <= MANY else hues)(len(lines))
             for number, ((label, line), look) in enumerate(zip(lines.items(), each, strict=True)):
                 eps, share = map(array, line)
@@ -68,28 +69,16 @@ def collapse_curves(curves: Panels, *, delta: float = 0.05, bands: Panels | None
                 apart = box.transData + ScaledTranslation(0, up, figure.dpi_scale_trans)
                 look |= {"transform": apart, "drawstyle": "steps-post"}
                 box.plot(eps, 100 * share, label=label, **look)
+                if bands is not None:
+                    least, most = map(array, bands[title][label])
+                    shade: dict[str, Any] = {"alpha": 0.18, "lw": 0, "step": "post"}
+                    box.fill_between(eps, 100 * least, 100 * most, color=look["color"], **shade)
+                    ends += zip(least.tolist(), most.tolist(), strict=True)
     table = long(curves, "eps (nats)", "share of collapsed units")
     if bands is None:
         return Chart(figure, table)
-    ends = [
-        end
-        for (_, box), (title, lines) in zip(enumerate(figure.axes), curves.items(), strict=True)
-        for end in _draw_bands(box, lines, bands[title])
-    ]
     rows = [[*row, *end] for row, end in zip(table.rows, ends, strict=True)]
     return Chart(figure, Table([*table.columns, "least over seeds", "most over seeds"], rows))
-
-
-def _draw_bands(
-    box: Axes, lines: Mapping[str, Line], bands: Mapping[str, Line]
-) -> Iterator[tuple[float, float]]:
-    """Shade from the least to the most of each curve; yield both, point by point."""
-    each = (looks if len(lines) <= MANY else hues)(len(lines))
-    for (label, (eps, _)), look in zip(lines.items(), each, strict=True):
-        least, most = map(array, bands[label])
-        shade: dict[str, Any] = {"color": look["color"], "alpha": 0.18, "lw": 0, "step": "post"}
-        box.fill_between(array(eps), 100 * least, 100 * most, **shade)
-        yield from zip(least.tolist(), most.tolist(), strict=True)
 
 
 def spectra(spectra: Mapping[str, ArrayLike], *, threshold: float, name: str) -> Chart:

@@ -80,8 +80,8 @@ def spread(measures: Mapping[str, Mapping[str, Points]], *, variable: str) -> Ch
     rows = [
         [measure, label, *point]
         for measure, lines in measures.items()
-        for label, (settings, mean, std) in lines.items()
-        for point in zip(_names(settings), array(mean).tolist(), array(std).tolist(), strict=True)
+        for label, points in lines.items()
+        for point in _rows(points)
     ]
     return Chart(figure, Table(["measure", "curve", variable, "mean", "std"], rows))
 
@@ -176,7 +176,8 @@ def columns(variables: Mapping[str, Measures], *, own: Sequence[str] = ()) -> Ch
             grid[-1, across].set_xlabel(symbols(variable))
         for down, measure in enumerate(measures):
             _share_heights(grid[down], alone=measure in own)
-        handles, labels = max((b.get_legend_handles_labels() for b in grid.ravel()), key=_length)
+        legends = [box.get_legend_handles_labels() for box in grid.ravel()]
+        handles, labels = max(legends, key=lambda legend: len(legend[1]))
         if labels:
             figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     rows = [
@@ -188,10 +189,6 @@ def columns(variables: Mapping[str, Measures], *, own: Sequence[str] = ()) -> Ch
     ]
     heads = ["variable", "measure", "curve", "value", "mean", "std"]
     return Chart(figure, Table(heads, rows))
-
-
-def _length(legend: tuple[list[Any], list[str]]) -> int:
-    return len(legend[1])
 
 
 def _rows(points: Points) -> Iterator[tuple[str, float, float]]:

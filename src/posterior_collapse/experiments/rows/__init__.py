@@ -10,7 +10,7 @@ from posterior_collapse.experiments.trust import rows as trust
 
 __all__ = ["ROWS", "chosen"]
 
-PARTS = "abcd"
+PARTS = "abcde"
 """Letters of the rows of one study, which is named without them."""
 
 ROWS: tuple[Row, ...] = tuple(
@@ -23,7 +23,7 @@ ROWS: tuple[Row, ...] = tuple(
 
 
 def chosen(name: str) -> tuple[Row, ...]:
-    """Return the rows that a name stands for: `all`, an id such as `E1`, or `X3` for X3a to X3d.
+    """Return the rows that a name stands for: `all`, an id such as `E1`, or `X3` for X3a to X3e.
 
     Raises:
         InvalidArgumentError: No such row.
@@ -36,7 +36,7 @@ def chosen(name: str) -> tuple[Row, ...]:
         return ROWS
     found = tuple(row for row in ROWS if name.lower() in (row.id.lower(), _study(row)))
     if not found:
-        ids = [row.id for row in ROWS]
+        ids = list(dict.fromkeys(name for row in ROWS for name in (_study(row).upper(), row.id)))
         raise InvalidArgumentError(
             "row",
             repr(name),

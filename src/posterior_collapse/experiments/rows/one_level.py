@@ -241,6 +241,5 @@ ROWS: tuple[Row, ...] = (
             )
         ),
         deliverables=("onset",),
-        published="",
     ),
 )  # fmt: skip

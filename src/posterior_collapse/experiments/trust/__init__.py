@@ -1,4 +1,4 @@
-"""How far the theory can be trusted on real networks: the rows X3a to X3d, and what they come to.
+"""How far the theory can be trusted on real networks: the rows X3a to X3e, and what they come to.
 
 data        single cells and drawn clusters, beside what the paper trains on
 rows        which networks train on what, around and below the predicted onset

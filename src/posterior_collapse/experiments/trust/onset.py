@@ -11,6 +11,7 @@ from posterior_collapse.experiments.checks import Check, Part, Result, Setting
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.experiments.trust import figures
 from posterior_collapse.experiments.trust.reading import (
+    WARM_UPS,
     by_problem,
     gain_by_linear,
     onset_of,
@@ -21,8 +22,6 @@ from posterior_collapse.experiments.trust.summary import NEAR
 
 __all__ = ["last_alive", "trust_onset"]
 
-KINDS = {"": "no", "warm-up": "yes"}
-
 
 def trust_onset(results: Sequence[Result]) -> Part:
     """State per network where the last unit dies, as shares of the predicted onset."""
@@ -30,9 +29,9 @@ def trust_onset(results: Sequence[Result]) -> Part:
     alive: dict[str, dict[str, Any]] = {}
     for name, kinds in by_problem(results).items():
         for kind, settings in kinds.items():
-            if kind in KINDS and (found := usable(settings)):
-                records.append(_record(name, KINDS[kind], found))
-                alive.setdefault(name, {})[f"warm-up: {KINDS[kind]}"] = _shares(found)
+            if kind in WARM_UPS and (found := usable(settings)):
+                records.append(_record(name, WARM_UPS[kind], found))
+                alive.setdefault(name, {})[f"warm-up: {WARM_UPS[kind]}"] = _shares(found)
     charts = {
         "onset": (
             figures.curves(alive, x="beta / predicted onset", y="share of runs alive"),

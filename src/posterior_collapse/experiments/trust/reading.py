@@ -12,6 +12,7 @@ from posterior_collapse.experiments.checks import Result, Setting, by_grid
 from posterior_collapse.theory import ACTIVE_INFORMATION
 
 __all__ = [
+    "WARM_UPS",
     "WORTH",
     "by_problem",
     "gain_by_linear",
@@ -27,6 +28,8 @@ __all__ = [
 Kinds = Mapping[str, Sequence[Setting]]
 
 KINDS = ("restarts", "warm start", "a dead unit", "warm-up", "dead start")
+WARM_UPS = {"": "no", "warm-up": "yes"}
+"""Of the kinds that are held against onset and bracket: whether they had a warm-up."""
 RATE = "learning rate "
 WORTH = 0.01
 """Share of what the living units brought that is worth a unit, as a diagnosis has it."""

@@ -22,6 +22,8 @@ BEGIN = "<!-- written by `collapse reproduce trust`: begin -->"
 END = "<!-- written by `collapse reproduce trust`: end -->"
 """Between these lines of the README stands what `block` returns."""
 ROWS = ("X3a", "X3b", "X3c", "X3d")
+CONVOLUTIONAL = "X3e"
+"""The row that is shown if it was run: a convolutional network takes long without a GPU."""
 WARM_UPS = {
     "no": "without a warm-up",
     "yes": "after a warm-up",
@@ -41,7 +43,7 @@ def write(
     """Write what the study found: all of it into a document, the table into the README.
 
     Args:
-        results: Folder with the results of the rows X3a to X3d.
+        results: Folder with the results of the rows X3a to X3d, and X3e if it is there.
         readme: Has the two lines `BEGIN` and `END`; what is between them is replaced.
         document: Markdown file that is written anew; figures are linked, not copied.
 
@@ -71,27 +73,32 @@ def block(results: str | os.PathLike[str]) -> str:
     """Return the table of the README, from the results alone.
 
     Args:
-        results: Folder with the results of the rows X3a to X3d.
+        results: Folder with the results of the rows X3a to X3d, and X3e if it is there.
     """
-    found = {row: _read(Path(results), row) for row in ROWS}
-    return f"{_summary(found).markdown()}\n"
+    return f"{_summary(_found(Path(results))).markdown()}\n"
+
+
+def _found(results: Path) -> dict[str, dict[str, Any]]:
+    there = (results / CONVOLUTIONAL / RESULT).is_file()
+    return {row: _read(results, row) for row in (*ROWS, *[CONVOLUTIONAL] * there)}
 
 
 def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> str:
     """Return the document as Markdown.
 
     Args:
-        results: Folder with the results of the rows X3a to X3d.
+        results: Folder with the results of the rows X3a to X3d, and X3e if it is there.
         folder: Where the document will stand, so that its links lead to the figures.
     """
-    found = {row: _read(Path(results), row) for row in ROWS}
+    found = _found(Path(results))
     home = Path(os.path.relpath(results, folder)).as_posix()
-    machines = list(dict.fromkeys(found[row]["hardware"] for row in ROWS))
+    machines = list(dict.fromkeys(result["hardware"] for result in found.values()))
     machines = [one for one in machines if not any(one in o and one != o for o in machines)]
-    notes = list(dict.fromkeys(note for row in ROWS for note in found[row]["agreement"]["notes"]))
+    notes = [note for result in found.values() for note in result["agreement"]["notes"]]
     text = template(TEMPLATE).render(
         summary=_summary(found).markdown(),
-        rows=[_section(found[row], f"{home}/{row}", notes) for row in ROWS],
+        rows=[_section(result, f"{home}/{row}", notes) for row, result in found.items()],
+        convolutional=CONVOLUTIONAL in found,
         hardware=" and ".join(machines),
     )
     return re.sub(r"\n{3,}", "\n\n", text)
@@ -133,9 +140,12 @@ def _records(result: Mapping[str, Any], table: str) -> Records:
 
 
 def _summary(found: Mapping[str, Mapping[str, Any]]) -> Table:
+    convolutional = found.get(CONVOLUTIONAL, {"tables": {}})
     rows = [
         *_of_onset(_records(found["X3a"], "onset")),
+        *_onset_of_one(_records(convolutional, "onset"), "a convolutional network"),
         *_of_units(_records(found["X3b"], "units")),
+        *_units_of_one(_records(convolutional, "units"), "a convolutional network"),
         *_of_gain(_records(found["X3c"], "confusion"), _records(found["X3c"], "gains")),
         *_of_failures(_records(found["X3d"], "failures")),
     ]
@@ -149,11 +159,18 @@ def _is_linear(record: Mapping[str, Any]) -> bool:
 def _of_onset(records: Records) -> Iterator[list[str]]:
     nets, linear = ([r for r in records if _is_linear(r) == is_one] for is_one in (False, True))
     yield from _of_onsets(nets)
-    for record in linear:
+    yield from _onset_of_one(linear, "a linear model, trained so", ALONE)
+
+
+ALONE = ": what training alone does, theory being exact"
+
+
+def _onset_of_one(records: Records, name: str, why: str = "") -> Iterator[list[str]]:
+    for record in records:
         if (error := record["error of the onset"]) is not None:
-            words = WARM_UPS[record["warm-up"]]
-            text = f"error {_percent(error)}: what training alone does, theory being exact"
-            yield ["the same", f"a linear model, trained so; {words}", text]
+            failed = ", its verdict there being signal-unclaimed" if _has_failed(record) else ""
+            who = f"{name}; {WARM_UPS[record['warm-up']]}"
+            yield ["the same", who, f"error {_percent(error)}{why or failed}"]
 
 
 def _of_onsets(records: Records) -> Iterator[list[str]]:
@@ -197,8 +214,12 @@ def _beside(lower: Sequence[float | None]) -> str:
 
 def _about(record: Mapping[str, Any]) -> str:
     """Return which network it was, and that its optimiser failed if the verdict there says so."""
-    failed = record["verdict there"] == "signal-unclaimed"
-    return f"{record['network']}{', whose verdict there is signal-unclaimed' if failed else ''}"
+    failed = ", whose verdict there is signal-unclaimed" if _has_failed(record) else ""
+    return f"{record['network']}{failed}"
+
+
+def _has_failed(record: Mapping[str, Any]) -> bool:
+    return bool(record["verdict there"] == "signal-unclaimed")
 
 
 def _percent(share: float) -> str:
@@ -218,13 +239,10 @@ def _of_units(records: Records) -> Iterator[list[str]]:
         own = [r for r in records if r["warm-up"] == warm_up]
         if not own:
             continue
-        inside, near = (_mean(own, name) for name in ("in the bracket", "within a unit of it"))
-        above, below = max(r["most above"] for r in own), max(r["most below"] for r in own)
         yield [
             "between how many units a network keeps (`--network`)",
             f"{sum(r['runs'] for r in own)} runs of {len(own)} networks; {words}",
-            f"in the bracket in {inside:.0%}, within a unit of it in {near:.0%}; at most {above} "
-            f"above and {below} below",
+            _in_brackets(own),
         ]
     if records:
         kept, linear = (_mean(records, name) for name in ("kept", "kept by the linear optimum"))
@@ -235,6 +253,25 @@ def _of_units(records: Records) -> Iterator[list[str]]:
             f"it keeps {linear:.1f} on average where networks kept {kept:.1f}; networks have "
             f"{np.median(ratios):.1f} times its KL (median; {min(ratios):.1f} to "
             f"{max(ratios):.1f} by network)",
+        ]
+
+
+def _in_brackets(records: Records) -> str:
+    inside, near = (_mean(records, name) for name in ("in the bracket", "within a unit of it"))
+    above, below = max(r["most above"] for r in records), max(r["most below"] for r in records)
+    return (
+        f"in the bracket in {inside:.0%}, within a unit of it in {near:.0%}; at most {above} above "
+        f"and {below} below"
+    )
+
+
+def _units_of_one(records: Records, name: str) -> Iterator[list[str]]:
+    for record in records:
+        yield [
+            "the same, and its KL",
+            f"{record['runs']} runs of {name}; {WARM_UPS[record['warm-up']]}",
+            f"{_in_brackets([record])}; {record['KL / linear KL, median']:.1f} times the linear "
+            "optimum's KL (median)",
         ]
 
 
@@ -249,20 +286,16 @@ def _of_gain(confusion: Records, gains: Records) -> Iterator[list[str]]:
     said = {r["the diagnosis says: one more unit"]: r for r in confusion}
     close = sum(r["too close to tell"] for r in confusion)
     pairs = sum(r["it paid"] + r["it did not"] for r in confusion) + close
-    parts = [
-        f"of {r['it paid'] + r['it did not']} said to {word}, {r[right]} did{' not' * (not pays)}"
-        for word, right, pays in (("pays", "it paid", True), ("does not pay", "it did not", False))
-        for r in [said[word]]
-        if r["it paid"] + r["it did not"]
-    ]
-    text = (
-        "; ".join(parts)
-        .replace("said to pays", "said to pay")
-        .replace("said to does not pay", "said not to pay")
+    text = "; ".join(
+        f"of {told} {words}, {r[right]} {did}"
+        for answer, words, right, did in (
+            ("pays", "said to pay", "it paid", "did"),
+            ("does not pay", "said not to pay", "it did not", "did not"),
+            ("undecided", "undecided", "it paid", "did"),
+        )
+        for r in [said[answer]]
+        if (told := r["it paid"] + r["it did not"])
     )
-    open_ones = said["undecided"]["it paid"] + said["undecided"]["it did not"]
-    if open_ones:
-        text += f"; of {open_ones} undecided, {said['undecided']['it paid']} did"
     if close:
         text += f" ({close} others too close to tell)"
     yield ["one more unit pays, or does not", f"{pairs} networks of 1 to 6 units", text]

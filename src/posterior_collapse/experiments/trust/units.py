@@ -11,6 +11,7 @@ from posterior_collapse.experiments.checks import Check, Part, Result, Setting
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.experiments.trust import figures
 from posterior_collapse.experiments.trust.reading import (
+    WARM_UPS,
     by_problem,
     kept_by_linear,
     onset_of,
@@ -25,7 +26,6 @@ MOST = 0.9
 """Share of the onset up to which units are counted: nearer to it X3a says what there is to say."""
 TIMES = (0.125, 0.25, 0.5, 1.0)
 """Shares of a run at which it is looked at."""
-KINDS = {"": "no", "warm-up": "yes"}
 NEAR = 1.0
 """Units by which a count may leave its bracket and still agree: a unit near its threshold is
 counted or not by chance."""
@@ -50,10 +50,10 @@ def trust_units(results: Sequence[Result]) -> Part:
     for name, kinds in by_problem(results).items():
         for kind, settings in kinds.items():
             below = [s for s in usable(settings) if _share(s.first) < MOST]
-            if kind not in KINDS or not below:
+            if kind not in WARM_UPS or not below:
                 continue
-            runs.append(_record(name, KINDS[kind], below))
-            course.append(_over_time(name, KINDS[kind], below))
+            runs.append(_record(name, WARM_UPS[kind], below))
+            course.append(_over_time(name, WARM_UPS[kind], below))
             _add(drawn.setdefault(name, {}), kind, below)
             checks.append(_check(runs[-1]))
     charts = {

@@ -8,10 +8,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from posterior_collapse.report.diagnosis_text import by_kl
-from posterior_collapse.report.figures.panels import BLUE, GREEN, GREY, ORANGE, Panel, Panels
-from posterior_collapse.report.figures.runs import active_panel, stack_panel
+from posterior_collapse.report.figures.panels import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    Panel,
+    Panels,
+    titled,
+    whole_numbers,
+)
+from posterior_collapse.report.figures.runs import active_panel, stack_panels
 from posterior_collapse.report.names import settings
-from posterior_collapse.report.stacked import levels_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,28 +60,25 @@ def diagnosis_panels(found: Diagnosis) -> Panels:
         rows.append(
             (
                 Panel(f"KL{of}", partial(_kl_bars, level=level, forecast=forecast, prefix=name)),
-                Panel(f"collapse{of}", partial(_curve, level=level)),
+                Panel(f"collapse{of}", partial(_curve, level=level, prefix=name)),
                 Panel(
                     f"variances{of}",
-                    partial(_variances, level=level, top=number == len(found.levels)),
+                    partial(_variances, level=level, prefix=name, top=number == len(found.levels)),
                 ),
             )
         )
     history = found._history
     if history is not None and len(history.get("epoch", ())):
         kept = None if found.forecast is None else [f.n_active for f in found.forecast.levels]
-        stacks = [stack_panel(history, level) for level in levels_of(history)]
-        rows.append((*stacks, active_panel(history, kept)))
-    about = (
-        f"{found.n:,} rows" if found.spec is None else f"{settings(found.spec)}; {found.n:,} rows"
+        rows.append((*stack_panels(history, found.forecast), active_panel(history, kept)))
+    about = titled(
+        "" if found.spec is None else settings(found.spec), found._about.name, f"{found.n:,} rows"
     )
     verdict = found.verdict.replace("+-", "\u00b1")
     return Panels(tuple(rows), f"{about}\n{verdict}", (4.0, 3.6))
 
 
 def _kl_bars(axes: Axes, level: LevelDiagnosis, forecast: np.ndarray | None, prefix: str) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     order = by_kl(level)
     kl, status = level.kl[order], np.array(level.status)[order]
     error = np.nan_to_num(level.kl_error[order])
@@ -109,15 +114,16 @@ def _kl_bars(axes: Axes, level: LevelDiagnosis, forecast: np.ndarray | None, pre
         axes.set_xticks(places, [str(i + 1) for i in order], fontsize=8)
         axes.set_xlabel("unit, by KL")
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        whole_numbers(axes.xaxis)
         axes.set_xlabel("rank of the unit by KL")
     axes.axhline(0.0, color="black", lw=0.8)
     axes.set_ylabel("KL (nats)")
+    axes.margins(y=0.25)  # room for the legend
     axes.set_title(f"{prefix}{level.n_active} of {len(level.status)} units active")
     axes.legend(frameon=False)
 
 
-def _curve(axes: Axes, level: LevelDiagnosis) -> None:
+def _curve(axes: Axes, level: LevelDiagnosis, prefix: str) -> None:
     curve = level.collapse_curve
     axes.step(curve.epsilon, curve.share, where="mid", color=BLUE)
     low, high = (np.clip(curve.share + side * curve.error, 0, 1) for side in (-1, 1))
@@ -126,10 +132,10 @@ def _curve(axes: Axes, level: LevelDiagnosis) -> None:
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlabel("\u03b5 (nats)")
     axes.set_ylabel("share of units collapsed")
-    axes.set_title(f"collapsed: KL < \u03b5 on {100 * (1 - curve.delta):g}% of rows")
+    axes.set_title(f"{prefix}collapsed: KL < \u03b5 on {100 * (1 - curve.delta):g}% of rows")
 
 
-def _variances(axes: Axes, level: LevelDiagnosis, *, top: bool) -> None:
+def _variances(axes: Axes, level: LevelDiagnosis, prefix: str, *, top: bool) -> None:
     of_mean = np.maximum(level.mean_variance, LEAST_VARIANCE)
     given_x = np.maximum(np.square(level.aggregate_std) - level.mean_variance, LEAST_VARIANCE)
     status = np.array(level.status)
@@ -149,5 +155,5 @@ def _variances(axes: Axes, level: LevelDiagnosis, *, top: bool) -> None:
     axes.set_ylim(min(given_x.min(), prior / 10) / 2, max(given_x.max(), prior) * 2)
     axes.set_xlabel("variance over x of E[z|x]")
     axes.set_ylabel("mean variance of z given x")
-    axes.set_title("where a unit's variance comes from")
+    axes.set_title(f"{prefix}where a unit's variance comes from")
     axes.legend(frameon=False, loc="lower left")

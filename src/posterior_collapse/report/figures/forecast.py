@@ -9,8 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from posterior_collapse.errors import NotSolvedError, UnboundedObjectiveError
-from posterior_collapse.report.figures.panels import BLUE, GREEN, GREY, LINES, ORANGE, Panel, Panels
-from posterior_collapse.report.figures.runs import plain_log
+from posterior_collapse.report.figures.panels import (
+    BLUE,
+    GREEN,
+    GREY,
+    LINES,
+    ORANGE,
+    Panel,
+    Panels,
+    map_of_counts,
+    plain_log,
+    titled,
+    whole_numbers,
+)
 from posterior_collapse.report.names import label, settings
 
 if TYPE_CHECKING:
@@ -26,14 +37,13 @@ AROUND = 100.0
 """Factor to either side of the own betas that a map and a chain's stairs reach."""
 
 
-def forecast_panels(forecast: Forecast, name: str = "") -> Panels:
+def forecast_panels(forecast: Forecast) -> Panels:
     """Return the spectrum of the data, and active units over what the threshold is made of.
 
     With one level that is one number, beta eta_dec^2; with two levels the two betas.
 
     Args:
         forecast: What `posterior_collapse.forecast` returned.
-        name: What the data are called.
     """
     depth = len(forecast.levels)
     second = Panel("map", partial(_map, forecast=forecast))
@@ -42,13 +52,12 @@ def forecast_panels(forecast: Forecast, name: str = "") -> Panels:
     spectrum = Panel("spectrum", partial(_spectrum, forecast=forecast))
     moments = forecast._modes.moments
     rows = "" if moments.n is None else f"{moments.n:,} rows of "
-    data = name or f"{rows}{moments.features[1]:,} features"
-    return Panels(((spectrum, second),), f"{settings(forecast.spec)}; {data}", (5.0, 4.2))
+    data = f"{rows}{moments.features[1]:,} features"
+    title = titled(settings(forecast.spec), forecast._about.name, data)
+    return Panels(((spectrum, second),), title, (5.0, 4.2))
 
 
 def _spectrum(axes: Axes, forecast: Forecast) -> None:
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
-
     top = forecast.levels[-1]
     # Small beside the strongest mode is not negligible if a unit may live on it.
     thresholds = np.concatenate([level.threshold for level in forecast.levels])
@@ -93,12 +102,10 @@ def _spectrum(axes: Axes, forecast: Forecast) -> None:
                 color="black",
                 label=f"threshold{name}",
             )
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    plain_log(axes, "y")
     axes.set_ylim(bottom=max(floor, lowest / 2))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    whole_numbers(axes.xaxis)
+    axes.set_xlim(left=0.4)
     axes.set_xlabel("data mode, strongest first")
     axes.set_ylabel("variance of data mode")
     name = f"z{len(forecast.levels)}: " if len(forecast.levels) > 1 else ""
@@ -114,8 +121,6 @@ def _spectrum(axes: Axes, forecast: Forecast) -> None:
 
 def _staircase(axes: Axes, forecast: Forecast) -> None:
     """Active units of each level over beta, times the decoder's variance where it has one."""
-    from matplotlib.ticker import MaxNLocator
-
     spec = forecast.spec
     own = spec.beta_levels[0]
     scale = 1.0
@@ -141,7 +146,7 @@ def _staircase(axes: Axes, forecast: Forecast) -> None:
     if len(forecast.levels) == 1 and np.isfinite(onset) and onset > 0:
         axes.axvline(onset, color="black", ls="--", lw=1, label=f"onset of collapse ({onset:.3g})")
     plain_log(axes)
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    whole_numbers(axes.yaxis)
     axes.set_xlabel(name)
     axes.set_ylabel("active units")
     axes.set_title(_active(forecast))
@@ -183,24 +188,14 @@ def _counts(forecast: Forecast, betas: tuple[float, ...]) -> list[float]:
 
 def _map(axes: Axes, forecast: Forecast) -> None:
     """Active units of the top level over the two betas, each around its own."""
-    from matplotlib.ticker import MaxNLocator
-
     spec = forecast.spec
     own = spec.beta_levels
     first, second = (np.geomspace(beta / AROUND, beta * AROUND, CELLS) for beta in own)
     active = np.array([_column(forecast, float(beta), second) for beta in first]).T
-    mesh = axes.pcolormesh(
-        first, second, np.ma.masked_less(active, 0), cmap="cividis", shading="nearest",
-        rasterized=True,
-    )  # fmt: skip
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    figure.colorbar(mesh, ax=axes, label="active units of z2", ticks=MaxNLocator(integer=True))
+    map_of_counts(axes, first, second, active, "active units of z2")
     axes.plot(*own, "D", color="white", mec="black", ms=9, label="you are here")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_major_formatter("{x:g}")
+    plain_log(axes)
+    plain_log(axes, "y")
     axes.set_xlabel(label("beta_1"))
     axes.set_ylabel(label("beta_2"))
     axes.set_title(_active(forecast))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -14,9 +15,25 @@ from posterior_collapse.report.names import typeset
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = ["BANDS", "BLUE", "GREEN", "GREY", "LINES", "ORANGE", "Panel", "Panels", "drawn"]
+__all__ = [
+    "BANDS",
+    "BLUE",
+    "GREEN",
+    "GREY",
+    "LINES",
+    "ORANGE",
+    "Panel",
+    "Panels",
+    "drawn",
+    "map_of_counts",
+    "plain_log",
+    "side_by_side",
+    "titled",
+    "whole_numbers",
+]
 
 BLUE, ORANGE, GREY, GREEN = "#0072B2", "#D55E00", "#999999", "#009E73"
 """From the palette of Okabe and Ito, told apart by colour-blind readers and in grey."""
@@ -27,6 +44,10 @@ BANDS = (BLUE, "#56B4E9", GREEN, "#F0E442", "#E69F00", ORANGE, "#CC79A7", "#8822
 """Neighbours differ in lightness too."""
 WIDEST = 110
 """Characters of a line of a figure's title."""
+FINE = 1e3
+"""Ratio of the ends of an axis up to which powers of ten have numbers between them."""
+APART = 5.0
+"""Points between markers that would hide each other."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +76,83 @@ class Panels:
     rows: tuple[tuple[Panel, ...], ...]
     title: str
     size: tuple[float, float] = (5.0, 3.8)
+
+
+def titled(*parts: str) -> str:
+    """Return what a figure is of: settings, the data's name and the like, as far as known.
+
+    Example:
+        >>> titled("VAE, 16 latent units", "", "1,797 rows")
+        'VAE, 16 latent units; 1,797 rows'
+    """
+    return "; ".join(filter(None, parts))
+
+
+def whole_numbers(axis: Axis) -> None:
+    """Let an axis of counts have whole numbers only."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True))
+
+
+def plain_log(axes: Axes, name: Literal["x", "y"] = "x") -> None:
+    """Make an axis logarithmic, with numbers as people write them."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set(**{f"{name}scale": "log"})
+    low, high = axes.get_xlim() if name == "x" else axes.get_ylim()
+    axis = axes.xaxis if name == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < FINE * low else (1.0,)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def map_of_counts(axes: Axes, x: Any, y: Any, counts: Any, name: str) -> None:
+    """Draw counts over two numbers; below 0 there is none.
+
+    Args:
+        axes: Where.
+        x: Columns, ascending.
+        y: Rows, ascending.
+        counts: (rows, columns).
+        name: What is counted.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    mesh = axes.pcolormesh(
+        x, y, np.ma.masked_less(counts, 0), cmap="cividis", shading="nearest", rasterized=True
+    )
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.colorbar(mesh, ax=axes, label=name, ticks=MaxNLocator(integer=True))
+
+
+def side_by_side(axes: Axes, points: Sequence[tuple[float, float]], look: str, **how: Any) -> None:
+    """Draw markers; what stands in one place, such as seeds that agree, is drawn beside it.
+
+    Args:
+        axes: Where.
+        points: x and y of each.
+        look: The marker.
+        **how: As `Axes.plot` takes it.
+    """
+    from matplotlib.transforms import ScaledTranslation
+
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    many, placed = Counter(points), Counter[tuple[float, float]]()
+    shifted: dict[float, list[tuple[float, float]]] = {}
+    for point in points:
+        shifted.setdefault(APART * (placed[point] - (many[point] - 1) / 2), []).append(point)
+        placed[point] += 1
+    for shift, those in shifted.items():
+        beside = ScaledTranslation(shift / 72, 0, figure.dpi_scale_trans)
+        axes.plot(*zip(*those, strict=True), look, transform=axes.transData + beside, **how)
+        how.pop("label", None)
+    if points:
+        # Axes make no room by themselves for what is drawn with a transform of its own.
+        axes.update_datalim(points)
+        axes.autoscale_view()
 
 
 def drawn(panels: Panels, ax: Any = None, panel: str | None = None) -> Figure:
@@ -99,8 +197,9 @@ def _figure(rows: tuple[tuple[Panel, ...], ...], panels: Panels) -> Figure:
     figure = Figure(figsize=(columns * width, 0.5 + len(rows) * height), layout="constrained")
     if panels.title:
         wide = round(WIDEST * columns * width / 10)
-        title = "\n".join(textwrap.fill(line, wide) for line in panels.title.split("\n"))
-        figure.suptitle(typeset(title), fontsize=10)
+        whole = panels.title.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
+        title = "\n".join(textwrap.fill(line, wide) for line in whole.split("\n"))
+        figure.suptitle(typeset(title.replace("\N{NO-BREAK SPACE}", " ")), fontsize=10)
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for row, axes in zip(rows, grid, strict=True):
         for one, place in zip(row, axes, strict=False):

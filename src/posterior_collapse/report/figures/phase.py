@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from posterior_collapse.report.figures.panels import BLUE, Panel, Panels
-from posterior_collapse.report.names import label, settings
+from posterior_collapse.report.figures.panels import (
+    BLUE,
+    Panel,
+    Panels,
+    map_of_counts,
+    plain_log,
+    titled,
+    whole_numbers,
+)
+from posterior_collapse.report.names import label
+from posterior_collapse.report.phases import beta_name, counted, fixed
 from posterior_collapse.report.swept import is_wide
 
 if TYPE_CHECKING:
@@ -26,48 +35,28 @@ def phase_panels(found: PhaseDiagram) -> Panels:
         found: What `phase_diagram` returned.
     """
     draw = _map if len(found.eta_decs) > 1 else _steps
-    return Panels(((Panel("active", partial(draw, found=found)),),), settings(found.spec), (5.6, 4))
-
-
-def _beta(found: PhaseDiagram) -> str:
-    return label(f"beta_{found.level + 1}" if len(found.spec.dims) > 1 else "beta")
-
-
-def _of(found: PhaseDiagram) -> str:
-    return f"active units of z{found.level + 1}" if len(found.spec.dims) > 1 else "active units"
+    title = titled(fixed(found), found._about.name)
+    return Panels(((Panel("active", partial(draw, found=found)),),), title, (5.6, 4))
 
 
 def _map(axes: Axes, found: PhaseDiagram) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     rows, columns = np.argsort(found.betas), np.argsort(found.eta_decs)
-    mesh = axes.pcolormesh(
-        found.eta_decs[columns], found.betas[rows],
-        np.ma.masked_less(found.active[np.ix_(rows, columns)], 0), cmap="cividis",
-        shading="nearest", rasterized=True,
-    )  # fmt: skip
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    figure.colorbar(mesh, ax=axes, label=_of(found), ticks=MaxNLocator(integer=True))
+    counts = found.active[np.ix_(rows, columns)]
+    map_of_counts(axes, found.eta_decs[columns], found.betas[rows], counts, counted(found))
     if is_wide(found.eta_decs):
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter("{x:g}")
+        plain_log(axes)
     if is_wide(found.betas):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
+        plain_log(axes, "y")
     axes.set_xlabel(f"{label('eta_dec')} (data units)")
-    axes.set_ylabel(_beta(found))
+    axes.set_ylabel(label(beta_name(found)))
 
 
 def _steps(axes: Axes, found: PhaseDiagram) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     order = np.argsort(found.betas)
     counts = np.where(found.active[order, 0] < 0, np.nan, found.active[order, 0])
     axes.step(found.betas[order], counts, where="post", color=BLUE)
     if is_wide(found.betas):
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel(_beta(found))
-    axes.set_ylabel(_of(found))
+        plain_log(axes)
+    whole_numbers(axes.yaxis)
+    axes.set_xlabel(label(beta_name(found)))
+    axes.set_ylabel(counted(found))

@@ -8,19 +8,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from posterior_collapse.report.figures.panels import BANDS, GREY, LINES, Panel, Panels
+from posterior_collapse.report.figures.panels import (
+    BANDS,
+    GREY,
+    LINES,
+    Panel,
+    Panels,
+    plain_log,
+    side_by_side,
+    titled,
+    whole_numbers,
+)
 from posterior_collapse.report.names import label, settings, typeset
-from posterior_collapse.report.stacked import bands, column, levels_of
-from posterior_collapse.report.swept import Layout, Swept, lay_out, optimum_of, side
+from posterior_collapse.report.stacked import Band, bands, column, levels_of
+from posterior_collapse.report.swept import Layout, Swept, lay_out, optimum_of, side, varying
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["active_panel", "fitted_panels", "plain_log", "stack_panel", "sweep_panels"]
+    from posterior_collapse.theory import Forecast
+
+__all__ = ["active_panel", "fitted_panels", "stack_panels", "sweep_panels"]
 
 MARKERS = "osv^DPX*<>"
-FINE = 1e3
-"""Ratio of the ends of an axis up to which powers of ten have numbers between them."""
 LABELLED = 0.045
 """Share of the height that a band needs for its name."""
 
@@ -45,16 +55,14 @@ def sweep_panels(found: Swept) -> Panels:
         for n in range(1, levels + 1)
     ]
     loss = Panel("loss", partial(_against, found=found, layout=layout, level=0, several=several))
-    data, runs = found.runs[0].run.data.name, len(found.runs)
-    net = found.runs[0].run.architecture.name
-    varying = ", ".join(map(label, found.labels[0])) or "nothing"
-    title = f"{data}, {net}: {runs} run{'s' * (runs > 1)}; {varying} varies"
+    runs, net = len(found.runs), found.runs[0].run.architecture.name
+    about = f"{net}: {runs} run{'s' * (runs > 1)}"
+    name = found._about.name
+    title = titled(f"{name}, {about}" if name else about, varying(found))
     return Panels(((loss, *active),), title, (4.6, 3.9))
 
 
 def _against(axes: Axes, found: Swept, layout: Layout, level: int, several: bool) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     for place, (name, members) in enumerate(layout.series.items()):
         color, marker = LINES[place % len(LINES)], MARKERS[place % len(MARKERS)]
         expected = {layout.places[i]: side(found.runs[i], "forecast", level) for i in members}
@@ -62,14 +70,13 @@ def _against(axes: Axes, found: Swept, layout: Layout, level: int, several: bool
         measured = [(layout.places[i], side(found.runs[i], "measured", level)) for i in members]
         there = [(x, v) for x, v in measured if v is not None]
         axes.plot(*_columns(known), "--", color=color, lw=1)
-        axes.plot(
-            *_columns(there), marker, color=color, mfc="none", label=typeset(name) or "measured"
-        )
+        named = typeset(name) or "measured"
+        side_by_side(axes, there, marker, color=color, mfc="none", label=named)
     axes.set_xlabel(label(layout.axis))
     of = f" of z{level}" if several else ""
     axes.set_ylabel(f"active units{of}" if level else "loss (nats)")
     if level:
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        whole_numbers(axes.yaxis)
     if layout.wide:
         plain_log(axes)
     axes.plot([], [], "--", color="black", lw=1, label="linear optimum")
@@ -80,18 +87,6 @@ def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[f
     return [x for x, _ in points], [y for _, y in points]
 
 
-def plain_log(axes: Axes) -> None:
-    """Make the axis along logarithmic, with numbers as people write them."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    fine = high < FINE * low
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if fine else (1.0,)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
-
-
 def fitted_panels(found: Any) -> Panels:
     """Return the active units over the epochs, and the KL of each level stacked by unit.
 
@@ -100,8 +95,9 @@ def fitted_panels(found: Any) -> Panels:
     """
     optimum = optimum_of(found)
     kept = None if optimum is None else [level.n_active for level in optimum.levels]
-    stacks = [stack_panel(found.history, level) for level in levels_of(found.history)]
-    title = f"{settings(found.spec)}; {found.model.architecture.name}, seed {found.settings.seed}"
+    stacks = stack_panels(found.history, optimum)
+    network = f"{found.model.architecture.name}, seed {found.settings.seed}"
+    title = titled(settings(found.spec), found._about.name, network)
     return Panels(((active_panel(found.history, kept), *stacks),), title, (4.8, 3.8))
 
 
@@ -116,38 +112,44 @@ def active_panel(history: Mapping[str, Sequence[float]], kept: Sequence[int] | N
 
 
 def _active(axes: Axes, history: Mapping[str, Sequence[float]], kept: Sequence[int] | None) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     epochs, levels = column(history, "epoch"), levels_of(history)
     for level, color in zip(levels, LINES, strict=False):
         name = f"z{level}" if len(levels) > 1 else "this run"
         count = column(history, f"active_{level}")
         axes.step(epochs, count, where="post", color=color, label=name)
         if kept is not None:
-            optimum = "linear optimum" if level == levels[0] else None
-            axes.axhline(kept[level - 1], color=color, ls="--", lw=1, label=optimum)
+            alone = "linear optimum" if len(levels) == 1 else None
+            axes.axhline(kept[level - 1], color=color, ls="--", lw=1, label=alone)
+    if kept is not None and len(levels) > 1:
+        axes.plot([], [], "--", color="black", lw=1, label="linear optimum")
+    axes.margins(x=0)
     axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    whole_numbers(axes.yaxis)
     axes.set_xlabel("epoch")
     axes.set_ylabel("active units")
     axes.legend(frameon=False)
 
 
-def stack_panel(history: Mapping[str, Sequence[float]], level: int) -> Panel:
-    """Return the KL of a level's units over the epochs, one upon the other.
+def stack_panels(history: Mapping[str, Sequence[float]], optimum: Forecast | None) -> list[Panel]:
+    """Return the KL of each level's units over the epochs, one upon the other.
 
     Args:
         history: Of `Fitted`.
-        level: From 1.
+        optimum: What the linear model comes to; None: not known.
     """
-    several = len(levels_of(history)) > 1
-    name = f"KL over epochs of z{level}" if several else "KL over epochs"
-    return Panel(name, partial(_stack, history=history, level=level, several=several))
+    found, levels = [], levels_of(history)
+    for level in levels:
+        of = f" of z{level}" if len(levels) > 1 else ""
+        kl = None if optimum is None else float(optimum.levels[level - 1].kl.sum())
+        draw = partial(_stack, layers=bands(history, level), optimum=kl, of=of)
+        found.append(Panel(f"KL over epochs{of}", partial(draw, epochs=column(history, "epoch"))))
+    return found
 
 
-def _stack(axes: Axes, history: Mapping[str, Sequence[float]], level: int, several: bool) -> None:
-    epochs, layers = column(history, "epoch"), bands(history, level)
-    height = float(np.nanmax(layers[-1].high, initial=0.0)) or 1.0
+def _stack(
+    axes: Axes, epochs: np.ndarray, layers: Sequence[Band], optimum: float | None, of: str
+) -> None:
+    height = max(float(np.nanmax(layers[-1].high, initial=0.0)), optimum or 0.0) or 1.0
     for place, band in enumerate(layers):
         color = GREY if band.unit is None else BANDS[place % len(BANDS)]
         axes.fill_between(epochs, band.low, band.high, color=color, lw=0.5, ec="white")
@@ -157,7 +159,11 @@ def _stack(axes: Axes, history: Mapping[str, Sequence[float]], level: int, sever
                 band.name, (epochs[-1], middle), (4, 0), textcoords="offset points", va="center",
                 fontsize=8, annotation_clip=False,
             )  # fmt: skip
+    if optimum is not None:
+        axes.axhline(optimum, color="black", ls="--", lw=1, label="linear optimum")
+        height *= 1.15  # room for the legend, which would hide what lies below it
+        axes.legend(frameon=False, fontsize=8, loc="upper right")
     axes.margins(x=0)
     axes.set_ylim(0, 1.05 * height)
     axes.set_xlabel("epoch")
-    axes.set_ylabel(f"KL of z{level} by unit (nats)" if several else "KL by unit (nats)")
+    axes.set_ylabel(f"KL{of} by unit (nats)")

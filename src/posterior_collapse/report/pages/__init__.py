@@ -1,27 +1,31 @@
 """Results as one self-contained HTML page each, and as the part of it that a notebook shows."""
 
-from posterior_collapse.report.pages.diagnosis import diagnosis_fragment, diagnosis_html
-from posterior_collapse.report.pages.page import forecast_fragment, forecast_page
-from posterior_collapse.report.pages.phase import phase_fragment, phase_html
+from posterior_collapse.report.pages.diagnosis import diagnosis_html, diagnosis_parts
+from posterior_collapse.report.pages.page import forecast_page, forecast_parts
+from posterior_collapse.report.pages.phase import phase_html, phase_parts
+from posterior_collapse.report.pages.rendering import FORECAST, TRAINED, render
 from posterior_collapse.report.pages.sweep import (
-    fitted_fragment,
     fitted_html,
-    sweep_fragment,
+    fitted_parts,
     sweep_html,
+    sweep_parts,
 )
-from posterior_collapse.report.pages.tuned import tuned_fragment, tuned_html
+from posterior_collapse.report.pages.tuned import tuned_html, tuned_parts
 
 __all__ = [
-    "diagnosis_fragment",
+    "FORECAST",
+    "TRAINED",
     "diagnosis_html",
-    "fitted_fragment",
+    "diagnosis_parts",
     "fitted_html",
-    "forecast_fragment",
+    "fitted_parts",
     "forecast_page",
-    "phase_fragment",
+    "forecast_parts",
     "phase_html",
-    "sweep_fragment",
+    "phase_parts",
+    "render",
     "sweep_html",
-    "tuned_fragment",
+    "sweep_parts",
     "tuned_html",
+    "tuned_parts",
 ]

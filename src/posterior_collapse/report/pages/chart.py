@@ -29,7 +29,8 @@ class Chart:
     Args:
         label: What it shows, for those who do not see it.
         size: Width and height in pixels.
-        margins: Left, right, top and bottom of the plot.
+        margins: Left, right, top and bottom of the plot; above and below is room for the names
+            of the axes.
 
     Example:
         >>> chart = Chart("nothing", (100, 50))
@@ -42,7 +43,7 @@ class Chart:
         self,
         label: str,
         size: tuple[int, int] = (520, 250),
-        margins: tuple[int, int, int, int] = (48, 14, 16, 36),
+        margins: tuple[int, int, int, int] = (48, 14, 28, 40),
     ) -> None:
         width, height = size
         left, right, top, bottom = margins
@@ -138,14 +139,14 @@ class Chart:
             self.add("path", d=f"M{self.left} {_short(at)}H{self.right}", class_="pc-grid")
             self.text(self.left - 6, at + 4, tick_text(tick), "end")
         if name:
-            self.text(2, 11, name)
+            self.text(2, 14, name)
 
     def columns(self, x: Scale, ticks: Iterable[float], name: str = "") -> None:
         """Add the horizontal axis: numbers below the plot, and what they count."""
         for tick in ticks:
-            self.text(x(tick), self.bottom + 15, tick_text(tick), "middle")
+            self.text(x(tick), self.bottom + 18, tick_text(tick), "middle")
         if name:
-            self.text(self.right, self.bottom + 31, name, "end")
+            self.text(self.right, self.bottom + 34, name, "end")
 
     def svg(self) -> Markup:
         """Return the figure as markup."""

@@ -21,7 +21,13 @@ from posterior_collapse.report.diagnosis_text import (
 )
 from posterior_collapse.report.pages.chart import Chart, linear, ticks_of
 from posterior_collapse.report.pages.glossary import words
-from posterior_collapse.report.pages.pictures import check_image_shape, limits_of, signed, strip
+from posterior_collapse.report.pages.pictures import (
+    check_image_shape,
+    limits_of,
+    signed,
+    size_of,
+    strip,
+)
 from posterior_collapse.report.pages.rendering import number, render, scripts
 from posterior_collapse.report.pages.thumbnails import feature_name, patterns
 from posterior_collapse.report.pages.timeline import timeline
@@ -32,7 +38,7 @@ if TYPE_CHECKING:
     from posterior_collapse.diagnosis import Diagnosis, LevelDiagnosis
     from posterior_collapse.diagnosis.showing import Shown, Traversal
 
-__all__ = ["ICONS", "diagnosis_fragment", "diagnosis_html", "light"]
+__all__ = ["ICONS", "diagnosis_html", "diagnosis_parts", "light"]
 
 ICONS = {"active": "●", "noise": "■", "collapsed": "○", "diverged": "×"}
 """What tells statuses apart where colours do not."""
@@ -41,6 +47,8 @@ MOST_CARDS, MOST_DEAD = 32, 8
 MOST_FEATURES = 2048
 """Features up to which the data's modes are worked out for a page: a second or so."""
 NAMED_FEATURES = 4
+ALIKE = 0.7
+"""Cosine from which on a unit is said to stand for a data mode: with no other has it more."""
 ROWS_HEIGHT = 56
 """Pixels that a picture of a row is high, about."""
 
@@ -113,20 +121,16 @@ def diagnosis_html(
         about=_about(found, name),
         timeline=[] if found._history is None else list(timeline(found._history, _expected(found))),
         rows=pictures.rows(),
-        **(_parts(found) | {"levels": levels}),
+        **(diagnosis_parts(found) | {"levels": levels}),
     )
 
 
-def diagnosis_fragment(found: Diagnosis) -> str:
-    """Return what a notebook shows of a diagnosis: the page's sentence, KL, tables and notes.
+def diagnosis_parts(found: Diagnosis) -> dict[str, Any]:
+    """Return what page and notebook both show.
 
     Args:
         found: What `diagnose` returned.
     """
-    return render("diagnosis_notebook.html.jinja", **_parts(found))
-
-
-def _parts(found: Diagnosis) -> dict[str, Any]:
     headline, reason = map(_typeset, verdict_parts(found))
     statuses = [s for s in ICONS if any(s in level.status for level in found.levels)]
     optimum = found.forecast is not None
@@ -244,7 +248,7 @@ def _histogram(histogram: Histogram, i: int, status: str) -> Markup | None:
     middle, spread = _moments_of(edges, share)
     chart = Chart(
         f"Unit {i + 1}: z has mean {number(middle)} and std {number(spread)} over the rows",
-        (230, 84), (4, 4, 4, 16),
+        (230, 84), (10, 10, 4, 16),
     )  # fmt: skip
     high = float(max(share.max(), np.nan_to_num(prior).max()))
     x = linear(float(edges[0]), float(edges[-1]), chart.left, chart.right)
@@ -282,10 +286,10 @@ def kl_chart(found: Diagnosis, index: int) -> Markup:
         optimum = np.sort(found.forecast.levels[index].kl)[::-1]
     kl = np.where(np.isfinite(level.kl), level.kl, 0.0)
     high = max(float(kl.max()), 0.0 if optimum is None else float(optimum.max())) or 1.0
-    low = min(0.0, float(kl.min()))
+    low = min(0.0, float(kl.min()), 0.0 if optimum is None else float(optimum.min()))
     name = f"z{index + 1}: " if len(found.levels) > 1 else ""
     chart = Chart(f"{name}KL of each unit, {number(float(kl.sum()))} nats in all; the numbers are "
-                  "in the table", (520, 220), (48, 10, 18, 36))  # fmt: skip
+                  "in the table", (520, 220), (48, 10, 28, 40))  # fmt: skip
     width = (chart.right - chart.left) / len(order)
     y = linear(low, high * 1.05, chart.bottom, chart.top)
     chart.rows(y, ticks_of(low, high * 1.05, 4), "nats")
@@ -300,14 +304,16 @@ def kl_chart(found: Diagnosis, index: int) -> Markup:
         if y(value - error) - y(value + error) > 2:
             middle = left + width / 2
             chart.line([(middle, y(value - error)), (middle, y(value + error))], "pc-axis")
-        if width >= 15 or place % int(np.ceil(15 / width)) == 0:
-            chart.text(left + width / 2, chart.bottom + 15, str(i + 1), "middle")
     if optimum is not None:
         edges = [(chart.left + (place + side) * width, y(float(value)))
                  for place, value in enumerate(optimum) for side in (0, 1)]  # fmt: skip
         chart.line(edges, "pc-threshold", "linear optimum")
+    middles = {i + 1: chart.left + (place + 0.5) * width for place, i in enumerate(order)}
     what = f"unit of z{index + 1}" if name else "unit"
-    chart.text(chart.right, chart.bottom + 31, f"{what}, the most KL first", "end")
+    every = int(np.ceil(15 / width))
+    chart.columns(
+        lambda unit: middles[int(unit)], [*middles][::every], f"{what}, the most KL first"
+    )
     return chart.svg()
 
 
@@ -343,7 +349,9 @@ class _Pictures:
 
         A dead one moves nothing, and the little that it does is like some mode by chance.
         """
-        nothing = dict.fromkeys(("strip", "move", "mode", "alike", "mode_image", "features"))
+        nothing = dict.fromkeys(
+            ("strip", "move", "mode", "alike", "mixed", "mode_image", "features")
+        )
         one = self.by_unit.get((level, unit))
         if one is None or not np.isfinite(one.outputs).all():
             return nothing
@@ -362,8 +370,9 @@ class _Pictures:
             lengths = np.linalg.norm(self.modes, axis=1)
             cosines = self.modes @ move / np.where(lengths > 0, lengths, 1.0) / size
             best = int(np.argmax(np.abs(cosines)))
-            said |= {"mode": best + 1, "alike": f"{abs(cosines[best]):.2f}"}
-            if self.shape is not None:
+            alike = abs(float(cosines[best]))
+            said |= {"mode": best + 1, "alike": f"{alike:.2f}", "mixed": alike < ALIKE}
+            if self.shape is not None and alike >= ALIKE:
                 sign = np.sign(cosines[best]) or 1.0
                 said["mode_image"] = signed(sign * self.modes[best], self.shape)
         return nothing | said
@@ -375,7 +384,7 @@ class _Pictures:
             return None
         limits = self.limits
         targets, outputs = (strip(r, shape, limits) for r in (shown.targets, shown.outputs))
-        height, width = shape if len(shape) == 2 else sorted(shape)[-2:]
+        height, width = size_of(shape)
         scale = max(1, round(ROWS_HEIGHT / height))
         count = len(shown.targets)
         return {

@@ -15,11 +15,11 @@ import numpy as np
 from posterior_collapse.arrays import ImageShape
 from posterior_collapse.report.pages.problem import laws, numbers
 from posterior_collapse.report.pages.rendering import FORECAST, json_in_html, number, render, text
-from posterior_collapse.report.pages.spectrum import spectrum
+from posterior_collapse.report.pages.spectrum import spectrum_chart
 from posterior_collapse.report.pages.thumbnails import strongest, thumbnails
 from posterior_collapse.theory import Forecast
 
-__all__ = ["forecast_fragment", "forecast_page", "laws_script"]
+__all__ = ["forecast_page", "forecast_parts", "laws_script"]
 
 LAWS = ("closed_forms.js", "thresholds.js", "forecast.js")
 PAGE = ("state.js", "controls.js", "loss.js", "figures.js", "page.js")
@@ -72,17 +72,8 @@ def forecast_page(
         name=name,
         pictures=len(images),
         patterns=len(images) or len(named),
-        **_parts(forecast),
+        **forecast_parts(forecast),
     )
-
-
-def forecast_fragment(forecast: Forecast) -> str:
-    """Return what a notebook shows of a forecast: the page's sentence, spectrum, table and notes.
-
-    Args:
-        forecast: What `posterior_collapse.forecast` returned.
-    """
-    return render("notebook.html.jinja", styles=FORECAST, **_parts(forecast))
 
 
 def laws_script() -> str:
@@ -149,12 +140,17 @@ def _payload(forecast: Forecast) -> dict[str, Any]:
     }
 
 
-def _parts(forecast: Forecast) -> dict[str, Any]:
-    """What page and notebook both show."""
+def forecast_parts(forecast: Forecast) -> dict[str, Any]:
+    """Return what page and notebook both show.
+
+    Args:
+        forecast: What `posterior_collapse.forecast` returned.
+    """
+    said = sentence(forecast)
     return {
         "forecast": forecast,
-        "sentence": sentence(forecast),
-        "drawn": spectrum(forecast),
+        "sentence": said,
+        "drawn": spectrum_chart(forecast, said),
         "icons": ICONS,
         "infinity": math.inf,
         "onset": _onset(forecast),

@@ -18,6 +18,7 @@ from posterior_collapse.report.pages.chart import (
 )
 from posterior_collapse.report.pages.glossary import words
 from posterior_collapse.report.pages.rendering import number, render, scripts
+from posterior_collapse.report.phases import beta_name, counted, fixed
 from posterior_collapse.report.stacked import thinned
 from posterior_collapse.report.swept import is_wide
 
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 
     from posterior_collapse.theory import PhaseDiagram
 
-__all__ = ["phase_fragment", "phase_html", "phase_sentence"]
+__all__ = ["phase_html", "phase_parts", "phase_sentence"]
 
-MOST_COLUMNS, MOST_ROWS = 12, 24
+MOST_COLUMNS, MOST_ROWS = 6, 21
 """Of the table; the figure has all."""
 SHADES = ((0, 34, 78), (53, 69, 108), (102, 105, 112), (148, 142, 119), (200, 184, 102),
           (254, 232, 56))  # fmt: skip
@@ -47,22 +48,12 @@ def phase_html(found: PhaseDiagram, *, name: str = "", **_: Any) -> str:
         script=scripts("words.js"),
         title="Phase diagram",
         name=name,
-        about=f"{found.spec!r}{f' on {name}' if name else ''}",
-        heading=f"Active units of z{found.level + 1}" if len(found.spec.dims) > 1
-        else "Active units",
+        about=f"{fixed(found)}{f' on {name}' if name else ''}",
+        heading=counted(found).capitalize(),
         snippet="",
         words=words(["active", "collapsed", "β", "η_dec"]),
-        **_parts(found),
+        **phase_parts(found),
     )  # fmt: skip
-
-
-def phase_fragment(found: PhaseDiagram) -> str:
-    """Return what a notebook shows of a phase diagram.
-
-    Args:
-        found: What `phase_diagram` returned.
-    """
-    return render("curve_notebook.html.jinja", **_parts(found))
 
 
 def phase_sentence(found: PhaseDiagram) -> str:
@@ -72,7 +63,7 @@ def phase_sentence(found: PhaseDiagram) -> str:
         found: What `phase_diagram` returned.
     """
     units, known = found.spec.dims[found.level], found.active[found.active >= 0]
-    beta = symbol(_beta(found))
+    beta = symbol(beta_name(found))
     if not known.size:
         return "The loss is unbounded everywhere on this grid."
     low, high = int(known.min()), int(known.max())
@@ -83,20 +74,20 @@ def phase_sentence(found: PhaseDiagram) -> str:
     return f"{kept} of {units} units are active for {span}."
 
 
-def _beta(found: PhaseDiagram) -> str:
-    return f"beta_{found.level + 1}" if len(found.spec.dims) > 1 else "beta"
+def phase_parts(found: PhaseDiagram) -> dict[str, Any]:
+    """Return what page and notebook both show.
 
-
-def _parts(found: PhaseDiagram) -> dict[str, Any]:
+    Args:
+        found: What `phase_diagram` returned.
+    """
     rows, columns = (
         thinned(len(v), most)
         for v, most in ((found.betas, MOST_ROWS), (found.eta_decs, MOST_COLUMNS))
     )
     several = len(found.eta_decs) > 1
-    beta = symbol(_beta(found))
-    names = (
-        [f"η_dec {number(float(found.eta_decs[c]))}" for c in columns] if several else ["active"]
-    )
+    beta = symbol(beta_name(found))
+    names = [number(float(found.eta_decs[c])) for c in columns] if several else ["active"]
+    over = f"{beta} (down) and η_dec (across)" if several else beta
     table = [
         {
             "cells": [
@@ -114,7 +105,7 @@ def _parts(found: PhaseDiagram) -> dict[str, Any]:
         "chart": _map(found) if several else _steps(found),
         "legend": [],
         "table": {
-            "caption": "active units" + ", some of the grid" * part,
+            "caption": f"active units over {over}" + ", some of the grid" * part,
             "columns": [beta, *names], "rows": table, "sortable": False,
         },
         "notes": ["without a number the loss is unbounded"] * bool((found.active < 0).any()),
@@ -128,7 +119,7 @@ def _count(active: Any) -> str:
 def _map(found: PhaseDiagram) -> Markup:
     """Cells of a row that are alike are drawn as one: a fine grid stays a small page."""
     chart = Chart(f"Map: {phase_sentence(found)} The numbers are in the table.", (640, 420),
-                  (52, 70, 20, 38))  # fmt: skip
+                  (52, 70, 28, 40))  # fmt: skip
     x, across = _axis(found.eta_decs, chart.left, chart.right)
     y, along = _axis(found.betas, chart.bottom, chart.top)
     most = max(1, int(found.active.max()))
@@ -154,7 +145,7 @@ def _map(found: PhaseDiagram) -> Markup:
     chart.columns(x, _ticks(found.eta_decs), "η_dec")
     for tick in _ticks(found.betas):
         chart.text(chart.left - 6, y(tick) + 4, number(tick), "end")
-    chart.text(2, 12, symbol(_beta(found)))
+    chart.text(2, 14, symbol(beta_name(found)))
     for place, tick in enumerate(sorted({*whole_ticks(most, 6)[:-1], most})):
         top = chart.bottom - 22 * (place + 1)
         chart.add("rect", x=chart.right + 12, y=top, width=16, height=20, fill=_shade(tick / most))
@@ -171,7 +162,7 @@ def _steps(found: PhaseDiagram) -> Markup:
     x, _ = _axis(betas, chart.left, chart.right)
     y = linear(0.0, most * 1.05, chart.bottom, chart.top)
     chart.rows(y, whole_ticks(most))
-    chart.columns(x, _ticks(betas), symbol(_beta(found)))
+    chart.columns(x, _ticks(betas), symbol(beta_name(found)))
     points = []
     for i, (beta, count) in enumerate(zip(betas, counts, strict=True)):
         height = y(float(count)) if count >= 0 else np.nan

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from posterior_collapse.arrays import ImageShape
 from posterior_collapse.errors import InvalidArgumentError
 
-__all__ = ["check_image_shape", "limits_of", "png", "signed", "strip"]
+__all__ = ["check_image_shape", "limits_of", "png", "signed", "size_of", "strip"]
 
 WIDEST = 64
 """Pixels of a side; larger pictures are thinned out."""
@@ -28,8 +28,8 @@ def check_image_shape(shape: ImageShape, features: int) -> None:
     Raises:
         InvalidArgumentError: It is not.
     """
-    _without_channels(shape)
-    if math.prod(shape) != features:
+    size_of(shape)
+    if features not in (math.prod(shape), _cut(shape)):
         raise InvalidArgumentError(
             "image_shape",
             f"{shape} for {features} features",
@@ -50,7 +50,7 @@ def strip(rows: NDArray[Any], shape: ImageShape, limits: tuple[float, float]) ->
         >>> strip(np.zeros((3, 4)), (2, 2), (0.0, 1.0))[:22]
         'data:image/png;base64,'
     """
-    images = [_thinned(_channels_last(row.reshape(shape), shape)) for row in rows]
+    images = [_thinned(_image(row, shape, np.nan)) for row in rows]
     low, high = limits
     gap = np.full((images[0].shape[0], GAP, images[0].shape[2]), np.nan)
     parts = [part for image in images for part in (image, gap)][:-1]
@@ -70,7 +70,7 @@ def signed(pattern: NDArray[Any], shape: ImageShape) -> str:
         shape: Of an image; see `check_image_shape`.
     """
     # The sum of the channels shows where, and not in which colour.
-    seen = _thinned(_channels_last(pattern.reshape(shape), shape)).sum(axis=2)
+    seen = _thinned(_image(pattern, shape, 0.0)).sum(axis=2)
     most = float(np.abs(seen).max()) or 1.0
     return png(seen, cmap="PuOr", vmin=-most, vmax=most)
 
@@ -85,7 +85,12 @@ def png(pixels: NDArray[Any], **how: Any) -> str:
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
 
 
-def _without_channels(shape: ImageShape) -> tuple[int, int]:
+def size_of(shape: ImageShape) -> tuple[int, int]:
+    """Return the height and the width of an image.
+
+    Raises:
+        InvalidArgumentError: It is none.
+    """
     if len(shape) == 2:
         return shape[0], shape[1]
     if len(shape) == 3 and min(shape[0], shape[2]) <= 4:
@@ -95,10 +100,25 @@ def _without_channels(shape: ImageShape) -> tuple[int, int]:
     )
 
 
+def _cut(shape: ImageShape) -> int:
+    """Values of the quarter task's targets: an image but its lower left quarter."""
+    return 3 * math.prod(size_of(shape)) // 4
+
+
+def _image(row: NDArray[Any], shape: ImageShape, nothing: float) -> NDArray[Any]:
+    """A row as an image with its channels last; `nothing` where a task cut a quarter out."""
+    if row.size == math.prod(shape):
+        return _channels_last(row.reshape(shape), shape)
+    height, width = size_of(shape)
+    left, right, below = row.astype(float).reshape(3, height // 2, width // 2)
+    upper, lower = np.hstack([left, right]), np.hstack([np.full_like(below, nothing), below])
+    return np.vstack([upper, lower])[..., None]
+
+
 def _channels_last(image: NDArray[Any], shape: ImageShape) -> NDArray[Any]:
     if image.ndim == 2:
         return image[..., None]
-    last = image.shape[:2] == _without_channels(shape)
+    last = image.shape[:2] == size_of(shape)
     return image if last else np.moveaxis(image, 0, -1)
 
 

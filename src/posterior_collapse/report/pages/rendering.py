@@ -15,7 +15,7 @@ import numpy as np
 
 from posterior_collapse.report.names import GREEK
 
-__all__ = ["FORECAST", "json_in_html", "number", "render", "scripts", "symbols", "text"]
+__all__ = ["FORECAST", "TRAINED", "json_in_html", "number", "render", "scripts", "symbols", "text"]
 
 FORECAST = ("style.css",)
 TRAINED = ("style.css", "trained.css")

@@ -17,19 +17,19 @@ from posterior_collapse.report.comparison import (
     comparison_sentences,
     comparison_verdict,
 )
-from posterior_collapse.report.names import named, symbol
+from posterior_collapse.report.names import named
 from posterior_collapse.report.pages.glossary import words
 from posterior_collapse.report.pages.pictures import check_image_shape, limits_of, strip
 from posterior_collapse.report.pages.rendering import render, scripts
 from posterior_collapse.report.pages.swept import course_chart, level_map, line_chart
-from posterior_collapse.report.pages.timeline import active_chart, stack_chart, timeline
+from posterior_collapse.report.pages.timeline import Timeline, timeline
 from posterior_collapse.report.stacked import levels_of
-from posterior_collapse.report.swept import Swept, lay_out, optimum_of
+from posterior_collapse.report.swept import Swept, lay_out, names_of, optimum_of, varying
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-__all__ = ["fitted_fragment", "fitted_html", "sweep_fragment", "sweep_html"]
+__all__ = ["fitted_html", "fitted_parts", "sweep_html", "sweep_parts"]
 
 KINDS = {
     "as forecast": ("same", "●"),
@@ -40,9 +40,10 @@ KINDS = {
     "stopped": ("stopped", "×"),
 }
 """What each kind of outcome is marked by: a class, and a shape for those who see no colour."""
+MEASURED = "measured/forecast, loss and KL in nats per row"
 MOST_STACKED = 24
 """Runs up to which each card has its KL stacked by unit."""
-CARD = (250, 130)
+CARD = (250, 144)
 CARD_POINTS = 24
 ROWS = 6
 
@@ -66,18 +67,13 @@ def sweep_html(
     Raises:
         InvalidArgumentError: The image shape is not that of the features.
     """
-    parts = _parts(found)
+    parts = sweep_parts(found)
     pictures, targets = _decoded(found, data, image_shape)
     for run, card, picture in zip(found.runs, parts["runs"], pictures, strict=True):
         stacked = len(found.runs) <= MOST_STACKED
         card |= {"charts": list(_course(run, stacked=stacked)), "outputs": picture}
-    layout = lay_out(found.labels)
-    names = [run["name"] for run in parts["runs"]]
     courses = [
-        (
-            _title("Active units over training", level, found),
-            course_chart(found.runs, names, layout, level),
-        )
+        (_title("Active units over training", level, found), course_chart(found, level))
         for level in _levels(found)
         if any(level in levels_of(run.history) for run in found.runs)
     ]
@@ -86,23 +82,13 @@ def sweep_html(
         script=scripts("tables.js", "filter.js", "words.js", "runs.js"),
         title="Sweep",
         name=name,
-        about=f"Sweep of {len(found.runs)} runs{f' on {name}' if name else ''}; "
-        f"{', '.join(symbol(n) for n in found.labels[0]) or 'nothing'} varies",
+        about=f"Sweep of {len(found.runs)} runs{f' on {name}' if name else ''}; {varying(found)}",
         courses=courses if len(found.runs) > 1 else [],
         targets=targets,
         words=words(["active", "KL", "linear optimum", "β", "η_dec"]),
         kinds=_kinds(parts["runs"]),
         **parts,
     )
-
-
-def sweep_fragment(found: Swept) -> str:
-    """Return what a notebook shows of a sweep: the page's sentence, figures and table.
-
-    Args:
-        found: What `sweep` returned.
-    """
-    return render("sweep_notebook.html.jinja", **_parts(found))
 
 
 def fitted_html(found: Any, *, name: str = "", **_: Any) -> str:
@@ -122,7 +108,7 @@ def fitted_html(found: Any, *, name: str = "", **_: Any) -> str:
     )
 
 
-def fitted_fragment(found: Any) -> str:
+def fitted_parts(found: Any) -> dict[str, Any]:
     """Return what a notebook shows of a trained run: its course, without measuring it anew.
 
     Args:
@@ -134,12 +120,11 @@ def fitted_fragment(found: Any) -> str:
         levels = [{"kl": level.kl, "n_active": level.n_active} for level in optimum.levels]
         rough = found.spec.likelihood != "gaussian"
         expected = {"loss": np.nan if rough else optimum.loss, "levels": levels}
-    return render(
-        "fitted_notebook.html.jinja",
-        sentence=repr(found),
-        charts=list(timeline(found.history, expected)),
-        optimum=expected is not None,
-    )
+    return {
+        "sentence": repr(found),
+        "charts": list(timeline(found.history, expected)),
+        "optimum": expected is not None,
+    }
 
 
 def _of_fitted(found: Any, name: str) -> dict[str, Any]:
@@ -155,17 +140,22 @@ def _of_fitted(found: Any, name: str) -> dict[str, Any]:
         "optimum": summary["forecast"] is not None,
         "runs": [run],
         "columns": comparison_columns(len(found.spec.dims)),
+        "caption": MEASURED,
     }
 
 
-def _parts(found: Swept) -> dict[str, Any]:
-    """What page and notebook both show."""
+def sweep_parts(found: Swept) -> dict[str, Any]:
+    """Return what page and notebook both show.
+
+    Args:
+        found: What `sweep` returned.
+    """
     summaries = [
         {"measured": run.measured, "forecast": run.forecast, "stopped": run.stopped}
         | ({} if run.run.spec.likelihood == "gaussian" else {"approximate": True})
         for run in found.runs
     ]
-    names = [named(label) or f"run {n}" for n, label in enumerate(found.labels, 1)]
+    names = names_of(found)
     runs = [
         _run(f"run-{n}", name, summary)
         for n, (name, summary) in enumerate(zip(names, summaries, strict=True), 1)
@@ -178,7 +168,7 @@ def _parts(found: Swept) -> dict[str, Any]:
     return {
         "sentence": sentence,
         "further": [line for line in further if line],
-        "charts": list(_charts(found, names)),
+        "charts": list(_charts(found)),
         "optimum": any(run.forecast is not None for run in found.runs),
         "runs": runs,
         "tables": list(_tables(found, runs)),
@@ -209,7 +199,7 @@ def _tables(found: Swept, runs: Sequence[Mapping[str, Any]]) -> Iterator[dict[st
     """A table for the runs of each number of levels."""
     for levels in dict.fromkeys(run["levels"] for run in runs):
         yield {
-            "caption": f"measured/forecast, {levels} levels" if levels > 1 else "measured/forecast",
+            "caption": MEASURED + (f", {levels} levels" if levels > 1 else ""),
             "columns": comparison_columns(levels),
             "runs": [run for run in runs if run["levels"] == levels],
         }
@@ -223,15 +213,15 @@ def _title(what: str, level: int, found: Swept) -> str:
     return f"{what} of z{level}" if len(_levels(found)) > 1 else what
 
 
-def _charts(found: Swept, names: Sequence[str]) -> Iterator[tuple[str, Markup]]:
+def _charts(found: Swept) -> Iterator[tuple[str, Markup]]:
     layout = lay_out(found.labels)
     for level in _levels(found):
         title = _title("Active units", level, found)
         if layout.across:
-            yield title, level_map(found.runs, names, found.labels, layout, level)
+            yield title, level_map(found, level)
         else:
-            yield title, line_chart(found.runs, names, layout, level, title)
-    yield "Loss", line_chart(found.runs, names, layout, 0, "Loss")
+            yield title, line_chart(found, level, title)
+    yield "Loss", line_chart(found, 0, "Loss")
 
 
 def _course(run: Any, *, stacked: bool) -> Iterator[tuple[str, Markup]]:
@@ -239,12 +229,11 @@ def _course(run: Any, *, stacked: bool) -> Iterator[tuple[str, Markup]]:
     history, levels = run.history, levels_of(run.history)
     if not len(history.get("epoch", ())):
         return
-    expected = _expected({"forecast": run.forecast})
-    small = {"size": CARD, "points": CARD_POINTS}
+    drawn = Timeline(history, _expected({"forecast": run.forecast}), CARD, CARD_POINTS)
     for level in levels if stacked else ():
         name = f" of z{level}" if len(levels) > 1 else ""
-        yield f"KL{name} by unit", stack_chart(history, level, expected, **small)  # type: ignore[arg-type]
-    yield "Active units", active_chart(history, expected, **small)  # type: ignore[arg-type]
+        yield f"KL{name} by unit", drawn.stack(level)
+    yield "Active units", drawn.active()
 
 
 def _expected(summary: Mapping[str, Any]) -> Mapping[str, Any] | None:

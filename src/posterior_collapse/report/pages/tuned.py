@@ -15,12 +15,12 @@ from posterior_collapse.report.pages.chart import (
 )
 from posterior_collapse.report.pages.glossary import words
 from posterior_collapse.report.pages.rendering import render, scripts
-from posterior_collapse.report.tuned import Found, trial_cells, tuned_verdict
+from posterior_collapse.report.tuned import Found, named, trial_cells, tuned_verdict
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-__all__ = ["tuned_fragment", "tuned_html"]
+__all__ = ["tuned_html", "tuned_parts"]
 
 COLUMNS = ("steps", "active, per seed", "at half", "linear")
 
@@ -32,7 +32,7 @@ def tuned_html(found: Found, *, name: str = "", **_: Any) -> str:
         found: What `tune` returned.
         name: What the data are called.
     """
-    parts = _parts(found)
+    parts = tuned_parts(found)
     kind = found.spec.model.upper()
     return render(
         "curve.html.jinja",
@@ -40,7 +40,7 @@ def tuned_html(found: Found, *, name: str = "", **_: Any) -> str:
         title="Tuned",
         name=name,
         about=f"{kind}{f' on {name}' if name else ''}, {symbol(found.parameter)} tuned for "
-        f"{found.wanted} active units",
+        f"{found.wanted} active units{named(found)[1]}",
         heading=f"Active units over {symbol(found.parameter)}",
         snippet=f"import posterior_collapse as pc\n\nspec = pc.{found.spec!r}",
         words=words(["active", "linear optimum", "β"]),
@@ -48,23 +48,19 @@ def tuned_html(found: Found, *, name: str = "", **_: Any) -> str:
     )
 
 
-def tuned_fragment(found: Found) -> str:
-    """Return what a notebook shows of it.
+def tuned_parts(found: Found) -> dict[str, Any]:
+    """Return what page and notebook both show.
 
     Args:
         found: What `tune` returned.
     """
-    return render("curve_notebook.html.jinja", **_parts(found))
-
-
-def _parts(found: Found) -> dict[str, Any]:
     rows = [
         {"cells": [value(trial.value), *trial_cells(trial)], "chosen": trial is found.chosen}
         for trial in found.curve
     ]
     sentence, _, further = tuned_verdict(found).partition(". ")
     return {
-        "sentence": f"{sentence.removesuffix('.')}.",
+        "sentence": f"{sentence.removesuffix('.')}.".replace("beta ", "β = "),
         "further": further,
         "chart": tuned_chart(found),
         "legend": [
@@ -92,10 +88,10 @@ def tuned_chart(found: Found) -> Markup:
     said = "; ".join(
         f"{name} = {value(t.value)}: {' '.join(map(str, t.active))} active" for t in trials
     )
-    chart = Chart(f"Active units over {name}, per seed. {said}", (640, 320), (44, 24, 18, 38))
+    chart = Chart(f"Active units over {name}, per seed. {said}", (640, 320), (44, 24, 28, 40))
     low, top = trials[0].value, trials[-1].value
     ends = chart.left + 16, chart.right - 16
-    log = found.parameter == "beta" and low < top
+    log = found.parameter.startswith("beta") and low < top
     x = logarithmic(low, top, *ends) if log else linear(low, top, *ends)
     y = linear(0, high * 1.06, chart.bottom, chart.top)
     chart.rows(y, whole_ticks(high))

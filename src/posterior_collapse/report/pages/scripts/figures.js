@@ -1,6 +1,6 @@
 // The linked figures: spectrum, staircase or map, KL of each unit, and the modes as pictures.
 
-const MARGIN = { left: 52, right: 14, top: 14, bottom: 38 };
+const MARGIN = { left: 52, right: 14, top: 24, bottom: 38 };
 // A figure as wide as its place, so that its text keeps its size on every screen.
 function canvas(place, height, label, role = "img") {
   const width = Math.max(260, Math.min(760, Math.floor(place.clientWidth || 560)));
@@ -18,8 +18,13 @@ function canvas(place, height, label, role = "img") {
   place.replaceChildren(svg);
   return plot;
 }
-const text = (x, y, words, anchor = "start") =>
-  drawn("text", { x, y, "text-anchor": anchor }, words);
+// The index of a Greek letter is set low.
+function text(x, y, words, anchor = "start") {
+  const [before, index, after = ""] = words.split(/(?<=[βησ])_([a-z\d]+)/);
+  const low = index ? [drawn("tspan", { dy: 3, class: "pc-low" }, index)] : [];
+  const rest = after ? [drawn("tspan", { dy: -3 }, after)] : [];
+  return drawn("text", { x, y, "text-anchor": anchor }, before, ...low, ...rest);
+}
 const logScale = (low, high, from, to) => (value) => {
   const within = Math.min(Math.max(value, low), high);
   return from + (Math.log(within / low) / Math.log(high / low)) * (to - from);
@@ -35,7 +40,8 @@ function decades(low, high, most) {
   );
   return fine.filter((v) => v >= low && v <= high);
 }
-function rowTicks(plot, y, ticks) {
+function rowTicks(plot, y, ticks, name = "") {
+  if (name) plot.svg.append(text(2, 12, name));
   for (const tick of ticks) {
     plot.svg.append(
       drawn("path", { class: "pc-grid", d: `M${plot.left} ${y(tick)}H${plot.right}` }),
@@ -47,11 +53,14 @@ function columnTicks(plot, x, ticks, name) {
   for (const tick of ticks) plot.svg.append(text(x(tick), plot.bottom + 16, shown(tick), "middle"));
   plot.svg.append(text(plot.right, plot.bottom + 32, name, "end"));
 }
-function wholeTicks(high, most) {
-  const steps = [1, 2, 5, 10, 20, 50, 100, 200, 500];
-  const step = steps.find((s) => high / s <= most) ?? 1000;
-  return Array.from({ length: Math.floor(high / step) + 1 }, (_, i) => i * step);
+function roundTicks(low, high, most, least = 0) {
+  const power = 10 ** Math.floor(Math.log10((high - low) / most));
+  const steps = [1, 2, 5, 10].map((n) => Math.max(least, n * power));
+  const step = steps.find((s) => (high - low) / s <= most);
+  const [from, to] = [Math.ceil(low / step - 1e-9), Math.floor(high / step + 1e-9)];
+  return Array.from({ length: to - from + 1 }, (_, i) => digits((from + i) * step, 6));
 }
+const wholeTicks = (high, most) => roundTicks(0, high, most, 1);
 // Of things counted from 1.
 const countTicks = (high, most) => [
   ...new Set(wholeTicks(high, most).map((n) => Math.max(1, n))),
@@ -92,11 +101,10 @@ function drawSpectrum(place, carried, l) {
     `${name}. The numbers are in the table.`, l === 0 ? "group" : "img");
   const x = (mode) => plot.left + ((mode + 0.5) / count) * (plot.right - plot.left);
   const y = logScale(low, high, plot.bottom, plot.top);
-  rowTicks(plot, y, decades(low, high, 6));
+  rowTicks(plot, y, decades(low, high, 6), "variance of data mode");
   const modes = countTicks(count, 7);
   const what = depth > 1 ? `data mode; units${name}` : "data mode, strongest first";
   columnTicks(plot, (n) => x(n - 1), modes, what);
-  plot.svg.append(text(plot.left, 10, "variance"));
   const points = carried.slice(0, count).flatMap((u, mode) =>
     Number.isFinite(u.threshold)
       ? [`${x(mode - 0.5)},${y(u.threshold)}`, `${x(mode + 0.5)},${y(u.threshold)}`]
@@ -194,7 +202,7 @@ function drawStaircase() {
   const steps = [low, ...finite.filter((v) => v > low), Math.max(last, here) * 3];
   const count = (v) => [edges.filter((edge) => edge > v).length];
   const onset = edges.length === finite.length ? last : 0;
-  drawSteps(steps, count, here, byProduct ? "β η²" : "β", onset);
+  drawSteps(steps, count, here, byProduct ? "β η_dec² (data variance)" : "β", onset);
 }
 function drawChainStairs() {
   const none = state.dims.map(() => 0);
@@ -216,8 +224,8 @@ function drawSteps(steps, count, here, name, onset) {
     `${now.join(", ")} are active` +
     (onset ? `; none from ${shown(onset)} on.` : "."));
   const x = logScale(low, high, plot.left, plot.right);
-  const y = (n) => plot.bottom - (n / most) * (plot.bottom - plot.top - 16);
-  rowTicks(plot, y, wholeTicks(most, 5));
+  const y = (n) => plot.bottom - (n / most) * (plot.bottom - plot.top - 8);
+  rowTicks(plot, y, wholeTicks(most, 5), "active units");
   columnTicks(plot, x, decades(low, high, 6), name);
   if (onset) {
     plot.svg.append(
@@ -230,12 +238,13 @@ function drawSteps(steps, count, here, name, onset) {
     let path = `M${x(low)} ${y(counts[0][level])}`;
     steps.forEach((step, i) => (path += `H${x(step)}V${y(counts[i][level])}`));
     plot.svg.append(drawn("path", { class: "pc-stairs", d: path }));
-    // To the right, where the stairs have gone down, unless there is no room.
-    const side = x(here) > plot.right - 120 ? "end" : "start";
     const whose = now.length > 1 ? `z${level + 1}: ${active}` : `you are here: ${active}`;
+    // Below on the left, where no stairs are, or above on the right, where they have gone down.
+    const below = x(here) > plot.left + 7 * whose.length && y(active) < plot.bottom - 22;
+    const side = below || x(here) > plot.right - 120 ? -1 : 1;
     plot.svg.append(
       diamond(x(here), y(active)),
-      text(x(here) + (side === "end" ? -13 : 13), y(active) - 8, whose, side),
+      text(x(here) + 13 * side, y(active) + (below ? 18 : -8), whose, side < 0 ? "end" : "start"),
     );
   });
 }
@@ -306,7 +315,7 @@ function drawBars() {
       "the numbers are in the table.");
     const x = (i) => plot.left + (i / level.length) * (plot.right - plot.left);
     const y = (v) => plot.bottom - ((v - low) / (high - low)) * (plot.bottom - plot.top - 8);
-    rowTicks(plot, y, [...new Set([low, 0, high / 2, high])]);
+    rowTicks(plot, y, roundTicks(low, high, 4), "nats");
     const width = (plot.right - plot.left) / level.length;
     level.forEach((unit, i) => {
       const [from, to] = [y(Math.max(unit.kl, 0)), y(Math.min(unit.kl, 0))];
@@ -318,6 +327,7 @@ function drawBars() {
     const ticks = countTicks(level.length, 7);
     columnTicks(plot, (n) => x(n - 0.5), ticks, `unit; ${name}${shown(total)} nats in all`);
   });
+  $("negative").hidden = !found.levels.flat().some((unit) => unit.kl < 0);
 }
 
 const weighed = (features) =>

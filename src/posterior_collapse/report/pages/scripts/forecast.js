@@ -236,16 +236,32 @@ function forecastOf(problem) {
     loss += p.constant - (total / 2 + (p.features / 2) * Math.log(2 * Math.PI));
   }
   const betas = levels[0].map((unit) => unit.criticalBeta).filter((b) => !Number.isNaN(b));
-  const thresholds = levels[0].map((u) => u.threshold).filter((t) => !Number.isNaN(t));
-  const least = Math.min(...thresholds, Infinity) * (1 + THRESHOLD_ROUNDING);
   return {
     loss,
     levels,
     notes,
     etaDec: gaussian ? numbers.etas[0] : NaN,
     onset: Math.max(...betas, 0),
-    possible: p.theta.filter((t) => square(t) > least).length,
+    possible: possibleOf(problem, levels[0]),
   };
+}
+
+// How many units of the first level would live, were there enough: most_living of
+// theory/advice.py. Where each has a sigma of its own, modes above the lowest threshold.
+function possibleOf(problem, units) {
+  if (Array.isArray(problem.sigmas[0])) {
+    const thresholds = units.map((unit) => unit.threshold).filter((t) => !Number.isNaN(t));
+    const least = Math.min(...thresholds, Infinity) * (1 + THRESHOLD_ROUNDING);
+    return problem.theta.filter((t) => square(t) > least).length;
+  }
+  let [all, some] = [0, problem.theta.filter((t) => t > 0).length + 1];
+  while (some - all > 1) {
+    const middle = Math.floor((all + some) / 2);
+    const dims = [middle, ...problem.dims.slice(1)];
+    if ((active({ ...problem, dims })?.[0] ?? 0) < middle) some = middle;
+    else all = middle;
+  }
+  return all;
 }
 
 // Active units per level, without what is not needed to count them; null where there is no

@@ -19,25 +19,28 @@ function sentence() {
 }
 function reading() {
   if (found.error) return found.error;
-  const least = leastThreshold(found);
   const parts = [];
-  if (Number.isFinite(least)) {
-    parts.push(`A unit lives while its mode's variance exceeds ${shown(least)}.`);
-  }
+  found.levels.forEach((_, level) => {
+    const least = leastThreshold(found, level);
+    const whose = depth > 1 ? `A unit of z${level + 1}` : "A unit";
+    if (Number.isFinite(least)) {
+      parts.push(`${whose} lives while its mode's variance exceeds ${shown(least)}.`);
+    }
+  });
   if (state.learn && canLearn()) parts.push(`Learned η_dec: ${shown(found.etaDec)}.`);
   parts.push(`Loss ${exact(found.loss)} nats per sample.`);
   if (!gaussian()) parts.push("Variances are in units of the noise that this loss tolerates.");
   return parts.join(" ");
 }
-function leastThreshold(of) {
-  const values = of.levels[0].map((u) => u.threshold).filter(Number.isFinite);
+function leastThreshold(of, level = 0) {
+  const values = of.levels[level].map((u) => u.threshold).filter(Number.isFinite);
   return values.length ? Math.min(...values) : Infinity;
 }
 
 const table = $("units").querySelector("table");
 const headers = [...table.querySelectorAll("th")];
 function makeSortable() {
-  const own = element("th", { scope: "col", "data-key": "weight" }, "lives while your weight <");
+  const own = element("th", { scope: "col", "data-key": "weight" }, "lives while your weight\u00a0<");
   table.querySelector("thead tr").append(own);
   headers.push(own);
   for (const header of headers) {

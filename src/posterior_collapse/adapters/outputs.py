@@ -1,9 +1,10 @@
-"""What a decoder returns, read as a distribution of single features."""
+"""What encoders and decoders return, read as distributions of single units and features."""
 
 from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.distributions import (
     Bernoulli,
     Distribution,
+    MultivariateNormal,
     NegativeBinomial,
     Normal,
     Poisson,
@@ -19,9 +21,10 @@ from torch.distributions import (
 from posterior_collapse.diagnosis.scores import elementwise
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import OneHots
+from posterior_collapse.models.layers import Gaussian
 from posterior_collapse.specs import Likelihood, Spec
 
-__all__ = ["Output", "OutputReader", "flattened"]
+__all__ = ["Output", "OutputReader", "flattened", "posterior_of"]
 
 Output = Literal["mean", "link"]
 """What a decoder's tensor holds: the mean of each feature (probabilities, rates), or its link
@@ -33,8 +36,103 @@ WORDS: dict[Likelihood, tuple[str, str]] = {
     "poisson": ("rates", "log rates"),
     "negative-binomial": ("means", "log means"),
 }
+SURE = 4.0
+"""Standard errors within which noise counts as that of a sample."""
 ONE = 1e-3
 """By which probabilities of classes may miss a sum of 1."""
+
+
+def posterior_of(output: Any, *, log_var: bool) -> Gaussian:
+    """Return mean and std of what an encoder returned, of one shape.
+
+    Args:
+        output: `(mean, log_var)` or `(mean, std)`, perhaps with a sample of them behind, a
+            `Normal`, or a `MultivariateNormal` of independent units.
+        log_var: Whether the second is a log-variance in nats; False: it is a std.
+
+    Raises:
+        InvalidArgumentError: Something else, two shapes, or a negative std.
+
+    Example:
+        >>> posterior_of((torch.zeros(1), torch.zeros(1)), log_var=True)
+        Gaussian(mean=tensor([0.]), std=tensor([1.]))
+    """
+    output = elementwise(output, lead=1)
+    if isinstance(output, Normal):
+        return Gaussian(output.mean, output.stddev)
+    if isinstance(output, MultivariateNormal):
+        return _independent(output)
+    if isinstance(output, Sequence) and len(output) == 3 and _like(output[2], output[0]):
+        if _begins_with_sample(output, log_var):
+            raise InvalidArgumentError(
+                "encode",
+                "three things, of which the first is a sample",
+                "(mean, log_var), and a sample at most behind",
+                "Wrap it: lambda x: encode(x)[1:].",
+            )
+        output = output[:2]  # the sample that was drawn
+    if not isinstance(output, Sequence) or len(output) != 2:
+        many = f"{len(output)} things" if isinstance(output, Sequence) else None
+        raise InvalidArgumentError(
+            "encode",
+            many or f"a {type(output).__name__}",
+            "two: (mean, log_var)",
+            "Wrap it: lambda x: encode(x)[:2].",
+        )
+    mean, spread = (
+        part if isinstance(part, Tensor) else torch.as_tensor(part, device="cpu") for part in output
+    )
+    if mean.shape != spread.shape:
+        raise InvalidArgumentError(
+            "encode",
+            f"outputs of shapes {tuple(mean.shape)} and {tuple(spread.shape)}",
+            "one shape",
+            "Return a log-variance per unit, expanded to the mean's shape.",
+        )
+    if log_var:
+        return Gaussian(mean, (0.5 * spread).exp())
+    if (spread < 0).any():
+        raise InvalidArgumentError(
+            "encode",
+            f"a negative std ({spread.min().item():.4g})",
+            "positive stds",
+            "If that is a log-variance, pass log_var=True.",
+        )
+    return Gaussian(mean, spread)
+
+
+def _begins_with_sample(output: Sequence[Tensor], log_var: bool) -> bool:
+    """Whether three tensors are (z, mean, spread) and not (mean, spread, z).
+
+    Noise of a sample has variance 1, or, of a model that draws none in evaluation, 0.
+    """
+
+    def misfit(z: Tensor, mean: Tensor, spread: Tensor) -> float:
+        noise = (z - mean) / ((0.5 * spread).exp() if log_var else spread)
+        return abs(float(noise.double().square().mean()) - 1)
+
+    first, second, third = (part.detach().float() for part in output)
+    error = SURE * math.sqrt(2 / first.numel())
+    if torch.equal(first, third) or misfit(third, first, second) < 0.5:
+        return False
+    return torch.equal(first, second) or misfit(first, second, third) < error < 0.5
+
+
+def _like(value: Any, mean: Any) -> bool:
+    return isinstance(value, Tensor) and value.shape == getattr(mean, "shape", None)
+
+
+def _independent(output: MultivariateNormal) -> Gaussian:
+    covariance = output.covariance_matrix
+    diagonal = covariance.diagonal(dim1=-2, dim2=-1)
+    if not torch.equal(covariance, torch.diag_embed(diagonal)):
+        raise InvalidArgumentError(
+            "encode",
+            "a MultivariateNormal whose units depend on each other",
+            "one of independent units",
+            "Return a Normal of its mean and of the root of its variance.",
+        )
+    return Gaussian(output.mean, diagonal.sqrt())
 
 
 class OutputReader:
@@ -89,7 +187,7 @@ class OutputReader:
         output = elementwise(output, lead=1)
         given = isinstance(output, Distribution)
         if not given:
-            output = torch.as_tensor(output, device=device)
+            output = _as_tensor(output, device)
         shape = output.batch_shape + output.event_shape if given else output.shape
         if len(shape) < 1 or shape[0] != rows:
             raise InvalidArgumentError(
@@ -217,3 +315,16 @@ class _Reshaped(Distribution):
         rows = value.expand(self.batch_shape).reshape(self._rows)
         found: Tensor = self.inner.log_prob(rows)
         return found.reshape(*self.batch_shape[:-1], -1)
+
+
+def _as_tensor(output: Any, device: torch.device) -> Tensor:
+    try:
+        return torch.as_tensor(output, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        many = f" of {len(output)}" if isinstance(output, Sequence) else ""
+        raise InvalidArgumentError(
+            "decode",
+            f"a {type(output).__name__}{many}",
+            "one tensor, the decoder mean of each row, or a torch distribution",
+            "Wrap it, e.g. lambda z: decode(z)[0]; of a mean and a std, Normal(*decode(z)).",
+        ) from error

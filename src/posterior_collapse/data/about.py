@@ -1,0 +1,61 @@
+"""What figures and pages say of data beside their numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from posterior_collapse.arrays import ImageShape
+from posterior_collapse.data.dataset import Dataset
+
+__all__ = ["UNKNOWN", "About", "about"]
+
+MOST_CHANNELS = 4
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of data that someone may want to look at.
+
+    Attributes:
+        name: What they are called; "" where nobody named them.
+        image_shape: Shape of what is decoded, if it is an image; of the quarter task's targets that
+            of the whole image.
+        features: What the features that are decoded are called, where they have names.
+    """
+
+    name: str = ""
+    image_shape: ImageShape | None = None
+    features: tuple[str, ...] | None = None
+
+
+UNKNOWN = About()
+
+
+def about(data: Any, *, conditional: bool = False) -> About:
+    """Return what data in memory say of themselves.
+
+    Args:
+        data: Of any kind.
+        conditional: Whether y is decoded, of data that are a pair.
+
+    Example:
+        >>> from posterior_collapse.data import load
+        >>> about(load("digits")).image_shape
+        (8, 8)
+        >>> about([[1.0, 2.0]])
+        About(name='', image_shape=None, features=None)
+    """
+    if isinstance(data, Dataset):
+        name = "" if data.name == "array" else data.name
+        if (data.y is not None) != conditional:
+            return About(name)
+        whole = data.image_shape if data.task == "quarter" else None
+        return About(name, data.decoded_shape or whole, data.decoded_names)
+    if isinstance(data, tuple):
+        return about(data[1]) if conditional and len(data) == 2 else UNKNOWN
+    columns, shape = getattr(data, "columns", None), getattr(data, "shape", None)
+    row = tuple(shape[1:]) if isinstance(shape, tuple) else ()
+    is_image = len(row) == 2 or (len(row) == 3 and min(row[0], row[2]) <= MOST_CHANNELS)
+    features = None if columns is None else tuple(map(str, columns))
+    return About("", row if is_image else None, features)

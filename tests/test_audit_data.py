@@ -1,0 +1,227 @@
+"""`audit_loss` on batches and orders of arguments, what it says of data, and reductions alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import posterior_collapse as pc
+from losses import flat, kl, per_row, squared
+from posterior_collapse.adapters import audit_loss
+
+D, K = 12, 3
+ROLES = ("reconstruction", "target", "mean", "log_var")
+DIGITS = pc.load("digits").x
+
+
+# The batch and the order
+
+
+def classic(y_hat: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+    divergence = kl(mean, log_var).sum() / (128 * 784)
+    return functional.binary_cross_entropy(y_hat, y) + divergence
+
+
+def test_a_sum_whose_factor_makes_it_a_mean_is_beta_1() -> None:
+    found = audit_loss(classic, features=784, latents=K, batch_size=128)
+    assert found.value == pytest.approx(1)
+    assert [f.code for f in found.findings] == ["bernoulli", "batch"]
+    assert "beta is exactly 1 at the batch size 128" in found.text
+    other = audit_loss(classic, features=784, latents=K)
+    assert "exactly 1 at a batch size of 128" in other.text
+
+
+@pytest.mark.parametrize(
+    ("loss", "order"),
+    [
+        (
+            lambda y, o, m, s: functional.binary_cross_entropy(o, y) * D + per_row(m, s),
+            ("target", "reconstruction", "mean", "log_var"),
+        ),
+        (
+            lambda m, s, o, y: functional.binary_cross_entropy(o, y) * D + per_row(m, s),
+            ("mean", "log_var", "reconstruction", "target"),
+        ),
+        (
+            lambda o, y, s, m: functional.binary_cross_entropy(o, y) * D + per_row(m, s),
+            ("reconstruction", "target", "log_var", "mean"),
+        ),
+        (
+            lambda o, y, m, s: functional.binary_cross_entropy(o, y) * D + per_row(m, s),
+            ROLES,
+        ),
+    ],
+)
+def test_the_order_of_the_arguments_is_found_out(loss: Any, order: tuple[str, ...]) -> None:
+    found = audit_loss(loss, features=D, latents=K, data=None)
+    assert found.value == pytest.approx(1)
+    assert found.order == order
+    assert ("order" in [f.code for f in found.findings]) == (order != ROLES)
+
+
+# What it says of data
+
+
+def readme(y_hat: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+    return functional.mse_loss(y_hat, y) + 0.01 * per_row(mean, log_var)
+
+
+def at_weight(weight: float) -> Callable[..., Tensor]:
+    def loss(y_hat: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+        return functional.mse_loss(y_hat, y) + weight * per_row(mean, log_var)
+
+    return loss
+
+
+def test_the_advice_is_in_the_users_weight_and_holds() -> None:
+    found = audit_loss(readme, features=64, latents=8, data=DIGITS)
+    assert found.weight == pytest.approx(0.01)
+    assert found.forecast.n_active == 4
+    assert found.findings[-1].code == "some-collapse"
+    advice = found.advice(6)
+    assert advice in audit_loss(readme, features=64, latents=6, data=DIGITS).text
+    weight = float(advice.split(" to ")[1].split(" ")[0])
+    assert advice.startswith(f"Lower your weight from 0.01 to {weight:g} (multiply it by 0.7")
+    for factor, active in ((1.0, 6), (1.02, 5)):
+        turned = audit_loss(at_weight(weight * factor), features=64, latents=8, data=DIGITS)
+        assert turned.forecast.n_active == active
+    assert found.advice(4) == "Nothing needs to change."
+    loose = audit_loss(at_weight(0.001), features=64, latents=8, data=DIGITS)
+    assert loose.text.endswith(
+        "a linear model keeps 8 of 8 units; above 21.8 times the weight no unit gains by a small "
+        "step, whatever the network."
+    )
+    assert found.advice(9) == "Give the model at least 9 latent units."
+    assert found.advice(62).startswith("The data have only 61 modes")
+    with pytest.raises(pc.InvalidArgumentError, match="active"):
+        found.advice(0)
+    with pytest.raises(pc.InvalidArgumentError, match="Pass data="):
+        audit_loss(readme, features=64, latents=8).advice()
+
+
+@pytest.mark.parametrize("variance", [0.105, 0.12, 0.29, 0.57, 1.1, 1.15])
+def test_the_advised_weight_is_below_a_threshold_of_three_digits(variance: float) -> None:
+    """At the threshold itself the unit is dead."""
+    rows = math.sqrt(variance) * np.array([[1.0], [-1.0]] * 20)
+
+    def loss(weight: float) -> Callable[..., Tensor]:
+        return lambda o, y, m, s: 0.5 * squared(o, y) + weight * per_row(m, s)
+
+    advice = audit_loss(loss(10.0), features=1, latents=1, data=rows).advice(1)
+    weight = float(advice.split(" to ")[1].split(" ")[0])
+    assert 0.98 * variance < weight < 0.9999 * variance
+    assert audit_loss(loss(weight), features=1, latents=1, data=rows).forecast.n_active == 1
+
+
+def test_a_weight_that_cannot_be_seen_is_multiplied() -> None:
+    def fixed(y_hat: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+        scale = torch.tensor([1.0] * 8)  # a model of 8 units only
+        return functional.mse_loss(y_hat, y) + 0.01 * (scale * kl(mean, log_var)).sum(1).mean()
+
+    for loss in (fixed, pc.effective_beta(0.01, features=64, reconstruction="mean")):
+        found = audit_loss(loss, features=64, latents=8, data=DIGITS)
+        assert found.weight is None
+        assert found.advice(6).startswith("Multiply your KL weight by 0.72")
+
+
+def test_how_many_times_its_weight_a_loss_bears() -> None:
+    """F1: BCE + 3 KL on digits is below its onset of 3.35, not above a Gaussian's."""
+
+    def loss(weight: float) -> Callable[..., Tensor]:
+        def bernoulli(y_hat: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+            error = functional.binary_cross_entropy(y_hat, y, reduction="sum")
+            return error + weight * kl(mean, log_var).sum()
+
+        return bernoulli
+
+    found = audit_loss(loss(3.0), features=(1, 8, 8), latents=8, data=DIGITS.reshape(-1, 1, 8, 8))
+    assert found.forecast.onset / found.forecast.spec.beta == pytest.approx(3.35216 / 3, rel=1e-5)
+    assert found.forecast.n_active == 2
+    above = audit_loss(loss(4.0), features=64, latents=8, data=DIGITS)
+    assert above.forecast.n_active == 0
+    assert above.findings[-1].code == "all-collapse"
+    assert "keeps 0 of 8 units; above 0.838 times the weight no" in above.findings[-1].text
+    assert above.forecast.loss == pytest.approx(27.1103, abs=1e-4)
+
+
+def test_class_numbers_as_data() -> None:
+    rng = np.random.default_rng(0)
+    labels = (rng.standard_normal((500, 1)) + rng.standard_normal((500, 20)) > 0) * 1
+    labels = labels + 2 * (rng.random((500, 20)) > 0.7)
+    one_hot = np.eye(4)[labels].reshape(500, -1)
+    expected = pc.forecast(one_hot, pc.VAESpec(K, likelihood="categorical")).onset
+    for loss, features in (
+        (flat, (20, 4)),
+        (lambda r, y, m, s: functional.cross_entropy(r, y) + per_row(m, s), (4, 20)),
+    ):
+        found = audit_loss(loss, features=features, latents=K, data=labels)
+        assert found.forecast.onset == pytest.approx(expected, rel=1e-9)
+        assert found.forecast.spec.beta == pytest.approx(20)
+
+    def smoothed(r: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+        error = functional.cross_entropy(r, y, label_smoothing=0.1) * 20
+        return error + per_row(mean, log_var)
+
+    def alone(r: Tensor, y: Tensor) -> Tensor:
+        return functional.cross_entropy(r, y, label_smoothing=0.1) * 20
+
+    found = audit_loss(smoothed, features=(4, 20), latents=K, data=labels)
+    own = pc.onset(alone, labels, output_shape=(4, 20))
+    assert found.likelihood == "other"
+    assert found.forecast.onset == pytest.approx(own.beta, rel=1e-9)
+
+
+# From reductions alone
+
+
+@pytest.mark.parametrize(
+    ("options", "value"),
+    [
+        ({"likelihood": "bernoulli"}, 1.0),
+        ({"likelihood": "bernoulli", "reconstruction": "mean", "features": 784}, 784.0),
+        (
+            {
+                "likelihood": "bernoulli",
+                "reconstruction": "mean",
+                "features": 784,
+                "weight": 1 / (128 * 784),
+                "kl_batch": "sum",
+                "batch_size": 128,
+            },
+            1.0,
+        ),
+        ({"likelihood": "poisson", "kl": "mean", "latents": 4}, 0.25),
+        ({"likelihood": "categorical", "reconstruction": "mean", "features": 20}, 20.0),
+        ({"likelihood": "negative-binomial", "weight": 0.5}, 0.5),
+    ],
+)
+def test_effective_beta_of_every_likelihood(options: dict[str, Any], value: float) -> None:
+    found = pc.effective_beta(**options)
+    assert math.isclose(found.value, value, rel_tol=1e-12)
+    assert found.likelihood == options["likelihood"]
+    assert "eta_dec" not in found.text
+    audited = audit_loss(found, features=64, latents=4)
+    assert audited.spec.likelihood == options["likelihood"]
+    assert audited.value == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"likelihood": "bernouli"}, "Did you mean 'bernoulli'"),
+        ({"likelihood": "other"}, "audit_loss"),
+        ({"likelihood": "poisson", "half": True}, "half: got a value with likelihood 'poisson'"),
+        ({"likelihood": "poisson", "gaussian_std": 2.0}, "gaussian_std: got a value"),
+        ({"kl_batch": "sum", "batch_size": 0}, "batch_size: got 0; expected a whole number of at"),
+    ],
+)
+def test_no_effective_beta(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(pc.InvalidArgumentError, match=message):
+        pc.effective_beta(**options)
