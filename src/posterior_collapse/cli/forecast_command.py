@@ -56,13 +56,6 @@ class SpecOptions(NumberOptions):
         """Return what the data's likelihood is."""
         return {"likelihood": self.likelihood, "dispersion": self.dispersion}
 
-    def texts(self) -> dict[str, str | None]:
-        """Return what can be swept over; beta is 1 unless it is given, of each level or both."""
-        found = {name: getattr(self, name, None) for name in options.SWEPT}
-        if self.beta == "1" and (self.beta_1 or self.beta_2):
-            found["beta"] = None
-        return found
-
 
 @grouped
 def forecast(

@@ -19,6 +19,8 @@ from typing import Annotated, Any, ClassVar
 
 import typer
 
+from posterior_collapse.cli.options import SWEPT
+
 __all__ = [
     "SOURCE",
     "DataDir",
@@ -218,6 +220,13 @@ class NumberOptions:
     sigma_2: Annotated[
         str | None, option(help="For hvae: of z2 (default: learned).", autocompletion=Std)
     ] = None
+
+    def texts(self) -> dict[str, str | None]:
+        """Return what can be swept over; beta is 1 unless it is given, of each level or both."""
+        found = {name: getattr(self, name, None) for name in SWEPT}
+        if self.beta == "1" and (self.beta_1 or self.beta_2):
+            found["beta"] = None
+        return found
 
 
 def absolute(source: str) -> str:

@@ -42,8 +42,8 @@ class KeptOptions(NumberOptions):
     panel: ClassVar = "Numbers"
     beta: Annotated[
         str | None,
-        option(help="Weight of the KL, for --tune latents; for hvae of z1:z2 (default: 1)."),
-    ] = None
+        option(help="Weight of the KL, for --tune latents; for hvae of z1:z2."),
+    ] = "1"
     eta_enc: Annotated[str, option(help="Prior std.")] = "1.0"
 
 
@@ -101,7 +101,7 @@ def tune(
 
     options.check_outputs(plot, html)
     kind = named.kind(network.model)
-    spec = options.one_spec("tune", kind, network.latents, asdict(numbers), **network.law())
+    spec = options.one_spec("tune", kind, network.latents, numbers.texts(), **network.law())
     # Mistakes that need no torch to be seen are told before it is loaded, which takes seconds.
     goal = Goal(spec, tuned, active, level)
     net = network.networks(context, exact)
