@@ -282,7 +282,7 @@ class TestSummary:
         return folder
 
     def test_its_numbers_are_those_of_the_rows(self, tmp_path: Path) -> None:
-        text = summary.block(self.leave(tmp_path))
+        text = summary.table(self.leave(tmp_path))
         failed = f"{NET}, whose verdict there is signal-unclaimed"
         assert f"median error -3.1%, -3.1% ({failed}) to +3.1% ({NET}); within 5% in 3 of" in text
         assert "2 runs live on above it, at losses up to 0.25 nats lower than collapsed" in text
@@ -294,6 +294,13 @@ class TestSummary:
         assert "4 times it was more than all units together brought" in text
         assert "37 failures recognised, 1 undecided, 2 called fine; of the good runs 3 " in text
 
+    def test_the_readme_shows_a_line_of_each(self, tmp_path: Path) -> None:
+        text = summary.block(self.leave(tmp_path))
+        assert "without a warm-up: within 5% in 3 of 3 networks, at most 3% off" in text
+        assert "without a warm-up: within a unit in 100% of 40 runs" in text
+        assert "of 20 said to pay, 19 did; of 10 said not to, 9 did not" in text
+        assert "seen in 37 of 40 failures, 1 undecided; wrongly said of 3 of 60 good runs" in text
+
     def test_a_linear_model_stands_for_itself(self, tmp_path: Path) -> None:
         results = self.leave(tmp_path)
         kept = json.loads((results / "X3a" / "result.json").read_text("utf-8"))
@@ -302,7 +309,7 @@ class TestSummary:
         linear |= {"network": "digits, linear, gaussian", "error of the onset": -0.2}
         table["rows"].append(list(linear.values()))
         write_json(results / "X3a" / "result.json", kept)
-        text = summary.block(results)
+        text = summary.table(results)
         assert "within 5% in 3 of 3" in text
         assert "| a linear model, trained so; without a warm-up | error -20.0%:" in text
 
@@ -310,7 +317,7 @@ class TestSummary:
         self, tmp_path: Path
     ) -> None:
         results = self.leave(tmp_path)
-        before = summary.block(results)
+        before = summary.table(results)
         assert "Nothing of cnns" in summary.render(results, tmp_path)
         kept, units = (
             json.loads((results / row / "result.json").read_text("utf-8")) for row in ("X3a", "X3b")
@@ -321,17 +328,17 @@ class TestSummary:
         kept |= {"id": "X3e", "tables": {**kept["tables"], **units["tables"]}}
         (results / "X3e").mkdir()
         write_json(results / "X3e" / "result.json", kept)
-        text = summary.block(results)
+        text = summary.table(results)
         assert set(before.splitlines()) < set(text.splitlines())
         assert "| a convolutional network; without a warm-up | error +3.1% |" in text
         assert "| 30 runs of a convolutional network; without a warm-up | in the bracket in" in text
         assert "Little of cnns: one" in summary.render(results, tmp_path)
 
     def test_other_results_change_it(self, tmp_path: Path) -> None:
-        assert summary.block(self.leave(tmp_path / "a")) != summary.block(
+        assert summary.table(self.leave(tmp_path / "a")) != summary.table(
             self.leave(tmp_path / "b", error=0.2)
         )
-        assert "within 5% in 0 of 3" in summary.block(tmp_path / "b")
+        assert "within 5% in 0 of 3" in summary.table(tmp_path / "b")
 
     def test_only_what_is_between_the_lines_is_replaced(self, tmp_path: Path) -> None:
         results = self.leave(tmp_path / "results")
@@ -341,7 +348,7 @@ class TestSummary:
             _, document = summary.write(results, readme, tmp_path / "docs" / "trust.md")
             expected = f"before\n{summary.BEGIN}\n{summary.block(results)}{summary.END}\nafter\n"
             assert readme.read_text("utf-8") == expected
-        assert summary.block(results) in document.read_text("utf-8")
+        assert summary.table(results) in document.read_text("utf-8")
 
     @pytest.mark.parametrize("text", ["", "{0}\n{0}\n{1}", "{1}\n{0}", "{0}"])
     def test_a_readme_without_the_place_is_left_alone(self, tmp_path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The errors of all rows of the study in one table, and where README and docs show it."""
+"""The errors of all rows of the study in one table, and in a short one that the README shows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from posterior_collapse.experiments.document import RESULT, template
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.files import read_json
 
-__all__ = ["BEGIN", "END", "NEAR", "block", "render", "write"]
+__all__ = ["BEGIN", "END", "NEAR", "block", "render", "table", "write"]
 
 BEGIN = "<!-- written by `collapse reproduce trust`: begin -->"
 END = "<!-- written by `collapse reproduce trust`: end -->"
@@ -40,7 +40,7 @@ def write(
     readme: str | os.PathLike[str] = "README.md",
     document: str | os.PathLike[str] = "docs/trust.md",
 ) -> tuple[Path, Path]:
-    """Write what the study found: all of it into a document, the table into the README.
+    """Write what the study found: all of it into a document, a short table into the README.
 
     Args:
         results: Folder with the results of the rows X3a to X3d, and X3e if it is there.
@@ -70,7 +70,16 @@ def write(
 
 
 def block(results: str | os.PathLike[str]) -> str:
-    """Return the table of the README, from the results alone.
+    """Return the short table of the README, from the results alone.
+
+    Args:
+        results: Folder with the results of the rows X3a to X3d, and X3e if it is there.
+    """
+    return f"{_headlines(_found(Path(results))).markdown()}\n"
+
+
+def table(results: str | os.PathLike[str]) -> str:
+    """Return the table with every error, from the results alone.
 
     Args:
         results: Folder with the results of the rows X3a to X3d, and X3e if it is there.
@@ -150,6 +159,68 @@ def _summary(found: Mapping[str, Mapping[str, Any]]) -> Table:
         *_of_failures(_records(found["X3d"], "failures")),
     ]
     return Table(["what is said", "of what", "as measured"], rows)
+
+
+def _headlines(found: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return for each thing that is said how often it held, in a line."""
+    told = [
+        ("the beta above which all collapses", _onsets_in_a_line(_records(found["X3a"], "onset"))),
+        (
+            "between how many units a network keeps (`--network`)",
+            _units_in_a_line(_records(found["X3b"], "units")),
+        ),
+        ("one more unit pays, or does not", _gain_in_a_line(_records(found["X3c"], "confusion"))),
+        ("the optimiser failed", _failures_in_a_line(_records(found["X3d"], "failures"))),
+    ]
+    return Table(["what is said", "how often it held"], [list(line) for line in told if line[1]])
+
+
+def _by_warm_up(records: Records) -> list[tuple[str, Records]]:
+    """Return what was measured of networks after a warm-up, then of those without."""
+    nets = [r for r in records if not _is_linear(r)]
+    ways = [(words, [r for r in nets if r["warm-up"] == way]) for way, words in WARM_UPS.items()]
+    return [(words, own) for words, own in reversed(ways) if own]
+
+
+def _onsets_in_a_line(records: Records) -> str:
+    parts = []
+    for words, own in _by_warm_up(records):
+        errors = [abs(e) for r in own if (e := r["error of the onset"]) is not None]
+        if errors:
+            near = sum(error <= NEAR for error in errors)
+            worst = f"at most {max(errors):.0%} off"
+            parts.append(f"{words}: within 5% in {near} of {len(own)} networks, {worst}")
+    return "; ".join(parts)
+
+
+def _units_in_a_line(records: Records) -> str:
+    return "; ".join(
+        f"{words}: within a unit in {_mean(own, 'within a unit of it'):.0%} of "
+        f"{sum(r['runs'] for r in own)} runs"
+        for words, own in _by_warm_up(records)
+    )
+
+
+def _gain_in_a_line(records: Records) -> str:
+    said = {
+        r["the diagnosis says: one more unit"]: (r["it paid"], r["it did not"]) for r in records
+    }
+    if not said:
+        return ""
+    (pays, wrong), (missed, right) = said["pays"], said["does not pay"]
+    return (
+        f"of {pays + wrong} said to pay, {pays} did; of {right + missed} said not to, "
+        f"{right} did not"
+    )
+
+
+def _failures_in_a_line(records: Records) -> str:
+    return "; ".join(
+        f"seen in {r['recognised']} of {r['failed']} failures, {r['undecided']} undecided; wrongly "
+        f"said of {r['false alarms']} of {r['good']} good runs"
+        for r in records
+        if r["runs that"] == "all"
+    )
 
 
 def _is_linear(record: Mapping[str, Any]) -> bool:
