@@ -81,6 +81,31 @@ def test_sampling_finds_the_same_within_its_errors(name) -> None:
     assert found.conclusion == ("undecided" if at_threshold else exact.conclusion)
 
 
+def test_a_linear_model_that_keeps_more_than_its_optimum_is_not_told_to_keep_them() -> None:
+    """Where training has all but arrived, no loss tells, and "keep 5 units" was one too many."""
+    x = np.random.default_rng(0).standard_normal((2000, 7)) * [3, 2.5, 2, 1.5, 1.06, 0.4, 0.3]
+    spec = pc.VAESpec(7, beta=1.2)
+    model = build(spec, "linear", x_dim=7, dtype=torch.float64)
+    load_parameters(model, pc.forecast(x, spec.replace(beta=1.05)).parameters())
+    found = pc.diagnose(model, x)
+    assert (found.n_active, found.forecast.n_active) == (5, 4)
+    assert 0 < found.loss - found.forecast.loss < 0.04
+    assert "optimal" not in found.verdict
+    assert "5 of 7 units active, 2 collapsed: no signal is left for the coll" in found.verdict
+    assert found.verdict.endswith(
+        "the linear optimum keeps 4: training has not ended there, or units are near their "
+        "threshold."
+    )
+    first, *others = found.advice
+    assert first.code == "not-at-optimum"
+    assert first.text.startswith("5 units are active where the optimum of this linear model keeps")
+    assert not [one for one in others if "Keep" in one.action]
+    load_parameters(model, found.forecast.parameters())
+    best = pc.diagnose(model, x)
+    assert best.advice[0].action.startswith("Keep 4 units")
+    assert "near their threshold" not in best.verdict
+
+
 def test_losses_add_up() -> None:
     spec = SPECS["hvae"]
     data, _, model = optimum(spec)

@@ -12,8 +12,9 @@ import posterior_collapse as pc
 from planted import Opaque
 from posterior_collapse.adapters import from_callable
 from posterior_collapse.diagnosis.advice import advise
+from posterior_collapse.diagnosis.conclusions import excess_loss
 from posterior_collapse.models import build, load_parameters
-from posterior_collapse.report.comparison import comparison_verdict
+from posterior_collapse.report.comparison import comparison_kind, comparison_verdict
 
 
 def test_units_that_share_directions_are_still_settling() -> None:
@@ -118,6 +119,50 @@ def test_as_forecast_is_not_said_of_a_loss_far_off() -> None:
     )
     near = comparison_verdict({"measured": side(101.0), "forecast": side(100.0)})
     assert near.startswith("As forecast: 4 of 4")
+
+
+WEAK = np.random.default_rng(0).standard_normal((4000, 4)) * [1.3, 1.25, 0.4, 0.3]
+STRONG = np.random.default_rng(1).standard_normal((4000, 4)) * [4, 2, 0.4, 0.3]
+COUNTS = (np.random.default_rng(2).random((500, 6)) < 0.2) * 1.0
+RUNS = {
+    # All that units can bring to the weak data is 0.12 nats: any share of it is few nats.
+    "weak, early": (WEAK, pc.VAESpec(4), {"steps": 5}),
+    "weak, halfway": (WEAK, pc.VAESpec(4), {"steps": 60, "learning_rate": 1e-2}),
+    "weak, exact": (WEAK, pc.VAESpec(4), {"exact": True}),
+    "strong, early": (STRONG, pc.VAESpec(4), {"steps": 5}),
+    "strong, nearly": (STRONG, pc.VAESpec(4), {"steps": 1000, "learning_rate": 1e-2}),
+    "strong, exact": (STRONG, pc.VAESpec(4, eta_dec=0.5), {"exact": True}),
+    "fixed sigma": (STRONG, pc.VAESpec(4, sigma=0.7), {"steps": 300, "learning_rate": 1e-2}),
+    "two levels": (STRONG, pc.HVAESpec((3, 2), sigma_1=0.6), {"steps": 100}),
+    "another convention": (STRONG, pc.VAESpec(3), {"steps": 60, "convention": "reference"}),
+    "a network": (STRONG, pc.VAESpec(4), {"steps": 30, "architecture": "mlp", "hidden": (8,)}),
+    "bits, early": (COUNTS, pc.VAESpec(2, likelihood="bernoulli"), {"steps": 2}),
+    "bits": (COUNTS, pc.VAESpec(2, likelihood="bernoulli"), {"steps": 800, "learning_rate": 1e-2}),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_has_arrived_to_train_and_to_diagnose_alike(name) -> None:
+    """One counted nats and the other shares: "As forecast" was "has not arrived" to the other."""
+    data, spec, how = RUNS[name]
+    fitted = pc.fit(spec, data, **{"architecture": "linear", **how})
+    found, summary = pc.diagnose(fitted, data), fitted.summary()
+    under = comparison_kind(summary) == "undertrained"
+    assert under == bool(excess_loss(found))
+    assert under == ("ndertrained: " in comparison_verdict(summary))
+    if found.conclusion != "signal-unclaimed":
+        assert under == found.verdict.startswith("Training has not arrived")
+
+
+def test_a_loss_a_few_hundredths_of_a_nat_too_high_may_be_half_of_what_units_bring() -> None:
+    fitted = pc.fit(pc.VAESpec(4), WEAK, "linear", steps=60, learning_rate=1e-2)
+    summary, linear = fitted.summary(), fitted.forecast
+    possible = summary["forecast"]["collapsed_loss"] - linear.loss
+    missing = summary["measured"]["loss"] - linear.loss
+    assert missing < 0.25 < 1
+    assert missing > 0.25 * possible
+    assert comparison_kind(summary) == "undertrained"
+    assert pc.diagnose(fitted, WEAK).verdict.startswith("Training has not arrived")
 
 
 def test_advice_to_a_network_starts_from_what_was_measured_in_it() -> None:

@@ -18,6 +18,7 @@ from posterior_collapse.diagnosis.conclusions import (
     is_attainable,
     is_settled,
     is_worse_than_none,
+    keeps_too_many,
     kept_units,
     leaves_out,
     what_decides,
@@ -124,7 +125,11 @@ def _unsettled(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator
 def _unfinished(found: Diagnosis, conclusions: Sequence[Conclusion]) -> Iterator[Finding]:
     excess = excess_loss(found)
     failed = "signal-unclaimed" in conclusions and not is_worse_than_none(found)
-    if not excess or found.forecast is None or failed:
+    if found.forecast is None or failed:
+        return
+    if not excess:
+        if keeps_too_many(found):
+            yield _too_many(found)
         return
     if not is_attainable(found.forecast):
         yield Finding(
@@ -142,6 +147,18 @@ def _unfinished(found: Diagnosis, conclusions: Sequence[Conclusion]) -> Iterator
         f"The loss is {excess:.3g} nats above the optimum of a linear model, "
         + (f"for which {units} active units are enough." if enough else f"which keeps {units}."),
         TRAIN_LONGER,
+    )
+
+
+def _too_many(found: Diagnosis) -> Finding:
+    assert found.forecast is not None
+    active = " and ".join(str(level.n_active) for level in found.levels)
+    kept = " and ".join(map(str, kept_units(found.forecast)))
+    return Finding(
+        "not-at-optimum",
+        f"{active} units are active where the optimum of this linear model keeps {kept}: training "
+        "has not ended there, or units are near their threshold.",
+        f"{TRAIN_LONGER[:-1]}; exact=True trains a linear model to its optimum.",
     )
 
 

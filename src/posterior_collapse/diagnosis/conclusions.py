@@ -24,10 +24,12 @@ from posterior_collapse.theory.thresholds import (
     rows_to_decide,
     unit_gain,
 )
+from posterior_collapse.theory.thresholds import excess_loss as excess_over
 
 __all__ = [
     "LOCALLY",
     "collapsed_loss",
+    "collapses_freely",
     "conclude",
     "count_of",
     "counts_alike",
@@ -41,6 +43,7 @@ __all__ = [
     "is_attainable",
     "is_settled",
     "is_worse_than_none",
+    "keeps_too_many",
     "kept_units",
     "leaves_out",
     "linear_forecast",
@@ -58,8 +61,6 @@ FAR = 3.0
 GOOD, BAD = 0.75, 1.05
 """Shares of the squared error of a constant: a decoder that explains less has not learned, one that
 errs by more was trained on other latents."""
-UNTRAINED = 0.01
-"""Excess of the loss over that of the linear optimum, relative, that is not worth a word."""
 NOTHING = 1e-6
 """Nats, or share of what is worth a unit, that no word is lost about."""
 
@@ -209,27 +210,44 @@ def collapsed_loss(found: Forecast) -> float:
 def excess_loss(found: Diagnosis) -> float:
     """Return by how many nats the loss surely exceeds one that can be had.
 
-    0 where it does not, or where that is not known. For a Gaussian it is that of the linear
-    optimum, and what counts is measured by what all units together could bring, whatever the data's
-    own units are. The forecast of another likelihood is an approximation, which no model need
-    reach: what can be had is the loss of the best constant, without any unit.
+    0 where it does not, or where that is not known; see `theory.thresholds.excess_loss`.
     """
     forecast = found.forecast
     if forecast is None or found.loss is None or found.loss_error is None:
         return 0.0
-    if not is_attainable(forecast):
-        if found.collapsed_loss is None:
-            return 0.0
-        if not all(isinstance(sigma, str) for sigma in forecast.spec.sigma_levels):
-            return 0.0  # units of a fixed sigma cost KL even where the output is constant
-        excess = found.loss - found.collapsed_loss
-        slack = SURE * found.loss_error + ROUNDING * abs(found.collapsed_loss)
-        return excess if excess > slack else 0.0
-    least = forecast.loss + found.data_loss
-    excess = found.loss - least
-    possible = 0.0 if found.collapsed_loss is None else found.collapsed_loss - least
-    slack = SURE * found.loss_error + UNTRAINED * max(possible, 0.0)
-    return excess if excess > slack + ROUNDING * abs(least) else 0.0
+    return excess_over(
+        found.loss,
+        found.loss_error,
+        forecast.loss + found.data_loss,
+        found.collapsed_loss if collapses_freely(forecast) else None,
+        attainable=is_attainable(forecast),
+    )
+
+
+def collapses_freely(found: Forecast) -> bool:
+    """Whether `collapsed_loss` can be reached: units of a fixed sigma cost KL at any output.
+
+    Beside a forecast that is attainable it only says how much units could bring.
+
+    Example:
+        >>> from posterior_collapse.specs import VAESpec
+        >>> fixed = forecast(Moments.from_matrices([[4.0]]), VAESpec(1, sigma=0.5))
+        >>> collapses_freely(fixed)
+        True
+    """
+    learned = all(isinstance(sigma, str) for sigma in found.spec.sigma_levels)
+    return learned or is_attainable(found)
+
+
+def keeps_too_many(found: Diagnosis) -> bool:
+    """Whether a linear model keeps more units than the optimum of the linear model itself.
+
+    That it can only where it is not there yet, or where those units are near their threshold.
+    """
+    if found.is_network or found.forecast is None or not is_attainable(found.forecast):
+        return False
+    kept = kept_units(found.forecast)
+    return any(level.n_active > most for level, most in zip(found.levels, kept, strict=True))
 
 
 def count_of(count: int, name: str) -> str:

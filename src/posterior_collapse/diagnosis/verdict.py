@@ -19,6 +19,7 @@ from posterior_collapse.diagnosis.conclusions import (
     is_attainable,
     is_settled,
     is_worse_than_none,
+    keeps_too_many,
     kept_units,
     what_decides,
 )
@@ -41,6 +42,8 @@ def with_verdict(found: Diagnosis) -> Diagnosis:
         if is_attainable(found.forecast):
             lower = f", at a loss {excess:.3g} nats lower" if excess else ""
             sentence += f"; the linear optimum keeps {kept}{lower}"
+            if not excess and keeps_too_many(found):
+                sentence += ": training has not ended there, or units are near their threshold"
         else:
             lower = f", and no unit at all would cost {excess:.3g} nats less" if excess else ""
             sentence += f"; the linear forecast, an approximation, keeps {kept}{lower}"
@@ -101,7 +104,7 @@ def _overall(found: Diagnosis, conclusions: list[Conclusion]) -> tuple[Conclusio
             words = "every unit is used and one more is not worth it"
         if conclusion == "signal-unclaimed" and is_worse_than_none(found):
             words = "as it stands signal is left unclaimed"
-        if conclusion == "collapse-optimal" and excess_loss(found):
+        if conclusion == "collapse-optimal" and (excess_loss(found) or keeps_too_many(found)):
             words = "no signal is left for the collapsed units"
         if conclusion == "more-units-pay" and excess_loss(found):
             words = "as it stands every unit is used, and what is unexplained would pay for more"

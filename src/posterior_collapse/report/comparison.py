@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from posterior_collapse.report.text import new_table
+from posterior_collapse.theory.thresholds import excess_loss
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,8 +29,8 @@ FEW = 4
 SAME_LOSS = 1e-4
 """Relative difference up to which two losses count as equal in a sentence."""
 FAR_LOSS = 0.25
-"""Nats by which a loss is far from the optimum, per nat that this spends on its KL, and one more.
-Relative to the loss itself it would depend on the units of the data."""
+"""Nats by which a loss is far from the optimum, per nat that this spends on its KL, and one more:
+of runs that were kept before what units can bring was kept with them."""
 
 
 def comparison_verdict(summary: Summary) -> str:
@@ -59,11 +60,12 @@ def comparison_verdict(summary: Summary) -> str:
     kept = " and ".join(str(expected) for _, expected in pairs)
     counts = f"{_counts(measured)} active"
     if summary.get("approximate"):
-        return _of_counts(counts, kept, gap, as_many=as_many, far=_is_far(summary))
-    if _is_far(summary):
+        return _of_counts(summary, counts, kept, as_many=as_many)
+    if _excess(summary):
         beside = "as many as forecast" if as_many else f"where the linear optimum keeps {kept}"
         text = f"Undertrained: loss {gap:.3g} nats above the linear optimum; {counts}"
-        return f"{text}, {beside}: train longer." if as_many else f"{text} {beside}: train longer."
+        how = "train longer or warm beta up" if _lacks(pairs) else "train longer"
+        return f"{text}{',' if as_many else ''} {beside}: {how}."
     if as_many:
         text = f"As forecast: {counts}; "
     else:
@@ -72,16 +74,26 @@ def comparison_verdict(summary: Summary) -> str:
         return text + "loss as forecast."
     text += f"loss {abs(gap):.3g} nats {'above' if gap > 0 else 'below'} "
     text += "the linear optimum" if as_many else "it"
-    lacking = gap > 0 and any(found < expected for found, expected in pairs)
-    return text + (": train longer or warm beta up." if lacking else ".")
+    return text + (": train longer or warm beta up." if gap > 0 and _lacks(pairs) else ".")
 
 
-def _of_counts(counts: str, kept: str, gap: float, *, as_many: bool, far: bool) -> str:
+def _lacks(pairs: Sequence[tuple[int, int]]) -> bool:
+    """Whether a level has fewer active units than were forecast."""
+    return any(found < expected for found, expected in pairs)
+
+
+def _of_counts(summary: Summary, counts: str, kept: str, *, as_many: bool) -> str:
     """Of a likelihood whose forecast is an approximation: a good model may be above its loss."""
-    if far:
+    excess = _excess(summary)
+    if excess:
         beside = ", as many as forecast" if as_many else f" where the linear forecast keeps {kept}"
+        if "collapsed_loss" in summary["forecast"]:
+            return (
+                f"Undertrained: loss {excess:.3g} nats above that of the best constant output, "
+                f"which needs no unit; {counts}{beside}: train longer."
+            )
         return (
-            f"Perhaps undertrained: loss {gap:.3g} nats above that of the forecast, an "
+            f"Perhaps undertrained: loss {excess:.3g} nats above that of the forecast, an "
             f"approximation; {counts}{beside}: train longer while it falls."
         )
     text = (
@@ -90,11 +102,20 @@ def _of_counts(counts: str, kept: str, gap: float, *, as_many: bool, far: bool) 
     return f"{text}; losses are not compared, as that of the forecast is an approximation."
 
 
-def _is_far(summary: Summary) -> bool:
-    """Whether the loss is far above that of the linear optimum."""
+def _excess(summary: Summary) -> float:
+    """By how many nats the loss is too high, as a diagnosis finds it; 0 where it is not."""
     measured, forecast = summary["measured"], summary["forecast"]
+    if "collapsed_loss" in forecast:
+        return excess_loss(
+            measured["loss"],
+            measured.get("loss_error") or 0.0,
+            forecast["loss"],
+            forecast["collapsed_loss"],
+            attainable=not summary.get("approximate"),
+        )
+    gap = float(measured["loss"] - forecast["loss"])
     carried = sum(max(float(sum(level["kl"])), 0.0) for level in forecast["levels"])
-    return bool(measured["loss"] - forecast["loss"] > FAR_LOSS * (1 + carried))
+    return gap if gap > FAR_LOSS * (1 + carried) else 0.0
 
 
 def comparison_kind(summary: Summary) -> str:
@@ -112,7 +133,7 @@ def comparison_kind(summary: Summary) -> str:
         return "stopped"
     if summary.get("forecast") is None:
         return "no forecast"
-    if _is_far(summary):
+    if _excess(summary):
         return "undertrained"
     found, expected = _active(summary["measured"]), _active(summary["forecast"])
     if found == expected:

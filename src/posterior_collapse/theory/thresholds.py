@@ -31,6 +31,7 @@ __all__ = [
     "LEAST_ROWS",
     "ROUNDING",
     "SURE",
+    "excess_loss",
     "rows_to_decide",
     "side_of_threshold",
     "unclaimed_signal",
@@ -228,6 +229,8 @@ AT_OPTIMUM = 2 * math.sqrt(ROUNDING)
 unit for a signal t = 1 + d gains about d^2 / 4 nats per beta."""
 LEAST_ROWS = 10
 """Rows from which standard errors are worth their name, so that a verdict can rest on them."""
+UNTRAINED = 0.01
+"""Share of all that units can bring, in nats, that a loss may lack and not be worth a word."""
 UNSEEN_KURTOSIS, HIDDEN = 6.0, 200.0
 """Excess of kurtosis that few rows may hide, and rows over it that as many hide."""
 MOST_MORE = 100.0
@@ -255,6 +258,40 @@ def side_of_threshold(t: float, error: float) -> Side:
     if t - SURE * error > 1:
         return "above"
     return "below" if t + SURE * error <= 1 else "undecided"
+
+
+def excess_loss(
+    loss: float, error: float, least: float, collapsed: float | None, *, attainable: bool
+) -> float:
+    """Return by how many nats a loss surely exceeds one that can be had; 0 where it does not.
+
+    Whether training has arrived goes by this alone. What counts is a share of all that units can
+    bring, so that the data's own units do not matter, beside what is noise.
+
+    Args:
+        loss: Of a trained model, in nats per row, as the other two.
+        error: Its standard error.
+        least: The forecast's.
+        collapsed: That of the best model without latent units; None if that is not known.
+        attainable: Whether a linear model reaches `least`. An approximation need not be reached:
+            what can be had is then the loss of the best constant, without any unit.
+
+    Example:
+        >>> [excess_loss(loss, 0.001, 2.0, 3.0, attainable=True) for loss in (2.01, 2.5)]
+        [0.0, 0.5]
+        >>> excess_loss(2.5, 0.001, 2.0, 3.0, attainable=False)
+        0.0
+    """
+    possible = 0.0
+    if not attainable:
+        if collapsed is None:
+            return 0.0
+        least = collapsed
+    elif collapsed is not None:
+        possible = max(collapsed - least, 0.0)
+    excess = loss - least
+    slack = SURE * error + UNTRAINED * possible + ROUNDING * abs(least)
+    return excess if excess > slack else 0.0
 
 
 def rows_to_decide(t: float, error: float, n: int) -> int | None:

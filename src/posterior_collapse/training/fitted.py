@@ -11,7 +11,14 @@ import torch
 from posterior_collapse.arrays import Float
 from posterior_collapse.data.about import About
 from posterior_collapse.diagnosis.collecting import collect
+from posterior_collapse.diagnosis.conclusions import (
+    collapsed_loss,
+    collapses_freely,
+    counts_alike,
+)
 from posterior_collapse.diagnosis.exact import is_exact
+from posterior_collapse.diagnosis.reading import in_double
+from posterior_collapse.diagnosis.statistics import Running
 from posterior_collapse.errors import DataError, NotSolvedError, UnboundedObjectiveError
 from posterior_collapse.models import MarkovVAE, loss
 from posterior_collapse.models.modules import evaluating
@@ -87,9 +94,10 @@ class Fitted(Seen):
         Of linear models on all rows, of others on 10,000 at most.
 
         Returns:
-            `loss` (negative beta-ELBO) and `reconstruction`, in nats per row, and per level
-            `n_active`, and per unit `kl` and `information`, as if z_i were Gaussian, in nats. Where
-            what the model computes is no number any more, all are NaN and `n_active` is None.
+            `loss` (negative beta-ELBO), its standard error `loss_error` and `reconstruction`, in
+            nats per row, and per level `n_active`, and per unit `kl` and `information`, as if z_i
+            were Gaussian, in nats. Where what the model computes is no number any more, all are NaN
+            and `n_active` is None.
 
         Raises:
             DataError: The data cannot be read again.
@@ -108,6 +116,7 @@ class Fitted(Seen):
                 levels = [level.diagnosis(top=False) for level in found.levels]
                 if gaussian:
                     losses = {name: float(value.mean) for name, value in found.losses.items()}
+                    losses["loss_error"] = float(found.losses["loss"].error)
                 else:
                     losses = self._losses(rows)
         except DataError as error:
@@ -116,6 +125,7 @@ class Fitted(Seen):
             return self._nothing()
         return {
             "loss": losses["loss"],
+            "loss_error": losses["loss_error"],
             "reconstruction": losses["reconstruction"],
             "levels": [_in_short(level, level.gaussian_information) for level in levels],
         }
@@ -124,6 +134,7 @@ class Fitted(Seen):
     def _losses(self, rows: Batch) -> dict[str, float]:
         """Losses of a decoder that is not Gaussian, as they are trained on and forecast."""
         device, found = self.model.eta_enc.device, {"loss": 0.0, "reconstruction": 0.0}
+        betas, each = self.objective.beta_levels, Running()
         generator = seeds.generator(self.settings.seed, seeds.MEASURE, device=device)
         for start in range(0, len(rows.x), CHUNK):
             cut = slice(start, start + CHUNK)
@@ -131,16 +142,19 @@ class Fitted(Seen):
             y = None if rows.y is None else rows.y[cut].to(device)
             terms = self.model(x, y, self.model.draw_noise(len(x), generator, x.dtype))
             share = len(x) / len(rows.x)
-            found["loss"] += share * float(loss(terms, self.objective.beta_levels))
+            found["loss"] += share * float(loss(terms, betas))
             found["reconstruction"] += share * float(terms.squared_error.mean()) / 2
-        return found
+            kl = sum(beta * level.sum(1) for beta, level in zip(betas, terms.kl, strict=True))
+            each.add(in_double(terms.squared_error / 2 + kl))
+        return {**found, "loss_error": float(each.error)}
 
     def _nothing(self) -> dict[str, Any]:
         levels = [
             {"n_active": None, "kl": [math.nan] * n, "information": [math.nan] * n}
             for n in self.spec.dims
         ]
-        return {"loss": math.nan, "reconstruction": math.nan, "levels": levels}
+        losses = dict.fromkeys(("loss", "loss_error", "reconstruction"), math.nan)
+        return {**losses, "levels": levels}
 
     def summary(self) -> dict[str, Any]:
         """Return what was measured beside what was forecast, as plain JSON-able values.
@@ -148,12 +162,17 @@ class Fitted(Seen):
         Returns:
             `measured` and `forecast` with the same keys: `loss`, and per level (bottom first)
             `n_active`, and per unit `kl` and `information` in nats; `forecast` is None where
-            there is none. `approximate` is there, and True, for a likelihood that is not Gaussian:
-            the forecast's loss is then none to be reached.
+            there is none, and has besides the `collapsed_loss` that the best model without latent
+            units has (None where that is not known, or not to be had). `approximate` is there, and
+            True, for a likelihood that is not Gaussian: the forecast's loss is then none to be
+            reached.
         """
         found = self.forecast
         expected = found and {
             "loss": found.loss,
+            "collapsed_loss": collapsed_loss(found)
+            if counts_alike(found) and collapses_freely(found)
+            else None,
             "levels": [_in_short(level, level.information) for level in found.levels],
         }
         found_and_expected = {"measured": self.measured(), "forecast": expected}

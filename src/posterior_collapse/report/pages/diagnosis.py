@@ -85,7 +85,8 @@ def light(found: Diagnosis) -> Light:
         return UNKNOWN
     if found.conclusion == "more-units-pay" or excess_loss(found):
         return WAIT
-    return WAIT if any(one.code == "still-settling" for one in found.advice) else GO
+    unfinished = {"still-settling", "not-at-optimum"} & {one.code for one in found.advice}
+    return WAIT if unfinished else GO
 
 
 def diagnosis_html(
