@@ -302,6 +302,16 @@ def test_labels_that_are_no_classes_are_refused(labels):
         pc.forecast((X, labels), pc.CVAESpec(2))
 
 
+@pytest.mark.parametrize("labels", [LABELS, LABELS.tolist(), LABELS / 2, LABELS.astype(str)])
+@pytest.mark.parametrize("spec", [SPEC, pc.CVAESpec(2)])
+def test_labels_before_the_array_are_told_how_to_be_passed(spec, labels):
+    with pytest.raises(
+        pc.DataError, match=r"^x: got one number or name per row.*reshape\(-1, 1\).*one-hot"
+    ) as refused:
+        pc.forecast((labels, X), spec)
+    assert "\n" not in str(refused.value)
+
+
 def test_an_iterator_does_not_tell_how_many_classes_there_are():
     with pytest.raises(pc.DataError, match="an iterator, which can be read once"):
         pc.forecast(iter([(X, LABELS)]), pc.CVAESpec(2))

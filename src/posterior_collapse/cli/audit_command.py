@@ -37,12 +37,12 @@ def audit(
     features: str | None = typer.Option(
         None, help="Features, or the shape of a reconstruction: 784 or 1,28,28."
     ),
-    latents: int = typer.Option(16, min=1, help="Latent units."),
-    batch_size: int = typer.Option(8, min=1, help="Samples per batch, if reductions differ."),
+    latents: int = typer.Option(16, help="Latent units."),
+    batch_size: int = typer.Option(8, help="Samples per batch, if reductions differ."),
     std: bool = typer.Option(False, "--std", help="The last argument is a std or a variance."),
     beta: float | None = typer.Option(None, help="Beta as you think it is, to be compared."),
     eta_dec: float = typer.Option(1.0, help="Decoder std as you think it is."),
-    active: int | None = typer.Option(None, min=1, help="Advise on keeping this many units."),
+    active: int | None = typer.Option(None, help="Advise on keeping this many units."),
     as_json: bool = AS_JSON,
 ) -> None:
     """Say what beta a loss function really has, by calling it; with data what it keeps of them."""
@@ -58,9 +58,13 @@ def audit(
     # Before the file is run, which loads torch as a rule.
     for size in shape:
         checks.whole("features", size, least=1)
+    checks.units("latents", latents)
+    checks.whole("batch_size", batch_size, least=1)
     checks.positive("eta_dec", eta_dec)
     if beta is not None:
         checks.positive("beta", beta)
+    if active is not None:
+        checks.count("active", active)
     # What the file prints is not what was asked for.
     with contextlib.redirect_stdout(sys.stderr):
         loss = _function(function)
@@ -107,10 +111,8 @@ def effective_beta(
     kl: str = typer.Option(
         "sum", help="KL: sum or mean over latent units.", autocompletion=REDUCTIONS
     ),
-    latents: int = typer.Option(16, min=1, help="Latent units."),
-    batch_size: int | None = typer.Option(
-        None, min=1, help="Samples per batch, if reductions differ."
-    ),
+    latents: int = typer.Option(16, help="Latent units."),
+    batch_size: int | None = typer.Option(None, help="Samples per batch, if reductions differ."),
     reconstruction_batch: str = typer.Option(
         "mean", help="Reconstruction over the batch.", autocompletion=REDUCTIONS
     ),
@@ -121,6 +123,9 @@ def effective_beta(
     from posterior_collapse import theory
     from posterior_collapse.specs import VAESpec
 
+    checks.units("latents", latents)
+    if batch_size is not None:
+        checks.whole("batch_size", batch_size, least=1)
     dataset = None if data is None else options.load_data(data, "vae", named)
     if dataset is not None:
         known = _features(dataset, likelihood)

@@ -225,6 +225,13 @@ def read(
     x, y = _columns(data) if isinstance(data, Mapping) else (data, None)
     if _is_pair(data, conditional):
         x, y = data
+    elif _is_pair_turned(data):
+        raise DataError(
+            "x",
+            f"one number or name per row, beside y of shape {tuple(data[1].shape)}",
+            "rows, shape (samples, features), or labels after the array they are beside",
+            "Pass (x.reshape(-1, 1), y), or of class labels (y, x), which become one-hot columns.",
+        )
     return as_pair(x, y, conditional, classes)
 
 
@@ -346,6 +353,16 @@ def _is_pair(data: Any, conditional: bool | None) -> bool:
     if isinstance(data, tuple):
         return _dims(x) > 1 or (isinstance(x, list) and bool(x) and isinstance(x[0], list))
     return _dims(x) > 1 and (bool(conditional) or x.shape[1:] != getattr(y, "shape", ())[1:])
+
+
+def _is_pair_turned(data: Any) -> bool:
+    """Whether data are labels, or a condition of one number per row, before an array."""
+    return (
+        isinstance(data, (tuple, list))
+        and len(data) == 2
+        and _dims(data[1]) > 1
+        and _is_label(data[1], data[0])
+    )
 
 
 def _dims(values: Any) -> int:
