@@ -87,7 +87,7 @@ def _of_counts(summary: Summary, counts: str, kept: str, *, as_many: bool) -> st
     excess = _excess(summary)
     if excess:
         beside = ", as many as forecast" if as_many else f" where the linear forecast keeps {kept}"
-        if "collapsed_loss" in summary["forecast"]:
+        if "collapsed_loss" in summary["measured"]:
             return (
                 f"Undertrained: loss {excess:.3g} nats above that of the best constant output, "
                 f"which needs no unit; {counts}{beside}: train longer."
@@ -105,12 +105,12 @@ def _of_counts(summary: Summary, counts: str, kept: str, *, as_many: bool) -> st
 def _excess(summary: Summary) -> float:
     """By how many nats the loss is too high, as a diagnosis finds it; 0 where it is not."""
     measured, forecast = summary["measured"], summary["forecast"]
-    if "collapsed_loss" in forecast:
+    if "collapsed_loss" in measured:
         return excess_loss(
             measured["loss"],
             measured.get("loss_error") or 0.0,
             forecast["loss"],
-            forecast["collapsed_loss"],
+            measured["collapsed_loss"],
             attainable=not summary.get("approximate"),
         )
     gap = float(measured["loss"] - forecast["loss"])

@@ -162,20 +162,21 @@ class Fitted(Seen):
         Returns:
             `measured` and `forecast` with the same keys: `loss`, and per level (bottom first)
             `n_active`, and per unit `kl` and `information` in nats; `forecast` is None where
-            there is none, and has besides the `collapsed_loss` that the best model without latent
-            units has (None where that is not known, or not to be had). `approximate` is there, and
-            True, for a likelihood that is not Gaussian: the forecast's loss is then none to be
-            reached.
+            there is none. Where there is one, `measured` has besides the `collapsed_loss` of the
+            best model without latent units (None: not known, or not to be had). `approximate` is
+            there, and True, for a likelihood that is not Gaussian: the forecast's loss is then none
+            to be reached.
         """
         found = self.forecast
         expected = found and {
             "loss": found.loss,
-            "collapsed_loss": collapsed_loss(found)
-            if counts_alike(found) and collapses_freely(found)
-            else None,
             "levels": [_in_short(level, level.information) for level in found.levels],
         }
-        found_and_expected = {"measured": self.measured(), "forecast": expected}
+        measured = dict(self.measured())
+        if found is not None:
+            known = counts_alike(found) and collapses_freely(found)
+            measured["collapsed_loss"] = collapsed_loss(found) if known else None
+        found_and_expected = {"measured": measured, "forecast": expected}
         rough = {} if self.spec.likelihood == "gaussian" else {"approximate": True}
         return {"stopped": self.stopped, **found_and_expected, **rough}
 
