@@ -129,17 +129,24 @@ def correlation(results: Sequence[Result]) -> Part:
 
 def _by_width(results: Sequence[Result]) -> Iterator[str]:
     """Say how many units random pairs keep with more hidden units, where they were trained."""
-    active: dict[int, list[int]] = {}
+    by_width: dict[int, list[Result]] = {}
     for result in results:
         if result.run.data.name == "pairs:random":
-            active.setdefault(result.run.architecture.hidden[0], []).append(result.active(1))
-            theory = result.active_by_theory(1)
-    if len(active) > 1:
-        told = ", ".join(f"{np.mean(n):.3g} with {width}" for width, n in sorted(active.items()))
+            by_width.setdefault(result.run.architecture.hidden[0], []).append(result)
+    if len(by_width) > 1:
+        found = sorted(by_width.items())
+        kept = [np.mean([one.active(1) for one in seeds]) for _, seeds in found]
+        losses = [np.mean([one.measured["loss"] for one in seeds]) for _, seeds in found]
+        linear = found[0][1][0].theory
+        told, values = (", ".join(f"{n:.3g}" for n in numbers) for numbers in (kept, losses))
         yield (
-            f"Random pairs keep {told} hidden units, of {theory} by theory. A ReLU passes on one "
-            "sign only: h hidden units carry at most h/2 directions both ways, so the network of "
-            "the paper, with as many hidden units as there are directions, cannot keep them all."
+            f"Random pairs keep {told} units with {', '.join(str(width) for width, _ in found)} "
+            f"hidden units, of {found[0][1][0].active_by_theory(1)} by theory. A ReLU passes on "
+            "one sign only: h hidden units carry at most h/2 directions both ways, so the network "
+            "of the paper, with as many hidden units as there are directions, cannot keep them "
+            "all. And the wider a network, the more of these pairs it learns by heart, y from x, "
+            f"which leaves units nothing to carry: its loss is {values} nats, where the linear "
+            f"optimum has {linear['loss']:.4g}."
         )
 
 
