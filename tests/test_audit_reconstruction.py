@@ -199,6 +199,81 @@ def test_a_divergence_of_probabilities_stays_a_categorical(error: Any) -> None:
     assert (found.value, found.likelihood) == (pytest.approx(3), "categorical")
 
 
+def masked(seen: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """A squared error of the targets that count; others may be NaN."""
+
+    def error(o: Tensor, y: Tensor) -> Tensor:
+        counts = seen(y)
+        return (o - torch.where(counts, y, o)).square().sum(-1).mean()
+
+    return error
+
+
+SEEN = masked(lambda y: y > 0)
+NOT_NAN = masked(lambda y: ~y.isnan())
+BELOW = masked(lambda y: y < 0.9)
+
+
+def with_kl(error: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    return lambda o, y, m, s: error(o, y) + 0.3 * per_row(m, s)
+
+
+@pytest.mark.parametrize("error", [SEEN, BELOW])
+def test_a_mask_shows_on_the_data(error: Any) -> None:
+    found = audit_loss(with_kl(error), features=64, latents=8, data=DIGITS)
+    assert (found.value, found.likelihood) == (None, "other")
+    assert "masked-targets" in [f.code for f in found.findings]
+    assert "other-error" not in [f.code for f in found.findings]
+    assert "as under a mask" in found.text
+    assert found.forecast.onset == pytest.approx(pc.onset(error, DIGITS).beta, rel=1e-9)
+    passing_by = audit_loss(
+        with_kl(error), features=64, latents=8, data=iter([DIGITS[:900], DIGITS[900:]])
+    )
+    assert passing_by.text == found.text
+    json.dumps(found.to_dict())
+
+
+@pytest.mark.parametrize(("error", "what"), [(SEEN, "of 0"), (NOT_NAN, "that are NaN")])
+def test_a_mask_of_zeros_or_nan_shows_without_data(error: Any, what: str) -> None:
+    found = audit_loss(with_kl(error), features=D, latents=K, beta=0.15)
+    assert (found.value, found.matches) == (None, False)
+    assert f"On targets {what} the error's weight differs" in found.text
+    assert "Pass data=" in found.text
+
+
+def test_a_mask_that_leaves_out_none_of_the_data_is_a_plain_squared_error() -> None:
+    plain = audit_loss(with_kl(squared), features=64, latents=8, data=DIGITS)
+    assert audit_loss(with_kl(NOT_NAN), features=64, latents=8, data=DIGITS).text == plain.text
+    seen = audit_loss(with_kl(SEEN), features=64, latents=8, data=DIGITS + 1)
+    assert seen.value == pytest.approx(0.15)
+
+
+def test_missing_values_that_are_masked_get_no_beta() -> None:
+    data = DIGITS.copy()
+    data[1234, 20] = np.nan  # no other row has one
+    found = audit_loss(with_kl(NOT_NAN), features=64, latents=8, data=data)
+    assert (found.value, found.forecast) == (None, None)
+    assert [f.code for f in found.findings] == ["masked-targets", "no-forecast"]
+    assert "nan at row 1234, column 20" in found.text
+
+
+@pytest.mark.parametrize(
+    ("error", "rows"),
+    [
+        (lambda o, y: 32 * (functional.mse_loss(o, y) + 0 * y.sum()).log(), DIGITS),
+        (lambda o, y: functional.mse_loss(o.float(), y.float()), 255 * DIGITS),
+        (lambda o, y: functional.binary_cross_entropy(o, y) * 64, DIGITS),
+        (functional.poisson_nll_loss, (16 * DIGITS).round()),
+        (lambda o, y: torch.as_tensor(np.square(o.numpy() - y.numpy()).mean()), 16 * DIGITS),
+        (lambda o, y: (WEIGHTS * (o - y).square()).sum(-1).mean(), DIGITS),
+    ],
+)
+def test_errors_without_a_mask_hold_on_data(error: Any, rows: Any) -> None:
+    found = audit_loss(with_kl(error), features=64, latents=8, data=rows)
+    assert found.reconstruction.masked is None
+    assert found.reconstruction.kind != "other"
+
+
 def convolved(y_hat: Tensor, y: Tensor) -> Tensor:
     kernel = torch.linspace(-1, 1, 72, dtype=torch.float64).reshape(8, 1, 3, 3).sin()
     return functional.mse_loss(functional.conv2d(y_hat, kernel), functional.conv2d(y, kernel))

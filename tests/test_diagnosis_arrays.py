@@ -197,7 +197,7 @@ X = np.random.default_rng(0).standard_normal((50, 4))
     ("data", "spec"), [(X, None), (X, pc.VAESpec(3)), ([X[:20], X[20:]], pc.VAESpec(3))]
 )
 def test_data_of_other_rows_than_the_posterior_are_refused(data, spec) -> None:
-    with pytest.raises(DataError, match="^mean and data: got 40 and 50 samples") as refused:
+    with pytest.raises(DataError, match=r"^mean and data: got 40 and 50 samples") as refused:
         pc.diagnose_arrays(np.zeros((40, 3)), 1.0, data=data, spec=spec)
     assert "\n" not in str(refused.value)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from posterior_collapse import checks
-from posterior_collapse.adapters.bearing import forecast_of
+from posterior_collapse.adapters.bearing import forecast_of, with_masks
 from posterior_collapse.adapters.divergence import KLReading
 from posterior_collapse.adapters.findings import (
     DECODERS,
@@ -20,14 +20,18 @@ from posterior_collapse.adapters.findings import (
 from posterior_collapse.adapters.probing import ROLES, Sizes
 from posterior_collapse.adapters.reading import ReconstructionReading, plain
 from posterior_collapse.adapters.terms import REDUCTIONS, Terms, cut_off, read_terms, reductions
+from posterior_collapse.data.samples import read
 from posterior_collapse.diagnosis import Finding
 from posterior_collapse.diagnosis.onsets import Onset
 from posterior_collapse.errors import (
+    DataError,
     InvalidArgumentError,
     NotSolvedError,
+    PosteriorCollapseError,
     UnboundedObjectiveError,
 )
 from posterior_collapse.models.modules import keeping_buffers
+from posterior_collapse.moments import Moments
 from posterior_collapse.records import Record
 from posterior_collapse.specs import Likelihood, VAESpec
 from posterior_collapse.theory import EffectiveBeta, Forecast
@@ -247,7 +251,10 @@ def audit_loss(
     # As in training, whose mode a loss may ask for, but its networks learn nothing from it.
     with keeping_buffers(loss):
         found = read_terms(loss, sizes, log_var)
-        return _audit(found, reductions(found, sizes), sizes, wanted, variance, data)
+        reduced = reductions(found, sizes)
+        if data is not None and not isinstance(data, Moments):
+            data = read(data).collected()  # of what may be read once only
+        return _audit(with_masks(found, data, sizes), reduced, sizes, wanted, variance, data)
 
 
 def _audit(
@@ -275,11 +282,15 @@ def _audit(
         order=found.order,
         cut=cut,
     )
-    refusal = None
+    refusal: PosteriorCollapseError | None = None
     if data is not None and audit.beta is not None and 0 < audit.beta < math.inf:
         try:
             bears, worth = forecast_of(_spec(audit), data, sizes, found)
             audit = audit.replace(forecast=bears, onset=worth)
+        except DataError as error:
+            if reconstruction.masked is None:
+                raise
+            refusal = error  # perhaps for what the mask leaves out
         except (InvalidArgumentError, NotSolvedError, UnboundedObjectiveError) as error:
             refusal = error
     return audit.replace(findings=findings(audit, refusal, given=data is not None))

@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from posterior_collapse.adapters.divergence import KLReading
 from posterior_collapse.adapters.probing import Probe, Sizes
-from posterior_collapse.adapters.reading import ReconstructionReading
+from posterior_collapse.adapters.reading import ReconstructionReading, holds_on
 from posterior_collapse.adapters.terms import Terms
 from posterior_collapse.arrays import Array, Float
 from posterior_collapse.data.samples import one_hot, read
@@ -22,7 +23,10 @@ from posterior_collapse.moments import Moments
 from posterior_collapse.specs import VAESpec
 from posterior_collapse.theory import Forecast, forecast
 
-__all__ = ["forecast_of"]
+__all__ = ["forecast_of", "with_masks"]
+
+ROWS = 64
+"""Rows of the data that a loss is tried on."""
 
 
 def forecast_of(
@@ -62,6 +66,50 @@ def forecast_of(
     if kl.kind in ("free bits", "capacity"):
         return at(_with_floor(first, kl)), found
     return (first if kl.weights is None else _with_weights(first, kl.weights)), found
+
+
+def with_masks(terms: Terms, data: Any, sizes: Sizes) -> Terms:
+    """Return the terms with an error of no known kind, if it is another on some targets.
+
+    A mask of zeros, of missing values or of values above a limit shows on no made-up target, which
+    lie between. Data say it of themselves; without any, zeros and NaN are tried.
+    """
+    reconstruction, _, probe = terms
+    if probe is None or reconstruction.kind in ("none", "other"):
+        return terms
+    try:
+        tried = _special(probe, sizes) if data is None else _batches(data, sizes, terms)
+    except DataError:  # which the forecast refuses
+        return terms
+    for what, y in tried:
+        if not holds_on(probe, sizes, reconstruction, y):
+            masked = reconstruction._replace(kind="other", weights=None, masked=what)
+            return terms._replace(reconstruction=masked)
+    return terms
+
+
+def _special(probe: Probe, sizes: Sizes) -> list[tuple[str, Tensor]]:
+    """Return targets of which every third is 0 or NaN, where made-up ones are neither."""
+    if probe.target.values != "soft":
+        return []
+    tried = []
+    for what, value in (("of 0", 0.0), ("that are NaN", math.nan)):
+        y = probe.made_up(sizes, 0)[1]
+        y.flatten()[::3] = value
+        tried.append((what, y))
+    return tried
+
+
+def _batches(data: Any, sizes: Sizes, terms: Terms) -> list[tuple[str, Tensor]]:
+    """Return rows of the data as targets: those of its extremes (or a NaN), and some throughout."""
+    assert terms.probe is not None
+    rows = _targets(data, sizes, terms.reconstruction)
+    extremes = [int(at) // rows.shape[1] for at in (rows.argmin(), rows.argmax())]
+    some = [*extremes, *np.linspace(0, len(rows) - 1, ROWS - 2).astype(int)]
+    chosen = np.resize(some, -(-ROWS // sizes.batch) * sizes.batch)
+    y = torch.as_tensor(_shaped(rows[chosen], terms.probe, sizes))
+    y = y if terms.probe.target.values == "classes" else y.double()
+    return [("in these data", batch) for batch in torch.split(y, sizes.batch)]
 
 
 def _targets(data: Any, sizes: Sizes, reconstruction: ReconstructionReading) -> Array:

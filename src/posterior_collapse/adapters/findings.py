@@ -259,6 +259,14 @@ def _of_reconstruction(audit: LossAudit, given: bool) -> Iterator[Finding]:
             "The loss does not depend on the reconstruction.",
             "Check the order of the arguments: (reconstruction, target, mean, log_var).",
         )
+    elif reconstruction.masked is not None:
+        yield Finding(
+            "masked-targets",
+            f"On targets {reconstruction.masked} the error's weight differs from that on made-up "
+            "ones, as under a mask of zeros, of missing values or of what exceeds a limit: no "
+            "beta * eta_dec^2 stands for it, and which units live goes by what the mask leaves.",
+            by_it if given else "Pass data= to see what it keeps of them.",
+        )
     elif reconstruction.weights is not None:
         yield Finding(
             "feature-weights",

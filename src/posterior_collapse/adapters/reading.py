@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from scipy.special import expit, softmax, xlogy
+from torch import Tensor
 
 from posterior_collapse.adapters.probing import Probe, Sizes, random_numbers
 from posterior_collapse.arrays import Float
 from posterior_collapse.checks import Likelihood
 from posterior_collapse.errors import InvalidArgumentError
 
-__all__ = ["TOLERANCE", "ReconstructionReading", "plain", "read_reconstruction"]
+__all__ = ["TOLERANCE", "ReconstructionReading", "holds_on", "plain", "read_reconstruction"]
 
 TOLERANCE = 1e-3
 """Relative: a loss may compute in float32."""
@@ -39,6 +40,7 @@ class ReconstructionReading(NamedTuple):
         axis: Of the classes of a categorical, among the features.
         dispersion: r of a negative binomial; None if it is one per feature.
         apart: Whether each feature is compared with its own target alone.
+        masked: Targets on which it is another than on made-up ones, in words; None: none known.
     """
 
     kind: str
@@ -47,6 +49,7 @@ class ReconstructionReading(NamedTuple):
     axis: int | None = None
     dispersion: float | None = None
     apart: bool = True
+    masked: str | None = None
 
     @property
     def likelihood(self) -> Likelihood:
@@ -198,6 +201,31 @@ def _holds_far(probe: Probe, sizes: Sizes, found: ReconstructionReading) -> bool
             continue
         if np.abs(g - weights * slope).max() > TOLERANCE * np.abs(weights * slope).max():
             return False
+    return True
+
+
+def holds_on(probe: Probe, sizes: Sizes, found: ReconstructionReading, y: Tensor) -> bool:
+    """Whether the error is on these targets what it was found to be on made-up ones.
+
+    A loss that refuses them is not asked, nor one whose gradient is of no form known here.
+    """
+    y_hat, _ = probe.made_up(sizes, 0)
+    try:
+        gradient = probe.gradient(y_hat, y, sizes) * sizes.batch
+    except InvalidArgumentError:
+        return True
+    rows = _Rows(y_hat.numpy(), _alike(probe, y, sizes), gradient)
+    if found.kind == "log squared":
+        fitted = _fitted_std([rows], sizes)
+        return fitted is not None and bool(np.isclose(fitted.weight, found.weight, rtol=0.01))
+    weights = found.weight if found.weights is None else found.weights
+    for kind, slope, axis in _slopes(rows, probe):
+        if (kind, axis) == (found.kind, found.axis):
+            expected = np.abs(weights * slope)
+            # Of each number for itself: that of a masked target may be far below the largest. The
+            # second limit is what single precision and differences can tell.
+            allowed = np.maximum(10 * TOLERANCE * expected, 1e-5 * np.nanmax(expected))
+            return bool((np.abs(gradient - weights * slope) <= allowed).all())
     return True
 
 
