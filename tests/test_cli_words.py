@@ -246,7 +246,7 @@ def test_a_folder_of_sweep_is_diagnosed(run, named: bool) -> None:
         "tune x.npy --tune foo",
         "tune x.npy --architecture foo",
         "tune x.npy --lr 0",
-        "tune x.npy --active 5 --latents 9",
+        "tune x.npy --active 6 --latents 9",
         "tune x.npy --model hvae --level 3",
         "tune x.npy --out x.npy --active 1",
         "tune x.npy --exact --architecture mlp --active 1",
@@ -385,8 +385,8 @@ def test_completion_can_be_shown(run) -> None:
         ("train x.npy --seed 1:2", "--seed: got '1:2'; expected one number"),
         ("forecast", "Missing argument 'data'. Pass a data set's name or a file, e.g. digits."),
         ("forcast x.npy", "See collapse --help."),
-        ("reproduce nope", "X1, X2, X3, X3a, X3b, X3c, X3d."),
-        ("effective-beta x.npy --batch-size -1", "'--batch-size'"),
+        ("reproduce nope", "X1, X2, X3, X3a, X3b, X3c, X3d, X3e."),
+        ("effective-beta x.npy --batch-size -1", "batch_size: got -1; expected a whole number"),
     ],
 )
 def test_a_slip_is_told_with_what_to_type(run, line: str, said: str) -> None:

@@ -291,7 +291,7 @@ def test_a_result_is_plain_values_a_line_a_table_and_a_figure() -> None:
     (axes,) = tuned.plot().axes
     assert axes.get_ylabel() == "active units"
     html = tuned._repr_html_()
-    assert "With beta" in html
+    assert "With β = " in html
 
 
 def test_what_has_not_settled_is_said() -> None:

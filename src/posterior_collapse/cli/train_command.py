@@ -248,7 +248,8 @@ def train(
                     runs, dataset, out, resume=resume is not None, report=report, client=client
                 )
     except KeyboardInterrupt:
-        typer.echo(f"Go on with: collapse train --resume {shlex.quote(str(out))}", err=True)
+        if out.exists():  # else not even torch was loaded
+            typer.echo(f"Go on with: collapse train --resume {shlex.quote(str(out))}", err=True)
         raise
     if output.html is not None:
         _write_page(out, dataset, output.html, single=len(runs) == 1)
