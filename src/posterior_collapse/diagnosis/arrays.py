@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posterior_collapse import checks
-from posterior_collapse.arrays import as_array, refuse_non_finite, same_length
-from posterior_collapse.data.samples import Samples, read
+from posterior_collapse.arrays import as_array, refuse_non_finite
+from posterior_collapse.data.samples import read
 from posterior_collapse.diagnosis.conclusions import linear_forecast
 from posterior_collapse.diagnosis.levels import (
     LevelStatistics,
@@ -64,8 +64,7 @@ def diagnose_arrays(
             learned prior's does, information, Var E[z|x] and the stds are of z less the prior's
             mean over its std: of what the posterior knows beyond the prior.
         prior_std: Likewise; None: `eta_enc` of the spec, else 1.
-        data: What the model was trained on, for a forecast: as for `forecast`, the rows of the
-            mean; where it is of a part of them, `Moments` of all.
+        data: What the model was trained on, for a forecast: as for `forecast`.
         spec: The hyperparameters it was trained with, of one latent level.
         epsilon: KL in nats of (eps, delta)-collapse.
         delta: Share of rows of (eps, delta)-collapse.
@@ -73,8 +72,7 @@ def diagnose_arrays(
             too many.
 
     Raises:
-        DataError: An array has the wrong shape, NaN, or a std that is not positive, or the data
-            have other rows than the mean.
+        DataError: An array has the wrong shape, NaN, or a std that is not positive.
         InvalidArgumentError: Not exactly one of std, log_var and var, or an option out of its
             domain.
 
@@ -110,7 +108,7 @@ def diagnose_arrays(
     for rows in _chunks(parts, beyond):
         statistics.add(rows)
     level = statistics.diagnosis(top=True, **options)
-    forecast, notes = linear_forecast(_moments(data, spec, len(means)), spec)
+    forecast, notes = linear_forecast(_moments(data, spec), spec)
     found = Diagnosis(
         n=len(means),
         spec=spec,
@@ -212,15 +210,7 @@ def _check_positive(name: str, values: Float, first_row: int, spread: str) -> No
     )
 
 
-def _moments(data: Any, spec: Spec | None, n: int) -> Moments | None:
-    if data is None or isinstance(data, Moments):
-        return data
-    samples = read(data, None if spec is None else spec.model == "cvae")
-    if isinstance(samples, Samples):
-        same_length("mean", n, "data", len(samples.x))
-    if spec is None:
-        return None
-    found = Moments.of(samples)
-    if found.n is not None:  # of a stream only its end tells
-        same_length("mean", n, "data", found.n)
-    return found
+def _moments(data: Any, spec: Spec | None) -> Moments | None:
+    if data is None or spec is None or isinstance(data, Moments):
+        return data if isinstance(data, Moments) else None
+    return Moments.of(read(data, spec.model == "cvae"))
