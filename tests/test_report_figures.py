@@ -142,3 +142,4 @@ def test_what_was_trained_is_drawn_beside_its_optimum():
         axes = run.plot(panel=f"KL over epochs of z{number}").axes[0]
         (line,) = axes.get_lines()
         assert line.get_ydata()[0] == pytest.approx(level.kl.sum())
+        assert all(tick == round(tick) for tick in axes.get_xticks())  # epochs

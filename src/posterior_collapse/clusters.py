@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from posterior_collapse.errors import InvalidArgumentError, MissingDependencyError, first_line
+from posterior_collapse.errors import InvalidArgumentError, first_line, needing
 
 __all__ = ["connected"]
 
@@ -38,16 +38,10 @@ def connected(scheduler: str | None) -> Iterator[Any]:
     if scheduler is None:
         yield None
         return
-    try:
+    how = "Run pip install 'posterior-collapse[dask]'."
+    with needing("distributed", "dask.distributed, to compute on a cluster", how):
         import distributed
         from distributed.comm.addressing import parse_address, parse_host_port
-    except ImportError as error:
-        raise MissingDependencyError(
-            "distributed",
-            "no such library",
-            "dask.distributed, to compute on a cluster",
-            "Run pip install 'posterior-collapse[dask]'.",
-        ) from error
     # What goes wrong is said in one line, by whoever waits for it.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:

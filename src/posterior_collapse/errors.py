@@ -175,18 +175,28 @@ def listed(names: Sequence[object], most: int = 12) -> str:
 
 
 @contextlib.contextmanager
-def needing(library: str, purpose: str, action: str) -> Iterator[None]:
+def needing(
+    library: str, purpose: str, action: str, *, perhaps_broken: bool = False
+) -> Iterator[None]:
     """Turn a failed import into a `MissingDependencyError`.
 
     Args:
         library: What is imported.
         purpose: What it is for, such as "h5py, to read such files".
         action: How to install it, as a full sentence.
+        perhaps_broken: Whether it may be there and fail: then its own words are told.
+
+    Example:
+        >>> with needing("pandas", "pandas for a table", "Run pip install pandas."):
+        ...     raise ImportError("No module named 'pandas'")
+        Traceback (most recent call last):
+        posterior_collapse.errors.MissingDependencyError: pandas: got no such library; expected ...
     """
     try:
         yield
     except ImportError as error:
-        raise MissingDependencyError(library, "no such package", purpose, action) from error
+        got = f'"{error}"' if perhaps_broken else "no such library"
+        raise MissingDependencyError(library, got, purpose, action) from error
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from posterior_collapse.errors import MissingDependencyError
+from posterior_collapse.errors import needing
 
 __all__ = ["Record", "Seen", "Viewed", "plain", "unit_rows"]
 
@@ -47,12 +47,8 @@ class Record:
         Raises:
             MissingDependencyError: pandas is not installed.
         """
-        try:
+        with needing("pandas", "pandas for a table", "Run pip install pandas."):
             import pandas as pd
-        except ImportError as error:
-            raise MissingDependencyError(
-                "pandas", "no such library", "pandas for a table", "Run pip install pandas."
-            ) from error
         return pd.DataFrame(list(self._rows()))
 
     def _rows(self) -> Iterator[Mapping[str, Any]]:

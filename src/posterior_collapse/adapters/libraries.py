@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from posterior_collapse.errors import MissingDependencyError
+from posterior_collapse import errors
 
 __all__ = ["needing", "undisturbed"]
 
@@ -29,12 +29,9 @@ def needing(library: str, purpose: str) -> Iterator[None]:
         Traceback (most recent call last):
         posterior_collapse.errors.MissingDependencyError: pythae: got "No module named 'pythae'...
     """
-    try:
+    action = f"Run pip install {library}."
+    with errors.needing(library, f"it to {purpose}", action, perhaps_broken=True):
         yield
-    except ImportError as error:
-        raise MissingDependencyError(
-            library, f'"{error}"', f"it to {purpose}", f"Run pip install {library}."
-        ) from error
 
 
 @contextlib.contextmanager

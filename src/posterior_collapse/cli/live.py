@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posterior_collapse.errors import MissingDependencyError, writing
+from posterior_collapse.errors import needing, writing
 from posterior_collapse.files import columns
 from posterior_collapse.progress import Display
 from posterior_collapse.report import new_table
@@ -113,15 +113,9 @@ def require_tensorboard() -> Any:
     Raises:
         MissingDependencyError: TensorBoard is not installed.
     """
-    try:
+    how = "Run pip install tensorboard, or leave it out: history.csv has the same numbers."
+    with needing("tensorboard", "tensorboard to write its event files", how):
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise MissingDependencyError(
-            "tensorboard",
-            "no such library",
-            "tensorboard to write its event files",
-            "Run pip install tensorboard, or leave it out: history.csv has the same numbers.",
-        ) from error
     return SummaryWriter
 
 

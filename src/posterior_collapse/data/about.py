@@ -11,6 +11,7 @@ from posterior_collapse.data.dataset import Dataset
 __all__ = ["UNKNOWN", "About", "about"]
 
 MOST_CHANNELS = 4
+"""Of an image; an array with more along either end is no image."""
 
 
 @dataclass(frozen=True)

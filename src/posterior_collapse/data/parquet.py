@@ -19,7 +19,6 @@ from posterior_collapse.data.reading import Reading
 from posterior_collapse.errors import (
     CorruptFileError,
     DataError,
-    MissingDependencyError,
     PosteriorCollapseError,
     needing,
 )
@@ -121,14 +120,10 @@ def read_parts(folder: Path, paths: list[Path], reading: Reading) -> Dataset:
         DataError: A file has other columns than the first one.
         MissingDependencyError: Dask or pyarrow is not installed.
     """
-    try:
+    how = "Run pip install 'posterior-collapse[dask,parquet]'."
+    with needing("dask", "dask, to read a folder of .parquet files", how):
         from dask import array
         from dask.delayed import delayed
-    except ImportError as error:
-        raise MissingDependencyError(
-            "dask", "no such library", "dask, to read a folder of .parquet files",
-            "Run pip install 'posterior-collapse[dask,parquet]'.",
-        ) from error  # fmt: skip
     # Workers run in folders of their own, where a relative name is another file.
     paths = [path.resolve() for path in paths]
     first = read_parquet(paths[0], reading)

@@ -9,6 +9,7 @@ import numpy as np
 
 from posterior_collapse.diagnosis.conclusions import (
     LOCALLY,
+    NOT_ENDED,
     count_of,
     excess_loss,
     gain_in_words,
@@ -123,43 +124,27 @@ def _unsettled(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator
 
 
 def _unfinished(found: Diagnosis, conclusions: Sequence[Conclusion]) -> Iterator[Finding]:
-    excess = excess_loss(found)
     failed = "signal-unclaimed" in conclusions and not is_worse_than_none(found)
     if found.forecast is None or failed:
         return
-    if not excess:
-        if keeps_too_many(found):
-            yield _too_many(found)
+    excess, kept = excess_loss(found), kept_units(found.forecast)
+    active = [level.n_active for level in found.levels]
+    units, action = " and ".join(map(str, kept)), TRAIN_LONGER
+    if excess and not is_attainable(found.forecast):
+        what = f"The loss is {excess:.3g} nats above that of the best constant output, which needs "
+        what += "no unit."
+    elif excess:
+        enough = all(k <= n for k, n in zip(kept, active, strict=True))
+        what = f"The loss is {excess:.3g} nats above the optimum of a linear model, "
+        what += f"for which {units} active units are enough." if enough else f"which keeps {units}."
+    elif keeps_too_many(found):
+        many = " and ".join(map(str, active))
+        what = f"{many} units are active where the optimum of this linear model keeps {units}: "
+        what += f"{NOT_ENDED}."
+        action = f"{TRAIN_LONGER[:-1]}; exact=True trains a linear model to its optimum."
+    else:
         return
-    if not is_attainable(found.forecast):
-        yield Finding(
-            "not-at-optimum",
-            f"The loss is {excess:.3g} nats above that of the best constant output, which needs no "
-            "unit.",
-            TRAIN_LONGER,
-        )
-        return
-    kept = kept_units(found.forecast)
-    enough = all(k <= level.n_active for k, level in zip(kept, found.levels, strict=True))
-    units = " and ".join(map(str, kept))
-    yield Finding(
-        "not-at-optimum",
-        f"The loss is {excess:.3g} nats above the optimum of a linear model, "
-        + (f"for which {units} active units are enough." if enough else f"which keeps {units}."),
-        TRAIN_LONGER,
-    )
-
-
-def _too_many(found: Diagnosis) -> Finding:
-    assert found.forecast is not None
-    active = " and ".join(str(level.n_active) for level in found.levels)
-    kept = " and ".join(map(str, kept_units(found.forecast)))
-    return Finding(
-        "not-at-optimum",
-        f"{active} units are active where the optimum of this linear model keeps {kept}: training "
-        "has not ended there, or units are near their threshold.",
-        f"{TRAIN_LONGER[:-1]}; exact=True trains a linear model to its optimum.",
-    )
+    yield Finding("not-at-optimum", what, action)
 
 
 def _of_certificate(found: Diagnosis, number: int, conclusion: Conclusion) -> Iterator[Finding]:

@@ -28,6 +28,7 @@ from posterior_collapse.theory.thresholds import excess_loss as excess_over
 
 __all__ = [
     "LOCALLY",
+    "NOT_ENDED",
     "collapsed_loss",
     "collapses_freely",
     "conclude",
@@ -54,6 +55,8 @@ __all__ = [
 
 LOCALLY = "optimal for a linear decoder, a local optimum for a network"
 """What t <= 1 says of a collapse: a network may have a lower loss that no small step leads to."""
+NOT_ENDED = "training has not ended there, or units are near their threshold"
+"""Why a linear model may keep more units than its optimum."""
 SETTLED = 0.1
 """Share of active units that may lack a direction of their own."""
 FAR = 3.0

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from posterior_collapse import checks
 from posterior_collapse.arrays import Array, Float, as_array, refuse_non_finite, same_length
-from posterior_collapse.data.samples import Stream, read
+from posterior_collapse.data.samples import read
 from posterior_collapse.diagnosis.curvature import curvature_scale, ratios, refuse_jumps
 from posterior_collapse.diagnosis.rows import RowLoss
 from posterior_collapse.errors import DataError, InvalidArgumentError, UnboundedObjectiveError
@@ -161,7 +161,7 @@ def _targets(y: Any, x: Any) -> tuple[Array, Array | None]:
         target = as_array("y", y)
     else:
         found = read(y, conditional=None if x is None else False)
-        samples = found.collected() if isinstance(found, Stream) else found
+        samples = found.collected()
         target = samples.x if samples.y is None else samples.y
         if samples.y is not None and x is None:
             x = samples.x

@@ -8,6 +8,7 @@ import math
 from posterior_collapse.diagnosis.advice import advise
 from posterior_collapse.diagnosis.conclusions import (
     LOCALLY,
+    NOT_ENDED,
     conclude,
     count_of,
     excess_loss,
@@ -43,7 +44,7 @@ def with_verdict(found: Diagnosis) -> Diagnosis:
             lower = f", at a loss {excess:.3g} nats lower" if excess else ""
             sentence += f"; the linear optimum keeps {kept}{lower}"
             if not excess and keeps_too_many(found):
-                sentence += ": training has not ended there, or units are near their threshold"
+                sentence += f": {NOT_ENDED}"
         else:
             lower = f", and no unit at all would cost {excess:.3g} nats less" if excess else ""
             sentence += f"; the linear forecast, an approximation, keeps {kept}{lower}"

@@ -126,7 +126,7 @@ class Accumulator:
         elif exact:
             if self._integers is None or self._integers.dtypes != dtypes:
                 self._settle()
-                self._integers = Integers(dtypes, [a.shape[1] for a in arrays], len(arrays[0]))
+                self._integers = Integers(dtypes, [a.shape[1] for a in arrays])
             for _, parts in chunks(*arrays):
                 self._integers.add(parts)
         else:

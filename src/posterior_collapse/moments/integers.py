@@ -32,20 +32,19 @@ class Integers:
     Args:
         dtypes: Of each array, uint8 or int8.
         widths: Features of each.
-        rows: As many may come; with fewer less memory is taken.
 
     Attributes:
         dtypes: Of each array.
         n: Number of samples so far.
     """
 
-    def __init__(self, dtypes: list[np.dtype[Any]], widths: list[int], rows: int) -> None:
+    def __init__(self, dtypes: list[np.dtype[Any]], widths: list[int]) -> None:
         self.dtypes, self.n = dtypes, 0
         unsigned = np.array([dtype == np.uint8 for dtype in dtypes])
         self._less = np.repeat(np.where(unsigned, 128.0, 0.0), widths)
         self._ends = np.cumsum(widths)
         width = len(self._less) + 1
-        rows = min(rows, ROWS, max(SINGLE_ROWS, CHUNK_BYTES // width))
+        rows = min(ROWS, max(SINGLE_ROWS, CHUNK_BYTES // width))
         self._rows = np.empty((rows, width), np.int8)
         self._rows[:, -1] = 1
         self._filled = 0

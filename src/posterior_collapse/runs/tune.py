@@ -167,7 +167,7 @@ def tune(
     net = Architecture.of(architecture, **networks)
     known = about(data, conditional=spec.model == "cvae")
     source = read(data, spec.model == "cvae")
-    rows = source.collected() if isinstance(source, Stream) else source
+    rows = source.collected()
     if isinstance(source, Stream) and not source.is_loader:
         data = rows  # an iterator can be read once
     theory = Theory(rows, goal, net, common.convention)

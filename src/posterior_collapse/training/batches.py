@@ -274,7 +274,7 @@ def feed(
     if isinstance(given, Stream) and given.is_loader:
         found = LoaderBatches(given, dtype, device)
     else:
-        given = given.collected() if isinstance(given, Stream) else given
+        given = given.collected()
         rows = Batch(_rows("x", given.x, dtype, device), _rows("y", given.y, dtype, device))
         found = ArrayBatches(rows, batch_size, given)
     if conditional and found.dims[1] is None:

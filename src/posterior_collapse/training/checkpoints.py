@@ -19,20 +19,17 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from posterior_collapse import checks, files
-from posterior_collapse.errors import CheckpointError, MissingDependencyError, writing
+from posterior_collapse.errors import CheckpointError, needing, writing
 from posterior_collapse.files import digest
 
-try:
+with needing(
+    "safetensors",
+    "safetensors to write checkpoints",
+    "Run pip install 'posterior-collapse[torch]'.",
+):
     from safetensors import SafetensorError
     from safetensors.torch import load as parse_tensors
     from safetensors.torch import save as serialise_tensors
-except ImportError as error:
-    raise MissingDependencyError(
-        "safetensors",
-        "no such library",
-        "safetensors to write checkpoints",
-        "Run pip install 'posterior-collapse[torch]'.",
-    ) from error
 
 __all__ = [
     "Checkpoint",

@@ -52,8 +52,9 @@ def collapse_curves(results: Sequence[Result]) -> Part:
     active = f"active units of {unit}"
     by_theory = f"{active} {BY_THEORY}"
     for grid, settings in by_grid(results).items():
-        panels[f"varying {grid}"] = {s.text or grid: _curve(s.results) for s in settings}
-        bands[f"varying {grid}"] = {s.text or grid: _band(s.results) for s in settings}
+        title = f"varying {grid}" if len(settings) > 1 else grid
+        panels[title] = {s.text or grid: _curve(s.results) for s in settings}
+        bands[title] = {s.text or grid: _band(s.results) for s in settings}
         records += [
             {
                 "varying": grid,

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from posterior_collapse.arrays import Float
 from posterior_collapse.data import Dataset
+from posterior_collapse.data.hdf5 import require_h5py
 from posterior_collapse.data.published import checksum, own_folders
-from posterior_collapse.errors import CorruptFileError, MissingDependencyError, MissingFileError
+from posterior_collapse.errors import CorruptFileError, MissingFileError
 
 __all__ = ["NAMES", "cells", "clusters", "knows", "load"]
 
@@ -113,12 +114,7 @@ def cells(data_dir: str | os.PathLike[str] | None = None) -> NDArray[np.float64]
         raise CorruptFileError(
             str(path), f"SHA-256 {found}", f"{SHA256}, that of the published file", "Get it again."
         )
-    try:
-        import h5py
-    except ImportError as error:
-        raise MissingDependencyError(
-            "h5py", "no such package", "h5py, to read .h5ad files", "Run pip install h5py."
-        ) from error
+    h5py = require_h5py()
     from scipy import sparse
 
     with h5py.File(path, "r") as file:

@@ -49,6 +49,7 @@ def _counts(axes: Axes, found: Found) -> None:
         plain_log(axes)
     axes.set_xlabel(label(found.parameter))
     axes.set_ylabel("active units")
-    axes.set_ylim(0, 1.1 * max([1, found.wanted, *(n for t in found.curve for n in t.active)]))
+    most = max([1, found.wanted, *(n for t in found.curve for n in t.active)])
+    axes.set_ylim(-0.04 * most, 1.1 * most)  # a marker at 0 is seen whole
     whole_numbers(axes.yaxis)
     axes.legend(frameon=False, fontsize=8)

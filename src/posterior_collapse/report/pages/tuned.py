@@ -60,7 +60,9 @@ def tuned_parts(found: Found) -> dict[str, Any]:
     ]
     sentence, _, further = tuned_verdict(found).partition(". ")
     return {
-        "sentence": f"{sentence.removesuffix('.')}.".replace("beta ", "β = "),
+        "sentence": f"{sentence.removesuffix('.')}.".replace(
+            f"{found.parameter} ", f"{symbol(found.parameter)} = "
+        ),
         "further": further,
         "chart": tuned_chart(found),
         "legend": [
