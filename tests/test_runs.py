@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from posterior_collapse.errors import CorruptFileError, OutputError
 from posterior_collapse.models import ARCHITECTURES, Architecture, build
 from posterior_collapse.runs import Evaluation, Outcome, Run, RunData, Store, complete, groups
 from posterior_collapse.runs.completing import retrained_together
+from posterior_collapse.runs.store import WORK
 from posterior_collapse.specs import ChainSpec, CVAESpec, HVAESpec, VAESpec
 from posterior_collapse.training import Settings
 
@@ -382,6 +383,41 @@ class TestSweep:
             complete(runs, Dying(tmp_path / "dying"), executed)
         again = complete(runs, Store(tmp_path / "dying"), executed)
         assert [r.measured for r in again] == [r.measured for r in alone]
+
+    @pytest.mark.parametrize("removed", [None, 0, 1], ids=["no", "whole", "half"])
+    def test_a_process_killed_after_its_last_run_leaves_no_checkpoints(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, removed: int | None
+    ) -> None:
+        runs, store = [run(1.0), run(2.0)], Store(tmp_path)
+
+        def execute(group: Sequence[Run], folders: Any) -> list[Outcome]:
+            for folder in store.work(group):
+                folder.mkdir(parents=True)
+            return executed(group)
+
+        def killed(self: Store, keys: Collection[str]) -> None:
+            if not keys:
+                return  # nothing is kept yet
+            with monkeypatch.context() as patch:
+                patch.setattr(shutil, "rmtree", killed_while_removing)
+                if removed is not None:
+                    worked(self, keys)
+            raise KeyboardInterrupt
+
+        def killed_while_removing(folder: Path) -> None:
+            for path in list(folder.iterdir())[removed:]:
+                path.rmdir()
+            raise KeyboardInterrupt
+
+        worked = Store.worked
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "worked", killed)
+            with pytest.raises(KeyboardInterrupt):
+                complete(runs, store, execute)
+        assert len(list((tmp_path / WORK).glob("*"))) == 1
+        (tmp_path / WORK / "of another process" / run(3.0).key).mkdir(parents=True)
+        complete(runs, store, execute)
+        assert [path.name for path in (tmp_path / WORK).glob("*")] == ["of another process"]
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
     def test_two_processes_share_the_work(self, tmp_path: Path) -> None:

@@ -282,6 +282,7 @@ def complete(
     records = {key: found for key in unique if (found := store.get(key)) is not None}
     for record in records.values():
         record.check()
+    store.worked(records)  # a process killed after its last run left its checkpoints
     training: dict[str, tuple[Sequence[Run], contextlib.ExitStack]] = {}
 
     def tell() -> None:
@@ -314,8 +315,8 @@ def complete(
             for job, done in spread(jobs(waiting, wait), execute, device):
                 for outcome in done.outcomes:
                     store.put(outcome, [run.key for run in job.runs], done.origin)
-                store.worked(job.runs)
                 records.update({run.key: _kept(store, run.key) for run in job.runs})
+                store.worked([run.key for run in job.runs])
                 training.pop(job.runs[0].key)[1].close()
                 kept(records)
                 tell()

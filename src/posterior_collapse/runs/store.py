@@ -10,7 +10,7 @@ import shutil
 import uuid
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -262,9 +262,19 @@ class Store:
         """Return a folder per run for the checkpoints of a group that trains."""
         return [self._group(runs) / run.key for run in runs]
 
-    def worked(self, runs: Sequence[Run]) -> None:
-        """Take away the checkpoints of a group that is kept."""
-        shutil.rmtree(self._group(runs), ignore_errors=True)
+    def worked(self, keys: Collection[str]) -> None:
+        """Take away the checkpoints of groups of which every run is kept.
+
+        A folder is renamed before it is emptied, so that a process killed meanwhile leaves nothing
+        that looks like a group that trains.
+        """
+        for group in (self.folder / WORK).glob("*"):
+            with contextlib.suppress(OSError):  # another process was first
+                members = {path.name for path in group.iterdir()}
+                if group.suffix != files.PARTIAL and members and members <= set(keys):
+                    group = group.rename(group.with_suffix(files.PARTIAL))
+                if group.suffix == files.PARTIAL:
+                    shutil.rmtree(group)
         with contextlib.suppress(OSError):
             (self.folder / WORK).rmdir()  # unless another group trains
 
