@@ -25,7 +25,7 @@ from idx_files import idx_bytes
 from posterior_collapse.cli import main
 from posterior_collapse.data import checking, load
 from posterior_collapse.data.files import read_arrays
-from posterior_collapse.data.idx import read_idx
+from posterior_collapse.data.images import read_idx
 from posterior_collapse.errors import DataError, PosteriorCollapseError
 
 X = np.random.default_rng(0).standard_normal((30, 4))

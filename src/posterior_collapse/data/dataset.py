@@ -15,8 +15,6 @@ from posterior_collapse.arrays import Array, chunks, is_lazy, refuse_non_finite
 from posterior_collapse.data.checking import check_room
 from posterior_collapse.errors import DataError, InvalidArgumentError, nearest
 
-__all__ = ["KINDS", "TASKS", "Dataset", "half", "pairs", "quarter"]
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:

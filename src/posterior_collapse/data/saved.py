@@ -19,10 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posterior_collapse.data.checking import check_size
-from posterior_collapse.data.stored import StoredArrays
-from posterior_collapse.data.tensors import is_pickle, refuse_pickle
-
-__all__ = ["Saved"]
+from posterior_collapse.data.stored import StoredArrays, is_pickle, refuse_pickle
 
 BFLOAT16 = np.dtype("V2")
 """Stands for torch's bfloat16, the upper half of a float32, which NumPy does not have."""

@@ -30,8 +30,6 @@ from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.data.reading import PLAIN, Reading
 from posterior_collapse.errors import CorruptFileError, DataError
 
-__all__ = ["read_csv"]
-
 MOST_ROWS, MOST_CELLS = 1_000, 200_000
 """That are looked at to tell a header of numbers from a sample."""
 LINES = 20

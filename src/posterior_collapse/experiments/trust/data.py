@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from posterior_collapse.arrays import Float
 from posterior_collapse.data import Dataset
-from posterior_collapse.data.hdf5 import require_h5py
 from posterior_collapse.data.published import checksum, own_folders
+from posterior_collapse.data.stored import require_h5py
 from posterior_collapse.errors import CorruptFileError, MissingFileError
 
 __all__ = ["NAMES", "cells", "clusters", "knows", "load"]
