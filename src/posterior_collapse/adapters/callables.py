@@ -20,8 +20,6 @@ from posterior_collapse.models import LatentModel
 from posterior_collapse.models.modules import modules_behind
 from posterior_collapse.specs import CVAESpec, Spec, VAESpec
 
-__all__ = ["Prior", "WrappedModel", "from_callable"]
-
 BY_SAMPLES = (
     "KL to the prior is found by sampling; where the prior does not split over units, what no unit "
     "has alone is shared by all alike"
@@ -33,21 +31,8 @@ FORCED = (
 Prior: TypeAlias = Distribution | Callable[[Tensor], Any]
 
 
-def from_callable(
-    encode: Callable[..., Any],
-    decode: Callable[..., Any] | None = None,
-    *,
-    latent_dim: int | Sequence[int],
-    log_var: bool = True,
-    spec: Spec | None = None,
-    output: Output | None = None,
-    prior: Prior | None = None,
-    teacher_forcing: bool = False,
-    shape: Sequence[int] | None = None,
-    tokens: bool = False,
-    modules: Iterable[nn.Module] = (),
-) -> WrappedModel:
-    """Return a `LatentModel` that calls `encode` and `decode`.
+class WrappedModel(LatentModel, nn.Module):
+    """A `LatentModel` of one latent level that calls `encode` and `decode`.
 
     Modules that the functions are, belong to, hold or mention, in containers and objects too,
     become its submodules: data are moved to their device and dtype. `diagnose` puts them into
@@ -80,35 +65,6 @@ def from_callable(
             decoder's classes are compared with one-hot data: without them leave `decode` out.
         modules: Modules that cannot be found, because the functions look them up at run time and
             call a method of theirs instead of them. The first says where data are moved.
-
-    Raises:
-        InvalidArgumentError: A spec of other units or of several levels, no function, or no module.
-
-    Example:
-        >>> encode = nn.Linear(3, 4)
-        >>> model = from_callable(lambda x: encode(x).chunk(2, -1), nn.Linear(2, 3), latent_dim=2)
-        >>> model.posterior(1, torch.ones(5, 3)).mean.shape
-        torch.Size([5, 2])
-    """
-    return WrappedModel(
-        encode,
-        decode,
-        latent_dim=latent_dim,
-        log_var=log_var,
-        spec=spec,
-        output=output,
-        prior=prior,
-        teacher_forcing=teacher_forcing,
-        shape=shape,
-        tokens=tokens,
-        modules=modules,
-    )
-
-
-class WrappedModel(LatentModel, nn.Module):
-    """A model of one latent level given by functions; arguments are those of `from_callable`.
-
-    Args:
         spec_assumed: Whether the spec only stands in for an unknown objective, so that beta and
             eta_dec mean nothing; None: where none was passed.
         said: What a reader of results should know of the model.
@@ -118,6 +74,15 @@ class WrappedModel(LatentModel, nn.Module):
         wrapped: The modules behind the functions.
         latent_shape: Shape of a latent that is an image or a sequence, units in that order; None:
             a row.
+
+    Raises:
+        InvalidArgumentError: A spec of other units or of several levels, no function, or no module.
+
+    Example:
+        >>> encode = nn.Linear(3, 4)
+        >>> model = from_callable(lambda x: encode(x).chunk(2, -1), nn.Linear(2, 3), latent_dim=2)
+        >>> model.posterior(1, torch.ones(5, 3)).mean.shape
+        torch.Size([5, 2])
     """
 
     def __init__(
@@ -312,6 +277,10 @@ class WrappedModel(LatentModel, nn.Module):
     def _check_level(self, level: int) -> None:
         if level != 1:
             raise InvalidArgumentError("level", level, "1", "This model has one latent level.")
+
+
+from_callable = WrappedModel
+"""Return a `LatentModel` around two functions; the arguments are those of `WrappedModel`."""
 
 
 def _named(modules: Iterable[nn.Module]) -> list[nn.Module]:

@@ -16,8 +16,6 @@ from posterior_collapse.errors import InvalidArgumentError, first_line
 from posterior_collapse.models.modules import evaluating, tensor_behind
 from posterior_collapse.specs import Spec, VAESpec
 
-__all__ = ["ImageAutoencoder", "from_diffusers"]
-
 
 def from_diffusers(
     autoencoder: Any,

@@ -69,7 +69,7 @@ class Dataset:
         if shape is None or (self.y is not None and self.task != "half"):
             return None
         if self.task == "half":  # of images with one channel, first or last
-            height, width = shape[-2:] if len(shape) == 2 or shape[0] == 1 else shape[:2]
+            height, width = _without_channel(shape)
             return height // 2, width
         return shape
 

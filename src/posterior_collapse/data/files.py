@@ -108,10 +108,6 @@ def read_arrays(path: Path, expected: str = "a file") -> Mapping[str, Any]:
     return ARCHIVES.get(suffix, Archive)(path)
 
 
-def _read_npy(path: Path, reading: Reading) -> Dataset:
-    return from_array(path.name, mapped(path), reading)
-
-
 def _read_archive(path: Path, reading: Reading) -> Dataset:
     arrays = ARCHIVES[suffix_of(path)](path)
     of_scipy = {"format", "shape", "data"} <= arrays.keys() and "x" not in arrays
@@ -211,7 +207,7 @@ SEVERAL = ("key", *TABLE)
 """What may be said of a file of several arrays."""
 TEXTS = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 READERS: dict[str, tuple[Callable[[Path, Reading], Dataset], tuple[str, ...]]] = {
-    ".npy": (_read_npy, TABLE),
+    ".npy": (lambda path, reading: from_array(path.name, mapped(path), reading), TABLE),
     ".npz": (_read_archive, SEVERAL),
     **dict.fromkeys(TEXTS, (read_csv, TEXT)),
     ".parquet": (read_parquet, TABLE),
