@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, ClassVar, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,7 @@ class WrappedModel(LatentModel, nn.Module):
         wrapped: The modules behind the functions.
         latent_shape: Shape of a latent that is an image or a sequence, units in that order; None:
             a row.
+        channels_first: Whether a sequence's channels are the first of its sides, not the last.
 
     Raises:
         InvalidArgumentError: A spec of other units or of several levels, no function, or no module.
@@ -84,6 +85,8 @@ class WrappedModel(LatentModel, nn.Module):
         >>> model.posterior(1, torch.ones(5, 3)).mean.shape
         torch.Size([5, 2])
     """
+
+    channels_first: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -233,7 +236,8 @@ class WrappedModel(LatentModel, nn.Module):
     def per_channel(self, values: Any) -> Any:
         """Return what units have, summed over the positions of each channel.
 
-        Channels come first in the shape of an image, last in that of a sequence.
+        Channels come first in the shape of an image, last in that of a sequence (but see
+        `channels_first`).
 
         Args:
             values: An array or tensor per unit, (..., units), such as `diagnosis.levels[0].kl`.
@@ -243,7 +247,7 @@ class WrappedModel(LatentModel, nn.Module):
         """
         if self.latent_shape is None or len(self.latent_shape) < 2:
             return values
-        if len(self.latent_shape) == 2:
+        if len(self.latent_shape) == 2 and not self.channels_first:
             return values.reshape(*values.shape[:-1], *self.latent_shape).sum(-2)
         return values.reshape(*values.shape[:-1], self.latent_shape[0], -1).sum(-1)
 

@@ -117,10 +117,15 @@ class Probe:
             y = (6 * uniform[1]).floor()
         elif axis is not None:
             y = uniform[1].argmax(dim=axis if axis < 0 else axis + 1)
-            if values == "one-hot":
-                y = torch.nn.functional.one_hot(y, shape[1:][axis]).double()
-                y = y if axis < 0 else y.movedim(-1, 1)
+            y = self.one_hot(y) if values == "one-hot" else y
         return 0.1 + 0.8 * uniform[0], y
+
+    def one_hot(self, classes: Tensor) -> Tensor:
+        """Return class numbers in the reconstruction's shape, 1 for the class and 0 for others."""
+        axis = self.target.axis
+        assert axis is not None
+        hot = torch.nn.functional.one_hot(classes, self.sizes.features[axis]).double()
+        return hot if axis < 0 else hot.movedim(-1, 1)
 
     def value(self, y_hat: Tensor, y: Tensor, mean: Any = 0.0, log_var: Any = 0.0) -> float:
         """Return the loss, where the posterior of all rows is the same: a number, or one per unit.

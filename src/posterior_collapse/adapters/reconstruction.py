@@ -136,11 +136,8 @@ def _look(probe: Probe, seed: int, error: float | None = None) -> _Rows:
 
 def _alike(probe: Probe, y: Any) -> Float:
     """Return targets of the reconstruction's shape: class numbers as one-hot."""
-    values, axis = probe.target
-    if values != "classes" or axis is None:
-        return np.asarray(y, dtype=np.float64)
-    hot = torch.nn.functional.one_hot(y, probe.sizes.features[axis]).double()
-    return (hot if axis < 0 else hot.movedim(-1, 1)).numpy()
+    hot = probe.one_hot(y) if probe.target.values == "classes" else y
+    return np.asarray(hot, dtype=np.float64)
 
 
 def _slopes(rows: _Rows, probe: Probe) -> list[tuple[str, Float, int | None]]:

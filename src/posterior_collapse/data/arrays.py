@@ -193,15 +193,16 @@ def from_columns(
     """
     place = reading.label_place(name, [key for key, _ in columns])
     called: list[str] = []
-    features, steps = [], [left_out(repr(key), key, certain=True) for key in index]
+    of_file = "column {!r} left out, which the file calls an index (reset it to keep it)"
+    features, steps = [], [of_file.format(key) for key in index]
     for key, values in columns:
         if not reading.keeps(key):
             continue
-        if is_suspect(key) and not reading.columns and numbers_rows(key, values):
-            steps.append(left_out(repr(key), key))
-            continue
-        if is_unnamed(key) and not reading.columns:
-            steps.append(KEPT.format(repr(key)))
+        if is_suspect(key) and not reading.columns:
+            is_index, said = judged(key, values, repr(key))
+            steps += said
+            if is_index:
+                continue
         if values.dtype.kind not in "biuf":
             text = values.dtype.kind in "OUS"
             refuse_column(name, key, "text" if text else str(values.dtype))
@@ -243,7 +244,6 @@ UNNAMED = re.compile(r"|Unnamed: \d+(\.\d+)?|__index_level_\d+__")
 """Names of an index without a name: in a CSV file, read from one and written again, in parquet."""
 RESET = re.compile(r"index|level_\d+")
 """Names that `DataFrame.reset_index` gives, and people too: an index if it counts from 0."""
-KEPT = "column {} has no name and does not number the rows: kept as a feature"
 
 
 def is_suspect(name: str) -> bool:
@@ -253,12 +253,25 @@ def is_suspect(name: str) -> bool:
         >>> [is_suspect(name) for name in ("", "Unnamed: 0", "index", "height")]
         [True, True, True, False]
     """
-    return is_unnamed(name) or bool(RESET.fullmatch(name))
+    return bool(UNNAMED.fullmatch(name) or RESET.fullmatch(name))
 
 
-def is_unnamed(name: str) -> bool:
-    """Say whether a name is none, or what pandas makes of none."""
-    return bool(UNNAMED.fullmatch(name))
+def judged(name: str, values: NDArray[Any], shown: str) -> tuple[bool, list[str]]:
+    """Return whether a column of a suspect name is no feature, and what is to be said of it.
+
+    Args:
+        name: Of the column.
+        values: Its numbers, or texts as they are written.
+        shown: What to call the column.
+    """
+    unnamed = bool(UNNAMED.fullmatch(name))
+    if values.dtype.kind == "U" and (values == "").all():
+        return True, [f"column {shown}, which is empty, left out"]
+    if numbers_rows(name, values):
+        action = "name it" if unnamed else "give it another name"
+        return True, [f"column {shown} left out, an index ({action} to keep it)"]
+    kept = f"column {shown} has no name and does not number the rows: kept as a feature"
+    return False, [kept] * unnamed
 
 
 def numbers_rows(name: str, values: NDArray[Any]) -> bool:
@@ -288,17 +301,3 @@ def numbers_rows(name: str, values: NDArray[Any]) -> bool:
 
 def _counts(numbers: NDArray[np.float64], steps: NDArray[np.float64]) -> bool:
     return bool(((steps == 1) | (numbers[1:] == 0)).all())
-
-
-def left_out(shown: str, name: str, *, certain: bool = False) -> str:
-    """Return the words for a column that was left out.
-
-    Args:
-        shown: What to call the column.
-        name: Its name.
-        certain: Whether the file itself says that it is an index.
-    """
-    if certain:
-        return f"column {shown} left out, which the file calls an index (reset it to keep it)"
-    action = "name it" if is_unnamed(name) else "give it another name"
-    return f"column {shown} left out, an index ({action} to keep it)"

@@ -136,7 +136,12 @@ def download(
             url = mirror.rstrip("/") + "/" + name
             failure = _attempt(url, sha256, temporary, progress)
             if failure is None:
-                return _publish(temporary, folder / name)
+                with writing(folder / name):
+                    with temporary.open("rb") as file:
+                        os.fsync(file.fileno())
+                    # mkstemp's own mode would lock out the other users of a cache.
+                    temporary.chmod(0o644)
+                    return temporary.replace(folder / name)
             failures.append(f"{url}: {failure}")
     finally:
         temporary.unlink(missing_ok=True)
@@ -177,15 +182,6 @@ def _reason(error: OSError) -> str:
     if response is not None:
         return f"HTTP status {response.status_code}"
     return error.strerror or type(error).__name__
-
-
-def _publish(temporary: Path, path: Path) -> Path:
-    with writing(path):
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp's own mode would lock out the other users of a cache
-        temporary.replace(path)
-    return path
 
 
 class _Bar:
