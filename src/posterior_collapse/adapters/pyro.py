@@ -273,10 +273,10 @@ def elementwise(output: Any) -> Any:
         >>> elementwise(Independent(Normal(torch.zeros(2, 3), 1.0), 1)).batch_shape
         torch.Size([2, 3])
     """
-    while hasattr(output, "base_dist") and (isinstance(output, Independent) or _masked(output)):
+    while isinstance(output, Independent) or type(output).__name__ in WRAPPERS:
         output = output.base_dist
     return output
 
 
-def _masked(output: Any) -> bool:
-    return type(output).__name__ in ("MaskedDistribution", "ExpandedDistribution")
+WRAPPERS = ("MaskedDistribution", "ExpandedDistribution")
+"""Of pyro, by their names: it need not be installed."""

@@ -175,7 +175,7 @@ def _objective(model: Any, shape: Sequence[int] | None) -> _Objective:
             f"what the forward of {type(model).__name__} adds to its loss_function, if anything, "
             "is not in the spec"
         )
-    found = _OBJECTIVES.get(own, _unknown)(model)
+    found = _OBJECTIVES[own](model) if own in _OBJECTIVES else _Objective(None)
     return found._replace(note=found.note or forward)
 
 
@@ -244,10 +244,6 @@ def _flow(model: Any) -> _Objective:
         "units are those of the Gaussian before the flow, and KLs and losses those to the Gaussian "
         "of the mean and std that the prior has there",
     )
-
-
-def _unknown(model: Any) -> _Objective:
-    return _Objective(None)
 
 
 _OBJECTIVES: dict[str, Callable[[Any], _Objective]] = {

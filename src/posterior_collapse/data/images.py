@@ -8,7 +8,7 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -117,17 +117,20 @@ def read_folder(folder: Path) -> Dataset:
             "a file, or a folder of .png or .jpg images",
             "Name the file in it.",
         )
-    headers = [_header(path) for path in paths]
-    (width, height), _ = headers[0]
-    for path, (size, _) in zip(paths, headers, strict=True):
-        if size != (width, height):
+    sizes, modes = [], set()
+    for path in paths:
+        check_file(path)
+        with _opened(path) as image:
+            sizes.append(image.size)
+            modes.add(image.mode)
+        width, height = sizes[0]
+        if sizes[-1] != sizes[0]:
             raise DataError(
                 str(path),
-                f"{size[0]} x {size[1]} pixels",
+                "{} x {} pixels".format(*sizes[-1]),
                 f"{width} x {height}, as {paths[0].name} has",
                 "Resize or crop the pictures to one size.",
             )
-    modes = {mode for _, mode in headers}
     kinds = {GREY.get(mode, "RGB") for mode in modes}
     kind = kinds.pop() if len(kinds) == 1 else "RGB"
     shape = (3, height, width) if kind == "RGB" else (height, width)
@@ -136,7 +139,8 @@ def read_folder(folder: Path) -> Dataset:
     check_size(folder, len(paths) * int(np.prod(shape)) * dtype.itemsize, packed)
     x = np.empty((len(paths), *shape), dtype)
     for i, path in enumerate(paths):
-        pixels = _pixels(path, kind)
+        with _opened(path) as image:
+            pixels = np.asarray(image if image.mode == kind else image.convert(kind))
         x[i] = np.moveaxis(pixels, -1, 0) if kind == "RGB" else pixels
     steps = [f"{len(paths):,} pictures of {width} x {height} pixels"]
     if any("A" in mode or "a" in mode for mode in modes):
@@ -153,32 +157,20 @@ def read_folder(folder: Path) -> Dataset:
 
 
 def _pictures(folder: Path) -> Sequence[Path]:
-    names = sorted(entry.name for entry in os.scandir(folder))
     return [
         folder / name
-        for name in names
+        for name in sorted(os.listdir(folder))
         if name.lower().endswith(PICTURES) and not name.startswith(".")
     ]
 
 
-def _header(path: Path) -> tuple[tuple[int, int], str]:
-    """Return (width, height) and Pillow's name of the kind of a picture, without its pixels."""
-    check_file(path)
-    with _opened(path) as image:
-        return image.size, image.mode
-
-
-def _pixels(path: Path, kind: str) -> Any:
-    with _opened(path) as image, _reading(path):
-        return np.asarray(image if image.mode == kind else image.convert(kind))
-
-
-def _opened(path: Path) -> Any:
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a picture, of which the header alone is read until its pixels are asked for."""
     with needing("Pillow", "Pillow, to read pictures", "Run pip install pillow."):
         from PIL import Image
-    with _reading(path):
-        return Image.open(path, formats=("PNG", "JPEG"))
-
-
-def _reading(path: Path) -> contextlib.AbstractContextManager[None]:
-    return reading(path, "a picture, .png or .jpg", "Write it again, or take it away.")
+    with (
+        reading(path, "a picture, .png or .jpg", "Write it again, or take it away."),
+        Image.open(path, formats=("PNG", "JPEG")) as image,
+    ):
+        yield image

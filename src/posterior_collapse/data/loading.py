@@ -14,9 +14,9 @@ from posterior_collapse.arrays import chunks, is_lazy, same_length
 from posterior_collapse.data.arrays import from_array
 from posterior_collapse.data.dataset import TASKS, Dataset
 from posterior_collapse.data.files import READERS, TEXTS, read_file, suffix_of
-from posterior_collapse.data.published import expanded
+from posterior_collapse.data.published import Folder, expanded
 from posterior_collapse.data.reading import Reading
-from posterior_collapse.data.registry import canonical, from_registry, unknown
+from posterior_collapse.data.registry import DIVISORS, canonical, from_registry, unknown
 from posterior_collapse.errors import DataError, InvalidArgumentError, nearest
 
 
@@ -147,29 +147,26 @@ LEAST_PIXELS = 16
 
 
 def _read(
-    source: Any,
-    split: str,
-    data_dir: str | os.PathLike[str] | None,
-    scale: float | None,
-    progress: bool,
-    reading: Reading,
+    source: Any, split: str, data_dir: Folder, scale: float | None, progress: bool, reading: Reading
 ) -> Dataset:
     name = canonical(source) if isinstance(source, str) else None
     if name is not None:
         reading.only()
-        return from_registry(name, split, data_dir, scale, progress)
-    if split != "train":
+        dataset = from_registry(name, split, data_dir, progress)
+    elif split != "train":
         raise InvalidArgumentError(
             "split", repr(split), "'train': only named data sets have others", "Leave it out."
         )
-    if isinstance(source, Dataset):
+    elif isinstance(source, Dataset):
         reading.only()
         dataset = source
     elif isinstance(source, (str, os.PathLike)):
         dataset = _from_path(source, reading)
     else:
         dataset = from_array("array", source, reading)
-    return dataset if scale is None else dataset.scaled(scale)
+    if scale is not None:
+        return dataset.scaled(scale)
+    return dataset.divided(DIVISORS[name]) if name in DIVISORS else dataset
 
 
 def _is_text(source: Any) -> bool:

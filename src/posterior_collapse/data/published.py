@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from posterior_collapse.data.checking import is_html
 from posterior_collapse.errors import DownloadError, MissingFileError, writing
@@ -202,6 +203,8 @@ class _Bar:
         self._display.__exit__()
 
 
+Folder: TypeAlias = str | os.PathLike[str] | None
+"""That the user names, if any."""
 VARIABLE = "POSTERIOR_COLLAPSE_DATA"
 """Environment variable that names a folder to look in before the cache."""
 
@@ -217,7 +220,7 @@ def cache() -> Path:
     return Path(pooch.os_cache("posterior-collapse"))
 
 
-def own_folders(data_dir: str | os.PathLike[str] | None) -> list[Path]:
+def own_folders(data_dir: Folder) -> list[Path]:
     """Return the folders that the user named: ``data_dir``, then the environment's.
 
     Raises:
@@ -250,13 +253,7 @@ def expanded(argument: str, folder: str | os.PathLike[str]) -> Path:
         ) from error
 
 
-def locate(
-    source: Source,
-    name: str,
-    data_dir: str | os.PathLike[str] | None = None,
-    *,
-    progress: bool = False,
-) -> Path:
+def locate(source: Source, name: str, data_dir: Folder, *, progress: bool) -> Path:
     """Return the path of one file of a source, downloaded if it is nowhere.
 
     A file in a folder that the user named, gzipped or plain, is taken whatever its checksum, with

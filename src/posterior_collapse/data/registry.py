@@ -12,7 +12,7 @@ import numpy as np
 from posterior_collapse.data import published
 from posterior_collapse.data.dataset import KINDS, Dataset, pairs
 from posterior_collapse.data.images import read_idx
-from posterior_collapse.data.published import FILES, SOURCES, Source
+from posterior_collapse.data.published import FILES, SOURCES, Folder, Source
 from posterior_collapse.errors import (
     CorruptFileError,
     InvalidArgumentError,
@@ -138,32 +138,19 @@ def unknown(name: str) -> UnknownDatasetError:
     )
 
 
-def from_registry(
-    name: str,
-    split: str = "train",
-    data_dir: str | os.PathLike[str] | None = None,
-    scale: float | None = None,
-    progress: bool = False,
-) -> Dataset:
-    """Return a named data set; see `load`, whose arguments these are."""
-    if name.startswith(SYNTHETIC):
-        _no_split(name, split)
-        dataset = pairs(name.partition(":")[2] or KINDS[0])
-    elif name == EMBEDDED:
-        _no_split(name, split)
-        dataset = _digits()
-    else:
-        dataset = _images(SOURCES[name], split, data_dir, progress)
-    if scale is not None:
-        return dataset.scaled(scale)
-    return dataset.divided(DIVISORS[name]) if name in DIVISORS else dataset
-
-
-def _no_split(name: str, split: str) -> None:
+def from_registry(name: str, split: str, data_dir: Folder, progress: bool) -> Dataset:
+    """Return a named data set, pixels as they are published; see `load` for the arguments."""
+    if name in SOURCES:
+        return _images(SOURCES[name], split, data_dir, progress)
     if split != "train":
         raise InvalidArgumentError(
             "split", repr(split), f"'train': {name} comes in one piece", "Leave the split away."
         )
+    if name != EMBEDDED:
+        return pairs(name.partition(":")[2] or KINDS[0])
+    table = np.loadtxt(_digits_file(), delimiter=",")
+    labels = table[:, -1].astype(np.int64)
+    return Dataset(EMBEDDED, table[:, :-1], labels=labels, image_shape=(8, 8))
 
 
 def _digits_file() -> Path:
@@ -174,15 +161,7 @@ def _digits_file() -> Path:
     return Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
 
 
-def _digits() -> Dataset:
-    table = np.loadtxt(_digits_file(), delimiter=",")
-    x, labels = table[:, :-1], table[:, -1].astype(np.int64)
-    return Dataset(EMBEDDED, x, labels=labels, image_shape=(8, 8))
-
-
-def _images(
-    source: Source, split: str, data_dir: str | os.PathLike[str] | None, progress: bool
-) -> Dataset:
+def _images(source: Source, split: str, data_dir: Folder, progress: bool) -> Dataset:
     if split not in FILES:
         raise InvalidArgumentError(
             "split", repr(split), "'train' or 'test'", f"Pass one.{nearest(split, FILES)}"

@@ -157,11 +157,18 @@ class _Layout:
         """Yield line number and cells of each row below the header, as text."""
         with _open(self.path) as file:
             self._skip_header(file)
-            lines_above = self.has_header
-            for number, row in enumerate(csv.reader(file, delimiter=self.delimiter), 1):
-                if len(row) > 1 or _filled(row):
-                    self._check_length(number + lines_above, row)
-                    yield number + lines_above, row
+            below = csv.reader(file, delimiter=self.delimiter)
+            for line, row in enumerate(below, 1 + self.has_header):
+                if len(row) <= 1 and not _filled(row):
+                    continue
+                if len(row) != len(self.names):
+                    raise CorruptFileError(
+                        str(self.path),
+                        f"{len(row)} cells in row {line}",
+                        f"{len(self.names)}, as in the first row",
+                        "Mend the row.",
+                    )
+                yield line, row
 
     def numbers(self, without: Collection[int], alone: str) -> NDArray[np.float64]:
         features = [i for i in range(len(self.names)) if i not in without]
@@ -172,12 +179,15 @@ class _Layout:
         with _open(self.path) as file:
             self._skip_header(file)
             lines = (line for line in file if line.strip())
+            if self.decimal_commas:  # the features alone, as text in which points are decimal
+                texts = ([_pointed(row[i]) for i in features] for _, row in self.rows())
+                lines, columns = (self.delimiter.join(cells) for cells in texts), None
             try:
                 return np.loadtxt(
-                    self._with_points(features) if self.decimal_commas else lines,
+                    lines,
                     comments=None,
                     delimiter=self.delimiter,
-                    usecols=None if self.decimal_commas else columns,
+                    usecols=columns,
                     ndmin=2,
                     quotechar='"',
                 )
@@ -186,11 +196,6 @@ class _Layout:
                 raise CorruptFileError(
                     str(self.path), f"'{error}'", "a table of numbers", "Check the file."
                 ) from error
-
-    def _with_points(self, features: Sequence[int]) -> Iterator[str]:
-        """Yield the features of each row as text in which points are decimal."""
-        for _, row in self.rows():
-            yield self.delimiter.join(_pointed(row[i]) for i in features)
 
     def texts(self, columns: Sequence[int]) -> dict[int, NDArray[Any]]:
         """Return the cells of columns as they are written."""
@@ -210,15 +215,6 @@ class _Layout:
     def _skip_header(self, file: TextIO) -> None:
         if self.has_header:
             next(row for row in csv.reader(file, delimiter=self.delimiter) if _filled(row))
-
-    def _check_length(self, line: int, row: list[str]) -> None:
-        if len(row) != len(self.names):
-            raise CorruptFileError(
-                str(self.path),
-                f"{len(row)} cells in row {line}",
-                f"{len(self.names)}, as in the first row",
-                "Mend the row.",
-            )
 
     def _name_the_cell(self, features: list[int]) -> None:
         """Raise for the first cell that is not a number, in the words of the table."""
