@@ -44,7 +44,7 @@ def from_array(name: str, values: Any, reading: Reading = PLAIN) -> Dataset:
         >>> from_array("array", [[1, 2], [3, 4]])
         <Dataset 'array': 2 x 2 int64, used as they are>
     """
-    if hasattr(values, "columns") and hasattr(values, "to_numpy"):
+    if is_frame(values):
         reading.only(TABLE)
         columns = [(str(c), _column(values[c])) for c in dict.fromkeys(values.columns)]
         reading.check(name, [key for key, _ in columns])
@@ -54,6 +54,11 @@ def from_array(name: str, values: Any, reading: Reading = PLAIN) -> Dataset:
     reading.only(TABLE)
     x, image_shape = as_samples("x" if name == "array" else name, values)
     return chosen(Dataset(name, x, image_shape=image_shape), reading)
+
+
+def is_frame(values: Any) -> bool:
+    """Say whether values are a data frame, of pandas or polars."""
+    return hasattr(values, "columns") and hasattr(values, "to_numpy")
 
 
 def chosen(dataset: Dataset, reading: Reading, names: Sequence[str] | None = None) -> Dataset:

@@ -22,7 +22,7 @@ from posterior_collapse.arrays import (
     check_shape,
     same_length,
 )
-from posterior_collapse.data.arrays import from_array
+from posterior_collapse.data.arrays import from_array, is_frame
 from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.errors import DataError, listed
 from posterior_collapse.specs import Spec, are_specs
@@ -211,7 +211,7 @@ def read(
         data = data.collect()
     if names := getattr(getattr(data, "dtype", None), "names", None):  # an array of records
         data = {name: data[name] for name in names}
-    if _is_frame(data):
+    if is_frame(data):
         data = from_array("x", data)
     if isinstance(data, Dataset):
         if data.y is None and conditional and data.labels is not None:
@@ -303,15 +303,11 @@ def one_hot(labels: Any, classes: int | None = None) -> Array:
 
 def _rows(name: str, values: Any, *, empty_ok: bool = False) -> tuple[Array, ImageShape | None]:
     """Return rows and image shape; a data frame is read as `pc.load` reads it."""
-    if _is_frame(values):
+    if is_frame(values):
         values = from_array(name, values)
     if isinstance(values, Dataset):
         return values.x, None if values.task else values.image_shape
     return as_samples(name, values, empty_ok=empty_ok)
-
-
-def _is_frame(values: Any) -> bool:
-    return hasattr(values, "columns") and hasattr(values, "to_numpy")
 
 
 def _source_of(data: Any, conditional: bool | None) -> Source | None:
