@@ -5,7 +5,7 @@ import pytest
 from scipy import special
 
 import posterior_collapse as pc
-from posterior_collapse.theory.ceiling import ceiling
+from posterior_collapse.theory.network import ceiling
 
 DIGITS = pc.load("digits").x
 

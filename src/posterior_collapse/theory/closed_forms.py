@@ -178,11 +178,9 @@ def all_learned(theta: Float, dims: Sequence[int], numbers: Numbers) -> State:
     signal = fit(theta, dims[0]) ** 2
     second, noise = [], []
     for level, prior in enumerate(numbers.priors):
-        heard = signal if level == 0 else np.zeros(dims[level])
-        unit = learned(heard, threshold, 1.0)
-        scale = np.square(prior)
-        second.append(unit[0] * scale)
-        noise.append(unit[1] * scale)
+        unit = learned(signal if level == 0 else np.zeros(dims[level]), threshold, 1.0)
+        second.append(unit[0] * np.square(prior))
+        noise.append(unit[1] * np.square(prior))
     return State(theta, second, noise)
 
 
@@ -190,7 +188,8 @@ def first_learned(theta: Float, dims: Sequence[int], numbers: Numbers, sigma_2: 
     """Optimum of two levels with Sigma_1 learned and Sigma_2 fixed (section 3c)."""
     assert sigma_2 is not None
     variance = np.square(numbers.etas[1])
-    kappa = _kappa(numbers, sigma_2)
+    ratio = np.sqrt(numbers.betas[1] / np.asarray(numbers.betas[0]))
+    kappa = ratio * (numbers.etas[1] / numbers.eta_enc) * sigma_2
     gain = at_least_one(variance / np.square(kappa))
     gain = fit(gain * np.ones(dims[1]), dims[0])
     second = variance * np.where(gain > 0, gain, 1.0)
@@ -198,32 +197,6 @@ def first_learned(theta: Float, dims: Sequence[int], numbers: Numbers, sigma_2: 
     noise = second / at_least_one(fit(theta, dims[0]) ** 2 / threshold)
     above = fixed(fit(np.sqrt(second), dims[1]), kappa, sigma_2)
     return State(theta, [second, above[0]], [noise, above[1]])
-
-
-def two_fixed(
-    theta: Float, dims: Sequence[int], numbers: Numbers, sigma_1: Std, sigma_2: Std
-) -> State:
-    """Optimum of two levels with Sigma_1 fixed, Sigma_2 fixed or learned (3a, 3b, 3d)."""
-    assert sigma_1 is not None
-    one, two = numbers.cut(dims[0]), numbers.cut(dims[1])
-    noise = np.square(sigma_1) * np.ones(dims[0])
-    reach = fit(theta, dims[0]) * np.sqrt(noise)
-    alone = reach / np.sqrt(one.betas[0]) * (one.etas[1] / np.asarray(one.etas[0]))
-    if sigma_2 is None:
-        helped = reach**2 / (one.betas[1] * np.square(one.etas[0]))
-    else:
-        kappa = fit(_kappa(two, sigma_2) * np.ones(dims[1]), dims[0])
-        helped = (alone**2 / np.where(kappa > 0, kappa, 1.0)) ** (2 / 3)
-    has_parent = np.arange(dims[0]) < dims[1]
-    second = np.maximum(alone, np.where(has_parent, helped, 0.0))
-    second = noise * at_least_one(second / noise)
-    heard = fit(second, dims[1])
-    if sigma_2 is None:
-        threshold = two.betas[1] / np.asarray(two.betas[0]) * np.square(two.etas[1])
-        above = learned(heard, threshold, numbers.eta_enc)
-    else:
-        above = fixed(np.sqrt(heard), _kappa(two, sigma_2), sigma_2)
-    return State(theta, [second, above[0]], [noise * np.ones_like(second), above[1]])
 
 
 def all_fixed(theta: Float, dims: Sequence[int], numbers: Numbers, sigmas: Sequence[Std]) -> State:
@@ -289,9 +262,3 @@ def _taut(terms: Sequence[Float], present: Sequence[Bool], most: Float) -> list[
             gains[stop] = np.maximum(gains[stop], np.where(reached, lifted, 0.0))
             steepest = np.maximum(steepest, np.where(reached, slope, -np.inf))
     return gains[1:]
-
-
-def _kappa(numbers: Numbers, sigma_2: Std) -> Float:
-    assert sigma_2 is not None
-    ratio = np.sqrt(numbers.betas[1] / np.asarray(numbers.betas[0]))
-    return np.asarray(ratio * (numbers.etas[1] / numbers.eta_enc) * np.asarray(sigma_2))

@@ -1,8 +1,9 @@
-"""Which theorem applies to a spec, and the optimum it gives."""
+"""Which theorem applies to a spec, and the optimum it gives: per unit, and in explicit matrices."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,8 @@ import numpy.typing as npt
 from posterior_collapse.arrays import Float
 from posterior_collapse.checks import LEARNED_SIGMAS, Sigma
 from posterior_collapse.errors import InvalidArgumentError, NotSolvedError
+from posterior_collapse.likelihoods import ENDLESS
+from posterior_collapse.records import Record
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import closed_forms, thresholds
 from posterior_collapse.theory.closed_forms import Std
@@ -17,10 +20,9 @@ from posterior_collapse.theory.spectrum import Modes
 from posterior_collapse.theory.state import Numbers, State, fit
 from posterior_collapse.theory.thresholds import Threshold
 
-ROTATION_NOTE = (
-    "level {level}: units of equal fixed sigma can be rotated freely, so which unit is active and "
-    "the KL of each are not determined (counts, totals and singular values are)"
-)
+__all__ = ["Level", "Problem", "Solution", "critical", "levels", "parameters", "solve"]
+
+Status = Literal["active", "noise", "collapsed"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,8 +141,6 @@ def solve_state(problem: Problem, theta: Float, numbers: Numbers) -> State:
         return State(theta, [second], [noise])
     if problem.depth == 2 and sigmas[0] is None:
         return closed_forms.first_learned(theta, dims, numbers, sigmas[1])
-    if problem.depth == 2:
-        return closed_forms.two_fixed(theta, dims, numbers, *sigmas)
     return closed_forms.all_fixed(theta, dims, numbers, sigmas)
 
 
@@ -238,19 +238,22 @@ def _decoder_std(problem: Problem) -> tuple[float, list[str]]:
 
 def _notes(problem: Problem, numbers: Numbers, state: State) -> list[str]:
     """What the optimum leaves undetermined."""
-    notes = []
     betas = problem.spec.beta_levels
     if problem.all_learned:
-        notes += [
+        return [
             f"level {level + 1}: with beta equal to that of level {level} and all sigmas learned "
             "it is a flat direction; the member with this level collapsed is shown"
             for level in range(1, problem.depth)
             if betas[level] == betas[level - 1]
         ]
-        return notes
+    notes = []
     for level, sigma in enumerate(problem.sigmas):
         if sigma is not None and len(np.unique(np.asarray(sigma))) < np.size(sigma):
-            notes.append(ROTATION_NOTE.format(level=level + 1))
+            notes.append(
+                f"level {level + 1}: units of equal fixed sigma can be rotated freely, so which "
+                "unit is active and the KL of each are not determined (counts, totals and singular "
+                "values are)"
+            )
     if problem.depth == 2 and problem.sigmas[0] is None:
         if len(np.unique(state.second[0])) > 1:
             notes.append(
@@ -263,3 +266,126 @@ def _notes(problem: Problem, numbers: Numbers, state: State) -> list[str]:
             "encoder and decoder singular values are not determined"
         )
     return notes
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Level(Record):
+    """One latent level at the optimum; arrays hold one entry per unit.
+
+    Singular values are descending. All else is in the order of the units: as given for a fixed
+    sigma per unit, else from the strongest mode to the weakest.
+
+    Attributes:
+        encoder_singular_values: Of W_l S_{l-1}^{1/2}, in latent units.
+        decoder_singular_values: Of U_l, in units of what it decodes per latent unit.
+        posterior_std: sigma.
+        kl: E_q[log q - log p] in nats, without beta; below the top level it may be negative.
+        information: I(x; z_i) in nats, from second moments.
+        status: "active" (carries information on x), "noise" (has KL but knows nothing of x) or
+            "collapsed".
+        data_variance: Variance of the data mode that the unit carries, or would.
+        threshold: Variance that mode must exceed for the unit to be active.
+        critical_beta: The level's beta above which the unit collapses.
+        critical_eta_dec: eta_dec above which the unit collapses.
+    """
+
+    encoder_singular_values: Float
+    decoder_singular_values: Float
+    posterior_std: Float
+    kl: Float
+    information: Float
+    status: tuple[Status, ...]
+    data_variance: Float
+    threshold: Float
+    critical_beta: Float
+    critical_eta_dec: Float
+
+    derived: ClassVar = ("n_active",)
+
+    @property
+    def n_active(self) -> int:
+        """Number of units with status "active"."""
+        return self.status.count("active")
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{self.status.count(s)} {s}" for s in ("active", "noise", "collapsed"))
+        return f"Level({counts}, KL {self.kl.sum():.4g} nats)"
+
+
+@np.errstate(over="ignore", divide="ignore")  # a critical value beyond floats: infinity
+def levels(solution: Solution) -> tuple[Level, ...]:
+    """Return what each unit is at the optimum, level by level, bottom first."""
+    problem, state = solution.problem, solution.state
+    switches, kls = critical(solution), state.kl(solution.numbers)
+    encoders, decoders, informations = state.encoder, state.decoder, state.information
+    found: list[Level] = []
+    for number, order in enumerate(problem.orders):
+        unit, threshold = np.argsort(order), switches[number]
+        encoder, information = encoders[number], informations[number][unit]
+        no_std = number == 0 and problem.spec.likelihood != "gaussian"
+        found.append(
+            Level(
+                encoder_singular_values=np.sort(encoder)[::-1],
+                decoder_singular_values=np.sort(decoders[number])[::-1],
+                posterior_std=np.sqrt(state.noise[number])[unit],
+                kl=kls[number][unit],
+                information=information,
+                status=tuple(
+                    "active" if known > 0 else "noise" if weight > 0 else "collapsed"
+                    for weight, known in zip(encoder[unit], information, strict=True)
+                ),
+                data_variance=fit(problem.theta, len(unit))[unit] ** 2,
+                threshold=threshold.variance[unit],
+                critical_beta=threshold.beta[unit],
+                critical_eta_dec=threshold.eta_dec[unit] * (np.nan if no_std else 1.0),
+            )
+        )
+    return tuple(found)
+
+
+def parameters(solution: Solution) -> dict[str, Float]:
+    """Return matrices that attain the optimum by name; `Forecast.parameters` documents them."""
+    problem, modes, state = solution.problem, solution.problem.modes, solution.state
+    orders, dims = problem.orders, problem.spec.dims
+    encoder, decoder, vectors = state.encoder, state.decoder, modes.vectors
+    live = min(dims[0], len(vectors.read))
+    unit = orders[0][:live]
+    read = np.zeros((dims[0], vectors.read.shape[1]))
+    write = np.zeros((vectors.write.shape[1], dims[0]))
+    read[unit] = encoder[0][:live, None] * vectors.read[:live]
+    write[:, unit] = decoder[0][:live] * vectors.write[:live].T
+    mean_in, mean_out = (m * modes.moments.center for m in (vectors.mean_in, vectors.mean_out))
+    found: dict[str, Float] = {"W1": read, "U1": write}
+    biases = {"b1": -read @ mean_in, "c1": mean_out}
+    if vectors.regression is not None:
+        k = vectors.regression
+        found = {"W1": -read @ k, "W2": read, "U1": write, "U2": k}
+        biases = {"b1": read @ k @ mean_in - read @ mean_out, "c1": mean_out - k @ mean_in}
+    for level in range(1, problem.depth):
+        below = np.sqrt(fit(state.second[level - 1], dims[level]))
+        weight = np.divide(encoder[level], below, out=np.zeros(dims[level]), where=below > 0)
+        up = np.zeros((dims[level], dims[level - 1]))
+        down = np.zeros((dims[level - 1], dims[level]))
+        both = min(dims[level], dims[level - 1])
+        here, there = orders[level][:both], orders[level - 1][:both]
+        up[here, there], down[there, here] = weight[:both], decoder[level][:both]
+        found |= {f"W{level + 1}": up, f"U{level + 1}": down}
+    for number, (noise, order) in enumerate(zip(state.noise, orders, strict=True), 1):
+        found[f"sigma_{number}"] = np.sqrt(noise)[np.argsort(order)]
+    found |= biases
+    white = modes.noise
+    if white is None:
+        return found | {"eta_dec": np.asarray(solution.numbers.etas[0])}
+    if white.divisor is None or white.output is None:
+        raise NotSolvedError(
+            "parameters",
+            "a conditional model of a likelihood that is not Gaussian",
+            "one whose best encoder is linear",
+            "Train it with pc.fit.",
+        )
+    # Matrices of whitened scores, to read the data and give the decoder's output.
+    return found | {
+        "W1": found["W1"] / white.divisor,
+        "U1": found["U1"] / white.divisor[:, None],
+        "c1": np.clip(white.output, -ENDLESS, ENDLESS),
+    }
