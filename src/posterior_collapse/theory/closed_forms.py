@@ -251,14 +251,14 @@ def _taut(terms: Sequence[Float], present: Sequence[Bool], most: Float) -> list[
     """
     points = len(terms)
     gains = [np.zeros(np.broadcast_shapes(*map(np.shape, terms)))] * (points + 1)
-    linked = [np.logical_and.reduce(present[first:]) for first in range(points)]
     for first in range(points):
+        lines, fall, linked = [], np.zeros(()), np.ones((), bool)
+        for stop in range(first + 1, points + 1):
+            fall, linked = fall + terms[stop - 1], linked & present[stop - 1]
+            lines.append((stop, -fall / (stop - first), linked))
         # Rise per level of the steepest straight line from here to a point beyond `stop`.
-        steepest = np.where(linked[first], -most, -np.inf)
-        for stop in range(points, first, -1):
-            reached = np.logical_and.reduce(present[first:stop])
-            slope = -sum(terms[first:stop]) / (stop - first)
-            lifted = (stop - first) * (steepest - slope)
-            gains[stop] = np.maximum(gains[stop], np.where(reached, lifted, 0.0))
+        steepest = np.where(linked, -most, -np.inf)
+        for stop, slope, reached in reversed(lines):
+            gains[stop] = np.maximum(gains[stop], (stop - first) * (steepest - slope))
             steepest = np.maximum(steepest, np.where(reached, slope, -np.inf))
     return gains[1:]

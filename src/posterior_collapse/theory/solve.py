@@ -355,10 +355,10 @@ def parameters(solution: Solution) -> dict[str, Float]:
     read[unit] = encoder[0][:live, None] * vectors.read[:live]
     write[:, unit] = decoder[0][:live] * vectors.write[:live].T
     mean_in, mean_out = (m * modes.moments.center for m in (vectors.mean_in, vectors.mean_out))
-    found: dict[str, Float] = {"W1": read, "U1": write}
-    biases = {"b1": -read @ mean_in, "c1": mean_out}
-    if vectors.regression is not None:
-        k = vectors.regression
+    if (k := vectors.regression) is None:
+        found: dict[str, Float] = {"W1": read, "U1": write}
+        biases = {"b1": -read @ mean_in, "c1": mean_out}
+    else:
         found = {"W1": -read @ k, "W2": read, "U1": write, "U2": k}
         biases = {"b1": read @ k @ mean_in - read @ mean_out, "c1": mean_out - k @ mean_in}
     for level in range(1, problem.depth):
