@@ -118,16 +118,12 @@ def advise(
         return _active(modes, spec) if times is None else weighted(modes.theta, spec, times)
 
     units = spec.dims[-1]
-    goal = units if wanted is None else wanted
-    if isinstance(goal, bool) or not isinstance(goal, (int, np.integer)) or goal < 1:
-        raise InvalidArgumentError(
-            "active", repr(goal), "a number of units, at least 1", "Pass e.g. active=8."
-        )
+    goal = units if wanted is None else checks.count("active", wanted)
     possible = int(np.count_nonzero(modes.theta))
     now = count(spec) or 0
-    reach = min(int(goal), possible)
+    reach = min(goal, possible)
     changes = _changes(count, spec, reach) if now < reach else ()
-    found = Advice(int(goal), now, units, possible, changes, "")
+    found = Advice(goal, now, units, possible, changes, "")
     return found.replace(text=_words(found, modes, count, spec))
 
 

@@ -43,17 +43,12 @@ SIZES = np.geomspace(0.05, 20.0, 12)
 """Stretches of a direction of unit noise that are looked at."""
 
 
-def some_rows(data: Samples, seed: int = 0) -> tuple[Float, Float]:
-    """Return at most 10,000 rows of x and y, in float64; y is x where there is no other.
-
-    Args:
-        data: All of them.
-        seed: Of the choice.
-    """
+def some_rows(data: Samples) -> tuple[Float, Float]:
+    """Return at most 10,000 rows of x and y, in float64; y is x where there is no other."""
     n = len(data.x)
     chosen: Any = slice(None)
     if n > MOST_ROWS:
-        chosen = np.sort(np.random.default_rng(seed).choice(n, MOST_ROWS, replace=False))
+        chosen = np.sort(np.random.default_rng(0).choice(n, MOST_ROWS, replace=False))
     x = np.asarray(data.x[chosen], dtype=np.float64)
     return x, x if data.y is None else np.asarray(data.y[chosen], dtype=np.float64)
 
@@ -93,13 +88,12 @@ def _rows_of_modes(x: Float, y: Float, modes: Modes, spec: Spec) -> Float:
     return y if regression is None else np.asarray(y - x @ regression.T)
 
 
-def fewest_units(rows: Float, threshold: float, seed: int = 0) -> tuple[float, int]:
+def fewest_units(rows: Float, threshold: float) -> tuple[float, int]:
     """Return modes above the threshold within a part of the data, on average, and how many parts.
 
     Args:
         rows: Shape (samples, features), in the units of the threshold's root.
         threshold: Variance that a mode must exceed for its unit to be active.
-        seed: Of the k-means that makes the parts.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -112,7 +106,7 @@ def fewest_units(rows: Float, threshold: float, seed: int = 0) -> tuple[float, i
     from sklearn.cluster import MiniBatchKMeans
 
     parts = int(np.clip(len(rows) // LEAST_ROWS, 1, PARTS))
-    means = MiniBatchKMeans(parts, random_state=seed, n_init=3, batch_size=1024)
+    means = MiniBatchKMeans(parts, random_state=0, n_init=3, batch_size=1024)
     labels = means.fit_predict(rows)
     members = (rows[labels == part] for part in range(parts))
     modes = sum(len(part) * _modes_above(part, threshold) for part in members)
@@ -134,7 +128,7 @@ def _modes_above(rows: Float, threshold: float) -> int:
     return int(below[0]) if below.size else len(variance)
 
 
-def ceiling(likelihood: Likelihood, rows: Float, onset: float, seed: int = 0) -> float:
+def ceiling(likelihood: Likelihood, rows: Float, onset: float) -> float:
     """Return the beta above which no model beats total collapse on these rows.
 
     The supremum is searched for from many starts, so that the true one may be higher.
@@ -143,7 +137,6 @@ def ceiling(likelihood: Likelihood, rows: Float, onset: float, seed: int = 0) ->
         likelihood: Of the data; a Gaussian's rows are in units of eta_dec.
         rows: Shape (samples, features).
         onset: Where collapse ceases to be a local optimum: the supremum is no less.
-        seed: Of the starts.
 
     Example:
         >>> rows = np.array([[-1.0], [1.0]] * 500)  # a sign is sub-Gaussian of its own variance
@@ -174,7 +167,7 @@ def ceiling(likelihood: Likelihood, rows: Float, onset: float, seed: int = 0) ->
 
     looked_at = [
         (value(size * direction)[0], size * direction)
-        for direction in _directions(centred, seed)
+        for direction in _directions(centred)
         for size in SIZES
     ]
     best = onset
@@ -206,14 +199,14 @@ def _even(gains: Float) -> float:
     return float(np.exp(optimize.brentq(excess, low, high, xtol=1e-12)))
 
 
-def _directions(centred: Float, seed: int) -> list[Float]:
+def _directions(centred: Float) -> list[Float]:
     """Both signs of the leading modes, centres of parts, and the rows farthest out."""
     from sklearn.cluster import MiniBatchKMeans
 
     count = STARTS // 3
     _, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
     leading = vectors[:, ::-1].T[: count // 2]
-    parts = MiniBatchKMeans(min(count, len(centred)), random_state=seed, n_init=1).fit(centred)
+    parts = MiniBatchKMeans(min(count, len(centred)), random_state=0, n_init=1).fit(centred)
     far = centred[np.argsort(-np.linalg.norm(centred, axis=1))[:count]]
     points = [*leading, *-leading, *parts.cluster_centers_, *far]
     return [point / np.linalg.norm(point) for point in points if np.linalg.norm(point) > 0]

@@ -95,13 +95,7 @@ def of_modes(
 ) -> PhaseDiagram:
     """Return the phase diagram for modes at hand; see `phase_diagram`.
 
-    Args:
-        modes: Of the data.
-        spec: As there.
-        betas: As there.
-        eta_decs: As there.
-        level: As there.
-        times: What the KL of each unit weighs, in multiples of beta; None: all the same.
+    `times` are what the KL of each unit weighs, in multiples of beta; None: all the same.
     """
     rows = np.array([checks.positive("betas", b) for b in np.ravel(betas)])
     if eta_decs is not None and spec.likelihood != "gaussian":
@@ -116,11 +110,8 @@ def of_modes(
         raise InvalidArgumentError(
             "eta_decs", "none", "stds, as the spec learns its own", "Pass some."
         )
-    columns = np.array(
-        [spec.eta_levels[0]]
-        if own
-        else [checks.positive("eta_decs", e) for e in np.ravel(eta_decs)]
-    )
+    stds = spec.eta_levels[:1] if own else np.ravel(eta_decs)
+    columns = np.array([checks.positive("eta_decs", e) for e in stds])
     depth = len(spec.dims)
     if not -depth <= level < depth:
         raise InvalidArgumentError("level", level, f"one of {depth} levels", "Pass level=-1.")

@@ -139,16 +139,12 @@ def plan(which: str, problems: int) -> list[tuple[Case, int]]:
     return [(c, i) for c in chosen for i in range(1 if c.name.startswith("E") else problems)]
 
 
-def _data(
-    generator: np.random.Generator, target: bool = False, features: int = 5, samples: int = 60
-) -> Moments:
-    x = generator.standard_normal((samples, features)) @ np.diag(
-        generator.uniform(0.3, 2.5, features)
-    )
+def _data(generator: np.random.Generator, target: bool) -> Moments:
+    x = generator.standard_normal((60, 5)) @ np.diag(generator.uniform(0.3, 2.5, 5))
     if not target:
         return Moments.from_arrays(x)
-    mix = generator.standard_normal((features, 4)) / 2
-    y = x @ mix + generator.standard_normal((samples, 4)) * generator.uniform(0.3, 2.0, 4)
+    mix = generator.standard_normal((5, 4)) / 2
+    y = x @ mix + generator.standard_normal((60, 4)) * generator.uniform(0.3, 2.0, 4)
     return Moments.from_arrays(x, y)
 
 
