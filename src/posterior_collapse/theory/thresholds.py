@@ -52,10 +52,8 @@ class Threshold(NamedTuple):
 
 
 def learned(theta: Float, numbers: Numbers) -> Threshold:
-    """Sigma learned (section 1a)."""
-    beta, eta = numbers.betas[0], numbers.etas[0]
-    variance = np.full_like(theta, beta * np.square(eta))
-    return Threshold(variance, theta**2 / np.square(eta), theta / np.sqrt(beta))
+    """Sigma learned (section 1a): a unit begins at the prior's std."""
+    return fixed(theta, numbers, numbers.eta_enc)
 
 
 def fixed(theta: Float, numbers: Numbers, sigma: Float | float) -> Threshold:
@@ -64,7 +62,7 @@ def fixed(theta: Float, numbers: Numbers, sigma: Float | float) -> Threshold:
     scaled = np.asarray(sigma) / eta_enc * np.ones_like(theta)
     return Threshold(
         beta * np.square(eta * scaled),
-        np.square(theta / (eta * scaled)),
+        theta**2 / np.square(eta * scaled),
         theta / (np.sqrt(beta) * scaled),
     )
 
