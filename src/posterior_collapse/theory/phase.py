@@ -16,7 +16,7 @@ from posterior_collapse.errors import InvalidArgumentError, UnboundedObjectiveEr
 from posterior_collapse.moments import Moments
 from posterior_collapse.records import Viewed
 from posterior_collapse.specs import Spec, in_order
-from posterior_collapse.theory import thresholds
+from posterior_collapse.theory import closed_forms
 from posterior_collapse.theory.reading import as_modes
 from posterior_collapse.theory.solve import Problem, refuse_unsolved, solve_state
 from posterior_collapse.theory.spectrum import Modes
@@ -136,7 +136,9 @@ def _row(problem: Problem, beta: float, etas: Sequence[Any], level: int) -> npt.
     numbers = Numbers(betas, etas, spec.eta_enc)
     if spec.sigma_levels == ("shared",):
         theta = fit(problem.theta, spec.dims[0])
-        critical = thresholds.shared(theta, Numbers(betas, [1.0], spec.eta_enc), 1.0).beta
+        critical = closed_forms.shared_threshold(
+            theta, Numbers(betas, [1.0], spec.eta_enc), 1.0
+        ).beta
         alive = critical / np.square(etas[0]) > beta
     else:
         try:

@@ -14,11 +14,10 @@ from posterior_collapse.errors import InvalidArgumentError, NotSolvedError
 from posterior_collapse.likelihoods import ENDLESS
 from posterior_collapse.records import Record
 from posterior_collapse.specs import Spec
-from posterior_collapse.theory import closed_forms, thresholds
-from posterior_collapse.theory.closed_forms import Std
+from posterior_collapse.theory import closed_forms
+from posterior_collapse.theory.closed_forms import Std, Threshold
 from posterior_collapse.theory.spectrum import Modes
 from posterior_collapse.theory.state import Numbers, State, fit
-from posterior_collapse.theory.thresholds import Threshold
 
 __all__ = ["Level", "Problem", "Solution", "critical", "levels", "parameters", "solve"]
 
@@ -151,24 +150,24 @@ def critical(solution: Solution) -> list[Threshold]:
     first, rest, dim = problem.first, problem.rest, problem.modes.target_dim
     learns_eta, beta = spec.eta_levels[0] == "learned", None
     if problem.all_learned:
-        levels = thresholds.all_learned(theta, dims, numbers)
+        levels = closed_forms.all_learned_thresholds(theta, dims, numbers)
         if learns_eta:
-            beta = thresholds.learned_eta_beta(first, rest, dim)
+            beta = closed_forms.learned_eta_beta(first, rest, dim)
     elif spec.sigma_levels == ("shared",):
-        levels = [thresholds.shared(first, numbers, float(np.sqrt(solution.state.noise[0][0])))]
+        levels = [closed_forms.shared_threshold(first, numbers, np.asarray(sigmas[0]))]
         if learns_eta:
-            beta = thresholds.learned_eta_shared_beta(first, rest, dim)
+            beta = closed_forms.learned_eta_shared_beta(first, rest, dim)
     elif problem.depth == 1:
         sigma = np.asarray(sigmas[0])
-        levels = [thresholds.fixed(first, numbers, sigma)]
+        levels = [closed_forms.fixed_threshold(first, numbers, sigma)]
         if learns_eta:
-            beta = thresholds.learned_eta_fixed_beta(first, sigma / numbers.eta_enc, rest, dim)
+            beta = closed_forms.learned_eta_fixed_beta(first, sigma / numbers.eta_enc, rest, dim)
     elif problem.depth == 2 and sigmas[0] is None:
-        levels = thresholds.first_learned(theta, dims, numbers, sigmas[1])
+        levels = closed_forms.first_learned_thresholds(theta, dims, numbers, sigmas[1])
     elif problem.depth == 2 and numbers.etas[0] == numbers.etas[1] and spec.model == "hvae":
-        levels = thresholds.two_fixed(theta, dims, numbers, *sigmas)
+        levels = closed_forms.two_fixed_thresholds(theta, dims, numbers, *sigmas)
     else:
-        levels = thresholds.by_bisection(
+        levels = closed_forms.bisected_thresholds(
             theta, dims, numbers, lambda t, n: solve_state(problem, t, n)
         )
     if beta is not None:
