@@ -18,7 +18,6 @@ from posterior_collapse.arrays import (
     chunks,
     is_lazy,
     refuse_non_finite,
-    refuse_overflow,
 )
 from posterior_collapse.moments.integers import Integers
 
@@ -181,12 +180,9 @@ class Accumulator:
                 column += part.shape[1]
             with np.errstate(invalid="ignore", over="ignore"):
                 shift = self._add(joint)
-            if not np.isfinite(shift).all():
+            if not (np.isfinite(shift).all() and np.isfinite(self._upper.trace())):
                 for name, part in zip(names, parts, strict=True):
                     refuse_non_finite(name, part, row + start)
-            if not np.isfinite(self._upper.trace()):
-                for name, part in zip(names, parts, strict=True):
-                    refuse_overflow(name, part)
 
     def _add(self, joint: Float) -> Float:
         """Add rows, overwriting them; return their mean relative to the mean so far."""

@@ -343,7 +343,7 @@ def _few_samples(modes: Modes) -> Iterator[str]:
             "than 10 each): what it seems to explain of y may be an artefact; measure "
             "Moments.from_arrays(cross_fitted_residuals(x, y)) and forecast with VAESpec"
         )
-        warnings.warn(text, FewSamplesWarning, stacklevel=5)
+        warnings.warn(text, FewSamplesWarning, stacklevel=4)  # who called forecast
         yield text
     if moments.unresolved > 0:
         yield (
