@@ -18,7 +18,7 @@ from posterior_collapse.records import Viewed
 from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.theory import closed_forms
 from posterior_collapse.theory.reading import as_modes
-from posterior_collapse.theory.solve import Problem, refuse_unsolved, solve_state
+from posterior_collapse.theory.solve import Problem, solve_state
 from posterior_collapse.theory.spectrum import Modes
 from posterior_collapse.theory.state import Numbers, fit, weighted
 
@@ -118,7 +118,6 @@ def of_modes(
     level %= depth
     plain = spec.replace(eta_dec=1.0) if spec.eta_levels[0] == "learned" else spec
     problem = Problem.of(modes, plain)
-    refuse_unsolved(problem)
     etas = list(spec.eta_levels) if own else [columns[:, None]] * depth
     if times is None:
         counts = [_row(problem, float(beta), etas, level) for beta in rows]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from posterior_collapse.arrays import Float
-from posterior_collapse.checks import LEARNED_SIGMAS, Sigma
+from posterior_collapse.checks import Sigma
 from posterior_collapse.errors import InvalidArgumentError, NotSolvedError
 from posterior_collapse.likelihoods import ENDLESS
 from posterior_collapse.records import Record
@@ -42,7 +42,13 @@ class Problem:
 
     @classmethod
     def of(cls, modes: Modes, spec: Spec) -> Problem:
-        """Return the problem that `spec` poses on the data's modes."""
+        """Return the problem that `spec` poses on the data's modes.
+
+        Raises:
+            NotSolvedError: No closed form of its optimum is known.
+            DataError: More units than a randomised subspace resolved modes.
+        """
+        _refuse_unsolved(spec)
         modes.check_units(max(spec.dims))
         sigmas: list[Std] = []
         orders: list[npt.NDArray[np.intp]] = []
@@ -79,7 +85,7 @@ class Problem:
     @property
     def all_learned(self) -> bool:
         """Whether every sigma is learned per unit."""
-        return all(_per_unit(s) for s in self.spec.sigma_levels)
+        return _all_learned(self.spec)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +102,6 @@ def solve(problem: Problem) -> Solution:
     """Return the global optimum.
 
     Raises:
-        NotSolvedError: No closed form is known.
         UnboundedObjectiveError: There is no minimum.
         InvalidArgumentError: The scales are so far apart that the optimum fits no float.
     """
@@ -125,13 +130,11 @@ def solve_state(problem: Problem, theta: Float, numbers: Numbers) -> State:
     """Return the optimum's state for given numbers, which may be grids (last axis: modes).
 
     Raises:
-        NotSolvedError: No closed form is known.
         UnboundedObjectiveError: There is no minimum.
     """
     dims, sigmas = problem.spec.dims, problem.sigmas
     if problem.all_learned:
         return closed_forms.all_learned(theta, dims, numbers)
-    refuse_unsolved(problem)
     if problem.depth == 1:
         (sigma,) = sigmas
         assert sigma is not None
@@ -175,23 +178,29 @@ def critical(solution: Solution) -> list[Threshold]:
     return levels
 
 
-def refuse_unsolved(problem: Problem) -> None:
-    """Raise `NotSolvedError` for the cases whose optimum no theorem gives."""
-    spec, sigmas = problem.spec, problem.sigmas
-    if problem.all_learned:
+def _refuse_unsolved(spec: Spec) -> None:
+    if spec.eta_levels[0] != "learned" and "learned" in spec.eta_levels:
+        raise NotSolvedError(
+            "eta_dec",
+            f"'learned' in a hierarchy of likelihood {spec.likelihood!r}",
+            "a fixed std of p(z1|z2), as no other is known in closed form",
+            "Pass e.g. eta_dec=1.0, or train it with pc.fit.",
+        )
+    depth, sigmas = len(spec.dims), spec.sigma_levels
+    if depth == 1 or _all_learned(spec):
         return
-    learned = [isinstance(s, str) for s in spec.sigma_levels]
     case, remedy = "", "Use equal sigmas within a level"
-    if problem.depth > 1 and "shared" in spec.sigma_levels:
+    if "shared" in sigmas:
         case = "a hierarchy with one shared learned sigma"
         remedy = "Learn sigma per unit or fix it"
-    elif problem.depth > 1 and spec.eta_levels[0] == "learned":
+    elif spec.eta_levels[0] == "learned":
         case = "a hierarchy with eta_dec learned and some sigma fixed"
         remedy = "Fix eta_dec, or learn every sigma"
-    elif problem.depth > 2 and (any(learned[:-1]) or not all(map(_isotropic, sigmas))):
-        case = "three or more levels with sigmas neither all learned nor fixed and equal"
-        remedy = "Learn every sigma, or fix one value per level (the top may be learned)"
-    elif problem.depth == 2 and not _isotropic(sigmas[0]):
+    elif depth > 2:
+        if any(isinstance(s, str) for s in sigmas[:-1]) or not all(map(_isotropic, sigmas)):
+            case = "three or more levels with sigmas neither all learned nor fixed and equal"
+            remedy = "Learn every sigma, or fix one value per level (the top may be learned)"
+    elif not _isotropic(sigmas[0]):
         if spec.dims[1] < spec.dims[0]:
             case = "sigma_1 fixed and unequal with fewer units in z2 than in z1"
         elif not _isotropic(sigmas[1]):
@@ -205,30 +214,23 @@ def refuse_unsolved(problem: Problem) -> None:
         )
 
 
-def _isotropic(sigma: Std) -> bool:
-    return sigma is None or bool(np.all(np.asarray(sigma) == np.asarray(sigma).flat[0]))
+def _isotropic(sigma: Sigma) -> bool:
+    return not isinstance(sigma, tuple) or len(set(sigma)) == 1
 
 
-def _per_unit(sigma: Sigma) -> bool:
-    return sigma in LEARNED_SIGMAS and sigma != "shared"
+def _all_learned(spec: Spec) -> bool:
+    """Whether every sigma is learned per unit."""
+    return all(sigma in ("learned", "input") for sigma in spec.sigma_levels)
 
 
 def _decoder_std(problem: Problem) -> tuple[float, list[str]]:
     """The learned decoder std (NaN if it is fixed) and what is not determined about it."""
     spec, theta = problem.spec, problem.first
     if spec.eta_levels[0] != "learned":
-        if "learned" in spec.eta_levels:
-            raise NotSolvedError(
-                "eta_dec",
-                f"'learned' in a hierarchy of likelihood {spec.likelihood!r}",
-                "a fixed std of p(z1|z2), as no other is known in closed form",
-                "Pass e.g. eta_dec=1.0, or train it with pc.fit.",
-            )
         return float("nan"), []
     beta, rest, dim = spec.beta_levels[0], problem.rest, problem.modes.target_dim
     if problem.all_learned:
         return closed_forms.learned_eta(theta, rest, beta, dim)
-    refuse_unsolved(problem)
     if spec.sigma_levels == ("shared",):
         return closed_forms.learned_eta_shared_sigma(theta, rest, beta, dim), []
     ratio = np.sqrt(beta) * np.asarray(problem.sigmas[0]) / spec.eta_enc
@@ -259,7 +261,7 @@ def _notes(problem: Problem, numbers: Numbers, state: State) -> list[str]:
                 "level 1: which mode goes with which unit of z1 is not determined, hence neither "
                 "its encoder singular values and sigma nor the information in z2"
             )
-    elif problem.depth == 2 and not _isotropic(problem.sigmas[0]):
+    elif problem.depth == 2 and not _isotropic(problem.spec.sigma_levels[0]):
         notes.append(
             "level 1: where every mode is active at both levels, z1 may be rotated freely, and "
             "encoder and decoder singular values are not determined"
