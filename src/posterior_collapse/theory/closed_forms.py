@@ -258,15 +258,15 @@ def _taut(terms: Sequence[Float], present: Sequence[Bool], most: Float) -> list[
         present: Whether the mode has a unit at each point; the string is cut after one without.
         most: Steepest fall of the string at its end; infinity: none is too steep.
     """
-    points = len(terms)
-    gains = [np.zeros(np.broadcast_shapes(*map(np.shape, terms)))] * (points + 1)
-    for first in range(points):
+    end = len(terms)
+    gains = [np.zeros(np.broadcast_shapes(*map(np.shape, terms)))] * end
+    for first in range(end - 1):
         lines, fall, linked = [], np.zeros(()), np.ones((), bool)
-        for stop in range(first + 1, points + 1):
+        for stop in range(first + 1, end + 1):
             fall, linked = fall + terms[stop - 1], linked & present[stop - 1]
             lines.append((stop, -fall / (stop - first), linked))
         # Rise per level of the steepest straight line from here to a point beyond `stop`.
-        steepest = np.where(linked, -most, -np.inf)
+        steepest = np.where(linked, np.maximum(lines.pop()[1], -most), -np.inf)
         for stop, slope, reached in reversed(lines):
             gains[stop] = np.maximum(gains[stop], (stop - first) * (steepest - slope))
             steepest = np.maximum(steepest, np.where(reached, slope, -np.inf))
