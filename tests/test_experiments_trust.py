@@ -19,11 +19,10 @@ from posterior_collapse.errors import (
     InvalidArgumentError,
     MissingFileError,
 )
-from posterior_collapse.experiments import DELIVERABLES, Executor, Plan, Result, chosen
-from posterior_collapse.experiments.execution import read_samples
+from posterior_collapse.experiments import DELIVERABLES, Executor, Plan, Result, chosen, data, trust
+from posterior_collapse.experiments.data import read_samples
+from posterior_collapse.experiments.rows.trust import CONVOLUTIONAL, PROBLEMS
 from posterior_collapse.experiments.tables import Table
-from posterior_collapse.experiments.trust import data, summary
-from posterior_collapse.experiments.trust.rows import CONVOLUTIONAL, PROBLEMS
 from posterior_collapse.files import write_json
 from posterior_collapse.models import Architecture, build, widened
 from posterior_collapse.runs import Evaluation, Run, RunData, Store, complete
@@ -282,7 +281,7 @@ class TestSummary:
         return folder
 
     def test_its_numbers_are_those_of_the_rows(self, tmp_path: Path) -> None:
-        text = summary.table(self.leave(tmp_path))
+        text = trust.table(self.leave(tmp_path))
         failed = f"{NET}, whose verdict there is signal-unclaimed"
         assert f"median error -3.1%, -3.1% ({failed}) to +3.1% ({NET}); within 5% in 3 of" in text
         assert "2 runs live on above it, at losses up to 0.25 nats lower than collapsed" in text
@@ -295,7 +294,7 @@ class TestSummary:
         assert "37 failures recognised, 1 undecided, 2 called fine; of the good runs 3 " in text
 
     def test_the_readme_shows_a_line_of_each(self, tmp_path: Path) -> None:
-        text = summary.block(self.leave(tmp_path))
+        text = trust.block(self.leave(tmp_path))
         assert "without a warm-up: within 5% in 3 of 3 networks, at most 3% off" in text
         assert "without a warm-up: within a unit in 100% of 40 runs" in text
         assert "of 20 said to pay, 19 did; of 10 said not to, 9 did not" in text
@@ -309,7 +308,7 @@ class TestSummary:
         linear |= {"network": "digits, linear, gaussian", "error of the onset": -0.2}
         table["rows"].append(list(linear.values()))
         write_json(results / "X3a" / "result.json", kept)
-        text = summary.table(results)
+        text = trust.table(results)
         assert "within 5% in 3 of 3" in text
         assert "| a linear model, trained so; without a warm-up | error -20.0%:" in text
 
@@ -317,8 +316,8 @@ class TestSummary:
         self, tmp_path: Path
     ) -> None:
         results = self.leave(tmp_path)
-        before = summary.table(results)
-        assert "Nothing of cnns" in summary.render(results, tmp_path)
+        before = trust.table(results)
+        assert "Nothing of cnns" in trust.render(results, tmp_path)
         kept, units = (
             json.loads((results / row / "result.json").read_text("utf-8")) for row in ("X3a", "X3b")
         )
@@ -328,48 +327,48 @@ class TestSummary:
         kept |= {"id": "X3e", "tables": {**kept["tables"], **units["tables"]}}
         (results / "X3e").mkdir()
         write_json(results / "X3e" / "result.json", kept)
-        text = summary.table(results)
+        text = trust.table(results)
         assert set(before.splitlines()) < set(text.splitlines())
         assert "| a convolutional network; without a warm-up | error +3.1% |" in text
         assert "| 30 runs of a convolutional network; without a warm-up | in the bracket in" in text
-        assert "Little of cnns: one" in summary.render(results, tmp_path)
+        assert "Little of cnns: one" in trust.render(results, tmp_path)
 
     def test_other_results_change_it(self, tmp_path: Path) -> None:
-        assert summary.table(self.leave(tmp_path / "a")) != summary.table(
+        assert trust.table(self.leave(tmp_path / "a")) != trust.table(
             self.leave(tmp_path / "b", error=0.2)
         )
-        assert "within 5% in 0 of 3" in summary.table(tmp_path / "b")
+        assert "within 5% in 0 of 3" in trust.table(tmp_path / "b")
 
     def test_only_what_is_between_the_lines_is_replaced(self, tmp_path: Path) -> None:
         results = self.leave(tmp_path / "results")
         readme = tmp_path / "README.md"
-        readme.write_text(f"before\n{summary.BEGIN}\nold\n{summary.END}\nafter\n", "utf-8")
+        readme.write_text(f"before\n{trust.BEGIN}\nold\n{trust.END}\nafter\n", "utf-8")
         for _ in range(2):
-            _, document = summary.write(results, readme, tmp_path / "docs" / "trust.md")
-            expected = f"before\n{summary.BEGIN}\n{summary.block(results)}{summary.END}\nafter\n"
+            _, document = trust.write(results, readme, tmp_path / "docs" / "trust.md")
+            expected = f"before\n{trust.BEGIN}\n{trust.block(results)}{trust.END}\nafter\n"
             assert readme.read_text("utf-8") == expected
-        assert summary.table(results) in document.read_text("utf-8")
+        assert trust.table(results) in document.read_text("utf-8")
 
     @pytest.mark.parametrize("text", ["", "{0}\n{0}\n{1}", "{1}\n{0}", "{0}"])
     def test_a_readme_without_the_place_is_left_alone(self, tmp_path: Path, text: str) -> None:
         results, readme = self.leave(tmp_path / "results"), tmp_path / "README.md"
-        readme.write_text(before := text.format(summary.BEGIN, summary.END), "utf-8")
+        readme.write_text(before := text.format(trust.BEGIN, trust.END), "utf-8")
         with pytest.raises(CorruptFileError, match="no place for the table"):
-            summary.write(results, readme, tmp_path / "trust.md")
+            trust.write(results, readme, tmp_path / "trust.md")
         assert readme.read_text("utf-8") == before
         assert not (tmp_path / "trust.md").exists()
 
     def test_a_missing_row_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(MissingFileError, match="collapse reproduce X3a"):
-            summary.block(tmp_path)
+            trust.block(tmp_path)
 
     def test_readme_and_docs_hold_what_the_command_writes(self) -> None:
         text = (HOME / "README.md").read_text("utf-8")
-        inside = re.search(f"{re.escape(summary.BEGIN)}\n(.*){re.escape(summary.END)}", text, re.S)
+        inside = re.search(f"{re.escape(trust.BEGIN)}\n(.*){re.escape(trust.END)}", text, re.S)
         assert inside is not None
-        assert inside[1] == summary.block(HOME / "results")
+        assert inside[1] == trust.block(HOME / "results")
         written = (HOME / "docs" / "trust.md").read_text("utf-8")
-        assert written == summary.render(HOME / "results", HOME / "docs")
+        assert written == trust.render(HOME / "results", HOME / "docs")
 
 
 class TestWidened:
@@ -500,11 +499,11 @@ class TestData:
             patched.setattr(data, "SHA256", data.checksum(tmp_path / data.FILE))
             assert np.array_equal(data.cells(tmp_path), counts)
             patched.setattr(data, "GENES", 5)
-            assert set(np.unique(data.load("cells:on", tmp_path).x)) <= {0.0, 1.0}
+            assert set(np.unique(data.study_data("cells:on", tmp_path).x)) <= {0.0, 1.0}
 
     def test_without_the_file_it_is_said_how_to_get_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(data, "PACKAGE", "no_such_package")
         with pytest.raises(MissingFileError, match="pip install --no-deps scanpy"):
-            data.load("cells", tmp_path)
+            data.study_data("cells", tmp_path)

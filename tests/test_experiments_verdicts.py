@@ -18,7 +18,7 @@ from posterior_collapse.experiments.checks import (
     direction,
     monotone,
 )
-from posterior_collapse.experiments.execution import read_moments
+from posterior_collapse.experiments.data import read_moments
 from posterior_collapse.runs import RunData
 from posterior_collapse.specs import HVAESpec, Spec, VAESpec
 from posterior_collapse.theory import forecast

@@ -11,7 +11,6 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from posterior_collapse.arrays import Float
-from posterior_collapse.experiments import figures
 from posterior_collapse.experiments.checks import (
     Check,
     Pair,
@@ -26,11 +25,9 @@ from posterior_collapse.experiments.checks import (
     some_active,
     way_of_training,
 )
-from posterior_collapse.experiments.deliverables.diagnosed import diagnosed
+from posterior_collapse.experiments.figures import cells, lines
 from posterior_collapse.experiments.measuring import DELTA
 from posterior_collapse.experiments.tables import BY_THEORY, Table
-
-__all__ = ["collapse_curves", "correlation", "digits", "onset"]
 
 EXPECTED: dict[str, Way] = {
     "beta": "rises", "eta_dec": "rises", "beta_2": "rises", "beta_1": "falls",
@@ -53,16 +50,16 @@ def collapse_curves(results: Sequence[Result]) -> Part:
     by_theory = f"{active} {BY_THEORY}"
     for grid, settings in by_grid(results).items():
         title = f"varying {grid}" if len(settings) > 1 else grid
-        panels[title] = {s.text or grid: _curve(s.results) for s in settings}
-        bands[title] = {s.text or grid: _band(s.results) for s in settings}
+        panels[title] = {s.at: _curve(s.results) for s in settings}
+        bands[title] = {s.at: _band(s.results) for s in settings}
         records += [
             {
                 "varying": grid,
-                "value": setting.text or grid,
+                "value": setting.at,
                 **_levels(result),
                 active: result.active(top),
                 by_theory: result.active_by_theory(top),
-                SIGNAL.format(unit): _signal(result, top),
+                f"t of {unit}": _signal(result, top),
             }
             for setting in settings
             for result in setting.results
@@ -80,7 +77,7 @@ def collapse_curves(results: Sequence[Result]) -> Part:
         f"{', the mean over seeds between the least and the most of them' if several else ''}. "
         "Curves are drawn a little apart, so that all that are at 100% are seen."
     )
-    chart = figures.collapse_curves(panels, delta=DELTA, bands=bands if several else None)
+    chart = lines.collapse_curves(panels, delta=DELTA, bands=bands if several else None)
     return Part(
         {"collapse": Table.over_seeds(records, ["varying", "value"], measures)},
         {"collapse-curves": (chart, caption)},
@@ -93,11 +90,8 @@ def collapse_curves(results: Sequence[Result]) -> Part:
     )
 
 
-SIGNAL = "t of {}"
-"""The certificate's signal: above 1 one more unit would pay."""
-
-
 def _signal(result: Result, level: int) -> float | None:
+    """Return the certificate's signal: above 1 one more unit would pay."""
     found = result.measured.get("signal") or ()
     return float(found[level - 1]) if len(found) >= level else None
 
@@ -151,22 +145,24 @@ def _by_width(results: Sequence[Result]) -> Iterator[str]:
         )
 
 
+def _shares(results: Sequence[Result]) -> Float:
+    """Return the share of collapsed units of the top level by eps, a row per result."""
+    return np.array([result.record.arrays[f"collapse_{result.depth}"] for result in results])
+
+
 def _curve(seeds: Sequence[Result]) -> tuple[Float, Float]:
-    """Return eps and the share of collapsed units of the top level, averaged over seeds."""
-    arrays = [result.record.arrays for result in seeds]
-    shares = [each[f"collapse_{seeds[0].depth}"] for each in arrays]
-    return arrays[0]["epsilon"], np.mean(shares, axis=0)
+    """Return eps and the shares, averaged over seeds."""
+    return seeds[0].record.arrays["epsilon"], _shares(seeds).mean(0)
 
 
 def _band(seeds: Sequence[Result]) -> tuple[Float, Float]:
     """Return the least and the most of the shares over seeds."""
-    shares = [result.record.arrays[f"collapse_{seeds[0].depth}"] for result in seeds]
-    return np.min(shares, axis=0), np.max(shares, axis=0)
+    return _shares(seeds).min(0), _shares(seeds).max(0)
 
 
 def _collapse_level(result: Result) -> float:
     """Return the mean of the collapse curve over log eps, 0 (nothing collapses) to 1."""
-    return float(np.mean(_curve([result])[1]))
+    return float(_shares([result])[0].mean())
 
 
 def _grows(
@@ -187,6 +183,47 @@ def _beside_theory(counts: Iterable[tuple[int, int | None]]) -> Iterator[str]:
             f"Of {len(pairs)} runs {len(pairs) - fewer - more} keep as many active units as the "
             f"best linear model, {fewer} fewer and {more} more."
         )
+
+
+def diagnosed(results: Sequence[Result], top: int) -> Iterator[str]:
+    """Say what `diagnose` concludes of the runs that keep fewer units than the linear optimum."""
+    fewer = [
+        result
+        for result in results
+        if "conclusion" in result.measured
+        and "kl" in result.theory
+        and result.active(top) < (result.active_by_theory(top) or 0)
+    ]
+    if not fewer:
+        return
+    counts = Counter(str(result.measured["conclusion"]) for result in fewer)
+    named = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    worst = max(fewer, key=lambda r: (-r.active(top), r.active_by_theory(top) or 0))
+    where = ", ".join(filter(None, (worst.grid, Setting([worst]).text)))
+    yield (
+        f"What `diagnose` concludes of the {len(fewer)} runs that keep fewer units than the best "
+        f"linear model: {named}. Of one that keeps fewest ({where}, seed {worst.seed}) it says: "
+        f"{worst.measured['verdict']}"
+    )
+    warm = [r for r in results if r.run.settings.warm_up]
+    cold = [r for r in results if not r.run.settings.warm_up]
+    if warm and cold:
+        yield _warmed_up(cold, warm, top)
+
+
+def _warmed_up(cold: Sequence[Result], warm: Sequence[Result], top: int) -> str:
+    """Say what a warm-up of beta changes, at each value that is trained with and without it."""
+    words = []
+    for name, value in dict.fromkeys((n, v) for r in warm for n, v in r.labels.items()):
+        pair = [[r for r in of if r.labels == {name: value}] for of in (cold, warm)]
+        if all(pair):
+            without, with_it = (float(np.mean([r.active(top) for r in of])) for of in pair)
+            theory = pair[0][0].active_by_theory(top)
+            words.append(f"{name} = {value:g}: {without:.3g} and {with_it:.3g} of {theory}")
+    return (
+        f"Active units without and with a warm-up of {warm[0].run.settings.warm_up} epochs, of "
+        f"those by theory: {'; '.join(words)}."
+    )
 
 
 ORDERED = 0.6
@@ -226,7 +263,7 @@ def digits(results: Sequence[Result]) -> Part:
         pairs = [Pair(s.text, s.first.measured["kl"], s.first.theory["kl"]) for s in settings]
         checks.append(near_kl(f"KL, {grid}", pairs))
     shown = next(iter(grids.values()))
-    spectra = figures.spectra(
+    spectra = lines.spectra(
         {s.text: s.first.theory["spectrum"] for s in shown},
         threshold=shown[0].first.theory["levels"][0]["threshold"][0],
         name="beta * eta_dec^2",
@@ -236,10 +273,10 @@ def digits(results: Sequence[Result]) -> Part:
     rho = {
         grid: f"rank correlation {spearmanr(*line).statistic:.2f}" for grid, line in points.items()
     }
-    order = figures.scatter(points, x=x, y="KL (nats)", names=names, notes=rho)
+    order = lines.scatter(points, x=x, y="KL (nats)", names=names, notes=rho)
     charts = {
         "collapse-curves": (
-            figures.collapse_curves(curves, delta=DELTA),
+            lines.collapse_curves(curves, delta=DELTA),
             f"Share of (eps, {DELTA:g})-collapsed units against eps, a curve per digit, in the "
             "order of theory's KL.",
         ),
@@ -301,7 +338,7 @@ def onset(results: Sequence[Result]) -> Part:
                 records.append(record)
                 checks.append(check)
             trained[name].append(beta)
-    chart = figures.phase(betas, etas, active, theory, trained)
+    chart = cells.phase(betas, etas, active, theory, trained)
     caption = (
         "Active units of trained VAEs over beta and eta_dec, averaged over seeds, and linear "
         "theory's onset."
@@ -346,10 +383,8 @@ def _onset(name: str, column: Sequence[Setting]) -> tuple[float, dict[str, Any],
         the record and the check: what agrees lies in the bracket, from the last beta at which a
         seed has active units to the first at which one has none, the widest over the seeds.
     """
-    eta, theory = (
-        column[0].labels["eta_dec"],
-        _predicted(column[0].first, column[0].labels["eta_dec"]),
-    )
+    eta = column[0].labels["eta_dec"]
+    theory = _predicted(column[0].first, eta)
     steps = [_step(runs) for runs in zip(*(s.results for s in column), strict=True)]
     lasts, firsts = [s.last for s in steps], [s.first for s in steps]
     last, first = float(np.min(lasts)), float(np.max(firsts))  # NaN where any is
