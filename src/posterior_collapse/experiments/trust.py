@@ -16,23 +16,22 @@ from posterior_collapse.experiments.document import RESULT, template
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.files import read_json
 
-__all__ = ["BEGIN", "END", "NEAR", "block", "render", "table", "write"]
-
 BEGIN = "<!-- written by `collapse reproduce trust`: begin -->"
 END = "<!-- written by `collapse reproduce trust`: end -->"
 """Between these lines of the README stands what `block` returns."""
 ROWS = ("X3a", "X3b", "X3c", "X3d")
 CONVOLUTIONAL = "X3e"
 """The row that is shown if it was run: a convolutional network takes long without a GPU."""
-WARM_UPS = {
-    "no": "without a warm-up",
-    "yes": "after a warm-up",
-}
+WARM_UPS = {"no": "without a warm-up", "yes": "after a warm-up"}
 """Ways to train towards the onset."""
+ERROR = "error of the onset"
+BRACKET = "between how many units a network keeps (`--network`)"
+SAYS = "the diagnosis says: one more unit"
 NEAR = 0.05
 """Share by which a measured onset may miss the predicted one and still agree."""
-TEMPLATE = "trust.md.jinja"
 Records = list[dict[str, Any]]
+Results = Mapping[str, Mapping[str, Any]]
+"""What the rows left, by row."""
 
 
 def write(
@@ -88,8 +87,24 @@ def table(results: str | os.PathLike[str]) -> str:
 
 
 def _found(results: Path) -> dict[str, dict[str, Any]]:
+    """Return the results of the rows, that of the convolutional network if it is there."""
     there = (results / CONVOLUTIONAL / RESULT).is_file()
-    return {row: _read(results, row) for row in (*ROWS, *[CONVOLUTIONAL] * there)}
+    found = {}
+    for row in (*ROWS, *[CONVOLUTIONAL] * there):
+        path = results / row / RESULT
+        if not path.is_file():
+            raise MissingFileError(
+                str(path), "nothing", f"the result of {row}",
+                f"Run collapse reproduce {row} first, or name its folder with --out.",
+            )  # fmt: skip
+        found[row] = read_json(path)
+        lacking = {"tables", "agreement", "figures", "hardware"} - set(found[row])
+        if lacking:
+            raise CorruptFileError(
+                str(path), f"no {', '.join(sorted(lacking))}", "the result of a row",
+                "Remove the file and reproduce the row again.",
+            )  # fmt: skip
+    return found
 
 
 def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> str:
@@ -104,7 +119,7 @@ def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> s
     machines = list(dict.fromkeys(result["hardware"] for result in found.values()))
     machines = [one for one in machines if not any(one in o and one != o for o in machines)]
     notes = [note for result in found.values() for note in result["agreement"]["notes"]]
-    text = template(TEMPLATE).render(
+    text = template("trust.md.jinja").render(
         summary=_summary(found).markdown(),
         rows=[_section(result, f"{home}/{row}", notes) for row, result in found.items()],
         convolutional=CONVOLUTIONAL in found,
@@ -123,146 +138,114 @@ def _between(text: str, inner: str, name: str) -> str:
     return f"{parts[0]}{BEGIN}\n{inner}{END}{parts[4]}"
 
 
-def _read(results: Path, row: str) -> dict[str, Any]:
-    path = results / row / RESULT
-    if not path.is_file():
-        raise MissingFileError(
-            str(path), "nothing", f"the result of {row}",
-            f"Run collapse reproduce {row} first, or name its folder with --out.",
-        )  # fmt: skip
-    found: dict[str, Any] = read_json(path)
-    lacking = {"tables", "agreement", "figures", "hardware"} - set(found)
-    if lacking:
-        raise CorruptFileError(
-            str(path), f"no {', '.join(sorted(lacking))}", "the result of a row",
-            "Remove the file and reproduce the row again.",
-        )  # fmt: skip
-    return found
-
-
-def _records(result: Mapping[str, Any], table: str) -> Records:
+def _records(found: Results, row: str, table: str) -> Records:
     """Return the rows of a table by column; none of a table that is not there."""
-    if table not in result["tables"]:
+    values = found.get(row, {"tables": {}})["tables"].get(table)
+    if values is None:
         return []
-    one = Table.from_dict(result["tables"][table])
-    return [dict(zip(one.columns, row, strict=True)) for row in one.rows]
+    one = Table.from_dict(values)
+    return [dict(zip(one.columns, cells, strict=True)) for cells in one.rows]
 
 
-def _summary(found: Mapping[str, Mapping[str, Any]]) -> Table:
-    convolutional = found.get(CONVOLUTIONAL, {"tables": {}})
-    rows = [
-        *_of_onset(_records(found["X3a"], "onset")),
-        *_onset_of_one(_records(convolutional, "onset"), "a convolutional network"),
-        *_of_units(_records(found["X3b"], "units")),
-        *_units_of_one(_records(convolutional, "units"), "a convolutional network"),
-        *_of_gain(_records(found["X3c"], "confusion"), _records(found["X3c"], "gains")),
-        *_of_failures(_records(found["X3d"], "failures")),
-    ]
-    return Table(["what is said", "of what", "as measured"], rows)
-
-
-def _headlines(found: Mapping[str, Mapping[str, Any]]) -> Table:
+def _headlines(found: Results) -> Table:
     """Return for each thing that is said how often it held, in a line."""
-    told = [
-        ("the beta above which all collapses", _onsets_in_a_line(_records(found["X3a"], "onset"))),
-        (
-            "between how many units a network keeps (`--network`)",
-            _units_in_a_line(_records(found["X3b"], "units")),
-        ),
-        ("one more unit pays, or does not", _gain_in_a_line(_records(found["X3c"], "confusion"))),
-        ("the optimiser failed", _failures_in_a_line(_records(found["X3d"], "failures"))),
-    ]
-    return Table(["what is said", "how often it held"], [list(line) for line in told if line[1]])
-
-
-def _by_warm_up(records: Records) -> list[tuple[str, Records]]:
-    """Return what was measured of networks after a warm-up, then of those without."""
-    nets = [r for r in records if not _is_linear(r)]
-    ways = [(words, [r for r in nets if r["warm-up"] == way]) for way, words in WARM_UPS.items()]
-    return [(words, own) for words, own in reversed(ways) if own]
-
-
-def _onsets_in_a_line(records: Records) -> str:
-    parts = []
-    for words, own in _by_warm_up(records):
-        errors = [abs(e) for r in own if (e := r["error of the onset"]) is not None]
+    onsets = []
+    for words, own in reversed(_by_warm_up(_records(found, "X3a", "onset"))):
+        errors = [abs(record[ERROR]) for record in own if record[ERROR] is not None]
         if errors:
-            near = sum(error <= NEAR for error in errors)
-            worst = f"at most {max(errors):.0%} off"
-            parts.append(f"{words}: within 5% in {near} of {len(own)} networks, {worst}")
-    return "; ".join(parts)
-
-
-def _units_in_a_line(records: Records) -> str:
-    return "; ".join(
+            near, worst = sum(error <= NEAR for error in errors), f"at most {max(errors):.0%} off"
+            onsets.append(f"{words}: within 5% in {near} of {len(own)} networks, {worst}")
+    units = [
         f"{words}: within a unit in {_mean(own, 'within a unit of it'):.0%} of "
         f"{sum(r['runs'] for r in own)} runs"
-        for words, own in _by_warm_up(records)
-    )
-
-
-def _gain_in_a_line(records: Records) -> str:
-    said = {
-        r["the diagnosis says: one more unit"]: (r["it paid"], r["it did not"]) for r in records
-    }
-    if not said:
-        return ""
-    (pays, wrong), (missed, right) = said["pays"], said["does not pay"]
-    return (
-        f"of {pays + wrong} said to pay, {pays} did; of {right + missed} said not to, "
-        f"{right} did not"
-    )
-
-
-def _failures_in_a_line(records: Records) -> str:
-    return "; ".join(
+        for words, own in reversed(_by_warm_up(_records(found, "X3b", "units")))
+    ]
+    gain = []
+    if said := {r[SAYS]: r for r in _records(found, "X3c", "confusion")}:
+        pays, not_ = said["pays"], said["does not pay"]
+        gain.append(
+            f"of {_told(pays)} said to pay, {pays['it paid']} did; "
+            f"of {_told(not_)} said not to, {not_['it did not']} did not"
+        )
+    failures = [
         f"seen in {r['recognised']} of {r['failed']} failures, {r['undecided']} undecided; wrongly "
         f"said of {r['false alarms']} of {r['good']} good runs"
-        for r in records
-        if r["runs that"] == "all"
-    )
+        for r in _of_all_kinds(found)
+    ]
+    told = {
+        "the beta above which all collapses": onsets,
+        BRACKET: units,
+        "one more unit pays, or does not": gain,
+        "the optimiser failed": failures,
+    }
+    rows = [[what, "; ".join(parts)] for what, parts in told.items() if parts]
+    return Table(["what is said", "how often it held"], rows)
+
+
+def _summary(found: Results) -> Table:
+    """Return every error."""
+    onsets, units = _records(found, "X3a", "onset"), _records(found, "X3b", "units")
+    linear = [record for record in onsets if _is_linear(record)]
+    cnn = "a convolutional network"
+    why = ": what training alone does, theory being exact"
+    rows = [
+        *_of_onsets(onsets),
+        *_onset_of_one(linear, "a linear model, trained so", why),
+        *_onset_of_one(_records(found, CONVOLUTIONAL, "onset"), cnn),
+        *_of_units(units),
+        *_units_of_one(_records(found, CONVOLUTIONAL, "units"), cnn),
+        *_of_gain(_records(found, "X3c", "confusion"), _records(found, "X3c", "gains")),
+        *_of_failures(_of_all_kinds(found)),
+    ]
+    return Table(["what is said", "of what", "as measured"], rows)
 
 
 def _is_linear(record: Mapping[str, Any]) -> bool:
     return ", linear, " in record["network"]
 
 
-def _of_onset(records: Records) -> Iterator[list[str]]:
-    nets, linear = ([r for r in records if _is_linear(r) == is_one] for is_one in (False, True))
-    yield from _of_onsets(nets)
-    yield from _onset_of_one(linear, "a linear model, trained so", ALONE)
+def _by_warm_up(records: Records) -> list[tuple[str, Records]]:
+    """Return what was measured of networks without a warm-up, then of those after one."""
+    nets = [r for r in records if not _is_linear(r)]
+    ways = [(words, [r for r in nets if r["warm-up"] == way]) for way, words in WARM_UPS.items()]
+    return [(words, own) for words, own in ways if own]
 
 
-ALONE = ": what training alone does, theory being exact"
+def _mean(records: Records, name: str) -> float:
+    """Return the mean of a column over the runs."""
+    return float(np.average([r[name] for r in records], weights=[r["runs"] for r in records]))
 
 
-def _onset_of_one(records: Records, name: str, why: str = "") -> Iterator[list[str]]:
-    for record in records:
-        if (error := record["error of the onset"]) is not None:
-            failed = ", its verdict there being signal-unclaimed" if _has_failed(record) else ""
-            who = f"{name}; {WARM_UPS[record['warm-up']]}"
-            yield ["the same", who, f"error {_percent(error)}{why or failed}"]
+def _told(record: Mapping[str, Any]) -> int:
+    """Return how many networks of an answer could be told to be right or wrong."""
+    return int(record["it paid"] + record["it did not"])
+
+
+def _of_all_kinds(found: Results) -> Records:
+    return [r for r in _records(found, "X3d", "failures") if r["runs that"] == "all"]
+
+
+def _has_failed(record: Mapping[str, Any]) -> bool:
+    return bool(record["verdict there"] == "signal-unclaimed")
 
 
 def _of_onsets(records: Records) -> Iterator[list[str]]:
-    for warm_up, words in WARM_UPS.items():
-        own = [r for r in records if r["warm-up"] == warm_up]
-        found = [r for r in own if r["error of the onset"] is not None]
+    for words, own in _by_warm_up(records):
+        found = sorted((r for r in own if r[ERROR] is not None), key=lambda r: r[ERROR])
         if not found:
             continue
-        found.sort(key=lambda r: r["error of the onset"])
-        errors = [r["error of the onset"] for r in found]
-        near = sum(abs(error) <= NEAR for error in errors)
+        near = sum(abs(r[ERROR]) <= NEAR for r in found)
         ends = " to ".join(
-            f"{_percent(r['error of the onset'])} ({_about(r)})" for r in (found[0], found[-1])
+            f"{_percent(r[ERROR])} ({r['network']}"
+            f"{', whose verdict there is signal-unclaimed' if _has_failed(r) else ''})"
+            for r in (found[0], found[-1])
         )
         text = (
-            f"median error {_percent(np.median(errors))}, {ends}; within 5% in {near} of "
-            f"{len(errors)}"
+            f"median error {_percent(np.median([r[ERROR] for r in found]))}, {ends}; within 5% in "
+            f"{near} of {len(found)}"
         )
-        lower = [r["their loss below the collapsed (nats, most)"] for r in own]
-        alive = sum(r["runs alive above the onset"] for r in own)
-        if alive:
+        if alive := sum(r["runs alive above the onset"] for r in own):
+            lower = [r["their loss below the collapsed (nats, most)"] for r in own]
             text += f"; {alive} runs live on above it, at losses {_beside(lower)} than collapsed"
         if len(found) < len(own):
             text += f"; {len(own) - len(found)} never or always collapsed"
@@ -283,16 +266,6 @@ def _beside(lower: Sequence[float | None]) -> str:
     return f"up to {most:.2g} nats lower" if most > 0 else f"up to {-least:.2g} nats higher"
 
 
-def _about(record: Mapping[str, Any]) -> str:
-    """Return which network it was, and that its optimiser failed if the verdict there says so."""
-    failed = ", whose verdict there is signal-unclaimed" if _has_failed(record) else ""
-    return f"{record['network']}{failed}"
-
-
-def _has_failed(record: Mapping[str, Any]) -> bool:
-    return bool(record["verdict there"] == "signal-unclaimed")
-
-
 def _percent(share: float) -> str:
     """Return a signed share in percent; no minus where it rounds to nothing.
 
@@ -304,20 +277,21 @@ def _percent(share: float) -> str:
     return "0.0%" if float(text[:-1]) == 0 else text
 
 
+def _onset_of_one(records: Records, name: str, why: str = "") -> Iterator[list[str]]:
+    for record in records:
+        if record[ERROR] is not None:
+            failed = ", its verdict there being signal-unclaimed" if _has_failed(record) else ""
+            who = f"{name}; {WARM_UPS[record['warm-up']]}"
+            yield ["the same", who, f"error {_percent(record[ERROR])}{why or failed}"]
+
+
 def _of_units(records: Records) -> Iterator[list[str]]:
-    records = [r for r in records if not _is_linear(r)]
-    for warm_up, words in WARM_UPS.items():
-        own = [r for r in records if r["warm-up"] == warm_up]
-        if not own:
-            continue
-        yield [
-            "between how many units a network keeps (`--network`)",
-            f"{sum(r['runs'] for r in own)} runs of {len(own)} networks; {words}",
-            _in_brackets(own),
-        ]
-    if records:
-        kept, linear = (_mean(records, name) for name in ("kept", "kept by the linear optimum"))
-        ratios = [r["KL / linear KL, median"] for r in records]
+    for words, own in _by_warm_up(records):
+        of = f"{sum(r['runs'] for r in own)} runs of {len(own)} networks; {words}"
+        yield [BRACKET, of, _in_brackets(own)]
+    if nets := [r for r in records if not _is_linear(r)]:
+        kept, linear = (_mean(nets, name) for name in ("kept", "kept by the linear optimum"))
+        ratios = [r["KL / linear KL, median"] for r in nets]
         yield [
             "how many units the linear optimum keeps, and its KL",
             "both",
@@ -346,32 +320,25 @@ def _units_of_one(records: Records, name: str) -> Iterator[list[str]]:
         ]
 
 
-def _mean(records: Records, name: str) -> float:
-    """Return the mean of a column over the runs."""
-    return float(np.average([r[name] for r in records], weights=[r["runs"] for r in records]))
-
-
 def _of_gain(confusion: Records, gains: Records) -> Iterator[list[str]]:
     if not confusion:
         return
-    said = {r["the diagnosis says: one more unit"]: r for r in confusion}
-    close = sum(r["too close to tell"] for r in confusion)
-    pairs = sum(r["it paid"] + r["it did not"] for r in confusion) + close
+    said = {record[SAYS]: record for record in confusion}
+    close = sum(record["too close to tell"] for record in confusion)
+    pairs = sum(map(_told, confusion)) + close
     text = "; ".join(
-        f"of {told} {words}, {r[right]} {did}"
+        f"of {_told(said[answer])} {words}, {said[answer][right]} {did}"
         for answer, words, right, did in (
             ("pays", "said to pay", "it paid", "did"),
             ("does not pay", "said not to pay", "it did not", "did not"),
             ("undecided", "undecided", "it paid", "did"),
         )
-        for r in [said[answer]]
-        if (told := r["it paid"] + r["it did not"])
+        if _told(said[answer])
     )
     if close:
         text += f" ({close} others too close to tell)"
     yield ["one more unit pays, or does not", f"{pairs} networks of 1 to 6 units", text]
-    known = [r for r in gains if r["brought / said, median"] is not None]
-    if known:
+    if known := [r for r in gains if r["brought / said, median"] is not None]:
         middle = np.median([r["brought / said, median"] for r in known])
         least, most = min(r["10%"] for r in known), max(r["90%"] for r in known)
         yield [
@@ -379,8 +346,7 @@ def _of_gain(confusion: Records, gains: Records) -> Iterator[list[str]]:
             "those said to pay that did",
             f"brought {middle:.1f} times what was said (median; mostly {least:.1f} to {most:.1f})",
         ]
-    absurd = sum(r["said more than all units brought"] for r in gains)
-    if absurd:
+    if absurd := sum(r["said more than all units brought"] for r in gains):
         yield [
             "the same",
             f"all {pairs}",
@@ -390,18 +356,15 @@ def _of_gain(confusion: Records, gains: Records) -> Iterator[list[str]]:
 
 
 def _of_failures(records: Records) -> Iterator[list[str]]:
-    for record in records:
-        if record["runs that"] == "all":
-            failed, good = record["failed"], record["good"]
-            yield [
-                "the optimiser failed, or did not",
-                f"{failed} planted or found failures, {good} good runs",
-                f"{record['recognised']} failures recognised, {record['undecided']} undecided, "
-                f"{record['called fine']} called fine; of the good runs {record['false alarms']} "
-                f"called failed and {record['good, undecided']} undecided; of "
-                f"{record['worse, as many units']} runs that do worse with as many units, "
-                f"{record['of these, alarms']} called failed",
-            ]
+    for r in records:
+        yield [
+            "the optimiser failed, or did not",
+            f"{r['failed']} planted or found failures, {r['good']} good runs",
+            f"{r['recognised']} failures recognised, {r['undecided']} undecided, "
+            f"{r['called fine']} called fine; of the good runs {r['false alarms']} called failed "
+            f"and {r['good, undecided']} undecided; of {r['worse, as many units']} runs that do "
+            f"worse with as many units, {r['of these, alarms']} called failed",
+        ]
 
 
 def _section(result: Mapping[str, Any], home: str, notes: list[str]) -> dict[str, Any]:

@@ -11,8 +11,6 @@ from posterior_collapse.runs import Evaluation, RunData
 from posterior_collapse.runs.run import Method
 from posterior_collapse.training import Settings
 
-__all__ = ["PROBLEMS", "ROWS", "Problem"]
-
 UNITS = 16
 SHARES = (
     0.05, 0.08, 0.12, 0.18, 0.25, 0.35, 0.5, 0.65, 0.75, 0.82, 0.88,
@@ -34,8 +32,6 @@ TOO_HIGH = (0.03, 0.1)
 """Learning rates ten times and more what these networks train well with."""
 DEAD_START = 1e-3
 """Std of initial weights with which a decoder hears of its units nothing at first."""
-
-
 MEASURED = Evaluation(split="train", rows=2000, bracket=True, weights=False)
 KEPT = MEASURED.replace(bracket=False, weights=True)
 NOT_KEPT = KEPT.replace(weights=False)
@@ -51,7 +47,6 @@ class Problem:
         epochs: After which losses stand still.
         onset: Beta from which theory says that every unit collapses; a test recomputes it.
         likelihood: Of the decoder.
-        learning_rate: Of Adam.
         shares: Betas, as shares of the onset.
         one_more: Shares of the onset at which it is asked what one more unit brings.
         warm: Whether it is asked of warm starts too, and of a dead unit.
@@ -62,29 +57,13 @@ class Problem:
     epochs: int
     onset: float
     likelihood: str = "gaussian"
-    learning_rate: float = 2e-3
     shares: tuple[float, ...] = SHARES
     one_more: tuple[float, ...] = ()
     warm: bool = True
 
-    @property
-    def spec(self) -> dict[str, Any]:
-        """What all its specs share; with eta_dec 1 beta is the variance that a unit must beat."""
-        sigma = "learned" if self.network["name"] == "linear" else "input"
-        return {"model": "vae", "sigma": sigma, "likelihood": self.likelihood}
-
     def betas(self, shares: tuple[float, ...]) -> tuple[float, ...]:
         """Return the betas at these shares of the onset."""
         return tuple(float(f"{share * self.onset:.4g}") for share in shares)
-
-    def settings(self, **changes: Any) -> Settings:
-        """Return how it is trained."""
-        return Settings(
-            epochs=self.epochs,
-            learning_rate=self.learning_rate,
-            seed=1,
-            history_every=max(1, self.epochs // HISTORY),
-        ).replace(**changes)
 
     def grid(
         self,
@@ -106,17 +85,18 @@ class Problem:
             **changes: Settings to change.
         """
         title = ", ".join(filter(None, ("{data}", self.network["name"], self.likelihood, kind)))
-        quick = {name: _few(name, values) for name, values in vary.items()}
-        spec = {**self.spec, **({} if "latent_dim" in vary else {"latent_dim": UNITS})}
+        # With eta_dec 1 beta is the variance that a unit must beat.
+        sigma = "learned" if self.network["name"] == "linear" else "input"
+        spec = {"model": "vae", "sigma": sigma, "likelihood": self.likelihood, "latent_dim": UNITS}
+        every = max(1, self.epochs // HISTORY)
+        settings = Settings(epochs=self.epochs, learning_rate=2e-3, seed=1, history_every=every)
+        # In the quick profile the first two numbers of units, so that one is one more; else ends.
+        quick = {k: v[:2] if k == "latent_dim" else (v[0], v[-1]) for k, v in vary.items()}
         return Grid(
-            title, self.data, spec, {**self.network, **(network or {})}, self.settings(**changes),
-            vary, method, evaluation, spread=True, one_order=True, quick_vary=quick,
+            title, self.data, spec, {**self.network, **(network or {})},
+            settings.replace(**changes), vary, method, evaluation, spread=True, one_order=True,
+            quick_vary=quick,
         )  # fmt: skip
-
-
-def _few(name: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the first two numbers of units, so that one is one more; of betas the ends."""
-    return values[:2] if name == "latent_dim" else (values[0], values[-1])
 
 
 MLP = {"name": "mlp", "hidden": (64,)}
@@ -165,21 +145,16 @@ def _one_more(problem: Problem) -> tuple[Grid, ...]:
     return restarts, problem.grid("warm start", {**less, **MORE}, NOT_KEPT, "widened")
 
 
-def _dead(problem: Problem) -> tuple[Grid, ...]:
-    """Those of few units beside one that is dead."""
-    vary = {**MORE, "beta": problem.betas(problem.one_more)}
-    return (problem.grid("a dead unit", vary, NOT_KEPT, "dead"),) if problem.warm else ()
-
-
 def _failing(problem: Problem) -> tuple[Grid, ...]:
     """Runs that are to fail, beside those of the same betas that are not."""
     betas = {"beta": problem.betas(problem.one_more)}
+    dead = [problem.grid("a dead unit", {**MORE, **betas}, NOT_KEPT, "dead")] * problem.warm
     too_high = (
         problem.grid(f"learning rate {rate:g}", betas, NOT_KEPT, learning_rate=rate)
         for rate in TOO_HIGH
     )
-    faint = {"initial_std": DEAD_START}
-    return (*too_high, problem.grid("dead start", betas, NOT_KEPT, network=faint))
+    faint = problem.grid("dead start", betas, NOT_KEPT, network={"initial_std": DEAD_START})
+    return (*dead, *too_high, faint)
 
 
 PAIRED = tuple(problem for problem in PROBLEMS if problem.one_more)
@@ -233,9 +208,7 @@ ROWS: tuple[Row, ...] = (
         grids=tuple(
             grid
             for problem in PAIRED
-            for grid in (
-                *_trained(problem), *_one_more(problem), *_dead(problem), *_failing(problem)
-            )
+            for grid in (*_trained(problem), *_one_more(problem), *_failing(problem))
         ),
         deliverables=("trust_failures",),
     ),
