@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from posterior_collapse.report.diagnosis_text import by_kl
 from posterior_collapse.report.figures.panels import (
     BLUE,
     GREEN,
@@ -18,15 +17,15 @@ from posterior_collapse.report.figures.panels import (
     titled,
     whole_numbers,
 )
-from posterior_collapse.report.figures.runs import active_panel, stack_panels
+from posterior_collapse.report.figures.runs import course_panels
 from posterior_collapse.report.names import settings
+from posterior_collapse.report.runs import expected
+from posterior_collapse.report.text import by_kl
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from posterior_collapse.diagnosis import Diagnosis, LevelDiagnosis
-
-__all__ = ["diagnosis_panels"]
 
 LOOKS = {
     "active": ("o", BLUE, BLUE, "", "active"),
@@ -69,8 +68,7 @@ def diagnosis_panels(found: Diagnosis) -> Panels:
         )
     history = found._history
     if history is not None and len(history.get("epoch", ())):
-        kept = None if found.forecast is None else [f.n_active for f in found.forecast.levels]
-        rows.append((*stack_panels(history, found.forecast), active_panel(history, kept)))
+        rows.append(tuple(course_panels(history, expected(found.forecast))))
     about = titled(
         "" if found.spec is None else settings(found.spec), found._about.name, f"{found.n:,} rows"
     )

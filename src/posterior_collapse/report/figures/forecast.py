@@ -1,4 +1,4 @@
-"""A forecast as a figure: the spectrum with its threshold, and how many units live elsewhere."""
+"""What theory says, as figures: a forecast, and a phase diagram."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ from posterior_collapse.report.figures.panels import (
     titled,
     whole_numbers,
 )
-from posterior_collapse.report.names import label, settings
+from posterior_collapse.report.names import beta_name, counted, fixed, label, settings
+from posterior_collapse.report.runs import is_wide
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from posterior_collapse.theory import Forecast
-
-__all__ = ["forecast_panels"]
+    from posterior_collapse.theory import Forecast, PhaseDiagram
 
 CELLS = 25
 """Of each side of a map."""
@@ -217,3 +216,37 @@ def _row(forecast: Forecast, spec: Any, betas: Any, level: int) -> np.ndarray:
         return of_modes(forecast._modes, spec, betas, etas, level=level).active[:, 0]
     except (NotSolvedError, UnboundedObjectiveError):
         return np.full(len(betas), -1)
+
+
+def phase_panels(found: PhaseDiagram) -> Panels:
+    """Return the active units over beta and eta_dec.
+
+    Args:
+        found: What `phase_diagram` returned.
+    """
+    draw = _phase_map if len(found.eta_decs) > 1 else _phase_steps
+    title = titled(fixed(found), found._about.name)
+    return Panels(((Panel("active", partial(draw, found=found)),),), title, (5.6, 4))
+
+
+def _phase_map(axes: Axes, found: PhaseDiagram) -> None:
+    rows, columns = np.argsort(found.betas), np.argsort(found.eta_decs)
+    counts = found.active[np.ix_(rows, columns)]
+    map_of_counts(axes, found.eta_decs[columns], found.betas[rows], counts, counted(found))
+    if is_wide(found.eta_decs):
+        plain_log(axes)
+    if is_wide(found.betas):
+        plain_log(axes, "y")
+    axes.set_xlabel(f"{label('eta_dec')} (data units)")
+    axes.set_ylabel(label(beta_name(found)))
+
+
+def _phase_steps(axes: Axes, found: PhaseDiagram) -> None:
+    order = np.argsort(found.betas)
+    counts = np.where(found.active[order, 0] < 0, np.nan, found.active[order, 0])
+    axes.step(found.betas[order], counts, where="post", color=BLUE)
+    if is_wide(found.betas):
+        plain_log(axes)
+    whole_numbers(axes.yaxis)
+    axes.set_xlabel(label(beta_name(found)))
+    axes.set_ylabel(counted(found))
