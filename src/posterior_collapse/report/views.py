@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from posterior_collapse.arrays import ImageShape
     from posterior_collapse.records import Viewed
 
-FORMATS = (".png", ".pdf", ".svg")
-
 
 class View(NamedTuple):
     """How a kind of result is seen.
@@ -190,20 +188,15 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150)
 
 
 def check_figure_path(path: str | os.PathLike[str]) -> Path:
-    """Return the path if a figure can be written there, so as to fail before long work.
-
-    Raises:
-        InvalidArgumentError: Not one of the known endings.
-        OutputError: The folder is missing or cannot be written.
-    """
-    return _check_path(path, FORMATS)
+    """Return the path if a figure can be written there; see `check_page_path`."""
+    return _check_path(path, (".png", ".pdf", ".svg"))
 
 
 def check_page_path(path: str | os.PathLike[str]) -> Path:
     """Return the path if a page can be written there, so as to fail before long work.
 
     Raises:
-        InvalidArgumentError: Its ending is not .html.
+        InvalidArgumentError: Another ending.
         OutputError: The folder is missing or cannot be written.
     """
     return _check_path(path, (".html", ".htm"))

@@ -111,8 +111,7 @@ def _tuned(axes: Axes, found: Any) -> None:
     axes.axvline(found.chosen.value, color=ORANGE, lw=1, label="chosen")
     if found.parameter.startswith("beta"):
         plain_log(axes)
-    axes.set_xlabel(label(found.parameter))
-    axes.set_ylabel("active units")
+    axes.set(xlabel=label(found.parameter), ylabel="active units")
     most = max([1, found.wanted, *(n for t in found.curve for n in t.active)])
     axes.set_ylim(-0.04 * most, 1.1 * most)  # a marker at 0 is seen whole
     whole_numbers(axes.yaxis)
@@ -163,8 +162,7 @@ def _active(axes: Axes, history: History, kept: Sequence[int] | None) -> None:
     axes.set_ylim(bottom=0)
     whole_numbers(axes.xaxis)
     whole_numbers(axes.yaxis)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("active units")
+    axes.set(xlabel="epoch", ylabel="active units")
     axes.legend(frameon=False)
 
 
@@ -187,5 +185,4 @@ def _stack(axes: Axes, history: History, level: int, optimum: float | None, of: 
     axes.margins(x=0)
     axes.set_ylim(0, 1.05 * height)
     whole_numbers(axes.xaxis)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel(f"KL{of} by unit (nats)")
+    axes.set(xlabel="epoch", ylabel=f"KL{of} by unit (nats)")
