@@ -29,7 +29,7 @@ from posterior_collapse.diagnosis.gain import gain_of, priced
 from posterior_collapse.diagnosis.noise import Noise
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import build, load_parameters
-from posterior_collapse.report.diagnosis_text import loss_rows
+from posterior_collapse.report.text import loss_rows
 from posterior_collapse.theory.thresholds import unit_gain
 
 X = torch.tensor(pc.load("digits").x, dtype=torch.float32)
