@@ -26,7 +26,7 @@ from posterior_collapse.adapters import from_callable
 from posterior_collapse.diagnosis.certificate import Signal
 from posterior_collapse.diagnosis.conclusions import count_of
 from posterior_collapse.diagnosis.gain import gain_of, priced
-from posterior_collapse.diagnosis.noise import Noise
+from posterior_collapse.diagnosis.scores import Noise
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import build, load_parameters
 from posterior_collapse.report.diagnosis_text import loss_rows

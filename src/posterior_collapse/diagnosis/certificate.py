@@ -13,8 +13,8 @@ from scipy import linalg
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 from posterior_collapse.diagnosis.gain import partitions
-from posterior_collapse.diagnosis.noise import Kind, Noise
 from posterior_collapse.diagnosis.results import LevelDiagnosis
+from posterior_collapse.diagnosis.scores import Kind, Noise
 from posterior_collapse.diagnosis.statistics import Reservoir, Which
 from posterior_collapse.specs import ChainSpec, HVAESpec, Spec
 from posterior_collapse.theory import ACTIVE_INFORMATION, unclaimed_signal

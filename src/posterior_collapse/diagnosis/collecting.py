@@ -14,14 +14,12 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, NegativeBinomial, Poisson
 
 from posterior_collapse.diagnosis.certificate import Input, Residuals
-from posterior_collapse.diagnosis.directions import free_levels, turned
-from posterior_collapse.diagnosis.exact import ExactPass, is_exact
+from posterior_collapse.diagnosis.exact import ExactPass, free_levels, is_exact, turned
 from posterior_collapse.diagnosis.levels import LevelStatistics
-from posterior_collapse.diagnosis.noise import Kind
 from posterior_collapse.diagnosis.passes import SAME_STD, Pass, Reconstruction, SampledPass
 from posterior_collapse.diagnosis.reading import as_array, noise_generator
 from posterior_collapse.diagnosis.results import NO_SIGNAL, LevelDiagnosis
-from posterior_collapse.diagnosis.scores import no_score_because
+from posterior_collapse.diagnosis.scores import Kind, no_score_because
 from posterior_collapse.diagnosis.statistics import Reservoir, Running, row_chooser
 from posterior_collapse.errors import DataError, InvalidArgumentError, first_line
 from posterior_collapse.models import LatentModel, MarkovVAE, OneHots

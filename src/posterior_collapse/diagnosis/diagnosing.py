@@ -20,14 +20,19 @@ from posterior_collapse.diagnosis.conclusions import (
     linear_forecast,
     unjudged_because,
 )
-from posterior_collapse.diagnosis.effects import decoder_effects, is_affine, squared_errors
+from posterior_collapse.diagnosis.effects import (
+    Shown,
+    decoder_effects,
+    is_affine,
+    show,
+    squared_errors,
+)
 from posterior_collapse.diagnosis.exact import exact_signals
 from posterior_collapse.diagnosis.gain import WORTH, gain_of, side_of_worth
 from posterior_collapse.diagnosis.levels import collapse_options
 from posterior_collapse.diagnosis.likelihood import has_marginal, log_likelihood
 from posterior_collapse.diagnosis.reading import model_behind, model_of
 from posterior_collapse.diagnosis.results import Diagnosis, LevelDiagnosis
-from posterior_collapse.diagnosis.showing import Shown, show
 from posterior_collapse.diagnosis.verdict import with_verdict
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import LatentModel

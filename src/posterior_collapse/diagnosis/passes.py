@@ -14,8 +14,14 @@ from torch.distributions import Distribution, Normal
 
 from posterior_collapse.diagnosis.certificate import Residual
 from posterior_collapse.diagnosis.levels import RowPosteriors
-from posterior_collapse.diagnosis.priors import check_prior, prior_of, prior_stddev, sampled_kl
-from posterior_collapse.diagnosis.reading import as_array, in_double
+from posterior_collapse.diagnosis.reading import (
+    as_array,
+    check_prior,
+    in_double,
+    prior_of,
+    prior_stddev,
+    sampled_kl,
+)
 from posterior_collapse.diagnosis.scores import elementwise, mean_curvature, scored, unexpanded
 from posterior_collapse.diagnosis.statistics import Which
 from posterior_collapse.errors import DataError, InvalidArgumentError

@@ -14,8 +14,8 @@ from posterior_collapse.records import Record, Viewed, unit_rows
 from posterior_collapse.specs import Likelihood, Spec
 
 if TYPE_CHECKING:
-    from posterior_collapse.diagnosis.histograms import Histogram
-    from posterior_collapse.diagnosis.showing import Shown
+    from posterior_collapse.diagnosis.effects import Shown
+    from posterior_collapse.diagnosis.levels import Histogram
     from posterior_collapse.theory import Forecast
 
 __all__ = [

@@ -9,7 +9,7 @@ import numpy as np
 
 from posterior_collapse.arrays import ImageShape
 from posterior_collapse.diagnosis.conclusions import excess_loss
-from posterior_collapse.diagnosis.histograms import Histogram
+from posterior_collapse.diagnosis.levels import Histogram
 from posterior_collapse.diagnosis.verdict import verdict_parts
 from posterior_collapse.report.diagnosis_text import (
     by_kl,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
     from posterior_collapse.diagnosis import Diagnosis, LevelDiagnosis
-    from posterior_collapse.diagnosis.showing import Shown, Traversal
+    from posterior_collapse.diagnosis.effects import Shown, Traversal
 
 __all__ = ["ICONS", "diagnosis_html", "diagnosis_parts", "light"]
 
