@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from posterior_collapse.arrays import ImageShape
+from posterior_collapse.data.about import UNKNOWN, About
 from posterior_collapse.diagnosis.reading import prior_of
 from posterior_collapse.diagnosis.results import LevelDiagnosis
 from posterior_collapse.diagnosis.scores import elementwise, linked
@@ -193,7 +194,7 @@ def show(
     x: Tensor,
     y: Tensor | None,
     levels: Sequence[LevelDiagnosis],
-    image_shape: ImageShape | None = None,
+    known: About = UNKNOWN,
 ) -> Shown | None:
     """Return pictures of a model; None where it does not decode a few rows by themselves.
 
@@ -204,7 +205,7 @@ def show(
         x: Some rows, (rows, dim x), at least one.
         y: Their targets, (rows, dim y), or none.
         levels: What was found on all rows.
-        image_shape: Shape of a row's output, if it is an image.
+        known: Of the data: the shape of an image, and what features are called.
     """
     x, y = x[:MOST_ROWS], None if y is None else y[:MOST_ROWS]
     with contextlib.suppress(RuntimeError):  # of a model that needs all rows at once
@@ -215,9 +216,10 @@ def show(
             for number, (level, z) in enumerate(zip(levels, latents, strict=True), start=1)
         )
         targets = _single(x if y is None else y)
-        if image_shape is not None and math.prod(image_shape) != targets.shape[-1]:
-            image_shape = None
-        return Shown(traversals, targets, _single(outputs), image_shape)
+        shape, names, width = known.image_shape, known.features, targets.shape[-1]
+        shape = shape if shape is not None and math.prod(shape) == width else None
+        names = names if names is not None and len(names) == width else None
+        return Shown(traversals, targets, _single(outputs), shape, names)
     return None
 
 
