@@ -464,6 +464,15 @@ def test_moments_of_a_diagnosis_have_the_precision_that_its_spec_needs() -> None
         np.testing.assert_allclose(found.moments.xx, np.cov(x.T, bias=True), atol=1e-5)
 
 
+def test_a_batch_that_varies_more_than_the_first_is_multiplied_in_double_precision() -> None:
+    """Its rounding is a share of its own variance, whatever the first batch was content with."""
+    x = np.random.default_rng(0).standard_normal((3000, 4)).astype(np.float32)
+    x[:1000] *= 0.01
+    model = build(pc.VAESpec(2, eta_dec=0.01), "mlp", x_dim=4, hidden=(8,))
+    found = collect(model, DataLoader(TensorDataset(torch.from_numpy(x)), 1000), model.spec)
+    np.testing.assert_allclose(found.moments.xx, np.cov(x.T.astype(float), bias=True), atol=1e-12)
+
+
 def test_many_features_of_little_variance_are_multiplied_in_single_precision() -> None:
     """Rounding is a share of the largest variance, which a sum of many small ones is not."""
     x = np.random.default_rng(0).standard_normal((2000, 400)).astype(np.float32)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from posterior_collapse import checks
 from posterior_collapse.arrays import as_array, refuse_non_finite
 from posterior_collapse.data.samples import read
+from posterior_collapse.diagnosis.advice import with_verdict
 from posterior_collapse.diagnosis.conclusions import linear_forecast
 from posterior_collapse.diagnosis.levels import (
     LevelStatistics,
@@ -20,7 +21,6 @@ from posterior_collapse.diagnosis.levels import (
 )
 from posterior_collapse.diagnosis.results import Diagnosis
 from posterior_collapse.diagnosis.statistics import row_chooser
-from posterior_collapse.diagnosis.verdict import with_verdict
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec

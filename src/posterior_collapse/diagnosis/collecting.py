@@ -248,8 +248,12 @@ class Collected:
         stds = [float(np.sqrt(np.square(level.prior_std).mean())) for level in levels[:-1]]
         return [self.noise, *stds]
 
-    def notes(self) -> list[str]:
-        """Return a note where the decoder's own std is not the spec's, or not where it will be."""
+    def notes(self, *, overfit: bool = False) -> list[str]:
+        """Return a note where the decoder's own std is not the spec's, or not where it will be.
+
+        Args:
+            overfit: Whether its errors on the rows that it was trained on are smaller.
+        """
         if self.output is not None and not self.residuals:
             inner = getattr(self.output, "inner", self.output)
             return [f"{NO_SIGNAL}{no_score_because(inner)}"]
@@ -261,9 +265,12 @@ class Collected:
                 asked *= own
             if abs(own - asked) <= SETTLED * asked:
                 return []
+            where = f"{own:.3g} where this decoder's errors ask for {asked:.3g}"
+            if overfit:
+                return [f"eta_dec was learned on other rows: it is {where}, by which t is measured"]
             return [
-                f"eta_dec is learned and has not settled: it is {own:.3g} where this decoder's "
-                f"errors ask for {asked:.3g}, by which t is measured; train longer"
+                f"eta_dec is learned and has not settled: it is {where}, by which t is measured; "
+                "train longer"
             ]
         own, eta = math.sqrt(float(self._variance.mean)), self.spec.eta_levels[0]
         if abs(own - eta) <= SAME_STD * eta:
@@ -358,19 +365,22 @@ class Collected:
         ]
 
     def _precision(self, pair: list[Any]) -> Precision:
-        """Of the moments' products: float64 where a forecast's threshold may be near rounding."""
+        """Of a batch's products: float64 where a forecast's threshold may be near their rounding.
+
+        That of each batch is a share of the batch's own variance, so that each is asked anew.
+        """
         joint, spec = cast(Accumulator, self._joint), self.spec
-        if joint.rounding:
-            return "float32"
-        if joint.n or self.exact or spec is None or spec.eta_levels[0] == "learned":
+        if len(pair) > 1 or not is_single(pair[0].dtype) or (joint.n and not joint.rounding):
             return "float64"
-        if len(pair) > 1 or not is_single(pair[0].dtype):
+        if self.exact or spec is None or spec.eta_levels[0] == "learned":
             return "float64"
-        least = min(spec.beta_levels) * float(spec.eta_levels[0]) ** 2
+        most = min(spec.beta_levels) * float(spec.eta_levels[0]) ** 2 / (CLEAR * ROUNDING)
         c = pair[0] - pair[0].mean(0)
-        # No eigenvalue is larger than the root of the sum of the squares of all.
+        # No eigenvalue is larger than the trace, nor than the root of the sum of all squares.
+        if float(np.vdot(c, c)) < most * len(c):
+            return "float32"
         largest = float(np.linalg.norm(c @ c.T if len(c) < c.shape[1] else c.T @ c)) / len(c)
-        return "float32" if least > CLEAR * ROUNDING * largest else "float64"
+        return "float32" if largest < most else "float64"
 
     def _losses_of(self, found: Pass) -> dict[str, Float]:
         kls = [level.kl.sum(1) for level in found.levels]

@@ -12,13 +12,15 @@ import numpy as np
 
 from posterior_collapse import checks
 from posterior_collapse.data.about import about
+from posterior_collapse.diagnosis.advice import with_verdict
 from posterior_collapse.diagnosis.certificate import Signal
 from posterior_collapse.diagnosis.collecting import MOST_FEATURES, Collected, collect
 from posterior_collapse.diagnosis.conclusions import (
     collapsed_loss,
     counts_alike,
+    excess_loss,
     linear_forecast,
-    unjudged_because,
+    overfit,
 )
 from posterior_collapse.diagnosis.effects import decoder_effects, is_affine, show, squared_errors
 from posterior_collapse.diagnosis.exact import exact_signals
@@ -27,8 +29,7 @@ from posterior_collapse.diagnosis.levels import collapse_options
 from posterior_collapse.diagnosis.likelihood import LogLikelihood, has_marginal, log_likelihood
 from posterior_collapse.diagnosis.reading import model_behind, model_of
 from posterior_collapse.diagnosis.results import Diagnosis, LevelDiagnosis
-from posterior_collapse.diagnosis.verdict import with_verdict
-from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import LatentModel
 from posterior_collapse.models.batches import BATCH_SIZE
 from posterior_collapse.models.modules import evaluating
@@ -181,7 +182,6 @@ def diagnose(
         *(note for signal in signals for note in signal.notes),
         *[EVIDENCE] * (bool(signals) and found.spec is not None and not found.exact),
         *reasons,
-        *found.notes(),
     )
     result = Diagnosis(
         n=found.n,
@@ -195,7 +195,6 @@ def diagnose(
         **_nll(likelihoods),
         **measured,
         forecast=forecast,
-        notes=tuple(dict.fromkeys(notes)),
         likelihood=likelihood,
         is_network=not found.exact,
         _shown=pictures,
@@ -203,7 +202,9 @@ def diagnose(
         _history=trained.history if hasattr(trained, "objective") else None,
         _about=known,
     )
-    return with_verdict(result)
+    result = dataclasses.replace(result, _training=_training(trained, result))
+    notes += tuple(found.notes(overfit=overfit(result) > 0))
+    return with_verdict(dataclasses.replace(result, notes=tuple(dict.fromkeys(notes))))
 
 
 def _check_spec(model: LatentModel, spec: Spec | None) -> None:
@@ -212,6 +213,19 @@ def _check_spec(model: LatentModel, spec: Spec | None) -> None:
         raise InvalidArgumentError(
             "spec", got, f"a spec of the model's units, {model.units}", "Leave it out, or check it."
         )
+
+
+def _training(trained: Any, found: Diagnosis) -> tuple[float, float] | None:
+    """Loss of the rows trained on, and its error, where these rows may cost more than those."""
+    if not hasattr(trained, "measured") or found.loss is None or not excess_loss(found):
+        return None
+    course = trained.history.get("loss") or [-math.inf]
+    if course[-1] + found.data_loss > found.loss:
+        return None
+    with contextlib.suppress(DataError):  # of data that cannot be read again
+        measured = trained.measured()
+        return measured["loss"], measured["loss_error"]
+    return None
 
 
 def _likelihood(model: LatentModel, own: Spec | None, spec: Spec | None) -> Likelihood | None:
@@ -227,7 +241,11 @@ def _forecast(
 ) -> tuple[Forecast | None, tuple[str, ...]]:
     """The linear model's, or a note that says why there is none."""
     if found.unjudged:
-        return None, (unjudged_because(likelihood),)
+        return None, (
+            f"with likelihood {likelihood!r} there is no loss and no t unless the decoder gives "
+            "its distribution: let decode return it, such as torch.distributions.StudentT(5.0, "
+            "mean, scale)",
+        )
     if getattr(found.model, "teacher_forcing", False):
         return None, ("no forecast: that is of a model whose decoder does not see the data",)
     if found.moments is None and found.spec is not None:

@@ -281,6 +281,7 @@ class Diagnosis(Viewed):
     _shown: Shown | None = None
     _history: Mapping[str, Sequence[float]] | None = None
     _about: About = UNKNOWN
+    _training: tuple[float, float] | None = None  # loss and its error on the rows trained on
 
     derived: ClassVar = ("gain", "gain_error")
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from posterior_collapse.arrays import ImageShape
-from posterior_collapse.diagnosis.conclusions import excess_loss
+from posterior_collapse.diagnosis.conclusions import excess_loss, verdict_parts
 from posterior_collapse.diagnosis.levels import Histogram
-from posterior_collapse.diagnosis.verdict import verdict_parts
 from posterior_collapse.report.diagnosis_text import (
     by_kl,
     level_counts,
