@@ -77,6 +77,8 @@ def advise(found: Diagnosis, conclusions: Sequence[Conclusion]) -> list[Finding]
     for number, level in numbered:
         told += _variance_for_log(found, number, level)
         told += _variance_for_std(found, number, level)
+    if gap := overfit(found):
+        return [*told, _overfits(gap)]
     unfinished = list(_unfinished(found, conclusions))
     told += unfinished
     for number, level in numbered:
@@ -122,6 +124,16 @@ def _other_noise(found: Diagnosis) -> Finding:
     )
 
 
+def _overfits(gap: float) -> Finding:
+    return Finding(
+        "overfits",
+        f"The loss on these rows is {gap:.3g} nats higher than on those the model was trained on: "
+        "it has learned what these do not share.",
+        "Stop earlier (validation= with patience=), train on more rows, or with a smaller network, "
+        "before you change anything else.",
+    )
+
+
 def _unsettled(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[Finding]:
     if is_settled(level):
         return
@@ -134,16 +146,6 @@ def _unsettled(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator
 
 
 def _unfinished(found: Diagnosis, conclusions: Sequence[Conclusion]) -> Iterator[Finding]:
-    gap = overfit(found)
-    if gap:
-        yield Finding(
-            "overfits",
-            f"The loss on these rows is {gap:.3g} nats higher than on those the model was trained "
-            "on: it has learned what these do not share.",
-            "Stop earlier (validation= with patience=), train on more rows, or with a smaller "
-            "network, before you change anything else.",
-        )
-        return
     failed = "signal-unclaimed" in conclusions and not is_worse_than_none(found)
     if found.forecast is None or failed:
         return
@@ -183,12 +185,15 @@ def _of_certificate(found: Diagnosis, number: int, conclusion: Conclusion) -> It
         )
     elif conclusion == "collapse-optimal":
         kept = units - spare if is_settled(level) else level.directions
+        how = (
+            f"which no small step improves ({LOCALLY})" if found.is_network else "which is optimal"
+        )
         why = "what is left unexplained would not pay for one"
         if t > 1 + ROUNDING and number > 1:
             why = f"what is left unexplained is noise injected into z{number - 1}"
         yield Finding(
             conclusion,
-            f"{_units(spare)}{name} collapsed, {_how_optimal(found)}: {why} (t = {t:.3g}).",
+            f"{_units(spare)}{name} collapsed, {how}: {why} (t = {t:.3g}).",
             (f"Keep {_units(min(units - spare, kept))}" if kept else "Leave the level out")
             + _how_to_use_more(found, number),
         )
@@ -200,16 +205,11 @@ def _of_certificate(found: Diagnosis, number: int, conclusion: Conclusion) -> It
         field = "latent_dim" if len(found.levels) == 1 else f"the units of z{number}"
         yield Finding(
             conclusion,
-            f"{'All' if units > 1 else 'The'} {_units(units)}{name} {_be(units)} used, and {more} "
-            f"would pay ({_why_it_pays(found, number)}).",
+            f"{_all(units, name)} used, and {more} would pay ({_why_it_pays(found, number)}).",
             f"Raise {field} from {units} to {wanted}.",
         )
     elif conclusion == "undecided":
         yield _undecided(found, number)
-
-
-def _how_optimal(found: Diagnosis) -> str:
-    return f"which no small step improves ({LOCALLY})" if found.is_network else "which is optimal"
 
 
 def _why_it_pays(found: Diagnosis, number: int) -> str:
@@ -225,8 +225,7 @@ def _undecided(found: Diagnosis, number: int) -> Finding:
     if spare:
         what = f"{_units(spare)}{name} collapsed, and whether that is optimal is undecided"
     else:
-        all_units = f"{'All' if units > 1 else 'The'} {_units(units)}{name} {_be(units)} used"
-        what = f"{all_units}, and whether one more would pay is undecided"
+        what = f"{_all(units, name)} used, and whether one more would pay is undecided"
     if in_parts_only(found, number - 1):
         return Finding(
             "undecided",
@@ -439,8 +438,8 @@ def _units(count: int) -> str:
     return count_of(count, "unit")
 
 
-def _be(count: int) -> str:
-    return "are" if count > 1 else "is"
+def _all(units: int, name: str) -> str:
+    return f"All {_units(units)}{name} are" if units > 1 else f"The {_units(units)}{name} is"
 
 
 def _modes(found: Diagnosis) -> int:
