@@ -60,6 +60,8 @@ class ExactPass:
             of lower ones.
     """
 
+    decodes, whitened, output = True, None, None  # as of a `SampledPass`
+
     def __init__(self, model: LatentModel, generator: torch.Generator) -> None:
         self.values = _float64(cast(MarkovVAE, model))
         self.generator = generator
