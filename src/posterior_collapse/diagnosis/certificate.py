@@ -144,8 +144,7 @@ class Residuals:
         if places is not None:
             arrays["places"] = places
         self._names = tuple(arrays)
-        take = self._kept.keep if self._kept.has_chosen else self._kept.add
-        take(*(array.astype(np.float32, copy=False) for array in arrays.values()))
+        self._kept.keep(*(array.astype(np.float32, copy=False) for array in arrays.values()))
 
     def signal(self, scale: Float | None = None, least: float = 0.0) -> Signal:
         """Return what was found; NaN from fewer than 4 rows.

@@ -14,14 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Normal
 
-from posterior_collapse.arrays import ImageShape
+from posterior_collapse.arrays import Float, ImageShape
 from posterior_collapse.data.about import UNKNOWN, About
 from posterior_collapse.diagnosis.reading import prior_of
 from posterior_collapse.diagnosis.results import LevelDiagnosis
 from posterior_collapse.diagnosis.scores import elementwise, linked
 from posterior_collapse.models import LatentModel
 
-Float = NDArray[np.float64]
 SAME = 1e-3
 """Of the most that outputs differ, or once more of that of their size, that is rounding."""
 STOPS = (-2.0, -4 / 3, -2 / 3, 0.0, 2 / 3, 4 / 3, 2.0)

@@ -9,10 +9,10 @@ from typing import cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution, Normal
 
+from posterior_collapse.arrays import Float
 from posterior_collapse.diagnosis.certificate import LEAST_INFORMED, Signal
 from posterior_collapse.diagnosis.levels import RowPosteriors
 from posterior_collapse.diagnosis.passes import Pass, Reconstruction, SampledPass
@@ -32,7 +32,6 @@ from posterior_collapse.moments import Moments
 from posterior_collapse.theory.spectrum import Modes
 from posterior_collapse.theory.thresholds import variance_error
 
-Float = NDArray[np.float64]
 SAME = 1e-9
 """Covariances of means, beside their variances, that are rounding: units lie along directions."""
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from posterior_collapse import checks
+from posterior_collapse.arrays import Float
 from posterior_collapse.diagnosis.results import (
     QUANTILES,
     CollapseCurve,
@@ -28,7 +29,6 @@ from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.theory import ACTIVE_INFORMATION
 from posterior_collapse.theory.thresholds import SURE
 
-Float = NDArray[np.float64]
 ACTIVE_VARIANCE = 0.01
 """Var_x(E[z_i|x]) above which a unit is active in the sense of Burda et al. (2016)."""
 ACTIVE_KL = 0.01

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from posterior_collapse.arrays import Float
 from posterior_collapse.data.about import UNKNOWN, About
 from posterior_collapse.records import Record, Viewed, unit_rows
 from posterior_collapse.specs import Likelihood, Spec
@@ -18,19 +19,6 @@ if TYPE_CHECKING:
     from posterior_collapse.diagnosis.levels import Histogram
     from posterior_collapse.theory import Forecast
 
-__all__ = [
-    "LEFT_OUT",
-    "NO_SIGNAL",
-    "QUANTILES",
-    "CollapseCurve",
-    "Conclusion",
-    "Diagnosis",
-    "Finding",
-    "Gain",
-    "LevelDiagnosis",
-]
-
-Float = NDArray[np.float64]
 Status = Literal["active", "noise", "collapsed", "diverged"]
 Conclusion = Literal[
     "collapse-optimal",

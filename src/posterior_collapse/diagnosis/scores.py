@@ -29,11 +29,11 @@ from torch.distributions import (
 )
 from torch.nn import functional
 
+from posterior_collapse.arrays import Float
 from posterior_collapse.diagnosis.results import LEFT_OUT
 from posterior_collapse.errors import DataError
 from posterior_collapse.models import OneHots
 
-Float = NDArray[np.float64]
 Floats = NDArray[np.floating]
 MOST_CLASSES = 128
 """Classes of a position up to which they share one matrix: beyond, its diagonal is taken."""
