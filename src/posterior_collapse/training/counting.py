@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from posterior_collapse.arrays import Float
-from posterior_collapse.diagnosis.directions import free_levels
-from posterior_collapse.diagnosis.exact import is_exact
+from posterior_collapse.diagnosis.exact import free_levels, is_exact
 from posterior_collapse.diagnosis.levels import Posteriors, RowPosteriors
 from posterior_collapse.diagnosis.passes import DECODED, LEAST_STD
 from posterior_collapse.diagnosis.reading import noise_generator

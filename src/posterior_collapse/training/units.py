@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import entr, ndtr
 
-from posterior_collapse.diagnosis.directions import free_levels, turned
-from posterior_collapse.diagnosis.exact import ExactPass, is_exact
+from posterior_collapse.diagnosis.exact import ExactPass, free_levels, is_exact, turned
 from posterior_collapse.diagnosis.levels import Posteriors, RowPosteriors, has_diverged, is_active
 from posterior_collapse.diagnosis.passes import SampledPass
 from posterior_collapse.diagnosis.reading import noise_generator
