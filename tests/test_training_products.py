@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import posterior_collapse as pc
-from posterior_collapse.models.arithmetic import arithmetic
 from posterior_collapse.models.layers import ACTIVATIONS, STD_HEADS
+from posterior_collapse.models.modules import arithmetic
 from posterior_collapse.training import products, tracing
 from posterior_collapse.training.tracing import trace
 

@@ -24,7 +24,7 @@ from posterior_collapse.diagnosis.passes import DECODED, LEAST_STD
 from posterior_collapse.diagnosis.reading import noise_generator
 from posterior_collapse.diagnosis.statistics import Information
 from posterior_collapse.models import MarkovVAE
-from posterior_collapse.models.arithmetic import arithmetic
+from posterior_collapse.models.modules import arithmetic
 from posterior_collapse.training.batches import Batch
 from posterior_collapse.training.stacking import Stack
 from posterior_collapse.training.units import SAMPLES, SEED, active, active_units

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from posterior_collapse.errors import NonFiniteLossError
 from posterior_collapse.models import MarkovVAE, loss
-from posterior_collapse.models.arithmetic import arithmetic
+from posterior_collapse.models.modules import arithmetic
 from posterior_collapse.training import seeds
 from posterior_collapse.training.ahead import Ahead, Measured, Step
 from posterior_collapse.training.batches import Batch, Batches

@@ -86,11 +86,7 @@ class _Features(Decoder):
     """A decoder that hands out its hidden features, from which all runs' errors follow at once."""
 
     def squared_error(
-        self,
-        inputs: Mapping[str, Tensor],
-        target: Tensor,
-        supplied: Supplied,
-        heads: Mapping[str, str],
+        self, inputs: Mapping[str, Tensor], target: Tensor, supplied: Supplied
     ) -> Tensor:
         return torch.cat([net(inputs[key], supplied) for key, net in self.features.items()], -1)
 
