@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import posterior_collapse as pc
-from posterior_collapse.training.memory import keeping_memory
+from posterior_collapse.training.engine import keeping_memory
 
 PAGES = 8 * 2**20 // resource.getpagesize()
 

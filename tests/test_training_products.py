@@ -11,7 +11,7 @@ import torch
 import posterior_collapse as pc
 from posterior_collapse.models.layers import ACTIVATIONS, STD_HEADS
 from posterior_collapse.models.modules import arithmetic
-from posterior_collapse.training import products, tracing
+from posterior_collapse.training import tracing
 from posterior_collapse.training.tracing import trace
 
 X = np.random.default_rng(0).standard_normal((96, 6)).astype(np.float32)
@@ -27,8 +27,8 @@ def test_the_other_library_is_taken_only_where_it_is_exact() -> None:
     generator = torch.Generator().manual_seed(1)
     a, b = torch.randn(2, 300, 300, generator=generator)
     exact = a.double() @ b.double()
-    taken = products.wide(torch.mm) if products.library() == "onednn" else torch.mm
-    assert (taken(a, b) - exact).abs().max() < products.ERROR * exact.abs().max()
+    taken = tracing.wide(torch.mm) if tracing.library() == "onednn" else torch.mm
+    assert (taken(a, b) - exact).abs().max() < tracing.ERROR * exact.abs().max()
 
 
 @pytest.mark.skipif(
@@ -44,7 +44,7 @@ def test_the_setting_is_as_before_after_each_product() -> None:
         return a @ b
 
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
-        products.wide(product)(torch.ones(2, 3), torch.ones(2, 3))
+        tracing.wide(product)(torch.ones(2, 3), torch.ones(2, 3))
     assert seen == ["bf16"]
     assert setting.fp32_precision == before
 

@@ -12,9 +12,6 @@ from posterior_collapse.errors import InvalidArgumentError, nearest
 from posterior_collapse.records import Record, plain
 from posterior_collapse.specs import Spec
 
-__all__ = ["ARCHITECTURES", "Architecture", "Shapes"]
-
-
 ACTIVATIONS = (
     *("identity", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid", "tanh"),
 )

@@ -15,8 +15,6 @@ from posterior_collapse.errors import DataError
 from posterior_collapse.models.latent import LatentModel
 from posterior_collapse.models.modules import tensor_behind, unwatched
 
-__all__ = ["BATCH_SIZE", "as_rows", "batches", "refuse_no_target"]
-
 BATCH_SIZE = 1000
 Pair = tuple[Tensor, Tensor | None]
 

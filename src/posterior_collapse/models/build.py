@@ -22,8 +22,6 @@ from posterior_collapse.models.likelihoods import observation_of
 from posterior_collapse.models.markov import MarkovVAE
 from posterior_collapse.specs import Sigma, Spec
 
-__all__ = ["build", "rebuild", "widened"]
-
 
 def build(
     spec: Spec,

@@ -19,22 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = [
-    "ACTIVATIONS",
-    "STD_HEADS",
-    "Affine",
-    "Decoder",
-    "Dense",
-    "Encoder",
-    "Gaussian",
-    "Mask",
-    "Scale",
-    "Supplied",
-    "kl_divergence",
-    "log_head_of",
-    "relative_entropy",
-]
-
 _BOUND = 15.0  # of a log std given by a network: exp(15) is far from every useful scale
 _FLOOR = 1e-12  # variance that keeps the log of a signed std finite at 0
 
@@ -255,7 +239,8 @@ class Encoder(nn.Module):
         features = {key: net(inputs[key], supplied) for key, net in self.features.items()}
 
         def summed(heads: nn.ModuleDict) -> Tensor:
-            return reduce(torch.add, [head(features[key], supplied) for key, head in heads.items()])
+            parts: list[Tensor] = [head(features[key], supplied) for key, head in heads.items()]
+            return sum(parts[1:], parts[0])
 
         mean = ACTIVATIONS[self.squash](summed(self.mean))
         if isinstance(self.std, Scale):
@@ -305,9 +290,12 @@ class Decoder(nn.Module):
 
     def forward(self, inputs: Inputs, supplied: Supplied) -> Tensor:
         """Map the inputs, (..., size) each, to the mean, (..., outputs)."""
-        parts = [self.heads[key](net(inputs[key], supplied)) for key, net in self.features.items()]
-        return ACTIVATIONS[self.squash](sum(parts[1:], parts[0]))
+        parts: list[Tensor] = [
+            self.heads[key](net(inputs[key], supplied)) for key, net in self.features.items()
+        ]
+        total: Tensor = sum(parts[1:], parts[0])
+        return ACTIVATIONS[self.squash](total)
 
     def squared_error(self, inputs: Inputs, target: Tensor, supplied: Supplied) -> Tensor:
         """Return `|target - mean|^2`, (...); target (..., outputs)."""
-        return (target - self(inputs, supplied)).square().sum(-1)
+        return (target - self.forward(inputs, supplied)).square().sum(-1)

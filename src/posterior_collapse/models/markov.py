@@ -34,8 +34,6 @@ from posterior_collapse.specs import ChainSpec, CVAESpec, Spec
 if TYPE_CHECKING:
     from posterior_collapse.models.architecture import Architecture, Shapes
 
-__all__ = ["MarkovVAE"]
-
 
 class MarkovVAE(LatentModel, nn.Module):
     """A latent model made of an `Encoder` and a `Decoder` per level; `build` makes one.

@@ -30,16 +30,6 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from posterior_collapse.models.latent import LatentModel
 
-__all__ = [
-    "Seen",
-    "arithmetic",
-    "evaluating",
-    "keeping_buffers",
-    "modules_behind",
-    "tensor_behind",
-    "unwatched",
-]
-
 TRAINING = "the model was in training mode: it was measured in evaluation mode"
 NO_MODULE = (
     "no torch module was found behind the model: if one has dropout or batch norm, name it (as "

@@ -20,19 +20,6 @@ from posterior_collapse.specs import Spec
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = [
-    "CONVENTIONS",
-    "Terms",
-    "Weights",
-    "capacity",
-    "check_convention",
-    "check_warm_up",
-    "cyclical",
-    "log_normaliser",
-    "loss",
-    "warm_up",
-]
-
 
 class Terms(NamedTuple):
     """What one batch contributes to the loss, in nats, before any weight.

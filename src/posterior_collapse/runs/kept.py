@@ -25,8 +25,6 @@ from posterior_collapse.training.fitting import DTYPES
 from posterior_collapse.training.settings import effective_spec
 from posterior_collapse.training.states import load_model
 
-__all__ = ["Kept", "members", "swept"]
-
 
 @dataclass(frozen=True)
 class Kept:

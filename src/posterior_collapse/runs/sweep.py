@@ -16,7 +16,7 @@ import torch
 from posterior_collapse.arrays import is_lazy
 from posterior_collapse.data import Dataset
 from posterior_collapse.data.about import About
-from posterior_collapse.errors import DataError, InvalidArgumentError
+from posterior_collapse.errors import DataError
 from posterior_collapse.files import digest
 from posterior_collapse.models import Architecture
 from posterior_collapse.progress import Display
@@ -39,8 +39,6 @@ from posterior_collapse.training.arguments import per_run, several, split
 from posterior_collapse.training.batches import feed
 from posterior_collapse.training.course import describe
 from posterior_collapse.training.fitting import DTYPES
-
-__all__ = ["Finished", "Sweep", "sweep"]
 
 Finished: TypeAlias = Outcome | Record
 
@@ -178,11 +176,6 @@ def sweep(
     if common.checkpoint_every == 1 and common.checkpoint_steps is None:
         common = common.replace(checkpoint_share=CHECKPOINT_SHARE)
     each = [common.replace(**changes) for changes in per_run(given, len(specs))]
-    if not specs:
-        raise InvalidArgumentError("specs", "none", "at least one spec", "Pass some specs.")
-    for spec in specs:
-        if not isinstance(spec, Spec):
-            raise InvalidArgumentError("spec", type(spec).__name__, "a Spec", "Pass a VAESpec.")
     net = Architecture.of(architecture, **networks)
     choice = _choice(data, validation, specs[0], common, exact)
     if folder is not None and choice.sha256 is None:

@@ -3,38 +3,24 @@
 A host that reads a number waits until the device has come to it, and the device then waits for the
 host. So the runs' state is kept, some steps are taken in the hope that all stay finite, and one
 flag is read after them. Where it is down, the caller takes the steps again and looks at each.
+
+On a GPU a step is one CUDA graph, launched as a whole and not kernel by kernel: a step of these
+nets is a hundred small kernels, and to launch each takes longer than it runs. A graph reads and
+writes fixed places in memory: the inputs of a call are copied into those of the captured one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import gc
+import warnings
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from posterior_collapse.training.batches import Batch
-from posterior_collapse.training.graphs import Graphs
 from posterior_collapse.training.optimisers import Optimiser
-from posterior_collapse.training.stacking import Draws
-
-__all__ = ["Ahead", "Measured", "Step"]
-
-
-class Step(NamedTuple):
-    """What a step is made of.
-
-    Attributes:
-        batch: Rows that all runs see.
-        draws: Each run's own.
-        betas: (runs, levels).
-        capacity: (levels,), or none.
-    """
-
-    batch: Batch
-    draws: Draws
-    betas: Tensor
-    capacity: Tensor | None
+from posterior_collapse.training.stacking import Step
 
 
 class Measured(NamedTuple):
@@ -112,22 +98,88 @@ class Ahead:
         self._alive = ()
 
     def _launch(self, step: Step) -> None:
-        (x, y), (noise, masks), betas, capacity = step
-
-        def take(*inputs: Tensor) -> None:
-            values = iter(inputs)
-            batch = Batch(next(values), None if y is None else next(values))
-            draws = Draws(
-                tuple(next(values) for _ in noise), {name: next(values) for name in masks}
-            )
-            self._take(Step(batch, draws, next(values), next(values, None)))
-
-        given = (x, y, *noise, *masks.values(), betas, capacity)
-        inputs = [value for value in given if value is not None]
-        self._graphs.call((len(x), capacity is None), take, inputs)
+        kind = len(step.batch.x), step.capacity is None
+        self._graphs.call(kind, lambda *inputs: self._take(step.filled(inputs)), step.tensors())
 
     def _take(self, step: Step) -> None:
         found = self._measure(step)
         self._good.logical_and_(found.finite().logical_or(self._stopped).all())
         self._optimiser.update(found.gradients)
         self._sums.add_(found.values, alpha=len(step.batch.x))
+
+
+class GraphWarning(UserWarning):
+    """A step could not be captured; training works, only slower."""
+
+
+class Graphs:
+    """Calls of a function that changes tensors in place, each kind of call as one graph.
+
+    The first call of a kind is made as it is: it is then that libraries are loaded, memory is
+    found and traces are written. The second is captured, and it and all later ones are launched.
+
+    Args:
+        enabled: Whether to capture at all.
+    """
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled
+        self._met: set[Hashable] = set()
+        self._captured: dict[Hashable, tuple[Any, list[Tensor]]] = {}
+        self._pool: Any = None
+
+    def forget(self) -> None:
+        """Capture anew: the function now changes other tensors."""
+        self._met.clear()
+        self._captured.clear()
+        self._pool = None
+
+    def call(self, kind: Hashable, function: Callable[..., None], inputs: Sequence[Tensor]) -> None:
+        """Call `function(*inputs)`, which returns nothing and never looks at a number.
+
+        Args:
+            kind: Calls of one kind do the same with inputs of the same shapes.
+            function: To call.
+            inputs: Its arguments.
+        """
+        if not self._enabled or kind not in self._met:
+            self._met.add(kind)
+            function(*inputs)
+            return
+        if kind not in self._captured and not self._capture(kind, function, inputs):
+            function(*inputs)
+            return
+        graph, places = self._captured[kind]
+        torch._foreach_copy_(places, list(inputs))
+        graph.replay()
+
+    def _capture(
+        self, kind: Hashable, function: Callable[..., None], inputs: Sequence[Tensor]
+    ) -> bool:
+        places = [value.clone(memory_format=torch.contiguous_format) for value in inputs]
+        graph = torch.cuda.CUDAGraph()
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        # What is collected meanwhile may be a graph, and to destroy one ends the capture.
+        gc.collect()
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            # Other threads, such as those of a loader, may go on using the device.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                function(*places)
+        except RuntimeError as error:
+            first = error.__context__ or error
+            reason = f"{type(first).__name__}: {first}".partition("\n")[0]
+            warnings.warn(
+                f"this step cannot be captured as a CUDA graph ({reason}); it trains without, "
+                "slower.",
+                GraphWarning,
+                stacklevel=2,
+            )
+            self._enabled = False
+            return False
+        finally:
+            if collects:
+                gc.enable()
+        self._captured[kind] = graph, places
+        return True

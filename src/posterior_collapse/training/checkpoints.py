@@ -31,17 +31,6 @@ with needing(
     from safetensors.torch import load as parse_tensors
     from safetensors.torch import save as serialise_tensors
 
-__all__ = [
-    "Checkpoint",
-    "CheckpointWarning",
-    "exists",
-    "load",
-    "pack",
-    "prune",
-    "save",
-    "unpack",
-]
-
 FORMAT = "posterior-collapse checkpoint"
 VERSION = 1
 KEEP = 2

@@ -17,6 +17,7 @@ from posterior_collapse.models import (
 )
 from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.theory import forecast
+from posterior_collapse.theory.minimum import ITERATIONS, LIMIT
 from posterior_collapse.training import checkpoints, exact, states
 from posterior_collapse.training import seeds as seeding
 from posterior_collapse.training.arguments import (
@@ -33,14 +34,12 @@ from posterior_collapse.training.arguments import (
     warn_unbounded,
 )
 from posterior_collapse.training.batches import ArrayBatches, Batches, feed
-from posterior_collapse.training.course import LIMIT, Bar, Course, Progress
+from posterior_collapse.training.course import Bar, Course, Progress
 from posterior_collapse.training.engine import Engine
 from posterior_collapse.training.fitted import Fitted
 from posterior_collapse.training.settings import Settings, effective_spec
 from posterior_collapse.training.states import TrainState
 from posterior_collapse.training.units import some_rows
-
-__all__ = ["fit", "fit_many"]
 
 Report = bool | Callable[[Progress], None]
 DTYPES = dict.fromkeys(("float32", "tf32", "bf16"), torch.float32) | {"float64": torch.float64}
@@ -98,7 +97,7 @@ def fit(
     data, spec = in_order(data, spec)
     folders = None if folder is None else [folder]
     (fitted,) = _fit(
-        [spec], data, architecture, [{}], settings, validation, folders, resume, progress,
+        several([spec]), data, architecture, [{}], settings, validation, folders, resume, progress,
         exact, from_forecast, options, alone=True,
     )  # fmt: skip
     return fitted
@@ -269,7 +268,7 @@ def _exactly(
         initial = copy.deepcopy(model.state_dict())
         if resume and folder is not None and checkpoints.exists(folder):
             done = states.load_exact(model, run, data, folder)
-        if run.stopped == LIMIT and (done or 0) < (own.steps or exact.ITERATIONS):
+        if run.stopped == LIMIT and (done or 0) < (own.steps or ITERATIONS):
             # It may now go further: anew, since L-BFGS keeps no state.
             model.load_state_dict(initial)
             done = None

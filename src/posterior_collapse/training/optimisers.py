@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -12,8 +11,6 @@ from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 from posterior_collapse.training.settings import Settings
-
-__all__ = ["Optimiser", "clip_", "optimiser_of"]
 
 
 def clip_(gradients: Sequence[Tensor], bounds: Tensor | None) -> Tensor:
@@ -34,23 +31,28 @@ def clip_(gradients: Sequence[Tensor], bounds: Tensor | None) -> Tensor:
     return norms
 
 
-class Optimiser(ABC):
+class Optimiser:
     """Updates stacked parameters in place, run by run where runs differ.
 
+    By Adam (Kingma and Ba 2015) with betas 0.9 and 0.999, or by stochastic gradient descent with
+    momentum.
+
     Args:
+        settings: `optimiser`, and `momentum` of SGD.
         parameters: By name, (runs, ...) each, contiguous.
         rates: Learning rate per run.
     """
 
-    moments: tuple[str, ...]
-
-    def __init__(self, parameters: Mapping[str, Tensor], rates: Sequence[float]) -> None:
+    def __init__(
+        self, settings: Settings, parameters: Mapping[str, Tensor], rates: Sequence[float]
+    ) -> None:
+        self.momentum = settings.momentum if settings.optimiser == "sgd" else None
         self.parameters = dict(parameters)
         self.rates = tuple(rates)
         self.steps = 0
         self.slots = {
             kind: {name: torch.zeros_like(p) for name, p in parameters.items()}
-            for kind in self.moments
+            for kind in (("first", "second") if self.momentum is None else ("momentum",))
         }
         self._views(range(len(self.rates)))
 
@@ -80,12 +82,10 @@ class Optimiser(ABC):
         for count in itertools.chain(*self._counts):
             count.fill_(steps)
 
-    def follow(self, alive: Sequence[int]) -> bool:
-        """Update the runs in `alive` from now on; return whether they are others than before."""
-        changed = tuple(alive) != self._alive
-        if changed:
+    def follow(self, alive: Sequence[int]) -> None:
+        """Update the runs in `alive` from now on."""
+        if tuple(alive) != self._alive:
             self._views(alive)
-        return changed
 
     def step(
         self, gradients: Sequence[Tensor], alive: Sequence[int], *, factor: float = 1.0
@@ -104,54 +104,20 @@ class Optimiser(ABC):
             own = list(gradients) if runs is None else [g[run] for g in gradients for run in runs]
             self._update(rate * factor, own, lists, counts)
 
-    @abstractmethod
     def _update(
         self, rate: float, gradients: list[Tensor], lists: list[list[Tensor]], counts: list[Tensor]
     ) -> None:
-        """Update tensors in place, and the counts of their steps where they matter."""
-
-
-class Adam(Optimiser):
-    """Adam (Kingma and Ba 2015), betas 0.9 and 0.999."""
-
-    moments = ("first", "second")
-
-    def _update(
-        self, rate: float, gradients: list[Tensor], lists: list[list[Tensor]], counts: list[Tensor]
-    ) -> None:
-        parameters, first, second = lists
-        adam(
-            parameters, gradients, first, second, [], counts,
-            fused=True, amsgrad=False, beta1=0.9, beta2=0.999, lr=rate,
-            weight_decay=0.0, eps=1e-8, maximize=False,
-        )  # fmt: skip
-
-
-class SGD(Optimiser):
-    """Stochastic gradient descent with momentum."""
-
-    moments = ("momentum",)
-
-    def __init__(
-        self, parameters: Mapping[str, Tensor], rates: Sequence[float], momentum: float
-    ) -> None:
-        super().__init__(parameters, rates)
-        self.momentum = momentum
-
-    def _update(
-        self, rate: float, gradients: list[Tensor], lists: list[list[Tensor]], counts: list[Tensor]
-    ) -> None:
-        parameters, buffers = lists
-        sgd(
-            parameters, gradients, list(buffers), fused=True, weight_decay=0.0,
-            momentum=self.momentum, lr=rate, dampening=0.0, nesterov=False, maximize=False,
-        )  # fmt: skip
-
-
-def optimiser_of(
-    settings: Settings, parameters: Mapping[str, Tensor], rates: Sequence[float]
-) -> Optimiser:
-    """Return the optimiser that settings name: SGD, or else Adam."""
-    if settings.optimiser == "sgd":
-        return SGD(parameters, rates, settings.momentum)
-    return Adam(parameters, rates)
+        """Update tensors in place; Adam also the counts of their steps."""
+        if self.momentum is None:
+            parameters, first, second = lists
+            adam(
+                parameters, gradients, first, second, [], counts,
+                fused=True, amsgrad=False, beta1=0.9, beta2=0.999, lr=rate,
+                weight_decay=0.0, eps=1e-8, maximize=False,
+            )  # fmt: skip
+        else:
+            parameters, buffers = lists
+            sgd(
+                parameters, gradients, list(buffers), fused=True, weight_decay=0.0,
+                momentum=self.momentum, lr=rate, dampening=0.0, nesterov=False, maximize=False,
+            )  # fmt: skip

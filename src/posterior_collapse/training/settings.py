@@ -14,8 +14,6 @@ from posterior_collapse.models import capacity, check_warm_up, cyclical, warm_up
 from posterior_collapse.records import Record
 from posterior_collapse.specs import Spec
 
-__all__ = ["Annealing", "Settings"]
-
 PRECISIONS = ("float32", "float64", "tf32", "bf16")
 OPTIMISERS = ("adam", "sgd", "lbfgs")
 
