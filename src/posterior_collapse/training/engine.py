@@ -20,14 +20,13 @@ from posterior_collapse.models import MarkovVAE, loss
 from posterior_collapse.models.modules import arithmetic
 from posterior_collapse.theory.minimum import FINISHED
 from posterior_collapse.training import seeds
-from posterior_collapse.training.ahead import Ahead, Graphs, Measured
 from posterior_collapse.training.batches import Batch, Batches
 from posterior_collapse.training.course import Course, Pause, Progress, kl_of_units
-from posterior_collapse.training.optimisers import Optimiser, clip_
 from posterior_collapse.training.seeds import BLOCK, Draws, draw, first_rows
 from posterior_collapse.training.settings import Annealing, Settings
 from posterior_collapse.training.stacking import Stack, Step
 from posterior_collapse.training.states import TrainState, save
+from posterior_collapse.training.steps import Ahead, Graphs, Measured, Optimiser, clip_
 from posterior_collapse.training.units import Counting, some_rows
 
 CHUNK = 1_000
@@ -128,9 +127,18 @@ class Engine:
         """Yield the rest of the epoch's steps, as many at once as are taken without a look."""
         state, every = self.state, self.settings.checkpoint_steps
         batches = self.feed.epoch(state.order_seed, state.epoch, state.step_in_epoch)
+        drawn = draw(
+            self.stack.model,
+            [run.settings.seed for run in self.runs],
+            state.epoch,
+            self.feed.batch_size,
+            self.betas,
+            block=min(BLOCK, self.feed.steps_per_epoch or BLOCK),
+            skip=state.step_in_epoch,
+        )
         number, most = state.step, 1 if self.ahead is None else BLOCK
         stretch: list[Step] = []
-        for batch, draws in zip(batches, self._draws(), strict=False):
+        for batch, draws in zip(batches, drawn, strict=False):
             betas, capacity = self._weights(number)
             stretch.append(Step(batch, first_rows(draws, len(batch.x)), betas, capacity))
             number += 1
@@ -150,18 +158,6 @@ class Engine:
         if capacity != self._capacity[0]:
             self._capacity = capacity, None if capacity is None else self._tensor(capacity)
         return betas, self._capacity[1]
-
-    def _draws(self) -> Any:
-        run_seeds = [run.settings.seed for run in self.runs]
-        return draw(
-            self.stack.model,
-            run_seeds,
-            self.state.epoch,
-            self.feed.batch_size,
-            self.betas,
-            block=min(BLOCK, self.feed.steps_per_epoch or BLOCK),
-            skip=self.state.step_in_epoch,
-        )
 
     @torch.inference_mode()
     def _settle(self, steps: Sequence[Step]) -> None:

@@ -25,8 +25,8 @@ from posterior_collapse.theory.exact import ExactObjective
 from posterior_collapse.theory.minimum import FINISHED, ITERATIONS, ReducedObjective, descend
 from posterior_collapse.training.batches import Batch
 from posterior_collapse.training.course import Course, kl_of_units
-from posterior_collapse.training.optimisers import Optimiser, clip_
 from posterior_collapse.training.settings import Settings
+from posterior_collapse.training.steps import Optimiser, clip_
 from posterior_collapse.training.units import active_units
 
 EVERY = 10

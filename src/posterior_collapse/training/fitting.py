@@ -42,7 +42,6 @@ from posterior_collapse.training.states import TrainState
 from posterior_collapse.training.units import some_rows
 
 Report = bool | Callable[[Progress], None]
-DTYPES = dict.fromkeys(("float32", "tf32", "bf16"), torch.float32) | {"float64": torch.float64}
 
 
 def fit(
@@ -197,22 +196,19 @@ def _fit(
     order_seed = common.seed if common.order_seed is None else common.order_seed
     own = [common.replace(**{"order_seed": order_seed, **changes}) for changes in changed]
     check_specs(specs, common.convention, is_exact)
-    dtype = torch.float64 if is_exact else DTYPES[common.precision]
+    dtype = dtype_of(common, is_exact)
     fed = feed(data, specs[0], common.batch_size, dtype, common.device)
     if isinstance(fed, ArrayBatches):
         fed.check_spread()
     fed.check_targets(specs[0].likelihood)
-    checked = (
-        None
-        if validation is None
-        else feed(validation, specs[0], common.batch_size, dtype, common.device)
-    )
-    if checked is not None and checked.dims != fed.dims:
-        raise DataError(
-            "validation", described(checked.dims), f"{described(fed.dims)}, as in the data",
-            "Pass data of the same kind.",
-        )  # fmt: skip
-    if checked is not None:
+    checked = None
+    if validation is not None:
+        checked = feed(validation, specs[0], common.batch_size, dtype, common.device)
+        if checked.dims != fed.dims:
+            raise DataError(
+                "validation", described(checked.dims), f"{described(fed.dims)}, as in the data",
+                "Pass data of the same kind.",
+            )  # fmt: skip
         checked.check_targets(specs[0].likelihood)
     models = [
         _start(spec, architecture, networks, one, fed, dtype, from_forecast)
@@ -245,6 +241,12 @@ def _fit(
         engine.train()
     fed.release()
     return _finish(engine.state, fed)
+
+
+def dtype_of(settings: Settings, is_exact: bool) -> torch.dtype:
+    """Return the precision of parameters and rows."""
+    double = is_exact or settings.precision == "float64"
+    return torch.float64 if double else torch.float32
 
 
 def _exactly(

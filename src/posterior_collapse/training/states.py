@@ -18,9 +18,9 @@ from posterior_collapse.training import checkpoints
 from posterior_collapse.training.checkpoints import Checkpoint
 from posterior_collapse.training.course import Course
 from posterior_collapse.training.layout import Layout
-from posterior_collapse.training.optimisers import Optimiser
 from posterior_collapse.training.settings import Settings
 from posterior_collapse.training.stacking import Stack
+from posterior_collapse.training.steps import Optimiser
 
 EXTENDABLE = (
     "epochs", "steps", "patience", "checkpoint_every", "checkpoint_steps", "checkpoint_share",
