@@ -25,7 +25,7 @@ from posterior_collapse.theory.state import Numbers, fit, weighted
 __all__ = ["PhaseDiagram", "phase_diagram"]
 
 MOST_AT_ONCE = 10_000
-"""Units of cells that are solved at once: more do not fit the processor's cache, and take memory."""
+"""Units of cells that are solved at once: more do not fit the processor's cache."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
