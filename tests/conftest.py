@@ -49,7 +49,7 @@ def forks() -> Iterator[Any]:
         context = get_mp_context()
         context.set_forkserver_preload(["distributed", "cluster_warm"])
         with pytest.MonkeyPatch.context() as patch:
-            # Where helpers and tests are found, by whichever name pytest imported them.
+            # Where its helpers are found, and it itself, by whichever name pytest imported it.
             patch.syspath_prepend(Path(__file__).parent)
             patch.syspath_prepend(Path(__file__).parent.parent)
             patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
@@ -73,3 +73,9 @@ def client(cluster: Any) -> Iterator[Any]:
     with Client(cluster, set_as_default=False) as found:
         found.wait_for_workers(2)
         yield found
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task is an epoch."""
+    monkeypatch.setattr("posterior_collapse.runs.spreading.PATIENCE", 0.0)

@@ -1,15 +1,15 @@
-"""Runs and moments on a Dask cluster of processes: equal to one machine's, whatever dies."""
+"""Runs on a Dask cluster of processes: equal to those of one machine, whatever dies."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,7 @@ import numpy as np
 import pytest
 
 import posterior_collapse as pc
-from commands import collapse
 from posterior_collapse.errors import InvalidArgumentError, OutputError, TrainingError
-from posterior_collapse.runs import Store, spreading
 from posterior_collapse.training import Progress
 from posterior_collapse.training.arguments import UnboundedObjectiveWarning
 
@@ -50,12 +48,6 @@ def assert_same(found: pc.Sweep, expected: pc.Sweep) -> None:
 @pytest.fixture(scope="module")
 def alone() -> pc.Sweep:
     return swept()
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A task is an epoch."""
-    monkeypatch.setattr(spreading, "PATIENCE", 0.0)
 
 
 def kill_the_busy(client: Any) -> int:
@@ -244,37 +236,11 @@ def test_a_scheduler_that_is_started_anew_goes_on_and_one_that_is_gone_is_told(
         assert "\n" not in str(gone.value)
 
 
-class TestCommands:
-    @pytest.fixture(autouse=True)
-    def _elsewhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-        np.save("data.npy", X)
-
-    def test_train_leaves_the_folder_that_one_machine_leaves(
-        self, cluster: Any, impatient: None
-    ) -> None:
-        options = ["--latents", 3, "--hidden", 6, "--epochs", 2, "--beta", "0.5,2", "--seed", "0,1"]
-        there = ["--scheduler", cluster.scheduler_address]
-        assert collapse("train", "data.npy", *options, "--out", "one") == 0
-        assert collapse("train", "data.npy", *options, "--out", "many", *there) == 0
-        files = {path.relative_to("one") for path in Path("one").rglob("*") if path.is_file()}
-        assert files == {p.relative_to("many") for p in Path("many").rglob("*") if p.is_file()}
-        for name in files:
-            assert ("one" / name).read_bytes() == ("many" / name).read_bytes(), name
-
-    def test_tune_and_reproduce_say_the_same(self, cluster: Any, capsys: Any) -> None:
-        there = ["--scheduler", cluster.scheduler_address]
-        tune = ["tune", "data.npy", "--latents", 3, "--architecture", "linear", "--exact"]
-        row = ["reproduce", "E9", "--quick", "--out"]
-        said = []
-        for where in ([], there):
-            assert collapse(*tune, "--active", 2, "--seeds", 2, "--json", *where) == 0
-            said.append(json.loads(capsys.readouterr().out))
-            out = "many" if where else "one"
-            assert collapse(*row, out, *where) == 0
-            capsys.readouterr()
-            said[-1]["E9"] = json.loads(Path(out, "E9", "result.json").read_text())["tables"]
-        assert said[0] == said[1]
-        key = next(Path("many/runs").glob("*/run.json")).parent.name
-        assert key in Store("many/runs")
+def test_neither_the_package_nor_a_forecast_loads_dask() -> None:
+    check = (
+        "import sys, numpy as np, posterior_collapse as pc\n"
+        "pc.forecast(np.eye(3), pc.VAESpec(1))\n"
+        "assert not {'dask', 'distributed'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

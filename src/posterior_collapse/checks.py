@@ -110,6 +110,12 @@ def level(name: str, number: int) -> str:
     return f"{name} of {'unit' if name.startswith('sigma') else 'layer'} {number}"
 
 
+def one_of(name: str, value: object, known: Sequence[Any], action: str = "Choose one.") -> None:
+    if value not in known:
+        hint = nearest(str(value), [str(one) for one in known])
+        raise InvalidArgumentError(name, repr(value), f"one of {list(known)}", f"{action}{hint}")
+
+
 def or_learned(name: str, value: object) -> float | Literal["learned"]:
     if isinstance(value, str):
         if value == "learned":

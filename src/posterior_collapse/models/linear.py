@@ -16,16 +16,6 @@ from posterior_collapse.models.layers import Decoder, Encoder, Scale, log_head_o
 from posterior_collapse.models.markov import MarkovVAE
 from posterior_collapse.models.objective import Terms, log_normaliser
 
-__all__ = [
-    "LinearValues",
-    "exact_terms",
-    "linear_values",
-    "load_parameters",
-    "read_parameters",
-    "set_biases",
-    "trained_parameters",
-]
-
 
 class LinearValues(NamedTuple):
     """Everything that the exact objective of one linear model depends on.
