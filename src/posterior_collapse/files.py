@@ -92,8 +92,10 @@ def write_json(path: str | Path, values: Mapping[str, Any]) -> Path:
     Raises:
         OutputError: The path cannot be written.
     """
-    path = Path(path)
-    text = json_text(values) + "\n"
+    return _write_text(Path(path), json_text(values) + "\n")
+
+
+def _write_text(path: Path, text: str) -> Path:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     write(path, text.encode())
@@ -217,16 +219,12 @@ def write_history(folder: str | Path, history: Mapping[str, Sequence[Any]]) -> P
         2,0.6,0.2
         <BLANKLINE>
     """
-    path = Path(folder) / HISTORY
     found = dict(columns(history))
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(found)
     table.writerows(zip(*found.values(), strict=True))
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, text.getvalue().encode())
-    return path
+    return _write_text(Path(folder) / HISTORY, text.getvalue())
 
 
 def read_history(content: bytes) -> dict[str, list[float]]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -403,42 +402,36 @@ def bisected_thresholds(
 ) -> list[Threshold]:
     """Thresholds of any chain, by bisecting each unit's own switch on a logarithmic scale.
 
-    All units are bisected at once, each with a value of its own. The critical eta_dec of level l
-    is that of the decoder this level feeds, `eta_decs[l-1]`.
+    All units of all levels are bisected at once, by a grid of problems: of each level one in which
+    the data's variances vary, one in which its beta does, and one in which the std of the decoder
+    that it feeds does, `eta_decs[l-1]`.
     """
-    width = max(dims)
+    depth, width = len(dims), max(dims)
+    shape = depth, 3, width
 
-    def with_beta(level: int, value: Float) -> State:
-        betas = [value if k == level else b for k, b in enumerate(numbers.betas)]
-        return solve(theta, replace(numbers, betas=betas))
+    def past(values: Float) -> Bool:
+        thetas = np.broadcast_to(fit(theta, width), shape).copy()
+        betas = [np.full(shape, beta) for beta in numbers.betas]
+        etas = [np.full(shape, eta) for eta in numbers.etas]
+        for level in range(depth):
+            thetas[level, 0], betas[level][level, 1], etas[level][level, 2] = values[level]
+        state = solve(thetas, Numbers(betas, etas, numbers.eta_enc))
+        found = np.zeros(shape, bool)
+        for level, (lost, heard) in enumerate(zip(state.lost, state.correlation, strict=True)):
+            found[level, 0] = fit(1 - lost[level, 0], width) > 0
+            found[level, 1:] = fit(heard[level, 1:], width) <= 0
+        return found
 
-    def with_eta(level: int, value: Float) -> State:
-        etas = [value if k == level else e for k, e in enumerate(numbers.etas)]
-        return solve(theta, replace(numbers, etas=etas))
-
-    def of_level(level: int) -> Threshold:
-        units = dims[level]
-
-        def switch(past: Callable[[Float], Bool]) -> Float:
-            # Where a trial value overflows, its infinity is beyond every threshold.
-            with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-                return _switch(width, past)[:units]
-
-        def dead(state: State) -> Bool:
-            return fit(state.correlation[level], width) <= 0
-
-        return Threshold(
-            np.square(switch(lambda v: fit(1 - solve(v, numbers).lost[level], width) > 0)),
-            switch(lambda v: dead(with_beta(level, v))),
-            switch(lambda v: dead(with_eta(level, v))),
-        )
-
-    return [of_level(level) for level in range(len(dims))]
+    # Where a trial value overflows, its infinity is beyond every threshold.
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        switches = _switches(shape, past)
+    found = [switch[:, :units] for switch, units in zip(switches, dims, strict=True)]
+    return [Threshold(np.square(std), beta, eta_dec) for std, beta, eta_dec in found]
 
 
-def _switch(width: int, past: Callable[[Float], Bool]) -> Float:
-    """Value at which `past` turns true for each mode: 0 if it always is, infinity if never."""
-    low, high = np.full(width, np.log(checks.LEAST)), np.full(width, np.log(checks.MOST))
+def _switches(shape: tuple[int, ...], past: Callable[[Float], Bool]) -> Float:
+    """Values at which `past` turns true: 0 where it always is, infinity where never."""
+    low, high = np.full(shape, np.log(checks.LEAST)), np.full(shape, np.log(checks.MOST))
     always, ever = past(np.exp(low)), past(np.exp(high))
     for _ in range(HALVINGS):
         middle = (low + high) / 2

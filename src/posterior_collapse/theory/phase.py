@@ -24,6 +24,9 @@ from posterior_collapse.theory.state import Numbers, fit, weighted
 
 __all__ = ["PhaseDiagram", "phase_diagram"]
 
+MOST_AT_ONCE = 10_000
+"""Units of cells that are solved at once: more do not fit the processor's cache."""
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PhaseDiagram(Viewed):
@@ -120,28 +123,32 @@ def of_modes(
     problem = Problem.of(modes, plain)
     etas = list(spec.eta_levels) if own else [columns[:, None]] * depth
     if times is None:
-        counts = [_row(problem, float(beta), etas, level) for beta in rows]
+        parts = 1 + rows.size * columns.size * max(spec.dims) // MOST_AT_ONCE
+        some = np.array_split(rows, min(parts, len(rows)) or 1)
+        counts = np.concatenate([_counts(problem, betas, etas, level) for betas in some])
     else:
         cells = [[plain.replace(beta=b, eta_dec=e) for e in columns] for b in rows]
-        counts = [np.array([weighted(modes.theta, one, times) for one in row]) for row in cells]
-    return PhaseDiagram(spec, level, rows, columns, np.array(counts, dtype=np.int64))
+        counts = np.array([[weighted(modes.theta, one, times) for one in row] for row in cells])
+    return PhaseDiagram(spec, level, rows, columns, counts)
 
 
-def _row(problem: Problem, beta: float, etas: Sequence[Any], level: int) -> npt.NDArray[np.int64]:
-    """Counts for one beta, per column of the decoder stds `etas`, (columns, 1) or one number."""
-    spec = problem.spec
+def _counts(
+    problem: Problem, rows: Float, etas: Sequence[Any], level: int
+) -> npt.NDArray[np.int64]:
+    """Counts per beta of a level, and per column of the decoder stds: (columns, 1) or a number."""
+    spec, beta = problem.spec, rows[:, None, None]
     betas = [beta if k == level else b for k, b in enumerate(spec.beta_levels)]
-    columns = np.size(etas[0])
-    numbers = Numbers(betas, etas, spec.eta_enc)
+    cells = np.ones((len(rows), np.size(etas[0]), 1))
     if spec.sigma_levels == ("shared",):
         theta = fit(problem.theta, spec.dims[0])
-        critical = closed_forms.shared_threshold(
-            theta, Numbers(betas, [1.0], spec.eta_enc), 1.0
-        ).beta
-        alive = critical / np.square(etas[0]) > beta
+        per_unit = closed_forms.shared_threshold(theta, Numbers(betas, [1.0], spec.eta_enc), 1.0)
+        alive = per_unit.beta / np.square(etas[0]) > beta
     else:
         try:
+            numbers = Numbers(betas, etas, spec.eta_enc)
             alive = solve_state(problem, problem.theta, numbers).informed[level]
         except UnboundedObjectiveError:
-            return np.full(columns, -1, dtype=np.int64)
-    return np.asarray(np.sum(alive * np.ones((columns, 1)), axis=-1), dtype=np.int64)
+            if len(rows) == 1:
+                return np.full(cells.shape[:2], -1)
+            return np.concatenate([_counts(problem, row, etas, level) for row in rows[:, None]])
+    return np.asarray(np.sum(alive * cells, axis=-1), dtype=np.int64)
