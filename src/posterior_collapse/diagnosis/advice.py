@@ -185,9 +185,9 @@ def _of_certificate(found: Diagnosis, number: int, conclusion: Conclusion) -> It
         )
     elif conclusion == "collapse-optimal":
         kept = units - spare if is_settled(level) else level.directions
-        how = (
-            f"which no small step improves ({LOCALLY})" if found.is_network else "which is optimal"
-        )
+        how = "which is optimal"
+        if found.is_network:
+            how = f"which no small step improves ({LOCALLY})"
         why = "what is left unexplained would not pay for one"
         if t > 1 + ROUNDING and number > 1:
             why = f"what is left unexplained is noise injected into z{number - 1}"
@@ -199,8 +199,12 @@ def _of_certificate(found: Diagnosis, number: int, conclusion: Conclusion) -> It
         )
     elif conclusion == "more-units-pay":
         # Each direction pays by itself; the data may have fewer modes for all of them together.
-        paying = max(1, paying)
-        wanted = min(units + paying, max(units + 1, _modes(found)))
+        paying, modes = max(1, paying), len(found.levels[0].status)
+        if found.forecast is None:
+            modes += max(found.paying_units, default=0)
+        else:
+            modes = int(np.count_nonzero(found.forecast.spectrum))
+        wanted = min(units + paying, max(units + 1, modes))
         more = f"{paying} more" if wanted == units + paying else "more"
         field = "latent_dim" if len(found.levels) == 1 else f"the units of z{number}"
         yield Finding(
@@ -261,10 +265,8 @@ def _how_to_use_more(found: Diagnosis, number: int) -> str:
             return f"; to use more: {lowered}."
     if spec is not None and 0 < t < 1:
         # What was measured in this network says more than what a linear one would do.
-        beta, field = (
-            spec.beta_levels[number - 1],
-            "beta" if len(found.levels) == 1 else f"beta_{number}",
-        )
+        beta = spec.beta_levels[number - 1]
+        field = "beta" if len(found.levels) == 1 else f"beta_{number}"
         return (
             f"; to use more, lower {field} from {beta:.3g} to below {beta * t:.3g}, where one more "
             f"unit begins to pay in this model (your KL weight times {t:.2g})."
@@ -440,13 +442,6 @@ def _units(count: int) -> str:
 
 def _all(units: int, name: str) -> str:
     return f"All {_units(units)}{name} are" if units > 1 else f"The {_units(units)}{name} is"
-
-
-def _modes(found: Diagnosis) -> int:
-    """Modes of the data that a linear model could give a unit."""
-    if found.forecast is None:
-        return len(found.levels[0].status) + max(found.paying_units, default=0)
-    return int(np.count_nonzero(found.forecast.spectrum))
 
 
 def _verb(count: int, verb: str) -> str:
