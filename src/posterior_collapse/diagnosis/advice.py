@@ -75,8 +75,7 @@ def advise(found: Diagnosis, conclusions: Sequence[Conclusion]) -> list[Finding]
         return [_other_noise(found)]
     told: list[Finding] = []
     for number, level in numbered:
-        told += _variance_for_log(found, number, level)
-        told += _variance_for_std(found, number, level)
+        told += _mistaken(found, number, level)
     if gap := overfit(found):
         return [*told, _overfits(gap)]
     unfinished = list(_unfinished(found, conclusions))
@@ -306,11 +305,12 @@ def _without_certificate(found: Diagnosis) -> Iterator[Finding]:
         )
 
 
-def _variance_for_log(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[Finding]:
-    if found.spec is not None and not isinstance(found.spec.sigma_levels[number - 1], str):
-        return
+def _mistaken(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[Finding]:
+    """What was taken for the log of a variance, or for a std, and is a variance."""
+    learned = found.spec is None or isinstance(found.spec.sigma_levels[number - 1], str)
     least, most = level.posterior_std_range
-    if (least >= level.prior_std).all() and (most > WIDER * level.prior_std).any():
+    no_narrower = (least >= level.prior_std).all() and (most > WIDER * level.prior_std).any()
+    if learned and no_narrower:
         yield Finding(
             "variance-for-log-variance",
             f"No posterior{_name(found, number)} is narrower than the prior, on any row: its std "
@@ -318,9 +318,6 @@ def _variance_for_log(found: Diagnosis, number: int, level: LevelDiagnosis) -> I
             "was taken for the log of a variance.",
             "Check what the encoder returns: the std is exp(log_var / 2).",
         )
-
-
-def _variance_for_std(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[Finding]:
     active = _where(level, "active")
     if active.sum() < LEAST_SUSPECT or np.isnan(level.prior_gap).any():
         return
@@ -348,10 +345,8 @@ def _noise(
     count = level.status.count("noise")
     if not count:
         return
-    lowers = _lowers(told, number)
-    action = "Lower the std of the level below, raise this level's beta, or use fewer units."
-    if lowers:
-        action = "Lower the std of the level below, or use fewer units."
+    raised = "" if _lowers(told, number) else ", raise this level's beta"
+    action = f"Lower the std of the level below{raised}, or use fewer units."
     spec, injected = found.spec, found.levels[number - 2].posterior_std.max()
     if spec is not None and found.eta_dec is not None:
         # The injected noise is a signal to this level; it pays while it exceeds the threshold.
@@ -360,7 +355,7 @@ def _noise(
         )
         if t > 1:
             beta = spec.beta_levels[number - 1]
-            raised = f", raise beta_{number} from {beta:.4g} to {beta * t:.3g}" * (not lowers)
+            raised = f", raise beta_{number} from {beta:.4g} to {beta * t:.3g}" * bool(raised)
             action = (
                 f"Lower the std of z{number - 1} from {injected:.3g} to {injected / t**0.5:.3g}"
                 f"{raised}, or use fewer units."

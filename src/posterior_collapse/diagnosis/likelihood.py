@@ -48,8 +48,7 @@ NUMBERS = {"cpu": 2**18}
 """Numbers of the widest layer at a time: on a CPU as many as stay in its cache."""
 NUMBERS_ELSEWHERE = 2**25
 HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
-Density = Callable[[Tensor], Tensor]
-"""From z_1, (samples, rows, units), to log p(y|z_1), (samples, rows) in float64."""
+Density = Callable[[Tensor], Tensor]  # from z_1 to log p(y|z_1), (samples, rows) in float64
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -337,12 +336,11 @@ class Sampler:
 
     def estimates(self, x: Tensor, y: Tensor | None = None) -> Iterator[Estimate]:
         """Yield the estimates of a batch, block by block."""
-        free, outputs = self._residual_free, (x if y is None else y).shape[-1]
-        widest = max(*self.model.units, outputs if free is None else free.width)
+        free, target = self._residual_free, x if y is None else y
+        widest = max(*self.model.units, target.shape[-1] if free is None else free.width)
         fast = max(1, NUMBERS.get(x.device.type, NUMBERS_ELSEWHERE) // widest)
-        at_a_time = self._chunk or fast
-        samples = min(self.samples, max(1, at_a_time // BLOCK_ROWS))
-        rows = max(1, at_a_time // samples)
+        samples = min(self.samples, max(1, (self._chunk or fast) // BLOCK_ROWS))
+        rows = max(1, (self._chunk or fast) // samples)
         for start in range(0, len(x), rows):
             block = slice(start, start + rows)
             yield self._block(x[block], None if y is None else y[block], samples)
@@ -376,8 +374,7 @@ class Sampler:
 
     def _draw(self, q: Normal, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Samples of q and their log density, from the noise that made them."""
-        mean = q.mean
-        shape = (*shape[:-1], mean.shape[-1])
+        mean, shape = q.mean, (*shape[:-1], q.mean.shape[-1])
         noise = torch.randn(shape, generator=self.generator, device=mean.device, dtype=mean.dtype)
         return torch.addcmul(mean, q.stddev, noise), _log_normal(noise, q.stddev)
 
