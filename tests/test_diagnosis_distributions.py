@@ -25,7 +25,7 @@ from posterior_collapse.diagnosis.conclusions import count_of
 from posterior_collapse.diagnosis.scores import Noise
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import build, load_parameters
-from posterior_collapse.report.diagnosis_text import loss_rows
+from posterior_collapse.report.text import loss_rows
 
 X = torch.tensor(pc.load("digits").x, dtype=torch.float32)
 COUNTS = torch.poisson(10 * X, generator=torch.Generator().manual_seed(0))

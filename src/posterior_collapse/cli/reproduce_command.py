@@ -131,9 +131,9 @@ def _document(out: Path, to: Path) -> None:
 
 
 def _trust(out: Path) -> None:
-    from posterior_collapse.experiments.trust import summary
+    from posterior_collapse.experiments import trust
 
-    for path in summary.write(out):
+    for path in trust.write(out):
         typer.echo(path)
 
 
