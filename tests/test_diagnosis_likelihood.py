@@ -12,7 +12,7 @@ from torch.distributions import Normal
 
 import posterior_collapse as pc
 from posterior_collapse.adapters import from_callable
-from posterior_collapse.diagnosis import LogLikelihood, importance, log_likelihood
+from posterior_collapse.diagnosis import LogLikelihood, likelihood, log_likelihood
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import LatentModel, build, load_parameters
 
@@ -187,9 +187,9 @@ def test_two_curved_levels_agree_with_quadrature():
 def test_without_residuals_it_is_the_same_number(name, monkeypatch):
     model = make(name, "mlp", hidden=(4,)).eval()
     both = pair(*data(SPECS[name]))
-    assert importance.Sampler(model, 1, torch.Generator())._residual_free is not None
+    assert likelihood.Sampler(model, 1, torch.Generator())._residual_free is not None
     fast = log_likelihood(model, both, samples=50, chunk=200)
-    monkeypatch.setattr(importance._ResidualFree, "serves", staticmethod(lambda model: False))
+    monkeypatch.setattr(likelihood._ResidualFree, "serves", staticmethod(lambda model: False))
     plain = log_likelihood(model, both, samples=50, chunk=200)
     np.testing.assert_allclose(fast.per_row, plain.per_row, rtol=1e-11)
 

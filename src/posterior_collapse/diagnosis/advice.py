@@ -75,8 +75,7 @@ def advise(found: Diagnosis, conclusions: Sequence[Conclusion]) -> list[Finding]
         return [_other_noise(found)]
     told: list[Finding] = []
     for number, level in numbered:
-        told += _variance_for_log(found, number, level)
-        told += _variance_for_std(found, number, level)
+        told += _mistaken(found, number, level)
     if gap := overfit(found):
         return [*told, _overfits(gap)]
     unfinished = list(_unfinished(found, conclusions))
@@ -185,9 +184,9 @@ def _of_certificate(found: Diagnosis, number: int, conclusion: Conclusion) -> It
         )
     elif conclusion == "collapse-optimal":
         kept = units - spare if is_settled(level) else level.directions
-        how = (
-            f"which no small step improves ({LOCALLY})" if found.is_network else "which is optimal"
-        )
+        how = "which is optimal"
+        if found.is_network:
+            how = f"which no small step improves ({LOCALLY})"
         why = "what is left unexplained would not pay for one"
         if t > 1 + ROUNDING and number > 1:
             why = f"what is left unexplained is noise injected into z{number - 1}"
@@ -199,8 +198,12 @@ def _of_certificate(found: Diagnosis, number: int, conclusion: Conclusion) -> It
         )
     elif conclusion == "more-units-pay":
         # Each direction pays by itself; the data may have fewer modes for all of them together.
-        paying = max(1, paying)
-        wanted = min(units + paying, max(units + 1, _modes(found)))
+        paying, modes = max(1, paying), len(found.levels[0].status)
+        if found.forecast is None:
+            modes += max(found.paying_units, default=0)
+        else:
+            modes = int(np.count_nonzero(found.forecast.spectrum))
+        wanted = min(units + paying, max(units + 1, modes))
         more = f"{paying} more" if wanted == units + paying else "more"
         field = "latent_dim" if len(found.levels) == 1 else f"the units of z{number}"
         yield Finding(
@@ -261,10 +264,8 @@ def _how_to_use_more(found: Diagnosis, number: int) -> str:
             return f"; to use more: {lowered}."
     if spec is not None and 0 < t < 1:
         # What was measured in this network says more than what a linear one would do.
-        beta, field = (
-            spec.beta_levels[number - 1],
-            "beta" if len(found.levels) == 1 else f"beta_{number}",
-        )
+        beta = spec.beta_levels[number - 1]
+        field = "beta" if len(found.levels) == 1 else f"beta_{number}"
         return (
             f"; to use more, lower {field} from {beta:.3g} to below {beta * t:.3g}, where one more "
             f"unit begins to pay in this model (your KL weight times {t:.2g})."
@@ -304,11 +305,12 @@ def _without_certificate(found: Diagnosis) -> Iterator[Finding]:
         )
 
 
-def _variance_for_log(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[Finding]:
-    if found.spec is not None and not isinstance(found.spec.sigma_levels[number - 1], str):
-        return
+def _mistaken(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[Finding]:
+    """What was taken for the log of a variance, or for a std, and is a variance."""
+    learned = found.spec is None or isinstance(found.spec.sigma_levels[number - 1], str)
     least, most = level.posterior_std_range
-    if (least >= level.prior_std).all() and (most > WIDER * level.prior_std).any():
+    no_narrower = (least >= level.prior_std).all() and (most > WIDER * level.prior_std).any()
+    if learned and no_narrower:
         yield Finding(
             "variance-for-log-variance",
             f"No posterior{_name(found, number)} is narrower than the prior, on any row: its std "
@@ -316,9 +318,6 @@ def _variance_for_log(found: Diagnosis, number: int, level: LevelDiagnosis) -> I
             "was taken for the log of a variance.",
             "Check what the encoder returns: the std is exp(log_var / 2).",
         )
-
-
-def _variance_for_std(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[Finding]:
     active = _where(level, "active")
     if active.sum() < LEAST_SUSPECT or np.isnan(level.prior_gap).any():
         return
@@ -346,10 +345,8 @@ def _noise(
     count = level.status.count("noise")
     if not count:
         return
-    lowers = _lowers(told, number)
-    action = "Lower the std of the level below, raise this level's beta, or use fewer units."
-    if lowers:
-        action = "Lower the std of the level below, or use fewer units."
+    raised = "" if _lowers(told, number) else ", raise this level's beta"
+    action = f"Lower the std of the level below{raised}, or use fewer units."
     spec, injected = found.spec, found.levels[number - 2].posterior_std.max()
     if spec is not None and found.eta_dec is not None:
         # The injected noise is a signal to this level; it pays while it exceeds the threshold.
@@ -358,7 +355,7 @@ def _noise(
         )
         if t > 1:
             beta = spec.beta_levels[number - 1]
-            raised = f", raise beta_{number} from {beta:.4g} to {beta * t:.3g}" * (not lowers)
+            raised = f", raise beta_{number} from {beta:.4g} to {beta * t:.3g}" * bool(raised)
             action = (
                 f"Lower the std of z{number - 1} from {injected:.3g} to {injected / t**0.5:.3g}"
                 f"{raised}, or use fewer units."
@@ -440,13 +437,6 @@ def _units(count: int) -> str:
 
 def _all(units: int, name: str) -> str:
     return f"All {_units(units)}{name} are" if units > 1 else f"The {_units(units)}{name} is"
-
-
-def _modes(found: Diagnosis) -> int:
-    """Modes of the data that a linear model could give a unit."""
-    if found.forecast is None:
-        return len(found.levels[0].status) + max(found.paying_units, default=0)
-    return int(np.count_nonzero(found.forecast.spectrum))
 
 
 def _verb(count: int, verb: str) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from posterior_collapse.arrays import Float, ImageShape
-from posterior_collapse.data.about import UNKNOWN, About
+from posterior_collapse.data.about import About
 from posterior_collapse.diagnosis.reading import prior_of
 from posterior_collapse.diagnosis.results import LevelDiagnosis
 from posterior_collapse.diagnosis.scores import elementwise, linked
@@ -193,7 +193,7 @@ def show(
     x: Tensor,
     y: Tensor | None,
     levels: Sequence[LevelDiagnosis],
-    known: About = UNKNOWN,
+    known: About,
 ) -> Shown | None:
     """Return pictures of a model; None where it does not decode a few rows by themselves.
 

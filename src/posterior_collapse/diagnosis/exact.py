@@ -67,12 +67,7 @@ class ExactPass:
 
     @torch.no_grad()
     def __call__(self, x: Tensor, y: Tensor | None, wanted: Sequence[Which] = ()) -> Pass:
-        """Return what a batch says, x (rows, dim x) and y (rows, dim y) or none.
-
-        Args:
-            x: Inputs.
-            y: Targets.
-            wanted: Asks for nothing here: moments tell what is left.
+        """Return what a batch says; `wanted` asks for nothing: moments tell what is left.
 
         Raises:
             DataError: A posterior is not finite.

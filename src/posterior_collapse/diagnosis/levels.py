@@ -378,7 +378,7 @@ def aggregate_histogram(
     variance: Float,
     prior_mean: Float,
     prior_std: Float,
-    usable: NDArray[np.bool_] | None = None,
+    usable: NDArray[np.bool_],
 ) -> Histogram:
     """Return the histogram of units whose z given row n is N(mean_n, variance_n).
 
@@ -387,10 +387,11 @@ def aggregate_histogram(
         variance: (rows, units), positive.
         prior_mean: (units,); NaN where the prior is no one Gaussian.
         prior_std: (units,).
-        usable: Units that decide how wide the cells are, (units,); None: all.
+        usable: Units that decide how wide the cells are, (units,); of none, all do.
 
     Example:
-        >>> found = aggregate_histogram(np.zeros((5, 2)), np.ones((5, 2)), np.zeros(2), np.ones(2))
+        >>> z, one = np.zeros((5, 2)), np.ones((5, 2))
+        >>> found = aggregate_histogram(z, one, z[0], one[0], one[0] > 0)
         >>> bool(np.allclose(found.share, found.prior)), found.share.shape
         (True, (2, 48))
     """
@@ -399,7 +400,7 @@ def aggregate_histogram(
     centre = np.where(np.isnan(prior_mean), mean.mean(0), prior_mean)
     far = np.abs(mean.mean(0) - centre) + 3 * np.sqrt(np.square(std).mean(0) + mean.var(0))
     # One width for all units of a level, so that a narrow one looks narrow.
-    seen = np.ones(len(far), dtype=bool) if usable is None or not usable.any() else usable
+    seen = usable if usable.any() else ~usable
     reach = max(REACH * float(prior_std[seen].max()), float(far[seen].max()))
     edges = centre[:, None] + reach * np.linspace(-1, 1, CELLS + 1)
     below = np.stack([ndtr((edge - mean) / std).mean(0) for edge in edges.T], axis=1)
