@@ -192,8 +192,7 @@ class Run(Record):
     @property
     def order_seed(self) -> int:
         """Seed of the order in which it sees the data: of its own unless the settings say."""
-        own = self.settings.order_seed
-        return self.settings.seed if own is None else own
+        return self.settings.data_order
 
     @property
     def family(self) -> str:
