@@ -227,13 +227,7 @@ def _fit(
             return _exactly(models, own, fed, folders, resume, shown.report, alone, fresh)
     with Bar(progress, common.epochs) as shown:
         engine = Engine(
-            models,
-            own,
-            fed,
-            validation=checked,
-            folders=folders,
-            report=shown.report,
-            alone=alone,
+            models, own, fed, validation=checked, folders=folders, report=shown.report, alone=alone
         )
         if resume and folders is not None and all(map(checkpoints.exists, folders)):
             states.restore(engine.state, folders)
