@@ -34,23 +34,13 @@ _PAPER_HVAE = {"latent": "tanh", "output": "tanh", "std_head": "tanh"}
 
 ARCHITECTURES: Mapping[str, Preset] = {
     "linear": Preset(_ANY, {"activation": "identity"}, ("bias", *_START)),
-    "mlp": Preset(
-        _ANY,
-        {"hidden": (256,)},
-        (*_NETWORK, "input_dropout", *_START),
-    ),
-    "cnn": Preset(
-        _ANY,
-        {"hidden": (64,), "channels": (32, 16)},
-        (*_NETWORK, "channels", *_START),
-    ),
+    "mlp": Preset(_ANY, {"hidden": (256,)}, (*_NETWORK, "input_dropout", *_START)),
+    "cnn": Preset(_ANY, {"hidden": (64,), "channels": (32, 16)}, (*_NETWORK, "channels", *_START)),
     "vae-relu": Preset(
         ("vae",), {"hidden": (256,), "latent": "relu", "std_head": "signed"}, ("hidden", *_START)
     ),
     "cvae-relu": Preset(
-        ("cvae",),
-        {"hidden": (16,), "std_head": "signed"},
-        ("hidden", "input_dropout", *_START),
+        ("cvae",), {"hidden": (16,), "std_head": "signed"}, ("hidden", "input_dropout", *_START)
     ),
     "cvae-linear-net": Preset(
         ("cvae",),

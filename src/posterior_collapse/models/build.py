@@ -10,14 +10,18 @@ from torch import Tensor, nn
 
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models.architecture import Architecture, Shapes
-from posterior_collapse.models.images import (
+from posterior_collapse.models.layers import (
+    Affine,
     ConvFeatures,
+    Decoder,
+    Dense,
+    Encoder,
     ImageHead,
     QuarterFeatures,
+    Scale,
     TargetQuarters,
     UpscaledQuarter,
 )
-from posterior_collapse.models.layers import Affine, Decoder, Dense, Encoder, Scale
 from posterior_collapse.models.likelihoods import observation_of
 from posterior_collapse.models.markov import MarkovVAE
 from posterior_collapse.specs import Sigma, Spec

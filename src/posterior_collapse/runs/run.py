@@ -192,8 +192,7 @@ class Run(Record):
     @property
     def order_seed(self) -> int:
         """Seed of the order in which it sees the data: of its own unless the settings say."""
-        own = self.settings.order_seed
-        return self.settings.seed if own is None else own
+        return self.settings.data_order
 
     @property
     def family(self) -> str:
@@ -278,14 +277,10 @@ def _kind(value: Any) -> Any:
 
 INCIDENTAL = {
     "settings": (
-        "device",
-        "cuda_graphs",
-        "checkpoint_every",
-        "checkpoint_steps",
-        "checkpoint_share",
+        "device", "cuda_graphs", "checkpoint_every", "checkpoint_steps", "checkpoint_share",
     ),
     "data": ("data_dir",),
-}
+}  # fmt: skip
 """Entries that say where and how often, not what is trained."""
 _VAE = "model latent_dim beta eta_dec eta_enc sigma"
 _START = "initial_std initial_sigma initial_eta_dec"

@@ -241,14 +241,13 @@ def tune(
         first = longer.seed
         runs = [(value, first + i) for value in values for i in range(seeds)]
         # One order of the data for all, so that betas and seeds train in one vectorised run.
-        order = first if longer.order_seed is None else longer.order_seed
         done = sweep(
             [goal.at(value) for value, _ in runs],
             data,
             net,
             folder=folder,
             client=client,
-            settings=longer.replace(order_seed=order),
+            settings=longer.replace(order_seed=longer.data_order),
             seeds=[seed for _, seed in runs],
             progress=progress,
             exact=exact,

@@ -126,7 +126,7 @@ class Engine:
     def _stretches(self) -> Iterator[list[Step]]:
         """Yield the rest of the epoch's steps, as many at once as are taken without a look."""
         state, every = self.state, self.settings.checkpoint_steps
-        batches = self.feed.epoch(state.order_seed, state.epoch, state.step_in_epoch)
+        batches = self.feed.epoch(state.settings.data_order, state.epoch, state.step_in_epoch)
         drawn = draw(
             self.stack.model,
             [run.settings.seed for run in self.runs],

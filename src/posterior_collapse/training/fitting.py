@@ -193,8 +193,7 @@ def _fit(
 ) -> tuple[Fitted, ...]:
     common, networks = split(settings, options, is_exact)
     check_device(common.device)
-    order_seed = common.seed if common.order_seed is None else common.order_seed
-    own = [common.replace(**{"order_seed": order_seed, **changes}) for changes in changed]
+    own = [common.replace(order_seed=common.data_order, **changes) for changes in changed]
     check_specs(specs, common.convention, is_exact)
     dtype = dtype_of(common, is_exact)
     fed = feed(data, specs[0], common.batch_size, dtype, common.device)
@@ -228,13 +227,7 @@ def _fit(
             return _exactly(models, own, fed, folders, resume, shown.report, alone, fresh)
     with Bar(progress, common.epochs) as shown:
         engine = Engine(
-            models,
-            own,
-            fed,
-            validation=checked,
-            folders=folders,
-            report=shown.report,
-            alone=alone,
+            models, own, fed, validation=checked, folders=folders, report=shown.report, alone=alone
         )
         if resume and folders is not None and all(map(checkpoints.exists, folders)):
             states.restore(engine.state, folders)

@@ -135,6 +135,11 @@ class Settings(Record):
                 "1: early stopping looks at every epoch", "Leave one away.",
             )  # fmt: skip
 
+    @property
+    def data_order(self) -> int:
+        """Seed of the order in which the data are seen: `order_seed`, or else `seed`."""
+        return self.seed if self.order_seed is None else self.order_seed
+
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
 

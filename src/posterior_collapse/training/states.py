@@ -72,12 +72,6 @@ class TrainState:
         return self.runs[0].settings
 
     @property
-    def order_seed(self) -> int:
-        """Seed of the data order that all runs share."""
-        own = self.settings.order_seed
-        return self.settings.seed if own is None else own
-
-    @property
     def alive(self) -> list[int]:
         """Runs that go on."""
         return [i for i, run in enumerate(self.runs) if run.stopped is None]
@@ -107,7 +101,7 @@ def restore(state: TrainState, folders: Sequence[str | Path]) -> None:
     for model, course, checkpoint, folder in zip(
         state.models, state.runs, found, folders, strict=True
     ):
-        _check_same(model, course.settings, state.order_seed, state.data, checkpoint, folder)
+        _check_same(model, course.settings, state.data, checkpoint, folder)
     meta = found[0].meta
     _warn_of_other_noise(meta.get("noise"), state.stack.device)
     state.step, state.epoch = found[0].step, meta["epoch"]
@@ -128,8 +122,8 @@ def save_exact(
     """Write the result of exact training: a run killed before is repeated, equal bit for bit."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= _history_tensors(run)
-    meta = _identity(model, run, run.settings.order_seed, data)
-    checkpoints.save(folder, tensors, {"exact": True, **meta}, step=steps)
+    meta = {"exact": True, **_identity(model, run, data)}
+    checkpoints.save(folder, tensors, meta, step=steps)
 
 
 def load_model(checkpoint: Checkpoint) -> MarkovVAE:
@@ -147,8 +141,7 @@ def load_exact(model: MarkovVAE, run: Course, data: str | None, folder: str | Pa
         InvalidArgumentError: It has more iterations than the settings allow.
     """
     checkpoint = checkpoints.load(folder)
-    order_seed = run.settings.order_seed
-    _check_same(model, run.settings, order_seed, data, checkpoint, folder, exact=True)
+    _check_same(model, run.settings, data, checkpoint, folder, exact=True)
     if run.settings.steps is not None and checkpoint.step > run.settings.steps:
         raise _over("steps", run.settings.steps, checkpoint.step)
     checkpoints.prune(folder, checkpoint.step)
@@ -197,7 +190,7 @@ def _per_unit(tensors: dict[str, Tensor]) -> dict[str, list[float]]:
 def _meta(state: TrainState, run: int) -> dict[str, Any]:
     return {
         "exact": False,
-        **_identity(state.models[run], state.runs[run], state.order_seed, state.data),
+        **_identity(state.models[run], state.runs[run], state.data),
         "epoch": state.epoch,
         "step_in_epoch": state.step_in_epoch,
         "rows_in_epoch": state.rows_in_epoch,
@@ -206,14 +199,12 @@ def _meta(state: TrainState, run: int) -> dict[str, Any]:
     }
 
 
-def _identity(
-    model: MarkovVAE, run: Course, order_seed: int | None, data: str | None
-) -> dict[str, Any]:
+def _identity(model: MarkovVAE, run: Course, data: str | None) -> dict[str, Any]:
     """What `_check_same` compares, and how far the run has come."""
     return {
         "config": model.config,
         "settings": run.settings.to_dict(),
-        "order_seed": order_seed,
+        "order_seed": run.settings.data_order,
         "data": data,
         "torch": torch.__version__,
         "run": run.to_dict(),
@@ -299,7 +290,6 @@ def _common(found: list[Checkpoint], folders: Sequence[str | Path]) -> list[Chec
 def _check_same(
     model: MarkovVAE,
     settings: Settings,
-    order_seed: int | None,
     data: str | None,
     checkpoint: Checkpoint,
     folder: str | Path,
@@ -314,7 +304,7 @@ def _check_same(
     ]
     if meta["config"] != model.config:
         differing.append("spec, architecture or data shape")
-    if meta["order_seed"] != order_seed:
+    if meta["order_seed"] != settings.data_order and "order_seed" not in differing:
         differing.append("order_seed")
     if meta["exact"] != exact:
         differing.append("way of training (exact or by minibatches)")
