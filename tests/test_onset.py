@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import posterior_collapse as pc
-from posterior_collapse.diagnosis import curvature
+from posterior_collapse.diagnosis import onsets
 from posterior_collapse.theory import FewSamplesWarning
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -257,9 +257,9 @@ def test_large_outputs_go_by_products_with_the_hessian_alone(
 ) -> None:
     loss, y = (convolved, SOFT.reshape(-1, 1, 8, 8)) if case == "image" else (tokens, ONE_HOT)
     whole = pc.onset(loss, y)
-    monkeypatch.setattr(curvature, "MOST_PUSHES", 8)
+    monkeypatch.setattr(onsets, "MOST_PUSHES", 8)
     found = pc.onset(loss, y)
-    assert len(found.ratios) == curvature.LARGEST
+    assert len(found.ratios) == onsets.LARGEST
     assert found.ratios == pytest.approx(whole.ratios[: len(found.ratios)], rel=1e-6)
     assert "only the largest 8 ratios" in found.notes[-1]
 

@@ -10,10 +10,10 @@ from rich.console import Console
 
 import posterior_collapse as pc
 from posterior_collapse.diagnosis import Finding, diagnose_arrays
-from posterior_collapse.diagnosis.verdict import verdict_parts
+from posterior_collapse.diagnosis.conclusions import verdict_parts
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.report import diagnosis_page, html, save_figure
-from posterior_collapse.report.diagnosis_text import diagnosis_tables, loss_table, with_error
+from posterior_collapse.report.text import diagnosis_tables, loss_table, with_error
 
 SCALE = np.array([0.0, 0.9, 0.0, 0.5, 0.3])
 SPEC = pc.VAESpec(5, eta_dec=0.8)

@@ -9,8 +9,7 @@ import pytest
 
 import posterior_collapse as pc
 from posterior_collapse.errors import NotSolvedError, UnboundedObjectiveError
-from posterior_collapse.report.pages.page import laws_script
-from posterior_collapse.report.pages.problem import problem
+from posterior_collapse.report.pages.forecast import law, laws_script, numbers
 from posterior_collapse.theory.reading import as_modes
 
 NODE = shutil.which("node")
@@ -35,6 +34,11 @@ PER_UNIT = {
     "critical_beta": "criticalBeta",
     "critical_eta_dec": "criticalEta",
 }
+
+
+def problem(modes, spec):
+    """What the script of a page solves."""
+    return law(modes) | numbers(spec)
 
 
 def run_laws(problems):

@@ -12,8 +12,8 @@ from commands import collapse
 from parsed import HOSTILE, Parsed, check_policy
 from posterior_collapse.errors import InvalidArgumentError, OutputError
 from posterior_collapse.report import write_page
-from posterior_collapse.report.pages import forecast_page
-from posterior_collapse.report.pages.thumbnails import thumbnails
+from posterior_collapse.report.pages.forecast import forecast_page
+from posterior_collapse.report.pages.pictures import thumbnails
 
 
 def digits(spec=None, **about):

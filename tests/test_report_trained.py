@@ -14,12 +14,15 @@ from commands import collapse
 from parsed import HOSTILE, Parsed, check_policy, check_readable
 from posterior_collapse.data.about import About, about
 from posterior_collapse.diagnosis import diagnose_arrays
-from posterior_collapse.diagnosis.verdict import verdict_parts
+from posterior_collapse.diagnosis.conclusions import verdict_parts
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import read_parameters
-from posterior_collapse.report.diagnosis_text import by_kl, with_error
+from posterior_collapse.report.pages.curves import phase_html
 from posterior_collapse.report.pages.diagnosis import diagnosis_html, light
 from posterior_collapse.report.pages.pictures import signed
+from posterior_collapse.report.pages.rendering import words
+from posterior_collapse.report.pages.sweep import sweep_html
+from posterior_collapse.report.text import by_kl, with_error
 from posterior_collapse.runs.kept import swept
 
 DIGITS = pc.load("digits")
@@ -265,7 +268,6 @@ def test_a_unit_of_several_modes_is_no_mode(found):
 
 
 def test_words_name_the_information_from_which_a_unit_is_active():
-    from posterior_collapse.report.pages.glossary import words
     from posterior_collapse.theory import ACTIVE_INFORMATION
 
     said = words(["active"])["active"]
@@ -302,8 +304,6 @@ def test_the_course_of_training_is_shown_where_it_is_known(results):
 
 
 def test_a_sweep_page_has_every_run_and_where_it_stands(sweep):
-    from posterior_collapse.report.pages import sweep_html
-
     page = sweep_html(sweep, data=DIGITS.x, image_shape=(8, 8))
     parsed = Parsed(page)
     assert "12 of 12 runs have as many active units as their forecasts." in parsed.texts["h1"]
@@ -321,8 +321,6 @@ def test_a_sweep_page_has_every_run_and_where_it_stands(sweep):
 
 
 def test_kinds_of_outcomes_are_counted_and_marked(sweep):
-    from posterior_collapse.report.pages import sweep_html
-
     runs = list(sweep.runs)
     more = dataclasses.replace(runs[0], forecast=runs[6].forecast)
     forecast = {**runs[0].forecast, "loss": runs[6].forecast["loss"]}
@@ -347,8 +345,6 @@ def test_a_run_that_is_no_number_any_more_has_a_card():
     nothing = {"loss": None, "reconstruction": None, "levels": [level]}
     (run,) = pc.sweep([SPEC], DIGITS.x[:100], "linear", exact=True).runs
     lost = dataclasses.replace(run, measured=nothing, stopped="non-finite: loss at step 3")
-    from posterior_collapse.report.pages import sweep_html
-
     page = sweep_html(pc.Sweep((run, lost)))
     check_readable(page)
     assert "nothing was measured" in page
@@ -356,8 +352,6 @@ def test_a_run_that_is_no_number_any_more_has_a_card():
 
 
 def test_a_phase_diagram_of_a_fine_grid_is_small(results):
-    from posterior_collapse.report.pages import phase_html
-
     fine = pc.forecast(DIGITS.x, SPEC).phase_diagram(
         np.geomspace(0.1, 30, 121), np.geomspace(0.05, 3, 121)
     )

@@ -168,7 +168,7 @@ def _as_options(found: Tuned, apart: bool) -> str:
 def _print(dataset: Dataset, found: Tuned, exact: bool) -> None:
     from rich.console import Console
 
-    from posterior_collapse.report.tuned import tuned_page
+    from posterior_collapse.report.comparison import tuned_page
 
     console = Console()
     console.print(f"{dataset.name}: {dataset.note}", highlight=False, markup=False)

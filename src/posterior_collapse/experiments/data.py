@@ -19,8 +19,8 @@ from scipy.ndimage import zoom
 
 from posterior_collapse.arrays import Float
 from posterior_collapse.data import Dataset, load
-from posterior_collapse.data.hdf5 import require_h5py
 from posterior_collapse.data.published import checksum, own_folders
+from posterior_collapse.data.stored import require_h5py
 from posterior_collapse.errors import CorruptFileError, InvalidArgumentError, MissingFileError
 from posterior_collapse.moments import Moments
 from posterior_collapse.runs import RunData

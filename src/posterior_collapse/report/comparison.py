@@ -1,4 +1,4 @@
-"""A trained run against its forecast: tables and one sentence."""
+"""Trained runs in words: each beside its forecast, and what `tune` found among them."""
 
 from __future__ import annotations
 
@@ -6,24 +6,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from posterior_collapse.report.text import new_table
+from posterior_collapse.report.text import NOTHING, add_numbers, new_table
 from posterior_collapse.theory.thresholds import excess_loss
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
 
-__all__ = [
-    "comparison_cells",
-    "comparison_columns",
-    "comparison_kind",
-    "comparison_sentences",
-    "comparison_table",
-    "comparison_verdict",
-]
-
 Summary = Mapping[str, Any]
-NOTHING = 1e-9
-"""What is left by rounding of a quantity that is 0."""
 FEW = 4
 """Runs that are commented on one by one."""
 SAME_LOSS = 1e-4
@@ -178,8 +168,7 @@ def comparison_table(summaries: Sequence[tuple[str, Summary]]) -> Table:
     table = new_table("measured/forecast")
     levels = len(summaries[0][1]["measured"]["levels"])
     table.add_column("run", overflow="fold")
-    for column in comparison_columns(levels):
-        table.add_column(column, justify="right", no_wrap=True)
+    add_numbers(table, comparison_columns(levels))
     for run, summary in summaries:
         # A long name breaks between its values.
         table.add_row(escape(run.replace(",", ", ")), *comparison_cells(summary, levels))
@@ -232,3 +221,73 @@ def _counts(side: Mapping[str, Any]) -> str:
         for name, level in zip(names, levels, strict=True)
     ]
     return f"{', '.join(parts)} units"
+
+
+def tuned_table(found: Any) -> Table:
+    """Return a row per trial: active units of each seed, and of the linear optimum.
+
+    Args:
+        found: What `tune` returned.
+    """
+    table = new_table()
+    table.add_column("", width=1)
+    table.add_column(tuned_name(found)[0], justify="right")
+    table.add_column("steps", justify="right")
+    table.add_column("active, per seed")
+    table.add_column("at half", overflow="fold")
+    table.add_column("linear", justify="right")
+    for trial in found.curve:
+        chosen = ">" if trial is found.chosen else ""
+        table.add_row(chosen, f"{trial.value:g}", *trial_cells(trial))
+    return table
+
+
+def trial_cells(trial: Any) -> list[str]:
+    """Return steps, counts of each seed at the end and at half, and that of the linear optimum.
+
+    Args:
+        trial: Of what `tune` returned.
+    """
+    counts, half = (
+        " ".join("-" if n is None else str(n) for n in each)
+        for each in (trial.active, trial.halfway)
+    )
+    return [f"{trial.steps:,}", counts, half, "-" if trial.linear is None else str(trial.linear)]
+
+
+def tuned_verdict(found: Any) -> str:
+    """Return in one sentence what was found, and whether it has settled.
+
+    Args:
+        found: What `tune` returned.
+    """
+    trial, (name, of) = found.chosen, tuned_name(found)
+    seeds = len(trial.active)
+    kept = sorted(set(trial.active))
+    counts = str(kept[0]) if len(kept) == 1 else f"{kept[0]} to {kept[-1]}"
+    tuned = f"{name} {trial.value:g}" if name.startswith("beta") else f"{trial.value:g} {name}"
+    text = f"With {tuned} this network keeps {counts} of {found.units} units{of}, from {seeds} "
+    text += "seed" if seeds == 1 else "seeds"
+    if trial.linear is not None:
+        text += f"; a linear model would keep {trial.linear}"
+    if found.settled:
+        return f"{text}. The count has stood since half of {trial.steps:,} steps."
+    why = "see the notes" if trial.still else f"it still changed within {trial.steps:,} steps"
+    return f"Not settled ({why}): {text[0].lower()}{text[1:]}."
+
+
+def tuned_name(found: Any) -> tuple[str, str]:
+    """Return what to call the parameter, and whose the units are: beta_2, of z2.
+
+    Args:
+        found: What `tune` returned.
+    """
+    of = f" of z{found.level}" if len(found.spec.dims) > 1 else ""
+    return (found.parameter if found.parameter.startswith("beta") else f"latent units{of}"), of
+
+
+def tuned_page(found: Any) -> Iterator[RenderableType]:
+    """Yield the table, the verdict and the notes."""
+    yield tuned_table(found)
+    yield tuned_verdict(found)
+    yield from (f"Note: {note}." for note in found.notes)

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from posterior_collapse import files
-from posterior_collapse.errors import InvalidArgumentError
-from posterior_collapse.report import figures, pages
+from posterior_collapse.errors import InvalidArgumentError, writing
+from posterior_collapse.report.figures.diagnosis import diagnosis_panels
+from posterior_collapse.report.figures.forecast import forecast_panels, phase_panels
+from posterior_collapse.report.figures.panels import Panels, drawn
+from posterior_collapse.report.figures.runs import fitted_panels, sweep_panels, tuned_panels
+from posterior_collapse.report.pages.curves import phase_html, phase_parts, tuned_html, tuned_parts
+from posterior_collapse.report.pages.diagnosis import diagnosis_html, diagnosis_parts
+from posterior_collapse.report.pages.forecast import forecast_page, forecast_parts
+from posterior_collapse.report.pages.rendering import render
+from posterior_collapse.report.pages.sweep import (
+    fitted_html,
+    fitted_parts,
+    sweep_html,
+    sweep_parts,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,43 +32,30 @@ if TYPE_CHECKING:
     from posterior_collapse.arrays import ImageShape
     from posterior_collapse.records import Viewed
 
-__all__ = ["html", "plot", "write_page"]
 
-
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """How a kind of result is seen.
 
     Attributes:
         panels: The result as a figure.
         page: As a page of its own, given what `write_page` is told.
         parts: What a notebook shows of it.
-        notebook: The template of that.
-        styles: How that looks.
+        template: Of both.
     """
 
-    panels: Callable[[Any], figures.Panels]
+    panels: Callable[[Any], Panels]
     page: Callable[..., str]
     parts: Callable[[Any], Mapping[str, Any]]
-    notebook: str
-    styles: Sequence[str] = pages.TRAINED
+    template: str
 
 
-VIEWS: Mapping[str, View] = {
-    "forecast": View(
-        figures.forecast_panels,
-        pages.forecast_page,
-        pages.forecast_parts,
-        "notebook",
-        pages.FORECAST,
-    ),
-    "diagnosis": View(
-        figures.diagnosis_panels, pages.diagnosis_html, pages.diagnosis_parts, "diagnosis_notebook"
-    ),
-    "fitted": View(figures.fitted_panels, pages.fitted_html, pages.fitted_parts, "fitted_notebook"),
-    "sweep": View(figures.sweep_panels, pages.sweep_html, pages.sweep_parts, "sweep_notebook"),
-    "phase": View(figures.phase_panels, pages.phase_html, pages.phase_parts, "curve_notebook"),
-    "tuned": View(figures.tuned_panels, pages.tuned_html, pages.tuned_parts, "curve_notebook"),
+VIEWS = {
+    "forecast": View(forecast_panels, forecast_page, forecast_parts, "forecast"),
+    "diagnosis": View(diagnosis_panels, diagnosis_html, diagnosis_parts, "diagnosis"),
+    "fitted": View(fitted_panels, fitted_html, fitted_parts, "fitted"),
+    "sweep": View(sweep_panels, sweep_html, sweep_parts, "sweep"),
+    "phase": View(phase_panels, phase_html, phase_parts, "curve"),
+    "tuned": View(tuned_panels, tuned_html, tuned_parts, "curve"),
 }
 """By the name of its view that a result carries: rooms above may make results."""
 
@@ -85,7 +86,7 @@ def plot(result: Viewed, ax: Any = None, *, panel: str | None = None) -> Figure:
         >>> [axes.get_ylabel() for axes in figure.axes]
         ['variance of data mode', 'active units']
     """
-    return figures.drawn(_view(result).panels(result), ax, panel)
+    return drawn(_view(result).panels(result), ax, panel)
 
 
 def html(result: Viewed) -> str:
@@ -98,8 +99,7 @@ def html(result: Viewed) -> str:
         InvalidArgumentError: It is something else.
     """
     view = _view(result)
-    template = f"{view.notebook}.html.jinja"
-    return pages.render(template, styles=view.styles, **view.parts(result))
+    return render(f"{view.template}.html.jinja", notebook=True, **view.parts(result))
 
 
 def write_page(
@@ -141,7 +141,7 @@ def write_page(
         ...     write_page(f, f"{folder}/out.html").stat().st_size < 150_000
         True
     """
-    view, target, known = _view(result), figures.check_page_path(path), result._about
+    view, target, known = _view(result), check_page_path(path), result._about
     page = view.page(
         result,
         name=name or known.name,
@@ -164,3 +164,56 @@ def _view(result: object) -> View:
             "Pass what forecast, fit, diagnose, diagnose_arrays, sweep or tune returned.",
         )
     return VIEWS[view]
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> Path:
+    """Write a figure as PNG, PDF or SVG, without a date; nothing half-written is left.
+
+    Args:
+        figure: The figure.
+        path: Where it goes.
+        dpi: Dots per inch of a PNG.
+
+    Raises:
+        InvalidArgumentError: Another ending.
+        OutputError: The path cannot be written.
+    """
+    target = check_figure_path(path)
+    content = io.BytesIO()
+    kind = target.suffix[1:].lower()
+    undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
+    figure.savefig(content, format=kind, dpi=dpi, metadata=undated)
+    files.write(target, content.getvalue())
+    return target
+
+
+def check_figure_path(path: str | os.PathLike[str]) -> Path:
+    """Return the path if a figure can be written there; see `check_page_path`."""
+    return _check_path(path, (".png", ".pdf", ".svg"))
+
+
+def check_page_path(path: str | os.PathLike[str]) -> Path:
+    """Return the path if a page can be written there, so as to fail before long work.
+
+    Raises:
+        InvalidArgumentError: Another ending.
+        OutputError: The folder is missing or cannot be written.
+    """
+    return _check_path(path, (".html", ".htm"))
+
+
+def _check_path(path: str | os.PathLike[str], endings: Sequence[str]) -> Path:
+    target = Path(path)
+    if target.suffix.lower() not in endings:
+        raise InvalidArgumentError(
+            str(path),
+            f"the ending {target.suffix!r}",
+            f"one of {endings}",
+            f"Name it e.g. out{endings[0]}.",
+        )
+    with writing(target):
+        if not target.parent.is_dir():
+            raise NotADirectoryError(errno.ENOENT, "no such folder")
+        if not os.access(target.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, "permission denied")
+    return target

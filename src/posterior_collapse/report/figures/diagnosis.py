@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from posterior_collapse.report.diagnosis_text import by_kl
 from posterior_collapse.report.figures.panels import (
     BLUE,
     GREEN,
@@ -18,15 +17,15 @@ from posterior_collapse.report.figures.panels import (
     titled,
     whole_numbers,
 )
-from posterior_collapse.report.figures.runs import active_panel, stack_panels
+from posterior_collapse.report.figures.runs import course_panels
 from posterior_collapse.report.names import settings
+from posterior_collapse.report.runs import expected
+from posterior_collapse.report.text import by_kl
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from posterior_collapse.diagnosis import Diagnosis, LevelDiagnosis
-
-__all__ = ["diagnosis_panels"]
 
 LOOKS = {
     "active": ("o", BLUE, BLUE, "", "active"),
@@ -57,20 +56,14 @@ def diagnosis_panels(found: Diagnosis) -> Panels:
         of = f" of z{number}" if several else ""
         forecast = None if found.forecast is None else found.forecast.levels[number - 1].kl
         name = f"z{number}: " if several else ""
-        rows.append(
-            (
-                Panel(f"KL{of}", partial(_kl_bars, level=level, forecast=forecast, prefix=name)),
-                Panel(f"collapse{of}", partial(_curve, level=level, prefix=name)),
-                Panel(
-                    f"variances{of}",
-                    partial(_variances, level=level, prefix=name, top=number == len(found.levels)),
-                ),
-            )
-        )
+        bars = partial(_kl_bars, level=level, forecast=forecast, prefix=name)
+        curve = partial(_curve, level=level, prefix=name)
+        variances = partial(_variances, level=level, prefix=name, top=number == len(found.levels))
+        draws = {"KL": bars, "collapse": curve, "variances": variances}
+        rows.append(tuple(Panel(f"{what}{of}", draw) for what, draw in draws.items()))
     history = found._history
     if history is not None and len(history.get("epoch", ())):
-        kept = None if found.forecast is None else [f.n_active for f in found.forecast.levels]
-        rows.append((*stack_panels(history, found.forecast), active_panel(history, kept)))
+        rows.append(tuple(course_panels(history, expected(found.forecast))))
     about = titled(
         "" if found.spec is None else settings(found.spec), found._about.name, f"{found.n:,} rows"
     )
@@ -87,29 +80,17 @@ def _kl_bars(axes: Axes, level: LevelDiagnosis, forecast: np.ndarray | None, pre
         here = status == name
         if here.any():
             axes.bar(
-                places[here],
-                kl[here],
-                color=face,
-                edgecolor=edge,
-                hatch=hatch,
-                yerr=error[here],
-                error_kw={"elinewidth": 1},
-                label=label,
-            )
+                places[here], kl[here], color=face, edgecolor=edge, hatch=hatch, label=label,
+                yerr=error[here], error_kw={"elinewidth": 1},
+            )  # fmt: skip
             # A collapsed unit's bar has no height: its marker says that it is there.
             low = here & (np.abs(kl) <= LOW * np.abs(kl).max())
             if low.any():
                 axes.plot(places[low], kl[low], marker, color=edge, mfc=face, ms=4, clip_on=False)
     if forecast is not None:
-        axes.step(
-            np.append(places, len(places)) - 0.5,
-            np.append(np.sort(forecast)[::-1], np.sort(forecast)[0]),
-            "--",
-            where="post",
-            color="black",
-            lw=1,
-            label="linear optimum",
-        )
+        ends, edges = np.sort(forecast)[::-1], np.append(places, len(places)) - 0.5
+        axes.step(edges, np.append(ends, ends[-1]), "--", where="post", color="black", lw=1,
+                  label="linear optimum")  # fmt: skip
     if len(order) <= MOST_TICKS:
         axes.set_xticks(places, [str(i + 1) for i in order], fontsize=8)
         axes.set_xlabel("unit, by KL")
@@ -130,9 +111,11 @@ def _curve(axes: Axes, level: LevelDiagnosis, prefix: str) -> None:
     axes.fill_between(curve.epsilon, low, high, step="mid", color=BLUE, alpha=0.25, lw=0)
     axes.set_xscale("log")
     axes.set_ylim(-0.03, 1.03)
-    axes.set_xlabel("\u03b5 (nats)")
-    axes.set_ylabel("share of units collapsed")
-    axes.set_title(f"{prefix}collapsed: KL < \u03b5 on {100 * (1 - curve.delta):g}% of rows")
+    axes.set(
+        xlabel="\u03b5 (nats)",
+        ylabel="share of units collapsed",
+        title=f"{prefix}collapsed: KL < \u03b5 on {100 * (1 - curve.delta):g}% of rows",
+    )
 
 
 def _variances(axes: Axes, level: LevelDiagnosis, prefix: str, *, top: bool) -> None:
@@ -149,11 +132,12 @@ def _variances(axes: Axes, level: LevelDiagnosis, prefix: str, *, top: bool) -> 
         along = np.geomspace(left, 0.9999 * prior, 400)
         axes.plot(along, prior - along, "-", color="black", lw=1, label="sum = the prior's")
     axes.axvline(0.01, color=GREY, ls=":", label="Burda's threshold")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    axes.set(xscale="log", yscale="log")
     axes.set_xlim(left=left)
     axes.set_ylim(min(given_x.min(), prior / 10) / 2, max(given_x.max(), prior) * 2)
-    axes.set_xlabel("variance over x of E[z|x]")
-    axes.set_ylabel("mean variance of z given x")
-    axes.set_title(f"{prefix}where a unit's variance comes from")
+    axes.set(
+        xlabel="variance over x of E[z|x]",
+        ylabel="mean variance of z given x",
+        title=f"{prefix}where a unit's variance comes from",
+    )
     axes.legend(frameon=False, loc="lower left")

@@ -1,8 +1,7 @@
-"""A forecast as a figure: the spectrum with its threshold, and how many units live elsewhere."""
+"""What theory says, as figures: a forecast, and a phase diagram."""
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +21,13 @@ from posterior_collapse.report.figures.panels import (
     titled,
     whole_numbers,
 )
-from posterior_collapse.report.names import label, settings
+from posterior_collapse.report.names import beta_name, counted, fixed, label, settings
+from posterior_collapse.report.runs import is_wide
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from posterior_collapse.theory import Forecast
-
-__all__ = ["forecast_panels"]
+    from posterior_collapse.theory import Forecast, PhaseDiagram
 
 CELLS = 25
 """Of each side of a map."""
@@ -45,11 +43,9 @@ def forecast_panels(forecast: Forecast) -> Panels:
     Args:
         forecast: What `posterior_collapse.forecast` returned.
     """
-    depth = len(forecast.levels)
-    second = Panel("map", partial(_map, forecast=forecast))
-    if depth != 2:
-        second = Panel("staircase", partial(_staircase, forecast=forecast))
+    name, draw = ("map", _map) if len(forecast.levels) == 2 else ("staircase", _staircase)
     spectrum = Panel("spectrum", partial(_spectrum, forecast=forecast))
+    second = Panel(name, partial(draw, forecast=forecast))
     moments = forecast._modes.moments
     rows = "" if moments.n is None else f"{moments.n:,} rows of "
     data = f"{rows}{moments.features[1]:,} features"
@@ -94,20 +90,13 @@ def _spectrum(axes: Axes, forecast: Forecast) -> None:
             # Beyond the units it is what one more would have to exceed.
             beyond = np.full(max(0, shown - len(line)) + 1, line[-1])
             ends = np.append(line, beyond)[: max(shown, len(line)) + 1]
-            axes.step(
-                np.arange(len(ends)) + 0.5,
-                ends,
-                style,
-                where="post",
-                color="black",
-                label=f"threshold{name}",
-            )
+            said, edges = f"threshold{name}", np.arange(len(ends)) + 0.5
+            axes.step(edges, ends, style, where="post", color="black", label=said)
     plain_log(axes, "y")
     axes.set_ylim(bottom=max(floor, lowest / 2))
     whole_numbers(axes.xaxis)
     axes.set_xlim(left=0.4)
-    axes.set_xlabel("data mode, strongest first")
-    axes.set_ylabel("variance of data mode")
+    axes.set(xlabel="data mode, strongest first", ylabel="variance of data mode")
     name = f"z{len(forecast.levels)}: " if len(forecast.levels) > 1 else ""
     title = f"{name}{top.n_active} of {len(top.status)} units active"
     if forecast.bracket is not None:
@@ -122,34 +111,26 @@ def _spectrum(axes: Axes, forecast: Forecast) -> None:
 def _staircase(axes: Axes, forecast: Forecast) -> None:
     """Active units of each level over beta, times the decoder's variance where it has one."""
     spec = forecast.spec
-    own = spec.beta_levels[0]
-    scale = 1.0
-    name = label("beta") if len(forecast.levels) == 1 else f"{label('beta_1')}, the others with it"
-    by_product = (
-        len(forecast.levels) == 1 and spec.likelihood == "gaussian"
-        and "learned" not in spec.eta_levels
-    )  # fmt: skip
-    if by_product:
+    scale, name, one_level = 1.0, label("beta"), len(forecast.levels) == 1
+    if not one_level:
+        name = f"{label('beta_1')}, the others with it"
+    elif spec.likelihood == "gaussian" and "learned" not in spec.eta_levels:
         scale = forecast.eta_dec**2
-        name = f"{label('beta')} \u03b7$_\\mathrm{{dec}}^2$ (data variance)"
-    if len(forecast.levels) == 1:
-        edges, counts = _of_one_level(forecast, scale)
-    else:
-        edges, counts = _of_a_chain(forecast)
+        name = f"{name} η$_\\mathrm{{dec}}^2$ (data variance)"
+    own = spec.beta_levels[0] * scale
+    edges, counts = _of_one_level(forecast, scale) if one_level else _of_a_chain(forecast)
     for level, (count, color) in enumerate(zip(counts, LINES, strict=False), 1):
-        of = f"z{level}" if len(counts) > 1 else "active units"
+        of = "active units" if one_level else f"z{level}"
         axes.step(edges, count, where="post", color=color, label=of)
         now = forecast.levels[level - 1].n_active
         here = "you are here" if level == 1 else None
-        axes.plot(own * scale, now, "D", color="white", mec="black", ms=9, label=here, zorder=3)
+        axes.plot(own, now, "D", color="white", mec="black", ms=9, label=here, zorder=3)
     onset = forecast.onset * scale
-    if len(forecast.levels) == 1 and np.isfinite(onset) and onset > 0:
+    if one_level and np.isfinite(onset) and onset > 0:
         axes.axvline(onset, color="black", ls="--", lw=1, label=f"onset of collapse ({onset:.3g})")
     plain_log(axes)
     whole_numbers(axes.yaxis)
-    axes.set_xlabel(name)
-    axes.set_ylabel("active units")
-    axes.set_title(_active(forecast))
+    axes.set(xlabel=name, ylabel="active units", title=_active(forecast))
     axes.legend(frameon=False)
 
 
@@ -175,15 +156,12 @@ def _of_a_chain(forecast: Forecast) -> tuple[np.ndarray, list[np.ndarray]]:
     """All betas turned by one factor."""
     betas = np.asarray(forecast.spec.beta_levels)
     factors = np.geomspace(1 / AROUND, AROUND, 61)
-    counts = np.array([_counts(forecast, tuple(betas * factor)) for factor in factors])
-    return betas[0] * factors, list(counts.T)
-
-
-def _counts(forecast: Forecast, betas: tuple[float, ...]) -> list[float]:
-    """Active units of each level at other betas; NaN where there is no optimum."""
-    spec = forecast.spec.replace(betas=betas)
-    found = [_row(forecast, spec, [beta], level) for level, beta in enumerate(betas)]
-    return [math.nan if row[0] < 0 else float(row[0]) for row in found]
+    counts = np.empty((len(betas), len(factors)))
+    for place, factor in enumerate(factors):
+        spec = forecast.spec.replace(betas=tuple(betas * factor))
+        for level, beta in enumerate(spec.beta_levels):
+            counts[level, place] = _row(forecast, spec, [beta], level)[0]
+    return betas[0] * factors, list(np.where(counts < 0, np.nan, counts))
 
 
 def _map(axes: Axes, forecast: Forecast) -> None:
@@ -191,21 +169,18 @@ def _map(axes: Axes, forecast: Forecast) -> None:
     spec = forecast.spec
     own = spec.beta_levels
     first, second = (np.geomspace(beta / AROUND, beta * AROUND, CELLS) for beta in own)
-    active = np.array([_column(forecast, float(beta), second) for beta in first]).T
+    active = np.array(
+        [
+            _row(forecast, spec.replace(betas=(beta, own[1])), second, level=1)
+            for beta in first.tolist()
+        ]
+    ).T
     map_of_counts(axes, first, second, active, "active units of z2")
     axes.plot(*own, "D", color="white", mec="black", ms=9, label="you are here")
     plain_log(axes)
     plain_log(axes, "y")
-    axes.set_xlabel(label("beta_1"))
-    axes.set_ylabel(label("beta_2"))
-    axes.set_title(_active(forecast))
+    axes.set(xlabel=label("beta_1"), ylabel=label("beta_2"), title=_active(forecast))
     axes.legend(loc="lower left", framealpha=0.9)
-
-
-def _column(forecast: Forecast, beta: float, others: np.ndarray) -> np.ndarray:
-    """Active units of z2 for one beta of z1."""
-    spec = forecast.spec.replace(betas=(beta, forecast.spec.beta_levels[1]))
-    return _row(forecast, spec, others, level=1)
 
 
 def _row(forecast: Forecast, spec: Any, betas: Any, level: int) -> np.ndarray:
@@ -217,3 +192,35 @@ def _row(forecast: Forecast, spec: Any, betas: Any, level: int) -> np.ndarray:
         return of_modes(forecast._modes, spec, betas, etas, level=level).active[:, 0]
     except (NotSolvedError, UnboundedObjectiveError):
         return np.full(len(betas), -1)
+
+
+def phase_panels(found: PhaseDiagram) -> Panels:
+    """Return the active units over beta and eta_dec.
+
+    Args:
+        found: What `phase_diagram` returned.
+    """
+    draw = _phase_map if len(found.eta_decs) > 1 else _phase_steps
+    title = titled(fixed(found), found._about.name)
+    return Panels(((Panel("active", partial(draw, found=found)),),), title, (5.6, 4))
+
+
+def _phase_map(axes: Axes, found: PhaseDiagram) -> None:
+    rows, columns = np.argsort(found.betas), np.argsort(found.eta_decs)
+    counts = found.active[np.ix_(rows, columns)]
+    map_of_counts(axes, found.eta_decs[columns], found.betas[rows], counts, counted(found))
+    if is_wide(found.eta_decs):
+        plain_log(axes)
+    if is_wide(found.betas):
+        plain_log(axes, "y")
+    axes.set(xlabel=f"{label('eta_dec')} (data units)", ylabel=label(beta_name(found)))
+
+
+def _phase_steps(axes: Axes, found: PhaseDiagram) -> None:
+    order = np.argsort(found.betas)
+    counts = np.where(found.active[order, 0] < 0, np.nan, found.active[order, 0])
+    axes.step(found.betas[order], counts, where="post", color=BLUE)
+    if is_wide(found.betas):
+        plain_log(axes)
+    whole_numbers(axes.yaxis)
+    axes.set(xlabel=label(beta_name(found)), ylabel=counted(found))

@@ -18,23 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = [
-    "BANDS",
-    "BLUE",
-    "GREEN",
-    "GREY",
-    "LINES",
-    "ORANGE",
-    "Panel",
-    "Panels",
-    "drawn",
-    "map_of_counts",
-    "plain_log",
-    "side_by_side",
-    "titled",
-    "whole_numbers",
-]
-
 BLUE, ORANGE, GREY, GREEN = "#0072B2", "#D55E00", "#999999", "#009E73"
 """From the palette of Okabe and Ito, told apart by colour-blind readers and in grey."""
 LINES = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#999933", "#AA4499", "#44AA99",

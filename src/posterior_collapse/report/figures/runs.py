@@ -1,4 +1,4 @@
-"""Trained runs as figures: measured beside forecast, and the course of training."""
+"""Trained runs as figures: sweeps and what `tune` found beside theory, and courses of training."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from posterior_collapse.report.comparison import tuned_name
 from posterior_collapse.report.figures.panels import (
     BANDS,
+    BLUE,
+    GREEN,
     GREY,
     LINES,
+    ORANGE,
     Panel,
     Panels,
     plain_log,
@@ -20,22 +24,28 @@ from posterior_collapse.report.figures.panels import (
     whole_numbers,
 )
 from posterior_collapse.report.names import label, settings, typeset
-from posterior_collapse.report.stacked import Band, bands, column, levels_of
-from posterior_collapse.report.swept import Layout, Swept, lay_out, optimum_of, side, varying
+from posterior_collapse.report.runs import (
+    History,
+    Layout,
+    bands,
+    column,
+    expected,
+    lay_out,
+    levels_of,
+    optimum_of,
+    side,
+    varying,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from posterior_collapse.theory import Forecast
-
-__all__ = ["active_panel", "fitted_panels", "stack_panels", "sweep_panels"]
 
 MARKERS = "osv^DPX*<>"
 LABELLED = 0.045
 """Share of the height that a band needs for its name."""
 
 
-def sweep_panels(found: Swept) -> Panels:
+def sweep_panels(found: Any) -> Panels:
     """Return the loss, and the active units of each level, over what varies.
 
     Markers are what was measured, one per seed, lines the forecast; where several things vary, the
@@ -45,33 +55,29 @@ def sweep_panels(found: Swept) -> Panels:
         found: What `sweep` returned.
     """
     levels = max(len(run.measured["levels"]) for run in found.runs)
-    layout = lay_out(found.labels)
     several = levels > 1
-    active = [
-        Panel(
-            f"active of z{n}" if several else "active",
-            partial(_against, found=found, layout=layout, level=n, several=several),
-        )
-        for n in range(1, levels + 1)
-    ]
-    loss = Panel("loss", partial(_against, found=found, layout=layout, level=0, several=several))
+    draw = partial(_against, found=found, layout=lay_out(found.labels), several=several)
+    names = ["loss", *(f"active of z{n}" if several else "active" for n in range(1, levels + 1))]
+    panels = tuple(Panel(name, partial(draw, level=level)) for level, name in enumerate(names))
     runs, net = len(found.runs), found.runs[0].run.architecture.name
     about = f"{net}: {runs} run{'s' * (runs > 1)}"
     name = found._about.name
     title = titled(f"{name}, {about}" if name else about, varying(found))
-    return Panels(((loss, *active),), title, (4.6, 3.9))
+    return Panels((panels,), title, (4.6, 3.9))
 
 
-def _against(axes: Axes, found: Swept, layout: Layout, level: int, several: bool) -> None:
+def _against(axes: Axes, found: Any, layout: Layout, level: int, several: bool) -> None:
     for place, (name, members) in enumerate(layout.series.items()):
         color, marker = LINES[place % len(LINES)], MARKERS[place % len(MARKERS)]
-        expected = {layout.places[i]: side(found.runs[i], "forecast", level) for i in members}
-        known = [(x, v) for x, v in expected.items() if v is not None]
-        measured = [(layout.places[i], side(found.runs[i], "measured", level)) for i in members]
-        there = [(x, v) for x, v in measured if v is not None]
-        axes.plot(*_columns(known), "--", color=color, lw=1)
-        named = typeset(name) or "measured"
-        side_by_side(axes, there, marker, color=color, mfc="none", label=named)
+        theory, measured = (
+            [(layout.places[i], value) for i in members
+             if (value := side(found.runs[i], which, level)) is not None]
+            for which in ("forecast", "measured")
+        )  # fmt: skip
+        line = dict(theory)  # that of all seeds is one
+        axes.plot([*line], [*line.values()], "--", color=color, lw=1)
+        said = typeset(name) or "measured"
+        side_by_side(axes, measured, marker, color=color, mfc="none", label=said)
     axes.set_xlabel(label(layout.axis))
     of = f" of z{level}" if several else ""
     axes.set_ylabel(f"active units{of}" if level else "loss (nats)")
@@ -83,8 +89,33 @@ def _against(axes: Axes, found: Swept, layout: Layout, level: int, several: bool
     axes.legend(frameon=False, fontsize=8)
 
 
-def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    return [x for x, _ in points], [y for _, y in points]
+def tuned_panels(found: Any) -> Panels:
+    """Return active units over what was tuned, of each seed and of a linear model.
+
+    Args:
+        found: What `tune` returned.
+    """
+    wanted = f"{found.wanted} active units{tuned_name(found)[1]} wanted"
+    title = titled(settings(found.spec), found._about.name, wanted)
+    return Panels(((Panel("active", partial(_tuned, found=found)),),), title, (5.6, 3.9))
+
+
+def _tuned(axes: Axes, found: Any) -> None:
+    known = sorted((one.value, one.linear) for one in found.curve if one.linear is not None)
+    if known:
+        axes.plot(*zip(*known, strict=True), "--", color="black", lw=1, label="linear optimum")
+    for still, fill, name in ((True, BLUE, "measured"), (False, "none", "still changing")):
+        dots = [(t.value, n) for t in found.curve if t.still == still for n in t.active]
+        side_by_side(axes, dots, "o", color=BLUE, mfc=fill, label=name)
+    axes.axhline(found.wanted, color=GREEN, lw=1, zorder=0, label="wanted")
+    axes.axvline(found.chosen.value, color=ORANGE, lw=1, label="chosen")
+    if found.parameter.startswith("beta"):
+        plain_log(axes)
+    axes.set(xlabel=label(found.parameter), ylabel="active units")
+    most = max([1, found.wanted, *(n for t in found.curve for n in t.active)])
+    axes.set_ylim(-0.04 * most, 1.1 * most)  # a marker at 0 is seen whole
+    whole_numbers(axes.yaxis)
+    axes.legend(frameon=False, fontsize=8)
 
 
 def fitted_panels(found: Any) -> Panels:
@@ -93,25 +124,30 @@ def fitted_panels(found: Any) -> Panels:
     Args:
         found: What `fit` returned.
     """
-    optimum = optimum_of(found)
-    kept = None if optimum is None else [level.n_active for level in optimum.levels]
-    stacks = stack_panels(found.history, optimum)
+    *stacks, active = course_panels(found.history, expected(optimum_of(found)))
     network = f"{found.model.architecture.name}, seed {found.settings.seed}"
     title = titled(settings(found.spec), found._about.name, network)
-    return Panels(((active_panel(found.history, kept), *stacks),), title, (4.8, 3.8))
+    return Panels(((active, *stacks),), title, (4.8, 3.8))
 
 
-def active_panel(history: Mapping[str, Sequence[float]], kept: Sequence[int] | None) -> Panel:
-    """Return active units of each level over the epochs.
+def course_panels(history: History, theory: Mapping[str, Any] | None) -> list[Panel]:
+    """Return the KL of each level's units over the epochs, one upon the other, and active units.
 
     Args:
         history: Of `Fitted`.
-        kept: Per level, what the linear optimum keeps; None: not known.
+        theory: What `report.runs.expected` returned.
     """
-    return Panel("active", partial(_active, history=history, kept=kept))
+    panels, levels = [], levels_of(history)
+    kept = None if theory is None else [level["n_active"] for level in theory["levels"]]
+    for level in levels:
+        of = f" of z{level}" if len(levels) > 1 else ""
+        optimum = None if theory is None else float(theory["levels"][level - 1]["kl"].sum())
+        draw = partial(_stack, history=history, level=level, optimum=optimum, of=of)
+        panels.append(Panel(f"KL over epochs{of}", draw))
+    return [*panels, Panel("active", partial(_active, history=history, kept=kept))]
 
 
-def _active(axes: Axes, history: Mapping[str, Sequence[float]], kept: Sequence[int] | None) -> None:
+def _active(axes: Axes, history: History, kept: Sequence[int] | None) -> None:
     epochs, levels = column(history, "epoch"), levels_of(history)
     for level, color in zip(levels, LINES, strict=False):
         name = f"z{level}" if len(levels) > 1 else "this run"
@@ -126,30 +162,12 @@ def _active(axes: Axes, history: Mapping[str, Sequence[float]], kept: Sequence[i
     axes.set_ylim(bottom=0)
     whole_numbers(axes.xaxis)
     whole_numbers(axes.yaxis)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("active units")
+    axes.set(xlabel="epoch", ylabel="active units")
     axes.legend(frameon=False)
 
 
-def stack_panels(history: Mapping[str, Sequence[float]], optimum: Forecast | None) -> list[Panel]:
-    """Return the KL of each level's units over the epochs, one upon the other.
-
-    Args:
-        history: Of `Fitted`.
-        optimum: What the linear model comes to; None: not known.
-    """
-    found, levels = [], levels_of(history)
-    for level in levels:
-        of = f" of z{level}" if len(levels) > 1 else ""
-        kl = None if optimum is None else float(optimum.levels[level - 1].kl.sum())
-        draw = partial(_stack, layers=bands(history, level), optimum=kl, of=of)
-        found.append(Panel(f"KL over epochs{of}", partial(draw, epochs=column(history, "epoch"))))
-    return found
-
-
-def _stack(
-    axes: Axes, epochs: np.ndarray, layers: Sequence[Band], optimum: float | None, of: str
-) -> None:
+def _stack(axes: Axes, history: History, level: int, optimum: float | None, of: str) -> None:
+    epochs, layers = column(history, "epoch"), bands(history, level)
     height = max(float(np.nanmax(layers[-1].high, initial=0.0)), optimum or 0.0) or 1.0
     for place, band in enumerate(layers):
         color = GREY if band.unit is None else BANDS[place % len(BANDS)]
@@ -167,5 +185,4 @@ def _stack(
     axes.margins(x=0)
     axes.set_ylim(0, 1.05 * height)
     whole_numbers(axes.xaxis)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel(f"KL{of} by unit (nats)")
+    axes.set(xlabel="epoch", ylabel=f"KL{of} by unit (nats)")

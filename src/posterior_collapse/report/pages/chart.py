@@ -15,8 +15,6 @@ from posterior_collapse.report.pages.rendering import number
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-__all__ = ["Chart", "Scale", "decades", "linear", "logarithmic", "whole_ticks"]
-
 LEAST_PLAIN, MOST_PLAIN = 1e-4, 1e5
 """Between which numbers on an axis have no power of ten."""
 Scale = Callable[[float], float]
@@ -191,6 +189,14 @@ def logarithmic(low: float, high: float, start: float, end: float) -> Scale:
     """Return the like scale of the logarithms; what is below `low` is at the start."""
     across = linear(math.log(low), math.log(high), start, end)
     return lambda value: across(math.log(min(max(value, low), high)))
+
+
+def scale_over(values: Sequence[float], start: float, end: float, *, wide: bool) -> Scale:
+    """Return the scale that has all values between two pixels, of logarithms where it is wide."""
+    low, high = float(min(values)), float(max(values))
+    if low == high:
+        return lambda _: (start + end) / 2
+    return (logarithmic if wide else linear)(low, high, start, end)
 
 
 def decades(low: float, high: float, most: int = 6) -> list[float]:

@@ -2,46 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from posterior_collapse.arrays import ImageShape
-from posterior_collapse.diagnosis.conclusions import excess_loss
-from posterior_collapse.diagnosis.histograms import Histogram
-from posterior_collapse.diagnosis.verdict import verdict_parts
-from posterior_collapse.report.diagnosis_text import (
+from posterior_collapse.diagnosis.conclusions import excess_loss, verdict_parts
+from posterior_collapse.diagnosis.levels import Histogram
+from posterior_collapse.report.pages.chart import Chart, linear, ticks_of
+from posterior_collapse.report.pages.pictures import (
+    check_image_shape,
+    feature_name,
+    patterns,
+    signed,
+    size_of,
+    strip,
+)
+from posterior_collapse.report.pages.rendering import ICONS, number, render, words
+from posterior_collapse.report.pages.timeline import timeline
+from posterior_collapse.report.runs import expected
+from posterior_collapse.report.text import (
     by_kl,
+    has_effects,
     level_counts,
     loss_rows,
     unit_cells,
     unit_columns,
     with_error,
 )
-from posterior_collapse.report.pages.chart import Chart, linear, ticks_of
-from posterior_collapse.report.pages.glossary import words
-from posterior_collapse.report.pages.pictures import (
-    check_image_shape,
-    limits_of,
-    signed,
-    size_of,
-    strip,
-)
-from posterior_collapse.report.pages.rendering import number, render, scripts
-from posterior_collapse.report.pages.thumbnails import feature_name, patterns
-from posterior_collapse.report.pages.timeline import timeline
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
     from posterior_collapse.diagnosis import Diagnosis, LevelDiagnosis
-    from posterior_collapse.diagnosis.showing import Shown, Traversal
+    from posterior_collapse.diagnosis.effects import Shown, Traversal
 
-__all__ = ["ICONS", "diagnosis_html", "diagnosis_parts", "light"]
-
-ICONS = {"active": "●", "noise": "■", "collapsed": "○", "diverged": "×"}
-"""What tells statuses apart where colours do not."""
 MOST_CARDS, MOST_DEAD = 32, 8
 """Cards of a level, and those of collapsed units among them: they all look alike."""
 MOST_FEATURES = 2048
@@ -114,28 +111,24 @@ def diagnosis_html(
         check_image_shape(shape, shown.targets.shape[1])
     pictures = _Pictures(found, shape, feature_names)
     levels = [_level(found, i, pictures) for i in range(len(found.levels))]
+    kind = "Diagnosis" if found.spec is None else found.spec.model.upper()
     return render(
         "diagnosis.html.jinja",
-        script=scripts("tables.js", "filter.js", "words.js"),
         title="What collapsed",
         name=name,
-        about=_about(found, name),
-        timeline=[] if found._history is None else list(timeline(found._history, _expected(found))),
+        about=f"{kind}{f' on {name}' if name else ''}, {found.n:,} rows",
+        timeline=list(timeline(found._history or {}, expected(found.forecast))),
         rows=pictures.rows(),
         **(diagnosis_parts(found) | {"levels": levels}),
     )
 
 
 def diagnosis_parts(found: Diagnosis) -> dict[str, Any]:
-    """Return what page and notebook both show.
-
-    Args:
-        found: What `diagnose` returned.
-    """
+    """Return what page and notebook both show."""
     headline, reason = map(_typeset, verdict_parts(found))
     statuses = [s for s in ICONS if any(s in level.status for level in found.levels)]
     optimum = found.forecast is not None
-    effects = any(not np.isnan(level.decoder_effect).all() for level in found.levels)
+    effects = any(map(has_effects, found.levels))
     terms = [*statuses, *["effect"] * effects, *["linear optimum"] * optimum,
              *["t"] * bool(found.signal), "KL", "I(x;z)", "Var E[z|x]", "std", "q(z)"]  # fmt: skip
     if found._shown is not None:
@@ -150,9 +143,12 @@ def diagnosis_parts(found: Diagnosis) -> dict[str, Any]:
         "levels": [_table(found, i) for i in range(len(found.levels))],
         "bars": [(_kl_title(found, i), kl_chart(found, i)) for i in range(len(found.levels))],
         "statuses": statuses,
-        "icons": ICONS,
         "optimum": optimum,
-        "losses": list(loss_rows(found)),
+        "loss_columns": ["nats per row", "measured", *["linear optimum"] * optimum],
+        "losses": [
+            {"head": name, "cells": [measured, *[theory] * optimum]}
+            for name, measured, theory in loss_rows(found)
+        ],
         "rows_read": f"{found.n:,} rows",
         "notes": [_typeset(note) for note in found.notes],
         "words": words(terms),
@@ -164,53 +160,36 @@ def _typeset(words: str) -> str:
     return words.replace("+-", "±")
 
 
-def _about(found: Diagnosis, name: str) -> str:
-    parts = ["Diagnosis" if found.spec is None else found.spec.model.upper()]
-    parts += [f"on {name}"] * bool(name)
-    return f"{' '.join(parts)}, {found.n:,} rows"
-
-
-def _expected(found: Diagnosis) -> dict[str, Any] | None:
-    """What the linear model would come to, as histories are compared with it."""
-    forecast = found.forecast
-    if forecast is None:
-        return None
-    levels = [{"kl": level.kl, "n_active": level.n_active} for level in forecast.levels]
-    # Histories, as forecasts, are without what the data alone decide.
-    loss = forecast.loss if forecast.spec.likelihood == "gaussian" else np.nan
-    return {"loss": loss, "levels": levels}
-
-
-def _level_name(found: Diagnosis, index: int) -> str:
-    return f"z{index + 1}"
-
-
 def _table(found: Diagnosis, index: int) -> dict[str, Any]:
-    level, name = found.levels[index], _level_name(found, index)
-    order = by_kl(level)
+    level, name = found.levels[index], f"z{index + 1}"
     return {
         "name": name,
         "caption": f"{name}: every unit, the most KL first",
-        "columns": unit_columns(level),
-        "rows": [(unit_cells(level, i), level.status[i]) for i in order],
+        "columns": [*unit_columns(level), "status"],
+        "rows": [
+            {"cells": unit_cells(level, i), "status": _status(level.status[i])}
+            for i in by_kl(level)
+        ],
         "said": level_counts(level),
     }
 
 
+def _status(status: str) -> tuple[str, str, str]:
+    """The class, the icon and the word of a status."""
+    return f"pc-{status}", ICONS[status], status
+
+
 def _level(found: Diagnosis, index: int, pictures: _Pictures) -> dict[str, Any]:
-    level, name = found.levels[index], _level_name(found, index)
+    level, table = found.levels[index], _table(found, index)
     cards = [_card(level, i, pictures, index) for i in _carded(level)]
-    shown = {s: sum(card["status"] == s for card in cards) for s in ICONS}
+    counts = Counter(card["status"] for card in cards)
     left_out = len(level.status) - len(cards)
     title = f"{level.n_active} of {len(level.status)} units active"
-    return _table(found, index) | {
-        "title": f"{name}: {title}" if len(found.levels) > 1 else title,
+    return table | {
+        "title": f"{table['name']}: {title}" if len(found.levels) > 1 else title,
         "cards": cards,
-        "counts": {status: count for status, count in shown.items() if count},
+        "kinds": [(*_status(s), counts[s]) for s in ICONS if counts[s]],
         "left_out": f"{left_out} more units are in the table below." if left_out else "",
-        "has_prior": any(card["has_prior"] for card in cards),
-        "has_strips": any(card["strip"] for card in cards),
-        "has_modes": any(card["mode"] for card in cards),
     }
 
 
@@ -238,7 +217,7 @@ def _card(level: LevelDiagnosis, i: int, pictures: _Pictures, index: int) -> dic
 
 def _kl_title(found: Diagnosis, index: int) -> str:
     now = "KL now" if found._history else "KL"
-    return f"{now}, units of {_level_name(found, index)}" if len(found.levels) > 1 else now
+    return f"{now}, units of z{index + 1}" if len(found.levels) > 1 else now
 
 
 def _histogram(histogram: Histogram, i: int, status: str) -> Markup | None:
@@ -274,12 +253,7 @@ def _moments_of(edges: Any, share: Any) -> tuple[float, float]:
 
 
 def kl_chart(found: Diagnosis, index: int) -> Markup:
-    """Return the KL of a level's units as bars with errors, beside those of the linear optimum.
-
-    Args:
-        found: What `diagnose` returned.
-        index: Of the level, from 0.
-    """
+    """Return the KL of a level's units as bars with errors, beside those of the linear optimum."""
     level = found.levels[index]
     order = by_kl(level)
     optimum = None
@@ -339,10 +313,9 @@ class _Pictures:
             return
         for level, traversals in enumerate(self.shown.traversals):
             self.by_unit |= {(level, one.unit): one for one in traversals}
-        parts = [self.shown.targets, *(one.outputs for one in self.by_unit.values())]
-        self.limits = limits_of([self.shown.targets]) if len(parts) else (0.0, 1.0)
-        features = self.shown.targets.shape[1]
-        if found.forecast is not None and features <= MOST_FEATURES:
+        targets = self.shown.targets
+        self.limits = float(targets.min()), float(targets.max())
+        if found.forecast is not None and targets.shape[1] <= MOST_FEATURES:
             self.modes = patterns(found.forecast._modes)
 
     def of(self, level: int, unit: int, *, dead: bool) -> dict[str, Any]:
@@ -350,23 +323,24 @@ class _Pictures:
 
         A dead one moves nothing, and the little that it does is like some mode by chance.
         """
-        nothing = dict.fromkeys(
+        said: dict[str, Any] = dict.fromkeys(
             ("strip", "move", "mode", "alike", "mixed", "mode_image", "features")
         )
         one = self.by_unit.get((level, unit))
-        if one is None or not np.isfinite(one.outputs).all():
-            return nothing
-        move = one.move
-        said: dict[str, Any] = {}
-        size = float(np.linalg.norm(move))
+        if self.shown is None or one is None or not np.isfinite(one.outputs).all():
+            return said
+        move, size = one.move, float(np.linalg.norm(one.move))
         if self.shape is not None:
             said["strip"] = strip(one.outputs, self.shape, self.limits)
-        if dead or size <= self._negligible():
-            return nothing | said
+        # A size that nobody sees, beside how far the outputs vary.
+        if dead or size <= 1e-3 * float(np.linalg.norm(self.shown.targets.std(axis=0))):
+            return said
         if self.shape is not None:
             said["move"] = signed(move, self.shape)
         else:
-            said["features"] = list(self._strongest(move))
+            most = np.argsort(-np.abs(move), kind="stable")[:NAMED_FEATURES].tolist()
+            # By how much for one std of the unit.
+            said["features"] = [(feature_name(self.names, i), f"{move[i]:+.2g}") for i in most]
         if self.modes is not None and len(self.modes):
             lengths = np.linalg.norm(self.modes, axis=1)
             cosines = self.modes @ move / np.where(lengths > 0, lengths, 1.0) / size
@@ -376,7 +350,7 @@ class _Pictures:
             if self.shape is not None and alike >= ALIKE:
                 sign = np.sign(cosines[best]) or 1.0
                 said["mode_image"] = signed(sign * self.modes[best], self.shape)
-        return nothing | said
+        return said
 
     def rows(self) -> dict[str, Any] | None:
         """Return some rows and what is made of them, if they are images."""
@@ -392,13 +366,3 @@ class _Pictures:
             "targets": targets, "outputs": outputs, "count": count,
             "width": scale * (count * width + count - 1), "height": scale * height,
         }  # fmt: skip
-
-    def _negligible(self) -> float:
-        """The size of a move that nobody sees, beside how far the outputs vary."""
-        assert self.shown is not None
-        return 1e-3 * float(np.linalg.norm(self.shown.targets.std(axis=0)))
-
-    def _strongest(self, move: Any) -> Iterator[tuple[str, str]]:
-        """The features that move most, and by how much for one std of the unit."""
-        for i in np.argsort(-np.abs(move), kind="stable")[:NAMED_FEATURES]:
-            yield feature_name(self.names, int(i)), f"{move[i]:+.2g}"

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -14,12 +14,45 @@ from typing import Any
 import numpy as np
 
 from posterior_collapse.report.names import GREEK
-
-__all__ = ["FORECAST", "TRAINED", "json_in_html", "number", "render", "scripts", "symbols", "text"]
+from posterior_collapse.theory import ACTIVE_INFORMATION
 
 FORECAST = ("style.css",)
 TRAINED = ("style.css", "trained.css")
 """How the pages look: those of trained models have more on them."""
+
+ICONS = {"active": "●", "noise": "■", "collapsed": "○", "diverged": "×"}
+"""What tells statuses apart where colours do not."""
+GLOSSARY = {
+    "active": "The unit knows something of the data: its information on x is surely above "
+    f"{ACTIVE_INFORMATION:g} nats.",
+    "collapsed": "The unit's posterior is the prior, whatever the data, or all but: it says "
+    "nothing of x that counts as active, and the decoder gets noise from it.",
+    "noise": "The unit follows the noise that was injected at the level below, and knows nothing "
+    "of x.",
+    "diverged": "The posterior of the unit is beyond all that training aims at.",
+    "KL": "How far the posterior of a row is from the prior, averaged over the rows, in nats: what "
+    "the loss pays for the unit. A nat is 1.44 bits.",
+    "I(x;z)": "Mutual information: how much the unit tells of which row it was, in nats. The rest "
+    "of its KL is spent on a shape that differs from the prior's.",
+    "effect": "By how much the decoder's output changes when the unit is drawn anew from its "
+    "prior.",
+    "Var E[z|x]": "How much the unit's mean varies from row to row. Above 0.01 a unit is active in "
+    "the sense of Burda et al. (2016).",
+    "std": "Root mean square of the posterior's std: near the prior's where a unit has collapsed.",
+    "t": "The certificate: the strongest signal that the decoder leaves unexplained, over what one "
+    "more unit must exceed to pay. At 1 and below no further unit pays.",
+    "q(z)": "The aggregate posterior: where a unit's z lies over all rows. Where it is not the "
+    "prior, samples from the prior miss it.",
+    "linear optimum": "The best that a linear model of the same size does with these data and this "
+    "loss, in closed form. Networks may do better, and keep other numbers of units.",
+    "data mode": "A direction along which the data vary, the strongest first: a principal "
+    "component, in the noise that the loss tolerates.",
+    "traversal": "What the decoder makes of a unit that goes through its range, two standard "
+    "deviations to either side, while the others stay at their means.",
+    "η_dec": "Standard deviation of a Gaussian decoder: the noise that the loss tolerates.",
+    "β": "Weight of the KL in the loss.",
+}
+"""What the words of a page mean, for someone who reads them for the first time."""
 
 
 def number(value: float) -> str:
@@ -40,28 +73,30 @@ def number(value: float) -> str:
 
 
 def render(
-    template: str, script: str | None = None, styles: Sequence[str] = TRAINED, **values: Any
+    template: str,
+    *,
+    notebook: bool = False,
+    script: str = "",
+    styles: Sequence[str] = TRAINED,
+    **values: Any,
 ) -> str:
     """Return a template of this folder with its values, all of which are escaped but the script.
 
     Args:
         template: Its file.
-        script: What may run; None: nothing.
+        notebook: The part for a notebook, which has no script; else the page.
+        script: What may run; "": what the pages of trained models share.
         styles: Files that say how it looks.
-        values: What the template names.
+        **values: What the template names.
     """
-    style = "".join(map(text, styles))
-    found = _environment().get_template(template)
-    return str(found.render(policy=_policy(style, script), style=style, script=script, **values))
-
-
-def _policy(style: str, script: str | None) -> str:
-    """A content security policy: nothing but these two, and pictures in the page itself."""
-    runs = "'none'" if script is None else _hash(script)
-    return (
-        f"default-src 'none'; script-src {runs}; style-src {_hash(style)}; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
+    style, script = "".join(map(text, styles)), script or text("scripts/trained.js")
+    # The content security policy: nothing but these two, and pictures in the page itself.
+    policy = (
+        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
     )
+    found = _environment().get_template(template)
+    return str(found.render(notebook=notebook, policy=policy, style=style, script=script, **values))
 
 
 def symbols(words: str) -> Any:
@@ -89,17 +124,8 @@ def _environment() -> Any:
     )
     environment.filters["number"] = number
     environment.filters["symbols"] = symbols
+    environment.globals |= {"icons": ICONS, "infinity": math.inf}
     return environment
-
-
-def scripts(*names: str) -> str:
-    """Return files of `scripts` as one script that leaves no names behind.
-
-    Example:
-        >>> scripts("filter.js").startswith('"use strict";')
-        True
-    """
-    return '"use strict";\n' + "".join(f"{{\n{text(f'scripts/{name}')}}}\n" for name in names)
 
 
 @cache
@@ -117,3 +143,14 @@ def json_in_html(values: Any) -> str:
     """Return strict JSON that no HTML parser takes for the end of its script."""
     found = json.dumps(values, allow_nan=False, separators=(",", ":"))
     return found.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def words(names: Iterable[str]) -> dict[str, str]:
+    """Return what these words mean, in the order of the glossary.
+
+    Example:
+        >>> words(["KL", "β"]).keys()
+        dict_keys(['KL', 'β'])
+    """
+    wanted = set(names)
+    return {name: meaning for name, meaning in GLOSSARY.items() if name in wanted}

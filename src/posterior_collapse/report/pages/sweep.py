@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,19 +19,36 @@ from posterior_collapse.report.comparison import (
     comparison_sentences,
     comparison_verdict,
 )
-from posterior_collapse.report.names import named
-from posterior_collapse.report.pages.glossary import words
-from posterior_collapse.report.pages.pictures import check_image_shape, limits_of, strip
-from posterior_collapse.report.pages.rendering import render, scripts
-from posterior_collapse.report.pages.swept import course_chart, level_map, line_chart
-from posterior_collapse.report.pages.timeline import Timeline, timeline
-from posterior_collapse.report.stacked import levels_of
-from posterior_collapse.report.swept import Swept, lay_out, names_of, optimum_of, varying
+from posterior_collapse.report.names import named, symbol
+from posterior_collapse.report.pages.chart import (
+    Chart,
+    decades,
+    linear,
+    scale_over,
+    ticks_of,
+    whole_ticks,
+)
+from posterior_collapse.report.pages.pictures import check_image_shape, strip
+from posterior_collapse.report.pages.rendering import number, render, words
+from posterior_collapse.report.pages.timeline import (
+    COLOURS,
+    Timeline,
+    course_chart,
+    spread,
+    timeline,
+)
+from posterior_collapse.report.runs import (
+    expected,
+    lay_out,
+    levels_of,
+    names_of,
+    optimum_of,
+    side,
+    varying,
+)
 
 if TYPE_CHECKING:
     from markupsafe import Markup
-
-__all__ = ["fitted_html", "fitted_parts", "sweep_html", "sweep_parts"]
 
 KINDS = {
     "as forecast": ("same", "●"),
@@ -41,15 +60,18 @@ KINDS = {
 }
 """What each kind of outcome is marked by: a class, and a shape for those who see no colour."""
 MEASURED = "measured/forecast, loss and KL in nats per row"
+TERMS = ("active", "KL", "linear optimum", "β", "η_dec")
 MOST_STACKED = 24
 """Runs up to which each card has its KL stacked by unit."""
+BESIDE = 7.0
+"""Pixels between marks that would hide each other."""
 CARD = (250, 144)
 CARD_POINTS = 24
 ROWS = 6
 
 
 def sweep_html(
-    found: Swept,
+    found: Any,
     *,
     name: str = "",
     image_shape: ImageShape | None = None,
@@ -79,14 +101,17 @@ def sweep_html(
     ]
     return render(
         "sweep.html.jinja",
-        script=scripts("tables.js", "filter.js", "words.js", "runs.js"),
         title="Sweep",
         name=name,
         about=f"Sweep of {len(found.runs)} runs{f' on {name}' if name else ''}; {varying(found)}",
         courses=courses if len(found.runs) > 1 else [],
         targets=targets,
-        words=words(["active", "KL", "linear optimum", "β", "η_dec"]),
-        kinds=_kinds(parts["runs"]),
+        words=words(TERMS),
+        kinds=[
+            (*_status(kind)[:2], kind, count)
+            for kind in KINDS
+            if (count := sum(run["status"][2] == kind for run in parts["runs"]))
+        ],
         **parts,
     )
 
@@ -98,69 +123,41 @@ def fitted_html(found: Any, *, name: str = "", **_: Any) -> str:
         found: What `fit` returned.
         name: What the data are called.
     """
+    summary = found.summary()
+    run = _run("", named({"seed": found.settings.seed}), summary)
     return render(
         "fitted.html.jinja",
-        script=scripts("words.js"),
         title="Training",
         name=name,
-        words=words(["active", "KL", "linear optimum", "β", "η_dec"]),
-        **_of_fitted(found, name),
+        about=f"{found.spec.model.upper()}{f' on {name}' if name else ''}, "
+        f"{found.model.architecture.name}",
+        described=repr(found.spec),
+        sentence=run["verdict"],
+        charts=list(timeline(found.history, _theory(summary))),
+        optimum=summary["forecast"] is not None,
+        run=run,
+        columns=_columns(len(found.spec.dims)),
+        caption=MEASURED,
+        words=words(TERMS),
     )
 
 
 def fitted_parts(found: Any) -> dict[str, Any]:
-    """Return what a notebook shows of a trained run: its course, without measuring it anew.
-
-    Args:
-        found: What `fit` returned.
-    """
-    optimum = optimum_of(found)
-    expected = None
-    if optimum is not None:
-        levels = [{"kl": level.kl, "n_active": level.n_active} for level in optimum.levels]
-        rough = found.spec.likelihood != "gaussian"
-        expected = {"loss": np.nan if rough else optimum.loss, "levels": levels}
-    return {
-        "sentence": repr(found),
-        "charts": list(timeline(found.history, expected)),
-        "optimum": expected is not None,
-    }
+    """Return what a notebook shows of a trained run: its course, without measuring it anew."""
+    theory = expected(optimum_of(found))
+    charts = list(timeline(found.history, theory))
+    return {"sentence": repr(found), "charts": charts, "optimum": theory is not None}
 
 
-def _of_fitted(found: Any, name: str) -> dict[str, Any]:
-    summary = found.summary()
-    run = _run("run", named({"seed": found.settings.seed}), summary)
-    charts = list(timeline(found.history, _expected(summary)))
-    return {
-        "about": f"{found.spec.model.upper()}{f' on {name}' if name else ''}, "
-        f"{found.model.architecture.name}",
-        "described": repr(found.spec),
-        "sentence": run["verdict"],
-        "charts": charts,
-        "optimum": summary["forecast"] is not None,
-        "runs": [run],
-        "columns": comparison_columns(len(found.spec.dims)),
-        "caption": MEASURED,
-    }
-
-
-def sweep_parts(found: Swept) -> dict[str, Any]:
-    """Return what page and notebook both show.
-
-    Args:
-        found: What `sweep` returned.
-    """
+def sweep_parts(found: Any) -> dict[str, Any]:
+    """Return what page and notebook both show."""
     summaries = [
         {"measured": run.measured, "forecast": run.forecast, "stopped": run.stopped}
         | ({} if run.run.spec.likelihood == "gaussian" else {"approximate": True})
         for run in found.runs
     ]
-    names = names_of(found)
-    runs = [
-        _run(f"run-{n}", name, summary)
-        for n, (name, summary) in enumerate(zip(names, summaries, strict=True), 1)
-    ]
-    pairs = list(zip(names, summaries, strict=True))
+    pairs = list(zip(names_of(found), summaries, strict=True))
+    runs = [_run(f"run-{n}", name, summary) for n, (name, summary) in enumerate(pairs, 1)]
     sentence, *further = comparison_sentences(pairs, where="Each run has a card below.")
     if 1 < len(runs) <= FEW:
         # A verdict per run is long for a headline, and stands on the cards.
@@ -171,49 +168,46 @@ def sweep_parts(found: Swept) -> dict[str, Any]:
         "charts": list(_charts(found)),
         "optimum": any(run.forecast is not None for run in found.runs),
         "runs": runs,
-        "tables": list(_tables(found, runs)),
+        "tables": [
+            {
+                "caption": MEASURED + (f", {levels} levels" if levels > 1 else ""),
+                "columns": _columns(levels),
+                "rows": [run for run in runs if run["levels"] == levels],
+            }
+            for levels in dict.fromkeys(run["levels"] for run in runs)
+        ],
     }
 
 
-def _run(id_: str, name: str, summary: Mapping[str, Any]) -> dict[str, Any]:
-    kind = comparison_kind(summary)
-    mark, icon = KINDS[kind]
-    levels = len(summary["measured"]["levels"])
+def _columns(levels: int) -> list[str]:
+    return ["run", *comparison_columns(levels), "outcome"]
+
+
+def _run(link: str, name: str, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """A run as a row of a table, and as a card that its name leads to."""
+    kind, levels = comparison_kind(summary), len(summary["measured"]["levels"])
     return {
-        "id": id_, "name": name, "kind": kind, "mark": mark, "icon": icon,
+        "link": link, "head": name, "status": _status(kind), "mark": KINDS[kind][0],
         "verdict": comparison_verdict(summary),
         "cells": list(comparison_cells(summary, levels)), "levels": levels,
     }  # fmt: skip
 
 
-def _kinds(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    counts = {kind: sum(run["kind"] == kind for run in runs) for kind in KINDS}
-    return [
-        {"name": kind, "count": count, "mark": KINDS[kind][0], "icon": KINDS[kind][1]}
-        for kind, count in counts.items()
-        if count
-    ]
+def _status(kind: str) -> tuple[str, str, str]:
+    """The class, the icon and the word of an outcome."""
+    mark, icon = KINDS[kind]
+    return f"pc-kind-{mark}", icon, kind
 
 
-def _tables(found: Swept, runs: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """A table for the runs of each number of levels."""
-    for levels in dict.fromkeys(run["levels"] for run in runs):
-        yield {
-            "caption": MEASURED + (f", {levels} levels" if levels > 1 else ""),
-            "columns": comparison_columns(levels),
-            "runs": [run for run in runs if run["levels"] == levels],
-        }
-
-
-def _levels(found: Swept) -> range:
+def _levels(found: Any) -> range:
     return range(1, max(len(run.measured["levels"]) for run in found.runs) + 1)
 
 
-def _title(what: str, level: int, found: Swept) -> str:
+def _title(what: str, level: int, found: Any) -> str:
     return f"{what} of z{level}" if len(_levels(found)) > 1 else what
 
 
-def _charts(found: Swept) -> Iterator[tuple[str, Markup]]:
+def _charts(found: Any) -> Iterator[tuple[str, Markup]]:
     layout = lay_out(found.labels)
     for level in _levels(found):
         title = _title("Active units", level, found)
@@ -229,14 +223,15 @@ def _course(run: Any, *, stacked: bool) -> Iterator[tuple[str, Markup]]:
     history, levels = run.history, levels_of(run.history)
     if not len(history.get("epoch", ())):
         return
-    drawn = Timeline(history, _expected({"forecast": run.forecast}), CARD, CARD_POINTS)
+    drawn = Timeline(history, _theory({"forecast": run.forecast}), CARD, CARD_POINTS)
     for level in levels if stacked else ():
         name = f" of z{level}" if len(levels) > 1 else ""
         yield f"KL{name} by unit", drawn.stack(level)
     yield "Active units", drawn.active()
 
 
-def _expected(summary: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _theory(summary: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What the course of a run is compared with, as its summary has it."""
     forecast = summary["forecast"]
     if forecast is None:
         return None
@@ -245,19 +240,18 @@ def _expected(summary: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _decoded(
-    found: Swept, data: Any, shape: ImageShape | None
+    found: Any, data: Any, shape: ImageShape | None
 ) -> tuple[list[str | None], str | None]:
     """Some rows as each run decodes them, and the rows, where these are images."""
-    nothing: list[str | None] = [None] * len(found.runs)
+    pictures: list[str | None] = [None] * len(found.runs)
     if data is None or shape is None:
-        return nothing, None
+        return pictures, None
     import torch
 
     x, *y = (np.asarray(part)[:ROWS] for part in (data if isinstance(data, tuple) else (data,)))
     target = (y[0] if y else x).reshape(len(x), -1)
     check_image_shape(shape, target.shape[1])
-    limits = limits_of([target])
-    pictures = nothing
+    limits = float(target.min()), float(target.max())
     for i, run in enumerate(found.runs):
         model = run.model
         own = next(model.parameters())
@@ -271,3 +265,99 @@ def _decoded(
             outputs = model.eval().reconstruct(*rows).numpy()
         pictures[i] = strip(outputs, shape, limits) if np.isfinite(outputs).all() else None
     return pictures, strip(target, shape, limits)
+
+
+def line_chart(found: Any, level: int, title: str) -> Markup:
+    """Return what was measured as dots, and what was forecast as lines, over what varies.
+
+    Of a level's active units, or of level 0 the loss.
+    """
+    names, layout = names_of(found), lay_out(found.labels)
+    pairs = [(side(run, "measured", level), side(run, "forecast", level)) for run in found.runs]
+    places = Counter((layout.places[i], pair[0]) for i, pair in enumerate(pairs))
+    drawn_there = Counter[tuple[float, float | None]]()
+    seen = [v for pair in pairs for v in pair if v is not None] or [0.0]
+    most = max([1.0, *seen])
+    low, high = (-0.05 * most, 1.05 * most) if level else _room(min(seen), max(seen))
+    said = (f"{name}: {_pair(*pair)}" for name, pair in zip(names, pairs, strict=True))
+    several = len(layout.series) > 1
+    chart = Chart(f"{title}, measured over forecast. {'; '.join(said)}", (520, 290),
+                  (52, 96 if several else 20, 28, 40))  # fmt: skip
+    inner = chart.left + 12, chart.right - 12
+    x = scale_over(layout.places, *inner, wide=layout.wide)
+    y = linear(low, high, chart.bottom, chart.top)
+    chart.rows(y, whole_ticks(high) if level else ticks_of(low, high), "" if level else "nats")
+    ticks = sorted(set(layout.places))
+    if len(ticks) > 8:
+        ticks = (decades if layout.wide else ticks_of)(ticks[0], ticks[-1])
+    chart.columns(x, ticks, symbol(layout.axis))
+    ends = []
+    for place, (name, members) in enumerate(layout.series.items()):
+        look = place % COLOURS
+        forecasts = {layout.places[i]: pairs[i][1] for i in members}
+        line = [(x(at), y(v)) for at, v in forecasts.items() if v is not None]
+        chart.line(line, f"pc-forecast pc-c{look}" if several else "pc-threshold", "linear optimum")
+        drawn = [i for i in members if pairs[i][0] is not None]
+        for i in drawn:
+            measured = pairs[i][0]
+            assert measured is not None
+            chart.group("a", href=f"#run-{i + 1}", aria_label=names[i])
+            # Seeds side by side, so that equal counts are seen as several.
+            spot = layout.places[i], measured
+            beside = BESIDE * (drawn_there[spot] - (places[spot] - 1) / 2)
+            drawn_there[spot] += 1
+            chart.add("circle", f"{names[i]}: {_pair(*pairs[i])}", cx=x(spot[0]) + beside,
+                      cy=y(measured), r=5, class_=f"pc-run pc-c{look}")  # fmt: skip
+            chart.group()
+        if several and drawn:
+            ends.append((y(pairs[drawn[-1]][0] or 0.0), name))
+    for at, name in spread(ends, chart.top, chart.bottom):
+        chart.text(chart.right + 8, at + 4, name)
+    return chart.svg()
+
+
+def level_map(found: Any, level: int) -> Markup:
+    """Return a map over two numbers: the median of the seeds' active units, over the forecast."""
+    names, layout, runs = names_of(found), lay_out(found.labels), found.runs
+    across = layout.across or ""
+    columns = sorted(set(layout.places))
+    rows = sorted({float(label[across]) for label in found.labels}, reverse=True)
+    cells: dict[tuple[float, float], list[int]] = {}
+    for i, label in enumerate(found.labels):
+        cells.setdefault((layout.places[i], float(label[across])), []).append(i)
+    most = max(
+        [1.0, *(v for run in runs for w in ("measured", "forecast")
+                if (v := side(run, w, level)) is not None)]
+    )  # fmt: skip
+    height = 68 + 38 * len(rows)
+    chart = Chart(f"Active units of z{level} over {symbol(layout.axis)} and {symbol(across)}: "
+                  "measured over forecast", (520, height), (64, 14, 28, 40))  # fmt: skip
+    wide, tall = (chart.right - chart.left) / len(columns), (chart.bottom - chart.top) / len(rows)
+    for r, row in enumerate(rows):
+        top = chart.top + r * tall
+        chart.text(chart.left - 6, top + tall / 2 + 4, number(row), "end")
+        for c, place in enumerate(columns):
+            members = cells[place, row]
+            known = [v for i in members if (v := side(runs[i], "measured", level)) is not None]
+            middle = statistics.median(known) if known else None
+            pair = _pair(middle, side(runs[members[0]], "forecast", level))
+            left = chart.left + c * wide
+            chart.group("a", href=f"#run-{members[0] + 1}", aria_label=names[members[0]])
+            chart.add("rect", f"{names[members[0]]}: {pair}", x=left + 1,
+                      y=top + 1, width=wide - 2, height=tall - 2, class_="pc-cell",
+                      fill_opacity=f"{0.08 + 0.47 * (middle or 0) / most:.2f}")  # fmt: skip
+            chart.text(left + wide / 2, top + tall / 2 + 4, pair, "middle")
+            chart.group()
+    centres = {place: chart.left + (c + 0.5) * wide for c, place in enumerate(columns)}
+    chart.columns(centres.__getitem__, columns, symbol(layout.axis))
+    chart.text(2, 14, symbol(across))
+    return chart.svg()
+
+
+def _room(low: float, high: float) -> tuple[float, float]:
+    room = 0.06 * ((high - low) or abs(high) or 1.0)
+    return low - room, high + room
+
+
+def _pair(found: float | None, expected: float | None) -> str:
+    return "/".join("-" if v is None else number(v) for v in (found, expected))

@@ -1,31 +1,42 @@
-"""The course of training: KL stacked by unit, active units, and the loss."""
+"""The course of training: KL stacked by unit, active units, and the loss; of one run or of many."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from posterior_collapse.report.names import symbol, value
 from posterior_collapse.report.pages.chart import Chart, Scale, linear, ticks_of, whole_ticks
 from posterior_collapse.report.pages.rendering import number
-from posterior_collapse.report.stacked import bands, column, levels_of, thinned
+from posterior_collapse.report.runs import (
+    History,
+    bands,
+    column,
+    lay_out,
+    levels_of,
+    names_of,
+    thinned,
+)
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-__all__ = ["Timeline", "timeline"]
-
+COLOURS = 10
+"""Lines that are told apart by colour; more begin anew."""
+NAMED = 16
+"""Lines that have their names beside them."""
+APART = 15
+"""Pixels between the names of lines."""
 LABELLED = 13
 """Pixels that a band needs for its name."""
 LEAST = 0.05
 """Nats that the axis of the KL reaches at least: of less nothing is to be seen."""
 
 
-def timeline(
-    history: Mapping[str, Sequence[float]], expected: Mapping[str, Any] | None
-) -> Iterator[tuple[str, Markup]]:
+def timeline(history: History, expected: Mapping[str, Any] | None) -> Iterator[tuple[str, Markup]]:
     """Yield title and figure of each thing that a history tells.
 
     Args:
@@ -53,7 +64,7 @@ class Timeline:
         points: Epochs that are drawn.
     """
 
-    history: Mapping[str, Sequence[float]]
+    history: History
     expected: Mapping[str, Any] | None
     size: tuple[int, int] = (520, 250)
     points: int = 80
@@ -149,6 +160,72 @@ class Timeline:
         x = linear(min(first, last - 1), last, chart.left, chart.right)
         chart.columns(x, [t for t in ticks_of(first, last) if t == round(t)], "epoch")
         return chart, x, linear(low, high, chart.bottom, chart.top)
+
+
+def course_chart(found: Any, level: int) -> Markup:
+    """Return the active units of a level of all runs over the steps, coloured by what varies."""
+    names, layout, runs = names_of(found), lay_out(found.labels), found.runs
+    there = [i for i, run in enumerate(runs) if level in levels_of(run.history)]
+    counts = {i: column(runs[i].history, f"active_{level}") for i in there}
+    steps = {i: column(runs[i].history, "step") for i in there}
+    high = max([1.0, *(float(np.nanmax(c, initial=0.0)) for c in counts.values())])
+    last = max([1.0, *(float(s[-1]) for s in steps.values() if len(s))])
+    right = 100 if len(layout.series) == 1 else 160
+    chart = Chart(
+        f"Active units of z{level} of every run over its steps", (520, 290), (44, right, 28, 40)
+    )
+    x = linear(0.0, last, chart.left, chart.right)
+    y = linear(0.0, high * 1.05, chart.bottom, chart.top)
+    chart.rows(y, whole_ticks(high))
+    chart.columns(x, ticks_of(0.0, last), "step")
+    colours = {place: n % COLOURS for n, place in enumerate(sorted(set(layout.places)))}
+    ends: list[tuple[float, str]] = []
+    looks: dict[str, str] = {}
+    one_series = len(layout.series) == 1 and layout.axis != "run"
+    for i in there:
+        some = thinned(len(steps[i]), 60)
+        if not len(some):
+            continue
+        points = [(x(float(s)), y(float(c))) for s, c in zip(steps[i][some], counts[i][some],
+                                                            strict=True)]  # fmt: skip
+        chart.group("a", href=f"#run-{i + 1}", aria_label=names[i])
+        look = f"pc-line pc-c{colours[layout.places[i]]}"
+        chart.line(points, look, names[i])
+        chart.group()
+        name = f"{symbol(layout.axis)} = {value(layout.places[i])}" if one_series else names[i]
+        if name not in looks:  # seeds are told by one
+            looks[name] = look
+            ends.append((y(float(np.nan_to_num(counts[i][-1]))), name))
+    for at, name in spread(ends, chart.top, chart.bottom) if len(ends) <= NAMED else ():
+        chart.line([(chart.right + 4, at), (chart.right + 14, at)], looks[name])
+        chart.text(chart.right + 18, at + 4, name)
+    return chart.svg()
+
+
+def spread(ends: Iterable[tuple[float, str]], top: float, bottom: float) -> list[tuple[float, str]]:
+    """Return names with heights that keep them apart, near where they belong.
+
+    Example:
+        >>> spread([(50.0, "a"), (51.0, "b")], 0.0, 100.0)
+        [(43.0, 'a'), (58.0, 'b')]
+        >>> spread([(100.0, "a"), (100.0, "b"), (80.0, "c")], 0.0, 100.0)
+        [(70.0, 'c'), (85.0, 'a'), (100.0, 'b')]
+    """
+
+    def start(block: Sequence[tuple[float, str]]) -> float:
+        middle, length = sum(at for at, _ in block) / len(block), APART * (len(block) - 1)
+        return max(top, min(middle - length / 2, bottom - length))
+
+    placed: list[list[tuple[float, str]]] = []
+    for at, name in sorted(ends):
+        placed.append([(at, name)])
+        # Names that touch move as one block, about the middle of where they belong.
+        while len(placed) > 1 and start(placed[-1]) < start(placed[-2]) + APART * len(placed[-2]):
+            block = placed.pop()
+            placed[-1] += block
+    return [
+        (start(block) + APART * n, name) for block in placed for n, (_, name) in enumerate(block)
+    ]
 
 
 def _across(chart: Chart, y: float, title: str) -> None:

@@ -10,12 +10,10 @@ import torch
 from scipy.special import expit, softmax, xlogy
 from torch import Tensor
 
-from posterior_collapse.adapters.probing import Probe, Sizes, random_numbers
+from posterior_collapse.adapters.probing import Probe, random_numbers
 from posterior_collapse.arrays import Float
 from posterior_collapse.checks import Likelihood
 from posterior_collapse.errors import InvalidArgumentError
-
-__all__ = ["TOLERANCE", "ReconstructionReading", "holds_on", "plain", "read_reconstruction"]
 
 TOLERANCE = 1e-3
 """Relative: a loss may compute in float32."""
@@ -102,47 +100,44 @@ class _Rows(NamedTuple):
     gradient: Float
 
 
-def read_reconstruction(probe: Probe, sizes: Sizes) -> ReconstructionReading:
+def read_reconstruction(probe: Probe) -> ReconstructionReading:
     """Return what the gradient with respect to the reconstruction says of the loss.
 
     Raises:
         InvalidArgumentError: The loss raises, is not finite, is random or gives no single number.
     """
-    y_hat, y = probe.made_up(sizes, 0)
-    if probe.value(y_hat, y, 0.0, 0.0, sizes) != probe.value(y_hat, y, 0.0, 0.0, sizes):
+    y_hat, y = probe.made_up()
+    if probe.value(y_hat, y) != probe.value(y_hat, y):
         raise random_numbers()
-    batches = [_look(probe, sizes, seed) for seed in range(max(2, -(-ROWS // sizes.batch)))]
+    batches = [_look(probe, seed) for seed in range(max(2, -(-ROWS // probe.sizes.batch)))]
     rows = _Rows(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
     if not rows.gradient.any():
         return ReconstructionReading("none", 0.0)
     for kind, slope, axis in _slopes(rows, probe):
         found = _fitted(kind, rows, slope, axis)
-        if found is not None and _is_likelihood(probe, sizes, found):
-            far = kind in ("squared", "absolute") and not _holds_far(probe, sizes, found)
-            return _other(probe, sizes) if far else found
-    fitted = _fitted_std(batches, sizes)
+        if found is not None and _is_likelihood(probe, found):
+            far = kind in ("squared", "absolute") and not _holds_far(probe, found)
+            return _other(probe) if far else found
+    fitted = _fitted_std(batches)
     if fitted is not None:
         return fitted
-    return _negative_binomial(rows) or _other(probe, sizes)
+    return _negative_binomial(rows) or _other(probe)
 
 
-def _look(probe: Probe, sizes: Sizes, seed: int, error: float | None = None) -> _Rows:
+def _look(probe: Probe, seed: int, error: float | None = None) -> _Rows:
     """Return what a batch shows; with errors of a given size, of either sign."""
-    y_hat, y = probe.made_up(sizes, seed)
-    alike = _alike(probe, y, sizes)
+    y_hat, y = probe.made_up(seed)
+    alike = _alike(probe, y)
     if error is not None:
         y_hat = torch.from_numpy(alike.copy()) + error * (2.0 * (y_hat > 0.5) - 1.0) * (0.5 + y_hat)
-    gradient = probe.gradient(y_hat, y, sizes) * sizes.batch
+    gradient = probe.gradient(y_hat, y) * len(y)
     return _Rows(y_hat.numpy(), alike, gradient)
 
 
-def _alike(probe: Probe, y: Any, sizes: Sizes) -> Float:
+def _alike(probe: Probe, y: Any) -> Float:
     """Return targets of the reconstruction's shape: class numbers as one-hot."""
-    values, axis = probe.target
-    if values != "classes" or axis is None:
-        return np.asarray(y, dtype=np.float64)
-    hot = torch.nn.functional.one_hot(y, sizes.features[axis]).double()
-    return (hot if axis < 0 else hot.movedim(-1, 1)).numpy()
+    hot = probe.one_hot(y) if probe.target.values == "classes" else y
+    return np.asarray(hot, dtype=np.float64)
 
 
 def _slopes(rows: _Rows, probe: Probe) -> list[tuple[str, Float, int | None]]:
@@ -188,12 +183,12 @@ def _fitted(kind: str, rows: _Rows, slope: Float, axis: int | None) -> Reconstru
     return None
 
 
-def _holds_far(probe: Probe, sizes: Sizes, found: ReconstructionReading) -> bool:
+def _holds_far(probe: Probe, found: ReconstructionReading) -> bool:
     """Whether large errors count as small ones do; a loss that refuses them is not asked."""
     weights = found.weight if found.weights is None else found.weights
     for error in FAR:
         try:
-            o, y, g = _look(probe, sizes, 1, error)
+            o, y, g = _look(probe, 1, error)
         except InvalidArgumentError:
             continue
         slope = 2 * (o - y) if found.kind == "squared" else np.sign(o - y)
@@ -204,19 +199,19 @@ def _holds_far(probe: Probe, sizes: Sizes, found: ReconstructionReading) -> bool
     return True
 
 
-def holds_on(probe: Probe, sizes: Sizes, found: ReconstructionReading, y: Tensor) -> bool:
+def holds_on(probe: Probe, found: ReconstructionReading, y: Tensor) -> bool:
     """Whether the error is on these targets what it was found to be on made-up ones.
 
     A loss that refuses them is not asked, nor one whose gradient is of no form known here.
     """
-    y_hat, _ = probe.made_up(sizes, 0)
+    y_hat, _ = probe.made_up()
     try:
-        gradient = probe.gradient(y_hat, y, sizes) * sizes.batch
+        gradient = probe.gradient(y_hat, y) * len(y)
     except InvalidArgumentError:
         return True
-    rows = _Rows(y_hat.numpy(), _alike(probe, y, sizes), gradient)
+    rows = _Rows(y_hat.numpy(), _alike(probe, y), gradient)
     if found.kind == "log squared":
-        fitted = _fitted_std([rows], sizes)
+        fitted = _fitted_std([rows])
         return fitted is not None and bool(np.isclose(fitted.weight, found.weight, rtol=0.01))
     weights = found.weight if found.weights is None else found.weights
     for kind, slope, axis in _slopes(rows, probe):
@@ -229,7 +224,7 @@ def holds_on(probe: Probe, sizes: Sizes, found: ReconstructionReading, y: Tensor
     return True
 
 
-def _is_likelihood(probe: Probe, sizes: Sizes, found: ReconstructionReading) -> bool:
+def _is_likelihood(probe: Probe, found: ReconstructionReading) -> bool:
     """Whether a loss with the gradient of `-y log p` is that, as a function of y too.
 
     A cross-entropy of logits has that gradient with respect to its target, but more beside. That of
@@ -237,14 +232,14 @@ def _is_likelihood(probe: Probe, sizes: Sizes, found: ReconstructionReading) -> 
     """
     if probe.target.values == "classes" or not found.kind.startswith("categorical "):
         return True
-    o, y = probe.made_up(sizes, 0)
+    o, y = probe.made_up()
     log_p = (o if found.kind.endswith("log-probabilities") else o.log()).numpy()
     weights = found.weight if found.weights is None else found.weights
     beside, entropy = [], []
     for part in (0.5, 0.75, 1.0):
         target = part * y.numpy()
         try:
-            total = probe.value(o, part * y, 0.0, 0.0, sizes) * sizes.batch
+            total = probe.value(o, part * y) * len(y)
         except InvalidArgumentError:  # of whole targets only
             return True
         beside.append(total + float((weights * target * log_p).sum()))
@@ -255,13 +250,13 @@ def _is_likelihood(probe: Probe, sizes: Sizes, found: ReconstructionReading) -> 
     )
 
 
-def _fitted_std(batches: Sequence[_Rows], sizes: Sizes) -> ReconstructionReading | None:
+def _fitted_std(batches: Sequence[_Rows]) -> ReconstructionReading | None:
     """Return the reading of the log of a squared error, of the batch's or of each sample's."""
-    for over in (None, tuple(range(1, 1 + len(sizes.features)))):
+    for over in (None, tuple(range(1, batches[0].output.ndim))):
         found = []
         for o, y, g in batches:
             squares = np.square(o - y).sum(axis=over, keepdims=True)
-            count = sizes.batch if over is None else 1
+            count = len(o) if over is None else 1
             found.append(g / (o - y) * squares / (2 * count))
         weights = np.concatenate(found)
         if np.ptp(weights) <= TOLERANCE * abs(weights.flat[0]):
@@ -312,27 +307,27 @@ def _of_dispersion(kind: str, weights: Float, r: Float) -> ReconstructionReading
     return ReconstructionReading(kind, float(np.median(weights)), dispersion=dispersion)
 
 
-def _other(probe: Probe, sizes: Sizes) -> ReconstructionReading:
+def _other(probe: Probe) -> ReconstructionReading:
     """Return what is left: its weight is the slope at one error, to see how it is reduced."""
-    y_hat, y = probe.made_up(sizes, 0)
+    y_hat, y = probe.made_up()
     if probe.target.axis is None:
         values = {"soft": 0.5, "binary": 1.0, "counts": 2.0}
         y_hat = torch.full_like(y_hat, 0.7)
         y = torch.full_like(y, values[probe.target.values])
-    error = y_hat.numpy() - _alike(probe, y, sizes)
-    gradient = probe.gradient(y_hat, y, sizes) * sizes.batch
+    error = y_hat.numpy() - _alike(probe, y)
+    gradient = probe.gradient(y_hat, y) * len(y)
     weight = float((gradient * error).sum() / (2 * np.square(error).sum()))
-    return ReconstructionReading("other", weight, apart=_apart(probe, sizes))
+    return ReconstructionReading("other", weight, apart=_apart(probe))
 
 
-def _apart(probe: Probe, sizes: Sizes) -> bool:
+def _apart(probe: Probe) -> bool:
     """Whether moving half of the features leaves the others' gradients as they were."""
-    y_hat, y = probe.made_up(sizes, 0)
-    moved = y_hat.clone().reshape(sizes.batch, -1)
+    y_hat, y = probe.made_up()
+    moved = y_hat.clone().flatten(1)
     moved[:, ::2] = 0.5 * moved[:, ::2] + 0.2
     still = np.s_[:, 1::2]
     before, after = (
-        probe.gradient(at.reshape(y_hat.shape), y, sizes).reshape(sizes.batch, -1)[still]
+        probe.gradient(at.reshape(y_hat.shape), y).reshape(len(y), -1)[still]
         for at in (y_hat, moved)
     )
     scale = np.abs(before).max(initial=0.0)

@@ -8,25 +8,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from posterior_collapse.arrays import ImageShape
-from posterior_collapse.report.pages.problem import laws, numbers
+from posterior_collapse.checks import Likelihood
+from posterior_collapse.errors import PosteriorCollapseError
+from posterior_collapse.moments import Moments
+from posterior_collapse.records import plain
+from posterior_collapse.report.pages.chart import Chart, decades, logarithmic, whole_ticks
+from posterior_collapse.report.pages.pictures import strongest, thumbnails
 from posterior_collapse.report.pages.rendering import FORECAST, json_in_html, number, render, text
-from posterior_collapse.report.pages.spectrum import spectrum_chart
-from posterior_collapse.report.pages.thumbnails import strongest, thumbnails
+from posterior_collapse.specs import Spec, VAESpec
 from posterior_collapse.theory import Forecast
+from posterior_collapse.theory.reading import as_modes
+from posterior_collapse.theory.spectrum import Modes
 
-__all__ = ["forecast_page", "forecast_parts", "laws_script"]
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 LAWS = ("closed_forms.js", "thresholds.js", "forecast.js")
 PAGE = ("state.js", "controls.js", "loss.js", "figures.js", "page.js")
 ENOUGH_ROWS = 10
 """Rows per feature below which weak modes of a sample are not those of the population."""
-ICONS = {"active": "●", "noise": "■", "collapsed": "○"}
-"""What tells statuses apart where colours do not."""
+DIGITS = 12
+"""Of what a page only offers beside the forecast that it is of: fewer make a smaller file."""
+LEAST_SHOWN = 24
+"""Modes of the figure, where there are so many."""
+DEEPEST = 1e-6
+"""Of the strongest mode, below which a mode is not shown."""
 
 
 def forecast_page(
@@ -64,8 +75,7 @@ def forecast_page(
         named = strongest(forecast._modes, feature_names, most)
     data = _payload(forecast) | {"name": name, "source": source, "images": images, "named": named}
     return render(
-        "page.html.jinja",
-        styles=FORECAST,
+        "forecast.html.jinja",
         title="Which units live",
         script=script,
         data=json_in_html(data),
@@ -141,18 +151,13 @@ def _payload(forecast: Forecast) -> dict[str, Any]:
 
 
 def forecast_parts(forecast: Forecast) -> dict[str, Any]:
-    """Return what page and notebook both show.
-
-    Args:
-        forecast: What `posterior_collapse.forecast` returned.
-    """
+    """Return what page and notebook both show."""
     said = sentence(forecast)
     return {
         "forecast": forecast,
         "sentence": said,
         "drawn": spectrum_chart(forecast, said),
-        "icons": ICONS,
-        "infinity": math.inf,
+        "styles": FORECAST,
         "onset": _onset(forecast),
         "trust": _trust(forecast),
         "informed": any(
@@ -191,3 +196,123 @@ def _trust(forecast: Forecast) -> list[str]:
         "this page opened with.".format(*forecast.bracket)
     )
     return said
+
+
+def spectrum_chart(forecast: Forecast, sentence: str) -> Markup:
+    """Return the variances of the data modes, filled where a unit lives, and the thresholds.
+
+    Args:
+        forecast: What `posterior_collapse.forecast` returned.
+        sentence: What becomes of the units, for those who do not see the figure.
+
+    Example:
+        >>> import posterior_collapse as pc
+        >>> f = pc.forecast(pc.Moments.from_matrices(np.diag([4.0, 0.5])), pc.VAESpec(2))
+        >>> svg = spectrum_chart(f, "")
+        >>> [svg.count(f'class="pc-{look}"') for look in ("active", "collapsed", "threshold")]
+        [1, 1, 1]
+    """
+    strongest = float(forecast.spectrum.max(initial=0.0))
+    there = int(np.count_nonzero(forecast.spectrum > strongest * DEEPEST))
+    shown = max(1, min(there, max(2 * max(forecast.spec.dims), LEAST_SHOWN)))
+    variance = forecast.spectrum[:shown]
+    high = (strongest or 1.0) * 2
+    low = float(variance[variance > 0].min(initial=high)) / 3
+    chart = Chart(f"Spectrum: variance of each data mode and the threshold. {sentence}", (560, 260))
+    y = logarithmic(low, high, chart.bottom, chart.top)
+    across = (chart.right - chart.left) / shown
+
+    def x(mode: float) -> float:
+        return chart.left + (mode - 0.5) * across
+
+    chart.rows(y, decades(low, high), "variance of data mode")
+    modes = sorted({max(1.0, tick) for tick in whole_ticks(shown)})
+    chart.columns(x, modes, "data mode, strongest first")
+    for level in forecast.levels:
+        order = np.argsort(-level.data_variance, kind="stable")
+        line = [(mode, value) for mode, value in enumerate(level.threshold[order][:shown], 1)
+                if np.isfinite(value)]  # fmt: skip
+        if line and len(order) < shown:  # beyond the units, what one more would have to exceed
+            line.append((shown, line[-1][1]))
+        ends = [(x(mode + side), y(value)) for mode, value in line for side in (-0.5, 0.5)]
+        chart.line(ends, "pc-threshold")
+    top = forecast.levels[-1]
+    status = [top.status[unit] for unit in np.argsort(-top.data_variance, kind="stable")[:shown]]
+    for mode, (value, found) in enumerate(
+        zip(variance, [*status, *["none"] * (shown - len(status))], strict=True), 1
+    ):
+        if value > 0:
+            chart.dot(found, x(mode), y(float(value)), radius=2 if found == "none" else 4.5)
+    return chart.svg()
+
+
+def numbers(spec: Spec) -> dict[str, Any]:
+    """Return the hyperparameters as the script reads them."""
+    return {
+        "dims": list(spec.dims),
+        "betas": list(spec.beta_levels),
+        "etas": list(spec.eta_levels),
+        "etaEnc": spec.eta_enc,
+        "sigmas": [plain(sigma) for sigma in spec.sigma_levels],
+        "oneEta": spec.model == "hvae",
+    }
+
+
+def law(modes: Modes) -> dict[str, Any]:
+    """Return what a likelihood makes of the data: their spectrum in the noise that it tolerates.
+
+    Args:
+        modes: Of the data.
+
+    Example:
+        >>> law(Modes(Moments.from_matrices(np.diag([4.0, 0.0]))))["theta"]
+        [2.0]
+    """
+    theta = modes.theta
+    return {
+        "theta": theta[theta > 0].tolist(),
+        "modes": len(theta),
+        "outside": modes.outside,
+        "features": modes.target_dim,
+        "constant": None if modes.noise is None else modes.noise.constant_loss,
+    }
+
+
+def laws(forecast: Forecast) -> dict[str, dict[str, Any]]:
+    """Return a `law` for every likelihood that the data allow, or the reason why they do not.
+
+    Args:
+        forecast: Its own likelihood comes first.
+    """
+    own = forecast.spec.likelihood
+    found: dict[str, dict[str, Any]] = {own: law(forecast._modes)}
+    moments = _raw_moments(forecast)
+    others: tuple[Likelihood, ...] = ("gaussian", "bernoulli", "poisson", "categorical")
+    for likelihood in others:
+        if likelihood != own:
+            found[likelihood] = _other_law(moments, forecast.spec, likelihood)
+    return found
+
+
+def _raw_moments(forecast: Forecast) -> Moments | None:
+    """The data's own moments, out of those in their own noise; None where those do not tell."""
+    modes = forecast._modes
+    if forecast.spec.model in ("cvae", "chain"):
+        return None
+    if modes.noise is None:
+        return modes.moments
+    assert modes.noise.divisor is not None
+    # A feature that was divided by infinity does not vary.
+    divisor = np.where(np.isfinite(modes.noise.divisor), modes.noise.divisor, 1.0)
+    return modes.moments.divided(1 / divisor)
+
+
+def _other_law(moments: Moments | None, spec: Spec, likelihood: Likelihood) -> dict[str, Any]:
+    if moments is None:
+        return {"reason": f"no law of this likelihood is known here for a {spec.model} model"}
+    try:
+        modes, _ = as_modes(moments, VAESpec(1, likelihood=likelihood))
+    except PosteriorCollapseError as error:
+        return {"reason": f"the data have {error.got}; it takes {error.expected}"}
+    found = law(modes)
+    return found | {"theta": [float(f"{std:.{DIGITS}g}") for std in found["theta"]]}
