@@ -226,9 +226,9 @@ def _write(
 PASSES = ("epochs", "batch_size", "learning_rate", "clip", "warm_up", "convention")
 STEPS = ("steps", "learning_rate", "clip", "convention")
 TRAINED = {
-    **{"minibatch": PASSES, "widened": PASSES, "dead": ("convention",)},
-    **{"recorded": STEPS, "decayed": STEPS, "exact": ("steps", "convention")},
-}
+    "minibatch": PASSES, "widened": PASSES, "dead": ("convention",),
+    "recorded": STEPS, "decayed": STEPS, "exact": ("steps", "convention"),
+}  # fmt: skip
 """Settings that count for each method."""
 
 

@@ -118,10 +118,15 @@ def phase(
             across = _edges(columns[ran])
             mesh = _draw_counts(box, across, up, values[:, ran], most)
             theirs = _to_edges(columns[ran], onset[ran])
-            _outline(box, *theirs, "--", "onset of total collapse, theory")
-            line = np.repeat(across, 2)[1:-1], np.repeat(found[ran], 2)
-            _outline(box, *line, "-", "onset, trained")
-            _tick(box, columns[ran], rows)
+            own = np.repeat(across, 2)[1:-1], np.repeat(found[ran], 2)
+            for line, dashes, label in (
+                (theirs, "--", "onset of total collapse, theory"), (own, "-", "onset, trained"),
+            ):  # fmt: skip
+                box.plot(*line, color="white", lw=2.4)
+                box.plot(*line, color="black", lw=1.2, ls=dashes, label=label)
+            box.set_xticks(columns[ran], [f"{value:.3g}" for value in columns[ran]])
+            box.set_yticks(rows, [f"{value:.3g}" for value in rows])
+            box.minorticks_off()
             box.set_xlim(across[0], across[-1])
             box.set_ylim(up[0], up[-1])
         whole = MaxNLocator(integer=True)
@@ -153,20 +158,6 @@ def _draw_counts(box: Axes, across: Float, up: Float, active: Float, most: float
             text = box.text(float(x), float(y), f"{count:.3g}", color=ink, **centred)
             text.set_path_effects([withStroke(linewidth=1.2, foreground=around, alpha=0.6)])
     return mesh
-
-
-def _outline(box: Axes, x: Float, y: Float, dashes: str, label: str) -> None:
-    box.plot(x, y, color="white", lw=2.4)
-    box.plot(x, y, color="black", lw=1.2, ls=dashes, label=label)
-
-
-def _tick(box: Axes, columns: Float, rows: Float) -> None:
-    from matplotlib.ticker import NullLocator
-
-    box.set_xticks(columns, [f"{value:.3g}" for value in columns])
-    box.set_yticks(rows, [f"{value:.3g}" for value in rows])
-    for axis in (box.xaxis, box.yaxis):
-        axis.set_minor_locator(NullLocator())
 
 
 def _to_edges(columns: Float, line: Float) -> tuple[Float, Float]:
@@ -249,12 +240,11 @@ def images(
             labelled = (down, across) == (len(rows) or down, len(columns) or across)
             left, heads = (rows, columns) if labelled else ((), ())
             if labelled:
-                box.set_xticks([(width + 1) * (i + 0.5) - 1 for i in range(len(columns))], columns)
+                box.set_xticks([(width + 1) * (i + 0.5) - 1 for i in range(len(heads))], heads)
                 box.set_xlabel(symbols(column_name))
             if labelled and box is axes[0]:
-                names_of_rows = [symbols(name) for name in rows]
-                places = [(height + 1) * (i + 0.5) - 1 for i in range(len(rows))]
-                box.set_yticks(places, names_of_rows)
+                places = [(height + 1) * (i + 0.5) - 1 for i in range(len(left))]
+                box.set_yticks(places, [symbols(name) for name in left])
                 box.set_ylabel(symbols(row_name))
             for i, line in enumerate((notes or {}).get(title, ())):
                 for j, note in enumerate(line):

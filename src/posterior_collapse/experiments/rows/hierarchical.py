@@ -18,15 +18,11 @@ from posterior_collapse.experiments.rows.one_level import (
 )
 from posterior_collapse.runs import Evaluation
 
-# E3, E4, E11 and E15
-HVAE = {
-    "model": "hvae",
-    "latent_dims": (16, 16),
-    "eta_dec": 0.5,
-    "eta_enc": 0.5,
-    "sigma_1": 0.5,
-    "sigma_2": "input",
-}
+# E12 to E14 and X1; E3, E4, E11 and E15
+LINEAR_HVAE = {
+    "model": "hvae", "latent_dims": (10, 10), "eta_dec": 0.5, "eta_enc": 0.5, "sigma_1": 0.5,
+}  # fmt: skip
+HVAE = {**LINEAR_HVAE, "latent_dims": (16, 16), "sigma_2": "input"}
 IMAGES = Evaluation(panel=10, panel_split="train", drawn=True)
 
 
@@ -52,23 +48,11 @@ Z2_LIVES = (
     "beta_2 eta_dec^2 < beta_1 max(sigma_1^2, theta_i sigma_1 / sqrt(beta_1))"
 )
 
-# E12 to E14 and X1
 SWEPT = tuple(round(0.1 * i, 1) for i in range(1, 71))
-LINEAR_HVAE = {
-    "model": "hvae",
-    "latent_dims": (10, 10),
-    "eta_dec": 0.5,
-    "eta_enc": 0.5,
-    "sigma_1": 0.5,
-}
 MATRIX_HVAE = {"model": "hvae", "latent_dims": (5, 5), "betas": (1.0, 2.0), "sigma_1": 1.0}
 SECOND_HVAE = {
-    "model": "hvae",
-    "latent_dims": (4, 3),
-    "eta_dec": 0.8,
-    "eta_enc": 1.25,
-    "sigma_1": 0.8,
-}
+    "model": "hvae", "latent_dims": (4, 3), "eta_dec": 0.8, "eta_enc": 1.25, "sigma_1": 0.8,
+}  # fmt: skip
 
 ROWS: tuple[Row, ...] = (
     Row(
