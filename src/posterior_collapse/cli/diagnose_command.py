@@ -68,9 +68,8 @@ def diagnose(
     options.check_outputs(plot, html)
     shared = {"epsilon": epsilon, "delta": delta, "seed": seed}
     if is_run:
-        changes = _changes(named, data, given, split)
         how = shared | {"importance_samples": importance_samples, "device": device or "cpu"}
-        runs = _members(source, changes)
+        runs = _members(source, _changes(named, data, given, split))
         if len(runs) > 1:
             _refuse(context, ("plot",), "the folder of one run")
             if html is not None:
@@ -94,7 +93,15 @@ def diagnose(
     if as_json:
         typer.echo(json_text({"source": str(source), "data": about} | found.to_dict()))
         return
-    _print(f"{source}{', on ' + about['name'] if is_run else ''}: {about['note']}", found)
+    from posterior_collapse import report
+
+    console = options.wide_console()
+    on = f", on {about['name']}" if is_run else ""
+    console.print(f"{source}{on}: {about['note']}", markup=False)
+    if found.spec is not None:
+        console.print(repr(found.spec), markup=False)
+    for part in report.diagnosis_page(found):
+        console.print(part)
     options.say_where(figure=plot, page=html)
 
 
@@ -139,7 +146,7 @@ def _sweep(source: Path, runs: Mapping[str, Kept], as_json: bool, how: dict[str,
         typer.echo(json_text({"source": str(source), "runs": each}))
         return
     about, _ = next(iter(found.values()))
-    console = options.wide_console(highlight=False)
+    console = options.wide_console()
     console.print(f"{source}, on {about['name']}: {about['note']}", markup=False)
     console.print(report.diagnoses_table({name: one for name, (_, one) in found.items()}))
     for name, (_, one) in found.items():
@@ -198,14 +205,3 @@ def _spec(arrays: dict[str, Any], beta: str | None, eta_dec: str | None) -> Spec
         eta_dec=eta_dec or "1",
         eta_enc=repr(eta_enc),
     )
-
-
-def _print(head: str, found: Diagnosis) -> None:
-    from posterior_collapse import report
-
-    console = options.wide_console(highlight=False)
-    console.print(head, markup=False)
-    if found.spec is not None:
-        console.print(repr(found.spec), markup=False)
-    for part in report.diagnosis_page(found):
-        console.print(part)

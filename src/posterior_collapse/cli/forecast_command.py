@@ -222,22 +222,21 @@ def _print(dataset: Dataset, result: Forecast, advice: Advice) -> None:
     from posterior_collapse import report
 
     console = options.wide_console()
-    console.print(f"{dataset.name}: {dataset.note}", highlight=False, markup=False)
+    console.print(f"{dataset.name}: {dataset.note}", markup=False)
     explained = sum(result.spectrum[: result.levels[0].n_active]) / (result.total_variance or 1)
     std = "" if math.isnan(result.eta_dec) else f"eta_dec {result.eta_dec:.4g}; "
     console.print(
         f"{result.spec!r}\n"
         f"{std}loss {result.loss:.6g} nats per sample; "
         f"total variance {result.total_variance:.4g}, {100 * explained:.0f}% in active modes\n",
-        highlight=False,
         markup=False,
     )
     for table in report.forecast_tables(result):
         console.print(table)
-    console.print(report.verdict(result), style="bold", highlight=False, markup=False)
-    console.print(f"Advice: {advice}", highlight=False, markup=False)
+    console.print(report.verdict(result), style="bold", markup=False)
+    console.print(f"Advice: {advice}", markup=False)
     for note in result.notes:
-        console.print(f"Note: {note}.", style="dim", highlight=False, markup=False)
+        console.print(f"Note: {note}.", style="dim", markup=False)
 
 
 @grouped

@@ -306,15 +306,11 @@ def about(dataset: Dataset) -> dict[str, Any]:
     return {"name": dataset.name, "note": dataset.note, "samples": len(dataset.x)}
 
 
-def wide_console(**options: Any) -> Console:
-    """Return a console for tables: cut to a narrow terminal they lose numbers, wrapped they do not.
-
-    Args:
-        **options: Of rich's Console.
-    """
+def wide_console() -> Console:
+    """Return a console for tables: cut to a narrow terminal they would lose numbers."""
     from rich.console import Console
 
-    return Console(width=max(Console().width, LEAST_WIDTH), **options)
+    return Console(width=max(Console().width, LEAST_WIDTH), highlight=False)
 
 
 def load_data(source: str, model: str, named: ReadingOptions) -> Dataset:

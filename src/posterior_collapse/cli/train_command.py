@@ -324,12 +324,12 @@ def _print(dataset: Dataset, out: Path, summaries: Sequence[dict[str, Any]]) -> 
     from posterior_collapse.report.comparison import comparison_sentences, comparison_table
 
     named = [(summary["run"], summary) for summary in summaries]
-    console = Console()
-    console.print(f"[bold]{escape(dataset.name)}[/]: {escape(dataset.note)}", highlight=False)
+    console = Console(highlight=False)
+    console.print(f"[bold]{escape(dataset.name)}[/]: {escape(dataset.note)}")
     console.print(comparison_table(named))
     for sentence in comparison_sentences(named):
-        console.print(sentence, highlight=False, markup=False)
-    console.print(f"Folder: {out}", style="dim", highlight=False, markup=False, soft_wrap=True)
+        console.print(sentence, markup=False)
+    console.print(f"Folder: {out}", style="dim", markup=False, soft_wrap=True)
 
 
 class RunsTable(Display):

@@ -156,15 +156,14 @@ def _print(dataset: Dataset, found: Tuned, exact: bool) -> None:
 
     from posterior_collapse.report.comparison import tuned_page
 
-    console = Console()
-    console.print(f"{dataset.name}: {dataset.note}", highlight=False, markup=False)
-    console.print(repr(found.spec), highlight=False, markup=False)
+    console = Console(highlight=False)
+    console.print(f"{dataset.name}: {dataset.note}", markup=False)
+    console.print(repr(found.spec), markup=False)
     for part in tuned_page(found):
-        console.print(part, highlight=False, markup=False)
+        console.print(part, markup=False)
     if not exact:
         console.print(
             f"Counts depend on how a network is trained: here at learning rate "
             f"{found.settings.learning_rate:g} in batches of {found.settings.batch_size}.",
             style="dim",
-            highlight=False,
         )
