@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import posterior_collapse as pc
 from posterior_collapse.data import quarter
-from posterior_collapse.training.products import library, wide
+from posterior_collapse.training.tracing import library, wide
 
 clock: Callable[[], float] = time.perf_counter
 BATCH = 128

@@ -18,3 +18,13 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     out, err = capsys.readouterr()
     assert status == 0, err
     return " ".join(out.split())
+
+
+def ends(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run it, and return the one line on stderr in which it ends."""
+    status = collapse(*arguments)
+    said = capsys.readouterr().err
+    assert status == 2
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    return said

@@ -13,7 +13,7 @@ import torch
 
 import posterior_collapse as pc
 from posterior_collapse.models import build
-from posterior_collapse.training import ahead, graphs
+from posterior_collapse.training import steps
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -69,8 +69,8 @@ def test_a_sweep_is_launched_as_graphs_and_gives_what_it_gives_without(
         captured.append(kind)
         return original(self, kind, function, inputs)
 
-    original = graphs.Graphs._capture
-    monkeypatch.setattr(graphs.Graphs, "_capture", capture)
+    original = steps.Graphs._capture
+    monkeypatch.setattr(steps.Graphs, "_capture", capture)
     options: dict[str, Any] = {"warm_up": 1, "capacity": 0.5, "learning_rates": [1e-2, 1e-2, 2e-2]}
     found = swept(name, **options)
     rows = len(IMAGES) if name == "convolutions" else len(X)
@@ -121,8 +121,8 @@ def test_no_step_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    original = ahead.Ahead.launch
-    monkeypatch.setattr(ahead.Ahead, "launch", launch)
+    original = steps.Ahead.launch
+    monkeypatch.setattr(steps.Ahead, "launch", launch)
     swept("hierarchy", epochs=8, warm_up=4)
     assert next(launches) > 5
 

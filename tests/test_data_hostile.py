@@ -20,12 +20,11 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-import posterior_collapse as pc
+from commands import collapse, ends
 from idx_files import idx_bytes
-from posterior_collapse.cli import main
 from posterior_collapse.data import checking, load
 from posterior_collapse.data.files import read_arrays
-from posterior_collapse.data.idx import read_idx
+from posterior_collapse.data.images import read_idx
 from posterior_collapse.errors import DataError, PosteriorCollapseError
 
 X = np.random.default_rng(0).standard_normal((30, 4))
@@ -234,17 +233,6 @@ def test_bad_numbers_of_a_sparse_file_are_found(tmp_path: Path, capsys) -> None:
     assert "nan at row 1, column 1" in ends(capsys, "forecast", path)
 
 
-def ends(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """The one line on stderr in which a command ends."""
-    with pytest.raises(SystemExit) as end:
-        main([str(argument) for argument in arguments])
-    said = capsys.readouterr().err
-    assert end.value.code == 2
-    assert said.startswith("error: ")
-    assert said.count("\n") == 1
-    return said
-
-
 @pytest.mark.filterwarnings("ignore:Reading `.npy`:UserWarning")
 @pytest.mark.parametrize("command", ["forecast", "train", "effective-beta", "diagnose"])
 def test_every_command_refuses_them(tmp_path: Path, capsys, command: str) -> None:
@@ -280,9 +268,7 @@ def test_arrays_that_nobody_asked_for_are_not_unpacked(tmp_path: Path, capsys) -
         for name in ("mean", "std"):
             archive.writestr(f"{name}.npy", npy((30, 4), body=np.abs(X).tobytes()))
     put(tmp_path / "q.npz", content.getvalue())
-    with pytest.raises(SystemExit) as end:
-        main(["diagnose", str(tmp_path / "q.npz")])
-    assert end.value.code == 0
+    assert collapse("diagnose", tmp_path / "q.npz") == 0
     assert "30 rows" in capsys.readouterr().out
 
 
@@ -312,8 +298,7 @@ def test_a_gzipped_file_is_unpacked_as_far_as_its_header_says(
     folder.mkdir()
     path = put(folder / "train-images-idx3-ubyte.gz", content)
     assert re.search(words, str(bounded(lambda: read_idx(path))))
-    with pytest.raises(SystemExit):
-        main(["forecast", "mnist", "--data-dir", str(tmp_path)])
+    collapse("forecast", "mnist", "--data-dir", tmp_path)
     said = capsys.readouterr().err
     assert "error: " in said
     assert "Traceback" not in said
@@ -390,100 +375,6 @@ def test_a_bomb_does_not_go_off_where_memory_is_short(tmp_path: Path, kind: str)
     assert int(ran.stdout) < 400_000  # kilobytes
 
 
-# Names and places of files.
-
-LONG = "x" * 300
-PLACES = {
-    "a long name": f"{LONG}.npy",
-    "in a folder of a long name": f"{LONG}/x.csv",
-    "the home of nobody": "~nobody-of-this-name/x.npy",
-    "a device": "/dev/zero",
-    "a folder": ".",
-    "a file as a folder": "good.npy/x.npy",
-    "several lines": "a\nb.npy",
-}
-
-
-@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
-@pytest.mark.parametrize("command", ["forecast", "train", "effective-beta", "diagnose"])
-def test_places_where_no_data_are(tmp_path: Path, capsys, monkeypatch, place, command) -> None:
-    monkeypatch.chdir(tmp_path)
-    np.save("good.npy", X)
-    ends(capsys, command, place)
-    if command in ("forecast", "train"):
-        ends(capsys, command, "good.npy", "--given", place)
-    if command in ("forecast", "train") and place != ".":
-        ends(capsys, command, "mnist", "--data-dir", place)
-
-
-def test_a_file_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "x.npy")
-    with pytest.raises(DataError, match="no regular file"):
-        load(tmp_path / "x.npy")
-
-
-def test_a_name_with_a_zero_byte() -> None:
-    with pytest.raises(DataError, match="null byte"):
-        load("x\0.npy")
-
-
-@pytest.mark.filterwarnings("ignore::posterior_collapse.theory.FewSamplesWarning")
-@pytest.mark.parametrize("name", ["s].npy", "[red].npy", "[bold]b[", os.fsdecode(b"\xff.npy")])
-def test_names_that_look_like_markup(tmp_path: Path, capsys, monkeypatch, name: str) -> None:
-    """Together with its folder, q[/s] reads as the end of a style."""
-    monkeypatch.chdir(tmp_path)
-    home = Path("q[")
-    home.mkdir()
-    data = home / (name if name.endswith(".npy") else f"{name}.npy")
-    np.save(data, X)
-    np.savez(home / "q].npz", mean=X, std=np.abs(X), data=X)
-    for arguments in (
-        ("forecast", data),
-        ("effective-beta", data),
-        ("forecast", data, "--given", data),
-        ("forecast", data, "--plot", home / "p].png"),
-        ("train", data, "--latents", 2, "--epochs", 1, "--beta", "1,2", "--out", home / "r]"),
-        ("diagnose", home / "r]"),
-        ("diagnose", home / "r]" / "beta=1"),
-        ("diagnose", home / "q].npz", "--beta", 1),
-    ):
-        with pytest.raises(SystemExit) as end:
-            main([str(argument) for argument in arguments])
-        assert end.value.code == 0, (arguments, capsys.readouterr().err)
-    for file in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
-        (home / "e]" / "mnist").mkdir(parents=True, exist_ok=True)
-        (home / "e]" / "mnist" / f"{file}-ubyte").touch()
-    with pytest.raises(SystemExit) as end:
-        main(["data", "list", "--data-dir", str(home / "e]")])
-    assert end.value.code == 0
-    assert "q[/e]" in capsys.readouterr().out
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
-@pytest.mark.parametrize("arguments", [["forecast", "digits", "--json"], ["data", "list"]])
-def test_an_output_that_is_full(arguments) -> None:
-    with open("/dev/full", "w") as full:
-        ran = subprocess.run(
-            [sys.executable, "-m", "posterior_collapse", *arguments],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    assert ran.returncode == 2
-    assert ran.stderr == (
-        "error: output: got 'No space left on device'; expected what can be used. "
-        "Choose another path.\n"
-    )
-
-
-def test_memory_that_runs_out_is_told_in_one_line(capsys, monkeypatch) -> None:
-    def exhausted(*_: object, **__: object) -> None:
-        raise MemoryError("Unable to allocate 8. TiB for an array")
-
-    monkeypatch.setattr(pc.Moments, "from_arrays", exhausted)
-    assert "Unable to allocate 8. TiB" in ends(capsys, "forecast", "digits")
-
-
 @pytest.mark.parametrize("seed", range(4))
 def test_bytes_that_are_changed_at_random(tmp_path: Path, seed: int) -> None:
     """Either the file is read, or it is refused in one line."""
@@ -502,18 +393,3 @@ def test_bytes_that_are_changed_at_random(tmp_path: Path, seed: int) -> None:
             except PosteriorCollapseError as error:
                 said = str(error).splitlines()
             assert len(said) <= 1
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        ("forecast no/folder", "a data file, or a folder of pictures or of .parquet files"),
-        ("train no/x.npy", "a data file, or a folder of pictures or of .parquet files"),
-        ("diagnose no", "the folder of a run or a sweep, or a file with mean and std"),
-    ],
-)
-def test_what_is_missing_is_said_with_all_that_it_may_be(
-    tmp_path: Path, capsys, monkeypatch, words: str, expected: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert f"got no such file or folder; expected {expected}." in ends(capsys, *words.split())

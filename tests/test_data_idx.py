@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from idx_files import CODES, idx_bytes
-from posterior_collapse.data.idx import read_idx
+from posterior_collapse.data.images import read_idx
 from posterior_collapse.errors import CorruptFileError, MissingFileError
 
 HTML = b"<!DOCTYPE html>\n<html><body>Sign in</body></html>"

@@ -96,9 +96,9 @@ def source(published: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Call
     """Return a function that makes the small set the published "mnist", with given mirrors."""
 
     def publish(*mirrors: str) -> None:
-        checksums = {name: sha256(content) for name, content in published.items()}
-        unzipped = {name: sha256(content) for name, content in plain(published).items()}
-        small = replace(SOURCES["mnist"], checksums=checksums, unzipped=unzipped, mirrors=mirrors)
+        files = {**published, **plain(published)}
+        checksums = {name: sha256(content) for name, content in files.items()}
+        small = replace(SOURCES["mnist"], checksums=checksums, mirrors=mirrors)
         monkeypatch.setitem(SOURCES, "mnist", small)
 
     publish()
@@ -401,7 +401,7 @@ def test_the_checksums_of_plain_files_are_those_of_what_is_zipped() -> None:
         name = known.get(sha256(path.read_bytes()))
         if name is not None:  # else a copy of one's own
             content = sha256(gzip.decompress(path.read_bytes()))
-            assert content == SOURCES["mnist"].unzipped[name.removesuffix(".gz")]
+            assert content == SOURCES["mnist"].checksums[name.removesuffix(".gz")]
             checked += 1
     assert checked
 

@@ -203,7 +203,7 @@ def test_no_advice_takes_back_another() -> None:
     assert found.conclusion == "collapse-optimal"
     (level,) = found.levels
     far = dataclasses.replace(level, prior_gap=np.where(level.kl > 0.01, 2.0, 0.0))
-    told = list(advise(dataclasses.replace(found, levels=(far,)), ["collapse-optimal"]))
+    told = advise(dataclasses.replace(found, levels=(far,)), ["collapse-optimal"])
     assert [one.code for one in told] == ["collapse-optimal", "far-from-prior"]
     assert "lower beta" in told[0].action
     assert "raise beta" not in told[1].action
@@ -231,3 +231,29 @@ def test_a_network_that_is_worse_than_none_has_not_arrived_before_all_else() -> 
     assert "the optimiser failed" not in found.verdict
     assert found.advice[0].code == "not-at-optimum"
     assert "warm-up" not in found.advice[0].action
+
+
+@pytest.mark.parametrize("eta_dec", [0.3, "learned"])
+def test_a_model_that_overfits_is_not_told_to_train_longer(eta_dec) -> None:
+    rng = np.random.default_rng(0)
+
+    def rows(n):
+        mixing = np.random.default_rng(1).standard_normal((2, 8))
+        noise = 0.3 * rng.standard_normal((n, 8))
+        return np.tanh(rng.standard_normal((n, 2)) @ mixing) + noise
+
+    seen, others = rows(60), rows(1000)
+    fitted = pc.fit(
+        seen, pc.VAESpec(3, eta_dec=eta_dec), "mlp", epochs=400, batch_size=60, learning_rate=1e-2
+    )
+    found = pc.diagnose(fitted, others)
+    assert found.loss > fitted.measured()["loss"] + 1
+    assert found.verdict.startswith("The model overfits: ")
+    assert [one.code for one in found.advice] == ["overfits"]
+    assert "nats higher than on those the model was trained on" in found.advice[0].text
+    assert not any("train longer" in text.lower() for text in (found.verdict, *found.notes))
+    own = pc.diagnose(fitted, seen)
+    assert "overfits" not in {own.verdict, *(one.code for one in own.advice)}
+    # What has not been trained out costs much on either, and is to be trained longer.
+    short = pc.fit(seen, pc.VAESpec(3, eta_dec=eta_dec), "mlp", steps=3)
+    assert pc.diagnose(short, others).advice[0].code == "not-at-optimum"

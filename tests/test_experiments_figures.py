@@ -3,7 +3,6 @@
 import csv
 import itertools
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -13,152 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.transforms import Bbox
 
+from charts import BETAS, made, means, shares, swept
 from posterior_collapse.errors import InvalidArgumentError, OutputError
-from posterior_collapse.experiments import figures
-from posterior_collapse.experiments.figures import Approach, Chart, Points
-from posterior_collapse.experiments.figures.chart import DPI, looks
-
-EPS = np.geomspace(1e-4, 10, 60)
-BETAS = np.arange(1, 71) / 10
-
-
-def shares(values: tuple[float, ...], name: str) -> dict[str, Any]:
-    return {f"{name} = {v:g}": (EPS, np.clip(v * EPS, 0, 1).round(1)) for v in values}
-
-
-def swept(noise: float = 0.0, step: int = 1) -> dict[str, Any]:
-    at = BETAS[::step]
-    return {
-        "loss (nats)": {"": (at, 20 + 3 * np.log(at) + noise)},
-        "reconstruction (nats)": {"": (at, 15 + at)},
-        "KL (nats)": {"z1": (at, 10 - 3 * np.exp(-at)), "z2": (at, 12 * np.exp(-at) + noise)},
-        "active units": {"z1": (at, 0 * at + 10), "z2": (at, np.maximum(0, 10 - np.floor(at)))},
-    }
-
-
-def measures(settings: Any, labels: tuple[str, ...] = ("",)) -> dict[str, Any]:
-    count = len(settings)
-    return {
-        name: {
-            label: Points(settings, np.arange(count) + i, np.ones(count))
-            for i, label in enumerate(labels)
-        }
-        for name in ("NLL (nats)", "KL(z1) (nats)", "active units", "kl_active_share")
-    }
-
-
-def made() -> dict[str, Chart]:
-    """Return every kind of figure at the sizes in which the experiments need it."""
-    rng = np.random.default_rng(0)
-    four = (0.1, 0.5, 1.0, 2.0)
-    digits = {f"digit {d}": (EPS, np.clip(EPS * (d + 1), 0, 1)) for d in range(10)}
-    words = ["identical", "1/2", "1/4", "1/8", "random", "quadratic"]
-    images = rng.random((10, 10, 28, 28))
-    grid = ["0.1", "1", "2", "4", "6"]
-    steps = np.arange(1, 201)
-    falling = {
-        "singular values of U1": Approach((steps, np.exp(-steps / 20)), goal=1e-4),
-        "sigma": Approach((steps, 1 / steps**3), goal=1e-4),
-    }
-    counts = rng.integers(0, 17, (7, 6)).astype(float)
-    betas, etas = np.geomspace(0.25, 16, 7), np.geomspace(0.25, 4, 6)
-    matrix = rng.normal(size=(12, 5))
-    return {
-        "one panel": figures.collapse_curves({"": shares(four, "beta")}),
-        "two panels": figures.collapse_curves(
-            {"a": shares(four, "beta"), "b": shares(four, "eta_dec")}
-        ),
-        "three panels": figures.collapse_curves(
-            {n: shares(four, n) for n in ("beta_1", "beta_2", "eta_dec")}
-        ),
-        "four panels": figures.collapse_curves(
-            {n: shares(four, n) for n in ("beta_1", "beta_2", "eta_dec", "eta_enc")}
-        ),
-        "digits": figures.collapse_curves(dict.fromkeys(("linear", "relu", "cnn"), digits)),
-        "spectra": figures.spectra(
-            {f"digit {d}": 9 / np.arange(1, 49) ** (1 + d / 9) for d in range(10)},
-            threshold=0.25,
-            name="beta eta_dec^2",
-        ),
-        "convergence": figures.convergence({"": falling}),
-        "convergence of two": figures.convergence({"matrix problem": falling, "MNIST": falling}),
-        "convergence of three": figures.convergence(
-            {
-                title: {
-                    label: one._replace(note=f"(theory {shown})", goal=goal * i, exact=exact)
-                    for i, (label, one) in enumerate(falling.items(), 1)
-                }
-                for title, shown, goal, exact in (
-                    ("matrix", "0.453 to 0.286, 2 x 0", 1e-3, None),
-                    ("second matrix", "0.623, 2 x 1.25", 1e-3, None),
-                    ("MNIST", "0.481 to 0.0773, 4 x 0.5", 1e-2, 1e-8),
-                )
-            }
-        ),
-        "sweep": figures.sweep(
-            swept(), {"exact training": swept(), "minibatches": swept(0.3, 14)}, variable="beta_2"
-        ),
-        "panels": figures.images({"original": images, "beta = 0.1": images, "beta = 2": images}),
-        "grid of betas": figures.images(
-            {"": images[:5, :5]}, rows=grid, columns=grid, row_name="beta_1", column_name="beta_2"
-        ),
-        "grids beside originals": figures.images(
-            {f"image {i}": images[:5, :5] for i in (1, 2, 3)} | {"originals": images[:3, :1]},
-            rows=grid,
-            columns=grid,
-            row_name="beta_1",
-            column_name="beta_2",
-            notes={"image 1": [["16"] * 5] * 5},
-        ),
-        "named rows": figures.images({"": images[:4]}, rows=["original", *("beta = 0.1",) * 3]),
-        "six heat maps": figures.heat_maps(
-            {f"{m}, sigma = (8, 4, 2, 1, {i})": matrix * i for m in "UV" for i in (0.5, 1e-9, 1)}
-        ),
-        "ten heat maps": figures.heat_maps(
-            {f"{m}, Sigma learned, beta = {i}": matrix for i in range(5) for m in "UV"}
-        ),
-        "heat maps": figures.heat_maps(
-            dict.fromkeys(("U, learned", "U, sigma = 1"), matrix)
-            | dict.fromkeys(("V', learned", "V', sigma = 1"), matrix / 10),
-            y="data mode",
-        ),
-        "phase": figures.phase(
-            betas,
-            etas,
-            {"mlp": counts, "cnn": counts},
-            {"mlp": 5 / etas**2, "cnn": 4 / etas**2},
-            {"mlp": 6 / etas**2, "cnn": np.full(6, np.nan)},
-        ),
-        "spread over words": figures.spread(measures(words), variable="relation of x and y"),
-        "spread over values": figures.spread(
-            measures([0.25, 0.5, 1, 2, 3], ("beta_1", "beta_2", "eta")), variable="value"
-        ),
-        "columns": figures.columns(
-            {
-                variable: {
-                    name: {
-                        "no warm-up": Points(list(four), range(4), four),
-                        "warm-up": Points(list(four), range(1, 5), four),
-                        figures.THEORY: Points(list(four), range(2, 6), []),
-                    }
-                    for name in ("NLL (nats)", "KL of z2 (nats)", "active units of z2")
-                }
-                for variable in ("beta_1", "beta_2", "eta_dec", "eta_enc")
-            },
-            own=["NLL (nats)"],
-        ),
-        "seven measures": figures.spread(
-            {f"kl_active_share of z{i}": {"beta": Points(four, range(4), four)} for i in range(7)},
-            variable="value",
-        ),
-        "scatter": figures.scatter(
-            {n: (np.arange(10.0), rng.normal(size=10)) for n in ("linear", "relu", "cnn")},
-            x="active units, theory",
-            y="active units, measured",
-            names="0123456789",
-            notes={"relu": "rank correlation -0.87"},
-        ),
-    }
+from posterior_collapse.experiments.figures import DPI, Chart, cells, lines, looks, measures
+from posterior_collapse.experiments.figures.lines import Approach
+from posterior_collapse.experiments.figures.measures import THEORY, Points
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +95,7 @@ def test_collapse_curves_show_the_shares_given(charts: dict[str, Chart]) -> None
 
 
 def test_spectra_count_what_exceeds_the_threshold() -> None:
-    chart = figures.spectra({"a": [4.0, 0.5, 0.5000001, 0.0], "b": [0.1]}, threshold=0.5, name="t")
+    chart = lines.spectra({"a": [4.0, 0.5, 0.5000001, 0.0], "b": [0.1]}, threshold=0.5, name="t")
     labels = [text.get_text() for text in chart.figure.legends[0].get_texts()]
     assert labels == ["a (2 above)", "b (0 above)", "t"]
     axes = chart.figure.axes[0]
@@ -248,7 +106,7 @@ def test_spectra_count_what_exceeds_the_threshold() -> None:
 
 def test_convergence_draws_positive_errors_their_end_and_the_goal() -> None:
     falling = Approach(([1, 2, 3], [0.1, 0.0, 1e-6]), goal=1e-3)
-    chart = figures.convergence({"": {"U1": falling}})
+    chart = lines.convergence({"": {"U1": falling}})
     curve, end, goal = chart.figure.axes[0].lines
     np.testing.assert_array_equal(curve.get_ydata(), [0.1, np.nan, 1e-6])
     assert (end.get_xdata().tolist(), end.get_ydata().tolist()) == ([3], [1e-6])
@@ -259,7 +117,7 @@ def test_convergence_draws_positive_errors_their_end_and_the_goal() -> None:
 def test_convergence_draws_each_curve_s_goal_in_its_colour_and_the_end_of_exact_training() -> None:
     first = Approach(([1, 9], [0.1, 1e-4]), 1e-3, note="(theory 2 x 0)", exact=1e-8)
     second = Approach(([1, 9], [0.2, 1e-5]), 1e-2, exact=1e-9)
-    chart = figures.convergence({"MNIST": {"U1": first, "sigma_1": second}})
+    chart = lines.convergence({"MNIST": {"U1": first, "sigma_1": second}})
     (axes,) = chart.figure.axes
     (curve, *_, exact, other, _, _, goal, wider, _, _) = axes.lines
     assert (exact.get_xdata().tolist(), exact.get_ydata().tolist()) == ([9], [1e-8])
@@ -275,7 +133,7 @@ def test_convergence_draws_each_curve_s_goal_in_its_colour_and_the_end_of_exact_
 
 def test_a_sweep_draws_theory_as_lines_and_all_measurements_as_markers() -> None:
     kinds = {f"kind {i}": swept(float(i), 10) for i in range(4)}
-    chart = figures.sweep(swept(), kinds, variable="beta_2")
+    chart = measures.sweep(swept(), kinds, variable="beta_2")
     for axes, (quantity, expected) in zip(chart.figure.axes, swept().items(), strict=True):
         assert axes.get_title() == quantity
         lines = [line for line in axes.lines if line.get_linestyle() != "None"]
@@ -292,104 +150,9 @@ def test_a_sweep_draws_theory_as_lines_and_all_measurements_as_markers() -> None
     assert sum(row[0] == "theory" for row in chart.table.rows) == 6 * len(BETAS)
 
 
-def test_labels_stand_at_blocks_of_their_shape_alone(charts: dict[str, Chart]) -> None:
-    first, second, _, originals = charts["grids beside originals"].figure.axes
-    labels = ["0.1", "1", "2", "4", "6"]
-    assert [label.get_text() for label in first.get_yticklabels()] == labels
-    assert [label.get_text() for label in second.get_xticklabels()] == labels
-    assert not [*second.get_yticks(), *originals.get_xticks(), *originals.get_yticks()]
-    heights = [axes.get_window_extent().height for axes in (first, originals)]
-    assert heights[0] / heights[1] == pytest.approx((5 * 29 - 1) / (3 * 29 - 1), rel=1e-3)
-
-
-def test_a_grid_of_images_puts_each_image_in_its_place(tmp_path: Path) -> None:
-    images = np.zeros((2, 3, 4, 5))
-    images[1, 2] = np.linspace(-0.5, 1.5, 20).reshape(4, 5)  # what lies outside is clipped
-    keys = [["k"], ["l"]]
-    blocks = {"a": images, "b": np.ones((1, 1, 2, 2))}
-    chart = figures.images(blocks, rows=["0.1", "1"], runs={"a": keys})
-    drawn = chart.figure.axes[0].images[0].get_array()
-    assert drawn.shape == (2 * 5 - 1, 3 * 6 - 1)
-    np.testing.assert_array_equal(drawn[5:, 12:], np.clip(images[1, 2], 0, 1))
-    _, *rows = csv.reader(chart.table.csv().splitlines())
-    assert [row[1:] for row in rows[:6]] == [
-        [str(i), str(j), name, "", key]
-        for i, name, key in ((1, "0.1", "k"), (2, "1", "l"))
-        for j in (1, 2, 3)
-    ]
-    assert rows[6:] == [["b", "1", "1", "", "", ""]]
-    *_, index, pixels = chart.save(tmp_path, "panel")
-    assert (index.suffix, pixels.suffix) == (".csv", ".npz")
-    with np.load(pixels) as kept:
-        expected = np.clip(np.linspace(-0.5, 1.5, 20), 0, 1).reshape(4, 5) * 255
-        np.testing.assert_allclose(kept["a"][1, 2], expected, atol=0.5)
-        assert not kept["a"][0].any()
-        assert kept["b"].tolist() == [[[[255, 255], [255, 255]]]]
-
-
-def test_pixels_are_square(charts: dict[str, Chart]) -> None:
-    for kind in ("panels", "grid of betas", "grids beside originals", "named rows"):
-        for axes in charts[kind].figure.axes:
-            box, image = axes.get_window_extent(), axes.images[0].get_array()
-            assert box.width / image.shape[1] == pytest.approx(
-                box.height / image.shape[0], rel=1e-3
-            )
-
-
-@pytest.mark.parametrize("shape", [(784,), (2, 28, 28), (0, 5, 28, 28)])
-def test_images_of_another_shape_are_named(shape: tuple[int, ...]) -> None:
-    with pytest.raises(InvalidArgumentError, match=r"blocks\['mean'\]"):
-        figures.images({"mean": np.zeros(shape)})
-
-
-def test_heat_maps_share_one_scale_around_zero() -> None:
-    matrices = {"U": np.array([[3.0, 0.0], [-4.0, 0.0]]), "V": np.array([[0.5]])}
-    chart = figures.heat_maps(matrices)
-    images = [axes.images[0] for axes in chart.figure.axes[:2]]
-    assert {image.get_clim() for image in images} == {(-4.0, 4.0)}
-    norms = [label.get_text().split("\n")[1] for label in chart.figure.axes[0].get_xticklabels()]
-    assert norms == ["5.0", "0.0"]
-    assert chart.table.rows == [["U", 1, 3.0, 0.0], ["U", 2, -4.0, 0.0], ["V", 1, 0.5, None]]
-    figures.heat_maps({"nothing": np.zeros((3, 2))}).figure.draw_without_rendering()
-
-
-def test_phase_puts_theory_on_the_grid_of_the_runs() -> None:
-    betas, etas = np.array([0.5, 2.0, 8.0]), np.array([0.5, 1.0])
-    counts = np.array([[16, 9], [8, np.nan], [1, 0]])
-    chart = figures.phase(
-        betas, etas, {"mlp": counts}, {"mlp": 4 / etas**2}, {"mlp": [9.0, np.nan]}
-    )
-    axes = chart.figure.axes[0]
-    mesh = axes.collections[0]
-    np.testing.assert_allclose(mesh.get_coordinates()[:, 0, 1], [0.25, 1, 4, 16])  # geometric
-    np.testing.assert_array_equal(mesh.get_array().filled(-1), np.nan_to_num(counts, nan=-1))
-    assert mesh.get_clim() == (0, 16)
-    written = {text.get_position(): float(text.get_text()) for text in axes.texts}
-    for i, j in np.ndindex(counts.shape):
-        here = [n for at, n in written.items() if np.allclose(at, (etas[j], betas[i]))]
-        assert here == [counts[i, j]] * bool(np.isfinite(counts[i, j]))
-    theory = next(line for line in axes.lines if "theory" in str(line.get_label()))
-    root = np.sqrt(2)  # half a cell: the line is straight on log scales up to the borders
-    expected = [[0.5 / root, 32], [0.5, 16], [1, 4], [root, 2]]
-    np.testing.assert_allclose(theory.get_xydata(), expected)
-    assert chart.table.rows[4] == ["mlp", 8.0, 0.5, 1.0, 16.0, 9.0]
-    both = {"mlp": counts, "cnn": counts}
-    onsets = {"mlp": 4 / etas**2, "cnn": 1 / etas**2}
-    chart = figures.phase(betas, etas, both, onsets, trained=onsets)
-    own = [
-        line.get_ydata()[1]
-        for a in chart.figure.axes[:2]
-        for line in a.lines
-        if line.get_ls() == "--"
-    ]
-    assert own == pytest.approx([16, 4])
-    alone = figures.phase([1], [1], {"cnn": [[np.nan]]}, {"cnn": [1]}, {"cnn": [np.nan]})
-    alone.figure.draw_without_rendering()
-
-
 def test_numbers_are_sorted_and_counts_have_whole_ticks() -> None:
     points = {"beta": Points([2.0, 0.5], [3, 3], [0, 0]), "eta": Points([0.7], [3], [0])}
-    axes = figures.spread({"active units": points}, variable="value").figure.axes[0]
+    axes = measures.spread({"active units": points}, variable="value").figure.axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0.5", "0.7", "2"]
     np.testing.assert_allclose(axes.lines[0].get_xdata().astype(float), [2, 0], atol=0.1)
     low, high = axes.get_ylim()
@@ -401,7 +164,7 @@ def test_spread_draws_means_and_stds_at_their_settings() -> None:
         "relu": Points([0.1, 1], [5.0, 7.0], [0.5, np.nan]),
         "cnn": Points([1], [6.0], [1.0]),
     }
-    axes = figures.spread({"KL (nats)": points}, variable="beta").figure.axes[0]
+    axes = measures.spread({"KL (nats)": points}, variable="beta").figure.axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0.1", "1"]
     relu, cnn = axes.containers
     np.testing.assert_array_equal(relu[0].get_ydata(), [5, 7])
@@ -409,15 +172,14 @@ def test_spread_draws_means_and_stds_at_their_settings() -> None:
     low, high = relu[2][0].get_segments()[0][:, 1]
     assert (low, high) == (4.5, 5.5)
     assert (
-        figures.spread(measures(["a", "b"]), variable="x").figure.axes[0].lines[0].get_ls()
-        == "None"
+        measures.spread(means(["a", "b"]), variable="x").figure.axes[0].lines[0].get_ls() == "None"
     )
 
 
 def test_bands_reach_from_the_least_to_the_most_of_the_seeds() -> None:
     eps, share = [0.1, 1.0, 10.0], [0.0, 0.5, 1.0]
     band = ([0.0, 0.25, 1.0], [0.0, 0.75, 1.0])
-    chart = figures.collapse_curves({"": {"a": (eps, share)}}, bands={"": {"a": band}})
+    chart = lines.collapse_curves({"": {"a": (eps, share)}}, bands={"": {"a": band}})
     (axes,) = chart.figure.axes
     corners = axes.collections[0].get_paths()[0].vertices[:, 1]
     assert {0, 25, 75, 100} <= set(corners)
@@ -426,7 +188,7 @@ def test_bands_reach_from_the_least_to_the_most_of_the_seeds() -> None:
 
 def test_curves_at_one_height_are_drawn_apart() -> None:
     flat = {f"beta = {i}": ([0.01, 10.0], [1.0, 1.0]) for i in range(3)}
-    figure = figures.collapse_curves({"": flat}).figure
+    figure = lines.collapse_curves({"": flat}).figure
     figure.draw_without_rendering()
     (axes,) = figure.axes
     heights = [line.get_transform().transform((1.0, 100.0))[1] for line in axes.lines]
@@ -441,35 +203,10 @@ def test_columns_draw_theory_beside_the_means_and_share_scales_within_a_measure(
     nll, kl = figure.axes[:4], figure.axes[4:8]
     assert len({axes.get_ylim() for axes in kl}) == 1
     for axes in (*nll, *kl):
-        theory = [line for line in axes.lines if line.get_label() == figures.THEORY]
+        theory = [line for line in axes.lines if line.get_label() == THEORY]
         assert [list(line.get_ydata()) for line in theory] == [[2, 3, 4, 5]]
         assert len(axes.containers) == 2
     assert figure.axes[8].get_xlabel() == "β₁"
-
-
-def test_a_note_stands_in_the_cell_of_its_image(charts: dict[str, Chart]) -> None:
-    first, second, *_ = charts["grids beside originals"].figure.axes
-    assert len(first.texts) == 25
-    assert not second.texts
-    places = [text.get_position() for text in first.texts]
-    cells = [(round(x) // 29, round(y) // 29) for x, y in places]
-    assert cells == [(j, i) for i in range(5) for j in range(5)]
-
-
-def test_heat_maps_side_by_side_share_a_scale_and_others_do_not() -> None:
-    one, other = np.eye(2), 100 * np.eye(2)
-    figure = figures.heat_maps({"U, a": one, "V', a": one / 10, "U, b": other, "V', b": one}).figure
-    limits = [axes.images[0].get_clim()[1] for axes in figure.axes[:4]]
-    assert limits == [1, 1, 100, 100]
-
-
-def test_columns_of_which_nothing_ran_are_left_away() -> None:
-    counts = np.array([[np.nan, 3.0], [np.nan, 0.0]])
-    line = [4.0, 1.0]
-    chart = figures.phase([0.5, 2.0], [0.8, 1.25], {"cnn": counts}, {"cnn": line}, {"cnn": line})
-    axes = chart.figure.axes[0]
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["1.25"]
-    assert [text.get_text() for text in axes.texts] == ["3", "0"]
 
 
 def test_scatter_names_its_points(charts: dict[str, Chart]) -> None:
@@ -482,7 +219,7 @@ def test_scatter_names_its_points(charts: dict[str, Chart]) -> None:
 
 def test_nothing_to_draw_is_refused() -> None:
     with pytest.raises(InvalidArgumentError, match="at least one panel"):
-        figures.collapse_curves({})
+        lines.collapse_curves({})
 
 
 def test_files_hold_the_figure_and_its_numbers(tmp_path: Path, charts: dict[str, Chart]) -> None:
@@ -504,8 +241,8 @@ def test_the_same_numbers_give_the_same_files(tmp_path: Path) -> None:
     files = []
     for folder in (tmp_path / "one", tmp_path / "two"):
         folder.mkdir()
-        swept_chart = figures.sweep(swept(), {"exact": swept()}, variable="beta_2")
-        panel = figures.images({"original": np.eye(4).reshape(1, 1, 4, 4)})
+        swept_chart = measures.sweep(swept(), {"exact": swept()}, variable="beta_2")
+        panel = cells.images({"original": np.eye(4).reshape(1, 1, 4, 4)})
         paths = [*swept_chart.save(folder, "sweep"), *panel.save(folder, "panel")]
         files.append([path.read_bytes() for path in paths])
     assert files[0] == files[1]
@@ -513,10 +250,10 @@ def test_the_same_numbers_give_the_same_files(tmp_path: Path) -> None:
 
 def test_the_user_s_matplotlib_neither_changes_nor_is_changed() -> None:
     given = {"": {"U1": Approach(([1, 2], [0.1, 0.2]), goal=1e-4)}}
-    plain = figures.convergence(given).figure.axes[0]
+    plain = lines.convergence(given).figure.axes[0]
     with matplotlib.rc_context({"font.size": 30, "text.usetex": True}):
         before = dict(matplotlib.rcParams)
-        styled = figures.convergence(given).figure.axes[0]
+        styled = lines.convergence(given).figure.axes[0]
         assert dict(matplotlib.rcParams) == before
     assert styled.xaxis.label.get_size() == plain.xaxis.label.get_size() == 8
 

@@ -16,8 +16,8 @@ import torch
 from posterior_collapse.cli import main
 from posterior_collapse.data import Dataset
 from posterior_collapse.experiments import ROWS, Member, Plan, chosen
+from posterior_collapse.experiments.data import read_samples
 from posterior_collapse.experiments.document import KEYS
-from posterior_collapse.experiments.execution import read_samples
 from posterior_collapse.experiments.measuring import panel
 from posterior_collapse.models import build, read_parameters
 from posterior_collapse.runs import Record, Store

@@ -11,7 +11,7 @@ from posterior_collapse.cli import main
 from posterior_collapse.data import load
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.experiments import DELIVERABLES, ROWS, Member, Plan, chosen
-from posterior_collapse.experiments.execution import read_moments, read_samples
+from posterior_collapse.experiments.data import read_moments, read_samples
 from posterior_collapse.experiments.reproducing import profile
 from posterior_collapse.files import digest
 from posterior_collapse.runs import RunData

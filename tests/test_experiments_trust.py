@@ -1,38 +1,24 @@
-"""The study of trust: its tables follow from planted runs, and the README's from its tables."""
+"""The study of trust: its tables follow from planted runs."""
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from posterior_collapse import VAESpec, fit_many
-from posterior_collapse.errors import (
-    CorruptFileError,
-    InvalidArgumentError,
-    MissingFileError,
-)
-from posterior_collapse.experiments import DELIVERABLES, Executor, Plan, Result, chosen
-from posterior_collapse.experiments.execution import read_samples
-from posterior_collapse.experiments.tables import Table
-from posterior_collapse.experiments.trust import data, summary
-from posterior_collapse.experiments.trust.rows import CONVOLUTIONAL, PROBLEMS
-from posterior_collapse.files import write_json
-from posterior_collapse.models import Architecture, build, widened
-from posterior_collapse.runs import Evaluation, Run, RunData, Store, complete
+from posterior_collapse import VAESpec
+from posterior_collapse.errors import CorruptFileError, MissingFileError
+from posterior_collapse.experiments import DELIVERABLES, Plan, Result, chosen, data
+from posterior_collapse.experiments.data import read_samples
+from posterior_collapse.experiments.rows.trust import CONVOLUTIONAL, PROBLEMS
 from posterior_collapse.theory import forecast
-from posterior_collapse.training import Settings
 
 NET = "digits, mlp, gaussian"
 ONSET = 2.0
-HOME = Path(__file__).parents[1]
 
 
 def planted(
@@ -216,243 +202,6 @@ class TestFailures:
         assert (rows["all"]["failed"], rows["all"]["recognised"]) == (5, 2)
 
 
-class TestSummary:
-    def leave(self, folder: Path, error: float = 0.031) -> Path:
-        network = {"network": NET, "warm-up": "no"}
-        tables = {
-            "X3a": {
-                "onset": [
-                    {
-                        **network,
-                        "error of the onset": sign * error,
-                        "verdict there": "undecided" if sign > 0 else "signal-unclaimed",
-                        "runs alive above the onset": 2 if sign > 0 else 0,
-                        "their loss below the collapsed (nats, most)": 0.25 if sign > 0 else None,
-                    }
-                    for sign in (1, -1, -1)
-                ]
-            },
-            "X3b": {
-                "units": [
-                    {
-                        **network, "runs": runs, "in the bracket": share, "kept": 6.0,
-                        "within a unit of it": 1.0, "most above": 1, "most below": 0,
-                        "kept by the linear optimum": 8.0, "KL / linear KL, median": 0.9,
-                    }
-                    for runs, share in ((30, 1.0), (10, 0.5))
-                ]
-            },
-            "X3c": {
-                "confusion": [
-                    {
-                        "the diagnosis says: one more unit": answer, "it paid": paid,
-                        "too close to tell": 2, "it did not": not_paid,
-                    }
-                    for answer, paid, not_paid in (
-                        ("pays", 19, 1), ("undecided", 2, 1), ("does not pay", 1, 9)
-                    )
-                ],
-                "gains": [
-                    {
-                        "brought / said, median": 1.5, "10%": 0.8, "90%": 2.5,
-                        "said more than all units brought": absurd,
-                    }
-                    for absurd in (0, 4)
-                ],
-            },
-            "X3d": {
-                "failures": [
-                    {
-                        "runs that": "all", "failed": 40, "recognised": 37, "undecided": 1,
-                        "called fine": 2, "good": 60, "false alarms": 3, "good, undecided": 4,
-                        "worse, as many units": 20, "of these, alarms": 9,
-                    }
-                ]
-            },
-        }  # fmt: skip
-        for row, own in tables.items():
-            result = {
-                "id": row, "name": f"Trust: {row}", "claim": "c", "theory": "t", "seeds": [1],
-                "profile": "full", "hardware": "a machine", "figures": [],
-                "agreement": {"verdict": "partly", "checks": [], "notes": []},
-                "tables": {name: Table.of(records).to_dict() for name, records in own.items()},
-            }  # fmt: skip
-            (folder / row).mkdir(parents=True, exist_ok=True)
-            write_json(folder / row / "result.json", result)
-        return folder
-
-    def test_its_numbers_are_those_of_the_rows(self, tmp_path: Path) -> None:
-        text = summary.table(self.leave(tmp_path))
-        failed = f"{NET}, whose verdict there is signal-unclaimed"
-        assert f"median error -3.1%, -3.1% ({failed}) to +3.1% ({NET}); within 5% in 3 of" in text
-        assert "2 runs live on above it, at losses up to 0.25 nats lower than collapsed" in text
-        assert "40 runs of 2 networks" in text
-        assert "in the bracket in 88%" in text  # (30 + 5) / 40
-        assert "it keeps 8.0 on average where networks kept 6.0" in text
-        assert "of 20 said to pay, 19 did; of 10 said not to pay, 9 did not" in text
-        assert "of 3 undecided, 2 did (6 others too close to tell)" in text
-        assert "4 times it was more than all units together brought" in text
-        assert "37 failures recognised, 1 undecided, 2 called fine; of the good runs 3 " in text
-
-    def test_the_readme_shows_a_line_of_each(self, tmp_path: Path) -> None:
-        text = summary.block(self.leave(tmp_path))
-        assert "without a warm-up: within 5% in 3 of 3 networks, at most 3% off" in text
-        assert "without a warm-up: within a unit in 100% of 40 runs" in text
-        assert "of 20 said to pay, 19 did; of 10 said not to, 9 did not" in text
-        assert "seen in 37 of 40 failures, 1 undecided; wrongly said of 3 of 60 good runs" in text
-
-    def test_a_linear_model_stands_for_itself(self, tmp_path: Path) -> None:
-        results = self.leave(tmp_path)
-        kept = json.loads((results / "X3a" / "result.json").read_text("utf-8"))
-        table = kept["tables"]["onset"]
-        linear = dict(zip(table["columns"], table["rows"][1], strict=True))
-        linear |= {"network": "digits, linear, gaussian", "error of the onset": -0.2}
-        table["rows"].append(list(linear.values()))
-        write_json(results / "X3a" / "result.json", kept)
-        text = summary.table(results)
-        assert "within 5% in 3 of 3" in text
-        assert "| a linear model, trained so; without a warm-up | error -20.0%:" in text
-
-    def test_a_convolutional_network_has_lines_of_its_own_once_it_was_run(
-        self, tmp_path: Path
-    ) -> None:
-        results = self.leave(tmp_path)
-        before = summary.table(results)
-        assert "Nothing of cnns" in summary.render(results, tmp_path)
-        kept, units = (
-            json.loads((results / row / "result.json").read_text("utf-8")) for row in ("X3a", "X3b")
-        )
-        for result in (kept, units):
-            for table in result["tables"].values():
-                table["rows"] = table["rows"][:1]
-        kept |= {"id": "X3e", "tables": {**kept["tables"], **units["tables"]}}
-        (results / "X3e").mkdir()
-        write_json(results / "X3e" / "result.json", kept)
-        text = summary.table(results)
-        assert set(before.splitlines()) < set(text.splitlines())
-        assert "| a convolutional network; without a warm-up | error +3.1% |" in text
-        assert "| 30 runs of a convolutional network; without a warm-up | in the bracket in" in text
-        assert "Little of cnns: one" in summary.render(results, tmp_path)
-
-    def test_other_results_change_it(self, tmp_path: Path) -> None:
-        assert summary.table(self.leave(tmp_path / "a")) != summary.table(
-            self.leave(tmp_path / "b", error=0.2)
-        )
-        assert "within 5% in 0 of 3" in summary.table(tmp_path / "b")
-
-    def test_only_what_is_between_the_lines_is_replaced(self, tmp_path: Path) -> None:
-        results = self.leave(tmp_path / "results")
-        readme = tmp_path / "README.md"
-        readme.write_text(f"before\n{summary.BEGIN}\nold\n{summary.END}\nafter\n", "utf-8")
-        for _ in range(2):
-            _, document = summary.write(results, readme, tmp_path / "docs" / "trust.md")
-            expected = f"before\n{summary.BEGIN}\n{summary.block(results)}{summary.END}\nafter\n"
-            assert readme.read_text("utf-8") == expected
-        assert summary.table(results) in document.read_text("utf-8")
-
-    @pytest.mark.parametrize("text", ["", "{0}\n{0}\n{1}", "{1}\n{0}", "{0}"])
-    def test_a_readme_without_the_place_is_left_alone(self, tmp_path: Path, text: str) -> None:
-        results, readme = self.leave(tmp_path / "results"), tmp_path / "README.md"
-        readme.write_text(before := text.format(summary.BEGIN, summary.END), "utf-8")
-        with pytest.raises(CorruptFileError, match="no place for the table"):
-            summary.write(results, readme, tmp_path / "trust.md")
-        assert readme.read_text("utf-8") == before
-        assert not (tmp_path / "trust.md").exists()
-
-    def test_a_missing_row_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(MissingFileError, match="collapse reproduce X3a"):
-            summary.block(tmp_path)
-
-    def test_readme_and_docs_hold_what_the_command_writes(self) -> None:
-        text = (HOME / "README.md").read_text("utf-8")
-        inside = re.search(f"{re.escape(summary.BEGIN)}\n(.*){re.escape(summary.END)}", text, re.S)
-        assert inside is not None
-        assert inside[1] == summary.block(HOME / "results")
-        written = (HOME / "docs" / "trust.md").read_text("utf-8")
-        assert written == summary.render(HOME / "results", HOME / "docs")
-
-
-class TestWidened:
-    def narrow(self) -> Any:
-        generator = torch.Generator().manual_seed(3)
-        spec = VAESpec(2, sigma="input")
-        return build(spec, "mlp", x_dim=5, hidden=(8,), generator=generator)
-
-    def test_a_dead_unit_changes_nothing(self) -> None:
-        model = self.narrow()
-        wider, x = widened(model, dead=True), torch.randn(7, 5)
-        assert wider.spec.dims == (3,)
-        noise = torch.randn(7, 3)
-        with torch.no_grad():
-            one, other = (m(x, None, [noise[:, : m.units[0]]]) for m in (model, wider))
-        assert torch.allclose(other.squared_error, one.squared_error)
-        assert torch.allclose(other.kl[0][:, :2], one.kl[0])
-        assert other.kl[0][:, 2].abs().max() < 1e-12
-
-    def test_a_new_unit_is_heard_faintly(self) -> None:
-        model = self.narrow()
-        wider = widened(model, torch.Generator().manual_seed(1))
-        old, new = (m.state_dict() for m in (model, wider))
-        for name, value in old.items():
-            assert torch.equal(new[name][tuple(slice(n) for n in value.shape)], value)
-        (column,) = [new[n][:, 2] for n in new if new[n].dim() == 2 and new[n].shape[1] == 3]
-        assert 0 < column.abs().max() <= 0.1 / math.sqrt(3)
-
-    def test_a_hierarchy_is_refused(self) -> None:
-        from posterior_collapse import HVAESpec
-
-        with pytest.raises(InvalidArgumentError, match="one level"):
-            widened(build(HVAESpec((2, 2)), "linear", x_dim=5))
-
-    def test_training_goes_on_from_what_is_given(self) -> None:
-        x = np.random.default_rng(0).standard_normal((64, 5)).astype(np.float32)
-        wider = widened(self.narrow())
-        before = {name: value.clone() for name, value in wider.state_dict().items()}
-        options = {"hidden": (8,), "epochs": 1, "learning_rate": 1e-9}
-        (found,) = fit_many([wider.spec], x, "mlp", start=[wider], **options)
-        for name, value in found.model.state_dict().items():
-            assert torch.allclose(value, before[name], atol=1e-6)
-        assert all(torch.equal(v, before[n]) for n, v in wider.state_dict().items())
-        with pytest.raises(InvalidArgumentError, match="start: got 2 models"):
-            fit_many([wider.spec], x, "mlp", start=[wider, wider], **options)
-        with pytest.raises(InvalidArgumentError, match="start: got a model"):
-            fit_many([VAESpec(2, sigma="input")], x, "mlp", start=[wider], **options)
-
-    def test_wider_runs_go_on_from_the_kept_ones(self, tmp_path: Path) -> None:
-        spec = VAESpec(3, beta=0.1, sigma="input")
-        net, how = Architecture.named("mlp", hidden=(8,)), Settings(epochs=2, seed=1)
-        run = Run(
-            RunData("clusters", rows=128), spec, net, how, "widened",
-            Evaluation("train", weights=False),
-        )  # fmt: skip
-        store = Store(tmp_path)
-        record, dead = complete([run, run.replace(method="dead")], store, Executor(store=store))
-        assert record.history["epoch"] == [1, 2]
-        assert dead.measured["levels"][0]["status"][2] == "collapsed"
-        narrower = store.get(run.narrower.key)
-        assert narrower is not None
-        assert narrower.model.spec.latent_dim == 2
-        assert not list(record.folder.glob("*.safetensors"))
-
-
-class TestHistoryEvery:
-    def test_rows_are_means_over_the_epochs_since_the_last(self) -> None:
-        x = np.random.default_rng(0).standard_normal((96, 4)).astype(np.float32)
-        specs, options = [VAESpec(2)], {"hidden": (4,), "batch_size": 32, "seeds": 1}
-        (each,) = fit_many(specs, x, "mlp", epochs=7, **options)
-        (some,) = fit_many(specs, x, "mlp", epochs=7, history_every=3, **options)
-        assert some.history["epoch"] == [3, 6, 7]
-        losses = each.history["loss"]
-        expected = [np.mean(losses[:3]), np.mean(losses[3:6]), losses[6]]
-        assert some.history["loss"] == pytest.approx(expected)
-        for one, other in zip(each.model.parameters(), some.model.parameters(), strict=True):
-            assert torch.equal(one, other)
-
-    def test_early_stopping_needs_every_epoch(self) -> None:
-        with pytest.raises(InvalidArgumentError, match="history_every"):
-            Settings(patience=3, history_every=2)
-
-
 class TestRows:
     def test_a_study_is_named_by_its_number(self) -> None:
         assert [row.id for row in chosen("x3")] == ["X3a", "X3b", "X3c", "X3d", "X3e"]
@@ -500,11 +249,11 @@ class TestData:
             patched.setattr(data, "SHA256", data.checksum(tmp_path / data.FILE))
             assert np.array_equal(data.cells(tmp_path), counts)
             patched.setattr(data, "GENES", 5)
-            assert set(np.unique(data.load("cells:on", tmp_path).x)) <= {0.0, 1.0}
+            assert set(np.unique(data.study_data("cells:on", tmp_path).x)) <= {0.0, 1.0}
 
     def test_without_the_file_it_is_said_how_to_get_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(data, "PACKAGE", "no_such_package")
         with pytest.raises(MissingFileError, match="pip install --no-deps scanpy"):
-            data.load("cells", tmp_path)
+            data.study_data("cells", tmp_path)

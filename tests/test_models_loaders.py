@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 import posterior_collapse as pc
-from posterior_collapse.data.seeding import seeded
+from posterior_collapse.data.samples import seeded
 from posterior_collapse.models import build
 
 ROWS = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))

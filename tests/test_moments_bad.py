@@ -36,6 +36,8 @@ BAD = [
     (np.ma.masked_less(X, 0), "^x: got masked values"),
     (X[:1], "^x: got a single sample"),
     (np.full((40, 3), 0.1), "^x: got data that are all constant"),
+    (X * 1e-170, "^x: got data that are all constant, or vary by less than 1e-150; .*rescale"),
+    (X * 1e-160, "^x: got data that are all constant, or vary by less than 1e-150; .*rescale"),
     (X * 1e200, r"^x: got values up to .*e\+200; .*Rescale"),
 ]
 

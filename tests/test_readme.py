@@ -18,7 +18,7 @@ import posterior_collapse as pc
 
 ROOT = Path(__file__).parents[1]
 # Those of `adapters.md` need libraries: `tests/adapters/test_docs.py` runs them; those of
-# `cluster.md` a cluster: `test_cluster.py` does.
+# `cluster.md` a cluster: `test_cluster_commands.py` does.
 DOCUMENTS = [
     "README.md",
     *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md")),

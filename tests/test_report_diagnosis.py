@@ -10,7 +10,7 @@ from rich.console import Console
 
 import posterior_collapse as pc
 from posterior_collapse.diagnosis import Finding, diagnose_arrays
-from posterior_collapse.diagnosis.verdict import verdict_parts
+from posterior_collapse.diagnosis.conclusions import verdict_parts
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.report import diagnosis_page, html, save_figure
 from posterior_collapse.report.text import diagnosis_tables, loss_table, with_error

@@ -14,7 +14,7 @@ from commands import collapse
 from parsed import HOSTILE, Parsed, check_policy, check_readable
 from posterior_collapse.data.about import About, about
 from posterior_collapse.diagnosis import diagnose_arrays
-from posterior_collapse.diagnosis.verdict import verdict_parts
+from posterior_collapse.diagnosis.conclusions import verdict_parts
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import read_parameters
 from posterior_collapse.report.pages.curves import phase_html

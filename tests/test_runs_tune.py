@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import posterior_collapse as pc
-from posterior_collapse.runs.search import Trial, search_beta, search_latents
+from posterior_collapse.runs.tune import Trial, search_beta, search_latents
 
 module = importlib.import_module("posterior_collapse.runs.tune")  # by name it is the function
 STDS = np.array([4.0, 2.0, 1.0, 0.5])

@@ -13,7 +13,7 @@ import posterior_collapse as pc
 from posterior_collapse.errors import DataError, InvalidArgumentError, NotSolvedError
 from posterior_collapse.likelihoods import one_hot_widths
 from posterior_collapse.moments import wide
-from posterior_collapse.theory import regression
+from posterior_collapse.theory.whitening import regress
 
 RNG = np.random.default_rng(0)
 DIGITS = pc.load("digits").x
@@ -269,7 +269,7 @@ def test_the_loss_of_a_learned_dispersion_takes_the_rows() -> None:
 def test_a_condition_that_separates_the_classes_is_survived() -> None:
     x = np.linspace(-1, 1, 100)[:, None]
     y = np.hstack([x > 0, x < 0.5, np.sin(40 * x) > 0]).astype(float)
-    fitted = regression.fit("bernoulli", x, y)
+    fitted = regress("bernoulli", x, y)
     assert np.isfinite(fitted.scores).all()
     assert pc.forecast((x, y), pc.CVAESpec(1, likelihood="bernoulli")).onset < 1.5
 

@@ -185,8 +185,9 @@ def test_perfect_condition_collapses_everything() -> None:
 def test_condition_with_few_samples_warns_with_the_remedy() -> None:
     x, y = RNG.standard_normal((50, 30)), RNG.standard_normal((50, 3))
     moments = pc.Moments.from_arrays(x, y)
-    with pytest.warns(FewSamplesWarning, match="cross_fitted_residuals"):
+    with pytest.warns(FewSamplesWarning, match="cross_fitted_residuals") as told:
         f = pc.forecast(moments, pc.CVAESpec(3, eta_dec=0.8))
+    assert told[0].filename == __file__  # of the line that asked
     assert any("artefact" in note for note in f.notes)
     honest = pc.forecast(pc.cross_fitted_residuals(x, y), pc.VAESpec(3, eta_dec=0.8))
     assert honest.spectrum.sum() > 0.8 * y.var(0).sum() > f.spectrum.sum() * 1.5

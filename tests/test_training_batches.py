@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import posterior_collapse as pc
-from posterior_collapse.training import batches, drawing
+from posterior_collapse.training import batches, seeds
 from test_training_many import ARCHITECTURES
 
 ROWS = 40
@@ -48,13 +48,13 @@ def test_fit_many_in_batches_of_more_rows_than_there_are(name):
 
 def test_noise_is_drawn_for_the_rows_at_hand_only(monkeypatch):
     drawn = []
-    original = drawing._block
+    original = seeds._block
 
     def block(generators, shape, *rest):
         drawn.append(shape)
         return original(generators, shape, *rest)
 
-    monkeypatch.setattr(drawing, "_block", block)
+    monkeypatch.setattr(seeds, "_block", block)
     pc.fit(pc.VAESpec(2), np.random.default_rng(0).standard_normal((200, 3)), batch_size=10**9)
     assert drawn
     assert max(rows for _, rows, _ in drawn) == 200

@@ -248,6 +248,7 @@ def test_a_loss_that_is_not_finite_says_step_term_and_remedy():
         ({"device": "cuda:"}, "device: got 'cuda:'"),
         ({"device": "gpu"}, "device: got 'gpu'"),
         ({"precision": "half"}, "precision"),
+        ({"cuda_graphs": "yes"}, "cuda_graphs: got 'yes'; expected one of"),
         ({"convention": "mean"}, "convention"),
         ({"epochs": 0}, "epochs: got 0"),
         ({"batch_size": 2.5}, "batch_size: got 2.5"),

@@ -1,7 +1,9 @@
-"""How products and functions are computed: fast where that changes no more than the last bits."""
+"""What a processor does faster: products and functions but for the last bits, and kept memory."""
 
 from __future__ import annotations
 
+import platform
+import resource
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,11 +11,13 @@ import pytest
 import torch
 
 import posterior_collapse as pc
-from posterior_collapse.models.arithmetic import arithmetic
 from posterior_collapse.models.layers import ACTIVATIONS, STD_HEADS
-from posterior_collapse.training import products, tracing
+from posterior_collapse.models.modules import arithmetic
+from posterior_collapse.training import tracing
+from posterior_collapse.training.engine import keeping_memory
 from posterior_collapse.training.tracing import trace
 
+PAGES = 8 * 2**20 // resource.getpagesize()
 X = np.random.default_rng(0).standard_normal((96, 6)).astype(np.float32)
 
 
@@ -27,8 +31,8 @@ def test_the_other_library_is_taken_only_where_it_is_exact() -> None:
     generator = torch.Generator().manual_seed(1)
     a, b = torch.randn(2, 300, 300, generator=generator)
     exact = a.double() @ b.double()
-    taken = products.wide(torch.mm) if products.library() == "onednn" else torch.mm
-    assert (taken(a, b) - exact).abs().max() < products.ERROR * exact.abs().max()
+    taken = tracing.wide(torch.mm) if tracing.library() == "onednn" else torch.mm
+    assert (taken(a, b) - exact).abs().max() < tracing.ERROR * exact.abs().max()
 
 
 @pytest.mark.skipif(
@@ -44,7 +48,7 @@ def test_the_setting_is_as_before_after_each_product() -> None:
         return a @ b
 
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
-        products.wide(product)(torch.ones(2, 3), torch.ones(2, 3))
+        tracing.wide(product)(torch.ones(2, 3), torch.ones(2, 3))
     assert seen == ["bf16"]
     assert setting.fp32_precision == before
 
@@ -117,3 +121,46 @@ def test_the_fast_tanh_is_one_and_stds_have_the_exact_one() -> None:
     expected = value.detach().double().requires_grad_()
     (reference,) = torch.autograd.grad(STD_HEADS["tanh"](expected).log().sum(), expected)
     torch.testing.assert_close(slope.double(), reference, rtol=1e-3, atol=1e-4)
+
+
+def faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def step() -> None:
+    """Write to 64 MiB, in pieces of 8, and give them back."""
+    pieces = [torch.empty(2 * 2**20) for _ in range(8)]
+    for piece in pieces:
+        piece.fill_(1.0)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_pages_are_not_cleared_again() -> None:
+    with keeping_memory():
+        for _ in range(4):  # until the pieces have found their places
+            step()
+        before = faults()
+        for _ in range(4):
+            step()
+        assert faults() - before < PAGES  # one piece of the 32
+
+
+def test_training_keeps_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = []
+
+    class Told:
+        def __enter__(self) -> None:
+            inside.append(True)
+
+        def __exit__(self, *_: object) -> None:
+            inside.append(False)
+
+    monkeypatch.setattr("posterior_collapse.training.engine.keeping_memory", Told)
+    x = np.random.default_rng(0).standard_normal((64, 4))
+    seen = []
+    pc.fit(
+        pc.VAESpec(latent_dim=2), x, "mlp", hidden=(4,), epochs=1,
+        progress=lambda _: seen.append(inside[-1]),
+    )  # fmt: skip
+    assert seen == [True]
+    assert inside == [True, False]

@@ -11,7 +11,8 @@ from posterior_collapse.models import build, loss
 from posterior_collapse.specs import ChainSpec, CVAESpec, VAESpec
 from posterior_collapse.training.batches import Batch
 from posterior_collapse.training.layout import HEADS
-from posterior_collapse.training.stacking import Draws, Stack
+from posterior_collapse.training.seeds import Draws
+from posterior_collapse.training.stacking import Stack, Step
 from posterior_collapse.training.tracing import TracingWarning, trace
 
 F64 = torch.float64
@@ -68,7 +69,7 @@ def test_gradients_are_those_of_each_model_alone(name, options):
     betas = torch.tensor([spec.beta_levels for spec in RUNS[name]], dtype=F64)
     capacity = torch.full((len(models[0].units),), 0.3, dtype=F64)
     for _ in range(2):  # the trace and its replay
-        gradients, measured = stack.gradients(batch, draws, betas, capacity, **options)
+        gradients, measured = stack.gradients(Step(batch, draws, betas, capacity), **options)
     by_name = stack.layout.scatter(dict(zip(stack.leaves, gradients, strict=True)))
     for run, model in enumerate(models):
         value, terms, own = alone(model, batch, draws, run, betas[run], capacity=0.3, **options)
@@ -86,7 +87,7 @@ def test_replay_follows_its_arguments():
     stack = Stack(models, torch.device("cpu"), N)
     betas = torch.ones(2, 1, dtype=F64)
     options = {"convention": "reference", "free_bits": None}
-    stack.gradients(batch, draws, betas, None, **options)
+    stack.gradients(Step(batch, draws, betas, None), **options)
     other = Batch(batch.x.flip(0) * 2, batch.y + 1)
     with torch.no_grad():
         for model in models:
@@ -95,7 +96,7 @@ def test_replay_follows_its_arguments():
     for run, model in enumerate(models):
         stack.load(run, model.state_dict())
     noise = Draws(tuple(level * 0.5 for level in draws.noise), {})
-    _, measured = stack.gradients(other, noise, 3 * betas, None, **options)
+    _, measured = stack.gradients(Step(other, noise, 3 * betas, None), **options)
     for run, model in enumerate(models):
         value, *_ = alone(model, other, noise, run, [3.0], convention="reference")
         torch.testing.assert_close(measured[run, 0], value)
@@ -132,7 +133,9 @@ def test_dropout_masks_reach_their_layers():
     models, batch, draws = runs("mlp", dropout=0.4)
     stack = Stack(models, torch.device("cpu"), N)
     betas = torch.ones(2, 3, dtype=F64)
-    _, measured = stack.gradients(batch, draws, betas, None, convention="elbo", free_bits=None)
+    _, measured = stack.gradients(
+        Step(batch, draws, betas, None), convention="elbo", free_bits=None
+    )
     value, *_ = alone(models[1], batch, draws, 1, betas[1])
     torch.testing.assert_close(measured[1, 0], value)
 
@@ -233,7 +236,7 @@ def test_a_torch_that_cannot_trace_trains_without(monkeypatch, make_fx, reason):
     betas = torch.ones(2, 1, dtype=F64)
     with pytest.warns(TracingWarning, match=reason):
         gradients, measured = stack.gradients(
-            batch, draws, betas, None, convention="elbo", free_bits=None
+            Step(batch, draws, betas, None), convention="elbo", free_bits=None
         )
     value, _, own = alone(models[1], batch, draws, 1, betas[1])
     torch.testing.assert_close(measured[1, 0], value)

@@ -19,9 +19,8 @@ from posterior_collapse.report.comparison import comparison_sentences, compariso
 from posterior_collapse.runs import Evaluation
 from posterior_collapse.training import units
 from posterior_collapse.training.batches import Batch
-from posterior_collapse.training.counting import Counting
 from posterior_collapse.training.stacking import Stack
-from posterior_collapse.training.units import active_units
+from posterior_collapse.training.units import Counting, active_units
 
 G = np.random.default_rng(11)
 # Modes from far above the threshold down to it, so that some units know little.

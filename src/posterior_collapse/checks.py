@@ -48,30 +48,24 @@ def positive(name: str, value: object) -> float:
     return number
 
 
-def count(name: str, value: object) -> int:
-    try:
-        count = int(value)  # type: ignore[call-overload]
-        whole = not isinstance(value, (bool, str)) and count == value
-    except (TypeError, ValueError, OverflowError):
-        whole = False
-    if not whole or count < 1:
-        raise InvalidArgumentError(
-            name, repr(value), "a whole number of units, at least 1", f"Pass e.g. {name}=8."
-        )
-    return int(count)
-
-
-def whole(name: str, value: object, least: int) -> int:
+def whole(
+    name: str, value: object, least: int, expected: str | None = None, example: int | None = None
+) -> int:
     try:
         number = int(value)  # type: ignore[call-overload]
         fits = not isinstance(value, (bool, str)) and number == value and number >= least
     except (TypeError, ValueError, OverflowError):
         fits = False
     if not fits:
+        expected = expected or f"a whole number of at least {least}"
         raise InvalidArgumentError(
-            name, repr(value), f"a whole number of at least {least}", f"Pass e.g. {name}={least}."
+            name, repr(value), expected, f"Pass e.g. {name}={example or least}."
         )
     return int(number)
+
+
+def count(name: str, value: object) -> int:
+    return whole(name, value, 1, "a whole number of units, at least 1", example=8)
 
 
 def units(name: str, value: object) -> int:
@@ -114,6 +108,12 @@ def level(name: str, number: int) -> str:
     if name in ("betas", "eta_decs", "sigmas", "latent_dims"):
         return f"{name.removesuffix('s')}_{number}"
     return f"{name} of {'unit' if name.startswith('sigma') else 'layer'} {number}"
+
+
+def one_of(name: str, value: object, known: Sequence[Any], action: str = "Choose one.") -> None:
+    if value not in known:
+        hint = nearest(str(value), [str(one) for one in known])
+        raise InvalidArgumentError(name, repr(value), f"one of {list(known)}", f"{action}{hint}")
 
 
 def or_learned(name: str, value: object) -> float | Literal["learned"]:

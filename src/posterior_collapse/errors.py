@@ -97,8 +97,6 @@ class UnknownDatasetError(DataError):
 class MissingFileError(DataError, FileNotFoundError):
     """A named file is not there."""
 
-    __str__ = PosteriorCollapseError.__str__
-
 
 class CorruptFileError(DataError):
     """A file is there but is not what its name says."""
@@ -131,13 +129,9 @@ class CheckpointError(TrainingError):
 class OutputError(PosteriorCollapseError, OSError):
     """A result cannot be written where it was asked for."""
 
-    __str__ = PosteriorCollapseError.__str__
-
 
 class MissingDependencyError(PosteriorCollapseError, ImportError):
     """An optional library is needed and not installed."""
-
-    __str__ = PosteriorCollapseError.__str__
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

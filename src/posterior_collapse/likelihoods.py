@@ -14,17 +14,30 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import xlogy
+from scipy.special import expit, softmax, xlogy
 
 from posterior_collapse.arrays import Array, Float, chunks
 from posterior_collapse.checks import Likelihood
 from posterior_collapse.errors import DataError
 
-__all__ = ["FAMILIES", "Family", "check_targets", "one_hot_widths", "remedy"]
+__all__ = [
+    "ENDLESS",
+    "FAMILIES",
+    "Family",
+    "Law",
+    "check_targets",
+    "law",
+    "one_hot_widths",
+    "remedy",
+]
 
 ROUNDING = 1e-6
 """Relative tolerance: targets in float32 leave their domain, or miss a sum, by less."""
 SCALE = "Scale the data (8-bit images by 1/255), or choose another likelihood."
+ENDLESS = 30.0
+"""An output, e.g. a logit, that is as good as the infinite one of features that never vary."""
+LARGEST = 300.0
+"""Log rate beyond which a line search is too far out, and exp near overflow."""
 ONE_HOT = "Turn each class number into a one-hot vector (torch.nn.functional.one_hot)."
 
 
@@ -101,6 +114,52 @@ FAMILIES: dict[Likelihood, Family] = {
     ),
 }
 """Every likelihood but the Gaussian, whose noise is eta_dec, and "other"."""
+
+
+Law = Callable[[Float], tuple[float, Float, Float]]
+"""From outputs to their loss, summed, its gradient by the outputs, and their means."""
+
+
+def law(
+    likelihood: Likelihood,
+    y: Float,
+    *,
+    r: Float | float = np.inf,
+    widths: Sequence[int] = (),
+) -> Law:
+    """Return what outputs cost on targets, less what the data alone decide (log y! of counts).
+
+    Args:
+        likelihood: Of the targets; a Gaussian's has std 1.
+        y: Targets, shape (..., features).
+        r: Dispersion of each feature of a negative binomial; a Poisson's is infinite.
+        widths: Number of classes of each position of a categorical.
+
+    Example:
+        >>> loss, gradient, mean = law("bernoulli", np.array([1.0]))(np.array([0.0]))
+        >>> round(loss, 4), gradient.tolist(), mean.tolist()
+        (0.6931, [-0.5], [0.5])
+    """
+    ends, finite = np.cumsum(widths)[:-1], np.isfinite(r)
+    safe = np.where(finite, r, 1.0)
+
+    def cost(eta: Float) -> tuple[float, Float, Float]:
+        slope: Float | float = 1.0
+        if likelihood == "gaussian":
+            mean, partition = eta, eta**2 / 2
+        elif likelihood == "bernoulli":
+            mean, partition = expit(eta), np.logaddexp(0.0, eta)
+        elif likelihood == "categorical":
+            blocks = np.split(eta, ends, axis=-1)
+            mean = np.concatenate([softmax(block, axis=-1) for block in blocks], axis=-1)
+            partition = np.stack([np.logaddexp.reduce(block, axis=-1) for block in blocks])
+        else:
+            mean = np.exp(np.minimum(eta, LARGEST))
+            partition = np.where(finite, (y + safe) * np.log1p(mean / safe), mean)
+            slope = 1 / (1 + mean / r)
+        return float(partition.sum() - (y * eta).sum()), (mean - y) * slope, mean
+
+    return cost
 
 
 def remedy(likelihood: Likelihood) -> str:

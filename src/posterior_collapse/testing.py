@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 
 from posterior_collapse.diagnosis import diagnose
-from posterior_collapse.diagnosis.directions import free_levels
+from posterior_collapse.diagnosis.exact import free_levels
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import LatentModel
 from posterior_collapse.models.modules import evaluating, modules_behind

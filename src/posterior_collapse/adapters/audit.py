@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 from posterior_collapse import checks
 from posterior_collapse.adapters.bearing import forecast_of, with_masks
-from posterior_collapse.adapters.divergence import KLReading
 from posterior_collapse.adapters.findings import (
     DECODERS,
     findings,
@@ -18,8 +17,8 @@ from posterior_collapse.adapters.findings import (
     units_kept,
 )
 from posterior_collapse.adapters.probing import ROLES, Sizes
-from posterior_collapse.adapters.reading import ReconstructionReading, plain
-from posterior_collapse.adapters.terms import REDUCTIONS, Terms, cut_off, read_terms, reductions
+from posterior_collapse.adapters.reconstruction import ReconstructionReading, plain
+from posterior_collapse.adapters.terms import KLReading, Terms, cut_off, read_terms, reductions
 from posterior_collapse.data.samples import read
 from posterior_collapse.diagnosis import Finding
 from posterior_collapse.diagnosis.onsets import Onset
@@ -35,8 +34,6 @@ from posterior_collapse.moments import Moments
 from posterior_collapse.records import Record
 from posterior_collapse.specs import Likelihood, VAESpec
 from posterior_collapse.theory import EffectiveBeta, Forecast
-
-__all__ = ["LossAudit", "audit_loss"]
 
 
 @dataclass(frozen=True)
@@ -234,14 +231,7 @@ def audit_loss(
     )
     variance = checks.positive("eta_dec", eta_dec) ** 2
     wanted = None if beta is None else checks.positive("beta", beta)
-    if isinstance(loss, EffectiveBeta):
-        kind = "squared" if loss.likelihood == "gaussian" else loss.likelihood
-        found = Terms(
-            ReconstructionReading(kind, loss.squared_error_weight),
-            KLReading("gaussian", loss.kl_weight),
-        )
-        return _audit(found, dict.fromkeys(REDUCTIONS), sizes, wanted, variance, data)
-    if not callable(loss):
+    if not (isinstance(loss, EffectiveBeta) or callable(loss)):
         raise InvalidArgumentError(
             "loss",
             type(loss).__name__,
@@ -250,26 +240,24 @@ def audit_loss(
         )
     # As in training, whose mode a loss may ask for, but its networks learn nothing from it.
     with keeping_buffers(loss):
-        found = read_terms(loss, sizes, log_var)
-        reduced = reductions(found, sizes)
+        if isinstance(loss, EffectiveBeta):
+            kind = "squared" if loss.likelihood == "gaussian" else loss.likelihood
+            error = ReconstructionReading(kind, loss.squared_error_weight)
+            found = Terms(error, KLReading("gaussian", loss.kl_weight), sizes)
+        else:
+            found = read_terms(loss, sizes, log_var)
         if data is not None and not isinstance(data, Moments):
             data = read(data).collected()  # of what may be read once only
-        return _audit(with_masks(found, data, sizes), reduced, sizes, wanted, variance, data)
+        return _audit(found, wanted, variance, data)
 
 
-def _audit(
-    found: Terms,
-    reduced: dict[str, str | None],
-    sizes: Sizes,
-    beta: float | None,
-    variance: float,
-    data: Any,
-) -> LossAudit:
-    reconstruction, kl, _ = found
+def _audit(found: Terms, beta: float | None, variance: float, data: Any) -> LossAudit:
+    reduced = reductions(found)
+    reconstruction, kl, sizes, _ = found = with_masks(found, data)
     if reconstruction.kind != "squared":
         variance = 1.0  # only a Gaussian leaves eta_dec to the author, unless it is fitted
     expected = None if beta is None else beta * variance
-    cut = cut_off(found, sizes)
+    cut = cut_off(found)
     audit = LossAudit(
         value=None if cut else _value(reconstruction, kl, math.prod(sizes.features)),
         learned_eta_dec=reconstruction.kind == "log squared",
@@ -285,7 +273,7 @@ def _audit(
     refusal: PosteriorCollapseError | None = None
     if data is not None and audit.beta is not None and 0 < audit.beta < math.inf:
         try:
-            bears, worth = forecast_of(_spec(audit), data, sizes, found)
+            bears, worth = forecast_of(_spec(audit), data, found)
             audit = audit.replace(forecast=bears, onset=worth)
         except DataError as error:
             if reconstruction.masked is None:

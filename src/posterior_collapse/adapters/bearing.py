@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posterior_collapse.adapters.divergence import KLReading
-from posterior_collapse.adapters.probing import Probe, Sizes
-from posterior_collapse.adapters.reading import ReconstructionReading, holds_on
-from posterior_collapse.adapters.terms import Terms
+from posterior_collapse.adapters.probing import Probe
+from posterior_collapse.adapters.reconstruction import holds_on
+from posterior_collapse.adapters.terms import KLReading, Terms
 from posterior_collapse.arrays import Array, Float
 from posterior_collapse.data.samples import one_hot, read
 from posterior_collapse.diagnosis.onsets import Onset, onset
@@ -23,24 +22,16 @@ from posterior_collapse.moments import Moments
 from posterior_collapse.specs import VAESpec
 from posterior_collapse.theory import Forecast, forecast
 
-__all__ = ["forecast_of", "with_masks"]
-
 ROWS = 64
 """Rows of the data that a loss is tried on."""
 
 
-def forecast_of(
-    spec: VAESpec,
-    data: Any,
-    sizes: Sizes,
-    terms: Terms,
-) -> tuple[Forecast, Onset | None]:
+def forecast_of(spec: VAESpec, data: Any, terms: Terms) -> tuple[Forecast, Onset | None]:
     """Return the forecast for a loss on data, and the onset where no closed form has it.
 
     Args:
         spec: What the loss asks for.
         data: As `forecast` takes them; of class numbers, one column for each position.
-        sizes: Features and latents.
         terms: Its error and its KL. Of a floor the forecast is that of the beta which comes to the
             same, of weights per unit that of each unit at its own.
 
@@ -50,13 +41,12 @@ def forecast_of(
         NotSolvedError: Units have weights of their own, and eta_dec is fitted.
         UnboundedObjectiveError: It has no best constant output.
     """
-    reconstruction, kl, probe = terms
-    targets = _targets(data, sizes, reconstruction)
+    kl, probe, targets = terms.kl, terms.probe, _targets(data, terms)
     found: Onset | None = None
     if spec.likelihood == "other":
         assert probe is not None
-        found = onset(_alone(probe, sizes), _shaped(targets, probe, sizes),
-                      output_shape=sizes.features)  # fmt: skip
+        # At the prior, where the KL is constant, what is left is the reconstruction term.
+        found = onset(probe.total, _shaped(targets, probe), output_shape=terms.sizes.features)
 
     def at(beta: float) -> Forecast:
         here = spec.replace(beta=beta)
@@ -68,100 +58,90 @@ def forecast_of(
     return (first if kl.weights is None else _with_weights(first, kl.weights)), found
 
 
-def with_masks(terms: Terms, data: Any, sizes: Sizes) -> Terms:
+def with_masks(terms: Terms, data: Any) -> Terms:
     """Return the terms with an error of no known kind, if it is another on some targets.
 
     A mask of zeros, of missing values or of values above a limit shows on no made-up target, which
     lie between. Data say it of themselves; without any, zeros and NaN are tried.
     """
-    reconstruction, _, probe = terms
+    reconstruction, probe = terms.reconstruction, terms.probe
     if probe is None or reconstruction.kind in ("none", "other"):
         return terms
     try:
-        tried = _special(probe, sizes) if data is None else _batches(data, sizes, terms)
+        tried = _special(probe) if data is None else _batches(data, terms, probe)
     except DataError:  # which the forecast refuses
         return terms
     for what, y in tried:
-        if not holds_on(probe, sizes, reconstruction, y):
+        if not holds_on(probe, reconstruction, y):
             masked = reconstruction._replace(kind="other", weights=None, masked=what)
             return terms._replace(reconstruction=masked)
     return terms
 
 
-def _special(probe: Probe, sizes: Sizes) -> list[tuple[str, Tensor]]:
+def _special(probe: Probe) -> list[tuple[str, Tensor]]:
     """Return targets of which every third is 0 or NaN, where made-up ones are neither."""
     if probe.target.values != "soft":
         return []
     tried = []
     for what, value in (("of 0", 0.0), ("that are NaN", math.nan)):
-        y = probe.made_up(sizes, 0)[1]
+        y = probe.made_up()[1]
         y.flatten()[::3] = value
         tried.append((what, y))
     return tried
 
 
-def _batches(data: Any, sizes: Sizes, terms: Terms) -> list[tuple[str, Tensor]]:
+def _batches(data: Any, terms: Terms, probe: Probe) -> list[tuple[str, Tensor]]:
     """Return rows of the data as targets: those of its extremes (or a NaN), and some throughout."""
-    assert terms.probe is not None
-    rows = _targets(data, sizes, terms.reconstruction)
+    rows, size = _targets(data, terms), terms.sizes.batch
     extremes = [int(at) // rows.shape[1] for at in (rows.argmin(), rows.argmax())]
     some = [*extremes, *np.linspace(0, len(rows) - 1, ROWS - 2).astype(int)]
-    chosen = np.resize(some, -(-ROWS // sizes.batch) * sizes.batch)
-    y = torch.as_tensor(_shaped(rows[chosen], terms.probe, sizes))
-    y = y if terms.probe.target.values == "classes" else y.double()
-    return [("in these data", batch) for batch in torch.split(y, sizes.batch)]
+    chosen = np.resize(some, -(-ROWS // size) * size)
+    y = torch.as_tensor(_shaped(rows[chosen], probe))
+    y = y if probe.target.values == "classes" else y.double()
+    return [("in these data", batch) for batch in torch.split(y, size)]
 
 
-def _targets(data: Any, sizes: Sizes, reconstruction: ReconstructionReading) -> Array:
+def _targets(data: Any, terms: Terms) -> Array:
     """Return the data as rows; class numbers become one-hot for a likelihood that is forecast."""
     if isinstance(data, Moments):
         raise DataError("data", "moments", "the rows of the data", "Pass the data themselves.")
     samples = read(data).collected()
     rows = np.asarray(samples.x if samples.y is None else samples.y)
-    width, axis = math.prod(sizes.features), _class_axis(rows.shape[1], sizes, reconstruction.axis)
+    features, axis = terms.sizes.features, terms.reconstruction.axis
+    width, axis = math.prod(features), _class_axis(rows.shape[1], features, axis)
     if rows.shape[1] == width:
         return rows
-    if axis is not None and reconstruction.likelihood != "categorical":
+    if axis is not None and terms.reconstruction.likelihood != "categorical":
         return rows
     if axis is not None:
-        classes = sizes.features[axis]
+        classes = features[axis]
         hot = one_hot(rows.reshape(-1), classes).reshape(*rows.shape, classes)
         return hot.reshape(len(rows), width)
     raise DataError(
         "data",
         f"{rows.shape[1]:,} features",
-        f"{width:,}, as features={sizes.features}",
+        f"{width:,}, as features={features}",
         "Pass the features of your data.",
     )
 
 
-def _class_axis(features: int, sizes: Sizes, known: int | None) -> int | None:
+def _class_axis(columns: int, features: tuple[int, ...], known: int | None) -> int | None:
     """Return the axis whose classes the data number, of those that would make them fit."""
-    width, last = math.prod(sizes.features), len(sizes.features) - 1
-    axes = range(last, -1, -1) if known is None else (known,)
-    return next((a for a in axes if features * sizes.features[a] == width), None)
+    axes = reversed(range(len(features))) if known is None else (known,)
+    return next((a for a in axes if columns * features[a] == math.prod(features)), None)
 
 
-def _shaped(rows: Array, probe: Probe, sizes: Sizes) -> Array:
+def _shaped(rows: Array, probe: Probe) -> Array:
     """Return rows in the shape of the loss's targets."""
     values, axis = probe.target
-    shape = list(sizes.features)
+    shape = list(probe.sizes.features)
     if rows.shape[1] != math.prod(shape):  # class numbers
-        del shape[_class_axis(rows.shape[1], sizes, axis) or 0]
+        del shape[_class_axis(rows.shape[1], probe.sizes.features, axis) or 0]
         return np.asarray(rows.reshape(len(rows), *shape), dtype=np.int64)
     whole = rows.reshape(len(rows), *shape)
     if values == "classes" and axis is not None:
         return np.asarray(whole.argmax(axis=axis if axis < 0 else axis + 1))
     return whole
-
-
-def _alone(probe: Probe, sizes: Sizes) -> Any:
-    """Return the reconstruction term: the loss at the prior, where the KL is constant."""
-
-    def loss(output: Tensor, y: Tensor) -> Any:
-        return probe.total(output, y, sizes._replace(batch=len(output)))
-
-    return loss
 
 
 def _of_ratios(found: Onset, spec: VAESpec) -> Forecast:

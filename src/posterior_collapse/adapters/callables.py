@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, ClassVar, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,6 @@ from posterior_collapse.models import LatentModel
 from posterior_collapse.models.modules import modules_behind
 from posterior_collapse.specs import CVAESpec, Spec, VAESpec
 
-__all__ = ["Prior", "WrappedModel", "from_callable"]
-
 BY_SAMPLES = (
     "KL to the prior is found by sampling; where the prior does not split over units, what no unit "
     "has alone is shared by all alike"
@@ -33,21 +31,8 @@ FORCED = (
 Prior: TypeAlias = Distribution | Callable[[Tensor], Any]
 
 
-def from_callable(
-    encode: Callable[..., Any],
-    decode: Callable[..., Any] | None = None,
-    *,
-    latent_dim: int | Sequence[int],
-    log_var: bool = True,
-    spec: Spec | None = None,
-    output: Output | None = None,
-    prior: Prior | None = None,
-    teacher_forcing: bool = False,
-    shape: Sequence[int] | None = None,
-    tokens: bool = False,
-    modules: Iterable[nn.Module] = (),
-) -> WrappedModel:
-    """Return a `LatentModel` that calls `encode` and `decode`.
+class WrappedModel(LatentModel, nn.Module):
+    """A `LatentModel` of one latent level that calls `encode` and `decode`.
 
     Modules that the functions are, belong to, hold or mention, in containers and objects too,
     become its submodules: data are moved to their device and dtype. `diagnose` puts them into
@@ -80,6 +65,16 @@ def from_callable(
             decoder's classes are compared with one-hot data: without them leave `decode` out.
         modules: Modules that cannot be found, because the functions look them up at run time and
             call a method of theirs instead of them. The first says where data are moved.
+        spec_assumed: Whether the spec only stands in for an unknown objective, so that beta and
+            eta_dec mean nothing; None: where none was passed.
+        said: What a reader of results should know of the model.
+
+    Attributes:
+        decodes: Whether there is a decoder.
+        wrapped: The modules behind the functions.
+        latent_shape: Shape of a latent that is an image or a sequence, units in that order; None:
+            a row.
+        channels_first: Whether a sequence's channels are the first of its sides, not the last.
 
     Raises:
         InvalidArgumentError: A spec of other units or of several levels, no function, or no module.
@@ -90,35 +85,8 @@ def from_callable(
         >>> model.posterior(1, torch.ones(5, 3)).mean.shape
         torch.Size([5, 2])
     """
-    return WrappedModel(
-        encode,
-        decode,
-        latent_dim=latent_dim,
-        log_var=log_var,
-        spec=spec,
-        output=output,
-        prior=prior,
-        teacher_forcing=teacher_forcing,
-        shape=shape,
-        tokens=tokens,
-        modules=modules,
-    )
 
-
-class WrappedModel(LatentModel, nn.Module):
-    """A model of one latent level given by functions; arguments are those of `from_callable`.
-
-    Args:
-        spec_assumed: Whether the spec only stands in for an unknown objective, so that beta and
-            eta_dec mean nothing; None: where none was passed.
-        said: What a reader of results should know of the model.
-
-    Attributes:
-        decodes: Whether there is a decoder.
-        wrapped: The modules behind the functions.
-        latent_shape: Shape of a latent that is an image or a sequence, units in that order; None:
-            a row.
-    """
+    channels_first: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -268,7 +236,8 @@ class WrappedModel(LatentModel, nn.Module):
     def per_channel(self, values: Any) -> Any:
         """Return what units have, summed over the positions of each channel.
 
-        Channels come first in the shape of an image, last in that of a sequence.
+        Channels come first in the shape of an image, last in that of a sequence (but see
+        `channels_first`).
 
         Args:
             values: An array or tensor per unit, (..., units), such as `diagnosis.levels[0].kl`.
@@ -278,7 +247,7 @@ class WrappedModel(LatentModel, nn.Module):
         """
         if self.latent_shape is None or len(self.latent_shape) < 2:
             return values
-        if len(self.latent_shape) == 2:
+        if len(self.latent_shape) == 2 and not self.channels_first:
             return values.reshape(*values.shape[:-1], *self.latent_shape).sum(-2)
         return values.reshape(*values.shape[:-1], self.latent_shape[0], -1).sum(-1)
 
@@ -312,6 +281,10 @@ class WrappedModel(LatentModel, nn.Module):
     def _check_level(self, level: int) -> None:
         if level != 1:
             raise InvalidArgumentError("level", level, "1", "This model has one latent level.")
+
+
+from_callable = WrappedModel
+"""Return a `LatentModel` around two functions; the arguments are those of `WrappedModel`."""
 
 
 def _named(modules: Iterable[nn.Module]) -> list[nn.Module]:

@@ -16,8 +16,6 @@ from posterior_collapse.errors import InvalidArgumentError, first_line
 from posterior_collapse.models.modules import evaluating, tensor_behind
 from posterior_collapse.specs import Spec, VAESpec
 
-__all__ = ["ImageAutoencoder", "from_diffusers"]
-
 
 def from_diffusers(
     autoencoder: Any,
@@ -94,18 +92,7 @@ class ImageAutoencoder(WrappedModel):
         latent_shape: Channels, height and width of a latent; units are in that order.
     """
 
-    def per_channel(self, values: Any) -> Any:
-        """Return what units have, summed over the positions of each channel.
-
-        Args:
-            values: An array or tensor per unit, (..., units), such as `diagnosis.levels[0].kl`.
-
-        Returns:
-            (..., channels): nats per sample, if nats were given.
-        """
-        assert self.latent_shape is not None
-        channels, *sides = self.latent_shape  # first in a sound too, unlike other sequences
-        return values.reshape(*values.shape[:-1], channels, math.prod(sides)).sum(-1)
+    channels_first = True  # in a sound too, unlike other sequences
 
 
 def _refuse(got: str) -> NoReturn:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from posterior_collapse import checks
-from posterior_collapse.adapters.divergence import KLReading
 from posterior_collapse.adapters.probing import ROLES
+from posterior_collapse.adapters.terms import KLReading
 from posterior_collapse.checks import Likelihood
 from posterior_collapse.diagnosis import Finding
 from posterior_collapse.errors import PosteriorCollapseError
@@ -18,8 +18,6 @@ from posterior_collapse.theory import Forecast
 
 if TYPE_CHECKING:
     from posterior_collapse.adapters.audit import LossAudit
-
-__all__ = ["DECODERS", "findings", "has_floor", "lower_weight", "units_kept"]
 
 DECODERS: dict[Likelihood, str] = {
     "bernoulli": "a Bernoulli",
@@ -49,7 +47,7 @@ def findings(
         *_of_reductions(audit),
         *_of_value(audit),
         *_of_units(audit),
-        *_of_refusal(refusal),
+        *([] if refusal is None else [_no_forecast(refusal)]),
     )
 
 
@@ -213,19 +211,10 @@ def _of_floor(kl: KLReading, audit: LossAudit) -> Iterator[Finding]:
             f"On these data it keeps as many units as a plain KL of beta = {beta:.4g} would, not "
             f"of {audit.beta:.4g}; judge activity by information."
         )
-    if kl.kind == "free bits":
-        yield Finding(
-            "free-bits",
-            f"A small KL costs nothing (free bits, {floor}): beta is that of what exceeds it.",
-            action,
-        )
-    else:
-        yield Finding(
-            "capacity",
-            f"A KL below a capacity ({floor}) is rewarded and one above it penalised: beta is that "
-            "of what exceeds it.",
-            action,
-        )
+    said = f"A small KL costs nothing (free bits, {floor})"
+    if kl.kind == "capacity":
+        said = f"A KL below a capacity ({floor}) is rewarded and one above it penalised"
+    yield Finding(kl.kind.replace(" ", "-"), f"{said}: beta is that of what exceeds it.", action)
 
 
 def _of_prior(kl: KLReading) -> Iterator[Finding]:
@@ -339,35 +328,31 @@ def _of_reductions(audit: LossAudit) -> Iterator[Finding]:
 
 def _of_means(audit: LossAudit) -> Iterator[Finding]:
     reconstruction, sizes = audit.reconstruction, audit.sizes
-    features, what = math.prod(sizes.features), "features"
+    if reconstruction.kind == "log squared":
+        return  # a fitted eta_dec makes up for every factor of the squared error
+    features, what, latents = math.prod(sizes.features), "features", sizes.latents
     if reconstruction.axis is not None:
         features, what = features // sizes.features[reconstruction.axis], "positions"
-    error = {"squared": "squared error", "absolute": "absolute error"}.get(
-        reconstruction.kind, "error"
+    error = "error"
+    if reconstruction.kind in ("squared", "absolute"):
+        error = f"{reconstruction.kind} error"
+    over = audit.reductions["features"], audit.reductions["latents"]
+    if over == ("mean", "sum"):
+        text = f"The {error} is a mean over {features} {what} and the KL a sum over latents."
+        times = f"{features}"
+    elif over == ("sum", "mean"):
+        text = f"The KL is a mean over {latents} latents and the {error} a sum over {what}."
+        times = f"1/{latents}"
+    elif over == ("mean", "mean"):
+        text = f"Both terms are means: over {features} {what} and over {latents} latents."
+        times = f"{features}/{latents}"
+    else:
+        return
+    yield Finding(
+        f"{over[0]}-and-{over[1]}",
+        text,
+        f"Sum both: as it is the weight counts {times}-fold, unless a factor makes up for it.",
     )
-    mixed = {
-        ("mean", "sum"): (
-            f"The {error} is a mean over {features} {what} and the KL a sum over latents.",
-            f"{features}",
-        ),
-        ("sum", "mean"): (
-            f"The KL is a mean over {sizes.latents} latents and the {error} a sum over {what}.",
-            f"1/{sizes.latents}",
-        ),
-        ("mean", "mean"): (
-            f"Both terms are means: over {features} {what} and over {sizes.latents} latents.",
-            f"{features}/{sizes.latents}",
-        ),
-    }
-    over = (audit.reductions["features"] or "", audit.reductions["latents"] or "")
-    # A fitted eta_dec makes up for every factor of the squared error.
-    if over in mixed and reconstruction.kind != "log squared":
-        text, times = mixed[over]
-        yield Finding(
-            "-and-".join(over),
-            text,
-            f"Sum both: as it is the weight counts {times}-fold, unless a factor makes up for it.",
-        )
 
 
 def _of_value(audit: LossAudit) -> Iterator[Finding]:
@@ -384,18 +369,17 @@ def _of_value(audit: LossAudit) -> Iterator[Finding]:
         (sizes.batch, f"the batch size {sizes.batch}"),
         (1 / sizes.batch, f"1 / the batch size {sizes.batch}"),
     )
-    halves = [(1.0, ""), (2.0, "a KL without its 1/2")]
-    name = "beta"
+    name, halves = "beta", {1.0: "", 2.0: "a KL without its 1/2"}
     if audit.likelihood == "gaussian":
         name = "beta * eta_dec^2"
-        halves = [
-            (1.0, ""),
-            (0.5, "a squared error without its 1/2"),
-            (2.0, "a squared error with 1/2 twice, or a KL without its 1/2"),
-        ]
+        halves = {
+            1.0: "",
+            0.5: "a squared error without its 1/2",
+            2.0: "a squared error with 1/2 twice, or a KL without its 1/2",
+        }
     reasons = (
         ", and ".join(filter(None, (what, half)))
-        for times, half in halves
+        for times, half in halves.items()
         for factor, what in factors
         if math.isclose(factor * times, ratio, rel_tol=0.01)
     )
@@ -407,13 +391,9 @@ def _of_value(audit: LossAudit) -> Iterator[Finding]:
     )
 
 
-def _of_refusal(refusal: PosteriorCollapseError | None) -> Iterator[Finding]:
-    if refusal is not None:
-        yield Finding(
-            "no-forecast",
-            f"There is no forecast for these data: {refusal.argument} has {refusal.got}.",
-            refusal.action,
-        )
+def _no_forecast(refusal: PosteriorCollapseError) -> Finding:
+    text = f"There is no forecast for these data: {refusal.argument} has {refusal.got}."
+    return Finding("no-forecast", text, refusal.action)
 
 
 def units_kept(forecast: Forecast, kl: KLReading) -> str:

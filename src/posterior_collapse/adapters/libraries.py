@@ -9,8 +9,6 @@ import torch
 
 from posterior_collapse import errors
 
-__all__ = ["needing", "undisturbed"]
-
 
 @contextlib.contextmanager
 def needing(library: str, purpose: str) -> Iterator[None]:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from posterior_collapse import checks
 from posterior_collapse.adapters.libraries import needing, undisturbed
 from posterior_collapse.adapters.outputs import posterior_of
-from posterior_collapse.data.seeding import seeded
+from posterior_collapse.data.samples import seeded
 from posterior_collapse.diagnosis.certificate import Residual, Residuals
 from posterior_collapse.diagnosis.statistics import row_chooser
 from posterior_collapse.errors import DataError, InvalidArgumentError, PosteriorCollapseError
@@ -169,7 +169,8 @@ class CollapseMonitor(Callback):
 
     def _read(self, trainer: Trainer) -> list[Any]:
         source: Any = trainer.val_dataloaders if self.data is None else self.data
-        if self.data is None and _is_empty(source):
+        nothing = isinstance(source, (list, tuple, Mapping)) and not source
+        if self.data is None and (source is None or nothing):
             source = trainer.train_dataloader
             warnings.warn(
                 "There is no validation loader: CollapseMonitor looks at training batches.",
@@ -338,7 +339,3 @@ def _tensors(batch: Any) -> Iterator[Tensor]:
 def _steps(trainer: Trainer) -> int:
     """Steps of training done, which the trainer counts once for each optimiser."""
     return int(trainer.global_step) // max(1, len(trainer.optimizers))
-
-
-def _is_empty(source: Any) -> bool:
-    return source is None or (isinstance(source, (list, tuple, Mapping)) and not source)

@@ -24,8 +24,6 @@ from posterior_collapse.models import OneHots
 from posterior_collapse.models.layers import Gaussian
 from posterior_collapse.specs import Likelihood, Spec
 
-__all__ = ["Output", "OutputReader", "flattened", "posterior_of"]
-
 Output = Literal["mean", "link"]
 """What a decoder's tensor holds: the mean of each feature (probabilities, rates), or its link
 (logits, log rates)."""
@@ -62,7 +60,8 @@ def posterior_of(output: Any, *, log_var: bool) -> Gaussian:
         return Gaussian(output.mean, output.stddev)
     if isinstance(output, MultivariateNormal):
         return _independent(output)
-    if isinstance(output, Sequence) and len(output) == 3 and _like(output[2], output[0]):
+    sampled = isinstance(output, Sequence) and len(output) == 3 and isinstance(output[2], Tensor)
+    if sampled and output[2].shape == getattr(output[0], "shape", None):
         if _begins_with_sample(output, log_var):
             raise InvalidArgumentError(
                 "encode",
@@ -116,10 +115,6 @@ def _begins_with_sample(output: Sequence[Tensor], log_var: bool) -> bool:
     if torch.equal(first, third) or misfit(third, first, second) < 0.5:
         return False
     return torch.equal(first, second) or misfit(first, second, third) < error < 0.5
-
-
-def _like(value: Any, mean: Any) -> bool:
-    return isinstance(value, Tensor) and value.shape == getattr(mean, "shape", None)
 
 
 def _independent(output: MultivariateNormal) -> Gaussian:
@@ -210,7 +205,8 @@ class OutputReader:
     def _of_tensor(self, values: Tensor) -> Distribution:
         likelihood = self.spec.likelihood
         if likelihood in ("gaussian", "other"):
-            return Normal(values, self._eta_dec(values).expand_as(values), validate_args=False)
+            # Broadcast, so that one number is kept where the std is the same everywhere.
+            return Normal(values, values.new_full((), self._eta_dec()), validate_args=False)
         means = self._are_means(values)
         if likelihood == "bernoulli":
             given = {"probs" if means else "logits": values}
@@ -254,7 +250,7 @@ class OutputReader:
             return inside
         return inside and bool(((values.sum(-1) - 1).abs() < ONE).all())
 
-    def _eta_dec(self, like: Tensor) -> Tensor:
+    def _eta_dec(self) -> float:
         eta = self.spec.eta_levels[0]
         if isinstance(eta, str):
             raise InvalidArgumentError(
@@ -263,7 +259,7 @@ class OutputReader:
                 "a torch.distributions.Normal, which holds the learned std",
                 "Return Normal(mean, std).",
             )
-        return torch.full((), eta, device=like.device, dtype=like.dtype)
+        return eta
 
 
 def flattened(output: Distribution, lead: torch.Size, device: torch.device) -> Distribution:

@@ -22,18 +22,6 @@ from posterior_collapse.arrays import Float
 from posterior_collapse.errors import InvalidArgumentError, first_line
 from posterior_collapse.models.modules import tensor_behind
 
-__all__ = [
-    "LOGGED",
-    "PLAIN",
-    "ROLES",
-    "SPREADS",
-    "TARGETS",
-    "Probe",
-    "Sizes",
-    "Target",
-    "random_numbers",
-]
-
 ROLES = ("reconstruction", "target", "mean", "log_var")
 MOST_DIFFERENCES = 4096
 """Numbers of a reconstruction that are moved one by one, where autograd cannot follow the loss."""
@@ -88,11 +76,12 @@ TARGETS = (
 
 @dataclass
 class Probe:
-    """A loss `loss(reconstruction, target, mean, log_var)`, called with tensors of any sizes.
+    """A loss `loss(reconstruction, target, mean, log_var)`, called with made-up tensors.
 
     Attributes:
         loss: The function. It may return a number, or a sequence or mapping with the total first
             or under `"loss"`.
+        sizes: Of the tensors.
         spread: What its last argument is, of `SPREADS`.
         target: What its target is.
         order: Position of each of `ROLES` among its arguments.
@@ -101,6 +90,7 @@ class Probe:
     """
 
     loss: Callable[..., Any]
+    sizes: Sizes
     spread: str = "log-variance"
     target: Target = TARGETS[0]
     order: tuple[int, ...] = (0, 1, 2, 3)
@@ -114,10 +104,10 @@ class Probe:
         away = own is not None and own.device.type != "mps"
         return own.device if own is not None and away else torch.device("cpu")
 
-    def made_up(self, sizes: Sizes, seed: int) -> tuple[Tensor, Tensor]:
+    def made_up(self, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Return a reconstruction in (0.1, 0.9) and a target of this kind, of rows that differ."""
         generator = torch.Generator().manual_seed(seed)
-        shape = (sizes.batch, *sizes.features)
+        shape = (self.sizes.batch, *self.sizes.features)
         uniform = torch.rand((2, *shape), generator=generator, dtype=torch.float64, device="cpu")
         values, axis = self.target
         y = 0.3 + 0.4 * uniform[1]
@@ -127,49 +117,53 @@ class Probe:
             y = (6 * uniform[1]).floor()
         elif axis is not None:
             y = uniform[1].argmax(dim=axis if axis < 0 else axis + 1)
-            if values == "one-hot":
-                y = torch.nn.functional.one_hot(y, sizes.features[axis]).double()
-                y = y if axis < 0 else y.movedim(-1, 1)
+            y = self.one_hot(y) if values == "one-hot" else y
         return 0.1 + 0.8 * uniform[0], y
 
-    def value(self, y_hat: Tensor, y: Tensor, mean: Any, log_var: Any, sizes: Sizes) -> float:
-        """Return the loss, where the posterior of all rows is the same: one number, or per unit.
+    def one_hot(self, classes: Tensor) -> Tensor:
+        """Return class numbers in the reconstruction's shape, 1 for the class and 0 for others."""
+        axis = self.target.axis
+        assert axis is not None
+        hot = torch.nn.functional.one_hot(classes, self.sizes.features[axis]).double()
+        return hot if axis < 0 else hot.movedim(-1, 1)
+
+    def value(self, y_hat: Tensor, y: Tensor, mean: Any = 0.0, log_var: Any = 0.0) -> float:
+        """Return the loss, where the posterior of all rows is the same: a number, or one per unit.
 
         Raises:
             InvalidArgumentError: The loss raises, is not finite, or gives no single number.
         """
-        return _number(self._mean_call(y_hat, y, mean, log_var, sizes), self)
+        return _number(self._mean(y_hat, y, mean, log_var), self)
 
-    def gradient(self, y_hat: Tensor, y: Tensor, sizes: Sizes) -> Float:
+    def gradient(self, y_hat: Tensor, y: Tensor) -> Float:
         """Return the gradient with respect to the reconstruction, where posterior and prior agree.
 
         Where autograd cannot follow the loss, from differences.
         """
         moved = y_hat.detach().to(self.device, copy=True).requires_grad_()
         try:
-            total = self._call(moved, y, 0.0, 0.0, sizes, 1.0)
+            total = self._called(self._roles(moved, y, 0.0, 0.0), 1.0)
         except InvalidArgumentError as error:
             if "require" not in str(error) or "grad" not in str(error):
                 raise
-            return self._differences(y_hat, y, sizes)  # numpy and others take no such tensor
+            return self._differences(y_hat, y)  # numpy and others take no such tensor
         _number(total, self)
         if not (isinstance(total, Tensor) and total.requires_grad):
-            return self._differences(y_hat, y, sizes)
+            return self._differences(y_hat, y)
         slope = _slope(total, moved)
-        if self.drew and not np.array_equal(
-            slope, _slope(self._call(moved, y, 0.0, 0.0, sizes, -1.0), moved)
-        ):
-            raise random_numbers()
+        if self.drew:
+            turned = self._called(self._roles(moved, y, 0.0, 0.0), -1.0)
+            if not np.array_equal(slope, _slope(turned, moved)):
+                raise random_numbers()
         return slope
 
-    def slopes(self, mean: float, log_var: float, sizes: Sizes) -> dict[str, float]:
+    def slopes(self, mean: float, log_var: float) -> dict[str, float]:
         """Return by role how strongly the total's gradient pulls, over all its numbers.
 
         Of draws from a Gaussian it is the mean, as a long training feels it. Empty where autograd
         cannot follow the loss at all.
         """
-        y_hat, y = self.made_up(sizes, 0)
-        roles = self._roles(y_hat, y, mean, log_var, sizes)
+        roles = self._roles(*self.made_up(), mean, log_var)
         leaves = {r: roles[ROLES.index(r)].requires_grad_() for r in ROLES if r != "target"}
         try:
             totals = [self._called(roles, sign) for sign in (1.0, -1.0)]
@@ -186,7 +180,7 @@ class Probe:
             for role, one in zip(leaves, found, strict=True)
         }
 
-    def _differences(self, y_hat: Tensor, y: Tensor, sizes: Sizes) -> Float:
+    def _differences(self, y_hat: Tensor, y: Tensor) -> Float:
         """Return the gradient from values, which may be in single precision."""
         if y_hat.numel() > MOST_DIFFERENCES:
             raise InvalidArgumentError(
@@ -202,7 +196,7 @@ class Probe:
             for side in (step, -step):
                 moved = y_hat.flatten().clone()
                 moved[i] += side
-                ends.append(self.value(moved.reshape(y_hat.shape), y, 0.0, 0.0, sizes))
+                ends.append(self.value(moved.reshape(y_hat.shape), y))
             return (ends[0] - ends[1]) / (2 * step)
 
         for i in range(len(flat)):
@@ -210,32 +204,25 @@ class Probe:
             flat[i] = (4 * slope(i, STEP / 2) - slope(i, STEP)) / 3
         return flat.reshape(y_hat.shape)
 
-    def total(self, y_hat: Tensor, y: Tensor, sizes: Sizes) -> Any:
+    def total(self, y_hat: Tensor, y: Tensor) -> Any:
         """Return what the loss gives where posterior and prior agree, for autograd to follow.
 
         What the loss raises is raised as it is: a search that steps out of its domain steps back.
         """
         try:
-            return self._mean_call(y_hat, y, 0.0, 0.0, sizes)
+            return self._mean(y_hat, y, 0.0, 0.0)
         except InvalidArgumentError as refusal:
             raise refusal.__cause__ or refusal from None
 
-    def _mean_call(self, y_hat: Tensor, y: Tensor, mean: Any, log_var: Any, sizes: Sizes) -> Any:
+    def _mean(self, y_hat: Tensor, y: Tensor, mean: Any, log_var: Any) -> Any:
         """Return the total, averaged over noise of either sign if the loss draws any."""
-        first = self._call(y_hat, y, mean, log_var, sizes, 1.0)
+        first = self._called(self._roles(y_hat, y, mean, log_var), 1.0)
         if not self.drew:
             return first
-        return (first + self._call(y_hat, y, mean, log_var, sizes, -1.0)) / 2
+        return (first + self._called(self._roles(y_hat, y, mean, log_var), -1.0)) / 2
 
-    def _call(
-        self, y_hat: Tensor, y: Tensor, mean: Any, log_var: Any, sizes: Sizes, sign: float
-    ) -> Any:
-        return self._called(self._roles(y_hat, y, mean, log_var, sizes), sign)
-
-    def _roles(
-        self, y_hat: Tensor, y: Tensor, mean: Any, log_var: Any, sizes: Sizes
-    ) -> tuple[Tensor, ...]:
-        shape = (sizes.batch, sizes.latents)
+    def _roles(self, y_hat: Tensor, y: Tensor, mean: Any, log_var: Any) -> tuple[Tensor, ...]:
+        shape = (len(y_hat), self.sizes.latents)
         means = np.broadcast_to(np.asarray(mean, dtype=np.float64), shape)
         spreads = [SPREADS[self.spread](float(one)) for one in np.ravel(log_var)]
         posterior = (means, np.broadcast_to(spreads, shape))

@@ -25,8 +25,6 @@ from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models.modules import evaluating
 from posterior_collapse.specs import EtaDec, Likelihood, Spec, VAESpec
 
-__all__ = ["from_pyro"]
-
 _SAME = 1e-6
 """Relative difference of stds and scales that is rounding."""
 SCALES = (
@@ -110,13 +108,23 @@ def from_pyro(
         return cast(Distribution, elementwise(node["fn"]))
 
     units, beta = elementwise(sites.posterior["fn"]).mean.shape[-1], _beta(sites)
-    found = _spec(units, sites, beta or 1.0)
     assumed = spec is None and beta is None
+    if spec is None:
+        likelihood, eta_dec, dispersion = _likelihood(elementwise(sites.data["fn"]))
+        spec = VAESpec(
+            units,
+            beta=beta or 1.0,
+            eta_dec=eta_dec,
+            eta_enc=float(elementwise(sites.prior["fn"]).stddev.flatten()[0]),
+            sigma="input",
+            likelihood=likelihood,
+            dispersion=dispersion,
+        )
     return WrappedModel(
         encode,
         decode,
         latent_dim=units,
-        spec=found if spec is None else spec,
+        spec=spec,
         spec_assumed=assumed,
         said=[SCALES] * assumed,
         shape=x.shape[1:],
@@ -134,7 +142,7 @@ def _sites(
 ) -> _Sites:
     """Trace both functions and find the latent site and that of the data."""
     guided = poutine.trace(guide).get_trace(x)
-    latent = _one("site", site, [name for name, node in _sampled(guided) if _random(node)])
+    latent = _one("site", site, _names(guided, observed=False))
     z = guided.nodes[latent]["value"]
     given = poutine.condition(model, data={latent: z})
     traced = poutine.trace(given).get_trace(x)
@@ -145,11 +153,11 @@ def _sites(
             "the latent site that the guide samples",
             "Name it the same in both.",
         )
-    others = [(name, node) for name, node in _sampled(traced) if name != latent]
-    data = _one("observed", observed, [name for name, node in others if not _random(node)])
-    found = _Sites(latent, data, *(t.nodes[n] for t, n in ((guided, latent), (traced, latent),
-                                                          (traced, data))))  # fmt: skip
-    _check(found, len(x), [name for name, node in others if _random(node)])
+    seen = [name for name in _names(traced, observed=True) if name != latent]
+    data = _one("observed", observed, seen)
+    nodes = traced.nodes
+    found = _Sites(latent, data, guided.nodes[latent], nodes[latent], nodes[data])
+    _check(found, len(x), [name for name in _names(traced, observed=False) if name != latent])
     blank = poutine.trace(given).get_trace(torch.zeros_like(x)).nodes[data]["fn"]
     if not _alike(elementwise(found.data["fn"]), elementwise(blank)):
         raise InvalidArgumentError(
@@ -188,20 +196,6 @@ def _check(sites: _Sites, rows: int, others: list[str]) -> None:
             "Normal(0, std) with one std",
             "Derive a class from LatentModel that states its prior.",
         )
-
-
-def _spec(units: int, sites: _Sites, beta: float) -> VAESpec:
-    """What the prior and the likelihood say."""
-    likelihood, eta_dec, dispersion = _likelihood(elementwise(sites.data["fn"]))
-    return VAESpec(
-        units,
-        beta=beta,
-        eta_dec=eta_dec,
-        eta_enc=float(elementwise(sites.prior["fn"]).stddev.flatten()[0]),
-        sigma="input",
-        likelihood=likelihood,
-        dispersion=dispersion,
-    )
 
 
 def _beta(sites: _Sites) -> float | None:
@@ -248,17 +242,14 @@ def _alike(one: Distribution, other: Distribution) -> bool:
     return all(bool((getattr(one, n) == getattr(other, n)).all()) for n in names)
 
 
-def _sampled(trace: Any) -> list[tuple[str, dict[str, Any]]]:
+def _names(trace: Any, *, observed: bool) -> list[str]:
+    """Return the names of the sites of a trace that are sampled, or whose values are given."""
     return [
-        (name, node)
+        name
         for name, node in trace.nodes.items()
         if node["type"] == "sample" and isinstance(elementwise(node["fn"]), Distribution)
-        and not node["infer"].get("is_auxiliary")
+        and not node["infer"].get("is_auxiliary") and node["is_observed"] == observed
     ]  # fmt: skip
-
-
-def _random(node: dict[str, Any]) -> bool:
-    return not node["is_observed"]
 
 
 def _one(name: str, asked: str | None, found: list[str]) -> str:

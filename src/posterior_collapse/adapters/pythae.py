@@ -17,8 +17,6 @@ from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models.layers import Gaussian
 from posterior_collapse.specs import Likelihood, Spec, VAESpec
 
-__all__ = ["PythaeModel", "from_pythae"]
-
 # Their latent is not the Gaussian that the encoder returns, nor one that a flow makes of it and
 # could be undone.
 _OTHER_POSTERIOR = ("HVAE", "PoincareVAE", "RHVAE", "SVAE", "VAE_LinNF")

@@ -19,8 +19,6 @@ from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models.modules import evaluating
 from posterior_collapse.specs import CVAESpec, Likelihood, Spec, VAESpec
 
-__all__ = ["ScviModel", "ZeroInflatedNegativeBinomial", "from_scvi"]
-
 _SMALL = 1e-8
 """What scvi adds to means and dispersions before it takes their logarithm."""
 _LIKELIHOODS: dict[str, Likelihood] = {
@@ -68,10 +66,10 @@ def from_scvi(model: Any, *, spec: Spec | None = None) -> ScviModel:
         raise InvalidArgumentError(
             "model", "minified data", "a model with its counts", "Load it with its full adata."
         )
-    weight = _kl_weight(model)
-    if weight.unfinished is not None:
-        warnings.warn(weight.unfinished, stacklevel=2)
-    return ScviModel(model, weight, spec)
+    weight, unfinished = _kl_weight(model)
+    if unfinished is not None:
+        warnings.warn(unfinished, stacklevel=2)
+    return ScviModel(model, weight, unfinished, spec)
 
 
 class ScviModel(WrappedModel):
@@ -79,24 +77,27 @@ class ScviModel(WrappedModel):
 
     Args:
         model: The model.
-        weight: Of its KL.
+        weight: Of its KL at the last training step; None: there was none.
+        unfinished: What to say of a warm-up of that weight which training did not finish.
         spec: The objective, if it was passed.
 
     Attributes:
         module: The networks.
     """
 
-    def __init__(self, model: Any, weight: _Weight, spec: Spec | None) -> None:
+    def __init__(
+        self, model: Any, weight: float | None, unfinished: str | None, spec: Spec | None
+    ) -> None:
         module, columns = model.module, _Columns.of(model)
         likelihood = _LIKELIHOODS[module.gene_likelihood]
         found = CVAESpec(
             module.n_latent,
-            beta=weight.value or 1.0,
+            beta=weight or 1.0,
             eta_dec="learned" if likelihood == "gaussian" else 1.0,
             sigma="input",
             likelihood=likelihood,
         )
-        said = [] if weight.unfinished is None else [weight.unfinished]
+        said = [] if unfinished is None else [unfinished]
         if not module.use_observed_lib_size:
             said.append(
                 "library sizes are those that the model's own encoder infers, their KL left out"
@@ -120,7 +121,7 @@ class ScviModel(WrappedModel):
             decode,
             latent_dim=module.n_latent,
             spec=found if spec is None else _conditional(spec),
-            spec_assumed=spec is None and weight.value is None,
+            spec_assumed=spec is None and weight is None,
             said=said,
         )
         # Not the model itself: what it trained with is no part of what is diagnosed.
@@ -308,19 +309,8 @@ class _Columns(NamedTuple):
         return found
 
 
-class _Weight(NamedTuple):
-    """Of the KL.
-
-    Attributes:
-        value: At the last training step; None: there was none.
-        unfinished: What to say of a warm-up that training did not finish.
-    """
-
-    value: float | None
-    unfinished: str | None = None
-
-
-def _kl_weight(model: Any) -> _Weight:
+def _kl_weight(model: Any) -> tuple[float | None, str | None]:
+    """Return the KL's weight where training ended, if it had one, and what is to be said of it."""
     plan = getattr(getattr(model, "trainer", None), "lightning_module", None)
     weights: list[float] = []
     history = getattr(model, "history", None) or {}
@@ -330,14 +320,14 @@ def _kl_weight(model: Any) -> _Weight:
     # The history has every tenth step or so, and a model that was loaded nothing else.
     last = weights[-1:] if plan is None else [float(plan.loss_kwargs["kl_weight"])]
     if not last or not model.is_trained:
-        return _Weight(None)
+        return None, None
     value = float(str(np.float32(last[0])))  # 0.4, where a tensor held it
     settled = plan is None and len(weights) > 1 and math.isclose(weights[-2], value, rel_tol=1e-6)
     if value <= 0:
-        return _Weight(None, _unfinished(value, most, plan))
+        return None, _unfinished(value, most, plan)
     if settled or math.isclose(value, most, rel_tol=1e-6) or value > most:
-        return _Weight(value)
-    return _Weight(value, _unfinished(value, most, plan))
+        return value, None
+    return value, _unfinished(value, most, plan)
 
 
 def _unfinished(value: float, most: float, plan: Any) -> str:

@@ -176,7 +176,7 @@ def _of_run(run: Kept, how: Mapping[str, Any]) -> tuple[dict[str, Any], Diagnosi
 def _of_arrays(
     path: Path, rows: Any, beta: str | None, eta_dec: str | None, shared: dict[str, Any]
 ) -> tuple[dict[str, Any], Diagnosis]:
-    from posterior_collapse.data.posterior import read_posterior
+    from posterior_collapse.data.files import read_posterior
     from posterior_collapse.diagnosis import diagnose_arrays
 
     arrays, called = read_posterior(path)

@@ -85,9 +85,9 @@ def reproduce(
         typer.echo(document.write(out, to))
         return
     if row == ["trust"]:
-        from posterior_collapse.experiments.trust import summary
+        from posterior_collapse.experiments import trust
 
-        for path in summary.write(out):
+        for path in trust.write(out):
             typer.echo(path)
         return
     if convention not in CONVENTIONS:

@@ -8,8 +8,6 @@ from typing import Any
 from posterior_collapse.arrays import ImageShape
 from posterior_collapse.data.dataset import Dataset
 
-__all__ = ["UNKNOWN", "About", "about"]
-
 MOST_CHANNELS = 4
 """Of an image; an array with more along either end is no image."""
 

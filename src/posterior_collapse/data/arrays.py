@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -15,23 +15,6 @@ from posterior_collapse.data.checking import check_room
 from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.data.reading import PLAIN, TABLE, Reading
 from posterior_collapse.errors import DataError, InvalidArgumentError, listed, nearest
-
-__all__ = [
-    "ENCODE",
-    "KEPT",
-    "LONGEST",
-    "annotation",
-    "as_labels",
-    "chosen",
-    "from_array",
-    "from_columns",
-    "is_suspect",
-    "is_unnamed",
-    "left_out",
-    "numbers_rows",
-    "refuse_column",
-    "refuse_key",
-]
 
 LONGEST = 1_000
 """Characters of a label; an array of texts gives each the room of the longest."""
@@ -73,16 +56,13 @@ def from_array(name: str, values: Any, reading: Reading = PLAIN) -> Dataset:
     return chosen(Dataset(name, x, image_shape=image_shape), reading)
 
 
-def chosen(
-    dataset: Dataset, reading: Reading, names: Sequence[str] | None = None, *, labels: bool = True
-) -> Dataset:
+def chosen(dataset: Dataset, reading: Reading, names: Sequence[str] | None = None) -> Dataset:
     """Return the columns of an array that are wanted.
 
     Args:
         dataset: Made of the array.
         reading: Which are wanted, and which holds the labels.
         names: Of the columns; None: they are called 1, 2, ...
-        labels: Whether the labels may be a column too.
 
     Raises:
         DataError: No column is left, or they take too much memory.
@@ -93,7 +73,6 @@ def chosen(
         >>> found.x.tolist(), found.note
         ([[1.5, 0.0]], "1 x 2 float64, column '2' dropped")
     """
-    reading = reading if labels else replace(reading, label_column=None)
     if not reading.steps:
         return dataset
     x = dataset.x
@@ -119,32 +98,42 @@ def chosen(
 
 def _from_annotated(name: str, values: Any, reading: Reading) -> Dataset:
     reading.only(("key", *TABLE))
-    if reading.key is not None and reading.key not in (known := list(values.layers)):
-        refuse_key(reading.key, f"a layer of {name}", known)
-    x, _ = as_samples("x", values.X if reading.key is None else values.layers[reading.key])
+    matrix = values.X if reading.key is None else layer(name, values.layers, reading.key)
+    x, _ = as_samples("x", matrix)
+    names = tuple(map(str, values.var_names))
     labels = annotation(name, values.obs, getattr(values.obs, "columns", ()), reading)
+    return annotated(Dataset(name, x, names=names), labels, lambda: names, reading)
+
+
+def annotated(
+    dataset: Dataset, labels: Any, features: Callable[[], Sequence[str]], reading: Reading
+) -> Dataset:
+    """Return what is wanted of an AnnData's matrix, X or a layer.
+
+    Args:
+        dataset: Made of the matrix.
+        labels: One per row; None: there are none.
+        features: Gives the names of the matrix's columns, if they are asked for.
+        reading: What is wanted.
+    """
+    if labels is not None:
+        labels = as_labels(reading.label, labels, len(dataset))
     steps = () if reading.key is None else (f"layer {reading.key!r}",)
-    dataset = Dataset(
-        name, x, labels=None if labels is None else as_labels(reading.label, labels, len(x)),
-        steps=(*steps, *reading.labelled), names=tuple(map(str, values.var_names)),
-    )  # fmt: skip
+    dataset = replace(dataset, labels=labels, steps=(*steps, *reading.labelled))
     if not (reading.columns or reading.drop):
         return dataset
-    return chosen(dataset, reading, list(map(str, values.var_names)), labels=False)
+    return chosen(dataset, replace(reading, label_column=None), features())
+
+
+def layer(name: str, layers: Mapping[str, Any], key: str) -> Any:
+    """Return a layer of an AnnData, or refuse a name that none has."""
+    if key not in layers:
+        refuse_key(key, f"a layer of {name}", list(layers))
+    return layers[key]
 
 
 def annotation(name: str, obs: Any, columns: Iterable[Any], reading: Reading) -> Any:
-    """Return the column of an AnnData's `obs` that holds the labels; None: no column does.
-
-    Args:
-        name: Of the data set.
-        obs: Its observations.
-        columns: Their names.
-        reading: Which is meant.
-
-    Raises:
-        InvalidArgumentError: There is no such column.
-    """
+    """Return the column of an AnnData's `obs`, of these names, that holds the labels, if any."""
     names = list(map(str, columns))
     Reading(label_column=reading.label_column).check(name, names)
     return obs[reading.label] if reading.label in names else None
@@ -204,15 +193,16 @@ def from_columns(
     """
     place = reading.label_place(name, [key for key, _ in columns])
     called: list[str] = []
-    features, steps = [], [left_out(repr(key), key, certain=True) for key in index]
+    of_file = "column {!r} left out, which the file calls an index (reset it to keep it)"
+    features, steps = [], [of_file.format(key) for key in index]
     for key, values in columns:
         if not reading.keeps(key):
             continue
-        if is_suspect(key) and not reading.columns and numbers_rows(key, values):
-            steps.append(left_out(repr(key), key))
-            continue
-        if is_unnamed(key) and not reading.columns:
-            steps.append(KEPT.format(repr(key)))
+        if is_suspect(key) and not reading.columns:
+            is_index, said = judged(key, values, repr(key))
+            steps += said
+            if is_index:
+                continue
         if values.dtype.kind not in "biuf":
             text = values.dtype.kind in "OUS"
             refuse_column(name, key, "text" if text else str(values.dtype))
@@ -254,7 +244,6 @@ UNNAMED = re.compile(r"|Unnamed: \d+(\.\d+)?|__index_level_\d+__")
 """Names of an index without a name: in a CSV file, read from one and written again, in parquet."""
 RESET = re.compile(r"index|level_\d+")
 """Names that `DataFrame.reset_index` gives, and people too: an index if it counts from 0."""
-KEPT = "column {} has no name and does not number the rows: kept as a feature"
 
 
 def is_suspect(name: str) -> bool:
@@ -264,12 +253,25 @@ def is_suspect(name: str) -> bool:
         >>> [is_suspect(name) for name in ("", "Unnamed: 0", "index", "height")]
         [True, True, True, False]
     """
-    return is_unnamed(name) or bool(RESET.fullmatch(name))
+    return bool(UNNAMED.fullmatch(name) or RESET.fullmatch(name))
 
 
-def is_unnamed(name: str) -> bool:
-    """Say whether a name is none, or what pandas makes of none."""
-    return bool(UNNAMED.fullmatch(name))
+def judged(name: str, values: NDArray[Any], shown: str) -> tuple[bool, list[str]]:
+    """Return whether a column of a suspect name is no feature, and what is to be said of it.
+
+    Args:
+        name: Of the column.
+        values: Its numbers, or texts as they are written.
+        shown: What to call the column.
+    """
+    unnamed = bool(UNNAMED.fullmatch(name))
+    if values.dtype.kind == "U" and (values == "").all():
+        return True, [f"column {shown}, which is empty, left out"]
+    if numbers_rows(name, values):
+        action = "name it" if unnamed else "give it another name"
+        return True, [f"column {shown} left out, an index ({action} to keep it)"]
+    kept = f"column {shown} has no name and does not number the rows: kept as a feature"
+    return False, [kept] * unnamed
 
 
 def numbers_rows(name: str, values: NDArray[Any]) -> bool:
@@ -299,17 +301,3 @@ def numbers_rows(name: str, values: NDArray[Any]) -> bool:
 
 def _counts(numbers: NDArray[np.float64], steps: NDArray[np.float64]) -> bool:
     return bool(((steps == 1) | (numbers[1:] == 0)).all())
-
-
-def left_out(shown: str, name: str, *, certain: bool = False) -> str:
-    """Return the words for a column that was left out.
-
-    Args:
-        shown: What to call the column.
-        name: Its name.
-        certain: Whether the file itself says that it is an index.
-    """
-    if certain:
-        return f"column {shown} left out, which the file calls an index (reset it to keep it)"
-    action = "name it" if is_unnamed(name) else "give it another name"
-    return f"column {shown} left out, an index ({action} to keep it)"

@@ -17,46 +17,32 @@ from posterior_collapse.errors import (
     nearest,
 )
 
-__all__ = [
-    "available",
-    "check_file",
-    "check_room",
-    "check_size",
-    "is_html",
-    "reading",
-    "unreadable",
-]
-
 MOST_TOLD = 200
 """Characters of what a reader says of a damaged file."""
 
 
-def unreadable(path: Path, error: Exception, expected: str, action: str) -> CorruptFileError:
-    """Return what to say of a file at which its reader raised an error.
+@contextlib.contextmanager
+def reading(path: Path, expected: str, action: str) -> Iterator[None]:
+    """Turn whatever a reader trips over in a damaged file into one error, in the reader's words.
 
     Args:
         path: The file.
-        error: Of the reader, whose first line is told.
         expected: What the file must be.
-        action: What to do about it, as a full sentence.
+        action: What to do about one that is not, as a full sentence.
 
     Example:
-        >>> str(unreadable(Path("x.h5"), OSError("it ends"), "an HDF5 file", "Write it again."))
-        "x.h5: got 'it ends'; expected an HDF5 file. Write it again."
+        >>> with reading(Path("x.h5"), "an HDF5 file", "Write it again."):
+        ...     raise OSError("it ends")
+        Traceback (most recent call last):
+        posterior_collapse.errors.CorruptFileError: x.h5: got 'it ends'; expected an HDF5 file. ...
     """
-    reason = first_line(error) or type(error).__name__
-    return CorruptFileError(str(path), f"'{reason[:MOST_TOLD]}'", expected, action)
-
-
-@contextlib.contextmanager
-def reading(path: Path, expected: str, action: str) -> Iterator[None]:
-    """Turn whatever a reader trips over in a damaged file into one error (see `unreadable`)."""
     try:
         yield
     except PosteriorCollapseError:
         raise
     except Exception as error:
-        raise unreadable(path, error, expected, action) from error
+        said = first_line(error) or type(error).__name__
+        raise CorruptFileError(str(path), f"'{said[:MOST_TOLD]}'", expected, action) from error
 
 
 def is_html(head: bytes) -> bool:

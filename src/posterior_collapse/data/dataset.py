@@ -15,8 +15,6 @@ from posterior_collapse.arrays import Array, chunks, is_lazy, refuse_non_finite
 from posterior_collapse.data.checking import check_room
 from posterior_collapse.errors import DataError, InvalidArgumentError, nearest
 
-__all__ = ["KINDS", "TASKS", "Dataset", "half", "pairs", "quarter"]
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
@@ -71,7 +69,7 @@ class Dataset:
         if shape is None or (self.y is not None and self.task != "half"):
             return None
         if self.task == "half":  # of images with one channel, first or last
-            height, width = shape[-2:] if len(shape) == 2 or shape[0] == 1 else shape[:2]
+            height, width = _without_channel(shape)
             return height // 2, width
         return shape
 

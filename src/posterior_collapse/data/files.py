@@ -1,4 +1,7 @@
-"""Data files by suffix: arrays, tables of text, .parquet, tensors, .h5ad, folders of pictures."""
+"""Data files by suffix: arrays, tables of text, .parquet, tensors, .h5ad, folders of pictures.
+
+Also which of a file's arrays are the numbers of a posterior, by the names people give them.
+"""
 
 from __future__ import annotations
 
@@ -7,37 +10,40 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from posterior_collapse.arrays import as_samples, same_length
 from posterior_collapse.data import checking
-from posterior_collapse.data.annotated import read_annotated
 from posterior_collapse.data.arrays import (
+    annotated,
+    annotation,
     as_labels,
     chosen,
     from_array,
+    layer,
     refuse_key,
 )
 from posterior_collapse.data.checking import check_file
 from posterior_collapse.data.dataset import Dataset
-from posterior_collapse.data.hdf5 import InHDF5
 from posterior_collapse.data.images import read_folder
-from posterior_collapse.data.numpy_files import Archive, mapped
 from posterior_collapse.data.parquet import parts_of, read_parquet, read_parts
 from posterior_collapse.data.reading import PLAIN, TABLE, TEXT, Reading
 from posterior_collapse.data.saved import Saved
-from posterior_collapse.data.sparse import is_stored_sparse, stored_sparse
-from posterior_collapse.data.stored import StoredArrays
+from posterior_collapse.data.stored import (
+    PICKLES,
+    Archive,
+    InHDF5,
+    StoredArrays,
+    Tensors,
+    mapped,
+    read_stored,
+    refuse_pickle,
+    require_h5py,
+    stored_sparse,
+)
 from posterior_collapse.data.table import read_csv
-from posterior_collapse.data.tensors import PICKLES, Tensors, refuse_pickle
-from posterior_collapse.errors import DataError, listed
-
-__all__ = [
-    "SUFFIXES",
-    "TEXTS",
-    "from_arrays",
-    "read_arrays",
-    "read_file",
-    "suffix_of",
-]
+from posterior_collapse.errors import DataError, listed, nearest
 
 
 def read_file(path: Path, reading: Reading = PLAIN) -> Dataset:
@@ -102,18 +108,11 @@ def read_arrays(path: Path, expected: str = "a file") -> Mapping[str, Any]:
     return ARCHIVES.get(suffix, Archive)(path)
 
 
-def _read_npy(path: Path, reading: Reading) -> Dataset:
-    return from_array(path.name, mapped(path), reading)
-
-
 def _read_archive(path: Path, reading: Reading) -> Dataset:
     arrays = ARCHIVES[suffix_of(path)](path)
-    if reading.key is None and is_stored_sparse(arrays):
-        return _read_sparse(path, arrays, reading)
-    return from_arrays(path.name, arrays, reading)
-
-
-def _read_sparse(path: Path, arrays: Mapping[str, Any], reading: Reading) -> Dataset:
+    of_scipy = {"format", "shape", "data"} <= arrays.keys() and "x" not in arrays
+    if reading.key is not None or not of_scipy:
+        return from_arrays(path.name, arrays, reading)
     with checking.reading(path, "a matrix that scipy.sparse.save_npz wrote", "Write it again."):
         kind = arrays["format"].astype("U").item()
         matrix = stored_sparse(path, kind, arrays["shape"], arrays)
@@ -152,6 +151,51 @@ def from_arrays(name: str, arrays: Mapping[str, Any], reading: Reading = PLAIN) 
     return chosen(Dataset(name, x, y, labels, image_shape, steps=steps), reading)
 
 
+def _read_annotated(path: Path, reading: Reading) -> Dataset:
+    """Return the matrix of an .h5ad file, X or a layer, which stays sparse if it is."""
+    h5py = require_h5py()
+    with (
+        checking.reading(path, "an .h5ad file", "Write it again with AnnData."),
+        h5py.File(path, "r") as file,
+    ):
+        key, obs = reading.key, file["obs"]
+        stored = file["X"] if key is None else layer(path.name, file.get("layers", {}), key)
+        x, _ = as_samples(path.name, _matrix(path, stored))
+        names = list(obs.dtype.names or ()) if hasattr(obs, "dtype") else list(obs)
+        column = annotation(path.name, obs, names, reading)
+        labels = None if column is None else _labels(path, column)
+        dataset = Dataset(path.name, x)
+        return annotated(dataset, labels, lambda: _features(path, file["var"]), reading)
+
+
+def _matrix(path: Path, stored: Any) -> Any:
+    if not hasattr(stored, "keys"):
+        return read_stored(path, stored)
+    attributes = dict(stored.attrs)
+    kind = str(attributes.get("encoding-type", attributes.get("h5sparse_format")))
+    shape = attributes.get("shape", attributes.get("h5sparse_shape"))
+    return stored_sparse(path, kind[:3], shape, stored)
+
+
+def _features(path: Path, var: Any) -> list[str]:
+    """Return the names of the columns of X, as older and newer files hold them."""
+    if hasattr(var, "dtype"):
+        return [str(name) for name in _labels(path, var[var.dtype.names[0]])]
+    index = var.attrs.get("_index", "_index")
+    return [str(name) for name in _labels(path, var[index])]
+
+
+def _labels(path: Path, stored: Any) -> NDArray[Any]:
+    if hasattr(stored, "keys"):  # a category: its names, and a number for each row
+        names, codes = _labels(path, stored["categories"]), _labels(path, stored["codes"])
+        found: NDArray[Any] = np.array([*names.astype(object), None], dtype=object)[codes]
+        return found
+    values = read_stored(path, stored)
+    if values.dtype.kind in "OS":
+        values = np.array([v.decode() if isinstance(v, bytes) else v for v in values], object)
+    return np.asarray(values)
+
+
 ARCHIVES: dict[str, type[StoredArrays]] = {
     ".npz": Archive,
     ".safetensors": Tensors,
@@ -163,12 +207,91 @@ SEVERAL = ("key", *TABLE)
 """What may be said of a file of several arrays."""
 TEXTS = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 READERS: dict[str, tuple[Callable[[Path, Reading], Dataset], tuple[str, ...]]] = {
-    ".npy": (_read_npy, TABLE),
+    ".npy": (lambda path, reading: from_array(path.name, mapped(path), reading), TABLE),
     ".npz": (_read_archive, SEVERAL),
     **dict.fromkeys(TEXTS, (read_csv, TEXT)),
     ".parquet": (read_parquet, TABLE),
     **dict.fromkeys(ARCHIVES, (_read_archive, SEVERAL)),
-    ".h5ad": (read_annotated, SEVERAL),
+    ".h5ad": (_read_annotated, SEVERAL),
 }
 """Reader of a file, and what may be said of how to read it, by suffix."""
 SUFFIXES = ", ".join(READERS)
+
+ARRAYS = ("mean", "std", "log_var", "prior_mean", "prior_std", "data")
+SPREADS = ("std", "log_var", "variance")
+SYNONYMS = {
+    **dict.fromkeys(
+        ("mu", "mus", "loc", "means", "z_mean", "z_mu", "mean_z", "mu_z", "q_mean", "qz_mean"),
+        "mean",
+    ),
+    **dict.fromkeys(("z_std", "stds", "q_std"), "std"),
+    **dict.fromkeys(("var", "variance", "z_var", "q_var", "qz_var"), "variance"),
+    **dict.fromkeys(
+        ("logvar", "logvars", "log_variance", "z_log_var", "z_logvar", "logvar_z", "q_logvar"),
+        "log_var",
+    ),
+}
+"""What else the arrays of a posterior are called, where the name says which they are."""
+UNCLEAR = {
+    **dict.fromkeys(("sigma", "scale"), "std, if it is no variance"),
+    **dict.fromkeys(("x", "inputs"), "data"),
+}
+"""Names that may mean something else, which are not taken."""
+
+
+def read_posterior(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the arrays of a file by the names of `ARRAYS`, and what they are called in it.
+
+    Args:
+        path: A file of several arrays: .npz, .safetensors, .pt, .h5.
+
+    Raises:
+        MissingFileError: The file is not there.
+        DataError: It cannot be read, lacks an array, or it is not clear which is meant.
+    """
+    found = read_arrays(path, "the folder of a run or a sweep, or a file with mean and std")
+    called = {name: name for name in ARRAYS if name in found}
+    groups = [group for group in (("mean",), SPREADS) if not called.keys() & set(group)]
+    for name in found:
+        meant = SYNONYMS.get(name.lower(), "")
+        if any(meant in group for group in groups):
+            if meant in called:
+                raise DataError(
+                    str(path), f"{called[meant]} and {name}", f"one {meant}", "Leave one away."
+                )
+            called[meant] = name
+    spreads = [name for name in SPREADS if name in called]
+    if "mean" not in called or len(spreads) != 1:
+        raise DataError(
+            str(path),
+            f"the arrays {listed(sorted(found))}",
+            "mean, and one of std and log_var (or var)",
+            _how_to_mend(list(found)),
+        )
+    arrays = {name: found[own] for name, own in called.items()}
+    if "variance" in arrays:
+        arrays["std"] = _root(path, called["variance"], arrays.pop("variance"))
+    own_names = {name: called[name] for name in (*ARRAYS, "variance") if name in called}
+    return {name: arrays[name] for name in ARRAYS if name in arrays}, own_names
+
+
+def _how_to_mend(names: list[str]) -> str:
+    if any(name.rpartition(".")[2] in ("weight", "bias") for name in names):
+        return "These are a model's weights: build it, and call pc.diagnose(model, data)."
+    unclear = [f"{name} to {UNCLEAR[name]}" for name in names if name in UNCLEAR]
+    hint = f" Rename {', '.join(unclear)}." if unclear else ""
+    others = [name for name in names if name not in (*ARRAYS, *SYNONYMS, *UNCLEAR)]
+    hint += "".join(nearest(name, ARRAYS) for name in others)
+    return f"Write it with numpy.savez(path, mean=..., std=...).{hint}"
+
+
+def _root(path: Path, name: str, variance: Any) -> Any:
+    """Return a std.
+
+    Raises:
+        DataError: The variance is none.
+    """
+    if variance.dtype.kind not in "biuf" or (variance < 0).any():
+        got = "negative values" if variance.dtype.kind in "biuf" else f"dtype {variance.dtype}"
+        raise DataError(f"{name} of {path}", got, "variances", "A log-variance is log_var.")
+    return np.sqrt(variance)

@@ -19,8 +19,6 @@ from posterior_collapse.data.reading import Reading
 from posterior_collapse.data.registry import canonical, from_registry, unknown
 from posterior_collapse.errors import DataError, InvalidArgumentError, nearest
 
-__all__ = ["load"]
-
 
 def load(
     source: Any,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,8 @@ from posterior_collapse.data import checking
 from posterior_collapse.data.arrays import LONGEST, from_columns, is_suspect, refuse_column
 from posterior_collapse.data.checking import check_size
 from posterior_collapse.data.dataset import Dataset
-from posterior_collapse.data.numpy_files import reason
 from posterior_collapse.data.reading import Reading
-from posterior_collapse.errors import (
-    CorruptFileError,
-    DataError,
-    PosteriorCollapseError,
-    needing,
-)
-
-__all__ = ["parts_of", "read_parquet", "read_parts"]
+from posterior_collapse.errors import DataError, PosteriorCollapseError, needing
 
 
 def read_parquet(path: Path, reading: Reading) -> Dataset:
@@ -39,15 +30,19 @@ def read_parquet(path: Path, reading: Reading) -> Dataset:
     with needing("pyarrow", "pyarrow, to read .parquet files", how):
         from pyarrow import parquet, types
     is_number = (types.is_integer, types.is_floating, types.is_boolean)
-    try:
+    with checking.reading(path, "a .parquet file", "Write it again."):
         schema = parquet.read_schema(path)
         reading.check(path.name, schema.names)
         label = None if reading.label_place(path.name, schema.names) is None else reading.label
         coded = None if label is None else [label]
         with parquet.ParquetFile(path, read_dictionary=coded) as file:
-            index = _pandas_index(schema.pandas_metadata or {})
             wanted = {name for name in schema.names if name == label or reading.keeps(name)}
-            index = [n for n in index if n in wanted and n != label and n not in reading.columns]
+            # Columns that a data frame's index became: a range is told by a dict, and has none.
+            index = [
+                name
+                for name in (schema.pandas_metadata or {}).get("index_columns", ())
+                if isinstance(name, str) and name in wanted - {label, *reading.columns}
+            ]
             names = [name for name in schema.names if name in wanted and name not in index]
             for name, kind in ((name, schema.field(name).type) for name in names):
                 judged_later = name == label or (is_suspect(name) and not reading.columns)
@@ -57,12 +52,6 @@ def read_parquet(path: Path, reading: Reading) -> Dataset:
             check_size(path, 2 * file.metadata.num_rows * len(names) * 8)
             table = file.read(columns=names)
         columns = [(name, _values(path, name, table.column(i))) for i, name in enumerate(names)]
-    except PosteriorCollapseError:
-        raise
-    except Exception as error:  # whatever a reader trips over in a damaged file
-        raise CorruptFileError(
-            str(path), f"'{reason(error)}'", "a .parquet file", "Write it again."
-        ) from error
     return from_columns(path.name, columns, index, reading)
 
 
@@ -87,11 +76,6 @@ def _values(path: Path, name: str, column: Any) -> NDArray[Any]:
         )
     labels: NDArray[Any] = known[coded.indices.fill_null(-1).to_numpy() + 1]
     return labels
-
-
-def _pandas_index(metadata: Mapping[str, Any]) -> list[str]:
-    """Names of the columns that a data frame's index became; a range becomes none."""
-    return [name for name in metadata.get("index_columns", ()) if isinstance(name, str)]
 
 
 def parts_of(folder: Path) -> list[Path]:

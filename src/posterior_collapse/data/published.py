@@ -13,26 +13,12 @@ from posterior_collapse.data.checking import is_html
 from posterior_collapse.errors import DownloadError, MissingFileError, writing
 from posterior_collapse.progress import Display
 
-__all__ = [
-    "FILES",
-    "SOURCES",
-    "VARIABLE",
-    "ChecksumWarning",
-    "Source",
-    "cache",
-    "checksum",
-    "download",
-    "expanded",
-    "find",
-    "locate",
-    "own_folders",
-]
-
 FILES = {
     "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
     "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
 }
 """Images and labels of each split; every source uses the same names."""
+NAMES = [name for pair in FILES.values() for name in pair]
 
 
 @dataclass(frozen=True)
@@ -42,8 +28,8 @@ class Source:
     Args:
         name: The registry name.
         about: What it shows, in a few words.
-        checksums: SHA-256 of each file, in hexadecimal.
-        unzipped: SHA-256 of what each file holds, by its name without `.gz`.
+        checksums: SHA-256 in hexadecimal by name, of gzipped files and, without `.gz`, of what
+            they hold.
         mirrors: Addresses of the folders that hold the files, tried in order.
         subfolders: Where other libraries put the files inside a data folder.
     """
@@ -51,28 +37,13 @@ class Source:
     name: str
     about: str
     checksums: Mapping[str, str]
-    unzipped: Mapping[str, str]
     mirrors: tuple[str, ...]
     subfolders: tuple[str, ...]
 
-    @property
-    def published(self) -> dict[str, str]:
-        """SHA-256 by name, of gzipped and of plain files.
-
-        Example:
-            >>> len(SOURCES["mnist"].published)
-            8
-        """
-        return {**self.checksums, **self.unzipped}
-
 
 def _checksums(*digests: str) -> dict[str, str]:
-    names = [name for pair in FILES.values() for name in pair]
-    return dict(zip(names, digests, strict=True))
-
-
-def _unzipped(*digests: str) -> dict[str, str]:
-    return {name.removesuffix(".gz"): digest for name, digest in _checksums(*digests).items()}
+    plain = [name.removesuffix(".gz") for name in NAMES]
+    return dict(zip((*NAMES, *plain), digests, strict=True))
 
 
 SOURCES = {
@@ -84,8 +55,6 @@ SOURCES = {
             "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
             "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
             "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-        ),
-        unzipped=_unzipped(
             "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
             "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
             "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
@@ -105,8 +74,6 @@ SOURCES = {
             "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
             "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
             "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
-        ),
-        unzipped=_unzipped(
             "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
             "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
             "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
@@ -169,7 +136,12 @@ def download(
             url = mirror.rstrip("/") + "/" + name
             failure = _attempt(url, sha256, temporary, progress)
             if failure is None:
-                return _publish(temporary, folder / name)
+                with writing(folder / name):
+                    with temporary.open("rb") as file:
+                        os.fsync(file.fileno())
+                    # mkstemp's own mode would lock out the other users of a cache.
+                    temporary.chmod(0o644)
+                    return temporary.replace(folder / name)
             failures.append(f"{url}: {failure}")
     finally:
         temporary.unlink(missing_ok=True)
@@ -210,15 +182,6 @@ def _reason(error: OSError) -> str:
     if response is not None:
         return f"HTTP status {response.status_code}"
     return error.strerror or type(error).__name__
-
-
-def _publish(temporary: Path, path: Path) -> Path:
-    with writing(path):
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp's own mode would lock out the other users of a cache
-        temporary.replace(path)
-    return path
 
 
 class _Bar:
@@ -309,10 +272,15 @@ def locate(
     for path in find(source, name, own_folders(data_dir)):
         if _accepted(source, path):
             return path
-    cached = cache() / source.name / name
-    if os.path.isfile(cached) and checksum(cached) == source.checksums[name]:
-        return cached
-    return download(name, source.checksums[name], source.mirrors, cached.parent, progress=progress)
+    return fetched(source, name, cache() / source.name, progress=progress)
+
+
+def fetched(source: Source, name: str, folder: Path, *, progress: bool) -> Path:
+    """Return the path of one file of a source in a folder, downloaded unless it is there whole."""
+    path, sha256 = folder / name, source.checksums[name]
+    if os.path.isfile(path) and checksum(path) == sha256:
+        return path
+    return download(name, sha256, source.mirrors, folder, progress=progress)
 
 
 def find(source: Source, name: str, folders: list[Path]) -> Iterator[Path]:
@@ -326,10 +294,11 @@ def find(source: Source, name: str, folders: list[Path]) -> Iterator[Path]:
 
 
 def _accepted(source: Source, path: Path) -> bool:
-    found, published = checksum(path), source.published[path.name]
+    found, published = checksum(path), source.checksums[path.name]
     if found == published:
         return True
-    if found in _others(source):
+    others = (other for other in SOURCES.values() if other.name != source.name)
+    if any(found in other.checksums.values() for other in others):
         return False  # the sources use the same file names: this is another one's file
     warnings.warn(
         f"{path}: SHA-256 is {found}, that of the published file is {published}. "
@@ -338,8 +307,3 @@ def _accepted(source: Source, path: Path) -> bool:
         stacklevel=2,
     )
     return True
-
-
-def _others(source: Source) -> set[str]:
-    others = (other for other in SOURCES.values() if other.name != source.name)
-    return {digest for other in others for digest in other.published.values()}

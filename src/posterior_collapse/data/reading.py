@@ -8,8 +8,6 @@ from typing import Any
 
 from posterior_collapse.errors import DataError, InvalidArgumentError, listed, nearest
 
-__all__ = ["LABEL", "PLAIN", "TABLE", "TEXT", "Reading"]
-
 LABEL = "label"
 """The column that holds the classes, if nobody says otherwise."""
 TABLE = ("columns", "drop", "label_column")

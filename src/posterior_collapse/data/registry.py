@@ -9,28 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
+from posterior_collapse.data import published
 from posterior_collapse.data.dataset import KINDS, Dataset, pairs
-from posterior_collapse.data.idx import read_idx
-from posterior_collapse.data.published import (
-    FILES,
-    SOURCES,
-    Source,
-    cache,
-    checksum,
-    download,
-    expanded,
-    find,
-    locate,
-    own_folders,
-)
+from posterior_collapse.data.images import read_idx
+from posterior_collapse.data.published import FILES, SOURCES, Source
 from posterior_collapse.errors import (
     CorruptFileError,
     InvalidArgumentError,
     UnknownDatasetError,
     nearest,
 )
-
-__all__ = ["Entry", "available", "canonical", "fetch", "from_registry"]
 
 EMBEDDED = "digits"
 SYNTHETIC = "pairs"
@@ -74,19 +62,18 @@ def available(data_dir: str | os.PathLike[str] | None = None) -> tuple[Entry, ..
         >>> [entry.name for entry in available()][:3]
         ['digits', 'mnist', 'fashion-mnist']
     """
-    folders = own_folders(data_dir)
+    folders = published.own_folders(data_dir)
     digits = Entry(EMBEDDED, "handwritten digits, 8 x 8", 1797, 0, 64, "scikit-learn", True)
     made = [
         Entry(f"{SYNTHETIC}:{kind}", "pairs (x, y), 128 + 128", 1000, 0, 256, "drawn", True)
         for kind in KINDS
     ]
-    return (digits, *(_published(source, folders) for source in SOURCES.values()), *made)
+    return (digits, *(_entry(source, folders) for source in SOURCES.values()), *made)
 
 
-def _published(source: Source, folders: list[Path]) -> Entry:
-    cached = cache() / source.name
-    names = list(source.checksums)
-    homes = [next(find(source, name, folders), cached / name) for name in names]
+def _entry(source: Source, folders: list[Path]) -> Entry:
+    cached = published.cache() / source.name
+    homes = [next(published.find(source, name, folders), cached / name) for name in published.NAMES]
     return Entry(
         name=source.name,
         about=source.about,
@@ -135,12 +122,9 @@ def fetch(
     if known not in SOURCES:
         return (_digits_file(),) if known == EMBEDDED else ()
     source = SOURCES[known]
-    folder = (cache() if data_dir is None else expanded("data_dir", data_dir)) / known
+    home = published.cache() if data_dir is None else published.expanded("data_dir", data_dir)
     return tuple(
-        folder / file
-        if os.path.isfile(folder / file) and checksum(folder / file) == sha256
-        else download(file, sha256, source.mirrors, folder, progress=progress)
-        for file, sha256 in source.checksums.items()
+        published.fetched(source, file, home / known, progress=progress) for file in published.NAMES
     )
 
 
@@ -204,7 +188,7 @@ def _images(
             "split", repr(split), "'train' or 'test'", f"Pass one.{nearest(split, FILES)}"
         )
     images_path, labels_path = (
-        locate(source, name, data_dir, progress=progress) for name in FILES[split]
+        published.locate(source, name, data_dir, progress=progress) for name in FILES[split]
     )
     images, labels = read_idx(images_path), read_idx(labels_path)
     if images.ndim != 3:

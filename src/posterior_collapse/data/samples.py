@@ -24,11 +24,8 @@ from posterior_collapse.arrays import (
 )
 from posterior_collapse.data.arrays import from_array
 from posterior_collapse.data.dataset import Dataset
-from posterior_collapse.data.seeding import seeded
 from posterior_collapse.errors import DataError, listed
 from posterior_collapse.specs import Spec, are_specs
-
-__all__ = ["Samples", "Stream", "as_pair", "read"]
 
 Pair = tuple[Any, Any]
 Source = Callable[[int, int], Iterator[Any]]
@@ -74,7 +71,6 @@ class Stream:
         classes: Number of classes, where labels may be the condition; None: found out.
 
     Attributes:
-        data: Where they come from.
         is_loader: Whether it is a torch DataLoader, which trains in batches of its own.
     """
 
@@ -136,8 +132,9 @@ class Stream:
                 y = y if self._conditional else None
             elif y is not None:
                 y = _numbers("y", y)
-                if self._conditional is False and _is_aside(y):
-                    y = None
+                one_column = int(np.prod(y.shape[1:])) == 1
+                if self._conditional is False and (one_column or "float" not in str(y.dtype)):
+                    y = None  # beside an autoencoder's data, no target
             if x.ndim > 1 and len(x) == 0 and (y is None or len(y) == 0):
                 empty = x
                 continue
@@ -210,7 +207,10 @@ def read(
             "numbers",
             "Pass e.g. pc.load(name)." if not are_specs(data) else "Pass data, then spec.",
         )
-    data = _collected(data)
+    if hasattr(data, "lazy") and hasattr(data, "collect"):  # a lazy frame of polars
+        data = data.collect()
+    if names := getattr(getattr(data, "dtype", None), "names", None):  # an array of records
+        data = {name: data[name] for name in names}
     if _is_frame(data):
         data = from_array("x", data)
     if isinstance(data, Dataset):
@@ -225,7 +225,7 @@ def read(
     x, y = _columns(data) if isinstance(data, Mapping) else (data, None)
     if _is_pair(data, conditional):
         x, y = data
-    elif _is_pair_turned(data):
+    elif _is_of_two(data) and _dims(data[1]) > 1 and _is_label(data[1], data[0]):
         raise DataError(
             "x",
             f"one number or name per row, beside y of shape {tuple(data[1].shape)}",
@@ -310,14 +310,6 @@ def _rows(name: str, values: Any, *, empty_ok: bool = False) -> tuple[Array, Ima
     return as_samples(name, values, empty_ok=empty_ok)
 
 
-def _collected(data: Any) -> Any:
-    """Return a lazy frame of polars as a frame, and an array of records as a dict of columns."""
-    if hasattr(data, "lazy") and hasattr(data, "collect"):
-        return data.collect()
-    names = getattr(getattr(data, "dtype", None), "names", None)
-    return {name: data[name] for name in names} if names else data
-
-
 def _is_frame(values: Any) -> bool:
     return hasattr(values, "columns") and hasattr(values, "to_numpy")
 
@@ -340,29 +332,71 @@ def _source_of(data: Any, conditional: bool | None) -> Source | None:
     return lambda size, seed: iter(data)
 
 
+def seeded(loader: Any, seed: int) -> Iterator[Any]:
+    """Yield a DataLoader's batches; what torch draws for them on the CPU the seed decides.
+
+    Its order and the seeds of its workers come from torch's global generator of the CPU, or from
+    one of the loader's own. These are lent a state while a batch is made and have their own while
+    it is used. A GPU's generators are left alone: `torch.manual_seed` reseeds them too, and whoever
+    looks at the data after each epoch would then train each epoch on the same noise. Transforms
+    that draw from NumPy or from Python's `random` in this process draw from where these stand.
+
+    Example:
+        >>> import torch
+        >>> loader = torch.utils.data.DataLoader(torch.arange(4), shuffle=True)
+        >>> before = torch.get_rng_state()
+        >>> first, second = ([int(batch) for batch in seeded(loader, 0)] for _ in range(2))
+        >>> first == second
+        True
+        >>> torch.equal(torch.get_rng_state(), before)
+        True
+    """
+    torch = sys.modules["torch"]
+    groups = loader.batch_sampler
+    owners = (loader, loader.sampler, groups, getattr(groups, "sampler", None))
+    own = (getattr(owner, "generator", None) for owner in owners)
+    given = {id(generator): generator for generator in own if generator is not None}
+    generators = [torch.default_generator, *given.values()]
+    lent = [torch.Generator(one.device).manual_seed(seed).get_state() for one in generators]
+
+    def swapped(states: list[Any]) -> list[Any]:
+        """Give the generators other states, and return those that they had."""
+        before = [generator.get_state() for generator in generators]
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+        return before
+
+    def drawn(make: Callable[[], Any]) -> Any:
+        """Return what is made while the generators have the lent states."""
+        nonlocal lent
+        before = swapped(lent)
+        try:
+            return make()
+        finally:
+            lent = swapped(before)
+
+    batches, end = drawn(lambda: iter(loader)), object()
+    while (batch := drawn(lambda: next(batches, end))) is not end:
+        yield batch
+
+
 def _is_torch(data: Any, name: str) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(data, getattr(torch.utils.data, name))
 
 
+def _is_of_two(data: Any) -> bool:
+    return isinstance(data, (tuple, list)) and len(data) == 2
+
+
 def _is_pair(data: Any, conditional: bool | None) -> bool:
     """Whether data are x and y; of a list of two arrays of one width a condition must say so."""
-    if not isinstance(data, (tuple, list)) or len(data) != 2:
+    if not _is_of_two(data):
         return False
     x, y = data
     if isinstance(data, tuple):
         return _dims(x) > 1 or (isinstance(x, list) and bool(x) and isinstance(x[0], list))
     return _dims(x) > 1 and (bool(conditional) or x.shape[1:] != getattr(y, "shape", ())[1:])
-
-
-def _is_pair_turned(data: Any) -> bool:
-    """Whether data are labels, or a condition of one number per row, before an array."""
-    return (
-        isinstance(data, (tuple, list))
-        and len(data) == 2
-        and _dims(data[1]) > 1
-        and _is_label(data[1], data[0])
-    )
 
 
 def _dims(values: Any) -> int:
@@ -388,7 +422,8 @@ def _columns(columns: Mapping[Any, Any]) -> Pair:
     if "data" in arrays and "target" in columns:  # scikit-learn's: `images` are the same rows
         return arrays["data"], columns["target"]
     table = [values for key, values in columns.items() if key != "label"]
-    if table and "x" not in columns and all(map(_is_column_of_numbers, table)):
+    numbers = (_dims(v) == 1 and np.asarray(v).dtype.kind in "biuf" for v in table)
+    if table and "x" not in columns and all(numbers):
         return np.stack([np.asarray(values) for values in table], axis=1), columns.get("label")
     if len(arrays) != 1:
         first = next(iter(arrays or columns), "x")
@@ -414,18 +449,7 @@ def _is_label(x: Any, y: Any) -> bool:
     return (flat or _dims(y) == 1) and len(y) == len(x)
 
 
-def _is_column_of_numbers(values: Any) -> bool:
-    """Whether values are one number per row."""
-    return _dims(values) == 1 and np.asarray(values).dtype.kind in "biuf"
-
-
 def _is_column_of_labels(y: Any) -> bool:
     """Whether y is a column of whole numbers, as classes are written below each other."""
     whole = "int" in str(getattr(y, "dtype", "")) or "bool" in str(getattr(y, "dtype", ""))
     return whole and _dims(y) == 2 and y.shape[1] == 1
-
-
-def _is_aside(y: Any) -> bool:
-    """Whether a batch's second part is no target of an autoencoder."""
-    floating = "float" in str(y.dtype)
-    return not floating or int(np.prod(y.shape[1:])) == 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pickletools
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posterior_collapse.data.checking import check_size
-from posterior_collapse.data.stored import StoredArrays
-from posterior_collapse.data.tensors import is_pickle, refuse_pickle
-
-__all__ = ["Saved"]
+from posterior_collapse.data.stored import StoredArrays, is_pickle, refuse_pickle
 
 BFLOAT16 = np.dtype("V2")
 """Stands for torch's bfloat16, the upper half of a float32, which NumPy does not have."""
@@ -146,12 +143,17 @@ class _Machine:
                 return self.stack.pop()
             if name in CONSTANTS:
                 self.stack.append(CONSTANTS[name])
+            elif name in EMPTY:
+                self.stack.append(EMPTY[name]())
             elif name in LITERALS:
                 self.stack.append(argument)
             elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
                 self.memo[len(self.memo) if argument is None else argument] = self.stack[-1]
             elif name in ("BINGET", "LONG_BINGET"):
                 self.stack.append(self.memo[_of(int, argument)])
+            elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+                self.marks.append(len(self.stack) - int(name[-1]))
+                self.tuple()
             elif name in ("GLOBAL", "STACK_GLOBAL"):
                 if argument is None:  # not put together before it is known to be text
                     argument = " ".join(_of(str, part) for part in self.stack[-2:])
@@ -182,23 +184,8 @@ class _Machine:
         del self.stack[start:]
         return items
 
-    def empty_dict(self) -> None:
-        self.stack.append({})
-
-    def empty_list(self) -> None:
-        self.stack.append([])
-
     def tuple(self) -> None:
         self.stack.append(tuple(self.above_mark()))
-
-    def tuple1(self) -> None:
-        self.stack[-1:] = [(self.stack[-1],)]
-
-    def tuple2(self) -> None:
-        self.stack[-2:] = [tuple(self.stack[-2:])]
-
-    def tuple3(self) -> None:
-        self.stack[-3:] = [tuple(self.stack[-3:])]
 
     def append(self) -> None:
         item = self.stack.pop()
@@ -235,11 +222,11 @@ class _Machine:
 
 
 INSTRUCTIONS = {
-    *("MARK", "EMPTY_DICT", "EMPTY_LIST", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "APPEND"),
-    *("APPENDS", "SETITEM", "SETITEMS", "BUILD", "BINPERSID", "REDUCE"),
+    *("MARK", "TUPLE", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "BUILD", "BINPERSID", "REDUCE"),
 }
 """Those that are methods of the machine."""
 CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_DICT": dict, "EMPTY_LIST": list}
 LITERALS = {
     *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE"),
 }

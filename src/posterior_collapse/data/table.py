@@ -16,21 +16,11 @@ from typing import IO, Any, TextIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from posterior_collapse.data.arrays import (
-    ENCODE,
-    KEPT,
-    LONGEST,
-    is_suspect,
-    is_unnamed,
-    left_out,
-    numbers_rows,
-)
+from posterior_collapse.data.arrays import ENCODE, LONGEST, is_suspect, judged, numbers_rows
 from posterior_collapse.data.checking import check_size
 from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.data.reading import PLAIN, Reading
 from posterior_collapse.errors import CorruptFileError, DataError
-
-__all__ = ["read_csv"]
 
 MOST_ROWS, MOST_CELLS = 1_000, 200_000
 """That are looked at to tell a header of numbers from a sample."""
@@ -90,21 +80,15 @@ def _read(layout: _Layout, reading: Reading) -> Dataset:
     texts = layout.texts([*suspects, *labelled]) if suspects or unwanted else {}
     steps, index = list(layout.notes), set()
     for column in suspects:
-        shown = layout.shown(column)
-        if not any(texts[column]):
+        is_index, said = judged(names[column], texts[column], layout.shown(column))
+        steps += said
+        if is_index:
             index.add(column)
-            steps.append(f"column {shown}, which is empty, left out")
-        elif numbers_rows(names[column], texts[column]):
-            index.add(column)
-            steps.append(left_out(shown, names[column]))
-        elif is_unnamed(names[column]):
-            steps.append(KEPT.format(shown))
     numbers = layout.numbers({*index, *unwanted}, alone="the label" if labelled else "an index")
     labels = _numbers_if_any(texts[labelled[0]]) if labelled else None
     kept = [name for i, name in enumerate(names) if i not in index | unwanted]
     called = tuple(kept) if layout.has_header else None
-    said = (*steps, *reading.steps)
-    return Dataset(path.name, numbers, labels=labels, steps=said, names=called)
+    return Dataset(path.name, numbers, labels=labels, steps=(*steps, *reading.steps), names=called)
 
 
 def _numbers_if_any(texts: NDArray[Any]) -> NDArray[Any]:

@@ -1,7 +1,8 @@
-"""What was found, each thing with what to do about it."""
+"""A verdict, and what was found, each thing with what to do about it."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 
@@ -10,6 +11,7 @@ import numpy as np
 from posterior_collapse.diagnosis.conclusions import (
     LOCALLY,
     NOT_ENDED,
+    conclude,
     count_of,
     excess_loss,
     gain_in_words,
@@ -22,13 +24,13 @@ from posterior_collapse.diagnosis.conclusions import (
     keeps_too_many,
     kept_units,
     leaves_out,
+    overfit,
+    verdict,
     what_decides,
 )
 from posterior_collapse.diagnosis.results import Conclusion, Diagnosis, Finding, LevelDiagnosis
 from posterior_collapse.theory import ACTIVE_INFORMATION, unclaimed_signal
-from posterior_collapse.theory.thresholds import ROUNDING, SURE
-
-__all__ = ["advise"]
+from posterior_collapse.theory.thresholds import LEAST_ROWS, ROUNDING, SURE
 
 WIDER = 1.025
 """No posterior is narrower than the prior and one is wider by this factor: the encoder probably
@@ -42,49 +44,59 @@ UNUSED = 0.01
 """Share of the strongest unit's effect below which the decoder ignores a unit, eta_dec unknown."""
 
 
-def advise(found: Diagnosis, conclusions: Sequence[Conclusion]) -> Iterator[Finding]:
-    """Yield the findings, the gravest first.
+def with_verdict(found: Diagnosis) -> Diagnosis:
+    """Return the diagnosis with conclusion, verdict and advice, and a caution on few rows."""
+    conclusions = conclude(found)
+    conclusion, sentence = verdict(found, conclusions)
+    few = (
+        f"{found.n} rows are too few for standard errors, which come out too small, and for a "
+        "verdict"
+    )
+    return dataclasses.replace(
+        found,
+        conclusion=conclusion,
+        verdict=sentence,
+        advice=tuple(advise(found, conclusions)),
+        notes=(*[few] * (found.n < LEAST_ROWS), *found.notes),
+    )
+
+
+def advise(found: Diagnosis, conclusions: Sequence[Conclusion]) -> list[Finding]:
+    """Return the findings, the gravest first.
 
     Args:
         found: All that was measured.
         conclusions: Per level; none where the certificate is not known.
     """
-    told: list[Finding] = []
-    for finding in _findings(found, conclusions, told):
-        told.append(finding)
-        yield finding
-
-
-def _findings(
-    found: Diagnosis, conclusions: Sequence[Conclusion], told: Sequence[Finding]
-) -> Iterator[Finding]:
-    """Yield the findings; `told` are those before, whose actions no later one takes back."""
     numbered = list(enumerate(found.levels, start=1))
     if has_diverged(found):
-        yield from _diverged(found)
-        return
+        return list(_diverged(found))
     if has_other_noise(found):
-        yield _other_noise(found)
-        return
+        return [_other_noise(found)]
+    told: list[Finding] = []
     for number, level in numbered:
-        yield from _variance_for_log(found, number, level)
-        yield from _variance_for_std(found, number, level)
+        told += _variance_for_log(found, number, level)
+        told += _variance_for_std(found, number, level)
+    if gap := overfit(found):
+        return [*told, _overfits(gap)]
     unfinished = list(_unfinished(found, conclusions))
-    yield from unfinished
+    told += unfinished
     for number, level in numbered:
-        yield from _unsettled(found, number, level)
+        told += _unsettled(found, number, level)
     for number, conclusion in enumerate(conclusions, start=1):
         # Nothing else is to be changed before training has arrived.
         arrived = not unfinished and is_settled(found.levels[number - 1])
         if arrived or (conclusion == "signal-unclaimed" and not unfinished):
-            yield from _of_certificate(found, number, conclusion)
+            told += _of_certificate(found, number, conclusion)
     if not conclusions:
-        yield from _without_certificate(found)
+        told += _without_certificate(found)
     for number, level in numbered:
-        yield from _noise(found, number, level, told)
-        yield from _unused(found, number, level)
-        yield from _idle(found, number, level)
-    yield from _far_from_prior(found, told)
+        # No action takes back one that was told before.
+        told += _noise(found, number, level, told)
+        told += _unused(found, number, level)
+        told += _idle(found, number, level)
+    told += _far_from_prior(found, told)
+    return told
 
 
 def _diverged(found: Diagnosis) -> Iterator[Finding]:
@@ -109,6 +121,16 @@ def _other_noise(found: Diagnosis) -> Finding:
         f"{found.squared_error_constant:.3g} of no latents at all.",
         "Check the sampler, z = mean + exp(log_var / 2) * noise, and that log_var is the log of a "
         "variance.",
+    )
+
+
+def _overfits(gap: float) -> Finding:
+    return Finding(
+        "overfits",
+        f"The loss on these rows is {gap:.3g} nats higher than on those the model was trained on: "
+        "it has learned what these do not share.",
+        "Stop earlier (validation= with patience=), train on more rows, or with a smaller network, "
+        "before you change anything else.",
     )
 
 
@@ -163,12 +185,15 @@ def _of_certificate(found: Diagnosis, number: int, conclusion: Conclusion) -> It
         )
     elif conclusion == "collapse-optimal":
         kept = units - spare if is_settled(level) else level.directions
+        how = (
+            f"which no small step improves ({LOCALLY})" if found.is_network else "which is optimal"
+        )
         why = "what is left unexplained would not pay for one"
         if t > 1 + ROUNDING and number > 1:
             why = f"what is left unexplained is noise injected into z{number - 1}"
         yield Finding(
             conclusion,
-            f"{_units(spare)}{name} collapsed, {_how_optimal(found)}: {why} (t = {t:.3g}).",
+            f"{_units(spare)}{name} collapsed, {how}: {why} (t = {t:.3g}).",
             (f"Keep {_units(min(units - spare, kept))}" if kept else "Leave the level out")
             + _how_to_use_more(found, number),
         )
@@ -180,16 +205,11 @@ def _of_certificate(found: Diagnosis, number: int, conclusion: Conclusion) -> It
         field = "latent_dim" if len(found.levels) == 1 else f"the units of z{number}"
         yield Finding(
             conclusion,
-            f"{'All' if units > 1 else 'The'} {_units(units)}{name} {_be(units)} used, and {more} "
-            f"would pay ({_why_it_pays(found, number)}).",
+            f"{_all(units, name)} used, and {more} would pay ({_why_it_pays(found, number)}).",
             f"Raise {field} from {units} to {wanted}.",
         )
     elif conclusion == "undecided":
         yield _undecided(found, number)
-
-
-def _how_optimal(found: Diagnosis) -> str:
-    return f"which no small step improves ({LOCALLY})" if found.is_network else "which is optimal"
 
 
 def _why_it_pays(found: Diagnosis, number: int) -> str:
@@ -205,8 +225,7 @@ def _undecided(found: Diagnosis, number: int) -> Finding:
     if spare:
         what = f"{_units(spare)}{name} collapsed, and whether that is optimal is undecided"
     else:
-        all_units = f"{'All' if units > 1 else 'The'} {_units(units)}{name} {_be(units)} used"
-        what = f"{all_units}, and whether one more would pay is undecided"
+        what = f"{_all(units, name)} used, and whether one more would pay is undecided"
     if in_parts_only(found, number - 1):
         return Finding(
             "undecided",
@@ -419,8 +438,8 @@ def _units(count: int) -> str:
     return count_of(count, "unit")
 
 
-def _be(count: int) -> str:
-    return "are" if count > 1 else "is"
+def _all(units: int, name: str) -> str:
+    return f"All {_units(units)}{name} are" if units > 1 else f"The {_units(units)}{name} is"
 
 
 def _modes(found: Diagnosis) -> int:

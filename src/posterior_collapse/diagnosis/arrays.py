@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posterior_collapse import checks
-from posterior_collapse.arrays import as_array, refuse_non_finite
+from posterior_collapse.arrays import Float, as_array, refuse_non_finite
 from posterior_collapse.data.samples import read
+from posterior_collapse.diagnosis.advice import with_verdict
 from posterior_collapse.diagnosis.conclusions import linear_forecast
 from posterior_collapse.diagnosis.levels import (
     LevelStatistics,
@@ -20,14 +21,10 @@ from posterior_collapse.diagnosis.levels import (
 )
 from posterior_collapse.diagnosis.results import Diagnosis
 from posterior_collapse.diagnosis.statistics import row_chooser
-from posterior_collapse.diagnosis.verdict import with_verdict
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec
 
-__all__ = ["diagnose_arrays"]
-
-Float = NDArray[np.float64]
 BEYOND = (
     "the prior differs from row to row: information and stds are of z less the prior's mean, over "
     "the prior's std"
@@ -168,10 +165,10 @@ def _chunks(parts: Mapping[str, NDArray[Any]], beyond: bool) -> Iterator[RowPost
     n, units = parts["mean"].shape
     step = max(1, CHUNK_NUMBERS // units)
     for start in range(0, n, step):
-        mean, spread, prior_mean, prior_std = (
-            _finite(name, array[start : start + step].astype(np.float64), start)
-            for name, array in parts.items()
-        )
+        found = {name: a[start : start + step].astype(np.float64) for name, a in parts.items()}
+        for name, values in found.items():
+            refuse_non_finite(name, values, start)
+        mean, spread, prior_mean, prior_std = found.values()
         std = spread
         if "log_var" in parts:
             std = np.exp(0.5 * spread)
@@ -185,11 +182,6 @@ def _chunks(parts: Mapping[str, NDArray[Any]], beyond: bool) -> Iterator[RowPost
             prior_mean, prior_std = np.zeros(1), np.ones(1)
         variance = np.square(std)
         yield RowPosteriors(kl, (mean,), (variance,), variance, prior_std, prior_mean=prior_mean)
-
-
-def _finite(name: str, values: Float, first_row: int) -> Float:
-    refuse_non_finite(name, values, first_row)
-    return values
 
 
 def _check_positive(name: str, values: Float, first_row: int, spread: str) -> None:

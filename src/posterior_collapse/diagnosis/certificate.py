@@ -1,9 +1,10 @@
-"""The certificate: the strongest variance left unexplained, and what one more unit must exceed."""
+"""The strongest variance that a decoder leaves unexplained, and in which parts of latent space."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -12,19 +13,13 @@ from numpy.typing import NDArray
 from scipy import linalg
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from posterior_collapse.diagnosis.gain import partitions
-from posterior_collapse.diagnosis.noise import Kind, Noise
-from posterior_collapse.diagnosis.results import LevelDiagnosis
+from posterior_collapse.arrays import Float
+from posterior_collapse.diagnosis.scores import Kind, Noise
 from posterior_collapse.diagnosis.statistics import Reservoir, Which
-from posterior_collapse.specs import ChainSpec, HVAESpec, Spec
-from posterior_collapse.theory import ACTIVE_INFORMATION, unclaimed_signal
+from posterior_collapse.theory import ACTIVE_INFORMATION
 from posterior_collapse.theory.thresholds import SURE, variance_error
 
-__all__ = ["Parts", "Residual", "Residuals", "Signal", "thresholds"]
-
-Float = NDArray[np.float64]
 Floats = NDArray[np.floating]
-
 NUMBERS = 2**24
 """Numbers of residuals that are kept: 64 MiB in float32, and up to twice that while they come."""
 LEAST_KEPT = 100
@@ -42,7 +37,8 @@ KRYLOV, ROUGH = 6, 0.1
 the tolerance's square, which is less than its error, in a third of the products of an exact one."""
 ROWS_PER_FEATURE = 2
 """Rows per feature of x from which x is regressed out."""
-
+NUMBERS_OF_PARTS = (2, 4, 8, 16, 32)
+"""Of latent space, that are tried."""
 Input = Literal["all", "removed", "only"]
 
 
@@ -148,8 +144,7 @@ class Residuals:
         if places is not None:
             arrays["places"] = places
         self._names = tuple(arrays)
-        take = self._kept.keep if self._kept.has_chosen else self._kept.add
-        take(*(array.astype(np.float32, copy=False) for array in arrays.values()))
+        self._kept.keep(*(array.astype(np.float32, copy=False) for array in arrays.values()))
 
     def signal(self, scale: Float | None = None, least: float = 0.0) -> Signal:
         """Return what was found; NaN from fewer than 4 rows.
@@ -267,7 +262,9 @@ def _of_parts(
             of_part = of_part.white(noise, noise.inverse_root(of_part.curvature))
         _centred(of_part.average, of_part.average)  # which is a copy
         halves = of_part.halves(NARROW)
-        values, errors = zip(*(_measured(of, on) for of, on in (halves, halves[::-1])), strict=True)
+        # Each half of the rows along the other's strongest direction.
+        along = [on.along(of.first) for of, on in (halves, halves[::-1])]
+        values, errors = zip(*along, strict=True)
         variance = max(float(np.mean(values)), 0.0)
         # Unbiased rather than sure: over the parts errors average out, and so must their bias.
         error = max(math.hypot(*errors) / 2, variance * math.sqrt(2 / (n - 1)))
@@ -275,9 +272,30 @@ def _of_parts(
     return Parts(*np.array(found, dtype=np.float64).reshape(-1, 3).T)
 
 
-def _measured(of: _Covariance, on: _Covariance) -> tuple[float, float]:
-    """Variance on one half of the rows along the other's strongest direction, and its error."""
-    return on.along(of.first)
+def partitions(places: NDArray[Any], least: int) -> Iterator[NDArray[np.intp]]:
+    """Yield labels of the rows for ever more parts, -1 for rows of parts that are too small.
+
+    Args:
+        places: Where rows are in latent space, (rows, units), distances as they count.
+        least: Rows that a part must have; as many parts are tried as could have twice that.
+    """
+    if places.shape[1] == 0:
+        return
+    # A second to import, which a diagnosis without parts is spared.
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    for count in NUMBERS_OF_PARTS:
+        if count * 2 * least > len(places):
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            labels = KMeans(count, n_init=1, random_state=0).fit_predict(places)
+        sizes = np.bincount(labels, minlength=count)
+        if (sizes == 0).any():  # no more places than that
+            return
+        names = np.where(sizes >= least, np.cumsum(sizes >= least) - 1, -1)
+        yield names[labels]
 
 
 class _Covariance:
@@ -360,45 +378,3 @@ def _across(of: _Covariance, on: _Covariance) -> tuple[Float, float, float]:
     own, directions = of.strongest
     other = (directions * on.times(directions)).sum(0)
     return (own + other) / 2, on.along(directions[:, 0])[1], float(abs(own[0] - other[0]))
-
-
-Levels = Sequence[LevelDiagnosis]
-
-
-def thresholds(spec: Spec, levels: Levels, etas: Sequence[float | None]) -> tuple[float, ...]:
-    """Return per level the variance that one more unit must exceed.
-
-    Where the fixed sigma differs from unit to unit, the unit is the collapsed one with the
-    smallest; none collapsed: the smallest of all.
-
-    Args:
-        spec: The hyperparameters.
-        levels: Says which units are spare, here and in the level above.
-        etas: Per level, std of what it decodes into, where the spec learns it.
-    """
-    return tuple(
-        _threshold(_for_spare_units(spec, levels, number), levels, number, eta)
-        for number, eta in enumerate(etas, start=1)
-    )
-
-
-def _threshold(spec: Spec, levels: Levels, number: int, eta_dec: float | None) -> float:
-    on = sum(status != "collapsed" for status in levels[number - 1].status)
-    # The level above encodes at most as many units as it has.
-    spare = number < len(levels) and spec.dims[number] > on
-    return 1 / unclaimed_signal(spec, 1.0, level=number, eta_dec=eta_dec, spare_above=spare)
-
-
-def _for_spare_units(spec: Spec, levels: Levels, number: int) -> Spec:
-    sigma = spec.sigma_levels[number - 1]
-    if not isinstance(sigma, tuple):
-        return spec
-    spare = [s for s, u in zip(sigma, levels[number - 1].status, strict=True) if u == "collapsed"]
-    changes: dict[str, Any] = {"sigma": min(spare or sigma)}
-    if isinstance(spec, HVAESpec):
-        changes = {f"sigma_{number}": changes["sigma"]}
-    elif isinstance(spec, ChainSpec):
-        sigmas = list(spec.sigma_levels)
-        sigmas[number - 1] = changes["sigma"]
-        changes = {"sigmas": sigmas}
-    return spec.replace(**changes)

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, NegativeBinomial, Poisson
 
+from posterior_collapse.arrays import Float
 from posterior_collapse.diagnosis.certificate import Input, Residuals
-from posterior_collapse.diagnosis.directions import free_levels, turned
-from posterior_collapse.diagnosis.exact import ExactPass, is_exact
+from posterior_collapse.diagnosis.exact import ExactPass, free_levels, is_exact, turned
 from posterior_collapse.diagnosis.levels import LevelStatistics
-from posterior_collapse.diagnosis.noise import Kind
 from posterior_collapse.diagnosis.passes import SAME_STD, Pass, Reconstruction, SampledPass
 from posterior_collapse.diagnosis.reading import as_array, noise_generator
 from posterior_collapse.diagnosis.results import NO_SIGNAL, LevelDiagnosis
@@ -37,10 +35,6 @@ from posterior_collapse.moments.accumulate import (
 )
 from posterior_collapse.progress import Display
 from posterior_collapse.specs import Spec
-
-__all__ = ["Collected", "collect"]
-
-Float = NDArray[np.float64]
 
 MOST_FEATURES = 4096
 """Features of x and y together up to which moments are taken: a matrix of 128 MiB."""
@@ -64,7 +58,18 @@ def collect(
     seed: int = 0,
     progress: bool = False,
 ) -> Collected:
-    """Take all the data through a model, a batch at a time; arguments are those of `Collected`.
+    """Take all the data through a model, a batch at a time.
+
+    Args:
+        model: In evaluation mode.
+        data: Of any kind.
+        spec: The hyperparameters; None: unknown, so that there is no loss.
+        overridden: Whether the spec is not the model's own, so that its fixed eta_dec counts.
+        gaussian: Whether a decoder that returns a `Normal` means it.
+        samples: Of each row's posterior, in a hierarchy.
+        batch_size: Rows at a time.
+        seed: Of all that is random.
+        progress: Show a count of rows on stderr.
 
     Raises:
         DataError: The data cannot be used, are a single row, or give a posterior that is not
@@ -81,25 +86,21 @@ def collect(
             try:
                 found.add(x, y)
             except RuntimeError as error:
-                _refuse_part(error, data, len(x))
-                raise
+                sized = hasattr(data, "__len__") and not isinstance(data, (tuple, list))
+                n = len(data) if sized else len(x)
+                if n <= len(x):
+                    raise
+                raise InvalidArgumentError(
+                    "batch_size",
+                    f"{len(x):,} of {n:,} rows, at which the model fails ({first_line(error)})",
+                    "rows that it takes apart from the others",
+                    f"Mend that. Pass batch_size={n} for a model that sees all rows at once, as "
+                    "graph networks do.",
+                ) from error
             display.advance(len(x))
     if found.n < 2:
         raise DataError("data", "a single row", "at least two rows", "Pass more rows.")
     return found
-
-
-def _refuse_part(error: RuntimeError, data: Any, rows: int) -> None:
-    """Say what a model that sees all rows at once, as graph networks do, needs."""
-    n = len(data) if hasattr(data, "__len__") and not isinstance(data, (tuple, list)) else rows
-    if n > rows:
-        raise InvalidArgumentError(
-            "batch_size",
-            f"{rows:,} of {n:,} rows, at which the model fails ({first_line(error)})",
-            "rows that it takes apart from the others",
-            f"Mend that. Pass batch_size={n} for a model that sees all rows at once, as graph "
-            "networks do.",
-        ) from error
 
 
 def _along_directions(
@@ -113,24 +114,15 @@ def _along_directions(
     shared = f"the units of {which} share one std and can be turned into each other at no cost"
     if isinstance(data, Iterator):
         return model, (f"{shared}: pass data that can be read twice to see their directions",)
-    assert isinstance(model, MarkovVAE)
     rows = batches(model, data, batch_size=batch_size, seed=seed)
-    seen = turned(model, rows, samples=samples, seed=seed)
+    seen = turned(cast(MarkovVAE, model), rows, samples=samples, seed=seed)
     if seen is model:
         return model, ()
     return seen, (f"{shared}: what is said of a unit is said of a direction, not of a column",)
 
 
 class Collected:
-    """Statistics of a model on data.
-
-    Args:
-        model: In evaluation mode.
-        spec: The hyperparameters; None: unknown, so that there is no loss.
-        overridden: Whether the spec is not the model's own, so that its fixed eta_dec counts.
-        gaussian: Whether a decoder that returns a `Normal` means it.
-        samples: Of each row's posterior, in a hierarchy.
-        seed: Of all that is random.
+    """Statistics of a model on data; for the arguments see `collect`.
 
     Attributes:
         levels: Per level.
@@ -156,15 +148,22 @@ class Collected:
         samples: int,
         seed: int,
     ) -> None:
-        self.model, self.spec, self.gaussian = model, spec, gaussian
-        self._overridden = overridden
-        # Stds that differ count one by one, unless an eta_dec is given that serves all.
-        self._own_stds = spec is None or spec.eta_levels[0] == "learned"
-        self._rng = row_chooser(seed)
-        self._samples, self._seed = samples, seed
+        self.model, self.spec, self._overridden = model, spec, overridden
+        self._rng, self._seed = row_chooser(seed), seed
         self.cautions: tuple[str, ...] = ()
         # The certificate of a linear model needs the moments of its data.
-        self.exact = gaussian and is_exact(model) and _features(model) <= MOST_FEATURES
+        self.exact = gaussian and is_exact(model)
+        if self.exact:
+            shapes = cast(MarkovVAE, model).shapes
+            features = shapes.x_dim + (shapes.y_dim if model.spec.model == "cvae" else 0)
+            self.exact = features <= MOST_FEATURES
+        # Stds that differ count one by one, unless an eta_dec is given that serves all.
+        own_stds = spec is None or spec.eta_levels[0] == "learned"
+        self._make: Callable[[torch.Generator], ExactPass | SampledPass]
+        if self.exact:
+            self._make = partial(ExactPass, model)
+        else:
+            self._make = partial(SampledPass, model, samples, gaussian=gaussian, own_stds=own_stds)
         self._pass: ExactPass | SampledPass | None = None
         self.levels = [LevelStatistics(self._rng, model.centred) for _ in model.units]
         self.residuals: list[Residuals] = []
@@ -185,17 +184,12 @@ class Collected:
     @property
     def output(self) -> Distribution | None:
         """What the decoder returned last, elementwise; None: it is compared with nothing."""
-        return getattr(self._pass, "output", None)
+        return None if self._pass is None else self._pass.output
 
     @property
     def unjudged(self) -> bool:
         """Whether it decodes, and nothing says by which distribution."""
-        return (
-            self._pass is not None
-            and not self.exact
-            and self.decodes
-            and not cast(SampledPass, self._pass).decodes
-        )
+        return self.decodes and self._pass is not None and not self._pass.decodes
 
     @property
     def decodes(self) -> bool:
@@ -231,7 +225,7 @@ class Collected:
         """
         if self._standardised.n:
             return math.sqrt(float(self._standardised.mean))
-        if getattr(self._pass, "whitened", None):
+        if self._pass is not None and self._pass.whitened:
             return 1.0
         eta_dec = self.eta_dec
         if eta_dec is None or not isinstance(cast(Spec, self.spec).eta_levels[0], str):
@@ -250,8 +244,12 @@ class Collected:
         stds = [float(np.sqrt(np.square(level.prior_std).mean())) for level in levels[:-1]]
         return [self.noise, *stds]
 
-    def notes(self) -> list[str]:
-        """Return a note where the decoder's own std is not the spec's, or not where it will be."""
+    def notes(self, *, overfit: bool = False) -> list[str]:
+        """Return a note where the decoder's own std is not the spec's, or not where it will be.
+
+        Args:
+            overfit: Whether its errors on the rows that it was trained on are smaller.
+        """
         if self.output is not None and not self.residuals:
             inner = getattr(self.output, "inner", self.output)
             return [f"{NO_SIGNAL}{no_score_because(inner)}"]
@@ -263,9 +261,12 @@ class Collected:
                 asked *= own
             if abs(own - asked) <= SETTLED * asked:
                 return []
+            where = f"{own:.3g} where this decoder's errors ask for {asked:.3g}"
+            if overfit:
+                return [f"eta_dec was learned on other rows: it is {where}, by which t is measured"]
             return [
-                f"eta_dec is learned and has not settled: it is {own:.3g} where this decoder's "
-                f"errors ask for {asked:.3g}, by which t is measured; train longer"
+                f"eta_dec is learned and has not settled: it is {where}, by which t is measured; "
+                "train longer"
             ]
         own, eta = math.sqrt(float(self._variance.mean)), self.spec.eta_levels[0]
         if abs(own - eta) <= SAME_STD * eta:
@@ -301,7 +302,11 @@ class Collected:
             InvalidArgumentError: The model's outputs have wrong shapes.
         """
         if self._pass is None:
-            self._pass = self._passing(x)
+            own = tensor_behind(self.model)
+            # The first batch says where all is: a model of functions may have no tensor.
+            self.like = x.new_empty(0) if own is None else own
+            self.generator = noise_generator(x.device, self._seed)
+            self._pass = self._make(self.generator)
         row, first = self.n, self.n == 0
         for reservoir in (self.rows, *(statistics.kept for statistics in self.levels)):
             reservoir.choose(len(x))
@@ -317,28 +322,12 @@ class Collected:
         self.rows.add(*pair)
         for statistics, posteriors in zip(self.levels, found.levels, strict=True):
             statistics.add(posteriors)
-        places = [found.levels[0].means[0], *[None] * (len(found.levels) - 1)]
-        for residuals, residual, which, place in zip(
-            self.residuals, found.residuals, wanted, places, strict=False
-        ):
-            residuals.add(residual, pair[0][which], None if place is None else place[which])
+        triples = zip(self.residuals, found.residuals, wanted, strict=False)
+        for level, (residuals, residual, which) in enumerate(triples):
+            places = None if level else found.levels[0].means[0][which]
+            residuals.add(residual, pair[0][which], places)
         for name, values in self._losses_of(found).items():
             self.losses.setdefault(name, Running()).add(values)
-
-    def _passing(self, x: Tensor) -> ExactPass | SampledPass:
-        own = tensor_behind(self.model)
-        # The first batch says where all is: a model of functions may have no tensor of its own.
-        self.like = x.new_empty(0) if own is None else own
-        self.generator = noise_generator(x.device, self._seed)
-        if self.exact:
-            return ExactPass(self.model, self.generator)
-        return SampledPass(
-            self.model,
-            self._samples,
-            self.generator,
-            gaussian=self.gaussian,
-            own_stds=self._own_stds,
-        )
 
     def _begin(self, widths: list[int], found: Pass) -> None:
         self._widths = widths
@@ -347,32 +336,36 @@ class Collected:
         inputs: Input = "all"
         if len(widths) == 2:
             inputs = "removed" if self.model.spec.model == "cvae" else "only"
-        output = self.output
-        self.residuals = [
-            Residuals(
-                self._rng,
-                inputs if level == 0 else "all",
-                self.model.centred,
-                classes=() if level else getattr(output, "classes", ()),
-                kind=_kind(output) if level == 0 else None,
+        output, kind = self.output, None
+        if isinstance(output, (Poisson, NegativeBinomial)):
+            kind = "counts"
+        elif isinstance(output, (Bernoulli, OneHots)):
+            kind = "shares"
+        centred = self.model.centred
+        for level in range(len(found.residuals)):
+            of: dict[str, Any] = (
+                {} if level else {"classes": getattr(output, "classes", ()), "kind": kind}
             )
-            for level in range(len(found.residuals))
-        ]
+            residuals = Residuals(self._rng, "all" if level else inputs, centred, **of)
+            self.residuals.append(residuals)
 
     def _precision(self, pair: list[Any]) -> Precision:
-        """Of the moments' products: float64 where a forecast's threshold may be near rounding."""
+        """Of a batch's products: float64 where a forecast's threshold may be near their rounding.
+
+        That of each batch is a share of the batch's own variance, so that each is asked anew.
+        """
         joint, spec = cast(Accumulator, self._joint), self.spec
-        if joint.rounding:
-            return "float32"
-        if joint.n or self.exact or spec is None or spec.eta_levels[0] == "learned":
+        if len(pair) > 1 or not is_single(pair[0].dtype) or (joint.n and not joint.rounding):
             return "float64"
-        if len(pair) > 1 or not is_single(pair[0].dtype):
+        if self.exact or spec is None or spec.eta_levels[0] == "learned":
             return "float64"
-        least = min(spec.beta_levels) * float(spec.eta_levels[0]) ** 2
+        most = min(spec.beta_levels) * float(spec.eta_levels[0]) ** 2 / (CLEAR * ROUNDING)
         c = pair[0] - pair[0].mean(0)
-        # No eigenvalue is larger than the root of the sum of the squares of all.
+        # No eigenvalue is larger than the trace, nor than the root of the sum of all squares.
+        if float(np.vdot(c, c)) < most * len(c):
+            return "float32"
         largest = float(np.linalg.norm(c @ c.T if len(c) < c.shape[1] else c.T @ c)) / len(c)
-        return "float32" if least > CLEAR * ROUNDING * largest else "float64"
+        return "float32" if largest < most else "float64"
 
     def _losses_of(self, found: Pass) -> dict[str, Float]:
         kls = [level.kl.sum(1) for level in found.levels]
@@ -401,14 +394,3 @@ class Collected:
             return decoded.log_density
         normaliser = decoded.features / 2 * math.log(2 * math.pi * eta**2)
         return -decoded.squared_error / (2 * eta**2) - normaliser
-
-
-def _features(model: LatentModel) -> int:
-    shapes = cast(MarkovVAE, model).shapes
-    return shapes.x_dim + (shapes.y_dim if model.spec.model == "cvae" else 0)
-
-
-def _kind(output: Distribution | None) -> Kind | None:
-    if isinstance(output, (Poisson, NegativeBinomial)):
-        return "counts"
-    return "shares" if isinstance(output, (Bernoulli, OneHots)) else None

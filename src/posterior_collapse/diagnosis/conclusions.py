@@ -1,4 +1,4 @@
-"""What the numbers of a level lead to beside the linear optimum, before it is put in words."""
+"""What the numbers lead to beside the linear optimum, and the one sentence that says it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from posterior_collapse.diagnosis.results import (
     LEFT_OUT,
+    NO_SIGNAL,
     Conclusion,
     Diagnosis,
     Gain,
@@ -15,7 +16,7 @@ from posterior_collapse.diagnosis.results import (
 )
 from posterior_collapse.errors import DataError, NotSolvedError, UnboundedObjectiveError
 from posterior_collapse.moments import Moments
-from posterior_collapse.specs import Likelihood, Spec
+from posterior_collapse.specs import Spec
 from posterior_collapse.theory import ACTIVE_INFORMATION, FewSamplesWarning, Forecast, forecast
 from posterior_collapse.theory.thresholds import (
     LEAST_ROWS,
@@ -25,33 +26,6 @@ from posterior_collapse.theory.thresholds import (
     unit_gain,
 )
 from posterior_collapse.theory.thresholds import excess_loss as excess_over
-
-__all__ = [
-    "LOCALLY",
-    "NOT_ENDED",
-    "collapsed_loss",
-    "collapses_freely",
-    "conclude",
-    "count_of",
-    "counts_alike",
-    "excess_loss",
-    "gain_in_words",
-    "gravest",
-    "has_diverged",
-    "has_other_noise",
-    "has_spare",
-    "in_parts_only",
-    "is_attainable",
-    "is_settled",
-    "is_worse_than_none",
-    "keeps_too_many",
-    "kept_units",
-    "leaves_out",
-    "linear_forecast",
-    "pays_in_parts",
-    "unjudged_because",
-    "what_decides",
-]
 
 LOCALLY = "optimal for a linear decoder, a local optimum for a network"
 """What t <= 1 says of a collapse: a network may have a lower loss that no small step leads to."""
@@ -66,6 +40,21 @@ GOOD, BAD = 0.75, 1.05
 errs by more was trained on other latents."""
 NOTHING = 1e-6
 """Nats, or share of what is worth a unit, that no word is lost about."""
+GRAVEST_FIRST: tuple[tuple[Conclusion, bool], ...] = (
+    ("signal-unclaimed", True),
+    ("undecided", True),
+    ("collapse-optimal", True),
+    ("more-units-pay", False),
+    ("undecided", False),
+    ("nothing-to-do", False),
+)
+"""Conclusions of a level, with whether it has a collapsed unit."""
+_WORDS: dict[Conclusion, str] = {
+    "signal-unclaimed": "signal is left unclaimed: the optimiser failed, not the objective",
+    "collapse-optimal": "this collapse is optimal, what the objective asks for",
+    "more-units-pay": "every unit is used and more units would pay",
+    "nothing-to-do": "every unit is used and one more would tell no more of x",
+}
 
 
 def linear_forecast(
@@ -103,17 +92,6 @@ def kept_units(found: Forecast) -> tuple[int, ...]:
 def is_attainable(found: Forecast) -> bool:
     """Whether a linear model reaches the forecast's loss, which else is an approximation."""
     return found.spec.likelihood == "gaussian"
-
-
-GRAVEST_FIRST: tuple[tuple[Conclusion, bool], ...] = (
-    ("signal-unclaimed", True),
-    ("undecided", True),
-    ("collapse-optimal", True),
-    ("more-units-pay", False),
-    ("undecided", False),
-    ("nothing-to-do", False),
-)
-"""Conclusions of a level, with whether it has a collapsed unit."""
 
 
 def conclude(found: Diagnosis) -> list[Conclusion]:
@@ -163,19 +141,6 @@ def has_spare(found: Diagnosis, at: int) -> bool:
     return "collapsed" in found.levels[at].status
 
 
-def unjudged_because(likelihood: Likelihood | None) -> str:
-    """Return why a decoder was compared with nothing, as a clause.
-
-    Example:
-        >>> unjudged_because("other").partition(": ")[2]
-        'let decode return it, such as torch.distributions.StudentT(5.0, mean, scale)'
-    """
-    return (
-        f"with likelihood {likelihood!r} there is no loss and no t unless the decoder gives its "
-        "distribution: let decode return it, such as torch.distributions.StudentT(5.0, mean, scale)"
-    )
-
-
 def counts_alike(found: Forecast) -> bool:
     """Return whether a forecast's loss is of the same distribution as a trained model's.
 
@@ -215,16 +180,34 @@ def excess_loss(found: Diagnosis) -> float:
 
     0 where it does not, or where that is not known; see `theory.thresholds.excess_loss`.
     """
+    return _excess(found, found.loss, found.loss_error)
+
+
+def _excess(found: Diagnosis, loss: float | None, error: float | None) -> float:
     forecast = found.forecast
-    if forecast is None or found.loss is None or found.loss_error is None:
+    if forecast is None or loss is None or error is None:
         return 0.0
     return excess_over(
-        found.loss,
-        found.loss_error,
+        loss,
+        error,
         forecast.loss + found.data_loss,
         found.collapsed_loss if collapses_freely(forecast) else None,
         attainable=is_attainable(forecast),
     )
+
+
+def overfit(found: Diagnosis) -> float:
+    """Return by how many nats these rows cost more than those trained on, which have arrived.
+
+    0 where these have arrived too, where more training would lower both, or where the loss of the
+    rows trained on is not known.
+    """
+    if found._training is None or found.loss is None or not excess_loss(found):
+        return 0.0
+    loss, error = found._training[0] + found.data_loss, found._training[1]
+    gap = found.loss - loss
+    sure = gap > SURE * math.hypot(error, found.loss_error or 0.0)
+    return gap if sure and not _excess(found, loss, error) else 0.0
 
 
 def collapses_freely(found: Forecast) -> bool:
@@ -275,7 +258,9 @@ def gain_in_words(found: Diagnosis, at: int) -> str:
         return ""
     error = f" \u00b1 {gain.error:.1g}" if gain.error >= 0.05 * gain.nats else ""
     text = f"one more unit would buy about {gain.nats:.2g}{error} nats"
-    if _is_far(found, at):
+    spec = found.spec if found.likelihood not in (None, "gaussian") else None
+    if spec is not None and gain.nats > float(unit_gain(spec, FAR, level=at + 1)):
+        # It rests on a curvature that is another where the unit would lead to.
         text = f"one more unit would buy up to about {gain.nats:.2g} nats, a rough upper guess far "
         text += "from the optimum"
     if gain.parts > 1:
@@ -283,13 +268,6 @@ def gain_in_words(found: Diagnosis, at: int) -> str:
     if gain.nats <= gain.worth:
         text += f", less than the {gain.worth:.2g} worth a unit"
     return text
-
-
-def _is_far(found: Diagnosis, at: int) -> bool:
-    """Whether a gain rests on a curvature that is another where the unit would lead to."""
-    if found.spec is None or found.likelihood in (None, "gaussian"):
-        return False
-    return found.gains[at].nats > float(unit_gain(found.spec, FAR, level=at + 1))
 
 
 def what_decides(found: Diagnosis, at: int) -> str:
@@ -351,3 +329,119 @@ def is_worse_than_none(found: Diagnosis) -> bool:
         return False
     slack = SURE * found.loss_error + ROUNDING * abs(found.collapsed_loss)
     return bool(excess_loss(found)) and found.reconstruction - found.collapsed_loss > slack
+
+
+def verdict(found: Diagnosis, conclusions: Sequence[Conclusion]) -> tuple[Conclusion, str]:
+    """Return the conclusion of the whole model, and the sentence that says it.
+
+    Args:
+        found: All that was measured.
+        conclusions: Per level; none where the certificate is not known.
+    """
+    conclusion, clause = _overall(found, conclusions)
+    sentence = _counts(found) + clause
+    if found.forecast is not None and conclusion != "diverged":
+        kept = " and ".join(map(str, kept_units(found.forecast)))
+        excess = excess_loss(found)
+        if overfit(found):
+            sentence = f"The model overfits: {sentence}"
+        elif excess and (conclusion != "signal-unclaimed" or is_worse_than_none(found)):
+            sentence = f"Training has not arrived: {sentence}"
+        if is_attainable(found.forecast):
+            lower = f", at a loss {excess:.3g} nats lower" if excess else ""
+            sentence += f"; the linear optimum keeps {kept}{lower}"
+            if not excess and keeps_too_many(found):
+                sentence += f": {NOT_ENDED}"
+        else:
+            lower = f", and no unit at all would cost {excess:.3g} nats less" if excess else ""
+            sentence += f"; the linear forecast, an approximation, keeps {kept}{lower}"
+    return conclusion, f"{sentence}."
+
+
+def verdict_parts(found: Diagnosis) -> tuple[str, str]:
+    """Return the verdict as what a reader wants first, and the reason of it, if any.
+
+    Args:
+        found: With its verdict.
+    """
+    counts = _counts(found)
+    before, _, after = found.verdict.partition(counts)
+    clause, opened, rest = after.partition(" (")
+    if not opened:
+        return found.verdict, ""
+    depth = 1
+    for end, character in enumerate(rest):
+        depth += (character == "(") - (character == ")")
+        if depth == 0:
+            return f"{before}{counts}{clause}.", rest[:end] + rest[end + 1 :]
+    return found.verdict, ""
+
+
+def _overall(found: Diagnosis, conclusions: Sequence[Conclusion]) -> tuple[Conclusion, str]:
+    """The model's conclusion, and the clause that says it."""
+    if has_diverged(found):
+        return "diverged", ": the posterior has diverged, and of collapse nothing can be said"
+    if has_other_noise(found):
+        what = "the decoder was trained with less noise than the posterior states"
+        return "undecided", f": whether that is optimal is undecided ({what})"
+    if conclusions:
+        at = gravest(found, conclusions)
+        conclusion = conclusions[at]
+        if conclusion == "undecided":
+            what = "that is optimal" if has_spare(found, at) else "one more unit would pay"
+            words = f"whether {what} is undecided"
+            return conclusion, f": {words} ({_signal(found, at)}; {what_decides(found, at)})"
+        words = _WORDS[conclusion]
+        if conclusion == "collapse-optimal" and found.is_network:
+            words = f"no small step improves this collapse, {LOCALLY}"
+        if conclusion == "nothing-to-do" and found.signal[at] > 1 + ROUNDING:
+            words = "every unit is used and one more is not worth it"
+        if conclusion == "signal-unclaimed" and (is_worse_than_none(found) or overfit(found)):
+            words = "as it stands signal is left unclaimed"
+        if conclusion == "collapse-optimal" and (excess_loss(found) or keeps_too_many(found)):
+            words = "no signal is left for the collapsed units"
+        if conclusion == "more-units-pay" and excess_loss(found):
+            words = "as it stands every unit is used, and what is unexplained would pay for more"
+        bought = gain_in_words(found, at)
+        return conclusion, f": {words} ({_signal(found, at)}{'; ' * bool(bought)}{bought})"
+    return _without_certificate(found)
+
+
+def _without_certificate(found: Diagnosis) -> tuple[Conclusion, str]:
+    """Conclusion and clause where there is no t, by what there is."""
+    told = [note for note in found.notes if note.startswith(NO_SIGNAL)]
+    if told or found.likelihood not in (None, "gaussian"):
+        why = told[0].removeprefix(NO_SIGNAL) if told else "the decoder's distribution is not known"
+        return "cannot-tell-yet", f": whether that is optimal cannot be told ({why})"
+    if found.forecast is not None:
+        return "undecided", ""
+    lacking = [
+        *["a decoder"] * (found.squared_error is None),
+        *["the spec it was trained with"] * (found.spec is None),
+    ]
+    if not lacking:
+        return "undecided", ""
+    return "undecided", f"; whether that is optimal, {' and '.join(lacking)} would tell"
+
+
+def _counts(found: Diagnosis) -> str:
+    parts = []
+    for number, level in enumerate(found.levels, start=1):
+        name = f"z{number}: " if len(found.levels) > 1 else ""
+        units = len(level.status)
+        text = f"{name}{level.n_active} of {count_of(units, 'unit')} active"
+        if not is_settled(level):
+            text += f" ({count_of(level.directions, 'direction')}: still settling)"
+        for status in ("noise", "collapsed", "diverged"):
+            count = level.status.count(status)
+            text += f", {count} {status}" if count else ""
+        parts.append(text)
+    return "; ".join(parts)
+
+
+def _signal(found: Diagnosis, at: int) -> str:
+    name = f"t of z{at + 1}" if len(found.levels) > 1 else "t"
+    t, error = found.signal[at], found.signal_error[at]
+    if math.isnan(t):
+        return f"{name} not known"
+    return f"{name} = {t:.3g}" + (f" \u00b1 {error:.1g}" if error >= 5e-4 else "")

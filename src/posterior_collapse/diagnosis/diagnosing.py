@@ -5,39 +5,37 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from posterior_collapse import checks
-from posterior_collapse.data.about import About, about
-from posterior_collapse.diagnosis.certificate import Signal, thresholds
+from posterior_collapse.data.about import about
+from posterior_collapse.diagnosis.advice import with_verdict
+from posterior_collapse.diagnosis.certificate import Signal
 from posterior_collapse.diagnosis.collecting import MOST_FEATURES, Collected, collect
 from posterior_collapse.diagnosis.conclusions import (
     collapsed_loss,
     counts_alike,
+    excess_loss,
     linear_forecast,
-    unjudged_because,
+    overfit,
 )
-from posterior_collapse.diagnosis.effects import decoder_effects, is_affine, squared_errors
+from posterior_collapse.diagnosis.effects import decoder_effects, is_affine, show, squared_errors
 from posterior_collapse.diagnosis.exact import exact_signals
-from posterior_collapse.diagnosis.gain import WORTH, gain_of, side_of_worth
+from posterior_collapse.diagnosis.gain import WORTH, certificate, thresholds
 from posterior_collapse.diagnosis.levels import collapse_options
-from posterior_collapse.diagnosis.likelihood import has_marginal, log_likelihood
+from posterior_collapse.diagnosis.likelihood import LogLikelihood, has_marginal, log_likelihood
 from posterior_collapse.diagnosis.reading import model_behind, model_of
 from posterior_collapse.diagnosis.results import Diagnosis, LevelDiagnosis
-from posterior_collapse.diagnosis.showing import Shown, show
-from posterior_collapse.diagnosis.verdict import with_verdict
-from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import LatentModel
 from posterior_collapse.models.batches import BATCH_SIZE
 from posterior_collapse.models.modules import evaluating
 from posterior_collapse.specs import Likelihood, Spec
 from posterior_collapse.theory import Forecast
 from posterior_collapse.theory.thresholds import AT_OPTIMUM, ROUNDING
-
-__all__ = ["diagnose"]
 
 EVIDENCE = (
     "t is what one more unit would gain that the decoder adds linearly: of other decoders strong "
@@ -102,13 +100,16 @@ def diagnose(
     options = collapse_options(epsilon, delta)
     if model_behind(data) is not None and model_behind(model) is None:
         model, data = data, model
-    trained = model
-    model = model_of(trained)
+    trained: Any = model
+    model = model_of(model)
     objective = getattr(trained, "objective", model.spec)  # of a run that `fit` returned
     if spec is None and objective != model.spec:
         spec = objective
     _check_spec(model, spec)
-    _check_sizes(samples, importance_samples, batch_size)
+    if checks.whole("samples", samples, least=4) % 2:
+        raise InvalidArgumentError("samples", samples, "an even number", "Pass samples=16.")
+    checks.whole("importance_samples", importance_samples, least=0)
+    checks.whole("batch_size", batch_size, least=1)
     if effects is not None:
         checks.whole("effects", effects, least=0)
     if importance_samples and isinstance(data, Iterator):
@@ -120,67 +121,111 @@ def diagnose(
         )
     own = None if getattr(model, "spec_assumed", False) else model.spec
     likelihood = _likelihood(model, own, spec)
-    gaussian = likelihood in (None, "gaussian")
     with evaluating(model) as seen:
         found = collect(
             model,
             data,
             spec or own,
             overridden=spec is not None,
-            gaussian=gaussian,
+            gaussian=likelihood in (None, "gaussian"),
             samples=samples,
             batch_size=batch_size,
             seed=seed,
             progress=progress,
         )
         levels, partly = _levels(found, options, effects)
-        errors = _errors_at_means(found)
+        errors: dict[str, Any] = {}
+        if found.decodes and not found.unjudged:
+            with contextlib.suppress(RuntimeError):  # of a model that needs all rows at once
+                errors = squared_errors(found.model, *found.some_rows, found.generator)
         known = about(data, conditional=found.some_rows[1] is not None)
-        pictures = _pictures(found, levels, known)
-        signals = _signals(found, levels)
-        eta_dec = None if spec is None or isinstance(spec.eta_levels[0], str) else found.eta_dec
-        nll, cautions = (
-            ({}, ())
-            if found.unjudged
-            else _nll(model, data, importance_samples, seed, progress, eta_dec)
-        )
+        pictures = show(found.model, *found.some_rows, levels, known) if found.decodes else None
+        signals, limits = _signals(found, levels)
+        likelihoods: LogLikelihood | None = None
+        exact = has_marginal(model) and not isinstance(data, Iterator)
+        if not found.unjudged and (exact or importance_samples):
+            fixed = spec is not None and not isinstance(spec.eta_levels[0], str)
+            likelihoods = log_likelihood(
+                model,
+                data,
+                samples=importance_samples or 1,
+                seed=seed,
+                eta_dec=found.eta_dec if fixed else None,
+                progress=progress,
+            )
     forecast, reasons = _forecast(found, likelihood)
-    losses = _means(found)
-    optimal = found.exact and forecast is not None and _is_least(losses["loss"], forecast.loss)
-    collapsed = None
+    means: dict[str, Any] = {}
+    for name, running in found.losses.items():
+        means |= {name: float(running.mean), f"{name}_error": float(running.error)}
+    collapsed: float | None = None
+    measured: dict[str, Any] = {}
     if forecast is not None and counts_alike(forecast):
         collapsed = collapsed_loss(forecast) + found.data_loss
+    if found.spec is not None and signals:
+        # A linear model that is at the optimum of these rows was trained on them. They are no
+        # sample of what its objective asks for, and a t that is not above 1 has no error.
+        sure, most = -math.inf, math.inf
+        if found.exact and forecast is not None:
+            gap = abs(means["loss"] - forecast.loss)
+            sure = 1 + AT_OPTIMUM if gap <= ROUNDING * max(1.0, abs(forecast.loss)) else sure
+        if found.spec.likelihood in ("bernoulli", "categorical"):
+            # Probabilities are 1 at most: a cross-entropy has this much to fall.
+            most = means.get("reconstruction", most)
+        worth = WORTH * _brought(found.spec, levels, means, collapsed)
+        measured = certificate(found.spec, signals, limits, sure=sure, worth=worth, most=most)
     notes = (
         *seen.notes,
         *getattr(model, "notes", ()),
         *found.cautions,
         *partly,
-        *cautions,
+        *(likelihoods.notes if likelihoods is not None else ()),
         *(note for signal in signals for note in signal.notes),
         *[EVIDENCE] * (bool(signals) and found.spec is not None and not found.exact),
         *reasons,
-        *found.notes(),
     )
     result = Diagnosis(
         n=found.n,
         spec=found.spec,
         levels=levels,
-        **losses,
+        **means,
         **errors,
         collapsed_loss=collapsed,
         data_loss=found.data_loss,
         eta_dec=found.eta_dec,
-        **nll,
-        **_certificate(found, levels, signals, optimal, collapsed),
+        **_nll(likelihoods),
+        **measured,
         forecast=forecast,
-        notes=tuple(dict.fromkeys(notes)),
         likelihood=likelihood,
         is_network=not found.exact,
         _shown=pictures,
-        _history=_history_of(trained),
+        # The course of what `fit` returned, which other models do not have.
+        _history=trained.history if hasattr(trained, "objective") else None,
         _about=known,
     )
-    return with_verdict(result)
+    result = dataclasses.replace(result, _training=_training(trained, result))
+    notes += tuple(found.notes(overfit=overfit(result) > 0))
+    return with_verdict(dataclasses.replace(result, notes=tuple(dict.fromkeys(notes))))
+
+
+def _check_spec(model: LatentModel, spec: Spec | None) -> None:
+    if spec is not None and (not isinstance(spec, Spec) or spec.dims != model.units):
+        got = f"latent dims {spec.dims}" if isinstance(spec, Spec) else type(spec).__name__
+        raise InvalidArgumentError(
+            "spec", got, f"a spec of the model's units, {model.units}", "Leave it out, or check it."
+        )
+
+
+def _training(trained: Any, found: Diagnosis) -> tuple[float, float] | None:
+    """Loss of the rows trained on, and its error, where these rows may cost more than those."""
+    if not hasattr(trained, "measured") or found.loss is None or not excess_loss(found):
+        return None
+    course = trained.history.get("loss") or [-math.inf]
+    if course[-1] + found.data_loss > found.loss:
+        return None
+    with contextlib.suppress(DataError):  # of data that cannot be read again
+        measured = trained.measured()
+        return measured["loss"], measured["loss_error"]
+    return None
 
 
 def _likelihood(model: LatentModel, own: Spec | None, spec: Spec | None) -> Likelihood | None:
@@ -196,7 +241,11 @@ def _forecast(
 ) -> tuple[Forecast | None, tuple[str, ...]]:
     """The linear model's, or a note that says why there is none."""
     if found.unjudged:
-        return None, (unjudged_because(likelihood),)
+        return None, (
+            f"with likelihood {likelihood!r} there is no loss and no t unless the decoder gives "
+            "its distribution: let decode return it, such as torch.distributions.StudentT(5.0, "
+            "mean, scale)",
+        )
     if getattr(found.model, "teacher_forcing", False):
         return None, ("no forecast: that is of a model whose decoder does not see the data",)
     if found.moments is None and found.spec is not None:
@@ -206,39 +255,10 @@ def _forecast(
     return linear_forecast(found.moments, found.spec)
 
 
-def _means(found: Collected) -> dict[str, Any]:
-    """Losses and their standard errors, by the names of `Diagnosis`."""
-    means = {name: float(running.mean) for name, running in found.losses.items()}
-    errors = {f"{name}_error": float(running.error) for name, running in found.losses.items()}
-    return means | errors
-
-
-def _errors_at_means(found: Collected) -> dict[str, Any]:
-    if not found.decodes or found.unjudged:
-        return {}
-    with contextlib.suppress(RuntimeError):  # of a model that needs all rows at once
-        return squared_errors(found.model, *found.some_rows, found.generator)
-    return {}
-
-
-def _pictures(found: Collected, levels: tuple[LevelDiagnosis, ...], known: About) -> Shown | None:
-    if not found.decodes:
-        return None
-    pictures = show(found.model, *found.some_rows, levels, known.image_shape)
-    names = known.features
-    if pictures is None or names is None or len(names) != pictures.targets.shape[1]:
-        return pictures
-    return dataclasses.replace(pictures, names=names)
-
-
-def _history_of(trained: Any) -> Mapping[str, Sequence[float]] | None:
-    """The course of what `fit` returned, which other models do not have."""
-    return trained.history if hasattr(trained, "objective") else None
-
-
 def _levels(
     found: Collected, options: dict[str, float], effects: int | None
 ) -> tuple[tuple[LevelDiagnosis, ...], list[str]]:
+    """What each level does, and notes."""
     levels, notes = [], []
     depth = len(found.levels)
     x, y = found.some_rows
@@ -270,140 +290,52 @@ def _levels(
     return tuple(levels), notes
 
 
-def _is_least(loss: float, least: float) -> bool:
-    return abs(loss - least) <= ROUNDING * max(1.0, abs(least))
-
-
-def _signals(found: Collected, levels: tuple[LevelDiagnosis, ...]) -> tuple[Signal, ...]:
-    if any("diverged" in level.status for level in levels):
-        return ()
-    if found.exact and found.moments is not None:
-        return exact_signals(found.model, found.moments)
-    level = levels[0]
-    active = np.array([status == "active" for status in level.status])
-    # Rows are as far apart as their posteriors: in dead units they do not differ.
-    scale = np.where(active, level.posterior_std, np.inf)
-    if active.any() and _is_affine(found):
-        scale = np.full_like(scale, np.inf)  # what adds its units uses one alike in every part
-    limits: Sequence[float] = [0.0] * len(found.residuals)
-    if found.spec is not None and found.residuals:
+def _signals(
+    found: Collected, levels: tuple[LevelDiagnosis, ...]
+) -> tuple[tuple[Signal, ...], Sequence[float]]:
+    """Per level what is left unexplained, and what of it one more unit must exceed."""
+    exact = found.exact and found.moments is not None
+    if any("diverged" in level.status for level in levels) or not (exact or found.residuals):
+        return (), ()
+    limits: Sequence[float] = [0.0] * len(levels)
+    if found.spec is not None:
         limits = thresholds(found.spec, levels, found.noises(levels))
-    return tuple(
-        residuals.signal(scale, limit)
-        for residuals, limit in zip(found.residuals, limits, strict=True)
-    )
-
-
-def _is_affine(found: Collected) -> bool:
-    if not found.residuals:
-        return False
+    if found.exact and found.moments is not None:
+        return exact_signals(found.model, found.moments), limits
+    active = np.array([status == "active" for status in levels[0].status])
+    # Rows are as far apart as their posteriors: in dead units they do not differ.
+    scale = np.where(active, levels[0].posterior_std, np.inf)
     with contextlib.suppress(RuntimeError):  # of a model that needs all rows at once
-        return is_affine(found.model, *found.some_rows, found.generator)
-    return False
+        if active.any() and is_affine(found.model, *found.some_rows, found.generator):
+            scale = np.full_like(scale, np.inf)  # it uses a unit alike in every part
+    pairs = zip(found.residuals, limits, strict=True)
+    return tuple(residuals.signal(scale, limit) for residuals, limit in pairs), limits
 
 
-def _certificate(
-    found: Collected,
+def _brought(
+    spec: Spec,
     levels: tuple[LevelDiagnosis, ...],
-    signals: tuple[Signal, ...],
-    optimal: bool,
+    means: dict[str, float],
     collapsed: float | None,
-) -> dict[str, Any]:
-    if found.spec is None or not signals:
-        return {}
-    spec = found.spec
-    limits = thresholds(spec, levels, found.noises(levels))
-    # A linear model that is at the optimum of these rows was trained on them. They are no sample of
-    # what its objective asks for, and a t that is not above 1 has no error.
-    sure = 1 + AT_OPTIMUM if optimal else -math.inf
-    brought = 0.0
-    if collapsed is not None and "loss" in found.losses:
-        brought = collapsed - float(found.losses["loss"].mean)
-        if brought <= 0 and "reconstruction" in found.losses:
-            # KL that knows nothing, as that of a prior of another scale, hides what units brought.
-            known = sum(
-                beta * float(level.information.sum())
-                for beta, level in zip(spec.beta_levels, levels, strict=True)
-            )
-            brought = collapsed - float(found.losses["reconstruction"].mean) - known
-        brought = max(0.0, brought)
-    # Probabilities are 1 at most: a cross-entropy has this much to fall.
-    certain = spec.likelihood in ("bernoulli", "categorical") and "reconstruction" in found.losses
-    most = float(found.losses["reconstruction"].mean) if certain else math.inf
-    values, errors, gains, sides = [], [], [], []
-    for number, (signal, limit) in enumerate(zip(signals, limits, strict=True), start=1):
-        t = float(signal.variances[0] / limit)
-        error = 0.0 if t <= sure else signal.error / limit
-        values.append(t)
-        errors.append(error)
-        gains.append(gain_of(spec, number, signal, limit, error, WORTH * brought, most))
-        sides.append(_sides(spec, number, signal, limit, sure, worth=WORTH * brought))
-    return {
-        "signal": tuple(values),
-        "signal_error": tuple(errors),
-        "gains": tuple(gains),
-        "paying_units": tuple(level.count("above") for level in sides),
-        "undecided_units": tuple(level.count("undecided") for level in sides),
-    }
-
-
-def _sides(
-    spec: Spec, number: int, signal: Signal, limit: float, sure: float, worth: float
-) -> list[str]:
-    """On which side of what is worth a unit each direction is that knows something of x.
-
-    Args:
-        spec: The hyperparameters.
-        number: Of the level.
-        signal: Of a level.
-        limit: Its threshold.
-        sure: Up to where a direction is surely below.
-        worth: Nats that a unit must gain.
-    """
-    variances, error = signal.variances[signal.informed] / limit, signal.error / limit
-    sides: list[str] = []
-    for t in map(float, variances):
-        if t <= sure or "below" in sides:
-            sides.append("below")  # as a stronger one is
-        else:
-            sides.append(side_of_worth(spec, number, t, error, worth))
-    return sides
-
-
-def _nll(
-    model: LatentModel,
-    data: Any,
-    samples: int,
-    seed: int,
-    progress: bool,
-    eta_dec: float | None,
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The NLL by the names of `Diagnosis`, and cautions."""
-    exact = has_marginal(model) and not isinstance(data, Iterator)
-    if not exact and not samples:
-        return {}, ()
-    found = log_likelihood(
-        model, data, samples=samples or 1, seed=seed, eta_dec=eta_dec, progress=progress
-    )
-    sizes = found.effective_sample_size
-    values = {
-        "nll": found.nll,
-        "nll_error": found.nll_error,
-        "effective_sample_size": None if sizes is None else float(np.median(sizes)),
-    }
-    return values, found.notes
-
-
-def _check_spec(model: LatentModel, spec: Spec | None) -> None:
-    if spec is not None and (not isinstance(spec, Spec) or spec.dims != model.units):
-        got = f"latent dims {spec.dims}" if isinstance(spec, Spec) else type(spec).__name__
-        raise InvalidArgumentError(
-            "spec", got, f"a spec of the model's units, {model.units}", "Leave it out, or check it."
+) -> float:
+    """Nats per row that the units which live have brought; 0 where that is not known."""
+    if collapsed is None or "loss" not in means:
+        return 0.0
+    brought = collapsed - means["loss"]
+    if brought <= 0 and "reconstruction" in means:
+        # KL that knows nothing, as that of a prior of another scale, hides what units brought.
+        known = sum(
+            beta * float(level.information.sum())
+            for beta, level in zip(spec.beta_levels, levels, strict=True)
         )
+        brought = collapsed - means["reconstruction"] - known
+    return max(0.0, brought)
 
 
-def _check_sizes(samples: int, importance_samples: int, batch_size: int) -> None:
-    if checks.whole("samples", samples, least=4) % 2:
-        raise InvalidArgumentError("samples", samples, "an even number", "Pass samples=16.")
-    checks.whole("importance_samples", importance_samples, least=0)
-    checks.whole("batch_size", batch_size, least=1)
+def _nll(found: LogLikelihood | None) -> dict[str, Any]:
+    """By the names of `Diagnosis`."""
+    if found is None:
+        return {}
+    sizes = found.effective_sample_size
+    median = None if sizes is None else float(np.median(sizes))
+    return {"nll": found.nll, "nll_error": found.nll_error, "effective_sample_size": median}

@@ -1,58 +1,99 @@
-"""What one more unit would buy, in nats, and into which parts latent space is split for that."""
+"""From what is left unexplained to t, what one more unit would buy in nats, and how many pay."""
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.polynomial.hermite_e import hermegauss
-from numpy.typing import NDArray
 
-from posterior_collapse.diagnosis.results import Gain
-from posterior_collapse.specs import Spec
+from posterior_collapse.arrays import Float
+from posterior_collapse.diagnosis.certificate import Signal
+from posterior_collapse.diagnosis.results import Gain, LevelDiagnosis
+from posterior_collapse.specs import ChainSpec, HVAESpec, Spec
+from posterior_collapse.theory import unclaimed_signal
 from posterior_collapse.theory.thresholds import SURE, Side, side_of_threshold, unit_gain
-
-if TYPE_CHECKING:
-    from posterior_collapse.diagnosis.certificate import Signal
-
-__all__ = ["WORTH", "gain_of", "partitions", "priced", "side_of_worth"]
-
-Float = NDArray[np.float64]
 
 WORTH = 0.01
 """Share of what the living units brought that one more must bring to be worth having."""
-NUMBERS_OF_PARTS = (2, 4, 8, 16, 32)
 _NODES, _WEIGHTS = hermegauss(32)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 
-def partitions(places: NDArray[Any], least: int) -> Iterator[NDArray[np.intp]]:
-    """Yield labels of the rows for ever more parts, -1 for rows of parts that are too small.
+def certificate(
+    spec: Spec,
+    signals: Sequence[Signal],
+    limits: Sequence[float],
+    *,
+    sure: float,
+    worth: float,
+    most: float,
+) -> dict[str, Any]:
+    """Return t, its error, gains and counts of units that pay, by the names of `Diagnosis`.
 
     Args:
-        places: Where rows are in latent space, (rows, units), distances as they count.
-        least: Rows that a part must have; as many parts are tried as could have twice that.
+        spec: The hyperparameters.
+        signals: Per level.
+        limits: Per level, the variance that a unit must exceed; see `thresholds`.
+        sure: Up to where a t is surely below 1.
+        worth: Nats that a unit must gain to be worth having.
+        most: Nats that there are to be gained at all.
     """
-    if places.shape[1] == 0:
-        return
-    # A second to import, which a diagnosis without parts is spared.
-    from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
+    columns = []
+    for level, (signal, limit) in enumerate(zip(signals, limits, strict=True), start=1):
+        t, spread = float(signal.variances[0] / limit), signal.error / limit
+        error = 0.0 if t <= sure else spread
+        sides: list[Side] = []
+        for each in map(float, signal.variances[signal.informed] / limit):
+            # Those behind one that does not pay are weaker still.
+            below = each <= sure or "below" in sides
+            sides.append("below" if below else side_of_worth(spec, level, each, spread, worth))
+        gain = gain_of(spec, level, signal, limit, error, worth, most)
+        columns.append((t, error, gain, sides.count("above"), sides.count("undecided")))
+    names = ("signal", "signal_error", "gains", "paying_units", "undecided_units")
+    return dict(zip(names, zip(*columns, strict=True), strict=True))
 
-    for count in NUMBERS_OF_PARTS:
-        if count * 2 * least > len(places):
-            return
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            labels = KMeans(count, n_init=1, random_state=0).fit_predict(places)
-        sizes = np.bincount(labels, minlength=count)
-        if (sizes == 0).any():  # no more places than that
-            return
-        names = np.where(sizes >= least, np.cumsum(sizes >= least) - 1, -1)
-        yield names[labels]
+
+def thresholds(
+    spec: Spec, levels: Sequence[LevelDiagnosis], etas: Sequence[float | None]
+) -> tuple[float, ...]:
+    """Return per level the variance that one more unit must exceed.
+
+    Where the fixed sigma differs from unit to unit, the unit is the collapsed one with the
+    smallest; none collapsed: the smallest of all.
+
+    Args:
+        spec: The hyperparameters.
+        levels: Says which units are spare, here and in the level above.
+        etas: Per level, std of what it decodes into, where the spec learns it.
+    """
+    found = []
+    for number, eta in enumerate(etas, start=1):
+        status = levels[number - 1].status
+        # The level above encodes at most as many units as it has.
+        on = len(status) - status.count("collapsed")
+        spare = number < len(levels) and spec.dims[number] > on
+        spared = _for_spare_units(spec, status, number)
+        one = unclaimed_signal(spared, 1.0, level=number, eta_dec=eta, spare_above=spare)
+        found.append(1 / one)
+    return tuple(found)
+
+
+def _for_spare_units(spec: Spec, status: Sequence[str], number: int) -> Spec:
+    sigma = spec.sigma_levels[number - 1]
+    if not isinstance(sigma, tuple):
+        return spec
+    spare = [s for s, one in zip(sigma, status, strict=True) if one == "collapsed"]
+    least = min(spare or sigma)
+    if isinstance(spec, HVAESpec):
+        return spec.replace(**{f"sigma_{number}": least})
+    if isinstance(spec, ChainSpec):
+        sigmas = list(spec.sigma_levels)
+        sigmas[number - 1] = least
+        return spec.replace(sigmas=sigmas)
+    return spec.replace(sigma=least)
 
 
 def priced(spec: Spec, level: int, share: Float, t: Float, error: Float) -> tuple[float, float]:

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 
+from posterior_collapse.diagnosis.scores import unexpanded
 from posterior_collapse.models import LatentModel, MarkovVAE
 from posterior_collapse.models.layers import Decoder
-
-__all__ = ["Estimate", "Sampler"]
 
 BLOCK_ROWS = 64
 """Rows of a block, where there are samples enough: they share the work that is done per block."""
@@ -46,6 +45,7 @@ class Sampler:
         samples: Per row.
         generator: On the model's device.
         chunk: Latent samples, over rows, that are decoded at a time; none: as many as are fast.
+        eta_dec: Decoder std into the data; none: the model's own.
     """
 
     def __init__(
@@ -54,13 +54,12 @@ class Sampler:
         samples: int,
         generator: torch.Generator,
         chunk: int | None = None,
+        eta_dec: float | None = None,
     ) -> None:
-        self.model = model
-        self.samples = samples
-        self.generator = generator
-        self.chunk = chunk
+        self.model, self.samples, self.generator = model, samples, generator
+        self._chunk, self._eta_dec = chunk, eta_dec
         self._residual_free: _ResidualFree | None = None
-        if isinstance(model, MarkovVAE) and _ResidualFree.serves(model):
+        if isinstance(model, MarkovVAE) and eta_dec is None and _ResidualFree.serves(model):
             self._residual_free = _ResidualFree(model)
 
     def estimates(self, x: Tensor, y: Tensor | None = None) -> Iterator[Estimate]:
@@ -70,7 +69,10 @@ class Sampler:
             x: Input or condition, (rows, dim x).
             y: Target, (rows, dim y); none for an autoencoder.
         """
-        at_a_time = self.chunk or self._fast_chunk((x if y is None else y).shape[-1], x.device)
+        free, outputs = self._residual_free, (x if y is None else y).shape[-1]
+        widest = max(*self.model.units, outputs if free is None else free.width)
+        fast = max(1, NUMBERS.get(x.device.type, NUMBERS_ELSEWHERE) // widest)
+        at_a_time = self._chunk or fast
         samples = min(self.samples, max(1, at_a_time // BLOCK_ROWS))
         rows = max(1, at_a_time // samples)
         for start in range(0, len(x), rows):
@@ -81,10 +83,17 @@ class Sampler:
     def _block(self, x: Tensor, y: Tensor | None, samples: int) -> Estimate:
         q = self.model.posterior(1, x, y)
         density = self._density(q, x, x if y is None else y)
-        running = _RunningMean(len(x), x.device)
+        peak = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
+        total, squares = torch.zeros_like(peak), torch.zeros_like(peak)
         for done in range(0, self.samples, samples):
-            running.add(self._log_weights(q, density, min(samples, self.samples - done)))
-        return running.estimate()
+            logs = self._log_weights(q, density, min(samples, self.samples - done))
+            higher = torch.maximum(peak, logs.amax(0))
+            shrink, weights = (peak - higher).exp(), (logs - higher).exp()
+            total = total * shrink + weights.sum(0)
+            squares = squares * shrink.square() + weights.square().sum(0)
+            peak = higher
+        log_mean = peak + total.log() - math.log(self.samples)
+        return Estimate(log_mean, total.square() / squares)
 
     def _log_weights(self, q: Normal, density: Density, samples: int) -> Tensor:
         """`log p(y, z_1, z_2, ...) - log q(z_1, z_2, ...)` of new samples, (samples, rows)."""
@@ -107,12 +116,15 @@ class Sampler:
     def _density(self, q: Normal, x: Tensor, target: Tensor) -> Density:
         if self._residual_free is not None:
             return self._residual_free.at(q.mean, x, target)
-        return lambda z: _log_density(self.model.decode(z, x), target)
 
-    def _fast_chunk(self, outputs: int, device: torch.device) -> int:
-        free = self._residual_free
-        widest = max(*self.model.units, outputs if free is None else free.width)
-        return max(1, NUMBERS.get(device.type, NUMBERS_ELSEWHERE) // widest)
+        def density(z: Tensor) -> Tensor:
+            p = self.model.decode(z, x)
+            if self._eta_dec is not None:
+                std = torch.full_like(p.mean, self._eta_dec)
+                p = Normal(p.mean, std, validate_args=False)
+            return _log_density(p, target)
+
+        return density
 
 
 class _ResidualFree:
@@ -160,51 +172,18 @@ def _bottom(model: MarkovVAE) -> tuple[nn.Module, nn.Linear]:
     return decoder.features["z"], cast(nn.Linear, decoder.heads["z"])
 
 
-class _RunningMean:
-    """The mean of weights given by their logs, and the effective sample size, per row."""
-
-    def __init__(self, rows: int, device: torch.device) -> None:
-        self.count = 0
-        self.peak = torch.full((rows,), -math.inf, dtype=torch.float64, device=device)
-        self.total = torch.zeros_like(self.peak)
-        self.squares = torch.zeros_like(self.peak)
-
-    def add(self, log_weights: Tensor) -> None:
-        """Take in (samples, rows)."""
-        peak = torch.maximum(self.peak, log_weights.amax(0))
-        shrink = (self.peak - peak).exp()
-        weights = (log_weights - peak).exp()
-        self.total = self.total * shrink + weights.sum(0)
-        self.squares = self.squares * shrink.square() + weights.square().sum(0)
-        self.peak = peak
-        self.count += len(log_weights)
-
-    def estimate(self) -> Estimate:
-        """Return what has been found so far."""
-        log_mean = self.peak + self.total.log() - math.log(self.count)
-        return Estimate(log_mean, self.total.square() / self.squares)
-
-
 def _log_density(p: Distribution, value: Tensor) -> Tensor:
     """Log density of a value, summed over units, (...), in float64."""
     if not isinstance(p, Normal):
         return p.log_prob(value).sum(-1, dtype=torch.float64)
-    std = _unexpanded(p.stddev)
+    std = unexpanded(p.stddev)
     return _log_normal((value - p.mean).div_(std), std)
 
 
 def _log_normal(scaled: Tensor, std: Tensor) -> Tensor:
     """Log density, in float64, of samples that are `scaled` stds away from their mean."""
     units = scaled.shape[-1]
-    std = _unexpanded(std)
+    std = unexpanded(std)
     logs = std.log().sum(-1, dtype=torch.float64) * (units / std.shape[-1])
     squares = scaled.square().sum(-1, dtype=torch.float64)
     return -0.5 * squares - logs - units * HALF_LOG_2_PI
-
-
-def _unexpanded(value: Tensor) -> Tensor:
-    """Undo `expand`, which `Normal` does to a std that is the same everywhere."""
-    for dim, stride in enumerate(value.stride()):
-        if stride == 0:
-            value = value.narrow(dim, 0, 1)
-    return value

@@ -11,11 +11,11 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution, Normal
 
 from posterior_collapse import checks
+from posterior_collapse.arrays import Float
 from posterior_collapse.diagnosis.importance import Estimate, Sampler
 from posterior_collapse.diagnosis.reading import model_of, noise_generator
 from posterior_collapse.errors import InvalidArgumentError, NotSolvedError
@@ -24,8 +24,6 @@ from posterior_collapse.models.batches import batches
 from posterior_collapse.models.modules import evaluating
 from posterior_collapse.progress import Display
 from posterior_collapse.records import Record
-
-__all__ = ["LogLikelihood", "Marginal", "has_marginal", "log_likelihood"]
 
 NUMBERS = 2**22
 """Numbers of the target at a time."""
@@ -69,8 +67,8 @@ class Marginal:
             self.variances = stretch.square() + self.noise
 
     @torch.no_grad()
-    def log_prob(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Return log p(y|x) per row, (rows,) in float64.
+    def estimates(self, x: Tensor, y: Tensor | None = None) -> Iterator[Estimate]:
+        """Yield log p(y|x) per row, (rows,) in float64, of some rows at a time.
 
         Args:
             x: Input or condition, (rows, dim x).
@@ -83,9 +81,11 @@ class Marginal:
         self.model.posterior(1, x[:1].double(), None if y is None else y[:1].double())
         rows = max(1, NUMBERS // len(self.axes))
         pairs = zip(torch.split(x, rows), torch.split(x if y is None else y, rows), strict=True)
-        return torch.cat([self._part(*pair) for pair in pairs])
+        for part in pairs:
+            value = self._log_prob(*part)
+            yield Estimate(value, torch.full_like(value, math.inf))
 
-    def _part(self, x: Tensor, y: Tensor) -> Tensor:
+    def _log_prob(self, x: Tensor, y: Tensor) -> Tensor:
         residual = y.double() - self.model.decode(self.mean, x.double()).mean
         along = residual @ self.axes
         across = residual - along @ self.axes.T
@@ -114,7 +114,6 @@ def _slope(p: Callable[[Tensor], Distribution], like: Tensor) -> Tensor:
     return (p(unit_vectors).mean - p(torch.zeros_like(like)).mean).T
 
 
-Float = NDArray[np.float64]
 QUANTILES = (0.05, 0.5, 0.95)
 ENOUGH = 10.0
 """Effective samples below which a row's log-likelihood is off by more than about 1/20 nat."""
@@ -249,13 +248,16 @@ def log_likelihood(
     found: list[Estimate] = []
     display = Display("log-likelihood", counted="rows", show=progress)
     with evaluating(model) as seen, display:
-        estimates = None
+        estimates: Callable[[Tensor, Tensor | None], Iterator[Estimate]] | None = None
         for x, y in batches(model, data, seed=seed):
             if estimates is None:
                 # The first batch says where noise is drawn: a model may have no tensor of its own.
                 generator = noise_generator(x.device, seed)
                 _check_decoder(model, x, y)
-                estimates = _estimator(model, exact, samples, generator, chunk, eta_dec)
+                if exact:
+                    estimates = Marginal(cast(MarkovVAE, model), eta_dec).estimates
+                else:
+                    estimates = Sampler(model, samples, generator, chunk, eta_dec).estimates
             for part in estimates(x, y):
                 found.append(part)
                 display.advance(len(part.log_mean))
@@ -289,44 +291,6 @@ def _check_decoder(model: LatentModel, x: Tensor, y: Tensor | None) -> None:
             "a decoder that gives a distribution of that likelihood",
             "Return one of torch.distributions from decode.",
         )
-
-
-def _estimator(
-    model: LatentModel,
-    exact: bool,
-    samples: int,
-    generator: torch.Generator,
-    chunk: int | None,
-    eta_dec: float | None,
-) -> Callable[[Tensor, Tensor | None], Iterator[Estimate]]:
-    if not exact:
-        sampled = model if eta_dec is None else _Decoding(model, eta_dec)
-        return Sampler(sampled, samples, generator, chunk).estimates
-    marginal = Marginal(cast(MarkovVAE, model), eta_dec)
-
-    def closed_form(x: Tensor, y: Tensor | None) -> Iterator[Estimate]:
-        value = marginal.log_prob(x, y)
-        yield Estimate(value, torch.full_like(value, math.inf))
-
-    return closed_form
-
-
-class _Decoding(LatentModel):
-    """A model with another decoder std."""
-
-    def __init__(self, model: LatentModel, eta_dec: float) -> None:
-        self.model, self.eta_dec = model, eta_dec
-        self.spec = model.spec
-
-    def posterior(self, level: int, given: Tensor, y: Tensor | None = None) -> Normal:
-        return self.model.posterior(level, given, y)
-
-    def prior(self, level: int, given: Tensor | None = None) -> Normal:
-        return self.model.prior(level, given)
-
-    def decode(self, z: Tensor, x: Tensor | None = None) -> Normal:
-        mean = self.model.decode(z, x).mean
-        return Normal(mean, torch.full_like(mean, self.eta_dec), validate_args=False)
 
 
 def _result(found: list[Estimate], samples: int | None, notes: tuple[str, ...]) -> LogLikelihood:

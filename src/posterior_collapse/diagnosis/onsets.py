@@ -12,32 +12,34 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
-from scipy.sparse.linalg import LinearOperator, cg
+from scipy import linalg
+from scipy.sparse.linalg import LinearOperator, lobpcg
 from torch import Tensor
 
 from posterior_collapse import checks
 from posterior_collapse.arrays import Array, Float, as_array, refuse_non_finite, same_length
 from posterior_collapse.data.samples import read
-from posterior_collapse.diagnosis.curvature import curvature_scale, ratios, refuse_jumps
-from posterior_collapse.diagnosis.rows import RowLoss
+from posterior_collapse.diagnosis.rows import (
+    RowLoss,
+    best_weights,
+    curvature_scale,
+    refuse_jumps,
+)
 from posterior_collapse.errors import DataError, InvalidArgumentError, UnboundedObjectiveError
 from posterior_collapse.models.modules import keeping_buffers
 from posterior_collapse.records import Record
 from posterior_collapse.theory import FewSamplesWarning
 
-__all__ = ["Onset", "onset"]
-
-SETTLED = 1e-5
-"""Of the scores' std: a mean gradient below it is at the optimum. Losses in float32 reach it."""
-POLISH = 60
-"""Newton steps at the end. What drifts to infinity, as a logit of a class that never occurs, moves
-by about 1 with each."""
+MOST_PUSHES = 1024
+"""Products with the Hessian that are worth it to know it whole; beyond, the largest ratios only."""
+LARGEST = 8
+"""Ratios found where the Hessian is too large to be known whole."""
+FLAT = 1e-9
+"""Relative: a direction with less curvature, or less signal, has none."""
 SEED = 0
 
 
@@ -124,7 +126,10 @@ def onset(
             "loss", type(loss).__name__, "a function loss(output, y)", "Pass e.g. a torch function."
         )
     target, condition = _targets(y, x)
-    shape = target.shape[1:] if output_shape is None else _shape(output_shape)
+    shape = target.shape[1:]
+    if output_shape is not None:
+        sides = output_shape if isinstance(output_shape, Sequence) else (output_shape,)
+        shape = tuple(checks.whole("output_shape", side, least=1) for side in sides)
     if shape == target.shape[1:]:
         target = np.asarray(target, dtype=np.float64)
     inputs, rank = _inputs(condition, len(target))
@@ -137,7 +142,7 @@ def onset(
         scale = curvature_scale(rows, start, generator)
         if not scale.any():
             refuse_jumps(rows, start, kept, scale)
-        weights, settled = _best(rows, start, kept, scale)
+        weights, settled = best_weights(rows, start, kept, scale)
         signal = rows.scores(weights).var(dim=0, unbiased=False)
         kept &= signal > 1e-20 * signal.max()
         refuse_jumps(rows, weights, kept, curvature_scale(rows, weights, generator))
@@ -149,10 +154,16 @@ def onset(
                 "Check its sign, and that y lies in its domain.",
             )
         # Of rows that are all alike there is nothing to say.
-        found, notes = ratios(rows, weights, kept, generator) if kept.any() else (np.zeros(0), [])
+        found, notes = _ratios(rows, weights, kept, generator) if kept.any() else (np.zeros(0), [])
         value, _ = rows.value(weights)
         output = _shown(rows, weights, kept)
-    return Onset(found, output, value, (*_left_out(kept), *notes, *_few(rank, len(target))))
+    lost = int((~kept).sum())
+    if lost:
+        notes = [
+            f"{lost:,} of {len(kept):,} outputs were left out, which no row pulls another way",
+            *notes,
+        ]
+    return Onset(found, output, value, (*notes, *_few(rank, len(target))))
 
 
 def _targets(y: Any, x: Any) -> tuple[Array, Array | None]:
@@ -178,11 +189,6 @@ def _targets(y: Any, x: Any) -> tuple[Array, Array | None]:
     same_length("x", len(condition), "y", len(target))
     refuse_non_finite("x", condition)
     return target, condition
-
-
-def _shape(output_shape: Sequence[int] | int) -> tuple[int, ...]:
-    sides = output_shape if isinstance(output_shape, Sequence) else (output_shape,)
-    return tuple(checks.whole("output_shape", side, least=1) for side in sides)
 
 
 def _inputs(condition: Array | None, n: int) -> tuple[Float, int]:
@@ -219,66 +225,6 @@ def _everywhere(rows: RowLoss, output: Tensor) -> Tensor:
     return weights
 
 
-def _best(rows: RowLoss, start: Tensor, kept: Tensor, scale: Tensor) -> tuple[Tensor, bool]:
-    """Return the weights of the least mean loss, and whether its gradient vanishes there."""
-    if not kept.any():
-        return start, True
-    inputs, scale = rows.inputs.shape[1], scale[kept]
-    # In units of the curvature all outputs are alike.
-    scale = torch.where(scale > 0, scale.clamp(min=1e-4 * float(scale.max())), 1.0)
-
-    def weights_at(u: Any) -> Tensor:
-        weights = start.clone()
-        part = torch.from_numpy(np.asarray(u).reshape(inputs, -1)).to(start)
-        weights[:, kept] = start[:, kept] + part / scale
-        return weights
-
-    def value(u: Any) -> tuple[float, Float]:
-        loss, slope = rows.value(weights_at(u))
-        return loss, (slope[:, kept] / scale).cpu().numpy().ravel()
-
-    def bend(u: Any, v: Any) -> Float:
-        push = torch.zeros_like(start)
-        push[:, kept] = torch.from_numpy(np.asarray(v).reshape(inputs, -1)).to(start) / scale
-        (found,) = rows.bend(weights_at(u), rows.inputs, [push])
-        return (found[:, kept] / scale).cpu().numpy().ravel()
-
-    u = np.zeros(inputs * int(kept.sum()))
-
-    def pulls(u: Any) -> float:
-        """Root mean square of what single rows pull with, that a mean gradient is set against."""
-        return float((rows.scores(weights_at(u))[:, kept] / scale).square().mean().sqrt())
-
-    noise = pulls(u)
-    if noise > 0:
-        # A trust region takes a step out of the loss's domain for what it is: too long.
-        found = minimize(
-            value, u, jac=True, hessp=bend, method="trust-ncg",
-            options={"gtol": SETTLED * noise, "maxiter": 200, "max_trust_radius": 1e6},
-        )  # fmt: skip
-        u = _polished(np.asarray(found.x), value, bend, 1e-12 * noise)
-    loss, slope = value(u)
-    settled = math.isfinite(loss) and float(np.abs(slope).max()) <= SETTLED * max(pulls(u), noise)
-    return weights_at(u), settled
-
-
-def _polished(u: Float, value: Any, bend: Any, rounding: float) -> Float:
-    """Follow Newton's steps for as long as they make the gradient smaller."""
-    _, slope = value(u)
-    shape = (u.size, u.size)
-    for _ in range(POLISH):
-        if np.abs(slope).max() <= rounding:
-            break
-        operator = LinearOperator(shape, matvec=partial(bend, u), dtype=np.float64)
-        with np.errstate(all="ignore"):  # what does not curve gives no step, and is refused below
-            step, _ = cg(operator, slope, rtol=1e-6, maxiter=500)
-        loss, after = value(u - step)
-        if not math.isfinite(loss) or not np.linalg.norm(after) < 0.9 * np.linalg.norm(slope):
-            break
-        u, slope = u - step, after
-    return u
-
-
 def _refuse_idle(rows: RowLoss, start: Tensor) -> None:
     """Refuse a loss that the output does not move."""
     if not any(bool(rows.scores(start + shift).any()) for shift in (0.0, 0.01)):
@@ -305,13 +251,6 @@ def _shown(rows: RowLoss, weights: Tensor, kept: Tensor) -> Float:
     return found if rows.inputs.shape[1] > 1 else found[0]
 
 
-def _left_out(kept: Tensor) -> list[str]:
-    lost = int((~kept).sum())
-    if not lost:
-        return []
-    return [f"{lost:,} of {len(kept):,} outputs were left out, which no row pulls another way"]
-
-
 def _few(rank: int, n: int) -> list[str]:
     if not 0 < n < 10 * rank:
         return []
@@ -321,3 +260,172 @@ def _few(rank: int, n: int) -> list[str]:
     )
     warnings.warn(text, FewSamplesWarning, stacklevel=3)
     return [text]
+
+
+Block = tuple[Any, Float]
+"""Outputs that the loss couples with each other, and their mean Hessian."""
+
+
+def _ratios(
+    rows: RowLoss, weights: Tensor, kept: Tensor, generator: torch.Generator
+) -> tuple[Float, list[str]]:
+    """Return eigenvalues of `F^{-1/2} S F^{-1/2}`, descending, and notes.
+
+    Args:
+        rows: The loss.
+        weights: Its best output.
+        kept: Which outputs are looked at.
+        generator: For directions to probe.
+
+    Raises:
+        InvalidArgumentError: Signal in a direction in which the loss has no curvature.
+    """
+    scores = rows.scores(weights)[:, kept].cpu().numpy()
+    scores -= scores.mean(axis=0)
+    push = _Push(rows, weights, kept)
+    blocks = _diagonal(push, generator) or _blocks(push, generator)
+    if blocks is None and push.m <= MOST_PUSHES // 2:
+        blocks = [(np.arange(push.m), _symmetric(push(np.eye(push.m))))]
+    if blocks is None:
+        return _largest(push, scores, generator), [
+            f"the Hessian of {push.m:,} outputs is not made of small blocks: only the largest "
+            f"{LARGEST} ratios were found"
+        ]
+    white, flat = [], 0
+    strongest = float(np.square(scores).mean(axis=0).max(initial=0.0))
+    for members, hessian in blocks:
+        part, dropped = _whitened(scores[:, members], hessian, strongest)
+        white.append(part)
+        flat += dropped
+    white_scores = np.concatenate(white, axis=1)
+    # Whichever of the two products is smaller has all that is not zero.
+    small = white_scores if len(white_scores) > white_scores.shape[1] else white_scores.T
+    found = np.clip(linalg.eigvalsh(small.T @ small / len(scores))[::-1], 0.0, None)
+    lost = "1 direction was" if flat == 1 else f"{flat:,} directions were"
+    notes = [f"{lost} left out, along which the loss is constant"] if flat else []
+    return np.asarray(found, dtype=np.float64), notes
+
+
+class _Push:
+    """Products with the mean Hessian of the kept outputs."""
+
+    def __init__(self, rows: RowLoss, weights: Tensor, kept: Tensor) -> None:
+        self._rows, self._weights, self._kept = rows, weights, kept
+        self._ones = torch.ones(rows.n, 1, dtype=torch.float64, device=rows.y.device)
+        self.m = int(kept.sum())
+
+    def __call__(self, vectors: Float) -> Float:
+        """Return F times the columns of an array, (outputs, any number)."""
+        pushes = []
+        for vector in vectors.T:
+            push = torch.zeros(1, self._rows.m, dtype=torch.float64, device=self._kept.device)
+            push[0, self._kept] = torch.from_numpy(np.ascontiguousarray(vector)).to(push)
+            pushes.append(push)
+        found = self._rows.bend(self._weights, self._ones, pushes)
+        return torch.stack([turned[0, self._kept] for turned in found], dim=1).cpu().numpy()
+
+
+def _signs(push: _Push, generator: torch.Generator, number: int) -> Float:
+    found = torch.randint(2, (push.m, number), generator=generator, device="cpu")
+    return (2.0 * found - 1.0).numpy()
+
+
+def _diagonal(push: _Push, generator: torch.Generator) -> list[Block] | None:
+    """Return the Hessian if every output stands for itself: then no push mixes anything."""
+    sizes = torch.rand((push.m, 3), generator=generator, dtype=torch.float64, device="cpu").numpy()
+    pushes = (1 + sizes) * _signs(push, generator, 3)  # signs alone often agree, of few outputs
+    found = push(pushes) / pushes
+    if np.ptp(found, axis=1).max(initial=0.0) > FLAT * np.abs(found).max(initial=0.0):
+        return None
+    return [(np.array([j]), np.array([[found[j, 0]]])) for j in range(push.m)]
+
+
+def _blocks(push: _Push, generator: torch.Generator) -> list[Block] | None:
+    """Return the Hessian as blocks (of a softmax: one for each position)."""
+    members: list[Any] = []
+    taken = np.zeros(push.m, dtype=bool)
+    while not taken.all():
+        if len(members) == MOST_PUSHES // 2:
+            return None
+        unit = np.zeros((push.m, 1))
+        unit[int(np.argmin(taken))] = 1.0
+        column = np.abs(push(unit)[:, 0])
+        met = (column > FLAT * FLAT * column.max()) | (unit[:, 0] > 0)
+        if (met & taken).any():
+            return None
+        taken |= met
+        members.append(np.flatnonzero(met))
+    width = max(map(len, members))
+    if width > MOST_PUSHES:
+        return None
+    # One push goes through the k-th output of every block at once.
+    pushes = np.zeros((push.m, width))
+    for block in members:
+        pushes[block, np.arange(len(block))] = 1.0
+    columns = push(pushes)
+    blocks = [(b, _symmetric(columns[b, : len(b)])) for b in members]
+    probe = _signs(push, generator, 1)
+    expected = np.zeros_like(probe)
+    for block, hessian in blocks:
+        expected[block] = hessian @ probe[block]
+    if np.abs(expected - push(probe)).max() > 1e-6 * np.abs(expected).max():
+        return None
+    return blocks
+
+
+def _symmetric(matrix: Float) -> Float:
+    found: Float = (matrix + matrix.T) / 2
+    return found
+
+
+def _whitened(scores: Float, hessian: Float, strongest: float) -> tuple[Float, int]:
+    """Return scores in units of their curvature, and how many directions have neither."""
+    scale = np.sqrt(np.abs(hessian.diagonal()))
+    scale = np.where(scale > 0, scale, 1.0)
+    values, vectors = linalg.eigh(hessian / scale / scale[:, None])
+    along = scores / scale @ vectors
+    keep = values > FLAT
+    signal = np.square(along).mean(axis=0)
+    if values.min() < -1e3 * FLAT:
+        raise UnboundedObjectiveError(
+            "loss",
+            "a mean that curves downwards where its slope is 0",
+            "a loss that some constant output makes least",
+            "Check its sign.",
+        )
+    lost = signal > FLAT * max(float(signal.max(initial=0.0)), strongest / float(scale.max()) ** 2)
+    if (lost & ~keep).any():
+        raise InvalidArgumentError(
+            "loss",
+            "no curvature in a direction in which the rows pull",
+            "a second derivative that is positive at the best constant output",
+            "A loss of straight pieces, such as an absolute error, has no onset: smooth it "
+            "(torch.nn.functional.huber_loss).",
+        )
+    return along[:, keep] / np.sqrt(values[keep]), int(np.count_nonzero(~keep))
+
+
+def _largest(push: _Push, scores: Float, generator: torch.Generator) -> Float:
+    """Return the largest ratios by LOBPCG, from products with S and F alone."""
+    signs = _signs(push, generator, 8)
+    scale = np.abs((signs * push(signs)).mean(axis=1))
+    scale = 1 / np.sqrt(np.maximum(scale, FLAT * scale.max()))
+    scaled = scores * scale
+    n, m = scores.shape
+
+    def signal(v: Any) -> Any:
+        return scaled.T @ (scaled @ v) / n
+
+    def bent(v: Any) -> Any:
+        return scale[:, None] * push(scale[:, None] * np.asarray(v).reshape(m, -1))
+
+    shape = (m, m)
+    curved = LinearOperator(shape, matvec=lambda v: bent(v)[:, 0], matmat=bent, dtype=np.float64)
+    pulled = LinearOperator(shape, matvec=signal, matmat=signal, dtype=np.float64)
+    # Directions that the loss is constant along stay out where the start has none of them.
+    start = bent(_signs(push, generator, LARGEST))
+    tol = 1e-6 * float(np.square(scaled).mean(axis=0).max())  # eigenvalues are right to its square
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        values, _ = lobpcg(pulled, start, B=curved, largest=True, tol=tol, maxiter=200)[:2]
+    return np.sort(np.asarray(values, dtype=np.float64))[::-1]

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution, Normal
 
+from posterior_collapse.arrays import Float
 from posterior_collapse.diagnosis.certificate import Residual
 from posterior_collapse.diagnosis.levels import RowPosteriors
-from posterior_collapse.diagnosis.priors import check_prior, prior_of, prior_stddev, sampled_kl
-from posterior_collapse.diagnosis.reading import as_array, in_double
+from posterior_collapse.diagnosis.reading import (
+    as_array,
+    check_prior,
+    in_double,
+    prior_of,
+    prior_stddev,
+    sampled_kl,
+)
 from posterior_collapse.diagnosis.scores import elementwise, mean_curvature, scored, unexpanded
 from posterior_collapse.diagnosis.statistics import Which
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import LatentModel
 from posterior_collapse.models.layers import Gaussian, kl_divergence, relative_entropy
-
-__all__ = ["DECODED", "SAME_STD", "Pass", "Reconstruction", "SampledPass"]
-
-Float = NDArray[np.float64]
 
 DECODED = 4
 """Samples of z_1 per row that are decoded."""
@@ -184,18 +186,19 @@ class SampledPass:
                 kl = relative_entropy((z[some] - p.mean).double().square(), std, prior_std)
             if prior_std.dim() == 3:
                 prior_std = prior_std.square().mean(0).sqrt()
-            prior_mean = p.mean.double() if top else None
+            prior_mean = in_double(p.mean) if top else math.nan
             if given is not None and given.mean.dim() > 1:
                 # What the posterior knows beyond the prior that the row has anyway.
                 q = Normal((q.mean - p.mean) / p.stddev, q.stddev / p.stddev, validate_args=False)
                 prior_std = torch.ones_like(prior_std)
-                prior_mean = torch.zeros_like(prior_std)
+                prior_mean = np.zeros(prior_std.shape)
             found.append(make(kl, q, prior_std, prior_mean))
         return tuple(found)
 
     def _decoded(
         self, z: Tensor, x: Tensor, target: Tensor, wanted: Which
     ) -> tuple[Reconstruction, Residual | None] | None:
+        """Samples beside their targets, those of no residual apart; None: not to be compared."""
         samples = DECODED if self.row < MANY_ROWS else FEW_DECODED
         groups: list[tuple[Any, int]] = [(wanted, samples)]
         order: Which = slice(None)
@@ -203,21 +206,25 @@ class SampledPass:
             others = np.delete(np.arange(len(x)), wanted)
             groups = [(rows, n) for rows, n in ((wanted, samples), (others, 1)) if len(rows)]
             order = np.argsort(np.concatenate([wanted, others]))
-        parts: list[Parts] = []
+        at_a_time = max(1, DECODED_NUMBERS // (DECODED * target.shape[-1]))
+        parts = []
         for rows, n in groups:
-            some = self._compared(z[:n, rows], x[rows], target[rows])
-            if some is None:
-                return None
-            parts += some
-        found = [_joined(part) for part in zip(*parts, strict=True)]
-        squared, density, variance, scaled, data, average, difference, curvature = found
+            some = (z[:n, rows], x[rows], target[rows])
+            for start in range(0, len(some[1]), at_a_time):
+                cut = slice(start, start + at_a_time)
+                part = self._compared(some[0][:, cut], some[1][cut], some[2][cut])
+                if part is None:
+                    return None
+                parts.append(part)
+        found = Compared(*(_joined(part) for part in zip(*parts, strict=True)))
+        average, difference, curvature = found.average, found.difference, found.curvature
         reconstruction = Reconstruction(
-            in_double(cast(Tensor, squared))[order],
-            in_double(cast(Tensor, density))[order],
-            None if variance is None else float(variance.mean()) ** 0.5,
+            in_double(found.squared_error)[order],
+            in_double(found.log_density)[order],
+            None if found.variance is None else float(found.variance.mean()) ** 0.5,
             target.shape[-1],
-            None if scaled is None else in_double(scaled)[order],
-            None if data is None else in_double(data)[order],
+            None if found.standardised is None else in_double(found.standardised)[order],
+            None if found.data is None else in_double(found.data)[order],
         )
         if not isinstance(wanted, slice) and len(wanted) == 0:
             average = difference = target[:0]
@@ -231,31 +238,22 @@ class SampledPass:
         )
         return reconstruction, residual
 
-    def _compared(self, z: Tensor, x: Tensor, target: Tensor) -> list[Parts] | None:
-        """Decoded samples beside their targets, some rows at a time; None: not to be compared."""
-        rows = max(1, DECODED_NUMBERS // (DECODED * target.shape[-1]))
-        parts = []
-        for start in range(0, len(x), rows):
-            cut = slice(start, start + rows)
-            p = elementwise(self.model.decode(z[:, cut], x[cut]), lead=2)
-            self._check_output(p, z[:, cut], target)
-            if isinstance(p, Normal) and not self._gaussian:
-                return None
-            if self.whitened is None:
-                self.whitened = not isinstance(p, Normal) or (self._own_stds and _differ(p.stddev))
-            self.output = p
-            parts.append((_scores if self.whitened else _errors)(p, target[cut]))
-        return parts
-
-    def _check_output(self, p: Distribution, z: Tensor, target: Tensor) -> None:
-        mean = p.mean
-        if mean.shape != (*z.shape[:-1], target.shape[-1]):
+    def _compared(self, z: Tensor, x: Tensor, target: Tensor) -> Compared | None:
+        p = elementwise(self.model.decode(z, x), lead=2)
+        expected = (*z.shape[:-1], target.shape[-1])
+        if p.mean.shape != expected:
             raise InvalidArgumentError(
                 "model",
-                f"a decoder output of shape {tuple(mean.shape)}",
-                f"{(*z.shape[:-1], target.shape[-1])}, as the data have features",
+                f"a decoder output of shape {tuple(p.mean.shape)}",
+                f"{expected}, as the data have features",
                 "Check that data and model belong together.",
             )
+        if isinstance(p, Normal) and not self._gaussian:
+            return None
+        if self.whitened is None:
+            self.whitened = not isinstance(p, Normal) or (self._own_stds and _differ(p.stddev))
+        self.output = p
+        return (_by_scores if self.whitened else _by_errors)(p, target)
 
     def _above(
         self,
@@ -312,22 +310,18 @@ class SampledPass:
 
 
 def _first(
-    kl: Tensor, q: Normal, prior_std: Tensor, prior_mean: Tensor | None = None
+    kl: Tensor, q: Normal, prior_std: Tensor, prior_mean: Float | float = math.nan
 ) -> RowPosteriors:
     variance = in_double(q.stddev.double().square())
-    mean_kl = kl if kl.dim() == 2 else kl.mean(0)
+    mean_kl = in_double(kl if kl.dim() == 2 else kl.mean(0))
+    std = in_double(prior_std)
     return RowPosteriors(
-        in_double(mean_kl),
-        (in_double(q.mean),),
-        (variance,),
-        variance,
-        in_double(prior_std),
-        prior_mean=_of_prior(prior_mean),
+        mean_kl, (in_double(q.mean),), (variance,), variance, std, prior_mean=prior_mean
     )
 
 
 def _upper(
-    kl: Tensor, q: Normal, prior_std: Tensor, prior_mean: Tensor | None = None
+    kl: Tensor, q: Normal, prior_std: Tensor, prior_mean: Float | float = math.nan
 ) -> RowPosteriors:
     mean, variance = q.mean.double(), q.stddev.double().square()
     halves = list(zip(mean.chunk(2), variance.chunk(2), strict=True))
@@ -338,12 +332,8 @@ def _upper(
         in_double(variance.mean(0)),
         in_double(prior_std),
         (in_double(mean[0]), in_double(variance[0].sqrt())),
-        _of_prior(prior_mean),
+        prior_mean,
     )
-
-
-def _of_prior(mean: Tensor | None) -> Float | float:
-    return math.nan if mean is None else in_double(mean)
 
 
 def _check_finite(p: Distribution, *sums: Tensor) -> None:
@@ -367,13 +357,31 @@ def _halves(samples: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
     return (first + second) / 2, (first - second) / 2
 
 
-Parts = tuple[Tensor | None, ...]
-"""Of some rows: squared error, log density, variance of a Gaussian decoder, squared error in units
-of it, what the data alone decide, average and half difference of the halves' residuals or scores,
-and curvature."""
+class Compared(NamedTuple):
+    """Of some rows, averaged over their samples; None: there is no such thing, or it is 0.
+
+    Attributes:
+        squared_error: |y - mu|^2, (rows,).
+        log_density: log p(y|z), (rows,).
+        variance: Mean variance of a Gaussian decoder, (rows,).
+        standardised: Squared error in units of it, (rows,).
+        data: What the data alone decide of the log density, (rows,).
+        average: Residuals or scores, (rows, features).
+        difference: Half the difference between two halves of the samples, likewise.
+        curvature: With scores, (rows, features).
+    """
+
+    squared_error: Tensor
+    log_density: Tensor
+    variance: Tensor | None = None
+    standardised: Tensor | None = None
+    data: Tensor | None = None
+    average: Tensor | None = None
+    difference: Tensor | None = None
+    curvature: Tensor | None = None
 
 
-def _errors(p: Normal, target: Tensor) -> Parts:
+def _by_errors(p: Normal, target: Tensor) -> Compared:
     """With a Gaussian's errors, for an eta_dec that is known."""
     residual, std = target - p.mean, unexpanded(p.stddev)
     squared_error = residual.square().sum(-1)
@@ -389,33 +397,41 @@ def _errors(p: Normal, target: Tensor) -> Parts:
         scaled = (residual / std).square().sum(-1)
     logs = std.log().mean(-1) + 0.5 * math.log(2 * math.pi)
     density = -0.5 * scaled - target.shape[-1] * logs
-    variance = std.square().mean().expand(len(target))
-    return (squared_error.mean(0), density.mean(0), variance, None, None, *_halves(residual), None)
+    average, difference = _halves(residual)
+    return Compared(
+        squared_error.mean(0),
+        density.mean(0),
+        std.square().mean().expand(len(target)),
+        average=average,
+        difference=difference,
+    )
 
 
-def _scores(p: Distribution, target: Tensor) -> Parts:
+def _by_scores(p: Distribution, target: Tensor) -> Compared:
     """With the scores of any distribution."""
-    found = scored(p, target)
-    squared_error = (target - p.mean).square().sum(-1)
+    found, error = scored(p, target), target - p.mean
+    squared_error = error.square().sum(-1)
     _check_finite(p, squared_error, found.log_density)
     if not bool(found.log_density.isfinite().all()):
         raise DataError(
             "decoder output", "a log density that is NaN or inf", "finite numbers",
             "Check that the data are in the domain of its distribution, and the model's weights.",
         )  # fmt: skip
-    variance, scaled = None, None
-    if isinstance(p, Normal):
-        variance = p.stddev.square().mean().expand(len(target))
-        scaled = ((target - p.mean) / p.stddev).square().mean((0, -1))
-    halves: tuple[Tensor | None, Tensor | None] = (None, None)
-    if found.score is not None:
-        halves = _halves(found.score)
+    average, difference = (None, None) if found.score is None else _halves(found.score)
     curvature = None
-    if found.curvature is not None and halves[0] is not None:
+    if found.curvature is not None and average is not None:
         curvature = mean_curvature(p, found.curvature)
-    data = None if found.data is None else found.data.mean(0)
-    density = found.log_density.mean(0)
-    return (squared_error.mean(0), density, variance, scaled, data, *halves, curvature)
+    own = isinstance(p, Normal)
+    return Compared(
+        squared_error.mean(0),
+        found.log_density.mean(0),
+        p.stddev.square().mean().expand(len(target)) if own else None,
+        (error / p.stddev).square().mean((0, -1)) if own else None,
+        None if found.data is None else found.data.mean(0),
+        average,
+        difference,
+        curvature,
+    )
 
 
 def _differ(std: Tensor) -> bool:
@@ -423,6 +439,6 @@ def _differ(std: Tensor) -> bool:
     return std.numel() > 1 and float(std.max()) > (1 + SAME_STD) * float(std.min())
 
 
-def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+def _joined(parts: Sequence[Tensor | None]) -> Any:
     found = [part for part in parts if part is not None]
     return (torch.cat(found) if len(found) > 1 else found[0]) if found else None

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.distributions import Categorical, Distribution, MixtureSameFamily, Normal
 
+from posterior_collapse.diagnosis.scores import elementwise
 from posterior_collapse.diagnosis.statistics import PURPOSE
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import LatentModel
-
-__all__ = ["as_array", "in_double", "model_behind", "model_of", "noise_generator"]
 
 
 def model_behind(model: Any) -> LatentModel | None:
@@ -66,3 +66,67 @@ def in_double(value: Tensor) -> NDArray[np.float64]:
     """Return a tensor's numbers as an array in float64."""
     array: NDArray[np.float64] = value.detach().double().cpu().numpy()
     return array
+
+
+def prior_of(model: LatentModel, x: Tensor) -> Distribution | None:
+    """Return the prior of the top level that a model makes of its inputs; None: it makes none."""
+    made = getattr(model, "prior_of", None)
+    return None if made is None else made(x)
+
+
+def sampled_kl(q: Normal, p: Distribution, z: Tensor) -> Tensor:
+    """Return E_q[log q - log p] of each unit by samples, for a prior that is not Gaussian.
+
+    Of a prior that does not split over units the sum is exact, and a unit's part is that to its
+    own marginal, where a mixture has one, with what is left shared by all alike.
+
+    Args:
+        q: Posteriors, (rows, units).
+        p: Of one latent: elementwise, or of vectors.
+        z: Samples, (samples, rows, units).
+    """
+    own = _log_prob(q, z)
+    if not p.event_shape:
+        return (own - _log_prob(p, z)).mean(0)
+    total = (own.sum(-1) - _log_prob(p, z)).mean(0)
+    marginal = _marginal(p)
+    each = (own if marginal is None else own - _log_prob(marginal, z)).mean(0)
+    return each + ((total - each.sum(-1)) / each.shape[-1])[:, None]
+
+
+def check_prior(p: Distribution, level: int, units: int) -> None:
+    """Refuse a prior of another number of units; one of a single number serves them all."""
+    shape = tuple(p.batch_shape + p.event_shape)
+    if shape and shape[-1] not in (1, units):
+        raise InvalidArgumentError(
+            "prior",
+            f"a distribution of shape {shape}",
+            f"(..., {units}), for the {units} units of z{level}",
+            "Give it a number for each unit, or one for all.",
+        )
+
+
+def _log_prob(p: Distribution, z: Tensor) -> Tensor:
+    found: Tensor = p.log_prob(z)
+    return found.double()
+
+
+def _marginal(p: Distribution) -> Distribution | None:
+    """Of each unit of a mixture of diagonal Gaussians."""
+    if not isinstance(p, MixtureSameFamily):
+        return None
+    parts = elementwise(p.component_distribution, lead=0)
+    if not isinstance(parts, Normal) or parts.mean.dim() != 2:
+        return None
+    weights = p.mixture_distribution.probs.expand(parts.mean.shape[1], -1)
+    own = Normal(parts.mean.T, parts.stddev.T, validate_args=False)
+    return MixtureSameFamily(Categorical(weights), own, validate_args=False)
+
+
+def prior_stddev(p: Distribution, q: Normal) -> Tensor:
+    """Std of a prior's units; 1 where it has none."""
+    try:
+        std: Tensor = p.stddev
+        return std.double()
+    except NotImplementedError:
+        return torch.ones_like(q.mean, dtype=torch.float64)

@@ -9,28 +9,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from posterior_collapse.arrays import Float
 from posterior_collapse.data.about import UNKNOWN, About
 from posterior_collapse.records import Record, Viewed, unit_rows
 from posterior_collapse.specs import Likelihood, Spec
 
 if TYPE_CHECKING:
-    from posterior_collapse.diagnosis.histograms import Histogram
-    from posterior_collapse.diagnosis.showing import Shown
+    from posterior_collapse.diagnosis.effects import Shown
+    from posterior_collapse.diagnosis.levels import Histogram
     from posterior_collapse.theory import Forecast
 
-__all__ = [
-    "LEFT_OUT",
-    "NO_SIGNAL",
-    "QUANTILES",
-    "CollapseCurve",
-    "Conclusion",
-    "Diagnosis",
-    "Finding",
-    "Gain",
-    "LevelDiagnosis",
-]
-
-Float = NDArray[np.float64]
 Status = Literal["active", "noise", "collapsed", "diverged"]
 Conclusion = Literal[
     "collapse-optimal",
@@ -281,6 +269,7 @@ class Diagnosis(Viewed):
     _shown: Shown | None = None
     _history: Mapping[str, Sequence[float]] | None = None
     _about: About = UNKNOWN
+    _training: tuple[float, float] | None = None  # loss and its error on the rows trained on
 
     derived: ClassVar = ("gain", "gain_error")
 

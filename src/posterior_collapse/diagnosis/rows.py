@@ -1,20 +1,21 @@
-"""A reconstruction loss as the sum of its rows': values, gradients and curvature in float64."""
+"""A reconstruction loss as the sum of its rows': values, gradients, curvature, its best output."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import minimize
+from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor
 
-from posterior_collapse.arrays import Array
+from posterior_collapse.arrays import Array, Float
 from posterior_collapse.errors import InvalidArgumentError, first_line
 from posterior_collapse.models.modules import tensor_behind
-
-__all__ = ["RowLoss"]
 
 PIECE = 1 << 19
 """Numbers of output that a loss is called with at once."""
@@ -22,6 +23,13 @@ TINY = 1e-16
 """Stands for a mean of 0, where links end."""
 SAME = 1e-6
 """Relative: a loss may compute in float32."""
+SETTLED = 1e-5
+"""Of the scores' std: a mean gradient below it is at the optimum. Losses in float32 reach it."""
+POLISH = 60
+"""Newton steps at the end. What drifts to infinity, as a logit of a class that never occurs, moves
+by about 1 with each."""
+HALVINGS = 30
+"""Of the way across a possible jump: a smooth loss leaves 1e-9 of the change."""
 
 
 class RowLoss:
@@ -260,3 +268,119 @@ def _refused(error: Exception, output: tuple[int, ...], y: tuple[int, ...]) -> I
         f"a loss of outputs of shape {output} for each row of y, which has shape {y}",
         action,
     )
+
+
+def best_weights(rows: RowLoss, start: Tensor, kept: Tensor, scale: Tensor) -> tuple[Tensor, bool]:
+    """Return the weights of the least mean loss, and whether its gradient vanishes there."""
+    if not kept.any():
+        return start, True
+    inputs, scale = rows.inputs.shape[1], scale[kept]
+    # In units of the curvature all outputs are alike.
+    scale = torch.where(scale > 0, scale.clamp(min=1e-4 * float(scale.max())), 1.0)
+
+    def weights_at(u: Any) -> Tensor:
+        weights = start.clone()
+        part = torch.from_numpy(np.asarray(u).reshape(inputs, -1)).to(start)
+        weights[:, kept] = start[:, kept] + part / scale
+        return weights
+
+    def value(u: Any) -> tuple[float, Float]:
+        loss, slope = rows.value(weights_at(u))
+        return loss, (slope[:, kept] / scale).cpu().numpy().ravel()
+
+    def bend(u: Any, v: Any) -> Float:
+        push = torch.zeros_like(start)
+        push[:, kept] = torch.from_numpy(np.asarray(v).reshape(inputs, -1)).to(start) / scale
+        (found,) = rows.bend(weights_at(u), rows.inputs, [push])
+        return (found[:, kept] / scale).cpu().numpy().ravel()
+
+    u = np.zeros(inputs * int(kept.sum()))
+
+    def pulls(u: Any) -> float:
+        """Root mean square of what single rows pull with, that a mean gradient is set against."""
+        return float((rows.scores(weights_at(u))[:, kept] / scale).square().mean().sqrt())
+
+    noise = pulls(u)
+    if noise > 0:
+        # A trust region takes a step out of the loss's domain for what it is: too long.
+        found = minimize(
+            value, u, jac=True, hessp=bend, method="trust-ncg",
+            options={"gtol": SETTLED * noise, "maxiter": 200, "max_trust_radius": 1e6},
+        )  # fmt: skip
+        u = _polished(np.asarray(found.x), value, bend, 1e-12 * noise)
+    loss, slope = value(u)
+    settled = math.isfinite(loss) and float(np.abs(slope).max()) <= SETTLED * max(pulls(u), noise)
+    return weights_at(u), settled
+
+
+def _polished(u: Float, value: Any, bend: Any, rounding: float) -> Float:
+    """Follow Newton's steps for as long as they make the gradient smaller."""
+    _, slope = value(u)
+    shape = (u.size, u.size)
+    for _ in range(POLISH):
+        if np.abs(slope).max() <= rounding:
+            break
+        operator = LinearOperator(shape, matvec=partial(bend, u), dtype=np.float64)
+        with np.errstate(all="ignore"):  # what does not curve gives no step, and is refused below
+            step, _ = cg(operator, slope, rtol=1e-6, maxiter=500)
+        loss, after = value(u - step)
+        if not math.isfinite(loss) or not np.linalg.norm(after) < 0.9 * np.linalg.norm(slope):
+            break
+        u, slope = u - step, after
+    return u
+
+
+def curvature_scale(rows: RowLoss, weights: Tensor, generator: torch.Generator) -> Tensor:
+    """Return roots of the mean curvature of each output, (outputs,); rough where coupled."""
+    signs = 2.0 * torch.randint(2, (8, rows.m), generator=generator, device="cpu").to(weights) - 1.0
+    ones = torch.ones(rows.n, 1, dtype=torch.float64, device=weights.device)
+    bent = torch.cat(rows.bend(weights, ones, [sign[None] for sign in signs]))
+    return torch.nan_to_num((signs * bent).mean(dim=0).abs()).sqrt()
+
+
+def refuse_jumps(rows: RowLoss, weights: Tensor, kept: Tensor, scale: Tensor) -> None:
+    """Refuse a loss whose gradient jumps near its best output, where a Hessian tells half of it.
+
+    Raises:
+        InvalidArgumentError: It does.
+    """
+    some = rows.some(256)
+    here = rows.inputs[some] @ weights
+    pull = rows.pull(here, some)
+    noise = pull.std(dim=0, unbiased=False)
+    # As far as the rows' residuals reach; where nothing curves, as far as the rows differ.
+    straight = torch.zeros_like(noise)
+    if rows.y.shape[1:] == rows.shape:
+        straight = rows.y.reshape(rows.n, -1).double().std(dim=0)
+    width = torch.where(scale > 0, noise / scale.square(), straight)
+    width = torch.where(kept & width.isfinite(), width, torch.zeros_like(width))
+    for share in (0.5, 0.05, 0.005):  # the widest that stays in the loss's domain
+        low, high = here - share * width, here + share * width
+        change = (rows.pull(high, some) - rows.pull(low, some)).abs() / noise.clamp(min=1e-300)
+        if bool(change.isfinite().all()):
+            break
+    else:
+        return
+    for flat in change.flatten().topk(min(5, change.numel())).indices.tolist():
+        row, output = divmod(flat, rows.m)
+        pair = some[[row, row]]
+        left, right = low[[row, row]], high[[row, row]]
+        ends = [float(rows.pull(end, pair)[0, output]) for end in (left, right)]
+        whole = abs(ends[1] - ends[0])
+        for _ in range(HALVINGS):
+            middle = (left + right) / 2
+            there = float(rows.pull(middle, pair)[0, output])
+            if abs(there - ends[0]) > abs(ends[1] - there):
+                right, ends[1] = middle, there
+            else:
+                left, ends[0] = middle, there
+        if abs(ends[1] - ends[0]) > 1e-3 * max(whole, float(noise[output])) > 0:
+            at = f"near {float(here[row, output]):.4g} of output {output + 1}"
+            raise InvalidArgumentError(
+                "loss",
+                f"a gradient that jumps at the best constant output, {at}",
+                "a smooth loss: a kink, as of an absolute error or where a clamp begins, has no "
+                "curvature to measure in",
+                "Smooth it, e.g. torch.nn.functional.huber_loss or smooth_l1_loss; or leave such "
+                "outputs out, e.g. pixels always so dark that a likelihood's parameter is clamped.",
+            )

@@ -11,28 +11,15 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
 from posterior_collapse import checks
+from posterior_collapse.arrays import Array, Float
 
-__all__ = [
-    "KEPT_NUMBERS",
-    "LEAST_KEPT_ROWS",
-    "PURPOSE",
-    "Information",
-    "Reservoir",
-    "Running",
-    "Which",
-    "mixture_information",
-    "row_chooser",
-]
-
-Array = NDArray[Any]
-Float = NDArray[np.float64]
 Which = NDArray[np.intp] | slice
 """Of rows: their indices, or all."""
 
@@ -137,9 +124,8 @@ class Reservoir:
 
     def add(self, *arrays: Array) -> None:
         """Take in the rows of arrays, (rows, ...) each."""
-        if not self._chosen:
-            self.choose(len(arrays[0]))
-        self.keep(*(array[self._which] for array in arrays))
+        which = self._which if self._chosen else self.choose(len(arrays[0]))
+        self.keep(*(array[which] for array in arrays))
 
     def choose(self, rows: int) -> Which:
         """Return which of so many more rows may stay: of `slice(None)`, all.
@@ -156,13 +142,10 @@ class Reservoir:
         self._chosen = [keys[self._which], numbers[self._which]]
         return self._which
 
-    @property
-    def has_chosen(self) -> bool:
-        """Whether `choose` was called and the rows have not come yet."""
-        return bool(self._chosen)
-
     def keep(self, *arrays: Array) -> None:
-        """Take in the rows that `choose` named, (rows, ...) of each array."""
+        """Take in the rows that `choose` named, or others if it was not asked, (rows, ...) each."""
+        if not self._chosen:
+            return self.add(*arrays)
         rows, self._chosen = [*self._chosen, *arrays], []
         if not self._kept:
             fitting = self._numbers // max(1, sum(math.prod(array.shape[1:]) for array in arrays))
@@ -273,7 +256,8 @@ def mixture_information(mean: Float, std: Float) -> Information:
     mean, std, coarse = _gridded(mean, std)
     # Means are counted from the grid's first point, in spacings; stds from here on too.
     points = fft.next_fast_len(math.ceil(mean.max() + REACH * std.max()) + 2, real=True)
-    at = _between(mean)
+    lower = np.floor(mean)
+    at = _Shares(lower.astype(np.intp), mean - lower)
     variance = std**2 - at.upper_share * (1 - at.upper_share)
     widths = _classes(variance, max(LEAST_CLASSES, MOST_NUMBERS // points))
     index, share = _corners(_between_widths(variance, widths), at, points)
@@ -311,11 +295,6 @@ def _squeezed(mean: Float, std: Float) -> Float:
     shifted = np.empty_like(mean)
     shifted[order] = mean[order] - np.concatenate([[0.0], np.cumsum(gaps)])
     return shifted
-
-
-def _between(position: Float) -> _Shares:
-    lower = np.floor(position)
-    return _Shares(lower.astype(np.intp), position - lower)
 
 
 def _classes(variance: Float, most: int) -> Float:

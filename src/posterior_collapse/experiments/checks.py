@@ -15,27 +15,6 @@ from posterior_collapse.experiments.figures import Chart
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.runs import Record, Run
 
-__all__ = [
-    "Check",
-    "Deliverable",
-    "Pair",
-    "Part",
-    "Result",
-    "Setting",
-    "Way",
-    "agreement",
-    "along_lines",
-    "by_grid",
-    "direction",
-    "follows",
-    "monotone",
-    "near_count",
-    "near_kl",
-    "of_level",
-    "some_active",
-    "way_of_training",
-]
-
 
 class Result(NamedTuple):
     """A finished run of a row.
@@ -80,11 +59,6 @@ class Result(NamedTuple):
     def theory(self) -> dict[str, Any]:
         """Those of the closed form; empty where there is none."""
         return self.record.forecast or {}
-
-    @property
-    def has_conclusion(self) -> bool:
-        """Whether `diagnose` measured it beside a closed form."""
-        return "conclusion" in self.measured and "kl" in self.theory
 
     def active(self, level: int) -> int:
         """Return the number of units of a level, from 1, that know of the data."""
@@ -178,16 +152,6 @@ def some_active(settings: Iterable[Setting], level: int) -> bool:
     return any(result.active(level) for setting in settings for result in setting.results)
 
 
-def of_level(number: int, depth: int) -> str:
-    """Return how to say of which level a measure is: nothing where there is only one.
-
-    Example:
-        >>> f"KL{of_level(2, 2)}", f"KL{of_level(1, 1)}"
-        ('KL of z2', 'KL')
-    """
-    return f" of z{number}" if depth > 1 else ""
-
-
 def way_of_training(grid: str) -> str:
     """Return how the runs of a grid were trained, where its title says so behind a comma.
 
@@ -244,8 +208,6 @@ class Part:
     checks: Sequence[Check] = ()
     notes: Sequence[str] = ()
 
-
-Deliverable: TypeAlias = Callable[[Sequence[Result]], Part]
 
 Way: TypeAlias = Literal["rises", "falls", "hardly changes", "rises and falls", "falls and rises"]
 CONSISTENT = 0.5

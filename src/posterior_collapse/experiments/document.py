@@ -18,8 +18,6 @@ from posterior_collapse.files import read_json
 if TYPE_CHECKING:
     from jinja2 import Template
 
-__all__ = ["KEYS", "RESULT", "duration", "render", "template", "write"]
-
 RESULT = "result.json"
 KEYS = (
     *("id", "name", "claim", "theory", "data", "settings", "convention", "profile", "version"),
@@ -34,7 +32,6 @@ REFERENCE = "reference"
 """Folder within the results for rows trained as published: their names say so."""
 OLDER = "older-processor"
 """Folder within the results for rows computed as a processor without AVX computes them."""
-TEMPLATE = "reproduction.md.jinja"
 KINDS = ("direction", "numbers")
 """Kinds of checks, each with a verdict of its own."""
 
@@ -73,7 +70,7 @@ def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> s
     """
     paths = _paths(Path(results))
     rows = [_row(path, Path(folder)) for path in paths]
-    text = template(TEMPLATE).render(
+    text = template("reproduction.md.jinja").render(
         folder=_relative(Path(results), Path(folder)),
         verdicts=_verdicts(rows),
         overview=_overview(rows),
@@ -161,7 +158,6 @@ def _finite(text: str) -> str:
 
 
 def _section(result: Mapping[str, Any], home: Path, folder: Path) -> dict[str, Any]:
-    took = duration(result["wall_s"])
     about = {key: result[key] for key in ("version", "convention", "seeds", "hardware")}
     figures = [_figure(figure, home, folder) for figure in result["figures"]]
     published = " (reference convention)" if result["convention"] == REFERENCE else ""
@@ -182,7 +178,7 @@ def _section(result: Mapping[str, Any], home: Path, folder: Path) -> dict[str, A
         "agreement": _agreement(result["agreement"]),
         "smaller": _smaller(result["profile"]),
         "home": _relative(home, folder),
-        "provenance": _values({**about, "wall time": took}).strip(),
+        "provenance": _values({**about, "wall time": duration(result["wall_s"])}).strip(),
         "settings": _values(_once(result["settings"])).strip(),
     }
 
@@ -190,14 +186,13 @@ def _section(result: Mapping[str, Any], home: Path, folder: Path) -> dict[str, A
 def _agreement(agreement: Mapping[str, Any]) -> dict[str, Any]:
     """Return verdict, sentences and notes; the sentences have their own verdicts where mixed."""
     mixed = len({verdict for verdict, _ in agreement["checks"]}) > 1
-    sentences = [f"{v}: {text}" if mixed else text for v, text in agreement["checks"]]
-    kinds = [k for k in KINDS if agreement.get(k)]
-    parted = "; ".join(f"{kind}: {agreement[kind]}" for kind in kinds) if len(kinds) > 1 else ""
+    kinds = {kind: agreement.get(kind) for kind in KINDS}
+    parted = "; ".join(f"{kind}: {verdict}" for kind, verdict in kinds.items())
     return {
         "verdict": _prose(agreement["verdict"]),
-        "parted": _prose(parted),
-        **{kind: agreement.get(kind) for kind in KINDS},
-        "checks": [_prose(sentence) for sentence in sentences],
+        "parted": _prose(parted) if all(kinds.values()) else "",
+        **kinds,
+        "checks": [_prose(f"{v}: {said}" if mixed else said) for v, said in agreement["checks"]],
         "notes": [_prose(note) for note in agreement["notes"]],
     }
 
@@ -205,19 +200,18 @@ def _agreement(agreement: Mapping[str, Any]) -> dict[str, Any]:
 def _verdicts(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return in one line how many rows agree with what was expected."""
     count = Counter(row["agreement"]["verdict"] for row in rows)
-    said = [
+    said = (
         f"Of {len(rows)} rows, {count['agrees']} agree, {count['partly']} agree partly, "
         f"{count['differs']} differ and {count['not measured']} did not measure what was expected."
-    ]
+    )
     for kind in KINDS:
-        count = Counter(row["agreement"][kind] for row in rows)
-        judged = sum(count.values()) - count[None]
-        if judged:
-            said.append(
-                f"By {kind} alone, {count['agrees']} of {judged} agree and {count['partly']} agree "
-                "partly."
+        count = Counter(filter(None, (row["agreement"][kind] for row in rows)))
+        if judged := count.total():
+            said += (
+                f" By {kind} alone, {count['agrees']} of {judged} agree and {count['partly']} "
+                "agree partly."
             )
-    return " ".join(said)
+    return said
 
 
 def _overview(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -260,30 +254,28 @@ def _processor(hardware: str) -> str:
 
 def _processors(results: Path) -> dict[str, str] | None:
     """Compare the verdicts of rows that were run again as another processor computes."""
-    records, same, checked = [], 0, 0
+    records = []
     for path in sorted(results.glob(f"{OLDER}/*/{RESULT}"), key=lambda p: (len(p.parent.name), p)):
-        other, own = read_json(path), results / path.parent.name / RESULT
+        own = results / path.parent.name / RESULT
         if not own.is_file():
             continue
-        here = read_json(own)
-        verdicts = [[verdict for verdict, _ in one["agreement"]["checks"]] for one in (here, other)]
-        alike = sum(a == b for a, b in zip(*verdicts, strict=False))
-        most = max(map(len, verdicts))
-        same, checked = same + alike, checked + most
+        here, there = read_json(own), read_json(path)
+        verdicts = [[v for v, _ in one["agreement"]["checks"]] for one in (here, there)]
         records.append(
             {
                 "row": here["id"],
-                "checks": most,
-                "same verdict": alike,
+                "checks": max(map(len, verdicts)),
+                "same verdict": sum(a == b for a, b in zip(*verdicts, strict=False)),
                 "verdict": here["agreement"]["verdict"],
-                "verdict there": other["agreement"]["verdict"],
-                "size there": _smaller(other["profile"]) or "full",
+                "verdict there": there["agreement"]["verdict"],
+                "size there": _smaller(there["profile"]) or "full",
                 "computed on": here["hardware"],
-                "and on": other["hardware"],
+                "and on": there["hardware"],
             }
         )
     if not records:
         return None
+    same, checked = (sum(r[name] for r in records) for name in ("same verdict", "checks"))
     told = f"{same} of {checked} checks have the same verdict."
     return {"table": Table.of(records).markdown(), "told": told}
 
@@ -362,7 +354,7 @@ def _shared(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for key, first in values[0].items():
         each = [value.get(key) for value in values]
         if all(isinstance(value, Mapping) for value in each):
-            found[key] = _shared([value for value in each if isinstance(value, Mapping)])
+            found[key] = _shared(each)  # type: ignore[arg-type]
         elif all(value == first for value in each):
             found[key] = first
     return found

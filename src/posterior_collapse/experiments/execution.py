@@ -1,4 +1,4 @@
-"""From the description of a run to what it leaves: its data, its training, its measurements."""
+"""From the description of a run to what it leaves: its training and its measurements."""
 
 from __future__ import annotations
 
@@ -6,25 +6,17 @@ import itertools
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.ndimage import zoom
 
-from posterior_collapse.data import Dataset, load
-from posterior_collapse.errors import (
-    DataError,
-    InvalidArgumentError,
-    NotSolvedError,
-    UnboundedObjectiveError,
-)
+from posterior_collapse.data import Dataset
+from posterior_collapse.errors import DataError, NotSolvedError, UnboundedObjectiveError
 from posterior_collapse.experiments import measuring
-from posterior_collapse.experiments.trust import data as trust_data
+from posterior_collapse.experiments.data import read_moments, read_samples
 from posterior_collapse.models import CONVENTIONS, MarkovVAE, build, widened
 from posterior_collapse.moments import Moments
 from posterior_collapse.runs import Outcome, Run, RunData, Store, complete
@@ -32,92 +24,11 @@ from posterior_collapse.runs.completing import CHECKPOINT_SHARE, trained_togethe
 from posterior_collapse.runs.run import BY_MINIBATCHES
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import ExactObjective, FewSamplesWarning, Forecast, forecast
-from posterior_collapse.theory.verification import CASES
 from posterior_collapse.training import Progress, Settings, exact, seeds
 from posterior_collapse.training.settings import effective_spec
 from posterior_collapse.training.units import is_no_number
 
-__all__ = ["Executor", "read_moments", "read_samples", "record_training"]
-
-MATRIX = "matrix:"
-HELD_OUT = 5
-"""One row in so many is kept for testing where a data set has no test split."""
 History = dict[str, list[float]]
-
-
-@lru_cache(maxsize=2)  # the splits of the data that is being trained on
-def read_samples(
-    data: RunData, split: Literal["train", "test"] = "train", data_dir: str | None = None
-) -> Dataset:
-    """Return the samples of a run's data, the same on every machine.
-
-    Args:
-        data: The data.
-        split: `"train"` or `"test"`: the published split of MNIST, every fifth row of `digits`,
-            the training rows themselves for drawn data.
-        data_dir: As for `posterior_collapse.data.load`.
-
-    Raises:
-        DataError: The data cannot be found or used.
-
-    Example:
-        >>> len(read_samples(RunData("digits"))), len(read_samples(RunData("digits"), "test"))
-        (1437, 360)
-    """
-    if data.name == "digits":
-        found = load("digits")
-        test = np.arange(len(found)) % HELD_OUT == 0
-        found = _rows(found, test if split == "test" else ~test)
-    elif data.name.startswith("pairs:"):
-        found = load(data.name)
-    elif trust_data.knows(data.name):
-        found = trust_data.load(data.name, data_dir)
-    else:
-        found = load(data.name, split=split, data_dir=data_dir, progress=True)
-    y = None if found.y is None else found.y.astype(np.float32)
-    found = replace(found, x=found.x.astype(np.float32, copy=False), y=y)
-    found = load(found, label=data.label)
-    if data.size is not None:
-        found = _resized(found, data.size)
-    if data.rows is not None and split == "train":
-        found = _rows(found, np.arange(len(found)) < data.rows)
-    return load(found, task=data.task)
-
-
-@lru_cache(maxsize=2)
-def read_moments(data: RunData, center: bool, data_dir: str | None = None) -> Moments:
-    """Return the moments of the training split, central or raw.
-
-    Those of a matrix problem are drawn as `collapse verify` draws them with its default seed.
-    """
-    if data.name.startswith(MATRIX):
-        names, name = [case.name for case in CASES], data.name.removeprefix(MATRIX)
-        if name not in names:
-            raise InvalidArgumentError("data", repr(data.name), f"one of {names}", "Name a case.")
-        index = names.index(name)
-        return CASES[index].draw(np.random.default_rng([0, index, 0]))[0]
-    dataset = read_samples(data, "train", data_dir)
-    return Moments.from_arrays(dataset.x, dataset.y, center=center)
-
-
-def _rows(dataset: Dataset, kept: NDArray[np.bool_]) -> Dataset:
-    y, labels = dataset.y, dataset.labels
-    return replace(
-        dataset,
-        x=dataset.x[kept],
-        y=None if y is None else y[kept],
-        labels=None if labels is None else labels[kept],
-    )
-
-
-def _resized(dataset: Dataset, size: int) -> Dataset:
-    """Images of another size, by linear interpolation."""
-    height, width = dataset.image_shape or (0, 0)
-    images = dataset.x.reshape(-1, height, width)
-    resized = zoom(images, (1, size / height, size / width), order=1)
-    step = f"resized to {size} x {size}"
-    x = resized.reshape(len(images), -1).astype(np.float32)
-    return replace(dataset, x=x, image_shape=(size, size), steps=(*dataset.steps, step))
 
 
 @dataclass(frozen=True)
@@ -145,7 +56,10 @@ class Executor:
             folders: Of their checkpoints, from which they go on; None: none are written.
         """
         if runs[0].method == "dead":
-            return [self._dead(run, one) for run, one in zip(runs, self._start(runs), strict=True)]
+            return [
+                self._outcome(run, model.eval(), {}, "not trained", 0.0)
+                for run, model in zip(runs, self._start(runs), strict=True)
+            ]
         if runs[0].method in BY_MINIBATCHES:
             return self._by_minibatches(runs, folders)
         return [self._on_moments(run) for run in runs]
@@ -181,9 +95,6 @@ class Executor:
             )
             for run, model in zip(runs, trained, strict=True)
         ]
-
-    def _dead(self, run: Run, model: MarkovVAE) -> Outcome:
-        return self._outcome(run, model.eval(), {}, "not trained", 0.0)
 
     def _on_moments(self, run: Run) -> Outcome:
         start = time.perf_counter()

@@ -15,8 +15,6 @@ from posterior_collapse.runs.run import BY_MINIBATCHES, Method
 from posterior_collapse.specs import Spec
 from posterior_collapse.training import Settings
 
-__all__ = ["Grid", "Member", "Plan", "Row"]
-
 Values = tuple[Any, ...]
 QUICK_EPOCHS = 4
 QUICK_STEPS = 4000

@@ -22,17 +22,6 @@ from posterior_collapse.specs import Spec
 from posterior_collapse.theory import ExactObjective, Forecast
 from posterior_collapse.training import seeds
 
-__all__ = [
-    "ACTIVE_MODE",
-    "DELTA",
-    "distances",
-    "diverged",
-    "exactly",
-    "expected",
-    "on_rows",
-    "panel",
-]
-
 DELTA = 0.05
 """Share of rows whose KL may exceed epsilon in a unit that counts as (epsilon, delta)-collapsed."""
 ACTIVE_MODE = 1e-5

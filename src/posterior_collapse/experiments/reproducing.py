@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,9 +26,6 @@ from posterior_collapse.runs.run import BY_MINIBATCHES
 from posterior_collapse.runs.spreading import spread_over
 from posterior_collapse.training import Progress as Epoch
 
-__all__ = ["State", "profile", "reproduce"]
-
-SMALLER = "smaller: "
 MOST_ON_GPU = 64
 """Runs per group there: the time of a step is that of starting its operations, however many."""
 RUNS = "runs"
@@ -106,48 +104,45 @@ def reproduce(
     plan, out = plan or Plan(), Path(out)
     store = Store(out / RUNS, models=models)
     planned = {row.id: row.members(plan) for row in rows}
-    members = planned if not finished else _finished(planned, store)
+    members = planned
+    if finished:
+        members = {
+            name: [member for member in of if store.get(member.run.key) is not None]
+            for name, of in planned.items()
+        }
     rows = [row for row in rows if members[row.id]]
     keys = {name: {member.run.key for member in of} for name, of in members.items()}
     executor = Executor(None if data_dir is None else os.fspath(data_dir), device, store=store)
     results: dict[str, dict[str, Any]] = {}
     there: set[str] = set()
 
-    def counted(now: Iterable[Run] = ()) -> Iterator[State]:
-        training = {run.key for run in now}
+    def tell(runs: Sequence[Run] = (), epoch: Epoch | None = None) -> None:
+        """Tell of the rows of these runs, which train, or of all that are not written yet."""
+        training = {run.key for run in runs}
         for row in rows:
             own = keys[row.id]
             if row.id not in results and (not training or training & own):
-                yield State(row, Progress(len(own), len(own & there), len(own & training)))
+                report(State(row, Progress(len(own), len(own & there), len(own & training)), epoch))
 
     def kept(records: Mapping[str, Record]) -> None:
         there.update(records)
         for row in () if runs_only else rows:
             if row.id not in results and keys[row.id] <= there:
                 found = [Result(m.grid, m.labels, records[m.run.key]) for m in members[row.id]]
+                missing = _missing(members[row.id], planned[row.id])
                 with _damage_told(found):
-                    size = _size(row, plan, members[row.id], planned[row.id])
+                    size = profile(row, plan, missing)
                     results[row.id] = _write(row, plan, found, out / row.id, size)
                 report(State(row, verdict=results[row.id]["agreement"]["verdict"]))
-        for state in counted():
-            report(state)
+        tell()
 
     def execute(runs: Sequence[Run], folders: Sequence[Path] | None) -> list[Outcome]:
-        states = list(counted(runs))
-
-        def told(epoch: Epoch | None) -> None:
-            for state in states:
-                report(state._replace(epoch=epoch))
-
-        told(None)
-        return dataclasses.replace(executor, report=told)(runs, folders)
-
-    def told_from_afar(epoch: Epoch) -> None:
-        for state in counted():
-            report(state._replace(epoch=epoch))
+        tell(runs)
+        told = dataclasses.replace(executor, report=lambda epoch: tell(runs, epoch))
+        return told(runs, folders)
 
     # The store is here: a worker trains itself what its runs go on from.
-    afar = dataclasses.replace(executor, store=None, report=told_from_afar)
+    afar = dataclasses.replace(executor, store=None, report=lambda epoch: tell(epoch=epoch))
     complete(
         [member.run for row in rows for member in members[row.id]],
         store,
@@ -160,26 +155,14 @@ def reproduce(
     return [results[row.id] for row in rows if row.id in results]
 
 
-def _finished(planned: Mapping[str, Sequence[Member]], store: Store) -> dict[str, Sequence[Member]]:
-    """Return of each row the members whose runs are there."""
-    return {
-        name: [member for member in members if store.get(member.run.key) is not None]
-        for name, members in planned.items()
-    }
-
-
-def _size(row: Row, plan: Plan, there: Sequence[Member], planned: Sequence[Member]) -> str:
-    """Return `profile`, and of a row that is not finished how many of its runs are there."""
-    missing = []
-    for title in dict.fromkeys(member.grid for member in planned):
-        have, whole = (sum(m.grid == title for m in of) for of in (there, planned))
-        if have < whole:
-            missing.append(f"{title}: {have} of {whole} runs")
-    found = profile(row, plan)
-    if not missing:
-        return found
-    before = found.removeprefix(SMALLER) + ", " if found.startswith(SMALLER) else ""
-    return f"{SMALLER}{before}{'; '.join(missing)}"
+def _missing(there: Sequence[Member], planned: Sequence[Member]) -> list[str]:
+    """Return of which grids how many of the planned runs are there, where some are not."""
+    found, whole = (Counter(member.grid for member in of) for of in (there, planned))
+    return [
+        f"{grid}: {found[grid]} of {whole[grid]} runs"
+        for grid in whole
+        if found[grid] < whole[grid]
+    ]
 
 
 @contextlib.contextmanager
@@ -209,14 +192,14 @@ def _write(
         folder.mkdir(parents=True, exist_ok=True)
     parts = [DELIVERABLES[name](results) for name in row.deliverables]
     tables = {name: table for part in parts for name, table in part.tables.items()}
+    charts = {title: chart for part in parts for title, chart in part.charts.items()}
     figures = []
     for name, table in tables.items():
         table.save(folder, f"table-{name}")  # beside the numbers of a figure of that name
-    for part in parts:
-        for title, (chart, caption) in part.charts.items():
-            name = "".join(c if c.isalnum() else "-" for c in title)
-            chart.save(folder, name)
-            figures.append({"file": f"{name}.pdf", "caption": caption})
+    for title, (chart, caption) in charts.items():
+        name = "".join(c if c.isalnum() else "-" for c in title)
+        chart.save(folder, name)
+        figures.append({"file": f"{name}.pdf", "caption": caption})
     records = [result.record for result in results]
     result = {
         "id": row.id,
@@ -240,13 +223,11 @@ def _write(
     return result
 
 
+PASSES = ("epochs", "batch_size", "learning_rate", "clip", "warm_up", "convention")
+STEPS = ("steps", "learning_rate", "clip", "convention")
 TRAINED = {
-    "minibatch": ("epochs", "batch_size", "learning_rate", "clip", "warm_up", "convention"),
-    "widened": ("epochs", "batch_size", "learning_rate", "clip", "warm_up", "convention"),
-    "dead": ("convention",),
-    "recorded": ("steps", "learning_rate", "clip", "convention"),
-    "decayed": ("steps", "learning_rate", "clip", "convention"),
-    "exact": ("steps", "convention"),
+    **{"minibatch": PASSES, "widened": PASSES, "dead": ("convention",)},
+    **{"recorded": STEPS, "decayed": STEPS, "exact": ("steps", "convention")},
 }
 """Settings that count for each method."""
 
@@ -280,22 +261,32 @@ def _settings(results: Sequence[Result]) -> dict[str, Any]:
     return found
 
 
-def profile(row: Row, plan: Plan) -> str:
-    """Return "full", "quick", or by how much a row is run smaller than it is meant to be."""
-    if plan.quick:
-        return "quick"
+def profile(row: Row, plan: Plan, missing: Sequence[str] = ()) -> str:
+    """Return "full", "quick", or by how much a row is run smaller than it is meant to be.
+
+    Args:
+        row: The row.
+        plan: How it is run.
+        missing: Which runs are not there, in words.
+    """
+    smaller = [] if plan.quick else list(_reductions(row, plan))
+    smaller += ["; ".join(missing)] if missing else []
+    if smaller:
+        return f"smaller: {', '.join(smaller)}"
+    return "quick" if plan.quick else "full"
+
+
+def _reductions(row: Row, plan: Plan) -> Iterator[str]:
     trained = [grid for grid in row.grids if grid.method in BY_MINIBATCHES]
     planned = max((grid.settings.epochs for grid in trained), default=0)
-    smaller = []
     if plan.epochs is not None and plan.epochs < planned:
-        smaller.append(f"{plan.epochs} of {planned} epochs")
+        yield f"{plan.epochs} of {planned} epochs"
     for grid in trained:
         most = plan.most_epochs(grid)
         if most < min(grid.settings.epochs, plan.epochs or planned):
-            smaller.append(f"{grid.titled(grid.data)} {most} of {grid.settings.epochs} epochs")
+            yield f"{grid.titled(grid.data)} {most} of {grid.settings.epochs} epochs"
     if plan.rows is not None and planned:
-        smaller.append(f"trained on at most {plan.rows:,} rows")
+        yield f"trained on at most {plan.rows:,} rows"
     likelihood_rows = max((grid.evaluation.likelihood_rows or 0 for grid in row.grids), default=0)
     if "likelihood_table" in row.deliverables and likelihood_rows:
-        smaller.append(f"NLL on {likelihood_rows:,} rows")
-    return f"{SMALLER}{', '.join(smaller)}" if smaller else "full"
+        yield f"NLL on {likelihood_rows:,} rows"

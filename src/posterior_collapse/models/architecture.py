@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -11,9 +11,6 @@ from posterior_collapse import checks
 from posterior_collapse.errors import InvalidArgumentError, nearest
 from posterior_collapse.records import Record, plain
 from posterior_collapse.specs import Spec
-
-__all__ = ["ARCHITECTURES", "Architecture", "Shapes"]
-
 
 ACTIVATIONS = (
     *("identity", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid", "tanh"),
@@ -113,8 +110,8 @@ class Architecture(Record):
             widths = checks.each(name, getattr(self, name), None, "widths", checks.units)
             object.__setattr__(self, name, widths)
         for name in ("activation", "latent", "output"):
-            _known(name, getattr(self, name), ACTIVATIONS)
-        _known("std_head", self.std_head, STD_HEADS)
+            checks.one_of(name, getattr(self, name), sorted(ACTIVATIONS))
+        checks.one_of("std_head", self.std_head, sorted(STD_HEADS))
         if self.bias not in (True, False):
             raise InvalidArgumentError("bias", repr(self.bias), "True or False", "Pass bias=True.")
         _rate("dropout", self.dropout)
@@ -149,7 +146,7 @@ class Architecture(Record):
             >>> Architecture.named("hvae-relu").output
             'tanh'
         """
-        _known("architecture", name, ARCHITECTURES)
+        checks.one_of("architecture", name, sorted(ARCHITECTURES))
         preset = ARCHITECTURES[name]
         for option in options:
             if option not in preset.free:
@@ -281,6 +278,19 @@ class Shapes(Record):
         _exactly("y_dim", y_pixels if y_dim is None else y_dim, y_pixels, f"{y_shape} images")
         return Shapes(x_pixels, y_pixels, x_shape, y_shape)
 
+    def check(self, x: Any, y: Any) -> None:
+        """Refuse tensors of rows, (..., numbers) or None, that are of another width.
+
+        Raises:
+            InvalidArgumentError: One is.
+        """
+        for name, values, dim in (("x", x, self.x_dim), ("y", y, self.y_dim)):
+            if values is not None and values.shape[-1:] != (dim,):
+                raise InvalidArgumentError(
+                    name, f"shape {tuple(values.shape)}", f"(..., {dim})",
+                    "Pass rows of as many numbers as the model was built for, images flattened.",
+                )  # fmt: skip
+
 
 def _flat(spec: Spec, x_dim: int | None, y_dim: int | None) -> Shapes:
     if x_dim is None:
@@ -307,13 +317,6 @@ def _exactly(name: str, got: int, expected: int, what: str) -> None:
     if got != expected:
         raise InvalidArgumentError(
             name, got, f"{expected}, the size of {what}", "Pass data of that shape."
-        )
-
-
-def _known(name: str, value: Any, table: Collection[str]) -> None:
-    if value not in table:
-        raise InvalidArgumentError(
-            name, repr(value), f"one of {sorted(table)}", f"Choose one.{nearest(str(value), table)}"
         )
 
 

@@ -11,12 +11,9 @@ from torch import Tensor
 
 from posterior_collapse.arrays import as_array, refuse_non_finite
 from posterior_collapse.data.samples import read
-from posterior_collapse.errors import DataError, InvalidArgumentError
-from posterior_collapse.models.architecture import Shapes
+from posterior_collapse.errors import DataError
 from posterior_collapse.models.latent import LatentModel
 from posterior_collapse.models.modules import tensor_behind, unwatched
-
-__all__ = ["BATCH_SIZE", "as_rows", "batches", "refuse_no_target"]
 
 BATCH_SIZE = 1000
 Pair = tuple[Tensor, Tensor | None]
@@ -65,7 +62,7 @@ def batches(
         if conditional and y is None:
             refuse_no_target()
         if row == 0 and shapes is not None:
-            _check_widths(x, y, shapes)
+            shapes.check(x, y)
         for name, values in (("x", x), ("y", y)):
             # A sum tells at once; where a finite one overflows, all are looked at.
             if values is not None and not bool(values.sum().isfinite()):
@@ -97,20 +94,8 @@ def as_rows(values: Any, dtype: torch.dtype, device: torch.device | None = None)
     rows: Tensor = values
     # Of a loader that pins its memory, the device fetches a batch while the host goes on.
     device = device or rows.device
-    return rows.detach().flatten(1).to(device, dtype, non_blocking=_is_pinned(rows, device))
-
-
-def _is_pinned(rows: Tensor, device: torch.device) -> bool:
-    return device.type == "cuda" and rows.device.type == "cpu" and rows.is_pinned()
-
-
-def _check_widths(x: Tensor, y: Tensor | None, shapes: Shapes) -> None:
-    for name, values, dim in (("x", x, shapes.x_dim), ("y", y, shapes.y_dim)):
-        if values is not None and values.shape[1] != dim:
-            raise InvalidArgumentError(
-                name, f"shape {tuple(values.shape)}", f"(..., {dim})",
-                "Pass rows of as many numbers as the model was built for, images flattened.",
-            )  # fmt: skip
+    pinned = device.type == "cuda" and rows.device.type == "cpu" and rows.is_pinned()
+    return rows.detach().flatten(1).to(device, dtype, non_blocking=pinned)
 
 
 def refuse_no_target() -> None:

@@ -1,4 +1,4 @@
-"""From a spec and an architecture to an initialised model."""
+"""From a spec and an architecture to an initialised model, or from a model to a wider one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models.architecture import Architecture, Shapes
@@ -21,8 +21,6 @@ from posterior_collapse.models.layers import Affine, Decoder, Dense, Encoder, Sc
 from posterior_collapse.models.likelihoods import observation_of
 from posterior_collapse.models.markov import MarkovVAE
 from posterior_collapse.specs import Sigma, Spec
-
-__all__ = ["build", "rebuild"]
 
 
 def build(
@@ -74,11 +72,12 @@ def build(
     return model
 
 
-def rebuild(config: Mapping[str, Any]) -> MarkovVAE:
+def rebuild(config: Mapping[str, Any], generator: torch.Generator | None = None) -> MarkovVAE:
     """Return the model that `config` describes; load its state dict next.
 
     Args:
         config: What `MarkovVAE.config` gave, perhaps through JSON.
+        generator: Of its initial weights, until then; None: with seed 0.
 
     Raises:
         InvalidArgumentError: A key or a value is missing or wrong.
@@ -107,8 +106,62 @@ def rebuild(config: Mapping[str, Any]) -> MarkovVAE:
         image_shape=shapes["y_image"],
         condition_shape=shapes["x_image"],
         classes=config.get("classes"),
+        generator=generator,
         dtype=dtype,
     )
+
+
+FAINT = 0.1
+"""Share of its usual weights with which the decoder first listens to a new unit: at their full size
+the unit's noise costs more than the other units can bring before it is unlearned."""
+
+
+def widened(
+    model: MarkovVAE, generator: torch.Generator | None = None, *, dead: bool = False
+) -> MarkovVAE:
+    """Return the model of one more unit that does what this one does.
+
+    Args:
+        model: Of one level, whose `latent_dim` is one number; stays as it is.
+        generator: Of the new unit's weights; None: with seed 0.
+        dead: Whether the new unit is its prior whatever the data, and the decoder deaf to it: as
+            a unit is that collapsed. Else it starts as in a new model, the decoder listening
+            faintly.
+
+    Raises:
+        InvalidArgumentError: A hierarchy, or a std per unit that is given.
+
+    Example:
+        >>> from posterior_collapse.specs import VAESpec
+        >>> widened(build(VAESpec(latent_dim=2, sigma="input"), "mlp", x_dim=5)).spec.latent_dim
+        3
+    """
+    units = model.units
+    if len(units) > 1 or isinstance(model.spec.sigma_levels[0], tuple):
+        raise InvalidArgumentError(
+            "model", f"one of {model.spec!r}", "one level of units that are alike",
+            "Give a VAESpec or CVAESpec whose sigma is one for all units.",
+        )  # fmt: skip
+    spec = model.spec.replace(latent_dim=units[0] + 1)
+    wider, old = rebuild(model.config | {"spec": spec.to_dict()}, generator), model.state_dict()
+    wider.load_state_dict(
+        {name: _grown(old[name], new, dead) for name, new in wider.state_dict().items()}
+    )
+    return wider
+
+
+def _grown(old: Tensor, new: Tensor, dead: bool) -> Tensor:
+    """Return the old values in the first places of the new, and for the new unit what it starts as.
+
+    The unit is the last of an encoder's outputs (first axis) or of a decoder's inputs (second).
+    """
+    if old.shape == new.shape:
+        return old.clone()
+    found = new * 0.0 if dead else new.clone()
+    if old.dim() > 1 and old.shape[1] != new.shape[1]:
+        found *= FAINT
+    found[tuple(slice(size) for size in old.shape)] = old
+    return found
 
 
 def _assemble(
@@ -146,16 +199,13 @@ def _data_features(
     dims = {"x": shapes.x_dim, "y": shapes.y_dim} if conditional else {"x": shapes.x_dim}
     if not architecture.channels:
         return {key: _dense(architecture, dim) for key, dim in dims.items()}
+    how = architecture.channels, architecture.activation
     images = {"x": shapes.x_image, "y": shapes.y_image}
-    features: dict[str, nn.Module] = {}
-    for key in dims:
-        image = images[key]
-        features[key] = (
-            QuarterFeatures(architecture.channels, architecture.activation)
-            if image is None
-            else ConvFeatures(image, architecture.channels, architecture.activation)
-        )
-    return features
+
+    def features(image: tuple[int, int, int] | None) -> nn.Module:
+        return QuarterFeatures(*how) if image is None else ConvFeatures(image, *how)
+
+    return {key: features(images[key]) for key in dims}
 
 
 def _encoder(

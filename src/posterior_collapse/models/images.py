@@ -11,8 +11,6 @@ from torch.nn import functional
 
 from posterior_collapse.models.layers import ACTIVATIONS, Supplied
 
-__all__ = ["ConvFeatures", "ImageHead", "QuarterFeatures", "TargetQuarters", "UpscaledQuarter"]
-
 ImageShape = tuple[int, int, int]
 _SIDE = 14  # of an MNIST quarter
 

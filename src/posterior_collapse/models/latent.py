@@ -14,8 +14,6 @@ from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models.likelihoods import draw
 from posterior_collapse.specs import Spec
 
-__all__ = ["LatentModel", "LogTerms"]
-
 
 class LogTerms(NamedTuple):
     """Log densities in nats of given latents, each (..., batch).

@@ -19,22 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = [
-    "ACTIVATIONS",
-    "STD_HEADS",
-    "Affine",
-    "Decoder",
-    "Dense",
-    "Encoder",
-    "Gaussian",
-    "Mask",
-    "Scale",
-    "Supplied",
-    "kl_divergence",
-    "log_head_of",
-    "relative_entropy",
-]
-
 _BOUND = 15.0  # of a log std given by a network: exp(15) is far from every useful scale
 _FLOOR = 1e-12  # variance that keeps the log of a signed std finite at 0
 
@@ -224,13 +208,6 @@ class Dense(nn.Module):
 Inputs = Mapping[str, Tensor]
 
 
-def _sum(values: Sequence[Tensor]) -> Tensor:
-    total = values[0]
-    for value in values[1:]:
-        total = total + value
-    return total
-
-
 class Encoder(nn.Module):
     """`q(z_l | .)`: its mean is a squashed sum of affine heads over features of the inputs.
 
@@ -260,12 +237,15 @@ class Encoder(nn.Module):
     def forward(self, inputs: Inputs, supplied: Supplied) -> Gaussian:
         """Map the inputs, (..., size) each, to mean and std, (..., units)."""
         features = {key: net(inputs[key], supplied) for key, net in self.features.items()}
-        mean = _sum([head(features[key], supplied) for key, head in self.mean.items()])
-        mean = ACTIVATIONS[self.squash](mean)
+
+        def summed(heads: nn.ModuleDict) -> Tensor:
+            parts: list[Tensor] = [head(features[key], supplied) for key, head in heads.items()]
+            return sum(parts[1:], parts[0])
+
+        mean = ACTIVATIONS[self.squash](summed(self.mean))
         if isinstance(self.std, Scale):
             return Gaussian(mean, self.std())
-        raw = _sum([head(features[key], supplied) for key, head in self.std.items()])
-        return Gaussian(mean, STD_HEADS[self.std_head](raw))
+        return Gaussian(mean, STD_HEADS[self.std_head](summed(self.std)))
 
     def data_layers(self, key: str) -> list[Affine]:
         """Return the affine layers applied straight to an input: first layers, or the heads."""
@@ -305,39 +285,17 @@ class Decoder(nn.Module):
     def data_layers(self, key: str) -> list[Affine]:
         """Return the affine layer applied straight to an input, unless it is a head."""
         features = self.features[key]
-        return (
-            cast("list[Affine]", list(features.layers[:1])) if isinstance(features, Dense) else []
-        )
+        found = list(features.layers[:1]) if isinstance(features, Dense) else []
+        return cast("list[Affine]", found)
 
     def forward(self, inputs: Inputs, supplied: Supplied) -> Tensor:
         """Map the inputs, (..., size) each, to the mean, (..., outputs)."""
-        hidden = [
-            (self.heads[key], net(inputs[key], supplied)) for key, net in self.features.items()
+        parts: list[Tensor] = [
+            self.heads[key](net(inputs[key], supplied)) for key, net in self.features.items()
         ]
-        return ACTIVATIONS[self.squash](_sum([head(value) for head, value in hidden]))
+        total: Tensor = sum(parts[1:], parts[0])
+        return ACTIVATIONS[self.squash](total)
 
-    def squared_error(
-        self, inputs: Inputs, target: Tensor, supplied: Supplied, heads: Mapping[str, str]
-    ) -> Tensor:
-        """Return `|target - mean|^2`, (...), without residuals if every head's projection is there.
-
-        Args:
-            inputs: As in `forward`.
-            target: (..., outputs).
-            supplied: May hold, under each head's name, `target @ head.weight`, (..., features).
-            heads: Per input, the name of its head.
-        """
-        if not (heads and all(name in supplied for name in heads.values())):
-            return (target - self.forward(inputs, supplied)).square().sum(-1)
-        hidden = torch.cat([net(inputs[key], supplied) for key, net in self.features.items()], -1)
-        projected = torch.cat([supplied[heads[key]] for key in self.features], -1)
-        layers = [cast(nn.Linear, self.heads[key]) for key in self.features]
-        weight = torch.cat([layer.weight for layer in layers], 1)  # (outputs, features)
-        cross = (hidden * projected).sum(-1)
-        norm = (hidden @ (weight.T @ weight) * hidden).sum(-1)
-        error = target.square().sum(-1) - 2 * cross + norm
-        biases = [layer.bias for layer in layers if layer.bias is not None]
-        if not biases:
-            return error
-        bias = _sum(biases)
-        return error + 2 * (hidden @ (weight.T @ bias)) - 2 * (target @ bias) + bias @ bias
+    def squared_error(self, inputs: Inputs, target: Tensor, supplied: Supplied) -> Tensor:
+        """Return `|target - mean|^2`, (...); target (..., outputs)."""
+        return (target - self.forward(inputs, supplied)).square().sum(-1)

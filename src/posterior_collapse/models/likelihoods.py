@@ -22,8 +22,6 @@ from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models.layers import Scale
 from posterior_collapse.specs import Spec
 
-__all__ = ["Categorical", "Observation", "OneHots", "draw", "observation_of"]
-
 
 class Observation(nn.Module, ABC):
     """`p(y|z)` of a likelihood that is not Gaussian, from the decoder's output."""

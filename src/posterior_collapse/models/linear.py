@@ -11,21 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from posterior_collapse.errors import InvalidArgumentError
-from posterior_collapse.likelihoods import FAMILIES
+from posterior_collapse.likelihoods import ENDLESS, FAMILIES
 from posterior_collapse.models.layers import Decoder, Encoder, Scale, log_head_of, relative_entropy
 from posterior_collapse.models.markov import MarkovVAE
 from posterior_collapse.models.objective import Terms, log_normaliser
-from posterior_collapse.theory.parameters import LARGEST
-
-__all__ = [
-    "LinearValues",
-    "exact_terms",
-    "linear_values",
-    "load_parameters",
-    "read_parameters",
-    "set_biases",
-    "trained_parameters",
-]
 
 
 class LinearValues(NamedTuple):
@@ -284,7 +273,7 @@ def _constant_output(model: MarkovVAE, mean_y: Tensor) -> Tensor:
         return mean_y
     with np.errstate(divide="ignore"):
         output = FAMILIES[model.spec.likelihood].link(mean_y.cpu().double().numpy())
-    return torch.from_numpy(output.clip(-LARGEST, LARGEST)).to(mean_y)
+    return torch.from_numpy(output.clip(-ENDLESS, ENDLESS)).to(mean_y)
 
 
 def _layers(model: MarkovVAE) -> dict[str, nn.Linear]:

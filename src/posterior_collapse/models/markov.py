@@ -34,8 +34,6 @@ from posterior_collapse.specs import ChainSpec, CVAESpec, Spec
 if TYPE_CHECKING:
     from posterior_collapse.models.architecture import Architecture, Shapes
 
-__all__ = ["MarkovVAE"]
-
 
 class MarkovVAE(LatentModel, nn.Module):
     """A latent model made of an `Encoder` and a `Decoder` per level; `build` makes one.
@@ -87,14 +85,9 @@ class MarkovVAE(LatentModel, nn.Module):
                 module.name = name
         self.data_layers = self._data_layers()
         self.masks = {m.name: m for m in self.modules() if isinstance(m, Mask)}
-        names = {id(module): name for name, module in self.named_modules()}
         bottom = self._decoder(1)
-        self._heads = (
-            {key: names[id(head)] for key, head in bottom.heads.items()}
-            if bottom.affine and observation is None
-            else {}
-        )
-        self.heads = tuple(self._heads.values())
+        projects = bottom.affine and observation is None
+        self.heads = tuple(f"decoders.0.heads.{key}" for key in bottom.heads if projects)
 
     @property
     def centred(self) -> bool:
@@ -134,8 +127,7 @@ class MarkovVAE(LatentModel, nn.Module):
             noise: Standard normal, one (batch, units) per level, as `draw_noise` gives.
             supplied: Tensors by layer name, used instead of what the layer would compute: for a
                 name of `data_layers`, its output; for one of `masks`, the mask (absent: no
-                dropout); for all of `heads`, `y @ weight`, with which the squared error needs no
-                residuals.
+                dropout).
 
         Raises:
             InvalidArgumentError: The data do not have the model's shapes.
@@ -244,7 +236,7 @@ class MarkovVAE(LatentModel, nn.Module):
         """Squared error, eta_dec and normaliser, or what stands for them; see `Terms`."""
         decoder = self._decoder(1)
         if self.observation is None:
-            error = decoder.squared_error(inputs, target, supplied, self._heads)
+            error = decoder.squared_error(inputs, target, supplied)
             return error, self._eta(0), log_normaliser(self._eta(0), self.shapes.y_dim)
         output = decoder(inputs, supplied).to(target.dtype)  # of bfloat16 products
         one = self.eta_enc.new_ones(())
@@ -278,14 +270,7 @@ class MarkovVAE(LatentModel, nn.Module):
             raise InvalidArgumentError(
                 "y", "nothing", "the target of a conditional model", "Pass x and y."
             )
-        for name, value, dim in (("x", x, self.shapes.x_dim), ("y", y, self.shapes.y_dim)):
-            if value is not None and value.shape[-1:] != (dim,):
-                raise InvalidArgumentError(
-                    name,
-                    f"shape {tuple(value.shape)}",
-                    f"(..., {dim})",
-                    "Pass rows of as many numbers as the model was built for, images flattened.",
-                )
+        self.shapes.check(x, y)
 
     def _check_level(self, level: int) -> None:
         if not 1 <= level <= len(self.units):

@@ -6,7 +6,7 @@ that was asked for, in float32: both take half the time.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy.linalg import blas
@@ -16,12 +16,20 @@ from posterior_collapse.arrays import (
     Array,
     Float,
     chunks,
+    is_lazy,
     refuse_non_finite,
-    refuse_overflow,
 )
 from posterior_collapse.moments.integers import Integers
 
-__all__ = ["CLEAR", "LEAST_SQUARES", "ROUNDING", "Accumulator", "Precision", "is_single"]
+__all__ = [
+    "CLEAR",
+    "LEAST_SQUARES",
+    "ROUNDING",
+    "Accumulator",
+    "Precision",
+    "is_single",
+    "of_blocks",
+]
 
 Precision = Literal["float64", "float32"]
 
@@ -172,12 +180,9 @@ class Accumulator:
                 column += part.shape[1]
             with np.errstate(invalid="ignore", over="ignore"):
                 shift = self._add(joint)
-            if not np.isfinite(shift).all():
+            if not (np.isfinite(shift).all() and np.isfinite(self._upper.trace())):
                 for name, part in zip(names, parts, strict=True):
                     refuse_non_finite(name, part, row + start)
-            if not np.isfinite(self._upper.trace()):
-                for name, part in zip(names, parts, strict=True):
-                    refuse_overflow(name, part)
 
     def _add(self, joint: Float) -> Float:
         """Add rows, overwriting them; return their mean relative to the mean so far."""
@@ -352,3 +357,46 @@ class _Group:
 def is_single(dtype: np.dtype[np.generic]) -> bool:
     """Return whether a type is float32, in any order of bytes."""
     return dtype.kind == "f" and dtype.itemsize == 4
+
+
+def of_blocks(names: tuple[str, ...], arrays: list[Array], precision: Precision) -> Accumulator:
+    """Return what an `Accumulator` saw of dask arrays: each block where it lies, merged pairwise.
+
+    Args:
+        names: What to call each array in an error.
+        arrays: Of dask, chunked in any way, or one of NumPy, with the same number of rows.
+        precision: As of `Accumulator.update`.
+
+    Raises:
+        DataError: As `Accumulator.update`.
+    """
+    from dask import array as da
+    from dask.delayed import delayed
+
+    lazy: list[Any] = [a if is_lazy(a) else da.asarray(np.asarray(a)) for a in arrays]  # type: ignore[no-untyped-call]
+    heights = lazy[0].chunks[0]
+    starts = np.concatenate([[0], np.cumsum(heights)[:-1]]).astype(int)
+    columns = [a.rechunk({0: heights, 1: -1}).to_delayed().ravel() for a in lazy]
+    parts = [
+        delayed(_of_block)(names, int(start), precision, *blocks)
+        for start, *blocks in zip(starts, *columns, strict=True)
+    ]
+    while len(parts) > 1:
+        pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
+        parts = [delayed(_sum)(*p) if len(p) == 2 else p[0] for p in pairs]
+    found: Accumulator = parts[0].compute()
+    return found
+
+
+def _of_block(
+    names: tuple[str, ...], start: int, precision: Precision, *blocks: Any
+) -> Accumulator:
+    part = Accumulator.empty(sum(block.shape[1] for block in blocks))
+    part.update(names, [np.asarray(block) for block in blocks], row=start, precision=precision)
+    return part.copy()
+
+
+def _sum(one: Accumulator, two: Accumulator) -> Accumulator:
+    total = one.copy()
+    total.merge(two)
+    return total

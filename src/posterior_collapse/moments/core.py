@@ -13,10 +13,13 @@ from scipy import linalg
 from posterior_collapse.arrays import Array, Float, as_samples, is_lazy, refuse_non_finite
 from posterior_collapse.data.samples import Samples, Stream, as_pair, read
 from posterior_collapse.errors import DataError, InvalidArgumentError, NotSolvedError
-from posterior_collapse.moments import lazy, wide
-from posterior_collapse.moments.accumulate import Accumulator, Precision
+from posterior_collapse.moments import wide
+from posterior_collapse.moments.accumulate import Accumulator, Precision, of_blocks
 
 __all__ = ["Moments"]
+
+LEAST_VARIANCE = 1e-300
+"""Smaller ones are squares that a float64 holds with few digits, or none."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -127,7 +130,11 @@ class Moments:
         precision: Precision = "float64",
     ) -> Moments:
         """Measure what `data.samples.read` made of data; see `from_arrays` and `from_batches`."""
-        factor = _scale(scale)
+        real = isinstance(scale, (int, float, np.number)) and not np.iscomplexobj(scale)
+        if not (real and np.isfinite(scale) and scale != 0):
+            raise InvalidArgumentError(
+                "scale", repr(scale), "a finite factor that is not 0", "Pass e.g. scale=1/255."
+            )
         if precision not in get_args(Precision):
             raise InvalidArgumentError(
                 "precision", repr(precision), "'float64' or 'float32'", "Leave it out."
@@ -137,43 +144,78 @@ class Moments:
                 "data", f"a {type(data).__name__}", "what data.samples.read returns",
                 "Call Moments.from_arrays or Moments.from_batches.",
             )  # fmt: skip
-        if isinstance(data, Samples) and data.y is not None:
-            precision = "float64"
         if isinstance(data, Stream):
-            return cls._of_stream(data, center, precision)._rescaled(factor)._usable()
-        names, arrays = _named(data.x, data.y)
-        if any(map(is_lazy, arrays)):
-            joint, split = lazy.measure(names, arrays, precision)
-        elif max(a.shape[1] for a in arrays) > wide.MAX_FEATURES:
-            return cls._wide(names, arrays, center, precision)._rescaled(factor)._usable()
+            found = cls._of_stream(data, center, precision)
         else:
-            joint, split = Accumulator.empty(sum(a.shape[1] for a in arrays)), arrays[0].shape[1]
-            joint.update(names, arrays, precision=precision)
-        return cls._narrow(joint, split, data.y is not None, center)._rescaled(factor)._usable()
+            found = cls._of_rows(*_named(data.x, data.y), center, precision)
+        return found._rescaled(float(scale))
+
+    @classmethod
+    def _of_rows(
+        cls, names: tuple[str, ...], arrays: list[Array], center: bool, precision: Precision
+    ) -> Moments:
+        widths = [array.shape[1] for array in arrays]
+        paired, lazy = len(arrays) == 2, any(map(is_lazy, arrays))
+        if paired:
+            precision = "float64"
+        if max(widths) <= wide.MAX_FEATURES:
+            if lazy:
+                joint = of_blocks(names, arrays, precision)
+            else:
+                joint = Accumulator.empty(sum(widths))
+                joint.update(names, arrays, precision=precision)
+            return cls._of_joint(joint, widths, center)
+        if lazy:
+            raise DataError(
+                " and ".join(names),
+                f"dask arrays of {widths} features",
+                f"at most {wide.MAX_FEATURES} features",
+                "Pass x.compute(), or a memory map.",
+            )
+        return cls(
+            n=len(arrays[0]),
+            paired=paired,
+            center=center,
+            features=(widths[0], widths[-1]),
+            **wide.reduce(names, arrays, precision)._asdict(),
+        )
+
+    @classmethod
+    def _of_joint(cls, joint: Accumulator, widths: list[int], center: bool) -> Moments:
+        return cls(
+            joint.n,
+            joint.mean,
+            joint.cov,
+            split=widths[0],
+            paired=len(widths) == 2,
+            center=center,
+            features=(widths[0], widths[-1]),
+            rounding=joint.rounding,
+        )
 
     @classmethod
     def _of_stream(cls, data: Stream, center: bool, precision: Precision) -> Moments:
         joint: Accumulator | None = None
         wide_parts: list[list[Array]] = []
         names: tuple[str, ...] = ()
-        split = row = 0
+        row, widths = 0, [0]
         for pair in data.batches():
             names, arrays = _named(*pair)
-            split, width = arrays[0].shape[1], sum(a.shape[1] for a in arrays)
-            if max(a.shape[1] for a in arrays) > wide.MAX_FEATURES:
+            widths = [array.shape[1] for array in arrays]
+            if max(widths) > wide.MAX_FEATURES:
                 wide.refuse_many(row + len(arrays[0]))
                 wide_parts.append([np.array(a) for a in arrays])  # loaders may reuse their buffers
             else:
-                joint = joint or Accumulator.empty(width)
+                joint = joint or Accumulator.empty(sum(widths))
                 alone = precision if len(arrays) == 1 else "float64"
                 joint.update(names, arrays, row=row, precision=alone)
             row += len(arrays[0])
         if wide_parts:
             whole = [np.concatenate(side) for side in zip(*wide_parts, strict=True)]
-            return cls._wide(names, whole, center, precision if len(whole) == 1 else "float64")
+            return cls._of_rows(names, whole, center, precision)
         if joint is None:
             raise DataError("batches", "no batch", "at least one batch", "Check the loader.")
-        return cls._narrow(joint, split, len(names) == 2, center)
+        return cls._of_joint(joint, widths, center)
 
     @classmethod
     def from_matrices(
@@ -318,20 +360,17 @@ class Moments:
             cov = self.cov * scale * scale[:, None]
             return dataclasses.replace(self, mean=self.mean * scale, cov=cov)
         change, divided = basis.divided(by)
-        if not self.paired:
-            return dataclasses.replace(
-                self,
-                mean=self.mean @ change,
-                cov=change.T @ self.cov @ change,
-                split=change.shape[1],
-                bases=(divided, divided),
-            )
-        whole = linalg.block_diag(np.eye(self.split), change)
+        if self.paired:
+            split, basis_x = self.split, self.bases[0]
+            change = linalg.block_diag(np.eye(split), change)
+        else:
+            split, basis_x = change.shape[1], divided
         return dataclasses.replace(
             self,
-            mean=self.mean @ whole,
-            cov=whole.T @ self.cov @ whole,
-            bases=(self.bases[0], divided),
+            mean=self.mean @ change,
+            cov=change.T @ self.cov @ change,
+            split=split,
+            bases=(basis_x, divided),
         )
 
     def with_constant_input(self) -> Moments:
@@ -345,7 +384,7 @@ class Moments:
             split=at + 1,
             features=(self.features[0] + 1, self.features[1]),
             center=False,
-            bases=(basis_x and basis_x.with_constant(), basis_y),
+            bases=(basis_x and dataclasses.replace(basis_x, constant=True), basis_y),
         )
 
     @property
@@ -359,65 +398,19 @@ class Moments:
         return block + np.outer(self.mean[rows], self.mean[columns])
 
     def _rescaled(self, scale: float) -> Moments:
-        if scale == 1.0:
-            return self
-        return dataclasses.replace(
-            self,
-            mean=self.mean * scale,
-            cov=self.cov * scale**2,
-            unresolved=self.unresolved * scale**2,
-        )
-
-    def _usable(self) -> Moments:
+        """These moments of data that are multiplied by a factor; refuse what has no variance."""
         if self.n is not None and self.n < 2:
             raise DataError("x", "a single sample", "at least two samples", "Pass more rows.")
-        if np.trace(self.cov) == 0:
+        cov = self.cov if scale == 1.0 else self.cov * scale**2
+        if np.trace(cov) < LEAST_VARIANCE:
             raise DataError(
-                "x", "data that are all constant", "some variance", "Check what was loaded."
+                "x",
+                "data that are all constant, or vary by less than 1e-150",
+                "some variance",
+                "Check what was loaded, or rescale it.",
             )
-        return self
-
-    @classmethod
-    def _narrow(cls, joint: Accumulator, split: int, paired: bool, center: bool) -> Moments:
-        d_y = len(joint.mean) - split if paired else split
-        return cls(
-            joint.n,
-            joint.mean,
-            joint.cov,
-            split,
-            paired,
-            center,
-            (split, d_y),
-            rounding=joint.rounding,
-        )
-
-    @classmethod
-    def _wide(
-        cls, names: tuple[str, ...], arrays: list[Array], center: bool, precision: Precision
-    ) -> Moments:
-        reduced = wide.reduce(names, arrays, precision)
-        d_x, d_y = arrays[0].shape[1], arrays[-1].shape[1]
-        return cls(
-            len(arrays[0]),
-            reduced.mean,
-            reduced.cov,
-            reduced.split,
-            len(arrays) == 2,
-            center,
-            (d_x, d_y),
-            reduced.unresolved,
-            reduced.bases,
-            reduced.rounding,
-        )
-
-
-def _scale(scale: float) -> float:
-    real = isinstance(scale, (int, float, np.number)) and not np.iscomplexobj(scale)
-    if not (real and np.isfinite(scale) and scale != 0):
-        raise InvalidArgumentError(
-            "scale", repr(scale), "a finite factor that is not 0", "Pass e.g. scale=1/255."
-        )
-    return float(scale)
+        tail = self.unresolved * scale**2
+        return dataclasses.replace(self, mean=self.mean * scale, cov=cov, unresolved=tail)
 
 
 def _named(x: Any, y: Any) -> tuple[tuple[str, ...], list[Array]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import linalg
@@ -48,7 +48,8 @@ NOISE = 1e-7
 class Basis:
     """Orthonormal rows spanning the coordinates: ``weights @ (rows - center)``, or dense rows.
 
-    `shares` are the features' parts of the total variance, where they were measured.
+    With `constant` a 1 is one more coordinate and feature. `shares` are the features' parts of the
+    total variance, where they were measured.
     """
 
     rows: Array
@@ -58,10 +59,6 @@ class Basis:
     constant: bool = False
     divisor: Float | None = None
     shares: Float | None = None
-
-    def with_constant(self) -> Basis:
-        """Return the basis for data with a constant 1 as one more coordinate and feature."""
-        return dataclasses.replace(self, constant=True)
 
     def lift(self, coordinates: Float) -> Float:
         """Return vectors of the data space, shape (k, d), from coordinates, shape (k, r)."""
@@ -122,9 +119,8 @@ class Basis:
             yield columns, part if self.divisor is None else part / self.divisor[columns]
 
 
-@dataclass(frozen=True, eq=False)
-class Reduced:
-    """Joint mean and covariance in coordinates, and the bases these refer to."""
+class Reduced(NamedTuple):
+    """Joint mean and covariance in coordinates, and the bases these refer to; see `Moments`."""
 
     mean: Float
     cov: Float

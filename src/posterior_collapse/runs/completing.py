@@ -20,23 +20,7 @@ from posterior_collapse.runs.run import BY_MINIBATCHES, Run, fit_options
 from posterior_collapse.runs.store import Outcome, Record, Store
 from posterior_collapse.training import Fitted, fit, fit_many
 from posterior_collapse.training import Progress as Epoch
-
-__all__ = [
-    "CHECKPOINT_SHARE",
-    "MOST_TOGETHER",
-    "Done",
-    "Execute",
-    "Job",
-    "Progress",
-    "Spread",
-    "Training",
-    "attempt",
-    "complete",
-    "groups",
-    "here",
-    "retrained_together",
-    "trained_together",
-]
+from posterior_collapse.training.tracing import processor
 
 MOST_TOGETHER = 12
 """Runs per group. A group is kept when it ends: more would gain little speed and risk more."""
@@ -365,23 +349,14 @@ def _gone(store: Store, key: str) -> OutputError:
 
 
 def _origin(device: str) -> dict[str, Any]:
-    cuda = device.startswith("cuda")
-    hardware = torch.cuda.get_device_name(device) if cuda else _processor()
-    instructions = torch.backends.cpu.get_cpu_capability()
+    if device.startswith("cuda"):
+        hardware = torch.cuda.get_device_name(device)
+    else:
+        name = processor("model name") or platform.processor() or platform.machine()
+        instructions = torch.backends.cpu.get_cpu_capability()
+        hardware = f"{name}, {instructions}, {torch.get_num_threads()} threads"
     return {
         "version": version("posterior-collapse"),
         "torch": torch.__version__,
-        "hardware": hardware
-        if cuda
-        else f"{hardware}, {instructions}, {torch.get_num_threads()} threads",
+        "hardware": hardware,
     }
-
-
-def _processor() -> str:
-    """The processor's name, which Linux keeps in a file."""
-    try:
-        with open("/proc/cpuinfo") as file:
-            names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()

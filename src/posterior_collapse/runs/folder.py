@@ -46,20 +46,6 @@ from posterior_collapse.specs import Spec
 from posterior_collapse.training import Progress, Settings, checkpoints
 from posterior_collapse.training.states import load_model
 
-__all__ = [
-    "CONFIG",
-    "SUMMARY",
-    "SWEEP",
-    "asked",
-    "beginning",
-    "check_free",
-    "load",
-    "members",
-    "read",
-    "train",
-    "trained",
-]
-
 SUMMARY = "summary.json"
 DATA = ("given", "task", "label", "scale", "split", "data_dir")
 """What names the data in a file beside `source` and, once they were read, `sha256`."""

@@ -16,8 +16,6 @@ from posterior_collapse.specs import Spec
 from posterior_collapse.theory import Forecast, forecast
 from posterior_collapse.training.settings import effective_spec
 
-__all__ = ["WIDER", "Goal", "Theory"]
-
 LOWEST = 64.0
 """Factor below the linear model's beta within which a network is looked for."""
 WIDER = 2.0

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from posterior_collapse import files
 from posterior_collapse.data import Dataset
 from posterior_collapse.data.registry import canonical
@@ -17,15 +15,11 @@ from posterior_collapse.errors import CorruptFileError, DataError, MissingFileEr
 from posterior_collapse.runs import folder as folders
 from posterior_collapse.runs.run import Run
 from posterior_collapse.runs.store import Outcome, Record, Store
-from posterior_collapse.runs.sweep import Sweep
+from posterior_collapse.runs.sweep import Sweep, hashed
 from posterior_collapse.training import checkpoints
 from posterior_collapse.training.arguments import check_device
-from posterior_collapse.training.batches import feed
-from posterior_collapse.training.fitting import DTYPES
 from posterior_collapse.training.settings import effective_spec
 from posterior_collapse.training.states import load_model
-
-__all__ = ["Kept", "members", "swept"]
 
 
 @dataclass(frozen=True)
@@ -179,7 +173,4 @@ def _known(run: Run, dataset: Dataset, record: Record | None) -> bool | None:
         return None
     if record is None:
         return files.fingerprint([dataset.x, dataset.y]) == run.data.sha256
-    dtype = torch.float64 if run.method == "exact" else DTYPES[run.settings.precision]
-    return feed(dataset, run.spec, run.settings.batch_size, dtype, "cpu").fingerprint() == (
-        run.data.sha256
-    )
+    return hashed(dataset, run.spec, run.settings, run.method == "exact") == run.data.sha256

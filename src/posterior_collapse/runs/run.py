@@ -16,8 +16,6 @@ from posterior_collapse.specs import Spec, VAESpec
 from posterior_collapse.training import Settings
 from posterior_collapse.training.arguments import check_together
 
-__all__ = ["Evaluation", "Run", "RunData", "asked", "fit_options"]
-
 METHODS = ("minibatch", "widened", "dead", "exact", "recorded", "decayed")
 BY_MINIBATCHES = ("minibatch", "widened", "dead")
 """Those of which many runs train together."""

@@ -34,8 +34,6 @@ from posterior_collapse.training import Progress as Epoch
 from posterior_collapse.training import checkpoints
 from posterior_collapse.training.course import Pause
 
-__all__ = ["spread_over"]
-
 PATIENCE = 60.0
 """Seconds that a task trains, and then to the end of the epoch: so much is lost with a worker."""
 SHARE = 0.1

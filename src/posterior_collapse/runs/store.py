@@ -36,8 +36,6 @@ from posterior_collapse.runs.run import Run
 from posterior_collapse.training import checkpoints
 from posterior_collapse.training.states import load_model
 
-__all__ = ["Outcome", "Record", "Store"]
-
 RUN, ARRAYS = "run.json", "arrays.npz"
 FILES, SEAL, TOGETHER = "files", "sha256", "company"
 """Entries of `run.json`: the SHA-256 of each other file, that of all its other entries, and the
@@ -260,7 +258,8 @@ class Store:
 
     def work(self, runs: Sequence[Run]) -> list[Path]:
         """Return a folder per run for the checkpoints of a group that trains."""
-        return [self._group(runs) / run.key for run in runs]
+        group = self.folder / WORK / digest({"together": [run.key for run in runs]})[:20]
+        return [group / run.key for run in runs]
 
     def worked(self, keys: Collection[str]) -> None:
         """Take away the checkpoints of groups of which every run is kept.
@@ -277,9 +276,6 @@ class Store:
                     shutil.rmtree(group)
         with contextlib.suppress(OSError):
             (self.folder / WORK).rmdir()  # unless another group trains
-
-    def _group(self, runs: Sequence[Run]) -> Path:
-        return self.folder / WORK / digest({"together": [run.key for run in runs]})[:20]
 
     def tidy(self, keys: Sequence[str]) -> None:
         """Take away what processes that were killed left of runs; call it under their claim."""

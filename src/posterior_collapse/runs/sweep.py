@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
-import torch
 
 from posterior_collapse.arrays import is_lazy
 from posterior_collapse.data import Dataset
 from posterior_collapse.data.about import About
-from posterior_collapse.errors import DataError, InvalidArgumentError
+from posterior_collapse.errors import DataError
 from posterior_collapse.files import digest
 from posterior_collapse.models import Architecture
 from posterior_collapse.progress import Display
@@ -38,9 +37,7 @@ from posterior_collapse.training import Settings
 from posterior_collapse.training.arguments import per_run, several, split
 from posterior_collapse.training.batches import feed
 from posterior_collapse.training.course import describe
-from posterior_collapse.training.fitting import DTYPES
-
-__all__ = ["Finished", "Sweep", "sweep"]
+from posterior_collapse.training.fitting import dtype_of
 
 Finished: TypeAlias = Outcome | Record
 
@@ -178,11 +175,6 @@ def sweep(
     if common.checkpoint_every == 1 and common.checkpoint_steps is None:
         common = common.replace(checkpoint_share=CHECKPOINT_SHARE)
     each = [common.replace(**changes) for changes in per_run(given, len(specs))]
-    if not specs:
-        raise InvalidArgumentError("specs", "none", "at least one spec", "Pass some specs.")
-    for spec in specs:
-        if not isinstance(spec, Spec):
-            raise InvalidArgumentError("spec", type(spec).__name__, "a Spec", "Pass a VAESpec.")
     net = Architecture.of(architecture, **networks)
     choice = _choice(data, validation, specs[0], common, exact)
     if folder is not None and choice.sha256 is None:
@@ -241,11 +233,16 @@ def _readable_again(data: Any) -> Any:
 
 
 def _choice(data: Any, validation: Any, spec: Spec, settings: Settings, exact: bool) -> RunData:
-    """Name data by their values, in the precision in which they are trained on."""
-    dtype = torch.float64 if exact else DTYPES[settings.precision]
+    """Name data by their values."""
     passed = [one for one in (data, validation) if one is not None]
-    hashes = [feed(one, spec, settings.batch_size, dtype, "cpu").fingerprint() for one in passed]
+    hashes = [hashed(one, spec, settings, exact) for one in passed]
     known = None not in hashes
     together = hashes[0] if len(hashes) == 1 else digest({"data": hashes})
     name = data.name if isinstance(data, Dataset) else "array"
     return RunData(name, sha256=together if known else None)
+
+
+def hashed(data: Any, spec: Spec, settings: Settings, exact: bool) -> str | None:
+    """Return the hash of data in the precision they are trained on in; None: of a DataLoader."""
+    fed = feed(data, spec, settings.batch_size, dtype_of(settings, exact), "cpu")
+    return fed.fingerprint()

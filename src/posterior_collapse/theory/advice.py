@@ -7,6 +7,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -55,8 +56,8 @@ class Change(Record):
             >>> Change("betas[1]", 1.0, 0.5, 2).name
             'beta_2'
         """
-        field, level = _place(self.parameter)
-        return field if level is None else checks.level(field, level + 1)
+        field, _, index = self.parameter.partition("[")
+        return checks.level(field, int(index[:-1]) + 1) if index else field
 
     @property
     def text(self) -> str:
@@ -117,17 +118,13 @@ def advise(
         return _active(modes, spec) if times is None else weighted(modes.theta, spec, times)
 
     units = spec.dims[-1]
-    goal = units if wanted is None else wanted
-    if isinstance(goal, bool) or not isinstance(goal, (int, np.integer)) or goal < 1:
-        raise InvalidArgumentError(
-            "active", repr(goal), "a number of units, at least 1", "Pass e.g. active=8."
-        )
+    goal = units if wanted is None else checks.count("active", wanted)
     possible = int(np.count_nonzero(modes.theta))
     now = count(spec) or 0
-    reach = min(int(goal), possible)
+    reach = min(goal, possible)
     changes = _changes(count, spec, reach) if now < reach else ()
-    text = _words(modes, count, spec, int(goal), now, possible, changes)
-    return Advice(int(goal), now, units, possible, changes, text)
+    found = Advice(goal, now, units, possible, changes, "")
+    return found.replace(text=_words(found, modes, count, spec))
 
 
 def _changes(count: Count, spec: Spec, goal: int) -> tuple[Change, ...]:
@@ -138,20 +135,12 @@ def _changes(count: Count, spec: Spec, goal: int) -> tuple[Change, ...]:
     if needed and widened >= goal:
         name = "latent_dim" if hasattr(spec, "latent_dim") else "latent_dims"
         return (Change(name, min(spec.dims), goal, widened),)
-    found = (_nearest(count, wide, name, goal) for name in _tunable(wide))
+    found = (_nearest(count, *tunable, goal) for tunable in _tunable(wide))
     return tuple(dataclasses.replace(change, units=needed) for change in found if change)
 
 
-def _words(
-    modes: Modes,
-    count: Count,
-    spec: Spec,
-    goal: int,
-    now: int,
-    possible: int,
-    changes: tuple[Change, ...],
-) -> str:
-    units = spec.dims[-1]
+def _words(advice: Advice, modes: Modes, count: Count, spec: Spec) -> str:
+    goal, now, units, possible = advice.wanted, advice.active, advice.units, advice.possible
     are = "unit is" if units == 1 else "units are"
     if possible == 0:
         why = "x explains all of y" if modes.conditional else "the data do not vary"
@@ -178,9 +167,10 @@ def _words(
                 else "No other mode of the data would keep one."
             )
         return " ".join(lines)
-    if changes:
-        lines.append("Any one of these is enough:" if len(changes) > 1 else "This is enough:")
-        lines += [change.text for change in changes]
+    if advice.changes:
+        several = len(advice.changes) > 1
+        lines.append("Any one of these is enough:" if several else "This is enough:")
+        lines += [change.text for change in advice.changes]
     elif min(spec.dims) < reach:
         lines.append(f"That takes {reach} units at every level, and as many sigmas.")
     else:
@@ -244,32 +234,24 @@ def _active(modes: Modes, spec: Spec, level: int = -1) -> int | None:
     return int(np.count_nonzero(state.informed[level]))
 
 
-def _tunable(spec: Spec) -> Iterator[str]:
-    """Names of the positive numbers that a user may turn: betas, decoder stds, fixed sigmas."""
-    fixed = {"model", "latent_dim", "latent_dims", "eta_enc", "dispersion"}
+def _tunable(spec: Spec) -> Iterator[tuple[str, float, Callable[[float], Spec]]]:
+    """The positive numbers that a user may turn: betas, decoder stds, fixed sigmas.
+
+    Yields:
+        Name, value, and what gives the spec with another value.
+    """
+    untouched = {"model", "latent_dim", "latent_dims", "eta_enc", "dispersion"}
     for name, value in spec.to_dict().items():
-        if name in fixed:
+        if name in untouched:
             continue
         if isinstance(value, float):
-            yield name
-        elif isinstance(value, list) and name in ("betas", "eta_decs"):
-            yield from (f"{name}[{i}]" for i in range(len(value)))
+            yield name, value, partial(_turned, spec, name, None)
+        elif name in ("betas", "eta_decs"):
+            for level, one in enumerate(value):
+                yield f"{name}[{level}]", one, partial(_turned, spec, name, level)
 
 
-def _place(name: str) -> tuple[str, int | None]:
-    """Split "betas[1]" into the field of a spec and the level; None: it has one value."""
-    field, _, index = name.partition("[")
-    return field, int(index[:-1]) if index else None
-
-
-def _get(spec: Spec, name: str) -> float:
-    field, level = _place(name)
-    value = getattr(spec, field)
-    return float(value if level is None else value[level])
-
-
-def _with(spec: Spec, name: str, value: float) -> Spec:
-    field, level = _place(name)
+def _turned(spec: Spec, field: str, level: int | None, value: float) -> Spec:
     if level is None:
         return spec.replace(**{field: value})
     values = list(getattr(spec, field))
@@ -277,13 +259,14 @@ def _with(spec: Spec, name: str, value: float) -> Spec:
     return spec.replace(**{field: values})
 
 
-def _nearest(count: Count, spec: Spec, name: str, goal: int) -> Change | None:
+def _nearest(
+    count: Count, name: str, current: float, turned: Callable[[float], Spec], goal: int
+) -> Change | None:
     """The value of one parameter nearest (in ratio) to the present one that reaches the goal."""
-    current = _get(spec, name)
 
     def active(value: float) -> int | None:
         try:
-            return count(_with(spec, name, value))
+            return count(turned(value))
         except InvalidArgumentError:  # beyond what a spec may hold
             return None
 

@@ -6,15 +6,22 @@ too.
 
 Hierarchies: the optimum as a `State`. Arrays broadcast over leading axes (grids of betas or etas);
 the last axis runs over modes.
+
+Thresholds: one `Threshold` per level, arrays over modes: the variance a mode must exceed for its
+unit to be active, and the beta of the level and the eta_dec above which its unit collapses
+(infinity: never; 0: always; NaN: undetermined).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
+from posterior_collapse import checks
 from posterior_collapse.arrays import Float
 from posterior_collapse.errors import UnboundedObjectiveError
 from posterior_collapse.theory.state import Bool, Numbers, State, at_least_one, fit
@@ -22,6 +29,8 @@ from posterior_collapse.theory.state import Bool, Numbers, State, at_least_one, 
 Number = Float | float
 Std = Float | None
 """Posterior std of a level, ascending if per unit; None if learned per unit."""
+HALVINGS = 60
+"""Of the range that a critical value is looked for in; they leave 1e-16 of it."""
 
 
 def learned(signal: Float, threshold: Number, eta_enc: float) -> tuple[Float, Float]:
@@ -178,11 +187,9 @@ def all_learned(theta: Float, dims: Sequence[int], numbers: Numbers) -> State:
     signal = fit(theta, dims[0]) ** 2
     second, noise = [], []
     for level, prior in enumerate(numbers.priors):
-        heard = signal if level == 0 else np.zeros(dims[level])
-        unit = learned(heard, threshold, 1.0)
-        scale = np.square(prior)
-        second.append(unit[0] * scale)
-        noise.append(unit[1] * scale)
+        unit = learned(signal if level == 0 else np.zeros(dims[level]), threshold, 1.0)
+        second.append(unit[0] * np.square(prior))
+        noise.append(unit[1] * np.square(prior))
     return State(theta, second, noise)
 
 
@@ -190,7 +197,8 @@ def first_learned(theta: Float, dims: Sequence[int], numbers: Numbers, sigma_2: 
     """Optimum of two levels with Sigma_1 learned and Sigma_2 fixed (section 3c)."""
     assert sigma_2 is not None
     variance = np.square(numbers.etas[1])
-    kappa = _kappa(numbers, sigma_2)
+    ratio = np.sqrt(numbers.betas[1] / np.asarray(numbers.betas[0]))
+    kappa = ratio * (numbers.etas[1] / numbers.eta_enc) * sigma_2
     gain = at_least_one(variance / np.square(kappa))
     gain = fit(gain * np.ones(dims[1]), dims[0])
     second = variance * np.where(gain > 0, gain, 1.0)
@@ -198,32 +206,6 @@ def first_learned(theta: Float, dims: Sequence[int], numbers: Numbers, sigma_2: 
     noise = second / at_least_one(fit(theta, dims[0]) ** 2 / threshold)
     above = fixed(fit(np.sqrt(second), dims[1]), kappa, sigma_2)
     return State(theta, [second, above[0]], [noise, above[1]])
-
-
-def two_fixed(
-    theta: Float, dims: Sequence[int], numbers: Numbers, sigma_1: Std, sigma_2: Std
-) -> State:
-    """Optimum of two levels with Sigma_1 fixed, Sigma_2 fixed or learned (3a, 3b, 3d)."""
-    assert sigma_1 is not None
-    one, two = numbers.cut(dims[0]), numbers.cut(dims[1])
-    noise = np.square(sigma_1) * np.ones(dims[0])
-    reach = fit(theta, dims[0]) * np.sqrt(noise)
-    alone = reach / np.sqrt(one.betas[0]) * (one.etas[1] / np.asarray(one.etas[0]))
-    if sigma_2 is None:
-        helped = reach**2 / (one.betas[1] * np.square(one.etas[0]))
-    else:
-        kappa = fit(_kappa(two, sigma_2) * np.ones(dims[1]), dims[0])
-        helped = (alone**2 / np.where(kappa > 0, kappa, 1.0)) ** (2 / 3)
-    has_parent = np.arange(dims[0]) < dims[1]
-    second = np.maximum(alone, np.where(has_parent, helped, 0.0))
-    second = noise * at_least_one(second / noise)
-    heard = fit(second, dims[1])
-    if sigma_2 is None:
-        threshold = two.betas[1] / np.asarray(two.betas[0]) * np.square(two.etas[1])
-        above = learned(heard, threshold, numbers.eta_enc)
-    else:
-        above = fixed(np.sqrt(heard), _kappa(two, sigma_2), sigma_2)
-    return State(theta, [second, above[0]], [noise * np.ones_like(second), above[1]])
 
 
 def all_fixed(theta: Float, dims: Sequence[int], numbers: Numbers, sigmas: Sequence[Std]) -> State:
@@ -276,22 +258,190 @@ def _taut(terms: Sequence[Float], present: Sequence[Bool], most: Float) -> list[
         present: Whether the mode has a unit at each point; the string is cut after one without.
         most: Steepest fall of the string at its end; infinity: none is too steep.
     """
-    points = len(terms)
-    gains = [np.zeros(np.broadcast_shapes(*map(np.shape, terms)))] * (points + 1)
-    linked = [np.logical_and.reduce(present[first:]) for first in range(points)]
-    for first in range(points):
+    end = len(terms)
+    gains = [np.zeros(np.broadcast_shapes(*map(np.shape, terms)))] * end
+    for first in range(end - 1):
+        lines, fall, linked = [], np.zeros(()), np.ones((), bool)
+        for stop in range(first + 1, end + 1):
+            fall, linked = fall + terms[stop - 1], linked & present[stop - 1]
+            lines.append((stop, -fall / (stop - first), linked))
         # Rise per level of the steepest straight line from here to a point beyond `stop`.
-        steepest = np.where(linked[first], -most, -np.inf)
-        for stop in range(points, first, -1):
-            reached = np.logical_and.reduce(present[first:stop])
-            slope = -sum(terms[first:stop]) / (stop - first)
-            lifted = (stop - first) * (steepest - slope)
-            gains[stop] = np.maximum(gains[stop], np.where(reached, lifted, 0.0))
+        steepest = np.where(linked, np.maximum(lines.pop()[1], -most), -np.inf)
+        for stop, slope, reached in reversed(lines):
+            gains[stop] = np.maximum(gains[stop], (stop - first) * (steepest - slope))
             steepest = np.maximum(steepest, np.where(reached, slope, -np.inf))
     return gains[1:]
 
 
-def _kappa(numbers: Numbers, sigma_2: Std) -> Float:
+class Threshold(NamedTuple):
+    """Per unit of one level: variance to exceed, critical beta, critical eta_dec."""
+
+    variance: Float
+    beta: Float
+    eta_dec: Float
+
+
+def learned_threshold(theta: Float, numbers: Numbers) -> Threshold:
+    """Sigma learned (section 1a): a unit begins at the prior's std."""
+    return fixed_threshold(theta, numbers, numbers.eta_enc)
+
+
+def fixed_threshold(theta: Float, numbers: Numbers, sigma: Float | float) -> Threshold:
+    """Sigma fixed (section 1b)."""
+    beta, eta, eta_enc = numbers.betas[0], numbers.etas[0], numbers.eta_enc
+    scaled = np.asarray(sigma) / eta_enc * np.ones_like(theta)
+    return Threshold(
+        beta * np.square(eta * scaled),
+        theta**2 / np.square(eta * scaled),
+        theta / (np.sqrt(beta) * scaled),
+    )
+
+
+def shared_threshold(theta: Float, numbers: Numbers, sigma: Float | float) -> Threshold:
+    """One learned sigma for all units (section 1c): it responds to beta and eta_dec."""
+    beta, eta = numbers.betas[0], numbers.etas[0]
+    product = np.array([t * np.maximum(theta, t).sum() for t in theta]) / len(theta)
+    now = fixed_threshold(theta, numbers, sigma).variance
+    return Threshold(now, product / np.square(eta), np.sqrt(product / beta))
+
+
+def learned_eta_beta(theta: Float, rest: Float, dim: int) -> Float:
+    """Critical beta with sigma and eta_dec learned (section 1d)."""
+    rank = np.arange(1, len(theta) + 1)
+    scale = rest[1:] + rank * theta**2
+    return np.divide(theta**2 * dim, scale, out=np.zeros_like(theta), where=scale > 0)
+
+
+def learned_eta_fixed_beta(theta: Float, sigma: Float, rest: Float, dim: int) -> Float:
+    """Critical beta with eta_dec learned and sigma (ascending, in units of eta_enc) fixed."""
+    slope = np.cumsum(theta * sigma) - theta * sigma
+    with np.errstate(divide="ignore", invalid="ignore"):
+        inverse = rest[:-1] * sigma**2 / theta**2 + slope * sigma / theta
+    return np.where(theta > 0, dim / inverse, 0.0)
+
+
+def learned_eta_shared_beta(theta: Float, rest: Float, dim: int) -> Float:
+    """Critical beta with eta_dec and one shared sigma learned."""
+    units = len(theta)
+    strong = np.cumsum(theta)
+    weak = units - np.arange(1, units + 1)
+    scale = units * (theta * strong + rest[1:])
+    top = dim * theta * (weak * theta + strong)
+    return np.divide(top, scale, out=np.zeros_like(theta), where=scale > 0)
+
+
+def all_learned_thresholds(theta: Float, dims: Sequence[int], numbers: Numbers) -> list[Threshold]:
+    """Every level's sigma learned (3c, 4): only level 1 hears the data."""
+    levels = [learned_threshold(fit(theta, dims[0]), numbers)]
+    for level in range(1, len(dims)):
+        lower, upper = (float(b) for b in numbers.betas[level - 1 : level + 1])
+        flat, ones = lower == upper, np.ones(dims[level])
+        levels.append(
+            Threshold(
+                ones * (np.nan if flat else np.inf), ones * lower, ones * (np.nan if flat else 0.0)
+            )
+        )
+    return levels
+
+
+def first_learned_thresholds(
+    theta: Float, dims: Sequence[int], numbers: Numbers, sigma_2: Std
+) -> list[Threshold]:
+    """Sigma_1 learned, Sigma_2 fixed (3c): all modes of z2 live or die at once."""
     assert sigma_2 is not None
-    ratio = np.sqrt(numbers.betas[1] / np.asarray(numbers.betas[0]))
-    return np.asarray(ratio * (numbers.etas[1] / numbers.eta_enc) * np.asarray(sigma_2))
+    first = learned_threshold(fit(theta, dims[0]), numbers)
+    critical = numbers.betas[0] * np.square(numbers.eta_enc / np.asarray(sigma_2))
+    critical = np.where(np.arange(dims[1]) < dims[0], critical * np.ones(dims[1]), 0.0)
+    on = numbers.betas[1] < critical
+    variance = np.where(on, float(first.variance[0]), np.inf)
+    return [first, Threshold(variance, critical, np.where(on, np.inf, 0.0))]
+
+
+def two_fixed_thresholds(
+    theta: Float, dims: Sequence[int], numbers: Numbers, sigma_1: Std, sigma_2: Std
+) -> list[Threshold]:
+    """Sigma_1 fixed, Sigma_2 fixed or learned (3a, 3b, 3d), one eta_dec for both decoders."""
+    assert sigma_1 is not None
+    beta_1, beta_2 = numbers.betas
+    eta, eta_enc = numbers.etas[0], numbers.eta_enc
+    one = np.asarray(sigma_1) * np.ones(dims[0])
+    first, signal = fit(theta, dims[0]), fit(theta, dims[1])
+    alone = np.square(first / one)
+    parent = np.arange(dims[0]) < dims[1]
+    child = np.arange(dims[1]) < dims[0]
+    one_2 = np.where(child, fit(one, dims[1]), 1.0)
+    second = np.where(child, np.maximum(one_2**2, signal * one_2 / np.sqrt(beta_1)) * beta_1, 0.0)
+    if sigma_2 is None:
+        helped = np.where(first > np.sqrt(beta_2) * eta, np.inf, 0.0)
+        helped_eta = first / np.sqrt(beta_2)
+        helped_variance = np.full_like(first, beta_2 * np.square(eta))
+        second_beta, second_eta = second / np.square(eta), np.sqrt(second / beta_2)
+        both = (beta_2 * np.square(eta)) ** 2 / (beta_1 * one_2**2)
+    else:
+        two = np.asarray(sigma_2) / eta_enc * np.ones(dims[1])
+        above = np.where(parent, fit(two, dims[0]), 1.0)
+        helped = first**4 / (beta_2 * np.square(eta * one * above))
+        helped_eta = first**2 / (np.sqrt(beta_1 * beta_2) * one * above)
+        helped_variance = np.sqrt(beta_1 * beta_2) * eta * one * above
+        second_beta = second / np.square(eta * two)
+        second_eta = np.sqrt(second / beta_2) / two
+        both = (beta_2 * np.square(eta * two)) ** 2 / (beta_1 * one_2**2)
+    level_1 = Threshold(
+        np.where(parent, np.minimum(beta_1 * one**2, helped_variance), beta_1 * one**2),
+        np.where(parent, np.maximum(alone, helped), alone),
+        np.where(first > np.sqrt(beta_1) * one, np.inf, np.where(parent, helped_eta, 0.0)),
+    )
+    reach = np.where(child, np.maximum(fit(level_1.variance, dims[1]), both), np.inf)
+    return [level_1, Threshold(reach, second_beta, second_eta)]
+
+
+def bisected_thresholds(
+    theta: Float,
+    dims: Sequence[int],
+    numbers: Numbers,
+    solve: Callable[[Float, Numbers], State],
+) -> list[Threshold]:
+    """Thresholds of any chain, by bisecting each unit's own switch on a logarithmic scale.
+
+    All units are bisected at once, each with a value of its own. The critical eta_dec of level l
+    is that of the decoder this level feeds, `eta_decs[l-1]`.
+    """
+    width = max(dims)
+
+    def with_beta(level: int, value: Float) -> State:
+        betas = [value if k == level else b for k, b in enumerate(numbers.betas)]
+        return solve(theta, replace(numbers, betas=betas))
+
+    def with_eta(level: int, value: Float) -> State:
+        etas = [value if k == level else e for k, e in enumerate(numbers.etas)]
+        return solve(theta, replace(numbers, etas=etas))
+
+    def of_level(level: int) -> Threshold:
+        units = dims[level]
+
+        def switch(past: Callable[[Float], Bool]) -> Float:
+            # Where a trial value overflows, its infinity is beyond every threshold.
+            with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+                return _switch(width, past)[:units]
+
+        def dead(state: State) -> Bool:
+            return fit(state.correlation[level], width) <= 0
+
+        return Threshold(
+            np.square(switch(lambda v: fit(1 - solve(v, numbers).lost[level], width) > 0)),
+            switch(lambda v: dead(with_beta(level, v))),
+            switch(lambda v: dead(with_eta(level, v))),
+        )
+
+    return [of_level(level) for level in range(len(dims))]
+
+
+def _switch(width: int, past: Callable[[Float], Bool]) -> Float:
+    """Value at which `past` turns true for each mode: 0 if it always is, infinity if never."""
+    low, high = np.full(width, np.log(checks.LEAST)), np.full(width, np.log(checks.MOST))
+    always, ever = past(np.exp(low)), past(np.exp(high))
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        turned = past(np.exp(middle))
+        low, high = np.where(turned, low, middle), np.where(turned, middle, high)
+    return np.where(always, 0.0, np.where(ever, np.exp(high), np.inf))

@@ -4,79 +4,46 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 
 from posterior_collapse.arrays import Float
 from posterior_collapse.data.about import UNKNOWN, About, about
-from posterior_collapse.data.samples import Samples, read
+from posterior_collapse.data.samples import read
 from posterior_collapse.errors import InvalidArgumentError, PosteriorCollapseError
 from posterior_collapse.moments import Moments
 from posterior_collapse.moments.accumulate import CLEAR
-from posterior_collapse.records import Record, Viewed, unit_rows
+from posterior_collapse.records import Viewed, unit_rows
 from posterior_collapse.specs import Spec, in_order
-from posterior_collapse.theory import parameters as explicit
+from posterior_collapse.theory import network as networks
 from posterior_collapse.theory.advice import Advice, advise, most_living
-from posterior_collapse.theory.cautions import FewSamplesWarning, cautions
-from posterior_collapse.theory.ceiling import ceiling
-from posterior_collapse.theory.network import PARTS, fewest_units, rows_of_modes, some_rows
 from posterior_collapse.theory.phase import PhaseDiagram, of_modes
 from posterior_collapse.theory.reading import Bias, as_modes
-from posterior_collapse.theory.solve import Problem, Solution, critical, solve
+from posterior_collapse.theory.solve import Level, Problem, Solution, levels, parameters, solve
 from posterior_collapse.theory.spectrum import Modes
 from posterior_collapse.theory.state import THRESHOLD_ROUNDING, fit
 
-__all__ = ["FewSamplesWarning", "Forecast", "Level", "forecast"]
+__all__ = ["FewSamplesWarning", "Forecast", "forecast"]
 
-Status = Literal["active", "noise", "collapsed"]
+LEAST_KL = 1e-9
+"""Nats; less is rounding."""
+ATTAINED = 1e-9
+"""Relative to the loss: how nearly `Forecast.parameters` attain it, or a note says they do not."""
+MANY_ROWS = 10
+"""Rows per feature from which sampling moves no mode far."""
+MOST_DRAWN = 20_000_000
+"""Numbers that noise is made of; data of more are not called few."""
+UNLIKE = 30.0
+"""Times the median of the features' standard deviations that the largest of one unit hardly is."""
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Level(Record):
-    """One latent level at the optimum; arrays hold one entry per unit.
-
-    Singular values are descending. All else is in the order of the units: as given for a fixed
-    sigma per unit, else from the strongest mode to the weakest.
-
-    Attributes:
-        encoder_singular_values: Of W_l S_{l-1}^{1/2}, in latent units.
-        decoder_singular_values: Of U_l, in units of what it decodes per latent unit.
-        posterior_std: sigma.
-        kl: E_q[log q - log p] in nats, without beta; below the top level it may be negative.
-        information: I(x; z_i) in nats, from second moments.
-        status: "active" (carries information on x), "noise" (has KL but knows nothing of x) or
-            "collapsed".
-        data_variance: Variance of the data mode that the unit carries, or would.
-        threshold: Variance that mode must exceed for the unit to be active.
-        critical_beta: The level's beta above which the unit collapses.
-        critical_eta_dec: eta_dec above which the unit collapses.
-    """
-
-    encoder_singular_values: Float
-    decoder_singular_values: Float
-    posterior_std: Float
-    kl: Float
-    information: Float
-    status: tuple[Status, ...]
-    data_variance: Float
-    threshold: Float
-    critical_beta: Float
-    critical_eta_dec: Float
-
-    derived: ClassVar = ("n_active",)
-
-    @property
-    def n_active(self) -> int:
-        """Number of units with status "active"."""
-        return self.status.count("active")
-
-    def __repr__(self) -> str:
-        counts = ", ".join(f"{self.status.count(s)} {s}" for s in ("active", "noise", "collapsed"))
-        return f"Level({counts}, KL {self.kl.sum():.4g} nats)"
+class FewSamplesWarning(UserWarning):
+    """The condition has so many features that it explains the samples, not the target."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -155,7 +122,7 @@ class Forecast(Viewed):
         ):
             return None
         scale = float(spec.eta_levels[0])
-        return ceiling(spec.likelihood, self._targets / scale, self.onset)
+        return networks.ceiling(spec.likelihood, self._targets / scale, self.onset)
 
     @property
     def n_possible(self) -> int:
@@ -165,9 +132,8 @@ class Forecast(Viewed):
         """
         if self._times is None and (found := most_living(self._modes, self.spec)) is not None:
             return found
-        thresholds = self.levels[0].threshold
-        least = float(thresholds[~np.isnan(thresholds)].min(initial=np.inf))
-        return int(np.count_nonzero(self.spectrum > least * (1 + THRESHOLD_ROUNDING)))
+        least = _lowest(self.levels[:1]) * (1 + THRESHOLD_ROUNDING)
+        return int(np.count_nonzero(self.spectrum > least))
 
     @property
     def hidden_variance(self) -> float:
@@ -191,7 +157,7 @@ class Forecast(Viewed):
             >>> forecast(x, VAESpec(latent_dim=2)).parameters()["W1"].shape
             (2, 3)
         """
-        return explicit.build(self._solution)
+        return parameters(self._solution)
 
     def advice(self, active: int | None = None) -> Advice:
         """Return the smallest single changes that keep `active` units at the top level.
@@ -268,8 +234,17 @@ def forecast(
         ('active', 'active', 'collapsed')
     """
     data, spec = in_order(data, spec)
-    rows = _rows_at_hand(data, spec) if network else None
-    solution, levels = _optimum(data if rows is None else rows, spec, bias)
+    given = data
+    if network:
+        if isinstance(data, Moments):
+            raise InvalidArgumentError(
+                "network",
+                "True with moments",
+                "the rows of the data, whose parts are counted",
+                "Pass the data themselves.",
+            )
+        data = read(data, getattr(spec, "model", None) == "cvae").collected()
+    solution, found = _optimum(data, spec, bias)
     problem, modes = solution.problem, solution.problem.modes
     loss = solution.state.loss(solution.numbers, float(problem.rest[-1]), modes.target_dim)
     eta_dec = float(solution.numbers.etas[0])
@@ -278,29 +253,29 @@ def forecast(
         gaussian = modes.total / 2 + modes.target_dim / 2 * math.log(2 * math.pi)
         loss += modes.noise.constant_loss - gaussian
         eta_dec = math.nan
-    bracket: tuple[int, int] | None = None
-    targets: Float | None = None
+    bracket, targets = None, None
     said: list[str] = []
-    if rows is not None:
-        x, targets = some_rows(rows)
-        bracket, said = _bracket(x, targets, modes, levels[0], problem.spec)
+    if network:
+        x, targets = networks.some_rows(data)
+        lowest = _lowest(found[:1])
+        bracket, said = networks.bracket(x, targets, modes, problem.spec, lowest, found[0].n_active)
     return Forecast(
         spec=problem.spec,
         loss=loss,
         spectrum=modes.theta**2,
         total_variance=modes.total,
-        levels=levels,
+        levels=found,
         eta_dec=eta_dec,
         notes=(
             *(modes.noise.notes if modes.noise else ()),
             *solution.notes,
-            *cautions(levels, solution, loss),
+            *_cautions(found, solution, loss),
             *said,
         ),
         bracket=bracket,
         _solution=solution,
         _targets=targets,
-        _about=about(data, conditional=spec.model == "cvae"),
+        _about=about(given, conditional=spec.model == "cvae"),
     )
 
 
@@ -309,17 +284,13 @@ def _optimum(data: Any, spec: Spec, bias: Bias | None) -> tuple[Solution, tuple[
     modes, spec = as_modes(data, spec, bias, "float32")
     if modes.moments.rounding and not isinstance(data, Moments):
         with contextlib.suppress(PosteriorCollapseError):
-            solution, levels = _solved(modes, spec)
-            if not _rounding_tells(modes, levels):
-                return solution, levels
+            solution = solve(Problem.of(modes, spec))
+            found = levels(solution)
+            if not _rounding_tells(modes, found):
+                return solution, found
         modes, spec = as_modes(data, spec, bias)
-    return _solved(modes, spec)
-
-
-def _solved(modes: Modes, spec: Spec) -> tuple[Solution, tuple[Level, ...]]:
     solution = solve(Problem.of(modes, spec))
-    with np.errstate(over="ignore", divide="ignore"):  # a critical value beyond floats: infinity
-        return solution, tuple(_levels(solution))
+    return solution, levels(solution)
 
 
 def _rounding_tells(modes: Modes, levels: tuple[Level, ...]) -> bool:
@@ -335,70 +306,118 @@ def _rounding_tells(modes: Modes, levels: tuple[Level, ...]) -> bool:
     return not modes.is_plain or bool((thresholds < CLEAR * error).any() or near.any())
 
 
-def _levels(solution: Solution) -> list[Level]:
-    problem, state = solution.problem, solution.state
-    found = zip(
-        state.encoder,
-        state.decoder,
-        state.noise,
-        state.kl(solution.numbers),
-        state.information,
-        critical(solution),
-        problem.orders,
-        strict=True,
-    )
-    levels: list[Level] = []
-    for encoder, decoder, noise, kl, information, threshold, order in found:
-        unit = np.argsort(order)
-        status = [_status(e, i) for e, i in zip(encoder[unit], information[unit], strict=True)]
-        has_std = levels or problem.spec.likelihood == "gaussian"
-        eta_dec = threshold.eta_dec if has_std else np.full(len(unit), np.nan)
-        levels.append(
-            Level(
-                encoder_singular_values=np.sort(encoder)[::-1],
-                decoder_singular_values=np.sort(decoder)[::-1],
-                posterior_std=np.sqrt(noise)[unit],
-                kl=kl[unit],
-                information=information[unit],
-                status=tuple(status),
-                data_variance=fit(problem.theta, len(unit))[unit] ** 2,
-                threshold=threshold.variance[unit],
-                critical_beta=threshold.beta[unit],
-                critical_eta_dec=eta_dec[unit],
+def _lowest(levels: tuple[Level, ...]) -> float:
+    """The least variance with which a unit lives; infinity where none does, or none is known."""
+    thresholds = np.concatenate([level.threshold for level in levels])
+    return float(np.min(thresholds, initial=np.inf, where=~np.isnan(thresholds)))
+
+
+def _cautions(levels: tuple[Level, ...], solution: Solution, loss: float) -> Iterator[str]:
+    """What to beware of: few rows, features of unlike scale, rounding; without full stops."""
+    modes = solution.problem.modes
+    yield from _constant_kl(levels)
+    yield from _few_samples(modes)
+    yield from _noise_alone(modes, _lowest(levels[:1]))
+    yield from _unlike(modes)
+    yield from _hidden(modes, _lowest(levels))
+    yield from _cancelling(solution, loss)
+
+
+def _constant_kl(levels: tuple[Level, ...]) -> Iterator[str]:
+    """A fixed sigma other than the prior's std has a KL even where the unit says nothing."""
+    for number, level in enumerate(levels, 1):
+        dead = np.array([status == "collapsed" for status in level.status])
+        kl = level.kl[dead]
+        if kl.size and kl.max() > LEAST_KL:
+            yield (
+                f"level {number}: collapsed units keep a KL of up to {kl.max():.3g} nats each, "
+                "that of their fixed posterior std to the prior's; they carry nothing"
             )
+
+
+def _few_samples(modes: Modes) -> Iterator[str]:
+    moments = modes.moments
+    if modes.conditional and moments.n is not None and moments.n < 10 * modes.rank:
+        text = (
+            f"the condition has {modes.rank} independent features for {moments.n} samples (fewer "
+            "than 10 each): what it seems to explain of y may be an artefact; measure "
+            "Moments.from_arrays(cross_fitted_residuals(x, y)) and forecast with VAESpec"
         )
-    return levels
-
-
-def _status(weight: float, information: float) -> Status:
-    if information > 0:
-        return "active"
-    return "noise" if weight > 0 else "collapsed"
-
-
-def _rows_at_hand(data: Any, spec: Any) -> Samples:
-    if isinstance(data, Moments):
-        raise InvalidArgumentError(
-            "network",
-            "True with moments",
-            "the rows of the data, whose parts are counted",
-            "Pass the data themselves.",
+        warnings.warn(text, FewSamplesWarning, stacklevel=4)  # who called forecast
+        yield text
+    if moments.unresolved > 0:
+        yield (
+            f"wide data: {len(modes.theta)} modes were resolved by a randomised subspace "
+            f"(variances slightly low); the unresolved tail holds variance {moments.unresolved:.4g}"
         )
-    return read(data, getattr(spec, "model", None) == "cvae").collected()
 
 
-def _bracket(
-    x: Float, y: Float, modes: Modes, level: Level, spec: Spec
-) -> tuple[tuple[int, int], list[str]]:
-    most = level.n_active
-    if not most:
-        return (0, 0), []  # the onset holds for every network
-    threshold = float(level.threshold[np.isfinite(level.threshold)].min())
-    count, parts = fewest_units(rows_of_modes(x, y, modes, spec), threshold)
-    notes = []
-    if parts < PARTS:
-        notes.append(
-            f"the fewest units of a network are counted in {parts} part{'s' * (parts > 1)} of the "
-            f"data, as {len(x):,} rows allow: with {PARTS} parts they may be fewer"
+def _noise_alone(modes: Modes, threshold: float) -> Iterator[str]:
+    """Few rows make modes of features that have nothing to do with each other.
+
+    Horn's parallel analysis (1965): what modes do independent features of these variances show?
+    """
+    moments = modes.moments
+    n, features = moments.n, moments.features[1]
+    if n is None or n >= MANY_ROWS * features or n * features > MOST_DRAWN:
+        return
+    if moments.paired or not moments.center:
+        return
+    variance = np.square(modes.theta)
+    found = int(np.count_nonzero(variance > threshold))
+    rows = np.random.default_rng(0).standard_normal((n, features))
+    rows *= np.sqrt(moments.feature_variances)
+    rows -= rows.mean(axis=0)
+    gram = rows @ rows.T if n < features else rows.T @ rows
+    noise = fit(np.linalg.eigvalsh(gram)[::-1] / n, len(variance))
+    above = int(np.count_nonzero(noise > threshold))
+    weaker = np.flatnonzero(variance <= noise)
+    stronger = min(found, int(weaker[0]) if weaker.size else found)
+    if stronger < found:
+        yield (
+            f"only {n:,} rows for {features:,} features: so few of noise, in features of these "
+            f"variances, would show {above} modes above the threshold; these data show {found}, of "
+            f"which {stronger} are stronger than noise's"
         )
-    return (int(np.clip(round(count), 1, most)), most), notes
+
+
+def _unlike(modes: Modes) -> Iterator[str]:
+    """A Gaussian decoder of one eta_dec holds all features to the same noise."""
+    if modes.noise is not None or modes.moments.paired:
+        return
+    variances = modes.moments.feature_variances
+    stds = np.sqrt(variances[variances > 0])
+    if len(stds) > 1 and stds.max() > UNLIKE * np.median(stds):
+        yield (
+            f"features have standard deviations up to {stds.max():.3g}, of which the median is "
+            f"{np.median(stds):.3g}, and one eta_dec for all: the largest decide. Divide each "
+            "feature by its own (--standardize), unless they are of one unit"
+        )
+
+
+def _hidden(modes: Modes, least: float) -> Iterator[str]:
+    """What rounding hides matters where it could pass the lowest threshold."""
+    if modes.hidden >= least:
+        yield (
+            f"modes of variance up to {modes.hidden:.3g} may be missing, lost to rounding beside "
+            f"the largest of {modes.theta[0] ** 2:.3g}, and {least:.3g} is enough for a unit to "
+            "live: divide the features by their standard deviations, drop the largest, or replace "
+            "one of two that are nearly equal by their difference"
+        )
+
+
+def _cancelling(solution: Solution, loss: float) -> Iterator[str]:
+    """Weights in float64 cannot cancel terms to more than their sixteenth digit."""
+    numbers = solution.numbers
+    largest = solution.problem.modes.total / float(numbers.etas[0]) ** 2
+    for beta, prior, second in zip(
+        numbers.betas, numbers.priors, solution.state.second, strict=True
+    ):
+        largest += float(beta) * float(second.sum()) / float(prior) ** 2
+    rounding = 4 * np.finfo(float).eps * largest
+    if rounding > ATTAINED * (1 + abs(loss)):
+        yield (
+            f"parameters() may miss the loss by up to about {rounding:.1g} nats: scales so far "
+            f"apart make it a difference of terms as large as {largest:.1g} nats; bring the "
+            "features' stds, or the levels' stds and betas, nearer to each other"
+        )

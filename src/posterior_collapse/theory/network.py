@@ -1,10 +1,16 @@
-"""What a network keeps: fewer units than a linear model, since one unit serves many places.
+"""What networks can do that linear models cannot: keep fewer units, and live above the onset.
 
 A linear model spends a unit on every mode above the threshold. A network folds several modes into
 one unit where they matter in different parts of the data, and does so the more the longer it
 trains. In one part no more units pay than its own covariance has modes above the threshold: so the
 average of that count over parts is about the fewest that a network trained to convergence keeps,
 and the linear count the most.
+
+The onset says when collapse is no local optimum. Globally it is optimal, for every encoder, decoder
+and family of posteriors, exactly if no output does better than the constant in the mean of
+`(p(y|eta) / p(y|eta_0))^(1/beta)` (Csiszar's condition on the rate-distortion function; for
+mixtures Lindsay 1983). For a Gaussian: if the centred data are sub-Gaussian of variance proxy
+`beta eta_dec^2`. Between onset and this ceiling a network may beat collapse, but need not find how.
 """
 
 from __future__ import annotations
@@ -12,14 +18,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy import optimize
+from scipy.special import logsumexp, softmax
 
 from posterior_collapse.arrays import Float
+from posterior_collapse.checks import Likelihood
 from posterior_collapse.data.samples import Samples
+from posterior_collapse.likelihoods import FAMILIES, law, one_hot_widths
 from posterior_collapse.specs import Spec
-from posterior_collapse.theory import regression
 from posterior_collapse.theory.spectrum import Modes
+from posterior_collapse.theory.whitening import regress
 
-__all__ = ["fewest_units", "rows_of_modes", "some_rows"]
+__all__ = ["bracket", "ceiling", "fewest_units", "some_rows"]
 
 MOST_ROWS = 10_000
 """Rows that parts are made of: more change the counts by less than a tenth of a unit."""
@@ -27,51 +37,63 @@ PARTS = 40
 """With which the counts of trained networks were met best, on digits and MNIST."""
 LEAST_ROWS = 40
 """Rows of a part; fewer data make fewer parts."""
+STARTS, DESCENTS = 24, 6
+"""Directions that are looked at for a ceiling, and those that the search goes on from."""
+SIZES = np.geomspace(0.05, 20.0, 12)
+"""Stretches of a direction of unit noise that are looked at."""
 
 
-def some_rows(data: Samples, seed: int = 0) -> tuple[Float, Float]:
-    """Return at most 10,000 rows of x and y, in float64; y is x where there is no other.
-
-    Args:
-        data: All of them.
-        seed: Of the choice.
-    """
+def some_rows(data: Samples) -> tuple[Float, Float]:
+    """Return at most 10,000 rows of x and y, in float64; y is x where there is no other."""
     n = len(data.x)
     chosen: Any = slice(None)
     if n > MOST_ROWS:
-        chosen = np.sort(np.random.default_rng(seed).choice(n, MOST_ROWS, replace=False))
+        chosen = np.sort(np.random.default_rng(0).choice(n, MOST_ROWS, replace=False))
     x = np.asarray(data.x[chosen], dtype=np.float64)
     return x, x if data.y is None else np.asarray(data.y[chosen], dtype=np.float64)
 
 
-def rows_of_modes(x: Float, y: Float, modes: Modes, spec: Spec) -> Float:
-    """Return rows whose covariance has the modes' variances.
+def bracket(
+    x: Float, y: Float, modes: Modes, spec: Spec, threshold: float, most: int
+) -> tuple[tuple[int, int], list[str]]:
+    """Return the fewest and most units that a network keeps, and what to know of that.
 
     Args:
-        x: Input or condition.
+        x: Input or condition, of some rows.
         y: Target.
         modes: Of the data.
         spec: Says the likelihood.
+        threshold: Variance that a mode must exceed for its unit to be active.
+        most: Units that a linear model keeps.
     """
-    if spec.model == "cvae" and modes.noise is not None:
-        return regression.fit(spec.likelihood, x, y, spec.dispersion).scores
-    if spec.model == "cvae":
-        regressed = modes.vectors.regression
-        assert regressed is not None
-        return np.asarray(y - x @ regressed.T)
-    if modes.noise is None:
-        return y
-    assert modes.noise.divisor is not None
-    return np.asarray(y / modes.noise.divisor)
+    if not most:
+        return (0, 0), []  # the onset holds for every network
+    count, parts = fewest_units(_rows_of_modes(x, y, modes, spec), threshold)
+    notes = []
+    if parts < PARTS:
+        notes.append(
+            f"the fewest units of a network are counted in {parts} part{'s' * (parts > 1)} of the "
+            f"data, as {len(x):,} rows allow: with {PARTS} parts they may be fewer"
+        )
+    return (int(np.clip(round(count), 1, most)), most), notes
 
 
-def fewest_units(rows: Float, threshold: float, seed: int = 0) -> tuple[float, int]:
+def _rows_of_modes(x: Float, y: Float, modes: Modes, spec: Spec) -> Float:
+    """Rows whose covariance has the modes' variances."""
+    if modes.noise is not None and modes.noise.divisor is not None:
+        return np.asarray(y / modes.noise.divisor)
+    if modes.noise is not None:  # a condition's part is not linear in it
+        return regress(spec.likelihood, x, y, spec.dispersion).scores
+    regression = modes.vectors.regression if modes.conditional else None
+    return y if regression is None else np.asarray(y - x @ regression.T)
+
+
+def fewest_units(rows: Float, threshold: float) -> tuple[float, int]:
     """Return modes above the threshold within a part of the data, on average, and how many parts.
 
     Args:
         rows: Shape (samples, features), in the units of the threshold's root.
         threshold: Variance that a mode must exceed for its unit to be active.
-        seed: Of the k-means that makes the parts.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -84,7 +106,7 @@ def fewest_units(rows: Float, threshold: float, seed: int = 0) -> tuple[float, i
     from sklearn.cluster import MiniBatchKMeans
 
     parts = int(np.clip(len(rows) // LEAST_ROWS, 1, PARTS))
-    means = MiniBatchKMeans(parts, random_state=seed, n_init=3, batch_size=1024)
+    means = MiniBatchKMeans(parts, random_state=0, n_init=3, batch_size=1024)
     labels = means.fit_predict(rows)
     members = (rows[labels == part] for part in range(parts))
     modes = sum(len(part) * _modes_above(part, threshold) for part in members)
@@ -104,3 +126,87 @@ def _modes_above(rows: Float, threshold: float) -> int:
     weaker = np.append(np.cumsum(variance[::-1])[::-1][1:], 0.0)
     below = np.flatnonzero(variance - weaker / (n - 1) <= threshold)
     return int(below[0]) if below.size else len(variance)
+
+
+def ceiling(likelihood: Likelihood, rows: Float, onset: float) -> float:
+    """Return the beta above which no model beats total collapse on these rows.
+
+    The supremum is searched for from many starts, so that the true one may be higher.
+
+    Args:
+        likelihood: Of the data; a Gaussian's rows are in units of eta_dec.
+        rows: Shape (samples, features).
+        onset: Where collapse ceases to be a local optimum: the supremum is no less.
+
+    Example:
+        >>> rows = np.array([[-1.0], [1.0]] * 500)  # a sign is sub-Gaussian of its own variance
+        >>> round(ceiling("gaussian", rows, onset=1.0), 6)
+        1.0
+    """
+    rows = rows[:, rows.std(axis=0) > 0]
+    mean = rows.mean(axis=0)
+    centred = rows - mean
+    # As the rows are centred, an output costs what it does on their mean.
+    if likelihood == "gaussian":
+        mean = constant = np.zeros_like(mean)
+    else:
+        constant = np.asarray(FAMILIES[likelihood].link(mean))
+    cost = law(likelihood, mean, widths=one_hot_widths(rows) if likelihood == "categorical" else ())
+    least = cost(constant)[0]
+
+    def value(added: Float) -> tuple[float, Float]:
+        """Minus the beta at which an output breaks even with the constant, and its gradient."""
+        loss, slope, _ = cost(constant + added)
+        gains = centred @ added - (loss - least)
+        beta = _even(gains)
+        weights = softmax(gains / beta) if beta > 0 else np.zeros(len(gains))
+        total = float(weights @ gains)
+        if beta <= 0 or total <= 0:
+            return 0.0, np.zeros_like(added)
+        return -beta, -beta * (weights @ centred - slope) / total
+
+    looked_at = [
+        (value(size * direction)[0], size * direction)
+        for direction in _directions(centred)
+        for size in SIZES
+    ]
+    best = onset
+    for _, start in sorted(looked_at, key=lambda pair: pair[0])[:DESCENTS]:
+        found = optimize.minimize(value, start, jac=True, method="L-BFGS-B")
+        best = max(best, -float(found.fun))
+    return best
+
+
+def _even(gains: Float) -> float:
+    """Return the beta at which the mean of exp(gains / beta) is 1; 0 if no row gains."""
+    most = float(gains.max())
+    if most <= 0 or gains.mean() >= 0:
+        return 0.0 if most <= 0 else np.inf
+
+    def excess(log_beta: float) -> float:
+        shares = gains / np.exp(log_beta)
+        if shares.max() < 1:  # near the constant the mean of exp is 1 but for rounding
+            return float(np.log1p(np.mean(np.expm1(shares))))
+        return float(logsumexp(shares) - np.log(len(gains)))
+
+    # As beta grows the mean of gains decides, which is negative; as it falls, the largest gain.
+    high = np.log(most)
+    while excess(high) > 0 and high < 700:
+        high += 1.0
+    low = high - 1.0
+    while excess(low) < 0 and low > -700:
+        low -= 1.0
+    return float(np.exp(optimize.brentq(excess, low, high, xtol=1e-12)))
+
+
+def _directions(centred: Float) -> list[Float]:
+    """Both signs of the leading modes, centres of parts, and the rows farthest out."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    count = STARTS // 3
+    _, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
+    leading = vectors[:, ::-1].T[: count // 2]
+    parts = MiniBatchKMeans(min(count, len(centred)), random_state=0, n_init=1).fit(centred)
+    far = centred[np.argsort(-np.linalg.norm(centred, axis=1))[:count]]
+    points = [*leading, *-leading, *parts.cluster_centers_, *far]
+    return [point / np.linalg.norm(point) for point in points if np.linalg.norm(point) > 0]

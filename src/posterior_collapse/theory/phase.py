@@ -16,9 +16,9 @@ from posterior_collapse.errors import InvalidArgumentError, UnboundedObjectiveEr
 from posterior_collapse.moments import Moments
 from posterior_collapse.records import Viewed
 from posterior_collapse.specs import Spec, in_order
-from posterior_collapse.theory import thresholds
+from posterior_collapse.theory import closed_forms
 from posterior_collapse.theory.reading import as_modes
-from posterior_collapse.theory.solve import Problem, refuse_unsolved, solve_state
+from posterior_collapse.theory.solve import Problem, solve_state
 from posterior_collapse.theory.spectrum import Modes
 from posterior_collapse.theory.state import Numbers, fit, weighted
 
@@ -95,13 +95,7 @@ def of_modes(
 ) -> PhaseDiagram:
     """Return the phase diagram for modes at hand; see `phase_diagram`.
 
-    Args:
-        modes: Of the data.
-        spec: As there.
-        betas: As there.
-        eta_decs: As there.
-        level: As there.
-        times: What the KL of each unit weighs, in multiples of beta; None: all the same.
+    `times` are what the KL of each unit weighs, in multiples of beta; None: all the same.
     """
     rows = np.array([checks.positive("betas", b) for b in np.ravel(betas)])
     if eta_decs is not None and spec.likelihood != "gaussian":
@@ -116,18 +110,14 @@ def of_modes(
         raise InvalidArgumentError(
             "eta_decs", "none", "stds, as the spec learns its own", "Pass some."
         )
-    columns = np.array(
-        [spec.eta_levels[0]]
-        if own
-        else [checks.positive("eta_decs", e) for e in np.ravel(eta_decs)]
-    )
+    stds = spec.eta_levels[:1] if own else np.ravel(eta_decs)
+    columns = np.array([checks.positive("eta_decs", e) for e in stds])
     depth = len(spec.dims)
     if not -depth <= level < depth:
         raise InvalidArgumentError("level", level, f"one of {depth} levels", "Pass level=-1.")
     level %= depth
     plain = spec.replace(eta_dec=1.0) if spec.eta_levels[0] == "learned" else spec
     problem = Problem.of(modes, plain)
-    refuse_unsolved(problem)
     etas = list(spec.eta_levels) if own else [columns[:, None]] * depth
     if times is None:
         counts = [_row(problem, float(beta), etas, level) for beta in rows]
@@ -145,7 +135,9 @@ def _row(problem: Problem, beta: float, etas: Sequence[Any], level: int) -> npt.
     numbers = Numbers(betas, etas, spec.eta_enc)
     if spec.sigma_levels == ("shared",):
         theta = fit(problem.theta, spec.dims[0])
-        critical = thresholds.shared(theta, Numbers(betas, [1.0], spec.eta_enc), 1.0).beta
+        critical = closed_forms.shared_threshold(
+            theta, Numbers(betas, [1.0], spec.eta_enc), 1.0
+        ).beta
         alive = critical / np.square(etas[0]) > beta
     else:
         try:

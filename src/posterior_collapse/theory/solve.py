@@ -1,26 +1,27 @@
-"""Which theorem applies to a spec, and the optimum it gives."""
+"""Which theorem applies to a spec, and the optimum it gives: per unit, and in explicit matrices."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from posterior_collapse.arrays import Float
-from posterior_collapse.checks import LEARNED_SIGMAS, Sigma
+from posterior_collapse.checks import Sigma
 from posterior_collapse.errors import InvalidArgumentError, NotSolvedError
+from posterior_collapse.likelihoods import ENDLESS
+from posterior_collapse.records import Record
 from posterior_collapse.specs import Spec
-from posterior_collapse.theory import closed_forms, thresholds
-from posterior_collapse.theory.closed_forms import Std
+from posterior_collapse.theory import closed_forms
+from posterior_collapse.theory.closed_forms import Std, Threshold
 from posterior_collapse.theory.spectrum import Modes
 from posterior_collapse.theory.state import Numbers, State, fit
-from posterior_collapse.theory.thresholds import Threshold
 
-ROTATION_NOTE = (
-    "level {level}: units of equal fixed sigma can be rotated freely, so which unit is active and "
-    "the KL of each are not determined (counts, totals and singular values are)"
-)
+__all__ = ["Level", "Problem", "Solution", "critical", "levels", "parameters", "solve"]
+
+Status = Literal["active", "noise", "collapsed"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,13 @@ class Problem:
 
     @classmethod
     def of(cls, modes: Modes, spec: Spec) -> Problem:
-        """Return the problem that `spec` poses on the data's modes."""
+        """Return the problem that `spec` poses on the data's modes.
+
+        Raises:
+            NotSolvedError: No closed form of its optimum is known.
+            DataError: More units than a randomised subspace resolved modes.
+        """
+        _refuse_unsolved(spec)
         modes.check_units(max(spec.dims))
         sigmas: list[Std] = []
         orders: list[npt.NDArray[np.intp]] = []
@@ -78,7 +85,7 @@ class Problem:
     @property
     def all_learned(self) -> bool:
         """Whether every sigma is learned per unit."""
-        return all(_per_unit(s) for s in self.spec.sigma_levels)
+        return _all_learned(self.spec)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +102,6 @@ def solve(problem: Problem) -> Solution:
     """Return the global optimum.
 
     Raises:
-        NotSolvedError: No closed form is known.
         UnboundedObjectiveError: There is no minimum.
         InvalidArgumentError: The scales are so far apart that the optimum fits no float.
     """
@@ -124,13 +130,11 @@ def solve_state(problem: Problem, theta: Float, numbers: Numbers) -> State:
     """Return the optimum's state for given numbers, which may be grids (last axis: modes).
 
     Raises:
-        NotSolvedError: No closed form is known.
         UnboundedObjectiveError: There is no minimum.
     """
     dims, sigmas = problem.spec.dims, problem.sigmas
     if problem.all_learned:
         return closed_forms.all_learned(theta, dims, numbers)
-    refuse_unsolved(problem)
     if problem.depth == 1:
         (sigma,) = sigmas
         assert sigma is not None
@@ -139,8 +143,6 @@ def solve_state(problem: Problem, theta: Float, numbers: Numbers) -> State:
         return State(theta, [second], [noise])
     if problem.depth == 2 and sigmas[0] is None:
         return closed_forms.first_learned(theta, dims, numbers, sigmas[1])
-    if problem.depth == 2:
-        return closed_forms.two_fixed(theta, dims, numbers, *sigmas)
     return closed_forms.all_fixed(theta, dims, numbers, sigmas)
 
 
@@ -151,24 +153,24 @@ def critical(solution: Solution) -> list[Threshold]:
     first, rest, dim = problem.first, problem.rest, problem.modes.target_dim
     learns_eta, beta = spec.eta_levels[0] == "learned", None
     if problem.all_learned:
-        levels = thresholds.all_learned(theta, dims, numbers)
+        levels = closed_forms.all_learned_thresholds(theta, dims, numbers)
         if learns_eta:
-            beta = thresholds.learned_eta_beta(first, rest, dim)
+            beta = closed_forms.learned_eta_beta(first, rest, dim)
     elif spec.sigma_levels == ("shared",):
-        levels = [thresholds.shared(first, numbers, float(np.sqrt(solution.state.noise[0][0])))]
+        levels = [closed_forms.shared_threshold(first, numbers, np.asarray(sigmas[0]))]
         if learns_eta:
-            beta = thresholds.learned_eta_shared_beta(first, rest, dim)
+            beta = closed_forms.learned_eta_shared_beta(first, rest, dim)
     elif problem.depth == 1:
         sigma = np.asarray(sigmas[0])
-        levels = [thresholds.fixed(first, numbers, sigma)]
+        levels = [closed_forms.fixed_threshold(first, numbers, sigma)]
         if learns_eta:
-            beta = thresholds.learned_eta_fixed_beta(first, sigma / numbers.eta_enc, rest, dim)
+            beta = closed_forms.learned_eta_fixed_beta(first, sigma / numbers.eta_enc, rest, dim)
     elif problem.depth == 2 and sigmas[0] is None:
-        levels = thresholds.first_learned(theta, dims, numbers, sigmas[1])
+        levels = closed_forms.first_learned_thresholds(theta, dims, numbers, sigmas[1])
     elif problem.depth == 2 and numbers.etas[0] == numbers.etas[1] and spec.model == "hvae":
-        levels = thresholds.two_fixed(theta, dims, numbers, *sigmas)
+        levels = closed_forms.two_fixed_thresholds(theta, dims, numbers, *sigmas)
     else:
-        levels = thresholds.by_bisection(
+        levels = closed_forms.bisected_thresholds(
             theta, dims, numbers, lambda t, n: solve_state(problem, t, n)
         )
     if beta is not None:
@@ -176,23 +178,29 @@ def critical(solution: Solution) -> list[Threshold]:
     return levels
 
 
-def refuse_unsolved(problem: Problem) -> None:
-    """Raise `NotSolvedError` for the cases whose optimum no theorem gives."""
-    spec, sigmas = problem.spec, problem.sigmas
-    if problem.all_learned:
+def _refuse_unsolved(spec: Spec) -> None:
+    if spec.eta_levels[0] != "learned" and "learned" in spec.eta_levels:
+        raise NotSolvedError(
+            "eta_dec",
+            f"'learned' in a hierarchy of likelihood {spec.likelihood!r}",
+            "a fixed std of p(z1|z2), as no other is known in closed form",
+            "Pass e.g. eta_dec=1.0, or train it with pc.fit.",
+        )
+    depth, sigmas = len(spec.dims), spec.sigma_levels
+    if depth == 1 or _all_learned(spec):
         return
-    learned = [isinstance(s, str) for s in spec.sigma_levels]
     case, remedy = "", "Use equal sigmas within a level"
-    if problem.depth > 1 and "shared" in spec.sigma_levels:
+    if "shared" in sigmas:
         case = "a hierarchy with one shared learned sigma"
         remedy = "Learn sigma per unit or fix it"
-    elif problem.depth > 1 and spec.eta_levels[0] == "learned":
+    elif spec.eta_levels[0] == "learned":
         case = "a hierarchy with eta_dec learned and some sigma fixed"
         remedy = "Fix eta_dec, or learn every sigma"
-    elif problem.depth > 2 and (any(learned[:-1]) or not all(map(_isotropic, sigmas))):
-        case = "three or more levels with sigmas neither all learned nor fixed and equal"
-        remedy = "Learn every sigma, or fix one value per level (the top may be learned)"
-    elif problem.depth == 2 and not _isotropic(sigmas[0]):
+    elif depth > 2:
+        if any(isinstance(s, str) for s in sigmas[:-1]) or not all(map(_isotropic, sigmas)):
+            case = "three or more levels with sigmas neither all learned nor fixed and equal"
+            remedy = "Learn every sigma, or fix one value per level (the top may be learned)"
+    elif not _isotropic(sigmas[0]):
         if spec.dims[1] < spec.dims[0]:
             case = "sigma_1 fixed and unequal with fewer units in z2 than in z1"
         elif not _isotropic(sigmas[1]):
@@ -206,30 +214,23 @@ def refuse_unsolved(problem: Problem) -> None:
         )
 
 
-def _isotropic(sigma: Std) -> bool:
-    return sigma is None or bool(np.all(np.asarray(sigma) == np.asarray(sigma).flat[0]))
+def _isotropic(sigma: Sigma) -> bool:
+    return not isinstance(sigma, tuple) or len(set(sigma)) == 1
 
 
-def _per_unit(sigma: Sigma) -> bool:
-    return sigma in LEARNED_SIGMAS and sigma != "shared"
+def _all_learned(spec: Spec) -> bool:
+    """Whether every sigma is learned per unit."""
+    return all(sigma in ("learned", "input") for sigma in spec.sigma_levels)
 
 
 def _decoder_std(problem: Problem) -> tuple[float, list[str]]:
     """The learned decoder std (NaN if it is fixed) and what is not determined about it."""
     spec, theta = problem.spec, problem.first
     if spec.eta_levels[0] != "learned":
-        if "learned" in spec.eta_levels:
-            raise NotSolvedError(
-                "eta_dec",
-                f"'learned' in a hierarchy of likelihood {spec.likelihood!r}",
-                "a fixed std of p(z1|z2), as no other is known in closed form",
-                "Pass e.g. eta_dec=1.0, or train it with pc.fit.",
-            )
         return float("nan"), []
     beta, rest, dim = spec.beta_levels[0], problem.rest, problem.modes.target_dim
     if problem.all_learned:
         return closed_forms.learned_eta(theta, rest, beta, dim)
-    refuse_unsolved(problem)
     if spec.sigma_levels == ("shared",):
         return closed_forms.learned_eta_shared_sigma(theta, rest, beta, dim), []
     ratio = np.sqrt(beta) * np.asarray(problem.sigmas[0]) / spec.eta_enc
@@ -238,28 +239,154 @@ def _decoder_std(problem: Problem) -> tuple[float, list[str]]:
 
 def _notes(problem: Problem, numbers: Numbers, state: State) -> list[str]:
     """What the optimum leaves undetermined."""
-    notes = []
     betas = problem.spec.beta_levels
     if problem.all_learned:
-        notes += [
+        return [
             f"level {level + 1}: with beta equal to that of level {level} and all sigmas learned "
             "it is a flat direction; the member with this level collapsed is shown"
             for level in range(1, problem.depth)
             if betas[level] == betas[level - 1]
         ]
-        return notes
+    notes = []
     for level, sigma in enumerate(problem.sigmas):
         if sigma is not None and len(np.unique(np.asarray(sigma))) < np.size(sigma):
-            notes.append(ROTATION_NOTE.format(level=level + 1))
+            notes.append(
+                f"level {level + 1}: units of equal fixed sigma can be rotated freely, so which "
+                "unit is active and the KL of each are not determined (counts, totals and singular "
+                "values are)"
+            )
     if problem.depth == 2 and problem.sigmas[0] is None:
         if len(np.unique(state.second[0])) > 1:
             notes.append(
                 "level 1: which mode goes with which unit of z1 is not determined, hence neither "
                 "its encoder singular values and sigma nor the information in z2"
             )
-    elif problem.depth == 2 and not _isotropic(problem.sigmas[0]):
+    elif problem.depth == 2 and not _isotropic(problem.spec.sigma_levels[0]):
         notes.append(
             "level 1: where every mode is active at both levels, z1 may be rotated freely, and "
             "encoder and decoder singular values are not determined"
         )
     return notes
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Level(Record):
+    """One latent level at the optimum; arrays hold one entry per unit.
+
+    Singular values are descending. All else is in the order of the units: as given for a fixed
+    sigma per unit, else from the strongest mode to the weakest.
+
+    Attributes:
+        encoder_singular_values: Of W_l S_{l-1}^{1/2}, in latent units.
+        decoder_singular_values: Of U_l, in units of what it decodes per latent unit.
+        posterior_std: sigma.
+        kl: E_q[log q - log p] in nats, without beta; below the top level it may be negative.
+        information: I(x; z_i) in nats, from second moments.
+        status: "active" (carries information on x), "noise" (has KL but knows nothing of x) or
+            "collapsed".
+        data_variance: Variance of the data mode that the unit carries, or would.
+        threshold: Variance that mode must exceed for the unit to be active.
+        critical_beta: The level's beta above which the unit collapses.
+        critical_eta_dec: eta_dec above which the unit collapses.
+    """
+
+    encoder_singular_values: Float
+    decoder_singular_values: Float
+    posterior_std: Float
+    kl: Float
+    information: Float
+    status: tuple[Status, ...]
+    data_variance: Float
+    threshold: Float
+    critical_beta: Float
+    critical_eta_dec: Float
+
+    derived: ClassVar = ("n_active",)
+
+    @property
+    def n_active(self) -> int:
+        """Number of units with status "active"."""
+        return self.status.count("active")
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{self.status.count(s)} {s}" for s in ("active", "noise", "collapsed"))
+        return f"Level({counts}, KL {self.kl.sum():.4g} nats)"
+
+
+@np.errstate(over="ignore", divide="ignore")  # a critical value beyond floats: infinity
+def levels(solution: Solution) -> tuple[Level, ...]:
+    """Return what each unit is at the optimum, level by level, bottom first."""
+    problem, state = solution.problem, solution.state
+    switches, kls = critical(solution), state.kl(solution.numbers)
+    encoders, decoders, informations = state.encoder, state.decoder, state.information
+    found: list[Level] = []
+    for number, order in enumerate(problem.orders):
+        unit, threshold = np.argsort(order), switches[number]
+        encoder, information = encoders[number], informations[number][unit]
+        no_std = number == 0 and problem.spec.likelihood != "gaussian"
+        found.append(
+            Level(
+                encoder_singular_values=np.sort(encoder)[::-1],
+                decoder_singular_values=np.sort(decoders[number])[::-1],
+                posterior_std=np.sqrt(state.noise[number])[unit],
+                kl=kls[number][unit],
+                information=information,
+                status=tuple(
+                    "active" if known > 0 else "noise" if weight > 0 else "collapsed"
+                    for weight, known in zip(encoder[unit], information, strict=True)
+                ),
+                data_variance=fit(problem.theta, len(unit))[unit] ** 2,
+                threshold=threshold.variance[unit],
+                critical_beta=threshold.beta[unit],
+                critical_eta_dec=threshold.eta_dec[unit] * (np.nan if no_std else 1.0),
+            )
+        )
+    return tuple(found)
+
+
+def parameters(solution: Solution) -> dict[str, Float]:
+    """Return matrices that attain the optimum by name; `Forecast.parameters` documents them."""
+    problem, modes, state = solution.problem, solution.problem.modes, solution.state
+    orders, dims = problem.orders, problem.spec.dims
+    encoder, decoder, vectors = state.encoder, state.decoder, modes.vectors
+    live = min(dims[0], len(vectors.read))
+    unit = orders[0][:live]
+    read = np.zeros((dims[0], vectors.read.shape[1]))
+    write = np.zeros((vectors.write.shape[1], dims[0]))
+    read[unit] = encoder[0][:live, None] * vectors.read[:live]
+    write[:, unit] = decoder[0][:live] * vectors.write[:live].T
+    mean_in, mean_out = (m * modes.moments.center for m in (vectors.mean_in, vectors.mean_out))
+    if (k := vectors.regression) is None:
+        found: dict[str, Float] = {"W1": read, "U1": write}
+        biases = {"b1": -read @ mean_in, "c1": mean_out}
+    else:
+        found = {"W1": -read @ k, "W2": read, "U1": write, "U2": k}
+        biases = {"b1": read @ k @ mean_in - read @ mean_out, "c1": mean_out - k @ mean_in}
+    for level in range(1, problem.depth):
+        below = np.sqrt(fit(state.second[level - 1], dims[level]))
+        weight = np.divide(encoder[level], below, out=np.zeros(dims[level]), where=below > 0)
+        up = np.zeros((dims[level], dims[level - 1]))
+        down = np.zeros((dims[level - 1], dims[level]))
+        both = min(dims[level], dims[level - 1])
+        here, there = orders[level][:both], orders[level - 1][:both]
+        up[here, there], down[there, here] = weight[:both], decoder[level][:both]
+        found |= {f"W{level + 1}": up, f"U{level + 1}": down}
+    for number, (noise, order) in enumerate(zip(state.noise, orders, strict=True), 1):
+        found[f"sigma_{number}"] = np.sqrt(noise)[np.argsort(order)]
+    found |= biases
+    white = modes.noise
+    if white is None:
+        return found | {"eta_dec": np.asarray(solution.numbers.etas[0])}
+    if white.divisor is None or white.output is None:
+        raise NotSolvedError(
+            "parameters",
+            "a conditional model of a likelihood that is not Gaussian",
+            "one whose best encoder is linear",
+            "Train it with pc.fit.",
+        )
+    # Matrices of whitened scores, to read the data and give the decoder's output.
+    return found | {
+        "W1": found["W1"] / white.divisor,
+        "U1": found["U1"] / white.divisor[:, None],
+        "c1": np.clip(white.output, -ENDLESS, ENDLESS),
+    }

@@ -142,8 +142,6 @@ class Modes:
     def vectors(self) -> Vectors:
         """Directions of the modes, in the data space."""
         moments = self.moments
-        basis_x, basis_y = moments.bases
-        regression = self._regression if self.conditional else None
         if self.is_plain:
             write = linalg.eigh(moments.xx)[1].T[::-1]
             read = _divided(write, self.theta)
@@ -156,21 +154,14 @@ class Modes:
             read = _divided(write, stds)
             if factor.axes is not None:
                 read = (left @ inner).T @ factor.axes.T
-        mean_in, mean_out = moments.mean_x, moments.mean_y
-        if basis_x is not None:
-            mean_in = basis_x.lift(mean_in[None])[0]
-            if regression is not None:
-                regression = basis_x.lift(regression)
-            elif moments.paired:
-                read = basis_x.lift(read)
-        if basis_y is not None:
-            mean_out = basis_y.lift(mean_out[None])[0]
-            write = basis_y.lift(write)
-            if not self._paired:
-                read = basis_y.lift(read)
-            if regression is not None:
-                regression = basis_y.lift(regression.T).T
-        return Vectors(read, write, regression, mean_in, mean_out)
+        lift_x, lift_y = (basis.lift if basis else np.asarray for basis in moments.bases)
+        return Vectors(
+            read=lift_x(read) if self._paired else lift_y(read),
+            write=lift_y(write),
+            regression=lift_y(lift_x(self._regression).T).T if self.conditional else None,
+            mean_in=lift_x(moments.mean_x[None])[0],
+            mean_out=lift_y(moments.mean_y[None])[0],
+        )
 
     def check_units(self, units: int) -> None:
         """Refuse more units than a randomised subspace resolved modes.

@@ -1,36 +1,34 @@
-"""What a mode's variance, beta and eta_dec must pass for its unit to live (theory sections 1-4, 7).
+"""Which variance lets a unit live: what a loss sets, and what a trained model leaves beside it.
 
-Each function returns one `Threshold` per level, arrays over modes: the variance a mode must exceed
-for its unit to be active, and the beta of the level and the eta_dec above which its unit collapses
-(infinity: never; 0: always; NaN: undetermined).
-
-The certificate asks the same of a trained model of any architecture. Adding one unit that the
-decoder uses linearly is a linear VAE on what the decoder leaves unexplained: it pays exactly when
-the strongest unexplained variance passes the unit's threshold.
+Adding one unit that the decoder uses linearly is, whatever the architecture, a linear VAE on what
+the decoder leaves unexplained (theory sections 1 to 3): it pays exactly when the strongest
+unexplained variance passes the unit's threshold. What a loss asks for depends on how it is written
+(section 8).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from posterior_collapse import checks
 from posterior_collapse.arrays import Float
+from posterior_collapse.checks import Likelihood
 from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.records import Record
 from posterior_collapse.specs import Spec
-from posterior_collapse.theory.closed_forms import Std
-from posterior_collapse.theory.state import Bool, Numbers, State, fit
 
 __all__ = [
     "AT_OPTIMUM",
     "LEAST_ROWS",
     "ROUNDING",
     "SURE",
+    "EffectiveBeta",
+    "effective_beta",
     "excess_loss",
     "rows_to_decide",
     "side_of_threshold",
@@ -38,186 +36,6 @@ __all__ = [
     "unit_gain",
     "variance_error",
 ]
-
-HALVINGS = 60
-"""Of the range that a critical value is looked for in; they leave 1e-16 of it."""
-
-
-class Threshold(NamedTuple):
-    """Per unit of one level: variance to exceed, critical beta, critical eta_dec."""
-
-    variance: Float
-    beta: Float
-    eta_dec: Float
-
-
-def learned(theta: Float, numbers: Numbers) -> Threshold:
-    """Sigma learned (section 1a)."""
-    beta, eta = numbers.betas[0], numbers.etas[0]
-    variance = np.full_like(theta, beta * np.square(eta))
-    return Threshold(variance, theta**2 / np.square(eta), theta / np.sqrt(beta))
-
-
-def fixed(theta: Float, numbers: Numbers, sigma: Float | float) -> Threshold:
-    """Sigma fixed (section 1b)."""
-    beta, eta, eta_enc = numbers.betas[0], numbers.etas[0], numbers.eta_enc
-    scaled = np.asarray(sigma) / eta_enc * np.ones_like(theta)
-    return Threshold(
-        beta * np.square(eta * scaled),
-        np.square(theta / (eta * scaled)),
-        theta / (np.sqrt(beta) * scaled),
-    )
-
-
-def shared(theta: Float, numbers: Numbers, sigma: float) -> Threshold:
-    """One learned sigma for all units (section 1c): it responds to beta and eta_dec."""
-    beta, eta = numbers.betas[0], numbers.etas[0]
-    product = np.array([t * np.maximum(theta, t).sum() for t in theta]) / len(theta)
-    now = fixed(theta, numbers, sigma).variance
-    return Threshold(now, product / np.square(eta), np.sqrt(product / beta))
-
-
-def learned_eta_beta(theta: Float, rest: Float, dim: int) -> Float:
-    """Critical beta with sigma and eta_dec learned (section 1d)."""
-    rank = np.arange(1, len(theta) + 1)
-    scale = rest[1:] + rank * theta**2
-    return np.divide(theta**2 * dim, scale, out=np.zeros_like(theta), where=scale > 0)
-
-
-def learned_eta_fixed_beta(theta: Float, sigma: Float, rest: Float, dim: int) -> Float:
-    """Critical beta with eta_dec learned and sigma (ascending, in units of eta_enc) fixed."""
-    slope = np.cumsum(theta * sigma) - theta * sigma
-    with np.errstate(divide="ignore", invalid="ignore"):
-        inverse = rest[:-1] * sigma**2 / theta**2 + slope * sigma / theta
-    return np.where(theta > 0, dim / inverse, 0.0)
-
-
-def learned_eta_shared_beta(theta: Float, rest: Float, dim: int) -> Float:
-    """Critical beta with eta_dec and one shared sigma learned."""
-    units = len(theta)
-    strong = np.cumsum(theta)
-    weak = units - np.arange(1, units + 1)
-    scale = units * (theta * strong + rest[1:])
-    top = dim * theta * (weak * theta + strong)
-    return np.divide(top, scale, out=np.zeros_like(theta), where=scale > 0)
-
-
-def all_learned(theta: Float, dims: Sequence[int], numbers: Numbers) -> list[Threshold]:
-    """Every level's sigma learned (3c, 4): only level 1 hears the data."""
-    levels = [learned(fit(theta, dims[0]), numbers)]
-    for level in range(1, len(dims)):
-        lower, upper = (float(b) for b in numbers.betas[level - 1 : level + 1])
-        flat, ones = lower == upper, np.ones(dims[level])
-        levels.append(
-            Threshold(
-                ones * (np.nan if flat else np.inf), ones * lower, ones * (np.nan if flat else 0.0)
-            )
-        )
-    return levels
-
-
-def first_learned(
-    theta: Float, dims: Sequence[int], numbers: Numbers, sigma_2: Std
-) -> list[Threshold]:
-    """Sigma_1 learned, Sigma_2 fixed (3c): all modes of z2 live or die at once."""
-    assert sigma_2 is not None
-    first = learned(fit(theta, dims[0]), numbers)
-    critical = numbers.betas[0] * np.square(numbers.eta_enc / np.asarray(sigma_2))
-    critical = np.where(np.arange(dims[1]) < dims[0], critical * np.ones(dims[1]), 0.0)
-    on = numbers.betas[1] < critical
-    variance = np.where(on, float(first.variance[0]), np.inf)
-    return [first, Threshold(variance, critical, np.where(on, np.inf, 0.0))]
-
-
-def two_fixed(
-    theta: Float, dims: Sequence[int], numbers: Numbers, sigma_1: Std, sigma_2: Std
-) -> list[Threshold]:
-    """Sigma_1 fixed, Sigma_2 fixed or learned (3a, 3b, 3d), one eta_dec for both decoders."""
-    assert sigma_1 is not None
-    beta_1, beta_2 = numbers.betas
-    eta, eta_enc = numbers.etas[0], numbers.eta_enc
-    one = np.asarray(sigma_1) * np.ones(dims[0])
-    first, signal = fit(theta, dims[0]), fit(theta, dims[1])
-    alone = np.square(first / one)
-    parent = np.arange(dims[0]) < dims[1]
-    child = np.arange(dims[1]) < dims[0]
-    one_2 = np.where(child, fit(one, dims[1]), 1.0)
-    second = np.where(child, np.maximum(one_2**2, signal * one_2 / np.sqrt(beta_1)) * beta_1, 0.0)
-    if sigma_2 is None:
-        helped = np.where(first > np.sqrt(beta_2) * eta, np.inf, 0.0)
-        helped_eta = first / np.sqrt(beta_2)
-        helped_variance = np.full_like(first, beta_2 * np.square(eta))
-        second_beta, second_eta = second / np.square(eta), np.sqrt(second / beta_2)
-        both = (beta_2 * np.square(eta)) ** 2 / (beta_1 * one_2**2)
-    else:
-        two = np.asarray(sigma_2) / eta_enc * np.ones(dims[1])
-        above = np.where(parent, fit(two, dims[0]), 1.0)
-        helped = first**4 / (beta_2 * np.square(eta * one * above))
-        helped_eta = first**2 / (np.sqrt(beta_1 * beta_2) * one * above)
-        helped_variance = np.sqrt(beta_1 * beta_2) * eta * one * above
-        second_beta = second / np.square(eta * two)
-        second_eta = np.sqrt(second / beta_2) / two
-        both = (beta_2 * np.square(eta * two)) ** 2 / (beta_1 * one_2**2)
-    level_1 = Threshold(
-        np.where(parent, np.minimum(beta_1 * one**2, helped_variance), beta_1 * one**2),
-        np.where(parent, np.maximum(alone, helped), alone),
-        np.where(first > np.sqrt(beta_1) * one, np.inf, np.where(parent, helped_eta, 0.0)),
-    )
-    reach = np.where(child, np.maximum(fit(level_1.variance, dims[1]), both), np.inf)
-    return [level_1, Threshold(reach, second_beta, second_eta)]
-
-
-def by_bisection(
-    theta: Float,
-    dims: Sequence[int],
-    numbers: Numbers,
-    solve: Callable[[Float, Numbers], State],
-) -> list[Threshold]:
-    """Thresholds of any chain, by bisecting each unit's own switch on a logarithmic scale.
-
-    All units are bisected at once, each with a value of its own. The critical eta_dec of level l
-    is that of the decoder this level feeds, `eta_decs[l-1]`.
-    """
-    width = max(dims)
-
-    def with_beta(level: int, value: Float) -> State:
-        betas = [value if k == level else b for k, b in enumerate(numbers.betas)]
-        return solve(theta, replace(numbers, betas=betas))
-
-    def with_eta(level: int, value: Float) -> State:
-        etas = [value if k == level else e for k, e in enumerate(numbers.etas)]
-        return solve(theta, replace(numbers, etas=etas))
-
-    def of_level(level: int) -> Threshold:
-        units = dims[level]
-
-        def switch(past: Callable[[Float], Bool]) -> Float:
-            # Where a trial value overflows, its infinity is beyond every threshold.
-            with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-                return _switch(width, past)[:units]
-
-        def dead(state: State) -> Bool:
-            return fit(state.correlation[level], width) <= 0
-
-        return Threshold(
-            np.square(switch(lambda v: fit(1 - solve(v, numbers).lost[level], width) > 0)),
-            switch(lambda v: dead(with_beta(level, v))),
-            switch(lambda v: dead(with_eta(level, v))),
-        )
-
-    return [of_level(level) for level in range(len(dims))]
-
-
-def _switch(width: int, past: Callable[[Float], Bool]) -> Float:
-    """Value at which `past` turns true for each mode: 0 if it always is, infinity if never."""
-    low, high = np.full(width, np.log(checks.LEAST)), np.full(width, np.log(checks.MOST))
-    always, ever = past(np.exp(low)), past(np.exp(high))
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        turned = past(np.exp(middle))
-        low, high = np.where(turned, low, middle), np.where(turned, middle, high)
-    return np.where(always, 0.0, np.where(ever, np.exp(high), np.inf))
-
 
 SURE = 2.0
 """Standard errors that count as certain."""
@@ -237,6 +55,7 @@ MOST_MORE = 100.0
 """Times as many rows that nobody is asked for."""
 
 Side = Literal["above", "below", "undecided"]
+Reduction = Literal["sum", "mean"]
 
 
 def side_of_threshold(t: float, error: float) -> Side:
@@ -442,3 +261,133 @@ def unit_gain(spec: Spec, t: npt.ArrayLike, *, level: int = 1) -> Float:
     ratio = 1.0 if isinstance(above, str) else float(np.min(sigma)) / above
     found = weight / 2 * ratio**2 * np.square(np.sqrt(t) - 1)
     return found
+
+
+@dataclass(frozen=True)
+class EffectiveBeta(Record):
+    """A loss `a * reconstruction error + b * KL` per sample, and the threshold that it sets.
+
+    Attributes:
+        value: beta eta_dec^2 = b / (2 a): the variance a data mode must exceed to keep a unit
+            with learned sigma. Of a likelihood that is not Gaussian beta = b / a: what a mode must
+            exceed in the noise that the likelihood tolerates.
+        squared_error_weight: a, per squared error summed over features; of another likelihood per
+            nat of its negative logarithm.
+        kl_weight: b, per nat summed over latents.
+        likelihood: What the error is the negative logarithm of.
+    """
+
+    value: float
+    squared_error_weight: float
+    kl_weight: float
+    likelihood: Likelihood = "gaussian"
+
+    derived: ClassVar = ("text",)
+
+    @property
+    def text(self) -> str:
+        """The result as a sentence."""
+        if self.likelihood != "gaussian":
+            return (
+                f"beta = {self.value:.6g}: your loss is -log p(y|z) + {self.value:.6g} KL, of "
+                f"likelihood {self.likelihood!r}. A data mode keeps a latent unit only if its "
+                "variance, in units of the noise that this likelihood tolerates, exceeds it."
+            )
+        return (
+            f"beta * eta_dec^2 = {self.value:.6g}: your loss is that of beta = {self.value:.6g} "
+            f"at eta_dec = 1. A data mode keeps a latent unit only if its variance exceeds it."
+        )
+
+
+def effective_beta(
+    weight: float = 1.0,
+    *,
+    features: int | None = None,
+    latents: int | None = None,
+    reconstruction: Reduction = "sum",
+    kl: Reduction = "sum",
+    half: bool = False,
+    gaussian_std: float | None = None,
+    batch_size: int | None = None,
+    reconstruction_batch: Reduction = "mean",
+    kl_batch: Reduction = "mean",
+    likelihood: Likelihood = "gaussian",
+) -> EffectiveBeta:
+    """Return beta eta_dec^2 of a loss `squared error + weight * KL`, or beta of another's.
+
+    Args:
+        weight: Factor of the KL term.
+        features: Number of features D of a sample, needed for `reconstruction="mean"`: what the
+            mean is over, so of a categorical its positions (tokens).
+        latents: Number of latent units, needed for `kl="mean"`.
+        reconstruction: Error summed or averaged over features.
+        kl: KL summed or averaged over latent units.
+        half: Whether the squared error carries a factor 1/2.
+        gaussian_std: Std of a Gaussian negative log-likelihood, if that is the reconstruction
+            term (its 1/2 included).
+        batch_size: Samples per batch; needed when the two batch reductions differ.
+        reconstruction_batch: Reconstruction summed or averaged over the batch.
+        kl_batch: KL summed or averaged over the batch.
+        likelihood: What the error is, if not a squared one: "bernoulli" (binary cross-entropy),
+            "categorical" (cross-entropy), "poisson" or "negative-binomial".
+
+    Raises:
+        InvalidArgumentError: A number that is needed is missing or out of range.
+
+    Example:
+        >>> effective_beta(features=784, reconstruction="mean").value  # nn.MSELoss and a summed KL
+        392.0
+        >>> effective_beta(half=True).value  # 1/2 |y - mu|^2 + KL
+        1.0
+        >>> effective_beta(features=784, reconstruction="mean", likelihood="bernoulli").value
+        784.0
+    """
+    b = checks.positive("weight", weight)
+    a, per_a, per_b = 1.0, 1, 1  # the terms are a / per_a and b / per_b
+    likelihood = checks.likelihood("likelihood", likelihood)
+    if likelihood == "other":
+        raise InvalidArgumentError(
+            "likelihood", "'other'", "a likelihood that is known", "Use audit_loss on your loss."
+        )
+    gaussian = likelihood == "gaussian"
+    if not gaussian and (half or gaussian_std is not None):
+        raise InvalidArgumentError(
+            "half" if half else "gaussian_std",
+            f"a value with likelihood {likelihood!r}",
+            "nothing: only a squared error has it",
+            "Leave it out.",
+        )
+    for name, value in (
+        ("reconstruction", reconstruction),
+        ("kl", kl),
+        ("reconstruction_batch", reconstruction_batch),
+        ("kl_batch", kl_batch),
+    ):
+        if value not in ("sum", "mean"):
+            raise InvalidArgumentError(name, repr(value), "'sum' or 'mean'", f"Pass {name}='sum'.")
+    if gaussian_std is not None:
+        if half:
+            raise InvalidArgumentError(
+                "half", "True with gaussian_std", "one of them", "A Gaussian has its 1/2 already."
+            )
+        a = 1 / (2 * checks.positive("gaussian_std", gaussian_std) ** 2)
+    elif half:
+        a = 0.5
+    if reconstruction == "mean":
+        per_a *= _needed("features", features, "the reconstruction is a mean over them")
+    if kl == "mean":
+        per_b *= _needed("latents", latents, "the KL is a mean over them")
+    if reconstruction_batch != kl_batch:
+        size = _needed("batch_size", batch_size, "one term is a mean over it and one a sum")
+        if reconstruction_batch == "mean":
+            per_a *= size
+        else:
+            per_b *= size
+    found = b * per_a / ((2 if gaussian else 1) * a * per_b)
+    return EffectiveBeta(found, a / per_a, b / per_b, likelihood)
+
+
+def _needed(name: str, value: int | None, why: str) -> int:
+    if value is None:
+        raise InvalidArgumentError(name, "nothing", f"a number, since {why}", f"Pass {name}=...")
+    return checks.whole(name, value, least=1)

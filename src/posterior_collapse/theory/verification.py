@@ -19,6 +19,7 @@ __all__ = ["CASES", "Case", "Verification", "verify"]
 
 LOSS_TOLERANCE = 1e-9
 SINGULAR_VALUE_TOLERANCE = 1e-4
+Draw = Callable[[np.random.Generator], tuple[Moments, Spec]]
 COUNTED_FROM = 1e-3
 """Singular value from which a unit of a numerical minimum counts as on."""
 
@@ -38,7 +39,7 @@ class Case:
     name: str
     source: str
     model: str
-    draw: Callable[[np.random.Generator], tuple[Moments, Spec]]
+    draw: Draw
     identified: bool = True
 
 
@@ -126,28 +127,24 @@ def plan(which: str, problems: int) -> list[tuple[Case, int]]:
     Raises:
         InvalidArgumentError: No such case.
     """
-    names = [case.name for case in CASES]
-    if which.lower() != "all" and which.lower() not in (n.lower() for n in names):
+    chosen = [case for case in CASES if which.lower() in ("all", case.name.lower())]
+    if not chosen:
+        names = [case.name for case in CASES]
         raise InvalidArgumentError(
             "case",
             repr(which),
             f"'all' or one of {', '.join(names)}",
             f"Pass 'all'.{nearest(which, names)}",
         )
-    chosen = [c for c in CASES if which.lower() in ("all", c.name.lower())]
     return [(c, i) for c in chosen for i in range(1 if c.name.startswith("E") else problems)]
 
 
-def _data(
-    generator: np.random.Generator, target: bool = False, features: int = 5, samples: int = 60
-) -> Moments:
-    x = generator.standard_normal((samples, features)) @ np.diag(
-        generator.uniform(0.3, 2.5, features)
-    )
+def _data(generator: np.random.Generator, target: bool) -> Moments:
+    x = generator.standard_normal((60, 5)) @ np.diag(generator.uniform(0.3, 2.5, 5))
     if not target:
         return Moments.from_arrays(x)
-    mix = generator.standard_normal((features, 4)) / 2
-    y = x @ mix + generator.standard_normal((samples, 4)) * generator.uniform(0.3, 2.0, 4)
+    mix = generator.standard_normal((5, 4)) / 2
+    y = x @ mix + generator.standard_normal((60, 4)) * generator.uniform(0.3, 2.0, 4)
     return Moments.from_arrays(x, y)
 
 
@@ -167,131 +164,106 @@ def _e14(generator: np.random.Generator) -> tuple[Moments, Spec]:
     return Moments.from_arrays(x, center=False), spec
 
 
-def _random(
-    spec: Callable[[np.random.Generator], Spec], target: bool = False
-) -> Callable[[np.random.Generator], tuple[Moments, Spec]]:
-    def draw(generator: np.random.Generator) -> tuple[Moments, Spec]:
-        return _data(generator, target), spec(generator)
-
-    return draw
-
-
-def _stds(generator: np.random.Generator, units: int) -> tuple[float, ...]:
-    return tuple(generator.uniform(0.3, 1.3, units).tolist())
-
-
 def _number(generator: np.random.Generator, low: float = 0.5, high: float = 1.3) -> float:
     return float(generator.uniform(low, high))
 
 
-def _hvae(g: np.random.Generator, dims: tuple[int, int], **fields: Any) -> HVAESpec:
-    return HVAESpec(
-        dims, (_number(g), _number(g)), _number(g, 0.4, 1.0), eta_enc=_number(g), **fields
-    )
+def _low(generator: np.random.Generator) -> float:
+    return _number(generator, 0.3, 0.9)
 
 
-def _single(
-    cls: type[VAESpec], **fields: Any
-) -> Callable[[np.random.Generator], tuple[Moments, Spec]]:
+def _stds(generator: np.random.Generator) -> tuple[float, ...]:
+    return tuple(generator.uniform(0.3, 1.3, 3).tolist())
+
+
+def _random(spec: Callable[[np.random.Generator], Spec], target: bool = False) -> Draw:
+    return lambda generator: (_data(generator, target), spec(generator))
+
+
+def _vae(cls: type[VAESpec] = VAESpec, **fields: Any) -> Draw:
+    """Data and a spec of one level, whose fields are as given or drawn by what is given."""
+
     def spec(g: np.random.Generator) -> Spec:
-        filled = {k: v(g) if callable(v) else v for k, v in fields.items()}
-        return cls(**{"latent_dim": 3, "beta": _number(g), "eta_enc": _number(g)} | filled)
+        given = _drawn(g, fields)
+        return cls(**{"latent_dim": 3, "beta": _number(g), "eta_enc": _number(g)} | given)
 
     return _random(spec, target=cls is CVAESpec)
+
+
+def _hvae(dims: tuple[int, int], **fields: Any) -> Draw:
+    """Likewise of two levels."""
+
+    def spec(g: np.random.Generator) -> Spec:
+        given = _drawn(g, fields)
+        betas, eta_dec = (_number(g), _number(g)), _number(g, 0.4, 1.0)
+        return HVAESpec(dims, betas, eta_dec, eta_enc=_number(g), **given)
+
+    return _random(spec)
+
+
+def _drawn(generator: np.random.Generator, fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: v(generator) if callable(v) else v for name, v in fields.items()}
+
+
+def _rising(g: np.random.Generator) -> Spec:
+    return HVAESpec((3, 3), (_number(g, 0.5, 0.9), 1.0), 0.7, sigma_1="learned")
+
+
+def _chain_learned(g: np.random.Generator) -> Spec:
+    return ChainSpec((3, 3, 2), (0.8, 1.0, 1.5), (_number(g), 0.6, 0.7))
+
+
+def _chain_fixed(g: np.random.Generator) -> Spec:
+    betas, etas = (1.0, _number(g), 1.2), (0.5, 0.6, _number(g))
+    return ChainSpec((3, 2, 3), betas, etas, 1.2, (0.6, 0.8, "learned"))
 
 
 CASES: tuple[Case, ...] = (
     Case("E8", "theorem 2", "CVAE, x and y independent", _e8),
     Case("E13", "theorem 3", "HVAE, sigma_2 learned", _e13),
     Case("E14", "theorem 5", "HVAE, both sigmas fixed", _e14),
-    Case("vae-learned", "1a", "VAE, sigma learned", _single(VAESpec)),
-    Case("vae-wide", "1a", "VAE, more units than features", _single(VAESpec, latent_dim=7)),
+    Case("vae-learned", "1a", "VAE, sigma learned", _vae()),
+    Case("vae-wide", "1a", "VAE, more units than features", _vae(latent_dim=7)),
     Case("vae-target", "1a", "x to y, sigma learned", _random(lambda g: VAESpec(3), target=True)),
-    Case("vae-equal", "1b", "VAE, sigma fixed, equal", _single(VAESpec, sigma=_number)),
-    Case(
-        "vae-unequal",
-        "1b",
-        "VAE, sigma fixed, unequal",
-        _single(VAESpec, sigma=lambda g: _stds(g, 3)),
-    ),
-    Case("vae-shared", "1c", "VAE, one shared sigma", _single(VAESpec, sigma="shared")),
-    Case("vae-eta", "1d", "VAE, eta_dec learned", _single(VAESpec, eta_dec="learned")),
+    Case("vae-equal", "1b", "VAE, sigma fixed, equal", _vae(sigma=_number)),
+    Case("vae-unequal", "1b", "VAE, sigma fixed, unequal", _vae(sigma=_stds)),
+    Case("vae-shared", "1c", "VAE, one shared sigma", _vae(sigma="shared")),
+    Case("vae-eta", "1d", "VAE, eta_dec learned", _vae(eta_dec="learned")),
     Case(
         "vae-eta-fixed",
         "1d",
         "VAE, eta_dec learned, sigma fixed",
-        _single(VAESpec, eta_dec="learned", sigma=lambda g: _stds(g, 3)),
+        _vae(eta_dec="learned", sigma=_stds),
     ),
     Case(
         "vae-eta-shared",
         "1c, 1d",
         "VAE, eta_dec and one sigma learned",
-        _single(VAESpec, eta_dec="learned", sigma="shared"),
+        _vae(eta_dec="learned", sigma="shared"),
     ),
-    Case("cvae-learned", "2", "CVAE, sigma learned", _single(CVAESpec)),
+    Case("cvae-learned", "2", "CVAE, sigma learned", _vae(CVAESpec)),
+    Case("cvae-unequal", "2", "CVAE, sigma fixed, unequal", _vae(CVAESpec, sigma=_stds)),
+    Case("cvae-eta", "1d, 2", "CVAE, eta_dec learned", _vae(CVAESpec, eta_dec="learned")),
+    Case("hvae-learned-2", "3a", "HVAE, sigma_2 learned", _hvae((4, 3), sigma_1=_low)),
+    Case("hvae-fixed", "3b", "HVAE, both fixed", _hvae((3, 4), sigma_1=_low, sigma_2=_number)),
     Case(
-        "cvae-unequal",
-        "2",
-        "CVAE, sigma fixed, unequal",
-        _single(CVAESpec, sigma=lambda g: _stds(g, 3)),
+        "hvae-unequal-2", "3b", "HVAE, sigma_2 unequal", _hvae((3, 3), sigma_1=_low, sigma_2=_stds)
     ),
-    Case("cvae-eta", "1d, 2", "CVAE, eta_dec learned", _single(CVAESpec, eta_dec="learned")),
-    Case(
-        "hvae-learned-2",
-        "3a",
-        "HVAE, sigma_2 learned",
-        _random(lambda g: _hvae(g, (4, 3), sigma_1=_number(g, 0.3, 0.9))),
-    ),
-    Case(
-        "hvae-fixed",
-        "3b",
-        "HVAE, both fixed",
-        _random(lambda g: _hvae(g, (3, 4), sigma_1=_number(g, 0.3, 0.9), sigma_2=_number(g))),
-    ),
-    Case(
-        "hvae-unequal-2",
-        "3b",
-        "HVAE, sigma_2 unequal",
-        _random(lambda g: _hvae(g, (3, 3), sigma_1=_number(g, 0.3, 0.9), sigma_2=_stds(g, 3))),
-    ),
-    Case(
-        "hvae-both-learned",
-        "3c",
-        "HVAE, both learned, beta_2 > beta_1",
-        _random(lambda g: HVAESpec((3, 3), (_number(g, 0.5, 0.9), 1.0), 0.7, sigma_1="learned")),
-    ),
+    Case("hvae-both-learned", "3c", "HVAE, both learned, beta_2 > beta_1", _random(_rising)),
     Case(
         "hvae-learned-1",
         "3c",
         "HVAE, sigma_1 learned, sigma_2 fixed",
-        _random(lambda g: _hvae(g, (3, 2), sigma_1="learned", sigma_2=_number(g))),
+        _hvae((3, 2), sigma_1="learned", sigma_2=_number),
         identified=False,
     ),
     Case(
         "hvae-unequal-1",
         "3d",
         "HVAE, sigma_1 unequal",
-        _random(lambda g: _hvae(g, (3, 3), sigma_1=_stds(g, 3))),
+        _hvae((3, 3), sigma_1=_stds),
         identified=False,
     ),
-    Case(
-        "chain-learned",
-        "4",
-        "3 levels, all learned",
-        _random(lambda g: ChainSpec((3, 3, 2), (0.8, 1.0, 1.5), (_number(g), 0.6, 0.7))),
-    ),
-    Case(
-        "chain-fixed",
-        "4",
-        "3 levels, all but the top fixed",
-        _random(
-            lambda g: ChainSpec(
-                (3, 2, 3),
-                (1.0, _number(g), 1.2),
-                (0.5, 0.6, _number(g)),
-                1.2,
-                (0.6, 0.8, "learned"),
-            )
-        ),
-    ),
+    Case("chain-learned", "4", "3 levels, all learned", _random(_chain_learned)),
+    Case("chain-fixed", "4", "3 levels, all but the top fixed", _random(_chain_fixed)),
 )

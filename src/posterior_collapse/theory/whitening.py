@@ -12,21 +12,35 @@ The onset is exact so. How many units live below it, and their KL, are those of 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import linalg, optimize
+from scipy.special import gammaln
 
-from posterior_collapse.arrays import Float
+from posterior_collapse.arrays import Array, Float, chunks
+from posterior_collapse.checks import Dispersion, Likelihood
 from posterior_collapse.data.samples import Samples
 from posterior_collapse.errors import DataError, NotSolvedError
-from posterior_collapse.likelihoods import FAMILIES, Family, remedy
+from posterior_collapse.likelihoods import (
+    ENDLESS,
+    FAMILIES,
+    Law,
+    check_targets,
+    law,
+    one_hot_widths,
+    remedy,
+)
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec
-from posterior_collapse.theory import regression
 
-__all__ = ["Whitening", "whiten", "whiten_given"]
+__all__ = ["Regression", "Whitening", "regress", "whiten", "whiten_given"]
 
 ROUNDING = 1e-6
 """Relative: what float32 data may miss a bound of their moments by."""
+ITERATIONS = 2000
+TOLERANCE = 1e-5
+"""Nats per sample and unit of a white coefficient: the gradient at which a fit is finished."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,28 +88,32 @@ def whiten(moments: Moments, spec: Spec, rows: Samples | None = None) -> Whiteni
     mean, variance = moments.feature_means, moments.feature_variances
     _check_moments(mean, variance, moments, spec)
     mean = np.clip(mean, 0.0, family.most)
-    r, notes = _dispersion(mean, variance, spec)
+    r, notes = np.ones_like(mean), []
+    learned = spec.likelihood == "negative-binomial" and spec.dispersion == "learned"
+    if learned:
+        r = dispersion(mean**2, variance - mean)
+    elif spec.likelihood == "negative-binomial":
+        r[:] = spec.dispersion
     loss = float(np.sum(family.constant_loss(mean, r)))
-    if spec.likelihood == "negative-binomial" and spec.dispersion == "learned":
+    if learned:
+        notes.append(
+            "the dispersion of each feature is estimated from its mean and variance; a trained one "
+            "may differ"
+        )
         if rows is None:
             notes.append(
                 "of a learned dispersion the loss lacks what moments do not tell (the Gamma "
                 "functions of every count): compare it with that of no trained model"
             )
         else:
-            loss -= regression.log_rising(rows.x if rows.y is None else rows.y, r)
+            loss -= log_rising(rows.x if rows.y is None else rows.y, r)
     tolerated = np.asarray(family.variance(mean, r), dtype=np.float64)
     varies = (variance > 0) & (tolerated > 0)
     divisor = np.sqrt(np.where(varies, tolerated, np.inf))
     with np.errstate(divide="ignore"):
         output = np.asarray(family.link(mean), dtype=np.float64)
-    return Whitening(
-        moments.divided(divisor),
-        loss,
-        output,
-        divisor,
-        (*_notes(family, spec, int(np.count_nonzero(~varies)), len(mean)), *notes),
-    )
+    notes = [*_notes(spec, int(np.count_nonzero(~varies)), len(mean)), *notes]
+    return Whitening(moments.divided(divisor), loss, output, divisor, tuple(notes))
 
 
 def whiten_given(data: Samples, spec: Spec) -> Whitening:
@@ -106,9 +124,9 @@ def whiten_given(data: Samples, spec: Spec) -> Whitening:
         spec: Says the likelihood.
     """
     assert data.y is not None
-    fitted = regression.fit(spec.likelihood, data.x, data.y, spec.dispersion)
+    fitted = regress(spec.likelihood, data.x, data.y, spec.dispersion)
     dropped = int(np.count_nonzero(fitted.scores.std(axis=0) == 0))
-    notes = list(_notes(FAMILIES[spec.likelihood], spec, dropped, fitted.scores.shape[1]))
+    notes = _notes(spec, dropped, fitted.scores.shape[1])
     notes.append(
         "without latents the output is linear in the condition (a generalised linear model of y "
         "on x); a network may read more from x and leave less for the latents"
@@ -118,9 +136,10 @@ def whiten_given(data: Samples, spec: Spec) -> Whitening:
             f"the condition has {fitted.rank} independent features for {len(data.x)} samples "
             "(fewer than 10 each): what it seems to explain of y may be an artefact"
         )
-    return Whitening(
-        Moments.from_arrays(fitted.scores), fitted.loss, None, None, (*notes, *fitted.notes)
-    )
+    if spec.likelihood == "negative-binomial" and spec.dispersion == "learned":
+        notes.append("the dispersion of each feature is estimated from what x leaves of it")
+    moments = Moments.from_arrays(fitted.scores)
+    return Whitening(moments, fitted.loss, None, None, tuple(notes))
 
 
 def _check_moments(mean: Float, variance: Float, moments: Moments, spec: Spec) -> None:
@@ -132,12 +151,11 @@ def _check_moments(mean: Float, variance: Float, moments: Moments, spec: Spec) -
         wrong |= variance > mean * (1 - mean) * (1 + ROUNDING) + ROUNDING
     if wrong.any():
         j = int(np.flatnonzero(wrong)[0])
+        domain = f"values from 0 to {family.most:g}" if family.most == 1 else "counts of at least 0"
         raise DataError(
             "data",
             f"feature {j + 1} of mean {mean[j]:.4g} and variance {variance[j]:.4g}",
-            f"values from 0 to {family.most:g} for likelihood {spec.likelihood!r}"
-            if family.most == 1
-            else f"counts of at least 0 for likelihood {spec.likelihood!r}",
+            f"{domain} for likelihood {spec.likelihood!r}",
             remedy(spec.likelihood),
         )
     if spec.likelihood == "categorical":
@@ -154,19 +172,8 @@ def _check_moments(mean: Float, variance: Float, moments: Moments, spec: Spec) -
             )
 
 
-def _dispersion(mean: Float, variance: Float, spec: Spec) -> tuple[Float, list[str]]:
-    """Return r of each feature, infinite where its counts vary no more than a Poisson's."""
-    if spec.likelihood != "negative-binomial":
-        return np.ones_like(mean), []
-    if spec.dispersion != "learned":
-        return np.full_like(mean, float(spec.dispersion)), []
-    return regression.dispersion(mean**2, variance - mean), [
-        "the dispersion of each feature is estimated from its mean and variance; a trained one "
-        "may differ"
-    ]
-
-
-def _notes(family: Family, spec: Spec, dropped: int, features: int) -> list[str]:
+def _notes(spec: Spec, dropped: int, features: int) -> list[str]:
+    family = FAMILIES[spec.likelihood]
     notes = [
         f"likelihood {spec.likelihood!r} of {family.gives}: variances are in units of the noise it "
         "tolerates. The beta from which total collapse is stable is exact for any network; how "
@@ -177,3 +184,145 @@ def _notes(family: Family, spec: Spec, dropped: int, features: int) -> list[str]
     if dropped:
         notes.append(f"{dropped} of {features} features carry nothing and drop out")
     return notes
+
+
+class Regression(NamedTuple):
+    """The best output linear in a condition, and what it leaves.
+
+    Attributes:
+        scores: Scores of each row in units of their noise, F^(-1/2) s, shape (samples, d_y).
+        loss: Mean loss, nats per sample, less what the data alone decide.
+        rank: Independent features of the condition.
+    """
+
+    scores: Float
+    loss: float
+    rank: int
+
+
+def regress(likelihood: Likelihood, x: Array, y: Array, r: Dispersion = "learned") -> Regression:
+    """Fit a generalised linear model of y on x, with an intercept, all features at once.
+
+    Args:
+        likelihood: Of y.
+        x: Condition, (samples, d_x).
+        y: Target, (samples, d_y).
+        r: Dispersion of a negative binomial.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> x = rng.standard_normal((500, 2))
+        >>> y = (rng.random((500, 1)) < 1 / (1 + np.exp(-2 * x[:, :1]))).astype(float)
+        >>> found = regress("bernoulli", x, y)
+        >>> bool(abs(found.scores.mean()) < 1e-4 and found.loss < 0.6)
+        True
+    """
+    check_targets(likelihood, y)
+    target = np.asarray(y, dtype=np.float64)
+    white, rank = _white(np.asarray(x, dtype=np.float64))
+    n, each = len(target), np.full(target.shape[1], np.inf)
+    with np.errstate(divide="ignore"):
+        # Of a feature that never varies the best output is infinite: nearly so does as well.
+        first = np.clip(FAMILIES[likelihood].link(target.mean(axis=0)), -ENDLESS, ENDLESS)
+    if likelihood == "categorical":
+        widths = one_hot_widths(target)
+        loss, score, means = _minimise(white, first, law(likelihood, target, widths=widths))
+        return Regression(_blocks_whitened(score, means, widths), loss / n, rank)
+    if likelihood == "negative-binomial" and r != "learned":
+        each[:] = r
+    elif likelihood == "negative-binomial":
+        _, left, means = _minimise(white, first, law("poisson", target))
+        each = dispersion(np.square(means).mean(axis=0), (left**2 - means).mean(axis=0))
+    loss, score, means = _minimise(white, first, law(likelihood, target, r=each))
+    slope = 1.0 if likelihood == "bernoulli" else 1 / (1 + means / each)
+    noise = np.asarray(FAMILIES[likelihood].variance(means, each)) * np.square(slope)
+    root = np.sqrt(noise.mean(axis=0))
+    loss /= n
+    if likelihood == "negative-binomial" and r == "learned":
+        loss -= log_rising(target, each)
+    known = root > 1e-8 * root.max(initial=0.0)
+    scores = np.divide(score, root, out=np.zeros_like(score), where=known)
+    return Regression(scores, loss, rank)
+
+
+def dispersion(squares: Float, extra: Float) -> Float:
+    """Return r of each feature by moments; infinite where its counts vary as a Poisson's or less.
+
+    Args:
+        squares: Mean square of the mean, (d_y,).
+        extra: Variance beyond the mean, (d_y,).
+
+    Example:
+        >>> dispersion(np.array([4.0, 4.0]), np.array([2.0, -0.1])).tolist()
+        [2.0, inf]
+    """
+    found = np.full_like(squares, np.inf)
+    return np.divide(squares, extra, out=found, where=(extra > 0) & (squares > 0))
+
+
+def log_rising(y: Array, r: Float) -> float:
+    """Return the mean over rows of log Gamma(r + y) - log Gamma(r) - y log r, over features.
+
+    Of a negative binomial whose dispersion is learned it belongs to the loss: it is all that r
+    changes where the data are not. Of an infinite r it is 0.
+
+    Args:
+        y: Counts, (samples, d_y).
+        r: Dispersion of each feature, (d_y,).
+
+    Example:
+        >>> log_rising(np.array([[1.0], [3.0]]), np.array([np.inf]))
+        0.0
+        >>> bool(np.isclose(log_rising(np.array([[2.0]]), np.array([4.0])), np.log(5 / 4)))
+        True
+    """
+    finite, total = np.isfinite(r), 0.0
+    for _, (rows,) in chunks(y):
+        counts, known = np.asarray(rows[:, finite], dtype=np.float64), r[finite]
+        total += float((gammaln(counts + known) - gammaln(known) - counts * np.log(known)).sum())
+    return total / len(y)
+
+
+def _white(x: Float) -> tuple[Float, int]:
+    """Return a constant and the independent directions of x, uncorrelated and of variance 1."""
+    central = x - x.mean(axis=0)
+    scale = central.std(axis=0)
+    central = central / np.where(scale > 0, scale, 1.0)
+    values, vectors = linalg.eigh(central.T @ central / len(x))
+    keep = values > max(values[-1], 0.0) * len(values) * 1e-12
+    white = central @ (vectors[:, keep] / np.sqrt(values[keep]))
+    return np.column_stack([np.ones(len(x)), white]), int(keep.sum())
+
+
+def _minimise(white: Float, first: Float, cost: Law) -> tuple[float, Float, Float]:
+    """Return the loss, the scores and the means of the best outputs linear in `white`.
+
+    Args:
+        white: Constant and condition, (samples, k).
+        first: Best constant output, (d_y,).
+        cost: Of outputs, (samples, d_y).
+    """
+    n, start = len(white), np.zeros((white.shape[1], len(first)))
+    start[0] = first
+
+    def value(flat: Float) -> tuple[float, Float]:
+        loss, gradient, _ = cost(white @ flat.reshape(start.shape))
+        return loss / n, (white.T @ gradient).ravel() / n
+
+    options: Any = {"maxiter": ITERATIONS, "maxfun": 2 * ITERATIONS, "gtol": TOLERANCE, "ftol": 0.0}
+    found = optimize.minimize(value, start.ravel(), jac=True, method="L-BFGS-B", options=options)
+    loss, gradient, means = cost(white @ found.x.reshape(start.shape))
+    return loss, -gradient, means
+
+
+def _blocks_whitened(score: Float, means: Float, widths: tuple[int, ...]) -> Float:
+    """Divide the scores of each position by the root of their mean Hessian, diag(p) - pp'."""
+    found = np.zeros_like(score)
+    for stop, width in zip(np.cumsum(widths), widths, strict=True):
+        part = slice(stop - width, stop)
+        p = means[:, part]
+        values, vectors = linalg.eigh(np.diag(p.mean(axis=0)) - p.T @ p / len(p))
+        keep = values > values[-1] * 1e-10  # constants, which softmax does not feel
+        kept = vectors[:, keep]
+        found[:, part] = score[:, part] @ (kept / np.sqrt(values[keep])) @ kept.T
+    return found

@@ -27,22 +27,6 @@ from posterior_collapse.training.settings import FIELDS, Settings, effective_spe
 if TYPE_CHECKING:
     from posterior_collapse.training.batches import Batches
 
-__all__ = [
-    "Folder",
-    "UnboundedObjectiveWarning",
-    "check_device",
-    "check_exact",
-    "check_folders",
-    "check_one_each",
-    "check_specs",
-    "check_together",
-    "described",
-    "per_run",
-    "several",
-    "split",
-    "warn_unbounded",
-]
-
 Folder = str | Path
 SPELLINGS = {"lr": "learning_rate", "optimizer": "optimiser"}
 """What settings are called as well, by those who come from other libraries."""
@@ -135,13 +119,18 @@ def several(specs: Sequence[Spec]) -> tuple[Spec, ...]:
     """Return the specs of several runs.
 
     Raises:
-        InvalidArgumentError: One spec alone.
+        InvalidArgumentError: One spec alone, none, or something else.
     """
     if isinstance(specs, Spec):
         raise InvalidArgumentError(
             "specs", f"one {type(specs).__name__}", "a list of specs", "Pass [spec], or use fit."
         )
-    return tuple(specs)
+    if not (found := tuple(specs)):
+        raise InvalidArgumentError("specs", "none", "at least one spec", "Pass some specs.")
+    for spec in found:
+        if not isinstance(spec, Spec):
+            raise InvalidArgumentError("spec", type(spec).__name__, "a Spec", "Pass a VAESpec.")
+    return found
 
 
 def per_run(given: dict[str, Any], runs: int) -> list[dict[str, Any]]:
@@ -182,12 +171,8 @@ def check_one_each(folders: Sequence[Folder], runs: int) -> None:
 
 
 def check_specs(specs: Sequence[Spec], convention: str, is_exact: bool) -> None:
-    """Refuse specs that are none, are not of one model, or cannot be trained as asked."""
-    if not specs:
-        raise InvalidArgumentError("specs", "none", "at least one spec", "Pass some specs.")
+    """Refuse specs that are not of one model, or cannot be trained as asked."""
     for spec in specs:
-        if not isinstance(spec, Spec):
-            raise InvalidArgumentError("spec", type(spec).__name__, "a Spec", "Pass a VAESpec.")
         check_convention(convention, spec)
         if is_exact and spec.likelihood != "gaussian":
             raise InvalidArgumentError(

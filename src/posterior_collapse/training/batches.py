@@ -22,8 +22,6 @@ from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Likelihood, Spec
 from posterior_collapse.training import seeds
 
-__all__ = ["ArrayBatches", "Batch", "Batches", "LoaderBatches", "feed"]
-
 
 class Batch(NamedTuple):
     """Rows x (n, dim x) and their targets y (n, dim y); no target: an autoencoder."""
@@ -36,6 +34,7 @@ class Batches(ABC):
     """Batches for training, and the facts on the data that a model and a forecast need.
 
     Attributes:
+        given: The data as they were read.
         dims: Numbers per row of x, and of y (None: an autoencoder).
         image_shape: Of the rows that are decoded, where they are images.
         condition_shape: Of x where it is a condition.
@@ -44,6 +43,7 @@ class Batches(ABC):
         about: What the data are called, and the like.
     """
 
+    given: Samples | Stream
     batch_size: int
     sized = True
     dims: tuple[int, int | None]
@@ -58,20 +58,27 @@ class Batches(ABC):
 
     @abstractmethod
     def epoch(self, order_seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        """Yield the batches of one epoch but the first `skip`."""
+        """Yield the batches of one epoch but the first `skip`, as (order_seed, epoch) decide."""
 
     @abstractmethod
     def rows(self, limit: int) -> Batch:
         """Return up to `limit` rows to measure on, always the same ones."""
 
     @abstractmethod
-    def evidence(self, spec: Spec, center: bool) -> Any:
+    def moments(self, center: bool) -> Moments:
+        """Measure the data's moments in float64."""
+
+    def evidence(self, spec: Spec, center: bool) -> Moments | Samples | Stream:
         """Return what `forecast` has to know of the data: moments, or where they do not do, rows.
 
         Args:
-            spec: To be forecast.
+            spec: To be forecast. A condition is regressed on, and a learned dispersion counts all
+                values: these take the rows.
             center: Of the moments.
         """
+        regressed = spec.likelihood != "gaussian" and spec.model == "cvae"
+        counted = spec.likelihood == "negative-binomial" and spec.dispersion == "learned"
+        return self.given if regressed or counted else self.moments(center)
 
     @abstractmethod
     def check_targets(self, likelihood: Likelihood) -> None:
@@ -81,25 +88,21 @@ class Batches(ABC):
             DataError: There are some.
         """
 
-    @abstractmethod
     def classes(self) -> tuple[int, ...]:
         """Return the number of classes of each one-hot position of the targets.
 
         Raises:
             DataError: The targets are no such positions.
         """
-
-    @abstractmethod
-    def moments(self, center: bool) -> Moments:
-        """Measure the data's moments in float64."""
+        return one_hot_widths((_targets(*batch) for batch in self.epoch(0, 0)), self.image_shape)
 
     @abstractmethod
     def release(self) -> None:
         """Give back a device's memory: from now on rows are on the CPU."""
 
+    @abstractmethod
     def fingerprint(self) -> str | None:
-        """Return what tells these data from others; None where it would take a pass over them."""
-        return None
+        """Return the SHA-256 of the rows as trained on; None where it would take a pass."""
 
 
 class ArrayBatches(Batches):
@@ -112,16 +115,14 @@ class ArrayBatches(Batches):
         self.dims = (self.x.shape[1], None if self.y is None else self.y.shape[1])
         self.image_shape = _image(given.image_shape)
         self.condition_shape = _image(given.condition_shape)
-        self._given = given
+        self.given: Samples = given
         self._moments: dict[bool, Moments] = {}
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches per epoch."""
         return math.ceil(len(self.x) / self.batch_size)
 
     def epoch(self, order_seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        """Yield one epoch in the order that (order_seed, epoch) gives."""
         shuffle = seeds.generator(order_seed, seeds.ORDER, epoch)
         order = torch.randperm(len(self.x), generator=shuffle, device="cpu").to(self.x.device)
         for index in torch.split(order, self.batch_size)[skip:]:
@@ -129,30 +130,18 @@ class ArrayBatches(Batches):
             yield Batch(self.x.index_select(0, index), y)
 
     def rows(self, limit: int) -> Batch:
-        """Return rows at even distances."""
-        step = max(1, math.ceil(len(self.x) / limit))
+        step = max(1, math.ceil(len(self.x) / limit))  # at even distances
         return Batch(self.x[::step], None if self.y is None else self.y[::step])
 
-    def evidence(self, spec: Spec, center: bool) -> Moments | Samples:
-        """Return moments, or the rows as they were given."""
-        return self._given if _needs_rows(spec) else self.moments(center)
-
     def check_targets(self, likelihood: Likelihood) -> None:
-        """Check all rows."""
         check_targets(likelihood, _targets(self.x, self.y))
 
-    def classes(self) -> tuple[int, ...]:
-        """Find them in all rows."""
-        return one_hot_widths(_targets(self.x, self.y), self.image_shape)
-
     def moments(self, center: bool) -> Moments:
-        """Measure all rows as they were given, once."""
         if center not in self._moments:
-            self._moments[center] = Moments.of(self._given, center=center)
+            self._moments[center] = Moments.of(self.given, center=center)
         return self._moments[center]
 
     def release(self) -> None:
-        """Take the rows back to the CPU."""
         self.x, self.y = self.x.cpu(), None if self.y is None else self.y.cpu()
 
     def check_spread(self) -> None:
@@ -169,7 +158,6 @@ class ArrayBatches(Batches):
             )
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the rows as they are trained on."""
         return fingerprint([None if v is None else v.cpu().numpy() for v in (self.x, self.y)])
 
 
@@ -179,7 +167,8 @@ class LoaderBatches(Batches):
     sized = False
 
     def __init__(self, stream: Stream, dtype: torch.dtype, device: torch.device) -> None:
-        self.stream, self.dtype, self.device = stream, dtype, device
+        self.given: Stream = stream
+        self.dtype, self.device = dtype, device
         self._likelihood: Likelihood = "gaussian"
         x, y = next(self._seeded(0, 0), (None, None))
         if x is None:
@@ -191,14 +180,12 @@ class LoaderBatches(Batches):
 
     @property
     def steps_per_epoch(self) -> int | None:
-        """Batches per epoch, where the loader knows."""
         try:
-            return len(self.stream.data)
+            return len(self.given.data)
         except TypeError:
             return None
 
     def epoch(self, order_seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        """Yield the loader's batches; whatever it draws is decided by (order_seed, epoch)."""
         for x, y in itertools.islice(self._seeded(order_seed, epoch), skip, None):
             target = None if y is None else as_rows(y, self.dtype, self.device)
             batch = Batch(as_rows(x, self.dtype, self.device), target)
@@ -207,7 +194,6 @@ class LoaderBatches(Batches):
             yield batch
 
     def rows(self, limit: int) -> Batch:
-        """Return the first rows of one pass."""
         xs: list[Tensor] = []
         ys: list[Tensor] = []
         for x, y in self.epoch(0, 0):
@@ -217,30 +203,21 @@ class LoaderBatches(Batches):
                 break
         return Batch(torch.cat(xs)[:limit], torch.cat(ys)[:limit] if ys else None)
 
-    def evidence(self, spec: Spec, center: bool) -> Moments | Stream:
-        """Return moments, or the loader."""
-        return self.stream if _needs_rows(spec) else self.moments(center)
-
     def check_targets(self, likelihood: Likelihood) -> None:
-        """Check each batch from now on."""
-        self._likelihood = likelihood
-
-    def classes(self) -> tuple[int, ...]:
-        """Find them in one pass."""
-        targets = (_targets(x, y) for x, y in self.epoch(0, 0))
-        return one_hot_widths(targets, self.image_shape)
+        self._likelihood = likelihood  # each batch from now on
 
     def moments(self, center: bool) -> Moments:
-        """Measure one pass."""
         batches = (x if y is None else (x, y) for x, y in self.epoch(0, 0))
         return Moments.from_batches(batches, center=center)
 
     def release(self) -> None:
-        """Read batches to the CPU."""
         self.device = torch.device("cpu")
 
+    def fingerprint(self) -> None:
+        return None
+
     def _seeded(self, order_seed: int, epoch: int) -> Iterator[Any]:
-        return self.stream.batches(seed=seeds.derive(order_seed, seeds.ORDER, epoch))
+        return self.given.batches(seed=seeds.derive(order_seed, seeds.ORDER, epoch))
 
 
 def feed(
@@ -289,13 +266,6 @@ def _rows(name: str, values: Any, dtype: torch.dtype, device: torch.device) -> A
     rows = as_rows(values, dtype)
     refuse_non_finite(name, rows.numpy())
     return rows.to(device)
-
-
-def _needs_rows(spec: Spec) -> bool:
-    """Whether moments do not do: a condition is regressed on, a learned dispersion counts all."""
-    if spec.likelihood == "negative-binomial" and spec.dispersion == "learned":
-        return True
-    return spec.likelihood != "gaussian" and spec.model == "cvae"
 
 
 def _targets(x: Tensor, y: Tensor | None) -> Array:

@@ -31,17 +31,6 @@ with needing(
     from safetensors.torch import load as parse_tensors
     from safetensors.torch import save as serialise_tensors
 
-__all__ = [
-    "Checkpoint",
-    "CheckpointWarning",
-    "exists",
-    "load",
-    "pack",
-    "prune",
-    "save",
-    "unpack",
-]
-
 FORMAT = "posterior-collapse checkpoint"
 VERSION = 1
 KEEP = 2
@@ -104,7 +93,9 @@ def save(
     """
     folder = Path(folder)
     keep = checks.count("keep", keep)
-    content = serialise_tensors({name: _plain(tensor) for name, tensor in tensors.items()})
+    # safetensors refuses views and tensors that share memory.
+    own = {n: tensor.detach().to("cpu", copy=True).contiguous() for n, tensor in tensors.items()}
+    content = serialise_tensors(own)
     record = {
         "format": FORMAT,
         "version": VERSION,
@@ -209,11 +200,6 @@ def unpack(packed: Sequence[Mapping[str, bytes]], folders: Sequence[str | Path])
                 prune(folder, int(match[1]))
 
 
-def _plain(tensor: Tensor) -> Tensor:
-    # safetensors refuses views and tensors that share memory.
-    return tensor.detach().to("cpu", copy=True).contiguous()
-
-
 def _commit_name(step: int) -> str:
     return f"checkpoint-{step:010d}.json"
 
@@ -287,22 +273,18 @@ def prune(folder: str | Path, step: int, keep: int = KEEP) -> None:
     """
     folder = Path(folder)
     with writing(folder):
-        _delete_superseded(folder, step, keep)
-
-
-def _delete_superseded(folder: Path, step: int, keep: int) -> None:
-    found = list(_newest_first(folder))
-    kept = [path for number, path in found if number <= step][:keep]
-    for _, path in found:
-        if path not in kept:
-            path.unlink(missing_ok=True)
-    needed = {_tensors_of(path) for path in kept}
-    for path in folder.iterdir():
-        rubbish = TENSORS.fullmatch(path.name) or (
-            path.name.startswith(".checkpoint-") and path.name.endswith(files.PARTIAL)
-        )
-        if rubbish and path.name not in needed:
-            path.unlink(missing_ok=True)
+        found = list(_newest_first(folder))
+        kept = [path for number, path in found if number <= step][:keep]
+        for _, path in found:
+            if path not in kept:
+                path.unlink(missing_ok=True)
+        needed = {_tensors_of(path) for path in kept}
+        for path in folder.iterdir():
+            rubbish = TENSORS.fullmatch(path.name) or (
+                path.name.startswith(".checkpoint-") and path.name.endswith(files.PARTIAL)
+            )
+            if rubbish and path.name not in needed:
+                path.unlink(missing_ok=True)
 
 
 def _tensors_of(path: Path) -> str | None:

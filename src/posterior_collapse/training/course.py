@@ -9,10 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from posterior_collapse.progress import Display
-from posterior_collapse.theory.minimum import FINISHED, LIMIT
 from posterior_collapse.training.settings import Settings
-
-__all__ = ["FINISHED", "LIMIT", "Bar", "Course", "Pause", "Progress", "is_of_unit", "kl_of_units"]
 
 MOST_UNITS = 256
 OF_UNIT = re.compile(r"kl_\d+_\d+")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import itertools
 import math
+import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,25 +17,23 @@ from torch import Tensor
 
 from posterior_collapse.errors import NonFiniteLossError
 from posterior_collapse.models import MarkovVAE, loss
-from posterior_collapse.models.arithmetic import arithmetic
+from posterior_collapse.models.modules import arithmetic
+from posterior_collapse.theory.minimum import FINISHED
 from posterior_collapse.training import seeds
-from posterior_collapse.training.ahead import Ahead, Measured, Step
 from posterior_collapse.training.batches import Batch, Batches
-from posterior_collapse.training.counting import Counting
-from posterior_collapse.training.course import FINISHED, Course, Pause, Progress, kl_of_units
-from posterior_collapse.training.drawing import BLOCK, draw, first_rows
-from posterior_collapse.training.graphs import Graphs
-from posterior_collapse.training.memory import keeping_memory
-from posterior_collapse.training.optimisers import clip_, optimiser_of
+from posterior_collapse.training.course import Course, Pause, Progress, kl_of_units
+from posterior_collapse.training.seeds import BLOCK, Draws, draw, first_rows
 from posterior_collapse.training.settings import Annealing, Settings
-from posterior_collapse.training.stacking import Draws, Stack
+from posterior_collapse.training.stacking import Stack, Step
 from posterior_collapse.training.states import TrainState, save
-from posterior_collapse.training.units import some_rows
-
-__all__ = ["Engine"]
+from posterior_collapse.training.steps import Ahead, Graphs, Measured, Optimiser, clip_
+from posterior_collapse.training.units import Counting, some_rows
 
 CHUNK = 1_000
 REMEDY = "Lower learning_rate, bound the gradients with clip, or raise eta_dec."
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+"""What `mallopt` calls the free bytes that are returned, and the bytes of a piece of its own."""
+MIB = 2**20
 
 
 class Engine:
@@ -79,7 +80,7 @@ class Engine:
         self.state = TrainState(
             list(models),
             self.stack,
-            optimiser_of(common, self.stack.leaves, [one.learning_rate for one in settings]),
+            Optimiser(common, self.stack.leaves, [one.learning_rate for one in settings]),
             self.runs,
             None if folders is None else feed.fingerprint(),
             planned if common.steps is None else common.steps,
@@ -126,9 +127,18 @@ class Engine:
         """Yield the rest of the epoch's steps, as many at once as are taken without a look."""
         state, every = self.state, self.settings.checkpoint_steps
         batches = self.feed.epoch(state.order_seed, state.epoch, state.step_in_epoch)
+        drawn = draw(
+            self.stack.model,
+            [run.settings.seed for run in self.runs],
+            state.epoch,
+            self.feed.batch_size,
+            self.betas,
+            block=min(BLOCK, self.feed.steps_per_epoch or BLOCK),
+            skip=state.step_in_epoch,
+        )
         number, most = state.step, 1 if self.ahead is None else BLOCK
         stretch: list[Step] = []
-        for batch, draws in zip(batches, self._draws(), strict=False):
+        for batch, draws in zip(batches, drawn, strict=False):
             betas, capacity = self._weights(number)
             stretch.append(Step(batch, first_rows(draws, len(batch.x)), betas, capacity))
             number += 1
@@ -148,18 +158,6 @@ class Engine:
         if capacity != self._capacity[0]:
             self._capacity = capacity, None if capacity is None else self._tensor(capacity)
         return betas, self._capacity[1]
-
-    def _draws(self) -> Any:
-        run_seeds = [run.settings.seed for run in self.runs]
-        return draw(
-            self.stack.model,
-            run_seeds,
-            self.state.epoch,
-            self.feed.batch_size,
-            self.betas,
-            block=min(BLOCK, self.feed.steps_per_epoch or BLOCK),
-            skip=self.state.step_in_epoch,
-        )
 
     @torch.inference_mode()
     def _settle(self, steps: Sequence[Step]) -> None:
@@ -187,7 +185,7 @@ class Engine:
 
     def _measure(self, step: Step) -> Measured:
         gradients, values = self.stack.gradients(
-            *step, convention=self.settings.convention, free_bits=self.settings.free_bits
+            step, convention=self.settings.convention, free_bits=self.settings.free_bits
         )
         return Measured(gradients, values, clip_(gradients, self.bounds))
 
@@ -345,3 +343,30 @@ class Engine:
 
     def _tensor(self, values: Any) -> Tensor:
         return torch.tensor(values, dtype=self.dtype, device=self.device)
+
+
+@contextlib.contextmanager
+def keeping_memory() -> Iterator[None]:
+    """Have free memory stay with the process, up to 1 GiB, until the context is left.
+
+    glibc returns large pieces to the system as soon as they are free, and the system clears each
+    page anew when it is asked again: of a convolutional network that is a quarter of a step. Where
+    the C library is another than glibc, nothing is done.
+
+    Example:
+        >>> with keeping_memory():
+        ...     sum([1, 2])
+        3
+    """
+    if platform.libc_ver()[0] != "glibc":
+        yield
+        return
+    library = ctypes.CDLL(None)
+    # Of 32 MiB, the most that glibc allows: it comes to that by itself as large pieces are freed.
+    library.mallopt(MMAP_THRESHOLD, 32 * MIB)
+    library.mallopt(TRIM_THRESHOLD, 1024 * MIB)
+    try:
+        yield
+    finally:
+        library.mallopt(TRIM_THRESHOLD, 64 * MIB)
+        library.malloc_trim(0)

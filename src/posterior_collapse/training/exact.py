@@ -25,11 +25,9 @@ from posterior_collapse.theory.exact import ExactObjective
 from posterior_collapse.theory.minimum import FINISHED, ITERATIONS, ReducedObjective, descend
 from posterior_collapse.training.batches import Batch
 from posterior_collapse.training.course import Course, kl_of_units
-from posterior_collapse.training.optimisers import clip_, optimiser_of
 from posterior_collapse.training.settings import Settings
+from posterior_collapse.training.steps import Optimiser, clip_
 from posterior_collapse.training.units import active_units
-
-__all__ = ["ITERATIONS", "first_order", "train"]
 
 EVERY = 10
 """Iterations between rows of the history."""
@@ -135,7 +133,7 @@ def first_order(
     parameters = trained_parameters(model)
     # A stack of one: the optimisers count runs along the first axis.
     stacked = {name: p.detach().unsqueeze(0) for name, p in parameters.items()}
-    optimiser, clip = optimiser_of(settings, stacked, [settings.learning_rate]), settings.clip
+    optimiser, clip = Optimiser(settings, stacked, [settings.learning_rate]), settings.clip
     bounds = None if clip is None else torch.tensor([clip], dtype=torch.float64, device="cpu")
     for step in itertools.count():
         found = read_parameters(model)

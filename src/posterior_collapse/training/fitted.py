@@ -30,8 +30,6 @@ from posterior_collapse.training.batches import Batch, Batches
 from posterior_collapse.training.settings import Settings, effective_spec
 from posterior_collapse.training.units import is_no_number
 
-__all__ = ["Fitted"]
-
 ROWS = 10_000
 CHUNK = 1_000
 History = dict[str, list[float]]

@@ -17,6 +17,7 @@ from posterior_collapse.models import (
 )
 from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.theory import forecast
+from posterior_collapse.theory.minimum import ITERATIONS, LIMIT
 from posterior_collapse.training import checkpoints, exact, states
 from posterior_collapse.training import seeds as seeding
 from posterior_collapse.training.arguments import (
@@ -33,17 +34,14 @@ from posterior_collapse.training.arguments import (
     warn_unbounded,
 )
 from posterior_collapse.training.batches import ArrayBatches, Batches, feed
-from posterior_collapse.training.course import LIMIT, Bar, Course, Progress
+from posterior_collapse.training.course import Bar, Course, Progress
 from posterior_collapse.training.engine import Engine
 from posterior_collapse.training.fitted import Fitted
 from posterior_collapse.training.settings import Settings, effective_spec
 from posterior_collapse.training.states import TrainState
 from posterior_collapse.training.units import some_rows
 
-__all__ = ["fit", "fit_many"]
-
 Report = bool | Callable[[Progress], None]
-DTYPES = dict.fromkeys(("float32", "tf32", "bf16"), torch.float32) | {"float64": torch.float64}
 
 
 def fit(
@@ -98,7 +96,7 @@ def fit(
     data, spec = in_order(data, spec)
     folders = None if folder is None else [folder]
     (fitted,) = _fit(
-        [spec], data, architecture, [{}], settings, validation, folders, resume, progress,
+        several([spec]), data, architecture, [{}], settings, validation, folders, resume, progress,
         exact, from_forecast, options, alone=True,
     )  # fmt: skip
     return fitted
@@ -198,22 +196,19 @@ def _fit(
     order_seed = common.seed if common.order_seed is None else common.order_seed
     own = [common.replace(**{"order_seed": order_seed, **changes}) for changes in changed]
     check_specs(specs, common.convention, is_exact)
-    dtype = torch.float64 if is_exact else DTYPES[common.precision]
+    dtype = dtype_of(common, is_exact)
     fed = feed(data, specs[0], common.batch_size, dtype, common.device)
     if isinstance(fed, ArrayBatches):
         fed.check_spread()
     fed.check_targets(specs[0].likelihood)
-    checked = (
-        None
-        if validation is None
-        else feed(validation, specs[0], common.batch_size, dtype, common.device)
-    )
-    if checked is not None and checked.dims != fed.dims:
-        raise DataError(
-            "validation", described(checked.dims), f"{described(fed.dims)}, as in the data",
-            "Pass data of the same kind.",
-        )  # fmt: skip
-    if checked is not None:
+    checked = None
+    if validation is not None:
+        checked = feed(validation, specs[0], common.batch_size, dtype, common.device)
+        if checked.dims != fed.dims:
+            raise DataError(
+                "validation", described(checked.dims), f"{described(fed.dims)}, as in the data",
+                "Pass data of the same kind.",
+            )  # fmt: skip
         checked.check_targets(specs[0].likelihood)
     models = [
         _start(spec, architecture, networks, one, fed, dtype, from_forecast)
@@ -248,6 +243,12 @@ def _fit(
     return _finish(engine.state, fed)
 
 
+def dtype_of(settings: Settings, is_exact: bool) -> torch.dtype:
+    """Return the precision of parameters and rows."""
+    double = is_exact or settings.precision == "float64"
+    return torch.float64 if double else torch.float32
+
+
 def _exactly(
     models: Sequence[MarkovVAE],
     settings: Sequence[Settings],
@@ -269,7 +270,7 @@ def _exactly(
         initial = copy.deepcopy(model.state_dict())
         if resume and folder is not None and checkpoints.exists(folder):
             done = states.load_exact(model, run, data, folder)
-        if run.stopped == LIMIT and (done or 0) < (own.steps or exact.ITERATIONS):
+        if run.stopped == LIMIT and (done or 0) < (own.steps or ITERATIONS):
             # It may now go further: anew, since L-BFGS keeps no state.
             model.load_state_dict(initial)
             done = None

@@ -15,8 +15,6 @@ from torch import Tensor
 
 from posterior_collapse.models import MarkovVAE
 
-__all__ = ["DATA_LAYERS", "HEADS", "Layout"]
-
 DATA_LAYERS, HEADS, REST = "stems", "heads", "rest"
 """Names of leaves that are of several parameters; optimisers' states are kept under them."""
 SMALL = 4096

@@ -14,8 +14,6 @@ from posterior_collapse.models import capacity, check_warm_up, cyclical, warm_up
 from posterior_collapse.records import Record
 from posterior_collapse.specs import Spec
 
-__all__ = ["Annealing", "Settings"]
-
 PRECISIONS = ("float32", "float64", "tf32", "bf16")
 OPTIMISERS = ("adam", "sgd", "lbfgs")
 
@@ -104,14 +102,14 @@ class Settings(Record):
             raise InvalidArgumentError(
                 "momentum", self.momentum, "a number in [0, 1)", "Pass momentum=0.9."
             )
-        _one_of("cuda_graphs", self.cuda_graphs, (True, False))
+        checks.one_of("cuda_graphs", self.cuda_graphs, (True, False))
         self._check_names()
         self._check_schedules()
 
     def _check_names(self) -> None:
-        _one_of("precision", self.precision, PRECISIONS)
+        checks.one_of("precision", self.precision, PRECISIONS)
         if self.optimiser is not None:
-            _one_of("optimiser", self.optimiser, OPTIMISERS)
+            checks.one_of("optimiser", self.optimiser, OPTIMISERS)
         if re.fullmatch(r"cpu|cuda(:\d+)?", str(self.device)) is None:
             raise InvalidArgumentError(
                 "device", repr(self.device), "'cpu', 'cuda' or 'cuda:N'", "Pass device='cpu'."
@@ -179,13 +177,6 @@ def _known(values: Mapping[str, Any]) -> None:
                 name, "a training setting", f"one of {sorted(FIELDS)}",
                 f"Remove it.{nearest(name, FIELDS)}",
             )  # fmt: skip
-
-
-def _one_of(name: str, value: object, known: tuple[Any, ...]) -> None:
-    if value not in known:
-        raise InvalidArgumentError(
-            name, repr(value), f"one of {list(known)}", f"Choose one.{nearest(str(value), known)}"
-        )
 
 
 class Annealing:

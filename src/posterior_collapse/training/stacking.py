@@ -22,9 +22,8 @@ from posterior_collapse.models import CONVENTIONS, MarkovVAE, Terms, loss
 from posterior_collapse.models.layers import Decoder, Supplied
 from posterior_collapse.training.batches import Batch
 from posterior_collapse.training.layout import DATA_LAYERS, HEADS, Layout
+from posterior_collapse.training.seeds import Draws
 from posterior_collapse.training.tracing import trace
-
-__all__ = ["Draws", "Stack", "reconstruction", "squared_error"]
 
 
 def squared_error(heads: Tensor, hidden: Tensor, target: Tensor) -> Tensor:
@@ -75,22 +74,43 @@ LANES = 8
 """Streams of a GPU on which runs that are computed one by one take turns."""
 
 
-class Draws(NamedTuple):
-    """What a step draws: noise (runs, n, units) per level, dropout masks (runs, n, width)."""
+class Step(NamedTuple):
+    """What a step is made of.
 
-    noise: tuple[Tensor, ...]
-    masks: dict[str, Tensor]
+    Attributes:
+        batch: Rows that all runs see.
+        draws: Each run's own.
+        betas: (runs, levels).
+        capacity: (levels,), or none.
+    """
+
+    batch: Batch
+    draws: Draws
+    betas: Tensor
+    capacity: Tensor | None
+
+    def tensors(self) -> list[Tensor]:
+        """Return all that it is made of, in a row, for what is traced or captured."""
+        (x, y), (noise, masks), betas, capacity = self
+        given = (x, y, *noise, *masks.values(), betas, capacity)
+        return [value for value in given if value is not None]
+
+    def filled(self, tensors: Iterable[Tensor]) -> Step:
+        """Return a step like this one, made of other tensors in the same row."""
+        values, (noise, masks) = iter(tensors), self.draws
+        return Step(
+            Batch(next(values), None if self.batch.y is None else next(values)),
+            Draws(tuple(next(values) for _ in noise), {name: next(values) for name in masks}),
+            next(values),
+            next(values, None),
+        )
 
 
 class _Features(Decoder):
     """A decoder that hands out its hidden features, from which all runs' errors follow at once."""
 
     def squared_error(
-        self,
-        inputs: Mapping[str, Tensor],
-        target: Tensor,
-        supplied: Supplied,
-        heads: Mapping[str, str],
+        self, inputs: Mapping[str, Tensor], target: Tensor, supplied: Supplied
     ) -> Tensor:
         return torch.cat([net(inputs[key], supplied) for key, net in self.features.items()], -1)
 
@@ -167,22 +187,12 @@ class Stack:
             return self._terms(self.leaves, batch, draws)
 
     def gradients(
-        self,
-        batch: Batch,
-        draws: Draws,
-        betas: Tensor,
-        capacity: Tensor | None,
-        *,
-        convention: str,
-        free_bits: float | None,
+        self, step: Step, *, convention: str, free_bits: float | None
     ) -> tuple[list[Tensor], Tensor]:
         """Return the gradients in the order of the leaves, and what the step measured.
 
         Args:
-            batch: Rows that all runs see.
-            draws: Each run's own.
-            betas: (runs, levels).
-            capacity: (levels,), or none.
+            step: Its rows, draws and weights.
             convention: Of the loss.
             free_bits: In nats per unit.
 
@@ -191,27 +201,21 @@ class Stack:
             part and each unit's batch-averaged KL.
         """
 
-        def step(*flat: Tensor) -> list[Tensor]:
-            values = iter(flat)
-            leaves = {name: next(values) for name in self.leaves}
-            rows = Batch(next(values), None if batch.y is None else next(values))
-            drawn = Draws(
-                tuple(next(values) for _ in draws.noise),
-                {name: next(values) for name in draws.masks},
-            )
-            betas, cap = next(values), next(values, None)
+        def take(*flat: Tensor) -> list[Tensor]:
+            leaves = dict(zip(self.leaves, flat, strict=False))
+            batch, draws, betas, capacity = step.filled(flat[len(leaves) :])
 
             def total(leaves: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
                 with self._autocast():
-                    terms = self._terms(leaves, rows, drawn)
+                    terms = self._terms(leaves, batch, draws)
 
                 def one(terms: Terms, betas: Tensor) -> Tensor:
                     return loss(
-                        terms, betas, convention=convention, free_bits=free_bits, capacity=cap
+                        terms, betas, convention=convention, free_bits=free_bits, capacity=capacity
                     )
 
                 losses = vmap(one)(terms, betas)
-                parts = reconstruction(terms, convention).unsqueeze(1)
+                parts = _reconstruction(terms, convention).unsqueeze(1)
                 kls = [kl.mean(1) for kl in terms.kl]
                 return losses.sum(), torch.cat([losses.unsqueeze(1), parts, *kls], 1)
 
@@ -225,18 +229,18 @@ class Stack:
             gradients, (_, measured) = grad_and_value(total, has_aux=True)(leaves)
             return [g.contiguous() for g in (*gradients.values(), measured)]
 
-        arguments = [
-            *self.leaves.values(), batch.x, *(() if batch.y is None else (batch.y,)),
-            *draws.noise, *draws.masks.values(), betas, *(() if capacity is None else (capacity,)),
-        ]  # fmt: skip
-        key = (len(batch.x), batch.y is None, capacity is None, convention, free_bits)
-        if key not in self._traced:
-            with torch.inference_mode(False):
-                # Run by run, a trace would hold the operations of every run: it would not pay.
-                self._traced[key] = step if self.apart else trace(step, *arguments)
-        if self.apart:  # what is made in inference mode cannot be kept for a gradient
+        arguments = [*self.leaves.values(), *step.tensors()]
+        if self.apart:
+            # Run by run, a trace would hold the operations of every run: it would not pay. What is
+            # made in inference mode cannot be kept for a gradient.
             with torch.inference_mode(False):
                 arguments = [a.clone() if a.is_inference() else a for a in arguments]
+            *found, measured = take(*arguments)
+            return found, measured
+        key = len(step.batch.x), step.batch.y is None, step.capacity is None, convention, free_bits
+        if key not in self._traced:
+            with torch.inference_mode(False):
+                self._traced[key] = trace(take, *arguments)
         *found, measured = self._traced[key](*arguments)
         return found, measured
 
@@ -349,7 +353,7 @@ def _channels_last(parameter: Tensor) -> Tensor:
     return laid_out.movedim(-1, 1)
 
 
-def reconstruction(terms: Terms, convention: str) -> Tensor:
+def _reconstruction(terms: Terms, convention: str) -> Tensor:
     """Return the reconstruction part of each run's loss in nats, (runs,)."""
     weights = CONVENTIONS[convention]
     error = terms.squared_error.mean(1) / terms.eta_dec.square()
@@ -357,9 +361,6 @@ def reconstruction(terms: Terms, convention: str) -> Tensor:
 
 
 def _check_alike(models: Sequence[MarkovVAE]) -> None:
-    if not models:
-        raise InvalidArgumentError("specs", "none", "at least one spec", "Pass some specs.")
-
     def layout(model: MarkovVAE) -> list[tuple[str, tuple[int, ...]]]:
         state = [*model.named_parameters(), *model.named_buffers()]
         return [(name, tuple(value.shape)) for name, value in state]

@@ -13,23 +13,14 @@ from torch import Tensor
 
 from posterior_collapse.errors import CheckpointError, InvalidArgumentError
 from posterior_collapse.models import MarkovVAE, rebuild
+from posterior_collapse.theory.minimum import FINISHED
 from posterior_collapse.training import checkpoints
 from posterior_collapse.training.checkpoints import Checkpoint
-from posterior_collapse.training.course import FINISHED, Course
+from posterior_collapse.training.course import Course
 from posterior_collapse.training.layout import Layout
-from posterior_collapse.training.optimisers import Optimiser
 from posterior_collapse.training.settings import Settings
 from posterior_collapse.training.stacking import Stack
-
-__all__ = [
-    "DeviceWarning",
-    "TrainState",
-    "load_exact",
-    "load_model",
-    "restore",
-    "save",
-    "save_exact",
-]
+from posterior_collapse.training.steps import Optimiser
 
 EXTENDABLE = (
     "epochs", "steps", "patience", "checkpoint_every", "checkpoint_steps", "checkpoint_share",

@@ -2,10 +2,17 @@
 
 Replaying a flat list costs neither autograd's nor vmap's bookkeeping, which on small networks is
 most of a step. What torch cannot write down, or writes down wrongly, is called as it is.
+
+Large products are replayed by the faster of the two libraries that torch brings for a processor.
+Intel's MKL leaves AMD processors to instructions of half the width. oneDNN does not, and torch
+calls it for float32 products where it may round them to bfloat16: without instructions for such
+products, it does not round. That is tested, once; by which library a processor multiplies follows
+from what it is and not from a stopwatch, so that two processes give the same bits.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -16,9 +23,28 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
-from posterior_collapse.training.products import LARGE, library, wide
+LARGE = 8e6
+"""Floating-point operations per matrix from which a product is worth the change of library."""
+ERROR = 4e-6
+"""Of a product of random matrices, relative to its largest entry; bfloat16 has 4e-3."""
 
-__all__ = ["TracingWarning", "trace"]
+
+def wide(product: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return a product of torch as oneDNN takes it; the setting is as before after each call."""
+
+    @functools.wraps(product)
+    def taken(*arguments: Tensor) -> Tensor:
+        backends: Any = torch.backends
+        setting = backends.mkldnn.matmul
+        before = setting.fp32_precision
+        setting.fp32_precision = "bf16"
+        try:
+            return product(*arguments)
+        finally:
+            setting.fp32_precision = before
+
+    return taken
+
 
 aten = torch.ops.aten
 Function = Callable[..., list[Tensor]]
@@ -47,7 +73,7 @@ WIDE = {
     aten.bmm.default: wide(torch.bmm),
     aten.baddbmm_.default: wide(torch.Tensor.baddbmm_),
 }
-"""Products by the other library; see `products`."""
+"""Products by the other library."""
 PRODUCTS = {aten.mm.default, aten.bmm.default}
 NEUTRAL: dict[Any, int] = {
     aten.mul.Scalar: 1,
@@ -323,3 +349,34 @@ def _is_large(node: Node) -> bool:
 def _replace(traced: GraphModule, node: Node, other: Node) -> None:
     node.replace_all_uses_with(other)
     traced.graph.erase_node(node)
+
+
+@functools.cache
+def library() -> str:
+    """Return by which library large float32 products are taken: `"onednn"` or `"mkl"`.
+
+    Example:
+        >>> library() in ("onednn", "mkl")
+        True
+    """
+    backends: Any = torch.backends
+    # torch has the setting since 2.9.
+    settable = backends.mkldnn.is_available() and hasattr(backends.mkldnn, "matmul")
+    if not (settable and backends.mkl.is_available()):
+        return "mkl"
+    if processor("vendor_id") != "AuthenticAMD" or backends.cpu.get_cpu_capability() != "AVX512":
+        return "mkl"
+    generator = torch.Generator("cpu").manual_seed(0)
+    a, b = torch.randn(2, 256, 256, generator=generator, device="cpu")
+    exact = a.double() @ b.double()
+    error = (wide(torch.mm)(a, b) - exact).abs().max() / exact.abs().max()
+    return "onednn" if float(error) < ERROR else "mkl"
+
+
+def processor(entry: str) -> str:
+    """Return what Linux says of the processor, such as its `"vendor_id"`; elsewhere nothing."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next((line.split(":")[1].strip() for line in file if line.startswith(entry)), "")
+    except OSError:
+        return ""

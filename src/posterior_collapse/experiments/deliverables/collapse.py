@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
 
 from posterior_collapse.arrays import Float
-from posterior_collapse.experiments import figures
 from posterior_collapse.experiments.checks import (
     Check,
     Pair,
@@ -26,11 +25,9 @@ from posterior_collapse.experiments.checks import (
     some_active,
     way_of_training,
 )
-from posterior_collapse.experiments.deliverables.diagnosed import diagnosed
+from posterior_collapse.experiments.figures import cells, lines
 from posterior_collapse.experiments.measuring import DELTA
 from posterior_collapse.experiments.tables import BY_THEORY, Table
-
-__all__ = ["collapse_curves", "correlation", "digits", "onset"]
 
 EXPECTED: dict[str, Way] = {
     "beta": "rises", "eta_dec": "rises", "beta_2": "rises", "beta_1": "falls",
@@ -50,19 +47,18 @@ def collapse_curves(results: Sequence[Result]) -> Part:
     top = results[0].depth
     unit = f"z{top}" if top > 1 else "z"
     active = f"active units of {unit}"
-    by_theory = f"{active} {BY_THEORY}"
     for grid, settings in by_grid(results).items():
         title = f"varying {grid}" if len(settings) > 1 else grid
-        panels[title] = {s.text or grid: _curve(s.results) for s in settings}
-        bands[title] = {s.text or grid: _band(s.results) for s in settings}
+        panels[title] = {s.at: _curve(s.results) for s in settings}
+        bands[title] = {s.at: _band(s.results) for s in settings}
         records += [
             {
                 "varying": grid,
-                "value": setting.text or grid,
+                "value": setting.at,
                 **_levels(result),
                 active: result.active(top),
-                by_theory: result.active_by_theory(top),
-                SIGNAL.format(unit): _signal(result, top),
+                f"{active} {BY_THEORY}": result.active_by_theory(top),
+                f"t of {unit}": _signal(result, top),
             }
             for setting in settings
             for result in setting.results
@@ -80,24 +76,21 @@ def collapse_curves(results: Sequence[Result]) -> Part:
         f"{', the mean over seeds between the least and the most of them' if several else ''}. "
         "Curves are drawn a little apart, so that all that are at 100% are seen."
     )
-    chart = figures.collapse_curves(panels, delta=DELTA, bands=bands if several else None)
+    chart = lines.collapse_curves(panels, delta=DELTA, bands=bands if several else None)
     return Part(
         {"collapse": Table.over_seeds(records, ["varying", "value"], measures)},
         {"collapse-curves": (chart, caption)},
         checks,
         [
             "The collapse level is the mean of the curve over log eps, from 0 to 1.",
-            *_beside_theory([(record[active], record[by_theory]) for record in records]),
+            *_beside_theory(results, top),
             *diagnosed(results, top),
         ],
     )
 
 
-SIGNAL = "t of {}"
-"""The certificate's signal: above 1 one more unit would pay."""
-
-
 def _signal(result: Result, level: int) -> float | None:
+    """Return the certificate's signal: above 1 one more unit would pay."""
     found = result.measured.get("signal") or ()
     return float(found[level - 1]) if len(found) >= level else None
 
@@ -130,43 +123,41 @@ def correlation(results: Sequence[Result]) -> Part:
 
 def _by_width(results: Sequence[Result]) -> Iterator[str]:
     """Say how many units random pairs keep with more hidden units, where they were trained."""
-    by_width: dict[int, list[Result]] = {}
-    for result in results:
-        if result.run.data.name == "pairs:random":
-            by_width.setdefault(result.run.architecture.hidden[0], []).append(result)
-    if len(by_width) > 1:
-        found = sorted(by_width.items())
-        kept = [np.mean([one.active(1) for one in seeds]) for _, seeds in found]
-        losses = [np.mean([one.measured["loss"] for one in seeds]) for _, seeds in found]
-        linear = found[0][1][0].theory
-        told, values = (", ".join(f"{n:.3g}" for n in numbers) for numbers in (kept, losses))
+    random = [result for result in results if result.run.data.name == "pairs:random"]
+    widths = sorted({result.run.architecture.hidden[0] for result in random})
+    if len(widths) > 1:
+        found = [[r for r in random if r.run.architecture.hidden[0] == width] for width in widths]
+        kept = ", ".join(f"{np.mean([r.active(1) for r in seeds]):.3g}" for seeds in found)
+        losses = ", ".join(f"{np.mean([r.measured['loss'] for r in seeds]):.3g}" for seeds in found)
         yield (
-            f"Random pairs keep {told} units with {', '.join(str(width) for width, _ in found)} "
-            f"hidden units, of {found[0][1][0].active_by_theory(1)} by theory. A ReLU passes on "
-            "one sign only: h hidden units carry at most h/2 directions both ways, so the network "
-            "of the paper, with as many hidden units as there are directions, cannot keep them "
-            "all. And the wider a network, the more of these pairs it learns by heart, y from x, "
-            f"which leaves units nothing to carry: its loss is {values} nats, where the linear "
-            f"optimum has {linear['loss']:.4g}."
+            f"Random pairs keep {kept} units with {', '.join(map(str, widths))} hidden units, of "
+            f"{random[0].active_by_theory(1)} by theory. A ReLU passes on one sign only: h hidden "
+            "units carry at most h/2 directions both ways, so the network of the paper, with as "
+            "many hidden units as there are directions, cannot keep them all. And the wider a "
+            "network, the more of these pairs it learns by heart, y from x, which leaves units "
+            f"nothing to carry: its loss is {losses} nats, where the linear optimum has "
+            f"{random[0].theory['loss']:.4g}."
         )
 
 
+def _shares(results: Sequence[Result]) -> Float:
+    """Return the share of collapsed units of the top level by eps, a row per result."""
+    return np.array([result.record.arrays[f"collapse_{result.depth}"] for result in results])
+
+
 def _curve(seeds: Sequence[Result]) -> tuple[Float, Float]:
-    """Return eps and the share of collapsed units of the top level, averaged over seeds."""
-    arrays = [result.record.arrays for result in seeds]
-    shares = [each[f"collapse_{seeds[0].depth}"] for each in arrays]
-    return arrays[0]["epsilon"], np.mean(shares, axis=0)
+    """Return eps and the shares, averaged over seeds."""
+    return seeds[0].record.arrays["epsilon"], _shares(seeds).mean(0)
 
 
 def _band(seeds: Sequence[Result]) -> tuple[Float, Float]:
     """Return the least and the most of the shares over seeds."""
-    shares = [result.record.arrays[f"collapse_{seeds[0].depth}"] for result in seeds]
-    return np.min(shares, axis=0), np.max(shares, axis=0)
+    return _shares(seeds).min(0), _shares(seeds).max(0)
 
 
 def _collapse_level(result: Result) -> float:
     """Return the mean of the collapse curve over log eps, 0 (nothing collapses) to 1."""
-    return float(np.mean(_curve([result])[1]))
+    return float(_shares([result])[0].mean())
 
 
 def _grows(
@@ -177,16 +168,57 @@ def _grows(
     return monotone(f"The collapse level{how}", name, points, EXPECTED[name], SLACK)
 
 
-def _beside_theory(counts: Iterable[tuple[int, int | None]]) -> Iterator[str]:
+def _beside_theory(results: Sequence[Result], top: int) -> Iterator[str]:
     """Say how often the network keeps as many units as a linear model would."""
-    pairs = [(found, theory) for found, theory in counts if theory is not None]
-    if pairs:
-        fewer = sum(found < theory for found, theory in pairs)
-        more = sum(found > theory for found, theory in pairs)
+    more = [
+        r.active(top) - theory for r in results if (theory := r.active_by_theory(top)) is not None
+    ]
+    if more:
         yield (
-            f"Of {len(pairs)} runs {len(pairs) - fewer - more} keep as many active units as the "
-            f"best linear model, {fewer} fewer and {more} more."
+            f"Of {len(more)} runs {more.count(0)} keep as many active units as the best linear "
+            f"model, {sum(n < 0 for n in more)} fewer and {sum(n > 0 for n in more)} more."
         )
+
+
+def diagnosed(results: Sequence[Result], top: int) -> Iterator[str]:
+    """Say what `diagnose` concludes of the runs that keep fewer units than the linear optimum."""
+    fewer = [
+        result
+        for result in results
+        if "conclusion" in result.measured
+        and "kl" in result.theory
+        and result.active(top) < (result.active_by_theory(top) or 0)
+    ]
+    if not fewer:
+        return
+    counts = Counter(str(result.measured["conclusion"]) for result in fewer)
+    named = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    worst = max(fewer, key=lambda r: (-r.active(top), r.active_by_theory(top) or 0))
+    where = ", ".join(filter(None, (worst.grid, Setting([worst]).text)))
+    yield (
+        f"What `diagnose` concludes of the {len(fewer)} runs that keep fewer units than the best "
+        f"linear model: {named}. Of one that keeps fewest ({where}, seed {worst.seed}) it says: "
+        f"{worst.measured['verdict']}"
+    )
+    warm = [r for r in results if r.run.settings.warm_up]
+    cold = [r for r in results if not r.run.settings.warm_up]
+    if warm and cold:
+        yield _warmed_up(cold, warm, top)
+
+
+def _warmed_up(cold: Sequence[Result], warm: Sequence[Result], top: int) -> str:
+    """Say what a warm-up of beta changes, at each value that is trained with and without it."""
+    words = []
+    for name, value in dict.fromkeys((n, v) for r in warm for n, v in r.labels.items()):
+        pair = [[r for r in of if r.labels == {name: value}] for of in (cold, warm)]
+        if all(pair):
+            without, with_it = (float(np.mean([r.active(top) for r in of])) for of in pair)
+            theory = pair[0][0].active_by_theory(top)
+            words.append(f"{name} = {value:g}: {without:.3g} and {with_it:.3g} of {theory}")
+    return (
+        f"Active units without and with a warm-up of {warm[0].run.settings.warm_up} epochs, of "
+        f"those by theory: {'; '.join(words)}."
+    )
 
 
 ORDERED = 0.6
@@ -220,13 +252,15 @@ def digits(results: Sequence[Result]) -> Part:
             }
             for r in runs
         ]
-        for split, measured in _splits(runs):
-            kls = [found["kl"] for found in measured]
-            checks.append(_ordered(f"{grid}, {split} rows", theory, kls, some_active(settings, 1)))
+        known = some_active(settings, 1)
+        checks.append(_ordered(f"{grid}, test rows", theory, points[grid][1], known))
+        if all("on_train" in r.measured for r in runs):  # as the scripts do
+            kls = [r.measured["on_train"]["kl"] for r in runs]
+            checks.append(_ordered(f"{grid}, training rows", theory, kls, known))
         pairs = [Pair(s.text, s.first.measured["kl"], s.first.theory["kl"]) for s in settings]
         checks.append(near_kl(f"KL, {grid}", pairs))
     shown = next(iter(grids.values()))
-    spectra = figures.spectra(
+    spectra = lines.spectra(
         {s.text: s.first.theory["spectrum"] for s in shown},
         threshold=shown[0].first.theory["levels"][0]["threshold"][0],
         name="beta * eta_dec^2",
@@ -236,10 +270,10 @@ def digits(results: Sequence[Result]) -> Part:
     rho = {
         grid: f"rank correlation {spearmanr(*line).statistic:.2f}" for grid, line in points.items()
     }
-    order = figures.scatter(points, x=x, y="KL (nats)", names=names, notes=rho)
+    order = lines.scatter(points, x=x, y="KL (nats)", names=names, notes=rho)
     charts = {
         "collapse-curves": (
-            figures.collapse_curves(curves, delta=DELTA),
+            lines.collapse_curves(curves, delta=DELTA),
             f"Share of (eps, {DELTA:g})-collapsed units against eps, a curve per digit, in the "
             "order of theory's KL.",
         ),
@@ -257,13 +291,6 @@ def digits(results: Sequence[Result]) -> Part:
     return Part({"digits": Table.of(records)}, charts, checks, notes)
 
 
-def _splits(runs: Sequence[Result]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Yield what was measured on test rows, and on training rows as the scripts do."""
-    yield "test", [run.measured for run in runs]
-    if all("on_train" in run.measured for run in runs):
-        yield "training", [run.measured["on_train"] for run in runs]
-
-
 def _ordered(what: str, expected: Sequence[float], kls: Sequence[float], active: bool) -> Check:
     if not active or np.ptp(expected) == 0 or np.ptp(kls) == 0:
         return Check(None, f"{what}: the digits cannot be told apart, in theory or as trained.")
@@ -278,30 +305,28 @@ def _ordered(what: str, expected: Sequence[float], kls: Sequence[float], active:
 
 def onset(results: Sequence[Result]) -> Part:
     """Draw the phase diagram; state the error of the predicted threshold."""
-    grids = by_grid(results)
-    labels = [setting.labels for settings in grids.values() for setting in settings]
-    betas, etas = (sorted({each[name] for each in labels}) for name in ("beta", "eta_dec"))
+    grids = {
+        name: {(s.labels["beta"], s.labels["eta_dec"]): s for s in settings}
+        for name, settings in by_grid(results).items()
+    }
+    places = [place for at in grids.values() for place in at]
+    betas, etas = (sorted(set(values)) for values in zip(*places, strict=True))
     records, checks = [], []
-    active, theory = {}, {}
-    trained: dict[str, list[float]] = {name: [] for name in grids}
-    for name, settings in grids.items():
-        at = {(s.labels["beta"], s.labels["eta_dec"]): s for s in settings}
+    active, theory, trained = {}, {}, {}
+    for name, at in grids.items():
         active[name] = [
-            [
-                at[beta, eta].mean(lambda r: r.active(1)) if (beta, eta) in at else math.nan
-                for eta in etas
-            ]
-            for beta in betas
+            [at[b, e].mean(lambda r: r.active(1)) if (b, e) in at else math.nan for e in etas]
+            for b in betas
         ]
-        theory[name] = [_predicted(settings[0].first, eta) for eta in etas]
-        for eta in etas:
-            beta = math.nan
+        any_run = next(iter(at.values())).first
+        theory[name] = [_predicted(any_run, eta) for eta in etas]
+        trained[name] = [math.nan] * len(etas)
+        for place, eta in enumerate(etas):
             if column := [at[beta, eta] for beta in betas if (beta, eta) in at]:
-                beta, record, check = _onset(name, column)
+                trained[name][place], record, check = _onset(name, eta, column)
                 records.append(record)
                 checks.append(check)
-            trained[name].append(beta)
-    chart = figures.phase(betas, etas, active, theory, trained)
+    chart = cells.phase(betas, etas, active, theory, trained)
     caption = (
         "Active units of trained VAEs over beta and eta_dec, averaged over seeds, and linear "
         "theory's onset."
@@ -309,36 +334,27 @@ def onset(results: Sequence[Result]) -> Part:
     return Part({"onset": Table.of(records)}, {"phase": (chart, caption)}, checks)
 
 
-class Step(NamedTuple):
-    """Where the units of one seed die: all that is dead has to stay dead.
+def _step(column: Sequence[Result]) -> tuple[float, float, str]:
+    """Return where the units of one seed die, betas ascending: all that is dead has to stay dead.
 
-    Attributes:
-        last: Largest beta with active units; NaN: there are none anywhere.
-        first: Smallest beta from which on there are none; NaN: there always are.
-        certificate: Of the run there.
+    Returns:
+        The largest beta with active units; the smallest from which on there are none; what is
+        concluded of the run there. NaN and "" where there is no such beta.
     """
-
-    last: float
-    first: float
-    certificate: str
-
-
-def _step(column: Sequence[Result]) -> Step:
     betas = [r.labels["beta"] for r in column]
     alive = max((number for number, r in enumerate(column, 1) if r.active(1)), default=0)
-    dead = column[alive:]
-    return Step(
-        betas[alive - 1] if alive else math.nan,
-        betas[alive] if dead else math.nan,
-        str(dead[0].measured["conclusion"]) if dead else "",
-    )
+    last = betas[alive - 1] if alive else math.nan
+    if alive == len(column):
+        return last, math.nan, ""
+    return last, betas[alive], str(column[alive].measured["conclusion"])
 
 
-def _onset(name: str, column: Sequence[Setting]) -> tuple[float, dict[str, Any], Check]:
+def _onset(name: str, eta: float, column: Sequence[Setting]) -> tuple[float, dict[str, Any], Check]:
     """Find between which betas a kind of model collapses wholly, at one eta_dec.
 
     Args:
         name: The kind of model.
+        eta: The eta_dec.
         column: Settings of ascending beta, each with the same seeds.
 
     Returns:
@@ -346,16 +362,13 @@ def _onset(name: str, column: Sequence[Setting]) -> tuple[float, dict[str, Any],
         the record and the check: what agrees lies in the bracket, from the last beta at which a
         seed has active units to the first at which one has none, the widest over the seeds.
     """
-    eta, theory = (
-        column[0].labels["eta_dec"],
-        _predicted(column[0].first, column[0].labels["eta_dec"]),
-    )
+    theory = _predicted(column[0].first, eta)
     steps = [_step(runs) for runs in zip(*(s.results for s in column), strict=True)]
-    lasts, firsts = [s.last for s in steps], [s.first for s in steps]
+    lasts, firsts, conclusions = zip(*steps, strict=True)
     last, first = float(np.min(lasts)), float(np.max(firsts))  # NaN where any is
-    middles = [math.sqrt(s.last * s.first) for s in steps]
+    middles = np.sqrt(np.multiply(lasts, firsts))
     beta = float(np.exp(np.mean(np.log(middles))))
-    certificates = Counter(s.certificate for s in steps if s.certificate)
+    several = len(steps) > 1
     record = {
         "architecture": name,
         "eta_dec": eta,
@@ -364,13 +377,14 @@ def _onset(name: str, column: Sequence[Setting]) -> tuple[float, dict[str, Any],
         "first beta of total collapse": first,
         "relative error of the onset": {
             "mean": beta / theory - 1,
-            "std": float(np.std(middles, ddof=1)) / theory if len(middles) > 1 else None,
+            "std": float(np.std(middles, ddof=1)) / theory if several else None,
         },
         "certificate at that beta": ", ".join(
-            f"{count} {which}" if len(steps) > 1 else which
-            for which, count in certificates.most_common()
+            f"{count} {which}" if several else which
+            for which, count in Counter(filter(None, conclusions)).most_common()
         ),
     }
+    agrees: bool | None
     if math.isnan(last):
         agrees = None
         text = f"no unit is active at any beta (theory: below {theory:.3g})."
@@ -382,7 +396,7 @@ def _onset(name: str, column: Sequence[Setting]) -> tuple[float, dict[str, Any],
         )
     else:
         agrees = last <= theory <= first
-        seeds = f" ({len(steps)} seeds)" if len(steps) > 1 else ""
+        seeds = f" ({len(steps)} seeds)" if several else ""
         text = (
             f"total collapse begins between beta = {last:.3g} and {first:.3g}"
             f"{seeds}, predicted at {theory:.3g} (error {beta / theory - 1:+.1%})."

@@ -1,13 +1,12 @@
-"""Reconstructions beside originals."""
+"""What a model does, to be seen: reconstructions beside originals, matrices of a linear model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from posterior_collapse.arrays import Float
-from posterior_collapse.experiments import figures
 from posterior_collapse.experiments.checks import (
     Check,
     Part,
@@ -18,15 +17,19 @@ from posterior_collapse.experiments.checks import (
     near_count,
     some_active,
 )
-from posterior_collapse.experiments.deliverables.diagnosed import diagnosed
+from posterior_collapse.experiments.deliverables.collapse import diagnosed
+from posterior_collapse.experiments.deliverables.linear import CLOSE
+from posterior_collapse.experiments.figures import Chart, cells
 from posterior_collapse.experiments.tables import BY_THEORY, Table
-
-__all__ = ["beta_panel", "reconstructions", "sweep_reconstructions"]
 
 SHOWN = 3
 """Images of a beta grid that are shown."""
 VALUES = (0.1, 0.5, 1.0, 2.0, 3.0, 5.0)
 """Of a sweep's, those that are shown, or the nearest to them."""
+CAPTION = (
+    "Images through z2: up to z2 and down again, {}. The number in a cell is that of the active "
+    "units of z2."
+)
 
 
 def reconstructions(results: Sequence[Result]) -> Part:
@@ -37,7 +40,7 @@ def reconstructions(results: Sequence[Result]) -> Part:
             continue
         blocks = {"original": _square(_images(settings[0].first, "original"))}
         blocks |= {s.text: _square(_images(s.first, "through_1")) for s in settings}
-        chart = figures.images(blocks, runs={s.text: s.first.run.key for s in settings})
+        chart = cells.images(blocks, runs={s.text: s.first.run.key for s in settings})
         caption = (
             f"Reconstructions of test images varying {grid}; the bottom-left quarter is given."
         )
@@ -52,7 +55,7 @@ def sweep_reconstructions(results: Sequence[Result]) -> Part:
     places = np.unique([int(np.abs(at - value).argmin()) for value in VALUES])
     chosen = [settings[i] for i in places]
     first = _images(chosen[0].first, "original")
-    chart = figures.images(
+    chart = cells.images(
         {"": np.stack([first, *(_images(s.first, "through_1") for s in chosen)])},
         rows=["original", *(s.text for s in chosen)],
         runs={"": [[""], *([s.first.run.key] for s in chosen)]},
@@ -68,14 +71,15 @@ def beta_panel(results: Sequence[Result]) -> Part:
     first, second = (sorted(set(values)) for values in zip(*at, strict=True))
     grid = [[at[a, b] for b in second] for a in first]
     originals = _images(settings[0].first, "original")[:SHOWN]
-    drawn = np.array([[_images(r, "through_2")[:SHOWN] for r in line] for line in grid])
-    blocks = {f"image {i + 1}": drawn[:, :, i] for i in range(len(originals))}
+    blocks = [f"image {i + 1}" for i in range(len(originals))]
     keys = [[result.run.key for result in line] for line in grid]
     counts = [[str(result.active(2)) for result in line] for line in grid]
 
-    def chart(blocks: Mapping[str, Float]) -> figures.Chart:
-        return figures.images(
-            {**blocks, "originals": originals[:, None]},
+    def chart(name: str) -> Chart:
+        drawn = np.array([[_images(r, name)[:SHOWN] for r in line] for line in grid])
+        return cells.images(
+            {block: drawn[:, :, i] for i, block in enumerate(blocks)}
+            | {"originals": originals[:, None]},
             rows=[f"{a:g}" for a in first],
             columns=[f"{b:g}" for b in second],
             row_name="beta_1",
@@ -84,12 +88,11 @@ def beta_panel(results: Sequence[Result]) -> Part:
             notes=dict.fromkeys(blocks, counts),
         )
 
-    charts = {"panel": (chart(blocks), CAPTION.format("by means"))}
+    charts = {"panel": (chart("through_2"), CAPTION.format("by means"))}
     if "drawn" in settings[0].first.record.arrays:
-        drawn = np.array([[_images(r, "drawn")[:SHOWN] for r in line] for line in grid])
-        samples = {f"image {i + 1}": drawn[:, :, i] for i in range(len(originals))}
-        charts["samples"] = (chart(samples), CAPTION.format("every latent drawn, as published"))
-    errors = np.array([[_error(result) for result in line] for line in grid])
+        charts["samples"] = (chart("drawn"), CAPTION.format("every latent drawn, as published"))
+    off = np.array([[_images(r, "through_2") - _images(r, "original") for r in o] for o in grid])
+    errors = np.sum(off**2, axis=(3, 4)).mean(2)
     records = [
         {
             "beta_1": result.labels["beta_1"],
@@ -110,12 +113,6 @@ def beta_panel(results: Sequence[Result]) -> Part:
     if all(setting.has_theory for setting in settings):
         checks.append(near_count("Active units of z2", [s.active(2) for s in settings]))
     return Part({"panel": Table.of(records)}, charts, checks, list(diagnosed(results, 2)))
-
-
-CAPTION = (
-    "Images through z2: up to z2 and down again, {}. The number in a cell is that of the active "
-    "units of z2."
-)
 
 
 def _images(result: Result, name: str) -> Float:
@@ -143,6 +140,67 @@ def _square(values: Float) -> Float:
     return values[: side**2].reshape(side, side, *values.shape[1:])
 
 
-def _error(result: Result) -> float:
-    difference = _images(result, "through_2") - _images(result, "original")
-    return float(np.mean(np.sum(difference**2, axis=(1, 2))))
+VANISHED = 1e-3
+"""Norm below which a column of U counts as gone: its square, which a mode exceeds its threshold by,
+is then 1e-6."""
+
+
+def matrices(results: Sequence[Result]) -> Part:
+    """Draw U and V = W P Phi^(1/2); check what vanishes and the distance to theory."""
+    shown: dict[str, Float] = {}
+    records, units, checks = [], [], []
+    for grid, settings in by_grid(results).items():
+        result = settings[0].first
+        U, V = result.record.arrays["U1"], result.record.arrays["V1"]
+        shown |= {f"U, {grid}": U[: V.shape[1]], f"V', {grid}": V.T}
+        norms = np.linalg.norm(U, axis=0)
+        level, theory = result.exact["levels"][0], result.theory["levels"][0]
+        # Of runs kept before their stds were, these are not known.
+        stds = result.record.arrays.get("sigma_1", np.full(len(norms), np.nan))
+        units += [
+            {"Sigma": grid, "unit": unit, "sigma": float(std), "norm of U's column": float(norm)}
+            for unit, (std, norm) in enumerate(zip(stds, norms, strict=True), start=1)
+        ]
+        records += [
+            {
+                "Sigma": grid,
+                "largest first": place + 1,
+                "singular value of U": level["decoder_singular_values"][place],
+                "of U by theory": theory["decoder_singular_values"][place],
+                "singular value of V": level["encoder_singular_values"][place],
+                "of V by theory": theory["encoder_singular_values"][place],
+            }
+            for place in range(len(norms))
+        ]
+        far = max(v for name, v in result.exact["distances"].items() if name != "sigma_1")
+        told = f"{grid}: singular values of U and V within {far:.1e} of theory."
+        checks += [
+            Check(far <= CLOSE, told, "numbers", exact=True),
+            _vanishing(grid, result, norms),
+        ]
+    chart = cells.heat_maps(shown, x="latent unit", y="data mode")
+    caption = (
+        "U and V = W P Phi^(1/2) in the basis of the strongest data modes, a column per latent "
+        "unit; rows of V are shown as columns."
+    )
+    tables = {"units": Table.of(units), "matrices": Table.of(records)}
+    return Part(tables, {"matrices": (chart, caption)}, checks)
+
+
+def _vanishing(grid: str, result: Result, norms: Float) -> Check:
+    """Count what theory fixes: columns of U that vanish, or its rank where units may rotate."""
+    (sigma,) = result.run.spec.sigma_levels
+    theory = np.array(result.theory["levels"][0]["decoder_singular_values"])
+    expected = int(np.sum(theory < VANISHED))
+    gone = int(np.sum(norms < VANISHED))
+    if sigma == "learned" or (isinstance(sigma, tuple) and len(set(sigma)) == len(sigma)):
+        told = f"{grid}: {gone} columns of U vanish, {expected} by theory."
+        return Check(gone == expected, told, exact=True)
+    found = np.array(result.exact["levels"][0]["decoder_singular_values"])
+    rank, least = int(np.sum(found >= VANISHED)), len(theory) - expected
+    return Check(
+        rank == least,
+        f"{grid}: U has rank {rank}, {least} by theory. Equal sigmas leave units free to "
+        f"rotate, so no column need vanish ({gone} do).",
+        exact=True,
+    )

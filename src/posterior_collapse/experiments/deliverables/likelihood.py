@@ -1,13 +1,12 @@
-"""Tables of NLL, KL and active units, with their spread over seeds."""
+"""Tables of NLL, KL and active units, beside theory and beside what the published scripts print."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from posterior_collapse.experiments import figures
 from posterior_collapse.experiments.checks import (
     Check,
     Pair,
@@ -20,14 +19,12 @@ from posterior_collapse.experiments.checks import (
     monotone,
     near_count,
     near_kl,
-    of_level,
     some_active,
     way_of_training,
 )
-from posterior_collapse.experiments.deliverables.diagnosed import diagnosed
+from posterior_collapse.experiments.deliverables.collapse import diagnosed
+from posterior_collapse.experiments.figures import Chart, measures
 from posterior_collapse.experiments.tables import BY_THEORY, Table
-
-__all__ = ["likelihood_table"]
 
 NLL, KL, ACTIVE = "NLL (nats)", "KL (nats)", "active units"
 EFFECTIVE = "effective sample size"
@@ -49,6 +46,9 @@ SLACK = 0.02
 """Of a measure's range over the settings: less is not seen in a figure (see the document)."""
 Numbers: TypeAlias = Mapping[str, float]
 """A run's measures by name."""
+Found: TypeAlias = Sequence[tuple[Setting, Sequence[Numbers]]]
+"""The settings of a grid, each with the measures of its seeds."""
+AS_PUBLISHED = "no warm-up"
 
 
 def likelihood_table(results: Sequence[Result]) -> Part:
@@ -56,11 +56,12 @@ def likelihood_table(results: Sequence[Result]) -> Part:
     names = list(_numbers(results[0]))
     records: list[dict[str, Any]] = []
     checks: list[Check] = []
-    for grid, settings in by_grid(results).items():
-        found = [(s, [_numbers(result) for result in s.results]) for s in settings]
-        records += [
-            {"varying": grid, "value": s.text or grid, **one} for s, seeds in found for one in seeds
-        ]
+    grids: dict[str, Found] = {
+        grid: [(setting, [_numbers(result) for result in setting.results]) for setting in settings]
+        for grid, settings in by_grid(results).items()
+    }
+    for grid, found in grids.items():
+        records += [{"varying": grid, "value": s.at, **one} for s, seeds in found for one in seeds]
         checks += _moves(grid, found)
         checks += _near_theory(grid, found)
     checks += _learned_against_fixed(records)
@@ -74,44 +75,41 @@ def likelihood_table(results: Sequence[Result]) -> Part:
     )
     table = _bounds_named(Table.over_seeds(records, ["varying", "value"], names))
     notes = [note, *diagnosed(results, results[0].depth)]
-    return Part({"likelihood": table}, _charts(results, names), checks, notes)
+    several = len({result.seed for result in results}) > 1
+    return Part({"likelihood": table}, _charts(grids, names, several), checks, notes)
 
 
 def _charts(
-    results: Sequence[Result], names: Sequence[str]
-) -> dict[str, tuple[figures.Chart, str]]:
+    grids: Mapping[str, Found], names: Sequence[str], several: bool
+) -> dict[str, tuple[Chart, str]]:
     """Draw a column per variable; nothing where a table of a few words says as much."""
     shown = [n for n in names if n.startswith((NLL, "KL", ACTIVE)) and not n.endswith(BY_THEORY)]
-    variables: dict[str, dict[str, dict[str, figures.Points]]] = {}
-    for grid, settings in by_grid(results).items():
-        if len(settings[0].labels) != 1:
+    variables: dict[str, dict[str, dict[str, measures.Points]]] = {}
+    for grid, found in grids.items():
+        if len(found[0][0].labels) != 1:
             continue
-        (variable,) = settings[0].labels
-        _, own, of_runs = grid.partition(", ")
-        found = [[_numbers(result) for result in setting.results] for setting in settings]
-        at = _values(grid, settings)
-        number = isinstance(at[0], float)
+        (variable,) = found[0][0].labels
+        at = [setting.labels[variable] for setting, _ in found]
+        number = all(isinstance(value, float) for value in at)
+        if not number:
+            at = [setting.text for setting, _ in found]
+        _, _, of_runs = grid.partition(", ")
         panels = variables.setdefault(variable if number else grid, {name: {} for name in shown})
-        for name in shown:
-            lines = panels[name]
-            lines[of_runs if own else AS_PUBLISHED] = figures.Points.of(
-                at, [[one[name] for one in seeds] for seeds in found]
+        for name, lines in panels.items():
+            lines[of_runs or AS_PUBLISHED] = measures.Points.of(
+                at, [[one[name] for one in seeds] for _, seeds in found]
             )
-            expected = [seeds[0].get(f"{name} {BY_THEORY}") for seeds in found]
+            expected = [seeds[0].get(f"{name} {BY_THEORY}") for _, seeds in found]
             if None not in expected and number:
-                lines[figures.THEORY] = figures.Points(at, [float(e or 0) for e in expected], [])
+                lines[measures.THEORY] = measures.Points(at, [float(e or 0) for e in expected], [])
     if not variables:
         return {}
-    several = len({result.seed for result in results}) > 1
     caption = (
         "NLL, KL and active units, a column per variable"
         f"{'; error bars are standard deviations over seeds' if several else ''}. Dotted: the "
         "linear optimum (its NLL on training rows)."
     )
-    return {"likelihood": (figures.columns(variables, own=[NLL]), caption)}
-
-
-AS_PUBLISHED = "no warm-up"
+    return {"likelihood": (measures.columns(variables, own=[NLL]), caption)}
 
 
 def _bounds_named(table: Table) -> Table:
@@ -124,7 +122,7 @@ def _bounds_named(table: Table) -> Table:
     return Table([*table.columns[:place], "the NLL is an", *table.columns[place:]], rows)
 
 
-def _near_theory(grid: str, found: Sequence[tuple[Setting, Sequence[Numbers]]]) -> Iterator[Check]:
+def _near_theory(grid: str, found: Found) -> Iterator[Check]:
     """Hold KL and active units of each level against the linear optimum."""
     if not all(setting.has_theory for setting, _ in found):
         return
@@ -138,17 +136,19 @@ def _near_theory(grid: str, found: Sequence[tuple[Setting, Sequence[Numbers]]]) 
         ]
 
     depth = found[0][0].first.depth
-    for of in (of_level(number, depth) for number in range(1, depth + 1)):
+    for of in (_of_level(number, depth) for number in range(1, depth + 1)):
         yield near_kl(f"KL{of}, {grid}", pairs(f"KL{of} (nats)"))
         yield near_count(f"Active units{of}, {grid}", pairs(f"{ACTIVE}{of}"))
 
 
-def _values(grid: str, settings: Sequence[Setting]) -> list[float] | list[str]:
-    """Return the values of a grid over one hyperparameter, or its settings in words."""
-    values = [value for setting in settings for value in setting.labels.values()]
-    if len(values) == len(settings) and all(isinstance(value, float) for value in values):
-        return values
-    return [setting.text or grid for setting in settings]
+def _of_level(number: int, depth: int) -> str:
+    """Return how to say of which level a measure is: nothing where there is only one.
+
+    Example:
+        >>> f"KL{_of_level(2, 2)}", f"KL{_of_level(1, 1)}"
+        ('KL of z2', 'KL')
+    """
+    return f" of z{number}" if depth > 1 else ""
 
 
 def _numbers(result: Result) -> Numbers:
@@ -162,7 +162,7 @@ def _numbers(result: Result) -> Numbers:
     if "nll" in result.theory:
         found[f"{NLL} {BY_THEORY}"] = result.theory["nll"]
     for number, level in enumerate(levels, start=1):
-        of = of_level(number, len(levels))
+        of = _of_level(number, len(levels))
         found[f"KL{of} (nats)"] = float(np.sum(level["kl"]))
         if "kl" in result.theory:
             found[f"KL{of} (nats) {BY_THEORY}"] = result.theory["levels"][number - 1]["kl"]
@@ -173,7 +173,7 @@ def _numbers(result: Result) -> Numbers:
     return found
 
 
-def _moves(grid: str, found: Sequence[tuple[Setting, Sequence[Numbers]]]) -> Iterator[Check]:
+def _moves(grid: str, found: Found) -> Iterator[Check]:
     """Hold the way each measure moves along a grid of one value against what is expected."""
     settings = [setting for setting, _ in found]
     (name, *others), measured = list(settings[0].labels) or [""], found[0][1][0]
@@ -225,3 +225,75 @@ def _learned_against_fixed(records: Sequence[Mapping[str, Any]]) -> list[Check]:
         Check(active < most, f"Active units: {counts}; expected: fewer learned."),
         Check(nll < worst, f"NLL (nats): {values}; expected: lower learned."),
     ]
+
+
+class Quote(NamedTuple):
+    """What a script printed of one run, on a CPU, with one seed.
+
+    Attributes:
+        network: Name of its architecture.
+        labels: Its values in a grid.
+        numbers: By measure.
+        note: How it was run, where that differs from the row.
+    """
+
+    network: str
+    labels: Mapping[str, Any]
+    numbers: Mapping[str, float]
+    note: str = ""
+
+
+QUOTES = (
+    Quote("cvae-relu", {"beta": 0.5}, {"NLL": 554.36, "KL": 7.15, "kl_active_share": 0.495}),
+    Quote("cvae-relu", {"eta_dec": 0.25}, {"NLL": -147.0, "KL": 22.9, "kl_active_share": 0.80}),
+    Quote("cvae-relu", {"name": "pairs:1/2"}, {"KL": 66.5, "kl_active_share": 0.509}),
+    Quote("linear", {"beta": 1.0}, {"loss": 554.102, "KL": 1.511}),
+    Quote(
+        "linear", {"beta_2": 2.0}, {"loss": 257.81, "KL of z1": 5.04, "KL of z2": 5.54},
+        "20 epochs",
+    ),
+)  # fmt: skip
+"""The scripts of networks minimise the loss of the convention `reference`."""
+
+
+def published_numbers(results: Sequence[Result]) -> Part:
+    """Set printed numbers beside ours; nothing where the loss is another one."""
+    records = []
+    for grid, settings in by_grid(results).items():
+        for setting in settings:
+            run, network = setting.first.run, setting.first.run.architecture.name
+            same_loss = network == "linear" or run.settings.convention == "reference"
+            if run.method != "minibatch" or not same_loss:
+                continue
+            for quote in QUOTES:
+                if (network, setting.labels) == (quote.network, quote.labels):
+                    records += [
+                        {
+                            "varying": grid,
+                            "value": setting.at + (f" ({quote.note})" if quote.note else ""),
+                            "measure": name,
+                            "published script": printed,
+                            "here": found,
+                            f"here {BY_THEORY}": theory,
+                        }
+                        for name, printed in quote.numbers.items()
+                        for result in setting.results
+                        for found, theory in [_beside_theory(name, result)]
+                    ]
+    if not records:
+        return Part()
+    by = ["varying", "value", "measure", "published script"]
+    return Part({"published": Table.over_seeds(records, by, ["here", f"here {BY_THEORY}"])})
+
+
+def _beside_theory(name: str, result: Result) -> tuple[float, float | None]:
+    """Return what was measured and what theory says of it, of a linear model without noise."""
+    linear = result.run.architecture.name == "linear"
+    measured, theory = result.exact if linear else result.measured, result.theory
+    if name == "kl_active_share":
+        return float(measured["levels"][0][name]), None
+    if name.startswith("KL"):
+        level = int(name[-1]) - 1 if result.depth > 1 else 0
+        kl = float(np.sum(measured["levels"][level]["kl"]))
+        return kl, float(theory["levels"][level]["kl"]) if "levels" in theory else None
+    return float(measured[name.lower()]), theory.get(name.lower())

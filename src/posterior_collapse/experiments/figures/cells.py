@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from posterior_collapse.arrays import Float
 from posterior_collapse.errors import InvalidArgumentError
-from posterior_collapse.experiments.figures.chart import (
+from posterior_collapse.experiments.figures import (
     COLUMN,
     LETTER,
     PAGE,

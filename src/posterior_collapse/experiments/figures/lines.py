@@ -1,4 +1,4 @@
-"""Figures of curves and points: collapse, spectra, convergence, theory beside what was measured."""
+"""Figures of curves and points: collapse, spectra, convergence, one quantity against another."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from posterior_collapse.experiments.figures.chart import (
+from posterior_collapse.experiments.figures import (
     DASHES,
     Chart,
     Line,
     Panels,
     array,
-    hues,
     long,
     looks,
     panels,
@@ -26,11 +25,9 @@ from posterior_collapse.report.figures.panels import BLUE, GREEN, GREY, ORANGE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.lines import Line2D
 
 COLORS = (BLUE, ORANGE, GREEN, "black", "#CC79A7")
 """Of curves without an order (Okabe and Ito)."""
-
 
 MANY = 5
 """Curves from which on shades of one hue do not do."""
@@ -62,7 +59,7 @@ def collapse_curves(curves: Panels, *, delta: float = 0.05, bands: Panels | None
             box.set_ylim(-3, 103)
             reach = [value for eps, _ in lines.values() for value in array(eps)[[0, -1]].tolist()]
             box.set_xlim(min(reach), max(reach))  # not found from lines that are drawn apart
-            each = (looks if len(lines) <= MANY else hues)(len(lines))
+            each = looks(len(lines), hues=len(lines) > MANY)
             for number, ((label, line), look) in enumerate(zip(lines.items(), each, strict=True)):
                 eps, share = map(array, line)
                 up = APART * (number - (len(lines) - 1) / 2) / 72
@@ -98,7 +95,7 @@ def spectra(spectra: Mapping[str, ArrayLike], *, threshold: float, name: str) ->
     rows = []
     x, y = "data mode, strongest first", "variance of data mode"
     with panels({"": spectra}, x=x, y=y, legend=False) as (figure, ((box, _),)):
-        each = (looks if len(spectra) <= MANY else hues)(len(spectra))
+        each = looks(len(spectra), hues=len(spectra) > MANY)
         for (label, values), look in zip(spectra.items(), each, strict=True):
             variance = array(values)
             above = f"{label} ({np.count_nonzero(variance > threshold)} above)"
@@ -213,98 +210,39 @@ def scatter(
     return Chart(figure, Table(["panel", "name", x, y], rows))
 
 
-KIND_COLORS = (BLUE, ORANGE, GREEN)
-KIND_MARKERS = (("o", 3, 0.6), ("x", 5, 1.0), ("s", 4, 0.6))
-"""Marker, its size and its line width, by kind of run; theory has the lines."""
+LEAST = 1e-3
+"""Nats at which smaller gains are drawn."""
+BEYOND = 10.0
+"""Times the most that any unit brought at which what was said is cut off."""
+ANSWER_LOOKS: Mapping[str, tuple[str, str]] = {
+    "pays": (BLUE, "o"), "undecided": (GREY, "s"), "does not pay": (ORANGE, "^"),
+}  # fmt: skip
 
 
-def sweep(theory: Panels, measured: Mapping[str, Panels], *, variable: str = "beta") -> Chart:
-    """Draw theory as lines and measurements as markers, a panel per quantity.
+def predicted(points: Mapping[str, Sequence[tuple[float, float, str]]]) -> Chart:
+    """Draw what one more unit brought against what was said, on log scales.
 
     Args:
-        theory: Quantity with its unit, e.g. "KL (nats)" -> label, e.g. "z1", or "" where there is
-            only one -> (values, theory).
-        measured: Kind of run, e.g. "exact training" -> quantity -> label -> (values,
-            measured). Quantities and labels are some of theory's.
-        variable: Name of the values.
+        points: Title -> (said, brought, answer), in nats.
 
     Example:
-        >>> theory = {"KL (nats)": {"": ([0.5, 1], [1.0, 0.2])}}
-        >>> chart = sweep(theory, {"minibatches": {"KL (nats)": {"": ([0.5], [0.9])}}})
-        >>> chart.table.rows[-1]
-        ['minibatches', 'KL (nats)', '', 0.5, 0.9]
+        >>> predicted({"digits": [(0.1, 0.2, "pays")]}).table.rows
+        [['digits', 'pays', 0.1, 0.2]]
     """
-    labels = sorted({label for lines in theory.values() for label in lines} - {""})
-    looks: dict[str, dict[str, Any]] = {"": {"color": "black", "ls": DASHES[0]}} | {
-        label: {"color": color, "ls": dashes}
-        for label, color, dashes in zip(labels, cycle(KIND_COLORS), cycle(DASHES), strict=False)
-    }
-    beside = {
-        quantity: (lines, [kind.get(quantity, {}) for kind in measured.values()])
-        for quantity, lines in theory.items()
-    }
-    with panels(beside, x=variable, height=2.1, most=2) as (figure, drawn):
-        for box, (lines, found) in drawn:
-            _draw_beside(box, lines, found, looks)
-            box.set_xlim(left=0)
-        handles = _explained(list(measured), {label: looks[label] for label in labels})
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    x, y = "said (nats)", "brought (nats)"
+    with panels(points, x=x, y=y, height=2.3) as (figure, drawn):
+        for box, each in drawn:
+            numbers = np.array([[said, got] for said, got, _ in each])
+            shown = np.clip(numbers, LEAST, [BEYOND * max(numbers[:, 1].max(), LEAST), np.inf])
+            for answer, (color, marker) in ANSWER_LOOKS.items():
+                own = np.array([a == answer for _, _, a in each])
+                look: dict[str, Any] = {"color": color, "marker": marker, "mfc": "none", "ls": ""}
+                box.plot(*shown[own].T, ms=3.5, label=f"said: {answer}", **look)
+            ends = [LEAST, float(shown.max()) * 1.5]
+            box.plot(ends, ends, color="black", lw=0.8, ls=":")
+            box.set_xscale("log")
+            box.set_yscale("log")
     rows = [
-        [source, *row]
-        for source, values in {"theory": theory, **measured}.items()
-        for row in long(values, variable, "value").rows
+        [title, answer, said, got] for title, each in points.items() for said, got, answer in each
     ]
-    return Chart(figure, Table(["source", "quantity", "curve", variable, "value"], rows))
-
-
-def _draw_beside(
-    box: Axes,
-    lines: Mapping[str, Line],
-    measured: Sequence[Mapping[str, Line]],
-    looks: Mapping[str, dict[str, Any]],
-) -> None:
-    """Draw a quantity by theory, and as each kind of run measured it."""
-    from matplotlib.ticker import MaxNLocator
-
-    counts = True
-    for label, line in lines.items():
-        values, expected = map(array, line)
-        counts &= bool(np.all(expected == np.rint(expected)))
-        # A number of modes jumps between the values, and nothing is drawn that is not there.
-        steps = "steps-post" if np.all(expected == np.rint(expected)) else "default"
-        box.plot(values, expected, lw=1, zorder=3, drawstyle=steps, **looks[label])
-        for number, found in enumerate(measured):
-            if label in found:
-                values, height = map(array, found[label])
-                box.plot(values, height, **_marker(number, looks[label]["color"]))
-    if counts:
-        box.yaxis.set_major_locator(MaxNLocator(integer=True))
-    low, high = box.get_ylim()
-    if counts or 0 < low < high / 2:
-        box.set_ylim(min(0, low), high)
-    _name_ends(box, lines)
-
-
-def _name_ends(box: Axes, lines: Mapping[str, Line]) -> None:
-    """Write each curve's label at its right end, for print without colour."""
-    ends = sorted((float(array(y)[-1]), float(array(x)[-1]), k) for k, (x, y) in lines.items())
-    near = 0.08 * float(np.ptp(box.get_ylim()))
-    for (up, across, label), (above, *_) in zip(ends, [*ends[1:], (np.inf, 0.0, "")], strict=True):
-        side = "top" if above - up < near else "bottom"
-        box.annotate(label, (across, up), (4, 0), textcoords="offset points", size=7, va=side)
-
-
-def _marker(number: int, color: str) -> dict[str, Any]:
-    marker, size, width = KIND_MARKERS[number % len(KIND_MARKERS)]
-    return {"ls": "", "marker": marker, "ms": size, "mew": width, "mfc": "none", "color": color}
-
-
-def _explained(kinds: Sequence[str], looks: Mapping[str, dict[str, Any]]) -> list[Line2D]:
-    """Return what markers mean in black, then what colours and dashes mean."""
-    from matplotlib.lines import Line2D
-
-    return [
-        Line2D([], [], label="theory", color="black"),
-        *(Line2D([], [], label=kind, **_marker(i, "black")) for i, kind in enumerate(kinds)),
-        *(Line2D([], [], label=label, **look) for label, look in looks.items()),
-    ]
+    return Chart(figure, Table(["panel", "answer", x, y], rows))

@@ -1,4 +1,4 @@
-"""Figures of measures (NLL, KL, active units) against a setting, with their spread over seeds."""
+"""Figures of what was measured beside theory: sweeps, means over seeds, brackets of counts."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from posterior_collapse.experiments.figures.chart import (
+from posterior_collapse.experiments.figures import (
     COLUMN,
+    DASHES,
     LETTER,
     MARKERS,
     PAGE,
     Chart,
+    Line,
+    Panels,
     array,
+    long,
     looks,
     panels,
     room,
@@ -23,9 +27,86 @@ from posterior_collapse.experiments.figures.chart import (
     symbols,
 )
 from posterior_collapse.experiments.tables import Table
+from posterior_collapse.report.figures.panels import BLUE, GREEN, GREY, ORANGE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+KIND_COLORS = (BLUE, ORANGE, GREEN)
+KIND_MARKERS = (("o", 3, 0.6), ("x", 5, 1.0), ("s", 4, 0.6))
+"""Marker, its size and its line width, by kind of run; theory has the lines."""
+
+
+def sweep(theory: Panels, measured: Mapping[str, Panels], *, variable: str = "beta") -> Chart:
+    """Draw theory as lines and measurements as markers, a panel per quantity.
+
+    Args:
+        theory: Quantity with its unit, e.g. "KL (nats)" -> label, e.g. "z1", or "" where there is
+            only one -> (values, theory).
+        measured: Kind of run, e.g. "exact training" -> quantity -> label -> (values,
+            measured). Quantities and labels are some of theory's.
+        variable: Name of the values.
+
+    Example:
+        >>> theory = {"KL (nats)": {"": ([0.5, 1], [1.0, 0.2])}}
+        >>> chart = sweep(theory, {"minibatches": {"KL (nats)": {"": ([0.5], [0.9])}}})
+        >>> chart.table.rows[-1]
+        ['minibatches', 'KL (nats)', '', 0.5, 0.9]
+    """
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator
+
+    labels = sorted({label for lines in theory.values() for label in lines} - {""})
+    own: dict[str, dict[str, Any]] = {"": {"color": "black", "ls": DASHES[0]}} | {
+        label: {"color": color, "ls": dashes}
+        for label, color, dashes in zip(labels, cycle(KIND_COLORS), cycle(DASHES), strict=False)
+    }
+    with panels(theory, x=variable, height=2.1, most=2) as (figure, drawn):
+        for quantity, (box, lines) in zip(theory, drawn, strict=True):
+            counts = True
+            for label, line in lines.items():
+                at, expected = map(array, line)
+                whole = bool(np.all(expected == np.rint(expected)))
+                counts &= whole
+                # Numbers of modes jump between the values; nothing is drawn that is not there.
+                steps = "steps-post" if whole else "default"
+                box.plot(at, expected, lw=1, zorder=3, drawstyle=steps, **own[label])
+                for number, kind in enumerate(measured.values()):
+                    if label in (found := kind.get(quantity, {})):
+                        box.plot(*map(array, found[label]), **_marker(number, own[label]["color"]))
+            if counts:
+                box.yaxis.set_major_locator(MaxNLocator(integer=True))
+            low, high = box.get_ylim()
+            if counts or 0 < low < high / 2:
+                box.set_ylim(min(0, low), high)
+            _name_ends(box, lines)
+            box.set_xlim(left=0)
+        handles = [
+            Line2D([], [], label="theory", color="black"),
+            *(Line2D([], [], label=kind, **_marker(i, "black")) for i, kind in enumerate(measured)),
+            *(Line2D([], [], label=label, **own[label]) for label in labels),
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    rows = [
+        [source, *row]
+        for source, values in {"theory": theory, **measured}.items()
+        for row in long(values, variable, "value").rows
+    ]
+    return Chart(figure, Table(["source", "quantity", "curve", variable, "value"], rows))
+
+
+def _name_ends(box: Axes, lines: Mapping[str, Line]) -> None:
+    """Write each curve's label at its right end, for print without colour."""
+    ends = sorted((float(array(y)[-1]), float(array(x)[-1]), k) for k, (x, y) in lines.items())
+    near = 0.08 * float(np.ptp(box.get_ylim()))
+    for (up, across, label), (above, *_) in zip(ends, [*ends[1:], (np.inf, 0.0, "")], strict=True):
+        side = "top" if above - up < near else "bottom"
+        box.annotate(label, (across, up), (4, 0), textcoords="offset points", size=7, va=side)
+
+
+def _marker(number: int, color: str) -> dict[str, Any]:
+    marker, size, width = KIND_MARKERS[number % len(KIND_MARKERS)]
+    return {"ls": "", "marker": marker, "ms": size, "mew": width, "mfc": "none", "color": color}
 
 
 class Points(NamedTuple):
@@ -73,48 +154,37 @@ def spread(measures: Mapping[str, Mapping[str, Points]], *, variable: str) -> Ch
     most = 2 if len(measures) <= 4 else 3
     with panels(measures, x=variable, height=2.1, most=most) as (figure, drawn):
         for box, lines in drawn:
-            settings = _in_order(lines.values())
-            _draw_means(box, lines, settings)
-            _name_settings(box, settings)
-            _count_in_whole_numbers(box, [points.mean for points in lines.values()])
-    rows = [
-        [measure, label, *point]
-        for measure, lines in measures.items()
-        for label, points in lines.items()
-        for point in _rows(points)
-    ]
+            _draw(box, lines)
+    rows = [[measure, *row] for measure, lines in measures.items() for row in _rows(lines)]
     return Chart(figure, Table(["measure", "curve", variable, "mean", "std"], rows))
 
 
-def _draw_means(box: Axes, lines: Mapping[str, Points], settings: Sequence[str]) -> None:
-    """Draw means with their stds, those of one setting beside each other."""
-    shifts = 0.1 * (np.arange(len(lines)) - (len(lines) - 1) / 2)
-    shapes = zip(lines.items(), looks(len(lines)), cycle(MARKERS), shifts, strict=False)
+def _draw(box: Axes, lines: Mapping[str, Points]) -> None:
+    """Draw means with their stds, those of one setting beside each other, and theory as a line."""
+    from matplotlib.ticker import MaxNLocator
+
+    settings = _in_order(lines.values())
+    trained = {label: points for label, points in lines.items() if label != THEORY}
+    shifts = 0.1 * (np.arange(len(trained)) - (len(trained) - 1) / 2)
+    shapes = zip(trained.items(), looks(len(trained)), cycle(MARKERS), shifts, strict=False)
     for (label, points), look, marker, shift in shapes:
         at = [settings.index(name) + shift for name in _names(points.settings)]
         shape = {**look, "marker": marker, "ms": 4, "mfc": "white", "capsize": 2, "lw": 1}
         if isinstance(points.settings[0], str):
             shape["linestyle"] = ""  # nothing lies between words
-        if len(lines) > 1:
+        if len(trained) > 1:
             shape["label"] = label
         box.errorbar(at, array(points.mean), array(points.std), **shape)
-
-
-def _name_settings(box: Axes, settings: Sequence[str]) -> None:
-    """Name the settings on the x axis, slanted where their names need more than the panel has."""
+    if THEORY in lines:
+        at = [settings.index(name) for name in _names(lines[THEORY].settings)]
+        box.plot(at, array(lines[THEORY].mean), color="black", lw=0.9, ls=":", label=THEORY)
     box.margins(x=0.08)
     slanted: dict[str, Any] = {}
     if sum(LETTER * len(name) + 0.1 for name in settings) > room(box):
         slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
     box.set_xticks(range(len(settings)), settings, **slanted)
-
-
-def _count_in_whole_numbers(box: Axes, means: Iterable[ArrayLike]) -> None:
-    """Give counts a scale of whole numbers."""
-    from matplotlib.ticker import MaxNLocator
-
-    values = np.concatenate([array(of_one_curve) for of_one_curve in means])
-    if np.all(values == np.rint(values)):
+    values = np.concatenate([array(points.mean) for points in lines.values()])
+    if np.all(values == np.rint(values)):  # counts
         box.yaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
         if np.ptp(values) == 0:
             box.set_ylim(values[0] - 1, values[0] + 1)
@@ -129,6 +199,15 @@ def _in_order(each: Iterable[Points]) -> list[str]:
 
 def _names(settings: Iterable[float | str]) -> list[str]:
     return [s if isinstance(s, str) else f"{s:g}" for s in settings]
+
+
+def _rows(lines: Mapping[str, Points]) -> Iterator[list[Any]]:
+    """Yield the rows of a CSV: curve, setting, mean and std."""
+    for label, points in lines.items():
+        mean, std = array(points.mean), array(points.std)
+        std = std if std.size else np.full(mean.size, np.nan)
+        for row in zip(_names(points.settings), mean.tolist(), std.tolist(), strict=True):
+            yield [label, *row]
 
 
 THEORY = "by theory"
@@ -163,47 +242,86 @@ def columns(variables: Mapping[str, Measures], *, own: Sequence[str] = ()) -> Ch
         for across, (variable, of) in enumerate(variables.items()):
             for down, measure in enumerate(measures):
                 box, lines = grid[down, across], of[measure]
-                settings = _in_order(lines.values())
-                _draw_means(box, {k: v for k, v in lines.items() if k != THEORY}, settings)
-                if THEORY in lines:
-                    at = [settings.index(name) for name in _names(lines[THEORY].settings)]
-                    line = {"color": "black", "lw": 0.9, "ls": ":", "label": THEORY}
-                    box.plot(at, array(lines[THEORY].mean), **line)
-                _name_settings(box, settings)
-                _count_in_whole_numbers(box, [points.mean for points in lines.values()])
+                _draw(box, lines)
                 if not across:
                     box.set_ylabel(measure.replace(" of ", "\nof ", 1))
             grid[-1, across].set_xlabel(symbols(variable))
         for down, measure in enumerate(measures):
-            _share_heights(grid[down], alone=measure in own)
+            if measure not in own:  # one scale, said once
+                ends = [box.get_ylim() for box in grid[down]]
+                low, high = min(low for low, _ in ends), max(high for _, high in ends)
+                for box in grid[down]:
+                    box.set_ylim(low, high)
+                for box in grid[down, 1:]:
+                    box.tick_params(labelleft=False)
         legends = [box.get_legend_handles_labels() for box in grid.ravel()]
         handles, labels = max(legends, key=lambda legend: len(legend[1]))
         if labels:
             figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     rows = [
-        [variable, measure, label, *point]
+        [variable, measure, *row]
         for variable, of in variables.items()
         for measure, lines in of.items()
-        for label, points in lines.items()
-        for point in _rows(points)
+        for row in _rows(lines)
     ]
     heads = ["variable", "measure", "curve", "value", "mean", "std"]
     return Chart(figure, Table(heads, rows))
 
 
-def _rows(points: Points) -> Iterator[tuple[str, float, float]]:
-    mean, std = array(points.mean), array(points.std)
-    std = std if std.size else np.full(mean.size, np.nan)
-    yield from zip(_names(points.settings), mean.tolist(), std.tolist(), strict=True)
+LOOKS: Sequence[dict[str, Any]] = (
+    {"color": BLUE, "marker": "o", "ls": "-"},
+    {"color": ORANGE, "marker": "x", "ls": "--"},
+)
 
 
-def _share_heights(boxes: Sequence[Axes], *, alone: bool) -> None:
-    """Give the panels of a row one scale, said once; unless each has its own."""
-    if alone:
-        return
-    low = min(box.get_ylim()[0] for box in boxes)
-    high = max(box.get_ylim()[1] for box in boxes)
-    for number, box in enumerate(boxes):
-        box.set_ylim(low, high)
-        if number:
-            box.tick_params(labelleft=False)
+def curves(lines: Panels, *, x: str, y: str) -> Chart:
+    """Draw quantities over beta as a share of the predicted onset, which is dotted.
+
+    Args:
+        lines: Title -> label -> (shares of the onset, values).
+        x: Name of the x axis.
+        y: Name of the y axis.
+
+    Example:
+        >>> curves({"digits": {"plain": ([0.9, 1.1], [1, 0])}}, x="beta", y="alive").table.rows[0]
+        ['digits', 'plain', 0.9, 1.0]
+    """
+    with panels(lines, x=x, y=y, sharey=True, height=1.9) as (figure, drawn):
+        for box, each in drawn:
+            for (label, line), look in zip(each.items(), LOOKS, strict=False):
+                box.plot(*map(array, line), label=label, ms=3, lw=1, mfc="none", **look)
+            box.axvline(1.0, color="black", lw=0.8, ls=":")
+            box.set_xlim(0.6, 1.45)
+    return Chart(figure, long(lines, x, y))
+
+
+def brackets(lines: Mapping[str, Mapping[str, Line]]) -> Chart:
+    """Draw counts of active units between the fewest and the linear count.
+
+    Args:
+        lines: Title -> `fewest`, `linear` and labels of counts -> (shares of the onset, units).
+
+    Example:
+        >>> each = {"fewest": ([0.1, 0.5], [3, 1]), "linear": ([0.1, 0.5], [9, 4])}
+        >>> chart = brackets({"digits": {**each, "kept": ([0.1, 0.5], [6, 3])}})
+        >>> len(chart.table.rows)
+        6
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    x, y = "beta / predicted onset", "active units"
+    with panels(lines, x=x, y=y, height=2.1) as (figure, drawn):
+        for box, each in drawn:
+            fewest, linear = (array(each[name][1]) for name in ("fewest", "linear"))
+            at = array(each["linear"][0])
+            box.fill_between(at, fewest, linear, color=GREY, alpha=0.3, lw=0, label="bracket")
+            box.plot(at, linear, color="black", lw=0.8, label="linear optimum")
+            measured = {k: v for k, v in each.items() if k not in ("fewest", "linear")}
+            for (label, line), look in zip(measured.items(), LOOKS, strict=False):
+                box.plot(*map(array, line), label=label, ms=3, lw=1, mfc="none", **look)
+            box.set_xscale("log")
+            box.set_xticks([0.05, 0.1, 0.2, 0.5, 1], ["0.05", "0.1", "0.2", "0.5", "1"])
+            box.minorticks_off()
+            box.set_ylim(bottom=0)
+            box.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return Chart(figure, long(lines, x, y))

@@ -5,10 +5,7 @@ Names are those of the README of the published code; facts on its scripts come f
 
 from posterior_collapse.errors import InvalidArgumentError, nearest
 from posterior_collapse.experiments.grids import Row
-from posterior_collapse.experiments.rows import hierarchical, one_level
-from posterior_collapse.experiments.trust import rows as trust
-
-__all__ = ["ROWS", "chosen"]
+from posterior_collapse.experiments.rows import hierarchical, one_level, trust
 
 PARTS = "abcde"
 """Letters of the rows of one study, which is named without them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from posterior_collapse.experiments.grids import Grid, Row
-from posterior_collapse.experiments.rows.common import (
+from posterior_collapse.experiments.rows.one_level import (
     BETAS,
     BOUNDED,
     ETAS,
@@ -18,8 +18,6 @@ from posterior_collapse.experiments.rows.common import (
 )
 from posterior_collapse.runs import Evaluation
 
-__all__ = ["ROWS"]
-
 # E3, E4, E11 and E15
 HVAE = {
     "model": "hvae",
@@ -29,8 +27,6 @@ HVAE = {
     "sigma_1": 0.5,
     "sigma_2": "input",
 }
-
-
 IMAGES = Evaluation(panel=10, panel_split="train", drawn=True)
 
 
@@ -42,8 +38,6 @@ def _hvae(title: str, vary: Mapping[str, tuple[float, ...]], spread: bool = True
 
 
 FLAGS = "eta_enc (as the README's flags)"
-
-
 BLURRED = "Reconstructions through z2 blur as beta_2 grows, and sharpen again with beta_1."
 Z2_DIES = (
     "z2 dies once beta_2 eta_dec^2 exceeds beta_1 max(sigma_1^2, theta sigma_1 / "

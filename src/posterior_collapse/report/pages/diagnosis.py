@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from posterior_collapse.arrays import ImageShape
-from posterior_collapse.diagnosis.conclusions import excess_loss
-from posterior_collapse.diagnosis.histograms import Histogram
-from posterior_collapse.diagnosis.verdict import verdict_parts
+from posterior_collapse.diagnosis.conclusions import excess_loss, verdict_parts
+from posterior_collapse.diagnosis.levels import Histogram
 from posterior_collapse.report.pages.chart import Chart, linear, ticks_of
 from posterior_collapse.report.pages.pictures import (
     check_image_shape,
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
     from posterior_collapse.diagnosis import Diagnosis, LevelDiagnosis
-    from posterior_collapse.diagnosis.showing import Shown, Traversal
+    from posterior_collapse.diagnosis.effects import Shown, Traversal
 
 MOST_CARDS, MOST_DEAD = 32, 8
 """Cards of a level, and those of collapsed units among them: they all look alike."""

@@ -1,0 +1,334 @@
+"""What the reconstruction term of a loss is: which likelihood's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy.special import expit, softmax, xlogy
+from torch import Tensor
+
+from posterior_collapse.adapters.probing import Probe, random_numbers
+from posterior_collapse.arrays import Float
+from posterior_collapse.checks import Likelihood
+from posterior_collapse.errors import InvalidArgumentError
+
+TOLERANCE = 1e-3
+"""Relative: a loss may compute in float32."""
+ROWS = 6
+"""Rows that a reading goes by, in as many batches as it takes."""
+FAR = (3.0, 30.0)
+"""Errors at which a robust loss shows that it is no squared one."""
+
+
+class ReconstructionReading(NamedTuple):
+    """How the loss depends on the reconstruction.
+
+    Attributes:
+        kind: Of a likelihood: `"squared"`, `"log squared"` (a Gaussian whose std is fitted to the
+            batch), `"bernoulli"`, `"bernoulli logits"`, `"poisson"` (of log rates), `"poisson
+            rates"`, `"negative-binomial"` (of log means), `"negative-binomial logits"`,
+            `"negative-binomial means"`, `"categorical"` (of logits), `"categorical
+            log-probabilities"`, `"categorical probabilities"`. Else `"absolute"`, `"other"` or
+            `"none"`.
+        weight: Its factor, per sample and summed over features.
+        weights: Factors per feature, shape of a sample, where they differ; `weight` is their mean.
+        axis: Of the classes of a categorical, among the features.
+        dispersion: r of a negative binomial; None if it is one per feature.
+        apart: Whether each feature is compared with its own target alone.
+        masked: Targets on which it is another than on made-up ones, in words; None: none known.
+    """
+
+    kind: str
+    weight: float
+    weights: Any = None
+    axis: int | None = None
+    dispersion: float | None = None
+    apart: bool = True
+    masked: str | None = None
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """What it is the negative log of; "other": none that is known, or weights that differ."""
+        first = self.kind.partition(" ")[0]
+        if self.weights is not None:
+            return "other"
+        if self.kind in ("squared", "log squared"):
+            return "gaussian"
+        return first if first in _NAMES else "other"  # type: ignore[return-value]
+
+    @property
+    def link(self) -> str | None:
+        """What the decoder gives: "logits", "probabilities", "log rates", ...; None: unknown."""
+        return _LINKS.get(self.kind)
+
+
+_NAMES = ("bernoulli", "poisson", "negative-binomial", "categorical")
+_LINKS = {
+    "squared": "means",
+    "log squared": "means",
+    "bernoulli": "probabilities",
+    "bernoulli logits": "logits",
+    "poisson": "log rates",
+    "poisson rates": "rates",
+    "negative-binomial": "log means",
+    "negative-binomial logits": "logits",
+    "negative-binomial means": "means",
+    "categorical": "logits",
+    "categorical log-probabilities": "log-probabilities",
+    "categorical probabilities": "probabilities",
+}
+
+
+def plain(value: float) -> float:
+    """Return a value without the rounding of how it was found.
+
+    Example:
+        >>> plain(0.31999999999999995)
+        0.32
+    """
+    return float(f"{value:.12g}")
+
+
+class _Rows(NamedTuple):
+    """Reconstructions, targets and gradients of rows, (rows, *features), as for one row alone."""
+
+    output: Float
+    target: Float
+    gradient: Float
+
+
+def read_reconstruction(probe: Probe) -> ReconstructionReading:
+    """Return what the gradient with respect to the reconstruction says of the loss.
+
+    Raises:
+        InvalidArgumentError: The loss raises, is not finite, is random or gives no single number.
+    """
+    y_hat, y = probe.made_up()
+    if probe.value(y_hat, y) != probe.value(y_hat, y):
+        raise random_numbers()
+    batches = [_look(probe, seed) for seed in range(max(2, -(-ROWS // probe.sizes.batch)))]
+    rows = _Rows(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
+    if not rows.gradient.any():
+        return ReconstructionReading("none", 0.0)
+    for kind, slope, axis in _slopes(rows, probe):
+        found = _fitted(kind, rows, slope, axis)
+        if found is not None and _is_likelihood(probe, found):
+            far = kind in ("squared", "absolute") and not _holds_far(probe, found)
+            return _other(probe) if far else found
+    fitted = _fitted_std(batches)
+    if fitted is not None:
+        return fitted
+    return _negative_binomial(rows) or _other(probe)
+
+
+def _look(probe: Probe, seed: int, error: float | None = None) -> _Rows:
+    """Return what a batch shows; with errors of a given size, of either sign."""
+    y_hat, y = probe.made_up(seed)
+    alike = _alike(probe, y)
+    if error is not None:
+        y_hat = torch.from_numpy(alike.copy()) + error * (2.0 * (y_hat > 0.5) - 1.0) * (0.5 + y_hat)
+    gradient = probe.gradient(y_hat, y) * len(y)
+    return _Rows(y_hat.numpy(), alike, gradient)
+
+
+def _alike(probe: Probe, y: Any) -> Float:
+    """Return targets of the reconstruction's shape: class numbers as one-hot."""
+    hot = probe.one_hot(y) if probe.target.values == "classes" else y
+    return np.asarray(hot, dtype=np.float64)
+
+
+def _slopes(rows: _Rows, probe: Probe) -> list[tuple[str, Float, int | None]]:
+    """Return the gradient that each known term of weight 1 has, with the axis of its classes."""
+    o, y, _ = rows
+    known = probe.target.axis
+    axes = range(-1, -o.ndim, -1) if known is None else (known,)
+    of_numbers: list[tuple[str, Float, int | None]] = [
+        ("squared", 2 * (o - y), None),
+        ("absolute", np.sign(o - y), None),
+        ("bernoulli", (o - y) / (o * (1 - o)), None),
+        ("bernoulli logits", expit(o) - y, None),
+        ("poisson", np.exp(o) - y, None),
+        ("poisson rates", 1 - y / o, None),
+    ]
+    of_classes: list[tuple[str, Float, int | None]] = []
+    for axis in axes:
+        along = axis if axis < 0 else axis + 1
+        total = y.sum(axis=along, keepdims=True)
+        of_classes.append(("categorical", softmax(o, axis=along) * total - y, axis))
+    of_classes.append(("categorical log-probabilities", -y, axes[0]))
+    of_classes.append(("categorical probabilities", -y / o, axes[0]))
+    return of_numbers + of_classes if known is None else of_classes + of_numbers
+
+
+def _fitted(kind: str, rows: _Rows, slope: Float, axis: int | None) -> ReconstructionReading | None:
+    """Return the reading if gradients are a multiple of the slope, of each feature its own."""
+    g = rows.gradient
+    scale = np.abs(g).max()
+    if not np.isfinite(slope).all() or not slope.any():
+        return None
+    square = np.square(slope).sum(axis=0)
+    if axis is not None and (square == 0).any():  # a class that none of the rows has
+        square = np.broadcast_to(square.mean(), square.shape)
+    weight = float((g * slope).sum() / np.square(slope).sum())
+    if np.abs(g - weight * slope).max() <= TOLERANCE * scale:
+        return ReconstructionReading(kind, plain(weight), axis=axis)
+    if axis is not None:
+        return None
+    weights = (g * slope).sum(axis=0) / np.where(square > 0, square, 1.0)
+    if np.abs(g - weights * slope).max() <= TOLERANCE * scale:
+        return ReconstructionReading(kind, float(weights.mean()), weights=weights)
+    return None
+
+
+def _holds_far(probe: Probe, found: ReconstructionReading) -> bool:
+    """Whether large errors count as small ones do; a loss that refuses them is not asked."""
+    weights = found.weight if found.weights is None else found.weights
+    for error in FAR:
+        try:
+            o, y, g = _look(probe, 1, error)
+        except InvalidArgumentError:
+            continue
+        slope = 2 * (o - y) if found.kind == "squared" else np.sign(o - y)
+        if not np.isfinite(g).all():
+            continue
+        if np.abs(g - weights * slope).max() > TOLERANCE * np.abs(weights * slope).max():
+            return False
+    return True
+
+
+def holds_on(probe: Probe, found: ReconstructionReading, y: Tensor) -> bool:
+    """Whether the error is on these targets what it was found to be on made-up ones.
+
+    A loss that refuses them is not asked, nor one whose gradient is of no form known here.
+    """
+    y_hat, _ = probe.made_up()
+    try:
+        gradient = probe.gradient(y_hat, y) * len(y)
+    except InvalidArgumentError:
+        return True
+    rows = _Rows(y_hat.numpy(), _alike(probe, y), gradient)
+    if found.kind == "log squared":
+        fitted = _fitted_std([rows])
+        return fitted is not None and bool(np.isclose(fitted.weight, found.weight, rtol=0.01))
+    weights = found.weight if found.weights is None else found.weights
+    for kind, slope, axis in _slopes(rows, probe):
+        if (kind, axis) == (found.kind, found.axis):
+            expected = np.abs(weights * slope)
+            # Of each number for itself: that of a masked target may be far below the largest. The
+            # second limit is what single precision and differences can tell.
+            allowed = np.maximum(10 * TOLERANCE * expected, 1e-5 * np.nanmax(expected))
+            return bool((np.abs(gradient - weights * slope) <= allowed).all())
+    return True
+
+
+def _is_likelihood(probe: Probe, found: ReconstructionReading) -> bool:
+    """Whether a loss with the gradient of `-y log p` is that, as a function of y too.
+
+    A cross-entropy of logits has that gradient with respect to its target, but more beside. That of
+    `y log y`, in a Kullback-Leibler divergence, is still one. Other kinds are not asked.
+    """
+    if probe.target.values == "classes" or not found.kind.startswith("categorical "):
+        return True
+    o, y = probe.made_up()
+    log_p = (o if found.kind.endswith("log-probabilities") else o.log()).numpy()
+    weights = found.weight if found.weights is None else found.weights
+    beside, entropy = [], []
+    for part in (0.5, 0.75, 1.0):
+        target = part * y.numpy()
+        try:
+            total = probe.value(o, part * y) * len(y)
+        except InvalidArgumentError:  # of whole targets only
+            return True
+        beside.append(total + float((weights * target * log_p).sum()))
+        entropy.append(float((weights * xlogy(target, target)).sum()))
+    allowed = TOLERANCE * float(np.abs(weights * y.numpy() * log_p).sum())
+    return any(
+        np.ptp(np.subtract(beside, times * np.array(entropy))) <= allowed for times in (0.0, 1.0)
+    )
+
+
+def _fitted_std(batches: Sequence[_Rows]) -> ReconstructionReading | None:
+    """Return the reading of the log of a squared error, of the batch's or of each sample's."""
+    for over in (None, tuple(range(1, batches[0].output.ndim))):
+        found = []
+        for o, y, g in batches:
+            squares = np.square(o - y).sum(axis=over, keepdims=True)
+            count = len(o) if over is None else 1
+            found.append(g / (o - y) * squares / (2 * count))
+        weights = np.concatenate(found)
+        if np.ptp(weights) <= TOLERANCE * abs(weights.flat[0]):
+            return ReconstructionReading("log squared", float(weights.mean()))
+    return None
+
+
+def _negative_binomial(rows: _Rows) -> ReconstructionReading | None:
+    """Return the reading of a negative binomial: variance / m is linear in the mean m."""
+    o, y, g = (part.reshape(len(part), -1) for part in rows)
+    if len(o) < 4:
+        return None
+    for kind, m, times in (
+        ("negative-binomial", np.exp(o), 1.0),
+        ("negative-binomial means", o, o),
+    ):
+        with np.errstate(all="ignore"):
+            found = _two_terms(np.ones_like(m), m, (m - y) / (g * times))  # 1/w + m / (w r)
+        if found is not None:
+            return _of_dispersion(kind, 1 / found[0], found[0] / found[1])
+    # total_count r and logits o: g = w ((r + y) expit(o) - y)
+    found = _two_terms(expit(o), y * (expit(o) - 1), g)
+    if found is None:
+        return None
+    return _of_dispersion("negative-binomial logits", found[1], found[0] / found[1])
+
+
+def _two_terms(first: Float, second: Float, value: Float) -> tuple[Float, Float] | None:
+    """Return the factors of one sign, per column, by which two terms make a value, if they do."""
+    if not np.isfinite(value).all():
+        return None
+    fits = [
+        np.linalg.lstsq(np.stack(terms, 1), whole, rcond=None)[0]
+        for *terms, whole in zip(first.T, second.T, value.T, strict=True)
+    ]
+    a, b = np.array(fits).T
+    miss = np.abs(a * first + b * second - value).max()
+    fit = miss <= TOLERANCE * np.abs(value).max() and (a * b > 0).all()
+    return (a, b) if fit else None
+
+
+def _of_dispersion(kind: str, weights: Float, r: Float) -> ReconstructionReading | None:
+    same = np.ptp(weights) <= 10 * TOLERANCE * abs(weights[0])
+    if not same:
+        return None
+    one = np.ptp(r) <= 10 * TOLERANCE * abs(r[0])
+    dispersion = float(np.median(r)) if one else None
+    return ReconstructionReading(kind, float(np.median(weights)), dispersion=dispersion)
+
+
+def _other(probe: Probe) -> ReconstructionReading:
+    """Return what is left: its weight is the slope at one error, to see how it is reduced."""
+    y_hat, y = probe.made_up()
+    if probe.target.axis is None:
+        values = {"soft": 0.5, "binary": 1.0, "counts": 2.0}
+        y_hat = torch.full_like(y_hat, 0.7)
+        y = torch.full_like(y, values[probe.target.values])
+    error = y_hat.numpy() - _alike(probe, y)
+    gradient = probe.gradient(y_hat, y) * len(y)
+    weight = float((gradient * error).sum() / (2 * np.square(error).sum()))
+    return ReconstructionReading("other", weight, apart=_apart(probe))
+
+
+def _apart(probe: Probe) -> bool:
+    """Whether moving half of the features leaves the others' gradients as they were."""
+    y_hat, y = probe.made_up()
+    moved = y_hat.clone().flatten(1)
+    moved[:, ::2] = 0.5 * moved[:, ::2] + 0.2
+    still = np.s_[:, 1::2]
+    before, after = (
+        probe.gradient(at.reshape(y_hat.shape), y).reshape(len(y), -1)[still]
+        for at in (y_hat, moved)
+    )
+    scale = np.abs(before).max(initial=0.0)
+    return bool(np.abs(before - after).max(initial=0.0) <= TOLERANCE * scale)

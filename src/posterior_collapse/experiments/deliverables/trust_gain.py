@@ -1,0 +1,299 @@
+"""X3c and X3d: does one more unit pay as was said, and does the verdict know failed runs."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from posterior_collapse.experiments.checks import Check, Part, Result, Setting
+from posterior_collapse.experiments.deliverables.trust_units import (
+    by_problem,
+    is_whole,
+    quantiles,
+)
+from posterior_collapse.experiments.figures import lines
+from posterior_collapse.experiments.tables import Table
+from posterior_collapse.theory.thresholds import SURE
+
+ANSWERS: Mapping[str, str] = {
+    "more-units-pay": "pays", "signal-unclaimed": "pays",
+    "nothing-to-do": "does not pay", "collapse-optimal": "does not pay",
+    "undecided": "undecided", "cannot-tell-yet": "undecided", "diverged": "undecided",
+}  # fmt: skip
+"""What a conclusion says of one more unit."""
+WORTH = 0.01
+"""Share of what the living units brought that is worth a unit, as a diagnosis has it."""
+RIGHT = 0.9
+"""Share of answers that must be right."""
+LEAST_OF_THREE = 0.75
+"""Std of the least of three normal numbers, over that of one."""
+FAILED = ("signal-unclaimed", "more-units-pay", "diverged")
+"""Conclusions that say: this is not what the objective asks for."""
+FINE = ("collapse-optimal", "nothing-to-do")
+PLANTED = "a dead unit"
+WORDS = {"": "without warm-up", "warm-up": "with warm-up", PLANTED: "a unit planted dead"}
+Records = Sequence[Mapping[str, Any]]
+
+
+def _loss(result: Result) -> float:
+    return float(result.measured["loss"])
+
+
+def _worth(result: Result, best: float) -> float:
+    """Return the nats from which a difference to the best loss counts, at data and beta of a run.
+
+    Args:
+        result: Any run of the same data and beta.
+        best: The least loss.
+    """
+    return WORTH * max(float(result.measured["collapsed_loss"]) - best, 0.0)
+
+
+def _by_network(records: Records) -> dict[str, list[Mapping[str, Any]]]:
+    names = dict.fromkeys(record["network"] for record in records)
+    return {name: [r for r in records if r["network"] == name] for name in names}
+
+
+def trust_gain(results: Sequence[Result]) -> Part:
+    """Hold what one more unit brought against the prediction, per problem, beta and units."""
+    pairs = [pair for name, kinds in by_problem(results).items() for pair in _pairs(name, kinds)]
+    if not pairs:
+        return Part(checks=[Check(None, "No pair of runs can be compared.")])
+    drawn = {
+        name: [(r["said (nats)"], r["brought (nats)"], r["answer"]) for r in own]
+        for name, own in _by_network(pairs).items()
+    }
+    charts = {
+        "gain": (
+            lines.predicted(drawn),
+            "What one more unit brought against what the diagnosis of the smaller network said. "
+            "Dotted: as said. Gains of less than 0.001 nats are drawn at 0.001, and what was said "
+            "at most at ten times the largest gain.",
+        )
+    }
+    checks = []
+    for answer, right, did in (("pays", "paid", "did"), ("does not pay", "did not", "did not")):
+        own = [r for r in pairs if r["answer"] == answer and r["outcome"] != "too close"]
+        true = sum(r["outcome"] == right for r in own)
+        text = f"Of {len(own)} units of which the diagnosis says that one more {answer}, {true} "
+        agrees = None if not own else true >= RIGHT * len(own)
+        checks.append(Check(agrees, f"{text}{did} (expected: 90%)."))
+    note = (
+        "What a unit brought is the least loss of the runs with k units less the least with k + 1: "
+        "of restarts, and of warm starts where both have them. It paid when that is more than 1% "
+        "of what the k units have brought, by two standard errors, which follow from what restarts "
+        "differ by; within these it is too close to tell."
+    )
+    tables = {"confusion": confusion(pairs), "gains": _gains(pairs), "pairs": Table.of(pairs)}
+    return Part(tables, charts, checks, [note])
+
+
+def _pairs(name: str, kinds: Mapping[str, Sequence[Setting]]) -> Iterator[dict[str, Any]]:
+    """Yield a record for each beta and number of units of which one more was trained."""
+    restarts, warm = (_by_place(kinds.get(kind, ())) for kind in ("restarts", "warm start"))
+    for units, beta in restarts:
+        here, above = (units, beta), (units + 1, beta)
+        if above not in restarts:
+            continue
+        fewer, more = restarts[here], restarts[above]
+        error = math.hypot(_error(fewer), _error(more))
+        if here in warm and above in warm:  # on both sides or on none: they trained twice as long
+            fewer, more = [*fewer, *warm[here]], [*more, *warm[above]]
+        best = min(fewer, key=_loss)
+        (gain,) = best.measured["gains"]
+        brought, worth = _loss(best) - min(map(_loss, more)), _worth(best, _loss(best))
+        yield {
+            "network": name,
+            "beta": beta,
+            "units": units,
+            "active": best.active(1),
+            "said (nats)": gain["nats"],
+            "said, error": gain["error"],
+            "parts": gain["parts"],
+            "t": best.measured["signal"][0],
+            "answer": ANSWERS[best.measured["conclusion"]],
+            "brought (nats)": brought,
+            "brought, error": error,
+            "worth a unit (nats)": worth,
+            "all units brought (nats)": worth / WORTH,
+            "outcome": outcome(brought, error, worth),
+        }
+
+
+def _by_place(settings: Sequence[Setting]) -> dict[tuple[int, float], list[Result]]:
+    """Return the runs that came to their end by number of units and beta."""
+    found = {
+        (int(s.labels["latent_dim"]), float(s.labels["beta"])): [
+            r for r in s.results if is_whole(r)
+        ]
+        for s in settings
+    }
+    return {place: runs for place, runs in found.items() if runs}
+
+
+def _error(runs: Sequence[Result]) -> float:
+    """Return the standard error of the least of several losses, about that of their mean."""
+    if len(runs) < 2:
+        return math.inf
+    return float(np.std([_loss(run) for run in runs], ddof=1)) * LEAST_OF_THREE
+
+
+def outcome(brought: float, error: float, worth: float) -> str:
+    """Return whether a unit paid, as far as what restarts differ by lets one tell.
+
+    Args:
+        brought: Nats by which one more unit lowered the least loss.
+        error: Standard error of that.
+        worth: Nats that a unit must bring.
+
+    Example:
+        >>> [outcome(brought, 0.1, 0.05) for brought in (0.3, 0.1, -0.2)]
+        ['paid', 'too close', 'did not']
+    """
+    if abs(brought - worth) <= SURE * error:
+        return "too close"
+    return "paid" if brought > worth else "did not"
+
+
+def confusion(pairs: Records) -> Table:
+    """Return how many pairs have each answer and outcome.
+
+    Example:
+        >>> confusion([{"answer": "pays", "outcome": "paid"}] * 3).rows[0]
+        ['pays', 3, 0, 0]
+    """
+    places = Counter((pair["answer"], pair["outcome"]) for pair in pairs)
+    rows = [
+        [answer, *(places[answer, each] for each in ("paid", "too close", "did not"))]
+        for answer in ("pays", "undecided", "does not pay")
+    ]
+    says = "the diagnosis says: one more unit"
+    return Table([says, "it paid", "too close to tell", "it did not"], rows)
+
+
+def _gains(pairs: Records) -> Table:
+    """Return per network how what was said goes with what a unit brought."""
+    records = []
+    for name, own in _by_network(pairs).items():
+        said, brought, most = (
+            np.array([r[key] for r in own])
+            for key in ("said (nats)", "brought (nats)", "all units brought (nats)")
+        )
+        sure = np.array([r["answer"] == "pays" and r["outcome"] == "paid" for r in own])
+        absurd = said > most
+        median, tenth, ninetieth = quantiles(brought[sure & ~absurd] / said[sure & ~absurd])
+        varied = np.ptp(said) > 0 and np.ptp(brought) > 0
+        rank = float(spearmanr(said, brought).statistic) if varied else None
+        records.append(
+            {
+                "network": name,
+                "pairs": len(own),
+                "rank correlation of said and brought": rank,
+                "said to pay and paid": int(sure.sum()),
+                "brought / said, median": median,
+                "10%": tenth,
+                "90%": ninetieth,
+                "said more than all units brought": int(absurd.sum()),
+            }
+        )
+    return Table.of(records)
+
+
+def trust_failures(results: Sequence[Result]) -> Part:
+    """Count per kind of failure how many failed runs the verdict recognises, and false alarms."""
+    judged = [j for name, kinds in by_problem(results).items() for j in _judged(name, kinds)]
+    if not judged:
+        return Part(checks=[Check(None, "No runs can be compared.")])
+    names = dict.fromkeys(j["kind"] for j in judged)
+    kinds = {name: [j for j in judged if j["kind"] == name] for name in names} | {"all": judged}
+    networks = [{"network": name, **_counted(own)} for name, own in _by_network(judged).items()]
+    found = _counted(judged)
+    failed, good = found["failed"], found["good"]
+    known, alarms = found["recognised"], found["false alarms"]
+    checks = [
+        Check(
+            known >= RIGHT * failed if failed else None,
+            f"Of {failed} runs that failed, the verdict recognises {known} (expected: 90%).",
+        ),
+        Check(
+            alarms <= (1 - RIGHT) * good if good else None,
+            f"Of {good} runs that are as good as any, the verdict calls {alarms} failed (expected: "
+            "10% at most).",
+        ),
+    ]
+    note = (
+        "A run failed if its loss exceeds the least that any run of the same network, data, beta "
+        "and number of units reached by more than 1% of what the best one's units brought, and it "
+        "has fewer active units; for a unit planted dead, beside the best with that unit alive. "
+        "Runs that are as much worse with as many units are in another local optimum: whether an "
+        "alarm is right there, these runs cannot tell."
+    )
+    tables = {
+        "failures": Table.of([{"runs that": k, **_counted(own)} for k, own in kinds.items()]),
+        "by-network": Table.of(networks),
+    }
+    return Part(tables, checks=checks, notes=[note])
+
+
+def _judged(name: str, kinds: Mapping[str, Sequence[Setting]]) -> Iterator[dict[str, Any]]:
+    """Yield per run what became of it and what the verdict says."""
+    free = [kind for kind in kinds if kind in ("", "warm-up", "dead start")]
+    free += [kind for kind in kinds if kind.startswith("learning rate")]
+    for beta in sorted({s.labels["beta"] for s in kinds.get("dead start", ())}):
+        pool = {
+            kind: [r for s in kinds[kind] if s.labels["beta"] == beta for r in s.results]
+            for kind in free
+        }
+        yield from _of_pool(name, pool, [])
+    others = [*kinds.get("restarts", ()), *kinds.get("warm start", ())]
+    for setting in kinds.get(PLANTED, ()):
+        same = [r for s in others if s.labels == setting.labels for r in s.results]
+        yield from _of_pool(name, {PLANTED: setting.results}, same)
+
+
+def _of_pool(
+    name: str, judged: Mapping[str, Sequence[Result]], others: Sequence[Result]
+) -> Iterator[dict[str, Any]]:
+    """Judge runs by the best of them and of others."""
+    pool = [*others, *(run for runs in judged.values() for run in runs)]
+    whole = [run for run in pool if is_whole(run)]
+    if not whole:
+        return
+    best = min(whole, key=_loss)
+    worth = _worth(best, _loss(best))
+    for kind, runs in judged.items():
+        for run in runs:
+            lost = not is_whole(run)
+            worse = lost or _loss(run) - _loss(best) > worth
+            fewer = lost or run.active(1) < best.active(1)
+            yield {
+                "network": name,
+                "kind": WORDS.get(kind, kind),
+                "outcome": ("failed" if fewer else "worse") if worse else "good",
+                "conclusion": run.measured["conclusion"],
+            }
+
+
+def _counted(judged: Records) -> dict[str, Any]:
+    def count(outcome: str, *conclusions: str) -> int:
+        return sum(
+            j["outcome"] == outcome and (not conclusions or j["conclusion"] in conclusions)
+            for j in judged
+        )
+
+    return {
+        "failed": count("failed"),
+        "recognised": count("failed", *FAILED),
+        "undecided": count("failed", "undecided"),
+        "called fine": count("failed", *FINE),
+        "good": count("good"),
+        "false alarms": count("good", *FAILED),
+        "good, undecided": count("good", "undecided"),
+        "worse, as many units": count("worse"),
+        "of these, alarms": count("worse", *FAILED),
+    }

@@ -1,0 +1,304 @@
+"""X3a and X3b: where networks lose their last unit, and how many they keep below, beside theory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from posterior_collapse.experiments.checks import Check, Part, Result, Setting, by_grid
+from posterior_collapse.experiments.figures import Line, measures
+from posterior_collapse.experiments.tables import Table
+from posterior_collapse.experiments.trust import NEAR
+from posterior_collapse.theory import ACTIVE_INFORMATION
+
+KINDS = ("restarts", "warm start", "a dead unit", "warm-up", "dead start")
+RATE = "learning rate "
+WARM_UPS = {"": "no", "warm-up": "yes"}
+"""Of the kinds that are held against onset and bracket: whether they had a warm-up."""
+MOST = 0.9
+"""Share of the onset up to which units are counted: nearer to it X3a says what there is to say."""
+TIMES = (0.125, 0.25, 0.5, 1.0)
+"""Shares of a run at which it is looked at."""
+A_UNIT = 1.0
+"""Units by which a count may leave its bracket and still agree: a unit near its threshold is
+counted or not by chance."""
+
+
+def by_problem(results: Iterable[Result]) -> dict[str, dict[str, list[Setting]]]:
+    """Return the settings by problem and by kind of run, "" for plain training.
+
+    Example:
+        >>> results = [Result(f"digits, mlp, gaussian{end}", {}, None) for end in ("", ", warm-up")]
+        >>> {name: list(kinds) for name, kinds in by_problem(results).items()}
+        {'digits, mlp, gaussian': ['', 'warm-up']}
+    """
+    found: dict[str, dict[str, list[Setting]]] = {}
+    for grid, settings in by_grid(results).items():
+        name, _, kind = grid.rpartition(", ")
+        known = kind in KINDS or kind.startswith(RATE)
+        found.setdefault(name if known else grid, {})[kind if known else ""] = settings
+    return found
+
+
+def is_whole(result: Result) -> bool:
+    """Whether a run came to its end with numbers that can be read."""
+    return result.measured["loss"] is not None and not result.record.stopped.startswith("non-fin")
+
+
+def quantiles(values: ArrayLike) -> list[float | None]:
+    """Return median, tenth and ninetieth percentile; None of nothing.
+
+    Example:
+        >>> quantiles([1.0, 2.0, 3.0])
+        [2.0, 1.2, 2.8]
+        >>> quantiles([])
+        [None, None, None]
+    """
+    array = np.asarray(values, dtype=float)
+    if array.size == 0:
+        return [None] * 3
+    return [round(float(value), 12) for value in np.quantile(array, (0.5, 0.1, 0.9))]
+
+
+def _usable(results: Sequence[Result]) -> dict[tuple[str, str], list[Setting]]:
+    """Return by problem and warm-up the settings without runs that diverged, by ascending beta."""
+    found = {}
+    for name, kinds in by_problem(results).items():
+        for kind, words in WARM_UPS.items():
+            kept = (Setting([r for r in s.results if is_whole(r)]) for s in kinds.get(kind, ()))
+            settings = sorted((s for s in kept if s.results), key=lambda s: float(s.labels["beta"]))
+            if settings:
+                found[name, words] = settings
+    return found
+
+
+def _onset(result: Result) -> float:
+    """Return the beta from which theory says that every unit collapses."""
+    return float(np.nanmax(result.theory["levels"][0]["critical_beta"]))
+
+
+def _share(result: Result) -> float:
+    """Return beta as a share of the predicted onset."""
+    return float(result.labels["beta"]) / _onset(result)
+
+
+def _linear(result: Result) -> int:
+    """Return how many units of the linear optimum know as much as a unit that counts as active."""
+    information = np.asarray(result.theory["levels"][0]["information"])
+    return int((information > ACTIVE_INFORMATION).sum())
+
+
+def _gain_by_linear(result: Result) -> float:
+    """Return the nats that the units of the linear optimum bring, near the onset for any model.
+
+    Source:
+        Each brings beta/2 (t - 1 - log t), t being the beta at which it collapses over beta.
+    """
+    beta = float(result.labels["beta"])
+    t = np.nan_to_num(np.asarray(result.theory["levels"][0]["critical_beta"], float)) / beta
+    t = t[t > 1]
+    return float(beta / 2 * (t - 1 - np.log(t)).sum())
+
+
+def trust_onset(results: Sequence[Result]) -> Part:
+    """State per network where the last unit dies, as shares of the predicted onset."""
+    records: list[dict[str, Any]] = []
+    alive: dict[str, dict[str, Line]] = {}
+    for (name, warm_up), settings in _usable(results).items():
+        shares = [_share(s.first) for s in settings]
+        living = [s.mean(lambda r: float(r.active(1) > 0)) for s in settings]
+        last, first = last_alive(shares, living)
+        at = {"network": name, "warm-up": warm_up}
+        records.append({**at, **_of_onset(settings, shares, last, first)})
+        alive.setdefault(name, {})[f"warm-up: {warm_up}"] = shares, living
+    charts = {
+        "onset": (
+            measures.curves(alive, x="beta / predicted onset", y="share of runs alive"),
+            "Share of runs in which a unit lives, over beta as a share of the predicted onset "
+            "(dotted).",
+        )
+    }
+    note = (
+        "A unit counts as active from 0.005 nats of information on the data: those of the linear "
+        "optimum stop counting 1% below the onset. The grid of betas is 2 to 7% dense about it. "
+        "At the first beta that is dead below the onset a linear model would still gain a little. "
+        "Where that is less than what the noise of Adam's steps costs the runs that have "
+        "collapsed, that noise is enough to kill the unit; where it is more and the verdict is "
+        "signal-unclaimed, the optimiser failed."
+    )
+    checks = [_near_onset(record) for record in records]
+    return Part({"onset": Table.of(records)}, charts, checks, [note])
+
+
+def last_alive(betas: Sequence[float], alive: Sequence[float]) -> tuple[float, float]:
+    """Return the last beta at which half of the runs have an active unit, and the next.
+
+    Args:
+        betas: Ascending.
+        alive: Share of the runs with an active unit at each.
+
+    Returns:
+        0 where they live at none; the next is infinite where they live at all.
+
+    Example:
+        >>> last_alive([1.0, 2.0, 3.0], [1.0, 0.67, 0.33])
+        (2.0, 3.0)
+    """
+    at = [beta for beta, share in zip(betas, alive, strict=True) if share >= 0.5]
+    last = max(at, default=0.0)
+    return last, min((beta for beta in betas if beta > last), default=float("inf"))
+
+
+def _of_onset(
+    settings: Sequence[Setting], shares: Sequence[float], last: float, first: float
+) -> dict[str, Any]:
+    """Return what is measured between the last share alive and the first dead, and beyond 1."""
+    error = float(np.sqrt(last * first)) - 1 if last and np.isfinite(first) else None
+    dead = next((s.first for s, b in zip(settings, shares, strict=True) if b == first), None)
+    beyond = [
+        (r.active(1) > 0, float(r.measured["loss"]), float(r.measured["collapsed_loss"]))
+        for setting, share in zip(settings, shares, strict=True)
+        if share > 1
+        for r in setting.results
+        if r.measured["collapsed_loss"] is not None
+    ]
+    noise = [loss - collapsed for lives, loss, collapsed in beyond if not lives]
+    lower = [collapsed - loss for lives, loss, collapsed in beyond if lives]
+    return {
+        "predicted onset (beta)": _onset(settings[0].first),
+        "last beta alive / onset": round(last, 3),
+        "first beta dead / onset": round(first, 3) if np.isfinite(first) else None,
+        "error of the onset": None if error is None else round(error, 3) + 0.0,
+        "a linear model would gain there (nats)": None if dead is None else _gain_by_linear(dead),
+        "collapsed runs miss their optimum by (nats)": quantiles(noise)[0],
+        "verdict there": "" if dead is None else dead.measured["conclusion"],
+        "runs alive above the onset": len(lower),
+        "their loss below the collapsed (nats, most)": max(lower, default=None),
+    }
+
+
+def _near_onset(record: Mapping[str, Any]) -> Check:
+    name = f"{record['network']}, warm-up: {record['warm-up']}"
+    error, last = record["error of the onset"], record["last beta alive / onset"]
+    if error is None:
+        lives = "no unit lives at any beta" if not last else "units live at all betas"
+        return Check(None, f"{name}: {lives}.")
+    first = record["first beta dead / onset"]
+    return Check(
+        abs(error) <= NEAR,
+        f"{name}: the last unit dies between {last:.3g} and {first:.3g} of the predicted beta "
+        f"(error {error:+.1%}).",
+    )
+
+
+def trust_units(results: Sequence[Result]) -> Part:
+    """State per network how often its counts are in the bracket, and its KL beside theory's."""
+    records: list[dict[str, Any]] = []
+    course: list[dict[str, Any]] = []
+    drawn: dict[str, dict[str, Line]] = {}
+    for (name, warm_up), settings in _usable(results).items():
+        below = [s for s in settings if _share(s.first) < MOST]
+        if not below:
+            continue
+        runs = [run for setting in below for run in setting.results]
+        at = {"network": name, "warm-up": warm_up}
+        records.append({**at, **_beside_bracket(runs)})
+        course.append({**at, **_over_time(runs)})
+        shares = [_share(s.first) for s in below]
+        curves = drawn.setdefault(name, {})
+        curves.setdefault("fewest", (shares, [_fewest(s.first) for s in below]))
+        curves.setdefault("linear", (shares, [_linear(s.first) for s in below]))
+        kept = [s.mean(lambda r: float(r.active(1))) for s in below]
+        curves["with warm-up" if warm_up == "yes" else "without warm-up"] = (shares, kept)
+    charts = {
+        "units": (
+            measures.brackets(drawn),
+            "Active units over beta as a share of the predicted onset: the bracket (grey, from "
+            "the fewest in parts of the data to the linear count) and the means over seeds.",
+        )
+    }
+    checks = [
+        Check(
+            r["within a unit of it"] >= 0.9,
+            f"{r['network']}, warm-up: {r['warm-up']}: {r['in the bracket']:.0%} of {r['runs']} "
+            f"runs keep as many units as the bracket says, {r['within a unit of it']:.0%} within a "
+            "unit of it (expected: 90%).",
+        )
+        for r in records
+    ]
+    note = "Betas up to 0.9 of the predicted onset count; nearer to it see X3a."
+    tables = {"units": Table.of(records), "over-training": Table.of(course)}
+    return Part(tables, charts, checks, [note])
+
+
+def _fewest(result: Result) -> int:
+    return min(int(result.measured["bracket"][0]), _linear(result))
+
+
+def outside(count: float, fewest: float, most: float) -> float:
+    """Return by how many units a count is below (negative) or above its bracket.
+
+    Example:
+        >>> outside(5, 6, 12), outside(7, 6, 12), outside(14, 6, 12)
+        (-1, 0, 2)
+    """
+    return min(count - fewest, 0) + max(count - most, 0)
+
+
+def _beside_bracket(runs: Sequence[Result]) -> dict[str, Any]:
+    off = np.array([outside(r.active(1), _fewest(r), _linear(r)) for r in runs])
+    ratios = [float(r.measured["kl"]) / float(r.theory["kl"]) for r in runs]
+    median, tenth, ninetieth = map(_rounded, quantiles(ratios))
+    return {
+        "runs": len(runs),
+        "in the bracket": float((off == 0).mean()),
+        "within a unit of it": float((np.abs(off) <= A_UNIT).mean()),
+        "most above": int(off.max(initial=0)),
+        "most below": int(-off.min(initial=0)),
+        "kept": float(np.mean([r.active(1) for r in runs])),
+        "kept by the linear optimum": float(np.mean([_linear(r) for r in runs])),
+        "fewest, mean": float(np.mean([_fewest(r) for r in runs])),
+        "KL / linear KL, median": median,
+        "10%": tenth,
+        "90%": ninetieth,
+        "loss moved in the last half (share of gain)": _moved(runs),
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+def _moved(runs: Sequence[Result]) -> float | None:
+    """Return the median change of the loss in the last half, as a share of what units brought."""
+    shares = []
+    for run in runs:
+        middle, end = (_within(run, "loss", share) for share in (0.5, 1.0))
+        gain = float(run.measured["collapsed_loss"]) - float(run.measured["loss"])
+        if gain > 0:
+            shares.append((middle - end) / gain)
+    return _rounded(quantiles(shares)[0])
+
+
+def _over_time(runs: Sequence[Result]) -> dict[str, float | None]:
+    """Return units and KL over the linear optimum's at some shares of the training, medians."""
+    expected = {"units": ("active_1", _linear), "KL": ("kl_1", lambda r: float(r.theory["kl"]))}
+    return {
+        f"{word} / linear at {time:g}": _rounded(
+            quantiles([_within(r, measure, time) / linear(r) for r in runs])[0]
+        )
+        for word, (measure, linear) in expected.items()
+        for time in TIMES
+    }
+
+
+def _within(run: Result, name: str, share: float) -> float:
+    """Return a column of the history as the mean over an eighth of the run that ends at `share`."""
+    steps = np.asarray(run.record.history["step"], dtype=float)
+    near: Any = (steps <= share * steps[-1]) & (steps > (share - 0.125) * steps[-1])
+    if not near.any():
+        near = np.abs(steps - share * steps[-1]).argmin()
+    return float(np.mean(np.asarray(run.record.history[name], dtype=float)[near]))

@@ -1,0 +1,226 @@
+"""Which networks the study trains, on what, and how long: the grids of X3a to X3e."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from posterior_collapse.experiments.grids import Grid, Row
+from posterior_collapse.runs import Evaluation, RunData
+from posterior_collapse.runs.run import Method
+from posterior_collapse.training import Settings
+
+UNITS = 16
+SHARES = (
+    0.05, 0.08, 0.12, 0.18, 0.25, 0.35, 0.5, 0.65, 0.75, 0.82, 0.88,
+    0.92, 0.95, 0.97, 0.99, 1.01, 1.03, 1.06, 1.1, 1.2, 1.4,
+)  # fmt: skip
+"""Betas as shares of the predicted onset, dense about it."""
+WIDE = (0.02, 0.035, *SHARES[:10], 0.88, *SHARES[12:])
+"""Of data in which few modes are strong."""
+FEWER = (0.08, 0.18, 0.35, 0.5, 0.75, 0.88, 0.95, 0.97, 0.99, 1.01, 1.06, 1.2)
+"""Of a network that is slow to train."""
+HISTORY = 40
+"""Rows of a run's history."""
+WARMED_UP = 0.25
+"""Share of its training over which beta rises, in runs with a warm-up."""
+MOST_UNITS = 6
+"""Up to which it is asked what one more unit brings."""
+MORE = {"latent_dim": tuple(range(2, MOST_UNITS + 2))}
+TOO_HIGH = (0.03, 0.1)
+"""Learning rates ten times and more what these networks train well with."""
+DEAD_START = 1e-3
+"""Std of initial weights with which a decoder hears of its units nothing at first."""
+MEASURED = Evaluation(split="train", rows=2000, bracket=True, weights=False)
+KEPT = MEASURED.replace(bracket=False, weights=True)
+NOT_KEPT = KEPT.replace(weights=False)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A network, a likelihood and data, with the onset of total collapse that theory predicts.
+
+    Args:
+        data: The data.
+        network: As in `Grid`.
+        epochs: After which losses stand still.
+        onset: Beta from which theory says that every unit collapses; a test recomputes it.
+        likelihood: Of the decoder.
+        shares: Betas, as shares of the onset.
+        one_more: Shares of the onset at which it is asked what one more unit brings.
+        warm: Whether it is asked of warm starts too, and of a dead unit.
+    """
+
+    data: RunData
+    network: Mapping[str, Any]
+    epochs: int
+    onset: float
+    likelihood: str = "gaussian"
+    shares: tuple[float, ...] = SHARES
+    one_more: tuple[float, ...] = ()
+    warm: bool = True
+
+    def betas(self, shares: tuple[float, ...]) -> tuple[float, ...]:
+        """Return the betas at these shares of the onset."""
+        return tuple(float(f"{share * self.onset:.4g}") for share in shares)
+
+    def grid(
+        self,
+        kind: str,
+        vary: Mapping[str, tuple[Any, ...]],
+        evaluation: Evaluation,
+        method: Method = "minibatch",
+        network: Mapping[str, Any] | None = None,
+        **changes: Any,
+    ) -> Grid:
+        """Return runs of this problem.
+
+        Args:
+            kind: What sets them apart, in words; "" for nothing.
+            vary: As in `Grid`.
+            evaluation: As in `Grid`.
+            method: As in `Grid`.
+            network: Options of the network to add.
+            **changes: Settings to change.
+        """
+        title = ", ".join(filter(None, ("{data}", self.network["name"], self.likelihood, kind)))
+        # With eta_dec 1 beta is the variance that a unit must beat.
+        sigma = "learned" if self.network["name"] == "linear" else "input"
+        spec = {"model": "vae", "sigma": sigma, "likelihood": self.likelihood, "latent_dim": UNITS}
+        every = max(1, self.epochs // HISTORY)
+        settings = Settings(epochs=self.epochs, learning_rate=2e-3, seed=1, history_every=every)
+        # In the quick profile the first two numbers of units, so that one is one more; else ends.
+        quick = {k: v[:2] if k == "latent_dim" else (v[0], v[-1]) for k, v in vary.items()}
+        return Grid(
+            title, self.data, spec, {**self.network, **(network or {})},
+            settings.replace(**changes), vary, method, evaluation, spread=True, one_order=True,
+            quick_vary=quick,
+        )  # fmt: skip
+
+
+MLP = {"name": "mlp", "hidden": (64,)}
+WIDER = {"name": "mlp", "hidden": (128,)}
+DIGITS, MNIST = RunData("digits"), RunData("mnist", rows=10_000)
+STEPS = (0.08, 0.18, 0.35, 0.5, 0.75)
+"""Shares of the onset in the study of one more unit and of failures."""
+LOWER = (0.02, 0.05, 0.12, 0.25, 0.5)
+
+PROBLEMS = (
+    Problem(DIGITS, MLP, 660, 0.6879, one_more=STEPS),
+    Problem(DIGITS, MLP, 660, 3.384, "bernoulli", one_more=STEPS),
+    Problem(RunData("clusters"), MLP, 500, 7.149, one_more=STEPS, warm=False),
+    Problem(RunData("cells:on"), MLP, 1300, 24.94, "bernoulli", shares=WIDE, one_more=LOWER),
+    Problem(MNIST.replace(size=14), MLP, 100, 1.179, one_more=STEPS),
+    Problem(MNIST, WIDER, 100, 5.381),
+    Problem(MNIST, WIDER, 100, 33.05, "bernoulli"),
+    Problem(RunData("cells"), MLP, 1300, 115.05, shares=WIDE),
+    Problem(RunData("clusters:counts"), MLP, 500, 3.580, "poisson"),
+    Problem(DIGITS, {"name": "linear"}, 660, 0.6879),  # what training alone does to theory
+)
+"""The study, those first that say most."""
+CONVOLUTIONAL = Problem(
+    DIGITS, {"name": "cnn", "hidden": (64,), "channels": (16, 16)}, 400, 0.6879, shares=FEWER
+)
+"""A row of its own: what is kept of the others stays as it is."""
+
+
+def _trained(problem: Problem) -> tuple[Grid, Grid]:
+    """Runs about and below the onset, without and with a warm-up."""
+    vary = {"beta": problem.betas(problem.shares)}
+    warm_up = round(WARMED_UP * problem.epochs)
+    return (
+        problem.grid("", vary, MEASURED),
+        problem.grid("warm-up", vary, MEASURED, warm_up=warm_up),
+    )
+
+
+def _one_more(problem: Problem) -> tuple[Grid, ...]:
+    """Runs of few units, and of one more that goes on from those."""
+    betas = problem.betas(problem.one_more)
+    less = {"latent_dim": tuple(range(1, MOST_UNITS + 2)), "beta": betas}
+    restarts = problem.grid("restarts", less, KEPT)
+    if not problem.warm:
+        return (restarts,)
+    return restarts, problem.grid("warm start", {**less, **MORE}, NOT_KEPT, "widened")
+
+
+def _failing(problem: Problem) -> tuple[Grid, ...]:
+    """Runs that are to fail, beside those of the same betas that are not."""
+    betas = {"beta": problem.betas(problem.one_more)}
+    dead = [problem.grid("a dead unit", {**MORE, **betas}, NOT_KEPT, "dead")] * problem.warm
+    too_high = (
+        problem.grid(f"learning rate {rate:g}", betas, NOT_KEPT, learning_rate=rate)
+        for rate in TOO_HIGH
+    )
+    faint = problem.grid("dead start", betas, NOT_KEPT, network={"initial_std": DEAD_START})
+    return (*dead, *too_high, faint)
+
+
+PAIRED = tuple(problem for problem in PROBLEMS if problem.one_more)
+TRAINED = tuple(grid for problem in PROBLEMS for grid in _trained(problem))
+
+ROWS: tuple[Row, ...] = (
+    Row(
+        id="X3a",
+        name="Trust: onset of total collapse",
+        networks="mlp, linear",
+        claim="The beta at which theory says that every unit collapses is where networks lose "
+        "their last unit, whatever network, likelihood and data.",
+        theory="Total collapse is unstable below beta* = lambda_max(F^-1/2 S F^-1/2), the largest "
+        "variance of a mode of the data in units of the noise that the likelihood tolerates, and "
+        "stable above it, exactly, for any network. Above it a network may have a lower loss all "
+        "the same, which no small step leads to: runs with a warm-up come from there.",
+        grids=TRAINED,
+        deliverables=("trust_onset",),
+    ),
+    Row(
+        id="X3b",
+        name="Trust: units and KL below the onset",
+        networks="mlp, linear",
+        claim="A network trained until its loss stands still keeps between as many units as "
+        "parts of the data have modes above the threshold, and as many as a linear model.",
+        theory="A linear model keeps a unit for every mode above the threshold, KL 1/2 log(theta / "
+        "beta) each. A network folds modes that matter in different parts of the data into one "
+        "unit; within a part no more units pay than the part has modes above the threshold.",
+        grids=TRAINED,
+        deliverables=("trust_units",),
+    ),
+    Row(
+        id="X3c",
+        name="Trust: does one more unit pay",
+        networks="mlp",
+        claim="What the diagnosis of a network says that one more unit would buy is what it "
+        "brings when it is trained.",
+        theory="One more unit that a decoder adds linearly lowers the loss by beta/2 (t - 1 - log "
+        "t), summed over parts of latent space in which it is used differently.",
+        grids=tuple(grid for problem in PAIRED for grid in _one_more(problem)),
+        deliverables=("trust_gain",),
+    ),
+    Row(
+        id="X3d",
+        name="Trust: verdicts on planted failures",
+        networks="mlp",
+        claim="The verdict tells a run in which the optimiser failed to use a unit from one whose "
+        "collapse is what the objective asks for.",
+        theory="Collapse with t <= 1 is optimal for a linear decoder and locally for a network; "
+        "with t > 1 a unit lies idle that would lower the loss.",
+        grids=tuple(
+            grid
+            for problem in PAIRED
+            for grid in (*_trained(problem), *_one_more(problem), *_failing(problem))
+        ),
+        deliverables=("trust_failures",),
+    ),
+    Row(
+        id="X3e",
+        name="Trust: a convolutional network",
+        networks="cnn",
+        claim="A convolutional network loses its last unit at the beta of theory, and below it "
+        "keeps between as many units as parts of the data have modes above the threshold, and as "
+        "many as a linear model.",
+        theory="As in X3a and X3b, where nothing is said of how a network is built.",
+        grids=_trained(CONVOLUTIONAL),
+        deliverables=("trust_onset", "trust_units"),
+    ),
+)  # fmt: skip

@@ -1,0 +1,173 @@
+"""How far to trust theory: page and README follow from the tables that the rows left."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from posterior_collapse.errors import CorruptFileError, MissingFileError
+from posterior_collapse.experiments import trust
+from posterior_collapse.experiments.tables import Table
+from posterior_collapse.files import write_json
+
+NET = "digits, mlp, gaussian"
+HOME = Path(__file__).parents[1]
+
+
+class TestSummary:
+    def leave(self, folder: Path, error: float = 0.031) -> Path:
+        network = {"network": NET, "warm-up": "no"}
+        tables = {
+            "X3a": {
+                "onset": [
+                    {
+                        **network,
+                        "error of the onset": sign * error,
+                        "verdict there": "undecided" if sign > 0 else "signal-unclaimed",
+                        "runs alive above the onset": 2 if sign > 0 else 0,
+                        "their loss below the collapsed (nats, most)": 0.25 if sign > 0 else None,
+                    }
+                    for sign in (1, -1, -1)
+                ]
+            },
+            "X3b": {
+                "units": [
+                    {
+                        **network, "runs": runs, "in the bracket": share, "kept": 6.0,
+                        "within a unit of it": 1.0, "most above": 1, "most below": 0,
+                        "kept by the linear optimum": 8.0, "KL / linear KL, median": 0.9,
+                    }
+                    for runs, share in ((30, 1.0), (10, 0.5))
+                ]
+            },
+            "X3c": {
+                "confusion": [
+                    {
+                        "the diagnosis says: one more unit": answer, "it paid": paid,
+                        "too close to tell": 2, "it did not": not_paid,
+                    }
+                    for answer, paid, not_paid in (
+                        ("pays", 19, 1), ("undecided", 2, 1), ("does not pay", 1, 9)
+                    )
+                ],
+                "gains": [
+                    {
+                        "brought / said, median": 1.5, "10%": 0.8, "90%": 2.5,
+                        "said more than all units brought": absurd,
+                    }
+                    for absurd in (0, 4)
+                ],
+            },
+            "X3d": {
+                "failures": [
+                    {
+                        "runs that": "all", "failed": 40, "recognised": 37, "undecided": 1,
+                        "called fine": 2, "good": 60, "false alarms": 3, "good, undecided": 4,
+                        "worse, as many units": 20, "of these, alarms": 9,
+                    }
+                ]
+            },
+        }  # fmt: skip
+        for row, own in tables.items():
+            result = {
+                "id": row, "name": f"Trust: {row}", "claim": "c", "theory": "t", "seeds": [1],
+                "profile": "full", "hardware": "a machine", "figures": [],
+                "agreement": {"verdict": "partly", "checks": [], "notes": []},
+                "tables": {name: Table.of(records).to_dict() for name, records in own.items()},
+            }  # fmt: skip
+            (folder / row).mkdir(parents=True, exist_ok=True)
+            write_json(folder / row / "result.json", result)
+        return folder
+
+    def test_its_numbers_are_those_of_the_rows(self, tmp_path: Path) -> None:
+        text = trust.table(self.leave(tmp_path))
+        failed = f"{NET}, whose verdict there is signal-unclaimed"
+        assert f"median error -3.1%, -3.1% ({failed}) to +3.1% ({NET}); within 5% in 3 of" in text
+        assert "2 runs live on above it, at losses up to 0.25 nats lower than collapsed" in text
+        assert "40 runs of 2 networks" in text
+        assert "in the bracket in 88%" in text  # (30 + 5) / 40
+        assert "it keeps 8.0 on average where networks kept 6.0" in text
+        assert "of 20 said to pay, 19 did; of 10 said not to pay, 9 did not" in text
+        assert "of 3 undecided, 2 did (6 others too close to tell)" in text
+        assert "4 times it was more than all units together brought" in text
+        assert "37 failures recognised, 1 undecided, 2 called fine; of the good runs 3 " in text
+
+    def test_the_readme_shows_a_line_of_each(self, tmp_path: Path) -> None:
+        text = trust.block(self.leave(tmp_path))
+        assert "without a warm-up: within 5% in 3 of 3 networks, at most 3% off" in text
+        assert "without a warm-up: within a unit in 100% of 40 runs" in text
+        assert "of 20 said to pay, 19 did; of 10 said not to, 9 did not" in text
+        assert "seen in 37 of 40 failures, 1 undecided; wrongly said of 3 of 60 good runs" in text
+
+    def test_a_linear_model_stands_for_itself(self, tmp_path: Path) -> None:
+        results = self.leave(tmp_path)
+        kept = json.loads((results / "X3a" / "result.json").read_text("utf-8"))
+        table = kept["tables"]["onset"]
+        linear = dict(zip(table["columns"], table["rows"][1], strict=True))
+        linear |= {"network": "digits, linear, gaussian", "error of the onset": -0.2}
+        table["rows"].append(list(linear.values()))
+        write_json(results / "X3a" / "result.json", kept)
+        text = trust.table(results)
+        assert "within 5% in 3 of 3" in text
+        assert "| a linear model, trained so; without a warm-up | error -20.0%:" in text
+
+    def test_a_convolutional_network_has_lines_of_its_own_once_it_was_run(
+        self, tmp_path: Path
+    ) -> None:
+        results = self.leave(tmp_path)
+        before = trust.table(results)
+        assert "Nothing of cnns" in trust.render(results, tmp_path)
+        kept, units = (
+            json.loads((results / row / "result.json").read_text("utf-8")) for row in ("X3a", "X3b")
+        )
+        for result in (kept, units):
+            for table in result["tables"].values():
+                table["rows"] = table["rows"][:1]
+        kept |= {"id": "X3e", "tables": {**kept["tables"], **units["tables"]}}
+        (results / "X3e").mkdir()
+        write_json(results / "X3e" / "result.json", kept)
+        text = trust.table(results)
+        assert set(before.splitlines()) < set(text.splitlines())
+        assert "| a convolutional network; without a warm-up | error +3.1% |" in text
+        assert "| 30 runs of a convolutional network; without a warm-up | in the bracket in" in text
+        assert "Little of cnns: one" in trust.render(results, tmp_path)
+
+    def test_other_results_change_it(self, tmp_path: Path) -> None:
+        assert trust.table(self.leave(tmp_path / "a")) != trust.table(
+            self.leave(tmp_path / "b", error=0.2)
+        )
+        assert "within 5% in 0 of 3" in trust.table(tmp_path / "b")
+
+    def test_only_what_is_between_the_lines_is_replaced(self, tmp_path: Path) -> None:
+        results = self.leave(tmp_path / "results")
+        readme = tmp_path / "README.md"
+        readme.write_text(f"before\n{trust.BEGIN}\nold\n{trust.END}\nafter\n", "utf-8")
+        for _ in range(2):
+            _, document = trust.write(results, readme, tmp_path / "docs" / "trust.md")
+            expected = f"before\n{trust.BEGIN}\n{trust.block(results)}{trust.END}\nafter\n"
+            assert readme.read_text("utf-8") == expected
+        assert trust.table(results) in document.read_text("utf-8")
+
+    @pytest.mark.parametrize("text", ["", "{0}\n{0}\n{1}", "{1}\n{0}", "{0}"])
+    def test_a_readme_without_the_place_is_left_alone(self, tmp_path: Path, text: str) -> None:
+        results, readme = self.leave(tmp_path / "results"), tmp_path / "README.md"
+        readme.write_text(before := text.format(trust.BEGIN, trust.END), "utf-8")
+        with pytest.raises(CorruptFileError, match="no place for the table"):
+            trust.write(results, readme, tmp_path / "trust.md")
+        assert readme.read_text("utf-8") == before
+        assert not (tmp_path / "trust.md").exists()
+
+    def test_a_missing_row_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(MissingFileError, match="collapse reproduce X3a"):
+            trust.block(tmp_path)
+
+    def test_readme_and_docs_hold_what_the_command_writes(self) -> None:
+        text = (HOME / "README.md").read_text("utf-8")
+        inside = re.search(f"{re.escape(trust.BEGIN)}\n(.*){re.escape(trust.END)}", text, re.S)
+        assert inside is not None
+        assert inside[1] == trust.block(HOME / "results")
+        written = (HOME / "docs" / "trust.md").read_text("utf-8")
+        assert written == trust.render(HOME / "results", HOME / "docs")
