@@ -16,7 +16,7 @@ from rich.console import Console
 
 import posterior_collapse as pc
 from commands import collapse
-from posterior_collapse.cli import live
+from posterior_collapse.cli import train_command
 from posterior_collapse.models import ARCHITECTURES
 from posterior_collapse.training import checkpoints
 
@@ -115,7 +115,7 @@ def test_a_resumed_sweep_is_the_sweep(run, monkeypatch) -> None:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(live.RunsTable, "update", broken)
+        patch.setattr(train_command.RunsTable, "update", broken)
         status, out, err = run(f"{line} other")
         assert (status, out) == (130, "")
         assert err.splitlines()[-1] == "interrupted"
@@ -291,7 +291,7 @@ def test_live_progress_fits_a_narrow_terminal(monkeypatch, levels, runs) -> None
     for level in range(1, levels + 1):
         row |= {f"kl_{level}": 12.3456, f"active_{level}": 16}
     names = [f"beta={0.1 * i:.3g},learning-rate=0.001" for i in range(runs)]
-    with live.RunsTable(names, levels, total=9) as table:
+    with train_command.RunsTable(names, levels, total=9) as table:
         table.show(3, [row] * runs)
         console.print(table.table())
         table.show(4, [None] * runs)  # stopped: the last numbers stay

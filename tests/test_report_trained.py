@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from posterior_collapse.report.pages.curves import phase_html
 from posterior_collapse.report.pages.diagnosis import diagnosis_html, light
 from posterior_collapse.report.pages.pictures import signed
 from posterior_collapse.report.pages.rendering import words
-from posterior_collapse.report.pages.sweep import sweep_html
+from posterior_collapse.report.pages.sweep import line_chart, sweep_html
 from posterior_collapse.report.text import by_kl, with_error
 from posterior_collapse.runs.kept import swept
 
@@ -349,6 +350,16 @@ def test_a_run_that_is_no_number_any_more_has_a_card():
     check_readable(page)
     assert "nothing was measured" in page
     pc.Sweep((run, lost)).plot()
+
+
+def test_losses_that_differ_by_rounding_have_an_axis_within_the_figure():
+    loss = 0.34537412685926533
+    measured = {"loss": loss * (1 + 4e-16), "levels": []}
+    run = SimpleNamespace(measured=measured, forecast={"loss": loss, "levels": []})
+    chart = line_chart(SimpleNamespace(labels=[{"beta": 1.0}], runs=[run]), 0, "Loss")
+    heights = [float(at) for at in re.findall(r"M52 (-?[\d.]+)H500", chart)]
+    assert len(heights) > 1
+    assert all(0 <= at <= 290 for at in heights)
 
 
 def test_a_phase_diagram_of_a_fine_grid_is_small(results):

@@ -10,7 +10,7 @@ from typing import ClassVar
 import pytest
 
 from posterior_collapse import files
-from posterior_collapse.cli import live
+from posterior_collapse.cli import train_command
 from posterior_collapse.errors import MissingDependencyError, OutputError
 from posterior_collapse.models import Architecture
 from posterior_collapse.runs import RunData, folder
@@ -71,7 +71,7 @@ def test_tensorboard_gets_a_scalar_per_number(
     module = ModuleType("torch.utils.tensorboard")
     module.SummaryWriter = Recorder
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    scalars = live.Scalars(tmp_path, start=4)
+    scalars = train_command.Scalars(tmp_path, start=4)
     scalars.write({"epoch": 4, "loss": 1.5, "kl": [0.1, 0.2], "validation": None})
     scalars.close()
     (writer,) = Recorder.made
@@ -85,5 +85,5 @@ def test_without_tensorboard_the_error_says_what_to_do(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(MissingDependencyError, match="pip install tensorboard"):
-        live.Scalars(tmp_path)
+        train_command.Scalars(tmp_path)
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""The command line application and how it reports errors: one line, exit status 2."""
+"""The command line application, and how it reports errors: one line, exit status 2."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ import typer
 
 from posterior_collapse.cli import (
     audit_command,
-    data_commands,
     diagnose_command,
-    explore_command,
     forecast_command,
     reproduce_command,
     train_command,
     tune_command,
-    verify_command,
 )
+from posterior_collapse.cli.groups import DataDir
 from posterior_collapse.errors import OutputError, PosteriorCollapseError, first_line, needing_torch
 
 SPELLINGS = {
@@ -50,15 +48,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("forecast")(forecast_command.forecast)
-app.command("explore")(explore_command.explore)
+app.command("explore")(forecast_command.explore)
 app.command("audit")(audit_command.audit)
 app.command("effective-beta")(audit_command.effective_beta)
 app.command("train")(train_command.train)
 app.command("tune")(tune_command.tune)
 app.command("diagnose")(diagnose_command.diagnose)
 app.command("reproduce")(reproduce_command.reproduce)
-app.command("verify")(verify_command.verify)
-app.add_typer(data_commands.app, name="data")
+app.command("verify")(reproduce_command.verify)
+data = typer.Typer(help="List and fetch the data sets known by name.", no_args_is_help=True)
+app.add_typer(data, name="data")
 
 # Typer's usage errors are click's, whichever copy of click it carries: BadParameter's base's base.
 ClickException: Any = typer.BadParameter.__mro__[2]
@@ -79,6 +78,39 @@ def version(
 
         typer.echo(installed("posterior-collapse"))
         raise typer.Exit
+
+
+@data.command("list")
+def list_datasets(data_dir: DataDir = None) -> None:
+    """List the data sets known by name, and where each would be read from."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    from posterior_collapse.data import available
+    from posterior_collapse.report import new_table
+
+    table = new_table()
+    for column in ("name", "what it is", "samples", "features", "read from"):
+        table.add_column(column, overflow="fold")
+    for entry in available(data_dir):
+        samples = f"{entry.samples:,}" + (
+            f" + {entry.test_samples:,}" if entry.test_samples else ""
+        )
+        where = entry.where if entry.ready else "to be downloaded"
+        table.add_row(entry.name, entry.about, samples, str(entry.features), escape(where))
+    Console().print(table)
+
+
+@data.command("fetch")
+def fetch_dataset(name: str, data_dir: DataDir = None) -> None:
+    """Download a data set, check its checksums and keep it."""
+    from posterior_collapse.data import fetch
+
+    files = fetch(name, data_dir, progress=True)
+    for file in files:
+        typer.echo(file)
+    if not files:
+        typer.echo(f"{name} is drawn when it is loaded: nothing to fetch")
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -12,7 +12,14 @@ import typer
 from posterior_collapse import checks
 from posterior_collapse.cli import options
 from posterior_collapse.cli.forecast_command import print_forecast
-from posterior_collapse.cli.groups import SOURCE, ReadingOptions, among, grouped, likelihoods
+from posterior_collapse.cli.groups import (
+    SOURCE,
+    AsJson,
+    ReadingOptions,
+    among,
+    grouped,
+    likelihoods,
+)
 from posterior_collapse.errors import InvalidArgumentError, MissingFileError, first_line, nearest
 from posterior_collapse.files import json_text
 
@@ -23,7 +30,6 @@ if TYPE_CHECKING:
 COUNTS = ("all-collapse", "some-collapse")
 """Findings that the lines on the data say too."""
 REDUCTIONS = among(lambda: ("sum", "mean"))
-AS_JSON = typer.Option(False, "--json", help="Print JSON (null: no finite value).")
 
 
 @grouped
@@ -43,7 +49,7 @@ def audit(
     beta: float | None = typer.Option(None, help="Beta as you think it is, to be compared."),
     eta_dec: float = typer.Option(1.0, help="Decoder std as you think it is."),
     active: int | None = typer.Option(None, help="Advise on keeping this many units."),
-    as_json: bool = AS_JSON,
+    as_json: AsJson = False,
 ) -> None:
     """Say what beta a loss function really has, by calling it; with data what it keeps of them."""
     dataset = None if data is None else options.load_data(data, "vae", named)
@@ -117,7 +123,7 @@ def effective_beta(
         "mean", help="Reconstruction over the batch.", autocompletion=REDUCTIONS
     ),
     kl_batch: str = typer.Option("mean", help="KL over the batch.", autocompletion=REDUCTIONS),
-    as_json: bool = AS_JSON,
+    as_json: AsJson = False,
 ) -> None:
     """Say what beta a loss has, from how it is written; then forecast with it."""
     from posterior_collapse import theory
@@ -160,7 +166,7 @@ def effective_beta(
         typer.echo(json_text({"effective_beta": effective}))
     if dataset is not None:
         spec = VAESpec(latents, beta=result.value, likelihood=result.likelihood)
-        print_forecast(dataset, spec, None, True, None, None, as_json, effective_beta=effective)
+        print_forecast(dataset, spec, as_json=as_json, effective_beta=effective)
 
 
 def _features(dataset: Dataset, likelihood: str) -> int:

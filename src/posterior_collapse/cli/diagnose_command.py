@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from posterior_collapse.cli import options
-from posterior_collapse.cli.groups import Device, ReadingOptions, absolute, grouped
+from posterior_collapse.cli.groups import AsJson, Device, ReadingOptions, absolute, grouped
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.files import check_described, holds_runs, json_text
 
@@ -24,26 +24,21 @@ if TYPE_CHECKING:
 RUN_ONLY = ("split", "importance_samples", "device")
 OF_ROWS = tuple(field.name for field in fields(ReadingOptions))
 ARRAYS_ONLY = ("beta", "eta_dec")
-SOURCE = typer.Argument(
-    help="Folder of a run or of a sweep (of collapse train or pc.sweep), or a file (.npz, "
-    ".safetensors, .pt, .h5) with the arrays mean (or mu) and std, var or log_var (or logvar), "
-    "perhaps prior_mean, prior_std and data."
-)
-DATA = typer.Option(
-    None, "--data", help="Rows to diagnose on: a name or a file (default: those trained on)."
-)
-GIVEN = typer.Option(None, help="With --data: the file with the condition x.")
-PLOT = typer.Option(None, help="Write the figure to a .png, .pdf or .svg.")
-HTML = typer.Option(None, help="Write a page to look at to an .html file.")
 
 
 @grouped
 def diagnose(
     context: typer.Context,
     named: ReadingOptions,
-    source: Path = SOURCE,
-    data: str | None = DATA,
-    given: str | None = GIVEN,
+    source: Path = typer.Argument(
+        help="Folder of a run or of a sweep (of collapse train or pc.sweep), or a file (.npz, "
+        ".safetensors, .pt, .h5) with the arrays mean (or mu) and std, var or log_var (or logvar), "
+        "perhaps prior_mean, prior_std and data."
+    ),
+    data: str | None = typer.Option(
+        None, help="Rows to diagnose on: a name or a file (default: those trained on)."
+    ),
+    given: str | None = typer.Option(None, help="With --data: the file with the condition x."),
     split: str | None = typer.Option(
         None, help="Of a run's data: train or test (default: as trained on)."
     ),
@@ -58,25 +53,23 @@ def diagnose(
     epsilon: float = typer.Option(0.01, help="KL in nats of (eps, delta)-collapse."),
     delta: float = typer.Option(0.05, help="Share of rows of (eps, delta)-collapse."),
     seed: int = typer.Option(0, min=0, help="Of all samples."),
-    plot: Path | None = PLOT,
-    html: Path | None = HTML,
-    as_json: bool = typer.Option(False, "--json", help="Print JSON (null: no finite value)."),
+    plot: Path | None = typer.Option(None, help="Write the figure to a .png, .pdf or .svg."),
+    html: Path | None = typer.Option(None, help="Write a page to look at to an .html file."),
+    as_json: AsJson = False,
 ) -> None:
     """Say which units of a trained model collapsed, whether that is optimal, and what to change.
 
     How the data are read is as when the model was trained, unless it is said.
     """
-    from posterior_collapse import report
-
     is_run = os.path.isdir(source)
     unread = () if is_run or data is not None else (*OF_ROWS, "given")
-    _refuse(context, ARRAYS_ONLY if is_run else (*RUN_ONLY, *unread), _whose(is_run))
+    whose = "arrays" if is_run else "a run's folder, or beside --data"
+    _refuse(context, ARRAYS_ONLY if is_run else (*RUN_ONLY, *unread), whose)
     options.check_outputs(plot, html)
     shared = {"epsilon": epsilon, "delta": delta, "seed": seed}
     if is_run:
-        changes = _changes(named, data, given, split)
         how = shared | {"importance_samples": importance_samples, "device": device or "cpu"}
-        runs = _members(source, changes)
+        runs = _members(source, _changes(named, data, given, split))
         if len(runs) > 1:
             _refuse(context, ("plot",), "the folder of one run")
             if html is not None:
@@ -88,22 +81,28 @@ def diagnose(
             return
         about, found = _of_run(next(iter(runs.values())), how)
     else:
-        rows = None if data is None else _rows(data, given, named)
+        rows = None
+        if data is not None:
+            from posterior_collapse.data import load
+
+            dataset = load(data, given=given, progress=True, **named.chosen())
+            rows = dataset.x if dataset.y is None else dataset.y
         about, found = _of_arrays(source, rows, beta, eta_dec, shared)
     found = found.replace(_about=replace(found._about, name=about["name"]))
-    if plot is not None:
-        report.save_figure(report.plot(found), plot)
-    if html is not None:
-        report.write_page(found, html)
+    options.write_views(found, plot, html)
     if as_json:
         typer.echo(json_text({"source": str(source), "data": about} | found.to_dict()))
         return
-    _print(f"{source}{', on ' + about['name'] if is_run else ''}: {about['note']}", found)
+    from posterior_collapse import report
+
+    console = options.wide_console()
+    on = f", on {about['name']}" if is_run else ""
+    console.print(f"{source}{on}: {about['note']}", markup=False)
+    if found.spec is not None:
+        console.print(repr(found.spec), markup=False)
+    for part in report.diagnosis_page(found):
+        console.print(part)
     options.say_where(figure=plot, page=html)
-
-
-def _whose(is_run: bool) -> str:
-    return "arrays" if is_run else "a run's folder, or beside --data"
 
 
 def _changes(
@@ -147,7 +146,7 @@ def _sweep(source: Path, runs: Mapping[str, Kept], as_json: bool, how: dict[str,
         typer.echo(json_text({"source": str(source), "runs": each}))
         return
     about, _ = next(iter(found.values()))
-    console = options.wide_console(highlight=False)
+    console = options.wide_console()
     console.print(f"{source}, on {about['name']}: {about['note']}", markup=False)
     console.print(report.diagnoses_table({name: one for name, (_, one) in found.items()}))
     for name, (_, one) in found.items():
@@ -160,8 +159,7 @@ def _sweep(source: Path, runs: Mapping[str, Kept], as_json: bool, how: dict[str,
 
 def _refuse(context: typer.Context, names: Sequence[str], belongs_to: str) -> None:
     for name in names:
-        origin = context.get_parameter_source(name)
-        if origin is not None and origin.name == "COMMANDLINE":
+        if options.is_given(context, name):
             raise InvalidArgumentError(
                 f"--{name.replace('_', '-')}",
                 "a value",
@@ -173,13 +171,6 @@ def _refuse(context: typer.Context, names: Sequence[str], belongs_to: str) -> No
 def _of_run(run: Kept, how: Mapping[str, Any]) -> tuple[dict[str, Any], Diagnosis]:
     dataset, found = run.diagnosed(progress=sys.stderr.isatty(), **how)
     return {"name": dataset.name, "note": dataset.note, "samples": found.n}, found
-
-
-def _rows(data: str, given: str | None, named: ReadingOptions) -> Any:
-    from posterior_collapse.data import load
-
-    dataset = load(data, given=given, progress=True, **named.chosen())
-    return dataset.x if dataset.y is None else dataset.y
 
 
 def _of_arrays(
@@ -214,14 +205,3 @@ def _spec(arrays: dict[str, Any], beta: str | None, eta_dec: str | None) -> Spec
         eta_dec=eta_dec or "1",
         eta_enc=repr(eta_enc),
     )
-
-
-def _print(head: str, found: Diagnosis) -> None:
-    from posterior_collapse import report
-
-    console = options.wide_console(highlight=False)
-    console.print(head, markup=False)
-    if found.spec is not None:
-        console.print(repr(found.spec), markup=False)
-    for part in report.diagnosis_page(found):
-        console.print(part)

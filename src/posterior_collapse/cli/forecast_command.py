@@ -1,25 +1,25 @@
-"""`collapse forecast`."""
+"""`collapse forecast`, and `collapse explore`: a forecast as a page with sliders."""
 
 from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from posterior_collapse.cli import options
 from posterior_collapse.cli.groups import (
+    AsJson,
     DataOptions,
-    Dispersion,
-    Likelihood,
-    Model,
-    NumberOptions,
     Scheduler,
     Source,
+    SpecOptions,
+    default_of,
     grouped,
 )
 from posterior_collapse.errors import InvalidArgumentError
@@ -29,32 +29,6 @@ if TYPE_CHECKING:
     from posterior_collapse.data import Dataset
     from posterior_collapse.specs import Spec
     from posterior_collapse.theory import Advice, Forecast
-
-PLOT = typer.Option(None, help="Write spectrum and active units to a .png, .pdf or .svg.")
-HTML = typer.Option(None, help="Write a page with sliders to an .html file.")
-
-
-@dataclass(frozen=True)
-class SpecOptions(NumberOptions):
-    """The hyperparameters."""
-
-    panel: ClassVar = "Model (commas part runs, colons levels)"
-    model: Model = None
-    latents: Annotated[str, typer.Option(help="Latent units; for hvae of z1:z2.")] = "16"
-    beta: Annotated[
-        str | None,
-        typer.Option(help="Weight of the KL, or several: 0.5,1,2; for hvae of z1:z2."),
-    ] = "1"
-    eta_enc: Annotated[str, typer.Option(help="Prior std.")] = "1.0"
-    likelihood: Likelihood = "gaussian"
-    dispersion: Dispersion = "learned"
-    biases: Annotated[
-        bool, typer.Option(help="Whether the model has biases (central moments).")
-    ] = True
-
-    def law(self) -> dict[str, str]:
-        """Return what the data's likelihood is."""
-        return {"likelihood": self.likelihood, "dispersion": self.dispersion}
 
 
 @grouped
@@ -69,10 +43,12 @@ def forecast(
     cross_fit: int | None = typer.Option(
         None, help="Measure what x explains of y out of sample, with this many folds."
     ),
-    plot: Path | None = PLOT,
-    html: Path | None = HTML,
+    plot: Path | None = typer.Option(
+        None, help="Write spectrum and active units to a .png, .pdf or .svg."
+    ),
+    html: Path | None = typer.Option(None, help="Write a page with sliders to an .html file."),
     scheduler: Scheduler = None,
-    as_json: bool = typer.Option(False, "--json", help="Print JSON (null: no finite value)."),
+    as_json: AsJson = False,
 ) -> None:
     """Say from the data alone which latent units will collapse, why, and what to change.
 
@@ -85,7 +61,11 @@ def forecast(
     specs = {name: spec for name, (spec, _) in found.items()}
     if len(specs) > 1:
         single = {"--network": network, "--active": active, "--plot": plot, "--html": html}
-        _refuse_beside_several(single)
+        for option, value in single.items():
+            if value not in (None, False):
+                raise InvalidArgumentError(
+                    option, "given with several values", "one value with it", "Pass e.g. --beta 1."
+                )
         with _loaded(data, kind, named, scheduler) as dataset:
             _print_several(dataset, specs, hyperparameters.biases, cross_fit, as_json)
         return
@@ -93,7 +73,10 @@ def forecast(
     options.check_outputs(plot, html)
     biases = hyperparameters.biases
     with _loaded(data, kind, named, scheduler) as dataset:
-        print_forecast(dataset, spec, active, biases, cross_fit, plot, as_json, network, html)
+        print_forecast(
+            dataset, spec, active=active, biases=biases, cross_fit=cross_fit, network=network,
+            plot=plot, html=html, as_json=as_json,
+        )  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -112,14 +95,6 @@ def _loaded(data: str, model: str, named: DataOptions, scheduler: str | None) ->
         yield dataset
 
 
-def _refuse_beside_several(single: dict[str, Any]) -> None:
-    for option, value in single.items():
-        if value not in (None, False):
-            raise InvalidArgumentError(
-                option, "given with several values", "one value with it", "Pass e.g. --beta 1."
-            )
-
-
 def _print_several(
     dataset: Dataset, specs: dict[str, Spec], biases: bool, cross_fit: int | None, as_json: bool
 ) -> None:
@@ -132,9 +107,8 @@ def _print_several(
     of = spec_of_residuals if cross_fit is not None else lambda spec: spec
     results = {name: theory.forecast(measured, of(spec)) for name, spec in specs.items()}
     if as_json:
-        about = {"name": dataset.name, "note": dataset.note, "samples": len(dataset.x)}
         every = [found.to_dict() for found in results.values()]
-        typer.echo(json_text({"data": about, "forecasts": every}))
+        typer.echo(json_text({"data": options.about(dataset), "forecasts": every}))
         return
     typer.echo(f"{dataset.name}: {dataset.note}")
     Console(width=options.LEAST_WIDTH).print(report.forecasts_table(results))
@@ -144,17 +118,18 @@ def _print_several(
 def print_forecast(
     dataset: Dataset,
     spec: Spec,
-    active: int | None,
-    biases: bool,
-    cross_fit: int | None,
-    plot: Path | None,
+    *,
     as_json: bool,
+    active: int | None = None,
+    biases: bool = True,
+    cross_fit: int | None = None,
     network: bool = False,
+    plot: Path | None = None,
     html: Path | None = None,
     **extra: Any,
 ) -> None:
     """Forecast and print, as tables and advice or as JSON with `extra` beside."""
-    from posterior_collapse import report, theory
+    from posterior_collapse import theory
 
     if network and cross_fit is not None:
         raise InvalidArgumentError(
@@ -169,15 +144,10 @@ def print_forecast(
         result = theory.forecast(measured, spec)
     result = of_dataset(result, dataset)
     advice = result.advice(active)
-    if plot is not None:
-        report.save_figure(report.plot(result), plot)
-    if html is not None:
-        report.write_page(result, html)
+    options.write_views(result, plot, html)
     if as_json:
-        about = {"name": dataset.name, "note": dataset.note, "samples": len(dataset.x)}
-        typer.echo(
-            json_text(extra | {"data": about} | result.to_dict() | {"advice": advice.to_dict()})
-        )
+        told = {"data": options.about(dataset)} | result.to_dict() | {"advice": advice.to_dict()}
+        typer.echo(json_text(extra | told))
         return
     _print(dataset, result, advice)
     options.say_where(figure=plot, page=html)
@@ -252,19 +222,55 @@ def _print(dataset: Dataset, result: Forecast, advice: Advice) -> None:
     from posterior_collapse import report
 
     console = options.wide_console()
-    console.print(f"{dataset.name}: {dataset.note}", highlight=False, markup=False)
+    console.print(f"{dataset.name}: {dataset.note}", markup=False)
     explained = sum(result.spectrum[: result.levels[0].n_active]) / (result.total_variance or 1)
     std = "" if math.isnan(result.eta_dec) else f"eta_dec {result.eta_dec:.4g}; "
     console.print(
         f"{result.spec!r}\n"
         f"{std}loss {result.loss:.6g} nats per sample; "
         f"total variance {result.total_variance:.4g}, {100 * explained:.0f}% in active modes\n",
-        highlight=False,
         markup=False,
     )
     for table in report.forecast_tables(result):
         console.print(table)
-    console.print(report.verdict(result), style="bold", highlight=False, markup=False)
-    console.print(f"Advice: {advice}", highlight=False, markup=False)
+    console.print(report.verdict(result), style="bold", markup=False)
+    console.print(f"Advice: {advice}", markup=False)
     for note in result.notes:
-        console.print(f"Note: {note}.", style="dim", highlight=False, markup=False)
+        console.print(f"Note: {note}.", style="dim", markup=False)
+
+
+@grouped
+def explore(
+    data: Source,
+    named: DataOptions,
+    hyperparameters: SpecOptions,
+    html: Path = typer.Option(Path("explore.html"), help="Where the page goes."),
+) -> None:
+    """Write a page whose sliders say which units live at every beta, eta_dec and size.
+
+    It starts from the hyperparameters given, and needs neither network nor package to be looked at.
+    """
+    from posterior_collapse import report, theory
+
+    given, kind = hyperparameters, named.kind(hyperparameters.model)
+    spec = options.one_spec("explore", kind, given.latents, given.texts(), **given.law())
+    report.check_page_path(html)
+    dataset = options.load_data(data, kind, named)
+    measured, spec = measure(dataset, spec, given.biases, None)
+    found = of_dataset(theory.forecast(measured, spec), dataset)
+    report.write_page(found, html, source=_words(data, named))
+    typer.echo(f"Page: {html}")
+
+
+def _words(data: str, named: DataOptions) -> str:
+    """The data and their options as another command takes them, wherever they lie."""
+    words = [data]
+    for field in fields(named):
+        value, name = getattr(named, field.name), field.name.replace("_", "-")
+        if value == default_of(field) or field.name == "data_dir":
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            words += [f"--{name}", str(value)]
+    return shlex.join(words)

@@ -15,31 +15,18 @@ import os
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
 import typer
+from typer import Option
 
+from posterior_collapse.cli import options
 from posterior_collapse.cli.options import SWEPT
 
-__all__ = [
-    "SOURCE",
-    "DataDir",
-    "DataOptions",
-    "Device",
-    "Dispersion",
-    "Likelihood",
-    "Model",
-    "NumberOptions",
-    "ReadingOptions",
-    "Scheduler",
-    "Source",
-    "absolute",
-    "among",
-    "grouped",
-    "likelihoods",
-]
+if TYPE_CHECKING:
+    from posterior_collapse.models import Architecture
 
-option = typer.Option
+PAPER = "vae-relu, cvae-relu, cvae-linear-net, cvae-cnn, hvae-relu, hvae-cnn"
 
 
 def among(known: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
@@ -60,16 +47,12 @@ def among(known: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
     return complete
 
 
-def _sources() -> list[str]:
-    from posterior_collapse.data.registry import NAMES
-
-    return list(NAMES)
-
-
 def _data(incomplete: str) -> list[str]:
     """Complete the name of a data set, or that of a file."""
+    from posterior_collapse.data.registry import NAMES
+
     folder, _, start = incomplete.rpartition("/")
-    found = [one for one in _sources() if one.startswith(incomplete)]
+    found = [one for one in NAMES if one.startswith(incomplete)]
     with contextlib.suppress(OSError):
         for path in sorted(Path(folder or ("/" if incomplete.startswith("/") else ".")).iterdir()):
             if path.name.startswith(start) and not path.name.startswith("."):
@@ -85,43 +68,51 @@ def likelihoods() -> Iterable[str]:
     return ("gaussian", *FAMILIES)
 
 
-SOURCE_HELP = (
-    "Data set name (collapse data list), a file, or a folder of pictures or .parquet files."
+def _architectures() -> Iterable[str]:
+    from posterior_collapse.models.architecture import ARCHITECTURES
+
+    return ARCHITECTURES
+
+
+def _activations() -> Iterable[str]:
+    from posterior_collapse.models.architecture import ACTIVATIONS
+
+    return ACTIVATIONS
+
+
+SOURCE = typer.Argument(
+    help="Data set name (collapse data list), a file, or a folder of pictures or .parquet files.",
+    autocompletion=_data,
 )
-SOURCE = typer.Argument(help=SOURCE_HELP, autocompletion=_data)
 Source = Annotated[str, SOURCE]
 DataDir = Annotated[
     Path | None,
-    option(help="Folder with data set files (else $POSTERIOR_COLLAPSE_DATA, then the user cache)."),
-]
-Model = Annotated[
-    str | None,
-    option(
-        help="vae, cvae or hvae (default: cvae with --task or --given, else vae).",
-        autocompletion=among(lambda: ("vae", "cvae", "hvae")),
-    ),
-]
-Std = among(lambda: ("learned", "shared", "input"))
-EtaDec = Annotated[str, option(help="Decoder std in data units, or 'learned'.", autocompletion=Std)]
-Likelihood = Annotated[
-    str,
-    option(
-        help="gaussian, bernoulli, poisson, negative-binomial or categorical.",
-        autocompletion=among(likelihoods),
-    ),
-]
-Dispersion = Annotated[
-    str, option(help="r of a negative binomial, of variance m + m^2/r.", autocompletion=Std)
-]
-Device = Annotated[
-    str | None,
-    option(help="cpu, cuda or cuda:N (default: cpu).", autocompletion=among(lambda: DEVICES)),
+    Option(help="Folder with data set files (else $POSTERIOR_COLLAPSE_DATA, then the user cache)."),
 ]
 DEVICES = ("cpu", "cuda")
+Device = Annotated[
+    str | None,
+    Option(help="cpu, cuda or cuda:N (default: cpu).", autocompletion=among(lambda: DEVICES)),
+]
 Scheduler = Annotated[
     str | None,
-    option(help="ADDRESS of a Dask scheduler, whose workers compute; local:N: N processes here."),
+    Option(help="ADDRESS of a Dask scheduler, whose workers compute; local:N: N processes here."),
 ]
+AsJson = Annotated[bool, Option("--json", help="Print JSON (null: no finite value).")]
+STD = among(lambda: ("learned", "shared", "input"))
+MODEL = Option(
+    None,
+    help="vae, cvae or hvae (default: cvae with --task or --given, else vae).",
+    autocompletion=among(lambda: ("vae", "cvae", "hvae")),
+)
+LIKELIHOOD = Option(
+    "gaussian",
+    help="gaussian, bernoulli, poisson, negative-binomial or categorical.",
+    autocompletion=among(likelihoods),
+)
+DISPERSION = Option(
+    "learned", help="r of a negative binomial, of variance m + m^2/r.", autocompletion=STD
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,32 +120,24 @@ class ReadingOptions:
     """How the file of the data is read, as `posterior_collapse.data.load` is told."""
 
     panel: ClassVar = "Data"
-    label: Annotated[
-        str | None, option(help="Only samples of this class, by its number or name.")
-    ] = None
-    scale: Annotated[float | None, option(help="Factor for the values of a file.")] = None
-    header: Annotated[
-        bool | None,
-        option(
-            "--header/--no-header",
-            help="Whether the first row of a .csv or .tsv is a header (default: told from rows).",
-        ),
-    ] = None
-    columns: Annotated[
-        str | None,
-        option(help="Features by name: a,b; of an array 1,2,... (default: all columns)."),
-    ] = None
-    drop: Annotated[str | None, option(help="Columns to leave out: a,b.")] = None
-    label_column: Annotated[
-        str | None, option(help="Column of a table's labels (default: label, if there is one).")
-    ] = None
-    key: Annotated[str | None, option(help="The array that is meant, of a file with several.")] = (
-        None
+    label: str | None = Option(None, help="Only samples of this class, by its number or name.")
+    scale: float | None = Option(None, help="Factor for the values of a file.")
+    header: bool | None = Option(
+        None,
+        "--header/--no-header",
+        help="Whether the first row of a .csv or .tsv is a header (default: told from rows).",
     )
-    standardize: Annotated[
-        bool,
-        option("--standardize", help="Bring every column to mean 0, std 1 (eta_dec is in stds)."),
-    ] = False
+    columns: str | None = Option(
+        None, help="Features by name: a,b; of an array 1,2,... (default: all columns)."
+    )
+    drop: str | None = Option(None, help="Columns to leave out: a,b.")
+    label_column: str | None = Option(
+        None, help="Column of a table's labels (default: label, if there is one)."
+    )
+    key: str | None = Option(None, help="The array that is meant, of a file with several.")
+    standardize: bool = Option(
+        False, "--standardize", help="Bring every column to mean 0, std 1 (eta_dec is in stds)."
+    )
     data_dir: DataDir = None
 
     def chosen(self) -> dict[str, Any]:
@@ -170,24 +153,19 @@ class ReadingOptions:
 class DataOptions(ReadingOptions):
     """What `posterior_collapse.data.load` is told besides the source."""
 
-    given: Annotated[
-        str | None,
-        option(help="File with the condition x; DATA is then y.", autocompletion=_data),
-    ] = None
-    task: Annotated[
-        str | None,
-        option(
-            help="Conditional task on images: quarter or half (what is given).",
-            autocompletion=among(lambda: ("quarter", "half")),
-        ),
-    ] = None
-    split: Annotated[
-        str,
-        option(
-            help="train or test, for named image sets.",
-            autocompletion=among(lambda: ("train", "test")),
-        ),
-    ] = "train"
+    given: str | None = Option(
+        None, help="File with the condition x; DATA is then y.", autocompletion=_data
+    )
+    task: str | None = Option(
+        None,
+        help="Conditional task on images: quarter or half (what is given).",
+        autocompletion=among(lambda: ("quarter", "half")),
+    )
+    split: str = Option(
+        "train",
+        help="train or test, for named image sets.",
+        autocompletion=among(lambda: ("train", "test")),
+    )
 
     def kind(self, model: str | None) -> str:
         """Return the model that is meant: without a name, what the data ask for."""
@@ -199,27 +177,22 @@ class NumberOptions:
     """Hyperparameters as text: commas part the values of runs, colons the levels of one value."""
 
     panel: ClassVar = "Numbers (commas part runs, colons the levels or units of one)"
-    beta: Annotated[
-        str | None, option(help="Weight of the KL: 0.5,1,2; for hvae of z1:z2 (default: 1).")
-    ] = None
-    beta_1: Annotated[str | None, option(help="For hvae: of z1 alone.")] = None
-    beta_2: Annotated[str | None, option(help="For hvae: of z2 alone.")] = None
-    eta_dec: EtaDec = "1"
-    eta_enc: Annotated[str, option(help="Prior std.")] = "1"
-    sigma: Annotated[
-        str | None,
-        option(
-            help="Posterior std: learned (default), shared, input, a number, or one per unit: "
-            "0.5:1:1.",
-            autocompletion=Std,
-        ),
-    ] = None
-    sigma_1: Annotated[
-        str | None, option(help="For hvae: of z1 (default: 1).", autocompletion=Std)
-    ] = None
-    sigma_2: Annotated[
-        str | None, option(help="For hvae: of z2 (default: learned).", autocompletion=Std)
-    ] = None
+    beta: str | None = Option(
+        None, help="Weight of the KL: 0.5,1,2; for hvae of z1:z2 (default: 1)."
+    )
+    beta_1: str | None = Option(None, help="For hvae: of z1 alone.")
+    beta_2: str | None = Option(None, help="For hvae: of z2 alone.")
+    eta_dec: str = Option("1", help="Decoder std in data units, or 'learned'.", autocompletion=STD)
+    eta_enc: str = Option("1", help="Prior std.")
+    sigma: str | None = Option(
+        None,
+        help="Posterior std: learned (default), shared, input, a number, or one per unit: 0.5:1:1.",
+        autocompletion=STD,
+    )
+    sigma_1: str | None = Option(None, help="For hvae: of z1 (default: 1).", autocompletion=STD)
+    sigma_2: str | None = Option(
+        None, help="For hvae: of z2 (default: learned).", autocompletion=STD
+    )
 
     def texts(self) -> dict[str, str | None]:
         """Return what can be swept over; beta is 1 unless it is given, of each level or both."""
@@ -227,6 +200,76 @@ class NumberOptions:
         if self.beta == "1" and (self.beta_1 or self.beta_2):
             found["beta"] = None
         return found
+
+
+class Law:
+    """What the data's likelihood is."""
+
+    likelihood: str
+    dispersion: str
+
+    def law(self) -> dict[str, str]:
+        """Return it as `options.build_spec` takes it."""
+        return {"likelihood": self.likelihood, "dispersion": self.dispersion}
+
+
+@dataclasses.dataclass(frozen=True)
+class SpecOptions(NumberOptions, Law):
+    """The hyperparameters."""
+
+    panel: ClassVar = "Model (commas part runs, colons levels)"
+    model: str | None = MODEL
+    latents: str = Option("16", help="Latent units; for hvae of z1:z2.")
+    beta: str | None = Option("1", help="Weight of the KL, or several: 0.5,1,2; for hvae of z1:z2.")
+    eta_enc: str = Option("1.0", help="Prior std.")
+    likelihood: str = LIKELIHOOD
+    dispersion: str = DISPERSION
+    biases: bool = Option(True, help="Whether the model has biases (central moments).")
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkOptions(Law):
+    """The model and its networks."""
+
+    panel: ClassVar = "Model"
+    model: str | None = MODEL
+    latents: str = Option("16", help="Latent units; for hvae of z1:z2.")
+    architecture: str = Option(
+        "mlp",
+        help=f"linear (as --exact implies), mlp, cnn, or a net of the paper: {PAPER}.",
+        autocompletion=among(_architectures),
+    )
+    hidden: str | None = Option(None, help="Widths of the hidden layers, e.g. 256,128.")
+    channels: str | None = Option(None, help="Channels of the convolutions, e.g. 32,16.")
+    activation: str | None = Option(
+        None, help="Between layers, e.g. relu, tanh, silu.", autocompletion=among(_activations)
+    )
+    dropout: float | None = Option(None, help="Rate after each hidden layer.")
+    biases: bool = Option(True, help="Whether a linear model has biases.")
+    likelihood: str = LIKELIHOOD
+    dispersion: str = DISPERSION
+
+    def networks(self, context: typer.Context, is_linear: bool) -> Architecture:
+        """Return the architecture; what only linear models can do implies a linear one.
+
+        Raises:
+            InvalidArgumentError: There is none of that name, or an option is not one of its own.
+        """
+        from posterior_collapse.models import Architecture
+
+        chosen: dict[str, Any] = {
+            name: options.numbers(f"--{name}", text, int, parted=",")
+            for name, text in (("hidden", self.hidden), ("channels", self.channels))
+            if text
+        }
+        if self.activation is not None:
+            chosen["activation"] = self.activation
+        if self.dropout is not None:
+            chosen["dropout"] = self.dropout
+        if not self.biases:
+            chosen["bias"] = False
+        implied = is_linear and not options.is_given(context, "architecture")
+        return Architecture.named("linear" if implied else self.architecture, **chosen)
 
 
 def absolute(source: str) -> str:
@@ -253,24 +296,28 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
             values[name] = group(**{field.name: values.pop(field.name) for field in fields})
         command(**values)
 
-    options: list[inspect.Parameter] = []
+    single: list[inspect.Parameter] = []
     for name, parameter in parameters.items():
         own = parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
-        options += _options(groups[name]) if name in groups else [own]
-    called.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
-    called.__annotations__ = {one.name: one.annotation for one in options}
+        single += _options(groups[name]) if name in groups else [own]
+    called.__signature__ = inspect.Signature(single)  # type: ignore[attr-defined]
+    called.__annotations__ = {one.name: one.annotation for one in single}
     return called
+
+
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """Return what an option of a group is if it is not given."""
+    return getattr(field.default, "default", field.default)
 
 
 def _options(group: Any) -> Iterator[inspect.Parameter]:
     hints = typing.get_type_hints(group, include_extras=True)
     for field in dataclasses.fields(group):
-        kind, declared = typing.get_args(hints[field.name])
+        kind, declared = hints[field.name], cast(Any, field.default)
+        if typing.get_origin(kind) is Annotated:  # as several commands take it
+            kind, declared = typing.get_args(kind)
         declared = copy.copy(declared)
-        declared.rich_help_panel = group.panel
+        declared.default, declared.rich_help_panel = default_of(field), group.panel
         yield inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=field.default,
-            annotation=Annotated[kind, declared],
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=declared, annotation=kind
         )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from posterior_collapse.cli.groups import ReadingOptions
     from posterior_collapse.data import Dataset
+    from posterior_collapse.records import Viewed
 
 LEAST_WIDTH = 82
 """Columns that tables take at least."""
@@ -122,7 +123,6 @@ def build_spec(
             "Pass e.g. --latents 8:4." if hierarchy else "Or pass --model hvae --latents 8:4.",
         )
     units = numbers("--latents", latents, int)
-    _check_betas(model, {"beta": beta, "beta_1": beta_1, "beta_2": beta_2})
     weight = f"{beta_1 or '1'}:{beta_2 or '1'}" if beta_1 or beta_2 else beta or "1"
     betas = numbers("--beta", weight)
     eta, prior = number_or_word("--eta-dec", eta_dec), number("--eta-enc", eta_enc)
@@ -200,8 +200,12 @@ def swept(
         if name:
             checks.file_name("name of a run", name)
         own = {n: texts[n] for n in SWEPT if n not in NUMBERS and texts[n] is not None}
+        training = {
+            n: None if (text := texts[n]) is None else number(f"--{_flag(n)}", text, kind)
+            for n, kind in NUMBERS.items()
+        }
         spec = build_spec(model, latents=latents, **own, **law)  # type: ignore[arg-type]
-        found[name] = spec, {n: _number(n, texts[n], kind) for n, kind in NUMBERS.items()}
+        found[name] = spec, training
     return found
 
 
@@ -220,10 +224,6 @@ def one_spec(command: str, model: str, latents: str, given: Mapping[str, Any], *
         )  # fmt: skip
     ((spec, _),) = found.values()
     return spec
-
-
-def _number(name: str, text: str | None, kind: Any) -> Any:
-    return None if text is None else number(f"--{_flag(name)}", text, kind)
 
 
 def _values(name: str, text: str | None) -> tuple[str | None, ...]:
@@ -261,6 +261,12 @@ def _flag(name: str) -> str:
     return name.replace("_", "-")
 
 
+def is_given(context: typer.Context, name: str) -> bool:
+    """Return whether an option stands on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def check_outputs(plot: Path | None, html: Path | None) -> None:
     """Refuse files that no figure or page can be written to, before anything is computed.
 
@@ -278,6 +284,16 @@ def check_outputs(plot: Path | None, html: Path | None) -> None:
         report.check_page_path(html)
 
 
+def write_views(found: Viewed, plot: Path | None, html: Path | None) -> None:
+    """Write the figure and the page of a result, as far as they are asked for."""
+    from posterior_collapse import report
+
+    if plot is not None:
+        report.save_figure(report.plot(found), plot)
+    if html is not None:
+        report.write_page(found, html)
+
+
 def say_where(**written: Path | None) -> None:
     """Print where what was asked for lies, e.g. `figure=path`."""
     for what, path in written.items():
@@ -285,15 +301,16 @@ def say_where(**written: Path | None) -> None:
             typer.echo(f"{what.capitalize()}: {path}")
 
 
-def wide_console(**options: Any) -> Console:
-    """Return a console for tables: cut to a narrow terminal they lose numbers, wrapped they do not.
+def about(dataset: Dataset) -> dict[str, Any]:
+    """Return what JSON says of the data."""
+    return {"name": dataset.name, "note": dataset.note, "samples": len(dataset.x)}
 
-    Args:
-        **options: Of rich's Console.
-    """
+
+def wide_console() -> Console:
+    """Return a console for tables: cut to a narrow terminal they would lose numbers."""
     from rich.console import Console
 
-    return Console(width=max(Console().width, LEAST_WIDTH), **options)
+    return Console(width=max(Console().width, LEAST_WIDTH), highlight=False)
 
 
 def load_data(source: str, model: str, named: ReadingOptions) -> Dataset:
@@ -308,20 +325,6 @@ def load_data(source: str, model: str, named: ReadingOptions) -> Dataset:
     dataset = load(source, progress=True, **named.chosen())
     check_condition(model, dataset)
     return dataset
-
-
-def check_targets(spec: Spec, dataset: Dataset) -> None:
-    """Refuse data that the likelihood gives no probability, where they are at hand.
-
-    Raises:
-        DataError: There are some.
-    """
-    from posterior_collapse import likelihoods
-    from posterior_collapse.arrays import is_lazy
-
-    targets = dataset.x if dataset.y is None else dataset.y
-    if not is_lazy(targets):
-        likelihoods.check_targets(spec.likelihood, targets)
 
 
 def check_condition(model: str, dataset: Dataset) -> None:

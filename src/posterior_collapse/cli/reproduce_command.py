@@ -1,7 +1,9 @@
-"""`collapse reproduce`: the paper's experiments by name, and the document made of their results."""
+"""`collapse reproduce` and `collapse verify`: the paper's experiments and its theory."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +11,13 @@ import typer
 
 from posterior_collapse.cli.groups import DataDir, Scheduler, among
 from posterior_collapse.errors import InvalidArgumentError, nearest
+from posterior_collapse.progress import Display
 
 if TYPE_CHECKING:
-    from posterior_collapse.experiments import Plan
+    from rich.table import Table
 
-DOCUMENT = Path("docs/reproduction.md")
+    from posterior_collapse.experiments import Plan, Row, State
+
 CONVENTIONS = ("elbo", "reference")
 
 
@@ -23,18 +27,14 @@ def _rows() -> list[str]:
     return [*(row.id for row in ROWS), "all", "document", "trust"]
 
 
-ROW = typer.Argument(
-    None,
-    help="E1 to E15, X1, X2, X3 or one of X3a to X3e, several, all; or document, to write it from "
-    "the results; or trust, to write docs/trust.md and the README's table from those of X3.",
-    autocompletion=among(_rows),
-)
-OUT = typer.Option(Path("results"), help="Folder of runs and results.")
-TO = typer.Option(DOCUMENT, help="File that `document` writes.")
-
-
 def reproduce(
-    row: list[str] | None = ROW,
+    row: list[str] | None = typer.Argument(
+        None,
+        help="E1 to E15, X1, X2, X3 or one of X3a to X3e, several, all; or document, to write it "
+        "from the results; or trust, to write docs/trust.md and the README's table from those of "
+        "X3.",
+        autocompletion=among(_rows),
+    ),
     show: bool = typer.Option(False, "--list", help="List the rows and exit."),
     quick: bool = typer.Option(False, "--quick", help="On digits, in seconds per row."),
     convention: str = typer.Option(
@@ -61,8 +61,8 @@ def reproduce(
     finished: bool = typer.Option(
         False, "--finished", help="Train nothing: results from the runs that are there."
     ),
-    out: Path = OUT,
-    to: Path = TO,
+    out: Path = typer.Option(Path("results"), help="Folder of runs and results."),
+    to: Path = typer.Option(Path("docs/reproduction.md"), help="File that `document` writes."),
     data_dir: DataDir = None,
     scheduler: Scheduler = None,
 ) -> None:
@@ -80,42 +80,31 @@ def reproduce(
             "ROW", "nothing", "a row, all or document, or trust", "See --list."
         )
     if row == ["document"]:
-        _document(out, to)
+        from posterior_collapse.experiments import document
+
+        typer.echo(document.write(out, to))
         return
     if row == ["trust"]:
-        _trust(out)
+        from posterior_collapse.experiments import trust
+
+        for path in trust.write(out):
+            typer.echo(path)
         return
-    from posterior_collapse.experiments import Plan
+    if convention not in CONVENTIONS:
+        raise InvalidArgumentError(
+            "--convention", repr(convention), f"one of {list(CONVENTIONS)}",
+            f"Pass --convention elbo.{nearest(convention, CONVENTIONS)}",
+        )  # fmt: skip
+    from posterior_collapse.experiments import Plan, chosen
+    from posterior_collapse.training import Settings
 
-    _check(convention, "cpu" if scheduler else device)  # a worker has devices of its own
+    Settings(device="cpu" if scheduler else device)  # a worker has devices of its own
     plan = Plan(quick, convention, seeds, epochs, rows, cnn_epochs)  # type: ignore[arg-type]
-    options: dict[str, Any] = {
-        "data_dir": data_dir, "device": device, "together": together, "models": not no_models,
-        "runs_only": runs_only, "finished": finished,
-        "scheduler": scheduler,
-    }  # fmt: skip
-    _reproduce(row, plan, out, **options)
-
-
-def _reproduce(
-    names: list[str], plan: Plan, out: Path, *, scheduler: str | None, **options: Any
-) -> None:
-    from posterior_collapse.clusters import connected
-    from posterior_collapse.experiments import chosen
-
-    rows = list({row.id: row for name in names for row in chosen(name)}.values())
-    titles = {row.id: row.name for row in rows}
-    # What is not there is refused before torch is loaded.
-    with connected(scheduler) as client:
-        from posterior_collapse.cli.live import RowsTable
-        from posterior_collapse.experiments import reproduce
-        from posterior_collapse.training.arguments import check_device
-
-        if not scheduler:  # a worker has devices of its own
-            check_device(options["device"])
-        runs = {row.id: len({member.run.key for member in row.members(plan)}) for row in rows}
-        with RowsTable(titles, runs) as table:
-            results = reproduce(rows, out, plan, client=client, report=table.show, **options)
+    named = list({one.id: one for name in row for one in chosen(name)}.values())
+    results = _reproduced(
+        named, plan, out, scheduler, data_dir=data_dir, device=device, together=together,
+        models=not no_models, runs_only=runs_only, finished=finished,
+    )  # fmt: skip
     for result in results:
         typer.echo(f"{result['id']}: {result['agreement']['verdict']}")
         for verdict, text in result["agreement"]["checks"]:
@@ -124,17 +113,21 @@ def _reproduce(
     typer.echo(f"Results: {out}")
 
 
-def _document(out: Path, to: Path) -> None:
-    from posterior_collapse.experiments import document
+def _reproduced(
+    rows: Sequence[Row], plan: Plan, out: Path, scheduler: str | None, **how: Any
+) -> list[dict[str, Any]]:
+    from posterior_collapse.clusters import connected
 
-    typer.echo(document.write(out, to))
+    # What is not there is refused before torch is loaded.
+    with connected(scheduler) as client:
+        from posterior_collapse.experiments import reproduce
+        from posterior_collapse.training.arguments import check_device
 
-
-def _trust(out: Path) -> None:
-    from posterior_collapse.experiments import trust
-
-    for path in trust.write(out):
-        typer.echo(path)
+        if not scheduler:
+            check_device(how["device"])
+        runs = {row.id: len({member.run.key for member in row.members(plan)}) for row in rows}
+        with RowsTable({row.id: row.name for row in rows}, runs) as table:
+            return reproduce(rows, out, plan, client=client, report=table.show, **how)
 
 
 def _list() -> None:
@@ -153,14 +146,93 @@ def _list() -> None:
     Console().print(table)
 
 
-def _check(convention: str, device: str) -> None:
-    if convention not in CONVENTIONS:
-        raise InvalidArgumentError(
-            "--convention",
-            repr(convention),
-            f"one of {list(CONVENTIONS)}",
-            f"Pass --convention elbo.{nearest(convention, CONVENTIONS)}",
-        )
-    from posterior_collapse.training import Settings
+class RowsTable(Display):
+    """How many runs of each row of the paper are done, what trains, and the time left.
 
-    Settings(device=device)
+    Args:
+        names: Of the rows, by id.
+        runs: Number of runs of each, by id; those that rows share count in each.
+    """
+
+    def __init__(self, names: Mapping[str, str], runs: Mapping[str, int]) -> None:
+        super().__init__("runs", sum(runs.values()), above=self.table)
+        self.names, self.runs = names, runs
+        self.finished = dict.fromkeys(runs, 0)
+        self.now = dict.fromkeys(runs, "")
+
+    def show(self, state: State) -> None:
+        """Show how far a row is."""
+        name = state.row.id
+        if state.progress is None:
+            self.finished[name], self.now[name] = self.runs[name], state.verdict
+        else:
+            self.finished[name] = state.progress.done
+            training = state.progress.training
+            self.now[name] = f"{training} training" if training else ""
+        if state.epoch is not None:
+            self.now[name] += f", epoch {state.epoch.epoch}"
+        self.update(sum(self.finished.values()))
+
+    def table(self) -> Table:
+        """Return a line per row."""
+        from posterior_collapse.report import new_table
+
+        table = new_table()
+        table.add_column("row")
+        table.add_column("experiment", overflow="fold")
+        table.add_column("runs", justify="right")
+        table.add_column("now", overflow="fold")
+        for name, title in self.names.items():
+            done = f"{self.finished[name]}/{self.runs[name]}"
+            table.add_row(name, title, done, self.now[name])
+        return table
+
+
+def verify(
+    case: str = typer.Argument("all", help="E8, E13, E14, a branch, or all."),
+    problems: int = typer.Option(3, min=1, help="Random problems per branch."),
+    restarts: int = typer.Option(8, min=1, help="Random starts per problem."),
+    seed: int = typer.Option(0, min=0, help="Seed of problems and starts."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Minimise the exact objective from random starts and set theory beside what is found.
+
+    Exit status 1 if any problem differs.
+    """
+    from rich.console import Console
+
+    from posterior_collapse import report
+    from posterior_collapse.theory import verification
+
+    table = report.new_table()
+    table.add_column("case", no_wrap=True)
+    for column in ("loss", "loss gap", "s.v. error", "on", "found on"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    results = []
+    total = len(verification.plan(case, problems)) * restarts
+    with Display("minimising", total) as display:
+        for result in verification.verify(
+            case,
+            problems=problems,
+            restarts=restarts,
+            seed=seed,
+            after_restart=display.advance,
+        ):
+            results.append(result)
+            table.add_row(*report.verification_row(result))
+    good = sum(r.agrees for r in results)
+    if as_json:
+        typer.echo(json.dumps([r.to_dict() for r in results], indent=2))
+    else:
+        console = Console()
+        console.print(table)
+        console.print(
+            "loss: of the closed form; gap: lowest found less that; s.v. error: of the\n"
+            "singular values (-: the optimum leaves them free); on: units not collapsed.\n"
+            f"{good} of {len(results)} problems agree: loss to {verification.LOSS_TOLERANCE:g} "
+            f"relative, singular values to {verification.SINGULAR_VALUE_TOLERANCE:g}, and counts.",
+            highlight=False,
+        )
+    if good < len(results):
+        raise typer.Exit(1)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
+from typer import Option
 
 from posterior_collapse import files
 from posterior_collapse.cli import options
@@ -18,92 +19,28 @@ from posterior_collapse.cli.groups import (
     SOURCE,
     DataOptions,
     Device,
-    Dispersion,
-    Likelihood,
-    Model,
+    NetworkOptions,
     NumberOptions,
     Scheduler,
     absolute,
     among,
+    default_of,
     grouped,
 )
-from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.errors import InvalidArgumentError, needing, writing
+from posterior_collapse.progress import Display
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from posterior_collapse.data import Dataset
-    from posterior_collapse.models import Architecture
     from posterior_collapse.runs import Run
+    from posterior_collapse.specs import Spec
     from posterior_collapse.training import Progress
 
-PAPER = "vae-relu, cvae-relu, cvae-linear-net, cvae-cnn, hvae-relu, hvae-cnn"
 RESUMED_WITH = ("resume", "tensorboard", "html", "as_json", "scheduler")
-option = typer.Option
-
-
-def _architectures() -> Iterable[str]:
-    from posterior_collapse.models.architecture import ARCHITECTURES
-
-    return ARCHITECTURES
-
-
-def _activations() -> Iterable[str]:
-    from posterior_collapse.models.architecture import ACTIVATIONS
-
-    return ACTIVATIONS
-
-
-@dataclass(frozen=True)
-class NetworkOptions:
-    """The model and its networks."""
-
-    panel: ClassVar = "Model"
-    model: Model = None
-    latents: Annotated[str, option(help="Latent units; for hvae of z1:z2.")] = "16"
-    architecture: Annotated[
-        str,
-        option(
-            help=f"linear (as --exact implies), mlp, cnn, or a net of the paper: {PAPER}.",
-            autocompletion=among(_architectures),
-        ),
-    ] = "mlp"
-    hidden: Annotated[str | None, option(help="Widths of the hidden layers, e.g. 256,128.")] = None
-    channels: Annotated[str | None, option(help="Channels of the convolutions, e.g. 32,16.")] = None
-    activation: Annotated[
-        str | None,
-        option(help="Between layers, e.g. relu, tanh, silu.", autocompletion=among(_activations)),
-    ] = None
-    dropout: Annotated[float | None, option(help="Rate after each hidden layer.")] = None
-    biases: Annotated[bool, option(help="Whether a linear model has biases.")] = True
-    likelihood: Likelihood = "gaussian"
-    dispersion: Dispersion = "learned"
-
-    def law(self) -> dict[str, str]:
-        """Return what the data's likelihood is."""
-        return {"likelihood": self.likelihood, "dispersion": self.dispersion}
-
-    def chosen(self) -> dict[str, Any]:
-        """Return the options of the architecture that are given."""
-        texts = {"hidden": self.hidden, "channels": self.channels}
-        widths = {
-            name: options.numbers(f"--{name}", text, int, parted=",")
-            for name, text in texts.items()
-            if text
-        }
-        others = {"activation": self.activation, "dropout": self.dropout}
-        given = {name: value for name, value in others.items() if value is not None}
-        return widths | given | ({} if self.biases else {"bias": False})
-
-    def networks(self, context: typer.Context, is_linear: bool) -> Architecture:
-        """Return the architecture; what only linear models can do implies a linear one.
-
-        Raises:
-            InvalidArgumentError: There is none of that name, or an option is not one of its own.
-        """
-        from posterior_collapse.models import Architecture
-
-        origin = context.get_parameter_source("architecture")
-        implied = is_linear and origin is not None and origin.name == "DEFAULT"
-        return Architecture.named("linear" if implied else self.architecture, **self.chosen())
+MOST_ROWS = 16
+"""Of the table that is shown while runs train."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +48,9 @@ class SweptOptions(NumberOptions):
     """All that can be swept over."""
 
     panel: ClassVar = "Numbers to sweep over"
-    learning_rate: Annotated[str, option(help="Of the optimiser (or --lr).")] = "0.001"
-    clip: Annotated[str | None, option(help="Bound of the gradient's norm.")] = None
-    seed: Annotated[str, option(help="Of initialisation, data order and noise.")] = "0"
+    learning_rate: str = Option("0.001", help="Of the optimiser (or --lr).")
+    clip: str | None = Option(None, help="Bound of the gradient's norm.")
+    seed: str = Option("0", help="Of initialisation, data order and noise.")
 
 
 @dataclass(frozen=True)
@@ -121,39 +58,30 @@ class TrainingOptions:
     """Fields of `Settings`, but those swept over, and how to train."""
 
     panel: ClassVar = "Training"
-    epochs: Annotated[
-        int | None,
-        option(help="Passes over the data (default: 100); with --exact the most iterations."),
-    ] = None
-    batch_size: Annotated[int, option(help="Samples per step.")] = 128
-    optimiser: Annotated[
-        str | None,
-        option(
-            help="adam or sgd; with --exact also lbfgs (default: adam; with --exact lbfgs).",
-            autocompletion=among(lambda: ("adam", "sgd", "lbfgs")),
-        ),
-    ] = None
-    convention: Annotated[
-        str,
-        option(
-            help="Of the loss: elbo, reference or twice.",
-            autocompletion=among(lambda: ("elbo", "reference", "twice")),
-        ),
-    ] = "elbo"
-    patience: Annotated[int | None, option(help="Stop after so many epochs without gain.")] = None
-    exact: Annotated[bool, option("--exact", help="Linear models: integrate the noise out.")] = (
-        False
+    epochs: int | None = Option(
+        None, help="Passes over the data (default: 100); with --exact the most iterations."
     )
-    from_forecast: Annotated[
-        bool, option("--from-forecast", help="Linear models: start at the closed-form optimum.")
-    ] = False
-    precision: Annotated[
-        str,
-        option(
-            help="float32, float64, tf32 or bf16.",
-            autocompletion=among(lambda: ("float32", "float64", "tf32", "bf16")),
-        ),
-    ] = "float32"
+    batch_size: int = Option(128, help="Samples per step.")
+    optimiser: str | None = Option(
+        None,
+        help="adam or sgd; with --exact also lbfgs (default: adam; with --exact lbfgs).",
+        autocompletion=among(lambda: ("adam", "sgd", "lbfgs")),
+    )
+    convention: str = Option(
+        "elbo",
+        help="Of the loss: elbo, reference or twice.",
+        autocompletion=among(lambda: ("elbo", "reference", "twice")),
+    )
+    patience: int | None = Option(None, help="Stop after so many epochs without gain.")
+    exact: bool = Option(False, "--exact", help="Linear models: integrate the noise out.")
+    from_forecast: bool = Option(
+        False, "--from-forecast", help="Linear models: start at the closed-form optimum."
+    )
+    precision: str = Option(
+        "float32",
+        help="float32, float64, tf32 or bf16.",
+        autocompletion=among(lambda: ("float32", "float64", "tf32", "bf16")),
+    )
     device: Device = "cpu"
 
 
@@ -162,12 +90,10 @@ class RemedyOptions:
     """Fields of `Settings` that are said to help."""
 
     panel: ClassVar = "Against collapse"
-    warm_up: Annotated[int, option(help="Epochs over which beta rises from 0.")] = 0
-    cycles: Annotated[int | None, option(help="Cycles of annealing of beta.")] = None
-    free_bits: Annotated[float | None, option(help="KL in nats that each unit has for free.")] = (
-        None
-    )
-    capacity: Annotated[str | None, option(help="Target KL in nats; for hvae of z1:z2.")] = None
+    warm_up: int = Option(0, help="Epochs over which beta rises from 0.")
+    cycles: int | None = Option(None, help="Cycles of annealing of beta.")
+    free_bits: float | None = Option(None, help="KL in nats that each unit has for free.")
+    capacity: str | None = Option(None, help="Target KL in nats; for hvae of z1:z2.")
 
 
 @dataclass(frozen=True)
@@ -175,20 +101,14 @@ class OutputOptions:
     """Where to keep the runs, and what to write."""
 
     panel: ClassVar = "Output"
-    out: Annotated[
-        Path | None, option(help="New folder for the run or sweep (default: runs/ and a name).")
-    ] = None
-    resume: Annotated[Path | None, option(help="Go on with the run or sweep in this folder.")] = (
-        None
+    out: Path | None = Option(
+        None, help="New folder for the run or sweep (default: runs/ and a name)."
     )
-    checkpoint_every: Annotated[int, option(help="Epochs between checkpoints.")] = 1
-    tensorboard: Annotated[bool, option("--tensorboard", help="Write TensorBoard events too.")] = (
-        False
-    )
-    html: Annotated[
-        Path | None, option(help="Write a page on the run or sweep to an .html file.")
-    ] = None
-    as_json: Annotated[bool, option("--json", help="Print the summaries as JSON.")] = False
+    resume: Path | None = Option(None, help="Go on with the run or sweep in this folder.")
+    checkpoint_every: int = Option(1, help="Epochs between checkpoints.")
+    tensorboard: bool = Option(False, "--tensorboard", help="Write TensorBoard events too.")
+    html: Path | None = Option(None, help="Write a page on the run or sweep to an .html file.")
+    as_json: bool = Option(False, "--json", help="Print the summaries as JSON.")
     scheduler: Scheduler = None
 
 
@@ -234,10 +154,8 @@ def train(
         out = out or Path("runs") / _readable(runs, str(data), named.task, numbers)
         files.check_free(out)
         dataset = options.load_data(str(data), next(iter(runs.values())).spec.model, named)
-        options.check_targets(next(iter(runs.values())).spec, dataset)
+        _check_targets(next(iter(runs.values())).spec, dataset)
     if output.tensorboard:
-        from posterior_collapse.cli.live import require_tensorboard
-
         require_tensorboard()
     try:
         with connected(output.scheduler) as client:
@@ -293,8 +211,7 @@ def write_sweep_page(out: Path, dataset: Dataset, path: Path) -> None:
 
 def _check_alone(context: typer.Context) -> None:
     for name in context.params:
-        source = context.get_parameter_source(name)
-        if name not in RESUMED_WITH and source is not None and source.name == "COMMANDLINE":
+        if name not in RESUMED_WITH and options.is_given(context, name):
             raise InvalidArgumentError(
                 "DATA" if name == "data" else f"--{name.replace('_', '-')}",
                 "given beside --resume",
@@ -326,13 +243,18 @@ def _asked(
     from posterior_collapse.training import Settings
 
     settings = asdict(how) | asdict(remedies) | {"checkpoint_every": output.checkpoint_every}
-    settings["capacity"] = _capacity(remedies.capacity)
+    if remedies.capacity is not None:
+        values = options.numbers("--capacity", remedies.capacity)
+        settings["capacity"] = values[0] if len(values) == 1 else values
     epochs, exact = settings.pop("epochs"), settings.pop("exact")
     from_forecast = settings.pop("from_forecast")
     if epochs is not None:
         settings["steps" if exact else "epochs"] = epochs
+    read = named.chosen()
+    for name in ("given", "data_dir"):
+        read[name] = None if read[name] is None else absolute(str(read[name]))
     return asked(
-        RunData(absolute(data), **_data_options(named)),
+        RunData(absolute(data), **read),
         network.networks(context, exact or from_forecast),
         Settings.from_dict(settings),
         found,
@@ -341,18 +263,14 @@ def _asked(
     )
 
 
-def _capacity(text: str | None) -> Any:
-    if text is None:
-        return None
-    values = options.numbers("--capacity", text)
-    return values[0] if len(values) == 1 else values
+def _check_targets(spec: Spec, dataset: Dataset) -> None:
+    """Refuse data that the likelihood gives no probability, where they are at hand."""
+    from posterior_collapse import likelihoods
+    from posterior_collapse.arrays import is_lazy
 
-
-def _data_options(given: DataOptions) -> dict[str, Any]:
-    named = given.chosen()
-    for name in ("given", "data_dir"):
-        named[name] = None if named[name] is None else absolute(str(named[name]))
-    return named
+    targets = dataset.x if dataset.y is None else dataset.y
+    if not is_lazy(targets):
+        likelihoods.check_targets(spec.likelihood, targets)
 
 
 def _readable(runs: Mapping[str, Run], data: str, task: str | None, numbers: SweptOptions) -> str:
@@ -360,9 +278,10 @@ def _readable(runs: Mapping[str, Run], data: str, task: str | None, numbers: Swe
     first = next(iter(runs.values()))
     start = "".join(c if c.isprintable() and c not in ":/\\" else "-" for c in Path(data).stem)
     parts = [start, *([task] if task else []), first.spec.model, first.architecture.name]
+    defaults = {field.name: default_of(field) for field in fields(numbers)}
     for name in options.SWEPT:
         text = getattr(numbers, name)
-        if text not in (None, getattr(SweptOptions, name)):
+        if text not in (None, defaults[name]):
             parts.append(f"{name.replace('_', '-')}={text.replace(':', '_')}")
     return "-".join(parts)
 
@@ -372,8 +291,6 @@ def _watched(
     runs: Mapping[str, Run], out: Path, tensorboard: bool
 ) -> Iterator[Callable[[Progress], None]]:
     """Yield a function to call after each epoch: it shows it, and writes it for TensorBoard."""
-    from posterior_collapse.cli.live import RunsTable, Scalars
-
     first = next(iter(runs.values()))
     exact = first.method == "exact"
     table = RunsTable(
@@ -407,9 +324,99 @@ def _print(dataset: Dataset, out: Path, summaries: Sequence[dict[str, Any]]) -> 
     from posterior_collapse.report.comparison import comparison_sentences, comparison_table
 
     named = [(summary["run"], summary) for summary in summaries]
-    console = Console()
-    console.print(f"[bold]{escape(dataset.name)}[/]: {escape(dataset.note)}", highlight=False)
+    console = Console(highlight=False)
+    console.print(f"[bold]{escape(dataset.name)}[/]: {escape(dataset.note)}")
     console.print(comparison_table(named))
     for sentence in comparison_sentences(named):
-        console.print(sentence, highlight=False, markup=False)
-    console.print(f"Folder: {out}", style="dim", highlight=False, markup=False, soft_wrap=True)
+        console.print(sentence, markup=False)
+    console.print(f"Folder: {out}", style="dim", markup=False, soft_wrap=True)
+
+
+class RunsTable(Display):
+    """The last epoch of each run, and the time left.
+
+    Args:
+        names: One per run.
+        levels: Number of latent levels.
+        total: Epochs (or iterations) to come, those done before a resume included; None: unknown.
+        unit: What is counted, "epoch" or "iteration".
+    """
+
+    def __init__(
+        self, names: Sequence[str], levels: int, total: int | None, unit: str = "epoch"
+    ) -> None:
+        super().__init__(unit, total, above=self.table)
+        self.names, self.levels = tuple(names), levels
+        self.rows: list[Mapping[str, Any] | None] = [None] * len(self.names)
+
+    def show(self, done: int, rows: Sequence[Mapping[str, Any] | None]) -> None:
+        """Show the numbers of the last epoch, a row per run; None: the run has stopped."""
+        self.rows = [new or old for new, old in zip(rows, self.rows, strict=True)]
+        self.update(done)
+
+    def table(self) -> Table:
+        """Return the numbers of the last epoch."""
+        from rich.markup import escape
+
+        from posterior_collapse.report import new_table
+
+        table = new_table()
+        table.add_column("run", overflow="fold")
+        table.add_column("loss", justify="right")
+        for level in range(1, self.levels + 1):
+            of = f" z{level}" if self.levels > 1 else ""
+            table.add_column(f"KL{of}", justify="right")
+            table.add_column(f"active{of}", justify="right")
+        for name, row in list(zip(self.names, self.rows, strict=True))[:MOST_ROWS]:
+            table.add_row(escape(name), *(["-"] if row is None else self._cells(row)))
+        if len(self.rows) > MOST_ROWS:
+            table.add_row(f"... {len(self.rows) - MOST_ROWS} more")
+        return table
+
+    def _cells(self, row: Mapping[str, Any]) -> list[str]:
+        cells = [f"{row['loss']:.5g}"]
+        for level in range(1, self.levels + 1):
+            cells += [f"{row[f'kl_{level}']:.4g}", f"{row[f'active_{level}']:g}"]
+        return cells
+
+
+def require_tensorboard() -> Any:
+    """Return TensorBoard's writer class.
+
+    Raises:
+        MissingDependencyError: TensorBoard is not installed.
+    """
+    how = "Run pip install tensorboard, or leave it out: history.csv has the same numbers."
+    with needing("tensorboard", "tensorboard to write its event files", how):
+        from torch.utils.tensorboard import SummaryWriter
+    return SummaryWriter
+
+
+class Scalars:
+    """A run's history as TensorBoard shows it, written epoch by epoch.
+
+    Args:
+        folder: Folder of the run; events go to its subfolder `tensorboard`.
+        start: First epoch that will be written; events from there on, left by a run that was
+            killed, are hidden.
+
+    Raises:
+        MissingDependencyError: TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: str | Path, start: int = 1) -> None:
+        writer = require_tensorboard()
+        with writing(folder):
+            self._writer: Any = writer(str(Path(folder) / "tensorboard"), purge_step=start)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Write the numbers of one epoch but those of single units; `row["epoch"]` is the step."""
+        from posterior_collapse.training.course import is_of_unit
+
+        for name, (value,) in files.columns({name: [value] for name, value in row.items()}):
+            if name != "epoch" and not is_of_unit(name) and isinstance(value, (int, float)):
+                self._writer.add_scalar(name, value, row["epoch"])
+
+    def close(self) -> None:
+        """Write what is pending."""
+        self._writer.close()

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import typer
+from typer import Option
 
 from posterior_collapse import files
 from posterior_collapse.cli import options
 from posterior_collapse.cli.groups import (
+    AsJson,
     DataOptions,
     Device,
+    NetworkOptions,
     NumberOptions,
     Scheduler,
     Source,
     among,
     grouped,
 )
-from posterior_collapse.cli.train_command import NetworkOptions
 from posterior_collapse.errors import OutputError
 from posterior_collapse.progress import Display
 
@@ -27,24 +29,14 @@ if TYPE_CHECKING:
     from posterior_collapse.data import Dataset
     from posterior_collapse.runs import Tuned
 
-option = typer.Option
-OUT = option(
-    None, help="Folder that keeps the runs; the same command again goes on where it stopped."
-)
-PLOT = option(None, help="Write the curve to a .png, .pdf or .svg.")
-HTML = option(None, help="Write a page of it to an .html file.")
-
 
 @dataclass(frozen=True)
 class KeptOptions(NumberOptions):
     """The hyperparameters that stay, and beta where the number of latents is tuned."""
 
     panel: ClassVar = "Numbers"
-    beta: Annotated[
-        str | None,
-        option(help="Weight of the KL, for --tune latents; for hvae of z1:z2."),
-    ] = "1"
-    eta_enc: Annotated[str, option(help="Prior std.")] = "1.0"
+    beta: str | None = Option("1", help="Weight of the KL, for --tune latents; for hvae of z1:z2.")
+    eta_enc: str = Option("1.0", help="Prior std.")
 
 
 @dataclass(frozen=True)
@@ -52,14 +44,12 @@ class TrainingOptions:
     """Fields of `Settings`, where they are given."""
 
     panel: ClassVar = "Training"
-    steps: Annotated[int | None, option(help="Steps of each run (default: 6000).")] = None
-    epochs: Annotated[int | None, option(help="Passes over the data, instead of steps.")] = None
-    learning_rate: Annotated[
-        float | None, option(help="Of the optimiser, or --lr (default: 0.003).")
-    ] = None
-    batch_size: Annotated[int | None, option(help="Samples per step (default: 128).")] = None
-    clip: Annotated[float | None, option(help="Bound of the gradient's norm.")] = None
-    seed: Annotated[int | None, option(help="The first of the seeds (default: 0).")] = None
+    steps: int | None = Option(None, help="Steps of each run (default: 6000).")
+    epochs: int | None = Option(None, help="Passes over the data, instead of steps.")
+    learning_rate: float | None = Option(None, help="Of the optimiser, or --lr (default: 0.003).")
+    batch_size: int | None = Option(None, help="Samples per step (default: 128).")
+    clip: float | None = Option(None, help="Bound of the gradient's norm.")
+    seed: int | None = Option(None, help="The first of the seeds (default: 0).")
     device: Device = None
 
 
@@ -71,24 +61,26 @@ def tune(
     network: NetworkOptions,
     numbers: KeptOptions,
     training: TrainingOptions,
-    active: int | None = typer.Option(None, help="Units to keep (default: all)."),
-    level: int | None = typer.Option(
+    active: int | None = Option(None, help="Units to keep (default: all)."),
+    level: int | None = Option(
         None,
         help="For hvae: whose units, 1 or 2, by its own beta (default: 2, which collapses first).",
     ),
-    tuned: str = typer.Option(
+    tuned: str = Option(
         "beta",
         "--tune",
         help="beta, or latents: the most of which none collapses.",
         autocompletion=among(lambda: ("beta", "latents")),
     ),
-    seeds: int = typer.Option(3, min=1, help="Seeds that have to agree."),
-    exact: bool = typer.Option(False, "--exact", help="Linear models: integrate the noise out."),
-    out: Path | None = OUT,
+    seeds: int = Option(3, min=1, help="Seeds that have to agree."),
+    exact: bool = Option(False, "--exact", help="Linear models: integrate the noise out."),
+    out: Path | None = Option(
+        None, help="Folder that keeps the runs; the same command again goes on where it stopped."
+    ),
     scheduler: Scheduler = None,
-    plot: Path | None = PLOT,
-    html: Path | None = HTML,
-    as_json: bool = typer.Option(False, "--json", help="Print JSON (null: no finite value)."),
+    plot: Path | None = Option(None, help="Write the curve to a .png, .pdf or .svg."),
+    html: Path | None = Option(None, help="Write a page of it to an .html file."),
+    as_json: AsJson = False,
 ) -> None:
     """Find the beta with which this network keeps so many units, by training it.
 
@@ -140,15 +132,9 @@ def tune(
         if out is not None:
             typer.echo("Go on with the same command again.", err=True)
         raise
-    from posterior_collapse import report
-
-    if plot is not None:
-        report.save_figure(report.plot(found), plot)
-    if html is not None:
-        report.write_page(found, html)
+    options.write_views(found, plot, html)
     if as_json:
-        about = {"name": dataset.name, "note": dataset.note, "samples": len(dataset.x)}
-        typer.echo(files.json_text({"data": about} | found.to_dict()))
+        typer.echo(files.json_text({"data": options.about(dataset)} | found.to_dict()))
         return
     _print(dataset, found, exact)
     typer.echo(f"As options: {_as_options(found, apart=bool(numbers.beta_1 or numbers.beta_2))}")
@@ -170,15 +156,14 @@ def _print(dataset: Dataset, found: Tuned, exact: bool) -> None:
 
     from posterior_collapse.report.comparison import tuned_page
 
-    console = Console()
-    console.print(f"{dataset.name}: {dataset.note}", highlight=False, markup=False)
-    console.print(repr(found.spec), highlight=False, markup=False)
+    console = Console(highlight=False)
+    console.print(f"{dataset.name}: {dataset.note}", markup=False)
+    console.print(repr(found.spec), markup=False)
     for part in tuned_page(found):
-        console.print(part, highlight=False, markup=False)
+        console.print(part, markup=False)
     if not exact:
         console.print(
             f"Counts depend on how a network is trained: here at learning rate "
             f"{found.settings.learning_rate:g} in batches of {found.settings.batch_size}.",
             style="dim",
-            highlight=False,
         )

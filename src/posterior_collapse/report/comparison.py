@@ -224,11 +224,7 @@ def _counts(side: Mapping[str, Any]) -> str:
 
 
 def tuned_table(found: Any) -> Table:
-    """Return a row per trial: active units of each seed, and of the linear optimum.
-
-    Args:
-        found: What `tune` returned.
-    """
+    """Return a row per trial: active units of each seed, and of the linear optimum."""
     table = new_table()
     table.add_column("", width=1)
     table.add_column(tuned_name(found)[0], justify="right")
@@ -243,11 +239,7 @@ def tuned_table(found: Any) -> Table:
 
 
 def trial_cells(trial: Any) -> list[str]:
-    """Return steps, counts of each seed at the end and at half, and that of the linear optimum.
-
-    Args:
-        trial: Of what `tune` returned.
-    """
+    """Return steps, counts of each seed at the end and at half, and that of the linear optimum."""
     counts, half = (
         " ".join("-" if n is None else str(n) for n in each)
         for each in (trial.active, trial.halfway)
@@ -256,11 +248,7 @@ def trial_cells(trial: Any) -> list[str]:
 
 
 def tuned_verdict(found: Any) -> str:
-    """Return in one sentence what was found, and whether it has settled.
-
-    Args:
-        found: What `tune` returned.
-    """
+    """Return in one sentence what was found, and whether it has settled."""
     trial, (name, of) = found.chosen, tuned_name(found)
     seeds = len(trial.active)
     kept = sorted(set(trial.active))
@@ -277,11 +265,7 @@ def tuned_verdict(found: Any) -> str:
 
 
 def tuned_name(found: Any) -> tuple[str, str]:
-    """Return what to call the parameter, and whose the units are: beta_2, of z2.
-
-    Args:
-        found: What `tune` returned.
-    """
+    """Return what to call the parameter, and whose the units are: beta_2, of z2."""
     of = f" of z{found.level}" if len(found.spec.dims) > 1 else ""
     return (found.parameter if found.parameter.startswith("beta") else f"latent units{of}"), of
 

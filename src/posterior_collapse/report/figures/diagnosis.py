@@ -46,9 +46,6 @@ def diagnosis_panels(found: Diagnosis) -> Panels:
 
     Left the KL of each unit, the most first; in the middle the share of collapsed units over eps;
     right the two variances that make up a unit's: that of its mean over x, and that given x.
-
-    Args:
-        found: What `diagnose` or `diagnose_arrays` returned.
     """
     several = len(found.levels) > 1
     rows: list[tuple[Panel, ...]] = []

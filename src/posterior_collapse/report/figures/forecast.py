@@ -39,9 +39,6 @@ def forecast_panels(forecast: Forecast) -> Panels:
     """Return the spectrum of the data, and active units over what the threshold is made of.
 
     With one level that is one number, beta eta_dec^2; with two levels the two betas.
-
-    Args:
-        forecast: What `posterior_collapse.forecast` returned.
     """
     name, draw = ("map", _map) if len(forecast.levels) == 2 else ("staircase", _staircase)
     spectrum = Panel("spectrum", partial(_spectrum, forecast=forecast))
@@ -195,11 +192,7 @@ def _row(forecast: Forecast, spec: Any, betas: Any, level: int) -> np.ndarray:
 
 
 def phase_panels(found: PhaseDiagram) -> Panels:
-    """Return the active units over beta and eta_dec.
-
-    Args:
-        found: What `phase_diagram` returned.
-    """
+    """Return the active units over beta and eta_dec."""
     draw = _phase_map if len(found.eta_decs) > 1 else _phase_steps
     title = titled(fixed(found), found._about.name)
     return Panels(((Panel("active", partial(draw, found=found)),),), title, (5.6, 4))

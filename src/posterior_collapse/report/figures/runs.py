@@ -50,9 +50,6 @@ def sweep_panels(found: Any) -> Panels:
 
     Markers are what was measured, one per seed, lines the forecast; where several things vary, the
     first that is a number is the axis, and each combination of the others has a look of its own.
-
-    Args:
-        found: What `sweep` returned.
     """
     levels = max(len(run.measured["levels"]) for run in found.runs)
     several = levels > 1
@@ -90,11 +87,7 @@ def _against(axes: Axes, found: Any, layout: Layout, level: int, several: bool) 
 
 
 def tuned_panels(found: Any) -> Panels:
-    """Return active units over what was tuned, of each seed and of a linear model.
-
-    Args:
-        found: What `tune` returned.
-    """
+    """Return active units over what was tuned, of each seed and of a linear model."""
     wanted = f"{found.wanted} active units{tuned_name(found)[1]} wanted"
     title = titled(settings(found.spec), found._about.name, wanted)
     return Panels(((Panel("active", partial(_tuned, found=found)),),), title, (5.6, 3.9))
@@ -119,11 +112,7 @@ def _tuned(axes: Axes, found: Any) -> None:
 
 
 def fitted_panels(found: Any) -> Panels:
-    """Return the active units over the epochs, and the KL of each level stacked by unit.
-
-    Args:
-        found: What `fit` returned.
-    """
+    """Return the active units over the epochs, and the KL of each level stacked by unit."""
     *stacks, active = course_panels(found.history, expected(optimum_of(found)))
     network = f"{found.model.architecture.name}, seed {found.settings.seed}"
     title = titled(settings(found.spec), found._about.name, network)

@@ -71,11 +71,7 @@ UNKNOWN = Light("unknown", "?", "That cannot be told yet")
 
 
 def light(found: Diagnosis) -> Light:
-    """Return the traffic light of a diagnosis.
-
-    Args:
-        found: What `diagnose` returned.
-    """
+    """Return the traffic light of a diagnosis."""
     if found.conclusion in ("signal-unclaimed", "diverged"):
         return STOP
     if found.conclusion in ("undecided", "cannot-tell-yet"):

@@ -104,9 +104,6 @@ def _scripts(names: tuple[str, ...]) -> str:
 def sentence(forecast: Forecast) -> str:
     """Return what becomes of the units, in one sentence.
 
-    Args:
-        forecast: What `posterior_collapse.forecast` returned.
-
     Example:
         >>> import posterior_collapse as pc
         >>> m = pc.Moments.from_matrices(np.diag([4.0, 2.0, 0.5]))

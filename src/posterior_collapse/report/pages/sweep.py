@@ -355,7 +355,9 @@ def level_map(found: Any, level: int) -> Markup:
 
 
 def _room(low: float, high: float) -> tuple[float, float]:
-    room = 0.06 * ((high - low) or abs(high) or 1.0)
+    # Less than the digits of an axis is rounding, of runs that are alike.
+    span = high - low if high - low > 1e-5 * abs(high) else abs(high)
+    room = 0.06 * (span or 1.0)
     return low - room, high + room
 
 
