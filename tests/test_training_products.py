@@ -107,6 +107,24 @@ def test_what_was_set_is_set_again_after_an_error() -> None:
     assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32) == before
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch has it since 2.9"
+)
+def test_what_was_left_open_is_left_open() -> None:
+    products = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    before = [setting.fp32_precision for setting in products]
+    for setting in products:
+        setting.fp32_precision = "none"
+    try:
+        with arithmetic():
+            pass
+        # A program that sets torch.backends.fp32_precision later decides of these as well.
+        assert [setting.fp32_precision for setting in products] == ["none", "none"]
+    finally:
+        for setting, value in zip(products, before, strict=True):
+            setting.fp32_precision = value
+
+
 def test_the_fast_tanh_is_one_and_stds_have_the_exact_one() -> None:
     value = torch.cat([torch.linspace(-20, 20, 4001), torch.logspace(-6, -1, 60)])
     value.requires_grad_()

@@ -178,6 +178,9 @@ def _products(wanted: str) -> Iterator[None]:
         finally:
             newer.fp32_precision = kept
         return
+    if before == wanted:  # to set it all the same would decide what a program left open
+        yield
+        return
     torch.set_float32_matmul_precision(wanted)
     try:
         yield
