@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import posterior_collapse as pc
 from browser import NEEDS_CHROMIUM, SECONDS, Browser
 
 ROOT = Path(__file__).parents[1]
@@ -84,6 +86,26 @@ def test_the_reference_explains_what_it_names(site: Path) -> None:
     assert "Returns" in page
     assert "Say which latent units the global optimum of a linear model keeps" in page
     assert "Example:" not in page  # a section of its own, not a sentence
+
+
+def test_the_reference_explains_every_property() -> None:
+    lines = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    own_library = re.compile("adapters.(lightning|metrics)")
+    names = [name for name in re.findall("^::: (.+)$", lines, re.M) if not own_library.search(name)]
+    seen = 0
+    for name in names:
+        family = [
+            vars(kind)
+            for kind in getattr(pkgutil.resolve_name(name), "__mro__", ())
+            if kind.__module__.startswith(pc.__name__)
+        ]
+        for key in {key for kind in family for key in kind if not key.startswith("_")}:
+            first, *others = [kind[key] for kind in family if key in kind]
+            if isinstance(first, property):
+                assert any(one.__doc__ for one in (first, *others)), f"{name}.{key} says nothing"
+                assert "return" in getattr(first.fget, "__annotations__", {}), f"{name}.{key}"
+                seen += 1
+    assert seen > 40
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ beta, or a decoder std that is given, says how much variance a component must ha
 from __future__ import annotations
 
 from functools import cached_property
-from operator import attrgetter
 from typing import Any, TypeVar
 
 import numpy as np
@@ -228,16 +227,15 @@ class LinearVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         spec = VAESpec(units, self.beta, self.eta_dec, self.eta_enc, self.sigma)
         return forecast(self.moments_, spec)
 
-    n_active_ = property(attrgetter("_level.n_active"))
-    explained_variance_ = property(attrgetter("_level.data_variance"))
-    threshold_ = property(attrgetter("_level.threshold"))
-    kl_ = property(attrgetter("_level.kl"))
-    posterior_std_ = property(attrgetter("_level.posterior_std"))
-
     @property
     def n_components_(self) -> int:
         """Number of latent units."""
         return self.forecast_.spec.dims[0]
+
+    @property
+    def n_active_(self) -> int:
+        """Number of latent units that carry something."""
+        return self._level.n_active
 
     @property
     def status_(self) -> NDArray[np.str_]:
@@ -258,6 +256,26 @@ class LinearVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def noise_variance_(self) -> float:
         """Variance of `p(x|z)`, per feature."""
         return self.forecast_.eta_dec**2
+
+    @property
+    def explained_variance_(self) -> Float:
+        """Variance of the direction of the data that each unit carries, or would."""
+        return self._level.data_variance
+
+    @property
+    def threshold_(self) -> Float:
+        """Variance above which each unit is active."""
+        return self._level.threshold
+
+    @property
+    def kl_(self) -> Float:
+        """KL of each unit in nats."""
+        return self._level.kl
+
+    @property
+    def posterior_std_(self) -> Float:
+        """Std of the posterior of each unit."""
+        return self._level.posterior_std
 
     @property
     def _n_features_out(self) -> int:
