@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import os
 import re
@@ -138,3 +139,22 @@ def test_the_reference_has_every_public_name_once() -> None:
         r"^::: posterior_collapse\.(?:runs\.\w+\.)?(\w+)$", TEXTS["docs/api.md"], flags=re.MULTILINE
     )
     assert sorted(shown) == sorted(pc.__all__)
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "benchmarks/README.md"])
+def test_files_that_are_named_are_there(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    named = re.findall(r"`(?:posterior_collapse/)?((?:\w+/)*\w+\.(?:py|pyi|md|toml))\b", text)
+    named += re.findall(r"`((?:adapters|experiments|report)(?:/\w+)+)`", text)
+    package = Path(pc.__file__).parent
+    assert len(named) > 1
+    for path in named:
+        assert any((home / path).exists() for home in (ROOT, package, ROOT / "benchmarks")), path
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("benchmarks/*.py")), ids=lambda path: path.stem)
+def test_benchmarks_import_what_is_there(path: Path) -> None:
+    """They are not run here, and no type checker reads them."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(pc.__name__):
+            exec(ast.unparse(node), {})

@@ -94,8 +94,8 @@ def _block(
     """(steps, runs, batch, units), so that a step's noise is contiguous."""
     steps, batch, units = shape
     found = torch.empty(steps, len(generators), batch, units, dtype=dtype, device=device)
-    for run, generator in enumerate(generators):
-        found[:, run] = torch.randn(shape, generator=generator, dtype=dtype, device=device)
+    for run, own in enumerate(generators):
+        found[:, run] = torch.randn(shape, generator=own, dtype=dtype, device=device)
     return found
 
 
