@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import resource
 from collections.abc import Iterator
@@ -107,9 +108,30 @@ def test_what_was_set_is_set_again_after_an_error() -> None:
     assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32) == before
 
 
-@pytest.mark.skipif(
+NEWER = pytest.mark.skipif(
     not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch has it since 2.9"
 )
+
+
+@NEWER
+@pytest.mark.parametrize("where", [(), ("cudnn", "conv"), ("cudnn", "rnn"), ("cuda", "matmul")])
+@pytest.mark.parametrize("value", ["tf32", "ieee"])
+def test_newer_settings_hold_after_and_not_within(where: tuple[str, ...], value: str) -> None:
+    backends = torch.backends
+    settings = backends, backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn
+    told = functools.reduce(getattr, where, backends)
+    before = told.fp32_precision
+    told.fp32_precision = value
+    try:
+        asked = [setting.fp32_precision for setting in settings]
+        with arithmetic():
+            assert "tf32" not in [setting.fp32_precision for setting in settings]
+        assert [setting.fp32_precision for setting in settings] == asked
+    finally:
+        told.fp32_precision = before
+
+
+@NEWER
 def test_what_was_left_open_is_left_open() -> None:
     products = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
     before = [setting.fp32_precision for setting in products]

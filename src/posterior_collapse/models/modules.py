@@ -156,12 +156,41 @@ def arithmetic(*, rounded: bool = False) -> Iterator[None]:
         >>> torch.set_float32_matmul_precision("highest")
     """
     with (
+        _newer_settings_aside(),
         torch.backends.cudnn.flags(
             enabled=True, benchmark=False, deterministic=True, allow_tf32=rounded
         ),
         _products("high" if rounded else "highest"),
     ):
         yield
+
+
+@contextlib.contextmanager
+def _newer_settings_aside() -> Iterator[None]:
+    """Take back for a while what a program set by torch's newer interface (since 2.9).
+
+    What it set for all products and convolutions would hold below as well; and where convolutions
+    and recurrent networks differ, cuDNN's older setting refuses to be read.
+    """
+    backends: Any = torch.backends
+    newer = hasattr(backends, "fp32_precision")
+    settings = [backends.cudnn.conv, backends.cudnn.rnn, backends] if newer else []
+    before = [setting.fp32_precision for setting in settings]
+    if newer and before[-1] != "none":
+        backends.fp32_precision = "none"
+    for wanted in ("tf32", "ieee"):
+        try:
+            backends.cudnn.allow_tf32  # noqa: B018
+            break
+        except RuntimeError:
+            for setting in settings[:-1]:
+                setting.fp32_precision = wanted
+    try:
+        yield
+    finally:
+        for setting, value in zip(settings, before, strict=True):
+            if setting.fp32_precision != value:
+                setting.fp32_precision = value
 
 
 @contextlib.contextmanager
