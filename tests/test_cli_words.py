@@ -124,7 +124,7 @@ def test_other_spellings(run) -> None:
     config = read("run/config.json")
     assert (config["settings"]["optimiser"], config["settings"]["learning_rate"]) == ("sgd", 0.01)
     assert config["data"]["standardize"] is True
-    assert run("tune x.npy --lr 0 --active 1")[1].startswith("error: learning_rate: got 0.0")
+    assert run("tune x.npy --lr 0 --active 1")[1].startswith("error: --learning-rate: got 0.0")
 
 
 def test_other_spellings_in_the_library() -> None:
@@ -397,7 +397,7 @@ def test_completion_can_be_shown(run) -> None:
         ("forecast", "Missing argument 'data'. Pass a data set's name or a file, e.g. digits."),
         ("forcast x.npy", "See collapse --help."),
         ("reproduce nope", "X1, X2, X3, X3a, X3b, X3c, X3d, X3e."),
-        ("effective-beta x.npy --batch-size -1", "batch_size: got -1; expected a whole number"),
+        ("effective-beta x.npy --batch-size -1", "--batch-size: got -1; expected a whole number"),
     ],
 )
 def test_a_slip_is_told_with_what_to_type(run, line: str, said: str) -> None:
