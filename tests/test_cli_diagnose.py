@@ -81,6 +81,20 @@ def test_json_is_the_diagnosis_of_the_library(run, trained):
     assert pc.Spec.from_dict(found["spec"]) == pc.VAESpec(16, eta_dec=0.3)
 
 
+def test_a_run_that_overfits_is_told_so_on_other_rows(run):
+    rng = np.random.default_rng(0)
+    mixing = rng.standard_normal((2, 8))
+    for name, rows in (("seen", 60), ("others", 1000)):
+        noise = 0.3 * rng.standard_normal((rows, 8))
+        np.save(f"{name}.npy", np.tanh(rng.standard_normal((rows, 2)) @ mixing) + noise)
+    net = ["--latents", "3", "--eta-dec", "0.3", "--epochs", "400", "--batch-size", "60"]
+    assert run("train", "seen.npy", *net, "--lr", "0.01", "--out", "run")[0] == 0
+    for rows, told in ((["--data", "others.npy"], True), ([], False)):
+        status, out, _ = run("diagnose", "run", *rows)
+        assert status == 0
+        assert ("The model overfits: " in out) is told
+
+
 @pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
 def test_the_figure_is_written_whole(run, trained, tmp_path, ending):
     status, out, _ = run("diagnose", trained, "--plot", f"out.{ending}")

@@ -77,7 +77,16 @@ def test_every_number_may_have_several_values(run) -> None:
         ("explore x.npy --beta 1,2", "--beta: got '1,2'; expected one value for explore"),
         ("tune x.npy --eta-dec 1,2", "--eta-dec: got '1,2'; expected one value for tune"),
         ("train x.npy --capacity 1,2", "parted by colons"),
-        ("forecast x.npy --model hvae --latents 2:0", "latent_dim_2: got 0"),
+        ("forecast x.npy --model hvae --latents 2:0", "--latents: got 0"),
+        (
+            "forecast x.npy --beta 0",
+            "--beta: got 0.0; expected a positive, finite number. Pass e.g. --beta 1.0.",
+        ),
+        (
+            "tune x.npy --active 9 --latents 4",
+            "--active: got 9; expected at most 4, the latent units"
+            " of the spec. Give it --latents 9 or more.",
+        ),
         ("forecast x.npy --latents 3 --sigma 1:1:-1", "sigma of unit 3: got -1.0"),
         ("forecast x.npy --model hvae --beta 2:1 --sigma-1 learned", "Raise beta_2 to 2.0"),
     ],
@@ -115,7 +124,7 @@ def test_other_spellings(run) -> None:
     config = read("run/config.json")
     assert (config["settings"]["optimiser"], config["settings"]["learning_rate"]) == ("sgd", 0.01)
     assert config["data"]["standardize"] is True
-    assert run("tune x.npy --lr 0 --active 1")[1].startswith("error: learning_rate: got 0.0")
+    assert run("tune x.npy --lr 0 --active 1")[1].startswith("error: --learning-rate: got 0.0")
 
 
 def test_other_spellings_in_the_library() -> None:
@@ -310,7 +319,7 @@ for line in {lines}:
 
 
 def test_no_wrong_value_of_any_option_waits_for_torch(tmp_path: Path) -> None:
-    """Of each option of each command: it is refused in one line, and torch is not loaded."""
+    """It is refused in one line, in words of the command line, and torch is not loaded."""
     np.save(tmp_path / "x.npy", X)
     np.savez(tmp_path / "q.npz", mean=X, std=np.ones_like(X))
     (tmp_path / "loss.py").write_text("def loss(y_hat, y, mean, log_var): ...")
@@ -326,6 +335,8 @@ def test_no_wrong_value_of_any_option_waits_for_torch(tmp_path: Path) -> None:
     assert len(cases) > 300
     told = re.compile(r"[^\n]+\nerror: (?!torch)[^\n]+\n<<< 2\s*")
     assert [case for case in cases if not told.fullmatch(case)] == []
+    python = re.compile(r"\nerror: (?!nope:)[a-z_]+:|\b[a-z_]+=")  # nope: a file of that name
+    assert [case for case in cases if python.search(case)] == []
 
 
 # Completion.
@@ -386,7 +397,7 @@ def test_completion_can_be_shown(run) -> None:
         ("forecast", "Missing argument 'data'. Pass a data set's name or a file, e.g. digits."),
         ("forcast x.npy", "See collapse --help."),
         ("reproduce nope", "X1, X2, X3, X3a, X3b, X3c, X3d, X3e."),
-        ("effective-beta x.npy --batch-size -1", "batch_size: got -1; expected a whole number"),
+        ("effective-beta x.npy --batch-size -1", "--batch-size: got -1; expected a whole number"),
     ],
 )
 def test_a_slip_is_told_with_what_to_type(run, line: str, said: str) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -20,7 +22,13 @@ from posterior_collapse.cli import (
     tune_command,
 )
 from posterior_collapse.cli.groups import DataDir
-from posterior_collapse.errors import OutputError, PosteriorCollapseError, first_line, needing_torch
+from posterior_collapse.errors import (
+    InvalidArgumentError,
+    OutputError,
+    PosteriorCollapseError,
+    first_line,
+    needing_torch,
+)
 
 SPELLINGS = {
     "lr": "learning-rate",
@@ -28,6 +36,11 @@ SPELLINGS = {
     "standardise": "standardize",
 }
 """What options are called as well, by those who come from other libraries."""
+
+OPTIONS = {"latent_dim": "latents", "latent_dims": "latents", "betas": "beta"}
+"""Options that are not called as Python's arguments are."""
+PYTHON = re.compile(r"(?<![\w-])(?:--)?([a-z][a-z_0-9]*)=('[^']*'|\([^)]*\)|[^\s,;)]*[^\s,;).])")
+"""An argument with a value, as Python writes it."""
 
 USAGE = {
     "No such command": "See collapse --help.",
@@ -123,7 +136,7 @@ def run(arguments: list[str] | None = None) -> int:
             status = app(args=arguments, prog_name="collapse", standalone_mode=False)
         sys.stdout.flush()
     except PosteriorCollapseError as error:
-        return _refused(str(error))
+        return _refused(_in_options(error, sys.argv[1:] if arguments is None else arguments))
     except MemoryError as error:
         reason = first_line(error) or "no more"
         return _refused(
@@ -139,6 +152,32 @@ def run(arguments: list[str] | None = None) -> int:
     except typer.Abort:
         return INTERRUPTED
     return status if isinstance(status, int) else 0
+
+
+def _in_options(error: PosteriorCollapseError, line: Sequence[str]) -> str:
+    """Return what is wrong and what to do in the words of the command that was given."""
+    commands: Any = typer.main.get_command(app)
+    command = commands.commands.get(next(iter(line), ""))
+    known = {flag for option in getattr(command, "params", ()) for flag in option.opts}
+
+    def flag(argument: str) -> str | None:
+        for name in (argument, argument.rstrip("_0123456789")):  # latent_dim_2 is of --latents
+            if (option := f"--{OPTIONS.get(name, name).replace('_', '-')}") in known:
+                return option
+        return None
+
+    def written(found: re.Match[str]) -> str:
+        name, value = flag(found[1]), found[2]
+        if name is None or value in ("False", "None"):
+            return found[0]
+        text = value.strip("'()").replace(", ", ":")
+        return name if value == "True" else f"{name} {text}"
+
+    if isinstance(error, InvalidArgumentError):
+        error.argument = flag(error.argument) or error.argument
+    action = re.sub("`([a-z_0-9]+)`", lambda found: flag(found[1]) or found[0], error.action)
+    error.action = PYTHON.sub(written, action)
+    return str(error)
 
 
 def _advised(usage: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from posterior_collapse import files
@@ -12,10 +13,12 @@ from posterior_collapse.data import Dataset
 from posterior_collapse.data.registry import canonical
 from posterior_collapse.diagnosis import Diagnosis, diagnose
 from posterior_collapse.errors import CorruptFileError, DataError, MissingFileError
+from posterior_collapse.models import MarkovVAE
 from posterior_collapse.runs import folder as folders
 from posterior_collapse.runs.run import Run
 from posterior_collapse.runs.store import Outcome, Record, Store
 from posterior_collapse.runs.sweep import Sweep, hashed
+from posterior_collapse.specs import Spec
 from posterior_collapse.training import checkpoints
 from posterior_collapse.training.arguments import check_device
 from posterior_collapse.training.settings import effective_spec
@@ -62,10 +65,17 @@ class Kept:
         dataset = self._dataset(run)
         if not set(self.changes) - {"data_dir"} and _known(run, dataset, self.record) is False:
             notes.append("the data have other values than those the run was trained on")
-        found = diagnose(model.to(device), dataset, spec=spec, **options)
+        found = diagnose(self._as_fitted(model.to(device), spec), dataset, spec=spec, **options)
+        return dataset, replace(found, notes=(*found.notes, *notes))
+
+    def _as_fitted(self, model: MarkovVAE, spec: Spec) -> SimpleNamespace:
+        """What `fit` returned of it, as far as `diagnose` asks."""
         record = self.record
         history = files.history_in(self.folder) if record is None else record.history
-        return dataset, replace(found, notes=(*found.notes, *notes), _history=history)
+        found = SimpleNamespace(model=model, objective=spec, history=history or {})
+        if record is None and (self.folder / folders.SUMMARY).is_file():  # on the rows trained on
+            found.measured = lambda: _summary(self.folder)["measured"]
+        return found
 
     @property
     def run(self) -> Run:

@@ -195,9 +195,10 @@ def diagnosed(results: Sequence[Result], top: int) -> Iterator[str]:
     named = ", ".join(f"{count} {name}" for name, count in counts.most_common())
     worst = max(fewer, key=lambda r: (-r.active(top), r.active_by_theory(top) or 0))
     where = ", ".join(filter(None, (worst.grid, Setting([worst]).text)))
+    which = "1 run that keeps" if len(fewer) == 1 else f"{len(fewer)} runs that keep"
     yield (
-        f"What `diagnose` concludes of the {len(fewer)} runs that keep fewer units than the best "
-        f"linear model: {named}. Of one that keeps fewest ({where}, seed {worst.seed}) it says: "
+        f"What `diagnose` concludes of the {which} fewer units than the best linear model: "
+        f"{named}. Of one that keeps fewest ({where}, seed {worst.seed}) it says: "
         f"{worst.measured['verdict']}"
     )
     warm = [r for r in results if r.run.settings.warm_up]
