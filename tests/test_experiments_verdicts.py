@@ -278,7 +278,7 @@ class TestNumbers:
     def test_dead_units_are_explained_by_the_diagnosis(self) -> None:
         notes = DELIVERABLES["collapse_curves"]([self.result(1, 0.0, 0)]).notes
         (said,) = (note for note in notes if "diagnose" in note)
-        assert "1 runs that keep fewer units" in said
+        assert "1 run that keeps fewer units" in said
         assert "1 signal-unclaimed" in said
         assert said.endswith("(beta, beta = 1, seed 1) it says: planted.")
 
