@@ -93,6 +93,12 @@ def test_a_run_that_overfits_is_told_so_on_other_rows(run):
         status, out, _ = run("diagnose", "run", *rows)
         assert status == 0
         assert ("The model overfits: " in out) is told
+    summary = json.loads(Path("run/summary.json").read_text())
+    for measured in ({}, {"loss": None, "loss_error": 0.1}, {"loss": "1", "loss_error": 1.0}, [1]):
+        Path("run/summary.json").write_text(json.dumps({**summary, "measured": measured}))
+        status, out, _ = run("diagnose", "run", "--data", "others.npy")
+        assert status == 0
+        assert "overfits" not in out
 
 
 @pytest.mark.parametrize("ending", ["png", "pdf", "svg"])

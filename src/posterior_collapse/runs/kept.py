@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,7 +75,7 @@ class Kept:
         history = files.history_in(self.folder) if record is None else record.history
         found = SimpleNamespace(model=model, objective=spec, history=history or {})
         if record is None and (self.folder / folders.SUMMARY).is_file():  # on the rows trained on
-            found.measured = lambda: _summary(self.folder)["measured"]
+            found.measured = lambda: _losses(self.folder)
         return found
 
     @property
@@ -171,6 +172,14 @@ def _summary(folder: Path) -> dict[str, Any]:
             "Restore it from a copy, or train again.",
         )  # fmt: skip
     return dict(found)
+
+
+def _losses(folder: Path) -> dict[str, float]:
+    """Loss of the rows trained on, and its error; NaN where a summary, as older ones, has none."""
+    measured = _summary(folder)["measured"]
+    known = measured if isinstance(measured, dict) else {}
+    found = {name: known.get(name) for name in ("loss", "loss_error")}
+    return {n: value if isinstance(value, float) else math.nan for n, value in found.items()}
 
 
 def _short(value: Any) -> str:
