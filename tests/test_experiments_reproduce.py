@@ -47,6 +47,7 @@ FIGURES = {
     "X3c": ["gain"],
     "X3d": [],  # counts, which its tables say
     "X3e": ["onset", "units"],
+    "X3f": ["onset", "units"],
 }
 
 

@@ -11,13 +11,15 @@ from numpy.typing import ArrayLike
 from posterior_collapse.experiments.checks import Check, Part, Result, Setting, by_grid
 from posterior_collapse.experiments.figures import Line, measures
 from posterior_collapse.experiments.tables import Table
-from posterior_collapse.experiments.trust import NEAR
+from posterior_collapse.experiments.trust_table import NEAR
 from posterior_collapse.theory import ACTIVE_INFORMATION
 
-KINDS = ("restarts", "warm start", "a dead unit", "warm-up", "dead start")
 RATE = "learning rate "
 WARM_UPS = {"": "no", "warm-up": "yes"}
 """Of the kinds that are held against onset and bracket: whether they had a warm-up."""
+LONGER = {"longer": "no", "longer after warm-up": "yes"}
+"""The same kinds where they train on."""
+KINDS = ("restarts", "warm start", "a dead unit", "dead start", *WARM_UPS, *LONGER)
 MOST = 0.9
 """Share of the onset up to which units are counted: nearer to it X3a says what there is to say."""
 TIMES = (0.125, 0.25, 0.5, 1.0)
@@ -63,11 +65,18 @@ def quantiles(values: ArrayLike) -> list[float | None]:
     return [round(float(value), 12) for value in np.quantile(array, (0.5, 0.1, 0.9))]
 
 
-def _usable(results: Sequence[Result]) -> dict[tuple[str, str], list[Setting]]:
-    """Return by problem and warm-up the settings without runs that diverged, by ascending beta."""
+def usable(
+    results: Sequence[Result], ways: Mapping[str, str] = WARM_UPS
+) -> dict[tuple[str, str], list[Setting]]:
+    """Return by problem and warm-up the settings without runs that diverged, by ascending beta.
+
+    Args:
+        results: Of a row.
+        ways: Kinds of runs, and of each whether it had a warm-up.
+    """
     found = {}
     for name, kinds in by_problem(results).items():
-        for kind, words in WARM_UPS.items():
+        for kind, words in ways.items():
             kept = (Setting([r for r in s.results if is_whole(r)]) for s in kinds.get(kind, ()))
             settings = sorted((s for s in kept if s.results), key=lambda s: float(s.labels["beta"]))
             if settings:
@@ -80,12 +89,12 @@ def _onset(result: Result) -> float:
     return float(np.nanmax(result.theory["levels"][0]["critical_beta"]))
 
 
-def _share(result: Result) -> float:
+def share_of_onset(result: Result) -> float:
     """Return beta as a share of the predicted onset."""
     return float(result.labels["beta"]) / _onset(result)
 
 
-def _linear(result: Result) -> int:
+def linear_units(result: Result) -> int:
     """Return how many units of the linear optimum know as much as a unit that counts as active."""
     information = np.asarray(result.theory["levels"][0]["information"])
     return int((information > ACTIVE_INFORMATION).sum())
@@ -107,8 +116,8 @@ def trust_onset(results: Sequence[Result]) -> Part:
     """State per network where the last unit dies, as shares of the predicted onset."""
     records: list[dict[str, Any]] = []
     alive: dict[str, dict[str, Line]] = {}
-    for (name, warm_up), settings in _usable(results).items():
-        shares = [_share(s.first) for s in settings]
+    for (name, warm_up), settings in usable(results).items():
+        shares = [share_of_onset(s.first) for s in settings]
         living = [s.mean(lambda r: float(r.active(1) > 0)) for s in settings]
         last, first = last_alive(shares, living)
         at = {"network": name, "warm-up": warm_up}
@@ -152,11 +161,27 @@ def last_alive(betas: Sequence[float], alive: Sequence[float]) -> tuple[float, f
     return last, min((beta for beta in betas if beta > last), default=float("inf"))
 
 
+def error_of(last: float, first: float) -> float | None:
+    """Return by what share the onset is missed; None where the runs do not show it.
+
+    Args:
+        last: Last beta alive, as a share of the predicted onset.
+        first: First beta dead, likewise.
+
+    Example:
+        >>> error_of(0.9, 0.95), error_of(0.0, 0.5)
+        (-0.075, None)
+    """
+    if not last or not np.isfinite(first):
+        return None
+    return round(float(np.sqrt(last * first)) - 1, 3) + 0.0
+
+
 def _of_onset(
     settings: Sequence[Setting], shares: Sequence[float], last: float, first: float
 ) -> dict[str, Any]:
     """Return what is measured between the last share alive and the first dead, and beyond 1."""
-    error = float(np.sqrt(last * first)) - 1 if last and np.isfinite(first) else None
+    error = error_of(last, first)
     dead = next((s.first for s, b in zip(settings, shares, strict=True) if b == first), None)
     beyond = [
         (r.active(1) > 0, float(r.measured["loss"]), float(r.measured["collapsed_loss"]))
@@ -171,7 +196,7 @@ def _of_onset(
         "predicted onset (beta)": _onset(settings[0].first),
         "last beta alive / onset": round(last, 3),
         "first beta dead / onset": round(first, 3) if np.isfinite(first) else None,
-        "error of the onset": None if error is None else round(error, 3) + 0.0,
+        "error of the onset": error,
         "a linear model would gain there (nats)": None if dead is None else _gain_by_linear(dead),
         "collapsed runs miss their optimum by (nats)": quantiles(noise)[0],
         "verdict there": "" if dead is None else dead.measured["conclusion"],
@@ -199,18 +224,18 @@ def trust_units(results: Sequence[Result]) -> Part:
     records: list[dict[str, Any]] = []
     course: list[dict[str, Any]] = []
     drawn: dict[str, dict[str, Line]] = {}
-    for (name, warm_up), settings in _usable(results).items():
-        below = [s for s in settings if _share(s.first) < MOST]
+    for (name, warm_up), settings in usable(results).items():
+        below = [s for s in settings if share_of_onset(s.first) < MOST]
         if not below:
             continue
         runs = [run for setting in below for run in setting.results]
         at = {"network": name, "warm-up": warm_up}
         records.append({**at, **_beside_bracket(runs)})
         course.append({**at, **_over_time(runs)})
-        shares = [_share(s.first) for s in below]
+        shares = [share_of_onset(s.first) for s in below]
         curves = drawn.setdefault(name, {})
-        curves.setdefault("fewest", (shares, [_fewest(s.first) for s in below]))
-        curves.setdefault("linear", (shares, [_linear(s.first) for s in below]))
+        curves.setdefault("fewest", (shares, [fewest_units(s.first) for s in below]))
+        curves.setdefault("linear", (shares, [linear_units(s.first) for s in below]))
         kept = [s.mean(lambda r: float(r.active(1))) for s in below]
         curves["with warm-up" if warm_up == "yes" else "without warm-up"] = (shares, kept)
     charts = {
@@ -234,8 +259,9 @@ def trust_units(results: Sequence[Result]) -> Part:
     return Part(tables, charts, checks, [note])
 
 
-def _fewest(result: Result) -> int:
-    return min(int(result.measured["bracket"][0]), _linear(result))
+def fewest_units(result: Result) -> int:
+    """Return how many units a network keeps at least, as forecast."""
+    return min(int(result.measured["bracket"][0]), linear_units(result))
 
 
 def outside(count: float, fewest: float, most: float) -> float:
@@ -249,9 +275,9 @@ def outside(count: float, fewest: float, most: float) -> float:
 
 
 def _beside_bracket(runs: Sequence[Result]) -> dict[str, Any]:
-    off = np.array([outside(r.active(1), _fewest(r), _linear(r)) for r in runs])
+    off = np.array([outside(r.active(1), fewest_units(r), linear_units(r)) for r in runs])
     ratios = [float(r.measured["kl"]) / float(r.theory["kl"]) for r in runs]
-    median, tenth, ninetieth = map(_rounded, quantiles(ratios))
+    median, tenth, ninetieth = map(rounded, quantiles(ratios))
     return {
         "runs": len(runs),
         "in the bracket": float((off == 0).mean()),
@@ -259,8 +285,8 @@ def _beside_bracket(runs: Sequence[Result]) -> dict[str, Any]:
         "most above": int(off.max(initial=0)),
         "most below": int(-off.min(initial=0)),
         "kept": float(np.mean([r.active(1) for r in runs])),
-        "kept by the linear optimum": float(np.mean([_linear(r) for r in runs])),
-        "fewest, mean": float(np.mean([_fewest(r) for r in runs])),
+        "kept by the linear optimum": float(np.mean([linear_units(r) for r in runs])),
+        "fewest, mean": float(np.mean([fewest_units(r) for r in runs])),
         "KL / linear KL, median": median,
         "10%": tenth,
         "90%": ninetieth,
@@ -268,7 +294,8 @@ def _beside_bracket(runs: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def _rounded(value: float | None) -> float | None:
+def rounded(value: float | None) -> float | None:
+    """Return a number to three decimals."""
     return None if value is None else round(value, 3)
 
 
@@ -280,14 +307,17 @@ def _moved(runs: Sequence[Result]) -> float | None:
         gain = float(run.measured["collapsed_loss"]) - float(run.measured["loss"])
         if gain > 0:
             shares.append((middle - end) / gain)
-    return _rounded(quantiles(shares)[0])
+    return rounded(quantiles(shares)[0])
 
 
 def _over_time(runs: Sequence[Result]) -> dict[str, float | None]:
     """Return units and KL over the linear optimum's at some shares of the training, medians."""
-    expected = {"units": ("active_1", _linear), "KL": ("kl_1", lambda r: float(r.theory["kl"]))}
+    expected = {
+        "units": ("active_1", linear_units),
+        "KL": ("kl_1", lambda r: float(r.theory["kl"])),
+    }
     return {
-        f"{word} / linear at {time:g}": _rounded(
+        f"{word} / linear at {time:g}": rounded(
             quantiles([_within(r, measure, time) / linear(r) for r in runs])[0]
         )
         for word, (measure, linear) in expected.items()

@@ -7,7 +7,7 @@ from posterior_collapse.errors import InvalidArgumentError, nearest
 from posterior_collapse.experiments.grids import Row
 from posterior_collapse.experiments.rows import hierarchical, one_level, trust
 
-PARTS = "abcde"
+PARTS = "abcdef"
 """Letters of the rows of one study, which is named without them."""
 
 ROWS: tuple[Row, ...] = tuple(
@@ -20,7 +20,7 @@ ROWS: tuple[Row, ...] = tuple(
 
 
 def chosen(name: str) -> tuple[Row, ...]:
-    """Return the rows that a name stands for: `all`, an id such as `E1`, or `X3` for X3a to X3e.
+    """Return the rows that a name stands for: `all`, an id such as `E1`, or `X3` for X3a to X3f.
 
     Raises:
         InvalidArgumentError: No such row.

@@ -1,9 +1,9 @@
-"""Which networks the study trains, on what, and how long: the grids of X3a to X3e."""
+"""Which networks the study trains, on what, and how long: the grids of X3a to X3f."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from posterior_collapse.experiments.grids import Grid, Row
@@ -21,6 +21,10 @@ WIDE = (0.02, 0.035, *SHARES[:10], 0.88, *SHARES[12:])
 """Of data in which few modes are strong."""
 FEWER = (0.08, 0.18, 0.35, 0.5, 0.75, 0.88, 0.95, 0.97, 0.99, 1.01, 1.06, 1.2)
 """Of a network that is slow to train."""
+FEWEST = (0.18, 0.5, 0.75, 0.88, 0.95, 0.99, 1.06)
+"""Of a question beside the first."""
+LONGER, LONGER_AT = 4, (0.18, 0.88, 0.95, 0.99)
+"""How many times longer some runs train, and at which of these shares."""
 HISTORY = 40
 """Rows of a run's history."""
 WARMED_UP = 0.25
@@ -35,6 +39,7 @@ DEAD_START = 1e-3
 MEASURED = Evaluation(split="train", rows=2000, bracket=True, weights=False)
 KEPT = MEASURED.replace(bracket=False, weights=True)
 NOT_KEPT = KEPT.replace(weights=False)
+HELD_OUT = MEASURED.replace(also="test")
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,12 @@ class Problem:
     one_more: tuple[float, ...] = ()
     warm: bool = True
 
+    @property
+    def called(self) -> str:
+        """What the network is called, its depth where that is more than one hidden layer."""
+        depth = len(self.network.get("hidden", ()))
+        return f"{self.network['name']}{f' of {depth} hidden layers' if depth > 1 else ''}"
+
     def betas(self, shares: tuple[float, ...]) -> tuple[float, ...]:
         """Return the betas at these shares of the onset."""
         return tuple(float(f"{share * self.onset:.4g}") for share in shares)
@@ -84,7 +95,7 @@ class Problem:
             network: Options of the network to add.
             **changes: Settings to change.
         """
-        title = ", ".join(filter(None, ("{data}", self.network["name"], self.likelihood, kind)))
+        title = ", ".join(filter(None, ("{data}", self.called, self.likelihood, kind)))
         # With eta_dec 1 beta is the variance that a unit must beat.
         sigma = "learned" if self.network["name"] == "linear" else "input"
         spec = {"model": "vae", "sigma": sigma, "likelihood": self.likelihood, "latent_dim": UNITS}
@@ -123,15 +134,32 @@ CONVOLUTIONAL = Problem(
     DIGITS, {"name": "cnn", "hidden": (64,), "channels": (16, 16)}, 400, 0.6879, shares=FEWER
 )
 """A row of its own: what is kept of the others stays as it is."""
+DEEPER = {"name": "mlp", "hidden": (64, 64)}
+BESIDE = tuple(
+    Problem(DIGITS, network, 660, onset, likelihood, shares=FEWEST)
+    for network in (DEEPER, MLP)
+    for onset, likelihood in ((0.6879, "gaussian"), (3.384, "bernoulli"))
+)
+"""Likewise: deeper networks, and two of the study once more, of which held-out rows are asked."""
 
 
-def _trained(problem: Problem) -> tuple[Grid, Grid]:
+def _trained(problem: Problem, evaluation: Evaluation = MEASURED) -> tuple[Grid, Grid]:
     """Runs about and below the onset, without and with a warm-up."""
     vary = {"beta": problem.betas(problem.shares)}
     warm_up = round(WARMED_UP * problem.epochs)
     return (
-        problem.grid("", vary, MEASURED),
-        problem.grid("warm-up", vary, MEASURED, warm_up=warm_up),
+        problem.grid("", vary, evaluation),
+        problem.grid("warm-up", vary, evaluation, warm_up=warm_up),
+    )
+
+
+def _longer(problem: Problem) -> tuple[Grid, Grid]:
+    """Runs at a few betas that train on, those with a warm-up after one of the same length."""
+    on, vary = replace(problem, epochs=LONGER * problem.epochs), {"beta": problem.betas(LONGER_AT)}
+    warm_up = round(WARMED_UP * problem.epochs)
+    return (
+        on.grid("longer", vary, HELD_OUT),
+        on.grid("longer after warm-up", vary, HELD_OUT, warm_up=warm_up),
     )
 
 
@@ -222,5 +250,20 @@ ROWS: tuple[Row, ...] = (
         theory="As in X3a and X3b, where nothing is said of how a network is built.",
         grids=_trained(CONVOLUTIONAL),
         deliverables=("trust_onset", "trust_units"),
+    ),
+    Row(
+        id="X3f",
+        name="Trust: deeper networks, longer training, held-out rows",
+        networks="mlp of one and two hidden layers",
+        claim="What X3a and X3b say of onset, units and KL holds as well for a deeper network, "
+        "after four times the training, and on rows that were not trained on.",
+        theory="As in X3a and X3b: nothing is said there of depth, nor of how long to train, only "
+        "of where training ends. The forecast is that of the training rows, which those held out "
+        "resemble.",
+        grids=(
+            *(grid for problem in BESIDE for grid in _trained(problem, HELD_OUT)),
+            *(grid for problem in BESIDE if problem.network is MLP for grid in _longer(problem)),
+        ),
+        deliverables=("trust_onset", "trust_units", "trust_longer", "trust_held_out"),
     ),
 )  # fmt: skip

@@ -1,0 +1,159 @@
+"""X3f: what longer training changes, and what rows that were not trained on show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from posterior_collapse.experiments.checks import Check, Part, Result, Setting
+from posterior_collapse.experiments.deliverables.trust_units import (
+    A_UNIT,
+    LONGER,
+    MOST,
+    error_of,
+    fewest_units,
+    last_alive,
+    linear_units,
+    outside,
+    quantiles,
+    rounded,
+    share_of_onset,
+    usable,
+)
+from posterior_collapse.experiments.tables import Table
+from posterior_collapse.experiments.trust_table import NEAR
+
+RIGHT = 0.9
+"""Share of the runs of which the same must be said."""
+
+
+def trust_longer(results: Sequence[Result]) -> Part:
+    """Set runs that trained on beside those of the same beta that did not."""
+    before, records, checks = usable(results), list[dict[str, Any]](), list[Check]()
+    for place, settings in usable(results, LONGER).items():
+        same = {s.labels["beta"]: s for s in before.get(place, ())}
+        pairs = [(same[s.labels["beta"]], s) for s in settings if s.labels["beta"] in same]
+        if pairs:
+            own = [_beside(*pair) for pair in pairs]
+            records += [{"network": place[0], "warm-up": place[1], **one} for one in own]
+            checks.append(_unmoved(f"{place[0]}, warm-up: {place[1]}", own))
+    if not records:
+        return Part(checks=[Check(None, "No run can be compared with one that trained on.")])
+    note = (
+        "Longer: the same network, seed and order of the data, after a warm-up of the same length. "
+        "The gain is what living units bring: the loss of total collapse less a run's own."
+    )
+    return Part({"longer": Table.of(records)}, checks=checks, notes=[note])
+
+
+def _beside(short: Setting, long: Setting) -> dict[str, Any]:
+    """Return what a longer training changed at a beta, means over the seeds."""
+    each = {"": short, ", longer": long}
+    counts = {f"units{of}": s.mean(lambda r: r.active(1)) for of, s in each.items()}
+    kls = {f"KL (nats){of}": s.mean(lambda r: float(r.measured["kl"])) for of, s in each.items()}
+    gain, gain_after = (s.mean(_gain) for s in (short, long))
+    return {
+        "beta / onset": round(share_of_onset(short.first), 3),
+        "epochs": short.first.run.settings.epochs,
+        "epochs, longer": long.first.run.settings.epochs,
+        **counts,
+        "units of the linear optimum": linear_units(short.first),
+        **kls,
+        "KL of the linear optimum (nats)": float(short.first.theory["kl"]),
+        "gain (nats)": gain,
+        "gain (nats), longer": gain_after,
+    }
+
+
+def _gain(result: Result) -> float:
+    return float(result.measured["collapsed_loss"]) - float(result.measured["loss"])
+
+
+def _unmoved(name: str, records: Sequence[dict[str, Any]]) -> Check:
+    """Hold the counts after longer training against those before."""
+    moved = [r["units, longer"] - r["units"] for r in records]
+    living = [r for r in records if r["units"] or r["units, longer"]]
+    kls = [r["KL (nats), longer"] / r["KL (nats)"] for r in living if r["units"]]
+    gains = [r["gain (nats), longer"] / r["gain (nats)"] - 1 for r in living if r["units"]]
+    text = f"{name}: {records[0]['epochs, longer'] / records[0]['epochs']:g} times the training "
+    text += f"changes the number of units by {min(moved):+.2g} to {max(moved):+.2g}"
+    if kls:
+        text += (
+            f", their KL to {min(kls):.2f} to {max(kls):.2f} of what it was, and what they bring "
+            f"by {min(gains):+.0%} to {max(gains):+.0%}"
+        )
+    revived = sum(bool(r["units, longer"]) > bool(r["units"]) for r in records)
+    died = sum(bool(r["units, longer"]) < bool(r["units"]) for r in records)
+    text += f"; at {revived} of {len(records)} betas units come to life, at {died} the last dies."
+    return Check(max(map(abs, moved)) <= A_UNIT, text)
+
+
+def trust_held_out(results: Sequence[Result]) -> Part:
+    """Set what rows that were not trained on say beside what those say that were."""
+    records, checks = list[dict[str, Any]](), list[Check]()
+    each = [(usable(results), ""), (usable(results, LONGER), ", longer")]
+    for (name, warm_up), settings, how in (
+        (place, s, how) for found, how in each for place, s in found.items()
+    ):
+        record = {"network": name + how, "warm-up": warm_up, **_held_out(settings)}
+        records.append(record)
+        checks += _held(f"{name}{how}, warm-up: {warm_up}", record)
+    note = (
+        "Held out: every fifth row. The forecast, bracket and onset are those of the training "
+        "rows; units are counted on either by the information they carry there, and the gain is "
+        "that of these rows over total collapse fitted to the same rows."
+    )
+    return Part({"held-out": Table.of(records)}, checks=checks, notes=[note])
+
+
+def _held_out(settings: Sequence[Setting]) -> dict[str, Any]:
+    below = [r for s in settings if share_of_onset(s.first) < MOST for r in s.results]
+    off = np.array([outside(_there(r), fewest_units(r), linear_units(r)) for r in below])
+    apart = np.array([_there(r) - r.active(1) for r in below])
+    living = [r for r in below if r.active(1)]
+    return {
+        "runs": len(below),
+        "as many units on both": float((apart == 0).mean()),
+        "within a unit": float((np.abs(apart) <= A_UNIT).mean()),
+        "in the bracket, held out": float((off == 0).mean()),
+        "within a unit of it, held out": float((np.abs(off) <= A_UNIT).mean()),
+        "KL held out / trained on, median": _ratio(living, lambda of: float(of["kl"])),
+        "gain held out / trained on, median": _ratio(
+            living, lambda of: float(of["collapsed_loss"]) - float(of["loss"])
+        ),
+        "error of the onset": _error(settings, lambda r: r.active(1)),
+        "error of the onset, held out": _error(settings, _there),
+    }
+
+
+def _there(result: Result) -> int:
+    """Return how many units know of the rows that were held out."""
+    return int(result.measured["on_test"]["levels"][0]["n_active"])
+
+
+def _ratio(runs: Sequence[Result], measure: Callable[[dict[str, Any]], float]) -> float | None:
+    ratios = [measure(r.measured["on_test"]) / measure(r.measured) for r in runs]
+    return rounded(quantiles(ratios)[0])
+
+
+def _error(settings: Sequence[Setting], count: Callable[[Result], int]) -> float | None:
+    living = [s.mean(lambda r: float(count(r) > 0)) for s in settings]
+    return error_of(*last_alive([share_of_onset(s.first) for s in settings], living))
+
+
+def _held(name: str, record: dict[str, Any]) -> list[Check]:
+    share, errors = record["within a unit of it, held out"], ("", ", held out")
+    here, there = (record[f"error of the onset{of}"] for of in errors)
+    checks = [
+        Check(
+            share >= RIGHT,
+            f"{name}, held-out rows: in {share:.0%} of {record['runs']} runs as many units as the "
+            f"bracket of the training rows says, within a unit (expected: {RIGHT:.0%}).",
+        )
+    ]
+    if here is not None and there is not None:
+        text = f"{name}: on held-out rows the last unit dies {there:+.1%} from the predicted beta"
+        checks.append(Check(abs(there - here) <= NEAR, f"{text}, on training rows {here:+.1%}."))
+    return checks

@@ -1,0 +1,125 @@
+"""X3f: longer training and held-out rows stand beside what they are compared with."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from posterior_collapse.experiments import DELIVERABLES, Plan, Result, chosen
+from posterior_collapse.experiments.data import read_samples
+
+NET = "digits, mlp, gaussian"
+ONSET = 2.0
+
+
+def planted(
+    beta: float,
+    active: int,
+    *,
+    kind: str = "",
+    kl: float = 2.0,
+    gain: float = 4.0,
+    there: int | None = None,
+    fewest: int = 2,
+    epochs: int = 100,
+) -> Result:
+    """A run that keeps `active` units of four on training rows, and `there` on those held out."""
+    of = {"kl": kl, "collapsed_loss": 20.0, "loss": 20.0 - gain, "levels": [{"n_active": active}]}
+    held_out = {
+        "kl": kl * 1.5, "collapsed_loss": 30.0, "loss": 30.0 - gain / 2,
+        "levels": [{"n_active": active if there is None else there}],
+    }  # fmt: skip
+    level = {"critical_beta": [ONSET, 1.0], "information": [1.0] * 4 + [0.0] * 12}
+    record = SimpleNamespace(
+        run=SimpleNamespace(settings=SimpleNamespace(seed=1, epochs=epochs)),
+        measured={**of, "bracket": [fewest, 4], "on_test": held_out},
+        stopped="finished", forecast={"levels": [level], "kl": 4.0},
+    )  # fmt: skip
+    return Result(f"{NET}, {kind}" if kind else NET, {"beta": beta}, record)  # type: ignore[arg-type]
+
+
+def rows(name: str, which: str, results: list[Result]) -> list[dict[str, Any]]:
+    one = DELIVERABLES[name](results).tables[which]
+    return [dict(zip(one.columns, row, strict=True)) for row in one.rows]
+
+
+class TestLonger:
+    def test_runs_of_one_beta_stand_side_by_side(self) -> None:
+        short = [planted(1.0, 2), planted(1.8, 0), planted(1.9, 0)]
+        long = [
+            planted(1.0, 3, kind="longer", kl=3.0, gain=5.0, epochs=400),
+            planted(1.8, 1, kind="longer", epochs=400),
+        ]
+        first, second = rows("trust_longer", "longer", [*short, *long])
+        assert (first["beta / onset"], second["beta / onset"]) == (0.5, 0.9)
+        assert (first["units"], first["units, longer"]) == (2, 3)
+        assert (first["KL (nats), longer"], first["gain (nats), longer"]) == (3.0, 5.0)
+        (check,) = DELIVERABLES["trust_longer"]([*short, *long]).checks
+        assert check.agrees
+        assert "4 times the training changes the number of units by +1 to +1" in check.text
+        assert "their KL to 1.50 to 1.50 of what it was, and what they bring by +25%" in check.text
+        assert "at 1 of 2 betas units come to life, at 0 the last dies" in check.text
+
+    @pytest.mark.parametrize(("units", "verdict"), [(3, "agrees"), (4, "differs")])
+    def test_two_units_more_differ(self, units: int, verdict: str) -> None:
+        runs = [planted(1.0, 2), planted(1.0, units, kind="longer")]
+        assert [c.verdict for c in DELIVERABLES["trust_longer"](runs).checks] == [verdict]
+
+    def test_a_warm_up_is_compared_with_a_warm_up(self) -> None:
+        runs = [planted(1.0, 2, kind="warm-up"), planted(1.0, 3, kind="longer")]
+        assert [c.verdict for c in DELIVERABLES["trust_longer"](runs).checks] == ["not measured"]
+        runs.append(planted(1.0, 1, kind="longer after warm-up"))
+        (row,) = rows("trust_longer", "longer", runs)
+        assert (row["warm-up"], row["units"], row["units, longer"]) == ("yes", 2, 1)
+
+
+class TestHeldOut:
+    def test_counts_there_are_held_against_the_bracket_of_the_training_rows(self) -> None:
+        runs = [planted(1.0, 4, there=n) for n in (0, 1, 3, 4, 6)]
+        (row,) = rows("trust_held_out", "held-out", runs)
+        assert row["as many units on both"] == pytest.approx(1 / 5)
+        assert row["within a unit"] == pytest.approx(2 / 5)
+        assert row["in the bracket, held out"] == pytest.approx(2 / 5)
+        assert row["within a unit of it, held out"] == pytest.approx(3 / 5)
+        assert row["KL held out / trained on, median"] == pytest.approx(1.5)
+        assert row["gain held out / trained on, median"] == pytest.approx(0.5)
+        (check,) = DELIVERABLES["trust_held_out"](runs).checks  # no onset between two betas
+        assert check.verdict == "differs"
+
+    def test_the_onset_is_found_on_either(self) -> None:
+        runs = [planted(b, int(b < 1.95), there=int(b < 1.7)) for b in (1.6, 1.8, 2.0)]
+        (row,) = rows("trust_held_out", "held-out", runs)
+        assert row["error of the onset"] == pytest.approx((0.9 * 1.0) ** 0.5 - 1, abs=5e-4)
+        there = row["error of the onset, held out"]
+        assert there == pytest.approx((0.8 * 0.9) ** 0.5 - 1, abs=5e-4)
+        assert DELIVERABLES["trust_held_out"](runs).checks[-1].verdict == "differs"
+
+    def test_runs_that_trained_on_are_told_apart(self) -> None:
+        runs = [planted(1.0, 4), planted(1.0, 4, kind="longer after warm-up")]
+        found = [(r["network"], r["warm-up"]) for r in rows("trust_held_out", "held-out", runs)]
+        assert found == [(NET, "no"), (f"{NET}, longer", "yes")]
+
+
+class TestRow:
+    def test_what_trained_on_shares_all_but_its_epochs(self) -> None:
+        of = {
+            (m.grid, m.labels["beta"], m.run.settings.seed): m.run
+            for m in chosen("X3f")[0].members(Plan(seeds=2))
+        }
+        for (grid, beta, seed), run in of.items():
+            if ", longer" in grid:
+                kind = ", warm-up" if "warm-up" in grid else ""
+                short = of[f"{grid.partition(', longer')[0]}{kind}", beta, seed]
+                kept = short.settings
+                expected = kept.replace(
+                    epochs=4 * kept.epochs, history_every=4 * kept.history_every + 2
+                )
+                assert run == short.replace(settings=expected)
+
+    def test_held_out_rows_are_none_of_those_that_are_trained_on(self) -> None:
+        for member in chosen("X3f")[0].members(Plan()):
+            assert (member.run.evaluation.split, member.run.evaluation.also) == ("train", "test")
+        trained, held_out = (read_samples(member.run.data, s).x for s in ("train", "test"))
+        assert not {row.tobytes() for row in trained} & {row.tobytes() for row in held_out}
