@@ -111,7 +111,7 @@ def test_sweeps_have_all_their_values() -> None:
     for name, count, key in (("E7", 50, "beta"), ("E12", 70, "beta_2")):
         exact = [m.labels[key] for m in members(name) if m.run.method == "exact"]
         assert exact == pytest.approx(np.arange(1, count + 1) / 10)
-        assert [m.labels[key] for m in members(name) if m.run.method == "minibatch"] == exact
+        assert [m.labels[key] for m in members(name) if m.grid == "minibatches"] == exact
 
 
 def test_published_runs_have_no_warm_up_and_others_stand_beside_them() -> None:

@@ -167,3 +167,31 @@ class TestConvergence:
         assert {1e-3, 5e-5, 2e-9} <= drawn  # goal, end of the curve, end of exact training
         (legend,) = chart.figure.legends
         assert "U1 (theory 1, 0.5, 1 x 0)" in [text.get_text() for text in legend.get_texts()]
+
+
+class TestSweep:
+    def run(self, grid: str, beta: float, above: float, **record: Any) -> Result:
+        """A linear model whose loss ends so far above its optimum of 100 nats."""
+        level = {"kl": 1.0, "n_active": 1, "information": [1.0]}
+        found = {"loss": 100 + above, "reconstruction": 99.0, "levels": [level]}
+        theory = {"loss": 100.0, "reconstruction": 99.0, "levels": [level]}
+        return planted({"beta": beta}, {"exact": found}, grid, forecast=theory, **record)
+
+    def test_a_lower_rate_says_what_of_the_gap_is_noise_and_is_not_judged(self) -> None:
+        runs = [self.run("exact training", b, 0.0, method="exact") for b in (0.1, 0.2)]
+        runs += [self.run("minibatches", b, 0.3) for b in (0.1, 0.2)]
+        before = DELIVERABLES["theory_sweep"](runs)
+        runs += [
+            self.run("minibatches at a lower rate", b, 0.15, learning_rate=3e-4)
+            for b in (0.2, 0.3)  # one was not trained at the published rate
+        ]
+        part = DELIVERABLES["theory_sweep"](runs)
+        assert part.checks == before.checks
+        assert "(goal 0.2%)" in part.checks[-2].text
+        assert not part.checks[-2].agrees
+        *notes, note = part.notes
+        assert notes == before.notes
+        assert "at a rate of 0.0003 end nearer (above theory's loss, at beta) 0.2: 0.15% in" in note
+        assert "0.15% in place of 0.30%." in note
+        drawn = {kind for kind, *_ in part.charts["sweep"][0].table.rows}
+        assert drawn == {"theory", "exact training", "minibatches"}

@@ -11,6 +11,7 @@ from posterior_collapse.experiments.rows.one_level import (
     ETAS,
     EXACT,
     FULL_BATCH,
+    LOWER_RATE,
     MNIST,
     ON_TRAIN,
     PUBLISHED_START,
@@ -120,6 +121,10 @@ ROWS: tuple[Row, ...] = (
             Grid(
                 "minibatches", MNIST, LINEAR_HVAE, PUBLISHED_START, BOUNDED,
                 {"beta_2": SWEPT}, evaluation=ON_TRAIN,
+            ),
+            Grid(
+                LOWER_RATE, MNIST, LINEAR_HVAE, PUBLISHED_START,
+                BOUNDED.replace(learning_rate=3e-4), {"beta_2": SWEPT[:3]}, evaluation=ON_TRAIN,
             ),
         ),
         deliverables=("theory_sweep", "published_numbers"),

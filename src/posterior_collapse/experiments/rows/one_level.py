@@ -15,6 +15,8 @@ from posterior_collapse.training import Settings
 MNIST, QUARTER = RunData("mnist"), RunData("mnist", task="quarter")
 BETAS, ETAS = (0.1, 0.5, 1.0, 2.0), (0.25, 0.5, 1.0, 2.0)
 ON_TRAIN = Evaluation(split="train")
+LOWER_RATE = "minibatches at a lower rate"
+"""Title of runs that show how much of a loss above the optimum the steps' noise is."""
 WARM_UP = 10
 """Epochs over which beta rises where it does; what is published has no warm-up."""
 
