@@ -18,9 +18,11 @@ def planted(
         spec=record.pop("spec", VAESpec(4)),
         data=record.pop("data", RunData("digits")),
         settings=SimpleNamespace(
-            seed=1, convention=record.pop("convention", "elbo"), warm_up=record.pop("warm_up", 0),
+            seed=1,
+            convention=record.pop("convention", "elbo"),
+            warm_up=record.pop("warm_up", 0),
             learning_rate=record.pop("learning_rate", 1e-3),
-        ),  # fmt: skip
+        ),
         evaluation=SimpleNamespace(samples=7),
     )
     fields = {"run": run, "measured": measured, "arrays": {}, "forecast": None, **record}

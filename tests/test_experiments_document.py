@@ -19,7 +19,7 @@ from posterior_collapse.errors import (
     MissingFileError,
     OutputError,
 )
-from posterior_collapse.experiments import document
+from posterior_collapse.experiments import Plan, document
 from posterior_collapse.experiments.tables import Table, format_cell
 from posterior_collapse.files import write_json
 
@@ -197,13 +197,31 @@ def test_rows_stand_in_order_and_are_counted(tmp_path: Path) -> None:
         leave(tmp_path, row, agreement=verdict(word, [word, "."]))
     text = document.render(tmp_path, tmp_path)
     assert re.findall(r"^## (\w+):", text, flags=re.M) == ["E1", "E2", "E10", "phase"]
-    assert "Of 4 rows, 2 agree, 1 agree partly, 0 differ and 1 did not measure" in text
+    assert "Of 4 rows, 2 agree, 1 agrees partly, 0 differ and 1 did not measure" in text
     (_, *rows), *_ = tables(text)
     assert rows[2] == [
         "[E10](#e10-name-of-e10-beta-eta_dec)",
         "name of E10: beta, eta_dec",
         *("full", "3", "1", "CPU", "partly"),
     ]
+
+
+def test_each_row_says_by_which_command_it_was_run(tmp_path: Path) -> None:
+    leave(tmp_path, "E1", command="collapse reproduce E1 --seeds 5")
+    smaller = Plan(seeds=3, epochs=9, convention="reference")
+    leave(
+        tmp_path, "E2", profile="smaller: 9 of 100 epochs", takes="a night",
+        command=smaller.command("E2"), whole=smaller.whole.command("E2"),
+    )  # fmt: skip
+    leave(tmp_path, "E3")  # of a version that did not keep it
+    text = document.render(tmp_path, tmp_path)
+    assert "**Measured** on MNIST, by `collapse reproduce E1 --seeds 5`.\n" in section(text, "E1")
+    assert (
+        "**Measured** on MNIST, by `collapse reproduce E2 --convention reference --seeds 3 "
+        "--epochs 9`; at full size by `collapse reproduce E2 --convention reference --seeds 3` (a "
+        "night). Run smaller: 9 of 100 epochs.\n"
+    ) in section(text, "E2")
+    assert "**Measured** on MNIST.\n" in section(text, "E3")
 
 
 def test_hours_are_summed_per_kind_of_processor(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from posterior_collapse.experiments.checks import (
     monotone,
 )
 from posterior_collapse.experiments.data import read_moments
+from posterior_collapse.experiments.deliverables.collapse import diagnosed
 from posterior_collapse.theory import forecast
 
 
@@ -282,12 +283,19 @@ class TestNumbers:
         assert "1 signal-unclaimed" in said
         assert said.endswith("(beta, beta = 1, seed 1) it says: planted.")
 
+    def test_architectures_are_diagnosed_apart(self) -> None:
+        dead = [self.result(beta, 0.0, 0) for beta in (1, 2)]
+        runs = [one._replace(grid=grid) for one, grid in zip(dead, ("cnn", "relu"), strict=True)]
+        runs[0].measured["conclusion"] = "collapse-optimal"
+        (said,) = (note for note in diagnosed(runs, 1, apart=True) if "diagnose" in note)
+        assert "cnn: 1 collapse-optimal; relu: 1 signal-unclaimed." in said
+
     def test_what_a_warm_up_changes_is_told_by_value(self) -> None:
         cold, warm = self.result(1, 0.0, 0), self.result(1, 3.8, 3)
         warm.run.settings.warm_up = 10  # type: ignore[misc]
         notes = DELIVERABLES["collapse_curves"]([cold, warm]).notes
         assert any(
-            note.startswith("Active units without and with a warm-up of 10 epochs")
+            note.startswith("Units that carry information on the data, without and with a warm-up")
             and note.endswith("beta = 1: 0 and 3 of 4.")
             for note in notes
         )

@@ -32,6 +32,13 @@ REFERENCE = "reference"
 """Folder within the results for rows trained as published: their names say so."""
 OLDER = "older-processor"
 """Folder within the results for rows computed as a processor without AVX computes them."""
+SAID = {
+    "agrees": ("agrees", "agree"),
+    "partly": ("agrees partly", "agree partly"),
+    "differs": ("differs", "differ"),
+    "not measured": ("did not measure what was expected",) * 2,
+}
+"""Verdicts of one row and of several, as a sentence has them."""
 KINDS = ("direction", "numbers")
 """Kinds of checks, each with a verdict of its own."""
 
@@ -177,10 +184,30 @@ def _section(result: Mapping[str, Any], home: Path, folder: Path) -> dict[str, A
         "data": " and ".join(result["data"]),
         "agreement": _agreement(result["agreement"]),
         "smaller": _smaller(result["profile"]),
+        "how": _how(result),
         "home": _relative(home, folder),
         "provenance": _values({**about, "wall time": duration(result["wall_s"])}).strip(),
         "settings": _values(_once(result["settings"])).strip(),
     }
+
+
+def _how(result: Mapping[str, Any]) -> str:
+    """Return by which command a row was run, and, of a smaller one, which runs it whole.
+
+    Example:
+        >>> run = {"command": "collapse reproduce E2 --epochs 9", "whole": "collapse reproduce E2"}
+        >>> _how({**run, "profile": "smaller: 9 of 100 epochs", "takes": "a night"})
+        'by `collapse reproduce E2 --epochs 9`; at full size by `collapse reproduce E2` (a night)'
+        >>> _how({"profile": "full"})  # of a version that did not keep it
+        ''
+    """
+    if "command" not in result:
+        return ""
+    text = f"by `{result['command']}`"
+    if result["profile"] != "full" and result["whole"] != result["command"]:
+        takes = f" ({result['takes']})" if result["takes"] else ""
+        text += f"; at full size by `{result['whole']}`{takes}"
+    return text
 
 
 def _agreement(agreement: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,10 +227,10 @@ def _agreement(agreement: Mapping[str, Any]) -> dict[str, Any]:
 def _verdicts(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return in one line how many rows agree with what was expected."""
     count = Counter(row["agreement"]["verdict"] for row in rows)
-    said = (
-        f"Of {len(rows)} rows, {count['agrees']} agree, {count['partly']} agree partly, "
-        f"{count['differs']} differ and {count['not measured']} did not measure what was expected."
+    *first, last = (
+        f"{count[verdict]} {words[count[verdict] != 1]}" for verdict, words in SAID.items()
     )
+    said = f"Of {len(rows)} rows, {', '.join(first)} and {last}."
     for kind in KINDS:
         count = Counter(filter(None, (row["agreement"][kind] for row in rows)))
         if judged := count.total():

@@ -44,6 +44,28 @@ class Plan:
     rows: int | None = None
     cnn_epochs: int | None = None
 
+    @property
+    def whole(self) -> Plan:
+        """The same at full size."""
+        return Plan(convention=self.convention, seeds=self.seeds)
+
+    def command(self, row: str) -> str:
+        """Return the command that runs a row so.
+
+        Example:
+            >>> Plan(seeds=5, cnn_epochs=60).command("E2")
+            'collapse reproduce E2 --seeds 5 --cnn-epochs 60'
+            >>> Plan(quick=True).command("E2")
+            'collapse reproduce E2 --quick'
+        """
+        words = [f"collapse reproduce {row}"]
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value != each.default:
+                option = f"--{each.name.replace('_', '-')}"
+                words.append(option if value is True else f"{option} {value}")
+        return " ".join(words)
+
     def most_epochs(self, grid: Grid) -> int:
         """Return the passes over the data of a grid's runs."""
         convolutional = str(grid.network["name"]).endswith("cnn")  # slow on a CPU
@@ -154,6 +176,7 @@ class Row:
         deliverables: Keys of `DELIVERABLES`.
         networks: Names of the architectures in the paper's words.
         published: Where the published scripts could not produce the row, or differ.
+        takes: What a row that is long at full size takes there, in words.
     """
 
     id: str
@@ -164,6 +187,7 @@ class Row:
     deliverables: tuple[str, ...]
     networks: str
     published: str = ""
+    takes: str = ""
 
     def members(self, plan: Plan) -> list[Member]:
         """Return the runs of all grids."""

@@ -180,8 +180,14 @@ def _beside_theory(results: Sequence[Result], top: int) -> Iterator[str]:
         )
 
 
-def diagnosed(results: Sequence[Result], top: int) -> Iterator[str]:
-    """Say what `diagnose` concludes of the runs that keep fewer units than the linear optimum."""
+def diagnosed(results: Sequence[Result], top: int, *, apart: bool = False) -> Iterator[str]:
+    """Say what `diagnose` concludes of the runs that keep fewer units than the linear optimum.
+
+    Args:
+        results: Of a row.
+        top: The level whose units count.
+        apart: Whether grids, which differ in more than numbers, are counted apart.
+    """
     fewer = [
         result
         for result in results
@@ -191,8 +197,14 @@ def diagnosed(results: Sequence[Result], top: int) -> Iterator[str]:
     ]
     if not fewer:
         return
-    counts = Counter(str(result.measured["conclusion"]) for result in fewer)
-    named = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    counts: dict[str, Counter[str]] = {}
+    for result in fewer:
+        grid = f"{result.grid}: " if apart else ""
+        counts.setdefault(grid, Counter())[str(result.measured["conclusion"])] += 1
+    named = "; ".join(
+        grid + ", ".join(f"{count} {name}" for name, count in of.most_common())
+        for grid, of in counts.items()
+    )
     worst = max(fewer, key=lambda r: (-r.active(top), r.active_by_theory(top) or 0))
     where = ", ".join(filter(None, (worst.grid, Setting([worst]).text)))
     which = "1 run that keeps" if len(fewer) == 1 else f"{len(fewer)} runs that keep"
@@ -217,8 +229,8 @@ def _warmed_up(cold: Sequence[Result], warm: Sequence[Result], top: int) -> str:
             theory = pair[0][0].active_by_theory(top)
             words.append(f"{name} = {value:g}: {without:.3g} and {with_it:.3g} of {theory}")
     return (
-        f"Active units without and with a warm-up of {warm[0].run.settings.warm_up} epochs, of "
-        f"those by theory: {'; '.join(words)}."
+        "Units that carry information on the data, without and with a warm-up of "
+        f"{warm[0].run.settings.warm_up} epochs, of those by theory: {'; '.join(words)}."
     )
 
 
@@ -288,7 +300,7 @@ def digits(results: Sequence[Result]) -> Part:
         "Digits are ordered by KL: a collapse level counts units and saturates where a narrow "
         "network keeps as many of every digit."
     )
-    notes = [note, *diagnosed(results, 1)]
+    notes = [note, *diagnosed(results, 1, apart=True)]
     return Part({"digits": Table.of(records)}, charts, checks, notes)
 
 

@@ -188,7 +188,7 @@ def _by_noise(course: Course, lower: Course, rate: float, variable: str) -> str:
     values = ", ".join(f"{at:g}: {less:.2%} in place of {most[at]:.2%}" for at, less in each)
     return (
         "What is left above the optimum is noise of the steps, which a constant rate keeps up: as "
-        f"many steps at a rate of {rate:g} end nearer (above theory's loss, at {variable}) {values}."
+        f"many steps at a rate of {rate:g} end nearer (above theory, at {variable}) {values}."
     )
 
 

@@ -93,7 +93,7 @@ class Chart(NamedTuple):
         return paths
 
 
-SIGNS = {"beta": "β", "eta": "η", "eps": "ε", "delta": "δ"}
+SIGNS = {"beta": "β", "eta": "η", "eps": "ε", "delta": "δ", "sigma": "σ", "Sigma": "Σ"}
 BELOW = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
@@ -101,8 +101,8 @@ def symbols(text: str) -> str:
     r"""Return a text with hyperparameters as they are printed.
 
     Example:
-        >>> print(symbols("beta_1 at eta_dec^2 = 0.5, eps; a beta grid"))
-        β₁ at $η_\mathrm{dec}$² = 0.5, ε; a β grid
+        >>> print(symbols("beta_1 at eta_dec^2 = 0.5, eps; a beta grid, Sigma and sigma_1"))
+        β₁ at $η_\mathrm{dec}$² = 0.5, ε; a β grid, Σ and σ₁
     """
 
     def printed(found: re.Match[str]) -> str:

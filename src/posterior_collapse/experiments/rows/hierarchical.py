@@ -104,6 +104,7 @@ ROWS: tuple[Row, ...] = (
         deliverables=("beta_panel",),
         published="The script multiplies the whole loss by eta_dec^2, which changes the gradients "
         "that are clipped, not the optimum; no figure code exists.",
+        takes="about 17 hours on one CPU core",
     ),
     Row(
         id="E12",

@@ -240,7 +240,8 @@ ROWS: tuple[Row, ...] = (
         name="LL, KL, AU of CVAE",
         networks="cvae-relu (runs of E1)",
         claim="KL and active units fall as beta or eta_dec grow; the NLL rises with eta_dec, and "
-        "over beta it is least where beta = 1.",
+        "over beta it is least where the loss is the ELBO: at beta = 1, in the convention "
+        "reference at 2.",
         theory="KL_i = 1/2 log(theta_i / (beta eta_dec^2)) while positive: KL and the number of "
         "units fall in both. At beta = 1 the optimum is that of maximum likelihood, so the NLL is "
         "U-shaped in beta; under eta_dec it rises with the noise.",
