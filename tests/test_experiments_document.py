@@ -19,7 +19,7 @@ from posterior_collapse.errors import (
     MissingFileError,
     OutputError,
 )
-from posterior_collapse.experiments import Plan, document
+from posterior_collapse.experiments import Plan, chosen, document
 from posterior_collapse.experiments.tables import Table, format_cell
 from posterior_collapse.files import write_json
 
@@ -208,19 +208,19 @@ def test_rows_stand_in_order_and_are_counted(tmp_path: Path) -> None:
 
 def test_each_row_says_by_which_command_it_was_run(tmp_path: Path) -> None:
     leave(tmp_path, "E1", command="collapse reproduce E1 --seeds 5")
-    smaller = Plan(seeds=3, epochs=9, convention="reference")
+    (row,), smaller = chosen("E6"), Plan(seeds=3, epochs=9, convention="reference")
     leave(
-        tmp_path, "E2", profile="smaller: 9 of 100 epochs", takes="a night",
-        command=smaller.command("E2"), whole=smaller.whole.command("E2"),
+        tmp_path, "E6", profile="smaller: 9 of 100 epochs", takes="a night",
+        command=smaller.command(row), whole=smaller.whole.command(row),
     )  # fmt: skip
     leave(tmp_path, "E3")  # of a version that did not keep it
     text = document.render(tmp_path, tmp_path)
     assert "**Measured** on MNIST, by `collapse reproduce E1 --seeds 5`.\n" in section(text, "E1")
     assert (
-        "**Measured** on MNIST, by `collapse reproduce E2 --convention reference --seeds 3 "
-        "--epochs 9`; at full size by `collapse reproduce E2 --convention reference --seeds 3` (a "
+        "**Measured** on MNIST, by `collapse reproduce E6 --convention reference --seeds 3 "
+        "--epochs 9`; at full size by `collapse reproduce E6 --convention reference --seeds 3` (a "
         "night). Run smaller: 9 of 100 epochs.\n"
-    ) in section(text, "E2")
+    ) in section(text, "E6")
     assert "**Measured** on MNIST.\n" in section(text, "E3")
 
 

@@ -116,6 +116,15 @@ class TestOnset:
     ) -> None:
         assert verdicts("onset", self.results(active, variance)) == [verdict]
 
+    def test_a_seed_of_which_runs_are_missing_does_not_count(self) -> None:
+        whole, begun = (self.results((3, 2, 1, 0, 0), 5.0) for _ in range(2))
+        for result in begun:
+            result.run.settings.seed = 2  # type: ignore[misc]
+        (check,) = DELIVERABLES["onset"]([*whole, *begun[:2]]).checks
+        assert check.text == DELIVERABLES["onset"](whole).checks[0].text
+        (check,) = DELIVERABLES["onset"]([*whole, *begun]).checks
+        assert "(2 seeds)" in check.text
+
     def test_each_architecture_has_its_own_line(self) -> None:
         first = self.results((3, 2, 1, 0, 0), 5.0)
         part = DELIVERABLES["onset"]([*first, *self.results((3, 2, 1, 0, 0), 6.0, "cnn")])

@@ -49,19 +49,20 @@ class Plan:
         """The same at full size."""
         return Plan(convention=self.convention, seeds=self.seeds)
 
-    def command(self, row: str) -> str:
+    def command(self, row: Row) -> str:
         """Return the command that runs a row so.
 
         Example:
-            >>> Plan(seeds=5, cnn_epochs=60).command("E2")
-            'collapse reproduce E2 --seeds 5 --cnn-epochs 60'
-            >>> Plan(quick=True).command("E2")
+            >>> from posterior_collapse.experiments.rows import chosen
+            >>> Plan(seeds=5, cnn_epochs=60).command(*chosen("X2"))
+            'collapse reproduce X2 --seeds 5 --cnn-epochs 60'
+            >>> Plan(quick=True, seeds=5).command(*chosen("E2"))  # which shows no spread
             'collapse reproduce E2 --quick'
         """
-        words = [f"collapse reproduce {row}"]
+        words, spread = [f"collapse reproduce {row.id}"], any(grid.spread for grid in row.grids)
         for each in fields(self):
             value = getattr(self, each.name)
-            if value != each.default:
+            if value != each.default and (spread or each.name != "seeds"):
                 option = f"--{each.name.replace('_', '-')}"
                 words.append(option if value is True else f"{option} {value}")
         return " ".join(words)

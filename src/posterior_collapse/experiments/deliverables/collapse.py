@@ -362,13 +362,23 @@ def _step(column: Sequence[Result]) -> tuple[float, float, str]:
     return last, betas[alive], str(column[alive].measured["conclusion"])
 
 
+def _by_seed(column: Sequence[Setting]) -> list[list[Result]]:
+    """Return the runs of each seed, betas ascending, of those seeds that have most."""
+    seeds: dict[int, list[Result]] = {}
+    for setting in column:
+        for result in setting.results:
+            seeds.setdefault(result.seed, []).append(result)
+    most = max(map(len, seeds.values()))
+    return [runs for runs in seeds.values() if len(runs) == most]
+
+
 def _onset(name: str, eta: float, column: Sequence[Setting]) -> tuple[float, dict[str, Any], Check]:
     """Find between which betas a kind of model collapses wholly, at one eta_dec.
 
     Args:
         name: The kind of model.
         eta: The eta_dec.
-        column: Settings of ascending beta, each with the same seeds.
+        column: Settings of ascending beta; seeds that lack some do not count.
 
     Returns:
         The middle of the step (geometric, over seeds; NaN where units live at no beta or at all),
@@ -376,7 +386,7 @@ def _onset(name: str, eta: float, column: Sequence[Setting]) -> tuple[float, dic
         seed has active units to the first at which one has none, the widest over the seeds.
     """
     theory = _predicted(column[0].first, eta)
-    steps = [_step(runs) for runs in zip(*(s.results for s in column), strict=True)]
+    steps = [_step(runs) for runs in _by_seed(column)]
     lasts, firsts, conclusions = zip(*steps, strict=True)
     last, first = float(np.min(lasts)), float(np.max(firsts))  # NaN where any is
     middles = np.sqrt(np.multiply(lasts, firsts))
