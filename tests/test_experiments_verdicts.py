@@ -279,6 +279,17 @@ class TestNumbers:
         assert nll.agrees
         assert nll.text.startswith("NLL (nats) falls and rises with beta")
 
+    def test_the_caption_speaks_of_theory_where_it_is_drawn(self) -> None:
+        def caption(*results: Result) -> str:
+            return DELIVERABLES["likelihood_table"](results).charts["likelihood"][1]
+
+        numbers = [self.result(beta, 4.0, 4) for beta in (0.5, 2.0)]
+        assert caption(*numbers).endswith("Dotted: the linear optimum (its NLL on training rows).")
+        names = [
+            r._replace(labels={"name": f"pairs:{n}"}) for n, r in zip("ab", numbers, strict=True)
+        ]
+        assert "Dotted" not in caption(*names)
+
     def test_few_effective_samples_make_an_upper_bound(self) -> None:
         few, many = self.result(1, 4.0, 4), self.result(2, 4.0, 4, effective_sample_size=50.0)
         table = DELIVERABLES["likelihood_table"]([few, many]).tables["likelihood"]

@@ -106,9 +106,10 @@ def _charts(
         return {}
     caption = (
         "NLL, KL and active units, a column per variable"
-        f"{'; error bars are standard deviations over seeds' if several else ''}. Dotted: the "
-        "linear optimum (its NLL on training rows)."
+        f"{'; error bars are standard deviations over seeds' if several else ''}."
     )
+    if any(measures.THEORY in line for of in variables.values() for line in of.values()):
+        caption += " Dotted: the linear optimum (its NLL on training rows)."
     return {"likelihood": (measures.columns(variables, own=[NLL]), caption)}
 
 
