@@ -224,6 +224,17 @@ def test_each_row_says_by_which_command_it_was_run(tmp_path: Path) -> None:
     assert "**Measured** on MNIST.\n" in section(text, "E3")
 
 
+def test_a_note_of_several_rows_is_told_once(tmp_path: Path) -> None:
+    for row, notes in (("E1", ["One.", "Two."]), ("E2", ["Two.", "Three."]), ("E3", ["Two."])):
+        told = verdict("agrees", ["agrees", "."])
+        leave(tmp_path, row, agreement={**told, "notes": notes})
+    text = document.render(tmp_path, tmp_path)
+    assert text.count("Two.") == 1
+    first = "[E1](#e1-name-of-e1-beta-eta_dec)"
+    assert f"- Three.\n- Here too: a note of {first}.\n" in section(text, "E2")
+    assert f"**Notes.** Here too: a note of {first}.\n" in section(text, "E3")
+
+
 def test_hours_are_summed_per_kind_of_processor(tmp_path: Path) -> None:
     leave(tmp_path, "E1", wall_s=7200.0, hardware="NVIDIA H100")
     leave(tmp_path, "E2", wall_s=1800.0, hardware="an old one, AVX2, 1 threads")

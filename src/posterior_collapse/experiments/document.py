@@ -77,6 +77,7 @@ def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> s
     """
     paths = _paths(Path(results))
     rows = [_row(path, Path(folder)) for path in paths]
+    _tell_once(rows)
     text = template("reproduction.md.jinja").render(
         folder=_relative(Path(results), Path(folder)),
         verdicts=_verdicts(rows),
@@ -189,6 +190,18 @@ def _section(result: Mapping[str, Any], home: Path, folder: Path) -> dict[str, A
         "provenance": _values({**about, "wall time": duration(result["wall_s"])}).strip(),
         "settings": _values(_once(result["settings"])).strip(),
     }
+
+
+def _tell_once(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Leave out notes that an earlier row has, and say which row that is."""
+    told: dict[str, str] = {}
+    for row in rows:
+        name, notes = f"[{row['id']}](#{row['anchor']})", row["agreement"]["notes"]
+        again = Counter(told[note] for note in notes if note in told)
+        notes[:] = [note for note in notes if told.setdefault(note, name) == name]
+        for other, count in again.items():
+            which = "a note" if count == 1 else f"{count} notes"
+            notes.append(f"Here too: {which} of {other}.")
 
 
 def _how(result: Mapping[str, Any]) -> str:
