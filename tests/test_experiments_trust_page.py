@@ -135,6 +135,58 @@ class TestSummary:
         assert "| 30 runs of a convolutional network; without a warm-up | in the bracket in" in text
         assert "Little of cnns: one" in trust.render(results, tmp_path)
 
+    def test_what_stands_beside_the_study_has_lines_of_its_own(self, tmp_path: Path) -> None:
+        results = self.leave(tmp_path)
+        before = trust.table(results)
+        assert "Nothing of deeper networks" in trust.render(results, tmp_path)
+        kept, units = (
+            json.loads((results / row / "result.json").read_text("utf-8")) for row in ("X3a", "X3b")
+        )
+        tables = {**kept["tables"], **units["tables"]}
+        for table in tables.values():
+            deep = ["digits, mlp of 2 hidden layers, gaussian", *table["rows"][0][1:]]
+            table["rows"] = [deep, table["rows"][0]]  # those of one layer are in X3a and X3b
+        at = {"network": NET, "warm-up": "no", "epochs": 100, "epochs, longer": 400}
+        longer = [
+            {
+                **at, "units": now, "units, longer": later, "KL (nats)": 2.0,
+                "KL (nats), longer": 3.0, "gain (nats)": 4.0, "gain (nats), longer": 4.4,
+            }
+            for now, later in ((2, 1), (3, 4), (0, 1))
+        ]  # fmt: skip
+        held_out = [
+            {
+                **at, "runs": runs, "as many units on both": 0.5, "within a unit": share,
+                "in the bracket, held out": 0.25, "within a unit of it, held out": 0.75,
+                "KL held out / trained on, median": 1.25,
+                "gain held out / trained on, median": 0.5,
+                "error of the onset": -0.1, "error of the onset, held out": -0.15,
+            }
+            for runs, share in ((30, 1.0), (10, 0.6))
+        ]  # fmt: skip
+        beside = {"longer": Table.of(longer).to_dict(), "held-out": Table.of(held_out).to_dict()}
+        (results / "X3f").mkdir()
+        write_json(
+            results / "X3f" / "result.json", {**kept, "id": "X3f", "tables": tables | beside}
+        )
+        text = trust.table(results)
+        assert set(before.splitlines()) < set(text.splitlines())
+        deep = "digits, mlp of 2 hidden layers, gaussian"
+        assert f"| deeper networks; without a warm-up | error +3.1% ({deep}) |" in text
+        assert "| 30 runs of deeper networks; without a warm-up | in the bracket in 100%" in text
+        assert "| what 4 times the training changes | 3 settings" in text
+        assert (
+            "units by -1 to +1, their KL by +50% to +50%, what they bring by +10% to +10%" in text
+        )
+        assert "come to life at 1 of the settings, the last dies at 0" in text
+        assert (
+            "in 50%, within a unit in 90%; within a unit of the training rows' bracket in" in text
+        )
+        assert "the onset moves by -5.0% to -5.0% of it" in text
+        page = trust.render(results, tmp_path)
+        assert "Of deeper networks only what the digits say" in page
+        assert "test rows" not in page
+
     def test_other_results_change_it(self, tmp_path: Path) -> None:
         assert trust.table(self.leave(tmp_path / "a")) != trust.table(
             self.leave(tmp_path / "b", error=0.2)

@@ -340,7 +340,7 @@ def _near(what: str, within: str, off: Sequence[tuple[float, Pair]]) -> Check:
 
 
 BARELY = (
-    "In the quick profile nets are barely trained, a few epochs on the digits: what they show is "
+    "In the quick profile nets are barely trained, a few epochs on small data: what they show is "
     "no verdict on the row."
 )
 NUMBERS = r"\d+\.\d+(e-?\d+)?|\d\d+"

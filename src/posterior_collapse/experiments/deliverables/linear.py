@@ -186,10 +186,9 @@ def _by_noise(course: Course, lower: Course, rate: float, variable: str) -> str:
     most = dict(zip(course.at, course.above, strict=True))
     each = [(at, less) for at, less in zip(lower.at, lower.above, strict=True) if at in most]
     values = ", ".join(f"{at:g}: {less:.2%} in place of {most[at]:.2%}" for at, less in each)
-    return (
-        "What is left above the optimum is noise of the steps, which a constant rate keeps up: as "
-        f"many steps at a rate of {rate:g} end nearer (above theory, at {variable}) {values}."
-    )
+    noise = all(less < most[at] for at, less in each)
+    why = "What is left is noise of the steps, which a constant rate keeps up. " if noise else ""
+    return f"{why}At a rate of {rate:g} as many steps end above theory by (at {variable}) {values}."
 
 
 SAME_LOSS = 1e-6
