@@ -161,7 +161,7 @@ def test_sentences_are_listed_with_their_verdicts_where_mixed(tmp_path: Path) ->
 def test_the_data_are_named(tmp_path: Path) -> None:
     leave(tmp_path, "E3", data=["matrix problem", "digits"])
     text = section(document.render(tmp_path, tmp_path), "E3")
-    assert "**Measured** on matrix problem and digits." in text
+    assert "**Measured** on matrix problem and digits, by" in text
 
 
 def test_what_all_grids_share_is_said_once(tmp_path: Path) -> None:
@@ -214,6 +214,7 @@ def test_each_row_says_by_which_command_it_was_run(tmp_path: Path) -> None:
         command=smaller.command(row), whole=smaller.whole.command(row),
     )  # fmt: skip
     leave(tmp_path, "E3")  # of a version that did not keep it
+    leave(tmp_path, "E4", profile="smaller: 9 of 100 epochs")  # likewise, and it cannot be known
     text = document.render(tmp_path, tmp_path)
     assert "**Measured** on MNIST, by `collapse reproduce E1 --seeds 5`.\n" in section(text, "E1")
     assert (
@@ -221,7 +222,8 @@ def test_each_row_says_by_which_command_it_was_run(tmp_path: Path) -> None:
         "--epochs 9`; at full size by `collapse reproduce E6 --convention reference --seeds 3` (a "
         "night). Run smaller: 9 of 100 epochs.\n"
     ) in section(text, "E6")
-    assert "**Measured** on MNIST.\n" in section(text, "E3")
+    assert "**Measured** on MNIST, by `collapse reproduce E3 --seeds 3`.\n" in section(text, "E3")
+    assert "**Measured** on MNIST. Run smaller" in section(text, "E4")
 
 
 def test_a_note_of_several_rows_is_told_once(tmp_path: Path) -> None:

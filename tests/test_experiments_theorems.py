@@ -187,8 +187,11 @@ class TestSweep:
         ]
         part = DELIVERABLES["theory_sweep"](runs)
         assert part.checks == before.checks
-        assert "(goal 0.2%)" in part.checks[-2].text
-        assert not part.checks[-2].agrees
+        loss, modes = part.checks[-2:]
+        assert (
+            "within 0.2% of theory's at 0 of 2 values; farthest at beta = 0.1: 0.30%" in loss.text
+        )
+        assert (loss.agrees, modes.agrees) == (False, True)
         *notes, note = part.notes
         assert notes == before.notes
         assert note.startswith("What is left is noise of the steps")

@@ -211,11 +211,13 @@ def _how(result: Mapping[str, Any]) -> str:
         >>> run = {"command": "collapse reproduce E2 --epochs 9", "whole": "collapse reproduce E2"}
         >>> _how({**run, "profile": "smaller: 9 of 100 epochs", "takes": "a night"})
         'by `collapse reproduce E2 --epochs 9`; at full size by `collapse reproduce E2` (a night)'
-        >>> _how({"profile": "full"})  # of a version that did not keep it
-        ''
+        >>> _how({"profile": "full", "id": "E6", "seeds": [1, 2]})  # of an earlier version
+        'by `collapse reproduce E6 --seeds 2`'
     """
     if "command" not in result:
-        return ""
+        seeds = f" --seeds {len(result['seeds'])}" if len(result["seeds"]) > 1 else ""
+        known = result["profile"] == "full"
+        return f"by `collapse reproduce {result['id']}{seeds}`" if known else ""
     text = f"by `{result['command']}`"
     if result["profile"] != "full" and result["whole"] != result["command"]:
         takes = f" ({result['takes']})" if result["takes"] else ""
