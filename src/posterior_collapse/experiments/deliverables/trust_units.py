@@ -132,11 +132,12 @@ def trust_onset(results: Sequence[Result]) -> Part:
     }
     note = (
         "A unit counts as active from 0.005 nats of information on the data: those of the linear "
-        "optimum stop counting 1% below the onset. The grid of betas is 2 to 7% dense about it. "
-        "At the first beta that is dead below the onset a linear model would still gain a little. "
-        "Where that is less than what the noise of Adam's steps costs the runs that have "
-        "collapsed, that noise is enough to kill the unit; where it is more and the verdict is "
-        "signal-unclaimed, the optimiser failed."
+        "optimum stop counting 1% below the onset. The error is that of the middle (geometric) of "
+        "the last beta alive and the first dead, neighbours in the grid. At the first beta that is "
+        "dead below the onset a linear model would still gain a little. Where that is less than "
+        "what the noise of Adam's steps costs the runs that have collapsed, that noise is enough "
+        "to kill the unit; where it is more and the verdict is signal-unclaimed, the optimiser "
+        "failed."
     )
     checks = [_near_onset(record) for record in records]
     return Part({"onset": Table.of(records)}, charts, checks, [note])
