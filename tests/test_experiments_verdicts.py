@@ -281,7 +281,8 @@ class TestNumbers:
 
     def test_the_caption_speaks_of_theory_where_it_is_drawn(self) -> None:
         def caption(*results: Result) -> str:
-            return DELIVERABLES["likelihood_table"](results).charts["likelihood"][1]
+            _, caption = DELIVERABLES["likelihood_table"](results).charts["likelihood"]
+            return caption
 
         numbers = [self.result(beta, 4.0, 4) for beta in (0.5, 2.0)]
         assert caption(*numbers).endswith("Dotted: the linear optimum (its NLL on training rows).")

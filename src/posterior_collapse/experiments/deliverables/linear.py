@@ -55,7 +55,8 @@ class Course(NamedTuple):
     def above(self) -> Float:
         """By what share the loss exceeds theory's, shape (runs,)."""
         loss, optimum = self.pairs[LOSS]
-        return (loss - optimum) / np.abs(optimum)
+        share: Float = (loss - optimum) / np.abs(optimum)
+        return share
 
 
 def theory_sweep(results: Sequence[Result]) -> Part:
