@@ -42,8 +42,8 @@ def trust_longer(results: Sequence[Result]) -> Part:
     if not records:
         return Part(checks=[Check(None, "No run can be compared with one that trained on.")])
     note = (
-        "Longer: the same network, seed and order of the data, after a warm-up of the same length. "
-        "The gain is what living units bring: the loss of total collapse less a run's own."
+        "Longer: the same network, seed and order of the data, trained on. The gain is what living "
+        "units bring: the loss of total collapse less a run's own."
     )
     return Part({"longer": Table.of(records)}, checks=checks, notes=[note])
 

@@ -17,8 +17,8 @@ from posterior_collapse.theory import ACTIVE_INFORMATION
 RATE = "learning rate "
 WARM_UPS = {"": "no", "warm-up": "yes"}
 """Of the kinds that are held against onset and bracket: whether they had a warm-up."""
-LONGER = {"longer": "no", "longer after warm-up": "yes"}
-"""The same kinds where they train on."""
+LONGER = {"longer": "no"}
+"""The same of runs that train on."""
 KINDS = ("restarts", "warm start", "a dead unit", "dead start", *WARM_UPS, *LONGER)
 MOST = 0.9
 """Share of the onset up to which units are counted: nearer to it X3a says what there is to say."""

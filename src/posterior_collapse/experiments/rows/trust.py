@@ -153,14 +153,10 @@ def _trained(problem: Problem, evaluation: Evaluation = MEASURED) -> tuple[Grid,
     )
 
 
-def _longer(problem: Problem) -> tuple[Grid, Grid]:
-    """Runs at a few betas that train on, those with a warm-up after one of the same length."""
-    on, vary = replace(problem, epochs=LONGER * problem.epochs), {"beta": problem.betas(LONGER_AT)}
-    warm_up = round(WARMED_UP * problem.epochs)
-    return (
-        on.grid("longer", vary, HELD_OUT),
-        on.grid("longer after warm-up", vary, HELD_OUT, warm_up=warm_up),
-    )
+def _longer(problem: Problem) -> Grid:
+    """Runs without a warm-up at a few betas that train on."""
+    on = replace(problem, epochs=LONGER * problem.epochs)
+    return on.grid("longer", {"beta": problem.betas(LONGER_AT)}, HELD_OUT)
 
 
 def _one_more(problem: Problem) -> tuple[Grid, ...]:
@@ -262,7 +258,7 @@ ROWS: tuple[Row, ...] = (
         "resemble.",
         grids=(
             *(grid for problem in BESIDE for grid in _trained(problem, HELD_OUT)),
-            *(grid for problem in BESIDE if problem.network is MLP for grid in _longer(problem)),
+            *(_longer(problem) for problem in BESIDE if problem.network is MLP),
         ),
         deliverables=("trust_onset", "trust_units", "trust_longer", "trust_held_out"),
     ),
