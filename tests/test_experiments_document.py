@@ -226,15 +226,15 @@ def test_each_row_says_by_which_command_it_was_run(tmp_path: Path) -> None:
     assert "**Measured** on MNIST. Run smaller" in section(text, "E4")
 
 
-def test_a_note_of_several_rows_is_told_once(tmp_path: Path) -> None:
-    for row, notes in (("E1", ["One.", "Two."]), ("E2", ["Two.", "Three."]), ("E3", ["Two."])):
+def test_notes_of_several_rows_are_told_once(tmp_path: Path) -> None:
+    shared = ["One.", "Two.", "Three."]
+    for row, notes in (("E1", shared), ("E2", [*shared, "Four."]), ("E3", ["Two.", "Four."])):
         told = verdict("agrees", ["agrees", "."])
         leave(tmp_path, row, agreement={**told, "notes": notes})
     text = document.render(tmp_path, tmp_path)
-    assert text.count("Two.") == 1
-    first = "[E1](#e1-name-of-e1-beta-eta_dec)"
-    assert f"- Three.\n- Here too: a note of {first}.\n" in section(text, "E2")
-    assert f"**Notes.** Here too: a note of {first}.\n" in section(text, "E3")
+    first = "3 notes of [E1](#e1-name-of-e1-beta-eta_dec) hold here too."
+    assert f"**Notes.**\n\n- Four.\n- {first}\n" in section(text, "E2")
+    assert "**Notes.**\n\n- Two.\n- Four.\n" in section(text, "E3")  # one is as soon said
 
 
 def test_hours_are_summed_per_kind_of_processor(tmp_path: Path) -> None:

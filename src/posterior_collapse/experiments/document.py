@@ -28,6 +28,8 @@ MOST_VALUES = 10
 """Values of a setting up to which all are named."""
 MOST_ROWS = 16
 """Rows of a table up to which it is not folded."""
+SEVERAL = 3
+"""Notes that rows share from which a later one names the earlier in their place."""
 REFERENCE = "reference"
 """Folder within the results for rows trained as published: their names say so."""
 OLDER = "older-processor"
@@ -193,15 +195,16 @@ def _section(result: Mapping[str, Any], home: Path, folder: Path) -> dict[str, A
 
 
 def _tell_once(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Leave out notes that an earlier row has, and say which row that is."""
+    """Leave out notes where an earlier row has several of them, and say which row that is."""
     told: dict[str, str] = {}
     for row in rows:
-        name, notes = f"[{row['id']}](#{row['anchor']})", row["agreement"]["notes"]
-        again = Counter(told[note] for note in notes if note in told)
-        notes[:] = [note for note in notes if told.setdefault(note, name) == name]
-        for other, count in again.items():
-            which = "a note" if count == 1 else f"{count} notes"
-            notes.append(f"Here too: {which} of {other}.")
+        notes = row["agreement"]["notes"]
+        for other, count in Counter(told[note] for note in notes if note in told).items():
+            if count >= SEVERAL:
+                notes[:] = [note for note in notes if told.get(note) != other]
+                notes.append(f"{count} notes of {other} hold here too.")
+        for note in notes:
+            told.setdefault(note, f"[{row['id']}](#{row['anchor']})")
 
 
 def _how(result: Mapping[str, Any]) -> str:
