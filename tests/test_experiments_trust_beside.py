@@ -59,8 +59,8 @@ class TestLonger:
         (check,) = DELIVERABLES["trust_longer"]([*short, *long]).checks
         assert check.agrees
         assert "4 times the training changes the number of units by +1 to +1" in check.text
-        assert "their KL to 1.50 to 1.50 of what it was, and what they bring by +25%" in check.text
-        assert "at 1 of 2 betas units come to life, at 0 the last dies" in check.text
+        assert "what they bring by +0 to +1 nats; their KL becomes 1.50 to 1.50 times" in check.text
+        assert "units come to life at 1 of 2 betas, the last dies at 0" in check.text
 
     @pytest.mark.parametrize(("units", "verdict"), [(3, "agrees"), (4, "differs")])
     def test_two_units_more_differ(self, units: int, verdict: str) -> None:
@@ -80,8 +80,8 @@ class TestHeldOut:
         assert row["within a unit"] == pytest.approx(2 / 5)
         assert row["in the bracket, held out"] == pytest.approx(2 / 5)
         assert row["within a unit of it, held out"] == pytest.approx(3 / 5)
-        assert row["KL held out / trained on, median"] == pytest.approx(1.5)
-        assert row["gain held out / trained on, median"] == pytest.approx(0.5)
+        assert row["KL held out / trained on"] == pytest.approx(1.5)
+        assert row["gain held out / trained on"] == pytest.approx(0.5)
         (check,) = DELIVERABLES["trust_held_out"](runs).checks  # no onset between two betas
         assert check.verdict == "differs"
 

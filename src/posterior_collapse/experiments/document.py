@@ -23,7 +23,7 @@ KEYS = (
     *("id", "name", "claim", "theory", "data", "settings", "convention", "profile", "version"),
     *("hardware", "wall_s", "seeds", "tables", "figures", "agreement", "published"),
 )
-"""What a row's result holds."""
+"""What a row's result holds, of any version; of this one the commands that run it too."""
 MOST_VALUES = 10
 """Values of a setting up to which all are named."""
 MOST_ROWS = 16

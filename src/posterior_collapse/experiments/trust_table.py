@@ -237,20 +237,16 @@ def _of_deeper_units(records: Records) -> Iterator[list[str]]:
 
 def _of_longer(records: Records) -> Iterator[list[str]]:
     for words, own in _by_warm_up(records):
-        living = [r for r in own if r["units"]]
         times = own[0]["epochs, longer"] / own[0]["epochs"]
-        columns = ("units", "KL (nats)", "gain (nats)")
-        changes = [[(r[c], r[f"{c}, longer"]) for r in living] for c in columns]
-        units, kls, gains = changes
-        revived = sum(not r["units"] and r["units, longer"] > 0 for r in own)
-        died = sum(not r["units, longer"] for r in living)
+        units, kls, gains = (
+            _range([r[f"{column}, longer"] - r[column] for r in own])
+            for column in ("units", "KL (nats)", "gain (nats)")
+        )
         yield [
             f"what {times:g} times the training changes",
             f"{len(own)} settings of networks of one hidden layer; {words}",
-            f"units by {_range([b - a for a, b in units])}, their KL by "
-            f"{_range([b / a - 1 for a, b in kls], '.0%')}, what they bring by "
-            f"{_range([b / a - 1 for a, b in gains], '.0%')}; units come to life at {revived} of "
-            f"the settings, the last dies at {died}",
+            f"units by {units} (means over seeds), their KL by {kls} nats, what they bring by "
+            f"{gains} nats",
         ]
 
 
@@ -266,9 +262,7 @@ def _range(values: Sequence[float], form: str = ".2g") -> str:
 
 def _of_held_out(records: Records) -> Iterator[list[str]]:
     for words, own in _by_warm_up(records):
-        kl, gain = (
-            [r[f"{name} held out / trained on, median"] for r in own] for name in ("KL", "gain")
-        )
+        kl, gain = ([r[f"{name} held out / trained on"] for r in own] for name in ("KL", "gain"))
         moved = [
             r[f"{ERROR}, held out"] - r[ERROR]
             for r in own
@@ -279,7 +273,7 @@ def _of_held_out(records: Records) -> Iterator[list[str]]:
             f"within a unit in {_mean(own, 'within a unit'):.0%}; within a unit of the training "
             f"rows' bracket in {_mean(own, 'within a unit of it, held out'):.0%}; "
             f"{min(kl):.2f} to {max(kl):.2f} times the KL, {min(gain):.2f} to {max(gain):.2f} "
-            "times what units bring (medians)"
+            "times what units bring"
         )
         if moved:
             text += f"; the onset moves by {_range(moved, '.1%')} of it"

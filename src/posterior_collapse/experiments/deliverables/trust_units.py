@@ -278,7 +278,7 @@ def outside(count: float, fewest: float, most: float) -> float:
 def _beside_bracket(runs: Sequence[Result]) -> dict[str, Any]:
     off = np.array([outside(r.active(1), fewest_units(r), linear_units(r)) for r in runs])
     ratios = [float(r.measured["kl"]) / float(r.theory["kl"]) for r in runs]
-    median, tenth, ninetieth = map(rounded, quantiles(ratios))
+    median, tenth, ninetieth = map(_rounded, quantiles(ratios))
     return {
         "runs": len(runs),
         "in the bracket": float((off == 0).mean()),
@@ -295,8 +295,7 @@ def _beside_bracket(runs: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def rounded(value: float | None) -> float | None:
-    """Return a number to three decimals."""
+def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
 
 
@@ -308,7 +307,7 @@ def _moved(runs: Sequence[Result]) -> float | None:
         gain = float(run.measured["collapsed_loss"]) - float(run.measured["loss"])
         if gain > 0:
             shares.append((middle - end) / gain)
-    return rounded(quantiles(shares)[0])
+    return _rounded(quantiles(shares)[0])
 
 
 def _over_time(runs: Sequence[Result]) -> dict[str, float | None]:
@@ -318,7 +317,7 @@ def _over_time(runs: Sequence[Result]) -> dict[str, float | None]:
         "KL": ("kl_1", lambda r: float(r.theory["kl"])),
     }
     return {
-        f"{word} / linear at {time:g}": rounded(
+        f"{word} / linear at {time:g}": _rounded(
             quantiles([_within(r, measure, time) / linear(r) for r in runs])[0]
         )
         for word, (measure, linear) in expected.items()
