@@ -174,12 +174,12 @@ class TestSummary:
         assert f"| deeper networks; without a warm-up | error +3.1% ({deep}) |" in text
         assert "| 30 runs of deeper networks; without a warm-up | in the bracket in 100%" in text
         assert "| what 4 times the training changes | 3 settings" in text
-        assert "units by -1 to +1 (means over seeds), their KL by +1 to +1 nats" in text
-        assert "what they bring by +0.4 to +0.4 nats" in text
+        assert "units by -1 to +1 (means over seeds), their KL by +1 nats" in text
+        assert "what they bring by +0.4 nats" in text
         assert (
             "in 50%, within a unit in 90%; within a unit of the training rows' bracket in" in text
         )
-        assert "the onset moves by -5.0% to -5.0% of it" in text
+        assert "the onset moves by -5.0% of the predicted" in text
         page = trust.render(results, tmp_path)
         assert "Of deeper networks only what the digits say" in page
         assert "test rows" not in page

@@ -251,13 +251,14 @@ def _of_longer(records: Records) -> Iterator[list[str]]:
 
 
 def _range(values: Sequence[float], form: str = ".2g") -> str:
-    """Return the ends of some signed values.
+    """Return the ends of some signed values, one where they are the same.
 
     Example:
-        >>> _range([0.25, -0.1, 0.0], ".0%"), _range([0.0])
-        ('-10% to +25%', '+0 to +0')
+        >>> _range([0.25, -0.1, 0.0], ".0%"), _range([1.0])
+        ('-10% to +25%', '+1')
     """
-    return f"{min(values):+{form}} to {max(values):+{form}}"
+    ends = dict.fromkeys(f"{value:+{form}}" for value in (min(values), max(values)))
+    return " to ".join(ends)
 
 
 def _of_held_out(records: Records) -> Iterator[list[str]]:
@@ -276,7 +277,10 @@ def _of_held_out(records: Records) -> Iterator[list[str]]:
             "times what units bring"
         )
         if moved:
-            text += f"; the onset moves by {_range(moved, '.1%')} of it"
+            far = (
+                f"moves by {_range(moved, '.1%')} of the predicted" if any(moved) else "is the same"
+            )
+            text += f"; the onset {far}"
         runs = sum(r["runs"] for r in own)
         yield ["the same of rows held out", f"{runs} runs; {words}", text]
 
