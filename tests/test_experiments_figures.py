@@ -126,7 +126,7 @@ def test_convergence_draws_each_curve_s_goal_in_its_colour_and_the_end_of_exact_
         assert bar.get_color() == line.get_color()
     (legend,) = chart.figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [
-        *("U1 (theory 2 x 0)", "sigma_1", "goal of the curve of its colour"),
+        *("U1 (theory 2 x 0)", "σ₁", "goal of the curve of its colour"),
         "end of exact training",
     ]
 
