@@ -39,12 +39,9 @@ FILLS = {
 """What these give depends on the shape of their argument alone, and a trace is of fixed shapes."""
 COPIES = {aten._to_copy.default, aten.clone.default}
 PRODUCTS = {aten.mm.default, aten.bmm.default}
-NEUTRAL: dict[Any, int] = {
-    aten.mul.Scalar: 1,
-    aten.mul.Tensor: 1,
-    aten.div.Scalar: 1,
-    aten.pow.Tensor_Scalar: 1,
-}
+OF_NUMBERS = {aten.mul.Scalar: aten.mul.Tensor, aten.div.Scalar: aten.div.Tensor}
+"""Operations with a number, and the same under the name that those with two tensors have."""
+NEUTRAL: dict[Any, int] = {aten.mul.Tensor: 1, aten.div.Tensor: 1, aten.pow.Tensor_Scalar: 1}
 """Operations that change nothing with this number as second argument."""
 IN_PLACE = {
     aten.add.Tensor: aten.add_.Tensor,
@@ -72,6 +69,8 @@ def rewrite(traced: GraphModule) -> None:
 
     What it does with an argument's memory stays: results may lie there, but it is never written to.
     """
+    for node in traced.graph.nodes:
+        node.target = OF_NUMBERS.get(node.target, node.target)
     _fold_constants(traced)
     _merge_equal(traced)
     _drop_idle(traced)
@@ -197,12 +196,12 @@ def _join(traced: GraphModule) -> None:
             if len(turned) == len(node.users) and all(u.target in COPIES for u in again):
                 node.replace_all_uses_with(node.args[0])
         elif node.target is aten.cat.default:
-            parts, dim = node.args[0], node.args[1:]
+            parts: Any = node.args[0]
             joined: list[Any] = []
-            for part in cast("list[Node]", parts):
-                inner = part.target is aten.cat.default and part.args[1:] == dim
+            for part in parts:
+                inner = part.target is aten.cat.default and part.args[1:] == node.args[1:]
                 joined += part.args[0] if inner and len(part.users) == 1 else [part]
-            node.args = (joined, *dim)
+            node.args = (joined, *node.args[1:])
 
 
 def _narrow(traced: GraphModule) -> None:
@@ -214,7 +213,8 @@ def _narrow(traced: GraphModule) -> None:
         if all(user.target in ARITHMETIC for user in node.users):
             few = [_once(traced, a, node) if isinstance(a, Node) else a for a in node.args]
             sizes = [n.meta["val"].shape for n in few if isinstance(n, Node)]
-            if math.prod(torch.broadcast_shapes(*sizes)) < math.prod(shape):
+            broadcast: Any = torch.broadcast_shapes
+            if math.prod(broadcast(*sizes)) < math.prod(shape):
                 small = _call(traced, node, node.target, *few)
                 replace(traced, node, _call(traced, node, aten.expand.default, small, list(shape)))
                 continue
