@@ -184,7 +184,8 @@ def _layout(node: Any) -> Any:
     value = node.meta.get("val") if isinstance(node, Node) else None
     if not isinstance(value, Tensor):
         return None
-    return value.shape, value.stride(), value.dtype, value.device
+    strides = [s for s, length in zip(value.stride(), value.shape, strict=True) if length > 1]
+    return value.shape, strides, value.dtype, value.device
 
 
 def _join(traced: GraphModule) -> None:

@@ -178,13 +178,24 @@ def _call_directly(traced: GraphModule) -> None:
             continue
         if node.target in WIDE and _is_large(node):
             node.target = WIDE[node.target]
-        elif node.target in METHODS:
+        elif node.target in METHODS or _makes_contiguous(node):
+            method, kwargs = METHODS.get(node.target, "contiguous"), node.kwargs
             with traced.graph.inserting_before(node):
-                call = traced.graph.call_method(METHODS[node.target], node.args, node.kwargs)
+                call = traced.graph.call_method(
+                    method, node.args, {} if method == "contiguous" else kwargs
+                )
             call.meta = node.meta
             replace(traced, node, call)
         elif node.target in functions and not node.kwargs:
             node.target = functions[node.target]
+
+
+def _makes_contiguous(node: Node) -> bool:
+    """Whether a node copies what is not contiguous, and not what is, to have it for itself."""
+    asked = node.target is aten.clone.default and node.kwargs == {
+        "memory_format": torch.contiguous_format
+    }
+    return asked and not cast(Node, node.args[0]).meta["val"].is_contiguous()
 
 
 def _is_large(node: Node) -> bool:
