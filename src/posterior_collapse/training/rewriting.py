@@ -77,6 +77,7 @@ def rewrite(traced: GraphModule) -> None:
     _join(traced)
     traced.graph.eliminate_dead_code()
     _narrow(traced)
+    _fold_constants(traced)  # such as a number times what was repeated
     _accumulate(traced)
     _square(traced)
     _merge_equal(traced)
