@@ -330,8 +330,10 @@ class Stack:
         for key, layers in self.layout.data_layers.items():
             leaf = leaves[f"{DATA_LAYERS}.{key}"]  # (runs, widths, dim)
             data = cast(Tensor, batch.x if key == "x" else batch.y)
-            product = (data @ leaf.flatten(0, 1).T).to(leaf.dtype).view(-1, *leaf.shape[:2])
-            parts = torch.split(product.transpose(0, 1), list(layers.values()), 2)
+            product = (data @ leaf.flatten(0, 1).T).view(-1, *leaf.shape[:2]).transpose(0, 1)
+            # Each run's own beside each other: products with rows that lie apart are slow.
+            product = product.to(leaf.dtype, memory_format=torch.contiguous_format)
+            parts = torch.split(product, list(layers.values()), 2)
             for name, part in zip(layers, parts, strict=True):
                 bias = parameters.get(f"{name}.bias")
                 found[name] = part if bias is None else part + bias.unsqueeze(1)

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 from posterior_collapse.training.settings import Settings
@@ -122,10 +121,12 @@ class Optimiser:
     ) -> None:
         """Update tensors in place; Adam also the counts of their steps."""
         if self.momentum is None:
+            # Not by torch.optim.adam, which looks at the tensors longer than small ones take.
             parameters, first, second = lists
-            adam(
+            torch._foreach_add_(counts, 1)
+            torch._fused_adam_(
                 parameters, gradients, first, second, [], counts,
-                fused=True, amsgrad=False, beta1=0.9, beta2=0.999, lr=rate,
+                amsgrad=False, beta1=0.9, beta2=0.999, lr=rate,
                 weight_decay=0.0, eps=1e-8, maximize=False,
             )  # fmt: skip
         else:

@@ -23,6 +23,8 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
+from posterior_collapse.training.rewriting import IN_PLACE, replace, rewrite
+
 LARGE = 8e6
 """Floating-point operations per matrix from which a product is worth the change of library."""
 ERROR = 4e-6
@@ -49,43 +51,18 @@ def wide(product: Callable[..., Tensor]) -> Callable[..., Tensor]:
 aten = torch.ops.aten
 Function = Callable[..., list[Tensor]]
 
-VIEWS = {
-    aten.view.default,
-    aten._unsafe_view.default,
-    aten.expand.default,
-    aten.permute.default,
-    aten.transpose.int,
-    aten.t.default,
-    aten.unsqueeze.default,
-    aten.squeeze.dim,
-    aten.detach.default,
-}
-FILLS = {
-    aten.new_zeros.default: 0.0,
-    aten.new_ones.default: 1.0,
-    aten.zeros_like.default: 0.0,
-    aten.ones_like.default: 1.0,
-}
-"""What these give depends on the shape of their argument alone, and a trace is of fixed shapes."""
-COPIES = {aten._to_copy.default, aten.clone.default}
 WIDE = {
     aten.mm.default: wide(torch.mm),
     aten.bmm.default: wide(torch.bmm),
+    aten.baddbmm.default: wide(torch.baddbmm),
     aten.baddbmm_.default: wide(torch.Tensor.baddbmm_),
 }
 """Products by the other library."""
-PRODUCTS = {aten.mm.default, aten.bmm.default}
-NEUTRAL: dict[Any, int] = {
-    aten.mul.Scalar: 1,
-    aten.mul.Tensor: 1,
-    aten.div.Scalar: 1,
-    aten.pow.Tensor_Scalar: 1,
-}
-"""Operations that change nothing with this number as second argument."""
 
 FUNCTIONS = (
-    "add", "bmm", "cat", "div", "log", "mm", "mul", "neg", "permute", "pow", "relu", "select",
-    "split_with_sizes", "sqrt", "sub", "sum", "t", "tanh", "transpose", "unsqueeze",
+    "add", "baddbmm", "bmm", "cat", "div", "log", "mean", "mm", "mul", "neg", "permute", "pow",
+    "relu", "select", "sigmoid", "split_with_sizes", "sqrt", "stack", "sub", "sum", "t", "tanh",
+    "transpose", "unsqueeze",
 )  # fmt: skip
 """Called as `torch.add` and so on, they take half the time of `torch.ops.aten.add.Tensor`."""
 METHODS = {
@@ -93,6 +70,7 @@ METHODS = {
     aten._unsafe_view.default: "view",
     aten.expand.default: "expand",
     aten.baddbmm_.default: "baddbmm_",
+    **{in_place: in_place._opname for in_place in IN_PLACE.values()},
 }
 
 
@@ -163,12 +141,7 @@ def _traced(function: Function, arguments: tuple[Any, ...]) -> GraphModule:
     # Without one for all, each tensor would be given a mode of its own: a third of the time.
     with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
         traced: GraphModule = make_fx(function)(*arguments)
-    _fold_constants(traced)
-    _merge_equal(traced)
-    _drop_idle(traced)
-    traced.graph.eliminate_dead_code()
-    _accumulate(traced)
-    traced.graph.eliminate_dead_code()
+    rewrite(traced)
     traced.recompile()
     _separate(traced, arguments)
     _call_directly(traced)
@@ -177,134 +150,10 @@ def _traced(function: Function, arguments: tuple[Any, ...]) -> GraphModule:
     return traced
 
 
-def _fold_constants(traced: GraphModule) -> None:
-    """Compute what depends on constants alone."""
-    known: dict[Node, Any] = {}
-    for node in list(traced.graph.nodes):
-        if node.op == "get_attr":
-            known[node] = getattr(traced, str(node.target))
-        elif node.op == "call_function" and isinstance(node.meta.get("val"), Tensor):
-            value = _constant(node, known)
-            if value is None:
-                continue
-            name = f"_folded_{node.name}"
-            traced.register_buffer(name, value, persistent=False)
-            with traced.graph.inserting_before(node):
-                constant = traced.graph.get_attr(name)
-            constant.meta["val"] = node.meta["val"]
-            known[constant] = getattr(traced, name)
-            _replace(traced, node, constant)
-
-
-def _constant(node: Node, known: dict[Node, Any]) -> Tensor | None:
-    """What a node gives at every call; None if that depends on the arguments."""
-    like = node.meta["val"]
-    if node.target in FILLS:
-        return torch.full(like.shape, FILLS[node.target], dtype=like.dtype, device=like.device)
-    if not all(n in known for n in node.all_input_nodes):
-        return None
-    args: Any = torch.fx.node.map_arg(node.args, known.__getitem__)
-    kwargs: Any = torch.fx.node.map_arg(node.kwargs, known.__getitem__)
-    found: Tensor = node.target(*args, **kwargs)  # type: ignore[operator]
-    return found
-
-
-def _merge_equal(traced: GraphModule) -> None:
-    """Keep the first of operations with equal arguments."""
-    seen: dict[Any, Node] = {}
-    for node in list(traced.graph.nodes):
-        if node.op not in ("call_function", "get_attr"):
-            continue
-        key = (node.target, _key(node.args), _key(node.kwargs))
-        first = seen.setdefault(key, node)
-        if first is not node:
-            _replace(traced, node, first)
-
-
-def _key(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return tuple(_key(item) for item in value)
-    if isinstance(value, dict):
-        return tuple((name, _key(item)) for name, item in value.items())
-    if isinstance(value, slice):
-        return (value.start, value.stop, value.step)
-    return (type(value), value)
-
-
-def _drop_idle(traced: GraphModule) -> None:
-    """Pass over views that come back to where they started, and operations without effect."""
-    for node in list(traced.graph.nodes):
-        if node.op != "call_function":
-            continue
-        source: Any = node.args[0] if node.args else None
-        if node.target is aten.cat.default and len(source) == 1:
-            (source,) = source
-        while isinstance(source, Node):
-            idle = node.target in VIEWS | COPIES | {aten.cat.default} or _neutral(node)
-            if idle and _layout(source) is not None and _layout(source) == _layout(node):
-                _replace(traced, node, source)
-                break
-            if node.target not in VIEWS or source.target not in VIEWS:
-                break
-            source = source.args[0]
-
-
-def _neutral(node: Node) -> bool:
-    number = NEUTRAL.get(node.target)
-    second = node.args[1] if len(node.args) > 1 else None
-    return number is not None and isinstance(second, (int, float)) and second == number
-
-
-def _layout(node: Any) -> Any:
-    value = node.meta.get("val") if isinstance(node, Node) else None
-    if not isinstance(value, Tensor):
-        return None
-    return value.shape, value.stride(), value.dtype, value.device
-
-
-def _accumulate(traced: GraphModule) -> None:
-    """Add a product to another in that one's memory, where nothing else looks at either."""
-    for node in list(traced.graph.nodes):
-        found = _summands(node)
-        if found is None:
-            continue
-        base, *factors = found
-        with traced.graph.inserting_before(node):
-            arguments = (base, *factors)
-            summed = traced.graph.call_function(aten.baddbmm_.default, arguments, node.kwargs)
-        summed.meta["val"] = node.meta["val"]
-        _replace(traced, node, summed)
-
-
-def _summands(node: Node) -> tuple[Any, ...] | None:
-    """The product that can be added to, and the factors of the other; None if there are none."""
-    if node.target is aten.baddbmm.default:
-        base = node.args[0]
-        return node.args if _own(base) and _layout(base) == _layout(node) else None
-    if node.target is not aten.add.Tensor or node.kwargs:
-        return None
-    for base, product in (node.args, reversed(node.args)):
-        if (
-            isinstance(product, Node)
-            and product.target is aten.bmm.default
-            and _own(product)
-            and _own(base)
-            and _layout(base) == _layout(node) == _layout(product)
-        ):
-            return (base, *product.args)
-    return None
-
-
-def _own(node: Any) -> bool:
-    """Whether a node is a product, or a view of one, that has a single user."""
-    while isinstance(node, Node) and len(node.users) == 1 and node.target in VIEWS:
-        node = node.args[0]
-    return isinstance(node, Node) and len(node.users) == 1 and node.target in PRODUCTS
-
-
 def _separate(traced: GraphModule, arguments: tuple[Any, ...]) -> None:
     """Copy results that lie in the memory of an argument, a constant or a result before them."""
-    held = [*tree_leaves(arguments), *traced.buffers()]
+    constants = [getattr(traced, str(n.target)) for n in traced.graph.nodes if n.op == "get_attr"]
+    held = [*tree_leaves(arguments), *constants]
     taken = {v.untyped_storage().data_ptr() for v in held if isinstance(v, Tensor)}
     output = next(node for node in traced.graph.nodes if node.op == "output")
     nodes = list(output.args[0])
@@ -329,13 +178,24 @@ def _call_directly(traced: GraphModule) -> None:
             continue
         if node.target in WIDE and _is_large(node):
             node.target = WIDE[node.target]
-        elif node.target in METHODS:
+        elif node.target in METHODS or _makes_contiguous(node):
+            method, kwargs = METHODS.get(node.target, "contiguous"), node.kwargs
             with traced.graph.inserting_before(node):
-                call = traced.graph.call_method(METHODS[node.target], node.args, node.kwargs)
+                call = traced.graph.call_method(
+                    method, node.args, {} if method == "contiguous" else kwargs
+                )
             call.meta = node.meta
-            _replace(traced, node, call)
+            replace(traced, node, call)
         elif node.target in functions and not node.kwargs:
             node.target = functions[node.target]
+
+
+def _makes_contiguous(node: Node) -> bool:
+    """Whether a node copies what is not contiguous, and not what is, to have it for itself."""
+    asked = node.target is aten.clone.default and node.kwargs == {
+        "memory_format": torch.contiguous_format
+    }
+    return asked and not cast(Node, node.args[0]).meta["val"].is_contiguous()
 
 
 def _is_large(node: Node) -> bool:
@@ -344,11 +204,6 @@ def _is_large(node: Node) -> bool:
     here = result.device.type == "cpu" and result.dtype == torch.float32
     operations = 2 * math.prod(result.shape[-2:]) * factor.shape[-1]
     return here and operations >= LARGE and library() == "onednn"
-
-
-def _replace(traced: GraphModule, node: Node, other: Node) -> None:
-    node.replace_all_uses_with(other)
-    traced.graph.erase_node(node)
 
 
 @functools.cache
