@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import posterior_collapse as pc
+from commands import collapse
 from posterior_collapse.moments import integers, single, wide
 from posterior_collapse.moments.single import ROUNDING
 
@@ -304,6 +309,107 @@ def test_what_can_be_read_once_is_measured_in_double_precision() -> None:
     again = pc.forecast(batches, pc.VAESpec(3))
     assert again._modes.moments.rounding > 0
     assert again.loss == pytest.approx(pc.forecast(iter(batches), pc.VAESpec(3)).loss, rel=1e-4)
+
+
+def kinds_of_data(x: np.ndarray, folder: Path) -> dict[str, Callable[[], Any]]:
+    """The same rows, as people hold them."""
+    frame = lambda library: pytest.importorskip(library).DataFrame(  # noqa: E731
+        {f"a{i}": column for i, column in enumerate(x.T)}
+    )
+
+    def saved(name: str, save: Callable[[str], None]) -> Any:
+        save(str(folder / name))
+        return pc.load(folder / name)
+
+    def parquet_folder() -> Any:
+        pytest.importorskip("dask"), pytest.importorskip("pyarrow")
+        for i, part in enumerate(np.array_split(x, 3)):
+            names = [f"a{i}" for i in range(x.shape[1])]
+            part = pytest.importorskip("pandas").DataFrame(part, columns=names)
+            (folder / "parts").mkdir(exist_ok=True)
+            part.to_parquet(folder / "parts" / f"{i}.parquet")
+        return pc.load(folder / "parts")
+
+    def torchs(make: Callable[[Any], Any]) -> Any:
+        return make(pytest.importorskip("torch"))
+
+    return {
+        "array": lambda: x,
+        "columns first": lambda: np.asfortranarray(x),
+        "other bytes": lambda: x.astype(">f4"),
+        "images": lambda: x.reshape(len(x), 2, -1),
+        "batches": lambda: np.array_split(x, 5),
+        "dask": lambda: pytest.importorskip("dask.array").from_array(x, chunks=(1000, 4)),
+        "sparse": lambda: pytest.importorskip("scipy.sparse").csr_matrix(x),
+        "pandas": lambda: frame("pandas"),
+        "polars": lambda: frame("polars"),
+        "tensor": lambda: torchs(lambda torch: torch.from_numpy(x)),
+        "torch data set": lambda: torchs(
+            lambda torch: torch.utils.data.TensorDataset(torch.from_numpy(x))
+        ),
+        "loader": lambda: torchs(
+            lambda torch: torch.utils.data.DataLoader(torch.from_numpy(x), 300, shuffle=True)
+        ),
+        ".npy": lambda: saved("x.npy", lambda path: np.save(path, x)),
+        ".npz": lambda: saved("x.npz", lambda path: np.savez(path, x=x)),
+        "folder of .parquet": parquet_folder,
+    }
+
+
+@pytest.mark.parametrize("kind", kinds_of_data(np.zeros((1, 2), np.float32), Path()))
+def test_every_kind_of_float32_data_goes_the_same_way(kind: str, tmp_path: Path) -> None:
+    """Also by the command, from a file: fast where the answer has digits, and else in float64."""
+    x = of_spectrum(SPECTRUM)
+    data = kinds_of_data(x, tmp_path)[kind]()
+    sure = pc.forecast(x.astype(np.float64), pc.VAESpec(5))
+    found = pc.forecast(data, pc.VAESpec(5))
+    assert found._modes.moments.rounding == ROUNDING
+    assert found.hidden_variance == pytest.approx(ROUNDING * sure.spectrum[0], rel=1e-4)
+    assert found.levels[0].status == sure.levels[0].status
+    np.testing.assert_allclose(
+        found.spectrum[:4], sure.spectrum[:4], rtol=0, atol=ROUNDING * sure.spectrum[0]
+    )
+    assert found.loss == pytest.approx(sure.loss, rel=1e-4)
+    low = pc.VAESpec(5, eta_dec=0.003)
+    assert pc.forecast(data, low)._modes.moments.rounding == 0
+
+
+@pytest.mark.parametrize("form", [".npy", ".npz", "folder of .parquet"])
+@pytest.mark.parametrize("is_long", [False, True])
+def test_a_command_takes_the_way_of_the_library(
+    form: str, is_long: bool, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from posterior_collapse.cli import forecast_command
+
+    if is_long and form != "folder of .parquet":
+        monkeypatch.setattr(forecast_command, "_is_long", lambda dataset: True)
+    x = of_spectrum(SPECTRUM)
+    name = {".npy": "x.npy", ".npz": "x.npz"}.get(form, "parts")
+    data = kinds_of_data(x, tmp_path)[form]()
+    taken: list[str] = []
+    of = pc.Moments.of.__func__
+    monkeypatch.setattr(
+        pc.Moments,
+        "of",
+        classmethod(lambda cls, *a, **k: (taken.append(k["precision"]), of(cls, *a, **k))[1]),
+    )
+    options = ["forecast", str(tmp_path / name), "--latents", "5", "--json"]
+    for arguments, spec, precisions in (
+        ([], pc.VAESpec(5), ["float32"]),
+        (["--eta-dec", "0.003"], pc.VAESpec(5, eta_dec=0.003), ["float32", "float64"]),
+        (["--html", str(tmp_path / "page.html")], None, ["float64"]),
+    ):
+        taken.clear()
+        assert collapse(*options, *arguments) == 0
+        assert taken == precisions
+        found = json.loads(capsys.readouterr().out)
+        if spec is not None:
+            same = pc.forecast(data, spec)
+            assert found["loss"] == pytest.approx(same.loss, rel=1e-7)
+            assert found["hidden_variance"] == pytest.approx(same.hidden_variance, rel=1e-7)
+    taken.clear()
+    assert collapse(*options, "--eta-dec", "1,0.5,0.003,0.002") == 0
+    assert taken == ["float32", "float64"]  # once each, for all four
 
 
 def test_moments_in_single_precision_say_what_they_may_hide() -> None:
