@@ -96,7 +96,8 @@ class Accumulator:
         """Covariance normalised by n, both triangles."""
         cov = np.triu(self.upper)
         cov /= self._n
-        cov += np.triu(cov, 1).T
+        for i in range(1, len(cov)):  # no further matrix
+            cov[i, :i] = cov[:i, i]
         return cov
 
     def update(
@@ -259,8 +260,11 @@ class Accumulator:
 
     def _settle(self) -> None:
         if self._integers is not None:
-            found, self._integers = self._integers, None
-            self.merge(Accumulator(*found.total()))
+            found, self._integers = Accumulator(*self._integers.total()), None
+            if self._n:
+                self.merge(found)
+            else:
+                self._n, self._mean, self._upper = found._n, found._mean, found._upper
         if self._group is not None:
             self._flush(self._group)
             self._group = None
