@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import posterior_collapse as pc
-from posterior_collapse.moments import accumulate, integers, wide
+from commands import collapse
+from posterior_collapse.moments import integers, single, wide
+from posterior_collapse.moments.single import ROUNDING
 
 G = np.random.default_rng(0)
 N, D = 9000, 12
@@ -22,6 +28,8 @@ DATA = {
     "ink": (NOISE > 1) * np.linspace(0.5, 1, D),
     "rare": (NOISE > 3.3) * 1.0,
     "two values": np.where(NOISE > 0, 0.7, 0.1),
+    "two values, then others": np.where(np.arange(N)[:, None] < 5000, NOISE > 0, NOISE + 50),
+    "two tiny values in noise": 1e-20 * np.where(np.arange(D) < 3, NOISE > 0, NOISE),
     "far rows": (np.arange(N)[:, None] % 3000 == 1) * np.ones(D),
     "a far row in noise": NOISE + 1e5 * (np.arange(N)[:, None] == 1),
     "huge": NOISE * 1e25,
@@ -53,11 +61,33 @@ def test_errors_stay_below_what_moments_say(name: str, way: str) -> None:
         batches = np.split(x, np.cumsum(sizes)[:-1])
         found = pc.Moments.from_batches(batches, precision="float32")
     assert found.n == N
-    assert found.rounding == accumulate.ROUNDING
+    assert found.rounding == ROUNDING
     assert error(found, x) < found.rounding
     assert error(pc.Moments.from_arrays(x), x) < 1e-12
     exact = x.astype(np.float64)
     np.testing.assert_allclose(found.mean_x, exact.mean(0), rtol=0, atol=1e-6 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("pair", [(0, 1), (0.1, 0.7), (-1.527, 0.655), (3.0, -2.0)])
+@pytest.mark.parametrize("rows", [N, 300])
+def test_rounding_does_not_add_up_where_features_have_two_values(
+    pair: tuple[float, float], rows: int
+) -> None:
+    """Each product of two such is the same again and again, and was rounded the same way."""
+    x = np.where(np.linspace(-1, 1, D) < NOISE, *pair).astype(np.float32)
+    found = pc.Moments.from_batches([x[i : i + rows] for i in range(0, N, rows)])
+    single = pc.Moments.from_batches(
+        [x[i : i + rows] for i in range(0, N, rows)], precision="float32"
+    )
+    assert error(found, x) < 1e-12
+    assert error(single, x) < 3e-7  # of the division; it was 2e-6 to 8e-6
+
+
+@pytest.mark.parametrize("far", [1e5, 1e6])
+@pytest.mark.parametrize("at", [1, N // 2])
+def test_one_far_row_costs_the_others_few_digits(far: float, at: int) -> None:
+    x = (NOISE + far * (np.arange(N)[:, None] == at)).astype(np.float32)
+    assert error(pc.Moments.from_arrays(x, precision="float32"), x) < 2e-6  # it was 2e-5
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.bool_])
@@ -149,9 +179,9 @@ def test_columns_at_the_margins_that_do_not_vary_cost_no_product(
     elif margin == "late":
         x[5000:, -1] = NOISE[5000:, 0]
     widths = []
-    product = accumulate._Group.product
+    product = single.Group.product
     monkeypatch.setattr(
-        accumulate._Group,
+        single.Group,
         "product",
         lambda group: (widths.append(len((found := product(group))[1])), found)[1],
     )
@@ -205,7 +235,7 @@ def test_dask_and_memory_maps_share_the_way(tmp_path) -> None:
     np.save(tmp_path / "x.npy", x)
     mapped = pc.Moments.from_arrays(np.load(tmp_path / "x.npy", mmap_mode="r"), precision="float32")
     for found in (lazy, mapped):
-        assert found.rounding == accumulate.ROUNDING
+        assert found.rounding == ROUNDING
         assert error(found, x) < found.rounding
 
 
@@ -215,7 +245,7 @@ def test_wide_data_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for scale, offset in ((1.0, 0.0), (100.0, 1e5), (1e25, 0.0)):
         x = (scale * (mixed + 0.1 * G.standard_normal(mixed.shape)) + offset).astype(np.float32)
         single, double = (pc.Moments.from_arrays(x, precision=p) for p in ("float32", "float64"))
-        assert (single.rounding > 0) == (scale < 1e20) or single.rounding == accumulate.ROUNDING
+        assert (single.rounding > 0) == (scale < 1e20) or single.rounding == ROUNDING
         values = [np.linalg.eigvalsh(m.xx)[::-1][:59] for m in (single, double)]
         np.testing.assert_allclose(*values, rtol=0, atol=1e-6 * values[1][0])
         variances = x.astype(np.float64).var(0)
@@ -254,7 +284,7 @@ def test_a_forecast_takes_the_precision_that_its_threshold_needs(eta_dec, single
 
 
 def test_modes_below_rounding_stay_in_the_loss() -> None:
-    x = of_spectrum(np.array([100.0, *[0.003] * 199]))  # 0.6 in sum
+    x = of_spectrum(np.array([100.0, *[0.0006] * 199]))  # 0.1 in sum
     spec = pc.VAESpec(3)
     found, sure = pc.forecast(x, spec), pc.forecast(x.astype(np.float64), spec)
     assert found._modes.moments.rounding > 0
@@ -281,13 +311,114 @@ def test_what_can_be_read_once_is_measured_in_double_precision() -> None:
     assert again.loss == pytest.approx(pc.forecast(iter(batches), pc.VAESpec(3)).loss, rel=1e-4)
 
 
+def kinds_of_data(x: np.ndarray, folder: Path) -> dict[str, Callable[[], Any]]:
+    """The same rows, as people hold them."""
+    frame = lambda library: pytest.importorskip(library).DataFrame(  # noqa: E731
+        {f"a{i}": column for i, column in enumerate(x.T)}
+    )
+
+    def saved(name: str, save: Callable[[str], None]) -> Any:
+        save(str(folder / name))
+        return pc.load(folder / name)
+
+    def parquet_folder() -> Any:
+        pytest.importorskip("dask"), pytest.importorskip("pyarrow")
+        for i, part in enumerate(np.array_split(x, 3)):
+            names = [f"a{i}" for i in range(x.shape[1])]
+            part = pytest.importorskip("pandas").DataFrame(part, columns=names)
+            (folder / "parts").mkdir(exist_ok=True)
+            part.to_parquet(folder / "parts" / f"{i}.parquet")
+        return pc.load(folder / "parts")
+
+    def torchs(make: Callable[[Any], Any]) -> Any:
+        return make(pytest.importorskip("torch"))
+
+    return {
+        "array": lambda: x,
+        "columns first": lambda: np.asfortranarray(x),
+        "other bytes": lambda: x.astype(">f4"),
+        "images": lambda: x.reshape(len(x), 2, -1),
+        "batches": lambda: np.array_split(x, 5),
+        "dask": lambda: pytest.importorskip("dask.array").from_array(x, chunks=(1000, 4)),
+        "sparse": lambda: pytest.importorskip("scipy.sparse").csr_matrix(x),
+        "pandas": lambda: frame("pandas"),
+        "polars": lambda: frame("polars"),
+        "tensor": lambda: torchs(lambda torch: torch.from_numpy(x)),
+        "torch data set": lambda: torchs(
+            lambda torch: torch.utils.data.TensorDataset(torch.from_numpy(x))
+        ),
+        "loader": lambda: torchs(
+            lambda torch: torch.utils.data.DataLoader(torch.from_numpy(x), 300, shuffle=True)
+        ),
+        ".npy": lambda: saved("x.npy", lambda path: np.save(path, x)),
+        ".npz": lambda: saved("x.npz", lambda path: np.savez(path, x=x)),
+        "folder of .parquet": parquet_folder,
+    }
+
+
+@pytest.mark.parametrize("kind", kinds_of_data(np.zeros((1, 2), np.float32), Path()))
+def test_every_kind_of_float32_data_goes_the_same_way(kind: str, tmp_path: Path) -> None:
+    """Also by the command, from a file: fast where the answer has digits, and else in float64."""
+    x = of_spectrum(SPECTRUM)
+    data = kinds_of_data(x, tmp_path)[kind]()
+    sure = pc.forecast(x.astype(np.float64), pc.VAESpec(5))
+    found = pc.forecast(data, pc.VAESpec(5))
+    assert found._modes.moments.rounding == ROUNDING
+    assert found.hidden_variance == pytest.approx(ROUNDING * sure.spectrum[0], rel=1e-4)
+    assert found.levels[0].status == sure.levels[0].status
+    np.testing.assert_allclose(
+        found.spectrum[:4], sure.spectrum[:4], rtol=0, atol=ROUNDING * sure.spectrum[0]
+    )
+    assert found.loss == pytest.approx(sure.loss, rel=1e-4)
+    low = pc.VAESpec(5, eta_dec=0.003)
+    assert pc.forecast(data, low)._modes.moments.rounding == 0
+
+
+@pytest.mark.parametrize("form", [".npy", ".npz", "folder of .parquet"])
+@pytest.mark.parametrize("is_long", [False, True])
+def test_a_command_takes_the_way_of_the_library(
+    form: str, is_long: bool, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from posterior_collapse.cli import forecast_command
+
+    if is_long and form != "folder of .parquet":
+        monkeypatch.setattr(forecast_command, "_is_long", lambda dataset: True)
+    x = of_spectrum(SPECTRUM)
+    name = {".npy": "x.npy", ".npz": "x.npz"}.get(form, "parts")
+    data = kinds_of_data(x, tmp_path)[form]()
+    taken: list[str] = []
+    of = pc.Moments.of.__func__
+    monkeypatch.setattr(
+        pc.Moments,
+        "of",
+        classmethod(lambda cls, *a, **k: (taken.append(k["precision"]), of(cls, *a, **k))[1]),
+    )
+    options = ["forecast", str(tmp_path / name), "--latents", "5", "--json"]
+    for arguments, spec, precisions in (
+        ([], pc.VAESpec(5), ["float32"]),
+        (["--eta-dec", "0.003"], pc.VAESpec(5, eta_dec=0.003), ["float32", "float64"]),
+        (["--html", str(tmp_path / "page.html")], None, ["float64"]),
+    ):
+        taken.clear()
+        assert collapse(*options, *arguments) == 0
+        assert taken == precisions
+        found = json.loads(capsys.readouterr().out)
+        if spec is not None:
+            same = pc.forecast(data, spec)
+            assert found["loss"] == pytest.approx(same.loss, rel=1e-7)
+            assert found["hidden_variance"] == pytest.approx(same.hidden_variance, rel=1e-7)
+    taken.clear()
+    assert collapse(*options, "--eta-dec", "1,0.5,0.003,0.002") == 0
+    assert taken == ["float32", "float64"]  # once each, for all four
+
+
 def test_moments_in_single_precision_say_what_they_may_hide() -> None:
     x = of_spectrum(SPECTRUM)
     moments = pc.Moments.from_arrays(x, precision="float32")
     assert not any("rounding" in note for note in pc.forecast(moments, pc.VAESpec(5)).notes)
     few = pc.forecast(moments, pc.VAESpec(6, eta_dec=0.001))
     assert any("lost to rounding" in note for note in few.notes)
-    assert few.hidden_variance == pytest.approx(accumulate.ROUNDING * few.spectrum[0])
+    assert few.hidden_variance == pytest.approx(ROUNDING * few.spectrum[0])
     assert not any(
         "rounding" in note for note in pc.forecast(x, pc.VAESpec(6, eta_dec=0.001)).notes
     )

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from posterior_collapse.data import Dataset
     from posterior_collapse.specs import Spec
     from posterior_collapse.theory import Advice, Forecast
+    from posterior_collapse.theory.reading import Bias
 
 
 @grouped
@@ -103,9 +104,10 @@ def _print_several(
 
     from posterior_collapse import report, theory
 
-    measured = measure(dataset, next(iter(specs.values())), biases, cross_fit)[0]
+    measured = measure(dataset, next(iter(specs.values())), cross_fit)[0]
     of = spec_of_residuals if cross_fit is not None else lambda spec: spec
-    results = {name: theory.forecast(measured, of(spec)) for name, spec in specs.items()}
+    bias = _bias(biases)
+    results = {name: theory.forecast(measured, of(spec), bias=bias) for name, spec in specs.items()}
     if as_json:
         every = [found.to_dict() for found in results.values()]
         typer.echo(json_text({"data": options.about(dataset), "forecasts": every}))
@@ -135,13 +137,13 @@ def print_forecast(
         raise InvalidArgumentError(
             "--network", "given with --cross-fit", "one of the two", "Leave --cross-fit out."
         )
+    bias = _bias(biases)
     if network:
-        rows = dataset.x if dataset.y is None else (dataset.x, dataset.y)
-        bias = "both" if biases else "none"
-        result = theory.forecast(rows, spec, bias=bias, network=True)  # type: ignore[arg-type]
+        result = theory.forecast(_rows(dataset), spec, bias=bias, network=True)
     else:
-        measured, spec = measure(dataset, spec, biases, cross_fit)
-        result = theory.forecast(measured, spec)
+        every_mode = plot is not None or html is not None
+        measured, spec = measure(dataset, spec, cross_fit, every_mode=every_mode)
+        result = theory.forecast(measured, spec, bias=bias)
     result = of_dataset(result, dataset)
     advice = result.advice(active)
     options.write_views(result, plot, html)
@@ -160,32 +162,48 @@ def of_dataset(result: Forecast, dataset: Dataset) -> Forecast:
     return result.replace(_about=about(dataset, conditional=dataset.y is not None))
 
 
-def measure(dataset: Dataset, spec: Spec, biases: bool, cross_fit: int | None) -> tuple[Any, Spec]:
-    """Return what to forecast from: moments, or the rows where a likelihood needs them.
+def measure(
+    dataset: Dataset, spec: Spec, cross_fit: int | None, *, every_mode: bool = False
+) -> tuple[Any, Spec]:
+    """Return what `theory.forecast` is to take, and the spec of it.
 
-    Those of float32 data are float64 too: below the rounding of products in float32 lie modes that
-    are shown and counted here. 8-bit integers are summed exactly, and as fast.
+    Args:
+        dataset: The data.
+        spec: What they must serve.
+        cross_fit: Folds by which the residuals are measured; None: no residuals.
+        every_mode: Whether all modes are to be shown, also those below the rounding of products in
+            float32, which serve what is only counted.
     """
+    from posterior_collapse.data.samples import Samples, Stream
     from posterior_collapse.moments import Moments, cross_fitted_residuals
-    from posterior_collapse.theory.reading import require_gaussian
+    from posterior_collapse.theory.reading import MeasuredOnce, require_gaussian
 
     if cross_fit is not None:
         require_gaussian(spec)
-    if spec.likelihood != "gaussian" and biases:
-        return (dataset.x if dataset.y is None else (dataset.x, dataset.y)), spec
-    if cross_fit is None and _is_long(dataset):
-        return Moments.from_batches(_tracked_rows(dataset), center=biases), spec
-    if cross_fit is None:
-        return Moments.from_arrays(dataset.x, dataset.y, center=biases), spec
-    if dataset.y is None:
-        raise InvalidArgumentError(
-            "--cross-fit",
-            "data without a condition",
-            "a conditional task",
-            "Add --task or --given.",
-        )
-    residuals = cross_fitted_residuals(dataset.x, dataset.y, folds=cross_fit)
-    return Moments.from_arrays(residuals, center=biases), spec_of_residuals(spec)
+        if dataset.y is None:
+            raise InvalidArgumentError(
+                "--cross-fit",
+                "data without a condition",
+                "a conditional task",
+                "Add --task or --given.",
+            )
+        residuals = cross_fitted_residuals(dataset.x, dataset.y, folds=cross_fit)
+        return Moments.from_arrays(residuals), spec_of_residuals(spec)
+    if spec.likelihood != "gaussian":
+        return _rows(dataset), spec
+    data: Samples | Stream = Samples(dataset.x, dataset.y)
+    if _is_long(dataset):
+        data = Stream(dataset, lambda size, seed: _tracked_rows(dataset), dataset.y is not None)
+    measured = MeasuredOnce(data)
+    return measured.moments("float64") if every_mode else measured, spec
+
+
+def _bias(biases: bool) -> Bias:
+    return "both" if biases else "none"
+
+
+def _rows(dataset: Dataset) -> Any:
+    return dataset.x if dataset.y is None else (dataset.x, dataset.y)
 
 
 def spec_of_residuals(spec: Spec) -> Spec:
@@ -256,8 +274,8 @@ def explore(
     spec = options.one_spec("explore", kind, given.latents, given.texts(), **given.law())
     report.check_page_path(html)
     dataset = options.load_data(data, kind, named)
-    measured, spec = measure(dataset, spec, given.biases, None)
-    found = of_dataset(theory.forecast(measured, spec), dataset)
+    measured, spec = measure(dataset, spec, None, every_mode=True)
+    found = of_dataset(theory.forecast(measured, spec, bias=_bias(given.biases)), dataset)
     report.write_page(found, html, source=_words(data, named))
     typer.echo(f"Page: {html}")
 

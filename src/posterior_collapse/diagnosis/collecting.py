@@ -26,13 +26,8 @@ from posterior_collapse.models import LatentModel, MarkovVAE, OneHots
 from posterior_collapse.models.batches import BATCH_SIZE, batches
 from posterior_collapse.models.modules import tensor_behind
 from posterior_collapse.moments import Moments
-from posterior_collapse.moments.accumulate import (
-    CLEAR,
-    ROUNDING,
-    Accumulator,
-    Precision,
-    is_single,
-)
+from posterior_collapse.moments.accumulate import CLEAR, Accumulator, Precision
+from posterior_collapse.moments.single import ROUNDING, is_single
 from posterior_collapse.progress import Display
 from posterior_collapse.specs import Spec
 

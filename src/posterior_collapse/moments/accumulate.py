@@ -12,7 +12,6 @@ import numpy as np
 from scipy.linalg import blas
 
 from posterior_collapse.arrays import (
-    CHUNK_BYTES,
     Array,
     Float,
     chunks,
@@ -20,33 +19,26 @@ from posterior_collapse.arrays import (
     refuse_non_finite,
 )
 from posterior_collapse.moments.integers import Integers
+from posterior_collapse.moments.single import (
+    FAR,
+    ROUNDING,
+    Group,
+    coarse,
+    is_single,
+    rows_at_once,
+)
 
 __all__ = [
     "CLEAR",
-    "LEAST_SQUARES",
-    "ROUNDING",
     "Accumulator",
     "Precision",
-    "is_single",
     "of_blocks",
 ]
 
 Precision = Literal["float64", "float32"]
 
-ROUNDING = 4e-5
-"""Error of moments by float32 products, as a share of the largest variance, at most: that of noise
-is 1e-7 and of MNIST 1e-6; that of features with two values only, whose rounding adds up, 6e-6; and
-of one row far from all others, beside whose square theirs are lost, 3e-5."""
 CLEAR = 50
 """Times the rounding, a threshold that has digits beside it."""
-LEAST_ROWS, MOST_ROWS = 1024, 4096
-"""Rows of one float32 product: fewer cost time, more add up more rounding."""
-BLOCK_BYTES = 1 << 20
-"""Of the rows that are shifted and summed at a time, in the processor's cache."""
-FAR = 0.5
-"""Squared distance of a group's mean from its shift, over the variance, that costs digits."""
-LEAST_SQUARES = 1e-25
-"""A sum of squares below it may have lost some that are too small for a float32."""
 MOST_PENDING = 64
 """Groups whose means wait for the one product that adds what lies between them."""
 
@@ -67,7 +59,7 @@ class Accumulator:
         self.rounding = rounding
         self._n, self._mean, self._upper = n, mean, upper
         self._integers: Integers | None = None
-        self._group: _Group | None = None
+        self._group: Group | None = None
         # Per group: its sum and mean about its shift, and its mean's way from those before.
         self._pending: list[tuple[Float, Float, Float]] = []
 
@@ -104,7 +96,8 @@ class Accumulator:
         """Covariance normalised by n, both triangles."""
         cov = np.triu(self.upper)
         cov /= self._n
-        cov += np.triu(cov, 1).T
+        for i in range(1, len(cov)):  # no further matrix
+            cov[i, :i] = cov[:i, i]
         return cov
 
     def update(
@@ -138,12 +131,15 @@ class Accumulator:
             for _, parts in chunks(*arrays):
                 self._integers.add(parts)
         else:
-            rows = min(MOST_ROWS, max(LEAST_ROWS, CHUNK_BYTES // (4 * len(self._mean))))
+            rows = rows_at_once(len(self._mean))
             if self.n == 0:  # perhaps all that will come
                 rows = min(rows, len(arrays[0]))
-            if self._group is None or self._group.capacity < rows:
+            if self._group is None:
                 self._settle()
-                self._group = _Group(len(self._mean), rows)
+                self._group = Group(len(self._mean))
+            if self._group.capacity < rows:
+                self._flush(self._group)
+                self._group.enlarge(rows)
             self.rounding = ROUNDING
             for start, parts in chunks(*arrays):
                 self._gather(self._group, names, parts, row + start)
@@ -205,13 +201,13 @@ class Accumulator:
         self._n = n
         return shift
 
-    def _gather(self, group: _Group, names: tuple[str, ...], parts: list[Array], row: int) -> None:
+    def _gather(self, group: Group, names: tuple[str, ...], parts: list[Array], row: int) -> None:
         done, rows = 0, len(parts[0])
         while done < rows:
             if group.filled == group.capacity:
                 self._flush(group)
             if group.filled == 0:
-                group.begin(self._near(np.concatenate([part[done] for part in parts])))
+                group.begin(self._near(group, np.concatenate([part[done] for part in parts])))
             some = [part[done : done + group.room] for part in parts]
             if not group.add(some):
                 for name, part in zip(names, some, strict=True):
@@ -221,26 +217,28 @@ class Accumulator:
                 self._add_in_double(names, some, row + done)
             done += len(some[0])
 
-    def _near(self, row: Array) -> Array:
+    def _near(self, group: Group, row: Array) -> Array:
         """Return what is near the rows to come: a row of them, or where it is far off the mean.
 
-        Relative to a row, or to the mean of such, constants come out as exactly 0; and relative to
-        a row also what is constant for a while, as the margins of images are.
+        Relative to a row, or to the mean of such, constants come out as exactly 0; relative to a
+        row also what is constant for a while, as the margins of images are.
         """
         if self._n == 0:
             return row
-        far = np.square(row - self._mean) > FAR * self._upper.diagonal() / self._n
-        return np.where(far, self._mean, row)
+        variance = self._upper.diagonal() / self._n
+        far = np.square(row - self._mean) > FAR * variance
+        return np.where(far & ~group.two, coarse(self._mean, variance), row)
 
-    def _flush(self, group: _Group) -> None:
+    def _flush(self, group: Group) -> None:
         """Add the gathered rows, and begin anew."""
         rows = group.filled
         if rows == 0:
             return
         offset = group.sums / rows
         variance = self._upper.trace() / self._n if self._n else 0.0
-        if offset @ offset > FAR * variance:
-            offset = group.recentre()
+        if offset @ offset > FAR * variance and group.is_far():
+            group.recentre()
+            offset = group.sums / rows
         vary, product = group.product()
         self._upper[vary, vary] += product.T  # in the same order in memory
         mean = group.shift + offset
@@ -262,101 +260,16 @@ class Accumulator:
 
     def _settle(self) -> None:
         if self._integers is not None:
-            found, self._integers = self._integers, None
-            self.merge(Accumulator(*found.total()))
+            found, self._integers = Accumulator(*self._integers.total()), None
+            if self._n:
+                self.merge(found)
+            else:
+                self._n, self._mean, self._upper = found._n, found._mean, found._upper
         if self._group is not None:
             self._flush(self._group)
             self._group = None
         if self._pending:
             self._fold()
-
-
-class _Group:
-    """Rows less a shift in float32, gathered for one product.
-
-    Args:
-        width: Features.
-        rows: As many as fit.
-    """
-
-    def __init__(self, width: int, rows: int) -> None:
-        self.filled = 0
-        self.shift = self.sums = np.zeros(width)
-        self._rows = np.empty((rows, width), np.float32)
-        self._single = np.zeros(width, np.float32)
-        self._step = max(256, BLOCK_BYTES // (4 * width))
-        self._ones = np.ones(min(self._step, rows), np.float32)
-
-    @property
-    def capacity(self) -> int:
-        """How many rows fit."""
-        return len(self._rows)
-
-    @property
-    def room(self) -> int:
-        """How many rows may be added at once."""
-        return min(self._step, self.capacity - self.filled)
-
-    def begin(self, near: Array) -> None:
-        """Shift rows from now on by what is near them."""
-        self.sums = np.zeros(len(self.shift))
-        self._single = near.astype(np.float32)
-        self.shift = self._single.astype(np.float64)
-
-    def add(self, parts: list[Array]) -> bool:
-        """Take in rows, (rows, features) side by side; refuse them where sums are not finite."""
-        rows = self._rows[self.filled : self.filled + len(parts[0])]
-        column = 0
-        with np.errstate(invalid="ignore", over="ignore"):
-            for part in parts:
-                columns = slice(column, column + part.shape[1])
-                np.subtract(part, self._single[columns], out=rows[:, columns])
-                column = columns.stop
-            sums = self._ones[: len(rows)] @ rows
-        if not np.isfinite(sums).all():
-            return False
-        self.sums += sums
-        self.filled += len(rows)
-        return True
-
-    def recentre(self) -> Float:
-        """Shift the rows by their mean; return how far they still are from it."""
-        rows = self._rows[: self.filled]
-        more = (self.sums / self.filled).astype(np.float32)
-        self.shift = self.shift + more
-        self.sums = np.zeros(len(more))
-        for start in range(0, len(rows), self._step):
-            some = rows[start : start + self._step]
-            some -= more
-            self.sums += self._ones[: len(some)] @ some
-        return self.sums / self.filled
-
-    def product(self) -> tuple[slice, Array]:
-        """Return the columns from the first to the last that vary, and their outer products."""
-        rows = self._rows[: self.filled]
-        vary = self._varying(rows)
-        rows = rows[:, vary]
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            # NumPy takes this for the symmetric product that it is.
-            product: Array = np.matmul(rows.T, rows)
-        if not LEAST_SQUARES < product.trace() < np.inf:
-            product = rows.T.astype(np.float64) @ rows.astype(np.float64)
-        return vary, product
-
-    def _varying(self, rows: Array) -> slice:
-        """Return the columns that are not all 0; margins whose sums alone are 0 count too."""
-        found = np.flatnonzero(self.sums)
-        if not len(found):
-            return slice(None)
-        first, last = found[0], found[-1] + 1
-        if rows[:, :first].any() or rows[:, last:].any():
-            return slice(None)
-        return slice(first, last)
-
-
-def is_single(dtype: np.dtype[np.generic]) -> bool:
-    """Return whether a type is float32, in any order of bytes."""
-    return dtype.kind == "f" and dtype.itemsize == 4
 
 
 def of_blocks(names: tuple[str, ...], arrays: list[Array], precision: Precision) -> Accumulator:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Iterator
 from timeit import repeat
 from typing import Any
 
@@ -43,12 +42,15 @@ class Integers:
         unsigned = np.array([dtype == np.uint8 for dtype in dtypes])
         self._less = np.repeat(np.where(unsigned, 128.0, 0.0), widths)
         self._ends = np.cumsum(widths)
-        width = len(self._less) + 1
-        rows = min(ROWS, max(SINGLE_ROWS, CHUNK_BYTES // width))
-        self._rows = np.empty((rows, width), np.int8)
+        width = len(self._less)
+        self._torch = _torch_if_it_pays()
+        rows = SINGLE_ROWS
+        if self._torch is not None:
+            rows = min(ROWS, max(SINGLE_ROWS, CHUNK_BYTES // width))
+        self._rows = np.empty((rows, width + 1), np.int8)
         self._rows[:, -1] = 1
         self._filled = 0
-        self._products = np.zeros((width, width))
+        self._sums, self._products = np.zeros(width), np.zeros((width, width), order="F")
 
     def add(self, parts: list[Array]) -> None:
         """Take in rows of every array, side by side."""
@@ -66,9 +68,12 @@ class Integers:
             self.n += len(rows)
 
     def total(self) -> tuple[int, Float, Float]:
-        """Return the number of samples, their mean and, in its upper triangle, their scatter."""
+        """Return the number of samples, their mean and, in its upper triangle, their scatter.
+
+        What was summed becomes the scatter: nothing can be added after it.
+        """
         self._flush()
-        sums, scatter = self._products[-1, :-1], np.array(self._products[:-1, :-1].T, order="F")
+        sums, scatter = self._sums, self._products
         # About whole numbers next to the mean all is exact, so that constants come out as 0.
         near = np.rint(sums / self.n)
         blas.dsyr2(-1.0, sums - self.n * near / 2, near, a=scatter, overwrite_a=1)
@@ -77,19 +82,12 @@ class Integers:
         return self.n, self._less + near + further, scatter
 
     def _flush(self) -> None:
-        for product in _products(self._rows[: self._filled]):
-            self._products += product
+        rows = self._rows[: self._filled]
+        many = len(rows) > SINGLE_ROWS  # gathered for torch alone
+        product = _by_torch(self._torch, rows) if many else _in_single(rows)
+        self._sums += product[-1, :-1]
+        self._products += product[:-1, :-1].T  # in the same order in memory
         self._filled = 0
-
-
-def _products(rows: NDArray[np.int8]) -> Iterator[Array]:
-    """Yield what adds up to the sum of outer products: of all rows, or of some at a time."""
-    torch: Any = sys.modules.get("torch")
-    if len(rows) > SINGLE_ROWS and torch is not None and _pays(torch):
-        yield _by_torch(torch, rows)
-        return
-    for start in range(0, len(rows), SINGLE_ROWS):
-        yield _in_single(rows[start : start + SINGLE_ROWS])
 
 
 def _in_single(rows: NDArray[np.int8]) -> Array:
@@ -102,6 +100,11 @@ def _by_torch(torch: Any, rows: NDArray[np.int8]) -> Array:
     tensor = torch.from_numpy(rows)
     found: Array = torch._int_mm(tensor.T, tensor).numpy()
     return found
+
+
+def _torch_if_it_pays() -> Any:
+    torch: Any = sys.modules.get("torch")
+    return torch if torch is not None and _pays(torch) else None
 
 
 @functools.cache

@@ -25,13 +25,8 @@ from posterior_collapse.arrays import (
     refuse_overflow,
 )
 from posterior_collapse.errors import DataError
-from posterior_collapse.moments.accumulate import (
-    LEAST_SQUARES,
-    ROUNDING,
-    Accumulator,
-    Precision,
-    is_single,
-)
+from posterior_collapse.moments.accumulate import Accumulator, Precision
+from posterior_collapse.moments.single import LEAST_SQUARES, ROUNDING, is_single
 
 MAX_FEATURES = 8192
 """Most features for which a d x d matrix is made."""

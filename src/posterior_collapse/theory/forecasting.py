@@ -69,7 +69,7 @@ class Forecast(Viewed):
     """
 
     view: ClassVar[str] = "forecast"
-    derived: ClassVar = ("onset", "n_possible")
+    derived: ClassVar = ("onset", "n_possible", "hidden_variance")
     spec: Spec
     loss: float
     spectrum: Float

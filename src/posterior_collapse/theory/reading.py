@@ -16,9 +16,27 @@ from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.theory.spectrum import Modes
 from posterior_collapse.theory.whitening import whiten, whiten_given
 
-__all__ = ["Bias", "as_modes", "as_moments"]
+__all__ = ["Bias", "MeasuredOnce", "as_modes", "as_moments"]
 
 Bias = Literal["both", "encoder", "decoder", "none"]
+
+
+class MeasuredOnce:
+    """Data whose moments are taken once in each precision, however many specs they are to serve.
+
+    Args:
+        data: Rows, or batches that can be read again.
+    """
+
+    def __init__(self, data: Samples | Stream) -> None:
+        self._data = data
+        self._known: dict[Precision, Moments] = {}
+
+    def moments(self, precision: Precision) -> Moments:
+        """Return the moments by products in this precision; see `Moments.of`."""
+        if precision not in self._known:
+            self._known[precision] = Moments.of(self._data, precision=precision)
+        return self._known[precision]
 
 
 def as_moments(data: Any, spec: Any) -> tuple[Moments, Spec]:
@@ -83,7 +101,8 @@ def as_modes(
         )
     if spec.likelihood != "gaussian" and spec.model == "cvae":
         return _given(data, spec, bias), spec
-    found = data if isinstance(data, Moments) else read(data, spec.model == "cvae")
+    at_hand = isinstance(data, (Moments, MeasuredOnce))
+    found = data if at_hand else read(data, spec.model == "cvae")
     if spec.likelihood != "gaussian":
         found = _checked(found, spec.likelihood)
     once = isinstance(found, Stream) and isinstance(found.data, Iterator)
@@ -144,6 +163,8 @@ def _measured(data: Any, spec: Spec, precision: Precision = "float64") -> Moment
     conditional = spec.model == "cvae"
     if isinstance(data, Moments):
         moments = data
+    elif isinstance(data, MeasuredOnce):
+        moments = data.moments(precision)
     else:
         moments = Moments.of(read(data, conditional), precision=precision)
     if conditional and not moments.paired:
