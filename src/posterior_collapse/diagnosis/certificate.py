@@ -108,6 +108,7 @@ class Residuals:
         center: Whether the model has biases.
         classes: Of each position; none: features are numbers of their own.
         kind: Of the targets, if their scores are those of logits or log rates.
+        expected: How many rows will come, if that is known.
     """
 
     def __init__(
@@ -118,8 +119,9 @@ class Residuals:
         *,
         classes: Sequence[int] = (),
         kind: Kind | None = None,
+        expected: int | None = None,
     ) -> None:
-        self._kept = Reservoir(rng, NUMBERS, least=LEAST_KEPT)
+        self._kept = Reservoir(rng, NUMBERS, least=LEAST_KEPT, expected=expected)
         self._inputs = inputs
         self._center = center
         self._classes, self._kind = classes, kind

@@ -87,12 +87,14 @@ class Reservoir:
 
     Every row gets a random key, and the rows with the smallest keys stay. They are told by their
     keys alone, so that nothing need be computed of rows that go: `choose` before, and then `keep`.
+    Where it is known how many rows will come, keys up to a bound stay, about as many as fit.
 
     Args:
         rng: Source of the keys.
         numbers: How many to keep, about.
         least: Rows that stay whatever their width.
         most: Rows that are enough.
+        expected: How many rows will come, if that is known; of more, some that fit are lost.
 
     Example:
         >>> reservoir = Reservoir(np.random.default_rng(0), numbers=0, least=1000)
@@ -109,10 +111,11 @@ class Reservoir:
         numbers: int = KEPT_NUMBERS,
         least: int = LEAST_KEPT_ROWS,
         most: int = sys.maxsize,
+        expected: int | None = None,
     ) -> None:
         self.n = 0
         self._rng = rng
-        self._numbers = numbers
+        self._numbers, self._expected = numbers, expected or 0
         self._bounds = least, most
         self._capacity = 0
         self._kept: list[Array] = []  # keys, numbers of the rows, and arrays
@@ -135,7 +138,7 @@ class Reservoir:
         keys = self._rng.random(rows)
         numbers = np.arange(self.n, self.n + rows)
         self.n += rows
-        if not self._full:
+        if self._highest == 1.0:
             self._which = slice(None)
         else:
             self._which = np.flatnonzero(keys < self._highest)
@@ -155,6 +158,10 @@ class Reservoir:
             self._kept = [
                 np.empty((2 * self._capacity, *array.shape[1:]), array.dtype) for array in rows
             ]
+            if self._capacity < self._expected:
+                self._highest = self._capacity / self._expected
+                stay = rows[0] < self._highest
+                rows = [array[stay] for array in rows]
         if self._full:
             self._replace(rows)
             return
