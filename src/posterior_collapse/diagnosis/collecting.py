@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, NegativeBinomial, Poisson
 
-from posterior_collapse.arrays import Array, Float
+from posterior_collapse.arrays import Float
 from posterior_collapse.diagnosis.certificate import Input, Residuals
 from posterior_collapse.diagnosis.exact import ExactPass, free_levels, is_exact, turned
 from posterior_collapse.diagnosis.levels import LevelStatistics
@@ -30,8 +30,6 @@ from posterior_collapse.moments.accumulate import (
     CLEAR,
     ROUNDING,
     Accumulator,
-    Precision,
-    is_single,
 )
 from posterior_collapse.progress import Display
 from posterior_collapse.specs import Spec
@@ -44,8 +42,6 @@ EFFECT_NUMBERS = 2**24
 """Numbers that are decoded to find the effects of a level's units, about."""
 LEAST_EFFECT_ROWS, MOST_EFFECT_ROWS = 16, 500
 LEAST_EFFECTS, MOST_EFFECTS = 16, 256
-GROUPED = 32
-"""Columns whose products with each other take a small part of the time of all products."""
 
 
 def collect(
@@ -326,10 +322,10 @@ class Collected:
         found = self._pass(x, y, wanted)
         pair = [as_array(part) for part in (x, y) if part is not None]
         if first:
-            self._begin([part.shape[1] for part in pair], found)
+            self._begin(pair, found)
             wanted = [residuals.choose(len(x)) for residuals in self.residuals]
         if self._joint is not None:
-            self._joint.update(("x", "y")[: len(pair)], pair, row, self._precision(pair))
+            self._joint.update(("x", "y")[: len(pair)], pair, row, "float32")
         self.rows.add(*pair)
         for statistics, posteriors in zip(self.levels, found.levels, strict=True):
             statistics.add(posteriors)
@@ -340,10 +336,11 @@ class Collected:
         for name, values in self._losses_of(found).items():
             self.losses.setdefault(name, Running()).add(values)
 
-    def _begin(self, widths: list[int], found: Pass) -> None:
-        self._widths = widths
+    def _begin(self, pair: list[Any], found: Pass) -> None:
+        widths = self._widths = [part.shape[1] for part in pair]
         if sum(widths) <= MOST_FEATURES:
             self._joint = Accumulator.empty(sum(widths))
+            self._joint.limit = self._limit(pair)
         inputs: Input = "all"
         if len(widths) == 2:
             inputs = "removed" if self.model.spec.model == "cvae" else "only"
@@ -362,27 +359,12 @@ class Collected:
             )
             self.residuals.append(residuals)
 
-    def _precision(self, pair: list[Any]) -> Precision:
-        """Of a batch's products: float64 where a forecast's threshold may be near their rounding.
-
-        That of each batch is a share of the batch's own variance, so that each is asked anew.
-        """
-        joint, spec = cast(Accumulator, self._joint), self.spec
-        if len(pair) > 1 or not is_single(pair[0].dtype) or (joint.n and not joint.rounding):
-            return "float64"
-        if self.exact or spec is None or spec.eta_levels[0] == "learned":
-            return "float64"
-        most = min(spec.beta_levels) * float(spec.eta_levels[0]) ** 2 / (CLEAR * ROUNDING)
-        c = pair[0] - pair[0].mean(0)
-        # No eigenvalue is larger than the trace, than the root of the sum of all squares, nor than
-        # the sum of these roots over groups of columns, which take fewer products.
-        if float(np.vdot(c, c)) < most * len(c):
-            return "float32"
-        for columns in (GROUPED, c.shape[1]):
-            parts = (c[:, start : start + columns] for start in range(0, c.shape[1], columns))
-            if sum(map(_root_of_squares, parts)) < most * len(c):
-                return "float32"
-        return "float64"
+    def _limit(self, pair: list[Any]) -> float:
+        """Variance up to which products in float32 leave digits beside a forecast's threshold."""
+        spec = self.spec
+        if len(pair) > 1 or self.exact or spec is None or spec.eta_levels[0] == "learned":
+            return 0.0
+        return min(spec.beta_levels) * float(spec.eta_levels[0]) ** 2 / (CLEAR * ROUNDING)
 
     def _losses_of(self, found: Pass) -> dict[str, Float]:
         kls = [level.kl.sum(1) for level in found.levels]
@@ -411,8 +393,3 @@ class Collected:
             return decoded.log_density
         normaliser = decoded.features / 2 * math.log(2 * math.pi * eta**2)
         return -decoded.squared_error / (2 * eta**2) - normaliser
-
-
-def _root_of_squares(c: Array) -> float:
-    """Root of the sum of the squared products of columns, or of rows, which have the same."""
-    return float(np.linalg.norm(c @ c.T if len(c) < c.shape[1] else c.T @ c))

@@ -170,7 +170,7 @@ class LevelStatistics:
             "diverged" if beyond else _status(*found)
             for beyond, *found in zip(diverged, information, of_input, strict=True)
         )
-        kl = np.sort(kl, axis=0)
+        kl = np.sort(np.ascontiguousarray(kl.T)).T  # in place, column after column
         quantiles, quantile_errors = _quantiles(kl)
         signal = np.maximum(self._mean.covariance, 0.0)
         values, errors, coarse = (np.array(part) for part in zip(*information, strict=True))
