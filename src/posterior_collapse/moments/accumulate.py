@@ -149,6 +149,8 @@ class Accumulator:
             if self._group is None or self._group.capacity < rows:
                 self._settle()
                 self._group = _Group(len(self._mean), rows)
+            if self.limit == np.inf:  # else each product is asked
+                self.rounding = ROUNDING
             for start, parts in chunks(*arrays):
                 self._gather(self._group, names, parts, row + start)
 
