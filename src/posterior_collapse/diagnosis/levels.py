@@ -236,7 +236,8 @@ class Posteriors:
     def information(self, units: slice = slice(None)) -> list[Information]:
         """I(x; z_i) of each unit; the error is that of the rows and that of the sampling."""
         found = []
-        every = (self.mean.T, self.variance.T, self.from_sampling)
+        columns_first = (np.ascontiguousarray(part.T) for part in (self.mean, self.variance))
+        every = (*columns_first, self.from_sampling)
         columns = zip(*(part[units] for part in every), strict=True)
         for mean, variance, error in columns:
             value, row_error, coarse = mixture_information(mean, np.sqrt(variance))

@@ -267,15 +267,16 @@ def mixture_information(mean: Float, std: Float) -> Information:
     at = _Shares(lower.astype(np.intp), mean - lower)
     variance = std**2 - at.upper_share * (1 - at.upper_share)
     widths = _classes(variance, max(LEAST_CLASSES, MOST_NUMBERS // points))
-    index, share = _corners(_between_widths(variance, widths), at, points)
+    corners = _corners(_between_widths(variance, widths), at, points)
     kernels = np.exp(-0.5 * np.outer(widths, (2 * np.pi * fft.rfftfreq(points)) ** 2))
 
-    weights = np.bincount(index.ravel(), share.ravel(), minlength=len(widths) * points)
+    cells = len(widths) * points
+    weights = np.sum([np.bincount(*corner, minlength=cells) for corner in corners], axis=0)
     spectrum = fft.rfft(weights.reshape(len(widths), points)) * kernels
     density = fft.irfft(spectrum.sum(0), points) / n
     log_density = np.log(np.maximum(density, 1e-16 * density.max()))
     expected = fft.irfft(fft.rfft(log_density) * kernels, points).ravel()
-    cross_entropy = -(expected[index] * share).sum(0)
+    cross_entropy = -sum(expected[index] * share for index, share in corners)
     divergence = cross_entropy - np.log(std) - 0.5 * math.log(2 * math.pi * math.e)
     value = min(max(float(divergence.mean()), 0.0), math.log(n))
     return Information(value, float(divergence.std() / math.sqrt(n)), coarse)
@@ -320,16 +321,16 @@ def _between_widths(variance: Float, widths: Float) -> _Shares:
     return _Shares(lower, (variance - widths[lower]) / np.diff(widths)[lower])
 
 
-def _corners(wide: _Shares, at: _Shares, points: int) -> tuple[NDArray[np.intp], Float]:
+def _corners(wide: _Shares, at: _Shares, points: int) -> list[tuple[NDArray[np.intp], Float]]:
     """The (width, point) pairs that each row is split over, as flat indices, and its shares.
 
-    Both (corners, rows): 4 corners, or 2 where there is but one width.
+    One pair of arrays, (rows,) each, per corner: 4, or 2 where there is but one width.
     """
-    corner = wide.lower * points + at.lower
-    shares = [1 - at.upper_share, at.upper_share]
+    corner, shares = wide.lower * points + at.lower, (1 - at.upper_share, at.upper_share)
     if not wide.upper_share.any():
-        return np.stack([corner, corner + 1]), np.stack(shares)
-    above = corner + points
-    index = np.stack([corner, corner + 1, above, above + 1])
-    lower, upper = (np.stack(shares) * part for part in (1 - wide.upper_share, wide.upper_share))
-    return index, np.concatenate([lower, upper])
+        return [(corner + right, share) for right, share in enumerate(shares)]
+    return [
+        (corner + (above + right), share * part)
+        for above, part in ((0, 1 - wide.upper_share), (points, wide.upper_share))
+        for right, share in enumerate(shares)
+    ]

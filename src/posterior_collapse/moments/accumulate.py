@@ -378,7 +378,7 @@ def _most(second: Array, offset: Float) -> float:
         offset: Of the mean from it.
     """
     squares = np.vdot(second, second) - 2 * offset @ (second @ offset) + (offset @ offset) ** 2
-    return math.sqrt(max(squares, 0.0))
+    return math.sqrt(max(float(squares), 0.0))
 
 
 def is_single(dtype: np.dtype[np.generic]) -> bool:
