@@ -55,6 +55,34 @@ def test_rows_of_no_residual_are_decoded_once_and_say_the_same(monkeypatch) -> N
     assert found.signal[0] == pytest.approx(sure.signal[0], abs=3 * found.signal_error[0])
 
 
+def test_stated_errors_are_those_of_a_diagnosis_repeated(monkeypatch) -> None:
+    """Other rows and other noise each time, most rows decoded once: what differs is as stated."""
+    scale = np.array([3, 2, 1, 1, 0.5], np.float32)
+
+    def rows(seed: int, n: int) -> np.ndarray:
+        return np.random.default_rng(seed).standard_normal((n, 5), dtype=np.float32) * scale
+
+    model = pc.fit(pc.VAESpec(2, eta_dec=0.5), rows(0, 3000), "mlp", epochs=5, hidden=(8,)).model
+    sure = pc.diagnose(model, rows(1, 20_000), effects=0)
+    monkeypatch.setattr(passes, "MANY_ROWS", 400)
+    monkeypatch.setattr(certificate, "NUMBERS", 400 * 12)
+    runs = 30
+    found = [
+        pc.diagnose(model, rows(seed, 2000), effects=0, seed=seed, batch_size=200)
+        for seed in range(2, 2 + runs)
+    ]
+    for name in ("kl", "loss", "signal"):
+        values = np.array([np.ravel(getattr(one, name))[0] for one in found])
+        stated = np.mean([np.ravel(getattr(one, f"{name}_error"))[0] for one in found])
+        spread = values.std(ddof=1)
+        # A spread of 30 is off by 13%. That of t may be less than stated: its error is a bound.
+        assert spread < 1.45 * stated
+        assert name == "signal" or spread > 0.6 * stated
+        truth = np.ravel(getattr(sure, name))[0]
+        own = np.ravel(getattr(sure, f"{name}_error"))[0]
+        assert values.mean() == pytest.approx(truth, abs=4 * np.hypot(spread / runs**0.5, own))
+
+
 def test_a_batch_without_a_row_to_keep_has_losses_of_its_own_order(monkeypatch) -> None:
     """Rows that are decoded apart come back in their order, whichever are wanted."""
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32))
@@ -89,6 +117,38 @@ def test_a_batch_that_varies_more_than_the_first_is_multiplied_in_double_precisi
     model = build(pc.VAESpec(2, eta_dec=0.01), "mlp", x_dim=4, hidden=(8,))
     found = collect(model, DataLoader(TensorDataset(torch.from_numpy(x)), 1000), model.spec)
     np.testing.assert_allclose(found.moments.xx, np.cov(x.T.astype(float), bias=True), atol=1e-12)
+
+
+def test_a_group_that_varies_too_much_is_multiplied_anew_and_those_before_stay() -> None:
+    """Rows far from a mean far from 0, in batches and in one array, against NumPy in float64."""
+    x = 50 + np.random.default_rng(0).standard_normal((12_000, 6)).astype(np.float32)
+    x[6000:] = 50 + 30 * (x[6000:] - 50)
+    expected = np.cov(x.T.astype(float), bias=True)
+    model = build(pc.VAESpec(2, eta_dec=0.5), "mlp", x_dim=6, hidden=(8,))
+    found = collect(model, x, model.spec).moments
+    assert found.rounding > 0
+    # By single precision alone it is off by 1e-7 of it: what was added in double has no error.
+    np.testing.assert_allclose(found.xx, expected, rtol=0, atol=1e-8 * expected.max())
+    np.testing.assert_allclose(found.mean_x, x.mean(0, dtype=float), rtol=1e-9)
+    turned = collect(model, np.ascontiguousarray(x[::-1]), model.spec).moments
+    assert turned.rounding == 0  # begun in double precision, it goes on so
+    np.testing.assert_allclose(turned.xx, expected, rtol=0, atol=1e-12 * expected.max())
+
+
+def test_a_loader_and_an_array_keep_as_many_rows(monkeypatch) -> None:
+    """How many rows will come is asked of arrays, pairs, data sets and plain loaders."""
+    x = np.random.default_rng(0).standard_normal((3000, 5)).astype(np.float32)
+    model = build(pc.VAESpec(2, eta_dec=0.5), "mlp", x_dim=5, hidden=(8,))
+    monkeypatch.setattr(certificate, "NUMBERS", 300 * 12)
+    rows = TensorDataset(torch.from_numpy(x))
+    plain = (x, torch.from_numpy(x), pc.Dataset("x", x), rows, DataLoader(rows, 100))
+    kept = [collect(model, data, model.spec).residuals[0]._kept.kept for data in plain]
+    assert len(set(kept)) == 1
+    assert 230 < kept[0] < 370  # five standard deviations
+    groups = DataLoader(rows, batch_sampler=[list(range(start, start + 5)) for start in (0, 90)])
+    assert collect(model, groups, model.spec).residuals[0]._kept.kept == 10
+    stream = iter(np.split(x, 30))
+    assert collect(model, stream, model.spec).residuals[0]._kept.kept == 300
 
 
 def test_many_features_of_little_variance_are_multiplied_in_single_precision() -> None:

@@ -107,6 +107,37 @@ def test_rows_that_were_chosen_before_they_came_are_those_that_stay() -> None:
     assert computed < 200 + 2 * 50 * np.log(3000 / 100)
 
 
+def test_rows_that_cannot_stay_are_known_from_how_many_will_come() -> None:
+    """Each with the same chance, about as many as fit, and nothing is computed of the others."""
+    n, capacity, runs = 900, 60, 400
+    counts, sizes = np.zeros(n), []
+    for seed in range(runs):
+        reservoir = Reservoir(np.random.default_rng(seed), 0, least=capacity, expected=n)
+        keys = np.random.default_rng(seed).random(n)
+        computed = 0
+        for start in range(0, n, 90):
+            which = reservoir.choose(90)
+            rows = np.arange(start, start + 90)[which]
+            computed += len(rows)
+            reservoir.keep(rows)
+        (kept,) = reservoir.rows()
+        np.testing.assert_array_equal(kept, np.flatnonzero(keys < capacity / n))
+        assert computed < 90 + 1.6 * capacity  # the first batch, and its share of the others
+        counts[kept] += 1
+        sizes.append(len(kept))
+    share = capacity / n
+    assert abs(np.mean(sizes) - capacity) < 5 * np.sqrt(capacity / runs)
+    assert (np.abs(counts - runs * share) < 5 * np.sqrt(runs * share)).all()
+
+
+def test_more_rows_than_were_expected_take_no_more_memory() -> None:
+    reservoir = Reservoir(np.random.default_rng(0), 0, least=50, expected=100)
+    for start in range(0, 3000, 100):
+        reservoir.add(np.arange(start, start + 100))
+    expected = np.sort(np.argsort(np.random.default_rng(0).random(3000))[:50])
+    np.testing.assert_array_equal(reservoir.rows()[0], expected)
+
+
 def quadrature(mean, std, points=200_001):
     """h(mixture) less the mean entropy of its parts, the mixture summed point by point."""
     z = np.linspace((mean - 10 * std).min(), (mean + 10 * std).max(), points)

@@ -39,6 +39,8 @@ ROWS_PER_FEATURE = 2
 """Rows per feature of x from which x is regressed out."""
 NUMBERS_OF_PARTS = (2, 4, 8, 16, 32)
 """Of latent space, that are tried."""
+ROWS_OF_PARTS = 2500
+"""Rows that tell where parts are, about; each row then belongs to the nearest."""
 Input = Literal["all", "removed", "only"]
 
 
@@ -108,6 +110,7 @@ class Residuals:
         center: Whether the model has biases.
         classes: Of each position; none: features are numbers of their own.
         kind: Of the targets, if their scores are those of logits or log rates.
+        expected: How many rows will come, if that is known.
     """
 
     def __init__(
@@ -118,8 +121,9 @@ class Residuals:
         *,
         classes: Sequence[int] = (),
         kind: Kind | None = None,
+        expected: int | None = None,
     ) -> None:
-        self._kept = Reservoir(rng, NUMBERS, least=LEAST_KEPT)
+        self._kept = Reservoir(rng, NUMBERS, least=LEAST_KEPT, expected=expected)
         self._inputs = inputs
         self._center = center
         self._classes, self._kind = classes, kind
@@ -285,12 +289,14 @@ def partitions(places: NDArray[Any], least: int) -> Iterator[NDArray[np.intp]]:
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
+    step = max(1, len(places) // ROWS_OF_PARTS)
     for count in NUMBERS_OF_PARTS:
         if count * 2 * least > len(places):
             return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            labels = KMeans(count, n_init=1, random_state=0).fit_predict(places)
+            found = KMeans(count, n_init=1, random_state=0).fit(places[::step])
+            labels = found.predict(places)
         sizes = np.bincount(labels, minlength=count)
         if (sizes == 0).any():  # no more places than that
             return

@@ -23,11 +23,11 @@ from posterior_collapse.diagnosis.scores import no_score_because
 from posterior_collapse.diagnosis.statistics import Reservoir, Running, row_chooser
 from posterior_collapse.errors import DataError, InvalidArgumentError, first_line
 from posterior_collapse.models import LatentModel, MarkovVAE, OneHots
-from posterior_collapse.models.batches import BATCH_SIZE, batches
+from posterior_collapse.models.batches import BATCH_SIZE, batches, rows_at_hand
 from posterior_collapse.models.modules import tensor_behind
 from posterior_collapse.moments import Moments
-from posterior_collapse.moments.accumulate import CLEAR, Accumulator, Precision
-from posterior_collapse.moments.single import ROUNDING, is_single
+from posterior_collapse.moments.accumulate import CLEAR, Accumulator
+from posterior_collapse.moments.single import ROUNDING
 from posterior_collapse.progress import Display
 from posterior_collapse.specs import Spec
 
@@ -73,7 +73,13 @@ def collect(
     """
     seen, notes = _along_directions(model, data, samples, batch_size, seed)
     found = Collected(
-        seen, spec, overridden=overridden, gaussian=gaussian, samples=samples, seed=seed
+        seen,
+        spec,
+        overridden=overridden,
+        gaussian=gaussian,
+        samples=samples,
+        seed=seed,
+        expected=rows_at_hand(data),
     )
     found.cautions = notes
     with Display("diagnosis", counted="rows", show=progress) as display:
@@ -117,7 +123,9 @@ def _along_directions(
 
 
 class Collected:
-    """Statistics of a model on data; for the arguments see `collect`.
+    """Statistics of a model on data, of which `expected` rows will come, if that is known.
+
+    For the other arguments see `collect`.
 
     Attributes:
         levels: Per level.
@@ -142,9 +150,10 @@ class Collected:
         gaussian: bool,
         samples: int,
         seed: int,
+        expected: int | None,
     ) -> None:
         self.model, self.spec, self._overridden = model, spec, overridden
-        self._rng, self._seed = row_chooser(seed), seed
+        self._rng, self._seed, self._expected = row_chooser(seed), seed, expected
         self.cautions: tuple[str, ...] = ()
         # The certificate of a linear model needs the moments of its data.
         self.exact = gaussian and is_exact(model)
@@ -310,10 +319,10 @@ class Collected:
         found = self._pass(x, y, wanted)
         pair = [as_array(part) for part in (x, y) if part is not None]
         if first:
-            self._begin([part.shape[1] for part in pair], found)
+            self._begin(pair, found)
             wanted = [residuals.choose(len(x)) for residuals in self.residuals]
         if self._joint is not None:
-            self._joint.update(("x", "y")[: len(pair)], pair, row, self._precision(pair))
+            self._joint.update(("x", "y")[: len(pair)], pair, row, "float32")
         self.rows.add(*pair)
         for statistics, posteriors in zip(self.levels, found.levels, strict=True):
             statistics.add(posteriors)
@@ -324,10 +333,11 @@ class Collected:
         for name, values in self._losses_of(found).items():
             self.losses.setdefault(name, Running()).add(values)
 
-    def _begin(self, widths: list[int], found: Pass) -> None:
-        self._widths = widths
+    def _begin(self, pair: list[Any], found: Pass) -> None:
+        widths = self._widths = [part.shape[1] for part in pair]
         if sum(widths) <= MOST_FEATURES:
             self._joint = Accumulator.empty(sum(widths))
+            self._joint.limit = self._limit(pair)
         inputs: Input = "all"
         if len(widths) == 2:
             inputs = "removed" if self.model.spec.model == "cvae" else "only"
@@ -341,26 +351,17 @@ class Collected:
             of: dict[str, Any] = (
                 {} if level else {"classes": getattr(output, "classes", ()), "kind": kind}
             )
-            residuals = Residuals(self._rng, "all" if level else inputs, centred, **of)
+            residuals = Residuals(
+                self._rng, "all" if level else inputs, centred, **of, expected=self._expected
+            )
             self.residuals.append(residuals)
 
-    def _precision(self, pair: list[Any]) -> Precision:
-        """Of a batch's products: float64 where a forecast's threshold may be near their rounding.
-
-        That of each batch is a share of the batch's own variance, so that each is asked anew.
-        """
-        joint, spec = cast(Accumulator, self._joint), self.spec
-        if len(pair) > 1 or not is_single(pair[0].dtype) or (joint.n and not joint.rounding):
-            return "float64"
-        if self.exact or spec is None or spec.eta_levels[0] == "learned":
-            return "float64"
-        most = min(spec.beta_levels) * float(spec.eta_levels[0]) ** 2 / (CLEAR * ROUNDING)
-        c = pair[0] - pair[0].mean(0)
-        # No eigenvalue is larger than the trace, nor than the root of the sum of all squares.
-        if float(np.vdot(c, c)) < most * len(c):
-            return "float32"
-        largest = float(np.linalg.norm(c @ c.T if len(c) < c.shape[1] else c.T @ c)) / len(c)
-        return "float32" if largest < most else "float64"
+    def _limit(self, pair: list[Any]) -> float:
+        """Variance up to which products in float32 leave digits beside a forecast's threshold."""
+        spec = self.spec
+        if len(pair) > 1 or self.exact or spec is None or spec.eta_levels[0] == "learned":
+            return 0.0
+        return min(spec.beta_levels) * float(spec.eta_levels[0]) ** 2 / (CLEAR * ROUNDING)
 
     def _losses_of(self, found: Pass) -> dict[str, Float]:
         kls = [level.kl.sum(1) for level in found.levels]

@@ -170,7 +170,7 @@ class LevelStatistics:
             "diverged" if beyond else _status(*found)
             for beyond, *found in zip(diverged, information, of_input, strict=True)
         )
-        kl = np.sort(kl, axis=0)
+        kl = np.sort(np.ascontiguousarray(kl.T)).T  # in place, column after column
         quantiles, quantile_errors = _quantiles(kl)
         signal = np.maximum(self._mean.covariance, 0.0)
         values, errors, coarse = (np.array(part) for part in zip(*information, strict=True))
@@ -236,7 +236,8 @@ class Posteriors:
     def information(self, units: slice = slice(None)) -> list[Information]:
         """I(x; z_i) of each unit; the error is that of the rows and that of the sampling."""
         found = []
-        every = (self.mean.T, self.variance.T, self.from_sampling)
+        columns_first = (np.ascontiguousarray(part.T) for part in (self.mean, self.variance))
+        every = (*columns_first, self.from_sampling)
         columns = zip(*(part[units] for part in every), strict=True)
         for mean, variance, error in columns:
             value, row_error, coarse = mixture_information(mean, np.sqrt(variance))

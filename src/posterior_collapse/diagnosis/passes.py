@@ -209,8 +209,9 @@ class SampledPass:
         at_a_time = max(1, DECODED_NUMBERS // (DECODED * target.shape[-1]))
         parts = []
         for rows, n in groups:
-            some = (z[:n, rows], x[rows], target[rows])
-            for start in range(0, len(some[1]), at_a_time):
+            given = x[rows]
+            some = (z[:n, rows], given, given if target is x else target[rows])
+            for start in range(0, len(given), at_a_time):
                 cut = slice(start, start + at_a_time)
                 part = self._compared(some[0][:, cut], some[1][cut], some[2][cut])
                 if part is None:
@@ -353,8 +354,8 @@ def _halves(samples: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
     """The average over samples, and half the difference of the two halves' averages, if any."""
     if len(samples) == 1:
         return None, None
-    first, second = (half.mean(0) for half in samples.chunk(2))
-    return (first + second) / 2, (first - second) / 2
+    first, second = (half[0] if len(half) == 1 else half.mean(0) for half in samples.chunk(2))
+    return (first + second).div_(2), (first - second).div_(2)
 
 
 class Compared(NamedTuple):
@@ -384,7 +385,8 @@ class Compared(NamedTuple):
 def _by_errors(p: Normal, target: Tensor) -> Compared:
     """With a Gaussian's errors, for an eta_dec that is known."""
     residual, std = target - p.mean, unexpanded(p.stddev)
-    squared_error = residual.square().sum(-1)
+    # In one pass, without an array of the squares.
+    squared_error = torch.linalg.vector_norm(residual, dim=-1).square()
     _check_finite(p, squared_error, std.sum(-1))
     if not bool(squared_error.isfinite().all()):
         raise DataError(

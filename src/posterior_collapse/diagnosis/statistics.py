@@ -87,12 +87,14 @@ class Reservoir:
 
     Every row gets a random key, and the rows with the smallest keys stay. They are told by their
     keys alone, so that nothing need be computed of rows that go: `choose` before, and then `keep`.
+    Where it is known how many rows will come, keys up to a bound stay, about as many as fit.
 
     Args:
         rng: Source of the keys.
         numbers: How many to keep, about.
         least: Rows that stay whatever their width.
         most: Rows that are enough.
+        expected: How many rows will come, if that is known; of more, some that fit are lost.
 
     Example:
         >>> reservoir = Reservoir(np.random.default_rng(0), numbers=0, least=1000)
@@ -109,10 +111,11 @@ class Reservoir:
         numbers: int = KEPT_NUMBERS,
         least: int = LEAST_KEPT_ROWS,
         most: int = sys.maxsize,
+        expected: int | None = None,
     ) -> None:
         self.n = 0
         self._rng = rng
-        self._numbers = numbers
+        self._numbers, self._expected = numbers, expected or 0
         self._bounds = least, most
         self._capacity = 0
         self._kept: list[Array] = []  # keys, numbers of the rows, and arrays
@@ -135,7 +138,7 @@ class Reservoir:
         keys = self._rng.random(rows)
         numbers = np.arange(self.n, self.n + rows)
         self.n += rows
-        if not self._full:
+        if self._highest == 1.0:
             self._which = slice(None)
         else:
             self._which = np.flatnonzero(keys < self._highest)
@@ -155,6 +158,10 @@ class Reservoir:
             self._kept = [
                 np.empty((2 * self._capacity, *array.shape[1:]), array.dtype) for array in rows
             ]
+            if self._capacity < self._expected:
+                self._highest = self._capacity / self._expected
+                stay = rows[0] < self._highest
+                rows = [array[stay] for array in rows]
         if self._full:
             self._replace(rows)
             return
@@ -260,15 +267,16 @@ def mixture_information(mean: Float, std: Float) -> Information:
     at = _Shares(lower.astype(np.intp), mean - lower)
     variance = std**2 - at.upper_share * (1 - at.upper_share)
     widths = _classes(variance, max(LEAST_CLASSES, MOST_NUMBERS // points))
-    index, share = _corners(_between_widths(variance, widths), at, points)
+    corners = _corners(_between_widths(variance, widths), at, points)
     kernels = np.exp(-0.5 * np.outer(widths, (2 * np.pi * fft.rfftfreq(points)) ** 2))
 
-    weights = np.bincount(index.ravel(), share.ravel(), minlength=len(widths) * points)
+    cells = len(widths) * points
+    weights = np.sum([np.bincount(*corner, minlength=cells) for corner in corners], axis=0)
     spectrum = fft.rfft(weights.reshape(len(widths), points)) * kernels
     density = fft.irfft(spectrum.sum(0), points) / n
     log_density = np.log(np.maximum(density, 1e-16 * density.max()))
     expected = fft.irfft(fft.rfft(log_density) * kernels, points).ravel()
-    cross_entropy = -(expected[index] * share).sum(0)
+    cross_entropy = -sum(expected[index] * share for index, share in corners)
     divergence = cross_entropy - np.log(std) - 0.5 * math.log(2 * math.pi * math.e)
     value = min(max(float(divergence.mean()), 0.0), math.log(n))
     return Information(value, float(divergence.std() / math.sqrt(n)), coarse)
@@ -313,16 +321,16 @@ def _between_widths(variance: Float, widths: Float) -> _Shares:
     return _Shares(lower, (variance - widths[lower]) / np.diff(widths)[lower])
 
 
-def _corners(wide: _Shares, at: _Shares, points: int) -> tuple[NDArray[np.intp], Float]:
+def _corners(wide: _Shares, at: _Shares, points: int) -> list[tuple[NDArray[np.intp], Float]]:
     """The (width, point) pairs that each row is split over, as flat indices, and its shares.
 
-    Both (corners, rows): 4 corners, or 2 where there is but one width.
+    One pair of arrays, (rows,) each, per corner: 4, or 2 where there is but one width.
     """
-    corner = wide.lower * points + at.lower
-    shares = [1 - at.upper_share, at.upper_share]
+    corner, shares = wide.lower * points + at.lower, (1 - at.upper_share, at.upper_share)
     if not wide.upper_share.any():
-        return np.stack([corner, corner + 1]), np.stack(shares)
-    above = corner + points
-    index = np.stack([corner, corner + 1, above, above + 1])
-    lower, upper = (np.stack(shares) * part for part in (1 - wide.upper_share, wide.upper_share))
-    return index, np.concatenate([lower, upper])
+        return [(corner + right, share) for right, share in enumerate(shares)]
+    return [
+        (corner + (above + right), share * part)
+        for above, part in ((0, 1 - wide.upper_share), (points, wide.upper_share))
+        for right, share in enumerate(shares)
+    ]

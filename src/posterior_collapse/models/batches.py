@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, Sampler
+from torch.utils.data import Dataset as TorchDataset
 
 from posterior_collapse.arrays import as_array, refuse_non_finite
+from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.data.samples import read
 from posterior_collapse.errors import DataError
 from posterior_collapse.models.latent import LatentModel
@@ -71,6 +74,25 @@ def batches(
         row += len(x)
     if row == 0:
         raise DataError("data", "no rows", "at least one batch", "Check the loader.")
+
+
+def rows_at_hand(data: Any) -> int | None:
+    """Return how many rows there are of data that can say so beforehand; None: they cannot.
+
+    Example:
+        >>> rows_at_hand((np.ones((5, 3)), np.ones((5, 2)))), rows_at_hand(iter([np.ones((5, 3))]))
+        (5, None)
+    """
+    if isinstance(data, DataLoader):
+        # Whoever groups rows in a way of their own may leave some out.
+        plain = type(data.batch_sampler) is BatchSampler
+        return rows_at_hand(data.sampler) if plain else None
+    first = data[0] if isinstance(data, tuple) and len(data) == 2 else data
+    rows = hasattr(first, "shape") or isinstance(first, (Dataset, TorchDataset, Sampler))
+    try:
+        return len(first) if rows else None
+    except TypeError:  # of a data set that is read from one end to the other
+        return None
 
 
 def as_rows(values: Any, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:

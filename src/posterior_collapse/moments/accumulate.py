@@ -6,6 +6,7 @@ that was asked for, in float32: both take half the time.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -53,10 +54,14 @@ class Accumulator:
 
     Attributes:
         rounding: Error of an entry of `cov`, as a share of the largest; 0: that of float64.
+        limit: Variance along one direction up to which float32 products are precise enough. Groups
+            that may vary more are multiplied in float64, and all that follow where the first was.
     """
 
     def __init__(self, n: int, mean: Float, upper: Float, rounding: float = 0.0) -> None:
         self.rounding = rounding
+        self.limit = np.inf
+        self._raw: list[tuple[tuple[str, ...], list[Array], int]] = []  # of a group with a limit
         self._n, self._mean, self._upper = n, mean, upper
         self._integers: Integers | None = None
         self._group: Group | None = None
@@ -120,7 +125,7 @@ class Accumulator:
         """
         dtypes = [array.dtype for array in arrays]
         exact = all(dtype in (np.uint8, np.int8) for dtype in dtypes)
-        single = precision == "float32" and all(map(is_single, dtypes))
+        single = precision == "float32" and all(map(is_single, dtypes)) and self.limit > 0
         if not (exact or single) or 0 in (len(self._mean), len(arrays[0])):
             self._settle()
             self._add_in_double(names, arrays, row)
@@ -140,7 +145,8 @@ class Accumulator:
             if self._group.capacity < rows:
                 self._flush(self._group)
                 self._group.enlarge(rows)
-            self.rounding = ROUNDING
+            if self.limit == np.inf:  # else each product is asked
+                self.rounding = ROUNDING
             for start, parts in chunks(*arrays):
                 self._gather(self._group, names, parts, row + start)
 
@@ -215,6 +221,8 @@ class Accumulator:
                 # Finite numbers whose difference a float32 does not hold.
                 self._flush(group)
                 self._add_in_double(names, some, row + done)
+            elif self.limit < np.inf:
+                self._raw.append((names, some, row + done))
             done += len(some[0])
 
     def _near(self, group: Group, row: Array) -> Array:
@@ -240,6 +248,14 @@ class Accumulator:
             group.recentre()
             offset = group.sums / rows
         vary, product = group.product()
+        raw, self._raw = self._raw, []
+        if raw and not _most(product / rows, offset[vary]) <= self.limit:
+            group.filled = 0
+            self.limit = self.limit if self._n else 0.0
+            for part in raw:
+                self._add_in_double(*part)
+            return
+        self.rounding = ROUNDING
         self._upper[vary, vary] += product.T  # in the same order in memory
         mean = group.shift + offset
         n = self._n + rows
@@ -270,6 +286,17 @@ class Accumulator:
             self._group = None
         if self._pending:
             self._fold()
+
+
+def _most(second: Array, offset: Float) -> float:
+    """Root of the sum of all squared covariances, which no variance exceeds.
+
+    Args:
+        second: Second moments about some point.
+        offset: Of the mean from it.
+    """
+    squares = np.vdot(second, second) - 2 * offset @ (second @ offset) + (offset @ offset) ** 2
+    return math.sqrt(max(float(squares), 0.0))
 
 
 def of_blocks(names: tuple[str, ...], arrays: list[Array], precision: Precision) -> Accumulator:
