@@ -1,6 +1,6 @@
-"""Time and memory of a forecast, side by side with scikit-learn's PCA, in one run.
+"""Time, memory and rounding of a forecast beside scikit-learn's PCA, in a process without torch.
 
-python benchmarks/forecast.py [--threads 2] [--repeats 7] [--rows 1000000] [--dtype uint8]
+python benchmarks/forecast.py [--threads 1] [--rounds 3] [--rows 1000000] [--dtype uint8]
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measured import PEAK, images
+from measured import PEAK, Figure, images, show, taking_turns
 from rich.console import Console
 from rich.table import Table
 from sklearn.decomposition import PCA
@@ -40,22 +41,58 @@ print(time.perf_counter() - start, before, peak())
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of every BLAS")
-    parser.add_argument("--repeats", type=int, default=7, help="alternating pairs of timings")
+    parser.add_argument("--threads", type=int, default=1, help="threads of every BLAS")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each way; the best counts")
     parser.add_argument("--rows", type=int, default=1_000_000, help="length of the stream")
     parser.add_argument("--dtype", choices=["uint8", "float32"], default="uint8", help="its dtype")
     options = parser.parse_args()
-    table = Table(title=f"{options.threads} BLAS threads, {options.repeats} pairs, medians")
+    table = Table(title=f"{options.threads} BLAS threads")
     for column in ("", "ours", "alternative", "ratio", "goal"):
         table.add_column(column, justify="left" if column in ("", "goal") else "right")
     with threadpool_limits(options.threads):
-        name, x = images()
-        against_pca(table, x, name, options.repeats)
-        diagram(table, x)
-        del x
+        show(list(figures(options.rounds)))
+        diagram(table, images()[1])
         wide(table)
     stream(table, options.rows, options.dtype, options.threads)
     Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def figures(rounds: int) -> Iterator[Figure]:
+    """Beside scikit-learn's PCA; the limit is one symmetric product in float32."""
+    import dask
+    from dask import array
+
+    dask.config.set(scheduler="synchronous")
+    x = images()[1]
+    pixels = np.rint(255 * x).astype(np.uint8)
+    out = np.empty((x.shape[1],) * 2, np.float32)
+    size = f"{len(x):,} x {x.shape[1]}"
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(Path(folder, "x.npy"), x)
+        ways = {
+            "moments": partial(pc.Moments.from_arrays, x, precision="float32"),
+            "float32": partial(pc.forecast, x, SPEC),
+            "memory map": lambda: pc.forecast(np.load(Path(folder, "x.npy"), mmap_mode="r"), SPEC),
+            "dask": partial(pc.forecast, array.from_array(x, chunks=(10_000, -1)), SPEC),
+            "uint8, without torch": partial(pc.forecast, pixels, SPEC),
+            "PCA": lambda: PCA(16, svd_solver="covariance_eigh").fit(x),
+            "product": partial(np.matmul, x.T, x, out=out),
+        }
+        took = taking_turns(ways, rounds)
+    goals = {"moments": "<= 0.95", "float32": "<= 0.95", "uint8, without torch": "<= 0.6"}
+    for way in list(ways)[:-2]:
+        name = f"moments, {size}" if way == "moments" else f"forecast, {way}, {size}"
+        against = "PCA(16, covariance_eigh) given float32; the product in float32"
+        yield Figure(name, took[way], took["PCA"], took["product"], goals.get(way, ""), against)
+    for name, data in (("float32", x), ("uint8", pixels)):
+        extra = allocated(partial(pc.forecast, data, SPEC))
+        yield Figure(
+            f"extra memory of a forecast, {name}, MiB", extra, data.nbytes / MIB,
+            2 * x.shape[1] ** 2 * 8 / MIB, "<= 1/8", "the data; two matrices, for eigenvalues",
+        )  # fmt: skip
+    single, double = (pc.Moments.from_arrays(x, precision=p).cov for p in ("float32", "float64"))
+    error = float(np.abs(single - double).max() / double.max())
+    yield Figure("rounding in float32, of the largest variance", error, 1.0, goal="<= 1e-6")
 
 
 def seconds(run: Callable[[], Any]) -> float:
@@ -71,49 +108,6 @@ def allocated(run: Callable[[], Any]) -> float:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return peak / MIB
-
-
-def against_pca(table: Table, x: np.ndarray, name: str, repeats: int) -> None:
-    def ours() -> pc.Forecast:
-        return pc.forecast(x, SPEC)
-
-    def pca(data: np.ndarray = x) -> PCA:
-        return PCA(16, svd_solver="covariance_eigh").fit(data)
-
-    def pca_in_double() -> PCA:
-        return pca(x.astype(np.float64))
-
-    rivals = {"PCA.fit": pca, "PCA.fit in float64": pca_in_double}
-    pairs: dict[str, list[tuple[float, float]]] = {rival: [] for rival in rivals}
-    ours(), pca()
-    for _ in range(repeats):
-        for rival, run in rivals.items():
-            pairs[rival].append((seconds(ours), seconds(run)))
-    size = f"{len(x):,} x {x.shape[1]} float32 ({name})"
-    for rival, times in pairs.items():
-        mine, theirs = (statistics.median(t) for t in zip(*times, strict=True))
-        ratio = statistics.median(a / b for a, b in times)
-        goal = "<= 1.0" if rival == "PCA.fit" else ""
-        table.add_row(
-            f"forecast of {size}; {rival}",
-            f"{mine:.3f} s",
-            f"{theirs:.3f} s",
-            f"{ratio:.2f}",
-            goal,
-        )
-    data, mine, theirs = x.nbytes / MIB, allocated(ours), allocated(pca)
-    table.add_row(
-        f"its peak extra memory; the data are {data:.0f} MiB",
-        f"{mine:.1f} MiB",
-        f"{theirs:.1f} MiB",
-        f"{mine / data:.2f} of the data",
-        "<= 0.25 of the data",
-    )
-    true = np.linalg.eigvalsh(np.cov(x.T.astype(np.float64), bias=True))[::-1]
-    unbiased = (len(x) - 1) / len(x)
-    off = [np.abs(ours().spectrum[:16] / true[:16] - 1).max()]
-    off += [np.abs(pca().explained_variance_ * unbiased / true[:16] - 1).max()]
-    table.add_row("largest relative error of 16 variances", f"{off[0]:.0e}", f"{off[1]:.0e}")
 
 
 def diagram(table: Table, x: np.ndarray) -> None:

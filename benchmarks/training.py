@@ -100,7 +100,7 @@ def rows(task: str, steps: int) -> tuple[str, list[np.ndarray]]:
     if os.environ.get("POSTERIOR_COLLAPSE_DATA"):
         found = pc.load("mnist")
         name, x = "MNIST", np.ascontiguousarray(found.x[: steps * BATCH], np.float32)
-    if task == "hvae-relu":
+    if task.startswith("hvae"):
         return name, [x]
     cut = quarter(pc.Dataset("images", x, image_shape=(28, 28)))
     return name, [np.ascontiguousarray(cut.x), np.ascontiguousarray(cut.y)]
@@ -109,7 +109,7 @@ def rows(task: str, steps: int) -> tuple[str, list[np.ndarray]]:
 def specs(task: str, runs: int) -> list[pc.Spec]:
     """Runs that differ in beta."""
     betas = np.geomspace(0.1, 4.0, runs) if runs > 1 else [1.0]
-    if task == "hvae-relu":
+    if task.startswith("hvae"):
         return [
             pc.HVAESpec(
                 latent_dims=(16, 16),
