@@ -32,6 +32,15 @@ DATA = {
     "two tiny values in noise": 1e-20 * np.where(np.arange(D) < 3, NOISE > 0, NOISE),
     "far rows": (np.arange(N)[:, None] % 3000 == 1) * np.ones(D),
     "a far row in noise": NOISE + 1e5 * (np.arange(N)[:, None] == 1),
+    "the first row far, its square too large": NOISE + 1e20 * (np.arange(N)[:, None] == 0),
+    "far rows where groups begin": NOISE + 1e4 * (np.arange(N)[:, None] % 4096 == 0),
+    "wide rows in two values": np.where(
+        np.arange(N)[:, None] % 256 == 0, 5 * NOISE, 0.9 * (NOISE < 2)
+    ),
+    "rare values, and sorted": np.where(
+        np.arange(D) == 0, 0.01 * NOISE, np.sort(np.where(NOISE > 2.3, 0.33, 0.0), axis=0)[::-1]
+    ),
+    "about one in sixteen": np.where(NOISE > 1.545, 0.3, 0.0),
     "huge": NOISE * 1e25,
     "tiny": NOISE * 1e-25,
     "both ends": np.where(NOISE > 0, 3e38, -3e38),

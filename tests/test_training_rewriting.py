@@ -97,6 +97,11 @@ def test_results_are_written_over_what_is_of_no_more_use() -> None:
         lambda x: [(y := x.sqrt() * 1.0)[0].relu(), y[:, 1] * 2],
         lambda x: [(y := x * 2)[:2] + 1, y.relu(), y.unbind(0)[1] * 5],
         lambda x: [torch.cat([x.T.expand(4, 4)], 0).contiguous().relu(), x],
+        lambda x: [(y := x @ x) - y[:, :1]],
+        lambda x: [(y := x @ x) / y[:1]],
+        lambda x: [(y := x @ x) * y.unbind(1)[0]],
+        lambda x: [(y := x @ x) - y.split([1, 3], 1)[0].expand(4, 4)],
+        lambda x: [(y := x @ x * torch.tensor([1e-3, 1, 1, 1])) - y.diagonal()],
     ],
 )
 def test_what_is_still_looked_at_stays(function: Function) -> None:

@@ -242,11 +242,9 @@ class Accumulator:
         rows = group.filled
         if rows == 0:
             return
-        offset = group.sums / rows
-        variance = self._upper.trace() / self._n if self._n else 0.0
-        if offset @ offset > FAR * variance and group.is_far():
+        if group.is_far():
             group.recentre()
-            offset = group.sums / rows
+        offset = group.sums / rows
         vary, product = group.product()
         raw, self._raw = self._raw, []
         if raw and not _most(product / rows, offset[vary]) <= self.limit:

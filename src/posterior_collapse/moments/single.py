@@ -18,7 +18,7 @@ __all__ = [
 
 ROUNDING = 1e-5
 """Error of moments by float32 products, as a share of the largest variance, at most: that of noise
-is 1e-7, of MNIST 1e-6, and of a few values only, whose rounding adds up, 3e-6; as much beside a row
+is 1e-7, of MNIST 1e-6, and of a few values only, whose rounding adds up, 7e-6; less beside a row
 so far from all others that their squares are hardly seen beside its own."""
 LEAST_ROWS, MOST_ROWS = 1024, 4096
 """Rows of one product: fewer cost time, more add up more rounding."""
@@ -26,8 +26,6 @@ BLOCK_BYTES = 1 << 20
 """Of the rows that are shifted and summed at a time, in the processor's cache."""
 FAR = 0.5
 """Squared distance of a shift from the mean, over the variance, that costs digits."""
-ALL = 0.1
-"""The same over the variance of the rows themselves, that a single row does not make."""
 OFTEN = 16
 """A value that one in so many rows has is no accident."""
 LEAST_SQUARES = 1e-25
@@ -109,24 +107,36 @@ class Group:
         return True
 
     def is_far(self) -> bool:
-        """Whether the rows lie far from the shift, and not a single one that moves their mean."""
-        rows, mean = self._rows[: self.filled].ravel(), self._sums / self.filled
-        mean[self.two] = 0
-        with np.errstate(over="ignore"):
-            square = float(np.vdot(rows, rows)) / self.filled
-        return bool(mean @ mean > ALL * (square - mean @ mean))
+        """Whether a feature's mean is far from the shift, for what the features vary by."""
+        mean, variance = self._apart()
+        return bool(np.square(mean).max() > FAR * variance / len(mean))
 
     def recentre(self) -> None:
-        """Shift the rows by their mean, but for features of two values."""
-        rows = self._rows[: self.filled]
-        more = coarse(self._sums / self.filled, float(np.vdot(rows, rows)) / rows.size)
+        """Shift the rows by a row near their mean, or else by that; not those of two values."""
+        mean, variance = self._apart()
+        row, variance = self._rows[self.filled // 2] * self._unit, variance / len(mean)
+        # Frequent values become 0, whose products do not round.
+        near = np.square(row - mean) <= FAR * variance
+        more = np.where(near, row, coarse(mean, variance)) / self._unit
         more = np.where(self.two, 0, more).astype(np.float32)
         self.shift = self.shift + more.astype(np.float64) * self._unit
         self._sums = np.zeros(len(more))
-        for start in range(0, len(rows), self._step):
-            some = rows[start : start + self._step]
+        for start in range(0, self.filled, self._step):
+            some = self._rows[start : min(start + self._step, self.filled)]
             some -= more
             self._sums += self._ones[: len(some)] @ some
+
+    def _apart(self) -> tuple[Float, float]:
+        """Return the mean, 0 for features of two values, and the variance about it in sum."""
+        rows, mean = self._rows[: self.filled], np.where(self.two, 0, self.sums / self.filled)
+        with np.errstate(over="ignore"):
+            if self._divides:
+                square = np.einsum("ij,ij->j", rows, rows) @ self._unit.astype(np.float64) ** 2
+            else:
+                square = np.vdot(rows, rows)
+        if square == np.inf:  # of numbers that a float32 holds, and their squares not
+            square = np.square(rows * self._unit, dtype=np.float64).sum()
+        return mean, float(square) / self.filled - float(mean @ mean)
 
     def product(self) -> tuple[slice, Array]:
         """Return the columns from the first to the last that vary, and their outer products."""

@@ -367,7 +367,7 @@ def _reuse_memory(traced: GraphModule) -> None:
             if not isinstance(over, Node) or _layout(over) != _layout(node):
                 continue
             root = _root(over)
-            apart = all(a is over or _root(a) is not root for a in args if isinstance(a, Node))
+            apart = all(a is over or not _shares(a, root) for a in args if isinstance(a, Node))
             if apart and root.target in FRESH and _last_look(root, order) <= order[node]:
                 node.target, node.args = IN_PLACE[node.target], args
                 break
@@ -380,12 +380,25 @@ def _root(node: Node) -> Node:
     return node
 
 
+def _shares(node: Node, root: Node) -> bool:
+    """Whether a node may lie in the memory of another: all but `FRESH` ones may be views."""
+    seen, waiting = {node}, [node]
+    while waiting:
+        one = waiting.pop()
+        if one is not root and one.target not in FRESH:
+            waiting += [source for source in one.all_input_nodes if source not in seen]
+            seen.update(one.all_input_nodes)
+    return root in seen
+
+
 def _last_look(node: Node, order: dict[Node, int]) -> int:
     """The place of the last that reads a node's memory, itself or through what may be a view."""
-    places = [order[node]]
-    for user in node.users:
-        places.append(order[user] if user.target in FRESH else _last_look(user, order))
-    return max(places)
+    seen, waiting = {node}, [node]
+    while waiting:
+        users = [user for user in waiting.pop().users if user not in seen]
+        waiting += [user for user in users if user.target not in FRESH]
+        seen.update(users)
+    return max(order[one] for one in seen)
 
 
 def replace(traced: GraphModule, node: Node, other: Node) -> None:
