@@ -101,7 +101,7 @@ def test_memory_that_runs_out_is_told_in_one_line(capsys, monkeypatch) -> None:
     def exhausted(*_: object, **__: object) -> None:
         raise MemoryError("Unable to allocate 8. TiB for an array")
 
-    monkeypatch.setattr(pc.Moments, "from_arrays", exhausted)
+    monkeypatch.setattr(pc.Moments, "of", exhausted)
     assert "Unable to allocate 8. TiB" in ends(capsys, "forecast", "digits")
 
 
