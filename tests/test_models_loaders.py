@@ -7,11 +7,20 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SubsetRandomSampler,
+    TensorDataset,
+)
 
 import posterior_collapse as pc
 from posterior_collapse.data.samples import seeded
 from posterior_collapse.models import build
+from posterior_collapse.models.batches import batches, rows_at_hand
 
 ROWS = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
 DATA = TensorDataset(ROWS)
@@ -107,3 +116,54 @@ def test_the_order_is_that_of_a_seeded_generator(kind: str) -> None:
     torch.manual_seed(4)
     generator.manual_seed(4)
     assert torch.equal(found, torch.cat([x for (x,) in loader]))
+
+
+class Guessed(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        return iter(ROWS)
+
+    def __len__(self) -> int:
+        return 10**9
+
+
+class Uncounted(Sampler[int]):
+    def __iter__(self) -> Any:
+        return iter(range(10))
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+
+def of_unknown_chunks() -> Any:
+    da = pytest.importorskip("dask.array")
+    rows = da.from_array(ROWS.numpy(), chunks=(20, 3))
+    return rows[rows[:, 0] > 0]
+
+
+COUNTED: dict[str, tuple[Callable[[], Any], bool]] = {
+    "array": (ROWS.numpy, True),
+    "data set": (lambda: DATA, True),
+    "loader": (lambda: DataLoader(DATA, 7), True),
+    "drops the last": (lambda: DataLoader(DATA, 40, drop_last=True), True),
+    "draws some": (lambda: DataLoader(DATA, 7, sampler=RandomSampler(DATA, num_samples=9)), True),
+    "groups of some": (
+        lambda: DataLoader(
+            DATA, batch_sampler=BatchSampler(SubsetRandomSampler(range(11)), 4, drop_last=True)
+        ),
+        True,
+    ),
+    "batches": (lambda: [ROWS[:9], ROWS[9:]], False),
+    "data set read to its end": (Guessed, False),
+    "its loader": (lambda: DataLoader(Guessed(), 7), False),
+    "sampler that cannot say": (lambda: DataLoader(DATA, 7, sampler=Uncounted()), False),
+    "dask of unknown chunks": (of_unknown_chunks, False),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_rows_are_counted_beforehand_right_or_not_at_all(name: str) -> None:
+    make, counted = COUNTED[name]
+    model = build(pc.VAESpec(2), "linear", x_dim=3)
+    come = sum(len(x) for x, _ in batches(model, make()))
+    assert rows_at_hand(make()) == (come if counted else None)
+    assert pc.diagnose(model, make()).n == come

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Sampler
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from posterior_collapse.arrays import as_array, refuse_non_finite
@@ -85,13 +85,18 @@ def rows_at_hand(data: Any) -> int | None:
     """
     if isinstance(data, DataLoader):
         # Whoever groups rows in a way of their own may leave some out.
-        plain = type(data.batch_sampler) is BatchSampler
-        return rows_at_hand(data.sampler) if plain else None
+        groups: Any = data.batch_sampler
+        if type(groups) is not BatchSampler:
+            return None
+        rows, size = rows_at_hand(groups.sampler), groups.batch_size
+        return rows // size * size if rows is not None and groups.drop_last else rows
     first = data[0] if isinstance(data, tuple) and len(data) == 2 else data
     rows = hasattr(first, "shape") or isinstance(first, (Dataset, TorchDataset, Sampler))
+    if not rows or isinstance(first, IterableDataset):  # whose length may be a guess
+        return None
     try:
-        return len(first) if rows else None
-    except TypeError:  # of a data set that is read from one end to the other
+        return len(first)
+    except Exception:  # of dask, or of people's own, which may fail in any way
         return None
 
 
