@@ -40,6 +40,9 @@ DATA = {
     "rare values, and sorted": np.where(
         np.arange(D) == 0, 0.01 * NOISE, np.sort(np.where(NOISE > 2.3, 0.33, 0.0), axis=0)[::-1]
     ),
+    "one in sixteen, sorted": np.where(
+        np.arange(D) == 0, 0.01 * NOISE, np.sort(np.where(NOISE > -1.695, 0.3, 0.0), axis=0)
+    ),
     "about one in sixteen": np.where(NOISE > 1.545, 0.3, 0.0),
     "huge": NOISE * 1e25,
     "tiny": NOISE * 1e-25,

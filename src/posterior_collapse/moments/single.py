@@ -109,7 +109,8 @@ class Group:
     def is_far(self) -> bool:
         """Whether a feature's mean is far from the shift, for what the features vary by."""
         mean, variance = self._apart()
-        return bool(np.square(mean).max() > FAR * variance / len(mean))
+        # Twice as far as rows of later groups are shifted to anyway: those stay as they are.
+        return bool(np.square(mean).max() > 2 * FAR * variance / len(mean))
 
     def recentre(self) -> None:
         """Shift the rows by a row near their mean, or else by that; not those of two values."""
@@ -127,8 +128,8 @@ class Group:
             self._sums += self._ones[: len(some)] @ some
 
     def _apart(self) -> tuple[Float, float]:
-        """Return the mean, 0 for features of two values, and the variance about it in sum."""
-        rows, mean = self._rows[: self.filled], np.where(self.two, 0, self.sums / self.filled)
+        """Return the mean, 0 for features of two values, and the variance of all in sum."""
+        rows, mean = self._rows[: self.filled], self.sums / self.filled
         with np.errstate(over="ignore"):
             if self._divides:
                 square = np.einsum("ij,ij->j", rows, rows) @ self._unit.astype(np.float64) ** 2
@@ -136,7 +137,7 @@ class Group:
                 square = np.vdot(rows, rows)
         if square == np.inf:  # of numbers that a float32 holds, and their squares not
             square = np.square(rows * self._unit, dtype=np.float64).sum()
-        return mean, float(square) / self.filled - float(mean @ mean)
+        return np.where(self.two, 0, mean), float(square) / self.filled - float(mean @ mean)
 
     def product(self) -> tuple[slice, Array]:
         """Return the columns from the first to the last that vary, and their outer products."""
