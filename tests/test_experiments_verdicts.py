@@ -332,13 +332,14 @@ class TestNumbers:
 
 
 def test_printed_numbers_stand_beside_those_of_the_same_loss() -> None:
-    def found(convention: str) -> Part:
-        measured = likelihoods(7.5, 554.0)
-        one = planted({"beta": 0.5}, measured, "beta", convention=convention)
+    def found(convention: str, warm_up: int = 0) -> Part:
+        measured, settings = likelihoods(7.5, 554.0), {"convention": convention, "warm_up": warm_up}
+        one = planted({"beta": 0.5}, measured, "beta", **settings)
         one.record.run.architecture = SimpleNamespace(name="cvae-relu")  # type: ignore[misc]
         return DELIVERABLES["published_numbers"]([one])
 
     assert not found("elbo").tables
+    assert not found("reference", warm_up=10).tables  # which no script has
     table = found("reference").tables["published"]
     assert [row[2:5] for row in table.rows] == [
         ["NLL", 554.36, {"mean": 554.0, "std": None}],

@@ -258,13 +258,13 @@ QUOTES = (
 
 
 def published_numbers(results: Sequence[Result]) -> Part:
-    """Set printed numbers beside ours; nothing where the loss is another one."""
+    """Set printed numbers beside ours; nothing where the loss is another, or warmed up to."""
     records = []
     for grid, settings in by_grid(results).items():
         for setting in settings:
             run, network = setting.first.run, setting.first.run.architecture.name
             same_loss = network == "linear" or run.settings.convention == "reference"
-            if run.method != "minibatch" or not same_loss:
+            if run.method != "minibatch" or run.settings.warm_up or not same_loss:
                 continue
             for quote in QUOTES:
                 if (network, setting.labels) == (quote.network, quote.labels):
