@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import posterior_collapse as pc
-from posterior_collapse.models.layers import ACTIVATIONS, STD_HEADS
+from posterior_collapse.models.activations import ACTIVATIONS
+from posterior_collapse.models.layers import STD_HEADS
 from posterior_collapse.models.modules import arithmetic
 from posterior_collapse.training import tracing
 from posterior_collapse.training.engine import keeping_memory

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from posterior_collapse.models.layers import ACTIVATIONS
+from posterior_collapse.models.activations import ACTIVATIONS
 from posterior_collapse.training.tracing import trace
 
 Function = Callable[..., list[Tensor]]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from posterior_collapse.models.activations import ACTIVATIONS as ACTIVATIONS
+from posterior_collapse.models.activations import ACTIVATIONS
 
 _BOUND = 15.0  # of a log std given by a network: exp(15) is far from every useful scale
 _FLOOR = 1e-12  # variance that keeps the log of a signed std finite at 0

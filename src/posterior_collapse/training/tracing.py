@@ -179,11 +179,10 @@ def _call_directly(traced: GraphModule) -> None:
         if node.target in WIDE and _is_large(node):
             node.target = WIDE[node.target]
         elif node.target in METHODS or _makes_contiguous(node):
-            method, kwargs = METHODS.get(node.target, "contiguous"), node.kwargs
+            method = METHODS.get(node.target, "contiguous")
+            kwargs = {} if method == "contiguous" else node.kwargs
             with traced.graph.inserting_before(node):
-                call = traced.graph.call_method(
-                    method, node.args, {} if method == "contiguous" else kwargs
-                )
+                call = traced.graph.call_method(method, node.args, kwargs)
             call.meta = node.meta
             replace(traced, node, call)
         elif node.target in functions and not node.kwargs:

@@ -158,10 +158,8 @@ def _by_minibatches(course: Course, variable: str) -> Iterator[Check]:
     text = f"The loss by minibatches ends within {NOISE:.1%} of theory's at {good} of {runs} values"
     text += f"; farthest at {variable} = {course.at[course.above.argmax()]:g}: "
     yield Check(good == runs, f"{text}{course.above.max():.2%} above.", "numbers")
-    text = (
-        f"Active modes by minibatches (of {FAINT:g} nats and more): within 1 of theory in {same} "
-    )
-    text += f"of {off.size} cases"
+    text = f"Active modes by minibatches (of {FAINT:g} nats and more): "
+    text += f"within 1 of theory in {same} of {off.size} cases"
     if same < off.size:
         text += f"; farthest at {variable} = {course.at[off.max(0).argmax()]:g}: {off.max():g} off"
     yield Check(same == off.size, f"{text}.", "numbers")
