@@ -396,7 +396,7 @@ def test_completion_can_be_shown(run) -> None:
         ("train x.npy --seed 1:2", "--seed: got '1:2'; expected one number"),
         ("forecast", "Missing argument 'data'. Pass a data set's name or a file, e.g. digits."),
         ("forcast x.npy", "See collapse --help."),
-        ("reproduce nope", "X1, X2, X3, X3a, X3b, X3c, X3d, X3e, X3f."),
+        ("reproduce nope", "X1, X2, X3, X3a, X3b, X3c, X3d, X3e, X3f, X3g."),
         ("effective-beta x.npy --batch-size -1", "--batch-size: got -1; expected a whole number"),
     ],
 )

@@ -48,6 +48,7 @@ FIGURES = {
     "X3d": [],  # counts, which its tables say
     "X3e": ["onset", "units"],
     "X3f": ["onset", "units"],
+    "X3g": ["onset", "units"],
 }
 
 

@@ -30,7 +30,7 @@ def _rows() -> list[str]:
 def reproduce(
     row: list[str] | None = typer.Argument(
         None,
-        help="E1 to E15, X1, X2, X3 or one of X3a to X3f, several, all; or document, to write it "
+        help="E1 to E15, X1, X2, X3 or one of X3a to X3g, several, all; or document, to write it "
         "from the results; or trust, to write docs/trust.md and the README's table from those of "
         "X3.",
         autocompletion=among(_rows),

@@ -10,7 +10,7 @@ What happens to a row, and where:
     figures     plain values become a `Chart`: a figure, and the numbers behind it
     reproducing     all of this, row by row; the parts become `result.json`
     document    the results of all rows become one page
-    trust       those of X3a to X3f become a page and the README's table (`trust_table`)
+    trust       those of X3a to X3g become a page and the README's table (`trust_table`)
 
 Names are imported when first used, so that the document is written without torch.
 """

@@ -7,7 +7,7 @@ from posterior_collapse.errors import InvalidArgumentError, nearest
 from posterior_collapse.experiments.grids import Row
 from posterior_collapse.experiments.rows import hierarchical, one_level, trust
 
-PARTS = "abcdef"
+PARTS = "abcdefg"
 """Letters of the rows of one study, which is named without them."""
 
 ROWS: tuple[Row, ...] = tuple(
@@ -20,7 +20,7 @@ ROWS: tuple[Row, ...] = tuple(
 
 
 def chosen(name: str) -> tuple[Row, ...]:
-    """Return the rows that a name stands for: `all`, an id such as `E1`, or `X3` for X3a to X3f.
+    """Return the rows that a name stands for: `all`, an id such as `E1`, or `X3` for X3a to X3g.
 
     Raises:
         InvalidArgumentError: No such row.

@@ -1,4 +1,4 @@
-"""Which networks the study trains, on what, and how long: the grids of X3a to X3f."""
+"""Which networks the study trains, on what, and how long: the grids of X3a to X3g."""
 
 from __future__ import annotations
 
@@ -141,6 +141,16 @@ BESIDE = tuple(
     for onset, likelihood in ((0.6879, "gaussian"), (3.384, "bernoulli"))
 )
 """Likewise: deeper networks, and two of the study once more, of which held-out rows are asked."""
+DEEPEST = {"name": "mlp", "hidden": (64, 64, 64)}
+FASHION = RunData("fashion-mnist", rows=10_000)
+OTHERS = (
+    Problem(FASHION, WIDER, 100, 19.90, shares=FEWER),
+    Problem(FASHION, WIDER, 100, 91.23, "bernoulli", shares=FEWER),
+    Problem(RunData("cells:counts"), MLP, 1300, 230.05, "poisson", shares=FEWER),
+    Problem(DIGITS, DEEPEST, 660, 0.6879, shares=FEWEST),
+    Problem(DIGITS, DEEPEST, 660, 3.384, "bernoulli", shares=FEWEST),
+)
+"""Likewise: images of clothes, counts as they were counted, and a third hidden layer."""
 
 
 def _trained(problem: Problem, evaluation: Evaluation = MEASURED) -> tuple[Grid, Grid]:
@@ -261,5 +271,16 @@ ROWS: tuple[Row, ...] = (
             *(_longer(problem) for problem in BESIDE if problem.network is MLP),
         ),
         deliverables=("trust_onset", "trust_units", "trust_longer", "trust_held_out"),
+    ),
+    Row(
+        id="X3g",
+        name="Trust: clothes, counts of single cells, a third hidden layer",
+        networks="mlp of one and three hidden layers",
+        claim="What X3a and X3b say of onset, units and KL holds as well on other data: images of "
+        "clothes, and counts of single cells as they were counted; and for a network deeper still.",
+        theory="As in X3a and X3b. Of counts the noise is their mean, so that the onset is decided by "
+        "the genes whose counts vary most beside it.",
+        grids=tuple(grid for problem in OTHERS for grid in _trained(problem)),
+        deliverables=("trust_onset", "trust_units"),
     ),
 )  # fmt: skip
