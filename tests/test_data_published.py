@@ -205,12 +205,31 @@ def test_own_file_with_another_checksum_is_used_with_a_warning(
         assert words in str(warning.message)
 
 
-@pytest.mark.parametrize("zipped", [True, False], ids=["gzipped", "plain"])
+def zipped_anew(files: dict[str, bytes]) -> dict[str, bytes]:
+    anew = {name: gzip.compress(content, mtime=1) for name, content in plain(files).items()}
+    return {f"{name}.gz": content for name, content in anew.items()}
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_file_that_was_zipped_anew_is_the_published_one(
+    tmp_path: Path, published: dict[str, bytes], source: Callable[..., None]
+) -> None:
+    anew = zipped_anew(published)
+    assert not {*anew.values()} & {*published.values()}
+    found = load("mnist", data_dir=write(tmp_path / "own", anew))
+    there = load("mnist", data_dir=write(tmp_path / "published", published))
+    np.testing.assert_array_equal(found.x, there.x)
+
+
+@pytest.mark.parametrize("own", [dict, plain, zipped_anew], ids=["gzipped", "plain", "anew"])
 def test_a_file_of_the_other_set_is_not_taken(
-    tmp_path: Path, published: dict[str, bytes], source: Callable[..., None], zipped: bool
+    tmp_path: Path,
+    published: dict[str, bytes],
+    source: Callable[..., None],
+    own: Callable[[dict[str, bytes]], dict[str, bytes]],
 ) -> None:
     # Both sets use the same file names, so a folder of bare MNIST files must not pass for fashion.
-    folder = write(tmp_path / "own", published if zipped else plain(published))
+    folder = write(tmp_path / "own", own(published))
     with serving({}) as (address, asked), pytest.MonkeyPatch.context() as patch:
         fashion = replace(SOURCES["fashion-mnist"], mirrors=(address,))
         patch.setitem(SOURCES, "fashion-mnist", fashion)

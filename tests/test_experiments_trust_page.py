@@ -184,6 +184,36 @@ class TestSummary:
         assert "Of deeper networks only what the digits say" in page
         assert "test rows" not in page
 
+    def test_other_data_have_lines_of_their_own(self, tmp_path: Path) -> None:
+        results = self.leave(tmp_path)
+        before = trust.table(results)
+        assert "Nothing of clothes or counts of single cells, or of what test rows do." in (
+            trust.render(results, tmp_path)
+        )
+        kept, units = (
+            json.loads((results / row / "result.json").read_text("utf-8")) for row in ("X3a", "X3b")
+        )
+        tables = {**kept["tables"], **units["tables"]}
+        names = ("digits, mlp of 3 hidden layers, gaussian", "clothes, mlp, gaussian", "cells, mlp")
+        for table in tables.values():
+            table["rows"] = [[name, *table["rows"][0][1:]] for name in names]
+        errors = tables["onset"]["columns"].index("error of the onset")
+        tables["onset"]["rows"][2][errors] = None
+        (results / "X3g").mkdir()
+        write_json(results / "X3g" / "result.json", {**kept, "id": "X3g", "tables": tables})
+        text = trust.table(results)
+        assert set(before.splitlines()) < set(text.splitlines())
+        assert f"| deeper networks; without a warm-up | error +3.1% ({names[0]}) |" in text
+        assert (
+            f"| networks of other data; without a warm-up | error +3.1% ({names[1]}); "
+            f"none, never or always collapsed ({names[2]}) |"
+        ) in text
+        assert "| 30 runs of deeper networks; without a warm-up | in the bracket in 100%" in text
+        assert "| 60 runs of networks of other data; without a warm-up | in the br" in text
+        page = trust.render(results, tmp_path)
+        assert "Of deeper networks only what the digits say" in page
+        assert "Nothing of what test rows do." in page
+
     def test_other_results_change_it(self, tmp_path: Path) -> None:
         assert trust.table(self.leave(tmp_path / "a")) != trust.table(
             self.leave(tmp_path / "b", error=0.2)

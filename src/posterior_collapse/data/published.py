@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import os
 import tempfile
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -257,8 +260,8 @@ def locate(source: Source, name: str, data_dir: Folder, *, progress: bool) -> Pa
     """Return the path of one file of a source, downloaded if it is nowhere.
 
     A file in a folder that the user named, gzipped or plain, is taken whatever its checksum, with
-    a `ChecksumWarning` where it differs; one in the cache must have the published checksum, and
-    is downloaded again otherwise.
+    a `ChecksumWarning` where what it holds is not what was published; one in the cache must have
+    the published checksum, and is downloaded again otherwise.
 
     Raises:
         MissingFileError: ``data_dir`` or the environment's folder is not there, or a file in it
@@ -294,8 +297,11 @@ def _accepted(source: Source, path: Path) -> bool:
     found, published = checksum(path), source.checksums[path.name]
     if found == published:
         return True
+    held = _held(path)  # that of a file that was zipped anew, as Debian does, is the published one
+    if held == source.checksums[path.name.removesuffix(".gz")]:
+        return True
     others = (other for other in SOURCES.values() if other.name != source.name)
-    if any(found in other.checksums.values() for other in others):
+    if any({found, held} & {*other.checksums.values()} for other in others):
         return False  # the sources use the same file names: this is another one's file
     warnings.warn(
         f"{path}: SHA-256 is {found}, that of the published file is {published}. "
@@ -304,3 +310,14 @@ def _accepted(source: Source, path: Path) -> bool:
         stacklevel=2,
     )
     return True
+
+
+def _held(path: Path) -> str | None:
+    """Return the SHA-256 of what a gzipped file holds; none of a plain or a damaged one."""
+    if path.suffix != ".gz":
+        return None
+    try:
+        with gzip.open(path) as file:
+            return hashlib.sha256(file.read()).hexdigest()
+    except (OSError, EOFError, zlib.error):
+        return None

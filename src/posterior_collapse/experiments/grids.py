@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from posterior_collapse.data.published import SOURCES
 from posterior_collapse.models import Architecture
 from posterior_collapse.runs import Evaluation, Run, RunData
 from posterior_collapse.runs.run import BY_MINIBATCHES, Method
@@ -221,18 +222,18 @@ def _spec(fields: Mapping[str, Any], labels: Mapping[str, Any]) -> Spec:
 
 
 def _quick(run: Run) -> Run:
-    """The same kind of run in a second: digits instead of MNIST, few epochs, few rows."""
+    """The same kind of run in a second: digits, few epochs, few rows."""
     data, spec, settings, evaluation = run.data, run.spec, run.settings, run.evaluation
     convolutional = bool(run.architecture.channels)
     if run.method in BY_MINIBATCHES:
         # Whole batches: a smaller last one would have to be traced for itself.
-        few = convolutional or data.name != "mnist" or data.label is not None
+        few = convolutional or data.name not in SOURCES or data.label is not None
         data = data.replace(rows=QUICK_ROWS if few else 10 * QUICK_ROWS)
         epochs = min(settings.epochs, QUICK_EPOCHS)
         settings = settings.replace(epochs=epochs, warm_up=min(settings.warm_up, epochs // 2))
     elif run.method == "decayed":
         settings = settings.replace(steps=min(settings.steps or QUICK_STEPS, QUICK_STEPS))
-    if data.name == "mnist":
+    if data.name in SOURCES:
         known = run.architecture.name == "cvae-cnn"  # it serves images of MNIST's size only
         data = data.replace(name="digits", size=28 if known else None)
     if data.name.startswith("cells"):

@@ -15,6 +15,7 @@ from posterior_collapse.experiments.tables import Table
 from posterior_collapse.experiments.trust_table import (
     BESIDE,
     CONVOLUTIONAL,
+    OTHERS,
     ROWS,
     headlines,
     summary,
@@ -80,7 +81,7 @@ def table(results: str | os.PathLike[str]) -> str:
 
 def _found(results: Path) -> dict[str, dict[str, Any]]:
     """Return the results of the rows, of those beside the study where they are there."""
-    beside = [row for row in (CONVOLUTIONAL, BESIDE) if (results / row / RESULT).is_file()]
+    beside = [row for row in (CONVOLUTIONAL, BESIDE, OTHERS) if (results / row / RESULT).is_file()]
     found = {}
     for row in (*ROWS, *beside):
         path = results / row / RESULT
@@ -116,6 +117,7 @@ def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> s
         rows=[_section(result, f"{home}/{row}", notes) for row, result in found.items()],
         convolutional=CONVOLUTIONAL in found,
         beside=BESIDE in found,
+        others=OTHERS in found,
         hardware=" and ".join(machines),
     )
     return re.sub(r"\n{3,}", "\n\n", text)

@@ -10,9 +10,9 @@ import numpy as np
 from posterior_collapse.experiments.tables import Table
 
 ROWS = ("X3a", "X3b", "X3c", "X3d")
-CONVOLUTIONAL, BESIDE = "X3e", "X3f"
+CONVOLUTIONAL, BESIDE, OTHERS = "X3e", "X3f", "X3g"
 """Rows that are shown if they were run: a convolutional network, which takes long without a GPU;
-deeper networks, longer training and held-out rows."""
+deeper networks, longer training and held-out rows; other data and networks deeper still."""
 WARM_UPS = {"no": "without a warm-up", "yes": "after a warm-up"}
 """Ways to train towards the onset."""
 ERROR = "error of the onset"
@@ -77,7 +77,11 @@ def summary(found: Results) -> Table:
     linear = [record for record in onsets if _is_linear(record)]
     cnn = "a convolutional network"
     deep_onsets, deep_units = (
-        [r for r in _records(found, BESIDE, name) if DEEP in r["network"]]
+        [r for row in (BESIDE, OTHERS) for r in _records(found, row, name) if DEEP in r["network"]]
+        for name in ("onset", "units")
+    )
+    other_onsets, other_units = (
+        [r for r in _records(found, OTHERS, name) if DEEP not in r["network"]]
         for name in ("onset", "units")
     )
     why = ": what training alone does, theory being exact"
@@ -85,10 +89,12 @@ def summary(found: Results) -> Table:
         *_of_onsets(onsets),
         *_onset_of_one(linear, "a linear model, trained so", why),
         *_onset_of_one(_records(found, CONVOLUTIONAL, "onset"), cnn),
-        *_of_deeper_onsets(deep_onsets),
+        *_onsets_of_each(deep_onsets, "deeper networks"),
+        *_onsets_of_each(other_onsets, "networks of other data"),
         *_of_units(units),
         *_units_of_one(_records(found, CONVOLUTIONAL, "units"), cnn),
-        *_of_deeper_units(deep_units),
+        *_units_of_each(deep_units, "deeper networks"),
+        *_units_of_each(other_units, "networks of other data"),
         *_of_longer(_records(found, BESIDE, "longer")),
         *_of_held_out(_records(found, BESIDE, "held-out")),
         *_of_gain(_records(found, "X3c", "confusion"), _records(found, "X3c", "gains")),
@@ -217,20 +223,23 @@ def _units_of_one(records: Records, name: str) -> Iterator[list[str]]:
         ]
 
 
-def _of_deeper_onsets(records: Records) -> Iterator[list[str]]:
+def _onsets_of_each(records: Records, who: str) -> Iterator[list[str]]:
     for words, own in _by_warm_up(records):
         errors = "; ".join(
-            f"{_percent(r[ERROR])} ({r['network']})" for r in own if r[ERROR] is not None
+            f"{_percent(r[ERROR])} ({r['network']})"
+            if r[ERROR] is not None
+            else f"none, never or always collapsed ({r['network']})"
+            for r in own
         )
-        yield ["the same", f"deeper networks; {words}", f"error {errors}"]
+        yield ["the same", f"{who}; {words}", f"error {errors}"]
 
 
-def _of_deeper_units(records: Records) -> Iterator[list[str]]:
+def _units_of_each(records: Records, who: str) -> Iterator[list[str]]:
     for words, own in _by_warm_up(records):
-        ratios = " and ".join(f"{r['KL / linear KL, median']:.1f}" for r in own)
+        ratios = ", ".join(f"{r['KL / linear KL, median']:.1f}" for r in own)
         yield [
             "the same, and its KL",
-            f"{sum(r['runs'] for r in own)} runs of deeper networks; {words}",
+            f"{sum(r['runs'] for r in own)} runs of {who}; {words}",
             f"{_in_brackets(own)}; {ratios} times the linear optimum's KL (medians)",
         ]
 

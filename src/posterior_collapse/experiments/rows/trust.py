@@ -276,10 +276,10 @@ ROWS: tuple[Row, ...] = (
         id="X3g",
         name="Trust: clothes, counts of single cells, a third hidden layer",
         networks="mlp of one and three hidden layers",
-        claim="What X3a and X3b say of onset, units and KL holds as well on other data: images of "
-        "clothes, and counts of single cells as they were counted; and for a network deeper still.",
-        theory="As in X3a and X3b. Of counts the noise is their mean, so that the onset is decided by "
-        "the genes whose counts vary most beside it.",
+        claim="What X3a and X3b say of onset, units and KL holds as well on other data, images of "
+        "clothes and counts of single cells as they were counted, and for a network deeper still.",
+        theory="As in X3a and X3b. Of counts the noise is their mean, so that the genes whose "
+        "counts vary most beside it decide the onset.",
         grids=tuple(grid for problem in OTHERS for grid in _trained(problem)),
         deliverables=("trust_onset", "trust_units"),
     ),
