@@ -144,9 +144,9 @@ BESIDE = tuple(
 DEEPEST = {"name": "mlp", "hidden": (64, 64, 64)}
 FASHION = RunData("fashion-mnist", rows=10_000)
 OTHERS = (
-    Problem(FASHION, WIDER, 100, 19.90, shares=FEWER),
-    Problem(FASHION, WIDER, 100, 91.23, "bernoulli", shares=FEWER),
-    Problem(RunData("cells:counts"), MLP, 1300, 230.05, "poisson", shares=FEWER),
+    Problem(FASHION, WIDER, 100, 19.90, shares=FEWEST),
+    Problem(FASHION, WIDER, 100, 91.23, "bernoulli", shares=FEWEST),
+    Problem(RunData("cells:counts"), MLP, 1300, 230.05, "poisson", shares=FEWEST),
     Problem(DIGITS, DEEPEST, 660, 0.6879, shares=FEWEST),
     Problem(DIGITS, DEEPEST, 660, 3.384, "bernoulli", shares=FEWEST),
 )
