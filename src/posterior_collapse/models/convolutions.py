@@ -92,7 +92,7 @@ def _summed(image: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
     n, _, height, width = image.shape
     channels, *kernel = weight.shape[1:]
     kernels = weight.permute(1, 2, 3, 0).flatten(0, 2)[:, :, None, None]
-    parts = torch.conv2d(image, kernels).unflatten(1, (channels, *kernel))
+    parts = torch.conv2d(image, kernels).view(n, channels, *kernel, height, width)
     dtype = torch.promote_types(image.dtype, torch.float32)
     whole = [size + more - 1 for size, more in zip((height, width), kernel, strict=True)]
     total = image.new_zeros(n, channels, *whole, dtype=dtype)
