@@ -17,9 +17,9 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from posterior_collapse.models.activations import ACTIVATIONS
+from posterior_collapse.models.convolutions import convolved
 
 _BOUND = 15.0  # of a log std given by a network: exp(15) is far from every useful scale
 _FLOOR = 1e-12  # variance that keeps the log of a signed std finite at 0
@@ -314,10 +314,9 @@ class ConvFeatures(nn.Module):
 
     def forward(self, value: Tensor, supplied: Supplied) -> Tensor:
         """Map flat images to flat features; there is nothing to supply."""
-        activate = ACTIVATIONS[self.activation]
         image = value.reshape(-1, *self.shape)
         for layer in self.layers:
-            image = activate(layer(image))
+            image = convolved(cast(nn.Conv2d, layer), image, self.activation)
         return image.reshape(*value.shape[:-1], self.width)
 
 
@@ -348,11 +347,11 @@ class ImageHead(nn.Module):
 
     def forward(self, value: Tensor) -> Tensor:
         """Map rows to flat images."""
-        activate = ACTIVATIONS[self.activation]
-        image = activate(self.seed(value).reshape(-1, *self.seed_shape))
+        seed = ACTIVATIONS[self.activation](self.seed(value))
+        image = seed.reshape(-1, *self.seed_shape)
         for layer in self.layers:
-            image = activate(_transposed(layer, image))
-        return _transposed(self.last, image).reshape(*value.shape[:-1], -1)
+            image = convolved(cast(nn.ConvTranspose2d, layer), image, self.activation)
+        return convolved(self.last, image).reshape(*value.shape[:-1], -1)
 
 
 class QuarterFeatures(nn.Module):
@@ -401,20 +400,6 @@ class UpscaledQuarter(nn.Module):
 
     def forward(self, value: Tensor, supplied: Supplied) -> Tensor:
         """Map flat quarters to flat images; there is nothing to supply."""
-        image = _transposed(self.upscale, value.reshape(-1, 1, _SIDE, _SIDE))
-        image = ACTIVATIONS[self.activation](image)
-        return _transposed(self.last, image).reshape(*value.shape[:-1], self.width)
-
-
-def _transposed(layer: nn.Module, image: Tensor) -> Tensor:
-    """Apply a transposed convolution, its bias apart.
-
-    On a processor the bias's gradient would take oneDNN as long as that of the weights.
-    """
-    layer = cast(nn.ConvTranspose2d, layer)
-    padding = cast("tuple[int, ...]", layer.padding)
-    grown = functional.conv_transpose2d(
-        image, layer.weight, None, layer.stride, padding, layer.output_padding
-    )
-    bias = cast(Tensor, layer.bias).to(grown.dtype)  # of bfloat16 products
-    return grown.add_(bias[:, None, None])
+        image = value.reshape(-1, 1, _SIDE, _SIDE)
+        image = convolved(self.upscale, image, self.activation)
+        return convolved(self.last, image).reshape(*value.shape[:-1], self.width)

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import CONVENTIONS, MarkovVAE, Terms, loss
+from posterior_collapse.models.convolutions import channels_last
 from posterior_collapse.models.layers import Decoder, Supplied
 from posterior_collapse.training.batches import Batch
 from posterior_collapse.training.layout import DATA_LAYERS, HEADS, Layout
@@ -166,7 +167,8 @@ class Stack:
         # Vectorised, convolutions are grouped ones, for which libraries have slow algorithms only.
         # On a GPU run by run pays where a graph spares the launches.
         self.apart = self.convolutional and (graphed or device.type == "cpu")
-        self.channels_last = self.apart and (half or device.type == "cpu")
+        # On a processor layers see to it themselves.
+        self.channels_last = self.apart and half and device.type != "cpu"
         self._streams: list[Any] = []
         self.model = copy.deepcopy(models[0]).to(device)
         if self.layout.heads:
@@ -273,7 +275,9 @@ class Stack:
 
         def one(parameters: Any, buffers: Any, noise: Any, supplied: Any) -> Terms:
             if self.channels_last:
-                parameters = {name: _channels_last(p) for name, p in parameters.items()}
+                parameters = {
+                    name: channels_last(p) if p.dim() == 4 else p for name, p in parameters.items()
+                }
             inputs = (batch.x, batch.y, noise, supplied)
             return cast(Terms, functional_call(self.model, (parameters, buffers), inputs))
 
@@ -343,16 +347,6 @@ class Stack:
         if not self.half:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
-
-
-def _channels_last(parameter: Tensor) -> Tensor:
-    """Of a convolution, in libraries' fastest layout; images follow their kernels."""
-    if parameter.dim() != 4:
-        return parameter
-    # Not `contiguous`: it takes a single channel for channels last whatever its strides, by which
-    # libraries go.
-    laid_out = parameter.movedim(1, -1).clone(memory_format=torch.contiguous_format)
-    return laid_out.movedim(-1, 1)
 
 
 def _reconstruction(terms: Terms, convention: str) -> Tensor:
