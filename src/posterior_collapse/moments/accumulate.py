@@ -234,7 +234,8 @@ class Accumulator:
         if self._n == 0:
             return row
         variance = self._upper.diagonal() / self._n
-        far = np.square(row - self._mean) > FAR * variance
+        # Nor further than all vary on average, which would have the whole group shifted anew.
+        far = np.square(row - self._mean) > FAR * np.minimum(variance, variance.mean())
         return np.where(far & ~group.two, coarse(self._mean, variance), row)
 
     def _flush(self, group: Group) -> None:
