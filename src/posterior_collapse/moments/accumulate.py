@@ -132,7 +132,8 @@ class Accumulator:
         elif exact:
             if self._integers is None or self._integers.dtypes != dtypes:
                 self._settle()
-                self._integers = Integers(dtypes, [a.shape[1] for a in arrays])
+                products = np.zeros_like(self._upper) if self._n else self._upper
+                self._integers = Integers(dtypes, [a.shape[1] for a in arrays], products)
             for _, parts in chunks(*arrays):
                 self._integers.add(parts)
         else:
