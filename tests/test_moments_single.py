@@ -203,6 +203,20 @@ def test_columns_at_the_margins_that_do_not_vary_cost_no_product(
     assert (found.cov[x.min(0) == x.max(0)] == 0).all()
 
 
+def test_groups_after_the_first_are_not_shifted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a row lies off the mean, for what features vary by on average, that is seen before."""
+    shifted: list[int] = []
+    recentre = single.Group.recentre
+    monkeypatch.setattr(
+        single.Group, "recentre", lambda group: (shifted.append(group.filled), recentre(group))
+    )
+    x = (NOISE * np.where(np.arange(D) < 2, 3, 0.1)).clip(-3, 3).astype(np.float32)
+    x[::1024] = np.where(np.arange(D) < 2, 1.5, 0.1)  # less than one std of their own
+    parts = [x[start : start + 1024] for start in range(0, N, 1024)]
+    assert error(pc.Moments.from_batches(parts, precision="float32"), x) < ROUNDING
+    assert len(shifted) <= 1
+
+
 def test_constant_features_have_no_variance_at_all() -> None:
     x = NOISE.astype(np.float32)
     x[:, 3] = 0.1

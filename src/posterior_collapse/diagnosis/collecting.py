@@ -287,9 +287,9 @@ class Collected:
         fitting = EFFECT_NUMBERS // (self.rows.kept * self._widths[-1])
         return max(LEAST_EFFECTS, min(MOST_EFFECTS, fitting))
 
-    @property
+    @cached_property
     def moments(self) -> Moments | None:
-        """Of the data; None where they are too wide or all constant."""
+        """Of the data, once all have come; None where they are too wide or all constant."""
         joint = self._joint
         if joint is None or not np.trace(joint.upper) > 0:
             return None

@@ -70,7 +70,8 @@ def decoder_effects(
     for unit in units:
         moved = z.clone()
         moved[:, unit] = redrawn[:, unit]
-        change = (decoded_mean(model, level, moved, x) - before).double().square().sum(-1)
+        change = decoded_mean(model, level, moved, x) - before
+        change = torch.linalg.vector_norm(change, dim=-1, dtype=torch.float64).square()
         root = math.sqrt(float(change.mean()))
         spread = float(change.std()) / math.sqrt(len(change))
         effects[:, unit] = root, spread / (2 * root) if root > 0 else 0.0
@@ -98,11 +99,12 @@ def is_affine(model: LatentModel, x: Tensor, y: Tensor | None, generator: torch.
         return linked(elementwise(model.decode(z, given), lead=1))
 
     first, middle, last = (output(z, x) for z in (here, (here + there) / 2, there))
-    of_others = output(here, x[order]) - output(there, x[order])
     slack = SAME * max(float((first - last).abs().max()), SAME * float(first.abs().max()))
     bent = (first + last) / 2 - middle
-    turned = first - last - of_others
-    return bool((bent.abs() <= slack).all() and (turned.abs() <= slack).all())
+    if not bool((bent.abs() <= slack).all()):
+        return False
+    turned = first - last - (output(here, x[order]) - output(there, x[order]))
+    return bool((turned.abs() <= slack).all())
 
 
 @torch.no_grad()

@@ -209,11 +209,14 @@ class SampledPass:
         at_a_time = max(1, DECODED_NUMBERS // (DECODED * target.shape[-1]))
         parts = []
         for rows, n in groups:
-            given = x[rows]
-            some = (z[:n, rows], given, given if target is x else target[rows])
+            drawn, given, to = z[:n], x, target
+            if not isinstance(rows, slice):  # by a method several times as fast as brackets
+                at = torch.from_numpy(rows).to(x.device)
+                drawn, given = drawn.index_select(1, at), x.index_select(0, at)
+                to = given if target is x else target.index_select(0, at)
             for start in range(0, len(given), at_a_time):
                 cut = slice(start, start + at_a_time)
-                part = self._compared(some[0][:, cut], some[1][cut], some[2][cut])
+                part = self._compared(drawn[:, cut], given[cut], to[cut])
                 if part is None:
                     return None
                 parts.append(part)
@@ -387,8 +390,9 @@ def _by_errors(p: Normal, target: Tensor) -> Compared:
     residual, std = target - p.mean, unexpanded(p.stddev)
     # In one pass, without an array of the squares.
     squared_error = torch.linalg.vector_norm(residual, dim=-1).square()
-    _check_finite(p, squared_error, std.sum(-1))
-    if not bool(squared_error.isfinite().all()):
+    if not bool((squared_error.sum() + std.sum()).isfinite()):  # told at once, but for overflow
+        _check_finite(p, squared_error, std.sum(-1))
+    if not bool(squared_error.max() < math.inf):
         raise DataError(
             "data", f"values up to {float(target.abs().max()):.3g}",
             f"values whose squares fit {residual.dtype}", "Rescale the data.",

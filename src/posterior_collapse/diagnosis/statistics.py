@@ -60,11 +60,14 @@ class Running:
 
     def add(self, values: Float, others: Float | None = None) -> None:
         """Take in (rows, columns); none: the values' own variance."""
-        others = values if others is None else others
         rows, n = len(values), self.n + len(values)
-        mean, other = values.mean(0), others.mean(0)
+        mean = other = values.mean(0)
+        apart = others_apart = values - mean
+        if others is not None and others is not values:
+            other = others.mean(0)
+            others_apart = others - other
         shift, other_shift = mean - self.mean, other - self._other
-        scatter = ((values - mean) * (others - other)).sum(0)
+        scatter = (apart * others_apart).sum(0)
         self._scatter = self._scatter + scatter + shift * other_shift * (self.n * rows / n)
         self.mean = self.mean + shift * (rows / n)
         self._other = self._other + other_shift * (rows / n)
@@ -317,7 +320,9 @@ def _classes(variance: Float, most: int) -> Float:
 def _between_widths(variance: Float, widths: Float) -> _Shares:
     if len(widths) == 1:
         return _Shares(np.zeros(len(variance), np.intp), np.zeros(len(variance)))
-    lower = np.clip(np.searchsorted(widths, variance, side="right") - 1, 0, len(widths) - 2)
+    # They are evenly spaced in logs, by which they are found faster than by a search.
+    place = np.log(variance / widths[0]) * ((len(widths) - 1) / math.log(widths[-1] / widths[0]))
+    lower = np.clip(place.astype(np.intp), 0, len(widths) - 2)
     return _Shares(lower, (variance - widths[lower]) / np.diff(widths)[lower])
 
 

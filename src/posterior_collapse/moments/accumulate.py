@@ -132,7 +132,8 @@ class Accumulator:
         elif exact:
             if self._integers is None or self._integers.dtypes != dtypes:
                 self._settle()
-                self._integers = Integers(dtypes, [a.shape[1] for a in arrays])
+                products = np.zeros_like(self._upper) if self._n else self._upper
+                self._integers = Integers(dtypes, [a.shape[1] for a in arrays], products)
             for _, parts in chunks(*arrays):
                 self._integers.add(parts)
         else:
@@ -234,7 +235,8 @@ class Accumulator:
         if self._n == 0:
             return row
         variance = self._upper.diagonal() / self._n
-        far = np.square(row - self._mean) > FAR * variance
+        # Nor further than all vary on average, which would have the whole group shifted anew.
+        far = np.square(row - self._mean) > FAR * np.minimum(variance, variance.mean())
         return np.where(far & ~group.two, coarse(self._mean, variance), row)
 
     def _flush(self, group: Group) -> None:

@@ -31,13 +31,14 @@ class Integers:
     Args:
         dtypes: Of each array, uint8 or int8.
         widths: Features of each.
+        products: Of zeros, in Fortran order, where products are summed.
 
     Attributes:
         dtypes: Of each array.
         n: Number of samples so far.
     """
 
-    def __init__(self, dtypes: list[np.dtype[Any]], widths: list[int]) -> None:
+    def __init__(self, dtypes: list[np.dtype[Any]], widths: list[int], products: Float) -> None:
         self.dtypes, self.n = dtypes, 0
         unsigned = np.array([dtype == np.uint8 for dtype in dtypes])
         self._less = np.repeat(np.where(unsigned, 128.0, 0.0), widths)
@@ -50,7 +51,7 @@ class Integers:
         self._rows = np.empty((rows, width + 1), np.int8)
         self._rows[:, -1] = 1
         self._filled = 0
-        self._sums, self._products = np.zeros(width), np.zeros((width, width), order="F")
+        self._sums, self._products = np.zeros(width), products
 
     def add(self, parts: list[Array]) -> None:
         """Take in rows of every array, side by side."""
