@@ -390,9 +390,8 @@ def _by_errors(p: Normal, target: Tensor) -> Compared:
     residual, std = target - p.mean, unexpanded(p.stddev)
     # In one pass, without an array of the squares.
     squared_error = torch.linalg.vector_norm(residual, dim=-1).square()
-    if not bool((squared_error.sum() + std.sum()).isfinite()):  # told at once, but for overflow
-        _check_finite(p, squared_error, std.sum(-1))
-    if not bool(squared_error.max() < math.inf):
+    _check_finite(p, squared_error, std.sum(-1))
+    if not bool(squared_error.isfinite().all()):
         raise DataError(
             "data", f"values up to {float(target.abs().max()):.3g}",
             f"values whose squares fit {residual.dtype}", "Rescale the data.",

@@ -320,9 +320,7 @@ def _classes(variance: Float, most: int) -> Float:
 def _between_widths(variance: Float, widths: Float) -> _Shares:
     if len(widths) == 1:
         return _Shares(np.zeros(len(variance), np.intp), np.zeros(len(variance)))
-    # They are evenly spaced in logs, by which they are found faster than by a search.
-    place = np.log(variance / widths[0]) * ((len(widths) - 1) / math.log(widths[-1] / widths[0]))
-    lower = np.clip(place.astype(np.intp), 0, len(widths) - 2)
+    lower = np.clip(np.searchsorted(widths, variance, side="right") - 1, 0, len(widths) - 2)
     return _Shares(lower, (variance - widths[lower]) / np.diff(widths)[lower])
 
 
