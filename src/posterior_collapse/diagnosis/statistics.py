@@ -274,8 +274,9 @@ def mixture_information(mean: Float, std: Float) -> Information:
     kernels = np.exp(-0.5 * np.outer(widths, (2 * np.pi * fft.rfftfreq(points)) ** 2))
 
     cells = len(widths) * points
-    weights = np.sum([np.bincount(*corner, minlength=cells) for corner in corners], axis=0)
-    spectrum = fft.rfft(weights.reshape(len(widths), points)) * kernels
+    places, shares = (np.concatenate(part) for part in zip(*corners, strict=True))
+    spectrum = fft.rfft(np.bincount(places, shares, cells).reshape(len(widths), points))
+    spectrum *= kernels
     density = fft.irfft(spectrum.sum(0), points) / n
     log_density = np.log(np.maximum(density, 1e-16 * density.max()))
     expected = fft.irfft(fft.rfft(log_density) * kernels, points).ravel()

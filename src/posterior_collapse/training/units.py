@@ -175,6 +175,7 @@ class Counting:
 
     def __init__(self, stack: Stack, models: Sequence[MarkovVAE], rows: Batch) -> None:
         self._stack, self._models, self._rows = stack, models, rows
+        self._places = [model.state_dict() for model in models]
         one_by_one = stack.device.type == "cpu" or free_levels(models[0]) or is_exact(models[0])
         self._here: Any = None if one_by_one else self._moved()
 
@@ -182,10 +183,11 @@ class Counting:
         """Return the number of active units per level, of each of some runs."""
         if self._here is not None:
             return self._together(runs)
-        models = [self._models[run] for run in runs]
-        for model, own in zip(models, self._stack.states(runs), strict=True):
-            model.load_state_dict(own)
-        return [active_units(model, self._rows) for model in models]
+        for run, own in zip(runs, self._stack.states(runs), strict=True):
+            # Not by `load_state_dict`, which takes as long as the passes of a small model.
+            places = self._places[run]
+            torch._foreach_copy_(list(places.values()), [own[name] for name in places])
+        return [active_units(self._models[run], self._rows) for run in runs]
 
     def _moved(self) -> tuple[Batch, list[Tensor]]:
         """The rows, and the noise that `active_units` draws, on the device."""
