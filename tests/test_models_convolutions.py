@@ -104,6 +104,13 @@ def test_slopes_may_be_taken_forward(name):
     torch.testing.assert_close(of_ours, of_torchs, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, about itself
+def test_a_compiler_takes_it_whole():
+    layer, image, _ = prepared("to one channel")
+    compiled = torch.compile(lambda x: convolved(layer, x), backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(image), layer(image))
+
+
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("many", [(0, 0, 0), (0, None, None), (None, None, 0)])
 def test_models_side_by_side_are_computed_as_each_alone(name, many):
