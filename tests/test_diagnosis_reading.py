@@ -95,6 +95,14 @@ def test_a_memory_map_is_read_and_left_as_it_was(tmp_path) -> None:
     assert x == pytest.approx((X * 10).astype(np.int16))
 
 
+def test_a_model_that_writes_over_its_input_leaves_the_data_alone() -> None:
+    own = TENSOR.clone()
+    for data in (own, [own], DataLoader([own], batch_size=None)):
+        for x, _ in batches(VAE, data, batch_size=len(own)):
+            x.zero_()
+        assert torch.equal(own, TENSOR)
+
+
 def test_a_loader_that_shuffles_is_read_in_an_order_of_the_seed() -> None:
     def orders(loader):
         return [read(VAE, loader, seed=seed)[0] for seed in (0, 0, 1)]

@@ -160,10 +160,7 @@ def _regrouped(
     def joined() -> Pair:
         xs, ys = zip(*waiting, strict=True)
         waiting.clear()
-        x, y = (
-            None if p[0] is None else (torch.cat(p) if p[1:] else p[0]).to(device or p[0].device)
-            for p in (xs, ys)
-        )
+        x, y = (None if p[0] is None else torch.cat(p).to(device or p[0].device) for p in (xs, ys))
         assert x is not None
         return x, y
 

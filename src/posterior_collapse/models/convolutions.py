@@ -8,44 +8,39 @@ of its own, and what makes few channels is a product and a few shifted sums.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-
-from posterior_collapse.models.activations import ACTIVATIONS
 
 FEW = 3
 """Channels up to which the sums of a product are faster than the convolution."""
 
 
-def convolved(
-    layer: nn.Conv2d | nn.ConvTranspose2d, image: Tensor, activation: str = "identity"
-) -> Tensor:
-    """Apply a convolution, transposed or not, and an activation.
+def convolved(layer: nn.Conv2d | nn.ConvTranspose2d, image: Tensor) -> Tensor:
+    """Apply a convolution, transposed or not.
 
     Args:
         layer: With a bias, without dilation and groups; padded with zeros.
         image: (n, channels, height, width).
-        activation: A key of `ACTIVATIONS`.
 
     Example:
         >>> layer, image = nn.ConvTranspose2d(4, 1, 3, padding=1), torch.rand(2, 4, 5, 5)
         >>> torch.allclose(convolved(layer, image), layer(image), atol=1e-6)
         True
     """
-    if image.device.type != "cpu":
-        return ACTIVATIONS[activation](layer(image))
+    # A compiler knows torch's own convolution, and lays out images itself.
+    if image.device.type != "cpu" or torch.compiler.is_compiling():
+        return cast(Tensor, layer(image))
     tensors: list[Any] = [image, layer.weight, layer.bias]
-    if torch.is_autocast_enabled("cpu"):
+    # Autocast leaves float64 as it is.
+    if torch.is_autocast_enabled("cpu") and layer.weight.dtype != torch.float64:
         tensors = [tensor.to(torch.get_autocast_dtype("cpu")) for tensor in tensors]
     image, weight, bias = tensors
     transposed = isinstance(layer, nn.ConvTranspose2d)
     how = layer.stride, layer.padding, layer.dilation, transposed, layer.output_padding, 1
     image = image.movedim(1, -1).contiguous().movedim(-1, 1)
-    found: Tensor = _Convolved.apply(image, channels_last(weight), bias, how)  # type: ignore[no-untyped-call]
-    # Nothing else looks at what is before a ReLU, its gradient neither.
-    return found.relu_() if activation == "relu" else ACTIVATIONS[activation](found)
+    return cast(Tensor, _Convolved.apply(image, channels_last(weight), bias, how))  # type: ignore[no-untyped-call]
 
 
 def channels_last(weight: Tensor) -> Tensor:
@@ -65,29 +60,35 @@ class _Convolved(torch.autograd.Function):
     def forward(image: Tensor, weight: Tensor, bias: Tensor, how: tuple[Any, ...]) -> Tensor:
         stride, padding, _, transposed, *_ = how
         if transposed and stride == (1, 1) and weight.shape[1] <= FEW:
-            return _summed(image, weight, padding) + bias[:, None, None]
+            return (_summed(image, weight, padding) + bias[:, None, None]).to(image.dtype)
         return torch.convolution(image, weight, bias, *how)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         image, weight, _, ctx.how = inputs
         ctx.save_for_backward(image, weight)
+        ctx.save_for_forward(image, weight)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        image, weight = ctx.saved_tensors
-        slope = gradients[0].to(image.dtype)
+        (image, weight), (slope,) = ctx.saved_tensors, gradients
         needed = [*ctx.needs_input_grad[:2], False]
         of_image, of_weight, _ = torch.ops.aten.convolution_backward(
             slope, image, weight, None, *ctx.how, needed
         )
         return of_image, of_weight, slope.sum((0, 2, 3)), None
 
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        (image, weight), (of_image, of_weight, of_bias, _) = ctx.saved_tensors, tangents
+        moved = torch.convolution(of_image, weight, of_bias, *ctx.how)
+        return moved + torch.convolution(image, of_weight, None, *ctx.how)
+
 
 def _summed(image: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
     """A transposed convolution of stride 1: the product of pixels and kernels, shifted and summed.
 
-    Products of bfloat16 are summed in float32, and stay so.
+    Products of fewer digits than those of float32 are summed in float32, and stay so.
     """
     n, _, height, width = image.shape
     channels, *kernel = weight.shape[1:]
@@ -95,7 +96,7 @@ def _summed(image: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
     parts = torch.conv2d(image, kernels).view(n, channels, *kernel, height, width)
     dtype = torch.promote_types(image.dtype, torch.float32)
     whole = [size + more - 1 for size, more in zip((height, width), kernel, strict=True)]
-    total = image.new_zeros(n, channels, *whole, dtype=dtype)
+    total = parts.new_zeros(n, channels, *whole, dtype=dtype)
     for i in range(kernel[0]):
         for j in range(kernel[1]):
             total[:, :, i : i + height, j : j + width] += parts[:, :, i, j]

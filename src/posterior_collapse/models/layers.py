@@ -314,9 +314,10 @@ class ConvFeatures(nn.Module):
 
     def forward(self, value: Tensor, supplied: Supplied) -> Tensor:
         """Map flat images to flat features; there is nothing to supply."""
+        activate = ACTIVATIONS[self.activation]
         image = value.reshape(-1, *self.shape)
         for layer in self.layers:
-            image = convolved(cast(nn.Conv2d, layer), image, self.activation)
+            image = activate(convolved(cast(nn.Conv2d, layer), image))
         return image.reshape(*value.shape[:-1], self.width)
 
 
@@ -347,10 +348,10 @@ class ImageHead(nn.Module):
 
     def forward(self, value: Tensor) -> Tensor:
         """Map rows to flat images."""
-        seed = ACTIVATIONS[self.activation](self.seed(value))
-        image = seed.reshape(-1, *self.seed_shape)
+        activate = ACTIVATIONS[self.activation]
+        image = activate(self.seed(value).reshape(-1, *self.seed_shape))
         for layer in self.layers:
-            image = convolved(cast(nn.ConvTranspose2d, layer), image, self.activation)
+            image = activate(convolved(cast(nn.ConvTranspose2d, layer), image))
         return convolved(self.last, image).reshape(*value.shape[:-1], -1)
 
 
@@ -400,6 +401,6 @@ class UpscaledQuarter(nn.Module):
 
     def forward(self, value: Tensor, supplied: Supplied) -> Tensor:
         """Map flat quarters to flat images; there is nothing to supply."""
-        image = value.reshape(-1, 1, _SIDE, _SIDE)
-        image = convolved(self.upscale, image, self.activation)
+        image = convolved(self.upscale, value.reshape(-1, 1, _SIDE, _SIDE))
+        image = ACTIVATIONS[self.activation](image)
         return convolved(self.last, image).reshape(*value.shape[:-1], self.width)
