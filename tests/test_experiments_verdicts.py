@@ -345,4 +345,7 @@ def test_printed_numbers_stand_beside_those_of_the_same_loss() -> None:
         ["NLL", 554.36, {"mean": 554.0, "std": None}],
         ["KL", 7.15, {"mean": 7.5, "std": None}],
         ["kl_active_share", 0.495, {"mean": 0.5, "std": None}],
+        ["KL", 5.67, {"mean": 7.5, "std": None}],
+        ["kl_active_share", 0.25, {"mean": 0.5, "std": None}],
     ]
+    assert [row[1] for row in table.rows] == [*["beta = 0.5"] * 3, *["beta = 0.5 (its seed 2)"] * 2]
