@@ -232,6 +232,15 @@ def test_a_loss_that_is_not_finite_says_step_term_and_remedy():
     assert "Lower learning_rate" in str(told.value)
 
 
+def test_a_first_loss_that_is_not_finite_is_not_laid_to_the_learning_rate():
+    counts = 1000 * np.random.default_rng(0).poisson(1.0, (60, 4)).astype(np.float32)
+    spec, how = pc.VAESpec(2, likelihood="poisson"), {"epochs": 1, "hidden": (8,)}
+    with pytest.raises(NonFiniteLossError, match=r"at step 0: .*smaller weights") as told:
+        pc.fit(spec, counts, "mlp", **how)
+    assert "learning_rate" not in str(told.value)
+    assert pc.fit(spec, counts, "mlp", **how, initial_std=0.005).stopped == "finished"
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -92,8 +92,8 @@ class RunData(Record):
         """
         kind = self.name.split(":")[0]
         named = {
-            "mnist": "MNIST", "matrix": "matrix problem", "pairs": "drawn pairs",
-            "cells": "single cells", "clusters": "drawn clusters",
+            "mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "matrix": "matrix problem",
+            "pairs": "drawn pairs", "cells": "single cells", "clusters": "drawn clusters",
         }  # fmt: skip
         return named.get(kind, self.name)
 

@@ -31,6 +31,8 @@ from posterior_collapse.training.units import Counting, some_rows
 
 CHUNK = 1_000
 REMEDY = "Lower learning_rate, bound the gradients with clip, or raise eta_dec."
+BEFORE_TRAINING = "Start from smaller weights (initial_std=0.05), or scale the data."
+"""Where the first loss of all is not finite, for which no learning rate is to blame."""
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """What `mallopt` calls the free bytes that are returned, and the bytes of a piece of its own."""
 MIB = 2**20
@@ -206,8 +208,9 @@ class Engine:
         for index in [i for i in self.state.alive if not finite[i]]:
             term = self._culprit(measured[index])
             if self.alone:
+                remedy = REMEDY if self.state.step else BEFORE_TRAINING
                 raise NonFiniteLossError(
-                    f"{term} at step {self.state.step}", "NaN or inf", "a finite loss", REMEDY
+                    f"{term} at step {self.state.step}", "NaN or inf", "a finite loss", remedy
                 )
             self.runs[index].stopped = f"non-finite: {term} at step {self.state.step}"
 
