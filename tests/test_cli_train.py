@@ -229,6 +229,7 @@ def test_many_runs_are_told_in_80_columns(run) -> None:
         ("x.npy --seed 1.5", "--seed: got '1.5'; expected whole numbers"),
         ("x.npy --clip 0", "clip: got 0.0"),
         ("x.npy --dropout 1", "dropout: got 1.0"),
+        ("x.npy --initial-std 0", "--initial-std: got 0.0"),
         ("x.npy --device cuda:77", "device: got 'cuda:77'"),
         ("x.npy --device gpu", "device: got 'gpu'"),
         ("x.npy --precision half", "precision: got 'half'"),

@@ -245,6 +245,7 @@ class NetworkOptions(Law):
         None, help="Between layers, e.g. relu, tanh, silu.", autocompletion=among(_activations)
     )
     dropout: float | None = Option(None, help="Rate after each hidden layer.")
+    initial_std: float | None = Option(None, help="Of initial weights (default: torch's).")
     biases: bool = Option(True, help="Whether a linear model has biases.")
     likelihood: str = LIKELIHOOD
     dispersion: str = DISPERSION
@@ -262,10 +263,9 @@ class NetworkOptions(Law):
             for name, text in (("hidden", self.hidden), ("channels", self.channels))
             if text
         }
-        if self.activation is not None:
-            chosen["activation"] = self.activation
-        if self.dropout is not None:
-            chosen["dropout"] = self.dropout
+        for name in ("activation", "dropout", "initial_std"):
+            if getattr(self, name) is not None:
+                chosen[name] = getattr(self, name)
         if not self.biases:
             chosen["bias"] = False
         implied = is_linear and not options.is_given(context, "architecture")
