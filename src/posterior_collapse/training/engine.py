@@ -31,7 +31,7 @@ from posterior_collapse.training.units import Counting, some_rows
 
 CHUNK = 1_000
 REMEDY = "Lower learning_rate, bound the gradients with clip, or raise eta_dec."
-BEFORE_TRAINING = "Start from smaller weights (initial_std=0.05), or scale the data."
+BEFORE_TRAINING = "Start from smaller weights (initial_std=0.05), scale the data, or raise eta_dec."
 """Where the first loss of all is not finite, for which no learning rate is to blame."""
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """What `mallopt` calls the free bytes that are returned, and the bytes of a piece of its own."""
