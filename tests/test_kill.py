@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 
 from nursery import Nursery
 from posterior_collapse import files
-from posterior_collapse.experiments import Plan, State, chosen, reproduce
+from posterior_collapse.experiments import Plan, State, chosen, measuring, reproduce
 from posterior_collapse.training import checkpoints
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
@@ -189,3 +190,35 @@ def test_a_killed_group_of_experiments_goes_on_from_its_last_epoch(tmp_path: Pat
     assert told[:4] == [1, 2, 3, 4]
     (alone,) = reproduce(rows, tmp_path / "alone", plan)
     assert again["tables"] == alone["tables"]
+
+
+def test_of_a_group_killed_while_it_was_measured_the_measured_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[int] = []
+    on_rows = measuring.on_rows
+
+    def slow(*args: Any) -> Any:
+        measured.append(args[-1])
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        return on_rows(*args)
+
+    rows, plan = chosen("E9"), Plan(quick=True)
+    runs = len({member.run.key for member in rows[0].members(plan)})
+    epochs: Counter[str] = Counter()
+
+    def reproduced(name: str) -> dict[str, Any]:
+        def told(state: State) -> None:
+            epochs[name] += state.epoch is not None
+
+        return reproduce(rows, tmp_path / name, plan, report=told)[0]
+
+    alone = reproduced("alone")
+    monkeypatch.setattr(measuring, "on_rows", slow)
+    with pytest.raises(KeyboardInterrupt):
+        reproduced("killed")
+    assert len(list((tmp_path / "killed").glob("runs/*/run.json"))) == 1
+    assert reproduced("killed")["tables"] == alone["tables"]
+    assert len(measured) == runs + 1  # the second was measured again, the first was not
+    assert epochs["killed"] == epochs["alone"]  # no epoch was trained twice

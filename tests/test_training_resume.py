@@ -2,6 +2,7 @@
 
 import json
 import time
+import types
 
 import numpy as np
 import pytest
@@ -150,6 +151,23 @@ def test_a_run_can_be_made_longer(tmp_path):
     alone = pc.fit(SPEC, X, "mlp", epochs=7, **options)
     pc.fit(SPEC, X, "mlp", epochs=3, folder=tmp_path, **options)
     assert_same(pc.fit(SPEC, X, "mlp", epochs=7, folder=tmp_path, resume=True, **options), alone)
+
+
+def test_the_seconds_before_a_run_was_resumed_count(tmp_path, monkeypatch):
+    now = [100.0]
+    clock = types.SimpleNamespace(perf_counter=lambda: now[0])
+    monkeypatch.setattr("posterior_collapse.training.engine.time", clock)
+
+    def ten_seconds(_):
+        now[0] += 10
+
+    options = {
+        "hidden": (6,), "progress": ten_seconds, "checkpoint_share": 1.0, "resume": True,
+        "folders": [tmp_path / "a", tmp_path / "b"],
+    }  # fmt: skip
+    for epochs, expected in ((3, 30), (7, 20 + 40)):  # the last checkpoint came 20 seconds on
+        two = pc.fit_many([SPEC, SPEC], X, "mlp", epochs=epochs, **options)
+        assert [one.seconds for one in two] == [expected / 2] * 2
 
 
 @pytest.mark.parametrize(("options", "said"), [({"epochs": 2}, "epochs"), ({"steps": 9}, "steps")])

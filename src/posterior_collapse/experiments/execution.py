@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +24,7 @@ from posterior_collapse.runs.completing import CHECKPOINT_SHARE, trained_togethe
 from posterior_collapse.runs.run import BY_MINIBATCHES
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import ExactObjective, FewSamplesWarning, Forecast, forecast
-from posterior_collapse.training import Progress, Settings, exact, seeds
+from posterior_collapse.training import Fitted, Progress, Settings, exact, seeds
 from posterior_collapse.training.settings import effective_spec
 from posterior_collapse.training.units import is_no_number
 
@@ -48,24 +48,36 @@ class Executor:
     report: Callable[[Progress], None] | bool = False
     store: Store | None = None
 
-    def __call__(self, runs: Sequence[Run], folders: Sequence[Path] | None = None) -> list[Outcome]:
-        """Return what the runs, all of one family, leave behind.
+    def __call__(
+        self, runs: Sequence[Run], folders: Sequence[Path] | None = None
+    ) -> Iterator[Outcome]:
+        """Train runs, all of one family, and yield what each leaves behind once it is measured.
+
+        A likelihood by many samples may take as long to measure as the run to train: those that
+        are in the store, by a process that was killed while it measured, are left out.
 
         Args:
             runs: What to train.
             folders: Of their checkpoints, from which they go on; None: none are written.
         """
         if runs[0].method == "dead":
-            return [
+            return (
                 self._outcome(run, model.eval(), {}, "not trained", 0.0)
                 for run, model in zip(runs, self._start(runs), strict=True)
-            ]
+            )
         if runs[0].method in BY_MINIBATCHES:
-            return self._by_minibatches(runs, folders)
-        return [self._on_moments(run) for run in runs]
+            fitted = self._by_minibatches(runs, folders)
+            return (
+                self._outcome(run, one.model.to(self.device), one.history, one.stopped, one.seconds)
+                for run, one in zip(runs, fitted, strict=True)
+                if self.store is None or run.key not in self.store
+            )
+        return map(self._on_moments, runs)
 
-    def _by_minibatches(self, runs: Sequence[Run], folders: Sequence[Path] | None) -> list[Outcome]:
-        fitted, share = trained_together(
+    def _by_minibatches(
+        self, runs: Sequence[Run], folders: Sequence[Path] | None
+    ) -> Sequence[Fitted]:
+        return trained_together(
             runs,
             read_samples(runs[0].data, "train", self.data_dir),
             folders,
@@ -74,16 +86,12 @@ class Executor:
             progress=self.report,
             start=self._start(runs) if runs[0].method == "widened" else None,
         )
-        return [
-            self._outcome(run, one.model.to(self.device), one.history, one.stopped, share)
-            for run, one in zip(runs, fitted, strict=True)
-        ]
 
     def _start(self, runs: Sequence[Run]) -> list[MarkovVAE]:
         """Return the models of one unit less, trained, with one more unit, dead or not."""
         narrower = [run.narrower for run in runs]
         if self.store is None or not self.store.models:
-            trained = [outcome.model for outcome in self._by_minibatches(narrower, None)]
+            trained = [one.model.cpu() for one in self._by_minibatches(narrower, None)]
         else:
             found = complete(narrower, self.store, self, device=self.device)
             trained = [record.model for record in found]
@@ -118,7 +126,7 @@ class Executor:
         return self._outcome(run, model, history, stopped, time.perf_counter() - start)
 
     def _outcome(
-        self, run: Run, model: MarkovVAE, history: History, stopped: str, wall: float
+        self, run: Run, model: MarkovVAE, history: History, stopped: str, trained_s: float
     ) -> Outcome:
         """Measure a trained model as its run says, beside the closed form."""
         start = time.perf_counter()
@@ -137,7 +145,7 @@ class Executor:
             arrays |= matrices if evaluation.matrices else {}
         return Outcome(
             run, measured, measuring.expected(closed, moments.features[-1]), stopped, history,
-            arrays, model, wall + time.perf_counter() - start,
+            arrays, model, trained_s + time.perf_counter() - start,
         )  # fmt: skip
 
     def _on_rows(

@@ -136,7 +136,7 @@ def reproduce(
                 report(State(row, verdict=results[row.id]["agreement"]["verdict"]))
         tell()
 
-    def execute(runs: Sequence[Run], folders: Sequence[Path] | None) -> list[Outcome]:
+    def execute(runs: Sequence[Run], folders: Sequence[Path] | None) -> Iterator[Outcome]:
         tell(runs)
         told = dataclasses.replace(executor, report=lambda epoch: tell(runs, epoch))
         return told(runs, folders)

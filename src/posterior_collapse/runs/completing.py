@@ -29,9 +29,10 @@ CHECKPOINT_SHARE = 0.05
 shorter than writing them, and a killed group loses no more than the 20 times as long."""
 
 Report = Callable[[Epoch], None]
-Execute = Callable[[Sequence[Run], "Sequence[Path] | None"], Sequence[Outcome]]
-"""Trains and measures runs of one family together, with a folder each for checkpoints or none. To
-train elsewhere it is a dataclass with a field `report`, which is told of each epoch."""
+Execute = Callable[[Sequence[Run], "Sequence[Path] | None"], Iterable[Outcome]]
+"""Trains runs of one family together, with a folder each for checkpoints or none, and measures them
+one by one; may leave out those that are kept. To train elsewhere it is a dataclass with a field
+`report`, which is told of each epoch."""
 
 
 class Job(NamedTuple):
@@ -53,7 +54,7 @@ class Job(NamedTuple):
 class Done(NamedTuple):
     """What a group left behind, and where it trained: version and hardware."""
 
-    outcomes: Sequence[Outcome]
+    outcomes: Iterable[Outcome]
     origin: dict[str, Any]
 
 
@@ -93,8 +94,8 @@ def attempt(
 
 def trained_together(
     runs: Sequence[Run], data: Any, folders: Sequence[Path] | None, **options: Any
-) -> tuple[tuple[Fitted, ...], float]:
-    """Train runs that share an order of the data; return them, and the seconds each took.
+) -> tuple[Fitted, ...]:
+    """Train runs that share an order of the data.
 
     Args:
         runs: Of one family.
@@ -102,7 +103,6 @@ def trained_together(
         folders: Of their checkpoints, from which they go on; None: none are written.
         **options: Of `fit_many`, whatever the runs say.
     """
-    start = time.perf_counter()
     common = {
         "exact": runs[0].method == "exact",
         "from_forecast": runs[0].from_forecast,
@@ -111,8 +111,7 @@ def trained_together(
         **fit_options(runs),
     }
     specs = [run.spec for run in runs]
-    fitted = fit_many(specs, data, runs[0].architecture, **common | options)
-    return fitted, (time.perf_counter() - start) / len(runs)
+    return fit_many(specs, data, runs[0].architecture, **common | options)
 
 
 @dataclass(frozen=True)
@@ -133,22 +132,13 @@ class Training:
 
     def __call__(self, runs: Sequence[Run], folders: Sequence[Path] | None) -> list[Outcome]:
         """Return what the runs leave behind."""
-        start = time.perf_counter()
         if self.alone:
             fitted: Sequence[Fitted] = [self._fit(runs[0], folders)]
         else:
-            fitted, _ = trained_together(
+            fitted = trained_together(
                 runs, self.data, folders, validation=self.validation, progress=self.report
             )
-        found = [one.summary() for one in fitted]
-        share = (time.perf_counter() - start) / len(runs)
-        return [
-            Outcome(
-                run, said["measured"], said["forecast"], said["stopped"], one.history, {},
-                one.model.cpu(), share,
-            )
-            for run, one, said in zip(runs, fitted, found, strict=True)
-        ]  # fmt: skip
+        return [_outcome(run, one) for run, one in zip(runs, fitted, strict=True)]
 
     def _fit(self, run: Run, folders: Sequence[Path] | None) -> Fitted:
         return fit(
@@ -163,6 +153,16 @@ class Training:
             exact=run.method == "exact",
             from_forecast=run.from_forecast,
         )
+
+
+def _outcome(run: Run, fitted: Fitted) -> Outcome:
+    start = time.perf_counter()
+    said = fitted.summary()
+    took = fitted.seconds + time.perf_counter() - start
+    return Outcome(
+        run, said["measured"], said["forecast"], said["stopped"], fitted.history, {},
+        fitted.model.cpu(), took,
+    )  # fmt: skip
 
 
 class Progress(NamedTuple):
@@ -270,7 +270,8 @@ def complete(
     training: dict[str, tuple[Sequence[Run], contextlib.ExitStack]] = {}
 
     def tell() -> None:
-        now = sum(len(together) for together, _ in training.values())
+        at_work = [together for together, _ in training.values()]
+        now = sum(run.key not in records for together in at_work for run in together)
         report(Progress(len(unique), len(records), now))
 
     def jobs(waiting: list[tuple[Run, ...]], wait: bool) -> Iterator[Job]:
@@ -299,6 +300,8 @@ def complete(
             for job, done in spread(jobs(waiting, wait), execute, device):
                 for outcome in done.outcomes:
                     store.put(outcome, [run.key for run in job.runs], done.origin)
+                    records[outcome.run.key] = _kept(store, outcome.run.key)
+                    tell()
                 records.update({run.key: _kept(store, run.key) for run in job.runs})
                 store.worked([run.key for run in job.runs])
                 training.pop(job.runs[0].key)[1].close()

@@ -97,6 +97,7 @@ def advance(
         done = None
         with contextlib.suppress(Pause):
             done = attempt(told, runs, folders, stays, device)
+            done = done._replace(outcomes=list(done.outcomes))
         handed = checkpoints.pack(folders) if stays or done is None else None
     ours = __name__.partition(".")[0]
     said = [one.message for one in caught if type(one.message).__module__.startswith(ours)]

@@ -32,6 +32,7 @@ class Course:
         stopped: Why it ended; None while it goes on.
         best: Lowest loss that early stopping has seen.
         waited: Epochs since.
+        seconds: How long it trained, by the clock; an equal share of what trains together.
     """
 
     settings: Settings
@@ -39,6 +40,7 @@ class Course:
     stopped: str | None = None
     best: float = math.inf
     waited: int = 0
+    seconds: float = 0.0
 
     def record(self, row: dict[str, float]) -> None:
         """Add an epoch to the history; of a column that is new, earlier epochs are NaN."""
@@ -57,7 +59,7 @@ class Course:
         return False
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON-able values, but the settings and `per_unit`."""
+        """Return plain JSON-able values, but the settings, `per_unit` and the seconds."""
         history = {name: c for name, c in self.history.items() if not is_of_unit(name)}
         return {
             "history": history, "stopped": self.stopped,

@@ -98,13 +98,15 @@ class Engine:
         if self.device.type != "cpu":
             graphs = Graphs(enabled=graphed)
             self.ahead = Ahead(self._measure, self.state.optimiser, self.sums, graphs)
-        self.saved, self.saving = time.perf_counter(), 0.0
+        self.ticked = self.saved = time.perf_counter()
+        self.saving = 0.0
 
     def train(self) -> None:
         """Train until every run has stopped, from wherever the engine stands."""
         with arithmetic(rounded=self.settings.precision == "tf32"), keeping_memory():
             while any(run.stopped is None for run in self.runs):
                 self._epoch()
+        self._tick()
         if self.ahead is not None:
             self.ahead.close()
 
@@ -333,10 +335,18 @@ class Engine:
 
     def _save(self) -> None:
         if self.folders is not None:
-            begun = time.perf_counter()
+            begun = self._tick()
             save(self.state, self.folders)
             self.saved = time.perf_counter()
             self.saving = self.saved - begun
+
+    def _tick(self) -> float:
+        """Count the seconds since the last time as those of the runs; return the time."""
+        now = time.perf_counter()
+        for run in self.runs:
+            run.seconds += (now - self.ticked) / len(self.runs)
+        self.ticked = now
+        return now
 
     def _clip_bounds(self) -> Tensor | None:
         clips = [run.settings.clip for run in self.runs]

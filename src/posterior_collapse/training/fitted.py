@@ -27,6 +27,7 @@ from posterior_collapse.specs import Spec
 from posterior_collapse.theory import Forecast, forecast
 from posterior_collapse.training import seeds
 from posterior_collapse.training.batches import Batch, Batches
+from posterior_collapse.training.course import Course
 from posterior_collapse.training.settings import Settings, effective_spec
 from posterior_collapse.training.units import is_no_number
 
@@ -50,6 +51,9 @@ class Fitted(Seen):
             `diagnose` finds them at the epoch's end on 256 rows at most.
         stopped: `"finished"`, `"early"`, `"iteration limit"` (L-BFGS was not at a minimum), or
             `"non-finite: "` and the step and the term.
+        seconds: How long it trained, by the clock; runs that trained together have an equal share
+            each. What it trained before it was resumed counts where there is a
+            `checkpoint_share`.
     """
 
     view: ClassVar[str] = "fitted"
@@ -57,16 +61,15 @@ class Fitted(Seen):
     def __init__(
         self,
         model: MarkovVAE,
-        settings: Settings,
-        history: History,
-        stopped: str,
+        course: Course,
         feed: Batches,
     ) -> None:
         self.model = model
         self.spec: Spec = model.spec
-        self.settings = settings
-        self.history = history
-        self.stopped = stopped
+        self.settings: Settings = course.settings
+        self.history: History = course.history
+        self.stopped = course.stopped or ""
+        self.seconds = course.seconds
         self._feed = feed
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -268,13 +269,15 @@ def _exactly(
             model.load_state_dict(initial)
             done = None
         if done is None:
+            begun = time.perf_counter()
             show = report and _shown(report, i, len(models), own.steps)
             run, steps = exact.train(
                 model, own, moments, alone=alone, fresh=fresh, some=some, report=show
             )
+            run.seconds = time.perf_counter() - begun
             if folder is not None:
                 states.save_exact(model, run, steps, data, folder)
-        fitted.append(Fitted(model.eval(), own, run.history, run.stopped or "", fed))
+        fitted.append(Fitted(model.eval(), run, fed))
     return tuple(fitted)
 
 
@@ -342,5 +345,5 @@ def _finish(state: TrainState, fed: Batches) -> tuple[Fitted, ...]:
     runs = range(len(state.runs))
     for model, run, own in zip(state.models, state.runs, state.stack.states(runs), strict=True):
         model.load_state_dict(own)
-        fitted.append(Fitted(model.eval(), run.settings, run.history, run.stopped or "", fed))
+        fitted.append(Fitted(model.eval(), run, fed))
     return tuple(fitted)

@@ -110,6 +110,7 @@ def restore(state: TrainState, folders: Sequence[str | Path]) -> None:
     state.optimiser.resume(meta["optimiser_steps"])
     for run, checkpoint in enumerate(found):
         state.runs[run].restore(checkpoint.meta["run"], _per_unit(checkpoint.tensors))
+        state.runs[run].seconds = checkpoint.meta.get("seconds", 0.0)
         if state.runs[run].stopped == FINISHED and not state.over:
             state.runs[run].stopped = None
         _take(state, run, checkpoint.tensors)
@@ -188,6 +189,9 @@ def _per_unit(tensors: dict[str, Tensor]) -> dict[str, list[float]]:
 
 
 def _meta(state: TrainState, run: int) -> dict[str, Any]:
+    # Checkpoints that come by the clock say what it showed. Others say nothing that would make
+    # those of two equal runs differ.
+    by_the_clock = state.settings.checkpoint_share is not None
     return {
         "exact": False,
         **_identity(state.models[run], state.runs[run], state.data),
@@ -196,6 +200,7 @@ def _meta(state: TrainState, run: int) -> dict[str, Any]:
         "rows_in_epoch": state.rows_in_epoch,
         "optimiser_steps": state.optimiser.steps,
         "noise": _source_of_noise(state.stack.device),
+        **({"seconds": state.runs[run].seconds} if by_the_clock else {}),
     }
 
 
