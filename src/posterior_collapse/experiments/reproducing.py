@@ -226,13 +226,15 @@ def _write(
     return result
 
 
-PASSES = ("epochs", "batch_size", "learning_rate", "clip", "warm_up", "convention")
+PASSES = ("epochs", "batch_size", "learning_rate", "clip", "warm_up", "precision", "convention")
 STEPS = ("steps", "learning_rate", "clip", "convention")
 TRAINED = {
     "minibatch": PASSES, "widened": PASSES, "dead": ("convention",),
     "recorded": STEPS, "decayed": STEPS, "exact": ("steps", "convention"),
 }  # fmt: skip
 """Settings that count for each method."""
+UNSAID = (None, 0, False, "float32")
+"""Values that go without saying."""
 
 
 def _settings(results: Sequence[Result]) -> dict[str, Any]:
@@ -256,7 +258,7 @@ def _settings(results: Sequence[Result]) -> dict[str, Any]:
             "measured on": seen,
         }
         shared = {
-            part: {k: v for k, v in of.items() if v not in (None, 0, False) and k not in labels}
+            part: {k: v for k, v in of.items() if v not in UNSAID and k not in labels}
             for part, of in parts.items()
         }
         varies = {name: list(dict.fromkeys(s.labels[name] for s in settings)) for name in labels}
