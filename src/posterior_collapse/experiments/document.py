@@ -268,7 +268,10 @@ def _overview(rows: Sequence[Mapping[str, Any]]) -> str:
             "seeds": len(row["seeds"]),
             "hours": f"{row['wall_s'] / 3600:.2g}",
             "on": _processor(row["hardware"]),
-            "verdict": row["agreement"]["parted"] or row["agreement"]["verdict"],
+            "verdict": "; ".join(
+                f"{kind}: {row['agreement'][kind]}" for kind in KINDS if row["agreement"][kind]
+            )
+            or row["agreement"]["verdict"],
         }
         for row in rows
     ]
