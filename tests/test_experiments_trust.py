@@ -81,11 +81,13 @@ class TestOnset:
         runs += [planted(2.2, 0), planted(2.2, 0)]
         (row,) = table("trust_onset", "onset", runs)
         assert row["last beta alive / onset"] == pytest.approx(0.9)
-        assert row["runs alive there"] == 0
+        assert row["share of runs alive there"] == 0
         runs += [planted(2.1, 1), planted(2.1, 0), planted(2.1, 0)]
         assert table("trust_onset", "onset", runs)[0]["first beta dead / onset"] == 1.05
         less = [r for r in runs if r.labels["beta"] != 2.2]
-        assert table("trust_onset", "onset", less)[0]["runs alive there"] == pytest.approx(1 / 3)
+        assert table("trust_onset", "onset", less)[0]["share of runs alive there"] == pytest.approx(
+            1 / 3
+        )
 
     def test_what_lives_on_after_a_warm_up_is_counted_with_its_gain(self) -> None:
         runs = [
@@ -162,6 +164,14 @@ class TestUnits:
         assert (row["most above"], row["most below"]) == (3, 1)
         assert row["KL / linear KL, median"] == pytest.approx(0.75)
 
+    def test_its_verdict_is_of_numbers_and_its_figure_begins_with_its_betas(self) -> None:
+        part = DELIVERABLES["trust_units"]([planted(b, 3) for b in (0.4, 1.0, 1.6)])
+        assert [check.kind for check in part.checks] == ["numbers"]
+        (chart, _) = part.charts["units"]
+        (box,) = chart.figure.axes
+        assert 0.15 < box.get_xlim()[0] < 0.2
+        assert [label.get_text() for label in box.get_xticklabels()] == ["0.2", "0.5", "1"]
+
     def test_settings_above_the_onset_do_not_count(self) -> None:
         runs = [planted(1.0, 3), planted(1.9, 0), planted(3.0, 0, linear=0, fewest=0)]
         (row,) = table("trust_units", "units", runs)
@@ -207,7 +217,8 @@ class TestGain:
         assert part.tables["confusion"].rows == rows
         found = [(check.verdict, check.kind) for check in part.checks]
         assert found == [("agrees", "direction")] * 2 + [("differs", "numbers")]  # 0.05 for 0.2
-        assert "1 did, 0 did not, and 0 are too close" in part.checks[0].text
+        assert "in 1 it did, in 0 it did not, and 0 are too close" in part.checks[0].text
+        assert "in 1 it did not, in 0 it did, and 0 are too close" in part.checks[1].text
         (chart, _) = part.charts["gain"]
         assert [row[2] for row in chart.table.rows] == ["paid", "did not"]
 
@@ -218,7 +229,7 @@ class TestGain:
             for loss in (10.0, 11.0)
         ]
         part = DELIVERABLES["trust_gain"](noisy)
-        assert "that one more unit pays, 0 did, 0 did not, and 1 are too" in part.checks[0].text
+        assert "that one more unit pays, in 0 it did, in 0 it did not, and 1" in part.checks[0].text
         assert part.checks[0].agrees is None
         (chart, _) = part.charts["gain"]
         drawn = [line for line in chart.figure.axes[0].lines if len(line.get_xdata()) == 1]

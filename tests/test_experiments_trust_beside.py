@@ -58,6 +58,7 @@ class TestLonger:
         assert (first["KL (nats), longer"], first["gain (nats), longer"]) == (3.0, 5.0)
         (check,) = DELIVERABLES["trust_longer"]([*short, *long]).checks
         assert check.agrees
+        assert check.kind == "numbers"
         assert "4 times the training changes the number of units by +1 to +1" in check.text
         assert "what they bring by +0 to +1 nats; their KL becomes 1.50 to 1.50 times" in check.text
         assert "units come to life at 1 of 2 betas, the last dies at 0" in check.text

@@ -250,6 +250,14 @@ class TestSummary:
         assert "Of deeper networks only what the digits say" in page
         assert "Nothing of what test rows do." in page
 
+    def test_each_machine_is_named_once(self, tmp_path: Path) -> None:
+        results = self.leave(tmp_path)
+        for row, machines in (("X3a", "one, 1 threads, a GPU"), ("X3c", "other, 2 threads, a GPU")):
+            kept = json.loads((results / row / "result.json").read_text("utf-8"))
+            write_json(results / row / "result.json", {**kept, "hardware": machines})
+        page = trust.render(results, tmp_path)
+        assert "Trained on one, 1 threads; a GPU; a machine; other, 2 threads." in page
+
     def test_other_results_change_it(self, tmp_path: Path) -> None:
         assert trust.table(self.leave(tmp_path / "a")) != trust.table(
             self.leave(tmp_path / "b", error=0.2)

@@ -118,7 +118,7 @@ def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> s
         convolutional=CONVOLUTIONAL in found,
         beside=BESIDE in found,
         others=OTHERS in found,
-        hardware=" and ".join(machines),
+        hardware="; ".join(machines),
     )
     return re.sub(r"\n{3,}", "\n\n", text)
 

@@ -111,13 +111,15 @@ def of_pairs(pairs: Records) -> Part:
 
 
 def _answers(pairs: Records) -> Iterator[Check]:
-    for answer, right, did in (("pays", "paid", "did"), ("does not pay", "did not", "did not")):
+    for answer, right, did, other in (
+        ("pays", "paid", "did", "did not"), ("does not pay", "did not", "did not", "did"),
+    ):  # fmt: skip
         own = Counter(r["outcome"] for r in pairs if r["answer"] == answer)
         told = own["paid"] + own["did not"]
         yield Check(
             own[right] >= RIGHT * told if told else None,
             f"Of {own.total()} networks of which the diagnosis says that one more unit {answer}, "
-            f"{own[right]} {did}, {told - own[right]} {'did not' if did == 'did' else 'did'}, and "
+            f"in {own[right]} it {did}, in {told - own[right]} it {other}, and "
             f"{own['too close']} are too close to tell (expected: 90% of those told).",
         )
 

@@ -225,7 +225,7 @@ def _of_onset(
         "predicted onset (beta)": _onset(settings[0].first),
         LAST: round(last, 3),
         FIRST: None if dead is None else round(first, 3),
-        "runs alive there": None if dead is None else living[dead],
+        "share of runs alive there": None if dead is None else living[dead],
         ERROR: error_of(last, first),
         GAIN: None if dead is None else _gain_by_linear(settings[dead].first),
         COSTS: quantiles([over for lives, over in beyond if not lives])[0],
