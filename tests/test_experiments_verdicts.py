@@ -206,6 +206,10 @@ class TestAgreement:
             "Drawn clusters, gaussian: Only 8 modes, of which 7 are strong (other runs: other "
             "numbers).",
         ]  # fmt: skip
+        one = [run("digits", "3 of 64", likelihood="bernoulli"), run("digits", "units rotate")]
+        assert agreement([], one)["notes"] == [
+            "Digits, bernoulli: 3 of 64.", "Digits, gaussian: Units rotate.",
+        ]  # fmt: skip
 
     def test_cautions_are_told_once(self) -> None:
         (one, two) = (planted({}, {}, forecast={"notes": ["units rotate"]}) for _ in range(2))

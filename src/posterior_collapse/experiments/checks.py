@@ -418,14 +418,13 @@ def _verdict(checks: Sequence[Check]) -> str | None:
 
 
 def _cautions(results: Sequence[Result]) -> Iterator[str]:
-    """What limits the theory's numbers, each caution once."""
+    """What limits the theory's numbers, each caution once, and of what where not of all."""
     if any(result.run.settings.convention == "reference" for result in results):
         yield (
             "In the published loss of non-linear models every beta counts half. Betas are named as "
             "published; theory's numbers are those of half the beta."
         )
-    several = len({result.run.data.title for result in results}) > 1
-    names = [_named(result) if several else "" for result in results]
+    names = [f"{r.run.data.title}, {r.run.spec.likelihood}" for r in results]
     told: dict[tuple[str, str], list[str]] = {}
     for name, result in zip(names, results, strict=True):
         for note in result.theory.get("notes", ()):
@@ -438,8 +437,3 @@ def _cautions(results: Sequence[Result]) -> Iterator[str]:
     for line, own in lines.items():
         of = f"{own[0][0].upper()}{'; '.join(own)[1:]}: " if len(own) < len(set(names)) else ""
         yield f"{of}{line}"
-
-
-def _named(result: Result) -> str:
-    """Return what a run was trained on, and its likelihood."""
-    return f"{result.run.data.title}, {result.run.spec.likelihood}"
