@@ -91,8 +91,8 @@ def test_phase_puts_theory_on_the_grid_of_the_runs() -> None:
         here = [n for at, n in written.items() if np.allclose(at, (etas[j], betas[i]))]
         assert here == [counts[i, j]] * bool(np.isfinite(counts[i, j]))
     theory = next(line for line in axes.lines if "theory" in str(line.get_label()))
-    root = np.sqrt(2)  # half a cell: the line is straight on log scales up to the borders
-    expected = [[0.5 / root, 32], [0.5, 16], [1, 4], [root, 2]]
+    root = np.sqrt(2)  # half a cell: a step per column, up to its borders
+    expected = [[0.5 / root, 16], [0.5 * root, 16], [0.5 * root, 4], [root, 4]]
     np.testing.assert_allclose(theory.get_xydata(), expected)
     assert chart.table.rows[4] == ["mlp", 8.0, 0.5, 1.0, 16.0, 9.0]
     both = {"mlp": counts, "cnn": counts}

@@ -434,3 +434,4 @@ def test_direction_and_numbers_are_shown_apart(tmp_path: Path) -> None:
     assert "By direction alone, 1 of 1 agree and 0 agree partly." in text
     assert "By numbers alone, 0 of 2 agree" in text
     assert "| direction: agrees; numbers: differs |" in text
+    assert "| numbers: differs |" in text  # of E9, which has no other

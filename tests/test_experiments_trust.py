@@ -70,7 +70,7 @@ class TestOnset:
         (row,) = table("trust_onset", "onset", runs)
         assert row["last beta alive / onset"] == pytest.approx(0.9)
         assert row["first beta dead / onset"] == pytest.approx(0.95)
-        assert row["error of the onset"] == pytest.approx(math.sqrt(0.9 * 0.95) - 1, abs=5e-4)
+        assert row["error of the onset"] == "-10% to -5%"
         t = ONSET / 1.9  # at the first beta that is dead
         gain = row["a linear model would gain there (nats)"]
         assert gain == pytest.approx(1.9 / 2 * (t - 1 - math.log(t)))
@@ -81,6 +81,13 @@ class TestOnset:
         runs += [planted(2.2, 0), planted(2.2, 0)]
         (row,) = table("trust_onset", "onset", runs)
         assert row["last beta alive / onset"] == pytest.approx(0.9)
+        assert row["share of runs alive there"] == 0
+        runs += [planted(2.1, 1), planted(2.1, 0), planted(2.1, 0)]
+        assert table("trust_onset", "onset", runs)[0]["first beta dead / onset"] == 1.05
+        less = [r for r in runs if r.labels["beta"] != 2.2]
+        assert table("trust_onset", "onset", less)[0]["share of runs alive there"] == pytest.approx(
+            1 / 3
+        )
 
     def test_what_lives_on_after_a_warm_up_is_counted_with_its_gain(self) -> None:
         runs = [
@@ -90,12 +97,57 @@ class TestOnset:
         (row,) = table("trust_onset", "onset", runs)
         assert row["warm-up"] == "yes"
         assert row["runs alive above the onset"] == 1
-        assert row["their loss below the collapsed (nats, most)"] == pytest.approx(0.5)
+        assert row["the least of their losses less the collapsed (nats)"] == pytest.approx(-0.5)
+        assert row["cause of the error"] == "another optimum"
 
-    @pytest.mark.parametrize(("first_dead", "verdict"), [(2.1, "agrees"), (1.6, "differs")])
-    def test_the_verdict_holds_it_to_5_percent(self, first_dead: float, verdict: str) -> None:
-        runs = [planted(first_dead * 0.97, 1), planted(first_dead, 0)]
-        assert [c.verdict for c in DELIVERABLES["trust_onset"](runs).checks] == [verdict]
+    @pytest.mark.parametrize(
+        ("last", "first", "verdict"),
+        [
+            (1.9, 1.98, "agrees"),
+            (1.6, 2.2, "agrees"),
+            (1.84, 1.9, "differs"),
+            (2.02, 2.2, "differs"),
+        ],
+    )
+    def test_the_verdict_is_of_numbers_to_5_percent_or_as_the_betas_tell(
+        self, last: float, first: float, verdict: str
+    ) -> None:
+        runs = [planted(last, 1), planted(first, 0), planted(3.0, 0)]
+        checks = DELIVERABLES["trust_onset"](runs).checks
+        assert [(c.verdict, c.kind) for c in checks] == [(verdict, "numbers")]
+
+    @pytest.mark.parametrize(
+        ("collapsed", "warm", "cause"),
+        [
+            (20.5, 1.2, "noise"),
+            (20.01, 1.2, "not known"),
+            (20.5, 1.8, "start"),
+            (20.01, 1.8, "start"),
+        ],
+    )
+    def test_a_cause_is_named_as_far_as_runs_tell(
+        self, collapsed: float, warm: float, cause: str
+    ) -> None:
+        """At 1.6, of which 2 is the onset, a linear model would gain 0.02 nats."""
+        runs = [
+            planted(beta, int(beta <= last), grid=NET + end, loss=collapsed if beta > 2 else 10.0)
+            for end, last in (("", 1.2), (", warm-up", warm))
+            for beta in (1.2, 1.6, 1.8, 2.2)
+        ]
+        rows = {r["warm-up"]: r for r in table("trust_onset", "onset", runs)}
+        assert rows["no"]["cause of the error"] == cause
+        assert rows["yes"]["cause of the error"] == ("" if cause == "start" else cause)
+
+    def test_no_cause_is_named_where_the_onset_is_the_predicted(self) -> None:
+        (row,) = table("trust_onset", "onset", [planted(1.8, 1), planted(2.2, 0)])
+        assert row["cause of the error"] == ""
+
+    def test_the_figure_begins_where_runs_die(self) -> None:
+        runs = [planted(b, int(b < 0.5), grid=f"{NET}{end}") for end in ("", ", warm-up")
+                for b in (0.2, 0.4, 1.0, 2.4)]  # fmt: skip
+        (chart, _) = DELIVERABLES["trust_onset"](runs).charts["onset"]
+        low, high = chart.figure.axes[0].get_xlim()
+        assert low < 0.2 < 1.2 < high < 1.3
 
     def test_nothing_is_said_where_all_live_or_none(self) -> None:
         for active in (0, 1):
@@ -111,6 +163,14 @@ class TestUnits:
         assert row["within a unit of it"] == pytest.approx(4 / 5)
         assert (row["most above"], row["most below"]) == (3, 1)
         assert row["KL / linear KL, median"] == pytest.approx(0.75)
+
+    def test_its_verdict_is_of_numbers_and_its_figure_begins_with_its_betas(self) -> None:
+        part = DELIVERABLES["trust_units"]([planted(b, 3) for b in (0.4, 1.0, 1.6)])
+        assert [check.kind for check in part.checks] == ["numbers"]
+        (chart, _) = part.charts["units"]
+        (box,) = chart.figure.axes
+        assert 0.15 < box.get_xlim()[0] < 0.2
+        assert [label.get_text() for label in box.get_xticklabels()] == ["0.2", "0.5", "1"]
 
     def test_settings_above_the_onset_do_not_count(self) -> None:
         runs = [planted(1.0, 3), planted(1.9, 0), planted(3.0, 0, linear=0, fewest=0)]
@@ -155,14 +215,46 @@ class TestGain:
         part = DELIVERABLES["trust_gain"](self.pairs())
         rows = [["pays", 1, 0, 0], ["undecided", 0, 0, 0], ["does not pay", 0, 0, 1]]
         assert part.tables["confusion"].rows == rows
-        assert [check.verdict for check in part.checks] == ["agrees", "agrees"]
+        found = [(check.verdict, check.kind) for check in part.checks]
+        assert found == [("agrees", "direction")] * 2 + [("differs", "numbers")]  # 0.05 for 0.2
+        assert "in 1 it did, in 0 it did not, and 0 are too close" in part.checks[0].text
+        assert "in 1 it did not, in 0 it did, and 0 are too close" in part.checks[1].text
+        (chart, _) = part.charts["gain"]
+        assert [row[2] for row in chart.table.rows] == ["paid", "did not"]
 
-    def test_more_than_all_units_brought_is_no_gain(self) -> None:
+    def test_what_is_too_close_to_tell_is_counted_and_drawn_hollow(self) -> None:
+        noisy = [
+            planted(1.0, grid=f"{NET}, restarts", units=k, loss=loss, conclusion="more-units-pay")
+            for k in (1, 2)
+            for loss in (10.0, 11.0)
+        ]
+        part = DELIVERABLES["trust_gain"](noisy)
+        assert "that one more unit pays, in 0 it did, in 0 it did not, and 1" in part.checks[0].text
+        assert part.checks[0].agrees is None
+        (chart, _) = part.charts["gain"]
+        drawn = [line for line in chart.figure.axes[0].lines if len(line.get_xdata()) == 1]
+        assert [line.get_markerfacecolor() for line in drawn] == ["none"]
+
+    @pytest.mark.parametrize(
+        ("said", "verdict"), [(0.6, "agrees"), (0.4, "differs"), (1e18, "differs")]
+    )
+    def test_its_size_is_right_within_a_factor_of_2(self, said: float, verdict: str) -> None:
+        """It brings 1 nat. A number that is absurd is not left out."""
         runs = [r for r in self.pairs(("restarts",)) if r.labels["latent_dim"] < 3]
-        runs[0].measured["gains"][0]["nats"] = 1e18
-        (row,) = table("trust_gain", "gains", runs)
-        assert row["said more than all units brought"] == 1
-        assert row["brought / said, median"] is None
+        for run in runs[:2]:
+            run.measured["gains"][0]["nats"] = said
+        own, every = table("trust_gain", "gains", runs)
+        assert own | {"network": "all"} == every
+        assert every["said more than all units brought"] == int(said > 8)
+        assert every["brought / said, median"] == pytest.approx(1 / said, rel=1e-3)
+        assert [c.verdict for c in DELIVERABLES["trust_gain"](runs).checks][-1] == verdict
+
+    def test_what_is_not_told_from_0_has_no_size(self) -> None:
+        runs = [r for r in self.pairs(("restarts",)) if r.labels["latent_dim"] < 3]
+        for run in runs[:2]:
+            run.measured["gains"][0] |= {"nats": 0.6, "error": 0.4}
+        assert table("trust_gain", "gains", runs)[-1]["both told from 0"] == 0
+        assert [c.agrees for c in DELIVERABLES["trust_gain"](runs).checks][-1] is None
 
 
 class TestFailures:

@@ -58,6 +58,7 @@ class TestLonger:
         assert (first["KL (nats), longer"], first["gain (nats), longer"]) == (3.0, 5.0)
         (check,) = DELIVERABLES["trust_longer"]([*short, *long]).checks
         assert check.agrees
+        assert check.kind == "numbers"
         assert "4 times the training changes the number of units by +1 to +1" in check.text
         assert "what they bring by +0 to +1 nats; their KL becomes 1.50 to 1.50 times" in check.text
         assert "units come to life at 1 of 2 betas, the last dies at 0" in check.text
@@ -83,15 +84,23 @@ class TestHeldOut:
         assert row["KL held out / trained on"] == pytest.approx(1.5)
         assert row["gain held out / trained on"] == pytest.approx(0.5)
         (check,) = DELIVERABLES["trust_held_out"](runs).checks  # no onset between two betas
-        assert check.verdict == "differs"
+        assert (check.verdict, check.kind) == ("differs", "numbers")
+        assert "in 0 of 1 networks" in check.text
+        assert f"the least: 60%; {NET}, warm-up: no" in check.text
 
     def test_the_onset_is_found_on_either(self) -> None:
         runs = [planted(b, int(b < 1.95), there=int(b < 1.7)) for b in (1.6, 1.8, 2.0)]
         (row,) = rows("trust_held_out", "held-out", runs)
-        assert row["error of the onset"] == pytest.approx((0.9 * 1.0) ** 0.5 - 1, abs=5e-4)
-        there = row["error of the onset, held out"]
-        assert there == pytest.approx((0.8 * 0.9) ** 0.5 - 1, abs=5e-4)
-        assert DELIVERABLES["trust_held_out"](runs).checks[-1].verdict == "differs"
+        assert row["error of the onset"] == "-10% to 0%"
+        assert row["error of the onset, held out"] == "-20% to -10%"
+        other = [
+            Result(f"{run.grid}, warm-up", run.labels, run.record)
+            for run in (planted(b, int(b < 1.95)) for b in (1.6, 1.8, 2.0))
+        ]
+        check = DELIVERABLES["trust_held_out"]([*runs, *other]).checks[-1]
+        assert check.verdict == "differs"
+        assert "in 1 of 2 networks; -20% to -10% for -10% to 0% from the predicted" in check.text
+        assert f"{NET}, warm-up: no" in check.text
 
     def test_runs_that_trained_on_are_told_apart(self) -> None:
         runs = [planted(1.0, 4), planted(1.0, 4, kind="longer")]

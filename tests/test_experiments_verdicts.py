@@ -10,6 +10,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from planted_results import levels, likelihoods, planted, verdicts
+from posterior_collapse import VAESpec
 from posterior_collapse.experiments import DELIVERABLES, Executor, Plan, Result, chosen
 from posterior_collapse.experiments.checks import (
     Check,
@@ -21,6 +22,7 @@ from posterior_collapse.experiments.checks import (
 )
 from posterior_collapse.experiments.data import read_moments
 from posterior_collapse.experiments.deliverables.collapse import diagnosed
+from posterior_collapse.runs import RunData
 from posterior_collapse.theory import forecast
 
 
@@ -125,6 +127,21 @@ class TestOnset:
         (check,) = DELIVERABLES["onset"]([*whole, *begun]).checks
         assert "(2 seeds)" in check.text
 
+    def test_the_error_is_known_as_far_as_the_betas_tell(self) -> None:
+        part = DELIVERABLES["onset"](self.results((3, 2, 1, 0, 0), 8.1))
+        (record,) = [dict(zip(t.columns, t.rows[0], strict=True)) for t in part.tables.values()]
+        last, first = (record[name] / 8.1 - 1 for name in list(record)[3:5])
+        assert record["error of the onset"] == f"{last:+.0%} to {first:+.0%}"
+        assert f"(error {last:+.0%} to {first:+.0%})" in part.checks[0].text
+
+    def test_the_figure_says_how_many_seeds_each_architecture_has(self) -> None:
+        first, second = (self.results((3, 2, 1, 0, 0), 5.0) for _ in range(2))
+        for result in second:
+            result.run.settings.seed = 2  # type: ignore[misc]
+        cnn = self.results((3, 2, 1, 0, 0), 6.0, "cnn")
+        (_, caption) = DELIVERABLES["onset"]([*first, *second, *cnn]).charts["phase"]
+        assert "means over seeds (mlp: 2 seeds, cnn: 1 seed)" in caption
+
     def test_each_architecture_has_its_own_line(self) -> None:
         first = self.results((3, 2, 1, 0, 0), 5.0)
         part = DELIVERABLES["onset"]([*first, *self.results((3, 2, 1, 0, 0), 6.0, "cnn")])
@@ -167,6 +184,32 @@ class TestAgreement:
         assert agreement([], results)["notes"] == [
             *("Level 1: a KL of 0.5 nats (other runs: other numbers).", "Level 2: a KL of 1.5.")
         ]
+
+    def test_cautions_name_the_data_where_a_row_has_several(self) -> None:
+        def run(data: str, *notes: str, likelihood: str = "gaussian") -> Result:
+            about = SimpleNamespace(
+                data=RunData(data), spec=VAESpec(2, likelihood=likelihood),  # type: ignore[arg-type]
+                settings=SimpleNamespace(convention="elbo"),
+            )  # fmt: skip
+            record = SimpleNamespace(run=about, forecast={"notes": list(notes)})
+            return Result(data, {}, record)  # type: ignore[arg-type]
+
+        told = agreement([], [
+            run("digits", "3 of 64 features drop out", "units rotate", likelihood="bernoulli"),
+            run("mnist", "111 of 784 features drop out", "units rotate"),
+            run("clusters", "units rotate", "only 8 modes, of which 7 are strong"),
+            run("clusters", "units rotate", "only 12 modes, of which 7 are strong"),
+        ])["notes"]  # fmt: skip
+        assert told == [
+            "Digits, bernoulli: 3 of 64 features drop out.", "Units rotate.",
+            "MNIST, gaussian: 111 of 784 features drop out.",
+            "Drawn clusters, gaussian: Only 8 modes, of which 7 are strong (other runs: other "
+            "numbers).",
+        ]  # fmt: skip
+        one = [run("digits", "3 of 64", likelihood="bernoulli"), run("digits", "units rotate")]
+        assert agreement([], one)["notes"] == [
+            "Digits, bernoulli: 3 of 64.", "Digits, gaussian: Units rotate.",
+        ]  # fmt: skip
 
     def test_cautions_are_told_once(self) -> None:
         (one, two) = (planted({}, {}, forecast={"notes": ["units rotate"]}) for _ in range(2))

@@ -326,6 +326,37 @@ def near_kl(what: str, pairs: Iterable[Pair]) -> Check:
     return _near(what, f"{KL_SHARE:.0%} (or {KL_LEAST:g} nats)", off)
 
 
+NEAR = 0.05
+"""Share by which a measured onset may miss the predicted one and still agree."""
+
+
+def near_onset(last: float, first: float, theory: float = 1.0) -> bool:
+    """Return whether theory's beta of total collapse is that of runs, as far as their betas tell.
+
+    Args:
+        last: The last beta at which units live.
+        first: The first at which none does.
+        theory: Agrees between these two, and where both are within 5% of it.
+
+    Example:
+        >>> near_onset(4.4, 5.5, theory=5), near_onset(0.95, 0.97), near_onset(0.92, 0.95)
+        (True, True, False)
+    """
+    both = all(abs(beta / theory - 1) <= NEAR + 1e-9 for beta in (last, first))
+    return both or last <= theory <= first
+
+
+def missed(last: float, first: float, theory: float = 1.0) -> str:
+    """Return between which shares of the predicted onset the error lies: a grid tells no more.
+
+    Example:
+        >>> missed(4.4, 5.5, theory=5), missed(0.5, 0.75), missed(0.999, 1.01)
+        ('-12% to +10%', '-50% to -25%', '0% to +1%')
+    """
+    ends = (f"{beta / theory - 1:+.0%}" for beta in (last, first))
+    return " to ".join("0%" if int(end[:-1]) == 0 else end for end in ends)
+
+
 def _told(value: float) -> str:
     return "0" if abs(value) < 1e-9 else f"{value:.4g}"  # less is what rounding leaves of none
 
@@ -343,7 +374,7 @@ BARELY = (
     "In the quick profile nets are barely trained, a few epochs on small data: what they show is "
     "no verdict on the row."
 )
-NUMBERS = r"\d+\.\d+(e-?\d+)?|\d\d+"
+NUMBERS = r"\d+\.\d+(e-?\d+)?|\d\d+|\b\d(?=,? )"
 """Those that differ from run to run, not the number of a level."""
 
 
@@ -387,15 +418,22 @@ def _verdict(checks: Sequence[Check]) -> str | None:
 
 
 def _cautions(results: Sequence[Result]) -> Iterator[str]:
-    """What limits the theory's numbers, each caution once."""
+    """What limits the theory's numbers, each caution once, and of what where not of all."""
     if any(result.run.settings.convention == "reference" for result in results):
         yield (
             "In the published loss of non-linear models every beta counts half. Betas are named as "
             "published; theory's numbers are those of half the beta."
         )
-    told: dict[str, list[str]] = {}
-    for note in dict.fromkeys(n for r in results for n in r.theory.get("notes", ())):
-        told.setdefault(re.sub(NUMBERS, "#", note), []).append(note)
-    for first, *others in told.values():
+    names = [f"{r.run.data.title}, {r.run.spec.likelihood}" for r in results]
+    told: dict[tuple[str, str], list[str]] = {}
+    for name, result in zip(names, results, strict=True):
+        for note in result.theory.get("notes", ()):
+            told.setdefault((name, re.sub(NUMBERS, "#", note)), []).append(note)
+    lines: dict[str, list[str]] = {}
+    for (name, _), notes in told.items():
+        first, *others = dict.fromkeys(notes)
         elsewhere = " (other runs: other numbers)" if others else ""
-        yield f"{first[0].upper()}{first[1:]}{elsewhere}."
+        lines.setdefault(f"{first[0].upper()}{first[1:]}{elsewhere}.", []).append(name)
+    for line, own in lines.items():
+        of = f"{own[0][0].upper()}{'; '.join(own)[1:]}: " if len(own) < len(set(names)) else ""
+        yield f"{of}{line}"

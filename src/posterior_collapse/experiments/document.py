@@ -232,10 +232,11 @@ def _agreement(agreement: Mapping[str, Any]) -> dict[str, Any]:
     """Return verdict, sentences and notes; the sentences have their own verdicts where mixed."""
     mixed = len({verdict for verdict, _ in agreement["checks"]}) > 1
     kinds = {kind: agreement.get(kind) for kind in KINDS}
-    parted = "; ".join(f"{kind}: {verdict}" for kind, verdict in kinds.items())
+    told = _prose("; ".join(f"{kind}: {verdict}" for kind, verdict in kinds.items() if verdict))
     return {
         "verdict": _prose(agreement["verdict"]),
-        "parted": _prose(parted) if all(kinds.values()) else "",
+        "told": told,
+        "parted": told if all(kinds.values()) else "",
         **kinds,
         "checks": [_prose(f"{v}: {said}" if mixed else said) for v, said in agreement["checks"]],
         "notes": [_prose(note) for note in agreement["notes"]],
@@ -268,7 +269,7 @@ def _overview(rows: Sequence[Mapping[str, Any]]) -> str:
             "seeds": len(row["seeds"]),
             "hours": f"{row['wall_s'] / 3600:.2g}",
             "on": _processor(row["hardware"]),
-            "verdict": row["agreement"]["parted"] or row["agreement"]["verdict"],
+            "verdict": row["agreement"]["told"] or row["agreement"]["verdict"],
         }
         for row in rows
     ]

@@ -109,8 +109,8 @@ def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> s
     """
     found = _found(Path(results))
     home = Path(os.path.relpath(results, folder)).as_posix()
-    machines = list(dict.fromkeys(result["hardware"] for result in found.values()))
-    machines = [one for one in machines if not any(one in o and one != o for o in machines)]
+    on = [re.split("(?<=threads), |(?<=thread), ", r["hardware"]) for r in found.values()]
+    machines = dict.fromkeys(machine for each in on for machine in each)
     notes = [note for result in found.values() for note in result["agreement"]["notes"]]
     text = template("trust.md.jinja").render(
         summary=summary(found).markdown(),
@@ -118,7 +118,7 @@ def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> s
         convolutional=CONVOLUTIONAL in found,
         beside=BESIDE in found,
         others=OTHERS in found,
-        hardware=" and ".join(machines),
+        hardware="; ".join(machines),
     )
     return re.sub(r"\n{3,}", "\n\n", text)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from posterior_collapse.experiments.checks import NEAR, near_onset
 from posterior_collapse.experiments.tables import Table
 
 ROWS = ("X3a", "X3b", "X3c", "X3d")
@@ -15,13 +17,19 @@ CONVOLUTIONAL, BESIDE, OTHERS = "X3e", "X3f", "X3g"
 deeper networks, longer training and held-out rows; other data and networks deeper still."""
 WARM_UPS = {"no": "without a warm-up", "yes": "after a warm-up"}
 """Ways to train towards the onset."""
-ERROR = "error of the onset"
+ERROR, WHY = "error of the onset", "cause of the error"
+LAST, FIRST = "last beta alive / onset", "first beta dead / onset"
+GAIN = "a linear model would gain there (nats)"
+COSTS = "collapsed runs miss their optimum by (nats)"
+ABOVE = "the least of their losses less the collapsed (nats)"
+"""Columns of the tables of onsets."""
 DEEP = "hidden layers"
 """In the names of networks of several."""
+ONSET = "the beta of total collapse"
 BRACKET = "between how many units a network keeps (`--network`)"
 SAYS = "the diagnosis says: one more unit"
-NEAR = 0.05
-"""Share by which a measured onset may miss the predicted one and still agree."""
+FEW = 4
+"""Networks up to which each is named."""
 Records = list[dict[str, Any]]
 Results = Mapping[str, Mapping[str, Any]]
 """What the rows left, by row."""
@@ -36,65 +44,111 @@ def _records(found: Results, row: str, table: str) -> Records:
     return [dict(zip(one.columns, cells, strict=True)) for cells in one.rows]
 
 
+def _groups(found: Results, table: str) -> dict[str, Records]:
+    """Return what was measured of onsets or of units, by kind of network."""
+    study = _records(found, "X3a" if table == "onset" else "X3b", table)
+    beside, others = (_records(found, row, table) for row in (BESIDE, OTHERS))
+    groups = {
+        "networks of one hidden layer": [r for r in study if not _is_linear(r)],
+        "networks of other data": [r for r in others if DEEP not in r["network"]],
+        "deeper networks": [r for r in (*beside, *others) if DEEP in r["network"]],
+        "a convolutional network": _records(found, CONVOLUTIONAL, table),
+        "a linear model, of which theory is exact": [r for r in study if _is_linear(r)],
+    }
+    return {name: records for name, records in groups.items() if records}
+
+
 def headlines(found: Results) -> Table:
     """Return for each thing that is said how often it held, in a line."""
-    onsets = []
-    for words, own in reversed(_by_warm_up(_records(found, "X3a", "onset"))):
-        errors = [abs(record[ERROR]) for record in own if record[ERROR] is not None]
-        if errors:
-            near, worst = sum(error <= NEAR for error in errors), f"at most {max(errors):.0%} off"
-            onsets.append(f"{words}: within 5% in {near} of {len(own)} networks, {worst}")
-    units = [
-        f"{words}: within a unit in {_mean(own, 'within a unit of it'):.0%} of "
-        f"{sum(r['runs'] for r in own)} runs"
-        for words, own in reversed(_by_warm_up(_records(found, "X3b", "units")))
-    ]
-    gain = []
+    onsets, units = (list(_groups(found, of).items()) for of in ("onset", "units"))
+    rows = list[list[str]]()
+    for groups, what, held in (
+        (onsets, "the beta above which all collapses", _onsets_held),
+        (units, BRACKET, _units_held),
+    ):
+        for deep, who in ((False, ""), (True, "; deeper networks, a cnn")):
+            own = [
+                record
+                for name, records in groups
+                for record in records
+                if name.startswith(("deep", "a conv")) == deep and not _is_linear(record)
+            ]
+            rows += [[f"{what}{who}", held(own)]] if own else []
     if said := {r[SAYS]: r for r in _records(found, "X3c", "confusion")}:
-        pays, not_ = said["pays"], said["does not pay"]
-        gain.append(
-            f"of {_told(pays)} said to pay, {pays['it paid']} did; "
-            f"of {_told(not_)} said not to, {not_['it did not']} did not"
-        )
-    failures = [
-        f"seen in {r['recognised']} of {r['failed']} failures, {r['undecided']} undecided; wrongly "
-        f"said of {r['false alarms']} of {r['good']} good runs"
-        for r in _of_all_kinds(found)
-    ]
-    told = {
-        "the beta above which all collapses": onsets,
-        BRACKET: units,
-        "one more unit pays, or does not": gain,
-        "the optimiser failed": failures,
-    }
-    rows = [[what, "; ".join(parts)] for what, parts in told.items() if parts]
+        told = [_told_of(said[answer]) for answer in ("pays", "does not pay")]
+        rows.append(["one more unit pays; or does not", "; ".join(told)])
+    for r in _records(found, "X3c", "gains"):
+        if r["network"] == "all" and (sure := r["both told from 0"]):
+            right = f"within a factor of 2 in {r['within a factor of 2']} of {sure} networks"
+            rows.append(["by how many nats it pays", f"{right} where that can be told"])
+    for r in _of_all_kinds(found):
+        text = f"seen in {r['recognised']} of {r['failed']} failures, {r['undecided']} undecided; "
+        text += f"wrongly said of {r['false alarms']} of {r['good']} good runs, "
+        rows.append(["the optimiser failed", f"{text}{r['good, undecided']} undecided"])
     return Table(["what is said", "how often it held"], rows)
+
+
+def _onsets_held(records: Records) -> str:
+    parts = []
+    for words, own in reversed(_by_warm_up(records)):
+        text = f"{words}: within {NEAR:.0%} in {sum(map(_is_near, own))} of {len(own)} networks"
+        if found := [r for r in own if r[ERROR] is not None]:
+            worst = max(found, key=lambda r: max(abs(r[LAST] - 1), abs(r[FIRST] - 1)))
+            why = f": {CAUSES[worst[WHY]]}" if worst[WHY] else ""
+            text += f", at worst {worst[ERROR]} ({worst['network']}{why})"
+        parts.append(text)
+    return "; ".join(parts)
+
+
+def _units_held(records: Records) -> str:
+    parts = [
+        f"{words}: within a unit of its bracket in {_mean(own, 'within a unit of it'):.0%} of "
+        f"{sum(r['runs'] for r in own)} runs"
+        for words, own in reversed(_by_warm_up(records))
+    ]
+    return "; ".join([*parts, f"the bracket spans {_width(records):.1f} units on average"])
+
+
+CAUSES = {
+    "start": "units do live there after a warm-up",
+    "noise": "the noise of training outweighs what a unit brings",
+    "another optimum": "units live on at a lower loss than the collapsed",
+    "not known": "not known",
+}
+"""Of errors of an onset, in words."""
+
+
+def _is_near(record: Mapping[str, Any]) -> bool:
+    return record[ERROR] is not None and near_onset(record[LAST], record[FIRST])
+
+
+def _width(records: Records) -> float:
+    """Return how many units lie between the ends of a bracket, on average."""
+    return _mean(records, "kept by the linear optimum") - _mean(records, "fewest, mean")
+
+
+def _told_of(answer: Mapping[str, Any]) -> str:
+    """Return what became of the networks of an answer.
+
+    Example:
+        >>> _told_of({SAYS: "pays", "it paid": 3, "it did not": 1, "too close to tell": 2})
+        'of 6 said to pay, 3 did, 1 did not and 2 are too close to tell'
+    """
+    paid, not_, close = (answer[of] for of in ("it paid", "it did not", "too close to tell"))
+    words = {"pays": "said to pay", "does not pay": "said not to pay"}.get(
+        answer[SAYS], "undecided"
+    )
+    parts = [f"{paid} did", f"{not_} did not"]
+    first, second = parts[::-1] if answer[SAYS] == "does not pay" else parts
+    number = paid + not_ + close
+    return f"of {number} {words}, {first}, {second} and {close} are too close to tell"
 
 
 def summary(found: Results) -> Table:
     """Return every error."""
-    onsets, units = _records(found, "X3a", "onset"), _records(found, "X3b", "units")
-    linear = [record for record in onsets if _is_linear(record)]
-    cnn = "a convolutional network"
-    deep_onsets, deep_units = (
-        [r for row in (BESIDE, OTHERS) for r in _records(found, row, name) if DEEP in r["network"]]
-        for name in ("onset", "units")
-    )
-    other_onsets, other_units = (
-        [r for r in _records(found, OTHERS, name) if DEEP not in r["network"]]
-        for name in ("onset", "units")
-    )
-    why = ": what training alone does, theory being exact"
     rows = [
-        *_of_onsets(onsets),
-        *_onset_of_one(linear, "a linear model, trained so", why),
-        *_onset_of_one(_records(found, CONVOLUTIONAL, "onset"), cnn),
-        *_onsets_of_each(deep_onsets, "deeper networks"),
-        *_onsets_of_each(other_onsets, "networks of other data"),
-        *_of_units(units),
-        *_units_of_one(_records(found, CONVOLUTIONAL, "units"), cnn),
-        *_units_of_each(deep_units, "deeper networks"),
-        *_units_of_each(other_units, "networks of other data"),
+        *(row for who, own in _groups(found, "onset").items() for row in _of_onsets(who, own)),
+        *(row for who, own in _groups(found, "units").items() for row in _of_units(who, own)),
         *_of_longer(_records(found, BESIDE, "longer")),
         *_of_held_out(_records(found, BESIDE, "held-out")),
         *_of_gain(_records(found, "X3c", "confusion"), _records(found, "X3c", "gains")),
@@ -108,9 +162,8 @@ def _is_linear(record: Mapping[str, Any]) -> bool:
 
 
 def _by_warm_up(records: Records) -> list[tuple[str, Records]]:
-    """Return what was measured of networks without a warm-up, then of those after one."""
-    nets = [r for r in records if not _is_linear(r)]
-    ways = [(words, [r for r in nets if r["warm-up"] == way]) for way, words in WARM_UPS.items()]
+    """Return what was measured without a warm-up, then after one."""
+    ways = [(words, [r for r in records if r["warm-up"] == w]) for w, words in WARM_UPS.items()]
     return [(words, own) for words, own in ways if own]
 
 
@@ -119,128 +172,75 @@ def _mean(records: Records, name: str) -> float:
     return float(np.average([r[name] for r in records], weights=[r["runs"] for r in records]))
 
 
-def _told(record: Mapping[str, Any]) -> int:
-    """Return how many networks of an answer could be told to be right or wrong."""
-    return int(record["it paid"] + record["it did not"])
-
-
 def _of_all_kinds(found: Results) -> Records:
     return [r for r in _records(found, "X3d", "failures") if r["runs that"] == "all"]
 
 
-def _has_failed(record: Mapping[str, Any]) -> bool:
-    return bool(record["verdict there"] == "signal-unclaimed")
-
-
-def _of_onsets(records: Records) -> Iterator[list[str]]:
+def _of_onsets(who: str, records: Records) -> Iterator[list[str]]:
     for words, own in _by_warm_up(records):
-        found = sorted((r for r in own if r[ERROR] is not None), key=lambda r: r[ERROR])
-        if not found:
-            continue
-        near = sum(abs(r[ERROR]) <= NEAR for r in found)
-        ends = " to ".join(
-            f"{_percent(r[ERROR])} ({r['network']}"
-            f"{', whose verdict there is signal-unclaimed' if _has_failed(r) else ''})"
-            for r in (found[0], found[-1])
-        )
-        text = (
-            f"median error {_percent(np.median([r[ERROR] for r in found]))}, {ends}; within 5% in "
-            f"{near} of {len(found)}"
-        )
+        found = sorted((r for r in own if r[ERROR] is not None), key=lambda r: r[LAST] * r[FIRST])
+        named = [f"{r[ERROR]} ({r['network']})" for r in found]
+        if len(named) > FEW:
+            middle = found[len(found) // 2][ERROR]
+            named = [f"from {named[0]} to {named[-1]}, {middle} in the middle"]
+        parts = [
+            *named,
+            *[f"within 5% in {sum(map(_is_near, own))} of {len(own)}"] * (len(own) > 1),
+        ]
+        causes = Counter(r[WHY] for r in found if r[WHY])
+        parts += [
+            f"cause{f' in {count}' if len(own) > 1 else ''}: {CAUSES[why]}"
+            for why, count in causes.most_common()
+        ]
         if alive := sum(r["runs alive above the onset"] for r in own):
-            lower = [r["their loss below the collapsed (nats, most)"] for r in own]
-            text += f"; {alive} runs live on above it, at losses {_beside(lower)} than collapsed"
+            higher = [r[ABOVE] for r in own if r[ABOVE] is not None]
+            runs = f"{alive} run{'s live' if alive > 1 else ' lives'} on above it"
+            parts.append(f"{runs}, at losses {_beside(higher)}")
         if len(found) < len(own):
-            text += f"; {len(own) - len(found)} never or always collapsed"
-        yield ["the beta of total collapse", f"{len(own)} networks; {words}", text]
+            parts.append(f"{len(own) - len(found)} never or always collapsed")
+        yield [ONSET, f"{_counted(who, own)}; {words}", "; ".join(parts)]
 
 
-def _beside(lower: Sequence[float | None]) -> str:
-    """Return how far losses lie below another, from the lowest to the highest.
-
-    Example:
-        >>> _beside([0.058, None, -0.017]), _beside([0.058, 0.01])
-        ('from 0.058 nats lower to 0.017 higher', 'up to 0.058 nats lower')
-    """
-    found = [value for value in lower if value is not None]
-    least, most = min(found), max(found)
-    if least < 0 < most:
-        return f"from {most:.2g} nats lower to {-least:.2g} higher"
-    return f"up to {most:.2g} nats lower" if most > 0 else f"up to {-least:.2g} nats higher"
+def _counted(who: str, records: Records) -> str:
+    return who if who.startswith("a ") else f"{len(records)} {who}"
 
 
-def _percent(share: float) -> str:
-    """Return a signed share in percent; no minus where it rounds to nothing.
+def _beside(higher: Sequence[float]) -> str:
+    """Return how far losses lie beside those of total collapse, from the lowest to the highest.
 
     Example:
-        >>> _percent(-0.0652), _percent(-0.0001)
-        ('-6.5%', '0.0%')
+        >>> _beside([-0.058, 0.017]), _beside([-0.058])
+        ('from 0.058 nats lower to 0.017 higher than collapsed', '0.058 nats lower than collapsed')
     """
-    text = f"{share:+.1%}"
-    return "0.0%" if float(text[:-1]) == 0 else text
+    ends = dict.fromkeys((min(higher), max(higher)))
+    told = [f"{abs(end):.2g} {'lower' if end < 0 else 'higher'}" for end in ends]
+    first = told[0].replace(" ", " nats ", 1)
+    return f"{f'from {first} to {told[1]}' if told[1:] else first} than collapsed"
 
 
-def _onset_of_one(records: Records, name: str, why: str = "") -> Iterator[list[str]]:
-    for record in records:
-        if record[ERROR] is not None:
-            failed = ", its verdict there being signal-unclaimed" if _has_failed(record) else ""
-            who = f"{name}; {WARM_UPS[record['warm-up']]}"
-            yield ["the same", who, f"error {_percent(record[ERROR])}{why or failed}"]
-
-
-def _of_units(records: Records) -> Iterator[list[str]]:
+def _of_units(who: str, records: Records) -> Iterator[list[str]]:
     for words, own in _by_warm_up(records):
-        of = f"{sum(r['runs'] for r in own)} runs of {len(own)} networks; {words}"
-        yield [BRACKET, of, _in_brackets(own)]
-    if nets := [r for r in records if not _is_linear(r)]:
-        kept, linear = (_mean(nets, name) for name in ("kept", "kept by the linear optimum"))
-        ratios = [r["KL / linear KL, median"] for r in nets]
-        yield [
-            "how many units the linear optimum keeps, and its KL",
-            "both",
-            f"it keeps {linear:.1f} on average where networks kept {kept:.1f}; networks have "
-            f"{np.median(ratios):.1f} times its KL (median; {min(ratios):.1f} to "
-            f"{max(ratios):.1f} by network)",
-        ]
-
-
-def _in_brackets(records: Records) -> str:
-    inside, near = (_mean(records, name) for name in ("in the bracket", "within a unit of it"))
-    above, below = max(r["most above"] for r in records), max(r["most below"] for r in records)
-    return (
-        f"in the bracket in {inside:.0%}, within a unit of it in {near:.0%}; at most {above} above "
-        f"and {below} below"
-    )
-
-
-def _units_of_one(records: Records, name: str) -> Iterator[list[str]]:
-    for record in records:
-        yield [
-            "the same, and its KL",
-            f"{record['runs']} runs of {name}; {WARM_UPS[record['warm-up']]}",
-            f"{_in_brackets([record])}; {record['KL / linear KL, median']:.1f} times the linear "
-            "optimum's KL (median)",
-        ]
-
-
-def _onsets_of_each(records: Records, who: str) -> Iterator[list[str]]:
-    for words, own in _by_warm_up(records):
-        errors = "; ".join(
-            f"{_percent(r[ERROR])} ({r['network']})"
-            if r[ERROR] is not None
-            else f"none, never or always collapsed ({r['network']})"
-            for r in own
+        inside, near = (_mean(own, name) for name in ("in the bracket", "within a unit of it"))
+        above, below = max(r["most above"] for r in own), max(r["most below"] for r in own)
+        kept, linear = (_mean(own, name) for name in ("kept", "kept by the linear optimum"))
+        ratios = [r["KL / linear KL, median"] for r in own]
+        text = (
+            f"in the bracket in {inside:.0%}, within a unit of it in {near:.0%}; at most {above} "
+            f"above and {below} below; the bracket spans {_width(own):.1f} units on average. Kept "
+            f"{kept:.1f} on average where the linear optimum keeps {linear:.1f}"
         )
-        yield ["the same", f"{who}; {words}", f"error {errors}"]
-
-
-def _units_of_each(records: Records, who: str) -> Iterator[list[str]]:
-    for words, own in _by_warm_up(records):
-        ratios = ", ".join(f"{r['KL / linear KL, median']:.1f}" for r in own)
+        more = [r for r in own if r["kept"] > r["kept by the linear optimum"]]
+        if more and len(own) > 1:
+            far = max(more, key=lambda r: r["kept"] - r["kept by the linear optimum"])
+            text += f" (more than it in {len(more)} of {len(own)} networks, {far['network']} the "
+            text += f"most: {far['kept']:.1f} for {far['kept by the linear optimum']:.1f})"
+        text += f"; {np.median(ratios):.1f} times its KL"
+        if len(own) > 1:
+            text += f" (median; {min(ratios):.1f} to {max(ratios):.1f} by network)"
         yield [
-            "the same, and its KL",
-            f"{sum(r['runs'] for r in own)} runs of {who}; {words}",
-            f"{_in_brackets(own)}; {ratios} times the linear optimum's KL (medians)",
+            BRACKET,
+            f"{sum(r['runs'] for r in own)} runs of {_counted(who, own)}; {words}",
+            text,
         ]
 
 
@@ -273,11 +273,6 @@ def _range(values: Sequence[float], form: str = ".2g") -> str:
 def _of_held_out(records: Records) -> Iterator[list[str]]:
     for words, own in _by_warm_up(records):
         kl, gain = ([r[f"{name} held out / trained on"] for r in own] for name in ("KL", "gain"))
-        moved = [
-            r[f"{ERROR}, held out"] - r[ERROR]
-            for r in own
-            if r[ERROR] is not None and r[f"{ERROR}, held out"] is not None
-        ]
         text = (
             f"as many units as on training rows in {_mean(own, 'as many units on both'):.0%}, "
             f"within a unit in {_mean(own, 'within a unit'):.0%}; within a unit of the training "
@@ -285,48 +280,35 @@ def _of_held_out(records: Records) -> Iterator[list[str]]:
             f"{min(kl):.2f} to {max(kl):.2f} times the KL, {min(gain):.2f} to {max(gain):.2f} "
             "times what units bring"
         )
-        if moved:
-            far = (
-                f"moves by {_range(moved, '.1%')} of the predicted" if any(moved) else "is the same"
-            )
-            text += f"; the onset {far}"
+        found = [r for r in own if r[ERROR] is not None]
+        same = sum(r[ERROR] == r[f"{ERROR}, held out"] for r in found)
+        if found:
+            text += f"; the last unit dies between the same betas in {same} of {len(found)}"
         runs = sum(r["runs"] for r in own)
-        yield ["the same of rows held out", f"{runs} runs; {words}", text]
+        yield ["what rows that were held out show", f"{runs} runs on the digits; {words}", text]
 
 
 def _of_gain(confusion: Records, gains: Records) -> Iterator[list[str]]:
-    if not confusion:
-        return
-    said = {record[SAYS]: record for record in confusion}
-    close = sum(record["too close to tell"] for record in confusion)
-    pairs = sum(map(_told, confusion)) + close
-    text = "; ".join(
-        f"of {_told(said[answer])} {words}, {said[answer][right]} {did}"
-        for answer, words, right, did in (
-            ("pays", "said to pay", "it paid", "did"),
-            ("does not pay", "said not to pay", "it did not", "did not"),
-            ("undecided", "undecided", "it paid", "did"),
-        )
-        if _told(said[answer])
-    )
-    if close:
-        text += f" ({close} others too close to tell)"
-    yield ["one more unit pays, or does not", f"{pairs} networks of 1 to 6 units", text]
-    if known := [r for r in gains if r["brought / said, median"] is not None]:
-        middle = np.median([r["brought / said, median"] for r in known])
-        least, most = min(r["10%"] for r in known), max(r["90%"] for r in known)
-        yield [
-            "by how many nats",
-            "those said to pay that did",
-            f"brought {middle:.1f} times what was said (median; mostly {least:.1f} to {most:.1f})",
-        ]
-    if absurd := sum(r["said more than all units brought"] for r in gains):
-        yield [
-            "the same",
-            f"all {pairs}",
-            f"{absurd} times it was more than all units together brought: a number that says "
-            "nothing but that a unit pays",
-        ]
+    if confusion:
+        said = [_told_of(answer) for answer in confusion]
+        pairs = f"{gains[-1]['pairs']} networks of 1 to 6 units"
+        yield ["one more unit pays, or does not", pairs, "; ".join(said)]
+    for r in gains:
+        if r["network"] == "all" and r["both told from 0"]:
+            yield [
+                "by how many nats one more unit pays",
+                f"{r['both told from 0']} of {r['pairs']} networks, where what was said and what "
+                "it brought are both told from 0",
+                f"within a factor of 2 in {r['within a factor of 2']}; it brought "
+                f"{r['brought / said, median']:.1f} times what was said (median; in 10% less than "
+                f"{r['10%']:.1g} times, in 10% more than {r['90%']:.2g} times)",
+            ]
+            yield [
+                "by how many nats one more unit pays",
+                f"all {r['pairs']} networks",
+                f"in {r['said more than all units brought']} it was more than all units together "
+                "brought: such a number says nothing but that a unit pays",
+            ]
 
 
 def _of_failures(records: Records) -> Iterator[list[str]]:

@@ -117,13 +117,12 @@ def phase(
             ran |= not ran.any()  # columns of which nothing ran are left away
             across = _edges(columns[ran])
             mesh = _draw_counts(box, across, up, values[:, ran], most)
-            theirs = _to_edges(columns[ran], onset[ran])
-            own = np.repeat(across, 2)[1:-1], np.repeat(found[ran], 2)
             for line, dashes, label in (
-                (theirs, "--", "onset of total collapse, theory"), (own, "-", "onset, trained"),
+                (found, "-", "onset, trained"), (onset, "--", "onset of total collapse, theory"),
             ):  # fmt: skip
-                box.plot(*line, color="white", lw=2.4)
-                box.plot(*line, color="black", lw=1.2, ls=dashes, label=label)
+                at = np.repeat(across, 2)[1:-1], np.repeat(line[ran], 2)  # a step per column
+                box.plot(*at, color="white", lw=2.4)
+                box.plot(*at, color="black", lw=1.2, ls=dashes, label=label)
             box.set_xticks(columns[ran], [f"{value:.3g}" for value in columns[ran]])
             box.set_yticks(rows, [f"{value:.3g}" for value in rows])
             box.minorticks_off()
@@ -158,17 +157,6 @@ def _draw_counts(box: Axes, across: Float, up: Float, active: Float, most: float
             text = box.text(float(x), float(y), f"{count:.3g}", color=ink, **centred)
             text.set_path_effects([withStroke(linewidth=1.2, foreground=around, alpha=0.6)])
     return mesh
-
-
-def _to_edges(columns: Float, line: Float) -> tuple[Float, Float]:
-    """Return a line, straight between points on log scales, that reaches both borders."""
-    edges = _edges(columns)
-    x, y = np.log(columns), np.log(line)
-    first, last = (y[0], y[-1])
-    if columns.size > 1:
-        first += (np.log(edges[0]) - x[0]) * (y[1] - y[0]) / (x[1] - x[0])
-        last += (np.log(edges[-1]) - x[-1]) * (y[-1] - y[-2]) / (x[-1] - x[-2])
-    return np.array([edges[0], *columns, edges[-1]]), np.exp([first, *y, last])
 
 
 def _edges(values: Float) -> Float:

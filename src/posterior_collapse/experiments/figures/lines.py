@@ -219,30 +219,36 @@ ANSWER_LOOKS: Mapping[str, tuple[str, str]] = {
 }  # fmt: skip
 
 
-def predicted(points: Mapping[str, Sequence[tuple[float, float, str]]]) -> Chart:
+def predicted(points: Mapping[str, Sequence[tuple[float, float, str, str]]]) -> Chart:
     """Draw what one more unit brought against what was said, on log scales.
 
     Args:
-        points: Title -> (said, brought, answer), in nats.
+        points: Title -> (said, brought, answer, outcome), in nats; what is too close to tell is
+            faint and hollow.
 
     Example:
-        >>> predicted({"digits": [(0.1, 0.2, "pays")]}).table.rows
-        [['digits', 'pays', 0.1, 0.2]]
+        >>> predicted({"digits": [(0.1, 0.2, "pays", "paid")]}).table.rows
+        [['digits', 'pays', 'paid', 0.1, 0.2]]
     """
     x, y = "said (nats)", "brought (nats)"
     with panels(points, x=x, y=y, height=2.3) as (figure, drawn):
         for box, each in drawn:
-            numbers = np.array([[said, got] for said, got, _ in each])
+            numbers = np.array([[said, got] for said, got, *_ in each])
             shown = np.clip(numbers, LEAST, [BEYOND * max(numbers[:, 1].max(), LEAST), np.inf])
+            close = np.array([outcome == "too close" for *_, outcome in each])
             for answer, (color, marker) in ANSWER_LOOKS.items():
-                own = np.array([a == answer for _, _, a in each])
-                look: dict[str, Any] = {"color": color, "marker": marker, "mfc": "none", "ls": ""}
-                box.plot(*shown[own].T, ms=3.5, label=f"said: {answer}", **look)
+                own = np.array([a == answer for _, _, a, _ in each])
+                look: dict[str, Any] = {"color": color, "marker": marker, "ls": "", "ms": 3.5}
+                box.plot(*shown[own & close].T, mfc="none", alpha=0.35, zorder=1, **look)
+                box.plot(*shown[own & ~close].T, label=f"said: {answer}", **look)
+            box.plot([], [], "o", ms=3.5, mfc="none", c=GREY, alpha=0.6, label="too close to tell")
             ends = [LEAST, float(shown.max()) * 1.5]
             box.plot(ends, ends, color="black", lw=0.8, ls=":")
             box.set_xscale("log")
             box.set_yscale("log")
     rows = [
-        [title, answer, said, got] for title, each in points.items() for said, got, answer in each
+        [title, answer, outcome, said, got]
+        for title, each in points.items()
+        for said, got, answer, outcome in each
     ]
-    return Chart(figure, Table(["panel", "answer", x, y], rows))
+    return Chart(figure, Table(["panel", "answer", "outcome", x, y], rows))

@@ -274,11 +274,17 @@ LOOKS: Sequence[dict[str, Any]] = (
 )
 
 
+TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1)
+"""Of shares of the onset on a log scale."""
+
+
 def curves(lines: Panels, *, x: str, y: str) -> Chart:
-    """Draw quantities over beta as a share of the predicted onset, which is dotted.
+    """Draw shares over beta as a share of the predicted onset, which is dotted.
+
+    A panel begins where the first of its lines leaves 1, or at 0.6 if that is less.
 
     Args:
-        lines: Title -> label -> (shares of the onset, values).
+        lines: Title -> label -> (shares of the onset, ascending, values).
         x: Name of the x axis.
         y: Name of the y axis.
 
@@ -291,7 +297,11 @@ def curves(lines: Panels, *, x: str, y: str) -> Chart:
             for (label, line), look in zip(each.items(), LOOKS, strict=False):
                 box.plot(*map(array, line), label=label, ms=3, lw=1, mfc="none", **look)
             box.axvline(1.0, color="black", lw=0.8, ls=":")
-            box.set_xlim(0.6, 1.45)
+            at, values = (
+                np.concatenate([array(line[i]) for line in each.values()]) for i in (0, 1)
+            )
+            begin = at[at < at[values < 1].min(initial=np.inf)].max(initial=at.min())
+            box.set_xlim(0.95 * min(begin, 0.6), 1.03 * at.max())
     return Chart(figure, long(lines, x, y))
 
 
@@ -320,7 +330,9 @@ def brackets(lines: Mapping[str, Mapping[str, Line]]) -> Chart:
             for (label, line), look in zip(measured.items(), LOOKS, strict=False):
                 box.plot(*map(array, line), label=label, ms=3, lw=1, mfc="none", **look)
             box.set_xscale("log")
-            box.set_xticks([0.05, 0.1, 0.2, 0.5, 1], ["0.05", "0.1", "0.2", "0.5", "1"])
+            shown = [tick for tick in TICKS if at.min() < 1.2 * tick]
+            box.set_xticks(shown, [f"{tick:g}" for tick in shown])
+            box.set_xlim(0.9 * at.min(), 1)
             box.minorticks_off()
             box.set_ylim(bottom=0)
             box.yaxis.set_major_locator(MaxNLocator(5, integer=True))
