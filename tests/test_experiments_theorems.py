@@ -165,7 +165,7 @@ class TestConvergence:
             assert sum("exactly at its threshold" in note for note in notes) == said
 
     def test_errors_of_exact_training_are_no_curves(self) -> None:
-        exact = self.result([2e-9], "MNIST, exact", "exact", RunData("mnist"))
+        exact = self.result([0.1, 2e-9], "MNIST, exact", "exact", RunData("mnist"))
         _, text = self.verdict(self.result([0.1, 5e-5]), exact)
         assert text.startswith("All 3 curves and 3 errors of exact training end within their goals")
 

@@ -315,7 +315,7 @@ class TestNumbers:
         names = [
             r._replace(labels={"name": f"pairs:{n}"}) for n, r in zip("ab", numbers, strict=True)
         ]
-        assert "dashes: the linear optimum" in caption(*names)
+        assert "Dashes: the linear optimum" in caption(*names)
 
     def test_few_effective_samples_make_an_upper_bound(self) -> None:
         found = [

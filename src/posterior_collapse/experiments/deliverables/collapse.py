@@ -30,7 +30,6 @@ from posterior_collapse.experiments.deliverables.explained import (
     bounded,
     concluded,
     diagnosed,
-    widened,
 )
 from posterior_collapse.experiments.figures import cells, lines
 from posterior_collapse.experiments.measuring import DELTA
@@ -102,7 +101,6 @@ def collapse_curves(results: Sequence[Result]) -> Part:
             "The collapse level is the mean of the curve over log eps, from 0 to 1.",
             *beside_theory(results, top),
             *diagnosed(results, top),
-            *widened(results, top),
         ],
     )
 

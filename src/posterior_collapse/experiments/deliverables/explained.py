@@ -112,34 +112,6 @@ def _warmed_up(cold: Sequence[Result], warm: Sequence[Result], top: int) -> str:
     )
 
 
-def widened(results: Sequence[Result], top: int) -> Iterator[str]:
-    """Say what more hidden units change, where a network was trained with more of them too."""
-    wider = [r for r in results if not r.labels and r.run.data.name == results[0].run.data.name]
-    for result in wider:
-        width = result.run.architecture.hidden
-        same = [
-            other
-            for other in distinct(results)
-            if (other.run.spec, other.run.settings.warm_up) == (result.run.spec, 0)
-            and other.run.architecture.hidden != width
-        ]
-        if not same:
-            continue
-        kept = np.mean([other.active(top) for other in same])
-        loss = np.mean([other.measured["loss"] for other in same])
-        yield (
-            f"The width of the network limits it: at {result.grid.partition(': ')[2]} it keeps "
-            f"{kept:.3g} units with {same[0].run.architecture.hidden[0]} hidden units, "
-            f"{result.active(top)} with {width[0]}, of {result.active_by_theory(top)} by theory, "
-            f"at a loss of {loss:.4g} and {result.measured['loss']:.4g} nats, that of the linear "
-            f"optimum {result.theory['loss']:.4g}. With {width[0]} `diagnose` concludes: "
-            f"{result.measured['conclusion']}."
-            if result.active(top) > kept
-            else f"More hidden units, {width[0]}, leave {result.active(top)} units at "
-            f"{result.grid.partition(': ')[2]}, {kept:.3g} with fewer."
-        )
-
-
 def most_per_unit(result: Result) -> float | None:
     """Return the most nats of a unit of z2 where a tanh keeps the means of z1 within 1.
 

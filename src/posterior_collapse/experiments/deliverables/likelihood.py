@@ -146,10 +146,12 @@ def _charts(
         "NLL, KL and active units, a column per variable"
         f"{'; error bars are standard deviations over seeds' if several else ''}."
     )
-    if any(label == measures.THEORY for label, _ in drawn):
-        caption += " Dotted, or dashes: the linear optimum (its NLL on training rows)."
     if any(any(points.bounds) for _, points in drawn):
         caption += " An arrow down: the NLL is an upper bound."
+    theory = [points for label, points in drawn if label == measures.THEORY]
+    if theory:
+        mark = "Dashes" if isinstance(theory[0].settings[0], str) else "Dotted"
+        caption += f" {mark}: the linear optimum (its NLL on training rows)."
     return {"likelihood": (measures.columns(variables, own=[NLL]), caption)}
 
 

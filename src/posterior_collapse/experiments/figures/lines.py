@@ -36,7 +36,7 @@ APART = 0.8
 """Points by which curves that coincide are drawn apart, so that all of them are seen."""
 SAME = 0.005
 """Difference of two shares, averaged over eps, up to which curves coincide: half a line."""
-APART_SAID = "Curves that coincide are drawn 1% apart, so that all are seen."
+APART_SAID = "Curves that coincide all along are drawn 1% apart."
 """What a caption says of it."""
 
 
@@ -204,7 +204,7 @@ def scatter(
         points: Label (e.g. of an architecture) -> (x, y).
         x: Name of the x axis, with its unit.
         y: Name of the y axis, with its unit; all panels have one scale.
-        names: What each point is, e.g. its digit, in the order of the points: written in its place.
+        names: What each point is, e.g. its digit, in the order of the points: written beside it.
         notes: Label -> what is written into its panel.
 
     Example:
@@ -218,15 +218,15 @@ def scatter(
             place: dict[str, Any] = {"transform": box.transAxes, "va": "top", "size": 7}
             if label in written:
                 box.text(0.03, 0.98, written[label], **place)
-            box.plot(*map(array, line), ls="")  # so that the axes reach all names
+            box.plot(*map(array, line), ls="", marker="o", ms=1.8, c=BLUE)
             box.margins(0.12, 0.16)
-        figure.draw_without_rendering()  # so that it is known which names would overlap
+        figure.draw_without_rendering()  # so that it is known where dots are
         for box, line in drawn:
             look: dict[str, Any] = {"size": 8, "ha": "center", "va": "center", "c": BLUE}
-            look |= {"weight": "bold", "textcoords": "offset points"}
+            look |= {"textcoords": "offset points"}
             at = np.column_stack([*map(array, line)])
-            for name, point, off in zip(names, at, _sideways(box, at), strict=True):
-                box.annotate(name, tuple(point), (off, 0), **look)
+            for name, point, off in zip(names, at, _places(box, at), strict=True):
+                box.annotate(name, tuple(point), off, **look)
     rows = [
         [label, name, *at]
         for label, line in points.items()
@@ -235,25 +235,30 @@ def scatter(
     return Chart(figure, Table(["panel", "name", x, y], rows))
 
 
-WIDE, HIGH = 6.0, 8.0
+WIDE, HIGH = 5.0, 6.5
 """Points that a name of one letter needs."""
+BESIDE = ((5, 0), (-5, 0), (0, 6), (0, -6), (5, 5), (-5, 5), (5, -5), (-5, -5), (0, 11), (0, -11))
+"""Where a name may stand, in points off what it names: the first place that is free."""
 
 
-def _sideways(box: Axes, at: Float) -> list[float]:
-    """Return by how many points names are drawn aside, so that none stands on another."""
+def _places(box: Axes, at: Float) -> list[tuple[float, float]]:
+    """Return by how many points names stand off their dots, so that none is on another or a dot."""
     scale = 72 / box.get_figure().dpi  # type: ignore[union-attr]
-    taken: list[tuple[float, float]] = []
-    moved = []
-    for across, up in box.transData.transform(at) * scale:
-        tried = (side * step * WIDE / 2 for step in range(2 * len(at)) for side in (1, -1))
-        off = next(
-            off
-            for off in tried
-            if all(abs(across + off - x) >= WIDE or abs(up - y) >= HIGH for x, y in taken)
-        )
-        taken.append((across + off, up))
-        moved.append(off)
-    return moved
+    dots = box.transData.transform(at) * scale
+    names: list[Float] = []
+    found = []
+    for own, dot in enumerate(dots):
+        others = np.delete(dots, own, axis=0)
+
+        def covered(place: tuple[float, float], dot: Float = dot, others: Float = others) -> int:
+            near = np.abs(others - dot - place) < (WIDE / 2 + 1, HIGH / 2 + 1)
+            far = [np.abs(name - dot - place) < (WIDE, HIGH) for name in names]
+            return int(near.all(1).sum()) + 9 * sum(bool(each.all()) for each in far)
+
+        best = min(BESIDE, key=covered)
+        names.append(dot + best)
+        found.append(best)
+    return found
 
 
 LEAST = 1e-3

@@ -189,7 +189,8 @@ def _draw(box: Axes, lines: Mapping[str, Points]) -> None:
         words = isinstance(lines[THEORY].settings[0], str)  # nothing lies between them
         line: dict[str, Any] = {"ls": "", "marker": "_", "ms": 9} if words else {"ls": ":"}
         box.plot(at, array(lines[THEORY].mean), color="black", lw=0.9, label=THEORY, **line)
-    box.margins(x=0.08)
+    bounded = any(any(points.bounds) for points in lines.values())
+    box.margins(x=0.08, y=0.18 if bounded else 0.05)  # room for arrows
     slanted: dict[str, Any] = {}
     if sum(LETTER * len(name) + 0.1 for name in settings) > room(box):
         slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}

@@ -87,15 +87,6 @@ VARIED = tuple(
     for name, values in (("beta", BETAS), ("eta_dec", ETAS))
     for title in (name + warm,)
 )  # fmt: skip
-WIDE = 64
-"""Hidden units of the same network where it is not narrower than theory's optimum needs."""
-WIDER = tuple(
-    Grid(
-        f"{WIDE} hidden units: {name} = {value:g}", QUARTER, {**CVAE, name: value},
-        {**CVAE_RELU, "hidden": (WIDE,)}, SLOW, evaluation=Evaluation(samples=2000),
-    )
-    for name, value in (("beta", BETAS[0]), ("eta_dec", ETAS[0]))
-)  # fmt: skip
 
 # E5; E6
 VAE = {"model": "vae", "latent_dim": 5}
@@ -132,11 +123,18 @@ ROWS: tuple[Row, ...] = (
         claim="The larger beta or eta_dec, the more latent units of the CVAE collapse.",
         theory="A unit lives while theta_i > beta eta_dec^2 (theta_i: variance of mode i of what x "
         "leaves unexplained of y), so the count falls in beta and, faster, in eta_dec.",
-        grids=VARIED + WIDER,
+        grids=VARIED,
         deliverables=("collapse_curves", "reconstructions", "published_numbers"),
         published="The published script prints curves of one seed and has no code for figures; its "
         "KL mixes training and test batches. Much of what it prints is its seed's: at beta = 0.5 "
-        "eight units live with the one it has, four with the next.",
+        "eight units live with the one it has, four with the next. Its network is narrow, with as "
+        "many hidden units as latents, and at small beta, where theory keeps all of these, that is "
+        "the limit, which no warm-up lifts: at beta = 0.1 (elbo, seed 1) `collapse train mnist "
+        "--task quarter --model cvae --sigma input --latents 16 --beta 0.1 --architecture "
+        "cvae-relu --hidden 64 --clip 0.01 --seed 1`, with 64 hidden units, keeps 14 of 16 units, "
+        "`diagnose` calls the collapse of the others collapse-optimal, and the loss is 546.9 nats, "
+        "below the 548.8 of the linear optimum. With 16 hidden units and --clip 0.1 it keeps 7, no "
+        "more than at the published bound.",
     ),
     Row(
         id="E2",
@@ -257,7 +255,7 @@ ROWS: tuple[Row, ...] = (
         theory="KL_i = 1/2 log(theta_i / (beta eta_dec^2)) while positive: KL and the number of "
         "units fall in both. At beta = 1 the optimum is that of maximum likelihood, so the NLL is "
         "U-shaped in beta; under eta_dec it rises with the noise.",
-        grids=VARIED + WIDER,
+        grids=VARIED,
         deliverables=("likelihood_table", "published_numbers"),
         published="What is printed as active units is the share of (sample, latent) pairs with KL "
         "of 0.01 and more, here kl_active_share; one seed.",
