@@ -361,6 +361,9 @@ def _seeds(row: Mapping[str, Any]) -> str:
         >>> grids = {"matrix": {"seeds": 5}, "MNIST": {"seeds": 1}, "MNIST, exact": {"seeds": 1}}
         >>> _seeds({"grids": grids, "seeds": [1, 2, 3, 4, 5, 6]})
         '5 (MNIST: 1)'
+        >>> wide = {"random pairs: 256 hidden units": {"seeds": 1}}
+        >>> _seeds({"grids": {"pairs": {"seeds": 5}, **wide}, "seeds": [4, 5, 6, 7, 8]})
+        '5 (256 hidden units: 1)'
         >>> _seeds({"grids": {"beta": {}}, "seeds": [1, 2]})  # of an earlier version
         '2'
     """
@@ -372,7 +375,7 @@ def _seeds(row: Mapping[str, Any]) -> str:
     fewer: dict[int, dict[str, None]] = {}
     for title, count in counts.items():
         if count < most:
-            fewer.setdefault(count, {})[re.split("[,:] ", title)[0]] = None
+            fewer.setdefault(count, {})[title.rpartition(": ")[2].partition(", ")[0]] = None
     rest = "; ".join(f"{', '.join(titles)}: {count}" for count, titles in fewer.items())
     return f"{most} ({rest})" if rest else str(most)
 
