@@ -238,7 +238,9 @@ def scatter(
 WIDE, HIGH = 5.0, 6.5
 """Points that a name of one letter needs."""
 BESIDE = ((5, 0), (-5, 0), (0, 6), (0, -6), (5, 5), (-5, 5), (5, -5), (-5, -5), (0, 11), (0, -11))
-"""Where a name may stand, in points off what it names: the first place that is free."""
+"""Where a name may stand, in points off what it names: the first place that covers least."""
+UNREAD = 9
+"""What a name that is covered counts, beside a dot that is."""
 
 
 def _places(box: Axes, at: Float) -> list[tuple[float, float]]:
@@ -246,14 +248,14 @@ def _places(box: Axes, at: Float) -> list[tuple[float, float]]:
     scale = 72 / box.get_figure().dpi  # type: ignore[union-attr]
     dots = box.transData.transform(at) * scale
     names: list[Float] = []
-    found = []
+    found: list[tuple[float, float]] = []
     for own, dot in enumerate(dots):
         others = np.delete(dots, own, axis=0)
 
         def covered(place: tuple[float, float], dot: Float = dot, others: Float = others) -> int:
             near = np.abs(others - dot - place) < (WIDE / 2 + 1, HIGH / 2 + 1)
             far = [np.abs(name - dot - place) < (WIDE, HIGH) for name in names]
-            return int(near.all(1).sum()) + 9 * sum(bool(each.all()) for each in far)
+            return int(near.all(1).sum()) + UNREAD * sum(bool(each.all()) for each in far)
 
         best = min(BESIDE, key=covered)
         names.append(dot + best)

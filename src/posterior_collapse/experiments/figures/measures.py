@@ -179,11 +179,10 @@ def _draw(box: Axes, lines: Mapping[str, Points]) -> None:
             shape["label"] = label
         box.errorbar(at, array(points.mean), array(points.std), **shape)
         low = [bool(bound) for bound in points.bounds] or [False] * len(at)
+        ends = array(points.mean) - np.nan_to_num(array(points.std))  # of the error bars
         under = box.transData + ScaledTranslation(0, -7 / 72, box.figure.dpi_scale_trans)
         arrow: dict[str, Any] = {"marker": r"$\downarrow$", "ms": 6, "ls": "", "mew": 0.2}
-        box.plot(
-            np.array(at)[low], array(points.mean)[low], c=look["color"], transform=under, **arrow
-        )
+        box.plot(np.array(at)[low], ends[low], c=look["color"], transform=under, **arrow)
     if THEORY in lines:
         at = [settings.index(name) for name in _names(lines[THEORY].settings)]
         words = isinstance(lines[THEORY].settings[0], str)  # nothing lies between them
