@@ -148,6 +148,7 @@ def _by_width(results: Sequence[Result]) -> Iterator[str]:
         left = ", ".join(f"{np.mean([_signal(r, 1) or 0 for r in seeds]):.2g}" for seeds in found)
         first, theory = random[0], random[0].theory
         modes = np.exp(2 * np.sort(theory["levels"][0]["unit_kl"])[::-1])  # 1/2 log t nats each
+        modes = np.append(modes, 0.0)  # with all units in use nothing is left
         linear = ", ".join(
             f"{modes[int(np.mean([r.active(1) for r in seeds]))]:.2g}" for seeds in found
         )
