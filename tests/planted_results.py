@@ -1,5 +1,6 @@
 """Finished runs of rows that say what they are told to, and what deliverables make of them."""
 
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,24 +8,28 @@ from posterior_collapse.experiments import DELIVERABLES, Result
 from posterior_collapse.runs import RunData
 from posterior_collapse.specs import VAESpec
 
+NUMBER = itertools.count()
+
 
 def planted(
     labels: dict[str, Any], measured: dict[str, Any], grid: str = "grid", **record: Any
 ) -> Result:
     """A finished run that says what it is told to."""
     run = SimpleNamespace(
-        key="key",
+        key=record.pop("key", f"run {next(NUMBER)}"),
         method=record.pop("method", "minibatch"),
         spec=record.pop("spec", VAESpec(4)),
         data=record.pop("data", RunData("digits")),
         settings=SimpleNamespace(
-            seed=1,
+            seed=record.pop("seed", 1),
             convention=record.pop("convention", "elbo"),
             warm_up=record.pop("warm_up", 0),
             learning_rate=record.pop("learning_rate", 1e-3),
         ),
         evaluation=SimpleNamespace(samples=7),
     )
+    if "architecture" in record:
+        run.architecture = record.pop("architecture")
     fields = {"run": run, "measured": measured, "arrays": {}, "forecast": None, **record}
     return Result(grid, labels, SimpleNamespace(**fields))  # type: ignore[arg-type]
 

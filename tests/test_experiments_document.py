@@ -244,8 +244,28 @@ def test_hours_are_summed_per_kind_of_processor(tmp_path: Path) -> None:
     text = document.render(tmp_path, tmp_path)
     (_, *rows), *_ = tables(text)
     assert [row[4:6] for row in rows] == [["2", "GPU"], ["0.5", "CPU"], ["1.5", "CPU"]]
-    assert "- GPU: 2.0 hours for 1 rows (NVIDIA H100)" in text
-    assert "- CPU: 2.0 hours for 2 rows (a new one, AVX512, 1 threads; an old one" in text
+    assert "- GPU: 2.0 hours for 1 row (NVIDIA H100)" in text
+    assert "- CPU: 2.0 hours for 2 rows (a new one, AVX512, 1 thread; an old one" in text
+    assert "1 threads" not in text
+
+
+def test_runs_that_rows_share_count_once_in_the_hours(tmp_path: Path) -> None:
+    hardware = "one, AVX2, 1 threads"
+    first = {"a": 3600.0, "b": 3600.0}
+    leave(tmp_path, "E1", wall_s=7200.0, hardware=hardware, runs=first)
+    leave(tmp_path, "E9", wall_s=9000.0, hardware=hardware, runs={**first, "c": 1800.0})
+    leave(tmp_path, "E10", wall_s=3600.0, hardware=hardware)  # of a version that kept no runs
+    text = document.render(tmp_path, tmp_path)
+    assert "CPU: 3.5 hours for 3 rows" in text
+    (_, *rows), *_ = tables(text)
+    assert [row[4] for row in rows] == ["2", "2.5", "1"]
+
+
+def test_seeds_are_those_of_a_setting(tmp_path: Path) -> None:
+    grids = {"matrix": {"seeds": 5}, "MNIST": {"seeds": 1}, "MNIST, exact": {"seeds": 1}}
+    leave(tmp_path, "E8", settings=grids, seeds=[1, 2, 3, 4, 5, 6])
+    (_, (_, _, _, seeds, *_)), *_ = tables(document.render(tmp_path, tmp_path))
+    assert seeds == "5 (MNIST: 1)"
 
 
 def test_rows_trained_as_published_stand_beside_the_others(tmp_path: Path) -> None:
@@ -417,7 +437,8 @@ def test_two_processors_are_compared_check_by_check(tmp_path: Path) -> None:
     text = document.render(tmp_path, tmp_path)
     assert "3 of 4 checks have the same verdict." in text
     (row,) = (row for table in tables(text) for row in table if row[:3] == ["E8", "2", "1"])
-    assert row[3:] == ["partly", "agrees", "full", "two slow cores", "an old one"]
+    assert row[3:] == ["partly", "agrees", "as here", "two slow cores", "an old one"]
+    assert "Of the rows of linear models, E5 and E8 were run again" in text
     assert len(re.findall(r"^## ", text, flags=re.M)) == 2  # they have no sections of their own
 
 

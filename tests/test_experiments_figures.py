@@ -186,14 +186,39 @@ def test_bands_reach_from_the_least_to_the_most_of_the_seeds() -> None:
     assert [row[3:] for row in chart.table.rows] == [[0, 0, 0], [0.5, 0.25, 0.75], [1, 1, 1]]
 
 
-def test_curves_at_one_height_are_drawn_apart() -> None:
+def test_curves_that_coincide_are_drawn_apart_and_others_in_their_place() -> None:
     flat = {f"beta = {i}": ([0.01, 10.0], [1.0, 1.0]) for i in range(3)}
-    figure = lines.collapse_curves({"": flat}).figure
+    alone = {"beta = 9": ([0.01, 10.0], [0.5, 0.5])}
+    figure = lines.collapse_curves({"": flat | alone}).figure
     figure.draw_without_rendering()
     (axes,) = figure.axes
     heights = [line.get_transform().transform((1.0, 100.0))[1] for line in axes.lines]
-    assert np.diff(heights).min() > 0.5 * figure.dpi / 72
+    assert np.diff(heights[:3]).min() > 0.5 * figure.dpi / 72
+    # A point or less is the thickness of a line, 1% of the panel; one that is alone is not moved.
+    assert np.abs(np.diff(heights[:3])).max() < 0.012 * axes.get_window_extent().height
+    assert heights[3] == pytest.approx(axes.transData.transform((1.0, 100.0))[1])
     assert axes.get_xlim() == (0.01, 10.0)
+
+
+def test_names_of_points_at_one_place_stand_beside_each_other() -> None:
+    chart = lines.scatter({"": ([1, 1, 3], [2, 2, 5])}, x="theory", y="KL", names="abc")
+    written = [box for text, box in boxes(chart.figure) if text in "abc"]
+    assert len(written) == 3
+    common = Bbox.intersection(*written[:2])
+    assert common is None or common.width < 1.5
+    assert [text.xy for text in chart.figure.axes[0].texts] == [(1, 2), (1, 2), (3, 5)]
+
+
+def test_upper_bounds_have_an_arrow_and_theory_of_words_a_dash() -> None:
+    points = Points(["a", "b"], [5.0, 7.0], [0.5, 0.5], [False, True])
+    theory = Points(["a", "b"], [4.0, 6.0], [])
+    chart = measures.columns({"pairs": {"NLL (nats)": {"here": points, THEORY: theory}}})
+    (axes,) = chart.figure.axes
+    (arrows,) = [line for line in axes.lines if "arrow" in str(line.get_marker())]
+    assert (list(arrows.get_xdata()), list(arrows.get_ydata())) == ([1], [6.5])  # under its bar
+    (dashes,) = [line for line in axes.lines if line.get_label() == THEORY]
+    assert (dashes.get_linestyle(), dashes.get_marker()) == ("None", "_")
+    assert list(dashes.get_ydata()) == [4, 6]
 
 
 def test_columns_draw_theory_beside_the_means_and_share_scales_within_a_measure(

@@ -101,7 +101,7 @@ def table(out: Path, row: str, name: str) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 def test_every_file_of_a_row_is_there(out: Path, row: Any) -> None:
     found = result(out, row.id)
-    assert set(found) == {*KEYS, "command", "whole", "takes"}
+    assert set(found) == {*KEYS, "command", "whole", "takes", "runs"}
     assert found["command"].startswith(f"collapse reproduce {row.id} --quick")
     assert found["profile"] == "quick"
     assert found["seeds"] == sorted({member.run.settings.seed for member in row.members(PLAN)})

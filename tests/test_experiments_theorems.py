@@ -158,6 +158,17 @@ class TestConvergence:
             **dict.fromkeys(("V1", "U1", "sigma_2"), 1e-4), "V2": 1e-2, "U2": 1e-2,
         }  # fmt: skip
 
+    def test_a_wider_goal_is_stated_only_where_a_curve_has_it(self) -> None:
+        spec = HVAESpec((3, 3), (2.0, 3.0), sigma_1=0.5)
+        for result, said in ((self.result([0.1, 1e-6], spec=spec), 1), (self.result([1e-6]), 0)):
+            notes = DELIVERABLES["convergence"]([result]).notes
+            assert sum("exactly at its threshold" in note for note in notes) == said
+
+    def test_errors_of_exact_training_are_no_curves(self) -> None:
+        exact = self.result([0.1, 2e-9], "MNIST, exact", "exact", RunData("mnist"))
+        _, text = self.verdict(self.result([0.1, 5e-5]), exact)
+        assert text.startswith("All 3 curves and 3 errors of exact training end within their goals")
+
     def test_the_figure_shows_goals_theory_and_the_end_of_exact_training(self) -> None:
         first = self.result([0.1, 5e-5], "MNIST", "decayed", RunData("mnist"))
         exact = self.result([2e-9], "MNIST, exact", "exact", RunData("mnist"))

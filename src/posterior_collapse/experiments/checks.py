@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy.stats import rankdata
 
 from posterior_collapse.experiments.figures import Chart
 from posterior_collapse.experiments.tables import Table
@@ -209,93 +207,6 @@ class Part:
     notes: Sequence[str] = ()
 
 
-Way: TypeAlias = Literal["rises", "falls", "hardly changes", "rises and falls", "falls and rises"]
-CONSISTENT = 0.5
-"""Mean rank correlation over the lines of a grid from which values count as moving together: for
-five lines of five, as in E4, twice the 0.22 by which it varies where there is no order."""
-
-
-def direction(values: Sequence[float], slack: float) -> Way:
-    """Return which way values go, in order.
-
-    Args:
-        values: One per setting.
-        slack: What a step may go the other way, and what start and end have to differ by.
-
-    Example:
-        >>> [direction(v, 0.1) for v in ([1, 2, 1.95, 3], [3, 2, 2, 1], [1, 1.02], [1, 3, 2])]
-        ['rises', 'falls', 'hardly changes', 'rises and falls']
-        >>> direction([3, 1, 2], 0.1)
-        'falls and rises'
-    """
-    steps = np.diff(values)
-    up, down = float(steps.max(initial=0.0)) > slack, float(steps.min(initial=0.0)) < -slack
-    if up and down:
-        rises_first = np.argmax(steps > slack) < np.argmax(steps < -slack)
-        return "rises and falls" if rises_first else "falls and rises"
-    change = values[-1] - values[0]
-    if abs(change) <= slack:
-        return "hardly changes"
-    return "rises" if change > 0 else "falls"
-
-
-def monotone(
-    what: str, name: str, points: Iterable[tuple[float, float]], expected: Way, slack: float
-) -> Check:
-    """Return whether a measure goes the expected way; the sentence says which way it goes.
-
-    Args:
-        what: The measure.
-        name: The setting.
-        points: Pairs of setting and measure.
-        expected: By claim and theory.
-        slack: As in `direction`.
-
-    Example:
-        >>> monotone("KL", "beta", [(2, 1.5), (1, 3.0)], "falls", 0.1).text
-        'KL falls with beta (1: 3, 2: 1.5).'
-    """
-    ordered = sorted(points)
-    found = direction([value for _, value in ordered], slack)
-    numbers = ", ".join(f"{at:g}: {value:.4g}" for at, value in ordered)
-    return _held(found, expected, f"{what} {found} with {name} ({numbers})")
-
-
-def along_lines(grid: ArrayLike) -> float:
-    """Return the rank correlation along the last axis, averaged over lines; 0 for constant ones.
-
-    Within a line nothing else varies, so that a weaker influence is not hidden by a stronger one.
-
-    Example:
-        >>> along_lines([[1, 2, 3], [10, 20, 30]]), along_lines([[1, 1], [2, 1]])
-        (1.0, -0.5)
-    """
-    ranks = np.apply_along_axis(rankdata, -1, np.asarray(grid, dtype=float))
-    places = np.arange(ranks.shape[-1]) - (ranks.shape[-1] - 1) / 2
-    ranks -= ranks.mean(-1, keepdims=True)
-    size = np.sqrt((ranks**2).sum(-1) * (places**2).sum())
-    return float(np.mean(ranks @ places / np.where(size > 0, size, 1.0)))
-
-
-def follows(what: str, name: str, correlation: float, expected: Way) -> Check:
-    """Return whether a measure follows a setting over a grid, by `along_lines`.
-
-    Example:
-        >>> follows("Error", "beta_2", 0.11, "rises").text
-        'Error neither rises nor falls with beta_2 (mean rank correlation 0.11); expected: rises.'
-    """
-    found = "neither rises nor falls"
-    if abs(correlation) >= CONSISTENT:
-        found = "rises" if correlation > 0 else "falls"
-    said = f"{what} {found} with {name} (mean rank correlation {correlation:.2f})"
-    return _held(found, expected, said)
-
-
-def _held(found: str, expected: Way, said: str) -> Check:
-    agrees = found == expected
-    return Check(agrees, f"{said}." if agrees else f"{said}; expected: {expected}.")
-
-
 ONE_UNIT = 1.0
 """What the number of active units of a network may differ from that of the best linear model: one
 that is near its threshold counts or not by chance."""
@@ -322,7 +233,7 @@ def near_kl(what: str, pairs: Iterable[Pair]) -> Check:
         >>> near_kl("KL", [Pair("beta = 1", 5.2, 5.5), Pair("beta = 2", 0.02, 0.0)]).text
         'KL: within 10% (or 0.1 nats) of theory at 2 of 2 settings.'
     """
-    off = [(abs(p.found - p.theory) / max(KL_SHARE * abs(p.theory), KL_LEAST), p) for p in pairs]
+    off = [(_off(p.found, p.theory), p) for p in pairs]
     return _near(what, f"{KL_SHARE:.0%} (or {KL_LEAST:g} nats)", off)
 
 
@@ -357,8 +268,36 @@ def missed(last: float, first: float, theory: float = 1.0) -> str:
     return " to ".join("0%" if int(end[:-1]) == 0 else end for end in ends)
 
 
+def is_near_kl(found: float, theory: float) -> bool:
+    """Return whether the KL of a network agrees with theory's.
+
+    Example:
+        >>> is_near_kl(5.2, 5.5), is_near_kl(0.2, 0.0)
+        (True, False)
+    """
+    return _off(found, theory) <= 1
+
+
+def _off(found: float, theory: float) -> float:
+    return abs(found - theory) / max(KL_SHARE * abs(theory), KL_LEAST)
+
+
+ROUNDING = 1e-9
+"""Below it is what rounding leaves of none, of numbers between 0.001 and 1000."""
+
+
+def rounded(value: float) -> float:
+    """Return a value, or 0 where it is only what rounding leaves of none.
+
+    Example:
+        >>> rounded(2.8e-16), rounded(0.25)
+        (0.0, 0.25)
+    """
+    return 0.0 if abs(value) < ROUNDING else value
+
+
 def _told(value: float) -> str:
-    return "0" if abs(value) < 1e-9 else f"{value:.4g}"  # less is what rounding leaves of none
+    return f"{rounded(value):.4g}"
 
 
 def _near(what: str, within: str, off: Sequence[tuple[float, Pair]]) -> Check:
@@ -370,22 +309,35 @@ def _near(what: str, within: str, off: Sequence[tuple[float, Pair]]) -> Check:
     return Check(good == len(off), f"{text}.", "numbers")
 
 
-BARELY = (
+QUICKLY = (
     "In the quick profile nets are barely trained, a few epochs on small data: what they show is "
     "no verdict on the row."
 )
+BARELY = 0.1
+"""Share of the planned passes up to which nets are no more than begun."""
 NUMBERS = r"\d+\.\d+(e-?\d+)?|\d\d+|\b\d(?=,? )"
 """Those that differ from run to run, not the number of a level."""
 
 
 def agreement(
-    parts: Sequence[Part], results: Sequence[Result], *, quick: bool = False
+    parts: Sequence[Part],
+    results: Sequence[Result],
+    *,
+    quick: bool = False,
+    trained: float = 1.0,
 ) -> dict[str, Any]:
     """Return what a row's checks say.
 
     A verdict is that of all checks where they have one in common, else "partly"; but what
-    differs or was not measured alone does not agree in part. In the quick profile only models that
-    are trained exactly are judged: a row of others is "not measured".
+    differs or was not measured alone does not agree in part. In the quick profile, and where nets
+    were no more than begun, only models that are trained exactly are judged: a row of others is
+    "not measured".
+
+    Args:
+        parts: What the deliverables found.
+        results: The row's.
+        quick: Whether it was run in the quick profile.
+        trained: The least share of the planned passes over the data that nets were trained for.
 
     Returns:
         `verdict`; `direction` and `numbers`, the verdicts of the checks of these kinds, None where
@@ -393,10 +345,14 @@ def agreement(
     """
     checks = sorted((c for part in parts for c in part.checks), key=lambda c: c.kind)
     notes = [note for part in parts for note in part.notes]
-    if quick and not all(check.exact for check in checks):
+    if (quick or trained <= BARELY) and not all(check.exact for check in checks):
         exact = [check for check in checks if check.exact]
         unjudged = [replace(c, agrees=None, text=f"Barely trained: {c.text}") for c in checks]
-        checks, notes = exact or unjudged, [BARELY, *notes]
+        begun = (
+            f"Nets were trained for {trained:.0%} of the planned passes over the data: what they "
+            "show is no verdict on the row."
+        )
+        checks, notes = exact or unjudged, [QUICKLY if quick else begun, *notes]
     return {
         "verdict": _verdict(checks) or NOT_MEASURED,
         "direction": _verdict([check for check in checks if check.kind == "direction"]),

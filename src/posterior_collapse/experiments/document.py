@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from posterior_collapse import checks, files
 from posterior_collapse.errors import CorruptFileError, MissingFileError, writing
+from posterior_collapse.experiments.machines import hours, named, processor, processors, smaller
 from posterior_collapse.experiments.tables import Table, format_cell
 from posterior_collapse.files import read_json
 
@@ -32,8 +33,6 @@ SEVERAL = 3
 """Notes that rows share from which a later one names the earlier in their place."""
 REFERENCE = "reference"
 """Folder within the results for rows trained as published: their names say so."""
-OLDER = "older-processor"
-"""Folder within the results for rows computed as a processor without AVX computes them."""
 SAID = {
     "agrees": ("agrees", "agree"),
     "partly": ("agrees partly", "agree partly"),
@@ -84,8 +83,8 @@ def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> s
         folder=_relative(Path(results), Path(folder)),
         verdicts=_verdicts(rows),
         overview=_overview(rows),
-        hours=_hours(rows),
-        processors=_processors(Path(results)),
+        hours=hours(rows),
+        processors=processors(Path(results)),
         rows=rows,
     )
     return re.sub(r"\n{3,}", "\n\n", text)
@@ -168,7 +167,8 @@ def _finite(text: str) -> str:
 
 
 def _section(result: Mapping[str, Any], home: Path, folder: Path) -> dict[str, Any]:
-    about = {key: result[key] for key in ("version", "convention", "seeds", "hardware")}
+    about = {key: result[key] for key in ("version", "convention", "seeds")}
+    about["hardware"] = named(result["hardware"])
     figures = [_figure(figure, home, folder) for figure in result["figures"]]
     published = " (reference convention)" if result["convention"] == REFERENCE else ""
     name = result["name"] + published
@@ -186,10 +186,11 @@ def _section(result: Mapping[str, Any], home: Path, folder: Path) -> dict[str, A
         "figures": [figure for figure in figures if figure["image"] or figure["links"]],
         "data": " and ".join(result["data"]),
         "agreement": _agreement(result["agreement"]),
-        "smaller": _smaller(result["profile"]),
+        "smaller": smaller(result["profile"]),
         "how": _how(result),
         "home": _relative(home, folder),
         "provenance": _values({**about, "wall time": duration(result["wall_s"])}).strip(),
+        "grids": result["settings"],
         "settings": _values(_once(result["settings"])).strip(),
     }
 
@@ -266,74 +267,14 @@ def _overview(rows: Sequence[Mapping[str, Any]]) -> str:
             "row": f"[{row['id']}](#{row['anchor']})",
             "experiment": row["name"],
             "size": row["smaller"] or "full",
-            "seeds": len(row["seeds"]),
+            "seeds": _seeds(row),
             "hours": f"{row['wall_s'] / 3600:.2g}",
-            "on": _processor(row["hardware"]),
+            "on": processor(row["hardware"]),
             "verdict": row["agreement"]["told"] or row["agreement"]["verdict"],
         }
         for row in rows
     ]
     return Table.of(records).markdown()
-
-
-def _hours(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return what all rows on each kind of processor took, and on which ones."""
-    told = []
-    for kind in dict.fromkeys(_processor(row["hardware"]) for row in rows):
-        own = [row for row in rows if _processor(row["hardware"]) == kind]
-        machines = sorted({m for r in own for m in re.split("(?<=threads), ", r["hardware"])})
-        took = sum(row["wall_s"] for row in own) / 3600
-        told.append(f"{kind}: {took:.1f} hours for {len(own)} rows ({'; '.join(machines)})")
-    return told
-
-
-def _processor(hardware: str) -> str:
-    """Return on what kind of processor the runs of a row were trained.
-
-    Example:
-        >>> _processor("NVIDIA H100 80GB HBM3"), _processor("AMD EPYC, AVX512, 1 threads")
-        ('GPU', 'CPU')
-    """
-    kinds = ["GPU"] * ("NVIDIA" in hardware) + ["CPU"] * ("threads" in hardware)
-    return " and ".join(kinds) or "CPU"
-
-
-def _processors(results: Path) -> dict[str, str] | None:
-    """Compare the verdicts of rows that were run again as another processor computes."""
-    records = []
-    for path in sorted(results.glob(f"{OLDER}/*/{RESULT}"), key=lambda p: (len(p.parent.name), p)):
-        own = results / path.parent.name / RESULT
-        if not own.is_file():
-            continue
-        here, there = read_json(own), read_json(path)
-        verdicts = [[v for v, _ in one["agreement"]["checks"]] for one in (here, there)]
-        records.append(
-            {
-                "row": here["id"],
-                "checks": max(map(len, verdicts)),
-                "same verdict": sum(a == b for a, b in zip(*verdicts, strict=False)),
-                "verdict": here["agreement"]["verdict"],
-                "verdict there": there["agreement"]["verdict"],
-                "size there": _smaller(there["profile"]) or "full",
-                "computed on": here["hardware"],
-                "and on": there["hardware"],
-            }
-        )
-    if not records:
-        return None
-    same, checked = (sum(r[name] for r in records) for name in ("same verdict", "checks"))
-    told = f"{same} of {checked} checks have the same verdict."
-    return {"table": Table.of(records).markdown(), "told": told}
-
-
-def _smaller(profile: str) -> str:
-    """Return what to say of a row that was not run at full size.
-
-    Example:
-        >>> [_smaller(profile) for profile in ("full", "quick", "smaller: 20 epochs")]
-        ['', 'smaller: quick profile', 'smaller: 20 epochs']
-    """
-    return {"full": "", "quick": "smaller: quick profile"}.get(profile, profile.strip())
 
 
 def _figure(figure: Mapping[str, str], home: Path, folder: Path) -> dict[str, Any]:
@@ -412,6 +353,32 @@ def _rest(values: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any
         for key, value in values.items()
         if isinstance(value, Mapping) or key not in shared
     }
+
+
+def _seeds(row: Mapping[str, Any]) -> str:
+    """Return of how many seeds most of a row's grids are, and which have fewer.
+
+    Example:
+        >>> grids = {"matrix": {"seeds": 5}, "MNIST": {"seeds": 1}, "MNIST, exact": {"seeds": 1}}
+        >>> _seeds({"grids": grids, "seeds": [1, 2, 3, 4, 5, 6]})
+        '5 (MNIST: 1)'
+        >>> wide = {"random pairs: 256 hidden units": {"seeds": 1}}
+        >>> _seeds({"grids": {"pairs": {"seeds": 5}, **wide}, "seeds": [4, 5, 6, 7, 8]})
+        '5 (256 hidden units: 1)'
+        >>> _seeds({"grids": {"beta": {}}, "seeds": [1, 2]})  # of an earlier version
+        '2'
+    """
+    grids = {t: grid for t, grid in row["grids"].items() if isinstance(grid, Mapping)}
+    if not grids or any("seeds" not in grid for grid in grids.values()):
+        return str(len(row["seeds"]))
+    counts = {title: int(grid["seeds"]) for title, grid in grids.items()}
+    most = max(counts.values())
+    fewer: dict[int, dict[str, None]] = {}
+    for title, count in counts.items():
+        if count < most:
+            fewer.setdefault(count, {})[title.rpartition(": ")[2].partition(", ")[0]] = None
+    rest = "; ".join(f"{', '.join(titles)}: {count}" for count, titles in fewer.items())
+    return f"{most} ({rest})" if rest else str(most)
 
 
 def _relative(path: Path, folder: Path) -> str:

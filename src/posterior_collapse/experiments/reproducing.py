@@ -201,6 +201,7 @@ def _write(
         chart.save(folder, name)
         figures.append({"file": f"{name}.pdf", "caption": caption})
     records = [result.record for result in results]
+    took = {record.run.key: round(record.origin["wall_s"], 3) for record in records}
     result = {
         "id": row.id,
         "name": row.name,
@@ -215,11 +216,12 @@ def _write(
         "takes": row.takes,
         "version": version("posterior-collapse"),
         "hardware": ", ".join(sorted({record.origin["hardware"] for record in records})),
-        "wall_s": sum({record.run.key: record.origin["wall_s"] for record in records}.values()),
+        "wall_s": sum(took.values()),
+        "runs": took,
         "seeds": sorted({result.seed for result in results}),
         "tables": {name: table.to_dict() for name, table in tables.items()},
         "figures": figures,
-        "agreement": agreement(parts, results, quick=plan.quick),
+        "agreement": agreement(parts, results, quick=plan.quick, trained=_trained(row, plan)),
         "published": row.published,
     }
     write_json(folder / RESULT, result)
@@ -261,8 +263,11 @@ def _settings(results: Sequence[Result]) -> dict[str, Any]:
             part: {k: v for k, v in of.items() if v not in UNSAID and k not in labels}
             for part, of in parts.items()
         }
+        if not run.architecture.bias:
+            shared["network"]["biases"] = "none"
         varies = {name: list(dict.fromkeys(s.labels[name] for s in settings)) for name in labels}
-        found[title] = {"method": run.method, **shared, "varies": varies}
+        seeds = max(len(setting.results) for setting in settings)
+        found[title] = {"method": run.method, "seeds": seeds, **shared, "varies": varies}
     return found
 
 
@@ -279,6 +284,13 @@ def profile(row: Row, plan: Plan, missing: Sequence[str] = ()) -> str:
     if smaller:
         return f"smaller: {', '.join(smaller)}"
     return "quick" if plan.quick else "full"
+
+
+def _trained(row: Row, plan: Plan) -> float:
+    """Return the least share of its passes over the data for which a grid's nets are trained."""
+    trained = [grid for grid in row.grids if grid.method in BY_MINIBATCHES]
+    shares = [plan.most_epochs(grid) / grid.settings.epochs for grid in trained]
+    return min(shares, default=1.0)
 
 
 def _reductions(row: Row, plan: Plan) -> Iterator[str]:

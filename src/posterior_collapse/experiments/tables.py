@@ -98,6 +98,20 @@ class Table(Record):
         rows = [[*key, *(cell(group, m) for m in measures)] for key, group in groups.items()]
         return cls([*by, *measures], rows)
 
+    def beside(self, name: str, cells: Sequence[Cell], after: str | None = None) -> Table:
+        """Return the table with one more column, the last or the one after another.
+
+        Example:
+            >>> Table(["beta", "KL"], [[1, 0.5]]).beside("seeds", [3], after="beta").columns
+            ['beta', 'seeds', 'KL']
+        """
+        columns = list(self.columns)
+        place = len(columns) if after is None else columns.index(after) + 1
+        rows = [
+            [*row[:place], cell, *row[place:]] for row, cell in zip(self.rows, cells, strict=True)
+        ]
+        return Table([*columns[:place], name, *columns[place:]], rows)
+
     def csv(self) -> str:
         """Return the table as CSV; a column with spread is followed by one with its std."""
         names, columns = zip(*self._plain_columns(), strict=True)
@@ -146,6 +160,8 @@ def format_cell(cell: Any) -> str:
         ['', 'relu', '16', '0.1235', '123457', '1e-12', 'yes']
         >>> format_cell({"mean": 0.51234, "std": 0.0321})
         '0.512 ± 0.032'
+        >>> format_cell({"mean": 723.4, "std": 218.0})
+        '720 ± 220'
     """
     if cell is None:
         return ""
@@ -164,7 +180,9 @@ def _with_spread(mean: float | None, std: float | None) -> str:
     if std == 0:
         return f"{_number(mean)} ± 0"
     decimals = 1 - math.floor(math.log10(std))
-    if not 0 <= decimals <= 6:
+    if decimals < 0:  # two digits of the std are tens or more
+        return f"{round(mean, decimals):.0f} ± {round(std, decimals):.0f}"
+    if decimals > 6:
         return f"{_number(mean)} ± {std:.2g}"
     return f"{mean:.{decimals}f} ± {std:.{decimals}f}"
 

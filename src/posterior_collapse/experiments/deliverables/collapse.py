@@ -17,19 +17,26 @@ from posterior_collapse.experiments.checks import (
     Part,
     Result,
     Setting,
-    Way,
     by_grid,
     missed,
-    monotone,
     near_count,
     near_kl,
     near_onset,
     some_active,
     way_of_training,
 )
+from posterior_collapse.experiments.deliverables.explained import (
+    BOUNDED,
+    CONCLUDED,
+    beside_theory,
+    bounded,
+    concluded,
+    diagnosed,
+)
 from posterior_collapse.experiments.figures import cells, lines
 from posterior_collapse.experiments.measuring import DELTA
 from posterior_collapse.experiments.tables import BY_THEORY, Table
+from posterior_collapse.experiments.ways import Way, monotone
 
 EXPECTED: dict[str, Way] = {
     "beta": "rises", "eta_dec": "rises", "beta_2": "rises", "beta_1": "falls",
@@ -44,27 +51,33 @@ SLACK = 0.01
 def collapse_curves(results: Sequence[Result]) -> Part:
     """Draw a curve per value, a panel per grid; check that collapse grows as claimed."""
     records: list[dict[str, Any]] = []
-    panels, bands, checks = {}, {}, []
+    panels: dict[str, dict[str, tuple[Float, Float]]] = {}
+    bands: dict[str, dict[str, tuple[Float, Float]]] = {}
+    checks, conclusions = [], []
     several = len({result.seed for result in results}) > 1
     top = results[0].depth
     unit = f"z{top}" if top > 1 else "z"
     active = f"active units of {unit}"
     for grid, settings in by_grid(results).items():
-        title = f"varying {grid}" if len(settings) > 1 else grid
-        panels[title] = {s.at: _curve(s.results) for s in settings}
-        bands[title] = {s.at: _band(s.results) for s in settings}
-        records += [
-            {
-                "varying": grid,
-                "value": setting.at,
-                **_levels(result),
-                active: result.active(top),
-                f"{active} {BY_THEORY}": result.active_by_theory(top),
-                f"t of {unit}": _signal(result, top),
-            }
-            for setting in settings
-            for result in setting.results
-        ]
+        title, _, name = grid.partition(": ")  # single settings of one kind share a panel
+        title = f"varying {grid}" if len(settings) > 1 else title
+        panels.setdefault(title, {}).update((name or s.at, _curve(s.results)) for s in settings)
+        bands.setdefault(title, {}).update((name or s.at, _band(s.results)) for s in settings)
+        conclusions += [concluded(setting.results) for setting in settings]
+        for setting in settings:
+            limit = bounded(setting.first)
+            records += [
+                {
+                    "varying": grid,
+                    "value": setting.at,
+                    **_levels(result),
+                    active: result.active(top),
+                    f"{active} {BY_THEORY}": result.active_by_theory(top),
+                    **({} if limit is None else {f"{active} {BOUNDED}": limit[0]}),
+                    f"t of {unit}": _signal(result, top),
+                }
+                for result in setting.results
+            ]
         if all(setting.has_theory for setting in settings):
             counts = [setting.active(top) for setting in settings]
             checks.append(near_count(f"Active units of {unit}, {grid}", counts))
@@ -76,16 +89,19 @@ def collapse_curves(results: Sequence[Result]) -> Part:
     caption = (
         f"Share of (eps, {DELTA:g})-collapsed units of {unit} against eps, one curve per value"
         f"{', the mean over seeds between the least and the most of them' if several else ''}. "
-        "Curves are drawn a little apart, so that all that are at 100% are seen."
+        f"{lines.APART_SAID}"
     )
     chart = lines.collapse_curves(panels, delta=DELTA, bands=bands if several else None)
+    table = Table.over_seeds(records, ["varying", "value"], measures)
+    if any(conclusions):
+        table = table.beside(CONCLUDED, conclusions)
     return Part(
-        {"collapse": Table.over_seeds(records, ["varying", "value"], measures)},
+        {"collapse": table},
         {"collapse-curves": (chart, caption)},
         checks,
         [
             "The collapse level is the mean of the curve over log eps, from 0 to 1.",
-            *_beside_theory(results, top),
+            *beside_theory(results, top),
             *diagnosed(results, top),
         ],
     )
@@ -131,15 +147,26 @@ def _by_width(results: Sequence[Result]) -> Iterator[str]:
         found = [[r for r in random if r.run.architecture.hidden[0] == width] for width in widths]
         kept = ", ".join(f"{np.mean([r.active(1) for r in seeds]):.3g}" for seeds in found)
         losses = ", ".join(f"{np.mean([r.measured['loss'] for r in seeds]):.3g}" for seeds in found)
-        yield (
-            f"Random pairs keep {kept} units with {', '.join(map(str, widths))} hidden units, of "
-            f"{random[0].active_by_theory(1)} by theory. A ReLU passes on one sign only: h hidden "
-            "units carry at most h/2 directions both ways, so the network of the paper, with as "
-            "many hidden units as there are directions, cannot keep them all. And the wider a "
-            "network, the more of these pairs it learns by heart, y from x, which leaves units "
-            f"nothing to carry: its loss is {losses} nats, where the linear optimum has "
-            f"{random[0].theory['loss']:.4g}."
+        left = ", ".join(f"{np.mean([_signal(r, 1) or 0 for r in seeds]):.2g}" for seeds in found)
+        first, theory = random[0], random[0].theory
+        modes = np.exp(2 * np.sort(theory["levels"][0]["unit_kl"])[::-1])  # 1/2 log t nats each
+        modes = np.append(modes, 0.0)  # with all units in use nothing is left
+        linear = ", ".join(
+            f"{modes[int(np.mean([r.active(1) for r in seeds]))]:.2g}" for seeds in found
         )
+        yield (
+            f"Random pairs keep {kept} units that carry information with "
+            f"{', '.join(map(str, widths))} hidden units ({', '.join(map(_seeds, found))}), "
+            f"of {first.active_by_theory(1)} by theory. The network learns pairs by heart, y from "
+            "x, the more of them the wider it is, and what it knows of y units need not carry: its "
+            f"loss is {losses} nats, where the linear optimum, which cannot, has "
+            f"{theory['loss']:.4g}, and the t that is left is {left}, where a linear model with as "
+            f"many units would leave {linear}."
+        )
+
+
+def _seeds(results: Sequence[Result]) -> str:
+    return "one seed" if len(results) == 1 else f"{len(results)} seeds"
 
 
 def _shares(results: Sequence[Result]) -> Float:
@@ -170,79 +197,16 @@ def _grows(
     return monotone(f"The collapse level{how}", name, points, EXPECTED[name], SLACK)
 
 
-def _beside_theory(results: Sequence[Result], top: int) -> Iterator[str]:
-    """Say how often the network keeps as many units as a linear model would."""
-    more = [
-        r.active(top) - theory for r in results if (theory := r.active_by_theory(top)) is not None
-    ]
-    if more:
-        yield (
-            f"Of {len(more)} runs {more.count(0)} keep as many active units as the best linear "
-            f"model, {sum(n < 0 for n in more)} fewer and {sum(n > 0 for n in more)} more."
-        )
-
-
-def diagnosed(results: Sequence[Result], top: int, *, apart: bool = False) -> Iterator[str]:
-    """Say what `diagnose` concludes of the runs that keep fewer units than the linear optimum.
-
-    Args:
-        results: Of a row.
-        top: The level whose units count.
-        apart: Whether grids, which differ in more than numbers, are counted apart.
-    """
-    fewer = [
-        result
-        for result in results
-        if "conclusion" in result.measured
-        and "kl" in result.theory
-        and result.active(top) < (result.active_by_theory(top) or 0)
-    ]
-    if not fewer:
-        return
-    counts: dict[str, Counter[str]] = {}
-    for result in fewer:
-        grid = f"{result.grid}: " if apart else ""
-        counts.setdefault(grid, Counter())[str(result.measured["conclusion"])] += 1
-    named = "; ".join(
-        grid + ", ".join(f"{count} {name}" for name, count in of.most_common())
-        for grid, of in counts.items()
-    )
-    worst = max(fewer, key=lambda r: (-r.active(top), r.active_by_theory(top) or 0))
-    where = ", ".join(filter(None, (worst.grid, Setting([worst]).text)))
-    which = "1 run that keeps" if len(fewer) == 1 else f"{len(fewer)} runs that keep"
-    yield (
-        f"What `diagnose` concludes of the {which} fewer units than the best linear model: "
-        f"{named}. Of one that keeps fewest ({where}, seed {worst.seed}) it says: "
-        f"{worst.measured['verdict']}"
-    )
-    warm = [r for r in results if r.run.settings.warm_up]
-    cold = [r for r in results if not r.run.settings.warm_up]
-    if warm and cold:
-        yield _warmed_up(cold, warm, top)
-
-
-def _warmed_up(cold: Sequence[Result], warm: Sequence[Result], top: int) -> str:
-    """Say what a warm-up of beta changes, at each value that is trained with and without it."""
-    words = []
-    for name, value in dict.fromkeys((n, v) for r in warm for n, v in r.labels.items()):
-        pair = [[r for r in of if r.labels == {name: value}] for of in (cold, warm)]
-        if all(pair):
-            without, with_it = (float(np.mean([r.active(top) for r in of])) for of in pair)
-            theory = pair[0][0].active_by_theory(top)
-            words.append(f"{name} = {value:g}: {without:.3g} and {with_it:.3g} of {theory}")
-    return (
-        "Units that carry information on the data, without and with a warm-up of "
-        f"{warm[0].run.settings.warm_up} epochs, of those by theory: {'; '.join(words)}."
-    )
-
-
 ORDERED = 0.6
 """Rank correlation from which the digits count as ordered: p = 0.05 for ten of them."""
 
 
 def digits(results: Sequence[Result]) -> Part:
     """Draw each digit's collapse curve and spectrum; check that theory's KL orders the digits."""
-    curves, points, records, checks = {}, {}, [], []
+    curves, points = {}, {}
+    records: list[dict[str, Any]] = []
+    checks: list[Check] = []
+    dead: list[str] = []
     by_kl = sorted(results, key=lambda result: -result.theory["kl"])
     ranks = {result.labels["label"]: rank for rank, result in enumerate(by_kl)}
     grids = {
@@ -272,6 +236,7 @@ def digits(results: Sequence[Result]) -> Part:
         if all("on_train" in r.measured for r in runs):  # as the scripts do
             kls = [r.measured["on_train"]["kl"] for r in runs]
             checks.append(_ordered(f"{grid}, training rows", theory, kls, known))
+        dead += _wholly_dead(grid, runs)
         pairs = [Pair(s.text, s.first.measured["kl"], s.first.theory["kl"]) for s in settings]
         checks.append(near_kl(f"KL, {grid}", pairs))
     shown = next(iter(grids.values()))
@@ -290,7 +255,7 @@ def digits(results: Sequence[Result]) -> Part:
         "collapse-curves": (
             lines.collapse_curves(curves, delta=DELTA),
             f"Share of (eps, {DELTA:g})-collapsed units against eps, a curve per digit, in the "
-            "order of theory's KL.",
+            f"order of theory's KL. {lines.APART_SAID}",
         ),
         "spectra": (
             spectra,
@@ -299,10 +264,10 @@ def digits(results: Sequence[Result]) -> Part:
         "order": (order, "KL of each digit on test rows against that of its linear optimum."),
     }
     note = (
-        "Digits are ordered by KL: a collapse level counts units and saturates where a narrow "
-        "network keeps as many of every digit."
+        "Digits are ordered by KL: a collapse level counts units and saturates where a network "
+        "keeps as many of every digit."
     )
-    notes = [note, *diagnosed(results, 1, apart=True)]
+    notes = [note, *dead, *diagnosed(results, 1, apart=True)]
     return Part({"digits": Table.of(records)}, charts, checks, notes)
 
 
@@ -310,11 +275,26 @@ def _ordered(what: str, expected: Sequence[float], kls: Sequence[float], active:
     if not active or np.ptp(expected) == 0 or np.ptp(kls) == 0:
         return Check(None, f"{what}: the digits cannot be told apart, in theory or as trained.")
     found = float(spearmanr(expected, kls).statistic)
-    ordered = found >= ORDERED
     return Check(
-        ordered,
-        f"{what}: digits to which theory gives more KL {'' if ordered else 'do not '}keep more "
-        f"(rank correlation {found:.2f}; expected: {ORDERED:g} or more).",
+        found >= ORDERED,
+        f"{what}: the rank correlation of the digits' KL with theory's is {found:.2f}; expected: "
+        f"{ORDERED:g} or more.",
+    )
+
+
+def _wholly_dead(grid: str, runs: Sequence[Result]) -> Iterator[str]:
+    """Say which digits have no unit where theory keeps some, and how the others are ordered."""
+    dead = [r for r in runs if not r.active(1) and r.active_by_theory(1)]
+    alive = [r for r in runs if r not in dead]
+    if not dead or len(alive) < 3:
+        return
+    digits = " and ".join(str(r.labels["label"]) for r in dead)
+    signals = " and ".join(f"{_signal(r, 1) or math.nan:.2g}" for r in dead)
+    kls = [r.theory["kl"] for r in alive], [r.measured["kl"] for r in alive]
+    yield (
+        f"{grid}: no unit is alive on the digits {digits}, where t is {signals}: training failed "
+        "there, and their KL of 0 counts in the rank correlation. That of the other "
+        f"{len(alive)} digits is {spearmanr(*kls).statistic:.2f} (test rows)."
     )
 
 

@@ -11,16 +11,23 @@ from posterior_collapse.experiments.checks import (
     Check,
     Part,
     Result,
-    along_lines,
     by_grid,
-    follows,
     near_count,
+    rounded,
     some_active,
 )
-from posterior_collapse.experiments.deliverables.collapse import diagnosed
+from posterior_collapse.experiments.deliverables.explained import (
+    BOUNDED,
+    CONCLUDED,
+    bounded,
+    concluded,
+    diagnosed,
+    within_bound,
+)
 from posterior_collapse.experiments.deliverables.linear import CLOSE
 from posterior_collapse.experiments.figures import Chart, cells
 from posterior_collapse.experiments.tables import BY_THEORY, Table
+from posterior_collapse.experiments.ways import along_lines, follows
 
 SHOWN = 3
 """Images of a beta grid that are shown."""
@@ -100,6 +107,8 @@ def beta_panel(results: Sequence[Result]) -> Part:
             "squared error through z2": error,
             **{f"active units of z{i}": result.active(i) for i in (1, 2)},
             **{f"active units of z{i} {BY_THEORY}": result.active_by_theory(i) for i in (1, 2)},
+            **_of_z2(result),
+            CONCLUDED: concluded([result]),
         }
         for line, row in zip(grid, errors.tolist(), strict=True)
         for result, error in zip(line, row, strict=True)
@@ -112,7 +121,22 @@ def beta_panel(results: Sequence[Result]) -> Part:
         ]
     if all(setting.has_theory for setting in settings):
         checks.append(near_count("Active units of z2", [s.active(2) for s in settings]))
-    return Part({"panel": Table.of(records)}, charts, checks, list(diagnosed(results, 2)))
+    notes = [*within_bound(results), *diagnosed(results, 2)]
+    return Part({"panel": Table.of(records)}, charts, checks, notes)
+
+
+def _of_z2(result: Result) -> dict[str, float | None]:
+    """Return the KL of z2 beside theory's, and what a tanh leaves of both."""
+    level = result.measured["levels"][1]
+    if "kl" not in level or "kl" not in result.theory:
+        return {}
+    units, kl = bounded(result) or (None, None)
+    return {
+        f"active units of z2 {BOUNDED}": units,
+        "KL of z2 (nats)": float(np.sum(level["kl"])),
+        f"KL of z2 (nats) {BY_THEORY}": rounded(result.theory["levels"][1]["kl"]),
+        f"KL of z2 (nats) {BOUNDED}": kl,
+    }
 
 
 def _images(result: Result, name: str) -> Float:

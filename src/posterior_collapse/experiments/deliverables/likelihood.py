@@ -13,23 +13,28 @@ from posterior_collapse.experiments.checks import (
     Part,
     Result,
     Setting,
-    Way,
     by_grid,
-    direction,
-    monotone,
     near_count,
     near_kl,
+    rounded,
     some_active,
     way_of_training,
 )
-from posterior_collapse.experiments.deliverables.collapse import diagnosed
+from posterior_collapse.experiments.deliverables.explained import (
+    BOUNDED,
+    bounded,
+    diagnosed,
+    within_bound,
+)
 from posterior_collapse.experiments.figures import Chart, measures
 from posterior_collapse.experiments.tables import BY_THEORY, Table
+from posterior_collapse.experiments.ways import Way, least, monotone
 
 NLL, KL, ACTIVE = "NLL (nats)", "KL (nats)", "active units"
 EFFECTIVE = "effective sample size"
 ENOUGH = 10
-"""Effective samples below which an NLL is off by more than about 1/20 nat, always upwards."""
+"""Effective samples below which an NLL is too high by an amount that is not known. Of more it is
+too high by half their inverse, about: that is the relative variance of the mean whose log it is."""
 EXPECTED: dict[str, dict[str, Way]] = {
     "beta": {NLL: "rises", KL: "falls", ACTIVE: "falls"},
     "eta_dec": {
@@ -39,9 +44,9 @@ EXPECTED: dict[str, dict[str, Way]] = {
     "beta_2": {"KL of z2 (nats)": "falls", "active units of z2": "falls"},
     "beta_1": {"KL of z1 (nats)": "falls"},
 }  # fmt: skip
-"""How measures move as a value grows, by claim and theory (the NLL where there is no closed form of
-it); of hierarchies nothing is said of the NLL. Along eta_enc theory gives one number for all: there
-each is held against it."""
+"""How measures move as a value grows, by claim and theory (the NLL over beta only where there is no
+closed form of it, else it is least where that is); of hierarchies nothing is said of the NLL. Along
+eta_enc theory gives one number for all: there each is held against it."""
 SLACK = 0.02
 """Of a measure's range over the settings: less is not seen in a figure (see the document)."""
 Numbers: TypeAlias = Mapping[str, float]
@@ -68,59 +73,107 @@ def likelihood_table(results: Sequence[Result]) -> Part:
     note = (
         f"NLL on {results[0].measured['nll_rows']:,} rows with "
         f"{results[0].run.evaluation.samples:,} importance samples each. The NLL error is the "
-        "standard error over rows; the effective sample size is the median over rows. An estimate "
-        "of the likelihood by few effective samples is too low on average: where they are fewer "
-        f"than {ENOUGH:g}, the NLL is called an upper bound. By theory it is that of the linear "
-        "optimum, exact, on the training rows."
+        "standard error over rows; the effective sample size is the median over rows. From n "
+        "effective samples the NLL comes out too high, by about 1/(2 n) nats: it is called an "
+        f"upper bound where that is more than its error, or n is less than {ENOUGH:g}. By theory "
+        "it is that of the linear optimum, exact, on the training rows."
     )
-    table = _bounds_named(Table.over_seeds(records, ["varying", "value"], names))
-    notes = [note, *diagnosed(results, results[0].depth)]
+    table = Table.over_seeds(records, ["varying", "value"], names)
+    bounds = ["upper bound" if _is_bound(row) else "estimate" for row in _means(table)]
+    table = table.beside("the NLL is an", bounds, after=EFFECTIVE)
+    depth = results[0].depth
+    notes = [note, *_without_units(grids), *within_bound(results), *diagnosed(results, depth)]
     several = len({result.seed for result in results}) > 1
     return Part({"likelihood": table}, _charts(grids, names, several), checks, notes)
+
+
+def _means(table: Table) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows by column, of numbers over seeds the means."""
+    for row in table.rows:
+        cells = [cell["mean"] if isinstance(cell, Mapping) else cell for cell in row]
+        yield dict(zip(table.columns, cells, strict=True))
+
+
+def _is_bound(numbers: Mapping[str, Any]) -> bool:
+    """Return whether an NLL is an upper bound only.
+
+    Example:
+        >>> _is_bound({EFFECTIVE: 10.4, "NLL error": 0.04}), _is_bound({EFFECTIVE: 9.9})
+        (True, True)
+        >>> _is_bound({EFFECTIVE: 51, "NLL error": 0.04})
+        False
+    """
+    samples = numbers[EFFECTIVE]
+    return bool(samples < ENOUGH or 1 / (2 * samples) > numbers["NLL error"])
 
 
 def _charts(
     grids: Mapping[str, Found], names: Sequence[str], several: bool
 ) -> dict[str, tuple[Chart, str]]:
-    """Draw a column per variable; nothing where a table of a few words says as much."""
+    """Draw a column per variable; nothing where a table of a few words says as much.
+
+    Settings of a grid of their own stand beside those that are named by words.
+    """
     shown = [n for n in names if n.startswith((NLL, "KL", ACTIVE)) and not n.endswith(BY_THEORY)]
+    alone = [one for found in grids.values() if not found[0][0].labels for one in found]
     variables: dict[str, dict[str, dict[str, measures.Points]]] = {}
     for grid, found in grids.items():
         if len(found[0][0].labels) != 1:
             continue
         (variable,) = found[0][0].labels
-        at = [setting.labels[variable] for setting, _ in found]
+        at: list[Any] = [setting.labels[variable] for setting, _ in found]
         number = all(isinstance(value, float) for value in at)
         if not number:
-            at = [setting.text for setting, _ in found]
+            found, alone = [*found, *alone], []
+            at = [setting.at.rpartition(": ")[2] for setting, _ in found]
         _, _, of_runs = grid.partition(", ")
         panels = variables.setdefault(variable if number else grid, {name: {} for name in shown})
         for name, lines in panels.items():
-            lines[of_runs or AS_PUBLISHED] = measures.Points.of(
-                at, [[one[name] for one in seeds] for _, seeds in found]
-            )
+            points = measures.Points.of(at, [[one[name] for one in seeds] for _, seeds in found])
+            if name == NLL:
+                means = [
+                    {k: np.mean([o[k] for o in seeds]) for k in seeds[0]} for _, seeds in found
+                ]
+                points = points._replace(bounds=[_is_bound(of) for of in means])
+            lines[of_runs or AS_PUBLISHED] = points
             expected = [seeds[0].get(f"{name} {BY_THEORY}") for _, seeds in found]
-            if None not in expected and number:
+            if None not in expected:
                 lines[measures.THEORY] = measures.Points(at, [float(e or 0) for e in expected], [])
     if not variables:
         return {}
+    drawn = [points for of in variables.values() for line in of.values() for points in line.items()]
     caption = (
         "NLL, KL and active units, a column per variable"
         f"{'; error bars are standard deviations over seeds' if several else ''}."
     )
-    if any(measures.THEORY in line for of in variables.values() for line in of.values()):
-        caption += " Dotted: the linear optimum (its NLL on training rows)."
+    if any(any(points.bounds) for _, points in drawn):
+        caption += " An arrow down: the NLL is an upper bound."
+    theory = [points for label, points in drawn if label == measures.THEORY]
+    if theory:
+        mark = "Dashes" if isinstance(theory[0].settings[0], str) else "Dotted"
+        caption += f" {mark}: the linear optimum (its NLL on training rows)."
     return {"likelihood": (measures.columns(variables, own=[NLL]), caption)}
 
 
-def _bounds_named(table: Table) -> Table:
-    """Say after the effective sample size what the NLL is."""
-    place = list(table.columns).index(EFFECTIVE) + 1
-    rows = []
-    for row in table.rows:
-        bound = row[place - 1]["mean"] < ENOUGH
-        rows.append([*row[:place], "upper bound" if bound else "estimate", *row[place:]])
-    return Table([*table.columns[:place], "the NLL is an", *table.columns[place:]], rows)
+def _without_units(grids: Mapping[str, Found]) -> Iterator[str]:
+    """Say why seeds do not tell where the NLL is least: without units beta changes nothing."""
+    checked = [(f, check) for g, f in grids.items() if (check := _least_nll(g, f)) is not None]
+    shown = [_kept_at_best(found) for found, check in checked if check.agrees]
+    for found, check in checked:
+        kept, of, beta = _kept_at_best(found)
+        if check.agrees is None and kept < of / 2:
+            yield (
+                f"{check.text.partition(' is by theory')[0]} cannot tell where it is least: at "
+                f"beta = {beta:g} only {kept:.3g} of {of} units live, and a model without units is "
+                "the same at every beta."
+            ) + (f" Runs that keep {shown[0][0]:.3g} there show it." if shown else "")
+
+
+def _kept_at_best(found: Found) -> tuple[float, int, float]:
+    """Return how many units live where the NLL is least by theory, of how many, and where."""
+    best = min((setting for setting, _ in found), key=lambda s: float(s.first.theory["nll"]))
+    kept = best.mean(lambda result: result.active(1))
+    return kept, best.first.active_by_theory(1) or 0, float(best.labels["beta"])
 
 
 def _near_theory(grid: str, found: Found) -> Iterator[Check]:
@@ -166,7 +219,11 @@ def _numbers(result: Result) -> Numbers:
         of = _of_level(number, len(levels))
         found[f"KL{of} (nats)"] = float(np.sum(level["kl"]))
         if "kl" in result.theory:
-            found[f"KL{of} (nats) {BY_THEORY}"] = result.theory["levels"][number - 1]["kl"]
+            kl = rounded(result.theory["levels"][number - 1]["kl"])
+            found[f"KL{of} (nats) {BY_THEORY}"] = kl
+            limit = bounded(result) if number == 2 else None
+            if limit is not None:
+                found[f"KL{of} (nats) {BOUNDED}"] = limit[1]
         found[ACTIVE + of] = level["active_units"]
         found[f"kl_active_share{of}"] = level["kl_active_share"]
         if result.theory:
@@ -190,20 +247,28 @@ def _moves(grid: str, found: Found) -> Iterator[Check]:
         if not (any(means) if counts else measure == NLL or some_active(settings, level)):
             yield Check(None, f"{measure}: no unit is active at any value of {name}.")
             continue
-        if measure == NLL:
-            expected = _way_of_the_optimum(settings) or expected
+        if measure == NLL and (check := _least_nll(grid, found)) is not None:
+            yield check
+            continue
         points = [(s.labels[name], mean) for s, mean in zip(settings, means, strict=True)]
         slack = SLACK * float(np.ptp(means))
         what = (f"The number of {measure}" if counts else measure) + way_of_training(grid)
         yield monotone(what, name, points, expected, slack)
 
 
-def _way_of_the_optimum(settings: Sequence[Setting]) -> Way | None:
-    """Return which way the NLL of the linear optimum goes: in beta it is least at beta = 1."""
-    if not all("nll" in setting.first.theory for setting in settings):
+def _least_nll(grid: str, found: Found) -> Check | None:
+    """Hold where the NLL is least over beta against theory; None where there is no closed form."""
+    settings = [setting for setting, _ in found]
+    if list(settings[0].labels) != ["beta"] or not all("nll" in s.first.theory for s in settings):
         return None
-    values = [setting.first.theory["nll"] for setting in settings]
-    return direction(values, SLACK * float(np.ptp(values)))
+    best = min(settings, key=lambda setting: setting.first.theory["nll"])
+    by_seed = [{r.seed: r.measured["nll"] for r in s.results} for s in settings]
+    common = [seed for seed in by_seed[0] if all(seed in of for of in by_seed)]
+    values = {
+        s.labels["beta"]: [of[seed] for seed in common]
+        for s, of in zip(settings, by_seed, strict=True)
+    }
+    return least(f"{NLL}{way_of_training(grid)}", "beta", values, best.labels["beta"])
 
 
 def _learned_against_fixed(records: Sequence[Mapping[str, Any]]) -> list[Check]:

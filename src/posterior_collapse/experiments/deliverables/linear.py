@@ -9,11 +9,18 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from posterior_collapse.arrays import Float
-from posterior_collapse.experiments.checks import Check, Part, Result, by_grid, direction
+from posterior_collapse.experiments.checks import (
+    Check,
+    Part,
+    Result,
+    by_grid,
+    rounded,
+)
 from posterior_collapse.experiments.figures import Line, lines, measures
 from posterior_collapse.experiments.measuring import ACTIVE_MODE
 from posterior_collapse.experiments.rows.one_level import LOWER_RATE
 from posterior_collapse.experiments.tables import BY_THEORY, Table
+from posterior_collapse.experiments.ways import direction
 from posterior_collapse.theory.verification import SINGULAR_VALUE_TOLERANCE
 
 CLOSE = 1e-4
@@ -119,7 +126,8 @@ def _pairs(result: Result) -> dict[Key, tuple[float, float]]:
     for quantity, name in (("KL (nats)", "kl"), (COUNTS, "n_active")):
         for number, pair in enumerate(zip(levels, theory["levels"], strict=True), start=1):
             own, expected = (level[name] for level in pair)
-            found[quantity, f"z{number}" if len(levels) > 1 else ""] = own, expected
+            key = quantity, f"z{number}" if len(levels) > 1 else ""
+            found[key] = rounded(own), rounded(expected)
     return found
 
 
@@ -284,10 +292,8 @@ CAPTION = (
 NOTES = (
     "A goal bounds a curve's mean absolute error after its last iteration, not at its best. It is "
     f"{GOAL:g}, which `collapse verify` grants singular values; for Adam on images {SHARE:g} of "
-    "the largest value by theory where that is more: three digits of it; and "
-    f"{FLAT:g} where a unit stands exactly at its threshold: there the loss grows with the fourth "
-    "power of its singular values and hardly tells them from 0. A curve that misses its goal blew "
-    f"up if its error had been less than 1/{BLOWN_UP} as large before.",
+    "the largest value by theory where that is more: three digits of it. A curve that misses its "
+    f"goal blew up if its error had been less than 1/{BLOWN_UP} as large before.",
     "'matrix' is trained as published: weights from N(0, 0.1^2), learned sigmas from U(0, 1), seed "
     "2, 200 steps of Adam at a constant rate of 0.1, on the exact objective. Most of its optimum "
     "is 0, so there is a 'second matrix', which is not the paper's: units live and die on it, "
@@ -298,6 +304,12 @@ NOTES = (
     "Published is a constant rate: at that, Adam comes near the optimum and leaves it again, at "
     "an iteration that rounding decides, so that another processor ends elsewhere. 'exact' is "
     "trained by L-BFGS with the decoders eliminated.",
+)
+
+
+AT_THRESHOLD = (
+    f"The goal is {FLAT:g} where a unit stands exactly at its threshold: there the loss grows with "
+    "the fourth power of its singular values and hardly tells them from 0."
 )
 
 
@@ -369,8 +381,9 @@ def convergence(results: Sequence[Result]) -> Part:
         for curve in curves
     ]
     chart = lines.convergence(_approaches(results))
+    notes = [*NOTES, *[AT_THRESHOLD] * any(curve.goal == FLAT for curve in curves)]
     return Part(
-        {"errors": Table.of(records)}, {"convergence": (chart, CAPTION)}, [_held(curves)], NOTES
+        {"errors": Table.of(records)}, {"convergence": (chart, CAPTION)}, [_held(curves)], notes
     )
 
 
@@ -438,11 +451,14 @@ def _held(curves: Sequence[Curve]) -> Check:
     """One check of all curves: a row agrees only where every one of them ends at the theorem."""
     worst = sorted(curves, key=lambda c: -np.nan_to_num(c.end / c.goal, nan=np.inf))
     missed = [c for c in worst if c.verdict != "met"]
+    drawn = sum(c.line is not None for c in curves)
+    ends = len(curves) - drawn
+    of = f"{drawn} curves" + (f" and {ends} errors of exact training" if ends else "")
     if not missed:
         near = f"nearest to its own, {worst[0].told}"
-        text = f"All {len(curves)} curves end within their goals; {near}."
+        text = f"All {of} end within their goals; {near}."
         return Check(True, text, "numbers", exact=True)
     named = [c.told for c in missed[:MOST_NAMED]] + ["and others"] * (len(missed) > MOST_NAMED)
     above = "ends above its goal" if len(missed) == 1 else "end above their goals"
-    text = f"{len(missed)} of {len(curves)} curves {above}: {'; '.join(named)}."
+    text = f"{len(missed)} of {of} {above}: {'; '.join(named)}."
     return Check(False, text, "numbers", exact=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from posterior_collapse.arrays import Float
 from posterior_collapse.experiments.figures import (
     DASHES,
     Chart,
@@ -32,7 +33,11 @@ COLORS = (BLUE, ORANGE, GREEN, "black", "#CC79A7")
 MANY = 5
 """Curves from which on shades of one hue do not do."""
 APART = 0.8
-"""Points by which curves are drawn apart, so that those that are all at 100% are seen."""
+"""Points by which curves that coincide are drawn apart, so that all of them are seen."""
+SAME = 0.005
+"""Difference of two shares, averaged over eps, up to which curves coincide: half a line."""
+APART_SAID = "Curves that coincide all along are drawn 1% apart."
+"""What a caption says of it."""
 
 
 def collapse_curves(curves: Panels, *, delta: float = 0.05, bands: Panels | None = None) -> Chart:
@@ -60,15 +65,16 @@ def collapse_curves(curves: Panels, *, delta: float = 0.05, bands: Panels | None
             reach = [value for eps, _ in lines.values() for value in array(eps)[[0, -1]].tolist()]
             box.set_xlim(min(reach), max(reach))  # not found from lines that are drawn apart
             each = looks(len(lines), hues=len(lines) > MANY)
-            for number, ((label, line), look) in enumerate(zip(lines.items(), each, strict=True)):
+            places = _apart([array(share) for _, share in lines.values()])
+            for (label, line), look, place in zip(lines.items(), each, places, strict=True):
                 eps, share = map(array, line)
-                up = APART * (number - (len(lines) - 1) / 2) / 72
+                up = APART * place / 72
                 apart = box.transData + ScaledTranslation(0, up, figure.dpi_scale_trans)
                 look |= {"transform": apart, "drawstyle": "steps-post"}
                 box.plot(eps, 100 * share, label=label, **look)
                 if bands is not None:
                     least, most = map(array, bands[title][label])
-                    shade: dict[str, Any] = {"alpha": 0.18, "lw": 0, "step": "post"}
+                    shade: dict[str, Any] = {"alpha": 0.25, "lw": 0, "step": "post"}
                     box.fill_between(eps, 100 * least, 100 * most, color=look["color"], **shade)
                     ends += zip(least.tolist(), most.tolist(), strict=True)
     table = long(curves, "eps (nats)", "share of collapsed units")
@@ -76,6 +82,20 @@ def collapse_curves(curves: Panels, *, delta: float = 0.05, bands: Panels | None
         return Chart(figure, table)
     rows = [[*row, *end] for row, end in zip(table.rows, ends, strict=True)]
     return Chart(figure, Table([*table.columns, "least over seeds", "most over seeds"], rows))
+
+
+def _apart(shares: Sequence[Float]) -> list[float]:
+    """Return by how many steps each curve is drawn off its place: 0 for one that stands alone.
+
+    Example:
+        >>> _apart([np.array([1.0, 1.0]), np.array([0.2, 1.0]), np.array([1.0, 1.0])])
+        [-0.5, 0.0, 0.5]
+    """
+    places = []
+    for number, one in enumerate(shares):
+        same = [i for i, other in enumerate(shares) if np.abs(one - other).mean() <= SAME]
+        places.append(same.index(number) - (len(same) - 1) / 2)
+    return places
 
 
 def spectra(spectra: Mapping[str, ArrayLike], *, threshold: float, name: str) -> Chart:
@@ -184,7 +204,7 @@ def scatter(
         points: Label (e.g. of an architecture) -> (x, y).
         x: Name of the x axis, with its unit.
         y: Name of the y axis, with its unit; all panels have one scale.
-        names: What each point is, e.g. its digit, in the order of the points: written in its place.
+        names: What each point is, e.g. its digit, in the order of the points: written beside it.
         notes: Label -> what is written into its panel.
 
     Example:
@@ -198,16 +218,49 @@ def scatter(
             place: dict[str, Any] = {"transform": box.transAxes, "va": "top", "size": 7}
             if label in written:
                 box.text(0.03, 0.98, written[label], **place)
-            box.plot(*map(array, line), ls="")  # so that the axes reach all names
-            for name, a, u in zip(names, *map(array, line), strict=True):
-                box.annotate(name, (a, u), size=8, ha="center", va="center", c=BLUE, weight="bold")
+            box.plot(*map(array, line), ls="", marker="o", ms=1.8, c=BLUE)
             box.margins(0.12, 0.16)
+        figure.draw_without_rendering()  # so that it is known where dots are
+        for box, line in drawn:
+            look: dict[str, Any] = {"size": 8, "ha": "center", "va": "center", "c": BLUE}
+            look |= {"textcoords": "offset points"}
+            at = np.column_stack([*map(array, line)])
+            for name, point, off in zip(names, at, _places(box, at), strict=True):
+                box.annotate(name, tuple(point), off, **look)
     rows = [
         [label, name, *at]
         for label, line in points.items()
         for name, *at in zip(names, *(array(values).tolist() for values in line), strict=True)
     ]
     return Chart(figure, Table(["panel", "name", x, y], rows))
+
+
+WIDE, HIGH = 5.0, 6.5
+"""Points that a name of one letter needs."""
+BESIDE = ((5, 0), (-5, 0), (0, 6), (0, -6), (5, 5), (-5, 5), (5, -5), (-5, -5), (0, 11), (0, -11))
+"""Where a name may stand, in points off what it names: the first place that covers least."""
+UNREAD = 9
+"""What a name that is covered counts, beside a dot that is."""
+
+
+def _places(box: Axes, at: Float) -> list[tuple[float, float]]:
+    """Return by how many points names stand off their dots, so that none is on another or a dot."""
+    scale = 72 / box.get_figure().dpi  # type: ignore[union-attr]
+    dots = box.transData.transform(at) * scale
+    names: list[Float] = []
+    found: list[tuple[float, float]] = []
+    for own, dot in enumerate(dots):
+        others = np.delete(dots, own, axis=0)
+
+        def covered(place: tuple[float, float], dot: Float = dot, others: Float = others) -> int:
+            near = np.abs(others - dot - place) < (WIDE / 2 + 1, HIGH / 2 + 1)
+            far = [np.abs(name - dot - place) < (WIDE, HIGH) for name in names]
+            return int(near.all(1).sum()) + UNREAD * sum(bool(each.all()) for each in far)
+
+        best = min(BESIDE, key=covered)
+        names.append(dot + best)
+        found.append(best)
+    return found
 
 
 LEAST = 1e-3

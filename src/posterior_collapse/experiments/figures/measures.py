@@ -116,11 +116,13 @@ class Points(NamedTuple):
         settings: Numbers, which lines join, or words in order.
         mean: Over the seeds of each.
         std: Over the seeds of each, that of a sample; NaN for one seed.
+        bounds: Which are upper bounds, marked by an arrow down; empty: none.
     """
 
     settings: Sequence[float] | Sequence[str]
     mean: ArrayLike
     std: ArrayLike
+    bounds: Sequence[bool] = ()
 
     @classmethod
     def of(
@@ -130,7 +132,7 @@ class Points(NamedTuple):
 
         Example:
             >>> Points.of([0.5, 1], [[2.0, 4.0], [5.0]])
-            Points(settings=[0.5, 1], mean=[3.0, 5.0], std=[1.4142135623730951, nan])
+            Points(settings=[0.5, 1], mean=[3.0, 5.0], std=[1.4142135623730951, nan], bounds=())
         """
         each = list(values)
         std = [float(np.std(v, ddof=1)) if len(v) > 1 else float("nan") for v in each]
@@ -162,6 +164,7 @@ def spread(measures: Mapping[str, Mapping[str, Points]], *, variable: str) -> Ch
 def _draw(box: Axes, lines: Mapping[str, Points]) -> None:
     """Draw means with their stds, those of one setting beside each other, and theory as a line."""
     from matplotlib.ticker import MaxNLocator
+    from matplotlib.transforms import ScaledTranslation
 
     settings = _in_order(lines.values())
     trained = {label: points for label, points in lines.items() if label != THEORY}
@@ -175,10 +178,18 @@ def _draw(box: Axes, lines: Mapping[str, Points]) -> None:
         if len(trained) > 1:
             shape["label"] = label
         box.errorbar(at, array(points.mean), array(points.std), **shape)
+        low = [bool(bound) for bound in points.bounds] or [False] * len(at)
+        ends = array(points.mean) - np.nan_to_num(array(points.std))  # of the error bars
+        under = box.transData + ScaledTranslation(0, -7 / 72, box.figure.dpi_scale_trans)
+        arrow: dict[str, Any] = {"marker": r"$\downarrow$", "ms": 6, "ls": "", "mew": 0.2}
+        box.plot(np.array(at)[low], ends[low], c=look["color"], transform=under, **arrow)
     if THEORY in lines:
         at = [settings.index(name) for name in _names(lines[THEORY].settings)]
-        box.plot(at, array(lines[THEORY].mean), color="black", lw=0.9, ls=":", label=THEORY)
-    box.margins(x=0.08)
+        words = isinstance(lines[THEORY].settings[0], str)  # nothing lies between them
+        line: dict[str, Any] = {"ls": "", "marker": "_", "ms": 9} if words else {"ls": ":"}
+        box.plot(at, array(lines[THEORY].mean), color="black", lw=0.9, label=THEORY, **line)
+    bounded = any(any(points.bounds) for points in lines.values())
+    box.margins(x=0.08, y=0.18 if bounded else 0.05)  # room for arrows
     slanted: dict[str, Any] = {}
     if sum(LETTER * len(name) + 0.1 for name in settings) > room(box):
         slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}

@@ -1,0 +1,138 @@
+"""Which way a measure goes along the values of a grid, and where it is least."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import rankdata
+from scipy.stats import t as student
+
+from posterior_collapse.experiments.checks import Check, rounded
+
+Way: TypeAlias = Literal["rises", "falls", "hardly changes", "rises and falls", "falls and rises"]
+CONSISTENT = 0.5
+"""Mean rank correlation over the lines of a grid from which values count as moving together: for
+five lines of five, as in E4, twice the 0.22 by which it varies where there is no order."""
+
+
+def direction(values: Sequence[float], slack: float) -> Way:
+    """Return which way values go, in order.
+
+    Args:
+        values: One per setting.
+        slack: What a step may go the other way, and what start and end have to differ by.
+
+    Example:
+        >>> [direction(v, 0.1) for v in ([1, 2, 1.95, 3], [3, 2, 2, 1], [1, 1.02], [1, 3, 2])]
+        ['rises', 'falls', 'hardly changes', 'rises and falls']
+        >>> direction([3, 1, 2], 0.1)
+        'falls and rises'
+    """
+    steps = np.diff(values)
+    up, down = float(steps.max(initial=0.0)) > slack, float(steps.min(initial=0.0)) < -slack
+    if up and down:
+        rises_first = np.argmax(steps > slack) < np.argmax(steps < -slack)
+        return "rises and falls" if rises_first else "falls and rises"
+    change = values[-1] - values[0]
+    if abs(change) <= slack:
+        return "hardly changes"
+    return "rises" if change > 0 else "falls"
+
+
+def monotone(
+    what: str, name: str, points: Iterable[tuple[float, float]], expected: Way, slack: float
+) -> Check:
+    """Return whether a measure goes the expected way; the sentence says which way it goes.
+
+    Args:
+        what: The measure.
+        name: The setting.
+        points: Pairs of setting and measure.
+        expected: By claim and theory.
+        slack: As in `direction`.
+
+    Example:
+        >>> monotone("KL", "beta", [(2, 1.5), (1, 3.0)], "falls", 0.1).text
+        'KL falls with beta (1: 3, 2: 1.5).'
+    """
+    ordered = sorted(points)
+    found = direction([value for _, value in ordered], slack)
+    numbers = ", ".join(f"{at:g}: {value:.4g}" for at, value in ordered)
+    return _held(found, expected, f"{what} {found} with {name} ({numbers})")
+
+
+SURE = 0.95
+"""Confidence (Student's t, paired by seed) from which seeds tell two settings apart."""
+
+
+def least(what: str, name: str, values: Mapping[float, Sequence[float]], expected: float) -> Check:
+    """Return whether a measure is least at the expected setting, as far as the seeds can tell.
+
+    Args:
+        what: The measure.
+        name: The setting.
+        values: Setting -> the measure of each seed, the same seeds in the same order.
+        expected: Where it is least by theory.
+
+    Returns:
+        The check: it agrees if every other setting is surely above, differs if one is surely
+        below, and did not measure it where the seeds do not tell.
+
+    Example:
+        >>> print(least("NLL", "beta", {1: [2.0, 2.1], 2: [3.0, 3.2], 4: [2.2, 2.0]}, 1).text)
+        NLL is by theory least at beta = 1. Above that: 2: +1.05 ± 0.05; 4: +0.05 ± 0.15 (not sure).
+    """
+    sure_above, sure_below, told = [], [], []
+    for setting, of in sorted(values.items()):
+        if setting == expected:
+            continue
+        off = np.subtract(of, values[expected])
+        error = float(np.std(off, ddof=1)) / len(off) ** 0.5 if len(off) > 1 else np.inf
+        most = error * float(student.ppf((1 + SURE) / 2, len(off) - 1)) if len(off) > 1 else np.inf
+        mean = float(np.mean(off))
+        sure_above.append(mean > most)
+        sure_below.append(mean < -most)
+        sure = sure_above[-1] or sure_below[-1]
+        spread = f" ± {error:.2g}" if len(off) > 1 else ""
+        told.append(f"{setting:g}: {rounded(mean):+.3g}{spread}{'' if sure else ' (not sure)'}")
+    agrees = True if all(sure_above) else False if any(sure_below) else None
+    text = f"{what} is by theory least at {name} = {expected:g}. Above that: {'; '.join(told)}."
+    return Check(agrees, text)
+
+
+def along_lines(grid: ArrayLike) -> float:
+    """Return the rank correlation along the last axis, averaged over lines; 0 for constant ones.
+
+    Within a line nothing else varies, so that a weaker influence is not hidden by a stronger one.
+
+    Example:
+        >>> along_lines([[1, 2, 3], [10, 20, 30]]), along_lines([[1, 1], [2, 1]])
+        (1.0, -0.5)
+    """
+    ranks = np.apply_along_axis(rankdata, -1, np.asarray(grid, dtype=float))
+    places = np.arange(ranks.shape[-1]) - (ranks.shape[-1] - 1) / 2
+    ranks -= ranks.mean(-1, keepdims=True)
+    size = np.sqrt((ranks**2).sum(-1) * (places**2).sum())
+    return float(np.mean(ranks @ places / np.where(size > 0, size, 1.0)))
+
+
+def follows(what: str, name: str, correlation: float, expected: Way) -> Check:
+    """Return whether a measure follows a setting over a grid, by `along_lines`.
+
+    Example:
+        >>> follows("Error", "beta_2", 0.11, "rises").text
+        'Error neither rises nor falls with beta_2 (mean rank correlation 0.11); expected: rises.'
+    """
+    found = "neither rises nor falls"
+    if abs(correlation) >= CONSISTENT:
+        found = "rises" if correlation > 0 else "falls"
+    said = f"{what} {found} with {name} (mean rank correlation {correlation:.2f})"
+    return _held(found, expected, said)
+
+
+def _held(found: str, expected: Way, said: str) -> Check:
+    agrees = found == expected
+    return Check(agrees, f"{said}." if agrees else f"{said}; expected: {expected}.")
