@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from posterior_collapse.experiments import DELIVERABLES, Result
+from posterior_collapse.models import Architecture
 from posterior_collapse.runs import RunData
 from posterior_collapse.specs import VAESpec
 
@@ -27,9 +28,8 @@ def planted(
             learning_rate=record.pop("learning_rate", 1e-3),
         ),
         evaluation=SimpleNamespace(samples=7),
+        architecture=record.pop("architecture", Architecture.named("mlp")),
     )
-    if "architecture" in record:
-        run.architecture = record.pop("architecture")
     fields = {"run": run, "measured": measured, "arrays": {}, "forecast": None, **record}
     return Result(grid, labels, SimpleNamespace(**fields))  # type: ignore[arg-type]
 

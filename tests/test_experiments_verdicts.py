@@ -24,6 +24,7 @@ from posterior_collapse.experiments.deliverables.explained import (
     within_bound,
 )
 from posterior_collapse.experiments.ways import along_lines, direction, monotone
+from posterior_collapse.models import Architecture
 from posterior_collapse.runs import RunData
 from posterior_collapse.specs import HVAESpec
 from posterior_collapse.theory import forecast
@@ -419,7 +420,9 @@ class TestNumbers:
     def test_what_a_warm_up_changes_is_told_by_value(self) -> None:
         cold, warm = self.result(1, 0.0, 0), self.result(1, 3.8, 3)
         warm.run.settings.warm_up = 10  # type: ignore[misc]
-        notes = DELIVERABLES["collapse_curves"]([cold, warm]).notes
+        wider = self.result(1, 4.0, 4)
+        wider.run.architecture = Architecture.named("mlp", hidden=(99,))  # type: ignore[misc]
+        notes = DELIVERABLES["collapse_curves"]([cold, warm, wider]).notes
         assert any(
             note.startswith("Units that carry information on the data, without and with a warm-up")
             and note.endswith("beta = 1: 0 and 3 of 4.")

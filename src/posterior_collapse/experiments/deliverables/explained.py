@@ -88,7 +88,8 @@ def diagnosed(results: Sequence[Result], top: int, *, apart: bool = False) -> It
         + str(worst.measured["verdict"]).replace("+-", "±")  # as earlier versions wrote it
     )
     warm = [r for r in results if r.run.settings.warm_up]
-    cold = [r for r in results if not r.run.settings.warm_up]
+    nets = [r.run.architecture for r in warm]
+    cold = [r for r in results if not r.run.settings.warm_up and r.run.architecture in nets]
     if warm and cold:
         yield _warmed_up(cold, warm, top)
 
@@ -118,8 +119,8 @@ def most_per_unit(result: Result) -> float | None:
     Their variance is then 1 at most, and that of z1 `1 + sigma_1^2`, of which a linear unit of z2
     carries `1/2 log((1 + sigma_1^2) beta_1 / (beta_2 eta_dec^2))` nats, or none. None: no bound.
     """
-    architecture, spec = getattr(result.run, "architecture", None), result.run.spec
-    if getattr(architecture, "latent", "") != "tanh" or result.depth != 2:
+    spec = result.run.spec
+    if result.run.architecture.latent != "tanh" or result.depth != 2:
         return None
     sigma, eta = spec.sigma_levels[0], spec.eta_levels[0]
     if isinstance(sigma, (str, tuple)) or isinstance(eta, str):
