@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from posterior_collapse.experiments.checks import Part, Result
 from posterior_collapse.experiments.deliverables import (
     collapse,
+    convergence,
     images,
     likelihood,
     linear,
@@ -18,7 +19,7 @@ DELIVERABLES: Mapping[str, Callable[[Sequence[Result]], Part]] = {
     for deliverable in (
         *(collapse.collapse_curves, collapse.correlation, collapse.digits, collapse.onset),
         *(images.beta_panel, images.reconstructions, images.sweep_reconstructions),
-        *(images.matrices, linear.both_learned, linear.convergence, linear.theory_sweep),
+        *(images.matrices, convergence.convergence, linear.both_learned, linear.theory_sweep),
         *(likelihood.likelihood_table, likelihood.published_numbers),
         *(trust_units.trust_onset, trust_units.trust_units),
         *(trust_gain.trust_gain, trust_gain.trust_failures),
