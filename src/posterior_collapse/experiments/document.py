@@ -376,7 +376,7 @@ def _seeds(row: Mapping[str, Any]) -> str:
     fewer: dict[int, dict[str, None]] = {}
     for title, count in counts.items():
         if count < most:
-            fewer.setdefault(count, {})[title.rpartition(": ")[2].partition(", ")[0]] = None
+            fewer.setdefault(count, {})[title.rpartition(": ")[2].removesuffix(", exact")] = None
     rest = "; ".join(f"{', '.join(titles)}: {count}" for count, titles in fewer.items())
     return f"{most} ({rest})" if rest else str(most)
 
