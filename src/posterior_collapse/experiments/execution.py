@@ -64,15 +64,19 @@ class Executor:
             return (
                 self._outcome(run, model.eval(), {}, "not trained", 0.0)
                 for run, model in zip(runs, self._start(runs), strict=True)
+                if not self._is_kept(run)
             )
         if runs[0].method in BY_MINIBATCHES:
             fitted = self._by_minibatches(runs, folders)
             return (
                 self._outcome(run, one.model.to(self.device), one.history, one.stopped, one.seconds)
                 for run, one in zip(runs, fitted, strict=True)
-                if self.store is None or run.key not in self.store
+                if not self._is_kept(run)
             )
         return map(self._on_moments, runs)
+
+    def _is_kept(self, run: Run) -> bool:
+        return self.store is not None and run.key in self.store
 
     def _by_minibatches(
         self, runs: Sequence[Run], folders: Sequence[Path] | None

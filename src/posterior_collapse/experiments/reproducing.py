@@ -122,7 +122,8 @@ def reproduce(
         for row in rows:
             own = keys[row.id]
             if row.id not in results and (not training or training & own):
-                report(State(row, Progress(len(own), len(own & there), len(own & training)), epoch))
+                now = Progress(len(own), len(own & there), len((own & training) - there))
+                report(State(row, now, epoch))
 
     def kept(records: Mapping[str, Record]) -> None:
         there.update(records)

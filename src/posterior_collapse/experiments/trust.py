@@ -11,6 +11,7 @@ from typing import Any
 from posterior_collapse import files
 from posterior_collapse.errors import CorruptFileError, MissingFileError, writing
 from posterior_collapse.experiments.document import RESULT, template
+from posterior_collapse.experiments.machines import named
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.experiments.trust_table import (
     BESIDE,
@@ -109,7 +110,7 @@ def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> s
     """
     found = _found(Path(results))
     home = Path(os.path.relpath(results, folder)).as_posix()
-    on = [re.split("(?<=threads), |(?<=thread), ", r["hardware"]) for r in found.values()]
+    on = [named(result["hardware"]).split("; ") for result in found.values()]
     machines = dict.fromkeys(machine for each in on for machine in each)
     notes = [note for result in found.values() for note in result["agreement"]["notes"]]
     text = template("trust.md.jinja").render(

@@ -94,8 +94,7 @@ def _onsets_held(records: Records) -> str:
         text = f"{words}: within {NEAR:.0%} in {sum(map(_is_near, own))} of {len(own)} networks"
         if found := [r for r in own if r[ERROR] is not None]:
             worst = max(found, key=lambda r: max(abs(r[LAST] - 1), abs(r[FIRST] - 1)))
-            why = f": {CAUSES[worst[WHY]]}" if worst[WHY] else ""
-            text += f", at worst {worst[ERROR]} ({worst['network']}{why})"
+            text += f", at worst {worst[ERROR]}"
         parts.append(text)
     return "; ".join(parts)
 
@@ -111,7 +110,8 @@ def _units_held(records: Records) -> str:
 
 CAUSES = {
     "start": "units do live there after a warm-up",
-    "noise": "the noise of training outweighs what a unit brings",
+    "noise": "a unit brings less than the noise of training costs",
+    "kept up by noise": "noise keeps units up that bring nothing",
     "another optimum": "units live on at a lower loss than the collapsed",
     "not known": "not known",
 }

@@ -68,7 +68,13 @@ SURE = 0.95
 """Confidence (Student's t, paired by seed) from which seeds tell two settings apart."""
 
 
-def least(what: str, name: str, values: Mapping[float, Sequence[float]], expected: float) -> Check:
+def least(
+    what: str,
+    name: str,
+    values: Mapping[float, Sequence[float]],
+    expected: float,
+    too_high: Mapping[float, float] | None = None,
+) -> Check:
     """Return whether a measure is least at the expected setting, as far as the seeds can tell.
 
     Args:
@@ -76,25 +82,29 @@ def least(what: str, name: str, values: Mapping[float, Sequence[float]], expecte
         name: The setting.
         values: Setting -> the measure of each seed, the same seeds in the same order.
         expected: Where it is least by theory.
+        too_high: Setting -> by how much its values may be too high; None: they are not.
 
     Returns:
-        The check: it agrees if every other setting is surely above, differs if one is surely
-        below, and did not measure it where the seeds do not tell.
+        The check: it agrees if every other setting is surely above, differs if one of them is
+        surely below (surer the more there are, by Bonferroni), and did not measure it where the
+        seeds do not tell.
 
     Example:
         >>> print(least("NLL", "beta", {1: [2.0, 2.1], 2: [3.0, 3.2], 4: [2.2, 2.0]}, 1).text)
         NLL is by theory least at beta = 1. Above that: 2: +1.05 ± 0.05; 4: +0.05 ± 0.15 (not sure).
     """
     sure_above, sure_below, told = [], [], []
+    bias, others = too_high or {}, len(values) - 1
     for setting, of in sorted(values.items()):
         if setting == expected:
             continue
         off = np.subtract(of, values[expected])
-        error = float(np.std(off, ddof=1)) / len(off) ** 0.5 if len(off) > 1 else np.inf
-        most = error * float(student.ppf((1 + SURE) / 2, len(off) - 1)) if len(off) > 1 else np.inf
+        free = len(off) - 1
+        error = float(np.std(off, ddof=1)) / len(off) ** 0.5 if free else np.inf
+        one, all_of_them = (student.ppf(1 - (1 - SURE) / 2 / n, free or 1) for n in (1, others))
         mean = float(np.mean(off))
-        sure_above.append(mean > most)
-        sure_below.append(mean < -most)
+        sure_above.append(bool(mean - bias.get(setting, 0.0) > error * one))
+        sure_below.append(bool(mean + bias.get(expected, 0.0) < -error * all_of_them))
         sure = sure_above[-1] or sure_below[-1]
         spread = f" ± {error:.2g}" if len(off) > 1 else ""
         told.append(f"{setting:g}: {rounded(mean):+.3g}{spread}{'' if sure else ' (not sure)'}")

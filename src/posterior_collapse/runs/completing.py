@@ -23,16 +23,16 @@ from posterior_collapse.training import Progress as Epoch
 from posterior_collapse.training.tracing import processor
 
 MOST_TOGETHER = 12
-"""Runs per group. A group is kept when it ends: more would gain little speed and risk more."""
+"""Runs per group. None is kept before all have trained: more would gain little and risk more."""
 CHECKPOINT_SHARE = 0.05
 """Share of the time that the checkpoints of a store's runs may take: epochs of small networks are
 shorter than writing them, and a killed group loses no more than the 20 times as long."""
 
 Report = Callable[[Epoch], None]
 Execute = Callable[[Sequence[Run], "Sequence[Path] | None"], Iterable[Outcome]]
-"""Trains runs of one family together, with a folder each for checkpoints or none, and measures them
-one by one; may leave out those that are kept. To train elsewhere it is a dataclass with a field
-`report`, which is told of each epoch."""
+"""Trains runs of one family together, with a folder each for checkpoints or none, and gives what
+each leaves as it is measured; may leave out those that are kept. To train elsewhere it is a
+dataclass with a field `report`, which is told of each epoch."""
 
 
 class Job(NamedTuple):
@@ -166,12 +166,12 @@ def _outcome(run: Run, fitted: Fitted) -> Outcome:
 
 
 class Progress(NamedTuple):
-    """What a caller is told before and after each group.
+    """What a caller is told before and after each group, and when a run is kept.
 
     Attributes:
         runs: Runs of the sweep.
         done: Those that are kept.
-        training: Those that train now; 0 between groups.
+        training: Those that train now, or wait to be measured; 0 between groups.
     """
 
     runs: int
@@ -254,7 +254,7 @@ def complete(
         device: Where minibatches are trained; written into the records.
         most: As in `groups`.
         spread: Where groups train.
-        report: Called before and after each group.
+        report: Called before and after each group, and when a run is kept.
         kept: Called at first and after each group with the records that are there, by key.
 
     Raises:

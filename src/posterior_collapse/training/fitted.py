@@ -52,7 +52,7 @@ class Fitted(Seen):
         stopped: `"finished"`, `"early"`, `"iteration limit"` (L-BFGS was not at a minimum), or
             `"non-finite: "` and the step and the term.
         seconds: How long it trained, by the clock; runs that trained together have an equal share
-            each. What it trained before it was resumed counts where there is a
+            each. What it trained by minibatches before it was resumed counts where there is a
             `checkpoint_share`.
     """
 

@@ -157,11 +157,11 @@ def of_onsets(records: Records, alive: Mapping[str, Mapping[str, Line]]) -> Part
     causes = (
         "Causes, as far as these runs tell. Start: at the first beta that is dead without a "
         "warm-up, runs after one live, so that no unit being alive there is training's doing. "
-        "Noise: what a linear model would gain at the first beta dead is less than what the noise "
-        "of Adam's steps costs the runs that have collapsed; above the onset, units live on "
-        "at higher losses than the collapsed. Another optimum: runs after a warm-up live on above "
-        "the onset at a lower loss than the collapsed, which is stable there all the same. Not "
-        "known: the gain outweighs the noise, and no run lives there."
+        "Noise: what a linear model would gain at the first beta dead is less than the runs that "
+        "have collapsed miss their optimum by, the noise of Adam's steps. Kept up by noise: above "
+        "the onset units live on at higher losses than the collapsed. Another optimum: runs after "
+        "a warm-up live on above the onset at a lower loss than the collapsed, which is stable "
+        "there all the same. Not known: the gain outweighs the noise, and no run lives there."
     )
     verdicts = (
         "The verdict there is that of the first seed at the first beta dead. Signal-unclaimed: a "
@@ -180,7 +180,7 @@ def _cause(record: Mapping[str, Any], records: Records) -> str:
     if not last or first is None or last <= 1 <= first:
         return ""
     if last > 1:
-        return "another optimum" if record[ABOVE] < 0 else "noise"
+        return "another optimum" if record[ABOVE] < 0 else "kept up by noise"
     same = [r for r in records if r["network"] == record["network"] and r["warm-up"] == "yes"]
     if record["warm-up"] == "no" and any(r[LAST] >= first for r in same):
         return "start"

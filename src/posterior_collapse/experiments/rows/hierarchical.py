@@ -41,12 +41,13 @@ Z2_DIES = (
     "sqrt(beta_1)); a dead z2 gives one image for all inputs."
 )
 TANH = (
-    "The published networks end in tanh: means stay within 1, which a linear model does not know, "
-    "so that a unit of z2 has at most 1/2 log((1 + sigma_1^2) beta_1 / (beta_2 eta_dec^2)) nats"
+    "The published networks end in tanh: means stay within 1, which a linear model does not know. "
+    "While those of z1 are uncorrelated, as in the linear optimum, a unit of z2 has at most "
+    "1/2 log((1 + sigma_1^2) beta_1 / (beta_2 eta_dec^2)) nats"
 )
 FEWER = (
-    "then a unit of z2 lives only if beta_2 eta_dec^2 < beta_1 (1 + sigma_1^2) too, and carries no "
-    'more than that leaves it: in tables, what theory gives "with means within 1"'
+    "it then lives only if beta_2 eta_dec^2 < beta_1 (1 + sigma_1^2) too: in tables, what theory "
+    'gives "with uncorrelated means within 1"; of correlated ones it may carry more'
 )
 Z2_LIVES = (
     "unit i of z2 lives while "

@@ -132,8 +132,8 @@ ROWS: tuple[Row, ...] = (
         published="The published script prints curves of one seed and has no code for figures; its "
         "KL mixes training and test batches. Much of what it prints is its seed's: at beta = 0.5 "
         "eight units live with the one it has, four with the next. Its network is narrow, with as "
-        "many hidden units as latents: at small beta, where theory keeps all of these, that is the "
-        "limit, which a warm-up does not lift and 64 hidden units do.",
+        "many hidden units as latents, so that a wider one stands beside it, one run per beta: "
+        "what it keeps at small beta, where theory keeps all, the narrow one has no room for.",
     ),
     Row(
         id="E2",
