@@ -120,7 +120,8 @@ def test_published_runs_have_no_warm_up_and_others_stand_beside_them() -> None:
         found = members(name)
         assert {m.run.settings.warm_up for m in found if "warm-up" not in m.grid} == {0}
         warm = [m for m in found if m.run.settings.warm_up]
-        assert [m.labels for m in warm] == [m.labels for m in found if "warm-up" not in m.grid]
+        cold = [m for m in found if m.run.architecture.hidden == (16,) and m not in warm]
+        assert [m.labels for m in warm] == [m.labels for m in cold]
     short = [m.run.settings for m in members("E1", epochs=6) if m.run.settings.warm_up]
     assert {settings.warm_up for settings in short} == {3}  # of a short run it is half
 
@@ -176,14 +177,17 @@ def test_what_varies_is_what_its_label_says() -> None:
 
 
 def test_shared_runs_are_the_same_runs() -> None:
-    assert keys("E1", seeds=3) == keys("E9", seeds=3)
+    wider = {m.run.key for m in members("E1") if m.run.architecture.hidden == (64,)}
+    assert len(wider) == 2
+    assert keys("E1", seeds=3) == keys("E9", seeds=3) | wider
     assert len(keys("E3") & keys("E15")) == 11
     assert len(keys("E3") & keys("E4")) == 5
     assert len(keys("E7") & keys("E8")) == len(keys("E12") & keys("E13")) == 1
 
 
 def test_seeds_are_many_only_where_spread_is_shown() -> None:
-    assert len(keys("E1", seeds=3)) == 3 * len(keys("E1"))
+    assert len(keys("E9", seeds=3)) == 3 * len(keys("E9"))
+    assert len(keys("E1", seeds=3)) == 3 * len(keys("E9")) + 2  # one run each of a wider network
     assert len(keys("E7", seeds=3)) == len(keys("E7"))
     seeds = [member.run.settings.seed for member in members("E6", seeds=3)]
     assert seeds == [1, 2, 3] * 2

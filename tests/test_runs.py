@@ -329,7 +329,8 @@ class TestSweep:
         complete(
             [run(1.0), run(2.0)], Store(tmp_path), executed, report=lambda p: told.append((*p,))
         )
-        assert told == [(2, 0, 0), (2, 0, 2), (2, 2, 0)]
+        # As each run is kept, and once more when their group has ended.
+        assert told == [(2, 0, 0), (2, 0, 2), (2, 1, 1), (2, 2, 0), (2, 2, 0)]
 
     def test_groups_are_as_large_as_asked_and_records_are_told_as_they_come(
         self, tmp_path: Path
