@@ -185,7 +185,7 @@ def _of_onsets(who: str, records: Records) -> Iterator[list[str]]:
             named = [f"from {named[0]} to {named[-1]}, {middle} in the middle"]
         parts = [
             *named,
-            *[f"within 5% in {sum(map(_is_near, own))} of {len(own)}"] * (len(own) > 1),
+            *[f"within {NEAR:.0%} in {sum(map(_is_near, own))} of {len(own)}"] * (len(own) > 1),
         ]
         causes = Counter(r[WHY] for r in found if r[WHY])
         parts += [

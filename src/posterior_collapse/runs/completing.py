@@ -302,7 +302,8 @@ def complete(
                     store.put(outcome, [run.key for run in job.runs], done.origin)
                     records[outcome.run.key] = _kept(store, outcome.run.key)
                     tell()
-                records.update({run.key: _kept(store, run.key) for run in job.runs})
+                left_out = [run.key for run in job.runs if run.key not in records]
+                records.update({key: _kept(store, key) for key in left_out})
                 store.worked([run.key for run in job.runs])
                 training.pop(job.runs[0].key)[1].close()
                 kept(records)

@@ -36,10 +36,11 @@ def distinct(results: Sequence[Result]) -> list[Result]:
 def concluded(results: Sequence[Result]) -> str:
     """Return how often `diagnose` concludes what of runs, the most frequent first."""
     names = [str(r.measured["conclusion"]) for r in results if r.measured.get("conclusion")]
-    counts = Counter(names).most_common()
-    if len(names) == 1:
-        return names[0]
-    return ", ".join(f"{count} {name}" for name, count in counts)
+    return names[0] if len(names) == 1 else _counted(names)
+
+
+def _counted(names: Sequence[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in Counter(names).most_common())
 
 
 def beside_theory(results: Sequence[Result], top: int) -> Iterator[str]:
@@ -77,7 +78,7 @@ def diagnosed(results: Sequence[Result], top: int, *, apart: bool = False) -> It
     for result in fewer:
         groups.setdefault(f"{result.grid}: " if apart else "", []).append(result)
     named = "; ".join(
-        grid + ", ".join(f"{count} {name}" for name, count in _counted(of))
+        grid + _counted([str(result.measured["conclusion"]) for result in of])
         for grid, of in groups.items()
     )
     worst = max(fewer, key=lambda r: (-r.active(top), r.active_by_theory(top) or 0))
@@ -93,10 +94,6 @@ def diagnosed(results: Sequence[Result], top: int, *, apart: bool = False) -> It
     cold = [r for r in results if not r.run.settings.warm_up and r.run.architecture in nets]
     if warm and cold:
         yield _warmed_up(cold, warm, top)
-
-
-def _counted(results: Sequence[Result]) -> list[tuple[str, int]]:
-    return Counter(str(result.measured["conclusion"]) for result in results).most_common()
 
 
 def _warmed_up(cold: Sequence[Result], warm: Sequence[Result], top: int) -> str:
