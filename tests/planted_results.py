@@ -10,6 +10,11 @@ from posterior_collapse.runs import RunData
 from posterior_collapse.specs import VAESpec
 
 NUMBER = itertools.count()
+RUNS = [
+    {"beta": beta, "seed": seed, "NLL (nats)": 100 * beta + seed**2 / 7, "active units": 9 - seed}
+    for beta in (0.5, 2.0)
+    for seed in (1, 2, 3)
+]
 
 
 def planted(

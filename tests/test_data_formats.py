@@ -228,6 +228,8 @@ def test_no_file_that_may_run_code_is_read(tmp_path: Path, capsys, ending: str, 
 
 # Single-cell data.
 
+COUNTS = np.arange(240).reshape(6, 40)
+
 
 class Group(dict):  # type: ignore[type-arg]
     """A group of an HDF5 file, as far as it is looked at; arrays stand for its data sets."""
@@ -250,7 +252,7 @@ def filled(group: Any, x: Any, new: Any) -> Any:
             inner[part] = getattr(matrix, part)
 
     put(group, "X", x)
-    put(new(group, "layers"), "counts", GREY.reshape(5, 24)[:, :3])
+    put(new(group, "layers"), "counts", COUNTS)
     var = new(group, "var")
     var.attrs["_index"] = "names"
     var["names"] = np.array([f"gene{i}".encode() for i in range(40)], "S8")
@@ -332,8 +334,10 @@ def test_npz_of_a_sparse_matrix(tmp_path: Path, capsys, kind: str, make: Any) ->
 def test_layers_and_columns_of_h5ad(h5ad: Any) -> None:
     path = h5ad(SPARSE.tocsr())
     found = load(path, key="counts")
-    np.testing.assert_array_equal(found.x, GREY.reshape(5, 24)[:, :3])
+    np.testing.assert_array_equal(found.x, COUNTS)
     assert "layer 'counts'" in found.note
+    assert found.names == load(path).names == tuple(f"gene{i}" for i in range(40))
+    assert load(path, columns="gene2,gene0").names == ("gene0", "gene2")
     with pytest.raises(InvalidArgumentError, match=r"key: got 'count'.*Did you mean 'counts'"):
         load(path, key="count")
     with pytest.raises(InvalidArgumentError, match=r"label_column: got 'knid'.*mean 'kind'"):
@@ -356,7 +360,15 @@ def test_h5ad_that_is_damaged(h5ad: Any, tmp_path: Path) -> None:
     def headless(file: Any) -> None:
         del file["X"]
 
-    for change in (beyond, kindless, headless):
+    def nameless(file: Any) -> None:
+        del file["var"]
+
+    def misnamed(file: Any) -> None:
+        del file["var"]["names"]
+        file["var"]["names"] = np.array([b"gene0"], "S8")
+
+    assert load(h5ad(SPARSE.tocsr(), nameless)).names is None
+    for change in (beyond, kindless, headless, misnamed):
         with pytest.raises(CorruptFileError, match=r"cells\.h5ad"):
             load(h5ad(SPARSE.tocsr(), change))
 

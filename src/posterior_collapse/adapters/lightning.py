@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from posterior_collapse import checks
 from posterior_collapse.adapters.libraries import needing, undisturbed
 from posterior_collapse.adapters.outputs import posterior_of
-from posterior_collapse.data.samples import seeded
+from posterior_collapse.data.loaders import seeded
 from posterior_collapse.diagnosis.certificate import Residual, Residuals
 from posterior_collapse.diagnosis.statistics import row_chooser
 from posterior_collapse.errors import DataError, InvalidArgumentError, PosteriorCollapseError

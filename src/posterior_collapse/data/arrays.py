@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -107,18 +107,15 @@ def _from_annotated(name: str, values: Any, reading: Reading) -> Dataset:
     x, _ = as_samples("x", matrix)
     names = tuple(map(str, values.var_names))
     labels = annotation(name, values.obs, getattr(values.obs, "columns", ()), reading)
-    return annotated(Dataset(name, x, names=names), labels, lambda: names, reading)
+    return annotated(Dataset(name, x, names=names), labels, reading)
 
 
-def annotated(
-    dataset: Dataset, labels: Any, features: Callable[[], Sequence[str]], reading: Reading
-) -> Dataset:
+def annotated(dataset: Dataset, labels: Any, reading: Reading) -> Dataset:
     """Return what is wanted of an AnnData's matrix, X or a layer.
 
     Args:
-        dataset: Made of the matrix.
+        dataset: Made of the matrix, with the names of its columns.
         labels: One per row; None: there are none.
-        features: Gives the names of the matrix's columns, if they are asked for.
         reading: What is wanted.
     """
     if labels is not None:
@@ -127,7 +124,7 @@ def annotated(
     dataset = replace(dataset, labels=labels, steps=(*steps, *reading.labelled))
     if not (reading.columns or reading.drop):
         return dataset
-    return chosen(dataset, replace(reading, label_column=None), features())
+    return chosen(dataset, replace(reading, label_column=None), dataset.names)
 
 
 def layer(name: str, layers: Mapping[str, Any], key: str) -> Any:

@@ -161,11 +161,13 @@ def _read_annotated(path: Path, reading: Reading) -> Dataset:
         key, obs = reading.key, file["obs"]
         stored = file["X"] if key is None else layer(path.name, file.get("layers", {}), key)
         x, _ = as_samples(path.name, _matrix(path, stored))
-        names = list(obs.dtype.names or ()) if hasattr(obs, "dtype") else list(obs)
-        column = annotation(path.name, obs, names, reading)
+        columns = list(obs.dtype.names or ()) if hasattr(obs, "dtype") else list(obs)
+        column = annotation(path.name, obs, columns, reading)
         labels = None if column is None else _labels(path, column)
-        dataset = Dataset(path.name, x)
-        return annotated(dataset, labels, lambda: _features(path, file["var"]), reading)
+        names = tuple(_features(path, file["var"])) if "var" in file else None
+        if names is not None and len(names) != x.shape[1]:
+            raise ValueError(f"{x.shape[1]} columns and {len(names)} names")
+        return annotated(Dataset(path.name, x, names=names), labels, reading)
 
 
 def _matrix(path: Path, stored: Any) -> Any:
