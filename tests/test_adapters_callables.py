@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, MultivariateNormal, Normal
+from torch.utils.data import DataLoader
 
 from posterior_collapse import CVAESpec, HVAESpec, InvalidArgumentError, VAESpec, diagnose
 from posterior_collapse.adapters import WrappedModel, from_callable
@@ -370,3 +371,41 @@ def test_tokens_reach_an_embedding_as_whole_numbers() -> None:
     mean, log_var = encode(tokens)
     kl = 0.5 * (mean**2 + log_var.exp() - 1 - log_var).mean(0)
     assert found.levels[0].kl.tolist() == pytest.approx(kl.tolist(), rel=1e-5)
+
+
+IMAGES = torch.rand(1200, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+CONVOLVED = nn.Sequential(nn.Conv2d(1, 2, 3, 2, 1), nn.Flatten(), nn.Linear(32, 4))
+
+
+@pytest.mark.parametrize(
+    ("data", "argument", "action"),
+    [
+        (IMAGES, "shape", "Pass shape=(1, 8, 8) to from_callable."),
+        (IMAGES[:, 0], "shape", "Pass shape=(1, 8, 8) to from_callable."),
+        (DataLoader(IMAGES, 100), "shape", "Pass shape=(1, 8, 8) to from_callable."),
+        (IMAGES.flatten(1), "batch_size", "If it takes images, pass shape= to from_callable."),
+        (IMAGES[:9].flatten(1), "model", "If it takes images, pass shape= to from_callable."),
+    ],
+)
+def test_a_model_of_images_that_is_given_rows_is_told_its_shape(data, argument, action) -> None:
+    def make(**shape: Any) -> WrappedModel:
+        return from_callable(lambda x: CONVOLVED(x).chunk(2, -1), latent_dim=2, **shape)
+
+    with pytest.raises(InvalidArgumentError, match=r"Expected 3D .* or 4D") as failed:
+        diagnose(make(), data)
+    assert failed.value.argument == argument
+    assert failed.value.action.endswith(action)
+    assert len(diagnose(make(shape=(1, 8, 8)), data).levels[0].kl) == 2
+
+
+def test_a_condition_and_a_target_that_are_swapped_are_told_apart() -> None:
+    layer = nn.Linear(6, 4)
+    model = from_callable(
+        lambda x, y: layer(torch.cat([x, y], 1)).chunk(2, -1),
+        lambda z, x: torch.cat([z[:, :1] + x[:, :1], x], 1)[:, :4] @ torch.ones(3, 4),
+        latent_dim=2,
+        spec=CVAESpec(2, sigma="input"),
+    )
+    assert diagnose(model, (ROWS[:, :2], ROWS)).loss is not None
+    with pytest.raises(InvalidArgumentError, match="x is the condition and y what is decoded"):
+        diagnose(model, (ROWS, ROWS[:, :2]))

@@ -129,12 +129,16 @@ HEADERS = {
     "0 above reals": [[0], *[row[:1] for row in REAL]],
     "years": [list(range(2000, 2012)), *digits(12)],
     "wavelengths": [[400 + 2.5 * i for i in range(16)], *[row[:16] for row in REAL]],
+    "masses": [[112.04, 118.09, 130.5, 322.05], *[row[:4] for row in REAL]],
+    "three years": [[2001, 2002, 2003], *digits(3)],
 }
 SAMPLES = {
     "0 and 1 above integers": [[0, 1], *digits(2)],
     "1 above integers": [[1], [5], [3]],
     "orders of three": [[0, 1, 2], [2, 0, 1], [1, 2, 0]],
     "ramps": [[k * i for i in range(8)] for k in (1, 2, 3)],
+    "a burst": [[300, 900, 150, 300], *digits(4)],
+    "two years": [[2001, 2002], *digits(2)],
 }
 PLAIN = {
     "reals": REAL,
@@ -142,6 +146,7 @@ PLAIN = {
     "three that rise": [[1, 2, 4], *digits(3)],
     "four evenly spaced": [[2, 4, 6, 8], *digits(4)],
     "0 to 2 as reals": [["0.0", "1.0", "2.0"], [0.5, 1.5, 2.5], [3.0, 1.0, 7.0]],
+    "three far from one other row": [[2001, 2002, 2003], [1, 3, 2]],
 }
 
 
@@ -169,6 +174,17 @@ def test_other_numbers_are_samples_without_a_word(tmp_path: Path, rows) -> None:
     dataset = load(table(tmp_path / "x.csv", rows))
     np.testing.assert_array_equal(dataset.x, np.array(rows, float))
     assert dataset.note.endswith("used as they are")
+
+
+@pytest.mark.parametrize("name", ["{}", "cell {}"])
+def test_an_empty_corner_is_above_the_index_of_a_data_frame(tmp_path: Path, name: str) -> None:
+    masses = [118.09, 112.04, 130.5]
+    rows = [[name.format(i), *row[:3]] for i, row in enumerate(REAL)]
+    dataset = load(table(tmp_path / "x.csv", [["", *masses], *rows]))
+    np.testing.assert_array_equal(dataset.x, np.array(REAL)[:, :3])
+    missing = table(tmp_path / "y.csv", [["", *REAL[0][:3]], *[row[:4] for row in REAL]])
+    with pytest.raises(DataError, match="an empty cell in row 1"):
+        load(missing)
 
 
 def test_a_header_of_names_and_numbers(tmp_path: Path) -> None:

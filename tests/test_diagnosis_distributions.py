@@ -131,22 +131,23 @@ def test_a_loss_is_that_of_the_distribution() -> None:
 
 
 @pytest.mark.parametrize(
-    ("law", "noise"),
+    ("law", "noise", "likelihood"),
     [
-        (lambda mean: Normal(mean, 0.3), 0.3),
-        (lambda mean: StudentT(5.0, mean, 0.2), None),
+        (lambda mean: Normal(mean, 0.3), 0.3, "gaussian"),
+        (lambda mean: Normal(mean, 0.3), 0.3, "other"),
+        (lambda mean: Independent(Normal(mean, 0.3 * P.exp()), 1), 0.3 * P.exp(), "other"),
+        (lambda mean: StudentT(5.0, mean, 0.2), None, "other"),
     ],
-    ids=["Normal", "StudentT"],
+    ids=["Gaussian", "Normal", "Normal of own stds", "StudentT"],
 )
-def test_any_distribution_with_a_location_has_a_certificate(law, noise) -> None:
-    likelihood = "gaussian" if isinstance(law(P), Normal) else "other"
+def test_any_distribution_with_a_location_has_a_certificate(law, noise, likelihood) -> None:
     spec = pc.VAESpec(
         UNITS, eta_dec=0.3 if likelihood == "gaussian" else 1.0, likelihood=likelihood
     )
     found = diagnosed(of(law, P), spec, X)
     error = X - P
-    if isinstance(law(P), Normal):
-        score, curvature = error / noise**2, torch.full((64,), noise**-2)
+    if noise is not None:
+        score, curvature = error / noise**2, torch.ones(64) / noise**2
     else:
         # Of (df + 1) / 2 log(1 + u^2 / df), u = error / scale.
         u = error / 0.2
@@ -155,7 +156,9 @@ def test_any_distribution_with_a_location_has_a_certificate(law, noise) -> None:
     white = (score - score.mean(0)) / curvature.sqrt()
     truth = torch.linalg.eigvalsh(white.T.double() @ white.double() / len(X))[-1].item()
     assert found.signal[0] == pytest.approx(truth, abs=2 * found.signal_error[0])
-    assert found.loss == pytest.approx(-law(P).log_prob(X).sum(1).mean().item(), rel=1e-5)
+    density = law(P).log_prob(X)
+    density = density if density.dim() == 1 else density.sum(1)
+    assert found.loss == pytest.approx(-density.mean().item(), rel=1e-5)
 
 
 def test_what_has_no_location_to_move_has_a_loss_and_no_certificate() -> None:

@@ -18,7 +18,7 @@ from torch.distributions import (
     Poisson,
 )
 
-from posterior_collapse.diagnosis.scores import elementwise
+from posterior_collapse.diagnosis.scores import Meant, elementwise
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import OneHots
 from posterior_collapse.models.layers import Gaussian
@@ -200,6 +200,8 @@ class OutputReader:
                 "the mean of each row, or a Normal, with a Gaussian likelihood",
                 "Return its .mean, or pass a spec with likelihood='bernoulli', or whichever it is.",
             )
+        if isinstance(output, Normal) and self.spec.likelihood == "other":
+            return Meant(output.loc, output.scale, validate_args=False)
         return cast(Distribution, output)
 
     def _of_tensor(self, values: Tensor) -> Distribution:

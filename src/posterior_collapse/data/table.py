@@ -30,6 +30,8 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 LEAST_COUNTED, LEAST_SPACED = 3, 8
 """Cells of a first row that counts from 0 or 1, or whose numbers are evenly spaced, from which it
 is a header rather than a sample that happens to look like one."""
+LEAST_BELOW = 8
+"""Rows below the first from which it is known how far apart the numbers of a column are."""
 
 
 def read_csv(path: Path, reading: Reading = PLAIN) -> Dataset:
@@ -37,7 +39,8 @@ def read_csv(path: Path, reading: Reading = PLAIN) -> Dataset:
 
     What parts the cells (comma, semicolon or tab) and whether commas are decimal is told from the
     first rows. The first row is a header when none of its cells is a number, or one stands above a
-    column of numbers without being one, or its numbers count the columns and no other row's do.
+    column of numbers without being one, or its numbers count the columns and no other row's do, or
+    they rise and each lies far from all that stand below it.
     Without a header the columns are called 1, 2, ... A column named ``label`` becomes the labels,
     which may be text. Columns that number the rows, as pandas and R write them, are left out.
     `Dataset.steps` says what was not certain.
@@ -346,19 +349,23 @@ def _header(first: list[str], below: list[list[str]]) -> tuple[bool, tuple[str, 
         return True, ()
     beside_index = not first[0].strip()
     if beside_index:
+        index = [row[0] for row in below]
+        if index and (_counts(index) or not any(map(_is_number, index))):
+            return True, ()  # as pandas writes a data frame
         first, below = first[1:], [row[1:] for row in below]
     mixed = any(_names_numbers(i, cell, below) for i, cell in enumerate(first))
     if not mixed and not all(_is_number(cell) for cell in first):
         return False, ()
-    counts, spaced = _counts(first), _is_spaced(first)
+    counts, spaced, far = _counts(first), _is_spaced(first), _is_far(first, below)
     if counts and beside_index:
         return True, ()
-    if not (counts or spaced or mixed):
+    if not (counts or spaced or mixed or far):
         return False, ()
     enough = LEAST_COUNTED if counts else LEAST_SPACED
     whole = any(cell.strip().lstrip("+-").isdigit() for row in below for cell in row)
     alike = any(_counts(sorted(row, key=_value)) or _is_spaced(row) for row in below)
     taken = mixed or ((len(first) >= enough or (counts and not whole)) and not alike)
+    taken |= far and len(first) >= LEAST_COUNTED and _rises(first)
     ends = first[0].strip() + (f" to {first[-1].strip()}" if len(first) > 1 else "")
     if taken:
         how = "--no-header or header=False if it is a sample"
@@ -389,6 +396,21 @@ def _is_spaced(cells: Sequence[str]) -> bool:
         return False
     steps = np.diff(numbers)
     return bool(steps[0] != 0 and np.allclose(steps, steps[0], rtol=1e-6, atol=0))
+
+
+def _is_far(cells: Sequence[str], below: list[list[str]]) -> bool:
+    """Whether each cell is farther from all numbers below it than these are from each other."""
+    rows = [row for row in below if len(row) == len(cells) and all(map(_is_number, row))]
+    if len(rows) < LEAST_BELOW or not all(map(_is_number, cells)):
+        return False
+    numbers, values = np.array(cells, float), np.array(rows, float)
+    least, most = values.min(0), values.max(0)
+    return bool((np.maximum(numbers - most, least - numbers) > most - least).all())
+
+
+def _rises(cells: Sequence[str]) -> bool:
+    """Whether each cell is a greater number than the one before, as years and masses are."""
+    return bool((np.diff(np.array(cells, float)) > 0).all())
 
 
 def _has_row_names(names: list[str], below: list[list[str]]) -> bool:

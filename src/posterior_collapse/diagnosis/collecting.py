@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, NegativeBinomial, Poisson
 
 from posterior_collapse.arrays import Float
+from posterior_collapse.data.samples import Samples, read
 from posterior_collapse.diagnosis.certificate import Input, Residuals
 from posterior_collapse.diagnosis.exact import ExactPass, free_levels, is_exact, turned
 from posterior_collapse.diagnosis.levels import LevelStatistics
@@ -87,21 +88,57 @@ def collect(
             try:
                 found.add(x, y)
             except RuntimeError as error:
-                sized = hasattr(data, "__len__") and not isinstance(data, (tuple, list))
-                n = len(data) if sized else len(x)
-                if n <= len(x):
-                    raise
-                raise InvalidArgumentError(
-                    "batch_size",
-                    f"{len(x):,} of {n:,} rows, at which the model fails ({first_line(error)})",
-                    "rows that it takes apart from the others",
-                    f"Mend that. Pass batch_size={n} for a model that sees all rows at once, as "
-                    "graph networks do.",
-                ) from error
+                raise _failed(model, data, x, y, first_line(error)) from error
             display.advance(len(x))
     if found.n < 2:
         raise DataError("data", "a single row", "at least two rows", "Pass more rows.")
     return found
+
+
+def _failed(
+    model: LatentModel, data: Any, x: Tensor, y: Tensor | None, why: str
+) -> InvalidArgumentError:
+    """Say what a model that fails on a batch may need: images, all rows at once, or other rows."""
+    flat = getattr(model, "shape", ()) is None
+    shape = _image_shape(data, y is not None) if flat else None
+    if shape is not None:
+        shape = (1, *shape) if len(shape) == 2 else shape
+        return InvalidArgumentError(
+            "shape",
+            f"None, and images: on their flat rows the model fails ({why})",
+            "the shape of one sample, as encode wants it",
+            f"Pass shape={shape} to from_callable.",
+        )
+    of_images = " If it takes images, pass shape= to from_callable." if flat else ""
+    n = len(data) if hasattr(data, "__len__") and not isinstance(data, (tuple, list)) else len(x)
+    if n > len(x):
+        return InvalidArgumentError(
+            "batch_size",
+            f"{len(x):,} of {n:,} rows, at which the model fails ({why})",
+            "rows that it takes apart from the others",
+            f"Mend that. Pass batch_size={n} for a model that sees all rows at once, as "
+            f"graph networks do.{of_images}",
+        )
+    shapes = f"x {tuple(x.shape)}" + ("" if y is None else f" and y {tuple(y.shape)}")
+    return InvalidArgumentError(
+        "model",
+        f"a failure on {shapes} ({why})",
+        "a model that takes such rows",
+        f"Try it on them.{of_images}"
+        if y is None
+        else "Of a pair, x is the condition and y what is decoded.",
+    )
+
+
+def _image_shape(data: Any, conditional: bool) -> tuple[int, ...] | None:
+    """The shape of what is encoded, where it is an image and that can be found out once more."""
+    if isinstance(data, Iterator):
+        return None
+    found = read(data, conditional)
+    if isinstance(found, Samples):
+        return found.condition_shape if conditional else found.image_shape
+    first, _ = next(iter(found.batches()))
+    return tuple(first.shape[1:]) if first.ndim > 2 else None
 
 
 def _along_directions(

@@ -22,7 +22,13 @@ from posterior_collapse.diagnosis.reading import (
     prior_stddev,
     sampled_kl,
 )
-from posterior_collapse.diagnosis.scores import elementwise, mean_curvature, scored, unexpanded
+from posterior_collapse.diagnosis.scores import (
+    Meant,
+    elementwise,
+    mean_curvature,
+    scored,
+    unexpanded,
+)
 from posterior_collapse.diagnosis.statistics import Which
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import LatentModel
@@ -252,10 +258,11 @@ class SampledPass:
                 f"{expected}, as the data have features",
                 "Check that data and model belong together.",
             )
-        if isinstance(p, Normal) and not self._gaussian:
+        has_eta_dec = _has_eta_dec(p)
+        if has_eta_dec and not self._gaussian:
             return None
         if self.whitened is None:
-            self.whitened = not isinstance(p, Normal) or (self._own_stds and _differ(p.stddev))
+            self.whitened = not has_eta_dec or (self._own_stds and _differ(p.stddev))
         self.output = p
         return (_by_scores if self.whitened else _by_errors)(p, target)
 
@@ -426,7 +433,7 @@ def _by_scores(p: Distribution, target: Tensor) -> Compared:
     curvature = None
     if found.curvature is not None and average is not None:
         curvature = mean_curvature(p, found.curvature)
-    own = isinstance(p, Normal)
+    own = _has_eta_dec(p)
     return Compared(
         squared_error.mean(0),
         found.log_density.mean(0),
@@ -437,6 +444,10 @@ def _by_scores(p: Distribution, target: Tensor) -> Compared:
         difference,
         curvature,
     )
+
+
+def _has_eta_dec(p: Distribution) -> bool:
+    return isinstance(p, Normal) and not isinstance(p, Meant)
 
 
 def _differ(std: Tensor) -> bool:

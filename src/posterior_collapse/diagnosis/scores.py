@@ -69,6 +69,10 @@ class Scored(NamedTuple):
     data: Tensor | None = None
 
 
+class Meant(Normal):
+    """What a decoder whose likelihood has no name here returned itself, and no stand-in for it."""
+
+
 def elementwise(output: Any, lead: int) -> Any:
     """Return a distribution of single features; what is no distribution, as it is.
 
