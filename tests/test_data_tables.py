@@ -138,6 +138,7 @@ SAMPLES = {
     "orders of three": [[0, 1, 2], [2, 0, 1], [1, 2, 0]],
     "ramps": [[k * i for i in range(8)] for k in (1, 2, 3)],
     "a burst": [[300, 900, 150, 300], *digits(4)],
+    "a burst where all rows rise": [[300, 400, 900], *map(sorted, digits(3))],
     "two years": [[2001, 2002], *digits(2)],
 }
 PLAIN = {

@@ -356,7 +356,8 @@ def _header(first: list[str], below: list[list[str]]) -> tuple[bool, tuple[str, 
     mixed = any(_names_numbers(i, cell, below) for i, cell in enumerate(first))
     if not mixed and not all(_is_number(cell) for cell in first):
         return False, ()
-    counts, spaced, far = _counts(first), _is_spaced(first), _is_far(first, below)
+    counts, spaced = _counts(first), _is_spaced(first)
+    far, rises = _apart(first, below)
     if counts and beside_index:
         return True, ()
     if not (counts or spaced or mixed or far):
@@ -365,7 +366,7 @@ def _header(first: list[str], below: list[list[str]]) -> tuple[bool, tuple[str, 
     whole = any(cell.strip().lstrip("+-").isdigit() for row in below for cell in row)
     alike = any(_counts(sorted(row, key=_value)) or _is_spaced(row) for row in below)
     taken = mixed or ((len(first) >= enough or (counts and not whole)) and not alike)
-    taken |= far and len(first) >= LEAST_COUNTED and _rises(first)
+    taken |= rises and len(first) >= LEAST_COUNTED
     ends = first[0].strip() + (f" to {first[-1].strip()}" if len(first) > 1 else "")
     if taken:
         how = "--no-header or header=False if it is a sample"
@@ -398,19 +399,21 @@ def _is_spaced(cells: Sequence[str]) -> bool:
     return bool(steps[0] != 0 and np.allclose(steps, steps[0], rtol=1e-6, atol=0))
 
 
-def _is_far(cells: Sequence[str], below: list[list[str]]) -> bool:
-    """Whether each cell is farther from all numbers below it than these are from each other."""
-    rows = [row for row in below if len(row) == len(cells) and all(map(_is_number, row))]
-    if len(rows) < LEAST_BELOW or not all(map(_is_number, cells)):
-        return False
-    numbers, values = np.array(cells, float), np.array(rows, float)
+def _apart(first: list[str], below: list[list[str]]) -> tuple[bool, bool]:
+    """Whether each number of a first row is farther from all below than these are from each other.
+
+    And whether it besides rises from left to right, as years and masses do, and most rows do not,
+    as those of the least, the mean and the greatest of something would.
+    """
+    rows = [row for row in below if len(row) == len(first) and all(map(_is_number, row))]
+    if len(rows) < LEAST_BELOW or not all(map(_is_number, first)):
+        return False, False
+    numbers, values = np.array(first, float), np.array(rows, float)
     least, most = values.min(0), values.max(0)
-    return bool((np.maximum(numbers - most, least - numbers) > most - least).all())
-
-
-def _rises(cells: Sequence[str]) -> bool:
-    """Whether each cell is a greater number than the one before, as years and masses are."""
-    return bool((np.diff(np.array(cells, float)) > 0).all())
+    with np.errstate(invalid="ignore", over="ignore"):  # inf is refused later, by its place
+        far = bool((np.maximum(numbers - most, least - numbers) > most - least).all())
+        rises, alike = (np.diff(numbers) > 0).all(), (np.diff(values) > 0).all(1).mean()
+    return far, bool(far and rises and alike < 0.5)
 
 
 def _has_row_names(names: list[str], below: list[list[str]]) -> bool:
