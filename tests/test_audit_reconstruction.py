@@ -382,3 +382,52 @@ def test_a_network_of_another_dtype() -> None:
             latents=K,
         )
     assert "\n" not in str(caught.value)
+
+
+# Outputs that are cut off
+
+
+CLIPS: list[Any] = [
+    functional.relu,
+    lambda o: o.clamp(0, 1),
+    lambda o: o.clamp(-1, 1),
+    functional.hardtanh,
+]
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_a_clipped_output_is_no_swap_of_the_arguments(clip: Any) -> None:
+    """Next to the data's mean, which lies within, it is the plain squared error."""
+    clipped = with_kl(lambda o, y: squared(clip(o), y))
+    found = audit_loss(clipped, features=64, latents=8, data=DIGITS)
+    plain = audit_loss(with_kl(squared), features=64, latents=8, data=DIGITS)
+    assert (found.order, found.value) == (ROLES, plain.value)
+    assert found.forecast.onset == plain.forecast.onset
+    assert [f.code for f in found.findings] == ["clipped-output"]
+    assert audit_loss(clipped, features=D, latents=K).findings[0].code == "clipped-output"
+
+
+def test_where_the_mean_is_cut_off_there_is_no_squared_error() -> None:
+    clipped = with_kl(lambda o, y: squared(o.clamp(min=-1), y))
+    found = audit_loss(clipped, features=64, latents=8, data=DIGITS - 2)
+    assert (found.order, found.value, found.forecast) == (ROLES, None, None)
+    within = audit_loss(clipped, features=64, latents=8, data=DIGITS)
+    assert within.value == pytest.approx(0.15)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        lambda o, y: squared(functional.leaky_relu(o), y),
+        lambda o, y: squared(o.abs(), y),
+        lambda o, y: (o - y).clamp(-2, 2).square().sum(-1).mean(),
+        lambda o, y: functional.huber_loss(o.clamp(-1, 2), y, reduction="sum") / len(o),
+    ],
+)
+def test_what_is_a_squared_error_only_near_by_is_neither(error: Any) -> None:
+    """In the log-variance's place or the mean's: the arguments are turned for the KL alone."""
+    found = audit_loss(with_kl(error), features=64, latents=8)
+    assert (found.order, found.value, found.likelihood) == (ROLES, None, "other")
+    assert [f.code for f in found.findings] == ["other-error"]
+    turned = audit_loss(lambda o, y, s, m: with_kl(error)(o, y, m, s), features=64, latents=8)
+    assert turned.order == ("reconstruction", "target", "log_var", "mean")

@@ -75,6 +75,14 @@ def with_masks(terms: Terms, data: Any) -> Terms:
         if not holds_on(probe, reconstruction, y):
             masked = reconstruction._replace(kind="other", weights=None, masked=what)
             return terms._replace(reconstruction=masked)
+    if reconstruction.clipped and data is not None:
+        # What total collapse is like is decided next to the best constant output, the mean.
+        y = tried[0][1]
+        mean = torch.as_tensor(_targets(data, terms).mean(axis=0, dtype=np.float64))
+        if not holds_on(probe, reconstruction, y, mean.reshape(y.shape[1:]).expand(y.shape)):
+            return terms._replace(
+                reconstruction=reconstruction._replace(kind="other", weights=None)
+            )
     return terms
 
 

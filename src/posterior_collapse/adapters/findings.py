@@ -242,6 +242,13 @@ def _of_reconstruction(audit: LossAudit, given: bool) -> Iterator[Finding]:
     reconstruction, turned = audit.reconstruction, _both_turned(audit)
     by_it = "What is said here of your data goes by that."
     kind, weight, likelihood = reconstruction.kind, reconstruction.weight, reconstruction.likelihood
+    if reconstruction.clipped:
+        yield Finding(
+            "clipped-output",
+            "The loss cuts reconstructions off where they leave a range, as clamp and relu do: no "
+            "gradient reaches the decoder from there. What is said here holds within.",
+            "Clip what is shown, not what is trained, or end the decoder in a sigmoid.",
+        )
     if kind == "none":
         yield Finding(
             "no-reconstruction",

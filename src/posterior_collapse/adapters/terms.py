@@ -13,7 +13,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from posterior_collapse.adapters.probing import LOGGED, PLAIN, ROLES, TARGETS, Probe, Sizes
+from posterior_collapse.adapters.probing import (
+    LOGGED,
+    PLAIN,
+    ROLES,
+    TARGETS,
+    Probe,
+    Sizes,
+    steady,
+)
 from posterior_collapse.adapters.reconstruction import (
     TOLERANCE,
     ReconstructionReading,
@@ -234,8 +242,12 @@ class Terms(NamedTuple):
 
     @property
     def known(self) -> bool:
-        """Whether there is a way to understand both."""
-        return self.reconstruction.kind not in _UNKNOWN and self.kl.kind not in _UNKNOWN
+        """Whether there is a way to understand both.
+
+        An error that is known in (0, 1) is: what lies beyond is no reason to turn the arguments.
+        """
+        error = self.reconstruction.near or self.reconstruction.kind
+        return error not in _UNKNOWN and self.kl.kind not in _UNKNOWN
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -248,9 +260,14 @@ def read_terms(loss: Callable[..., Any], sizes: Sizes, log_var: bool) -> Terms:
     """Return both terms, of whichever order of the arguments makes sense of them.
 
     Raises:
-        InvalidArgumentError: The loss raises, is not finite, is random, gives no single number, or
-            a part of itself where the total should be.
+        InvalidArgumentError: The loss raises, is not finite, is random, changes from call to call,
+            gives no single number, or a part of itself where the total should be.
     """
+    with steady(loss, sizes, (LOGGED if log_var else PLAIN)[0]):
+        return _read_in_some_order(loss, sizes, log_var)
+
+
+def _read_in_some_order(loss: Callable[..., Any], sizes: Sizes, log_var: bool) -> Terms:
     first: Terms | InvalidArgumentError | None = None
     for order in itertools.permutations(range(len(ROLES))):
         found: Terms | InvalidArgumentError
