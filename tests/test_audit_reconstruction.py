@@ -157,6 +157,23 @@ def test_weights_of_features_are_no_one_eta_dec() -> None:
     assert found.forecast.spec.beta == pytest.approx(0.3)
 
 
+def test_weights_of_a_cross_entropy_are_no_scale_of_the_data() -> None:
+    weights = WEIGHTS + 0.5
+
+    def loss(o: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+        each = functional.binary_cross_entropy_with_logits(o, y, reduction="none")
+        return (weights * each).sum(-1).mean() + 0.3 * per_row(mean, log_var)
+
+    found = audit_loss(loss, features=64, latents=8, data=BINARY)
+    assert found.findings[0].code == "feature-weights"
+    assert "root" not in found.text
+    p = BINARY.mean(0)
+    noise = np.sqrt(np.where(p * (1 - p) > 0, p * (1 - p), 1.0) / weights.numpy())
+    by_hand = np.linalg.eigvalsh(np.cov(((BINARY - p) / noise).T, ddof=0))[-1]
+    assert found.forecast.onset == pytest.approx(by_hand, rel=1e-6)
+    assert "root" not in audit_loss(loss, features=64, latents=8).text
+
+
 @pytest.mark.parametrize(
     "error",
     [
