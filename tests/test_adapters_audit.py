@@ -249,6 +249,34 @@ def test_a_loss_of_images_that_flattens_them() -> None:
     assert found.reductions["latents"] == "sum"
 
 
+@pytest.mark.parametrize(
+    ("over", "times"), [((1,), 12), ((2, 3), 2), ((1, 2), 4), ((1, 2, 3), 1), ((), 24)]
+)
+def test_a_mean_over_some_sides_of_an_image_counts_those(over: tuple[int, ...], times: int) -> None:
+    def loss(y_hat: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+        error = (y_hat - y).square()
+        return (error.sum(over) if over else error).mean() + 2 * kl(mean, log_var).sum(1).mean()
+
+    found = audit_loss(loss, features=(2, 3, 4), latents=K)
+    assert (found.value, found.averaged) == (pytest.approx(times), times)
+    assert found.reductions["features"] == ("sum" if times == 1 else "mean")
+    if times == 1:
+        assert not found.findings
+    else:
+        of = "24" if times == 24 else f"{times} of 24"
+        assert f"a mean over {of} features" in found.text
+        assert f"the weight counts {times}-fold" in found.text
+
+
+def test_a_mean_over_pixels_whose_colours_are_fixed() -> None:
+    colours = torch.tensor([1.0, 2.0]).reshape(2, 1, 1)
+
+    def loss(y_hat: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+        return ((y_hat - y) + 0 * colours).square().mean() + 2 * kl(mean, log_var).sum(1).mean()
+
+    assert audit_loss(loss, features=(2, 3, 4), latents=K).averaged == 24
+
+
 def test_a_std_or_a_log_variance() -> None:
     def of_std(y_hat: Tensor, y: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         return (y_hat - y).square().sum() + kl(mean, 2 * std.log()).sum()

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import posterior_collapse as pc
-from losses import flat, kl, per_row, squared
+from losses import cross_entropy, flat, kl, per_row, squared
 from posterior_collapse.adapters import audit_loss
 
 D, K = 12, 3
@@ -98,7 +98,8 @@ def test_the_advice_is_in_the_users_weight_and_holds() -> None:
         "a linear model keeps 8 of 8 units; above 21.8 times the weight no unit gains by a small "
         "step, whatever the network."
     )
-    assert found.advice(9) == "Give the model at least 9 latent units."
+    assert found.advice(9).startswith("Give the model at least 9 latent units. Lower your weight")
+    assert loose.advice(9) == "Give the model at least 9 latent units."
     assert found.advice(62).startswith("The data have only 61 modes")
     with pytest.raises(pc.InvalidArgumentError, match="active"):
         found.advice(0)
@@ -164,6 +165,9 @@ def test_class_numbers_as_data() -> None:
         found = audit_loss(loss, features=features, latents=K, data=labels)
         assert found.forecast.onset == pytest.approx(expected, rel=1e-9)
         assert found.forecast.spec.beta == pytest.approx(20)
+        hot = np.eye(4)[labels] if features == (20, 4) else np.eye(4)[labels].transpose(0, 2, 1)
+        whole = audit_loss(loss, features=features, latents=K, data=hot)
+        assert whole.forecast.onset == pytest.approx(expected, rel=1e-9)
 
     def smoothed(r: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
         error = functional.cross_entropy(r, y, label_smoothing=0.1) * 20
@@ -176,6 +180,84 @@ def test_class_numbers_as_data() -> None:
     own = pc.onset(alone, labels, output_shape=(4, 20))
     assert found.likelihood == "other"
     assert found.forecast.onset == pytest.approx(own.beta, rel=1e-9)
+
+
+def fitted(o: Tensor, y: Tensor, m: Tensor, s: Tensor, weight: float = 6.0) -> Tensor:
+    return 32 * functional.mse_loss(o, y).log() + weight * per_row(m, s)
+
+
+def averaged(o: Tensor, y: Tensor, m: Tensor, s: Tensor, weight: float = 6.0) -> Tensor:
+    return squared(o, y) + weight * kl(m, s).mean()
+
+
+def logits(o: Tensor, y: Tensor, m: Tensor, s: Tensor, weight: float = 3.0) -> Tensor:
+    return cross_entropy(o, y) + weight * per_row(m, s)
+
+
+def robust(o: Tensor, y: Tensor, m: Tensor, s: Tensor, weight: float = 0.3) -> Tensor:
+    error = functional.huber_loss(o, y, delta=0.2, reduction="sum") / len(o)
+    return error + weight * per_row(m, s)
+
+
+@pytest.mark.parametrize("loss", [fitted, averaged, logits, robust])
+def test_more_units_than_there_are_need_a_weight_too(loss: Any) -> None:
+    """Both of what it says together keep 20 units; a weight a little higher does not."""
+    advice = audit_loss(loss, features=64, latents=8, data=DIGITS).advice(20)
+    assert advice.startswith("Give the model at least 20 latent units. Lower your weight from ")
+    weight = float(advice.split(" to ")[1].split(" ")[0])
+    for factor, enough in ((1.0, True), (1.03, False)):
+
+        def turned(*roles: Tensor, at: float = factor * weight) -> Tensor:
+            return loss(*roles, weight=at)
+
+        kept = audit_loss(turned, features=64, latents=20, data=DIGITS).forecast.n_active
+        assert (kept >= 20) == enough
+
+
+# Cross-entropies of rows that are not one-hot
+
+
+def multinomial(o: Tensor, y: Tensor) -> Tensor:
+    return -(y * functional.log_softmax(o, -1)).sum(-1).mean()
+
+
+def ratings() -> Any:
+    """Rows of 12 items, of which each user has some."""
+    rng = np.random.default_rng(0)
+    taste = rng.standard_normal((600, 2)) @ rng.standard_normal((2, D))
+    return (rng.random((600, D)) < 0.9 / (1 + np.exp(1 - taste))) * 1.0
+
+
+@pytest.mark.parametrize("kind", ["multi-hot", "three each", "counts"])
+@pytest.mark.parametrize("error", [multinomial, functional.cross_entropy])
+def test_a_cross_entropy_of_counts_goes_by_its_own_onset(kind: str, error: Any) -> None:
+    rows = ratings()
+    if kind == "counts":
+        rows = rows * np.random.default_rng(1).integers(1, 5, rows.shape)
+    if kind == "three each":
+        rows = np.random.default_rng(1).permuted(np.tile([1.0] * 3 + [0.0] * 9, (600, 1)), axis=1)
+    found = audit_loss(
+        lambda o, y, m, s: error(o, y) + 0.5 * per_row(m, s), features=D, latents=K, data=rows
+    )
+    # By hand: at log p of the pooled counts the curvature is E[n] (diag(p) - pp').
+    n = rows.sum(1, keepdims=True)
+    p = rows.sum(0) / rows.sum()
+    scores = (rows - n * p) / np.sqrt(n.mean() * p)
+    assert found.forecast.onset == pytest.approx(np.linalg.eigvalsh(np.cov(scores.T, ddof=0))[-1])
+    assert found.forecast.spec.beta == pytest.approx(0.5)
+    assert found.findings[0].code == "multinomial"
+
+
+def test_parts_that_make_one_are_a_categorical() -> None:
+    rows = ratings()
+    rows = rows[rows.sum(1) > 0]
+    found = audit_loss(
+        lambda o, y, m, s: multinomial(o, y) + 0.5 * per_row(m, s),
+        features=D,
+        latents=K,
+        data=rows / rows.sum(1, keepdims=True),
+    )
+    assert (found.value, found.likelihood) == (pytest.approx(0.5), "categorical")
 
 
 # From reductions alone

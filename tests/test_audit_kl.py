@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -377,3 +378,51 @@ def test_above_a_floor_the_weight_counts() -> None:
 
     found = audit_loss(loss, features=64, latents=8, data=DIGITS)
     assert found.spec.beta == pytest.approx(0.1)
+
+
+# Schedules
+
+
+class Schedule:
+    """A weight of the KL, or a capacity, that grows with each call until it is whole."""
+
+    def __init__(self, calls: int, step: int = 0, capacity: float = 0.0) -> None:
+        self.calls, self.step, self.capacity = calls, step, capacity
+
+    def __call__(self, o: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+        self.step += 1
+        part = min(1.0, self.step / self.calls)
+        if self.capacity:
+            return squared(o, y) + 3 * (per_row(mean, log_var) - part * self.capacity).abs()
+        return squared(o, y) + part * per_row(mean, log_var)
+
+
+@pytest.mark.parametrize("calls", [2, 10, 50, 300, 1000, 10**7])
+@pytest.mark.parametrize("capacity", [0.0, 25.0])
+def test_a_schedule_that_counts_is_refused_until_it_has_ended(calls: int, capacity: float) -> None:
+    with pytest.raises(
+        pc.InvalidArgumentError, match=r"a schedule that counts.*beyond the warm-up"
+    ):
+        audit_loss(Schedule(calls, capacity=capacity), features=D, latents=K)
+    found = audit_loss(Schedule(calls, calls, capacity), features=D, latents=K)
+    assert found.value == pytest.approx(1.5 if capacity else 0.5)
+    assert found.kl.floor == pytest.approx(capacity)
+
+
+@pytest.mark.parametrize(
+    "draw", [torch.rand, lambda n: torch.as_tensor(np.random.rand(n)), lambda n: random.random()]
+)
+def test_a_random_weight_is_told_from_a_schedule(draw: Any) -> None:
+    def loss(o: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+        return squared(o, y) + (draw(1) * per_row(mean, log_var)).sum()
+
+    with pytest.raises(pc.InvalidArgumentError, match="without random numbers"):
+        audit_loss(loss, features=D, latents=K)
+
+
+def test_global_generators_stay_as_they_were() -> None:
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    audit_loss(lambda o, y, m, s: squared(o, y) + per_row(m, s), features=D, latents=K)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])
+    assert random.getstate() == before[2]

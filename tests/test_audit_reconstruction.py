@@ -157,6 +157,23 @@ def test_weights_of_features_are_no_one_eta_dec() -> None:
     assert found.forecast.spec.beta == pytest.approx(0.3)
 
 
+def test_weights_of_a_cross_entropy_are_no_scale_of_the_data() -> None:
+    weights = WEIGHTS + 0.5
+
+    def loss(o: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+        each = functional.binary_cross_entropy_with_logits(o, y, reduction="none")
+        return (weights * each).sum(-1).mean() + 0.3 * per_row(mean, log_var)
+
+    found = audit_loss(loss, features=64, latents=8, data=BINARY)
+    assert found.findings[0].code == "feature-weights"
+    assert "root" not in found.text
+    p = BINARY.mean(0)
+    noise = np.sqrt(np.where(p * (1 - p) > 0, p * (1 - p), 1.0) / weights.numpy())
+    by_hand = np.linalg.eigvalsh(np.cov(((BINARY - p) / noise).T, ddof=0))[-1]
+    assert found.forecast.onset == pytest.approx(by_hand, rel=1e-6)
+    assert "root" not in audit_loss(loss, features=64, latents=8).text
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -382,3 +399,52 @@ def test_a_network_of_another_dtype() -> None:
             latents=K,
         )
     assert "\n" not in str(caught.value)
+
+
+# Outputs that are cut off
+
+
+CLIPS: list[Any] = [
+    functional.relu,
+    lambda o: o.clamp(0, 1),
+    lambda o: o.clamp(-1, 1),
+    functional.hardtanh,
+]
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_a_clipped_output_is_no_swap_of_the_arguments(clip: Any) -> None:
+    """Next to the data's mean, which lies within, it is the plain squared error."""
+    clipped = with_kl(lambda o, y: squared(clip(o), y))
+    found = audit_loss(clipped, features=64, latents=8, data=DIGITS)
+    plain = audit_loss(with_kl(squared), features=64, latents=8, data=DIGITS)
+    assert (found.order, found.value) == (ROLES, plain.value)
+    assert found.forecast.onset == plain.forecast.onset
+    assert [f.code for f in found.findings] == ["clipped-output"]
+    assert audit_loss(clipped, features=D, latents=K).findings[0].code == "clipped-output"
+
+
+def test_where_the_mean_is_cut_off_there_is_no_squared_error() -> None:
+    clipped = with_kl(lambda o, y: squared(o.clamp(min=-1), y))
+    found = audit_loss(clipped, features=64, latents=8, data=DIGITS - 2)
+    assert (found.order, found.value, found.forecast) == (ROLES, None, None)
+    within = audit_loss(clipped, features=64, latents=8, data=DIGITS)
+    assert within.value == pytest.approx(0.15)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        lambda o, y: squared(functional.leaky_relu(o), y),
+        lambda o, y: squared(o.abs(), y),
+        lambda o, y: (o - y).clamp(-2, 2).square().sum(-1).mean(),
+        lambda o, y: functional.huber_loss(o.clamp(-1, 2), y, reduction="sum") / len(o),
+    ],
+)
+def test_what_is_a_squared_error_only_near_by_is_neither(error: Any) -> None:
+    """In the log-variance's place or the mean's: the arguments are turned for the KL alone."""
+    found = audit_loss(with_kl(error), features=64, latents=8)
+    assert (found.order, found.value, found.likelihood) == (ROLES, None, "other")
+    assert [f.code for f in found.findings] == ["other-error"]
+    turned = audit_loss(lambda o, y, s, m: with_kl(error)(o, y, m, s), features=64, latents=8)
+    assert turned.order == ("reconstruction", "target", "log_var", "mean")

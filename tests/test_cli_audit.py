@@ -29,6 +29,15 @@ def bernoulli(y_hat, y, mean, log_var):
     return torch.nn.functional.binary_cross_entropy_with_logits(y_hat, y, reduction="sum") + 4 * kl
 
 weight = 3
+
+class Model(torch.nn.Module):
+    beta = 4.0
+
+    def loss(self, y_hat, y, mean, log_var):
+        return loss(y_hat, y, mean, log_var) * self.beta
+
+model = Model()
+model.inner = Model()
 '''
 
 
@@ -60,6 +69,17 @@ def test_a_loss_alone(run) -> None:
     assert len(lines) == 2
 
 
+@pytest.mark.parametrize("name", ["model.loss", "model.inner.loss", "model.forward.__self__.loss"])
+def test_a_method_of_a_model(run, name: str) -> None:
+    status, out, _ = run("audit", f"losses.py:{name}", "--features", "64")
+    assert (status, out[:23]) == (0, "beta * eta_dec^2 = 0.32")
+
+
+def test_more_units_than_the_model_has(run) -> None:
+    _, out, _ = run("audit", "losses.py:loss", "digits", "--latents", "8", "--active", "20")
+    assert "Give the model at least 20 latent units. Lower your weight from 0.01 to " in out
+
+
 def test_a_loss_on_data(run) -> None:
     status, out, _ = run("audit", "losses.py:loss", "digits", "--latents", "8", "--active", "6")
     assert status == 0
@@ -89,6 +109,9 @@ def test_images_and_what_the_author_thinks(run) -> None:
     ("arguments", "said"),
     [
         ("losses.py:los --features 64", "Did you mean 'loss'?"),
+        ("losses.py:model.los --features 64", "model: got nothing named 'los' in it"),
+        ("losses.py:Model.loss --features 64", "and pass losses.py:model.loss."),
+        ("losses.py:model. --features 64", "Pass train.py:loss."),
         ("losses.py --features 64", "Pass train.py:loss."),
         ("losses.txt:loss --features 64", "Pass train.py:loss."),
         ("nowhere.py:loss --features 64", "nowhere.py: got no such file"),

@@ -59,6 +59,7 @@ class LossAudit(Record):
         onset: Where its likelihood is "other" and data were given: what each mode is worth.
         cut: Roles that the loss's value depends on and its gradient does not reach, as behind
             `.detach()`: what is computed of them is not trained.
+        averaged: Features of a sample (of a categorical: positions) that the error is a mean over.
     """
 
     value: float | None
@@ -73,6 +74,7 @@ class LossAudit(Record):
     forecast: Forecast | None = None
     onset: Onset | None = None
     cut: tuple[str, ...] = ()
+    averaged: int = 1
 
     derived: ClassVar = ("likelihood", "link", "beta", "weight", "matches")
 
@@ -146,7 +148,7 @@ class LossAudit(Record):
             raise InvalidArgumentError(
                 "data", "nothing", "data to advise on", "Pass data= to audit_loss."
             )
-        return lower_weight(self.forecast, self.kl, self.weight, active)
+        return lower_weight(self, active)
 
     @property
     def headline(self) -> str:
@@ -252,7 +254,7 @@ def audit_loss(
 
 
 def _audit(found: Terms, beta: float | None, variance: float, data: Any) -> LossAudit:
-    reduced = reductions(found)
+    reduced, averaged = reductions(found)
     reconstruction, kl, sizes, _ = found = with_masks(found, data)
     if reconstruction.kind != "squared":
         variance = 1.0  # only a Gaussian leaves eta_dec to the author, unless it is fitted
@@ -269,6 +271,7 @@ def _audit(found: Terms, beta: float | None, variance: float, data: Any) -> Loss
         findings=(),
         order=found.order,
         cut=cut,
+        averaged=averaged,
     )
     refusal: PosteriorCollapseError | None = None
     if data is not None and audit.beta is not None and 0 < audit.beta < math.inf:

@@ -18,6 +18,7 @@ from posterior_collapse.arrays import Array, Float
 from posterior_collapse.data.samples import one_hot, read
 from posterior_collapse.diagnosis.onsets import Onset, onset
 from posterior_collapse.errors import DataError, NotSolvedError
+from posterior_collapse.likelihoods import ROUNDING
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import VAESpec
 from posterior_collapse.theory import Forecast, forecast
@@ -50,8 +51,9 @@ def forecast_of(spec: VAESpec, data: Any, terms: Terms) -> tuple[Forecast, Onset
 
     def at(beta: float) -> Forecast:
         here = spec.replace(beta=beta)
-        return forecast(targets, here) if found is None else _of_ratios(found, here)
+        return forecast(rows, here) if found is None else _of_ratios(found, here)
 
+    rows = _by_position(targets, terms) if spec.likelihood == "categorical" else targets
     first = at(spec.beta)
     if kl.kind in ("free bits", "capacity"):
         return at(_with_floor(first, kl)), found
@@ -62,20 +64,48 @@ def with_masks(terms: Terms, data: Any) -> Terms:
     """Return the terms with an error of no known kind, if it is another on some targets.
 
     A mask of zeros, of missing values or of values above a limit shows on no made-up target, which
-    lie between. Data say it of themselves; without any, zeros and NaN are tried.
+    lie between. Data say it of themselves; without any, zeros and NaN are tried. A cross-entropy of
+    rows that are not one-hot counts classes, as a multinomial does, which has no closed form here.
     """
     reconstruction, probe = terms.reconstruction, terms.probe
     if probe is None or reconstruction.kind in ("none", "other"):
         return terms
     try:
-        tried = _special(probe) if data is None else _batches(data, terms, probe)
+        rows = None if data is None else _targets(data, terms)
     except DataError:  # which the forecast refuses
         return terms
+    tried = _special(probe) if rows is None else _batches(rows, probe)
     for what, y in tried:
         if not holds_on(probe, reconstruction, y):
             masked = reconstruction._replace(kind="other", weights=None, masked=what)
             return terms._replace(reconstruction=masked)
+    if rows is not None and not (_within(rows, tried[0][1], terms) and _one_hot(rows, terms)):
+        return terms._replace(reconstruction=reconstruction._replace(kind="other", weights=None))
     return terms
+
+
+def _within(rows: Array, y: Tensor, terms: Terms) -> bool:
+    """Whether the mean, by the best constant output, is none of the outputs that are cut off."""
+    reconstruction, probe = terms.reconstruction, terms.probe
+    if not reconstruction.clipped or probe is None:
+        return True
+    mean = torch.as_tensor(rows.mean(axis=0, dtype=np.float64)).reshape(y.shape[1:])
+    return holds_on(probe, reconstruction, y, mean.expand(y.shape))
+
+
+def _one_hot(rows: Array, terms: Terms) -> bool:
+    """Whether targets of a cross-entropy are one class for each position, or parts that make one.
+
+    Class numbers that a loss takes are: of others, the forecast says so.
+    """
+    reconstruction, features, probe = terms.reconstruction, terms.sizes.features, terms.probe
+    axis = reconstruction.axis
+    if axis is None or (probe is not None and probe.target.values == "classes"):
+        return True
+    whole = rows.reshape(len(rows), *features)
+    sums = whole.sum(axis=_along(axis), dtype=np.float64)
+    least = float(whole.min(initial=0))
+    return least >= -ROUNDING and float(np.abs(sums - 1).max()) <= ROUNDING * features[axis]
 
 
 def _special(probe: Probe) -> list[tuple[str, Tensor]]:
@@ -90,9 +120,9 @@ def _special(probe: Probe) -> list[tuple[str, Tensor]]:
     return tried
 
 
-def _batches(data: Any, terms: Terms, probe: Probe) -> list[tuple[str, Tensor]]:
+def _batches(rows: Array, probe: Probe) -> list[tuple[str, Tensor]]:
     """Return rows of the data as targets: those of its extremes (or a NaN), and some throughout."""
-    rows, size = _targets(data, terms), terms.sizes.batch
+    size = probe.sizes.batch
     extremes = [int(at) // rows.shape[1] for at in (rows.argmin(), rows.argmax())]
     some = [*extremes, *np.linspace(0, len(rows) - 1, ROWS - 2).astype(int)]
     chosen = np.resize(some, -(-ROWS // size) * size)
@@ -115,14 +145,29 @@ def _targets(data: Any, terms: Terms) -> Array:
         return rows
     if axis is not None:
         classes = features[axis]
-        hot = one_hot(rows.reshape(-1), classes).reshape(*rows.shape, classes)
-        return hot.reshape(len(rows), width)
+        positions = [size for i, size in enumerate(features) if i != axis % len(features)]
+        hot = one_hot(rows.reshape(-1), classes).reshape(len(rows), *positions, classes)
+        return np.moveaxis(hot, -1, _along(axis)).reshape(len(rows), width)
     raise DataError(
         "data",
         f"{rows.shape[1]:,} features",
         f"{width:,}, as features={features}",
         "Pass the features of your data.",
     )
+
+
+def _along(axis: int) -> int:
+    """Return an axis of the features, counted from their first or last, as one of their rows."""
+    return axis if axis < 0 else axis + 1
+
+
+def _by_position(rows: Array, terms: Terms) -> Array:
+    """Return rows with the classes of each position side by side, as a forecast takes them."""
+    axis = terms.reconstruction.axis
+    if axis is None:
+        return rows
+    whole = rows.reshape(len(rows), *terms.sizes.features)
+    return np.moveaxis(whole, _along(axis), -1).reshape(rows.shape)
 
 
 def _class_axis(columns: int, features: tuple[int, ...], known: int | None) -> int | None:
@@ -140,7 +185,7 @@ def _shaped(rows: Array, probe: Probe) -> Array:
         return np.asarray(rows.reshape(len(rows), *shape), dtype=np.int64)
     whole = rows.reshape(len(rows), *shape)
     if values == "classes" and axis is not None:
-        return np.asarray(whole.argmax(axis=axis if axis < 0 else axis + 1))
+        return np.asarray(whole.argmax(axis=_along(axis)))
     return whole
 
 

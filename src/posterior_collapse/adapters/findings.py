@@ -56,27 +56,26 @@ def has_floor(kl: KLReading) -> bool:
     return kl.kind in ("free bits", "capacity") and kl.floor > 0
 
 
-def lower_weight(
-    forecast: Forecast, kl: KLReading, weight: float | None, active: int | None
-) -> str:
+def lower_weight(audit: LossAudit, active: int | None) -> str:
     """Return how to turn the KL's weight so that a linear model keeps some units, a sentence.
 
     Args:
-        forecast: Of the loss on its data.
-        kl: Its KL.
-        weight: The KL's factor as it stands in the loss; None: it cannot be seen.
+        audit: The loss, with its forecast.
         active: How many units; None: all that there are modes for.
 
     Raises:
         InvalidArgumentError: No such number of units.
     """
-    level, beta = forecast.levels[0], forecast.spec.beta_levels[0]
+    forecast, kl, weight = audit.forecast, audit.kl, audit.weight
+    assert forecast is not None
+    level, beta = forecast.levels[0], float(forecast.spec.beta_levels[0])
     units, modes = len(level.status), int(np.count_nonzero(forecast.spectrum))
     wanted = min(units, modes) if active is None else checks.count("active", active)
     if wanted > modes:
         return f"The data have only {modes} modes: no weight keeps {wanted} units."
-    if wanted > units:
-        return f"Give the model at least {wanted} latent units."
+    wider = f"Give the model at least {wanted} latent units." if wanted > units else ""
+    if wider and (has_floor(kl) or kl.weights is not None):
+        return wider  # what further units of such a loss cost is not known
     if wanted <= forecast.n_active:
         return "Nothing needs to change."
     if has_floor(kl):
@@ -87,18 +86,26 @@ def lower_weight(
     if forecast.spec.eta_levels[0] == "learned":
         changes = [c for c in forecast.advice(wanted).changes if c.parameter == "beta"]
         least = changes[0].value if changes else math.nan
+    elif wider:
+        least = beta * float(np.sort(forecast.spectrum)[::-1][wanted - 1] / level.threshold[0])
     else:
         least = float(np.sort(level.critical_beta)[::-1][wanted - 1])
+    if wider and audit.reductions["latents"] == "mean":
+        beta *= units / wanted  # over more of them
+    if wider and not least <= beta:
+        return wider
     if not least > 0:
         return f"No weight of the KL keeps {wanted} units."
     factor = _below(least / beta)
     kept = f"to keep {wanted} unit{'s' * (wanted != 1)} in a linear model; a network may keep fewer"
     if weight is None or weight < 0:  # of a loss whose signs are both turned
-        return f"Multiply your KL weight by {factor:.3g} {kept}."
-    return (
-        f"Lower your weight from {weight:.6g} to {_below(weight * least / beta):.3g} (multiply it "
-        f"by {factor:.3g}) {kept}."
-    )
+        turn = f"Multiply your KL weight by {factor:.3g} {kept}."
+    else:
+        turn = (
+            f"Lower your weight from {weight:.6g} to {_below(weight * least / beta):.3g} (multiply "
+            f"it by {factor:.3g}) {kept}."
+        )
+    return f"{wider} {turn}".lstrip()
 
 
 def _below(value: float) -> float:
@@ -242,6 +249,13 @@ def _of_reconstruction(audit: LossAudit, given: bool) -> Iterator[Finding]:
     reconstruction, turned = audit.reconstruction, _both_turned(audit)
     by_it = "What is said here of your data goes by that."
     kind, weight, likelihood = reconstruction.kind, reconstruction.weight, reconstruction.likelihood
+    if reconstruction.clipped:
+        yield Finding(
+            "clipped-output",
+            "The loss cuts reconstructions off where they leave a range, as clamp and relu do: no "
+            "gradient reaches the decoder from there. What is said here holds within.",
+            "Clip what is shown, not what is trained, or end the decoder in a sigmoid.",
+        )
     if kind == "none":
         yield Finding(
             "no-reconstruction",
@@ -261,8 +275,11 @@ def _of_reconstruction(audit: LossAudit, given: bool) -> Iterator[Finding]:
             "feature-weights",
             f"The features' weights differ, from {reconstruction.weights.min():.4g} to "
             f"{reconstruction.weights.max():.4g}: no one eta_dec stands for them.",
-            f"{'They keep' if given else 'Pass data= for what they keep; it is'} what unweighted "
-            "data would, each feature multiplied by the root of its weight.",
+            # Of a squared error alone is a weight a scale of the data.
+            (by_it if given else "Pass data= to see what it keeps of them.")
+            if kind != "squared"
+            else f"{'They keep' if given else 'Pass data= for what they keep; it is'} what "
+            "unweighted data would, each feature multiplied by the root of its weight.",
         )
     elif weight < 0 and kind != "other" and not turned:  # of others the slope may have either sign
         yield Finding(
@@ -285,6 +302,13 @@ def _of_reconstruction(audit: LossAudit, given: bool) -> Iterator[Finding]:
             "collapse is known for it.",
             "Take a smooth one, such as torch.nn.functional.huber_loss, or judge the trained model "
             "by its information, with likelihood='other' in the spec.",
+        )
+    elif kind == "other" and reconstruction.axis is not None:
+        yield Finding(
+            "multinomial",
+            "Rows of these data are not one-hot, so that the cross-entropy counts classes, as a "
+            "multinomial does: which units live goes by the loss's own scores and curvature.",
+            by_it,
         )
     elif kind == "other":
         yield Finding(
@@ -333,6 +357,8 @@ def _of_means(audit: LossAudit) -> Iterator[Finding]:
     features, what, latents = math.prod(sizes.features), "features", sizes.latents
     if reconstruction.axis is not None:
         features, what = features // sizes.features[reconstruction.axis], "positions"
+    if 1 < audit.averaged < features:  # over some sides of a sample, such as an image's
+        features, what = audit.averaged, f"of {features} {what}"
     error = "error"
     if reconstruction.kind in ("squared", "absolute"):
         error = f"{reconstruction.kind} error"
@@ -360,7 +386,7 @@ def _of_value(audit: LossAudit) -> Iterator[Finding]:
     if value is None or expected is None or value <= 0 or audit.matches:
         return
     ratio = value / expected
-    features = math.prod(sizes.features)
+    features = audit.averaged if audit.averaged > 1 else math.prod(sizes.features)
     factors = (
         (1.0, ""),
         (features, f"{features} features"),
@@ -417,5 +443,5 @@ def _of_units(audit: LossAudit) -> Iterator[Finding]:
     active, modes = forecast.n_active, int(np.count_nonzero(forecast.spectrum))
     if active < min(audit.sizes.latents, modes):
         code, wanted = ("some-collapse", None) if active else ("all-collapse", 1)
-        action = lower_weight(forecast, audit.kl, audit.weight, wanted)
+        action = lower_weight(audit, wanted)
         yield Finding(code, units_kept(forecast, audit.kl), action)

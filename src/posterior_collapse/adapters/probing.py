@@ -6,9 +6,11 @@ averaged: the exact mean of anything quadratic in the noise, as a KL by sampling
 
 from __future__ import annotations
 
+import contextlib
 import math
+import random
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from posterior_collapse.adapters.libraries import undisturbed
 from posterior_collapse.arrays import Float
 from posterior_collapse.errors import InvalidArgumentError, first_line
 from posterior_collapse.models.modules import tensor_behind
@@ -38,6 +41,9 @@ SPREADS: dict[str, Callable[[float], float]] = {
 }
 """What a loss may take as its last argument, from a log-variance in nats."""
 PLAIN = ("std", "variance")
+ASKED = ((0.9, 0.5), (20.0, 0.5))
+"""Posteriors (mean, log-variance) at which a loss is asked twice: one that probabilities may be
+taken for, as in another order, and one beyond any floor of the KL."""
 LOGGED = tuple(spread for spread in SPREADS if spread not in PLAIN)
 """Those that any number will do for."""
 
@@ -288,6 +294,59 @@ class _Noise(TorchFunctionMode):
                          for key, least in (("mean", 0.0), ("std", 1.0)))  # fmt: skip
         value = torch.as_tensor(mean + self._sign * std, device=found.device).to(found)
         return found.copy_(value) if name == "normal_" else value.expand_as(found).clone()
+
+
+@contextlib.contextmanager
+def steady(loss: Callable[..., Any], sizes: Sizes, spread: str) -> Iterator[None]:
+    """Refuse a loss that has changed meanwhile, whatever else was made of it.
+
+    Raises:
+        InvalidArgumentError: Its values are others after than before, with generators alike.
+    """
+    before = _answers(loss, sizes, spread)
+    try:
+        yield
+    finally:
+        # Twice, as a cycle may be where it was.
+        if any(_answers(loss, sizes, spread) != before for _ in range(2)):
+            raise InvalidArgumentError(
+                "loss",
+                "other values at later calls, for the same arguments",
+                "a loss that stays what it is; it changes from call to call, as with a schedule "
+                "that counts them",
+                "Freeze its counter at the end of training (set it beyond the warm-up), and audit "
+                "that.",
+            ) from None
+
+
+def _answers(loss: Callable[..., Any], sizes: Sizes, spread: str) -> list[float]:
+    """Return what it gives on the first kind of target that it takes, whatever it draws."""
+    for target in TARGETS:
+        found = []
+        for posterior in ASKED:
+            probe = Probe(loss, sizes, spread, target)
+            with contextlib.suppress(InvalidArgumentError), _seeded(probe.device):
+                found.append(probe.value(*probe.made_up(), *posterior))
+        if found:
+            return found
+    return []
+
+
+@contextlib.contextmanager
+def _seeded(device: torch.device) -> Iterator[None]:
+    """Have the global generators start alike, and leave them as they were."""
+    states = np.random.get_state(), random.getstate()
+    with undisturbed(device):
+        torch.default_generator.manual_seed(0)
+        if device.type == "cuda":
+            torch.cuda.default_generators[device.index].manual_seed(0)
+        np.random.seed(0)
+        random.seed(0)
+        try:
+            yield
+        finally:
+            np.random.set_state(states[0])
+            random.setstate(states[1])
 
 
 def random_numbers() -> InvalidArgumentError:

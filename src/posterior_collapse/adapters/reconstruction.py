@@ -10,7 +10,7 @@ import torch
 from scipy.special import expit, softmax, xlogy
 from torch import Tensor
 
-from posterior_collapse.adapters.probing import Probe, random_numbers
+from posterior_collapse.adapters.probing import ASKED, Probe, random_numbers
 from posterior_collapse.arrays import Float
 from posterior_collapse.checks import Likelihood
 from posterior_collapse.errors import InvalidArgumentError
@@ -39,6 +39,8 @@ class ReconstructionReading(NamedTuple):
         dispersion: r of a negative binomial; None if it is one per feature.
         apart: Whether each feature is compared with its own target alone.
         masked: Targets on which it is another than on made-up ones, in words; None: none known.
+        clipped: Whether outputs are cut off where they leave a range, as by clamp or relu.
+        near: Of an `"other"` one, the kind that it has in (0, 1), but not of large errors.
     """
 
     kind: str
@@ -48,6 +50,8 @@ class ReconstructionReading(NamedTuple):
     dispersion: float | None = None
     apart: bool = True
     masked: str | None = None
+    clipped: bool = False
+    near: str | None = None
 
     @property
     def likelihood(self) -> Likelihood:
@@ -107,7 +111,7 @@ def read_reconstruction(probe: Probe) -> ReconstructionReading:
         InvalidArgumentError: The loss raises, is not finite, is random or gives no single number.
     """
     y_hat, y = probe.made_up()
-    if probe.value(y_hat, y) != probe.value(y_hat, y):
+    if probe.value(y_hat, y, *ASKED[0]) != probe.value(y_hat, y, *ASKED[0]):
         raise random_numbers()
     batches = [_look(probe, seed) for seed in range(max(2, -(-ROWS // probe.sizes.batch)))]
     rows = _Rows(*(np.concatenate(parts) for parts in zip(*batches, strict=True)))
@@ -116,20 +120,24 @@ def read_reconstruction(probe: Probe) -> ReconstructionReading:
     for kind, slope, axis in _slopes(rows, probe):
         found = _fitted(kind, rows, slope, axis)
         if found is not None and _is_likelihood(probe, found):
-            far = kind in ("squared", "absolute") and not _holds_far(probe, found)
-            return _other(probe) if far else found
+            return _beyond(probe, found) if kind in ("squared", "absolute") else found
     fitted = _fitted_std(batches)
     if fitted is not None:
         return fitted
     return _negative_binomial(rows) or _other(probe)
 
 
-def _look(probe: Probe, seed: int, error: float | None = None) -> _Rows:
+def _look(probe: Probe, seed: int, error: float | None = None, moved: str = "output") -> _Rows:
     """Return what a batch shows; with errors of a given size, of either sign."""
     y_hat, y = probe.made_up(seed)
     alike = _alike(probe, y)
     if error is not None:
-        y_hat = torch.from_numpy(alike.copy()) + error * (2.0 * (y_hat > 0.5) - 1.0) * (0.5 + y_hat)
+        away = error * (2.0 * (y_hat > 0.5) - 1.0) * (0.5 + y_hat)
+        if moved == "output":
+            y_hat = torch.from_numpy(alike.copy()) + away
+        else:
+            y = y_hat + away
+            alike = y.numpy()
     gradient = probe.gradient(y_hat, y) * len(y)
     return _Rows(y_hat.numpy(), alike, gradient)
 
@@ -140,6 +148,7 @@ def _alike(probe: Probe, y: Any) -> Float:
     return np.asarray(hot, dtype=np.float64)
 
 
+@np.errstate(all="ignore")  # of what outputs of data give, a kind that is none of theirs
 def _slopes(rows: _Rows, probe: Probe) -> list[tuple[str, Float, int | None]]:
     """Return the gradient that each known term of weight 1 has, with the axis of its classes."""
     o, y, _ = rows
@@ -183,12 +192,34 @@ def _fitted(kind: str, rows: _Rows, slope: Float, axis: int | None) -> Reconstru
     return None
 
 
-def _holds_far(probe: Probe, found: ReconstructionReading) -> bool:
+def _beyond(probe: Probe, found: ReconstructionReading) -> ReconstructionReading:
+    """Return what an error is found to be once outputs leave (0, 1) too."""
+    if _holds_far(probe, found, "output"):
+        return found
+    # Of a robust error large ones count less wherever they are.
+    if _clips(probe) and _holds_far(probe, found, "target"):
+        return found._replace(clipped=True)
+    return _other(probe)._replace(near=found.kind)
+
+
+def _clips(probe: Probe) -> bool:
+    """Whether outputs far out are cut off: none is moved, even where it is next to its target."""
+    y_hat, y = probe.made_up()
+    for shift in (-FAR[-1], FAR[-1]):
+        try:
+            if not probe.gradient(y_hat + shift, y + shift).any():
+                return True
+        except InvalidArgumentError:
+            continue
+    return False
+
+
+def _holds_far(probe: Probe, found: ReconstructionReading, moved: str) -> bool:
     """Whether large errors count as small ones do; a loss that refuses them is not asked."""
     weights = found.weight if found.weights is None else found.weights
     for error in FAR:
         try:
-            o, y, g = _look(probe, 1, error)
+            o, y, g = _look(probe, 1, error, moved)
         except InvalidArgumentError:
             continue
         slope = 2 * (o - y) if found.kind == "squared" else np.sign(o - y)
@@ -199,12 +230,14 @@ def _holds_far(probe: Probe, found: ReconstructionReading) -> bool:
     return True
 
 
-def holds_on(probe: Probe, found: ReconstructionReading, y: Tensor) -> bool:
-    """Whether the error is on these targets what it was found to be on made-up ones.
+def holds_on(
+    probe: Probe, found: ReconstructionReading, y: Tensor, y_hat: Tensor | None = None
+) -> bool:
+    """Whether the error is on these targets, or outputs, what it was found to be on made-up ones.
 
     A loss that refuses them is not asked, nor one whose gradient is of no form known here.
     """
-    y_hat, _ = probe.made_up()
+    y_hat = probe.made_up()[0] if y_hat is None else y_hat
     try:
         gradient = probe.gradient(y_hat, y) * len(y)
     except InvalidArgumentError:

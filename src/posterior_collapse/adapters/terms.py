@@ -13,7 +13,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from posterior_collapse.adapters.probing import LOGGED, PLAIN, ROLES, TARGETS, Probe, Sizes
+from posterior_collapse.adapters.probing import (
+    LOGGED,
+    PLAIN,
+    ROLES,
+    TARGETS,
+    Probe,
+    Sizes,
+    steady,
+)
 from posterior_collapse.adapters.reconstruction import (
     TOLERANCE,
     ReconstructionReading,
@@ -234,8 +242,12 @@ class Terms(NamedTuple):
 
     @property
     def known(self) -> bool:
-        """Whether there is a way to understand both."""
-        return self.reconstruction.kind not in _UNKNOWN and self.kl.kind not in _UNKNOWN
+        """Whether there is a way to understand both.
+
+        An error that is known in (0, 1) is: what lies beyond is no reason to turn the arguments.
+        """
+        error = self.reconstruction.near or self.reconstruction.kind
+        return error not in _UNKNOWN and self.kl.kind not in _UNKNOWN
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -248,9 +260,14 @@ def read_terms(loss: Callable[..., Any], sizes: Sizes, log_var: bool) -> Terms:
     """Return both terms, of whichever order of the arguments makes sense of them.
 
     Raises:
-        InvalidArgumentError: The loss raises, is not finite, is random, gives no single number, or
-            a part of itself where the total should be.
+        InvalidArgumentError: The loss raises, is not finite, is random, changes from call to call,
+            gives no single number, or a part of itself where the total should be.
     """
+    with steady(loss, sizes, (LOGGED if log_var else PLAIN)[0]):
+        return _read_in_some_order(loss, sizes, log_var)
+
+
+def _read_in_some_order(loss: Callable[..., Any], sizes: Sizes, log_var: bool) -> Terms:
     first: Terms | InvalidArgumentError | None = None
     for order in itertools.permutations(range(len(ROLES))):
         found: Terms | InvalidArgumentError
@@ -334,11 +351,14 @@ def cut_off(found: Terms) -> tuple[str, ...]:
     return tuple(role for role, slope in slopes.items() if slope <= limits[role])
 
 
-def reductions(found: Terms) -> dict[str, str | None]:
-    """Return how each term is reduced, from how its weight grows with each size."""
+def reductions(found: Terms) -> tuple[dict[str, str | None], int]:
+    """Return how each term is reduced, from how its weight grows with each size.
+
+    And how many features a mean of the error is over: perhaps over some sides of a sample only.
+    """
     reconstruction, kl, sizes, probe = found
     if probe is None:
-        return dict.fromkeys(REDUCTIONS)
+        return dict.fromkeys(REDUCTIONS), 1
 
     def read(term: Callable[[Probe], Any], at: Sizes) -> Any:
         """Return a term at other sizes; None if the loss does not take them."""
@@ -350,20 +370,23 @@ def reductions(found: Terms) -> dict[str, str | None]:
     # With one sample and one feature more, a loss that folds its input into rows of known length
     # fails; more samples could make up for the surplus.
     one = sizes._replace(batch=1)
-    shape = list(sizes.features)
+    shape, classes = sizes.features, reconstruction.axis
     # Of a categorical it is positions that are summed or averaged over, not classes.
-    classes = reconstruction.axis
-    along = -1 if classes is None or classes % len(shape) != len(shape) - 1 else -2
-    features = None
-    if reconstruction.apart and (classes is None or len(shape) > 1):
-        shape[along] += 1
-        wider = read(read_reconstruction, one._replace(features=tuple(shape)))
-        ratio = shape[along] / (shape[along] - 1)
-        features = _reduction(read(read_reconstruction, one), wider, ratio)
+    sides = [i for i in range(len(shape)) if classes is None or i != classes % len(shape)]
+    over: list[str | None] = []
+    here = read(read_reconstruction, one) if reconstruction.apart and sides else None
+    for i in sides:
+        wider = one._replace(features=(*shape[:i], shape[i] + 1, *shape[i + 1 :]))
+        there = None if here is None else read(read_reconstruction, wider)
+        over.append(_reduction(here, there, 1 + 1 / shape[i]))
+    # Sides of which a loss takes no other size, as colours, are taken for what the last is.
+    features = over[-1] if over else None
+    means = [shape[i] for i, way in zip(sides, over, strict=True) if (way or features) == "mean"]
+    features = "mean" if features and means else features
     longer, more = one._replace(latents=sizes.latents + 1), sizes._replace(batch=2 * sizes.batch)
     ratio = 1 + 1 / sizes.latents
     # Weights are those of sums over features and latents, and of means over the batch.
-    return {
+    found_by = {
         "features": features,
         "latents": _reduction(read(read_kl, one), read(read_kl, longer), ratio),
         "reconstruction_batch": _reduction(
@@ -371,6 +394,7 @@ def reductions(found: Terms) -> dict[str, str | None]:
         ),
         "kl_batch": _reduction(kl, read(read_kl, more), 2.0, of_sum=1),
     }
+    return found_by, math.prod(means)
 
 
 def _reduction(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from inspect import getattr_static, isfunction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,7 +38,8 @@ def audit(
     named: ReadingOptions,
     function: str = typer.Argument(
         metavar="FILE.py:FUNCTION",
-        help="A Python file, which is run, and the function loss(y_hat, y, mean, log_var) in it.",
+        help="A Python file, which is run, and the function loss(y_hat, y, mean, log_var) in it; "
+        "model.loss for a method.",
     ),
     data: Annotated[str | None, SOURCE] = None,
     features: str | None = typer.Option(
@@ -187,7 +189,7 @@ def _function(text: str) -> Any:
 
     name, _, attribute = text.rpartition(":")
     path = Path(name)
-    if not name or not attribute.isidentifier() or path.suffix != ".py":
+    if not name or not all(map(str.isidentifier, attribute.split("."))) or path.suffix != ".py":
         raise InvalidArgumentError(
             "FILE.py:FUNCTION", repr(text), "a Python file and a name in it", "Pass train.py:loss."
         )
@@ -211,15 +213,26 @@ def _function(text: str) -> Any:
         ) from error
     finally:
         sys.path.pop(0)
-    if not hasattr(module, attribute):
-        known = [name for name in vars(module) if callable(getattr(module, name))]
-        raise InvalidArgumentError(
-            str(path),
-            f"nothing named {attribute!r} in it",
-            "the name of the loss function",
-            f"Check the name.{nearest(attribute, known)}",
-        )
-    return getattr(module, attribute)
+    found: Any = module
+    reached = str(path)
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            known = [name for name in dir(found) if callable(getattr_static(found, name, None))]
+            raise InvalidArgumentError(
+                reached,
+                f"nothing named {part!r} in it",
+                "the name of the loss function",
+                f"Check the name.{nearest(part, known)}",
+            )
+        if isinstance(found, type) and isfunction(getattr_static(found, part)):
+            raise InvalidArgumentError(
+                attribute,
+                f"a method of the class {found.__name__}",
+                "a function, or the method of an instance",
+                f"Put model = {found.__name__}() into the file, and pass {path}:model.{part}.",
+            )
+        found, reached = getattr(found, part), part
+    return found
 
 
 def _print(found: LossAudit, dataset: Dataset | None, advice: str | None) -> None:
