@@ -250,22 +250,6 @@ def test_a_known_condition_of_negative_binomials() -> None:
     assert pc.forecast((x, y), spec.replace(dispersion=2.0)).onset == pytest.approx(1, abs=0.1)
 
 
-def test_the_loss_of_a_learned_dispersion_takes_the_rows() -> None:
-    rng = np.random.default_rng(5)
-    y = rng.negative_binomial(2, [0.2, 0.4, 0.6], (500, 3)).astype(float)
-    spec = pc.VAESpec(1, beta=1e3, likelihood="negative-binomial")
-    mean, variance = y.mean(0), y.var(0)
-    r = mean**2 / (variance - mean)
-    expected = -stats.nbinom.logpmf(y, r, r / (r + mean)).sum(1).mean()
-    expected -= special.gammaln(y + 1).sum(1).mean()
-    assert (r > 0).all()
-    assert pc.forecast(y, spec).loss == pytest.approx(expected, rel=1e-9)
-    assert "Gamma" in " ".join(pc.forecast(pc.Moments.from_arrays(y), spec).notes)
-    noise = rng.standard_normal((len(y), 1))
-    given = pc.forecast((noise, y), pc.CVAESpec(1, beta=1e3, likelihood="negative-binomial"))
-    assert given.loss == pytest.approx(expected, rel=0.01)
-
-
 def test_a_condition_that_separates_the_classes_is_survived() -> None:
     x = np.linspace(-1, 1, 100)[:, None]
     y = np.hstack([x > 0, x < 0.5, np.sin(40 * x) > 0]).astype(float)

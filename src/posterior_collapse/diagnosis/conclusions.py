@@ -18,6 +18,7 @@ from posterior_collapse.errors import DataError, NotSolvedError, UnboundedObject
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import ACTIVE_INFORMATION, FewSamplesWarning, Forecast, forecast
+from posterior_collapse.theory.dispersion import is_learned
 from posterior_collapse.theory.thresholds import (
     LEAST_ROWS,
     ROUNDING,
@@ -144,15 +145,15 @@ def has_spare(found: Diagnosis, at: int) -> bool:
 def counts_alike(found: Forecast) -> bool:
     """Return whether a forecast's loss is of the same distribution as a trained model's.
 
-    Of a learned dispersion it is not: data tell another than training does, and of the part that
-    goes by both, the Gamma functions of every count, moments tell nothing.
+    Of a learned dispersion it is not: units that explain some of the spread make it larger, and
+    of the part that goes by both, the Gamma functions of every count, moments tell nothing.
 
     Example:
         >>> from posterior_collapse.specs import VAESpec
         >>> counts_alike(forecast(Moments.from_matrices([[1.0]]), VAESpec(1, beta=2.0)))
         True
     """
-    return found.spec.likelihood != "negative-binomial" or found.spec.dispersion != "learned"
+    return not is_learned(found.spec)
 
 
 def collapsed_loss(found: Forecast) -> float:

@@ -51,7 +51,8 @@ class Forecast(Viewed):
     """The global optimum of a linear model on given data.
 
     Of a likelihood that is not Gaussian, variances are in units of the noise that it tolerates:
-    there `onset` is exact for every network, and counts, KL and loss are approximate below it.
+    there `onset` is exact for every network (for a learned dispersion, where it was given rows and
+    not moments alone), and counts, KL and loss are approximate below it.
 
     Attributes:
         spec: The hyperparameters.
