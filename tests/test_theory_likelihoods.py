@@ -297,6 +297,31 @@ def test_added_moments_and_batches_do_as_well() -> None:
         assert pc.forecast(data, spec).loss == pytest.approx(whole.loss, rel=1e-9)
 
 
+@pytest.mark.parametrize("widths", [(2,), (6,), (4, 4, 4), (5, 1, 3, 2)])
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("given", [False, True])
+def test_a_position_has_a_mode_less_than_classes(widths, soft, given) -> None:
+    """Its classes sum to 1, but for rounding, which here is as large as it may be."""
+    rng = np.random.default_rng(8)
+    draws = [rng.dirichlet(np.ones(w) if soft else np.full(w, 1e-9), 300) for w in widths]
+    y = np.hstack([*draws, np.zeros((300, 1))]) * (1 + 4e-7 * rng.choice([-1, 1], (300, 1)))
+    latents, few = sum(widths), sum(widths) - len(widths)
+    if given:
+        x, spec = rng.standard_normal((300, 1)), pc.CVAESpec(latents, likelihood="categorical")
+        found = pc.forecast((x, y), spec)
+    else:
+        spec = pc.VAESpec(latents, likelihood="categorical")
+        found = pc.forecast(y, spec)
+        assert pc.forecast(pc.Moments.from_arrays(y), spec).spectrum == pytest.approx(
+            found.spectrum
+        )
+    assert np.count_nonzero(found.spectrum) == few
+    assert found.hidden_variance == 0 or given
+    advice = found.advice(active=few + 1)
+    assert f"the data have only {few} mode" in advice.text
+    assert all(change.value > 1e-6 for change in advice.changes)
+
+
 # What is refused
 
 

@@ -65,6 +65,8 @@ class Whitening:
         output: The best constant output, shape (d_y,), e.g. logits; infinite where the data are
             always at an end of their range. None for a conditional model, where it follows x.
         divisor: What each feature was divided by, (d_y,); None for a conditional model.
+        modes: How many there can be, one for each feature that varies; of one-hot positions, whose
+            classes sum to 1, one less each. What exceeds them is rounding.
         notes: What the reader should know.
     """
 
@@ -72,6 +74,7 @@ class Whitening:
     constant_loss: float
     output: Float | None
     divisor: Float | None
+    modes: int
     notes: tuple[str, ...]
 
 
@@ -111,7 +114,11 @@ def whiten(moments: Moments, spec: Spec, counts: Tally | None = None) -> Whiteni
     with np.errstate(divide="ignore"):
         output = np.asarray(family.link(mean), dtype=np.float64)
     notes = _notes(spec, int(np.count_nonzero(~varies)), len(mean), counts is not None)
-    return Whitening(moments.divided(divisor), loss, output, divisor, tuple(notes))
+    modes = int(np.count_nonzero(varies))
+    if spec.likelihood == "categorical":
+        # Of positions that always have the same class no class varies.
+        modes -= round(mean.sum()) - int(mean[~varies].sum() + ROUNDING * len(mean))
+    return Whitening(moments.divided(divisor), loss, output, divisor, modes, tuple(notes))
 
 
 def _dispersion(spec: Spec, mean: Float, variance: Float, counts: Tally | None) -> Float:
@@ -144,7 +151,7 @@ def whiten_given(data: Samples, spec: Spec) -> Whitening:
             "(fewer than 10 each): what it seems to explain of y may be an artefact"
         )
     moments = Moments.from_arrays(fitted.scores)
-    return Whitening(moments, fitted.loss, None, None, tuple(notes))
+    return Whitening(moments, fitted.loss, None, None, fitted.modes, tuple(notes))
 
 
 def _check_moments(mean: Float, variance: Float, moments: Moments, spec: Spec) -> None:
@@ -215,11 +222,13 @@ class Regression(NamedTuple):
 
     Attributes:
         scores: Scores of each row in units of their noise, F^(-1/2) s, shape (samples, d_y).
+        modes: How many they can have; see `Whitening`.
         loss: Mean loss, nats per sample, less what the data alone decide.
         rank: Independent features of the condition.
     """
 
     scores: Float
+    modes: int
     loss: float
     rank: int
 
@@ -253,7 +262,7 @@ def regress(likelihood: Likelihood, x: Array, y: Array, r: Dispersion = "learned
     if likelihood == "categorical":
         widths = one_hot_widths(target)
         loss, score, means, _ = _minimise(white, start, law(likelihood, target, widths=widths))
-        return Regression(_blocks_whitened(score, means, widths), loss / n, rank)
+        return Regression(*_blocks_whitened(score, means, widths), loss / n, rank)
     learned = likelihood == "negative-binomial" and r == "learned"
     fixed = likelihood == "negative-binomial" and not learned
     each = np.full(target.shape[1], r if fixed else np.inf, dtype=np.float64)
@@ -274,7 +283,7 @@ def regress(likelihood: Likelihood, x: Array, y: Array, r: Dispersion = "learned
         loss -= log_rising(counts, each)
     known = root > 1e-8 * root.max(initial=0.0)
     scores = np.divide(score, root, out=np.zeros_like(score), where=known)
-    return Regression(scores, loss, rank)
+    return Regression(scores, int(np.count_nonzero(known)), loss, rank)
 
 
 def _white(x: Float) -> tuple[Float, int]:
@@ -309,14 +318,20 @@ def _minimise(white: Float, start: Float, cost: Law) -> tuple[float, Float, Floa
     return loss, -gradient, means, best
 
 
-def _blocks_whitened(score: Float, means: Float, widths: tuple[int, ...]) -> Float:
-    """Divide the scores of each position by the root of their mean Hessian, diag(p) - pp'."""
-    found = np.zeros_like(score)
+def _blocks_whitened(score: Float, means: Float, widths: tuple[int, ...]) -> tuple[Float, int]:
+    """Divide the scores of each position by the root of their mean Hessian, diag(p) - pp'.
+
+    Returns:
+        The scores, and how many directions they have: constants, which softmax does not feel, drop
+        out.
+    """
+    found, modes = np.zeros_like(score), 0
     for stop, width in zip(np.cumsum(widths), widths, strict=True):
         part = slice(stop - width, stop)
         p = means[:, part]
         values, vectors = linalg.eigh(np.diag(p.mean(axis=0)) - p.T @ p / len(p))
-        keep = values > values[-1] * 1e-10  # constants, which softmax does not feel
+        keep = values > values[-1] * 1e-10
         kept = vectors[:, keep]
         found[:, part] = score[:, part] @ (kept / np.sqrt(values[keep])) @ kept.T
-    return found
+        modes += int(np.count_nonzero(keep))
+    return found, modes
