@@ -179,9 +179,10 @@ class Forecast(Viewed):
         found = advise(self._modes, self.spec, active, self._times)
         if self.bracket is None or self.bracket[0] == self.bracket[1]:
             return found
-        said = "Counts are a linear model's; trained to convergence a network now keeps between "
         fewest, most = self.bracket
-        return found.replace(text=f"{found.text} {said}{fewest} and {most}.")
+        whose = "a linear model's" if self._modes.noise is None else "a quadratic approximation's"
+        said = f"Counts are {whose}; trained to convergence a network now keeps between {fewest}"
+        return found.replace(text=f"{found.text} {said} and {most}.")
 
     def phase_diagram(self, betas: Any, eta_decs: Any = None, *, level: int = -1) -> PhaseDiagram:
         """Count active units over a grid of beta and eta_dec; see `phase_diagram`."""
