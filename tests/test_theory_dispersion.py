@@ -150,3 +150,17 @@ def test_a_condition_and_its_dispersion_are_fitted_together() -> None:
         found.spectrum, np.linalg.eigvalsh(np.cov(scores, bias=True))[::-1], rtol=1e-3
     )
     assert found.loss == pytest.approx(constant, rel=1e-6)
+
+
+def test_a_diagnosis_counts_as_a_forecast_does() -> None:
+    """Of a trained model, by batches, and of a posterior's arrays."""
+    fitted = pc.fit(SPEC, Y, "linear", epochs=1, initial_std=1e-5)
+    onset = pc.forecast(Y, SPEC).onset
+    means = np.random.default_rng(4).standard_normal((len(Y), 2))
+    found = [
+        fitted.forecast,
+        pc.diagnose(fitted, Y, batch_size=90).forecast,
+        pc.diagnose_arrays(means, np.ones_like(means), data=Y, spec=SPEC).forecast,
+    ]
+    assert [one.onset for one in found] == pytest.approx([onset] * 3, rel=1e-5)
+    assert "exact for any network" in found[1].notes[0]

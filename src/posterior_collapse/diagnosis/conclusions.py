@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from posterior_collapse.diagnosis.results import (
     LEFT_OUT,
@@ -59,7 +60,7 @@ _WORDS: dict[Conclusion, str] = {
 
 
 def linear_forecast(
-    moments: Moments | None, spec: Spec | None
+    data: Moments | Any, spec: Spec | None
 ) -> tuple[Forecast | None, tuple[str, ...]]:
     """Return the forecast of the linear model of this spec, or a note that says why there is none.
 
@@ -67,12 +68,12 @@ def linear_forecast(
         >>> linear_forecast(None, None)
         (None, ())
     """
-    if moments is None or spec is None:
+    if data is None or spec is None:
         return None, ()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FewSamplesWarning)  # it stays in the forecast's notes
-            return forecast(moments, spec), ()
+            return forecast(data, spec), ()
     except (NotSolvedError, UnboundedObjectiveError, DataError) as error:
         return None, (f"no forecast of the linear model: {error}",)
 

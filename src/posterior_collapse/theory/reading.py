@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from posterior_collapse.arrays import as_samples
@@ -16,9 +17,22 @@ from posterior_collapse.theory.dispersion import Tally, is_learned
 from posterior_collapse.theory.spectrum import Modes
 from posterior_collapse.theory.whitening import whiten, whiten_given
 
-__all__ = ["Bias", "MeasuredOnce", "as_modes", "as_moments"]
+__all__ = ["Bias", "Counted", "MeasuredOnce", "as_modes", "as_moments"]
 
 Bias = Literal["both", "encoder", "decoder", "none"]
+
+
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """Moments, and how often each value occurs, which a learned dispersion asks for.
+
+    Attributes:
+        moments: Of the data.
+        counts: Of their targets.
+    """
+
+    moments: Moments
+    counts: Tally
 
 
 class MeasuredOnce:
@@ -101,7 +115,7 @@ def as_modes(
         )
     if spec.likelihood != "gaussian" and spec.model == "cvae":
         return _given(data, spec, bias), spec
-    at_hand = isinstance(data, (Moments, MeasuredOnce))
+    at_hand = isinstance(data, (Moments, Counted, MeasuredOnce))
     found = data if at_hand else read(data, spec.model == "cvae")
     counts = None
     if spec.likelihood != "gaussian":
@@ -124,6 +138,9 @@ def _checked(found: Any, spec: Spec) -> tuple[Any, Tally | None]:
         The rows, or the moments of those that pass by; and how often each of their values occurs,
         where a learned dispersion asks for it.
     """
+    if isinstance(found, Counted):
+        check_targets(spec.likelihood, found.counts.value[:, None])
+        return found.moments, found.counts
     learned = is_learned(spec)
     if isinstance(found, Samples):
         rows = found.x if found.y is None else found.y
