@@ -293,6 +293,7 @@ def test_added_moments_and_batches_do_as_well() -> None:
         pc.Moments.from_arrays(y[:100]) + pc.Moments.from_arrays(y[100:]),
         [y[:150], y[150:]],
         y.astype(np.int64),
+        pytest.importorskip("dask.array").from_array(y, chunks=(90, 4)),
     ):
         assert pc.forecast(data, spec).loss == pytest.approx(whole.loss, rel=1e-9)
 
