@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 
 import posterior_collapse as pc
+from posterior_collapse.data.samples import read
+from posterior_collapse.models import Architecture
+from posterior_collapse.report.comparison import tuned_verdict
+from posterior_collapse.runs.goal import Goal, Theory
 from posterior_collapse.runs.tune import Trial, search_beta, search_latents
 
 module = importlib.import_module("posterior_collapse.runs.tune")  # by name it is the function
@@ -114,6 +118,65 @@ def test_a_beta_at_which_a_linear_model_keeps_fewer_is_never_chosen() -> None:
     assert found.best.linear >= 2
     assert found.best.value < 4.0
     assert not found.best.still
+
+
+def test_an_approximate_count_bounds_nothing() -> None:
+    """Of a likelihood that is not Gaussian twice as many units may live where it counts few."""
+    fake = Fake([2 * at for at in LADDER])
+
+    def train(values: Sequence[float], seeds: int, times: float) -> list[Trial]:
+        linear = [sum(beta < at for at in LADDER) for beta in values]
+        tried = zip(fake(values, seeds, times), linear, strict=True)
+        return [trial.replace(linear=n, approximate=True) for trial, n in tried]
+
+    found = search_beta(train, 2.0, 8.0, 2, 3)
+    assert 4.0 <= found.best.value < 8.0
+    assert found.best.active == (2, 2, 2)
+    assert found.best.linear == 1
+    assert found.best.still
+    assert not found.best.above
+
+
+BINARY = (np.random.default_rng(3).random((300, 6)) < 1 / (1 + np.exp(-X[:300, [0] * 6]))) * 1.0
+BERNOULLI = pc.VAESpec(4, likelihood="bernoulli")
+
+
+@pytest.mark.parametrize("net", ["linear", "mlp"])
+def test_where_theory_approximates_it_looks_up_to_the_onset(net: str) -> None:
+    ratios = pc.forecast(BINARY, BERNOULLI).spectrum
+    theory = Theory(read(BINARY), Goal(BERNOULLI, active=3), Architecture.named(net), "elbo")
+    low, high = theory.interval()
+    assert high == pytest.approx(ratios[0])  # from here on no unit lives, in any network
+    assert low <= ratios[3] if net == "linear" else low < ratios[3]
+    assert ratios[2] < 0.7 * high
+    kept = int((ratios > 1).sum())
+    assert theory.latents()[0] <= kept < theory.latents()[1] == np.count_nonzero(ratios)
+    gaussian = Theory(read(BINARY), Goal(pc.VAESpec(4), active=3), Architecture.named(net), "elbo")
+    assert gaussian.interval()[1] == pytest.approx(
+        np.linalg.eigvalsh(np.cov(BINARY.T, bias=True))[-3]
+    )
+
+
+def test_what_an_approximation_says_is_called_one() -> None:
+    tuned = pc.tune(BINARY, BERNOULLI, "linear", active=2, seeds=1, steps=20)
+    said = f"{tuned_verdict(tuned)} {tuned.notes} {tuned._repr_html_()}"
+    assert all(trial.approximate for trial in tuned.curve)
+    assert any(trial.active[0] > (trial.linear or 0) for trial in tuned.curve)
+    assert f"the quadratic approximation keeps {tuned.chosen.linear}" in said
+    assert "linear optimum" not in said
+    assert "linear model" not in said
+    assert "training has not ended" not in said
+    (axes,) = tuned.plot().axes
+    assert "quadratic approximation" in axes.get_legend_handles_labels()[1]
+
+
+@pytest.mark.parametrize(("net", "words"), [("linear", "has not ended"), ("mlp", "seldom keep")])
+def test_only_of_a_linear_model_more_units_show_that_training_goes_on(net: str, words: str) -> None:
+    tuned = pc.tune(X, pc.VAESpec(4), net, active=2, seeds=1, steps=9)
+    chosen = tuned.chosen.replace(active=(4,), linear=2)
+    (note,) = [n for n in module._notes(tuned.replace(chosen=chosen)) if "linear optimum" in n]
+    assert words in note
+    assert "train longer" in note
 
 
 def test_chance_is_averaged_and_said() -> None:

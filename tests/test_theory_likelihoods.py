@@ -250,22 +250,6 @@ def test_a_known_condition_of_negative_binomials() -> None:
     assert pc.forecast((x, y), spec.replace(dispersion=2.0)).onset == pytest.approx(1, abs=0.1)
 
 
-def test_the_loss_of_a_learned_dispersion_takes_the_rows() -> None:
-    rng = np.random.default_rng(5)
-    y = rng.negative_binomial(2, [0.2, 0.4, 0.6], (500, 3)).astype(float)
-    spec = pc.VAESpec(1, beta=1e3, likelihood="negative-binomial")
-    mean, variance = y.mean(0), y.var(0)
-    r = mean**2 / (variance - mean)
-    expected = -stats.nbinom.logpmf(y, r, r / (r + mean)).sum(1).mean()
-    expected -= special.gammaln(y + 1).sum(1).mean()
-    assert (r > 0).all()
-    assert pc.forecast(y, spec).loss == pytest.approx(expected, rel=1e-9)
-    assert "Gamma" in " ".join(pc.forecast(pc.Moments.from_arrays(y), spec).notes)
-    noise = rng.standard_normal((len(y), 1))
-    given = pc.forecast((noise, y), pc.CVAESpec(1, beta=1e3, likelihood="negative-binomial"))
-    assert given.loss == pytest.approx(expected, rel=0.01)
-
-
 def test_a_condition_that_separates_the_classes_is_survived() -> None:
     x = np.linspace(-1, 1, 100)[:, None]
     y = np.hstack([x > 0, x < 0.5, np.sin(40 * x) > 0]).astype(float)
@@ -309,8 +293,34 @@ def test_added_moments_and_batches_do_as_well() -> None:
         pc.Moments.from_arrays(y[:100]) + pc.Moments.from_arrays(y[100:]),
         [y[:150], y[150:]],
         y.astype(np.int64),
+        pytest.importorskip("dask.array").from_array(y, chunks=(90, 4)),
     ):
         assert pc.forecast(data, spec).loss == pytest.approx(whole.loss, rel=1e-9)
+
+
+@pytest.mark.parametrize("widths", [(2,), (6,), (4, 4, 4), (5, 1, 3, 2)])
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("given", [False, True])
+def test_a_position_has_a_mode_less_than_classes(widths, soft, given) -> None:
+    """Its classes sum to 1, but for rounding, which here is as large as it may be."""
+    rng = np.random.default_rng(8)
+    draws = [rng.dirichlet(np.ones(w) if soft else np.full(w, 1e-9), 300) for w in widths]
+    y = np.hstack([*draws, np.zeros((300, 1))]) * (1 + 4e-7 * rng.choice([-1, 1], (300, 1)))
+    latents, few = sum(widths), sum(widths) - len(widths)
+    if given:
+        x, spec = rng.standard_normal((300, 1)), pc.CVAESpec(latents, likelihood="categorical")
+        found = pc.forecast((x, y), spec)
+    else:
+        spec = pc.VAESpec(latents, likelihood="categorical")
+        found = pc.forecast(y, spec)
+        assert pc.forecast(pc.Moments.from_arrays(y), spec).spectrum == pytest.approx(
+            found.spectrum
+        )
+    assert np.count_nonzero(found.spectrum) == few
+    assert found.hidden_variance == 0 or given
+    advice = found.advice(active=few + 1)
+    assert f"the data have only {few} mode" in advice.text
+    assert all(change.value > 1e-6 for change in advice.changes)
 
 
 # What is refused

@@ -33,6 +33,15 @@ def test_networks_trained_to_a_standstill_lie_within(tau, linear, trained) -> No
     assert f"a network keeps {fewest} to {most}" in found.plot().axes[0].get_title()
 
 
+def test_counts_of_another_likelihood_are_called_approximate() -> None:
+    binary = (DIGITS[:600] > 0.5) * 1.0
+    found = pc.forecast(binary, pc.VAESpec(8, likelihood="bernoulli"), network=True)
+    said = f"{verdict(found)} {found.advice().text} {found._repr_html_()}"
+    assert f"The quadratic approximation keeps {found.n_active} of 8" in said
+    assert "Counts are a quadratic approximation's" in said
+    assert "linear model" not in said
+
+
 def test_few_rows_are_corrected_for() -> None:
     """Rows of one Gaussian of three modes above the threshold: noise adds more, and is told."""
     stds = np.array([2.0] * 3 + [0.5] * 47)

@@ -193,7 +193,8 @@ def check_targets(likelihood: Likelihood, y: Array) -> None:
     if family is None:
         return
     domain = "from 0 to 1" if family.most == 1 else "of at least 0"
-    for _, (rows,) in chunks(y):
+    for _, (part,) in chunks(y):
+        rows = np.asarray(part)  # computed once, where it is dask's
         least, most = float(rows.min(initial=0.0)), float(rows.max(initial=0.0))
         if least < -ROUNDING or most > family.most + ROUNDING:
             raise DataError(

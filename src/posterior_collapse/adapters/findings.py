@@ -97,7 +97,8 @@ def lower_weight(audit: LossAudit, active: int | None) -> str:
     if not least > 0:
         return f"No weight of the KL keeps {wanted} units."
     factor = _below(least / beta)
-    kept = f"to keep {wanted} unit{'s' * (wanted != 1)} in a linear model; a network may keep fewer"
+    whom = "in a linear model" if _is_exact(forecast) else "by the quadratic approximation"
+    kept = f"to keep {wanted} unit{'s' * (wanted != 1)} {whom}; a network may keep fewer"
     if weight is None or weight < 0:  # of a loss whose signs are both turned
         turn = f"Multiply your KL weight by {factor:.3g} {kept}."
     else:
@@ -422,10 +423,16 @@ def _no_forecast(refusal: PosteriorCollapseError) -> Finding:
     return Finding("no-forecast", text, refusal.action)
 
 
+def _is_exact(forecast: Forecast) -> bool:
+    """Whether a linear model keeps what is forecast."""
+    return forecast.spec.likelihood == "gaussian"
+
+
 def units_kept(forecast: Forecast, kl: KLReading) -> str:
     """Return how many units a loss keeps on its data, and how much more it bears, a sentence."""
     times, units = forecast.onset / forecast.spec.beta_levels[0], forecast.spec.dims[0]
-    kept = f"On these data a linear model keeps {forecast.n_active} of {units} units"
+    who = "a linear model" if _is_exact(forecast) else "the quadratic approximation"
+    kept = f"On these data {who} keeps {forecast.n_active} of {units} units"
     if has_floor(kl):
         said = "costs nothing" if kl.kind == "free bits" else "is rewarded"
         each = " of each unit" if kl.floor_over == "unit" else ""

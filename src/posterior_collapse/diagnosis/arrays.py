@@ -24,6 +24,7 @@ from posterior_collapse.diagnosis.statistics import row_chooser
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec
+from posterior_collapse.theory.dispersion import is_learned
 
 BEYOND = (
     "the prior differs from row to row: information and stds are of z less the prior's mean, over "
@@ -105,7 +106,7 @@ def diagnose_arrays(
     for rows in _chunks(parts, beyond):
         statistics.add(rows)
     level = statistics.diagnosis(top=True, **options)
-    forecast, notes = linear_forecast(_moments(data, spec), spec)
+    forecast, notes = linear_forecast(_evidence(data, spec), spec)
     found = Diagnosis(
         n=len(means),
         spec=spec,
@@ -202,7 +203,9 @@ def _check_positive(name: str, values: Float, first_row: int, spread: str) -> No
     )
 
 
-def _moments(data: Any, spec: Spec | None) -> Moments | None:
+def _evidence(data: Any, spec: Spec | None) -> Any:
+    """Return what a forecast has to know of the data: moments, or where they do not do, rows."""
     if data is None or spec is None or isinstance(data, Moments):
         return data if isinstance(data, Moments) else None
-    return Moments.of(read(data, spec.model == "cvae"))
+    rows = read(data, spec.model == "cvae")
+    return rows if is_learned(spec) else Moments.of(rows)

@@ -31,6 +31,8 @@ from posterior_collapse.moments.accumulate import CLEAR, Accumulator
 from posterior_collapse.moments.single import ROUNDING
 from posterior_collapse.progress import Display
 from posterior_collapse.specs import Spec
+from posterior_collapse.theory.dispersion import Tally, is_learned
+from posterior_collapse.theory.reading import Counted
 
 MOST_FEATURES = 4096
 """Features of x and y together up to which moments are taken: a matrix of 128 MiB."""
@@ -211,6 +213,7 @@ class Collected:
         self.losses: dict[str, Running] = {}
         self._variance, self._standardised, self._data = Running(), Running(), Running()
         self._joint: Accumulator | None = None
+        self._counts: Tally | None = None
         self._widths: list[int] = []
         units = min(MOST_EFFECTS, max(model.units))
         self.rows = Reservoir(
@@ -335,6 +338,13 @@ class Collected:
         mean, cov, centred = joint.mean, joint.cov, self.model.centred
         return Moments(joint.n, mean, cov, x, bool(y), centred, features, rounding=joint.rounding)
 
+    @property
+    def evidence(self) -> Moments | Counted | None:
+        """What a forecast has to know of the data: moments, and what else its likelihood asks."""
+        if self.moments is None or self._counts is None:
+            return self.moments
+        return Counted(self.moments, self._counts)
+
     def add(self, x: Tensor, y: Tensor | None) -> None:
         """Take in a batch.
 
@@ -360,6 +370,9 @@ class Collected:
             wanted = [residuals.choose(len(x)) for residuals in self.residuals]
         if self._joint is not None:
             self._joint.update(("x", "y")[: len(pair)], pair, row, "float32")
+            if self.spec is not None and is_learned(self.spec) and self.spec.model != "cvae":
+                counts = Tally.of(pair[-1])
+                self._counts = counts if self._counts is None else self._counts + counts
         self.rows.add(*pair)
         for statistics, posteriors in zip(self.levels, found.levels, strict=True):
             statistics.add(posteriors)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from posterior_collapse.diagnosis.results import (
     LEFT_OUT,
@@ -18,6 +19,7 @@ from posterior_collapse.errors import DataError, NotSolvedError, UnboundedObject
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import ACTIVE_INFORMATION, FewSamplesWarning, Forecast, forecast
+from posterior_collapse.theory.dispersion import is_learned
 from posterior_collapse.theory.thresholds import (
     LEAST_ROWS,
     ROUNDING,
@@ -58,7 +60,7 @@ _WORDS: dict[Conclusion, str] = {
 
 
 def linear_forecast(
-    moments: Moments | None, spec: Spec | None
+    data: Moments | Any, spec: Spec | None
 ) -> tuple[Forecast | None, tuple[str, ...]]:
     """Return the forecast of the linear model of this spec, or a note that says why there is none.
 
@@ -66,12 +68,12 @@ def linear_forecast(
         >>> linear_forecast(None, None)
         (None, ())
     """
-    if moments is None or spec is None:
+    if data is None or spec is None:
         return None, ()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FewSamplesWarning)  # it stays in the forecast's notes
-            return forecast(moments, spec), ()
+            return forecast(data, spec), ()
     except (NotSolvedError, UnboundedObjectiveError, DataError) as error:
         return None, (f"no forecast of the linear model: {error}",)
 
@@ -144,15 +146,15 @@ def has_spare(found: Diagnosis, at: int) -> bool:
 def counts_alike(found: Forecast) -> bool:
     """Return whether a forecast's loss is of the same distribution as a trained model's.
 
-    Of a learned dispersion it is not: data tell another than training does, and of the part that
-    goes by both, the Gamma functions of every count, moments tell nothing.
+    Of a learned dispersion it is not: units that explain some of the spread make it larger, and
+    of the part that goes by both, the Gamma functions of every count, moments tell nothing.
 
     Example:
         >>> from posterior_collapse.specs import VAESpec
         >>> counts_alike(forecast(Moments.from_matrices([[1.0]]), VAESpec(1, beta=2.0)))
         True
     """
-    return found.spec.likelihood != "negative-binomial" or found.spec.dispersion != "learned"
+    return not is_learned(found.spec)
 
 
 def collapsed_loss(found: Forecast) -> float:

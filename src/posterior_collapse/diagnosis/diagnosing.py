@@ -252,7 +252,7 @@ def _forecast(
         return None, (
             f"no forecast: x and y have more than {MOST_FEATURES:,} features, or no variance",
         )
-    return linear_forecast(found.moments, found.spec)
+    return linear_forecast(found.evidence, found.spec)
 
 
 def _levels(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from posterior_collapse.report.names import theory
 from posterior_collapse.report.text import NOTHING, add_numbers, new_table
 from posterior_collapse.theory.thresholds import excess_loss
 
@@ -76,7 +77,11 @@ def _of_counts(summary: Summary, counts: str, kept: str, *, as_many: bool) -> st
     """Of a likelihood whose forecast is an approximation: a good model may be above its loss."""
     excess = _excess(summary)
     if excess:
-        beside = ", as many as forecast" if as_many else f" where the linear forecast keeps {kept}"
+        beside = (
+            ", as many as forecast"
+            if as_many
+            else f" where the quadratic approximation keeps {kept}"
+        )
         if "collapsed_loss" in summary["measured"]:
             return (
                 f"Undertrained: loss {excess:.3g} nats above that of the best constant output, "
@@ -87,7 +92,9 @@ def _of_counts(summary: Summary, counts: str, kept: str, *, as_many: bool) -> st
             f"approximation; {counts}{beside}: train longer while it falls."
         )
     text = (
-        f"As forecast: {counts}" if as_many else f"{counts} where the linear forecast keeps {kept}"
+        f"As forecast: {counts}"
+        if as_many
+        else f"{counts} where the quadratic approximation keeps {kept}"
     )
     return f"{text}; losses are not compared, as that of the forecast is an approximation."
 
@@ -224,14 +231,14 @@ def _counts(side: Mapping[str, Any]) -> str:
 
 
 def tuned_table(found: Any) -> Table:
-    """Return a row per trial: active units of each seed, and of the linear optimum."""
+    """Return a row per trial: active units of each seed, and those of theory."""
     table = new_table()
     table.add_column("", width=1)
     table.add_column(tuned_name(found)[0], justify="right")
     table.add_column("steps", justify="right")
     table.add_column("active, per seed")
     table.add_column("at half", overflow="fold")
-    table.add_column("linear", justify="right")
+    table.add_column(theory(found.spec).split()[0], justify="right")
     for trial in found.curve:
         chosen = ">" if trial is found.chosen else ""
         table.add_row(chosen, f"{trial.value:g}", *trial_cells(trial))
@@ -239,7 +246,7 @@ def tuned_table(found: Any) -> Table:
 
 
 def trial_cells(trial: Any) -> list[str]:
-    """Return steps, counts of each seed at the end and at half, and that of the linear optimum."""
+    """Return steps, counts of each seed at the end and at half, and that of theory."""
     counts, half = (
         " ".join("-" if n is None else str(n) for n in each)
         for each in (trial.active, trial.halfway)
@@ -257,7 +264,9 @@ def tuned_verdict(found: Any) -> str:
     text = f"With {tuned} this network keeps {counts} of {found.units} units{of}, from {seeds} "
     text += "seed" if seeds == 1 else "seeds"
     if trial.linear is not None:
-        text += f"; a linear model would keep {trial.linear}"
+        gaussian = found.spec.likelihood == "gaussian"
+        keeps = "a linear model would keep" if gaussian else f"the {theory(found.spec)} keeps"
+        text += f"; {keeps} {trial.linear}"
     if found.settled:
         return f"{text}. The count has stood since half of {trial.steps:,} steps."
     why = "see the notes" if trial.still else f"it still changed within {trial.steps:,} steps"

@@ -118,6 +118,17 @@ def _listed(values: Iterable[Any]) -> str:
     return " and ".join(map(value, values))
 
 
+def theory(spec: Any) -> str:
+    """Return what a forecast's counts of active units are those of.
+
+    Example:
+        >>> from posterior_collapse import VAESpec
+        >>> theory(VAESpec(2)), theory(VAESpec(2, likelihood="poisson"))
+        ('linear optimum', 'quadratic approximation')
+    """
+    return "linear optimum" if spec.likelihood == "gaussian" else "quadratic approximation"
+
+
 def beta_name(found: PhaseDiagram) -> str:
     """Return the hyperparameter of the rows: "beta", or in a hierarchy e.g. "beta_2"."""
     return f"beta_{found.level + 1}" if len(found.spec.dims) > 1 else "beta"

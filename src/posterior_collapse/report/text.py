@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from posterior_collapse.report.names import theory
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
@@ -63,12 +65,14 @@ def verdict(forecast: Forecast) -> str:
         below = forecast.spec.dims[number - 2] if number > 1 else None
         sentences.append(name + _level_verdict(level, below, forecast.hidden_variance))
     if forecast.bracket is not None:
-        sentences.append(_bracket(*forecast.bracket, forecast.spec.dims[0]))
+        linear = forecast.spec.likelihood == "gaussian"
+        who = "A linear model" if linear else f"The {theory(forecast.spec)}"
+        sentences.append(_bracket(who, *forecast.bracket, forecast.spec.dims[0]))
     return "\n".join(sentences)
 
 
-def _bracket(fewest: int, most: int, units: int) -> str:
-    keeps = f"A linear model keeps {most} of {units}; a network trained to convergence "
+def _bracket(who: str, fewest: int, most: int, units: int) -> str:
+    keeps = f"{who} keeps {most} of {units}; a network trained to convergence "
     if fewest == most:
         return keeps + ("none, whatever it is." if most == 0 else f"about as many ({most}).")
     return keeps + f"between {fewest} and {most}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -139,27 +140,41 @@ class Theory:
 
     @property
     def linear(self) -> bool:
-        """Whether the network keeps what the linear optimum keeps."""
+        """Whether the network is one: no parts of the data say how few units it keeps."""
         return self.net.name == "linear"
+
+    @property
+    def bounded(self) -> bool:
+        """Whether closed forms count what a linear model keeps at most, and do not approximate."""
+        return self.goal.spec.likelihood == "gaussian"
+
+    @cached_property
+    def now(self) -> Forecast:
+        """The forecast for the spec as it is."""
+        return self.forecast(self.goal.spec)
 
     def interval(self) -> tuple[float, float]:
         """Return the betas between which the count of a network crosses what is wanted.
 
-        Above the upper one not even a linear model keeps as many. At the lower one each part of
-        the data alone has as many modes above the threshold, so that a network keeps no fewer; of
-        upper levels, whose data are not known before training, it is a guess.
+        Above the upper one not even a linear model keeps as many, or where its counts are but
+        approximated, none at all. At the lower one each part of the data alone has as many modes
+        above the threshold, so that a network keeps no fewer; of upper levels, whose data are not
+        known before training, it is a guess.
 
         Raises:
             InvalidArgumentError: Not even a linear model keeps so many, whatever its beta; or so
                 few.
         """
-        below, high = self.crossings()
+        below, kept = self.crossings()
+        high = kept
+        if not self.bounded and self.goal.index == 0:
+            high = max(kept, self.now.onset / self.factor)
         if self.linear:
             return below, high
-        low = high / LOWEST
+        low = kept / LOWEST
         if self.goal.index > 0 or not self._fewest(low):
-            return min(high / LOWEST**0.5, below), high
-        top = high
+            return min(kept / LOWEST**0.5, below), high
+        top = kept
         for _ in range(6):
             middle = float(np.sqrt(low * top))
             low, top = (middle, top) if self._fewest(middle) else (low, middle)
@@ -168,8 +183,7 @@ class Theory:
     def crossings(self) -> tuple[float, float]:
         """Return the betas between which a linear model keeps what is wanted; see `interval`."""
         goal, wanted = self.goal, self.goal.wanted
-        now = self.forecast(goal.spec)
-        critical = now.levels[goal.index].critical_beta / self.factor
+        critical = self.now.levels[goal.index].critical_beta / self.factor
         if len(goal.spec.dims) > 1:
             return self._searched(critical[np.isfinite(critical)].max(initial=0.0))
         betas = np.sort(critical[np.nan_to_num(critical) > 0])[::-1]
@@ -214,16 +228,17 @@ class Theory:
         return count
 
     def latents(self) -> tuple[int, int]:
-        """Return the number of units to try first, and the most that any model keeps.
+        """Return the number of units to try first, and the most that are tried.
 
         Raises:
             InvalidArgumentError: At the spec's beta it keeps none.
         """
-        most = self._most()
+        kept = self._most()
+        most = kept if self.bounded else max(kept, int(np.count_nonzero(self.now.spectrum)))
         if self.linear or self.goal.index > 0:
-            return most, most
-        bracket = self.forecast(self.goal.at(most), network=True).bracket
-        return (most if bracket is None else max(bracket[0], 1)), most
+            return kept, most
+        bracket = self.forecast(self.goal.at(kept), network=True).bracket
+        return (kept if bracket is None else max(bracket[0], 1)), most
 
     def check(self) -> None:
         """Refuse what not even a linear model keeps; see `interval` and `latents`."""
@@ -234,7 +249,7 @@ class Theory:
 
     def _most(self) -> int:
         """Return the most units that a linear model keeps at the spec's beta."""
-        goal, found = self.goal, self.forecast(self.goal.spec)
+        goal, found = self.goal, self.now
         most = found.n_possible
         if len(goal.spec.dims) > 1:
             found = self.forecast(goal.at(max(int(np.count_nonzero(found.spectrum)), 1)))

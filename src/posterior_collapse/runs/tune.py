@@ -2,11 +2,11 @@
 
 Theory says where to look. Then networks are trained there, many betas in one vectorised run, and
 their units are counted. A count of active units falls as beta rises, but for a unit by chance of
-the seed, and it falls as training goes on, down to what the linear optimum keeps or less. So a
-coarse grid of betas, trained half as long, says where the count, smoothed to fall all along, is
-about what is wanted. A finer one with all seeds follows, and another, between its neighbours; where
-counts changed in the second half of their runs, or are above the linear one, the next trains twice
-as long, up to four times.
+the seed, and it falls as training goes on, of Gaussian decoders down to what the linear optimum
+keeps or less. So a coarse grid of betas, trained half as long, says where the count, smoothed to
+fall all along, is about what is wanted. A finer one with all seeds follows, and another, between
+its neighbours; where counts changed in the second half of their runs, or are above the linear one,
+the next trains twice as long, up to four times.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class Trial(Record):
         halfway: Those at half of the run, per seed; None where it has too few epochs to tell.
         linear: Units that the linear optimum keeps; None where there is no closed form.
         steps: Steps of each run.
+        approximate: Whether `linear` is a quadratic approximation's: of no Gaussian decoder.
     """
 
     value: float
@@ -64,6 +65,7 @@ class Trial(Record):
     halfway: tuple[int | None, ...]
     linear: int | None
     steps: int
+    approximate: bool = False
 
     derived: ClassVar = ("mean", "above", "still")
 
@@ -74,8 +76,8 @@ class Trial(Record):
 
     @property
     def above(self) -> bool:
-        """Whether more units are active than in the linear optimum: training has not ended."""
-        return self.linear is not None and self.mean >= self.linear + SAME
+        """Whether more units are active than in the linear optimum, as before training ends."""
+        return self.linear is not None and not self.approximate and self.mean >= self.linear + SAME
 
     @property
     def still(self) -> bool:
@@ -87,7 +89,7 @@ class Trial(Record):
     @property
     def at_most(self) -> tuple[int, ...]:
         """Units, per seed, that may be active when training has ended: no more than linear ones."""
-        if self.linear is None:
+        if self.linear is None or self.approximate:
             return self.active
         return tuple(min(count, self.linear) for count in self.active)
 
@@ -182,8 +184,8 @@ def tune(
     """Find the spec that keeps so many units in this network, trained this way.
 
     The forecast counts what a linear model keeps; a network keeps fewer, and how many depends on
-    it. So betas between what theory says of the two are trained and counted. The same seed gives
-    the same result, on one machine.
+    it. So betas between what theory says of the two (or the onset, where it only approximates) are
+    trained and counted. The same seed gives the same result, on one machine.
 
     Args:
         data: As in `fit`.
@@ -294,6 +296,7 @@ def _trial(value: float, runs: Sequence[Finished], level: int) -> Trial:
         halfway=tuple(_halfway(one, level) for one in runs),
         linear=None if forecast is None else _active(forecast, level),
         steps=max(int(one.history["step"][-1]) for one in runs),
+        approximate=runs[0].run.spec.likelihood != "gaussian",
     )
 
 
@@ -315,7 +318,7 @@ def _halfway(run: Finished, level: int) -> int | None:
 
 
 def _notes(tuned: Tuned) -> Iterator[str]:
-    found, wanted = tuned.chosen, tuned.wanted
+    found, wanted, linear = tuned.chosen, tuned.wanted, tuned.architecture.name == "linear"
     at = f"{tuned.parameter} {found.value:g}"
     counts = ", ".join(map(str, found.active))
     if not found.keeps(wanted):
@@ -326,10 +329,9 @@ def _notes(tuned: Tuned) -> Iterator[str]:
         yield f"at {at} the seeds keep {counts}: a unit more or less is chance"
     longer = f"train longer, e.g. steps={4 * found.steps}"
     if found.above:
-        yield (
-            f"at {at} more units are active than the {found.linear} of the linear optimum, so that "
-            f"training has not ended: {longer}"
-        )
+        so = "so that training has not ended" if linear else "which networks seldom keep for good"
+        many = f"more units are active than the {found.linear} of the linear optimum"
+        yield f"at {at} {many}, {so}: {longer}"
     elif None in found.halfway:
         yield f"whether counts still fall at {at} cannot be told: no minimum or too few epochs"
     elif not found.still:

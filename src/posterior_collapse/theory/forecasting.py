@@ -51,7 +51,8 @@ class Forecast(Viewed):
     """The global optimum of a linear model on given data.
 
     Of a likelihood that is not Gaussian, variances are in units of the noise that it tolerates:
-    there `onset` is exact for every network, and counts, KL and loss are approximate below it.
+    there `onset` is exact for every network (for a learned dispersion, where it was given rows and
+    not moments alone), and counts, KL and loss are approximate below it.
 
     Attributes:
         spec: The hyperparameters.
@@ -178,9 +179,10 @@ class Forecast(Viewed):
         found = advise(self._modes, self.spec, active, self._times)
         if self.bracket is None or self.bracket[0] == self.bracket[1]:
             return found
-        said = "Counts are a linear model's; trained to convergence a network now keeps between "
         fewest, most = self.bracket
-        return found.replace(text=f"{found.text} {said}{fewest} and {most}.")
+        whose = "a linear model's" if self._modes.noise is None else "a quadratic approximation's"
+        said = f"Counts are {whose}; trained to convergence a network now keeps between {fewest}"
+        return found.replace(text=f"{found.text} {said} and {most}.")
 
     def phase_diagram(self, betas: Any, eta_decs: Any = None, *, level: int = -1) -> PhaseDiagram:
         """Count active units over a grid of beta and eta_dec; see `phase_diagram`."""

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from posterior_collapse.arrays import as_samples
-from posterior_collapse.checks import Likelihood
 from posterior_collapse.data.samples import Samples, Stream, read
 from posterior_collapse.errors import DataError, InvalidArgumentError, NotSolvedError
 from posterior_collapse.likelihoods import check_targets
 from posterior_collapse.moments import Moments
 from posterior_collapse.moments.accumulate import Precision
 from posterior_collapse.specs import Spec, in_order
+from posterior_collapse.theory.dispersion import Tally, is_learned
 from posterior_collapse.theory.spectrum import Modes
 from posterior_collapse.theory.whitening import whiten, whiten_given
 
-__all__ = ["Bias", "MeasuredOnce", "as_modes", "as_moments"]
+__all__ = ["Bias", "Counted", "MeasuredOnce", "as_modes", "as_moments"]
 
 Bias = Literal["both", "encoder", "decoder", "none"]
+
+
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """Moments, and how often each value occurs, which a learned dispersion asks for.
+
+    Attributes:
+        moments: Of the data.
+        counts: Of their targets.
+    """
+
+    moments: Moments
+    counts: Tally
 
 
 class MeasuredOnce:
@@ -101,10 +115,11 @@ def as_modes(
         )
     if spec.likelihood != "gaussian" and spec.model == "cvae":
         return _given(data, spec, bias), spec
-    at_hand = isinstance(data, (Moments, MeasuredOnce))
+    at_hand = isinstance(data, (Moments, Counted, MeasuredOnce))
     found = data if at_hand else read(data, spec.model == "cvae")
+    counts = None
     if spec.likelihood != "gaussian":
-        found = _checked(found, spec.likelihood)
+        found, counts = _checked(found, spec)
     once = isinstance(found, Stream) and isinstance(found.data, Iterator)
     moments = _measured(
         found, spec, "float64" if once or spec.likelihood != "gaussian" else precision
@@ -112,24 +127,39 @@ def as_modes(
     moments = _with_bias(moments, spec, bias)
     if spec.likelihood == "gaussian":
         return Modes(moments, spec.model == "cvae"), spec
-    noise = whiten(moments, spec, found if isinstance(found, Samples) else None)
+    noise = whiten(moments, spec, counts)
     return Modes(noise.moments, noise=noise), spec
 
 
-def _checked(found: Any, likelihood: Likelihood) -> Any:
-    """Refuse rows that the likelihood gives no probability; moments hardly tell a single one."""
+def _checked(found: Any, spec: Spec) -> tuple[Any, Tally | None]:
+    """Refuse rows that the likelihood gives no probability; moments hardly tell a single one.
+
+    Returns:
+        The rows, or the moments of those that pass by; and how often each of their values occurs,
+        where a learned dispersion asks for it.
+    """
+    if isinstance(found, Counted):
+        check_targets(spec.likelihood, found.counts.value[:, None])
+        return found.moments, found.counts
+    learned = is_learned(spec)
     if isinstance(found, Samples):
-        check_targets(likelihood, found.x if found.y is None else found.y)
+        rows = found.x if found.y is None else found.y
+        check_targets(spec.likelihood, rows)
+        return found, Tally.of(rows) if learned else None
     if not isinstance(found, Stream):
-        return found
+        return found, None
+    counts: list[Tally] = []
 
     def batches() -> Iterator[Any]:
         for x, y in found.batches():
             rows, _ = as_samples("x" if y is None else "y", x if y is None else y)
-            check_targets(likelihood, rows)
+            check_targets(spec.likelihood, rows)
+            if learned:
+                counts[:] = [sum(counts, Tally.of(rows))]
             yield x if y is None else (x, y)
 
-    return Moments.from_batches(batches())
+    moments = Moments.from_batches(batches())
+    return moments, counts[0] if counts else None
 
 
 def _given(data: Any, spec: Spec, bias: Bias | None) -> Modes:

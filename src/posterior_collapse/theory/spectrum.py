@@ -84,6 +84,14 @@ class Modes:
     @cached_property
     def theta(self) -> Float:
         """Standard deviations of the modes, descending, in data units."""
+        theta = self._stds_of_all
+        if self.noise is not None:
+            theta[self.noise.modes :] = 0.0
+        return theta
+
+    @property
+    def _stds_of_all(self) -> Float:
+        """Those of as many modes as there are features."""
         if self.is_plain:
             values = linalg.eigvalsh(self.moments.xx)[::-1]
             floor = max(_rounding(values), self.moments.rounding * float(values[0]))
@@ -119,7 +127,8 @@ class Modes:
         wide = moments.bases[1] is not None
         samples = math.inf if moments.n is None else moments.n - moments.center
         varying = moments.features[1] if wide else np.count_nonzero(moments.yy.diagonal())
-        complete = np.count_nonzero(self.theta) >= min(samples, varying)
+        most = varying if self.noise is None else self.noise.modes
+        complete = np.count_nonzero(self.theta) >= min(samples, most)
         if complete or self._paired or moments.unresolved > 0:
             return 0.0
         rounding = float(self.theta[0] ** 2) * moments.rounding

@@ -6,7 +6,8 @@ a Gaussian decoder of eta_dec = 1, whatever the likelihood was. For a model with
 is a division of the columns of the covariance at hand; with one, eta_0 follows the condition as a
 generalised linear model, which takes the rows.
 
-The onset is exact so. How many units live below it, and their KL, are those of the quadratic.
+The onset is exact so; of a learned dispersion, where every count is known and not only moments. How
+many units live below it, and their KL, are those of the quadratic.
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import linalg, optimize
-from scipy.special import gammaln
 
-from posterior_collapse.arrays import Array, Float, chunks
+from posterior_collapse.arrays import Array, Float
 from posterior_collapse.checks import Dispersion, Likelihood
 from posterior_collapse.data.samples import Samples
 from posterior_collapse.errors import DataError, NotSolvedError
@@ -33,6 +33,13 @@ from posterior_collapse.likelihoods import (
 )
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec
+from posterior_collapse.theory.dispersion import (
+    Tally,
+    by_moments,
+    is_learned,
+    likeliest,
+    log_rising,
+)
 
 __all__ = ["Regression", "Whitening", "regress", "whiten", "whiten_given"]
 
@@ -41,6 +48,10 @@ ROUNDING = 1e-6
 ITERATIONS = 2000
 TOLERANCE = 1e-5
 """Nats per sample and unit of a white coefficient: the gradient at which a fit is finished."""
+ROUNDS = 50
+"""Of fitting the outputs and the dispersion in turns."""
+SAME = 1e-6
+"""Relative change of a dispersion at which that ends."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +65,8 @@ class Whitening:
         output: The best constant output, shape (d_y,), e.g. logits; infinite where the data are
             always at an end of their range. None for a conditional model, where it follows x.
         divisor: What each feature was divided by, (d_y,); None for a conditional model.
+        modes: How many there can be, one for each feature that varies; of one-hot positions, whose
+            classes sum to 1, one less each. What exceeds them is rounding.
         notes: What the reader should know.
     """
 
@@ -61,17 +74,18 @@ class Whitening:
     constant_loss: float
     output: Float | None
     divisor: Float | None
+    modes: int
     notes: tuple[str, ...]
 
 
-def whiten(moments: Moments, spec: Spec, rows: Samples | None = None) -> Whitening:
+def whiten(moments: Moments, spec: Spec, counts: Tally | None = None) -> Whitening:
     """Return the whitened moments of data without a condition.
 
     Args:
         moments: Of the data.
         spec: Says the likelihood.
-        rows: What they were measured on, where that is at hand: the loss of a learned dispersion
-            needs every count.
+        counts: What they were measured on, where that is known and the dispersion is learned,
+            which, and whose loss, needs every count.
 
     Raises:
         DataError: The moments are of no data of that likelihood.
@@ -88,32 +102,32 @@ def whiten(moments: Moments, spec: Spec, rows: Samples | None = None) -> Whiteni
     mean, variance = moments.feature_means, moments.feature_variances
     _check_moments(mean, variance, moments, spec)
     mean = np.clip(mean, 0.0, family.most)
-    r, notes = np.ones_like(mean), []
-    learned = spec.likelihood == "negative-binomial" and spec.dispersion == "learned"
-    if learned:
-        r = dispersion(mean**2, variance - mean)
-    elif spec.likelihood == "negative-binomial":
-        r[:] = spec.dispersion
+    r = np.ones_like(mean)
+    if spec.likelihood == "negative-binomial":
+        r = _dispersion(spec, mean, variance, counts)
     loss = float(np.sum(family.constant_loss(mean, r)))
-    if learned:
-        notes.append(
-            "the dispersion of each feature is estimated from its mean and variance; a trained one "
-            "may differ"
-        )
-        if rows is None:
-            notes.append(
-                "of a learned dispersion the loss lacks what moments do not tell (the Gamma "
-                "functions of every count): compare it with that of no trained model"
-            )
-        else:
-            loss -= log_rising(rows.x if rows.y is None else rows.y, r)
+    if counts is not None:
+        loss -= log_rising(counts, r)
     tolerated = np.asarray(family.variance(mean, r), dtype=np.float64)
     varies = (variance > 0) & (tolerated > 0)
     divisor = np.sqrt(np.where(varies, tolerated, np.inf))
     with np.errstate(divide="ignore"):
         output = np.asarray(family.link(mean), dtype=np.float64)
-    notes = [*_notes(spec, int(np.count_nonzero(~varies)), len(mean)), *notes]
-    return Whitening(moments.divided(divisor), loss, output, divisor, tuple(notes))
+    notes = _notes(spec, int(np.count_nonzero(~varies)), len(mean), counts is not None)
+    modes = int(np.count_nonzero(varies))
+    if spec.likelihood == "categorical":
+        # Of positions that always have the same class no class varies.
+        modes -= round(mean.sum()) - int(mean[~varies].sum() + ROUNDING * len(mean))
+    return Whitening(moments.divided(divisor), loss, output, divisor, modes, tuple(notes))
+
+
+def _dispersion(spec: Spec, mean: Float, variance: Float, counts: Tally | None) -> Float:
+    """Return r of each feature: as given, the likeliest, or what moments alone tell."""
+    if spec.dispersion != "learned":
+        return np.full_like(mean, float(spec.dispersion))
+    if counts is None:
+        return by_moments(mean**2, variance - mean)
+    return likeliest(counts, mean[counts.feature])
 
 
 def whiten_given(data: Samples, spec: Spec) -> Whitening:
@@ -126,7 +140,7 @@ def whiten_given(data: Samples, spec: Spec) -> Whitening:
     assert data.y is not None
     fitted = regress(spec.likelihood, data.x, data.y, spec.dispersion)
     dropped = int(np.count_nonzero(fitted.scores.std(axis=0) == 0))
-    notes = _notes(spec, dropped, fitted.scores.shape[1])
+    notes = _notes(spec, dropped, fitted.scores.shape[1], counted=True)
     notes.append(
         "without latents the output is linear in the condition (a generalised linear model of y "
         "on x); a network may read more from x and leave less for the latents"
@@ -136,10 +150,8 @@ def whiten_given(data: Samples, spec: Spec) -> Whitening:
             f"the condition has {fitted.rank} independent features for {len(data.x)} samples "
             "(fewer than 10 each): what it seems to explain of y may be an artefact"
         )
-    if spec.likelihood == "negative-binomial" and spec.dispersion == "learned":
-        notes.append("the dispersion of each feature is estimated from what x leaves of it")
     moments = Moments.from_arrays(fitted.scores)
-    return Whitening(moments, fitted.loss, None, None, tuple(notes))
+    return Whitening(moments, fitted.loss, None, None, fitted.modes, tuple(notes))
 
 
 def _check_moments(mean: Float, variance: Float, moments: Moments, spec: Spec) -> None:
@@ -172,17 +184,36 @@ def _check_moments(mean: Float, variance: Float, moments: Moments, spec: Spec) -
             )
 
 
-def _notes(spec: Spec, dropped: int, features: int) -> list[str]:
+def _notes(spec: Spec, dropped: int, features: int, counted: bool) -> list[str]:
     family = FAMILIES[spec.likelihood]
+    learned = is_learned(spec)
+    onset = "The beta from which total collapse is stable is "
+    if learned and not counted:
+        onset += (
+            "as far off as the dispersions, which are estimated from mean and variance alone (of "
+            "bursty counts by a factor of ten; the rows would tell them)"
+        )
+    else:
+        onset += "exact for any network"
     notes = [
         f"likelihood {spec.likelihood!r} of {family.gives}: variances are in units of the noise it "
-        "tolerates. The beta from which total collapse is stable is exact for any network; how "
-        "many units live below it, their KL and the loss are those of a quadratic approximation"
+        f"tolerates. {onset}; how many units live below it, their KL and the loss are those of a "
+        "quadratic approximation"
     ]
     if family.most != 1:
         notes.append("the loss leaves out what the data alone decide (log y! of counts)")
     if dropped:
         notes.append(f"{dropped} of {features} features carry nothing and drop out")
+    if learned and counted:
+        notes.append(
+            "the dispersion of each feature is the likeliest without latents; where units explain "
+            "some of the spread a trained one is larger"
+        )
+    elif learned:
+        notes.append(
+            "of a learned dispersion the loss lacks what moments do not tell (the Gamma "
+            "functions of every count): compare it with that of no trained model"
+        )
     return notes
 
 
@@ -191,11 +222,13 @@ class Regression(NamedTuple):
 
     Attributes:
         scores: Scores of each row in units of their noise, F^(-1/2) s, shape (samples, d_y).
+        modes: How many they can have; see `Whitening`.
         loss: Mean loss, nats per sample, less what the data alone decide.
         rank: Independent features of the condition.
     """
 
     scores: Float
+    modes: int
     loss: float
     rank: int
 
@@ -220,67 +253,37 @@ def regress(likelihood: Likelihood, x: Array, y: Array, r: Dispersion = "learned
     check_targets(likelihood, y)
     target = np.asarray(y, dtype=np.float64)
     white, rank = _white(np.asarray(x, dtype=np.float64))
-    n, each = len(target), np.full(target.shape[1], np.inf)
+    n = len(target)
     with np.errstate(divide="ignore"):
         # Of a feature that never varies the best output is infinite: nearly so does as well.
         first = np.clip(FAMILIES[likelihood].link(target.mean(axis=0)), -ENDLESS, ENDLESS)
+    start = np.zeros((white.shape[1], len(first)))
+    start[0] = first
     if likelihood == "categorical":
         widths = one_hot_widths(target)
-        loss, score, means = _minimise(white, first, law(likelihood, target, widths=widths))
-        return Regression(_blocks_whitened(score, means, widths), loss / n, rank)
-    if likelihood == "negative-binomial" and r != "learned":
-        each[:] = r
-    elif likelihood == "negative-binomial":
-        _, left, means = _minimise(white, first, law("poisson", target))
-        each = dispersion(np.square(means).mean(axis=0), (left**2 - means).mean(axis=0))
-    loss, score, means = _minimise(white, first, law(likelihood, target, r=each))
-    slope = 1.0 if likelihood == "bernoulli" else 1 / (1 + means / each)
-    noise = np.asarray(FAMILIES[likelihood].variance(means, each)) * np.square(slope)
-    root = np.sqrt(noise.mean(axis=0))
+        loss, score, means, _ = _minimise(white, start, law(likelihood, target, widths=widths))
+        return Regression(*_blocks_whitened(score, means, widths), loss / n, rank)
+    learned = likelihood == "negative-binomial" and r == "learned"
+    fixed = likelihood == "negative-binomial" and not learned
+    each = np.full(target.shape[1], r if fixed else np.inf, dtype=np.float64)
+    loss, score, means, found = _minimise(white, start, law(likelihood, target, r=each))
+    counts = Tally.beside(target)
+    for _ in range(ROUNDS if learned else 0):
+        before, each = each, likeliest(counts, means.ravel())
+        if np.allclose(1 / each, 1 / before, rtol=SAME, atol=0.0):
+            break
+        loss, score, means, found = _minimise(white, found, law(likelihood, target, r=each))
+    if likelihood == "bernoulli":
+        curvature = means * (1 - means)
+    else:
+        curvature = means * (1 + target / each) / np.square(1 + means / each)
+    root = np.sqrt(curvature.mean(axis=0))
     loss /= n
-    if likelihood == "negative-binomial" and r == "learned":
-        loss -= log_rising(target, each)
+    if learned:
+        loss -= log_rising(counts, each)
     known = root > 1e-8 * root.max(initial=0.0)
     scores = np.divide(score, root, out=np.zeros_like(score), where=known)
-    return Regression(scores, loss, rank)
-
-
-def dispersion(squares: Float, extra: Float) -> Float:
-    """Return r of each feature by moments; infinite where its counts vary as a Poisson's or less.
-
-    Args:
-        squares: Mean square of the mean, (d_y,).
-        extra: Variance beyond the mean, (d_y,).
-
-    Example:
-        >>> dispersion(np.array([4.0, 4.0]), np.array([2.0, -0.1])).tolist()
-        [2.0, inf]
-    """
-    found = np.full_like(squares, np.inf)
-    return np.divide(squares, extra, out=found, where=(extra > 0) & (squares > 0))
-
-
-def log_rising(y: Array, r: Float) -> float:
-    """Return the mean over rows of log Gamma(r + y) - log Gamma(r) - y log r, over features.
-
-    Of a negative binomial whose dispersion is learned it belongs to the loss: it is all that r
-    changes where the data are not. Of an infinite r it is 0.
-
-    Args:
-        y: Counts, (samples, d_y).
-        r: Dispersion of each feature, (d_y,).
-
-    Example:
-        >>> log_rising(np.array([[1.0], [3.0]]), np.array([np.inf]))
-        0.0
-        >>> bool(np.isclose(log_rising(np.array([[2.0]]), np.array([4.0])), np.log(5 / 4)))
-        True
-    """
-    finite, total = np.isfinite(r), 0.0
-    for _, (rows,) in chunks(y):
-        counts, known = np.asarray(rows[:, finite], dtype=np.float64), r[finite]
-        total += float((gammaln(counts + known) - gammaln(known) - counts * np.log(known)).sum())
-    return total / len(y)
+    return Regression(scores, int(np.count_nonzero(known)), loss, rank)
 
 
 def _white(x: Float) -> tuple[Float, int]:
@@ -294,16 +297,15 @@ def _white(x: Float) -> tuple[Float, int]:
     return np.column_stack([np.ones(len(x)), white]), int(keep.sum())
 
 
-def _minimise(white: Float, first: Float, cost: Law) -> tuple[float, Float, Float]:
-    """Return the loss, the scores and the means of the best outputs linear in `white`.
+def _minimise(white: Float, start: Float, cost: Law) -> tuple[float, Float, Float, Float]:
+    """Return loss, scores, means and coefficients of the best outputs linear in `white`.
 
     Args:
         white: Constant and condition, (samples, k).
-        first: Best constant output, (d_y,).
+        start: Coefficients to begin with, (k, d_y).
         cost: Of outputs, (samples, d_y).
     """
-    n, start = len(white), np.zeros((white.shape[1], len(first)))
-    start[0] = first
+    n = len(white)
 
     def value(flat: Float) -> tuple[float, Float]:
         loss, gradient, _ = cost(white @ flat.reshape(start.shape))
@@ -311,18 +313,25 @@ def _minimise(white: Float, first: Float, cost: Law) -> tuple[float, Float, Floa
 
     options: Any = {"maxiter": ITERATIONS, "maxfun": 2 * ITERATIONS, "gtol": TOLERANCE, "ftol": 0.0}
     found = optimize.minimize(value, start.ravel(), jac=True, method="L-BFGS-B", options=options)
-    loss, gradient, means = cost(white @ found.x.reshape(start.shape))
-    return loss, -gradient, means
+    best = found.x.reshape(start.shape)
+    loss, gradient, means = cost(white @ best)
+    return loss, -gradient, means, best
 
 
-def _blocks_whitened(score: Float, means: Float, widths: tuple[int, ...]) -> Float:
-    """Divide the scores of each position by the root of their mean Hessian, diag(p) - pp'."""
-    found = np.zeros_like(score)
+def _blocks_whitened(score: Float, means: Float, widths: tuple[int, ...]) -> tuple[Float, int]:
+    """Divide the scores of each position by the root of their mean Hessian, diag(p) - pp'.
+
+    Returns:
+        The scores, and how many directions they have: constants, which softmax does not feel, drop
+        out.
+    """
+    found, modes = np.zeros_like(score), 0
     for stop, width in zip(np.cumsum(widths), widths, strict=True):
         part = slice(stop - width, stop)
         p = means[:, part]
         values, vectors = linalg.eigh(np.diag(p.mean(axis=0)) - p.T @ p / len(p))
-        keep = values > values[-1] * 1e-10  # constants, which softmax does not feel
+        keep = values > values[-1] * 1e-10
         kept = vectors[:, keep]
         found[:, part] = score[:, part] @ (kept / np.sqrt(values[keep])) @ kept.T
-    return found
+        modes += int(np.count_nonzero(keep))
+    return found, modes

@@ -20,6 +20,7 @@ from posterior_collapse.likelihoods import check_targets, one_hot_widths
 from posterior_collapse.models.batches import as_rows, refuse_no_target
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Likelihood, Spec
+from posterior_collapse.theory.dispersion import is_learned
 from posterior_collapse.training import seeds
 
 
@@ -77,8 +78,7 @@ class Batches(ABC):
             center: Of the moments.
         """
         regressed = spec.likelihood != "gaussian" and spec.model == "cvae"
-        counted = spec.likelihood == "negative-binomial" and spec.dispersion == "learned"
-        return self.given if regressed or counted else self.moments(center)
+        return self.given if regressed or is_learned(spec) else self.moments(center)
 
     @abstractmethod
     def check_targets(self, likelihood: Likelihood) -> None:

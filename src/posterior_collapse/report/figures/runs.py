@@ -23,7 +23,7 @@ from posterior_collapse.report.figures.panels import (
     titled,
     whole_numbers,
 )
-from posterior_collapse.report.names import label, settings, typeset
+from posterior_collapse.report.names import label, settings, theory, typeset
 from posterior_collapse.report.runs import (
     History,
     Layout,
@@ -87,7 +87,7 @@ def _against(axes: Axes, found: Any, layout: Layout, level: int, several: bool) 
 
 
 def tuned_panels(found: Any) -> Panels:
-    """Return active units over what was tuned, of each seed and of a linear model."""
+    """Return active units over what was tuned, of each seed and by theory."""
     wanted = f"{found.wanted} active units{tuned_name(found)[1]} wanted"
     title = titled(settings(found.spec), found._about.name, wanted)
     return Panels(((Panel("active", partial(_tuned, found=found)),),), title, (5.6, 3.9))
@@ -96,7 +96,8 @@ def tuned_panels(found: Any) -> Panels:
 def _tuned(axes: Axes, found: Any) -> None:
     known = sorted((one.value, one.linear) for one in found.curve if one.linear is not None)
     if known:
-        axes.plot(*zip(*known, strict=True), "--", color="black", lw=1, label="linear optimum")
+        line = zip(*known, strict=True)
+        axes.plot(*line, "--", color="black", lw=1, label=theory(found.spec))
     for still, fill, name in ((True, BLUE, "measured"), (False, "none", "still changing")):
         dots = [(t.value, n) for t in found.curve if t.still == still for n in t.active]
         side_by_side(axes, dots, "o", color=BLUE, mfc=fill, label=name)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from posterior_collapse.report.comparison import trial_cells, tuned_name, tuned_verdict
-from posterior_collapse.report.names import beta_name, counted, fixed, symbol, value
+from posterior_collapse.report.names import beta_name, counted, fixed, symbol, theory, value
 from posterior_collapse.report.pages.chart import (
     Chart,
     Scale,
@@ -35,7 +35,7 @@ MOST_COLUMNS, MOST_ROWS = 6, 21
 SHADES = ((0, 34, 78), (53, 69, 108), (102, 105, 112), (148, 142, 119), (200, 184, 102),
           (254, 232, 56))  # fmt: skip
 """Of few to many, told apart by all eyes: from cividis."""
-TRIAL_COLUMNS = ("steps", "active, per seed", "at half", "linear")
+TRIAL_COLUMNS = ("steps", "active, per seed", "at half")
 
 
 def phase_html(found: PhaseDiagram, *, name: str = "", **_: Any) -> str:
@@ -197,7 +197,7 @@ def tuned_html(found: Any, *, name: str = "", **_: Any) -> str:
         f"{found.wanted} active units{tuned_name(found)[1]}",
         heading=f"Active units over {symbol(found.parameter)}",
         snippet=f"import posterior_collapse as pc\n\nspec = pc.{found.spec!r}",
-        words=words(["active", "linear optimum", "β"]),
+        words=words(["active", theory(found.spec), "β"]),
         **parts,
     )
 
@@ -211,11 +211,11 @@ def tuned_parts(found: Any) -> dict[str, Any]:
         "further": further,
         "chart": tuned_chart(found),
         "legend": [
-            ("●", "a network, settled"), ("○", "still changing"), ("╌", "linear optimum"),
+            ("●", "a network, settled"), ("○", "still changing"), ("╌", theory(found.spec)),
             ("◇", "chosen"),
         ],
         "caption": "every trial",
-        "columns": [name, *TRIAL_COLUMNS],
+        "columns": [name, *TRIAL_COLUMNS, theory(found.spec).split()[0]],
         "rows": [
             {"head": value(one.value), "cells": trial_cells(one), "chosen": one is found.chosen}
             for one in found.curve
@@ -226,7 +226,7 @@ def tuned_parts(found: Any) -> dict[str, Any]:
 
 
 def tuned_chart(found: Any) -> Markup:
-    """Return the counts of each seed over what was tried, beside those of a linear model."""
+    """Return the counts of each seed over what was tried, beside those of theory."""
     trials = sorted(found.curve, key=lambda trial: (trial.value, trial.steps))
     name = symbol(found.parameter)
     counts = [n for t in trials for n in (*t.active, *[t.linear] * (t.linear is not None))]
@@ -246,7 +246,8 @@ def tuned_chart(found: Any) -> Markup:
     chart.line([(chart.left, at), (chart.right, at)], "pc-wanted", f"{found.wanted} wanted")
     chart.text(chart.right, at - 5, f"{found.wanted} wanted", "end")
     linear_counts = {t.value: t.linear for t in trials if t.linear is not None}
-    chart.line([(x(v), y(n)) for v, n in linear_counts.items()], "pc-threshold", "linear optimum")
+    line = [(x(v), y(n)) for v, n in linear_counts.items()]
+    chart.line(line, "pc-threshold", theory(found.spec))
     for trial in trials:
         for seed, count in enumerate(trial.active):
             # Seeds side by side, so that equal counts are seen as several.

@@ -17,6 +17,7 @@ from posterior_collapse.checks import Likelihood
 from posterior_collapse.errors import PosteriorCollapseError
 from posterior_collapse.moments import Moments
 from posterior_collapse.records import plain
+from posterior_collapse.report.names import theory
 from posterior_collapse.report.pages.chart import Chart, decades, logarithmic, whole_ticks
 from posterior_collapse.report.pages.pictures import strongest, thumbnails
 from posterior_collapse.report.pages.rendering import FORECAST, json_in_html, number, render, text
@@ -175,6 +176,8 @@ def _onset(forecast: Forecast) -> str:
 def _trust(forecast: Forecast) -> list[str]:
     """What the forecast rests on, and how far it carries."""
     moments, said = forecast._modes.moments, []
+    linear = forecast.spec.likelihood == "gaussian"
+    whose = "best linear model" if linear else theory(forecast.spec)
     features = moments.features[1]
     if moments.n is not None:
         said.append(f"Measured on {moments.n:,} rows of {features:,} features.")
@@ -186,7 +189,7 @@ def _trust(forecast: Forecast) -> list[str]:
     else:
         said.append(f"Measured as moments of {features:,} features; the rows are not known.")
     said.append(
-        "Counts are those of the best linear model. A network folds several modes into one unit "
+        f"Counts are those of the {whose}. A network folds several modes into one unit "
         "and keeps fewer, the more so the longer it trains."
         if forecast.bracket is None
         else "A network trained to convergence keeps between {} and {} units at the settings that "

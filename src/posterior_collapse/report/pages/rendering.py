@@ -45,6 +45,8 @@ GLOSSARY = {
     "prior, samples from the prior miss it.",
     "linear optimum": "The best that a linear model of the same size does with these data and this "
     "loss, in closed form. Networks may do better, and keep other numbers of units.",
+    "quadratic approximation": "What the closed forms count of a loss that is not a Gaussian's: "
+    "right near the onset; below it a model may keep more units or fewer.",
     "data mode": "A direction along which the data vary, the strongest first: a principal "
     "component, in the noise that the loss tolerates.",
     "traversal": "What the decoder makes of a unit that goes through its range, two standard "
