@@ -9,16 +9,11 @@ from typing import Any, ClassVar
 
 from posterior_collapse import checks
 from posterior_collapse.adapters.bearing import forecast_of, with_masks
-from posterior_collapse.adapters.findings import (
-    DECODERS,
-    findings,
-    has_floor,
-    lower_weight,
-    units_kept,
-)
+from posterior_collapse.adapters.findings import DECODERS, findings
 from posterior_collapse.adapters.probing import ROLES, Sizes
 from posterior_collapse.adapters.reconstruction import ReconstructionReading, plain
 from posterior_collapse.adapters.terms import KLReading, Terms, cut_off, read_terms, reductions
+from posterior_collapse.adapters.weight import has_floor, lower_weight, units_kept
 from posterior_collapse.data.samples import read
 from posterior_collapse.diagnosis import Finding
 from posterior_collapse.diagnosis.onsets import Onset

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from posterior_collapse import checks
 from posterior_collapse.adapters.probing import ROLES
 from posterior_collapse.adapters.terms import KLReading
+from posterior_collapse.adapters.weight import lower_weight, units_kept
 from posterior_collapse.checks import Likelihood
 from posterior_collapse.diagnosis import Finding
 from posterior_collapse.errors import PosteriorCollapseError
-from posterior_collapse.theory import Forecast
 
 if TYPE_CHECKING:
     from posterior_collapse.adapters.audit import LossAudit
@@ -49,71 +48,6 @@ def findings(
         *_of_units(audit),
         *([] if refusal is None else [_no_forecast(refusal)]),
     )
-
-
-def has_floor(kl: KLReading) -> bool:
-    """Whether a small KL costs nothing or is rewarded: then no weight collapses every unit."""
-    return kl.kind in ("free bits", "capacity") and kl.floor > 0
-
-
-def lower_weight(audit: LossAudit, active: int | None) -> str:
-    """Return how to turn the KL's weight so that a linear model keeps some units, a sentence.
-
-    Args:
-        audit: The loss, with its forecast.
-        active: How many units; None: all that there are modes for.
-
-    Raises:
-        InvalidArgumentError: No such number of units.
-    """
-    forecast, kl, weight = audit.forecast, audit.kl, audit.weight
-    assert forecast is not None
-    level, beta = forecast.levels[0], float(forecast.spec.beta_levels[0])
-    units, modes = len(level.status), int(np.count_nonzero(forecast.spectrum))
-    wanted = min(units, modes) if active is None else checks.count("active", active)
-    if wanted > modes:
-        return f"The data have only {modes} modes: no weight keeps {wanted} units."
-    wider = f"Give the model at least {wanted} latent units." if wanted > units else ""
-    if wider and (has_floor(kl) or kl.weights is not None):
-        return wider  # what further units of such a loss cost is not known
-    if wanted <= forecast.n_active:
-        return "Nothing needs to change."
-    if has_floor(kl):
-        return (
-            f"Raise the floor of {kl.floor:.4g} nats, or lower the KL's weight until more than the "
-            "floor is worth paying for."
-        )
-    if forecast.spec.eta_levels[0] == "learned":
-        changes = [c for c in forecast.advice(wanted).changes if c.parameter == "beta"]
-        least = changes[0].value if changes else math.nan
-    elif wider:
-        least = beta * float(np.sort(forecast.spectrum)[::-1][wanted - 1] / level.threshold[0])
-    else:
-        least = float(np.sort(level.critical_beta)[::-1][wanted - 1])
-    if wider and audit.reductions["latents"] == "mean":
-        beta *= units / wanted  # over more of them
-    if wider and not least <= beta:
-        return wider
-    if not least > 0:
-        return f"No weight of the KL keeps {wanted} units."
-    factor = _below(least / beta)
-    whom = "in a linear model" if _is_exact(forecast) else "by the quadratic approximation"
-    kept = f"to keep {wanted} unit{'s' * (wanted != 1)} {whom}; a network may keep fewer"
-    if weight is None or weight < 0:  # of a loss whose signs are both turned
-        turn = f"Multiply your KL weight by {factor:.3g} {kept}."
-    else:
-        turn = (
-            f"Lower your weight from {weight:.6g} to {_below(weight * least / beta):.3g} (multiply "
-            f"it by {factor:.3g}) {kept}."
-        )
-    return f"{wider} {turn}".lstrip()
-
-
-def _below(value: float) -> float:
-    """Return the next lower number of three digits: at a threshold itself the unit is dead."""
-    unit = 10.0 ** (math.floor(math.log10(value)) - 2)
-    # Less than what rounding adds to a value of three digits, which would stay what it is.
-    return (math.ceil(value / unit * (1 - 1e-9)) - 1) * unit
 
 
 def _of_gradient(audit: LossAudit) -> Iterator[Finding]:
@@ -421,26 +355,6 @@ def _of_value(audit: LossAudit) -> Iterator[Finding]:
 def _no_forecast(refusal: PosteriorCollapseError) -> Finding:
     text = f"There is no forecast for these data: {refusal.argument} has {refusal.got}."
     return Finding("no-forecast", text, refusal.action)
-
-
-def _is_exact(forecast: Forecast) -> bool:
-    """Whether a linear model keeps what is forecast."""
-    return forecast.spec.likelihood == "gaussian"
-
-
-def units_kept(forecast: Forecast, kl: KLReading) -> str:
-    """Return how many units a loss keeps on its data, and how much more it bears, a sentence."""
-    times, units = forecast.onset / forecast.spec.beta_levels[0], forecast.spec.dims[0]
-    who = "a linear model" if _is_exact(forecast) else "the quadratic approximation"
-    kept = f"On these data {who} keeps {forecast.n_active} of {units} units"
-    if has_floor(kl):
-        said = "costs nothing" if kl.kind == "free bits" else "is rewarded"
-        each = " of each unit" if kl.floor_over == "unit" else ""
-        return f"{kept}; no weight collapses all, for a KL up to {kl.floor:.4g} nats{each} {said}."
-    above = (
-        f"above {times:.3g} times the weight no unit gains by a small step, whatever the network"
-    )
-    return f"{kept}; {above}."
 
 
 def _of_units(audit: LossAudit) -> Iterator[Finding]:

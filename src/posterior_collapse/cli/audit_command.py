@@ -242,7 +242,7 @@ def _print(found: LossAudit, dataset: Dataset | None, advice: str | None) -> Non
             typer.echo(f"- {finding}")
     if dataset is None or found.forecast is None:
         return
-    from posterior_collapse.adapters.findings import units_kept
+    from posterior_collapse.adapters.weight import units_kept
 
     typer.echo(f"{dataset.name}: {dataset.note}")
     typer.echo(units_kept(found.forecast, found.kl))

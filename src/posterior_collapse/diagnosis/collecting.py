@@ -15,9 +15,10 @@ from torch.distributions import Bernoulli, Distribution, NegativeBinomial, Poiss
 from posterior_collapse.arrays import Float
 from posterior_collapse.data.samples import Samples, read
 from posterior_collapse.diagnosis.certificate import Input, Residuals
+from posterior_collapse.diagnosis.comparing import SAME_STD
 from posterior_collapse.diagnosis.exact import ExactPass, free_levels, is_exact, turned
 from posterior_collapse.diagnosis.levels import LevelStatistics
-from posterior_collapse.diagnosis.passes import SAME_STD, Pass, Reconstruction, SampledPass
+from posterior_collapse.diagnosis.passes import Pass, Reconstruction, SampledPass
 from posterior_collapse.diagnosis.reading import as_array, noise_generator
 from posterior_collapse.diagnosis.results import NO_SIGNAL, LevelDiagnosis
 from posterior_collapse.diagnosis.scores import no_score_because

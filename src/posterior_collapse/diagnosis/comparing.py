@@ -1,0 +1,126 @@
+"""What a decoder says of its targets: squared errors, log densities, and residuals or scores."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Normal
+
+from posterior_collapse.diagnosis.scores import Meant, mean_curvature, scored, unexpanded
+from posterior_collapse.errors import DataError
+
+SAME_STD = 1e-4
+"""Relative difference of stds that is rounding."""
+
+
+class Compared(NamedTuple):
+    """Of some rows, averaged over their samples; None: there is no such thing, or it is 0.
+
+    Attributes:
+        squared_error: |y - mu|^2, (rows,).
+        log_density: log p(y|z), (rows,).
+        variance: Mean variance of a Gaussian decoder, (rows,).
+        standardised: Squared error in units of it, (rows,).
+        data: What the data alone decide of the log density, (rows,).
+        average: Residuals or scores, (rows, features).
+        difference: Half the difference between two halves of the samples, likewise.
+        curvature: With scores, (rows, features).
+    """
+
+    squared_error: Tensor
+    log_density: Tensor
+    variance: Tensor | None = None
+    standardised: Tensor | None = None
+    data: Tensor | None = None
+    average: Tensor | None = None
+    difference: Tensor | None = None
+    curvature: Tensor | None = None
+
+
+def by_errors(p: Normal, target: Tensor) -> Compared:
+    """With a Gaussian's errors, for an eta_dec that is known."""
+    residual, std = target - p.mean, unexpanded(p.stddev)
+    # In one pass, without an array of the squares.
+    squared_error = torch.linalg.vector_norm(residual, dim=-1).square()
+    _check_finite(p, squared_error, std.sum(-1))
+    if not bool(squared_error.isfinite().all()):
+        raise DataError(
+            "data", f"values up to {float(target.abs().max()):.3g}",
+            f"values whose squares fit {residual.dtype}", "Rescale the data.",
+        )  # fmt: skip
+    # Where one std serves all, which is the rule, this passes over the outputs but once.
+    scaled = squared_error / std[..., 0].square()
+    if std.shape[-1] > 1:
+        scaled = (residual / std).square().sum(-1)
+    logs = std.log().mean(-1) + 0.5 * math.log(2 * math.pi)
+    density = -0.5 * scaled - target.shape[-1] * logs
+    average, difference = _halves(residual)
+    return Compared(
+        squared_error.mean(0),
+        density.mean(0),
+        std.square().mean().expand(len(target)),
+        average=average,
+        difference=difference,
+    )
+
+
+def by_scores(p: Distribution, target: Tensor) -> Compared:
+    """With the scores of any distribution."""
+    found, error = scored(p, target), target - p.mean
+    squared_error = error.square().sum(-1)
+    _check_finite(p, squared_error, found.log_density)
+    if not bool(found.log_density.isfinite().all()):
+        raise DataError(
+            "decoder output", "a log density that is NaN or inf", "finite numbers",
+            "Check that the data are in the domain of its distribution, and the model's weights.",
+        )  # fmt: skip
+    average, difference = (None, None) if found.score is None else _halves(found.score)
+    curvature = None
+    if found.curvature is not None and average is not None:
+        curvature = mean_curvature(p, found.curvature)
+    own = has_eta_dec(p)
+    return Compared(
+        squared_error.mean(0),
+        found.log_density.mean(0),
+        p.stddev.square().mean().expand(len(target)) if own else None,
+        (error / p.stddev).square().mean((0, -1)) if own else None,
+        None if found.data is None else found.data.mean(0),
+        average,
+        difference,
+        curvature,
+    )
+
+
+def has_eta_dec(p: Distribution) -> bool:
+    """Say whether an output is a Gaussian's, or a stand-in of its kind, whose std is eta_dec."""
+    return isinstance(p, Normal) and not isinstance(p, Meant)
+
+
+def differ(std: Tensor) -> bool:
+    """Say whether stds are not all the same."""
+    std = unexpanded(std)
+    return std.numel() > 1 and float(std.max()) > (1 + SAME_STD) * float(std.min())
+
+
+def _check_finite(p: Distribution, *sums: Tensor) -> None:
+    """Refuse a decoder whose outputs are not finite, which sums over features tell at once."""
+    if all(bool(values.isfinite().all()) for values in sums):
+        return
+    parts = {"mean": p.mean, "std": p.stddev} if isinstance(p, Normal) else {"mean": p.mean}
+    for part, values in parts.items():
+        if not bool(values.isfinite().all()):
+            raise DataError(
+                f"decoder {part}", "NaN or inf", "finite numbers",
+                "Check the model's weights and the scale of the data.",
+            )  # fmt: skip
+
+
+def _halves(samples: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """The average over samples, and half the difference of the two halves' averages, if any."""
+    if len(samples) == 1:
+        return None, None
+    first, second = (half[0] if len(half) == 1 else half.mean(0) for half in samples.chunk(2))
+    return (first + second).div_(2), (first - second).div_(2)
