@@ -76,6 +76,8 @@ def test_pictures_in_colour_have_their_channels_first(tmp_path: Path) -> None:
     clear = load(pictures(tmp_path / "clear", COLOUR, mode="RGBA"))
     np.testing.assert_array_equal(clear.x, found.x)
     assert "transparency left out" in clear.note
+    assert "in colour" in found.note
+    assert "alike" not in found.note
     pictures(tmp_path, GREY[:1])  # now one of them is grey
     np.testing.assert_array_equal(load(tmp_path).x[0], np.tile(GREY[0].ravel(), 3))
 
@@ -85,6 +87,42 @@ def test_pictures_of_two_bytes_and_of_one_bit(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load(pictures(tmp_path / "fine", fine)).x, fine.reshape(5, 24))
     bits = load(pictures(tmp_path / "bits", np.where(GREY > 99, 255, 0).astype("u1"), mode="1"))
     np.testing.assert_array_equal(bits.x, np.where(GREY > 99, 255, 0).reshape(5, 24))
+
+
+@pytest.mark.parametrize("mode", ["LA", "P"])
+def test_grey_is_one_channel_however_it_is_saved(tmp_path: Path, mode: str) -> None:
+    found = load(pictures(tmp_path, GREY, mode=mode))
+    np.testing.assert_array_equal(found.x, GREY.reshape(5, 24))
+    assert ("transparency left out" in found.note) == (mode == "LA")
+
+
+def test_grey_pictures_saved_in_colour_are_spoken_of(tmp_path: Path) -> None:
+    found = load(pictures(tmp_path, GREY, mode="RGB"))
+    np.testing.assert_array_equal(found.x.reshape(5, 3, 24)[:, 1], GREY.reshape(5, 24))
+    assert "all three channels alike, as of grey pictures saved in colour" in found.note
+    shades = Image.fromarray(COLOUR[0]).quantize(4)
+    shades.save(tmp_path / "00.png")
+    assert "alike" not in load(tmp_path).note
+
+
+def test_pictures_of_two_depths_are_refused(tmp_path: Path) -> None:
+    pictures(tmp_path, GREY.astype(np.uint16) * 257)
+    pictures(tmp_path, GREY[:1])
+    with pytest.raises(DataError, match=r"01\.png: got pixels of 16 bits; expected 8 bits"):
+        load(tmp_path)
+
+
+def test_pictures_below_others_are_not_left_out_silently(tmp_path: Path) -> None:
+    pictures(tmp_path, GREY)
+    assert "left out" not in load(tmp_path).note
+    pictures(tmp_path / "cats", GREY)
+    found = load(tmp_path)
+    assert len(found.x) == 5
+    assert "pictures in folders below left out" in found.note
+    pictures(tmp_path / "cats" / "old", GREY)
+    for path in tmp_path.glob("*.png"):
+        path.unlink()
+    assert "pictures in folders below left out" in load(tmp_path).note
 
 
 def test_jpeg(tmp_path: Path) -> None:

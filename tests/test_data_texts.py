@@ -177,6 +177,18 @@ def test_an_index_that_is_asked_for_is_a_feature(tmp_path, kind) -> None:
     assert "left out" not in found.note
 
 
+@pytest.mark.parametrize("kind", ["csv", "frame", "parquet"])
+def test_labels_that_are_asked_for_as_a_feature_are_one(tmp_path, kind) -> None:
+    there = source(kind, tmp_path, "a,label\n0.5,1.5\n1,2.5\n")
+    found = load(there, columns="a,label,a")
+    np.testing.assert_array_equal(found.x, [[0.5, 1.5], [1, 2.5]])
+    assert found.labels is None
+    assert "columns 'a', 'label' only" in found.note
+    named = load(there, columns="a,label", label_column="label")
+    np.testing.assert_array_equal(named.x, [[0.5], [1]])
+    assert "column 'a' only, labels from column 'label'" in named.note
+
+
 def test_columns_without_names_are_numbered(tmp_path: Path) -> None:
     (tmp_path / "iris.data.csv").write_text("5.1,3.5,setosa\n4.9,3.0,other\n")
     found = load(tmp_path / "iris.data.csv", label_column=3)

@@ -89,8 +89,9 @@ def _check_length(path: Path, there: int, needed: int, shape: tuple[int, ...]) -
 
 
 PICTURES = (".png", ".jpg", ".jpeg")
-GREY = {"1": "L", "L": "L", "I;16": "I;16", "I;16B": "I;16", "I": "I"}
+GREY = {"1": "L", "L": "L", "LA": "L", "I;16": "I;16", "I;16B": "I;16", "I": "I"}
 """Pillow's names of pictures of one channel, and what they are read as; others are read as RGB."""
+DEPTHS = {"L": "8 bits", "RGB": "8 bits", "I;16": "16 bits", "I": "32 bits"}
 
 
 def read_folder(folder: Path) -> Dataset:
@@ -100,15 +101,15 @@ def read_folder(folder: Path) -> Dataset:
     out. Where the pictures lie in folders of the folder, the names of these are the labels.
 
     Raises:
-        DataError: There are none, of more than one size, or more than the memory holds.
+        DataError: There are none, of more than one size or depth, or more than the memory holds.
         CorruptFileError: A file is no picture.
         MissingDependencyError: Pillow is not installed.
     """
-    paths = _pictures(folder)
+    paths, looked_at = _pictures(folder), [folder]
     labels = None
     if not paths:
-        inside = sorted(path for path in folder.iterdir() if path.is_dir())
-        found = [(path, one.name) for one in inside for path in _pictures(one)]
+        looked_at = _folders(folder)
+        found = [(path, one.name) for one in looked_at for path in _pictures(one)]
         paths, labels = [path for path, _ in found], np.array([name for _, name in found])
     if not paths:
         raise DataError(
@@ -117,12 +118,13 @@ def read_folder(folder: Path) -> Dataset:
             "a file, or a folder of .png or .jpg images",
             "Name the file in it.",
         )
-    sizes, modes = [], set()
+    sizes, modes, kinds = [], set(), []
     for path in paths:
         check_file(path)
         with _opened(path) as image:
             sizes.append(image.size)
             modes.add(image.mode)
+            kinds.append("L" if _has_grey_palette(image) else GREY.get(image.mode, "RGB"))
         width, height = sizes[0]
         if sizes[-1] != sizes[0]:
             raise DataError(
@@ -131,8 +133,14 @@ def read_folder(folder: Path) -> Dataset:
                 f"{width} x {height}, as {paths[0].name} has",
                 "Resize or crop the pictures to one size.",
             )
-    kinds = {GREY.get(mode, "RGB") for mode in modes}
-    kind = kinds.pop() if len(kinds) == 1 else "RGB"
+        if DEPTHS[kinds[-1]] != DEPTHS[kinds[0]]:
+            raise DataError(
+                str(path),
+                f"pixels of {DEPTHS[kinds[-1]]}",
+                f"{DEPTHS[kinds[0]]}, as {paths[0].name} has",
+                "Save the pictures with one depth.",
+            )
+    kind = kinds[0] if len(set(kinds)) == 1 else "RGB"
     shape = (3, height, width) if kind == "RGB" else (height, width)
     dtype = np.dtype({"I;16": "u2", "I": "i4"}.get(kind, "u1"))
     packed = sum(path.stat().st_size for path in paths)
@@ -143,6 +151,14 @@ def read_folder(folder: Path) -> Dataset:
             pixels = np.asarray(image if image.mode == kind else image.convert(kind))
         x[i] = np.moveaxis(pixels, -1, 0) if kind == "RGB" else pixels
     steps = [f"{len(paths):,} pictures of {width} x {height} pixels"]
+    if kind == "RGB":
+        steps[0] += " in colour"
+        if all(bool((one == one[:1]).all()) for one in x):
+            steps.append("all three channels alike, as of grey pictures saved in colour")
+    if any(
+        _pictures(one) for inner in looked_at for one in _folders(inner) if one not in looked_at
+    ):
+        steps.append("pictures in folders below left out")
     if any("A" in mode or "a" in mode for mode in modes):
         steps.append("transparency left out")
     if labels is not None:
@@ -154,6 +170,18 @@ def read_folder(folder: Path) -> Dataset:
         image_shape=shape,
         steps=tuple(steps),
     )
+
+
+def _has_grey_palette(image: Any) -> bool:
+    """Whether a picture of numbered colours has shades of grey only."""
+    if image.mode != "P":
+        return False
+    colours = np.reshape(image.getpalette("RGB"), (-1, 3))
+    return bool((colours == colours[:, :1]).all())
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir())
 
 
 def _pictures(folder: Path) -> Sequence[Path]:

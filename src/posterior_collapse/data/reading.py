@@ -29,7 +29,8 @@ class Reading:
         header: Whether the first row of a text is a header; None: told from the rows.
         columns: Names of the features, those of an array 1, 2, ...; none: all columns.
         drop: Names of columns that are left out.
-        label_column: Name of the column of labels; None: `label`, if there is one.
+        label_column: Name of the column of labels; None: `label`, if there is one and it is not
+            among `columns`.
         key: Name of the array that is meant, of a file that has several.
 
     Example:
@@ -69,7 +70,8 @@ class Reading:
         """What was chosen, in words."""
         steps = []
         if self.columns:
-            steps.append(f"{_column(self.columns)} only")
+            features = [name for name in self.columns if not self._is_label(name)]
+            steps.append(f"{_column(features)} only" if features else "no column")
         if self.drop:
             steps.append(f"{_column(self.drop)} dropped")
         return (*steps, *self.labelled)
@@ -88,7 +90,7 @@ class Reading:
             DataError: Several do.
         """
         count = names.count(self.label)
-        if count == 0 or self.label in self.drop:
+        if count == 0 or self.label in self.drop or not self._is_label(self.label):
             return None
         if count > 1:
             raise DataError(
@@ -98,9 +100,12 @@ class Reading:
 
     def keeps(self, name: str) -> bool:
         """Say whether a column is a feature that is wanted."""
-        if name in self.drop or name == self.label:
+        if name in self.drop or self._is_label(name):
             return False
         return not self.columns or name in self.columns
+
+    def _is_label(self, name: str) -> bool:
+        return name == self.label and (self.label_column is not None or name not in self.columns)
 
     def check(self, source: str, names: Sequence[str]) -> None:
         """Refuse names that no column of a source has.
@@ -147,7 +152,7 @@ def _names(option: str, names: Any) -> tuple[str, ...]:
     parts = names.split(",") if isinstance(names, str) else names
     if not isinstance(parts, Iterable):
         parts = [parts]  # a number
-    found = tuple(str(part).strip() for part in parts)
+    found = tuple(dict.fromkeys(str(part).strip() for part in parts))
     if not found or not all(found):
         raise InvalidArgumentError(
             option, repr(names), "names of columns, separated by commas", "Pass e.g. 'a,b'."
