@@ -247,10 +247,12 @@ def _agreement(agreement: Mapping[str, Any]) -> dict[str, Any]:
 def _verdicts(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return in one line how many rows agree with what was expected."""
     count = Counter(row["agreement"]["verdict"] for row in rows)
-    *first, last = (
-        f"{count[verdict]} {words[count[verdict] != 1]}" for verdict, words in SAID.items()
-    )
-    said = f"Of {len(rows)} rows, {', '.join(first)} and {last}."
+    told = [
+        f"{count[verdict]} {words[count[verdict] != 1]}"
+        for verdict, words in SAID.items()
+        if count[verdict]
+    ]
+    said = f"Of {len(rows)} rows, {' and '.join(filter(None, [', '.join(told[:-1]), told[-1]]))}."
     for kind in KINDS:
         count = Counter(filter(None, (row["agreement"][kind] for row in rows)))
         if judged := count.total():
