@@ -87,7 +87,15 @@ def test_every_number_may_have_several_values(run) -> None:
             "--active: got 9; expected at most 4, the latent units"
             " of the spec. Give it --latents 9 or more.",
         ),
-        ("forecast x.npy --latents 3 --sigma 1:1:-1", "sigma of unit 3: got -1.0"),
+        (
+            "forecast x.npy --latents 3 --sigma 1:1:-1",
+            "--sigma of unit 3: got -1.0; expected a positive, finite number. Pass e.g. 1.0",
+        ),
+        (
+            "train x.npy --hidden 9,0",
+            "--hidden of layer 2: got 0; expected a whole number of units, at least 1."
+            " Pass e.g. 8 instead.",
+        ),
         ("forecast x.npy --model hvae --beta 2:1 --sigma-1 learned", "Raise beta_2 to 2.0"),
     ],
 )
@@ -95,6 +103,25 @@ def test_another_grammar_is_told_the_right_one(run, line, words) -> None:
     status, said = run(line)
     assert status == 2
     assert words in said
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("two.npz", "Say which is meant: --key NAME."),
+        (
+            "text.csv",
+            "out by --drop NAME, or take it for the label by --label-column NAME.",
+        ),
+    ],
+)
+def test_what_to_do_is_spelled_once_and_in_options(run, file, words) -> None:
+    """`--key NAME, --key NAME`: it named Python's spelling beside the option."""
+    np.savez("two.npz", a=X, b=X)
+    Path("text.csv").write_text("a,b\n" + "1.5,one\n2.5,two\n" * 9)
+    status, said = run(f"forecast {file}")
+    assert status == 2
+    assert said.endswith(words)
 
 
 def test_levels_count_from_1_in_advice_too(run) -> None:

@@ -216,7 +216,7 @@ def test_tensors_in_safetensors_files(tmp_path: Path, monkeypatch: pytest.Monkey
     found = load(path, key="images")
     np.testing.assert_array_equal(found.x, GREY.reshape(5, 24))
     assert found.image_shape == (4, 6)
-    with pytest.raises(DataError, match=r"the arrays \['a', 'images'\].*--key NAME"):
+    with pytest.raises(DataError, match=r"the arrays \['a', 'images'\].*key='NAME'"):
         load(path)
     save_file({"x": X, "y": X[:, :1], "labels": np.arange(6)}, path)
     assert load(path).y is not None

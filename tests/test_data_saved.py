@@ -70,7 +70,7 @@ def test_pairs_labels_and_images(tmp_path: Path) -> None:
     assert found.y is not None
     assert (found.x.shape, found.y.shape) == ((30, 4), (30, 1))
     path = saved(tmp_path, {"train": TENSOR, "test": TENSOR[:5]})
-    with pytest.raises(DataError, match=r"the arrays \['test', 'train'\].*--key NAME"):
+    with pytest.raises(DataError, match=r"the arrays \['test', 'train'\].*key='NAME'"):
         load(path)
     assert load(path, key="test").x.shape == (5, 4)
 

@@ -202,7 +202,7 @@ def test_columns_without_names_are_numbered(tmp_path: Path) -> None:
 def test_an_array_of_several_is_chosen_by_name(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     np.savez(path, train=X, test=X[:2])
-    with pytest.raises(DataError, match=r"Say which is meant: --key NAME"):
+    with pytest.raises(DataError, match=r"Say which is meant: key='NAME'"):
         load(path)
     found = load(path, key="test")
     np.testing.assert_array_equal(found.x, X[:2])

@@ -1,12 +1,14 @@
 """The page in a real browser: its sliders are moved, and its numbers are the theory's."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
 
 import posterior_collapse as pc
 from browser import NEEDS_CHROMIUM
+from commands import collapse
 
 pytestmark = NEEDS_CHROMIUM
 
@@ -48,6 +50,8 @@ def pages(tmp_path_factory):
     for name, (data, spec) in others.items():
         f = pc.forecast(data, spec)
         made[name] = (f.to_html(folder / f"{name}.html").as_uri(), f)
+    raw = pc.forecast(DIGITS.x, specs["vae"], bias="none")
+    made["raw"] = (raw.to_html(folder / "raw.html").as_uri(), raw)
     return made
 
 
@@ -247,7 +251,7 @@ def test_a_table_is_sorted_by_any_column(browser, pages):
     assert len(found) == sum(f.spec.dims)
 
 
-@pytest.mark.parametrize("name", ["vae", "learned", "bernoulli", "hvae", "chain"])
+@pytest.mark.parametrize("name", ["vae", "raw", "learned", "bernoulli", "hvae", "chain"])
 def test_what_is_copied_is_this_forecast(browser, pages, name):
     address, f = pages[name]
     browser.open(address)
@@ -260,6 +264,8 @@ def test_what_is_copied_is_this_forecast(browser, pages, name):
     change = {"beta": 0.7} if len(f.spec.dims) == 1 else {"betas": (0.7, *f.spec.betas[1:])}
     assert space["spec"] == f.spec.replace(**change)
     assert counts(browser) == [level.n_active for level in space["f"].levels]
+    again = pc.forecast(DIGITS.x, space["spec"], bias="none" if name == "raw" else "both")
+    assert space["f"].loss == again.loss
 
 
 @pytest.mark.parametrize(
@@ -284,6 +290,44 @@ def test_a_copied_command_runs(browser, tmp_path, capsys, spec, box):
     assert status.value.code in (0, None)
     found = json.loads(capsys.readouterr().out)
     assert [level["n_active"] for level in found["levels"]] == counts(browser)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "'ä ö/x y.csv' --columns 'b c,ü' --scale 2 --latents 2",
+        "digits --task half --latents 4 --eta-dec 0.2",
+        "digits --task half --model vae --latents 4 --eta-dec 0.2",
+        "digits --task half --cross-fit 2 --latents 4 --eta-dec 0.2",
+        "digits --latents 4 --no-biases",
+        "digits --latents 4 --likelihood poisson --beta 0.2",
+    ],
+)
+def test_the_command_of_a_page_is_the_one_that_made_it(
+    browser, tmp_path, monkeypatch, capsys, line
+):
+    """It offered the file without its folder, and forgot the columns, the task and the biases."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ä ö").mkdir()
+    rows = np.random.default_rng(0).standard_normal((40, 3)) * [9, 2, 1]
+    np.savetxt("ä ö/x y.csv", rows, delimiter=",", header="a,b c,ü", comments="", encoding="utf8")
+    words = shlex.split(line)
+    assert collapse("forecast", *words, "--html", "forecast.html", "--json") == 0
+    made = json.loads(capsys.readouterr().out)
+    pages = ["forecast.html"]
+    if "--cross-fit" not in words:
+        assert collapse("explore", *words, "--html", "explore.html") == 0
+        pages.append("explore.html")
+    for page in pages:
+        browser.open((tmp_path / page).as_uri())
+        browser.value("document.getElementById('copy-command').click()")
+        command = shlex.split(browser.value("document.getElementById('copied').textContent"))
+        capsys.readouterr()
+        assert collapse(*command[1:], "--json") == 0
+        again = json.loads(capsys.readouterr().out)
+        assert again["spec"] == made["spec"]
+        assert again["data"] == made["data"]
+        assert again["loss"] == pytest.approx(made["loss"], rel=1e-9)
 
 
 @pytest.mark.parametrize("width", [1280, 390])

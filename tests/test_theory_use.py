@@ -98,6 +98,43 @@ def test_advice_counts_the_others_in_words() -> None:
     assert pc.forecast(flat, pc.VAESpec(4)).advice().text.endswith("The other 2 carry nothing.")
 
 
+@pytest.mark.parametrize(
+    ("field", "spec"),
+    [
+        *(("beta", pc.VAESpec(6, beta, "learned")) for beta in (1.3, 2.0, 5.0)),
+        ("beta", pc.VAESpec(4, 2.0, "learned")),
+        *(("beta", pc.VAESpec(6, beta, "learned", sigma="shared")) for beta in (1.3, 3.0)),
+        ("betas", pc.HVAESpec((6, 6), (2.0, 9.0), "learned", sigma_1="learned")),
+        ("betas", pc.HVAESpec((6, 6), (0.5, 1.5), 0.9, sigma_1="learned", sigma_2=0.9)),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("seed", range(4))
+def test_advice_finds_the_beta_that_a_fine_scan_finds(field, spec, seed) -> None:
+    """With a learned eta_dec the loss has no minimum below some beta, and most live just above."""
+    spectrum = np.exp(np.random.default_rng(seed).normal(0, (0.1, 0.3, 0.6, 1.0)[seed], 6))
+    moments, now = pc.Moments.from_matrices(np.diag(spectrum)), spec.beta_levels[0]
+
+    def kept(beta: float) -> int:
+        turned = beta if field == "beta" else (beta, *spec.beta_levels[1:])
+        try:
+            return pc.forecast(moments, spec.replace(**{field: turned})).n_active
+        except pc.UnboundedObjectiveError:
+            return -1
+
+    betas = now * np.exp(np.linspace(-2.5, 2.5, 401))
+    counts = np.array([kept(beta) for beta in betas])
+    f = pc.forecast(moments, spec)
+    for wanted in range(f.n_active + 1, counts.max() + 1):
+        found = [c for c in f.advice(wanted).changes if c.parameter in (field, "betas[0]")]
+        (change,) = found
+        said = float(change.text.split(" to ")[1].split(" ")[0])
+        assert kept(change.value) == kept(said) == change.active >= wanted
+        # no farther than the nearest of the scan, but for what three digits round away
+        nearest = np.abs(np.log(betas[counts >= wanted] / now)).min()
+        assert abs(np.log(change.value / now)) < nearest + 0.011
+
+
 LEVELS = np.random.default_rng(0).standard_normal((200, 6)) * [5, 3, 2, 1, 0.5, 0.1]
 
 

@@ -30,8 +30,13 @@ LONGEST_NAME = 255
 LEARNED_SIGMAS = ("learned", "shared", "input")
 
 
+def _example(name: str, value: object) -> str:
+    # One of several values (see `level`) is no argument that could be passed by its name.
+    return f"Pass e.g. {value} instead." if " of " in name else f"Pass e.g. {name}={value}."
+
+
 def positive(name: str, value: object) -> float:
-    expected, action = "a positive, finite number", f"Pass e.g. {name}=1.0."
+    expected, action = "a positive, finite number", _example(name, "1.0")
     try:
         if isinstance(value, (bool, str, bytes)):
             raise TypeError
@@ -58,9 +63,7 @@ def whole(
         fits = False
     if not fits:
         expected = expected or f"a whole number of at least {least}"
-        raise InvalidArgumentError(
-            name, repr(value), expected, f"Pass e.g. {name}={example or least}."
-        )
+        raise InvalidArgumentError(name, repr(value), expected, _example(name, example or least))
     return int(number)
 
 
@@ -71,9 +74,7 @@ def count(name: str, value: object) -> int:
 def units(name: str, value: object) -> int:
     number = count(name, value)
     if number > MOST_UNITS:
-        raise InvalidArgumentError(
-            name, number, f"at most {MOST_UNITS:,} units", f"Pass e.g. {name}=8."
-        )
+        raise InvalidArgumentError(name, number, f"at most {MOST_UNITS:,} units", _example(name, 8))
     return number
 
 

@@ -174,7 +174,8 @@ def _in_options(error: PosteriorCollapseError, line: Sequence[str]) -> str:
         return name if value == "True" else f"{name} {text}"
 
     if isinstance(error, InvalidArgumentError):
-        error.argument = flag(error.argument) or error.argument
+        name, *which = error.argument.partition(" of ")  # "hidden of layer 1"
+        error.argument = "".join((flag(name) or name, *which))
     action = re.sub("`([a-z_0-9]+)`", lambda found: flag(found[1]) or found[0], error.action)
     error.action = PYTHON.sub(written, action)
     return str(error)

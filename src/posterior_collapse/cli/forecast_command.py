@@ -76,7 +76,7 @@ def forecast(
     with _loaded(data, kind, named, scheduler) as dataset:
         print_forecast(
             dataset, spec, active=active, biases=biases, cross_fit=cross_fit, network=network,
-            plot=plot, html=html, as_json=as_json,
+            plot=plot, html=html, source=_words(data, named, kind, cross_fit), as_json=as_json,
         )  # fmt: skip
 
 
@@ -128,9 +128,13 @@ def print_forecast(
     network: bool = False,
     plot: Path | None = None,
     html: Path | None = None,
+    source: str | None = None,
     **extra: Any,
 ) -> None:
-    """Forecast and print, as tables and advice or as JSON with `extra` beside."""
+    """Forecast and print, as tables and advice or as JSON with `extra` beside.
+
+    `source` are the data as the command of the page takes them.
+    """
     from posterior_collapse import theory
 
     if network and cross_fit is not None:
@@ -146,7 +150,7 @@ def print_forecast(
         result = theory.forecast(measured, spec, bias=bias)
     result = of_dataset(result, dataset)
     advice = result.advice(active)
-    options.write_views(result, plot, html)
+    options.write_views(result, plot, html, source)
     if as_json:
         told = {"data": options.about(dataset)} | result.to_dict() | {"advice": advice.to_dict()}
         typer.echo(json_text(extra | told))
@@ -276,12 +280,16 @@ def explore(
     dataset = options.load_data(data, kind, named)
     measured, spec = measure(dataset, spec, None, every_mode=True)
     found = of_dataset(theory.forecast(measured, spec, bias=_bias(given.biases)), dataset)
-    report.write_page(found, html, source=_words(data, named))
+    report.write_page(found, html, source=_words(data, named, kind))
     typer.echo(f"Page: {html}")
 
 
-def _words(data: str, named: DataOptions) -> str:
-    """The data and their options as another command takes them, wherever they lie."""
+def _words(data: str, named: DataOptions, kind: str, cross_fit: int | None = None) -> str:
+    """The data and their options as another command takes them, wherever they lie.
+
+    A page names a model that is no plain vae; that a plain one is meant although there is a
+    condition, only the command knows.
+    """
     words = [data]
     for field in fields(named):
         value, name = getattr(named, field.name), field.name.replace("_", "-")
@@ -291,4 +299,8 @@ def _words(data: str, named: DataOptions) -> str:
             words.append(f"--{name}" if value else f"--no-{name}")
         else:
             words += [f"--{name}", str(value)]
+    if kind == "vae" != named.kind(None):
+        words += ["--model", kind]
+    if cross_fit is not None:
+        words += ["--cross-fit", str(cross_fit)]
     return shlex.join(words)

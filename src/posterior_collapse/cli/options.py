@@ -284,14 +284,23 @@ def check_outputs(plot: Path | None, html: Path | None) -> None:
         report.check_page_path(html)
 
 
-def write_views(found: Viewed, plot: Path | None, html: Path | None) -> None:
-    """Write the figure and the page of a result, as far as they are asked for."""
+def write_views(
+    found: Viewed, plot: Path | None, html: Path | None, source: str | None = None
+) -> None:
+    """Write the figure and the page of a result, as far as they are asked for.
+
+    Args:
+        found: The result.
+        plot: Where the figure goes.
+        html: Where the page goes.
+        source: Of a forecast, as `report.write_page` takes it.
+    """
     from posterior_collapse import report
 
     if plot is not None:
         report.save_figure(report.plot(found), plot)
     if html is not None:
-        report.write_page(found, html)
+        report.write_page(found, html, source=source)
 
 
 def say_where(**written: Path | None) -> None:

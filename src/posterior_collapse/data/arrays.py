@@ -223,8 +223,8 @@ def from_columns(
 
 
 ENCODE = (
-    "Encode the column, leave it out (--drop, drop=), or take it for the label "
-    "(--label-column, label_column=)."
+    "Encode the column, leave it out by drop='NAME', or take it for the label by "
+    "label_column='NAME'."
 )
 
 

@@ -137,7 +137,7 @@ def from_arrays(name: str, arrays: Mapping[str, Any], reading: Reading = PLAIN) 
             name,
             f"the arrays {listed(known)}",
             "x, and optionally y and labels",
-            "Say which is meant: --key NAME, key=NAME." if known else "Write it again, with x.",
+            "Say which is meant: key='NAME'." if known else "Write it again, with x.",
         )
     main = "x" if key is None else key
     x, image_shape = as_samples(f"{main} of {name}", arrays[main])

@@ -162,6 +162,6 @@ def _block(path: Path, reading: Reading, width: int, kind: np.dtype[Any]) -> NDA
             str(path),
             f"{found.x.shape[1]} features",
             f"{width}, as in the first file",
-            "Say which columns are features: --columns, columns=.",
+            "Say which columns are features: columns='A,B'.",
         )
     return found.x.astype(kind, copy=False)

@@ -24,8 +24,14 @@ __all__ = ["Advice", "Change"]
 
 Count = Callable[[Spec], "int | None"]
 """Says how many units of the top level a spec keeps, or None where that is not known."""
+UNKNOWN, IN_VAIN = -2, -1
+"""Fewer than none: where the count is not known; where units live at lower levels alone."""
 SEARCH_DECADES = 40
 STEPS = 60
+HALVINGS = 45
+"""Of a step: to about the last digit of its exponent."""
+DIGITS = range(3, 13)
+"""To which an advised value is rounded: as few as still reach the goal."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,8 @@ class Change(Record):
     Attributes:
         parameter: Field of the spec, with its level where it has several, e.g. "betas[1]".
         current: Its value now.
-        value: The nearest value that reaches the goal, rounded to three digits.
+        value: The nearest value that reaches the goal, rounded to three digits, or as many more as
+            it takes.
         active: Active units of the top level with that value.
         units: Units every level must have besides, where it has fewer; else None.
     """
@@ -67,7 +74,8 @@ class Change(Record):
             return f"Give every level at least {self.value:.0f} units {active}."
         verb = "Lower" if self.value < self.current else "Raise"
         also = f" and have {self.units} units" if self.units else ""
-        return f"{verb} {self.name} from {self.current:.4g} to {self.value:.4g}{also} {active}."
+        value = f"{self.value:.{DIGITS[-1]}g}"
+        return f"{verb} {self.name} from {self.current:.4g} to {value}{also} {active}."
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,7 @@ def advise(
     units = spec.dims[-1]
     goal = units if wanted is None else checks.count("active", wanted)
     possible = int(np.count_nonzero(modes.theta))
-    now = count(spec) or 0
+    now = max(count(spec) or 0, 0)
     reach = min(goal, possible)
     changes = _changes(count, spec, reach) if now < reach else ()
     found = Advice(goal, now, units, possible, changes, "")
@@ -226,12 +234,13 @@ def _of_dims(spec: Spec, dims: tuple[int, ...]) -> Spec:
 
 
 def _active(modes: Modes, spec: Spec, level: int = -1) -> int | None:
-    """Active units of a level, or None where the optimum is not known."""
+    """Active units of a level, `IN_VAIN`, or None where the optimum is not known."""
     try:
         state = solve(Problem.of(modes, spec)).state
     except PosteriorCollapseError:
         return None
-    return int(np.count_nonzero(state.informed[level]))
+    found = int(np.count_nonzero(state.informed[level]))
+    return found or IN_VAIN * any(one.any() for one in state.informed)
 
 
 def _tunable(spec: Spec) -> Iterator[tuple[str, float, Callable[[float], Spec]]]:
@@ -264,34 +273,59 @@ def _nearest(
 ) -> Change | None:
     """The value of one parameter nearest (in ratio) to the present one that reaches the goal."""
 
-    def active(value: float) -> int | None:
+    def active(value: float) -> int:
         try:
-            return count(turned(value))
+            found = count(turned(value))
         except InvalidArgumentError:  # beyond what a spec may hold
-            return None
+            found = None
+        return UNKNOWN if found is None else found
 
-    def reaches(exponent: float) -> bool:
-        found = active(current * math.exp(exponent))
-        return found is not None and found >= goal
+    def kept(exponent: float) -> int:
+        return active(current * math.exp(exponent))
 
-    steps = np.geomspace(1e-3, SEARCH_DECADES * math.log(10), STEPS)
-    far = next((e for step in steps for e in (-step, step) if reaches(e)), None)
-    if far is None:
+    found = _reaching(kept, goal)
+    if found is None:
         return None
-    near = 0.0
-    for _ in range(40):
+    near, far = found
+    for _ in range(HALVINGS):
         middle = (near + far) / 2
-        near, far = (near, middle) if reaches(middle) else (middle, far)
-    value = _round_away(current * math.exp(far), far)
-    left = active(value)
-    if left is None or left < goal:
-        value = current * math.exp(far)
-        left = active(value)
-    return Change(name, current, value, int(left or goal))
+        near, far = (near, middle) if kept(middle) >= goal else (middle, far)
+    value = current * math.exp(far)
+    rounded = (_round_away(value, far, digits) for digits in DIGITS)
+    value = next((one for one in rounded if active(one) >= goal), value)
+    return Change(name, current, value, active(value))
 
 
-def _round_away(value: float, direction: float) -> float:
-    """Round to three digits, away from the present value so that the goal is still reached."""
-    unit = 10.0 ** (math.floor(math.log10(value)) - 2)
+def _reaching(kept: Callable[[float], int], goal: int) -> tuple[float, float] | None:
+    """Steps outwards from 0 to an exponent that reaches the goal, and the last that does not.
+
+    Beside where no unit of the top level lives or the loss has no minimum, more may live than
+    anywhere else, and over less than a step: so between a step here and one there the edge is
+    looked for.
+    """
+    last = dict.fromkeys((-1, 1), (0.0, kept(0.0)))
+    for step in np.geomspace(1e-3, SEARCH_DECADES * math.log(10), STEPS):
+        for side, (near, before) in last.items():
+            far = side * float(step)
+            after = kept(far)
+            last[side] = far, after
+            if after >= goal:
+                return near, far
+            low = min(before, after)
+            if before == after or low > 0:
+                continue
+            for _ in range(HALVINGS):
+                middle = (near + far) / 2
+                found = kept(middle)
+                if found >= goal:
+                    return near, middle
+                beyond = (found <= low) == (before < after)
+                near, far = (middle, far) if beyond else (near, middle)
+    return None
+
+
+def _round_away(value: float, direction: float, digits: int) -> float:
+    """Round to some digits, away from the present value so that the goal is still reached."""
+    unit = 10.0 ** (math.floor(math.log10(value)) + 1 - digits)
     steps = value / unit
     return (math.floor(steps) if direction < 0 else math.ceil(steps)) * unit

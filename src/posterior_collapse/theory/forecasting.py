@@ -84,6 +84,8 @@ class Forecast(Viewed):
     _about: About = UNKNOWN
     _times: tuple[float, ...] | None = None
     """What the KL of each unit weighs, in multiples of beta; None: all the same."""
+    _bias: Bias | None = None
+    """As it was asked for; None: as the moments are centred."""
 
     @property
     def _modes(self) -> Modes:
@@ -278,6 +280,7 @@ def forecast(
         _solution=solution,
         _targets=targets,
         _about=about(given, conditional=spec.model == "cvae"),
+        _bias=bias,
     )
 
 

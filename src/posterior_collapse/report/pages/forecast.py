@@ -145,6 +145,7 @@ def _payload(forecast: Forecast) -> dict[str, Any]:
         "notes": [note for note in forecast.notes if note not in solved],
         "positions": max(1, round(float(means.sum()))),
         "dispersion": forecast.spec.dispersion,
+        "bias": forecast._bias or ("both" if moments.center else "none"),
     }
 
 

@@ -110,6 +110,7 @@ function command() {
   });
   if (!gaussian()) parts.push(`--likelihood ${likelihood()}`);
   if (hasDispersion()) parts.push(`--dispersion ${data.dispersion}`);
+  if (data.bias !== "both") parts.push("--no-biases"); // no option is for the encoder alone
   return parts.join(" ");
 }
 function python() {
@@ -133,8 +134,9 @@ function python() {
   if (!gaussian()) given.push(`likelihood="${likelihood()}"`);
   if (hasDispersion()) given.push(`dispersion=${data.dispersion}`);
   const names = { vae: "VAESpec", cvae: "CVAESpec", hvae: "HVAESpec", chain: "ChainSpec" };
+  const bias = data.bias === "both" ? "" : `, bias="${data.bias}"`;
   return `import posterior_collapse as pc\n\nspec = pc.${names[data.model]}(\n    ` +
-    `${given.join(",\n    ")},\n)\nprint(pc.forecast(data, spec))`;
+    `${given.join(",\n    ")},\n)\nprint(pc.forecast(data, spec${bias}))`;
 }
 async function copy(words) {
   $("copied").textContent = words;
