@@ -47,7 +47,8 @@ def lower_weight(audit: LossAudit, active: int | None) -> str:
             f"Raise the floor of {kl.floor:.4g} nats, or lower the KL's weight until more than the "
             "floor is worth paying for."
         )
-    if forecast.spec.eta_levels[0] == "learned":
+    learned = forecast.spec.eta_levels[0] == "learned"
+    if learned:
         changes = [c for c in forecast.advice(wanted).changes if c.parameter == "beta"]
         least = changes[0].value if changes else math.nan
     elif wider:
@@ -60,15 +61,17 @@ def lower_weight(audit: LossAudit, active: int | None) -> str:
         return wider
     if not least > 0:
         return f"No weight of the KL keeps {wanted} units."
-    factor = _below(least / beta)
+    # Of a learned eta_dec not far below there is no minimum any more.
+    shown = "{:.6g}".format if learned else lambda value: f"{_below(value):.3g}"
+    factor = shown(least / beta)
     whom = "in a linear model" if _is_exact(forecast) else "by the quadratic approximation"
     kept = f"to keep {wanted} unit{'s' * (wanted != 1)} {whom}; a network may keep fewer"
     if weight is None or weight < 0:  # of a loss whose signs are both turned
-        turn = f"Multiply your KL weight by {factor:.3g} {kept}."
+        turn = f"Multiply your KL weight by {factor} {kept}."
     else:
         turn = (
-            f"Lower your weight from {weight:.6g} to {_below(weight * least / beta):.3g} (multiply "
-            f"it by {factor:.3g}) {kept}."
+            f"Lower your weight from {weight:.6g} to {shown(weight * least / beta)} (multiply it "
+            f"by {factor}) {kept}."
         )
     return f"{wider} {turn}".lstrip()
 
