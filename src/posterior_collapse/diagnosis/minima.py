@@ -100,15 +100,17 @@ def least_weights(
         return rows.value(one)[0]
 
     least = min(found, key=full)
-    there, well = best_weights(rows, least, kept, _curved(few, least, scale, generator))
-    if well and (not settled or full(there) < full(weights)):
-        weights, settled = there, True
     others = [one for one in found if bool((_elsewhere(one, least, width) & kept).any())]
-    if not others:
+    ends = [weights] if settled else []
+    for one in (least, *sorted(others, key=full)[:1]):
+        there, well = best_weights(rows, one, kept, _curved(few, one, scale, generator))
+        ends += [there] if well else []
+    if not ends:
         return Best(weights, settled, [])
-    other = min(others, key=full)
-    other, _ = best_weights(rows, other, kept, _curved(few, other, scale, generator))
-    return Best(weights, settled, _notes(rows, weights, other, kept, width))
+    best = min(ends, key=full)
+    others = [one for one in ends if bool((_elsewhere(one, best, width) & kept).any())]
+    notes = _notes(rows, best, min(others, key=full), kept, width) if others else []
+    return Best(best, True, notes)
 
 
 def _drawn(rows: RowLoss, most: int, generator: torch.Generator) -> RowLoss:
@@ -126,13 +128,13 @@ def _lines(
     Half of the places are quantiles, through each usual link, and half are evenly spaced.
     """
     if rows.y.shape[1:] != rows.shape:
-        steps = torch.linspace(-4, 4, 2 * number, dtype=torch.float64).sinh().to(start)
+        steps = start.new_tensor(np.sinh(np.linspace(-4, 4, 2 * number)))
         yield start[0] + steps[:, None] / torch.where(scale > 0, scale, 1.0)
         return
     flat = rows.y.reshape(rows.n, -1).double()
-    some = torch.linspace(0, rows.n - 1, number).round().long().to(flat.device)
+    some = np.linspace(0, rows.n - 1, number).round().astype(np.int64)
     for quantiles in _linked(flat.sort(dim=0).values[some], flat, start, kept):
-        share = torch.linspace(0, 1, number, dtype=torch.float64)[:, None].to(start)
+        share = start.new_tensor(np.linspace(0, 1, number))[:, None]
         even = torch.lerp(quantiles[:1], quantiles[-1:], share)
         yield torch.cat([quantiles, even]).sort(dim=0).values
 
@@ -142,10 +144,12 @@ def _linked(values: Tensor, flat: Tensor, start: Tensor, kept: Tensor) -> Iterat
     # A little towards the mean: where a domain ends there may be no loss.
     inside = torch.lerp(values, flat.mean(dim=0), 1e-3)[:, kept]
     linked = [inside]
-    if bool((inside > 0).all()):
-        linked.append(inside.log())
-        if bool((inside < 1).all()):
-            linked.append(inside.logit())
+    # Of the rows at hand some outputs' may all be 0: these stay at the start.
+    if bool((inside >= 0).all()):
+        linked.append(torch.where(inside > 0, inside.log(), start[0, kept]))
+        if bool((inside <= 1).all()):
+            within = (inside > 0) & (inside < 1)
+            linked.append(torch.where(within, inside.logit(), start[0, kept]))
     for part in linked:
         found = start[0].repeat(len(values), 1)
         found[:, kept] = part
@@ -180,7 +184,7 @@ def _look(rows: RowLoss, weights: Tensor, kept: Tensor, places: Tensor) -> _Look
     for place in places:
         value, slope = rows.value(_moved(weights, kept, place))
         if math.isfinite(value):
-            seen.append((place, torch.tensor(value, dtype=torch.float64), slope[0]))
+            seen.append((place, place.new_tensor(value), slope[0]))
     if not seen:
         return _Look(places[:0], places[:0, 0], places[:0])
     return _Look(*(torch.stack(part) for part in zip(*seen, strict=True)))
@@ -193,8 +197,10 @@ def _apart(rows: RowLoss, start: Tensor, kept: Tensor, scale: Tensor) -> bool:
     """
     some = rows.some(32)
     left = start[0].expand(len(some), -1)
-    quartile = next(_lines(rows, start, kept, scale, 4))[2]
-    right = torch.lerp(left, quartile.expand_as(left), 0.5)  # where the loss has its domain, too
+    line = next(_lines(rows, start, kept, scale, 2))
+    low, high = line[:1], line[-1:]
+    away = torch.where((left - low).abs() > (high - left).abs(), low, high)
+    right = torch.lerp(left, away, 0.5)  # where a loss has its domain, too
     at_left, at_right = rows.pull(left, some), rows.pull(right, some)
     typical = (at_left.abs() + at_right.abs()).mean(dim=0)
     number = torch.arange(rows.m, device=start.device)
