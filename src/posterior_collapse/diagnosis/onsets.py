@@ -23,12 +23,8 @@ from torch import Tensor
 from posterior_collapse import checks
 from posterior_collapse.arrays import Array, Float, as_array, refuse_non_finite, same_length
 from posterior_collapse.data.samples import read
-from posterior_collapse.diagnosis.rows import (
-    RowLoss,
-    best_weights,
-    curvature_scale,
-    refuse_jumps,
-)
+from posterior_collapse.diagnosis.minima import least_weights
+from posterior_collapse.diagnosis.rows import RowLoss, curvature_scale, refuse_jumps
 from posterior_collapse.errors import DataError, InvalidArgumentError, UnboundedObjectiveError
 from posterior_collapse.models.modules import keeping_buffers
 from posterior_collapse.records import Record
@@ -53,7 +49,7 @@ class Onset(Record):
         output: The constant output that the loss likes best, of the output's shape; with a
             condition one for each row. NaN where none is best, of data that are all alike.
         loss: Mean loss per row there.
-        notes: What was left out.
+        notes: Other outputs that are best nearby, and what was left out.
     """
 
     ratios: Float
@@ -142,7 +138,7 @@ def onset(
         scale = curvature_scale(rows, start, generator)
         if not scale.any():
             refuse_jumps(rows, start, kept, scale)
-        weights, settled = best_weights(rows, start, kept, scale)
+        weights, settled, minima = least_weights(rows, start, kept, scale, generator)
         signal = rows.scores(weights).var(dim=0, unbiased=False)
         kept &= signal > 1e-20 * signal.max()
         refuse_jumps(rows, weights, kept, curvature_scale(rows, weights, generator))
@@ -163,7 +159,7 @@ def onset(
             f"{lost:,} of {len(kept):,} outputs were left out, which no row pulls another way",
             *notes,
         ]
-    return Onset(found, output, value, (*notes, *_few(rank, len(target))))
+    return Onset(found, output, value, (*minima, *notes, *_few(rank, len(target))))
 
 
 def _targets(y: Any, x: Any) -> tuple[Array, Array | None]:

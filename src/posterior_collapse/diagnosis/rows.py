@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -153,6 +154,12 @@ class RowLoss:
         rows = np.linspace(0, self.n - 1, min(self.n, most)).astype(np.int64)
         return torch.from_numpy(rows).to(self.y.device)
 
+    def only(self, rows: Tensor) -> RowLoss:
+        """Return the same loss of some rows, by their numbers."""
+        found = copy.copy(self)
+        found.y, found.inputs, found.n = self.y[rows], self.inputs[rows], len(rows)
+        return found
+
     def _gradient(self, output: Tensor, y: Tensor) -> tuple[float, Tensor]:
         output = output.detach().requires_grad_()
         total = self.total(output, y)
@@ -271,7 +278,7 @@ def _refused(error: Exception, output: tuple[int, ...], y: tuple[int, ...]) -> I
 
 
 def best_weights(rows: RowLoss, start: Tensor, kept: Tensor, scale: Tensor) -> tuple[Tensor, bool]:
-    """Return the weights of the least mean loss, and whether its gradient vanishes there."""
+    """Return the weights of the minimum next to a start, and whether its slope vanishes."""
     if not kept.any():
         return start, True
     inputs, scale = rows.inputs.shape[1], scale[kept]
