@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -64,6 +64,7 @@ def monotone(
     return _held(found, expected, f"{what} {found} with {name} ({numbers})")
 
 
+At = TypeVar("At", float, str)
 SURE = 0.95
 """Confidence (Student's t, paired by seed) from which seeds tell two settings apart."""
 
@@ -71,9 +72,9 @@ SURE = 0.95
 def least(
     what: str,
     name: str,
-    values: Mapping[float, Sequence[float]],
-    expected: float,
-    too_high: Mapping[float, float] | None = None,
+    values: Mapping[At, Sequence[float]],
+    expected: At,
+    too_high: Mapping[At, float] | None = None,
 ) -> Check:
     """Return whether a measure is least at the expected setting, as far as the seeds can tell.
 
@@ -107,10 +108,16 @@ def least(
         sure_below.append(bool(mean + bias.get(expected, 0.0) < -error * all_of_them))
         sure = sure_above[-1] or sure_below[-1]
         spread = f" ± {error:.2g}" if len(off) > 1 else ""
-        told.append(f"{setting:g}: {rounded(mean):+.3g}{spread}{'' if sure else ' (not sure)'}")
+        unsure = "" if sure else " (not sure)"
+        told.append(f"{_at(setting)}: {rounded(mean):+.3g}{spread}{unsure}")
     agrees = True if all(sure_above) else False if any(sure_below) else None
-    text = f"{what} is by theory least at {name} = {expected:g}. Above that: {'; '.join(told)}."
+    where = f"{name} = {_at(expected)}"
+    text = f"{what} is by theory least at {where}. Above that: {'; '.join(told)}."
     return Check(agrees, text)
+
+
+def _at(setting: float | str) -> str:
+    return setting if isinstance(setting, str) else f"{setting:g}"
 
 
 def along_lines(grid: ArrayLike) -> float:
