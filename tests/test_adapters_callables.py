@@ -380,9 +380,13 @@ CONVOLVED = nn.Sequential(nn.Conv2d(1, 2, 3, 2, 1), nn.Flatten(), nn.Linear(32, 
 @pytest.mark.parametrize(
     ("data", "argument", "action"),
     [
-        (IMAGES, "shape", "Pass shape=(1, 8, 8) to from_callable."),
-        (IMAGES[:, 0], "shape", "Pass shape=(1, 8, 8) to from_callable."),
-        (DataLoader(IMAGES, 100), "shape", "Pass shape=(1, 8, 8) to from_callable."),
+        (IMAGES, "shape", "If it takes images, pass shape=(1, 8, 8) to from_callable."),
+        (IMAGES[:, 0], "shape", "If it takes images, pass shape=(1, 8, 8) to from_callable."),
+        (
+            DataLoader(IMAGES, 100),
+            "shape",
+            "If it takes images, pass shape=(1, 8, 8) to from_callable.",
+        ),
         (IMAGES.flatten(1), "batch_size", "If it takes images, pass shape= to from_callable."),
         (IMAGES[:9].flatten(1), "model", "If it takes images, pass shape= to from_callable."),
     ],

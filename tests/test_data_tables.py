@@ -148,6 +148,7 @@ PLAIN = {
     "four evenly spaced": [[2, 4, 6, 8], *digits(4)],
     "0 to 2 as reals": [["0.0", "1.0", "2.0"], [0.5, 1.5, 2.5], [3.0, 1.0, 7.0]],
     "three far from one other row": [[2001, 2002, 2003], [1, 3, 2]],
+    "counts above nothing": [[3, 5, 9], *[[0, 0, 0]] * 9],
 }
 
 
@@ -183,6 +184,10 @@ def test_an_empty_corner_is_above_the_index_of_a_data_frame(tmp_path: Path, name
     rows = [[name.format(i), *row[:3]] for i, row in enumerate(REAL)]
     dataset = load(table(tmp_path / "x.csv", [["", *masses], *rows]))
     np.testing.assert_array_equal(dataset.x, np.array(REAL)[:, :3])
+    for corner in (["", ""], [1], [""]):
+        below = [[one, 0.4, 0.2] for one in corner]
+        with pytest.raises(DataError, match="an empty cell in row 1"):
+            load(table(tmp_path / "z.csv", [["", 0.3, 0.5], *below]))
     missing = table(tmp_path / "y.csv", [["", *REAL[0][:3]], *[row[:4] for row in REAL]])
     with pytest.raises(DataError, match="an empty cell in row 1"):
         load(missing)

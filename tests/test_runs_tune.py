@@ -166,6 +166,9 @@ def test_what_an_approximation_says_is_called_one() -> None:
     assert "linear optimum" not in said
     assert "linear model" not in said
     assert "training has not ended" not in said
+    # Betas are tried up to the onset, where no unit lives for good.
+    assert (min(tuned.chosen.active) > 2) == ("no beta that was tried keeps 2 units" in said)
+    assert (min(tuned.chosen.active) > 2) == ("train longer, e.g. steps=80" in tuned.notes[0])
     (axes,) = tuned.plot().axes
     assert "quadratic approximation" in axes.get_legend_handles_labels()[1]
 

@@ -246,10 +246,12 @@ def _of_reconstruction(audit: LossAudit, given: bool) -> Iterator[Finding]:
             by_it,
         )
     elif kind == "other":
+        why = "The reconstruction term is not a squared error and of no likelihood known here"
+        if reconstruction.clipped:
+            why = "The mean of these data lies where reconstructions are cut off"
         yield Finding(
             "other-error",
-            "The reconstruction term is not a squared error and of no likelihood known here: which "
-            "units live goes by the loss's own scores and curvature.",
+            f"{why}: which units live goes by the loss's own scores and curvature.",
             by_it
             if given
             else "Pass data= for its forecast, or its reconstruction term to "

@@ -313,9 +313,9 @@ def steady(loss: Callable[..., Any], sizes: Sizes, spread: str) -> Iterator[None
                 "loss",
                 "other values at later calls, for the same arguments",
                 "a loss that stays what it is; it changes from call to call, as with a schedule "
-                "that counts them",
+                "that counts them, or random numbers of a generator of its own",
                 "Freeze its counter at the end of training (set it beyond the warm-up), and audit "
-                "that.",
+                "that; draw z outside of the loss.",
             ) from None
 
 

@@ -394,7 +394,7 @@ def reductions(found: Terms) -> tuple[dict[str, str | None], int]:
         ),
         "kl_batch": _reduction(kl, read(read_kl, more), 2.0, of_sum=1),
     }
-    return found_by, math.prod(means)
+    return found_by, math.prod(means) if features else 1
 
 
 def _reduction(

@@ -349,8 +349,9 @@ def _header(first: list[str], below: list[list[str]]) -> tuple[bool, tuple[str, 
         return True, ()
     beside_index = not first[0].strip()
     if beside_index:
-        index = [row[0] for row in below]
-        if index and (_counts(index) or not any(map(_is_number, index))):
+        index = [row[0].strip() for row in below]
+        named = all(index) and not any(map(_is_number, index))
+        if len(index) > 1 and (named or _counts(index)):
             return True, ()  # as pandas writes a data frame
         first, below = first[1:], [row[1:] for row in below]
     mixed = any(_names_numbers(i, cell, below) for i, cell in enumerate(first))
@@ -412,6 +413,7 @@ def _apart(first: list[str], below: list[list[str]]) -> tuple[bool, bool]:
     least, most = values.min(0), values.max(0)
     with np.errstate(invalid="ignore", over="ignore"):  # inf is refused later, by its place
         far = bool((np.maximum(numbers - most, least - numbers) > most - least).all())
+        far &= bool((most > least).any())  # of nothing but zeros nothing is far
         rises, alike = (np.diff(numbers) > 0).all(), (np.diff(values) > 0).all(1).mean()
     return far, bool(far and rises and alike < 0.5)
 

@@ -90,6 +90,8 @@ def collect(
         for x, y in batches(model, data, batch_size=batch_size, seed=seed):
             try:
                 found.add(x, y)
+            except torch.cuda.OutOfMemoryError:
+                raise
             except RuntimeError as error:
                 raise _failed(model, data, x, y, first_line(error)) from error
             display.advance(len(x))
@@ -109,8 +111,8 @@ def _failed(
         return InvalidArgumentError(
             "shape",
             f"None, and images: on their flat rows the model fails ({why})",
-            "the shape of one sample, as encode wants it",
-            f"Pass shape={shape} to from_callable.",
+            "a model that takes flat rows, or the shape of one sample as encode wants it",
+            f"If it takes images, pass shape={shape} to from_callable.",
         )
     of_images = " If it takes images, pass shape= to from_callable." if flat else ""
     n = len(data) if hasattr(data, "__len__") and not isinstance(data, (tuple, list)) else len(x)

@@ -308,8 +308,7 @@ def _halfway(run: Finished, level: int) -> int | None:
     """Return the active units at half of a run, as the median over an eighth of it."""
     if run.run.method == "exact":  # a minimum is one however many iterations it took
         return _active(run.measured, level) if run.stopped == FINISHED else None
-    counts = np.asarray(run.history[f"active_{level + 1}"])
-    steps = np.asarray(run.history["step"])
+    counts, steps = (np.asarray(run.history[name]) for name in (f"active_{level + 1}", "step"))
     if len(steps) < 4:  # too few epochs to tell half of the run from its end
         return None
     near = np.abs(steps - steps[-1] * 9 / 16) <= steps[-1] / 16
@@ -321,13 +320,15 @@ def _notes(tuned: Tuned) -> Iterator[str]:
     found, wanted, linear = tuned.chosen, tuned.wanted, tuned.architecture.name == "linear"
     at = f"{tuned.parameter} {found.value:g}"
     counts = ", ".join(map(str, found.active))
+    longer = f"train longer, e.g. steps={4 * found.steps}"
     if not found.keeps(wanted):
-        of = f" of z{tuned.level}" if len(tuned.spec.dims) > 1 else ""
-        units = f"{wanted} unit{'s' * (wanted != 1)}{of}"
-        yield f"no {tuned.parameter} that was tried keeps {units}; {at} keeps {counts}"
+        units = f"{wanted} unit{'s' * (wanted != 1)}"
+        units += f" of z{tuned.level}" if len(tuned.spec.dims) > 1 else ""
+        # The betas that are tried end where nothing lives any more.
+        more = f": {longer}" if found.approximate and min(found.active) > wanted else ""
+        yield f"no {tuned.parameter} that was tried keeps {units}; {at} keeps {counts}{more}"
     elif set(found.active) != {wanted}:
         yield f"at {at} the seeds keep {counts}: a unit more or less is chance"
-    longer = f"train longer, e.g. steps={4 * found.steps}"
     if found.above:
         so = "so that training has not ended" if linear else "which networks seldom keep for good"
         many = f"more units are active than the {found.linear} of the linear optimum"
@@ -391,8 +392,7 @@ def search_beta(
 
 def _inside(low: float, high: float, count: int) -> list[float]:
     """Return values between two ends, at even distances in logarithms, of three digits."""
-    steps = (np.arange(count) + 0.5) / count
-    found = low * (high / low) ** steps
+    found = low * (high / low) ** ((np.arange(count) + 0.5) / count)
     return sorted({float(f"{value:.3g}") for value in found})
 
 

@@ -167,7 +167,10 @@ def _slope(counts: Tally, mean: Float, r: Float) -> tuple[Float, Float]:
     off = (counts.value - mean) / (each + mean)
     value, change = _beyond_log(each + counts.value)
     first, bend = _beyond_log(r)
-    slope = counts.mean(value + np.log1p(off) - off) - first
+    # Of huge counts a 0 is off by -1 to all digits.
+    logs = np.where(off > -0.5, np.log1p(np.maximum(off, -0.5)), 0.0)
+    np.log((each + counts.value) / (each + mean), out=logs, where=off <= -0.5)
+    slope = counts.mean(value + logs - off) - first
     return slope, counts.mean(change + off**2 / (each + counts.value)) - bend
 
 
