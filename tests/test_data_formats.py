@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -123,6 +124,20 @@ def test_pictures_below_others_are_not_left_out_silently(tmp_path: Path) -> None
     for path in tmp_path.glob("*.png"):
         path.unlink()
     assert "pictures in folders below left out" in load(tmp_path).note
+
+
+def test_a_folder_below_that_may_not_be_read_is_no_reason_to_fail(tmp_path, monkeypatch) -> None:
+    pictures(tmp_path, GREY)
+    (tmp_path / "lost+found").mkdir()
+    names = os.listdir
+
+    def listdir(path: Path) -> list[str]:
+        if Path(path).name == "lost+found":
+            raise PermissionError(13, "Permission denied")
+        return names(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    assert len(load(tmp_path).x) == 5
 
 
 def test_jpeg(tmp_path: Path) -> None:

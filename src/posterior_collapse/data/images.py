@@ -155,10 +155,10 @@ def read_folder(folder: Path) -> Dataset:
         steps[0] += " in colour"
         if all(bool((one == one[:1]).all()) for one in x):
             steps.append("all three channels alike, as of grey pictures saved in colour")
-    if any(
-        _pictures(one) for inner in looked_at for one in _folders(inner) if one not in looked_at
-    ):
-        steps.append("pictures in folders below left out")
+    with contextlib.suppress(OSError):  # of a folder that may not be read nothing is said
+        below = (one for inner in looked_at for one in _folders(inner) if one not in looked_at)
+        if any(map(_pictures, below)):
+            steps.append("pictures in folders below left out")
     if any("A" in mode or "a" in mode for mode in modes):
         steps.append("transparency left out")
     if labels is not None:
