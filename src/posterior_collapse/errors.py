@@ -42,6 +42,7 @@ __all__ = [
     "TrainingError",
     "UnboundedObjectiveError",
     "UnknownDatasetError",
+    "enumerated",
     "first_line",
     "lazily",
     "listed",
@@ -166,6 +167,16 @@ def listed(names: Sequence[object], most: int = 12) -> str:
     if len(names) > most:
         shown.append(f"... ({len(names):,} in all)")
     return f"[{', '.join(shown)}]"
+
+
+def enumerated(words: Sequence[str]) -> str:
+    """Return words as a sentence has them.
+
+    Example:
+        >>> enumerated(["E1", "E2", "E3"]), enumerated(["E1"])
+        ('E1, E2 and E3', 'E1')
+    """
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 @contextlib.contextmanager

@@ -43,6 +43,7 @@ __all__ = [
     "write",
     "write_history",
     "write_json",
+    "write_text",
 ]
 
 HISTORY, CONFIG, SWEEP, RUN = "history.csv", "config.json", "sweep.json", "run.json"
@@ -92,10 +93,15 @@ def write_json(path: str | Path, values: Mapping[str, Any]) -> Path:
     Raises:
         OutputError: The path cannot be written.
     """
-    return _write_text(Path(path), json_text(values) + "\n")
+    return write_text(Path(path), json_text(values) + "\n")
 
 
-def _write_text(path: Path, text: str) -> Path:
+def write_text(path: Path, text: str) -> Path:
+    """Write a text, making the folder if needed.
+
+    Raises:
+        OutputError: The path cannot be written.
+    """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     write(path, text.encode())
@@ -224,7 +230,7 @@ def write_history(folder: str | Path, history: Mapping[str, Sequence[Any]]) -> P
     table = csv.writer(text, lineterminator="\n")
     table.writerow(found)
     table.writerows(zip(*found.values(), strict=True))
-    return _write_text(Path(folder) / HISTORY, text.getvalue())
+    return write_text(Path(folder) / HISTORY, text.getvalue())
 
 
 def read_history(content: bytes) -> dict[str, list[float]]:

@@ -58,6 +58,11 @@ class Result(NamedTuple):
         """Those of the closed form; empty where there is none."""
         return self.record.forecast or {}
 
+    @property
+    def gain(self) -> float:
+        """Nats that the units bring: the loss of total collapse less the run's own."""
+        return float(self.measured["collapsed_loss"]) - float(self.measured["loss"])
+
     def active(self, level: int) -> int:
         """Return the number of units of a level, from 1, that know of the data."""
         return int(self.measured["levels"][level - 1]["n_active"])

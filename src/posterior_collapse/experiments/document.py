@@ -7,19 +7,22 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
-from posterior_collapse import checks, files
-from posterior_collapse.errors import CorruptFileError, MissingFileError, writing
-from posterior_collapse.experiments.machines import hours, named, processor, processors, smaller
+from posterior_collapse import checks
+from posterior_collapse.errors import CorruptFileError, MissingFileError, enumerated
+from posterior_collapse.experiments.machines import (
+    RESULT,
+    hours,
+    named,
+    processor,
+    processors,
+    smaller,
+)
 from posterior_collapse.experiments.tables import Table, format_cell
-from posterior_collapse.files import read_json
+from posterior_collapse.files import read_json, write_text
 
-if TYPE_CHECKING:
-    from jinja2 import Template
-
-RESULT = "result.json"
 KEYS = (
     *("id", "name", "claim", "theory", "data", "settings", "convention", "profile", "version"),
     *("hardware", "wall_s", "seeds", "tables", "figures", "agreement", "published"),
@@ -58,11 +61,7 @@ def write(results: str | os.PathLike[str], target: str | os.PathLike[str]) -> Pa
         OutputError: The target cannot be written.
     """
     path = Path(target)
-    text = render(results, path.parent)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    files.write(path, text.encode())
-    return path
+    return write_text(path, render(results, path.parent))
 
 
 def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> str:
@@ -79,7 +78,8 @@ def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> s
     paths = _paths(Path(results))
     rows = [_row(path, Path(folder)) for path in paths]
     _tell_once(rows)
-    text = template("reproduction.md.jinja").render(
+    return rendered(
+        "reproduction.md.jinja",
         folder=_relative(Path(results), Path(folder)),
         verdicts=_verdicts(rows),
         overview=_overview(rows),
@@ -87,7 +87,6 @@ def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> s
         processors=processors(Path(results)),
         rows=rows,
     )
-    return re.sub(r"\n{3,}", "\n\n", text)
 
 
 def duration(seconds: float) -> str:
@@ -252,7 +251,7 @@ def _verdicts(rows: Sequence[Mapping[str, Any]]) -> str:
         for verdict, words in SAID.items()
         if count[verdict]
     ]
-    said = f"Of {len(rows)} rows, {' and '.join(filter(None, [', '.join(told[:-1]), told[-1]]))}."
+    said = f"Of {len(rows)} rows, {enumerated(told)}."
     for kind in KINDS:
         count = Counter(filter(None, (row["agreement"][kind] for row in rows)))
         if judged := count.total():
@@ -403,8 +402,8 @@ def _prose(text: str) -> str:
     return re.sub(r"(?<!\w)_|_(?!\w)", r"\_", text)
 
 
-def template(name: str) -> Template:
-    """Return a template of a document in Markdown."""
+def rendered(template: str, **values: Any) -> str:
+    """Return a document in Markdown, from a template and what it names."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -415,4 +414,4 @@ def template(name: str) -> Template:
         keep_trailing_newline=True,
         autoescape=False,  # Markdown, from the package's own results
     )
-    return environment.get_template(name)
+    return re.sub(r"\n{3,}", "\n\n", environment.get_template(template).render(values))

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from posterior_collapse.errors import enumerated
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.files import read_json
 
 RESULT = "result.json"
+"""What a row leaves, in a folder of its name."""
 OLDER = "older-processor"
 """Folder within the results for rows computed as a processor without AVX computes them."""
 
@@ -92,9 +94,8 @@ def processors(results: Path) -> dict[str, str] | None:
         return None
     same, checked = (sum(r[name] for r in records) for name in ("same verdict", "checks"))
     told = f"{same} of {checked} checks have the same verdict."
-    rows = [str(record["row"]) for record in records]
-    named_rows = " and ".join(filter(None, (", ".join(rows[:-1]), rows[-1])))
-    return {"table": Table.of(records).markdown(), "told": told, "rows": named_rows}
+    rows = enumerated([str(record["row"]) for record in records])
+    return {"table": Table.of(records).markdown(), "told": told, "rows": rows}
 
 
 def smaller(profile: str) -> str:

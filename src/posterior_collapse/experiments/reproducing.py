@@ -16,9 +16,9 @@ import torch  # noqa: F401 - runs need it, so that its absence is told before an
 from posterior_collapse.errors import CorruptFileError, PosteriorCollapseError, writing
 from posterior_collapse.experiments.checks import Result, agreement, by_grid
 from posterior_collapse.experiments.deliverables import DELIVERABLES
-from posterior_collapse.experiments.document import RESULT
 from posterior_collapse.experiments.execution import Executor
 from posterior_collapse.experiments.grids import Member, Plan, Row
+from posterior_collapse.experiments.machines import RESULT
 from posterior_collapse.files import write_json
 from posterior_collapse.runs import Outcome, Progress, Record, Run, Store, complete
 from posterior_collapse.runs.completing import MOST_TOGETHER, here

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from posterior_collapse import files
-from posterior_collapse.errors import CorruptFileError, MissingFileError, writing
-from posterior_collapse.experiments.document import RESULT, template
-from posterior_collapse.experiments.machines import named
+from posterior_collapse.errors import CorruptFileError, MissingFileError
+from posterior_collapse.experiments.document import rendered
+from posterior_collapse.experiments.machines import RESULT, named
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.experiments.trust_table import (
     BESIDE,
@@ -21,7 +20,7 @@ from posterior_collapse.experiments.trust_table import (
     headlines,
     summary,
 )
-from posterior_collapse.files import read_json
+from posterior_collapse.files import read_json, write_text
 
 BEGIN = "<!-- written by `collapse reproduce trust`: begin -->"
 END = "<!-- written by `collapse reproduce trust`: end -->"
@@ -55,10 +54,8 @@ def write(
             "Run the command in a clone of the repository.",
         ) from error  # fmt: skip
     changed = _between(before, block(results), str(home))
-    with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    files.write(target, text.encode())
-    files.write(home, changed.encode())
+    write_text(target, text)
+    write_text(home, changed)
     return home, target
 
 
@@ -113,7 +110,8 @@ def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> s
     on = [named(result["hardware"]).split("; ") for result in found.values()]
     machines = dict.fromkeys(machine for each in on for machine in each)
     notes = [note for result in found.values() for note in result["agreement"]["notes"]]
-    text = template("trust.md.jinja").render(
+    return rendered(
+        "trust.md.jinja",
         summary=summary(found).markdown(),
         rows=[_section(result, f"{home}/{row}", notes) for row, result in found.items()],
         convolutional=CONVOLUTIONAL in found,
@@ -121,7 +119,6 @@ def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> s
         others=OTHERS in found,
         hardware="; ".join(machines),
     )
-    return re.sub(r"\n{3,}", "\n\n", text)
 
 
 def _between(text: str, inner: str, name: str) -> str:

@@ -259,14 +259,14 @@ def _of_longer(records: Records) -> Iterator[list[str]]:
         ]
 
 
-def _range(values: Sequence[float], form: str = ".2g") -> str:
+def _range(values: Sequence[float]) -> str:
     """Return the ends of some signed values, one where they are the same.
 
     Example:
-        >>> _range([0.25, -0.1, 0.0], ".0%"), _range([1.0])
-        ('-10% to +25%', '+1')
+        >>> _range([0.25, -0.1, 0.0]), _range([1.0])
+        ('-0.1 to +0.25', '+1')
     """
-    ends = dict.fromkeys(f"{value:+{form}}" for value in (min(values), max(values)))
+    ends = dict.fromkeys(f"{value:+.2g}" for value in (min(values), max(values)))
     return " to ".join(ends)
 
 

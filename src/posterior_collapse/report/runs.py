@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from posterior_collapse.errors import DataError
+from posterior_collapse.errors import DataError, enumerated
 from posterior_collapse.report.names import named, symbol
 
 if TYPE_CHECKING:
@@ -89,9 +89,7 @@ def names_of(found: Any) -> list[str]:
 def varying(found: Any) -> str:
     """Return what is not the same for all runs, e.g. "β and seed vary"."""
     names = [symbol(name) for name in found.labels[0]]
-    if len(names) < 2:
-        return f"{names[0]} varies" if names else "nothing varies"
-    return f"{', '.join(names[:-1])} and {names[-1]} vary"
+    return f"{enumerated(names) or 'nothing'} {'vary' if len(names) > 1 else 'varies'}"
 
 
 def optimum_of(fitted: Any) -> Forecast | None:

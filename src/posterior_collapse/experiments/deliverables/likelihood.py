@@ -53,9 +53,39 @@ SLACK = 0.02
 """Of a measure's range over the settings: less is not seen in a figure (see the document)."""
 Numbers: TypeAlias = Mapping[str, float]
 """A run's measures by name."""
-Found: TypeAlias = Sequence[tuple[Setting, Sequence[Numbers]]]
-"""The settings of a grid, each with the measures of its seeds."""
 AS_PUBLISHED = "no warm-up"
+
+
+class Measured(NamedTuple):
+    """A setting with the measures of its seeds."""
+
+    setting: Setting
+    seeds: Sequence[Numbers]
+
+    def mean(self, name: str) -> float:
+        """Return a measure, over the seeds."""
+        return float(np.mean([one[name] for one in self.seeds]))
+
+    def pair(self, name: str) -> Pair:
+        """Return a measure beside what theory says of it."""
+        return Pair(self.setting.at, self.mean(name), self.seeds[0][f"{name} {BY_THEORY}"])
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the NLL is an upper bound only.
+
+        Example:
+            >>> one = {EFFECTIVE: 51, "NLL error": 0.04}
+            >>> few, high = one | {EFFECTIVE: 9.9}, one | {EFFECTIVE: 13, "NLL error": 0.15}
+            >>> [Measured(None, [numbers]).is_bound for numbers in (one, few, high)]
+            [False, True, True]
+        """
+        samples = self.mean(EFFECTIVE)
+        return samples < ENOUGH or EXCESS / samples > self.mean("NLL error")
+
+
+Found: TypeAlias = Sequence[Measured]
+"""The settings of a grid."""
 
 
 def likelihood_table(results: Sequence[Result]) -> Part:
@@ -64,7 +94,7 @@ def likelihood_table(results: Sequence[Result]) -> Part:
     records: list[dict[str, Any]] = []
     checks: list[Check] = []
     grids: dict[str, Found] = {
-        grid: [(setting, [_numbers(result) for result in setting.results]) for setting in settings]
+        grid: [Measured(setting, [_numbers(r) for r in setting.results]) for setting in settings]
         for grid, settings in by_grid(results).items()
     }
     for grid, found in grids.items():
@@ -81,34 +111,13 @@ def likelihood_table(results: Sequence[Result]) -> Part:
         "By theory it is that of the linear optimum, exact, on the training rows."
     )
     table = Table.over_seeds(records, ["varying", "value"], names)
-    bounds = ["upper bound" if _is_bound(row) else "estimate" for row in _means(table)]
+    each = (one for found in grids.values() for one in found)
+    bounds = ["upper bound" if one.is_bound else "estimate" for one in each]
     table = table.beside("the NLL is an", bounds, after=EFFECTIVE)
     depth = results[0].depth
     notes = [note, *_without_units(grids), *within_bound(results), *diagnosed(results, depth)]
     several = len({result.seed for result in results}) > 1
     return Part({"likelihood": table}, _charts(grids, names, several), checks, notes)
-
-
-def _means(table: Table) -> Iterator[Mapping[str, Any]]:
-    """Yield the rows by column, of numbers over seeds the means."""
-    for row in table.rows:
-        cells = [cell["mean"] if isinstance(cell, Mapping) else cell for cell in row]
-        yield dict(zip(table.columns, cells, strict=True))
-
-
-def _is_bound(numbers: Mapping[str, Any]) -> bool:
-    """Return whether an NLL is an upper bound only.
-
-    Example:
-        >>> _is_bound({EFFECTIVE: 10.4, "NLL error": 0.04}), _is_bound({EFFECTIVE: 9.9})
-        (True, True)
-        >>> _is_bound({EFFECTIVE: 51, "NLL error": 0.04})
-        False
-        >>> _is_bound({EFFECTIVE: 13, "NLL error": 0.15})  # too high by as much as its error
-        True
-    """
-    samples = numbers[EFFECTIVE]
-    return bool(samples < ENOUGH or EXCESS / samples > numbers["NLL error"])
 
 
 def _charts(
@@ -135,10 +144,7 @@ def _charts(
         for name, lines in panels.items():
             points = measures.Points.of(at, [[one[name] for one in seeds] for _, seeds in found])
             if name == NLL:
-                means = [
-                    {k: np.mean([o[k] for o in seeds]) for k in seeds[0]} for _, seeds in found
-                ]
-                points = points._replace(bounds=[_is_bound(of) for of in means])
+                points = points._replace(bounds=[one.is_bound for one in found])
             lines[of_runs or AS_PUBLISHED] = points
             expected = [seeds[0].get(f"{name} {BY_THEORY}") for _, seeds in found]
             if None not in expected:
@@ -184,19 +190,10 @@ def _near_theory(grid: str, found: Found) -> Iterator[Check]:
     """Hold KL and active units of each level against the linear optimum."""
     if not all(setting.has_theory for setting, _ in found):
         return
-
-    def pairs(name: str) -> list[Pair]:
-        return [
-            Pair(
-                s.at, float(np.mean([one[name] for one in seeds])), seeds[0][f"{name} {BY_THEORY}"]
-            )
-            for s, seeds in found
-        ]
-
-    depth = found[0][0].first.depth
+    depth = found[0].setting.first.depth
     for of in (_of_level(number, depth) for number in range(1, depth + 1)):
-        yield near_kl(f"KL{of}, {grid}", pairs(f"KL{of} (nats)"))
-        yield near_count(f"Active units{of}, {grid}", pairs(f"{ACTIVE}{of}"))
+        yield near_kl(f"KL{of}, {grid}", [one.pair(f"KL{of} (nats)") for one in found])
+        yield near_count(f"Active units{of}, {grid}", [one.pair(ACTIVE + of) for one in found])
 
 
 def _of_level(number: int, depth: int) -> str:
@@ -237,14 +234,14 @@ def _numbers(result: Result) -> Numbers:
 
 def _moves(grid: str, found: Found) -> Iterator[Check]:
     """Hold the way each measure moves along a grid of one value against what is expected."""
-    settings = [setting for setting, _ in found]
-    (name, *others), measured = list(settings[0].labels) or [""], found[0][1][0]
-    if others:
+    settings, measured = [setting for setting, _ in found], found[0].seeds[0]
+    if len(settings[0].labels) != 1:
         return
+    (name,) = settings[0].labels
     for measure, expected in EXPECTED.get(name, {}).items():
         if measure not in measured or (measure == NLL and KL not in measured):
             continue
-        means = [float(np.mean([one[measure] for one in seeds])) for _, seeds in found]
+        means = [one.mean(measure) for one in found]
         counts = measure.startswith(ACTIVE)
         # Without active units neither counts nor KLs mean anything.
         level = 2 if "z2" in measure else 1
@@ -292,7 +289,7 @@ def _learned_against_fixed(grids: Mapping[str, Found]) -> list[Check]:
     }
     if len(own) < 2:
         return []
-    active, most = (float(np.mean([one[ACTIVE] for one in seeds])) for _, seeds in own.values())
+    active, most = (one.mean(ACTIVE) for one in own.values())
     if not (active or most):
         return [Check(None, "No unit is active, with a learned or a fixed sigma.")]
     settings = {kind: setting for kind, (setting, _) in own.items()}

@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from posterior_collapse.experiments.checks import Check, Part, Result, Setting
+from posterior_collapse.experiments.checks import ONE_UNIT, Check, Part, Result, Setting
 from posterior_collapse.experiments.deliverables.trust_units import (
-    A_UNIT,
     LONGER,
     MOST,
+    alive_over,
     error_of,
     fewest_units,
     last_alive,
     linear_units,
+    named,
     outside,
     share_of_onset,
     usable,
@@ -36,9 +37,10 @@ def trust_longer(results: Sequence[Result]) -> Part:
         same = {s.labels["beta"]: s for s in before.get(place, ())}
         pairs = [(same[s.labels["beta"]], s) for s in settings if s.labels["beta"] in same]
         if pairs:
-            own = [_beside(*pair) for pair in pairs]
-            records += [{"network": place[0], "warm-up": place[1], **one} for one in own]
-            checks.append(_unmoved(f"{place[0]}, warm-up: {place[1]}", own))
+            at = {"network": place[0], "warm-up": place[1]}
+            own = [{**at, **_beside(*pair)} for pair in pairs]
+            records += own
+            checks.append(_unmoved(own))
     if not records:
         return Part(checks=[Check(None, "No run can be compared with one that trained on.")])
     note = (
@@ -53,7 +55,7 @@ def _beside(short: Setting, long: Setting) -> dict[str, Any]:
     each = {"": short, ", longer": long}
     counts = {f"units{of}": s.mean(lambda r: r.active(1)) for of, s in each.items()}
     kls = {f"KL (nats){of}": s.mean(lambda r: float(r.measured["kl"])) for of, s in each.items()}
-    gain, gain_after = (s.mean(_gain) for s in (short, long))
+    gains = {f"gain (nats){of}": s.mean(lambda r: r.gain) for of, s in each.items()}
     return {
         "beta / onset": round(share_of_onset(short.first), 3),
         "epochs": short.first.run.settings.epochs,
@@ -62,21 +64,17 @@ def _beside(short: Setting, long: Setting) -> dict[str, Any]:
         "units of the linear optimum": linear_units(short.first),
         **kls,
         "KL of the linear optimum (nats)": float(short.first.theory["kl"]),
-        "gain (nats)": gain,
-        "gain (nats), longer": gain_after,
+        **gains,
     }
 
 
-def _gain(result: Result) -> float:
-    return float(result.measured["collapsed_loss"]) - float(result.measured["loss"])
-
-
-def _unmoved(name: str, records: Sequence[dict[str, Any]]) -> Check:
+def _unmoved(records: Sequence[dict[str, Any]]) -> Check:
     """Hold the counts after longer training against those before."""
     moved = [r["units, longer"] - r["units"] for r in records]
     kls = [r["KL (nats), longer"] / r["KL (nats)"] for r in records if r["units"] >= ALIVE]
     gains = [r["gain (nats), longer"] - r["gain (nats)"] for r in records]
-    text = f"{name}: {records[0]['epochs, longer'] / records[0]['epochs']:g} times the training "
+    times = records[0]["epochs, longer"] / records[0]["epochs"]
+    text = f"{named(records[0])}: {times:g} times the training "
     text += f"changes the number of units by {min(moved):+.2g} to {max(moved):+.2g}"
     text += f", and what they bring by {min(gains):+.2g} to {max(gains):+.2g} nats"
     if kls:
@@ -84,7 +82,7 @@ def _unmoved(name: str, records: Sequence[dict[str, Any]]) -> Check:
     alive = [(r["units"] >= ALIVE, r["units, longer"] >= ALIVE) for r in records]
     revived, died = alive.count((False, True)), alive.count((True, False))
     text += f"; units come to life at {revived} of {len(records)} betas, the last dies at {died}."
-    return Check(max(map(abs, moved)) <= A_UNIT, text, "numbers")
+    return Check(max(map(abs, moved)) <= ONE_UNIT, text, "numbers")
 
 
 def trust_held_out(results: Sequence[Result]) -> Part:
@@ -111,15 +109,15 @@ def _held_out(settings: Sequence[Setting]) -> dict[str, Any]:
     return {
         "runs": len(below),
         "as many units on both": float((apart == 0).mean()),
-        "within a unit": float((np.abs(apart) <= A_UNIT).mean()),
+        "within a unit": float((np.abs(apart) <= ONE_UNIT).mean()),
         "in the bracket, held out": float((off == 0).mean()),
-        "within a unit of it, held out": float((np.abs(off) <= A_UNIT).mean()),
+        "within a unit of it, held out": float((np.abs(off) <= ONE_UNIT).mean()),
         "KL held out / trained on": _ratio(living, lambda of: float(of["kl"])),
         "gain held out / trained on": _ratio(
             living, lambda of: float(of["collapsed_loss"]) - float(of["loss"])
         ),
-        ERROR: _error(settings, lambda r: r.active(1)),
-        f"{ERROR}, held out": _error(settings, _there),
+        ERROR: error_of(*last_alive(*alive_over(settings))),
+        f"{ERROR}, held out": error_of(*last_alive(*alive_over(settings, _there))),
     }
 
 
@@ -137,11 +135,6 @@ def _ratio(runs: Sequence[Result], measure: Callable[[dict[str, Any]], float]) -
     return round(there / here, 3) if here else None
 
 
-def _error(settings: Sequence[Setting], count: Callable[[Result], int]) -> str | None:
-    living = [s.mean(lambda r: float(count(r) > 0)) for s in settings]
-    return error_of(*last_alive([share_of_onset(s.first) for s in settings], living))
-
-
 def _held(records: Sequence[dict[str, Any]]) -> Iterator[Check]:
     """Hold held-out rows against the bracket, and against where the last unit dies in training."""
     least = min(records, key=lambda r: r["within a unit of it, held out"])
@@ -151,7 +144,7 @@ def _held(records: Sequence[dict[str, Any]]) -> Iterator[Check]:
         right == len(records),
         f"Held-out rows: in {right} of {len(records)} networks {RIGHT:.0%} of the runs or more "
         "keep as many units as the bracket of the training rows says, within a unit (the least: "
-        f"{share:.0%}; {least['network']}, warm-up: {least['warm-up']}).",
+        f"{share:.0%}; {named(least)}).",
         "numbers",
     )
     found = [r for r in records if r[ERROR] is not None]
@@ -161,7 +154,7 @@ def _held(records: Sequence[dict[str, Any]]) -> Iterator[Check]:
         text += f"{len(found) - len(other)} of {len(found)} networks"
         text += "".join(
             f"; {r[f'{ERROR}, held out'] or 'nowhere'} for {r[ERROR]} from the predicted beta in "
-            f"{r['network']}, warm-up: {r['warm-up']}"
+            + named(r)
             for r in other
         )
         yield Check(not other, f"{text}.", "numbers")

@@ -18,6 +18,7 @@ from posterior_collapse.experiments.deliverables.trust_units import (
 )
 from posterior_collapse.experiments.figures import lines
 from posterior_collapse.experiments.tables import Table
+from posterior_collapse.experiments.trust_table import SAYS
 from posterior_collapse.theory.thresholds import SURE
 
 ANSWERS: Mapping[str, str] = {
@@ -66,15 +67,6 @@ def trust_gain(results: Sequence[Result]) -> Part:
     pairs = [pair for name, kinds in by_problem(results).items() for pair in _pairs(name, kinds)]
     if not pairs:
         return Part(checks=[Check(None, "No pair of runs can be compared.")])
-    return of_pairs(pairs)
-
-
-def of_pairs(pairs: Records) -> Part:
-    """Return what a row says of one more unit, from its pairs of networks alone.
-
-    Args:
-        pairs: Of each what was said and brought, the answer and the outcome.
-    """
     drawn = {
         name: [(r["said (nats)"], r["brought (nats)"], r["answer"], r["outcome"]) for r in own]
         for name, own in _by_network(pairs).items()
@@ -213,8 +205,7 @@ def confusion(pairs: Records) -> Table:
         [answer, *(places[answer, each] for each in ("paid", "too close", "did not"))]
         for answer in ("pays", "undecided", "does not pay")
     ]
-    says = "the diagnosis says: one more unit"
-    return Table([says, "it paid", "too close to tell", "it did not"], rows)
+    return Table([SAYS, "it paid", "too close to tell", "it did not"], rows)
 
 
 def _gains(pairs: Records) -> list[dict[str, Any]]:
@@ -264,16 +255,7 @@ def trust_failures(results: Sequence[Result]) -> Part:
         "failures": Table.of([{"runs that": k, **_counted(own)} for k, own in kinds.items()]),
         "by-network": Table.of(networks),
     }
-    return of_verdicts(tables, _counted(judged))
-
-
-def of_verdicts(tables: Mapping[str, Table], found: Mapping[str, int]) -> Part:
-    """Return what a row says of failures, from its counts alone.
-
-    Args:
-        tables: The counts by kind of failure and by network.
-        found: Those of all runs.
-    """
+    found = _counted(judged)
     failed, good = found["failed"], found["good"]
     known, alarms = found["recognised"], found["false alarms"]
     checks = [

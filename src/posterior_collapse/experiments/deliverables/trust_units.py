@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from posterior_collapse.experiments.checks import (
+    ONE_UNIT,
     Check,
     Part,
     Result,
@@ -32,9 +33,6 @@ MOST = 0.9
 """Share of the onset up to which units are counted: nearer to it X3a says what there is to say."""
 TIMES = (0.125, 0.25, 0.5, 1.0)
 """Shares of a run at which it is looked at."""
-A_UNIT = 1.0
-"""Units by which a count may leave its bracket and still agree: a unit near its threshold is
-counted or not by chance."""
 Records = Sequence[Mapping[str, Any]]
 
 
@@ -59,7 +57,7 @@ def is_whole(result: Result) -> bool:
     return result.measured["loss"] is not None and not result.record.stopped.startswith("non-fin")
 
 
-def quantiles(values: ArrayLike) -> list[float | None]:
+def quantiles(values: ArrayLike, decimals: int = 12) -> list[float | None]:
     """Return median, tenth and ninetieth percentile; None of nothing.
 
     Example:
@@ -71,7 +69,7 @@ def quantiles(values: ArrayLike) -> list[float | None]:
     array = np.asarray(values, dtype=float)
     if array.size == 0:
         return [None] * 3
-    return [round(float(value), 12) for value in np.quantile(array, (0.5, 0.1, 0.9))]
+    return [round(float(value), decimals) for value in np.quantile(array, (0.5, 0.1, 0.9))]
 
 
 def usable(
@@ -126,21 +124,10 @@ def trust_onset(results: Sequence[Result]) -> Part:
     records: list[dict[str, Any]] = []
     alive: dict[str, dict[str, Line]] = {}
     for (name, warm_up), settings in usable(results).items():
-        shares = [share_of_onset(s.first) for s in settings]
-        living = [s.mean(lambda r: float(r.active(1) > 0)) for s in settings]
+        shares, living = alive_over(settings)
         at = {"network": name, "warm-up": warm_up}
         records.append({**at, **_of_onset(settings, shares, living)})
         alive.setdefault(name, {})[f"warm-up: {warm_up}"] = shares, living
-    return of_onsets(records, alive)
-
-
-def of_onsets(records: Records, alive: Mapping[str, Mapping[str, Line]]) -> Part:
-    """Return what a row says of onsets, from its numbers alone.
-
-    Args:
-        records: What was measured, by network and warm-up.
-        alive: Title -> label -> (shares of the onset, shares of the runs alive).
-    """
     charts = {
         "onset": (
             measures.curves(alive, x="beta / predicted onset", y="share of runs alive"),
@@ -188,6 +175,19 @@ def _cause(record: Mapping[str, Any], records: Records) -> str:
     return "noise" if costs is not None and record[GAIN] <= costs else "not known"
 
 
+def alive_over(
+    settings: Sequence[Setting], count: Callable[[Result], int] = lambda r: r.active(1)
+) -> tuple[list[float], list[float]]:
+    """Return shares of the onset, and at each the share of the runs that count a unit."""
+    living = [s.mean(lambda r: float(count(r) > 0)) for s in settings]
+    return [share_of_onset(s.first) for s in settings], living
+
+
+def named(record: Mapping[str, Any]) -> str:
+    """Return what to call the runs of a record."""
+    return f"{record['network']}, warm-up: {record['warm-up']}"
+
+
 def last_alive(betas: Sequence[float], alive: Sequence[float]) -> tuple[float, float]:
     """Return the last beta at which half of the runs have an active unit, and the next.
 
@@ -214,7 +214,7 @@ def _of_onset(
     last, first = last_alive(shares, living)
     dead = shares.index(first) if first in shares else None
     beyond = [
-        (r.active(1) > 0, float(r.measured["loss"]) - float(r.measured["collapsed_loss"]))
+        (r.active(1) > 0, -r.gain)
         for setting, share in zip(settings, shares, strict=True)
         if share > 1
         for r in setting.results
@@ -250,7 +250,7 @@ def error_of(last: float, first: float) -> str | None:
 
 
 def _near_onset(record: Mapping[str, Any]) -> Check:
-    name = f"{record['network']}, warm-up: {record['warm-up']}"
+    name = named(record)
     error, last, first = record[ERROR], record[LAST], record[FIRST]
     if error is None:
         lives = "no unit lives at any beta" if not last else "units live at all betas"
@@ -279,17 +279,6 @@ def trust_units(results: Sequence[Result]) -> Part:
         curves.setdefault("linear", (shares, [linear_units(s.first) for s in below]))
         kept = [s.mean(lambda r: float(r.active(1))) for s in below]
         curves["with warm-up" if warm_up == "yes" else "without warm-up"] = (shares, kept)
-    return of_units(records, course, drawn)
-
-
-def of_units(records: Records, course: Records, drawn: Mapping[str, Mapping[str, Line]]) -> Part:
-    """Return what a row says of units, from its numbers alone.
-
-    Args:
-        records: What was measured below the onset, by network and warm-up.
-        course: Units and KL at some shares of the training.
-        drawn: As in `measures.brackets`.
-    """
     charts = {
         "units": (
             measures.brackets(drawn),
@@ -300,9 +289,8 @@ def of_units(records: Records, course: Records, drawn: Mapping[str, Mapping[str,
     checks = [
         Check(
             r["within a unit of it"] >= 0.9,
-            f"{r['network']}, warm-up: {r['warm-up']}: {r['in the bracket']:.0%} of {r['runs']} "
-            f"runs keep as many units as the bracket says, {r['within a unit of it']:.0%} within a "
-            "unit of it (expected: 90%).",
+            f"{named(r)}: {r['in the bracket']:.0%} of {r['runs']} runs keep as many units as the "
+            f"bracket says, {r['within a unit of it']:.0%} within a unit of it (expected: 90%).",
             "numbers",
         )
         for r in records
@@ -330,11 +318,11 @@ def outside(count: float, fewest: float, most: float) -> float:
 def _beside_bracket(runs: Sequence[Result]) -> dict[str, Any]:
     off = np.array([outside(r.active(1), fewest_units(r), linear_units(r)) for r in runs])
     ratios = [float(r.measured["kl"]) / float(r.theory["kl"]) for r in runs]
-    median, tenth, ninetieth = map(_rounded, quantiles(ratios))
+    median, tenth, ninetieth = quantiles(ratios, 3)
     return {
         "runs": len(runs),
         "in the bracket": float((off == 0).mean()),
-        "within a unit of it": float((np.abs(off) <= A_UNIT).mean()),
+        "within a unit of it": float((np.abs(off) <= ONE_UNIT).mean()),
         "most above": int(off.max(initial=0)),
         "most below": int(-off.min(initial=0)),
         "kept": float(np.mean([r.active(1) for r in runs])),
@@ -347,19 +335,14 @@ def _beside_bracket(runs: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
-
-
 def _moved(runs: Sequence[Result]) -> float | None:
     """Return the median change of the loss in the last half, as a share of what units brought."""
     shares = []
     for run in runs:
         middle, end = (_within(run, "loss", share) for share in (0.5, 1.0))
-        gain = float(run.measured["collapsed_loss"]) - float(run.measured["loss"])
-        if gain > 0:
-            shares.append((middle - end) / gain)
-    return _rounded(quantiles(shares)[0])
+        if run.gain > 0:
+            shares.append((middle - end) / run.gain)
+    return quantiles(shares, 3)[0]
 
 
 def _over_time(runs: Sequence[Result]) -> dict[str, float | None]:
@@ -369,9 +352,9 @@ def _over_time(runs: Sequence[Result]) -> dict[str, float | None]:
         "KL": ("kl_1", lambda r: float(r.theory["kl"])),
     }
     return {
-        f"{word} / linear at {time:g}": _rounded(
-            quantiles([_within(r, measure, time) / linear(r) for r in runs])[0]
-        )
+        f"{word} / linear at {time:g}": quantiles(
+            [_within(r, measure, time) / linear(r) for r in runs], 3
+        )[0]
         for word, (measure, linear) in expected.items()
         for time in TIMES
     }
