@@ -21,11 +21,7 @@ LONGEST = 1_000
 
 
 def as_labels(name: str, values: Any, samples: int) -> NDArray[Any]:
-    """Return one label per sample.
-
-    Raises:
-        DataError: Not one-dimensional, or not as many as there are samples.
-    """
+    """Return one label per sample."""
     labels = np.asarray(values)
     if labels.ndim != 1:
         raise DataError(name, f"shape {labels.shape}", "one label per sample", "Flatten it.")
@@ -62,12 +58,7 @@ def is_frame(values: Any) -> bool:
 
 
 def chosen(dataset: Dataset, reading: Reading, names: Sequence[str] | None = None) -> Dataset:
-    """Return the columns of an array that are wanted.
-
-    Args:
-        dataset: Made of the array.
-        reading: Which are wanted, and which holds the labels.
-        names: Of the columns; None: they are called 1, 2, ...
+    """Return the columns of an array that are wanted; without names they are called 1, 2, ...
 
     Raises:
         DataError: No column is left, or they take too much memory.
@@ -111,13 +102,7 @@ def _from_annotated(name: str, values: Any, reading: Reading) -> Dataset:
 
 
 def annotated(dataset: Dataset, labels: Any, reading: Reading) -> Dataset:
-    """Return what is wanted of an AnnData's matrix, X or a layer.
-
-    Args:
-        dataset: Made of the matrix, with the names of its columns.
-        labels: One per row; None: there are none.
-        reading: What is wanted.
-    """
+    """Return what is wanted of an AnnData's matrix, X or a layer, with its labels, if any."""
     if labels is not None:
         labels = as_labels(reading.label, labels, len(dataset))
     steps = () if reading.key is None else (f"layer {reading.key!r}",)
@@ -142,16 +127,7 @@ def annotation(name: str, obs: Any, columns: Iterable[Any], reading: Reading) ->
 
 
 def refuse_key(key: str, what: str, known: Sequence[str]) -> NoReturn:
-    """Refuse the name of an array that is not there.
-
-    Args:
-        key: The name.
-        what: What it should be, such as "a layer of x.h5ad".
-        known: The names that there are.
-
-    Raises:
-        InvalidArgumentError: Always.
-    """
+    """Refuse the name of an array that is not there; `what` is such as "a layer of x.h5ad"."""
     raise InvalidArgumentError(
         "key",
         repr(key),
@@ -229,11 +205,7 @@ ENCODE = (
 
 
 def refuse_column(name: str, column: str, kind: str) -> NoReturn:
-    """Refuse a column of a data set whose values, of a kind such as "string", are no numbers.
-
-    Raises:
-        DataError: Always.
-    """
+    """Refuse a column of a data set whose values, of a kind such as "string", are no numbers."""
     raise DataError(
         f"column {column!r} of {name}",
         "text" if kind in ("text", "string", "large_string", "string_view") else f"{kind} values",
@@ -259,13 +231,7 @@ def is_suspect(name: str) -> bool:
 
 
 def judged(name: str, values: NDArray[Any], shown: str) -> tuple[bool, list[str]]:
-    """Return whether a column of a suspect name is no feature, and what is to be said of it.
-
-    Args:
-        name: Of the column.
-        values: Its numbers, or texts as they are written.
-        shown: What to call the column.
-    """
+    """Return whether a column of a suspect name is no feature, and what is to be said of it."""
     unnamed = bool(UNNAMED.fullmatch(name))
     if values.dtype.kind == "U" and (values == "").all():
         return True, [f"column {shown}, which is empty, left out"]

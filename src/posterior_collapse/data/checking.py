@@ -140,11 +140,7 @@ def check_size(path: Path, needed: int, size: int | None = None) -> None:
 def check_room(
     name: str, needed: int, action: str = "Take fewer rows, or prepare the data on disk."
 ) -> None:
-    """Refuse what takes more than half of the memory that is available.
-
-    Raises:
-        DataError: It does.
-    """
+    """Refuse what takes more than half of the memory that is available."""
     free = available()
     if free is not None and needed > SHARE * free:
         raise DataError(

@@ -49,10 +49,6 @@ from posterior_collapse.errors import DataError, listed, nearest
 def read_file(path: Path, reading: Reading = PLAIN) -> Dataset:
     """Return the data of a file, as they are.
 
-    Args:
-        path: The file.
-        reading: How it is to be read.
-
     Raises:
         MissingFileError: The file is not there.
         CorruptFileError: It is not what its suffix says.
@@ -288,11 +284,7 @@ def _how_to_mend(names: list[str]) -> str:
 
 
 def _root(path: Path, name: str, variance: Any) -> Any:
-    """Return a std.
-
-    Raises:
-        DataError: The variance is none.
-    """
+    """Return the std, or refuse what is no variance."""
     if variance.dtype.kind not in "biuf" or (variance < 0).any():
         got = "negative values" if variance.dtype.kind in "biuf" else f"dtype {variance.dtype}"
         raise DataError(f"{name} of {path}", got, "variances", "A log-variance is log_var.")

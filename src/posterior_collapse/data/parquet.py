@@ -56,11 +56,7 @@ def read_parquet(path: Path, reading: Reading) -> Dataset:
 
 
 def _values(path: Path, name: str, column: Any) -> NDArray[Any]:
-    """Return a column as an array; of texts, each is there once however often it occurs.
-
-    Raises:
-        DataError: A text is too long to be a label.
-    """
+    """Return a column as an array; of texts, each is there once however often it occurs."""
     if not hasattr(column.type, "index_type"):
         values: NDArray[Any] = column.to_numpy()
         return values
@@ -93,11 +89,6 @@ def read_parts(folder: Path, paths: list[Path], reading: Reading) -> Dataset:
 
     Only what says how many rows and columns there are is read now, and the first file, to know
     which of its columns are features.
-
-    Args:
-        folder: Their folder.
-        paths: The files.
-        reading: How each is to be read.
 
     Raises:
         CorruptFileError: A file is none of its kind.

@@ -99,11 +99,7 @@ TIMEOUT = 30.0
 
 
 def checksum(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal.
-
-    Raises:
-        MissingFileError: It cannot be read.
-    """
+    """Return the SHA-256 of a file, in hexadecimal."""
     import pooch
 
     try:
@@ -119,13 +115,6 @@ def download(
     name: str, sha256: str, mirrors: Sequence[str], folder: Path, *, progress: bool = False
 ) -> Path:
     """Fetch a file into a folder, from the first mirror that delivers it with that checksum.
-
-    Args:
-        name: The file's name, here and at the mirrors.
-        sha256: The checksum it must have, in hexadecimal.
-        mirrors: Addresses to put the name behind, tried in order.
-        folder: Where to put it; made if need be.
-        progress: Show a bar on standard error.
 
     Raises:
         DownloadError: No mirror had it; says what was wrong with each.

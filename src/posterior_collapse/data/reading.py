@@ -108,11 +108,7 @@ class Reading:
         return name == self.label and (self.label_column is not None or name not in self.columns)
 
     def check(self, source: str, names: Sequence[str]) -> None:
-        """Refuse names that no column of a source has.
-
-        Raises:
-            InvalidArgumentError: One is no column's.
-        """
+        """Refuse names that no column of a source has."""
         label = () if self.label_column is None else (self.label_column,)
         for option, asked in (
             ("columns", self.columns), ("drop", self.drop), ("label_column", label),
@@ -127,14 +123,7 @@ class Reading:
                     )
 
     def only(self, takes: Sequence[str] = ()) -> None:
-        """Refuse what cannot be said of a source.
-
-        Args:
-            takes: What can be said of it.
-
-        Raises:
-            InvalidArgumentError: Something else is asked for.
-        """
+        """Refuse what cannot be said of a source, which takes these options alone."""
         for name, why in HAVE.items():
             value = getattr(self, name)
             if value not in (None, ()) and name not in takes:

@@ -166,11 +166,7 @@ class _Machine:
         raise ValueError("a pickle without an end")
 
     def known(self, text: str) -> _Name:
-        """Return a name that may be used.
-
-        Raises:
-            DataError: It may not.
-        """
+        """Return a name that may be used, or refuse it."""
         if text not in STORAGES and text not in CALLED:
             refuse_pickle(self.path, text.replace(" ", ".")[:100])
         return _Name(text)

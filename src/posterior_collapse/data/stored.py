@@ -160,11 +160,7 @@ class InHDF5(StoredArrays):
 
 
 def require_h5py() -> Any:
-    """Return h5py.
-
-    Raises:
-        MissingDependencyError: It is not installed.
-    """
+    """Return h5py, or say that it is not installed."""
     with needing("h5py", "h5py, to read such files", "Run pip install h5py."):
         import h5py
 
@@ -188,12 +184,7 @@ def is_pickle(path: Path) -> bool:
 def refuse_pickle(path: Path, names: str = "") -> NoReturn:
     """Refuse a file that may run code when it is read, and say how to write its numbers instead.
 
-    Args:
-        path: The file.
-        names: What it names that is no tensor, if that is known.
-
-    Raises:
-        DataError: Always.
+    If it is known what it names that is no tensor, that is said too.
     """
     raise DataError(
         str(path),
@@ -217,11 +208,7 @@ def mapped(path: Path) -> NDArray[Any]:
 
 
 def _declared(path: Path, stream: IO[bytes], size: int) -> int:
-    """Return the bytes of values that the header of an .npy stream of `size` bytes announces.
-
-    Raises:
-        CorruptFileError: The stream is too short for them, or they are Python objects.
-    """
+    """Return the bytes of values that the header of an .npy stream of `size` bytes announces."""
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_2_0
     shape, _, dtype = (np.lib.format.read_array_header_1_0 if version == (1, 0) else read)(stream)

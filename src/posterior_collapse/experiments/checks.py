@@ -15,13 +15,7 @@ from posterior_collapse.runs import Record, Run
 
 
 class Result(NamedTuple):
-    """A finished run of a row.
-
-    Attributes:
-        grid: Title of its grid.
-        labels: The values that it has there.
-        record: What it left behind.
-    """
+    """A finished run of a row: the title of its grid, its values there, and what it left behind."""
 
     grid: str
     labels: Mapping[str, Any]
@@ -73,13 +67,7 @@ class Result(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """What was measured at a setting, and what theory says.
-
-    Attributes:
-        at: The setting, in words.
-        found: Mean over the seeds.
-        theory: The number of the linear optimum.
-    """
+    """What was measured at a setting, the mean over its seeds, and what the linear optimum has."""
 
     at: str
     found: float

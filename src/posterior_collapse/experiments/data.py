@@ -118,16 +118,7 @@ def _resized(dataset: Dataset, size: int) -> Dataset:
 
 
 def study_data(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
-    """Return data that the study of trust adds.
-
-    Args:
-        name: One of `STUDY`.
-        data_dir: Where to look for the file of single cells first.
-
-    Raises:
-        MissingFileError: The single cells are nowhere.
-        CorruptFileError: Another file has their name.
-        MissingDependencyError: h5py, which reads it, is not installed.
+    """Return data that the study of trust adds, one of `STUDY`; see `cells`.
 
     Example:
         >>> len(study_data("clusters")), study_data("clusters").x.shape[1]
@@ -167,13 +158,7 @@ def cells(data_dir: str | os.PathLike[str] | None = None) -> NDArray[np.float64]
     """Return the counts of 765 genes in 700 blood cells (Zheng et al. 2017, as in scanpy).
 
     The file keeps log(1 + count x 10,000 / total): in each cell the least above 0 is one count, so
-    that the counts follow.
-
-    Args:
-        data_dir: Where to look first.
-
-    Returns:
-        Shape (700, 765), whole numbers.
+    that the counts follow. It is looked for in `data_dir` first.
 
     Raises:
         MissingFileError: The file is nowhere.

@@ -65,16 +65,7 @@ def write(results: str | os.PathLike[str], target: str | os.PathLike[str]) -> Pa
 
 
 def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> str:
-    """Return the document as Markdown.
-
-    Args:
-        results: Folder with one folder per row.
-        folder: Where the document will stand, so that its links lead to the figures.
-
-    Raises:
-        MissingFileError: No row has a result there.
-        CorruptFileError: A result is not what a row leaves.
-    """
+    """Return the document as Markdown, with links that lead to the figures from `folder`."""
     paths = _paths(Path(results))
     rows = [_row(path, Path(folder)) for path in paths]
     _tell_once(rows)

@@ -54,11 +54,8 @@ class Executor:
         """Train runs, all of one family, and yield what each leaves behind once it is measured.
 
         A likelihood by many samples may take as long to measure as the run to train: those that
-        are in the store, by a process that was killed while it measured, are left out.
-
-        Args:
-            runs: What to train.
-            folders: Of their checkpoints, from which they go on; None: none are written.
+        are in the store, by a process that was killed while it measured, are left out. Runs go on
+        from the checkpoints in their folders; None: none are written.
         """
         if runs[0].method == "dead":
             return (

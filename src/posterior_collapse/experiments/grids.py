@@ -76,13 +76,7 @@ class Plan:
 
 
 class Member(NamedTuple):
-    """One run of a row, with its place in it.
-
-    Attributes:
-        grid: Title of its grid.
-        labels: The values that it has there.
-        run: The run.
-    """
+    """One run of a row: the title of its grid, and the values that it has there."""
 
     grid: str
     labels: Mapping[str, Any]

@@ -204,9 +204,7 @@ def _spectra(found: Mapping[str, Float], objective: ExactObjective) -> list[dict
 def expected(forecast: Forecast | None, features: int) -> dict[str, Any] | None:
     """Return what theory says of the same numbers; None where there is no closed form.
 
-    Args:
-        forecast: Of the data that are trained on.
-        features: Of what is decoded.
+    `features` are those of what is decoded.
     """
     if forecast is None:
         return None

@@ -273,13 +273,7 @@ def _settings(results: Sequence[Result]) -> dict[str, Any]:
 
 
 def profile(row: Row, plan: Plan, missing: Sequence[str] = ()) -> str:
-    """Return "full", "quick", or by how much a row is run smaller than it is meant to be.
-
-    Args:
-        row: The row.
-        plan: How it is run.
-        missing: Which runs are not there, in words.
-    """
+    """Return "full", "quick", or by how much a row is run smaller, and which runs are `missing`."""
     smaller = [] if plan.quick else list(_reductions(row, plan))
     smaller += ["; ".join(missing)] if missing else []
     if smaller:

@@ -142,11 +142,7 @@ class Table(Record):
         return "\n".join(text)
 
     def save(self, folder: str | os.PathLike[str], name: str) -> Path:
-        """Write `name`.csv into a folder that is there.
-
-        Raises:
-            OutputError: The folder is missing or cannot be written.
-        """
+        """Write `name`.csv into a folder that is there."""
         path = Path(folder) / f"{name}.csv"
         files.write(path, self.csv().encode())
         return path

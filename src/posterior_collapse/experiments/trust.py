@@ -60,20 +60,12 @@ def write(
 
 
 def block(results: str | os.PathLike[str]) -> str:
-    """Return the short table of the README, from the results alone.
-
-    Args:
-        results: Folder with the results of the rows X3a to X3d, and of those beside if there.
-    """
+    """Return the short table of the README, from the results alone."""
     return f"{headlines(_found(Path(results))).markdown()}\n"
 
 
 def table(results: str | os.PathLike[str]) -> str:
-    """Return the table with every error, from the results alone.
-
-    Args:
-        results: Folder with the results of the rows X3a to X3d, and of those beside if there.
-    """
+    """Return the table with every error, from the results alone."""
     return f"{summary(_found(Path(results))).markdown()}\n"
 
 
@@ -99,12 +91,7 @@ def _found(results: Path) -> dict[str, dict[str, Any]]:
 
 
 def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> str:
-    """Return the document as Markdown.
-
-    Args:
-        results: Folder with the results of the rows X3a to X3d, and of those beside if there.
-        folder: Where the document will stand, so that its links lead to the figures.
-    """
+    """Return the document as Markdown, with links that lead to the figures from `folder`."""
     found = _found(Path(results))
     home = Path(os.path.relpath(results, folder)).as_posix()
     on = [named(result["hardware"]).split("; ") for result in found.values()]

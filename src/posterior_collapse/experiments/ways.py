@@ -47,13 +47,6 @@ def monotone(
 ) -> Check:
     """Return whether a measure goes the expected way; the sentence says which way it goes.
 
-    Args:
-        what: The measure.
-        name: The setting.
-        points: Pairs of setting and measure.
-        expected: By claim and theory.
-        slack: As in `direction`.
-
     Example:
         >>> monotone("KL", "beta", [(2, 1.5), (1, 3.0)], "falls", 0.1).text
         'KL falls with beta (1: 3, 2: 1.5).'

@@ -12,13 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.linalg import blas
 
-from posterior_collapse.arrays import (
-    Array,
-    Float,
-    chunks,
-    is_lazy,
-    refuse_non_finite,
-)
+from posterior_collapse.arrays import Array, Float, chunks, is_lazy, refuse_non_finite
 from posterior_collapse.moments.integers import Integers
 from posterior_collapse.moments.single import (
     FAR,
@@ -28,13 +22,6 @@ from posterior_collapse.moments.single import (
     is_single,
     rows_at_once,
 )
-
-__all__ = [
-    "CLEAR",
-    "Accumulator",
-    "Precision",
-    "of_blocks",
-]
 
 Precision = Literal["float64", "float32"]
 
@@ -291,9 +278,7 @@ class Accumulator:
 def _most(second: Array, offset: Float) -> float:
     """Root of the sum of all squared covariances, which no variance exceeds.
 
-    Args:
-        second: Second moments about some point.
-        offset: Of the mean from it.
+    The second moments are about some point; the mean lies off it by `offset`.
     """
     squares = np.vdot(second, second) - 2 * offset @ (second @ offset) + (offset @ offset) ** 2
     return math.sqrt(max(float(squares), 0.0))
@@ -302,13 +287,7 @@ def _most(second: Array, offset: Float) -> float:
 def of_blocks(names: tuple[str, ...], arrays: list[Array], precision: Precision) -> Accumulator:
     """Return what an `Accumulator` saw of dask arrays: each block where it lies, merged pairwise.
 
-    Args:
-        names: What to call each array in an error.
-        arrays: Of dask, chunked in any way, or one of NumPy, with the same number of rows.
-        precision: As of `Accumulator.update`.
-
-    Raises:
-        DataError: As `Accumulator.update`.
+    One may be of NumPy; see `Accumulator.update`.
     """
     from dask import array as da
     from dask.delayed import delayed

@@ -16,8 +16,6 @@ from posterior_collapse.errors import DataError, InvalidArgumentError, NotSolved
 from posterior_collapse.moments import wide
 from posterior_collapse.moments.accumulate import Accumulator, Precision, of_blocks
 
-__all__ = ["Moments"]
-
 LEAST_VARIANCE = 1e-300
 """Smaller ones are squares that a float64 holds with few digits, or none."""
 

@@ -13,8 +13,6 @@ from scipy.linalg import blas
 
 from posterior_collapse.arrays import CHUNK_BYTES, Array, Float
 
-__all__ = ["Integers"]
-
 SIGN = 0x80
 """Bit that makes of an unsigned number of 8 bits a signed one that is less by 128."""
 ROWS = 4096
@@ -44,10 +42,10 @@ class Integers:
         self._less = np.repeat(np.where(unsigned, 128.0, 0.0), widths)
         self._ends = np.cumsum(widths)
         width = len(self._less)
-        self._torch = _torch_if_it_pays()
-        rows = SINGLE_ROWS
-        if self._torch is not None:
-            rows = min(ROWS, max(SINGLE_ROWS, CHUNK_BYTES // width))
+        torch: Any = sys.modules.get("torch")
+        self._torch, rows = None, SINGLE_ROWS
+        if torch is not None and _pays(torch):
+            self._torch, rows = torch, min(ROWS, max(SINGLE_ROWS, CHUNK_BYTES // width))
         self._rows = np.empty((rows, width + 1), np.int8)
         self._rows[:, -1] = 1
         self._filled = 0
@@ -101,11 +99,6 @@ def _by_torch(torch: Any, rows: NDArray[np.int8]) -> Array:
     tensor = torch.from_numpy(rows)
     found: Array = torch._int_mm(tensor.T, tensor).numpy()
     return found
-
-
-def _torch_if_it_pays() -> Any:
-    torch: Any = sys.modules.get("torch")
-    return torch if torch is not None and _pays(torch) else None
 
 
 @functools.cache

@@ -7,15 +7,6 @@ from numpy.typing import NDArray
 
 from posterior_collapse.arrays import CHUNK_BYTES, Array, Float
 
-__all__ = [
-    "FAR",
-    "LEAST_SQUARES",
-    "ROUNDING",
-    "Group",
-    "is_single",
-    "rows_at_once",
-]
-
 ROUNDING = 1e-5
 """Error of moments by float32 products, as a share of the largest variance, at most: that of noise
 is 1e-7, of MNIST 1e-6, and of a few values only, whose rounding adds up, 7e-6; less beside a row

@@ -130,11 +130,6 @@ def reduce(
 ) -> Reduced:
     """Return the moments of wide `arrays` ((x,) or (x, y)) in coordinates.
 
-    Args:
-        names: What to call each array in an error.
-        arrays: With the same number of rows.
-        precision: Of the products, "float32" for data that are no more precise.
-
     Raises:
         DataError: A value is not finite, or a target is given and both sizes exceed the limits.
     """
@@ -170,11 +165,7 @@ def reduce(
 
 
 def refuse_many(samples: int) -> None:
-    """Refuse wide batches of more samples than the Gram route takes, before they pile up.
-
-    Raises:
-        DataError: There are more.
-    """
+    """Refuse wide batches of more samples than the Gram route takes, before they pile up."""
     if samples > MAX_SAMPLES:
         raise DataError(
             "batches",

@@ -118,9 +118,6 @@ def _excess(summary: Summary) -> float:
 def comparison_kind(summary: Summary) -> str:
     """Return in a word or two how a run's counts compare with its forecast.
 
-    Args:
-        summary: As in `comparison_verdict`.
-
     Example:
         >>> side = {"loss": 2.5, "levels": [{"n_active": 9, "kl": [0.0] * 16}]}
         >>> comparison_kind({"measured": side, "forecast": side})
@@ -145,10 +142,7 @@ def comparison_sentences(
 ) -> list[str]:
     """Return what to say below the table: a verdict per run, of many runs how many are as forecast.
 
-    Args:
-        summaries: As in `comparison_table`.
-        where: Says where to read about each of many runs.
-        few: Runs that are commented on one by one.
+    Of more than `few` it is said `where` to read about each.
     """
     if len(summaries) == 1:
         return [comparison_verdict(summaries[0][1])]

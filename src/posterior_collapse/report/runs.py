@@ -113,13 +113,7 @@ def expected(forecast: Forecast | None) -> dict[str, Any] | None:
 
 
 def side(run: Any, which: str, level: int) -> float | None:
-    """Return the loss (level 0) or the active units of a level, as measured or as forecast.
-
-    Args:
-        run: Of a sweep.
-        which: "measured" or "forecast".
-        level: From 1; 0: the loss.
-    """
+    """Return the loss (level 0) or the active units of a level, as measured or as forecast."""
     found = getattr(run, which)
     if found is None or level > len(found["levels"]):
         return None
@@ -174,10 +168,6 @@ def bands(history: History, level: int) -> list[Band]:
     """Return the KL of a level's units, one upon the other, what is largest in the end below.
 
     Beyond ten units the others share a band.
-
-    Args:
-        history: Of `Fitted`.
-        level: From 1.
 
     Example:
         >>> history = {"epoch": [1, 2], "kl_1": [3.0, 3.0], "kl_1_1": [1, 1], "kl_1_2": [2, 2]}

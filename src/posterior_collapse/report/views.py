@@ -90,14 +90,7 @@ def plot(result: Viewed, ax: Any = None, *, panel: str | None = None) -> Figure:
 
 
 def html(result: Viewed) -> str:
-    """Return a result as HTML for notebooks: figures, tables and sentences, without a script.
-
-    Args:
-        result: As in `plot`.
-
-    Raises:
-        InvalidArgumentError: It is something else.
-    """
+    """Return a result as HTML for notebooks: figures, tables and sentences, without a script."""
     view = _view(result)
     return render(f"{view.template}.html.jinja", notebook=True, **view.parts(result))
 
@@ -169,14 +162,7 @@ def _view(result: object) -> View:
 def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> Path:
     """Write a figure as PNG, PDF or SVG, without a date; nothing half-written is left.
 
-    Args:
-        figure: The figure.
-        path: Where it goes.
-        dpi: Dots per inch of a PNG.
-
-    Raises:
-        InvalidArgumentError: Another ending.
-        OutputError: The path cannot be written.
+    See `check_figure_path` for what is refused.
     """
     target = check_figure_path(path)
     content = io.BytesIO()

@@ -143,30 +143,32 @@ def _by_width(results: Sequence[Result]) -> Iterator[str]:
     """Say how many units random pairs keep with more hidden units, where they were trained."""
     random = [result for result in results if result.run.data.name == "pairs:random"]
     widths = sorted({result.run.architecture.hidden[0] for result in random})
-    if len(widths) > 1:
-        found = [[r for r in random if r.run.architecture.hidden[0] == width] for width in widths]
-        kept = ", ".join(f"{np.mean([r.active(1) for r in seeds]):.3g}" for seeds in found)
-        losses = ", ".join(f"{np.mean([r.measured['loss'] for r in seeds]):.3g}" for seeds in found)
-        left = ", ".join(f"{np.mean([_signal(r, 1) or 0 for r in seeds]):.2g}" for seeds in found)
-        first, theory = random[0], random[0].theory
-        modes = np.exp(2 * np.sort(theory["levels"][0]["unit_kl"])[::-1])  # 1/2 log t nats each
-        modes = np.append(modes, 0.0)  # with all units in use nothing is left
-        linear = ", ".join(
-            f"{modes[int(np.mean([r.active(1) for r in seeds]))]:.2g}" for seeds in found
-        )
-        yield (
-            f"Random pairs keep {kept} units that carry information with "
-            f"{', '.join(map(str, widths))} hidden units ({', '.join(map(_seeds, found))}), "
-            f"of {first.active_by_theory(1)} by theory. The network learns pairs by heart, y from "
-            "x, the more of them the wider it is, and what it knows of y units need not carry: its "
-            f"loss is {losses} nats, where the linear optimum, which cannot, has "
-            f"{theory['loss']:.4g}, and the t that is left is {left}, where a linear model with as "
-            f"many units would leave {linear}."
-        )
+    if len(widths) < 2:
+        return
+    found = [
+        Setting([r for r in random if r.run.architecture.hidden[0] == width]) for width in widths
+    ]
+    kept = [setting.mean(lambda r: r.active(1)) for setting in found]
+    losses = [setting.mean(lambda r: r.measured["loss"]) for setting in found]
+    left = [setting.mean(lambda r: _signal(r, 1) or 0) for setting in found]
+    theory = random[0].theory
+    modes = np.exp(2 * np.sort(theory["levels"][0]["unit_kl"])[::-1])  # 1/2 log t nats each
+    modes = np.append(modes, 0.0)  # with all units in use nothing is left
+    seeds = [len(s.results) for s in found]
+    counts = ", ".join("one seed" if count == 1 else f"{count} seeds" for count in seeds)
+    yield (
+        f"Random pairs keep {_listed(kept, '.3g')} units that carry information with "
+        f"{', '.join(map(str, widths))} hidden units ({counts}), "
+        f"of {random[0].active_by_theory(1)} by theory. The network learns pairs by heart, y from "
+        "x, the more of them the wider it is, and what it knows of y units need not carry: its "
+        f"loss is {_listed(losses, '.3g')} nats, where the linear optimum, which cannot, has "
+        f"{theory['loss']:.4g}, and the t that is left is {_listed(left, '.2g')}, where a linear "
+        f"model with as many units would leave {_listed([modes[int(k)] for k in kept], '.2g')}."
+    )
 
 
-def _seeds(results: Sequence[Result]) -> str:
-    return "one seed" if len(results) == 1 else f"{len(results)} seeds"
+def _listed(values: Sequence[float], form: str) -> str:
+    return ", ".join(f"{value:{form}}" for value in values)
 
 
 def _shares(results: Sequence[Result]) -> Float:

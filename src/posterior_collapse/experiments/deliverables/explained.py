@@ -60,10 +60,7 @@ def beside_theory(results: Sequence[Result], top: int) -> Iterator[str]:
 def diagnosed(results: Sequence[Result], top: int, *, apart: bool = False) -> Iterator[str]:
     """Say what `diagnose` concludes of the runs that keep fewer units than the linear optimum.
 
-    Args:
-        results: Of a row.
-        top: The level whose units count.
-        apart: Whether grids, which differ in more than numbers, are counted apart.
+    Grids that differ in more than numbers are counted `apart`.
     """
     fewer = [
         result

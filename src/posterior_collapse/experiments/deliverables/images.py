@@ -140,12 +140,7 @@ def _of_z2(result: Result) -> dict[str, float | None]:
 
 
 def _images(result: Result, name: str) -> Float:
-    """Return kept images, (n, height, width): those of a conditional model with what was given.
-
-    Args:
-        result: The run.
-        name: `original`, or `through_1` and so on.
-    """
+    """Return kept images, (n, height, width): those of a conditional model with what was given."""
     arrays = result.record.arrays
     values = arrays[name].astype(float)
     if "given" not in arrays:

@@ -47,14 +47,9 @@ def _loss(result: Result) -> float:
     return float(result.measured["loss"])
 
 
-def _worth(result: Result, best: float) -> float:
-    """Return the nats from which a difference to the best loss counts, at data and beta of a run.
-
-    Args:
-        result: Any run of the same data and beta.
-        best: The least loss.
-    """
-    return WORTH * max(float(result.measured["collapsed_loss"]) - best, 0.0)
+def _worth(best: Result) -> float:
+    """Return the nats from which a difference to the best loss counts."""
+    return WORTH * max(best.gain, 0.0)
 
 
 def _by_network(records: Records) -> dict[str, list[Mapping[str, Any]]]:
@@ -139,7 +134,7 @@ def _pairs(name: str, kinds: Mapping[str, Sequence[Setting]]) -> Iterator[dict[s
             fewer, more = [*fewer, *warm[here]], [*more, *warm[above]]
         best = min(fewer, key=_loss)
         (gain,) = best.measured["gains"]
-        brought, worth = _loss(best) - min(map(_loss, more)), _worth(best, _loss(best))
+        brought, worth = _loss(best) - min(map(_loss, more)), _worth(best)
         yield {
             "network": name,
             "beta": beta,
@@ -305,7 +300,7 @@ def _of_pool(
     if not whole:
         return
     best = min(whole, key=_loss)
-    worth = _worth(best, _loss(best))
+    worth = _worth(best)
     for kind, runs in judged.items():
         for run in runs:
             lost = not is_whole(run)

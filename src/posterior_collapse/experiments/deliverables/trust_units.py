@@ -77,9 +77,7 @@ def usable(
 ) -> dict[tuple[str, str], list[Setting]]:
     """Return by problem and warm-up the settings without runs that diverged, by ascending beta.
 
-    Args:
-        results: Of a row.
-        ways: Kinds of runs, and of each whether it had a warm-up.
+    Of kinds of runs, `ways` says whether they had a warm-up.
     """
     found = {}
     for name, kinds in by_problem(results).items():
@@ -189,14 +187,9 @@ def named(record: Mapping[str, Any]) -> str:
 
 
 def last_alive(betas: Sequence[float], alive: Sequence[float]) -> tuple[float, float]:
-    """Return the last beta at which half of the runs have an active unit, and the next.
+    """Return the last of ascending betas at which half of the runs have a unit, and the next.
 
-    Args:
-        betas: Ascending.
-        alive: Share of the runs with an active unit at each.
-
-    Returns:
-        0 where they live at none; the next is infinite where they live at all.
+    0 where they live at none; the next is infinite where they live at all.
 
     Example:
         >>> last_alive([1.0, 2.0, 3.0], [1.0, 0.67, 0.33])
@@ -238,9 +231,7 @@ def _of_onset(
 def error_of(last: float, first: float) -> str | None:
     """Return between what the error of the onset lies; None where the runs do not show it.
 
-    Args:
-        last: Last beta alive, as a share of the predicted onset.
-        first: First beta dead, likewise.
+    The last beta alive and the first dead are shares of the predicted onset.
 
     Example:
         >>> error_of(0.9, 0.95), error_of(0.0, 0.5)

@@ -24,6 +24,7 @@ from posterior_collapse import files
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.report import save_figure
+from posterior_collapse.report.names import DIGITS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,14 +73,7 @@ class Chart(NamedTuple):
     images: Mapping[str, NDArray[np.uint8]] | None = None
 
     def save(self, folder: str | os.PathLike[str], name: str) -> list[Path]:
-        """Write `name`.pdf, .png, .csv and, of images, .npz into a folder that is there.
-
-        Returns:
-            The paths, in that order.
-
-        Raises:
-            OutputError: The folder is missing or cannot be written.
-        """
+        """Write `name`.pdf, .png, .csv and, of images, .npz into a folder, and return the paths."""
         target = Path(folder) / name
         with style():
             paths = [save_figure(self.figure, f"{target}{e}", dpi=DPI) for e in (".pdf", ".png")]
@@ -94,7 +88,6 @@ class Chart(NamedTuple):
 
 
 SIGNS = {"beta": "β", "eta": "η", "eps": "ε", "delta": "δ", "sigma": "σ", "Sigma": "Σ"}
-BELOW = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
 def symbols(text: str) -> str:
@@ -108,7 +101,7 @@ def symbols(text: str) -> str:
     def printed(found: re.Match[str]) -> str:
         sign, index = SIGNS[found[1]], found[2] or ""
         if index.isdigit() or not index:
-            return sign + index.translate(BELOW)
+            return sign + index.translate(DIGITS)
         return rf"${sign}_\mathrm{{{index}}}$"
 
     text = re.sub(rf"\b({'|'.join(SIGNS)})(?:_(\d|dec|enc))?\b", printed, text)

@@ -150,9 +150,6 @@ def convergence(approaches: Mapping[str, Mapping[str, Approach]]) -> Chart:
 
     A goal that all curves of a panel share is a dotted line, others are bars in the curve's colour.
 
-    Args:
-        approaches: Title -> name of a quantity -> how it approaches its value.
-
     Example:
         >>> chart = convergence({"E8": {"U1": Approach(([1, 2], [0.1, 1e-5]), goal=1e-4)}})
         >>> chart.figure.axes[0].get_yscale()

@@ -280,11 +280,9 @@ def columns(variables: Mapping[str, Measures], *, own: Sequence[str] = ()) -> Ch
 
 
 LOOKS: Sequence[dict[str, Any]] = (
-    {"color": BLUE, "marker": "o", "ls": "-"},
-    {"color": ORANGE, "marker": "x", "ls": "--"},
+    {"color": BLUE, "marker": "o", "ls": "-", "ms": 3, "lw": 1, "mfc": "none"},
+    {"color": ORANGE, "marker": "x", "ls": "--", "ms": 3, "lw": 1, "mfc": "none"},
 )
-
-
 TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1)
 """Of shares of the onset on a log scale."""
 
@@ -294,11 +292,6 @@ def curves(lines: Panels, *, x: str, y: str) -> Chart:
 
     A panel begins where the first of its lines leaves 1, or at 0.6 if that is less.
 
-    Args:
-        lines: Title -> label -> (shares of the onset, ascending, values).
-        x: Name of the x axis.
-        y: Name of the y axis.
-
     Example:
         >>> curves({"digits": {"plain": ([0.9, 1.1], [1, 0])}}, x="beta", y="alive").table.rows[0]
         ['digits', 'plain', 0.9, 1.0]
@@ -306,7 +299,7 @@ def curves(lines: Panels, *, x: str, y: str) -> Chart:
     with panels(lines, x=x, y=y, sharey=True, height=1.9) as (figure, drawn):
         for box, each in drawn:
             for (label, line), look in zip(each.items(), LOOKS, strict=False):
-                box.plot(*map(array, line), label=label, ms=3, lw=1, mfc="none", **look)
+                box.plot(*map(array, line), label=label, **look)
             box.axvline(1.0, color="black", lw=0.8, ls=":")
             at, values = (
                 np.concatenate([array(line[i]) for line in each.values()]) for i in (0, 1)
@@ -339,7 +332,7 @@ def brackets(lines: Mapping[str, Mapping[str, Line]]) -> Chart:
             box.plot(at, linear, color="black", lw=0.8, label="linear optimum")
             measured = {k: v for k, v in each.items() if k not in ("fewest", "linear")}
             for (label, line), look in zip(measured.items(), LOOKS, strict=False):
-                box.plot(*map(array, line), label=label, ms=3, lw=1, mfc="none", **look)
+                box.plot(*map(array, line), label=label, **look)
             box.set_xscale("log")
             shown = [tick for tick in TICKS if at.min() < 1.2 * tick]
             box.set_xticks(shown, [f"{tick:g}" for tick in shown])

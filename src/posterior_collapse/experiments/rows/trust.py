@@ -86,15 +86,9 @@ class Problem:
         network: Mapping[str, Any] | None = None,
         **changes: Any,
     ) -> Grid:
-        """Return runs of this problem.
+        """Return runs of this problem; `kind` says in words what sets them apart.
 
-        Args:
-            kind: What sets them apart, in words; "" for nothing.
-            vary: As in `Grid`.
-            evaluation: As in `Grid`.
-            method: As in `Grid`.
-            network: Options of the network to add.
-            **changes: Settings to change.
+        Options are added to the network, and `changes` are of its settings.
         """
         title = ", ".join(filter(None, ("{data}", self.called, self.likelihood, kind)))
         # With eta_dec 1 beta is the variance that a unit must beat.

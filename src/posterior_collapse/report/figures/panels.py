@@ -91,15 +91,7 @@ def plain_log(axes: Axes, name: Literal["x", "y"] = "x") -> None:
 
 
 def map_of_counts(axes: Axes, x: Any, y: Any, counts: Any, name: str) -> None:
-    """Draw counts over two numbers; below 0 there is none.
-
-    Args:
-        axes: Where.
-        x: Columns, ascending.
-        y: Rows, ascending.
-        counts: (rows, columns).
-        name: What is counted.
-    """
+    """Draw counts, (rows, columns), over ascending numbers; below 0 there is none."""
     from matplotlib.ticker import MaxNLocator
 
     mesh = axes.pcolormesh(
@@ -111,14 +103,7 @@ def map_of_counts(axes: Axes, x: Any, y: Any, counts: Any, name: str) -> None:
 
 
 def side_by_side(axes: Axes, points: Sequence[tuple[float, float]], look: str, **how: Any) -> None:
-    """Draw markers; what stands in one place, such as seeds that agree, is drawn beside it.
-
-    Args:
-        axes: Where.
-        points: x and y of each.
-        look: The marker.
-        **how: As `Axes.plot` takes it.
-    """
+    """Draw markers; what stands in one place, such as seeds that agree, is drawn beside it."""
     from matplotlib.transforms import ScaledTranslation
 
     figure = axes.get_figure(root=True)

@@ -121,12 +121,7 @@ def fitted_panels(found: Any) -> Panels:
 
 
 def course_panels(history: History, theory: Mapping[str, Any] | None) -> list[Panel]:
-    """Return the KL of each level's units over the epochs, one upon the other, and active units.
-
-    Args:
-        history: Of `Fitted`.
-        theory: What `report.runs.expected` returned.
-    """
+    """Return the KL of each level's units over the epochs, one upon the other, and active units."""
     panels, levels = [], levels_of(history)
     kept = None if theory is None else [level["n_active"] for level in theory["levels"]]
     for level in levels:

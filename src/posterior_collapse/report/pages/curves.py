@@ -39,12 +39,7 @@ TRIAL_COLUMNS = ("steps", "active, per seed", "at half")
 
 
 def phase_html(found: PhaseDiagram, *, name: str = "", **_: Any) -> str:
-    """Return a self-contained page of a phase diagram.
-
-    Args:
-        found: What `phase_diagram` returned.
-        name: What the data are called.
-    """
+    """Return a self-contained page of a phase diagram."""
     return render(
         "curve.html.jinja",
         title="Phase diagram",
@@ -181,12 +176,7 @@ def _shade(share: float) -> str:
 
 
 def tuned_html(found: Any, *, name: str = "", **_: Any) -> str:
-    """Return a self-contained page of what was tuned.
-
-    Args:
-        found: What `tune` returned.
-        name: What the data are called.
-    """
+    """Return a self-contained page of what was tuned."""
     parts = tuned_parts(found)
     kind = found.spec.model.upper()
     return render(

@@ -51,13 +51,7 @@ ROWS_HEIGHT = 56
 
 
 class Light(NamedTuple):
-    """A traffic light that does without its colours.
-
-    Attributes:
-        name: "go", "wait", "stop" or "unknown".
-        icon: Its shape.
-        word: What it says.
-    """
+    """A traffic light that does without its colours: its shape, and a word for what it says."""
 
     name: str
     icon: str
@@ -92,14 +86,7 @@ def diagnosis_html(
 ) -> str:
     """Return a self-contained page of a diagnosis.
 
-    Args:
-        found: What `diagnose` returned.
-        name: What the data are called.
-        image_shape: Shape of what is decoded, if it is an image; None: as the data said.
-        feature_names: Of what is decoded, if it is no image.
-
-    Raises:
-        InvalidArgumentError: The image shape is not that of the features.
+    Of an image it has pictures, of other data what the features are called.
     """
     shown = found._shown
     shape = image_shape or (None if shown is None else shown.image_shape)
@@ -289,13 +276,7 @@ def kl_chart(found: Diagnosis, index: int) -> Markup:
 
 
 class _Pictures:
-    """Pictures of a diagnosis' units, where there are any.
-
-    Args:
-        found: What `diagnose` returned.
-        shape: Of an image; None: what is decoded is none.
-        feature_names: Of what is decoded.
-    """
+    """Pictures of the units of a diagnosis, where there are any; other outputs have names."""
 
     def __init__(
         self, found: Diagnosis, shape: ImageShape | None, feature_names: Sequence[str] | None

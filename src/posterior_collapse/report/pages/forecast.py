@@ -202,9 +202,7 @@ def _trust(forecast: Forecast) -> list[str]:
 def spectrum_chart(forecast: Forecast, sentence: str) -> Markup:
     """Return the variances of the data modes, filled where a unit lives, and the thresholds.
 
-    Args:
-        forecast: What `posterior_collapse.forecast` returned.
-        sentence: What becomes of the units, for those who do not see the figure.
+    For those who do not see the figure a sentence says what becomes of the units.
 
     Example:
         >>> import posterior_collapse as pc
@@ -262,9 +260,6 @@ def numbers(spec: Spec) -> dict[str, Any]:
 def law(modes: Modes) -> dict[str, Any]:
     """Return what a likelihood makes of the data: their spectrum in the noise that it tolerates.
 
-    Args:
-        modes: Of the data.
-
     Example:
         >>> law(Modes(Moments.from_matrices(np.diag([4.0, 0.0]))))["theta"]
         [2.0]
@@ -280,11 +275,7 @@ def law(modes: Modes) -> dict[str, Any]:
 
 
 def laws(forecast: Forecast) -> dict[str, dict[str, Any]]:
-    """Return a `law` for every likelihood that the data allow, or the reason why they do not.
-
-    Args:
-        forecast: Its own likelihood comes first.
-    """
+    """Return a `law`, or why there is none, for every likelihood, that of the forecast first."""
     own = forecast.spec.likelihood
     found: dict[str, dict[str, Any]] = {own: law(forecast._modes)}
     moments = _raw_moments(forecast)

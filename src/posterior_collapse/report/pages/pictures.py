@@ -30,11 +30,7 @@ WIDEST_TABLE = 64
 
 
 def check_image_shape(shape: ImageShape, features: int) -> None:
-    """Refuse a shape that is not that of so many features.
-
-    Raises:
-        InvalidArgumentError: It is not.
-    """
+    """Refuse a shape that is not that of so many features."""
     size_of(shape)
     if features not in (math.prod(shape), _cut(shape)):
         raise InvalidArgumentError(
@@ -46,12 +42,9 @@ def check_image_shape(shape: ImageShape, features: int) -> None:
 
 
 def strip(rows: NDArray[Any], shape: ImageShape, limits: tuple[float, float]) -> str:
-    """Return images side by side as a data URI, grey or in their colours.
+    """Return images, (images, features), side by side as a data URI, grey or in their colours.
 
-    Args:
-        rows: (images, features).
-        shape: Of one image; see `check_image_shape`.
-        limits: Values that are shown black and white.
+    Values at the limits are shown black and white.
 
     Example:
         >>> strip(np.zeros((3, 4)), (2, 2), (0.0, 1.0))[:22]
@@ -70,12 +63,7 @@ def strip(rows: NDArray[Any], shape: ImageShape, limits: tuple[float, float]) ->
 
 
 def signed(pattern: NDArray[Any], shape: ImageShape) -> str:
-    """Return a pattern as a data URI; grey is no change, signs are two colours.
-
-    Args:
-        pattern: (features,).
-        shape: Of an image; see `check_image_shape`.
-    """
+    """Return a pattern as a data URI; grey is no change, signs are two colours."""
     # The sum of the channels shows where, and not in which colour.
     seen = _thinned(_image(pattern, shape, 0.0)).sum(axis=2)
     most = float(np.abs(seen).max()) or 1.0
@@ -93,11 +81,7 @@ def png(pixels: NDArray[Any], **how: Any) -> str:
 
 
 def size_of(shape: ImageShape) -> tuple[int, int]:
-    """Return the height and the width of an image.
-
-    Raises:
-        InvalidArgumentError: It is none.
-    """
+    """Return the height and the width of an image, or refuse what is none."""
     if len(shape) == 2:
         return shape[0], shape[1]
     if len(shape) == 3 and min(shape[0], shape[2]) <= 4:
@@ -135,16 +119,7 @@ def _thinned(image: NDArray[Any]) -> NDArray[Any]:
 
 
 def thumbnails(modes: Modes, image_shape: ImageShape, count: int) -> list[str]:
-    """Return the strongest modes as data URIs of PNGs; grey is no change, signs are two colours.
-
-    Args:
-        modes: Of images.
-        image_shape: (height, width), with the channels first or last where there are any.
-        count: How many, at most 32.
-
-    Raises:
-        InvalidArgumentError: The shape is not that of the features.
-    """
+    """Return the strongest modes of images as data URIs, at most 32; see `signed`."""
     check_image_shape(image_shape, modes.target_dim)
     return [signed(pattern, image_shape) for pattern in patterns(modes)[: min(count, MOST)]]
 
@@ -152,12 +127,9 @@ def thumbnails(modes: Modes, image_shape: ImageShape, count: int) -> list[str]:
 def strongest(
     modes: Modes, names: Sequence[str] | None, count: int
 ) -> list[list[tuple[str, float]]]:
-    """Return the features that are strongest in each mode, with what they weigh in it.
+    """Return the features that are strongest in each mode of a table, with what they weigh in it.
 
-    Args:
-        modes: Of a table.
-        names: Of its features; None: they are told by number, of wide tables not at all.
-        count: How many modes, at most 32.
+    Without names they are told by number, of wide tables not at all. There are at most 32 modes.
     """
     if names is None and modes.target_dim > WIDEST_TABLE:
         return []
@@ -182,11 +154,7 @@ def feature_name(names: Sequence[str] | None, index: int) -> str:
 
 
 def patterns(modes: Modes) -> Float:
-    """Return the data's modes as they are seen, the strongest first, (modes, features).
-
-    Args:
-        modes: Those without variance are left out.
-    """
+    """Return the data's modes that have variance as they are seen, the strongest first."""
     found = modes.vectors.write[: np.count_nonzero(modes.theta)]
     if modes.noise is not None and modes.noise.divisor is not None:
         # From the data's own noise back to what would be seen.

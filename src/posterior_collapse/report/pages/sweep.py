@@ -80,14 +80,7 @@ def sweep_html(
 ) -> str:
     """Return a self-contained page of a sweep.
 
-    Args:
-        found: What `sweep` returned.
-        name: What the data are called.
-        image_shape: Shape of what is decoded, if it is an image.
-        data: Rows of the data, x or (x, y): the first of them are shown as each run decodes them.
-
-    Raises:
-        InvalidArgumentError: The image shape is not that of the features.
+    Of rows of images, x or (x, y), the first are shown as each run decodes them.
     """
     parts = sweep_parts(found)
     pictures, targets = _decoded(found, data, image_shape)
@@ -117,12 +110,7 @@ def sweep_html(
 
 
 def fitted_html(found: Any, *, name: str = "", **_: Any) -> str:
-    """Return a self-contained page of one trained run.
-
-    Args:
-        found: What `fit` returned.
-        name: What the data are called.
-    """
+    """Return a self-contained page of one trained run."""
     summary = found.summary()
     run = _run("", named({"seed": found.settings.seed}), summary)
     return render(

@@ -55,14 +55,7 @@ def timeline(history: History, expected: Mapping[str, Any] | None) -> Iterator[t
 
 @dataclass(frozen=True)
 class Timeline:
-    """The figures of one history.
-
-    Attributes:
-        history: Of `Fitted`, with an epoch at least.
-        expected: As in `timeline`.
-        size: Of a figure in pixels.
-        points: Epochs that are drawn.
-    """
+    """The figures of one history, with an epoch at least: of so many pixels, and so many epochs."""
 
     history: History
     expected: Mapping[str, Any] | None
@@ -70,11 +63,7 @@ class Timeline:
     points: int = 80
 
     def stack(self, level: int) -> Markup:
-        """Return the KL of a level's units over the epochs, one upon the other.
-
-        Args:
-            level: From 1.
-        """
+        """Return the KL of a level's units over the epochs, one upon the other."""
         layers = bands(self.history, level)
         total = layers[-1].high
         optimum = self.expected and float(sum(self.expected["levels"][level - 1]["kl"]))
