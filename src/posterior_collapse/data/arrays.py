@@ -214,6 +214,17 @@ def refuse_column(name: str, column: str, kind: str) -> NoReturn:
     )
 
 
+def refuse_long(column: str, name: str, length: int, where: str = "") -> None:
+    """Refuse a text of a column that is too long to be a label."""
+    if length > LONGEST:
+        raise DataError(
+            f"column {column} of {name}",
+            f"a text of {length:,} characters{where}",
+            f"at most {LONGEST:,}",
+            "Remove or shorten it.",
+        )
+
+
 UNNAMED = re.compile(r"|Unnamed: \d+(\.\d+)?|__index_level_\d+__")
 """Names of an index without a name: in a CSV file, read from one and written again, in parquet."""
 RESET = re.compile(r"index|level_\d+")

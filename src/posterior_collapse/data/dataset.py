@@ -15,6 +15,8 @@ from posterior_collapse.arrays import Array, chunks, is_lazy, refuse_non_finite
 from posterior_collapse.data.checking import check_room
 from posterior_collapse.errors import DataError, InvalidArgumentError, nearest
 
+MOST_LISTED = 12
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
@@ -110,13 +112,12 @@ class Dataset:
         if not keep.any():
             present = _listing(np.unique(self.labels))
             raise DataError("label", repr(label), f"one of {present}", "Pass a label that occurs.")
-        return replace(
-            self,
-            x=self.x[keep],
-            y=None if self.y is None else self.y[keep],
-            labels=self.labels[keep],
-            steps=(*self.steps, f"label {label} only"),
-        )
+        return replace(self.rows(keep), steps=(*self.steps, f"label {label} only"))
+
+    def rows(self, kept: NDArray[np.bool_]) -> Dataset:
+        """Return some of the samples."""
+        y, labels = (None if v is None else v[kept] for v in (self.y, self.labels))
+        return replace(self, x=self.x[kept], y=y, labels=labels)
 
     def scaled(self, factor: float) -> Dataset:
         """Return all numbers times ``factor``; integers of 8 or 16 bits become float32.
@@ -228,9 +229,9 @@ def _size(values: NDArray[Any]) -> str:
     return f"{len(values):,} x {values.shape[1]:,} {values.dtype}"
 
 
-def _listing(values: NDArray[Any], most: int = 12) -> str:
-    shown = ", ".join(str(value) for value in values[:most])
-    return shown if len(values) <= most else f"{shown}, ... ({len(values)} in all)"
+def _listing(values: NDArray[Any]) -> str:
+    shown = ", ".join(map(str, values[:MOST_LISTED]))
+    return shown if len(values) <= MOST_LISTED else f"{shown}, ... ({len(values)} in all)"
 
 
 def quarter(dataset: Dataset) -> Dataset:

@@ -96,10 +96,9 @@ def load(
             "task", f"{task!r} beside `given`", "one of the two", "Leave one away."
         )
     reading = Reading.of(header, columns, drop, label_column, key)
-    if not _is_text(source) and _is_text(given):  # of the one of both that may have a header
-        reading, beside = replace(reading, header=None), Reading(header)
-    else:
-        beside = Reading(header if _is_text(given) else None)
+    beside = Reading(header if _is_text(given) else None)
+    if _is_text(given) and not _is_text(source):  # it is of the one of both that may have a header
+        reading = replace(reading, header=None)
     options = (split, data_dir, scale, progress)
     dataset = _read(source, *options, reading)
     if given is not None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posterior_collapse.data import checking
-from posterior_collapse.data.arrays import LONGEST, from_columns, is_suspect, refuse_column
+from posterior_collapse.data.arrays import from_columns, is_suspect, refuse_column, refuse_long
 from posterior_collapse.data.checking import check_size
 from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.data.reading import Reading
@@ -63,13 +63,7 @@ def _values(path: Path, name: str, column: Any) -> NDArray[Any]:
     coded = column.unify_dictionaries().combine_chunks()
     known = np.array([None, *coded.dictionary.to_pylist()], dtype=object)
     longest = max((len(text) for text in known[1:] if isinstance(text, (str, bytes))), default=0)
-    if longest > LONGEST:
-        raise DataError(
-            f"column {name!r} of {path.name}",
-            f"a text of {longest:,} characters",
-            f"at most {LONGEST:,}",
-            "Remove or shorten it.",
-        )
+    refuse_long(repr(name), path.name, longest)
     labels: NDArray[Any] = known[coded.indices.fill_null(-1).to_numpy() + 1]
     return labels
 

@@ -16,7 +16,7 @@ from typing import IO, Any, TextIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from posterior_collapse.data.arrays import ENCODE, LONGEST, is_suspect, judged, numbers_rows
+from posterior_collapse.data.arrays import ENCODE, is_suspect, judged, numbers_rows, refuse_long
 from posterior_collapse.data.checking import check_size
 from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.data.reading import PLAIN, Reading
@@ -206,13 +206,8 @@ class _Layout:
         for line, row in self.rows():
             for column, cells in found.items():
                 cells.append(row[column].strip())
-                if len(cells[-1]) > LONGEST:
-                    raise DataError(
-                        f"column {self.shown(column)} of {self.path.name}",
-                        f"a text of {len(cells[-1]):,} characters in row {line}",
-                        f"at most {LONGEST:,}",
-                        "Remove or shorten it.",
-                    )
+                where = f" in row {line}"
+                refuse_long(self.shown(column), self.path.name, len(cells[-1]), where)
         return {column: np.array(cells) for column, cells in found.items()}
 
     def _skip_header(self, file: TextIO) -> None:

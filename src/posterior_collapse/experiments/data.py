@@ -64,7 +64,7 @@ def read_samples(
     if data.name == "digits":
         found = load("digits")
         test = np.arange(len(found)) % HELD_OUT == 0
-        found = _rows(found, test if split == "test" else ~test)
+        found = found.rows(test if split == "test" else ~test)
     elif data.name.startswith("pairs:"):
         found = load(data.name)
     elif data.name in STUDY:
@@ -77,7 +77,7 @@ def read_samples(
     if data.size is not None:
         found = _resized(found, data.size)
     if data.rows is not None and split == "train":
-        found = _rows(found, np.arange(len(found)) < data.rows)
+        found = found.rows(np.arange(len(found)) < data.rows)
     return load(found, task=data.task)
 
 
@@ -95,16 +95,6 @@ def read_moments(data: RunData, center: bool, data_dir: str | None = None) -> Mo
         return CASES[index].draw(np.random.default_rng([0, index, 0]))[0]
     dataset = read_samples(data, "train", data_dir)
     return Moments.from_arrays(dataset.x, dataset.y, center=center)
-
-
-def _rows(dataset: Dataset, kept: NDArray[np.bool_]) -> Dataset:
-    y, labels = dataset.y, dataset.labels
-    return replace(
-        dataset,
-        x=dataset.x[kept],
-        y=None if y is None else y[kept],
-        labels=None if labels is None else labels[kept],
-    )
 
 
 def _resized(dataset: Dataset, size: int) -> Dataset:

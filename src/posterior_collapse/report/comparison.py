@@ -37,66 +37,41 @@ def comparison_verdict(summary: Summary) -> str:
         >>> print(comparison_verdict({"measured": side(2.5, 9), "forecast": side(3.0, 8)}))
         9 of 16 units active where the linear optimum keeps 8; loss 0.5 nats below it.
     """
-    stopped = str(summary.get("stopped", "finished"))
-    if _is_nothing(summary["measured"]):
+    stopped, measured = str(summary.get("stopped", "finished")), summary["measured"]
+    if _is_nothing(measured):
         return f"Stopped, {stopped}: its posterior is no number any more, so nothing was measured."
     if stopped.startswith("non-finite"):
         return f"Stopped, {stopped}: the numbers are those of the last finite step."
-    measured, forecast = summary["measured"], summary.get("forecast")
+    counts, forecast = f"{_counts(measured)} active", summary.get("forecast")
     if forecast is None:
-        return f"{_counts(measured)} active; no closed form is known to compare with."
+        return f"{counts}; no closed form is known to compare with."
     pairs = list(zip(_active(measured), _active(forecast), strict=True))
-    gap = measured["loss"] - forecast["loss"]
     as_many = all(found == expected for found, expected in pairs)
+    lacks = any(found < expected for found, expected in pairs)
+    rough = bool(summary.get("approximate"))
+    optimum = "quadratic approximation" if rough else "linear optimum"
     kept = " and ".join(str(expected) for _, expected in pairs)
-    counts = f"{_counts(measured)} active"
-    if summary.get("approximate"):
-        return _of_counts(summary, counts, kept, as_many=as_many)
-    if _excess(summary):
-        beside = "as many as forecast" if as_many else f"where the linear optimum keeps {kept}"
-        text = f"Undertrained: loss {gap:.3g} nats above the linear optimum; {counts}"
-        how = "train longer or warm beta up" if _lacks(pairs) else "train longer"
-        return f"{text}{',' if as_many else ''} {beside}: {how}."
-    if as_many:
-        text = f"As forecast: {counts}; "
-    else:
-        text = f"{counts} where the linear optimum keeps {kept}; "
+    gap = measured["loss"] - forecast["loss"]
+    longer = "train longer or warm beta up" if lacks else "train longer"
+    if excess := _excess(summary):
+        if not rough:
+            far = f"Undertrained: loss {gap:.3g} nats above the linear optimum"
+        elif "collapsed_loss" in measured:
+            far = f"Undertrained: loss {excess:.3g} nats above that of the best constant output, "
+            far, longer = f"{far}which needs no unit", "train longer"
+        else:
+            far = f"Perhaps undertrained: loss {excess:.3g} nats above that of the forecast, "
+            far, longer = f"{far}an approximation", "train longer while it falls"
+        beside = ", as many as forecast" if as_many else f" where the {optimum} keeps {kept}"
+        return f"{far}; {counts}{beside}: {longer}."
+    text = f"As forecast: {counts}" if as_many else f"{counts} where the {optimum} keeps {kept}"
+    if rough:  # a good model may be above its loss
+        return f"{text}; losses are not compared, as that of the forecast is an approximation."
     if abs(gap) <= SAME_LOSS * max(1.0, abs(forecast["loss"])):
-        return text + "loss as forecast."
-    text += f"loss {abs(gap):.3g} nats {'above' if gap > 0 else 'below'} "
+        return f"{text}; loss as forecast."
+    text += f"; loss {abs(gap):.3g} nats {'above' if gap > 0 else 'below'} "
     text += "the linear optimum" if as_many else "it"
-    return text + (": train longer or warm beta up." if gap > 0 and _lacks(pairs) else ".")
-
-
-def _lacks(pairs: Sequence[tuple[int, int]]) -> bool:
-    """Whether a level has fewer active units than were forecast."""
-    return any(found < expected for found, expected in pairs)
-
-
-def _of_counts(summary: Summary, counts: str, kept: str, *, as_many: bool) -> str:
-    """Of a likelihood whose forecast is an approximation: a good model may be above its loss."""
-    excess = _excess(summary)
-    if excess:
-        beside = (
-            ", as many as forecast"
-            if as_many
-            else f" where the quadratic approximation keeps {kept}"
-        )
-        if "collapsed_loss" in summary["measured"]:
-            return (
-                f"Undertrained: loss {excess:.3g} nats above that of the best constant output, "
-                f"which needs no unit; {counts}{beside}: train longer."
-            )
-        return (
-            f"Perhaps undertrained: loss {excess:.3g} nats above that of the forecast, an "
-            f"approximation; {counts}{beside}: train longer while it falls."
-        )
-    text = (
-        f"As forecast: {counts}"
-        if as_many
-        else f"{counts} where the quadratic approximation keeps {kept}"
-    )
-    return f"{text}; losses are not compared, as that of the forecast is an approximation."
+    return text + (f": {longer}." if gap > 0 and lacks else ".")
 
 
 def _excess(summary: Summary) -> float:

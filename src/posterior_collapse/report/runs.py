@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from posterior_collapse.arrays import Float
 from posterior_collapse.errors import DataError, enumerated
 from posterior_collapse.report.names import named, symbol
 
 if TYPE_CHECKING:
     from posterior_collapse.theory import Forecast
 
-Float = NDArray[np.float64]
 History = Mapping[str, Sequence[float]]
 WIDE = 7.0
 """Ratio of the ends of an axis from which on it is logarithmic."""

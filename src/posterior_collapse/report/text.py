@@ -228,10 +228,10 @@ def diagnoses_table(named: Mapping[str, Diagnosis]) -> Table:
 
 def loss_table(found: Diagnosis) -> Table:
     """Return what was measured beside the forecast of the linear model, a row per quantity."""
-    forecast = found.forecast
     table = new_table(f"{found.n:,} rows")
-    for column in ("nats per row", "measured") + ("linear optimum",) * (forecast is not None):
-        table.add_column(column, justify="left" if column == "nats per row" else "right")
+    table.add_column("nats per row")
+    for column in ("measured", *["linear optimum"] * (found.forecast is not None)):
+        table.add_column(column, justify="right")
     for name, measured, expected in loss_rows(found):
         table.add_row(name, measured, expected)
     return table

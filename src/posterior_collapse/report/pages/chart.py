@@ -110,25 +110,23 @@ class Chart:
             if after:
                 ElementTree.SubElement(element, "tspan", {"dy": "-3"}).text = after
 
-    def dot(self, status: str, x: float, y: float, title: str = "", radius: float = 4.5) -> None:
-        """Add a mark whose shape, not its colour alone, says the status."""
-        if status == "noise":
-            side = 2 * radius - 1
-            self.add("rect", title, x=x - side / 2, y=y - side / 2, width=side, height=side,
-                     class_="pc-noise")  # fmt: skip
-        elif status == "diverged":
-            cross = f"M{_short(x - 4)} {_short(y - 4)}l8 8m0 -8l-8 8"
-            self.add("path", title, d=cross, class_="pc-diverged")
-        else:
-            self.add("circle", title, cx=x, cy=y, r=radius, class_=f"pc-{status}")
+    def across(self, y: float, class_: str, title: str = "") -> None:
+        """Add a line through the whole plot, at a height."""
+        self.line([(self.left, y), (self.right, y)], class_, title)
 
-    def here(self, x: float, y: float, words: str = "", title: str = "") -> None:
+    def here(self, x: float, y: float, title: str) -> None:
         """Add a diamond: where one is."""
         at = f"M{_short(x)} {_short(y - 8)}l8 8l-8 8l-8 -8Z"
         self.add("path", title, d=at, class_="pc-here")
-        if words:
-            left = x > (self.left + self.right) / 2
-            self.text(x - 13 if left else x + 13, y - 8, words, "end" if left else "start")
+
+    def dot(self, status: str, x: float, y: float, radius: float = 4.5) -> None:
+        """Add a mark whose shape, not its colour alone, says the status of a forecast's unit."""
+        if status == "noise":
+            side = 2 * radius - 1
+            self.add("rect", x=x - side / 2, y=y - side / 2, width=side, height=side,
+                     class_="pc-noise")  # fmt: skip
+        else:
+            self.add("circle", cx=x, cy=y, r=radius, class_=f"pc-{status}")
 
     def rows(self, y: Scale, ticks: Iterable[float], name: str = "") -> None:
         """Add the vertical axis: a line and a number for each tick."""
@@ -199,7 +197,11 @@ def scale_over(values: Sequence[float], start: float, end: float, *, wide: bool)
     return (logarithmic if wide else linear)(low, high, start, end)
 
 
-def decades(low: float, high: float, most: int = 6) -> list[float]:
+MOST_DECADES = 6
+"""Powers of ten on an axis up to which each has a tick."""
+
+
+def decades(low: float, high: float) -> list[float]:
     """Return round numbers for ticks of a logarithmic axis.
 
     Example:
@@ -207,7 +209,7 @@ def decades(low: float, high: float, most: int = 6) -> list[float]:
         ([0.1, 1.0, 10.0, 100.0], [0.5, 1.0, 2.0])
     """
     first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
-    every = max(1, math.ceil((last - first + 1) / most))
+    every = max(1, math.ceil((last - first + 1) / MOST_DECADES))
     ticks = [10.0**d for d in range(first, last + 1, every)]
     if len(ticks) > 2:
         return ticks

@@ -233,7 +233,7 @@ def tuned_chart(found: Any) -> Markup:
     chart.rows(y, whole_ticks(high))
     chart.columns(x, decades(low, top) if log else ticks_of(low, top), name)
     at = y(found.wanted)
-    chart.line([(chart.left, at), (chart.right, at)], "pc-wanted", f"{found.wanted} wanted")
+    chart.across(at, "pc-wanted", f"{found.wanted} wanted")
     chart.text(chart.right, at - 5, f"{found.wanted} wanted", "end")
     linear_counts = {t.value: t.linear for t in trials if t.linear is not None}
     line = [(x(v), y(n)) for v, n in linear_counts.items()]
@@ -246,5 +246,5 @@ def tuned_chart(found: Any) -> Markup:
             title = f"{name} = {value(trial.value)}, seed {seed + 1}: {count} active"
             chart.add("circle", title, cx=place, cy=y(count), r=4, class_=look)
     chosen = found.chosen
-    chart.here(x(chosen.value), y(chosen.mean) - 16, title=f"chosen: {value(chosen.value)}")
+    chart.here(x(chosen.value), y(chosen.mean) - 16, f"chosen: {value(chosen.value)}")
     return chart.svg()

@@ -208,7 +208,10 @@ def _histogram(histogram: Histogram, i: int, status: str) -> Markup | None:
     edges, share, prior = histogram.edges[i], histogram.share[i], histogram.prior[i]
     if not np.isfinite(edges).all() or status == "diverged":
         return None
-    middle, spread = _moments_of(edges, share)
+    centres = (edges[:-1] + edges[1:]) / 2
+    total = float(share.sum()) or 1.0
+    middle = float(share @ centres) / total
+    spread = float(np.sqrt(share @ (centres - middle) ** 2 / total))
     chart = Chart(
         f"Unit {i + 1}: z has mean {number(middle)} and std {number(spread)} over the rows",
         (230, 84), (10, 10, 4, 16),
@@ -220,19 +223,11 @@ def _histogram(histogram: Histogram, i: int, status: str) -> Markup | None:
     places = [point[0] for point in outline]
     chart.area(places, [chart.bottom] * len(places), [point[1] for point in outline],
                f"pc-q pc-q-{status}")  # fmt: skip
-    centres = (edges[:-1] + edges[1:]) / 2
     chart.line([(x(c), y(p)) for c, p in zip(centres, prior, strict=True)], "pc-threshold")
-    chart.line([(chart.left, chart.bottom), (chart.right, chart.bottom)], "pc-grid")
+    chart.across(chart.bottom, "pc-grid")
     for tick in ticks_of(float(edges[0]), float(edges[-1]), 4):
         chart.text(x(tick), chart.bottom + 13, number(tick), "middle")
     return chart.svg()
-
-
-def _moments_of(edges: Any, share: Any) -> tuple[float, float]:
-    centres = (edges[:-1] + edges[1:]) / 2
-    total = float(share.sum()) or 1.0
-    mean = float(share @ centres) / total
-    return mean, float(np.sqrt(share @ (centres - mean) ** 2 / total))
 
 
 def kl_chart(found: Diagnosis, index: int) -> Markup:

@@ -83,7 +83,7 @@ class Timeline:
             if low[-1] - top[-1] >= LABELLED:
                 chart.text(chart.right + 5, (low[-1] + top[-1]) / 2 + 4, band.name)
         if optimum:
-            _across(chart, y(optimum), f"linear optimum: {number(optimum)}")
+            chart.across(y(optimum), "pc-threshold", f"linear optimum: {number(optimum)}")
         return chart.svg()
 
     def active(self) -> Markup:
@@ -103,7 +103,7 @@ class Timeline:
             chart.line(stairs, f"pc-line pc-s{place}")
             if level in kept:
                 words = f"{name}the linear optimum keeps {kept[level]}"
-                _across(chart, y(kept[level]), words)
+                chart.across(y(kept[level]), "pc-threshold", words)
             if np.isfinite(count[-1]):
                 chart.text(chart.right + 5, y(count[-1]) + 4, f"{name}{number(count[-1])}")
         return chart.svg()
@@ -131,7 +131,7 @@ class Timeline:
                 end = number(line[-1]) if len(lines) == 1 else name
                 chart.text(chart.right + 5, y(line[-1]) + 4, end)
         if np.isfinite(optimum):
-            _across(chart, y(optimum), f"linear optimum: {number(optimum)}")
+            chart.across(y(optimum), "pc-threshold", f"linear optimum: {number(optimum)}")
         return chart.svg()
 
     @property
@@ -215,11 +215,6 @@ def spread(ends: Iterable[tuple[float, str]], top: float, bottom: float) -> list
     return [
         (start(block) + APART * n, name) for block in placed for n, (_, name) in enumerate(block)
     ]
-
-
-def _across(chart: Chart, y: float, title: str) -> None:
-    """What theory says, at a height."""
-    chart.line([(chart.left, y), (chart.right, y)], "pc-threshold", title)
 
 
 def _most_ticks(chart: Chart) -> int:
