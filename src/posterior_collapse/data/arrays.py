@@ -32,10 +32,6 @@ def as_labels(name: str, values: Any, samples: int) -> NDArray[Any]:
 def from_array(name: str, values: Any, reading: Reading = PLAIN) -> Dataset:
     """Return a data set of an array, a list, a tensor or a data frame.
 
-    Raises:
-        DataError: See `as_samples`; a column of a data frame is text.
-        InvalidArgumentError: No column has a name that is asked for, or it has none.
-
     Example:
         >>> from_array("array", [[1, 2], [3, 4]])
         <Dataset 'array': 2 x 2 int64, used as they are>
@@ -59,10 +55,6 @@ def is_frame(values: Any) -> bool:
 
 def chosen(dataset: Dataset, reading: Reading, names: Sequence[str] | None = None) -> Dataset:
     """Return the columns of an array that are wanted; without names they are called 1, 2, ...
-
-    Raises:
-        DataError: No column is left, or they take too much memory.
-        InvalidArgumentError: No column has a name that is asked for.
 
     Example:
         >>> found = chosen(Dataset("x", np.array([[1.5, 2, 0]])), Reading.of(drop=2))
@@ -151,17 +143,8 @@ def from_columns(
 ) -> Dataset:
     """Return a data set of named columns; one called ``label``, or as is said, holds the labels.
 
-    Columns that number the rows, as pandas writes them, are left out, and `Dataset.steps` says so.
-
-    Args:
-        name: Of the data set.
-        columns: Names and values, in order.
-        index: Names of columns that the source itself calls an index, and that were left out.
-        reading: Which columns are wanted.
-
-    Raises:
-        DataError: No column of numbers, two of labels, or a column of something else (named
-            in the message).
+    Columns that number the rows, as pandas writes them, are left out, and `Dataset.steps` says so;
+    likewise those of `index`, which the source itself calls so.
 
     Example:
         >>> from_columns("toy", [("a", np.arange(3)), ("label", np.array(["u", "v", "u"]))])

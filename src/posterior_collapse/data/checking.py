@@ -25,11 +25,6 @@ MOST_TOLD = 200
 def reading(path: Path, expected: str, action: str) -> Iterator[None]:
     """Turn whatever a reader trips over in a damaged file into one error, in the reader's words.
 
-    Args:
-        path: The file.
-        expected: What the file must be.
-        action: What to do about one that is not, as a full sentence.
-
     Example:
         >>> with reading(Path("x.h5"), "an HDF5 file", "Write it again."):
         ...     raise OSError("it ends")
@@ -57,15 +52,9 @@ def is_html(head: bytes) -> bool:
 
 
 def check_file(path: Path, expected: str = "a file") -> bytes:
-    """Return the first bytes of a file that can hold data.
+    """Return the first bytes of a file that can hold data; refuse others, and web pages.
 
-    Args:
-        path: The file.
-        expected: What may lie there, if nothing does.
-
-    Raises:
-        MissingFileError: The file is not there, or no regular file.
-        CorruptFileError: The file is empty or a web page.
+    If nothing lies there, it is said what was expected.
     """
     head = None
     try:
@@ -113,16 +102,9 @@ SHARE = 0.5
 
 
 def check_size(path: Path, needed: int, size: int | None = None) -> None:
-    """Refuse a file that takes too much memory, by what its own headers say.
+    """Refuse a file whose values take too much memory, as its own headers say.
 
-    Args:
-        path: The file.
-        needed: Bytes of its values in memory.
-        size: Bytes of the file; None: as the system says.
-
-    Raises:
-        CorruptFileError: It unpacks to hundreds of times its size.
-        DataError: It takes more than half of the memory that is available.
+    That is more than half of what is available, or hundreds of times the size of the file.
     """
     if size is None:
         size = path.stat().st_size

@@ -47,15 +47,7 @@ from posterior_collapse.errors import DataError, listed, nearest
 
 
 def read_file(path: Path, reading: Reading = PLAIN) -> Dataset:
-    """Return the data of a file, as they are.
-
-    Raises:
-        MissingFileError: The file is not there.
-        CorruptFileError: It is not what its suffix says.
-        DataError: Its numbers cannot be used or take too much memory, or the suffix is unknown.
-        InvalidArgumentError: What is asked for cannot be said of such a file, or is not in it.
-        MissingDependencyError: The library that reads such files is not installed.
-    """
+    """Return the data of a file, as they are; see `load` for what is refused."""
     reader, takes = READERS.get(suffix_of(path), (None, ()))
     if os.path.isdir(path):
         if parts := parts_of(path):
@@ -85,17 +77,9 @@ def suffix_of(path: Path) -> str:
 
 
 def read_arrays(path: Path, expected: str = "a file") -> Mapping[str, Any]:
-    """Return the arrays of a file of several by name, as they are.
+    """Return the arrays of a file of several by name, as they are; each is checked when it is read.
 
-    Args:
-        path: The file.
-        expected: What may lie there, if nothing does.
-
-    Raises:
-        MissingFileError: The file is not there.
-        CorruptFileError: It is no such file; later: an array is damaged or holds Python objects.
-        DataError: It may run code when it is read.
-        MissingDependencyError: The library that reads such files is not installed.
+    If nothing lies there, it is said what was expected.
     """
     check_file(path, expected)
     suffix = suffix_of(path)
@@ -117,12 +101,7 @@ def _read_archive(path: Path, reading: Reading) -> Dataset:
 
 
 def from_arrays(name: str, arrays: Mapping[str, Any], reading: Reading = PLAIN) -> Dataset:
-    """Return the data of a file of several arrays: the one that is meant, or x, y and labels.
-
-    Raises:
-        DataError: It is not clear which array is meant, or one cannot be used.
-        InvalidArgumentError: None has the name that is asked for, or no column has one.
-    """
+    """Return the data of a file of several arrays: the one that is meant, or x, y and labels."""
     known, key = sorted(arrays), reading.key
     if key is not None and key not in arrays:
         refuse_key(key, f"an array of {name}", known)
@@ -238,15 +217,7 @@ UNCLEAR = {
 
 
 def read_posterior(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the arrays of a file by the names of `ARRAYS`, and what they are called in it.
-
-    Args:
-        path: A file of several arrays: .npz, .safetensors, .pt, .h5.
-
-    Raises:
-        MissingFileError: The file is not there.
-        DataError: It cannot be read, lacks an array, or it is not clear which is meant.
-    """
+    """Return the arrays of a file by the names of `ARRAYS`, and what they are called in it."""
     found = read_arrays(path, "the folder of a run or a sweep, or a file with mean and std")
     called = {name: name for name in ARRAYS if name in found}
     groups = [group for group in (("mean",), SPREADS) if not called.keys() & set(group)]

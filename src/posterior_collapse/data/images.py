@@ -30,12 +30,6 @@ def read_idx(path: Path) -> NDArray[Any]:
     The header is two zero bytes, one for the type, one for the number of dimensions, and each
     dimension as a big-endian 32-bit number; the values follow, last dimension fastest. No more is
     unpacked than the header announces.
-
-    Raises:
-        MissingFileError: The file is not there.
-        CorruptFileError: A web page, a truncated gzip, a wrong magic number, or a length that
-            does not match the header.
-        DataError: The values take too much memory.
     """
     head = check_file(path)
     zipped = head.startswith(b"\x1f\x8b")
@@ -98,12 +92,8 @@ def read_folder(folder: Path) -> Dataset:
     """Return the pictures of a folder in the order of their names, pixels as they are.
 
     Grey ones have shape (height, width), coloured ones (3, height, width); transparency is left
-    out. Where the pictures lie in folders of the folder, the names of these are the labels.
-
-    Raises:
-        DataError: There are none, of more than one size or depth, or more than the memory holds.
-        CorruptFileError: A file is no picture.
-        MissingDependencyError: Pillow is not installed.
+    out. Where the pictures lie in folders of the folder, the names of these are the labels. All
+    must be of one size and depth.
     """
     paths, looked_at = _pictures(folder), [folder]
     labels = None

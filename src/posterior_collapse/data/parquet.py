@@ -18,14 +18,7 @@ from posterior_collapse.errors import DataError, PosteriorCollapseError, needing
 
 
 def read_parquet(path: Path, reading: Reading) -> Dataset:
-    """Return the columns of a .parquet file that are wanted.
-
-    Raises:
-        CorruptFileError: It is no such file.
-        DataError: A column holds no numbers, or they take too much memory.
-        InvalidArgumentError: No column has a name that is asked for.
-        MissingDependencyError: pyarrow is not installed.
-    """
+    """Return the columns of a .parquet file that are wanted."""
     how = "Install it with `pip install 'posterior-collapse[parquet]'`."
     with needing("pyarrow", "pyarrow, to read .parquet files", how):
         from pyarrow import parquet, types
@@ -83,11 +76,6 @@ def read_parts(folder: Path, paths: list[Path], reading: Reading) -> Dataset:
 
     Only what says how many rows and columns there are is read now, and the first file, to know
     which of its columns are features.
-
-    Raises:
-        CorruptFileError: A file is none of its kind.
-        DataError: A file has other columns than the first one.
-        MissingDependencyError: Dask or pyarrow is not installed.
     """
     how = "Run pip install 'posterior-collapse[dask,parquet]'."
     with needing("dask", "dask, to read a folder of .parquet files", how):

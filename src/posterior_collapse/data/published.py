@@ -215,11 +215,7 @@ def cache() -> Path:
 
 
 def own_folders(data_dir: Folder) -> list[Path]:
-    """Return the folders that the user named: ``data_dir``, then the environment's.
-
-    Raises:
-        MissingFileError: One of them is no folder.
-    """
+    """Return the folders that the user named: ``data_dir``, then the environment's."""
     named = {"data_dir": data_dir, f"${VARIABLE}": os.environ.get(VARIABLE) or None}
     folders = []
     for argument, value in named.items():
@@ -234,11 +230,7 @@ def own_folders(data_dir: Folder) -> list[Path]:
 
 
 def expanded(argument: str, folder: str | os.PathLike[str]) -> Path:
-    """Return a folder's path, a leading ``~`` or ``~user`` replaced by that home.
-
-    Raises:
-        MissingFileError: No such user.
-    """
+    """Return a folder's path, a leading ``~`` or ``~user`` replaced by that home."""
     try:
         return Path(folder).expanduser()
     except RuntimeError as error:
@@ -253,12 +245,6 @@ def locate(source: Source, name: str, data_dir: Folder, *, progress: bool) -> Pa
     A file in a folder that the user named, gzipped or plain, is taken whatever its checksum, with
     a `ChecksumWarning` where what it holds is not what was published; one in the cache must have
     the published checksum, and is downloaded again otherwise.
-
-    Raises:
-        MissingFileError: ``data_dir`` or the environment's folder is not there, or a file in it
-            cannot be read.
-        DownloadError: It is nowhere, and no mirror delivered it.
-        OutputError: The cache cannot be written.
     """
     for path in find(source, name, own_folders(data_dir)):
         if _accepted(source, path):

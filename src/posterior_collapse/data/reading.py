@@ -84,11 +84,7 @@ class Reading:
         return (f"labels from column {self.label_column!r}",)
 
     def label_place(self, source: str, names: Sequence[str]) -> int | None:
-        """Return which of a table's columns holds the labels; None: none that is wanted.
-
-        Raises:
-            DataError: Several do.
-        """
+        """Return which of a table's columns holds the labels; None: none that is wanted."""
         count = names.count(self.label)
         if count == 0 or self.label in self.drop or not self._is_label(self.label):
             return None

@@ -83,20 +83,12 @@ class Stream:
         self.is_loader = _is_torch(data, "DataLoader")
 
     def batches(self, size: int = ROWS, seed: int = 0) -> Iterator[Pair]:
-        """Yield x and y (None: an autoencoder) as they come, tensors or arrays, not flattened.
-
-        Raises:
-            DataError: A batch cannot be used, or does not fit the first one.
-        """
+        """Yield x and y (None: an autoencoder) as they come, tensors or arrays, not flattened."""
         for x, y in self._pairs(size, seed):
             yield (one_hot(y, self._classes), x) if _is_label(x, y) else (x, y)
 
     def collected(self) -> Samples:
-        """Return all batches, in memory.
-
-        Raises:
-            DataError: There are none, or one cannot be used.
-        """
+        """Return all batches, in memory."""
         pairs = list(self._pairs(ROWS, 0))
         if not pairs:
             raise DataError("data", "no rows", "at least one batch", "Check the loader.")
@@ -239,16 +231,10 @@ def read(
 def as_pair(
     x: Any, y: Any = None, conditional: bool | None = False, classes: int | None = None
 ) -> Samples:
-    """Return what holds numbers as samples, checked to belong together.
+    """Return what holds numbers as samples, checked to belong together; see `read`.
 
-    Args:
-        x: Inputs, or the condition, or for a conditional model what labels y are beside.
-        y: Targets, or None.
-        conditional: As for `read`; None: labels are no target.
-        classes: As for `read`.
-
-    Raises:
-        DataError: One cannot be used, or they have different numbers of samples.
+    Of a conditional model x may be what labels y are beside; where it is unknown whether it is
+    one, labels are no target.
     """
     x, image = _rows("x", x, empty_ok=y is not None)
     is_label = y is not None and _is_label(x, y)
@@ -268,9 +254,6 @@ def one_hot(labels: Any, classes: int | None = None) -> Array:
     Args:
         labels: Whole numbers from 0, or names, which are sorted; shape (rows,).
         classes: How many there are; None: as many as occur.
-
-    Raises:
-        DataError: They are neither, or more than there are classes.
 
     Example:
         >>> one_hot(["cat", "dog", "cat"]).tolist()

@@ -58,12 +58,7 @@ class StoredArrays(Mapping[str, Any]):
             self._places = self._found()
 
     def __getitem__(self, name: str) -> Any:
-        """Return an array.
-
-        Raises:
-            CorruptFileError: It is damaged, or what it holds are no numbers.
-            DataError: It takes too much memory.
-        """
+        """Return an array, once it is known to fit the memory."""
         place = self._places[name]
         with self._reading():
             return self._read(place)
@@ -196,11 +191,7 @@ def refuse_pickle(path: Path, names: str = "") -> NoReturn:
 
 
 def mapped(path: Path) -> NDArray[Any]:
-    """Return the array of an .npy file, which stays on disk.
-
-    Raises:
-        CorruptFileError: It is damaged, or holds Python objects.
-    """
+    """Return the array of an .npy file, which stays on disk."""
     with _by_numpy(path):
         with path.open("rb") as stream:
             _declared(path, stream, path.stat().st_size)
@@ -263,10 +254,6 @@ def stored_sparse(path: Path, kind: str, shape: Any, arrays: Mapping[str, Any]) 
         kind: Such as "csr".
         shape: Of the matrix, two whole numbers.
         arrays: Of numbers or of h5py, by the names of `PARTS`; read once their size is known.
-
-    Raises:
-        ValueError: They are no such matrix.
-        DataError: They take too much memory.
     """
     from scipy import sparse
 

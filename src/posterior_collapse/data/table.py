@@ -44,15 +44,6 @@ def read_csv(path: Path, reading: Reading = PLAIN) -> Dataset:
     Without a header the columns are called 1, 2, ... A column named ``label`` becomes the labels,
     which may be text. Columns that number the rows, as pandas and R write them, are left out.
     `Dataset.steps` says what was not certain.
-
-    Args:
-        path: The file, perhaps gzipped.
-        reading: Whether there is a header, and which columns are wanted.
-
-    Raises:
-        CorruptFileError: It is not text, or a row is longer or shorter than the first.
-        DataError: A cell is not a number (the column and row are named), or there are no rows.
-        InvalidArgumentError: No column has a name that is asked for.
     """
     try:
         return _read(_Layout.of(path, reading.header), reading)
@@ -87,7 +78,8 @@ def _read(layout: _Layout, reading: Reading) -> Dataset:
         steps += said
         if is_index:
             index.add(column)
-    numbers = layout.numbers({*index, *unwanted}, alone="the label" if labelled else "an index")
+    alone = "no column but the label" if labelled else "an index alone"
+    numbers = layout.numbers({*index, *unwanted}, alone)
     labels = _numbers_if_any(texts[labelled[0]]) if labelled else None
     kept = [name for i, name in enumerate(names) if i not in index | unwanted]
     called = tuple(kept) if layout.has_header else None
@@ -176,8 +168,7 @@ class _Layout:
     def numbers(self, without: Collection[int], alone: str) -> NDArray[np.float64]:
         features = [i for i in range(len(self.names)) if i not in without]
         if not features:
-            only = f"no column but {alone}" if alone == "the label" else f"{alone} alone"
-            raise DataError(self.path.name, only, "at least one feature", "Add a column.")
+            raise DataError(self.path.name, alone, "at least one feature", "Add a column.")
         columns = features if len(features) < len(self.names) else None
         with _open(self.path) as file:
             self._skip_header(file)
@@ -240,12 +231,7 @@ def _bytes(path: Path) -> IO[bytes]:
 
 
 def _unpacked(path: Path) -> int:
-    """Return the bytes of the text, found without holding more than a piece of it.
-
-    Raises:
-        CorruptFileError: They are hundreds of times those of the file.
-        DataError: They take more than half of the memory that is available.
-    """
+    """Return the bytes of the text, found without holding more than a piece of it."""
     if path.suffix.lower() != ".gz":
         return path.stat().st_size
     size = 0

@@ -99,16 +99,9 @@ class Accumulator:
         row: int = 0,
         precision: Precision = "float64",
     ) -> None:
-        """Add the rows of all `arrays` side by side, a chunk at a time.
+        """Add the rows of all arrays side by side, a chunk at a time; errors count from `row`.
 
-        Args:
-            names: What to call each array in an error.
-            arrays: Arrays with the same number of rows.
-            row: Number of the first row, for errors.
-            precision: Of the products, "float32" for data that are float32 themselves.
-
-        Raises:
-            DataError: A value is not finite, or too large to be squared.
+        Products are "float32" for data that are float32 themselves.
         """
         dtypes = [array.dtype for array in arrays]
         exact = all(dtype in (np.uint8, np.int8) for dtype in dtypes)

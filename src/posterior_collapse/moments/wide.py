@@ -128,11 +128,7 @@ class Reduced(NamedTuple):
 def reduce(
     names: tuple[str, ...], arrays: list[Array], precision: Precision = "float64"
 ) -> Reduced:
-    """Return the moments of wide `arrays` ((x,) or (x, y)) in coordinates.
-
-    Raises:
-        DataError: A value is not finite, or a target is given and both sizes exceed the limits.
-    """
+    """Return the moments of wide `arrays` ((x,) or (x, y)) in coordinates."""
     if len(arrays[0]) > MAX_SAMPLES:
         if len(arrays) == 2:
             raise DataError(
@@ -215,8 +211,7 @@ def _add_columns(
 ) -> tuple[Float, Float]:
     """Add the inner products of central rows, and of the mean below them.
 
-    Returns:
-        The mean of each column, and the sum of squares about it.
+    The mean of each column is returned, and the sum of squares about it.
     """
     rows = np.empty((len(gram), part.shape[1]), dtype)
     mean = _centre(name, part, rows[:-1], 0, column)
@@ -232,8 +227,7 @@ def _add_columns(
 def _centre(name: str, part: Array, out: Array, row: int, column: int) -> Float:
     """Put `part` of an array less its mean over rows into `out`; return that mean.
 
-    Raises:
-        DataError: A value is not finite; `row` and `column` are those of the part's first one.
+    `row` and `column` are those of the part's first one, for errors.
     """
     out[:] = part
     first = out[0].astype(np.float64)

@@ -134,11 +134,7 @@ def comparison_sentences(
 
 
 def comparison_table(summaries: Sequence[tuple[str, Summary]]) -> Table:
-    """Return measured against forecast, a row per run, columns per level.
-
-    Args:
-        summaries: Name and summary of each run; all have the same levels.
-    """
+    """Return measured against forecast, a row per run of the same levels, columns per level."""
     from rich.markup import escape
 
     table = new_table("measured/forecast")

@@ -140,8 +140,7 @@ def forecast_tables(forecast: Forecast) -> Iterator[Table]:
 def forecasts_table(forecasts: Mapping[str, Forecast]) -> Table:
     """Return a row per forecast: what it is of, active units, KL and loss.
 
-    Args:
-        forecasts: By name, such as "beta=0.5,eta-dec=1"; what is alike in all of them is a column.
+    Names are such as "beta=0.5,eta-dec=1"; what is alike in all of them is a column.
     """
     table = new_table()
     first = next(iter(forecasts.values()))

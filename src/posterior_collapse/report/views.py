@@ -179,12 +179,7 @@ def check_figure_path(path: str | os.PathLike[str]) -> Path:
 
 
 def check_page_path(path: str | os.PathLike[str]) -> Path:
-    """Return the path if a page can be written there, so as to fail before long work.
-
-    Raises:
-        InvalidArgumentError: Another ending.
-        OutputError: The folder is missing or cannot be written.
-    """
+    """Return the path if a page can be written there, so as to fail before long work."""
     return _check_path(path, (".html", ".htm"))
 
 

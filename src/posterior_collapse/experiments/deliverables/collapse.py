@@ -367,15 +367,9 @@ def _by_seed(column: Sequence[Setting]) -> list[list[Result]]:
 def _onset(name: str, eta: float, column: Sequence[Setting]) -> tuple[float, dict[str, Any], Check]:
     """Find between which betas a kind of model collapses wholly, at one eta_dec.
 
-    Args:
-        name: The kind of model.
-        eta: The eta_dec.
-        column: Settings of ascending beta; seeds that lack some do not count.
-
-    Returns:
-        The middle of the step (geometric, over seeds; NaN where units live at no beta or at all),
-        the record and the check of the bracket, from the last beta at which a seed has active
-        units to the first at which one has none, the widest over the seeds.
+    The column has settings of ascending beta; seeds that lack some do not count. Returned are the
+    middle of the step (geometric, over seeds; NaN where units live at no beta or at all), and
+    record and check of the bracket, the widest over the seeds.
     """
     theory = _predicted(column[0].first, eta)
     steps = [_step(runs) for runs in _by_seed(column)]

@@ -37,11 +37,7 @@ MOST_NORMS = 12
 def heat_maps(matrices: Mapping[str, ArrayLike], *, x: str = "unit", y: str = "") -> Chart:
     r"""Draw matrices in diverging scales, zero white; under each column stands its norm.
 
-    Args:
-        matrices: Title -> matrix, a column per latent unit; two stand beside each other, in one
-            scale.
-        x: What the columns are.
-        y: What the rows are.
+    Columns are latent units. Two matrices stand beside each other, in one scale.
 
     Example:
         >>> chart = heat_maps({"U": [[3.0, 0.0], [4.0, 0.0]]})
@@ -253,11 +249,7 @@ def _fitting(
 ) -> tuple[Figure, list[Axes]]:
     """Return axes for images of one scale, in lines that fill the page, on a figure of their size.
 
-    Args:
-        mosaics: Title -> the image under it.
-        lines: Number of lines.
-        left: Inches for labels, once per line.
-        below: Inches for labels below each image.
+    Labels take inches at the left, once per line, and below each image.
     """
     from matplotlib.figure import Figure
 

@@ -101,11 +101,6 @@ def _apart(shares: Sequence[Float]) -> list[float]:
 def spectra(spectra: Mapping[str, ArrayLike], *, threshold: float, name: str) -> Chart:
     """Draw eigenvalues, strongest first, with the threshold that a latent unit must exceed.
 
-    Args:
-        spectra: Label (e.g. of a digit) -> eigenvalues in units of the data's variance.
-        threshold: Variance below which theory collapses a unit, e.g. beta * eta_dec^2.
-        name: What the threshold is called in the legend.
-
     Example:
         >>> given = {"digit 0": [3.0, 1.0], "digit 1": [2.0, 0.1]}
         >>> chart = spectra(given, threshold=0.25, name="beta")

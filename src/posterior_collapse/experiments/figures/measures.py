@@ -142,10 +142,8 @@ class Points(NamedTuple):
 def spread(measures: Mapping[str, Mapping[str, Points]], *, variable: str) -> Chart:
     """Draw measures (NLL, KL, active units, ...) against a setting, with error bars over seeds.
 
-    Args:
-        measures: Measure with its unit -> label -> points. Settings stand at equal steps, numbers
-            sorted: grids of beta are geometric, and some settings are words.
-        variable: Name of the setting.
+    Settings stand at equal steps, numbers sorted: grids of beta are geometric, and some settings
+    are words.
 
     Example:
         >>> relu = Points([0.5, 1], [90, 95], [1, 2])

@@ -47,13 +47,9 @@ def verification_grids(
 ) -> tuple[Grid, ...]:
     """Return the grids that verify a theorem: two matrix problems, and images by Adam and exactly.
 
-    Args:
-        matrix: Case of `collapse verify` with the paper's matrix problem, and its spec.
-        second: Likewise one on which units live and die.
-        images: Images, with spec and network of the model.
-        settings: How Adam trains on images.
-        shared: The value at which a sweep has the same exactly trained run.
-        evaluation: Of exact training on images.
+    A matrix problem is a case of `collapse verify` with its spec: that of the paper, and one on
+    which units live and die. Images have spec and network; `shared` is the value at which a sweep
+    has the same exactly trained run.
     """
     case, spec = matrix
     second_case, second_spec = second

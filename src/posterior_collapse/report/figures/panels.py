@@ -35,12 +35,7 @@ APART = 5.0
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot.
-
-    Attributes:
-        name: By which it is asked for.
-        draw: Draws it into axes.
-    """
+    """One plot, by the name by which it is asked for."""
 
     name: str
     draw: Callable[[Axes], None]
@@ -124,16 +119,7 @@ def side_by_side(axes: Axes, points: Sequence[tuple[float, float]], look: str, *
 
 
 def drawn(panels: Panels, ax: Any = None, panel: str | None = None) -> Figure:
-    """Return the figure that panels were drawn into.
-
-    Args:
-        panels: Of a result.
-        ax: Axes, or several for as many panels; None: a figure of its own.
-        panel: The name of the one that is wanted; None: all, or as many as there are axes.
-
-    Raises:
-        InvalidArgumentError: More axes than panels, or no panel of this name.
-    """
+    """Return the figure that panels were drawn into; see `posterior_collapse.plot`."""
     rows = panels.rows
     if panel is not None:
         named = {one.name: one for row in rows for one in row}

@@ -57,13 +57,9 @@ class Chart:
         self._place = self._root
 
     def add(self, tag: str, title: str = "", text: str = "", **attributes: object) -> None:
-        """Add a mark.
+        """Add a mark, of this tag of SVG; a pointer that rests on it reads the title.
 
-        Args:
-            tag: Of SVG.
-            title: What a pointer that rests on it reads.
-            text: What stands there.
-            **attributes: Names as Python has them: `class_`, `text_anchor`.
+        Attributes have names as Python has them: `class_`, `text_anchor`.
         """
         named = {name.rstrip("_").replace("_", "-"): v for name, v in attributes.items()}
         shown = {n: _short(v) if isinstance(v, float) else str(v) for n, v in named.items()}

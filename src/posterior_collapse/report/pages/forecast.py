@@ -50,17 +50,9 @@ def forecast_page(
     feature_names: Sequence[str] | None = None,
     **_: Any,
 ) -> str:
-    """Return a self-contained page of a forecast, with sliders.
+    """Return a self-contained page of a forecast, with sliders; see `write_page`.
 
-    Args:
-        forecast: What `posterior_collapse.forecast` returned.
-        name: What the data are called.
-        image_shape: Shape of what is decoded, if it is an image: the modes are then shown.
-        source: The data as `collapse forecast` takes them, with their options; None: the name.
-        feature_names: Of what is decoded, if it is no image: the strongest in each mode are named.
-
-    Raises:
-        InvalidArgumentError: The image shape is not that of the features.
+    Of images the modes are shown, of other features the strongest in each mode are named.
 
     Example:
         >>> import posterior_collapse as pc

@@ -31,8 +31,8 @@ WIDEST_TABLE = 64
 
 def check_image_shape(shape: ImageShape, features: int) -> None:
     """Refuse a shape that is not that of so many features."""
-    size_of(shape)
-    if features not in (math.prod(shape), _cut(shape)):
+    quarter = 3 * math.prod(size_of(shape)) // 4  # its targets: an image but its lower left quarter
+    if features not in (math.prod(shape), quarter):
         raise InvalidArgumentError(
             "image_shape",
             f"{shape} for {features} features",
@@ -91,26 +91,15 @@ def size_of(shape: ImageShape) -> tuple[int, int]:
     )
 
 
-def _cut(shape: ImageShape) -> int:
-    """Values of the quarter task's targets: an image but its lower left quarter."""
-    return 3 * math.prod(size_of(shape)) // 4
-
-
 def _image(row: NDArray[Any], shape: ImageShape, nothing: float) -> NDArray[Any]:
     """A row as an image with its channels last; `nothing` where a task cut a quarter out."""
     if row.size == math.prod(shape):
-        return _channels_last(row.reshape(shape), shape)
+        image = row.reshape(shape if len(shape) == 3 else (*shape, 1))
+        return image if image.shape[:2] == size_of(shape) else np.moveaxis(image, 0, -1)
     height, width = size_of(shape)
     left, right, below = row.astype(float).reshape(3, height // 2, width // 2)
     upper, lower = np.hstack([left, right]), np.hstack([np.full_like(below, nothing), below])
     return np.vstack([upper, lower])[..., None]
-
-
-def _channels_last(image: NDArray[Any], shape: ImageShape) -> NDArray[Any]:
-    if image.ndim == 2:
-        return image[..., None]
-    last = image.shape[:2] == size_of(shape)
-    return image if last else np.moveaxis(image, 0, -1)
 
 
 def _thinned(image: NDArray[Any]) -> NDArray[Any]:
@@ -149,8 +138,9 @@ def feature_name(names: Sequence[str] | None, index: int) -> str:
         >>> feature_name(["age"], 0), feature_name(None, 0)
         ('age', 'feature 1')
     """
-    known = names is not None and index < len(names)
-    return str(names[index]) if known and names is not None else f"feature {index + 1}"
+    if names is not None and index < len(names):
+        return str(names[index])
+    return f"feature {index + 1}"
 
 
 def patterns(modes: Modes) -> Float:

@@ -37,11 +37,9 @@ LEAST = 0.05
 
 
 def timeline(history: History, expected: Mapping[str, Any] | None) -> Iterator[tuple[str, Markup]]:
-    """Yield title and figure of each thing that a history tells.
+    """Yield title and figure of each thing that a history tells, if it has epochs.
 
-    Args:
-        history: Of `Fitted`; nothing is yielded of one without epochs.
-        expected: What theory says: `loss`, and `levels` with `kl` and `n_active`; or None.
+    Theory says `loss`, and `levels` with `kl` and `n_active`; None: nothing.
     """
     if not len(history.get("epoch", ())):
         return
