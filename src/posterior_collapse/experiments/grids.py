@@ -185,6 +185,11 @@ class Row:
     published: str = ""
     takes: str = ""
 
+    @property
+    def trained(self) -> list[Grid]:
+        """Its grids whose nets are trained by minibatches."""
+        return [grid for grid in self.grids if grid.method in BY_MINIBATCHES]
+
     def members(self, plan: Plan) -> list[Member]:
         """Return the runs of all grids."""
         return [member for grid in self.grids for member in grid.members(plan)]

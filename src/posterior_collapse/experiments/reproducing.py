@@ -283,17 +283,15 @@ def profile(row: Row, plan: Plan, missing: Sequence[str] = ()) -> str:
 
 def _trained(row: Row, plan: Plan) -> float:
     """Return the least share of its passes over the data for which a grid's nets are trained."""
-    trained = [grid for grid in row.grids if grid.method in BY_MINIBATCHES]
-    shares = [plan.most_epochs(grid) / grid.settings.epochs for grid in trained]
+    shares = (plan.most_epochs(grid) / grid.settings.epochs for grid in row.trained)
     return min(shares, default=1.0)
 
 
 def _reductions(row: Row, plan: Plan) -> Iterator[str]:
-    trained = [grid for grid in row.grids if grid.method in BY_MINIBATCHES]
-    planned = max((grid.settings.epochs for grid in trained), default=0)
+    planned = max((grid.settings.epochs for grid in row.trained), default=0)
     if plan.epochs is not None and plan.epochs < planned:
         yield f"{plan.epochs} of {planned} epochs"
-    for grid in trained:
+    for grid in row.trained:
         most = plan.most_epochs(grid)
         if most < min(grid.settings.epochs, plan.epochs or planned):
             yield f"{grid.titled(grid.data)} {most} of {grid.settings.epochs} epochs"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
@@ -68,14 +69,14 @@ class Chart:
         if title:
             ElementTree.SubElement(element, "title").text = title
 
-    def group(self, tag: str = "g", **attributes: str) -> None:
-        """Put the marks that follow into a group, such as a link; none ends it."""
+    @contextlib.contextmanager
+    def link(self, run: int, name: str) -> Iterator[None]:
+        """Let the marks that are added within lead to the card of a run, counted from 0."""
+        to = {"href": f"#run-{run + 1}", "aria-label": name}
+        self._place = ElementTree.SubElement(self._root, "a", to)
+        self._root.set("role", "group")  # what can be pressed is no part of a picture
+        yield
         self._place = self._root
-        if attributes:
-            named = {name.rstrip("_").replace("_", "-"): v for name, v in attributes.items()}
-            self._place = ElementTree.SubElement(self._root, tag, named)
-            # What can be pressed is no part of a picture.
-            self._root.set("role", "group" if tag == "a" else self._root.get("role", "img"))
 
     def line(self, points: Iterable[Point], class_: str, title: str = "") -> None:
         """Add a line through points; NaN interrupts it."""
@@ -95,11 +96,10 @@ class Chart:
             path = "L".join(f"{_short(a)} {_short(b)}" for a, b in there)
             self.add("path", title, d=f"M{path}Z", class_=class_)
 
-    def text(self, x: float, y: float, words: str, anchor: str = "start", class_: str = "") -> None:
+    def text(self, x: float, y: float, words: str, anchor: str = "start") -> None:
         """Add words."""
-        given = {"class_": class_} if class_ else {}
         before, low, after = _indexed(words)
-        self.add("text", text=before, x=x, y=y, text_anchor=anchor, **given)
+        self.add("text", text=before, x=x, y=y, text_anchor=anchor)
         if low:
             element = self._place[-1]
             ElementTree.SubElement(element, "tspan", {"dy": "3", "class": "pc-low"}).text = low

@@ -120,9 +120,7 @@ def fitted_html(found: Any, *, name: str = "", **_: Any) -> str:
         about=f"{found.spec.model.upper()}{f' on {name}' if name else ''}, "
         f"{found.model.architecture.name}",
         described=repr(found.spec),
-        sentence=run["verdict"],
-        charts=list(timeline(found.history, _theory(summary))),
-        optimum=summary["forecast"] is not None,
+        **fitted_parts(found) | {"sentence": run["verdict"]},
         run=run,
         columns=_columns(len(found.spec.dims)),
         caption=MEASURED,
@@ -211,20 +209,11 @@ def _course(run: Any, *, stacked: bool) -> Iterator[tuple[str, Markup]]:
     history, levels = run.history, levels_of(run.history)
     if not len(history.get("epoch", ())):
         return
-    drawn = Timeline(history, _theory({"forecast": run.forecast}), CARD, CARD_POINTS)
+    drawn = Timeline(history, run.forecast, CARD, CARD_POINTS)
     for level in levels if stacked else ():
         name = f" of z{level}" if len(levels) > 1 else ""
         yield f"KL{name} by unit", drawn.stack(level)
     yield "Active units", drawn.active()
-
-
-def _theory(summary: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What the course of a run is compared with, as its summary has it."""
-    forecast = summary["forecast"]
-    if forecast is None:
-        return None
-    rough = summary.get("approximate", False)
-    return {**forecast, "loss": np.nan} if rough else forecast
 
 
 def _decoded(
@@ -289,14 +278,13 @@ def line_chart(found: Any, level: int, title: str) -> Markup:
         for i in drawn:
             measured = pairs[i][0]
             assert measured is not None
-            chart.group("a", href=f"#run-{i + 1}", aria_label=names[i])
             # Seeds side by side, so that equal counts are seen as several.
             spot = layout.places[i], measured
             beside = BESIDE * (drawn_there[spot] - (places[spot] - 1) / 2)
             drawn_there[spot] += 1
-            chart.add("circle", f"{names[i]}: {_pair(*pairs[i])}", cx=x(spot[0]) + beside,
-                      cy=y(measured), r=5, class_=f"pc-run pc-c{look}")  # fmt: skip
-            chart.group()
+            with chart.link(i, names[i]):
+                chart.add("circle", f"{names[i]}: {_pair(*pairs[i])}", cx=x(spot[0]) + beside,
+                          cy=y(measured), r=5, class_=f"pc-run pc-c{look}")  # fmt: skip
         if several and drawn:
             ends.append((y(pairs[drawn[-1]][0] or 0.0), name))
     for at, name in spread(ends, chart.top, chart.bottom):
@@ -330,12 +318,11 @@ def level_map(found: Any, level: int) -> Markup:
             middle = statistics.median(known) if known else None
             pair = _pair(middle, side(runs[members[0]], "forecast", level))
             left = chart.left + c * wide
-            chart.group("a", href=f"#run-{members[0] + 1}", aria_label=names[members[0]])
-            chart.add("rect", f"{names[members[0]]}: {pair}", x=left + 1,
-                      y=top + 1, width=wide - 2, height=tall - 2, class_="pc-cell",
-                      fill_opacity=f"{0.08 + 0.47 * (middle or 0) / most:.2f}")  # fmt: skip
-            chart.text(left + wide / 2, top + tall / 2 + 4, pair, "middle")
-            chart.group()
+            with chart.link(members[0], names[members[0]]):
+                chart.add("rect", f"{names[members[0]]}: {pair}", x=left + 1,
+                          y=top + 1, width=wide - 2, height=tall - 2, class_="pc-cell",
+                          fill_opacity=f"{0.08 + 0.47 * (middle or 0) / most:.2f}")  # fmt: skip
+                chart.text(left + wide / 2, top + tall / 2 + 4, pair, "middle")
     centres = {place: chart.left + (c + 0.5) * wide for c, place in enumerate(columns)}
     chart.columns(centres.__getitem__, columns, symbol(layout.axis))
     chart.text(2, 14, symbol(across))

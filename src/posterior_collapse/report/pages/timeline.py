@@ -175,10 +175,9 @@ def course_chart(found: Any, level: int) -> Markup:
             continue
         points = [(x(float(s)), y(float(c))) for s, c in zip(steps[i][some], counts[i][some],
                                                             strict=True)]  # fmt: skip
-        chart.group("a", href=f"#run-{i + 1}", aria_label=names[i])
         look = f"pc-line pc-c{colours[layout.places[i]]}"
-        chart.line(points, look, names[i])
-        chart.group()
+        with chart.link(i, names[i]):
+            chart.line(points, look, names[i])
         name = f"{symbol(layout.axis)} = {value(layout.places[i])}" if one_series else names[i]
         if name not in looks:  # seeds are told by one
             looks[name] = look
