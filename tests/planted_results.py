@@ -52,5 +52,9 @@ def likelihoods(kl: float, nll: float, **counts: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def records(name: str, which: str, results: list[Result]) -> list[dict[str, Any]]:
+    return DELIVERABLES[name](results).tables[which].records()
+
+
 def verdicts(name: str, results: list[Result]) -> list[str]:
     return [check.verdict for check in DELIVERABLES[name](results).checks]

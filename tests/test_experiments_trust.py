@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from planted_results import records
 from posterior_collapse import VAESpec
 from posterior_collapse.data import available
 from posterior_collapse.errors import CorruptFileError, MissingDependencyError, MissingFileError
@@ -59,15 +60,10 @@ def planted(
     return Result(grid, labels, record)  # type: ignore[arg-type]
 
 
-def table(name: str, which: str, results: list[Result]) -> list[dict[str, Any]]:
-    one = DELIVERABLES[name](results).tables[which]
-    return [dict(zip(one.columns, row, strict=True)) for row in one.rows]
-
-
 class TestOnset:
     def test_it_lies_between_the_last_beta_alive_and_the_first_dead(self) -> None:
         runs = [planted(b, int(b < 1.9)) for b in (1.0, 1.8, 1.9, 2.2)]
-        (row,) = table("trust_onset", "onset", runs)
+        (row,) = records("trust_onset", "onset", runs)
         assert row["last beta alive / onset"] == pytest.approx(0.9)
         assert row["first beta dead / onset"] == pytest.approx(0.95)
         assert row["error of the onset"] == "-10% to -5%"
@@ -79,22 +75,22 @@ class TestOnset:
     def test_half_of_the_seeds_decide_and_runs_that_diverged_do_not(self) -> None:
         runs = [planted(1.8, 1), planted(1.8, 0), planted(1.8, 0, stopped="non-finite: kl")]
         runs += [planted(2.2, 0), planted(2.2, 0)]
-        (row,) = table("trust_onset", "onset", runs)
+        (row,) = records("trust_onset", "onset", runs)
         assert row["last beta alive / onset"] == pytest.approx(0.9)
         assert row["share of runs alive there"] == 0
         runs += [planted(2.1, 1), planted(2.1, 0), planted(2.1, 0)]
-        assert table("trust_onset", "onset", runs)[0]["first beta dead / onset"] == 1.05
+        assert records("trust_onset", "onset", runs)[0]["first beta dead / onset"] == 1.05
         less = [r for r in runs if r.labels["beta"] != 2.2]
-        assert table("trust_onset", "onset", less)[0]["share of runs alive there"] == pytest.approx(
-            1 / 3
-        )
+        assert records("trust_onset", "onset", less)[0][
+            "share of runs alive there"
+        ] == pytest.approx(1 / 3)
 
     def test_what_lives_on_after_a_warm_up_is_counted_with_its_gain(self) -> None:
         runs = [
             planted(b, 1, grid=f"{NET}, warm-up", loss=19.5 if b > 2 else 10.0) for b in (1.0, 2.2)
         ]
         runs.append(planted(3.0, 0, grid=f"{NET}, warm-up"))
-        (row,) = table("trust_onset", "onset", runs)
+        (row,) = records("trust_onset", "onset", runs)
         assert row["warm-up"] == "yes"
         assert row["runs alive above the onset"] == 1
         assert row["the least of their losses less the collapsed (nats)"] == pytest.approx(-0.5)
@@ -134,12 +130,12 @@ class TestOnset:
             for end, last in (("", 1.2), (", warm-up", warm))
             for beta in (1.2, 1.6, 1.8, 2.2)
         ]
-        rows = {r["warm-up"]: r for r in table("trust_onset", "onset", runs)}
+        rows = {r["warm-up"]: r for r in records("trust_onset", "onset", runs)}
         assert rows["no"]["cause of the error"] == cause
         assert rows["yes"]["cause of the error"] == ("" if cause == "start" else cause)
 
     def test_no_cause_is_named_where_the_onset_is_the_predicted(self) -> None:
-        (row,) = table("trust_onset", "onset", [planted(1.8, 1), planted(2.2, 0)])
+        (row,) = records("trust_onset", "onset", [planted(1.8, 1), planted(2.2, 0)])
         assert row["cause of the error"] == ""
 
     def test_the_figure_begins_where_runs_die(self) -> None:
@@ -158,7 +154,7 @@ class TestOnset:
 class TestUnits:
     def test_counts_are_held_against_their_own_bracket(self) -> None:
         runs = [planted(1.0, n, fewest=2, linear=4) for n in (1, 2, 4, 4, 7)]
-        (row,) = table("trust_units", "units", runs)
+        (row,) = records("trust_units", "units", runs)
         assert row["in the bracket"] == pytest.approx(3 / 5)
         assert row["within a unit of it"] == pytest.approx(4 / 5)
         assert (row["most above"], row["most below"]) == (3, 1)
@@ -174,7 +170,7 @@ class TestUnits:
 
     def test_settings_above_the_onset_do_not_count(self) -> None:
         runs = [planted(1.0, 3), planted(1.9, 0), planted(3.0, 0, linear=0, fewest=0)]
-        (row,) = table("trust_units", "units", runs)
+        (row,) = records("trust_units", "units", runs)
         assert row["runs"] == 1
 
 
@@ -194,7 +190,7 @@ class TestGain:
         ]
 
     def test_the_least_losses_are_compared_warm_starts_where_both_have_them(self) -> None:
-        first, second = table("trust_gain", "pairs", self.pairs())
+        first, second = records("trust_gain", "pairs", self.pairs())
         assert first["brought (nats)"] == pytest.approx(12.0 - 11.0)  # from restarts alone
         assert (first["said (nats)"], first["answer"], first["outcome"]) == (1.0, "pays", "paid")
         assert second["brought (nats)"] == pytest.approx(10.0 - 9.95)  # with warm starts
@@ -209,7 +205,7 @@ class TestGain:
             for k in (1, 2)
             for loss in (10.0, 11.0)
         ]
-        assert [r["outcome"] for r in table("trust_gain", "pairs", noisy)] == ["too close"]
+        assert [r["outcome"] for r in records("trust_gain", "pairs", noisy)] == ["too close"]
 
     def test_answers_and_outcomes_are_counted(self) -> None:
         part = DELIVERABLES["trust_gain"](self.pairs())
@@ -243,7 +239,7 @@ class TestGain:
         runs = [r for r in self.pairs(("restarts",)) if r.labels["latent_dim"] < 3]
         for run in runs[:2]:
             run.measured["gains"][0]["nats"] = said
-        own, every = table("trust_gain", "gains", runs)
+        own, every = records("trust_gain", "gains", runs)
         assert own | {"network": "all"} == every
         assert every["said more than all units brought"] == int(said > 8)
         assert every["brought / said, median"] == pytest.approx(1 / said, rel=1e-3)
@@ -253,7 +249,7 @@ class TestGain:
         runs = [r for r in self.pairs(("restarts",)) if r.labels["latent_dim"] < 3]
         for run in runs[:2]:
             run.measured["gains"][0] |= {"nats": 0.6, "error": 0.4}
-        assert table("trust_gain", "gains", runs)[-1]["both told from 0"] == 0
+        assert records("trust_gain", "gains", runs)[-1]["both told from 0"] == 0
         assert [c.agrees for c in DELIVERABLES["trust_gain"](runs).checks][-1] is None
 
 
@@ -284,7 +280,7 @@ class TestFailures:
         return found
 
     def test_each_run_is_judged_beside_the_best_of_its_kind(self) -> None:
-        rows = {row["runs that"]: row for row in table("trust_failures", "failures", self.runs())}
+        rows = {row["runs that"]: row for row in records("trust_failures", "failures", self.runs())}
         assert rows["without warm-up"]["recognised"] == 1
         assert rows["with warm-up"]["false alarms"] == 1
         assert rows["learning rate 0.1"] == {

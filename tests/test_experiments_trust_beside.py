@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
+from planted_results import records, verdicts
 from posterior_collapse.experiments import DELIVERABLES, Plan, Result, chosen
 from posterior_collapse.experiments.data import read_samples
 
@@ -40,11 +40,6 @@ def planted(
     return Result(f"{NET}, {kind}" if kind else NET, {"beta": beta}, record)  # type: ignore[arg-type]
 
 
-def rows(name: str, which: str, results: list[Result]) -> list[dict[str, Any]]:
-    one = DELIVERABLES[name](results).tables[which]
-    return [dict(zip(one.columns, row, strict=True)) for row in one.rows]
-
-
 class TestLonger:
     def test_runs_of_one_beta_stand_side_by_side(self) -> None:
         short = [planted(1.0, 2), planted(1.8, 0), planted(1.9, 0)]
@@ -52,7 +47,7 @@ class TestLonger:
             planted(1.0, 3, kind="longer", kl=3.0, gain=5.0, epochs=400),
             planted(1.8, 1, kind="longer", epochs=400),
         ]
-        first, second = rows("trust_longer", "longer", [*short, *long])
+        first, second = records("trust_longer", "longer", [*short, *long])
         assert (first["beta / onset"], second["beta / onset"]) == (0.5, 0.9)
         assert (first["units"], first["units, longer"]) == (2, 3)
         assert (first["KL (nats), longer"], first["gain (nats), longer"]) == (3.0, 5.0)
@@ -66,17 +61,17 @@ class TestLonger:
     @pytest.mark.parametrize(("units", "verdict"), [(3, "agrees"), (4, "differs")])
     def test_two_units_more_differ(self, units: int, verdict: str) -> None:
         runs = [planted(1.0, 2), planted(1.0, units, kind="longer")]
-        assert [c.verdict for c in DELIVERABLES["trust_longer"](runs).checks] == [verdict]
+        assert verdicts("trust_longer", runs) == [verdict]
 
     def test_runs_after_a_warm_up_are_not_compared_with_those_without(self) -> None:
         runs = [planted(1.0, 2, kind="warm-up"), planted(1.0, 3, kind="longer")]
-        assert [c.verdict for c in DELIVERABLES["trust_longer"](runs).checks] == ["not measured"]
+        assert verdicts("trust_longer", runs) == ["not measured"]
 
 
 class TestHeldOut:
     def test_counts_there_are_held_against_the_bracket_of_the_training_rows(self) -> None:
         runs = [planted(1.0, 4, there=n) for n in (0, 1, 3, 4, 6)]
-        (row,) = rows("trust_held_out", "held-out", runs)
+        (row,) = records("trust_held_out", "held-out", runs)
         assert row["as many units on both"] == pytest.approx(1 / 5)
         assert row["within a unit"] == pytest.approx(2 / 5)
         assert row["in the bracket, held out"] == pytest.approx(2 / 5)
@@ -90,7 +85,7 @@ class TestHeldOut:
 
     def test_the_onset_is_found_on_either(self) -> None:
         runs = [planted(b, int(b < 1.95), there=int(b < 1.7)) for b in (1.6, 1.8, 2.0)]
-        (row,) = rows("trust_held_out", "held-out", runs)
+        (row,) = records("trust_held_out", "held-out", runs)
         assert row["error of the onset"] == "-10% to 0%"
         assert row["error of the onset, held out"] == "-20% to -10%"
         other = [
@@ -104,7 +99,7 @@ class TestHeldOut:
 
     def test_runs_that_trained_on_are_told_apart(self) -> None:
         runs = [planted(1.0, 4), planted(1.0, 4, kind="longer")]
-        found = [(r["network"], r["warm-up"]) for r in rows("trust_held_out", "held-out", runs)]
+        found = [(r["network"], r["warm-up"]) for r in records("trust_held_out", "held-out", runs)]
         assert found == [(NET, "no"), (f"{NET}, longer", "no")]
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,10 +12,18 @@ from posterior_collapse.errors import CorruptFileError, MissingFileError
 from posterior_collapse.experiments import trust
 from posterior_collapse.experiments.checks import missed
 from posterior_collapse.experiments.tables import Table
-from posterior_collapse.files import write_json
+from posterior_collapse.files import read_json, write_json
 
 NET = "digits, mlp, gaussian"
 HOME = Path(__file__).parents[1]
+
+
+def left(results: Path, row: str) -> dict[str, Any]:
+    return read_json(results / row / "result.json")
+
+
+def leave(results: Path, row: str, values: dict[str, Any]) -> None:
+    write_json(results / row / "result.json", {**values, "id": row})
 
 
 class TestSummary:
@@ -119,15 +127,14 @@ class TestSummary:
 
     def test_the_readme_shows_the_worst_of_deeper_networks(self, tmp_path: Path) -> None:
         results = self.leave(tmp_path)
-        kept = json.loads((results / "X3a" / "result.json").read_text("utf-8"))
+        kept = left(results, "X3a")
         table = kept["tables"]["onset"]
         deep = dict(zip(table["columns"], table["rows"][1], strict=True))
         deep |= {"network": "digits, mlp of 3 hidden layers, gaussian"}
         deep |= {"last beta alive / onset": 0.5, "first beta dead / onset": 0.75}
         deep |= {"error of the onset": "-50% to -25%"}
         table["rows"] = [list(deep.values())]
-        (results / "X3g").mkdir()
-        write_json(results / "X3g" / "result.json", {**kept, "id": "X3g"})
+        leave(results, "X3g", kept)
         text = trust.block(results)
         assert (
             "| the beta above which all collapses; deeper networks, a cnn | without a warm-up: "
@@ -137,12 +144,12 @@ class TestSummary:
 
     def test_a_linear_model_stands_for_itself(self, tmp_path: Path) -> None:
         results = self.leave(tmp_path)
-        kept = json.loads((results / "X3a" / "result.json").read_text("utf-8"))
+        kept = left(results, "X3a")
         table = kept["tables"]["onset"]
         linear = dict(zip(table["columns"], table["rows"][1], strict=True))
         linear |= {"network": "digits, linear, gaussian", "error of the onset": "-20% to -15%"}
         table["rows"].append(list(linear.values()))
-        write_json(results / "X3a" / "result.json", kept)
+        leave(results, "X3a", kept)
         text = trust.table(results)
         assert "within 5% in 5 of 5" in text
         who = "a linear model, of which theory is exact; without a warm-up"
@@ -154,15 +161,11 @@ class TestSummary:
         results = self.leave(tmp_path)
         before = trust.table(results)
         assert "Nothing of cnns" in trust.render(results, tmp_path)
-        kept, units = (
-            json.loads((results / row / "result.json").read_text("utf-8")) for row in ("X3a", "X3b")
-        )
+        kept, units = (left(results, row) for row in ("X3a", "X3b"))
         for result in (kept, units):
             for table in result["tables"].values():
                 table["rows"] = table["rows"][:1]
-        kept |= {"id": "X3e", "tables": {**kept["tables"], **units["tables"]}}
-        (results / "X3e").mkdir()
-        write_json(results / "X3e" / "result.json", kept)
+        leave(results, "X3e", {**kept, "tables": {**kept["tables"], **units["tables"]}})
         text = trust.table(results)
         assert set(before.splitlines()) < set(text.splitlines())
         assert f"| a convolutional network; without a warm-up | +2% to +4% ({NET}); cause:" in text
@@ -173,9 +176,7 @@ class TestSummary:
         results = self.leave(tmp_path)
         before = trust.table(results)
         assert "Nothing of deeper networks" in trust.render(results, tmp_path)
-        kept, units = (
-            json.loads((results / row / "result.json").read_text("utf-8")) for row in ("X3a", "X3b")
-        )
+        kept, units = (left(results, row) for row in ("X3a", "X3b"))
         tables = {**kept["tables"], **units["tables"]}
         for table in tables.values():
             deep = ["digits, mlp of 2 hidden layers, gaussian", *table["rows"][0][1:]]
@@ -199,10 +200,7 @@ class TestSummary:
             for runs, share, end in ((30, 1.0, "-5%"), (10, 0.6, "-1%"))
         ]  # fmt: skip
         beside = {"longer": Table.of(longer).to_dict(), "held-out": Table.of(held_out).to_dict()}
-        (results / "X3f").mkdir()
-        write_json(
-            results / "X3f" / "result.json", {**kept, "id": "X3f", "tables": tables | beside}
-        )
+        leave(results, "X3f", {**kept, "tables": tables | beside})
         text = trust.table(results)
         assert set(before.splitlines()) < set(text.splitlines())
         deep = "digits, mlp of 2 hidden layers, gaussian"
@@ -225,17 +223,14 @@ class TestSummary:
         assert "Nothing of clothes or counts of single cells, or of what test rows do." in (
             trust.render(results, tmp_path)
         )
-        kept, units = (
-            json.loads((results / row / "result.json").read_text("utf-8")) for row in ("X3a", "X3b")
-        )
+        kept, units = (left(results, row) for row in ("X3a", "X3b"))
         tables = {**kept["tables"], **units["tables"]}
         names = ("digits, mlp of 3 hidden layers, gaussian", "clothes, mlp, gaussian", "cells, mlp")
         for table in tables.values():
             table["rows"] = [[name, *table["rows"][0][1:]] for name in names]
         errors = tables["onset"]["columns"].index("error of the onset")
         tables["onset"]["rows"][2][errors] = None
-        (results / "X3g").mkdir()
-        write_json(results / "X3g" / "result.json", {**kept, "id": "X3g", "tables": tables})
+        leave(results, "X3g", {**kept, "tables": tables})
         text = trust.table(results)
         assert set(before.splitlines()) < set(text.splitlines())
         assert f"| 1 deeper networks; without a warm-up | +2% to +4% ({names[0]}); cause:" in text
@@ -250,8 +245,7 @@ class TestSummary:
     def test_each_machine_is_named_once(self, tmp_path: Path) -> None:
         results = self.leave(tmp_path)
         for row, machines in (("X3a", "one, 1 threads, a GPU"), ("X3c", "other, 2 threads, a GPU")):
-            kept = json.loads((results / row / "result.json").read_text("utf-8"))
-            write_json(results / row / "result.json", {**kept, "hardware": machines})
+            leave(results, row, {**left(results, row), "hardware": machines})
         page = trust.render(results, tmp_path)
         assert "Trained on one, 1 thread; a GPU; a machine; other, 2 threads." in page
 

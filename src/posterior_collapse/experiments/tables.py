@@ -72,6 +72,10 @@ class Table(Record):
         """
         return cls(list(records[0]), [list(record.values()) for record in records])
 
+    def records(self) -> list[dict[str, Any]]:
+        """Return the rows by column, of which `of` would make the table again."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
     @classmethod
     def over_seeds(
         cls, records: Sequence[Mapping[str, Any]], by: Sequence[str], measures: Sequence[str]

@@ -38,10 +38,7 @@ Results = Mapping[str, Mapping[str, Any]]
 def _records(found: Results, row: str, table: str) -> Records:
     """Return the rows of a table by column; none of a table that is not there."""
     values = found.get(row, {"tables": {}})["tables"].get(table)
-    if values is None:
-        return []
-    one = Table.from_dict(values)
-    return [dict(zip(one.columns, cells, strict=True)) for cells in one.rows]
+    return [] if values is None else Table.from_dict(values).records()
 
 
 def _groups(found: Results, table: str) -> dict[str, Records]:
