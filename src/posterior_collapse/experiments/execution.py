@@ -187,18 +187,16 @@ class Executor:
 @lru_cache(maxsize=256)  # seeds share one
 def _bracket(data: RunData, spec: Spec, data_dir: str | None) -> list[float] | None:
     """Return the fewest and the most units that a network keeps, as forecast."""
-    rows = read_samples(data, "train", data_dir)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FewSamplesWarning)
-        found = forecast(rows.x, spec, network=True).bracket
-    return None if found is None else list(found)
+    found = _forecast(read_samples(data, "train", data_dir).x, spec, network=True)
+    return None if found is None or found.bracket is None else list(found.bracket)
 
 
-def _forecast(moments: Moments, spec: Spec) -> Forecast | None:
+def _forecast(data: Any, spec: Spec, *, network: bool = False) -> Forecast | None:
+    """Return what theory says; None where there is no closed form."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FewSamplesWarning)  # kept among the notes
-            return forecast(moments, spec)
+            return forecast(data, spec, network=network)
     except (NotSolvedError, UnboundedObjectiveError):
         return None
 

@@ -51,8 +51,7 @@ SLACK = 0.01
 def collapse_curves(results: Sequence[Result]) -> Part:
     """Draw a curve per value, a panel per grid; check that collapse grows as claimed."""
     records: list[dict[str, Any]] = []
-    panels: dict[str, dict[str, tuple[Float, Float]]] = {}
-    bands: dict[str, dict[str, tuple[Float, Float]]] = {}
+    shown: dict[str, dict[str, Sequence[Result]]] = {}
     checks, conclusions = [], []
     several = len({result.seed for result in results}) > 1
     top = results[0].depth
@@ -61,8 +60,7 @@ def collapse_curves(results: Sequence[Result]) -> Part:
     for grid, settings in by_grid(results).items():
         title, _, name = grid.partition(": ")  # single settings of one kind share a panel
         title = f"varying {grid}" if len(settings) > 1 else title
-        panels.setdefault(title, {}).update((name or s.at, _curve(s.results)) for s in settings)
-        bands.setdefault(title, {}).update((name or s.at, _band(s.results)) for s in settings)
+        shown.setdefault(title, {}).update((name or s.at, s.results) for s in settings)
         conclusions += [concluded(setting.results) for setting in settings]
         for setting in settings:
             limit = bounded(setting.first)
@@ -90,6 +88,10 @@ def collapse_curves(results: Sequence[Result]) -> Part:
         f"Share of (eps, {DELTA:g})-collapsed units of {unit} against eps, one curve per value"
         f"{', the mean over seeds between the least and the most of them' if several else ''}. "
         f"{lines.APART_SAID}"
+    )
+    panels, bands = (
+        {title: {at: of(seeds) for at, seeds in each.items()} for title, each in shown.items()}
+        for of in (_curve, _band)
     )
     chart = lines.collapse_curves(panels, delta=DELTA, bands=bands if several else None)
     table = Table.over_seeds(records, ["varying", "value"], measures)

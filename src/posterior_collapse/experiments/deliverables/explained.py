@@ -162,16 +162,17 @@ def within_bound(results: Sequence[Result]) -> Iterator[str]:
     off = [(kl < limit, spread) for kl, _, limit, spread in found if not is_near_kl(kl, limit)]
     below = [spread for less, spread in off if less]
     above = len(off) - len(below)
+    less = more = ""
+    if below:
+        less = (
+            f"; at {len(below)} the network has less, where the variance of these means, at most "
+        )
+        less += f"1, is {min(below):.2f} to {max(below):.2f} on average over units"
+    if above:
+        more = f"; at {above} it has more, as correlated means allow"
     yield (
         f"The KL of z2 is within {KL_SHARE:.0%} (or {KL_LEAST:g} nats) of theory's at {plain} of "
         f"{len(found)} different settings. The networks' tanh keeps the means of z1 within 1: with "
         "units of z2 held to what this leaves them while these are uncorrelated, it is so at "
-        f"{near}"
-        + (
-            f"; at {len(below)} the network has less, where the variance of these means, at most "
-            f"1, is {min(below):.2f} to {max(below):.2f} on average over units"
-            if below
-            else ""
-        )
-        + (f"; at {above} it has more, as correlated means allow." if above else ".")
+        f"{near}{less}{more}."
     )

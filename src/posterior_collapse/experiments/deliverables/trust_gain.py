@@ -207,17 +207,12 @@ def _gains(pairs: Records) -> list[dict[str, Any]]:
     """Return per network, and of all, how what was said goes with what a unit brought."""
     records = []
     for name, own in {**_by_network(pairs), "all": pairs}.items():
-        said, brought, most = (
+        said, said_error, brought, error, most = (
             np.array([r[key] for r in own])
-            for key in ("said (nats)", "brought (nats)", "all units brought (nats)")
-        )
-        told = np.array(
-            [
-                r["said (nats)"] > SURE * r["said, error"]
-                and r["brought (nats)"] > SURE * r["brought, error"]
-                for r in own
-            ]
-        )
+            for key in ("said (nats)", "said, error", "brought (nats)", "brought, error",
+                        "all units brought (nats)")
+        )  # fmt: skip
+        told = (said > SURE * said_error) & (brought > SURE * error)
         ratios = brought[told] / said[told]
         median, tenth, ninetieth = quantiles(ratios)
         varied = np.ptp(said) > 0 and np.ptp(brought) > 0
@@ -314,21 +309,21 @@ def _of_pool(
             }
 
 
+COUNTED: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "failed": ("failed", ()), "recognised": ("failed", FAILED),
+    "undecided": ("failed", ("undecided",)), "called fine": ("failed", FINE),
+    "good": ("good", ()), "false alarms": ("good", FAILED),
+    "good, undecided": ("good", ("undecided",)),
+    "worse, as many units": ("worse", ()), "of these, alarms": ("worse", FAILED),
+}  # fmt: skip
+"""What is counted of runs: those of an outcome, and with which conclusions; none: with any."""
+
+
 def _counted(judged: Records) -> dict[str, Any]:
-    def count(outcome: str, *conclusions: str) -> int:
-        return sum(
+    return {
+        name: sum(
             j["outcome"] == outcome and (not conclusions or j["conclusion"] in conclusions)
             for j in judged
         )
-
-    return {
-        "failed": count("failed"),
-        "recognised": count("failed", *FAILED),
-        "undecided": count("failed", "undecided"),
-        "called fine": count("failed", *FINE),
-        "good": count("good"),
-        "false alarms": count("good", *FAILED),
-        "good, undecided": count("good", "undecided"),
-        "worse, as many units": count("worse"),
-        "of these, alarms": count("worse", *FAILED),
+        for name, (outcome, conclusions) in COUNTED.items()
     }
