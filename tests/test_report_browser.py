@@ -9,10 +9,10 @@ import pytest
 import posterior_collapse as pc
 from browser import NEEDS_CHROMIUM
 from commands import collapse
+from seen import DIGITS, ON_DIGITS, ON_OTHERS
 
 pytestmark = NEEDS_CHROMIUM
 
-DIGITS = pc.load("digits")
 SENTENCE = "document.getElementById('sentence').textContent"
 ROWS = "[...document.querySelectorAll('#units tbody tr')].map(r => r.innerText.split('\\t'))"
 SHOWN = "e => !e.closest('[hidden]')"
@@ -22,35 +22,15 @@ SHOWN = "e => !e.closest('[hidden]')"
 def pages(tmp_path_factory):
     """Addresses of pages by name, and the forecasts that they are of."""
     folder = tmp_path_factory.mktemp("pages")
-    specs = {
-        "vae": pc.VAESpec(16, eta_dec=0.3),
-        "learned": pc.VAESpec(16, eta_dec="learned"),
-        "shared": pc.VAESpec(16, eta_dec=0.3, sigma="shared"),
-        "bernoulli": pc.VAESpec(16, beta=0.5, likelihood="bernoulli"),
-        "hvae": pc.HVAESpec((8, 6), (1.0, 2.0), 0.3, sigma_1=0.4),
-        "chain": pc.ChainSpec((6, 5, 4), (1.0, 1.5, 2.0), (0.3, 0.4, 0.5), sigmas=(0.5, 0.4, 0.3)),
-    }
     made = {}
-    for name, spec in specs.items():
-        f = pc.forecast(DIGITS.x, spec)
+    for name, spec in ON_DIGITS.items():
+        f = pc.forecast(DIGITS, spec)
         path = f.to_html(folder / f"{name}.html", name="digits", image_shape=(8, 8))
         made[name] = (path.as_uri(), f)
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((200, 5)) * [3, 2, 1, 0.5, 1e-8]
-    counted = rng.poisson(np.exp(x / 3))
-    others = {
-        "explained": ((x, 2 * x), pc.CVAESpec(3)),
-        "many": (x, pc.VAESpec(40, eta_dec="learned")),
-        "unequal": (1e8 * x, pc.VAESpec(4, sigma=(0.9, 0.1, 0.5, 0.3))),
-        "counts": (counted, pc.VAESpec(4, likelihood="negative-binomial", dispersion=2.0)),
-        "one-hot": (np.eye(4)[rng.integers(0, 4, 200)], pc.VAESpec(3, likelihood="categorical")),
-        "flat": (x, pc.HVAESpec((3, 3), (1.0, 1.0), 0.5, sigma_1="learned")),
-        "two": ((x > 0) * 1.0, pc.HVAESpec((4, 4), (0.3, 0.5), 0.5, likelihood="bernoulli")),
-    }
-    for name, (data, spec) in others.items():
+    for name, (data, spec) in ON_OTHERS.items():
         f = pc.forecast(data, spec)
         made[name] = (f.to_html(folder / f"{name}.html").as_uri(), f)
-    raw = pc.forecast(DIGITS.x, specs["vae"], bias="none")
+    raw = pc.forecast(DIGITS, ON_DIGITS["vae"], bias="none")
     made["raw"] = (raw.to_html(folder / "raw.html").as_uri(), raw)
     return made
 
@@ -96,13 +76,13 @@ def test_moving_a_slider_is_a_new_forecast(browser, pages):
     address, f = pages["vae"]
     browser.open(address)
     browser.type("#beta-box", "2.5")
-    moved = pc.forecast(DIGITS.x, f.spec.replace(beta=2.5))
+    moved = pc.forecast(DIGITS, f.spec.replace(beta=2.5))
     assert counts(browser) == [moved.n_active]
     assert f"{moved.n_active} of your 16 units" in browser.value(SENTENCE)
     kl = [float(row[4]) for row in browser.value(ROWS)]
     np.testing.assert_allclose(kl, moved.levels[0].kl, rtol=6e-3)  # three digits are shown
     browser.type("#latents-box", "40")
-    wider = pc.forecast(DIGITS.x, pc.VAESpec(40, 2.5, 0.3))
+    wider = pc.forecast(DIGITS, pc.VAESpec(40, 2.5, 0.3))
     assert counts(browser) == [wider.n_active]
     # and the native slider, by the keyboard
     browser.value("document.getElementById('beta').focus()")
@@ -112,7 +92,7 @@ def test_moving_a_slider_is_a_new_forecast(browser, pages):
     browser.settle()
     after = browser.value("+document.getElementById('beta-box').value")
     assert after < before / 10
-    assert counts(browser) == [pc.forecast(DIGITS.x, pc.VAESpec(40, after, 0.3)).n_active]
+    assert counts(browser) == [pc.forecast(DIGITS, pc.VAESpec(40, after, 0.3)).n_active]
 
 
 def test_the_address_keeps_what_was_set(browser, pages):
@@ -139,7 +119,7 @@ def test_a_loss_as_it_is_written_is_a_weight(browser, pages):
     assert counts(browser) == [12]
     browser.type("#weight", "0.01")
     value = pc.effective_beta(0.01, features=64, reconstruction="mean").value
-    f = pc.forecast(DIGITS.x, pc.VAESpec(16, beta=value))
+    f = pc.forecast(DIGITS, pc.VAESpec(16, beta=value))
     assert counts(browser) == [f.n_active]
     assert "0.01 * kl" in browser.value("document.getElementById('snippet').textContent")
     # What the advice says holds: just below its weight all live, at the onset none.
@@ -158,12 +138,12 @@ def test_another_likelihood_is_its_own_forecast(browser, pages):
     browser.open(address)
     browser.type("#form", "bce-sum")
     browser.type("#weight", "0.5")
-    f = pc.forecast(DIGITS.x, pc.VAESpec(16, beta=0.5, likelihood="bernoulli"))
+    f = pc.forecast(DIGITS, pc.VAESpec(16, beta=0.5, likelihood="bernoulli"))
     assert counts(browser) == [f.n_active]
     # One weight stays the same weight, however else the loss is written.
     browser.type("#form", "se-sum")
     assert browser.value("+document.getElementById('weight').value") == 0.5
-    f = pc.forecast(DIGITS.x, pc.VAESpec(16, beta=pc.effective_beta(0.5).value))
+    f = pc.forecast(DIGITS, pc.VAESpec(16, beta=pc.effective_beta(0.5).value))
     assert counts(browser) == [f.n_active]
     options = browser.value(
         "[...document.querySelectorAll('#form option')].map(o => [o.value, o.disabled])"
@@ -204,7 +184,7 @@ def test_the_threshold_is_dragged(browser, pages):
     browser.settle()
     beta = browser.value("+document.getElementById('beta-box').value")
     assert beta > 1.2
-    assert counts(browser) == [pc.forecast(DIGITS.x, f.spec.replace(beta=beta)).n_active]
+    assert counts(browser) == [pc.forecast(DIGITS, f.spec.replace(beta=beta)).n_active]
     moved = browser.value(f"(r => r.y + r.height / 2)({grip})")
     assert moved == pytest.approx(y - 40, abs=1.5)
 
@@ -217,7 +197,7 @@ def test_the_threshold_is_dragged_where_sigma_answers(browser, pages):
         browser.send("Input.dispatchKeyEvent", type=kind, key="ArrowUp", windowsVirtualKeyCode=38)
     browser.settle()
     beta = browser.value("+document.getElementById('beta-box').value")
-    now = pc.forecast(DIGITS.x, f.spec.replace(beta=beta)).levels[0].threshold[0]
+    now = pc.forecast(DIGITS, f.spec.replace(beta=beta)).levels[0].threshold[0]
     assert now == pytest.approx(1.1 * f.levels[0].threshold[0], rel=1e-3)
 
 
@@ -259,12 +239,12 @@ def test_what_is_copied_is_this_forecast(browser, pages, name):
     browser.type(box, "0.7")
     browser.value("document.getElementById('copy-python').click()")
     said = browser.value("document.getElementById('copied').textContent")
-    space = {"data": DIGITS.x}
+    space = {"data": DIGITS}
     exec(said.replace("print(", "f = ("), space)
     change = {"beta": 0.7} if len(f.spec.dims) == 1 else {"betas": (0.7, *f.spec.betas[1:])}
     assert space["spec"] == f.spec.replace(**change)
     assert counts(browser) == [level.n_active for level in space["f"].levels]
-    again = pc.forecast(DIGITS.x, space["spec"], bias="none" if name == "raw" else "both")
+    again = pc.forecast(DIGITS, space["spec"], bias="none" if name == "raw" else "both")
     assert space["f"].loss == again.loss
 
 
@@ -280,7 +260,7 @@ def test_what_is_copied_is_this_forecast(browser, pages, name):
 def test_a_copied_command_runs(browser, tmp_path, capsys, spec, box):
     from posterior_collapse.cli import main
 
-    page = pc.forecast(DIGITS.x, spec).to_html(tmp_path / "copied.html", name="digits")
+    page = pc.forecast(DIGITS, spec).to_html(tmp_path / "copied.html", name="digits")
     browser.open(page.as_uri())
     browser.type(box, "3")
     browser.value("document.getElementById('copy-command').click()")

@@ -9,31 +9,10 @@ import pytest
 import posterior_collapse as pc
 from posterior_collapse.report import save_figure
 from posterior_collapse.report.names import settings
+from seen import DIGITS, ON_DIGITS, ON_OTHERS
 
-DIGITS = pc.load("digits").x
-CHAIN = pc.ChainSpec((6, 5, 4), (1.0, 1.5, 2.0), (0.3, 0.4, 0.5), sigmas=(0.5, 0.4, 0.3))
-TWO = pc.HVAESpec((8, 6), (1.0, 2.0), 0.3, sigma_1=0.4)
-
-
-def kinds():
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((200, 5)) * [3, 2, 1, 0.5, 1e-8]
-    return {
-        "learned": (DIGITS, pc.VAESpec(16, eta_dec="learned")),
-        "shared": (DIGITS, pc.VAESpec(16, eta_dec=0.3, sigma="shared")),
-        "bernoulli": (DIGITS, pc.VAESpec(16, beta=0.5, likelihood="bernoulli")),
-        "chain": (DIGITS, CHAIN),
-        "two": (DIGITS, TWO),
-        "explained": ((x, 2 * x), pc.CVAESpec(3)),
-        "unequal": (1e8 * x, pc.VAESpec(4, sigma=(0.9, 0.1, 0.5, 0.3))),
-        "counts": (rng.poisson(np.exp(x / 3)), pc.VAESpec(4, likelihood="poisson")),
-        "one-hot": (np.eye(4)[rng.integers(0, 4, 200)], pc.VAESpec(3, likelihood="categorical")),
-        "flat": (x, pc.HVAESpec((3, 3), (1.0, 1.0), 0.5, sigma_1="learned")),
-        "two bernoulli": ((x > 0) * 1.0, pc.HVAESpec((4, 4), (0.3, 0.5), likelihood="bernoulli")),
-    }
-
-
-KINDS = kinds()
+CHAIN, TWO = ON_DIGITS["chain"], ON_DIGITS["hvae"]
+KINDS = {name: (DIGITS, spec) for name, spec in ON_DIGITS.items()} | ON_OTHERS
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -25,6 +25,7 @@ from posterior_collapse.report.pages.rendering import words
 from posterior_collapse.report.pages.sweep import line_chart, sweep_html
 from posterior_collapse.report.text import by_kl, with_error
 from posterior_collapse.runs.kept import swept
+from seen import large
 
 DIGITS = pc.load("digits")
 SPEC = pc.VAESpec(12, beta=2.0, eta_dec=0.3)
@@ -283,15 +284,9 @@ def test_a_model_without_a_decoder_has_a_page_without_pictures():
 
 
 def test_many_rows_and_units_are_still_a_small_page_at_once():
-    rng = np.random.default_rng(0)
-    scale = np.where(np.arange(64) < 40, np.linspace(0.95, 0.3, 64), 0.0)
-    mean = rng.standard_normal((60_000, 64)) * scale
-    found = diagnose_arrays(mean, np.sqrt(1 - scale**2))
-    epochs = np.arange(1, 1001)
-    history = {"epoch": epochs, "kl_1": epochs, "active_1": epochs % 60, "loss": 1 / epochs}
-    history |= {f"kl_1_{unit}": epochs / unit for unit in range(1, 65)}
+    found = large()
     start = time.perf_counter()
-    page = diagnosis_html(dataclasses.replace(found, _history=history))
+    page = diagnosis_html(found)
     assert time.perf_counter() - start < 10  # seconds; about 0.1 on an idle machine
     assert len(page.encode()) < 300_000
     assert len(Parsed(page).near("article")) == 32

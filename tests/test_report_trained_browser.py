@@ -7,7 +7,7 @@ import pytest
 
 import posterior_collapse as pc
 from browser import NEEDS_CHROMIUM
-from posterior_collapse.diagnosis import diagnose_arrays
+from seen import large
 
 pytestmark = NEEDS_CHROMIUM
 
@@ -15,17 +15,6 @@ DIGITS = pc.load("digits")
 CARDS = "[...document.querySelectorAll('.pc-card')].filter(c => c.offsetHeight)"
 ROWS = "[...document.querySelectorAll('tbody tr[data-kind]')].filter(r => r.offsetHeight)"
 FOCUS = "document.activeElement.textContent.trim().replace(/\\s+/g, ' ')"
-
-
-def large():
-    """60,000 rows, 64 units, 1,000 epochs."""
-    rng = np.random.default_rng(0)
-    scale = np.where(np.arange(64) < 40, np.linspace(0.95, 0.3, 64), 0.0)
-    found = diagnose_arrays(rng.standard_normal((60_000, 64)) * scale, np.sqrt(1 - scale**2))
-    epochs = np.arange(1, 1001)
-    history = {"epoch": epochs, "kl_1": epochs, "active_1": epochs % 60, "loss": 1 / epochs}
-    history |= {f"kl_1_{unit}": epochs / unit for unit in range(1, 65)}
-    return dataclasses.replace(found, _history=history)
 
 
 @pytest.fixture(scope="module")
