@@ -114,7 +114,7 @@ def read_folder(folder: Path) -> Dataset:
         with _opened(path) as image:
             sizes.append(image.size)
             modes.add(image.mode)
-            kinds.append("L" if _has_grey_palette(image) else GREY.get(image.mode, "RGB"))
+            kinds.append(_kind(image))
         width, height = sizes[0]
         if sizes[-1] != sizes[0]:
             raise DataError(
@@ -162,12 +162,12 @@ def read_folder(folder: Path) -> Dataset:
     )
 
 
-def _has_grey_palette(image: Any) -> bool:
-    """Whether a picture of numbered colours has shades of grey only."""
+def _kind(image: Any) -> str:
+    """Return as what a picture is read; numbered colours may be shades of grey only."""
     if image.mode != "P":
-        return False
+        return GREY.get(image.mode, "RGB")
     colours = np.reshape(image.getpalette("RGB"), (-1, 3))
-    return bool((colours == colours[:, :1]).all())
+    return "L" if (colours == colours[:, :1]).all() else "RGB"
 
 
 def _folders(folder: Path) -> list[Path]:

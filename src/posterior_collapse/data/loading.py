@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from posterior_collapse import checks
 from posterior_collapse.arrays import chunks, is_lazy, same_length
 from posterior_collapse.data.arrays import from_array
 from posterior_collapse.data.dataset import TASKS, Dataset
@@ -17,7 +18,7 @@ from posterior_collapse.data.files import READERS, TEXTS, read_file, suffix_of
 from posterior_collapse.data.published import Folder, expanded
 from posterior_collapse.data.reading import Reading
 from posterior_collapse.data.registry import DIVISORS, canonical, from_registry, unknown
-from posterior_collapse.errors import DataError, InvalidArgumentError, nearest
+from posterior_collapse.errors import DataError, InvalidArgumentError
 
 
 def load(
@@ -87,10 +88,8 @@ def load(
         >>> load([[0.5], [1.5]], given=[[1, 2], [3, 4]])
         <Dataset 'array': x 2 x 2 int64, y 2 x 1 float64, used as they are>
     """
-    if task is not None and task not in TASKS:
-        raise InvalidArgumentError(
-            "task", repr(task), f"one of {list(TASKS)}", f"Pass one.{nearest(str(task), TASKS)}"
-        )
+    if task is not None:
+        checks.one_of("task", task, list(TASKS), "Pass one.")
     if task is not None and given is not None:
         raise InvalidArgumentError(
             "task", f"{task!r} beside `given`", "one of the two", "Leave one away."

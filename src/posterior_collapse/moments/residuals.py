@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from posterior_collapse import checks
 from posterior_collapse.arrays import Float, check_shape, refuse_non_finite
 from posterior_collapse.data.samples import as_pair
-from posterior_collapse.errors import DataError, InvalidArgumentError
+from posterior_collapse.errors import DataError
 
 
 def cross_fitted_residuals(x: Any, y: Any, folds: int = 5) -> Float:
@@ -47,10 +48,7 @@ def cross_fitted_residuals(x: Any, y: Any, folds: int = 5) -> Float:
     for name, values in (("x", x), ("y", y)):
         check_shape(name, values.shape)
         refuse_non_finite(name, values)
-    if not (isinstance(folds, int) and folds >= 2):
-        raise InvalidArgumentError(
-            "folds", repr(folds), "a whole number, at least 2", "Pass folds=5."
-        )
+    folds = checks.whole("folds", folds, 2, example=5)
     if len(x) < folds:
         raise DataError(
             "x and y",

@@ -62,9 +62,7 @@ def _spectrum(axes: Axes, forecast: Forecast) -> None:
     lowest = float(variance[variance > floor].min(initial=np.inf))
     modes = np.arange(1, shown + 1)
     order = np.argsort(-top.data_variance, kind="stable")
-    status = np.array(["none"] * shown, dtype="<U9")
-    units = min(shown, len(order))
-    status[:units] = np.array(top.status)[order[:units]]
+    status = np.array([*(top.status[i] for i in order), *["none"] * shown])[:shown]
     for name, marker, color, face, said in (
         ("active", "o", BLUE, BLUE, "active unit"),
         ("noise", "s", GREEN, GREEN, "unit relaying noise"),
@@ -85,8 +83,7 @@ def _spectrum(axes: Axes, forecast: Forecast) -> None:
             lowest = min(lowest, float(np.nanmin(line)))
             name = f" (z{number})" if len(forecast.levels) > 1 else ""
             # Beyond the units it is what one more would have to exceed.
-            beyond = np.full(max(0, shown - len(line)) + 1, line[-1])
-            ends = np.append(line, beyond)[: max(shown, len(line)) + 1]
+            ends = np.append(line, np.full(max(0, shown - len(line)) + 1, line[-1]))
             said, edges = f"threshold{name}", np.arange(len(ends)) + 0.5
             axes.step(edges, ends, style, where="post", color="black", label=said)
     plain_log(axes, "y")
