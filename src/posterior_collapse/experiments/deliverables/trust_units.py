@@ -69,7 +69,9 @@ def quantiles(values: ArrayLike, decimals: int = 12) -> list[float | None]:
     array = np.asarray(values, dtype=float)
     if array.size == 0:
         return [None] * 3
-    return [round(float(value), decimals) for value in np.quantile(array, (0.5, 0.1, 0.9))]
+    # To 12 digits first, so that rounding does not decide which way a half goes.
+    found = (round(float(value), 12) for value in np.quantile(array, (0.5, 0.1, 0.9)))
+    return [round(value, decimals) for value in found]
 
 
 def usable(
