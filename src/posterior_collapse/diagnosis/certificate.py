@@ -14,12 +14,11 @@ from scipy import linalg
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 from posterior_collapse.arrays import Float
-from posterior_collapse.diagnosis.scores import Kind, Noise
+from posterior_collapse.diagnosis.scores import Floats, Kind, Noise
 from posterior_collapse.diagnosis.statistics import Reservoir, Which
 from posterior_collapse.theory import ACTIVE_INFORMATION
 from posterior_collapse.theory.thresholds import SURE, variance_error
 
-Floats = NDArray[np.floating]
 NUMBERS = 2**24
 """Numbers of residuals that are kept: 64 MiB in float32, and up to twice that while they come."""
 LEAST_KEPT = 100

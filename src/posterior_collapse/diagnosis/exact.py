@@ -14,8 +14,9 @@ from torch.distributions import Distribution, Normal
 
 from posterior_collapse.arrays import Float
 from posterior_collapse.diagnosis.certificate import LEAST_INFORMED, Signal
+from posterior_collapse.diagnosis.comparing import Compared, gaussian_log_density
 from posterior_collapse.diagnosis.levels import RowPosteriors
-from posterior_collapse.diagnosis.passes import Pass, Reconstruction, SampledPass
+from posterior_collapse.diagnosis.passes import Pass, SampledPass
 from posterior_collapse.diagnosis.reading import in_double, noise_generator
 from posterior_collapse.diagnosis.statistics import Which
 from posterior_collapse.errors import DataError
@@ -27,6 +28,7 @@ from posterior_collapse.models import (
     load_parameters,
     read_parameters,
 )
+from posterior_collapse.models.likelihoods import draw
 from posterior_collapse.models.linear import LinearValues
 from posterior_collapse.moments import Moments
 from posterior_collapse.theory.spectrum import Modes
@@ -97,17 +99,10 @@ class ExactPass:
                     0.0 if len(levels) == len(values.stds) - 1 else math.nan,
                 )
             )
-            z = given + std * torch.randn(
-                given.shape, generator=self.generator, device=given.device, dtype=given.dtype
-            )
-        features = (x if y is None else y).shape[-1]
-        eta = float(values.eta_decs[0])
-        normaliser = features / 2 * math.log(2 * math.pi * eta**2)
-        density = -terms.squared_error / (2 * eta**2) - normaliser
-        reconstruction = Reconstruction(
-            in_double(terms.squared_error), in_double(density), eta, features
-        )
-        return Pass(tuple(levels), reconstruction, ())
+            z = draw(Normal(given, std, validate_args=False), self.generator)
+        error, eta = in_double(terms.squared_error), float(values.eta_decs[0])
+        density = gaussian_log_density(error, eta, (x if y is None else y).shape[-1])
+        return Pass(tuple(levels), Compared(error, density, np.full(len(error), eta**2)))
 
 
 def exact_signals(model: LatentModel, moments: Moments) -> tuple[Signal, ...]:
