@@ -13,7 +13,7 @@ from posterior_collapse.adapters.findings import DECODERS, findings
 from posterior_collapse.adapters.probing import ROLES, Sizes
 from posterior_collapse.adapters.reconstruction import ReconstructionReading, plain
 from posterior_collapse.adapters.terms import KLReading, Terms, cut_off, read_terms, reductions
-from posterior_collapse.adapters.weight import has_floor, lower_weight, units_kept
+from posterior_collapse.adapters.weight import lower_weight, units_kept
 from posterior_collapse.data.samples import read
 from posterior_collapse.diagnosis import Finding
 from posterior_collapse.diagnosis.onsets import Onset
@@ -121,7 +121,7 @@ class LossAudit(Record):
         if self.forecast is not None:
             assert isinstance(self.forecast.spec, VAESpec)
             return self.forecast.spec
-        if has_floor(self.kl):
+        if self.kl.has_floor:
             raise InvalidArgumentError(
                 "loss",
                 f"a KL that costs nothing up to {self.kl.floor:.4g} nats",

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posterior_collapse.adapters.probing import Probe
+from posterior_collapse.adapters.probing import Probe, along
 from posterior_collapse.adapters.reconstruction import holds_on
 from posterior_collapse.adapters.terms import KLReading, Terms
 from posterior_collapse.arrays import Array, Float
@@ -86,11 +86,10 @@ def with_masks(terms: Terms, data: Any) -> Terms:
 
 def _within(rows: Array, y: Tensor, terms: Terms) -> bool:
     """Whether the mean, by the best constant output, is none of the outputs that are cut off."""
-    reconstruction, probe = terms.reconstruction, terms.probe
-    if not reconstruction.clipped or probe is None:
+    if not terms.reconstruction.clipped or terms.probe is None:
         return True
     mean = torch.as_tensor(rows.mean(axis=0, dtype=np.float64)).reshape(y.shape[1:])
-    return holds_on(probe, reconstruction, y, mean.expand(y.shape))
+    return holds_on(terms.probe, terms.reconstruction, y, mean.expand(y.shape))
 
 
 def _one_hot(rows: Array, terms: Terms) -> bool:
@@ -103,7 +102,7 @@ def _one_hot(rows: Array, terms: Terms) -> bool:
     if axis is None or (probe is not None and probe.target.values == "classes"):
         return True
     whole = rows.reshape(len(rows), *features)
-    sums = whole.sum(axis=_along(axis), dtype=np.float64)
+    sums = whole.sum(axis=along(axis), dtype=np.float64)
     least = float(whole.min(initial=0))
     return least >= -ROUNDING and float(np.abs(sums - 1).max()) <= ROUNDING * features[axis]
 
@@ -141,24 +140,19 @@ def _targets(data: Any, terms: Terms) -> Array:
     width, axis = math.prod(features), _class_axis(rows.shape[1], features, axis)
     if rows.shape[1] == width:
         return rows
-    if axis is not None and terms.reconstruction.likelihood != "categorical":
+    if axis is None:
+        raise DataError(
+            "data",
+            f"{rows.shape[1]:,} features",
+            f"{width:,}, as features={features}",
+            "Pass the features of your data.",
+        )
+    if terms.reconstruction.likelihood != "categorical":
         return rows
-    if axis is not None:
-        classes = features[axis]
-        positions = [size for i, size in enumerate(features) if i != axis % len(features)]
-        hot = one_hot(rows.reshape(-1), classes).reshape(len(rows), *positions, classes)
-        return np.moveaxis(hot, -1, _along(axis)).reshape(len(rows), width)
-    raise DataError(
-        "data",
-        f"{rows.shape[1]:,} features",
-        f"{width:,}, as features={features}",
-        "Pass the features of your data.",
-    )
-
-
-def _along(axis: int) -> int:
-    """Return an axis of the features, counted from their first or last, as one of their rows."""
-    return axis if axis < 0 else axis + 1
+    classes = features[axis]
+    positions = np.delete(features, axis).tolist()
+    hot = one_hot(rows.reshape(-1), classes).reshape(len(rows), *positions, classes)
+    return np.moveaxis(hot, -1, along(axis)).reshape(len(rows), width)
 
 
 def _by_position(rows: Array, terms: Terms) -> Array:
@@ -167,7 +161,7 @@ def _by_position(rows: Array, terms: Terms) -> Array:
     if axis is None:
         return rows
     whole = rows.reshape(len(rows), *terms.sizes.features)
-    return np.moveaxis(whole, _along(axis), -1).reshape(rows.shape)
+    return np.moveaxis(whole, along(axis), -1).reshape(rows.shape)
 
 
 def _class_axis(columns: int, features: tuple[int, ...], known: int | None) -> int | None:
@@ -185,7 +179,7 @@ def _shaped(rows: Array, probe: Probe) -> Array:
         return np.asarray(rows.reshape(len(rows), *shape), dtype=np.int64)
     whole = rows.reshape(len(rows), *shape)
     if values == "classes" and axis is not None:
-        return np.asarray(whole.argmax(axis=_along(axis)))
+        return np.asarray(whole.argmax(axis=along(axis)))
     return whole
 
 

@@ -74,6 +74,16 @@ class KLReading(NamedTuple):
         """Whether one weight says what a nat costs."""
         return self.kind in ("gaussian", "free bits", "capacity")
 
+    @property
+    def has_floor(self) -> bool:
+        """Whether a small KL costs nothing or is rewarded: then no weight collapses every unit."""
+        return self.kind in ("free bits", "capacity") and self.floor > 0
+
+    @property
+    def whose(self) -> str:
+        """Of what the floor is, in words."""
+        return "each unit" if self.floor_over == "unit" else "all units together"
+
 
 def read_kl(probe: Probe) -> KLReading:
     """Return what moving the posterior off the prior says of the loss."""

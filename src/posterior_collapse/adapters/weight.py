@@ -15,11 +15,6 @@ if TYPE_CHECKING:
     from posterior_collapse.adapters.audit import LossAudit
 
 
-def has_floor(kl: KLReading) -> bool:
-    """Whether a small KL costs nothing or is rewarded: then no weight collapses every unit."""
-    return kl.kind in ("free bits", "capacity") and kl.floor > 0
-
-
 def lower_weight(audit: LossAudit, active: int | None) -> str:
     """Return how to turn the KL's weight so that a linear model keeps some units, a sentence.
 
@@ -38,11 +33,11 @@ def lower_weight(audit: LossAudit, active: int | None) -> str:
     if wanted > modes:
         return f"The data have only {modes} modes: no weight keeps {wanted} units."
     wider = f"Give the model at least {wanted} latent units." if wanted > units else ""
-    if wider and (has_floor(kl) or kl.weights is not None):
+    if wider and (kl.has_floor or kl.weights is not None):
         return wider  # what further units of such a loss cost is not known
     if wanted <= forecast.n_active:
         return "Nothing needs to change."
-    if has_floor(kl):
+    if kl.has_floor:
         return (
             f"Raise the floor of {kl.floor:.4g} nats, or lower the KL's weight until more than the "
             "floor is worth paying for."
@@ -81,7 +76,7 @@ def units_kept(forecast: Forecast, kl: KLReading) -> str:
     times, units = forecast.onset / forecast.spec.beta_levels[0], forecast.spec.dims[0]
     who = "a linear model" if _is_exact(forecast) else "the quadratic approximation"
     kept = f"On these data {who} keeps {forecast.n_active} of {units} units"
-    if has_floor(kl):
+    if kl.has_floor:
         said = "costs nothing" if kl.kind == "free bits" else "is rewarded"
         each = " of each unit" if kl.floor_over == "unit" else ""
         return f"{kept}; no weight collapses all, for a KL up to {kl.floor:.4g} nats{each} {said}."

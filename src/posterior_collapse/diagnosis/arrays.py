@@ -16,6 +16,7 @@ from posterior_collapse.diagnosis.conclusions import linear_forecast
 from posterior_collapse.diagnosis.levels import (
     LevelStatistics,
     RowPosteriors,
+    check_spec,
     collapse_options,
     gaussian_kl,
 )
@@ -91,7 +92,7 @@ def diagnose_arrays(
             "Pass std, log_var or var.",
         )
     means = _matrix("mean", mean)
-    _check_spec(spec, means.shape[1])
+    check_spec(spec, means.shape[1:])
     if prior_std is None:
         prior_std = 1.0 if spec is None else spec.eta_enc
     ((name, spread),) = given.items()
@@ -118,22 +119,6 @@ def diagnose_arrays(
         notes=(*[BEYOND] * beyond, *statistics.notes(level), *notes),
     )
     return with_verdict(found)
-
-
-def _check_spec(spec: Spec | None, units: int) -> None:
-    if spec is None:
-        return
-    if not isinstance(spec, Spec):
-        raise InvalidArgumentError(
-            "spec", type(spec).__name__, "a VAESpec or CVAESpec", "Pass one, or leave it out."
-        )
-    if spec.dims != (units,):
-        raise InvalidArgumentError(
-            "spec",
-            f"latent dims {spec.dims}",
-            f"one level of {units} units, as in mean",
-            "Leave the spec out, or diagnose the model itself with diagnose.",
-        )
 
 
 def _matrix(name: str, values: Any) -> NDArray[Any]:

@@ -237,13 +237,12 @@ class Rows(NamedTuple):
         curvature = None if self.curvature is None else self.curvature[which]
         return Rows(average, difference, curvature)
 
-    def halves(self, dense: int, least: float = 0.0) -> tuple[_Covariance, _Covariance]:
+    def halves(self, dense: int, least: float = 0.0) -> list[_Covariance]:
         """Covariances of every second row and of the others; for the rest see `_Covariance`."""
-        first, second = (
+        return [
             _Covariance(self.average[half::2], self.difference[half::2], dense, least)
             for half in (0, 1)
-        )
-        return first, second
+        ]
 
 
 def _centred(average: Floats, out: Floats) -> Floats:
@@ -341,11 +340,7 @@ class _Covariance:
                 last = self.features - 1
                 values, vectors = linalg.eigh(self._matrix, subset_by_index=(last, last))
         else:
-            shape = (self.features, self.features)
-            operator = LinearOperator(shape, matvec=self.times, dtype=np.float64)
-            # A start of its own: the library's is random.
-            start = np.ones(self.features)
-            values, vectors = eigsh(operator, k=FEW, which="LA", v0=start, tol=1e-4)
+            values, vectors = self._largest(FEW, tol=1e-4)
         return values[::-1], vectors[:, ::-1]
 
     @cached_property
@@ -353,11 +348,15 @@ class _Covariance:
         """Eigenvector of the largest eigenvalue, found without the matrix where rows are few."""
         if self._matrix is not None:
             return np.asarray(self.strongest[1][:, 0])
+        return np.asarray(self._largest(1, tol=ROUGH, ncv=KRYLOV)[1][:, 0])
+
+    def _largest(self, count: int, **options: Any) -> tuple[Any, Any]:
         shape = (self.features, self.features)
         operator = LinearOperator(shape, matvec=self.times, dtype=np.float64)
+        # A start of its own: the library's is random.
         start = np.ones(self.features)
-        found = eigsh(operator, k=1, which="LA", v0=start, ncv=KRYLOV, tol=ROUGH)[1]
-        return np.asarray(found[:, 0])
+        found: tuple[Any, Any] = eigsh(operator, k=count, which="LA", v0=start, **options)
+        return found
 
     def along(self, direction: Floats) -> tuple[float, float]:
         """The variance along a direction, and its standard error."""

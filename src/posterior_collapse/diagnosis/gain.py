@@ -134,15 +134,9 @@ def gain_of(
 ) -> Gain:
     """Return what one more unit of a level would gain, over the best number of parts.
 
-    Args:
-        spec: The hyperparameters.
-        level: 1 next to the data.
-        signal: Of the level.
-        limit: Variance that a unit must exceed.
-        error: Standard error of its t.
-        worth: Nats that a unit must gain to be worth having.
-        most: Nats that there are to be gained at all. The price is that of a parabola, which goes
-            on falling where a loss does not: far away where outputs are all but certain.
+    Arguments are those of `certificate`; `error` is that of the level's t. There is no more than
+    `most` to be gained: the price is that of a parabola, which goes on falling where a loss does
+    not, far away where outputs are all but certain.
     """
     t = signal.variances[:1] / limit
     if np.isnan(t).any():

@@ -26,6 +26,7 @@ from posterior_collapse.diagnosis.statistics import (
     mixture_information,
 )
 from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.specs import Spec
 from posterior_collapse.theory import ACTIVE_INFORMATION
 from posterior_collapse.theory.thresholds import SURE
 
@@ -57,6 +58,19 @@ def collapse_options(epsilon: object, delta: object) -> dict[str, float]:
             "delta", number, "a share of the rows, below 1", "Pass delta=0.05."
         )
     return {"epsilon": checks.positive("epsilon", epsilon), "delta": number}
+
+
+def check_spec(spec: Spec | None, units: tuple[int, ...]) -> None:
+    """Refuse a spec of other units per level, or what is none.
+
+    Raises:
+        InvalidArgumentError: It is.
+    """
+    if spec is None or (isinstance(spec, Spec) and spec.dims == units):
+        return
+    got = f"latent dims {spec.dims}" if isinstance(spec, Spec) else type(spec).__name__
+    of = f"one level of {units[0]}" if len(units) == 1 else f"levels of {units}"
+    raise InvalidArgumentError("spec", got, f"a spec of {of} units", "Leave it out, or check it.")
 
 
 @dataclass(frozen=True)
@@ -123,18 +137,15 @@ class LevelStatistics:
         self.kept.add(rows.kl, *rows.means, *rows.variances, *(rows.drawn or ()))
 
     def notes(self, level: LevelDiagnosis, name: str = "") -> Iterator[str]:
-        """Yield what few rows do to a diagnosis, and whether only a part of them was kept.
+        """Yield what few rows do to a `diagnosis`, and whether only a part of them was kept.
 
-        Args:
-            level: What `diagnosis` returned.
-            name: Of the level, if there are several, such as " of z2".
+        The `name` is that of the level, if there are several, such as " of z2".
         """
         kept, n = self.kept.kept, self.kept.n
         if kept < n:
             part = f"{kept:,} rows, drawn at random from {n:,}"
             yield f"quantiles and information are those of {part}"
-        collapsed = np.array([status == "collapsed" for status in level.status])
-        doubtful = collapsed & (level.information > ACTIVE_INFORMATION)
+        doubtful = level.that_are("collapsed") & (level.information > ACTIVE_INFORMATION)
         if doubtful.any():
             yield (
                 f"{_units(doubtful)}{name} counted as collapsed may be active: the information, up "
@@ -150,13 +161,7 @@ class LevelStatistics:
             )
 
     def diagnosis(self, *, top: bool, epsilon: float = 0.01, delta: float = 0.05) -> LevelDiagnosis:
-        """Return what was found, the decoder's part left open.
-
-        Args:
-            top: Whether this is the top level, whose prior is fixed.
-            epsilon: KL of (eps, delta)-collapse.
-            delta: Share of rows of (eps, delta)-collapse.
-        """
+        """Return what was found, the decoder's part left open; the `top` level's prior is fixed."""
         kl, *rest = self.kept.rows()
         halves = self._halves
         posterior = Posteriors(rest[:halves], rest[halves : 2 * halves], self.kept.n, self._centred)
@@ -301,10 +306,7 @@ def _without_noise(halves: list[Float]) -> tuple[Float, Float, Float]:
 def has_diverged(kl: Float, widest: Float, prior: Float) -> NDArray[np.bool_]:
     """Return which units are beyond all use, (units,).
 
-    Args:
-        kl: Mean over the rows, in nats.
-        widest: Largest variance of a posterior.
-        prior: Mean variance of the prior.
+    By their mean KL in nats, or the largest variance of a posterior beside the prior's.
     """
     beyond: NDArray[np.bool_] = (kl > DIVERGED_KL) | (np.sqrt(widest / prior) > DIVERGED_STD)
     return beyond

@@ -313,9 +313,7 @@ def _classes(variance: Float, most: int) -> Float:
     """Variances that all rows are made of, ascending, close enough to interpolate between."""
     low, high = float(variance.min()), float(variance.max())
     steps = math.ceil(math.log(high / low) / (2 * math.log(CLASS_RATIO)))
-    classes = np.geomspace(low, high, min(steps, most - 1) + 1)
-    classes[0], classes[-1] = low, high
-    return classes
+    return np.geomspace(low, high, min(steps, most - 1) + 1)
 
 
 def _between_widths(variance: Float, widths: Float) -> _Shares:
