@@ -25,6 +25,7 @@ from posterior_collapse.cli.options import SWEPT
 
 if TYPE_CHECKING:
     from posterior_collapse.models import Architecture
+    from posterior_collapse.theory.reading import Bias
 
 PAPER = "vae-relu, cvae-relu, cvae-linear-net, cvae-cnn, hvae-relu, hvae-cnn"
 
@@ -32,8 +33,7 @@ PAPER = "vae-relu, cvae-relu, cvae-linear-net, cvae-cnn, hvae-relu, hvae-cnn"
 def among(known: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
     """Return what completes an option in the shell, the last of its values if commas part several.
 
-    Args:
-        known: Gives the values; called when completing, so that nothing is loaded for it before.
+    The values are asked for when completing, so that nothing is loaded for them before.
 
     Example:
         >>> among(lambda: ["linear", "mlp"])("li"), among(lambda: ["relu", "elu"])("relu,e")
@@ -226,6 +226,11 @@ class SpecOptions(NumberOptions, Law):
     dispersion: str = DISPERSION
     biases: bool = Option(True, help="Whether the model has biases (central moments).")
 
+    @property
+    def bias(self) -> Bias:
+        """Which of its layers have biases, as `theory.forecast` is told."""
+        return "both" if self.biases else "none"
+
 
 @dataclasses.dataclass(frozen=True)
 class NetworkOptions(Law):
@@ -251,11 +256,7 @@ class NetworkOptions(Law):
     dispersion: str = DISPERSION
 
     def networks(self, context: typer.Context, is_linear: bool) -> Architecture:
-        """Return the architecture; what only linear models can do implies a linear one.
-
-        Raises:
-            InvalidArgumentError: There is none of that name, or an option is not one of its own.
-        """
+        """Return the architecture; what only linear models can do implies a linear one."""
         from posterior_collapse.models import Architecture
 
         chosen: dict[str, Any] = {

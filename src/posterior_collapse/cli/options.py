@@ -34,13 +34,7 @@ SWEPT = (
 def numbers(
     option: str, text: str, kind: Callable[[str], Any] = float, parted: str = ":"
 ) -> tuple[Any, ...]:
-    """Return the numbers of an option.
-
-    Args:
-        option: Its name, for the error.
-        text: What was given.
-        kind: int or float.
-        parted: What parts them: a colon the levels (or units) of one value, a comma a list.
+    """Return the numbers of an option: a colon parts the levels (or units) of one, a comma a list.
 
     Raises:
         InvalidArgumentError: Not numbers.
@@ -172,14 +166,8 @@ def swept(
 ) -> dict[str, tuple[Spec, dict[str, Any]]]:
     """Return spec and numbers of the training of all combinations of values, by name.
 
-    The name says what varies, the last option fastest; it is "" where nothing does.
-
-    Args:
-        model: vae, cvae or hvae.
-        latents: Units, per level for a hvae.
-        given: Text of each option of `SWEPT`; commas part values, colons the levels (or units) of
-            one value.
-        **law: Likelihood and dispersion of all runs, as `build_spec` takes them.
+    The name says what varies, the last option fastest; it is "" where nothing does. Commas part the
+    values of an option of `SWEPT`; the law, of all runs, is likelihood and dispersion.
 
     Raises:
         InvalidArgumentError: A value is out of its domain, occurs twice, or is another model's; a
@@ -287,14 +275,7 @@ def check_outputs(plot: Path | None, html: Path | None) -> None:
 def write_views(
     found: Viewed, plot: Path | None, html: Path | None, source: str | None = None
 ) -> None:
-    """Write the figure and the page of a result, as far as they are asked for.
-
-    Args:
-        found: The result.
-        plot: Where the figure goes.
-        html: Where the page goes.
-        source: Of a forecast, as `report.write_page` takes it.
-    """
+    """Write the figure and the page of a result, as far as they are asked for."""
     from posterior_collapse import report
 
     if plot is not None:

@@ -147,11 +147,9 @@ def _list() -> None:
 
 
 class RowsTable(Display):
-    """How many runs of each row of the paper are done, what trains, and the time left.
+    """How many runs of each row of the paper, by id, are done, what trains, and the time left.
 
-    Args:
-        names: Of the rows, by id.
-        runs: Number of runs of each, by id; those that rows share count in each.
+    Runs that rows share count in each.
     """
 
     def __init__(self, names: Mapping[str, str], runs: Mapping[str, int]) -> None:

@@ -228,15 +228,7 @@ def asked(
     exact: bool = False,
     from_forecast: bool = False,
 ) -> dict[str, Run]:
-    """Return runs on the same data that differ in their specs and numbers, checked.
-
-    Args:
-        data: What names the data.
-        architecture: Of all.
-        settings: Of all.
-        runs: Spec and own settings (`seed`, `learning_rate`, `clip`) by name.
-        exact: Train linear models with the noise integrated out.
-        from_forecast: Start at the closed-form optimum.
+    """Return runs that differ in their specs and own settings (`NUMBERS`) only, checked.
 
     Raises:
         InvalidArgumentError: They do not fit each other.

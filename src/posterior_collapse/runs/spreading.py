@@ -64,20 +64,20 @@ class Handed(NamedTuple):
 
 
 def advance(
-    execute: Execute, runs: Sequence[Run], packed: Packed | None, patience: float, *rest: Any
+    execute: Execute,
+    runs: Sequence[Run],
+    packed: Packed | None,
+    patience: float,
+    stays: bool,
+    device: str,
 ) -> Handed:
     """Train a group for a while; this is what runs on a worker.
 
-    Args:
-        execute: Trains and measures.
-        runs: The group.
-        packed: The checkpoints that it goes on from; None: it starts.
-        patience: Seconds until it pauses, at the end of the epoch.
-        *rest: Whether checkpoints stay when it has ended, and the device.
+    It goes on from packed checkpoints, or starts; after `patience` seconds it pauses at the end of
+    the epoch. Whether the checkpoints of a group that has ended stay, and where, see `Job`.
     """
     from distributed import get_worker
 
-    stays, device = rest
     epochs: list[Epoch] = []
     # Others have nothing to go on from before their end.
     end = time.monotonic() + patience if runs[0].method == "minibatch" else float("inf")
@@ -140,13 +140,7 @@ class _Task(NamedTuple):
 
 
 class _Spreading:
-    """One call's tasks.
-
-    Args:
-        client: Whose cluster it is.
-        execute: Trains and measures.
-        device: Where.
-    """
+    """One call's tasks on the cluster of a client."""
 
     def __init__(self, client: Any, execute: Execute, device: str) -> None:
         self.client, self.device = client, device

@@ -229,12 +229,9 @@ class Store:
         return record
 
     def put(self, outcome: Outcome, together: Sequence[str], origin: Mapping[str, Any]) -> None:
-        """Keep a finished run.
+        """Keep what a finished run left behind, and where (version and hardware).
 
-        Args:
-            outcome: What it left behind.
-            together: Keys of the runs that it trained with, its own among them.
-            origin: Version and hardware.
+        `together` are the keys of the runs that it trained with, its own among them.
 
         Raises:
             OutputError: The folder cannot be written.
