@@ -30,11 +30,9 @@ ROWS = 64
 def forecast_of(spec: VAESpec, data: Any, terms: Terms) -> tuple[Forecast, Onset | None]:
     """Return the forecast for a loss on data, and the onset where no closed form has it.
 
-    Args:
-        spec: What the loss asks for.
-        data: As `forecast` takes them; of class numbers, one column for each position.
-        terms: Its error and its KL. Of a floor the forecast is that of the beta which comes to the
-            same, of weights per unit that of each unit at its own.
+    Data are as `forecast` takes them; of class numbers, one column for each position. Of a floor of
+    the KL the forecast is that of the beta which comes to the same, of weights per unit that of
+    each unit at its own.
 
     Raises:
         DataError: The data do not fit the loss.

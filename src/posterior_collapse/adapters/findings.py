@@ -32,10 +32,7 @@ def findings(
 ) -> tuple[Finding, ...]:
     """Return what is to be said of a loss, the gravest first.
 
-    Args:
-        audit: All else that is known of it.
-        refusal: Why there is no forecast for its data.
-        given: Whether there are data.
+    Whether data are given, and why there is no forecast for them, counts too.
     """
     return (
         *_of_gradient(audit),
@@ -46,7 +43,7 @@ def findings(
         *_of_reductions(audit),
         *_of_value(audit),
         *_of_units(audit),
-        *([] if refusal is None else [_no_forecast(refusal)]),
+        *_of_refusal(refusal),
     )
 
 
@@ -351,9 +348,10 @@ def _of_value(audit: LossAudit) -> Iterator[Finding]:
     )
 
 
-def _no_forecast(refusal: PosteriorCollapseError) -> Finding:
-    text = f"There is no forecast for these data: {refusal.argument} has {refusal.got}."
-    return Finding("no-forecast", text, refusal.action)
+def _of_refusal(refusal: PosteriorCollapseError | None) -> Iterator[Finding]:
+    if refusal is not None:
+        text = f"There is no forecast for these data: {refusal.argument} has {refusal.got}."
+        yield Finding("no-forecast", text, refusal.action)
 
 
 def _of_units(audit: LossAudit) -> Iterator[Finding]:

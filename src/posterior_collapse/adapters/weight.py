@@ -9,6 +9,7 @@ import numpy as np
 
 from posterior_collapse import checks
 from posterior_collapse.adapters.terms import KLReading
+from posterior_collapse.diagnosis.conclusions import count_of, is_attainable
 from posterior_collapse.theory import Forecast
 
 if TYPE_CHECKING:
@@ -18,12 +19,7 @@ if TYPE_CHECKING:
 def lower_weight(audit: LossAudit, active: int | None) -> str:
     """Return how to turn the KL's weight so that a linear model keeps some units, a sentence.
 
-    Args:
-        audit: The loss, with its forecast.
-        active: How many units; None: all that there are modes for.
-
-    Raises:
-        InvalidArgumentError: No such number of units.
+    Of a loss with its forecast; `active` None: all the units that there are modes for.
     """
     forecast, kl, weight = audit.forecast, audit.kl, audit.weight
     assert forecast is not None
@@ -59,8 +55,8 @@ def lower_weight(audit: LossAudit, active: int | None) -> str:
     # Of a learned eta_dec not far below there is no minimum any more.
     shown = "{:.6g}".format if learned else lambda value: f"{_below(value):.3g}"
     factor = shown(least / beta)
-    whom = "in a linear model" if _is_exact(forecast) else "by the quadratic approximation"
-    kept = f"to keep {wanted} unit{'s' * (wanted != 1)} {whom}; a network may keep fewer"
+    whom = "in a linear model" if is_attainable(forecast) else "by the quadratic approximation"
+    kept = f"to keep {count_of(wanted, 'unit')} {whom}; a network may keep fewer"
     if weight is None or weight < 0:  # of a loss whose signs are both turned
         turn = f"Multiply your KL weight by {factor} {kept}."
     else:
@@ -74,7 +70,7 @@ def lower_weight(audit: LossAudit, active: int | None) -> str:
 def units_kept(forecast: Forecast, kl: KLReading) -> str:
     """Return how many units a loss keeps on its data, and how much more it bears, a sentence."""
     times, units = forecast.onset / forecast.spec.beta_levels[0], forecast.spec.dims[0]
-    who = "a linear model" if _is_exact(forecast) else "the quadratic approximation"
+    who = "a linear model" if is_attainable(forecast) else "the quadratic approximation"
     kept = f"On these data {who} keeps {forecast.n_active} of {units} units"
     if kl.has_floor:
         said = "costs nothing" if kl.kind == "free bits" else "is rewarded"
@@ -84,11 +80,6 @@ def units_kept(forecast: Forecast, kl: KLReading) -> str:
         f"above {times:.3g} times the weight no unit gains by a small step, whatever the network"
     )
     return f"{kept}; {above}."
-
-
-def _is_exact(forecast: Forecast) -> bool:
-    """Whether a linear model keeps what is forecast."""
-    return forecast.spec.likelihood == "gaussian"
 
 
 def _below(value: float) -> float:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from posterior_collapse import checks
-from posterior_collapse.errors import InvalidArgumentError, nearest
+from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.specs import CVAESpec, HVAESpec, Spec, VAESpec
 
 if TYPE_CHECKING:
@@ -104,10 +104,7 @@ def build_spec(
         >>> build_spec("hvae", latents="5:3", beta="1:2").betas
         (1.0, 2.0)
     """
-    if model not in MODELS:
-        raise InvalidArgumentError(
-            "--model", repr(model), f"one of {MODELS}", f"Pass --model vae.{nearest(model, MODELS)}"
-        )
+    checks.one_of("--model", model, MODELS, "Pass --model vae.")
     hierarchy = model == "hvae"
     if latents.count(",") and all(part.strip().isdigit() for part in latents.split(",")):
         raise InvalidArgumentError(

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from posterior_collapse import checks
 from posterior_collapse.cli.groups import DataDir, Scheduler, among
-from posterior_collapse.errors import InvalidArgumentError, nearest
+from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.progress import Display
 
 if TYPE_CHECKING:
@@ -90,11 +91,7 @@ def reproduce(
         for path in trust.write(out):
             typer.echo(path)
         return
-    if convention not in CONVENTIONS:
-        raise InvalidArgumentError(
-            "--convention", repr(convention), f"one of {list(CONVENTIONS)}",
-            f"Pass --convention elbo.{nearest(convention, CONVENTIONS)}",
-        )  # fmt: skip
+    checks.one_of("--convention", convention, CONVENTIONS, "Pass --convention elbo.")
     from posterior_collapse.experiments import Plan, chosen
     from posterior_collapse.training import Settings
 

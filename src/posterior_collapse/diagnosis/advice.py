@@ -62,12 +62,7 @@ def with_verdict(found: Diagnosis) -> Diagnosis:
 
 
 def advise(found: Diagnosis, conclusions: Sequence[Conclusion]) -> list[Finding]:
-    """Return the findings, the gravest first.
-
-    Args:
-        found: All that was measured.
-        conclusions: Per level; none where the certificate is not known.
-    """
+    """Return the findings, the gravest first; no conclusions: the certificate is not known."""
     numbered = list(enumerate(found.levels, start=1))
     if has_diverged(found):
         return list(_diverged(found))

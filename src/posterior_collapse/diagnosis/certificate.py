@@ -277,9 +277,8 @@ def _of_parts(
 def partitions(places: NDArray[Any], least: int) -> Iterator[NDArray[np.intp]]:
     """Yield labels of the rows for ever more parts, -1 for rows of parts that are too small.
 
-    Args:
-        places: Where rows are in latent space, (rows, units), distances as they count.
-        least: Rows that a part must have; as many parts are tried as could have twice that.
+    Places are (rows, units), with distances as they count. As many parts are tried as could have
+    twice the least number of rows.
     """
     if places.shape[1] == 0:
         return

@@ -12,7 +12,6 @@ from posterior_collapse.diagnosis.results import (
     NO_SIGNAL,
     Conclusion,
     Diagnosis,
-    Gain,
     LevelDiagnosis,
 )
 from posterior_collapse.errors import DataError, NotSolvedError, UnboundedObjectiveError
@@ -260,11 +259,11 @@ def _of_level(found: Diagnosis, at: int) -> Conclusion:
     spare, gain = has_spare(found, at), found.gains[at]
     if found.n < LEAST_ROWS or math.isnan(found.signal[at]):
         return "undecided"
-    if found.paying_units[at] or pays_in_parts(gain):
+    in_parts = gain.parts > 1  # used differently in each part of latent space
+    if found.paying_units[at] or (in_parts and gain.nats - SURE * gain.error > gain.worth):
         return "signal-unclaimed" if spare else "more-units-pay"
-    if found.undecided_units[at] or (gain.parts > 1 and gain.nats > gain.worth):
-        return "undecided"
-    if leaves_out(found, at):
+    may_pay = found.undecided_units[at] or (in_parts and gain.nats > gain.worth)
+    if may_pay or leaves_out(found, at):
         return "undecided"
     # If t is above 1 all the same, it is noise injected below, which nobody misses.
     return "collapse-optimal" if spare else "nothing-to-do"
@@ -278,11 +277,6 @@ def leaves_out(found: Diagnosis, at: int) -> bool:
 def in_parts_only(found: Diagnosis, at: int) -> bool:
     """Whether only a unit that is used differently in each part of latent space might pay."""
     return not found.undecided_units[at] and found.gains[at].parts > 1
-
-
-def pays_in_parts(gain: Gain) -> bool:
-    """Whether one more unit surely pays if used differently in each part of latent space."""
-    return gain.parts > 1 and gain.nats - SURE * gain.error > gain.worth
 
 
 def is_worse_than_none(found: Diagnosis) -> bool:

@@ -108,9 +108,7 @@ class ExactPass:
 def exact_signals(model: LatentModel, moments: Moments) -> tuple[Signal, ...]:
     """Return per level the variances left unexplained, as the training objective sees them.
 
-    Args:
-        model: For which `is_exact` holds.
-        moments: Of its data, central if it has biases.
+    Of a model for which `is_exact` holds, from the moments of its data, central if it has biases.
     """
     values = _float64(cast(MarkovVAE, model))
     variances = np.square(_residual_modes(values, moments).theta)
@@ -198,13 +196,8 @@ def turned(
 ) -> LatentModel:
     """Return the same model with the units of its free levels along their directions.
 
-    It is the model itself where they are already.
-
-    Args:
-        model: With levels that `free_levels` names, in evaluation mode.
-        rows: Batches of x and y.
-        samples: Of each row's posterior, as for `SampledPass`.
-        seed: Of these samples.
+    It is the model itself where they are already. The model is in evaluation mode; rows are batches
+    of x and y; samples are as for `SampledPass`, from a seed.
     """
     turns = _turns(model, rows, samples, seed)
     if all(turn is None for turn in turns):

@@ -13,6 +13,7 @@ from scipy.special import ndtr
 
 from posterior_collapse import checks
 from posterior_collapse.arrays import Float
+from posterior_collapse.diagnosis.conclusions import count_of
 from posterior_collapse.diagnosis.results import (
     QUANTILES,
     CollapseCurve,
@@ -148,16 +149,17 @@ class LevelStatistics:
         doubtful = level.that_are("collapsed") & (level.information > ACTIVE_INFORMATION)
         if doubtful.any():
             yield (
-                f"{_units(doubtful)}{name} counted as collapsed may be active: the information, up "
-                f"to {level.information[doubtful].max():.2g} nats, is within two errors of "
-                f"{ACTIVE_INFORMATION}"
+                f"{count_of(int(doubtful.sum()), 'unit')}{name} counted as collapsed may be "
+                f"active: the information, up to {level.information[doubtful].max():.2g} nats, is "
+                f"within two errors of {ACTIVE_INFORMATION}"
             )
         lacking = np.expm1(level.information) / kept
         biased = lacking > np.fmax(level.information_error, ACTIVE_INFORMATION)
         if biased.any():
             yield (
-                f"information of {_units(biased)}{name} is too low by up to about "
-                f"{lacking.max():.2g} nats, which its error leaves out: {kept:,} rows show no more"
+                f"information of {count_of(int(biased.sum()), 'unit')}{name} is too low by up to "
+                f"about {lacking.max():.2g} nats, which its error leaves out: {kept:,} rows show "
+                "no more"
             )
 
     def diagnosis(self, *, top: bool, epsilon: float = 0.01, delta: float = 0.05) -> LevelDiagnosis:
@@ -321,11 +323,6 @@ def _status(information: Information, of_input: Information) -> Status:
     if is_active(information):
         return "active"
     return "noise" if is_active(of_input) else "collapsed"
-
-
-def _units(which: NDArray[np.bool_]) -> str:
-    count = int(which.sum())
-    return f"{count} unit{'s' * (count != 1)}"
 
 
 def _quantiles(ordered: Float) -> tuple[Float, Float]:

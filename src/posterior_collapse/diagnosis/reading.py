@@ -78,12 +78,8 @@ def sampled_kl(q: Normal, p: Distribution, z: Tensor) -> Tensor:
     """Return E_q[log q - log p] of each unit by samples, for a prior that is not Gaussian.
 
     Of a prior that does not split over units the sum is exact, and a unit's part is that to its
-    own marginal, where a mixture has one, with what is left shared by all alike.
-
-    Args:
-        q: Posteriors, (rows, units).
-        p: Of one latent: elementwise, or of vectors.
-        z: Samples, (samples, rows, units).
+    own marginal, where a mixture has one, with what is left shared by all alike. Posteriors are
+    (rows, units), samples (samples, rows, units).
     """
     own = _log_prob(q, z)
     if not p.event_shape:

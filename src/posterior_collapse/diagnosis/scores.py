@@ -184,13 +184,9 @@ def _negative_binomial(output: NegativeBinomial, target: Tensor) -> Scored:
 
 
 def mean_curvature(output: Distribution, curvature: Tensor) -> Tensor:
-    """Return the curvature averaged over samples, (rows, features).
+    """Return the curvature of scores, (samples, rows, features), averaged over samples.
 
     Of classes such that `diag(h) - h h' / sum(h)` has the trace that the matrices have on average.
-
-    Args:
-        output: What was scored.
-        curvature: Of its scores, (samples, rows, features).
     """
     average = curvature.mean(0)
     if not isinstance(output, OneHots):

@@ -160,8 +160,8 @@ def _jobs(
     apart: bool,
 ) -> Iterator[Job]:
     """Yield the groups of runs that share an order of the data, cut up where they train apart."""
-    for seed in dict.fromkeys(run.order_seed for run in runs.values()):
-        names = [name for name, run in runs.items() if run.order_seed == seed]
+    for seed in dict.fromkeys(run.settings.data_order for run in runs.values()):
+        names = [name for name, run in runs.items() if run.settings.data_order == seed]
         most = len(names)
         if apart:
             most = 1 if runs[names[0]].method == "exact" else MOST_TOGETHER
@@ -184,11 +184,10 @@ def beginning(runs: Named, out: Path) -> list[str]:
     depends on who trains together.
     """
     bare = {name for name in runs if not checkpoints.exists(out / name)}
-    alone = next(iter(runs.values())).method == "exact"
-    orders = {runs[name].order_seed for name in bare}
-    return [
-        name for name in runs if name in bare or (runs[name].order_seed in orders and not alone)
-    ]
+    if next(iter(runs.values())).method == "exact":  # each trains alone
+        return [name for name in runs if name in bare]
+    orders = {runs[name].settings.data_order for name in bare}
+    return [name for name, run in runs.items() if run.settings.data_order in orders]
 
 
 def members(folder: Path) -> dict[str, Path]:

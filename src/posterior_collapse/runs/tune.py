@@ -22,6 +22,7 @@ from posterior_collapse import checks
 from posterior_collapse.arrays import Float
 from posterior_collapse.data.about import UNKNOWN, About, about
 from posterior_collapse.data.samples import Stream, read
+from posterior_collapse.diagnosis.conclusions import count_of
 from posterior_collapse.errors import NonFiniteLossError
 from posterior_collapse.models import Architecture
 from posterior_collapse.records import Record, Viewed
@@ -322,7 +323,7 @@ def _notes(tuned: Tuned) -> Iterator[str]:
     counts = ", ".join(map(str, found.active))
     longer = f"train longer, e.g. steps={4 * found.steps}"
     if not found.keeps(wanted):
-        units = f"{wanted} unit{'s' * (wanted != 1)}"
+        units = count_of(wanted, "unit")
         units += f" of z{tuned.level}" if len(tuned.spec.dims) > 1 else ""
         # The betas that are tried end where nothing lives any more.
         more = f": {longer}" if found.approximate and min(found.active) > wanted else ""
