@@ -22,6 +22,7 @@ from posterior_collapse.likelihoods import ROUNDING
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import VAESpec
 from posterior_collapse.theory import Forecast, forecast
+from posterior_collapse.theory.solve import levels
 
 ROWS = 64
 """Rows of the data that a loss is tried on."""
@@ -229,19 +230,12 @@ def _with_weights(result: Forecast, weights: Sequence[float]) -> Forecast:
         return float((worth * (1 - share) + weights * np.log(share)).sum() / 2)
 
     own, alike = beta * times, np.full(len(times), beta)
-    share = noise_share(own)
-    state = replace(solution.state, noise=[share * scale])
-    information = state.information[0]
+    state = replace(solution.state, noise=[noise_share(own) * scale])
+    solution = replace(solution, state=state)
     return result.replace(
         loss=result.loss + gained(alike) - gained(own),
         levels=(
-            level.replace(
-                encoder_singular_values=np.sort(state.encoder[0])[::-1],
-                decoder_singular_values=np.sort(state.decoder[0])[::-1],
-                posterior_std=np.sqrt(state.noise[0]),
-                kl=information,
-                information=information,
-                status=tuple("active" if one < 1 else "collapsed" for one in share),
+            levels(solution)[0].replace(
                 threshold=level.threshold * times,
                 critical_beta=level.critical_beta / times,
                 critical_eta_dec=level.critical_eta_dec / np.sqrt(times),
@@ -252,7 +246,7 @@ def _with_weights(result: Forecast, weights: Sequence[float]) -> Forecast:
             "beta is the weight of the cheapest",
             *result.notes,
         ),
-        _solution=replace(solution, state=state),
+        _solution=solution,
         _times=tuple(times.tolist()),
     )
 

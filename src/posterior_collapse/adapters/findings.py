@@ -10,7 +10,6 @@ import numpy as np
 
 from posterior_collapse.adapters.probing import ROLES
 from posterior_collapse.adapters.terms import KLReading
-from posterior_collapse.adapters.weight import lower_weight, units_kept
 from posterior_collapse.checks import Likelihood
 from posterior_collapse.diagnosis import Finding
 from posterior_collapse.errors import PosteriorCollapseError
@@ -84,13 +83,29 @@ def _of_signs(audit: LossAudit) -> Iterator[Finding]:
         )
 
 
-_NO_KL = (
-    "What the loss does with the posterior is no multiple of the KL of a Gaussian, be its last "
-    "argument a log-variance, a log-std, a std, a variance, or what softplus makes one.",
-    "The KL is 0.5 * (mean^2 + exp(log_var) - 1 - log_var), summed over latents; check the order "
-    "of the arguments too.",
-)
-_SAMPLED = (
+_NO_BETA = {
+    "none": Finding(
+        "no-kl",
+        "The loss does not depend on the posterior: the KL has no weight.",
+        "Add weight * KL to what is minimised; if it is warmed up, audit the final weight.",
+    ),
+    "other": Finding(
+        "not-a-kl",
+        "What the loss does with the posterior is no multiple of the KL of a Gaussian, be its last "
+        "argument a log-variance, a log-std, a std, a variance, or what softplus makes one.",
+        "The KL is 0.5 * (mean^2 + exp(log_var) - 1 - log_var), summed over latents; check the "
+        "order of the arguments too.",
+    ),
+    "no log": Finding(
+        "no-log-term",
+        "The KL lacks its - log_var: what is left is least at a std of 0, not at the prior's, so "
+        "that no unit ever equals the prior and none counts as collapsed.",
+        "Take all of it: 0.5 * (mean^2 + exp(log_var) - 1 - log_var), summed over latents.",
+    ),
+}
+"""What is said of posterior terms of these kinds."""
+_SAMPLED = Finding(
+    "not-a-kl",
     "What the loss does with samples of the posterior is no multiple of a KL to a Gaussian prior.",
     "With a mixture or another prior, state beta yourself: the onset is that of the reconstruction "
     "term, by posterior_collapse.onset.",
@@ -98,27 +113,14 @@ _SAMPLED = (
 
 
 def _of_kl(kl: KLReading, audit: LossAudit) -> Iterator[Finding]:
-    if kl.kind == "none":
-        yield Finding(
-            "no-kl",
-            "The loss does not depend on the posterior: the KL has no weight.",
-            "Add weight * KL to what is minimised; if it is warmed up, audit the final weight.",
-        )
-    elif kl.kind == "other":
-        yield Finding("not-a-kl", *(_SAMPLED if kl.sampled else _NO_KL))
+    if kl.kind in _NO_BETA:
+        yield _SAMPLED if kl.kind == "other" and kl.sampled else _NO_BETA[kl.kind]
     elif kl.kind == "squared capacity":
         yield Finding(
             "squared-capacity",
             f"The KL's distance from a capacity ({kl.floor:.4g} nats of {kl.whose}) is squared: "
             "what a nat costs depends on how many are spent, and no one beta stands for it.",
             "Take weight * (KL - capacity).abs(), or judge activity by information.",
-        )
-    elif kl.kind == "no log":
-        yield Finding(
-            "no-log-term",
-            "The KL lacks its - log_var: what is left is least at a std of 0, not at the prior's, "
-            "so that no unit ever equals the prior and none counts as collapsed.",
-            "Take all of it: 0.5 * (mean^2 + exp(log_var) - 1 - log_var), summed over latents.",
         )
     elif kl.weight < 0 and not _both_turned(audit):
         yield Finding(
@@ -361,5 +363,4 @@ def _of_units(audit: LossAudit) -> Iterator[Finding]:
     active, modes = forecast.n_active, int(np.count_nonzero(forecast.spectrum))
     if active < min(audit.sizes.latents, modes):
         code, wanted = ("some-collapse", None) if active else ("all-collapse", 1)
-        action = lower_weight(audit, wanted)
-        yield Finding(code, units_kept(forecast, audit.kl), action)
+        yield Finding(code, str(audit.units_kept), audit.advice(wanted))

@@ -242,8 +242,6 @@ def _print(found: LossAudit, dataset: Dataset | None, advice: str | None) -> Non
             typer.echo(f"- {finding}")
     if dataset is None or found.forecast is None:
         return
-    from posterior_collapse.adapters.weight import units_kept
-
     typer.echo(f"{dataset.name}: {dataset.note}")
-    typer.echo(units_kept(found.forecast, found.kl))
+    typer.echo(found.units_kept)
     typer.echo(f"Advice: {advice}")

@@ -122,7 +122,7 @@ def _changes(
 def _members(source: Path, changes: Mapping[str, Any]) -> dict[str, Kept]:
     """Return the runs of a folder by name, all of it checked but the data."""
     if not holds_runs(source):
-        check_described(source, "the folder of a run or a sweep")
+        check_described(source)
     from posterior_collapse.runs import kept
 
     return kept.members(source, changes)

@@ -221,14 +221,14 @@ def _is_long(dataset: Dataset) -> bool:
 
 def _tracked_rows(dataset: Dataset) -> Iterator[Any]:
     """Yield the data in pieces of rows under a progress bar on standard error."""
+    from posterior_collapse.data.samples import Samples
     from posterior_collapse.progress import Display
 
     step = max(1, int(1e6 // dataset.x.shape[1]))
     with Display("measuring the data", len(dataset.x)) as display:
-        for start in range(0, len(dataset.x), step):
-            rows = slice(start, start + step)
-            yield dataset.x[rows] if dataset.y is None else (dataset.x[rows], dataset.y[rows])
-            display.update(min(start + step, len(dataset.x)))
+        for x, y in Samples(dataset.x, dataset.y).batches(step):
+            yield x if y is None else (x, y)
+            display.advance(len(x))
 
 
 def _print(dataset: Dataset, result: Forecast, advice: Advice) -> None:

@@ -140,7 +140,7 @@ def train(
     options.check_outputs(None, output.html)
     if resume is not None:
         _check_alone(context)
-        files.check_described(resume, "the folder of a run or a sweep")
+        files.check_described(resume)
         from posterior_collapse.runs import folder
 
         runs, out = folder.read(resume), resume

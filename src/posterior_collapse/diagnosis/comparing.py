@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Normal
 
 from posterior_collapse.arrays import Float
-from posterior_collapse.diagnosis.reading import as_array, in_double
+from posterior_collapse.diagnosis.reading import as_array, check_finite, in_double
 from posterior_collapse.diagnosis.scores import Floats, Meant, mean_curvature, scored, unexpanded
 from posterior_collapse.errors import DataError
 
@@ -117,13 +117,9 @@ def _check_finite(p: Distribution, *sums: Tensor) -> None:
     """Refuse a decoder whose outputs are not finite, which sums over features tell at once."""
     if all(bool(values.isfinite().all()) for values in sums):
         return
-    parts = {"mean": p.mean, "std": p.stddev} if isinstance(p, Normal) else {"mean": p.mean}
-    for part, values in parts.items():
-        if not bool(values.isfinite().all()):
-            raise DataError(
-                f"decoder {part}", "NaN or inf", "finite numbers",
-                "Check the model's weights and the scale of the data.",
-            )  # fmt: skip
+    check_finite("decoder", mean=p.mean)
+    if isinstance(p, Normal):
+        check_finite("decoder", std=p.stddev)
 
 
 def _halves(samples: Tensor) -> tuple[Floats, Floats] | tuple[None, None]:

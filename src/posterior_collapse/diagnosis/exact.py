@@ -17,9 +17,8 @@ from posterior_collapse.diagnosis.certificate import LEAST_INFORMED, Signal
 from posterior_collapse.diagnosis.comparing import Compared, gaussian_log_density
 from posterior_collapse.diagnosis.levels import RowPosteriors
 from posterior_collapse.diagnosis.passes import Pass, SampledPass
-from posterior_collapse.diagnosis.reading import in_double, noise_generator
+from posterior_collapse.diagnosis.reading import check_finite, in_double, noise_generator
 from posterior_collapse.diagnosis.statistics import Which
-from posterior_collapse.errors import DataError
 from posterior_collapse.models import (
     LatentModel,
     MarkovVAE,
@@ -87,7 +86,7 @@ class ExactPass:
             noise = std.square()
             covariance = torch.diag(noise) if first else W @ covariance @ W.mT + torch.diag(noise)
             given = mean if first else z @ W.mT
-            _check(mean, std, len(levels) + 1)
+            check_finite("posterior", f" of z{len(levels) + 1}", mean=mean, std=std)
             levels.append(
                 RowPosteriors(
                     in_double(kl),
@@ -157,15 +156,6 @@ def _residual_modes(values: LinearValues, moments: Moments) -> Modes:
 def _float64(model: MarkovVAE) -> LinearValues:
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return linear_values(model, {name: v.detach().double() for name, v in state.items()})
-
-
-def _check(mean: Tensor, std: Tensor, level: int) -> None:
-    for part, values in (("mean", mean), ("std", std)):
-        if not bool(values.isfinite().all()):
-            raise DataError(
-                f"posterior {part} of z{level}", "NaN or inf", f"a finite {part}",
-                "Check the model's weights and the scale of the data.",
-            )  # fmt: skip
 
 
 def _rows(values: Tensor, like: Tensor) -> Float:

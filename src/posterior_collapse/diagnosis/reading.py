@@ -12,7 +12,7 @@ from torch.distributions import Categorical, Distribution, MixtureSameFamily, No
 
 from posterior_collapse.diagnosis.scores import elementwise
 from posterior_collapse.diagnosis.statistics import PURPOSE
-from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import LatentModel
 
 
@@ -66,6 +66,16 @@ def in_double(value: Tensor) -> NDArray[np.float64]:
     """Return a tensor's numbers as an array in float64."""
     array: NDArray[np.float64] = value.detach().double().cpu().numpy()
     return array
+
+
+def check_finite(whose: str, which: str = "", **parts: Tensor) -> None:
+    """Refuse what a model gives if a part of it is not finite."""
+    for part, values in parts.items():
+        if not bool(values.isfinite().all()):
+            raise DataError(
+                f"{whose} {part}{which}", "NaN or inf", "finite numbers",
+                "Check the model's weights and the scale of the data.",
+            )  # fmt: skip
 
 
 def prior_of(model: LatentModel, x: Tensor) -> Distribution | None:

@@ -168,11 +168,7 @@ class Theory:
         low = kept / LOWEST
         if self.goal.index > 0 or not self._fewest(low):
             return min(kept / LOWEST**0.5, below), high
-        top = kept
-        for _ in range(6):
-            middle = float(np.sqrt(low * top))
-            low, top = (middle, top) if self._fewest(middle) else (low, middle)
-        return min(low, below), high
+        return min(_highest(self._fewest, low, kept, halvings=6), below), high
 
     def crossings(self) -> tuple[float, float]:
         """Return the betas between which a linear model keeps what is wanted; see `interval`."""
@@ -270,10 +266,13 @@ def _last(count: Callable[[float], int], units: int, top: float) -> float:
     """Return the highest beta at which so many units live; 0: there is none, `top`: all."""
     if count(top) >= units:
         return top
-    low, high = top / 10**DECADES, top
-    if count(low) < units:
-        return 0.0
-    for _ in range(HALVINGS):
+    low = top / 10**DECADES
+    return 0.0 if count(low) < units else _highest(lambda b: count(b) >= units, low, top, HALVINGS)
+
+
+def _highest(holds: Callable[[float], bool], low: float, high: float, halvings: int) -> float:
+    """Return about the highest beta at which something holds, as it does at the low end."""
+    for _ in range(halvings):
         middle = float(np.sqrt(low * high))
-        low, high = (middle, high) if count(middle) >= units else (low, middle)
+        low, high = (middle, high) if holds(middle) else (low, middle)
     return low
