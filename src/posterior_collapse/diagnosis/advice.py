@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 
@@ -52,8 +51,7 @@ def with_verdict(found: Diagnosis) -> Diagnosis:
         f"{found.n} rows are too few for standard errors, which come out too small, and for a "
         "verdict"
     )
-    return dataclasses.replace(
-        found,
+    return found.replace(
         conclusion=conclusion,
         verdict=sentence,
         advice=tuple(advise(found, conclusions)),

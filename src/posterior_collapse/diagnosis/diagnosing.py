@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -202,9 +201,9 @@ def diagnose(
         _history=trained.history if hasattr(trained, "objective") else None,
         _about=known,
     )
-    result = dataclasses.replace(result, _training=_training(trained, result))
+    result = result.replace(_training=_training(trained, result))
     notes += tuple(found.notes(overfit=overfit(result) > 0))
-    return with_verdict(dataclasses.replace(result, notes=tuple(dict.fromkeys(notes))))
+    return with_verdict(result.replace(notes=tuple(dict.fromkeys(notes))))
 
 
 def _training(trained: Any, found: Diagnosis) -> tuple[float, float] | None:
@@ -268,7 +267,7 @@ def _levels(
                 notes.append(f"effects on the decoder{name}: none, as it takes no part of the rows")
                 levels.append(level)
                 continue
-            level = dataclasses.replace(level, decoder_effect=effect, decoder_effect_error=error)
+            level = level.replace(decoder_effect=effect, decoder_effect_error=error)
             if len(units) < len(level.kl):
                 notes.append(f"effects on the decoder{name}: of {len(units)} units, by KL")
         bounds = int(level.information_is_lower_bound.sum())

@@ -150,13 +150,12 @@ class SampledPass:
         found = []
         for level, (q, z) in enumerate(zip(posteriors, latents, strict=True), start=1):
             top = level == self.depth
-            make = _first if level == 1 else _upper
             given = prior_of(self.model, x) if top else None
             if given is not None:
                 check_prior(given, level, q.mean.shape[-1])
             if given is not None and not isinstance(given, Normal):
                 kl = sampled_kl(q, given, self._draw(q, KL_SAMPLES))
-                found.append(make(kl, q, prior_stddev(given, q)))
+                found.append(_posteriors(kl, q, prior_stddev(given, q)))
                 continue
             some = slice(None if top else self._kl_paths)
             p = given or (
@@ -177,7 +176,7 @@ class SampledPass:
                 q = Normal((q.mean - p.mean) / p.stddev, q.stddev / p.stddev, validate_args=False)
                 prior_std = torch.ones_like(prior_std)
                 prior_mean = np.zeros(prior_std.shape)
-            found.append(make(kl, q, prior_std, prior_mean))
+            found.append(_posteriors(kl, q, prior_std, prior_mean))
         return tuple(found)
 
     def _decoded(
@@ -283,28 +282,24 @@ class SampledPass:
             )
 
 
-def _first(
+def _posteriors(
     kl: Tensor, q: Normal, prior_std: Tensor, prior_mean: Float | float = math.nan
 ) -> RowPosteriors:
-    variance = in_double(q.stddev.double().square())
-    mean_kl = in_double(kl if kl.dim() == 2 else kl.mean(0))
-    std = in_double(prior_std)
-    return RowPosteriors(
-        mean_kl, (in_double(q.mean),), (variance,), variance, std, prior_mean=prior_mean
-    )
-
-
-def _upper(
-    kl: Tensor, q: Normal, prior_std: Tensor, prior_mean: Float | float = math.nan
-) -> RowPosteriors:
+    """What rows say of a level: q is (rows, units), above level 1 (samples, rows, units)."""
     mean, variance = q.mean.double(), q.stddev.double().square()
+    row_kl, std = in_double(kl if kl.dim() == 2 else kl.mean(0)), in_double(prior_std)
+    if mean.dim() == 2:
+        noise = in_double(variance)
+        return RowPosteriors(
+            row_kl, (in_double(mean),), (noise,), noise, std, prior_mean=prior_mean
+        )
     halves = list(zip(mean.chunk(2), variance.chunk(2), strict=True))
     return RowPosteriors(
-        in_double(kl.mean(0)),
+        row_kl,
         tuple(in_double(m.mean(0)) for m, _ in halves),
         tuple(in_double(m.var(0) + v.mean(0)) for m, v in halves),
         in_double(variance.mean(0)),
-        in_double(prior_std),
+        std,
         (in_double(mean[0]), in_double(variance[0].sqrt())),
         prior_mean,
     )
