@@ -70,6 +70,14 @@ def test_a_method_of_a_model(run, name: str) -> None:
     assert (status, out[:23]) == (0, "beta * eta_dec^2 = 0.32")
 
 
+def test_a_file_whose_annotations_are_text_has_data_classes(run, tmp_path: Path) -> None:
+    lines = ["from __future__ import annotations", "import dataclasses", "@dataclasses.dataclass"]
+    lines += ["class Weights:", "    kl: float = 4.0", LOSSES]
+    (tmp_path / "dated.py").write_text("\n".join(lines))
+    status, out, _ = run("audit", "dated.py:loss", "--features", "64")
+    assert (status, out[:23]) == (0, "beta * eta_dec^2 = 0.32")
+
+
 def test_more_units_than_the_model_has(run) -> None:
     _, out, _ = run("audit", "losses.py:loss", "digits", "--latents", "8", "--active", "20")
     assert "Give the model at least 20 latent units. Lower your weight from 0.01 to " in out

@@ -135,13 +135,6 @@ class OutputReader:
 
     Whether a tensor holds means or links shows once a value cannot be a mean. Until then it is
     taken for means, and `notes` says so: sigmoid(x) and x are told apart by nothing else.
-
-    Args:
-        spec: The objective.
-        output: What a tensor holds; None: as its values show.
-
-    Raises:
-        InvalidArgumentError: `output` is none of the two.
     """
 
     def __init__(self, spec: Spec, output: Output | None = None) -> None:

@@ -301,11 +301,7 @@ class _Noise(TorchFunctionMode):
 
 @contextlib.contextmanager
 def steady(loss: Callable[..., Any], sizes: Sizes, spread: str) -> Iterator[None]:
-    """Refuse a loss that has changed meanwhile, whatever else was made of it.
-
-    Raises:
-        InvalidArgumentError: Its values are others after than before, with generators alike.
-    """
+    """Refuse a loss that has changed meanwhile, whatever else was made of it."""
     before = _answers(loss, sizes, spread)
     try:
         yield

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import (
     Bernoulli,
     Distribution,
+    Independent,
     NegativeBinomial,
     Normal,
     OneHotCategorical,
@@ -20,7 +21,6 @@ from torch.distributions import (
 from posterior_collapse.adapters.callables import WrappedModel
 from posterior_collapse.adapters.libraries import needing, undisturbed
 from posterior_collapse.checks import Dispersion
-from posterior_collapse.diagnosis.scores import unwrapped
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models.modules import evaluating
 from posterior_collapse.specs import EtaDec, Likelihood, Spec, VAESpec
@@ -32,6 +32,8 @@ KINDS: dict[Any, Likelihood] = {
     Poisson: "poisson",
     OneHotCategorical: "categorical",
 }
+WRAPPERS = ("MaskedDistribution", "ExpandedDistribution")
+"""Of pyro, by their names: it need not be installed."""
 SCALES = (
     "beta is not known: the latent site is scaled differently in model and guide, or from row to "
     "row, which weights no KL: pass spec="
@@ -235,6 +237,13 @@ def _fixed(value: Any) -> Any:
 
 def _equal(value: Tensor) -> bool:
     return bool((value - value.flatten()[0]).abs().max() <= _SAME * value.abs().max())
+
+
+def unwrapped(output: Any) -> Any:
+    """Return the distribution of single numbers inside pyro's and torch's wrappers."""
+    while isinstance(output, Independent) or type(output).__name__ in WRAPPERS:
+        output = output.base_dist
+    return output
 
 
 def _alike(one: Distribution, other: Distribution) -> bool:

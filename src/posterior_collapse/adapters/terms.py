@@ -307,11 +307,7 @@ def _read_in_some_order(loss: Callable[..., Any], sizes: Sizes, log_var: bool) -
 def _read_as(
     loss: Callable[..., Any], sizes: Sizes, log_var: bool, order: tuple[int, ...]
 ) -> Terms:
-    """Return both terms for one order of the arguments.
-
-    Raises:
-        InvalidArgumentError: Called so, the loss raises, or is not finite.
-    """
+    """Return both terms for one order of the arguments."""
     spreads = LOGGED if log_var else PLAIN
     refusals = []
     for target in TARGETS:

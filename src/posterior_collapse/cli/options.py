@@ -56,9 +56,6 @@ def numbers(
 def number(option: str, text: str, kind: Callable[[str], Any] = float) -> Any:
     """Return the one number of an option.
 
-    Raises:
-        InvalidArgumentError: Not a number, or several.
-
     Example:
         >>> number("--seed", "3", int)
         3
@@ -195,11 +192,7 @@ def swept(
 
 
 def one_spec(command: str, model: str, latents: str, given: Mapping[str, Any], **law: str) -> Spec:
-    """Return the spec of a command that takes one value of each option.
-
-    Raises:
-        InvalidArgumentError: Several are given, or as in `swept`.
-    """
+    """Return the spec of a command that takes one value of each option."""
     found = swept(model, latents, given, **law)
     if len(found) > 1:
         option = next(name for name in SWEPT if "," in (given.get(name) or ""))
@@ -253,12 +246,7 @@ def is_given(context: typer.Context, name: str) -> bool:
 
 
 def check_outputs(plot: Path | None, html: Path | None) -> None:
-    """Refuse files that no figure or page can be written to, before anything is computed.
-
-    Raises:
-        InvalidArgumentError: The ending is another format's.
-        OutputError: The folder is not there.
-    """
+    """Refuse files that no figure or page can be written to, before anything is computed."""
     if plot is None and html is None:
         return
     from posterior_collapse import report
@@ -315,11 +303,7 @@ def load_data(source: str, model: str, named: ReadingOptions) -> Dataset:
 
 
 def check_condition(model: str, dataset: Dataset) -> None:
-    """Refuse a conditional model without a condition.
-
-    Raises:
-        InvalidArgumentError: There is none.
-    """
+    """Refuse a conditional model without a condition."""
     if model == "cvae" and dataset.y is None:
         raise InvalidArgumentError(
             "--model",

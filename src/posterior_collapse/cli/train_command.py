@@ -327,13 +327,9 @@ def _print(dataset: Dataset, out: Path, summaries: Sequence[dict[str, Any]]) -> 
 
 
 class RunsTable(Display):
-    """The last epoch of each run, and the time left.
+    """The last epoch (or iteration) of each run, of so many latent levels, and the time left.
 
-    Args:
-        names: One per run.
-        levels: Number of latent levels.
-        total: Epochs (or iterations) to come, those done before a resume included; None: unknown.
-        unit: What is counted, "epoch" or "iteration".
+    The total counts what was done before a resume too; None: it is unknown.
     """
 
     def __init__(

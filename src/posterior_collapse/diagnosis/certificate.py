@@ -302,13 +302,9 @@ def partitions(places: NDArray[Any], least: int) -> Iterator[NDArray[np.intp]]:
 
 
 class _Covariance:
-    """Cov(average) - Cov(difference) of some rows.
+    """Cov(average) - Cov(difference) of some rows, (rows, paths, features) each, of mean 0.
 
-    Args:
-        average: (rows, paths, features), of mean 0.
-        difference: Likewise.
-        dense: Features up to which the matrix is computed.
-        least: Variance that counts.
+    Up to `dense` features the matrix is computed; variances below `least` do not count.
     """
 
     def __init__(self, average: Floats, difference: Floats, dense: int, least: float = 0.0) -> None:

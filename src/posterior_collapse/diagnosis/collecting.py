@@ -283,8 +283,7 @@ class Collected:
     def noises(self, levels: Sequence[LevelDiagnosis]) -> list[float | None]:
         """Std that t of each level is measured by, where the spec learns it.
 
-        Args:
-            levels: Their priors' stds are those of the decoders above the first.
+        Stds of the levels' priors are those of the decoders above the first.
         """
         if self.eta_dec is not None:
             return [self.noise, *[self.eta_dec] * (len(levels) - 1)]
@@ -294,8 +293,7 @@ class Collected:
     def notes(self, *, overfit: bool = False) -> list[str]:
         """Return a note where the decoder's own std is not the spec's, or not where it will be.
 
-        Args:
-            overfit: Whether its errors on the rows that it was trained on are smaller.
+        Of a model that is overfit, errors on the rows that it was trained on are smaller.
         """
         if self.output is not None and not self.residuals:
             inner = getattr(self.output, "inner", self.output)

@@ -52,12 +52,9 @@ def is_exact(model: LatentModel) -> bool:
 
 
 class ExactPass:
-    """Takes batches through a linear model in float64.
+    """Takes batches through a linear model, for which `is_exact` holds, in float64.
 
-    Args:
-        model: For which `is_exact` holds.
-        generator: On the model's device: of one path per row, which shows what upper levels know
-            of lower ones.
+    The generator is of one path per row, which shows what upper levels know of lower ones.
     """
 
     decodes, whitened, output = True, None, None  # as of a `SampledPass`
@@ -68,11 +65,7 @@ class ExactPass:
 
     @torch.no_grad()
     def __call__(self, x: Tensor, y: Tensor | None, wanted: Sequence[Which] = ()) -> Pass:
-        """Return what a batch says; `wanted` asks for nothing: moments tell what is left.
-
-        Raises:
-            DataError: A posterior is not finite.
-        """
+        """Return what a batch says; `wanted` asks for nothing: moments tell what is left."""
         values = self.values
         x, y = x.double(), None if y is None else y.double()
         terms = exact_terms(values, x, y)

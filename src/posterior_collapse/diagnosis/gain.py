@@ -100,14 +100,8 @@ def priced(spec: Spec, level: int, share: Float, t: Float, error: Float) -> tupl
     """Return what one more unit gains in nats per row, and its standard error.
 
     Only parts whose t exceeds 1 gain, so that a noisy t gains on average although it should not.
-    By how much follows from the noise once more: that bias is subtracted.
-
-    Args:
-        spec: The hyperparameters.
-        level: Of the unit, 1 next to the data.
-        share: Of the rows that each part has.
-        t: Of each part.
-        error: Standard error of each t.
+    By how much follows from the noise once more: that bias is subtracted. Each part has a share of
+    the rows, a t and its standard error.
 
     Example:
         >>> from posterior_collapse import VAESpec

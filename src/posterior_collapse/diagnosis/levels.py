@@ -48,11 +48,7 @@ MOST_ROWS = 1000
 
 
 def collapse_options(epsilon: object, delta: object) -> dict[str, float]:
-    """Return eps and delta of (eps, delta)-collapse by name.
-
-    Raises:
-        InvalidArgumentError: eps is not positive, or delta not between 0 and 1.
-    """
+    """Return eps and delta of (eps, delta)-collapse by name."""
     number = checks.positive("delta", delta)
     if number >= 1:
         raise InvalidArgumentError(
@@ -62,11 +58,7 @@ def collapse_options(epsilon: object, delta: object) -> dict[str, float]:
 
 
 def check_spec(spec: Spec | None, units: tuple[int, ...]) -> None:
-    """Refuse a spec of other units per level, or what is none.
-
-    Raises:
-        InvalidArgumentError: It is.
-    """
+    """Refuse a spec of other units per level, or what is none."""
     if spec is None or (isinstance(spec, Spec) and spec.dims == units):
         return
     got = f"latent dims {spec.dims}" if isinstance(spec, Spec) else type(spec).__name__

@@ -23,11 +23,7 @@ def model_behind(model: Any) -> LatentModel | None:
 
 
 def model_of(model: Any) -> LatentModel:
-    """Return a `LatentModel`, or that of a run that `fit` returned.
-
-    Raises:
-        InvalidArgumentError: It is neither.
-    """
+    """Return a `LatentModel`, or that of a run that `fit` returned."""
     found = model_behind(model)
     if found is None:
         raise InvalidArgumentError(

@@ -113,12 +113,9 @@ class RowLoss:
         return gradient if math.isfinite(value) else torch.full_like(output, math.nan)
 
     def bend(self, weights: Tensor, inputs: Tensor, pushes: Sequence[Tensor]) -> list[Tensor]:
-        """Return the mean Hessian times each push, seen from the same inputs.
+        """Return the mean Hessian at weights (inputs, outputs) times each push.
 
-        Args:
-            weights: Where, (inputs, outputs).
-            inputs: What the pushes are linear in, (rows, any number).
-            pushes: Each (that number, outputs).
+        Pushes are linear in inputs of their own, (rows, any number), and (that number, outputs).
 
         Raises:
             InvalidArgumentError: Autograd knows no second derivative of the loss.
@@ -349,11 +346,7 @@ def curvature_scale(rows: RowLoss, weights: Tensor, generator: torch.Generator) 
 
 
 def refuse_jumps(rows: RowLoss, weights: Tensor, kept: Tensor, scale: Tensor) -> None:
-    """Refuse a loss whose gradient jumps near its best output, where a Hessian tells half of it.
-
-    Raises:
-        InvalidArgumentError: It does.
-    """
+    """Refuse a loss whose gradient jumps near its best output, where a Hessian tells half of it."""
     some = rows.some(256)
     here = rows.inputs[some] @ weights
     pull = rows.pull(here, some)

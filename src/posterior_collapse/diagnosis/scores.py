@@ -41,8 +41,6 @@ SINGULAR = 1e-6
 """Share of a matrix's largest eigenvalue that is rounding."""
 ROWS_TO_COUNT = 10
 """Rows that must make a feature vary before it counts in full."""
-WRAPPERS = ("MaskedDistribution", "ExpandedDistribution")
-"""Of pyro, by their names: it need not be installed."""
 Kind = Literal["counts", "shares"]
 """Of targets: counts, or shares from 0 to 1."""
 ONE_HOT = 1e-4
@@ -75,25 +73,19 @@ class Meant(Normal):
     """What a decoder whose likelihood has no name here returned itself, and no stand-in for it."""
 
 
-def unwrapped(output: Any) -> Any:
-    """Return the distribution inside torch's and pyro's wrappers; of other things, themselves."""
-    while isinstance(output, Independent) or type(output).__name__ in WRAPPERS:
-        output = output.base_dist
-    return output
-
-
 def elementwise(output: Any, lead: int) -> Any:
     """Return a distribution of single features; what is no distribution, as it is.
 
     Args:
-        output: Perhaps in a wrapper, or one of classes, which come last.
+        output: Perhaps an `Independent`, or one of classes, which come last.
         lead: Number of dimensions before those of a row.
 
     Example:
         >>> elementwise(Categorical(logits=torch.zeros(2, 5, 4)), 1).mean.shape
         torch.Size([2, 20])
     """
-    output = unwrapped(output)
+    while isinstance(output, Independent):
+        output = output.base_dist
     if isinstance(output, (Categorical, OneHotCategorical)):
         classes = output.logits.shape[-1]
         logits = output.logits.flatten(lead)
@@ -373,9 +365,7 @@ def _left_out(features: int) -> str:
 def _inverse_roots(h: Float, added: Float) -> Float:
     """F^{-1/2} of positions of as many classes, (positions, classes, classes).
 
-    Args:
-        h: Curvature, (rows, positions, classes).
-        added: To the diagonal of F, (positions, classes).
+    From curvatures, (rows, positions, classes), and what is added to F's diagonal.
     """
     root = h / np.sqrt(np.maximum(h.sum(-1, keepdims=True), np.finfo(float).tiny))
     matrices: Float = -np.einsum("npk,npl->pkl", root, root, optimize=True) / len(h)

@@ -31,11 +31,7 @@ LEAST_KEPT_ROWS = 1000
 
 
 def row_chooser(seed: int) -> np.random.Generator:
-    """Return the generator that chooses the rows of a `Reservoir`.
-
-    Raises:
-        InvalidArgumentError: The seed is not a whole number of at least 0.
-    """
+    """Return the generator that chooses the rows of a `Reservoir`."""
     return np.random.default_rng([checks.whole("seed", seed, least=0), PURPOSE])
 
 

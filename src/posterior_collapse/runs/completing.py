@@ -112,13 +112,9 @@ def trained_together(
 
 @dataclass(frozen=True)
 class Training:
-    """Trains groups of runs on data that are at hand, and measures them on the same.
+    """Trains groups of runs on data that are at hand, and measures them on the same; see `fit`.
 
-    Args:
-        data: As in `fit`.
-        validation: As in `fit`.
-        alone: Whether the only run of a job fails where its loss is not finite.
-        report: As `progress` in `fit`.
+    If there is but one run, `alone`, it fails where its loss is not finite.
     """
 
     data: Any
@@ -178,9 +174,7 @@ class Progress(NamedTuple):
 def groups(runs: Sequence[Run], most: int = MOST_TOGETHER) -> list[tuple[Run, ...]]:
     """Cut runs into groups that one vectorised training serves, in the order given.
 
-    Args:
-        runs: Equal ones count once.
-        most: Largest group of runs trained by minibatches; others train one by one.
+    Equal ones count once; those that are not trained by minibatches train one by one.
 
     Example:
         >>> from posterior_collapse.models import Architecture

@@ -220,11 +220,7 @@ def asked(
     exact: bool = False,
     from_forecast: bool = False,
 ) -> dict[str, Run]:
-    """Return runs that differ in their specs and own settings (`NUMBERS`) only, checked.
-
-    Raises:
-        InvalidArgumentError: They do not fit each other.
-    """
+    """Return runs that differ in their specs and own settings (`NUMBERS`) only, checked."""
     specs = [spec for spec, _ in runs.values()]
     for spec in specs:
         architecture.check_model(spec)

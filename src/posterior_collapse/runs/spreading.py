@@ -110,10 +110,7 @@ def held(execute: Execute) -> Execute:
 
 
 def spread_over(client: Any) -> Spread:
-    """Return what trains jobs on the workers of a client's cluster.
-
-    Args:
-        client: Of dask.distributed.
+    """Return what trains jobs on the workers of the cluster of a dask.distributed client.
 
     Raises:
         InvalidArgumentError: It is no such client, or an asynchronous or closed one.
@@ -246,11 +243,7 @@ class _Spreading:
         return handed.done
 
     def _await_scheduler(self) -> None:
-        """Wait for a scheduler; one that was started anew is taken for the old one.
-
-        Raises:
-            TrainingError: The scheduler is gone.
-        """
+        """Wait for a scheduler; one that was started anew is taken for the old one."""
         while self.client.status != "running":
             if self.client.status in ("closing", "closed"):
                 raise TrainingError(

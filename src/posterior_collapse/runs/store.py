@@ -70,6 +70,8 @@ class Outcome:
 class Record:
     """A stored run, read back; `history`, `arrays` and `model` when they are asked for.
 
+    A file that is missing, damaged or was changed is then refused by a `CorruptFileError`.
+
     Attributes:
         run: As in `Outcome`.
         measured: As in `Outcome`.
@@ -93,11 +95,7 @@ class Record:
 
     @cached_property
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What figures need, by name.
-
-        Raises:
-            CorruptFileError: The file is damaged, or was changed.
-        """
+        """What figures need, by name."""
         content = self._content(ARRAYS)
         damage = (ValueError, TypeError, LookupError, EOFError, RuntimeError, MemoryError)
         try:
@@ -108,11 +106,7 @@ class Record:
 
     @cached_property
     def history(self) -> dict[str, list[float]]:
-        """Columns by name.
-
-        Raises:
-            CorruptFileError: The file is damaged, or was changed.
-        """
+        """Columns by name."""
         content = self._content(files.HISTORY)
         try:
             return files.read_history(content)
@@ -121,11 +115,7 @@ class Record:
 
     @cached_property
     def model(self) -> MarkovVAE:
-        """The trained model.
-
-        Raises:
-            CorruptFileError: A file of it is damaged, or was changed.
-        """
+        """The trained model."""
         self.check()
         try:
             return load_model(checkpoints.load(self.folder))
@@ -133,11 +123,7 @@ class Record:
             raise _refused(self.folder, self.folder, f"no model ({error})", "a run") from error
 
     def check(self) -> None:
-        """Read every file and see that it is the one that was kept.
-
-        Raises:
-            CorruptFileError: One is missing, damaged or was changed.
-        """
+        """Read every file and see that it is the one that was kept."""
         for name in self.files or ():
             self._content(name)
 
