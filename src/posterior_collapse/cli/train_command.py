@@ -301,14 +301,11 @@ def _watched(
             if tensorboard and row is not None:
                 if name not in scalars:
                     scalars[name] = Scalars(out / name, start=now.epoch)
+                    stack.callback(scalars[name].close)
                 scalars[name].write(row)
 
-    try:
-        with table:
-            yield report
-    finally:
-        for writer in scalars.values():
-            writer.close()
+    with table, contextlib.ExitStack() as stack:
+        yield report
 
 
 def _print(dataset: Dataset, out: Path, summaries: Sequence[dict[str, Any]]) -> None:
