@@ -2,13 +2,15 @@
 
 import os
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
 
+from commands import collapse
 from nursery import Nursery
 
 if TYPE_CHECKING:
@@ -19,6 +21,23 @@ os.environ["MPLBACKEND"] = "Agg"
 # Wall-clock limits fail on a busy machine, and CI must not draw new examples at each run.
 settings.register_profile("house", deadline=None, derandomize=True)
 settings.load_profile("house")
+
+
+@pytest.fixture
+def run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """Run the command in an empty folder; return status, stdout and stderr."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        status = collapse(*arguments)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return command
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import struct
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +13,9 @@ import pytest
 import typer
 
 import posterior_collapse as pc
-from commands import collapse
 from posterior_collapse.cli.app import app
 
 RNG = np.random.default_rng(5)
-
-
-@pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-    """Run the command in an empty folder; return status, stdout and stderr."""
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.chdir(tmp_path)
-
-    def command(*arguments: str) -> tuple[int, str, str]:
-        status = collapse(*arguments)
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return command
 
 
 def test_forecast_of_digits_says_it_all(run) -> None:

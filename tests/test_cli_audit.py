@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
 
 import posterior_collapse as pc
-from commands import collapse
 
 LOSSES = '''
 """Two losses, in a file that says things when it is run."""
@@ -42,9 +40,7 @@ model.inner = Model()
 
 
 @pytest.fixture
-def run(capsys, monkeypatch, tmp_path: Path):
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    monkeypatch.chdir(tmp_path)
+def run(run, tmp_path: Path):
     (tmp_path / "losses.py").write_text(LOSSES)
     (tmp_path / "beside.py").write_text("half = 0.5\n")
     (tmp_path / "broken.py").write_text("import no_such_library\n")
@@ -52,10 +48,9 @@ def run(capsys, monkeypatch, tmp_path: Path):
     (tmp_path / "wrong.py").write_text("def f(:\n")
 
     def command(*arguments: str) -> tuple[int, str, str]:
-        status = collapse(*arguments)
+        found = run(*arguments)
         sys.modules.pop("beside", None)
-        out, err = capsys.readouterr()
-        return status, out, err
+        return found
 
     return command
 
@@ -72,6 +67,14 @@ def test_a_loss_alone(run) -> None:
 @pytest.mark.parametrize("name", ["model.loss", "model.inner.loss", "model.forward.__self__.loss"])
 def test_a_method_of_a_model(run, name: str) -> None:
     status, out, _ = run("audit", f"losses.py:{name}", "--features", "64")
+    assert (status, out[:23]) == (0, "beta * eta_dec^2 = 0.32")
+
+
+def test_a_file_whose_annotations_are_text_has_data_classes(run, tmp_path: Path) -> None:
+    lines = ["from __future__ import annotations", "import dataclasses", "@dataclasses.dataclass"]
+    lines += ["class Weights:", "    kl: float = 4.0", LOSSES]
+    (tmp_path / "dated.py").write_text("\n".join(lines))
+    status, out, _ = run("audit", "dated.py:loss", "--features", "64")
     assert (status, out[:23]) == (0, "beta * eta_dec^2 = 0.32")
 
 

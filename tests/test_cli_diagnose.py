@@ -23,15 +23,6 @@ def call(capsys, *arguments):
     return status, out, err
 
 
-@pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-    """Run the command in an empty folder; return status, stdout and stderr."""
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.chdir(tmp_path)
-    return lambda *arguments: call(capsys, *arguments)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A linear model of 16 units at its optimum, of which 12 live, as `collapse train` left it."""

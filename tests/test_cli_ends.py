@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +16,6 @@ import pytest
 
 from nursery import Nursery
 from posterior_collapse import files
-from posterior_collapse.cli import main
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
 
@@ -64,17 +62,13 @@ def begun(nursery: Nursery, data: Path, out: Path) -> int:
 
 
 @pytest.fixture
-def resume(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[[Path], str]:
+def resume(run: Callable[..., tuple[int, str, str]]) -> Callable[[Path], str]:
     """Resume a run that is refused and return what is said."""
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
 
     def command(out: Path) -> str:
-        with pytest.raises(SystemExit) as status:
-            main(["train", "--resume", str(out)])
-        assert status.value.code == 2
-        return capsys.readouterr().err
+        status, _, err = run("train", "--resume", out)
+        assert status == 2
+        return err
 
     return command
 

@@ -7,7 +7,6 @@ import io
 import json
 import shlex
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ import pytest
 from rich.console import Console
 
 import posterior_collapse as pc
-from commands import collapse
 from posterior_collapse.cli import train_command
 from posterior_collapse.models import ARCHITECTURES
 from posterior_collapse.training import checkpoints
@@ -25,20 +23,12 @@ X = G.standard_normal((120, 5)) * [2, 1.5, 1, 0.3, 0.1]
 
 
 @pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
+def run(run, monkeypatch):
     """Run `collapse train` in a folder with data; return status, stdout and stderr."""
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.chdir(tmp_path)
     np.save("x.npy", X)
     np.save("given.npy", X[:, :2] + 0.5 * G.standard_normal((120, 2)))
-
-    def command(line: str) -> tuple[int, str, str]:
-        status = collapse("train", *shlex.split(line))
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return command
+    return lambda line: run("train", *shlex.split(line))
 
 
 def read(path: str | Path) -> dict:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from commands import collapse
 from posterior_collapse import checks
-from posterior_collapse.cli import main
 from posterior_collapse.errors import InvalidArgumentError
 
 Command = Callable[..., tuple[int, str]]
@@ -54,9 +54,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         arguments = [str(folder / "x.npy"), "--beta", betas, *options, str(folder / name)]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(warnings, "showwarning", warnings.showwarning)
-            with pytest.raises(SystemExit) as status:
-                main(["train", *arguments])
-        assert not status.value.code
+            assert collapse("train", *arguments) == 0
     (folder / "victim").mkdir()
     (folder / "victim/config.json").write_text("mine")
     return folder
@@ -68,19 +66,9 @@ def folders(trained: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def command(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folders: Path
-) -> Command:
+def command(run: Callable[..., tuple[int, str, str]], folders: Path) -> Command:
     """Run `collapse` in a folder with data; return status and stderr."""
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    monkeypatch.chdir(folders)
-
-    def run(*arguments: str) -> tuple[int, str]:
-        with pytest.raises(SystemExit) as status:
-            main([*arguments])
-        return int(status.value.code or 0), capsys.readouterr().err
-
-    return run
+    return lambda *arguments: run(*arguments)[::2]
 
 
 def everything() -> dict[str, bytes]:

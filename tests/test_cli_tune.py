@@ -5,33 +5,23 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import warnings
 
 import numpy as np
 import pytest
 
 import posterior_collapse as pc
-from commands import collapse
 
 G = np.random.default_rng(7)
 X = G.standard_normal((300, 5)) * [4, 2, 1, 0.3, 0.1]
 
 
 @pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
+def run(run, monkeypatch):
     """Run `collapse tune` in a folder with data; return status, stdout and stderr."""
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.chdir(tmp_path)
     np.save("x.npy", X)
     np.save("given.npy", X[:, :1] + 2 * G.standard_normal((300, 1)))
-
-    def command(line: str) -> tuple[int, str, str]:
-        status = collapse("tune", *shlex.split(line))
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return command
+    return lambda line: run("tune", *shlex.split(line))
 
 
 def test_of_a_network_it_says_how_it_was_trained(run) -> None:

@@ -7,31 +7,25 @@ import os
 import re
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import posterior_collapse as pc
-from commands import collapse
 from posterior_collapse import theory
 
 X = np.random.default_rng(3).standard_normal((60, 5)) * [3, 2, 1, 0.5, 0.1]
 
 
 @pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
+def run(run):
     """Run the command in a folder with data; return status and all it said, spaces collapsed."""
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.chdir(tmp_path)
     np.save("x.npy", X)
 
     def command(line: str) -> tuple[int, str]:
-        status = collapse(*line.split())
-        said = capsys.readouterr()
-        return status, " ".join((said.out + said.err).split())
+        status, out, err = run(*line.split())
+        return status, " ".join((out + err).split())
 
     return command
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from posterior_collapse.cli import main
+from commands import collapse
 from posterior_collapse.errors import CorruptFileError
 from posterior_collapse.models import Architecture, build
 from posterior_collapse.runs import Outcome, Record, Run, RunData, Store
@@ -261,10 +261,8 @@ class TestOldRuns:
         assert "lacks its tensors" in refused(store)
 
 
-def reproduce(out: Path) -> object:
-    with pytest.raises(SystemExit) as end:
-        main(["reproduce", "E8", "--quick", "--out", str(out)])
-    return end.value.code
+def reproduce(out: Path) -> int:
+    return collapse("reproduce", "E8", "--quick", "--out", out)
 
 
 def kept(out: Path) -> list[Path]:

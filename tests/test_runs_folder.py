@@ -19,15 +19,15 @@ from posterior_collapse.training import Settings
 
 
 def test_only_a_new_or_empty_folder_is_free(tmp_path: Path) -> None:
-    folder.check_free(tmp_path)
-    folder.check_free(tmp_path / "new")
+    files.check_free(tmp_path)
+    files.check_free(tmp_path / "new")
     (tmp_path / f".config.json.123{files.PARTIAL}").write_text("{")  # left by a killed process
-    folder.check_free(tmp_path)
+    files.check_free(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="folder with files"):
-        folder.check_free(tmp_path)
+        files.check_free(tmp_path)
     with pytest.raises(OutputError, match="a file"):
-        folder.check_free(tmp_path / "file")
+        files.check_free(tmp_path / "file")
 
 
 def test_who_begins_anew_are_those_without_a_checkpoint_and_who_train_with_them(

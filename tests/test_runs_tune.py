@@ -15,7 +15,7 @@ from posterior_collapse.data.samples import read
 from posterior_collapse.models import Architecture
 from posterior_collapse.report.comparison import tuned_verdict
 from posterior_collapse.runs.goal import Goal, Theory
-from posterior_collapse.runs.tune import Trial, search_beta, search_latents
+from posterior_collapse.runs.tune import Trial, Try, search_beta, search_latents
 
 module = importlib.import_module("posterior_collapse.runs.tune")  # by name it is the function
 STDS = np.array([4.0, 2.0, 1.0, 0.5])
@@ -61,6 +61,18 @@ LADDER = [8.0, 4.0, 2.0, 1.0, 0.5]
 """One unit below 8, two below 4, ..."""
 
 
+def beside_linear(fake: Fake, **changes: bool) -> Try:
+    """Such networks beside a linear model, which keeps the units of the ladder."""
+
+    def train(values: Sequence[float], seeds: int, times: float) -> list[Trial]:
+        return [
+            trial.replace(linear=sum(trial.value < at for at in LADDER), **changes)
+            for trial in fake(values, seeds, times)
+        ]
+
+    return train
+
+
 @pytest.mark.parametrize("wanted", [1, 2, 3, 4])
 @pytest.mark.parametrize(("low", "high"), [(0.1, 20.0), (0.01, 0.02), (30.0, 60.0)])
 def test_a_grid_finds_its_way_whatever_theory_said(wanted: int, low: float, high: float) -> None:
@@ -90,13 +102,7 @@ def test_runs_whose_counts_still_fall_are_made_longer() -> None:
 
 def test_more_units_than_a_linear_model_keeps_mean_that_training_has_not_ended() -> None:
     fake = Fake(LADDER, slow=9.0)
-
-    def train(values: Sequence[float], seeds: int, times: float) -> list[Trial]:
-        linear = [sum(beta < at for at in LADDER) for beta in values]
-        tried = zip(fake(values, seeds, times), linear, strict=True)
-        return [trial.replace(linear=n) for trial, n in tried]
-
-    found = search_beta(train, 1.0, 4.0, 2, 3)
+    found = search_beta(beside_linear(fake), 1.0, 4.0, 2, 3)
     assert [times for _, _, times in fake.calls] == [0.5, 1, 2, 4]
     # It does not run away to betas at which the linear model keeps nothing.
     assert max(beta for values, _, _ in fake.calls for beta in values) < 4.0
@@ -107,13 +113,7 @@ def test_more_units_than_a_linear_model_keeps_mean_that_training_has_not_ended()
 def test_a_beta_at_which_a_linear_model_keeps_fewer_is_never_chosen() -> None:
     """However many units a network has there that was trained too briefly."""
     fake = Fake([4 * at for at in LADDER])
-
-    def train(values: Sequence[float], seeds: int, times: float) -> list[Trial]:
-        linear = [sum(beta < at for at in LADDER) for beta in values]
-        tried = zip(fake(values, seeds, times), linear, strict=True)
-        return [trial.replace(linear=n) for trial, n in tried]
-
-    found = search_beta(train, 1.0, 20.0, 2, 3)
+    found = search_beta(beside_linear(fake), 1.0, 20.0, 2, 3)
     assert found.best.linear is not None
     assert found.best.linear >= 2
     assert found.best.value < 4.0
@@ -123,13 +123,7 @@ def test_a_beta_at_which_a_linear_model_keeps_fewer_is_never_chosen() -> None:
 def test_an_approximate_count_bounds_nothing() -> None:
     """Of a likelihood that is not Gaussian twice as many units may live where it counts few."""
     fake = Fake([2 * at for at in LADDER])
-
-    def train(values: Sequence[float], seeds: int, times: float) -> list[Trial]:
-        linear = [sum(beta < at for at in LADDER) for beta in values]
-        tried = zip(fake(values, seeds, times), linear, strict=True)
-        return [trial.replace(linear=n, approximate=True) for trial, n in tried]
-
-    found = search_beta(train, 2.0, 8.0, 2, 3)
+    found = search_beta(beside_linear(fake, approximate=True), 2.0, 8.0, 2, 3)
     assert 4.0 <= found.best.value < 8.0
     assert found.best.active == (2, 2, 2)
     assert found.best.linear == 1

@@ -137,12 +137,8 @@ def holds_runs(folder: Path) -> bool:
     return any(folder.glob(f"*/{RUN}"))
 
 
-def check_described(folder: Path, expected: str) -> Path:
+def check_described(folder: Path) -> Path:
     """Return the file that describes the runs in a folder of `collapse train`.
-
-    Args:
-        folder: The folder.
-        expected: What it should be, for the error.
 
     Raises:
         MissingFileError: There is none.
@@ -150,7 +146,9 @@ def check_described(folder: Path, expected: str) -> Path:
     for path in (folder / SWEEP, folder / CONFIG):
         if os.path.lexists(path):
             return path
-    raise MissingFileError(str(path), "no such file", expected, "Check the name.")
+    raise MissingFileError(
+        str(path), "no such file", "the folder of a run or a sweep", "Check the name."
+    )
 
 
 def read_json(path: str | Path, remedy: str = "Restore it from a copy.") -> dict[str, Any]:

@@ -7,15 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
 from posterior_collapse import checks
 from posterior_collapse.adapters.bearing import forecast_of, with_masks
 from posterior_collapse.adapters.findings import DECODERS, findings
 from posterior_collapse.adapters.probing import ROLES, Sizes
 from posterior_collapse.adapters.reconstruction import ReconstructionReading, plain
 from posterior_collapse.adapters.terms import KLReading, Terms, cut_off, read_terms, reductions
-from posterior_collapse.adapters.weight import has_floor, lower_weight, units_kept
 from posterior_collapse.data.samples import read
 from posterior_collapse.diagnosis import Finding
+from posterior_collapse.diagnosis.conclusions import count_of, is_attainable
 from posterior_collapse.diagnosis.onsets import Onset
 from posterior_collapse.errors import (
     DataError,
@@ -121,7 +123,7 @@ class LossAudit(Record):
         if self.forecast is not None:
             assert isinstance(self.forecast.spec, VAESpec)
             return self.forecast.spec
-        if has_floor(self.kl):
+        if self.kl.has_floor:
             raise InvalidArgumentError(
                 "loss",
                 f"a KL that costs nothing up to {self.kl.floor:.4g} nats",
@@ -139,11 +141,73 @@ class LossAudit(Record):
         Raises:
             InvalidArgumentError: No data were given, or no such number of units.
         """
-        if self.forecast is None:
+        forecast, kl, weight = self.forecast, self.kl, self.weight
+        if forecast is None:
             raise InvalidArgumentError(
                 "data", "nothing", "data to advise on", "Pass data= to audit_loss."
             )
-        return lower_weight(self, active)
+        level, beta = forecast.levels[0], float(forecast.spec.beta_levels[0])
+        units, modes = len(level.status), int(np.count_nonzero(forecast.spectrum))
+        wanted = min(units, modes) if active is None else checks.count("active", active)
+        if wanted > modes:
+            return f"The data have only {modes} modes: no weight keeps {wanted} units."
+        wider = f"Give the model at least {wanted} latent units." if wanted > units else ""
+        if wider and (kl.has_floor or kl.weights is not None):
+            return wider  # what further units of such a loss cost is not known
+        if wanted <= forecast.n_active:
+            return "Nothing needs to change."
+        if kl.has_floor:
+            return (
+                f"Raise the floor of {kl.floor:.4g} nats, or lower the KL's weight until more than "
+                "the floor is worth paying for."
+            )
+        learned = forecast.spec.eta_levels[0] == "learned"
+        if learned:
+            changes = [c for c in forecast.advice(wanted).changes if c.parameter == "beta"]
+            least = changes[0].value if changes else math.nan
+        elif wider:
+            least = beta * float(np.sort(forecast.spectrum)[::-1][wanted - 1] / level.threshold[0])
+        else:
+            least = float(np.sort(level.critical_beta)[::-1][wanted - 1])
+        if wider and self.reductions["latents"] == "mean":
+            beta *= units / wanted  # over more of them
+        if wider and not least <= beta:
+            return wider
+        if not least > 0:
+            return f"No weight of the KL keeps {wanted} units."
+        # Of a learned eta_dec not far below there is no minimum any more.
+        shown = "{:.6g}".format if learned else lambda value: f"{_below(value):.3g}"
+        factor = shown(least / beta)
+        whom = "in a linear model" if is_attainable(forecast) else "by the quadratic approximation"
+        kept = f"to keep {count_of(wanted, 'unit')} {whom}; a network may keep fewer"
+        if weight is None or weight < 0:  # of a loss whose signs are both turned
+            turn = f"Multiply your KL weight by {factor} {kept}."
+        else:
+            turn = (
+                f"Lower your weight from {weight:.6g} to {shown(weight * least / beta)} (multiply "
+                f"it by {factor}) {kept}."
+            )
+        return f"{wider} {turn}".lstrip()
+
+    @property
+    def units_kept(self) -> str | None:
+        """How many units it keeps on its data, and how much more it bears, in a sentence."""
+        forecast, kl = self.forecast, self.kl
+        if forecast is None:
+            return None
+        times, units = forecast.onset / forecast.spec.beta_levels[0], forecast.spec.dims[0]
+        who = "a linear model" if is_attainable(forecast) else "the quadratic approximation"
+        kept = f"On these data {who} keeps {forecast.n_active} of {units} units"
+        if kl.has_floor:
+            said = "costs nothing" if kl.kind == "free bits" else "is rewarded"
+            each = " of each unit" if kl.floor_over == "unit" else ""
+            return (
+                f"{kept}; no weight collapses all, for a KL up to {kl.floor:.4g} nats{each} {said}."
+            )
+        return (
+            f"{kept}; above {times:.3g} times the weight no unit gains by a small step, whatever "
+            "the network."
+        )
 
     @property
     def headline(self) -> str:
@@ -164,9 +228,9 @@ class LossAudit(Record):
     @property
     def text(self) -> str:
         """The result in sentences."""
-        kept = [] if self.forecast is None else [units_kept(self.forecast, self.kl)]
-        said = [str(f) for f in self.findings]
-        return " ".join([self.headline, *said, *(k for k in kept if k not in " ".join(said))])
+        said = " ".join([self.headline, *map(str, self.findings)])
+        kept = self.units_kept
+        return said if kept is None or kept in said else f"{said} {kept}"
 
     def __repr__(self) -> str:
         return f"LossAudit({self.text})"
@@ -310,3 +374,10 @@ def _value(reconstruction: ReconstructionReading, kl: KLReading, features: int) 
         return None
     factors = {"squared": 0.5, "log squared": features / 2}
     return plain(factors.get(reconstruction.kind, 1.0) * kl.weight / reconstruction.weight)
+
+
+def _below(value: float) -> float:
+    """Return the next lower number of three digits: at a threshold itself the unit is dead."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 2)
+    # Less than what rounding adds to a value of three digits, which would stay what it is.
+    return (math.ceil(value / unit * (1 - 1e-9)) - 1) * unit

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posterior_collapse.adapters.probing import Probe
+from posterior_collapse.adapters.probing import Probe, along
 from posterior_collapse.adapters.reconstruction import holds_on
 from posterior_collapse.adapters.terms import KLReading, Terms
 from posterior_collapse.arrays import Array, Float
@@ -22,6 +22,7 @@ from posterior_collapse.likelihoods import ROUNDING
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import VAESpec
 from posterior_collapse.theory import Forecast, forecast
+from posterior_collapse.theory.solve import levels
 
 ROWS = 64
 """Rows of the data that a loss is tried on."""
@@ -30,11 +31,9 @@ ROWS = 64
 def forecast_of(spec: VAESpec, data: Any, terms: Terms) -> tuple[Forecast, Onset | None]:
     """Return the forecast for a loss on data, and the onset where no closed form has it.
 
-    Args:
-        spec: What the loss asks for.
-        data: As `forecast` takes them; of class numbers, one column for each position.
-        terms: Its error and its KL. Of a floor the forecast is that of the beta which comes to the
-            same, of weights per unit that of each unit at its own.
+    Data are as `forecast` takes them; of class numbers, one column for each position. Of a floor of
+    the KL the forecast is that of the beta which comes to the same, of weights per unit that of
+    each unit at its own.
 
     Raises:
         DataError: The data do not fit the loss.
@@ -86,11 +85,10 @@ def with_masks(terms: Terms, data: Any) -> Terms:
 
 def _within(rows: Array, y: Tensor, terms: Terms) -> bool:
     """Whether the mean, by the best constant output, is none of the outputs that are cut off."""
-    reconstruction, probe = terms.reconstruction, terms.probe
-    if not reconstruction.clipped or probe is None:
+    if not terms.reconstruction.clipped or terms.probe is None:
         return True
     mean = torch.as_tensor(rows.mean(axis=0, dtype=np.float64)).reshape(y.shape[1:])
-    return holds_on(probe, reconstruction, y, mean.expand(y.shape))
+    return holds_on(terms.probe, terms.reconstruction, y, mean.expand(y.shape))
 
 
 def _one_hot(rows: Array, terms: Terms) -> bool:
@@ -103,7 +101,7 @@ def _one_hot(rows: Array, terms: Terms) -> bool:
     if axis is None or (probe is not None and probe.target.values == "classes"):
         return True
     whole = rows.reshape(len(rows), *features)
-    sums = whole.sum(axis=_along(axis), dtype=np.float64)
+    sums = whole.sum(axis=along(axis), dtype=np.float64)
     least = float(whole.min(initial=0))
     return least >= -ROUNDING and float(np.abs(sums - 1).max()) <= ROUNDING * features[axis]
 
@@ -141,24 +139,19 @@ def _targets(data: Any, terms: Terms) -> Array:
     width, axis = math.prod(features), _class_axis(rows.shape[1], features, axis)
     if rows.shape[1] == width:
         return rows
-    if axis is not None and terms.reconstruction.likelihood != "categorical":
+    if axis is None:
+        raise DataError(
+            "data",
+            f"{rows.shape[1]:,} features",
+            f"{width:,}, as features={features}",
+            "Pass the features of your data.",
+        )
+    if terms.reconstruction.likelihood != "categorical":
         return rows
-    if axis is not None:
-        classes = features[axis]
-        positions = [size for i, size in enumerate(features) if i != axis % len(features)]
-        hot = one_hot(rows.reshape(-1), classes).reshape(len(rows), *positions, classes)
-        return np.moveaxis(hot, -1, _along(axis)).reshape(len(rows), width)
-    raise DataError(
-        "data",
-        f"{rows.shape[1]:,} features",
-        f"{width:,}, as features={features}",
-        "Pass the features of your data.",
-    )
-
-
-def _along(axis: int) -> int:
-    """Return an axis of the features, counted from their first or last, as one of their rows."""
-    return axis if axis < 0 else axis + 1
+    classes = features[axis]
+    positions = np.delete(features, axis).tolist()
+    hot = one_hot(rows.reshape(-1), classes).reshape(len(rows), *positions, classes)
+    return np.moveaxis(hot, -1, along(axis)).reshape(len(rows), width)
 
 
 def _by_position(rows: Array, terms: Terms) -> Array:
@@ -167,7 +160,7 @@ def _by_position(rows: Array, terms: Terms) -> Array:
     if axis is None:
         return rows
     whole = rows.reshape(len(rows), *terms.sizes.features)
-    return np.moveaxis(whole, _along(axis), -1).reshape(rows.shape)
+    return np.moveaxis(whole, along(axis), -1).reshape(rows.shape)
 
 
 def _class_axis(columns: int, features: tuple[int, ...], known: int | None) -> int | None:
@@ -185,7 +178,7 @@ def _shaped(rows: Array, probe: Probe) -> Array:
         return np.asarray(rows.reshape(len(rows), *shape), dtype=np.int64)
     whole = rows.reshape(len(rows), *shape)
     if values == "classes" and axis is not None:
-        return np.asarray(whole.argmax(axis=_along(axis)))
+        return np.asarray(whole.argmax(axis=along(axis)))
     return whole
 
 
@@ -237,19 +230,12 @@ def _with_weights(result: Forecast, weights: Sequence[float]) -> Forecast:
         return float((worth * (1 - share) + weights * np.log(share)).sum() / 2)
 
     own, alike = beta * times, np.full(len(times), beta)
-    share = noise_share(own)
-    state = replace(solution.state, noise=[share * scale])
-    information = state.information[0]
+    state = replace(solution.state, noise=[noise_share(own) * scale])
+    solution = replace(solution, state=state)
     return result.replace(
         loss=result.loss + gained(alike) - gained(own),
         levels=(
-            level.replace(
-                encoder_singular_values=np.sort(state.encoder[0])[::-1],
-                decoder_singular_values=np.sort(state.decoder[0])[::-1],
-                posterior_std=np.sqrt(state.noise[0]),
-                kl=information,
-                information=information,
-                status=tuple("active" if one < 1 else "collapsed" for one in share),
+            levels(solution)[0].replace(
                 threshold=level.threshold * times,
                 critical_beta=level.critical_beta / times,
                 critical_eta_dec=level.critical_eta_dec / np.sqrt(times),
@@ -260,7 +246,7 @@ def _with_weights(result: Forecast, weights: Sequence[float]) -> Forecast:
             "beta is the weight of the cheapest",
             *result.notes,
         ),
-        _solution=replace(solution, state=state),
+        _solution=solution,
         _times=tuple(times.tolist()),
     )
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from posterior_collapse.adapters.probing import ROLES
 from posterior_collapse.adapters.terms import KLReading
-from posterior_collapse.adapters.weight import lower_weight, units_kept
 from posterior_collapse.checks import Likelihood
 from posterior_collapse.diagnosis import Finding
 from posterior_collapse.errors import PosteriorCollapseError
@@ -32,10 +31,7 @@ def findings(
 ) -> tuple[Finding, ...]:
     """Return what is to be said of a loss, the gravest first.
 
-    Args:
-        audit: All else that is known of it.
-        refusal: Why there is no forecast for its data.
-        given: Whether there are data.
+    Whether data are given, and why there is no forecast for them, counts too.
     """
     return (
         *_of_gradient(audit),
@@ -46,7 +42,7 @@ def findings(
         *_of_reductions(audit),
         *_of_value(audit),
         *_of_units(audit),
-        *([] if refusal is None else [_no_forecast(refusal)]),
+        *_of_refusal(refusal),
     )
 
 
@@ -87,13 +83,29 @@ def _of_signs(audit: LossAudit) -> Iterator[Finding]:
         )
 
 
-_NO_KL = (
-    "What the loss does with the posterior is no multiple of the KL of a Gaussian, be its last "
-    "argument a log-variance, a log-std, a std, a variance, or what softplus makes one.",
-    "The KL is 0.5 * (mean^2 + exp(log_var) - 1 - log_var), summed over latents; check the order "
-    "of the arguments too.",
-)
-_SAMPLED = (
+_NO_BETA = {
+    "none": Finding(
+        "no-kl",
+        "The loss does not depend on the posterior: the KL has no weight.",
+        "Add weight * KL to what is minimised; if it is warmed up, audit the final weight.",
+    ),
+    "other": Finding(
+        "not-a-kl",
+        "What the loss does with the posterior is no multiple of the KL of a Gaussian, be its last "
+        "argument a log-variance, a log-std, a std, a variance, or what softplus makes one.",
+        "The KL is 0.5 * (mean^2 + exp(log_var) - 1 - log_var), summed over latents; check the "
+        "order of the arguments too.",
+    ),
+    "no log": Finding(
+        "no-log-term",
+        "The KL lacks its - log_var: what is left is least at a std of 0, not at the prior's, so "
+        "that no unit ever equals the prior and none counts as collapsed.",
+        "Take all of it: 0.5 * (mean^2 + exp(log_var) - 1 - log_var), summed over latents.",
+    ),
+}
+"""What is said of posterior terms of these kinds."""
+_SAMPLED = Finding(
+    "not-a-kl",
     "What the loss does with samples of the posterior is no multiple of a KL to a Gaussian prior.",
     "With a mixture or another prior, state beta yourself: the onset is that of the reconstruction "
     "term, by posterior_collapse.onset.",
@@ -101,28 +113,14 @@ _SAMPLED = (
 
 
 def _of_kl(kl: KLReading, audit: LossAudit) -> Iterator[Finding]:
-    if kl.kind == "none":
-        yield Finding(
-            "no-kl",
-            "The loss does not depend on the posterior: the KL has no weight.",
-            "Add weight * KL to what is minimised; if it is warmed up, audit the final weight.",
-        )
-    elif kl.kind == "other":
-        yield Finding("not-a-kl", *(_SAMPLED if kl.sampled else _NO_KL))
+    if kl.kind in _NO_BETA:
+        yield _SAMPLED if kl.kind == "other" and kl.sampled else _NO_BETA[kl.kind]
     elif kl.kind == "squared capacity":
-        over = "each unit" if kl.floor_over == "unit" else "all units together"
         yield Finding(
             "squared-capacity",
-            f"The KL's distance from a capacity ({kl.floor:.4g} nats of {over}) is squared: what a "
-            "nat costs depends on how many are spent, and no one beta stands for it.",
+            f"The KL's distance from a capacity ({kl.floor:.4g} nats of {kl.whose}) is squared: "
+            "what a nat costs depends on how many are spent, and no one beta stands for it.",
             "Take weight * (KL - capacity).abs(), or judge activity by information.",
-        )
-    elif kl.kind == "no log":
-        yield Finding(
-            "no-log-term",
-            "The KL lacks its - log_var: what is left is least at a std of 0, not at the prior's, "
-            "so that no unit ever equals the prior and none counts as collapsed.",
-            "Take all of it: 0.5 * (mean^2 + exp(log_var) - 1 - log_var), summed over latents.",
         )
     elif kl.weight < 0 and not _both_turned(audit):
         yield Finding(
@@ -144,8 +142,7 @@ def _of_kl(kl: KLReading, audit: LossAudit) -> Iterator[Finding]:
 
 
 def _of_floor(kl: KLReading, audit: LossAudit) -> Iterator[Finding]:
-    over = "each unit" if kl.floor_over == "unit" else "all units together"
-    floor = f"{kl.floor:.4g} nats of {over}"
+    floor = f"{kl.floor:.4g} nats of {kl.whose}"
     action = "Pass data= to see how many units that keeps, and judge activity by information."
     if audit.forecast is not None:
         beta = audit.forecast.spec.beta_levels[0]
@@ -183,6 +180,7 @@ def _of_prior(kl: KLReading) -> Iterator[Finding]:
 def _of_reconstruction(audit: LossAudit, given: bool) -> Iterator[Finding]:
     reconstruction, turned = audit.reconstruction, _both_turned(audit)
     by_it = "What is said here of your data goes by that."
+    seen = by_it if given else "Pass data= to see what it keeps of them."
     kind, weight, likelihood = reconstruction.kind, reconstruction.weight, reconstruction.likelihood
     if reconstruction.clipped:
         yield Finding(
@@ -203,18 +201,19 @@ def _of_reconstruction(audit: LossAudit, given: bool) -> Iterator[Finding]:
             f"On targets {reconstruction.masked} the error's weight differs from that on made-up "
             "ones, as under a mask of zeros, of missing values or of what exceeds a limit: no "
             "beta * eta_dec^2 stands for it, and which units live goes by what the mask leaves.",
-            by_it if given else "Pass data= to see what it keeps of them.",
+            seen,
         )
     elif reconstruction.weights is not None:
+        if kind == "squared":  # of others a weight is no scale of the data
+            seen = "They keep" if given else "Pass data= for what they keep; it is"
+            seen += (
+                " what unweighted data would, each feature multiplied by the root of its weight."
+            )
         yield Finding(
             "feature-weights",
             f"The features' weights differ, from {reconstruction.weights.min():.4g} to "
             f"{reconstruction.weights.max():.4g}: no one eta_dec stands for them.",
-            # Of a squared error alone is a weight a scale of the data.
-            (by_it if given else "Pass data= to see what it keeps of them.")
-            if kind != "squared"
-            else f"{'They keep' if given else 'Pass data= for what they keep; it is'} what "
-            "unweighted data would, each feature multiplied by the root of its weight.",
+            seen,
         )
     elif weight < 0 and kind != "other" and not turned:  # of others the slope may have either sign
         yield Finding(
@@ -249,13 +248,13 @@ def _of_reconstruction(audit: LossAudit, given: bool) -> Iterator[Finding]:
         why = "The reconstruction term is not a squared error and of no likelihood known here"
         if reconstruction.clipped:
             why = "The mean of these data lies where reconstructions are cut off"
+        onset = (
+            "Pass data= for its forecast, or its reconstruction term to posterior_collapse.onset."
+        )
         yield Finding(
             "other-error",
             f"{why}: which units live goes by the loss's own scores and curvature.",
-            by_it
-            if given
-            else "Pass data= for its forecast, or its reconstruction term to "
-            "posterior_collapse.onset.",
+            by_it if given else onset,
         )
 
 
@@ -271,20 +270,17 @@ def _of_reductions(audit: LossAudit) -> Iterator[Finding]:
     if None in batch or batch[0] == batch[1]:
         return
     beta = audit.beta
-    text = (
-        f"Over the batch the reconstruction is a {batch[0]} and the KL a {batch[1]}: beta depends "
-        f"on the batch size, here {sizes.batch}."
-    )
+    text = f"Over the batch the reconstruction is a {batch[0]} and the KL a {batch[1]}"
+    so = f": beta depends on the batch size, here {sizes.batch}."
     if audit.value is not None and beta is not None and beta > 0:
         one = sizes.batch / beta if batch[1] == "sum" else sizes.batch * beta
         if math.isclose(beta, 1, rel_tol=1e-6):
-            text = (
-                f"Over the batch the reconstruction is a {batch[0]} and the KL a {batch[1]}, whose "
-                f"factor makes up for it: beta is exactly 1 at the batch size {sizes.batch}."
-            )
+            so = ", whose factor makes up for it: beta is exactly 1 at the batch size "
+            so += f"{sizes.batch}."
         elif one > 1 and math.isclose(one, round(one), rel_tol=1e-6):
-            text += f" It is exactly 1 at a batch size of {round(one)}."
-    yield Finding("batch", text, "Average both over the batch: the last batch may be smaller.")
+            so += f" It is exactly 1 at a batch size of {round(one)}."
+    action = "Average both over the batch: the last batch may be smaller."
+    yield Finding("batch", text + so, action)
 
 
 def _of_means(audit: LossAudit) -> Iterator[Finding]:
@@ -354,9 +350,10 @@ def _of_value(audit: LossAudit) -> Iterator[Finding]:
     )
 
 
-def _no_forecast(refusal: PosteriorCollapseError) -> Finding:
-    text = f"There is no forecast for these data: {refusal.argument} has {refusal.got}."
-    return Finding("no-forecast", text, refusal.action)
+def _of_refusal(refusal: PosteriorCollapseError | None) -> Iterator[Finding]:
+    if refusal is not None:
+        text = f"There is no forecast for these data: {refusal.argument} has {refusal.got}."
+        yield Finding("no-forecast", text, refusal.action)
 
 
 def _of_units(audit: LossAudit) -> Iterator[Finding]:
@@ -366,5 +363,4 @@ def _of_units(audit: LossAudit) -> Iterator[Finding]:
     active, modes = forecast.n_active, int(np.count_nonzero(forecast.spectrum))
     if active < min(audit.sizes.latents, modes):
         code, wanted = ("some-collapse", None) if active else ("all-collapse", 1)
-        action = lower_weight(audit, wanted)
-        yield Finding(code, units_kept(forecast, audit.kl), action)
+        yield Finding(code, str(audit.units_kept), audit.advice(wanted))

@@ -12,14 +12,9 @@ from posterior_collapse import errors
 
 @contextlib.contextmanager
 def needing(library: str, purpose: str) -> Iterator[None]:
-    """Turn a failed import of a library into an error that says what to do.
+    """Turn a failed import of a library, as pip calls it, into an error that says what to do.
 
-    Args:
-        library: What pip calls it.
-        purpose: What it is needed for.
-
-    Raises:
-        MissingDependencyError: It is not there, or broken: then it says so itself.
+    A library that is there and broken says so itself.
 
     Example:
         >>> with needing("pythae", "run"):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from posterior_collapse import checks
 from posterior_collapse.adapters.libraries import needing
+from posterior_collapse.diagnosis.levels import collapse_options
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models.layers import Gaussian, kl_divergence
 
@@ -232,10 +233,7 @@ class EpsilonDeltaCollapse(_PerUnit):
     ) -> None:
         super().__init__(latent_dim, ("below",), options)
         self.prior_std = checks.positive("prior_std", prior_std)
-        self.epsilon = checks.positive("epsilon", epsilon)
-        self.delta = checks.positive("delta", delta)
-        if self.delta >= 1:
-            raise InvalidArgumentError("delta", delta, "a share below 1", "Pass delta=0.05.")
+        self.epsilon, self.delta = collapse_options(epsilon, delta).values()
 
     def update(self, mean: Tensor, std: Tensor) -> None:
         """Add the posteriors of a batch, (batch, units) each."""

@@ -135,13 +135,6 @@ class OutputReader:
 
     Whether a tensor holds means or links shows once a value cannot be a mean. Until then it is
     taken for means, and `notes` says so: sigmoid(x) and x are told apart by nothing else.
-
-    Args:
-        spec: The objective.
-        output: What a tensor holds; None: as its values show.
-
-    Raises:
-        InvalidArgumentError: `output` is none of the two.
     """
 
     def __init__(self, spec: Spec, output: Output | None = None) -> None:
@@ -168,12 +161,7 @@ class OutputReader:
         ]
 
     def read(self, output: Any, rows: int, device: torch.device) -> Distribution:
-        """Return the distribution of single features, (rows, ...).
-
-        Args:
-            output: A tensor or array, or a distribution.
-            rows: That were decoded.
-            device: Where a plain array goes.
+        """Return the distribution of single features, (rows, ...), that an output is.
 
         Raises:
             InvalidArgumentError: Another number of rows, a distribution that the spec excludes, a
@@ -265,12 +253,7 @@ class OutputReader:
 
 
 def flattened(output: Distribution, lead: torch.Size, device: torch.device) -> Distribution:
-    """Return a distribution of single features with flat rows of another leading shape.
-
-    Args:
-        output: Elementwise, (rows, ...).
-        lead: Shape of the rows.
-        device: Where its parameters go.
+    """Return a distribution of single features, (rows, ...), with rows flat and in a shape `lead`.
 
     Example:
         >>> images = Bernoulli(logits=torch.zeros(6, 1, 2, 2))

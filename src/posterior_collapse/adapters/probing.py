@@ -22,8 +22,8 @@ from torch.overrides import TorchFunctionMode
 
 from posterior_collapse.adapters.libraries import undisturbed
 from posterior_collapse.arrays import Float
+from posterior_collapse.diagnosis.rows import device_of, is_of_dtype
 from posterior_collapse.errors import InvalidArgumentError, first_line
-from posterior_collapse.models.modules import tensor_behind
 
 ROLES = ("reconstruction", "target", "mean", "log_var")
 MOST_DIFFERENCES = 4096
@@ -80,6 +80,11 @@ TARGETS = (
 """In the order in which they are tried."""
 
 
+def along(axis: int) -> int:
+    """Return an axis of the features, counted from their first or last, as one of their rows."""
+    return axis if axis < 0 else axis + 1
+
+
 @dataclass
 class Probe:
     """A loss `loss(reconstruction, target, mean, log_var)`, called with made-up tensors.
@@ -105,10 +110,8 @@ class Probe:
 
     @cached_property
     def device(self) -> torch.device:
-        """Where the loss has tensors of its own; but MPS has no float64."""
-        own = tensor_behind(self.loss)
-        away = own is not None and own.device.type != "mps"
-        return own.device if own is not None and away else torch.device("cpu")
+        """Where the loss is called."""
+        return device_of(self.loss)
 
     def made_up(self, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Return a reconstruction in (0.1, 0.9) and a target of this kind, of rows that differ."""
@@ -122,7 +125,7 @@ class Probe:
         elif values == "counts":
             y = (6 * uniform[1]).floor()
         elif axis is not None:
-            y = uniform[1].argmax(dim=axis if axis < 0 else axis + 1)
+            y = uniform[1].argmax(dim=along(axis))
             y = self.one_hot(y) if values == "one-hot" else y
         return 0.1 + 0.8 * uniform[0], y
 
@@ -131,7 +134,7 @@ class Probe:
         axis = self.target.axis
         assert axis is not None
         hot = torch.nn.functional.one_hot(classes, self.sizes.features[axis]).double()
-        return hot if axis < 0 else hot.movedim(-1, 1)
+        return hot.movedim(-1, along(axis))
 
     def value(self, y_hat: Tensor, y: Tensor, mean: Any = 0.0, log_var: Any = 0.0) -> float:
         """Return the loss, where the posterior of all rows is the same: a number, or one per unit.
@@ -261,7 +264,7 @@ class Probe:
             "Check features=, latents=, the order of the arguments and the device of tensors of "
             "its own, or wrap it: lambda y_hat, y, mean, log_var: ..."
         )
-        if any(word in line for word in ("dtype", "type (", "scalar type", "Double", "Float")):
+        if is_of_dtype(line):
             action = (
                 "Its own tensors have another dtype: wrap it, lambda y_hat, y, mean, log_var: "
                 "loss(y_hat.float(), y.float(), mean.float(), log_var.float())."
@@ -298,11 +301,7 @@ class _Noise(TorchFunctionMode):
 
 @contextlib.contextmanager
 def steady(loss: Callable[..., Any], sizes: Sizes, spread: str) -> Iterator[None]:
-    """Refuse a loss that has changed meanwhile, whatever else was made of it.
-
-    Raises:
-        InvalidArgumentError: Its values are others after than before, with generators alike.
-    """
+    """Refuse a loss that has changed meanwhile, whatever else was made of it."""
     before = _answers(loss, sizes, spread)
     try:
         yield

@@ -27,6 +27,13 @@ from posterior_collapse.specs import EtaDec, Likelihood, Spec, VAESpec
 
 _SAME = 1e-6
 """Relative difference of stds and scales that is rounding."""
+KINDS: dict[Any, Likelihood] = {
+    Bernoulli: "bernoulli",
+    Poisson: "poisson",
+    OneHotCategorical: "categorical",
+}
+WRAPPERS = ("MaskedDistribution", "ExpandedDistribution")
+"""Of pyro, by their names: it need not be installed."""
 SCALES = (
     "beta is not known: the latent site is scaled differently in model and guide, or from row to "
     "row, which weights no KL: pass spec="
@@ -97,7 +104,7 @@ def from_pyro(
     def encode(rows: Tensor) -> Normal:
         with undisturbed(rows.device):
             node = poutine.trace(guide).get_trace(rows).nodes[latent]
-        return cast(Normal, elementwise(node["fn"]))
+        return cast(Normal, unwrapped(node["fn"]))
 
     def decode(z: Tensor) -> Distribution:
         # The model's own rows stand where data are observed, which nothing reads.
@@ -105,17 +112,17 @@ def from_pyro(
         with undisturbed(z.device):
             given = poutine.condition(model, data={latent: z})
             node = poutine.trace(given).get_trace(rows).nodes[data]
-        return cast(Distribution, elementwise(node["fn"]))
+        return cast(Distribution, unwrapped(node["fn"]))
 
-    units, beta = elementwise(sites.posterior["fn"]).mean.shape[-1], _beta(sites)
+    units, beta = unwrapped(sites.posterior["fn"]).mean.shape[-1], _beta(sites)
     assumed = spec is None and beta is None
     if spec is None:
-        likelihood, eta_dec, dispersion = _likelihood(elementwise(sites.data["fn"]))
+        likelihood, eta_dec, dispersion = _likelihood(unwrapped(sites.data["fn"]))
         spec = VAESpec(
             units,
             beta=beta or 1.0,
             eta_dec=eta_dec,
-            eta_enc=float(elementwise(sites.prior["fn"]).stddev.flatten()[0]),
+            eta_enc=float(unwrapped(sites.prior["fn"]).stddev.flatten()[0]),
             sigma="input",
             likelihood=likelihood,
             dispersion=dispersion,
@@ -159,7 +166,7 @@ def _sites(
     found = _Sites(latent, data, guided.nodes[latent], nodes[latent], nodes[data])
     _check(found, len(x), [name for name in _names(traced, observed=False) if name != latent])
     blank = poutine.trace(given).get_trace(torch.zeros_like(x)).nodes[data]["fn"]
-    if not _alike(elementwise(found.data["fn"]), elementwise(blank)):
+    if not _alike(unwrapped(found.data["fn"]), unwrapped(blank)):
         raise InvalidArgumentError(
             "model",
             "a likelihood that changes with the data it is asked of",
@@ -179,7 +186,7 @@ def _check(sites: _Sites, rows: int, others: list[str]) -> None:
             "Derive a class from LatentModel for a hierarchy.",
         )
     for name, node in (("guide", sites.posterior), ("model", sites.prior)):
-        found = elementwise(node["fn"])
+        found = unwrapped(node["fn"])
         if not isinstance(found, Normal) or found.batch_shape[:-1] != (rows,):
             got = f"a {type(found).__name__} of shape {tuple(found.batch_shape)}"
             raise InvalidArgumentError(
@@ -188,7 +195,7 @@ def _check(sites: _Sites, rows: int, others: list[str]) -> None:
                 f"a Normal of ({rows}, units), for {rows} rows",
                 "Sample it as Normal(mean, std).to_event(1) in a plate over the rows.",
             )
-    prior = elementwise(sites.prior["fn"])
+    prior = unwrapped(sites.prior["fn"])
     if bool(prior.mean.any()) or not _equal(prior.stddev):
         raise InvalidArgumentError(
             "model",
@@ -214,13 +221,10 @@ def _likelihood(data: Distribution) -> tuple[Likelihood, EtaDec, Dispersion]:
         return "gaussian", _fixed(data.scale), "learned"
     if isinstance(data, NegativeBinomial):
         return "negative-binomial", 1.0, _fixed(data.total_count)
-    kinds: dict[Any, Likelihood] = {
-        Bernoulli: "bernoulli",
-        Poisson: "poisson",
-        OneHotCategorical: "categorical",
-    }
-    found = (name for kind, name in kinds.items() if isinstance(data, kind))
-    return next(found, "other"), 1.0, "learned"
+    for kind, name in KINDS.items():
+        if isinstance(data, kind):
+            return name, 1.0, "learned"
+    return "other", 1.0, "learned"
 
 
 def _fixed(value: Any) -> Any:
@@ -235,6 +239,13 @@ def _equal(value: Tensor) -> bool:
     return bool((value - value.flatten()[0]).abs().max() <= _SAME * value.abs().max())
 
 
+def unwrapped(output: Any) -> Any:
+    """Return the distribution of single numbers inside pyro's and torch's wrappers."""
+    while isinstance(output, Independent) or type(output).__name__ in WRAPPERS:
+        output = output.base_dist
+    return output
+
+
 def _alike(one: Distribution, other: Distribution) -> bool:
     if type(one) is not type(other) or one.batch_shape != other.batch_shape:
         return False
@@ -247,7 +258,7 @@ def _names(trace: Any, *, observed: bool) -> list[str]:
     return [
         name
         for name, node in trace.nodes.items()
-        if node["type"] == "sample" and isinstance(elementwise(node["fn"]), Distribution)
+        if node["type"] == "sample" and isinstance(unwrapped(node["fn"]), Distribution)
         and not node["infer"].get("is_auxiliary") and node["is_observed"] == observed
     ]  # fmt: skip
 
@@ -264,19 +275,3 @@ def _one(name: str, asked: str | None, found: list[str]) -> str:
             f"Pass {name}=.",
         )
     return asked
-
-
-def elementwise(output: Any) -> Any:
-    """Return the distribution of single numbers inside pyro's and torch's wrappers.
-
-    Example:
-        >>> elementwise(Independent(Normal(torch.zeros(2, 3), 1.0), 1)).batch_shape
-        torch.Size([2, 3])
-    """
-    while isinstance(output, Independent) or type(output).__name__ in WRAPPERS:
-        output = output.base_dist
-    return output
-
-
-WRAPPERS = ("MaskedDistribution", "ExpandedDistribution")
-"""Of pyro, by their names: it need not be installed."""

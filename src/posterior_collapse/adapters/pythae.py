@@ -219,31 +219,15 @@ def _capacity(model: Any) -> _Objective:
     )
 
 
-def _factor(model: Any) -> _Objective:
-    return _Objective(
-        1.0,
-        f"the total correlation (weight {model.gamma:g}), zero where units are independent, is not "
-        "in the loss",
-    )
-
-
 def _vamp(model: Any) -> _Objective:
     rising = model.linear_scheduling
-    return _Objective(
-        1.0,
+    text = (
         "the prior is a mixture: KLs and losses are those to the Gaussian of its mean and std in "
         "each unit"
-        + f"; the KL's weight rises to the spec's 1 over {rising} epochs"
-        * (rising > 0),
     )
-
-
-def _flow(model: Any) -> _Objective:
-    return _Objective(
-        1.0,
-        "units are those of the Gaussian before the flow, and KLs and losses those to the Gaussian "
-        "of the mean and std that the prior has there",
-    )
+    if rising > 0:
+        text += f"; the KL's weight rises to the spec's 1 over {rising} epochs"
+    return _Objective(1.0, text)
 
 
 _OBJECTIVES: dict[str, Callable[[Any], _Objective]] = {
@@ -251,9 +235,17 @@ _OBJECTIVES: dict[str, Callable[[Any], _Objective]] = {
     "BetaVAE": lambda model: _Objective(float(model.beta)),
     "BetaTCVAE": _beta_tc,
     "DisentangledBetaVAE": _capacity,
-    "FactorVAE": _factor,
+    "FactorVAE": lambda model: _Objective(
+        1.0,
+        f"the total correlation (weight {model.gamma:g}), zero where units are independent, is not "
+        "in the loss",
+    ),
     "INFOVAE_MMD": _info,
-    "VAE_IAF": _flow,
+    "VAE_IAF": lambda model: _Objective(
+        1.0,
+        "units are those of the Gaussian before the flow, and KLs and losses those to the Gaussian "
+        "of the mean and std that the prior has there",
+    ),
     "VAMP": _vamp,
     # Their reconstruction error is no likelihood: a similarity of images, or what a
     # discriminator sees.

@@ -10,7 +10,7 @@ import torch
 from scipy.special import expit, softmax, xlogy
 from torch import Tensor
 
-from posterior_collapse.adapters.probing import ASKED, Probe, random_numbers
+from posterior_collapse.adapters.probing import ASKED, Probe, along, random_numbers
 from posterior_collapse.arrays import Float
 from posterior_collapse.checks import Likelihood
 from posterior_collapse.errors import InvalidArgumentError
@@ -56,34 +56,34 @@ class ReconstructionReading(NamedTuple):
     @property
     def likelihood(self) -> Likelihood:
         """What it is the negative log of; "other": none that is known, or weights that differ."""
-        first = self.kind.partition(" ")[0]
-        if self.weights is not None:
-            return "other"
-        if self.kind in ("squared", "log squared"):
-            return "gaussian"
-        return first if first in _NAMES else "other"  # type: ignore[return-value]
+        return KNOWN[self.kind][0] if self.kind in KNOWN and self.weights is None else "other"
 
     @property
     def link(self) -> str | None:
         """What the decoder gives: "logits", "probabilities", "log rates", ...; None: unknown."""
-        return _LINKS.get(self.kind)
+        return KNOWN[self.kind][1] if self.kind in KNOWN else None
+
+    @property
+    def each(self) -> Any:
+        """Its factor, or those of the features where they differ."""
+        return self.weight if self.weights is None else self.weights
 
 
-_NAMES = ("bernoulli", "poisson", "negative-binomial", "categorical")
-_LINKS = {
-    "squared": "means",
-    "log squared": "means",
-    "bernoulli": "probabilities",
-    "bernoulli logits": "logits",
-    "poisson": "log rates",
-    "poisson rates": "rates",
-    "negative-binomial": "log means",
-    "negative-binomial logits": "logits",
-    "negative-binomial means": "means",
-    "categorical": "logits",
-    "categorical log-probabilities": "log-probabilities",
-    "categorical probabilities": "probabilities",
+KNOWN: dict[str, tuple[Likelihood, str]] = {
+    "squared": ("gaussian", "means"),
+    "log squared": ("gaussian", "means"),
+    "bernoulli": ("bernoulli", "probabilities"),
+    "bernoulli logits": ("bernoulli", "logits"),
+    "poisson": ("poisson", "log rates"),
+    "poisson rates": ("poisson", "rates"),
+    "negative-binomial": ("negative-binomial", "log means"),
+    "negative-binomial logits": ("negative-binomial", "logits"),
+    "negative-binomial means": ("negative-binomial", "means"),
+    "categorical": ("categorical", "logits"),
+    "categorical log-probabilities": ("categorical", "log-probabilities"),
+    "categorical probabilities": ("categorical", "probabilities"),
 }
+"""Likelihood and link of each kind that has them."""
 
 
 def plain(value: float) -> float:
@@ -164,9 +164,9 @@ def _slopes(rows: _Rows, probe: Probe) -> list[tuple[str, Float, int | None]]:
     ]
     of_classes: list[tuple[str, Float, int | None]] = []
     for axis in axes:
-        along = axis if axis < 0 else axis + 1
-        total = y.sum(axis=along, keepdims=True)
-        of_classes.append(("categorical", softmax(o, axis=along) * total - y, axis))
+        of_row = along(axis)
+        total = y.sum(axis=of_row, keepdims=True)
+        of_classes.append(("categorical", softmax(o, axis=of_row) * total - y, axis))
     of_classes.append(("categorical log-probabilities", -y, axes[0]))
     of_classes.append(("categorical probabilities", -y / o, axes[0]))
     return of_numbers + of_classes if known is None else of_classes + of_numbers
@@ -216,16 +216,13 @@ def _clips(probe: Probe) -> bool:
 
 def _holds_far(probe: Probe, found: ReconstructionReading, moved: str) -> bool:
     """Whether large errors count as small ones do; a loss that refuses them is not asked."""
-    weights = found.weight if found.weights is None else found.weights
     for error in FAR:
         try:
             o, y, g = _look(probe, 1, error, moved)
         except InvalidArgumentError:
             continue
-        slope = 2 * (o - y) if found.kind == "squared" else np.sign(o - y)
-        if not np.isfinite(g).all():
-            continue
-        if np.abs(g - weights * slope).max() > TOLERANCE * np.abs(weights * slope).max():
+        expected = found.each * (2 * (o - y) if found.kind == "squared" else np.sign(o - y))
+        if np.abs(g - expected).max() > TOLERANCE * np.abs(expected).max():
             return False
     return True
 
@@ -246,14 +243,14 @@ def holds_on(
     if found.kind == "log squared":
         fitted = _fitted_std([rows])
         return fitted is not None and bool(np.isclose(fitted.weight, found.weight, rtol=0.01))
-    weights = found.weight if found.weights is None else found.weights
     for kind, slope, axis in _slopes(rows, probe):
         if (kind, axis) == (found.kind, found.axis):
-            expected = np.abs(weights * slope)
+            expected = found.each * slope
             # Of each number for itself: that of a masked target may be far below the largest. The
             # second limit is what single precision and differences can tell.
-            allowed = np.maximum(10 * TOLERANCE * expected, 1e-5 * np.nanmax(expected))
-            return bool((np.abs(gradient - weights * slope) <= allowed).all())
+            size = np.abs(expected)
+            allowed = np.maximum(10 * TOLERANCE * size, 1e-5 * np.nanmax(size))
+            return bool((np.abs(gradient - expected) <= allowed).all())
     return True
 
 
@@ -267,7 +264,6 @@ def _is_likelihood(probe: Probe, found: ReconstructionReading) -> bool:
         return True
     o, y = probe.made_up()
     log_p = (o if found.kind.endswith("log-probabilities") else o.log()).numpy()
-    weights = found.weight if found.weights is None else found.weights
     beside, entropy = [], []
     for part in (0.5, 0.75, 1.0):
         target = part * y.numpy()
@@ -275,9 +271,9 @@ def _is_likelihood(probe: Probe, found: ReconstructionReading) -> bool:
             total = probe.value(o, part * y) * len(y)
         except InvalidArgumentError:  # of whole targets only
             return True
-        beside.append(total + float((weights * target * log_p).sum()))
-        entropy.append(float((weights * xlogy(target, target)).sum()))
-    allowed = TOLERANCE * float(np.abs(weights * y.numpy() * log_p).sum())
+        beside.append(total + float((found.each * target * log_p).sum()))
+        entropy.append(float((found.each * xlogy(target, target)).sum()))
+    allowed = TOLERANCE * float(np.abs(found.each * y.numpy() * log_p).sum())
     return any(
         np.ptp(np.subtract(beside, times * np.array(entropy))) <= allowed for times in (0.0, 1.0)
     )

@@ -230,10 +230,6 @@ class Cells:
     """Cells of an AnnData, a batch at a time, as often as they are read; `ScviModel.data` makes it.
 
     Each batch is a pair: what the decoder is told, (cells, columns), and counts, (cells, genes).
-
-    Args:
-        model: Says what is told.
-        loader: Of scvi's, which gives batches as dicts.
     """
 
     def __init__(self, model: ScviModel, loader: Any) -> None:

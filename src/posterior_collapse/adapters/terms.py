@@ -74,6 +74,16 @@ class KLReading(NamedTuple):
         """Whether one weight says what a nat costs."""
         return self.kind in ("gaussian", "free bits", "capacity")
 
+    @property
+    def has_floor(self) -> bool:
+        """Whether a small KL costs nothing or is rewarded: then no weight collapses every unit."""
+        return self.kind in ("free bits", "capacity") and self.floor > 0
+
+    @property
+    def whose(self) -> str:
+        """Of what the floor is, in words."""
+        return "each unit" if self.floor_over == "unit" else "all units together"
+
 
 def read_kl(probe: Probe) -> KLReading:
     """Return what moving the posterior off the prior says of the loss."""
@@ -297,11 +307,7 @@ def _read_in_some_order(loss: Callable[..., Any], sizes: Sizes, log_var: bool) -
 def _read_as(
     loss: Callable[..., Any], sizes: Sizes, log_var: bool, order: tuple[int, ...]
 ) -> Terms:
-    """Return both terms for one order of the arguments.
-
-    Raises:
-        InvalidArgumentError: Called so, the loss raises, or is not finite.
-    """
+    """Return both terms for one order of the arguments."""
     spreads = LOGGED if log_var else PLAIN
     refusals = []
     for target in TARGETS:

@@ -6,6 +6,7 @@ import contextlib
 import sys
 from inspect import getattr_static, isfunction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -185,7 +186,7 @@ def _function(text: str) -> Any:
         InvalidArgumentError: No such name, or the file cannot be run.
         MissingFileError: No such file.
     """
-    import importlib.util
+    import runpy
 
     name, _, attribute = text.rpartition(":")
     path = Path(name)
@@ -195,13 +196,9 @@ def _function(text: str) -> Any:
         )
     if not path.is_file():
         raise MissingFileError(str(path), "no such file", "a Python file", "Check the path.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.parent.resolve()))  # for what it imports from beside it
     try:
-        spec.loader.exec_module(module)
+        found: Any = SimpleNamespace(**runpy.run_path(str(path)))
     except (Exception, SystemExit) as error:
         if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "torch":
             raise  # which is not the file's fault
@@ -213,7 +210,6 @@ def _function(text: str) -> Any:
         ) from error
     finally:
         sys.path.pop(0)
-    found: Any = module
     reached = str(path)
     for part in attribute.split("."):
         if not hasattr(found, part):
@@ -242,8 +238,6 @@ def _print(found: LossAudit, dataset: Dataset | None, advice: str | None) -> Non
             typer.echo(f"- {finding}")
     if dataset is None or found.forecast is None:
         return
-    from posterior_collapse.adapters.weight import units_kept
-
     typer.echo(f"{dataset.name}: {dataset.note}")
-    typer.echo(units_kept(found.forecast, found.kl))
+    typer.echo(found.units_kept)
     typer.echo(f"Advice: {advice}")

@@ -122,7 +122,7 @@ def _changes(
 def _members(source: Path, changes: Mapping[str, Any]) -> dict[str, Kept]:
     """Return the runs of a folder by name, all of it checked but the data."""
     if not holds_runs(source):
-        check_described(source, "the folder of a run or a sweep")
+        check_described(source)
     from posterior_collapse.runs import kept
 
     return kept.members(source, changes)
@@ -187,7 +187,7 @@ def _of_arrays(
     found = diagnose_arrays(**arrays, spec=spec, **shared)
     if spec is None and "data" in arrays:
         note = "no forecast without what the model was trained with: pass --beta and --eta-dec"
-        found = replace(found, notes=(*found.notes, note))
+        found = found.replace(notes=(*found.notes, note))
     shown = [name if name == own else f"{own} as {name}" for name, own in called.items()]
     about = {"name": path.name, "note": f"arrays {', '.join(shown)}", "samples": found.n}
     return about, found

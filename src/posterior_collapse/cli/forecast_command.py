@@ -68,15 +68,15 @@ def forecast(
                     option, "given with several values", "one value with it", "Pass e.g. --beta 1."
                 )
         with _loaded(data, kind, named, scheduler) as dataset:
-            _print_several(dataset, specs, hyperparameters.biases, cross_fit, as_json)
+            _print_several(dataset, specs, hyperparameters.bias, cross_fit, as_json)
         return
     (spec,) = specs.values()
     options.check_outputs(plot, html)
-    biases = hyperparameters.biases
     with _loaded(data, kind, named, scheduler) as dataset:
         print_forecast(
-            dataset, spec, active=active, biases=biases, cross_fit=cross_fit, network=network,
-            plot=plot, html=html, source=_words(data, named, kind, cross_fit), as_json=as_json,
+            dataset, spec, active=active, bias=hyperparameters.bias, cross_fit=cross_fit,
+            network=network, plot=plot, html=html, source=_words(data, named, kind, cross_fit),
+            as_json=as_json,
         )  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def _loaded(data: str, model: str, named: DataOptions, scheduler: str | None) ->
 
 
 def _print_several(
-    dataset: Dataset, specs: dict[str, Spec], biases: bool, cross_fit: int | None, as_json: bool
+    dataset: Dataset, specs: dict[str, Spec], bias: Bias, cross_fit: int | None, as_json: bool
 ) -> None:
     """Forecast each spec from data that are measured once, and print a row for each."""
     from rich.console import Console
@@ -106,7 +106,6 @@ def _print_several(
 
     measured = measure(dataset, next(iter(specs.values())), cross_fit)[0]
     of = spec_of_residuals if cross_fit is not None else lambda spec: spec
-    bias = _bias(biases)
     results = {name: theory.forecast(measured, of(spec), bias=bias) for name, spec in specs.items()}
     if as_json:
         every = [found.to_dict() for found in results.values()]
@@ -123,7 +122,7 @@ def print_forecast(
     *,
     as_json: bool,
     active: int | None = None,
-    biases: bool = True,
+    bias: Bias = "both",
     cross_fit: int | None = None,
     network: bool = False,
     plot: Path | None = None,
@@ -141,9 +140,8 @@ def print_forecast(
         raise InvalidArgumentError(
             "--network", "given with --cross-fit", "one of the two", "Leave --cross-fit out."
         )
-    bias = _bias(biases)
     if network:
-        result = theory.forecast(_rows(dataset), spec, bias=bias, network=True)
+        result = theory.forecast(rows_of(dataset), spec, bias=bias, network=True)
     else:
         every_mode = plot is not None or html is not None
         measured, spec = measure(dataset, spec, cross_fit, every_mode=every_mode)
@@ -171,12 +169,8 @@ def measure(
 ) -> tuple[Any, Spec]:
     """Return what `theory.forecast` is to take, and the spec of it.
 
-    Args:
-        dataset: The data.
-        spec: What they must serve.
-        cross_fit: Folds by which the residuals are measured; None: no residuals.
-        every_mode: Whether all modes are to be shown, also those below the rounding of products in
-            float32, which serve what is only counted.
+    With a number of folds to `cross_fit`, that is of the residuals. Products in float32 serve what
+    is only counted: they hide the weakest modes, unless every one is to be shown.
     """
     from posterior_collapse.data.samples import Samples, Stream
     from posterior_collapse.moments import Moments, cross_fitted_residuals
@@ -194,7 +188,7 @@ def measure(
         residuals = cross_fitted_residuals(dataset.x, dataset.y, folds=cross_fit)
         return Moments.from_arrays(residuals), spec_of_residuals(spec)
     if spec.likelihood != "gaussian":
-        return _rows(dataset), spec
+        return rows_of(dataset), spec
     data: Samples | Stream = Samples(dataset.x, dataset.y)
     if _is_long(dataset):
         data = Stream(dataset, lambda size, seed: _tracked_rows(dataset), dataset.y is not None)
@@ -202,11 +196,8 @@ def measure(
     return measured.moments("float64") if every_mode else measured, spec
 
 
-def _bias(biases: bool) -> Bias:
-    return "both" if biases else "none"
-
-
-def _rows(dataset: Dataset) -> Any:
+def rows_of(dataset: Dataset) -> Any:
+    """Return the rows of data, in pairs if there is a condition."""
     return dataset.x if dataset.y is None else (dataset.x, dataset.y)
 
 
@@ -230,14 +221,14 @@ def _is_long(dataset: Dataset) -> bool:
 
 def _tracked_rows(dataset: Dataset) -> Iterator[Any]:
     """Yield the data in pieces of rows under a progress bar on standard error."""
+    from posterior_collapse.data.samples import Samples
     from posterior_collapse.progress import Display
 
     step = max(1, int(1e6 // dataset.x.shape[1]))
     with Display("measuring the data", len(dataset.x)) as display:
-        for start in range(0, len(dataset.x), step):
-            rows = slice(start, start + step)
-            yield dataset.x[rows] if dataset.y is None else (dataset.x[rows], dataset.y[rows])
-            display.update(min(start + step, len(dataset.x)))
+        for x, y in Samples(dataset.x, dataset.y).batches(step):
+            yield x if y is None else (x, y)
+            display.advance(len(x))
 
 
 def _print(dataset: Dataset, result: Forecast, advice: Advice) -> None:
@@ -279,7 +270,7 @@ def explore(
     report.check_page_path(html)
     dataset = options.load_data(data, kind, named)
     measured, spec = measure(dataset, spec, None, every_mode=True)
-    found = of_dataset(theory.forecast(measured, spec, bias=_bias(given.biases)), dataset)
+    found = of_dataset(theory.forecast(measured, spec, bias=given.bias), dataset)
     report.write_page(found, html, source=_words(data, named, kind))
     typer.echo(f"Page: {html}")
 

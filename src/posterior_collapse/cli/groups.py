@@ -25,6 +25,7 @@ from posterior_collapse.cli.options import SWEPT
 
 if TYPE_CHECKING:
     from posterior_collapse.models import Architecture
+    from posterior_collapse.theory.reading import Bias
 
 PAPER = "vae-relu, cvae-relu, cvae-linear-net, cvae-cnn, hvae-relu, hvae-cnn"
 
@@ -32,8 +33,7 @@ PAPER = "vae-relu, cvae-relu, cvae-linear-net, cvae-cnn, hvae-relu, hvae-cnn"
 def among(known: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
     """Return what completes an option in the shell, the last of its values if commas part several.
 
-    Args:
-        known: Gives the values; called when completing, so that nothing is loaded for it before.
+    The values are asked for when completing, so that nothing is loaded for them before.
 
     Example:
         >>> among(lambda: ["linear", "mlp"])("li"), among(lambda: ["relu", "elu"])("relu,e")
@@ -100,19 +100,6 @@ Scheduler = Annotated[
 ]
 AsJson = Annotated[bool, Option("--json", help="Print JSON (null: no finite value).")]
 STD = among(lambda: ("learned", "shared", "input"))
-MODEL = Option(
-    None,
-    help="vae, cvae or hvae (default: cvae with --task or --given, else vae).",
-    autocompletion=among(lambda: ("vae", "cvae", "hvae")),
-)
-LIKELIHOOD = Option(
-    "gaussian",
-    help="gaussian, bernoulli, poisson, negative-binomial or categorical.",
-    autocompletion=among(likelihoods),
-)
-DISPERSION = Option(
-    "learned", help="r of a negative binomial, of variance m + m^2/r.", autocompletion=STD
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,38 +189,50 @@ class NumberOptions:
         return found
 
 
-class Law:
-    """What the data's likelihood is."""
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """The model, its units, and the data's likelihood."""
 
-    likelihood: str
-    dispersion: str
+    model: str | None = Option(
+        None,
+        help="vae, cvae or hvae (default: cvae with --task or --given, else vae).",
+        autocompletion=among(lambda: ("vae", "cvae", "hvae")),
+    )
+    latents: str = Option("16", help="Latent units; for hvae of z1:z2.")
+    likelihood: str = Option(
+        "gaussian",
+        help="gaussian, bernoulli, poisson, negative-binomial or categorical.",
+        autocompletion=among(likelihoods),
+    )
+    dispersion: str = Option(
+        "learned", help="r of a negative binomial, of variance m + m^2/r.", autocompletion=STD
+    )
 
     def law(self) -> dict[str, str]:
-        """Return it as `options.build_spec` takes it."""
+        """Return the likelihood as `options.build_spec` takes it."""
         return {"likelihood": self.likelihood, "dispersion": self.dispersion}
 
 
 @dataclasses.dataclass(frozen=True)
-class SpecOptions(NumberOptions, Law):
+class SpecOptions(NumberOptions, ModelOptions):
     """The hyperparameters."""
 
     panel: ClassVar = "Model (commas part runs, colons levels)"
-    model: str | None = MODEL
-    latents: str = Option("16", help="Latent units; for hvae of z1:z2.")
     beta: str | None = Option("1", help="Weight of the KL, or several: 0.5,1,2; for hvae of z1:z2.")
     eta_enc: str = Option("1.0", help="Prior std.")
-    likelihood: str = LIKELIHOOD
-    dispersion: str = DISPERSION
     biases: bool = Option(True, help="Whether the model has biases (central moments).")
+
+    @property
+    def bias(self) -> Bias:
+        """Which of its layers have biases, as `theory.forecast` is told."""
+        return "both" if self.biases else "none"
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkOptions(Law):
+class NetworkOptions(ModelOptions):
     """The model and its networks."""
 
     panel: ClassVar = "Model"
-    model: str | None = MODEL
-    latents: str = Option("16", help="Latent units; for hvae of z1:z2.")
     architecture: str = Option(
         "mlp",
         help=f"linear (as --exact implies), mlp, cnn, or a net of the paper: {PAPER}.",
@@ -247,15 +246,9 @@ class NetworkOptions(Law):
     dropout: float | None = Option(None, help="Rate after each hidden layer.")
     initial_std: float | None = Option(None, help="Of initial weights (default: torch's).")
     biases: bool = Option(True, help="Whether a linear model has biases.")
-    likelihood: str = LIKELIHOOD
-    dispersion: str = DISPERSION
 
     def networks(self, context: typer.Context, is_linear: bool) -> Architecture:
-        """Return the architecture; what only linear models can do implies a linear one.
-
-        Raises:
-            InvalidArgumentError: There is none of that name, or an option is not one of its own.
-        """
+        """Return the architecture; what only linear models can do implies a linear one."""
         from posterior_collapse.models import Architecture
 
         chosen: dict[str, Any] = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from posterior_collapse import checks
-from posterior_collapse.errors import InvalidArgumentError, nearest
+from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.specs import CVAESpec, HVAESpec, Spec, VAESpec
 
 if TYPE_CHECKING:
@@ -34,13 +34,7 @@ SWEPT = (
 def numbers(
     option: str, text: str, kind: Callable[[str], Any] = float, parted: str = ":"
 ) -> tuple[Any, ...]:
-    """Return the numbers of an option.
-
-    Args:
-        option: Its name, for the error.
-        text: What was given.
-        kind: int or float.
-        parted: What parts them: a colon the levels (or units) of one value, a comma a list.
+    """Return the numbers of an option: a colon parts the levels (or units) of one, a comma a list.
 
     Raises:
         InvalidArgumentError: Not numbers.
@@ -61,9 +55,6 @@ def numbers(
 
 def number(option: str, text: str, kind: Callable[[str], Any] = float) -> Any:
     """Return the one number of an option.
-
-    Raises:
-        InvalidArgumentError: Not a number, or several.
 
     Example:
         >>> number("--seed", "3", int)
@@ -110,10 +101,7 @@ def build_spec(
         >>> build_spec("hvae", latents="5:3", beta="1:2").betas
         (1.0, 2.0)
     """
-    if model not in MODELS:
-        raise InvalidArgumentError(
-            "--model", repr(model), f"one of {MODELS}", f"Pass --model vae.{nearest(model, MODELS)}"
-        )
+    checks.one_of("--model", model, MODELS, "Pass --model vae.")
     hierarchy = model == "hvae"
     if latents.count(",") and all(part.strip().isdigit() for part in latents.split(",")):
         raise InvalidArgumentError(
@@ -172,14 +160,8 @@ def swept(
 ) -> dict[str, tuple[Spec, dict[str, Any]]]:
     """Return spec and numbers of the training of all combinations of values, by name.
 
-    The name says what varies, the last option fastest; it is "" where nothing does.
-
-    Args:
-        model: vae, cvae or hvae.
-        latents: Units, per level for a hvae.
-        given: Text of each option of `SWEPT`; commas part values, colons the levels (or units) of
-            one value.
-        **law: Likelihood and dispersion of all runs, as `build_spec` takes them.
+    The name says what varies, the last option fastest; it is "" where nothing does. Commas part the
+    values of an option of `SWEPT`; the law, of all runs, is likelihood and dispersion.
 
     Raises:
         InvalidArgumentError: A value is out of its domain, occurs twice, or is another model's; a
@@ -210,11 +192,7 @@ def swept(
 
 
 def one_spec(command: str, model: str, latents: str, given: Mapping[str, Any], **law: str) -> Spec:
-    """Return the spec of a command that takes one value of each option.
-
-    Raises:
-        InvalidArgumentError: Several are given, or as in `swept`.
-    """
+    """Return the spec of a command that takes one value of each option."""
     found = swept(model, latents, given, **law)
     if len(found) > 1:
         option = next(name for name in SWEPT if "," in (given.get(name) or ""))
@@ -268,12 +246,7 @@ def is_given(context: typer.Context, name: str) -> bool:
 
 
 def check_outputs(plot: Path | None, html: Path | None) -> None:
-    """Refuse files that no figure or page can be written to, before anything is computed.
-
-    Raises:
-        InvalidArgumentError: The ending is another format's.
-        OutputError: The folder is not there.
-    """
+    """Refuse files that no figure or page can be written to, before anything is computed."""
     if plot is None and html is None:
         return
     from posterior_collapse import report
@@ -287,14 +260,7 @@ def check_outputs(plot: Path | None, html: Path | None) -> None:
 def write_views(
     found: Viewed, plot: Path | None, html: Path | None, source: str | None = None
 ) -> None:
-    """Write the figure and the page of a result, as far as they are asked for.
-
-    Args:
-        found: The result.
-        plot: Where the figure goes.
-        html: Where the page goes.
-        source: Of a forecast, as `report.write_page` takes it.
-    """
+    """Write the figure and the page of a result, as far as they are asked for."""
     from posterior_collapse import report
 
     if plot is not None:
@@ -337,11 +303,7 @@ def load_data(source: str, model: str, named: ReadingOptions) -> Dataset:
 
 
 def check_condition(model: str, dataset: Dataset) -> None:
-    """Refuse a conditional model without a condition.
-
-    Raises:
-        InvalidArgumentError: There is none.
-    """
+    """Refuse a conditional model without a condition."""
     if model == "cvae" and dataset.y is None:
         raise InvalidArgumentError(
             "--model",

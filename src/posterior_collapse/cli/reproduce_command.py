@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from posterior_collapse import checks
 from posterior_collapse.cli.groups import DataDir, Scheduler, among
-from posterior_collapse.errors import InvalidArgumentError, nearest
+from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.progress import Display
 
 if TYPE_CHECKING:
@@ -90,11 +91,7 @@ def reproduce(
         for path in trust.write(out):
             typer.echo(path)
         return
-    if convention not in CONVENTIONS:
-        raise InvalidArgumentError(
-            "--convention", repr(convention), f"one of {list(CONVENTIONS)}",
-            f"Pass --convention elbo.{nearest(convention, CONVENTIONS)}",
-        )  # fmt: skip
+    checks.one_of("--convention", convention, CONVENTIONS, "Pass --convention elbo.")
     from posterior_collapse.experiments import Plan, chosen
     from posterior_collapse.training import Settings
 
@@ -147,11 +144,9 @@ def _list() -> None:
 
 
 class RowsTable(Display):
-    """How many runs of each row of the paper are done, what trains, and the time left.
+    """How many runs of each row of the paper, by id, are done, what trains, and the time left.
 
-    Args:
-        names: Of the rows, by id.
-        runs: Number of runs of each, by id; those that rows share count in each.
+    Runs that rows share count in each.
     """
 
     def __init__(self, names: Mapping[str, str], runs: Mapping[str, int]) -> None:

@@ -15,6 +15,7 @@ from typer import Option
 
 from posterior_collapse import files
 from posterior_collapse.cli import options
+from posterior_collapse.cli.forecast_command import rows_of
 from posterior_collapse.cli.groups import (
     SOURCE,
     DataOptions,
@@ -139,7 +140,7 @@ def train(
     options.check_outputs(None, output.html)
     if resume is not None:
         _check_alone(context)
-        files.check_described(resume, "the folder of a run or a sweep")
+        files.check_described(resume)
         from posterior_collapse.runs import folder
 
         runs, out = folder.read(resume), resume
@@ -194,19 +195,12 @@ def _write_page(out: Path, dataset: Dataset, path: Path, *, single: bool) -> Non
 
 
 def write_sweep_page(out: Path, dataset: Dataset, path: Path) -> None:
-    """Write the page of a sweep.
-
-    Args:
-        out: Its folder.
-        dataset: What it was trained on.
-        path: Where the page goes.
-    """
+    """Write the page of a sweep, from its folder and what it was trained on."""
     from posterior_collapse import report
     from posterior_collapse.runs.kept import swept
 
-    rows = dataset.x if dataset.y is None else (dataset.x, dataset.y)
     shape = dataset.decoded_shape
-    report.write_page(swept(out), path, name=dataset.name, image_shape=shape, data=rows)
+    report.write_page(swept(out), path, name=dataset.name, image_shape=shape, data=rows_of(dataset))
 
 
 def _check_alone(context: typer.Context) -> None:
@@ -307,14 +301,11 @@ def _watched(
             if tensorboard and row is not None:
                 if name not in scalars:
                     scalars[name] = Scalars(out / name, start=now.epoch)
+                    stack.callback(scalars[name].close)
                 scalars[name].write(row)
 
-    try:
-        with table:
-            yield report
-    finally:
-        for writer in scalars.values():
-            writer.close()
+    with table, contextlib.ExitStack() as stack:
+        yield report
 
 
 def _print(dataset: Dataset, out: Path, summaries: Sequence[dict[str, Any]]) -> None:
@@ -333,13 +324,9 @@ def _print(dataset: Dataset, out: Path, summaries: Sequence[dict[str, Any]]) -> 
 
 
 class RunsTable(Display):
-    """The last epoch of each run, and the time left.
+    """The last epoch (or iteration) of each run, of so many latent levels, and the time left.
 
-    Args:
-        names: One per run.
-        levels: Number of latent levels.
-        total: Epochs (or iterations) to come, those done before a resume included; None: unknown.
-        unit: What is counted, "epoch" or "iteration".
+    The total counts what was done before a resume too; None: it is unknown.
     """
 
     def __init__(
@@ -381,11 +368,7 @@ class RunsTable(Display):
 
 
 def require_tensorboard() -> Any:
-    """Return TensorBoard's writer class.
-
-    Raises:
-        MissingDependencyError: TensorBoard is not installed.
-    """
+    """Return TensorBoard's writer class, or refuse if it is not installed."""
     how = "Run pip install tensorboard, or leave it out: history.csv has the same numbers."
     with needing("tensorboard", "tensorboard to write its event files", how):
         from torch.utils.tensorboard import SummaryWriter
@@ -393,15 +376,9 @@ def require_tensorboard() -> Any:
 
 
 class Scalars:
-    """A run's history as TensorBoard shows it, written epoch by epoch.
+    """A run's history as TensorBoard shows it, written epoch by epoch below the run's folder.
 
-    Args:
-        folder: Folder of the run; events go to its subfolder `tensorboard`.
-        start: First epoch that will be written; events from there on, left by a run that was
-            killed, are hidden.
-
-    Raises:
-        MissingDependencyError: TensorBoard is not installed.
+    Events from the epoch `start` on, left by a run that was killed, are hidden.
     """
 
     def __init__(self, folder: str | Path, start: int = 1) -> None:

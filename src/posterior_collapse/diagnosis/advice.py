@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 
@@ -52,8 +51,7 @@ def with_verdict(found: Diagnosis) -> Diagnosis:
         f"{found.n} rows are too few for standard errors, which come out too small, and for a "
         "verdict"
     )
-    return dataclasses.replace(
-        found,
+    return found.replace(
         conclusion=conclusion,
         verdict=sentence,
         advice=tuple(advise(found, conclusions)),
@@ -62,12 +60,7 @@ def with_verdict(found: Diagnosis) -> Diagnosis:
 
 
 def advise(found: Diagnosis, conclusions: Sequence[Conclusion]) -> list[Finding]:
-    """Return the findings, the gravest first.
-
-    Args:
-        found: All that was measured.
-        conclusions: Per level; none where the certificate is not known.
-    """
+    """Return the findings, the gravest first; no conclusions: the certificate is not known."""
     numbered = list(enumerate(found.levels, start=1))
     if has_diverged(found):
         return list(_diverged(found))
@@ -100,7 +93,7 @@ def advise(found: Diagnosis, conclusions: Sequence[Conclusion]) -> list[Finding]
 
 def _diverged(found: Diagnosis) -> Iterator[Finding]:
     for number, level in enumerate(found.levels, start=1):
-        beyond = _where(level, "diverged")
+        beyond = level.that_are("diverged")
         if beyond.any():
             std, kl = level.posterior_std_range[1][beyond].max(), level.kl[beyond].max()
             yield Finding(
@@ -318,7 +311,7 @@ def _mistaken(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[
             "was taken for the log of a variance.",
             "Check what the encoder returns: the std is exp(log_var / 2).",
         )
-    active = _where(level, "active")
+    active = level.that_are("active")
     if active.sum() < LEAST_SUSPECT or np.isnan(level.prior_gap).any():
         return
     prior = level.prior_std[active]
@@ -363,7 +356,7 @@ def _noise(
     yield Finding(
         "noise-relay",
         f"{_units(count)}{_name(found, number)} only {_verb(count, 'relay')} the noise injected "
-        f"into z{number - 1}, at {level.kl[_where(level, 'noise')].sum():.3g} nats of KL, and "
+        f"into z{number - 1}, at {level.kl[level.that_are('noise')].sum():.3g} nats of KL, and "
         f"{_verb(count, 'know')} nothing of x.",
         action,
     )
@@ -376,7 +369,7 @@ def _unused(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[Fi
         ignored = most**2 / (2 * found.eta_dec**2) < ACTIVE_INFORMATION
     else:
         ignored = most < UNUSED * np.nanmax(level.decoder_effect, initial=0.0)
-    ignored &= _where(level, "active")
+    ignored &= level.that_are("active")
     if ignored.any():
         count = int(ignored.sum())
         yield Finding(
@@ -389,7 +382,7 @@ def _unused(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[Fi
 
 
 def _idle(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[Finding]:
-    idle = _where(level, "collapsed") & (level.prior_gap > ACTIVE_INFORMATION)
+    idle = level.that_are("collapsed") & (level.prior_gap > ACTIVE_INFORMATION)
     if not idle.any():
         return
     fixed = found.spec is not None and not isinstance(found.spec.sigma_levels[number - 1], str)
@@ -406,7 +399,7 @@ def _idle(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[Find
 
 def _far_from_prior(found: Diagnosis, told: Sequence[Finding]) -> Iterator[Finding]:
     level, number = found.levels[-1], len(found.levels)
-    far = _where(level, "active") & (level.prior_gap > FAR)
+    far = level.that_are("active") & (level.prior_gap > FAR)
     if not far.any():
         return
     ratio = (level.aggregate_std / level.prior_std)[far]
@@ -425,10 +418,6 @@ def _far_from_prior(found: Diagnosis, told: Sequence[Finding]) -> Iterator[Findi
         f"Multiply the latents by {1 / scale:.3g} and sample from a prior fitted to them, as "
         f"latent diffusion does{raised}.",
     )
-
-
-def _where(level: LevelDiagnosis, status: str) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    return np.array([s == status for s in level.status])
 
 
 def _units(count: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from posterior_collapse.diagnosis.conclusions import linear_forecast
 from posterior_collapse.diagnosis.levels import (
     LevelStatistics,
     RowPosteriors,
+    check_spec,
     collapse_options,
     gaussian_kl,
 )
@@ -31,7 +32,12 @@ BEYOND = (
     "the prior's std"
 )
 CHUNK_NUMBERS = 2**20
-SPREADS = ("std", "log_var", "var")
+SPREADS: dict[str, Callable[[Float], Float]] = {
+    "std": lambda std: std,
+    "log_var": lambda log_var: np.exp(0.5 * log_var),
+    "var": lambda var: np.sqrt(np.maximum(var, 0.0)),
+}
+"""What may say how wide a posterior is, with what makes a std of it."""
 
 
 def diagnose_arrays(
@@ -81,8 +87,8 @@ def diagnose_arrays(
         ('active', 'active', 'collapsed')
     """
     options = collapse_options(epsilon, delta)
-    spreads = {"std": std, "log_var": log_var, "var": var}
-    given = {name: value for name, value in spreads.items() if value is not None}
+    spreads = zip(SPREADS, (std, log_var, var), strict=True)
+    given = {name: value for name, value in spreads if value is not None}
     if len(given) != 1:
         raise InvalidArgumentError(
             "std",
@@ -91,7 +97,7 @@ def diagnose_arrays(
             "Pass std, log_var or var.",
         )
     means = _matrix("mean", mean)
-    _check_spec(spec, means.shape[1])
+    check_spec(spec, means.shape[1:])
     if prior_std is None:
         prior_std = 1.0 if spec is None else spec.eta_enc
     ((name, spread),) = given.items()
@@ -103,7 +109,7 @@ def diagnose_arrays(
     }
     beyond = _varies(parts["prior_mean"]) or _varies(parts["prior_std"])
     statistics = LevelStatistics(row_chooser(seed))
-    for rows in _chunks(parts, beyond):
+    for rows in _chunks(parts, name, beyond):
         statistics.add(rows)
     level = statistics.diagnosis(top=True, **options)
     forecast, notes = linear_forecast(_evidence(data, spec), spec)
@@ -118,22 +124,6 @@ def diagnose_arrays(
         notes=(*[BEYOND] * beyond, *statistics.notes(level), *notes),
     )
     return with_verdict(found)
-
-
-def _check_spec(spec: Spec | None, units: int) -> None:
-    if spec is None:
-        return
-    if not isinstance(spec, Spec):
-        raise InvalidArgumentError(
-            "spec", type(spec).__name__, "a VAESpec or CVAESpec", "Pass one, or leave it out."
-        )
-    if spec.dims != (units,):
-        raise InvalidArgumentError(
-            "spec",
-            f"latent dims {spec.dims}",
-            f"one level of {units} units, as in mean",
-            "Leave the spec out, or diagnose the model itself with diagnose.",
-        )
 
 
 def _matrix(name: str, values: Any) -> NDArray[Any]:
@@ -162,21 +152,19 @@ def _varies(prior: NDArray[Any]) -> bool:
     return prior.strides[0] != 0 and bool((prior != prior[0]).any())
 
 
-def _chunks(parts: Mapping[str, NDArray[Any]], beyond: bool) -> Iterator[RowPosteriors]:
+def _chunks(
+    parts: Mapping[str, NDArray[Any]], spread: str, beyond: bool
+) -> Iterator[RowPosteriors]:
     n, units = parts["mean"].shape
     step = max(1, CHUNK_NUMBERS // units)
     for start in range(0, n, step):
         found = {name: a[start : start + step].astype(np.float64) for name, a in parts.items()}
         for name, values in found.items():
             refuse_non_finite(name, values, start)
-        mean, spread, prior_mean, prior_std = found.values()
-        std = spread
-        if "log_var" in parts:
-            std = np.exp(0.5 * spread)
-        elif "var" in parts:
-            std = np.sqrt(np.maximum(spread, 0.0))
-        for name, values in (("std", std), ("prior_std", prior_std)):
-            _check_positive(name, values, start, next(iter(set(parts) & set(SPREADS))))
+        mean, width, prior_mean, prior_std = found.values()
+        std = SPREADS[spread](width)
+        _check_positive("std", std, start, spread)
+        _check_positive("prior_std", prior_std, start, "prior_std")
         kl = gaussian_kl(mean, std, prior_mean, prior_std)
         if beyond:
             mean, std = (mean - prior_mean) / prior_std, std / prior_std
@@ -185,16 +173,14 @@ def _chunks(parts: Mapping[str, NDArray[Any]], beyond: bool) -> Iterator[RowPost
         yield RowPosteriors(kl, (mean,), (variance,), variance, prior_std, prior_mean=prior_mean)
 
 
-def _check_positive(name: str, values: Float, first_row: int, spread: str) -> None:
+def _check_positive(name: str, values: Float, first_row: int, given: str) -> None:
     fits = (values >= checks.LEAST) & (values <= checks.MOST)
     if fits.all():
         return
     row, unit = (int(i) for i in np.argwhere(~fits)[0])
-    action = "Check prior_std."
-    if name == "std":
-        action = f"Check {spread}."
-        if spread == "std":
-            action = "If these are log-variances, pass log_var=."
+    action = f"Check {given}."
+    if given == "std":
+        action = "If these are log-variances, pass log_var=."
     raise DataError(
         name,
         f"{values[row, unit]:.4g} at row {first_row + row}, unit {unit}",

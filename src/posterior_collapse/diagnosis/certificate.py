@@ -14,12 +14,11 @@ from scipy import linalg
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 from posterior_collapse.arrays import Float
-from posterior_collapse.diagnosis.scores import Kind, Noise
+from posterior_collapse.diagnosis.scores import Floats, Kind, Noise
 from posterior_collapse.diagnosis.statistics import Reservoir, Which
 from posterior_collapse.theory import ACTIVE_INFORMATION
 from posterior_collapse.theory.thresholds import SURE, variance_error
 
-Floats = NDArray[np.floating]
 NUMBERS = 2**24
 """Numbers of residuals that are kept: 64 MiB in float32, and up to twice that while they come."""
 LEAST_KEPT = 100
@@ -238,13 +237,12 @@ class Rows(NamedTuple):
         curvature = None if self.curvature is None else self.curvature[which]
         return Rows(average, difference, curvature)
 
-    def halves(self, dense: int, least: float = 0.0) -> tuple[_Covariance, _Covariance]:
+    def halves(self, dense: int, least: float = 0.0) -> list[_Covariance]:
         """Covariances of every second row and of the others; for the rest see `_Covariance`."""
-        first, second = (
+        return [
             _Covariance(self.average[half::2], self.difference[half::2], dense, least)
             for half in (0, 1)
-        )
-        return first, second
+        ]
 
 
 def _centred(average: Floats, out: Floats) -> Floats:
@@ -279,9 +277,8 @@ def _of_parts(
 def partitions(places: NDArray[Any], least: int) -> Iterator[NDArray[np.intp]]:
     """Yield labels of the rows for ever more parts, -1 for rows of parts that are too small.
 
-    Args:
-        places: Where rows are in latent space, (rows, units), distances as they count.
-        least: Rows that a part must have; as many parts are tried as could have twice that.
+    Places are (rows, units), with distances as they count. As many parts are tried as could have
+    twice the least number of rows.
     """
     if places.shape[1] == 0:
         return
@@ -305,13 +302,9 @@ def partitions(places: NDArray[Any], least: int) -> Iterator[NDArray[np.intp]]:
 
 
 class _Covariance:
-    """Cov(average) - Cov(difference) of some rows.
+    """Cov(average) - Cov(difference) of some rows, (rows, paths, features) each, of mean 0.
 
-    Args:
-        average: (rows, paths, features), of mean 0.
-        difference: Likewise.
-        dense: Features up to which the matrix is computed.
-        least: Variance that counts.
+    Up to `dense` features the matrix is computed; variances below `least` do not count.
     """
 
     def __init__(self, average: Floats, difference: Floats, dense: int, least: float = 0.0) -> None:
@@ -342,11 +335,7 @@ class _Covariance:
                 last = self.features - 1
                 values, vectors = linalg.eigh(self._matrix, subset_by_index=(last, last))
         else:
-            shape = (self.features, self.features)
-            operator = LinearOperator(shape, matvec=self.times, dtype=np.float64)
-            # A start of its own: the library's is random.
-            start = np.ones(self.features)
-            values, vectors = eigsh(operator, k=FEW, which="LA", v0=start, tol=1e-4)
+            values, vectors = self._largest(FEW, tol=1e-4)
         return values[::-1], vectors[:, ::-1]
 
     @cached_property
@@ -354,11 +343,15 @@ class _Covariance:
         """Eigenvector of the largest eigenvalue, found without the matrix where rows are few."""
         if self._matrix is not None:
             return np.asarray(self.strongest[1][:, 0])
+        return np.asarray(self._largest(1, tol=ROUGH, ncv=KRYLOV)[1][:, 0])
+
+    def _largest(self, count: int, **options: Any) -> tuple[Any, Any]:
         shape = (self.features, self.features)
         operator = LinearOperator(shape, matvec=self.times, dtype=np.float64)
+        # A start of its own: the library's is random.
         start = np.ones(self.features)
-        found = eigsh(operator, k=1, which="LA", v0=start, ncv=KRYLOV, tol=ROUGH)[1]
-        return np.asarray(found[:, 0])
+        found: tuple[Any, Any] = eigsh(operator, k=count, which="LA", v0=start, **options)
+        return found
 
     def along(self, direction: Floats) -> tuple[float, float]:
         """The variance along a direction, and its standard error."""

@@ -15,10 +15,10 @@ from torch.distributions import Bernoulli, Distribution, NegativeBinomial, Poiss
 from posterior_collapse.arrays import Float
 from posterior_collapse.data.samples import Samples, read
 from posterior_collapse.diagnosis.certificate import Input, Residuals
-from posterior_collapse.diagnosis.comparing import SAME_STD
+from posterior_collapse.diagnosis.comparing import SAME_STD, Compared, gaussian_log_density
 from posterior_collapse.diagnosis.exact import ExactPass, free_levels, is_exact, turned
 from posterior_collapse.diagnosis.levels import LevelStatistics
-from posterior_collapse.diagnosis.passes import Pass, Reconstruction, SampledPass
+from posterior_collapse.diagnosis.passes import Pass, SampledPass
 from posterior_collapse.diagnosis.reading import as_array, noise_generator
 from posterior_collapse.diagnosis.results import NO_SIGNAL, LevelDiagnosis
 from posterior_collapse.diagnosis.scores import no_score_because
@@ -283,8 +283,7 @@ class Collected:
     def noises(self, levels: Sequence[LevelDiagnosis]) -> list[float | None]:
         """Std that t of each level is measured by, where the spec learns it.
 
-        Args:
-            levels: Their priors' stds are those of the decoders above the first.
+        Stds of the levels' priors are those of the decoders above the first.
         """
         if self.eta_dec is not None:
             return [self.noise, *[self.eta_dec] * (len(levels) - 1)]
@@ -294,8 +293,7 @@ class Collected:
     def notes(self, *, overfit: bool = False) -> list[str]:
         """Return a note where the decoder's own std is not the spec's, or not where it will be.
 
-        Args:
-            overfit: Whether its errors on the rows that it was trained on are smaller.
+        Of a model that is overfit, errors on the rows that it was trained on are smaller.
         """
         if self.output is not None and not self.residuals:
             inner = getattr(self.output, "inner", self.output)
@@ -423,12 +421,13 @@ class Collected:
         if decoded is None:
             return losses
         losses["squared_error"] = decoded.squared_error
-        if decoded.eta_dec is not None:
-            self._variance.add(np.full(len(decoded.squared_error), decoded.eta_dec**2))
-        if decoded.standardised is not None:
-            self._standardised.add(decoded.standardised)
-        if decoded.data is not None:
-            self._data.add(decoded.data)
+        for running, values in (
+            (self._variance, decoded.variance),
+            (self._standardised, decoded.standardised),
+            (self._data, decoded.data),
+        ):
+            if values is not None:
+                running.add(values)
         if self.spec is not None:
             reconstruction = -self._log_density(decoded, self.spec)
             weighted = [b * kl for b, kl in zip(self.spec.beta_levels, kls, strict=True)]
@@ -437,9 +436,8 @@ class Collected:
             losses["loss"] = reconstruction + np.sum(weighted, axis=0)
         return losses
 
-    def _log_density(self, decoded: Reconstruction, spec: Spec) -> Float:
+    def _log_density(self, decoded: Compared, spec: Spec) -> Float:
         eta = spec.eta_levels[0]
-        if decoded.eta_dec is None or not self._overridden or isinstance(eta, str):
+        if decoded.variance is None or not self._overridden or isinstance(eta, str):
             return decoded.log_density
-        normaliser = decoded.features / 2 * math.log(2 * math.pi * eta**2)
-        return -decoded.squared_error / (2 * eta**2) - normaliser
+        return gaussian_log_density(decoded.squared_error, eta, self._widths[-1])

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Normal
 
-from posterior_collapse.diagnosis.scores import Meant, mean_curvature, scored, unexpanded
+from posterior_collapse.arrays import Float
+from posterior_collapse.diagnosis.reading import as_array, check_finite, in_double
+from posterior_collapse.diagnosis.scores import Floats, Meant, mean_curvature, scored, unexpanded
 from posterior_collapse.errors import DataError
 
 SAME_STD = 1e-4
@@ -21,23 +23,29 @@ class Compared(NamedTuple):
 
     Attributes:
         squared_error: |y - mu|^2, (rows,).
-        log_density: log p(y|z), (rows,).
+        log_density: log p(y|z) by the model's own distribution, (rows,).
         variance: Mean variance of a Gaussian decoder, (rows,).
-        standardised: Squared error in units of it, (rows,).
+        standardised: Squared error in units of it, where one std does not serve all, (rows,).
         data: What the data alone decide of the log density, (rows,).
         average: Residuals or scores, (rows, features).
         difference: Half the difference between two halves of the samples, likewise.
         curvature: With scores, (rows, features).
     """
 
-    squared_error: Tensor
-    log_density: Tensor
-    variance: Tensor | None = None
-    standardised: Tensor | None = None
-    data: Tensor | None = None
-    average: Tensor | None = None
-    difference: Tensor | None = None
-    curvature: Tensor | None = None
+    squared_error: Float
+    log_density: Float
+    variance: Float | None = None
+    standardised: Float | None = None
+    data: Float | None = None
+    average: Floats | None = None
+    difference: Floats | None = None
+    curvature: Floats | None = None
+
+
+def gaussian_log_density(squared_error: Float, eta_dec: float, features: int) -> Float:
+    """Return log p(y|z) of a Gaussian whose one std is eta_dec, (rows,)."""
+    normaliser = features / 2 * math.log(2 * math.pi * eta_dec**2)
+    return -squared_error / (2 * eta_dec**2) - normaliser
 
 
 def by_errors(p: Normal, target: Tensor) -> Compared:
@@ -59,9 +67,9 @@ def by_errors(p: Normal, target: Tensor) -> Compared:
     density = -0.5 * scaled - target.shape[-1] * logs
     average, difference = _halves(residual)
     return Compared(
-        squared_error.mean(0),
-        density.mean(0),
-        std.square().mean().expand(len(target)),
+        in_double(squared_error.mean(0)),
+        in_double(density.mean(0)),
+        in_double(std.square().mean().expand(len(target))),
         average=average,
         difference=difference,
     )
@@ -80,14 +88,14 @@ def by_scores(p: Distribution, target: Tensor) -> Compared:
     average, difference = (None, None) if found.score is None else _halves(found.score)
     curvature = None
     if found.curvature is not None and average is not None:
-        curvature = mean_curvature(p, found.curvature)
+        curvature = as_array(mean_curvature(p, found.curvature))
     own = has_eta_dec(p)
     return Compared(
-        squared_error.mean(0),
-        found.log_density.mean(0),
-        p.stddev.square().mean().expand(len(target)) if own else None,
-        (error / p.stddev).square().mean((0, -1)) if own else None,
-        None if found.data is None else found.data.mean(0),
+        in_double(squared_error.mean(0)),
+        in_double(found.log_density.mean(0)),
+        in_double(p.stddev.square().mean().expand(len(target))) if own else None,
+        in_double((error / p.stddev).square().mean((0, -1))) if own else None,
+        None if found.data is None else in_double(found.data.mean(0)),
         average,
         difference,
         curvature,
@@ -109,18 +117,14 @@ def _check_finite(p: Distribution, *sums: Tensor) -> None:
     """Refuse a decoder whose outputs are not finite, which sums over features tell at once."""
     if all(bool(values.isfinite().all()) for values in sums):
         return
-    parts = {"mean": p.mean, "std": p.stddev} if isinstance(p, Normal) else {"mean": p.mean}
-    for part, values in parts.items():
-        if not bool(values.isfinite().all()):
-            raise DataError(
-                f"decoder {part}", "NaN or inf", "finite numbers",
-                "Check the model's weights and the scale of the data.",
-            )  # fmt: skip
+    check_finite("decoder", mean=p.mean)
+    if isinstance(p, Normal):
+        check_finite("decoder", std=p.stddev)
 
 
-def _halves(samples: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
+def _halves(samples: Tensor) -> tuple[Floats, Floats] | tuple[None, None]:
     """The average over samples, and half the difference of the two halves' averages, if any."""
     if len(samples) == 1:
         return None, None
     first, second = (half[0] if len(half) == 1 else half.mean(0) for half in samples.chunk(2))
-    return (first + second).div_(2), (first - second).div_(2)
+    return as_array((first + second).div_(2)), as_array((first - second).div_(2))

@@ -12,7 +12,6 @@ from posterior_collapse.diagnosis.results import (
     NO_SIGNAL,
     Conclusion,
     Diagnosis,
-    Gain,
     LevelDiagnosis,
 )
 from posterior_collapse.errors import DataError, NotSolvedError, UnboundedObjectiveError
@@ -62,12 +61,7 @@ _WORDS: dict[Conclusion, str] = {
 def linear_forecast(
     data: Moments | Any, spec: Spec | None
 ) -> tuple[Forecast | None, tuple[str, ...]]:
-    """Return the forecast of the linear model of this spec, or a note that says why there is none.
-
-    Example:
-        >>> linear_forecast(None, None)
-        (None, ())
-    """
+    """Return the forecast of the linear model of this spec, or a note that says why not."""
     if data is None or spec is None:
         return None, ()
     try:
@@ -109,15 +103,6 @@ def conclude(found: Diagnosis) -> list[Conclusion]:
     return [_of_level(found, at) for at in range(len(found.signal))]
 
 
-def gravest(found: Diagnosis, conclusions: Sequence[Conclusion]) -> int:
-    """Return the index of the level whose conclusion is the model's."""
-    ranks = [
-        GRAVEST_FIRST.index((conclusion, has_spare(found, at)))
-        for at, conclusion in enumerate(conclusions)
-    ]
-    return ranks.index(min(ranks))
-
-
 def has_diverged(found: Diagnosis) -> bool:
     """Whether the posterior of a unit has."""
     return any("diverged" in level.status for level in found.levels)
@@ -148,11 +133,6 @@ def counts_alike(found: Forecast) -> bool:
 
     Of a learned dispersion it is not: units that explain some of the spread make it larger, and
     of the part that goes by both, the Gamma functions of every count, moments tell nothing.
-
-    Example:
-        >>> from posterior_collapse.specs import VAESpec
-        >>> counts_alike(forecast(Moments.from_matrices([[1.0]]), VAESpec(1, beta=2.0)))
-        True
     """
     return not is_learned(found.spec)
 
@@ -216,12 +196,6 @@ def collapses_freely(found: Forecast) -> bool:
     """Whether `collapsed_loss` can be reached: units of a fixed sigma cost KL at any output.
 
     Beside a forecast that is attainable it only says how much units could bring.
-
-    Example:
-        >>> from posterior_collapse.specs import VAESpec
-        >>> fixed = forecast(Moments.from_matrices([[4.0]]), VAESpec(1, sigma=0.5))
-        >>> collapses_freely(fixed)
-        True
     """
     learned = all(isinstance(sigma, str) for sigma in found.spec.sigma_levels)
     return learned or is_attainable(found)
@@ -249,12 +223,7 @@ def count_of(count: int, name: str) -> str:
 
 
 def gain_in_words(found: Diagnosis, at: int) -> str:
-    """Return what one more unit of a level would buy, as a clause; nothing where it is nothing.
-
-    Args:
-        found: With a signal.
-        at: Index of the level.
-    """
+    """Return what one more unit of a level would buy, as a clause; nothing where it is nothing."""
     gain = found.gains[at]
     if math.isnan(gain.nats) or gain.nats <= max(NOTHING, gain.worth * NOTHING):
         return ""
@@ -273,12 +242,7 @@ def gain_in_words(found: Diagnosis, at: int) -> str:
 
 
 def what_decides(found: Diagnosis, at: int) -> str:
-    """Return how many rows would decide on which side of 1 a level's t is, as a clause.
-
-    Args:
-        found: With a signal.
-        at: Index of the level.
-    """
+    """Return how many rows would decide on which side of 1 a level's t is, as a clause."""
     if found.n < LEAST_ROWS:
         return f"at least {LEAST_ROWS} rows are needed"
     if in_parts_only(found, at):
@@ -295,11 +259,11 @@ def _of_level(found: Diagnosis, at: int) -> Conclusion:
     spare, gain = has_spare(found, at), found.gains[at]
     if found.n < LEAST_ROWS or math.isnan(found.signal[at]):
         return "undecided"
-    if found.paying_units[at] or pays_in_parts(gain):
+    in_parts = gain.parts > 1  # used differently in each part of latent space
+    if found.paying_units[at] or (in_parts and gain.nats - SURE * gain.error > gain.worth):
         return "signal-unclaimed" if spare else "more-units-pay"
-    if found.undecided_units[at] or (gain.parts > 1 and gain.nats > gain.worth):
-        return "undecided"
-    if leaves_out(found, at):
+    may_pay = found.undecided_units[at] or (in_parts and gain.nats > gain.worth)
+    if may_pay or leaves_out(found, at):
         return "undecided"
     # If t is above 1 all the same, it is noise injected below, which nobody misses.
     return "collapse-optimal" if spare else "nothing-to-do"
@@ -313,11 +277,6 @@ def leaves_out(found: Diagnosis, at: int) -> bool:
 def in_parts_only(found: Diagnosis, at: int) -> bool:
     """Whether only a unit that is used differently in each part of latent space might pay."""
     return not found.undecided_units[at] and found.gains[at].parts > 1
-
-
-def pays_in_parts(gain: Gain) -> bool:
-    """Whether one more unit surely pays if used differently in each part of latent space."""
-    return gain.parts > 1 and gain.nats - SURE * gain.error > gain.worth
 
 
 def is_worse_than_none(found: Diagnosis) -> bool:
@@ -334,12 +293,7 @@ def is_worse_than_none(found: Diagnosis) -> bool:
 
 
 def verdict(found: Diagnosis, conclusions: Sequence[Conclusion]) -> tuple[Conclusion, str]:
-    """Return the conclusion of the whole model, and the sentence that says it.
-
-    Args:
-        found: All that was measured.
-        conclusions: Per level; none where the certificate is not known.
-    """
+    """Return the conclusion of the whole model, and the sentence that says it."""
     conclusion, clause = _overall(found, conclusions)
     sentence = _counts(found) + clause
     if found.forecast is not None and conclusion != "diverged":
@@ -361,11 +315,7 @@ def verdict(found: Diagnosis, conclusions: Sequence[Conclusion]) -> tuple[Conclu
 
 
 def verdict_parts(found: Diagnosis) -> tuple[str, str]:
-    """Return the verdict as what a reader wants first, and the reason of it, if any.
-
-    Args:
-        found: With its verdict.
-    """
+    """Return the verdict as what a reader wants first, and the reason of it, if any."""
     counts = _counts(found)
     before, _, after = found.verdict.partition(counts)
     clause, opened, rest = after.partition(" (")
@@ -387,7 +337,10 @@ def _overall(found: Diagnosis, conclusions: Sequence[Conclusion]) -> tuple[Concl
         what = "the decoder was trained with less noise than the posterior states"
         return "undecided", f": whether that is optimal is undecided ({what})"
     if conclusions:
-        at = gravest(found, conclusions)
+        at = min(
+            range(len(conclusions)),
+            key=lambda at: GRAVEST_FIRST.index((conclusions[at], has_spare(found, at))),
+        )
         conclusion = conclusions[at]
         if conclusion == "undecided":
             what = "that is optimal" if has_spare(found, at) else "one more unit would pay"
@@ -415,13 +368,11 @@ def _without_certificate(found: Diagnosis) -> tuple[Conclusion, str]:
     if told or found.likelihood not in (None, "gaussian"):
         why = told[0].removeprefix(NO_SIGNAL) if told else "the decoder's distribution is not known"
         return "cannot-tell-yet", f": whether that is optimal cannot be told ({why})"
-    if found.forecast is not None:
-        return "undecided", ""
     lacking = [
         *["a decoder"] * (found.squared_error is None),
         *["the spec it was trained with"] * (found.spec is None),
     ]
-    if not lacking:
+    if found.forecast is not None or not lacking:
         return "undecided", ""
     return "undecided", f"; whether that is optimal, {' and '.join(lacking)} would tell"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -25,7 +24,7 @@ from posterior_collapse.diagnosis.conclusions import (
 from posterior_collapse.diagnosis.effects import decoder_effects, is_affine, show, squared_errors
 from posterior_collapse.diagnosis.exact import exact_signals
 from posterior_collapse.diagnosis.gain import WORTH, certificate, thresholds
-from posterior_collapse.diagnosis.levels import collapse_options
+from posterior_collapse.diagnosis.levels import check_spec, collapse_options
 from posterior_collapse.diagnosis.likelihood import LogLikelihood, has_marginal, log_likelihood
 from posterior_collapse.diagnosis.reading import model_behind, model_of
 from posterior_collapse.diagnosis.results import Diagnosis, LevelDiagnosis
@@ -105,7 +104,7 @@ def diagnose(
     objective = getattr(trained, "objective", model.spec)  # of a run that `fit` returned
     if spec is None and objective != model.spec:
         spec = objective
-    _check_spec(model, spec)
+    check_spec(spec, model.units)
     if checks.whole("samples", samples, least=4) % 2:
         raise InvalidArgumentError("samples", samples, "an even number", "Pass samples=16.")
     checks.whole("importance_samples", importance_samples, least=0)
@@ -202,17 +201,9 @@ def diagnose(
         _history=trained.history if hasattr(trained, "objective") else None,
         _about=known,
     )
-    result = dataclasses.replace(result, _training=_training(trained, result))
+    result = result.replace(_training=_training(trained, result))
     notes += tuple(found.notes(overfit=overfit(result) > 0))
-    return with_verdict(dataclasses.replace(result, notes=tuple(dict.fromkeys(notes))))
-
-
-def _check_spec(model: LatentModel, spec: Spec | None) -> None:
-    if spec is not None and (not isinstance(spec, Spec) or spec.dims != model.units):
-        got = f"latent dims {spec.dims}" if isinstance(spec, Spec) else type(spec).__name__
-        raise InvalidArgumentError(
-            "spec", got, f"a spec of the model's units, {model.units}", "Leave it out, or check it."
-        )
+    return with_verdict(result.replace(notes=tuple(dict.fromkeys(notes))))
 
 
 def _training(trained: Any, found: Diagnosis) -> tuple[float, float] | None:
@@ -276,7 +267,7 @@ def _levels(
                 notes.append(f"effects on the decoder{name}: none, as it takes no part of the rows")
                 levels.append(level)
                 continue
-            level = dataclasses.replace(level, decoder_effect=effect, decoder_effect_error=error)
+            level = level.replace(decoder_effect=effect, decoder_effect_error=error)
             if len(units) < len(level.kl):
                 notes.append(f"effects on the decoder{name}: of {len(units)} units, by KL")
         bounds = int(level.information_is_lower_bound.sum())
@@ -294,15 +285,16 @@ def _signals(
     found: Collected, levels: tuple[LevelDiagnosis, ...]
 ) -> tuple[tuple[Signal, ...], Sequence[float]]:
     """Per level what is left unexplained, and what of it one more unit must exceed."""
-    exact = found.exact and found.moments is not None
-    if any("diverged" in level.status for level in levels) or not (exact or found.residuals):
+    exact = found.moments if found.exact else None
+    known = exact is not None or found.residuals
+    if not known or any("diverged" in level.status for level in levels):
         return (), ()
     limits: Sequence[float] = [0.0] * len(levels)
     if found.spec is not None:
         limits = thresholds(found.spec, levels, found.noises(levels))
-    if found.exact and found.moments is not None:
-        return exact_signals(found.model, found.moments), limits
-    active = np.array([status == "active" for status in levels[0].status])
+    if exact is not None:
+        return exact_signals(found.model, exact), limits
+    active = levels[0].that_are("active")
     # Rows are as far apart as their posteriors: in dead units they do not differ.
     scale = np.where(active, levels[0].posterior_std, np.inf)
     with contextlib.suppress(RuntimeError):  # of a model that needs all rows at once

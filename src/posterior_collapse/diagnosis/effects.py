@@ -1,4 +1,8 @@
-"""What the decoder makes of its latents: redrawn from the prior, at their means, at samples."""
+"""What the decoder makes of its latents: redrawn from the prior, at their means, at samples.
+
+All of it is seen on some rows: a model in evaluation mode, inputs x, (rows, dim x), targets y,
+(rows, dim y), or none, and a generator on the model's device.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,7 @@ from posterior_collapse.diagnosis.reading import prior_of
 from posterior_collapse.diagnosis.results import LevelDiagnosis
 from posterior_collapse.diagnosis.scores import elementwise, linked
 from posterior_collapse.models import LatentModel
+from posterior_collapse.models.likelihoods import draw
 
 SAME = 1e-3
 """Of the most that outputs differ, or once more of that of their size, that is rounding."""
@@ -43,15 +48,7 @@ def decoder_effects(
 
     The unit is redrawn from its prior, the others stay at their posterior sample; levels below
     follow by the means of their priors. In data units, over all features of a row; NaN for units
-    that were not asked for.
-
-    Args:
-        model: In evaluation mode.
-        level: Of the units, 1 next to the data.
-        x: Inputs, (rows, dim x).
-        y: Targets, (rows, dim y), or none.
-        units: Which of the level's units.
-        generator: On the model's device.
+    of the level (1 is next to the data) that were not asked for.
     """
     effects = np.full((2, model.units[level - 1]), math.nan)
     latents = model.infer(x, y, generator=generator)
@@ -64,8 +61,7 @@ def decoder_effects(
         redrawn = z[order]
     else:
         p = given or (model.prior(level) if top else model.prior(level, latents[level]))
-        noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
-        redrawn = p.mean + p.stddev * noise
+        redrawn = draw(p, generator, z.shape)
     before = decoded_mean(model, level, z, x)
     for unit in units:
         moved = z.clone()
@@ -84,12 +80,6 @@ def is_affine(model: LatentModel, x: Tensor, y: Tensor | None, generator: torch.
 
     Such a decoder uses a unit everywhere in latent space in the same way. Told from its outputs
     (locations, logits, log rates) at the latents of pairs of rows and half way between them.
-
-    Args:
-        model: In evaluation mode.
-        x: Inputs, (rows, dim x).
-        y: Targets, (rows, dim y), or none.
-        generator: On the model's device.
     """
     here = model.infer(x, y, generator=generator)[0]
     order = torch.randperm(len(here), generator=generator, device=here.device)
@@ -115,12 +105,6 @@ def squared_errors(
 
     A decoder that was trained with the posterior's own noise does better at samples than a
     constant does: one that does not was trained with less noise.
-
-    Args:
-        model: In evaluation mode.
-        x: Inputs, (rows, dim x).
-        y: Targets, (rows, dim y), or none.
-        generator: On the model's device.
     """
     target = x if y is None else y
 
@@ -137,13 +121,9 @@ def squared_errors(
 
 
 def decoded_mean(model: LatentModel, level: int, z: Tensor, x: Tensor) -> Tensor:
-    """Return the decoder's mean, (rows, dim y); levels below follow by the means of their priors.
+    """Return the decoder's mean, (rows, dim y), of latents of a level, (rows, units).
 
-    Args:
-        model: In evaluation mode.
-        level: Of the latents, 1 next to the data.
-        z: Latents of that level, (rows, units).
-        x: Conditions of the rows, which only a conditional model reads, (rows, dim x).
+    Levels below follow by the means of their priors; only a conditional model reads x.
     """
     for below in range(level - 1, 0, -1):
         z = model.prior(below, z).mean
@@ -199,14 +179,8 @@ def show(
 ) -> Shown | None:
     """Return pictures of a model; None where it does not decode a few rows by themselves.
 
-    Nothing is drawn at random.
-
-    Args:
-        model: In evaluation mode.
-        x: Some rows, (rows, dim x), at least one.
-        y: Their targets, (rows, dim y), or none.
-        levels: What was found on all rows.
-        known: Of the data: the shape of an image, and what features are called.
+    Nothing is drawn at random. `levels` are what was found on all rows; `known`, of the data, the
+    shape of an image and what features are called.
     """
     x, y = x[:MOST_ROWS], None if y is None else y[:MOST_ROWS]
     with contextlib.suppress(RuntimeError):  # of a model that needs all rows at once
@@ -228,7 +202,7 @@ def _traversals(
     model: LatentModel, number: int, level: LevelDiagnosis, like: Tensor, x: Tensor, features: int
 ) -> list[Traversal]:
     most = min(MOST_UNITS, MOST_NUMBERS // (len(STOPS) * features))
-    usable = np.array([status != "diverged" for status in level.status])
+    usable = ~level.that_are("diverged")
     units = [int(unit) for unit in np.argsort(-level.kl, kind="stable") if usable[unit]][:most]
     if not units:
         return []

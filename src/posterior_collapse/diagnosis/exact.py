@@ -14,11 +14,11 @@ from torch.distributions import Distribution, Normal
 
 from posterior_collapse.arrays import Float
 from posterior_collapse.diagnosis.certificate import LEAST_INFORMED, Signal
+from posterior_collapse.diagnosis.comparing import Compared, gaussian_log_density
 from posterior_collapse.diagnosis.levels import RowPosteriors
-from posterior_collapse.diagnosis.passes import Pass, Reconstruction, SampledPass
-from posterior_collapse.diagnosis.reading import in_double, noise_generator
+from posterior_collapse.diagnosis.passes import Pass, SampledPass
+from posterior_collapse.diagnosis.reading import check_finite, in_double, noise_generator
 from posterior_collapse.diagnosis.statistics import Which
-from posterior_collapse.errors import DataError
 from posterior_collapse.models import (
     LatentModel,
     MarkovVAE,
@@ -27,6 +27,7 @@ from posterior_collapse.models import (
     load_parameters,
     read_parameters,
 )
+from posterior_collapse.models.likelihoods import draw
 from posterior_collapse.models.linear import LinearValues
 from posterior_collapse.moments import Moments
 from posterior_collapse.theory.spectrum import Modes
@@ -51,12 +52,9 @@ def is_exact(model: LatentModel) -> bool:
 
 
 class ExactPass:
-    """Takes batches through a linear model in float64.
+    """Takes batches through a linear model, for which `is_exact` holds, in float64.
 
-    Args:
-        model: For which `is_exact` holds.
-        generator: On the model's device: of one path per row, which shows what upper levels know
-            of lower ones.
+    The generator is of one path per row, which shows what upper levels know of lower ones.
     """
 
     decodes, whitened, output = True, None, None  # as of a `SampledPass`
@@ -67,11 +65,7 @@ class ExactPass:
 
     @torch.no_grad()
     def __call__(self, x: Tensor, y: Tensor | None, wanted: Sequence[Which] = ()) -> Pass:
-        """Return what a batch says; `wanted` asks for nothing: moments tell what is left.
-
-        Raises:
-            DataError: A posterior is not finite.
-        """
+        """Return what a batch says; `wanted` asks for nothing: moments tell what is left."""
         values = self.values
         x, y = x.double(), None if y is None else y.double()
         terms = exact_terms(values, x, y)
@@ -85,7 +79,7 @@ class ExactPass:
             noise = std.square()
             covariance = torch.diag(noise) if first else W @ covariance @ W.mT + torch.diag(noise)
             given = mean if first else z @ W.mT
-            _check(mean, std, len(levels) + 1)
+            check_finite("posterior", f" of z{len(levels) + 1}", mean=mean, std=std)
             levels.append(
                 RowPosteriors(
                     in_double(kl),
@@ -97,25 +91,16 @@ class ExactPass:
                     0.0 if len(levels) == len(values.stds) - 1 else math.nan,
                 )
             )
-            z = given + std * torch.randn(
-                given.shape, generator=self.generator, device=given.device, dtype=given.dtype
-            )
-        features = (x if y is None else y).shape[-1]
-        eta = float(values.eta_decs[0])
-        normaliser = features / 2 * math.log(2 * math.pi * eta**2)
-        density = -terms.squared_error / (2 * eta**2) - normaliser
-        reconstruction = Reconstruction(
-            in_double(terms.squared_error), in_double(density), eta, features
-        )
-        return Pass(tuple(levels), reconstruction, ())
+            z = draw(Normal(given, std, validate_args=False), self.generator)
+        error, eta = in_double(terms.squared_error), float(values.eta_decs[0])
+        density = gaussian_log_density(error, eta, (x if y is None else y).shape[-1])
+        return Pass(tuple(levels), Compared(error, density, np.full(len(error), eta**2)))
 
 
 def exact_signals(model: LatentModel, moments: Moments) -> tuple[Signal, ...]:
     """Return per level the variances left unexplained, as the training objective sees them.
 
-    Args:
-        model: For which `is_exact` holds.
-        moments: Of its data, central if it has biases.
+    Of a model for which `is_exact` holds, from the moments of its data, central if it has biases.
     """
     values = _float64(cast(MarkovVAE, model))
     variances = np.square(_residual_modes(values, moments).theta)
@@ -166,15 +151,6 @@ def _float64(model: MarkovVAE) -> LinearValues:
     return linear_values(model, {name: v.detach().double() for name, v in state.items()})
 
 
-def _check(mean: Tensor, std: Tensor, level: int) -> None:
-    for part, values in (("mean", mean), ("std", std)):
-        if not bool(values.isfinite().all()):
-            raise DataError(
-                f"posterior {part} of z{level}", "NaN or inf", f"a finite {part}",
-                "Check the model's weights and the scale of the data.",
-            )  # fmt: skip
-
-
 def _rows(values: Tensor, like: Tensor) -> Float:
     return in_double(values.expand_as(like))
 
@@ -203,13 +179,8 @@ def turned(
 ) -> LatentModel:
     """Return the same model with the units of its free levels along their directions.
 
-    It is the model itself where they are already.
-
-    Args:
-        model: With levels that `free_levels` names, in evaluation mode.
-        rows: Batches of x and y.
-        samples: Of each row's posterior, as for `SampledPass`.
-        seed: Of these samples.
+    It is the model itself where they are already. The model is in evaluation mode; rows are batches
+    of x and y; samples are as for `SampledPass`, from a seed.
     """
     turns = _turns(model, rows, samples, seed)
     if all(turn is None for turn in turns):

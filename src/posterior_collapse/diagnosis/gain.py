@@ -100,14 +100,8 @@ def priced(spec: Spec, level: int, share: Float, t: Float, error: Float) -> tupl
     """Return what one more unit gains in nats per row, and its standard error.
 
     Only parts whose t exceeds 1 gain, so that a noisy t gains on average although it should not.
-    By how much follows from the noise once more: that bias is subtracted.
-
-    Args:
-        spec: The hyperparameters.
-        level: Of the unit, 1 next to the data.
-        share: Of the rows that each part has.
-        t: Of each part.
-        error: Standard error of each t.
+    By how much follows from the noise once more: that bias is subtracted. Each part has a share of
+    the rows, a t and its standard error.
 
     Example:
         >>> from posterior_collapse import VAESpec
@@ -134,15 +128,9 @@ def gain_of(
 ) -> Gain:
     """Return what one more unit of a level would gain, over the best number of parts.
 
-    Args:
-        spec: The hyperparameters.
-        level: 1 next to the data.
-        signal: Of the level.
-        limit: Variance that a unit must exceed.
-        error: Standard error of its t.
-        worth: Nats that a unit must gain to be worth having.
-        most: Nats that there are to be gained at all. The price is that of a parabola, which goes
-            on falling where a loss does not: far away where outputs are all but certain.
+    Arguments are those of `certificate`; `error` is that of the level's t. There is no more than
+    `most` to be gained: the price is that of a parabola, which goes on falling where a loss does
+    not, far away where outputs are all but certain.
     """
     t = signal.variances[:1] / limit
     if np.isnan(t).any():

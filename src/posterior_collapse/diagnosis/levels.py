@@ -13,6 +13,7 @@ from scipy.special import ndtr
 
 from posterior_collapse import checks
 from posterior_collapse.arrays import Float
+from posterior_collapse.diagnosis.conclusions import count_of
 from posterior_collapse.diagnosis.results import (
     QUANTILES,
     CollapseCurve,
@@ -26,6 +27,7 @@ from posterior_collapse.diagnosis.statistics import (
     mixture_information,
 )
 from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.specs import Spec
 from posterior_collapse.theory import ACTIVE_INFORMATION
 from posterior_collapse.theory.thresholds import SURE
 
@@ -46,17 +48,22 @@ MOST_ROWS = 1000
 
 
 def collapse_options(epsilon: object, delta: object) -> dict[str, float]:
-    """Return eps and delta of (eps, delta)-collapse by name.
-
-    Raises:
-        InvalidArgumentError: eps is not positive, or delta not between 0 and 1.
-    """
+    """Return eps and delta of (eps, delta)-collapse by name."""
     number = checks.positive("delta", delta)
     if number >= 1:
         raise InvalidArgumentError(
             "delta", number, "a share of the rows, below 1", "Pass delta=0.05."
         )
     return {"epsilon": checks.positive("epsilon", epsilon), "delta": number}
+
+
+def check_spec(spec: Spec | None, units: tuple[int, ...]) -> None:
+    """Refuse a spec of other units per level, or what is none."""
+    if spec is None or (isinstance(spec, Spec) and spec.dims == units):
+        return
+    got = f"latent dims {spec.dims}" if isinstance(spec, Spec) else type(spec).__name__
+    of = f"one level of {units[0]}" if len(units) == 1 else f"levels of {units}"
+    raise InvalidArgumentError("spec", got, f"a spec of {of} units", "Leave it out, or check it.")
 
 
 @dataclass(frozen=True)
@@ -123,40 +130,32 @@ class LevelStatistics:
         self.kept.add(rows.kl, *rows.means, *rows.variances, *(rows.drawn or ()))
 
     def notes(self, level: LevelDiagnosis, name: str = "") -> Iterator[str]:
-        """Yield what few rows do to a diagnosis, and whether only a part of them was kept.
+        """Yield what few rows do to a `diagnosis`, and whether only a part of them was kept.
 
-        Args:
-            level: What `diagnosis` returned.
-            name: Of the level, if there are several, such as " of z2".
+        The `name` is that of the level, if there are several, such as " of z2".
         """
         kept, n = self.kept.kept, self.kept.n
         if kept < n:
             part = f"{kept:,} rows, drawn at random from {n:,}"
             yield f"quantiles and information are those of {part}"
-        collapsed = np.array([status == "collapsed" for status in level.status])
-        doubtful = collapsed & (level.information > ACTIVE_INFORMATION)
+        doubtful = level.that_are("collapsed") & (level.information > ACTIVE_INFORMATION)
         if doubtful.any():
             yield (
-                f"{_units(doubtful)}{name} counted as collapsed may be active: the information, up "
-                f"to {level.information[doubtful].max():.2g} nats, is within two errors of "
-                f"{ACTIVE_INFORMATION}"
+                f"{count_of(int(doubtful.sum()), 'unit')}{name} counted as collapsed may be "
+                f"active: the information, up to {level.information[doubtful].max():.2g} nats, is "
+                f"within two errors of {ACTIVE_INFORMATION}"
             )
         lacking = np.expm1(level.information) / kept
         biased = lacking > np.fmax(level.information_error, ACTIVE_INFORMATION)
         if biased.any():
             yield (
-                f"information of {_units(biased)}{name} is too low by up to about "
-                f"{lacking.max():.2g} nats, which its error leaves out: {kept:,} rows show no more"
+                f"information of {count_of(int(biased.sum()), 'unit')}{name} is too low by up to "
+                f"about {lacking.max():.2g} nats, which its error leaves out: {kept:,} rows show "
+                "no more"
             )
 
     def diagnosis(self, *, top: bool, epsilon: float = 0.01, delta: float = 0.05) -> LevelDiagnosis:
-        """Return what was found, the decoder's part left open.
-
-        Args:
-            top: Whether this is the top level, whose prior is fixed.
-            epsilon: KL of (eps, delta)-collapse.
-            delta: Share of rows of (eps, delta)-collapse.
-        """
+        """Return what was found, the decoder's part left open; the `top` level's prior is fixed."""
         kl, *rest = self.kept.rows()
         halves = self._halves
         posterior = Posteriors(rest[:halves], rest[halves : 2 * halves], self.kept.n, self._centred)
@@ -301,10 +300,7 @@ def _without_noise(halves: list[Float]) -> tuple[Float, Float, Float]:
 def has_diverged(kl: Float, widest: Float, prior: Float) -> NDArray[np.bool_]:
     """Return which units are beyond all use, (units,).
 
-    Args:
-        kl: Mean over the rows, in nats.
-        widest: Largest variance of a posterior.
-        prior: Mean variance of the prior.
+    By their mean KL in nats, or the largest variance of a posterior beside the prior's.
     """
     beyond: NDArray[np.bool_] = (kl > DIVERGED_KL) | (np.sqrt(widest / prior) > DIVERGED_STD)
     return beyond
@@ -319,11 +315,6 @@ def _status(information: Information, of_input: Information) -> Status:
     if is_active(information):
         return "active"
     return "noise" if is_active(of_input) else "collapsed"
-
-
-def _units(which: NDArray[np.bool_]) -> str:
-    count = int(which.sum())
-    return f"{count} unit{'s' * (count != 1)}"
 
 
 def _quantiles(ordered: Float) -> tuple[Float, Float]:

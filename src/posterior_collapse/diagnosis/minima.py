@@ -60,12 +60,8 @@ def least_weights(
 ) -> Best:
     """Return the weights of the least mean loss, as far as a look over the data finds them.
 
-    Args:
-        rows: The loss.
-        start: Weights that it is finite at, (inputs, outputs).
-        kept: Which outputs are looked at.
-        scale: Roots of the curvature at the start, (outputs,).
-        generator: For directions, where nothing else says where to look.
+    It starts at weights that the loss is finite at, (inputs, outputs), with the roots of the
+    curvature there, (outputs,), and looks at the outputs that are kept.
     """
     weights, settled = best_weights(rows, start, kept, scale)
     if not kept.any():
@@ -85,30 +81,35 @@ def least_weights(
             return Best(weights, settled, [])
         starts = _without_hills(few, weights, kept, seen)
     width = places.amax(dim=0) - places.amin(dim=0)
-    if settled and few is not rows:
-        starts = [weights, *starts]
-    found = [weights] if settled and few is rows else []
-    for one in starts:
-        there, well = best_weights(few, one, kept, _curved(few, one, scale, generator))
-        found += [there] if well else []
-    if not found:
-        return Best(weights, settled, [])
-    if apart:
-        found += _mixed(few, found, kept, width)
+
+    def descended(loss: RowLoss, starts: Sequence[Tensor]) -> list[Tensor]:
+        """Return the minima that are next to the starts."""
+        ends = [
+            best_weights(loss, one, kept, _curved(few, one, scale, generator)) for one in starts
+        ]
+        return [there for there, well in ends if well]
+
+    def apart_from(least: Tensor, found: Sequence[Tensor]) -> list[Tensor]:
+        return [one for one in found if bool((_elsewhere(one, least, width) & kept).any())]
 
     def full(one: Tensor) -> float:
         return rows.value(one)[0]
 
+    if settled and few is not rows:
+        starts = [weights, *starts]
+    here = [weights] if settled else []
+    found = (here if few is rows else []) + descended(few, starts)
+    if not found:
+        return Best(weights, settled, [])
+    if apart:
+        found += _mixed(few, found, kept, width)
     least = min(found, key=full)
-    others = [one for one in found if bool((_elsewhere(one, least, width) & kept).any())]
-    ends = [weights] if settled else []
-    for one in (least, *sorted(others, key=full)[:1]):
-        there, well = best_weights(rows, one, kept, _curved(few, one, scale, generator))
-        ends += [there] if well else []
+    rivals = sorted(apart_from(least, found), key=full)[:1]
+    ends = here + descended(rows, [least, *rivals])
     if not ends:
         return Best(weights, settled, [])
     best = min(ends, key=full)
-    others = [one for one in ends if bool((_elsewhere(one, best, width) & kept).any())]
+    others = apart_from(best, ends)
     notes = _notes(rows, best, min(others, key=full), kept, width) if others else []
     return Best(best, True, notes)
 

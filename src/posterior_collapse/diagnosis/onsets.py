@@ -23,6 +23,7 @@ from torch import Tensor
 from posterior_collapse import checks
 from posterior_collapse.arrays import Array, Float, as_array, refuse_non_finite, same_length
 from posterior_collapse.data.samples import read
+from posterior_collapse.diagnosis.conclusions import count_of
 from posterior_collapse.diagnosis.minima import least_weights
 from posterior_collapse.diagnosis.rows import RowLoss, curvature_scale, refuse_jumps
 from posterior_collapse.errors import DataError, InvalidArgumentError, UnboundedObjectiveError
@@ -65,10 +66,9 @@ class Onset(Record):
         return float(self.ratios.max(initial=0.0))
 
     def __repr__(self) -> str:
-        above = np.count_nonzero(self.ratios > 1)
-        modes = "mode" if len(self.ratios) == 1 else "modes"
+        above, modes = np.count_nonzero(self.ratios > 1), count_of(len(self.ratios), "mode")
         return (
-            f"Onset(beta {self.beta:.6g}; {above} of {len(self.ratios)} {modes} worth more than 1; "
+            f"Onset(beta {self.beta:.6g}; {above} of {modes} worth more than 1; "
             f"loss {self.loss:.6g} per row)"
         )
 
@@ -265,13 +265,7 @@ Block = tuple[Any, Float]
 def _ratios(
     rows: RowLoss, weights: Tensor, kept: Tensor, generator: torch.Generator
 ) -> tuple[Float, list[str]]:
-    """Return eigenvalues of `F^{-1/2} S F^{-1/2}`, descending, and notes.
-
-    Args:
-        rows: The loss.
-        weights: Its best output.
-        kept: Which outputs are looked at.
-        generator: For directions to probe.
+    """Return eigenvalues of `F^{-1/2} S F^{-1/2}` of the kept outputs, descending, and notes.
 
     Raises:
         InvalidArgumentError: Signal in a direction in which the loss has no curvature.

@@ -29,11 +29,12 @@ from posterior_collapse.diagnosis.reading import (
     prior_stddev,
     sampled_kl,
 )
-from posterior_collapse.diagnosis.scores import elementwise
+from posterior_collapse.diagnosis.scores import Floats, elementwise
 from posterior_collapse.diagnosis.statistics import Which
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import LatentModel
 from posterior_collapse.models.layers import Gaussian, kl_divergence, relative_entropy
+from posterior_collapse.models.likelihoods import draw
 
 DECODED = 4
 """Samples of z_1 per row that are decoded."""
@@ -49,40 +50,19 @@ DECODED_NUMBERS = 2**24
 """Numbers that are decoded at a time."""
 
 
-class Reconstruction(NamedTuple):
-    """How well the rows of a batch are decoded, averaged over q(z|x).
-
-    Attributes:
-        squared_error: |y - mu|^2, (rows,).
-        log_density: log p(y|z) by the model's own distribution, (rows,).
-        eta_dec: Root mean square of a Gaussian's stds; None: it is no Gaussian.
-        features: Number of features of y.
-        standardised: Mean of the squared error in units of the model's own variances, (rows,);
-            None where one std serves all, or there is none.
-        data: What the data alone decide of `log_density`, (rows,); None: nothing.
-    """
-
-    squared_error: Float
-    log_density: Float
-    eta_dec: float | None
-    features: int
-    standardised: Float | None = None
-    data: Float | None = None
-
-
 class Pass(NamedTuple):
     """What a batch says.
 
     Attributes:
         levels: Per level, its posteriors.
-        reconstruction: None without a decoder.
+        reconstruction: How well its rows are decoded; None without a decoder.
         residuals: Per level, what its decoder leaves unexplained; empty where it is known
             otherwise, or not at all.
     """
 
     levels: tuple[RowPosteriors, ...]
-    reconstruction: Reconstruction | None
-    residuals: tuple[Residual, ...]
+    reconstruction: Compared | None = None
+    residuals: tuple[Residual, ...] = ()
 
 
 class SampledPass:
@@ -139,19 +119,19 @@ class SampledPass:
         """
         wanted = wanted or [slice(None)] * self.depth
         posteriors, latents = self._upward(x, y)
-        levels = self._levels(posteriors, latents, x)
-        reconstruction: Reconstruction | None = None
-        residuals: tuple[Residual, ...] = ()
+        found = Pass(self._levels(posteriors, latents, x))
+        target, decoded = x if y is None else y, None
         if self.decodes:
-            target = x if y is None else y
             decoded = self._decoded(latents[0], x, target, wanted[0])
             self.decodes = decoded is not None
-            if decoded is not None:
-                reconstruction, residual = decoded
-                if residual is not None:
-                    residuals = (residual, *self._above(posteriors, latents, wanted))
         self.row += len(x)
-        return Pass(levels, reconstruction, residuals)
+        if decoded is None:
+            return found
+        compared, residual = decoded
+        if residual is None:
+            return found._replace(reconstruction=compared)
+        residuals = (residual, *self._above(posteriors, latents, wanted))
+        return found._replace(reconstruction=compared, residuals=residuals)
 
     def _upward(self, x: Tensor, y: Tensor | None) -> tuple[list[Normal], list[Tensor]]:
         """q(z_l|.) of each level along the paths, and the paths, (samples, rows, units)."""
@@ -161,7 +141,7 @@ class SampledPass:
         for level in range(2, self.depth + 1):
             posteriors.append(self.model.posterior(level, latents[-1]))
             self._check(posteriors[-1], level, len(x))
-            latents.append(self._draw(posteriors[-1]))
+            latents.append(draw(posteriors[-1], self.generator))
         return posteriors, latents
 
     def _levels(
@@ -170,13 +150,12 @@ class SampledPass:
         found = []
         for level, (q, z) in enumerate(zip(posteriors, latents, strict=True), start=1):
             top = level == self.depth
-            make = _first if level == 1 else _upper
             given = prior_of(self.model, x) if top else None
             if given is not None:
                 check_prior(given, level, q.mean.shape[-1])
             if given is not None and not isinstance(given, Normal):
                 kl = sampled_kl(q, given, self._draw(q, KL_SAMPLES))
-                found.append(make(kl, q, prior_stddev(given, q)))
+                found.append(_posteriors(kl, q, prior_stddev(given, q)))
                 continue
             some = slice(None if top else self._kl_paths)
             p = given or (
@@ -197,12 +176,12 @@ class SampledPass:
                 q = Normal((q.mean - p.mean) / p.stddev, q.stddev / p.stddev, validate_args=False)
                 prior_std = torch.ones_like(prior_std)
                 prior_mean = np.zeros(prior_std.shape)
-            found.append(make(kl, q, prior_std, prior_mean))
+            found.append(_posteriors(kl, q, prior_std, prior_mean))
         return tuple(found)
 
     def _decoded(
         self, z: Tensor, x: Tensor, target: Tensor, wanted: Which
-    ) -> tuple[Reconstruction, Residual | None] | None:
+    ) -> tuple[Compared, Residual | None] | None:
         """Samples beside their targets, those of no residual apart; None: not to be compared."""
         samples = DECODED if self.row < MANY_ROWS else FEW_DECODED
         groups: list[tuple[Any, int]] = [(wanted, samples)]
@@ -225,27 +204,15 @@ class SampledPass:
                 if part is None:
                     return None
                 parts.append(part)
-        found = Compared(*(_joined(part) for part in zip(*parts, strict=True)))
-        average, difference, curvature = found.average, found.difference, found.curvature
-        reconstruction = Reconstruction(
-            in_double(found.squared_error)[order],
-            in_double(found.log_density)[order],
-            None if found.variance is None else float(found.variance.mean()) ** 0.5,
-            target.shape[-1],
-            None if found.standardised is None else in_double(found.standardised)[order],
-            None if found.data is None else in_double(found.data)[order],
-        )
+        fields = list(zip(*parts, strict=True))
+        compared = Compared(*(_joined(part, order) for part in fields[:-3]))
+        average, difference, curvature = map(_joined, fields[-3:])
         if not isinstance(wanted, slice) and len(wanted) == 0:
-            average = difference = target[:0]
+            average = difference = as_array(target[:0])
             curvature = average if self.whitened else None
         if average is None or difference is None:
-            return reconstruction, None
-        residual = Residual(
-            as_array(average)[:, None],
-            as_array(difference)[:, None],
-            None if curvature is None else as_array(curvature),
-        )
-        return reconstruction, residual
+            return compared, None
+        return compared, Residual(average[:, None], difference[:, None], curvature)
 
     def _compared(self, z: Tensor, x: Tensor, target: Tensor) -> Compared | None:
         p = elementwise(self.model.decode(z, x), lead=2)
@@ -277,7 +244,7 @@ class SampledPass:
             paths = below[:DECODED]
             residual = torch.stack(
                 [
-                    paths - self.model.prior(level - 1, self._draw(q)[:DECODED]).mean
+                    paths - self.model.prior(level - 1, draw(q, self.generator)[:DECODED]).mean
                     for _ in range(2)
                 ]
             )
@@ -288,11 +255,8 @@ class SampledPass:
             )
         return found
 
-    def _draw(self, q: Normal, samples: int | None = None) -> Tensor:
-        mean = q.mean
-        shape = mean.shape if samples is None else (samples, *mean.shape)
-        noise = torch.randn(shape, generator=self.generator, device=mean.device, dtype=mean.dtype)
-        return mean + q.stddev * noise
+    def _draw(self, q: Normal, samples: int) -> Tensor:
+        return draw(q, self.generator, (samples, *q.mean.shape))
 
     def _check(self, q: Normal, level: int, rows: int) -> None:
         expected = (rows, self.model.units[level - 1])
@@ -318,33 +282,29 @@ class SampledPass:
             )
 
 
-def _first(
+def _posteriors(
     kl: Tensor, q: Normal, prior_std: Tensor, prior_mean: Float | float = math.nan
 ) -> RowPosteriors:
-    variance = in_double(q.stddev.double().square())
-    mean_kl = in_double(kl if kl.dim() == 2 else kl.mean(0))
-    std = in_double(prior_std)
-    return RowPosteriors(
-        mean_kl, (in_double(q.mean),), (variance,), variance, std, prior_mean=prior_mean
-    )
-
-
-def _upper(
-    kl: Tensor, q: Normal, prior_std: Tensor, prior_mean: Float | float = math.nan
-) -> RowPosteriors:
+    """What rows say of a level: q is (rows, units), above level 1 (samples, rows, units)."""
     mean, variance = q.mean.double(), q.stddev.double().square()
+    row_kl, std = in_double(kl if kl.dim() == 2 else kl.mean(0)), in_double(prior_std)
+    if mean.dim() == 2:
+        noise = in_double(variance)
+        return RowPosteriors(
+            row_kl, (in_double(mean),), (noise,), noise, std, prior_mean=prior_mean
+        )
     halves = list(zip(mean.chunk(2), variance.chunk(2), strict=True))
     return RowPosteriors(
-        in_double(kl.mean(0)),
+        row_kl,
         tuple(in_double(m.mean(0)) for m, _ in halves),
         tuple(in_double(m.var(0) + v.mean(0)) for m, v in halves),
         in_double(variance.mean(0)),
-        in_double(prior_std),
+        std,
         (in_double(mean[0]), in_double(variance[0].sqrt())),
         prior_mean,
     )
 
 
-def _joined(parts: Sequence[Tensor | None]) -> Any:
+def _joined(parts: Sequence[Floats | None], order: Which = slice(None)) -> Any:
     found = [part for part in parts if part is not None]
-    return (torch.cat(found) if len(found) > 1 else found[0]) if found else None
+    return (np.concatenate(found) if len(found) > 1 else found[0])[order] if found else None

@@ -12,7 +12,7 @@ from torch.distributions import Categorical, Distribution, MixtureSameFamily, No
 
 from posterior_collapse.diagnosis.scores import elementwise
 from posterior_collapse.diagnosis.statistics import PURPOSE
-from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import LatentModel
 
 
@@ -23,11 +23,7 @@ def model_behind(model: Any) -> LatentModel | None:
 
 
 def model_of(model: Any) -> LatentModel:
-    """Return a `LatentModel`, or that of a run that `fit` returned.
-
-    Raises:
-        InvalidArgumentError: It is neither.
-    """
+    """Return a `LatentModel`, or that of a run that `fit` returned."""
     found = model_behind(model)
     if found is None:
         raise InvalidArgumentError(
@@ -68,6 +64,16 @@ def in_double(value: Tensor) -> NDArray[np.float64]:
     return array
 
 
+def check_finite(whose: str, which: str = "", **parts: Tensor) -> None:
+    """Refuse what a model gives if a part of it is not finite."""
+    for part, values in parts.items():
+        if not bool(values.isfinite().all()):
+            raise DataError(
+                f"{whose} {part}{which}", "NaN or inf", "finite numbers",
+                "Check the model's weights and the scale of the data.",
+            )  # fmt: skip
+
+
 def prior_of(model: LatentModel, x: Tensor) -> Distribution | None:
     """Return the prior of the top level that a model makes of its inputs; None: it makes none."""
     made = getattr(model, "prior_of", None)
@@ -78,12 +84,8 @@ def sampled_kl(q: Normal, p: Distribution, z: Tensor) -> Tensor:
     """Return E_q[log q - log p] of each unit by samples, for a prior that is not Gaussian.
 
     Of a prior that does not split over units the sum is exact, and a unit's part is that to its
-    own marginal, where a mixture has one, with what is left shared by all alike.
-
-    Args:
-        q: Posteriors, (rows, units).
-        p: Of one latent: elementwise, or of vectors.
-        z: Samples, (samples, rows, units).
+    own marginal, where a mixture has one, with what is left shared by all alike. Posteriors are
+    (rows, units), samples (samples, rows, units).
     """
     own = _log_prob(q, z)
     if not p.event_shape:

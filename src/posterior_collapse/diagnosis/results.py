@@ -156,6 +156,10 @@ class LevelDiagnosis(Record):
         """Number of units with status "active"."""
         return self.status.count("active")
 
+    def that_are(self, status: Status) -> NDArray[np.bool_]:
+        """Return which units have a status, (units,)."""
+        return np.array([one == status for one in self.status])
+
     def __repr__(self) -> str:
         named = ("active", "noise", "collapsed", *["diverged"] * ("diverged" in self.status))
         counts = ", ".join(f"{self.status.count(s)} {s}" for s in named)

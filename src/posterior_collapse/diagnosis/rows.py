@@ -50,7 +50,7 @@ class RowLoss:
         self, loss: Callable[..., Any], y: Array, shape: tuple[int, ...], inputs: Array
     ) -> None:
         self._loss, self.shape = loss, shape
-        device = _device_of(loss)
+        device = device_of(loss)
         self.y = torch.as_tensor(np.require(y, requirements=["C", "W"]), device=device)
         self.inputs = torch.as_tensor(inputs, dtype=torch.float64, device=device)
         self.n, self.m = len(y), math.prod(shape)
@@ -113,12 +113,9 @@ class RowLoss:
         return gradient if math.isfinite(value) else torch.full_like(output, math.nan)
 
     def bend(self, weights: Tensor, inputs: Tensor, pushes: Sequence[Tensor]) -> list[Tensor]:
-        """Return the mean Hessian times each push, seen from the same inputs.
+        """Return the mean Hessian at weights (inputs, outputs) times each push.
 
-        Args:
-            weights: Where, (inputs, outputs).
-            inputs: What the pushes are linear in, (rows, any number).
-            pushes: Each (that number, outputs).
+        Pushes are linear in inputs of their own, (rows, any number), and (that number, outputs).
 
         Raises:
             InvalidArgumentError: Autograd knows no second derivative of the loss.
@@ -252,23 +249,26 @@ class RowLoss:
         )
 
 
-def _device_of(loss: Callable[..., Any]) -> torch.device:
+def device_of(loss: Callable[..., Any]) -> torch.device:
     """Return where a loss has tensors of its own; MPS has no float64."""
     own = tensor_behind(loss)
-    away = own is not None and own.device.type != "mps"
-    return own.device if own is not None and away else torch.device("cpu")
+    return torch.device("cpu") if own is None or own.device.type == "mps" else own.device
+
+
+def is_of_dtype(message: str) -> bool:
+    """Say whether what a loss raised is about a dtype that is not its own."""
+    return any(w in message for w in ("dtype", "type (", "scalar type", "Double", "Float"))
 
 
 def _refused(error: Exception, output: tuple[int, ...], y: tuple[int, ...]) -> InvalidArgumentError:
     """Return what to say of a loss that raised: most often its dtype or its shapes are others."""
     line = first_line(error)
-    if any(word in line for word in ("dtype", "type (", "scalar type", "Double", "Float")):
+    action = (
+        "Check the shapes and that y lies in the loss's domain; class numbers need "
+        "output_shape=(classes, ...)."
+    )
+    if is_of_dtype(line):
         action = "Wrap it in its dtype: lambda output, y: loss(output.float(), y.float())."
-    else:
-        action = (
-            "Check the shapes and that y lies in the loss's domain; class numbers need "
-            "output_shape=(classes, ...)."
-        )
     return InvalidArgumentError(
         "loss",
         f"{type(error).__name__} ({line})",
@@ -346,11 +346,7 @@ def curvature_scale(rows: RowLoss, weights: Tensor, generator: torch.Generator) 
 
 
 def refuse_jumps(rows: RowLoss, weights: Tensor, kept: Tensor, scale: Tensor) -> None:
-    """Refuse a loss whose gradient jumps near its best output, where a Hessian tells half of it.
-
-    Raises:
-        InvalidArgumentError: It does.
-    """
+    """Refuse a loss whose gradient jumps near its best output, where a Hessian tells half of it."""
     some = rows.some(256)
     here = rows.inputs[some] @ weights
     pull = rows.pull(here, some)

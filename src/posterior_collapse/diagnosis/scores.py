@@ -176,13 +176,9 @@ def _negative_binomial(output: NegativeBinomial, target: Tensor) -> Scored:
 
 
 def mean_curvature(output: Distribution, curvature: Tensor) -> Tensor:
-    """Return the curvature averaged over samples, (rows, features).
+    """Return the curvature of scores, (samples, rows, features), averaged over samples.
 
     Of classes such that `diag(h) - h h' / sum(h)` has the trace that the matrices have on average.
-
-    Args:
-        output: What was scored.
-        curvature: Of its scores, (samples, rows, features).
     """
     average = curvature.mean(0)
     if not isinstance(output, OneHots):
@@ -369,9 +365,7 @@ def _left_out(features: int) -> str:
 def _inverse_roots(h: Float, added: Float) -> Float:
     """F^{-1/2} of positions of as many classes, (positions, classes, classes).
 
-    Args:
-        h: Curvature, (rows, positions, classes).
-        added: To the diagonal of F, (positions, classes).
+    From curvatures, (rows, positions, classes), and what is added to F's diagonal.
     """
     root = h / np.sqrt(np.maximum(h.sum(-1, keepdims=True), np.finfo(float).tiny))
     matrices: Float = -np.einsum("npk,npl->pkl", root, root, optimize=True) / len(h)

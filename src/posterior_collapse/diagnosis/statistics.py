@@ -31,11 +31,7 @@ LEAST_KEPT_ROWS = 1000
 
 
 def row_chooser(seed: int) -> np.random.Generator:
-    """Return the generator that chooses the rows of a `Reservoir`.
-
-    Raises:
-        InvalidArgumentError: The seed is not a whole number of at least 0.
-    """
+    """Return the generator that chooses the rows of a `Reservoir`."""
     return np.random.default_rng([checks.whole("seed", seed, least=0), PURPOSE])
 
 
@@ -313,9 +309,7 @@ def _classes(variance: Float, most: int) -> Float:
     """Variances that all rows are made of, ascending, close enough to interpolate between."""
     low, high = float(variance.min()), float(variance.max())
     steps = math.ceil(math.log(high / low) / (2 * math.log(CLASS_RATIO)))
-    classes = np.geomspace(low, high, min(steps, most - 1) + 1)
-    classes[0], classes[-1] = low, high
-    return classes
+    return np.geomspace(low, high, min(steps, most - 1) + 1)
 
 
 def _between_widths(variance: Float, widths: Float) -> _Shares:

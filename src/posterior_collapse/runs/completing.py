@@ -95,13 +95,9 @@ def attempt(
 def trained_together(
     runs: Sequence[Run], data: Any, folders: Sequence[Path] | None, **options: Any
 ) -> tuple[Fitted, ...]:
-    """Train runs that share an order of the data.
+    """Train runs of one family on data as in `fit`; `options` of `fit_many` win over the runs'.
 
-    Args:
-        runs: Of one family.
-        data: As in `fit`.
-        folders: Of their checkpoints, from which they go on; None: none are written.
-        **options: Of `fit_many`, whatever the runs say.
+    They go on from the checkpoints in their folders; None: none are written.
     """
     common = {
         "exact": runs[0].method == "exact",
@@ -116,13 +112,9 @@ def trained_together(
 
 @dataclass(frozen=True)
 class Training:
-    """Trains groups of runs on data that are at hand, and measures them on the same.
+    """Trains groups of runs on data that are at hand, and measures them on the same; see `fit`.
 
-    Args:
-        data: As in `fit`.
-        validation: As in `fit`.
-        alone: Whether the only run of a job fails where its loss is not finite.
-        report: As `progress` in `fit`.
+    If there is but one run, `alone`, it fails where its loss is not finite.
     """
 
     data: Any
@@ -182,9 +174,7 @@ class Progress(NamedTuple):
 def groups(runs: Sequence[Run], most: int = MOST_TOGETHER) -> list[tuple[Run, ...]]:
     """Cut runs into groups that one vectorised training serves, in the order given.
 
-    Args:
-        runs: Equal ones count once.
-        most: Largest group of runs trained by minibatches; others train one by one.
+    Equal ones count once; those that are not trained by minibatches train one by one.
 
     Example:
         >>> from posterior_collapse.models import Architecture
@@ -214,11 +204,8 @@ def retrained_together(
     """Return the runs of a group that have to train, together as they would have at first.
 
     Rounding depends on who trains together. So a group of which some members were kept before the
-    process died trains as a whole again; members that came from elsewhere stay away.
-
-    Args:
-        group: All its runs.
-        trained_with: For a run that is kept the keys of those it trained with, else None.
+    process died trains as a whole again; members that came from elsewhere stay away. Of a run that
+    is kept `trained_with` gives the keys of those it trained with, else None.
     """
     known = {run.key: trained_with(run) for run in group}
     missing = {run.key for run in group if known[run.key] is None}
@@ -322,12 +309,9 @@ def complete(
 def _claimed(
     waiting: Sequence[tuple[Run, ...]], store: Store, wait: bool
 ) -> Iterator[tuple[tuple[Run, ...], contextlib.ExitStack]]:
-    """Yield groups that no other process trains, each with what to close to let go of it.
+    """Yield those of the groups that no other process trains, and what to close to let go of each.
 
-    Args:
-        waiting: Groups; those that others hold are left out.
-        store: Where they are claimed.
-        wait: Wait for the first one.
+    If it is to wait, then for the first one.
     """
     for group in list(waiting):
         claim = contextlib.ExitStack()

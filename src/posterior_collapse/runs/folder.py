@@ -26,16 +26,6 @@ from posterior_collapse.errors import (
     OutputError,
     writing,
 )
-from posterior_collapse.files import (
-    CONFIG,
-    SWEEP,
-    check_described,
-    check_free,
-    fingerprint,
-    read_json,
-    write_history,
-    write_json,
-)
 from posterior_collapse.models import Architecture, MarkovVAE
 from posterior_collapse.report.comparison import comparison_verdict
 from posterior_collapse.runs.completing import MOST_TOGETHER, Job, Training, here
@@ -64,11 +54,11 @@ def read(out: Path) -> dict[str, Run]:
         MissingFileError: There are none.
         CorruptFileError: A file of it is not what `train` wrote.
     """
-    path = check_described(out, "the folder of a run or a sweep")
-    values = read_json(path)
+    path = files.check_described(out)
+    values = files.read_json(path)
     try:
-        configs = values["runs"] if path.name == SWEEP else {"": values}
-        for name in configs if path.name == SWEEP else ():
+        configs = values["runs"] if path.name == files.SWEEP else {"": values}
+        for name in configs if path.name == files.SWEEP else ():
             checks.file_name("name of a run", name)
         runs = {name: _run(config) for name, config in configs.items()}
         first, *others = runs.values()
@@ -95,7 +85,7 @@ def load(runs: Named) -> Dataset:
     choice = next(iter(runs.values())).data
     named = {name: getattr(choice, name) for name in (*DATA, *READING)}
     dataset = load_data(choice.name, **named, progress=True).at_hand()
-    if choice.sha256 not in (None, fingerprint([dataset.x, dataset.y])):
+    if choice.sha256 not in (None, files.fingerprint([dataset.x, dataset.y])):
         raise DataError(
             choice.name,
             "other values than when the run began",
@@ -138,7 +128,7 @@ def train(
     with _own(out, runs, resume) as check:
         if resume:
             files.clear(out)
-        known = fingerprint([dataset.x, dataset.y])
+        known = files.fingerprint([dataset.x, dataset.y])
         runs = {n: run.replace(data=run.data.replace(sha256=known)) for n, run in runs.items()}
         _write(runs, out)
         found: dict[str, Outcome] = {}
@@ -160,8 +150,8 @@ def _jobs(
     apart: bool,
 ) -> Iterator[Job]:
     """Yield the groups of runs that share an order of the data, cut up where they train apart."""
-    for seed in dict.fromkeys(run.order_seed for run in runs.values()):
-        names = [name for name, run in runs.items() if run.order_seed == seed]
+    for seed in dict.fromkeys(run.settings.data_order for run in runs.values()):
+        names = [name for name, run in runs.items() if run.settings.data_order == seed]
         most = len(names)
         if apart:
             most = 1 if runs[names[0]].method == "exact" else MOST_TOGETHER
@@ -184,11 +174,10 @@ def beginning(runs: Named, out: Path) -> list[str]:
     depends on who trains together.
     """
     bare = {name for name in runs if not checkpoints.exists(out / name)}
-    alone = next(iter(runs.values())).method == "exact"
-    orders = {runs[name].order_seed for name in bare}
-    return [
-        name for name in runs if name in bare or (runs[name].order_seed in orders and not alone)
-    ]
+    if next(iter(runs.values())).method == "exact":  # each trains alone
+        return [name for name in runs if name in bare]
+    orders = {runs[name].settings.data_order for name in bare}
+    return [name for name, run in runs.items() if run.settings.data_order in orders]
 
 
 def members(folder: Path) -> dict[str, Path]:
@@ -256,7 +245,7 @@ def _own(out: Path, runs: Named, resume: bool) -> Iterator[Callable[[], None]]:
                 "Wait until it has ended, or train into another folder.",
             )  # fmt: skip
         if not resume:
-            check_free(out)
+            files.check_free(out)
 
         def same() -> bool:
             with contextlib.suppress(OSError):
@@ -269,14 +258,14 @@ def _own(out: Path, runs: Named, resume: bool) -> Iterator[Callable[[], None]]:
         )  # fmt: skip
 
         def check() -> None:
-            if not (same() and all((out / name / CONFIG).is_file() for name in runs)):
+            if not (same() and all((out / name / files.CONFIG).is_file() for name in runs)):
                 raise gone
 
         try:
             yield check
         except Exception as error:
             lost = error is not gone and not same()
-            described = any((out / name).is_file() for name in (CONFIG, SWEEP))
+            described = any((out / name).is_file() for name in (files.CONFIG, files.SWEEP))
             begun = any(checkpoints.exists(out / name) for name in runs)
             if not described or not (resume or begun):
                 _take_away(out, made)
@@ -303,8 +292,8 @@ def _summarised(outcome: Outcome, name: str, folder: Path) -> dict[str, Any]:
         "verdict": comparison_verdict(found),
         **found,
     }
-    write_history(folder, outcome.history)
-    write_json(folder / SUMMARY, summary)
+    files.write_history(folder, outcome.history)
+    files.write_json(folder / SUMMARY, summary)
     return summary
 
 
@@ -312,9 +301,9 @@ def _write(runs: Named, out: Path) -> None:
     """Write what was asked; of a sweep the whole of it first, to be read at any moment."""
     configs = {name: _config(run) for name, run in runs.items()}
     if "" not in configs:
-        write_json(out / SWEEP, {"runs": configs})
+        files.write_json(out / files.SWEEP, {"runs": configs})
     for name, config in configs.items():
-        write_json(out / name / CONFIG, config)
+        files.write_json(out / name / files.CONFIG, config)
 
 
 def _config(run: Run) -> dict[str, Any]:
@@ -361,7 +350,7 @@ def _run(config: Mapping[str, Any]) -> Run:
 
 def _another(folder: Path, expected: str) -> CorruptFileError:
     return CorruptFileError(
-        str(folder / CONFIG),
+        str(folder / files.CONFIG),
         "another run",
         f"that of {expected}",
         "Put each folder back in its place, or delete it and go on with collapse train --resume.",

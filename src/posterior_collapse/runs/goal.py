@@ -81,8 +81,7 @@ class Goal:
             of = f" of z{level}" if levels > 1 else ""
             raise InvalidArgumentError(
                 "active", self.active, f"at most {self.units}, the latent units{of} of the spec",
-                f"Give it {checks.level('latent_dims', level) if levels > 1 else 'latent_dim'}="
-                f"{self.active} or more.",
+                f"Give it {self.named('latent_dim')}={self.active} or more.",
             )  # fmt: skip
 
     @property
@@ -103,9 +102,11 @@ class Goal:
     @property
     def parameter(self) -> str:
         """What is tuned: "beta" or "latent_dim", of a hierarchy with the level, as "beta_2"."""
-        if len(self.spec.dims) == 1:
-            return "beta" if self.tune == "beta" else "latent_dim"
-        return checks.level("betas" if self.tune == "beta" else "latent_dims", self.index + 1)
+        return self.named("beta" if self.tune == "beta" else "latent_dim")
+
+    def named(self, name: str) -> str:
+        """Return what a field is called, of a hierarchy with the level."""
+        return name if len(self.spec.dims) == 1 else checks.level(f"{name}s", self.index + 1)
 
     def at(self, value: float) -> Spec:
         """Return the spec with a value of what is tuned."""
@@ -118,14 +119,7 @@ class Goal:
 
 
 class Theory:
-    """Where theory says to look, in the spec's own beta, whatever the convention of the loss.
-
-    Args:
-        rows: The data.
-        goal: What is wanted.
-        net: The networks.
-        convention: Of the loss.
-    """
+    """Where theory says to look, in the spec's own beta, whatever the convention of the loss."""
 
     def __init__(self, rows: Any, goal: Goal, net: Architecture, convention: str) -> None:
         self.rows, self.goal, self.net, self.convention = rows, goal, net, convention
@@ -174,11 +168,7 @@ class Theory:
         low = kept / LOWEST
         if self.goal.index > 0 or not self._fewest(low):
             return min(kept / LOWEST**0.5, below), high
-        top = kept
-        for _ in range(6):
-            middle = float(np.sqrt(low * top))
-            low, top = (middle, top) if self._fewest(middle) else (low, middle)
-        return min(low, below), high
+        return min(_highest(self._fewest, low, kept, halvings=6), below), high
 
     def crossings(self) -> tuple[float, float]:
         """Return the betas between which a linear model keeps what is wanted; see `interval`."""
@@ -257,9 +247,8 @@ class Theory:
         if most == 0:
             critical = found.levels[goal.index].critical_beta
             onset = float(critical[~np.isnan(critical)].max(initial=0.0)) / self.factor
-            name = "beta" if len(goal.spec.dims) == 1 else checks.level("betas", goal.index + 1)
             raise InvalidArgumentError(
-                name, goal.spec.beta_levels[goal.index],
+                goal.named("beta"), goal.spec.beta_levels[goal.index],
                 f"less than {onset:.3g}, above which every unit collapses",
                 "Lower it, or tune beta.",
             )  # fmt: skip
@@ -277,10 +266,13 @@ def _last(count: Callable[[float], int], units: int, top: float) -> float:
     """Return the highest beta at which so many units live; 0: there is none, `top`: all."""
     if count(top) >= units:
         return top
-    low, high = top / 10**DECADES, top
-    if count(low) < units:
-        return 0.0
-    for _ in range(HALVINGS):
+    low = top / 10**DECADES
+    return 0.0 if count(low) < units else _highest(lambda b: count(b) >= units, low, top, HALVINGS)
+
+
+def _highest(holds: Callable[[float], bool], low: float, high: float, halvings: int) -> float:
+    """Return about the highest beta at which something holds, as it does at the low end."""
+    for _ in range(halvings):
         middle = float(np.sqrt(low * high))
-        low, high = (middle, high) if count(middle) >= units else (low, middle)
+        low, high = (middle, high) if holds(middle) else (low, middle)
     return low

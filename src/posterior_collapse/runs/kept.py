@@ -63,7 +63,7 @@ class Kept:
             notes.insert(
                 0, f"under the convention it was trained with, its loss is that of {spec!r}"
             )
-        dataset = self._dataset(run)
+        dataset = self.dataset()
         if not set(self.changes) - {"data_dir"} and _known(run, dataset, self.record) is False:
             notes.append("the data have other values than those the run was trained on")
         found = diagnose(self._as_fitted(model.to(device), spec), dataset, spec=spec, **options)
@@ -85,9 +85,7 @@ class Kept:
 
     def dataset(self) -> Dataset:
         """Load its data, or those that are named instead; see `diagnosed`."""
-        return self._dataset(self.run)
-
-    def _dataset(self, run: Run) -> Dataset:
+        run = self.run
         own = run.data.replace(split=run.data.split or "train", sha256=None)
         now = own.replace(**self.changes)
         passed = self.record is not None and run.data.sha256 is not None
@@ -110,9 +108,7 @@ class Kept:
 def members(folder: Path, changes: Mapping[str, Any] | None = None) -> dict[str, Kept]:
     """Return the runs in a folder, by name; `""` names a single run's.
 
-    Args:
-        folder: Of `collapse train`, or of `sweep`, whose runs are named by what varies.
-        changes: What is said of the data, by fields of `RunData`.
+    Those of `sweep` are named by what varies; for `changes` see `Kept`.
 
     Raises:
         MissingFileError: No run lies there, or one of a sweep does not.
@@ -132,10 +128,7 @@ def members(folder: Path, changes: Mapping[str, Any] | None = None) -> dict[str,
 
 
 def swept(folder: Path) -> Sweep:
-    """Return the runs of a folder beside their forecasts, as `sweep` does.
-
-    Args:
-        folder: Of a sweep or of one run, trained to the end.
+    """Return the runs of a folder, trained to the end, beside their forecasts, as `sweep` does.
 
     Raises:
         MissingFileError: No run lies there, or one of them has not ended.

@@ -6,8 +6,9 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from posterior_collapse import checks
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.files import digest
 from posterior_collapse.models import ARCHITECTURES, Architecture
@@ -16,7 +17,6 @@ from posterior_collapse.specs import Spec, VAESpec
 from posterior_collapse.training import Settings
 from posterior_collapse.training.arguments import check_together
 
-METHODS = ("minibatch", "widened", "dead", "exact", "recorded", "decayed")
 BY_MINIBATCHES = ("minibatch", "widened", "dead")
 """Those of which many runs train together."""
 Method = Literal["minibatch", "widened", "dead", "exact", "recorded", "decayed"]
@@ -165,10 +165,7 @@ class Run(Record):
     from_forecast: bool = False
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise InvalidArgumentError(
-                "method", repr(self.method), f"one of {METHODS}", "Pass method='minibatch'."
-            )
+        checks.one_of("method", self.method, get_args(Method))
         if not isinstance(self.from_forecast, bool):
             raise InvalidArgumentError(
                 "from_forecast", repr(self.from_forecast), "True or False", "Leave it out."
@@ -190,18 +187,13 @@ class Run(Record):
         )
 
     @property
-    def order_seed(self) -> int:
-        """Seed of the order in which it sees the data: of its own unless the settings say."""
-        return self.settings.data_order
-
-    @property
     def family(self) -> str:
         """The same for runs that can train together: one data order, different numbers only."""
         values = self.to_dict()
         spec = {name: _kind(value) for name, value in values.pop("spec").items()}
         for name in NUMBERS:
             del values["settings"][name]
-        values["settings"]["order_seed"] = self.order_seed
+        values["settings"]["order_seed"] = self.settings.data_order
         del values["evaluation"]
         return json.dumps({**values, "spec": spec, "dims": self.spec.dims}, sort_keys=True)
 
@@ -228,19 +220,7 @@ def asked(
     exact: bool = False,
     from_forecast: bool = False,
 ) -> dict[str, Run]:
-    """Return runs on the same data that differ in their specs and numbers, checked.
-
-    Args:
-        data: What names the data.
-        architecture: Of all.
-        settings: Of all.
-        runs: Spec and own settings (`seed`, `learning_rate`, `clip`) by name.
-        exact: Train linear models with the noise integrated out.
-        from_forecast: Start at the closed-form optimum.
-
-    Raises:
-        InvalidArgumentError: They do not fit each other.
-    """
+    """Return runs that differ in their specs and own settings (`NUMBERS`) only, checked."""
     specs = [spec for spec, _ in runs.values()]
     for spec in specs:
         architecture.check_model(spec)
@@ -257,7 +237,7 @@ def asked(
 def fit_options(runs: Sequence[Run]) -> dict[str, Any]:
     """Return what `fit_many` is told of the settings of runs that share an order of the data."""
     return {
-        "settings": runs[0].settings.replace(order_seed=runs[0].order_seed),
+        "settings": runs[0].settings.replace(order_seed=runs[0].settings.data_order),
         **{f"{name}s": [getattr(run.settings, name) for run in runs] for name in NUMBERS},
     }
 

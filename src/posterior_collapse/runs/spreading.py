@@ -64,20 +64,20 @@ class Handed(NamedTuple):
 
 
 def advance(
-    execute: Execute, runs: Sequence[Run], packed: Packed | None, patience: float, *rest: Any
+    execute: Execute,
+    runs: Sequence[Run],
+    packed: Packed | None,
+    patience: float,
+    stays: bool,
+    device: str,
 ) -> Handed:
     """Train a group for a while; this is what runs on a worker.
 
-    Args:
-        execute: Trains and measures.
-        runs: The group.
-        packed: The checkpoints that it goes on from; None: it starts.
-        patience: Seconds until it pauses, at the end of the epoch.
-        *rest: Whether checkpoints stay when it has ended, and the device.
+    It goes on from packed checkpoints, or starts; after `patience` seconds it pauses at the end of
+    the epoch. Whether the checkpoints of a group that has ended stay, and where, see `Job`.
     """
     from distributed import get_worker
 
-    stays, device = rest
     epochs: list[Epoch] = []
     # Others have nothing to go on from before their end.
     end = time.monotonic() + patience if runs[0].method == "minibatch" else float("inf")
@@ -110,10 +110,7 @@ def held(execute: Execute) -> Execute:
 
 
 def spread_over(client: Any) -> Spread:
-    """Return what trains jobs on the workers of a client's cluster.
-
-    Args:
-        client: Of dask.distributed.
+    """Return what trains jobs on the workers of the cluster of a dask.distributed client.
 
     Raises:
         InvalidArgumentError: It is no such client, or an asynchronous or closed one.
@@ -140,13 +137,7 @@ class _Task(NamedTuple):
 
 
 class _Spreading:
-    """One call's tasks.
-
-    Args:
-        client: Whose cluster it is.
-        execute: Trains and measures.
-        device: Where.
-    """
+    """One call's tasks on the cluster of a client."""
 
     def __init__(self, client: Any, execute: Execute, device: str) -> None:
         self.client, self.device = client, device
@@ -252,11 +243,7 @@ class _Spreading:
         return handed.done
 
     def _await_scheduler(self) -> None:
-        """Wait for a scheduler; one that was started anew is taken for the old one.
-
-        Raises:
-            TrainingError: The scheduler is gone.
-        """
+        """Wait for a scheduler; one that was started anew is taken for the old one."""
         while self.client.status != "running":
             if self.client.status in ("closing", "closed"):
                 raise TrainingError(

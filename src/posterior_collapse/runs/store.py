@@ -22,21 +22,12 @@ from torch import Tensor
 
 from posterior_collapse import files
 from posterior_collapse.errors import CorruptFileError, writing
-from posterior_collapse.files import (
-    HISTORY,
-    as_read,
-    digest,
-    read_history,
-    read_json,
-    write_history,
-    write_json,
-)
 from posterior_collapse.models import MarkovVAE
 from posterior_collapse.runs.run import Run
 from posterior_collapse.training import checkpoints
 from posterior_collapse.training.states import load_model
 
-RUN, ARRAYS = "run.json", "arrays.npz"
+ARRAYS = "arrays.npz"
 FILES, SEAL, TOGETHER = "files", "sha256", "company"
 """Entries of `run.json`: the SHA-256 of each other file, that of all its other entries, and the
 keys of the runs that trained together."""
@@ -79,6 +70,8 @@ class Outcome:
 class Record:
     """A stored run, read back; `history`, `arrays` and `model` when they are asked for.
 
+    A file that is missing, damaged or was changed is then refused by a `CorruptFileError`.
+
     Attributes:
         run: As in `Outcome`.
         measured: As in `Outcome`.
@@ -102,11 +95,7 @@ class Record:
 
     @cached_property
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What figures need, by name.
-
-        Raises:
-            CorruptFileError: The file is damaged, or was changed.
-        """
+        """What figures need, by name."""
         content = self._content(ARRAYS)
         damage = (ValueError, TypeError, LookupError, EOFError, RuntimeError, MemoryError)
         try:
@@ -117,24 +106,16 @@ class Record:
 
     @cached_property
     def history(self) -> dict[str, list[float]]:
-        """Columns by name.
-
-        Raises:
-            CorruptFileError: The file is damaged, or was changed.
-        """
-        content = self._content(HISTORY)
+        """Columns by name."""
+        content = self._content(files.HISTORY)
         try:
-            return read_history(content)
+            return files.read_history(content)
         except ValueError as error:
-            raise self._unreadable(HISTORY, error, "the history of a run") from error
+            raise self._unreadable(files.HISTORY, error, "the history of a run") from error
 
     @cached_property
     def model(self) -> MarkovVAE:
-        """The trained model.
-
-        Raises:
-            CorruptFileError: A file of it is damaged, or was changed.
-        """
+        """The trained model."""
         self.check()
         try:
             return load_model(checkpoints.load(self.folder))
@@ -142,11 +123,7 @@ class Record:
             raise _refused(self.folder, self.folder, f"no model ({error})", "a run") from error
 
     def check(self) -> None:
-        """Read every file and see that it is the one that was kept.
-
-        Raises:
-            CorruptFileError: One is missing, damaged or was changed.
-        """
+        """Read every file and see that it is the one that was kept."""
         for name in self.files or ():
             self._content(name)
 
@@ -195,7 +172,7 @@ class Store:
 
     def __contains__(self, key: object) -> bool:
         """Whether a finished run lies there, whole or damaged."""
-        return (self.folder / str(key) / RUN).is_file()
+        return (self.folder / str(key) / files.RUN).is_file()
 
     def get(self, key: str) -> Record | None:
         """Return a finished run; None if there is none.
@@ -205,16 +182,16 @@ class Store:
                 message says what to delete. Its other files are checked when they are read.
         """
         folder = self.folder / key
-        path = folder / RUN
+        path = folder / files.RUN
         if not os.path.lexists(path):
             if os.path.isfile(folder):
                 raise CorruptFileError(
                     str(folder), "a file", "the folder of a run", "Delete it to train the run."
                 )
             return None
-        values = read_json(path, _remedy(folder))
+        values = files.read_json(path, _remedy(folder))
         sealed = FILES in values or SEAL in values
-        if sealed and values.pop(SEAL, None) != digest(values):
+        if sealed and values.pop(SEAL, None) != files.digest(values):
             raise _refused(folder, path, "changed values (SHA-256 differs)", "those that were kept")
         try:
             record = _record(values, folder)
@@ -229,12 +206,9 @@ class Store:
         return record
 
     def put(self, outcome: Outcome, together: Sequence[str], origin: Mapping[str, Any]) -> None:
-        """Keep a finished run.
+        """Keep what a finished run left behind, and where (version and hardware).
 
-        Args:
-            outcome: What it left behind.
-            together: Keys of the runs that it trained with, its own among them.
-            origin: Version and hardware.
+        `together` are the keys of the runs that it trained with, its own among them.
 
         Raises:
             OutputError: The folder cannot be written.
@@ -250,7 +224,7 @@ class Store:
                 try:
                     partial.rename(final)
                 except OSError:
-                    if not (final / RUN).is_file():  # else another process was first
+                    if not (final / files.RUN).is_file():  # else another process was first
                         shutil.rmtree(final)  # without its description a run does not count
                         partial.rename(final)
         finally:
@@ -258,7 +232,7 @@ class Store:
 
     def work(self, runs: Sequence[Run]) -> list[Path]:
         """Return a folder per run for the checkpoints of a group that trains."""
-        group = self.folder / WORK / digest({"together": [run.key for run in runs]})[:20]
+        group = self.folder / WORK / files.digest({"together": [run.key for run in runs]})[:20]
         return [group / run.key for run in runs]
 
     def worked(self, keys: Collection[str]) -> None:
@@ -286,7 +260,7 @@ class Store:
     def _fill(
         self, folder: Path, outcome: Outcome, together: Sequence[str], origin: Mapping[str, Any]
     ) -> None:
-        write_history(folder, outcome.history)
+        files.write_history(folder, outcome.history)
         content = io.BytesIO()
         np.savez_compressed(content, **dict(outcome.arrays))  # type: ignore[arg-type]
         files.write(folder / ARRAYS, content.getvalue(), sync_folder=False)
@@ -299,7 +273,7 @@ class Store:
         hashes = {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()
         }
-        values = as_read(
+        values = files.as_read(
             {
                 "run": outcome.run.to_dict(),
                 "measured": outcome.measured,
@@ -310,7 +284,7 @@ class Store:
                 FILES: dict(sorted(hashes.items())),
             }
         )
-        write_json(folder / RUN, {**values, SEAL: digest(values)})
+        files.write_json(folder / files.RUN, {**values, SEAL: files.digest(values)})
 
     @contextlib.contextmanager
     def claim(self, name: str, *, wait: bool) -> Iterator[bool]:

@@ -22,6 +22,7 @@ from posterior_collapse import checks
 from posterior_collapse.arrays import Float
 from posterior_collapse.data.about import UNKNOWN, About, about
 from posterior_collapse.data.samples import Stream, read
+from posterior_collapse.diagnosis.conclusions import count_of
 from posterior_collapse.errors import NonFiniteLossError
 from posterior_collapse.models import Architecture
 from posterior_collapse.records import Record, Viewed
@@ -322,7 +323,7 @@ def _notes(tuned: Tuned) -> Iterator[str]:
     counts = ", ".join(map(str, found.active))
     longer = f"train longer, e.g. steps={4 * found.steps}"
     if not found.keeps(wanted):
-        units = f"{wanted} unit{'s' * (wanted != 1)}"
+        units = count_of(wanted, "unit")
         units += f" of z{tuned.level}" if len(tuned.spec.dims) > 1 else ""
         # The betas that are tried end where nothing lives any more.
         more = f": {longer}" if found.approximate and min(found.active) > wanted else ""
@@ -360,15 +361,10 @@ class Found(NamedTuple):
 def search_beta(
     train: Try, low: float, high: float, wanted: int, seeds: int, *, fixed_length: bool = False
 ) -> Found:
-    """Close in on the betas that keep what is wanted.
+    """Close in on the betas that keep what is wanted, from those between two ends.
 
-    Args:
-        train: Called for each grid.
-        low: Lowest beta to begin with.
-        high: Highest beta to begin with.
-        wanted: Active units.
-        seeds: How many are counted; the coarse grid takes one.
-        fixed_length: Never train shorter or longer.
+    So many seeds are counted, but on the coarse grid, which takes one. Runs of a fixed length are
+    never made shorter or longer.
     """
     times = 1.0 if fixed_length else COARSE
     here = train(_inside(low, high, MOST_TOGETHER), 1, times)
@@ -427,13 +423,9 @@ def _nearest(trials: Sequence[Trial], wanted: int) -> Trial:
 
 
 def search_latents(train: Try, first: int, most: int, seeds: int) -> Found:
-    """Find the most units that all live; where no number does, the best is the fewest.
+    """Find the most units, from those to try first to `most`, that all live, of so many seeds.
 
-    Args:
-        train: Called for each number of units.
-        first: Units to try first.
-        most: More are not tried.
-        seeds: How many have to agree.
+    Where no number does, the best is the fewest.
     """
     trials: list[Trial] = []
     good, bad, guess = 0, most + 1, first

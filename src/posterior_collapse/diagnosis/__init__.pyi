@@ -1,0 +1,11 @@
+from .arrays import diagnose_arrays as diagnose_arrays
+from .diagnosing import diagnose as diagnose
+from .likelihood import LogLikelihood as LogLikelihood
+from .likelihood import log_likelihood as log_likelihood
+from .onsets import Onset as Onset
+from .onsets import onset as onset
+from .results import QUANTILES as QUANTILES
+from .results import CollapseCurve as CollapseCurve
+from .results import Diagnosis as Diagnosis
+from .results import Finding as Finding
+from .results import LevelDiagnosis as LevelDiagnosis
