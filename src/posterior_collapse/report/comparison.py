@@ -49,6 +49,7 @@ def comparison_verdict(summary: Summary) -> str:
     gap = measured["loss"] - forecast["loss"]
     as_many = all(found == expected for found, expected in pairs)
     kept = " and ".join(str(expected) for _, expected in pairs)
+    kept += ", or other numbers at the same loss" * bool(forecast.get("undetermined"))
     counts = f"{_counts(measured)} active"
     if summary.get("approximate"):
         return _of_counts(summary, counts, kept, as_many=as_many)
@@ -133,7 +134,7 @@ def comparison_kind(summary: Summary) -> str:
     if _excess(summary):
         return "undertrained"
     found, expected = _active(summary["measured"]), _active(summary["forecast"])
-    if found == expected:
+    if found == expected or summary["forecast"].get("undetermined"):
         return "as forecast"
     return "fewer units" if sum(found) < sum(expected) else "more units"
 

@@ -139,6 +139,11 @@ class Forecast(Viewed):
         return int(np.count_nonzero(self.spectrum > least))
 
     @property
+    def undetermined(self) -> bool:
+        """Whether as good an optimum may have other counts of active units; `notes` say where."""
+        return self._solution.undetermined
+
+    @property
     def hidden_variance(self) -> float:
         """Variance that a data mode may have and be lost to rounding; 0 if all modes are known."""
         return self._modes.hidden
