@@ -183,3 +183,33 @@ def test_what_a_unit_is_worth_does_not_hang_on_the_scale_of_latents() -> None:
     assert small.loss > small.collapsed_loss > plain.loss
     assert small.gains[0].worth == pytest.approx(plain.gains[0].worth, rel=0.2)
     assert plain.gains[0].worth > 0
+
+
+@pytest.mark.parametrize("told", [0.0, 0.9])
+def test_what_a_networks_path_from_x_explains_no_unit_has_brought(told) -> None:
+    """Beside a line in x it is worth more than a unit that pays, which seemed worth nothing."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (4000, 1))
+    noise = rng.standard_normal((4000, 3)) * [1.5, 0.67, 0.1]
+    scale = torch.tensor([4.0, 3.0, 2.0], dtype=torch.float64)
+
+    def path(x):
+        return scale * torch.sin(9 * x)
+
+    def encode(x, y):
+        mean = told * (y - path(x))[:, :1] / 1.5
+        return mean, np.log(1 - told**2) * torch.ones_like(mean)
+
+    def decode(z, x):
+        return path(x) + torch.cat([1.5 * told * z, torch.zeros_like(z), torch.zeros_like(z)], 1)
+
+    y = path(torch.tensor(x)).numpy() + noise
+    spec = pc.CVAESpec(1, eta_dec=0.5)
+    model = from_callable(encode, decode, latent_dim=1, spec=spec)
+    found = pc.diagnose(model, (x, y))
+    assert found.n_active == (told > 0)
+    # The first unit alone has brought this, of a linear model's loss less than 60 nats in all.
+    brought = unit_gain(spec, 1 / (1 - told**2))
+    assert found.gains[0].worth == pytest.approx(0.01 * brought, rel=0.1, abs=1e-9)
+    assert found.collapsed_loss - found.loss > 20
+    assert found.conclusion == ("more-units-pay" if told else "signal-unclaimed")
