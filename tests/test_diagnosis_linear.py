@@ -181,6 +181,18 @@ def test_a_posterior_wider_than_what_the_level_above_says_is_no_mistake() -> Non
     assert "variance-for-log-variance" not in [finding.code for finding in found.advice]
 
 
+def test_where_x_explains_all_no_beta_is_advised_for_rounding() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((500, 3))
+    data = x, x @ rng.standard_normal((3, 5))
+    found = pc.diagnose(pc.fit(pc.CVAESpec(2), data, "linear", exact=True), data)
+    assert found.conclusion == "collapse-optimal"
+    (finding,) = found.advice
+    assert finding.action.endswith(
+        "Leave the level out: no setting can keep a unit, as x explains all of y."
+    )
+
+
 def test_losses_add_up() -> None:
     spec = SPECS["hvae"]
     data, _, model = optimum(spec)

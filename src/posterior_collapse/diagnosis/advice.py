@@ -251,6 +251,8 @@ def _how_to_use_more(found: Diagnosis, number: int) -> str:
     spec, forecast = found.spec, found.forecast
     if spec is not None and number > 1 and isinstance(spec.sigma_levels[number - 2], str):
         return f"; it is used where the std of z{number - 1} is fixed and large enough."
+    if forecast is not None and not forecast.spectrum.any():
+        return ": no setting can keep a unit, as x explains all of y."
     t = found.signal[number - 1]
     if forecast is not None and not found.is_network:
         wanted = 1 + max(found.n_active, forecast.n_active)
