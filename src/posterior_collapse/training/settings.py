@@ -23,8 +23,9 @@ class Settings(Record):
     """Numbers of one training run, validated and JSON-able.
 
     Args:
-        epochs: Passes over the data; exact training takes as many iterations at most.
-        steps: Optimiser steps, instead of `epochs`.
+        epochs: Passes over the data; `fit(..., exact=True, epochs=...)` takes as many iterations
+            at most, as if they were `steps`.
+        steps: Optimiser steps, instead of `epochs`; of exact training the most iterations.
         batch_size: Rows per step, all of them if it is more; a DataLoader keeps its own.
         optimiser: `"adam"`, `"sgd"`, or `"lbfgs"` for exact training. None: the usual one, Adam
             for minibatches and L-BFGS for exact training.
