@@ -320,3 +320,12 @@ def test_a_result_is_readable():
         unbounded = pc.fit(pc.HVAESpec((2, 2), (2, 1), sigma_1="learned"), X, "linear", epochs=1)
     assert unbounded.forecast is None
     assert unbounded.summary()["forecast"] is None
+
+
+def test_a_loader_whose_later_batches_are_larger_is_refused_by_name():
+    rows = TensorDataset(torch.tensor(X, dtype=torch.float32))
+    parts = [list(range(10)), list(range(10, 60))]
+    with pytest.raises(DataError, match="data: got a batch of 50 rows after a first of 10"):
+        pc.fit(pc.VAESpec(2), DataLoader(rows, batch_sampler=parts), "linear", epochs=1)
+    fitted = pc.fit(pc.VAESpec(2), DataLoader(rows, batch_sampler=parts[::-1]), "linear", epochs=1)
+    assert fitted.history["step"] == [2]
