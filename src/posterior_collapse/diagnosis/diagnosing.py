@@ -175,7 +175,9 @@ def diagnose(
         if found.spec.model == "cvae" and not found.exact:
             brought = min(brought, _told(found.spec, levels[0]))
         worth = WORTH * brought
-        measured = certificate(found.spec, signals, limits, sure=sure, worth=worth, most=most)
+        measured = certificate(
+            found.spec, levels, signals, limits, sure=sure, worth=worth, most=most
+        )
     notes = (
         *seen.notes,
         *getattr(model, "notes", ()),

@@ -173,7 +173,8 @@ class Gain(Record):
         parts: That number: a network may use one unit differently in each.
         whole: Of one part: of a linear model exact.
         whole_error: Its standard error.
-        worth: A gain of less is not worth a unit: 1% of what the units that live have brought.
+        worth: A gain of less is not worth a unit: 1% of what the units that live have brought, and
+            where none is to spare, the KL that one of a fixed sigma has at any output.
     """
 
     nats: float
