@@ -1,6 +1,7 @@
 """What one more unit would buy, in nats, against optima with and without that unit."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from posterior_collapse.adapters import from_callable
 from posterior_collapse.diagnosis.certificate import Signal
 from posterior_collapse.diagnosis.gain import gain_of, priced
 from posterior_collapse.models import build, load_parameters
-from posterior_collapse.theory.thresholds import unit_gain
+from posterior_collapse.theory.thresholds import idle_cost, unclaimed_signal, unit_gain
 
 X = torch.tensor(pc.load("digits").x, dtype=torch.float32)
 UNITS = 4
@@ -48,6 +49,42 @@ def test_the_gain_of_a_linear_model_is_the_difference_of_two_optima(spec) -> Non
     assert found.gain > found.gains[0].worth
     if len(spec.dims) == 1:
         assert f"one more unit would buy about {found.gain:.2g}" in found.verdict
+
+
+@pytest.mark.parametrize("sigma_2", ["learned", 0.2, 0.5, 0.9])
+@pytest.mark.parametrize("spare", [False, True])
+def test_what_z1_gains_and_costs_is_the_difference_of_optima_whatever_z2_hears(sigma_2, spare):
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        variances = np.sort(rng.gamma(1.5, size=4))[::-1]
+        moments = pc.Moments.from_matrices(np.diag(variances))
+        betas = rng.choice([0.1, 0.5, 1, 2, 5], 2)
+        scales = rng.choice([0.3, 0.8, 1.5]), rng.choice([0.7, 1, 2]), rng.choice([0.2, 0.5, 1.5])
+        units = int(rng.integers(1, 4))
+        spec = pc.HVAESpec((units, units + spare), betas, *scales, sigma_2)
+        more = spec.replace(latent_dims=(units + 1, units + spare))
+        lower = pc.forecast(moments, spec).loss - pc.forecast(moments, more).loss
+        t = unclaimed_signal(spec, variances[units], spare_above=spare)
+        gain = float(unit_gain(spec, t, spare_above=spare))
+        assert gain - idle_cost(spec, 1, spare_above=spare) == pytest.approx(lower, abs=1e-9)
+
+
+def test_a_unit_that_costs_more_idle_than_it_gains_does_not_pay() -> None:
+    x = np.random.default_rng(0).standard_normal((5000, 4)) * [1.0, 0.8, 0.42, 0.05]
+    spec = pc.VAESpec(2, eta_dec=0.5, sigma=0.4)
+    found = pc.diagnose(pc.fit(spec, x, "linear", exact=True), x)
+    assert pc.forecast(x, spec.replace(latent_dim=3)).loss > found.loss + 0.3
+    assert found.signal[0] > 4
+    assert found.conclusion == "nothing-to-do"
+    assert "one more is not worth it" in found.verdict
+    assert pc.forecast(x, spec).advice().text.endswith("3 of the data's 4 modes would keep a unit.")
+    # A unit that is there costs that already: it should live.
+    dead = build(spec.replace(latent_dim=3), "linear", x_dim=4, dtype=torch.float64)
+    made = dict(pc.forecast(x, spec).parameters())
+    made |= {"W1": np.vstack([made["W1"], np.zeros(4)]), "b1": np.append(made["b1"], 0.0)}
+    made |= {"U1": np.hstack([made["U1"], np.zeros((4, 1))]), "sigma_1": np.full(3, 0.4)}
+    load_parameters(dead, made)
+    assert pc.diagnose(dead, x).conclusion == "signal-unclaimed"
 
 
 def test_a_unit_built_by_hand_lowers_the_loss_by_the_predicted_gain() -> None:
@@ -132,7 +169,7 @@ def test_noise_in_a_part_is_no_gain_on_average() -> None:
     for true in (0.9, 1.0, 1.2):
         share, error = np.full(8, 1 / 8), np.full(8, 0.15)
         draws = true + error * rng.standard_normal((2000, 8))
-        found = np.array([priced(spec, 1, share, t, error)[0] for t in draws])
+        found = np.array([priced(partial(unit_gain, spec), share, t, error)[0] for t in draws])
         naive = np.array([share @ unit_gain(spec, t) for t in draws])
         truth = float(unit_gain(spec, true))
         assert abs(found.mean() - truth) < 0.001
@@ -157,7 +194,10 @@ def test_no_unit_buys_more_than_there_is_to_be_gained() -> None:
     """The price is that of a parabola: where outputs are all but certain it falls without end."""
     spec = pc.VAESpec(UNITS, likelihood="bernoulli")
     signal = Signal(np.array([1e30]), 1e28, np.array([True]))
-    free, bounded = (gain_of(spec, 1, signal, 1.0, 1e28, 0.01, most) for most in (math.inf, 20.0))
+    free, bounded = (
+        gain_of(partial(unit_gain, spec), signal, 1.0, 1e28, 0.01, most)
+        for most in (math.inf, 20.0)
+    )
     assert free.nats > 1e20
     assert (bounded.nats, bounded.error, bounded.whole, bounded.whole_error) == (20.0,) * 4
 
@@ -183,3 +223,33 @@ def test_what_a_unit_is_worth_does_not_hang_on_the_scale_of_latents() -> None:
     assert small.loss > small.collapsed_loss > plain.loss
     assert small.gains[0].worth == pytest.approx(plain.gains[0].worth, rel=0.2)
     assert plain.gains[0].worth > 0
+
+
+@pytest.mark.parametrize("told", [0.0, 0.9])
+def test_what_a_networks_path_from_x_explains_no_unit_has_brought(told) -> None:
+    """Beside a line in x it is worth more than a unit that pays, which seemed worth nothing."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (4000, 1))
+    noise = rng.standard_normal((4000, 3)) * [1.5, 0.67, 0.1]
+    scale = torch.tensor([4.0, 3.0, 2.0], dtype=torch.float64)
+
+    def path(x):
+        return scale * torch.sin(9 * x)
+
+    def encode(x, y):
+        mean = told * (y - path(x))[:, :1] / 1.5
+        return mean, np.log(1 - told**2) * torch.ones_like(mean)
+
+    def decode(z, x):
+        return path(x) + torch.cat([1.5 * told * z, torch.zeros_like(z), torch.zeros_like(z)], 1)
+
+    y = path(torch.tensor(x)).numpy() + noise
+    spec = pc.CVAESpec(1, eta_dec=0.5)
+    model = from_callable(encode, decode, latent_dim=1, spec=spec)
+    found = pc.diagnose(model, (x, y))
+    assert found.n_active == (told > 0)
+    # The first unit alone has brought this, of a linear model's loss less than 60 nats in all.
+    brought = unit_gain(spec, 1 / (1 - told**2))
+    assert found.gains[0].worth == pytest.approx(0.01 * brought, rel=0.1, abs=1e-9)
+    assert found.collapsed_loss - found.loss > 20
+    assert found.conclusion == ("more-units-pay" if told else "signal-unclaimed")

@@ -106,6 +106,93 @@ def test_a_linear_model_that_keeps_more_than_its_optimum_is_not_told_to_keep_the
     assert "near their threshold" not in best.verdict
 
 
+def other_optimum():
+    """Of a plain hierarchical ELBO: z1 wider than z2's decoder is, as much as z2 explains of it."""
+    data, forecast, model = optimum(pc.HVAESpec((3, 2), sigma_1="learned", eta_dec=0.5))
+    wider = np.array([3.0, 2.0, 1.0])
+    found = dict(forecast.parameters())
+    found["W1"], found["b1"] = found["W1"] * wider[:, None], found["b1"] * wider
+    found["U1"], found["sigma_1"] = found["U1"] / wider, found["sigma_1"] * wider
+    # Section 3c: with s = wider^2 / 4, omega^2 = s - 1/4, sigma^2 = 1 / (4 s).
+    found["U2"], found["W2"] = np.zeros((3, 2)), np.zeros((2, 3))
+    np.fill_diagonal(found["U2"], np.sqrt(wider[:2] ** 2 - 1) / 2)
+    np.fill_diagonal(found["W2"], 2 * np.sqrt(1 - wider[:2] ** -2.0) / wider[:2])
+    found["sigma_2"] = 1 / wider[:2]
+    load_parameters(model, found)
+    return data, forecast, model
+
+
+def test_other_counts_at_the_same_loss_are_no_failure_of_training() -> None:
+    data, forecast, model = other_optimum()
+    found = pc.diagnose(model, data)
+    assert found.loss == pytest.approx(forecast.loss, rel=1e-12)
+    assert [level.n_active for level in found.levels] == [3, 2]
+    assert [level.n_active for level in forecast.levels] == [3, 0]
+    assert forecast.undetermined
+    assert found.verdict.endswith(
+        "the linear optimum keeps 3 and 0, or other numbers at the same loss."
+    )
+    assert "not-at-optimum" not in [finding.code for finding in found.advice]
+
+
+def test_units_that_share_what_is_active_have_nothing_to_settle() -> None:
+    x = np.random.default_rng(4).standard_normal((N, 6)) * [2, 1.4, 0.3, 0.3, 0.2, 0.1]
+    fitted = pc.fit(
+        pc.HVAESpec((5, 2), (1, 0.5), 0.5, sigma_1="learned", sigma_2=0.4), x, "linear", exact=True
+    )
+    found = pc.diagnose(fitted, x)
+    assert found.loss == pytest.approx(found.forecast.loss, rel=1e-9)
+    assert found.forecast.undetermined
+    for said in ("settling", "not ended", "Train"):
+        assert said not in found.verdict + "".join(finding.action for finding in found.advice)
+
+
+def test_counts_that_the_optimum_decides_are_told_from_others() -> None:
+    moments = pc.Moments.from_matrices(np.diag([4.0, 2.0, 0.1]))
+    learned = pc.HVAESpec((3, 2), sigma_1="learned", eta_dec=0.5)
+    assert pc.forecast(moments, learned).undetermined
+    for spec in (
+        learned.replace(betas=(1, 1.1)),
+        learned.replace(latent_dims=(2, 2), sigma_2=0.4),
+        learned.replace(sigma_1=0.5),
+        pc.VAESpec(3, eta_dec=0.5),
+    ):
+        assert not pc.forecast(moments, spec).undetermined, spec
+    assert pc.forecast(moments, learned.replace(sigma_2=0.4)).undetermined
+
+
+def test_noise_below_that_is_learned_is_stopped_by_beta_where_theory_says() -> None:
+    spec = pc.HVAESpec((6, 6), (1, 0.5), 0.5, sigma_1="learned", sigma_2=0.4)
+    data, _, model = optimum(spec)
+    found = pc.diagnose(model, data)
+    assert found.levels[1].status.count("noise") == 2
+    (finding,) = [one for one in found.advice if one.code == "noise-relay"]
+    assert finding.action == "Raise beta_2 from 0.5 to 6.25, or use fewer units."
+    for beta, statuses in ((6.25, {"collapsed"}), (6.24, {"active", "noise"})):
+        stopped = pc.forecast(data, spec.replace(betas=(1, beta)))
+        assert set(stopped.levels[1].status) == statuses
+
+
+def test_a_posterior_wider_than_what_the_level_above_says_is_no_mistake() -> None:
+    data, _, model = optimum(pc.HVAESpec((3, 2), sigma_1="learned", eta_dec=0.5))
+    untrained = build(model.spec, "linear", x_dim=6)  # begins at sigma = 1, beside eta_dec = 0.5
+    found = pc.diagnose(untrained, data)
+    assert (found.levels[0].posterior_std == 1).all()
+    assert "variance-for-log-variance" not in [finding.code for finding in found.advice]
+
+
+def test_where_x_explains_all_no_beta_is_advised_for_rounding() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((500, 3))
+    data = x, x @ rng.standard_normal((3, 5))
+    found = pc.diagnose(pc.fit(pc.CVAESpec(2), data, "linear", exact=True), data)
+    assert found.conclusion == "collapse-optimal"
+    (finding,) = found.advice
+    assert finding.action.endswith(
+        "Leave the level out: no setting can keep a unit, as x explains all of y."
+    )
+
+
 def test_losses_add_up() -> None:
     spec = SPECS["hvae"]
     data, _, model = optimum(spec)

@@ -207,7 +207,8 @@ def test_a_unit_that_may_be_active_is_not_just_called_collapsed() -> None:
 def test_a_level_in_full_use_does_not_hide_the_verdict_on_one_that_collapsed() -> None:
     """z1 has no unit to spare and leaves the very threshold, as a fixed sigma does; z2 is dead."""
     x = np.random.default_rng(0).standard_normal((2000, 3)) * [3, 2, 1.5]
-    spec = pc.HVAESpec((3, 2), (1, 30.0), 0.5, 1.0, 0.6, "learned")
+    # A unit with the std of its prior costs nothing idle, so that not even that decides.
+    spec = pc.HVAESpec((3, 2), (1, 30.0), 0.5, 1.0, 0.5, "learned")
     model = build(spec, "linear", x_dim=3, dtype=torch.float64)
     load_parameters(model, pc.forecast(x, spec).parameters())
     found = pc.diagnose(Opaque(model), x)

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import posterior_collapse as pc
 from posterior_collapse.errors import CorruptFileError, DataError, InvalidArgumentError
+from posterior_collapse.report.comparison import comparison_kind, comparison_verdict
 from posterior_collapse.runs import complete
 from posterior_collapse.training import Progress
 
@@ -226,3 +227,19 @@ def test_a_loader_trains_but_is_not_kept(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="a DataLoader, whose values have no hash"):
         pc.sweep(SPECS[:1], loader, "mlp", epochs=1, folder=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_counts_that_the_optimum_leaves_open_are_not_compared() -> None:
+    specs = [pc.HVAESpec((2, 2), (1, beta), 0.3, sigma_1="learned") for beta in (1, 2)]
+    found = pc.sweep(specs, X, "linear", exact=True)
+    told = "1 of 1 with as many active units as forecast"
+    assert repr(found) == f"Sweep(2 runs; beta_2 varies; {told})"
+    open_, decided = (run.summary() for run in found.runs)
+    open_["measured"]["levels"][1]["n_active"] = 1
+    assert comparison_kind(open_) == "as forecast"
+    assert "keeps 2 and 0, or other numbers at the same loss; loss as f" in comparison_verdict(
+        open_
+    )
+    decided["measured"]["levels"][1]["n_active"] = 1
+    assert comparison_kind(decided) == "more units"
+    assert "where the linear optimum keeps 2 and 0; loss as f" in comparison_verdict(decided)

@@ -201,6 +201,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_freezes_it_in_a_sweep():
         ("linear", {"sigma": "input"}, "sigma: got 'input'"),
         ("linear", {"warm_up": 3}, "warm_up: got 3"),
         ("linear", {"patience": 3}, "patience: got 3"),
+        ("linear", {"validation": X}, "validation: got data; expected nothing in exact training"),
         ("linear", {"wide": True}, "exact: got data too wide"),
     ],
 )
@@ -209,3 +210,11 @@ def test_what_exact_training_cannot_do_is_refused(architecture, options, said):
     spec = pc.VAESpec(3, sigma=options.pop("sigma", "learned"))
     with pytest.raises(InvalidArgumentError, match=said):
         pc.fit(spec, x, architecture, exact=True, **options)
+
+
+def test_epochs_of_exact_training_are_iterations_at_most():
+    options = {"exact": True, "initial_std": 1e-3}
+    short = pc.fit(pc.VAESpec(3), X, "linear", epochs=3, **options)
+    assert (short.stopped, short.history["step"][-1]) == ("iteration limit", 3)
+    assert short.settings.steps == 3
+    assert pc.fit(pc.VAESpec(3), X, "linear", **options).stopped == "finished"

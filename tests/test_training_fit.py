@@ -263,6 +263,9 @@ def test_a_first_loss_that_is_not_finite_is_not_laid_to_the_learning_rate():
         ({"epochs": 0}, "epochs: got 0"),
         ({"batch_size": 2.5}, "batch_size: got 2.5"),
         ({"momentum": 1}, "momentum: got 1"),
+        ({"momentum": None}, "momentum: got None"),
+        ({"momentum": "0.9"}, r"momentum: got '0.9'; expected a number in \[0, 1\)"),
+        ({"architecture": "mlp", "dropout": None}, "dropout: got None"),
         ({"free_bits": 0}, "free_bits"),
         ({"resume": True}, "resume: got True; expected a folder"),
         ({"leaning_rate": 1}, "Did you mean 'learning_rate'"),
@@ -317,3 +320,12 @@ def test_a_result_is_readable():
         unbounded = pc.fit(pc.HVAESpec((2, 2), (2, 1), sigma_1="learned"), X, "linear", epochs=1)
     assert unbounded.forecast is None
     assert unbounded.summary()["forecast"] is None
+
+
+def test_a_loader_whose_later_batches_are_larger_is_refused_by_name():
+    rows = TensorDataset(torch.tensor(X, dtype=torch.float32))
+    parts = [list(range(10)), list(range(10, 60))]
+    with pytest.raises(DataError, match="data: got a batch of 50 rows after a first of 10"):
+        pc.fit(pc.VAESpec(2), DataLoader(rows, batch_sampler=parts), "linear", epochs=1)
+    fitted = pc.fit(pc.VAESpec(2), DataLoader(rows, batch_sampler=parts[::-1]), "linear", epochs=1)
+    assert fitted.history["step"] == [2]

@@ -1,12 +1,14 @@
-"""What a history keeps of each unit, and that older checkpoints go on without it."""
+"""What a history keeps of units and losses, and which of these early stopping compares."""
 
 import math
 
 import numpy as np
 import pytest
+import torch
 
 import posterior_collapse as pc
-from posterior_collapse.training import checkpoints
+from posterior_collapse.models import loss
+from posterior_collapse.training import checkpoints, seeds
 from posterior_collapse.training.course import MOST_UNITS
 
 X = np.random.default_rng(0).standard_normal((64, 6)) * [3, 2, 1, 1, 0.5, 0.1]
@@ -50,3 +52,28 @@ def test_a_checkpoint_without_it_goes_on(tmp_path):
     run._repr_html_()
     again = pc.fit(SPEC, X, "mlp", **{**options, "resume": True}, epochs=3)
     np.testing.assert_equal(again.history, run.history)
+
+
+@pytest.mark.parametrize("schedule", [{"warm_up": 9}, {"capacity": 40.0, "capacity_warm_up": 9}])
+def test_early_stopping_compares_only_losses_of_the_objective_in_full(schedule):
+    options = {"hidden": (8,), "learning_rate": 0.03, "batch_size": 16, "epochs": 90, **schedule}
+    spec = pc.VAESpec(2, beta=5.0)
+    fitted = pc.fit(spec, X, "mlp", patience=3, **options)
+    losses = fitted.history["loss"]
+    best = 9 + int(np.argmin(losses[9:]))
+    assert (fitted.stopped, len(losses)) == ("early", best + 1 + 3)
+    until = pc.fit(spec, X, "mlp", **{**options, "epochs": best + 1})
+    for a, b in zip(fitted.model.parameters(), until.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("weights", [{"free_bits": 0.5}, {"capacity": 3.0, "capacity_warm_up": 2}])
+def test_a_validation_loss_is_that_of_the_objective_trained_on(weights):
+    spec = pc.VAESpec(3, beta=5.0)
+    fitted = pc.fit(spec, X, "mlp", hidden=(8,), epochs=4, validation=X, **weights)
+    noise = fitted.model.draw_noise(len(X), seeds.generator(0, seeds.MEASURE))
+    rows = torch.tensor(X, dtype=torch.float32)
+    weights.pop("capacity_warm_up", None)
+    with torch.no_grad():
+        expected = loss(fitted.model(rows, None, noise), [5.0], **weights)
+    assert fitted.history["validation_loss"][-1] == pytest.approx(float(expected), rel=1e-5)

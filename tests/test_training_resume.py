@@ -192,6 +192,28 @@ def test_other_data_are_not_resumed(tmp_path, options):
         pc.fit_many([SPEC, SPEC], X[::-1], "linear", folders=folders, resume=True, **options)
 
 
+@pytest.mark.parametrize("length", ["steps", "epochs"])
+def test_a_run_made_longer_is_the_long_run(tmp_path, length):
+    options = {"hidden": (6,), "batch_size": 32, "warm_up": 1}
+    short = pc.fit(SPEC, X, "mlp", folder=tmp_path, **options, **{length: 6})
+    assert short.history["step"][-1] == (6 if length == "steps" else 24)
+    longer = {**options, length: 11}
+    alone = pc.fit(SPEC, X, "mlp", **longer)
+    assert_same(pc.fit(SPEC, X, "mlp", folder=tmp_path, resume=True, **longer), alone)
+    assert_same(pc.fit(SPEC, X, "mlp", folder=tmp_path, resume=True, **longer), alone)
+
+
+@pytest.mark.parametrize("change", [{"patience": 9}, {"patience": None}, {"epochs": 70}])
+def test_a_run_that_went_back_to_its_best_does_not_go_on(tmp_path, change):
+    options = {"hidden": (6,), "folder": tmp_path, "patience": 3, "learning_rate": 0.05}
+    options["epochs"] = 5 if "epochs" in change else 60
+    ended = pc.fit(SPEC, X, "mlp", **options)
+    assert ended.stopped == ("finished" if "epochs" in change else "early")
+    with pytest.raises(CheckpointError, match="went back to its best parameters"):
+        pc.fit(SPEC, X, "mlp", resume=True, **{**options, **change})
+    assert_same(pc.fit(SPEC, X, "mlp", resume=True, **options), ended)
+
+
 def test_exact_training_that_was_cut_short_goes_on_and_never_back(tmp_path):
     options = {"exact": True, "folder": tmp_path}
     short = pc.fit(SPEC, X, "linear", steps=3, **options)
@@ -253,12 +275,13 @@ def test_no_good_checkpoint_is_an_error(tmp_path):
         ({"seed": 1}, "seed"),
         ({"hidden": (7,)}, "spec, architecture or data shape"),
         ({"batch_size": 16}, "batch_size"),
+        ({"epochs": 4, "cycles": 1}, "epochs"),
     ],
 )
 def test_another_run_is_not_resumed(tmp_path, change, said):
     options = {"hidden": (6,), "epochs": 2, "batch_size": 32, "folder": tmp_path}
-    pc.fit(SPEC, X, "mlp", **options)
-    with pytest.raises(CheckpointError, match=f"a run with another .*{said}"):
+    pc.fit(SPEC, X, "mlp", **options, cycles=change.get("cycles"))
+    with pytest.raises(CheckpointError, match=f"a run with another {said}"):
         pc.fit(SPEC, X, "mlp", resume=True, **{**options, **change})
 
 

@@ -53,6 +53,15 @@ def positive(name: str, value: object) -> float:
     return number
 
 
+def rate(name: str, value: Any, example: float) -> None:
+    try:
+        fits = not isinstance(value, (bool, str)) and bool(0 <= value < 1)
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise InvalidArgumentError(name, repr(value), "a number in [0, 1)", _example(name, example))
+
+
 def whole(
     name: str, value: object, least: int, expected: str | None = None, example: int | None = None
 ) -> int:

@@ -47,10 +47,7 @@ def with_verdict(found: Diagnosis) -> Diagnosis:
     """Return the diagnosis with conclusion, verdict and advice, and a caution on few rows."""
     conclusions = conclude(found)
     conclusion, sentence = verdict(found, conclusions)
-    few = (
-        f"{found.n} rows are too few for standard errors, which come out too small, and for a "
-        "verdict"
-    )
+    few = f"{found.n} rows are too few for standard errors, which come out too small, or a verdict"
     return found.replace(
         conclusion=conclusion,
         verdict=sentence,
@@ -77,7 +74,7 @@ def advise(found: Diagnosis, conclusions: Sequence[Conclusion]) -> list[Finding]
         told += _unsettled(found, number, level)
     for number, conclusion in enumerate(conclusions, start=1):
         # Nothing else is to be changed before training has arrived.
-        arrived = not unfinished and is_settled(found.levels[number - 1])
+        arrived = not unfinished and is_settled(found, number - 1)
         if arrived or (conclusion == "signal-unclaimed" and not unfinished):
             told += _of_certificate(found, number, conclusion)
     if not conclusions:
@@ -127,7 +124,7 @@ def _overfits(gap: float) -> Finding:
 
 
 def _unsettled(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[Finding]:
-    if is_settled(level):
+    if is_settled(found, number - 1):
         return
     yield Finding(
         "still-settling",
@@ -176,7 +173,7 @@ def _of_certificate(found: Diagnosis, number: int, conclusion: Conclusion) -> It
             "train longer.",
         )
     elif conclusion == "collapse-optimal":
-        kept = units - spare if is_settled(level) else level.directions
+        kept = units - spare if is_settled(found, number - 1) else level.directions
         how = "which is optimal"
         if found.is_network:
             how = f"which no small step improves ({LOCALLY})"
@@ -247,6 +244,8 @@ def _how_to_use_more(found: Diagnosis, number: int) -> str:
     spec, forecast = found.spec, found.forecast
     if spec is not None and number > 1 and isinstance(spec.sigma_levels[number - 2], str):
         return f"; it is used where the std of z{number - 1} is fixed and large enough."
+    if forecast is not None and not forecast.spectrum.any():
+        return ": no setting can keep a unit, as x explains all of y."
     t = found.signal[number - 1]
     if forecast is not None and not found.is_network:
         wanted = 1 + max(found.n_active, forecast.n_active)
@@ -302,8 +301,9 @@ def _mistaken(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[
     """What was taken for the log of a variance, or for a std, and is a variance."""
     learned = found.spec is None or isinstance(found.spec.sigma_levels[number - 1], str)
     least, most = level.posterior_std_range
-    no_narrower = (least >= level.prior_std).all() and (most > WIDER * level.prior_std).any()
-    if learned and no_narrower:
+    # Below the top the prior is narrower for what it is told, and a posterior may well be wider.
+    no_narrower = number == len(found.levels) and (least >= level.prior_std).all()
+    if learned and no_narrower and (most > WIDER * level.prior_std).any():
         yield Finding(
             "variance-for-log-variance",
             f"No posterior{_name(found, number)} is narrower than the prior, on any row: its std "
@@ -338,27 +338,28 @@ def _noise(
     count = level.status.count("noise")
     if not count:
         return
-    raised = "" if _lowers(told, number) else ", raise this level's beta"
-    action = f"Lower the std of the level below{raised}, or use fewer units."
-    spec, injected = found.spec, found.levels[number - 2].posterior_std.max()
-    if spec is not None and found.eta_dec is not None:
+    t, lower, more = 0.0, "lower the std of the level below", "raise this level's beta"
+    spec, std = found.spec, found.levels[number - 2].posterior_std.max()
+    if spec is not None and isinstance(spec.sigma_levels[number - 2], str):
+        lower = ""  # what is learned is as wide as it is since this level hears it
+        if found.forecast is not None:
+            critical = found.forecast.levels[number - 1].critical_beta
+            t = np.nanmax(critical) / spec.beta_levels[number - 1]
+    elif spec is not None and found.eta_dec is not None:
         # The injected noise is a signal to this level; it pays while it exceeds the threshold.
-        t = unclaimed_signal(
-            spec, injected**2, level=number, eta_dec=found.eta_dec, spare_above=False
-        )
-        if t > 1:
-            beta = spec.beta_levels[number - 1]
-            raised = f", raise beta_{number} from {beta:.4g} to {beta * t:.3g}" * bool(raised)
-            action = (
-                f"Lower the std of z{number - 1} from {injected:.3g} to {injected / t**0.5:.3g}"
-                f"{raised}, or use fewer units."
-            )
+        t = unclaimed_signal(spec, std**2, level=number, eta_dec=found.eta_dec, spare_above=False)
+    if spec is not None and t > 1:
+        beta = spec.beta_levels[number - 1]
+        more = f"raise beta_{number} from {beta:.4g} to {beta * t:.3g}"
+        lower = lower and f"lower the std of z{number - 1} from {std:.3g} to {std / t**0.5:.3g}"
+    ways = [way for way in (lower, "" if _lowers(told, number) else more) if way]
+    action = ", ".join([*ways, "or use fewer units." if ways else "use fewer units."])
     yield Finding(
         "noise-relay",
         f"{_units(count)}{_name(found, number)} only {_verb(count, 'relay')} the noise injected "
         f"into z{number - 1}, at {level.kl[level.that_are('noise')].sum():.3g} nats of KL, and "
         f"{_verb(count, 'know')} nothing of x.",
-        action,
+        action[0].upper() + action[1:],
     )
 
 

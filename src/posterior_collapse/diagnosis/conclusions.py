@@ -12,7 +12,6 @@ from posterior_collapse.diagnosis.results import (
     NO_SIGNAL,
     Conclusion,
     Diagnosis,
-    LevelDiagnosis,
 )
 from posterior_collapse.errors import DataError, NotSolvedError, UnboundedObjectiveError
 from posterior_collapse.moments import Moments
@@ -117,10 +116,10 @@ def has_other_noise(found: Diagnosis) -> bool:
     return at_mean < GOOD * constant and sampled > BAD * constant
 
 
-def is_settled(level: LevelDiagnosis) -> bool:
-    """Whether active units have a direction of latent space each, but for one in ten."""
-    lacking = level.n_active - level.directions
-    return lacking < max(2, SETTLED * level.n_active)
+def is_settled(found: Diagnosis, at: int) -> bool:
+    """Whether active units have a direction each, but for one in ten, or need none of their own."""
+    level, free = found.levels[at], found.forecast is not None and found.forecast.undetermined
+    return free or level.n_active - level.directions < max(2, SETTLED * level.n_active)
 
 
 def has_spare(found: Diagnosis, at: int) -> bool:
@@ -202,13 +201,11 @@ def collapses_freely(found: Forecast) -> bool:
 
 
 def keeps_too_many(found: Diagnosis) -> bool:
-    """Whether a linear model keeps more units than the optimum of the linear model itself.
-
-    That it can only where it is not there yet, or where those units are near their threshold.
-    """
-    if found.is_network or found.forecast is None or not is_attainable(found.forecast):
+    """Whether a linear model keeps more units than its optimum: it is not there, or nearly is."""
+    theory = found.forecast
+    if found.is_network or theory is None or theory.undetermined or not is_attainable(theory):
         return False
-    kept = kept_units(found.forecast)
+    kept = kept_units(theory)
     return any(level.n_active > most for level, most in zip(found.levels, kept, strict=True))
 
 
@@ -305,7 +302,8 @@ def verdict(found: Diagnosis, conclusions: Sequence[Conclusion]) -> tuple[Conclu
             sentence = f"Training has not arrived: {sentence}"
         if is_attainable(found.forecast):
             lower = f", at a loss {excess:.3g} nats lower" if excess else ""
-            sentence += f"; the linear optimum keeps {kept}{lower}"
+            others = ", or other numbers at the same loss" * found.forecast.undetermined
+            sentence += f"; the linear optimum keeps {kept}{lower}{others}"
             if not excess and keeps_too_many(found):
                 sentence += f": {NOT_ENDED}"
         else:
@@ -383,7 +381,7 @@ def _counts(found: Diagnosis) -> str:
         name = f"z{number}: " if len(found.levels) > 1 else ""
         units = len(level.status)
         text = f"{name}{level.n_active} of {count_of(units, 'unit')} active"
-        if not is_settled(level):
+        if not is_settled(found, number - 1):
             text += f" ({count_of(level.directions, 'direction')}: still settling)"
         for status in ("noise", "collapsed", "diverged"):
             count = level.status.count(status)

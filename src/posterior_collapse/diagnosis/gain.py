@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,13 @@ from posterior_collapse.diagnosis.certificate import Signal
 from posterior_collapse.diagnosis.results import Gain, LevelDiagnosis
 from posterior_collapse.specs import ChainSpec, HVAESpec, Spec
 from posterior_collapse.theory import unclaimed_signal
-from posterior_collapse.theory.thresholds import SURE, Side, side_of_threshold, unit_gain
+from posterior_collapse.theory.thresholds import (
+    SURE,
+    Side,
+    idle_cost,
+    side_of_threshold,
+    unit_gain,
+)
 
 WORTH = 0.01
 """Share of what the living units brought that one more must bring to be worth having."""
@@ -22,8 +29,13 @@ _NODES, _WEIGHTS = hermegauss(32)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 
+Bought = Callable[[Any], Float]
+"""What one more unit gains in nats per row, of its t."""
+
+
 def certificate(
     spec: Spec,
+    levels: Sequence[LevelDiagnosis],
     signals: Sequence[Signal],
     limits: Sequence[float],
     *,
@@ -35,22 +47,32 @@ def certificate(
 
     Args:
         spec: The hyperparameters.
+        levels: Says which units are spare.
         signals: Per level.
         limits: Per level, the variance that a unit must exceed; see `thresholds`.
         sure: Up to where a t is surely below 1.
-        worth: Nats that a unit must gain to be worth having.
+        worth: Nats that a unit must gain to be worth having, beside what it costs idle.
         most: Nats that there are to be gained at all.
     """
     columns = []
     for level, (signal, limit) in enumerate(zip(signals, limits, strict=True), start=1):
+        status, spare = levels[level - 1].status, _is_spare_above(spec, levels, level)
+        own = _for_spare_units(spec, status, level)
+        bought = partial(unit_gain, own, level=level, spare_above=spare)
+        # A unit that is there has its cost already; and to what it is told, a level below whose
+        # std is learned comes to meet it, so that the gain is a lower bound.
+        paid = "collapsed" in status or (
+            level > 1 and isinstance(spec.sigma_levels[level - 2], str)
+        )
+        idle = 0.0 if paid else max(0.0, idle_cost(own, level, spare_above=spare))
         t, spread = float(signal.variances[0] / limit), signal.error / limit
         error = 0.0 if t <= sure else spread
         sides: list[Side] = []
         for each in map(float, signal.variances[signal.informed] / limit):
             # Those behind one that does not pay are weaker still.
             below = each <= sure or "below" in sides
-            sides.append("below" if below else side_of_worth(spec, level, each, spread, worth))
-        gain = gain_of(spec, level, signal, limit, error, worth, most)
+            sides.append("below" if below else side_of_worth(bought, each, spread, worth, idle))
+        gain = gain_of(bought, signal, limit, error, worth + idle, most)
         columns.append((t, error, gain, sides.count("above"), sides.count("undecided")))
     names = ("signal", "signal_error", "gains", "paying_units", "undecided_units")
     return dict(zip(names, zip(*columns, strict=True), strict=True))
@@ -71,14 +93,18 @@ def thresholds(
     """
     found = []
     for number, eta in enumerate(etas, start=1):
-        status = levels[number - 1].status
-        # The level above encodes at most as many units as it has.
-        on = len(status) - status.count("collapsed")
-        spare = number < len(levels) and spec.dims[number] > on
-        spared = _for_spare_units(spec, status, number)
+        spare = _is_spare_above(spec, levels, number)
+        spared = _for_spare_units(spec, levels[number - 1].status, number)
         one = unclaimed_signal(spared, 1.0, level=number, eta_dec=eta, spare_above=spare)
         found.append(1 / one)
     return tuple(found)
+
+
+def _is_spare_above(spec: Spec, levels: Sequence[LevelDiagnosis], number: int) -> bool:
+    """Whether the level above, which encodes at most as many units as it has, has one left."""
+    status = levels[number - 1].status
+    on = len(status) - status.count("collapsed")
+    return number < len(levels) and spec.dims[number] > on
 
 
 def _for_spare_units(spec: Spec, status: Sequence[str], number: int) -> Spec:
@@ -96,21 +122,26 @@ def _for_spare_units(spec: Spec, status: Sequence[str], number: int) -> Spec:
     return spec.replace(sigma=least)
 
 
-def priced(spec: Spec, level: int, share: Float, t: Float, error: Float) -> tuple[float, float]:
+def priced(bought: Bought, share: Float, t: Float, error: Float) -> tuple[float, float]:
     """Return what one more unit gains in nats per row, and its standard error.
 
     Only parts whose t exceeds 1 gain, so that a noisy t gains on average although it should not.
-    By how much follows from the noise once more: that bias is subtracted. Each part has a share of
-    the rows, a t and its standard error.
+    By how much follows from the noise once more: that bias is subtracted.
+
+    Args:
+        bought: What one more unit gains of its t.
+        share: Of the rows that each part has.
+        t: Of each part.
+        error: Standard error of each t.
 
     Example:
         >>> from posterior_collapse import VAESpec
-        >>> gain, error = priced(VAESpec(1), 1, np.ones(1), np.array([1.5]), np.array([0.1]))
+        >>> bought = partial(unit_gain, VAESpec(1))
+        >>> gain, error = priced(bought, np.ones(1), np.array([1.5]), np.array([0.1]))
         >>> round(gain, 3), round(float(unit_gain(VAESpec(1), 1.5)), 3)
         (0.046, 0.047)
     """
-    value = unit_gain(spec, t, level=level)
-    around = unit_gain(spec, t[:, None] + error[:, None] * _NODES, level=level)
+    value, around = bought(t), bought(t[:, None] + error[:, None] * _NODES)
     mean = around @ _WEIGHTS
     variance = np.maximum(np.square(around) @ _WEIGHTS - mean**2, 0.0)
     gain = float(share @ (2 * value - mean))
@@ -118,8 +149,7 @@ def priced(spec: Spec, level: int, share: Float, t: Float, error: Float) -> tupl
 
 
 def gain_of(
-    spec: Spec,
-    level: int,
+    bought: Bought,
     signal: Signal,
     limit: float,
     error: float,
@@ -128,18 +158,23 @@ def gain_of(
 ) -> Gain:
     """Return what one more unit of a level would gain, over the best number of parts.
 
-    Arguments are those of `certificate`; `error` is that of the level's t. There is no more than
-    `most` to be gained: the price is that of a parabola, which goes on falling where a loss does
-    not, far away where outputs are all but certain.
+    Args:
+        bought: What one more unit gains of its t.
+        signal: Of the level.
+        limit: Variance that a unit must exceed.
+        error: Standard error of its t.
+        worth: Nats that a unit must gain to be worth having.
+        most: Nats that there are to be gained at all. The price is that of a parabola, which goes
+            on falling where a loss does not: far away where outputs are all but certain.
     """
     t = signal.variances[:1] / limit
     if np.isnan(t).any():
         return Gain(math.nan, math.nan, 1, math.nan, math.nan, worth)
-    _, spread = priced(spec, level, np.ones(1), t, np.array([error]))
-    whole = float(unit_gain(spec, t, level=level)[0]), spread
+    _, spread = priced(bought, np.ones(1), t, np.array([error]))
+    whole = float(bought(t)[0]), spread
     best, count = whole, 1
     for parts in signal.parts:
-        found = priced(spec, level, parts.share, parts.variance / limit, parts.error / limit)
+        found = priced(bought, parts.share, parts.variance / limit, parts.error / limit)
         # The largest of several estimates is the luckiest: it has to be sure of its lead.
         if found[0] - found[1] > max(best[0] - best[1], 0.0):
             best, count = found, len(parts.share)
@@ -149,18 +184,28 @@ def gain_of(
     return Gain(*found, count, *of_one, worth)
 
 
-def side_of_worth(spec: Spec, level: int, t: float, error: float, worth: float) -> Side:
+def side_of_worth(bought: Bought, t: float, error: float, worth: float, idle: float = 0.0) -> Side:
     """Say whether a direction's gain is worth a unit, as far as the error of its t lets one tell.
+
+    Args:
+        bought: What one more unit gains of its t.
+        t: Of the direction.
+        error: Standard error of t.
+        worth: Nats that a unit must gain beside what it costs idle.
+        idle: Nats that it costs if it tells nothing.
 
     Example:
         >>> from posterior_collapse import VAESpec
-        >>> [side_of_worth(VAESpec(1), 1, t, 0.05, 0.001) for t in (0.8, 1.06, 1.2)]
+        >>> bought = partial(unit_gain, VAESpec(1))
+        >>> [side_of_worth(bought, t, 0.05, 0.001) for t in (0.8, 1.06, 1.2)]
         ['below', 'undecided', 'above']
     """
+    least, most = (float(bought(t + sign * SURE * error)) for sign in (-1, 1))
+    if most < idle:
+        return "below"
     side = side_of_threshold(t, error)
     if side != "above":
         return side
-    least, most = (float(unit_gain(spec, t + sign * SURE * error, level=level)) for sign in (-1, 1))
-    if least > worth:
+    if least > worth + idle:
         return "above"
-    return "below" if most <= worth else "undecided"
+    return "below" if most <= worth + idle else "undecided"

@@ -92,7 +92,8 @@ def onset(
         y: Targets, (rows, ...): an array or tensor, a `Dataset`, or a loader. Whole numbers stay
             what they are where outputs have another shape; else the loss gets float64.
         x: A condition, (rows, features), if the decoder is given one: then units are asked for what
-            the best output that is linear in x (a generalised linear model) leaves unexplained.
+            the best output that is linear in x (a generalised linear model) leaves unexplained; a
+            decoder that explains more of y by x has a lower onset.
         output_shape: Shape of one row's output, if it is not that of y: `(classes, positions)` for
             `cross_entropy` of class numbers.
 

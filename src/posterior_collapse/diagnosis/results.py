@@ -177,7 +177,8 @@ class Gain(Record):
         parts: That number: a network may use one unit differently in each.
         whole: Of one part: of a linear model exact.
         whole_error: Its standard error.
-        worth: A gain of less is not worth a unit: 1% of what the units that live have brought.
+        worth: A gain of less is not worth a unit: 1% of what the units that live have brought, and
+            where none is to spare, the KL that one of a fixed sigma has at any output.
     """
 
     nats: float
@@ -206,7 +207,8 @@ class Diagnosis(Viewed):
         elbo: The evidence lower bound, at beta 1.
         squared_error: E|y - mu|^2, in data units squared.
         collapsed_loss: What it would be without any latent unit, all else at its best: the units
-            that live have brought the difference. None where there is no forecast.
+            that live have brought the difference (of a conditional network less, whose path from
+            x may explain more than the linear one of this loss). None where there is no forecast.
         data_loss: The part of `loss` that the data alone decide (log y! of counts), which the
             forecast's leaves out.
         loss_error: Standard error of `loss`; likewise `kl_error` and so on.

@@ -104,8 +104,8 @@ class Architecture(Record):
         checks.one_of("std_head", self.std_head, sorted(STD_HEADS))
         if self.bias not in (True, False):
             raise InvalidArgumentError("bias", repr(self.bias), "True or False", "Pass bias=True.")
-        _rate("dropout", self.dropout)
-        _rate("input_dropout", self.input_dropout)
+        checks.rate("dropout", self.dropout, 0.1)
+        checks.rate("input_dropout", self.input_dropout, 0.1)
         if self.initial_std is not None:
             checks.positive("initial_std", self.initial_std)
         if self.initial_sigma != "uniform":
@@ -308,8 +308,3 @@ def _exactly(name: str, got: int, expected: int, what: str) -> None:
         raise InvalidArgumentError(
             name, got, f"{expected}, the size of {what}", "Pass data of that shape."
         )
-
-
-def _rate(name: str, value: float) -> None:
-    if isinstance(value, str) or not 0 <= value < 1:
-        raise InvalidArgumentError(name, value, "a rate in [0, 1)", f"Pass e.g. {name}=0.1.")

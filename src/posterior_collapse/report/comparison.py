@@ -51,6 +51,7 @@ def comparison_verdict(summary: Summary) -> str:
     rough = bool(summary.get("approximate"))
     optimum = "quadratic approximation" if rough else "linear optimum"
     kept = " and ".join(str(expected) for _, expected in pairs)
+    kept += ", or other numbers at the same loss" * bool(forecast.get("undetermined"))
     gap = measured["loss"] - forecast["loss"]
     longer = "train longer or warm beta up" if lacks else "train longer"
     if excess := _excess(summary):
@@ -105,7 +106,7 @@ def comparison_kind(summary: Summary) -> str:
     if _excess(summary):
         return "undertrained"
     found, expected = _active(summary["measured"]), _active(summary["forecast"])
-    if found == expected:
+    if found == expected or summary["forecast"].get("undetermined"):
         return "as forecast"
     return "fewer units" if sum(found) < sum(expected) else "more units"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,14 +87,16 @@ class Sweep(Viewed):
 
     def __repr__(self) -> str:
         varying = ", ".join(self.labels[0]) or "nothing"
-        rows = [row for row in self._rows() if row["loss_forecast"] is not None]
+        forecasts = [one.forecast or {"undetermined": True} for one in self.runs]
+        told = [not forecast.get("undetermined") for forecast in forecasts]
+        rows = list(itertools.compress(self._rows(), told))
         active = [[n for n in row if n.startswith("active") and n[-1].isdigit()] for row in rows]
         same = sum(
             all(row[name] == row[f"{name}_forecast"] for name in names)
             for row, names in zip(rows, active, strict=True)
         )
         said = f"{same} of {len(rows)} with as many active units as forecast"
-        found = said if rows else "no closed form to compare with"
+        found = said if rows else "no count is known to compare with"
         return f"Sweep({len(self.runs)} runs; {varying} varies; {found})"
 
 

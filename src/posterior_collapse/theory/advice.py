@@ -169,8 +169,10 @@ def _words(advice: Advice, modes: Modes, count: Count, spec: Spec) -> str:
             )
         elif now < possible:
             living = max(now, _most(lambda k: count(_widened(spec, k)), possible))
+            # Of a fixed sigma a unit has its KL at any output, and may cost more than it gains.
+            pay = ": more units pay" * all(isinstance(s, str) for s in spec.sigma_levels)
             lines.append(
-                f"{living} of the data's {possible} modes would keep a unit: more units pay."
+                f"{living} of the data's {possible} modes would keep a unit{pay}."
                 if living > now
                 else "No other mode of the data would keep one."
             )

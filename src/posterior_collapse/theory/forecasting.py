@@ -100,7 +100,8 @@ class Forecast(Viewed):
     def onset(self) -> float:
         """Beta of the level next to the data above which all its units collapse.
 
-        It is that of total collapse, whatever the network: there the loss is a quadratic.
+        It is that of total collapse, whatever the network: there the loss is a quadratic. Given a
+        condition it is that of a path from x that is linear; one that explains more has a lower.
         """
         critical = self.levels[0].critical_beta
         return float(critical[~np.isnan(critical)].max(initial=0.0))
@@ -137,6 +138,11 @@ class Forecast(Viewed):
             return found
         least = _lowest(self.levels[:1]) * (1 + THRESHOLD_ROUNDING)
         return int(np.count_nonzero(self.spectrum > least))
+
+    @property
+    def undetermined(self) -> bool:
+        """Whether as good an optimum may have other counts of active units; `notes` say where."""
+        return self._solution.undetermined
 
     @property
     def hidden_variance(self) -> float:

@@ -97,6 +97,12 @@ class Solution:
     state: State
     notes: list[str]
 
+    @property
+    def undetermined(self) -> bool:
+        """Whether as good an optimum may have other counts of active units."""
+        spare = bool((self.state.information[0] <= 0).any())
+        return _flat_levels(self.problem) != [] or (spare and _turns(self.problem, self.state))
+
 
 def solve(problem: Problem) -> Solution:
     """Return the global optimum.
@@ -239,13 +245,11 @@ def _decoder_std(problem: Problem) -> tuple[float, list[str]]:
 
 def _notes(problem: Problem, numbers: Numbers, state: State) -> list[str]:
     """What the optimum leaves undetermined."""
-    betas = problem.spec.beta_levels
     if problem.all_learned:
         return [
             f"level {level + 1}: with beta equal to that of level {level} and all sigmas learned "
             "it is a flat direction; the member with this level collapsed is shown"
-            for level in range(1, problem.depth)
-            if betas[level] == betas[level - 1]
+            for level in _flat_levels(problem)
         ]
     notes = []
     for level, sigma in enumerate(problem.sigmas):
@@ -255,18 +259,31 @@ def _notes(problem: Problem, numbers: Numbers, state: State) -> list[str]:
                 "unit is active and the KL of each are not determined (counts, totals and singular "
                 "values are)"
             )
-    if problem.depth == 2 and problem.sigmas[0] is None:
-        if len(np.unique(state.second[0])) > 1:
-            notes.append(
-                "level 1: which mode goes with which unit of z1 is not determined, hence neither "
-                "its encoder singular values and sigma nor the information in z2"
-            )
+    if _turns(problem, state):
+        notes.append(
+            "level 1: which mode goes with which unit of z1 is not determined, hence neither "
+            "its encoder singular values and sigma nor the information in z2; where units of z1 "
+            "are spare, neither is the number of units that share what is active"
+        )
     elif problem.depth == 2 and not _isotropic(problem.spec.sigma_levels[0]):
         notes.append(
             "level 1: where every mode is active at both levels, z1 may be rotated freely, and "
             "encoder and decoder singular values are not determined"
         )
     return notes
+
+
+def _flat_levels(problem: Problem) -> list[int]:
+    """Levels above the first, from 1, that may be used or not at the same loss."""
+    betas = problem.spec.beta_levels
+    above = range(1, problem.depth) if problem.all_learned else ()
+    return [level for level in above if betas[level] == betas[level - 1]]
+
+
+def _turns(problem: Problem, state: State) -> bool:
+    """Whether z1 may be turned against the modes that z2 hears, at the same loss."""
+    first_learned = problem.depth == 2 and problem.sigmas[0] is None and not problem.all_learned
+    return first_learned and len(np.unique(state.second[0])) > 1
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -30,6 +30,7 @@ __all__ = [
     "EffectiveBeta",
     "effective_beta",
     "excess_loss",
+    "idle_cost",
     "rows_to_decide",
     "side_of_threshold",
     "unclaimed_signal",
@@ -229,21 +230,23 @@ def unclaimed_signal(
     return float(variance / threshold)
 
 
-def unit_gain(spec: Spec, t: npt.ArrayLike, *, level: int = 1) -> Float:
+def unit_gain(spec: Spec, t: npt.ArrayLike, *, level: int = 1, spare_above: bool = False) -> Float:
     """Return by how many nats per row one more unit lowers the loss, for a signal t.
 
     What the signal pays less what the unit costs: `beta/2 (t - 1 - log t)` for a learned sigma and
     `beta/2 (sigma/s)^2 (sqrt(t) - 1)^2` for a fixed one, s the std of the unit's prior; 0 up to
-    t = 1. Exact for linear models. A network, which may use one unit differently in each part of
-    its latent space, gains the sum over parts, each by its share and its own t.
+    t = 1. A unit of a fixed sigma that the level above encodes in turn gains more. Exact for linear
+    models. A network, which may use one unit differently in each part of its latent space, gains
+    the sum over parts, each by its share and its own t.
 
     Args:
         spec: The hyperparameters; of a sigma for each unit the least counts.
         t: As of `unclaimed_signal`, of any shape.
         level: 1 is next to the data.
+        spare_above: Whether the level above has a unit to spare; t is then the one with it.
 
     Source:
-        Sections 1a and 1b of the derivation: the loss at the optimum with the mode and without.
+        Sections 1a, 1b and 3 of the derivation: the loss at the optimum with the mode and without.
 
     Example:
         >>> from posterior_collapse.specs import VAESpec
@@ -251,16 +254,62 @@ def unit_gain(spec: Spec, t: npt.ArrayLike, *, level: int = 1) -> Float:
         [0.0, 0.0, 0.718]
     """
     t = np.maximum(np.asarray(t, dtype=np.float64), 1.0)
-    weight, sigma = spec.beta_levels[level - 1], spec.sigma_levels[level - 1]
-    if isinstance(sigma, str):
+    weight = spec.beta_levels[level - 1]
+    if isinstance(spec.sigma_levels[level - 1], str):
         found: Float = weight / 2 * (t - 1 - np.log(t))
         return found
+    cost = weight * _sigma_share(spec, level) ** 2
+    found = cost / 2 * np.square(np.sqrt(t) - 1)
+    if not spare_above or level == len(spec.dims):
+        return found
+    # Beyond `edge`, the std at which the unit above begins to live, each further nat costs less.
+    beta, above = spec.beta_levels[level], spec.sigma_levels[level]
+    if isinstance(above, str):
+        ratio = cost / beta
+        if ratio >= 1:
+            return np.asarray(beta / 2 * (t - 1 - np.log(t)))
+        heard = cost / 2 * (t + 1 - 2 / ratio - np.log(t * ratio**2) / ratio)
+        return np.where(t > ratio**-2, heard, found)
+    edge = math.sqrt(beta / cost) * _sigma_share(spec, level + 1)
+    if edge <= 1:
+        return np.asarray(cost * edge / 2 * (t + 2 - 3 * np.cbrt(t)))
+    heard = cost / 2 * (t + 1 + edge**2 - 3 * np.cbrt(t * edge**2))
+    return np.where(t > edge**4, heard, found)
+
+
+def idle_cost(spec: Spec, level: int, *, spare_above: bool = False) -> float:
+    """Return the nats per row that a unit costs which tells nothing: 0 for a learned sigma.
+
+    Negative, below the top, for a unit whose noise it pays to have.
+
+    Args:
+        spec: The hyperparameters; of a sigma for each unit the least counts.
+        level: 1 is next to the data.
+        spare_above: Whether the level above has a unit to spare, to encode its noise.
+
+    Example:
+        >>> from posterior_collapse.specs import VAESpec
+        >>> round(idle_cost(VAESpec(8, beta=2.0, sigma=0.5), 1), 3), idle_cost(VAESpec(8), 1)
+        (0.636, 0.0)
+    """
+    if isinstance(spec.sigma_levels[level - 1], str):
+        return 0.0
+    weight, share = spec.beta_levels[level - 1], _sigma_share(spec, level)
+    left = share**2
+    if spare_above and level < len(spec.dims):
+        rho = spec.beta_levels[level] / weight
+        if isinstance(spec.sigma_levels[level], str):
+            left = left if left <= rho else rho * (1 + math.log(left / rho))
+        else:
+            left -= max(share - math.sqrt(rho) * _sigma_share(spec, level + 1), 0.0) ** 2
+    return weight / 2 * (left - 1 - 2 * math.log(share))
+
+
+def _sigma_share(spec: Spec, level: int) -> float:
+    """A fixed sigma over the std of its prior; that is sigma's own at the optimum if learned."""
     etas = spec.eta_levels
-    above = etas[level] if level < len(etas) else spec.eta_enc
-    # A prior's std that is learned is the posterior's own at the optimum.
-    ratio = 1.0 if isinstance(above, str) else float(np.min(sigma)) / above
-    found = weight / 2 * ratio**2 * np.square(np.sqrt(t) - 1)
-    return found
+    prior = etas[level] if level < len(etas) else spec.eta_enc
+    return 1.0 if isinstance(prior, str) else float(np.min(spec.sigma_levels[level - 1])) / prior
 
 
 @dataclass(frozen=True)

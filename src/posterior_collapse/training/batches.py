@@ -187,6 +187,12 @@ class LoaderBatches(Batches):
 
     def epoch(self, order_seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
         for x, y in itertools.islice(self._seeded(order_seed, epoch), skip, None):
+            if len(x) > self.batch_size:  # noise is drawn for as many rows as the first has
+                raise DataError(
+                    "data", f"a batch of {len(x)} rows after a first of {self.batch_size}",
+                    "no batch larger than the first",
+                    "Pass the rows as an array or Dataset with batch_size, or the largest first.",
+                )  # fmt: skip
             target = None if y is None else as_rows(y, self.dtype, self.device)
             batch = Batch(as_rows(x, self.dtype, self.device), target)
             if self._likelihood != "gaussian":

@@ -48,6 +48,11 @@ class Course:
         for name, value in row.items():
             self.history.setdefault(name, [math.nan] * done).append(value)
 
+    def take_back(self) -> None:
+        """Drop the last epoch from the history."""
+        for column in self.history.values():
+            column.pop()
+
     def judge(self, loss: float) -> bool:
         """Return whether this epoch is the best so far; stop after `patience` that are not."""
         if loss < self.best:

@@ -235,27 +235,32 @@ class Engine:
             return
         # A run that froze in this epoch has no row for it.
         alive, rows = state.alive, self._rows()
-        state.epoch += 1
+        taken = range(state.step - state.step_in_epoch, state.step)
+        judged = self.settings.patience is not None and self.annealing.in_full(taken)
         for i in alive:
             self.runs[i].record(rows[i])
-            if self.settings.patience is not None:
+            if judged:
                 key = "loss" if self.validation is None else "validation_loss"
                 if self.runs[i].judge(rows[i][key]):
                     self._remember(i)
+        # A run that ends within an epoch keeps what it needs to go on there, if it is made longer.
+        epoch, within = state.epoch + 1, self._ends_within()
+        state.epoch += not within
         for i in state.alive if state.over else ():
             self.runs[i].stopped = FINISHED
         for i in alive:
             if state.bests is not None and self.runs[i].stopped in (FINISHED, "early"):
                 for name, best in state.bests.items():
                     self.stack.leaves[name][i] = best[i]
-        state.sums, state.rows_in_epoch, state.step_in_epoch = None, 0, 0
+        if not within:
+            state.sums, state.rows_in_epoch, state.step_in_epoch = None, 0, 0
         is_saved = not state.alive or self._is_save_due()
         if is_saved:
             self._save()
         if self.report is not None:
             shown = [rows[i] if i in alive else None for i in range(len(self.runs))]
             try:
-                self.report(Progress(state.step, state.total_steps, state.epoch, shown))
+                self.report(Progress(state.step, state.total_steps, epoch, shown))
             except BaseException as reason:  # such as Ctrl-C: there is time for it now
                 seldom = self.settings.checkpoint_share is not None
                 if not is_saved and (seldom or isinstance(reason, Pause)):
@@ -267,6 +272,12 @@ class Engine:
             return False
         share = self.settings.checkpoint_share
         return share is None or self.saving <= share * (time.perf_counter() - self.saved)
+
+    def _ends_within(self) -> bool:
+        """Whether the run has its last step, and its epoch not."""
+        state, steps = self.state, self.feed.steps_per_epoch
+        taken = state.step_in_epoch
+        return state.settings.steps is not None and state.over and taken < (steps or taken)
 
     def _is_last_epoch(self) -> bool:
         if self.state.total_steps is not None:
@@ -315,8 +326,14 @@ class Engine:
             batch = Batch(x, None if rows.y is None else rows.y[start : start + CHUNK])
             terms = self.stack.terms(batch, Draws(self._noise(x), {}))
             values = torch.func.vmap(
-                lambda t, b: loss(t, b, convention=self.settings.convention)
-            )(terms, self.betas)  # fmt: skip
+                lambda t, b: loss(
+                    t,
+                    b,
+                    convention=self.settings.convention,
+                    free_bits=self.settings.free_bits,
+                    capacity=self.annealing.targets,
+                )
+            )(terms, self.betas)
             total += values.double().cpu() * len(x) / len(rows.x)
         found: list[float] = total.tolist()
         return found

@@ -44,8 +44,9 @@ class Fitted(Seen):
         spec: The hyperparameters.
         settings: How it was trained; `fit` with them (and the same data) gives the same run.
         history: Columns by name, one entry per epoch: `epoch`, `step`, `loss`, `reconstruction`,
-            and `kl_1`, `active_1` and so on per level; `validation_loss` with validation data; and
-            `kl_1_3`, the KL of the third unit of level 1, of levels of at most 256 units.
+            and `kl_1`, `active_1` and so on per level; `validation_loss` with validation data, at
+            full weights; and `kl_1_3`, the KL of the third unit of level 1, of levels of at most
+            256 units.
             Losses are those trained on (in nats per row, averaged over the epoch; of counts
             without what the data alone decide, log y!), KL without beta, active units as
             `diagnose` finds them at the epoch's end on 256 rows at most.
@@ -163,15 +164,16 @@ class Fitted(Seen):
         Returns:
             `measured` and `forecast` with the same keys: `loss`, and per level (bottom first)
             `n_active`, and per unit `kl` and `information` in nats; `forecast` is None where
-            there is none. Where there is one, `measured` has besides the `collapsed_loss` of the
-            best model without latent units (None: not known, or not to be had). `approximate` is
-            there, and True, for a likelihood that is not Gaussian: the forecast's loss is then none
-            to be reached.
+            there is none, and says `undetermined` where other counts cost as much. Where there is
+            one, `measured` has besides the `collapsed_loss` of the best model without latent units
+            (None: not known, or not to be had). `approximate` is there, and True, for a likelihood
+            that is not Gaussian: the forecast's loss is then none to be reached.
         """
         found = self.forecast
         expected = found and {
             "loss": found.loss,
             "levels": [_in_short(level, level.information) for level in found.levels],
+            **({"undetermined": True} if found.undetermined else {}),
         }
         measured = dict(self.measured())
         if found is not None:

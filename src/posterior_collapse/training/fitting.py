@@ -70,7 +70,8 @@ def fit(
             classes), or the positions side by side in flat rows.
         architecture: A key of `models.ARCHITECTURES`, or an `Architecture`.
         settings: How to train; None: the defaults.
-        validation: Data for `validation_loss` and early stopping, of the same kinds.
+        validation: Data for `validation_loss` and early stopping, of the same kinds; not for
+            `exact`.
         folder: Where to keep checkpoints.
         resume: Go on from the folder's newest good checkpoint, bit for bit as if the run had not
             stopped; start anew where there is none.
@@ -194,6 +195,11 @@ def _fit(
 ) -> tuple[Fitted, ...]:
     common, networks = split(settings, options, is_exact)
     check_device(common.device)
+    if is_exact and validation is not None:
+        raise InvalidArgumentError(
+            "validation", "data", "nothing in exact training, which goes to a minimum",
+            "Leave it out, or diagnose the model on them.",
+        )  # fmt: skip
     own = [common.replace(order_seed=common.data_order, **changes) for changes in changed]
     check_specs(specs, common.convention, is_exact)
     dtype = dtype_of(common, is_exact)

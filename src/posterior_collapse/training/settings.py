@@ -23,8 +23,9 @@ class Settings(Record):
     """Numbers of one training run, validated and JSON-able.
 
     Args:
-        epochs: Passes over the data; exact training takes as many iterations at most.
-        steps: Optimiser steps, instead of `epochs`.
+        epochs: Passes over the data; `fit(..., exact=True, epochs=...)` takes as many iterations
+            at most, as if they were `steps`.
+        steps: Optimiser steps, instead of `epochs`; of exact training the most iterations.
         batch_size: Rows per step, all of them if it is more; a DataLoader keeps its own.
         optimiser: `"adam"`, `"sgd"`, or `"lbfgs"` for exact training. None: the usual one, Adam
             for minibatches and L-BFGS for exact training.
@@ -38,7 +39,8 @@ class Settings(Record):
         capacity: Target KL in nats, one for every level or one per level.
         capacity_warm_up: Epochs over which `capacity` rises linearly from 0.
         patience: Stop after so many epochs without a better loss (on the validation data where
-            given), and return to the best parameters.
+            given), and return to the best parameters. Epochs in which beta or the capacity is not
+            yet what it is to be have another loss, and do not count.
         precision: `"float32"`, `"float64"`, or on float32 parameters `"bf16"`, matrix products in
             bfloat16, or `"tf32"`, which on a GPU lets tensor cores round their factors to 10 bits.
         device: `"cpu"`, `"cuda"` or `"cuda:N"`.
@@ -98,10 +100,7 @@ class Settings(Record):
         for name in ("clip", "free_bits", "checkpoint_share"):
             if getattr(self, name) is not None:
                 self._set(name, checks.positive(name, getattr(self, name)))
-        if not 0 <= self.momentum < 1:
-            raise InvalidArgumentError(
-                "momentum", self.momentum, "a number in [0, 1)", "Pass momentum=0.9."
-            )
+        checks.rate("momentum", self.momentum, 0.9)
         checks.one_of("cuda_graphs", self.cuda_graphs, (True, False))
         self._check_names()
         self._check_schedules()
@@ -228,6 +227,10 @@ class Annealing:
         if self.targets is None:
             return None
         return tuple(float(capacity(step, self.capacity_warm_up, t)) for t in self.targets)
+
+    def in_full(self, steps: range) -> bool:
+        """Whether beta and capacity were at all these steps what they are to be in the end."""
+        return all(self.factor(i) == 1 and self.capacity(i) == self.targets for i in steps)
 
 
 def effective_spec(spec: Spec, convention: str) -> Spec:

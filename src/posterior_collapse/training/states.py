@@ -26,7 +26,10 @@ EXTENDABLE = (
     "epochs", "steps", "patience", "checkpoint_every", "checkpoint_steps", "checkpoint_share",
     "device", "cuda_graphs",
 )  # fmt: skip
-"""Settings that a resumed run may change: they do not decide the steps before."""
+"""Settings that a resumed run may change: they do not decide the steps before.
+
+But where there are cycles, the length of the run does.
+"""
 HISTORY = "history."
 
 
@@ -111,9 +114,8 @@ def restore(state: TrainState, folders: Sequence[str | Path]) -> None:
     for run, checkpoint in enumerate(found):
         state.runs[run].restore(checkpoint.meta["run"], _per_unit(checkpoint.tensors))
         state.runs[run].seconds = checkpoint.meta.get("seconds", 0.0)
-        if state.runs[run].stopped == FINISHED and not state.over:
-            state.runs[run].stopped = None
         _take(state, run, checkpoint.tensors)
+        _reopen(state, state.runs[run], folders[run])
         checkpoints.prune(folders[run], checkpoint.step)
 
 
@@ -276,6 +278,22 @@ def _check_not_over(state: TrainState) -> None:
         raise _over("epochs", state.settings.epochs, begun)
 
 
+def _reopen(state: TrainState, run: Course, folder: str | Path) -> None:
+    """Let a run that has ended go on, if it is to be longer than it was."""
+    patience = run.settings.patience
+    longer = run.stopped == FINISHED and not state.over
+    if longer or (run.stopped == "early" and (patience is None or run.waited < patience)):
+        if state.bests is not None:
+            raise CheckpointError(
+                str(folder), "a run that ended and went back to its best parameters",
+                "one without patience, to make it longer",
+                "Train into a new folder.",
+            )  # fmt: skip
+        run.stopped = None
+        if state.step_in_epoch:  # of which there is a row already
+            run.take_back()
+
+
 def _over(name: str, asked: int, done: int) -> InvalidArgumentError:
     return InvalidArgumentError(
         name, f"{asked}, but the run to resume has {done}", f"at least {done}",
@@ -302,10 +320,11 @@ def _check_same(
     exact: bool = False,
 ) -> None:
     meta = checkpoint.meta
+    decided = ("epochs", "steps") if settings.cycles else ()
     differing = [
         name
         for name, value in settings.to_dict().items()
-        if name not in EXTENDABLE and meta["settings"].get(name) != value
+        if (name not in EXTENDABLE or name in decided) and meta["settings"].get(name) != value
     ]
     if meta["config"] != model.config:
         differing.append("spec, architecture or data shape")
