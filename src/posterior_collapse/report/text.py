@@ -228,13 +228,18 @@ def diagnoses_table(named: Mapping[str, Diagnosis]) -> Table:
 
 def loss_table(found: Diagnosis) -> Table:
     """Return what was measured beside the forecast of the linear model, a row per quantity."""
-    forecast = found.forecast
     table = new_table(f"{found.n:,} rows")
-    for column in ("nats per row", "measured") + ("linear optimum",) * (forecast is not None):
+    for column in loss_columns(found):
         table.add_column(column, justify="left" if column == "nats per row" else "right")
     for name, measured, expected in loss_rows(found):
         table.add_row(name, measured, expected)
     return table
+
+
+def loss_columns(found: Diagnosis) -> list[str]:
+    """Return the heads of that table."""
+    named = [] if found.forecast is None else [theory(found.forecast.spec)]
+    return ["nats per row", "measured", *named]
 
 
 def loss_rows(found: Diagnosis) -> Iterator[tuple[str, str, str]]:

@@ -41,7 +41,8 @@ def timeline(history: History, expected: Mapping[str, Any] | None) -> Iterator[t
 
     Args:
         history: Of `Fitted`; nothing is yielded of one without epochs.
-        expected: What theory says: `loss`, and `levels` with `kl` and `n_active`; or None.
+        expected: What theory says: `loss`, `levels` with `kl` and `n_active`, and how it is called,
+            `theory`; or None.
     """
     if not len(history.get("epoch", ())):
         return
@@ -93,12 +94,12 @@ class Timeline:
             chart.area(places, low, top, look, f"{band.name}: {last}")
             if low[-1] - top[-1] >= LABELLED:
                 chart.text(chart.right + 5, (low[-1] + top[-1]) / 2 + 4, band.name)
-        if optimum:
-            _across(chart, y(optimum), f"linear optimum: {number(optimum)}")
+        if self.expected and optimum:
+            _across(chart, y(optimum), f"{self.expected['theory']}: {number(optimum)}")
         return chart.svg()
 
     def active(self) -> Markup:
-        """Return the active units of each level over the epochs, beside the linear optimum's."""
+        """Return the active units of each level over the epochs, beside those of theory."""
         counts = {n: column(self.history, f"active_{n}") for n in levels_of(self.history)}
         levels = None if self.expected is None else self.expected["levels"]
         kept = {} if levels is None else {n: levels[n - 1]["n_active"] for n in counts}
@@ -112,8 +113,8 @@ class Timeline:
             name = f"z{level}: " if len(counts) > 1 else ""
             stairs = _stairs([x(e) for e in self._epochs[some]], [y(c) for c in count[some]])
             chart.line(stairs, f"pc-line pc-s{place}")
-            if level in kept:
-                words = f"{name}the linear optimum keeps {kept[level]}"
+            if self.expected and level in kept:
+                words = f"{name}the {self.expected['theory']} keeps {kept[level]}"
                 _across(chart, y(kept[level]), words)
             if np.isfinite(count[-1]):
                 chart.text(chart.right + 5, y(count[-1]) + 4, f"{name}{number(count[-1])}")
@@ -141,8 +142,8 @@ class Timeline:
             if np.isfinite(line[-1]):
                 end = number(line[-1]) if len(lines) == 1 else name
                 chart.text(chart.right + 5, y(line[-1]) + 4, end)
-        if np.isfinite(optimum):
-            _across(chart, y(optimum), f"linear optimum: {number(optimum)}")
+        if self.expected and np.isfinite(optimum):
+            _across(chart, y(optimum), f"{self.expected['theory']}: {number(optimum)}")
         return chart.svg()
 
     @property
