@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INPUTS := pyproject.toml constraints.txt
 ADAPTERS := .venv-adapters
+OLDEST := .venv-oldest
 
 # One list of pins for the packages (old and new pip) and for the build of this one.
 PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
 	PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet
 
-.PHONY: demo test test-adapters test-cuda docs format benchmarks benchmarks-quick clean
+.PHONY: demo test test-adapters test-oldest test-cuda docs format benchmarks benchmarks-quick clean
 .DEFAULT_GOAL := demo
 
 # One thread: the models are small, and threads that wait for each other are slow on a busy machine.
@@ -34,6 +35,12 @@ test-adapters: export OMP_NUM_THREADS := 1
 test-adapters: $(ADAPTERS)/.installed
 	$(ADAPTERS)/bin/python -m pytest tests/adapters src/posterior_collapse/adapters \
 		tests/test_processors.py -k 'not README'
+
+# Old releases warn of what newer ones removed, so that warnings are no errors here. CI is without
+# it: that torch's wheel is of 2 GB.
+test-oldest: export OMP_NUM_THREADS := 1
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/python -m pytest -n 2 -o filterwarnings=default
 
 # Needs a GPU, and a torch that was built for it; in a process of its own, as it looks at the device.
 test-cuda: $(VENV)/.dev
@@ -60,7 +67,7 @@ benchmarks-quick: $(VENV)/.dev
 	$(BIN)/python benchmarks/quick.py $(if $(AGAINST),--against $(AGAINST))
 
 clean:
-	rm -rf $(VENV) $(ADAPTERS) build dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache src/*.egg-info
+	rm -rf $(VENV) $(ADAPTERS) $(OLDEST) build dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache src/*.egg-info
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -79,4 +86,10 @@ $(ADAPTERS)/.installed: $(INPUTS) constraints-adapters.txt
 	PIP_CONSTRAINT="constraints.txt constraints-adapters.txt" PIP_BUILD_CONSTRAINT=constraints.txt \
 		PIP_DISABLE_PIP_VERSION_CHECK=1 $(ADAPTERS)/bin/python -m pip install --quiet \
 		-e '.[adapters]' jax keras pytest hypothesis
+	touch $@
+
+$(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	PIP_CONSTRAINT=constraints-oldest.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
+		$(OLDEST)/bin/python -m pip install --quiet -e '.[dev]'
 	touch $@

@@ -48,6 +48,20 @@ def test_make_target_exists(line: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_oldest_versions_are_those_that_are_allowed() -> None:
+    """What `make test-oldest` installs, and what pip may install beside other packages."""
+    asked = re.findall(r'"([\w-]+)(?:\[\w+\])?>=([\d.]+)"', (ROOT / "pyproject.toml").read_text())
+    oldest = re.findall(
+        r"^([\w-]+)==([\d.]+)$", (ROOT / "constraints-oldest.txt").read_text(), re.M
+    )
+    allowed = dict(asked)
+    for name, version in oldest:
+        if name in allowed:
+            assert f"{version}.".startswith(f"{allowed[name]}."), name
+    needed = {"numpy", "scipy", "scikit-learn", "matplotlib", "rich", "typer", "torch", "pandas"}
+    assert needed <= dict(oldest).keys() & allowed.keys()
+
+
 def test_the_lines_that_install_work_as_typed(tmp_path: Path) -> None:
     """In a copy, as of a clone; what the package needs is taken from here, not from an index."""
     for name in ("pyproject.toml", "README.md", "LICENSE"):

@@ -1,6 +1,7 @@
 """Pages of trained models: their numbers are those found, whatever names come from outside."""
 
 import dataclasses
+import itertools
 import json
 import re
 import time
@@ -299,6 +300,27 @@ def test_the_course_of_training_is_shown_where_it_is_known(results):
     assert "KL, stacked by unit" not in diagnosis_html(results["diagnosis of arrays"])
 
 
+def test_a_law_that_approximates_is_called_so_and_bounds_no_loss(tmp_path):
+    """Of bits the linear forecast is no optimum: its loss is none that training goes down to."""
+    data = (DIGITS.x[:200] > 0.5).astype(float)
+    specs = [pc.VAESpec(3, beta=beta, likelihood="bernoulli") for beta in (1.0, 4.0)]
+    sweep = pc.sweep(specs, data, "linear", epochs=2)
+    fitted = pc.fit(specs[0], data, "linear", epochs=2)
+    for result in (sweep, fitted, pc.diagnose(fitted, data)):
+        result.to_html(tmp_path / "page.html")
+        page = (tmp_path / "page.html").read_text()
+        assert "quadratic approximation" in page
+        assert "linear optimum" not in page
+        legends = [axes.get_legend_handles_labels()[1] for axes in result.plot().axes]
+        labels = list(itertools.chain(*legends))
+        assert "quadratic approximation" in labels
+        assert "linear optimum" not in labels
+    loss, active = sweep.plot().axes
+    assert all(not len(line.get_xdata()) for line in loss.lines if line.get_linestyle() == "--")
+    assert "quadratic approximation" in active.get_legend_handles_labels()[1]
+    assert "quadratic approximation" not in loss.get_legend_handles_labels()[1]
+
+
 def test_a_sweep_page_has_every_run_and_where_it_stands(sweep):
     page = sweep_html(sweep, data=DIGITS.x, image_shape=(8, 8))
     parsed = Parsed(page)
@@ -350,7 +372,8 @@ def test_a_run_that_is_no_number_any_more_has_a_card():
 def test_losses_that_differ_by_rounding_have_an_axis_within_the_figure():
     loss = 0.34537412685926533
     measured = {"loss": loss * (1 + 4e-16), "levels": []}
-    run = SimpleNamespace(measured=measured, forecast={"loss": loss, "levels": []})
+    forecast = {"loss": loss, "levels": []}
+    run = SimpleNamespace(measured=measured, forecast=forecast, run=SimpleNamespace(spec=SPEC))
     chart = line_chart(SimpleNamespace(labels=[{"beta": 1.0}], runs=[run]), 0, "Loss")
     heights = [float(at) for at in re.findall(r"M52 (-?[\d.]+)H500", chart)]
     assert len(heights) > 1

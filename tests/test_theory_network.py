@@ -35,7 +35,7 @@ def test_networks_trained_to_a_standstill_lie_within(tau, linear, trained) -> No
 
 def test_counts_of_another_likelihood_are_called_approximate() -> None:
     binary = (DIGITS[:600] > 0.5) * 1.0
-    found = pc.forecast(binary, pc.VAESpec(8, likelihood="bernoulli"), network=True)
+    found = pc.forecast(binary, pc.VAESpec(8, beta=1.5, likelihood="bernoulli"), network=True)
     said = f"{verdict(found)} {found.advice().text} {found._repr_html_()}"
     assert f"The quadratic approximation keeps {found.n_active} of 8" in said
     assert "Counts are a quadratic approximation's" in said

@@ -184,7 +184,7 @@ def _in_options(error: PosteriorCollapseError, line: Sequence[str]) -> str:
 def _advised(usage: str) -> str:
     """Return what is wrong with a command line, and what to do about it."""
     for start, remedy in USAGE.items():
-        if usage.startswith(start):
+        if usage.casefold().startswith(start.casefold()):  # older parsers shout a name
             return f"{usage.removesuffix('.')}. {remedy}"
     return usage or "Missing command; see --help."
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from posterior_collapse.arrays import Float
 from posterior_collapse.errors import DataError, enumerated
-from posterior_collapse.report.names import named, symbol
+from posterior_collapse.report.names import named, symbol, theory
 
 if TYPE_CHECKING:
     from posterior_collapse.theory import Forecast
@@ -101,20 +101,32 @@ def optimum_of(fitted: Any) -> Forecast | None:
 
 
 def expected(forecast: Forecast | None) -> dict[str, Any] | None:
-    """Return what a history is compared with: the loss, and the KL and active units of levels.
-
-    Histories, as forecasts, are without what the data alone decide: only a Gaussian's are alike.
-    """
+    """Return what a history is compared with: the loss, and the KL and active units of levels."""
     if forecast is None:
         return None
     levels = [{"kl": level.kl, "n_active": level.n_active} for level in forecast.levels]
-    loss = forecast.loss if forecast.spec.likelihood == "gaussian" else np.nan
-    return {"loss": loss, "levels": levels}
+    return beside({"loss": forecast.loss, "levels": levels}, forecast.spec)
+
+
+def beside(forecast: Mapping[str, Any] | None, spec: Any) -> dict[str, Any] | None:
+    """Return what was forecast in short with what to call it, as `theory`.
+
+    Its loss is NaN where the forecast is an approximation: a loss may be below.
+    """
+    if forecast is None:
+        return None
+    loss = forecast["loss"] if spec.likelihood == "gaussian" else np.nan
+    return {**forecast, "loss": loss, "theory": theory(spec)}
+
+
+def theories(found: Any) -> str:
+    """Return what the forecasts of a sweep's runs are called; "" where none has one."""
+    return " or ".join(dict.fromkeys(theory(r.run.spec) for r in found.runs if r.forecast))
 
 
 def side(run: Any, which: str, level: int) -> float | None:
     """Return the loss (level 0) or the active units of a level, as measured or as forecast."""
-    found = getattr(run, which)
+    found = run.measured if which == "measured" else beside(run.forecast, run.run.spec)
     if found is None or level > len(found["levels"]):
         return None
     number = found["levels"][level - 1]["n_active"] if level else found["loss"]

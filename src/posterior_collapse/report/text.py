@@ -228,12 +228,17 @@ def diagnoses_table(named: Mapping[str, Diagnosis]) -> Table:
 def loss_table(found: Diagnosis) -> Table:
     """Return what was measured beside the forecast of the linear model, a row per quantity."""
     table = new_table(f"{found.n:,} rows")
-    table.add_column("nats per row")
-    for column in ("measured", *["linear optimum"] * (found.forecast is not None)):
-        table.add_column(column, justify="right")
+    for column in loss_columns(found):
+        table.add_column(column, justify="left" if column == "nats per row" else "right")
     for name, measured, expected in loss_rows(found):
         table.add_row(name, measured, expected)
     return table
+
+
+def loss_columns(found: Diagnosis) -> list[str]:
+    """Return the heads of that table."""
+    named = [] if found.forecast is None else [theory(found.forecast.spec)]
+    return ["nats per row", "measured", *named]
 
 
 def loss_rows(found: Diagnosis) -> Iterator[tuple[str, str, str]]:

@@ -141,12 +141,15 @@ def _traced(function: Function, arguments: tuple[Any, ...]) -> GraphModule:
     # Without one for all, each tensor would be given a mode of its own: a third of the time.
     with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
         traced: GraphModule = make_fx(function)(*arguments)
-    rewrite(traced)
-    traced.recompile()
-    _separate(traced, arguments)
-    _call_directly(traced)
-    traced.graph.lint()
-    traced.recompile()
+    with warnings.catch_warnings():
+        # Up to 2.8 torch warns, at each look, of every constant that is no buffer.
+        warnings.filterwarnings("ignore", "(Node|Additional) .*get_attr", UserWarning)
+        rewrite(traced)
+        traced.recompile()
+        _separate(traced, arguments)
+        _call_directly(traced)
+        traced.graph.lint()
+        traced.recompile()
     return traced
 
 

@@ -18,7 +18,7 @@ from posterior_collapse.report.figures.panels import (
     whole_numbers,
 )
 from posterior_collapse.report.figures.runs import course_panels
-from posterior_collapse.report.names import settings
+from posterior_collapse.report.names import settings, theory
 from posterior_collapse.report.runs import expected
 from posterior_collapse.report.text import by_kl
 
@@ -51,9 +51,8 @@ def diagnosis_panels(found: Diagnosis) -> Panels:
     rows: list[tuple[Panel, ...]] = []
     for number, level in enumerate(found.levels, 1):
         of = f" of z{number}" if several else ""
-        forecast = None if found.forecast is None else found.forecast.levels[number - 1].kl
         name = f"z{number}: " if several else ""
-        bars = partial(_kl_bars, level=level, forecast=forecast, prefix=name)
+        bars = partial(_kl_bars, level=level, found=found, number=number, prefix=name)
         curve = partial(_curve, level=level, prefix=name)
         variances = partial(_variances, level=level, prefix=name, top=number == len(found.levels))
         draws = {"KL": bars, "collapse": curve, "variances": variances}
@@ -68,7 +67,7 @@ def diagnosis_panels(found: Diagnosis) -> Panels:
     return Panels(tuple(rows), f"{about}\n{verdict}", (4.0, 3.6))
 
 
-def _kl_bars(axes: Axes, level: LevelDiagnosis, forecast: np.ndarray | None, prefix: str) -> None:
+def _kl_bars(axes: Axes, level: LevelDiagnosis, found: Diagnosis, number: int, prefix: str) -> None:
     order = by_kl(level)
     kl, status = level.kl[order], np.array(level.status)[order]
     error = np.nan_to_num(level.kl_error[order])
@@ -84,10 +83,11 @@ def _kl_bars(axes: Axes, level: LevelDiagnosis, forecast: np.ndarray | None, pre
             low = here & (np.abs(kl) <= LOW * np.abs(kl).max())
             if low.any():
                 axes.plot(places[low], kl[low], marker, color=edge, mfc=face, ms=4, clip_on=False)
-    if forecast is not None:
+    if found.forecast is not None:
+        forecast = found.forecast.levels[number - 1].kl
         ends, edges = np.sort(forecast)[::-1], np.append(places, len(places)) - 0.5
         axes.step(edges, np.append(ends, ends[-1]), "--", where="post", color="black", lw=1,
-                  label="linear optimum")  # fmt: skip
+                  label=theory(found.forecast.spec))  # fmt: skip
     if len(order) <= MOST_TICKS:
         axes.set_xticks(places, [str(i + 1) for i in order], fontsize=8)
         axes.set_xlabel("unit, by KL")

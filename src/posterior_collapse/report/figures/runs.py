@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ from posterior_collapse.report.runs import (
     levels_of,
     optimum_of,
     side,
+    theories,
     varying,
 )
 
@@ -66,12 +67,12 @@ def sweep_panels(found: Any) -> Panels:
 def _against(axes: Axes, found: Any, layout: Layout, level: int, several: bool) -> None:
     for place, (name, members) in enumerate(layout.series.items()):
         color, marker = LINES[place % len(LINES)], MARKERS[place % len(MARKERS)]
-        theory, measured = (
+        forecast, measured = (
             [(layout.places[i], value) for i in members
              if (value := side(found.runs[i], which, level)) is not None]
             for which in ("forecast", "measured")
         )  # fmt: skip
-        line = dict(theory)  # that of all seeds is one
+        line = dict(forecast)  # that of all seeds is one
         axes.plot([*line], [*line.values()], "--", color=color, lw=1)
         said = typeset(name) or "measured"
         side_by_side(axes, measured, marker, color=color, mfc="none", label=said)
@@ -82,7 +83,8 @@ def _against(axes: Axes, found: Any, layout: Layout, level: int, several: bool) 
         whole_numbers(axes.yaxis)
     if layout.wide:
         plain_log(axes)
-    axes.plot([], [], "--", color="black", lw=1, label="linear optimum")
+    if any(side(run, "forecast", level) is not None for run in found.runs):
+        axes.plot([], [], "--", color="black", lw=1, label=theories(found))
     axes.legend(frameon=False, fontsize=8)
 
 
@@ -120,29 +122,28 @@ def fitted_panels(found: Any) -> Panels:
     return Panels(((active, *stacks),), title, (4.8, 3.8))
 
 
-def course_panels(history: History, theory: Mapping[str, Any] | None) -> list[Panel]:
+def course_panels(history: History, expected: Mapping[str, Any] | None) -> list[Panel]:
     """Return the KL of each level's units over the epochs, one upon the other, and active units."""
     panels, levels = [], levels_of(history)
-    kept = None if theory is None else [level["n_active"] for level in theory["levels"]]
     for level in levels:
         of = f" of z{level}" if len(levels) > 1 else ""
-        optimum = None if theory is None else float(theory["levels"][level - 1]["kl"].sum())
-        draw = partial(_stack, history=history, level=level, optimum=optimum, of=of)
+        draw = partial(_stack, history=history, level=level, expected=expected, of=of)
         panels.append(Panel(f"KL over epochs{of}", draw))
-    return [*panels, Panel("active", partial(_active, history=history, kept=kept))]
+    return [*panels, Panel("active", partial(_active, history=history, expected=expected))]
 
 
-def _active(axes: Axes, history: History, kept: Sequence[int] | None) -> None:
+def _active(axes: Axes, history: History, expected: Mapping[str, Any] | None) -> None:
     epochs, levels = column(history, "epoch"), levels_of(history)
     for level, color in zip(levels, LINES, strict=False):
         name = f"z{level}" if len(levels) > 1 else "this run"
         count = column(history, f"active_{level}")
         axes.step(epochs, count, where="post", color=color, label=name)
-        if kept is not None:
-            alone = "linear optimum" if len(levels) == 1 else None
-            axes.axhline(kept[level - 1], color=color, ls="--", lw=1, label=alone)
-    if kept is not None and len(levels) > 1:
-        axes.plot([], [], "--", color="black", lw=1, label="linear optimum")
+        if expected is not None:
+            kept = expected["levels"][level - 1]["n_active"]
+            alone = expected["theory"] if len(levels) == 1 else None
+            axes.axhline(kept, color=color, ls="--", lw=1, label=alone)
+    if expected is not None and len(levels) > 1:
+        axes.plot([], [], "--", color="black", lw=1, label=expected["theory"])
     axes.margins(x=0)
     axes.set_ylim(bottom=0)
     whole_numbers(axes.xaxis)
@@ -151,9 +152,12 @@ def _active(axes: Axes, history: History, kept: Sequence[int] | None) -> None:
     axes.legend(frameon=False)
 
 
-def _stack(axes: Axes, history: History, level: int, optimum: float | None, of: str) -> None:
+def _stack(
+    axes: Axes, history: History, level: int, expected: Mapping[str, Any] | None, of: str
+) -> None:
     epochs, layers = column(history, "epoch"), bands(history, level)
-    height = max(float(np.nanmax(layers[-1].high, initial=0.0)), optimum or 0.0) or 1.0
+    optimum = 0.0 if expected is None else float(expected["levels"][level - 1]["kl"].sum())
+    height = max(float(np.nanmax(layers[-1].high, initial=0.0)), optimum) or 1.0
     for place, band in enumerate(layers):
         color = GREY if band.unit is None else BANDS[place % len(BANDS)]
         axes.fill_between(epochs, band.low, band.high, color=color, lw=0.5, ec="white")
@@ -163,8 +167,8 @@ def _stack(axes: Axes, history: History, level: int, optimum: float | None, of: 
                 band.name, (epochs[-1], middle), (4, 0), textcoords="offset points", va="center",
                 fontsize=8, annotation_clip=False,
             )  # fmt: skip
-    if optimum is not None:
-        axes.axhline(optimum, color="black", ls="--", lw=1, label="linear optimum")
+    if expected is not None:
+        axes.axhline(optimum, color="black", ls="--", lw=1, label=expected["theory"])
         height *= 1.15  # room for the legend, which would hide what lies below it
         axes.legend(frameon=False, fontsize=8, loc="upper right")
     axes.margins(x=0)

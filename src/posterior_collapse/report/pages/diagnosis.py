@@ -11,6 +11,7 @@ import numpy as np
 from posterior_collapse.arrays import ImageShape
 from posterior_collapse.diagnosis.conclusions import excess_loss, verdict_parts
 from posterior_collapse.diagnosis.levels import Histogram
+from posterior_collapse.report.names import theory
 from posterior_collapse.report.pages.chart import Chart, linear, ticks_of
 from posterior_collapse.report.pages.pictures import (
     check_image_shape,
@@ -27,6 +28,7 @@ from posterior_collapse.report.text import (
     by_kl,
     has_effects,
     level_counts,
+    loss_columns,
     loss_rows,
     unit_cells,
     unit_columns,
@@ -110,12 +112,14 @@ def diagnosis_parts(found: Diagnosis) -> dict[str, Any]:
     """Return what page and notebook both show."""
     headline, reason = map(_typeset, verdict_parts(found))
     statuses = [s for s in ICONS if any(s in level.status for level in found.levels)]
-    optimum = found.forecast is not None
+    named = [] if found.forecast is None else [theory(found.forecast.spec)]
     effects = any(map(has_effects, found.levels))
-    terms = [*statuses, *["effect"] * effects, *["linear optimum"] * optimum,
-             *["t"] * bool(found.signal), "KL", "I(x;z)", "Var E[z|x]", "std", "q(z)"]  # fmt: skip
+    terms = [
+        *statuses, *["effect"] * effects, *named, *["t"] * bool(found.signal),
+        "KL", "I(x;z)", "Var E[z|x]", "std", "q(z)",
+    ]  # fmt: skip
     if found._shown is not None:
-        terms += ["traversal", *["data mode"] * optimum]
+        terms += ["traversal", *["data mode"] * bool(named)]
     return {
         "light": light(found),
         "headline": headline,
@@ -126,11 +130,11 @@ def diagnosis_parts(found: Diagnosis) -> dict[str, Any]:
         "levels": [_table(found, i) for i in range(len(found.levels))],
         "bars": [(_kl_title(found, i), kl_chart(found, i)) for i in range(len(found.levels))],
         "statuses": statuses,
-        "optimum": optimum,
-        "loss_columns": ["nats per row", "measured", *["linear optimum"] * optimum],
+        "theory": " or ".join(named),
+        "loss_columns": loss_columns(found),
         "losses": [
-            {"head": name, "cells": [measured, *[theory] * optimum]}
-            for name, measured, theory in loss_rows(found)
+            {"head": name, "cells": [measured, *[expected] * bool(named)]}
+            for name, measured, expected in loss_rows(found)
         ],
         "rows_read": f"{found.n:,} rows",
         "notes": [_typeset(note) for note in found.notes],
@@ -231,7 +235,7 @@ def _histogram(histogram: Histogram, i: int, status: str) -> Markup | None:
 
 
 def kl_chart(found: Diagnosis, index: int) -> Markup:
-    """Return the KL of a level's units as bars with errors, beside those of the linear optimum."""
+    """Return the KL of a level's units as bars with errors, beside those of theory."""
     level = found.levels[index]
     order = by_kl(level)
     optimum = None
@@ -257,10 +261,10 @@ def kl_chart(found: Diagnosis, index: int) -> Markup:
         if y(value - error) - y(value + error) > 2:
             middle = left + width / 2
             chart.line([(middle, y(value - error)), (middle, y(value + error))], "pc-axis")
-    if optimum is not None:
+    if found.forecast is not None and optimum is not None:
         edges = [(chart.left + (place + side) * width, y(float(value)))
                  for place, value in enumerate(optimum) for side in (0, 1)]  # fmt: skip
-        chart.line(edges, "pc-threshold", "linear optimum")
+        chart.line(edges, "pc-threshold", theory(found.forecast.spec))
     middles = {i + 1: chart.left + (place + 0.5) * width for place, i in enumerate(order)}
     what = f"unit of z{index + 1}" if name else "unit"
     every = int(np.ceil(15 / width))

@@ -19,7 +19,7 @@ from posterior_collapse.report.comparison import (
     comparison_sentences,
     comparison_verdict,
 )
-from posterior_collapse.report.names import named, symbol
+from posterior_collapse.report.names import named, symbol, theory
 from posterior_collapse.report.pages.chart import (
     Chart,
     decades,
@@ -38,12 +38,14 @@ from posterior_collapse.report.pages.timeline import (
     timeline,
 )
 from posterior_collapse.report.runs import (
+    beside,
     expected,
     lay_out,
     levels_of,
     names_of,
     optimum_of,
     side,
+    theories,
     varying,
 )
 
@@ -60,7 +62,7 @@ KINDS = {
 }
 """What each kind of outcome is marked by: a class, and a shape for those who see no colour."""
 MEASURED = "measured/forecast, loss and KL in nats per row"
-TERMS = ("active", "KL", "linear optimum", "β", "η_dec")
+TERMS = ("active", "KL", "β", "η_dec")
 MOST_STACKED = 24
 """Runs up to which each card has its KL stacked by unit."""
 BESIDE = 7.0
@@ -99,7 +101,7 @@ def sweep_html(
         about=f"Sweep of {len(found.runs)} runs{f' on {name}' if name else ''}; {varying(found)}",
         courses=courses if len(found.runs) > 1 else [],
         targets=targets,
-        words=words(TERMS),
+        words=words([*TERMS, *(theory(run.run.spec) for run in found.runs)]),
         kinds=[
             (*_status(kind)[:2], kind, count)
             for kind in KINDS
@@ -124,15 +126,15 @@ def fitted_html(found: Any, *, name: str = "", **_: Any) -> str:
         run=run,
         columns=_columns(len(found.spec.dims)),
         caption=MEASURED,
-        words=words(TERMS),
+        words=words([*TERMS, theory(found.spec)]),
     )
 
 
 def fitted_parts(found: Any) -> dict[str, Any]:
     """Return what a notebook shows of a trained run: its course, without measuring it anew."""
-    theory = expected(optimum_of(found))
-    charts = list(timeline(found.history, theory))
-    return {"sentence": repr(found), "charts": charts, "optimum": theory is not None}
+    against = expected(optimum_of(found))
+    charts = list(timeline(found.history, against))
+    return {"sentence": repr(found), "charts": charts, "theory": against and against["theory"]}
 
 
 def sweep_parts(found: Any) -> dict[str, Any]:
@@ -152,7 +154,7 @@ def sweep_parts(found: Any) -> dict[str, Any]:
         "sentence": sentence,
         "further": [line for line in further if line],
         "charts": list(_charts(found)),
-        "optimum": any(run.forecast is not None for run in found.runs),
+        "theory": theories(found),
         "runs": runs,
         "tables": [
             {
@@ -209,7 +211,7 @@ def _course(run: Any, *, stacked: bool) -> Iterator[tuple[str, Markup]]:
     history, levels = run.history, levels_of(run.history)
     if not len(history.get("epoch", ())):
         return
-    drawn = Timeline(history, run.forecast, CARD, CARD_POINTS)
+    drawn = Timeline(history, beside(run.forecast, run.run.spec), CARD, CARD_POINTS)
     for level in levels if stacked else ():
         name = f" of z{level}" if len(levels) > 1 else ""
         yield f"KL{name} by unit", drawn.stack(level)
@@ -273,7 +275,8 @@ def line_chart(found: Any, level: int, title: str) -> Markup:
         look = place % COLOURS
         forecasts = {layout.places[i]: pairs[i][1] for i in members}
         line = [(x(at), y(v)) for at, v in forecasts.items() if v is not None]
-        chart.line(line, f"pc-forecast pc-c{look}" if several else "pc-threshold", "linear optimum")
+        dashes = f"pc-forecast pc-c{look}" if several else "pc-threshold"
+        chart.line(line, dashes, theories(found))
         drawn = [i for i in members if pairs[i][0] is not None]
         for i in drawn:
             measured = pairs[i][0]

@@ -39,7 +39,8 @@ LEAST = 0.05
 def timeline(history: History, expected: Mapping[str, Any] | None) -> Iterator[tuple[str, Markup]]:
     """Yield title and figure of each thing that a history tells, if it has epochs.
 
-    Theory says `loss`, and `levels` with `kl` and `n_active`; None: nothing.
+    Theory says `loss`, `levels` with `kl` and `n_active`, and how it is called, `theory`; None:
+    nothing.
     """
     if not len(history.get("epoch", ())):
         return
@@ -80,12 +81,14 @@ class Timeline:
             chart.area(places, low, top, look, f"{band.name}: {last}")
             if low[-1] - top[-1] >= LABELLED:
                 chart.text(chart.right + 5, (low[-1] + top[-1]) / 2 + 4, band.name)
-        if optimum:
-            chart.across(y(optimum), "pc-threshold", f"linear optimum: {number(optimum)}")
+        if self.expected and optimum:
+            chart.across(
+                y(optimum), "pc-threshold", f"{self.expected['theory']}: {number(optimum)}"
+            )
         return chart.svg()
 
     def active(self) -> Markup:
-        """Return the active units of each level over the epochs, beside the linear optimum's."""
+        """Return the active units of each level over the epochs, beside those of theory."""
         counts = {n: column(self.history, f"active_{n}") for n in levels_of(self.history)}
         levels = None if self.expected is None else self.expected["levels"]
         kept = {} if levels is None else {n: levels[n - 1]["n_active"] for n in counts}
@@ -99,8 +102,8 @@ class Timeline:
             name = f"z{level}: " if len(counts) > 1 else ""
             stairs = _stairs([x(e) for e in self._epochs[some]], [y(c) for c in count[some]])
             chart.line(stairs, f"pc-line pc-s{place}")
-            if level in kept:
-                words = f"{name}the linear optimum keeps {kept[level]}"
+            if self.expected and level in kept:
+                words = f"{name}the {self.expected['theory']} keeps {kept[level]}"
                 chart.across(y(kept[level]), "pc-threshold", words)
             if np.isfinite(count[-1]):
                 chart.text(chart.right + 5, y(count[-1]) + 4, f"{name}{number(count[-1])}")
@@ -128,8 +131,10 @@ class Timeline:
             if np.isfinite(line[-1]):
                 end = number(line[-1]) if len(lines) == 1 else name
                 chart.text(chart.right + 5, y(line[-1]) + 4, end)
-        if np.isfinite(optimum):
-            chart.across(y(optimum), "pc-threshold", f"linear optimum: {number(optimum)}")
+        if self.expected and np.isfinite(optimum):
+            chart.across(
+                y(optimum), "pc-threshold", f"{self.expected['theory']}: {number(optimum)}"
+            )
         return chart.svg()
 
     @property
