@@ -425,7 +425,7 @@ def test_a_slip_is_told_with_what_to_type(run, line: str, said: str) -> None:
     status, told = run(line)
     assert status == 2
     assert told.startswith("error: ")
-    assert said in told
+    assert said.casefold() in told.casefold()  # older parsers shout names
 
 
 def test_options_are_understood_with_underscores(run) -> None:
