@@ -144,7 +144,8 @@ function notesOf(p, state) {
     if (new Set(state.second[0]).size > 1) {
       notes.push(
         "level 1: which mode goes with which unit of z1 is not determined, hence neither its " +
-          "encoder singular values and sigma nor the information in z2",
+          "encoder singular values and sigma nor the information in z2; where units of z1 are " +
+          "spare, neither is the number of units that share what is active",
       );
     }
   } else if (p.depth === 2 && !isotropic(p.stds[0])) {
