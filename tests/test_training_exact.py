@@ -217,4 +217,8 @@ def test_epochs_of_exact_training_are_iterations_at_most():
     short = pc.fit(pc.VAESpec(3), X, "linear", epochs=3, **options)
     assert (short.stopped, short.history["step"][-1]) == ("iteration limit", 3)
     assert short.settings.steps == 3
+    same = pc.fit(pc.VAESpec(3), X, "linear", epochs=3, steps=None, **options)
+    assert same.history == short.history
+    with pytest.raises(InvalidArgumentError, match="epochs: got 0"):
+        pc.fit(pc.VAESpec(3), X, "linear", epochs=0, **options)
     assert pc.fit(pc.VAESpec(3), X, "linear", **options).stopped == "finished"

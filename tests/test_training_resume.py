@@ -203,6 +203,18 @@ def test_a_run_made_longer_is_the_long_run(tmp_path, length):
     assert_same(pc.fit(SPEC, X, "mlp", folder=tmp_path, resume=True, **longer), alone)
 
 
+def test_a_sweep_that_is_over_is_returned_whatever_the_patience(tmp_path):
+    """One run learned to the end, the other nothing and stopped early: none is made longer."""
+    options = {"hidden": (6,), "epochs": 15, "learning_rates": (3e-3, 1e-9)}
+    options["folders"] = [tmp_path / "a", tmp_path / "b"]
+    ended = pc.fit_many([SPEC, SPEC], X, "mlp", patience=3, **options)
+    assert [one.stopped for one in ended] == ["finished", "early"]
+    for again, before in zip(
+        pc.fit_many([SPEC, SPEC], X, "mlp", resume=True, patience=9, **options), ended, strict=True
+    ):
+        assert_same(again, before)
+
+
 @pytest.mark.parametrize("change", [{"patience": 9}, {"patience": None}, {"epochs": 70}])
 def test_a_run_that_went_back_to_its_best_does_not_go_on(tmp_path, change):
     options = {"hidden": (6,), "folder": tmp_path, "patience": 3, "learning_rate": 0.05}

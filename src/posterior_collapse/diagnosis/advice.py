@@ -344,7 +344,7 @@ def _noise(
         lower = ""  # what is learned is as wide as it is since this level hears it
         if found.forecast is not None:
             critical = found.forecast.levels[number - 1].critical_beta
-            t = np.nanmax(critical) / spec.beta_levels[number - 1]
+            t = critical[~np.isnan(critical)].max(initial=0.0) / spec.beta_levels[number - 1]
     elif spec is not None and found.eta_dec is not None:
         # The injected noise is a signal to this level; it pays while it exceeds the threshold.
         t = unclaimed_signal(spec, std**2, level=number, eta_dec=found.eta_dec, spare_above=False)

@@ -48,9 +48,9 @@ def split(
             raise InvalidArgumentError(
                 name, "no setting and no option of a network", "a setting", f"Remove it.{meant}"
             )
-    if is_exact and "epochs" in options:
+    if is_exact and options.get("steps") is None and "epochs" in options:
         # Its iterations are passes over the data, of which there are as many as it takes.
-        options.setdefault("steps", options.pop("epochs"))
+        options["steps"] = checks.whole("epochs", options.pop("epochs"), least=1)
     changes = {name: value for name, value in options.items() if name in FIELDS}
     networks = {name: value for name, value in options.items() if name not in FIELDS}
     common = (settings or Settings()).replace(**changes)

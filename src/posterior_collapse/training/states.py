@@ -281,8 +281,8 @@ def _check_not_over(state: TrainState) -> None:
 def _reopen(state: TrainState, run: Course, folder: str | Path) -> None:
     """Let a run that has ended go on, if it is to be longer than it was."""
     patience = run.settings.patience
-    longer = run.stopped == FINISHED and not state.over
-    if longer or (run.stopped == "early" and (patience is None or run.waited < patience)):
+    waits = run.stopped == "early" and (patience is None or run.waited < patience)
+    if not state.over and (run.stopped == FINISHED or waits):
         if state.bests is not None:
             raise CheckpointError(
                 str(folder), "a run that ended and went back to its best parameters",
