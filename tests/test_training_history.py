@@ -10,6 +10,7 @@ import posterior_collapse as pc
 from posterior_collapse.models import loss
 from posterior_collapse.training import checkpoints, seeds
 from posterior_collapse.training.course import MOST_UNITS
+from posterior_collapse.training.engine import CHUNK
 
 X = np.random.default_rng(0).standard_normal((64, 6)) * [3, 2, 1, 1, 0.5, 0.1]
 SPEC = pc.HVAESpec((3, 2), sigma_1=0.5)
@@ -67,13 +68,26 @@ def test_early_stopping_compares_only_losses_of_the_objective_in_full(schedule):
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("weights", [{"free_bits": 0.5}, {"capacity": 3.0, "capacity_warm_up": 2}])
+@pytest.mark.parametrize("weights", [{"free_bits": 0.5}, {"capacity": 1.0, "capacity_warm_up": 2}])
 def test_a_validation_loss_is_that_of_the_objective_trained_on(weights):
-    spec = pc.VAESpec(3, beta=5.0)
-    fitted = pc.fit(spec, X, "mlp", hidden=(8,), epochs=4, validation=X, **weights)
-    noise = fitted.model.draw_noise(len(X), seeds.generator(0, seeds.MEASURE))
-    rows = torch.tensor(X, dtype=torch.float32)
+    spec = pc.VAESpec(3, beta=0.2)
+    held_out = np.concatenate([np.tile(X, (16, 1)), X / 9])  # parts of it differ in their KL
+    options = {"hidden": (8,), "epochs": 9, "batch_size": 16, "learning_rate": 0.03}
+    fitted = pc.fit(spec, X, "mlp", validation=held_out, **options, **weights)
     weights.pop("capacity_warm_up", None)
-    with torch.no_grad():
-        expected = loss(fitted.model(rows, None, noise), [5.0], **weights)
+    parts = []
+    for rows in torch.tensor(held_out, dtype=torch.float32).split(CHUNK):
+        noise = fitted.model.draw_noise(len(rows), seeds.generator(0, seeds.MEASURE))
+        with torch.no_grad():
+            parts.append(fitted.model(rows, None, noise))
+    error = torch.cat([part.squared_error for part in parts])
+    (kl,) = map(torch.cat, zip(*(part.kl for part in parts), strict=True))
+    expected = loss(parts[0]._replace(squared_error=error, kl=(kl,)), [0.2], **weights)
     assert fitted.history["validation_loss"][-1] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_early_stopping_is_refused_where_no_epoch_has_beta_in_full():
+    options = {"hidden": (4,), "epochs": 8, "patience": 2}
+    with pytest.raises(pc.InvalidArgumentError, match="patience: got 2 beside 8 cycles in 8"):
+        pc.fit(pc.VAESpec(2), X, "mlp", cycles=8, **options)
+    assert pc.fit(pc.VAESpec(2), X, "mlp", cycles=4, **options).stopped in ("early", "finished")

@@ -320,22 +320,27 @@ class Engine:
         if self.validation is None:
             return None
         rows = self.validation.rows(10**12 if self.validation.sized else 10 * CHUNK)
-        total = torch.zeros(len(self.runs), dtype=torch.float64, device="cpu")
+        parts = []
         for start in range(0, len(rows.x), CHUNK):
             x = rows.x[start : start + CHUNK]
             batch = Batch(x, None if rows.y is None else rows.y[start : start + CHUNK])
-            terms = self.stack.terms(batch, Draws(self._noise(x), {}))
-            values = torch.func.vmap(
-                lambda t, b: loss(
-                    t,
-                    b,
-                    convention=self.settings.convention,
-                    free_bits=self.settings.free_bits,
-                    capacity=self.annealing.targets,
-                )
-            )(terms, self.betas)
-            total += values.double().cpu() * len(x) / len(rows.x)
-        found: list[float] = total.tolist()
+            parts.append(self.stack.terms(batch, Draws(self._noise(x), {})))
+        # Free bits and a capacity are of means over all rows, not of means of each part.
+        errors, _, _, kls, _ = zip(*parts, strict=True)
+        terms = parts[0]._replace(
+            squared_error=torch.cat(errors, 1).double(),
+            kl=tuple(torch.cat(level, 1).double() for level in zip(*kls, strict=True)),
+        )
+        values = torch.func.vmap(
+            lambda t, b: loss(
+                t,
+                b,
+                convention=self.settings.convention,
+                free_bits=self.settings.free_bits,
+                capacity=self.annealing.targets,
+            )
+        )(terms._replace(means=()), self.betas)
+        found: list[float] = values.tolist()
         return found
 
     def _noise(self, like: Tensor) -> tuple[Tensor, ...]:

@@ -193,7 +193,8 @@ class Annealing:
         total_steps: Steps of the run.
 
     Raises:
-        InvalidArgumentError: A warm-up longer than the run, or one in epochs of unknown length.
+        InvalidArgumentError: A warm-up longer than the run, or one in epochs of unknown length;
+            cycles that leave early stopping no epoch to look at.
     """
 
     def __init__(
@@ -215,6 +216,17 @@ class Annealing:
         if self.cycles:
             cyclical(0, self.total, cycles=self.cycles)
         self.targets = _targets(settings, levels)
+        epochs = (
+            range(first, min(first + per_epoch, self.total))
+            for first in range(0, self.total, per_epoch or 1)
+        )
+        if self.cycles and settings.patience is not None and not any(map(self.in_full, epochs)):
+            raise InvalidArgumentError(
+                "patience", f"{settings.patience} beside {self.cycles} cycles in "
+                f"{self.total / per_epoch:g} epochs",
+                "an epoch with beta in full throughout: early stopping compares only those",
+                "Pass fewer cycles, or leave patience away.",
+            )  # fmt: skip
 
     def factor(self, step: int) -> float:
         """Return the factor of every beta at a step."""
