@@ -98,9 +98,11 @@ def theory_sweep(results: Sequence[Result]) -> Part:
 
     measured = {title: drawn(course, 0) for title, course in courses.items()}
     chart = measures.sweep(drawn(exact, 1), measured, variable=variable)
+    caption = f"Linear models against {variable}: theory (lines) and training (markers, of many "
+    caption += "values at some)."
     return Part(
         {"sweep": Table.of(records)},
-        {"sweep": (chart, f"Linear models against {variable}: theory (lines) and training.")},
+        {"sweep": (chart, caption)},
         [*_exactly(exact), *(check for one in others for check in _by_minibatches(one, variable))],
         notes,
     )

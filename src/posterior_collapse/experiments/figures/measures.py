@@ -35,10 +35,14 @@ if TYPE_CHECKING:
 KIND_COLORS = (BLUE, ORANGE, GREEN)
 KIND_MARKERS = (("o", 3, 0.6), ("x", 5, 1.0), ("s", 4, 0.6))
 """Marker, its size and its line width, by kind of run; theory has the lines."""
+MARKED = 15
+"""Values about which a curve has markers: more hide the line."""
 
 
 def sweep(theory: Panels, measured: Mapping[str, Panels], *, variable: str = "beta") -> Chart:
     """Draw theory as lines and measurements as markers, a panel per quantity.
+
+    Of many values only some have a marker, so that lines are seen; the table has them all.
 
     Args:
         theory: Quantity with its unit, e.g. "KL (nats)" -> label, e.g. "z1", or "" where there is
@@ -73,7 +77,15 @@ def sweep(theory: Panels, measured: Mapping[str, Panels], *, variable: str = "be
                 box.plot(at, expected, lw=1, zorder=3, drawstyle=steps, **own[label])
                 for number, kind in enumerate(measured.values()):
                     if label in (found := kind.get(quantity, {})):
-                        box.plot(*map(array, found[label]), **_marker(number, own[label]["color"]))
+                        values = array(found[label][0])
+                        every = max(1, round(values.size / MARKED))
+                        box.plot(
+                            values,
+                            array(found[label][1]),
+                            # Kinds at other values than each other: those that agree are seen.
+                            markevery=(number * every // len(measured), every),
+                            **_marker(number, own[label]["color"]),
+                        )
             if counts:
                 box.yaxis.set_major_locator(MaxNLocator(integer=True))
             low, high = box.get_ylim()
