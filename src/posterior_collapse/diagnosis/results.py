@@ -96,7 +96,7 @@ class LevelDiagnosis(Record):
             `information`.
         status: "active" (carries information on x), "noise" (follows the noise that was injected
             below and knows nothing of x), "collapsed" (follows nothing) or "diverged" (its KL or
-            std is beyond all that training aims at, and nothing else is said of it).
+            std has exploded, and nothing else is said of it).
         mean_variance: Var_x(E[z_i|x]), in latent units squared.
         mean_variance_error: Standard error of `mean_variance`; NaN from two rows.
         directions: Number of directions in latent space along which means tell as much of x as an
