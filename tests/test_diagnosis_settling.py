@@ -1,4 +1,4 @@
-"""Training that has not arrived: directions beside units, loss beside the optimum, one advice."""
+"""Training that has not converged: directions beside units, loss beside the optimum, one advice."""
 
 import dataclasses
 import math
@@ -143,7 +143,7 @@ RUNS = {
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_has_arrived_to_train_and_to_diagnose_alike(name) -> None:
-    """One counted nats and the other shares: "As forecast" was "has not arrived" to the other."""
+    """One counted nats and the other shares: "As forecast" was "has not converged" to the other."""
     data, spec, how = RUNS[name]
     fitted = pc.fit(spec, data, **{"architecture": "linear", **how})
     found, summary = pc.diagnose(fitted, data), fitted.summary()

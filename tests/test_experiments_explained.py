@@ -63,12 +63,12 @@ class TestNumbers:
             [
                 "differs",
                 "KL, beta: within 10% (or 0.1 nats) of theory at 1 of 3 settings; farthest at "
-                "beta = 2: 1 for 4.",
+                "beta = 2: 1, theory 4.",
             ],
             [
                 "differs",
                 "Active units, beta: within 1 of theory at 2 of 3 settings; farthest at beta = 2: "
-                "1 for 4.",
+                "1, theory 4.",
             ],
         ]
         near = [self.result(b, 4.2 - b / 5, 4) for b in (0.5, 1, 2)]

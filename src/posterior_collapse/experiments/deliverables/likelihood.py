@@ -174,8 +174,8 @@ def _without_units(grids: Mapping[str, Found]) -> Iterator[str]:
         if check.agrees is None and kept < of / 2:
             yield (
                 f"{check.text.partition(' is by theory')[0]} cannot tell where it is least: at "
-                f"beta = {beta:g}, where that is by theory, only {kept:.3g} of {of} units live, so "
-                "that the optimum is not what is measured there."
+                f"beta = {beta:g}, the best by theory, only {kept:.3g} of {of} units live, so what "
+                "is measured there is not the optimum."
             ) + (f" Runs that keep {shown[0][0]:.3g} there show it." if shown else "")
 
 
