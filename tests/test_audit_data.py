@@ -95,8 +95,8 @@ def test_the_advice_is_in_the_users_weight_and_holds() -> None:
     assert found.advice(4) == "Nothing needs to change."
     loose = audit_loss(at_weight(0.001), features=64, latents=8, data=DIGITS)
     assert loose.text.endswith(
-        "a linear model keeps 8 of 8 units; above 21.8 times the weight no unit gains by a small "
-        "step, whatever the network."
+        "a linear model keeps 8 of 8 units; above 21.8 times the weight total collapse is stable, "
+        "whatever the network."
     )
     assert found.advice(9).startswith("Give the model at least 9 latent units. Lower your weight")
     assert loose.advice(9) == "Give the model at least 9 latent units."
@@ -148,7 +148,7 @@ def test_how_many_times_its_weight_a_loss_bears() -> None:
     above = audit_loss(loss(4.0), features=64, latents=8, data=DIGITS)
     assert above.forecast.n_active == 0
     assert above.findings[-1].code == "all-collapse"
-    assert "keeps 0 of 8 units; above 0.838 times the weight no" in above.findings[-1].text
+    assert "keeps 0 of 8 units; above 0.838 times the weight total" in above.findings[-1].text
     assert above.forecast.loss == pytest.approx(27.1103, abs=1e-4)
 
 

@@ -368,7 +368,7 @@ def test_an_elbo_with_its_sign_unturned_is_named() -> None:
     assert found.value == turned.value == pytest.approx(0.3)
     assert found.forecast.n_active == turned.forecast.n_active
     assert [f.code for f in found.findings] == ["signs", "some-collapse"]
-    assert found.findings[0].action.startswith("Minimise minus it")
+    assert found.findings[0].action.startswith("Minimise its negative")
     assert found.advice(8).startswith("Multiply your KL weight by 0.")
 
 

@@ -59,7 +59,7 @@ def test_a_loss_alone(run) -> None:
     status, out, err = run("audit", "losses.py:loss", "--features", "64", "--latents", "8")
     assert (status, err) == (0, "imported\n")  # its own prints are not the answer
     lines = out.splitlines()
-    assert lines[0].startswith("beta * eta_dec^2 = 0.32: this loss is that of beta = 0.32")
+    assert lines[0].startswith("beta * eta_dec^2 = 0.32: this loss has beta = 0.32")
     assert lines[1].startswith("- The squared error is a mean over 64 features")
     assert len(lines) == 2
 
@@ -88,7 +88,7 @@ def test_a_loss_on_data(run) -> None:
     assert status == 0
     assert "pixels divided by 16" in out
     assert "a linear model keeps 4 of 8 units" in out
-    assert "above 2.18 times the weight no unit gains by a small step" in out
+    assert "above 2.18 times the weight total collapse is stable" in out
     assert out.splitlines()[-1].startswith("Advice: Lower your weight from 0.01 to 0.00721 ")
 
 

@@ -1,4 +1,4 @@
-"""What one more unit would buy, in nats, against optima with and without that unit."""
+"""What one more unit would gain, in nats, against optima with and without that unit."""
 
 import math
 from functools import partial
@@ -48,7 +48,7 @@ def test_the_gain_of_a_linear_model_is_the_difference_of_two_optima(spec) -> Non
     assert found.gains[0].parts == 1
     assert found.gain > found.gains[0].worth
     if len(spec.dims) == 1:
-        assert f"one more unit would buy about {found.gain:.2g}" in found.verdict
+        assert f"one more unit would lower the loss by about {found.gain:.2g}" in found.verdict
 
 
 @pytest.mark.parametrize("sigma_2", ["learned", 0.2, 0.5, 0.9])

@@ -1,4 +1,4 @@
-"""Training that has not arrived: directions beside units, loss beside the optimum, one advice."""
+"""Training that has not converged: directions beside units, loss beside the optimum, one advice."""
 
 import dataclasses
 import math
@@ -27,7 +27,7 @@ def test_units_that_share_directions_are_still_settling() -> None:
     assert (level.n_active, level.directions) == (12, 4)
     assert "12 of 14 units active (4 directions: still settling)" in found.verdict
     finding = next(one for one in found.advice if one.code == "still-settling")
-    assert "12 active units move along 4 directions only" in finding.text
+    assert "12 active units vary along only 4 directions" in finding.text
     assert finding.action.startswith("Train on")
     own = pc.diagnose_arrays(rng.standard_normal((3000, 12)), np.full(12, 0.5))
     assert own.levels[0].directions == own.n_active == 12
@@ -67,7 +67,7 @@ def test_a_loss_above_the_optimum_is_seen_in_any_units(scale) -> None:
     assert 0.5 < excess < 2
     assert f"at a loss {excess:.3g} nats lower" in found.verdict
     assert found.advice[0].code == "not-at-optimum"
-    assert found.verdict.startswith("Training has not arrived: ")
+    assert found.verdict.startswith("Training has not converged: ")
     assert "optimal" not in found.verdict
 
 
@@ -143,7 +143,7 @@ RUNS = {
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_has_arrived_to_train_and_to_diagnose_alike(name) -> None:
-    """One counted nats and the other shares: "As forecast" was "has not arrived" to the other."""
+    """One counted nats and the other shares: "As forecast" was "has not converged" to the other."""
     data, spec, how = RUNS[name]
     fitted = pc.fit(spec, data, **{"architecture": "linear", **how})
     found, summary = pc.diagnose(fitted, data), fitted.summary()
@@ -151,7 +151,7 @@ def test_a_run_has_arrived_to_train_and_to_diagnose_alike(name) -> None:
     assert under == bool(excess_loss(found))
     assert under == ("ndertrained: " in comparison_verdict(summary))
     if found.conclusion != "signal-unclaimed":
-        assert under == found.verdict.startswith("Training has not arrived")
+        assert under == found.verdict.startswith("Training has not converged")
 
 
 def test_a_loss_a_few_hundredths_of_a_nat_too_high_may_be_half_of_what_units_bring() -> None:
@@ -162,7 +162,7 @@ def test_a_loss_a_few_hundredths_of_a_nat_too_high_may_be_half_of_what_units_bri
     assert missing < 0.25 < 1
     assert missing > 0.25 * possible
     assert comparison_kind(summary) == "undertrained"
-    assert pc.diagnose(fitted, WEAK).verdict.startswith("Training has not arrived")
+    assert pc.diagnose(fitted, WEAK).verdict.startswith("Training has not converged")
 
 
 def test_advice_to_a_network_starts_from_what_was_measured_in_it() -> None:
@@ -215,7 +215,7 @@ def test_what_a_run_that_has_not_arrived_would_gain_is_said_as_it_stands() -> No
     x = np.random.default_rng(0).standard_normal((1000, 6)) * [5, 4, 3, 0.5, 0.4, 0.1]
     early = pc.fit(pc.VAESpec(2), x, "linear", epochs=2, learning_rate=3e-2, seed=1)
     found = pc.diagnose(early, x)
-    assert found.verdict.startswith("Training has not arrived: ")
+    assert found.verdict.startswith("Training has not converged: ")
     assert "every unit is used and more units would pay" not in found.verdict
     first, *others = found.advice
     assert first.code == "not-at-optimum"
@@ -227,7 +227,7 @@ def test_a_network_that_is_worse_than_none_has_not_arrived_before_all_else() -> 
     spec = pc.VAESpec(4, likelihood="bernoulli")
     barely = pc.fit(x, spec, "mlp", epochs=1, hidden=(16,))
     found = pc.diagnose(barely, x)
-    assert found.verdict.startswith("Training has not arrived")
+    assert found.verdict.startswith("Training has not converged")
     assert "the optimiser failed" not in found.verdict
     assert found.advice[0].code == "not-at-optimum"
     assert "warm-up" not in found.advice[0].action

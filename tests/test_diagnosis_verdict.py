@@ -217,7 +217,7 @@ def test_a_level_in_full_use_does_not_hide_the_verdict_on_one_that_collapsed() -
     codes = [finding.code for finding in found.advice]
     assert codes[:2] == ["undecided", "collapse-optimal"]
     assert "All 3 units of z1 are used, and whether one more would pay" in found.advice[0].text
-    assert "At the optimum of a fixed sigma t is 1 itself" in found.advice[0].action
+    assert "At the optimum with a fixed sigma t is exactly 1" in found.advice[0].action
 
 
 def test_an_exact_optimum_of_these_very_rows_is_optimal_whatever_the_error() -> None:

@@ -63,12 +63,12 @@ class TestNumbers:
             [
                 "differs",
                 "KL, beta: within 10% (or 0.1 nats) of theory at 1 of 3 settings; farthest at "
-                "beta = 2: 1 for 4.",
+                "beta = 2: 1, theory 4.",
             ],
             [
                 "differs",
                 "Active units, beta: within 1 of theory at 2 of 3 settings; farthest at beta = 2: "
-                "1 for 4.",
+                "1, theory 4.",
             ],
         ]
         near = [self.result(b, 4.2 - b / 5, 4) for b in (0.5, 1, 2)]
@@ -259,7 +259,7 @@ class TestBoundedMeans:
         (said,) = within_bound([self.result(beta, kl) for beta, kl in planted_kl])
         assert "theory's at 0 of 3 different settings" in said
         assert "it is so at 1; at 1 the network has less" in said
-        assert "is 0.60 to 0.60 on average over units; at 1 it has more, as correlated" in said
+        assert "is 0.60 to 0.60 there, on average over units; at 1 it has more, as corr" in said
 
     def test_it_holds_of_uncorrelated_means_and_not_of_correlated_ones(self) -> None:
         signs = np.random.default_rng(0).choice([-1.0, 1.0], (100_000, 2))  # as wide as may be

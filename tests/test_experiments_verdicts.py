@@ -260,7 +260,7 @@ def test_a_learned_sigma_has_the_less_nll_as_far_as_seeds_and_samples_tell(gaps,
     ]
     _, check = DELIVERABLES["likelihood_table"](found).checks
     assert check.verdict == verdict
-    assert check.text.startswith("NLL (nats) is by theory least at Sigma = learned. Above that: ")
+    assert check.text.startswith("NLL (nats) is by theory least at Sigma = learned. From there: ")
 
 
 def test_the_published_loss_halves_beta_for_training_and_theory() -> None:

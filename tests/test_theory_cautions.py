@@ -21,7 +21,7 @@ def test_white_noise_of_few_rows_is_told_from_signal() -> None:
     found = pc.forecast(noise, SPEC)
     assert found.n_active == 16
     (note,) = found.notes
-    assert note.startswith("only 20 rows for 64 features: so few of noise")
+    assert note.startswith("only 20 rows for 64 features: as many rows of noise")
     above, shown, stronger = map(int, re.findall(r"(?:show|which) (\d+)", note))
     assert shown == found.n_possible
     assert stronger == 0

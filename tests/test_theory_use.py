@@ -88,7 +88,7 @@ def test_advice_when_nothing_is_wrong_or_nothing_helps() -> None:
     both_learned = pc.HVAESpec((2, 2), (1.0, 1.5), sigma_1="learned", sigma_2="learned")
     hopeless = pc.forecast(flat, both_learned).advice(active=1)
     assert hopeless.changes == ()
-    assert "alone does not do it" in hopeless.text
+    assert "alone is not enough" in hopeless.text
 
 
 def test_advice_counts_the_others_in_words() -> None:

@@ -233,7 +233,7 @@ class VAESpec(Spec):
         likelihood: `p(y|z)`, if it is not Gaussian: "bernoulli" (binary cross-entropy, of binary
             or soft targets), "categorical" (cross-entropy of one-hot positions), "poisson",
             "negative-binomial", or "other", for which `onset` gives the law. It has no eta_dec,
-            and the loss is `-log p(y|z) + beta KL`, without what the data alone decide, as log y!.
+            and the loss is `-log p(y|z) + beta KL`, without terms of the data alone (log y!).
         dispersion: r of a negative binomial, whose variance is `m + m^2 / r`; "learned": one for
             each feature.
 

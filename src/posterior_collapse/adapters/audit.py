@@ -205,7 +205,7 @@ class LossAudit(Record):
                 f"{kept}; no weight collapses all, for a KL up to {kl.floor:.4g} nats{each} {said}."
             )
         return (
-            f"{kept}; above {times:.3g} times the weight no unit gains by a small step, whatever "
+            f"{kept}; above {times:.3g} times the weight total collapse is stable, whatever "
             "the network."
         )
 
@@ -221,7 +221,7 @@ class LossAudit(Record):
         if self.likelihood != "gaussian":
             return f"beta = {self.beta:.6g}, with {DECODERS[self.likelihood]} decoder."
         return (
-            f"beta * eta_dec^2 = {self.beta:.6g}: this loss is that of beta = {self.beta:.6g} at "
+            f"beta * eta_dec^2 = {self.beta:.6g}: this loss has beta = {self.beta:.6g} at "
             "eta_dec = 1."
         )
 
@@ -252,18 +252,18 @@ def audit_loss(
     Args:
         loss: A function `loss(reconstruction, target, mean, log_var)` of batches in float64, as
             training calls it, or what `effective_beta` returned for its reductions. Another order
-            of these four is found out. Values made up for the reconstruction lie in (0, 1), those
-            for the target too, or are counts, one-hot or class numbers, whichever it takes. A
+            of these four is detected. Made-up reconstructions lie in (0, 1), and so do the targets,
+            or they are counts, one-hot or class numbers, whichever the loss takes. A
             sequence or a mapping may be returned, with the total first or under `"loss"`.
-        features: Features of a sample, or its shape: that of the reconstruction.
+        features: Number of features of a sample, or the shape of its reconstruction.
         latents: Number of latent units.
-        data: Data as `forecast` takes them, but for `Moments` (or class numbers), for a forecast
-            and advice.
+        data: Data for a forecast and advice: as `forecast` takes them, but no `Moments`; or class
+            numbers.
         batch_size: Samples per batch in training; it matters if the reductions over it differ.
         log_var: Whether the last argument is a log-variance in nats (or what gives a std by exp or
             softplus, which is found out); False: a std or a variance.
-        beta: Beta as you think it is, to be compared.
-        eta_dec: Decoder std as you think it is; a Bernoulli and a fitted std have their own.
+        beta: Beta that you expect, to compare.
+        eta_dec: Decoder std that you expect; a Bernoulli and a fitted std have their own.
 
     Raises:
         InvalidArgumentError: The loss raises, is not finite, is random or gives no single number.

@@ -54,7 +54,7 @@ def _of_gradient(audit: LossAudit) -> Iterator[Finding]:
             yield Finding(
                 f"{term.lower()}-not-trained",
                 f"The {term} is computed, but no gradient of it reaches the {' and '.join(cut)}: "
-                "training does not feel it there, whatever its weight.",
+                "training ignores it there, whatever its weight.",
                 "Take .detach(), .item(), torch.no_grad() and the like out of it, and draw samples "
                 "by rsample().",
             )
@@ -64,7 +64,7 @@ def _of_order(audit: LossAudit) -> Iterator[Finding]:
     if audit.order != ROLES:
         yield Finding(
             "order",
-            f"The arguments make sense in the order ({', '.join(audit.order)}), and were so read.",
+            f"The arguments make sense in the order ({', '.join(audit.order)}), and were read so.",
             f"Check that your training calls it so; elsewhere here the order is "
             f"({', '.join(ROLES)}).",
         )
@@ -79,7 +79,7 @@ def _of_signs(audit: LossAudit) -> Iterator[Finding]:
         yield Finding(
             "signs",
             "Error and KL are both rewarded, as in an ELBO, which is to be maximised.",
-            "Minimise minus it; all else said here is of that.",
+            "Minimise its negative; all else said here is about that.",
         )
 
 
@@ -91,22 +91,22 @@ _NO_BETA = {
     ),
     "other": Finding(
         "not-a-kl",
-        "What the loss does with the posterior is no multiple of the KL of a Gaussian, be its last "
-        "argument a log-variance, a log-std, a std, a variance, or what softplus makes one.",
+        "The posterior's term is not a multiple of a Gaussian's KL, whether its last argument is a "
+        "log-variance, a log-std, a std, a variance, or the input of a softplus.",
         "The KL is 0.5 * (mean^2 + exp(log_var) - 1 - log_var), summed over latents; check the "
         "order of the arguments too.",
     ),
     "no log": Finding(
         "no-log-term",
-        "The KL lacks its - log_var: what is left is least at a std of 0, not at the prior's, so "
-        "that no unit ever equals the prior and none counts as collapsed.",
-        "Take all of it: 0.5 * (mean^2 + exp(log_var) - 1 - log_var), summed over latents.",
+        "The KL lacks its - log_var: the rest is smallest at a std of 0, not at the prior's, so no "
+        "unit ever equals the prior and none counts as collapsed.",
+        "Use all of it: 0.5 * (mean^2 + exp(log_var) - 1 - log_var), summed over latents.",
     ),
 }
 """What is said of posterior terms of these kinds."""
 _SAMPLED = Finding(
     "not-a-kl",
-    "What the loss does with samples of the posterior is no multiple of a KL to a Gaussian prior.",
+    "The term in samples of the posterior is not a multiple of a KL to a Gaussian prior.",
     "With a mixture or another prior, state beta yourself: the onset is that of the reconstruction "
     "term, by posterior_collapse.onset.",
 )
@@ -119,21 +119,21 @@ def _of_kl(kl: KLReading, audit: LossAudit) -> Iterator[Finding]:
         yield Finding(
             "squared-capacity",
             f"The KL's distance from a capacity ({kl.floor:.4g} nats of {kl.whose}) is squared: "
-            "what a nat costs depends on how many are spent, and no one beta stands for it.",
+            "what a nat costs depends on how many are spent, so no single beta describes it.",
             "Take weight * (KL - capacity).abs(), or judge activity by information.",
         )
     elif kl.weight < 0 and not _both_turned(audit):
         yield Finding(
             "kl-sign",
             f"The KL is rewarded, not penalised: its weight is {kl.weight:.6g}.",
-            "Turn its sign: the loss is reconstruction error plus weight * KL.",
+            "Change its sign: the loss is reconstruction error plus weight * KL.",
         )
     elif kl.kind in ("free bits", "capacity"):
         yield from _of_floor(kl, audit)
     elif kl.weights is not None:
         yield Finding(
             "unit-weights",
-            f"Units have KL weights of their own, from {min(kl.weights):.6g} to "
+            f"Units have different KL weights, from {min(kl.weights):.6g} to "
             f"{max(kl.weights):.6g}: the cheapest live first, and longest.",
             "Read beta as that of the cheapest unit.",
         )
@@ -172,21 +172,21 @@ def _of_prior(kl: KLReading) -> Iterator[Finding]:
     if kl.spread not in ("log-variance", "std"):
         yield Finding(
             "last-argument",
-            f"The KL takes its last argument for a {kl.spread}.",
+            f"The KL reads its last argument as a {kl.spread}.",
             "Check that the encoder gives that, and that z is sampled with the std it means.",
         )
 
 
 def _of_reconstruction(audit: LossAudit, given: bool) -> Iterator[Finding]:
     reconstruction, turned = audit.reconstruction, _both_turned(audit)
-    by_it = "What is said here of your data goes by that."
-    seen = by_it if given else "Pass data= to see what it keeps of them."
+    by_it = "What is said here of your data takes that into account."
+    seen = by_it if given else "Pass data= to see how many units live."
     kind, weight, likelihood = reconstruction.kind, reconstruction.weight, reconstruction.likelihood
     if reconstruction.clipped:
         yield Finding(
             "clipped-output",
-            "The loss cuts reconstructions off where they leave a range, as clamp and relu do: no "
-            "gradient reaches the decoder from there. What is said here holds within.",
+            "The loss cuts off reconstructions outside a range, as clamp and relu do: no gradient "
+            "reaches the decoder from there. What is said here holds within the range.",
             "Clip what is shown, not what is trained, or end the decoder in a sigmoid.",
         )
     if kind == "none":
@@ -200,7 +200,7 @@ def _of_reconstruction(audit: LossAudit, given: bool) -> Iterator[Finding]:
             "masked-targets",
             f"On targets {reconstruction.masked} the error's weight differs from that on made-up "
             "ones, as under a mask of zeros, of missing values or of what exceeds a limit: no "
-            "beta * eta_dec^2 stands for it, and which units live goes by what the mask leaves.",
+            "beta * eta_dec^2 describes it, and which units live depends on what the mask leaves.",
             seen,
         )
     elif reconstruction.weights is not None:
@@ -219,14 +219,14 @@ def _of_reconstruction(audit: LossAudit, given: bool) -> Iterator[Finding]:
         yield Finding(
             "reconstruction-sign",
             f"The reconstruction error is rewarded: its weight is {weight:.6g}.",
-            "Turn its sign: minimise the error, or minus the log likelihood.",
+            "Change its sign: minimise the error, or minus the log likelihood.",
         )
     elif likelihood in DECODERS:
         yield Finding(
             likelihood,
             f"The decoder is {DECODERS[likelihood]}, and gives {reconstruction.link}: there is no "
-            "eta_dec, and which units live goes by the variance of the data in units of what this "
-            "likelihood tolerates.",
+            "eta_dec, and which units live depends on the variance of the data in units of this "
+            "likelihood's own noise.",
             by_it if given else "Forecast with the spec, which says so, or pass data=.",
         )
     elif kind == "absolute":
@@ -241,7 +241,7 @@ def _of_reconstruction(audit: LossAudit, given: bool) -> Iterator[Finding]:
         yield Finding(
             "multinomial",
             "Rows of these data are not one-hot, so that the cross-entropy counts classes, as a "
-            "multinomial does: which units live goes by the loss's own scores and curvature.",
+            "multinomial does: which units live depends on the loss's own scores and curvature.",
             by_it,
         )
     elif kind == "other":
@@ -310,7 +310,7 @@ def _of_means(audit: LossAudit) -> Iterator[Finding]:
     yield Finding(
         f"{over[0]}-and-{over[1]}",
         text,
-        f"Sum both: as it is the weight counts {times}-fold, unless a factor makes up for it.",
+        f"Sum both: as written, the weight counts {times}-fold, unless a factor makes up for it.",
     )
 
 

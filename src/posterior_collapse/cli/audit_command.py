@@ -49,12 +49,12 @@ def audit(
     latents: int = typer.Option(16, help="Latent units."),
     batch_size: int = typer.Option(8, help="Samples per batch, if reductions differ."),
     std: bool = typer.Option(False, "--std", help="The last argument is a std or a variance."),
-    beta: float | None = typer.Option(None, help="Beta as you think it is, to be compared."),
-    eta_dec: float = typer.Option(1.0, help="Decoder std as you think it is."),
-    active: int | None = typer.Option(None, help="Advise on keeping this many units."),
+    beta: float | None = typer.Option(None, help="Beta that you expect, to compare."),
+    eta_dec: float = typer.Option(1.0, help="Decoder std that you expect."),
+    active: int | None = typer.Option(None, help="Advise how to keep this many units."),
     as_json: AsJson = False,
 ) -> None:
-    """Say what beta a loss function really has, by calling it; with data what it keeps of them."""
+    """Say what beta a loss function really has, by calling it; with data, how many units live."""
     dataset = None if data is None else options.load_data(data, "vae", named)
     if features is not None:
         shape = options.numbers("--features", features, int, parted=",")
@@ -123,12 +123,14 @@ def effective_beta(
     latents: int = typer.Option(16, help="Latent units."),
     batch_size: int | None = typer.Option(None, help="Samples per batch, if reductions differ."),
     reconstruction_batch: str = typer.Option(
-        "mean", help="Reconstruction over the batch.", autocompletion=REDUCTIONS
+        "mean", help="Reconstruction: sum or mean over the batch.", autocompletion=REDUCTIONS
     ),
-    kl_batch: str = typer.Option("mean", help="KL over the batch.", autocompletion=REDUCTIONS),
+    kl_batch: str = typer.Option(
+        "mean", help="KL: sum or mean over the batch.", autocompletion=REDUCTIONS
+    ),
     as_json: AsJson = False,
 ) -> None:
-    """Say what beta a loss has, from how it is written; then forecast with it."""
+    """Say what beta a loss has, from a description of it; with data, forecast with it."""
     from posterior_collapse import theory
     from posterior_collapse.specs import VAESpec
 

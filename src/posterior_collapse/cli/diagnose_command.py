@@ -33,33 +33,33 @@ def diagnose(
     source: Path = typer.Argument(
         help="Folder of a run or of a sweep (of collapse train or pc.sweep), or a file (.npz, "
         ".safetensors, .pt, .h5) with the arrays mean (or mu) and std, var or log_var (or logvar), "
-        "perhaps prior_mean, prior_std and data."
+        "optionally prior_mean, prior_std and data."
     ),
     data: str | None = typer.Option(
         None, help="Rows to diagnose on: a name or a file (default: those trained on)."
     ),
     given: str | None = typer.Option(None, help="With --data: the file with the condition x."),
     split: str | None = typer.Option(
-        None, help="Of a run's data: train or test (default: as trained on)."
+        None, help="Split of a run's data: train or test (default: as in training)."
     ),
     importance_samples: int = typer.Option(
         0,
         min=0,
-        help="Of a run: samples per row for its log-likelihood (0: where it is exact).",
+        help="For a run: samples per row for its log-likelihood (0: only if exact).",
     ),
     device: Device = None,
-    beta: str | None = typer.Option(None, help="Of arrays: what the model was trained with."),
-    eta_dec: str | None = typer.Option(None, help="Of arrays: the decoder std, or 'learned'."),
-    epsilon: float = typer.Option(0.01, help="KL in nats of (eps, delta)-collapse."),
-    delta: float = typer.Option(0.05, help="Share of rows of (eps, delta)-collapse."),
-    seed: int = typer.Option(0, min=0, help="Of all samples."),
+    beta: str | None = typer.Option(None, help="For arrays: beta of the trained model."),
+    eta_dec: str | None = typer.Option(None, help="For arrays: the decoder std, or 'learned'."),
+    epsilon: float = typer.Option(0.01, help="eps of (eps, delta)-collapse: a KL in nats."),
+    delta: float = typer.Option(0.05, help="delta of (eps, delta)-collapse: a share of rows."),
+    seed: int = typer.Option(0, min=0, help="Seed of all sampling."),
     plot: Path | None = typer.Option(None, help="Write the figure to a .png, .pdf or .svg."),
     html: Path | None = typer.Option(None, help="Write a page to look at to an .html file."),
     as_json: AsJson = False,
 ) -> None:
     """Say which units of a trained model collapsed, whether that is optimal, and what to change.
 
-    How the data are read is as when the model was trained, unless it is said.
+    Data are read as in training, unless an option says otherwise.
     """
     is_run = os.path.isdir(source)
     unread = () if is_run or data is not None else (*OF_ROWS, "given")

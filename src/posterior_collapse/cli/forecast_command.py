@@ -38,9 +38,9 @@ def forecast(
     named: DataOptions,
     hyperparameters: SpecOptions,
     network: bool = typer.Option(
-        False, "--network", help="Say as well how few units a network keeps (takes seconds)."
+        False, "--network", help="Say also how few units a network keeps (takes seconds)."
     ),
-    active: int | None = typer.Option(None, help="Advise on keeping this many units."),
+    active: int | None = typer.Option(None, help="Advise how to keep this many units."),
     cross_fit: int | None = typer.Option(
         None, help="Measure what x explains of y out of sample, with this many folds."
     ),
@@ -53,7 +53,7 @@ def forecast(
 ) -> None:
     """Say from the data alone which latent units will collapse, why, and what to change.
 
-    Of several values of beta, eta_dec, ... each is forecast, a row for each.
+    Several values of beta, eta_dec, ... are forecast one by one, a row for each.
     """
     kind = named.kind(hyperparameters.model)
     found = options.swept(
@@ -113,7 +113,7 @@ def _print_several(
         return
     typer.echo(f"{dataset.name}: {dataset.note}")
     Console(width=options.LEAST_WIDTH).print(report.forecasts_table(results))
-    typer.echo("possible: units that would live, were there enough.")
+    typer.echo("possible: units that would live if there were enough.")
 
 
 def print_forecast(
@@ -261,7 +261,7 @@ def explore(
 ) -> None:
     """Write a page whose sliders say which units live at every beta, eta_dec and size.
 
-    It starts from the hyperparameters given, and needs neither network nor package to be looked at.
+    The page starts from the hyperparameters given. It opens in any browser, offline.
     """
     from posterior_collapse import report, theory
 

@@ -96,7 +96,9 @@ Device = Annotated[
 ]
 Scheduler = Annotated[
     str | None,
-    Option(help="ADDRESS of a Dask scheduler, whose workers compute; local:N: N processes here."),
+    Option(
+        help="Address of a Dask scheduler whose workers compute; local:N starts N processes here."
+    ),
 ]
 AsJson = Annotated[bool, Option("--json", help="Print JSON (null: no finite value).")]
 STD = among(lambda: ("learned", "shared", "input"))
@@ -112,16 +114,16 @@ class ReadingOptions:
     header: bool | None = Option(
         None,
         "--header/--no-header",
-        help="Whether the first row of a .csv or .tsv is a header (default: told from rows).",
+        help="Whether the first row of a .csv or .tsv is a header (default: detected).",
     )
     columns: str | None = Option(
-        None, help="Features by name: a,b; of an array 1,2,... (default: all columns)."
+        None, help="Columns to use: a,b; of an array 1,2,... (default: all)."
     )
     drop: str | None = Option(None, help="Columns to leave out: a,b.")
     label_column: str | None = Option(
         None, help="Column of a table's labels (default: label, if there is one)."
     )
-    key: str | None = Option(None, help="The array that is meant, of a file with several.")
+    key: str | None = Option(None, help="Which array to read, of a file with several.")
     standardize: bool = Option(
         False, "--standardize", help="Bring every column to mean 0, std 1 (eta_dec is in stds)."
     )
@@ -164,11 +166,9 @@ class NumberOptions:
     """Hyperparameters as text: commas part the values of runs, colons the levels of one value."""
 
     panel: ClassVar = "Numbers (commas part runs, colons the levels or units of one)"
-    beta: str | None = Option(
-        None, help="Weight of the KL: 0.5,1,2; for hvae of z1:z2 (default: 1)."
-    )
-    beta_1: str | None = Option(None, help="For hvae: of z1 alone.")
-    beta_2: str | None = Option(None, help="For hvae: of z2 alone.")
+    beta: str | None = Option(None, help="Weight of the KL: 0.5,1,2; for hvae z1:z2 (default: 1).")
+    beta_1: str | None = Option(None, help="For hvae: beta of z1 alone.")
+    beta_2: str | None = Option(None, help="For hvae: beta of z2 alone.")
     eta_dec: str = Option("1", help="Decoder std in data units, or 'learned'.", autocompletion=STD)
     eta_enc: str = Option("1", help="Prior std.")
     sigma: str | None = Option(
@@ -176,9 +176,11 @@ class NumberOptions:
         help="Posterior std: learned (default), shared, input, a number, or one per unit: 0.5:1:1.",
         autocompletion=STD,
     )
-    sigma_1: str | None = Option(None, help="For hvae: of z1 (default: 1).", autocompletion=STD)
+    sigma_1: str | None = Option(
+        None, help="For hvae: posterior std of z1 (default: 1).", autocompletion=STD
+    )
     sigma_2: str | None = Option(
-        None, help="For hvae: of z2 (default: learned).", autocompletion=STD
+        None, help="For hvae: posterior std of z2 (default: learned).", autocompletion=STD
     )
 
     def texts(self) -> dict[str, str | None]:
@@ -198,14 +200,14 @@ class ModelOptions:
         help="vae, cvae or hvae (default: cvae with --task or --given, else vae).",
         autocompletion=among(lambda: ("vae", "cvae", "hvae")),
     )
-    latents: str = Option("16", help="Latent units; for hvae of z1:z2.")
+    latents: str = Option("16", help="Latent units; for hvae z1:z2.")
     likelihood: str = Option(
         "gaussian",
         help="gaussian, bernoulli, poisson, negative-binomial or categorical.",
         autocompletion=among(likelihoods),
     )
     dispersion: str = Option(
-        "learned", help="r of a negative binomial, of variance m + m^2/r.", autocompletion=STD
+        "learned", help="r of a negative binomial (variance m + m^2/r).", autocompletion=STD
     )
 
     def law(self) -> dict[str, str]:
@@ -217,8 +219,8 @@ class ModelOptions:
 class SpecOptions(NumberOptions, ModelOptions):
     """The hyperparameters."""
 
-    panel: ClassVar = "Model (commas part runs, colons levels)"
-    beta: str | None = Option("1", help="Weight of the KL, or several: 0.5,1,2; for hvae of z1:z2.")
+    panel: ClassVar = "Model (commas separate runs, colons levels)"
+    beta: str | None = Option("1", help="Weight of the KL, or several: 0.5,1,2; for hvae z1:z2.")
     eta_enc: str = Option("1.0", help="Prior std.")
     biases: bool = Option(True, help="Whether the model has biases (central moments).")
 
@@ -241,10 +243,12 @@ class NetworkOptions(ModelOptions):
     hidden: str | None = Option(None, help="Widths of the hidden layers, e.g. 256,128.")
     channels: str | None = Option(None, help="Channels of the convolutions, e.g. 32,16.")
     activation: str | None = Option(
-        None, help="Between layers, e.g. relu, tanh, silu.", autocompletion=among(_activations)
+        None,
+        help="Activation between layers, e.g. relu, tanh, silu.",
+        autocompletion=among(_activations),
     )
-    dropout: float | None = Option(None, help="Rate after each hidden layer.")
-    initial_std: float | None = Option(None, help="Of initial weights (default: torch's).")
+    dropout: float | None = Option(None, help="Dropout rate after each hidden layer.")
+    initial_std: float | None = Option(None, help="Std of initial weights (default: torch's).")
     biases: bool = Option(True, help="Whether a linear model has biases.")
 
     def networks(self, context: typer.Context, is_linear: bool) -> Architecture:

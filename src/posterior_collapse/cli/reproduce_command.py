@@ -190,7 +190,7 @@ def verify(
     seed: int = typer.Option(0, min=0, help="Seed of problems and starts."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
-    """Minimise the exact objective from random starts and set theory beside what is found.
+    """Minimise the exact objective from random starts and compare the minimum with theory.
 
     Exit status 1 if any problem differs.
     """

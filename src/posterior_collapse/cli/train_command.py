@@ -49,9 +49,9 @@ class SweptOptions(NumberOptions):
     """All that can be swept over."""
 
     panel: ClassVar = "Numbers to sweep over"
-    learning_rate: str = Option("0.001", help="Of the optimiser (or --lr).")
-    clip: str | None = Option(None, help="Bound of the gradient's norm.")
-    seed: str = Option("0", help="Of initialisation, data order and noise.")
+    learning_rate: str = Option("0.001", help="Learning rate (or --lr).")
+    clip: str | None = Option(None, help="Largest norm of the gradient.")
+    seed: str = Option("0", help="Seed of initialisation, data order and noise.")
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ class TrainingOptions:
     )
     convention: str = Option(
         "elbo",
-        help="Of the loss: elbo, reference or twice.",
+        help="Convention of the loss: elbo, reference or twice.",
         autocompletion=among(lambda: ("elbo", "reference", "twice")),
     )
-    patience: int | None = Option(None, help="Stop after so many epochs without gain.")
+    patience: int | None = Option(None, help="Stop after this many epochs without improvement.")
     exact: bool = Option(False, "--exact", help="Linear models: integrate the noise out.")
     from_forecast: bool = Option(
         False, "--from-forecast", help="Linear models: start at the closed-form optimum."
@@ -92,9 +92,9 @@ class RemedyOptions:
 
     panel: ClassVar = "Against collapse"
     warm_up: int = Option(0, help="Epochs over which beta rises from 0.")
-    cycles: int | None = Option(None, help="Cycles of annealing of beta.")
-    free_bits: float | None = Option(None, help="KL in nats that each unit has for free.")
-    capacity: str | None = Option(None, help="Target KL in nats; for hvae of z1:z2.")
+    cycles: int | None = Option(None, help="Number of cycles of beta annealing.")
+    free_bits: float | None = Option(None, help="KL in nats that is free for each unit.")
+    capacity: str | None = Option(None, help="Target KL in nats; for hvae z1:z2.")
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class OutputOptions:
     out: Path | None = Option(
         None, help="New folder for the run or sweep (default: runs/ and a name)."
     )
-    resume: Path | None = Option(None, help="Go on with the run or sweep in this folder.")
+    resume: Path | None = Option(None, help="Resume the run or sweep in this folder.")
     checkpoint_every: int = Option(1, help="Epochs between checkpoints.")
     tensorboard: bool = Option(False, "--tensorboard", help="Write TensorBoard events too.")
     html: Path | None = Option(None, help="Write a page on the run or sweep to an .html file.")
@@ -124,15 +124,15 @@ def train(
     output: OutputOptions,
     data: Annotated[str | None, SOURCE] = None,
 ) -> None:
-    """Train a model, or several at once, and set what came out beside the forecast.
+    """Train a model, or several at once, and compare what came out with the forecast.
 
-    Commas part the values of what can be swept over: all their combinations
-    train, each with a folder of its own, those of one seed together as one
-    vectorised run that sees the data in one order.
-    Colons part the levels (or units) of one value: --model hvae
+    Commas separate the values of a sweep. All combinations are trained, each
+    in its own folder; those of one seed train together, as one vectorised run
+    that sees the data in one order.
+    Colons separate the levels (or units) of one value: --model hvae
     --beta 1:2,1:4 are two runs, as are --beta-1 1 --beta-2 2,4.
 
-    A killed command goes on exactly with collapse train --resume FOLDER.
+    collapse train --resume FOLDER resumes a killed command exactly.
     """
     from posterior_collapse.clusters import connected
 

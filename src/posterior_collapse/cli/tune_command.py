@@ -35,7 +35,7 @@ class KeptOptions(NumberOptions):
     """The hyperparameters that stay, and beta where the number of latents is tuned."""
 
     panel: ClassVar = "Numbers"
-    beta: str | None = Option("1", help="Weight of the KL, for --tune latents; for hvae of z1:z2.")
+    beta: str | None = Option("1", help="Weight of the KL, for --tune latents; for hvae z1:z2.")
     eta_enc: str = Option("1.0", help="Prior std.")
 
 
@@ -48,7 +48,7 @@ class TrainingOptions:
     epochs: int | None = Option(None, help="Passes over the data, instead of steps.")
     learning_rate: float | None = Option(None, help="Of the optimiser, or --lr (default: 0.003).")
     batch_size: int | None = Option(None, help="Samples per step (default: 128).")
-    clip: float | None = Option(None, help="Bound of the gradient's norm.")
+    clip: float | None = Option(None, help="Largest norm of the gradient.")
     seed: int | None = Option(None, help="The first of the seeds (default: 0).")
     device: Device = None
 
@@ -64,29 +64,29 @@ def tune(
     active: int | None = Option(None, help="Units to keep (default: all)."),
     level: int | None = Option(
         None,
-        help="For hvae: whose units, 1 or 2, by its own beta (default: 2, which collapses first).",
+        help="For hvae: level to keep, 1 or 2, by its beta (default: 2, which collapses first).",
     ),
     tuned: str = Option(
         "beta",
         "--tune",
-        help="beta, or latents: the most of which none collapses.",
+        help="What to tune: beta, or latents (the most of which none collapses).",
         autocompletion=among(lambda: ("beta", "latents")),
     ),
-    seeds: int = Option(3, min=1, help="Seeds that have to agree."),
+    seeds: int = Option(3, min=1, help="Number of seeds that have to agree."),
     exact: bool = Option(False, "--exact", help="Linear models: integrate the noise out."),
     out: Path | None = Option(
-        None, help="Folder that keeps the runs; the same command again goes on where it stopped."
+        None, help="Folder that keeps the runs; the same command resumes there."
     ),
     scheduler: Scheduler = None,
     plot: Path | None = Option(None, help="Write the curve to a .png, .pdf or .svg."),
     html: Path | None = Option(None, help="Write a page of it to an .html file."),
     as_json: AsJson = False,
 ) -> None:
-    """Find the beta with which this network keeps so many units, by training it.
+    """Find the beta with which your network keeps as many units as you want, by training it.
 
     collapse forecast counts what a linear model keeps; a network keeps fewer.
-    So networks of many betas train together, placed by theory, on several
-    seeds, and their units are counted, at the end and at half of training.
+    So this trains networks together, at betas chosen by theory and from
+    several seeds, and counts their units at the end and halfway.
     """
     from posterior_collapse.data.samples import read
     from posterior_collapse.runs.goal import Goal, Theory

@@ -117,7 +117,7 @@ def _overfits(gap: float) -> Finding:
     return Finding(
         "overfits",
         f"The loss on these rows is {gap:.3g} nats higher than on those the model was trained on: "
-        "it has learned what these do not share.",
+        "it has learned details that these do not share.",
         "Stop earlier (validation= with patience=), train on more rows, or with a smaller network, "
         "before you change anything else.",
     )
@@ -128,8 +128,8 @@ def _unsettled(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator
         return
     yield Finding(
         "still-settling",
-        f"{level.n_active} active units{_name(found, number)} move along "
-        f"{count_of(level.directions, 'direction')} only: they are still settling.",
+        f"{level.n_active} active units{_name(found, number)} vary along only "
+        f"{count_of(level.directions, 'direction')}: they are still settling.",
         "Train on until the two counts agree before you count units, or change their number.",
     )
 
@@ -234,8 +234,8 @@ def _undecided(found: Diagnosis, number: int) -> Finding:
     spec = found.spec
     if level.n_active and spec is not None and not isinstance(spec.sigma_levels[number - 1], str):
         action += (
-            " At the optimum of a fixed sigma t is 1 itself, which no number of rows tells from a "
-            "little more."
+            " At the optimum with a fixed sigma t is exactly 1, which no number of rows can tell "
+            "from a little more."
         )
     return Finding("undecided", f"{what}: {why}.", action)
 

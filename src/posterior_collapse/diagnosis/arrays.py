@@ -56,17 +56,17 @@ def diagnose_arrays(
 ) -> Diagnosis:
     """Say what each latent unit does, from the posteriors of some rows.
 
-    Arrays are NumPy's, or tensors of torch on any device. What a decoder does with the units, and
-    hence whether a collapse is optimal, `diagnose` tells from the model itself.
+    Arrays are NumPy's, or tensors of torch on any device. Whether a collapse is
+    optimal depends on the decoder: `diagnose` tells it from the model itself.
 
     Args:
         mean: Posterior mean of each row and unit, (rows, units).
         std: Posterior std, of a shape that broadcasts to the mean's.
         log_var: Instead of `std`, the log of its square, in nats.
         var: Instead of `std`, its square, as scvi-tools returns it.
-        prior_mean: Of a shape that broadcasts. Where it or the std differs from row to row, as a
-            learned prior's does, information, Var E[z|x] and the stds are of z less the prior's
-            mean over its std: of what the posterior knows beyond the prior.
+        prior_mean: Of a shape that broadcasts. If it or the prior's std differs from row to row,
+            as a learned prior's does, information, Var E[z|x] and the stds are those of (z - prior
+            mean) / prior std: of what the posterior knows beyond the prior.
         prior_std: Likewise; None: `eta_enc` of the spec, else 1.
         data: What the model was trained on, for a forecast: as for `forecast`.
         spec: The hyperparameters it was trained with, of one latent level.

@@ -53,7 +53,7 @@ _WORDS: dict[Conclusion, str] = {
     "signal-unclaimed": "signal is left unclaimed: the optimiser failed, not the objective",
     "collapse-optimal": "this collapse is optimal, what the objective asks for",
     "more-units-pay": "every unit is used and more units would pay",
-    "nothing-to-do": "every unit is used and one more would tell no more of x",
+    "nothing-to-do": "every unit is used and one more would carry no more of x",
 }
 
 
@@ -220,17 +220,17 @@ def count_of(count: int, name: str) -> str:
 
 
 def gain_in_words(found: Diagnosis, at: int) -> str:
-    """Return what one more unit of a level would buy, as a clause; nothing where it is nothing."""
+    """Return what one more unit of a level would gain, as a clause; nothing where it is nothing."""
     gain = found.gains[at]
     if math.isnan(gain.nats) or gain.nats <= max(NOTHING, gain.worth * NOTHING):
         return ""
     error = f" \u00b1 {gain.error:.1g}" if gain.error >= 0.05 * gain.nats else ""
-    text = f"one more unit would buy about {gain.nats:.2g}{error} nats"
+    text = f"one more unit would lower the loss by about {gain.nats:.2g}{error} nats"
     spec = found.spec if found.likelihood not in (None, "gaussian") else None
     if spec is not None and gain.nats > float(unit_gain(spec, FAR, level=at + 1)):
         # It rests on a curvature that is another where the unit would lead to.
-        text = f"one more unit would buy up to about {gain.nats:.2g} nats, a rough upper guess far "
-        text += "from the optimum"
+        text = f"one more unit would lower the loss by up to about {gain.nats:.2g} nats, a rough "
+        text += "upper guess far from the optimum"
     if gain.parts > 1:
         text += f", used differently in {gain.parts} parts of latent space"
     if gain.nats <= gain.worth:
@@ -245,7 +245,7 @@ def what_decides(found: Diagnosis, at: int) -> str:
     if in_parts_only(found, at):
         return gain_in_words(found, at)
     if leaves_out(found, at) and not found.undecided_units[at]:
-        return "of some outputs, far from their best, t knows nothing"
+        return "t ignores some outputs, which are far from their best"
     rows = rows_to_decide(found.signal[at], found.signal_error[at], found.n)
     if rows is None:
         return "100 times as many rows might not tell"
@@ -299,7 +299,7 @@ def verdict(found: Diagnosis, conclusions: Sequence[Conclusion]) -> tuple[Conclu
         if overfit(found):
             sentence = f"The model overfits: {sentence}"
         elif excess and (conclusion != "signal-unclaimed" or is_worse_than_none(found)):
-            sentence = f"Training has not arrived: {sentence}"
+            sentence = f"Training has not converged: {sentence}"
         if is_attainable(found.forecast):
             lower = f", at a loss {excess:.3g} nats lower" if excess else ""
             others = ", or other numbers at the same loss" * found.forecast.undetermined
@@ -330,7 +330,7 @@ def verdict_parts(found: Diagnosis) -> tuple[str, str]:
 def _overall(found: Diagnosis, conclusions: Sequence[Conclusion]) -> tuple[Conclusion, str]:
     """The model's conclusion, and the clause that says it."""
     if has_diverged(found):
-        return "diverged", ": the posterior has diverged, and of collapse nothing can be said"
+        return "diverged", ": the posterior has diverged, so nothing can be said of collapse"
     if has_other_noise(found):
         what = "the decoder was trained with less noise than the posterior states"
         return "undecided", f": whether that is optimal is undecided ({what})"
@@ -350,11 +350,11 @@ def _overall(found: Diagnosis, conclusions: Sequence[Conclusion]) -> tuple[Concl
         if conclusion == "nothing-to-do" and found.signal[at] > 1 + ROUNDING:
             words = "every unit is used and one more is not worth it"
         if conclusion == "signal-unclaimed" and (is_worse_than_none(found) or overfit(found)):
-            words = "as it stands signal is left unclaimed"
+            words = "as it stands, signal is left unclaimed"
         if conclusion == "collapse-optimal" and (excess_loss(found) or keeps_too_many(found)):
             words = "no signal is left for the collapsed units"
         if conclusion == "more-units-pay" and excess_loss(found):
-            words = "as it stands every unit is used, and what is unexplained would pay for more"
+            words = "as it stands, every unit is used, and what is unexplained would pay for more"
         bought = gain_in_words(found, at)
         return conclusion, f": {words} ({_signal(found, at)}{'; ' * bool(bought)}{bought})"
     return _without_certificate(found)

@@ -37,8 +37,8 @@ from posterior_collapse.theory import Forecast
 from posterior_collapse.theory.thresholds import AT_OPTIMUM, ROUNDING, unit_gain
 
 EVIDENCE = (
-    "t is what one more unit would gain that the decoder adds linearly: of other decoders strong "
-    "evidence, no proof"
+    "t is about one more unit that the decoder uses linearly: for other decoders it is strong "
+    "evidence, not proof"
 )
 
 
@@ -61,24 +61,24 @@ def diagnose(
     Linear models are measured with the noise integrated out, all others by samples of their
     posterior. The data are read once, a batch at a time (twice with `importance_samples`); memory
     does not grow with them. The decoder may return any `torch.distributions.Distribution` of single
-    features: whether a collapse is optimal is told in the noise that its likelihood tolerates.
+    features: whether a collapse is optimal is judged in units of its likelihood's own noise.
 
     Args:
         model: Any `LatentModel`, on any device, or what `fit` returned; modules are put into
             evaluation mode meanwhile.
         data: Array (samples, features) or (samples, ...) for images, data frame, sparse matrix,
             pair (x, y), `Dataset`, torch Dataset or DataLoader, Hugging Face dataset, or batches;
-            labels beside x are no target, but the condition of a conditional model.
-        spec: The objective, where the model's own spec is not what it was trained with. A
-            likelihood that is not Gaussian counts whichever of the two specs has it.
-        samples: Samples of each row's posterior that show what upper levels know of x; even.
-        importance_samples: Per row, for the log-likelihood; 0: none, but where it is exact.
-        seed: Of all that is random: same seed, same numbers.
+            labels beside x are not a target, but the condition of a conditional model.
+        spec: The objective, if the model was trained with another than its own spec says. A
+            likelihood that is not Gaussian counts, whichever of the two specs has it.
+        samples: Samples of each row's posterior, for what upper levels know of x; an even number.
+        importance_samples: Per row, for the log-likelihood; 0: only where it is exact.
+        seed: Seed of all that is random: same seed, same numbers.
         batch_size: Rows at a time.
         epsilon: KL in nats of (eps, delta)-collapse.
         delta: Share of rows of (eps, delta)-collapse.
         effects: Most units of a level whose effect on the decoder is measured, each by decoding
-            again; None: as many as is cheap where decoding is.
+            again; None: as many as stay cheap.
         progress: Show a count of rows on stderr.
 
     Raises:

@@ -1,4 +1,4 @@
-"""From what is left unexplained to t, what one more unit would buy in nats, and how many pay."""
+"""From what is left unexplained to t, what one more unit would gain in nats, and how many pay."""
 
 from __future__ import annotations
 

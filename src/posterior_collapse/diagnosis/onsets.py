@@ -42,12 +42,12 @@ SEED = 0
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Onset(Record):
-    """Where a loss lets the first unit live, and what each mode of the data is worth.
+    """Where a loss lets the first unit live, and below which beta each mode of the data does.
 
     Attributes:
-        ratios: What each mode is worth, (modes,), descending, in units of the loss: the beta below
-            which it earns a unit near the onset. For a Gaussian `theta_i^2 / eta_dec^2`.
-        output: The constant output that the loss likes best, of the output's shape; with a
+        ratios: The beta below which each mode earns a unit, near the onset: (modes,), descending,
+            in units of the loss. For a Gaussian `theta_i^2 / eta_dec^2`.
+        output: The constant output of least loss, of the output's shape; with a
             condition one for each row. NaN where none is best, of data that are all alike.
         loss: Mean loss per row there.
         notes: Other outputs that are best nearby, and what was left out.
@@ -62,7 +62,7 @@ class Onset(Record):
 
     @property
     def beta(self) -> float:
-        """The onset: above it no unit gains by a small step from collapse, below it some do."""
+        """The onset: above it no small step from collapse lowers the loss, below it some do."""
         return float(self.ratios.max(initial=0.0))
 
     def __repr__(self) -> str:
@@ -82,18 +82,18 @@ def onset(
 ) -> Onset:
     """Return the beta above which total collapse of a VAE is a local optimum, for any smooth loss.
 
-    It holds for every network, encoder and posterior: of `loss + beta KL` the collapsed state is
+    It holds for every network, encoder and posterior: the collapsed state of `loss + beta KL` is
     unstable exactly below it. `ratios` count units near the onset only.
 
     Args:
-        loss: `loss(output, y)` of a batch in torch, of one number for each row, or of their mean or
+        loss: `loss(output, y)` of a batch in torch: one number for each row, or their mean or
             sum. Means over features, weights and constants are part of it: the onset is in its
             units, to be compared with the factor of a KL that is summed over units.
         y: Targets, (rows, ...): an array or tensor, a `Dataset`, or a loader. Whole numbers stay
-            what they are where outputs have another shape; else the loss gets float64.
-        x: A condition, (rows, features), if the decoder is given one: then units are asked for what
-            the best output that is linear in x (a generalised linear model) leaves unexplained; a
-            decoder that explains more of y by x has a lower onset.
+            integers if outputs have another shape; otherwise the loss gets float64.
+        x: A condition, (rows, features), if the decoder is given one: then only what the best
+            output linear in x (a generalised linear model) leaves unexplained counts; a decoder
+            that explains more of y by x has a lower onset.
         output_shape: Shape of one row's output, if it is not that of y: `(classes, positions)` for
             `cross_entropy` of class numbers.
 

@@ -96,7 +96,7 @@ class LevelDiagnosis(Record):
             `information`.
         status: "active" (carries information on x), "noise" (follows the noise that was injected
             below and knows nothing of x), "collapsed" (follows nothing) or "diverged" (its KL or
-            std is beyond all that training aims at, and nothing else is said of it).
+            std has exploded, and nothing else is said of it).
         mean_variance: Var_x(E[z_i|x]), in latent units squared.
         mean_variance_error: Standard error of `mean_variance`; NaN from two rows.
         directions: Number of directions in latent space along which means tell as much of x as an
@@ -168,7 +168,7 @@ class LevelDiagnosis(Record):
 
 @dataclass(frozen=True)
 class Gain(Record):
-    """What one more unit of a level would buy, in nats per row.
+    """What one more unit of a level would gain, in nats per row.
 
     Attributes:
         nats: Over the number of parts of latent space that shows the most; about, of networks
@@ -223,7 +223,7 @@ class Diagnosis(Viewed):
             of these very rows. Empty where it is not known.
         signal_error: Standard errors of `signal`, from the number of rows; 0 where it is not above
             1 and a linear model is at the optimum of these very rows.
-        gains: Per level, what one more unit would buy.
+        gains: Per level, what one more unit would gain.
         paying_units: Per level, how many more units would surely pay, each by itself, and know
             something of x: two errors below their signal it is above 1 and worth a unit.
         undecided_units: Per level, how many more units may pay or not: within two errors.
@@ -286,7 +286,7 @@ class Diagnosis(Viewed):
 
     @property
     def gain(self) -> float | None:
-        """What one more unit would buy, in nats per row, at the level where it buys most."""
+        """What one more unit would gain, in nats per row, at the level where it gains most."""
         return self._best.nats if self.gains else None
 
     @property

@@ -214,7 +214,7 @@ def near_count(what: str, pairs: Iterable[Pair]) -> Check:
     Example:
         >>> pairs = [Pair("beta = 1", 5.2, 6), Pair("beta = 2", 0, 3)]
         >>> near_count("Active units", pairs).text
-        'Active units: within 1 of theory at 1 of 2 settings; farthest at beta = 2: 0 for 3.'
+        'Active units: within 1 of theory at 1 of 2 settings; farthest at beta = 2: 0, theory 3.'
     """
     return _near(what, "1", [(abs(p.found - p.theory) / ONE_UNIT, p) for p in pairs])
 
@@ -298,7 +298,7 @@ def _near(what: str, within: str, off: Sequence[tuple[float, Pair]]) -> Check:
     text = f"{what}: within {within} of theory at {good} of {len(off)} settings"
     if good < len(off):
         _, worst = max(off, key=lambda pair: pair[0])
-        text += f"; farthest at {worst.at}: {_told(worst.found)} for {_told(worst.theory)}"
+        text += f"; farthest at {worst.at}: {_told(worst.found)}, theory {_told(worst.theory)}"
     return Check(good == len(off), f"{text}.", "numbers")
 
 

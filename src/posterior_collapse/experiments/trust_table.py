@@ -26,7 +26,7 @@ ABOVE = "the least of their losses less the collapsed (nats)"
 DEEP = "hidden layers"
 """In the names of networks of several."""
 ONSET = "the beta of total collapse"
-BRACKET = "between how many units a network keeps (`--network`)"
+BRACKET = "how many units a network keeps: the bracket of `--network`"
 SAYS = "the diagnosis says: one more unit"
 FEW = 4
 """Networks up to which each is named."""
@@ -50,7 +50,7 @@ def _groups(found: Results, table: str) -> dict[str, Records]:
         "networks of other data": [r for r in others if DEEP not in r["network"]],
         "deeper networks": [r for r in (*beside, *others) if DEEP in r["network"]],
         "a convolutional network": _records(found, CONVOLUTIONAL, table),
-        "a linear model, of which theory is exact": [r for r in study if _is_linear(r)],
+        "a linear model, for which theory is exact": [r for r in study if _is_linear(r)],
     }
     return {name: records for name, records in groups.items() if records}
 
@@ -60,7 +60,7 @@ def headlines(found: Results) -> Table:
     onsets, units = (list(_groups(found, of).items()) for of in ("onset", "units"))
     rows = list[list[str]]()
     for groups, what, held in (
-        (onsets, "the beta above which all collapses", _onsets_held),
+        (onsets, "the beta above which all units collapse", _onsets_held),
         (units, BRACKET, _units_held),
     ):
         for deep, who in ((False, ""), (True, "; deeper networks, a cnn")):
@@ -73,16 +73,17 @@ def headlines(found: Results) -> Table:
             rows += [[f"{what}{who}", held(own)]] if own else []
     if said := {r[SAYS]: r for r in _records(found, "X3c", "confusion")}:
         told = [_told_of(said[answer]) for answer in ("pays", "does not pay")]
-        rows.append(["one more unit pays; or does not", "; ".join(told)])
+        rows.append(["one more unit pays, or does not", "; ".join(told)])
     for r in _records(found, "X3c", "gains"):
         if r["network"] == "all" and (sure := r["both told from 0"]):
             right = f"within a factor of 2 in {r['within a factor of 2']} of {sure} networks"
             rows.append(["by how many nats it pays", f"{right} where that can be told"])
     for r in _of_all_kinds(found):
-        text = f"seen in {r['recognised']} of {r['failed']} failures, {r['undecided']} undecided; "
-        text += f"wrongly said of {r['false alarms']} of {r['good']} good runs, "
+        text = f"recognised in {r['recognised']} of {r['failed']} failures, "
+        text += f"{r['undecided']} undecided; wrongly said of {r['false alarms']} of {r['good']} "
+        text += "good runs, "
         rows.append(["the optimiser failed", f"{text}{r['good, undecided']} undecided"])
-    return Table(["what is said", "how often it held"], rows)
+    return Table(["prediction", "how often it held"], rows)
 
 
 def _onsets_held(records: Records) -> str:
@@ -108,7 +109,7 @@ def _units_held(records: Records) -> str:
 CAUSES = {
     "start": "units do live there after a warm-up",
     "noise": "a unit brings less than the noise of training costs",
-    "kept up by noise": "noise keeps units up that bring nothing",
+    "kept up by noise": "noise keeps units active that bring nothing",
     "another optimum": "units live on at a lower loss than the collapsed",
     "not known": "not known",
 }
@@ -151,7 +152,7 @@ def summary(found: Results) -> Table:
         *_of_gain(_records(found, "X3c", "confusion"), _records(found, "X3c", "gains")),
         *_of_failures(_of_all_kinds(found)),
     ]
-    return Table(["what is said", "of what", "as measured"], rows)
+    return Table(["prediction", "tested on", "as measured"], rows)
 
 
 def _is_linear(record: Mapping[str, Any]) -> bool:
@@ -223,15 +224,16 @@ def _of_units(who: str, records: Records) -> Iterator[list[str]]:
         ratios = [r["KL / linear KL, median"] for r in own]
         text = (
             f"in the bracket in {inside:.0%}, within a unit of it in {near:.0%}; at most {above} "
-            f"above and {below} below; the bracket spans {_width(own):.1f} units on average. Kept "
-            f"{kept:.1f} on average where the linear optimum keeps {linear:.1f}"
+            f"above and {below} below; the bracket spans {_width(own):.1f} units on average. They "
+            f"keep {kept:.1f} units on average, the linear optimum {linear:.1f}"
         )
         more = [r for r in own if r["kept"] > r["kept by the linear optimum"]]
         if more and len(own) > 1:
             far = max(more, key=lambda r: r["kept"] - r["kept by the linear optimum"])
-            text += f" (more than it in {len(more)} of {len(own)} networks, {far['network']} the "
-            text += f"most: {far['kept']:.1f} for {far['kept by the linear optimum']:.1f})"
-        text += f"; {np.median(ratios):.1f} times its KL"
+            text += f" (more than it in {len(more)} of {len(own)} networks, most in "
+            text += f"{far['network']}: {far['kept']:.1f} against "
+            text += f"{far['kept by the linear optimum']:.1f})"
+        text += f"; their KL is {np.median(ratios):.1f} times the optimum's"
         if len(own) > 1:
             text += f" (median; {min(ratios):.1f} to {max(ratios):.1f} by network)"
         yield [
@@ -295,7 +297,7 @@ def _of_gain(confusion: Records, gains: Records) -> Iterator[list[str]]:
             yield [
                 "by how many nats one more unit pays",
                 f"{r['both told from 0']} of {r['pairs']} networks, where what was said and what "
-                "it brought are both told from 0",
+                "it brought both exceed 0 by two standard errors",
                 f"within a factor of 2 in {r['within a factor of 2']}; it brought "
                 f"{r['brought / said, median']:.1f} times what was said (median; in 10% less than "
                 f"{r['10%']:.1g} times, in 10% more than {r['90%']:.2g} times)",
@@ -303,8 +305,8 @@ def _of_gain(confusion: Records, gains: Records) -> Iterator[list[str]]:
             yield [
                 "by how many nats one more unit pays",
                 f"all {r['pairs']} networks",
-                f"in {r['said more than all units brought']} it was more than all units together "
-                "brought: such a number says nothing but that a unit pays",
+                f"in {r['said more than all units brought']} what was said is more than all units "
+                "together brought: such a number only says that a unit pays",
             ]
 
 

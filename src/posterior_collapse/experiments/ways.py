@@ -85,7 +85,7 @@ def least(
 
     Example:
         >>> print(least("NLL", "beta", {1: [2.0, 2.1], 2: [3.0, 3.2], 4: [2.2, 2.0]}, 1).text)
-        NLL is by theory least at beta = 1. Above that: 2: +1.05 ± 0.05; 4: +0.05 ± 0.15 (not sure).
+        NLL is by theory least at beta = 1. From there: 2: +1.05 ± 0.05; 4: +0.05 ± 0.15 (not sure).
     """
     sure_above, sure_below, told = [], [], []
     bias, others = too_high or {}, len(values) - 1
@@ -105,7 +105,7 @@ def least(
         told.append(f"{_at(setting)}: {rounded(mean):+.3g}{spread}{unsure}")
     agrees = True if all(sure_above) else False if any(sure_below) else None
     where = f"{name} = {_at(expected)}"
-    text = f"{what} is by theory least at {where}. Above that: {'; '.join(told)}."
+    text = f"{what} is by theory least at {where}. From there: {'; '.join(told)}."
     return Check(agrees, text)
 
 

@@ -39,7 +39,7 @@ def comparison_verdict(summary: Summary) -> str:
     """
     stopped, measured = str(summary.get("stopped", "finished")), summary["measured"]
     if _is_nothing(measured):
-        return f"Stopped, {stopped}: its posterior is no number any more, so nothing was measured."
+        return f"Stopped, {stopped}: its posterior is no longer finite, so nothing was measured."
     if stopped.startswith("non-finite"):
         return f"Stopped, {stopped}: the numbers are those of the last finite step."
     counts, forecast = f"{_counts(measured)} active", summary.get("forecast")

@@ -95,7 +95,7 @@ def _level_verdict(level: Level, units_below: int | None, hidden: float) -> str:
     if np.isnan(threshold):
         return text + "the loss is the same whether the level is used or not."
     if np.isinf(threshold) and units_below is not None and active + noise >= units_below:
-        return text + f"the level below has only {units_below} units to tell of."
+        return text + f"the level below has only {units_below} units to encode."
     if np.isinf(threshold):
         return text + "no variance of the data could keep it alive with these betas and sigmas."
     if variance == 0:

@@ -128,7 +128,7 @@ def sweep(
     from_forecast: bool = False,
     **options: Any,
 ) -> Sweep:
-    """Train a model per spec and set what came out beside the forecasts.
+    """Train a model per spec and compare what came out with the forecasts.
 
     Runs that differ in numbers only train together, at most 12 of a seed at a time: within one
     seed they share the order of the data, different seeds have different orders.
@@ -137,9 +137,9 @@ def sweep(
         specs: One per run; they may be of several sizes and models.
         data: As in `fit`.
         architecture: As in `fit`.
-        folder: Where finished runs are kept, each under a hash of all that decides what comes out,
-            the values of the data included. Those that are there are checked and not trained
-            again, and what was interrupted goes on. None: nothing is written.
+        folder: Where finished runs are kept, each under a hash of all that decides its result, the
+            values of the data included. Kept runs are checked and not trained again;
+            interrupted ones go on. None: nothing is written.
         client: A Client of dask.distributed: groups of runs train on the workers of its cluster,
             which need not see the folder. None: they train in this process. Processes that sweep
             on one folder share them.

@@ -182,22 +182,23 @@ def tune(
     exact: bool = False,
     **options: Any,
 ) -> Tuned:
-    """Find the spec that keeps so many units in this network, trained this way.
+    """Find the spec with which this network, trained this way, keeps so many units.
 
     The forecast counts what a linear model keeps; a network keeps fewer, and how many depends on
-    it. So betas between what theory says of the two (or the onset, where it only approximates) are
-    trained and counted. The same seed gives the same result, on one machine.
+    it. So networks train at betas between those that theory gives for the two (or up to the onset,
+    where it only approximates), and their units are counted. The same seed gives the same result,
+    on one machine.
 
     Args:
         data: As in `fit`.
-        spec: All but what is tuned stays.
+        spec: The spec to tune; all else in it stays.
         architecture: As in `fit`.
         active: Units to keep; None: all that the level has. Not with `tune="latents"`.
         tune: `"beta"`, of the level alone, or `"latents"`: at the spec's beta, the most latent
             units of which none collapses.
-        level: Of a hierarchy, whose units are to be kept, from 1; None: the last. It collapses
-            first, since it hears the data only through the others.
-        seeds: How many, from that of the settings on.
+        level: In a hierarchy, the level whose units are to be kept, from 1; None: the last, which
+            collapses first, since it sees the data only through the others.
+        seeds: Number of seeds, from that of the settings on.
         settings: How to train; None: 6,000 steps of Adam at 0.003. Where counts still fall, the
             last runs are twice as long.
         folder: Where finished runs are kept, as in `sweep`: tuning again with the same arguments

@@ -184,7 +184,7 @@ def _words(advice: Advice, modes: Modes, count: Count, spec: Spec) -> str:
     elif min(spec.dims) < reach:
         lines.append(f"That takes {reach} units at every level, and as many sigmas.")
     else:
-        lines.append("Turning beta, eta_dec or a sigma alone does not do it.")
+        lines.append("Changing beta, eta_dec or a sigma alone is not enough.")
     if 0 < now < units:
         lines.append(f"Or use {now}: the others carry nothing.")
     return " ".join(lines)

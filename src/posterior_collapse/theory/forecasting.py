@@ -218,14 +218,14 @@ def forecast(
     Args:
         data: Array (samples, features) or (samples, ...) for images, data frame, sparse matrix,
             pair (x, y), `Dataset`, torch Dataset or DataLoader, Hugging Face dataset, or batches;
-            labels beside x are no target, but the condition of a conditional model. Or `Moments`;
-            a dask array is read where it lies.
+            labels beside x are not a target, but the condition of a conditional model. Or
+            `Moments`; a dask array is read where its chunks are.
         spec: `VAESpec`, `CVAESpec`, `HVAESpec` or `ChainSpec`.
         bias: Which of encoder and decoder have biases: "both" (central moments), "none" (raw
             ones), "encoder" (raw, with a constant 1 among the inputs), "decoder" (no closed
             form). None goes by `Moments.center`.
-        network: Say as well how few units a network keeps, in `Forecast.bracket`. That takes the
-            rows of the data, not `Moments`, and seconds.
+        network: Say also how few units a network keeps, in `Forecast.bracket`. That needs the rows
+            of the data, not `Moments`, and takes seconds.
 
     Raises:
         DataError: The data cannot be used; a conditional model without a condition.
@@ -386,7 +386,7 @@ def _noise_alone(modes: Modes, threshold: float) -> Iterator[str]:
     stronger = min(found, int(weaker[0]) if weaker.size else found)
     if stronger < found:
         yield (
-            f"only {n:,} rows for {features:,} features: so few of noise, in features of these "
+            f"only {n:,} rows for {features:,} features: as many rows of noise, with the same "
             f"variances, would show {above} modes above the threshold; these data show {found}, of "
             f"which {stronger} are stronger than noise's"
         )

@@ -248,7 +248,7 @@ def _notes(problem: Problem, numbers: Numbers, state: State) -> list[str]:
     if problem.all_learned:
         return [
             f"level {level + 1}: with beta equal to that of level {level} and all sigmas learned "
-            "it is a flat direction; the member with this level collapsed is shown"
+            "it is a flat direction of the loss; shown is the optimum with this level collapsed"
             for level in _flat_levels(problem)
         ]
     notes = []
@@ -261,9 +261,9 @@ def _notes(problem: Problem, numbers: Numbers, state: State) -> list[str]:
             )
     if _turns(problem, state):
         notes.append(
-            "level 1: which mode goes with which unit of z1 is not determined, hence neither "
-            "its encoder singular values and sigma nor the information in z2; where units of z1 "
-            "are spare, neither is the number of units that share what is active"
+            "level 1: which mode goes with which unit of z1 is not determined, so neither are "
+            "its encoder singular values, its sigma and the information in z2; if z1 has spare "
+            "units, nor is the number of units that share the active modes"
         )
     elif problem.depth == 2 and not _isotropic(problem.spec.sigma_levels[0]):
         notes.append(

@@ -340,10 +340,10 @@ class EffectiveBeta(Record):
             return (
                 f"beta = {self.value:.6g}: your loss is -log p(y|z) + {self.value:.6g} KL, of "
                 f"likelihood {self.likelihood!r}. A data mode keeps a latent unit only if its "
-                "variance, in units of the noise that this likelihood tolerates, exceeds it."
+                "variance, in units of this likelihood's own noise, exceeds it."
             )
         return (
-            f"beta * eta_dec^2 = {self.value:.6g}: your loss is that of beta = {self.value:.6g} "
+            f"beta * eta_dec^2 = {self.value:.6g}: your loss has beta = {self.value:.6g} "
             f"at eta_dec = 1. A data mode keeps a latent unit only if its variance exceeds it."
         )
 
@@ -362,12 +362,12 @@ def effective_beta(
     kl_batch: Reduction = "mean",
     likelihood: Likelihood = "gaussian",
 ) -> EffectiveBeta:
-    """Return beta eta_dec^2 of a loss `squared error + weight * KL`, or beta of another's.
+    """Return beta eta_dec^2 of a loss `squared error + weight * KL`, or beta of another error's.
 
     Args:
         weight: Factor of the KL term.
         features: Number of features D of a sample, needed for `reconstruction="mean"`: what the
-            mean is over, so of a categorical its positions (tokens).
+            mean is over; for a categorical, its positions (tokens).
         latents: Number of latent units, needed for `kl="mean"`.
         reconstruction: Error summed or averaged over features.
         kl: KL summed or averaged over latent units.

@@ -196,12 +196,12 @@ def _notes(spec: Spec, dropped: int, features: int, counted: bool) -> list[str]:
     else:
         onset += "exact for any network"
     notes = [
-        f"likelihood {spec.likelihood!r} of {family.gives}: variances are in units of the noise it "
-        f"tolerates. {onset}; how many units live below it, their KL and the loss are those of a "
+        f"likelihood {spec.likelihood!r} of {family.gives}: variances are in units of its own "
+        f"noise. {onset}; how many units live below it, their KL and the loss are those of a "
         "quadratic approximation"
     ]
     if family.most != 1:
-        notes.append("the loss leaves out what the data alone decide (log y! of counts)")
+        notes.append("the loss leaves out terms of the data alone (log y! of counts)")
     if dropped:
         notes.append(f"{dropped} of {features} features carry nothing and drop out")
     if learned and counted:
@@ -211,8 +211,8 @@ def _notes(spec: Spec, dropped: int, features: int, counted: bool) -> list[str]:
         )
     elif learned:
         notes.append(
-            "of a learned dispersion the loss lacks what moments do not tell (the Gamma "
-            "functions of every count): compare it with that of no trained model"
+            "with a learned dispersion the loss lacks what moments do not give (the Gamma "
+            "functions of every count): do not compare it with that of a trained model"
         )
     return notes
 

@@ -62,10 +62,10 @@ def fit(
     """Train one model.
 
     Args:
-        spec: The hyperparameters; `fit(data, spec)` does as well.
+        spec: The hyperparameters; `fit(data, spec)` works too.
         data: Array (samples, features) or (samples, ...) for images, data frame, sparse matrix,
             pair (x, y), `Dataset`, torch Dataset or DataLoader, Hugging Face dataset, or batches;
-            labels beside x are no target, but the condition of a conditional model. All but a
+            labels beside x are not a target, but the condition of a conditional model. All but a
             DataLoader are read into memory. Of a categorical, one-hot: (samples, positions,
             classes), or the positions side by side in flat rows.
         architecture: A key of `models.ARCHITECTURES`, or an `Architecture`.
@@ -126,11 +126,11 @@ def fit_many(
 
     Every run has its own initialisation, noise, clipping and early stopping, from its own seed.
     One vectorised run sees its data in one order, that of `order_seed` (None: the seed of the
-    settings), whatever `seeds` says: to spread over orders too call it once per seed, as `sweep`
+    settings), whatever `seeds` says: to vary the order too, call it once per seed, as `sweep`
     and `collapse train --seed` do. `fit(fitted.spec, data, settings=fitted.settings)`
     gives any of them alone, up to floating-point order (which the paper's nets with
-    `sigma="input"` amplify: a signed std that crosses 0 makes any two runs part that differ in
-    rounding). A run whose loss is not finite is frozen at its last finite step, and says so in
+    `sigma="input"` amplify: where a signed std crosses 0, runs that differ in rounding go
+    apart). A run whose loss is not finite is frozen at its last finite step, and says so in
     `stopped`; the others go on.
 
     Args:

@@ -161,8 +161,8 @@ def _by_width(results: Sequence[Result]) -> Iterator[str]:
     yield (
         f"Random pairs keep {_listed(kept, '.3g')} units that carry information with "
         f"{', '.join(map(str, widths))} hidden units ({counts}), "
-        f"of {random[0].active_by_theory(1)} by theory. The network learns pairs by heart, y from "
-        "x, the more of them the wider it is, and what it knows of y units need not carry: its "
+        f"of {random[0].active_by_theory(1)} by theory. The network memorises pairs, y given x, "
+        f"the more of them the wider it is; what it has memorised of y, units need not carry. Its "
         f"loss is {_listed(losses, '.3g')} nats, where the linear optimum, which cannot, has "
         f"{theory['loss']:.4g}, and the t that is left is {_listed(left, '.2g')}, where a linear "
         f"model with as many units would leave {_listed([modes[int(k)] for k in kept], '.2g')}."
@@ -333,10 +333,10 @@ def onset(results: Sequence[Result]) -> Part:
         "the onset of total collapse by linear theory."
     )
     note = (
-        "Where total collapse begins: from the last beta at which a seed has active units to the "
-        "first from which on it has none; of several seeds the least and the greatest. No error is "
-        "known better than between these two. (In X3a to X3g, whose betas are closer, most runs "
-        "decide.)"
+        "Total collapse begins between the last beta at which a seed has active units and the "
+        "first from which on it has none; of several seeds, the least and the greatest are given. "
+        "So the error is only known to lie between these two. (In X3a to X3g, whose betas are "
+        "closer, the majority of runs decides.)"
     )
     return Part({"onset": Table.of(records)}, {"phase": (chart, caption)}, checks, [note])
 

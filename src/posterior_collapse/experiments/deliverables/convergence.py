@@ -35,18 +35,18 @@ CAPTION = (
 )
 NOTES = (
     "A goal bounds a curve's mean absolute error after its last iteration, not at its best. It is "
-    f"{GOAL:g}, which `collapse verify` grants singular values; for Adam on images {SHARE:g} of "
-    "the largest value by theory where that is more: three digits of it. A curve that misses its "
-    f"goal blew up if its error had been less than 1/{BLOWN_UP} as large before.",
+    f"{GOAL:g}, which `collapse verify` allows for singular values; for Adam on images it is "
+    f"{SHARE:g} of the largest value by theory if that is more: three digits of it. A curve that "
+    f"misses its goal blew up if its error had been less than 1/{BLOWN_UP} as large before.",
     "'matrix' is trained as published: weights from N(0, 0.1^2), learned sigmas from U(0, 1), seed "
     "2, 200 steps of Adam at a constant rate of 0.1, on the exact objective. Most of its optimum "
-    "is 0, so there is a 'second matrix', which is not the paper's: units live and die on it, "
-    "eta_dec is not eta_enc, and beta_1 of two levels is not 1.",
+    "is 0, so we add a 'second matrix', which is not the paper's: on it, some units live and some "
+    "die, eta_dec differs from eta_enc, and beta_1 of two levels is not 1.",
     "Images and the second matrix are trained at a rate that falls to 0 along half a cosine: "
     "images by full batches in place of minibatches, clipped as published for their model (at 0.1 "
-    "in E7 and E12, so in E8 and E13; not at all in E14), the second matrix clipped at 0.1. "
-    "Published is a constant rate: at that, Adam comes near the optimum and leaves it again, at "
-    "an iteration that rounding decides, so that another processor ends elsewhere. 'exact' is "
+    "in E7 and E12, so in E8 and E13; not at all in E14), the second matrix clipped at 0.1. The "
+    "published rate is constant: then Adam comes near the optimum and leaves it again, at an "
+    "iteration that rounding decides, so that another processor ends elsewhere. 'exact' is "
     "trained by L-BFGS with the decoders eliminated.",
 )
 

@@ -83,7 +83,7 @@ def diagnosed(results: Sequence[Result], top: int, *, apart: bool = False) -> It
     which = "1 run that keeps" if len(fewer) == 1 else f"{len(fewer)} runs that keep"
     yield (
         f"What `diagnose` concludes of the {which} fewer units than the best linear model: "
-        f"{named}. Of one that keeps fewest ({where}, seed {worst.seed}) it says: "
+        f"{named}. Of one that keeps the fewest ({where}, seed {worst.seed}) it says: "
         + str(worst.measured["verdict"]).replace("+-", "±")  # as earlier versions wrote it
     )
     warm = [r for r in results if r.run.settings.warm_up]
@@ -164,15 +164,13 @@ def within_bound(results: Sequence[Result]) -> Iterator[str]:
     above = len(off) - len(below)
     less = more = ""
     if below:
-        less = (
-            f"; at {len(below)} the network has less, where the variance of these means, at most "
-        )
-        less += f"1, is {min(below):.2f} to {max(below):.2f} on average over units"
+        less = f"; at {len(below)} the network has less, and the variance of these means, at most "
+        less += f"1, is {min(below):.2f} to {max(below):.2f} there, on average over units"
     if above:
         more = f"; at {above} it has more, as correlated means allow"
     yield (
         f"The KL of z2 is within {KL_SHARE:.0%} (or {KL_LEAST:g} nats) of theory's at {plain} of "
-        f"{len(found)} different settings. The networks' tanh keeps the means of z1 within 1: with "
-        "units of z2 held to what this leaves them while these are uncorrelated, it is so at "
+        f"{len(found)} different settings. The networks' tanh keeps the means of z1 within 1. With "
+        "the KL that this bound leaves to z2 if the means are uncorrelated, it is so at "
         f"{near}{less}{more}."
     )

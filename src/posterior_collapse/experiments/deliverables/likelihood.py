@@ -105,10 +105,10 @@ def likelihood_table(results: Sequence[Result]) -> Part:
     note = (
         f"NLL on {results[0].measured['nll_rows']:,} rows with "
         f"{results[0].run.evaluation.samples:,} importance samples each. The NLL error is the "
-        "standard error over rows; the effective sample size is the median over rows. From n "
-        f"effective samples the NLL comes out too high, by up to about {EXCESS:g}/n nats: it is "
-        f"called an upper bound where that is more than its error, or n is less than {ENOUGH:g}. "
-        "By theory it is that of the linear optimum, exact, on the training rows."
+        "standard error over rows; the effective sample size is the median over rows. An NLL from "
+        f"n effective samples is too high, by up to about {EXCESS:g}/n nats: it is called an upper "
+        f"bound where that exceeds its error, or n is below {ENOUGH:g}. Theory's NLL is that of "
+        "the linear optimum, exact, on the training rows."
     )
     table = Table.over_seeds(records, ["varying", "value"], names)
     each = (one for found in grids.values() for one in found)
@@ -174,8 +174,8 @@ def _without_units(grids: Mapping[str, Found]) -> Iterator[str]:
         if check.agrees is None and kept < of / 2:
             yield (
                 f"{check.text.partition(' is by theory')[0]} cannot tell where it is least: at "
-                f"beta = {beta:g}, where that is by theory, only {kept:.3g} of {of} units live, so "
-                "that the optimum is not what is measured there."
+                f"beta = {beta:g}, the best by theory, only {kept:.3g} of {of} units live, so what "
+                "is measured there is not the optimum."
             ) + (f" Runs that keep {shown[0][0]:.3g} there show it." if shown else "")
 
 

@@ -77,19 +77,19 @@ def trust_gain(results: Sequence[Result]) -> Part:
     }
     missed = sum(r["outcome"] == "did not" and r["brought (nats)"] < 0 for r in pairs)
     note = (
-        "What a unit brought is the least loss of the runs with k units less the least with k + 1: "
-        "of restarts, and of warm starts where both have them. It paid when that is more than 1% "
-        "of what the k units have brought, by two standard errors, which follow from what restarts "
-        "differ by; within these it is too close to tell. "
-        f"Of the units that did not pay {missed} left the larger network at a higher loss than the "
-        "smaller one. The best training would not: it was not found there, so that these units may "
-        "pay all the same."
+        "What a unit brought is the least loss of the runs with k units minus the least with k + "
+        "1: of restarts, and of warm starts where both have them. It paid if that exceeds 1% of "
+        "what the k units have brought by two standard errors, which follow from the spread of "
+        "restarts; within these it is too close to tell. "
+        f"Of the units that did not pay, {missed} left the larger network at a higher loss than "
+        "the smaller one. The best training would not: it was not found there, so these units may "
+        "still pay."
     )
     sizes = (
-        "Size is judged where what was said and what was brought are both more than 0 by two "
-        "standard errors, absurd numbers included: in a part of latent space where a Bernoulli "
-        "decoder is all but sure of a feature next to no noise is tolerated, and in units of it "
-        "what is left unexplained has no bound."
+        "Size is judged where what was said and what it brought both exceed 0 by two standard "
+        "errors, absurd numbers included. (In a part of latent space where a Bernoulli decoder is "
+        "almost sure of a feature, its noise is almost 0, and in units of it what is left "
+        "unexplained has no bound.)"
     )
     gains = _gains(pairs)
     tables = {"confusion": confusion(pairs), "gains": Table.of(gains), "pairs": Table.of(pairs)}
@@ -261,11 +261,11 @@ def trust_failures(results: Sequence[Result]) -> Part:
         ),
     ]
     note = (
-        "A run failed if its loss exceeds the least that any run of the same network, data, beta "
-        "and number of units reached by more than 1% of what the best one's units brought, and it "
-        "has fewer active units; for a unit planted dead, beside the best with that unit alive. "
-        "Runs that are as much worse with as many units are in another local optimum: whether an "
-        "alarm is right there, these runs cannot tell."
+        "A run failed if it has fewer active units than the best run of the same network, data, "
+        "beta and number of units, and a loss above the best by more than 1% of what the best "
+        "run's units brought. A run with a unit planted dead is compared with the best in which "
+        "that unit lives. Runs that are as much worse with as many active units are in another "
+        "local optimum: these runs cannot tell whether an alarm is right there."
     )
     return Part(tables, checks=checks, notes=[note])
 

@@ -139,22 +139,21 @@ def trust_onset(results: Sequence[Result]) -> Part:
         "A unit counts as active from 0.005 nats of information on the data: those of the linear "
         "optimum stop counting 1% below the onset. A network lives at a beta where at least half "
         "of its runs have an active unit; the first beta dead is the next in the grid, where a "
-        "smaller share may still have one. No error is known better than between these two."
+        "smaller share may still have one. So the error is only known to lie between these two."
     )
     causes = (
         "Causes, as far as these runs tell. Start: at the first beta that is dead without a "
-        "warm-up, runs after one live, so that no unit being alive there is training's doing. "
-        "Noise: what a linear model would gain at the first beta dead is less than the runs that "
-        "have collapsed miss their optimum by, the noise of Adam's steps. Kept up by noise: above "
-        "the onset units live on at higher losses than the collapsed. Another optimum: runs after "
-        "a warm-up live on above the onset at a lower loss than the collapsed, which is stable "
-        "there all the same. Not known: the gain outweighs the noise, and no run lives there."
+        "warm-up, runs after a warm-up live, so training is the cause. Noise: what a linear model "
+        "would gain at the first beta dead is less than what the noise of Adam's steps costs, by "
+        "which the collapsed runs miss their optimum. Kept up by noise: above the onset units live "
+        "on at higher losses than those of collapsed runs. Another optimum: after a warm-up, units "
+        "live on above the onset at a lower loss than that of collapsed runs, although collapse is "
+        "stable there. Not known: the gain exceeds the noise, and no run lives there."
     )
     verdicts = (
         "The verdict there is that of the first seed at the first beta dead. Signal-unclaimed: a "
-        "unit would lower the loss; it speaks of the loss without the noise of steps, which may "
-        "kill that unit all the same. Undecided: by its own error a unit may bring something or "
-        "nothing."
+        "unit would lower the loss without the noise of the steps, which may still kill that unit. "
+        "Undecided: within the error a unit may bring something or nothing."
     )
     told = [{**record, WHY: _cause(record, records)} for record in records]
     checks = [_near_onset(record) for record in told]

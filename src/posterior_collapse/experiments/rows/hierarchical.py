@@ -41,13 +41,13 @@ Z2_DIES = (
     "sqrt(beta_1)); a dead z2 gives one image for all inputs."
 )
 TANH = (
-    "The published networks end in tanh: means stay within 1, which a linear model does not know. "
-    "While those of z1 are uncorrelated, as in the linear optimum, a unit of z2 has at most "
-    "1/2 log((1 + sigma_1^2) beta_1 / (beta_2 eta_dec^2)) nats"
+    "The published networks end in tanh, so means stay within 1; a linear model does not know "
+    "this. While the means of z1 are uncorrelated, as in the linear optimum, a unit of z2 has at "
+    "most 1/2 log((1 + sigma_1^2) beta_1 / (beta_2 eta_dec^2)) nats"
 )
 FEWER = (
-    "it then lives only if beta_2 eta_dec^2 < beta_1 (1 + sigma_1^2) too: in tables, what theory "
-    'gives "with uncorrelated means within 1"; of correlated ones it may carry more'
+    "then it lives only if also beta_2 eta_dec^2 < beta_1 (1 + sigma_1^2): in tables, what theory "
+    'gives "with uncorrelated means within 1"; with correlated means it may carry more'
 )
 Z2_LIVES = (
     "unit i of z2 lives while "
@@ -134,8 +134,8 @@ ROWS: tuple[Row, ...] = (
             ),
         ),
         deliverables=("theory_sweep", "published_numbers"),
-        published="KL alone misleads: z2 has KL > 0 and knows nothing of x where it encodes z1's "
-        "own noise; such units are not counted as active.",
+        published="KL alone misleads: where z2 encodes z1's own noise, it has KL > 0 but no "
+        "information on x; such units are not counted as active.",
     ),
     Row(
         id="E13",
@@ -177,11 +177,11 @@ ROWS: tuple[Row, ...] = (
         networks="hvae-relu",
         claim="Larger beta_2 and eta_dec lower z2's KL and active units; larger beta_1 lowers the "
         "KL of z1, though not the number of its units.",
-        theory=f"U{Z2_LIVES[1:]}, so its KL and count fall in beta_2 and eta_dec. eta_enc is a "
-        "mere scale of z2: the KLs of both levels are the same at each, to which they are held. "
-        f"{TANH}; {FEWER}. Stds of z2 stay within 1 too, so that above eta_enc = 1 none can be "
-        "the prior's: a unit has 1/2 (1/eta_enc^2 - 1 + log eta_enc^2) nats at least, 0.32 at "
-        "eta_enc = 2.",
+        theory=f"U{Z2_LIVES[1:]}, so its KL and count fall in beta_2 and eta_dec. eta_enc only "
+        "scales z2: by theory, the KLs of both levels are the same at each eta_enc; the runs are "
+        f"compared with these. {TANH}; {FEWER}. Stds of z2 stay within 1 too, so above eta_enc = 1 "
+        "none can equal the prior's: a unit has at least 1/2 (1/eta_enc^2 - 1 + log eta_enc^2) "
+        "nats, 0.32 at eta_enc = 2.",
         grids=(
             _hvae("beta_1", {"beta_1": (0.25, 0.5, 1.0, 2.0, 3.0)}),
             _hvae("beta_2", {"beta_2": (0.25, 0.5, 1.0, 2.0, 3.0)}),
@@ -198,7 +198,8 @@ ROWS: tuple[Row, ...] = (
         networks="hvae-linear, Sigma_1 and Sigma_2 learned",
         claim="With both variances learned z2 is dead for beta_2 > beta_1.",
         theory="beta_2 > beta_1: z2 collapses completely, whatever the data. beta_2 = beta_1 (the "
-        "plain ELBO): flat, what z2 carries is left to the start. beta_2 < beta_1: unbounded.",
+        "plain ELBO): the optimum is flat, and the start decides what z2 carries. beta_2 < "
+        "beta_1: unbounded.",
         grids=(
             Grid(
                 "beta_2", MNIST, {**LINEAR_HVAE, "sigma_1": "learned"}, PUBLISHED_START, EXACT,

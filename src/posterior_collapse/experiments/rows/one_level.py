@@ -126,10 +126,10 @@ ROWS: tuple[Row, ...] = (
         grids=(*VARIED, WIDER),
         deliverables=("collapse_curves", "reconstructions", "published_numbers"),
         published="The published script prints curves of one seed and has no code for figures; its "
-        "KL mixes training and test batches. Much of what it prints is its seed's: at beta = 0.5 "
-        "eight units live with the one it has, four with the next. Its network is narrow, with as "
-        "many hidden units as latents, so that a wider one stands beside it, one run per beta: "
-        "what it keeps at small beta, where theory keeps all, the narrow one has no room for.",
+        "KL mixes training and test batches. Much of what it prints depends on the seed: at beta "
+        "= 0.5 eight units live with its own seed, four with the next. Its network is narrow, "
+        "with as many hidden units as latents, so a wider one is shown too, one run per beta: at "
+        "small beta, where theory keeps all units, it keeps more than the narrow one has room for.",
     ),
     Row(
         id="E2",
@@ -180,7 +180,7 @@ ROWS: tuple[Row, ...] = (
         deliverables=("matrices",),
         published="The scripts' default is beta = 4. The learnable script trains 1000 epochs of "
         "Adam at 1e-4, the fixed one SGD; here the same objective, noise integrated out, is "
-        "minimised by L-BFGS to a standstill.",
+        "minimised by L-BFGS until it converges.",
     ),
     Row(
         id="E6",
@@ -189,9 +189,10 @@ ROWS: tuple[Row, ...] = (
         claim="A learnable Sigma leaves fewer active units than a fixed one, at a better "
         "likelihood.",
         theory="With a fixed sigma < eta_enc the threshold is theta_i > sqrt(beta) c sigma: more "
-        "modes pass it than the learned one's, and the KL cannot reach 0. The published network's "
-        "means are a ReLU's, never below 0, which a linear model does not know, nor `diagnose`: "
-        "where it says that the optimiser failed, it may be this bound.",
+        "modes exceed it than the learned one's, and the KL cannot reach 0. The published "
+        "network's means come from a ReLU and are never below 0. Neither the linear model nor "
+        "`diagnose` knows this bound: where `diagnose` says that the optimiser failed, the bound "
+        "may be the cause.",
         grids=tuple(
             Grid(
                 title, MNIST, {**VAE, "latent_dim": 16, "sigma": sigma}, VAE_RELU, GENTLE,
@@ -246,7 +247,7 @@ ROWS: tuple[Row, ...] = (
         networks="cvae-relu (runs of E1)",
         claim="KL and active units fall as beta or eta_dec grow; the NLL rises with eta_dec, and "
         "over beta it is least where the loss is the ELBO: at beta = 1, in the convention "
-        "reference at 2 (held against the spread of the seeds).",
+        "reference at 2 (compared with the spread of the seeds).",
         theory="KL_i = 1/2 log(theta_i / (beta eta_dec^2)) while positive: KL and the number of "
         "units fall in both. At beta = 1 the optimum is that of maximum likelihood, so the NLL is "
         "U-shaped in beta; under eta_dec it rises with the noise.",
@@ -263,8 +264,8 @@ ROWS: tuple[Row, ...] = (
         theory="The residual covariance is (1 - rho^2) I: identical pairs leave nothing to encode, "
         "and all modes cross the threshold beta eta_dec^2 = 0.25 at rho^2 = 0.75. A quadratic x is "
         "uncorrelated: linear theory sees it as random; a ReLU network may not. All modes are "
-        "alike, so theory keeps all of them or none. But these are 1,000 pairs, of which a network "
-        "can learn y from x by heart: the more it does, the less is left for units to carry.",
+        "alike, so theory keeps all of them or none. But from 1,000 pairs a network can memorise "
+        "y given x: the more it does, the less is left for units to carry.",
         grids=(
             _pairs("pairs", 128, {"name": PAIRS}, spread=True),
             *(

@@ -196,12 +196,12 @@ ROWS: tuple[Row, ...] = (
         id="X3a",
         name="Trust: onset of total collapse",
         networks="mlp, linear",
-        claim="The beta at which theory says that every unit collapses is where networks lose "
-        "their last unit, whatever network, likelihood and data.",
+        claim="Networks lose their last unit at the beta where theory says that every unit "
+        "collapses, whatever the network, the likelihood and the data.",
         theory="Total collapse is unstable below beta* = lambda_max(F^-1/2 S F^-1/2), the largest "
-        "variance of a mode of the data in units of the noise that the likelihood tolerates, and "
-        "stable above it, exactly, for any network. Above it a network may have a lower loss all "
-        "the same, which no small step leads to: runs with a warm-up come from there.",
+        "variance of a data mode in units of the likelihood's own noise, and stable above it, "
+        "exactly, for any network. Above it a network may still have a lower loss, to which no "
+        "small step from collapse leads: runs with a warm-up come from there.",
         grids=TRAINED,
         deliverables=("trust_onset",),
     ),
@@ -209,12 +209,12 @@ ROWS: tuple[Row, ...] = (
         id="X3b",
         name="Trust: units and KL below the onset",
         networks="mlp, linear",
-        claim="After about 8,000 steps a network keeps, give or take a unit, between as many units "
-        "as parts of the data have modes above the threshold, and as many as a linear model. How "
-        "far its loss still moved in the last half of these stands in the table.",
+        claim="After about 8,000 steps a network keeps, within a unit, at least as many units as "
+        "parts of the data have modes above the threshold, and at most as many as a linear model. "
+        "The table says how far its loss still changed in the last half of the steps.",
         theory="A linear model keeps a unit for every mode above the threshold, KL 1/2 log(theta / "
         "beta) each. A network folds modes that matter in different parts of the data into one "
-        "unit; within a part no more units pay than the part has modes above the threshold.",
+        "unit; within a part, only as many units pay as the part has modes above the threshold.",
         grids=TRAINED,
         deliverables=("trust_units",),
     ),
@@ -222,8 +222,8 @@ ROWS: tuple[Row, ...] = (
         id="X3c",
         name="Trust: does one more unit pay",
         networks="mlp",
-        claim="What the diagnosis of a network says of one more unit is so when it is trained: "
-        "whether it pays, and, within a factor of two, how many nats it brings.",
+        claim="Training with one more unit confirms what the diagnosis said of it: whether it "
+        "pays and, within a factor of two, how many nats it brings.",
         theory="One more unit that a decoder adds linearly lowers the loss by beta/2 (t - 1 - log "
         "t), summed over parts of latent space in which it is used differently.",
         grids=tuple(grid for problem in PAIRED for grid in _one_more(problem)),
@@ -233,10 +233,10 @@ ROWS: tuple[Row, ...] = (
         id="X3d",
         name="Trust: verdicts on planted failures",
         networks="mlp",
-        claim="The verdict tells a run in which the optimiser failed to use a unit from one whose "
-        "collapse is what the objective asks for.",
+        claim="The verdict distinguishes a run in which the optimiser failed to use a unit from "
+        "one whose collapse the objective asks for.",
         theory="Collapse with t <= 1 is optimal for a linear decoder and locally for a network; "
-        "with t > 1 a unit lies idle that would lower the loss.",
+        "with t > 1 an idle unit would lower the loss.",
         grids=tuple(
             grid
             for problem in PAIRED
@@ -248,10 +248,10 @@ ROWS: tuple[Row, ...] = (
         id="X3e",
         name="Trust: a convolutional network",
         networks="cnn",
-        claim="A convolutional network loses its last unit at the beta of theory, and below it "
-        "keeps between as many units as parts of the data have modes above the threshold, and as "
-        "many as a linear model.",
-        theory="As in X3a and X3b, where nothing is said of how a network is built.",
+        claim="A convolutional network loses its last unit at the beta of theory. Below it, it "
+        "keeps at least as many units as parts of the data have modes above the threshold, and at "
+        "most as many as a linear model.",
+        theory="As in X3a and X3b, which do not depend on how a network is built.",
         grids=_trained(CONVOLUTIONAL),
         deliverables=("trust_onset", "trust_units"),
     ),
@@ -259,11 +259,11 @@ ROWS: tuple[Row, ...] = (
         id="X3f",
         name="Trust: deeper networks, longer training, held-out rows",
         networks="mlp of one and two hidden layers",
-        claim="What X3a and X3b say of onset, units and KL holds as well for a deeper network, "
-        "after four times the training, and on rows that were not trained on.",
-        theory="As in X3a and X3b: nothing is said there of depth, nor of how long to train, only "
-        "of where training ends. The forecast is that of the training rows, which those held out "
-        "resemble.",
+        claim="What X3a and X3b say of onset, units and KL also holds for a deeper network, after "
+        "four times the training, and on held-out rows.",
+        theory="As in X3a and X3b, which do not depend on depth or on the time of training, only "
+        "on where training ends. The forecast is that of the training rows; the held-out rows "
+        "resemble them.",
         grids=(
             *(grid for problem in BESIDE for grid in _trained(problem, HELD_OUT)),
             *(_longer(problem) for problem in BESIDE if problem.network is MLP),
@@ -274,10 +274,10 @@ ROWS: tuple[Row, ...] = (
         id="X3g",
         name="Trust: clothes, counts of single cells, a third hidden layer",
         networks="mlp of one and three hidden layers",
-        claim="What X3a and X3b say of onset, units and KL holds as well on other data, images of "
-        "clothes and counts of single cells as they were counted, and for a network deeper still.",
-        theory="As in X3a and X3b. Of counts the noise is their mean, so that the genes whose "
-        "counts vary most beside it decide the onset.",
+        claim="What X3a and X3b say of onset, units and KL also holds on other data (images of "
+        "clothes, raw counts of single cells) and for a still deeper network.",
+        theory="As in X3a and X3b. The noise of counts is their mean, so the genes whose counts "
+        "vary most relative to it decide the onset.",
         grids=tuple(grid for problem in OTHERS for grid in _trained(problem)),
         deliverables=("trust_onset", "trust_units"),
     ),

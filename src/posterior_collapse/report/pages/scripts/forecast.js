@@ -131,7 +131,7 @@ function notesOf(p, state) {
     return range(p.depth).filter((l) => l > 0 && p.betas[l] === p.betas[l - 1]).map(
       (l) =>
         `level ${l + 1}: with beta equal to that of level ${l} and all sigmas learned it is a ` +
-        "flat direction; the member with this level collapsed is shown",
+        "flat direction of the loss; shown is the optimum with this level collapsed",
     );
   }
   const notes = [];
@@ -143,9 +143,9 @@ function notesOf(p, state) {
   if (p.depth === 2 && p.stds[0] === null) {
     if (new Set(state.second[0]).size > 1) {
       notes.push(
-        "level 1: which mode goes with which unit of z1 is not determined, hence neither its " +
-          "encoder singular values and sigma nor the information in z2; where units of z1 are " +
-          "spare, neither is the number of units that share what is active",
+        "level 1: which mode goes with which unit of z1 is not determined, so neither are its " +
+          "encoder singular values, its sigma and the information in z2; if z1 has spare units, " +
+          "nor is the number of units that share the active modes",
       );
     }
   } else if (p.depth === 2 && !isotropic(p.stds[0])) {
