@@ -56,7 +56,8 @@ class LossAudit(Record):
         onset: Where its likelihood is "other" and data were given: what each mode is worth.
         cut: Roles that the loss's value depends on and its gradient does not reach, as behind
             `.detach()`: what is computed of them is not trained.
-        averaged: Features of a sample (of a categorical: positions) that the error is a mean over.
+        averaged: Features of a sample (of a categorical: positions) that the error is a mean over;
+            on data with padding so many on average.
     """
 
     value: float | None
@@ -71,7 +72,7 @@ class LossAudit(Record):
     forecast: Forecast | None = None
     onset: Onset | None = None
     cut: tuple[str, ...] = ()
-    averaged: int = 1
+    averaged: float = 1
 
     derived: ClassVar = ("likelihood", "link", "beta", "weight", "matches")
 
@@ -206,7 +207,7 @@ class LossAudit(Record):
             )
         return (
             f"{kept}; above {times:.3g} times the weight no unit gains by a small step, whatever "
-            "the network."
+            "the network, if its decoder sees z alone."
         )
 
     @property
@@ -313,8 +314,12 @@ def audit_loss(
 
 
 def _audit(found: Terms, beta: float | None, variance: float, data: Any) -> LossAudit:
+    averaged: float
     reduced, averaged = reductions(found)
+    usual = found.reconstruction.weight
     reconstruction, kl, sizes, _ = found = with_masks(found, data)
+    if averaged > 1 and reconstruction.ignored:
+        averaged = plain(averaged * usual / reconstruction.weight)
     if reconstruction.kind != "squared":
         variance = 1.0  # only a Gaussian leaves eta_dec to the author, unless it is fitted
     expected = None if beta is None else beta * variance

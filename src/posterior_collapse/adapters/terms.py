@@ -25,6 +25,7 @@ from posterior_collapse.adapters.probing import (
 from posterior_collapse.adapters.reconstruction import (
     TOLERANCE,
     ReconstructionReading,
+    ignored_classes,
     plain,
     read_reconstruction,
 )
@@ -319,6 +320,9 @@ def _read_as(
             refusals.append(refusal)
     else:
         raise refusals[0]
+    if ignored := ignored_classes(probe):
+        probe = replace(probe, ignored=ignored)
+        read = read_reconstruction(probe)._replace(ignored=ignored)
     kl = read_kl(probe)
     for spread in spreads[1:]:
         if kl.kind == "other":

@@ -38,6 +38,8 @@ MANY_ROWS = 10
 """Rows per feature from which sampling moves no mode far."""
 MOST_DRAWN = 20_000_000
 """Numbers that noise is made of; data of more are not called few."""
+FEW_ROWS = "only "
+"""How the note begins that says so of few."""
 UNLIKE = 30.0
 """Times the median of the features' standard deviations that the largest of one unit hardly is."""
 
@@ -386,9 +388,9 @@ def _noise_alone(modes: Modes, threshold: float) -> Iterator[str]:
     stronger = min(found, int(weaker[0]) if weaker.size else found)
     if stronger < found:
         yield (
-            f"only {n:,} rows for {features:,} features: so few of noise, in features of these "
-            f"variances, would show {above} modes above the threshold; these data show {found}, of "
-            f"which {stronger} are stronger than noise's"
+            f"{FEW_ROWS}{n:,} rows for {features:,} features: so few of noise, in features of "
+            f"these variances, would show {above} modes above the threshold; these data show "
+            f"{found}, of which {stronger} are stronger than noise's"
         )
 
 
