@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy, log_softmax, nll_loss
 
 from posterior_collapse.adapters import audit_loss
+from posterior_collapse.errors import InvalidArgumentError
 
 V, T, K, N = 7, 6, 4, 160
 """Classes, of which 0 is padding, positions, latents and rows."""
@@ -228,3 +229,39 @@ def test_of_one_position_or_free_bits_the_past_is_not_spoken_of() -> None:
     for loss, shape in ((one, V), (free, (T, V))):
         codes = [f.code for f in audit_loss(loss, features=shape, latents=K).findings]
         assert "autoregressive" not in codes
+
+
+def annealed(o: Any, y: Any, m: Any, s: Any, step: int = 0, beta: float = 1.0) -> Any:
+    weight = beta / (1 + np.exp(-0.0025 * (step - 2500)))
+    return summed(o, y, m, s) + (weight - 1) * kl(m, s).mean()
+
+
+def test_a_schedule_by_a_step_is_told() -> None:
+    found = audit_loss(annealed, features=(T, V), latents=K)
+    assert found.beta == pytest.approx(1 / (1 + np.exp(6.25)))
+    assert found.findings[0].code == "schedule"
+    assert "goes by step, which is 0 here" in found.text
+
+    def late(*roles: Any) -> Any:
+        return annealed(*roles, step=100_000)
+
+    told = audit_loss(late, features=(T, V), latents=K)
+    assert told.beta == pytest.approx(1)
+    assert "schedule" not in [finding.code for finding in told.findings]
+
+    def asked(o: Any, y: Any, m: Any, s: Any, step: int) -> Any:
+        return annealed(o, y, m, s, step)
+
+    with pytest.raises(InvalidArgumentError, match=r"loss\(y_hat, y, mean, log_var, step="):
+        audit_loss(asked, features=(T, V), latents=K)
+
+
+def test_free_bits_by_a_mask_are_read_in_single_precision() -> None:
+    def loss(o: Any, y: Any, m: Any, s: Any) -> Any:
+        m, s = m.float(), s.float()
+        nats = -0.5 * (1 + s - m**2 - s.exp())
+        return summed(o, y, 0 * m, 0 * s) + (nats * (nats > 0.3)).sum() / len(o)
+
+    found = audit_loss(loss, features=(T, V), latents=K).kl
+    assert (found.kind, found.floor_over) == ("free bits", "unit")
+    assert found.floor == pytest.approx(0.3, rel=1e-4)

@@ -28,16 +28,22 @@ DECODERS: dict[Likelihood, str] = {
 
 
 def findings(
-    audit: LossAudit, refusal: PosteriorCollapseError | None = None, *, given: bool = False
+    audit: LossAudit,
+    refusal: PosteriorCollapseError | None = None,
+    *,
+    given: bool = False,
+    late: tuple[str, float] | None = None,
 ) -> tuple[Finding, ...]:
     """Return what is to be said of a loss, the gravest first.
 
-    Whether data are given, and why there is no forecast for them, counts too.
+    Whether data are given, why there is no forecast for them, and by which argument, at 0 so far,
+    the KL's weight grows to what, counts too.
     """
     return (
         *_of_gradient(audit),
         *_of_order(audit),
         *_of_signs(audit),
+        *_of_schedule(audit.kl, late),
         *_of_kl(audit.kl, audit),
         *_of_reconstruction(audit, given),
         *_of_reductions(audit),
@@ -81,6 +87,18 @@ def _of_signs(audit: LossAudit) -> Iterator[Finding]:
             "signs",
             "Error and KL are both rewarded, as in an ELBO, which is to be maximised.",
             "Minimise minus it; all else said here is of that.",
+        )
+
+
+def _of_schedule(kl: KLReading, late: tuple[str, float] | None) -> Iterator[Finding]:
+    if late is not None:
+        name, weight = late
+        yield Finding(
+            "schedule",
+            f"The KL's weight goes by {name}, which is 0 here, its default: at 0 it is "
+            f"{kl.weight:.3g}, later {weight:.3g}. All that is said here is said of {name}=0.",
+            f"Audit the end of training: lambda y_hat, y, mean, log_var: loss(y_hat, y, mean, "
+            f"log_var, {name}=100_000).",
         )
 
 

@@ -275,6 +275,11 @@ class Probe:
             "Check features=, latents=, the order of the arguments and the device of tensors of "
             "its own, or wrap it: lambda y_hat, y, mean, log_var: ..."
         )
+        if "required" in line and "argument" in line:
+            action = (
+                "Wrap it, with what else it takes as at the end of training (a step, a weight): "
+                "lambda y_hat, y, mean, log_var: loss(y_hat, y, mean, log_var, step=100_000)."
+            )
         if is_of_dtype(line):
             action = (
                 "Its own tensors have another dtype: wrap it, lambda y_hat, y, mean, log_var: "
