@@ -68,7 +68,8 @@ class LossAudit(Record):
         order: Roles of its arguments, in their order.
         forecast: What the loss keeps on the data, if data were given: `forecast.onset /
             forecast.spec.beta` is how many times its weight the KL may have before collapse is a
-            local optimum, for any network; where a KL up to a floor is free, no weight is enough.
+            local optimum, for any network whose decoder sees z alone; where a KL up to a floor is
+            free, no weight is enough.
         onset: Where its likelihood is "other" and data were given: what each mode is worth.
         cut: Roles that the loss's value depends on and its gradient does not reach, as behind
             `.detach()`: what is computed of them is not trained.

@@ -82,8 +82,9 @@ def onset(
 ) -> Onset:
     """Return the beta above which total collapse of a VAE is a local optimum, for any smooth loss.
 
-    It holds for every network, encoder and posterior: of `loss + beta KL` the collapsed state is
-    unstable exactly below it. `ratios` count units near the onset only.
+    It holds for every network, encoder and posterior, if the decoder sees z (and x) alone: of
+    `loss + beta KL` the collapsed state is unstable exactly below it. `ratios` count units near the
+    onset only.
 
     Args:
         loss: `loss(output, y)` of a batch in torch, of one number for each row, or of their mean or

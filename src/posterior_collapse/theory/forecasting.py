@@ -102,7 +102,8 @@ class Forecast(Viewed):
     def onset(self) -> float:
         """Beta of the level next to the data above which all its units collapse.
 
-        It is that of total collapse, whatever the network: there the loss is a quadratic. Given a
+        It is that of total collapse, whatever the network, if its decoder sees z alone: there the
+        loss is a quadratic. Given a
         condition it is that of a path from x that is linear; one that explains more has a lower.
         """
         critical = self.levels[0].critical_beta
