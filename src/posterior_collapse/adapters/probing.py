@@ -275,6 +275,8 @@ class Probe:
             "Check features=, latents=, the order of the arguments and the device of tensors of "
             "its own, or wrap it: lambda y_hat, y, mean, log_var: ..."
         )
+        if len(self.sizes.features) == 1:
+            action += " Of classes, as of tokens, features=(positions, classes)."
         if "required" in line and "argument" in line:
             action = (
                 "Wrap it, with what else it takes as at the end of training (a step, a weight): "
