@@ -96,7 +96,7 @@ def test_the_advice_is_in_the_users_weight_and_holds() -> None:
     loose = audit_loss(at_weight(0.001), features=64, latents=8, data=DIGITS)
     assert loose.text.endswith(
         "a linear model keeps 8 of 8 units; above 21.8 times the weight total collapse is stable, "
-        "whatever the network."
+        "whatever the network, if its decoder sees z alone."
     )
     assert found.advice(9).startswith("Give the model at least 9 latent units. Lower your weight")
     assert loose.advice(9) == "Give the model at least 9 latent units."

@@ -39,6 +39,10 @@ def softplus(y_hat: Tensor, y: Tensor, mean: Tensor, rho: Tensor) -> Tensor:
     return squared(y_hat, y) + per_row(mean, 2 * functional.softplus(rho).log())
 
 
+def of_mask(nats: Tensor, floor: float) -> Tensor:
+    return (nats * (nats > floor)).sum()
+
+
 PRIOR = Normal(0.3, 0.7)
 
 
@@ -264,6 +268,9 @@ def test_noise_in_the_reconstruction_stays_refused() -> None:
         (lambda o, y, m, s: (per_row(m, s) - 5).abs(), "capacity", 5.0, "all"),
         (lambda o, y, m, s: kl(m, s).mean(0).clamp(min=0.3).sum(), "free bits", 0.3, "unit"),
         (lambda o, y, m, s: kl(m, s).sum(-1).clamp(min=3).mean(), "free bits", 3.0, "all"),
+        # As masks: what passes the floor is charged in full, with free bits' gradient.
+        (lambda o, y, m, s: of_mask(kl(m, s).mean(0), 0.3), "free bits", 0.3, "unit"),
+        (lambda o, y, m, s: of_mask(kl(m, s).sum(-1).mean(), 3), "free bits", 3.0, "all"),
         (lambda o, y, m, s: functional.relu(kl(m, s).sum(-1) - 3).mean(), "free bits", 3.0, "all"),
     ],
 )

@@ -386,3 +386,17 @@ def test_positions_are_found_in_one_hot_rows() -> None:
     assert one_hot_widths(classes()) == (4,) * 6
     with pytest.raises(DataError, match="side by side"):
         one_hot_widths(rows[:, [0, 3, 1, 4, 2, 5, 6, 7, 8]])
+
+
+def test_of_several_positions_a_decoder_that_sees_the_past_is_spoken_of() -> None:
+    """And rows in which padding is left out are told what counts it."""
+    classes = np.random.default_rng(0).integers(0, 3, (200, 2))
+    one_hot = np.eye(3)[classes]
+    spec = pc.VAESpec(1, likelihood="categorical")
+    told = [
+        "sees z alone" in " ".join(pc.forecast(y, spec).notes) for y in (one_hot, one_hot[:, 0])
+    ]
+    assert told == [True, False]
+    one_hot[:50, 1] = 0
+    with pytest.raises(DataError, match=r"posterior_collapse\.onset and audit_loss count"):
+        pc.forecast(one_hot, spec)

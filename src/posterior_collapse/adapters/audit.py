@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,8 +15,19 @@ from posterior_collapse import checks
 from posterior_collapse.adapters.bearing import forecast_of, with_masks
 from posterior_collapse.adapters.findings import DECODERS, findings
 from posterior_collapse.adapters.probing import ROLES, Sizes
-from posterior_collapse.adapters.reconstruction import ReconstructionReading, plain
-from posterior_collapse.adapters.terms import KLReading, Terms, cut_off, read_terms, reductions
+from posterior_collapse.adapters.reconstruction import (
+    TOLERANCE,
+    ReconstructionReading,
+    plain,
+)
+from posterior_collapse.adapters.terms import (
+    KLReading,
+    Terms,
+    cut_off,
+    read_kl,
+    read_terms,
+    reductions,
+)
 from posterior_collapse.data.samples import read
 from posterior_collapse.diagnosis import Finding
 from posterior_collapse.diagnosis.conclusions import count_of, is_attainable
@@ -31,6 +44,9 @@ from posterior_collapse.moments import Moments
 from posterior_collapse.records import Record
 from posterior_collapse.specs import Likelihood, VAESpec
 from posterior_collapse.theory import EffectiveBeta, Forecast
+
+LATE = 10**6
+"""A step that is beyond a warm-up."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +68,13 @@ class LossAudit(Record):
         order: Roles of its arguments, in their order.
         forecast: What the loss keeps on the data, if data were given: `forecast.onset /
             forecast.spec.beta` is how many times its weight the KL may have before collapse is a
-            local optimum, for any network; where a KL up to a floor is free, no weight is enough.
+            local optimum, for any network whose decoder sees z alone; where a KL up to a floor is
+            free, no weight is enough.
         onset: Where its likelihood is "other" and data were given: what each mode is worth.
         cut: Roles that the loss's value depends on and its gradient does not reach, as behind
             `.detach()`: what is computed of them is not trained.
-        averaged: Features of a sample (of a categorical: positions) that the error is a mean over.
+        averaged: Features of a sample (of a categorical: positions) that the error is a mean over;
+            on data with padding so many on average.
     """
 
     value: float | None
@@ -71,7 +89,7 @@ class LossAudit(Record):
     forecast: Forecast | None = None
     onset: Onset | None = None
     cut: tuple[str, ...] = ()
-    averaged: int = 1
+    averaged: float = 1
 
     derived: ClassVar = ("likelihood", "link", "beta", "weight", "matches")
 
@@ -206,7 +224,7 @@ class LossAudit(Record):
             )
         return (
             f"{kept}; above {times:.3g} times the weight total collapse is stable, whatever "
-            "the network."
+            "the network, if its decoder sees z alone."
         )
 
     @property
@@ -313,8 +331,12 @@ def audit_loss(
 
 
 def _audit(found: Terms, beta: float | None, variance: float, data: Any) -> LossAudit:
+    averaged: float
     reduced, averaged = reductions(found)
+    usual = found.reconstruction.weight
     reconstruction, kl, sizes, _ = found = with_masks(found, data)
+    if averaged > 1 and reconstruction.ignored:
+        averaged = plain(averaged * usual / reconstruction.weight)
     if reconstruction.kind != "squared":
         variance = 1.0  # only a Gaussian leaves eta_dec to the author, unless it is fitted
     expected = None if beta is None else beta * variance
@@ -343,7 +365,27 @@ def _audit(found: Terms, beta: float | None, variance: float, data: Any) -> Loss
             refusal = error  # perhaps for what the mask leaves out
         except (InvalidArgumentError, NotSolvedError, UnboundedObjectiveError) as error:
             refusal = error
-    return audit.replace(findings=findings(audit, refusal, given=data is not None))
+    late = _counted(found)
+    return audit.replace(findings=findings(audit, refusal, given=data is not None, late=late))
+
+
+def _counted(found: Terms) -> tuple[str, float] | None:
+    """Return an argument of default 0 by which the KL grows, as a step's number, and its weight."""
+    probe = found.probe
+    if probe is None:
+        return None
+    try:
+        others = list(inspect.signature(probe.loss).parameters.values())[len(ROLES) :]
+    except (TypeError, ValueError):  # of what has no signature
+        return None
+    for name in (one.name for one in others if type(one.default) is int and one.default == 0):
+        try:
+            there = read_kl(replace(probe, loss=partial(probe.loss, **{name: LATE})))
+        except InvalidArgumentError:
+            continue
+        if there.has_beta and there.weight > found.kl.weight * (1 + TOLERANCE):
+            return name, there.weight
+    return None
 
 
 def _spec(audit: LossAudit) -> VAESpec:

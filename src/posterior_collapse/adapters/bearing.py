@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.special import xlogy
 from torch import Tensor
 
 from posterior_collapse.adapters.probing import Probe, along
-from posterior_collapse.adapters.reconstruction import holds_on
+from posterior_collapse.adapters.reconstruction import (
+    TOLERANCE,
+    ReconstructionReading,
+    holds_on,
+    plain,
+    weight_on,
+)
 from posterior_collapse.adapters.terms import KLReading, Terms
 from posterior_collapse.arrays import Array, Float
 from posterior_collapse.data.samples import one_hot, read
 from posterior_collapse.diagnosis.onsets import Onset, onset
-from posterior_collapse.errors import DataError, NotSolvedError
+from posterior_collapse.errors import DataError, InvalidArgumentError, NotSolvedError
 from posterior_collapse.likelihoods import ROUNDING
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import VAESpec
@@ -26,6 +33,10 @@ from posterior_collapse.theory.solve import levels
 
 ROWS = 64
 """Rows of the data that a loss is tried on."""
+TRIED = 8
+"""Batches on which a weight that does not go by the targets shows that."""
+AWAY = 200.0
+"""Stds from the prior's mean at which a KL exceeds any floor, and what rounding adds."""
 
 
 def forecast_of(spec: VAESpec, data: Any, terms: Terms) -> tuple[Forecast, Onset | None]:
@@ -47,12 +58,16 @@ def forecast_of(spec: VAESpec, data: Any, terms: Terms) -> tuple[Forecast, Onset
         assert probe is not None
         # At the prior, where the KL is constant, what is left is the reconstruction term.
         found = onset(probe.total, _shaped(targets, probe), output_shape=terms.sizes.features)
+    padded = found is None and _padding(targets, terms)
+    white = _of_padded(targets, terms) if padded else None if found is None else _of_ratios(found)
 
     def at(beta: float) -> Forecast:
         here = spec.replace(beta=beta)
-        return forecast(rows, here) if found is None else _of_ratios(found, here)
+        return forecast(rows, here) if white is None else _of_white(white, here)
 
-    rows = _by_position(targets, terms) if spec.likelihood == "categorical" else targets
+    rows = targets
+    if white is None and spec.likelihood == "categorical":
+        rows = _by_position(targets, terms)
     first = at(spec.beta)
     if kl.kind in ("free bits", "capacity"):
         return at(_with_floor(first, kl)), found
@@ -65,14 +80,21 @@ def with_masks(terms: Terms, data: Any) -> Terms:
     A mask of zeros, of missing values or of values above a limit shows on no made-up target, which
     lie between. Data say it of themselves; without any, zeros and NaN are tried. A cross-entropy of
     rows that are not one-hot counts classes, as a multinomial does, which has no closed form here.
+    Where terms are means over what a mask leaves, their weights become those on the data.
     """
     reconstruction, probe = terms.reconstruction, terms.probe
-    if probe is None or reconstruction.kind in ("none", "other"):
+    if probe is None or reconstruction.kind == "none":
         return terms
     try:
         rows = None if data is None else _targets(data, terms)
     except DataError:  # which the forecast refuses
         return terms
+    if rows is not None:
+        terms = terms._replace(kl=_kl_on(rows, terms.kl, probe))
+    if reconstruction.kind == "other":
+        return terms
+    if rows is not None and _padding(rows, terms):
+        return terms._replace(reconstruction=_error_on(rows, reconstruction, probe))
     tried = _special(probe) if rows is None else _batches(rows, probe)
     for what, y in tried:
         if not holds_on(probe, reconstruction, y):
@@ -81,6 +103,62 @@ def with_masks(terms: Terms, data: Any) -> Terms:
     if rows is not None and not (_within(rows, tried[0][1], terms) and _one_hot(rows, terms)):
         return terms._replace(reconstruction=reconstruction._replace(kind="other", weights=None))
     return terms
+
+
+def _padding(rows: Array, terms: Terms) -> bool:
+    """Whether some positions of the data are of a class that counts nothing."""
+    probe = terms.probe
+    if probe is None or probe.target.values != "classes":
+        return False
+    return not bool(probe.counts(torch.from_numpy(_shaped(rows, probe))).all())
+
+
+def _error_on(rows: Array, found: ReconstructionReading, probe: Probe) -> ReconstructionReading:
+    """Return an error of classes with its weight on data of which some positions count nothing."""
+
+    def factor(y: Tensor) -> float:
+        there = weight_on(probe, found, y)
+        return math.nan if there is None else there / found.weight
+
+    batches = (y for y in _every(rows, probe) if probe.counts(y).any())
+    times = _mean_factor(batches, factor)
+    if math.isnan(times):
+        return found._replace(kind="other", masked="in these data")
+    return found._replace(weight=plain(found.weight * times))
+
+
+def _kl_on(rows: Array, kl: KLReading, probe: Probe) -> KLReading:
+    """Return the KL with its weight on the data: over their number of tokens, it goes by that."""
+    if not kl.has_beta or probe.target.values != "classes":
+        return kl
+    y_hat, usual = probe.made_up()
+    away = (kl.prior_mean + AWAY * kl.prior_std, 2 * math.log(kl.prior_std))
+
+    def rise(y: Tensor) -> float:
+        try:
+            return probe.value(y_hat, y, *away) - probe.value(y_hat, y)
+        except InvalidArgumentError:  # of targets that it does not take
+            return math.nan
+
+    before = rise(usual)
+    times = _mean_factor(_every(rows, probe), lambda y: rise(y) / before)
+    if math.isnan(times):
+        return kl
+    weights = None if kl.weights is None else tuple(times * one for one in kl.weights)
+    return kl._replace(weight=plain(kl.weight * times), weights=weights)
+
+
+def _mean_factor(batches: Iterable[Tensor], factor: Callable[[Tensor], float]) -> float:
+    """Return by what a weight is multiplied on average over batches; NaN: on one by no number.
+
+    A mean over the tokens of a batch weighs like one over their number, which adds up.
+    """
+    numbers = []
+    for tried, batch in enumerate(batches, start=1):
+        numbers.append(1 / (factor(batch) or math.nan))
+        if tried == TRIED and np.abs(np.subtract(numbers, 1)).max() <= TOLERANCE:
+            return 1.0
+    return float(1 / np.mean(numbers)) if numbers else math.nan
 
 
 def _within(rows: Array, y: Tensor, terms: Terms) -> bool:
@@ -118,6 +196,14 @@ def _special(probe: Probe) -> list[tuple[str, Tensor]]:
     return tried
 
 
+def _every(rows: Array, probe: Probe) -> Iterator[Tensor]:
+    """Yield all rows of class numbers as targets, in full batches: the last has first ones too."""
+    size = probe.sizes.batch
+    for start in range(0, len(rows), size):
+        chosen = np.arange(start, start + size) % len(rows)
+        yield torch.from_numpy(_shaped(rows[chosen], probe))
+
+
 def _batches(rows: Array, probe: Probe) -> list[tuple[str, Tensor]]:
     """Return rows of the data as targets: those of its extremes (or a NaN), and some throughout."""
     size = probe.sizes.batch
@@ -147,6 +233,8 @@ def _targets(data: Any, terms: Terms) -> Array:
             "Pass the features of your data.",
         )
     if terms.reconstruction.likelihood != "categorical":
+        return rows
+    if terms.probe is not None and (rows < 0).any():  # as ignore_index is by default
         return rows
     classes = features[axis]
     positions = np.delete(features, axis).tolist()
@@ -182,11 +270,42 @@ def _shaped(rows: Array, probe: Probe) -> Array:
     return whole
 
 
-def _of_ratios(found: Onset, spec: VAESpec) -> Forecast:
+class _White(NamedTuple):
+    """Scores in units of their noise, the loss of the best constant output, and notes."""
+
+    moments: Moments
+    loss: float
+    notes: tuple[str, ...]
+
+
+def _of_ratios(found: Onset) -> _White:
+    return _White(Moments.from_matrices(np.diag(found.ratios)), found.loss, found.notes)
+
+
+def _of_padded(rows: Array, terms: Terms) -> _White:
+    """Return what class numbers are worth of which some count nothing.
+
+    Where a position counts it has the mean p of those rows: its score is one-hot less p there, 0
+    elsewhere, and the mean Hessian that of p times the share of rows where it counts.
+    """
+    assert terms.probe is not None
+    axis = terms.probe.target.axis or 0
+    hot = terms.probe.one_hot(torch.from_numpy(_shaped(rows, terms.probe))).numpy()
+    share, seen = hot.mean(axis=0), hot.sum(axis=along(axis), keepdims=True)
+    total = share.sum(axis=axis, keepdims=True)
+    p = np.divide(share, total, out=np.zeros_like(share), where=total > 0)
+    root = np.sqrt(share)
+    hot -= seen * p
+    white = np.divide(hot, root, out=np.zeros_like(hot), where=root > 0)
+    return _White(Moments.from_arrays(white), -float(xlogy(share, p).sum()), ())
+
+
+def _of_white(found: _White, spec: VAESpec) -> Forecast:
     """Return the forecast of a Gaussian decoder whose modes are worth what the loss's are."""
     gaussian = VAESpec(spec.latent_dim, spec.beta, 1.0, spec.eta_enc, spec.sigma)
-    result = forecast(Moments.from_matrices(np.diag(found.ratios)), gaussian)
-    collapsed = result.total_variance / 2 + len(found.ratios) / 2 * math.log(2 * math.pi)
+    result = forecast(found.moments, gaussian)
+    modes = found.moments.features[1]
+    collapsed = result.total_variance / 2 + modes / 2 * math.log(2 * math.pi)
     no_eta_dec = np.full(spec.latent_dim, math.nan)
     return result.replace(
         spec=spec,

@@ -12,11 +12,17 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 
 from posterior_collapse import checks
-from posterior_collapse.adapters.outputs import Output, OutputReader, flattened, posterior_of
+from posterior_collapse.adapters.outputs import (
+    Output,
+    OutputReader,
+    certain,
+    flattened,
+    posterior_of,
+)
 from posterior_collapse.diagnosis.arrays import BEYOND
 from posterior_collapse.diagnosis.scores import elementwise
 from posterior_collapse.errors import InvalidArgumentError, NotSolvedError
-from posterior_collapse.models import LatentModel
+from posterior_collapse.models import LatentModel, OneHots
 from posterior_collapse.models.modules import modules_behind
 from posterior_collapse.specs import CVAESpec, Spec, VAESpec
 
@@ -24,9 +30,14 @@ BY_SAMPLES = (
     "KL to the prior is found by sampling; where the prior does not split over units, what no unit "
     "has alone is shared by all alike"
 )
-FORCED = (
-    "the decoder sees the data's own past: of what it predicts from that, no unit need tell. For a "
-    "perfect one the best beta of a unit is 1, so that at beta = 1 collapse is marginal by theory"
+FORCED = "the decoder sees the data's own past: of what it predicts from that, no unit need tell. "
+MARGINAL = (
+    "For a perfect one the best beta of a unit is 1, so that at beta = 1 collapse is marginal by "
+    "theory"
+)
+OF_ERRORS = (
+    "For a perfect one, whose errors nothing predicts, units live below the beta that is their "
+    "largest variance over eta_dec^2"
 )
 Prior: TypeAlias = Distribution | Callable[[Tensor], Any]
 
@@ -63,6 +74,8 @@ class WrappedModel(LatentModel, nn.Module):
         shape: Shape of one sample as `encode` wants it. None: flat rows.
         tokens: Whether the functions take x as whole numbers (torch.long), as an embedding does. A
             decoder's classes are compared with one-hot data: without them leave `decode` out.
+        padding: Of one-hot data, positions last but one, the number of the class that counts
+            nothing, as under `ignore_index`; None: all count.
         modules: Modules that cannot be found, because the functions look them up at run time and
             call a method of theirs instead of them. The first says where data are moved.
         spec_assumed: Whether the spec only stands in for an unknown objective, so that beta and
@@ -101,6 +114,7 @@ class WrappedModel(LatentModel, nn.Module):
         teacher_forcing: bool = False,
         shape: Sequence[int] | None = None,
         tokens: bool = False,
+        padding: int | None = None,
         modules: Iterable[nn.Module] = (),
         spec_assumed: bool | None = None,
         said: Iterable[str] = (),
@@ -128,6 +142,21 @@ class WrappedModel(LatentModel, nn.Module):
         self.conditional = isinstance(self.spec, CVAESpec)
         self.decodes = decode is not None
         self.teacher_forcing, self.tokens = bool(teacher_forcing), bool(tokens)
+        if self.conditional and self.teacher_forcing:
+            raise InvalidArgumentError(
+                "teacher_forcing",
+                "True with a CVAESpec, whose decoder is called as decode(z, x)",
+                "a VAESpec, whose decoder is given what it decodes",
+                "Leave decode out: KL, information and counts need none.",
+            )
+        self.padding = None if padding is None else checks.whole("padding", padding, least=0)
+        if padding is not None and self.spec.likelihood != "categorical":
+            raise InvalidArgumentError(
+                "padding",
+                f"{padding} with likelihood {self.spec.likelihood!r}",
+                "likelihood 'categorical' in the spec, whose classes it is among",
+                "Pass spec=VAESpec(..., likelihood='categorical').",
+            )
         self._reader = OutputReader(self.spec, output)
         self._prior = None if prior is None else _known_prior(prior)
         self.shape = None if shape is None else _sides(shape)
@@ -149,7 +178,8 @@ class WrappedModel(LatentModel, nn.Module):
         elif self._prior is not None and not isinstance(self._prior, Distribution):
             notes.append(BEYOND)
         if self.teacher_forcing:
-            notes.append(FORCED)
+            gaussian = self.spec.likelihood == "gaussian"
+            notes.append(FORCED + (OF_ERRORS if gaussian else MARGINAL))
         return [*notes, *self._said]
 
     def posterior(self, level: int, given: Tensor, y: Tensor | None = None) -> Normal:
@@ -231,7 +261,18 @@ class WrappedModel(LatentModel, nn.Module):
             inputs.append(samples.reshape(*x_lead, *one).expand(*lead, *one).reshape(-1, *one))
         self._reader.spec = self.spec
         output = self._reader.read(decoder(*inputs), len(rows), rows.device)
-        return flattened(output, lead, rows.device)
+        if self.tokens and isinstance(output, OneHots):
+            raise InvalidArgumentError(
+                "tokens",
+                "True, and a decoder of classes, which are compared with the data",
+                "one-hot data, (rows, positions, classes)",
+                "Turn them into class numbers for your functions, decode=lambda z, x: "
+                "net.decode(z, x.argmax(-1)), with shape=(positions, classes).",
+            )
+        output = flattened(output, lead, rows.device)
+        if self.padding is None or x is None or not isinstance(output, OneHots):
+            return output
+        return certain(output, x, self.padding)
 
     def per_channel(self, values: Any) -> Any:
         """Return what units have, summed over the positions of each channel.

@@ -13,6 +13,7 @@ from posterior_collapse.adapters.terms import KLReading
 from posterior_collapse.checks import Likelihood
 from posterior_collapse.diagnosis import Finding
 from posterior_collapse.errors import PosteriorCollapseError
+from posterior_collapse.theory.forecasting import FEW_ROWS
 
 if TYPE_CHECKING:
     from posterior_collapse.adapters.audit import LossAudit
@@ -27,16 +28,22 @@ DECODERS: dict[Likelihood, str] = {
 
 
 def findings(
-    audit: LossAudit, refusal: PosteriorCollapseError | None = None, *, given: bool = False
+    audit: LossAudit,
+    refusal: PosteriorCollapseError | None = None,
+    *,
+    given: bool = False,
+    late: tuple[str, float] | None = None,
 ) -> tuple[Finding, ...]:
     """Return what is to be said of a loss, the gravest first.
 
-    Whether data are given, and why there is no forecast for them, counts too.
+    Whether data are given, why there is no forecast for them, and by which argument, at 0 so far,
+    the KL's weight grows to what, counts too.
     """
     return (
         *_of_gradient(audit),
         *_of_order(audit),
         *_of_signs(audit),
+        *_of_schedule(audit.kl, late),
         *_of_kl(audit.kl, audit),
         *_of_reconstruction(audit, given),
         *_of_reductions(audit),
@@ -80,6 +87,18 @@ def _of_signs(audit: LossAudit) -> Iterator[Finding]:
             "signs",
             "Error and KL are both rewarded, as in an ELBO, which is to be maximised.",
             "Minimise its negative; all else said here is about that.",
+        )
+
+
+def _of_schedule(kl: KLReading, late: tuple[str, float] | None) -> Iterator[Finding]:
+    if late is not None:
+        name, weight = late
+        yield Finding(
+            "schedule",
+            f"The KL's weight goes by {name}, which is 0 here, its default: at 0 it is "
+            f"{kl.weight:.3g}, later {weight:.3g}. All that is said here is said of {name}=0.",
+            f"Audit the end of training: lambda y_hat, y, mean, log_var: loss(y_hat, y, mean, "
+            f"log_var, {name}=100_000).",
         )
 
 
@@ -195,6 +214,14 @@ def _of_reconstruction(audit: LossAudit, given: bool) -> Iterator[Finding]:
             "The loss does not depend on the reconstruction.",
             "Check the order of the arguments: (reconstruction, target, mean, log_var).",
         )
+    elif reconstruction.masked is not None and reconstruction.ignored:
+        yield Finding(
+            "masked-targets",
+            "In these data the error weighs rows by how many of their positions count, as a mean "
+            "over each row's own does: no one beta stands for it, and which units live goes by the "
+            "loss's own scores and curvature.",
+            "Sum over positions, and average over the batch.",
+        )
     elif reconstruction.masked is not None:
         yield Finding(
             "masked-targets",
@@ -229,6 +256,7 @@ def _of_reconstruction(audit: LossAudit, given: bool) -> Iterator[Finding]:
             "likelihood's own noise.",
             by_it if given else "Forecast with the spec, which says so, or pass data=.",
         )
+        yield from _of_classes(audit, given)
     elif kind == "absolute":
         yield Finding(
             "absolute-error",
@@ -258,6 +286,35 @@ def _of_reconstruction(audit: LossAudit, given: bool) -> Iterator[Finding]:
         )
 
 
+def _of_classes(audit: LossAudit, given: bool) -> Iterator[Finding]:
+    """What is to be said of tokens: padding, and a decoder that sees those before each."""
+    ignored, beta = audit.reconstruction.ignored, audit.value
+    if ignored:
+        which = ", ".join(map(str, ignored[:5])) + ", ..." * (len(ignored) > 5)
+        yield Finding(
+            "ignored-class",
+            f"Targets of class {which} count nothing, as under ignore_index or a mask.",
+            "What is said here of your data is said of what that leaves."
+            if given
+            else "Pass data=: a mean over what that leaves weighs by how much it is.",
+        )
+    # Of a floor what it leaves free pays at any beta.
+    if positions(audit) > 1 and beta is not None and beta > 0 and not audit.kl.has_floor:
+        yield Finding(
+            "autoregressive",
+            "What data pay for is that of a decoder which sees z alone. One that also sees the "
+            "classes before each (teacher forcing) gains nothing by z from beta = 1 on, if it "
+            "predicts as well as they allow.",
+            f"For such a decoder compare {beta:.6g} with 1, and diagnose the trained model.",
+        )
+
+
+def positions(audit: LossAudit) -> int:
+    """How many a sample has; one with a categorical whose classes are not known apart."""
+    shape, axis = audit.sizes.features, audit.reconstruction.axis
+    return 1 if axis is None else math.prod(shape) // shape[axis]
+
+
 def _of_reductions(audit: LossAudit) -> Iterator[Finding]:
     reconstruction, kl, sizes = audit.reconstruction, audit.kl, audit.sizes
     if reconstruction.kind == "none" or not kl.has_beta:
@@ -285,13 +342,16 @@ def _of_reductions(audit: LossAudit) -> Iterator[Finding]:
 
 def _of_means(audit: LossAudit) -> Iterator[Finding]:
     reconstruction, sizes = audit.reconstruction, audit.sizes
+    if reconstruction.masked is not None and reconstruction.ignored:
+        return  # over how many positions goes by the row
     if reconstruction.kind == "log squared":
         return  # a fitted eta_dec makes up for every factor of the squared error
-    features, what, latents = math.prod(sizes.features), "features", sizes.latents
+    features, what, latents = str(math.prod(sizes.features)), "features", sizes.latents
     if reconstruction.axis is not None:
-        features, what = features // sizes.features[reconstruction.axis], "positions"
-    if 1 < audit.averaged < features:  # over some sides of a sample, such as an image's
-        features, what = audit.averaged, f"of {features} {what}"
+        features, what = str(positions(audit)), "positions"
+    # Over some sides of a sample, such as an image's, or what padding leaves on average.
+    if 1 < audit.averaged < int(features):
+        features, what = _number(audit.averaged), f"of {features} {what}"
     error = "error"
     if reconstruction.kind in ("squared", "absolute"):
         error = f"{reconstruction.kind} error"
@@ -314,6 +374,10 @@ def _of_means(audit: LossAudit) -> Iterator[Finding]:
     )
 
 
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value == round(value) else f"{value:.4g}"
+
+
 def _of_value(audit: LossAudit) -> Iterator[Finding]:
     value, expected, sizes = audit.beta, audit.expected, audit.sizes
     if value is None or expected is None or value <= 0 or audit.matches:
@@ -322,9 +386,9 @@ def _of_value(audit: LossAudit) -> Iterator[Finding]:
     features = audit.averaged if audit.averaged > 1 else math.prod(sizes.features)
     factors = (
         (1.0, ""),
-        (features, f"{features} features"),
+        (features, f"{_number(features)} features"),
         (1 / sizes.latents, f"1/{sizes.latents} latents"),
-        (features / sizes.latents, f"{features} features / {sizes.latents} latents"),
+        (features / sizes.latents, f"{_number(features)} features / {sizes.latents} latents"),
         (sizes.batch, f"the batch size {sizes.batch}"),
         (1 / sizes.batch, f"1 / the batch size {sizes.batch}"),
     )
@@ -360,6 +424,13 @@ def _of_units(audit: LossAudit) -> Iterator[Finding]:
     forecast = audit.forecast
     if forecast is None:
         return
+    few = [note for note in forecast.notes if note.startswith(FEW_ROWS)]
+    if few:
+        yield Finding(
+            "few-rows",
+            f"{few[0][0].upper()}{few[0][1:]}.",
+            "Take no more units from these data than are stronger, or pass more rows.",
+        )
     active, modes = forecast.n_active, int(np.count_nonzero(forecast.spectrum))
     if active < min(audit.sizes.latents, modes):
         code, wanted = ("some-collapse", None) if active else ("all-collapse", 1)

@@ -36,6 +36,8 @@ WORDS: dict[Likelihood, tuple[str, str]] = {
 }
 SURE = 4.0
 """Standard errors within which noise counts as that of a sample."""
+NEVER = -1e4
+"""Log-probability of what does not happen, finite so that 0 times it is 0."""
 ONE = 1e-3
 """By which probabilities of classes may miss a sum of 1."""
 
@@ -274,6 +276,33 @@ def flattened(output: Distribution, lead: torch.Size, device: torch.device) -> D
     kind: Any = type(output)
     rows = {name: value.reshape(*lead, -1) for name, value in given.items()}
     return cast(Distribution, kind(**rows, validate_args=False))
+
+
+def certain(output: OneHots, x: Tensor, padding: int) -> OneHots:
+    """Return classes that are certain of the padding where one-hot rows x have it.
+
+    So it costs nothing, and nothing that the latents say could change it.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 0.0, 0.0, 1.0]])  # of two positions the first is padded
+        >>> certain(OneHots(torch.zeros(1, 4), (2, 2)), x, 0).mean
+        tensor([[1.0000, 0.0000, 0.5000, 0.5000]])
+    """
+    classes = output.classes[0]
+    if padding >= classes or x.shape[-1] != output.logits.shape[-1]:
+        raise InvalidArgumentError(
+            "padding",
+            f"{padding}, with {classes} classes of {len(output.classes)} positions and rows of "
+            f"{x.shape[-1]} features",
+            "the number of a class of one-hot data, (rows, positions, classes)",
+            "Pass one-hot data, whose classes are those that the decoder gives.",
+        )
+    shape = (-1, classes)
+    logits = output.logits.reshape(*output.logits.shape[:-1], *shape)
+    padded = x.to(logits).reshape(*x.shape[:-1], *shape)[..., padding] > 0.5
+    only = logits.new_full((classes,), NEVER)
+    only[padding] = 0.0
+    return OneHots(torch.where(padded[..., None], only, logits).flatten(-2), output.classes)
 
 
 class _Reshaped(Distribution):

@@ -95,6 +95,7 @@ class Probe:
         sizes: Of the tensors.
         spread: What its last argument is, of `SPREADS`.
         target: What its target is.
+        ignored: Class numbers that count nothing, as that of padding: none is made up.
         order: Position of each of `ROLES` among its arguments.
         parts: What was returned, in words, if it was no single number.
         drew: Whether it drew from a Gaussian.
@@ -104,6 +105,7 @@ class Probe:
     sizes: Sizes
     spread: str = "log-variance"
     target: Target = TARGETS[0]
+    ignored: tuple[int, ...] = ()
     order: tuple[int, ...] = (0, 1, 2, 3)
     parts: str | None = None
     drew: bool = False
@@ -125,16 +127,25 @@ class Probe:
         elif values == "counts":
             y = (6 * uniform[1]).floor()
         elif axis is not None:
-            y = uniform[1].argmax(dim=along(axis))
+            counted = uniform[1].index_fill(along(axis), torch.tensor(self.ignored).long(), -1.0)
+            y = counted.argmax(dim=along(axis))
             y = self.one_hot(y) if values == "one-hot" else y
         return 0.1 + 0.8 * uniform[0], y
 
     def one_hot(self, classes: Tensor) -> Tensor:
-        """Return class numbers in the reconstruction's shape, 1 for the class and 0 for others."""
+        """Return class numbers in the reconstruction's shape, 1 for the class and 0 for others.
+
+        Of what counts nothing all are 0.
+        """
         axis = self.target.axis
         assert axis is not None
-        hot = torch.nn.functional.one_hot(classes, self.sizes.features[axis]).double()
+        hot = torch.nn.functional.one_hot(classes.clamp(min=0), self.sizes.features[axis]).double()
+        hot *= self.counts(classes)[..., None]
         return hot.movedim(-1, along(axis))
+
+    def counts(self, classes: Tensor) -> Tensor:
+        """Whether each of some class numbers counts: none below 0, nor the ignored."""
+        return (classes >= 0) & ~torch.isin(classes, torch.tensor(self.ignored).to(classes))
 
     def value(self, y_hat: Tensor, y: Tensor, mean: Any = 0.0, log_var: Any = 0.0) -> float:
         """Return the loss, where the posterior of all rows is the same: a number, or one per unit.
@@ -264,6 +275,13 @@ class Probe:
             "Check features=, latents=, the order of the arguments and the device of tensors of "
             "its own, or wrap it: lambda y_hat, y, mean, log_var: ..."
         )
+        if len(self.sizes.features) == 1:
+            action += " Of classes, as of tokens, features=(positions, classes)."
+        if "required" in line and "argument" in line:
+            action = (
+                "Wrap it, with what else it takes as at the end of training (a step, a weight): "
+                "lambda y_hat, y, mean, log_var: loss(y_hat, y, mean, log_var, step=100_000)."
+            )
         if is_of_dtype(line):
             action = (
                 "Its own tensors have another dtype: wrap it, lambda y_hat, y, mean, log_var: "

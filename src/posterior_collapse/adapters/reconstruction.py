@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,8 @@ ROWS = 6
 """Rows that a reading goes by, in as many batches as it takes."""
 FAR = (3.0, 30.0)
 """Errors at which a robust loss shows that it is no squared one."""
+MOST_TRIED = 2**25
+"""Numbers of outputs that are looked at for class numbers which count nothing."""
 
 
 class ReconstructionReading(NamedTuple):
@@ -41,6 +44,7 @@ class ReconstructionReading(NamedTuple):
         masked: Targets on which it is another than on made-up ones, in words; None: none known.
         clipped: Whether outputs are cut off where they leave a range, as by clamp or relu.
         near: Of an `"other"` one, the kind that it has in (0, 1), but not of large errors.
+        ignored: Class numbers that count nothing, as that of padding.
     """
 
     kind: str
@@ -52,6 +56,7 @@ class ReconstructionReading(NamedTuple):
     masked: str | None = None
     clipped: bool = False
     near: str | None = None
+    ignored: tuple[int, ...] = ()
 
     @property
     def likelihood(self) -> Likelihood:
@@ -225,6 +230,57 @@ def _holds_far(probe: Probe, found: ReconstructionReading, moved: str) -> bool:
         if np.abs(g - expected).max() > TOLERANCE * np.abs(expected).max():
             return False
     return True
+
+
+def ignored_classes(probe: Probe) -> tuple[int, ...]:
+    """Return class numbers that pull at no output, as that of padding under `ignore_index`.
+
+    Of a large vocabulary the last and the first are tried, which such a number is among.
+    """
+    values, axis = probe.target
+    if values != "classes" or axis is None:
+        return ()
+    y_hat, y = probe.made_up()
+    classes, positions = probe.sizes.features[axis], y.numel()
+    calls = min(-(-classes // positions), max(1, MOST_TRIED // y_hat.numel()))
+
+    def pulls(target: Any) -> Any:
+        return torch.from_numpy(np.abs(probe.gradient(y_hat, target)).max(axis=along(axis)) > 0)
+
+    try:
+        found: set[int] = set()
+        for call in range(calls):
+            tried = (torch.arange(positions) + call * positions - 1) % classes
+            moved = pulls(tried.reshape(y.shape)).flatten()
+            found |= set(tried[~moved].tolist()) - set(tried[moved].tolist())
+        if not found or len(found) > classes - 2:
+            return ()
+        ignored = tuple(sorted(found))
+        # Wherever it stands, and nothing else: not the last position of a shifted target, say.
+        mixed = replace(probe, ignored=ignored).made_up()[1].flatten()
+        mixed[::2] = torch.tensor(ignored).repeat(len(mixed))[: len(mixed[::2])]
+        for turn in (0, 1):
+            target = mixed.roll(turn).reshape(y.shape)
+            if not torch.equal(pulls(target), ~torch.isin(target, torch.tensor(ignored))):
+                return ()
+    except InvalidArgumentError:
+        return ()
+    return ignored
+
+
+def weight_on(probe: Probe, found: ReconstructionReading, y: Tensor) -> float | None:
+    """Return the weight that an error of this kind has on some targets; None: it is another."""
+    y_hat, _ = probe.made_up()
+    try:
+        gradient = probe.gradient(y_hat, y) * len(y)
+    except InvalidArgumentError:
+        return None
+    rows = _Rows(y_hat.numpy(), _alike(probe, y), gradient)
+    for kind, slope, axis in _slopes(rows, probe):
+        if (kind, axis) == (found.kind, found.axis):
+            there = _fitted(kind, rows, slope, axis)
+            return None if there is None else there.weight
+    return None
 
 
 def holds_on(

@@ -25,6 +25,7 @@ from posterior_collapse.adapters.probing import (
 from posterior_collapse.adapters.reconstruction import (
     TOLERANCE,
     ReconstructionReading,
+    ignored_classes,
     plain,
     read_reconstruction,
 )
@@ -34,6 +35,8 @@ from posterior_collapse.errors import InvalidArgumentError, PosteriorCollapseErr
 MOST_UNITS = 256
 """Units that are looked at one by one, where they differ."""
 
+LEAST_FREE, MOST_FREE = 1e-3, 64.0
+"""Nats that a floor has, of which less is rounding; a mask no more."""
 NEAR = ((0.5, 0.0), (-0.6, 0.3), (0.0, 0.5), (0.0, -0.5), (0.7, -0.9), (1.1, 0.2), (-0.9, 0.8))
 """Posteriors (mean, log-variance) next to the prior, beside (0, 0)."""
 DISTANT = tuple((mean + math.copysign(20.0, mean), log_var) for mean, log_var in NEAR)
@@ -174,18 +177,29 @@ def _with_floor(found: KLReading, at: Losses, latents: int) -> KLReading:
     together, alone = lacking(DISTANT[0], every, latents), lacking(DISTANT[0], first, 1)
     each = latents > 1 and alone < 0.75 * together
     units, number = (first, 1) if each else (every, latents)
-    less = alone if each else together
+    first_less = less = alone if each else together
     # Not as far beyond it, where single precision has digits left.
     less = lacking(at_kl(2 * less / number), units, number)
     # In parts of that KL: 0 if it is free, -1 if it is rewarded.
     charged = math.nan
-    if less > 0:
+    if less > LEAST_FREE and math.isclose(less, first_less, rel_tol=0.3):
         charged = rise(at_kl(less / 4 / number), units) / (less / 4)
     for kind, part, times in (("free bits", 0.0, 1.0), ("capacity", -1.0, 2.0)):
         if abs(charged - part) <= 0.1:
             over = "unit" if each else "all"
             return found._replace(kind=kind, floor=plain(less / times), floor_over=over)
-    return found._replace(kind="other")
+    # Or a mask: nothing up to a floor, and all of the KL beyond, whose gradients are free bits'.
+    free, all_of_it = 0.0, MOST_FREE
+    for _ in range(40):
+        nats = (free + all_of_it) / 2
+        charged = rise(at_kl(nats), first)
+        free, all_of_it = (free, nats) if charged > nats / 2 else (nats, all_of_it)
+    if not LEAST_FREE < all_of_it < MOST_FREE or rise(at_kl(free / 2), first) > TOLERANCE * free:
+        return found._replace(kind="other")
+    each = latents == 1 or rise(at_kl(0.9 * free), every) <= TOLERANCE * free
+    return found._replace(
+        kind="free bits", floor=plain(all_of_it), floor_over="unit" if each else "all"
+    )
 
 
 def _squared(at: Losses, latents: int) -> KLReading | None:
@@ -319,6 +333,9 @@ def _read_as(
             refusals.append(refusal)
     else:
         raise refusals[0]
+    if ignored := ignored_classes(probe):
+        probe = replace(probe, ignored=ignored)
+        read = read_reconstruction(probe)._replace(ignored=ignored)
     kl = read_kl(probe)
     for spread in spreads[1:]:
         if kl.kind == "other":

@@ -18,6 +18,7 @@ from posterior_collapse.diagnosis.conclusions import (
     has_other_noise,
     in_parts_only,
     is_attainable,
+    is_marginal,
     is_settled,
     is_worse_than_none,
     keeps_too_many,
@@ -38,6 +39,11 @@ NEAR, LEAST_SUSPECT = 0.04, 2
 """How nearly two variances add up to the prior's, and active units that must show it."""
 FAR = 0.5
 """Nats from a unit's aggregate posterior to its prior from which the prior's samples miss it."""
+MARGINAL = (
+    "At beta = 1 t is 1 itself of a decoder that predicts as well as the past allows, which no "
+    "number of rows tells from a little more. Units pay at a lower beta, or where the decoder sees "
+    "less of the past, as by word dropout."
+)
 TRAIN_LONGER = "Train longer, or with another learning rate, before you change anything else."
 UNUSED = 0.01
 """Share of the strongest unit's effect below which the decoder ignores a unit, eta_dec unknown."""
@@ -231,6 +237,8 @@ def _undecided(found: Diagnosis, number: int) -> Finding:
         return Finding("undecided", f"{what}: {what_decides(found, number - 1)}.", TRAIN_LONGER)
     why = "t is not known" if np.isnan(t) else f"t = {t:.3g} \u00b1 {error:.1g}, above 1 or not"
     action = f"Diagnose more than {found.n:,} rows: {what_decides(found, number - 1)}."
+    if is_marginal(found) and found.n >= LEAST_ROWS:
+        action = MARGINAL
     spec = found.spec
     if level.n_active and spec is not None and not isinstance(spec.sigma_levels[number - 1], str):
         action += (

@@ -246,6 +246,8 @@ def what_decides(found: Diagnosis, at: int) -> str:
         return gain_in_words(found, at)
     if leaves_out(found, at) and not found.undecided_units[at]:
         return "t ignores some outputs, which are far from their best"
+    if is_marginal(found):
+        return "theory expects that at beta = 1 of a decoder that sees the past"
     rows = rows_to_decide(found.signal[at], found.signal_error[at], found.n)
     if rows is None:
         return "100 times as many rows might not tell"
@@ -269,6 +271,17 @@ def _of_level(found: Diagnosis, at: int) -> Conclusion:
 def leaves_out(found: Diagnosis, at: int) -> bool:
     """Whether t of a level, far from the best outputs, counts only some of them."""
     return at == 0 and any(note.startswith(LEFT_OUT) for note in found.notes)
+
+
+def is_marginal(found: Diagnosis) -> bool:
+    """Whether t is 1 itself of a decoder that predicts as well as the past that it sees allows.
+
+    Of a Gaussian that takes an eta_dec which is those errors' std.
+    """
+    spec = found.spec
+    if spec is None or spec.likelihood == "gaussian" or not found._sees_past:
+        return False
+    return math.isclose(spec.beta_levels[0], 1.0)
 
 
 def in_parts_only(found: Diagnosis, at: int) -> bool:

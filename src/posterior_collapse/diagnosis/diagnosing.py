@@ -205,6 +205,7 @@ def diagnose(
         # The course of what `fit` returned, which other models do not have.
         _history=trained.history if hasattr(trained, "objective") else None,
         _about=known,
+        _sees_past=getattr(model, "teacher_forcing", False),
     )
     result = result.replace(_training=_training(trained, result))
     notes += tuple(found.notes(overfit=overfit(result) > 0))
@@ -244,6 +245,8 @@ def _forecast(
         )
     if getattr(found.model, "teacher_forcing", False):
         return None, ("no forecast: that is of a model whose decoder does not see the data",)
+    if getattr(found.model, "padding", None) is not None:
+        return None, ("no forecast: that is of data without padding; audit_loss has one with it",)
     if found.moments is None and found.spec is not None:
         return None, (
             f"no forecast: x and y have more than {MOST_FEATURES:,} features, or no variance",

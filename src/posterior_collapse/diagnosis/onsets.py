@@ -82,8 +82,9 @@ def onset(
 ) -> Onset:
     """Return the beta above which total collapse of a VAE is a local optimum, for any smooth loss.
 
-    It holds for every network, encoder and posterior: the collapsed state of `loss + beta KL` is
-    unstable exactly below it. `ratios` count units near the onset only.
+    It holds for every network, encoder and posterior, if the decoder sees z (and x) alone: the
+    collapsed state of `loss + beta KL` is unstable exactly below it. `ratios` count units near the
+    onset only.
 
     Args:
         loss: `loss(output, y)` of a batch in torch: one number for each row, or their mean or

@@ -38,6 +38,8 @@ MANY_ROWS = 10
 """Rows per feature from which sampling moves no mode far."""
 MOST_DRAWN = 20_000_000
 """Numbers that noise is made of; data of more are not called few."""
+FEW_ROWS = "only "
+"""How the note begins that says so of few."""
 UNLIKE = 30.0
 """Times the median of the features' standard deviations that the largest of one unit hardly is."""
 
@@ -100,7 +102,8 @@ class Forecast(Viewed):
     def onset(self) -> float:
         """Beta of the level next to the data above which all its units collapse.
 
-        It is that of total collapse, whatever the network: there the loss is a quadratic. Given a
+        It is that of total collapse, whatever the network, if its decoder sees z alone: there the
+        loss is a quadratic. Given a
         condition it is that of a path from x that is linear; one that explains more has a lower.
         """
         critical = self.levels[0].critical_beta
@@ -386,7 +389,7 @@ def _noise_alone(modes: Modes, threshold: float) -> Iterator[str]:
     stronger = min(found, int(weaker[0]) if weaker.size else found)
     if stronger < found:
         yield (
-            f"only {n:,} rows for {features:,} features: as many rows of noise, with the same "
+            f"{FEW_ROWS}{n:,} rows for {features:,} features: as many rows of noise, with the same "
             f"variances, would show {above} modes above the threshold; these data show {found}, of "
             f"which {stronger} are stronger than noise's"
         )

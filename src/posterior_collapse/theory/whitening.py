@@ -50,6 +50,10 @@ TOLERANCE = 1e-5
 """Nats per sample and unit of a white coefficient: the gradient at which a fit is finished."""
 ROUNDS = 50
 """Of fitting the outputs and the dispersion in turns."""
+OF_Z_ALONE = (
+    "all is said of a decoder that sees z alone: one that also sees the positions before each, as "
+    "of text, has its own onset, 1 if it predicts as well as they allow"
+)
 SAME = 1e-6
 """Relative change of a dispersion at which that ends."""
 
@@ -117,7 +121,10 @@ def whiten(moments: Moments, spec: Spec, counts: Tally | None = None) -> Whiteni
     modes = int(np.count_nonzero(varies))
     if spec.likelihood == "categorical":
         # Of positions that always have the same class no class varies.
-        modes -= round(mean.sum()) - int(mean[~varies].sum() + ROUNDING * len(mean))
+        positions = round(mean.sum())
+        modes -= positions - int(mean[~varies].sum() + ROUNDING * len(mean))
+        if positions > 1:
+            notes.append(OF_Z_ALONE)
     return Whitening(moments.divided(divisor), loss, output, divisor, modes, tuple(notes))
 
 
