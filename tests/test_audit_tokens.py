@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy, log_softmax, nll_loss
 
 from posterior_collapse.adapters import audit_loss
-from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.errors import InvalidArgumentError, PosteriorCollapseError
 
 V, T, K, N = 7, 6, 4, 160
 """Classes, of which 0 is padding, positions, latents and rows."""
@@ -265,3 +265,58 @@ def test_free_bits_by_a_mask_are_read_in_single_precision() -> None:
     found = audit_loss(loss, features=(T, V), latents=K).kl
     assert (found.kind, found.floor_over) == ("free bits", "unit")
     assert found.floor == pytest.approx(0.3, rel=1e-4)
+
+
+@pytest.mark.parametrize("left_out", [-100, 255])
+@pytest.mark.parametrize("shape", [(3,), (3, 4)])  # which probabilities may have too
+def test_numbers_of_no_class_that_the_loss_leaves_out(
+    left_out: int, shape: tuple[int, ...]
+) -> None:
+    y = np.random.default_rng(3).integers(0, 3, (200, *shape[1:]))
+    y[:20] = left_out
+
+    def loss(o: Any, y: Any, m: Any, s: Any) -> Any:
+        error = cross_entropy(o, y, ignore_index=left_out, reduction="sum") / len(o)
+        return error + kl(m, s).mean()
+
+    found = audit_loss(loss, features=shape, latents=2, data=y.reshape(200, -1))
+    assert found.likelihood == "categorical"
+    assert found.beta == pytest.approx(1)
+    mean = audit_loss(
+        lambda o, y, m, s: cross_entropy(o, y, ignore_index=left_out) + kl(m, s).mean(),
+        features=shape, latents=2, data=y.reshape(200, -1),
+    )  # fmt: skip
+    assert mean.beta == pytest.approx(0.9 * y[0].size, rel=0.02)  # 180 of 200 count
+
+
+def test_class_numbers_that_a_loss_does_not_take_are_refused() -> None:
+    wrong = TOKENS.copy()
+    wrong[0, 0] = -1
+    with pytest.raises(PosteriorCollapseError, match="got -1"):
+        audit_loss(summed, features=(T, V), latents=K, data=wrong)
+
+
+def test_batches_of_padding_alone_change_nothing() -> None:
+    padded = np.concatenate([TOKENS, np.zeros((16, T), int)])
+
+    def per_batch(o: Any, y: Any, m: Any, s: Any) -> Any:
+        return summed(o, y, m, s) * len(o) / (y != 0).sum().clamp(min=1)
+
+    assert audit_loss(per_batch, features=(T, V), latents=K, data=padded).beta == pytest.approx(1)
+    with pytest.raises(InvalidArgumentError, match="count nothing"):
+        audit_loss(per_batch, features=(T, V), latents=K, data=0 * padded)
+
+
+@pytest.mark.parametrize("size", [8, 64, 100])
+def test_sorted_rows_and_batches_that_do_not_divide_them(size: int) -> None:
+    rows = TOKENS[np.argsort(LENGTHS)]
+    found = audit_loss(per_token, features=(T, V), latents=K, batch_size=size, data=rows)
+    assert found.beta == pytest.approx(MEAN, rel=0.02)
+
+
+def test_a_weight_is_no_step() -> None:
+    def weighted(o: Any, y: Any, m: Any, s: Any, gamma: int = 0) -> Any:
+        return summed(o, y, m, s) + gamma * kl(m, s).mean()
+
+    found = audit_loss(weighted, features=(T, V), latents=K)
+    assert "schedule" not in {finding.code for finding in found.findings}

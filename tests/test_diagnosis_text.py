@@ -125,6 +125,11 @@ def test_what_does_not_go_with_classes_is_refused_with_a_way_out() -> None:
             dead, perfect, latent_dim=2, teacher_forcing=True,
             spec=pc.CVAESpec(2, likelihood="categorical"),
         )  # fmt: skip
+    with pytest.raises(InvalidArgumentError, match="padding: got 0 with a CVAESpec"):
+        from_callable(
+            dead, perfect, latent_dim=2, padding=0,
+            spec=pc.CVAESpec(2, likelihood="categorical"),
+        )  # fmt: skip
     with pytest.raises(InvalidArgumentError, match="padding: got 0 with likelihood 'gaussian'"):
         from_callable(dead, perfect, latent_dim=2, padding=0)
     with pytest.raises(InvalidArgumentError, match="padding: got 7, with 5 classes"):

@@ -333,7 +333,7 @@ def audit_loss(
 def _audit(found: Terms, beta: float | None, variance: float, data: Any) -> LossAudit:
     averaged: float
     reduced, averaged = reductions(found)
-    usual = found.reconstruction.weight
+    usual, late, made_up = found.reconstruction.weight, _counted(found), found.kl.weight
     reconstruction, kl, sizes, _ = found = with_masks(found, data)
     if averaged > 1 and reconstruction.ignored:
         averaged = plain(averaged * usual / reconstruction.weight)
@@ -365,7 +365,8 @@ def _audit(found: Terms, beta: float | None, variance: float, data: Any) -> Loss
             refusal = error  # perhaps for what the mask leaves out
         except (InvalidArgumentError, NotSolvedError, UnboundedObjectiveError) as error:
             refusal = error
-    late = _counted(found)
+    if late is not None and made_up > 0:
+        late = late[0], late[1] * kl.weight / made_up  # as on the data
     return audit.replace(findings=findings(audit, refusal, given=data is not None, late=late))
 
 
@@ -380,9 +381,14 @@ def _counted(found: Terms) -> tuple[str, float] | None:
         return None
     for name in (one.name for one in others if type(one.default) is int and one.default == 0):
         try:
-            there = read_kl(replace(probe, loss=partial(probe.loss, **{name: LATE})))
+            there, later = (
+                read_kl(replace(probe, loss=partial(probe.loss, **{name: step})))
+                for step in (LATE, 2 * LATE)
+            )
         except InvalidArgumentError:
             continue
+        if not later.weight <= there.weight * (1 + TOLERANCE):
+            continue  # it is a weight itself
         if there.has_beta and there.weight > found.kl.weight * (1 + TOLERANCE):
             return name, there.weight
     return None

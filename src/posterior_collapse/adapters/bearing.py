@@ -12,7 +12,7 @@ import torch
 from scipy.special import xlogy
 from torch import Tensor
 
-from posterior_collapse.adapters.probing import Probe, along
+from posterior_collapse.adapters.probing import Probe, Target, along
 from posterior_collapse.adapters.reconstruction import (
     TOLERANCE,
     ReconstructionReading,
@@ -35,6 +35,8 @@ ROWS = 64
 """Rows of the data that a loss is tried on."""
 TRIED = 8
 """Batches on which a weight that does not go by the targets shows that."""
+FULL = 4
+"""Full batches at least that rows are tried in: few rows come again."""
 AWAY = 200.0
 """Stds from the prior's mean at which a KL exceeds any floor, and what rounding adds."""
 
@@ -86,6 +88,9 @@ def with_masks(terms: Terms, data: Any) -> Terms:
     if probe is None or reconstruction.kind == "none":
         return terms
     try:
+        if data is not None and _are_numbers(data, terms):
+            probe = replace(probe, target=Target("classes", reconstruction.axis))
+            terms = terms._replace(probe=probe)
         rows = None if data is None else _targets(data, terms)
     except DataError:  # which the forecast refuses
         return terms
@@ -105,12 +110,30 @@ def with_masks(terms: Terms, data: Any) -> Terms:
     return terms
 
 
+def _are_numbers(data: Any, terms: Terms) -> bool:
+    """Whether data are class numbers of a loss that was tried on one-hot rows, as it takes both."""
+    probe, axis = terms.probe, terms.reconstruction.axis
+    if isinstance(data, Moments) or probe is None or probe.target.axis is not None or axis is None:
+        return False
+    samples, features = read(data).collected(), terms.sizes.features
+    width: int = (samples.x if samples.y is None else samples.y).shape[1]
+    return width * features[axis] == math.prod(features)
+
+
 def _padding(rows: Array, terms: Terms) -> bool:
     """Whether some positions of the data are of a class that counts nothing."""
     probe = terms.probe
     if probe is None or probe.target.values != "classes":
         return False
-    return not bool(probe.counts(torch.from_numpy(_shaped(rows, probe))).all())
+    counts = probe.counts(torch.from_numpy(_shaped(rows, probe)))
+    if not counts.any():
+        raise InvalidArgumentError(
+            "data",
+            "only class numbers that count nothing in this loss",
+            "some that count",
+            "Check which class the loss leaves out (ignore_index, a mask).",
+        )
+    return not bool(counts.all())
 
 
 def _error_on(rows: Array, found: ReconstructionReading, probe: Probe) -> ReconstructionReading:
@@ -120,8 +143,7 @@ def _error_on(rows: Array, found: ReconstructionReading, probe: Probe) -> Recons
         there = weight_on(probe, found, y)
         return math.nan if there is None else there / found.weight
 
-    batches = (y for y in _every(rows, probe) if probe.counts(y).any())
-    times = _mean_factor(batches, factor)
+    times = _mean_factor(_every(rows, probe), factor)
     if math.isnan(times):
         return found._replace(kind="other", masked="in these data")
     return found._replace(weight=plain(found.weight * times))
@@ -197,11 +219,17 @@ def _special(probe: Probe) -> list[tuple[str, Tensor]]:
 
 
 def _every(rows: Array, probe: Probe) -> Iterator[Tensor]:
-    """Yield all rows of class numbers as targets, in full batches: the last has first ones too."""
-    size = probe.sizes.batch
-    for start in range(0, len(rows), size):
-        chosen = np.arange(start, start + size) % len(rows)
-        yield torch.from_numpy(_shaped(rows[chosen], probe))
+    """Yield rows of class numbers as targets, in full batches, in which some count.
+
+    In random order, as in training: a batch of short rows alone would weigh as much as others.
+    """
+    size, rng = probe.sizes.batch, np.random.default_rng(0)
+    rounds = -(-FULL * size // len(rows))
+    order = np.concatenate([rng.permutation(len(rows)) for _ in range(rounds)])
+    for chosen in order[: len(order) // size * size].reshape(-1, size):
+        y = torch.from_numpy(_shaped(rows[chosen], probe))
+        if probe.counts(y).any():
+            yield y
 
 
 def _batches(rows: Array, probe: Probe) -> list[tuple[str, Tensor]]:
@@ -234,12 +262,26 @@ def _targets(data: Any, terms: Terms) -> Array:
         )
     if terms.reconstruction.likelihood != "categorical":
         return rows
-    if terms.probe is not None and (rows < 0).any():  # as ignore_index is by default
-        return rows
     classes = features[axis]
+    probe, outside = terms.probe, rows[(rows < 0) | (rows >= classes)]
+    if probe is not None and probe.target.values == "classes" and _takes(probe, outside):
+        return rows  # as ignore_index is by default, and 255 in segmentation
     positions = np.delete(features, axis).tolist()
     hot = one_hot(rows.reshape(-1), classes).reshape(len(rows), *positions, classes)
     return np.moveaxis(hot, -1, along(axis)).reshape(len(rows), width)
+
+
+def _takes(probe: Probe, outside: Array) -> bool:
+    """Whether there are numbers of no class, and the loss takes each of them."""
+    y_hat, usual = probe.made_up()
+    for number in np.unique(outside)[:TRIED]:
+        y = usual.clone()
+        y.flatten()[0] = int(number)
+        try:
+            probe.value(y_hat, y)
+        except InvalidArgumentError:
+            return False
+    return bool(outside.size)
 
 
 def _by_position(rows: Array, terms: Terms) -> Array:

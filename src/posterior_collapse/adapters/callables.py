@@ -157,6 +157,13 @@ class WrappedModel(LatentModel, nn.Module):
                 "likelihood 'categorical' in the spec, whose classes it is among",
                 "Pass spec=VAESpec(..., likelihood='categorical').",
             )
+        if padding is not None and self.conditional:
+            raise InvalidArgumentError(
+                "padding",
+                f"{padding} with a CVAESpec, whose decoder is not given what it decodes",
+                "a VAESpec",
+                "Leave decode out: KL, information and counts need none.",
+            )
         self._reader = OutputReader(self.spec, output)
         self._prior = None if prior is None else _known_prior(prior)
         self.shape = None if shape is None else _sides(shape)

@@ -296,7 +296,7 @@ def _of_classes(audit: LossAudit, given: bool) -> Iterator[Finding]:
             f"Targets of class {which} count nothing, as under ignore_index or a mask.",
             "What is said here of your data is said of what that leaves."
             if given
-            else "Pass data=: a mean over what that leaves weighs by how much it is.",
+            else "Pass data=: a mean over the others depends on how many there are.",
         )
     # Of a floor what it leaves free pays at any beta.
     if positions(audit) > 1 and beta is not None and beta > 0 and not audit.kl.has_floor:

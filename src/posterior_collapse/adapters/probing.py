@@ -139,13 +139,17 @@ class Probe:
         """
         axis = self.target.axis
         assert axis is not None
-        hot = torch.nn.functional.one_hot(classes.clamp(min=0), self.sizes.features[axis]).double()
+        most = self.sizes.features[axis]
+        hot = torch.nn.functional.one_hot(classes.clamp(0, most - 1), most).double()
         hot *= self.counts(classes)[..., None]
         return hot.movedim(-1, along(axis))
 
     def counts(self, classes: Tensor) -> Tensor:
-        """Whether each of some class numbers counts: none below 0, nor the ignored."""
-        return (classes >= 0) & ~torch.isin(classes, torch.tensor(self.ignored).to(classes))
+        """Whether each of some class numbers counts: none of no class, nor the ignored."""
+        axis = self.target.axis
+        most = math.inf if axis is None else self.sizes.features[axis]
+        ignored = torch.isin(classes, torch.tensor(self.ignored).to(classes))
+        return (classes >= 0) & (classes < most) & ~ignored
 
     def value(self, y_hat: Tensor, y: Tensor, mean: Any = 0.0, log_var: Any = 0.0) -> float:
         """Return the loss, where the posterior of all rows is the same: a number, or one per unit.
@@ -276,7 +280,7 @@ class Probe:
             "its own, or wrap it: lambda y_hat, y, mean, log_var: ..."
         )
         if len(self.sizes.features) == 1:
-            action += " Of classes, as of tokens, features=(positions, classes)."
+            action += " For classes, as of tokens, give positions and classes as features."
         if "required" in line and "argument" in line:
             action = (
                 "Wrap it, with what else it takes as at the end of training (a step, a weight): "

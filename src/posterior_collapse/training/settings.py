@@ -225,7 +225,7 @@ class Annealing:
                 "patience", f"{settings.patience} beside {self.cycles} cycles in "
                 f"{self.total / per_epoch:g} epochs",
                 "an epoch with beta in full throughout: early stopping compares only those",
-                "Pass fewer cycles, or leave patience away.",
+                "Train longer, pass fewer cycles, or leave patience away.",
             )  # fmt: skip
 
     def factor(self, step: int) -> float:
