@@ -240,7 +240,7 @@ def test_a_schedule_by_a_step_is_told() -> None:
     found = audit_loss(annealed, features=(T, V), latents=K)
     assert found.beta == pytest.approx(1 / (1 + np.exp(6.25)))
     assert found.findings[0].code == "schedule"
-    assert "goes by step, which is 0 here" in found.text
+    assert "depends on step, which is 0 here" in found.text
 
     def late(*roles: Any) -> Any:
         return annealed(*roles, step=100_000)

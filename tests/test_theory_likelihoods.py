@@ -398,5 +398,5 @@ def test_of_several_positions_a_decoder_that_sees_the_past_is_spoken_of() -> Non
     ]
     assert told == [True, False]
     one_hot[:50, 1] = 0
-    with pytest.raises(DataError, match=r"posterior_collapse\.onset and audit_loss count"):
+    with pytest.raises(DataError, match=r"use posterior_collapse\.onset or audit_loss"):
         pc.forecast(one_hot, spec)

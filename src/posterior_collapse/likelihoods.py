@@ -215,8 +215,8 @@ def _check_positions(rows: Array) -> None:
             "data",
             f"rows that sum to {sums.min():.6g} to {sums.max():.6g}",
             "one-hot rows, which sum to their number of positions",
-            f"{ONE_HOT} Padding is a class of its own; what a loss leaves out of it, "
-            "posterior_collapse.onset and audit_loss count.",
+            f"{ONE_HOT} Padding counts as a class of its own: for a loss that leaves it out, use "
+            "posterior_collapse.onset or audit_loss.",
         )
 
 

@@ -54,14 +54,17 @@ def forecast_of(spec: VAESpec, data: Any, terms: Terms) -> tuple[Forecast, Onset
         NotSolvedError: Units have weights of their own, and eta_dec is fitted.
         UnboundedObjectiveError: It has no best constant output.
     """
-    kl, probe, targets = terms.kl, terms.probe, _targets(data, terms)
+    kl, probe, targets = terms.kl, terms.probe, _targets(_rows(data), terms)
     found: Onset | None = None
     if spec.likelihood == "other":
         assert probe is not None
         # At the prior, where the KL is constant, what is left is the reconstruction term.
         found = onset(probe.total, _shaped(targets, probe), output_shape=terms.sizes.features)
-    padded = found is None and _padding(targets, terms)
-    white = _of_padded(targets, terms) if padded else None if found is None else _of_ratios(found)
+    white: _White | None = None
+    if found is not None:
+        white = _of_ratios(found)
+    elif _padding(targets, terms):
+        white = _of_padded(targets, terms)
 
     def at(beta: float) -> Forecast:
         here = spec.replace(beta=beta)
@@ -88,10 +91,11 @@ def with_masks(terms: Terms, data: Any) -> Terms:
     if probe is None or reconstruction.kind == "none":
         return terms
     try:
-        if data is not None and _are_numbers(data, terms):
+        rows = None if data is None else _rows(data)
+        if rows is not None and _are_numbers(rows, terms):
             probe = replace(probe, target=Target("classes", reconstruction.axis))
             terms = terms._replace(probe=probe)
-        rows = None if data is None else _targets(data, terms)
+        rows = None if rows is None else _targets(rows, terms)
     except DataError:  # which the forecast refuses
         return terms
     if rows is not None:
@@ -110,14 +114,12 @@ def with_masks(terms: Terms, data: Any) -> Terms:
     return terms
 
 
-def _are_numbers(data: Any, terms: Terms) -> bool:
-    """Whether data are class numbers of a loss that was tried on one-hot rows, as it takes both."""
-    probe, axis = terms.probe, terms.reconstruction.axis
-    if isinstance(data, Moments) or probe is None or probe.target.axis is not None or axis is None:
+def _are_numbers(rows: Array, terms: Terms) -> bool:
+    """Whether rows are class numbers of a loss that was tried on one-hot rows, as it takes both."""
+    probe, axis, features = terms.probe, terms.reconstruction.axis, terms.sizes.features
+    if probe is None or probe.target.axis is not None or axis is None:
         return False
-    samples, features = read(data).collected(), terms.sizes.features
-    width: int = (samples.x if samples.y is None else samples.y).shape[1]
-    return width * features[axis] == math.prod(features)
+    return int(rows.shape[1]) * features[axis] == math.prod(features)
 
 
 def _padding(rows: Array, terms: Terms) -> bool:
@@ -243,12 +245,16 @@ def _batches(rows: Array, probe: Probe) -> list[tuple[str, Tensor]]:
     return [("in these data", batch) for batch in torch.split(y, size)]
 
 
-def _targets(data: Any, terms: Terms) -> Array:
-    """Return the data as rows; class numbers become one-hot for a likelihood that is forecast."""
+def _rows(data: Any) -> Array:
+    """Return the rows that are reconstructed."""
     if isinstance(data, Moments):
         raise DataError("data", "moments", "the rows of the data", "Pass the data themselves.")
     samples = read(data).collected()
-    rows = np.asarray(samples.x if samples.y is None else samples.y)
+    return np.asarray(samples.x if samples.y is None else samples.y)
+
+
+def _targets(rows: Array, terms: Terms) -> Array:
+    """Return rows as targets; class numbers become one-hot for a likelihood that is forecast."""
     features, axis = terms.sizes.features, terms.reconstruction.axis
     width, axis = math.prod(features), _class_axis(rows.shape[1], features, axis)
     if rows.shape[1] == width:

@@ -142,13 +142,15 @@ class WrappedModel(LatentModel, nn.Module):
         self.conditional = isinstance(self.spec, CVAESpec)
         self.decodes = decode is not None
         self.teacher_forcing, self.tokens = bool(teacher_forcing), bool(tokens)
-        if self.conditional and self.teacher_forcing:
-            raise InvalidArgumentError(
-                "teacher_forcing",
-                "True with a CVAESpec, whose decoder is called as decode(z, x)",
-                "a VAESpec, whose decoder is given what it decodes",
-                "Leave decode out: KL, information and counts need none.",
-            )
+        past = {"teacher_forcing": teacher_forcing or None, "padding": padding}
+        for name in (name for name, value in past.items() if value is not None):
+            if self.conditional:
+                raise InvalidArgumentError(
+                    name,
+                    f"{past[name]} with a CVAESpec, whose decoder is called as decode(z, x)",
+                    "a VAESpec, whose decoder is given what it decodes",
+                    f"Leave decode and {name} out: KL, information and counts need neither.",
+                )
         self.padding = None if padding is None else checks.whole("padding", padding, least=0)
         if padding is not None and self.spec.likelihood != "categorical":
             raise InvalidArgumentError(
@@ -156,13 +158,6 @@ class WrappedModel(LatentModel, nn.Module):
                 f"{padding} with likelihood {self.spec.likelihood!r}",
                 "likelihood 'categorical' in the spec, whose classes it is among",
                 "Pass spec=VAESpec(..., likelihood='categorical').",
-            )
-        if padding is not None and self.conditional:
-            raise InvalidArgumentError(
-                "padding",
-                f"{padding} with a CVAESpec, whose decoder is not given what it decodes",
-                "a VAESpec",
-                "Leave decode out: KL, information and counts need none.",
             )
         self._reader = OutputReader(self.spec, output)
         self._prior = None if prior is None else _known_prior(prior)

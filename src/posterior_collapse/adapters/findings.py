@@ -95,8 +95,8 @@ def _of_schedule(kl: KLReading, late: tuple[str, float] | None) -> Iterator[Find
         name, weight = late
         yield Finding(
             "schedule",
-            f"The KL's weight goes by {name}, which is 0 here, its default: at 0 it is "
-            f"{kl.weight:.3g}, later {weight:.3g}. All that is said here is said of {name}=0.",
+            f"The KL's weight depends on {name}, which is 0 here, its default: at 0 it is "
+            f"{kl.weight:.3g}, later {weight:.3g}. All that is said here is about {name}=0.",
             f"Audit the end of training: lambda y_hat, y, mean, log_var: loss(y_hat, y, mean, "
             f"log_var, {name}=100_000).",
         )
@@ -218,8 +218,8 @@ def _of_reconstruction(audit: LossAudit, given: bool) -> Iterator[Finding]:
         yield Finding(
             "masked-targets",
             "In these data the error weighs rows by how many of their positions count, as a mean "
-            "over each row's own does: no one beta stands for it, and which units live goes by the "
-            "loss's own scores and curvature.",
+            "over each row's own does: no single beta describes it, and which units live depends "
+            "on the loss's own scores and curvature.",
             "Sum over positions, and average over the batch.",
         )
     elif reconstruction.masked is not None:
@@ -294,7 +294,7 @@ def _of_classes(audit: LossAudit, given: bool) -> Iterator[Finding]:
         yield Finding(
             "ignored-class",
             f"Targets of class {which} count nothing, as under ignore_index or a mask.",
-            "What is said here of your data is said of what that leaves."
+            "What is said here of your data is about the others."
             if given
             else "Pass data=: a mean over the others depends on how many there are.",
         )

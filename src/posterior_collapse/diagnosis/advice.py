@@ -40,9 +40,9 @@ NEAR, LEAST_SUSPECT = 0.04, 2
 FAR = 0.5
 """Nats from a unit's aggregate posterior to its prior from which the prior's samples miss it."""
 MARGINAL = (
-    "At beta = 1 t is 1 itself of a decoder that predicts as well as the past allows, which no "
-    "number of rows tells from a little more. Units pay at a lower beta, or where the decoder sees "
-    "less of the past, as by word dropout."
+    "At beta = 1, t is exactly 1 for a decoder that predicts as well as the past allows, and no "
+    "number of rows can tell that from a little more. Units pay at a lower beta, or if the decoder "
+    "sees less of the past (word dropout)."
 )
 TRAIN_LONGER = "Train longer, or with another learning rate, before you change anything else."
 UNUSED = 0.01

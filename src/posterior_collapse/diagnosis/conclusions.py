@@ -247,7 +247,7 @@ def what_decides(found: Diagnosis, at: int) -> str:
     if leaves_out(found, at) and not found.undecided_units[at]:
         return "t ignores some outputs, which are far from their best"
     if is_marginal(found):
-        return "theory expects that at beta = 1 of a decoder that sees the past"
+        return "theory expects that at beta = 1 for a decoder that sees the past"
     rows = rows_to_decide(found.signal[at], found.signal_error[at], found.n)
     if rows is None:
         return "100 times as many rows might not tell"

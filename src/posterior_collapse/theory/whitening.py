@@ -51,8 +51,8 @@ TOLERANCE = 1e-5
 ROUNDS = 50
 """Of fitting the outputs and the dispersion in turns."""
 OF_Z_ALONE = (
-    "all is said of a decoder that sees z alone: one that also sees the positions before each, as "
-    "of text, has its own onset, 1 if it predicts as well as they allow"
+    "this is about a decoder that sees z alone: one that also sees the positions before each, as "
+    "for text, has its own onset, 1 if it predicts as well as they allow"
 )
 SAME = 1e-6
 """Relative change of a dispersion at which that ends."""
