@@ -57,8 +57,6 @@ class Saved(StoredArrays):
         """Refuse what is no archive of torch's, damaged, or takes far more memory than disk."""
         if is_pickle(self._path):
             refuse_pickle(self._path)
-        if not zipfile.is_zipfile(self._path):
-            raise ValueError("no zip archive, or a truncated one")
         with zipfile.ZipFile(self._path) as archive:
             members = archive.infolist()
             if any(member.compress_type != zipfile.ZIP_STORED for member in members):
