@@ -204,7 +204,7 @@ def test_arrays_that_do_not_fit_are_refused(run, arrays, change, words):
     [
         ("a.npz", b"", "an empty file"),
         ("a.npz", b"<!doctype html>", "an HTML page"),
-        ("a.npz", b"\x93NUMPY no archive", "no .npz archive"),
+        ("a.npz", b"\x93NUMPY no archive", "not a zip file"),
         ("a.npz", None, "no such file"),
     ],
 )

@@ -121,7 +121,7 @@ HEADERS = {
         npy((), text=b"{'descr': __import__('os')}"),
         "damaged|malformed|Cannot parse|objects",
     ),
-    "brackets": (npy((), text=b"(" * 5000), "damaged file|Cannot parse"),
+    "brackets": (npy((), text=b"(" * 5000), "multi-line|nested|Cannot parse"),
     "another version": (b"\x93NUMPY\x09\x00" + bytes(100), "x.np"),
     "no end of the header": (b"\x93NUMPY\x01\x00\xff\xff", "EOF"),
 }
@@ -174,7 +174,7 @@ FILES: dict[str, tuple[str, bytes | Callable[[], bytes], str]] = {
         f"npz: {k}": (".npz", npz(("x.npy", content)), words)
         for k, (content, words) in HEADERS.items()
     },
-    "npz: a bomb": (".npz", lambda: zip_bomb("x"), r"a file of .* that unpacks to 4\.2e\+02 MB"),
+    "npz: a bomb": (".npz", lambda: zip_bomb("x"), r"a file of .* that unpacks to 419\.4 MB"),
     "npz: encrypted": (".npz", encrypted(PACKED), "encrypted"),
     "npz: damaged": (".npz", altered(PACKED, DATA + 40, b"\xff" * 99), "x.npz"),
     "npz: no arrays": (".npz", npz(("readme.txt", b"hello")), r"the arrays \[\]"),

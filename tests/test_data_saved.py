@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import pickle
 import struct
-import subprocess
 import sys
 import tracemalloc
 import zipfile
@@ -18,7 +17,12 @@ import pytest
 from posterior_collapse.cli import main
 from posterior_collapse.data import load
 from posterior_collapse.data.saved import Saved
-from posterior_collapse.errors import CorruptFileError, DataError, InvalidArgumentError
+from posterior_collapse.errors import (
+    CorruptFileError,
+    DataError,
+    InvalidArgumentError,
+    MissingDependencyError,
+)
 
 torch = pytest.importorskip("torch")
 RANDOM = np.random.default_rng(0)
@@ -26,8 +30,8 @@ X = RANDOM.standard_normal((30, 4)).astype("f4")
 TENSOR = torch.from_numpy(X)
 
 
-def saved(folder: Path, content: Any, **options: Any) -> Path:
-    torch.save(content, folder / "x.pt", **options)
+def saved(folder: Path, content: Any) -> Path:
+    torch.save(content, folder / "x.pt")
     return folder / "x.pt"
 
 
@@ -43,10 +47,9 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize("kind", KINDS)
-def test_tensors_of_torch_save_are_data(tmp_path: Path, kind: str, protocol: int) -> None:
-    path = saved(tmp_path, KINDS[kind], pickle_protocol=protocol)
+def test_tensors_of_torch_save_are_data(tmp_path: Path, kind: str) -> None:
+    path = saved(tmp_path, KINDS[kind])
     found = load(path)
     np.testing.assert_array_equal(found.x, X)
     assert found.x.dtype == ("f8" if kind == "doubles" else "f4")
@@ -75,13 +78,11 @@ def test_pairs_labels_and_images(tmp_path: Path) -> None:
     assert load(path, key="test").x.shape == (5, 4)
 
 
-def test_they_are_read_without_torch(tmp_path: Path) -> None:
+def test_without_torch_it_is_said_how_to_get_it(tmp_path: Path, monkeypatch) -> None:
     path = saved(tmp_path, TENSOR)
-    code = (
-        "import sys; import posterior_collapse as pc; "
-        f"pc.forecast(pc.load({str(path)!r}), pc.VAESpec(2)); assert 'torch' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'posterior-collapse\[torch\]'"):
+        load(path)
 
 
 def test_a_posterior_may_be_saved_so_and_weights_are_none(tmp_path: Path, capsys) -> None:
@@ -102,6 +103,7 @@ def test_a_posterior_may_be_saved_so_and_weights_are_none(tmp_path: Path, capsys
 def archive(pickled: bytes, *members: tuple[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", method) as file:
+        file.writestr("x/version", b"3\n")
         file.writestr("x/data.pkl", pickled)
         for name, body in members:
             file.writestr(f"x/{name}", body)
@@ -128,23 +130,25 @@ def names(number: int) -> bytes:
 
 BODY = ("data/0", bytes(48))
 GOOD = archive(tensor("K\x03K\x04", "K\x04K\x01"), BODY)
+WRITTEN = "tensors that torch.save wrote"
+UNREAD = r"a pickle that torch\.load\(weights_only=True\) does not read"
 BAD: dict[str, tuple[bytes, str]] = {
     "another function": (archive(b"cos\nsystem\n(X\x02\x00\x00\x00lstR."), r"it names os\.system"),
-    "eval": (archive(b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93."), r"it names builtins\.eval"),
-    "an object": (archive(b"(cos\nsystem\no."), r"it names os\.system"),
-    "an instance": (archive(b"(ios\nsystem\n."), "the instruction INST"),
-    "more than is stored": (archive(tensor("K\x03K\x05", "K\x05K\x01"), BODY), "needs more"),
-    "beyond its start": (archive(tensor("K\x03K\x04", "K\x04K\x01", "K\x01"), BODY), "needs more"),
+    "eval": (archive(b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93."), UNREAD),
+    "an object": (archive(b"(cos\nsystem\no."), UNREAD),
+    "an instance": (archive(b"(ios\nsystem\n."), UNREAD),
+    "a long bytearray": (
+        archive(b"\x80\x02c__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85R."), "it names b.*array",
+    ),
+    "more than is stored": (archive(tensor("K\x03K\x05", "K\x05K\x01"), BODY), WRITTEN),
+    "beyond its start": (archive(tensor("K\x03K\x04", "K\x04K\x01", "K\x01"), BODY), WRITTEN),
     "numbers before it": (
-        archive(tensor("K\x03K\x04", "K\x04J\xff\xff\xff\xff"), BODY), "impossible shape",
+        archive(tensor("K\x03K\x04", "K\x04J\xff\xff\xff\xff"), BODY), WRITTEN,
     ),
     "a row repeated": (
-        archive(tensor("J\xff\xff\xff\x7fK\x04", "K\x00K\x01"), BODY), "that unpacks to 34 GB",
+        archive(tensor("J\xff\xff\xff\x7fK\x04", "K\x00K\x01"), BODY), "that unpacks to 34.4 GB",
     ),
     "no storage": (archive(tensor("K\x03K\x04", "K\x04K\x01")), "data/0"),
-    "a storage by number": (
-        archive(tensor("K\x03K\x04", "K\x04K\x01", storage="K\x00"), BODY), "a int in place of",
-    ),
     "a memory of billions": (archive(b"\x80\x02Nr\xff\xff\xff\x7f."), r"the arrays \[\]"),
     "a text that is not there": (archive(b"\x80\x02X\xff\xff\xff\x7fabc."), "x.pt"),
     "very many dicts": (archive(b"}" * (1 << 20) + b"."), "bytes of names"),
@@ -156,17 +160,16 @@ BAD: dict[str, tuple[bytes, str]] = {
             + b"".join(b"]q%c(h%ch%ce" % (i, i - 1, i - 1) for i in range(1, 60))
             + b"h;h;\x93."
         ),
-        "a list in place of a str",
+        UNREAD,
     ),
     "itself": (archive(b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s."), r"the arrays \[\]"),
-    "no end": (archive(b"\x80\x02}"), "exhausted|end"),
-    "nothing": (archive(b""), "exhausted|end"),
+    "no end": (archive(b"\x80\x02}"), "EOFError"),
+    "nothing": (archive(b""), "EOFError"),
     "noise": (archive(bytes(range(255, 0, -1))), "x.pt"),
-    "a key of tuples": (archive(b"})" + b"\x85" * 100_000 + b"K\x01s."), "a tuple in place of"),
     "no pickle": (archive(b".", BODY).replace(b"data.pkl", b"data.pki"), "x.pt"),
-    "cut short": (GOOD[:-30], "no zip archive, or a truncated one"),
-    "noise alone": (bytes(range(256)), "no zip archive"),
-    "text": (b"hello, world\n", "no zip archive"),
+    "cut short": (GOOD[:-30], "not a zip file"),
+    "noise alone": (bytes(range(256)), "not a zip file"),
+    "text": (b"hello, world\n", "not a zip file"),
     "a pickle": (pickle.dumps([1, 2]), "a pickle, which may run code"),
     "damaged": (GOOD.replace(bytes(48), b"\1" * 48), "CRC"),
     "another archive": (b"PK\x05\x06" + bytes(18), "x.pt"),
@@ -192,7 +195,7 @@ def test_a_hostile_or_damaged_file_is_refused(tmp_path: Path, name: str) -> None
 def test_a_compressed_bomb_is_not_unpacked(tmp_path: Path) -> None:
     bomb = archive(tensor("K\x03K\x04", "K\x04K\x01"), ("data/0", bytes(400 << 20)), method=8)
     (tmp_path / "x.pt").write_bytes(bomb)
-    with pytest.raises(CorruptFileError, match="that unpacks to"):
+    with pytest.raises(CorruptFileError, match="a compressed archive"):
         load(tmp_path / "x.pt")
 
 

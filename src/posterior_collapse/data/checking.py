@@ -154,13 +154,7 @@ def available() -> int | None:
 
 
 def _shown(size: int) -> str:
-    """Bytes in a unit that people know.
+    """Bytes in a unit that people know."""
+    from rich import filesize  # not on top: only a refusal needs it
 
-    Example:
-        >>> _shown(512), _shown(3_200_000), _shown(10**30)
-        ('512 bytes', '3.2 MB', '1e+21 GB')
-    """
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= scale:
-            return f"{size / scale:.2g} {unit}" if size < 1e6 * 1e9 else f"{size / 1e9:.0e} GB"
-    return f"{size} bytes"
+    return filesize.decimal(size)

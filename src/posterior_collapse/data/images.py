@@ -7,7 +7,6 @@ import gzip
 import math
 import os
 import struct
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
@@ -33,25 +32,19 @@ def read_idx(path: Path) -> NDArray[Any]:
     """
     head = check_file(path)
     zipped = head.startswith(b"\x1f\x8b")
-    try:
-        with cast(IO[bytes], gzip.open(path) if zipped else path.open("rb")) as stream:
-            dtype, shape, offset = _idx_header(path, stream)
-            needed = dtype.itemsize * math.prod(shape)
-            if zipped:
-                check_size(path, needed)
-            else:
-                _check_length(path, path.stat().st_size, offset + needed, shape)
-            content = stream.read(needed)
-            there = offset + len(content) + len(stream.read(1))
-            _check_length(path, there, offset + needed, shape)
-    except EOFError as error:
-        raise CorruptFileError(
-            str(path), "a truncated gzip file", "a complete one", AGAIN
-        ) from error
-    except (OSError, zlib.error) as error:
-        raise CorruptFileError(
-            str(path), f"a damaged gzip file ({error})", "an intact one", AGAIN
-        ) from error
+    with (
+        reading(path, "an intact file", AGAIN),
+        cast(IO[bytes], gzip.open(path) if zipped else path.open("rb")) as stream,
+    ):
+        dtype, shape, offset = _idx_header(path, stream)
+        needed = dtype.itemsize * math.prod(shape)
+        if zipped:
+            check_size(path, needed)
+        else:
+            _check_length(path, path.stat().st_size, offset + needed, shape)
+        content = stream.read(needed)
+        there = offset + len(content) + len(stream.read(1))
+        _check_length(path, there, offset + needed, shape)
     values = np.frombuffer(content, dtype).reshape(shape)
     return values.astype(dtype.newbyteorder("="), copy=False)
 

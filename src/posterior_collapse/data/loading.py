@@ -46,7 +46,7 @@ def load(
     Args:
         source: ``"digits"``, ``"mnist"``, ``"fashion-mnist"``, ``"pairs:KIND"`` (see `pairs`);
             a .npy, .npz, .safetensors, .pt, .h5, .parquet, .h5ad, .csv or .tsv file (the last two
-            perhaps gzipped; of a .pt file tensors alone are read, without torch; a .npz file may
+            perhaps gzipped; of a .pt file tensors alone are read, by torch; a .npz file may
             also hold the matrix that `scipy.sparse.save_npz` wrote); a folder of .png
             or .jpg pictures of one size, or of .parquet files, which become one dask array; an
             array, a data frame, an AnnData or a `Dataset`. Images of shape (samples, height,

@@ -22,8 +22,6 @@ from posterior_collapse.data.checking import check_size, reading
 from posterior_collapse.errors import (
     CorruptFileError,
     DataError,
-    PosteriorCollapseError,
-    first_line,
     listed,
     needing,
 )
@@ -84,14 +82,10 @@ class StoredArrays(Mapping[str, Any]):
 class Archive(StoredArrays):
     """The arrays of an .npz file by name."""
 
+    expected = "an .npz file of numbers"
+    action = "Write it with numpy.savez(path, name=...)."
+
     def _found(self) -> Mapping[str, str]:
-        if not zipfile.is_zipfile(self._path):
-            raise CorruptFileError(
-                str(self._path),
-                "no .npz archive, or a truncated one",
-                "an .npz file of numbers",
-                "Write it with numpy.savez(path, name=...).",
-            )
         with zipfile.ZipFile(self._path) as archive:
             members = [info.filename for info in archive.infolist()]
         return {m.removesuffix(".npy"): m for m in members if m.endswith(".npy")}
@@ -105,9 +99,6 @@ class Archive(StoredArrays):
                 array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
                 stream.read(1)  # at the end of a member its checksum is compared
                 return array
-
-    def _reading(self) -> contextlib.AbstractContextManager[None]:
-        return _by_numpy(self._path)
 
 
 class Tensors(StoredArrays):
@@ -192,7 +183,7 @@ def refuse_pickle(path: Path, names: str = "") -> NoReturn:
 
 def mapped(path: Path) -> NDArray[Any]:
     """Return the array of an .npy file, which stays on disk."""
-    with _by_numpy(path):
+    with reading(path, "an .npy file of numbers", "Write it again with NumPy."):
         with path.open("rb") as stream:
             _declared(path, stream, path.stat().st_size)
         return np.lib.format.open_memmap(path, mode="r")
@@ -204,7 +195,7 @@ def _declared(path: Path, stream: IO[bytes], size: int) -> int:
     read = np.lib.format.read_array_header_2_0
     shape, _, dtype = (np.lib.format.read_array_header_1_0 if version == (1, 0) else read)(stream)
     if dtype.hasobject:
-        raise ValueError("Python objects")
+        raise ValueError("Python objects (a pickle), which are never loaded")
     whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape)
     if not whole or len(shape) > MOST_DIMENSIONS:
         raise ValueError(f"an array of shape {listed(shape)}")
@@ -217,24 +208,6 @@ def _declared(path: Path, stream: IO[bytes], size: int) -> int:
             "Write or download it again.",
         )
     return needed
-
-
-@contextlib.contextmanager
-def _by_numpy(path: Path) -> Iterator[None]:
-    """Turn what NumPy trips over in a damaged file into one error; no pickle is ever loaded."""
-    try:
-        yield
-    except PosteriorCollapseError:
-        raise
-    except Exception as error:
-        said = f"a damaged file ({type(error).__name__})"
-        if isinstance(error, (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile)):
-            said = first_line(error) or type(error).__name__
-        if "object" in said.lower() or "pickle" in said.lower():
-            said = "Python objects (a pickle), which are never loaded"
-        raise CorruptFileError(
-            str(path), said, f"a {path.suffix} file of numbers", "Write it again with NumPy."
-        ) from error
 
 
 COMPRESSED = ("data", "indices", "indptr")

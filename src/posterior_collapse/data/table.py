@@ -6,7 +6,6 @@ import csv
 import gzip
 import io
 import re
-import zlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -16,6 +15,7 @@ from typing import IO, Any, TextIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from posterior_collapse.data import checking
 from posterior_collapse.data.arrays import ENCODE, is_suspect, judged, numbers_rows, refuse_long
 from posterior_collapse.data.checking import check_size
 from posterior_collapse.data.dataset import Dataset
@@ -45,16 +45,8 @@ def read_csv(path: Path, reading: Reading = PLAIN) -> Dataset:
     which may be text. Columns that number the rows, as pandas and R write them, are left out.
     `Dataset.steps` says what was not certain.
     """
-    try:
+    with checking.reading(path, "an intact text in UTF-8", "Write it again as a CSV file."):
         return _read(_Layout.of(path, reading.header), reading)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise CorruptFileError(
-            str(path), f"'{error}'", "text in UTF-8", "Save it as a CSV file."
-        ) from error
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise CorruptFileError(
-            str(path), f"a damaged gzip file ({error})", "an intact one", "Write it again."
-        ) from error
 
 
 def _read(layout: _Layout, reading: Reading) -> Dataset:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from posterior_collapse import files
+from posterior_collapse.data.checking import reading
 from posterior_collapse.errors import CorruptFileError, writing
 from posterior_collapse.models import MarkovVAE
 from posterior_collapse.runs.run import Run
@@ -95,20 +96,19 @@ class Record:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What figures need, by name."""
         content = self._content(ARRAYS)
-        try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as file:
-                return dict(file)
-        except Exception as error:  # of damage, whatever NumPy or a decompressor trips over
-            raise self._unreadable(ARRAYS, error, "arrays of a run") from error
+        with (
+            reading(self.folder / ARRAYS, "arrays of a run", _remedy(self.folder)),
+            np.load(io.BytesIO(content), allow_pickle=False) as file,
+        ):
+            return dict(file)
 
     @cached_property
     def history(self) -> dict[str, list[float]]:
         """Columns by name."""
         content = self._content(files.HISTORY)
-        try:
+        path = self.folder / files.HISTORY
+        with reading(path, "the history of a run", _remedy(self.folder)):
             return files.read_history(content)
-        except ValueError as error:
-            raise self._unreadable(files.HISTORY, error, "the history of a run") from error
 
     @cached_property
     def model(self) -> MarkovVAE:
@@ -135,10 +135,6 @@ class Record:
                 self.folder, path, "a changed file (SHA-256 differs)", "the one that was kept"
             )
         return content
-
-    def _unreadable(self, name: str, error: Exception, expected: str) -> CorruptFileError:
-        what = f"an unreadable file ({error})"
-        return _refused(self.folder, self.folder / name, what, expected)
 
 
 def _refused(folder: Path, path: Path, got: str, expected: str) -> CorruptFileError:
