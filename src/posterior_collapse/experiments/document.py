@@ -81,6 +81,7 @@ def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> s
         overview=_overview(rows),
         sizes=_sizes(rows),
         hours=hours(rows),
+        unknown=enumerated([row["id"] for row in rows if not row.get("runs")]),
         processors=processors(Path(results)),
         rows=rows,
     )
