@@ -154,6 +154,17 @@ def test_rows_stand_in_order_and_are_counted(tmp_path: Path) -> None:
     assert sizes(text)[2] == [rows[2][0], "elbo", "full", "3", "1", "CPU"]
 
 
+def test_few_rows_of_a_verdict_are_named_among_many(tmp_path: Path) -> None:
+    for i in range(1, 8):
+        word = "differs" if i in (3, 5) else "agrees"
+        leave(tmp_path, f"E{i}", agreement=verdict(word, [word, "."]))
+    text = document.render(tmp_path, tmp_path)
+    assert "Of 7 rows, 5 agree (E1, E2, E4, E6 and E7) and 2 differ (E3 and E5)." in text
+    leave(tmp_path, "E8", agreement=verdict("agrees", ["agrees", "."]))
+    leave(tmp_path, "E9", agreement=verdict("agrees", ["agrees", "."]))
+    assert "Of 9 rows, 7 agree and 2 differ (E3 and E5)." in document.render(tmp_path, tmp_path)
+
+
 def sizes(text: str) -> list[list[str]]:
     """Return the rows of the table of sizes and hours."""
     return tables(text.split("\n## Sizes and hours\n")[1])[0][1:]
@@ -232,6 +243,7 @@ def test_rows_trained_as_published_stand_beside_the_others(tmp_path: Path) -> No
     (_, _, row, other), *_ = tables(text)
     assert row[0] == "[E1](#e1-name-of-e1-beta-eta_dec-reference-convention)"
     assert [sizes(text)[i][1] for i in (0, 1)] == ["elbo", "reference"]
+    assert row[1] == "in the reference convention"
     assert (row[2], other[2][:6]) == ("the same", "Larger")  # E2 has a claim of its own
     said = "Claim and theory as in [name of E1: beta, eta_dec](#e1-name-of-e1-beta-eta_dec).\n"
     assert said in text.split("(reference convention)\n")[1].split("\n## ")[0]

@@ -38,6 +38,8 @@ SEVERAL = 3
 """Notes that rows share from which a later one names the earlier in their place."""
 REFERENCE = "reference"
 """Folder within the results for rows trained as published: their names say so."""
+MOST_NAMED = 6
+"""Rows of a verdict up to which all are named, if there are more than these."""
 SAID = {
     "agrees": ("agrees", "agree"),
     "partly": ("agrees partly", "agree partly"),
@@ -292,12 +294,11 @@ def _counted(agreement: Mapping[str, Any], kind: str) -> str:
 
 def _verdicts(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return in one line how many rows agree with what was expected."""
-    count = Counter(row["agreement"]["verdict"] for row in rows)
-    told = [
-        f"{count[verdict]} {words[count[verdict] != 1]}"
-        for verdict, words in SAID.items()
-        if count[verdict]
-    ]
+    told = []
+    for verdict, words in SAID.items():
+        if own := [row["id"] for row in rows if row["agreement"]["verdict"] == verdict]:
+            named = f" ({enumerated(own)})" if len(own) <= MOST_NAMED < len(rows) else ""
+            told.append(f"{len(own)} {words[len(own) != 1]}{named}")
     said = f"Of {len(rows)} rows, {enumerated(told)}."
     for kind in KINDS:
         count = Counter(filter(None, (row["agreement"][kind] for row in rows)))
@@ -318,8 +319,10 @@ def _overview(rows: Sequence[Mapping[str, Any]]) -> str:
         if not any(verdicts.values()):  # of an earlier version
             verdicts[KINDS[0]] = told["verdict"]
         at = f"[{row['id']}](#{row['anchor']})"
-        claim = "the same" if row["as_before"] else row["claim"]
-        records.append({"row": at, "experiment": row["name"], "claim": claim, **verdicts})
+        name, claim = row["name"], row["claim"]
+        if row["as_before"]:
+            name, claim = f"in the {row['convention']} convention", "the same"
+        records.append({"row": at, "experiment": name, "claim": claim, **verdicts})
     return Table.of(records).markdown()
 
 
