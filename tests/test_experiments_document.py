@@ -149,8 +149,25 @@ def test_rows_stand_in_order_and_are_counted(tmp_path: Path) -> None:
     assert rows[2] == [
         "[E10](#e10-name-of-e10-beta-eta_dec)",
         "name of E10: beta, eta_dec",
-        *("full", "3", "1", "CPU", "partly"),
+        *("Larger beta_2 &lt; 3 collapses (more)\\_+ and (more)\\_+.", "partly", ""),
     ]
+    assert sizes(text)[2] == [rows[2][0], "elbo", "full", "3", "1", "CPU"]
+
+
+def test_few_rows_of_a_verdict_are_named_among_many(tmp_path: Path) -> None:
+    for i in range(1, 8):
+        word = "differs" if i in (3, 5) else "agrees"
+        leave(tmp_path, f"E{i}", agreement=verdict(word, [word, "."]))
+    text = document.render(tmp_path, tmp_path)
+    assert "Of 7 rows, 5 agree (E1, E2, E4, E6 and E7) and 2 differ (E3 and E5)." in text
+    leave(tmp_path, "E8", agreement=verdict("agrees", ["agrees", "."]))
+    leave(tmp_path, "E9", agreement=verdict("agrees", ["agrees", "."]))
+    assert "Of 9 rows, 7 agree and 2 differ (E3 and E5)." in document.render(tmp_path, tmp_path)
+
+
+def sizes(text: str) -> list[list[str]]:
+    """Return the rows of the table of sizes and hours."""
+    return tables(text.split("\n## Sizes and hours\n")[1])[0][1:]
 
 
 def test_each_row_says_by_which_command_it_was_run(tmp_path: Path) -> None:
@@ -189,8 +206,7 @@ def test_hours_are_summed_per_kind_of_processor(tmp_path: Path) -> None:
     leave(tmp_path, "E2", wall_s=1800.0, hardware="an old one, AVX2, 1 threads")
     leave(tmp_path, "E3", wall_s=5400.0, hardware="a new one, AVX512, 1 threads")
     text = document.render(tmp_path, tmp_path)
-    (_, *rows), *_ = tables(text)
-    assert [row[4:6] for row in rows] == [["2", "GPU"], ["0.5", "CPU"], ["1.5", "CPU"]]
+    assert [row[4:6] for row in sizes(text)] == [["2", "GPU"], ["0.5", "CPU"], ["1.5", "CPU"]]
     assert "- GPU: 2.0 hours for 1 row (NVIDIA H100)" in text
     assert "- CPU: 2.0 hours for 2 rows (a new one, AVX512, 1 thread; an old one" in text
     assert "1 threads" not in text
@@ -204,14 +220,13 @@ def test_runs_that_rows_share_count_once_in_the_hours(tmp_path: Path) -> None:
     leave(tmp_path, "E10", wall_s=3600.0, hardware=hardware)  # of a version that kept no runs
     text = document.render(tmp_path, tmp_path)
     assert "CPU: 3.5 hours for 3 rows" in text
-    (_, *rows), *_ = tables(text)
-    assert [row[4] for row in rows] == ["2", "2.5", "1"]
+    assert [row[4] for row in sizes(text)] == ["2", "2.5", "1"]
 
 
 def test_seeds_are_those_of_a_setting(tmp_path: Path) -> None:
     grids = {"matrix": {"seeds": 5}, "MNIST": {"seeds": 1}, "MNIST, exact": {"seeds": 1}}
     leave(tmp_path, "E8", settings=grids, seeds=[1, 2, 3, 4, 5, 6])
-    (_, (_, _, _, seeds, *_)), *_ = tables(document.render(tmp_path, tmp_path))
+    ((_, _, _, seeds, *_),) = sizes(document.render(tmp_path, tmp_path))
     assert seeds == "5 (MNIST: 1)"
 
 
@@ -225,8 +240,14 @@ def test_rows_trained_as_published_stand_beside_the_others(tmp_path: Path) -> No
         "E1: name of E1: beta, eta_dec (reference convention)",
         "E2: name of E2: beta, eta_dec",
     ]
-    (_, _, row, _), *_ = tables(text)
+    (_, _, row, other), *_ = tables(text)
     assert row[0] == "[E1](#e1-name-of-e1-beta-eta_dec-reference-convention)"
+    assert [sizes(text)[i][1] for i in (0, 1)] == ["elbo", "reference"]
+    assert row[1] == "in the reference convention"
+    assert (row[2], other[2][:6]) == ("the same", "Larger")  # E2 has a claim of its own
+    said = "Claim and theory as in [name of E1: beta, eta_dec](#e1-name-of-e1-beta-eta_dec).\n"
+    assert said in text.split("(reference convention)\n")[1].split("\n## ")[0]
+    assert text.count("**Theory predicts.**") == 2
     assert "[all files](reference/E1)" in text
 
 
@@ -238,7 +259,7 @@ def test_a_row_run_smaller_says_so_at_its_table(tmp_path: Path, profile: str, sa
     leave(tmp_path, "E11", profile=profile)
     text = document.render(tmp_path, tmp_path)
     assert f"*Table: Measures ({said})*\n\n| beta" in section(text, "E11")
-    assert f"| {said} |" in text.split("\n## ")[0]
+    assert sizes(text)[0][2] == said
 
 
 def test_figures_that_are_there_are_shown_and_linked(tmp_path: Path) -> None:
@@ -276,11 +297,47 @@ def test_long_tables_are_folded_but_whole(tmp_path: Path) -> None:
     rows = [[i, i / 7] for i in range(50)]
     leave(tmp_path, "E7", tables={"sweep": {"columns": ["beta", "KL"], "rows": rows}})
     text = section(document.render(tmp_path, tmp_path), "E7")
-    assert "<details><summary>Table: sweep</summary>\n\n| beta" in text
+    assert '<details markdown="1"><summary>Table: sweep</summary>\n\n| beta' in text
     ((_, *cells),) = tables(text)
     assert [[float(a), float(b)] for a, b in cells] == [
         [beta, pytest.approx(kl, rel=1e-3)] for beta, kl in rows
     ]
+
+
+def test_what_is_folded_is_read_as_markdown_on_the_site_too(tmp_path: Path) -> None:
+    markdown = pytest.importorskip("markdown")  # mkdocs renders with it
+    table = Table(["beta", "KL"], [[i, i / 7] for i in range(50)])
+    leave(tmp_path, "E7", tables={"sweep": table.to_dict()})
+    text = section(document.render(tmp_path, tmp_path), "E7")
+    shown = markdown.markdown(text, extensions=["md_in_html", "tables"])
+    assert re.search(r"<summary>Table: sweep</summary>\s*<table>", shown)
+    assert re.search(r"<summary>How it was run</summary>\s*<ul>", shown)
+
+
+def test_of_a_very_long_table_some_rows_are_shown_and_all_are_linked(tmp_path: Path) -> None:
+    table = Table(["beta", "KL"], [[i, i / 7] for i in range(100)])
+    folder = leave(tmp_path, "E7", tables={"sweep": table.to_dict()})
+    ((_, *whole),) = tables(section(document.render(tmp_path, tmp_path), "E7"))
+    assert len(whole) == 100  # there is no file with them all
+    table.save(folder, "table-sweep")
+    text = section(document.render(tmp_path, tmp_path), "E7")
+    ((_, *cells),) = tables(text)
+    assert [int(beta) for beta, _ in cells] == list(range(0, 100, 5))
+    assert "*One row in 5 of 100 is shown: [all of them](E7/table-sweep.csv)*" in text
+
+
+def test_many_comparisons_are_folded_below_their_verdict(tmp_path: Path) -> None:
+    checks = [["agrees", f"KL {i} falls."] for i in range(17)]
+    for row, own in (("E3", checks), ("E4", checks[:16])):
+        leave(tmp_path, row, agreement=verdict("agrees", *own))
+    text = document.render(tmp_path, tmp_path)
+    folded = (
+        '**Agrees.**\n\n<details markdown="1"><summary>The 17 comparisons</summary>\n\n'
+        "- KL 0 falls.\n"
+    )
+    assert folded in section(text, "E3")
+    assert "- KL 16 falls.\n\n</details>\n" in section(text, "E3")
+    assert "**Agrees.**\n\n- KL 0 falls.\n" in section(text, "E4")
 
 
 def test_theory_may_be_values(tmp_path: Path) -> None:
@@ -386,7 +443,7 @@ def test_two_processors_are_compared_check_by_check(tmp_path: Path) -> None:
     (row,) = (row for table in tables(text) for row in table if row[:3] == ["E8", "2", "1"])
     assert row[3:] == ["partly", "agrees", "as here", "two slow cores", "an old one"]
     assert "Of the rows of linear models, E5 and E8 were run again" in text
-    assert len(re.findall(r"^## ", text, flags=re.M)) == 2  # they have no sections of their own
+    assert len(re.findall(r"^## \w+:", text, flags=re.M)) == 2  # they have no sections of their own
 
 
 def test_direction_and_numbers_are_shown_apart(tmp_path: Path) -> None:
@@ -397,9 +454,11 @@ def test_direction_and_numbers_are_shown_apart(tmp_path: Path) -> None:
     leave(tmp_path, "E8", agreement={**told, "direction": "agrees", "numbers": "differs"})
     leave(tmp_path, "E9", agreement={**told, "direction": None, "numbers": "differs"})
     text = document.render(tmp_path, tmp_path)
-    assert "**Partly (direction: agrees; numbers: differs).**" in section(text, "E8")
-    assert "**Partly.**" in section(text, "E9")
+    parted = "**Partly (direction: agrees, 1 of 1; numbers: differs, 0 of 1).**"
+    assert parted in section(text, "E8")
+    assert "**Partly (numbers: differs, 0 of 1).**" in section(text, "E9")
     assert "By direction alone, 1 of 1 agree and 0 agree partly." in text
     assert "By numbers alone, 0 of 2 agree" in text
-    assert "| direction: agrees; numbers: differs |" in text
-    assert "| numbers: differs |" in text  # of E9, which has no other
+    (_, first, second), *_ = tables(text)
+    assert first[3:] == ["agrees, 1 of 1", "differs, 0 of 1"]
+    assert second[3:] == ["", "differs, 0 of 1"]

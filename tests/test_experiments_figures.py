@@ -186,6 +186,25 @@ def test_bands_reach_from_the_least_to_the_most_of_the_seeds() -> None:
     assert [row[3:] for row in chart.table.rows] == [[0, 0, 0], [0.5, 0.25, 0.75], [1, 1, 1]]
 
 
+def test_legends_say_which_share_of_units_theory_has_dead() -> None:
+    curve = ([0.1, 1.0], [0.5, 1.0])
+    panels = {"left": {"beta = 1": curve, "beta = 2": curve}, "right": {"beta = 2": curve}}
+    figure = lines.collapse_curves(panels, theory={"left": {"beta = 1": 0.125}}).figure
+    told = [[line.get_label() for line in axes.lines] for axes in figure.axes]
+    assert told == [["beta = 1 (theory 12.5%)", "beta = 2"], ["beta = 2"]]
+
+
+def test_panels_keep_their_height_beside_a_longer_legend() -> None:
+    curve = ([0.1, 1.0], [0.5, 1.0])
+    long, short = ({f"{'curve ' * 5}{i}": curve for i in range(n)} for n in (5, 1))
+    heights = []
+    for panels in ({"a": long, "b": short}, {"a": short, "b": long}):
+        figure = lines.collapse_curves(panels).figure
+        figure.draw_without_rendering()
+        heights.append(figure.axes[0].get_window_extent().height)
+    assert heights[0] == pytest.approx(heights[1], rel=0.01)
+
+
 def test_curves_that_coincide_are_drawn_apart_and_others_in_their_place() -> None:
     flat = {f"beta = {i}": ([0.01, 10.0], [1.0, 1.0]) for i in range(3)}
     alone = {"beta = 9": ([0.01, 10.0], [0.5, 0.5])}
@@ -207,6 +226,21 @@ def test_names_of_points_at_one_place_stand_beside_each_other() -> None:
     common = Bbox.intersection(*written[:2])
     assert common is None or common.width < 1.5
     assert [text.xy for text in chart.figure.axes[0].texts] == [(1, 2), (1, 2), (3, 5)]
+    dots, equal = chart.figure.axes[0].lines
+    assert dots.get_xdata().tolist() == [1, 1, 3]
+    np.testing.assert_array_equal(equal.get_xdata(), equal.get_ydata())  # as theory says
+
+
+def test_values_that_are_known_one_by_one_are_drawn_so() -> None:
+    values = [[1.0, 2.0, 30.0], [4.0]]
+    points = Points.of(["a", "b"], values)._replace(each=values)
+    theory = Points(["b"], [4.0], [])
+    lines_of = {"KL (nats)": {"trained": points, THEORY: theory}}
+    axes = measures.spread(lines_of, variable="x").figure.axes[0]
+    each, expected = axes.lines
+    assert (each.get_xdata().tolist(), each.get_ydata().tolist()) == ([0, 0, 0, 1], [1, 2, 30, 4])
+    assert (expected.get_xdata().tolist(), expected.get_ydata().tolist()) == ([1], [4.0])
+    assert [line.get_label() for line in axes.lines] == ["trained", THEORY]
 
 
 def test_upper_bounds_have_an_arrow_and_theory_of_words_a_dash() -> None:

@@ -280,6 +280,14 @@ def test_matrices_are_the_model_s(out: Path) -> None:
         assert norms == pytest.approx(np.linalg.norm(U, axis=0), abs=1e-6)
         sigmas = read_parameters(model)["sigma_1"]  # each unit's own, not sorted
         assert [row["sigma"] for row in units] == pytest.approx(sigmas, abs=1e-6)
+        own = [row for row in table(out, "E5", "matrices") if row["Sigma"] == member.grid]
+        far = max(
+            abs(row[f"singular value of {side}"] - row[f"of {side} by theory"])
+            for row in own
+            for side in "UV"
+        )
+        said = [text for _, text in result(out, "E5")["agreement"]["checks"]]
+        assert f"{member.grid}: singular values of U and V within {far:.1e} of theory." in said
 
 
 def test_a_second_call_trains_nothing_and_says_the_same(

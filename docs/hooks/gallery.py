@@ -27,7 +27,7 @@ from mnist import moments  # noqa: E402
 
 OUTWARD = re.compile(r"\]\(\.\./([^)#]+)\)")
 """A link from a page of `docs` to a file of the repository."""
-FOLDER = re.compile(r"\[[^\]]+\]\(\.\./(\w+)\)")
+FOLDER = re.compile(r"\[[^\]]+\]\(\.\./(\w+(?:/[\w-]+)*)\)")
 """A link to one of its folders, which no site can show."""
 
 

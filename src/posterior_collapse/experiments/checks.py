@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import Any, Literal, NamedTuple, TypeAlias
-
-import numpy as np
 
 from posterior_collapse.experiments.figures import Chart
 from posterior_collapse.experiments.tables import Table
@@ -121,7 +120,7 @@ class Setting:
 
     def mean(self, measure: Callable[[Result], float]) -> float:
         """Return the mean of a measure over the seeds."""
-        return float(np.mean([measure(result) for result in self.results]))
+        return fmean(measure(result) for result in self.results)  # to the last digit as in tables
 
     def active(self, level: int) -> Pair:
         """Return the number of units of a level, from 1, that know of the data."""

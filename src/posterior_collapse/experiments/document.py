@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from posterior_collapse import checks
 from posterior_collapse.errors import CorruptFileError, MissingFileError, enumerated
+from posterior_collapse.experiments import wording
 from posterior_collapse.experiments.machines import (
     RESULT,
     hours,
@@ -20,7 +22,7 @@ from posterior_collapse.experiments.machines import (
     processors,
     smaller,
 )
-from posterior_collapse.experiments.tables import Table, format_cell
+from posterior_collapse.experiments.tables import Table
 from posterior_collapse.files import read_json, write_text
 
 KEYS = (
@@ -28,14 +30,16 @@ KEYS = (
     *("hardware", "wall_s", "seeds", "tables", "figures", "agreement", "published"),
 )
 """What a row's result holds, of any version; of this one the commands that run it too."""
-MOST_VALUES = 10
-"""Values of a setting up to which all are named."""
 MOST_ROWS = 16
-"""Rows of a table up to which it is not folded."""
+"""Rows of a table, and comparisons of a row, up to which they are not folded."""
+TOO_MANY, EVERY = 60, 5
+"""Rows of a table from which on only some are shown, beside its CSV with all; and which."""
 SEVERAL = 3
 """Notes that rows share from which a later one names the earlier in their place."""
 REFERENCE = "reference"
 """Folder within the results for rows trained as published: their names say so."""
+MOST_NAMED = 6
+"""Rows of a verdict up to which all are named, if there are more than these."""
 SAID = {
     "agrees": ("agrees", "agree"),
     "partly": ("agrees partly", "agree partly"),
@@ -43,6 +47,8 @@ SAID = {
     "not measured": ("did not measure what was expected",) * 2,
 }
 """Verdicts of one row and of several, as a sentence has them."""
+AT_SETTINGS = r"of theory at (\d+) of (\d+) settings"
+"""What comparisons with theory say (`checks.near_count`, `near_kl`)."""
 KINDS = ("direction", "numbers")
 """Kinds of checks, each with a verdict of its own."""
 
@@ -69,12 +75,15 @@ def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> s
     paths = _paths(Path(results))
     rows = [_row(path, Path(folder)) for path in paths]
     _tell_once(rows)
+    _claim_once(rows)
     return rendered(
         "reproduction.md.jinja",
         folder=_relative(Path(results), Path(folder)),
         verdicts=_verdicts(rows),
         overview=_overview(rows),
+        sizes=_sizes(rows),
         hours=hours(rows),
+        unknown=enumerated([row["id"] for row in rows if not row.get("runs")]),
         processors=processors(Path(results)),
         rows=rows,
     )
@@ -165,13 +174,12 @@ def _section(result: Mapping[str, Any], home: Path, folder: Path) -> dict[str, A
     return {
         "name": name,
         "anchor": _anchor(f"{result['id']}: {name}"),
-        "claim": _prose(result["claim"]),
-        "theory": _values(result["theory"]),
-        "published": _prose(result["published"]),
+        "claim": wording.prose(result["claim"]),
+        "theory": wording.listed(result["theory"]),
+        "published": wording.prose(result["published"]),
         "tables": [
-            {"name": name, "text": table.markdown(), "long": len(table.rows) > MOST_ROWS}
+            _table(name, Table.from_dict(values), home, folder)
             for name, values in result["tables"].items()
-            for table in [Table.from_dict(values)]
         ],
         "figures": [figure for figure in figures if figure["image"] or figure["links"]],
         "data": " and ".join(result["data"]),
@@ -179,9 +187,11 @@ def _section(result: Mapping[str, Any], home: Path, folder: Path) -> dict[str, A
         "smaller": smaller(result["profile"]),
         "how": _how(result),
         "home": _relative(home, folder),
-        "provenance": _values({**about, "wall time": duration(result["wall_s"])}).strip(),
+        "provenance": wording.listed({**about, "wall time": duration(result["wall_s"])}).strip(),
         "grids": result["settings"],
-        "settings": _values(_once(result["settings"])).strip(),
+        "settings": "\n".join(
+            f"- {wording.prose(line)}" for line in wording.told(wording.once(result["settings"]))
+        ),
     }
 
 
@@ -196,6 +206,29 @@ def _tell_once(rows: Sequence[Mapping[str, Any]]) -> None:
                 notes.append(f"{count} notes of {other} hold here too.")
         for note in notes:
             told.setdefault(note, f"[{row['id']}](#{row['anchor']})")
+
+
+def _claim_once(rows: Sequence[dict[str, Any]]) -> None:
+    """Name the row before in place of claim and theory where it has the same."""
+    rows[0]["as_before"] = ""
+    for before, row in pairwise(rows):
+        same = all(before[name] == row[name] for name in ("id", "claim", "theory"))
+        row["as_before"] = f"[{before['name']}](#{before['anchor']})" if same else ""
+
+
+def _table(name: str, table: Table, home: Path, folder: Path) -> dict[str, Any]:
+    """Return a table to be shown; of a very long one some rows, and where all of them are."""
+    file, count = home / f"table-{name}.csv", len(table.rows)
+    some = count > TOO_MANY and file.is_file()
+    if some:
+        table = Table(table.columns, table.rows[::EVERY])
+    return {
+        "name": name,
+        "text": table.markdown(),
+        "long": len(table.rows) > MOST_ROWS,
+        "shown": f"One row in {EVERY} of {count} is shown",
+        "all": _relative(file, folder) if some else "",
+    }
 
 
 def _how(result: Mapping[str, Any]) -> str:
@@ -222,26 +255,50 @@ def _how(result: Mapping[str, Any]) -> str:
 def _agreement(agreement: Mapping[str, Any]) -> dict[str, Any]:
     """Return verdict, sentences and notes; the sentences have their own verdicts where mixed."""
     mixed = len({verdict for verdict, _ in agreement["checks"]}) > 1
-    kinds = {kind: agreement.get(kind) for kind in KINDS}
-    told = _prose("; ".join(f"{kind}: {verdict}" for kind, verdict in kinds.items() if verdict))
+    counts = {kind: _counted(agreement, kind) for kind in KINDS}
     return {
-        "verdict": _prose(agreement["verdict"]),
-        "told": told,
-        "parted": told if all(kinds.values()) else "",
-        **kinds,
-        "checks": [_prose(f"{v}: {said}" if mixed else said) for v, said in agreement["checks"]],
-        "notes": [_prose(note) for note in agreement["notes"]],
+        "verdict": wording.prose(agreement["verdict"]),
+        "counts": counts,
+        "parted": "; ".join(f"{kind}: {count}" for kind, count in counts.items() if count),
+        **{kind: agreement.get(kind) for kind in KINDS},
+        "long": len(agreement["checks"]) > MOST_ROWS,
+        "checks": [
+            wording.prose(f"{v}: {said}" if mixed else said) for v, said in agreement["checks"]
+        ],
+        "notes": [wording.prose(note) for note in agreement["notes"]],
     }
+
+
+def _counted(agreement: Mapping[str, Any], kind: str) -> str:
+    """Return the verdict of a kind of checks, how many of them agree, and at how many settings.
+
+    Example:
+        >>> near = "KL: within 10% (or 0.1 nats) of theory at 3 of 4 settings; farthest at ..."
+        >>> checks = [["agrees", "A."], ["differs", near], ["agrees", "B."]]
+        >>> kinds = ["direction", "numbers", "numbers"]
+        >>> told = {"checks": checks, "kinds": kinds, "direction": "agrees", "numbers": "partly"}
+        >>> [_counted(told, kind) for kind in ("direction", "numbers")]
+        ['agrees, 1 of 1', 'partly, 1 of 2, at 3 of 4 settings']
+    """
+    if not (verdict := agreement.get(kind)):
+        return ""
+    each = zip(agreement["checks"], agreement.get("kinds", ()), strict=False)
+    own = [check for check, of in each if of == kind]
+    if not own:
+        return str(verdict)
+    said = f"{verdict}, {sum(found == 'agrees' for found, _ in own)} of {len(own)}"
+    at = [(int(n), int(of)) for _, text in own for n, of in re.findall(AT_SETTINGS, text)]
+    good, settings = (sum(column) for column in zip(*at, strict=True)) if at else (0, 0)
+    return f"{said}, at {good} of {settings} settings" if settings else said
 
 
 def _verdicts(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return in one line how many rows agree with what was expected."""
-    count = Counter(row["agreement"]["verdict"] for row in rows)
-    told = [
-        f"{count[verdict]} {words[count[verdict] != 1]}"
-        for verdict, words in SAID.items()
-        if count[verdict]
-    ]
+    told = []
+    for verdict, words in SAID.items():
+        if own := [row["id"] for row in rows if row["agreement"]["verdict"] == verdict]:
+            named = f" ({enumerated(own)})" if len(own) <= MOST_NAMED < len(rows) else ""
+            told.append(f"{len(own)} {words[len(own) != 1]}{named}")
     said = f"Of {len(rows)} rows, {enumerated(told)}."
     for kind in KINDS:
         count = Counter(filter(None, (row["agreement"][kind] for row in rows)))
@@ -254,15 +311,31 @@ def _verdicts(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _overview(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return what each row claims, and whether it was found so."""
+    records = []
+    for row in rows:
+        told = row["agreement"]
+        verdicts = {kind: told["counts"][kind] for kind in KINDS}
+        if not any(verdicts.values()):  # of an earlier version
+            verdicts[KINDS[0]] = told["verdict"]
+        at = f"[{row['id']}](#{row['anchor']})"
+        name, claim = row["name"], row["claim"]
+        if row["as_before"]:
+            name, claim = f"in the {row['convention']} convention", "the same"
+        records.append({"row": at, "experiment": name, "claim": claim, **verdicts})
+    return Table.of(records).markdown()
+
+
+def _sizes(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return at which size each row was run, and how long that took."""
     records = [
         {
             "row": f"[{row['id']}](#{row['anchor']})",
-            "experiment": row["name"],
+            "convention": row["convention"],
             "size": row["smaller"] or "full",
             "seeds": _seeds(row),
             "hours": f"{row['wall_s'] / 3600:.2g}",
             "on": processor(row["hardware"]),
-            "verdict": row["agreement"]["told"] or row["agreement"]["verdict"],
         }
         for row in rows
     ]
@@ -273,77 +346,10 @@ def _figure(figure: Mapping[str, str], home: Path, folder: Path) -> dict[str, An
     endings = (".png", ".pdf", ".csv", ".npz")
     files = [(home / figure["file"]).with_suffix(ending) for ending in endings]
     links = {f.suffix[1:].upper(): _relative(f, folder) for f in files if f.is_file()}
-    return {"caption": _prose(figure["caption"]), "image": links.pop("PNG", ""), "links": links}
-
-
-def _values(values: Any) -> str:
-    """Return text as it is, and plain values as a list, a line for those that stand together."""
-    if isinstance(values, str):
-        return _prose(values)
-    return "\n\n" + "\n".join(f"- {_prose(line)}" for line in _lines("", values))
-
-
-def _lines(name: str, values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line per mapping.
-
-    Example:
-        >>> list(_lines("", {"epochs": 3, "network": {"name": "relu", "hidden": [16, 8]}}))
-        ['epochs 3', 'network: name relu; hidden 16, 8']
-    """
-    inner = {key: value for key, value in values.items() if isinstance(value, Mapping)}
-    plain = [f"{key} {_plain(value)}" for key, value in values.items() if key not in inner]
-    if plain:
-        yield f"{name}: {'; '.join(plain)}" if name else "; ".join(plain)
-    for key, value in inner.items():
-        yield from _lines(f"{name}, {key}" if name else key, value)
-
-
-def _plain(value: Any) -> str:
-    """Return a value in words, long lists by their ends.
-
-    Example:
-        >>> _plain([i / 10 for i in range(1, 51)])
-        '0.1, 0.2, ..., 5 (50 values)'
-    """
-    if not isinstance(value, list):
-        return format_cell(value)
-    words = [format_cell(item) for item in value]
-    if len(words) > MOST_VALUES:
-        words[2:-1] = ["..."]
-        words[-1] += f" ({len(value)} values)"
-    return ", ".join(words)
-
-
-def _once(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return settings with what all grids share said once.
-
-    Example:
-        >>> _once({"a": {"net": {"name": "relu", "h": 1}}, "b": {"net": {"name": "relu", "h": 2}}})
-        {'all': {'net': {'name': 'relu'}}, 'a': {'net': {'h': 1}}, 'b': {'net': {'h': 2}}}
-    """
-    grids = list(settings.values())
-    if len(grids) < 2 or not all(isinstance(grid, Mapping) for grid in grids):
-        return settings
-    shared = _shared(grids)
-    return {"all": shared} | {title: _rest(grid, shared) for title, grid in settings.items()}
-
-
-def _shared(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, first in values[0].items():
-        each = [value.get(key) for value in values]
-        if all(isinstance(value, Mapping) for value in each):
-            found[key] = _shared(each)  # type: ignore[arg-type]
-        elif all(value == first for value in each):
-            found[key] = first
-    return found
-
-
-def _rest(values: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        key: _rest(value, shared.get(key, {})) if isinstance(value, Mapping) else value
-        for key, value in values.items()
-        if isinstance(value, Mapping) or key not in shared
+        "caption": wording.prose(figure["caption"]),
+        "image": links.pop("PNG", ""),
+        "links": links,
     }
 
 
@@ -380,17 +386,6 @@ def _relative(path: Path, folder: Path) -> str:
 def _anchor(heading: str) -> str:
     """Return the fragment GitHub gives a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-
-
-def _prose(text: str) -> str:
-    r"""Return plain text such that Markdown shows it as it is: no emphasis, no tags.
-
-    Example:
-        >>> print(_prose("(s)_+ and (t)_+ < beta_1 * 2"))
-        (s)\_+ and (t)\_+ &lt; beta_1 \* 2
-    """
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace("*", r"\*")
-    return re.sub(r"(?<!\w)_|_(?!\w)", r"\_", text)
 
 
 def rendered(template: str, **values: Any) -> str:

@@ -155,9 +155,11 @@ class Table(Record):
 def format_cell(cell: Any) -> str:
     """Return a cell for reading: four digits, or mean ± std to two digits of the std.
 
+    Of losses and NLLs of hundreds of nats tenths and hundredths count too.
+
     Example:
-        >>> [format_cell(c) for c in (None, "relu", 16, 0.123456, 123456.7, 1e-12, True)]
-        ['', 'relu', '16', '0.1235', '123457', '1e-12', 'yes']
+        >>> [format_cell(c) for c in (None, "relu", 16, 0.123456, 554.102, 123456.7, 1e-12, True)]
+        ['', 'relu', '16', '0.1235', '554.10', '123457', '1e-12', 'yes']
         >>> format_cell({"mean": 0.51234, "std": 0.0321})
         '0.512 ± 0.032'
         >>> format_cell({"mean": 723.4, "std": 218.0})
@@ -188,7 +190,9 @@ def _with_spread(mean: float | None, std: float | None) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
+    if 100 <= abs(value) < 1e9:
+        return f"{value:.2f}" if abs(value) < 1e4 else f"{value:.0f}"
+    return f"{value:.4g}"
 
 
 def _spread(values: Sequence[float | None]) -> dict[str, float | None] | None:

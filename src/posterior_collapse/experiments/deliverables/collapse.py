@@ -44,6 +44,9 @@ EXPECTED: dict[str, Way] = {
 }  # fmt: skip
 """How the collapse level of the top level moves as a value grows, by claim and theory."""
 CORRELATIONS = {"random": 0.0, "1/8": 0.125, "1/4": 0.25, "1/2": 0.5, "identical": 1.0}
+LEAST = 1e-4
+"""Nats at which curves begin: less is none."""
+THEORY_SAID = "Legends: the share of units that have no KL by theory. "
 SLACK = 0.01
 """Of the collapse level: less is not seen in a figure, whose lines are as thick."""
 
@@ -84,16 +87,23 @@ def collapse_curves(results: Sequence[Result]) -> Part:
             points = [(s.labels[varied[0]], s.mean(_collapse_level)) for s in settings]
             checks.append(_grows(varied[0], points, settings, way_of_training(grid)))
     measures = list(records[0])[2:]
+    theory = {
+        title: {at: dead for at, seeds in each.items() if (dead := _dead(seeds[0])) is not None}
+        for title, each in shown.items()
+    }
+    theory = {title: each for title, each in theory.items() if each}
     caption = (
         f"Share of (eps, {DELTA:g})-collapsed units of {unit} against eps, one curve per value"
         f"{', the mean over seeds between the least and the most of them' if several else ''}. "
-        f"{lines.APART_SAID}"
+        f"{THEORY_SAID if theory else ''}{lines.APART_SAID}"
     )
     panels, bands = (
         {title: {at: of(seeds) for at, seeds in each.items()} for title, each in shown.items()}
         for of in (_curve, _band)
     )
-    chart = lines.collapse_curves(panels, delta=DELTA, bands=bands if several else None)
+    chart = lines.collapse_curves(
+        panels, delta=DELTA, bands=bands if several else None, theory=theory
+    )
     table = Table.over_seeds(records, ["varying", "value"], measures)
     if any(conclusions):
         table = table.beside(CONCLUDED, conclusions)
@@ -188,6 +198,13 @@ def _band(seeds: Sequence[Result]) -> tuple[Float, Float]:
     return _shares(seeds).min(0), _shares(seeds).max(0)
 
 
+def _dead(result: Result) -> float | None:
+    """Return the share of units of the top level without KL by theory; None where it has none."""
+    level = result.theory["levels"][-1] if result.theory else {}
+    kls = level.get("unit_kl")
+    return None if kls is None else float(np.mean(np.asarray(kls) < LEAST))
+
+
 def _collapse_level(result: Result) -> float:
     """Return the mean of the collapse curve over log eps, 0 (nothing collapses) to 1."""
     return float(_shares([result])[0].mean())
@@ -265,7 +282,10 @@ def digits(results: Sequence[Result]) -> Part:
             spectra,
             "Eigenvalues of each digit's residual covariance E, and the threshold of collapse.",
         ),
-        "order": (order, "KL of each digit on test rows against that of its linear optimum."),
+        "order": (
+            order,
+            "KL of each digit on test rows against that of its linear optimum. Dotted: the same.",
+        ),
     }
     note = (
         "Digits are ordered by KL: a collapse level counts units and saturates where a network "

@@ -129,6 +129,7 @@ def _charts(
     """
     shown = [n for n in names if n.startswith((NLL, "KL", ACTIVE)) and not n.endswith(BY_THEORY)]
     alone = [one for found in grids.values() if not found[0][0].labels for one in found]
+    plain = AS_PUBLISHED if any(", " in grid for grid in grids) else "trained"
     variables: dict[str, dict[str, dict[str, measures.Points]]] = {}
     for grid, found in grids.items():
         if len(found[0][0].labels) != 1:
@@ -138,14 +139,14 @@ def _charts(
         number = all(isinstance(value, float) for value in at)
         if not number:
             found, alone = [*found, *alone], []
-            at = [setting.at.rpartition(": ")[2] for setting, _ in found]
+            at = [setting.at.replace(" pairs: ", ": ") for setting, _ in found]
         _, _, of_runs = grid.partition(", ")
         panels = variables.setdefault(variable if number else grid, {name: {} for name in shown})
         for name, lines in panels.items():
             points = measures.Points.of(at, [[one[name] for one in seeds] for _, seeds in found])
             if name == NLL:
                 points = points._replace(bounds=[one.is_bound for one in found])
-            lines[of_runs or AS_PUBLISHED] = points
+            lines[of_runs or plain] = points
             expected = [seeds[0].get(f"{name} {BY_THEORY}") for _, seeds in found]
             if None not in expected:
                 lines[measures.THEORY] = measures.Points(at, [float(e or 0) for e in expected], [])

@@ -29,6 +29,7 @@ from posterior_collapse.report.names import DIGITS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
 
 T = TypeVar("T")
 Line: TypeAlias = tuple[ArrayLike, ArrayLike]
@@ -56,7 +57,10 @@ STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,  # letters stay text that can be searched and edited
 }  # fmt: skip
 MARKERS = "os^Dvx+P*h"
-DASHES = ("-", (0, (5, 1.5)), (0, (4, 1.2, 1, 1.2)), (0, (1.2, 1.2)), (0, (3, 1, 1, 1, 1, 1)))
+DASHES = (
+    *("-", (0, (5, 1.5)), (0, (4, 1.2, 1, 1.2)), (0, (1.2, 1.2))),
+    *((0, (3, 1, 1, 1, 1, 1)), (0, (8, 1.5, 1.2, 1.5))),
+)
 
 
 class Chart(NamedTuple):
@@ -162,7 +166,8 @@ def panels(
             figure.delaxes(empty)
         axes = axes[: len(contents)]
         for box, title in zip(axes, contents, strict=True):
-            box.set_title(symbols(textwrap.fill(title, int(room(box) / LETTER))))
+            wide = int(room(box) / LETTER)
+            box.set_title(symbols(textwrap.fill(title, wide, break_on_hyphens=False)))
         yield figure, list(zip(axes, contents.values(), strict=True))
         for number, box in enumerate(axes):
             if x:
@@ -221,20 +226,24 @@ def _legends_below(figure: Figure, axes: Sequence[Axes]) -> None:
     handles, labels = entries[0]
     if not any(labels):
         return
+    legends: dict[int, tuple[int, Legend]] = {}  # the highest of each row of panels, and its lines
     if all(other == labels for _, other in entries):
         columns = _columns(figure.get_figwidth(), labels)
-        legends = {0: figure.legend(handles, labels, loc="outside lower center", ncols=columns)}
+        legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+        legends[0] = 1, legend
     else:
         below = ScaledTranslation(0, -UNDER_AXES, figure.dpi_scale_trans)
         place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0)}
-        legends = {}  # one per row of panels: those of a row are as high as each other, or nearly
         for box, (handles, names) in zip(axes, entries, strict=True):
             columns = _columns(room(box) + AXIS, names)
             place["bbox_transform"] = box.transAxes + below
             legend = box.legend(handles, names, ncols=columns, **place)
-            legends[box.get_subplotspec().rowspan.start] = legend  # type: ignore[union-attr]
+            row = box.get_subplotspec().rowspan.start  # type: ignore[union-attr]
+            high = -(-len(names) // columns)
+            if high > legends.get(row, (0, legend))[0]:
+                legends[row] = high, legend
     figure.draw_without_rendering()
-    grown = sum(legend.get_window_extent().height for legend in legends.values()) / figure.dpi
+    grown = sum(each.get_window_extent().height for _, each in legends.values()) / figure.dpi
     figure.set_figheight(figure.get_figheight() + grown)
 
 

@@ -40,7 +40,13 @@ APART_SAID = "Curves that coincide all along are drawn 1% apart."
 """What a caption says of it."""
 
 
-def collapse_curves(curves: Panels, *, delta: float = 0.05, bands: Panels | None = None) -> Chart:
+def collapse_curves(
+    curves: Panels,
+    *,
+    delta: float = 0.05,
+    bands: Panels | None = None,
+    theory: Mapping[str, Mapping[str, float]] | None = None,
+) -> Chart:
     """Draw the share of (eps, delta)-collapsed latent units against eps.
 
     Args:
@@ -48,6 +54,8 @@ def collapse_curves(curves: Panels, *, delta: float = 0.05, bands: Panels | None
             collapsed units in 0 to 1). Curves run from dark to light in the order given.
         delta: The delta of the shares, for the axis label.
         bands: Title -> label -> (least, most) of the shares over seeds.
+        theory: Title -> label -> share of units without KL by theory, which legends say; of curves
+            that it lacks they say nothing.
 
     Example:
         >>> chart = collapse_curves({"eta_dec = 1": {"beta = 1": ([0.01, 1], [0.25, 1])}})
@@ -58,6 +66,7 @@ def collapse_curves(curves: Panels, *, delta: float = 0.05, bands: Panels | None
 
     x = f"eps (nats), delta = {delta:g}"
     ends: list[tuple[float, float]] = []
+    expected = theory or {}
     with panels(curves, x=x, y="collapsed units (%)", sharey=True) as (figure, drawn):
         for title, (box, lines) in zip(curves, drawn, strict=True):
             box.set_xscale("log")
@@ -71,7 +80,9 @@ def collapse_curves(curves: Panels, *, delta: float = 0.05, bands: Panels | None
                 up = APART * place / 72
                 apart = box.transData + ScaledTranslation(0, up, figure.dpi_scale_trans)
                 look |= {"transform": apart, "drawstyle": "steps-post"}
-                box.plot(eps, 100 * share, label=label, **look)
+                dead = expected.get(title, {}).get(label)
+                told = label if dead is None else f"{label} (theory {100 * dead:.3g}%)"
+                box.plot(eps, 100 * share, label=told, **look)
                 if bands is not None:
                     least, most = map(array, bands[title][label])
                     shade: dict[str, Any] = {"alpha": 0.25, "lw": 0, "step": "post"}
@@ -199,6 +210,8 @@ def scatter(
         names: What each point is, e.g. its digit, in the order of the points: written beside it.
         notes: Label -> what is written into its panel.
 
+    Where both are equal, a line is dotted.
+
     Example:
         >>> chart = scatter({"mlp": ([1, 2], [3, 4])}, x="theory", y="measured", names="01")
         >>> chart.table.rows
@@ -214,6 +227,8 @@ def scatter(
             box.margins(0.12, 0.16)
         figure.draw_without_rendering()  # so that it is known where dots are
         for box, line in drawn:
+            box.autoscale(False)
+            box.plot(box.get_xlim(), box.get_xlim(), color="black", lw=0.8, ls=":", zorder=1)
             look: dict[str, Any] = {"size": 8, "ha": "center", "va": "center", "c": BLUE}
             look |= {"textcoords": "offset points"}
             at = np.column_stack([*map(array, line)])

@@ -129,12 +129,14 @@ class Points(NamedTuple):
         mean: Over the seeds of each.
         std: Over the seeds of each, that of a sample; NaN for one seed.
         bounds: Which are upper bounds, marked by an arrow down; empty: none.
+        each: The values of each setting, drawn in place of mean and std; empty: not known.
     """
 
     settings: Sequence[float] | Sequence[str]
     mean: ArrayLike
     std: ArrayLike
     bounds: Sequence[bool] = ()
+    each: Sequence[Sequence[float]] = ()
 
     @classmethod
     def of(
@@ -143,8 +145,8 @@ class Points(NamedTuple):
         """Return the points of values, those of all seeds of each setting.
 
         Example:
-            >>> Points.of([0.5, 1], [[2.0, 4.0], [5.0]])
-            Points(settings=[0.5, 1], mean=[3.0, 5.0], std=[1.4142135623730951, nan], bounds=())
+            >>> Points.of([0.5, 1], [[2.0, 4.0], [5.0]])[:3]
+            ([0.5, 1], [3.0, 5.0], [1.4142135623730951, nan])
         """
         each = list(values)
         std = [float(np.std(v, ddof=1)) if len(v) > 1 else float("nan") for v in each]
@@ -185,8 +187,13 @@ def _draw(box: Axes, lines: Mapping[str, Points]) -> None:
         shape = {**look, "marker": marker, "ms": 4, "mfc": "white", "capsize": 2, "lw": 1}
         if isinstance(points.settings[0], str):
             shape["linestyle"] = ""  # nothing lies between words
-        if len(trained) > 1:
+        if len(lines) > 1:
             shape["label"] = label
+        if points.each:
+            places, values = np.repeat(at, list(map(len, points.each))), np.concatenate(points.each)
+            del shape["capsize"]
+            box.plot(places, values, **shape | {"linestyle": ""})
+            continue
         box.errorbar(at, array(points.mean), array(points.std), **shape)
         low = [bool(bound) for bound in points.bounds] or [False] * len(at)
         ends = array(points.mean) - np.nan_to_num(array(points.std))  # of the error bars
