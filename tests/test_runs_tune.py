@@ -429,6 +429,8 @@ def test_a_loss_that_is_infinite_before_any_step_is_no_fault_of_the_rate() -> No
         (pc.HVAESpec((4, 2), betas=(1.0, 99.0)), {"tune": "latents"}, "beta_2: got 99.0; expected"),
         ("beta", {"active": 2}, "spec: got str"),
         (pc.VAESpec(4), {"active": 2, "stepps": 3}, "Did you mean 'steps'"),
+        (pc.VAESpec(4), {"actve": 2}, "Did you mean 'active'"),
+        (pc.VAESpec(4), {"active": 2, "foldr": "kept"}, "Did you mean 'folder'"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_trained(
