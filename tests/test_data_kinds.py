@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import subprocess
 import sys
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -365,3 +367,31 @@ sys.exit("torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("number", [float, Decimal, np.float32])
+def test_numbers_kept_as_objects_or_in_lists_are_numbers(number):
+    objects = frame().map(number).astype(object)
+    assert pc.forecast(objects, SPEC).loss == pytest.approx(pc.forecast(X, SPEC).loss, abs=1e-5)
+    lists = {name: list(column) for name, column in frame().items()}
+    assert pc.forecast(lists, SPEC).loss == pytest.approx(pc.forecast(X, SPEC).loss, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        (np.where(LABELS == 2, np.nan, 1.0), "'new' of x: got nan at row 2; expected finite"),
+        ([None, 2.0] * 30, "'new' of x: got nan at row 0; expected finite"),
+        ([1, "a"] * 30, "'new' of x: got text; expected numbers"),
+        ([datetime.date(2026, 1, 1)] * 60, "'new' of x: got date values; expected numbers"),
+    ],
+)
+def test_of_a_frame_the_column_is_named_that_cannot_be_used(column, said):
+    values = np.array(column, dtype=object if isinstance(column, list) else float)
+    with pytest.raises(pc.DataError, match=said):
+        pc.forecast(frame(new=values), SPEC)
+
+
+def test_columns_of_unlike_length_are_no_table():
+    with pytest.raises(pc.DataError, match="a and b: got 3 and 2 samples"):
+        pc.forecast({"a": [1.0, 2.0, 3.0], "b": [1.0, 2.0]}, SPEC)

@@ -240,3 +240,16 @@ def test_only_active_units_bear_colour_alone_nowhere(browser, pages):
     browser.open(pages["diagnosis"])
     marks = browser.value("[...document.querySelectorAll('.pc-card h3')].map(h => h.innerText)")
     assert {(mark[0], mark.split()[-1]) for mark in marks} == {("●", "active"), ("○", "collapsed")}
+
+
+def test_long_names_of_features_stay_within_their_cards(browser, tmp_path):
+    names = [f"{letter}_concentration_of_diluted_samples" for letter in "abcd"]
+    pandas = pytest.importorskip("pandas")
+    x = np.random.default_rng(0).standard_normal((60, 4)) * [4, 3, 2, 1]
+    frame = pandas.DataFrame(x, columns=names)
+    fitted = pc.fit(frame, pc.VAESpec(2), "linear", exact=True)
+    browser.open(pc.diagnose(fitted, frame).to_html(tmp_path / "page.html").as_uri(), width=390)
+    assert browser.value("document.querySelector('.pc-card').textContent").count("diluted") == 4
+    assert browser.value(
+        "[...document.querySelectorAll('.pc-card p')].every(e => e.scrollWidth <= e.clientWidth)"
+    )

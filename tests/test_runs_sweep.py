@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import sys
 from pathlib import Path
@@ -10,11 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch.utils.data import DataLoader, TensorDataset
 
 import posterior_collapse as pc
 from posterior_collapse.errors import CorruptFileError, DataError, InvalidArgumentError
-from posterior_collapse.report.comparison import comparison_kind, comparison_verdict
+from posterior_collapse.report.comparison import (
+    comparison_cells,
+    comparison_kind,
+    comparison_verdict,
+)
+from posterior_collapse.report.text import diagnoses_table
 from posterior_collapse.runs import complete
 from posterior_collapse.training import Progress
 
@@ -243,3 +250,21 @@ def test_counts_that_the_optimum_leaves_open_are_not_compared() -> None:
     decided["measured"]["levels"][1]["n_active"] = 1
     assert comparison_kind(decided) == "more units"
     assert "where the linear optimum keeps 2 and 0; loss as f" in comparison_verdict(decided)
+
+
+def test_no_command_counts_a_unit_of_almost_no_nats_on_one_side_only() -> None:
+    """At its optimum a model has the units of its forecast, one of 0.004 nats among them."""
+    x = np.random.default_rng(0).standard_normal((400, 3)) * [3, 1, 0.1]
+    beta = float(np.linalg.eigvalsh(np.cov(x.T, bias=True))[1]) / np.exp(2 * 0.004)
+    swept = pc.sweep([pc.VAESpec(2, beta=beta)], x, "linear", exact=True)
+    assert "1 of 1 with as many active units as forecast" in repr(swept)
+    assert swept.to_frame()["active_1_forecast"].tolist() == [1]
+    (run,) = swept.runs
+    summary = {"measured": run.measured, "forecast": run.forecast}
+    assert comparison_verdict(summary) == "As forecast: 1 of 2 units active; loss as forecast."
+    assert comparison_kind(summary) == "as forecast"
+    assert list(comparison_cells(summary, 1))[2] == "1/1"
+    found = pc.diagnose(run.model, x, spec=run.run.spec)
+    console = Console(file=io.StringIO(), width=200)
+    console.print(diagnoses_table({"run": found}))
+    assert " 1/1 " in console.file.getvalue()

@@ -87,6 +87,14 @@ def test_a_grid_finds_its_way_whatever_theory_said(wanted: int, low: float, high
         assert found.best.value < 30
 
 
+def test_a_narrow_step_between_two_betas_is_looked_for() -> None:
+    found = search_beta(Fake([8.0, 4.0, 2.4, 2.33, 0.5]), 0.1, 20.0, 3, 3)
+    assert 2.33 <= found.best.value < 2.4
+    assert found.best.active == (3, 3, 3)
+    never = Fake([8.0, 4.0, 2.0, 2.0, 0.5])  # two modes of one variance
+    assert len(search_beta(never, 0.1, 20.0, 3, 3).trials) <= 12 + 4 * 4
+
+
 def test_runs_whose_counts_still_fall_are_made_longer() -> None:
     fake = Fake(LADDER, late=0.8)
     found = search_beta(fake, 1.0, 20.0, 2, 3)
@@ -303,6 +311,28 @@ def test_of_a_chain_any_level_is_tuned() -> None:
     assert pc.forecast(X, tuned.spec).levels[2].n_active == 2
 
 
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (X * [1, 1, 1, 1000], "Divide each feature by its own"),
+        (np.random.default_rng(2).standard_normal((30, 40)), "only 30 rows"),
+    ],
+)
+def test_what_a_forecast_says_of_the_data_is_said_here_too(x: np.ndarray, words: str) -> None:
+    tuned = pc.tune(x, pc.VAESpec(4), "linear", active=3, exact=True, seeds=1)
+    assert words in " ".join(tuned.notes)
+    assert set(tuned.notes) <= set(pc.forecast(x, tuned.spec).notes)
+
+
+def test_units_of_almost_no_nats_are_counted_alike_by_network_and_theory() -> None:
+    trial = pc.tune(X, pc.VAESpec(4), "linear", active=2, exact=True, seeds=1).chosen
+    assert trial.linear == 2
+    beta = VARIANCES[1] / np.exp(2 * 0.004)  # 0.004 nats: no unit that a diagnosis calls active
+    (run,) = pc.sweep([pc.VAESpec(4, beta=beta)], X, "linear", exact=True).runs
+    assert run.forecast["levels"][0]["n_active"] == 2
+    assert module._trial(beta, [run], 0).linear == module._trial(beta, [run], 0).active[0] == 1
+
+
 def test_a_hierarchy_of_another_likelihood_is_tuned() -> None:
     binary = (X @ np.random.default_rng(2).standard_normal((4, 8)) > 0).astype(float)
     spec = pc.HVAESpec((3, 3), likelihood="bernoulli", betas=(1.0, 9.0))
@@ -310,9 +340,8 @@ def test_a_hierarchy_of_another_likelihood_is_tuned() -> None:
     ratios = pc.forecast(binary, spec).spectrum
     assert tuned.parameter == "beta_1"
     assert tuned.curve[0].linear is not None
-    assert all(
-        (trial.linear == 1) == (ratios[1] < trial.value < ratios[0]) for trial in tuned.curve
-    )
+    first, second = ratios[:2] / np.exp(2 * 0.005)  # where a unit has the nats of an active one
+    assert all((trial.linear == 1) == (second <= trial.value < first) for trial in tuned.curve)
 
 
 def test_a_tuning_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,6 +398,11 @@ def test_a_run_that_diverges_ends_it_in_a_line() -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_loss_that_is_infinite_before_any_step_is_no_fault_of_the_rate() -> None:
+    with pytest.raises(pc.PosteriorCollapseError, match=r"at step 0 .* Start from smaller weights"):
+        pc.tune(X * 1e10, pc.VAESpec(4), "mlp", active=2, seeds=1, steps=8)
+
+
 @pytest.mark.parametrize(
     ("spec", "options", "words"),
     [
@@ -395,6 +429,8 @@ def test_a_run_that_diverges_ends_it_in_a_line() -> None:
         (pc.HVAESpec((4, 2), betas=(1.0, 99.0)), {"tune": "latents"}, "beta_2: got 99.0; expected"),
         ("beta", {"active": 2}, "spec: got str"),
         (pc.VAESpec(4), {"active": 2, "stepps": 3}, "Did you mean 'steps'"),
+        (pc.VAESpec(4), {"actve": 2}, "Did you mean 'active'"),
+        (pc.VAESpec(4), {"active": 2, "foldr": "kept"}, "Did you mean 'folder'"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_trained(

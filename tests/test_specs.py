@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -117,3 +119,24 @@ def test_specs_are_frozen() -> None:
 
 def test_a_conditional_spec_is_not_equal_to_an_unconditional_one() -> None:
     assert pc.CVAESpec(2) != pc.VAESpec(2)
+
+
+@pytest.mark.parametrize(
+    ("make", "meant"),
+    [
+        (lambda: pc.VAESpec(latent_dims=4), "latent_dim"),
+        (lambda: pc.VAESpec(4, betta=2.0), "beta"),
+        (lambda: pc.CVAESpec(4, eta_decoder=2.0), "eta_dec"),
+        (lambda: pc.HVAESpec((4, 2), beta=(1.0, 2.0)), "betas"),
+        (lambda: pc.ChainSpec(latent_dim=(3, 2)), "latent_dims"),
+        (lambda: pc.VAESpec(4).replace(bet=2.0), "beta"),
+    ],
+)
+def test_a_misspelled_field_is_told_which_was_meant(make, meant):
+    with pytest.raises(pc.InvalidArgumentError, match=rf"Did you mean '{meant}'\?"):
+        make()
+
+
+@pytest.mark.parametrize("spec", [pc.VAESpec(4, beta=2.0), pc.HVAESpec((4, 2))])
+def test_a_spec_is_copied_and_pickled(spec):
+    assert copy.copy(spec) == copy.deepcopy(spec) == pickle.loads(pickle.dumps(spec)) == spec

@@ -222,3 +222,14 @@ def test_epochs_of_exact_training_are_iterations_at_most():
     with pytest.raises(InvalidArgumentError, match="epochs: got 0"):
         pc.fit(pc.VAESpec(3), X, "linear", epochs=0, **options)
     assert pc.fit(pc.VAESpec(3), X, "linear", **options).stopped == "finished"
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e-5, 1.0, 1e6])
+def test_the_unit_of_the_data_decides_nothing(scale) -> None:
+    """Beside a loss of data far smaller than their noise its constant was all that was seen."""
+    spec = pc.VAESpec(6, beta=scale**2)
+    fitted = pc.fit(X * scale, spec, "linear", exact=True)
+    expected = np.sort(np.maximum(np.log(np.linalg.eigvalsh(np.cov(X.T, bias=True)))[2:], 0) / 2)
+    found = np.sort(fitted.measured()["levels"][0]["kl"])
+    assert fitted.stopped == "finished"
+    assert found == pytest.approx(expected, abs=1e-4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
 from posterior_collapse.errors import InvalidArgumentError, nearest
@@ -170,6 +170,16 @@ def file_name(name: str, value: object) -> str:
             "Shorten it, or take such characters away.",
         )
     return str(value)
+
+
+def known(name: str, given: Iterable[str], names: Collection[str]) -> None:
+    """Refuse what is none of the known names, and say which was meant."""
+    for key in given:
+        if key not in names:
+            raise InvalidArgumentError(
+                name, f"the unknown key {key!r}", f"only {sorted(names)}",
+                f"Remove it.{nearest(key, names)}",
+            )  # fmt: skip
 
 
 def likelihood(name: str, value: object) -> Likelihood:

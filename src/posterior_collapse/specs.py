@@ -47,6 +47,10 @@ class Spec:
     dispersion: Dispersion = "learned"
     """r of a negative binomial, whose variance is `m + m^2 / r`."""
 
+    def __new__(cls: type[S], *_: Any, **given: Any) -> S:
+        checks.known("spec", given, _fields(cls))
+        return super().__new__(cls)
+
     @property
     def dims(self) -> tuple[int, ...]:
         """Number of latent units per level."""
@@ -154,12 +158,7 @@ class Spec:
                 f"Set 'model'.{nearest(str(name), _MODELS)}",
             )  # fmt: skip
         known = _fields(_MODELS[name])
-        for key in given:
-            if key not in known:
-                raise InvalidArgumentError(
-                    "spec", f"the unknown key {key!r}", f"only {sorted(known)}",
-                    f"Remove it.{nearest(key, known)}",
-                )  # fmt: skip
+        checks.known("spec", given, known)
         for key, field in known.items():
             if field.default is dataclasses.MISSING and key not in given:
                 raise InvalidArgumentError(

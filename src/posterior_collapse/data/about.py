@@ -53,7 +53,9 @@ def about(data: Any, *, conditional: bool = False) -> About:
         return About(name, data.decoded_shape or whole, data.decoded_names)
     if isinstance(data, tuple):
         return about(data[1]) if conditional and len(data) == 2 else UNKNOWN
-    columns, shape = getattr(data, "columns", None), getattr(data, "shape", None)
+    lazy = hasattr(data, "collect_schema")  # of polars, which warns when its columns are asked for
+    columns = None if lazy and not hasattr(data, "shape") else getattr(data, "columns", None)
+    shape = getattr(data, "shape", None)
     row = tuple(shape[1:]) if isinstance(shape, tuple) else ()
     is_image = len(row) == 2 or (len(row) == 3 and min(row[0], row[2]) <= MOST_CHANNELS)
     features = None if columns is None else tuple(map(str, columns))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from decimal import Decimal
+from numbers import Real
 from typing import Any, NoReturn
 
 import numpy as np
@@ -129,10 +131,13 @@ def refuse_key(key: str, what: str, known: Sequence[str]) -> NoReturn:
 
 
 def _column(series: Any) -> NDArray[Any]:
-    """Return a column, with NaN where one of pandas' own types of numbers has no value."""
+    """Return a column: numbers kept as objects, one of which may be lacking, as numbers."""
     values: NDArray[Any] = series.to_numpy()
-    lacking = values.dtype.kind == "O" and getattr(series.dtype, "kind", "O") in "biuf"
-    return np.asarray(series, np.float64) if lacking else values
+    if values.dtype.kind != "O":
+        return values
+    lacking = getattr(series.dtype, "kind", "O") in "biuf"  # of pandas' own types of numbers
+    numbers = all(v is None or isinstance(v, (Real, Decimal, np.bool_)) for v in values)
+    return np.asarray(series, np.float64) if lacking or numbers else values
 
 
 def from_columns(
@@ -165,8 +170,13 @@ def from_columns(
             if is_index:
                 continue
         if values.dtype.kind not in "biuf":
-            text = values.dtype.kind in "OUS"
-            refuse_column(name, key, "text" if text else str(values.dtype))
+            refuse_column(name, key, _kind(values))
+        if values.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
+            row = int(finite.argmin())
+            raise DataError(
+                f"column {key!r} of {name}", f"{values[row]} at row {row}", "finite numbers",
+                "Impute it, drop the row, or leave the column out by drop='NAME'.",
+            )  # fmt: skip
         features.append(values)
         called.append(key)
     if not features:
@@ -179,6 +189,15 @@ def from_columns(
         steps=(*steps, *reading.steps),
         names=tuple(called),
     )
+
+
+def _kind(values: NDArray[Any]) -> str:
+    """What the values of a column are that is not of numbers, such as "text" or "date"."""
+    if values.dtype.kind == "O":
+        others = (type(v).__name__ for v in values if not isinstance(v, (Real, type(None))))
+        name = next(others, "object")
+        return "text" if name == "str" else name
+    return "text" if values.dtype.kind in "US" else str(values.dtype)
 
 
 ENCODE = (

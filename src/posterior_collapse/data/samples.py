@@ -354,8 +354,10 @@ def _columns(columns: Mapping[Any, Any]) -> Pair:
     if "data" in arrays and "target" in columns:  # scikit-learn's: `images` are the same rows
         return arrays["data"], columns["target"]
     table = [values for key, values in columns.items() if key != "label"]
-    numbers = (_dims(v) == 1 and np.asarray(v).dtype.kind in "biuf" for v in table)
-    if table and "x" not in columns and all(numbers):
+    if table and "x" not in columns and all(map(_is_column, table)):
+        first, *others = (key for key in columns if key != "label")
+        for other in others:
+            same_length(str(first), len(columns[first]), str(other), len(columns[other]))
         return np.stack([np.asarray(values) for values in table], axis=1), columns.get("label")
     if len(arrays) != 1:
         first = next(iter(arrays or columns), "x")
@@ -368,6 +370,12 @@ def _columns(columns: Mapping[Any, Any]) -> Pair:
     labels = [values for values in columns.values() if _dims(values) == 1]
     named = columns.get("label", labels[0] if len(labels) == 1 else None)
     return next(iter(arrays.values())), named
+
+
+def _is_column(values: Any) -> bool:
+    """Whether values are one number per row, in an array or a list."""
+    flat = isinstance(values, (list, tuple)) and not any(map(np.ndim, values))
+    return (flat or _dims(values) == 1) and np.asarray(values).dtype.kind in "biuf"
 
 
 def _numbers(name: str, part: Any) -> Any:

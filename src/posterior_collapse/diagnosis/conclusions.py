@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from posterior_collapse.diagnosis.results import (
     LEFT_OUT,
@@ -81,7 +83,20 @@ def kept_units(found: Forecast) -> tuple[int, ...]:
         >>> kept_units(forecast(Moments.from_matrices([[4.0, 0.0], [0.0, 1.001]]), VAESpec(2)))
         (1,)
     """
-    return tuple(int((level.information > ACTIVE_INFORMATION).sum()) for level in found.levels)
+    return tuple(kept_of({"information": level.information}) for level in found.levels)
+
+
+def kept_of(level: Mapping[str, Any]) -> int:
+    """Return the same of one level of a forecast in short, as `Fitted.summary` has it.
+
+    Example:
+        >>> kept_of({"n_active": 2, "information": [0.7, 0.002, 0.0]})
+        1
+    """
+    known = level.get("information")
+    if known is None:
+        return int(level["n_active"])
+    return int((np.asarray(known, dtype=np.float64) > ACTIVE_INFORMATION).sum())
 
 
 def is_attainable(found: Forecast) -> bool:

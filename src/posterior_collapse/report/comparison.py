@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from posterior_collapse.diagnosis.conclusions import kept_of
 from posterior_collapse.report.names import theory
 from posterior_collapse.report.text import NOTHING, add_numbers, new_table
 from posterior_collapse.theory.thresholds import excess_loss
@@ -45,7 +46,7 @@ def comparison_verdict(summary: Summary) -> str:
     counts, forecast = f"{_counts(measured)} active", summary.get("forecast")
     if forecast is None:
         return f"{counts}; no closed form is known to compare with."
-    pairs = list(zip(_active(measured), _active(forecast), strict=True))
+    pairs = list(zip(_active(measured), _kept(forecast), strict=True))
     as_many = all(found == expected for found, expected in pairs)
     lacks = any(found < expected for found, expected in pairs)
     rough = bool(summary.get("approximate"))
@@ -105,7 +106,7 @@ def comparison_kind(summary: Summary) -> str:
         return "no forecast"
     if _excess(summary):
         return "undertrained"
-    found, expected = _active(summary["measured"]), _active(summary["forecast"])
+    found, expected = _active(summary["measured"]), _kept(summary["forecast"])
     if found == expected or summary["forecast"].get("undetermined"):
         return "as forecast"
     return "fewer units" if sum(found) < sum(expected) else "more units"
@@ -162,7 +163,8 @@ def comparison_cells(summary: Summary, levels: int) -> Iterator[str]:
     for level in range(levels):
         here = [None if side is None else side["levels"][level] for side in sides]
         yield _pair(*(None if side is None else float(sum(side["kl"])) for side in here))
-        yield _pair(*(None if side is None else side["n_active"] for side in here))
+        own, optimum = here
+        yield _pair(own and own["n_active"], None if optimum is None else kept_of(optimum))
 
 
 def _pair(measured: float | None, forecast: float | None) -> str:
@@ -184,6 +186,10 @@ def _is_nothing(measured: Mapping[str, Any]) -> bool:
 
 def _active(side: Mapping[str, Any]) -> list[int]:
     return [level["n_active"] for level in side["levels"]]
+
+
+def _kept(forecast: Mapping[str, Any]) -> list[int]:
+    return [kept_of(level) for level in forecast["levels"]]
 
 
 def _counts(side: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posterior_collapse.arrays import Float
+from posterior_collapse.diagnosis.conclusions import kept_of, kept_units
 from posterior_collapse.errors import DataError, enumerated
 from posterior_collapse.report.names import named, symbol, theory
 
@@ -104,7 +105,8 @@ def expected(forecast: Forecast | None) -> dict[str, Any] | None:
     """Return what a history is compared with: the loss, and the KL and active units of levels."""
     if forecast is None:
         return None
-    levels = [{"kl": level.kl, "n_active": level.n_active} for level in forecast.levels]
+    pairs = zip(forecast.levels, kept_units(forecast), strict=True)
+    levels = [{"kl": level.kl, "n_active": kept} for level, kept in pairs]
     return beside({"loss": forecast.loss, "levels": levels}, forecast.spec)
 
 
@@ -129,7 +131,10 @@ def side(run: Any, which: str, level: int) -> float | None:
     found = run.measured if which == "measured" else beside(run.forecast, run.run.spec)
     if found is None or level > len(found["levels"]):
         return None
-    number = found["levels"][level - 1]["n_active"] if level else found["loss"]
+    number = found["loss"]
+    if level:
+        here = found["levels"][level - 1]
+        number = here["n_active"] if which == "measured" else kept_of(here)
     return None if number is None or number != number else float(number)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from posterior_collapse.diagnosis.conclusions import kept_units
 from posterior_collapse.report.names import theory
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ def diagnoses_table(named: Mapping[str, Diagnosis]) -> Table:
     for name, found in named.items():
         cells = []
         for number, level in enumerate(found.levels):
-            expected = found.forecast and found.forecast.levels[number].n_active
+            expected = found.forecast and kept_units(found.forecast)[number]
             t = found.signal[number] if number < len(found.signal) else math.nan
             active = f"{level.n_active}/{'-' if expected is None else expected}"
             cells += [f"{level.kl.sum():.4g}", active, _short(t)]

@@ -15,6 +15,7 @@ from posterior_collapse.models import Architecture
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import Forecast, forecast
+from posterior_collapse.theory.forecasting import FEW_ROWS, UNLIKE_FEATURES
 from posterior_collapse.training.settings import effective_spec
 
 LOWEST = 64.0
@@ -229,6 +230,14 @@ class Theory:
             return kept, most
         bracket = self.forecast(self.goal.at(kept), network=True).bracket
         return (kept if bracket is None else max(bracket[0], 1)), most
+
+    def cautions(self, spec: Spec) -> tuple[str, ...]:
+        """Return what a forecast says of the data: of few rows, of features of unlike scale."""
+        try:
+            notes = self.forecast(spec).notes
+        except UnboundedObjectiveError:  # what is tuned is no Gaussian's optimum
+            return ()
+        return tuple(note for note in notes if note.startswith((FEW_ROWS, UNLIKE_FEATURES)))
 
     def check(self) -> None:
         """Refuse what not even a linear model keeps; see `interval` and `latents`."""

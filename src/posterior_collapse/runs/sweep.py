@@ -16,6 +16,7 @@ import numpy as np
 from posterior_collapse.arrays import is_lazy
 from posterior_collapse.data import Dataset
 from posterior_collapse.data.about import About
+from posterior_collapse.diagnosis.conclusions import kept_of
 from posterior_collapse.errors import DataError
 from posterior_collapse.files import digest
 from posterior_collapse.models import Architecture
@@ -40,6 +41,9 @@ from posterior_collapse.training.batches import feed
 from posterior_collapse.training.course import describe
 from posterior_collapse.training.fitting import dtype_of
 
+OWN = ("folder", "client", "seeds", "learning_rates", "clips", "validation", "from_forecast",
+       "active", "level")  # fmt: skip
+"""Arguments of `sweep` and `tune`, beside settings and options of networks."""
 Finished: TypeAlias = Outcome | Record
 
 
@@ -80,9 +84,9 @@ class Sweep(Viewed):
             sides = {"": one.measured, "_forecast": one.forecast}
             row = {f"loss{end}": side and side["loss"] for end, side in sides.items()}
             for number in range(1, len(one.run.spec.dims) + 1):
-                for end, side in sides.items():
-                    level = side and side["levels"][number - 1]
-                    row[f"active_{number}{end}"] = level and level["n_active"]
+                measured, optimum = (side and side["levels"][number - 1] for side in sides.values())
+                row[f"active_{number}"] = measured and measured["n_active"]
+                row[f"active_{number}_forecast"] = optimum and kept_of(optimum)
             yield {**label, **row, "stopped": one.stopped}
 
     def __repr__(self) -> str:
@@ -174,7 +178,7 @@ def sweep(
     data, validation = map(_readable_again, (data, validation))
     specs = several(specs)
     given = {"seed": seeds, "learning_rate": learning_rates, "clip": clips}
-    common, networks = split(settings, options, exact)
+    common, networks = split(settings, options, exact, OWN)
     if common.checkpoint_every == 1 and common.checkpoint_steps is None:
         common = common.replace(checkpoint_share=CHECKPOINT_SHARE)
     each = [common.replace(**changes) for changes in per_run(given, len(specs))]

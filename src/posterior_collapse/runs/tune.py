@@ -22,17 +22,18 @@ from posterior_collapse import checks
 from posterior_collapse.arrays import Float
 from posterior_collapse.data.about import UNKNOWN, About, about
 from posterior_collapse.data.samples import Stream, read
-from posterior_collapse.diagnosis.conclusions import count_of
+from posterior_collapse.diagnosis.conclusions import count_of, kept_of
 from posterior_collapse.errors import NonFiniteLossError
 from posterior_collapse.models import Architecture
 from posterior_collapse.records import Record, Viewed
 from posterior_collapse.runs.completing import MOST_TOGETHER
 from posterior_collapse.runs.goal import WIDER, Goal, Theory
-from posterior_collapse.runs.sweep import Finished, sweep
+from posterior_collapse.runs.sweep import OWN, Finished, sweep
 from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.theory.minimum import FINISHED
 from posterior_collapse.training import Progress, Settings
 from posterior_collapse.training.arguments import split
+from posterior_collapse.training.engine import BEFORE_TRAINING, REMEDY
 
 Try = Callable[[Sequence[float], int, float], "list[Trial]"]
 """Trains values, so many seeds each, so many times the length that was asked for."""
@@ -41,6 +42,8 @@ LONGEST = 4.0
 """Times the length that was asked for, beyond which nothing trains: then it is said."""
 COARSE = 0.5
 """Length of its runs, of those of the others."""
+MOST_GRIDS, CLOSEST = 4, 1.01
+"""Of betas that stand, between neighbours farther apart than this factor."""
 SAME = 0.5
 """Units, averaged over the seeds, by which counts may differ and be called the same."""
 TRAINING = {"steps": 6000, "learning_rate": 3e-3}
@@ -56,7 +59,7 @@ class Trial(Record):
         value: Of beta, or of the number of latent units.
         active: Active units at the end, per seed, as `diagnose` counts them.
         halfway: Those at half of the run, per seed; None where it has too few epochs to tell.
-        linear: Units that the linear optimum keeps; None where there is no closed form.
+        linear: Those of the linear optimum, counted likewise; None where it has no closed form.
         steps: Steps of each run.
         approximate: Whether `linear` is a quadratic approximation's: of no Gaussian decoder.
     """
@@ -231,7 +234,7 @@ def tune(
     usual = {} if exact or settings else {**TRAINING}
     if "epochs" in options:
         usual.pop("steps", None)
-    common, networks = split(settings, {**usual, **options}, exact)
+    common, networks = split(settings, {**usual, **options}, exact, OWN)
     net = Architecture.of(architecture, **networks)
     known = about(data, conditional=spec.model == "cvae")
     source = read(data, spec.model == "cvae")
@@ -276,7 +279,7 @@ def tune(
         level=goal.index + 1,
         _about=known,
     )
-    return best.replace(notes=tuple(_notes(best)))
+    return best.replace(notes=(*_notes(best), *theory.cautions(best.spec)))
 
 
 def _longer(settings: Settings, times: float) -> Settings:
@@ -287,16 +290,15 @@ def _longer(settings: Settings, times: float) -> Settings:
 def _trial(value: float, runs: Sequence[Finished], level: int) -> Trial:
     for one in runs:
         if one.stopped.startswith("non-finite"):
-            raise NonFiniteLossError(
-                "loss", f"{one.stopped} with {one.run.spec!r}, seed {one.run.settings.seed}",
-                "a finite loss in every run", "Lower learning_rate, or pass clip=1.",
-            )  # fmt: skip
+            remedy = BEFORE_TRAINING if one.stopped.endswith(" at step 0") else REMEDY
+            got = f"{one.stopped} with {one.run.spec!r}, seed {one.run.settings.seed}"
+            raise NonFiniteLossError("loss", got, "a finite loss in every run", remedy)
     forecast = runs[0].forecast
     return Trial(
         value=value,
         active=tuple(_active(one.measured, level) for one in runs),
         halfway=tuple(_halfway(one, level) for one in runs),
-        linear=None if forecast is None else _active(forecast, level),
+        linear=None if forecast is None else kept_of(forecast["levels"][level]),
         steps=max(int(one.history["step"][-1]) for one in runs),
         approximate=runs[0].run.spec.likelihood != "gaussian",
     )
@@ -350,8 +352,7 @@ class Found(NamedTuple):
 
     Attributes:
         trials: What was tried.
-        best: Of the longest runs the trial that comes nearest.
-        times: How many times the length that was asked for these have.
+        best: Of the longest runs, which have `times` the length asked for, the one nearest.
     """
 
     trials: list[Trial]
@@ -372,10 +373,14 @@ def search_beta(
     trials = list(here)
     best = _nearest(here, wanted)
     rounds = 0
-    # Two grids of betas after the coarse one, and more while counts move.
-    while rounds < 2 or not (fixed_length or best.still or times >= LONGEST):
+    low, high = _crossing(here, wanted)
+    # Two grids of betas after the coarse one, and more while counts move or step over the wanted.
+    while rounds < 2 or (
+        rounds < MOST_GRIDS and not best.keeps(wanted) and high > CLOSEST * low
+        if best.still
+        else not fixed_length and times < LONGEST
+    ):
         rounds += 1
-        low, high = _crossing(here, wanted)
         if not fixed_length and (times < 1 or not best.still):
             # Longer runs keep as many at lower betas.
             times, low, here = 2 * times, low / WIDER**0.5, []
@@ -384,6 +389,7 @@ def search_beta(
         best = _nearest(here, wanted)
         if best.still and best.keeps(wanted):
             break
+        low, high = _crossing(here, wanted)
     return Found(trials, best, times)
 
 

@@ -45,7 +45,9 @@ class ReducedObjective:
     Whatever the encoders, the best decoders are least-squares fits, so they are not searched
     (variable projection, Golub and Pereyra 1973). The first encoder reads data made white, and
     each encoder is in units of its posterior std: so the search does not feel that pixels have
-    variances from 0 to 5, how large a unit of the data is, nor how narrow a posterior.
+    variances from 0 to 5, how large a unit of the data is, nor how narrow a posterior. A loss of
+    data far smaller than their noise is measured in what it can lose, without its constant, beside
+    which it would be lost to rounding.
 
     Args:
         objective: What to reduce.
@@ -72,6 +74,9 @@ class ReducedObjective:
             self.learned["eta_dec"] = _Std((), (), scale)
         else:
             self.fixed["eta_dec"] = np.asarray(etas[0])
+        fixed = "eta_dec" in self.fixed
+        error = objective.weights[0] * self.white.total / etas[0] ** 2
+        self.unit = min(error, 1.0) if fixed and error > 0 else 1.0
 
     def start(self, parameters: Mapping[str, Float], *, fresh: bool = False) -> Float:
         """Return the point where a model is.
@@ -102,7 +107,7 @@ class ReducedObjective:
         return np.concatenate([np.ravel(part) for part in (*weights, *logs)])
 
     def __call__(self, point: Float) -> tuple[float, Float]:
-        """Return the loss and its gradient."""
+        """Return the loss, in `unit`s, and its gradient."""
         V, cross, p = self._model(point)
         white, A = self.white, V[:, : self.white.conditions]
         # In a CVAE, U2 x absorbs at no KL cost what U1 mean owes to the condition: only the
@@ -123,7 +128,10 @@ class ReducedObjective:
         for name, learned in self.learned.items():
             by = gradient[name] * p[name]
             parts.append(by if learned.logs else np.sum(by))
-        return self.objective.weighed(terms), np.concatenate([np.ravel(part) for part in parts])
+        if self.unit < 1:
+            terms = terms._replace(normaliser=0.0)
+        slope = np.concatenate([np.ravel(part) for part in parts])
+        return self.objective.weighed(terms) / self.unit, slope / self.unit
 
     def parameters(self, point: Float) -> dict[str, Float]:
         """Return the model at a point, its decoders at their best."""

@@ -38,12 +38,18 @@ class UnboundedObjectiveWarning(UserWarning):
 
 
 def split(
-    settings: Settings | None, options: dict[str, Any], is_exact: bool
+    settings: Settings | None,
+    options: dict[str, Any],
+    is_exact: bool,
+    own: Sequence[str] = ("validation", "folder", "resume", "progress", "exact", "from_forecast"),
 ) -> tuple[Settings, dict[str, Any]]:
-    """Return the settings with the options that are settings, and those of the architecture."""
+    """Return the settings with the options that are settings, and those of the architecture.
+
+    One that is neither may be a misspelled argument of the caller's `own`.
+    """
     options = {SPELLINGS.get(name, name): value for name, value in options.items()}
     for name in options:
-        meant = nearest(name, FIELDS) if name not in FIELDS else ""
+        meant = nearest(name, (*FIELDS, *own)) if name not in FIELDS else ""
         if meant and not nearest(name, NETWORK_OPTIONS):
             raise InvalidArgumentError(
                 name, "no setting and no option of a network", "a setting", f"Remove it.{meant}"
