@@ -28,3 +28,10 @@ def ends(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     assert said.startswith("error: ")
     assert said.count("\n") == 1
     return said
+
+
+def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    """Run it, and return its exit status and all that it prints, spaces collapsed."""
+    status = collapse(*arguments)
+    out = capsys.readouterr()
+    return status, " ".join((out.out + out.err).split())

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import builtins
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from libraries import without
 from posterior_collapse.data import Dataset, load
 from posterior_collapse.errors import (
     CorruptFileError,
@@ -251,15 +251,8 @@ def test_parquet(tmp_path: Path) -> None:
 
 
 def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def refuse(name: str, *rest: Any) -> Any:
-        if name.startswith("pyarrow"):
-            raise ImportError(name)
-        return real(name, *rest)
-
     (tmp_path / "x.parquet").write_bytes(b"PAR1")
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    without(monkeypatch, "pyarrow")
     with pytest.raises(
         MissingDependencyError, match=r"pip install 'posterior-collapse\[parquet\]'"
     ):

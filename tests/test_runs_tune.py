@@ -392,9 +392,16 @@ def test_what_has_not_settled_is_said() -> None:
     assert "Not settled" in tuned._repr_html_()
 
 
-def test_a_run_that_diverges_ends_it_in_a_line() -> None:
-    with pytest.raises(pc.PosteriorCollapseError, match="Lower learning_rate") as caught:
-        pc.tune(X * 1e3, pc.VAESpec(4, eta_dec=1e-9), "mlp", active=2, steps=50, learning_rate=1e6)
+@pytest.mark.parametrize(
+    ("x", "eta_dec", "step", "remedy"),
+    [(X, 1e-3, "step [1-9]", "Lower learning_rate"), (X * 1e3, 1e-9, "step 0", "smaller weights")],
+)
+def test_a_run_that_diverges_ends_it_in_a_line(
+    x: np.ndarray, eta_dec: float, step: str, remedy: str
+) -> None:
+    spec = pc.VAESpec(4, eta_dec=eta_dec)
+    with pytest.raises(pc.PosteriorCollapseError, match=f"{step}.*{remedy}") as caught:
+        pc.tune(x, spec, "mlp", active=2, steps=50, learning_rate=1e6)
     assert "\n" not in str(caught.value)
 
 

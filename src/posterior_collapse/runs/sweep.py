@@ -41,9 +41,6 @@ from posterior_collapse.training.batches import feed
 from posterior_collapse.training.course import describe
 from posterior_collapse.training.fitting import dtype_of
 
-OWN = ("folder", "client", "seeds", "learning_rates", "clips", "validation", "from_forecast",
-       "active", "level")  # fmt: skip
-"""Arguments of `sweep` and `tune`, beside settings and options of networks."""
 Finished: TypeAlias = Outcome | Record
 
 
@@ -178,7 +175,7 @@ def sweep(
     data, validation = map(_readable_again, (data, validation))
     specs = several(specs)
     given = {"seed": seeds, "learning_rate": learning_rates, "clip": clips}
-    common, networks = split(settings, options, exact, OWN)
+    common, networks = split(settings, options, exact, sweep)
     if common.checkpoint_every == 1 and common.checkpoint_steps is None:
         common = common.replace(checkpoint_share=CHECKPOINT_SHARE)
     each = [common.replace(**changes) for changes in per_run(given, len(specs))]

@@ -28,7 +28,7 @@ from posterior_collapse.models import Architecture
 from posterior_collapse.records import Record, Viewed
 from posterior_collapse.runs.completing import MOST_TOGETHER
 from posterior_collapse.runs.goal import WIDER, Goal, Theory
-from posterior_collapse.runs.sweep import OWN, Finished, sweep
+from posterior_collapse.runs.sweep import Finished, sweep
 from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.theory.minimum import FINISHED
 from posterior_collapse.training import Progress, Settings
@@ -234,7 +234,7 @@ def tune(
     usual = {} if exact or settings else {**TRAINING}
     if "epochs" in options:
         usual.pop("steps", None)
-    common, networks = split(settings, {**usual, **options}, exact, OWN)
+    common, networks = split(settings, {**usual, **options}, exact, THIS)
     net = Architecture.of(architecture, **networks)
     known = about(data, conditional=spec.model == "cvae")
     source = read(data, spec.model == "cvae")
@@ -280,6 +280,9 @@ def tune(
         _about=known,
     )
     return best.replace(notes=(*_notes(best), *theory.cautions(best.spec)))
+
+
+THIS = tune  # inside of it, an argument has its name
 
 
 def _longer(settings: Settings, times: float) -> Settings:

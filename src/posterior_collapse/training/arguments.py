@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,13 +42,14 @@ def split(
     settings: Settings | None,
     options: dict[str, Any],
     is_exact: bool,
-    own: Sequence[str] = ("validation", "folder", "resume", "progress", "exact", "from_forecast"),
+    caller: Callable[..., Any],
 ) -> tuple[Settings, dict[str, Any]]:
     """Return the settings with the options that are settings, and those of the architecture.
 
-    One that is neither may be a misspelled argument of the caller's `own`.
+    One that is neither may be a misspelled argument of the caller, whose options these are.
     """
     options = {SPELLINGS.get(name, name): value for name, value in options.items()}
+    own = [one.name for one in signature(caller).parameters.values() if one.kind != one.VAR_KEYWORD]
     for name in options:
         meant = nearest(name, (*FIELDS, *own)) if name not in FIELDS else ""
         if meant and not nearest(name, NETWORK_OPTIONS):

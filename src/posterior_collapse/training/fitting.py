@@ -193,7 +193,7 @@ def _fit(
     alone: bool,
     start: Sequence[MarkovVAE] | None = None,
 ) -> tuple[Fitted, ...]:
-    common, networks = split(settings, options, is_exact)
+    common, networks = split(settings, options, is_exact, fit if alone else fit_many)
     check_device(common.device)
     if is_exact and validation is not None:
         raise InvalidArgumentError(
