@@ -63,7 +63,7 @@ def test_a_column_of_text_is_named() -> None:
     when = pandas.DataFrame({"t": pandas.to_datetime(["2020-01-01", "2020-01-02"])})
     refused("^column 't' of x: got datetime64", pc.Moments.from_arrays, when)
     missing = pandas.DataFrame({"a": pandas.array([1, 2, None], dtype="Int64")})
-    refused("^x: got nan at row 2, column 0", pc.Moments.from_arrays, missing)
+    refused("^column 'a' of x: got nan at row 2", pc.Moments.from_arrays, missing)
 
 
 def test_a_tensor_with_a_gradient_is_read() -> None:

@@ -125,11 +125,11 @@ def _block(path: Path, reading: Reading, width: int, kind: np.dtype[Any]) -> NDA
     try:
         found = read_parquet(path, reading)
     except PosteriorCollapseError as error:
-        if str(path) in error.argument:
-            raise
-        raise type(error)(
-            f"{error.argument} of {path}", error.got, error.expected, error.action
-        ) from error
+        where = error.argument
+        if str(path) not in where:
+            named = path.name in where
+            where = where.replace(path.name, str(path)) if named else f"{where} of {path}"
+        raise type(error)(where, error.got, error.expected, error.action) from error
     if found.x.shape[1] != width:
         raise DataError(
             str(path),
