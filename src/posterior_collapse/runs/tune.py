@@ -4,9 +4,9 @@ Theory says where to look. Then networks are trained there, many betas in one ve
 their units are counted. A count of active units falls as beta rises, but for a unit by chance of
 the seed, and it falls as training goes on, of Gaussian decoders down to what the linear optimum
 keeps or less. So a coarse grid of betas, trained half as long, says where the count, smoothed to
-fall all along, is about what is wanted. A finer one with all seeds follows, and another, between
-its neighbours; where counts changed in the second half of their runs, or are above the linear one,
-the next trains twice as long, up to four times.
+fall all along, is about what is wanted. A finer one with all seeds follows, and up to three more,
+between its neighbours; where counts changed in the second half of their runs, or are above the
+linear one, the next trains twice as long, up to four times.
 """
 
 from __future__ import annotations
@@ -245,8 +245,7 @@ def tune(
 
     def train(values: Sequence[float], seeds: int, times: float) -> list[Trial]:
         longer = _longer(common, times)
-        first = longer.seed
-        runs = [(value, first + i) for value in values for i in range(seeds)]
+        runs = [(value, longer.seed + i) for value in values for i in range(seeds)]
         # One order of the data for all, so that betas and seeds train in one vectorised run.
         done = sweep(
             [goal.at(value) for value, _ in runs],
@@ -325,8 +324,7 @@ def _halfway(run: Finished, level: int) -> int | None:
 
 def _notes(tuned: Tuned) -> Iterator[str]:
     found, wanted, linear = tuned.chosen, tuned.wanted, tuned.architecture.name == "linear"
-    at = f"{tuned.parameter} {found.value:g}"
-    counts = ", ".join(map(str, found.active))
+    at, counts = f"{tuned.parameter} {found.value:g}", ", ".join(map(str, found.active))
     longer = f"train longer, e.g. steps={4 * found.steps}"
     if not found.keeps(wanted):
         units = count_of(wanted, "unit")
