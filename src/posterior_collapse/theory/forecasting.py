@@ -22,11 +22,12 @@ from posterior_collapse.records import Viewed, unit_rows
 from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.theory import network as networks
 from posterior_collapse.theory.advice import Advice, advise, most_living
+from posterior_collapse.theory.noise import stronger_than_noise
 from posterior_collapse.theory.phase import PhaseDiagram, of_modes
 from posterior_collapse.theory.reading import Bias, as_modes
 from posterior_collapse.theory.solve import Level, Problem, Solution, levels, parameters, solve
 from posterior_collapse.theory.spectrum import Modes
-from posterior_collapse.theory.state import THRESHOLD_ROUNDING, fit
+from posterior_collapse.theory.state import THRESHOLD_ROUNDING
 
 __all__ = ["FewSamplesWarning", "Forecast", "forecast"]
 
@@ -36,8 +37,6 @@ ATTAINED = 1e-9
 """Relative to the loss: how nearly `Forecast.parameters` attain it, or a note says they do not."""
 MANY_ROWS = 10
 """Rows per feature from which sampling moves no mode far."""
-MOST_DRAWN = 20_000_000
-"""Numbers that noise is made of; data of more are not called few."""
 FEW_ROWS = "only "
 """How the note begins that says so of few."""
 UNLIKE = 30.0
@@ -373,25 +372,19 @@ def _noise_alone(modes: Modes, threshold: float) -> Iterator[str]:
     """
     moments = modes.moments
     n, features = moments.n, moments.features[1]
-    if n is None or n >= MANY_ROWS * features or n * features > MOST_DRAWN:
-        return
-    if moments.paired or not moments.center:
+    if n is None or n >= MANY_ROWS * features or moments.paired or not moments.center:
         return
     variance = np.square(modes.theta)
     found = int(np.count_nonzero(variance > threshold))
-    rows = np.random.default_rng(0).standard_normal((n, features))
-    rows *= np.sqrt(moments.feature_variances)
-    rows -= rows.mean(axis=0)
-    gram = rows @ rows.T if n < features else rows.T @ rows
-    noise = fit(np.linalg.eigvalsh(gram)[::-1] / n, len(variance))
-    above = int(np.count_nonzero(noise > threshold))
-    weaker = np.flatnonzero(variance <= noise)
-    stronger = min(found, int(weaker[0]) if weaker.size else found)
+    above, stronger, drawn = stronger_than_noise(variance, moments.feature_variances, n, threshold)
     if stronger < found:
+        about = "" if drawn else "about "
+        least = "at least " if moments.unresolved > 0 else ""
+        told = f"{about if stronger else ''}{stronger:,}"
         yield (
             f"{FEW_ROWS}{n:,} rows for {features:,} features: as many rows of noise, with the same "
-            f"variances, would show {above} modes above the threshold; these data show {found}, of "
-            f"which {stronger} are stronger than noise's"
+            f"variances, would show {about}{above:,} modes above the threshold; these data show "
+            f"{least}{found:,}, of which {told} are stronger than noise's"
         )
 
 
