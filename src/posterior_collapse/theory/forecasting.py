@@ -144,6 +144,11 @@ class Forecast(Viewed):
     @property
     def undetermined(self) -> bool:
         """Whether as good an optimum may have other counts of active units; `notes` say where."""
+        return any(self.undetermined_levels)
+
+    @property
+    def undetermined_levels(self) -> tuple[bool, ...]:
+        """Of which levels it may; the counts of the others are the same at every optimum."""
         return self._solution.undetermined
 
     @property
