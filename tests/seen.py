@@ -29,6 +29,10 @@ ON_OTHERS = {
     "one-hot": (np.eye(4)[RNG.integers(0, 4, 200)], pc.VAESpec(3, likelihood="categorical")),
     "flat": (X, pc.HVAESpec((3, 3), (1.0, 1.0), 0.5, sigma_1="learned")),
     "two": ((X > 0) * 1.0, pc.HVAESpec((4, 4), (0.3, 0.5), 0.5, likelihood="bernoulli")),
+    "moments": (
+        pc.Moments.from_arrays(RNG.negative_binomial(0.5, 0.2, X.shape)),
+        pc.VAESpec(3, likelihood="negative-binomial"),
+    ),
 }
 
 

@@ -218,7 +218,7 @@ def test_what_few_rows_of_many_classes_show_is_called_noise() -> None:
     ).findings]  # fmt: skip
 
 
-def test_of_one_position_or_free_bits_the_past_is_not_spoken_of() -> None:
+def test_of_one_position_pixels_or_free_bits_the_past_is_not_spoken_of() -> None:
     def one(o: Any, y: Any, m: Any, s: Any) -> Any:
         return cross_entropy(o, y) + kl(m, s).mean()
 
@@ -226,7 +226,10 @@ def test_of_one_position_or_free_bits_the_past_is_not_spoken_of() -> None:
         error = cross_entropy(o.transpose(1, 2), y, ignore_index=0, reduction="sum") / len(o)
         return error + kl(m, s).mean().clamp(min=torch.tensor(2.0))
 
-    for loss, shape in ((one, V), (free, (T, V))):
+    def pixels(o: Any, y: Any, m: Any, s: Any) -> Any:
+        return cross_entropy(o, y, reduction="sum") / len(o) + kl(m, s).mean()
+
+    for loss, shape in ((one, V), (pixels, (V, 4, 3)), (free, (T, V))):
         codes = [f.code for f in audit_loss(loss, features=shape, latents=K).findings]
         assert "autoregressive" not in codes
 

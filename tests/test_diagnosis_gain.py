@@ -69,6 +69,35 @@ def test_what_z1_gains_and_costs_is_the_difference_of_optima_whatever_z2_hears(s
         assert gain - idle_cost(spec, 1, spare_above=spare) == pytest.approx(lower, abs=1e-9)
 
 
+def test_what_is_gained_with_eta_dec_learned_is_the_difference_of_optima() -> None:
+    """eta_dec falls as a unit explains more: held fixed, the gain is a lower bound."""
+    rng = np.random.default_rng(1)
+    tried = 0
+    for _ in range(200):
+        variances = np.sort(rng.gamma(0.7, size=8))[::-1]
+        moments = pc.Moments.from_matrices(np.diag(variances))
+        units = int(rng.integers(1, 5))
+        spec = pc.VAESpec(units, rng.choice([0.5, 1.0, 1.3]), eta_dec="learned")
+        one, more = (pc.forecast(moments, spec.replace(latent_dim=units + n)) for n in (0, 1))
+        t = unclaimed_signal(spec, variances[units], eta_dec=one.eta_dec)
+        left = 8 - spec.beta * one.n_active
+        gain = float(unit_gain(spec, t, left=left))
+        assert gain == pytest.approx(one.loss - more.loss, abs=1e-9)
+        assert gain >= float(unit_gain(spec, t))
+        tried += gain > 0.01
+    assert tried > 50
+
+
+@pytest.mark.parametrize("beta", [0.7, 1.0])
+def test_diagnose_gains_what_two_optima_with_eta_dec_learned_differ_by(beta) -> None:
+    x = np.random.default_rng(3).standard_normal((4000, 6)) * [3, 2, 1.5, 0.6, 0.5, 0.4]
+    spec = pc.VAESpec(2, beta, eta_dec="learned")
+    found = pc.diagnose(pc.fit(spec, x, "linear", exact=True), x)
+    lower = found.forecast.loss - pc.forecast(x, spec.replace(latent_dim=3)).loss
+    assert found.gain == pytest.approx(lower, rel=1e-5)
+    assert found.gain > 1.1 * float(unit_gain(spec, found.signal[0]))
+
+
 def test_a_unit_that_costs_more_idle_than_it_gains_does_not_pay() -> None:
     x = np.random.default_rng(0).standard_normal((5000, 4)) * [1.0, 0.8, 0.42, 0.05]
     spec = pc.VAESpec(2, eta_dec=0.5, sigma=0.4)

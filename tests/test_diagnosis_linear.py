@@ -6,6 +6,7 @@ import torch
 
 import posterior_collapse as pc
 from planted import Opaque
+from posterior_collapse.diagnosis.conclusions import is_settled, keeps_too_many
 from posterior_collapse.models import build, load_parameters, read_parameters
 
 N = 1500
@@ -130,7 +131,7 @@ def test_other_counts_at_the_same_loss_are_no_failure_of_training() -> None:
     assert [level.n_active for level in forecast.levels] == [3, 0]
     assert forecast.undetermined
     assert found.verdict.endswith(
-        "the linear optimum keeps 3 and 0, or other numbers at the same loss."
+        "the linear optimum keeps 3 and 0, or other numbers of z2 at the same loss."
     )
     assert "not-at-optimum" not in [finding.code for finding in found.advice]
 
@@ -151,6 +152,7 @@ def test_counts_that_the_optimum_decides_are_told_from_others() -> None:
     moments = pc.Moments.from_matrices(np.diag([4.0, 2.0, 0.1]))
     learned = pc.HVAESpec((3, 2), sigma_1="learned", eta_dec=0.5)
     assert pc.forecast(moments, learned).undetermined
+    assert pc.forecast(moments, learned).undetermined_levels == (False, True)
     for spec in (
         learned.replace(betas=(1, 1.1)),
         learned.replace(latent_dims=(2, 2), sigma_2=0.4),
@@ -158,7 +160,21 @@ def test_counts_that_the_optimum_decides_are_told_from_others() -> None:
         pc.VAESpec(3, eta_dec=0.5),
     ):
         assert not pc.forecast(moments, spec).undetermined, spec
-    assert pc.forecast(moments, learned.replace(sigma_2=0.4)).undetermined
+    # Where z1 may be turned, its units that know nothing may be those that z2 hears.
+    assert pc.forecast(moments, learned.replace(sigma_2=0.4)).undetermined_levels == (True, True)
+    chain = pc.ChainSpec((3, 3, 2), (1, 1.5, 1.5), (0.5, 0.6, 0.7))
+    assert pc.forecast(moments, chain).undetermined_levels == (False, False, True)
+
+
+def test_a_level_that_is_open_silences_no_other() -> None:
+    """z2 may keep other numbers than its optimum's 0; z1, of which it is 3, may not."""
+    data, forecast, model = other_optimum()
+    found = pc.diagnose(model, data)
+    assert not keeps_too_many(found)
+    z1, z2 = forecast.levels
+    fewer = z1.replace(information=z1.information * [1, 1, 0])
+    assert keeps_too_many(found.replace(forecast=forecast.replace(levels=(fewer, z2))))
+    assert not is_settled(found.replace(levels=(found.levels[0].replace(directions=0),) * 2), 0)
 
 
 def test_noise_below_that_is_learned_is_stopped_by_beta_where_theory_says() -> None:

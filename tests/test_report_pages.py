@@ -121,6 +121,21 @@ def test_every_model_has_a_page(spec, said):
     assert "NaN" not in str(parsed.of("svg") + parsed.of("circle") + parsed.of("polyline"))
 
 
+def test_moments_alone_call_no_onset_of_a_learned_dispersion_exact():
+    counts = np.random.default_rng(0).negative_binomial(0.5, 0.2, (500, 4))
+    spec = pc.VAESpec(3, likelihood="negative-binomial")
+    for data, given, exact in [
+        (counts, spec, True),
+        (pc.Moments.from_arrays(counts), spec, False),
+        (pc.Moments.from_arrays(counts), spec.replace(dispersion=2.0), True),
+    ]:
+        f = pc.forecast(data, given)
+        page = forecast_page(f)
+        (said,) = [text for text in Parsed(page).texts["li"] if text.startswith("Onset")]
+        assert ("in any network" in said) == exact == ("exact for any network" in f.notes[0])
+        assert data_of(page)["laws"]["negative-binomial"]["exact"] == exact
+
+
 def test_a_network_s_bracket_is_said():
     f = pc.forecast(pc.load("digits").x, pc.VAESpec(16, eta_dec=0.3), network=True)
     fewest, most = f.bracket

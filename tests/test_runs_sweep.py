@@ -239,14 +239,15 @@ def test_a_loader_trains_but_is_not_kept(tmp_path: Path) -> None:
 def test_counts_that_the_optimum_leaves_open_are_not_compared() -> None:
     specs = [pc.HVAESpec((2, 2), (1, beta), 0.3, sigma_1="learned") for beta in (1, 2)]
     found = pc.sweep(specs, X, "linear", exact=True)
-    told = "1 of 1 with as many active units as forecast"
+    told = "2 of 2 with as many active units as forecast"  # of z1, and of z2 where it is told
     assert repr(found) == f"Sweep(2 runs; beta_2 varies; {told})"
     open_, decided = (run.summary() for run in found.runs)
     open_["measured"]["levels"][1]["n_active"] = 1
     assert comparison_kind(open_) == "as forecast"
-    assert "keeps 2 and 0, or other numbers at the same loss; loss as f" in comparison_verdict(
-        open_
-    )
+    said = comparison_verdict(open_)
+    assert "keeps 2 and 0, or other numbers of z2 at the same loss; loss as f" in said
+    open_["measured"]["levels"][0]["n_active"] = 1
+    assert comparison_kind(open_) == "fewer units"
     decided["measured"]["levels"][1]["n_active"] = 1
     assert comparison_kind(decided) == "more units"
     assert "where the linear optimum keeps 2 and 0; loss as f" in comparison_verdict(decided)

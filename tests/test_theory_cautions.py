@@ -7,6 +7,7 @@ import pytest
 from sklearn.datasets import load_wine
 
 import posterior_collapse as pc
+from posterior_collapse.theory import noise
 
 SPEC = pc.VAESpec(16)
 
@@ -53,6 +54,44 @@ def test_signal_of_few_rows_is_counted_apart() -> None:
     # Of a binary likelihood in its own noise.
     binary = (x > 0).astype(float)
     assert "of which 3 are stronger" in notes(binary, SPEC.replace(likelihood="bernoulli"))
+
+
+@pytest.mark.parametrize(
+    "variances",
+    [
+        np.ones(900),
+        100 / np.arange(1, 901),  # of words
+        np.where(np.arange(900) < 5, 500.0, np.arange(900) % 2),  # of which many never vary
+    ],
+    ids=["alike", "words", "dead"],
+)
+@pytest.mark.parametrize("n", [60, 700])
+def test_modes_of_noise_are_counted_without_a_draw(variances, n) -> None:
+    rng = np.random.default_rng(5)
+    rows = rng.standard_normal((n, 900)) * np.sqrt(variances)
+    drawn = np.square(np.linalg.svd(rows - rows.mean(0), compute_uv=False)) / n
+    at = np.array([0, 1, 4, 20, 40, 55])
+    between = np.sqrt(drawn[at] * drawn[at + 1])
+    found = noise.noise_above(between, variances, n)
+    np.testing.assert_allclose(found, at + 1, atol=3)  # the draw's own chance
+    assert noise.noise_above(1.5 * drawn[:1], variances, n) == pytest.approx(0, abs=0.1)
+
+
+def test_of_large_data_noise_is_counted_and_not_drawn(monkeypatch) -> None:
+    rng = np.random.default_rng(2)
+    x = 0.3 * rng.standard_normal((150, 3)) @ rng.standard_normal((3, 800))
+    x += rng.standard_normal((150, 800))
+
+    def said():
+        (note,) = pc.forecast(x, SPEC).notes
+        return note, list(map(int, re.findall(r"(?:show|which)(?: about)? (\d+)", note)))
+
+    drawn, (above, shown, stronger) = said()
+    assert (stronger, "about" in drawn) == (3, False)
+    monkeypatch.setattr(noise, "MOST_DRAWN", 0)
+    counted, numbers = said()
+    assert numbers == [pytest.approx(above, abs=2), shown, 3]
+    assert f"show about {numbers[0]} modes" in counted
 
 
 @pytest.mark.parametrize(

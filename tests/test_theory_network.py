@@ -8,7 +8,7 @@ from sklearn.cluster import KMeans
 import posterior_collapse as pc
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.report import verdict
-from posterior_collapse.theory.network import ceiling, fewest_units
+from posterior_collapse.theory.network import _modes_above, ceiling, fewest_units
 
 DIGITS = pc.load("digits").x
 
@@ -40,6 +40,21 @@ def test_counts_of_another_likelihood_are_called_approximate() -> None:
     assert f"The quadratic approximation keeps {found.n_active} of 8" in said
     assert "Counts are a quadratic approximation's" in said
     assert "linear model" not in said
+
+
+def test_parts_hang_on_no_rounding_and_no_luck() -> None:
+    """Digits have many ties; what rounding of another processor does is far less than 1e-12."""
+    found, parts = fewest_units(DIGITS, 0.09)
+    for seed in range(6):
+        noise = np.random.default_rng(seed).standard_normal(DIGITS.shape)
+        assert fewest_units(DIGITS * (1 + 1e-12 * noise), 0.09) == (found, parts)
+    # The count of k-means from other starts, of which one alone is off by 0.1.
+    others = []
+    for seed in range(4):
+        labels = KMeans(parts, random_state=seed, n_init=1).fit_predict(DIGITS)
+        members = (DIGITS[labels == part].astype(float) for part in range(parts))
+        others.append(sum(len(m) * _modes_above(m, 0.09) for m in members) / len(DIGITS))
+    assert found == pytest.approx(np.mean(others), abs=0.15)
 
 
 def test_few_rows_are_corrected_for() -> None:

@@ -9,7 +9,12 @@ import pytest
 import torch
 
 import posterior_collapse as pc
-from posterior_collapse.errors import CheckpointError, InvalidArgumentError, NonFiniteLossError
+from posterior_collapse.errors import (
+    CheckpointError,
+    DataError,
+    InvalidArgumentError,
+    NonFiniteLossError,
+)
 from posterior_collapse.training import checkpoints
 from posterior_collapse.training.checkpoints import CheckpointWarning
 from posterior_collapse.training.course import Pause
@@ -201,6 +206,37 @@ def test_a_run_made_longer_is_the_long_run(tmp_path, length):
     alone = pc.fit(SPEC, X, "mlp", **longer)
     assert_same(pc.fit(SPEC, X, "mlp", folder=tmp_path, resume=True, **longer), alone)
     assert_same(pc.fit(SPEC, X, "mlp", folder=tmp_path, resume=True, **longer), alone)
+
+
+class Passing(torch.utils.data.IterableDataset):
+    """Rows one after the other, of which nobody says how many there are."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __iter__(self):
+        return iter(self.rows)
+
+
+@pytest.mark.parametrize("steps", [3, 4, 6])  # of epochs of 4
+def test_of_a_loader_of_unknown_length_too(tmp_path, steps):
+    loader = torch.utils.data.DataLoader(Passing(torch.tensor(X, dtype=torch.float32)), 32)
+    options = {"hidden": (6,)}
+    alone = pc.fit(SPEC, loader, "mlp", steps=11, **options)
+    assert alone.history["epoch"] == [1, 2, 3]
+    assert alone.history["step"] == [4, 8, 11]
+    pc.fit(SPEC, loader, "mlp", folder=tmp_path, steps=steps, **options)
+    longer = pc.fit(SPEC, loader, "mlp", folder=tmp_path, resume=True, steps=11, **options)
+    for a, b in zip(longer.model.parameters(), alone.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert longer.history == alone.history
+
+
+def test_a_loader_that_ends_for_good_is_refused():
+    rows = iter(torch.tensor(X, dtype=torch.float32))
+    loader = torch.utils.data.DataLoader(Passing(rows), 32)
+    with pytest.raises(DataError, match="without batches in epoch 1; expected batches each time"):
+        pc.fit(SPEC, loader, "mlp", hidden=(6,), epochs=5)
 
 
 def test_a_sweep_that_is_over_is_returned_whatever_the_patience(tmp_path):

@@ -298,8 +298,10 @@ def _of_classes(audit: LossAudit, given: bool) -> Iterator[Finding]:
             if given
             else "Pass data=: a mean over the others depends on how many there are.",
         )
-    # Of a floor what it leaves free pays at any beta.
-    if positions(audit) > 1 and beta is not None and beta > 0 and not audit.kl.has_floor:
+    # Only of a sequence do some come before each: classes of pixels stand in rows and columns. Of a
+    # floor what it leaves free pays at any beta.
+    in_order = len(audit.sizes.features) == 2 and positions(audit) > 1
+    if in_order and beta is not None and beta > 0 and not audit.kl.has_floor:
         yield Finding(
             "autoregressive",
             "What data pay for is that of a decoder which sees z alone. One that also sees the "

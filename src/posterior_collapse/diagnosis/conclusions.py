@@ -20,6 +20,7 @@ from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import ACTIVE_INFORMATION, FewSamplesWarning, Forecast, forecast
 from posterior_collapse.theory.dispersion import is_learned
+from posterior_collapse.theory.solve import or_others
 from posterior_collapse.theory.thresholds import (
     LEAST_ROWS,
     ROUNDING,
@@ -133,7 +134,8 @@ def has_other_noise(found: Diagnosis) -> bool:
 
 def is_settled(found: Diagnosis, at: int) -> bool:
     """Whether active units have a direction each, but for one in ten, or need none of their own."""
-    level, free = found.levels[at], found.forecast is not None and found.forecast.undetermined
+    level = found.levels[at]
+    free = found.forecast is not None and found.forecast.undetermined_levels[at]
     return free or level.n_active - level.directions < max(2, SETTLED * level.n_active)
 
 
@@ -218,10 +220,10 @@ def collapses_freely(found: Forecast) -> bool:
 def keeps_too_many(found: Diagnosis) -> bool:
     """Whether a linear model keeps more units than its optimum: it is not there, or nearly is."""
     theory = found.forecast
-    if found.is_network or theory is None or theory.undetermined or not is_attainable(theory):
+    if found.is_network or theory is None or not is_attainable(theory):
         return False
-    kept = kept_units(theory)
-    return any(level.n_active > most for level, most in zip(found.levels, kept, strict=True))
+    kept = zip(found.levels, kept_units(theory), theory.undetermined_levels, strict=True)
+    return any(level.n_active > most and not free for level, most, free in kept)
 
 
 def count_of(count: int, name: str) -> str:
@@ -330,7 +332,7 @@ def verdict(found: Diagnosis, conclusions: Sequence[Conclusion]) -> tuple[Conclu
             sentence = f"Training has not converged: {sentence}"
         if is_attainable(found.forecast):
             lower = f", at a loss {excess:.3g} nats lower" if excess else ""
-            others = ", or other numbers at the same loss" * found.forecast.undetermined
+            others = or_others(found.forecast.undetermined_levels)
             sentence += f"; the linear optimum keeps {kept}{lower}{others}"
             if not excess and keeps_too_many(found):
                 sentence += f": {NOT_ENDED}"

@@ -174,8 +174,16 @@ def diagnose(
         if found.spec.model == "cvae" and not found.exact:
             brought = min(brought, _told(found.spec, levels[0]))
         worth = WORTH * brought
+        x, y = found.some_rows
         measured = certificate(
-            found.spec, levels, signals, limits, sure=sure, worth=worth, most=most
+            found.spec,
+            levels,
+            signals,
+            limits,
+            sure=sure,
+            worth=worth,
+            most=most,
+            features=math.prod((x if y is None else y).shape[1:]),
         )
     notes = (
         *seen.notes,

@@ -42,6 +42,7 @@ def certificate(
     sure: float,
     worth: float,
     most: float,
+    features: int = 0,
 ) -> dict[str, Any]:
     """Return t, its error, gains and counts of units that pay, by the names of `Diagnosis`.
 
@@ -53,12 +54,16 @@ def certificate(
         sure: Up to where a t is surely below 1.
         worth: Nats that a unit must gain to be worth having, beside what it costs idle.
         most: Nats that there are to be gained at all.
+        features: Of what is decoded, where a learned eta_dec answers to a further unit; else 0.
     """
+    left = 0.0
+    if features and spec.eta_levels == ("learned",) and spec.sigma_levels == ("learned",):
+        left = features - spec.beta_levels[0] * levels[0].n_active
     columns = []
     for level, (signal, limit) in enumerate(zip(signals, limits, strict=True), start=1):
         status, spare = levels[level - 1].status, _is_spare_above(spec, levels, level)
         own = _for_spare_units(spec, status, level)
-        bought = partial(unit_gain, own, level=level, spare_above=spare)
+        bought = partial(unit_gain, own, level=level, spare_above=spare, left=left)
         # A unit that is there has its cost already; and to what it is told, a level below whose
         # std is learned comes to meet it, so that the gain is a lower bound.
         paid = "collapsed" in status or (

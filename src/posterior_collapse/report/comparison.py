@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from operator import not_
 from typing import TYPE_CHECKING, Any
 
 from posterior_collapse.diagnosis.conclusions import kept_of
 from posterior_collapse.report.names import theory
 from posterior_collapse.report.text import NOTHING, add_numbers, new_table
+from posterior_collapse.theory.solve import or_others
 from posterior_collapse.theory.thresholds import excess_loss
 
 if TYPE_CHECKING:
@@ -47,12 +50,13 @@ def comparison_verdict(summary: Summary) -> str:
     if forecast is None:
         return f"{counts}; no closed form is known to compare with."
     pairs = list(zip(_active(measured), _kept(forecast), strict=True))
+    free = undetermined(forecast)
     as_many = all(found == expected for found, expected in pairs)
-    lacks = any(found < expected for found, expected in pairs)
+    lacks = any(found < expected for found, expected in itertools.compress(pairs, map(not_, free)))
     rough = bool(summary.get("approximate"))
     optimum = "quadratic approximation" if rough else "linear optimum"
     kept = " and ".join(str(expected) for _, expected in pairs)
-    kept += ", or other numbers at the same loss" * bool(forecast.get("undetermined"))
+    kept += or_others(free)
     gap = measured["loss"] - forecast["loss"]
     longer = "train longer or warm beta up" if lacks else "train longer"
     if excess := _excess(summary):
@@ -106,8 +110,12 @@ def comparison_kind(summary: Summary) -> str:
         return "no forecast"
     if _excess(summary):
         return "undertrained"
-    found, expected = _active(summary["measured"]), _kept(summary["forecast"])
-    if found == expected or summary["forecast"].get("undetermined"):
+    told = list(map(not_, undetermined(summary["forecast"])))
+    found, expected = (
+        list(itertools.compress(counts, told))
+        for counts in (_active(summary["measured"]), _kept(summary["forecast"]))
+    )
+    if found == expected:
         return "as forecast"
     return "fewer units" if sum(found) < sum(expected) else "more units"
 
@@ -182,6 +190,17 @@ def _number(value: float | None) -> str:
 def _is_nothing(measured: Mapping[str, Any]) -> bool:
     """Whether a run's posterior could not be measured; JSON has null for NaN."""
     return measured["loss"] is None or math.isnan(measured["loss"])
+
+
+def undetermined(forecast: Mapping[str, Any]) -> list[bool]:
+    """Return per level whether a forecast leaves its count open; an older one says it of all.
+
+    Example:
+        >>> undetermined({"levels": [{}, {}], "undetermined": True})
+        [True, True]
+    """
+    of_all = [bool(forecast.get("undetermined"))] * len(forecast["levels"])
+    return list(forecast.get("undetermined_levels", of_all))
 
 
 def _active(side: Mapping[str, Any]) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from posterior_collapse.files import digest
 from posterior_collapse.models import Architecture
 from posterior_collapse.progress import Display
 from posterior_collapse.records import Viewed, plain
+from posterior_collapse.report.comparison import undetermined
 from posterior_collapse.runs.completing import (
     CHECKPOINT_SHARE,
     Job,
@@ -88,14 +88,12 @@ class Sweep(Viewed):
 
     def __repr__(self) -> str:
         varying = ", ".join(self.labels[0]) or "nothing"
-        forecasts = [one.forecast or {"undetermined": True} for one in self.runs]
-        told = [not forecast.get("undetermined") for forecast in forecasts]
-        rows = list(itertools.compress(self._rows(), told))
-        active = [[n for n in row if n.startswith("active") and n[-1].isdigit()] for row in rows]
-        same = sum(
-            all(row[name] == row[f"{name}_forecast"] for name in names)
-            for row, names in zip(rows, active, strict=True)
-        )
+        rows: list[list[bool]] = []
+        for row, one in zip(self._rows(), self.runs, strict=True):
+            free = undetermined(one.forecast) if one.forecast else [True]
+            told = [f"active_{number}" for number, open_ in enumerate(free, 1) if not open_]
+            rows += [[row[name] == row[f"{name}_forecast"] for name in told]] * bool(told)
+        same = sum(map(all, rows))
         said = f"{same} of {len(rows)} with as many active units as forecast"
         found = said if rows else "no count is known to compare with"
         return f"Sweep({len(self.runs)} runs; {varying} varies; {found})"

@@ -22,11 +22,12 @@ from posterior_collapse.records import Viewed, unit_rows
 from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.theory import network as networks
 from posterior_collapse.theory.advice import Advice, advise, most_living
+from posterior_collapse.theory.noise import stronger_than_noise
 from posterior_collapse.theory.phase import PhaseDiagram, of_modes
 from posterior_collapse.theory.reading import Bias, as_modes
 from posterior_collapse.theory.solve import Level, Problem, Solution, levels, parameters, solve
 from posterior_collapse.theory.spectrum import Modes
-from posterior_collapse.theory.state import THRESHOLD_ROUNDING, fit
+from posterior_collapse.theory.state import THRESHOLD_ROUNDING
 
 __all__ = ["FewSamplesWarning", "Forecast", "forecast"]
 
@@ -36,11 +37,6 @@ ATTAINED = 1e-9
 """Relative to the loss: how nearly `Forecast.parameters` attain it, or a note says they do not."""
 MANY_ROWS = 10
 """Rows per feature from which sampling moves no mode far."""
-MOST_DRAWN, CHEAP = 20_000_000, 1_000_000
-"""Numbers that noise is made of: data of more are not called few; drawn again while it is cheap."""
-DRAWS, MOST_OF_NOISE = 20, 0.95
-"""How often noise is drawn, and the quantile of its modes that those of the data have to exceed:
-next to a single draw the strongest mode of noise seems signal in half of all cases."""
 FEW_ROWS = "only "
 """How the note begins that says so of few."""
 UNLIKE_FEATURES = "features have "
@@ -150,6 +146,11 @@ class Forecast(Viewed):
     @property
     def undetermined(self) -> bool:
         """Whether as good an optimum may have other counts of active units; `notes` say where."""
+        return any(self.undetermined_levels)
+
+    @property
+    def undetermined_levels(self) -> tuple[bool, ...]:
+        """Of which levels it may; the counts of the others are the same at every optimum."""
         return self._solution.undetermined
 
     @property
@@ -379,28 +380,19 @@ def _noise_alone(modes: Modes, threshold: float) -> Iterator[str]:
     """
     moments = modes.moments
     n, features = moments.n, moments.features[1]
-    if n is None or n >= MANY_ROWS * features or n * features > MOST_DRAWN:
-        return
-    if moments.paired or not moments.center:
+    if n is None or n >= MANY_ROWS * features or moments.paired or not moments.center:
         return
     variance = np.square(modes.theta)
     found = int(np.count_nonzero(variance > threshold))
-    rng, draws = np.random.default_rng(0), []
-    for _ in range(min(max(CHEAP // (n * features), 1), DRAWS)):
-        rows = rng.standard_normal((n, features))
-        rows *= np.sqrt(moments.feature_variances)
-        rows -= rows.mean(axis=0)
-        gram = rows @ rows.T if n < features else rows.T @ rows
-        draws.append(fit(np.linalg.eigvalsh(gram)[::-1] / n, len(variance)))
-    noise = np.quantile(draws, MOST_OF_NOISE, axis=0)
-    above = round(np.count_nonzero(np.array(draws) > threshold) / len(draws))
-    weaker = np.flatnonzero(variance <= noise)
-    stronger = min(found, int(weaker[0]) if weaker.size else found)
+    above, stronger, drawn = stronger_than_noise(variance, moments.feature_variances, n, threshold)
     if stronger < found:
+        about = "" if drawn else "about "
+        least = "at least " if moments.unresolved > 0 else ""
+        told = f"{about if stronger else ''}{stronger:,}"
         yield (
             f"{FEW_ROWS}{n:,} rows for {features:,} features: as many rows of noise, with the same "
-            f"variances, would show {above} modes above the threshold; these data show {found}, of "
-            f"which {stronger} are stronger than noise's"
+            f"variances, would show {about}{above:,} modes above the threshold; these data show "
+            f"{least}{found:,}, of which {told} are stronger than noise's"
         )
 
 

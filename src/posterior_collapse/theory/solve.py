@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -98,10 +99,14 @@ class Solution:
     notes: list[str]
 
     @property
-    def undetermined(self) -> bool:
-        """Whether as good an optimum may have other counts of active units."""
+    def undetermined(self) -> tuple[bool, ...]:
+        """Per level, whether as good an optimum may have another count of active units."""
         spare = bool((self.state.information[0] <= 0).any())
-        return _flat_levels(self.problem) != [] or (spare and _turns(self.problem, self.state))
+        if spare and _turns(self.problem, self.state):
+            # Turned, z2 may hear units of z1 that know nothing.
+            return (True,) * self.problem.depth
+        flat = _flat_levels(self.problem)
+        return tuple(level in flat for level in range(self.problem.depth))
 
 
 def solve(problem: Problem) -> Solution:
@@ -284,6 +289,19 @@ def _turns(problem: Problem, state: State) -> bool:
     """Whether z1 may be turned against the modes that z2 hears, at the same loss."""
     first_learned = problem.depth == 2 and problem.sigmas[0] is None and not problem.all_learned
     return first_learned and len(np.unique(state.second[0])) > 1
+
+
+def or_others(free: Sequence[bool]) -> str:
+    """Return what is added to counts of which those of some levels are left open.
+
+    Example:
+        >>> or_others([False, True]), or_others([True, True]), or_others([False])
+        (', or other numbers of z2 at the same loss', ', or other numbers at the same loss', '')
+    """
+    if not any(free):
+        return ""
+    names = " and ".join(f"z{number}" for number, one in enumerate(free, 1) if one)
+    return f", or other numbers{'' if all(free) else f' of {names}'} at the same loss"
 
 
 @dataclass(frozen=True, eq=False, repr=False)

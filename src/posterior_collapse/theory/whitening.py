@@ -71,6 +71,7 @@ class Whitening:
         divisor: What each feature was divided by, (d_y,); None for a conditional model.
         modes: How many there can be, one for each feature that varies; of one-hot positions, whose
             classes sum to 1, one less each. What exceeds them is rounding.
+        exact: Whether the onset is; of a learned dispersion only where every count is known.
         notes: What the reader should know.
     """
 
@@ -79,6 +80,7 @@ class Whitening:
     output: Float | None
     divisor: Float | None
     modes: int
+    exact: bool
     notes: tuple[str, ...]
 
 
@@ -125,7 +127,8 @@ def whiten(moments: Moments, spec: Spec, counts: Tally | None = None) -> Whiteni
         modes -= positions - int(mean[~varies].sum() + ROUNDING * len(mean))
         if positions > 1:
             notes.append(OF_Z_ALONE)
-    return Whitening(moments.divided(divisor), loss, output, divisor, modes, tuple(notes))
+    exact = counts is not None or not is_learned(spec)
+    return Whitening(moments.divided(divisor), loss, output, divisor, modes, exact, tuple(notes))
 
 
 def _dispersion(spec: Spec, mean: Float, variance: Float, counts: Tally | None) -> Float:
@@ -158,7 +161,7 @@ def whiten_given(data: Samples, spec: Spec) -> Whitening:
             "(fewer than 10 each): what it seems to explain of y may be an artefact"
         )
     moments = Moments.from_arrays(fitted.scores)
-    return Whitening(moments, fitted.loss, None, None, fitted.modes, tuple(notes))
+    return Whitening(moments, fitted.loss, None, None, fitted.modes, True, tuple(notes))
 
 
 def _check_moments(mean: Float, variance: Float, moments: Moments, spec: Spec) -> None:

@@ -186,7 +186,14 @@ class LoaderBatches(Batches):
             return None
 
     def epoch(self, order_seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        for x, y in itertools.islice(self._seeded(order_seed, epoch), skip, None):
+        given = self._seeded(order_seed, epoch)
+        first = next(given, None)
+        if first is None:
+            raise DataError(
+                "data", f"a DataLoader without batches in epoch {epoch + 1}", "batches each time",
+                "Let __iter__ of its dataset begin anew, or pass the rows as an array.",
+            )  # fmt: skip
+        for x, y in itertools.islice(itertools.chain([first], given), skip, None):
             if len(x) > self.batch_size:  # noise is drawn for as many rows as the first has
                 raise DataError(
                     "data", f"a batch of {len(x)} rows after a first of {self.batch_size}",

@@ -98,6 +98,8 @@ class Engine:
         if self.device.type != "cpu":
             graphs = Graphs(enabled=graphed)
             self.ahead = Ahead(self._measure, self.state.optimiser, self.sums, graphs)
+        # Whether the epoch has batches left where the run ends.
+        self.cut_short = False
         self.ticked = self.saved = time.perf_counter()
         self.saving = 0.0
 
@@ -151,6 +153,7 @@ class Engine:
                 yield stretch
                 stretch = []
             if over:
+                self.cut_short = next(batches, None) is not None
                 return
         if stretch:
             yield stretch
@@ -275,9 +278,7 @@ class Engine:
 
     def _ends_within(self) -> bool:
         """Whether the run has its last step, and its epoch not."""
-        state, steps = self.state, self.feed.steps_per_epoch
-        taken = state.step_in_epoch
-        return state.settings.steps is not None and state.over and taken < (steps or taken)
+        return self.state.settings.steps is not None and self.state.over and self.cut_short
 
     def _is_last_epoch(self) -> bool:
         if self.state.total_steps is not None:

@@ -164,16 +164,21 @@ class Fitted(Seen):
         Returns:
             `measured` and `forecast` with the same keys: `loss`, and per level (bottom first)
             `n_active`, and per unit `kl` and `information` in nats; `forecast` is None where
-            there is none, and says `undetermined` where other counts cost as much. Where there is
-            one, `measured` has besides the `collapsed_loss` of the best model without latent units
-            (None: not known, or not to be had). `approximate` is there, and True, for a likelihood
-            that is not Gaussian: the forecast's loss is then none to be reached.
+            there is none, and says `undetermined` where other counts cost as much, and of which
+            `undetermined_levels`. Where there is one, `measured` has besides the `collapsed_loss`
+            of the best model without latent units (None: not known, or not to be had).
+            `approximate` is there, and True, for a likelihood that is not Gaussian: the forecast's
+            loss is then none to be reached.
         """
         found = self.forecast
         expected = found and {
             "loss": found.loss,
             "levels": [_in_short(level, level.information) for level in found.levels],
-            **({"undetermined": True} if found.undetermined else {}),
+            **(
+                {"undetermined": True, "undetermined_levels": list(found.undetermined_levels)}
+                if found.undetermined
+                else {}
+            ),
         }
         measured = dict(self.measured())
         if found is not None:

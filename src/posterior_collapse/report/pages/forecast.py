@@ -163,7 +163,10 @@ def _onset(forecast: Forecast) -> str:
         return ""
     beta = "β of z1" if len(forecast.levels) > 1 else "β"
     onset = number(forecast.onset)
-    return f"Onset: from {beta} = {onset} on total collapse is stable, in any network."
+    noise = forecast._modes.noise
+    if noise is None or noise.exact:
+        return f"Onset: from {beta} = {onset} on total collapse is stable, in any network."
+    return f"Onset, as far as moments tell: total collapse is stable from {beta} = {onset} on."
 
 
 def _trust(forecast: Forecast) -> list[str]:
@@ -263,6 +266,7 @@ def law(modes: Modes) -> dict[str, Any]:
         "outside": modes.outside,
         "features": modes.target_dim,
         "constant": None if modes.noise is None else modes.noise.constant_loss,
+        "exact": modes.noise is None or modes.noise.exact,
     }
 
 

@@ -133,8 +133,10 @@ function showNotes() {
   const collapse = Number.isFinite(found.onset) && found.onset > 0;
   $("onset").hidden = !collapse;
   const name = depth > 1 ? "β of z1" : "β";
-  $("onset").textContent =
-    `Onset: from ${name} = ${shown(found.onset)} on total collapse is stable, in any network.`;
+  const onset = `${name} = ${shown(found.onset)}`;
+  $("onset").textContent = data.laws[likelihood()].exact
+    ? `Onset: from ${onset} on total collapse is stable, in any network.`
+    : `Onset, as far as moments tell: total collapse is stable from ${onset} on.`;
   const own = likelihood() === data.likelihood ? data.notes : gaussian() ? [] : [APPROXIMATE];
   for (const note of [...own, ...found.notes]) {
     $("trust").append(element("li", { class: "pc-of-forecast" }, `${note}.`));

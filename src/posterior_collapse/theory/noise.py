@@ -1,0 +1,116 @@
+"""How strong the modes are that few rows of independent features show (Horn's parallel analysis).
+
+Noise is drawn where that is cheap. Of large data the expected number of modes above any variance
+follows from the features' variances alone, as n and features grow together (Marchenko and Pastur
+1967, Silverstein 1995), and is within a mode or two of any draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from posterior_collapse.arrays import Float
+from posterior_collapse.theory.state import fit
+
+__all__ = ["stronger_than_noise"]
+
+MOST_DRAWN, CHEAP = 20_000_000, 1_000_000
+"""Numbers that noise is made of: of more its modes are counted without a draw; drawn again while it
+is cheap."""
+DRAWS, MOST_OF_NOISE = 20, 0.95
+"""How often noise is drawn, and the quantile of its modes that those of the data have to exceed:
+next to a single draw the strongest mode of noise seems signal in half of all cases."""
+ALONE, GROUPS = 100, 500
+"""Features that are counted one by one, the most variable ones, and groups of the others."""
+LOOKED_AT = 150
+"""Modes that are compared with noise where it is not drawn: the first, ever fewer after them."""
+DISTANCES = np.geomspace(10.0, 1e-7, 20)
+"""From the real axis, relative, on the way to it: from afar Newton's steps find the one root. The
+last is near enough for a million rows, of which each seems to turn the phase by as much."""
+NEWTONS = 3
+
+
+def stronger_than_noise(
+    variance: Float, features: Float, n: int, threshold: float
+) -> tuple[int, int, bool]:
+    """Say how many modes above a threshold noise shows, and which of the data's exceed them.
+
+    Args:
+        variance: Of the data's modes, descending.
+        features: Variances of the features.
+        n: Number of rows.
+        threshold: Variance from which modes count.
+
+    Returns:
+        Modes of noise above the threshold; the data's modes that are stronger than noise's, from
+        the strongest on; and whether noise was drawn.
+
+    Example:
+        >>> stronger_than_noise(np.array([9.0, 1.5]), np.ones(10), 20, 1.2)[1:]
+        (1, True)
+    """
+    found = variance[variance > threshold]
+    drawn = n * len(features) <= MOST_DRAWN
+    if drawn:
+        draws = np.array([fit(noise, len(variance)) for noise in _drawn(features, n)])
+        above = round(np.count_nonzero(draws > threshold) / len(draws))
+        noise = np.quantile(draws, MOST_OF_NOISE, axis=0)
+        weaker = np.flatnonzero(found <= noise[: len(found)])
+    else:
+        at = np.unique(np.geomspace(1, max(len(found), 1), LOOKED_AT).astype(int)) - 1
+        counts = noise_above(np.append(found[at[: len(found)]], threshold), features, n)
+        above = round(float(counts[-1]))
+        # One more of noise than of the data, in whole modes.
+        weaker = at[: len(found)][counts[:-1] > at[: len(found)] + 0.5]
+    return above, int(weaker[0]) if weaker.size else len(found), drawn
+
+
+def _drawn(features: Float, n: int) -> Iterator[Float]:
+    """Yield the variances of the modes of n rows of noise, descending, draw after draw."""
+    rng = np.random.default_rng(0)
+    for _ in range(min(max(CHEAP // (n * len(features)), 1), DRAWS)):
+        rows = rng.standard_normal((n, len(features)))
+        rows *= np.sqrt(features)
+        rows -= rows.mean(axis=0)
+        gram = rows @ rows.T if n < len(features) else rows.T @ rows
+        yield np.linalg.eigvalsh(gram)[::-1] / n
+
+
+def noise_above(at: Float, features: Float, n: int) -> Float:
+    """Return the expected numbers of modes of noise above some variances.
+
+    With `m` the root of `z = -1/m + (1/n) sum_j t_j / (1 + t_j m)` at `z = at + i 0` above the real
+    axis, t_j the features' variances, the mean of log det of the rows' products less z is n times
+    `-log m + (1/n) sum_j log(1 + t_j m) - z m - 1`: each mode below z has turned its phase by -pi.
+
+    Args:
+        at: Positive variances, shape (k,).
+        features: Variances of the features.
+        n: Number of rows, of which the mean takes one.
+
+    Source:
+        Silverstein (1995) for m; its log det as in Hachem, Loubaton and Najim (2007).
+
+    Example:
+        >>> np.abs(noise_above(np.array([0.01, 4.0]), np.ones(500), 2001).round(1)).tolist()
+        [500.0, 0.0]
+    """
+    t = np.sort(features[features > 0])[::-1]
+    edges = np.concatenate([np.arange(ALONE), np.linspace(ALONE, len(t), GROUPS + 1)])
+    edges = np.unique(edges.astype(int)[edges <= len(t)])
+    sizes = np.diff(edges)
+    t, share = np.add.reduceat(t, edges[:-1]) / sizes, sizes / (n - 1)
+    x = at * n / (n - 1)
+    m = -1 / (x * (1 + 1j * DISTANCES[0]))
+    for distance in DISTANCES:
+        z = x * (1 + 1j * distance)
+        for _ in range(NEWTONS):
+            ratio = t / (1 + np.multiply.outer(m, t))
+            miss = -1 / m + ratio @ share - z
+            step = m - miss / (1 / m**2 - np.square(ratio) @ share)
+            # Below the axis is another root; this other step never leads there.
+            m = np.where(step.imag > 0, step, 1 / (ratio @ share - z))
+    turned = np.angle(1 + np.multiply.outer(m, t)) @ share - np.angle(m) - (z * m).imag
+    return np.asarray((n - 1) * (1 + turned / np.pi))
