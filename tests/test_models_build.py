@@ -44,6 +44,22 @@ def test_misfits_are_refused(spec, architecture, options, argument):
     assert caught.value.argument == argument
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "argument"),
+    [
+        ("perceptron", {}, "architecture"),
+        ("hvae-cnn", {"hidden": (64,)}, "channels"),
+        ("hvae-cnn", {"hidden": (64,), "channels": (64, 32)}, "latent"),
+        ("mlp", {}, "hidden"),
+        ("linear", {"activation": "identity", "hidden": (4,)}, "hidden"),
+    ],
+)
+def test_an_architecture_that_is_not_what_it_is_called_is_refused(name, options, argument):
+    with pytest.raises(InvalidArgumentError) as caught:
+        Architecture(name, **options)
+    assert caught.value.argument == argument
+
+
 def shapes_for(name, spec):
     if name == "cnn":
         return {"image_shape": (5, 6)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
 from posterior_collapse import checks
@@ -62,7 +62,7 @@ class Architecture(Record):
     """The networks of a model; make one by name with `Architecture.named`.
 
     Args:
-        name: A key of `ARCHITECTURES`.
+        name: A key of `ARCHITECTURES`; options that it does not leave free are its own.
         hidden: Widths of the hidden layers; with `channels`, of those between latent levels.
         channels: Channels of the stride-2 convolutions.
         activation: Between layers.
@@ -96,6 +96,7 @@ class Architecture(Record):
     initial_eta_dec: float = 1.0
 
     def __post_init__(self) -> None:
+        checks.one_of("architecture", self.name, sorted(ARCHITECTURES))
         for name in ("hidden", "channels"):
             widths = checks.each(name, getattr(self, name), None, "widths", checks.units)
             object.__setattr__(self, name, widths)
@@ -111,6 +112,29 @@ class Architecture(Record):
         if self.initial_sigma != "uniform":
             checks.positive("initial_sigma", self.initial_sigma)
         checks.positive("initial_eta_dec", self.initial_eta_dec)
+        self._check_name()
+
+    def _check_name(self) -> None:
+        """Refuse options that are not those of the name, which files keep without them."""
+        preset = ARCHITECTURES[self.name]
+        for required in ("hidden", "channels"):
+            if required in preset.defaults and not getattr(self, required):
+                raise InvalidArgumentError(
+                    required,
+                    "none",
+                    f"at least one layer of {self.name!r}",
+                    f"Architecture.named({self.name!r}) has some; 'linear' is for none.",
+                )
+        for option in fields(self)[1:]:
+            given = getattr(self, option.name)
+            own = preset.defaults.get(option.name, option.default)
+            if option.name not in preset.free and given != own:
+                raise InvalidArgumentError(
+                    option.name,
+                    repr(given),
+                    f"{own!r} for {self.name!r}",
+                    f"Make it by Architecture.named({self.name!r}), or choose another name.",
+                )
 
     @property
     def centred(self) -> bool:
@@ -146,13 +170,7 @@ class Architecture(Record):
                     f"one of its options {sorted(preset.free)}",
                     f"Remove it.{nearest(option, preset.free)}",
                 )
-        architecture = Architecture(name, **{**preset.defaults, **options})
-        for required in ("hidden", "channels"):
-            if required in preset.defaults and not getattr(architecture, required):
-                raise InvalidArgumentError(
-                    required, "none", "at least one layer", "Use architecture='linear' for none."
-                )
-        return architecture
+        return Architecture(name, **{**preset.defaults, **options})
 
     @staticmethod
     def of(architecture: str | Architecture, **options: Any) -> Architecture:
