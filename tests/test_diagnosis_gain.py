@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize_scalar
 from torch.distributions import Normal
 from torch.nn import functional
 
@@ -13,7 +14,7 @@ import posterior_collapse as pc
 from planted import Opaque
 from posterior_collapse.adapters import from_callable
 from posterior_collapse.diagnosis.certificate import Signal
-from posterior_collapse.diagnosis.gain import gain_of, priced
+from posterior_collapse.diagnosis.gain import Bought, gain_of, priced
 from posterior_collapse.models import build, load_parameters
 from posterior_collapse.theory.thresholds import idle_cost, unclaimed_signal, unit_gain
 
@@ -81,21 +82,63 @@ def test_what_is_gained_with_eta_dec_learned_is_the_difference_of_optima() -> No
         one, more = (pc.forecast(moments, spec.replace(latent_dim=units + n)) for n in (0, 1))
         t = unclaimed_signal(spec, variances[units], eta_dec=one.eta_dec)
         left = 8 - spec.beta * one.n_active
-        gain = float(unit_gain(spec, t, left=left))
+        gain = float(Bought(partial(unit_gain, spec), spec.beta, left)(t))
         assert gain == pytest.approx(one.loss - more.loss, abs=1e-9)
         assert gain >= float(unit_gain(spec, t))
         tried += gain > 0.01
     assert tried > 50
 
 
+def test_a_learned_eta_dec_answers_to_all_parts_that_a_unit_explains_at_once() -> None:
+    """Beside the losses at the optimum of eta_dec^2, found by search, with the unit and without."""
+    rng, features = np.random.default_rng(4), 30
+
+    def loss(log_eta, beta, heard, error, share, variance):
+        floor = beta * math.exp(log_eta)
+        t = np.maximum(variance / floor, 1.0)
+        # Active units leave beta * eta_dec^2 each of the error; constants of their KL are left out.
+        rest = (error - share @ (floor * (t - 1))) / math.exp(log_eta)
+        return ((features - beta * heard) * log_eta + rest + beta * share @ np.log(t)) / 2
+
+    compared = 0
+    for _ in range(50):
+        beta, heard, share = rng.uniform(0.3, 2.0), rng.integers(0, 5), rng.dirichlet(np.ones(6))
+        variance = rng.gamma(1.0, 2.0, size=6)
+        error = share @ variance + rng.uniform(5.0, 60.0)
+        without, more = (
+            minimize_scalar(loss, (-9.0, 9.0), args=(beta, heard, error, share, v), tol=1e-12)
+            for v in (np.zeros(6), variance)
+        )
+        left = features - beta * heard
+        t = variance / (beta * error / left)
+        bought = Bought(partial(unit_gain, pc.VAESpec(1, beta)), beta, left)
+        gain = share @ bought(t, share)
+        assert share @ bought.fixed(t) <= gain <= without.fun - more.fun + 1e-9
+        if np.all((t > 1) == (variance > beta * math.exp(more.x))):
+            assert gain == pytest.approx(without.fun - more.fun, abs=1e-9)
+            compared += gain > 1.1 * (share @ bought.fixed(t))
+    assert compared > 5
+
+
+@pytest.mark.parametrize("sigma", ["learned", "input"])
 @pytest.mark.parametrize("beta", [0.7, 1.0])
-def test_diagnose_gains_what_two_optima_with_eta_dec_learned_differ_by(beta) -> None:
+def test_diagnose_gains_what_two_optima_with_eta_dec_learned_differ_by(beta, sigma) -> None:
     x = np.random.default_rng(3).standard_normal((4000, 6)) * [3, 2, 1.5, 0.6, 0.5, 0.4]
-    spec = pc.VAESpec(2, beta, eta_dec="learned")
-    found = pc.diagnose(pc.fit(spec, x, "linear", exact=True), x)
-    lower = found.forecast.loss - pc.forecast(x, spec.replace(latent_dim=3)).loss
-    assert found.gain == pytest.approx(lower, rel=1e-5)
-    assert found.gain > 1.1 * float(unit_gain(spec, found.signal[0]))
+    spec = pc.VAESpec(2, beta, eta_dec="learned", sigma=sigma)
+    best = pc.forecast(x, spec)
+    names = ("W1", "U1", "b1", "c1", "sigma_1", "eta_dec")
+    w, u, b, c, std, eta_dec = (torch.tensor(best.parameters()[name]) for name in names)
+    model = from_callable(
+        lambda x: Normal(x @ w.T + b, std.expand(len(x), -1)),
+        lambda z: Normal(z @ u.T + c, eta_dec),
+        latent_dim=2,
+        spec=spec,
+    )
+    found = pc.diagnose(model, torch.tensor(x))
+    lower = best.loss - pc.forecast(x, spec.replace(latent_dim=3)).loss
+    gain = found.gains[0]
+    assert gain.nats == pytest.approx(lower, abs=3 * gain.error)
+    assert gain.nats - 5 * gain.error > float(unit_gain(spec, found.signal[0]))
 
 
 def test_a_unit_that_costs_more_idle_than_it_gains_does_not_pay() -> None:
@@ -198,7 +241,9 @@ def test_noise_in_a_part_is_no_gain_on_average() -> None:
     for true in (0.9, 1.0, 1.2):
         share, error = np.full(8, 1 / 8), np.full(8, 0.15)
         draws = true + error * rng.standard_normal((2000, 8))
-        found = np.array([priced(partial(unit_gain, spec), share, t, error)[0] for t in draws])
+        found = np.array(
+            [priced(Bought(partial(unit_gain, spec)), share, t, error)[0] for t in draws]
+        )
         naive = np.array([share @ unit_gain(spec, t) for t in draws])
         truth = float(unit_gain(spec, true))
         assert abs(found.mean() - truth) < 0.001
@@ -224,7 +269,7 @@ def test_no_unit_buys_more_than_there_is_to_be_gained() -> None:
     spec = pc.VAESpec(UNITS, likelihood="bernoulli")
     signal = Signal(np.array([1e30]), 1e28, np.array([True]))
     free, bounded = (
-        gain_of(partial(unit_gain, spec), signal, 1.0, 1e28, 0.01, most)
+        gain_of(Bought(partial(unit_gain, spec)), signal, 1.0, 1e28, 0.01, most)
         for most in (math.inf, 20.0)
     )
     assert free.nats > 1e20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -27,10 +28,46 @@ WORTH = 0.01
 """Share of what the living units brought that one more must bring to be worth having."""
 _NODES, _WEIGHTS = hermegauss(32)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+SPENT = 1e-9
+"""Share of the error that a unit leaves at least: without any the loss would fall for ever."""
 
 
-Bought = Callable[[Any], Float]
-"""What one more unit gains in nats per row, of its t."""
+@dataclass(frozen=True)
+class Bought:
+    """What one more unit gains in nats per row, of its t.
+
+    A learned eta_dec falls as the unit explains more, so that it gains more than at a fixed one: in
+    units of eta_dec^2 an error of `left` beside the unit becomes smaller by `explained`, and half
+    of `features * log eta_dec^2`, less beta times what active units hear, falls with it.
+
+    Args:
+        fixed: What it gains with eta_dec as it is, of t of any shape.
+        beta: Weight of the unit's KL.
+        left: Features less beta per active unit, for a learned eta_dec; 0: it is held fixed.
+
+    Source:
+        Section 1d of the derivation: the optimal loss with the mode and without.
+    """
+
+    fixed: Callable[[Any], Float]
+    beta: float = 1.0
+    left: float = 0.0
+
+    def __call__(self, t: Any, share: Float | None = None) -> Float:
+        """Return the gains; with `share` of the rows that each t is of, they sum to the unit's.
+
+        A unit that parts of latent space, along the first axis of t, use differently is one unit
+        all the same, and eta_dec answers to all that it explains.
+        """
+        gain, t = self.fixed(t), np.asarray(t, dtype=np.float64)
+        explained, cost = self.beta * np.maximum(t - 1, 0.0), self.beta * (t > 1)
+        if share is not None:
+            explained, cost = (np.tensordot(share, each, 1) for each in (explained, cost))
+        beside = self.left - cost
+        if np.any(beside <= 0):
+            return gain
+        remaining = np.maximum(1 - explained / beside, SPENT)
+        return np.asarray(gain - (beside * np.log(remaining) + explained) / 2)
 
 
 def certificate(
@@ -57,13 +94,14 @@ def certificate(
         features: Of what is decoded, where a learned eta_dec answers to a further unit; else 0.
     """
     left = 0.0
-    if features and spec.eta_levels == ("learned",) and spec.sigma_levels == ("learned",):
+    if spec.eta_levels == ("learned",) and spec.sigma_levels[0] in ("learned", "input"):
         left = features - spec.beta_levels[0] * levels[0].n_active
     columns = []
     for level, (signal, limit) in enumerate(zip(signals, limits, strict=True), start=1):
         status, spare = levels[level - 1].status, _is_spare_above(spec, levels, level)
         own = _for_spare_units(spec, status, level)
-        bought = partial(unit_gain, own, level=level, spare_above=spare, left=left)
+        fixed = partial(unit_gain, own, level=level, spare_above=spare)
+        bought = Bought(fixed, spec.beta_levels[level - 1], left)
         # A unit that is there has its cost already; and to what it is told, a level below whose
         # std is learned comes to meet it, so that the gain is a lower bound.
         paid = "collapsed" in status or (
@@ -141,12 +179,12 @@ def priced(bought: Bought, share: Float, t: Float, error: Float) -> tuple[float,
 
     Example:
         >>> from posterior_collapse import VAESpec
-        >>> bought = partial(unit_gain, VAESpec(1))
+        >>> bought = Bought(partial(unit_gain, VAESpec(1)))
         >>> gain, error = priced(bought, np.ones(1), np.array([1.5]), np.array([0.1]))
         >>> round(gain, 3), round(float(unit_gain(VAESpec(1), 1.5)), 3)
         (0.046, 0.047)
     """
-    value, around = bought(t), bought(t[:, None] + error[:, None] * _NODES)
+    value, around = (bought(each, share) for each in (t, t[:, None] + error[:, None] * _NODES))
     mean = around @ _WEIGHTS
     variance = np.maximum(np.square(around) @ _WEIGHTS - mean**2, 0.0)
     gain = float(share @ (2 * value - mean))
@@ -201,7 +239,7 @@ def side_of_worth(bought: Bought, t: float, error: float, worth: float, idle: fl
 
     Example:
         >>> from posterior_collapse import VAESpec
-        >>> bought = partial(unit_gain, VAESpec(1))
+        >>> bought = Bought(partial(unit_gain, VAESpec(1)))
         >>> [side_of_worth(bought, t, 0.05, 0.001) for t in (0.8, 1.06, 1.2)]
         ['below', 'undecided', 'above']
     """

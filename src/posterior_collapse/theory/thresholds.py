@@ -52,8 +52,6 @@ UNTRAINED = 0.01
 """Share of all that units can bring, in nats, that a loss may lack and not be worth a word."""
 UNSEEN_KURTOSIS, HIDDEN = 6.0, 200.0
 """Excess of kurtosis that few rows may hide, and rows over it that as many hide."""
-SPENT = 1e-9
-"""Share of the error that a unit leaves at least: without any the loss would fall for ever."""
 MOST_MORE = 100.0
 """Times as many rows that nobody is asked for."""
 
@@ -232,9 +230,7 @@ def unclaimed_signal(
     return float(variance / threshold)
 
 
-def unit_gain(
-    spec: Spec, t: npt.ArrayLike, *, level: int = 1, spare_above: bool = False, left: float = 0.0
-) -> Float:
+def unit_gain(spec: Spec, t: npt.ArrayLike, *, level: int = 1, spare_above: bool = False) -> Float:
     """Return by how many nats per row one more unit lowers the loss, for a signal t.
 
     What the signal pays less what the unit costs: `beta/2 (t - 1 - log t)` for a learned sigma and
@@ -248,10 +244,9 @@ def unit_gain(
         t: As of `unclaimed_signal`, of any shape.
         level: 1 is next to the data.
         spare_above: Whether the level above has a unit to spare; t is then the one with it.
-        left: Features less beta per active unit, for a learned eta_dec; 0: it is held fixed.
 
     Source:
-        Sections 1a, 1b, 1d and 3 of the derivation: the optimal loss with the mode and without.
+        Sections 1a, 1b and 3 of the derivation: the loss at the optimum with the mode and without.
 
     Example:
         >>> from posterior_collapse.specs import VAESpec
@@ -261,9 +256,6 @@ def unit_gain(
     t = np.maximum(np.asarray(t, dtype=np.float64), 1.0)
     weight = spec.beta_levels[level - 1]
     if isinstance(spec.sigma_levels[level - 1], str):
-        if left > weight:  # the error is left * eta_dec^2 before, and after likewise
-            after = np.maximum(left - weight * t, SPENT * left) / (left - weight)
-            return np.asarray(-((left - weight) * np.log(after) + weight * np.log(t)) / 2)
         found: Float = weight / 2 * (t - 1 - np.log(t))
         return found
     cost = weight * _sigma_share(spec, level) ** 2
