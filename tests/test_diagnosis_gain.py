@@ -14,7 +14,7 @@ import posterior_collapse as pc
 from planted import Opaque
 from posterior_collapse.adapters import from_callable
 from posterior_collapse.diagnosis.certificate import Signal
-from posterior_collapse.diagnosis.gain import Bought, gain_of, priced
+from posterior_collapse.diagnosis.gain import Bought, eta_answers, gain_of, priced
 from posterior_collapse.models import build, load_parameters
 from posterior_collapse.theory.thresholds import idle_cost, unclaimed_signal, unit_gain
 
@@ -40,11 +40,6 @@ def test_the_gain_of_a_linear_model_is_the_difference_of_two_optima(spec) -> Non
     more = spec.replace(**{field: 3 if len(spec.dims) == 1 else (3, 2)})
     found = pc.diagnose(pc.fit(spec, data, "linear", exact=True), data)
     lower = found.forecast.loss - pc.forecast(data, more).loss
-    if not isinstance(spec.sigma_levels[0], str):
-        # A spare unit of a fixed sigma costs KL, which the gain is beside.
-        prior = spec.eta_enc if len(spec.dims) == 1 else spec.eta_dec
-        ratio = (spec.sigma_levels[0] / prior) ** 2
-        lower += spec.beta_levels[0] / 2 * (ratio - 1 - math.log(ratio))
     assert found.gain == pytest.approx(lower, rel=1e-5)
     assert found.gains[0].parts == 1
     assert found.gain > found.gains[0].worth
@@ -82,7 +77,7 @@ def test_what_is_gained_with_eta_dec_learned_is_the_difference_of_optima() -> No
         one, more = (pc.forecast(moments, spec.replace(latent_dim=units + n)) for n in (0, 1))
         t = unclaimed_signal(spec, variances[units], eta_dec=one.eta_dec)
         left = 8 - spec.beta * one.n_active
-        gain = float(Bought(partial(unit_gain, spec), spec.beta, left)(t))
+        gain = float(Bought(partial(unit_gain, spec), answer=eta_answers(spec.beta, left))(t))
         assert gain == pytest.approx(one.loss - more.loss, abs=1e-9)
         assert gain >= float(unit_gain(spec, t))
         tried += gain > 0.01
@@ -111,12 +106,12 @@ def test_a_learned_eta_dec_answers_to_all_parts_that_a_unit_explains_at_once() -
         )
         left = features - beta * heard
         t = variance / (beta * error / left)
-        bought = Bought(partial(unit_gain, pc.VAESpec(1, beta)), beta, left)
+        bought = Bought(partial(unit_gain, pc.VAESpec(1, beta)), answer=eta_answers(beta, left))
         gain = share @ bought(t, share)
-        assert share @ bought.fixed(t) <= gain <= without.fun - more.fun + 1e-9
+        assert share @ bought.held(t) <= gain <= without.fun - more.fun + 1e-9
         if np.all((t > 1) == (variance > beta * math.exp(more.x))):
             assert gain == pytest.approx(without.fun - more.fun, abs=1e-9)
-            compared += gain > 1.1 * (share @ bought.fixed(t))
+            compared += gain > 1.1 * (share @ bought.held(t))
     assert compared > 5
 
 
@@ -139,6 +134,35 @@ def test_diagnose_gains_what_two_optima_with_eta_dec_learned_differ_by(beta, sig
     gain = found.gains[0]
     assert gain.nats == pytest.approx(lower, abs=3 * gain.error)
     assert gain.nats - 5 * gain.error > float(unit_gain(spec, found.signal[0]))
+
+
+def test_a_shared_sigma_answers_to_one_more_unit() -> None:
+    """Which has to have the std of the others: it may cost more than it brings."""
+    rng, pays = np.random.default_rng(2), []
+    for _ in range(8):
+        units = int(rng.integers(1, 4))
+        x = rng.standard_normal((1000, 6)) * np.sqrt(np.sort(rng.gamma(0.5, 4.0, size=6))[::-1])
+        spec = pc.VAESpec(units, 0.7, eta_dec=0.8, eta_enc=1.5, sigma="shared")
+        found = pc.diagnose(pc.fit(spec, x, "linear", exact=True), x)
+        lower = found.forecast.loss - pc.forecast(x, spec.replace(latent_dim=units + 1)).loss
+        assert found.gain == pytest.approx(max(lower, 0.0), abs=1e-6)
+        pays.append(lower > found.gains[0].worth)
+        if not pays[-1]:
+            assert found.paying_units == (0,)
+    assert {*pays} == {True, False}
+
+
+def test_an_idle_unit_with_the_std_of_the_others_gains_what_the_optimum_lacks() -> None:
+    """Its std is paid for already, and lower than if it were its own: less signal will do."""
+    x = np.random.default_rng(0).standard_normal((2000, 5))
+    x = np.linalg.qr(x - x.mean(axis=0))[0] * math.sqrt(2000) * [3.0, 0.6, 0.1, 0.1, 0.1]
+    spec = pc.VAESpec(2, 1.0, eta_dec=0.7, sigma="shared")
+    fitted = pc.fit(spec, x * [1, 0, 1, 1, 1], "linear", exact=True)  # of one mode that is seen
+    found = pc.diagnose(fitted, x)
+    assert (x.std(0)[1] / spec.eta_dec) ** 2 < spec.beta  # a unit of a learned std would not pay
+    assert found.levels[0].status == ("active", "collapsed")
+    assert found.gain == pytest.approx(found.loss - found.forecast.loss, rel=1e-5)
+    assert found.conclusion == "signal-unclaimed"
 
 
 def test_a_unit_that_costs_more_idle_than_it_gains_does_not_pay() -> None:

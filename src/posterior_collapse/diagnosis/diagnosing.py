@@ -23,7 +23,7 @@ from posterior_collapse.diagnosis.conclusions import (
 )
 from posterior_collapse.diagnosis.effects import decoder_effects, is_affine, show, squared_errors
 from posterior_collapse.diagnosis.exact import exact_signals
-from posterior_collapse.diagnosis.gain import WORTH, certificate, thresholds
+from posterior_collapse.diagnosis.gain import WORTH, as_trained, certificate, thresholds
 from posterior_collapse.diagnosis.levels import check_spec, collapse_options
 from posterior_collapse.diagnosis.likelihood import LogLikelihood, has_marginal, log_likelihood
 from posterior_collapse.diagnosis.reading import model_behind, model_of
@@ -172,7 +172,7 @@ def diagnose(
             most = means.get("reconstruction", most)
         brought = _brought(found.spec, levels, means, collapsed)
         if found.spec.model == "cvae" and not found.exact:
-            brought = min(brought, _told(found.spec, levels[0]))
+            brought = min(brought, _told(as_trained(found.spec, levels), levels[0]))
         worth = WORTH * brought
         x, y = found.some_rows
         measured = certificate(

@@ -32,42 +32,84 @@ SPENT = 1e-9
 """Share of the error that a unit leaves at least: without any the loss would fall for ever."""
 
 
+Answer = Callable[[Float, Callable[[Any], Float]], Float]
+"""Nats more where a std that is learned answers to the unit: of its t, and how parts are summed."""
+
+
 @dataclass(frozen=True)
 class Bought:
-    """What one more unit gains in nats per row, of its t.
-
-    A learned eta_dec falls as the unit explains more, so that it gains more than at a fixed one: in
-    units of eta_dec^2 an error of `left` beside the unit becomes smaller by `explained`, and half
-    of `features * log eta_dec^2`, less beta times what active units hear, falls with it.
+    """By how many nats per row one more unit lowers the loss, of its t; negative where it costs.
 
     Args:
-        fixed: What it gains with eta_dec as it is, of t of any shape.
-        beta: Weight of the unit's KL.
-        left: Features less beta per active unit, for a learned eta_dec; 0: it is held fixed.
-
-    Source:
-        Section 1d of the derivation: the optimal loss with the mode and without.
+        held: What it gains with all stds as they are, of t of any shape.
+        idle: Nats that it costs at any output.
+        answer: What a learned std adds.
     """
 
-    fixed: Callable[[Any], Float]
-    beta: float = 1.0
-    left: float = 0.0
+    held: Callable[[Any], Float]
+    idle: float = 0.0
+    answer: Answer = lambda t, summed: np.zeros(())
 
     def __call__(self, t: Any, share: Float | None = None) -> Float:
         """Return the gains; with `share` of the rows that each t is of, they sum to the unit's.
 
         A unit that parts of latent space, along the first axis of t, use differently is one unit
-        all the same, and eta_dec answers to all that it explains.
+        all the same, and stds answer to all that it does.
         """
-        gain, t = self.fixed(t), np.asarray(t, dtype=np.float64)
-        explained, cost = self.beta * np.maximum(t - 1, 0.0), self.beta * (t > 1)
-        if share is not None:
-            explained, cost = (np.tensordot(share, each, 1) for each in (explained, cost))
-        beside = self.left - cost
-        if np.any(beside <= 0):
-            return gain
-        remaining = np.maximum(1 - explained / beside, SPENT)
-        return np.asarray(gain - (beside * np.log(remaining) + explained) / 2)
+        t = np.asarray(t, dtype=np.float64)
+        summed = np.asarray if share is None else partial(np.tensordot, share, axes=1)
+        return np.asarray(self.held(t) - self.idle + self.answer(t, summed))
+
+
+def eta_answers(beta: float, left: float) -> Answer:
+    """Return what it adds that a learned eta_dec falls as a unit explains more.
+
+    Args:
+        beta: Weight of the unit's KL.
+        left: Features less beta per active unit: the error beside the unit over eta_dec^2.
+
+    Source:
+        Section 1d of the derivation: the optimal loss with the mode and without.
+    """
+
+    def answer(t: Float, summed: Callable[[Any], Float]) -> Float:
+        explained = beta * summed(np.maximum(t - 1, 0.0))
+        # What an active unit leaves of the error falls with eta_dec^2 too.
+        beside = np.maximum(left - beta * summed(t > 1), 0.0)
+        remaining = np.maximum(1 - explained / np.where(beside > 0, beside, np.inf), SPENT)
+        return np.asarray(-(beside * np.log(remaining) + explained * (beside > 0)) / 2)
+
+    return answer
+
+
+def sigma_answers(beta: float, std: float, units: int, active: int, more: int) -> Answer:
+    """Return what it adds that the one std of all units answers to a further one.
+
+    Args:
+        beta: Weight of the KL.
+        std: The shared std, over that of the prior.
+        units: That there are.
+        active: Those of them that are active.
+        more: 0 if the further unit is one of the idle ones, 1 if it is none of them.
+
+    Source:
+        Section 1c of the derivation: with x = sqrt(beta) std, `x sum max(theta/eta_dec, x) = beta
+        units`, which tells what the active ones hear.
+    """
+
+    def answer(t: Float, summed: Callable[[Any], Float]) -> Float:
+        square, total, lives = std**2, units + more, t > 1
+        strength = np.sqrt(np.where(lives, t, 0.0))
+        heard = units - (units - active) * square + square * summed(strength)
+        idle = (total - active - summed(lives)) * square
+        ratio = 2 * total / (heard + np.sqrt(heard**2 + 4 * idle * total))
+
+        def loss(by: Any) -> Float:
+            return np.asarray(by * heard + idle * by**2 / 2 - total * np.log(by))
+
+        return beta * (loss(1.0) - loss(ratio))
+
+    return answer
 
 
 def certificate(
@@ -89,36 +131,59 @@ def certificate(
         signals: Per level.
         limits: Per level, the variance that a unit must exceed; see `thresholds`.
         sure: Up to where a t is surely below 1.
-        worth: Nats that a unit must gain to be worth having, beside what it costs idle.
+        worth: Nats that a unit must gain to be worth having.
         most: Nats that there are to be gained at all.
         features: Of what is decoded, where a learned eta_dec answers to a further unit; else 0.
     """
-    left = 0.0
-    if spec.eta_levels == ("learned",) and spec.sigma_levels[0] in ("learned", "input"):
-        left = features - spec.beta_levels[0] * levels[0].n_active
+    trained = as_trained(spec, levels)
     columns = []
     for level, (signal, limit) in enumerate(zip(signals, limits, strict=True), start=1):
         status, spare = levels[level - 1].status, _is_spare_above(spec, levels, level)
-        own = _for_spare_units(spec, status, level)
-        fixed = partial(unit_gain, own, level=level, spare_above=spare)
-        bought = Bought(fixed, spec.beta_levels[level - 1], left)
+        own = _for_spare_units(trained, status, level)
         # A unit that is there has its cost already; and to what it is told, a level below whose
         # std is learned comes to meet it, so that the gain is a lower bound.
         paid = "collapsed" in status or (
-            level > 1 and isinstance(spec.sigma_levels[level - 2], str)
+            level > 1 and isinstance(trained.sigma_levels[level - 2], str)
         )
-        idle = 0.0 if paid else max(0.0, idle_cost(own, level, spare_above=spare))
+        bought = Bought(
+            partial(unit_gain, own, level=level, spare_above=spare),
+            0.0 if paid else max(0.0, idle_cost(own, level, spare_above=spare)),
+            **_answering(spec, levels[0], features),
+        )
         t, spread = float(signal.variances[0] / limit), signal.error / limit
         error = 0.0 if t <= sure else spread
         sides: list[Side] = []
         for each in map(float, signal.variances[signal.informed] / limit):
             # Those behind one that does not pay are weaker still.
             below = each <= sure or "below" in sides
-            sides.append("below" if below else side_of_worth(bought, each, spread, worth, idle))
-        gain = gain_of(bought, signal, limit, error, worth + idle, most)
+            sides.append("below" if below else side_of_worth(bought, each, spread, worth))
+        gain = gain_of(bought, signal, limit, error, worth, most)
         columns.append((t, error, gain, sides.count("above"), sides.count("undecided")))
     names = ("signal", "signal_error", "gains", "paying_units", "undecided_units")
     return dict(zip(names, zip(*columns, strict=True), strict=True))
+
+
+def _answering(spec: Spec, level: LevelDiagnosis, features: int) -> dict[str, Answer]:
+    """How the stds of a model of one level answer to a further unit; of others a lower bound."""
+    (beta, *above), (sigma, *_), (eta, *_) = spec.beta_levels, spec.sigma_levels, spec.eta_levels
+    if not above and sigma == "shared":
+        std = float(np.min(level.posterior_std)) / spec.eta_enc
+        more = int("collapsed" not in level.status)
+        return {"answer": sigma_answers(beta, std, len(level.status), level.n_active, more)}
+    if not above and sigma in ("learned", "input") and eta == "learned":
+        return {"answer": eta_answers(beta, features - beta * level.n_active)}
+    return {}
+
+
+def as_trained(spec: Spec, levels: Sequence[LevelDiagnosis]) -> Spec:
+    """Return the spec with a std that all units of a level share as it was trained.
+
+    One more unit finds it there, as it finds a fixed one.
+    """
+    for number, (sigma, level) in enumerate(zip(spec.sigma_levels, levels, strict=True), 1):
+        if sigma == "shared":
+            spec = _with_sigma(spec, number, float(np.min(level.posterior_std)))
+    return spec
 
 
 def thresholds(
@@ -127,14 +192,14 @@ def thresholds(
     """Return per level the variance that one more unit must exceed.
 
     Where the fixed sigma differs from unit to unit, the unit is the collapsed one with the
-    smallest; none collapsed: the smallest of all.
+    smallest; none collapsed: the smallest of all. One that all units share counts as it is.
 
     Args:
         spec: The hyperparameters.
         levels: Says which units are spare, here and in the level above.
         etas: Per level, std of what it decodes into, where the spec learns it.
     """
-    found = []
+    found, spec = [], as_trained(spec, levels)
     for number, eta in enumerate(etas, start=1):
         spare = _is_spare_above(spec, levels, number)
         spared = _for_spare_units(spec, levels[number - 1].status, number)
@@ -155,14 +220,17 @@ def _for_spare_units(spec: Spec, status: Sequence[str], number: int) -> Spec:
     if not isinstance(sigma, tuple):
         return spec
     spare = [s for s, one in zip(sigma, status, strict=True) if one == "collapsed"]
-    least = min(spare or sigma)
+    return _with_sigma(spec, number, min(spare or sigma))
+
+
+def _with_sigma(spec: Spec, number: int, sigma: float) -> Spec:
     if isinstance(spec, HVAESpec):
-        return spec.replace(**{f"sigma_{number}": least})
+        return spec.replace(**{f"sigma_{number}": sigma})
     if isinstance(spec, ChainSpec):
         sigmas = list(spec.sigma_levels)
-        sigmas[number - 1] = least
+        sigmas[number - 1] = sigma
         return spec.replace(sigmas=sigmas)
-    return spec.replace(sigma=least)
+    return spec.replace(sigma=sigma)
 
 
 def priced(bought: Bought, share: Float, t: Float, error: Float) -> tuple[float, float]:
@@ -227,15 +295,14 @@ def gain_of(
     return Gain(*found, count, *of_one, worth)
 
 
-def side_of_worth(bought: Bought, t: float, error: float, worth: float, idle: float = 0.0) -> Side:
+def side_of_worth(bought: Bought, t: float, error: float, worth: float) -> Side:
     """Say whether a direction's gain is worth a unit, as far as the error of its t lets one tell.
 
     Args:
         bought: What one more unit gains of its t.
         t: Of the direction.
         error: Standard error of t.
-        worth: Nats that a unit must gain beside what it costs idle.
-        idle: Nats that it costs if it tells nothing.
+        worth: Nats that a unit must gain.
 
     Example:
         >>> from posterior_collapse import VAESpec
@@ -244,11 +311,11 @@ def side_of_worth(bought: Bought, t: float, error: float, worth: float, idle: fl
         ['below', 'undecided', 'above']
     """
     least, most = (float(bought(t + sign * SURE * error)) for sign in (-1, 1))
-    if most < idle:
+    if most < 0:
         return "below"
     side = side_of_threshold(t, error)
     if side != "above":
         return side
-    if least > worth + idle:
+    if least > worth:
         return "above"
-    return "below" if most <= worth + idle else "undecided"
+    return "below" if most <= worth else "undecided"

@@ -168,7 +168,7 @@ class LevelDiagnosis(Record):
 
 @dataclass(frozen=True)
 class Gain(Record):
-    """What one more unit of a level would gain, in nats per row.
+    """By how much one more unit of a level would lower the loss, in nats per row.
 
     Attributes:
         nats: Over the number of parts of latent space that shows the most; about, of networks
@@ -177,8 +177,7 @@ class Gain(Record):
         parts: That number: a network may use one unit differently in each.
         whole: Of one part: of a linear model exact.
         whole_error: Its standard error.
-        worth: A gain of less is not worth a unit: 1% of what the units that live have brought, and
-            where none is to spare, the KL that one of a fixed sigma has at any output.
+        worth: A gain of less is not worth a unit: 1% of what the units that live have brought.
     """
 
     nats: float

@@ -174,7 +174,8 @@ def unclaimed_signal(
     that was measured has an error, and says neither within two of them of 1.
 
     Args:
-        spec: The hyperparameters.
+        spec: The hyperparameters; of `sigma="shared"` with the trained value in its place, which
+            one more unit finds as it is.
         variance: Largest eigenvalue of the covariance of the mean residual, in squared units of
             what the level decodes: y - E[mu_y(z)] for level 1 (for a conditional model less what
             x predicts of it), z1 - E[mu_1(z2) | z1] for level 2, and so on. Of a likelihood that
