@@ -248,7 +248,6 @@ class Descent(NamedTuple):
     """Where a minimisation came to, and why it ended: `FINISHED` or `LIMIT`."""
 
     point: Float
-    iterations: int
     stopped: str
 
 
@@ -308,7 +307,7 @@ def descend(
         point, value = found.x, float(found.fun)
         converged = best - value < CONVERGED * max(1.0, abs(value))
         best = value
-    return Descent(point, done, FINISHED if converged else LIMIT)
+    return Descent(point, FINISHED if converged else LIMIT)
 
 
 @dataclass(frozen=True, eq=False)
