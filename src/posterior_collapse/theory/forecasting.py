@@ -29,8 +29,6 @@ from posterior_collapse.theory.solve import Level, Problem, Solution, levels, pa
 from posterior_collapse.theory.spectrum import Modes
 from posterior_collapse.theory.state import THRESHOLD_ROUNDING
 
-__all__ = ["FewSamplesWarning", "Forecast", "forecast"]
-
 LEAST_KL = 1e-9
 """Nats; less is rounding."""
 ATTAINED = 1e-9

@@ -17,17 +17,6 @@ from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory.exact import ExactObjective
 
-__all__ = [
-    "FINISHED",
-    "ITERATIONS",
-    "LIMIT",
-    "Descent",
-    "Minimum",
-    "ReducedObjective",
-    "descend",
-    "minimise",
-]
-
 FINISHED, LIMIT = "finished", "iteration limit"
 ITERATIONS = 20_000
 """At most so many of L-BFGS, where nothing else is said."""

@@ -14,8 +14,6 @@ import numpy as np
 from posterior_collapse.arrays import Float
 from posterior_collapse.theory.state import fit
 
-__all__ = ["few_samples", "stronger_than_noise"]
-
 MOST_DRAWN, CHEAP = 20_000_000, 1_000_000
 """Numbers that noise is made of: of more its modes are counted without a draw; drawn again while it
 is cheap."""

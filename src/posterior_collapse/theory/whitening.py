@@ -42,8 +42,6 @@ from posterior_collapse.theory.dispersion import (
 )
 from posterior_collapse.theory.noise import few_samples
 
-__all__ = ["Regression", "Whitening", "regress", "whiten", "whiten_given"]
-
 ROUNDING = 1e-6
 """Relative: what float32 data may miss a bound of their moments by."""
 ITERATIONS = 2000
