@@ -20,8 +20,6 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["PEAK", "Figure", "arguments", "images", "keep", "machine", "show", "taking_turns"]
-
 PEAK = """
 import pathlib, re, resource, sys, time
 import numpy as np

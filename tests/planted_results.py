@@ -31,6 +31,7 @@ def planted(
             convention=record.pop("convention", "elbo"),
             warm_up=record.pop("warm_up", 0),
             learning_rate=record.pop("learning_rate", 1e-3),
+            epochs=record.pop("epochs", 100),
         ),
         evaluation=SimpleNamespace(samples=7),
         architecture=record.pop("architecture", Architecture.named("mlp")),

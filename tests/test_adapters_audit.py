@@ -13,15 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from losses import kl
 from posterior_collapse import InvalidArgumentError, effective_beta, forecast
 from posterior_collapse.adapters import LossAudit, audit_loss
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Any]
 D, K, N = 12, 3, 16  # features, latents, samples: no two ratios of theirs are equal
-
-
-def kl(mean: Tensor, log_var: Tensor) -> Tensor:
-    return -0.5 * (1 + log_var - mean.square() - log_var.exp())
 
 
 def both_means(y_hat: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from fresh import output
 from posterior_collapse.adapters import from_diffusers, from_pyro, from_pythae, from_scvi
 from posterior_collapse.errors import MissingDependencyError
 
@@ -42,9 +42,8 @@ def test_a_missing_library_is_named(
 
 
 def test_nothing_is_imported_before_it_is_needed() -> None:
-    script = (
+    output(
         "import sys, posterior_collapse.adapters\n"
         "libraries = {'diffusers', 'lightning', 'pyro', 'pythae', 'scvi', 'torchmetrics'}\n"
         "sys.exit(bool(libraries & set(sys.modules)))"
     )
-    subprocess.run([sys.executable, "-c", script], check=True)

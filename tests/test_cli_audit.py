@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import posterior_collapse as pc
+from fresh import NO_TORCH, output, python
 
 LOSSES = '''
 """Two losses, in a file that says things when it is run."""
@@ -165,21 +165,18 @@ def test_a_mean_over_positions(run, tmp_path: Path) -> None:
 
 def test_effective_beta_never_imports_torch() -> None:
     check = (
-        "import sys; sys.modules['torch'] = None; from posterior_collapse.cli import main; "
+        "from posterior_collapse.cli import main; "
         "main(['effective-beta', 'digits', '--likelihood', 'bernoulli', '--latents', '2'])"
     )
-    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    output(NO_TORCH + check)
 
 
 def test_audit_without_torch_says_so(tmp_path: Path) -> None:
     (tmp_path / "losses.py").write_text(LOSSES)
     check = (
-        "import sys; sys.modules['torch'] = None; from posterior_collapse.cli import main; "
+        "from posterior_collapse.cli import main; "
         "main(['audit', 'losses.py:loss', '--features', '64'])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", check], capture_output=True, text=True, cwd=tmp_path
-    )
+    done = python(NO_TORCH + check, folder=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: torch: got no such library")

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-SCRIPT = "import sys; from posterior_collapse.cli import main; main()"
+from fresh import NO_TORCH, output, python
+
+COMMAND = "import sys; from posterior_collapse.cli import main\n"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["forecast", "digits"]])
 def test_torch_is_never_imported(arguments: list[str]) -> None:
-    check = SCRIPT.replace("main()", "sys.modules['torch'] = None; main()")
-    done = subprocess.run([sys.executable, "-c", check, *arguments], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    output(f"{NO_TORCH}{COMMAND}main()", *arguments)
 
 
 @pytest.mark.parametrize(
@@ -30,11 +28,8 @@ def test_torch_is_never_imported(arguments: list[str]) -> None:
     ],
 )
 def test_what_needs_torch_says_so(arguments: list[str], tmp_path: Path) -> None:
-    check = SCRIPT.replace("main()", "sys.modules['torch'] = None; main()")
     (tmp_path / "config.json").write_text("{}")
-    done = subprocess.run(
-        [sys.executable, "-c", check, *arguments], capture_output=True, text=True, cwd=tmp_path
-    )
+    done = python(f"{NO_TORCH}{COMMAND}main()", *arguments, folder=tmp_path)
     assert done.returncode in (0, 2)
     assert "Traceback" not in done.stderr
     assert done.returncode == 0 or len(done.stderr.splitlines()) == 1
@@ -55,8 +50,7 @@ def test_what_needs_torch_says_so(arguments: list[str], tmp_path: Path) -> None:
     ],
 )
 def test_a_name_that_needs_torch_says_so(code: str) -> None:
-    check = f"import sys; sys.modules['torch'] = None; import posterior_collapse as pc; {code}"
-    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+    done = python(f"{NO_TORCH}import posterior_collapse as pc; {code}")
     last = done.stderr.splitlines()[-1]
     assert last.startswith("posterior_collapse.errors.MissingDependencyError: torch: got no such")
     assert "pip install 'posterior-collapse[torch]'" in last
@@ -64,23 +58,21 @@ def test_a_name_that_needs_torch_says_so(code: str) -> None:
 
 def test_what_describes_a_run_needs_no_torch() -> None:
     code = (
-        "import sys; sys.modules['torch'] = None; import posterior_collapse as pc; "
+        "import posterior_collapse as pc; "
         "from posterior_collapse.models import Architecture; "
         "from posterior_collapse.runs.run import Run, RunData; "
         "print(Run(RunData('digits'), pc.VAESpec(2), Architecture.named('mlp'), pc.Settings()).key)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert len(done.stdout.strip()) == 20, done.stderr
+    assert len(output(NO_TORCH + code).strip()) == 20
 
 
 def test_start_up_loads_nothing_heavy() -> None:
     """Not a timing: what `--help` must not load, since that is what makes it slow."""
     check = (
-        f"{SCRIPT.replace('main()', '')}\ntry:\n    main(['--help'])\nexcept SystemExit: pass\n"
+        f"{COMMAND}try:\n    main(['--help'])\nexcept SystemExit: pass\n"
         "heavy = {'numpy', 'scipy', 'sklearn', 'matplotlib', 'torch'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    output(check)
     assert time.perf_counter() - start < 30

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import posterior_collapse as pc
+from fresh import NO_TORCH, python
 from posterior_collapse import theory
 
 X = np.random.default_rng(3).standard_normal((60, 5)) * [3, 2, 1, 0.5, 0.1]
@@ -305,9 +306,7 @@ def test_a_refusal_that_needs_no_torch_does_not_load_it(tmp_path: Path, line: st
         "import sys\nfrom posterior_collapse.cli import main\n"
         "try: main(sys.argv[1:])\nfinally: assert 'torch' not in sys.modules"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, *line.split()], capture_output=True, text=True, cwd=tmp_path
-    )
+    done = python(script, *line.split(), folder=tmp_path)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
@@ -320,8 +319,6 @@ FREE = {
 """Options whose value is a path, or what `data.load` is told: other tests are of these."""
 
 EACH = """
-import sys
-sys.modules["torch"] = None  # whoever needs it says so
 import typer
 from posterior_collapse.cli import app, main
 group = typer.main.get_command(app.app)
@@ -348,16 +345,13 @@ def test_no_wrong_value_of_any_option_waits_for_torch(tmp_path: Path) -> None:
         "forecast x.npy", "explore x.npy", "audit loss.py:loss x.npy", "effective-beta x.npy",
         "train x.npy", "tune x.npy --active 2", "diagnose q.npz", "reproduce E1", "verify E8",
     ]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", EACH.format(lines=lines, free=FREE)],
-        capture_output=True, text=True, cwd=tmp_path,
-    )  # fmt: skip
+    done = python(NO_TORCH + EACH.format(lines=lines, free=FREE), folder=tmp_path)
     cases = done.stderr.split("\n>>> ")[1:]
     assert len(cases) > 300
     told = re.compile(r"[^\n]+\nerror: (?!torch)[^\n]+\n<<< 2\s*")
     assert [case for case in cases if not told.fullmatch(case)] == []
-    python = re.compile(r"\nerror: (?!nope:)[a-z_]+:|\b[a-z_]+=")  # nope: a file of that name
-    assert [case for case in cases if python.search(case)] == []
+    argument = re.compile(r"\nerror: (?!nope:)[a-z_]+:|\b[a-z_]+=")  # nope: a file of that name
+    assert [case for case in cases if argument.search(case)] == []
 
 
 # Completion.

@@ -7,8 +7,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 import pytest
 
 import posterior_collapse as pc
+from fresh import output
 from posterior_collapse.errors import InvalidArgumentError, OutputError, TrainingError
 from posterior_collapse.training import Progress
 from posterior_collapse.training.arguments import UnboundedObjectiveWarning
@@ -237,10 +236,8 @@ def test_a_scheduler_that_is_started_anew_goes_on_and_one_that_is_gone_is_told(
 
 
 def test_neither_the_package_nor_a_forecast_loads_dask() -> None:
-    check = (
+    output(
         "import sys, numpy as np, posterior_collapse as pc\n"
         "pc.forecast(np.eye(3), pc.VAESpec(1))\n"
         "assert not {'dask', 'distributed'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import subprocess
-import sys
 from decimal import Decimal
 
 import numpy as np
@@ -15,6 +13,7 @@ from sklearn.utils import Bunch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import posterior_collapse as pc
+from fresh import output
 from posterior_collapse.data import Dataset
 
 X = (np.random.default_rng(0).standard_normal((60, 6)) * [3, 2, 1, 0.5, 0.2, 0.1]).round(3)
@@ -347,7 +346,7 @@ def test_two_specs_or_none_are_said():
 
 
 def test_a_forecast_of_what_is_not_torch_s_leaves_it_unimported():
-    script = """
+    output("""
 import sys
 import numpy as np, scipy.sparse
 import posterior_collapse as pc
@@ -364,9 +363,7 @@ for kind in kinds:
     pc.forecast(kind, pc.VAESpec(2))
 pc.forecast((x, labels), pc.CVAESpec(2))
 sys.exit("torch" in sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+""")
 
 
 @pytest.mark.parametrize("number", [float, Decimal, np.float32])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from fresh import output
 from posterior_collapse.data import Dataset, half, load, pairs, quarter
 from posterior_collapse.errors import DataError, InvalidArgumentError
 
@@ -37,8 +36,7 @@ def test_digits_import_numpy_alone() -> None:
         "heavy = {'sklearn', 'scipy', 'pandas', 'pyarrow', 'torch', 'pooch', 'requests'}; "
         "print(sorted(heavy & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout == "[]\n", done.stderr
+    assert output(code) == "[]\n"
 
 
 def test_a_scale_replaces_the_divisor() -> None:

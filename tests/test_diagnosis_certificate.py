@@ -11,29 +11,9 @@ from planted import Opaque
 from posterior_collapse.adapters import from_callable
 from posterior_collapse.diagnosis.certificate import Residual, Residuals
 from posterior_collapse.models import build, load_parameters
+from problems import problems
 
-positive = st.floats(0.2, 3.0)
-SIGMAS = ["learned", 0.5, 1.2]
-
-
-@st.composite
-def problems(draw):
-    """Data and spec of a VAE, a conditional VAE or a hierarchy."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    x = rng.standard_normal((300, 5)) * rng.uniform(0.1, 3, 5)
-    kind = draw(st.sampled_from(["vae", "per-unit", "cvae", "hvae"]))
-    beta, eta, eta_enc = draw(positive), draw(positive), draw(positive)
-    sigma = draw(st.sampled_from(SIGMAS))
-    if kind == "vae":
-        return x, None, pc.VAESpec(7, beta, eta, eta_enc, sigma)
-    if kind == "per-unit":
-        return x, None, pc.VAESpec(5, beta, eta, eta_enc, tuple(rng.uniform(0.2, 2, 5)))
-    if kind == "cvae":
-        y = x[:, :3] + rng.standard_normal((300, 3))
-        return x[:, :2], y, pc.CVAESpec(5, beta, eta, eta_enc, sigma)
-    dims = draw(st.sampled_from([(7, 7), (3, 6), (7, 2)]))
-    sigma_1, sigma_2 = draw(st.sampled_from([0.4, 1.0])), draw(st.sampled_from(SIGMAS))
-    return x, None, pc.HVAESpec(dims, (beta, draw(positive)), eta, eta_enc, sigma_1, sigma_2)
+PROBLEMS = problems(300, st.floats(0.2, 3.0), ["vae", "per-unit", "cvae", "hvae"])
 
 
 def optimum(x, y, spec):
@@ -53,7 +33,7 @@ def switch_off(model, level, unit):
 
 
 @settings(max_examples=40)
-@given(problems())
+@given(PROBLEMS)
 def test_no_optimum_with_a_spare_unit_leaves_signal_unclaimed(problem) -> None:
     data, model = optimum(*problem)
     found = pc.diagnose(model, data)
@@ -65,7 +45,7 @@ def test_no_optimum_with_a_spare_unit_leaves_signal_unclaimed(problem) -> None:
 
 
 @settings(max_examples=40)
-@given(problems(), st.sampled_from([1, 2]))
+@given(PROBLEMS, st.sampled_from([1, 2]))
 def test_a_live_unit_that_is_switched_off_is_missed(problem, level) -> None:
     data, model = optimum(*problem)
     level = min(level, len(problem[2].dims))

@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -107,13 +106,6 @@ def test_the_reference_explains_every_property() -> None:
                 assert "return" in getattr(first.fget, "__annotations__", {}), f"{name}.{key}"
                 seen += 1
     assert seen > 40
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    opened = Browser(tmp_path_factory.mktemp("chromium"))
-    yield opened
-    opened.close()
 
 
 @NEEDS_CHROMIUM

@@ -218,8 +218,8 @@ class TestNumbers:
 def test_printed_numbers_stand_beside_those_of_the_same_loss() -> None:
     def found(convention: str, warm_up: int = 0) -> Part:
         measured, settings = likelihoods(7.5, 554.0), {"convention": convention, "warm_up": warm_up}
-        one = planted({"beta": 0.5}, measured, "beta", **settings)
-        one.record.run.architecture = SimpleNamespace(name="cvae-relu")  # type: ignore[misc]
+        net = SimpleNamespace(name="cvae-relu")
+        one = planted({"beta": 0.5}, measured, "beta", architecture=net, **settings)
         return DELIVERABLES["published_numbers"]([one])
 
     assert not found("elbo").tables

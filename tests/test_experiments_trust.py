@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from planted_results import planted as a_run
 from planted_results import records
 from posterior_collapse import VAESpec
 from posterior_collapse.data import available
@@ -51,13 +51,9 @@ def planted(
     history = {
         "step": steps, "active_1": [float(active)] * 16, "kl_1": [3.0] * 16, "loss": [loss] * 16,
     }  # fmt: skip
-    record = SimpleNamespace(
-        run=SimpleNamespace(settings=SimpleNamespace(seed=1, convention="elbo")),
-        measured=measured, stopped=stopped, history=history,
-        forecast={"levels": [level], "kl": 4.0, "notes": []},
-    )  # fmt: skip
+    theory = {"levels": [level], "kl": 4.0, "notes": []}
     labels = {"beta": beta} if units is None else {"latent_dim": units, "beta": beta}
-    return Result(grid, labels, record)  # type: ignore[arg-type]
+    return a_run(labels, measured, grid, forecast=theory, stopped=stopped, history=history)
 
 
 class TestOnset:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 
+from planted_results import planted as a_run
 from planted_results import records, verdicts
 from posterior_collapse.experiments import DELIVERABLES, Plan, Result, chosen
 from posterior_collapse.experiments.data import read_samples
@@ -32,12 +31,10 @@ def planted(
         "levels": [{"n_active": active if there is None else there}],
     }  # fmt: skip
     level = {"critical_beta": [ONSET, 1.0], "information": [1.0] * 4 + [0.0] * 12}
-    record = SimpleNamespace(
-        run=SimpleNamespace(settings=SimpleNamespace(seed=1, epochs=epochs)),
-        measured={**of, "bracket": [fewest, 4], "on_test": held_out},
-        stopped="finished", forecast={"levels": [level], "kl": 4.0},
-    )  # fmt: skip
-    return Result(f"{NET}, {kind}" if kind else NET, {"beta": beta}, record)  # type: ignore[arg-type]
+    measured = {**of, "bracket": [fewest, 4], "on_test": held_out}
+    theory = {"levels": [level], "kl": 4.0}
+    grid = f"{NET}, {kind}" if kind else NET
+    return a_run({"beta": beta}, measured, grid, forecast=theory, stopped="finished", epochs=epochs)
 
 
 class TestLonger:

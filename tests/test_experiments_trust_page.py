@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import left_results
 from posterior_collapse.errors import CorruptFileError, MissingFileError
 from posterior_collapse.experiments import trust
 from posterior_collapse.experiments.checks import missed
@@ -86,14 +87,8 @@ class TestSummary:
             },
         }  # fmt: skip
         for row, own in tables.items():
-            result = {
-                "id": row, "name": f"Trust: {row}", "claim": "c", "theory": "t", "seeds": [1],
-                "profile": "full", "hardware": "a machine", "figures": [],
-                "agreement": {"verdict": "partly", "checks": [], "notes": []},
-                "tables": {name: Table.of(records).to_dict() for name, records in own.items()},
-            }  # fmt: skip
-            (folder / row).mkdir(parents=True, exist_ok=True)
-            write_json(folder / row / "result.json", result)
+            kept = {name: Table.of(records).to_dict() for name, records in own.items()}
+            left_results.leave(folder, row, tables=kept, hardware="a machine")
         return folder
 
     def test_its_numbers_are_those_of_the_rows(self, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -184,12 +183,9 @@ class TestAgreement:
 
     def test_cautions_name_the_data_where_a_row_has_several(self) -> None:
         def run(data: str, *notes: str, likelihood: str = "gaussian") -> Result:
-            about = SimpleNamespace(
-                data=RunData(data), spec=VAESpec(2, likelihood=likelihood),  # type: ignore[arg-type]
-                settings=SimpleNamespace(convention="elbo"),
-            )  # fmt: skip
-            record = SimpleNamespace(run=about, forecast={"notes": list(notes)})
-            return Result(data, {}, record)  # type: ignore[arg-type]
+            spec = VAESpec(2, likelihood=likelihood)  # type: ignore[arg-type]
+            theory = {"notes": list(notes)}
+            return planted({}, {}, data, data=RunData(data), spec=spec, forecast=theory)
 
         told = agreement([], [
             run("digits", "3 of 64 features drop out", "units rotate", likelihood="bernoulli"),

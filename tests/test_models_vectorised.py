@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.func import functional_call, stack_module_state, vmap
 
-from families import FAMILIES
+from families import FAMILIES, built
 from posterior_collapse.models import build, loss
 from posterior_collapse.specs import CVAESpec, VAESpec
 
@@ -13,24 +13,8 @@ N = 5
 RUNS = {**FAMILIES, "linear": [CVAESpec(latent_dim=3, beta=b, eta_dec="learned") for b in (0.5, 2)]}
 
 
-def options(name, spec):
-    if name == "cnn":
-        return {"image_shape": (4, 6), "channels": (3, 2), "hidden": (4,)}
-    hidden = {} if name == "linear" else {"hidden": (6,)}
-    return {"x_dim": 7, "y_dim": 8 if spec.model == "cvae" else 7, **hidden}
-
-
 def runs(name, **more):
-    models = [
-        build(spec, name, generator=torch.Generator().manual_seed(seed), dtype=F64, **o)
-        for seed, spec in enumerate(RUNS[name])
-        for o in [{**options(name, spec), **more}]
-    ]
-    g = torch.Generator().manual_seed(9)
-    x = torch.randn(N, models[0].shapes.x_dim, generator=g, dtype=F64)
-    y = torch.randn(N, models[0].shapes.y_dim, generator=g, dtype=F64)
-    noises = [m.draw_noise(N, torch.Generator().manual_seed(i), F64) for i, m in enumerate(models)]
-    return models, x, y if models[0].conditional else None, noises
+    return built(name, RUNS[name], N, **more)
 
 
 def stacked(noises):

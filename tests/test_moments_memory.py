@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import numpy as np
 import pytest
 
 import posterior_collapse as pc
+from fresh import output
 from posterior_collapse.moments import wide
 
 MEASURE = """
@@ -59,11 +58,7 @@ def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 @pytest.mark.parametrize("way", ["arrays", "batches"])
 def test_a_memory_map_is_read_in_constant_memory(stream: Path, way: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(stream), way], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    growth, n, trace = map(float, done.stdout.split())
+    growth, n, trace = map(float, output(MEASURE, str(stream), way).split())
     block = np.load(stream, mmap_mode="r")[:50_000]
     assert n == 800_000
     assert trace == pytest.approx(block.var(0, dtype=np.float64).sum(), rel=1e-10)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -17,6 +15,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import check_estimator
 
 import posterior_collapse as pc
+from fresh import output
 from posterior_collapse.sklearn import LinearVAE
 
 DIGITS = load_digits().data / 16
@@ -221,5 +220,4 @@ def test_it_can_be_kept_and_searched_over() -> None:
 
 def test_it_needs_no_torch() -> None:
     code = "import sys, posterior_collapse.sklearn; print('torch' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert found.stdout.strip() == "False", found.stderr
+    assert output(code).strip() == "False"

@@ -9,26 +9,9 @@ from hypothesis import strategies as st
 
 import posterior_collapse as pc
 from posterior_collapse.errors import InvalidArgumentError
+from problems import problems
 
-positive = st.floats(0.1, 5.0)
-
-
-@st.composite
-def problems(draw):
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    x = rng.standard_normal((40, 5)) * rng.uniform(0.1, 3, 5)
-    kind = draw(st.sampled_from(["vae", "cvae", "hvae"]))
-    beta, eta, eta_enc = draw(positive), draw(positive), draw(positive)
-    sigma = draw(st.sampled_from(["learned", 0.5, 1.2]))
-    if kind == "vae":
-        return x, None, pc.VAESpec(7, beta, eta, eta_enc, sigma)
-    if kind == "cvae":
-        y = x[:, :3] + rng.standard_normal((40, 3))
-        return x[:, :2], y, pc.CVAESpec(5, beta, eta, eta_enc, sigma)
-    sigma_2 = draw(st.sampled_from(["learned", 0.5, 1.2]))
-    sigma_1 = draw(st.sampled_from([0.4, 1.0]))
-    dims = draw(st.sampled_from([(7, 7), (3, 6), (7, 2)]))
-    return x, None, pc.HVAESpec(dims, (beta, draw(positive)), eta, eta_enc, sigma_1, sigma_2)
+PROBLEMS = problems(40, st.floats(0.1, 5.0), ["vae", "cvae", "hvae"])
 
 
 def unexplained(x, y, spec, p, level: int) -> float:
@@ -49,7 +32,7 @@ def unexplained(x, y, spec, p, level: int) -> float:
 
 
 @pytest.mark.filterwarnings("ignore::posterior_collapse.theory.FewSamplesWarning")
-@given(problems())
+@given(PROBLEMS)
 def test_no_signal_is_left_unclaimed_where_units_are_spare(problem) -> None:
     x, y, spec = problem
     moments = pc.Moments.from_arrays(x, y)
@@ -66,7 +49,7 @@ def test_no_signal_is_left_unclaimed_where_units_are_spare(problem) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::posterior_collapse.theory.FewSamplesWarning")
-@given(problems())
+@given(PROBLEMS)
 def test_switching_off_the_strongest_unit_is_seen(problem) -> None:
     x, y, spec = problem
     f = pc.forecast(pc.Moments.from_arrays(x, y), spec)

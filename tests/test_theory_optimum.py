@@ -149,7 +149,7 @@ def test_a_minimisation_that_is_cut_short_says_so() -> None:
     reduced = ReducedObjective(ExactObjective(pc.Moments.from_arrays(X), pc.VAESpec(3)))
     start, seen = reduced.random(np.random.default_rng(0)), []
     found = descend(reduced, start, limit=4, after=lambda done, point: seen.append(done))
-    assert (found.iterations, found.stopped, seen) == (4, "iteration limit", [1, 2, 3, 4])
+    assert (found.stopped, seen) == ("iteration limit", [1, 2, 3, 4])
     assert set(pc.minimise(X, pc.VAESpec(3), restarts=2).stopped) == {"finished"}
 
     def singular(point):

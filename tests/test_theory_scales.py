@@ -18,22 +18,15 @@ MIXED = RNG.standard_normal((40, 6)) @ (np.eye(6) + 0.4 * RNG.standard_normal((6
 def variances(x: np.ndarray, y: np.ndarray | None = None) -> list[float]:
     """Of the modes of x, or of what x leaves of y, in arithmetic of 120 digits."""
     with mpmath.workdps(120):
-        rows = mpmath.matrix(x.tolist())
-        for column in range(rows.cols):
-            mean = mpmath.fsum(rows[:, column]) / rows.rows
-            for row in range(rows.rows):
-                rows[row, column] -= mean
+        cov, split = moments(x if y is None else np.hstack([x, y])), x.shape[1]
         if y is not None:
-            whole, split = variances_matrix(np.hstack([x, y])), x.shape[1]
-            a, b = whole[:split, :split], whole[split:, :split]
-            cov = whole[split:, split:] - b * mpmath.inverse(a) * b.T
-        else:
-            cov = rows.T * rows / rows.rows
+            a, b = cov[:split, :split], cov[split:, :split]
+            cov = cov[split:, split:] - b * mpmath.inverse(a) * b.T
         found = mpmath.eigsy(cov, eigvals_only=True)
         return sorted((float(v) for v in found), reverse=True)
 
 
-def variances_matrix(x: np.ndarray) -> mpmath.matrix:
+def moments(x: np.ndarray) -> mpmath.matrix:
     """Central second moments in the precision at hand."""
     rows = mpmath.matrix(x.tolist())
     for column in range(rows.cols):

@@ -5,7 +5,7 @@ import torch
 from torch.fx import GraphModule
 from torch.fx.experimental import proxy_tensor
 
-from families import FAMILIES
+from families import FAMILIES, built
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import build, loss
 from posterior_collapse.specs import ChainSpec, CVAESpec, VAESpec
@@ -25,26 +25,13 @@ RUNS = {
 
 
 def runs(name, **more):
-    spec = RUNS[name][0]
-    options = {"x_dim": 7, "y_dim": 8 if spec.model == "cvae" else 7}
-    if name == "cnn":
-        options = {"image_shape": (4, 6), "channels": (3, 2), "hidden": (4,)}
-    elif name != "linear":
-        options |= {"hidden": (6,)}
-    models = [
-        build(one, name, generator=torch.Generator().manual_seed(i), dtype=F64, **options, **more)
-        for i, one in enumerate(RUNS[name])
-    ]
-    g = torch.Generator().manual_seed(9)
-    x = torch.randn(N, models[0].shapes.x_dim, generator=g, dtype=F64)
-    y = torch.randn(N, models[0].shapes.y_dim, generator=g, dtype=F64)
-    noises = [m.draw_noise(N, torch.Generator().manual_seed(i), F64) for i, m in enumerate(models)]
+    models, x, y, noises = built(name, RUNS[name], N, **more)
     masks = [m.draw_masks(N, torch.Generator().manual_seed(i), F64) for i, m in enumerate(models)]
     draws = Draws(
         tuple(torch.stack(level) for level in zip(*noises, strict=True)),
         {name: torch.stack([mask[name] for mask in masks]) for name in masks[0]},
     )
-    return models, Batch(x, y if models[0].conditional else None), draws
+    return models, Batch(x, y), draws
 
 
 def alone(model, batch, draws, run, betas, **options):

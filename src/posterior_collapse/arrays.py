@@ -15,22 +15,6 @@ from numpy.typing import NDArray
 
 from posterior_collapse.errors import DataError, first_line
 
-__all__ = [
-    "CHUNK_BYTES",
-    "Array",
-    "Float",
-    "ImageShape",
-    "as_array",
-    "as_samples",
-    "check_shape",
-    "chunks",
-    "is_lazy",
-    "is_sparse",
-    "refuse_non_finite",
-    "refuse_overflow",
-    "same_length",
-]
-
 Array = NDArray[Any]
 Float = NDArray[np.float64]
 ImageShape = tuple[int, ...]

@@ -9,8 +9,6 @@ from typing import Any
 
 from posterior_collapse.errors import InvalidArgumentError, first_line, needing
 
-__all__ = ["connected"]
-
 LOCAL = "local:"
 SECONDS = 10.0
 """That a scheduler has to answer in."""

@@ -21,31 +21,6 @@ from posterior_collapse.errors import CorruptFileError, MissingFileError, Output
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = [
-    "CONFIG",
-    "HISTORY",
-    "PARTIAL",
-    "RUN",
-    "SWEEP",
-    "as_read",
-    "check_described",
-    "check_free",
-    "claim",
-    "clear",
-    "columns",
-    "digest",
-    "fingerprint",
-    "history_in",
-    "holds_runs",
-    "json_text",
-    "read_history",
-    "read_json",
-    "write",
-    "write_history",
-    "write_json",
-    "write_text",
-]
-
 HISTORY, CONFIG, SWEEP, RUN = "history.csv", "config.json", "sweep.json", "run.json"
 PARTIAL = ".partial"
 """Ending of a file that is being written; one that outlives its process is rubbish."""

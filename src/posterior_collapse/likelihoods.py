@@ -20,17 +20,6 @@ from posterior_collapse.arrays import Array, Float, chunks
 from posterior_collapse.checks import Likelihood
 from posterior_collapse.errors import DataError
 
-__all__ = [
-    "ENDLESS",
-    "FAMILIES",
-    "Family",
-    "Law",
-    "check_targets",
-    "law",
-    "one_hot_widths",
-    "remedy",
-]
-
 ROUNDING = 1e-6
 """Relative tolerance: targets in float32 leave their domain, or miss a sum, by less."""
 SCALE = "Scale the data (8-bit images by 1/255), or choose another likelihood."

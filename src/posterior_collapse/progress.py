@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import ProgressColumn
 
-__all__ = ["Display"]
-
 D = TypeVar("D", bound="Display")
 
 

@@ -10,8 +10,6 @@ from typing import Any, ClassVar, TypeVar
 
 from posterior_collapse.errors import needing
 
-__all__ = ["Record", "Seen", "Viewed", "plain", "unit_rows"]
-
 R = TypeVar("R", bound="Record")
 
 

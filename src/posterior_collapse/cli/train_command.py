@@ -346,14 +346,12 @@ class RunsTable(Display):
         from rich.markup import escape
 
         from posterior_collapse.report import new_table
+        from posterior_collapse.report.comparison import comparison_columns
 
         table = new_table()
         table.add_column("run", overflow="fold")
-        table.add_column("loss", justify="right")
-        for level in range(1, self.levels + 1):
-            of = f" z{level}" if self.levels > 1 else ""
-            table.add_column(f"KL{of}", justify="right")
-            table.add_column(f"active{of}", justify="right")
+        for column in comparison_columns(self.levels):
+            table.add_column(column, justify="right")
         for name, row in list(zip(self.names, self.rows, strict=True))[:MOST_ROWS]:
             table.add_row(escape(name), *(["-"] if row is None else self._cells(row)))
         if len(self.rows) > MOST_ROWS:

@@ -30,6 +30,7 @@ from posterior_collapse.errors import DataError, InvalidArgumentError, Unbounded
 from posterior_collapse.models.modules import keeping_buffers
 from posterior_collapse.records import Record
 from posterior_collapse.theory import FewSamplesWarning
+from posterior_collapse.theory.noise import few_samples
 
 MOST_PUSHES = 1024
 """Products with the Hessian that are worth it to know it whole; beyond, the largest ratios only."""
@@ -161,7 +162,10 @@ def onset(
             f"{lost:,} of {len(kept):,} outputs were left out, which no row pulls another way",
             *notes,
         ]
-    return Onset(found, output, value, (*minima, *notes, *_few(rank, len(target))))
+    few = few_samples(rank, len(target))
+    for text in few:
+        warnings.warn(text, FewSamplesWarning, stacklevel=2)
+    return Onset(found, output, value, (*minima, *notes, *few))
 
 
 def _targets(y: Any, x: Any) -> tuple[Array, Array | None]:
@@ -247,17 +251,6 @@ def _shown(rows: RowLoss, weights: Tensor, kept: Tensor) -> Float:
     outputs = rows.outputs(shown) if rows.inputs.shape[1] > 1 else shown
     found: Float = outputs.reshape(len(outputs), *rows.shape).cpu().numpy()
     return found if rows.inputs.shape[1] > 1 else found[0]
-
-
-def _few(rank: int, n: int) -> list[str]:
-    if not 0 < n < 10 * rank:
-        return []
-    text = (
-        f"the condition has {rank} independent features for {n} samples (fewer than 10 each): what "
-        "it seems to explain of y may be an artefact"
-    )
-    warnings.warn(text, FewSamplesWarning, stacklevel=3)
-    return [text]
 
 
 Block = tuple[Any, Float]

@@ -36,7 +36,7 @@ class Result(NamedTuple):
         return len(self.run.spec.dims)
 
     @property
-    def measured(self) -> dict[str, Any]:
+    def measured(self) -> Mapping[str, Any]:
         """Its numbers."""
         return self.record.measured
 
@@ -47,7 +47,7 @@ class Result(NamedTuple):
         return found
 
     @property
-    def theory(self) -> dict[str, Any]:
+    def theory(self) -> Mapping[str, Any]:
         """Those of the closed form; empty where there is none."""
         return self.record.forecast or {}
 

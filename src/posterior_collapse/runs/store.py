@@ -35,28 +35,20 @@ WORK = ".work"
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a finished run leaves behind.
+class Finished:
+    """What is measured of a finished run.
 
     Attributes:
         run: Its description.
         measured: JSON-able values.
         forecast: What theory says of the same, or None.
         stopped: Why the run ended.
-        history: Columns by name.
-        arrays: What figures need.
-        model: The trained model.
-        wall_s: Seconds it took; a member of a group counts its share.
     """
 
     run: Run
     measured: Mapping[str, Any]
     forecast: Mapping[str, Any] | None
     stopped: str
-    history: Mapping[str, Sequence[Any]]
-    arrays: Mapping[str, NDArray[Any]]
-    model: MarkovVAE
-    wall_s: float
 
     def summary(self) -> dict[str, Any]:
         """Return what was measured beside what was forecast; see `Fitted.summary`."""
@@ -66,16 +58,29 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Record:
+class Outcome(Finished):
+    """All that a finished run leaves behind.
+
+    Attributes:
+        history: Columns by name.
+        arrays: What figures need.
+        model: The trained model.
+        wall_s: Seconds it took; a member of a group counts its share.
+    """
+
+    history: Mapping[str, Sequence[Any]]
+    arrays: Mapping[str, NDArray[Any]]
+    model: MarkovVAE
+    wall_s: float
+
+
+@dataclass(frozen=True)
+class Record(Finished):
     """A stored run, read back; `history`, `arrays` and `model` when they are asked for.
 
     A file that is missing, damaged or was changed is then refused by a `CorruptFileError`.
 
     Attributes:
-        run: As in `Outcome`.
-        measured: As in `Outcome`.
-        forecast: As in `Outcome`.
-        stopped: As in `Outcome`.
         retrained_together: Keys of the runs that trained together with it.
         origin: Version, hardware and wall time.
         folder: Where it lies.
@@ -83,10 +88,6 @@ class Record:
             wrote none.
     """
 
-    run: Run
-    measured: dict[str, Any]
-    forecast: dict[str, Any] | None
-    stopped: str
     retrained_together: tuple[str, ...]
     origin: dict[str, Any]
     folder: Path = field(repr=False)

@@ -20,8 +20,6 @@ from posterior_collapse.theory.solve import Problem, solve
 from posterior_collapse.theory.spectrum import Modes
 from posterior_collapse.theory.state import weighted
 
-__all__ = ["Advice", "Change"]
-
 Count = Callable[[Spec], "int | None"]
 """Says how many units of the top level a spec keeps, or None where that is not known."""
 UNKNOWN, IN_VAIN = -2, -1

@@ -18,8 +18,6 @@ from scipy.special import gammaln, polygamma, psi
 from posterior_collapse.arrays import Array, Float, chunks
 from posterior_collapse.specs import Spec
 
-__all__ = ["Tally", "by_moments", "is_learned", "likeliest", "log_rising"]
-
 LEAST = 1e-6
 """As of a trained dispersion."""
 NEARLY_POISSON = 1e10

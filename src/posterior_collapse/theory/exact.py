@@ -18,8 +18,6 @@ from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory.reading import as_moments
 
-__all__ = ["ExactObjective", "ExactTerms"]
-
 
 class ExactTerms(NamedTuple):
     """What the loss is made of, averaged over data and noise, before any weight.

@@ -22,14 +22,12 @@ from posterior_collapse.records import Viewed, unit_rows
 from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.theory import network as networks
 from posterior_collapse.theory.advice import Advice, advise, most_living
-from posterior_collapse.theory.noise import stronger_than_noise
+from posterior_collapse.theory.noise import few_samples, stronger_than_noise
 from posterior_collapse.theory.phase import PhaseDiagram, of_modes
 from posterior_collapse.theory.reading import Bias, as_modes
 from posterior_collapse.theory.solve import Level, Problem, Solution, levels, parameters, solve
 from posterior_collapse.theory.spectrum import Modes
 from posterior_collapse.theory.state import THRESHOLD_ROUNDING
-
-__all__ = ["FewSamplesWarning", "Forecast", "forecast"]
 
 LEAST_KL = 1e-9
 """Nats; less is rounding."""
@@ -357,11 +355,10 @@ def _constant_kl(levels: tuple[Level, ...]) -> Iterator[str]:
 
 def _few_samples(modes: Modes) -> Iterator[str]:
     moments = modes.moments
-    if modes.conditional and moments.n is not None and moments.n < 10 * modes.rank:
-        text = (
-            f"the condition has {modes.rank} independent features for {moments.n} samples (fewer "
-            "than 10 each): what it seems to explain of y may be an artefact; measure "
-            "Moments.from_arrays(cross_fitted_residuals(x, y)) and forecast with VAESpec"
+    few = few_samples(modes.rank, moments.n or 0) if modes.conditional else []
+    for text in few:
+        text += (
+            "; measure Moments.from_arrays(cross_fitted_residuals(x, y)) and forecast with VAESpec"
         )
         warnings.warn(text, FewSamplesWarning, stacklevel=4)  # who called forecast
         yield text

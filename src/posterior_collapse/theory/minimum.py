@@ -17,17 +17,6 @@ from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory.exact import ExactObjective
 
-__all__ = [
-    "FINISHED",
-    "ITERATIONS",
-    "LIMIT",
-    "Descent",
-    "Minimum",
-    "ReducedObjective",
-    "descend",
-    "minimise",
-]
-
 FINISHED, LIMIT = "finished", "iteration limit"
 ITERATIONS = 20_000
 """At most so many of L-BFGS, where nothing else is said."""
@@ -248,7 +237,6 @@ class Descent(NamedTuple):
     """Where a minimisation came to, and why it ended: `FINISHED` or `LIMIT`."""
 
     point: Float
-    iterations: int
     stopped: str
 
 
@@ -308,7 +296,7 @@ def descend(
         point, value = found.x, float(found.fun)
         converged = best - value < CONVERGED * max(1.0, abs(value))
         best = value
-    return Descent(point, done, FINISHED if converged else LIMIT)
+    return Descent(point, FINISHED if converged else LIMIT)
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,8 +30,6 @@ from posterior_collapse.specs import Spec
 from posterior_collapse.theory.spectrum import Modes
 from posterior_collapse.theory.whitening import regress
 
-__all__ = ["bracket", "ceiling", "fewest_units", "some_rows"]
-
 MOST_ROWS = 10_000
 """Rows that parts are made of: more change the counts by less than a tenth of a unit."""
 PARTS = 40

@@ -14,8 +14,6 @@ import numpy as np
 from posterior_collapse.arrays import Float
 from posterior_collapse.theory.state import fit
 
-__all__ = ["stronger_than_noise"]
-
 MOST_DRAWN, CHEAP = 20_000_000, 1_000_000
 """Numbers that noise is made of: of more its modes are counted without a draw; drawn again while it
 is cheap."""
@@ -30,6 +28,16 @@ DISTANCES = np.geomspace(10.0, 1e-7, 20)
 """From the real axis, relative, on the way to it: from afar Newton's steps find the one root. The
 last is near enough for a million rows, of which each seems to turn the phase by as much."""
 NEWTONS = 3
+
+
+def few_samples(rank: int, n: int) -> list[str]:
+    """Return what to beware of where a condition has too many features for its samples."""
+    if not 0 < n < 10 * rank:
+        return []
+    return [
+        f"the condition has {rank} independent features for {n} samples (fewer than 10 each): what "
+        "it seems to explain of y may be an artefact"
+    ]
 
 
 def stronger_than_noise(

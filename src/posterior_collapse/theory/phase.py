@@ -22,8 +22,6 @@ from posterior_collapse.theory.solve import Problem, solve_state
 from posterior_collapse.theory.spectrum import Modes
 from posterior_collapse.theory.state import Numbers, fit, weighted
 
-__all__ = ["PhaseDiagram", "phase_diagram"]
-
 MOST_AT_ONCE = 10_000
 """Units of cells that are solved at once: more do not fit the processor's cache."""
 

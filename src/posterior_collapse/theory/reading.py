@@ -17,8 +17,6 @@ from posterior_collapse.theory.dispersion import Tally, is_learned
 from posterior_collapse.theory.spectrum import Modes
 from posterior_collapse.theory.whitening import whiten, whiten_given
 
-__all__ = ["Bias", "Counted", "MeasuredOnce", "as_modes", "as_moments"]
-
 Bias = Literal["both", "encoder", "decoder", "none"]
 
 

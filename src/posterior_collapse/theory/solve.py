@@ -20,8 +20,6 @@ from posterior_collapse.theory.closed_forms import Std, Threshold
 from posterior_collapse.theory.spectrum import Modes
 from posterior_collapse.theory.state import Numbers, State, fit
 
-__all__ = ["Level", "Problem", "Solution", "critical", "levels", "parameters", "solve"]
-
 Status = Literal["active", "noise", "collapsed"]
 
 

@@ -25,8 +25,6 @@ from posterior_collapse.moments import Moments
 from posterior_collapse.theory.state import fit
 from posterior_collapse.theory.whitening import Whitening
 
-__all__ = ["Modes", "Vectors"]
-
 EPS = float(np.finfo(float).eps)
 LEAST_SHARE = 1e-10
 """Of the total variance: an eigenvalue routine has digits for features with more."""

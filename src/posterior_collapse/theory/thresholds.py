@@ -22,22 +22,6 @@ from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.records import Record
 from posterior_collapse.specs import Spec
 
-__all__ = [
-    "AT_OPTIMUM",
-    "LEAST_ROWS",
-    "ROUNDING",
-    "SURE",
-    "EffectiveBeta",
-    "effective_beta",
-    "excess_loss",
-    "idle_cost",
-    "rows_to_decide",
-    "side_of_threshold",
-    "unclaimed_signal",
-    "unit_gain",
-    "variance_error",
-]
-
 SURE = 2.0
 """Standard errors that count as certain."""
 ROUNDING = 1e-6

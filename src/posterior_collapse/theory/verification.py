@@ -15,8 +15,6 @@ from posterior_collapse.specs import ChainSpec, CVAESpec, HVAESpec, Spec, VAESpe
 from posterior_collapse.theory.forecasting import forecast
 from posterior_collapse.theory.minimum import minimise
 
-__all__ = ["CASES", "Case", "Verification", "verify"]
-
 LOSS_TOLERANCE = 1e-9
 SINGULAR_VALUE_TOLERANCE = 1e-4
 Draw = Callable[[np.random.Generator], tuple[Moments, Spec]]

@@ -40,8 +40,7 @@ from posterior_collapse.theory.dispersion import (
     likeliest,
     log_rising,
 )
-
-__all__ = ["Regression", "Whitening", "regress", "whiten", "whiten_given"]
+from posterior_collapse.theory.noise import few_samples
 
 ROUNDING = 1e-6
 """Relative: what float32 data may miss a bound of their moments by."""
@@ -155,11 +154,7 @@ def whiten_given(data: Samples, spec: Spec) -> Whitening:
         "without latents the output is linear in the condition (a generalised linear model of y "
         "on x); a network may read more from x and leave less for the latents"
     )
-    if len(data.x) < 10 * fitted.rank:
-        notes.append(
-            f"the condition has {fitted.rank} independent features for {len(data.x)} samples "
-            "(fewer than 10 each): what it seems to explain of y may be an artefact"
-        )
+    notes += few_samples(fitted.rank, len(data.x))
     moments = Moments.from_arrays(fitted.scores)
     return Whitening(moments, fitted.loss, None, None, fitted.modes, True, tuple(notes))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -126,7 +126,7 @@ def _there(result: Result) -> int:
     return int(result.measured["on_test"]["levels"][0]["n_active"])
 
 
-def _ratio(runs: Sequence[Result], measure: Callable[[dict[str, Any]], float]) -> float | None:
+def _ratio(runs: Sequence[Result], measure: Callable[[Mapping[str, Any]], float]) -> float | None:
     """Return a measure on held-out rows over that on training rows, of the means over runs."""
     there, here = (
         sum(measure(of) for of in each)

@@ -139,12 +139,7 @@ def fitted_parts(found: Any) -> dict[str, Any]:
 
 def sweep_parts(found: Any) -> dict[str, Any]:
     """Return what page and notebook both show."""
-    summaries = [
-        {"measured": run.measured, "forecast": run.forecast, "stopped": run.stopped}
-        | ({} if run.run.spec.likelihood == "gaussian" else {"approximate": True})
-        for run in found.runs
-    ]
-    pairs = list(zip(names_of(found), summaries, strict=True))
+    pairs = list(zip(names_of(found), (run.summary() for run in found.runs), strict=True))
     runs = [_run(f"run-{n}", name, summary) for n, (name, summary) in enumerate(pairs, 1)]
     sentence, *further = comparison_sentences(pairs, where="Each run has a card below.")
     if 1 < len(runs) <= FEW:

@@ -32,7 +32,7 @@ for (const table of document.querySelectorAll("table.pc-sortable")) {
 for (const group of document.querySelectorAll(".pc-filter")) {
   group.hidden = false;
   const buttons = [...group.querySelectorAll("button")];
-  const shown = group.closest(group.dataset.within ?? "section");
+  const shown = group.closest("section");
   for (const button of buttons) {
     button.addEventListener("click", () => {
       for (const other of buttons) other.setAttribute("aria-pressed", String(other === button));
