@@ -94,6 +94,7 @@ def test_a_folder_keeps_what_was_trained(run, tmp_path) -> None:
     [
         ("x.npy --latents 4 --active 5", "active: got 5; expected at most 4, the latent units"),
         ("x.npy --latents 9 --active 6", "active: got 6; expected at most 5, the modes"),
+        ("x.npy --steps 6 --epochs 5", "--steps: got 6 beside --epochs; expected one of the two"),
         ("x.npy --tune sigma", "tune: got 'sigma'"),
         ("x.npy --model hvae --latents 3:2 --active 3", "at most 2, the latent units of z2"),
         ("x.npy --model hvae --latents 3:2 --level 3", "level: got 3; expected at most 2"),

@@ -71,13 +71,13 @@ def diagnose(
         how = shared | {"importance_samples": importance_samples, "device": device or "cpu"}
         runs = _members(source, _changes(named, data, given, split))
         if len(runs) > 1:
-            _refuse(context, ("plot",), "the folder of one run")
-            if html is not None:
-                from posterior_collapse.cli.train_command import write_sweep_page
+            if plot is not None or html is not None:
+                from posterior_collapse.cli.train_command import write_sweep_views
 
-                write_sweep_page(source, next(iter(runs.values())).dataset(), html)
+                write_sweep_views(source, next(iter(runs.values())).dataset(), plot, html)
             _sweep(source, runs, as_json, how)
-            options.say_where(page=None if as_json else html)
+            if not as_json:
+                options.say_where(figure=plot, page=html)
             return
         about, found = _of_run(next(iter(runs.values())), how)
     else:
