@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 import posterior_collapse as pc
-from commands import collapse
+from commands import collapse, printed
 from posterior_collapse.cli import train_command
 from posterior_collapse.models import ARCHITECTURES
 from posterior_collapse.training import checkpoints
@@ -173,6 +173,12 @@ def test_a_folder_from_when_seeds_shared_one_order_keeps_it(run) -> None:
     for seed, fitted in enumerate(pc.fit_many(specs, X, "mlp", **options)):
         rows = list(csv.DictReader(Path(f"old/seed={seed}/history.csv").read_text().splitlines()))
         assert [float(row["loss"]) for row in rows] == fitted.history["loss"]
+
+
+def test_a_folder_of_that_name_is_not_taken_for_the_data(run, capsys) -> None:
+    Path("digits").mkdir()
+    assert run("digits --latents 2 --exact --out run")[0] == 0
+    assert "on digits: 1,797 x 64" in printed(capsys, "diagnose", "run")
 
 
 @pytest.mark.filterwarnings("default")

@@ -37,6 +37,7 @@ __all__ = [
     "fingerprint",
     "history_in",
     "holds_runs",
+    "is_kept",
     "json_text",
     "read_history",
     "read_json",
@@ -130,6 +131,11 @@ def check_free(folder: str | Path) -> None:
         "a new or empty folder, since no run is overwritten",
         "Choose another one with --out, or go on with --resume.",
     )
+
+
+def is_kept(folder: Path) -> bool:
+    """Say whether a folder is that of one run as `sweep` keeps it."""
+    return (folder / RUN).is_file()
 
 
 def holds_runs(folder: Path) -> bool:

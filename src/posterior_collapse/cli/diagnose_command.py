@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from posterior_collapse.cli import options
-from posterior_collapse.cli.groups import AsJson, Device, ReadingOptions, absolute, grouped
+from posterior_collapse.cli.groups import AsJson, Device, ReadingOptions, grouped
+from posterior_collapse.data.registry import absolute
 from posterior_collapse.errors import DataError, InvalidArgumentError
-from posterior_collapse.files import check_described, holds_runs, json_text
+from posterior_collapse.files import check_described, holds_runs, is_kept, json_text
 
 if TYPE_CHECKING:
     from posterior_collapse.diagnosis import Diagnosis
@@ -31,7 +33,7 @@ def diagnose(
     context: typer.Context,
     named: ReadingOptions,
     source: Path = typer.Argument(
-        help="Folder of a run or of a sweep (of collapse train or pc.sweep), or a file (.npz, "
+        help="Folder of runs (of collapse train, collapse tune or pc.sweep), or a file (.npz, "
         ".safetensors, .pt, .h5) with the arrays mean (or mu) and std, var or log_var (or logvar), "
         "optionally prior_mean, prior_std and data."
     ),
@@ -121,7 +123,7 @@ def _changes(
 
 def _members(source: Path, changes: Mapping[str, Any]) -> dict[str, Kept]:
     """Return the runs of a folder by name, all of it checked but the data."""
-    if not holds_runs(source):
+    if not (holds_runs(source) or is_kept(source)):
         check_described(source)
     from posterior_collapse.runs import kept
 
@@ -153,7 +155,7 @@ def _sweep(source: Path, runs: Mapping[str, Kept], as_json: bool, how: dict[str,
         console.print(f"{name}: {one.verdict}", markup=False)
     for name, why in failed.items():
         console.print(f"{name}: cannot be diagnosed. {why}", markup=False)
-    first = runs[next(iter(found))].folder
+    first = shlex.quote(str(runs[next(iter(found))].folder))
     console.print(f"Units and advice: collapse diagnose {first}", style="dim", markup=False)
 
 

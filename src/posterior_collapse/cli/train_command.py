@@ -23,11 +23,11 @@ from posterior_collapse.cli.groups import (
     NetworkOptions,
     NumberOptions,
     Scheduler,
-    absolute,
     among,
     default_of,
     grouped,
 )
+from posterior_collapse.data.registry import absolute
 from posterior_collapse.errors import InvalidArgumentError, needing, writing
 from posterior_collapse.progress import Display
 

@@ -30,6 +30,8 @@ ARRAYS = "arrays.npz"
 FILES, SEAL, TOGETHER = "files", "sha256", "company"
 """Entries of `run.json`: the SHA-256 of each other file, that of all its other entries, and the
 keys of the runs that trained together."""
+DATA = "data"
+"""Entry of a run's origin: how its data are read again, where that is known."""
 WORK = ".work"
 """Subfolder of a store with the checkpoints of what trains."""
 
@@ -77,7 +79,7 @@ class Record:
         forecast: As in `Outcome`.
         stopped: As in `Outcome`.
         retrained_together: Keys of the runs that trained together with it.
-        origin: Version, hardware and wall time.
+        origin: Version, hardware and wall time; perhaps how its data are read again.
         folder: Where it lies.
         files: SHA-256 of its other files; None for a run that an earlier version kept, which
             wrote none.
@@ -155,13 +157,21 @@ class Store:
         folder: Made when the first run is put in.
         models: Whether to keep the trained models of runs that are put in. Without them a run is
             a tenth as large, and all but `Record.model` is there.
+        data: How the data of runs that are put in are read again, as fields of `RunData`; None:
+            nobody knows.
 
     Example:
         >>> Store("no/such/folder").get("0123")
     """
 
-    def __init__(self, folder: str | Path, *, models: bool = True) -> None:
-        self.folder, self.models = Path(folder), models
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        models: bool = True,
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder, self.models, self.data = Path(folder), models, data
 
     def __contains__(self, key: object) -> bool:
         """Whether a finished run lies there, whole or damaged."""
@@ -266,6 +276,7 @@ class Store:
         hashes = {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()
         }
+        data = {} if self.data is None else {DATA: self.data}
         values = files.as_read(
             {
                 "run": outcome.run.to_dict(),
@@ -273,7 +284,7 @@ class Store:
                 "forecast": outcome.forecast,
                 "stopped": outcome.stopped,
                 TOGETHER: list(together),
-                "origin": {**origin, "wall_s": outcome.wall_s},
+                "origin": {**origin, **data, "wall_s": outcome.wall_s},
                 FILES: dict(sorted(hashes.items())),
             }
         )
