@@ -111,7 +111,8 @@ def load(
         "scale": scale, "header": header, "columns": columns, "drop": drop,
         "label_column": label_column, "key": key, "standardize": standardize,
     }  # fmt: skip
-    dataset = replace(dataset, asked=_again(name=source, **asked))
+    if dataset is not source or standardize:
+        dataset = replace(dataset, asked=_again(name=source, **asked))
     if not standardize:
         return dataset if scale is not None else _hinted(dataset)
     if scale is not None:
