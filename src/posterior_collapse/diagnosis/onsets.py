@@ -23,10 +23,14 @@ from torch import Tensor
 from posterior_collapse import checks
 from posterior_collapse.arrays import Array, Float, as_array, refuse_non_finite, same_length
 from posterior_collapse.data.samples import read
-from posterior_collapse.diagnosis.conclusions import count_of
 from posterior_collapse.diagnosis.minima import least_weights
 from posterior_collapse.diagnosis.rows import RowLoss, curvature_scale, refuse_jumps
-from posterior_collapse.errors import DataError, InvalidArgumentError, UnboundedObjectiveError
+from posterior_collapse.errors import (
+    DataError,
+    InvalidArgumentError,
+    UnboundedObjectiveError,
+    count_of,
+)
 from posterior_collapse.models.modules import keeping_buffers
 from posterior_collapse.records import Record
 from posterior_collapse.theory import FewSamplesWarning
@@ -253,8 +257,8 @@ def _few(rank: int, n: int) -> list[str]:
     if not 0 < n < 10 * rank:
         return []
     text = (
-        f"the condition has {rank} independent features for {n} samples (fewer than 10 each): what "
-        "it seems to explain of y may be an artefact"
+        f"the condition has {count_of(rank, 'independent feature')} for {n} samples (fewer than 10 "
+        "each): what it seems to explain of y may be an artefact"
     )
     warnings.warn(text, FewSamplesWarning, stacklevel=3)
     return [text]

@@ -16,7 +16,7 @@ from posterior_collapse.arrays import is_lazy
 from posterior_collapse.data import Dataset
 from posterior_collapse.data.about import About
 from posterior_collapse.diagnosis.conclusions import kept_of
-from posterior_collapse.errors import DataError, InvalidArgumentError
+from posterior_collapse.errors import DataError, InvalidArgumentError, count_of
 from posterior_collapse.files import digest
 from posterior_collapse.models import Architecture
 from posterior_collapse.progress import Display
@@ -96,7 +96,7 @@ class Sweep(Viewed):
         same = sum(map(all, rows))
         said = f"{same} of {len(rows)} with as many active units as forecast"
         found = said if rows else "no count is known to compare with"
-        return f"Sweep({len(self.runs)} runs; {varying} varies; {found})"
+        return f"Sweep({count_of(len(self.runs), 'run')}; {varying} varies; {found})"
 
 
 def _described(run: Run) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from posterior_collapse import checks
 from posterior_collapse.arrays import Float
 from posterior_collapse.data.about import UNKNOWN, About, about
-from posterior_collapse.errors import InvalidArgumentError, UnboundedObjectiveError
+from posterior_collapse.errors import InvalidArgumentError, UnboundedObjectiveError, count_of
 from posterior_collapse.moments import Moments
 from posterior_collapse.records import Viewed
 from posterior_collapse.specs import Spec, in_order
@@ -51,7 +51,8 @@ class PhaseDiagram(Viewed):
     def __repr__(self) -> str:
         found = sorted({*self.active.ravel().tolist()} - {-1})
         counts = f"{found[0]} to {found[-1]} active units" if found else "unbounded everywhere"
-        return f"PhaseDiagram({len(self.betas)} betas x {len(self.eta_decs)} eta_decs; {counts})"
+        of = count_of(len(self.eta_decs), "eta_dec")
+        return f"PhaseDiagram({count_of(len(self.betas), 'beta')} x {of}; {counts})"
 
     def _rows(self) -> Iterator[Mapping[str, Any]]:
         for beta, counts in zip(self.betas, self.active, strict=True):

@@ -21,7 +21,7 @@ from scipy import linalg, optimize
 from posterior_collapse.arrays import Array, Float
 from posterior_collapse.checks import Dispersion, Likelihood
 from posterior_collapse.data.samples import Samples
-from posterior_collapse.errors import DataError, NotSolvedError
+from posterior_collapse.errors import DataError, NotSolvedError, count_of
 from posterior_collapse.likelihoods import (
     ENDLESS,
     FAMILIES,
@@ -157,8 +157,8 @@ def whiten_given(data: Samples, spec: Spec) -> Whitening:
     )
     if len(data.x) < 10 * fitted.rank:
         notes.append(
-            f"the condition has {fitted.rank} independent features for {len(data.x)} samples "
-            "(fewer than 10 each): what it seems to explain of y may be an artefact"
+            f"the condition has {count_of(fitted.rank, 'independent feature')} for {len(data.x)} "
+            "samples (fewer than 10 each): what it seems to explain of y may be an artefact"
         )
     moments = Moments.from_arrays(fitted.scores)
     return Whitening(moments, fitted.loss, None, None, fitted.modes, True, tuple(notes))
@@ -213,7 +213,8 @@ def _notes(spec: Spec, dropped: int, features: int, counted: bool) -> list[str]:
     if family.most != 1:
         notes.append("the loss leaves out terms of the data alone (log y! of counts)")
     if dropped:
-        notes.append(f"{dropped} of {features} features carry nothing and drop out")
+        drop = "carries nothing and drops out" if dropped == 1 else "carry nothing and drop out"
+        notes.append(f"{dropped} of {count_of(features, 'feature')} {drop}")
     if learned and counted:
         notes.append(
             "the dispersion of each feature is the likeliest without latents; where units explain "

@@ -13,6 +13,7 @@ from posterior_collapse.errors import (
     InvalidArgumentError,
     NotSolvedError,
     UnboundedObjectiveError,
+    count_of,
     nearest,
 )
 from posterior_collapse.models import (
@@ -108,7 +109,8 @@ def check_exact(settings: Settings) -> None:
 
 def described(dims: tuple[int, int | None]) -> str:
     """Return what rows hold, in words."""
-    return f"rows of {dims[0]} numbers" + ("" if dims[1] is None else f" and targets of {dims[1]}")
+    of = "" if dims[1] is None else f" and targets of {dims[1]}"
+    return f"rows of {count_of(dims[0], 'number')}{of}"
 
 
 def check_device(name: str) -> None:
@@ -155,7 +157,10 @@ def per_run(given: dict[str, Any], runs: int) -> list[dict[str, Any]]:
         each = values if isinstance(values, Sequence) else (values,) * runs
         if len(each) != runs:
             raise InvalidArgumentError(
-                f"{name}s", f"{len(each)} values", f"one, or {runs}: one per spec", "Pass as many."
+                f"{name}s",
+                count_of(len(each), "value"),
+                f"one, or {runs}: one per spec",
+                "Pass as many.",
             )
         for own, value in zip(changes, each, strict=True):
             own[name] = value
@@ -170,7 +175,7 @@ def check_one_each(folders: Sequence[Folder], runs: int) -> None:
         )
     if len(folders) != runs:
         raise InvalidArgumentError(
-            "folders", f"{len(folders)} folders", f"{runs}, one per spec", "Pass as many."
+            "folders", count_of(len(folders), "folder"), f"{runs}, one per spec", "Pass as many."
         )
     places = [Path(folder).resolve() for folder in folders]
     for folder, place in zip(folders, places, strict=True):
