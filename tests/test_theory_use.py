@@ -187,6 +187,21 @@ def test_advice_says_when_the_condition_leaves_nothing() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("betas", "more", "words"),
+    [
+        ([], {}, r"betas: got an array of shape \(0,\); expected one value or a list"),
+        ([[1, 2], [3, 4]], {}, r"betas: got an array of shape \(2, 2\)"),
+        ([1.0], {"eta_decs": []}, r"eta_decs: got an array of shape \(0,\)"),
+        ([1.0, -1.0], {}, "betas: got -1.0; expected a positive"),
+        ([1.0], {"level": 1}, r"level: got 1; expected one of 0 \(bottom first\), or -1, the top"),
+    ],
+)
+def test_no_phase_diagram_of_no_grid(betas, more, words: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=words):
+        pc.phase_diagram(MOMENTS, pc.VAESpec(4), betas, **more)
+
+
 def test_a_count_of_one_is_told_as_one() -> None:
     f = pc.forecast(pc.Moments.from_matrices(np.diag([4.0, 2.0])), pc.VAESpec(2, beta=3.0))
     assert f.advice(active=1).text == (
@@ -200,7 +215,7 @@ def test_a_count_of_one_is_told_as_one() -> None:
     )
     assert phase_sentence(f.phase_diagram([3.0])) == "1 of 2 units is active for β from 3 to 3."
     assert "0 to 1 of 2 units are active" in phase_sentence(f.phase_diagram([3.0, 5.0]))
-    assert repr(f.phase_diagram([3.0])).startswith("PhaseDiagram(1 beta x 1 eta_dec; ")
+    assert repr(f.phase_diagram(3.0)) == "PhaseDiagram(1 beta x 1 eta_dec; 1 active unit)"
     for beta, said in ((3.0, "1 of 1 unit survives"), (5.0, "0 of 1 unit survives; 1 collapses")):
         one = pc.forecast(pc.Moments.from_matrices(np.diag([4.0, 2.0])), pc.VAESpec(1, beta=beta))
         assert verdict(one).startswith(said)

@@ -59,7 +59,7 @@ def comparison_verdict(summary: Summary) -> str:
     kept = " and ".join(str(expected) for _, expected in pairs)
     kept += or_others(free)
     gap = measured["loss"] - forecast["loss"]
-    longer = "train longer or warm beta up" if lacks else "train longer"
+    longer = "train longer, or with a longer warm-up of beta" if lacks else "train longer"
     if excess := _excess(summary):
         if not rough:
             far = f"Undertrained: loss {gap:.3g} nats above the linear optimum"

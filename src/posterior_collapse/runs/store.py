@@ -36,7 +36,7 @@ WORK = ".work"
 """Subfolder of a store with the checkpoints of what trains."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Outcome:
     """What a finished run leaves behind.
 
@@ -60,6 +60,9 @@ class Outcome:
     model: MarkovVAE
     wall_s: float
 
+    def __repr__(self) -> str:
+        return _in_words(self)
+
     def summary(self) -> dict[str, Any]:
         """Return what was measured beside what was forecast; see `Fitted.summary`."""
         rough = {} if self.run.spec.likelihood == "gaussian" else {"approximate": True}
@@ -67,7 +70,7 @@ class Outcome:
         return {"stopped": self.stopped, **found, **rough}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Record:
     """A stored run, read back; `history`, `arrays` and `model` when they are asked for.
 
@@ -93,6 +96,9 @@ class Record:
     origin: dict[str, Any]
     folder: Path = field(repr=False)
     files: dict[str, str] | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        return _in_words(self)
 
     @cached_property
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -137,6 +143,14 @@ class Record:
                 self.folder, path, "a changed file (SHA-256 differs)", "the one that was kept"
             )
         return content
+
+
+def _in_words(one: Outcome | Record) -> str:
+    """Return what a finished run was and came to, in a line."""
+    run, loss = one.run, one.measured.get("loss")
+    told = f" loss {loss:.6g};" if isinstance(loss, float) else ""
+    who = f"{run.spec!r}, {run.architecture.name}, seed {run.settings.seed}"
+    return f"{type(one).__name__}({who};{told} {one.stopped})"
 
 
 def _refused(folder: Path, path: Path, got: str, expected: str) -> CorruptFileError:

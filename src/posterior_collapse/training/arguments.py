@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from posterior_collapse.models import (
     check_convention,
     check_warm_up,
 )
-from posterior_collapse.specs import Spec
+from posterior_collapse.specs import ChainSpec, HVAESpec, Spec, VAESpec
 from posterior_collapse.theory import forecast
 from posterior_collapse.training.settings import FIELDS, Settings, effective_spec
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 Folder = str | Path
 SPELLINGS = {"lr": "learning_rate", "optimizer": "optimiser"}
 """What settings are called as well, by those who come from other libraries."""
+OF_SPEC = {one.name for kind in (VAESpec, HVAESpec, ChainSpec) for one in fields(kind)}
 NETWORK_OPTIONS = sorted(set().union(*(preset.free for preset in ARCHITECTURES.values())))
 
 
@@ -52,6 +54,10 @@ def split(
     options = {SPELLINGS.get(name, name): value for name, value in options.items()}
     own = [one.name for one in signature(caller).parameters.values() if one.kind != one.VAR_KEYWORD]
     for name in options:
+        if name in OF_SPEC and name not in FIELDS:
+            raise InvalidArgumentError(
+                name, "beside the spec", "a field of the spec", f"Pass spec.replace({name}=...)."
+            )
         meant = nearest(name, (*FIELDS, *own)) if name not in FIELDS else ""
         if meant and not nearest(name, NETWORK_OPTIONS):
             raise InvalidArgumentError(
