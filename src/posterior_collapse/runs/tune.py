@@ -162,8 +162,7 @@ class Tuned(Viewed):
         found = self.chosen
         counts = " ".join(map(str, found.active))
         sure = "settled" if self.settled else "not settled"
-        whose = f"z{self.level}'s " if len(self.spec.dims) > 1 else ""
-        of = whose + count_of(self.units, "unit")
+        of = f"z{self.level}'s " * (len(self.spec.dims) > 1) + count_of(self.units, "unit")
         return (
             f"Tuned({self.parameter} {found.value:g}: {counts} of {of} active "
             f"by seed, {self.wanted} wanted; {sure})"
