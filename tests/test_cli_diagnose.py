@@ -11,6 +11,8 @@ import posterior_collapse as pc
 from commands import collapse
 from posterior_collapse.diagnosis import diagnose, diagnose_arrays
 from posterior_collapse.models import rebuild
+from posterior_collapse.report import save_figure
+from posterior_collapse.runs.kept import swept
 from posterior_collapse.training import checkpoints
 
 TRAIN = ("train", "digits", "--architecture", "linear", "--exact", "--eta-dec", "0.3")
@@ -269,9 +271,11 @@ def test_a_sweep_is_diagnosed_as_a_whole(run, tmp_path):
         assert row[3].split("/")[0] == str(one["levels"][0]["n_active"])
         assert row[1] == f"{one['loss']:.6g}"
         assert f"{one['run']}: " in out
-    status, _, err = run("diagnose", sweep, "--plot", "a.png")
-    assert status == 2
-    assert "--plot: got a value; expected none: the option is for the folder of one run" in err
+    status, out, _ = run("diagnose", sweep, "--plot", "a.png")
+    assert status == 0
+    assert "Figure: a.png\n" in out
+    save_figure(swept(sweep).plot(), "b.png")
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 import posterior_collapse as pc
+from commands import collapse, printed
 from posterior_collapse.cli import train_command
 from posterior_collapse.models import ARCHITECTURES
 from posterior_collapse.training import checkpoints
@@ -71,6 +72,31 @@ def test_the_numbers_are_those_of_the_library(run) -> None:
     assert status == 0
     assert {key: summary[key] for key in expected} == expected
     assert summary == read("runs/x-vae-mlp-clip=1-seed=4/summary.json")
+
+
+def test_a_run_of_so_many_steps_is_the_library_s_and_goes_on(run, monkeypatch) -> None:
+    told = []
+    monkeypatch.setattr(
+        train_command.RunsTable, "show", lambda self, done, _: told.append((done, self.total))
+    )
+    line = "x.npy --latents 3 --hidden 6 --batch-size 50 --out run"
+    assert run(f"{line} --steps 7")[0] == 0  # ends within the third epoch of three steps
+    assert told == [(3, 7), (6, 7), (7, 7)]
+    history = pc.fit(X, pc.VAESpec(3), "mlp", hidden=(6,), batch_size=50, steps=7).history
+    rows = list(csv.DictReader(Path("run/history.csv").read_text().splitlines()))
+    assert [int(row["step"]) for row in rows] == [3, 6, 7]
+    assert [float(row["loss"]) for row in rows] == history["loss"]
+    assert run("--resume run")[0] == 0
+
+
+@pytest.mark.parametrize("betas", ["1", "1,9"])
+def test_its_figure_is_that_of_its_diagnosis(run, betas) -> None:
+    line = f"x.npy --latents 2 --exact --beta {betas} --out out --plot one.png"
+    status, out, _ = run(line)
+    assert status == 0
+    assert "Figure: one.png\n" in out
+    assert collapse("diagnose", "out", "--plot", "other.png") == 0
+    assert Path("one.png").read_bytes() == Path("other.png").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -149,6 +175,12 @@ def test_a_folder_from_when_seeds_shared_one_order_keeps_it(run) -> None:
         assert [float(row["loss"]) for row in rows] == fitted.history["loss"]
 
 
+def test_a_folder_of_that_name_is_not_taken_for_the_data(run, capsys) -> None:
+    Path("digits").mkdir()
+    assert run("digits --latents 2 --exact --out run")[0] == 0
+    assert "on digits: 1,797 x 64" in printed(capsys, "diagnose", "run")
+
+
 @pytest.mark.filterwarnings("default")
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(run) -> None:
     run("x.npy --latents 2 --hidden 6 --epochs 3 --batch-size 60 --out run")
@@ -214,6 +246,7 @@ def test_many_runs_are_told_in_80_columns(run) -> None:
         ("x.npy --model hvae --beta 1 --beta-2 2", "Remove --beta"),
         ("x.npy --latents 0", "--latents: got 0"),
         ("x.npy --epochs 0", "epochs: got 0"),
+        ("x.npy --epochs 5 --steps 6", "--steps: got 6 beside --epochs; expected one of the two"),
         ("x.npy --epochs 5 --warm-up 6", "--warm-up: got 6 epochs in a run of 5"),
         ("x.npy --learning-rate 0", "--learning-rate: got 0.0"),
         ("x.npy --seed 1.5", "--seed: got '1.5'; expected whole numbers"),

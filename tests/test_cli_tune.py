@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import posterior_collapse as pc
+from commands import ends, printed
+from posterior_collapse.runs.store import Store
 
 G = np.random.default_rng(7)
 X = G.standard_normal((300, 5)) * [4, 2, 1, 0.3, 0.1]
@@ -89,11 +91,34 @@ def test_a_folder_keeps_what_was_trained(run, tmp_path) -> None:
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def test_what_it_kept_is_diagnosed_on_its_data_read_as_they_were(
+    run, capsys, monkeypatch, tmp_path
+) -> None:
+    np.savetxt("x.csv", X, delimiter=",", header="a,b,c,d,e", comments="")
+    how = "--latents 2 --active 1 --exact --seeds 1 --drop e --standardize --out kept"
+    assert run(f"x.csv {how}")[0] == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    line = re.search(r"collapse (diagnose \S+)$", printed(capsys, "diagnose", "../kept"))
+    assert line is not None  # by which the first run is shown with its units
+    one = json.loads(printed(capsys, *line[1].split(), "--json"))
+    standardized = (X - X.mean(0))[:, :4] / X.std(0)[:4]
+    key = line[1].split("/")[-1]
+    same = pc.diagnose(Store(tmp_path / "kept").get(key).model, standardized)
+    np.testing.assert_allclose(one["levels"][0]["kl"], same.levels[0].kl, rtol=1e-9)
+    assert not any("other values" in note for note in one["notes"])
+    np.savetxt("../x.csv", X**3, delimiter=",", header="a,b,c,d,e", comments="")
+    assert "other values than those the run was trained on" in printed(capsys, *line[1].split())
+    (tmp_path / "x.csv").unlink()
+    assert "x.csv: got no such file" in ends(capsys, *line[1].split())
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
         ("x.npy --latents 4 --active 5", "active: got 5; expected at most 4, the latent units"),
         ("x.npy --latents 9 --active 6", "active: got 6; expected at most 5, the modes"),
+        ("x.npy --steps 6 --epochs 5", "--steps: got 6 beside --epochs; expected one of the two"),
         ("x.npy --tune sigma", "tune: got 'sigma'"),
         ("x.npy --model hvae --latents 3:2 --active 3", "at most 2, the latent units of z2"),
         ("x.npy --model hvae --latents 3:2 --level 3", "level: got 3; expected at most 2"),

@@ -230,7 +230,7 @@ def test_arrays_of_a_posterior_beside_a_table_of_data(run) -> None:
 
 @pytest.mark.parametrize("named", [False, True])
 def test_a_folder_of_sweep_is_diagnosed(run, named: bool) -> None:
-    data = pc.load("digits") if named else X
+    data = pc.load("digits", label=3) if named else X
     pc.sweep([pc.VAESpec(2, beta=b) for b in (0.1, 2.0)], data, "linear", exact=True, folder="kept")
     if not named:
         status, said = run("diagnose kept")

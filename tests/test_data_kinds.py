@@ -93,6 +93,29 @@ class Lazy:
         return frame()
 
 
+class Column:
+    """A column of polars or Arrow, as far as it is looked at: it counts no dimensions."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __len__(self):
+        return len(self.values)
+
+    def __iter__(self):
+        return iter(self.values)
+
+    def to_numpy(self):
+        return self.values
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.values, dtype)
+
+
+def table():
+    return {name: Column(values) for name, values in zip("abcdef", X.T, strict=True)}
+
+
 def records():
     return np.rec.fromarrays(X.T, names=list("abcdef"))
 
@@ -112,6 +135,8 @@ KINDS = {
     "as lazy polars": lambda _: Lazy(),
     "records": lambda _: records(),
     "dict of columns": lambda _: {**dict(zip("abcdef", X.T, strict=True)), "label": LABELS},
+    "dict of columns of polars": lambda _: {**table(), "label": Column(LABELS)},
+    "with a column of polars": lambda _: (X, Column(LABELS)),
     "Bunch": lambda _: Bunch(data=X, images=X.reshape(60, 2, 3), target=LABELS, DESCR="toy"),
     "Bunch of frames": lambda _: Bunch(data=frame(), frame=frame(t=1), target=LABELS),
     "dask": lambda _: dask(),
@@ -184,6 +209,7 @@ PAIRS = {
     "batches": lambda: [(CONDITION[:9], X[:9]), (CONDITION[9:], X[9:])],
     "generator": lambda: ((CONDITION[i : i + 9], X[i : i + 9]) for i in range(0, 60, 9)),
     "labels": lambda: (X.reshape(60, 2, 3), LABELS),
+    "labels of polars": lambda: (X, Column(LABELS)),
     "names": lambda: (X, np.array(["cat", "dog", "fox"])[LABELS]),
     "labels of a Dataset": lambda: Dataset("toy", X, labels=LABELS),
     "labels of a data frame": lambda: frame(label=LABELS),
@@ -247,6 +273,8 @@ def test_images_with_attributes_are_for_an_autoencoder_images():
         (np.ma.masked_greater(X, 0), "masked values"),
         (sparse.csr_array(np.where(X[7, 2] == X, np.nan, X)), "nan at row 7, column 2"),
         (X[0], r"a 1-D array of shape \(6,\)"),
+        (Column(X[0]), r"x: got a 1-D array of shape \(6,\).*np\.asarray\(x\)\.reshape"),
+        ((Column(X[:, 0]), X), "x: got one number or name per row, beside y"),
         ((X, X[:9]), "x and y: got 60 and 9 samples"),
         ((X, LABELS[:9]), r"y: got a 1-D array of shape \(9,\)"),
         (object(), "x: got dtype object"),

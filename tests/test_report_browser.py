@@ -99,6 +99,24 @@ def test_moving_a_slider_is_a_new_forecast(browser, pages):
     assert counts(browser) == [pc.forecast(DIGITS, pc.VAESpec(40, after, 0.3)).n_active]
 
 
+def test_one_unit_is_told_as_one(browser, pages):
+    address, f = pages["vae"]
+    browser.open(address)
+    said = "document.getElementById('advice').textContent"
+    chart = "document.querySelector('#stairs svg').outerHTML"
+    first, second = f.spectrum[:2]
+    browser.type("#beta-box", str((first + second) / 2 / 0.3**2))
+    browser.type("#latents-box", "2")
+    assert "Or use 1 latent: the other carries nothing." in browser.value(said)
+    assert "1 is active" in browser.value(chart)
+    browser.type("#latents-box", "1")
+    assert browser.value(SENTENCE).startswith("Your unit will live; ")
+    browser.type("#beta-box", str(2 * first / 0.3**2))
+    assert browser.value(SENTENCE).startswith("Your unit will not live: this loss is past")
+    assert browser.value(said).startswith("The unit lives while ")
+    assert "0 are active" in browser.value(chart)
+
+
 def test_the_address_keeps_what_was_set(browser, pages):
     address, _ = pages["vae"]
     browser.open(address)

@@ -111,7 +111,8 @@ def test_a_condition_has_the_one_law():
         (pc.ChainSpec((3, 2, 2), (1, 2, 3), (0.3, 0.4, 0.5)), "z1: 3 of 3, z2: 0 of 2"),
         (pc.VAESpec(4, eta_dec="learned"), "4 of your 4 units will live"),
         (pc.VAESpec(3, sigma=(0.1, 0.2, 0.3), eta_dec=0.3), "3 of your 3 units will live"),
-        (pc.VAESpec(1, likelihood="bernoulli", beta=0.1), "1 of your 1 unit will live"),
+        (pc.VAESpec(1, likelihood="bernoulli", beta=0.1), "Your unit will live"),
+        (pc.VAESpec(1, beta=1e4), "Your unit will not live: this loss is past the onset"),
     ],
     ids=repr,
 )

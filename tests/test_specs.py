@@ -84,7 +84,7 @@ def test_bad_numbers(name: str, bad) -> None:
         (lambda: pc.Spec.from_json(None), "not JSON"),  # type: ignore[arg-type]
         (lambda: pc.Spec.from_dict({"model": ["a"]}), r"model: got \['a'\]"),
         (lambda: pc.HVAESpec(4), "latent_dims: got 4; expected a sequence"),
-        (lambda: pc.HVAESpec((2, 2), betas=(1,)), "betas: got 1 values"),
+        (lambda: pc.HVAESpec((2, 2), betas=(1,)), "betas: got 1 value;"),
         (lambda: pc.HVAESpec((2, 0)), r"latent_dim_2: got 0"),
         (lambda: pc.ChainSpec((), (), ()), "no level"),
         (lambda: pc.ChainSpec((2,), (1, 1), (1,)), "betas: got 2 values; expected 1"),

@@ -11,6 +11,8 @@ from sklearn.datasets import load_digits
 
 import posterior_collapse as pc
 from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.report.pages.curves import phase_sentence
+from posterior_collapse.report.text import verdict
 
 DIGITS = load_digits().data / 16
 MOMENTS = pc.Moments.from_arrays(DIGITS)
@@ -183,6 +185,43 @@ def test_advice_says_when_the_condition_leaves_nothing() -> None:
     assert f.advice().text == (
         "0 of 2 units are active: x explains all of y, so no setting can keep a unit."
     )
+
+
+@pytest.mark.parametrize(
+    ("betas", "more", "words"),
+    [
+        ([], {}, r"betas: got an array of shape \(0,\); expected one value or a list"),
+        ([[1, 2], [3, 4]], {}, r"betas: got an array of shape \(2, 2\)"),
+        ([1.0], {"eta_decs": []}, r"eta_decs: got an array of shape \(0,\)"),
+        ([1.0, -1.0], {}, "betas: got -1.0; expected a positive"),
+        ([1.0], {"level": 1}, r"level: got 1; expected one of 0 \(bottom first\), or -1, the top"),
+    ],
+)
+def test_no_phase_diagram_of_no_grid(betas, more, words: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=words):
+        pc.phase_diagram(MOMENTS, pc.VAESpec(4), betas, **more)
+
+
+def test_a_count_of_one_is_told_as_one() -> None:
+    f = pc.forecast(pc.Moments.from_matrices(np.diag([4.0, 2.0])), pc.VAESpec(2, beta=3.0))
+    assert f.advice(active=1).text == (
+        "1 of 2 units is active: nothing needs to change. The other 1 carries nothing."
+    )
+    both = f.advice(active=2).text
+    assert both.startswith("1 of 2 units is active; 2 wanted. Any one of these is enough:")
+    assert both.endswith("Or use 1: the other carries nothing.")
+    assert f.advice(active=3).text.startswith(
+        "1 of 2 units is active; 3 wanted, but the data have only 2 modes."
+    )
+    assert phase_sentence(f.phase_diagram([3.0])) == "1 of 2 units is active for β from 3 to 3."
+    assert "0 to 1 of 2 units are active" in phase_sentence(f.phase_diagram([3.0, 5.0]))
+    assert repr(f.phase_diagram(3.0)) == "PhaseDiagram(1 beta x 1 eta_dec; 1 active unit)"
+    for beta, said in ((3.0, "1 of 1 unit survives"), (5.0, "0 of 1 unit survives; 1 collapses")):
+        one = pc.forecast(pc.Moments.from_matrices(np.diag([4.0, 2.0])), pc.VAESpec(1, beta=beta))
+        assert verdict(one).startswith(said)
+        assert "0 of 1 unit active" in repr(one) or beta == 3.0
+        assert "VAE, 1 latent unit," in one.plot().get_suptitle()
+    assert one.advice().text.startswith("0 of 1 unit is active; 1 wanted.")
 
 
 def test_advice_never_speaks_of_others_that_are_not_there() -> None:

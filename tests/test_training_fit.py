@@ -269,6 +269,7 @@ def test_a_first_loss_that_is_not_finite_is_not_laid_to_the_learning_rate():
         ({"free_bits": 0}, "free_bits"),
         ({"resume": True}, "resume: got True; expected a folder"),
         ({"leaning_rate": 1}, "Did you mean 'learning_rate'"),
+        ({"beta": 2}, r"beta: got beside the spec; .* Pass spec\.replace\(beta=\.\.\.\)"),
         ({"epoch": 3}, "Did you mean 'epochs'"),
         ({"architecture": "mlp", "hiden": (3,)}, "Did you mean 'hidden'"),
         ({"architecture": "linaer"}, "Did you mean 'linear'"),

@@ -146,7 +146,7 @@ def check_shape(name: str, shape: tuple[int, ...], *, empty_ok: bool = False) ->
             name,
             f"a {len(shape)}-D array of shape {tuple(shape)}",
             "samples in rows, shape (samples, features)",
-            "Use array.reshape(-1, 1) for one feature, array.reshape(1, -1) for one sample.",
+            "Use np.asarray(x).reshape(-1, 1) for one feature, .reshape(1, -1) for one sample.",
         )
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
-from posterior_collapse.errors import InvalidArgumentError, nearest
+from posterior_collapse.errors import InvalidArgumentError, count_of, nearest
 
 Sigma: TypeAlias = float | tuple[float, ...] | Literal["learned", "shared", "input"]
 """Posterior std of a level: one float, one per unit, or learned: per unit, as one shared scalar,
@@ -96,7 +96,10 @@ def sequence(name: str, value: Any, length: int | None, what: str) -> tuple[Any,
         )
     if length is not None and len(value) != length:
         raise InvalidArgumentError(
-            name, f"{len(value)} values", f"{length}: {what}", f"Pass {length} values for {name}."
+            name,
+            count_of(len(value), "value"),
+            f"{length}: {what}",
+            f"Pass {count_of(length, 'value')} for {name}.",
         )
     return tuple(value)
 

@@ -42,6 +42,7 @@ __all__ = [
     "TrainingError",
     "UnboundedObjectiveError",
     "UnknownDatasetError",
+    "count_of",
     "enumerated",
     "first_line",
     "lazily",
@@ -177,6 +178,16 @@ def enumerated(words: Sequence[str]) -> str:
         ('E1, E2 and E3', 'E1')
     """
     return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
+
+
+def count_of(count: int, name: str) -> str:
+    """Return a number of things in words.
+
+    Example:
+        >>> count_of(1, "unit"), count_of(2_000, "unit")
+        ('1 unit', '2,000 units')
+    """
+    return f"{count:,} {name}{'s' * (count != 1)}"
 
 
 @contextlib.contextmanager

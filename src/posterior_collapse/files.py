@@ -107,6 +107,11 @@ def check_free(folder: str | Path) -> None:
     )
 
 
+def is_kept(folder: Path) -> bool:
+    """Say whether a folder is that of one run as `sweep` keeps it."""
+    return (folder / RUN).is_file()
+
+
 def holds_runs(folder: Path) -> bool:
     """Say whether runs lie in a folder as `sweep` keeps them, each in one named by its key."""
     return any(folder.glob(f"*/{RUN}"))

@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from posterior_collapse import checks
 from posterior_collapse.arrays import Float
 from posterior_collapse.checks import EtaDec, Sigma
-from posterior_collapse.errors import DataError
+from posterior_collapse.errors import DataError, count_of
 from posterior_collapse.moments import Moments
 from posterior_collapse.moments.accumulate import Accumulator
 from posterior_collapse.moments.wide import MAX_FEATURES
@@ -158,7 +158,7 @@ class LinearVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         X = check_array(X, dtype=DTYPES)
         if X.shape[1] != self.n_components_:
             raise DataError(
-                "X", f"{X.shape[1]} columns", f"{self.n_components_}, one per latent unit",
+                "X", count_of(X.shape[1], "column"), f"{self.n_components_}, one per latent unit",
                 "Pass what transform returned.",
             )  # fmt: skip
         return np.asarray(X @ self.components_ + self.mean_, dtype=X.dtype)

@@ -30,7 +30,7 @@ from posterior_collapse.adapters.terms import (
 )
 from posterior_collapse.data.samples import read
 from posterior_collapse.diagnosis import Finding
-from posterior_collapse.diagnosis.conclusions import count_of, is_attainable
+from posterior_collapse.diagnosis.conclusions import is_attainable
 from posterior_collapse.diagnosis.onsets import Onset
 from posterior_collapse.errors import (
     DataError,
@@ -38,6 +38,7 @@ from posterior_collapse.errors import (
     NotSolvedError,
     PosteriorCollapseError,
     UnboundedObjectiveError,
+    count_of,
 )
 from posterior_collapse.models.modules import keeping_buffers
 from posterior_collapse.moments import Moments
@@ -167,8 +168,9 @@ class LossAudit(Record):
         level, beta = forecast.levels[0], float(forecast.spec.beta_levels[0])
         units, modes = len(level.status), int(np.count_nonzero(forecast.spectrum))
         wanted = min(units, modes) if active is None else checks.count("active", active)
+        has = count_of(modes, "mode")
         if wanted > modes:
-            return f"The data have only {modes} modes: no weight keeps {wanted} units."
+            return f"The data have only {has}: no weight keeps {count_of(wanted, 'unit')}."
         wider = f"Give the model at least {wanted} latent units." if wanted > units else ""
         if wider and (kl.has_floor or kl.weights is not None):
             return wider  # what further units of such a loss cost is not known
@@ -192,7 +194,7 @@ class LossAudit(Record):
         if wider and not least <= beta:
             return wider
         if not least > 0:
-            return f"No weight of the KL keeps {wanted} units."
+            return f"No weight of the KL keeps {count_of(wanted, 'unit')}."
         # Of a learned eta_dec not far below there is no minimum any more.
         shown = "{:.6g}".format if learned else lambda value: f"{_below(value):.3g}"
         factor = shown(least / beta)
@@ -215,7 +217,7 @@ class LossAudit(Record):
             return None
         times, units = forecast.onset / forecast.spec.beta_levels[0], forecast.spec.dims[0]
         who = "a linear model" if is_attainable(forecast) else "the quadratic approximation"
-        kept = f"On these data {who} keeps {forecast.n_active} of {units} units"
+        kept = f"On these data {who} keeps {forecast.n_active} of {count_of(units, 'unit')}"
         if kl.has_floor:
             said = "costs nothing" if kl.kind == "free bits" else "is rewarded"
             each = " of each unit" if kl.floor_over == "unit" else ""

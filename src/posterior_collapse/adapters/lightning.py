@@ -19,7 +19,12 @@ from posterior_collapse.adapters.outputs import posterior_of
 from posterior_collapse.data.loaders import seeded
 from posterior_collapse.diagnosis.certificate import Residual, Residuals
 from posterior_collapse.diagnosis.statistics import row_chooser
-from posterior_collapse.errors import DataError, InvalidArgumentError, PosteriorCollapseError
+from posterior_collapse.errors import (
+    DataError,
+    InvalidArgumentError,
+    PosteriorCollapseError,
+    count_of,
+)
 from posterior_collapse.models.modules import evaluating, unwatched
 from posterior_collapse.specs import VAESpec
 from posterior_collapse.theory import ACTIVE_INFORMATION, forecast
@@ -241,9 +246,10 @@ class CollapseMonitor(Callback):
         if self._warned or not late or found.active >= self.least_active:
             return
         self._warned = True
+        are = "is" if 1 in (found.active, len(found.kl)) else "are"
         warnings.warn(
-            f"{found.active} of {len(found.kl)} units are active after {found.step:,} steps "
-            f"(KL {sum(found.kl):.3g} nats). {self._action()}",
+            f"{found.active} of {count_of(len(found.kl), 'unit')} {are} active after "
+            f"{count_of(found.step, 'step')} (KL {sum(found.kl):.3g} nats). {self._action()}",
             stacklevel=2,
         )
 

@@ -13,7 +13,7 @@ from torch.distributions import Bernoulli, Distribution, Normal
 from posterior_collapse.adapters.audit import audit_loss
 from posterior_collapse.adapters.callables import WrappedModel
 from posterior_collapse.adapters.libraries import needing
-from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.errors import InvalidArgumentError, count_of
 from posterior_collapse.models.layers import Gaussian
 from posterior_collapse.specs import Likelihood, Spec, VAESpec
 
@@ -226,7 +226,7 @@ def _vamp(model: Any) -> _Objective:
         "each unit"
     )
     if rising > 0:
-        text += f"; the KL's weight rises to the spec's 1 over {rising} epochs"
+        text += f"; the KL's weight rises to the spec's 1 over {count_of(rising, 'epoch')}"
     return _Objective(1.0, text)
 
 

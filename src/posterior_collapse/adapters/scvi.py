@@ -15,7 +15,7 @@ from torch.nn.functional import logsigmoid, one_hot
 
 from posterior_collapse.adapters.callables import WrappedModel
 from posterior_collapse.adapters.libraries import needing, undisturbed
-from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.errors import InvalidArgumentError, count_of
 from posterior_collapse.models.modules import evaluating
 from posterior_collapse.specs import CVAESpec, Likelihood, Spec, VAESpec
 
@@ -330,7 +330,9 @@ def _unfinished(value: float, most: float, plan: Any) -> str:
     length = ""
     if plan is not None:
         epochs, steps = plan.n_epochs_kl_warmup, plan.n_steps_kl_warmup
-        length = f", over {epochs} epochs" if epochs else f", over {steps} steps"
+        length = (
+            f", over {count_of(epochs, 'epoch')}" if epochs else f", over {count_of(steps, 'step')}"
+        )
     return (
         f"the KL's weight was {value:.3g} where training ended, on its way to {most:.3g}{length}: "
         "what is active now may collapse at the full weight; train longer, or shorten the warm-up "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from posterior_collapse.cli import options
-from posterior_collapse.cli.groups import AsJson, Device, ReadingOptions, absolute, grouped
+from posterior_collapse.cli.groups import AsJson, Device, ReadingOptions, grouped
+from posterior_collapse.data.registry import absolute
 from posterior_collapse.errors import DataError, InvalidArgumentError
-from posterior_collapse.files import check_described, holds_runs, json_text
+from posterior_collapse.files import check_described, holds_runs, is_kept, json_text
 
 if TYPE_CHECKING:
     from posterior_collapse.diagnosis import Diagnosis
@@ -31,7 +33,7 @@ def diagnose(
     context: typer.Context,
     named: ReadingOptions,
     source: Path = typer.Argument(
-        help="Folder of a run or of a sweep (of collapse train or pc.sweep), or a file (.npz, "
+        help="Folder of runs (of collapse train, collapse tune or pc.sweep), or a file (.npz, "
         ".safetensors, .pt, .h5) with the arrays mean (or mu) and std, var or log_var (or logvar), "
         "optionally prior_mean, prior_std and data."
     ),
@@ -71,13 +73,13 @@ def diagnose(
         how = shared | {"importance_samples": importance_samples, "device": device or "cpu"}
         runs = _members(source, _changes(named, data, given, split))
         if len(runs) > 1:
-            _refuse(context, ("plot",), "the folder of one run")
-            if html is not None:
-                from posterior_collapse.cli.train_command import write_sweep_page
+            if plot is not None or html is not None:
+                from posterior_collapse.cli.train_command import write_sweep_views
 
-                write_sweep_page(source, next(iter(runs.values())).dataset(), html)
+                write_sweep_views(source, next(iter(runs.values())).dataset(), plot, html)
             _sweep(source, runs, as_json, how)
-            options.say_where(page=None if as_json else html)
+            if not as_json:
+                options.say_where(figure=plot, page=html)
             return
         about, found = _of_run(next(iter(runs.values())), how)
     else:
@@ -121,7 +123,7 @@ def _changes(
 
 def _members(source: Path, changes: Mapping[str, Any]) -> dict[str, Kept]:
     """Return the runs of a folder by name, all of it checked but the data."""
-    if not holds_runs(source):
+    if not (holds_runs(source) or is_kept(source)):
         check_described(source)
     from posterior_collapse.runs import kept
 
@@ -153,7 +155,7 @@ def _sweep(source: Path, runs: Mapping[str, Kept], as_json: bool, how: dict[str,
         console.print(f"{name}: {one.verdict}", markup=False)
     for name, why in failed.items():
         console.print(f"{name}: cannot be diagnosed. {why}", markup=False)
-    first = runs[next(iter(found))].folder
+    first = shlex.quote(str(runs[next(iter(found))].folder))
     console.print(f"Units and advice: collapse diagnose {first}", style="dim", markup=False)
 
 

@@ -148,7 +148,7 @@ def print_forecast(
         result = theory.forecast(measured, spec, bias=bias)
     result = of_dataset(result, dataset)
     advice = result.advice(active)
-    options.write_views(result, plot, html, source)
+    options.write_views(result, plot, html, source=source)
     if as_json:
         told = {"data": options.about(dataset)} | result.to_dict() | {"advice": advice.to_dict()}
         typer.echo(json_text(extra | told))

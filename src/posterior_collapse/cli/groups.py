@@ -11,7 +11,6 @@ import copy
 import dataclasses
 import functools
 import inspect
-import os
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -267,11 +266,6 @@ class NetworkOptions(ModelOptions):
             chosen["bias"] = False
         implied = is_linear and not options.is_given(context, "architecture")
         return Architecture.named("linear" if implied else self.architecture, **chosen)
-
-
-def absolute(source: str) -> str:
-    """Return the path of a file that is there, wherever a command is called from; else a name."""
-    return str(Path(source).resolve()) if os.path.exists(source) else source
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

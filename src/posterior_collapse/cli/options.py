@@ -245,6 +245,14 @@ def is_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
+def check_length(steps: int | None, epochs: int | None) -> None:
+    """Refuse a run that is to be so many steps and so many epochs long."""
+    if None not in (steps, epochs):
+        raise InvalidArgumentError(
+            "--steps", f"{steps} beside --epochs", "one of the two", "Leave one away."
+        )
+
+
 def check_outputs(plot: Path | None, html: Path | None) -> None:
     """Refuse files that no figure or page can be written to, before anything is computed."""
     if plot is None and html is None:
@@ -257,16 +265,17 @@ def check_outputs(plot: Path | None, html: Path | None) -> None:
         report.check_page_path(html)
 
 
-def write_views(
-    found: Viewed, plot: Path | None, html: Path | None, source: str | None = None
-) -> None:
-    """Write the figure and the page of a result, as far as they are asked for."""
+def write_views(found: Viewed, plot: Path | None, html: Path | None, **said: Any) -> None:
+    """Write the figure and the page of a result, as far as they are asked for.
+
+    What is said of the data is for the page, as `report.write_page` takes it.
+    """
     from posterior_collapse import report
 
     if plot is not None:
         report.save_figure(report.plot(found), plot)
     if html is not None:
-        report.write_page(found, html, source=source)
+        report.write_page(found, html, **said)
 
 
 def say_where(**written: Path | None) -> None:

@@ -23,11 +23,11 @@ from posterior_collapse.cli.groups import (
     NetworkOptions,
     NumberOptions,
     Scheduler,
-    absolute,
     among,
     default_of,
     grouped,
 )
+from posterior_collapse.data.registry import absolute
 from posterior_collapse.errors import InvalidArgumentError, needing, writing
 from posterior_collapse.progress import Display
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from posterior_collapse.specs import Spec
     from posterior_collapse.training import Progress
 
-RESUMED_WITH = ("resume", "tensorboard", "html", "as_json", "scheduler")
+RESUMED_WITH = ("resume", "tensorboard", "plot", "html", "as_json", "scheduler")
 MOST_ROWS = 16
 """Of the table that is shown while runs train."""
 
@@ -62,6 +62,7 @@ class TrainingOptions:
     epochs: int | None = Option(
         None, help="Passes over the data (default: 100); with --exact the most iterations."
     )
+    steps: int | None = Option(None, help="Steps of the optimiser, instead of epochs.")
     batch_size: int = Option(128, help="Samples per step.")
     optimiser: str | None = Option(
         None,
@@ -108,6 +109,9 @@ class OutputOptions:
     resume: Path | None = Option(None, help="Resume the run or sweep in this folder.")
     checkpoint_every: int = Option(1, help="Epochs between checkpoints.")
     tensorboard: bool = Option(False, "--tensorboard", help="Write TensorBoard events too.")
+    plot: Path | None = Option(
+        None, help="Write a figure of the run or sweep to a .png, .pdf or .svg."
+    )
     html: Path | None = Option(None, help="Write a page on the run or sweep to an .html file.")
     as_json: bool = Option(False, "--json", help="Print the summaries as JSON.")
     scheduler: Scheduler = None
@@ -137,7 +141,7 @@ def train(
     from posterior_collapse.clusters import connected
 
     resume, out = output.resume, output.out
-    options.check_outputs(None, output.html)
+    options.check_outputs(output.plot, output.html)
     if resume is not None:
         _check_alone(context)
         files.check_described(resume)
@@ -170,37 +174,36 @@ def train(
         if out.exists():  # else not even torch was loaded
             typer.echo(f"Go on with: collapse train --resume {shlex.quote(str(out))}", err=True)
         raise
-    if output.html is not None:
-        _write_page(out, dataset, output.html, single=len(runs) == 1)
+    _write_views(out, dataset, output, single=len(runs) == 1)
     if output.as_json:
         typer.echo(json.dumps(summaries, indent=2))
     else:
         _print(dataset, out, summaries)
-        options.say_where(page=output.html)
+        options.say_where(figure=output.plot, page=output.html)
     if any(summary["stopped"].startswith("non-finite") for summary in summaries):
         raise typer.Exit(1)
 
 
-def _write_page(out: Path, dataset: Dataset, path: Path, *, single: bool) -> None:
-    """Write the diagnosis of a single run, or the page of a sweep."""
-    from posterior_collapse import report
+def _write_views(out: Path, dataset: Dataset, output: OutputOptions, *, single: bool) -> None:
+    """Write the diagnosis of a single run, or what a sweep looks like, as far as asked for."""
     from posterior_collapse.runs import kept
 
+    if output.plot is None and output.html is None:
+        return
     if not single:
-        write_sweep_page(out, dataset, path)
+        write_sweep_views(out, dataset, output.plot, output.html)
         return
     (run,) = kept.members(out).values()
     _, found = run.diagnosed()
-    report.write_page(found, path)
+    options.write_views(found, output.plot, output.html)
 
 
-def write_sweep_page(out: Path, dataset: Dataset, path: Path) -> None:
-    """Write the page of a sweep, from its folder and what it was trained on."""
-    from posterior_collapse import report
+def write_sweep_views(out: Path, dataset: Dataset, plot: Path | None, html: Path | None) -> None:
+    """Write figure and page of a sweep, from its folder and what it was trained on."""
     from posterior_collapse.runs.kept import swept
 
-    shape = dataset.decoded_shape
-    report.write_page(swept(out), path, name=dataset.name, image_shape=shape, data=rows_of(dataset))
+    shape, rows = dataset.decoded_shape, rows_of(dataset)
+    options.write_views(swept(out), plot, html, name=dataset.name, image_shape=shape, data=rows)
 
 
 def _check_alone(context: typer.Context) -> None:
@@ -229,6 +232,7 @@ def _asked(
         raise InvalidArgumentError(
             "DATA", "nothing", "a data set's name or a file", "Pass e.g. collapse train digits."
         )
+    options.check_length(how.steps, how.epochs)
     found = options.swept(
         named.kind(network.model), network.latents, asdict(numbers), **network.law()
     )
@@ -286,17 +290,18 @@ def _watched(
 ) -> Iterator[Callable[[Progress], None]]:
     """Yield a function to call after each epoch: it shows it, and writes it for TensorBoard."""
     first = next(iter(runs.values()))
-    exact = first.method == "exact"
+    exact, steps = first.method == "exact", first.settings.steps
+    counted = "iteration" if exact else "epoch" if steps is None else "step"
     table = RunsTable(
         [name or run.spec.model for name, run in runs.items()],
         len(first.spec.dims),
-        first.settings.steps if exact else first.settings.epochs,
-        "iteration" if exact else "epoch",
+        first.settings.epochs if counted == "epoch" else steps,
+        counted,
     )
     scalars: dict[str, Scalars] = {}
 
     def report(now: Progress) -> None:
-        table.show(now.epoch, now.rows)
+        table.show(now.epoch if counted == "epoch" else now.step, now.rows)
         for name, row in zip(runs, now.rows, strict=True):
             if tensorboard and row is not None:
                 if name not in scalars:

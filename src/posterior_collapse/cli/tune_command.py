@@ -102,6 +102,7 @@ def tune(
     from posterior_collapse.training.arguments import check_together
 
     given = {name: value for name, value in asdict(training).items() if value is not None}
+    options.check_length(training.steps, training.epochs)
     settings = Settings(**given)
     check_together([spec], net, settings, exact)
     if out is not None and out.is_file():

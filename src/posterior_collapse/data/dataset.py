@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal
@@ -31,6 +32,7 @@ class Dataset:
         task: The cut that made x and y out of images: ``"quarter"``, ``"half"`` or None.
         steps: What was done to the numbers, in order, in words.
         names: What the columns of x are called, one each; None: they have no names.
+        asked: With which arguments `load` reads them again; None: values were passed.
 
     Example:
         >>> Dataset("toy", np.zeros((4, 2)), labels=np.array([0, 1, 0, 1]))
@@ -45,6 +47,7 @@ class Dataset:
     task: Literal["quarter", "half"] | None = None
     steps: tuple[str, ...] = ()
     names: tuple[str, ...] | None = None
+    asked: Mapping[str, Any] | None = None
 
     @property
     def note(self) -> str:

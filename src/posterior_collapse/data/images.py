@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from posterior_collapse.data.checking import check_file, check_size, reading
 from posterior_collapse.data.dataset import Dataset
-from posterior_collapse.errors import CorruptFileError, DataError, needing
+from posterior_collapse.errors import CorruptFileError, DataError, count_of, needing
 
 DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 AGAIN = "Download it again."
@@ -133,7 +133,7 @@ def read_folder(folder: Path) -> Dataset:
         with _opened(path) as image:
             pixels = np.asarray(image if image.mode == kind else image.convert(kind))
         x[i] = np.moveaxis(pixels, -1, 0) if kind == "RGB" else pixels
-    steps = [f"{len(paths):,} pictures of {width} x {height} pixels"]
+    steps = [f"{count_of(len(paths), 'picture')} of {width} x {height} pixels"]
     if kind == "RGB":
         steps[0] += " in colour"
         if all(bool((one == one[:1]).all()) for one in x):

@@ -17,7 +17,7 @@ from posterior_collapse.data.dataset import TASKS, Dataset
 from posterior_collapse.data.files import READERS, TEXTS, read_file, suffix_of
 from posterior_collapse.data.published import Folder, expanded
 from posterior_collapse.data.reading import Reading
-from posterior_collapse.data.registry import DIVISORS, canonical, from_registry, unknown
+from posterior_collapse.data.registry import DIVISORS, absolute, canonical, from_registry, unknown
 from posterior_collapse.errors import DataError, InvalidArgumentError
 
 
@@ -106,6 +106,13 @@ def load(
         dataset = dataset.select(label)
     if task is not None:
         dataset = TASKS[task](dataset)
+    asked = {
+        "split": split, "data_dir": data_dir, "task": task, "given": given, "label": label,
+        "scale": scale, "header": header, "columns": columns, "drop": drop,
+        "label_column": label_column, "key": key, "standardize": standardize,
+    }  # fmt: skip
+    if dataset is not source or standardize:
+        dataset = replace(dataset, asked=_again(name=source, **asked))
     if not standardize:
         return dataset if scale is not None else _hinted(dataset)
     if scale is not None:
@@ -117,6 +124,16 @@ def load(
     return dataset.standardized(
         load(source, data_dir=data_dir, task=task, given=given, label=label)
     )
+
+
+def _again(**asked: Any) -> dict[str, Any] | None:
+    """Return arguments that read data again, wherever from; None: values were passed."""
+    for name in ("name", "given", "data_dir"):
+        if isinstance(asked[name], (str, os.PathLike)):
+            asked[name] = absolute(os.fspath(asked[name]))
+        elif asked[name] is not None:
+            return None
+    return asked
 
 
 def _hinted(dataset: Dataset) -> Dataset:

@@ -14,7 +14,7 @@ from posterior_collapse.data.arrays import from_columns, is_suspect, refuse_colu
 from posterior_collapse.data.checking import check_size
 from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.data.reading import Reading
-from posterior_collapse.errors import DataError, PosteriorCollapseError, needing
+from posterior_collapse.errors import DataError, PosteriorCollapseError, count_of, needing
 
 
 def read_parquet(path: Path, reading: Reading) -> Dataset:
@@ -95,7 +95,7 @@ def read_parts(folder: Path, paths: list[Path], reading: Reading) -> Dataset:
         if rows
     ]
     x: Any = make.concatenate(blocks) if blocks else first.x
-    several = f"{len(paths):,} files"
+    several = count_of(len(paths), "file")
     return replace(first, name=folder.name, x=x, labels=None, steps=(several, *first.steps))
 
 

@@ -97,6 +97,17 @@ def canonical(name: str) -> str | None:
     return plain if known else None
 
 
+def absolute(source: str) -> str:
+    """Return the path of a file that is there, wherever it is read from; of the rest, the name.
+
+    Example:
+        >>> absolute("digits"), absolute("no such file")
+        ('digits', 'no such file')
+    """
+    is_file = canonical(source) is None and os.path.exists(source)
+    return str(Path(source).resolve()) if is_file else source
+
+
 def fetch(
     name: str, data_dir: str | os.PathLike[str] | None = None, progress: bool = True
 ) -> tuple[Path, ...]:

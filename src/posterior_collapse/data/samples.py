@@ -202,6 +202,7 @@ def read(
         )
     if hasattr(data, "lazy") and hasattr(data, "collect"):  # a lazy frame of polars
         data = data.collect()
+    data = tuple(map(_plain, data)) if isinstance(data, tuple) else _plain(data)
     if names := getattr(getattr(data, "dtype", None), "names", None):  # an array of records
         data = {name: data[name] for name in names}
     if is_frame(data):
@@ -237,6 +238,7 @@ def as_pair(
     one, labels are no target.
     """
     x, image = _rows("x", x, empty_ok=y is not None)
+    y = _plain(y)
     is_label = y is not None and _is_label(x, y)
     if conditional and is_label:
         return Samples(one_hot(y, classes), x, image)
@@ -331,6 +333,12 @@ def _is_pair(data: Any, conditional: bool | None) -> bool:
     return _dims(x) > 1 and (bool(conditional) or x.shape[1:] != getattr(y, "shape", ())[1:])
 
 
+def _plain(values: Any) -> Any:
+    """Return a column of polars or Arrow, which do not count dimensions, as an array."""
+    is_column = hasattr(values, "to_numpy") and not hasattr(values, "ndim")
+    return np.asarray(values) if is_column and not is_frame(values) else values
+
+
 def _dims(values: Any) -> int:
     return int(getattr(values, "ndim", 0))
 
@@ -348,6 +356,7 @@ def _columns(columns: Mapping[Any, Any]) -> Pair:
 
     Or, of a table, its columns of numbers side by side, and the labels.
     """
+    columns = {key: _plain(values) for key, values in columns.items()}
     arrays = {key: values for key, values in columns.items() if _dims(values) > 1}
     if "x" in arrays:
         return arrays["x"], arrays.get("y")

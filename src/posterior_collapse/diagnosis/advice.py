@@ -11,7 +11,6 @@ from posterior_collapse.diagnosis.conclusions import (
     LOCALLY,
     NOT_ENDED,
     conclude,
-    count_of,
     excess_loss,
     gain_in_words,
     has_diverged,
@@ -29,6 +28,7 @@ from posterior_collapse.diagnosis.conclusions import (
     what_decides,
 )
 from posterior_collapse.diagnosis.results import Conclusion, Diagnosis, Finding, LevelDiagnosis
+from posterior_collapse.errors import count_of
 from posterior_collapse.theory import ACTIVE_INFORMATION, unclaimed_signal
 from posterior_collapse.theory.thresholds import LEAST_ROWS, ROUNDING, SURE
 
@@ -53,7 +53,8 @@ def with_verdict(found: Diagnosis) -> Diagnosis:
     """Return the diagnosis with conclusion, verdict and advice, and a caution on few rows."""
     conclusions = conclude(found)
     conclusion, sentence = verdict(found, conclusions)
-    few = f"{found.n} rows are too few for standard errors, which come out too small, or a verdict"
+    few = "1 row is" if found.n == 1 else f"{found.n} rows are"
+    few += " too few for standard errors, which come out too small, or a verdict"
     return found.replace(
         conclusion=conclusion,
         verdict=sentence,
@@ -153,10 +154,11 @@ def _unfinished(found: Diagnosis, conclusions: Sequence[Conclusion]) -> Iterator
     elif excess:
         enough = all(k <= n for k, n in zip(kept, active, strict=True))
         what = f"The loss is {excess:.3g} nats above the optimum of a linear model, "
-        what += f"for which {units} active units are enough." if enough else f"which keeps {units}."
+        few = "1 active unit is" if kept == (1,) else f"{units} active units are"
+        what += f"for which {few} enough." if enough else f"which keeps {units}."
     elif keeps_too_many(found):
-        many = " and ".join(map(str, active))
-        what = f"{many} units are active where the optimum of this linear model keeps {units}: "
+        many = "1 unit is" if active == [1] else f"{' and '.join(map(str, active))} units are"
+        what = f"{many} active where the optimum of this linear model keeps {units}: "
         what += f"{NOT_ENDED}."
         action = f"{TRAIN_LONGER[:-1]}; exact=True trains a linear model to its optimum."
     else:

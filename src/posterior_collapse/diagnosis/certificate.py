@@ -16,6 +16,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from posterior_collapse.arrays import Float
 from posterior_collapse.diagnosis.scores import Floats, Kind, Noise
 from posterior_collapse.diagnosis.statistics import Reservoir, Which
+from posterior_collapse.errors import count_of
 from posterior_collapse.theory import ACTIVE_INFORMATION
 from posterior_collapse.theory.thresholds import SURE, variance_error
 
@@ -200,8 +201,8 @@ class Residuals:
         n, dim = x.shape
         if self._inputs == "removed" and n < ROWS_PER_FEATURE * dim:
             return average, (
-                f"{n:,} rows are too few to tell what the {dim:,} features of x predict of the "
-                "residual: the signal counts it all",
+                f"{n:,} rows are too few to tell what the {count_of(dim, 'feature')} of x "
+                f"predict{'s' * (dim == 1)} of the residual: the signal counts it all",
             )
         x = x - x.mean(0) if self._center else x
         flat = average.reshape(n, -1)

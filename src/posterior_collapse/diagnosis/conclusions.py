@@ -15,7 +15,7 @@ from posterior_collapse.diagnosis.results import (
     Conclusion,
     Diagnosis,
 )
-from posterior_collapse.errors import DataError, NotSolvedError, UnboundedObjectiveError
+from posterior_collapse.errors import DataError, NotSolvedError, UnboundedObjectiveError, count_of
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import ACTIVE_INFORMATION, FewSamplesWarning, Forecast, forecast
@@ -224,16 +224,6 @@ def keeps_too_many(found: Diagnosis) -> bool:
         return False
     kept = zip(found.levels, kept_units(theory), theory.undetermined_levels, strict=True)
     return any(level.n_active > most and not free for level, most, free in kept)
-
-
-def count_of(count: int, name: str) -> str:
-    """Return a number of things in words.
-
-    Example:
-        >>> count_of(1, "unit"), count_of(2_000, "unit")
-        ('1 unit', '2,000 units')
-    """
-    return f"{count:,} {name}{'s' * (count != 1)}"
 
 
 def gain_in_words(found: Diagnosis, at: int) -> str:

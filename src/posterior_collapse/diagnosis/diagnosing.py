@@ -28,7 +28,7 @@ from posterior_collapse.diagnosis.levels import check_spec, collapse_options
 from posterior_collapse.diagnosis.likelihood import LogLikelihood, has_marginal, log_likelihood
 from posterior_collapse.diagnosis.reading import model_behind, model_of
 from posterior_collapse.diagnosis.results import Diagnosis, LevelDiagnosis
-from posterior_collapse.errors import DataError, InvalidArgumentError
+from posterior_collapse.errors import DataError, InvalidArgumentError, count_of
 from posterior_collapse.models import LatentModel
 from posterior_collapse.models.batches import BATCH_SIZE
 from posterior_collapse.models.modules import evaluating
@@ -289,8 +289,8 @@ def _levels(
         bounds = int(level.information_is_lower_bound.sum())
         if bounds:
             notes.append(
-                f"information of {bounds} units{name} is a lower bound: their posteriors are very "
-                "narrow beside the range of their means"
+                f"information of {count_of(bounds, 'unit')}{name} is a lower bound: the posteriors "
+                "are very narrow beside the range of the means"
             )
         notes += [note for note in statistics.notes(level, name) if note not in notes]
         levels.append(level)

@@ -13,7 +13,6 @@ from scipy.special import ndtr
 
 from posterior_collapse import checks
 from posterior_collapse.arrays import Float
-from posterior_collapse.diagnosis.conclusions import count_of
 from posterior_collapse.diagnosis.results import (
     QUANTILES,
     CollapseCurve,
@@ -26,7 +25,7 @@ from posterior_collapse.diagnosis.statistics import (
     Running,
     mixture_information,
 )
-from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.errors import InvalidArgumentError, count_of
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import ACTIVE_INFORMATION
 from posterior_collapse.theory.thresholds import SURE
@@ -62,8 +61,10 @@ def check_spec(spec: Spec | None, units: tuple[int, ...]) -> None:
     if spec is None or (isinstance(spec, Spec) and spec.dims == units):
         return
     got = f"latent dims {spec.dims}" if isinstance(spec, Spec) else type(spec).__name__
-    of = f"one level of {units[0]}" if len(units) == 1 else f"levels of {units}"
-    raise InvalidArgumentError("spec", got, f"a spec of {of} units", "Leave it out, or check it.")
+    of = f"levels of {units} units"
+    if len(units) == 1:
+        of = f"one level of {count_of(units[0], 'unit')}"
+    raise InvalidArgumentError("spec", got, f"a spec of {of}", "Leave it out, or check it.")
 
 
 @dataclass(frozen=True)

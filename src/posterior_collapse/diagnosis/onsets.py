@@ -23,10 +23,14 @@ from torch import Tensor
 from posterior_collapse import checks
 from posterior_collapse.arrays import Array, Float, as_array, refuse_non_finite, same_length
 from posterior_collapse.data.samples import read
-from posterior_collapse.diagnosis.conclusions import count_of
 from posterior_collapse.diagnosis.minima import least_weights
 from posterior_collapse.diagnosis.rows import RowLoss, curvature_scale, refuse_jumps
-from posterior_collapse.errors import DataError, InvalidArgumentError, UnboundedObjectiveError
+from posterior_collapse.errors import (
+    DataError,
+    InvalidArgumentError,
+    UnboundedObjectiveError,
+    count_of,
+)
 from posterior_collapse.models.modules import keeping_buffers
 from posterior_collapse.records import Record
 from posterior_collapse.theory import FewSamplesWarning

@@ -12,7 +12,7 @@ from scipy import linalg
 
 from posterior_collapse.arrays import Array, Float, as_samples, is_lazy, refuse_non_finite
 from posterior_collapse.data.samples import Samples, Stream, as_pair, read
-from posterior_collapse.errors import DataError, InvalidArgumentError, NotSolvedError
+from posterior_collapse.errors import DataError, InvalidArgumentError, NotSolvedError, count_of
 from posterior_collapse.moments import wide
 from posterior_collapse.moments.accumulate import Accumulator, Precision, of_blocks
 
@@ -282,10 +282,10 @@ class Moments:
 
     def __repr__(self) -> str:
         d_x, d_y = self.features
-        target = f"y: {d_y} features" if self.paired else "y = x"
+        target = f"y: {count_of(d_y, 'feature')}" if self.paired else "y = x"
         kind = "centred" if self.center else "raw"
         return (
-            f"Moments(n={self.n}, x: {d_x} features, {target}, {kind}, "
+            f"Moments(n={self.n}, x: {count_of(d_x, 'feature')}, {target}, {kind}, "
             f"total variance {self.total_variance:.4g})"
         )
 

@@ -9,6 +9,7 @@ from operator import not_
 from typing import TYPE_CHECKING, Any
 
 from posterior_collapse.diagnosis.conclusions import kept_of
+from posterior_collapse.errors import count_of
 from posterior_collapse.report.names import theory
 from posterior_collapse.report.text import NOTHING, add_numbers, new_table
 from posterior_collapse.theory.solve import or_others
@@ -58,7 +59,7 @@ def comparison_verdict(summary: Summary) -> str:
     kept = " and ".join(str(expected) for _, expected in pairs)
     kept += or_others(free)
     gap = measured["loss"] - forecast["loss"]
-    longer = "train longer or warm beta up" if lacks else "train longer"
+    longer = "train longer, or with a longer warm-up of beta" if lacks else "train longer"
     if excess := _excess(summary):
         if not rough:
             far = f"Undertrained: loss {gap:.3g} nats above the linear optimum"
@@ -137,7 +138,10 @@ def comparison_sentences(
     told = [text for text in verdicts if ": Stopped, " in text]
     far = sum("ndertrained: " in text for text in verdicts)
     same = sum(": As forecast: " in text or ", as many as forecast" in text for text in verdicts)
-    counts = f"{same} of {len(summaries)} runs have as many active units as their forecasts."
+    as_theirs = "has as many active units as its forecast"
+    if same != 1:
+        as_theirs = "have as many active units as their forecasts"
+    counts = f"{same} of {len(summaries)} runs {as_theirs}."
     if far:
         counts = f"Undertrained, with a loss far above: {far} of {len(summaries)} runs. {counts}"
     return [*told, counts, where]
@@ -218,7 +222,7 @@ def _counts(side: Mapping[str, Any]) -> str:
         f"{name}{level['n_active']} of {len(level['kl'])}"
         for name, level in zip(names, levels, strict=True)
     ]
-    return f"{', '.join(parts)} units"
+    return f"{', '.join(parts)} unit{'s' * (len(levels[-1]['kl']) != 1)}"
 
 
 def tuned_table(found: Any) -> Table:
@@ -252,8 +256,8 @@ def tuned_verdict(found: Any) -> str:
     kept = sorted(set(trial.active))
     counts = str(kept[0]) if len(kept) == 1 else f"{kept[0]} to {kept[-1]}"
     tuned = f"{name} {trial.value:g}" if name.startswith("beta") else f"{trial.value:g} {name}"
-    text = f"With {tuned} this network keeps {counts} of {found.units} units{of}, from {seeds} "
-    text += "seed" if seeds == 1 else "seeds"
+    text = f"With {tuned} this network keeps {counts} of {count_of(found.units, 'unit')}{of}"
+    text += f", from {count_of(seeds, 'seed')}"
     if trial.linear is not None:
         gaussian = found.spec.likelihood == "gaussian"
         keeps = "a linear model would keep" if gaussian else f"the {theory(found.spec)} keeps"

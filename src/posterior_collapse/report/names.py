@@ -95,7 +95,7 @@ def settings(spec: Any, varying: Collection[str] = ()) -> str:
     gaussian, several = spec.likelihood == "gaussian", len(spec.dims) > 1
     parts = [
         spec.model.upper() + ("" if gaussian else f" ({spec.likelihood})"),
-        f"{_listed(spec.dims)} latent units",
+        f"{_listed(spec.dims)} latent unit{'s' * (spec.dims != (1,))}",
     ]
     levels = enumerate(spec.beta_levels, 1)
     betas = {f"beta_{number}" if several else "beta": beta for number, beta in levels}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from posterior_collapse.diagnosis.conclusions import kept_units
+from posterior_collapse.errors import count_of
 from posterior_collapse.report.names import theory
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def _units_table(number: int, level: Level | LevelDiagnosis, shown: int) -> Tabl
     """Return an empty table of so many units of a level."""
     units = len(level.status)
     left_out = f" (first {shown} shown)" if shown < units else ""
-    return new_table(f"z{number}: {level.n_active} of {units} units active{left_out}")
+    return new_table(f"z{number}: {level.n_active} of {count_of(units, 'unit')} active{left_out}")
 
 
 def verdict(forecast: Forecast) -> str:
@@ -82,7 +83,7 @@ def _bracket(who: str, fewest: int, most: int, units: int) -> str:
 def _level_verdict(level: Level, units_below: int | None, hidden: float) -> str:
     units, active = len(level.status), level.n_active
     dead = np.array([s == "collapsed" for s in level.status])
-    text = f"{active} of {units} units survive{'s' if active == 1 else ''}"
+    text = f"{active} of {count_of(units, 'unit')} survive{'s' if 1 in (active, units) else ''}"
     noise = level.status.count("noise")
     if noise:
         text += f"; {noise} only relay{'s' if noise == 1 else ''} the noise injected below"
@@ -96,7 +97,7 @@ def _level_verdict(level: Level, units_below: int | None, hidden: float) -> str:
     if np.isnan(threshold):
         return text + "the loss is the same whether the level is used or not."
     if np.isinf(threshold) and units_below is not None and active + noise >= units_below:
-        return text + f"the level below has only {units_below} units to encode."
+        return text + f"the level below has only {count_of(units_below, 'unit')} to encode."
     if np.isinf(threshold):
         return text + "no variance of the data could keep it alive with these betas and sigmas."
     if variance == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,11 +14,16 @@ from posterior_collapse import files
 from posterior_collapse.data import Dataset
 from posterior_collapse.data.registry import canonical
 from posterior_collapse.diagnosis import Diagnosis, diagnose
-from posterior_collapse.errors import CorruptFileError, DataError, MissingFileError
+from posterior_collapse.errors import (
+    CorruptFileError,
+    DataError,
+    InvalidArgumentError,
+    MissingFileError,
+)
 from posterior_collapse.models import MarkovVAE
 from posterior_collapse.runs import folder as folders
-from posterior_collapse.runs.run import Run
-from posterior_collapse.runs.store import Outcome, Record, Store
+from posterior_collapse.runs.run import Run, RunData
+from posterior_collapse.runs.store import DATA, Outcome, Record, Store
 from posterior_collapse.runs.sweep import Sweep, hashed
 from posterior_collapse.specs import Spec
 from posterior_collapse.training import checkpoints
@@ -83,20 +89,30 @@ class Kept:
         """What was trained."""
         return folders.read(self.folder)[""] if self.record is None else self.record.run
 
+    def _read_as(self) -> RunData | None:
+        """Return how its data are read again; None: values were passed, which are not kept."""
+        data = self.run.data
+        if self.record is not None:
+            with contextlib.suppress(InvalidArgumentError, LookupError, TypeError):
+                return RunData(**self.record.origin[DATA])
+            if data.sha256 is not None and canonical(data.name) is None:
+                return None
+        return data
+
     def dataset(self) -> Dataset:
         """Load its data, or those that are named instead; see `diagnosed`."""
-        run = self.run
-        own = run.data.replace(split=run.data.split or "train", sha256=None)
-        now = own.replace(**self.changes)
-        passed = self.record is not None and run.data.sha256 is not None
-        if passed and "name" not in self.changes and canonical(run.data.name) is None:
+        run, own = self.run, self._read_as()
+        if own is None and "name" not in self.changes:
             raise DataError(
                 str(self.folder),
                 "a run on values that were passed, which are not kept",
                 "the data it was trained on, or others",
                 "Name them: --data FILE.",
             )
-        if not (now.standardize and "name" in self.changes and run.data.standardize):
+        own = own or run.data
+        own = own.replace(split=own.split or "train", sha256=None)
+        now = own.replace(**self.changes)
+        if not (now.standardize and "name" in self.changes and own.standardize):
             return folders.load({"": run.replace(data=now)})
         # Other rows are brought to what the model was trained on.
         rows = folders.load({"": run.replace(data=now.replace(standardize=False))})
@@ -115,6 +131,9 @@ def members(folder: Path, changes: Mapping[str, Any] | None = None) -> dict[str,
         CorruptFileError: A file was damaged or changed.
     """
     changes = changes or {}
+    if files.is_kept(folder):
+        whole = folder.resolve()
+        return {"": Kept(folder, Store(whole.parent).get(whole.name), changes)}
     if not files.holds_runs(folder):
         found = folders.members(folder)
         return {name: Kept(path, None, changes) for name, path in found.items()}

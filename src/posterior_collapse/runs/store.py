@@ -9,7 +9,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,13 @@ ARRAYS = "arrays.npz"
 FILES, SEAL, TOGETHER = "files", "sha256", "company"
 """Entries of `run.json`: the SHA-256 of each other file, that of all its other entries, and the
 keys of the runs that trained together."""
+DATA = "data"
+"""Entry of a run's origin: how its data are read again, where that is known."""
 WORK = ".work"
 """Subfolder of a store with the checkpoints of what trains."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Finished:
     """What is measured of a finished run.
 
@@ -50,6 +52,12 @@ class Finished:
     forecast: Mapping[str, Any] | None
     stopped: str
 
+    def __repr__(self) -> str:
+        run, loss = self.run, self.measured.get("loss")
+        told = f" loss {loss:.6g};" if isinstance(loss, float) else ""
+        who = f"{run.spec!r}, {run.architecture.name}, seed {run.settings.seed}"
+        return f"{type(self).__name__}({who};{told} {self.stopped})"
+
     def summary(self) -> dict[str, Any]:
         """Return what was measured beside what was forecast; see `Fitted.summary`."""
         rough = {} if self.run.spec.likelihood == "gaussian" else {"approximate": True}
@@ -57,7 +65,7 @@ class Finished:
         return {"stopped": self.stopped, **found, **rough}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Outcome(Finished):
     """All that a finished run leaves behind.
 
@@ -74,7 +82,7 @@ class Outcome(Finished):
     wall_s: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Record(Finished):
     """A stored run, read back; `history`, `arrays` and `model` when they are asked for.
 
@@ -82,7 +90,7 @@ class Record(Finished):
 
     Attributes:
         retrained_together: Keys of the runs that trained together with it.
-        origin: Version, hardware and wall time.
+        origin: Version, hardware and wall time; perhaps how its data are read again.
         folder: Where it lies.
         files: SHA-256 of its other files; None for a run that an earlier version kept, which
             wrote none.
@@ -90,8 +98,8 @@ class Record(Finished):
 
     retrained_together: tuple[str, ...]
     origin: dict[str, Any]
-    folder: Path = field(repr=False)
-    files: dict[str, str] | None = field(default=None, repr=False)
+    folder: Path
+    files: dict[str, str] | None = None
 
     @cached_property
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -156,13 +164,21 @@ class Store:
         folder: Made when the first run is put in.
         models: Whether to keep the trained models of runs that are put in. Without them a run is
             a tenth as large, and all but `Record.model` is there.
+        data: How the data of runs that are put in are read again, as fields of `RunData`; None:
+            nobody knows.
 
     Example:
         >>> Store("no/such/folder").get("0123")
     """
 
-    def __init__(self, folder: str | Path, *, models: bool = True) -> None:
-        self.folder, self.models = Path(folder), models
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        models: bool = True,
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder, self.models, self.data = Path(folder), models, data
 
     def __contains__(self, key: object) -> bool:
         """Whether a finished run lies there, whole or damaged."""
@@ -267,6 +283,7 @@ class Store:
         hashes = {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()
         }
+        data = {} if self.data is None else {DATA: self.data}
         values = files.as_read(
             {
                 "run": outcome.run.to_dict(),
@@ -274,7 +291,7 @@ class Store:
                 "forecast": outcome.forecast,
                 "stopped": outcome.stopped,
                 TOGETHER: list(together),
-                "origin": {**origin, "wall_s": outcome.wall_s},
+                "origin": {**origin, **data, "wall_s": outcome.wall_s},
                 FILES: dict(sorted(hashes.items())),
             }
         )

@@ -16,7 +16,7 @@ from posterior_collapse.arrays import is_lazy
 from posterior_collapse.data import Dataset
 from posterior_collapse.data.about import About
 from posterior_collapse.diagnosis.conclusions import kept_of
-from posterior_collapse.errors import DataError
+from posterior_collapse.errors import DataError, InvalidArgumentError, count_of
 from posterior_collapse.files import digest
 from posterior_collapse.models import Architecture
 from posterior_collapse.progress import Display
@@ -96,7 +96,7 @@ class Sweep(Viewed):
         same = sum(map(all, rows))
         said = f"{same} of {len(rows)} with as many active units as forecast"
         found = said if rows else "no count is known to compare with"
-        return f"Sweep({len(self.runs)} runs; {varying} varies; {found})"
+        return f"Sweep({count_of(len(self.runs), 'run')}; {varying} varies; {found})"
 
 
 def _described(run: Run) -> dict[str, Any]:
@@ -196,8 +196,9 @@ def sweep(
             report = lambda now: display.update(display.done, text=describe(now))  # noqa: E731
         training = Training(data, validation, report=report)
         if folder is not None:
+            store = Store(folder, data=_again(data))
             found = complete(
-                runs, Store(folder), training, device=common.device, spread=spread,
+                runs, store, training, device=common.device, spread=spread,
                 report=lambda now: display.update(now.done, total=now.runs),
             )  # fmt: skip
             return Sweep(tuple(found))
@@ -242,6 +243,14 @@ def _choice(data: Any, validation: Any, spec: Spec, settings: Settings, exact: b
     together = hashes[0] if len(hashes) == 1 else digest({"data": hashes})
     name = data.name if isinstance(data, Dataset) else "array"
     return RunData(name, sha256=together if known else None)
+
+
+def _again(data: Any) -> dict[str, Any] | None:
+    """Return how data are read again as fields of `RunData`; None: that cannot be said."""
+    asked = data.asked if isinstance(data, Dataset) else None
+    with contextlib.suppress(InvalidArgumentError):  # a label or a column that is no text
+        return None if asked is None else RunData(**asked).to_dict()
+    return None
 
 
 def hashed(data: Any, spec: Spec, settings: Settings, exact: bool) -> str | None:

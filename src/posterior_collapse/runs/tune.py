@@ -22,8 +22,8 @@ from posterior_collapse import checks
 from posterior_collapse.arrays import Float
 from posterior_collapse.data.about import UNKNOWN, About, about
 from posterior_collapse.data.samples import Stream, read
-from posterior_collapse.diagnosis.conclusions import count_of, kept_of
-from posterior_collapse.errors import NonFiniteLossError
+from posterior_collapse.diagnosis.conclusions import kept_of
+from posterior_collapse.errors import NonFiniteLossError, count_of
 from posterior_collapse.models import Architecture
 from posterior_collapse.records import Record, Viewed
 from posterior_collapse.runs.completing import MOST_TOGETHER
@@ -162,9 +162,9 @@ class Tuned(Viewed):
         found = self.chosen
         counts = " ".join(map(str, found.active))
         sure = "settled" if self.settled else "not settled"
-        of = f"z{self.level}'s {self.units}" if len(self.spec.dims) > 1 else self.units
+        of = f"z{self.level}'s " * (len(self.spec.dims) > 1) + count_of(self.units, "unit")
         return (
-            f"Tuned({self.parameter} {found.value:g}: {counts} of {of} units active "
+            f"Tuned({self.parameter} {found.value:g}: {counts} of {of} active "
             f"by seed, {self.wanted} wanted; {sure})"
         )
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from posterior_collapse import checks
-from posterior_collapse.errors import InvalidArgumentError, PosteriorCollapseError
+from posterior_collapse.errors import InvalidArgumentError, PosteriorCollapseError, count_of
 from posterior_collapse.records import Record
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory.solve import Problem, solve
@@ -147,15 +147,15 @@ def _changes(count: Count, spec: Spec, goal: int) -> tuple[Change, ...]:
 
 def _words(advice: Advice, modes: Modes, count: Count, spec: Spec) -> str:
     goal, now, units, possible = advice.wanted, advice.active, advice.units, advice.possible
-    are = "unit is" if units == 1 else "units are"
+    active = f"{now} of {count_of(units, 'unit')} {'is' if 1 in (now, units) else 'are'} active"
     if possible == 0:
         why = "x explains all of y" if modes.conditional else "the data do not vary"
-        return f"{now} of {units} {are} active: {why}, so no setting can keep a unit."
+        return f"{active}: {why}, so no setting can keep a unit."
     reach = min(goal, possible)
-    lines = [f"{now} of {units} {are} active"]
-    mode = f"mode{'s' * (possible != 1)}" + " above rounding" * (modes.hidden > 0)
+    lines = [active]
+    mode = count_of(possible, "mode") + " above rounding" * (modes.hidden > 0)
     if goal > possible:
-        lines[0] += f"; {goal} wanted, but the data have only {possible} {mode}."
+        lines[0] += f"; {goal} wanted, but the data have only {mode}."
     elif now < goal:
         lines[0] += f"; {goal} wanted."
     else:
@@ -184,7 +184,8 @@ def _words(advice: Advice, modes: Modes, count: Count, spec: Spec) -> str:
     else:
         lines.append("Changing beta, eta_dec or a sigma alone is not enough.")
     if 0 < now < units:
-        lines.append(f"Or use {now}: the others carry nothing.")
+        others = "the others carry" if units - now > 1 else "the other carries"
+        lines.append(f"Or use {now}: {others} nothing.")
     return " ".join(lines)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from posterior_collapse.arrays import Float
 from posterior_collapse.data.about import UNKNOWN, About, about
 from posterior_collapse.data.samples import read
-from posterior_collapse.errors import InvalidArgumentError, PosteriorCollapseError
+from posterior_collapse.errors import InvalidArgumentError, PosteriorCollapseError, count_of
 from posterior_collapse.moments import Moments
 from posterior_collapse.moments.accumulate import CLEAR
 from posterior_collapse.records import Viewed, unit_rows
@@ -209,7 +209,7 @@ class Forecast(Viewed):
 
     def __repr__(self) -> str:
         levels = "; ".join(
-            f"z{i + 1}: {level.n_active} of {len(level.status)} units active"
+            f"z{i + 1}: {level.n_active} of {count_of(len(level.status), 'unit')} active"
             + (f", {level.status.count('noise')} noise" if "noise" in level.status else "")
             + f", KL {level.kl.sum():.4g} nats"
             for i, level in enumerate(self.levels)
@@ -385,11 +385,13 @@ def _noise_alone(modes: Modes, threshold: float) -> Iterator[str]:
     if stronger < found:
         about = "" if drawn else "about "
         least = "at least " if moments.unresolved > 0 else ""
+        are = "is" if stronger == 1 else "are"
         told = f"{about if stronger else ''}{stronger:,}"
         yield (
-            f"{FEW_ROWS}{n:,} rows for {features:,} features: as many rows of noise, with the same "
-            f"variances, would show {about}{above:,} modes above the threshold; these data show "
-            f"{least}{found:,}, of which {told} are stronger than noise's"
+            f"{FEW_ROWS}{n:,} rows for {count_of(features, 'feature')}: as many rows of noise, "
+            f"with the same variances, would show {about}{count_of(above, 'mode')} above the "
+            f"threshold; these data show {least}{found:,}, of which {told} {are} stronger than "
+            "noise's"
         )
 
 

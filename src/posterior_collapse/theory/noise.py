@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from posterior_collapse.arrays import Float
+from posterior_collapse.errors import count_of
 from posterior_collapse.theory.state import fit
 
 MOST_DRAWN, CHEAP = 20_000_000, 1_000_000
@@ -35,8 +36,8 @@ def few_samples(rank: int, n: int) -> list[str]:
     if not 0 < n < 10 * rank:
         return []
     return [
-        f"the condition has {rank} independent features for {n} samples (fewer than 10 each): what "
-        "it seems to explain of y may be an artefact"
+        f"the condition has {count_of(rank, 'independent feature')} for {n} samples (fewer than 10 "
+        "each): what it seems to explain of y may be an artefact"
     ]
 
 

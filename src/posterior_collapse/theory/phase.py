@@ -12,7 +12,7 @@ import numpy.typing as npt
 from posterior_collapse import checks
 from posterior_collapse.arrays import Float
 from posterior_collapse.data.about import UNKNOWN, About, about
-from posterior_collapse.errors import InvalidArgumentError, UnboundedObjectiveError
+from posterior_collapse.errors import InvalidArgumentError, UnboundedObjectiveError, count_of
 from posterior_collapse.moments import Moments
 from posterior_collapse.records import Viewed
 from posterior_collapse.specs import Spec, in_order
@@ -48,8 +48,12 @@ class PhaseDiagram(Viewed):
 
     def __repr__(self) -> str:
         found = sorted({*self.active.ravel().tolist()} - {-1})
-        counts = f"{found[0]} to {found[-1]} active units" if found else "unbounded everywhere"
-        return f"PhaseDiagram({len(self.betas)} betas x {len(self.eta_decs)} eta_decs; {counts})"
+        counts = "unbounded everywhere"
+        if found:
+            span = f"{found[0]} to " * (len(found) > 1)
+            counts = span + count_of(found[-1], "active unit")
+        of = count_of(len(self.eta_decs), "eta_dec")
+        return f"PhaseDiagram({count_of(len(self.betas), 'beta')} x {of}; {counts})"
 
     def _rows(self) -> Iterator[Mapping[str, Any]]:
         for beta, counts in zip(self.betas, self.active, strict=True):
@@ -68,10 +72,10 @@ def phase_diagram(
         betas: Betas of the level, shape (rows,).
         eta_decs: Std of every decoder, shape (columns,); None: the spec's own, in one column. A
             likelihood that is not Gaussian has none.
-        level: Level to vary and count, bottom first; -1 is the top.
+        level: Level to vary and count: 0 is the bottom one, -1 the top.
 
     Raises:
-        InvalidArgumentError: A value that is not positive, or no such level.
+        InvalidArgumentError: No values, one that is not positive, or no such level.
         NotSolvedError: No closed form is known.
 
     Example:
@@ -98,7 +102,7 @@ def of_modes(
 
     `times` are what the KL of each unit weighs, in multiples of beta; None: all the same.
     """
-    rows = np.array([checks.positive("betas", b) for b in np.ravel(betas)])
+    rows = _along("betas", betas)
     if eta_decs is not None and spec.likelihood != "gaussian":
         raise InvalidArgumentError(
             "eta_decs",
@@ -111,11 +115,15 @@ def of_modes(
         raise InvalidArgumentError(
             "eta_decs", "none", "stds, as the spec learns its own", "Pass some."
         )
-    stds = spec.eta_levels[:1] if own else np.ravel(eta_decs)
-    columns = np.array([checks.positive("eta_decs", e) for e in stds])
+    columns = _along("eta_decs", spec.eta_levels[:1] if own else eta_decs)
     depth = len(spec.dims)
     if not -depth <= level < depth:
-        raise InvalidArgumentError("level", level, f"one of {depth} levels", "Pass level=-1.")
+        raise InvalidArgumentError(
+            "level",
+            level,
+            f"one of {', '.join(map(str, range(depth)))} (bottom first), or -1, the top",
+            "Pass level=-1.",
+        )
     level %= depth
     plain = spec.replace(eta_dec=1.0) if spec.eta_levels[0] == "learned" else spec
     problem = Problem.of(modes, plain)
@@ -128,6 +136,19 @@ def of_modes(
         cells = [[plain.replace(beta=b, eta_dec=e) for e in columns] for b in rows]
         counts = np.array([[weighted(modes.theta, one, times) for one in row] for row in cells])
     return PhaseDiagram(spec, level, rows, columns, counts)
+
+
+def _along(name: str, values: Any) -> Float:
+    """Return the values of one side of the grid, of which there is at least one."""
+    given = np.asarray(values)
+    if given.ndim > 1 or not given.size:
+        raise InvalidArgumentError(
+            name,
+            f"an array of shape {given.shape}",
+            "one value or a list of them",
+            f"Pass e.g. {name}=[0.5, 1, 2].",
+        )
+    return np.array([checks.positive(name, value) for value in given.ravel()])
 
 
 def _counts(

@@ -21,7 +21,7 @@ from scipy import linalg, optimize
 from posterior_collapse.arrays import Array, Float
 from posterior_collapse.checks import Dispersion, Likelihood
 from posterior_collapse.data.samples import Samples
-from posterior_collapse.errors import DataError, NotSolvedError
+from posterior_collapse.errors import DataError, NotSolvedError, count_of
 from posterior_collapse.likelihoods import (
     ENDLESS,
     FAMILIES,
@@ -208,7 +208,8 @@ def _notes(spec: Spec, dropped: int, features: int, counted: bool) -> list[str]:
     if family.most != 1:
         notes.append("the loss leaves out terms of the data alone (log y! of counts)")
     if dropped:
-        notes.append(f"{dropped} of {features} features carry nothing and drop out")
+        drop = "carries nothing and drops out" if dropped == 1 else "carry nothing and drop out"
+        notes.append(f"{dropped} of {count_of(features, 'feature')} {drop}")
     if learned and counted:
         notes.append(
             "the dispersion of each feature is the likeliest without latents; where units explain "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from posterior_collapse.errors import (
     InvalidArgumentError,
     NotSolvedError,
     UnboundedObjectiveError,
+    count_of,
     nearest,
 )
 from posterior_collapse.models import (
@@ -21,7 +23,7 @@ from posterior_collapse.models import (
     check_convention,
     check_warm_up,
 )
-from posterior_collapse.specs import Spec
+from posterior_collapse.specs import ChainSpec, HVAESpec, Spec, VAESpec
 from posterior_collapse.theory import forecast
 from posterior_collapse.training.settings import FIELDS, Settings, effective_spec
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 Folder = str | Path
 SPELLINGS = {"lr": "learning_rate", "optimizer": "optimiser"}
 """What settings are called as well, by those who come from other libraries."""
+OF_SPEC = {one.name for kind in (VAESpec, HVAESpec, ChainSpec) for one in fields(kind)}
 NETWORK_OPTIONS = sorted(set().union(*(preset.free for preset in ARCHITECTURES.values())))
 
 
@@ -51,6 +54,10 @@ def split(
     options = {SPELLINGS.get(name, name): value for name, value in options.items()}
     own = [one.name for one in signature(caller).parameters.values() if one.kind != one.VAR_KEYWORD]
     for name in options:
+        if name in OF_SPEC and name not in FIELDS:
+            raise InvalidArgumentError(
+                name, "beside the spec", "a field of the spec", f"Pass spec.replace({name}=...)."
+            )
         meant = nearest(name, (*FIELDS, *own)) if name not in FIELDS else ""
         if meant and not nearest(name, NETWORK_OPTIONS):
             raise InvalidArgumentError(
@@ -108,7 +115,8 @@ def check_exact(settings: Settings) -> None:
 
 def described(dims: tuple[int, int | None]) -> str:
     """Return what rows hold, in words."""
-    return f"rows of {dims[0]} numbers" + ("" if dims[1] is None else f" and targets of {dims[1]}")
+    of = "" if dims[1] is None else f" and targets of {dims[1]}"
+    return f"rows of {count_of(dims[0], 'number')}{of}"
 
 
 def check_device(name: str) -> None:
@@ -155,7 +163,10 @@ def per_run(given: dict[str, Any], runs: int) -> list[dict[str, Any]]:
         each = values if isinstance(values, Sequence) else (values,) * runs
         if len(each) != runs:
             raise InvalidArgumentError(
-                f"{name}s", f"{len(each)} values", f"one, or {runs}: one per spec", "Pass as many."
+                f"{name}s",
+                count_of(len(each), "value"),
+                f"one, or {runs}: one per spec",
+                "Pass as many.",
             )
         for own, value in zip(changes, each, strict=True):
             own[name] = value
@@ -170,7 +181,7 @@ def check_one_each(folders: Sequence[Folder], runs: int) -> None:
         )
     if len(folders) != runs:
         raise InvalidArgumentError(
-            "folders", f"{len(folders)} folders", f"{runs}, one per spec", "Pass as many."
+            "folders", count_of(len(folders), "folder"), f"{runs}, one per spec", "Pass as many."
         )
     places = [Path(folder).resolve() for folder in folders]
     for folder, place in zip(folders, places, strict=True):

@@ -19,7 +19,7 @@ from posterior_collapse.diagnosis.conclusions import (
 from posterior_collapse.diagnosis.exact import is_exact
 from posterior_collapse.diagnosis.reading import in_double
 from posterior_collapse.diagnosis.statistics import Running
-from posterior_collapse.errors import DataError, NotSolvedError, UnboundedObjectiveError
+from posterior_collapse.errors import DataError, NotSolvedError, UnboundedObjectiveError, count_of
 from posterior_collapse.models import MarkovVAE, loss
 from posterior_collapse.models.modules import evaluating
 from posterior_collapse.records import Seen
@@ -195,13 +195,16 @@ class Fitted(Seen):
 
     def __repr__(self) -> str:
         last = {name: column[-1] for name, column in self.history.items() if column}
-        levels = range(1, len(self.spec.dims) + 1)
         active = "; ".join(
-            f"z{level}: {last[f'active_{level}']:.0f} of {self.spec.dims[level - 1]} units active"
-            for level in levels
+            f"z{level}: {last[f'active_{level}']:.0f} of {count_of(dim, 'unit')} active"
+            for level, dim in enumerate(self.spec.dims, 1)
             if f"active_{level}" in last
         )
-        steps = f"{last['step']:.0f} steps, loss {last['loss']:.6g}" if last else "no epoch"
+        steps = (
+            f"{count_of(int(last['step']), 'step')}, loss {last['loss']:.6g}"
+            if last
+            else "no epoch"
+        )
         name = self.model.architecture.name
         return f"Fitted({self.spec.model}, {name}; {steps}; {active}; {self.stopped})"
 

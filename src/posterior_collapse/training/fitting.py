@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from posterior_collapse.errors import DataError, InvalidArgumentError
+from posterior_collapse.errors import DataError, InvalidArgumentError, count_of
 from posterior_collapse.models import (
     Architecture,
     MarkovVAE,
@@ -223,7 +223,10 @@ def _fit(
     if start is not None:
         if len(start) != len(models):
             raise InvalidArgumentError(
-                "start", f"{len(start)} models", f"{len(models)}, one per spec", "Pass as many."
+                "start",
+                count_of(len(start), "model"),
+                f"{len(models)}, one per spec",
+                "Pass as many.",
             )
         models = [_taken_over(*pair) for pair in zip(models, start, strict=True)]
     check_folders(folders, resume)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from posterior_collapse.errors import count_of
 from posterior_collapse.report.figures.panels import (
     BLUE,
     GREEN,
@@ -97,7 +98,7 @@ def _kl_bars(axes: Axes, level: LevelDiagnosis, found: Diagnosis, number: int, p
     axes.axhline(0.0, color="black", lw=0.8)
     axes.set_ylabel("KL (nats)")
     axes.margins(y=0.25)  # room for the legend
-    axes.set_title(f"{prefix}{level.n_active} of {len(level.status)} units active")
+    axes.set_title(f"{prefix}{level.n_active} of {count_of(len(level.status), 'unit')} active")
     axes.legend(frameon=False)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from posterior_collapse.errors import NotSolvedError, UnboundedObjectiveError
+from posterior_collapse.errors import NotSolvedError, UnboundedObjectiveError, count_of
 from posterior_collapse.report.figures.panels import (
     BLUE,
     GREEN,
@@ -44,8 +44,8 @@ def forecast_panels(forecast: Forecast) -> Panels:
     spectrum = Panel("spectrum", partial(_spectrum, forecast=forecast))
     second = Panel(name, partial(draw, forecast=forecast))
     moments = forecast._modes.moments
-    rows = "" if moments.n is None else f"{moments.n:,} rows of "
-    data = f"{rows}{moments.features[1]:,} features"
+    rows = "" if moments.n is None else f"{count_of(moments.n, 'row')} of "
+    data = f"{rows}{count_of(moments.features[1], 'feature')}"
     title = titled(settings(forecast.spec), forecast._about.name, data)
     return Panels(((spectrum, second),), title, (5.0, 4.2))
 
@@ -92,7 +92,7 @@ def _spectrum(axes: Axes, forecast: Forecast) -> None:
     axes.set_xlim(left=0.4)
     axes.set(xlabel="data mode, strongest first", ylabel="variance of data mode")
     name = f"z{len(forecast.levels)}: " if len(forecast.levels) > 1 else ""
-    title = f"{name}{top.n_active} of {len(top.status)} units active"
+    title = f"{name}{top.n_active} of {count_of(len(top.status), 'unit')} active"
     if forecast.bracket is not None:
         fewest, most = forecast.bracket
         if most:
@@ -130,7 +130,7 @@ def _staircase(axes: Axes, forecast: Forecast) -> None:
 
 def _active(forecast: Forecast) -> str:
     level, depth = forecast.levels[-1], len(forecast.levels)
-    here = f"{level.n_active} of {len(level.status)} units active here"
+    here = f"{level.n_active} of {count_of(len(level.status), 'unit')} active here"
     return f"z{depth}: {here}" if depth > 1 else here
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from posterior_collapse.errors import count_of
 from posterior_collapse.report.comparison import tuned_name
 from posterior_collapse.report.figures.panels import (
     BANDS,
@@ -90,7 +91,7 @@ def _against(axes: Axes, found: Any, layout: Layout, level: int, several: bool) 
 
 def tuned_panels(found: Any) -> Panels:
     """Return active units over what was tuned, of each seed and by theory."""
-    wanted = f"{found.wanted} active units{tuned_name(found)[1]} wanted"
+    wanted = f"{count_of(found.wanted, 'active unit')}{tuned_name(found)[1]} wanted"
     title = titled(settings(found.spec), found._about.name, wanted)
     return Panels(((Panel("active", partial(_tuned, found=found)),),), title, (5.6, 3.9))
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from posterior_collapse.errors import count_of
 from posterior_collapse.report.comparison import trial_cells, tuned_name, tuned_verdict
 from posterior_collapse.report.names import beta_name, counted, fixed, symbol, theory, value
 from posterior_collapse.report.pages.chart import (
@@ -91,7 +92,8 @@ def phase_sentence(found: PhaseDiagram) -> str:
     span = f"{beta} from {number(found.betas.min())} to {number(found.betas.max())}"
     if len(found.eta_decs) > 1:
         span += f" and η_dec from {number(found.eta_decs.min())} to {number(found.eta_decs.max())}"
-    return f"{kept} of {units} units are active for {span}."
+    are = "is" if kept == "1" or units == 1 else "are"
+    return f"{kept} of {count_of(units, 'unit')} {are} active for {span}."
 
 
 def _map(found: PhaseDiagram) -> Markup:
@@ -184,7 +186,7 @@ def tuned_html(found: Any, *, name: str = "", **_: Any) -> str:
         title="Tuned",
         name=name,
         about=f"{kind}{f' on {name}' if name else ''}, {symbol(found.parameter)} tuned for "
-        f"{found.wanted} active units{tuned_name(found)[1]}",
+        f"{count_of(found.wanted, 'active unit')}{tuned_name(found)[1]}",
         heading=f"Active units over {symbol(found.parameter)}",
         snippet=f"import posterior_collapse as pc\n\nspec = pc.{found.spec!r}",
         words=words(["active", theory(found.spec), "β"]),

@@ -11,6 +11,7 @@ import numpy as np
 from posterior_collapse.arrays import ImageShape
 from posterior_collapse.diagnosis.conclusions import excess_loss, verdict_parts
 from posterior_collapse.diagnosis.levels import Histogram
+from posterior_collapse.errors import count_of
 from posterior_collapse.report.names import theory
 from posterior_collapse.report.pages.chart import Chart, linear, ticks_of
 from posterior_collapse.report.pages.pictures import (
@@ -171,12 +172,15 @@ def _level(found: Diagnosis, index: int, pictures: _Pictures) -> dict[str, Any]:
     cards = [_card(level, i, pictures, index) for i in _carded(level)]
     counts = Counter(card["status"] for card in cards)
     left_out = len(level.status) - len(cards)
-    title = f"{level.n_active} of {len(level.status)} units active"
+    said = (
+        f"{count_of(left_out, 'more unit')} {'is' if left_out == 1 else 'are'} in the table below."
+    )
+    title = f"{level.n_active} of {count_of(len(level.status), 'unit')} active"
     return table | {
         "title": f"{table['name']}: {title}" if len(found.levels) > 1 else title,
         "cards": cards,
         "kinds": [(*_status(s), counts[s]) for s in ICONS if counts[s]],
-        "left_out": f"{left_out} more units are in the table below." if left_out else "",
+        "left_out": said if left_out else "",
     }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from posterior_collapse.arrays import ImageShape
 from posterior_collapse.checks import Likelihood
-from posterior_collapse.errors import PosteriorCollapseError
+from posterior_collapse.errors import PosteriorCollapseError, count_of
 from posterior_collapse.moments import Moments
 from posterior_collapse.records import plain
 from posterior_collapse.report.names import theory
@@ -107,13 +107,16 @@ def sentence(forecast: Forecast) -> str:
     """
     dims, levels = forecast.spec.dims, forecast.levels
     if all(level.n_active == 0 for level in levels):
-        whose = "your units" if len(dims) > 1 else _units(dims[0])
+        none = f"None of {'your units' if len(dims) > 1 else _units(dims[0])} will live"
+        if dims == (1,):
+            none = "Your unit will not live"
         if not forecast.spectrum.any():
-            return f"None of {whose} will live: there is no variance for them to carry."
-        return f"None of {whose} will live: this loss is past the onset of collapse."
+            return f"{none}: there is no variance to carry."
+        return f"{none}: this loss is past the onset of collapse."
     if len(dims) == 1:
         supports = f"this data supports {forecast.n_possible} at this loss"
-        return f"{levels[0].n_active} of {_units(dims[0])} will live; {supports}."
+        whose = "Your unit" if dims == (1,) else f"{levels[0].n_active} of {_units(dims[0])}"
+        return f"{whose} will live; {supports}."
     said = [f"z{n}: {found.n_active} of {dims[n - 1]}" for n, found in enumerate(levels, 1)]
     return f"Units that will live: {', '.join(said)}."
 
@@ -176,14 +179,16 @@ def _trust(forecast: Forecast) -> list[str]:
     whose = "best linear model" if linear else theory(forecast.spec)
     features = moments.features[1]
     if moments.n is not None:
-        said.append(f"Measured on {moments.n:,} rows of {features:,} features.")
+        said.append(f"Measured on {count_of(moments.n, 'row')} of {count_of(features, 'feature')}.")
         if moments.n < ENOUGH_ROWS * features:
             said.append(
                 f"That is fewer than {ENOUGH_ROWS} rows per feature: weak modes come out weaker or "
                 "stronger than they are, and units near the threshold may go either way."
             )
     else:
-        said.append(f"Measured as moments of {features:,} features; the rows are not known.")
+        said.append(
+            f"Measured as moments of {count_of(features, 'feature')}; the rows are not known."
+        )
     said.append(
         f"Counts are those of the {whose}. A network folds several modes into one unit "
         "and keeps fewer, the more so the longer it trains."

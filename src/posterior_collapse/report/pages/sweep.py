@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from posterior_collapse.arrays import ImageShape
-from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.errors import InvalidArgumentError, count_of
 from posterior_collapse.report.comparison import (
     FEW,
     comparison_cells,
@@ -98,7 +98,8 @@ def sweep_html(
         "sweep.html.jinja",
         title="Sweep",
         name=name,
-        about=f"Sweep of {len(found.runs)} runs{f' on {name}' if name else ''}; {varying(found)}",
+        about=f"Sweep of {count_of(len(found.runs), 'run')}{f' on {name}' if name else ''}; "
+        f"{varying(found)}",
         courses=courses if len(found.runs) > 1 else [],
         targets=targets,
         words=words([*TERMS, *(theory(run.run.spec) for run in found.runs)]),

@@ -97,7 +97,8 @@ function drawSpectrum(place, carried, l) {
   const active = carried.filter((u) => u.status === "active").length;
   const name = depth > 1 ? ` of z${l + 1}` : "";
   const plot = canvas(place, 280, `Spectrum: variances of the ${count} strongest data modes from ` +
-    `${shown(strongest)} to ${shown(variances[count - 1] ?? 0)}; ${active} carry an active unit` +
+    `${shown(strongest)} to ${shown(variances[count - 1] ?? 0)}; ${active} ` +
+    `${active === 1 ? "carries" : "carry"} an active unit` +
     `${name}. The numbers are in the table.`, l === 0 ? "group" : "img");
   const x = (mode) => plot.left + ((mode + 0.5) / count) * (plot.right - plot.left);
   const y = logScale(low, high, plot.bottom, plot.top);
@@ -221,7 +222,7 @@ function drawSteps(steps, count, here, name, onset) {
   const now = count(here);
   const plot = canvas($("stairs"), 240, "Staircase: active units fall from " +
     `${counts[0].join(", ")} as ${name} grows; here, at ${shown(here)}, ` +
-    `${now.join(", ")} are active` +
+    `${now.join(", ")} ${are(now.length === 1 ? now[0] : 0)} active` +
     (onset ? `; none from ${shown(onset)} on.` : "."));
   const x = logScale(low, high, plot.left, plot.right);
   const y = (n) => plot.bottom - (n / most) * (plot.bottom - plot.top - 8);
@@ -277,7 +278,8 @@ function drawMap() {
   const most = Math.max(1, ...map.counts.flat());
   const here = found.error ? 0 : found.levels[1].filter((u) => u.status === "active").length;
   const plot = canvas($("stairs"), 300, "Map: active units of z2 over the two betas; here, at " +
-    `beta 1 = ${shown(state.betas[0])} and beta 2 = ${shown(state.betas[1])}, ${here} are active.`);
+    `beta 1 = ${shown(state.betas[0])} and beta 2 = ${shown(state.betas[1])}, ${here} ` +
+    `${are(here)} active.`);
   const x = logScale(...spans[0], plot.left, plot.right);
   const y = logScale(...spans[1], plot.bottom, plot.top + 18);
   const [width, height] = [(plot.right - plot.left) / CELLS, (plot.bottom - plot.top - 18) / CELLS];

@@ -133,14 +133,17 @@ function levelAdvice(level, l, times) {
   if (can === 0) return `${own}no value of ${name} keeps a unit.`;
   const lines = [];
   const last = critical[can - 1];
-  const all = can === level.length ? `All ${units(can)}` : `${can} (the data have no more modes)`;
+  const live = can === 1 ? "lives" : "live";
+  let all = `${can} (the data have no more modes)`;
+  if (can === level.length) all = can === 1 ? "The unit" : `All ${units(can)}`;
   if (can > alive && Number.isFinite(last)) {
-    lines.push(`${all} live while ${name} is below ${roundedDown(last * times)}.`);
-  } else if (can > alive) lines.push(`${all} live at a higher ${name}.`);
+    lines.push(`${all} ${live} while ${name} is below ${roundedDown(last * times)}.`);
+  } else if (can > alive) lines.push(`${all} ${live} at a higher ${name}.`);
   if (Number.isFinite(onset)) lines.push(`None lives from ${name} = ${shown(onset * times)} on.`);
   else lines.push(`Some live whatever ${name} is.`);
   if (depth === 1 && alive > 0 && alive < level.length) {
-    lines.push(`Or use ${alive} latent${alive === 1 ? "" : "s"}: the others carry nothing.`);
+    const others = level.length - alive > 1 ? "the others carry" : "the other carries";
+    lines.push(`Or use ${alive} latent${alive === 1 ? "" : "s"}: ${others} nothing.`);
   } else if (depth === 1 && alive === level.length && found.possible > alive) {
     lines.push(`This data supports ${found.possible}: more latents would live.`);
   }

@@ -3,15 +3,16 @@
 function sentence() {
   if (found.error) return "There is no forecast here.";
   const alive = found.levels.map((level) => level.filter((u) => u.status === "active").length);
+  const alone = depth === 1 && state.dims[0] === 1;
   if (alive.every((n) => n === 0)) {
-    const whose = depth > 1 ? "your units" : `your ${units(state.dims[0])}`;
-    if (!data.laws[likelihood()].theta.length) {
-      return `None of ${whose} will live: there is no variance for them to carry.`;
-    }
-    return `None of ${whose} will live: this loss is past the onset of collapse.`;
+    let none = `None of your ${depth > 1 ? "units" : units(state.dims[0])} will live`;
+    if (alone) none = "Your unit will not live";
+    if (!data.laws[likelihood()].theta.length) return `${none}: there is no variance to carry.`;
+    return `${none}: this loss is past the onset of collapse.`;
   }
   if (depth === 1) {
-    return `${alive[0]} of your ${units(state.dims[0])} will live; ` +
+    const whose = alone ? "Your unit" : `${alive[0]} of your ${units(state.dims[0])}`;
+    return `${whose} will live; ` +
       `this data supports ${found.possible} at this loss.`;
   }
   const said = alive.map((n, level) => `z${level + 1}: ${n} of ${state.dims[level]}`);

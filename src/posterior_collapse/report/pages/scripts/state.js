@@ -22,6 +22,7 @@ const roundedDown = (value) => {
   return digits(Math.floor(value / unit) * unit, 3);
 };
 const units = (count) => `${count} unit${count === 1 ? "" : "s"}`;
+const are = (count) => (count === 1 ? "is" : "are");
 const index = (level) => (depth > 1 ? `_${level + 1}` : "");
 
 const FORMS = {
