@@ -196,4 +196,6 @@ def _conditioned(target: Dataset, condition: Dataset) -> Dataset:
     same_length("the target", len(target), "given", len(condition))
     own = [(part.name, step) for part in (target, condition) for step in part.steps]
     steps = tuple(f"{name}: {step}" for name, step in own)
-    return replace(target, x=condition.x, y=target.x, steps=steps, image_shape=None)
+    return replace(
+        target, x=condition.x, y=target.x, steps=steps, image_shape=None, names=condition.names
+    )

@@ -116,9 +116,9 @@ def of_modes(
     stds = spec.eta_levels[:1] if own else np.ravel(eta_decs)
     columns = np.array([checks.positive("eta_decs", e) for e in stds])
     depth = len(spec.dims)
-    if not -depth <= level < depth:
+    if isinstance(level, bool) or level not in range(-depth, depth):
         raise InvalidArgumentError("level", level, f"one of {depth} levels", "Pass level=-1.")
-    level %= depth
+    level = int(level) % depth
     plain = spec.replace(eta_dec=1.0) if spec.eta_levels[0] == "learned" else spec
     problem = Problem.of(modes, plain)
     etas = list(spec.eta_levels) if own else [columns[:, None]] * depth
