@@ -23,7 +23,9 @@ from posterior_collapse.data.checking import reading
 from posterior_collapse.errors import CorruptFileError, writing
 from posterior_collapse.models import MarkovVAE
 from posterior_collapse.runs.run import Run
+from posterior_collapse.specs import Spec
 from posterior_collapse.training import checkpoints
+from posterior_collapse.training.settings import effective_spec
 from posterior_collapse.training.states import load_model
 
 ARRAYS = "arrays.npz"
@@ -34,8 +36,19 @@ WORK = ".work"
 """Subfolder of a store with the checkpoints of what trains."""
 
 
+class Finished:
+    """What a run that has ended says of itself, as `Fitted` does."""
+
+    run: Run
+
+    @property
+    def objective(self) -> Spec:
+        """The spec as trained: its betas are those that the convention of the loss amounts to."""
+        return effective_spec(self.run.spec, self.run.settings.convention)
+
+
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(Finished):
     """What a finished run leaves behind.
 
     Attributes:
@@ -66,7 +79,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Record:
+class Record(Finished):
     """A stored run, read back; `history`, `arrays` and `model` when they are asked for.
 
     A file that is missing, damaged or was changed is then refused by a `CorruptFileError`.

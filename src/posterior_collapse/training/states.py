@@ -137,7 +137,7 @@ def load_model(checkpoint: Checkpoint) -> MarkovVAE:
     """Return the trained model of a checkpoint."""
     model = rebuild(checkpoint.meta["config"])
     model.load_state_dict(_of_model(checkpoint.tensors))
-    return model
+    return model.eval()  # as what `fit` returns
 
 
 def load_exact(model: MarkovVAE, run: Course, data: str | None, folder: str | Path) -> int:
