@@ -106,7 +106,7 @@ def load(
         dataset = dataset.select(label)
     if task is not None:
         dataset = TASKS[task](dataset)
-    if not standardize:
+    if not checks.flag("standardize", standardize):
         return dataset if scale is not None else _hinted(dataset)
     if scale is not None:
         raise InvalidArgumentError(

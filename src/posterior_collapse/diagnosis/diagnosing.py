@@ -105,6 +105,11 @@ def diagnose(
     if spec is None and objective != model.spec:
         spec = objective
     check_spec(spec, model.units)
+    if spec is not None and (spec.model == "cvae") != (model.spec.model == "cvae"):
+        raise InvalidArgumentError(
+            "spec", f"that of a {spec.model}", f"one of the model's kind, a {model.spec.model}",
+            "Leave it out, or give from_callable the spec.",
+        )  # fmt: skip
     if checks.whole("samples", samples, least=4) % 2:
         raise InvalidArgumentError("samples", samples, "an even number", "Pass samples=16.")
     checks.whole("importance_samples", importance_samples, least=0)

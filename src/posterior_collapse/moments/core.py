@@ -413,11 +413,9 @@ class Moments:
             )  # fmt: skip
         if np.trace(cov) < LEAST_VARIANCE:
             raise DataError(
-                "x",
-                "data that are all constant, or vary by less than 1e-150",
-                "some variance",
+                "x", "data that are all constant, or vary by less than 1e-150", "some variance",
                 "Check what was loaded, or rescale it.",
-            )
+            )  # fmt: skip
         tail = self.unresolved * square
         return dataclasses.replace(self, mean=mean, cov=cov, unresolved=tail)
 

@@ -406,7 +406,7 @@ def effective_beta(
         raise InvalidArgumentError(
             "likelihood", "'other'", "a likelihood that is known", "Use audit_loss on your loss."
         )
-    gaussian = likelihood == "gaussian"
+    gaussian, half = likelihood == "gaussian", checks.flag("half", half)
     if not gaussian and (half or gaussian_std is not None):
         raise InvalidArgumentError(
             "half" if half else "gaussian_std",

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from posterior_collapse import checks
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import (
     Architecture,
@@ -195,6 +196,8 @@ def _fit(
     start: Sequence[MarkovVAE] | None = None,
 ) -> tuple[Fitted, ...]:
     common, networks = split(settings, options, is_exact, fit if alone else fit_many)
+    for name, value in (("resume", resume), ("from_forecast", from_forecast)):
+        checks.flag(name, value)
     check_device(common.device)
     if is_exact and validation is not None:
         raise InvalidArgumentError(
