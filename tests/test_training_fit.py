@@ -226,6 +226,20 @@ def test_progress_is_told_after_each_epoch():
     assert {"loss", "reconstruction", "kl_1", "active_1"} <= seen[0].rows[0].keys()
 
 
+@pytest.mark.parametrize(
+    "spec", [pc.VAESpec(3), pc.VAESpec(3, likelihood="negative-binomial")], ids=["moments", "rows"]
+)
+def test_data_that_are_changed_after_training_change_no_result(spec):
+    """A forecast is made when it is first asked for, perhaps after x -= x.mean()."""
+    counts = np.random.default_rng(0).poisson(3.0, (200, 4)).astype(float)
+    kept = counts.copy()
+    fitted = pc.fit(spec, counts, "mlp", hidden=(4,), epochs=1)
+    counts *= 10
+    best = pc.forecast(kept, spec)
+    assert fitted.forecast.loss == pytest.approx(best.loss, rel=1e-9)
+    assert fitted.summary()["forecast"]["loss"] == pytest.approx(best.loss, rel=1e-9)
+
+
 def test_a_loss_that_is_not_finite_says_step_term_and_remedy():
     with pytest.raises(
         NonFiniteLossError, match=r"(reconstruction|kl of level 1|gradient) at step \d+"

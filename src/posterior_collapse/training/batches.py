@@ -6,6 +6,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,7 +84,11 @@ class Batches(ABC):
             center: Of the moments.
         """
         regressed = spec.likelihood != "gaussian" and spec.model == "cvae"
-        return self.given if regressed or is_learned(spec) else self.moments(center)
+        return self.source() if regressed or is_learned(spec) else self.moments(center)
+
+    def source(self) -> Samples | Stream:
+        """Return the data to be measured."""
+        return self.given
 
     @abstractmethod
     def check_targets(self, likelihood: Likelihood) -> None:
@@ -123,6 +128,16 @@ class ArrayBatches(Batches):
         self.given: Samples = given
         self._moments: dict[bool, Moments] = {}
 
+    def source(self) -> Samples:
+        """Return the data as they were read, more precise than the rows that are kept.
+
+        Where they were changed since, those rows: what was trained on is what is forecast.
+        """
+        if not all(_holds(*pair) for pair in ((self.given.x, self.x), (self.given.y, self.y))):
+            y = None if self.y is None else self.y.cpu().numpy()
+            self.given = replace(self.given, x=self.x.cpu().numpy(), y=y)
+        return self.given
+
     @property
     def steps_per_epoch(self) -> int:
         return math.ceil(len(self.x) / self.batch_size)
@@ -143,7 +158,7 @@ class ArrayBatches(Batches):
 
     def moments(self, center: bool) -> Moments:
         if center not in self._moments:
-            self._moments[center] = Moments.of(self.given, center=center)
+            self._moments[center] = Moments.of(self.source(), center=center)
         return self._moments[center]
 
     def release(self) -> None:
@@ -322,6 +337,16 @@ def _refuse_rounded(name: str, values: Array) -> None:
                 "columns that vary by more than they are rounded",
                 f"Take off their means (pc.load(x, standardize=True) does), {action}",
             )
+
+
+def _holds(values: Array | None, kept: Tensor | None) -> bool:
+    """Say whether rows were made of these values."""
+    if values is None or kept is None:
+        return True
+    return all(
+        torch.equal(as_rows(piece, kept.dtype), kept[row : row + len(piece)].cpu())
+        for row, (piece,) in chunks(values)
+    )
 
 
 def _targets(x: Tensor, y: Tensor | None) -> Array:
