@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from libraries import without
-from posterior_collapse.data import Dataset, load
+from posterior_collapse.data import Dataset, load, pairs
 from posterior_collapse.errors import (
     CorruptFileError,
     DataError,
@@ -86,6 +88,56 @@ def test_a_condition_makes_the_source_the_target() -> None:
     dataset = load(X, given=X[:, :2] + 1)
     np.testing.assert_array_equal(dataset.x, X[:, :2] + 1)
     assert dataset.y is X
+
+
+def test_names_are_those_of_the_condition() -> None:
+    target, condition = pd.DataFrame(X, columns=list("abc")), pd.DataFrame(X, columns=list("uvw"))
+    assert load(target, given=condition).names == ("u", "v", "w")
+    assert load(target, given=X[:, :2]).names is None
+
+
+@pytest.mark.parametrize("size", [1e-160, 1e-300, 1.0, 1e149])
+def test_numbers_of_any_size_are_standardized(size: float) -> None:
+    found = load(X * size, standardize=True).x
+    np.testing.assert_allclose(found, (X - X.mean(0)) / X.std(0), rtol=1e-12)
+
+
+BAD_PARTS = {
+    "masked": ({"x": np.ma.masked_less(X, 0)}, "^x: got masked values"),
+    "objects": ({"x": X.astype(object)}, "^x: got dtype object"),
+    "one dimension": ({"x": X[:, 0]}, "^x: got a 1-D array"),
+    "other targets": ({"x": X, "y": X[:4]}, "^x and y: got 6 and 4 samples"),
+    "flat targets": ({"x": X, "y": X[:, 0]}, "^y: got a 1-D array"),
+    "other labels": ({"x": X, "labels": [1, 2]}, "^x and labels: got 6 and 2 samples"),
+    "other names": ({"x": X, "names": ("a", "b")}, "^names: got 2; expected 3"),
+    "other images": ({"x": X, "image_shape": (2, 2)}, "^image_shape: got .2, 2.; .* 3 numbers"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_PARTS)
+def test_a_dataset_is_checked_however_it_is_made(case: str) -> None:
+    parts, words = BAD_PARTS[case]
+    with pytest.raises(DataError, match=words):
+        Dataset("mine", **parts)
+    if set(parts) != {"x"}:
+        with pytest.raises(DataError, match=words):
+            replace(Dataset("mine", X), **parts)
+
+
+def test_a_dataset_takes_whatever_holds_numbers() -> None:
+    made = Dataset("mine", X.tolist(), labels=[0, 1, 1, 0, 2, 2])
+    np.testing.assert_array_equal(made.x, X)
+    assert made.select(1).x.shape == (2, 3)
+    images = Dataset("mine", np.arange(24.0).reshape(2, 3, 4))
+    assert images.image_shape == (3, 4)
+    np.testing.assert_array_equal(images.x, np.arange(24.0).reshape(2, 12))
+
+
+@pytest.mark.parametrize("seed", [-1, None, "a", 1.5])
+def test_drawn_pairs_have_a_seed(seed: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"^seed: got"):
+        pairs(0.5, seed=seed)
+    np.testing.assert_array_equal(pairs(np.float32(0.5)).x, pairs("1/2").x)
 
 
 def test_a_condition_of_another_length_is_refused() -> None:

@@ -268,6 +268,7 @@ def test_outputs_of_the_wrong_shape_are_refused(model, said) -> None:
         ({"importance_samples": -1}, "importance_samples: got -1"),
         ({"spec": pc.VAESpec(3)}, r"spec: got latent dims \(3,\)"),
         ({"spec": "vae"}, "spec: got str"),
+        ({"spec": pc.CVAESpec(2)}, "spec: got that of a cvae; expected one of the model's kind"),
     ],
 )
 def test_options_out_of_their_domain_are_refused(options, said) -> None:

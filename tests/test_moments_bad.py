@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dask.array
 import numpy as np
 import pytest
+from scipy import sparse
 
 import posterior_collapse as pc
 from posterior_collapse.moments import wide
@@ -192,6 +194,46 @@ GOOD = np.diag([2.0, 1.0])
 )
 def test_matrices_must_be_joint_second_moments(matrices, words: str) -> None:
     refused(words, pc.Moments.from_matrices, *matrices)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"center": "none"}, "center: got 'none'; expected True or False"),
+        ({"center": None}, "center: got None"),
+        ({"scale": 1e200}, "scale: got 1e\\+200; .*squares within floats"),
+        ({"scale": 1e160, "center": False}, "scale: got 1e\\+160"),
+    ],
+)
+def test_options_that_no_moments_come_of_are_refused(options, word: str) -> None:
+    with pytest.raises(pc.InvalidArgumentError, match=word):
+        pc.Moments.from_arrays(X + 1, **options)
+
+
+@pytest.mark.parametrize("n", [0, -3, 1.5, "a", True])
+def test_a_number_of_samples_is_one(n) -> None:
+    with pytest.raises(pc.InvalidArgumentError, match=r"^n: got"):
+        pc.Moments.from_matrices(np.eye(2), n=n)
+
+
+def test_sparse_second_moments_are_read() -> None:
+    found = pc.Moments.from_matrices(sparse.eye(3), n=np.int64(7))
+    assert (found.xx.tolist(), found.n) == (np.eye(3).tolist(), 7)
+
+
+MASKED = np.ma.masked_less(X, -1)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [list(MASKED), dask.array.from_array(MASKED, chunks=(9, 6))],
+    ids=["list of rows", "dask array"],
+)
+def test_masks_are_seen_wherever_they_are(values) -> None:
+    """NumPy drops them, and takes the numbers below for data."""
+    refused("^x: got .*masked", pc.Moments.from_arrays, values)
+    refused("^x: got .*masked", pc.fit, pc.VAESpec(2), values, "linear", epochs=1)
+    refused("^y: got .*masked", pc.Moments.from_arrays, X, values)
 
 
 def test_rounding_in_matrices_is_forgiven() -> None:

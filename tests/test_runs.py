@@ -81,6 +81,17 @@ class TestRun:
         ]
         assert len({one.key for one in different}) == len(different)
 
+    def test_settings_are_plain_whatever_they_are_made_of(self) -> None:
+        odd = Settings(
+            device=torch.device("cpu"),  # type: ignore[arg-type]
+            momentum=np.array(0.5),  # type: ignore[arg-type]
+            capacity=np.array([1.0, 2.0]),  # type: ignore[arg-type]
+        )
+        plain = Settings(momentum=0.5, capacity=(1.0, 2.0))
+        assert (odd, hash(odd), json.dumps(odd.to_dict())) == (
+            plain, hash(plain), json.dumps(plain.to_dict()),
+        )  # fmt: skip
+
     def test_the_key_is_blind_to_where_it_runs(self) -> None:
         elsewhere = run(settings=Settings(device="cuda", checkpoint_every=5))
         assert elsewhere.key == run().key

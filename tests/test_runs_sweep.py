@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import posterior_collapse as pc
 from posterior_collapse.errors import CorruptFileError, DataError, InvalidArgumentError
+from posterior_collapse.files import fingerprint
 from posterior_collapse.report.comparison import (
     comparison_cells,
     comparison_kind,
@@ -115,6 +117,37 @@ class TestFolder:
         monkeypatch.setattr(ROOM, "fit_many", refuse)
         for data in (X.copy(order="F"), torch.from_numpy(X), X.astype(np.float32)):
             swept(kept, data=data)
+
+    def test_convolutions_tell_images_of_other_sides_apart(self, tmp_path: Path) -> None:
+        wide = np.random.default_rng(1).random((40, 4, 16))
+        how: dict[str, Any] = {"hidden": (4,), "channels": (2, 2), "epochs": 1, "folder": tmp_path}
+        kept = [
+            pc.sweep(SPECS[:1], images, "cnn", **how).runs[0]
+            for images in (wide, wide.reshape(40, 8, 8), wide.reshape(40, 1, 8, 8))
+        ]
+        assert kept[0].measured["loss"] != kept[1].measured["loss"]
+        assert len({one.run.key for one in kept}) == 2
+        # Of squares the key is that of their values alone, as it always was.
+        assert kept[1].run.data.sha256 == fingerprint([wide.reshape(40, 64).astype("f4"), None])
+        flat = [
+            pc.sweep(SPECS[:1], images, "mlp", hidden=(4,), epochs=1).runs[0].run.key
+            for images in (wide, wide.reshape(40, 64))
+        ]
+        assert flat[0] == flat[1]
+
+    @pytest.mark.parametrize("convention", ["elbo", "reference"])
+    def test_a_run_is_diagnosed_as_what_fit_returns(self, tmp_path: Path, convention: str) -> None:
+        """Held-out rows cost more than those trained on, so that these are asked for as well."""
+        how: dict[str, Any] = {
+            "epochs": 60, "learning_rate": 0.02, "convention": convention, "batch_size": 32,
+        }  # fmt: skip
+        fitted = pc.fit(SPECS[0], X, "linear", **how)
+        for folder in (None, tmp_path):
+            run = pc.sweep(SPECS[:1], X, "linear", folder=folder, **how).runs[0]
+            for data in (X, 3 * X[:40]):
+                found, expected = pc.diagnose(run, data), pc.diagnose(fitted, data)
+                assert json.dumps(found.to_dict()) == json.dumps(expected.to_dict())
+                assert found.spec == fitted.objective
 
     def test_a_changed_run_is_refused(self, kept: Path) -> None:
         history = next(kept.glob("*/history.csv"))

@@ -202,6 +202,22 @@ def test_other_refusals_are_lines_too() -> None:
         LinearVAE(2).partial_fit(np.zeros((2, 8193)))
 
 
+def test_what_was_fitted_stays_whatever_is_set_since() -> None:
+    model = LinearVAE(2, eta_enc=0.5).fit(X)
+    before = model.score(X), model.get_covariance(), model.sample(3, random_state=0)
+    model.set_params(eta_enc=3.0)
+    after = model.score(X), model.get_covariance(), model.sample(3, random_state=0)
+    for one, now in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one, now)
+
+
+def test_masked_values_are_no_numbers() -> None:
+    masked, model = np.ma.masked_less(X, 3.0), LinearVAE(2).fit(X)
+    for use in (LinearVAE(2).fit, LinearVAE(2).partial_fit, model.transform, model.score):
+        with pytest.raises(pc.DataError, match="X: got masked values"):
+            use(masked)
+
+
 def test_wide_data_keep_all_their_directions() -> None:
     rows = np.random.default_rng(1).standard_normal((12, 9000))
     model = LinearVAE(2, eta_dec=1.0).fit(rows)

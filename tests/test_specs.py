@@ -57,14 +57,23 @@ def test_levels_have_one_entry_each(spec: pc.Spec) -> None:
         assert len(values) == len(spec.dims)
 
 
-@pytest.mark.parametrize("bad", [0, -1, 1.5, True, "3", None, math.nan, [2]])
+@pytest.mark.parametrize("bad", [0, -1, 1.5, True, np.True_, "3", None, math.nan, [2]])
 def test_bad_latent_dim(bad) -> None:
     with pytest.raises(InvalidArgumentError, match=r"latent_dim: got .* at least 1"):
         pc.VAESpec(bad)
 
 
+@pytest.mark.parametrize("field", [{"sigma": "shared"}, {"likelihood": "poisson"}])
+def test_words_are_plain_whatever_they_are_read_from(field) -> None:
+    ((name, word),) = field.items()
+    spec = pc.VAESpec(2, **{name: np.str_(word)})
+    assert (repr(spec), hash(spec)) == (repr(pc.VAESpec(2, **field)), hash(pc.VAESpec(2, **field)))
+    with pytest.raises(InvalidArgumentError, match=f"{name}: got"):
+        pc.VAESpec(2, **{name: np.array([word])})
+
+
 @pytest.mark.parametrize("name", ["beta", "eta_dec", "eta_enc", "sigma"])
-@pytest.mark.parametrize("bad", [0, -1.0, math.nan, math.inf, True, None, "1"])
+@pytest.mark.parametrize("bad", [0, -1.0, math.nan, math.inf, True, np.array(True), None, "1"])
 def test_bad_numbers(name: str, bad) -> None:
     with pytest.raises(InvalidArgumentError, match=f"{name}: got"):
         pc.VAESpec(2, **{name: bad})

@@ -88,6 +88,9 @@ def test_thresholds_are_those_of_the_forecast() -> None:
         ({"variance": 1.0, "level": 2}, "level: got 2"),
         ({"variance": -1.0}, "variance: got -1.0"),
         ({"variance": float("nan")}, "variance: got nan"),
+        ({"variance": np.array([0.4, 0.5])}, "variance: got"),
+        ({"variance": "0.4"}, "variance: got 0.4"),
+        ({"variance": 1.0, "level": "1"}, "level: got 1"),
     ],
 )
 def test_bad_input(arguments, message: str) -> None:

@@ -167,6 +167,34 @@ def test_a_warm_start_is_at_the_optimum_already():
     assert fitted.measured()["loss"] == pytest.approx(fitted.forecast.loss, rel=1e-12)
 
 
+def test_models_to_start_from_are_started_from():
+    """They were taken for models as initialised, whose weights are in the units of white data."""
+    spec = pc.VAESpec(3, eta_dec=0.5)
+    best = pc.fit(spec, X, "linear", exact=True)
+    (again,) = pc.fit_many([spec], X, "linear", exact=True, start=[best.model])
+    assert again.history["step"][-1] <= 2
+    assert again.measured()["loss"] == pytest.approx(best.measured()["loss"], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("start", "options", "said"),
+    [
+        (lambda one: [one.model], {"from_forecast": True}, "from_forecast: got True beside start"),
+        (lambda one: one.model, {}, "start: got a MarkovVAE; expected a list"),
+        (lambda one: [one], {}, "start: got a Fitted; expected a list of trained models"),
+        (lambda one: [one.model] * 2, {}, "start: got 2 models; expected 1"),
+        (lambda one: [one.model], {"bias": False}, "start: got a model of Architecture"),
+    ],
+)
+def test_what_cannot_be_started_from_is_refused(start, options, said):
+    spec = pc.VAESpec(3, eta_dec=0.5)
+    one = pc.fit(spec, X, "linear", epochs=1)
+    with pytest.raises(InvalidArgumentError, match=said):
+        pc.fit_many([spec], X, "linear", epochs=1, start=start(one), **options)
+    with pytest.raises(InvalidArgumentError, match="start: got a model of Shapes"):
+        pc.fit_many([spec], X[:, :7], "linear", epochs=1, start=[one.model])
+
+
 def test_a_sweep_is_its_runs_alone():
     specs = [pc.VAESpec(3, beta=beta, eta_dec=0.5) for beta in (0.5, 4.0)]
     sweep = pc.fit_many(specs, X, "linear", exact=True, seeds=(3, 4))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data import Dataset as TorchDataset
 
@@ -225,6 +226,20 @@ def test_progress_is_told_after_each_epoch():
     assert {"loss", "reconstruction", "kl_1", "active_1"} <= seen[0].rows[0].keys()
 
 
+@pytest.mark.parametrize(
+    "spec", [pc.VAESpec(3), pc.VAESpec(3, likelihood="negative-binomial")], ids=["moments", "rows"]
+)
+def test_data_that_are_changed_after_training_change_no_result(spec):
+    """A forecast is made when it is first asked for, perhaps after x -= x.mean()."""
+    counts = np.random.default_rng(0).poisson(3.0, (200, 4)).astype(float)
+    kept = counts.copy()
+    fitted = pc.fit(spec, counts, "mlp", hidden=(4,), epochs=1)
+    counts *= 10
+    best = pc.forecast(kept, spec)
+    assert fitted.forecast.loss == pytest.approx(best.loss, rel=1e-9)
+    assert fitted.summary()["forecast"]["loss"] == pytest.approx(best.loss, rel=1e-9)
+
+
 def test_a_loss_that_is_not_finite_says_step_term_and_remedy():
     with pytest.raises(
         NonFiniteLossError, match=r"(reconstruction|kl of level 1|gradient) at step \d+"
@@ -240,6 +255,27 @@ def test_a_first_loss_that_is_not_finite_is_not_laid_to_the_learning_rate():
         pc.fit(spec, counts, "mlp", **how)
     assert "learning_rate" not in str(told.value)
     assert pc.fit(spec, counts, "mlp", **how, initial_std=0.005).stopped == "finished"
+
+
+@pytest.mark.parametrize("offset", [1e7, 1e8])
+def test_numbers_that_training_would_round_away_are_refused(offset):
+    """float32 has steps of 1 and 8 there: another data set would be trained on."""
+    assert np.abs(np.float32(X + offset) - (X + offset)).max() > 0.4
+    for data in (X + offset, sparse.csr_matrix(X + offset)):
+        with pytest.raises(pc.DataError, match=r"x: got column \d near 1e\+.* float32 rounds by"):
+            pc.fit(pc.VAESpec(2), data, "linear", epochs=1)
+    constant = np.full((len(X), 1), offset + 0.3)
+    held = [
+        np.hstack([X, constant]), 8 * np.rint(X) + 2.0**26, np.float32(X + offset),
+    ]  # fmt: skip
+    for data in held:
+        assert pc.fit(pc.VAESpec(2), data, "linear", epochs=1).stopped == "finished"
+    assert pc.fit(pc.VAESpec(2), X + offset, "linear", epochs=1, precision="float64").stopped
+
+
+def test_numbers_beyond_the_precision_of_training_are_called_that():
+    with pytest.raises(pc.DataError, match=r"x: got values up to .*e\+39; .* 3.4e\+38, as float32"):
+        pc.fit(pc.VAESpec(2), X * 1e39, "linear", epochs=1)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +294,7 @@ def test_a_first_loss_that_is_not_finite_is_not_laid_to_the_learning_rate():
         ({"device": "cuda:"}, "device: got 'cuda:'"),
         ({"device": "gpu"}, "device: got 'gpu'"),
         ({"precision": "half"}, "precision"),
-        ({"cuda_graphs": "yes"}, "cuda_graphs: got 'yes'; expected one of"),
+        ({"cuda_graphs": "yes"}, "cuda_graphs: got 'yes'; expected True or False"),
         ({"convention": "mean"}, "convention"),
         ({"epochs": 0}, "epochs: got 0"),
         ({"batch_size": 2.5}, "batch_size: got 2.5"),
@@ -267,6 +303,9 @@ def test_a_first_loss_that_is_not_finite_is_not_laid_to_the_learning_rate():
         ({"momentum": "0.9"}, r"momentum: got '0.9'; expected a number in \[0, 1\)"),
         ({"architecture": "mlp", "dropout": None}, "dropout: got None"),
         ({"free_bits": 0}, "free_bits"),
+        ({"exact": "no"}, "exact: got 'no'; expected True or False"),
+        ({"from_forecast": "no"}, "from_forecast: got 'no'; expected True or False"),
+        ({"resume": "no"}, "resume: got 'no'; expected True or False"),
         ({"resume": True}, "resume: got True; expected a folder"),
         ({"leaning_rate": 1}, "Did you mean 'learning_rate'"),
         ({"beta": 2}, r"beta: got beside the spec; .* Pass spec\.replace\(beta=\.\.\.\)"),

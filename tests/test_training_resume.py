@@ -197,6 +197,27 @@ def test_other_data_are_not_resumed(tmp_path, options):
         pc.fit_many([SPEC, SPEC], X[::-1], "linear", folders=folders, resume=True, **options)
 
 
+@pytest.mark.parametrize(("before", "after"), [(X, 0.1 * X), (X, None), (None, X)])
+def test_other_validation_data_are_not_resumed(tmp_path, before, after):
+    """Their losses would be compared with the best of the others, and stop the run early."""
+    options = {"epochs": 4, "patience": 3, "folder": tmp_path, "learning_rate": 0.01}
+    pc.fit(SPEC, X, "linear", validation=before, **options)
+    with pytest.raises(CheckpointError, match="another validation data"):
+        pc.fit(SPEC, X, "linear", validation=after, resume=True, **options)
+    pc.fit(SPEC, X, "linear", validation=before, resume=True, **options)
+
+
+def test_a_checkpoint_that_does_not_say_its_validation_goes_on_with_whole_columns(tmp_path):
+    pc.fit(SPEC, X, "linear", epochs=2, folder=tmp_path / "new", validation=X)
+    kept = checkpoints.load(tmp_path / "new")
+    older = {name: value for name, value in kept.meta.items() if name != "validation"}
+    assert older != kept.meta
+    checkpoints.save(tmp_path / "old", kept.tensors, older, step=kept.step)
+    found = pc.fit(SPEC, X, "linear", epochs=4, folder=tmp_path / "old", resume=True)
+    losses = found.history["validation_loss"]
+    assert np.isnan(losses).tolist() == [False, False, True, True]
+
+
 @pytest.mark.parametrize("length", ["steps", "epochs"])
 def test_a_run_made_longer_is_the_long_run(tmp_path, length):
     options = {"hidden": (6,), "batch_size": 32, "warm_up": 1}

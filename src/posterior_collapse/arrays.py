@@ -81,7 +81,10 @@ def as_array(name: str, values: Any) -> Any:
         array = SparseRows(values)
     elif is_lazy(values):
         array = values.to_dask_array(lengths=True) if hasattr(values, "to_dask_array") else values
-    elif not isinstance(values, np.ndarray):
+    elif not isinstance(values, (np.ndarray, SparseRows)):
+        if isinstance(values, (list, tuple)):  # of rows, whose masks NumPy would drop
+            for row in values:
+                refuse_masked(name, row)
         try:
             array = np.asarray(_readable(name, values))
         except DataError:
@@ -94,13 +97,11 @@ def as_array(name: str, values: Any) -> Any:
                 "Pass rows of equal length.",
             ) from error
     _refuse_unreal(name, array.dtype)
-    if np.ma.is_masked(array):
-        raise DataError(
-            name, "masked values", "a value everywhere", "Impute them or drop their rows."
-        )
+    refuse_masked(name, array)
     if is_lazy(array) and np.isnan(array.shape).any():
         array = array.compute_chunk_sizes()
-    return array.view(np.uint8) if array.dtype.kind == "b" and not is_sparse(values) else array
+    whole = isinstance(array, SparseRows)
+    return array.view(np.uint8) if array.dtype.kind == "b" and not whole else array
 
 
 def as_samples(
@@ -201,6 +202,22 @@ def refuse_non_finite(name: str, rows: Array, first_row: int = 0, first_column: 
                 "Remove or impute it.",
             )
     refuse_overflow(name, rows)
+
+
+def refuse_masked(name: str, values: Any) -> None:
+    """Refuse masked values, below whose mask stand numbers that mean nothing.
+
+    Raises:
+        DataError: There are some, or may be: of an array of dask nobody knows before it is made.
+    """
+    lazy = is_lazy(values) and np.ma.isMaskedArray(getattr(values, "_meta", None))
+    if lazy or np.ma.is_masked(values):
+        raise DataError(
+            name,
+            "a dask array of masked arrays" if lazy else "masked values",
+            "a value everywhere",
+            "Impute them (numpy.ma.filled does) or drop their rows.",
+        )
 
 
 def refuse_overflow(name: str, rows: Array) -> None:

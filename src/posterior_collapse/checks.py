@@ -35,10 +35,17 @@ def _example(name: str, value: object) -> str:
     return f"Pass e.g. {value} instead." if " of " in name else f"Pass e.g. {name}={value}."
 
 
+def _is_flag(value: object) -> bool:
+    # NumPy's too, which no error would come of: it counts as 0 or 1.
+    return isinstance(value, bool) or (
+        getattr(getattr(value, "dtype", None), "kind", "") == "b" and getattr(value, "ndim", 0) == 0
+    )
+
+
 def positive(name: str, value: object) -> float:
     expected, action = "a positive, finite number", _example(name, "1.0")
     try:
-        if isinstance(value, (bool, str, bytes)):
+        if isinstance(value, (str, bytes)) or _is_flag(value):
             raise TypeError
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
@@ -53,13 +60,21 @@ def positive(name: str, value: object) -> float:
     return number
 
 
-def rate(name: str, value: Any, example: float) -> None:
+def rate(name: str, value: Any, example: float) -> float:
     try:
-        fits = not isinstance(value, (bool, str)) and bool(0 <= value < 1)
+        fits = not (isinstance(value, str) or _is_flag(value)) and bool(0 <= value < 1)
     except (TypeError, ValueError):
         fits = False
     if not fits:
         raise InvalidArgumentError(name, repr(value), "a number in [0, 1)", _example(name, example))
+    # A whole number stays one: keys of kept runs tell 0 from 0.0.
+    return value if isinstance(value, int) else float(value)
+
+
+def flag(name: str, value: Any) -> bool:
+    if not (_is_flag(value) or (isinstance(value, int) and value in (0, 1))):
+        raise InvalidArgumentError(name, repr(value), "True or False", f"Pass {name}=True.")
+    return bool(value)
 
 
 def whole(
@@ -67,7 +82,8 @@ def whole(
 ) -> int:
     try:
         number = int(value)  # type: ignore[call-overload]
-        fits = not isinstance(value, (bool, str)) and number == value and number >= least
+        wrong = isinstance(value, str) or _is_flag(value)
+        fits = not wrong and number == value and number >= least
     except (TypeError, ValueError, OverflowError):
         fits = False
     if not fits:
@@ -142,7 +158,7 @@ def or_learned(name: str, value: object) -> float | Literal["learned"]:
 def sigma(name: str, value: object, dim: int) -> Sigma:
     if isinstance(value, str):
         if value in LEARNED_SIGMAS:
-            return value  # type: ignore[return-value]
+            return str(value)  # type: ignore[return-value]
         raise InvalidArgumentError(
             name,
             repr(value),
@@ -187,11 +203,11 @@ def known(name: str, given: Iterable[str], names: Collection[str]) -> None:
 
 def likelihood(name: str, value: object) -> Likelihood:
     known = get_args(Likelihood)
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise InvalidArgumentError(
             name,
             repr(value),
             f"one of {list(known)}",
             f"Pass {name}='bernoulli' for binary cross-entropy.{nearest(str(value), known)}",
         )
-    return value  # type: ignore[return-value]
+    return str(value)  # type: ignore[return-value]

@@ -18,7 +18,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from posterior_collapse import checks
-from posterior_collapse.arrays import Float
+from posterior_collapse.arrays import Float, refuse_masked
 from posterior_collapse.checks import EtaDec, Sigma
 from posterior_collapse.errors import DataError, count_of
 from posterior_collapse.moments import Moments
@@ -111,6 +111,7 @@ class LinearVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
             UnboundedObjectiveError: The units explain all variance, so that a learned `eta_dec`
                 falls without end.
         """
+        refuse_masked("X", X)
         X = validate_data(self, X, dtype=DTYPES, ensure_min_samples=2)
         self._take(Moments.from_arrays(X))
         _ = self._weights  # a parameter that will not do is refused here, not when it is used
@@ -128,6 +129,7 @@ class LinearVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         Raises:
             DataError: Too many features.
         """
+        refuse_masked("X", X)
         first = not hasattr(self, "moments_")
         X = validate_data(self, X, dtype=DTYPES, reset=first)
         seen = _of_a_batch(X)
@@ -178,7 +180,7 @@ class LinearVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         alive = strength > 0
         # The components are orthogonal, so that along each the samples are independent.
         axes = self.components_[alive] / strength[alive, None]
-        variance = np.square(self.eta_enc * strength[alive]) + noise
+        variance = np.square(self._prior_std * strength[alive]) + noise
         rows = X - self.mean_
         along = rows @ axes.T
         rest = np.square(rows - along @ axes).sum(axis=1) / noise
@@ -208,13 +210,13 @@ class LinearVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         check_is_fitted(self)
         number = checks.whole("n_samples", n_samples, least=1)
         random = check_random_state(random_state)
-        latents = self.eta_enc * random.standard_normal((number, self.n_components_))
+        latents = self._prior_std * random.standard_normal((number, self.n_components_))
         noise = np.sqrt(self.noise_variance_) * random.standard_normal((number, len(self.mean_)))
         return np.asarray(latents @ self.components_ + self.mean_ + noise)
 
     def get_covariance(self) -> Float:
         """Return the model's covariance, shape (n_features_in_, n_features_in_)."""
-        scaled = self.eta_enc * self.components_
+        scaled = self._prior_std * self.components_
         return np.asarray(scaled.T @ scaled + self.noise_variance_ * np.eye(scaled.shape[1]))
 
     @cached_property
@@ -278,6 +280,11 @@ class LinearVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         return self._level.posterior_std
 
     @property
+    def _prior_std(self) -> float:
+        """That it was fitted with, whatever the parameter is set to since."""
+        return self.forecast_.spec.eta_enc
+
+    @property
     def _n_features_out(self) -> int:
         return self.n_components_
 
@@ -307,6 +314,7 @@ class LinearVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
     def _checked(self, X: Any) -> Any:
         check_is_fitted(self)
+        refuse_masked("X", X)
         return validate_data(self, X, dtype=DTYPES, reset=False)
 
     def __sklearn_is_fitted__(self) -> bool:

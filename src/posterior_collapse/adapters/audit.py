@@ -310,6 +310,7 @@ def audit_loss(
         tuple(checks.whole("features", size, least=1) for size in shape),
         checks.units("latents", latents),
     )
+    checks.flag("log_var", log_var)
     variance = checks.positive("eta_dec", eta_dec) ** 2
     wanted = None if beta is None else checks.positive("beta", beta)
     if not (isinstance(loss, EffectiveBeta) or callable(loss)):

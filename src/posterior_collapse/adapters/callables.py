@@ -167,7 +167,7 @@ class WrappedModel(LatentModel, nn.Module):
         self.training = self.wrapped.training = False
         # In a tuple they stay plain functions: a module as an attribute is registered once more.
         self._functions = (encode, decode)
-        self._log_var, self._said = log_var, tuple(said)
+        self._log_var, self._said = checks.flag("log_var", log_var), tuple(said)
         # Where the last posterior was: the prior of functions without a tensor follows it.
         self._last = torch.device("cpu"), torch.get_default_dtype()
 

@@ -12,11 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posterior_collapse import checks
-from posterior_collapse.arrays import Array, chunks, is_lazy, refuse_non_finite
+from posterior_collapse.arrays import (
+    Array,
+    as_samples,
+    chunks,
+    is_lazy,
+    refuse_non_finite,
+    same_length,
+)
 from posterior_collapse.data.checking import check_room
 from posterior_collapse.errors import DataError, InvalidArgumentError, nearest
 
 MOST_LISTED = 12
+TINIEST = float(np.finfo(np.float64).tiny)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -34,6 +42,9 @@ class Dataset:
         names: What the columns of x are called, one each; None: they have no names.
         asked: With which arguments `load` reads them again; None: values were passed.
 
+    Raises:
+        DataError: x or y are no samples of real numbers, or the parts do not belong together.
+
     Example:
         >>> Dataset("toy", np.zeros((4, 2)), labels=np.array([0, 1, 0, 1]))
         <Dataset 'toy': 4 x 2 float64, used as they are; labels 0, 1>
@@ -48,6 +59,36 @@ class Dataset:
     steps: tuple[str, ...] = ()
     names: tuple[str, ...] | None = None
     asked: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        x, shape = as_samples("x", self.x, empty_ok=self.y is not None)
+        object.__setattr__(self, "x", x)
+        if self.y is not None:
+            object.__setattr__(self, "y", as_samples("y", self.y)[0])
+            same_length("x", len(x), "y", len(self.y))
+        if self.labels is not None:
+            object.__setattr__(self, "labels", np.asarray(self.labels))
+            same_length("x", len(x), "labels", len(self.labels))
+        if self.image_shape is None and self.y is None:
+            object.__setattr__(self, "image_shape", shape)
+        self._check_columns()
+
+    def _check_columns(self) -> None:
+        """Refuse names and an image's shape of another number of columns than there are."""
+        columns = self.x.shape[1]
+        if self.names is not None and len(self.names) != columns:
+            raise DataError(
+                "names", f"{len(self.names)}", f"{columns}, one per column", "Check them."
+            )
+        if self.task is not None and self.y is not None:
+            columns += self.y.shape[1]
+        elif self.y is not None:
+            return  # of which x and y have a part that is their own affair
+        if self.image_shape is not None and math.prod(self.image_shape) != columns:
+            raise DataError(
+                "image_shape", f"{self.image_shape}", f"the sides of {columns} numbers",
+                "Check the shape of one image.",
+            )  # fmt: skip
 
     @property
     def note(self) -> str:
@@ -209,10 +250,12 @@ def _standardized(name: str, values: Array, like: Array) -> tuple[Array, int]:
         least, most = np.minimum(least, piece.min(0)), np.maximum(most, piece.max(0))
         total += piece.sum(0, dtype=np.float64)
     mean = total / len(like)
-    for _, (piece,) in chunks(like):
-        squares += ((np.asarray(piece) - mean) ** 2).sum(0)
     constant = least == most  # the mean of equal numbers may differ from them in the last digit
-    std = np.where(constant, 1, np.sqrt(squares / len(like)))
+    # Squares of numbers of any size fit a float64; a power of 2 does not round them.
+    size = np.where(constant, 1, np.exp2(np.floor(np.log2(np.maximum(most - least, TINIEST)))))
+    for _, (piece,) in chunks(like):
+        squares += (((np.asarray(piece) - mean) / size) ** 2).sum(0)
+    std = np.where(constant, 1, np.sqrt(squares / len(like)) * size)
     found = np.empty(values.shape, dtype)
     for row, (piece,) in chunks(values):
         found[row : row + len(piece)] = (np.asarray(piece) - np.where(constant, least, mean)) / std
@@ -348,6 +391,7 @@ def pairs(kind: str | float = "identical", n: int = 1000, dim: int = 128, seed: 
         <Dataset 'pairs:1/8': x 1,000 x 128 float64, y 1,000 x 128 float64, drawn with seed 4>
     """
     n, dim = checks.count("n", n), checks.count("dim", dim)
+    seed = checks.whole("seed", seed, least=0)
     generator = np.random.default_rng(seed)
     y = generator.standard_normal((n, dim))
     if kind == "quadratic":
@@ -361,7 +405,10 @@ def pairs(kind: str | float = "identical", n: int = 1000, dim: int = 128, seed: 
 def _correlation(kind: str | float) -> float:
     named = {"identical": 1.0, "random": 0.0}
     try:
-        rho = named[kind] if kind in named else float(Fraction(kind))
+        if isinstance(kind, str):
+            rho = named[kind] if kind in named else float(Fraction(kind))
+        else:
+            rho = float(kind)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         rho = math.nan
     if not -1 <= rho <= 1:

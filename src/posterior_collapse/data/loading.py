@@ -113,7 +113,7 @@ def load(
     }  # fmt: skip
     if dataset is not source or standardize:
         dataset = replace(dataset, asked=_again(name=source, **asked))
-    if not standardize:
+    if not checks.flag("standardize", standardize):
         return dataset if scale is not None else _hinted(dataset)
     if scale is not None:
         raise InvalidArgumentError(
@@ -213,4 +213,6 @@ def _conditioned(target: Dataset, condition: Dataset) -> Dataset:
     same_length("the target", len(target), "given", len(condition))
     own = [(part.name, step) for part in (target, condition) for step in part.steps]
     steps = tuple(f"{name}: {step}" for name, step in own)
-    return replace(target, x=condition.x, y=target.x, steps=steps, image_shape=None)
+    return replace(
+        target, x=condition.x, y=target.x, steps=steps, image_shape=None, names=condition.names
+    )

@@ -64,8 +64,8 @@ def diagnose(
     features: whether a collapse is optimal is judged in units of its likelihood's own noise.
 
     Args:
-        model: Any `LatentModel`, on any device, or what `fit` returned; modules are put into
-            evaluation mode meanwhile.
+        model: Any `LatentModel`, on any device, or what `fit` returned, or one of the `runs` of a
+            sweep; modules are put into evaluation mode meanwhile.
         data: Array (samples, features) or (samples, ...) for images, data frame, sparse matrix,
             pair (x, y), `Dataset`, torch Dataset or DataLoader, Hugging Face dataset, or batches;
             labels beside x are not a target, but the condition of a conditional model.
@@ -101,10 +101,15 @@ def diagnose(
         model, data = data, model
     trained: Any = model
     model = model_of(model)
-    objective = getattr(trained, "objective", model.spec)  # of a run that `fit` returned
+    objective = getattr(trained, "objective", model.spec)  # of what `fit` or `sweep` returned
     if spec is None and objective != model.spec:
         spec = objective
     check_spec(spec, model.units)
+    if spec is not None and (spec.model == "cvae") != (model.spec.model == "cvae"):
+        raise InvalidArgumentError(
+            "spec", f"that of a {spec.model}", f"one of the model's kind, a {model.spec.model}",
+            "Leave it out, or give from_callable the spec.",
+        )  # fmt: skip
     if checks.whole("samples", samples, least=4) % 2:
         raise InvalidArgumentError("samples", samples, "an even number", "Pass samples=16.")
     checks.whole("importance_samples", importance_samples, least=0)
@@ -228,7 +233,8 @@ def _training(trained: Any, found: Diagnosis) -> tuple[float, float] | None:
     if course[-1] + found.data_loss > found.loss:
         return None
     with contextlib.suppress(DataError):  # of data that cannot be read again
-        measured = trained.measured()
+        # A run of a sweep has kept what was measured.
+        measured = trained.measured() if callable(trained.measured) else trained.measured
         return measured["loss"], measured["loss_error"]
     return None
 

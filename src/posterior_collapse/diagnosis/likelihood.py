@@ -173,7 +173,7 @@ def log_likelihood(
             "Leave it out.",
         )
     eta_dec = None if eta_dec is None else checks.positive("eta_dec", eta_dec)
-    exact = has_marginal(model) if exact is None else exact
+    exact = has_marginal(model) if exact is None else checks.flag("exact", exact)
     if exact and not has_marginal(model):
         raise InvalidArgumentError(
             "exact", True, "a model whose decoders are all affine", "Leave it out."

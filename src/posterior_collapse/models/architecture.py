@@ -103,10 +103,9 @@ class Architecture(Record):
         for name in ("activation", "latent", "output"):
             checks.one_of(name, getattr(self, name), sorted(ACTIVATIONS))
         checks.one_of("std_head", self.std_head, sorted(STD_HEADS))
-        if self.bias not in (True, False):
-            raise InvalidArgumentError("bias", repr(self.bias), "True or False", "Pass bias=True.")
-        checks.rate("dropout", self.dropout, 0.1)
-        checks.rate("input_dropout", self.input_dropout, 0.1)
+        checks.flag("bias", self.bias)
+        for name in ("dropout", "input_dropout"):
+            object.__setattr__(self, name, checks.rate(name, getattr(self, name), 0.1))
         if self.initial_std is not None:
             checks.positive("initial_std", self.initial_std)
         if self.initial_sigma != "uniform":

@@ -10,6 +10,7 @@ from typing import Any, get_args
 import numpy as np
 from scipy import linalg
 
+from posterior_collapse import checks
 from posterior_collapse.arrays import Array, Float, as_samples, is_lazy, refuse_non_finite
 from posterior_collapse.data.samples import Samples, Stream, as_pair, read
 from posterior_collapse.errors import DataError, InvalidArgumentError, NotSolvedError, count_of
@@ -128,6 +129,7 @@ class Moments:
         precision: Precision = "float64",
     ) -> Moments:
         """Measure what `data.samples.read` made of data; see `from_arrays` and `from_batches`."""
+        checks.flag("center", center)
         real = isinstance(scale, (int, float, np.number)) and not np.iscomplexobj(scale)
         if not (real and np.isfinite(scale) and scale != 0):
             raise InvalidArgumentError(
@@ -234,6 +236,7 @@ class Moments:
             >>> Moments.from_matrices(np.diag([4.0, 1.0])).total_variance
             5.0
         """
+        n = None if n is None else checks.whole("n", n, least=1)
         xx = _as_second_moment("xx", xx)
         if (yx is None) != (yy is None):
             raise DataError("yx and yy", "only one of them", "both or none", "Pass both.")
@@ -399,16 +402,22 @@ class Moments:
         """These moments of data that are multiplied by a factor; refuse what has no variance."""
         if self.n is not None and self.n < 2:
             raise DataError("x", "a single sample", "at least two samples", "Pass more rows.")
-        cov = self.cov if scale == 1.0 else self.cov * scale**2
+        with np.errstate(over="ignore"):
+            mean, square = self.mean * scale, float(np.square(scale))
+            cov = self.cov if scale == 1.0 else self.cov * square
+            fits = np.isfinite(np.square(mean).sum() + np.trace(cov))
+        if not fits:
+            raise InvalidArgumentError(
+                "scale", scale, "a factor whose products with the data have squares within floats",
+                "Pass a smaller one.",
+            )  # fmt: skip
         if np.trace(cov) < LEAST_VARIANCE:
             raise DataError(
-                "x",
-                "data that are all constant, or vary by less than 1e-150",
-                "some variance",
+                "x", "data that are all constant, or vary by less than 1e-150", "some variance",
                 "Check what was loaded, or rescale it.",
-            )
-        tail = self.unresolved * scale**2
-        return dataclasses.replace(self, mean=self.mean * scale, cov=cov, unresolved=tail)
+            )  # fmt: skip
+        tail = self.unresolved * square
+        return dataclasses.replace(self, mean=mean, cov=cov, unresolved=tail)
 
 
 def _named(x: Any, y: Any) -> tuple[tuple[str, ...], list[Array]]:
@@ -424,7 +433,7 @@ def _as_second_moment(name: str, value: Any) -> Float:
         raise DataError(
             name, f"shape {matrix.shape}", "a square matrix", "Pass second moments, not samples."
         )
-    return matrix.astype(np.float64)
+    return np.array(matrix, np.float64)
 
 
 def _check_second_moments(joint: Float) -> None:

@@ -213,7 +213,7 @@ def trained(folder: Path) -> tuple[Run, MarkovVAE, list[str]]:
     """
     run = next(iter(read(folder).values()))
     found = checkpoints.load(folder)
-    model = load_model(found).eval()
+    model = load_model(found)
     done, state = found.meta["settings"], found.meta["run"].get("stopped")
     same = all(done[name] == getattr(run.settings, name) for name in ("convention", *NUMBERS))
     if not same or model.spec != run.spec:

@@ -23,7 +23,9 @@ from posterior_collapse.data.checking import reading
 from posterior_collapse.errors import CorruptFileError, writing
 from posterior_collapse.models import MarkovVAE
 from posterior_collapse.runs.run import Run
+from posterior_collapse.specs import Spec
 from posterior_collapse.training import checkpoints
+from posterior_collapse.training.settings import effective_spec
 from posterior_collapse.training.states import load_model
 
 ARRAYS = "arrays.npz"
@@ -57,6 +59,11 @@ class Finished:
         told = f" loss {loss:.6g};" if isinstance(loss, float) else ""
         who = f"{run.spec!r}, {run.architecture.name}, seed {run.settings.seed}"
         return f"{type(self).__name__}({who};{told} {self.stopped})"
+
+    @property
+    def objective(self) -> Spec:
+        """The spec as trained: its betas are those that the convention of the loss amounts to."""
+        return effective_spec(self.run.spec, self.run.settings.convention)
 
     def summary(self) -> dict[str, Any]:
         """Return what was measured beside what was forecast; see `Fitted.summary`."""

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from posterior_collapse.arrays import is_lazy
+from posterior_collapse.arrays import ImageShape, is_lazy
 from posterior_collapse.data import Dataset
 from posterior_collapse.data.about import About
 from posterior_collapse.diagnosis.conclusions import kept_of
@@ -178,7 +178,7 @@ def sweep(
         common = common.replace(checkpoint_share=CHECKPOINT_SHARE)
     each = [common.replace(**changes) for changes in per_run(given, len(specs))]
     net = Architecture.of(architecture, **networks)
-    choice = _choice(data, validation, specs[0], common, exact)
+    choice = _choice(data, validation, specs[0], net, common, exact)
     if folder is not None and choice.sha256 is None:
         raise DataError(
             "data", "a DataLoader, whose values have no hash", "data in memory beside a folder",
@@ -235,10 +235,12 @@ def _readable_again(data: Any) -> Any:
     return _Batches(data) if isinstance(data, Iterator) else data
 
 
-def _choice(data: Any, validation: Any, spec: Spec, settings: Settings, exact: bool) -> RunData:
+def _choice(
+    data: Any, validation: Any, spec: Spec, net: Architecture, settings: Settings, exact: bool
+) -> RunData:
     """Name data by their values."""
     passed = [one for one in (data, validation) if one is not None]
-    hashes = [hashed(one, spec, settings, exact) for one in passed]
+    hashes = [hashed(one, spec, net, settings, exact) for one in passed]
     known = None not in hashes
     together = hashes[0] if len(hashes) == 1 else digest({"data": hashes})
     name = data.name if isinstance(data, Dataset) else "array"
@@ -253,7 +255,21 @@ def _again(data: Any) -> dict[str, Any] | None:
     return None
 
 
-def hashed(data: Any, spec: Spec, settings: Settings, exact: bool) -> str | None:
-    """Return the hash of data in the precision they are trained on in; None: of a DataLoader."""
+def hashed(
+    data: Any, spec: Spec, net: Architecture | None, settings: Settings, exact: bool
+) -> str | None:
+    """Return the hash of data in the precision they are trained on in; None: of a DataLoader.
+
+    Convolutions see more than rows: the sides of images count too. Squares of one channel are
+    hashed as all images were before they did, so that their kept runs are found.
+    """
     fed = feed(data, spec, settings.batch_size, dtype_of(settings, exact), "cpu")
-    return fed.fingerprint()
+    found = fed.fingerprint()
+    sides = (fed.image_shape, fed.condition_shape) if net is not None and net.channels else ()
+    if found is None or all(one is None or _is_square(one) for one in sides):
+        return found
+    return digest({"rows": found, "sides": plain(sides)})
+
+
+def _is_square(sides: ImageShape) -> bool:
+    return sides[-2] == sides[-1] and sides[:-2] in ((), (1,))

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from posterior_collapse import checks
 from posterior_collapse.arrays import Float
 from posterior_collapse.data.about import UNKNOWN, About, about
 from posterior_collapse.data.samples import read
@@ -252,7 +253,7 @@ def forecast(
     """
     data, spec = in_order(data, spec)
     given = data
-    if network:
+    if checks.flag("network", network):
         if isinstance(data, Moments):
             raise InvalidArgumentError(
                 "network",

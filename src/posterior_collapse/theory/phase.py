@@ -117,14 +117,14 @@ def of_modes(
         )
     columns = _along("eta_decs", spec.eta_levels[:1] if own else eta_decs)
     depth = len(spec.dims)
-    if not -depth <= level < depth:
+    if isinstance(level, bool) or level not in range(-depth, depth):
         raise InvalidArgumentError(
             "level",
             level,
             f"one of {', '.join(map(str, range(depth)))} (bottom first), or -1, the top",
             "Pass level=-1.",
         )
-    level %= depth
+    level = int(level) % depth
     plain = spec.replace(eta_dec=1.0) if spec.eta_levels[0] == "learned" else spec
     problem = Problem.of(modes, plain)
     etas = list(spec.eta_levels) if own else [columns[:, None]] * depth

@@ -165,7 +165,7 @@ def unclaimed_signal(
             x predicts of it), z1 - E[mu_1(z2) | z1] for level 2, and so on. Of a likelihood that
             is not Gaussian, of the mean scores at level 1 in the noise that it tolerates there.
         level: 1 is next to the data.
-        eta_dec: Decoder std into the data; needed where `spec` learns it.
+        eta_dec: Decoder std into the data, needed where `spec` learns it; else the spec's counts.
         spare_above: Whether the level above has a unit to spare, which can lower the threshold.
 
     Raises:
@@ -179,11 +179,10 @@ def unclaimed_signal(
         >>> unclaimed_signal(VAESpec(8, beta=2.0, eta_dec=0.5), variance=0.4)
         0.8
     """
-    if not 1 <= level <= len(spec.dims):
-        raise InvalidArgumentError(
-            "level", level, f"1 to {len(spec.dims)}", "Level 1 is next to the data."
-        )
-    if not variance >= 0:
+    if level not in range(1, len(spec.dims) + 1):
+        levels = f"1 to {len(spec.dims)}"
+        raise InvalidArgumentError("level", level, levels, "Level 1 is next to the data.")
+    if np.ndim(variance) or isinstance(variance, str) or not variance >= 0:
         raise InvalidArgumentError(
             "variance", variance, "a number that is not negative", "Pass an eigenvalue."
         )
@@ -383,7 +382,7 @@ def effective_beta(
         raise InvalidArgumentError(
             "likelihood", "'other'", "a likelihood that is known", "Use audit_loss on your loss."
         )
-    gaussian = likelihood == "gaussian"
+    gaussian, half = likelihood == "gaussian", checks.flag("half", half)
     if not gaussian and (half or gaussian_std is not None):
         raise InvalidArgumentError(
             "half" if half else "gaussian_std",

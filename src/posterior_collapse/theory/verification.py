@@ -125,14 +125,14 @@ def plan(which: str, problems: int) -> list[tuple[Case, int]]:
     Raises:
         InvalidArgumentError: No such case.
     """
-    chosen = [case for case in CASES if which.lower() in ("all", case.name.lower())]
+    chosen = [case for case in CASES if str(which).lower() in ("all", case.name.lower())]
     if not chosen:
         names = [case.name for case in CASES]
         raise InvalidArgumentError(
             "case",
             repr(which),
             f"'all' or one of {', '.join(names)}",
-            f"Pass 'all'.{nearest(which, names)}",
+            f"Pass 'all'.{nearest(str(which), names)}",
         )
     return [(c, i) for c in chosen for i in range(1 if c.name.startswith("E") else problems)]
 

@@ -68,6 +68,7 @@ def split(
         options["steps"] = checks.whole("epochs", options.pop("epochs"), least=1)
     changes = {name: value for name, value in options.items() if name in FIELDS}
     networks = {name: value for name, value in options.items() if name not in FIELDS}
+    checks.flag("exact", is_exact)
     common = (settings or Settings()).replace(**changes)
     check_optimiser(common, is_exact)
     return common, networks

@@ -6,12 +6,14 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from posterior_collapse.arrays import Array, ImageShape, refuse_non_finite
+from posterior_collapse.arrays import Array, ImageShape, chunks, refuse_non_finite
 from posterior_collapse.data.about import UNKNOWN, About, about
 from posterior_collapse.data.samples import Samples, Stream, read
 from posterior_collapse.errors import DataError
@@ -22,6 +24,10 @@ from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Likelihood, Spec
 from posterior_collapse.theory.dispersion import is_learned
 from posterior_collapse.training import seeds
+
+SINGLE = np.finfo(np.float32)
+ROUNDED = 0.1
+"""Share of a column's std that rounding may take."""
 
 
 class Batch(NamedTuple):
@@ -78,7 +84,11 @@ class Batches(ABC):
             center: Of the moments.
         """
         regressed = spec.likelihood != "gaussian" and spec.model == "cvae"
-        return self.given if regressed or is_learned(spec) else self.moments(center)
+        return self.source() if regressed or is_learned(spec) else self.moments(center)
+
+    def source(self) -> Samples | Stream:
+        """Return the data to be measured."""
+        return self.given
 
     @abstractmethod
     def check_targets(self, likelihood: Likelihood) -> None:
@@ -118,6 +128,16 @@ class ArrayBatches(Batches):
         self.given: Samples = given
         self._moments: dict[bool, Moments] = {}
 
+    def source(self) -> Samples:
+        """Return the data as they were read, more precise than the rows that are kept.
+
+        Where they were changed since, those rows: what was trained on is what is forecast.
+        """
+        if not all(_holds(*pair) for pair in ((self.given.x, self.x), (self.given.y, self.y))):
+            y = None if self.y is None else self.y.cpu().numpy()
+            self.given = replace(self.given, x=self.x.cpu().numpy(), y=y)
+        return self.given
+
     @property
     def steps_per_epoch(self) -> int:
         return math.ceil(len(self.x) / self.batch_size)
@@ -138,7 +158,7 @@ class ArrayBatches(Batches):
 
     def moments(self, center: bool) -> Moments:
         if center not in self._moments:
-            self._moments[center] = Moments.of(self.given, center=center)
+            self._moments[center] = Moments.of(self.source(), center=center)
         return self._moments[center]
 
     def release(self) -> None:
@@ -276,9 +296,57 @@ def feed(
 def _rows(name: str, values: Any, dtype: torch.dtype, device: torch.device) -> Any:
     if values is None:
         return None
+    if dtype == torch.float32 and values.dtype.itemsize > 2 and values.dtype != np.float32:
+        _refuse_rounded(name, values)
     rows = as_rows(values, dtype)
     refuse_non_finite(name, rows.numpy())
     return rows.to(device)
+
+
+def _refuse_rounded(name: str, values: Array) -> None:
+    """Refuse numbers that float32 does not hold, or rounds until they hardly vary.
+
+    Raises:
+        DataError: A column is rounded by more than a tenth of its std, as the seconds since 1970
+            of one hour are: what is trained on is then not what a forecast measures.
+    """
+    least = np.full(values.shape[1], np.inf)
+    most = -least
+    for row, (piece,) in chunks(values):
+        piece = np.asarray(piece)
+        low, high = piece.min(0), piece.max(0)
+        if not (np.isfinite(low) & np.isfinite(high)).all():
+            refuse_non_finite(name, piece, row)
+        least, most = np.minimum(least, low), np.maximum(most, high)
+    size = np.maximum(np.abs(least), np.abs(most))
+    action = "or pass precision='float64'."
+    if size.max() > SINGLE.max:
+        raise DataError(
+            name, f"values up to {size.max():.3g}", f"at most {SINGLE.max:.3g}, as float32 holds",
+            f"Rescale the data, {action}",
+        )  # fmt: skip
+    # Rounding is at most eps / 2 of the largest: beside most ranges that is seen to be nothing.
+    for column in np.flatnonzero((size * SINGLE.eps > ROUNDED * (most - least)) & (most > least)):
+        exact = np.asarray(values[:, column : column + 1], np.float64)
+        std, lost = exact.std(), np.abs(exact - exact.astype(np.float32)).max()
+        if lost > ROUNDED * std:
+            raise DataError(
+                name,
+                f"column {column} near {size[column]:.4g} with std {std:.3g}, "
+                f"which float32 rounds by up to {lost:.2g}",
+                "columns that vary by more than they are rounded",
+                f"Take off their means (pc.load(x, standardize=True) does), {action}",
+            )
+
+
+def _holds(values: Array | None, kept: Tensor | None) -> bool:
+    """Say whether rows were made of these values."""
+    if values is None or kept is None:
+        return True
+    return all(
+        torch.equal(as_rows(piece, kept.dtype), kept[row : row + len(piece)].cpu())
+        for row, (piece,) in chunks(values)
+    )
 
 
 def _targets(x: Tensor, y: Tensor | None) -> Array:

@@ -43,10 +43,10 @@ class Course:
     seconds: float = 0.0
 
     def record(self, row: dict[str, float]) -> None:
-        """Add an epoch to the history; of a column that is new, earlier epochs are NaN."""
+        """Add an epoch to the history; where a column has no value, it is NaN."""
         done = max(map(len, self.history.values()), default=0)
-        for name, value in row.items():
-            self.history.setdefault(name, [math.nan] * done).append(value)
+        for name in {**self.history, **row}:
+            self.history.setdefault(name, [math.nan] * done).append(row.get(name, math.nan))
 
     def take_back(self) -> None:
         """Drop the last epoch from the history."""

@@ -25,7 +25,7 @@ from posterior_collapse.training.course import Course, Pause, Progress, kl_of_un
 from posterior_collapse.training.seeds import BLOCK, Draws, draw, first_rows
 from posterior_collapse.training.settings import Annealing, Settings
 from posterior_collapse.training.stacking import Stack, Step
-from posterior_collapse.training.states import TrainState, save
+from posterior_collapse.training.states import LOADER, NO_VALIDATION, TrainState, save
 from posterior_collapse.training.steps import Ahead, Graphs, Measured, Optimiser, clip_
 from posterior_collapse.training.units import Counting, some_rows
 
@@ -78,6 +78,9 @@ class Engine:
         self.dtype = next(iter(self.stack.leaves.values())).dtype
         self.runs = [Course(one) for one in settings]
         per_epoch = feed.steps_per_epoch
+        judged = NO_VALIDATION
+        if validation is not None and folders is not None:
+            judged = validation.fingerprint() or LOADER
         planned = None if per_epoch is None else common.epochs * per_epoch
         self.state = TrainState(
             list(models),
@@ -85,6 +88,7 @@ class Engine:
             Optimiser(common, self.stack.leaves, [one.learning_rate for one in settings]),
             self.runs,
             None if folders is None else feed.fingerprint(),
+            judged,
             planned if common.steps is None else common.steps,
         )
         self.bounds = self._clip_bounds()

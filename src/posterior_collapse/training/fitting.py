@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from posterior_collapse.errors import DataError, InvalidArgumentError, count_of
+from posterior_collapse import checks
+from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import (
     Architecture,
     MarkovVAE,
@@ -147,7 +148,8 @@ def fit_many(
         progress: As in `fit`.
         exact: As in `fit`.
         from_forecast: As in `fit`.
-        start: Models to go on from, one per run and not changed, instead of new ones.
+        start: Models to go on from, one per run and not changed, instead of new ones; not beside
+            `from_forecast`.
         **options: As in `fit`.
 
     Raises:
@@ -194,6 +196,8 @@ def _fit(
     start: Sequence[MarkovVAE] | None = None,
 ) -> tuple[Fitted, ...]:
     common, networks = split(settings, options, is_exact, fit if alone else fit_many)
+    for name, value in (("resume", resume), ("from_forecast", from_forecast)):
+        checks.flag(name, value)
     check_device(common.device)
     if is_exact and validation is not None:
         raise InvalidArgumentError(
@@ -221,19 +225,13 @@ def _fit(
         for spec, one in zip(specs, own, strict=True)
     ]
     if start is not None:
-        if len(start) != len(models):
-            raise InvalidArgumentError(
-                "start",
-                count_of(len(start), "model"),
-                f"{len(models)}, one per spec",
-                "Pass as many.",
-            )
+        _check_start(start, len(models), from_forecast)
         models = [_taken_over(*pair) for pair in zip(models, start, strict=True)]
     check_folders(folders, resume)
     warn_unbounded(specs, common, models[0].architecture, fed, is_exact)
     if is_exact:
         with Bar(progress, common.steps) as shown:
-            fresh = not from_forecast
+            fresh = not from_forecast and start is None
             return _exactly(models, own, fed, folders, resume, shown.report, alone, fresh)
     with Bar(progress, common.epochs) as shown:
         engine = Engine(
@@ -330,13 +328,33 @@ def _start(
     return model
 
 
+def _check_start(start: Sequence[MarkovVAE], runs: int, from_forecast: bool) -> None:
+    if from_forecast:
+        raise InvalidArgumentError(
+            "from_forecast", "True beside start", "one of the two", "Leave one away."
+        )
+    several = isinstance(start, Sequence)
+    for one in start if several else [start]:
+        if not several or not isinstance(one, MarkovVAE):
+            raise InvalidArgumentError(
+                "start", f"a {type(one).__name__}", "a list of trained models",
+                "Pass [fitted.model for fitted in ...].",
+            )  # fmt: skip
+    if len(start) != runs:
+        raise InvalidArgumentError(
+            "start", count_of(len(start), "model"), f"{runs}, one per spec", "Pass as many."
+        )
+
+
 def _taken_over(model: MarkovVAE, start: MarkovVAE) -> MarkovVAE:
     """Return the new model with the parameters of one that is there."""
-    if start.spec != model.spec or start.architecture != model.architecture:
-        raise InvalidArgumentError(
-            "start", f"a model of {start.spec!r}", f"one of {model.spec!r} and the same network",
-            "Pass the models in the order of the specs.",
-        )  # fmt: skip
+    for name in ("spec", "architecture", "shapes"):
+        got, expected = getattr(start, name), getattr(model, name)
+        if got != expected:
+            raise InvalidArgumentError(
+                "start", f"a model of {got!r}", f"one of {expected!r}",
+                "Pass the models in the order of the specs, trained on such data.",
+            )  # fmt: skip
     model.load_state_dict(start.state_dict())
     return model
 

@@ -100,8 +100,9 @@ class Settings(Record):
         for name in ("clip", "free_bits", "checkpoint_share"):
             if getattr(self, name) is not None:
                 self._set(name, checks.positive(name, getattr(self, name)))
-        checks.rate("momentum", self.momentum, 0.9)
-        checks.one_of("cuda_graphs", self.cuda_graphs, (True, False))
+        self._set("momentum", checks.rate("momentum", self.momentum, 0.9))
+        self._set("device", str(self.device))
+        checks.flag("cuda_graphs", self.cuda_graphs)
         self._check_names()
         self._check_schedules()
 
@@ -109,7 +110,7 @@ class Settings(Record):
         checks.one_of("precision", self.precision, PRECISIONS)
         if self.optimiser is not None:
             checks.one_of("optimiser", self.optimiser, OPTIMISERS)
-        if re.fullmatch(r"cpu|cuda(:\d+)?", str(self.device)) is None:
+        if re.fullmatch(r"cpu|cuda(:\d+)?", self.device) is None:
             raise InvalidArgumentError(
                 "device", repr(self.device), "'cpu', 'cuda' or 'cuda:N'", "Pass device='cpu'."
             )
@@ -119,7 +120,7 @@ class Settings(Record):
             raise InvalidArgumentError(
                 "cycles", f"{self.cycles} beside warm_up", "one of the two", "Leave one away."
             )
-        if isinstance(self.capacity, (tuple, list)):
+        if isinstance(self.capacity, (tuple, list)) or getattr(self.capacity, "ndim", 0) == 1:
             values = checks.each("capacity", self.capacity, None, "one per level", checks.positive)
             self._set("capacity", values)
         elif self.capacity is not None:

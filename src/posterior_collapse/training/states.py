@@ -31,6 +31,8 @@ EXTENDABLE = (
 But where there are cycles, the length of the run does.
 """
 HISTORY = "history."
+NO_VALIDATION, LOADER = "none", "a loader"
+"""What stands in the place of the fingerprint of validation data that have none."""
 
 
 class DeviceWarning(UserWarning):
@@ -47,6 +49,7 @@ class TrainState:
         optimiser: With its moments.
         runs: The course of each.
         data: Fingerprint of the data; None: not known.
+        validation: That of the validation data, or in a word what there is instead.
         total_steps: Steps of the whole run; None: not known.
         step: Steps done.
         epoch: Epochs done.
@@ -61,6 +64,7 @@ class TrainState:
     optimiser: Optimiser
     runs: list[Course]
     data: str | None
+    validation: str
     total_steps: int | None
     step: int = 0
     epoch: int = 0
@@ -104,7 +108,7 @@ def restore(state: TrainState, folders: Sequence[str | Path]) -> None:
     for model, course, checkpoint, folder in zip(
         state.models, state.runs, found, folders, strict=True
     ):
-        _check_same(model, course.settings, state.data, checkpoint, folder)
+        _check_same(model, course.settings, state.data, checkpoint, folder, state.validation)
     meta = found[0].meta
     _warn_of_other_noise(meta.get("noise"), state.stack.device)
     state.step, state.epoch = found[0].step, meta["epoch"]
@@ -125,7 +129,7 @@ def save_exact(
     """Write the result of exact training: a run killed before is repeated, equal bit for bit."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= _history_tensors(run)
-    meta = {"exact": True, **_identity(model, run, data)}
+    meta = {"exact": True, **_identity(model, run, data, NO_VALIDATION)}
     checkpoints.save(folder, tensors, meta, step=steps)
 
 
@@ -133,7 +137,7 @@ def load_model(checkpoint: Checkpoint) -> MarkovVAE:
     """Return the trained model of a checkpoint."""
     model = rebuild(checkpoint.meta["config"])
     model.load_state_dict(_of_model(checkpoint.tensors))
-    return model
+    return model.eval()  # as what `fit` returns
 
 
 def load_exact(model: MarkovVAE, run: Course, data: str | None, folder: str | Path) -> int:
@@ -196,7 +200,7 @@ def _meta(state: TrainState, run: int) -> dict[str, Any]:
     by_the_clock = state.settings.checkpoint_share is not None
     return {
         "exact": False,
-        **_identity(state.models[run], state.runs[run], state.data),
+        **_identity(state.models[run], state.runs[run], state.data, state.validation),
         "epoch": state.epoch,
         "step_in_epoch": state.step_in_epoch,
         "rows_in_epoch": state.rows_in_epoch,
@@ -206,13 +210,14 @@ def _meta(state: TrainState, run: int) -> dict[str, Any]:
     }
 
 
-def _identity(model: MarkovVAE, run: Course, data: str | None) -> dict[str, Any]:
+def _identity(model: MarkovVAE, run: Course, data: str | None, validation: str) -> dict[str, Any]:
     """What `_check_same` compares, and how far the run has come."""
     return {
         "config": model.config,
         "settings": run.settings.to_dict(),
         "order_seed": run.settings.data_order,
         "data": data,
+        "validation": validation,
         "torch": torch.__version__,
         "run": run.to_dict(),
     }
@@ -316,6 +321,7 @@ def _check_same(
     data: str | None,
     checkpoint: Checkpoint,
     folder: str | Path,
+    validation: str = NO_VALIDATION,
     *,
     exact: bool = False,
 ) -> None:
@@ -335,6 +341,8 @@ def _check_same(
     # Older checkpoints, and those of DataLoaders, do not say which data they had.
     if None not in (data, meta.get("data")) and meta["data"] != data:
         differing.append("values of the data")
+    if meta.get("validation", validation) != validation:  # which judges epochs
+        differing.append("validation data")
     if differing:
         raise CheckpointError(
             str(folder),
