@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from posterior_collapse import checks
-from posterior_collapse.errors import DataError, InvalidArgumentError
+from posterior_collapse.errors import DataError, InvalidArgumentError, count_of
 from posterior_collapse.models import (
     Architecture,
     MarkovVAE,
