@@ -8,7 +8,6 @@ import os
 import shutil
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,11 @@ import pytest
 import torch
 
 from posterior_collapse.errors import CorruptFileError, OutputError
-from posterior_collapse.models import ARCHITECTURES, Architecture, build
+from posterior_collapse.models import Architecture, build
 from posterior_collapse.runs import Evaluation, Outcome, Run, RunData, Store, complete, groups
 from posterior_collapse.runs.completing import retrained_together
 from posterior_collapse.runs.store import WORK
-from posterior_collapse.specs import ChainSpec, CVAESpec, HVAESpec, VAESpec
+from posterior_collapse.specs import CVAESpec, HVAESpec, VAESpec
 from posterior_collapse.training import Settings
 
 LINEAR = Architecture.named("linear")
@@ -95,109 +94,6 @@ class TestRun:
     def test_the_key_is_blind_to_where_it_runs(self) -> None:
         elsewhere = run(settings=Settings(device="cuda", checkpoint_every=5))
         assert elsewhere.key == run().key
-
-
-PINNED = {
-    "dacca7a56369a1c7429f": Run(
-        RunData("digits"), VAESpec(4), Architecture.named("mlp"), Settings()
-    ),
-    "eef04fc3933522bcc748": Run(
-        RunData("digits", label=3, rows=100),
-        VAESpec(2, beta=0.5, sigma=(0.5, 1.0)),
-        Architecture.named("linear", bias=False),
-        Settings(steps=200, seed=7),
-        "exact",
-        Evaluation(matrices=True),
-    ),
-    "a03d1431ccc91a825a7b": Run(
-        RunData("mnist", task="quarter"),
-        CVAESpec(16, eta_dec="learned"),
-        Architecture.named("cvae-relu", hidden=(32,)),
-        Settings(epochs=20, clip=1.0, convention="reference", order_seed=1),
-        evaluation=Evaluation(samples=100, likelihood_rows=500, panel=9),
-    ),
-    "ebf626f0e56e90dc850a": Run(
-        RunData("matrix:E14"),
-        HVAESpec((5, 3), (1.0, 2.0), 0.5, sigma_1=0.5),
-        Architecture.named("hvae-cnn"),
-        Settings(capacity=(1.0, 2.0), patience=3),
-        "recorded",
-    ),
-    "e8d3cc5c5201dcd1c367": Run(
-        RunData("pairs:1/2"),
-        ChainSpec((3, 2, 1), (1, 2, 3), (0.5, 0.6, 0.7)),
-        Architecture.named("cnn", channels=(8,), dropout=0.1, initial_sigma="uniform"),
-        Settings(optimiser="sgd", precision="bf16", warm_up=2),
-        evaluation=Evaluation("train", rows=10),
-    ),
-}
-"""Keys as the version 0.1.0 made them. Another key would orphan every run that is kept."""
-
-
-class TestFrozenKeys:
-    @pytest.mark.parametrize("key", PINNED)
-    def test_a_key_is_what_it_was(self, key: str) -> None:
-        assert PINNED[key].key == key
-
-    def test_a_later_entry_counts_only_where_it_differs_from_its_default(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        @dataclass(frozen=True)
-        class WiderChoice(RunData):
-            shift: float = 0.0
-
-        @dataclass(frozen=True)
-        class WiderSpec(VAESpec):
-            floor: tuple[float, ...] = (1.0, 2.0)
-
-        @dataclass(frozen=True)
-        class WiderNetworks(Architecture):
-            norm: str = "none"
-
-        @dataclass(frozen=True)
-        class WiderSettings(Settings):
-            decay: float | None = None
-
-        @dataclass(frozen=True)
-        class WiderEvaluation(Evaluation):
-            bins: int = 10
-
-        @dataclass(frozen=True)
-        class WiderRun(Run):
-            tag: str = ""
-
-        mlp = ARCHITECTURES["mlp"]
-        monkeypatch.setitem(ARCHITECTURES, "mlp", mlp._replace(free=(*mlp.free, "norm")))
-
-        def wider(**later: Any) -> Run:
-            def of(kind: type, name: str, *given: Any, **fields: Any) -> Any:
-                return kind(*given, **fields, **{name: later[name]} if name in later else {})
-
-            return WiderRun(
-                of(WiderChoice, "shift", "digits"),
-                of(WiderSpec, "floor", 4),
-                of(WiderNetworks, "norm", "mlp", hidden=(256,)),
-                of(WiderSettings, "decay"),
-                "minibatch",
-                of(WiderEvaluation, "bins"),
-                **{name: value for name, value in later.items() if name == "tag"},
-            )
-
-        plain = next(iter(PINNED))
-        assert "shift" in json.dumps({**wider().to_dict(), "tag": ""})
-        assert wider().key == plain
-        others: list[dict[str, Any]] = [
-            {"shift": 1.0}, {"floor": (1.0, 3.0)}, {"norm": "batch"}, {"decay": 0.1}, {"bins": 11},
-        ]  # fmt: skip
-        assert len({plain, *(wider(**other).key for other in others)}) == 1 + len(others)
-
-    def test_a_kept_default_that_moves_does_not_move_keys(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """What was hashed from the start is hashed whatever its default is."""
-        mlp = ARCHITECTURES["mlp"]
-        monkeypatch.setitem(ARCHITECTURES, "mlp", mlp._replace(defaults={"hidden": (8,)}))
-        assert next(iter(PINNED.values())).key == next(iter(PINNED))
 
 
 class TestGroups:
