@@ -94,6 +94,13 @@ def test_of_large_data_noise_is_counted_and_not_drawn(monkeypatch) -> None:
     assert f"show about {numbers[0]} modes" in counted
 
 
+@pytest.mark.parametrize("most_drawn", [0, noise.MOST_DRAWN])
+def test_no_mode_exceeds_a_threshold_that_there_is_not(monkeypatch, most_drawn) -> None:
+    monkeypatch.setattr(noise, "MOST_DRAWN", most_drawn)
+    ones = np.ones(10)
+    assert noise.stronger_than_noise(np.array([9.0, 1.0]), ones, 20, np.inf)[:2] == (0, 0)
+
+
 @pytest.mark.parametrize(
     "x",
     [

@@ -61,6 +61,8 @@ def stronger_than_noise(
         (1, True)
     """
     found = variance[variance > threshold]
+    if not np.isfinite(threshold):
+        return 0, 0, True
     drawn = n * len(features) <= MOST_DRAWN
     if drawn:
         draws = np.array([fit(noise, len(variance)) for noise in _drawn(features, n)])
