@@ -84,7 +84,8 @@ def as_array(name: str, values: Any) -> Any:
     elif not isinstance(values, (np.ndarray, SparseRows)):
         if isinstance(values, (list, tuple)):  # of rows, whose masks NumPy would drop
             for row in values:
-                refuse_masked(name, row)
+                if hasattr(row, "dtype"):
+                    refuse_masked(name, row)
         try:
             array = np.asarray(_readable(name, values))
         except DataError:
