@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from posterior_collapse import checks
 from posterior_collapse.arrays import (
+    CONSTANT,
     Array,
     as_samples,
     chunks,
@@ -251,7 +252,8 @@ def _standardized(name: str, values: Array, like: Array) -> tuple[Array, int]:
         least, most = np.minimum(least, piece.min(0)), np.maximum(most, piece.max(0))
         total += piece.sum(0, dtype=np.float64)
     mean = total / len(like)
-    constant = least == most  # the mean of equal numbers may differ from them in the last digit
+    # The mean of equal numbers may differ from them in the last digit.
+    constant = most - least <= CONSTANT * np.maximum(np.abs(least), np.abs(most))
     # Squares of numbers of any size fit a float64; a power of 2 does not round them.
     size = np.where(constant, 1, np.exp2(np.floor(np.log2(np.maximum(most - least, TINIEST)))))
     for _, (piece,) in chunks(like):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posterior_collapse.arrays import Array, ImageShape, chunks, refuse_non_finite
+from posterior_collapse.arrays import CONSTANT, Array, ImageShape, chunks, refuse_non_finite
 from posterior_collapse.data.about import UNKNOWN, About, about
 from posterior_collapse.data.samples import Samples, Stream, read
 from posterior_collapse.errors import DataError
@@ -28,9 +28,6 @@ from posterior_collapse.training import seeds
 SINGLE = np.finfo(np.float32)
 ROUNDED = 0.1
 """Share of a column's std that rounding may take."""
-CONSTANT = 1e-13
-"""Range, of the largest number, up to which a column varies by the rounding of float64 alone: the
-shares of a row sum to 1 so."""
 
 
 class Batch(NamedTuple):
