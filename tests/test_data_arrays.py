@@ -106,7 +106,7 @@ def test_what_varies_by_rounding_alone_is_constant() -> None:
     """Brought to a std of 1, it would be a mode of the data."""
     sums = np.array([0.3, 0.1 + 0.2, 0.3])
     assert np.ptp(sums) > 0
-    found = load(np.stack([sums, sums + [0, 1e-10, 0]], axis=1), standardize=True)
+    found = load(np.stack([sums, np.add(sums, [0, 1e-10, 0])], axis=1), standardize=True)
     np.testing.assert_allclose(found.x.std(0), [0, 1], atol=1e-9)
     assert found.note.endswith("but for 1 constant column")
 
