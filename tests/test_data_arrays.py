@@ -102,6 +102,15 @@ def test_numbers_of_any_size_are_standardized(size: float) -> None:
     np.testing.assert_allclose(found, (X - X.mean(0)) / X.std(0), rtol=1e-12)
 
 
+def test_what_varies_by_rounding_alone_is_constant() -> None:
+    """Brought to a std of 1, it would be a mode of the data."""
+    sums = np.array([0.3, 0.1 + 0.2, 0.3])
+    assert np.ptp(sums) > 0
+    found = load(np.stack([sums, np.add(sums, [0, 1e-10, 0])], axis=1), standardize=True)
+    np.testing.assert_allclose(found.x.std(0), [0, 1], atol=1e-9)
+    assert found.note.endswith("but for 1 constant column")
+
+
 BAD_PARTS = {
     "masked": ({"x": np.ma.masked_less(X, 0)}, "^x: got masked values"),
     "objects": ({"x": X.astype(object)}, "^x: got dtype object"),

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 import posterior_collapse as pc
 from fresh import output
 from posterior_collapse.data import Dataset
+from posterior_collapse.data.dataset import TASKS
 
 X = (np.random.default_rng(0).standard_normal((60, 6)) * [3, 2, 1, 0.5, 0.2, 0.1]).round(3)
 LABELS = np.arange(60) % 3
@@ -420,3 +421,17 @@ def test_of_a_frame_the_column_is_named_that_cannot_be_used(column, said):
 def test_columns_of_unlike_length_are_no_table():
     with pytest.raises(pc.DataError, match="a and b: got 3 and 2 samples"):
         pc.forecast({"a": [1.0, 2.0, 3.0], "b": [1.0, 2.0]}, SPEC)
+
+
+def test_data_say_how_they_are_read_again_until_they_are_changed() -> None:
+    for options in ({}, {"standardize": True}, {"task": "half", "label": 3}):
+        found = pc.load("digits", **options)
+        again = pc.load(found.asked.pop("name"), **found.asked)
+        assert (again.x == found.x).all()
+    digits = pc.load("digits")
+    changed = (
+        digits.select(3), digits.scaled(2), digits.divided(2), digits.standardized(),
+        TASKS["half"](digits), TASKS["quarter"](digits), pc.load(digits, scale=2),
+        pc.load(digits, standardize=True), pc.load(digits.x),
+    )  # fmt: skip
+    assert [one.asked for one in changed] == [None] * len(changed)

@@ -75,6 +75,9 @@ def test_modes_of_noise_are_counted_without_a_draw(variances, n) -> None:
     found = noise.noise_above(between, variances, n)
     np.testing.assert_allclose(found, at + 1, atol=3)  # the draw's own chance
     assert noise.noise_above(1.5 * drawn[:1], variances, n) == pytest.approx(0, abs=0.1)
+    rank = min(n - 1, np.count_nonzero(variances))  # raw pixels lie far above a threshold of 1
+    below = drawn[rank - 1] * np.geomspace(0.1, 1e-9, 5)
+    np.testing.assert_allclose(noise.noise_above(below, variances, n), rank, atol=0.1)
 
 
 def test_of_large_data_noise_is_counted_and_not_drawn(monkeypatch) -> None:
@@ -92,6 +95,13 @@ def test_of_large_data_noise_is_counted_and_not_drawn(monkeypatch) -> None:
     counted, numbers = said()
     assert numbers == [pytest.approx(above, abs=2), shown, 3]
     assert f"show about {numbers[0]} modes" in counted
+
+
+@pytest.mark.parametrize("most_drawn", [0, noise.MOST_DRAWN])
+def test_no_mode_exceeds_a_threshold_that_there_is_not(monkeypatch, most_drawn) -> None:
+    monkeypatch.setattr(noise, "MOST_DRAWN", most_drawn)
+    ones = np.ones(10)
+    assert noise.stronger_than_noise(np.array([9.0, 1.0]), ones, 20, np.inf)[:2] == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -265,12 +265,25 @@ def test_numbers_that_training_would_round_away_are_refused(offset):
         with pytest.raises(pc.DataError, match=r"x: got column \d near 1e\+.* float32 rounds by"):
             pc.fit(pc.VAESpec(2), data, "linear", epochs=1)
     constant = np.full((len(X), 1), offset + 0.3)
+    rounded = np.resize([[0.3], [0.1 + 0.2]], (len(X), 1))
+    assert np.ptp(rounded) > 0
     held = [
         np.hstack([X, constant]), 8 * np.rint(X) + 2.0**26, np.float32(X + offset),
+        np.hstack([X, rounded]),
     ]  # fmt: skip
     for data in held:
         assert pc.fit(pc.VAESpec(2), data, "linear", epochs=1).stopped == "finished"
     assert pc.fit(pc.VAESpec(2), X + offset, "linear", epochs=1, precision="float64").stopped
+
+
+def test_held_out_rows_may_be_alike_in_a_column_that_varies():
+    """Their rounding counts beside what the model was trained on, as of an hour beside a year."""
+    seconds = np.linspace(1.70e9, 1.73e9, len(X))[:, None]
+    data, hour = np.hstack([X, seconds]), np.hstack([X, 1.7e9 + 60 * np.abs(X[:, :1])])
+    fitted = pc.fit(pc.VAESpec(2), data, "linear", epochs=1, validation=hour)
+    assert fitted.stopped == "finished"
+    with pytest.raises(pc.DataError, match="float32 rounds"):
+        pc.fit(pc.VAESpec(2), hour, "linear", epochs=1)
 
 
 def test_numbers_beyond_the_precision_of_training_are_called_that():

@@ -186,14 +186,14 @@ def test_a_run_cannot_be_made_shorter(tmp_path, options, said):
 @pytest.mark.parametrize("options", [{"epochs": 2}, {"exact": True}])
 def test_other_data_are_not_resumed(tmp_path, options):
     pc.fit(SPEC, X, "linear", folder=tmp_path / "a", **options)
-    with pytest.raises(CheckpointError, match="another values of the data"):
+    with pytest.raises(CheckpointError, match="other values of the data"):
         pc.fit(SPEC, X + 1e-3, "linear", folder=tmp_path / "a", resume=True, **options)
     # The same values held otherwise are the same data.
     same = torch.tensor(X[::-1].copy()).flip(0)
     pc.fit(SPEC, same, "linear", folder=tmp_path / "a", resume=True, **options)
     folders = [tmp_path / "b", tmp_path / "c"]
     pc.fit_many([SPEC, SPEC], X, "linear", folders=folders, **options)
-    with pytest.raises(CheckpointError, match="another values of the data"):
+    with pytest.raises(CheckpointError, match="other values of the data"):
         pc.fit_many([SPEC, SPEC], X[::-1], "linear", folders=folders, resume=True, **options)
 
 
@@ -202,7 +202,7 @@ def test_other_validation_data_are_not_resumed(tmp_path, before, after):
     """Their losses would be compared with the best of the others, and stop the run early."""
     options = {"epochs": 4, "patience": 3, "folder": tmp_path, "learning_rate": 0.01}
     pc.fit(SPEC, X, "linear", validation=before, **options)
-    with pytest.raises(CheckpointError, match="another validation data"):
+    with pytest.raises(CheckpointError, match="other validation data"):
         pc.fit(SPEC, X, "linear", validation=after, resume=True, **options)
     pc.fit(SPEC, X, "linear", validation=before, resume=True, **options)
 

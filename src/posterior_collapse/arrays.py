@@ -23,6 +23,9 @@ CHUNK_BYTES = 12 << 20
 """Size of the float64 buffer that a chunk of rows is converted into."""
 SQUARED_FITS = 1e150
 """Largest number whose square, and sums of such squares, fit a float64."""
+CONSTANT = 1e-13
+"""Range, of the largest number, up to which a column varies by the rounding of float64 alone: the
+shares of a row sum to 1 so."""
 
 
 class SparseRows:
@@ -84,7 +87,8 @@ def as_array(name: str, values: Any) -> Any:
     elif not isinstance(values, (np.ndarray, SparseRows)):
         if isinstance(values, (list, tuple)):  # of rows, whose masks NumPy would drop
             for row in values:
-                refuse_masked(name, row)
+                if hasattr(row, "dtype"):
+                    refuse_masked(name, row)
         try:
             array = np.asarray(_readable(name, values))
         except DataError:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from posterior_collapse import checks
 from posterior_collapse.arrays import (
+    CONSTANT,
     Array,
     as_samples,
     chunks,
@@ -40,7 +41,8 @@ class Dataset:
         task: The cut that made x and y out of images: ``"quarter"``, ``"half"`` or None.
         steps: What was done to the numbers, in order, in words.
         names: What the columns of x are called, one each; None: they have no names.
-        asked: With which arguments `load` reads them again; None: values were passed.
+        asked: With which arguments `load` reads them again; None: values were passed, or changed
+            since.
 
     Raises:
         DataError: x or y are no samples of real numbers, or the parts do not belong together.
@@ -161,7 +163,7 @@ class Dataset:
     def rows(self, kept: NDArray[np.bool_]) -> Dataset:
         """Return some of the samples."""
         y, labels = (None if v is None else v[kept] for v in (self.y, self.labels))
-        return replace(self, x=self.x[kept], y=y, labels=labels)
+        return replace(self, x=self.x[kept], y=y, labels=labels, asked=None)
 
     def scaled(self, factor: float) -> Dataset:
         """Return all numbers times ``factor``; integers of 8 or 16 bits become float32.
@@ -208,7 +210,7 @@ class Dataset:
         step = "standardized"
         if constant:
             step += f", but for {constant:,} constant column{'s' * (constant > 1)}"
-        return replace(self, x=x, y=y, steps=(*self.steps, step))
+        return replace(self, x=x, y=y, steps=(*self.steps, step), asked=None)
 
     def at_hand(self) -> Dataset:
         """Return the data themselves where they are dask arrays, which only say how to get them.
@@ -232,7 +234,7 @@ class Dataset:
             return result
 
         y = None if self.y is None else apply(self.y)
-        return replace(self, x=apply(self.x), y=y, steps=(*self.steps, step))
+        return replace(self, x=apply(self.x), y=y, steps=(*self.steps, step), asked=None)
 
 
 def _standardized(name: str, values: Array, like: Array) -> tuple[Array, int]:
@@ -250,7 +252,8 @@ def _standardized(name: str, values: Array, like: Array) -> tuple[Array, int]:
         least, most = np.minimum(least, piece.min(0)), np.maximum(most, piece.max(0))
         total += piece.sum(0, dtype=np.float64)
     mean = total / len(like)
-    constant = least == most  # the mean of equal numbers may differ from them in the last digit
+    # The mean of equal numbers may differ from them in the last digit.
+    constant = most - least <= CONSTANT * np.maximum(np.abs(least), np.abs(most))
     # Squares of numbers of any size fit a float64; a power of 2 does not round them.
     size = np.where(constant, 1, np.exp2(np.floor(np.log2(np.maximum(most - least, TINIEST)))))
     for _, (piece,) in chunks(like):
@@ -303,7 +306,8 @@ def quarter(dataset: Dataset) -> Dataset:
     x = _flat(images[:, h:, :w])
     parts = (images[:, :h, :w], images[:, :h, w:], images[:, h:, w:])
     y = np.concatenate([_flat(part) for part in parts], axis=1)
-    return replace(dataset, x=x, y=y, task="quarter", steps=(*dataset.steps, "quarter task"))
+    steps = (*dataset.steps, "quarter task")
+    return replace(dataset, x=x, y=y, task="quarter", steps=steps, asked=None)
 
 
 def half(dataset: Dataset) -> Dataset:
@@ -319,7 +323,8 @@ def half(dataset: Dataset) -> Dataset:
     """
     images, h, _ = _images(dataset, "half", even_width=False)
     x, y = _flat(images[:, :h]), _flat(images[:, h:])
-    return replace(dataset, x=x, y=y, task="half", steps=(*dataset.steps, "half task"))
+    steps = (*dataset.steps, "half task")
+    return replace(dataset, x=x, y=y, task="half", steps=steps, asked=None)
 
 
 TASKS = {"quarter": quarter, "half": half}

@@ -106,24 +106,23 @@ def load(
         dataset = dataset.select(label)
     if task is not None:
         dataset = TASKS[task](dataset)
-    asked = {
-        "split": split, "data_dir": data_dir, "task": task, "given": given, "label": label,
-        "scale": scale, "header": header, "columns": columns, "drop": drop,
-        "label_column": label_column, "key": key, "standardize": standardize,
-    }  # fmt: skip
-    if dataset is not source or standardize:
-        dataset = replace(dataset, asked=_again(name=source, **asked))
+    asked = _again(
+        name=source, split=split, data_dir=data_dir, task=task, given=given, label=label,
+        scale=scale, header=header, columns=columns, drop=drop, label_column=label_column, key=key,
+        standardize=standardize,
+    )  # fmt: skip
     if not checks.flag("standardize", standardize):
+        if dataset is not source:
+            dataset = replace(dataset, asked=asked)
         return dataset if scale is not None else _hinted(dataset)
     if scale is not None:
         raise InvalidArgumentError(
             "standardize", "True beside `scale`", "one of the two", "Leave one away."
         )
-    if split == "train":
-        return dataset.standardized()
-    return dataset.standardized(
-        load(source, data_dir=data_dir, task=task, given=given, label=label)
-    )
+    like = None
+    if split != "train":
+        like = load(source, data_dir=data_dir, task=task, given=given, label=label)
+    return replace(dataset.standardized(like), asked=asked)
 
 
 def _again(**asked: Any) -> dict[str, Any] | None:

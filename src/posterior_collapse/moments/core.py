@@ -129,7 +129,7 @@ class Moments:
         precision: Precision = "float64",
     ) -> Moments:
         """Measure what `data.samples.read` made of data; see `from_arrays` and `from_batches`."""
-        checks.flag("center", center)
+        center = checks.flag("center", center)
         real = isinstance(scale, (int, float, np.number)) and not np.iscomplexobj(scale)
         if not (real and np.isfinite(scale) and scale != 0):
             raise InvalidArgumentError(

@@ -25,9 +25,10 @@ ALONE, GROUPS = 100, 500
 """Features that are counted one by one, the most variable ones, and groups of the others."""
 LOOKED_AT = 150
 """Modes that are compared with noise where it is not drawn: the first, ever fewer after them."""
-DISTANCES = np.geomspace(10.0, 1e-7, 20)
-"""From the real axis, relative, on the way to it: from afar Newton's steps find the one root. The
-last is near enough for a million rows, of which each seems to turn the phase by as much."""
+AFAR, NEAR, STAGES = 10.0, 1e-7, 30
+"""Distances from the real axis on the way to it: from beyond all modes of noise, where Newton's
+steps find the one root, to a share of the variance that is near enough for a million rows, of
+which each seems to turn the phase by as much."""
 NEWTONS = 3
 
 
@@ -61,6 +62,8 @@ def stronger_than_noise(
         (1, True)
     """
     found = variance[variance > threshold]
+    if not np.isfinite(threshold):
+        return 0, 0, True
     drawn = n * len(features) <= MOST_DRAWN
     if drawn:
         draws = np.array([fit(noise, len(variance)) for noise in _drawn(features, n)])
@@ -112,9 +115,11 @@ def noise_above(at: Float, features: Float, n: int) -> Float:
     sizes = np.diff(edges)
     t, share = np.add.reduceat(t, edges[:-1]) / sizes, sizes / (n - 1)
     x = at * n / (n - 1)
-    m = -1 / (x * (1 + 1j * DISTANCES[0]))
-    for distance in DISTANCES:
-        z = x * (1 + 1j * distance)
+    beyond = np.maximum(x, t[0] + t @ share)
+    distances = np.geomspace(AFAR * beyond, NEAR * x, STAGES)
+    m = -1 / (x + 1j * distances[0])
+    for distance in distances:
+        z = x + 1j * distance
         for _ in range(NEWTONS):
             ratio = t / (1 + np.multiply.outer(m, t))
             miss = -1 / m + ratio @ share - z

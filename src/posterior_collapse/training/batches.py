@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posterior_collapse.arrays import Array, ImageShape, chunks, refuse_non_finite
+from posterior_collapse.arrays import CONSTANT, Array, ImageShape, chunks, refuse_non_finite
 from posterior_collapse.data.about import UNKNOWN, About, about
 from posterior_collapse.data.samples import Samples, Stream, read
 from posterior_collapse.errors import DataError
@@ -165,10 +165,11 @@ class ArrayBatches(Batches):
         self.x, self.y = self.x.cpu(), None if self.y is None else self.y.cpu()
 
     def check_spread(self) -> None:
-        """Refuse what has nothing to encode, as the forecast does.
+        """Refuse what has nothing to encode, as the forecast does, or not as it was trained on.
 
         Raises:
-            DataError: There is a single row, or all are the same.
+            DataError: There is a single row, or all are the same, or float32 rounds a column until
+                it hardly varies.
         """
         if len(self.x) < 2:
             raise DataError("x", "a single sample", "at least two samples", "Pass more rows.")
@@ -176,6 +177,9 @@ class ArrayBatches(Batches):
             raise DataError(
                 "x", "data that are all constant", "some variance", "Check what was loaded."
             )
+        for name, values in (("x", self.given.x), ("y", self.given.y)):
+            if self.x.dtype == torch.float32 and values is not None:
+                _refuse_rounded(name, values)
 
     def fingerprint(self) -> str:
         return fingerprint([None if v is None else v.cpu().numpy() for v in (self.x, self.y)])
@@ -296,37 +300,38 @@ def feed(
 def _rows(name: str, values: Any, dtype: torch.dtype, device: torch.device) -> Any:
     if values is None:
         return None
-    if dtype == torch.float32 and values.dtype.itemsize > 2 and values.dtype != np.float32:
-        _refuse_rounded(name, values)
-    rows = as_rows(values, dtype)
-    refuse_non_finite(name, rows.numpy())
+    with np.errstate(over="ignore"):
+        rows = as_rows(values, dtype)
+    try:
+        refuse_non_finite(name, rows.numpy())
+    except DataError:
+        given = np.asarray(values)
+        refuse_non_finite(name, given)
+        raise DataError(
+            name, f"values up to {np.abs(given).max():.3g}",
+            f"at most {SINGLE.max:.3g}, as float32 holds",
+            "Rescale the data, or pass precision='float64'.",
+        ) from None  # fmt: skip
     return rows.to(device)
 
 
 def _refuse_rounded(name: str, values: Array) -> None:
-    """Refuse numbers that float32 does not hold, or rounds until they hardly vary.
+    """Refuse numbers that float32 rounds until they hardly vary.
 
     Raises:
         DataError: A column is rounded by more than a tenth of its std, as the seconds since 1970
             of one hour are: what is trained on is then not what a forecast measures.
     """
+    if values.dtype.itemsize <= 2 or values.dtype == np.float32:
+        return
     least = np.full(values.shape[1], np.inf)
     most = -least
-    for row, (piece,) in chunks(values):
+    for _, (piece,) in chunks(values):
         piece = np.asarray(piece)
-        low, high = piece.min(0), piece.max(0)
-        if not (np.isfinite(low) & np.isfinite(high)).all():
-            refuse_non_finite(name, piece, row)
-        least, most = np.minimum(least, low), np.maximum(most, high)
-    size = np.maximum(np.abs(least), np.abs(most))
-    action = "or pass precision='float64'."
-    if size.max() > SINGLE.max:
-        raise DataError(
-            name, f"values up to {size.max():.3g}", f"at most {SINGLE.max:.3g}, as float32 holds",
-            f"Rescale the data, {action}",
-        )  # fmt: skip
+        least, most = np.minimum(least, piece.min(0)), np.maximum(most, piece.max(0))
+    size, span = np.maximum(np.abs(least), np.abs(most)), most - least
     # Rounding is at most eps / 2 of the largest: beside most ranges that is seen to be nothing.
-    for column in np.flatnonzero((size * SINGLE.eps > ROUNDED * (most - least)) & (most > least)):
+    for column in np.flatnonzero((size * SINGLE.eps > ROUNDED * span) & (span > CONSTANT * size)):
         exact = np.asarray(values[:, column : column + 1], np.float64)
         std, lost = exact.std(), np.abs(exact - exact.astype(np.float32)).max()
         if lost > ROUNDED * std:
@@ -335,7 +340,8 @@ def _refuse_rounded(name: str, values: Array) -> None:
                 f"column {column} near {size[column]:.4g} with std {std:.3g}, "
                 f"which float32 rounds by up to {lost:.2g}",
                 "columns that vary by more than they are rounded",
-                f"Take off their means (pc.load(x, standardize=True) does), {action}",
+                "Take off their means (pc.load(x, standardize=True) does), or pass "
+                "precision='float64'.",
             )
 
 

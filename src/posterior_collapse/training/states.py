@@ -31,6 +31,7 @@ EXTENDABLE = (
 But where there are cycles, the length of the run does.
 """
 HISTORY = "history."
+DATA = "values of the data", "validation data"
 NO_VALIDATION, LOADER = "none", "a loader"
 """What stands in the place of the fingerprint of validation data that have none."""
 
@@ -340,13 +341,13 @@ def _check_same(
         differing.append("way of training (exact or by minibatches)")
     # Older checkpoints, and those of DataLoaders, do not say which data they had.
     if None not in (data, meta.get("data")) and meta["data"] != data:
-        differing.append("values of the data")
+        differing.append(DATA[0])
     if meta.get("validation", validation) != validation:  # which judges epochs
-        differing.append("validation data")
+        differing.append(DATA[1])
     if differing:
         raise CheckpointError(
             str(folder),
-            f"a run with another {', '.join(differing)}",
+            f"a run with {'other' if differing[0] in DATA else 'another'} {', '.join(differing)}",
             "the checkpoint of the same run",
             "Resume with the settings and data of the run, or train into a new folder.",
         )
