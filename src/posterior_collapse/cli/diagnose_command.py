@@ -14,7 +14,6 @@ import typer
 
 from posterior_collapse.cli import options
 from posterior_collapse.cli.groups import AsJson, Device, ReadingOptions, grouped
-from posterior_collapse.data.registry import absolute
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.files import check_described, holds_runs, is_kept, json_text
 
@@ -111,6 +110,8 @@ def _changes(
     named: ReadingOptions, data: str | None, given: str | None, split: str | None
 ) -> dict[str, Any]:
     """Return what is said of the data, which else are read as when the model was trained."""
+    from posterior_collapse.data.registry import absolute
+
     said = named.chosen() | {"name": data, "given": given, "split": split}
     if not named.standardize:
         del said["standardize"]

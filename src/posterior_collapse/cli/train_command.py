@@ -27,7 +27,6 @@ from posterior_collapse.cli.groups import (
     default_of,
     grouped,
 )
-from posterior_collapse.data.registry import absolute
 from posterior_collapse.errors import InvalidArgumentError, needing, writing
 from posterior_collapse.progress import Display
 
@@ -237,6 +236,7 @@ def _asked(
         named.kind(network.model), network.latents, asdict(numbers), **network.law()
     )
 
+    from posterior_collapse.data.registry import absolute
     from posterior_collapse.runs.run import RunData, asked
     from posterior_collapse.training import Settings
 
