@@ -36,7 +36,7 @@ def _example(name: str, value: object) -> str:
 
 
 def _is_flag(value: object) -> bool:
-    # NumPy's too, which no error would come of: it counts as 0 or 1.
+    # NumPy's too: as a number it would count as 0 or 1, without an error.
     return isinstance(value, bool) or (
         getattr(getattr(value, "dtype", None), "kind", "") == "b" and getattr(value, "ndim", 0) == 0
     )

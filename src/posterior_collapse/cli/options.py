@@ -249,7 +249,7 @@ def check_length(steps: int | None, epochs: int | None) -> None:
     """Refuse a run that is to be so many steps and so many epochs long."""
     if None not in (steps, epochs):
         raise InvalidArgumentError(
-            "--steps", f"{steps} beside --epochs", "one of the two", "Leave one away."
+            "--steps", f"{steps} beside --epochs", "one of the two", "Leave one out."
         )
 
 

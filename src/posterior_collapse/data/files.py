@@ -226,7 +226,7 @@ def read_posterior(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         if any(meant in group for group in groups):
             if meant in called:
                 raise DataError(
-                    str(path), f"{called[meant]} and {name}", f"one {meant}", "Leave one away."
+                    str(path), f"{called[meant]} and {name}", f"one {meant}", "Leave one out."
                 )
             called[meant] = name
     spreads = [name for name in SPREADS if name in called]

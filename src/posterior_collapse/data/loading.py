@@ -92,7 +92,7 @@ def load(
         checks.one_of("task", task, list(TASKS), "Pass one.")
     if task is not None and given is not None:
         raise InvalidArgumentError(
-            "task", f"{task!r} beside `given`", "one of the two", "Leave one away."
+            "task", f"{task!r} beside `given`", "one of the two", "Leave one out."
         )
     reading = Reading.of(header, columns, drop, label_column, key)
     beside = Reading(header if _is_text(given) else None)
@@ -117,7 +117,7 @@ def load(
         return dataset if scale is not None else _hinted(dataset)
     if scale is not None:
         raise InvalidArgumentError(
-            "standardize", "True beside `scale`", "one of the two", "Leave one away."
+            "standardize", "True beside `scale`", "one of the two", "Leave one out."
         )
     like = None
     if split != "train":

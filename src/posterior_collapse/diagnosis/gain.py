@@ -36,6 +36,11 @@ Answer = Callable[[Float, Callable[[Any], Float]], Float]
 """Nats more where a std that is learned answers to the unit: of its t, and how parts are summed."""
 
 
+def unanswered(t: Float, summed: Callable[[Any], Float]) -> Float:
+    """Add nothing: all stds stay as they are."""
+    return np.zeros(())
+
+
 @dataclass(frozen=True)
 class Bought:
     """By how many nats per row one more unit lowers the loss, of its t; negative where it costs.
@@ -48,7 +53,7 @@ class Bought:
 
     held: Callable[[Any], Float]
     idle: float = 0.0
-    answer: Answer = lambda t, summed: np.zeros(())
+    answer: Answer = unanswered
 
     def __call__(self, t: Any, share: Float | None = None) -> Float:
         """Return the gains; with `share` of the rows that each t is of, they sum to the unit's.
@@ -121,7 +126,7 @@ def certificate(
     sure: float,
     worth: float,
     most: float,
-    features: int = 0,
+    features: int,
 ) -> dict[str, Any]:
     """Return t, its error, gains and counts of units that pay, by the names of `Diagnosis`.
 
@@ -133,9 +138,9 @@ def certificate(
         sure: Up to where a t is surely below 1.
         worth: Nats that a unit must gain to be worth having.
         most: Nats that there are to be gained at all.
-        features: Of what is decoded, where a learned eta_dec answers to a further unit; else 0.
+        features: Of what is decoded.
     """
-    trained = as_trained(spec, levels)
+    trained, answer = as_trained(spec, levels), _answer(spec, levels[0], features)
     columns = []
     for level, (signal, limit) in enumerate(zip(signals, limits, strict=True), start=1):
         status, spare = levels[level - 1].status, _is_spare_above(spec, levels, level)
@@ -148,7 +153,7 @@ def certificate(
         bought = Bought(
             partial(unit_gain, own, level=level, spare_above=spare),
             0.0 if paid else max(0.0, idle_cost(own, level, spare_above=spare)),
-            **_answering(spec, levels[0], features),
+            answer,
         )
         t, spread = float(signal.variances[0] / limit), signal.error / limit
         error = 0.0 if t <= sure else spread
@@ -163,16 +168,16 @@ def certificate(
     return dict(zip(names, zip(*columns, strict=True), strict=True))
 
 
-def _answering(spec: Spec, level: LevelDiagnosis, features: int) -> dict[str, Answer]:
-    """How the stds of a model of one level answer to a further unit; of others a lower bound."""
+def _answer(spec: Spec, level: LevelDiagnosis, features: int) -> Answer:
+    """Return what a learned std of a model of one level adds; of others gains are lower bounds."""
     (beta, *above), (sigma, *_), (eta, *_) = spec.beta_levels, spec.sigma_levels, spec.eta_levels
     if not above and sigma == "shared":
         std = float(np.min(level.posterior_std)) / spec.eta_enc
         more = int("collapsed" not in level.status)
-        return {"answer": sigma_answers(beta, std, len(level.status), level.n_active, more)}
+        return sigma_answers(beta, std, len(level.status), level.n_active, more)
     if not above and sigma in ("learned", "input") and eta == "learned":
-        return {"answer": eta_answers(beta, features - beta * level.n_active)}
-    return {}
+        return eta_answers(beta, features - beta * level.n_active)
+    return unanswered
 
 
 def as_trained(spec: Spec, levels: Sequence[LevelDiagnosis]) -> Spec:

@@ -63,7 +63,7 @@ class Kept:
         if self.record is None:
             run, model, notes = folders.trained(self.folder)
         else:
-            run, model, notes = self.record.run, self.record.model.eval(), []
+            run, model, notes = self.record.run, self.record.model, []
         spec = effective_spec(run.spec, run.settings.convention)
         if spec != run.spec:
             notes.insert(

@@ -1,4 +1,4 @@
-"""How strong the modes are that few rows of independent features show (Horn's parallel analysis).
+"""What few rows feign: what a condition explains, and modes of noise (Horn's parallel analysis).
 
 Noise is drawn where that is cheap. Of large data the expected number of modes above any variance
 follows from the features' variances alone, as n and features grow together (Marchenko and Pastur

@@ -331,7 +331,7 @@ def _start(
 def _check_start(start: Sequence[MarkovVAE], runs: int, from_forecast: bool) -> None:
     if from_forecast:
         raise InvalidArgumentError(
-            "from_forecast", "True beside start", "one of the two", "Leave one away."
+            "from_forecast", "True beside start", "one of the two", "Leave one out."
         )
     several = isinstance(start, Sequence)
     for one in start if several else [start]:
