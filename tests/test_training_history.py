@@ -91,3 +91,14 @@ def test_early_stopping_is_refused_where_no_epoch_has_beta_in_full():
     with pytest.raises(pc.InvalidArgumentError, match="patience: got 2 beside 8 cycles in 8"):
         pc.fit(pc.VAESpec(2), X, "mlp", cycles=8, **options)
     assert pc.fit(pc.VAESpec(2), X, "mlp", cycles=4, **options).stopped in ("early", "finished")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    # Four steps an epoch: beta rises by a quarter of an epoch's rise per step, from 0 at the first.
+    [({"warm_up": 2}, [3 / 8, 7 / 8, 1, 1]), ({"cycles": 2}, [3 / 4, 1, 3 / 4, 1]), ({}, None)],
+)
+def test_a_history_says_what_a_schedule_made_of_beta(schedule, factors):
+    options = {"hidden": (4,), "epochs": 4, "batch_size": 16}
+    fitted = pc.fit(pc.VAESpec(2), X, "mlp", **options, **schedule)
+    assert fitted.history.get("beta_factor") == factors

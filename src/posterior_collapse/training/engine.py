@@ -309,6 +309,8 @@ class Engine:
                 "epoch": self.state.epoch + 1, "step": self.state.step,
                 "loss": mean[0], "reconstruction": mean[1],
             }  # fmt: skip
+            if self.annealing.moves_beta:
+                rows[i]["beta_factor"] = self.annealing.factor(self.state.step - 1)
             kls = iter(mean[2:])
             of_units: dict[str, float] = {}
             for level, (n, active) in enumerate(zip(units, counts, strict=True), start=1):

@@ -211,6 +211,7 @@ class Annealing:
         self.warm_up = settings.warm_up * per_epoch
         self.capacity_warm_up = settings.capacity_warm_up * per_epoch
         self.cycles = settings.cycles
+        self.moves_beta = bool(self.warm_up or self.cycles)
         for name in ("warm_up", "capacity_warm_up") if scheduled else ():
             length = getattr(settings, name)
             check_warm_up(length, self.total / per_epoch, name, unit="epochs")
