@@ -423,6 +423,7 @@ def test_a_loss_that_is_infinite_before_any_step_is_no_fault_of_the_rate() -> No
         (pc.HVAESpec((4, 2)), {"active": 3}, "active: got 3; expected at most 2, the latent units"),
         (pc.HVAESpec((4, 2)), {"level": 3}, "level: got 3; expected at most 2, the latent levels"),
         (pc.VAESpec(4), {"level": 0}, "level: got 0"),
+        (pc.VAESpec(4), {"epochs": 5, "warm_up": 7}, "warm_up: got 7 epochs in a run of 5"),
         (
             pc.HVAESpec((4, 2), sigma_1="learned", betas=(1.0, 2.0)),  # z2 dies whatever the data
             {"active": 1},

@@ -32,7 +32,7 @@ from posterior_collapse.runs.sweep import Finished, sweep
 from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.theory.minimum import FINISHED
 from posterior_collapse.training import Progress, Settings
-from posterior_collapse.training.arguments import split
+from posterior_collapse.training.arguments import check_together, split
 from posterior_collapse.training.engine import BEFORE_TRAINING, REMEDY
 
 Try = Callable[[Sequence[float], int, float], "list[Trial]"]
@@ -236,6 +236,7 @@ def tune(
         usual.pop("steps", None)
     common, networks = split(settings, {**usual, **options}, exact, THIS)
     net = Architecture.of(architecture, **networks)
+    check_together([spec], net, common, exact)
     known = about(data, conditional=spec.model == "cvae")
     source = read(data, spec.model == "cvae")
     rows = source.collected()
@@ -244,7 +245,7 @@ def tune(
     theory = Theory(rows, goal, net, common.convention)
 
     def train(values: Sequence[float], seeds: int, times: float) -> list[Trial]:
-        longer = _longer(common, times)
+        longer = common.lengthened(times)
         runs = [(value, longer.seed + i) for value in values for i in range(seeds)]
         # One order of the data for all, so that betas and seeds train in one vectorised run.
         done = sweep(
@@ -272,7 +273,7 @@ def tune(
         curve=tuple(sorted(found.trials, key=lambda trial: (trial.value, trial.steps))),
         chosen=found.best,
         architecture=net,
-        settings=_longer(common, found.times),
+        settings=common.lengthened(found.times),
         seeds=number,
         notes=(),
         level=goal.index + 1,
@@ -282,11 +283,6 @@ def tune(
 
 
 THIS = tune  # inside of it, an argument has its name
-
-
-def _longer(settings: Settings, times: float) -> Settings:
-    name = "epochs" if settings.steps is None else "steps"
-    return settings.replace(**{name: max(1, round(times * getattr(settings, name)))})
 
 
 def _trial(value: float, runs: Sequence[Finished], level: int) -> Trial:

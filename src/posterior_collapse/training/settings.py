@@ -156,6 +156,20 @@ class Settings(Record):
         _known(changes)
         return super().replace(**changes)
 
+    def lengthened(self, times: float) -> Settings:
+        """Train for some times as long; a shorter run has shorter warm-ups, to end within it.
+
+        Example:
+            >>> half = Settings(epochs=10, warm_up=7).lengthened(1 / 2)
+            >>> half.epochs, half.warm_up
+            (5, 3)
+        """
+        name = "epochs" if self.steps is None else "steps"
+        length = max(1, round(times * getattr(self, name)))
+        warm_ups = ("warm_up", "capacity_warm_up") if times < 1 else ()
+        shorter = {warm: getattr(self, warm) * length // getattr(self, name) for warm in warm_ups}
+        return self.replace(**{name: length}, **shorter)
+
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Settings:
         """Return the settings that `to_dict` described.
