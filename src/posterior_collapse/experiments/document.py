@@ -171,9 +171,11 @@ def _section(result: Mapping[str, Any], home: Path, folder: Path) -> dict[str, A
     figures = [_figure(figure, home, folder) for figure in result["figures"]]
     published = " (reference convention)" if result["convention"] == REFERENCE else ""
     name = result["name"] + published
+    anchor = _anchor(f"{result['id']}: {name}")
     return {
         "name": name,
-        "anchor": _anchor(f"{result['id']}: {name}"),
+        "anchor": anchor,
+        "link": f"[{result['id']}](#{anchor})",
         "claim": wording.prose(result["claim"]),
         "theory": wording.listed(result["theory"]),
         "published": wording.prose(result["published"]),
@@ -190,7 +192,7 @@ def _section(result: Mapping[str, Any], home: Path, folder: Path) -> dict[str, A
         "provenance": wording.listed({**about, "wall time": duration(result["wall_s"])}).strip(),
         "grids": result["settings"],
         "settings": "\n".join(
-            f"- {wording.prose(line)}" for line in wording.told(wording.once(result["settings"]))
+            f"- {wording.prose(line)}" for line in wording.told(result["settings"])
         ),
     }
 
@@ -205,7 +207,7 @@ def _tell_once(rows: Sequence[Mapping[str, Any]]) -> None:
                 notes[:] = [note for note in notes if told.get(note) != other]
                 notes.append(f"{count} notes of {other} hold here too.")
         for note in notes:
-            told.setdefault(note, f"[{row['id']}](#{row['anchor']})")
+            told.setdefault(note, row["link"])
 
 
 def _claim_once(rows: Sequence[dict[str, Any]]) -> None:
@@ -318,11 +320,10 @@ def _overview(rows: Sequence[Mapping[str, Any]]) -> str:
         verdicts = {kind: told["counts"][kind] for kind in KINDS}
         if not any(verdicts.values()):  # of an earlier version
             verdicts[KINDS[0]] = told["verdict"]
-        at = f"[{row['id']}](#{row['anchor']})"
         name, claim = row["name"], row["claim"]
         if row["as_before"]:
             name, claim = f"in the {row['convention']} convention", "the same"
-        records.append({"row": at, "experiment": name, "claim": claim, **verdicts})
+        records.append({"row": row["link"], "experiment": name, "claim": claim, **verdicts})
     return Table.of(records).markdown()
 
 
@@ -330,7 +331,7 @@ def _sizes(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return at which size each row was run, and how long that took."""
     records = [
         {
-            "row": f"[{row['id']}](#{row['anchor']})",
+            "row": row["link"],
             "convention": row["convention"],
             "size": row["smaller"] or "full",
             "seeds": _seeds(row),
