@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -243,6 +243,14 @@ def is_given(context: typer.Context, name: str) -> bool:
     """Return whether an option stands on the command line."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
+
+
+def refuse_given(context: typer.Context, names: Iterable[str], got: str, expected: str) -> None:
+    """Refuse options that stand on the command line where they mean nothing."""
+    for name in names:
+        if is_given(context, name):
+            argument = "DATA" if name == "data" else f"--{_flag(name)}"
+            raise InvalidArgumentError(argument, got, expected, "Remove it.")
 
 
 def check_length(steps: int | None, epochs: int | None) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from posterior_collapse.diagnosis.conclusions import kept_of
 from posterior_collapse.errors import count_of
-from posterior_collapse.report.names import theory
+from posterior_collapse.report.names import of_level, theory
 from posterior_collapse.report.text import NOTHING, add_numbers, new_table
 from posterior_collapse.theory.solve import or_others
 from posterior_collapse.theory.thresholds import excess_loss
@@ -270,7 +270,7 @@ def tuned_verdict(found: Any) -> str:
 
 def tuned_name(found: Any) -> tuple[str, str]:
     """Return what to call the parameter, and whose the units are: beta_2, of z2."""
-    of = f" of z{found.level}" if len(found.spec.dims) > 1 else ""
+    of = of_level(found.level, len(found.spec.dims))
     return (found.parameter if found.parameter.startswith("beta") else f"latent units{of}"), of
 
 

@@ -19,7 +19,7 @@ from posterior_collapse.report.figures.panels import (
     whole_numbers,
 )
 from posterior_collapse.report.figures.runs import course_panels
-from posterior_collapse.report.names import settings, theory
+from posterior_collapse.report.names import at_level, of_level, settings, theory
 from posterior_collapse.report.runs import expected
 from posterior_collapse.report.text import by_kl
 
@@ -48,14 +48,13 @@ def diagnosis_panels(found: Diagnosis) -> Panels:
     Left the KL of each unit, the most first; in the middle the share of collapsed units over eps;
     right the two variances that make up a unit's: that of its mean over x, and that given x.
     """
-    several = len(found.levels) > 1
+    levels = len(found.levels)
     rows: list[tuple[Panel, ...]] = []
     for number, level in enumerate(found.levels, 1):
-        of = f" of z{number}" if several else ""
-        name = f"z{number}: " if several else ""
+        of, name = of_level(number, levels), at_level(number, levels)
         bars = partial(_kl_bars, level=level, found=found, number=number, prefix=name)
         curve = partial(_curve, level=level, prefix=name)
-        variances = partial(_variances, level=level, prefix=name, top=number == len(found.levels))
+        variances = partial(_variances, level=level, prefix=name, top=number == levels)
         draws = {"KL": bars, "collapse": curve, "variances": variances}
         rows.append(tuple(Panel(f"{what}{of}", draw) for what, draw in draws.items()))
     history = found._history

@@ -24,7 +24,7 @@ from posterior_collapse.report.figures.panels import (
     titled,
     whole_numbers,
 )
-from posterior_collapse.report.names import label, settings, theory, typeset
+from posterior_collapse.report.names import label, of_level, settings, theory, typeset
 from posterior_collapse.report.runs import (
     History,
     Layout,
@@ -54,9 +54,8 @@ def sweep_panels(found: Any) -> Panels:
     first that is a number is the axis, and each combination of the others has a look of its own.
     """
     levels = max(len(run.measured["levels"]) for run in found.runs)
-    several = levels > 1
-    draw = partial(_against, found=found, layout=lay_out(found.labels), several=several)
-    names = ["loss", *(f"active of z{n}" if several else "active" for n in range(1, levels + 1))]
+    draw = partial(_against, found=found, layout=lay_out(found.labels), levels=levels)
+    names = ["loss", *(f"active{of_level(n, levels)}" for n in range(1, levels + 1))]
     panels = tuple(Panel(name, partial(draw, level=level)) for level, name in enumerate(names))
     runs, net = len(found.runs), found.runs[0].run.architecture.name
     about = f"{net}: {runs} run{'s' * (runs > 1)}"
@@ -65,7 +64,7 @@ def sweep_panels(found: Any) -> Panels:
     return Panels((panels,), title, (4.6, 3.9))
 
 
-def _against(axes: Axes, found: Any, layout: Layout, level: int, several: bool) -> None:
+def _against(axes: Axes, found: Any, layout: Layout, level: int, levels: int) -> None:
     for place, (name, members) in enumerate(layout.series.items()):
         color, marker = LINES[place % len(LINES)], MARKERS[place % len(MARKERS)]
         forecast, measured = (
@@ -78,8 +77,7 @@ def _against(axes: Axes, found: Any, layout: Layout, level: int, several: bool) 
         said = typeset(name) or "measured"
         side_by_side(axes, measured, marker, color=color, mfc="none", label=said)
     axes.set_xlabel(label(layout.axis))
-    of = f" of z{level}" if several else ""
-    axes.set_ylabel(f"active units{of}" if level else "loss (nats)")
+    axes.set_ylabel(f"active units{of_level(level, levels)}" if level else "loss (nats)")
     if level:
         whole_numbers(axes.yaxis)
     if layout.wide:
@@ -127,7 +125,7 @@ def course_panels(history: History, expected: Mapping[str, Any] | None) -> list[
     """Return the KL of each level's units over the epochs, one upon the other, and active units."""
     panels, levels = [], levels_of(history)
     for level in levels:
-        of = f" of z{level}" if len(levels) > 1 else ""
+        of = of_level(level, len(levels))
         draw = partial(_stack, history=history, level=level, expected=expected, of=of)
         panels.append(Panel(f"KL over epochs{of}", draw))
     return [*panels, Panel("active", partial(_active, history=history, expected=expected))]
