@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from posterior_collapse import checks
-from posterior_collapse.errors import CorruptFileError, MissingFileError, enumerated
+from posterior_collapse.errors import CorruptFileError, MissingFileError, count_of, enumerated
 from posterior_collapse.experiments import wording
 from posterior_collapse.experiments.machines import (
     RESULT,
@@ -47,7 +47,7 @@ SAID = {
     "not measured": ("did not measure what was expected",) * 2,
 }
 """Verdicts of one row and of several, as a sentence has them."""
-AT_SETTINGS = r"of theory at (\d+) of (\d+) settings"
+AT_SETTINGS = r"of theory at (\d+) of (\d+) settings?"
 """What comparisons with theory say (`checks.near_count`, `near_kl`)."""
 KINDS = ("direction", "numbers")
 """Kinds of checks, each with a verdict of its own."""
@@ -291,7 +291,7 @@ def _counted(agreement: Mapping[str, Any], kind: str) -> str:
     said = f"{verdict}, {sum(found == 'agrees' for found, _ in own)} of {len(own)}"
     at = [(int(n), int(of)) for _, text in own for n, of in re.findall(AT_SETTINGS, text)]
     good, settings = (sum(column) for column in zip(*at, strict=True)) if at else (0, 0)
-    return f"{said}, at {good} of {settings} settings" if settings else said
+    return f"{said}, at {good} of {count_of(settings, 'setting')}" if settings else said
 
 
 def _verdicts(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -301,14 +301,14 @@ def _verdicts(rows: Sequence[Mapping[str, Any]]) -> str:
         if own := [row["id"] for row in rows if row["agreement"]["verdict"] == verdict]:
             named = f" ({enumerated(own)})" if len(own) <= MOST_NAMED < len(rows) else ""
             told.append(f"{len(own)} {words[len(own) != 1]}{named}")
-    said = f"Of {len(rows)} rows, {enumerated(told)}."
+    said = f"Of {count_of(len(rows), 'row')}, {enumerated(told)}."
     for kind in KINDS:
         count = Counter(filter(None, (row["agreement"][kind] for row in rows)))
         if judged := count.total():
-            said += (
-                f" By {kind} alone, {count['agrees']} of {judged} agree and {count['partly']} "
-                "agree partly."
+            (agree, wholly), (some, partly) = (
+                (count[found], SAID[found][count[found] != 1]) for found in ("agrees", "partly")
             )
+            said += f" By {kind} alone, {agree} of {judged} {wholly} and {some} {partly}."
     return said
 
 

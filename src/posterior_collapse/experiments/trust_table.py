@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from posterior_collapse.errors import count_of
 from posterior_collapse.experiments.checks import NEAR, near_onset
 from posterior_collapse.experiments.tables import Table
 
@@ -100,7 +101,8 @@ def headlines(found: Results) -> Table:
 def _onsets_held(records: Records) -> str:
     parts = []
     for words, own in reversed(_by_warm_up(records)):
-        text = f"{words}: within {NEAR:.0%} in {sum(map(_is_near, own))} of {len(own)} networks"
+        near, networks = sum(map(_is_near, own)), count_of(len(own), "network")
+        text = f"{words}: within {NEAR:.0%} in {near} of {networks}"
         if found := [r for r in own if r[ERROR] is not None]:
             worst = max(found, key=lambda r: max(abs(r[LAST] - 1), abs(r[FIRST] - 1)))
             text += f", at worst {worst[ERROR]}"
@@ -150,7 +152,8 @@ def _told_of(answer: Mapping[str, Any]) -> str:
     parts = [f"{paid} did", f"{not_} did not"]
     first, second = parts[::-1] if answer[SAYS] == "does not pay" else parts
     number = paid + not_ + close
-    return f"of {number} {words}, {first}, {second} and {close} are too close to tell"
+    are = "is" if close == 1 else "are"
+    return f"of {number} {words}, {first}, {second} and {close} {are} too close to tell"
 
 
 def summary(found: Results) -> Table:

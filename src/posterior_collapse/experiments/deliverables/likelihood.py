@@ -173,10 +173,11 @@ def _without_units(grids: Mapping[str, Found]) -> Iterator[str]:
     for found, check in checked:
         kept, of, beta = _kept_at_best(found)
         if check.agrees is None and kept < of / 2:
+            live = "lives" if kept == 1 else "live"
             yield (
                 f"{check.text.partition(' is by theory')[0]} cannot tell where it is least: at "
-                f"beta = {beta:g}, the best by theory, only {kept:.3g} of {of} units live, so what "
-                "is measured there is not the optimum."
+                f"beta = {beta:g}, the best by theory, only {kept:.3g} of {of} units {live}, so "
+                "what is measured there is not the optimum."
             ) + (f" Runs that keep {shown[0][0]:.3g} there show it." if shown else "")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from posterior_collapse.errors import count_of
 from posterior_collapse.experiments.checks import (
     ONE_UNIT,
     Check,
@@ -281,8 +282,9 @@ def trust_units(results: Sequence[Result]) -> Part:
     checks = [
         Check(
             r["within a unit of it"] >= 0.9,
-            f"{named(r)}: {r['in the bracket']:.0%} of {r['runs']} runs keep as many units as the "
-            f"bracket says, {r['within a unit of it']:.0%} within a unit of it (expected: 90%).",
+            f"{named(r)}: {r['in the bracket']:.0%} of {count_of(r['runs'], 'run')} "
+            f"{'keeps' if r['runs'] == 1 else 'keep'} as many units as the bracket says, "
+            f"{r['within a unit of it']:.0%} within a unit of it (expected: 90%).",
             "numbers",
         )
         for r in records
