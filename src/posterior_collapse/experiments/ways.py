@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import rankdata
+from scipy.stats import rankdata, sem
 from scipy.stats import t as student
 
 from posterior_collapse.experiments.checks import Check, rounded
@@ -94,7 +94,7 @@ def least(
             continue
         off = np.subtract(of, values[expected])
         free = len(off) - 1
-        error = float(np.std(off, ddof=1)) / len(off) ** 0.5 if free else np.inf
+        error = float(sem(off)) if free else np.inf
         one, all_of_them = (student.ppf(1 - (1 - SURE) / 2 / n, free or 1) for n in (1, others))
         mean = float(np.mean(off))
         sure_above.append(bool(mean - bias.get(setting, 0.0) > error * one))

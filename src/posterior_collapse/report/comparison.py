@@ -132,19 +132,27 @@ def comparison_sentences(
     """
     if len(summaries) == 1:
         return [comparison_verdict(summaries[0][1])]
-    verdicts = [f"{name}: {comparison_verdict(summary)}" for name, summary in summaries]
     if len(summaries) <= few:
-        return verdicts
-    told = [text for text in verdicts if ": Stopped, " in text]
-    far = sum("ndertrained: " in text for text in verdicts)
-    same = sum(": As forecast: " in text or ", as many as forecast" in text for text in verdicts)
+        return [f"{name}: {comparison_verdict(summary)}" for name, summary in summaries]
+    kinds = [comparison_kind(summary) for _, summary in summaries]
+    judged = [
+        summary
+        for (_, summary), kind in zip(summaries, kinds, strict=True)
+        if kind not in ("stopped", "no forecast")
+    ]
+    same = sum(_active(s["measured"]) == _kept(s["forecast"]) for s in judged)
     as_theirs = "has as many active units as its forecast"
     if same != 1:
         as_theirs = "have as many active units as their forecasts"
     counts = f"{same} of {len(summaries)} runs {as_theirs}."
-    if far:
+    if far := kinds.count("undertrained"):
         counts = f"Undertrained, with a loss far above: {far} of {len(summaries)} runs. {counts}"
-    return [*told, counts, where]
+    stopped = [
+        f"{name}: {comparison_verdict(summary)}"
+        for (name, summary), kind in zip(summaries, kinds, strict=True)
+        if kind == "stopped"
+    ]
+    return [*stopped, counts, where]
 
 
 def comparison_table(summaries: Sequence[tuple[str, Summary]]) -> Table:

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 GREEK = re.compile(r"([βηεσ])_([a-z]+)")
 """A letter with the words below it."""
-SYMBOLS = {"beta": "β", "eta": "η", "sigma": "σ", "epsilon": "ε"}
+SYMBOLS = {
+    "beta": "β", "eta": "η", "sigma": "σ", "epsilon": "ε", "eps": "ε", "delta": "δ", "Sigma": "Σ",
+}  # fmt: skip
 WORDS = {
     "latent_dim": "latent units",
     "latent_dims": "latent units",
