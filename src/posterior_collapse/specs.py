@@ -15,22 +15,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
 from posterior_collapse import checks
-from posterior_collapse.checks import Dispersion, EtaDec, Likelihood, Sigma
+from posterior_collapse.checks import Dispersion
+from posterior_collapse.checks import EtaDec as EtaDec
+from posterior_collapse.checks import Likelihood as Likelihood
+from posterior_collapse.checks import Sigma as Sigma
 from posterior_collapse.errors import InvalidArgumentError, nearest
 from posterior_collapse.records import plain
-
-__all__ = [
-    "CVAESpec",
-    "ChainSpec",
-    "EtaDec",
-    "HVAESpec",
-    "Likelihood",
-    "Sigma",
-    "Spec",
-    "VAESpec",
-    "are_specs",
-    "in_order",
-]
 
 S = TypeVar("S", bound="Spec")
 

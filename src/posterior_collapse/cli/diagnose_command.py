@@ -191,10 +191,6 @@ def _spec(arrays: dict[str, Any], beta: str | None, eta_dec: str | None) -> Spec
         return None
     mean, prior_std = arrays["mean"], arrays.get("prior_std")
     eta_enc = float(prior_std) if prior_std is not None and prior_std.ndim == 0 else 1.0
-    return options.build_spec(
-        "vae",
-        latents=str(mean.shape[1] if mean.ndim == 2 else 1),
-        beta=beta,
-        eta_dec=eta_dec or "1",
-        eta_enc=repr(eta_enc),
-    )
+    units = str(mean.shape[1] if mean.ndim == 2 else 1)
+    given = {"latents": units, "beta": beta, "eta_dec": eta_dec, "eta_enc": repr(eta_enc)}
+    return options.build_spec("vae", given)

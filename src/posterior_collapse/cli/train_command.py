@@ -223,9 +223,7 @@ def _asked(
             "DATA", "nothing", "a data set's name or a file", "Pass e.g. collapse train digits."
         )
     options.check_length(how.steps, how.epochs)
-    found = options.swept(
-        named.kind(network.model), network.latents, asdict(numbers), **network.law()
-    )
+    found = options.swept(named.kind(network.model), asdict(numbers) | network.of_all_runs())
 
     from posterior_collapse.data.registry import absolute
     from posterior_collapse.runs.run import RunData, asked

@@ -13,6 +13,8 @@ from scipy.stats import t as student
 from posterior_collapse.experiments.checks import Check, rounded
 
 Way: TypeAlias = Literal["rises", "falls", "hardly changes", "rises and falls", "falls and rises"]
+SLACK = 0.02
+"""Of a measure's range over the settings: less is not seen in a figure (see the document)."""
 CONSISTENT = 0.5
 """Mean rank correlation over the lines of a grid from which values count as moving together: for
 five lines of five, as in E4, twice the 0.22 by which it varies where there is no order."""

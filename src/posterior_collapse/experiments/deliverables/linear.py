@@ -14,14 +14,12 @@ from posterior_collapse.experiments.figures import Chart, Line, measures
 from posterior_collapse.experiments.measuring import ACTIVE_MODE
 from posterior_collapse.experiments.rows.one_level import LOWER_RATE
 from posterior_collapse.experiments.tables import BY_THEORY, Table
-from posterior_collapse.experiments.ways import direction
+from posterior_collapse.experiments.ways import SLACK, direction
 
 CLOSE = 1e-4
 """Nats, or units of a singular value, within which exact training has to meet the theory, as in
 `collapse verify`: near an optimum the loss grows with the square of what is missed, so that one
 good to 1e-8 finds them to 1e-4."""
-SLACK = 0.02
-"""Of a quantity's range by theory: less is not seen in a figure."""
 FAINT = 0.01
 """Nats from which a mode trained by minibatches counts as active, whose noise never dies out: those
 from which the published scripts count."""

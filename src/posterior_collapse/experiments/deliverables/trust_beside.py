@@ -12,6 +12,7 @@ from posterior_collapse.experiments.checks import ONE_UNIT, Check, Part, Result,
 from posterior_collapse.experiments.deliverables.trust_units import (
     LONGER,
     MOST,
+    RIGHT,
     alive_over,
     error_of,
     fewest_units,
@@ -27,8 +28,6 @@ from posterior_collapse.experiments.trust_table import ERROR
 
 ALIVE = 0.5
 """Mean number of units from which a setting counts as alive: half of its runs have one."""
-RIGHT = 0.9
-"""Share of the runs of which the same must be said."""
 
 
 def trust_longer(results: Sequence[Result]) -> Part:

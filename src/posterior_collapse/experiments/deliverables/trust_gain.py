@@ -13,6 +13,7 @@ from scipy.stats import spearmanr
 from posterior_collapse.errors import count_of
 from posterior_collapse.experiments.checks import Check, Part, Result, Setting
 from posterior_collapse.experiments.deliverables.trust_units import (
+    RIGHT,
     by_problem,
     is_whole,
     quantiles,
@@ -30,8 +31,6 @@ ANSWERS: Mapping[str, str] = {
 """What a conclusion says of one more unit."""
 WORTH = 0.01
 """Share of what the living units brought that is worth a unit, as a diagnosis has it."""
-RIGHT = 0.9
-"""Share of answers that must be right."""
 TIMES = 2.0
 """Factor within which what a unit brings is what was said."""
 LEAST_OF_THREE = 0.75

@@ -32,6 +32,8 @@ LONGER = {"longer": "no"}
 KINDS = ("restarts", "warm start", "a dead unit", "dead start", *WARM_UPS, *LONGER)
 MOST = 0.9
 """Share of the onset up to which units are counted: nearer to it X3a says what there is to say."""
+RIGHT = 0.9
+"""Share of answers, or of runs, that must be right."""
 TIMES = (0.125, 0.25, 0.5, 1.0)
 """Shares of a run at which it is looked at."""
 Records = Sequence[Mapping[str, Any]]
@@ -281,7 +283,7 @@ def trust_units(results: Sequence[Result]) -> Part:
     }
     checks = [
         Check(
-            r["within a unit of it"] >= 0.9,
+            r["within a unit of it"] >= RIGHT,
             f"{named(r)}: {r['in the bracket']:.0%} of {count_of(r['runs'], 'run')} "
             f"{'keeps' if r['runs'] == 1 else 'keep'} as many units as the bracket says, "
             f"{r['within a unit of it']:.0%} within a unit of it (expected: 90%).",

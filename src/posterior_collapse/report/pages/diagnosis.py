@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 
 from posterior_collapse.arrays import ImageShape
 from posterior_collapse.diagnosis.conclusions import excess_loss, verdict_parts
@@ -37,8 +38,6 @@ from posterior_collapse.report.text import (
 )
 
 if TYPE_CHECKING:
-    from markupsafe import Markup
-
     from posterior_collapse.diagnosis import Diagnosis, LevelDiagnosis
     from posterior_collapse.diagnosis.effects import Shown, Traversal
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from posterior_collapse.arrays import ImageShape
 from posterior_collapse.errors import InvalidArgumentError, count_of
@@ -48,9 +49,6 @@ from posterior_collapse.report.runs import (
     theories,
     varying,
 )
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 KINDS = {
     "as forecast": ("same", "●"),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from posterior_collapse.report.names import at_level, of_level, symbol, value
 from posterior_collapse.report.pages.chart import Chart, Scale, linear, ticks_of, whole_ticks
@@ -20,9 +21,6 @@ from posterior_collapse.report.runs import (
     names_of,
     thinned,
 )
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 COLOURS = 10
 """Lines that are told apart by colour; more begin anew."""
