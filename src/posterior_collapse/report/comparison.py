@@ -132,26 +132,22 @@ def comparison_sentences(
     """
     if len(summaries) == 1:
         return [comparison_verdict(summaries[0][1])]
+    verdicts = [f"{name}: {comparison_verdict(summary)}" for name, summary in summaries]
     if len(summaries) <= few:
-        return [f"{name}: {comparison_verdict(summary)}" for name, summary in summaries]
+        return verdicts
     kinds = [comparison_kind(summary) for _, summary in summaries]
-    judged = [
-        summary
-        for (_, summary), kind in zip(summaries, kinds, strict=True)
-        if kind not in ("stopped", "no forecast")
-    ]
-    same = sum(_active(s["measured"]) == _kept(s["forecast"]) for s in judged)
+    stopped = [text for text, kind in zip(verdicts, kinds, strict=True) if kind == "stopped"]
+    same = sum(
+        kind not in ("stopped", "no forecast")
+        and _active(run["measured"]) == _kept(run["forecast"])
+        for (_, run), kind in zip(summaries, kinds, strict=True)
+    )
     as_theirs = "has as many active units as its forecast"
     if same != 1:
         as_theirs = "have as many active units as their forecasts"
     counts = f"{same} of {len(summaries)} runs {as_theirs}."
     if far := kinds.count("undertrained"):
         counts = f"Undertrained, with a loss far above: {far} of {len(summaries)} runs. {counts}"
-    stopped = [
-        f"{name}: {comparison_verdict(summary)}"
-        for (name, summary), kind in zip(summaries, kinds, strict=True)
-        if kind == "stopped"
-    ]
     return [*stopped, counts, where]
 
 
