@@ -338,7 +338,7 @@ def test_direction_and_numbers_are_shown_apart(tmp_path: Path) -> None:
     parted = "**Partly (direction: agrees, 1 of 1; numbers: differs, 0 of 1).**"
     assert parted in section(text, "E8")
     assert "**Partly (numbers: differs, 0 of 1).**" in section(text, "E9")
-    assert "By direction alone, 1 of 1 agree and 0 agree partly." in text
+    assert "By direction alone, 1 of 1 agrees and 0 agree partly." in text
     assert "By numbers alone, 0 of 2 agree" in text
     (_, first, second), *_ = tables(text)
     assert first[3:] == ["agrees, 1 of 1", "differs, 0 of 1"]

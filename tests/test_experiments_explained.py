@@ -149,7 +149,7 @@ class TestNumbers:
     def test_runs_of_two_grids_count_once(self) -> None:
         one = self.result(1, 0.0, 0)
         notes = DELIVERABLES["collapse_curves"]([one, one._replace(grid="eta_dec")]).notes
-        assert any(note.startswith("Of 1 runs 0 keep as many") for note in notes)
+        assert any(note.startswith("Of 1 run 0 keep as many") for note in notes)
         assert any("of the 1 run that keeps fewer" in note for note in notes)
 
     def test_each_setting_says_what_is_concluded_of_it(self) -> None:

@@ -77,7 +77,7 @@ class TestHeldOut:
         assert row["gain held out / trained on"] == pytest.approx(0.5)
         (check,) = DELIVERABLES["trust_held_out"](runs).checks  # no onset between two betas
         assert (check.verdict, check.kind) == ("differs", "numbers")
-        assert "in 0 of 1 networks" in check.text
+        assert "in 0 of 1 network " in check.text
         assert f"the least: 60%; {NET}, warm-up: no" in check.text
 
     def test_the_onset_is_found_on_either(self) -> None:

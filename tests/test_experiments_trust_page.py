@@ -135,7 +135,7 @@ class TestSummary:
         text = trust.block(results)
         assert (
             "| the beta above which all units collapse; deeper networks, a cnn | without a "
-            "warm-up: within 5% in 0 of 1 networks, at worst -50% to -25% |"
+            "warm-up: within 5% in 0 of 1 network, at worst -50% to -25% |"
         ) in text
         assert "within 5% in 5 of 5 networks" in text
 

@@ -27,32 +27,6 @@ from typing import Any
 
 import lazy_loader
 
-__all__ = [
-    "CheckpointError",
-    "CorruptFileError",
-    "DataError",
-    "DownloadError",
-    "InvalidArgumentError",
-    "MissingDependencyError",
-    "MissingFileError",
-    "NonFiniteLossError",
-    "NotSolvedError",
-    "OutputError",
-    "PosteriorCollapseError",
-    "TrainingError",
-    "UnboundedObjectiveError",
-    "UnknownDatasetError",
-    "count_of",
-    "enumerated",
-    "first_line",
-    "lazily",
-    "listed",
-    "nearest",
-    "needing",
-    "needing_torch",
-    "writing",
-]
-
 
 class PosteriorCollapseError(Exception):
     """Base of all errors: what was wrong, what it was, what it must be, what to do.

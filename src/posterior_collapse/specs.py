@@ -10,27 +10,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
 from posterior_collapse import checks
-from posterior_collapse.checks import Dispersion, EtaDec, Likelihood, Sigma
+from posterior_collapse.checks import Dispersion
+from posterior_collapse.checks import EtaDec as EtaDec
+from posterior_collapse.checks import Likelihood as Likelihood
+from posterior_collapse.checks import Sigma as Sigma
 from posterior_collapse.errors import InvalidArgumentError, nearest
 from posterior_collapse.records import plain
-
-__all__ = [
-    "CVAESpec",
-    "ChainSpec",
-    "EtaDec",
-    "HVAESpec",
-    "Likelihood",
-    "Sigma",
-    "Spec",
-    "VAESpec",
-    "are_specs",
-    "in_order",
-]
 
 S = TypeVar("S", bound="Spec")
 
@@ -200,22 +190,27 @@ def _fields(cls: type[Any]) -> dict[str, dataclasses.Field[Any]]:
     return {field.name: field for field in dataclasses.fields(cls)}
 
 
-def _check_law(spec: Spec) -> None:
-    _set(
-        spec,
-        likelihood=checks.likelihood("likelihood", spec.likelihood),
-        dispersion=checks.or_learned("dispersion", spec.dispersion),
-    )
+CHECKS: dict[str, Callable[[str, object], Any]] = {
+    "beta": checks.positive,
+    "eta_dec": checks.or_learned,
+    "eta_enc": checks.positive,
+    "likelihood": checks.likelihood,
+    "dispersion": checks.or_learned,
+}
+"""Of the fields of one value, whatever the model."""
+
+
+def _check(spec: Spec, **levels: object) -> None:
+    """Give a spec its fields in plain, valid form: those of levels, and the others as checked."""
+    fields = _fields(type(spec))
+    levels |= {name: of(name, getattr(spec, name)) for name, of in CHECKS.items() if name in fields}
+    for name, value in levels.items():
+        object.__setattr__(spec, name, value)
     if spec.likelihood != "negative-binomial" and spec.dispersion != "learned":
         raise InvalidArgumentError(
             "dispersion", f"{spec.dispersion!r} with likelihood {spec.likelihood!r}",
             "nothing, as only a negative binomial has one", "Leave it out.",
         )  # fmt: skip
-
-
-def _set(spec: object, **values: object) -> None:
-    for name, value in values.items():
-        object.__setattr__(spec, name, value)
 
 
 @dataclass(frozen=True, repr=False)
@@ -256,15 +251,7 @@ class VAESpec(Spec):
 
     def __post_init__(self) -> None:
         dim = checks.units("latent_dim", self.latent_dim)
-        _set(
-            self,
-            latent_dim=dim,
-            beta=checks.positive("beta", self.beta),
-            eta_dec=checks.or_learned("eta_dec", self.eta_dec),
-            eta_enc=checks.positive("eta_enc", self.eta_enc),
-            sigma=checks.sigma("sigma", self.sigma, dim),
-        )
-        _check_law(self)
+        _check(self, latent_dim=dim, sigma=checks.sigma("sigma", self.sigma, dim))
         if self.likelihood != "gaussian" and self.eta_dec != 1.0:
             raise InvalidArgumentError(
                 "eta_dec", f"{self.eta_dec!r} with likelihood {self.likelihood!r}",
@@ -356,16 +343,13 @@ class HVAESpec(_Levels):
         dims = checks.each(
             "latent_dims", self.latent_dims, 2, "z1's units, z2's units", checks.units
         )
-        _set(
+        _check(
             self,
             latent_dims=dims,
             betas=checks.each("betas", self.betas, 2, "z1's beta, z2's beta", checks.positive),
-            eta_dec=checks.or_learned("eta_dec", self.eta_dec),
-            eta_enc=checks.positive("eta_enc", self.eta_enc),
             sigma_1=checks.sigma("sigma_1", self.sigma_1, dims[0]),
             sigma_2=checks.sigma("sigma_2", self.sigma_2, dims[1]),
         )
-        _check_law(self)
 
     @property
     def eta_levels(self) -> tuple[EtaDec, ...]:
@@ -418,14 +402,13 @@ class ChainSpec(_Levels):
                 "Pass sigmas='learned'.",
             )  # fmt: skip
         sigmas = checks.sequence("sigmas", sigmas, levels, "one entry per level")
-        _set(
+        _check(
             self,
             latent_dims=dims,
             betas=checks.each("betas", self.betas, levels, "one beta per level", checks.positive),
             eta_decs=checks.each(
                 "eta_decs", self.eta_decs, levels, "one std per level", checks.positive
             ),
-            eta_enc=checks.positive("eta_enc", self.eta_enc),
             sigmas=tuple(
                 checks.sigma(checks.level("sigmas", i), sigma, dim)
                 for i, (sigma, dim) in enumerate(zip(sigmas, dims, strict=True), 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import typer
 
 from posterior_collapse.cli import options
 from posterior_collapse.cli.groups import AsJson, Device, ReadingOptions, grouped
-from posterior_collapse.errors import DataError, InvalidArgumentError
+from posterior_collapse.errors import DataError
 from posterior_collapse.files import check_described, holds_runs, is_kept, json_text
 
 if TYPE_CHECKING:
@@ -64,8 +64,9 @@ def diagnose(
     """
     is_run = os.path.isdir(source)
     unread = () if is_run or data is not None else (*OF_ROWS, "given")
+    idle = ARRAYS_ONLY if is_run else (*RUN_ONLY, *unread)
     whose = "arrays" if is_run else "a run's folder, or beside --data"
-    _refuse(context, ARRAYS_ONLY if is_run else (*RUN_ONLY, *unread), whose)
+    options.refuse_given(context, idle, "a value", f"none: the option is for {whose}")
     options.check_outputs(plot, html)
     shared = {"epsilon": epsilon, "delta": delta, "seed": seed}
     if is_run:
@@ -160,17 +161,6 @@ def _sweep(source: Path, runs: Mapping[str, Kept], as_json: bool, how: dict[str,
     console.print(f"Units and advice: collapse diagnose {first}", style="dim", markup=False)
 
 
-def _refuse(context: typer.Context, names: Sequence[str], belongs_to: str) -> None:
-    for name in names:
-        if options.is_given(context, name):
-            raise InvalidArgumentError(
-                f"--{name.replace('_', '-')}",
-                "a value",
-                f"none: the option is for {belongs_to}",
-                "Remove it.",
-            )
-
-
 def _of_run(run: Kept, how: Mapping[str, Any]) -> tuple[dict[str, Any], Diagnosis]:
     dataset, found = run.diagnosed(progress=sys.stderr.isatty(), **how)
     return {"name": dataset.name, "note": dataset.note, "samples": found.n}, found
@@ -201,10 +191,6 @@ def _spec(arrays: dict[str, Any], beta: str | None, eta_dec: str | None) -> Spec
         return None
     mean, prior_std = arrays["mean"], arrays.get("prior_std")
     eta_enc = float(prior_std) if prior_std is not None and prior_std.ndim == 0 else 1.0
-    return options.build_spec(
-        "vae",
-        latents=str(mean.shape[1] if mean.ndim == 2 else 1),
-        beta=beta,
-        eta_dec=eta_dec or "1",
-        eta_enc=repr(eta_enc),
-    )
+    units = str(mean.shape[1] if mean.ndim == 2 else 1)
+    given = {"latents": units, "beta": beta, "eta_dec": eta_dec, "eta_enc": repr(eta_enc)}
+    return options.build_spec("vae", given)

@@ -56,9 +56,7 @@ def forecast(
     Several values of beta, eta_dec, ... are forecast one by one, a row for each.
     """
     kind = named.kind(hyperparameters.model)
-    found = options.swept(
-        kind, hyperparameters.latents, hyperparameters.texts(), **hyperparameters.law()
-    )
+    found = options.swept(kind, hyperparameters.texts() | hyperparameters.of_all_runs())
     specs = {name: spec for name, (spec, _) in found.items()}
     if len(specs) > 1:
         single = {"--network": network, "--active": active, "--plot": plot, "--html": html}
@@ -266,7 +264,7 @@ def explore(
     from posterior_collapse import report, theory
 
     given, kind = hyperparameters, named.kind(hyperparameters.model)
-    spec = options.one_spec("explore", kind, given.latents, given.texts(), **given.law())
+    spec = options.one_spec("explore", kind, given.texts() | given.of_all_runs())
     report.check_page_path(html)
     dataset = options.load_data(data, kind, named)
     measured, spec = measure(dataset, spec, None, every_mode=True)

@@ -209,9 +209,9 @@ class ModelOptions:
         "learned", help="r of a negative binomial (variance m + m^2/r).", autocompletion=STD
     )
 
-    def law(self) -> dict[str, str]:
-        """Return the likelihood as `options.build_spec` takes it."""
-        return {"likelihood": self.likelihood, "dispersion": self.dispersion}
+    def of_all_runs(self) -> dict[str, str]:
+        """Return what cannot be swept over, as `options.swept` takes it."""
+        return {name: getattr(self, name) for name in ("latents", "likelihood", "dispersion")}
 
 
 @dataclasses.dataclass(frozen=True)

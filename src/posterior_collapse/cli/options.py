@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,41 +68,44 @@ def number(option: str, text: str, kind: Callable[[str], Any] = float) -> Any:
     return value
 
 
-def number_or_word(option: str, text: str, *, several: bool = False) -> Any:
-    """Return a word such as "learned", a number, or if there may be several a tuple of them."""
+def number_or_word(option: str, text: str) -> Any:
+    """Return a number, or a word such as "learned"."""
     if text.strip().isalpha() and text.strip().lower() not in ("nan", "inf", "infinity"):
         return text.strip()
-    if several and ":" in text:
-        return numbers(option, text)
     return number(option, text)
 
 
-def build_spec(
-    model: str,
-    *,
-    latents: str,
-    beta: str | None = None,
-    beta_1: str | None = None,
-    beta_2: str | None = None,
-    eta_dec: str = "1",
-    eta_enc: str = "1",
-    sigma: str | None = None,
-    sigma_1: str | None = None,
-    sigma_2: str | None = None,
-    likelihood: str = "gaussian",
-    dispersion: str = "learned",
-) -> Spec:
+def _std(option: str, text: str) -> Any:
+    """Return the posterior std of a level: a word, a number, or a number per unit."""
+    return numbers(option, text) if ":" in text else number_or_word(option, text)
+
+
+READ: dict[str, Callable[[str, str], Any]] = {
+    "eta_dec": number_or_word,
+    "eta_enc": number,
+    **dict.fromkeys(("sigma", "sigma_1", "sigma_2"), _std),
+    "likelihood": checks.likelihood,
+    "dispersion": number_or_word,
+}
+"""From the text of an option to the field of a spec that has its name."""
+
+
+def build_spec(model: str, given: Mapping[str, str | None]) -> Spec:
     """Return the spec that the options of one run describe; colons part levels (or units).
+
+    Those that are None, or left out, are the spec's own defaults.
 
     Raises:
         InvalidArgumentError: An option is out of its domain or belongs to another model.
 
     Example:
-        >>> build_spec("hvae", latents="5:3", beta="1:2").betas
-        (1.0, 2.0)
+        >>> build_spec("hvae", {"latents": "5:3", "beta": "1:2", "sigma_1": "0.5"})
+        HVAESpec(latent_dims=(5, 3), betas=(1.0, 2.0), ..., sigma_1=0.5, sigma_2='learned')
     """
     checks.one_of("--model", model, MODELS, "Pass --model vae.")
     hierarchy = model == "hvae"
+    texts = {name: text for name, text in given.items() if text is not None}
+    latents = texts["latents"]
     if latents.count(",") and all(part.strip().isdigit() for part in latents.split(",")):
         raise InvalidArgumentError(
             "--latents",
@@ -110,40 +113,30 @@ def build_spec(
             "one number of units" + ", or one per level, parted by colons" * hierarchy,
             "Pass e.g. --latents 8:4." if hierarchy else "Or pass --model hvae --latents 8:4.",
         )
-    units = numbers("--latents", latents, int)
-    weight = f"{beta_1 or '1'}:{beta_2 or '1'}" if beta_1 or beta_2 else beta or "1"
-    betas = numbers("--beta", weight)
-    eta, prior = number_or_word("--eta-dec", eta_dec), number("--eta-enc", eta_enc)
-    law: dict[str, Any] = {
-        "likelihood": checks.likelihood("--likelihood", likelihood),
-        "dispersion": number_or_word("--dispersion", dispersion),
+    units, betas = numbers("--latents", latents, int), (1.0,)
+    if "beta_1" in texts or "beta_2" in texts:
+        betas = tuple(number(f"--beta-{n}", texts.get(f"beta_{n}", "1")) for n in (1, 2))
+    elif "beta" in texts:
+        betas = numbers("--beta", texts["beta"])
+    values = {
+        name: read(f"--{_flag(name)}", texts[name]) for name, read in READ.items() if name in texts
     }
-    if hierarchy and sigma is not None:
+    if hierarchy and "sigma" in values:
         raise InvalidArgumentError(
             "--sigma", "a value for a hvae", "--sigma-1 and --sigma-2", "Name the level."
         )
     if hierarchy:
-        return HVAESpec(
-            latent_dims=_twice("--latents", units),
-            betas=_twice("--beta", betas),
-            eta_dec=eta,
-            eta_enc=prior,
-            sigma_1=number_or_word("--sigma-1", sigma_1 or "1", several=True),
-            sigma_2=number_or_word("--sigma-2", sigma_2 or "learned", several=True),
-            **law,
-        )
-    for option, values in (("--latents", units), ("--beta", betas)):
-        if len(values) != 1:
+        return HVAESpec(_twice("--latents", units), _twice("--beta", betas), **values)
+    for option, levels in (("--latents", units), ("--beta", betas)):
+        if len(levels) != 1:
             raise InvalidArgumentError(
-                option, f"{len(values)} values", f"one for a {model}", "Or pass --model hvae."
+                option, f"{len(levels)} values", f"one for a {model}", "Or pass --model hvae."
             )
-    if sigma_1 or sigma_2:
+    if "sigma_1" in values or "sigma_2" in values:
         raise InvalidArgumentError(
             "--sigma-1, --sigma-2", f"a value for a {model}", "--sigma", "Or pass --model hvae."
         )
-    cls = CVAESpec if model == "cvae" else VAESpec
-    std = number_or_word("--sigma", sigma or "learned", several=True)
-    return cls(units[0], betas[0], eta, prior, std, **law)
+    return (CVAESpec if model == "cvae" else VAESpec)(units[0], betas[0], **values)
 
 
 def _twice(option: str, values: tuple[Any, ...]) -> tuple[Any, Any]:
@@ -155,21 +148,18 @@ def _twice(option: str, values: tuple[Any, ...]) -> tuple[Any, Any]:
     return values[0], values[-1]
 
 
-def swept(
-    model: str, latents: str, given: Mapping[str, str | None], **law: str
-) -> dict[str, tuple[Spec, dict[str, Any]]]:
+def swept(model: str, given: Mapping[str, str | None]) -> dict[str, tuple[Spec, dict[str, Any]]]:
     """Return spec and numbers of the training of all combinations of values, by name.
 
     The name says what varies, the last option fastest; it is "" where nothing does. Commas part the
-    values of an option of `SWEPT`; the law, of all runs, is likelihood and dispersion.
+    values of an option of `SWEPT`; the others are those of all runs.
 
     Raises:
         InvalidArgumentError: A value is out of its domain, occurs twice, or is another model's; a
             name cannot be that of a folder.
 
     Example:
-        >>> texts = dict(beta="0.5,2", eta_dec="1", eta_enc="1", seed="0,1", learning_rate="0.001")
-        >>> list(swept("vae", "4", texts))
+        >>> list(swept("vae", {"latents": "4", "beta": "0.5,2", "seed": "0,1"}))
         ['beta=0.5,seed=0', 'beta=0.5,seed=1', 'beta=2,seed=0', 'beta=2,seed=1']
     """
     _check_betas(model, given)
@@ -181,19 +171,18 @@ def swept(
         name = ",".join(f"{_flag(n)}={(texts[n] or '').replace(':', '_')}" for n in several)
         if name:
             checks.file_name("name of a run", name)
-        own = {n: texts[n] for n in SWEPT if n not in NUMBERS and texts[n] is not None}
         training = {
             n: None if (text := texts[n]) is None else number(f"--{_flag(n)}", text, kind)
             for n, kind in NUMBERS.items()
         }
-        spec = build_spec(model, latents=latents, **own, **law)  # type: ignore[arg-type]
+        spec = build_spec(model, {**given, **texts})
         found[name] = spec, training
     return found
 
 
-def one_spec(command: str, model: str, latents: str, given: Mapping[str, Any], **law: str) -> Spec:
+def one_spec(command: str, model: str, given: Mapping[str, str | None]) -> Spec:
     """Return the spec of a command that takes one value of each option."""
-    found = swept(model, latents, given, **law)
+    found = swept(model, given)
     if len(found) > 1:
         option = next(name for name in SWEPT if "," in (given.get(name) or ""))
         raise InvalidArgumentError(
@@ -243,6 +232,14 @@ def is_given(context: typer.Context, name: str) -> bool:
     """Return whether an option stands on the command line."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
+
+
+def refuse_given(context: typer.Context, names: Iterable[str], got: str, expected: str) -> None:
+    """Refuse options that stand on the command line where they mean nothing."""
+    for name in names:
+        if is_given(context, name):
+            argument = "DATA" if name == "data" else f"--{_flag(name)}"
+            raise InvalidArgumentError(argument, got, expected, "Remove it.")
 
 
 def check_length(steps: int | None, epochs: int | None) -> None:

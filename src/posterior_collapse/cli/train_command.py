@@ -142,7 +142,9 @@ def train(
     resume, out = output.resume, output.out
     options.check_outputs(output.plot, output.html)
     if resume is not None:
-        _check_alone(context)
+        idle = (name for name in context.params if name not in RESUMED_WITH)
+        said = "nothing that the run's folder says already"
+        options.refuse_given(context, idle, "given beside --resume", said)
         files.check_described(resume)
         from posterior_collapse.runs import folder
 
@@ -205,17 +207,6 @@ def write_sweep_views(out: Path, dataset: Dataset, plot: Path | None, html: Path
     options.write_views(swept(out), plot, html, name=dataset.name, image_shape=shape, data=rows)
 
 
-def _check_alone(context: typer.Context) -> None:
-    for name in context.params:
-        if name not in RESUMED_WITH and options.is_given(context, name):
-            raise InvalidArgumentError(
-                "DATA" if name == "data" else f"--{name.replace('_', '-')}",
-                "given beside --resume",
-                "nothing that the run's folder says already",
-                "Remove it.",
-            )
-
-
 def _asked(
     context: typer.Context,
     data: str | None,
@@ -232,9 +223,7 @@ def _asked(
             "DATA", "nothing", "a data set's name or a file", "Pass e.g. collapse train digits."
         )
     options.check_length(how.steps, how.epochs)
-    found = options.swept(
-        named.kind(network.model), network.latents, asdict(numbers), **network.law()
-    )
+    found = options.swept(named.kind(network.model), asdict(numbers) | network.of_all_runs())
 
     from posterior_collapse.data.registry import absolute
     from posterior_collapse.runs.run import RunData, asked

@@ -93,7 +93,7 @@ def tune(
 
     options.check_outputs(plot, html)
     kind = named.kind(network.model)
-    spec = options.one_spec("tune", kind, network.latents, numbers.texts(), **network.law())
+    spec = options.one_spec("tune", kind, numbers.texts() | network.of_all_runs())
     # Mistakes that need no torch to be seen are told before it is loaded, which takes seconds.
     goal = Goal(spec, tuned, active, level)
     net = network.networks(context, exact)

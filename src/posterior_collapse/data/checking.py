@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, cast
 
 from posterior_collapse.errors import (
     CorruptFileError,
@@ -38,6 +40,11 @@ def reading(path: Path, expected: str, action: str) -> Iterator[None]:
     except Exception as error:
         said = first_line(error) or type(error).__name__
         raise CorruptFileError(str(path), f"'{said[:MOST_TOLD]}'", expected, action) from error
+
+
+def opened(path: Path, *, zipped: bool) -> IO[bytes]:
+    """Return a file's bytes as a stream, unpacked where it is gzipped."""
+    return cast(IO[bytes], gzip.open(path) if zipped else path.open("rb"))
 
 
 def is_html(head: bytes) -> bool:

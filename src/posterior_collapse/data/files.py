@@ -156,9 +156,8 @@ def _matrix(path: Path, stored: Any) -> Any:
 
 def _features(path: Path, var: Any) -> list[str]:
     """Return the names of the columns of X, as older and newer files hold them."""
-    if hasattr(var, "dtype"):
-        return [str(name) for name in _labels(path, var[var.dtype.names[0]])]
-    index = var.attrs.get("_index", "_index")
+    older = hasattr(var, "dtype")
+    index = var.dtype.names[0] if older else var.attrs.get("_index", "_index")
     return [str(name) for name in _labels(path, var[index])]
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import math
 import os
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from posterior_collapse.data.checking import check_file, check_size, reading
+from posterior_collapse.data.checking import check_file, check_size, opened, reading
 from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.errors import CorruptFileError, DataError, count_of, needing
 
@@ -34,7 +33,7 @@ def read_idx(path: Path) -> NDArray[Any]:
     zipped = head.startswith(b"\x1f\x8b")
     with (
         reading(path, "an intact file", AGAIN),
-        cast(IO[bytes], gzip.open(path) if zipped else path.open("rb")) as stream,
+        opened(path, zipped=zipped) as stream,
     ):
         dtype, shape, offset = _idx_header(path, stream)
         needed = dtype.itemsize * math.prod(shape)

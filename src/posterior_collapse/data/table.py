@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, TextIO, cast
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from posterior_collapse.data import checking
 from posterior_collapse.data.arrays import ENCODE, is_suspect, judged, numbers_rows, refuse_long
-from posterior_collapse.data.checking import check_size
+from posterior_collapse.data.checking import check_size, opened
 from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.data.reading import PLAIN, Reading
 from posterior_collapse.errors import CorruptFileError, DataError
@@ -214,20 +213,20 @@ class _Layout:
 
 def _open(path: Path) -> TextIO:
     # Spreadsheets begin their files with a mark, which this encoding drops.
-    return io.TextIOWrapper(_bytes(path), encoding="utf-8-sig", newline="")
+    stream = opened(path, zipped=_is_zipped(path))
+    return io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
 
 
-def _bytes(path: Path) -> IO[bytes]:
-    zipped = path.suffix.lower() == ".gz"
-    return cast(IO[bytes], gzip.open(path) if zipped else path.open("rb"))
+def _is_zipped(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
 
 
 def _unpacked(path: Path) -> int:
     """Return the bytes of the text, found without holding more than a piece of it."""
-    if path.suffix.lower() != ".gz":
+    if not _is_zipped(path):
         return path.stat().st_size
     size = 0
-    with _bytes(path) as file:
+    with opened(path, zipped=True) as file:
         while piece := file.read(1 << 20):
             size += len(piece)
             check_size(path, size)

@@ -201,8 +201,9 @@ class Residuals:
         n, dim = x.shape
         if self._inputs == "removed" and n < ROWS_PER_FEATURE * dim:
             return average, (
-                f"{n:,} rows are too few to tell what the {count_of(dim, 'feature')} of x "
-                f"predict{'s' * (dim == 1)} of the residual: the signal counts it all",
+                f"{count_of(n, 'row')} {'is' if n == 1 else 'are'} too few to tell what the "
+                f"{count_of(dim, 'feature')} of x predict{'s' * (dim == 1)} of the residual: the "
+                "signal counts it all",
             )
         x = x - x.mean(0) if self._center else x
         flat = average.reshape(n, -1)

@@ -163,7 +163,8 @@ def onset(
     lost = int((~kept).sum())
     if lost:
         notes = [
-            f"{lost:,} of {len(kept):,} outputs were left out, which no row pulls another way",
+            f"{lost:,} of {count_of(len(kept), 'output')} {'was' if lost == 1 else 'were'} left "
+            "out, which no row pulls another way",
             *notes,
         ]
     few = few_samples(rank, len(target))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from posterior_collapse.errors import count_of
 from posterior_collapse.experiments.figures import Chart
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.runs import Record, Run
@@ -294,7 +295,7 @@ def _told(value: float) -> str:
 
 def _near(what: str, within: str, off: Sequence[tuple[float, Pair]]) -> Check:
     good = sum(far <= 1 for far, _ in off)
-    text = f"{what}: within {within} of theory at {good} of {len(off)} settings"
+    text = f"{what}: within {within} of theory at {good} of {count_of(len(off), 'setting')}"
     if good < len(off):
         _, worst = max(off, key=lambda pair: pair[0])
         text += f"; farthest at {worst.at}: {_told(worst.found)}, theory {_told(worst.theory)}"

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from posterior_collapse import checks
-from posterior_collapse.errors import CorruptFileError, MissingFileError, enumerated
+from posterior_collapse.errors import CorruptFileError, MissingFileError, count_of, enumerated
 from posterior_collapse.experiments import wording
 from posterior_collapse.experiments.machines import (
     RESULT,
@@ -47,7 +47,7 @@ SAID = {
     "not measured": ("did not measure what was expected",) * 2,
 }
 """Verdicts of one row and of several, as a sentence has them."""
-AT_SETTINGS = r"of theory at (\d+) of (\d+) settings"
+AT_SETTINGS = r"of theory at (\d+) of (\d+) settings?"
 """What comparisons with theory say (`checks.near_count`, `near_kl`)."""
 KINDS = ("direction", "numbers")
 """Kinds of checks, each with a verdict of its own."""
@@ -171,9 +171,11 @@ def _section(result: Mapping[str, Any], home: Path, folder: Path) -> dict[str, A
     figures = [_figure(figure, home, folder) for figure in result["figures"]]
     published = " (reference convention)" if result["convention"] == REFERENCE else ""
     name = result["name"] + published
+    anchor = _anchor(f"{result['id']}: {name}")
     return {
         "name": name,
-        "anchor": _anchor(f"{result['id']}: {name}"),
+        "anchor": anchor,
+        "link": f"[{result['id']}](#{anchor})",
         "claim": wording.prose(result["claim"]),
         "theory": wording.listed(result["theory"]),
         "published": wording.prose(result["published"]),
@@ -190,7 +192,7 @@ def _section(result: Mapping[str, Any], home: Path, folder: Path) -> dict[str, A
         "provenance": wording.listed({**about, "wall time": duration(result["wall_s"])}).strip(),
         "grids": result["settings"],
         "settings": "\n".join(
-            f"- {wording.prose(line)}" for line in wording.told(wording.once(result["settings"]))
+            f"- {wording.prose(line)}" for line in wording.told(result["settings"])
         ),
     }
 
@@ -205,7 +207,7 @@ def _tell_once(rows: Sequence[Mapping[str, Any]]) -> None:
                 notes[:] = [note for note in notes if told.get(note) != other]
                 notes.append(f"{count} notes of {other} hold here too.")
         for note in notes:
-            told.setdefault(note, f"[{row['id']}](#{row['anchor']})")
+            told.setdefault(note, row["link"])
 
 
 def _claim_once(rows: Sequence[dict[str, Any]]) -> None:
@@ -289,7 +291,7 @@ def _counted(agreement: Mapping[str, Any], kind: str) -> str:
     said = f"{verdict}, {sum(found == 'agrees' for found, _ in own)} of {len(own)}"
     at = [(int(n), int(of)) for _, text in own for n, of in re.findall(AT_SETTINGS, text)]
     good, settings = (sum(column) for column in zip(*at, strict=True)) if at else (0, 0)
-    return f"{said}, at {good} of {settings} settings" if settings else said
+    return f"{said}, at {good} of {count_of(settings, 'setting')}" if settings else said
 
 
 def _verdicts(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -299,14 +301,14 @@ def _verdicts(rows: Sequence[Mapping[str, Any]]) -> str:
         if own := [row["id"] for row in rows if row["agreement"]["verdict"] == verdict]:
             named = f" ({enumerated(own)})" if len(own) <= MOST_NAMED < len(rows) else ""
             told.append(f"{len(own)} {words[len(own) != 1]}{named}")
-    said = f"Of {len(rows)} rows, {enumerated(told)}."
+    said = f"Of {count_of(len(rows), 'row')}, {enumerated(told)}."
     for kind in KINDS:
         count = Counter(filter(None, (row["agreement"][kind] for row in rows)))
         if judged := count.total():
-            said += (
-                f" By {kind} alone, {count['agrees']} of {judged} agree and {count['partly']} "
-                "agree partly."
+            (agree, wholly), (some, partly) = (
+                (count[found], SAID[found][count[found] != 1]) for found in ("agrees", "partly")
             )
+            said += f" By {kind} alone, {agree} of {judged} {wholly} and {some} {partly}."
     return said
 
 
@@ -318,11 +320,10 @@ def _overview(rows: Sequence[Mapping[str, Any]]) -> str:
         verdicts = {kind: told["counts"][kind] for kind in KINDS}
         if not any(verdicts.values()):  # of an earlier version
             verdicts[KINDS[0]] = told["verdict"]
-        at = f"[{row['id']}](#{row['anchor']})"
         name, claim = row["name"], row["claim"]
         if row["as_before"]:
             name, claim = f"in the {row['convention']} convention", "the same"
-        records.append({"row": at, "experiment": name, "claim": claim, **verdicts})
+        records.append({"row": row["link"], "experiment": name, "claim": claim, **verdicts})
     return Table.of(records).markdown()
 
 
@@ -330,7 +331,7 @@ def _sizes(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return at which size each row was run, and how long that took."""
     records = [
         {
-            "row": f"[{row['id']}](#{row['anchor']})",
+            "row": row["link"],
             "convention": row["convention"],
             "size": row["smaller"] or "full",
             "seeds": _seeds(row),

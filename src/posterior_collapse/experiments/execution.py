@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -57,23 +57,21 @@ class Executor:
         are in the store, by a process that was killed while it measured, are left out. Runs go on
         from the checkpoints in their folders; None: none are written.
         """
+        if runs[0].method not in BY_MINIBATCHES:
+            return map(self._on_moments, runs)
+        trained: Iterable[tuple[MarkovVAE, History, str, float]]
         if runs[0].method == "dead":
-            return (
-                self._outcome(run, model.eval(), {}, "not trained", 0.0)
-                for run, model in zip(runs, self._start(runs), strict=True)
-                if not self._is_kept(run)
+            trained = ((model.eval(), {}, "not trained", 0.0) for model in self._start(runs))
+        else:
+            trained = (
+                (one.model.to(self.device), one.history, one.stopped, one.seconds)
+                for one in self._by_minibatches(runs, folders)
             )
-        if runs[0].method in BY_MINIBATCHES:
-            fitted = self._by_minibatches(runs, folders)
-            return (
-                self._outcome(run, one.model.to(self.device), one.history, one.stopped, one.seconds)
-                for run, one in zip(runs, fitted, strict=True)
-                if not self._is_kept(run)
-            )
-        return map(self._on_moments, runs)
-
-    def _is_kept(self, run: Run) -> bool:
-        return self.store is not None and run.key in self.store
+        return (
+            self._outcome(run, *of)
+            for run, of in zip(runs, trained, strict=True)
+            if self.store is None or run.key not in self.store
+        )
 
     def _by_minibatches(
         self, runs: Sequence[Run], folders: Sequence[Path] | None

@@ -93,7 +93,7 @@ def processors(results: Path) -> dict[str, str] | None:
     if not records:
         return None
     same, checked = (sum(r[name] for r in records) for name in ("same verdict", "checks"))
-    told = f"{same} of {checked} checks have the same verdict."
+    told = f"{same} of {checked} checks {'has' if same == 1 else 'have'} the same verdict."
     rows = enumerated([str(record["row"]) for record in records])
     return {"table": Table.of(records).markdown(), "told": told, "rows": rows}
 

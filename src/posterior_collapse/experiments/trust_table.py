@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from posterior_collapse.errors import count_of
 from posterior_collapse.experiments.checks import NEAR, near_onset
 from posterior_collapse.experiments.tables import Table
 
@@ -28,6 +29,7 @@ DEEP = "hidden layers"
 ONSET = "the beta of total collapse"
 BRACKET = "how many units a network keeps: the bracket of `--network`"
 SAYS = "the diagnosis says: one more unit"
+PAYS, WORTH = "one more unit pays, or does not", "by how many nats one more unit pays"
 FEW = 4
 """Networks up to which each is named."""
 Records = list[dict[str, Any]]
@@ -39,6 +41,13 @@ def _records(found: Results, row: str, table: str) -> Records:
     """Return the rows of a table by column; none of a table that is not there."""
     values = found.get(row, {"tables": {}})["tables"].get(table)
     return [] if values is None else Table.from_dict(values).records()
+
+
+def _of_all(found: Results, row: str, table: str) -> Records:
+    """Return the row of a table that sums up the others, if it is there."""
+    return [
+        r for r in _records(found, row, table) if "all" in (r.get("network"), r.get("runs that"))
+    ]
 
 
 def _groups(found: Results, table: str) -> dict[str, Records]:
@@ -55,41 +64,45 @@ def _groups(found: Results, table: str) -> dict[str, Records]:
     return {name: records for name, records in groups.items() if records}
 
 
+IN_SHORT = {
+    "": ("networks of one hidden layer", "networks of other data"),
+    "; deeper networks, a cnn": ("deeper networks", "a convolutional network"),
+}
+"""Kinds of networks that share a line of the short table, by what it adds to a prediction."""
+
+
 def headlines(found: Results) -> Table:
     """Return for each thing that is said how often it held, in a line."""
-    onsets, units = (list(_groups(found, of).items()) for of in ("onset", "units"))
     rows = list[list[str]]()
-    for groups, what, held in (
-        (onsets, "the beta above which all units collapse", _onsets_held),
-        (units, BRACKET, _units_held),
+    for table, what, held in (
+        ("onset", "the beta above which all units collapse", _onsets_held),
+        ("units", BRACKET, _units_held),
     ):
-        for deep, who in ((False, ""), (True, "; deeper networks, a cnn")):
-            own = [
-                record
-                for name, records in groups
-                for record in records
-                if name.startswith(("deep", "a conv")) == deep and not _is_linear(record)
-            ]
-            rows += [[f"{what}{who}", held(own)]] if own else []
+        groups = _groups(found, table)
+        for who, kinds in IN_SHORT.items():
+            if own := [record for kind in kinds for record in groups.get(kind, ())]:
+                rows.append([f"{what}{who}", held(own)])
     if said := {r[SAYS]: r for r in _records(found, "X3c", "confusion")}:
         told = [_told_of(said[answer]) for answer in ("pays", "does not pay")]
-        rows.append(["one more unit pays, or does not", "; ".join(told)])
-    for r in _records(found, "X3c", "gains"):
-        if r["network"] == "all" and (sure := r["both told from 0"]):
+        rows.append([PAYS, "; ".join(told)])
+    for r in _of_all(found, "X3c", "gains"):
+        if sure := r["both told from 0"]:
             right = f"within a factor of 2 in {r['within a factor of 2']} of {sure} networks"
             rows.append(["by how many nats it pays", f"{right} where that can be told"])
-    for r in _of_all_kinds(found):
-        text = f"recognised in {r['recognised']} of {r['failed']} failures, "
-        text += f"{r['undecided']} undecided; wrongly said of {r['false alarms']} of {r['good']} "
-        text += "good runs, "
-        rows.append(["the optimiser failed", f"{text}{r['good, undecided']} undecided"])
+    for r in _of_all(found, "X3d", "failures"):
+        text = (
+            "recognised in {recognised} of {failed} failures, {undecided} undecided; wrongly said "
+            "of {false alarms} of {good} good runs, {good, undecided} undecided"
+        )
+        rows.append(["the optimiser failed", text.format_map(r)])
     return Table(["prediction", "how often it held"], rows)
 
 
 def _onsets_held(records: Records) -> str:
     parts = []
     for words, own in reversed(_by_warm_up(records)):
-        text = f"{words}: within {NEAR:.0%} in {sum(map(_is_near, own))} of {len(own)} networks"
+        near, networks = sum(map(_is_near, own)), count_of(len(own), "network")
+        text = f"{words}: within {NEAR:.0%} in {near} of {networks}"
         if found := [r for r in own if r[ERROR] is not None]:
             worst = max(found, key=lambda r: max(abs(r[LAST] - 1), abs(r[FIRST] - 1)))
             text += f", at worst {worst[ERROR]}"
@@ -139,7 +152,8 @@ def _told_of(answer: Mapping[str, Any]) -> str:
     parts = [f"{paid} did", f"{not_} did not"]
     first, second = parts[::-1] if answer[SAYS] == "does not pay" else parts
     number = paid + not_ + close
-    return f"of {number} {words}, {first}, {second} and {close} are too close to tell"
+    are = "is" if close == 1 else "are"
+    return f"of {number} {words}, {first}, {second} and {close} {are} too close to tell"
 
 
 def summary(found: Results) -> Table:
@@ -149,8 +163,8 @@ def summary(found: Results) -> Table:
         *(row for who, own in _groups(found, "units").items() for row in _of_units(who, own)),
         *_of_longer(_records(found, BESIDE, "longer")),
         *_of_held_out(_records(found, BESIDE, "held-out")),
-        *_of_gain(_records(found, "X3c", "confusion"), _records(found, "X3c", "gains")),
-        *_of_failures(_of_all_kinds(found)),
+        *_of_gain(_records(found, "X3c", "confusion"), _of_all(found, "X3c", "gains")),
+        *_of_failures(_of_all(found, "X3d", "failures")),
     ]
     return Table(["prediction", "tested on", "as measured"], rows)
 
@@ -168,10 +182,6 @@ def _by_warm_up(records: Records) -> list[tuple[str, Records]]:
 def _mean(records: Records, name: str) -> float:
     """Return the mean of a column over the runs."""
     return float(np.average([r[name] for r in records], weights=[r["runs"] for r in records]))
-
-
-def _of_all_kinds(found: Results) -> Records:
-    return [r for r in _records(found, "X3d", "failures") if r["runs that"] == "all"]
 
 
 def _of_onsets(who: str, records: Records) -> Iterator[list[str]]:
@@ -290,33 +300,33 @@ def _of_held_out(records: Records) -> Iterator[list[str]]:
 def _of_gain(confusion: Records, gains: Records) -> Iterator[list[str]]:
     if confusion:
         said = [_told_of(answer) for answer in confusion]
-        pairs = f"{gains[-1]['pairs']} networks of 1 to 6 units"
-        yield ["one more unit pays, or does not", pairs, "; ".join(said)]
+        yield [PAYS, f"{gains[-1]['pairs']} networks of 1 to 6 units", "; ".join(said)]
     for r in gains:
-        if r["network"] == "all" and r["both told from 0"]:
-            yield [
-                "by how many nats one more unit pays",
-                f"{r['both told from 0']} of {r['pairs']} networks, where what was said and what "
-                "it brought both exceed 0 by two standard errors",
-                f"within a factor of 2 in {r['within a factor of 2']}; it brought "
-                f"{r['brought / said, median']:.1f} times what was said (median; in 10% less than "
-                f"{r['10%']:.1g} times, in 10% more than {r['90%']:.2g} times)",
-            ]
-            yield [
-                "by how many nats one more unit pays",
-                f"all {r['pairs']} networks",
-                f"in {r['said more than all units brought']} what was said is more than all units "
-                "together brought: such a number only says that a unit pays",
-            ]
+        if r["both told from 0"]:
+            tested = (
+                "{both told from 0} of {pairs} networks, where what was said and what it brought "
+                "both exceed 0 by two standard errors"
+            )
+            found = (
+                "within a factor of 2 in {within a factor of 2}; it brought "
+                "{brought / said, median:.1f} times what was said (median; in 10% less than "
+                "{10%:.1g} times, in 10% more than {90%:.2g} times)"
+            )
+            absurd = (
+                "in {said more than all units brought} what was said is more than all units "
+                "together brought: such a number only says that a unit pays"
+            )
+            yield [WORTH, tested.format_map(r), found.format_map(r)]
+            yield [WORTH, f"all {r['pairs']} networks", absurd.format_map(r)]
 
 
 def _of_failures(records: Records) -> Iterator[list[str]]:
+    tested = "{failed} planted or found failures, {good} good runs"
+    found = (
+        "{recognised} failures recognised, {undecided} undecided, {called fine} called fine; of "
+        "the good runs {false alarms} called failed and {good, undecided} undecided; of "
+        "{worse, as many units} runs that do worse with as many units, {of these, alarms} called "
+        "failed"
+    )
     for r in records:
-        yield [
-            "the optimiser failed, or did not",
-            f"{r['failed']} planted or found failures, {r['good']} good runs",
-            f"{r['recognised']} failures recognised, {r['undecided']} undecided, "
-            f"{r['called fine']} called fine; of the good runs {r['false alarms']} called failed "
-            f"and {r['good, undecided']} undecided; of {r['worse, as many units']} runs that do "
-            f"worse with as many units, {r['of these, alarms']} called failed",
-        ]
+        yield ["the optimiser failed, or did not", tested.format_map(r), found.format_map(r)]

@@ -7,12 +7,14 @@ from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import rankdata
+from scipy.stats import rankdata, sem
 from scipy.stats import t as student
 
 from posterior_collapse.experiments.checks import Check, rounded
 
 Way: TypeAlias = Literal["rises", "falls", "hardly changes", "rises and falls", "falls and rises"]
+SLACK = 0.02
+"""Of a measure's range over the settings: less is not seen in a figure (see the document)."""
 CONSISTENT = 0.5
 """Mean rank correlation over the lines of a grid from which values count as moving together: for
 five lines of five, as in E4, twice the 0.22 by which it varies where there is no order."""
@@ -94,7 +96,7 @@ def least(
             continue
         off = np.subtract(of, values[expected])
         free = len(off) - 1
-        error = float(np.std(off, ddof=1)) / len(off) ** 0.5 if free else np.inf
+        error = float(sem(off)) if free else np.inf
         one, all_of_them = (student.ppf(1 - (1 - SURE) / 2 / n, free or 1) for n in (1, others))
         mean = float(np.mean(off))
         sure_above.append(bool(mean - bias.get(setting, 0.0) > error * one))

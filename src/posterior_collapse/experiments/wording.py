@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
 
 from posterior_collapse.experiments.tables import format_cell
 
 MOST_VALUES = 10
 """Values of a setting up to which all are named."""
+Leaves: TypeAlias = dict[tuple[str, ...], Any]
+"""Plain values of nested settings by the keys that lead to them."""
 
 
 def prose(text: str) -> str:
@@ -27,22 +29,35 @@ def listed(values: Any) -> str:
     """Return text as it is, and plain values as a list, a line for those that stand together."""
     if isinstance(values, str):
         return prose(values)
-    return "\n\n" + "\n".join(f"- {prose(line)}" for line in _lines("", values))
+    return "\n\n" + "\n".join(f"- {prose(line)}" for line in _lines(_leaves(values)))
 
 
-def _lines(name: str, values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line per mapping.
+def _leaves(values: Mapping[str, Any]) -> Leaves:
+    """Return nested settings flattened.
 
     Example:
-        >>> list(_lines("", {"epochs": 3, "network": {"name": "relu", "hidden": [16, 8]}}))
-        ['epochs 3', 'network: name relu; hidden 16, 8']
+        >>> _leaves({"epochs": 3, "network": {"name": "relu"}})
+        {('epochs',): 3, ('network', 'name'): 'relu'}
     """
-    inner = {key: value for key, value in values.items() if isinstance(value, Mapping)}
-    plain = [f"{key} {_plain(value)}" for key, value in values.items() if key not in inner]
-    if plain:
-        yield f"{name}: {'; '.join(plain)}" if name else "; ".join(plain)
-    for key, value in inner.items():
-        yield from _lines(f"{name}, {key}" if name else key, value)
+    found: Leaves = {}
+    for key, value in values.items():
+        inner = _leaves(value) if isinstance(value, Mapping) else {(): value}
+        found |= {(key, *at): leaf for at, leaf in inner.items()}
+    return found
+
+
+def _lines(leaves: Leaves, *above: str) -> Iterator[str]:
+    """Yield a line for the values that stand together, named by the keys above them.
+
+    Example:
+        >>> list(_lines({("epochs",): 3, ("net", "name"): "relu", ("net", "hidden"): [16, 8]}))
+        ['epochs 3', 'net: name relu; hidden 16, 8']
+    """
+    together: dict[str, list[str]] = {}
+    for (*path, key), value in leaves.items():
+        together.setdefault(", ".join([*above, *path]), []).append(f"{key} {_plain(value)}")
+    for name, words in together.items():
+        yield f"{name}: {'; '.join(words)}" if name else "; ".join(words)
 
 
 def _plain(value: Any) -> str:
@@ -61,83 +76,41 @@ def _plain(value: Any) -> str:
     return ", ".join(words)
 
 
-def once(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return settings with what all grids share said once.
-
-    Example:
-        >>> once({"a": {"net": {"name": "relu", "h": 1}}, "b": {"net": {"name": "relu", "h": 2}}})
-        {'all': {'net': {'name': 'relu'}}, 'a': {'net': {'h': 1}}, 'b': {'net': {'h': 2}}}
-    """
-    grids = list(settings.values())
-    if len(grids) < 2 or not all(isinstance(grid, Mapping) for grid in grids):
-        return settings
-    shared = _shared(grids)
-    return {"all": shared} | {title: _rest(grid, shared) for title, grid in settings.items()}
-
-
-def _shared(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, first in values[0].items():
-        each = [value.get(key) for value in values]
-        if all(isinstance(value, Mapping) for value in each):
-            found[key] = _shared(each)  # type: ignore[arg-type]
-        elif all(value == first for value in each):
-            found[key] = first
-    return found
-
-
-def _rest(values: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: _rest(value, shared.get(key, {})) if isinstance(value, Mapping) else value
-        for key, value in values.items()
-        if isinstance(value, Mapping) or key not in shared
-    }
-
-
 def told(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield settings line by line; of a grid that is much like one before, what is other.
+    """Yield settings line by line: what all grids share, then of each grid what is left.
+
+    Of a grid that is much like one before it is told only what differs.
 
     Example:
-        >>> net = {"net": {"name": "relu", "h": 8}, "training": {"epochs": 9}}
-        >>> warm = {**net, "training": {"epochs": 9, "warm_up": 2}}
-        >>> list(told({"a": net, "b": warm}))
-        ['a, net: name relu; h 8', 'a, training: epochs 9', 'b: as a, but training: warm_up 2']
+        >>> net = {"net": {"name": "relu", "h": 8, "act": "tanh"}, "data": {"name": "digits"}}
+        >>> list(told({"a": net, "b": {**net, "data": {"name": "mnist"}}}))
+        ['all, net: name relu; h 8; act tanh', 'a, data: name digits', 'b, data: name mnist']
+        >>> list(told({"a": net, "b": {**net, "seeds": 3}, "c": {"seeds": 2}}))[-2:]
+        ['b: as a, but seeds 3', 'c: seeds 2']
     """
-    leaves: dict[str, dict[tuple[str, ...], Any]] = {}
-    for title, grid in settings.items():
-        if not isinstance(grid, Mapping):
-            yield from _lines("", {title: grid})
-            continue
-        own = dict(_leaves(grid))
-        others = [
-            ({at: v for at, v in own.items() if before.get(at) != v}, before.keys() - own, name)
-            for name, before in leaves.items()
-        ]
-        leaves[title] = own
-        other, gone, name = min(
-            others, key=lambda each: len(each[0]) + len(each[1]), default=(own, {}, "")
+    if not all(isinstance(grid, Mapping) for grid in settings.values()):
+        settings = {"": settings}
+    grids = {title: _leaves(grid) for title, grid in settings.items()}
+    first, *others = grids.values()
+    shared = {at: v for at, v in first.items() if others and all(o.get(at) == v for o in others)}
+    yield from _lines(shared, "all")
+    before: dict[str, Leaves] = {}
+    for title, grid in grids.items():
+        own = {at: value for at, value in grid.items() if at not in shared}
+        like, (changed, gone) = min(
+            ((name, _change(leaves, own)) for name, leaves in before.items()),
+            key=lambda found: len(found[1][0]) + len(found[1][1]),
+            default=("", (own, [])),
         )
-        if name and 2 * (len(other) + len(gone)) <= len(own):
-            changes = [*_lines("", _nested(other)), *(f"no {at[-1]}" for at in sorted(gone))]
-            yield f"{title}: as {name}" + (f", but {'; '.join(changes)}" if changes else "")
+        before[title] = own
+        if like and 2 * (len(changed) + len(gone)) <= len(own):
+            changes = "; ".join([*_lines(changed), *(f"no {key}" for key in gone)])
+            yield f"{title}: as {like}" + (f", but {changes}" if changes else "")
         else:
-            yield from _lines(title, grid)
+            yield from _lines(own, *filter(None, [title]))
 
 
-def _leaves(values: Mapping[str, Any], at: tuple[str, ...] = ()) -> Iterator[tuple[Any, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, (*at, key))
-        else:
-            yield (*at, key), value
-
-
-def _nested(leaves: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
-    """Return the mapping whose leaves these are."""
-    found: dict[str, Any] = {}
-    for (*path, last), value in leaves.items():
-        inner = found
-        for key in path:
-            inner = inner.setdefault(key, {})
-        inner[last] = value
-    return found
+def _change(before: Leaves, after: Leaves) -> tuple[Leaves, list[str]]:
+    """Return what differs from settings before, and the keys that are there no more."""
+    changed = {at: value for at, value in after.items() if before.get(at) != value}
+    return changed, [at[-1] for at in sorted(before.keys() - after)]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from posterior_collapse.diagnosis.conclusions import kept_of
 from posterior_collapse.errors import count_of
-from posterior_collapse.report.names import theory
+from posterior_collapse.report.names import of_level, theory
 from posterior_collapse.report.text import NOTHING, add_numbers, new_table
 from posterior_collapse.theory.solve import or_others
 from posterior_collapse.theory.thresholds import excess_loss
@@ -135,16 +135,20 @@ def comparison_sentences(
     verdicts = [f"{name}: {comparison_verdict(summary)}" for name, summary in summaries]
     if len(summaries) <= few:
         return verdicts
-    told = [text for text in verdicts if ": Stopped, " in text]
-    far = sum("ndertrained: " in text for text in verdicts)
-    same = sum(": As forecast: " in text or ", as many as forecast" in text for text in verdicts)
+    kinds = [comparison_kind(summary) for _, summary in summaries]
+    stopped = [text for text, kind in zip(verdicts, kinds, strict=True) if kind == "stopped"]
+    same = sum(
+        kind not in ("stopped", "no forecast")
+        and _active(run["measured"]) == _kept(run["forecast"])
+        for (_, run), kind in zip(summaries, kinds, strict=True)
+    )
     as_theirs = "has as many active units as its forecast"
     if same != 1:
         as_theirs = "have as many active units as their forecasts"
     counts = f"{same} of {len(summaries)} runs {as_theirs}."
-    if far:
+    if far := kinds.count("undertrained"):
         counts = f"Undertrained, with a loss far above: {far} of {len(summaries)} runs. {counts}"
-    return [*told, counts, where]
+    return [*stopped, counts, where]
 
 
 def comparison_table(summaries: Sequence[tuple[str, Summary]]) -> Table:
@@ -270,7 +274,7 @@ def tuned_verdict(found: Any) -> str:
 
 def tuned_name(found: Any) -> tuple[str, str]:
     """Return what to call the parameter, and whose the units are: beta_2, of z2."""
-    of = f" of z{found.level}" if len(found.spec.dims) > 1 else ""
+    of = of_level(found.level, len(found.spec.dims))
     return (found.parameter if found.parameter.startswith("beta") else f"latent units{of}"), of
 
 

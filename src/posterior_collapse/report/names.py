@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 GREEK = re.compile(r"([βηεσ])_([a-z]+)")
 """A letter with the words below it."""
-SYMBOLS = {"beta": "β", "eta": "η", "sigma": "σ", "epsilon": "ε"}
+SYMBOLS = {
+    "beta": "β", "eta": "η", "sigma": "σ", "epsilon": "ε", "eps": "ε", "delta": "δ", "Sigma": "Σ",
+}  # fmt: skip
 WORDS = {
     "latent_dim": "latent units",
     "latent_dims": "latent units",
@@ -114,6 +116,26 @@ def settings(spec: Any, varying: Collection[str] = ()) -> str:
     return ", ".join(parts)
 
 
+def of_level(number: int, levels: int) -> str:
+    """Return which of several levels something is of; nothing of a single one.
+
+    Example:
+        >>> f"KL{of_level(2, 2)}", f"KL{of_level(1, 1)}"
+        ('KL of z2', 'KL')
+    """
+    return f" of z{number}" if levels > 1 else ""
+
+
+def at_level(number: int, levels: int) -> str:
+    """Return how a sentence about one of several levels begins.
+
+    Example:
+        >>> f"{at_level(2, 2)}3 of 8 units active", f"{at_level(1, 1)}3 of 8 units active"
+        ('z2: 3 of 8 units active', '3 of 8 units active')
+    """
+    return f"z{number}: " if levels > 1 else ""
+
+
 def _listed(values: Iterable[Any]) -> str:
     return " and ".join(map(value, values))
 
@@ -136,7 +158,7 @@ def beta_name(found: PhaseDiagram) -> str:
 
 def counted(found: PhaseDiagram) -> str:
     """Return whose units are counted."""
-    return f"active units of z{found.level + 1}" if len(found.spec.dims) > 1 else "active units"
+    return f"active units{of_level(found.level + 1, len(found.spec.dims))}"
 
 
 def fixed(found: PhaseDiagram) -> str:

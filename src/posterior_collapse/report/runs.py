@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posterior_collapse.arrays import Float
-from posterior_collapse.diagnosis.conclusions import kept_of, kept_units
+from posterior_collapse.diagnosis.conclusions import kept_of
 from posterior_collapse.errors import DataError, enumerated
 from posterior_collapse.report.names import named, symbol, theory
 
@@ -102,23 +102,26 @@ def optimum_of(fitted: Any) -> Forecast | None:
 
 
 def expected(forecast: Forecast | None) -> dict[str, Any] | None:
-    """Return what a history is compared with: the loss, and the KL and active units of levels."""
+    """Return what a history is compared with; see `beside`."""
     if forecast is None:
         return None
-    pairs = zip(forecast.levels, kept_units(forecast), strict=True)
-    levels = [{"kl": level.kl, "n_active": kept} for level, kept in pairs]
+    levels = [{"kl": level.kl, "information": level.information} for level in forecast.levels]
     return beside({"loss": forecast.loss, "levels": levels}, forecast.spec)
 
 
 def beside(forecast: Mapping[str, Any] | None, spec: Any) -> dict[str, Any] | None:
-    """Return what was forecast in short with what to call it, as `theory`.
+    """Return loss, and KL and active units of levels, as forecast, with what to call it, `theory`.
 
-    Its loss is NaN where the forecast is an approximation: a loss may be below.
+    A unit is active if it would count as such in a trained model. The loss is NaN where the
+    forecast is an approximation: a trained one may be below.
     """
     if forecast is None:
         return None
-    loss = forecast["loss"] if spec.likelihood == "gaussian" else np.nan
-    return {**forecast, "loss": loss, "theory": theory(spec)}
+    return {
+        "loss": forecast["loss"] if spec.likelihood == "gaussian" else np.nan,
+        "levels": [{"kl": level["kl"], "n_active": kept_of(level)} for level in forecast["levels"]],
+        "theory": theory(spec),
+    }
 
 
 def theories(found: Any) -> str:
@@ -131,10 +134,7 @@ def side(run: Any, which: str, level: int) -> float | None:
     found = run.measured if which == "measured" else beside(run.forecast, run.run.spec)
     if found is None or level > len(found["levels"]):
         return None
-    number = found["loss"]
-    if level:
-        here = found["levels"][level - 1]
-        number = here["n_active"] if which == "measured" else kept_of(here)
+    number = found["levels"][level - 1]["n_active"] if level else found["loss"]
     return None if number is None or number != number else float(number)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from posterior_collapse.diagnosis.conclusions import kept_units
 from posterior_collapse.errors import count_of
-from posterior_collapse.report.names import theory
+from posterior_collapse.report.names import at_level, of_level, theory
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -63,7 +63,7 @@ def verdict(forecast: Forecast) -> str:
     """
     sentences = []
     for number, level in enumerate(forecast.levels, 1):
-        name = f"z{number}: " if len(forecast.levels) > 1 else ""
+        name = at_level(number, len(forecast.levels))
         below = forecast.spec.dims[number - 2] if number > 1 else None
         sentences.append(name + _level_verdict(level, below, forecast.hidden_variance))
     if forecast.bracket is not None:
@@ -262,7 +262,7 @@ def loss_rows(found: Diagnosis) -> Iterator[tuple[str, str, str]]:
             other = expected.get(name)
             yield name, with_error(value, error), "" if other is None else f"{other:.6g}"
     for number, (t, error) in enumerate(zip(found.signal, found.signal_error, strict=True), 1):
-        name = f" of z{number}" if len(found.levels) > 1 else ""
+        name = of_level(number, len(found.levels))
         yield f"unclaimed signal t{name}", with_error(t, error), ""
         gain = found.gains[number - 1] if found.gains else None
         if gain is not None and gain.nats > NOTHING:

@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from posterior_collapse import files
 from posterior_collapse.errors import InvalidArgumentError, writing
-from posterior_collapse.report.figures.diagnosis import diagnosis_panels
 from posterior_collapse.report.figures.forecast import forecast_panels, phase_panels
 from posterior_collapse.report.figures.panels import Panels, drawn
-from posterior_collapse.report.figures.runs import fitted_panels, sweep_panels, tuned_panels
+from posterior_collapse.report.figures.trained import (
+    diagnosis_panels,
+    fitted_panels,
+    sweep_panels,
+    tuned_panels,
+)
 from posterior_collapse.report.pages.curves import phase_html, phase_parts, tuned_html, tuned_parts
 from posterior_collapse.report.pages.diagnosis import diagnosis_html, diagnosis_parts
 from posterior_collapse.report.pages.forecast import forecast_page, forecast_parts

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from posterior_collapse.errors import count_of
 from posterior_collapse.experiments.checks import (
     KL_LEAST,
     KL_SHARE,
@@ -51,9 +52,11 @@ def beside_theory(results: Sequence[Result], top: int) -> Iterator[str]:
         if (theory := result.active_by_theory(top)) is not None
     ]
     if more:
+        same = more.count(0)
         yield (
-            f"Of {len(more)} runs {more.count(0)} keep as many active units as the best linear "
-            f"model, {sum(n < 0 for n in more)} fewer and {sum(n > 0 for n in more)} more."
+            f"Of {count_of(len(more), 'run')} {same} {'keeps' if same == 1 else 'keep'} as many "
+            f"active units as the best linear model, {sum(n < 0 for n in more)} fewer and "
+            f"{sum(n > 0 for n in more)} more."
         )
 
 
@@ -170,7 +173,7 @@ def within_bound(results: Sequence[Result]) -> Iterator[str]:
         more = f"; at {above} it has more, as correlated means allow"
     yield (
         f"The KL of z2 is within {KL_SHARE:.0%} (or {KL_LEAST:g} nats) of theory's at {plain} of "
-        f"{len(found)} different settings. The networks' tanh keeps the means of z1 within 1. With "
-        "the KL that this bound leaves to z2 if the means are uncorrelated, it is so at "
-        f"{near}{less}{more}."
+        f"{count_of(len(found), 'different setting')}. The networks' tanh keeps the means of z1 "
+        "within 1. With the KL that this bound leaves to z2 if the means are uncorrelated, it is "
+        f"so at {near}{less}{more}."
     )

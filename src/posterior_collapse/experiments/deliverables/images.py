@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from posterior_collapse.arrays import Float
+from posterior_collapse.errors import count_of
 from posterior_collapse.experiments.checks import (
     Check,
     Part,
@@ -214,13 +215,14 @@ def _vanishing(grid: str, result: Result, norms: Float) -> Check:
     expected = int(np.sum(theory < VANISHED))
     gone = int(np.sum(norms < VANISHED))
     if sigma == "learned" or (isinstance(sigma, tuple) and len(set(sigma)) == len(sigma)):
-        told = f"{grid}: {gone} columns of U vanish, {expected} by theory."
+        vanish = "vanishes" if gone == 1 else "vanish"
+        told = f"{grid}: {count_of(gone, 'column')} of U {vanish}, {expected} by theory."
         return Check(gone == expected, told, exact=True)
     found = np.array(result.exact["levels"][0]["decoder_singular_values"])
     rank, least = int(np.sum(found >= VANISHED)), len(theory) - expected
     return Check(
         rank == least,
         f"{grid}: U has rank {rank}, {least} by theory. Equal sigmas leave units free to "
-        f"rotate, so no column need vanish ({gone} do).",
+        f"rotate, so no column need vanish ({gone} {'does' if gone == 1 else 'do'}).",
         exact=True,
     )

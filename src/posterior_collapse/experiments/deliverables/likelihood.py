@@ -28,7 +28,8 @@ from posterior_collapse.experiments.deliverables.explained import (
 )
 from posterior_collapse.experiments.figures import Chart, measures
 from posterior_collapse.experiments.tables import BY_THEORY, Table
-from posterior_collapse.experiments.ways import Way, least, monotone
+from posterior_collapse.experiments.ways import SLACK, Way, least, monotone
+from posterior_collapse.report.names import of_level
 
 NLL, KL, ACTIVE = "NLL (nats)", "KL (nats)", "active units"
 EFFECTIVE = "effective sample size"
@@ -49,8 +50,6 @@ EXPECTED: dict[str, dict[str, Way]] = {
 """How measures move as a value grows, by claim and theory (the NLL over beta only where there is no
 closed form of it, else it is least where that is); of hierarchies nothing is said of the NLL. Along
 eta_enc theory gives one number for all: there each is held against it."""
-SLACK = 0.02
-"""Of a measure's range over the settings: less is not seen in a figure (see the document)."""
 Numbers: TypeAlias = Mapping[str, float]
 """A run's measures by name."""
 AS_PUBLISHED = "no warm-up"
@@ -173,10 +172,11 @@ def _without_units(grids: Mapping[str, Found]) -> Iterator[str]:
     for found, check in checked:
         kept, of, beta = _kept_at_best(found)
         if check.agrees is None and kept < of / 2:
+            live = "lives" if kept == 1 else "live"
             yield (
                 f"{check.text.partition(' is by theory')[0]} cannot tell where it is least: at "
-                f"beta = {beta:g}, the best by theory, only {kept:.3g} of {of} units live, so what "
-                "is measured there is not the optimum."
+                f"beta = {beta:g}, the best by theory, only {kept:.3g} of {of} units {live}, so "
+                "what is measured there is not the optimum."
             ) + (f" Runs that keep {shown[0][0]:.3g} there show it." if shown else "")
 
 
@@ -192,19 +192,9 @@ def _near_theory(grid: str, found: Found) -> Iterator[Check]:
     if not all(setting.has_theory for setting, _ in found):
         return
     depth = found[0].setting.first.depth
-    for of in (_of_level(number, depth) for number in range(1, depth + 1)):
+    for of in (of_level(number, depth) for number in range(1, depth + 1)):
         yield near_kl(f"KL{of}, {grid}", [one.pair(f"KL{of} (nats)") for one in found])
         yield near_count(f"Active units{of}, {grid}", [one.pair(ACTIVE + of) for one in found])
-
-
-def _of_level(number: int, depth: int) -> str:
-    """Return how to say of which level a measure is: nothing where there is only one.
-
-    Example:
-        >>> f"KL{_of_level(2, 2)}", f"KL{_of_level(1, 1)}"
-        ('KL of z2', 'KL')
-    """
-    return f" of z{number}" if depth > 1 else ""
 
 
 def _numbers(result: Result) -> Numbers:
@@ -218,7 +208,7 @@ def _numbers(result: Result) -> Numbers:
     if "nll" in result.theory:
         found[f"{NLL} {BY_THEORY}"] = result.theory["nll"]
     for number, level in enumerate(levels, start=1):
-        of = _of_level(number, len(levels))
+        of = of_level(number, len(levels))
         found[f"KL{of} (nats)"] = float(np.sum(level["kl"]))
         if "kl" in result.theory:
             kl = rounded(result.theory["levels"][number - 1]["kl"])

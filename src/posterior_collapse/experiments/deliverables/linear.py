@@ -8,19 +8,18 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from posterior_collapse.arrays import Float
+from posterior_collapse.errors import count_of
 from posterior_collapse.experiments.checks import Check, Part, Result, by_grid, rounded
 from posterior_collapse.experiments.figures import Chart, Line, measures
 from posterior_collapse.experiments.measuring import ACTIVE_MODE
 from posterior_collapse.experiments.rows.one_level import LOWER_RATE
 from posterior_collapse.experiments.tables import BY_THEORY, Table
-from posterior_collapse.experiments.ways import direction
+from posterior_collapse.experiments.ways import SLACK, direction
 
 CLOSE = 1e-4
 """Nats, or units of a singular value, within which exact training has to meet the theory, as in
 `collapse verify`: near an optimum the loss grows with the square of what is missed, so that one
 good to 1e-8 finds them to 1e-4."""
-SLACK = 0.02
-"""Of a quantity's range by theory: less is not seen in a figure."""
 FAINT = 0.01
 """Nats from which a mode trained by minibatches counts as active, whose noise never dies out: those
 from which the published scripts count."""
@@ -134,12 +133,13 @@ def _exactly(course: Course) -> Iterator[Check]:
     """Hold exact training at all values against the theory."""
     measured, theory = course.counts
     right, runs = int(np.all(measured == theory, axis=0).sum()), len(course.at)
+    values = count_of(runs, "value")
     worst = {
         key: float(np.abs(pair[1] - pair[0]).max())
         for key, pair in course.pairs.items()
         if key[0] != COUNTS
     }
-    kept = f"Exact training keeps the active modes of the theory at {right} of {runs} values."
+    kept = f"Exact training keeps the active modes of the theory at {right} of {values}."
     yield Check(right == runs, kept, "numbers", exact=True)
     words = ", ".join(f"{_name(key)} {value:.1e}" for key, value in worst.items())
     far = f"Largest differences of exact training from theory: {words}."
@@ -157,11 +157,12 @@ def _by_minibatches(course: Course, variable: str) -> Iterator[Check]:
         text = f"{_name(key)} by minibatches {found} with {variable} ({points})"
         yield Check(found == way, f"{text}{'' if found == way else f'; by theory it {way}'}.")
     good, same = int((course.above <= NOISE).sum()), int((off <= 1).sum())
-    text = f"The loss by minibatches ends within {NOISE:.1%} of theory's at {good} of {runs} values"
-    text += f"; farthest at {variable} = {course.at[course.above.argmax()]:g}: "
-    yield Check(good == runs, f"{text}{course.above.max():.2%} above.", "numbers")
+    text = f"The loss by minibatches ends within {NOISE:.1%} of theory's at {good} of "
+    text += f"{count_of(runs, 'value')}; farthest at {variable} = "
+    text += f"{course.at[course.above.argmax()]:g}: {course.above.max():.2%} above."
+    yield Check(good == runs, text, "numbers")
     text = f"Active modes by minibatches (of {FAINT:g} nats and more): "
-    text += f"within 1 of theory in {same} of {off.size} cases"
+    text += f"within 1 of theory in {same} of {count_of(off.size, 'case')}"
     if same < off.size:
         text += f"; farthest at {variable} = {course.at[off.max(0).argmax()]:g}: {off.max():g} off"
     yield Check(same == off.size, f"{text}.", "numbers")

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from posterior_collapse.errors import count_of
 from posterior_collapse.experiments.checks import ONE_UNIT, Check, Part, Result, Setting
 from posterior_collapse.experiments.deliverables.trust_units import (
     LONGER,
     MOST,
+    RIGHT,
     alive_over,
     error_of,
     fewest_units,
@@ -26,8 +28,6 @@ from posterior_collapse.experiments.trust_table import ERROR
 
 ALIVE = 0.5
 """Mean number of units from which a setting counts as alive: half of its runs have one."""
-RIGHT = 0.9
-"""Share of the runs of which the same must be said."""
 
 
 def trust_longer(results: Sequence[Result]) -> Part:
@@ -81,7 +81,8 @@ def _unmoved(records: Sequence[dict[str, Any]]) -> Check:
         text += f"; their KL becomes {min(kls):.2f} to {max(kls):.2f} times what it was"
     alive = [(r["units"] >= ALIVE, r["units, longer"] >= ALIVE) for r in records]
     revived, died = alive.count((False, True)), alive.count((True, False))
-    text += f"; units come to life at {revived} of {len(records)} betas, the last dies at {died}."
+    betas = count_of(len(records), "beta")
+    text += f"; units come to life at {revived} of {betas}, the last dies at {died}."
     return Check(max(map(abs, moved)) <= ONE_UNIT, text, "numbers")
 
 
@@ -142,16 +143,16 @@ def _held(records: Sequence[dict[str, Any]]) -> Iterator[Check]:
     share = least["within a unit of it, held out"]
     yield Check(
         right == len(records),
-        f"Held-out rows: in {right} of {len(records)} networks {RIGHT:.0%} of the runs or more "
-        "keep as many units as the bracket of the training rows says, within a unit (the least: "
-        f"{share:.0%}; {named(least)}).",
+        f"Held-out rows: in {right} of {count_of(len(records), 'network')} {RIGHT:.0%} of the "
+        "runs or more keep as many units as the bracket of the training rows says, within a unit "
+        f"(the least: {share:.0%}; {named(least)}).",
         "numbers",
     )
     found = [r for r in records if r[ERROR] is not None]
     if found:
         other = [r for r in found if r[f"{ERROR}, held out"] != r[ERROR]]
         text = "Held-out rows: the last unit dies between the same betas as on training rows in "
-        text += f"{len(found) - len(other)} of {len(found)} networks"
+        text += f"{len(found) - len(other)} of {count_of(len(found), 'network')}"
         text += "".join(
             f"; {r[f'{ERROR}, held out'] or 'nowhere'} for {r[ERROR]} from the predicted beta in "
             + named(r)

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
+from posterior_collapse.errors import count_of
 from posterior_collapse.experiments.checks import Check, Part, Result, Setting
 from posterior_collapse.experiments.deliverables.trust_units import (
+    RIGHT,
     by_problem,
     is_whole,
     quantiles,
@@ -29,8 +31,6 @@ ANSWERS: Mapping[str, str] = {
 """What a conclusion says of one more unit."""
 WORTH = 0.01
 """Share of what the living units brought that is worth a unit, as a diagnosis has it."""
-RIGHT = 0.9
-"""Share of answers that must be right."""
 TIMES = 2.0
 """Factor within which what a unit brings is what was said."""
 LEAST_OF_THREE = 0.75
@@ -105,9 +105,10 @@ def _answers(pairs: Records) -> Iterator[Check]:
         told = own["paid"] + own["did not"]
         yield Check(
             own[right] >= RIGHT * told if told else None,
-            f"Of {own.total()} networks of which the diagnosis says that one more unit {answer}, "
-            f"in {own[right]} it {did}, in {told - own[right]} it {other}, and "
-            f"{own['too close']} are too close to tell (expected: 90% of those told).",
+            f"Of {count_of(own.total(), 'network')} of which the diagnosis says that one more unit "
+            f"{answer}, in {own[right]} it {did}, in {told - own[right]} it {other}, and "
+            f"{own['too close']} {'is' if own['too close'] == 1 else 'are'} too close to tell "
+            "(expected: 90% of those told).",
         )
 
 
@@ -115,8 +116,8 @@ def _size(gains: Mapping[str, Any]) -> Check:
     told, right = gains["both told from 0"], gains["within a factor of 2"]
     return Check(
         right >= RIGHT * told if told else None,
-        f"Where both are told from 0, {right} of {told} units brought what was said within a "
-        "factor of 2 (expected: 90%).",
+        f"Where both are told from 0, {right} of {count_of(told, 'unit')} brought what was said "
+        "within a factor of 2 (expected: 90%).",
         "numbers",
     )
 
@@ -251,12 +252,13 @@ def trust_failures(results: Sequence[Result]) -> Part:
     checks = [
         Check(
             known >= RIGHT * failed if failed else None,
-            f"Of {failed} runs that failed, the verdict recognises {known}, is undecided of "
-            f"{found['undecided']} and calls {found['called fine']} fine (expected: 90%).",
+            f"Of {count_of(failed, 'run')} that failed, the verdict recognises {known}, is "
+            f"undecided of {found['undecided']} and calls {found['called fine']} fine (expected: "
+            "90%).",
         ),
         Check(
             alarms <= (1 - RIGHT) * good if good else None,
-            f"Of {good} runs that are as good as any, the verdict calls {alarms} failed and is "
+            f"Of {count_of(good, 'run')} as good as any, the verdict calls {alarms} failed and is "
             f"undecided of {found['good, undecided']} (expected: 10% failed at most).",
         ),
     ]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from posterior_collapse.errors import count_of
 from posterior_collapse.experiments.checks import (
     ONE_UNIT,
     Check,
@@ -31,6 +32,8 @@ LONGER = {"longer": "no"}
 KINDS = ("restarts", "warm start", "a dead unit", "dead start", *WARM_UPS, *LONGER)
 MOST = 0.9
 """Share of the onset up to which units are counted: nearer to it X3a says what there is to say."""
+RIGHT = 0.9
+"""Share of answers, or of runs, that must be right."""
 TIMES = (0.125, 0.25, 0.5, 1.0)
 """Shares of a run at which it is looked at."""
 Records = Sequence[Mapping[str, Any]]
@@ -280,9 +283,10 @@ def trust_units(results: Sequence[Result]) -> Part:
     }
     checks = [
         Check(
-            r["within a unit of it"] >= 0.9,
-            f"{named(r)}: {r['in the bracket']:.0%} of {r['runs']} runs keep as many units as the "
-            f"bracket says, {r['within a unit of it']:.0%} within a unit of it (expected: 90%).",
+            r["within a unit of it"] >= RIGHT,
+            f"{named(r)}: {r['in the bracket']:.0%} of {count_of(r['runs'], 'run')} "
+            f"{'keeps' if r['runs'] == 1 else 'keep'} as many units as the bracket says, "
+            f"{r['within a unit of it']:.0%} within a unit of it (expected: 90%).",
             "numbers",
         )
         for r in records

@@ -24,7 +24,7 @@ from posterior_collapse import files
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.report import save_figure
-from posterior_collapse.report.names import DIGITS
+from posterior_collapse.report.names import DIGITS, SYMBOLS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,9 +91,6 @@ class Chart(NamedTuple):
         return paths
 
 
-SIGNS = {"beta": "β", "eta": "η", "eps": "ε", "delta": "δ", "sigma": "σ", "Sigma": "Σ"}
-
-
 def symbols(text: str) -> str:
     r"""Return a text with hyperparameters as they are printed.
 
@@ -103,12 +100,12 @@ def symbols(text: str) -> str:
     """
 
     def printed(found: re.Match[str]) -> str:
-        sign, index = SIGNS[found[1]], found[2] or ""
+        sign, index = SYMBOLS[found[1]], found[2] or ""
         if index.isdigit() or not index:
             return sign + index.translate(DIGITS)
         return rf"${sign}_\mathrm{{{index}}}$"
 
-    text = re.sub(rf"\b({'|'.join(SIGNS)})(?:_(\d|dec|enc))?\b", printed, text)
+    text = re.sub(rf"\b({'|'.join(SYMBOLS)})(?:_(\d|dec|enc))?\b", printed, text)
     return text.replace("^2", "²")
 
 

@@ -27,12 +27,11 @@ from posterior_collapse.experiments.figures import (
     symbols,
 )
 from posterior_collapse.experiments.tables import Table
-from posterior_collapse.report.figures.panels import BLUE, GREEN, GREY, ORANGE
+from posterior_collapse.report.figures.panels import BLUE, GREY, LINES, ORANGE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-KIND_COLORS = (BLUE, ORANGE, GREEN)
 KIND_MARKERS = (("o", 3, 0.6), ("x", 5, 1.0), ("s", 4, 0.6))
 """Marker, its size and its line width, by kind of run; theory has the lines."""
 MARKED = 15
@@ -63,7 +62,7 @@ def sweep(theory: Panels, measured: Mapping[str, Panels], *, variable: str = "be
     labels = sorted({label for lines in theory.values() for label in lines} - {""})
     own: dict[str, dict[str, Any]] = {"": {"color": "black", "ls": DASHES[0]}} | {
         label: {"color": color, "ls": dashes}
-        for label, color, dashes in zip(labels, cycle(KIND_COLORS), cycle(DASHES), strict=False)
+        for label, color, dashes in zip(labels, cycle(LINES), cycle(DASHES), strict=False)
     }
     with panels(theory, x=variable, height=2.1, most=2) as (figure, drawn):
         for quantity, (box, lines) in zip(theory, drawn, strict=True):

@@ -21,7 +21,7 @@ from posterior_collapse.report.figures.panels import (
     titled,
     whole_numbers,
 )
-from posterior_collapse.report.names import beta_name, counted, fixed, label, settings
+from posterior_collapse.report.names import at_level, beta_name, counted, fixed, label, settings
 from posterior_collapse.report.runs import is_wide
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ def _spectrum(axes: Axes, forecast: Forecast) -> None:
     whole_numbers(axes.xaxis)
     axes.set_xlim(left=0.4)
     axes.set(xlabel="data mode, strongest first", ylabel="variance of data mode")
-    name = f"z{len(forecast.levels)}: " if len(forecast.levels) > 1 else ""
-    title = f"{name}{top.n_active} of {count_of(len(top.status), 'unit')} active"
+    depth = len(forecast.levels)
+    title = f"{at_level(depth, depth)}{top.n_active} of {count_of(len(top.status), 'unit')} active"
     if forecast.bracket is not None:
         fewest, most = forecast.bracket
         if most:
@@ -130,8 +130,8 @@ def _staircase(axes: Axes, forecast: Forecast) -> None:
 
 def _active(forecast: Forecast) -> str:
     level, depth = forecast.levels[-1], len(forecast.levels)
-    here = f"{level.n_active} of {count_of(len(level.status), 'unit')} active here"
-    return f"z{depth}: {here}" if depth > 1 else here
+    units = count_of(len(level.status), "unit")
+    return f"{at_level(depth, depth)}{level.n_active} of {units} active here"
 
 
 def _of_one_level(forecast: Forecast, scale: float) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 import numpy as np
+from markupsafe import Markup
 
 from posterior_collapse.report.names import GREEK
 from posterior_collapse.report.pages.rendering import number
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 LEAST_PLAIN, MOST_PLAIN = 1e-4, 1e5
 """Between which numbers on an axis have no power of ten."""
@@ -142,8 +139,6 @@ class Chart:
 
     def svg(self) -> Markup:
         """Return the figure as markup."""
-        from markupsafe import Markup
-
         return Markup(ElementTree.tostring(self._root, encoding="unicode"))
 
 

@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from markupsafe import Markup
 
 from posterior_collapse.errors import count_of
 from posterior_collapse.report.comparison import trial_cells, tuned_name, tuned_verdict
@@ -27,8 +28,6 @@ from posterior_collapse.report.pages.rendering import number, render, words
 from posterior_collapse.report.runs import is_wide, thinned
 
 if TYPE_CHECKING:
-    from markupsafe import Markup
-
     from posterior_collapse.theory import PhaseDiagram
 
 MOST_COLUMNS, MOST_ROWS = 6, 21

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 
 from posterior_collapse.arrays import ImageShape
 from posterior_collapse.diagnosis.conclusions import excess_loss, verdict_parts
 from posterior_collapse.diagnosis.levels import Histogram
 from posterior_collapse.errors import count_of
-from posterior_collapse.report.names import theory
+from posterior_collapse.report.names import at_level, of_level, theory
 from posterior_collapse.report.pages.chart import Chart, linear, ticks_of
 from posterior_collapse.report.pages.pictures import (
     check_image_shape,
@@ -37,8 +38,6 @@ from posterior_collapse.report.text import (
 )
 
 if TYPE_CHECKING:
-    from markupsafe import Markup
-
     from posterior_collapse.diagnosis import Diagnosis, LevelDiagnosis
     from posterior_collapse.diagnosis.effects import Shown, Traversal
 
@@ -96,7 +95,8 @@ def diagnosis_html(
     if shape is not None and shown is not None:
         check_image_shape(shape, shown.targets.shape[1])
     pictures = _Pictures(found, shape, feature_names)
-    levels = [_level(found, i, pictures) for i in range(len(found.levels))]
+    parts = diagnosis_parts(found)
+    levels = [_level(found, i, table, pictures) for i, table in enumerate(parts["levels"])]
     kind = "Diagnosis" if found.spec is None else found.spec.model.upper()
     return render(
         "diagnosis.html.jinja",
@@ -105,7 +105,7 @@ def diagnosis_html(
         about=f"{kind}{f' on {name}' if name else ''}, {found.n:,} rows",
         timeline=list(timeline(found._history or {}, expected(found.forecast))),
         rows=pictures.rows(),
-        **(diagnosis_parts(found) | {"levels": levels}),
+        **parts | {"levels": levels},
     )
 
 
@@ -167,17 +167,20 @@ def _status(status: str) -> tuple[str, str, str]:
     return f"pc-{status}", ICONS[status], status
 
 
-def _level(found: Diagnosis, index: int, pictures: _Pictures) -> dict[str, Any]:
-    level, table = found.levels[index], _table(found, index)
+def _level(
+    found: Diagnosis, index: int, table: dict[str, Any], pictures: _Pictures
+) -> dict[str, Any]:
+    """What a page shows of a level besides its table: cards of units, and how many of each kind."""
+    level = found.levels[index]
     cards = [_card(level, i, pictures, index) for i in _carded(level)]
     counts = Counter(card["status"] for card in cards)
     left_out = len(level.status) - len(cards)
     said = (
         f"{count_of(left_out, 'more unit')} {'is' if left_out == 1 else 'are'} in the table below."
     )
-    title = f"{level.n_active} of {count_of(len(level.status), 'unit')} active"
+    units = count_of(len(level.status), "unit")
     return table | {
-        "title": f"{table['name']}: {title}" if len(found.levels) > 1 else title,
+        "title": f"{at_level(index + 1, len(found.levels))}{level.n_active} of {units} active",
         "cards": cards,
         "kinds": [(*_status(s), counts[s]) for s in ICONS if counts[s]],
         "left_out": said if left_out else "",
@@ -248,7 +251,7 @@ def kl_chart(found: Diagnosis, index: int) -> Markup:
     kl = np.where(np.isfinite(level.kl), level.kl, 0.0)
     high = max(float(kl.max()), 0.0 if optimum is None else float(optimum.max())) or 1.0
     low = min(0.0, float(kl.min()), 0.0 if optimum is None else float(optimum.min()))
-    name = f"z{index + 1}: " if len(found.levels) > 1 else ""
+    name = at_level(index + 1, len(found.levels))
     chart = Chart(f"{name}KL of each unit, {number(float(kl.sum()))} nats in all; the numbers are "
                   "in the table", (520, 220), (48, 10, 28, 40))  # fmt: skip
     width = (chart.right - chart.left) / len(order)
@@ -270,7 +273,7 @@ def kl_chart(found: Diagnosis, index: int) -> Markup:
                  for place, value in enumerate(optimum) for side in (0, 1)]  # fmt: skip
         chart.line(edges, "pc-threshold", theory(found.forecast.spec))
     middles = {i + 1: chart.left + (place + 0.5) * width for place, i in enumerate(order)}
-    what = f"unit of z{index + 1}" if name else "unit"
+    what = f"unit{of_level(index + 1, len(found.levels))}"
     every = int(np.ceil(15 / width))
     chart.columns(
         lambda unit: middles[int(unit)], [*middles][::every], f"{what}, the most KL first"

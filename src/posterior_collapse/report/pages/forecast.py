@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from posterior_collapse.arrays import ImageShape
 from posterior_collapse.checks import Likelihood
@@ -25,9 +26,6 @@ from posterior_collapse.specs import Spec, VAESpec
 from posterior_collapse.theory import Forecast
 from posterior_collapse.theory.reading import as_modes
 from posterior_collapse.theory.spectrum import Modes
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 LAWS = ("closed_forms.js", "thresholds.js", "forecast.js")
 PAGE = ("state.js", "controls.js", "loss.js", "figures.js", "page.js")

@@ -12,6 +12,7 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup, escape
 
 from posterior_collapse.report.names import GREEK
 from posterior_collapse.theory import ACTIVE_INFORMATION
@@ -101,15 +102,13 @@ def render(
     return str(found.render(notebook=notebook, policy=policy, style=style, script=script, **values))
 
 
-def symbols(words: str) -> Any:
+def symbols(words: str) -> Markup:
     """Return words with the indices of Greek letters set low; everything else is escaped.
 
     Example:
         >>> print(symbols("η_dec < 1, eta_dec"))
         η<sub>dec</sub> &lt; 1, eta_dec
     """
-    from markupsafe import Markup, escape
-
     return Markup(GREEK.sub(r"\1<sub>\2</sub>", str(escape(words))))  # escaped before
 
 

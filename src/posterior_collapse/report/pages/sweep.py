@@ -5,9 +5,10 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from posterior_collapse.arrays import ImageShape
 from posterior_collapse.errors import InvalidArgumentError, count_of
@@ -19,7 +20,7 @@ from posterior_collapse.report.comparison import (
     comparison_sentences,
     comparison_verdict,
 )
-from posterior_collapse.report.names import named, symbol, theory
+from posterior_collapse.report.names import named, of_level, symbol, theory
 from posterior_collapse.report.pages.chart import (
     Chart,
     decades,
@@ -48,9 +49,6 @@ from posterior_collapse.report.runs import (
     theories,
     varying,
 )
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 KINDS = {
     "as forecast": ("same", "●"),
@@ -188,7 +186,7 @@ def _levels(found: Any) -> range:
 
 
 def _title(what: str, level: int, found: Any) -> str:
-    return f"{what} of z{level}" if len(_levels(found)) > 1 else what
+    return f"{what}{of_level(level, len(_levels(found)))}"
 
 
 def _charts(found: Any) -> Iterator[tuple[str, Markup]]:
@@ -209,8 +207,7 @@ def _course(run: Any, *, stacked: bool) -> Iterator[tuple[str, Markup]]:
         return
     drawn = Timeline(history, beside(run.forecast, run.run.spec), CARD, CARD_POINTS)
     for level in levels if stacked else ():
-        name = f" of z{level}" if len(levels) > 1 else ""
-        yield f"KL{name} by unit", drawn.stack(level)
+        yield f"KL{of_level(level, len(levels))} by unit", drawn.stack(level)
     yield "Active units", drawn.active()
 
 

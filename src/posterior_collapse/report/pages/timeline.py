@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
-from posterior_collapse.report.names import symbol, value
+from posterior_collapse.report.names import at_level, of_level, symbol, value
 from posterior_collapse.report.pages.chart import Chart, Scale, linear, ticks_of, whole_ticks
 from posterior_collapse.report.pages.rendering import number
 from posterior_collapse.report.runs import (
@@ -20,9 +21,6 @@ from posterior_collapse.report.runs import (
     names_of,
     thinned,
 )
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 COLOURS = 10
 """Lines that are told apart by colour; more begin anew."""
@@ -46,8 +44,7 @@ def timeline(history: History, expected: Mapping[str, Any] | None) -> Iterator[t
         return
     drawn, levels = Timeline(history, expected), levels_of(history)
     for level in levels:
-        name = f" of z{level}" if len(levels) > 1 else ""
-        yield f"KL{name}, stacked by unit", drawn.stack(level)
+        yield f"KL{of_level(level, len(levels))}, stacked by unit", drawn.stack(level)
     yield "Active units", drawn.active()
     yield "Loss", drawn.loss()
 
@@ -81,10 +78,7 @@ class Timeline:
             chart.area(places, low, top, look, f"{band.name}: {last}")
             if low[-1] - top[-1] >= LABELLED:
                 chart.text(chart.right + 5, (low[-1] + top[-1]) / 2 + 4, band.name)
-        if self.expected and optimum:
-            chart.across(
-                y(optimum), "pc-threshold", f"{self.expected['theory']}: {number(optimum)}"
-            )
+        self._draw_optimum(chart, y, optimum or np.nan)
         return chart.svg()
 
     def active(self) -> Markup:
@@ -99,7 +93,7 @@ class Timeline:
         chart.rows(y, whole_ticks(high, _most_ticks(chart)))
         some = thinned(len(self._epochs), 2 * self.points)
         for place, (level, count) in enumerate(counts.items()):
-            name = f"z{level}: " if len(counts) > 1 else ""
+            name = at_level(level, len(counts))
             stairs = _stairs([x(e) for e in self._epochs[some]], [y(c) for c in count[some]])
             chart.line(stairs, f"pc-line pc-s{place}")
             if self.expected and level in kept:
@@ -131,11 +125,13 @@ class Timeline:
             if np.isfinite(line[-1]):
                 end = number(line[-1]) if len(lines) == 1 else name
                 chart.text(chart.right + 5, y(line[-1]) + 4, end)
-        if self.expected and np.isfinite(optimum):
-            chart.across(
-                y(optimum), "pc-threshold", f"{self.expected['theory']}: {number(optimum)}"
-            )
+        self._draw_optimum(chart, y, optimum)
         return chart.svg()
+
+    def _draw_optimum(self, chart: Chart, y: Scale, optimum: float) -> None:
+        if self.expected and np.isfinite(optimum):
+            said = f"{self.expected['theory']}: {number(optimum)}"
+            chart.across(y(optimum), "pc-threshold", said)
 
     @property
     def _epochs(self) -> Any:
