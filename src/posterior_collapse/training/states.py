@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,8 @@ class TrainState:
         epoch: Epochs done.
         step_in_epoch: Steps done of the epoch begun.
         rows_in_epoch: Rows seen in it.
-        sums: What its steps measured, summed over rows, (runs, measures); None before the first.
+        sums: What its steps measured, summed over rows, (runs, measures): the loss, its
+            reconstruction part and each unit's KL. Always the same tensor: a graph knows no other.
         bests: The parameters to which early stopping returns, as the leaves of the stack.
     """
 
@@ -67,11 +68,11 @@ class TrainState:
     data: str | None
     validation: str
     total_steps: int | None
+    sums: Tensor
     step: int = 0
     epoch: int = 0
     step_in_epoch: int = 0
     rows_in_epoch: int = 0
-    sums: Tensor | None = None
     bests: dict[str, Tensor] | None = None
 
     @property
@@ -94,9 +95,20 @@ class TrainState:
 
 def save(state: TrainState, folders: Sequence[str | Path]) -> None:
     """Write one checkpoint per run."""
-    runs = range(len(state.runs))
-    for run, folder, own in zip(runs, folders, _tensors(state, runs), strict=True):
-        checkpoints.save(folder, own, _meta(state, run), step=state.step)
+    stacked = {
+        f"optimiser.{kind}.{name}": value.cpu()
+        for kind, slot in state.optimiser.slots.items()
+        for name, value in slot.items()
+    }
+    stacked |= {f"best.{name}": value.cpu() for name, value in (state.bests or {}).items()}
+    if state.rows_in_epoch:
+        stacked["epoch.sums"] = state.sums.cpu()
+    states = state.stack.states(range(len(folders)))
+    for run, (folder, own) in enumerate(zip(folders, states, strict=True)):
+        tensors = {f"model.{name}": value for name, value in own.items()}
+        tensors |= {name: value[run] for name, value in stacked.items()}
+        tensors |= _history_tensors(state.runs[run])
+        checkpoints.save(folder, tensors, _meta(state, run), step=state.step)
 
 
 def restore(state: TrainState, folders: Sequence[str | Path]) -> None:
@@ -156,22 +168,6 @@ def load_exact(model: MarkovVAE, run: Course, data: str | None, folder: str | Pa
     model.load_state_dict(_of_model(checkpoint.tensors))
     run.restore(checkpoint.meta["run"], _per_unit(checkpoint.tensors))
     return checkpoint.step
-
-
-def _tensors(state: TrainState, runs: Iterable[int]) -> Iterator[dict[str, Tensor]]:
-    """Yield what checkpoints of some runs keep, on the CPU."""
-    stacked = {
-        f"optimiser.{kind}.{name}": value.cpu()
-        for kind, slot in state.optimiser.slots.items()
-        for name, value in slot.items()
-    }
-    stacked |= {f"best.{name}": value.cpu() for name, value in (state.bests or {}).items()}
-    if state.sums is not None:
-        stacked["epoch.sums"] = state.sums.cpu()
-    for run, own in zip(runs, state.stack.states(runs), strict=True):
-        found = {f"model.{name}": value for name, value in own.items()}
-        found |= {name: value[run] for name, value in stacked.items()}
-        yield found | _history_tensors(state.runs[run])
 
 
 def _history_tensors(run: Course) -> dict[str, Tensor]:
@@ -247,11 +243,6 @@ def _take(state: TrainState, run: int, tensors: dict[str, Tensor]) -> None:
             state.bests = {name: p.clone() for name, p in state.stack.leaves.items()}
         put(state.bests, "best")
     if "epoch.sums" in tensors:
-        if state.sums is None:
-            width = len(tensors["epoch.sums"])
-            state.sums = torch.zeros(
-                len(state.runs), width, dtype=torch.float64, device=state.stack.device
-            )
         state.sums[run] = tensors["epoch.sums"].to(state.stack.device)
 
 
