@@ -334,10 +334,7 @@ class Collected:
         joint = self._joint
         if joint is None or not np.trace(joint.upper) > 0:
             return None
-        x, *y = self._widths
-        features = (x, y[0] if y else x)
-        mean, cov, centred = joint.mean, joint.cov, self.model.centred
-        return Moments(joint.n, mean, cov, x, bool(y), centred, features, rounding=joint.rounding)
+        return Moments._of_joint(joint, self._widths, self.model.centred)
 
     @property
     def evidence(self) -> Moments | Counted | None:

@@ -16,7 +16,7 @@ from posterior_collapse.arrays import Float
 from posterior_collapse.diagnosis.certificate import LEAST_INFORMED, Signal
 from posterior_collapse.diagnosis.comparing import Compared, gaussian_log_density
 from posterior_collapse.diagnosis.levels import RowPosteriors
-from posterior_collapse.diagnosis.passes import Pass, SampledPass
+from posterior_collapse.diagnosis.passes import Pass, upward
 from posterior_collapse.diagnosis.reading import check_finite, in_double, noise_generator
 from posterior_collapse.diagnosis.statistics import Which
 from posterior_collapse.models import (
@@ -180,7 +180,7 @@ def turned(
     """Return the same model with the units of its free levels along their directions.
 
     It is the model itself where they are already. The model is in evaluation mode; rows are batches
-    of x and y; samples are as for `SampledPass`, from a seed.
+    of x and y; samples are as for `upward`, from a seed.
     """
     turns = _turns(model, rows, samples, seed)
     if all(turn is None for turn in turns):
@@ -215,20 +215,19 @@ def _turns(
     """Per level the directions as columns, the most varied mean first; None: it stays."""
     free = free_levels(model)
     generator = noise_generator(model.eta_enc.device, seed)
-    through = (
-        ExactPass(model, generator)
-        if is_exact(model)
-        else SampledPass(model, samples, generator, decodes=False)
-    )
+    exact = ExactPass(model, generator) if is_exact(model) else None
     sums = {level: np.zeros((2, model.units[level - 1])) for level in free}
     products = {level: np.zeros((model.units[level - 1],) * 2) for level in free}
     n = 0
     for x, y in rows:
-        n += len(x)
-        if free == [1] and not is_exact(model):  # no sample is needed to know its means
-            means: list[tuple[Float, ...]] = [(in_double(model.posterior(1, x, y).mean),)]
+        if exact is not None:
+            means = [level.means for level in exact(x, y).levels]
+        elif free == [1]:  # no sample is needed to know its means
+            means = [(in_double(model.posterior(1, x, y).mean),)]
         else:
-            means = [level.means for level in through(x, y).levels]
+            levels, _, _ = upward(model, x, y, samples, generator, row=n)
+            means = [level.means for level in levels]
+        n += len(x)
         for level in free:
             # Two halves of the samples: what varies with the samples alone averages out.
             halves = means[level - 1][0], means[level - 1][-1]

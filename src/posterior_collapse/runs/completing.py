@@ -66,30 +66,24 @@ room for them."""
 def here(jobs: Iterable[Job], execute: Execute, device: str) -> Iterator[tuple[Job, Done]]:
     """Train jobs in this process, one after the other."""
     for job in jobs:
-        told: Any = execute
-        if job.report is not None:
-            told = dataclasses.replace(told, report=job.report)
-        yield job, attempt(told, job.runs, job.folders, job.stays, device)
+        yield job, attempt(execute, job, device)
 
 
-def attempt(
-    execute: Execute,
-    runs: Sequence[Run],
-    folders: Sequence[Path] | None,
-    stays: bool,
-    device: str,
-) -> Done:
+def attempt(execute: Execute, job: Job, device: str) -> Done:
     """Train a group; from its start where checkpoints that nobody else needs are damaged."""
+    train: Any = execute
+    if job.report is not None:
+        train = dataclasses.replace(train, report=job.report)
     try:
-        outcomes = execute(runs, folders)
+        outcomes = train(job.runs, job.folders)
     except CheckpointError:
-        if stays or folders is None:
+        if job.stays or job.folders is None:
             raise
-        for folder in folders:
+        for folder in job.folders:
             shutil.rmtree(folder, ignore_errors=True)
-        outcomes = execute(runs, folders)
+        outcomes = train(job.runs, job.folders)
     # Linear models on moments stay on the processor, wherever minibatches are trained.
-    return Done(outcomes, _origin(device if runs[0].method in BY_MINIBATCHES else "cpu"))
+    return Done(outcomes, _origin(device if job.runs[0].method in BY_MINIBATCHES else "cpu"))
 
 
 def trained_together(

@@ -64,23 +64,18 @@ class Handed(NamedTuple):
 
 
 def advance(
-    execute: Execute,
-    runs: Sequence[Run],
-    packed: Packed | None,
-    patience: float,
-    stays: bool,
-    device: str,
+    execute: Execute, job: Job, packed: Packed | None, patience: float, device: str
 ) -> Handed:
-    """Train a group for a while; this is what runs on a worker.
+    """Train a group for a while; this is what runs on a worker, which has folders of its own.
 
     It goes on from packed checkpoints, or starts; after `patience` seconds it pauses at the end of
-    the epoch. Whether the checkpoints of a group that has ended stay, and where, see `Job`.
+    the epoch.
     """
     from distributed import get_worker
 
     epochs: list[Epoch] = []
     # Others have nothing to go on from before their end.
-    end = time.monotonic() + patience if runs[0].method == "minibatch" else float("inf")
+    end = time.monotonic() + patience if job.runs[0].method == "minibatch" else float("inf")
 
     def report(now: Epoch) -> None:
         epochs.append(now)
@@ -90,15 +85,14 @@ def advance(
     scratch = tempfile.TemporaryDirectory(dir=get_worker().local_directory)
     with ONE_AT_A_TIME, scratch as folder, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
-        folders = [Path(folder) / str(number) for number in range(len(runs))]
+        folders = [Path(folder) / str(number) for number in range(len(job.runs))]
         if packed is not None:
             checkpoints.unpack(packed, folders)
-        told: Any = dataclasses.replace(execute, report=report)  # type: ignore[type-var]
         done = None
         with contextlib.suppress(Pause):
-            done = attempt(told, runs, folders, stays, device)
+            done = attempt(execute, job._replace(folders=folders, report=report), device)
             done = done._replace(outcomes=list(done.outcomes))
-        handed = checkpoints.pack(folders) if stays or done is None else None
+        handed = checkpoints.pack(folders) if job.stays or done is None else None
     ours = __name__.partition(".")[0]
     said = [one.message for one in caught if type(one.message).__module__.startswith(ours)]
     return Handed(handed, epochs, done, [one for one in said if isinstance(one, Warning)])
@@ -193,9 +187,10 @@ class _Spreading:
             warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
             if self.sent is None or self.sent.status in ("cancelled", "lost"):
                 self.sent = self.client.submit(held, self.execute, pure=False)
+            job = task.job._replace(folders=None, report=None)
             return self.client.submit(
-                advance, self.sent, task.job.runs, packed, self.patience, task.job.stays,
-                self.device, pure=False, priority=-task.number,
+                advance, self.sent, job, packed, self.patience, self.device, pure=False,
+                priority=-task.number,
             )  # fmt: skip
 
     def _packed(self, job: Job) -> Packed | None:

@@ -8,6 +8,7 @@ whole, and a file that was truncated or edited later is told from a good one.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -210,12 +211,8 @@ def _tensors_name(record: Mapping[str, Any]) -> str:
 
 
 def _newest_first(folder: Path) -> Iterator[tuple[int, Path]]:
-    matches = (
-        ((COMMIT.fullmatch(path.name), path) for path in folder.iterdir())
-        if folder.is_dir()
-        else ()
-    )
-    steps = [(int(match[1]), path) for match, path in matches if match]
+    paths = list(folder.iterdir()) if folder.is_dir() else []
+    steps = [(int(match[1]), path) for path in paths if (match := COMMIT.fullmatch(path.name))]
     yield from sorted(steps, reverse=True)
 
 
@@ -278,17 +275,13 @@ def prune(folder: str | Path, step: int, keep: int = KEEP) -> None:
         for _, path in found:
             if path not in kept:
                 path.unlink(missing_ok=True)
-        needed = {_tensors_of(path) for path in kept}
+        needed = set()
+        for path in kept:
+            with contextlib.suppress(_RefusedError):
+                needed.add(_tensors_name(_read_record(path)))
         for path in folder.iterdir():
             rubbish = TENSORS.fullmatch(path.name) or (
                 path.name.startswith(".checkpoint-") and path.name.endswith(files.PARTIAL)
             )
             if rubbish and path.name not in needed:
                 path.unlink(missing_ok=True)
-
-
-def _tensors_of(path: Path) -> str | None:
-    try:
-        return _tensors_name(_read_record(path))
-    except _RefusedError:
-        return None

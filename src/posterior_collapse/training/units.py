@@ -25,7 +25,7 @@ from torch import Tensor
 from posterior_collapse.arrays import Float
 from posterior_collapse.diagnosis.exact import ExactPass, free_levels, is_exact, turned
 from posterior_collapse.diagnosis.levels import Posteriors, RowPosteriors, has_diverged, is_active
-from posterior_collapse.diagnosis.passes import DECODED, LEAST_STD, SampledPass
+from posterior_collapse.diagnosis.passes import DECODED, LEAST_STD, upward
 from posterior_collapse.diagnosis.reading import noise_generator
 from posterior_collapse.diagnosis.statistics import Information
 from posterior_collapse.errors import DataError
@@ -78,9 +78,7 @@ def active_units(model: MarkovVAE, rows: Batch) -> list[float]:
         if is_exact(model):
             levels = ExactPass(seen, noise)(x, y).levels
         else:
-            levels = SampledPass(seen, SAMPLES, noise, decodes=False, kl_paths=KL_PATHS)(
-                x, y
-            ).levels
+            levels, _, _ = upward(seen, x, y, SAMPLES, noise, kl_paths=KL_PATHS)
     except DataError as error:
         if not is_no_number(error):
             raise
