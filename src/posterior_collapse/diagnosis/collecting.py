@@ -21,7 +21,7 @@ from posterior_collapse.diagnosis.levels import LevelStatistics
 from posterior_collapse.diagnosis.passes import Pass, SampledPass
 from posterior_collapse.diagnosis.reading import as_array, noise_generator
 from posterior_collapse.diagnosis.results import NO_SIGNAL, LevelDiagnosis
-from posterior_collapse.diagnosis.scores import no_score_because
+from posterior_collapse.diagnosis.scores import Kind, no_score_because
 from posterior_collapse.diagnosis.statistics import Reservoir, Running, row_chooser
 from posterior_collapse.errors import DataError, InvalidArgumentError, first_line
 from posterior_collapse.models import LatentModel, MarkovVAE, OneHots
@@ -57,18 +57,10 @@ def collect(
     seed: int = 0,
     progress: bool = False,
 ) -> Collected:
-    """Take all the data through a model, a batch at a time.
+    """Take all the data through a model in evaluation mode, a batch at a time; see `diagnose`.
 
-    Args:
-        model: In evaluation mode.
-        data: Of any kind.
-        spec: The hyperparameters; None: unknown, so that there is no loss.
-        overridden: Whether the spec is not the model's own, so that its fixed eta_dec counts.
-        gaussian: Whether a decoder that returns a `Normal` means it.
-        samples: Of each row's posterior, in a hierarchy.
-        batch_size: Rows at a time.
-        seed: Of all that is random.
-        progress: Show a count of rows on stderr.
+    Without a spec there is no loss. One that is `overridden` is not the model's own, so that its
+    fixed eta_dec counts. If a decoder is `gaussian`, it means a `Normal` that it returns.
 
     Raises:
         DataError: The data cannot be used, are a single row, or give a posterior that is not
@@ -175,6 +167,7 @@ class Collected:
         losses: Of the rows: `kl`, with a decoder `squared_error`, and with a spec besides
             `reconstruction`, `elbo` and `loss`.
         rows: Some of the data, x and perhaps y.
+        widths: Features of x, and perhaps of y; there from the first batch on.
         cautions: What a reader must know of the units.
         like: Of the model's device and dtype; there from the first batch on.
         generator: Of noise, on that device; there from the first batch on.
@@ -217,7 +210,7 @@ class Collected:
         self._variance, self._standardised, self._data = Running(), Running(), Running()
         self._joint: Accumulator | None = None
         self._counts: Tally | None = None
-        self._widths: list[int] = []
+        self.widths: list[int] = []
         units = min(MOST_EFFECTS, max(model.units))
         self.rows = Reservoir(
             self._rng, EFFECT_NUMBERS // units, LEAST_EFFECT_ROWS, MOST_EFFECT_ROWS
@@ -277,7 +270,7 @@ class Collected:
         eta_dec = self.eta_dec
         if eta_dec is None or not isinstance(cast(Spec, self.spec).eta_levels[0], str):
             return eta_dec
-        asked = math.sqrt(float(self.losses["squared_error"].mean) / self._widths[-1])
+        asked = math.sqrt(float(self.losses["squared_error"].mean) / self.widths[-1])
         return asked or eta_dec
 
     def noises(self, levels: Sequence[LevelDiagnosis]) -> list[float | None]:
@@ -325,7 +318,7 @@ class Collected:
     @property
     def most_effects(self) -> int:
         """Units of a level whose effect on the decoder is measured."""
-        fitting = EFFECT_NUMBERS // (self.rows.kept * self._widths[-1])
+        fitting = EFFECT_NUMBERS // (self.rows.kept * self.widths[-1])
         return max(LEAST_EFFECTS, min(MOST_EFFECTS, fitting))
 
     @cached_property
@@ -334,7 +327,7 @@ class Collected:
         joint = self._joint
         if joint is None or not np.trace(joint.upper) > 0:
             return None
-        return Moments._of_joint(joint, self._widths, self.model.centred)
+        return Moments._of_joint(joint, self.widths, self.model.centred)
 
     @property
     def evidence(self) -> Moments | Counted | None:
@@ -344,12 +337,7 @@ class Collected:
         return Counted(self.moments, self._counts)
 
     def add(self, x: Tensor, y: Tensor | None) -> None:
-        """Take in a batch.
-
-        Raises:
-            DataError: The model's posterior is not finite.
-            InvalidArgumentError: The model's outputs have wrong shapes.
-        """
+        """Take in a batch."""
         if self._pass is None:
             own = tensor_behind(self.model)
             # The first batch says where all is: a model of functions may have no tensor.
@@ -382,27 +370,26 @@ class Collected:
             self.losses.setdefault(name, Running()).add(values)
 
     def _begin(self, pair: list[Any], found: Pass) -> None:
-        widths = self._widths = [part.shape[1] for part in pair]
+        widths = self.widths = [part.shape[1] for part in pair]
         if sum(widths) <= MOST_FEATURES:
             self._joint = Accumulator.empty(sum(widths))
             self._joint.limit = self._limit(pair)
         inputs: Input = "all"
         if len(widths) == 2:
             inputs = "removed" if self.model.spec.model == "cvae" else "only"
-        output, kind = self.output, None
+        output = self.output
+        kind: Kind | None = None
         if isinstance(output, (Poisson, NegativeBinomial)):
             kind = "counts"
         elif isinstance(output, (Bernoulli, OneHots)):
             kind = "shares"
-        centred = self.model.centred
-        for level in range(len(found.residuals)):
-            of: dict[str, Any] = (
-                {} if level else {"classes": getattr(output, "classes", ()), "kind": kind}
+        if found.residuals:
+            classes = getattr(output, "classes", ())
+            collector = partial(
+                Residuals, self._rng, center=self.model.centred, expected=self._expected
             )
-            residuals = Residuals(
-                self._rng, "all" if level else inputs, centred, **of, expected=self._expected
-            )
-            self.residuals.append(residuals)
+            above = [collector() for _ in found.residuals[1:]]
+            self.residuals = [collector(inputs, classes=classes, kind=kind), *above]
 
     def _limit(self, pair: list[Any]) -> float:
         """Variance up to which products in float32 leave digits beside a forecast's threshold."""
@@ -437,4 +424,4 @@ class Collected:
         eta = spec.eta_levels[0]
         if decoded.variance is None or not self._overridden or isinstance(eta, str):
             return decoded.log_density
-        return gaussian_log_density(decoded.squared_error, eta, self._widths[-1])
+        return gaussian_log_density(decoded.squared_error, eta, self.widths[-1])

@@ -2,7 +2,7 @@
 
 Memory is bounded: a batch is cut into blocks of rows, and the samples of a block are drawn a few at
 a time. What no sample changes (posterior, condition, residual at the posterior mean) is computed
-once per block, and a running log-sum-exp keeps one number per row.
+once per block.
 """
 
 from __future__ import annotations
@@ -349,17 +349,14 @@ class Sampler:
     def _block(self, x: Tensor, y: Tensor | None, samples: int) -> Estimate:
         q = self.model.posterior(1, x, y)
         density = self._density(q, x, x if y is None else y)
-        peak = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
-        total, squares = torch.zeros_like(peak), torch.zeros_like(peak)
+        # Logs of the sum of the weights, and of their squares.
+        total = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
+        squares = total
         for done in range(0, self.samples, samples):
             logs = self._log_weights(q, density, min(samples, self.samples - done))
-            higher = torch.maximum(peak, logs.amax(0))
-            shrink, weights = (peak - higher).exp(), (logs - higher).exp()
-            total = total * shrink + weights.sum(0)
-            squares = squares * shrink.square() + weights.square().sum(0)
-            peak = higher
-        log_mean = peak + total.log() - math.log(self.samples)
-        return Estimate(log_mean, total.square() / squares)
+            total = torch.logaddexp(total, logs.logsumexp(0))
+            squares = torch.logaddexp(squares, (2 * logs).logsumexp(0))
+        return Estimate(total - math.log(self.samples), (2 * total - squares).exp())
 
     def _log_weights(self, q: Normal, density: Density, samples: int) -> Tensor:
         """`log p(y, z_1, z_2, ...) - log q(z_1, z_2, ...)` of new samples, (samples, rows)."""

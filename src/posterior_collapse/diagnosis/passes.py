@@ -178,13 +178,7 @@ class SampledPass:
 
     @torch.no_grad()
     def __call__(self, x: Tensor, y: Tensor | None, wanted: Sequence[Which] = ()) -> Pass:
-        """Return what a batch says.
-
-        Args:
-            x: Inputs, (rows, dim x).
-            y: Targets, (rows, dim y), or none.
-            wanted: Per level, of which rows residuals are asked for; none: of all.
-        """
+        """Return what a batch says; `wanted`: per level, of which rows residuals are asked for."""
         wanted = wanted or [slice(None)] * len(self.model.units)
         levels, posteriors, latents = upward(
             self.model, x, y, self.samples, self.generator, row=self.row
@@ -312,22 +306,29 @@ def _posteriors(
 ) -> RowPosteriors:
     """What rows say of a level: q is (rows, units), above level 1 (samples, rows, units)."""
     mean, variance = q.mean.double(), q.stddev.double().square()
-    row_kl, std = in_double(kl if kl.dim() == 2 else kl.mean(0)), in_double(prior_std)
-    if mean.dim() == 2:
-        noise = in_double(variance)
-        return RowPosteriors(
-            row_kl, (in_double(mean),), (noise,), noise, std, prior_mean=prior_mean
-        )
-    halves = list(zip(mean.chunk(2), variance.chunk(2), strict=True))
+    means, variances, noise = by_halves(mean, variance)
     return RowPosteriors(
-        row_kl,
-        tuple(in_double(m.mean(0)) for m, _ in halves),
-        tuple(in_double(m.var(0) + v.mean(0)) for m, v in halves),
-        in_double(variance.mean(0)),
-        std,
-        (in_double(mean[0]), in_double(variance[0].sqrt())),
+        in_double(kl if kl.dim() == 2 else kl.mean(0)),
+        tuple(map(in_double, means)),
+        tuple(map(in_double, variances)),
+        in_double(noise),
+        in_double(prior_std),
+        None if mean.dim() == 2 else (in_double(mean[0]), in_double(variance[0].sqrt())),
         prior_mean,
     )
+
+
+def by_halves(mean: Tensor, variance: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Return means and variances of q(z|x) by halves of the samples, and the noise injected.
+
+    Mean and variance are those of q(z_l|z_{l-1}), (samples, rows, units); where the level below is
+    the data, they are (rows, units) and no samples of anything.
+    """
+    if mean.dim() == 2:
+        return [mean], [variance], variance
+    halves = list(zip(mean.chunk(2), variance.chunk(2), strict=True))
+    variances = [m.var(0) + v.mean(0) for m, v in halves]
+    return [m.mean(0) for m, _ in halves], variances, variance.mean(0)
 
 
 def _joined(parts: Sequence[Floats | None], order: Which = slice(None)) -> Any:

@@ -87,28 +87,40 @@ def attempt(execute: Execute, job: Job, device: str) -> Done:
 
 
 def trained_together(
-    runs: Sequence[Run], data: Any, folders: Sequence[Path] | None, **options: Any
+    runs: Sequence[Run],
+    data: Any,
+    folders: Sequence[Path] | None,
+    *,
+    alone: bool = False,
+    **options: Any,
 ) -> tuple[Fitted, ...]:
     """Train runs of one family on data as in `fit`; `options` of `fit_many` win over the runs'.
 
-    They go on from the checkpoints in their folders; None: none are written.
+    They go on from the checkpoints in their folders; None: none are written. A run `alone` fails
+    where its loss is not finite.
     """
-    common = {
-        "exact": runs[0].method == "exact",
-        "from_forecast": runs[0].from_forecast,
-        "folders": folders,
+    first = runs[0]
+    options = {
+        "exact": first.method == "exact",
+        "from_forecast": first.from_forecast,
         "resume": folders is not None,
-        **fit_options(runs),
+        **options,
     }
-    specs = [run.spec for run in runs]
-    return fit_many(specs, data, runs[0].architecture, **common | options)
+    if alone:
+        folder = None if folders is None else folders[0]
+        settings = first.settings
+        return (
+            fit(first.spec, data, first.architecture, settings=settings, folder=folder, **options),
+        )
+    options = {"folders": folders, **fit_options(runs), **options}
+    return fit_many([run.spec for run in runs], data, first.architecture, **options)
 
 
 @dataclass(frozen=True)
 class Training:
-    """Trains groups of runs on data that are at hand, and measures them on the same; see `fit`.
+    """Trains groups of runs on data that are at hand, and measures them on the same.
 
-    If there is but one run, `alone`, it fails where its loss is not finite.
+    See `fit`, and `trained_together` for a run that is `alone`.
     """
 
     data: Any
@@ -118,27 +130,15 @@ class Training:
 
     def __call__(self, runs: Sequence[Run], folders: Sequence[Path] | None) -> list[Outcome]:
         """Return what the runs leave behind."""
-        if self.alone:
-            fitted: Sequence[Fitted] = [self._fit(runs[0], folders)]
-        else:
-            fitted = trained_together(
-                runs, self.data, folders, validation=self.validation, progress=self.report
-            )
-        return [_outcome(run, one) for run, one in zip(runs, fitted, strict=True)]
-
-    def _fit(self, run: Run, folders: Sequence[Path] | None) -> Fitted:
-        return fit(
-            run.spec,
+        fitted = trained_together(
+            runs,
             self.data,
-            run.architecture,
-            settings=run.settings,
+            folders,
+            alone=self.alone,
             validation=self.validation,
-            folder=None if folders is None else folders[0],
-            resume=folders is not None,
             progress=self.report,
-            exact=run.method == "exact",
-            from_forecast=run.from_forecast,
         )
+        return [_outcome(run, one) for run, one in zip(runs, fitted, strict=True)]
 
 
 def _outcome(run: Run, fitted: Fitted) -> Outcome:

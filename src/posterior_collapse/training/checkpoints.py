@@ -117,11 +117,9 @@ def save(
 
 
 def load(folder: str | Path, *, step: int | None = None) -> Checkpoint:
-    """Return the newest good checkpoint; warn of newer ones that are not. Runs no code.
+    """Return the newest good checkpoint, or that of a step; warn of newer ones that are not.
 
-    Args:
-        folder: Folder of the run.
-        step: Return the checkpoint of this step and no other.
+    It runs no code.
 
     Raises:
         CheckpointError: There is none, or none is good; the message says why.
@@ -164,11 +162,8 @@ def exists(folder: str | Path) -> bool:
 def pack(folders: Sequence[str | Path]) -> list[dict[str, bytes]]:
     """Return the files of a checkpoint per folder, by name, to be sent elsewhere.
 
-    Args:
-        folders: Of runs that train together, whose newest common step is taken.
-
-    Returns:
-        Per folder its files; none of any folder where one holds no checkpoint.
+    They are of runs that train together, whose newest common step is taken. Where one folder holds
+    no checkpoint, there are none of any.
 
     Raises:
         CheckpointError: None is good, or they have no step in common.
@@ -258,12 +253,8 @@ def _read_record(path: Path) -> dict[str, Any]:
 def prune(folder: str | Path, step: int, keep: int = KEEP) -> None:
     """Delete what the checkpoint of a step supersedes, commit points before their tensors.
 
-    `save` does so itself; a process killed in it leaves the rest to the run that resumes.
-
-    Args:
-        folder: Folder of the run.
-        step: Of the checkpoint in use; later ones go.
-        keep: How many to keep, this one included.
+    `save` does so itself; a process killed in it leaves the rest to the run that resumes. Those of
+    later steps go; so many are kept, that of this step included.
 
     Raises:
         OutputError: The folder cannot be changed.

@@ -243,10 +243,7 @@ class Graphs:
     def call(self, kind: Hashable, function: Callable[..., None], inputs: Sequence[Tensor]) -> None:
         """Call `function(*inputs)`, which returns nothing and never looks at a number.
 
-        Args:
-            kind: Calls of one kind do the same with inputs of the same shapes.
-            function: To call.
-            inputs: Its arguments.
+        Calls of one kind do the same with inputs of the same shapes.
         """
         if not self._enabled or kind not in self._met:
             self._met.add(kind)
