@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any, cast
 
@@ -68,9 +69,12 @@ def collect(
         InvalidArgumentError: The model's outputs have wrong shapes.
     """
     seen, notes = _along_directions(model, data, samples, batch_size, seed)
+    rows = batches(model, data, batch_size=batch_size, seed=seed)
+    first = next(rows)
     found = Collected(
         seen,
         spec,
+        first[0],
         overridden=overridden,
         gaussian=gaussian,
         samples=samples,
@@ -79,7 +83,7 @@ def collect(
     )
     found.cautions = notes
     with Display("diagnosis", counted="rows", show=progress) as display:
-        for x, y in batches(model, data, batch_size=batch_size, seed=seed):
+        for x, y in itertools.chain([first], rows):
             try:
                 found.add(x, y)
             except torch.cuda.OutOfMemoryError:
@@ -159,7 +163,8 @@ def _along_directions(
 class Collected:
     """Statistics of a model on data, of which `expected` rows will come, if that is known.
 
-    For the other arguments see `collect`.
+    The first rows say where all is: a model of functions may have no tensor. For the other
+    arguments see `collect`.
 
     Attributes:
         levels: Per level.
@@ -169,17 +174,15 @@ class Collected:
         rows: Some of the data, x and perhaps y.
         widths: Features of x, and perhaps of y; there from the first batch on.
         cautions: What a reader must know of the units.
-        like: Of the model's device and dtype; there from the first batch on.
-        generator: Of noise, on that device; there from the first batch on.
+        like: Of the model's device and dtype.
+        generator: Of noise, on that device.
     """
-
-    like: Tensor
-    generator: torch.Generator
 
     def __init__(
         self,
         model: LatentModel,
         spec: Spec | None,
+        first: Tensor,
         *,
         overridden: bool,
         gaussian: bool,
@@ -188,7 +191,10 @@ class Collected:
         expected: int | None,
     ) -> None:
         self.model, self.spec, self._overridden = model, spec, overridden
-        self._rng, self._seed, self._expected = row_chooser(seed), seed, expected
+        self._rng, self._expected = row_chooser(seed), expected
+        own = tensor_behind(model)
+        self.like = first.new_empty(0) if own is None else own
+        self.generator = noise_generator(first.device, seed)
         self.cautions: tuple[str, ...] = ()
         # The certificate of a linear model needs the moments of its data.
         self.exact = gaussian and is_exact(model)
@@ -198,12 +204,13 @@ class Collected:
             self.exact = features <= MOST_FEATURES
         # Stds that differ count one by one, unless an eta_dec is given that serves all.
         own_stds = spec is None or spec.eta_levels[0] == "learned"
-        self._make: Callable[[torch.Generator], ExactPass | SampledPass]
+        self._pass: ExactPass | SampledPass
         if self.exact:
-            self._make = partial(ExactPass, model)
+            self._pass = ExactPass(model, self.generator)
         else:
-            self._make = partial(SampledPass, model, samples, gaussian=gaussian, own_stds=own_stds)
-        self._pass: ExactPass | SampledPass | None = None
+            self._pass = SampledPass(
+                model, samples, self.generator, gaussian=gaussian, own_stds=own_stds
+            )
         self.levels = [LevelStatistics(self._rng, model.centred) for _ in model.units]
         self.residuals: list[Residuals] = []
         self.losses: dict[str, Running] = {}
@@ -224,12 +231,12 @@ class Collected:
     @property
     def output(self) -> Distribution | None:
         """What the decoder returned last, elementwise; None: it is compared with nothing."""
-        return None if self._pass is None else self._pass.output
+        return self._pass.output
 
     @property
     def unjudged(self) -> bool:
         """Whether it decodes, and nothing says by which distribution."""
-        return self.decodes and self._pass is not None and not self._pass.decodes
+        return self.decodes and not self._pass.decodes
 
     @property
     def decodes(self) -> bool:
@@ -265,7 +272,7 @@ class Collected:
         """
         if self._standardised.n:
             return math.sqrt(float(self._standardised.mean))
-        if self._pass is not None and self._pass.whitened:
+        if self._pass.whitened:
             return 1.0
         eta_dec = self.eta_dec
         if eta_dec is None or not isinstance(cast(Spec, self.spec).eta_levels[0], str):
@@ -338,12 +345,6 @@ class Collected:
 
     def add(self, x: Tensor, y: Tensor | None) -> None:
         """Take in a batch."""
-        if self._pass is None:
-            own = tensor_behind(self.model)
-            # The first batch says where all is: a model of functions may have no tensor.
-            self.like = x.new_empty(0) if own is None else own
-            self.generator = noise_generator(x.device, self._seed)
-            self._pass = self._make(self.generator)
         row, first = self.n, self.n == 0
         for reservoir in (self.rows, *(statistics.kept for statistics in self.levels)):
             reservoir.choose(len(x))
