@@ -133,17 +133,14 @@ def _residual_modes(values: LinearValues, moments: Moments) -> Modes:
     """Modes of what z_1 leaves of y, as a model that reads the same inputs sees them."""
     U, W = in_double(values.decoders[0]), in_double(values.encoders[0])
     xx, yx, yy = moments.xx, moments.yx, moments.yy
-    if values.direct is None:
-        through = U @ W
-        cross = yx - through @ xx
-        left = yy - through @ yx.T - cross @ through.T
-        return Modes(Moments.from_matrices(xx, cross, (left + left.T) / 2))
-    split = xx.shape[0]
-    on_x = -U @ W[:, :split] - in_double(values.direct)
-    on_y = np.eye(len(yy)) - U @ W[:, split:]
+    conditional, split = values.direct is not None, xx.shape[0]
+    # What is left is `on_x x + on_y y`.
+    on_x, on_y = -U @ W[:, :split], np.eye(len(yy))
+    if values.direct is not None:
+        on_x, on_y = on_x - in_double(values.direct), on_y - U @ W[:, split:]
     cross = on_x @ xx + on_y @ yx
     left = cross @ on_x.T + (on_x @ yx.T + on_y @ yy) @ on_y.T
-    return Modes(Moments.from_matrices(xx, cross, (left + left.T) / 2), conditional=True)
+    return Modes(Moments.from_matrices(xx, cross, (left + left.T) / 2), conditional)
 
 
 def _float64(model: MarkovVAE) -> LinearValues:

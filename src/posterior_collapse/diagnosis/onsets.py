@@ -35,6 +35,7 @@ from posterior_collapse.models.modules import keeping_buffers
 from posterior_collapse.records import Record
 from posterior_collapse.theory import FewSamplesWarning
 from posterior_collapse.theory.noise import few_samples
+from posterior_collapse.theory.whitening import white_inputs
 
 MOST_PUSHES = 1024
 """Products with the Hessian that are worth it to know it whole; beyond, the largest ratios only."""
@@ -135,7 +136,9 @@ def onset(
         shape = tuple(checks.whole("output_shape", side, least=1) for side in sides)
     if shape == target.shape[1:]:
         target = np.asarray(target, dtype=np.float64)
-    inputs, rank = _inputs(condition, len(target))
+    inputs, rank = np.ones((len(target), 1)), 0
+    if condition is not None:
+        inputs, rank = white_inputs(condition)
     with keeping_buffers(loss):
         rows = RowLoss(loss, target, shape, inputs)
         kept = _varying(rows)
@@ -195,18 +198,6 @@ def _targets(y: Any, x: Any) -> tuple[Array, Array | None]:
     same_length("x", len(condition), "y", len(target))
     refuse_non_finite("x", condition)
     return target, condition
-
-
-def _inputs(condition: Array | None, n: int) -> tuple[Float, int]:
-    """Return a constant and the condition's independent directions, white; and how many."""
-    ones = np.ones((n, 1))
-    if condition is None:
-        return ones, 0
-    centred = condition - condition.mean(axis=0)
-    scale = centred.std(axis=0)
-    left, stds, _ = np.linalg.svd(centred / np.where(scale > 0, scale, 1), full_matrices=False)
-    left = left[:, stds > stds.max(initial=0.0) * 1e-10] * math.sqrt(n)
-    return np.concatenate([ones, left], axis=1), left.shape[1]
 
 
 def _varying(rows: RowLoss) -> Tensor:
