@@ -74,7 +74,7 @@ def collect(
     found = Collected(
         seen,
         spec,
-        first[0],
+        first,
         overridden=overridden,
         gaussian=gaussian,
         samples=samples,
@@ -163,8 +163,8 @@ def _along_directions(
 class Collected:
     """Statistics of a model on data, of which `expected` rows will come, if that is known.
 
-    The first rows say where all is: a model of functions may have no tensor. For the other
-    arguments see `collect`.
+    The first batch says how wide the data are, and where: a model of functions may have no tensor.
+    For the other arguments see `collect`.
 
     Attributes:
         levels: Per level.
@@ -172,7 +172,7 @@ class Collected:
         losses: Of the rows: `kl`, with a decoder `squared_error`, and with a spec besides
             `reconstruction`, `elbo` and `loss`.
         rows: Some of the data, x and perhaps y.
-        widths: Features of x, and perhaps of y; there from the first batch on.
+        widths: Features of x, and perhaps of y.
         cautions: What a reader must know of the units.
         like: Of the model's device and dtype.
         generator: Of noise, on that device.
@@ -182,7 +182,7 @@ class Collected:
         self,
         model: LatentModel,
         spec: Spec | None,
-        first: Tensor,
+        first: tuple[Tensor, Tensor | None],
         *,
         overridden: bool,
         gaussian: bool,
@@ -193,15 +193,13 @@ class Collected:
         self.model, self.spec, self._overridden = model, spec, overridden
         self._rng, self._expected = row_chooser(seed), expected
         own = tensor_behind(model)
-        self.like = first.new_empty(0) if own is None else own
-        self.generator = noise_generator(first.device, seed)
+        self.like = first[0].new_empty(0) if own is None else own
+        self.generator = noise_generator(first[0].device, seed)
         self.cautions: tuple[str, ...] = ()
+        self.widths = [part.shape[1] for part in first if part is not None]
+        fits = sum(self.widths) <= MOST_FEATURES
         # The certificate of a linear model needs the moments of its data.
-        self.exact = gaussian and is_exact(model)
-        if self.exact:
-            shapes = cast(MarkovVAE, model).shapes
-            features = shapes.x_dim + (shapes.y_dim if model.spec.model == "cvae" else 0)
-            self.exact = features <= MOST_FEATURES
+        self.exact = gaussian and fits and is_exact(model)
         # Stds that differ count one by one, unless an eta_dec is given that serves all.
         own_stds = spec is None or spec.eta_levels[0] == "learned"
         self._pass: ExactPass | SampledPass
@@ -215,9 +213,10 @@ class Collected:
         self.residuals: list[Residuals] = []
         self.losses: dict[str, Running] = {}
         self._variance, self._standardised, self._data = Running(), Running(), Running()
-        self._joint: Accumulator | None = None
+        self._joint = Accumulator.empty(sum(self.widths)) if fits else None
+        if self._joint is not None:
+            self._joint.limit = self._limit()
         self._counts: Tally | None = None
-        self.widths: list[int] = []
         units = min(MOST_EFFECTS, max(model.units))
         self.rows = Reservoir(
             self._rng, EFFECT_NUMBERS // units, LEAST_EFFECT_ROWS, MOST_EFFECT_ROWS
@@ -352,8 +351,8 @@ class Collected:
         wanted = [residuals.choose(len(x)) for residuals in self.residuals]
         found = self._pass(x, y, wanted)
         pair = [as_array(part) for part in (x, y) if part is not None]
-        if first:
-            self._begin(pair, found)
+        if first and found.residuals:
+            self.residuals = self._collectors(len(found.residuals))
             wanted = [residuals.choose(len(x)) for residuals in self.residuals]
         if self._joint is not None:
             self._joint.update(("x", "y")[: len(pair)], pair, row, "float32")
@@ -370,32 +369,24 @@ class Collected:
         for name, values in self._losses_of(found).items():
             self.losses.setdefault(name, Running()).add(values)
 
-    def _begin(self, pair: list[Any], found: Pass) -> None:
-        widths = self.widths = [part.shape[1] for part in pair]
-        if sum(widths) <= MOST_FEATURES:
-            self._joint = Accumulator.empty(sum(widths))
-            self._joint.limit = self._limit(pair)
+    def _collectors(self, levels: int) -> list[Residuals]:
+        """What collects the residuals of each level, of targets of the kind that is decoded."""
         inputs: Input = "all"
-        if len(widths) == 2:
+        if len(self.widths) == 2:
             inputs = "removed" if self.model.spec.model == "cvae" else "only"
-        output = self.output
+        output, classes = self.output, getattr(self.output, "classes", ())
         kind: Kind | None = None
         if isinstance(output, (Poisson, NegativeBinomial)):
             kind = "counts"
         elif isinstance(output, (Bernoulli, OneHots)):
             kind = "shares"
-        if found.residuals:
-            classes = getattr(output, "classes", ())
-            collector = partial(
-                Residuals, self._rng, center=self.model.centred, expected=self._expected
-            )
-            above = [collector() for _ in found.residuals[1:]]
-            self.residuals = [collector(inputs, classes=classes, kind=kind), *above]
+        level = partial(Residuals, self._rng, center=self.model.centred, expected=self._expected)
+        return [level(inputs, classes=classes, kind=kind), *(level() for _ in range(1, levels))]
 
-    def _limit(self, pair: list[Any]) -> float:
+    def _limit(self) -> float:
         """Variance up to which products in float32 leave digits beside a forecast's threshold."""
         spec = self.spec
-        if len(pair) > 1 or self.exact or spec is None or spec.eta_levels[0] == "learned":
+        if len(self.widths) > 1 or self.exact or spec is None or spec.eta_levels[0] == "learned":
             return 0.0
         return min(spec.beta_levels) * float(spec.eta_levels[0]) ** 2 / (CLEAR * ROUNDING)
 

@@ -97,6 +97,22 @@ class ExactPass:
         return Pass(tuple(levels), Compared(error, density, np.full(len(error), eta**2)))
 
 
+def level_posteriors(
+    model: LatentModel,
+    x: Tensor,
+    y: Tensor | None,
+    samples: int,
+    generator: torch.Generator,
+    *,
+    row: int = 0,
+    kl_paths: int | None = None,
+) -> tuple[RowPosteriors, ...]:
+    """Return what rows say of each level, without the noise where that can be; see `upward`."""
+    if is_exact(model):
+        return ExactPass(model, generator)(x, y).levels
+    return upward(model, x, y, samples, generator, row=row, kl_paths=kl_paths)[0]
+
+
 def exact_signals(model: LatentModel, moments: Moments) -> tuple[Signal, ...]:
     """Return per level the variances left unexplained, as the training objective sees them.
 
@@ -179,7 +195,7 @@ def turned(
     It is the model itself where they are already. The model is in evaluation mode; rows are batches
     of x and y; samples are as for `upward`, from a seed.
     """
-    turns = _turns(model, rows, samples, seed)
+    turns = _turns(model, rows, samples, seed) if free_levels(model) else []
     if all(turn is None for turn in turns):
         return model
     if not is_exact(model):
@@ -212,17 +228,14 @@ def _turns(
     """Per level the directions as columns, the most varied mean first; None: it stays."""
     free = free_levels(model)
     generator = noise_generator(model.eta_enc.device, seed)
-    exact = ExactPass(model, generator) if is_exact(model) else None
     sums = {level: np.zeros((2, model.units[level - 1])) for level in free}
     products = {level: np.zeros((model.units[level - 1],) * 2) for level in free}
     n = 0
     for x, y in rows:
-        if exact is not None:
-            means = [level.means for level in exact(x, y).levels]
-        elif free == [1]:  # no sample is needed to know its means
-            means = [(in_double(model.posterior(1, x, y).mean),)]
+        if free == [1] and not is_exact(model):  # no sample is needed to know its means
+            means: list[tuple[Float, ...]] = [(in_double(model.posterior(1, x, y).mean),)]
         else:
-            levels, _, _ = upward(model, x, y, samples, generator, row=n)
+            levels = level_posteriors(model, x, y, samples, generator, row=n)
             means = [level.means for level in levels]
         n += len(x)
         for level in free:

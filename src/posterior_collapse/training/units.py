@@ -23,9 +23,9 @@ from scipy.special import entr, ndtr
 from torch import Tensor
 
 from posterior_collapse.arrays import Float
-from posterior_collapse.diagnosis.exact import ExactPass, free_levels, is_exact, turned
+from posterior_collapse.diagnosis.exact import free_levels, is_exact, level_posteriors, turned
 from posterior_collapse.diagnosis.levels import Posteriors, RowPosteriors, has_diverged, is_active
-from posterior_collapse.diagnosis.passes import DECODED, LEAST_STD, by_halves, upward
+from posterior_collapse.diagnosis.passes import DECODED, LEAST_STD, by_halves
 from posterior_collapse.diagnosis.reading import noise_generator
 from posterior_collapse.diagnosis.statistics import Information
 from posterior_collapse.errors import DataError
@@ -71,14 +71,9 @@ def active_units(model: MarkovVAE, rows: Batch) -> list[float]:
     """
     x, y = rows
     try:
-        seen = model
-        if free_levels(model):
-            seen = turned(model, [(x, y)], samples=SAMPLES, seed=SEED)  # type: ignore[assignment]
+        seen = turned(model, [(x, y)], samples=SAMPLES, seed=SEED)
         noise = noise_generator(x.device, SEED)
-        if is_exact(model):
-            levels = ExactPass(seen, noise)(x, y).levels
-        else:
-            levels, _, _ = upward(seen, x, y, SAMPLES, noise, kl_paths=KL_PATHS)
+        levels = level_posteriors(seen, x, y, SAMPLES, noise, kl_paths=KL_PATHS)
     except DataError as error:
         if not is_no_number(error):
             raise
