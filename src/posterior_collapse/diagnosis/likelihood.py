@@ -8,6 +8,7 @@ once per block.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -181,17 +182,18 @@ def log_likelihood(
     found: list[Estimate] = []
     display = Display("log-likelihood", counted="rows", show=progress)
     with evaluating(model) as seen, display:
-        estimates: Callable[[Tensor, Tensor | None], Iterator[Estimate]] | None = None
-        for x, y in batches(model, data, seed=seed):
-            if estimates is None:
-                # The first batch says where noise is drawn: a model may have no tensor of its own.
-                generator = noise_generator(x.device, seed)
-                _check_decoder(model, x, y)
-                if exact:
-                    estimates = Marginal(cast(MarkovVAE, model), eta_dec).estimates
-                else:
-                    estimates = Sampler(model, samples, generator, chunk, eta_dec).estimates
-            for part in estimates(x, y):
+        rows = batches(model, data, seed=seed)
+        first = next(rows)
+        _check_decoder(model, *first)
+        how: Marginal | Sampler
+        if exact:
+            how = Marginal(cast(MarkovVAE, model), eta_dec)
+        else:
+            # The first batch says where noise is drawn: a model may have no tensor of its own.
+            generator = noise_generator(first[0].device, seed)
+            how = Sampler(model, samples, generator, chunk, eta_dec)
+        for x, y in itertools.chain([first], rows):
+            for part in how.estimates(x, y):
                 found.append(part)
                 display.advance(len(part.log_mean))
     assumed = eta_dec is None and getattr(model, "spec_assumed", False)
