@@ -256,7 +256,13 @@ def complete(
         report(Progress(len(unique), len(records), now))
 
     def jobs(waiting: list[tuple[Run, ...]], wait: bool) -> Iterator[Job]:
-        for group, claim in _claimed(waiting, store, wait):
+        """Yield the groups that no other process trains; wait for the first of them, or not."""
+        for group in list(waiting):
+            claim = contextlib.ExitStack()
+            if not claim.enter_context(store.claim(group[0].key, wait=wait)):
+                claim.close()
+                continue
+            wait = False
             there = {run.key: one for run in group if (one := store.get(run.key)) is not None}
             records.update(there)
             with_whom = {key: one.retrained_together for key, one in there.items()}
@@ -298,22 +304,6 @@ def complete(
         if key not in store:
             raise _gone(store, key)
     return [records[run.key] for run in runs]
-
-
-def _claimed(
-    waiting: Sequence[tuple[Run, ...]], store: Store, wait: bool
-) -> Iterator[tuple[tuple[Run, ...], contextlib.ExitStack]]:
-    """Yield those of the groups that no other process trains, and what to close to let go of each.
-
-    If it is to wait, then for the first one.
-    """
-    for group in list(waiting):
-        claim = contextlib.ExitStack()
-        if claim.enter_context(store.claim(group[0].key, wait=wait)):
-            wait = False
-            yield group, claim
-        else:
-            claim.close()
 
 
 def _kept(store: Store, key: str) -> Record:

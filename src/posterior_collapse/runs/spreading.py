@@ -123,13 +123,6 @@ def spread_over(client: Any) -> Spread:
     return lambda jobs, execute, device: _Spreading(client, execute, device).over(jobs)
 
 
-class _Task(NamedTuple):
-    """A job, and which one it is: earlier ones go first, so that groups end."""
-
-    job: Job
-    number: int
-
-
 class _Spreading:
     """One call's tasks on the cluster of a client."""
 
@@ -138,7 +131,7 @@ class _Spreading:
         self.report: Any = getattr(execute, "report", None)
         self.execute: Execute = dataclasses.replace(execute, report=False)  # type: ignore[type-var]
         self.sent: Any = None
-        self.tasks: dict[Any, _Task] = {}
+        self.tasks: dict[Any, tuple[int, Job]] = {}  # by future, the job and which one it is
         self.address = client.scheduler.address  # which a closed client forgets
         self.warned: set[str] = set()
         self.patience = PATIENCE
@@ -148,29 +141,31 @@ class _Spreading:
         """Yield each job as it is done."""
         from distributed import as_completed
 
-        waiting = (_Task(job, number) for number, job in enumerate(jobs))
+        waiting = enumerate(jobs)
         finished: Any = as_completed(loop=self.client.loop)  # type: ignore[no-untyped-call]
         try:
-            finished.update(map(self._submitted, itertools.islice(waiting, IN_FLIGHT)))
+            finished.update(
+                itertools.starmap(self._submitted, itertools.islice(waiting, IN_FLIGHT))
+            )
             while self.tasks:
                 future = next(finished)
-                task = self.tasks.pop(future)
-                done = self._taken(task, future)
+                number, job = self.tasks.pop(future)
+                done = self._taken(job, future)
                 if done is None:
-                    finished.add(self._submitted(task))
+                    finished.add(self._submitted(number, job))
                 else:
-                    yield task.job, done
-                    room = IN_FLIGHT - len(self.tasks)
-                    finished.update(map(self._submitted, itertools.islice(waiting, room)))
+                    yield job, done
+                    room = itertools.islice(waiting, IN_FLIGHT - len(self.tasks))
+                    finished.update(itertools.starmap(self._submitted, room))
         finally:
             if self.tasks and self.client.status == "running":
                 with contextlib.suppress(OSError):  # what went wrong may be the scheduler
                     self.client.cancel(list(self.tasks), force=True)
 
-    def _submitted(self, task: _Task) -> Any:
-        packed = self._packed(task.job)
+    def _submitted(self, number: int, job: Job) -> Any:
+        packed = self._packed(job)
         try:
-            future = self._submit(task, packed)
+            future = self._submit(number, job, packed)
         except Exception as error:
             self._await_scheduler()
             reason = first_line(error) or type(error).__name__
@@ -178,19 +173,19 @@ class _Spreading:
                 "data", f"what cannot be sent to a worker ({reason})", "what can be pickled",
                 "Pass an array, or leave client away.",
             ) from error  # fmt: skip
-        self.tasks[future] = task
+        self.tasks[future] = number, job
         return future
 
-    def _submit(self, task: _Task, packed: Packed | None) -> Any:
+    def _submit(self, number: int, job: Job, packed: Packed | None) -> Any:
         # All that a task needs is in what the scheduler has: nothing is lost with a worker.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
             if self.sent is None or self.sent.status in ("cancelled", "lost"):
                 self.sent = self.client.submit(held, self.execute, pure=False)
-            job = task.job._replace(folders=None, report=None)
+            # Earlier jobs go first, so that groups end.
             return self.client.submit(
-                advance, self.sent, job, packed, self.patience, self.device, pure=False,
-                priority=-task.number,
+                advance, self.sent, job._replace(folders=None, report=None), packed,
+                self.patience, self.device, pure=False, priority=-number,
             )  # fmt: skip
 
     def _packed(self, job: Job) -> Packed | None:
@@ -204,11 +199,10 @@ class _Spreading:
             return None  # damaged: no more than what was done so far is lost
         return packed if any(packed) else None
 
-    def _taken(self, task: _Task, future: Any) -> Done | None:
+    def _taken(self, job: Job, future: Any) -> Done | None:
         """Return what a job left behind; None: it has to go on."""
         from distributed import CancelledError, KilledWorker
 
-        job = task.job
         try:
             handed: Handed = future.result()
         except PosteriorCollapseError as error:
