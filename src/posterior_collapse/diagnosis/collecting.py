@@ -17,7 +17,7 @@ from posterior_collapse.arrays import Float
 from posterior_collapse.data.samples import Samples, read
 from posterior_collapse.diagnosis.certificate import Input, Residuals
 from posterior_collapse.diagnosis.comparing import SAME_STD, Compared, gaussian_log_density
-from posterior_collapse.diagnosis.exact import ExactPass, free_levels, is_exact, turned
+from posterior_collapse.diagnosis.exact import ExactPass, free_levels, is_exact, rotated
 from posterior_collapse.diagnosis.levels import LevelStatistics
 from posterior_collapse.diagnosis.passes import Pass, SampledPass
 from posterior_collapse.diagnosis.reading import as_array, noise_generator
@@ -145,7 +145,7 @@ def _image_shape(data: Any, conditional: bool) -> tuple[int, ...] | None:
 def _along_directions(
     model: LatentModel, data: Any, samples: int, batch_size: int, seed: int
 ) -> tuple[LatentModel, tuple[str, ...]]:
-    """The model with units that can be turned freely along their directions, and notes."""
+    """The model, its units rotated to their directions where that costs nothing, and notes."""
     free = free_levels(model)
     if not free:
         return model, ()
@@ -154,7 +154,7 @@ def _along_directions(
     if isinstance(data, Iterator):
         return model, (f"{shared}: pass data that can be read twice to see their directions",)
     rows = batches(model, data, batch_size=batch_size, seed=seed)
-    seen = turned(cast(MarkovVAE, model), rows, samples=samples, seed=seed)
+    seen = rotated(cast(MarkovVAE, model), rows, samples=samples, seed=seed)
     if seen is model:
         return model, ()
     return seen, (f"{shared}: what is said of a unit is said of a direction, not of a column",)

@@ -169,7 +169,7 @@ def _rows(values: Tensor, like: Tensor) -> Float:
 
 
 def free_levels(model: LatentModel) -> list[int]:
-    """Return the levels whose units can be turned freely, 1 next to the data.
+    """Return the levels whose units can be rotated freely, 1 next to the data.
 
     Example:
         >>> from posterior_collapse import HVAESpec
@@ -183,7 +183,7 @@ def free_levels(model: LatentModel) -> list[int]:
     return [n for n, one in enumerate(free, 1) if one and model.units[n - 1] > 1]
 
 
-def turned(
+def rotated(
     model: MarkovVAE,
     rows: Iterable[tuple[Tensor, Tensor | None]],
     *,
@@ -195,31 +195,31 @@ def turned(
     It is the model itself where they are already. The model is in evaluation mode; rows are batches
     of x and y; samples are as for `upward`, from a seed.
     """
-    turns = _turns(model, rows, samples, seed) if free_levels(model) else []
-    if all(turn is None for turn in turns):
+    rotations = _rotations(model, rows, samples, seed) if free_levels(model) else []
+    if all(rotation is None for rotation in rotations):
         return model
     if not is_exact(model):
-        return _Turned(
-            model, [None if t is None else torch.from_numpy(t).to(model.eta_enc) for t in turns]
+        return _Rotated(
+            model, [None if t is None else torch.from_numpy(t).to(model.eta_enc) for t in rotations]
         )
     found = read_parameters(model)
-    for level, turn in enumerate(turns, 1):
-        if turn is None:
+    for level, rotation in enumerate(rotations, 1):
+        if rotation is None:
             continue
         made_by = ["W1", "b1", *["W2"] * model.conditional] if level == 1 else [f"W{level}"]
         for name in made_by:
             if name in found:
-                found[name] = turn.T @ found[name]
-        found[f"U{level}"] = found[f"U{level}"] @ turn
-        if level < len(turns):
-            found[f"W{level + 1}"] = found[f"W{level + 1}"] @ turn
-            found[f"U{level + 1}"] = turn.T @ found[f"U{level + 1}"]
+                found[name] = rotation.T @ found[name]
+        found[f"U{level}"] = found[f"U{level}"] @ rotation
+        if level < len(rotations):
+            found[f"W{level + 1}"] = found[f"W{level + 1}"] @ rotation
+            found[f"U{level + 1}"] = rotation.T @ found[f"U{level + 1}"]
     other = copy.deepcopy(model).double()
     load_parameters(other, found)
     return other
 
 
-def _turns(
+def _rotations(
     model: MarkovVAE,
     rows: Iterable[tuple[Tensor, Tensor | None]],
     samples: int,
@@ -243,22 +243,22 @@ def _turns(
             halves = means[level - 1][0], means[level - 1][-1]
             sums[level] += [half.sum(0) for half in halves]
             products[level] += halves[0].T @ halves[1]
-    turns: list[Float | None] = [None] * len(model.units)
+    rotations: list[Float | None] = [None] * len(model.units)
     for level in free:
         first, second = sums[level] / n
         due = products[level] / n - np.outer(first, second) * model.centred
         due = (due + due.T) / 2
         if np.abs(due - np.diag(np.diag(due))).max() > SAME * np.abs(due).max():
-            turns[level - 1] = np.linalg.eigh(due)[1][:, ::-1].copy()
-    return turns
+            rotations[level - 1] = np.linalg.eigh(due)[1][:, ::-1].copy()
+    return rotations
 
 
-class _Turned(LatentModel):
+class _Rotated(LatentModel):
     """A model whose latents are read along other axes; its law is the same."""
 
-    def __init__(self, model: LatentModel, turns: Sequence[Tensor | None]) -> None:
+    def __init__(self, model: LatentModel, rotations: Sequence[Tensor | None]) -> None:
         self.model = model
-        self.turns = turns
+        self.rotations = rotations
         self.spec = model.spec
 
     @property
@@ -277,9 +277,9 @@ class _Turned(LatentModel):
         return self.model.decode(self._back(1, z), x)
 
     def _there(self, level: int, found: Normal) -> Normal:
-        turn = self.turns[level - 1]
-        return found if turn is None else Normal(found.mean @ turn, found.stddev)
+        rotation = self.rotations[level - 1]
+        return found if rotation is None else Normal(found.mean @ rotation, found.stddev)
 
     def _back(self, level: int, z: Tensor) -> Tensor:
-        turn = self.turns[level - 1] if level else None
-        return z if turn is None else z @ turn.mT
+        rotation = self.rotations[level - 1] if level else None
+        return z if rotation is None else z @ rotation.mT

@@ -23,7 +23,7 @@ from scipy.special import entr, ndtr
 from torch import Tensor
 
 from posterior_collapse.arrays import Float
-from posterior_collapse.diagnosis.exact import free_levels, is_exact, level_posteriors, turned
+from posterior_collapse.diagnosis.exact import free_levels, is_exact, level_posteriors, rotated
 from posterior_collapse.diagnosis.levels import Posteriors, RowPosteriors, has_diverged, is_active
 from posterior_collapse.diagnosis.passes import DECODED, LEAST_STD, by_halves
 from posterior_collapse.diagnosis.reading import noise_generator
@@ -71,7 +71,7 @@ def active_units(model: MarkovVAE, rows: Batch) -> list[float]:
     """
     x, y = rows
     try:
-        seen = turned(model, [(x, y)], samples=SAMPLES, seed=SEED)
+        seen = rotated(model, [(x, y)], samples=SAMPLES, seed=SEED)
         noise = noise_generator(x.device, SEED)
         levels = level_posteriors(seen, x, y, SAMPLES, noise, kl_paths=KL_PATHS)
     except DataError as error:
