@@ -37,7 +37,7 @@ from posterior_collapse.theory import FewSamplesWarning
 from posterior_collapse.theory.noise import few_samples
 from posterior_collapse.theory.whitening import white_inputs
 
-MOST_PRODUCTS = 1024
+MOST_PUSHES = 1024
 """Products with the Hessian that are worth it to know it whole; beyond, the largest ratios only."""
 LARGEST = 8
 """Ratios found where the Hessian is too large to be known whole."""
@@ -264,7 +264,7 @@ def _ratios(
     scores -= scores.mean(axis=0)
     hessian = _Hessian(rows, weights, kept)
     blocks = _diagonal(hessian, generator) or _blocks(hessian, generator)
-    if blocks is None and hessian.m <= MOST_PRODUCTS // 2:
+    if blocks is None and hessian.m <= MOST_PUSHES // 2:
         blocks = [(np.arange(hessian.m), _symmetric(hessian(np.eye(hessian.m))))]
     if blocks is None:
         return _largest(hessian, scores, generator), [
@@ -324,7 +324,7 @@ def _blocks(hessian: _Hessian, generator: torch.Generator) -> list[Block] | None
     members: list[Any] = []
     taken = np.zeros(hessian.m, dtype=bool)
     while not taken.all():
-        if len(members) == MOST_PRODUCTS // 2:
+        if len(members) == MOST_PUSHES // 2:
             return None
         unit = np.zeros((hessian.m, 1))
         unit[int(np.argmin(taken))] = 1.0
@@ -335,7 +335,7 @@ def _blocks(hessian: _Hessian, generator: torch.Generator) -> list[Block] | None
         taken |= met
         members.append(np.flatnonzero(met))
     width = max(map(len, members))
-    if width > MOST_PRODUCTS:
+    if width > MOST_PUSHES:
         return None
     # One product shows the k-th column of every block at once.
     vectors = np.zeros((hessian.m, width))
