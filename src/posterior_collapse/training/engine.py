@@ -214,13 +214,12 @@ class Engine:
             self.runs[index].stopped = f"non-finite: {term} at step {self.state.step}"
 
     def _culprit(self, measured: Tensor) -> str:
-        parts = torch.split(measured[2:], list(self.stack.model.units))
-        if not bool(measured[1].isfinite()):
-            return "reconstruction"
-        for level, kl in enumerate(parts, start=1):
-            if not bool(kl.isfinite().all()):
-                return f"kl of level {level}"
-        return "loss" if not bool(measured[0].isfinite()) else "gradient"
+        """What is not finite of a run's loss, reconstruction part and KLs; else the gradient."""
+        kls = torch.split(measured[2:], list(self.stack.model.units))
+        terms = {"reconstruction": measured[1]}
+        terms |= {f"kl of level {level}": kl for level, kl in enumerate(kls, start=1)}
+        terms["loss"] = measured[0]
+        return next((n for n, v in terms.items() if not bool(v.isfinite().all())), "gradient")
 
     def _close_epoch(self) -> None:
         state = self.state
