@@ -98,8 +98,9 @@ def fit(
     data, spec = in_order(data, spec)
     folders = None if folder is None else [folder]
     (fitted,) = _fit(
-        several([spec]), data, architecture, [{}], settings, validation, folders, resume, progress,
-        exact, from_forecast, options, alone=True,
+        several([spec]), data, architecture, [{}], settings, options, validation=validation,
+        folders=folders, resume=resume, progress=progress, is_exact=exact,
+        from_forecast=from_forecast, alone=True,
     )  # fmt: skip
     return fitted
 
@@ -172,8 +173,9 @@ def fit_many(
     if folders is not None:
         check_one_each(folders, len(specs))
     return _fit(
-        specs, data, architecture, changes, settings, validation, folders, resume, progress,
-        exact, from_forecast, options, alone=False, start=start,
+        specs, data, architecture, changes, settings, options, validation=validation,
+        folders=folders, resume=resume, progress=progress, is_exact=exact,
+        from_forecast=from_forecast, alone=False, start=start,
     )  # fmt: skip
 
 
@@ -183,14 +185,14 @@ def _fit(
     architecture: str | Architecture,
     changed: Sequence[dict[str, Any]],
     settings: Settings | None,
+    options: dict[str, Any],
+    *,
     validation: Any,
     folders: Sequence[Folder] | None,
     resume: bool,
     progress: Report,
     is_exact: bool,
     from_forecast: bool,
-    options: dict[str, Any],
-    *,
     alone: bool,
     start: Sequence[MarkovVAE] | None = None,
 ) -> tuple[Fitted, ...]:
