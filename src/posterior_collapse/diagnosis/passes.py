@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,40 +92,36 @@ def upward(
     """
     posteriors: list[Normal] = []
     latents: list[Tensor] = []
+    paths = DECODED if len(model.units) == 1 else samples
     for level in range(1, len(model.units) + 1):
         q = model.posterior(level, latents[-1]) if latents else model.posterior(1, x, y)
         _check(model, q, level, row, len(x))
-        paths = DECODED if len(model.units) == 1 else samples
         shape = q.mean.shape if latents else (paths, *q.mean.shape)
         posteriors.append(q)
         latents.append(draw(q, generator, shape))
-    above = [*latents[1:], None]
-    each = enumerate(zip(posteriors, latents, above, strict=True), start=1)
-    levels = (_level(model, level, *found, x, generator, kl_paths) for level, found in each)
-    return tuple(levels), posteriors, latents
+    below = (
+        _below_top(model, level, posteriors[level - 1], z[:kl_paths], above[:kl_paths])
+        for level, (z, above) in enumerate(pairwise(latents), start=1)
+    )
+    return (*below, _top(model, posteriors[-1], x, generator)), posteriors, latents
 
 
-def _level(
-    model: LatentModel,
-    level: int,
-    q: Normal,
-    z: Tensor,
-    above: Tensor | None,
-    x: Tensor,
-    generator: torch.Generator,
-    kl_paths: int | None,
+def _below_top(
+    model: LatentModel, level: int, q: Normal, z: Tensor, above: Tensor
 ) -> RowPosteriors:
-    """What rows x say of a level, from samples z of it and of the level above, if there is one."""
-    if above is not None:
-        z, above = z[:kl_paths], above[:kl_paths]
-        p = model.prior(level, above)
-        std = q.stddev.double() if level == 1 else q.stddev[:kl_paths].double()
-        prior_std = p.stddev.double()
-        kl = relative_entropy((z - p.mean).double().square(), std, prior_std)
-        if prior_std.dim() == 3:
-            prior_std = prior_std.square().mean(0).sqrt()
-        return _posteriors(kl, q, prior_std)
-    given = prior_of(model, x)
+    """What rows say of a level, its KL along paths through samples z of it and of the one above."""
+    p = model.prior(level, above)
+    std = q.stddev if level == 1 else q.stddev[: len(z)]
+    prior_std = p.stddev.double()
+    kl = relative_entropy((z - p.mean).double().square(), std.double(), prior_std)
+    if prior_std.dim() == 3:
+        prior_std = prior_std.square().mean(0).sqrt()
+    return _posteriors(kl, q, prior_std)
+
+
+def _top(model: LatentModel, q: Normal, x: Tensor, generator: torch.Generator) -> RowPosteriors:
+    """What rows x say of the top level, whose prior a model may make of x."""
+    level, given = len(model.units), prior_of(model, x)
     if given is not None:
         check_prior(given, level, q.mean.shape[-1])
     if given is not None and not isinstance(given, Normal):
