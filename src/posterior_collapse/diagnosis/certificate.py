@@ -135,10 +135,7 @@ class Residuals:
     def add(self, residual: Residual, x: Float, places: Floats | None = None) -> None:
         """Take in a batch, or those of its rows that `choose` named.
 
-        Args:
-            residual: Of the rows.
-            x: Their inputs, (rows, dim x).
-            places: Where they are in latent space, (rows, units).
+        With inputs x, (rows, dim x), and perhaps places in latent space, (rows, units).
         """
         arrays = {"average": residual.average, "difference": residual.difference}
         if residual.curvature is not None:

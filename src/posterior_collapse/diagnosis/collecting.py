@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any, cast
 
@@ -16,12 +17,12 @@ from posterior_collapse.arrays import Float
 from posterior_collapse.data.samples import Samples, read
 from posterior_collapse.diagnosis.certificate import Input, Residuals
 from posterior_collapse.diagnosis.comparing import SAME_STD, Compared, gaussian_log_density
-from posterior_collapse.diagnosis.exact import ExactPass, free_levels, is_exact, turned
+from posterior_collapse.diagnosis.exact import ExactPass, free_levels, is_exact, rotated
 from posterior_collapse.diagnosis.levels import LevelStatistics
 from posterior_collapse.diagnosis.passes import Pass, SampledPass
 from posterior_collapse.diagnosis.reading import as_array, noise_generator
 from posterior_collapse.diagnosis.results import NO_SIGNAL, LevelDiagnosis
-from posterior_collapse.diagnosis.scores import no_score_because
+from posterior_collapse.diagnosis.scores import Kind, no_score_because
 from posterior_collapse.diagnosis.statistics import Reservoir, Running, row_chooser
 from posterior_collapse.errors import DataError, InvalidArgumentError, first_line
 from posterior_collapse.models import LatentModel, MarkovVAE, OneHots
@@ -57,18 +58,10 @@ def collect(
     seed: int = 0,
     progress: bool = False,
 ) -> Collected:
-    """Take all the data through a model, a batch at a time.
+    """Take all the data through a model in evaluation mode, a batch at a time; see `diagnose`.
 
-    Args:
-        model: In evaluation mode.
-        data: Of any kind.
-        spec: The hyperparameters; None: unknown, so that there is no loss.
-        overridden: Whether the spec is not the model's own, so that its fixed eta_dec counts.
-        gaussian: Whether a decoder that returns a `Normal` means it.
-        samples: Of each row's posterior, in a hierarchy.
-        batch_size: Rows at a time.
-        seed: Of all that is random.
-        progress: Show a count of rows on stderr.
+    Without a spec there is no loss. One that is `overridden` is not the model's own, so that its
+    fixed eta_dec counts. If a decoder is `gaussian`, it means a `Normal` that it returns.
 
     Raises:
         DataError: The data cannot be used, are a single row, or give a posterior that is not
@@ -76,9 +69,12 @@ def collect(
         InvalidArgumentError: The model's outputs have wrong shapes.
     """
     seen, notes = _along_directions(model, data, samples, batch_size, seed)
+    rows = batches(model, data, batch_size=batch_size, seed=seed)
+    first = next(rows)
     found = Collected(
         seen,
         spec,
+        first,
         overridden=overridden,
         gaussian=gaussian,
         samples=samples,
@@ -87,7 +83,7 @@ def collect(
     )
     found.cautions = notes
     with Display("diagnosis", counted="rows", show=progress) as display:
-        for x, y in batches(model, data, batch_size=batch_size, seed=seed):
+        for x, y in itertools.chain([first], rows):
             try:
                 found.add(x, y)
             except torch.cuda.OutOfMemoryError:
@@ -149,7 +145,7 @@ def _image_shape(data: Any, conditional: bool) -> tuple[int, ...] | None:
 def _along_directions(
     model: LatentModel, data: Any, samples: int, batch_size: int, seed: int
 ) -> tuple[LatentModel, tuple[str, ...]]:
-    """The model with units that can be turned freely along their directions, and notes."""
+    """The model, its units rotated to their directions where that costs nothing, and notes."""
     free = free_levels(model)
     if not free:
         return model, ()
@@ -158,7 +154,7 @@ def _along_directions(
     if isinstance(data, Iterator):
         return model, (f"{shared}: pass data that can be read twice to see their directions",)
     rows = batches(model, data, batch_size=batch_size, seed=seed)
-    seen = turned(cast(MarkovVAE, model), rows, samples=samples, seed=seed)
+    seen = rotated(cast(MarkovVAE, model), rows, samples=samples, seed=seed)
     if seen is model:
         return model, ()
     return seen, (f"{shared}: what is said of a unit is said of a direction, not of a column",)
@@ -167,6 +163,7 @@ def _along_directions(
 class Collected:
     """Statistics of a model on data, of which `expected` rows will come, if that is known.
 
+    The first batch says how wide the data are, and where: a model of functions may have no tensor.
     For the other arguments see `collect`.
 
     Attributes:
@@ -175,18 +172,17 @@ class Collected:
         losses: Of the rows: `kl`, with a decoder `squared_error`, and with a spec besides
             `reconstruction`, `elbo` and `loss`.
         rows: Some of the data, x and perhaps y.
+        widths: Features of x, and perhaps of y.
         cautions: What a reader must know of the units.
-        like: Of the model's device and dtype; there from the first batch on.
-        generator: Of noise, on that device; there from the first batch on.
+        like: Of the model's device and dtype.
+        generator: Of noise, on that device.
     """
-
-    like: Tensor
-    generator: torch.Generator
 
     def __init__(
         self,
         model: LatentModel,
         spec: Spec | None,
+        first: tuple[Tensor, Tensor | None],
         *,
         overridden: bool,
         gaussian: bool,
@@ -195,29 +191,32 @@ class Collected:
         expected: int | None,
     ) -> None:
         self.model, self.spec, self._overridden = model, spec, overridden
-        self._rng, self._seed, self._expected = row_chooser(seed), seed, expected
+        self._rng, self._expected = row_chooser(seed), expected
+        own = tensor_behind(model)
+        self.like = first[0].new_empty(0) if own is None else own
+        self.generator = noise_generator(first[0].device, seed)
         self.cautions: tuple[str, ...] = ()
+        self.widths = [part.shape[1] for part in first if part is not None]
+        fits = sum(self.widths) <= MOST_FEATURES
         # The certificate of a linear model needs the moments of its data.
-        self.exact = gaussian and is_exact(model)
-        if self.exact:
-            shapes = cast(MarkovVAE, model).shapes
-            features = shapes.x_dim + (shapes.y_dim if model.spec.model == "cvae" else 0)
-            self.exact = features <= MOST_FEATURES
+        self.exact = gaussian and fits and is_exact(model)
         # Stds that differ count one by one, unless an eta_dec is given that serves all.
         own_stds = spec is None or spec.eta_levels[0] == "learned"
-        self._make: Callable[[torch.Generator], ExactPass | SampledPass]
+        self._pass: ExactPass | SampledPass
         if self.exact:
-            self._make = partial(ExactPass, model)
+            self._pass = ExactPass(model, self.generator)
         else:
-            self._make = partial(SampledPass, model, samples, gaussian=gaussian, own_stds=own_stds)
-        self._pass: ExactPass | SampledPass | None = None
+            self._pass = SampledPass(
+                model, samples, self.generator, gaussian=gaussian, own_stds=own_stds
+            )
         self.levels = [LevelStatistics(self._rng, model.centred) for _ in model.units]
         self.residuals: list[Residuals] = []
         self.losses: dict[str, Running] = {}
         self._variance, self._standardised, self._data = Running(), Running(), Running()
-        self._joint: Accumulator | None = None
+        self._joint = Accumulator.empty(sum(self.widths)) if fits else None
+        if self._joint is not None:
+            self._joint.limit = self._limit()
         self._counts: Tally | None = None
-        self._widths: list[int] = []
         units = min(MOST_EFFECTS, max(model.units))
         self.rows = Reservoir(
             self._rng, EFFECT_NUMBERS // units, LEAST_EFFECT_ROWS, MOST_EFFECT_ROWS
@@ -231,12 +230,12 @@ class Collected:
     @property
     def output(self) -> Distribution | None:
         """What the decoder returned last, elementwise; None: it is compared with nothing."""
-        return None if self._pass is None else self._pass.output
+        return self._pass.output
 
     @property
     def unjudged(self) -> bool:
         """Whether it decodes, and nothing says by which distribution."""
-        return self.decodes and self._pass is not None and not self._pass.decodes
+        return self.decodes and not self._pass.decodes
 
     @property
     def decodes(self) -> bool:
@@ -272,12 +271,12 @@ class Collected:
         """
         if self._standardised.n:
             return math.sqrt(float(self._standardised.mean))
-        if self._pass is not None and self._pass.whitened:
+        if self._pass.whitened:
             return 1.0
         eta_dec = self.eta_dec
         if eta_dec is None or not isinstance(cast(Spec, self.spec).eta_levels[0], str):
             return eta_dec
-        asked = math.sqrt(float(self.losses["squared_error"].mean) / self._widths[-1])
+        asked = math.sqrt(float(self.losses["squared_error"].mean) / self.widths[-1])
         return asked or eta_dec
 
     def noises(self, levels: Sequence[LevelDiagnosis]) -> list[float | None]:
@@ -325,7 +324,7 @@ class Collected:
     @property
     def most_effects(self) -> int:
         """Units of a level whose effect on the decoder is measured."""
-        fitting = EFFECT_NUMBERS // (self.rows.kept * self._widths[-1])
+        fitting = EFFECT_NUMBERS // (self.rows.kept * self.widths[-1])
         return max(LEAST_EFFECTS, min(MOST_EFFECTS, fitting))
 
     @cached_property
@@ -334,10 +333,7 @@ class Collected:
         joint = self._joint
         if joint is None or not np.trace(joint.upper) > 0:
             return None
-        x, *y = self._widths
-        features = (x, y[0] if y else x)
-        mean, cov, centred = joint.mean, joint.cov, self.model.centred
-        return Moments(joint.n, mean, cov, x, bool(y), centred, features, rounding=joint.rounding)
+        return Moments._of_joint(joint, self.widths, self.model.centred)
 
     @property
     def evidence(self) -> Moments | Counted | None:
@@ -347,18 +343,7 @@ class Collected:
         return Counted(self.moments, self._counts)
 
     def add(self, x: Tensor, y: Tensor | None) -> None:
-        """Take in a batch.
-
-        Raises:
-            DataError: The model's posterior is not finite.
-            InvalidArgumentError: The model's outputs have wrong shapes.
-        """
-        if self._pass is None:
-            own = tensor_behind(self.model)
-            # The first batch says where all is: a model of functions may have no tensor.
-            self.like = x.new_empty(0) if own is None else own
-            self.generator = noise_generator(x.device, self._seed)
-            self._pass = self._make(self.generator)
+        """Take in a batch."""
         row, first = self.n, self.n == 0
         for reservoir in (self.rows, *(statistics.kept for statistics in self.levels)):
             reservoir.choose(len(x))
@@ -366,8 +351,8 @@ class Collected:
         wanted = [residuals.choose(len(x)) for residuals in self.residuals]
         found = self._pass(x, y, wanted)
         pair = [as_array(part) for part in (x, y) if part is not None]
-        if first:
-            self._begin(pair, found)
+        if first and found.residuals:
+            self.residuals = self._collectors(len(found.residuals))
             wanted = [residuals.choose(len(x)) for residuals in self.residuals]
         if self._joint is not None:
             self._joint.update(("x", "y")[: len(pair)], pair, row, "float32")
@@ -384,33 +369,24 @@ class Collected:
         for name, values in self._losses_of(found).items():
             self.losses.setdefault(name, Running()).add(values)
 
-    def _begin(self, pair: list[Any], found: Pass) -> None:
-        widths = self._widths = [part.shape[1] for part in pair]
-        if sum(widths) <= MOST_FEATURES:
-            self._joint = Accumulator.empty(sum(widths))
-            self._joint.limit = self._limit(pair)
+    def _collectors(self, levels: int) -> list[Residuals]:
+        """What collects the residuals of each level, of targets of the kind that is decoded."""
         inputs: Input = "all"
-        if len(widths) == 2:
+        if len(self.widths) == 2:
             inputs = "removed" if self.model.spec.model == "cvae" else "only"
-        output, kind = self.output, None
+        output, classes = self.output, getattr(self.output, "classes", ())
+        kind: Kind | None = None
         if isinstance(output, (Poisson, NegativeBinomial)):
             kind = "counts"
         elif isinstance(output, (Bernoulli, OneHots)):
             kind = "shares"
-        centred = self.model.centred
-        for level in range(len(found.residuals)):
-            of: dict[str, Any] = (
-                {} if level else {"classes": getattr(output, "classes", ()), "kind": kind}
-            )
-            residuals = Residuals(
-                self._rng, "all" if level else inputs, centred, **of, expected=self._expected
-            )
-            self.residuals.append(residuals)
+        level = partial(Residuals, self._rng, center=self.model.centred, expected=self._expected)
+        return [level(inputs, classes=classes, kind=kind), *(level() for _ in range(1, levels))]
 
-    def _limit(self, pair: list[Any]) -> float:
+    def _limit(self) -> float:
         """Variance up to which products in float32 leave digits beside a forecast's threshold."""
         spec = self.spec
-        if len(pair) > 1 or self.exact or spec is None or spec.eta_levels[0] == "learned":
+        if len(self.widths) > 1 or self.exact or spec is None or spec.eta_levels[0] == "learned":
             return 0.0
         return min(spec.beta_levels) * float(spec.eta_levels[0]) ** 2 / (CLEAR * ROUNDING)
 
@@ -440,4 +416,4 @@ class Collected:
         eta = spec.eta_levels[0]
         if decoded.variance is None or not self._overridden or isinstance(eta, str):
             return decoded.log_density
-        return gaussian_log_density(decoded.squared_error, eta, self._widths[-1])
+        return gaussian_log_density(decoded.squared_error, eta, self.widths[-1])

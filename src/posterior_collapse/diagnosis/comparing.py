@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.distributions import Distribution, Normal
 
 from posterior_collapse.arrays import Float
+from posterior_collapse.diagnosis.certificate import Residual
 from posterior_collapse.diagnosis.reading import as_array, check_finite, in_double
-from posterior_collapse.diagnosis.scores import Floats, Meant, mean_curvature, scored, unexpanded
+from posterior_collapse.diagnosis.scores import Meant, mean_curvature, scored, unexpanded
 from posterior_collapse.errors import DataError
 
 SAME_STD = 1e-4
@@ -27,9 +28,6 @@ class Compared(NamedTuple):
         variance: Mean variance of a Gaussian decoder, (rows,).
         standardised: Squared error in units of it, where one std does not serve all, (rows,).
         data: What the data alone decide of the log density, (rows,).
-        average: Residuals or scores, (rows, features).
-        difference: Half the difference between two halves of the samples, likewise.
-        curvature: With scores, (rows, features).
     """
 
     squared_error: Float
@@ -37,9 +35,6 @@ class Compared(NamedTuple):
     variance: Float | None = None
     standardised: Float | None = None
     data: Float | None = None
-    average: Floats | None = None
-    difference: Floats | None = None
-    curvature: Floats | None = None
 
 
 def gaussian_log_density(squared_error: Float, eta_dec: float, features: int) -> Float:
@@ -48,8 +43,8 @@ def gaussian_log_density(squared_error: Float, eta_dec: float, features: int) ->
     return -squared_error / (2 * eta_dec**2) - normaliser
 
 
-def by_errors(p: Normal, target: Tensor) -> Compared:
-    """With a Gaussian's errors, for an eta_dec that is known."""
+def by_errors(p: Normal, target: Tensor) -> tuple[Compared, Residual | None]:
+    """Compare by a Gaussian's errors, for an eta_dec that is known; see `_residual`."""
     residual, std = target - p.mean, unexpanded(p.stddev)
     # In one pass, without an array of the squares.
     squared_error = torch.linalg.vector_norm(residual, dim=-1).square()
@@ -65,18 +60,16 @@ def by_errors(p: Normal, target: Tensor) -> Compared:
         scaled = (residual / std).square().sum(-1)
     logs = std.log().mean(-1) + 0.5 * math.log(2 * math.pi)
     density = -0.5 * scaled - target.shape[-1] * logs
-    average, difference = _halves(residual)
-    return Compared(
+    compared = Compared(
         in_double(squared_error.mean(0)),
         in_double(density.mean(0)),
         in_double(std.square().mean().expand(len(target))),
-        average=average,
-        difference=difference,
     )
+    return compared, _residual(residual)
 
 
-def by_scores(p: Distribution, target: Tensor) -> Compared:
-    """With the scores of any distribution."""
+def by_scores(p: Distribution, target: Tensor) -> tuple[Compared, Residual | None]:
+    """Compare by the scores of any distribution; no residual where it has none."""
     found, error = scored(p, target), target - p.mean
     squared_error = error.square().sum(-1)
     _check_finite(p, squared_error, found.log_density)
@@ -85,21 +78,18 @@ def by_scores(p: Distribution, target: Tensor) -> Compared:
             "decoder output", "a log density that is NaN or inf", "finite numbers",
             "Check that the data are in the domain of its distribution, and the model's weights.",
         )  # fmt: skip
-    average, difference = (None, None) if found.score is None else _halves(found.score)
-    curvature = None
-    if found.curvature is not None and average is not None:
-        curvature = as_array(mean_curvature(p, found.curvature))
+    residual = None if found.score is None else _residual(found.score)
+    if residual is not None and found.curvature is not None:
+        residual = residual._replace(curvature=as_array(mean_curvature(p, found.curvature)))
     own = has_eta_dec(p)
-    return Compared(
+    compared = Compared(
         in_double(squared_error.mean(0)),
         in_double(found.log_density.mean(0)),
         in_double(p.stddev.square().mean().expand(len(target))) if own else None,
         in_double((error / p.stddev).square().mean((0, -1))) if own else None,
         None if found.data is None else in_double(found.data.mean(0)),
-        average,
-        difference,
-        curvature,
     )
+    return compared, residual
 
 
 def has_eta_dec(p: Distribution) -> bool:
@@ -122,9 +112,10 @@ def _check_finite(p: Distribution, *sums: Tensor) -> None:
         check_finite("decoder", std=p.stddev)
 
 
-def _halves(samples: Tensor) -> tuple[Floats, Floats] | tuple[None, None]:
-    """The average over samples, and half the difference of the two halves' averages, if any."""
+def _residual(samples: Tensor) -> Residual | None:
+    """Of residuals or scores, (samples, rows, features); None of a single sample of each row."""
     if len(samples) == 1:
-        return None, None
+        return None
     first, second = (half[0] if len(half) == 1 else half.mean(0) for half in samples.chunk(2))
-    return as_array((first + second).div_(2)), as_array((first - second).div_(2))
+    average, difference = as_array((first + second).div_(2)), as_array((first - second).div_(2))
+    return Residual(average[:, None], difference[:, None])

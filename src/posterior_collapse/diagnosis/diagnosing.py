@@ -162,33 +162,22 @@ def diagnose(
     for name, running in found.losses.items():
         means |= {name: float(running.mean), f"{name}_error": float(running.error)}
     collapsed: float | None = None
-    measured: dict[str, Any] = {}
     if forecast is not None and counts_alike(forecast):
         collapsed = collapsed_loss(forecast) + found.data_loss
+    measured: dict[str, Any] = {}
     if found.spec is not None and signals:
-        # A linear model that is at the optimum of these rows was trained on them. They are no
-        # sample of what its objective asks for, and a t that is not above 1 has no error.
-        sure, most = -math.inf, math.inf
-        if found.exact and forecast is not None:
-            gap = abs(means["loss"] - forecast.loss)
-            sure = 1 + AT_OPTIMUM if gap <= ROUNDING * max(1.0, abs(forecast.loss)) else sure
-        if found.spec.likelihood in ("bernoulli", "categorical"):
-            # Probabilities are 1 at most: a cross-entropy has this much to fall.
-            most = means.get("reconstruction", most)
-        brought = _brought(found.spec, levels, means, collapsed)
-        if found.spec.model == "cvae" and not found.exact:
-            brought = min(brought, _told(as_trained(found.spec, levels), levels[0]))
-        worth = WORTH * brought
-        x, y = found.some_rows
+        # Probabilities are 1 at most: a cross-entropy has this much to fall.
+        bounded = found.spec.likelihood in ("bernoulli", "categorical")
+        most = means.get("reconstruction", math.inf) if bounded else math.inf
         measured = certificate(
             found.spec,
             levels,
             signals,
             limits,
-            sure=sure,
-            worth=worth,
+            sure=_surely_below(found, means, forecast),
+            worth=WORTH * _brought(found, found.spec, levels, means, collapsed),
             most=most,
-            features=math.prod((x if y is None else y).shape[1:]),
+            features=found.widths[-1],
         )
     notes = (
         *seen.notes,
@@ -326,7 +315,20 @@ def _signals(
     return tuple(residuals.signal(scale, limit) for residuals, limit in pairs), limits
 
 
+def _surely_below(found: Collected, means: dict[str, float], forecast: Forecast | None) -> float:
+    """Up to where a t is surely not above 1.
+
+    A linear model that is at the optimum of these rows was trained on them. They are no sample of
+    what its objective asks for, and a t that is not above 1 has no error.
+    """
+    if not found.exact or forecast is None:
+        return -math.inf
+    gap = abs(means["loss"] - forecast.loss)
+    return 1 + AT_OPTIMUM if gap <= ROUNDING * max(1.0, abs(forecast.loss)) else -math.inf
+
+
 def _brought(
+    found: Collected,
     spec: Spec,
     levels: tuple[LevelDiagnosis, ...],
     means: dict[str, float],
@@ -343,18 +345,14 @@ def _brought(
             for beta, level in zip(spec.beta_levels, levels, strict=True)
         )
         brought = collapsed - means["reconstruction"] - known
+    if spec.model == "cvae" and not found.exact:
+        # Beside the best output that is linear in a condition, a network's loss is also lower for
+        # what its own path from the condition explains. Units have brought what they know.
+        spec = as_trained(spec, levels)
+        power = 2 if isinstance(spec.sigma_levels[0], str) else 4
+        t = np.exp(power * levels[0].information)  # of a linear model at its optimum, sections 1, 6
+        brought = min(brought, float(unit_gain(spec, t).sum()))
     return max(0.0, brought)
-
-
-def _told(spec: Spec, level: LevelDiagnosis) -> float:
-    """Nats per row that units have brought by what they know of the data.
-
-    Beside the best output that is linear in a condition, a network's loss is also lower for what
-    its own path from the condition explains, which no unit has brought.
-    """
-    power = 2 if isinstance(spec.sigma_levels[0], str) else 4
-    t = np.exp(power * level.information)  # of a linear model at its optimum, sections 1 and 6
-    return float(unit_gain(spec, t).sum())
 
 
 def _nll(found: LogLikelihood | None) -> dict[str, Any]:

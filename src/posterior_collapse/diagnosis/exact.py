@@ -16,7 +16,7 @@ from posterior_collapse.arrays import Float
 from posterior_collapse.diagnosis.certificate import LEAST_INFORMED, Signal
 from posterior_collapse.diagnosis.comparing import Compared, gaussian_log_density
 from posterior_collapse.diagnosis.levels import RowPosteriors
-from posterior_collapse.diagnosis.passes import Pass, SampledPass
+from posterior_collapse.diagnosis.passes import Pass, upward
 from posterior_collapse.diagnosis.reading import check_finite, in_double, noise_generator
 from posterior_collapse.diagnosis.statistics import Which
 from posterior_collapse.models import (
@@ -97,6 +97,22 @@ class ExactPass:
         return Pass(tuple(levels), Compared(error, density, np.full(len(error), eta**2)))
 
 
+def level_posteriors(
+    model: LatentModel,
+    x: Tensor,
+    y: Tensor | None,
+    samples: int,
+    generator: torch.Generator,
+    *,
+    row: int = 0,
+    kl_paths: int | None = None,
+) -> tuple[RowPosteriors, ...]:
+    """Return what rows say of each level, without the noise where that can be; see `upward`."""
+    if is_exact(model):
+        return ExactPass(model, generator)(x, y).levels
+    return upward(model, x, y, samples, generator, row=row, kl_paths=kl_paths)[0]
+
+
 def exact_signals(model: LatentModel, moments: Moments) -> tuple[Signal, ...]:
     """Return per level the variances left unexplained, as the training objective sees them.
 
@@ -133,17 +149,14 @@ def _residual_modes(values: LinearValues, moments: Moments) -> Modes:
     """Modes of what z_1 leaves of y, as a model that reads the same inputs sees them."""
     U, W = in_double(values.decoders[0]), in_double(values.encoders[0])
     xx, yx, yy = moments.xx, moments.yx, moments.yy
-    if values.direct is None:
-        through = U @ W
-        cross = yx - through @ xx
-        left = yy - through @ yx.T - cross @ through.T
-        return Modes(Moments.from_matrices(xx, cross, (left + left.T) / 2))
-    split = xx.shape[0]
-    on_x = -U @ W[:, :split] - in_double(values.direct)
-    on_y = np.eye(len(yy)) - U @ W[:, split:]
+    conditional, split = values.direct is not None, xx.shape[0]
+    # What is left is `on_x x + on_y y`.
+    on_x, on_y = -U @ W[:, :split], np.eye(len(yy))
+    if values.direct is not None:
+        on_x, on_y = on_x - in_double(values.direct), on_y - U @ W[:, split:]
     cross = on_x @ xx + on_y @ yx
     left = cross @ on_x.T + (on_x @ yx.T + on_y @ yy) @ on_y.T
-    return Modes(Moments.from_matrices(xx, cross, (left + left.T) / 2), conditional=True)
+    return Modes(Moments.from_matrices(xx, cross, (left + left.T) / 2), conditional)
 
 
 def _float64(model: MarkovVAE) -> LinearValues:
@@ -156,7 +169,7 @@ def _rows(values: Tensor, like: Tensor) -> Float:
 
 
 def free_levels(model: LatentModel) -> list[int]:
-    """Return the levels whose units can be turned freely, 1 next to the data.
+    """Return the levels whose units can be rotated freely, 1 next to the data.
 
     Example:
         >>> from posterior_collapse import HVAESpec
@@ -170,7 +183,7 @@ def free_levels(model: LatentModel) -> list[int]:
     return [n for n, one in enumerate(free, 1) if one and model.units[n - 1] > 1]
 
 
-def turned(
+def rotated(
     model: MarkovVAE,
     rows: Iterable[tuple[Tensor, Tensor | None]],
     *,
@@ -180,33 +193,33 @@ def turned(
     """Return the same model with the units of its free levels along their directions.
 
     It is the model itself where they are already. The model is in evaluation mode; rows are batches
-    of x and y; samples are as for `SampledPass`, from a seed.
+    of x and y; samples are as for `upward`, from a seed.
     """
-    turns = _turns(model, rows, samples, seed)
-    if all(turn is None for turn in turns):
+    rotations = _rotations(model, rows, samples, seed) if free_levels(model) else []
+    if all(rotation is None for rotation in rotations):
         return model
     if not is_exact(model):
-        return _Turned(
-            model, [None if t is None else torch.from_numpy(t).to(model.eta_enc) for t in turns]
+        return _Rotated(
+            model, [None if t is None else torch.from_numpy(t).to(model.eta_enc) for t in rotations]
         )
     found = read_parameters(model)
-    for level, turn in enumerate(turns, 1):
-        if turn is None:
+    for level, rotation in enumerate(rotations, 1):
+        if rotation is None:
             continue
         made_by = ["W1", "b1", *["W2"] * model.conditional] if level == 1 else [f"W{level}"]
         for name in made_by:
             if name in found:
-                found[name] = turn.T @ found[name]
-        found[f"U{level}"] = found[f"U{level}"] @ turn
-        if level < len(turns):
-            found[f"W{level + 1}"] = found[f"W{level + 1}"] @ turn
-            found[f"U{level + 1}"] = turn.T @ found[f"U{level + 1}"]
+                found[name] = rotation.T @ found[name]
+        found[f"U{level}"] = found[f"U{level}"] @ rotation
+        if level < len(rotations):
+            found[f"W{level + 1}"] = found[f"W{level + 1}"] @ rotation
+            found[f"U{level + 1}"] = rotation.T @ found[f"U{level + 1}"]
     other = copy.deepcopy(model).double()
     load_parameters(other, found)
     return other
 
 
-def _turns(
+def _rotations(
     model: MarkovVAE,
     rows: Iterable[tuple[Tensor, Tensor | None]],
     samples: int,
@@ -215,41 +228,37 @@ def _turns(
     """Per level the directions as columns, the most varied mean first; None: it stays."""
     free = free_levels(model)
     generator = noise_generator(model.eta_enc.device, seed)
-    through = (
-        ExactPass(model, generator)
-        if is_exact(model)
-        else SampledPass(model, samples, generator, decodes=False)
-    )
     sums = {level: np.zeros((2, model.units[level - 1])) for level in free}
     products = {level: np.zeros((model.units[level - 1],) * 2) for level in free}
     n = 0
     for x, y in rows:
-        n += len(x)
         if free == [1] and not is_exact(model):  # no sample is needed to know its means
             means: list[tuple[Float, ...]] = [(in_double(model.posterior(1, x, y).mean),)]
         else:
-            means = [level.means for level in through(x, y).levels]
+            levels = level_posteriors(model, x, y, samples, generator, row=n)
+            means = [level.means for level in levels]
+        n += len(x)
         for level in free:
             # Two halves of the samples: what varies with the samples alone averages out.
             halves = means[level - 1][0], means[level - 1][-1]
             sums[level] += [half.sum(0) for half in halves]
             products[level] += halves[0].T @ halves[1]
-    turns: list[Float | None] = [None] * len(model.units)
+    rotations: list[Float | None] = [None] * len(model.units)
     for level in free:
         first, second = sums[level] / n
         due = products[level] / n - np.outer(first, second) * model.centred
         due = (due + due.T) / 2
         if np.abs(due - np.diag(np.diag(due))).max() > SAME * np.abs(due).max():
-            turns[level - 1] = np.linalg.eigh(due)[1][:, ::-1].copy()
-    return turns
+            rotations[level - 1] = np.linalg.eigh(due)[1][:, ::-1].copy()
+    return rotations
 
 
-class _Turned(LatentModel):
+class _Rotated(LatentModel):
     """A model whose latents are read along other axes; its law is the same."""
 
-    def __init__(self, model: LatentModel, turns: Sequence[Tensor | None]) -> None:
+    def __init__(self, model: LatentModel, rotations: Sequence[Tensor | None]) -> None:
         self.model = model
-        self.turns = turns
+        self.rotations = rotations
         self.spec = model.spec
 
     @property
@@ -268,9 +277,9 @@ class _Turned(LatentModel):
         return self.model.decode(self._back(1, z), x)
 
     def _there(self, level: int, found: Normal) -> Normal:
-        turn = self.turns[level - 1]
-        return found if turn is None else Normal(found.mean @ turn, found.stddev)
+        rotation = self.rotations[level - 1]
+        return found if rotation is None else Normal(found.mean @ rotation, found.stddev)
 
     def _back(self, level: int, z: Tensor) -> Tensor:
-        turn = self.turns[level - 1] if level else None
-        return z if turn is None else z @ turn.mT
+        rotation = self.rotations[level - 1] if level else None
+        return z if rotation is None else z @ rotation.mT

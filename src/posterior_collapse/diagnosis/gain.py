@@ -1,4 +1,8 @@
-"""From what is left unexplained to t, what one more unit would gain in nats, and how many pay."""
+"""From what is left unexplained to t, what one more unit would gain in nats, and how many pay.
+
+What a further unit gains of its t is a `Bought`. Errors are standard errors. A unit is `worth`
+having from so many nats on.
+"""
 
 from __future__ import annotations
 
@@ -136,7 +140,7 @@ def certificate(
         signals: Per level.
         limits: Per level, the variance that a unit must exceed; see `thresholds`.
         sure: Up to where a t is surely below 1.
-        worth: Nats that a unit must gain to be worth having.
+        worth: Nats.
         most: Nats that there are to be gained at all.
         features: Of what is decoded.
     """
@@ -239,16 +243,11 @@ def _with_sigma(spec: Spec, number: int, sigma: float) -> Spec:
 
 
 def priced(bought: Bought, share: Float, t: Float, error: Float) -> tuple[float, float]:
-    """Return what one more unit gains in nats per row, and its standard error.
+    """Return what one more unit gains in nats per row, and its error.
 
-    Only parts whose t exceeds 1 gain, so that a noisy t gains on average although it should not.
-    By how much follows from the noise once more: that bias is subtracted.
-
-    Args:
-        bought: What one more unit gains of its t.
-        share: Of the rows that each part has.
-        t: Of each part.
-        error: Standard error of each t.
+    Each part of latent space has a `share` of the rows, a t and its error. Only parts whose t
+    exceeds 1 gain, so that a noisy t gains on average although it should not. By how much follows
+    from the noise once more: that bias is subtracted.
 
     Example:
         >>> from posterior_collapse import VAESpec
@@ -274,14 +273,9 @@ def gain_of(
 ) -> Gain:
     """Return what one more unit of a level would gain, over the best number of parts.
 
-    Args:
-        bought: What one more unit gains of its t.
-        signal: Of the level.
-        limit: Variance that a unit must exceed.
-        error: Standard error of its t.
-        worth: Nats that a unit must gain to be worth having.
-        most: Nats that there are to be gained at all. The price is that of a parabola, which goes
-            on falling where a loss does not: far away where outputs are all but certain.
+    Its t is the signal's strongest variance over the `limit` that it must exceed. There are at
+    `most` so many nats to be gained: the price is that of a parabola, which goes on falling where a
+    loss does not, far away where outputs are all but certain.
     """
     t = signal.variances[:1] / limit
     if np.isnan(t).any():
@@ -302,12 +296,6 @@ def gain_of(
 
 def side_of_worth(bought: Bought, t: float, error: float, worth: float) -> Side:
     """Say whether a direction's gain is worth a unit, as far as the error of its t lets one tell.
-
-    Args:
-        bought: What one more unit gains of its t.
-        t: Of the direction.
-        error: Standard error of t.
-        worth: Nats that a unit must gain.
 
     Example:
         >>> from posterior_collapse import VAESpec

@@ -249,15 +249,14 @@ class Posteriors:
 
         What varies with x alone is the covariance of the two halves' means.
         """
-        scale = np.sqrt(self.spread)
-        first, second = ((half - half.mean(0)) / scale for half in (self.means[0], self.means[-1]))
-        if first.shape[1] > MOST_TURNED:
-            return int(
-                np.count_nonzero(np.log1p(self.signal / self.spread) / 2 > ACTIVE_INFORMATION)
-            )
-        covariance = first.T @ second / len(first)
-        values = np.linalg.eigvalsh((covariance + covariance.T) / 2)
-        return int(np.count_nonzero(np.log1p(np.maximum(values, 0)) / 2 > ACTIVE_INFORMATION))
+        if len(self.spread) > MOST_TURNED:
+            ratios = self.signal / self.spread
+        else:
+            scale, halves = np.sqrt(self.spread), (self.means[0], self.means[-1])
+            first, second = ((half - half.mean(0)) / scale for half in halves)
+            covariance = first.T @ second / len(first)
+            ratios = np.linalg.eigvalsh((covariance + covariance.T) / 2)
+        return int(np.count_nonzero(np.log1p(np.maximum(ratios, 0)) / 2 > ACTIVE_INFORMATION))
 
     @property
     def from_sampling(self) -> Float:

@@ -2,12 +2,13 @@
 
 Memory is bounded: a batch is cut into blocks of rows, and the samples of a block are drawn a few at
 a time. What no sample changes (posterior, condition, residual at the posterior mean) is computed
-once per block, and a running log-sum-exp keeps one number per row.
+once per block.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -181,17 +182,18 @@ def log_likelihood(
     found: list[Estimate] = []
     display = Display("log-likelihood", counted="rows", show=progress)
     with evaluating(model) as seen, display:
-        estimates: Callable[[Tensor, Tensor | None], Iterator[Estimate]] | None = None
-        for x, y in batches(model, data, seed=seed):
-            if estimates is None:
-                # The first batch says where noise is drawn: a model may have no tensor of its own.
-                generator = noise_generator(x.device, seed)
-                _check_decoder(model, x, y)
-                if exact:
-                    estimates = Marginal(cast(MarkovVAE, model), eta_dec).estimates
-                else:
-                    estimates = Sampler(model, samples, generator, chunk, eta_dec).estimates
-            for part in estimates(x, y):
+        rows = batches(model, data, seed=seed)
+        first = next(rows)
+        _check_decoder(model, *first)
+        how: Marginal | Sampler
+        if exact:
+            how = Marginal(cast(MarkovVAE, model), eta_dec)
+        else:
+            # The first batch says where noise is drawn: a model may have no tensor of its own.
+            generator = noise_generator(first[0].device, seed)
+            how = Sampler(model, samples, generator, chunk, eta_dec)
+        for x, y in itertools.chain([first], rows):
+            for part in how.estimates(x, y):
                 found.append(part)
                 display.advance(len(part.log_mean))
     assumed = eta_dec is None and getattr(model, "spec_assumed", False)
@@ -349,17 +351,14 @@ class Sampler:
     def _block(self, x: Tensor, y: Tensor | None, samples: int) -> Estimate:
         q = self.model.posterior(1, x, y)
         density = self._density(q, x, x if y is None else y)
-        peak = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
-        total, squares = torch.zeros_like(peak), torch.zeros_like(peak)
+        # Logs of the sum of the weights, and of their squares.
+        total = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
+        squares = total
         for done in range(0, self.samples, samples):
             logs = self._log_weights(q, density, min(samples, self.samples - done))
-            higher = torch.maximum(peak, logs.amax(0))
-            shrink, weights = (peak - higher).exp(), (logs - higher).exp()
-            total = total * shrink + weights.sum(0)
-            squares = squares * shrink.square() + weights.square().sum(0)
-            peak = higher
-        log_mean = peak + total.log() - math.log(self.samples)
-        return Estimate(log_mean, total.square() / squares)
+            total = torch.logaddexp(total, logs.logsumexp(0))
+            squares = torch.logaddexp(squares, (2 * logs).logsumexp(0))
+        return Estimate(total - math.log(self.samples), (2 * total - squares).exp())
 
     def _log_weights(self, q: Normal, density: Density, samples: int) -> Tensor:
         """`log p(y, z_1, z_2, ...) - log q(z_1, z_2, ...)` of new samples, (samples, rows)."""

@@ -202,12 +202,12 @@ def _apart(rows: RowLoss, start: Tensor, kept: Tensor, scale: Tensor) -> bool:
     low, high = line[:1], line[-1:]
     away = torch.where((left - low).abs() > (high - left).abs(), low, high)
     right = torch.lerp(left, away, 0.5)  # where a loss has its domain, too
-    at_left, at_right = rows.pull(left, some), rows.pull(right, some)
+    at_left, at_right = rows.gradients(left, some), rows.gradients(right, some)
     typical = (at_left.abs() + at_right.abs()).mean(dim=0)
     number = torch.arange(rows.m, device=start.device)
     for digit in range((rows.m - 1).bit_length()):
         first = (number >> digit) & 1 == 0
-        mixed = rows.pull(torch.where(first, left, right), some)
+        mixed = rows.gradients(torch.where(first, left, right), some)
         change = (mixed - torch.where(first, at_left, at_right)).abs().amax(dim=0)
         if not bool((change <= ROUGH * typical)[kept].all()):
             return False

@@ -35,6 +35,7 @@ from posterior_collapse.models.modules import keeping_buffers
 from posterior_collapse.records import Record
 from posterior_collapse.theory import FewSamplesWarning
 from posterior_collapse.theory.noise import few_samples
+from posterior_collapse.theory.whitening import white_inputs
 
 MOST_PUSHES = 1024
 """Products with the Hessian that are worth it to know it whole; beyond, the largest ratios only."""
@@ -135,7 +136,9 @@ def onset(
         shape = tuple(checks.whole("output_shape", side, least=1) for side in sides)
     if shape == target.shape[1:]:
         target = np.asarray(target, dtype=np.float64)
-    inputs, rank = _inputs(condition, len(target))
+    inputs, rank = np.ones((len(target), 1)), 0
+    if condition is not None:
+        inputs, rank = white_inputs(condition)
     with keeping_buffers(loss):
         rows = RowLoss(loss, target, shape, inputs)
         kept = _varying(rows)
@@ -196,18 +199,6 @@ def _targets(y: Any, x: Any) -> tuple[Array, Array | None]:
     same_length("x", len(condition), "y", len(target))
     refuse_non_finite("x", condition)
     return target, condition
-
-
-def _inputs(condition: Array | None, n: int) -> tuple[Float, int]:
-    """Return a constant and the condition's independent directions, white; and how many."""
-    ones = np.ones((n, 1))
-    if condition is None:
-        return ones, 0
-    centred = condition - condition.mean(axis=0)
-    scale = centred.std(axis=0)
-    left, stds, _ = np.linalg.svd(centred / np.where(scale > 0, scale, 1), full_matrices=False)
-    left = left[:, stds > stds.max(initial=0.0) * 1e-10] * math.sqrt(n)
-    return np.concatenate([ones, left], axis=1), left.shape[1]
 
 
 def _varying(rows: RowLoss) -> Tensor:
@@ -272,19 +263,19 @@ def _ratios(
     """
     scores = rows.scores(weights)[:, kept].cpu().numpy()
     scores -= scores.mean(axis=0)
-    push = _Push(rows, weights, kept)
-    blocks = _diagonal(push, generator) or _blocks(push, generator)
-    if blocks is None and push.m <= MOST_PUSHES // 2:
-        blocks = [(np.arange(push.m), _symmetric(push(np.eye(push.m))))]
+    hessian = _Hessian(rows, weights, kept)
+    blocks = _diagonal(hessian, generator) or _blocks(hessian, generator)
+    if blocks is None and hessian.m <= MOST_PUSHES // 2:
+        blocks = [(np.arange(hessian.m), _symmetric(hessian(np.eye(hessian.m))))]
     if blocks is None:
-        return _largest(push, scores, generator), [
-            f"the Hessian of {push.m:,} outputs is not made of small blocks: only the largest "
+        return _largest(hessian, scores, generator), [
+            f"the Hessian of {hessian.m:,} outputs is not made of small blocks: only the largest "
             f"{LARGEST} ratios were found"
         ]
     white, flat = [], 0
     strongest = float(np.square(scores).mean(axis=0).max(initial=0.0))
-    for members, hessian in blocks:
-        part, dropped = _whitened(scores[:, members], hessian, strongest)
+    for members, block in blocks:
+        part, dropped = _whitened(scores[:, members], block, strongest)
         white.append(part)
         flat += dropped
     white_scores = np.concatenate(white, axis=1)
@@ -296,8 +287,8 @@ def _ratios(
     return np.asarray(found, dtype=np.float64), notes
 
 
-class _Push:
-    """Products with the mean Hessian of the kept outputs."""
+class _Hessian:
+    """F, the mean Hessian of the kept outputs, known by its products with vectors."""
 
     def __init__(self, rows: RowLoss, weights: Tensor, kept: Tensor) -> None:
         self._rows, self._weights, self._kept = rows, weights, kept
@@ -306,40 +297,39 @@ class _Push:
 
     def __call__(self, vectors: Float) -> Float:
         """Return F times the columns of an array, (outputs, any number)."""
-        pushes = []
-        for vector in vectors.T:
-            push = torch.zeros(1, self._rows.m, dtype=torch.float64, device=self._kept.device)
-            push[0, self._kept] = torch.from_numpy(np.ascontiguousarray(vector)).to(push)
-            pushes.append(push)
-        found = self._rows.bend(self._weights, self._ones, pushes)
-        return torch.stack([turned[0, self._kept] for turned in found], dim=1).cpu().numpy()
+        columns = torch.from_numpy(np.array(vectors.T, np.float64)).to(self._kept.device)
+        padded = columns.new_zeros(len(columns), 1, self._rows.m)
+        padded[:, 0, self._kept] = columns
+        found = self._rows.hessian_products(self._weights, self._ones, list(padded))
+        return torch.stack([product[0, self._kept] for product in found], dim=1).cpu().numpy()
 
 
-def _signs(push: _Push, generator: torch.Generator, number: int) -> Float:
-    found = torch.randint(2, (push.m, number), generator=generator, device="cpu")
+def _signs(hessian: _Hessian, generator: torch.Generator, number: int) -> Float:
+    found = torch.randint(2, (hessian.m, number), generator=generator, device="cpu")
     return (2.0 * found - 1.0).numpy()
 
 
-def _diagonal(push: _Push, generator: torch.Generator) -> list[Block] | None:
-    """Return the Hessian if every output stands for itself: then no push mixes anything."""
-    sizes = torch.rand((push.m, 3), generator=generator, dtype=torch.float64, device="cpu").numpy()
-    pushes = (1 + sizes) * _signs(push, generator, 3)  # signs alone often agree, of few outputs
-    found = push(pushes) / pushes
+def _diagonal(hessian: _Hessian, generator: torch.Generator) -> list[Block] | None:
+    """Return the Hessian if every output stands for itself: then no product mixes anything."""
+    shape = hessian.m, 3
+    sizes = torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu").numpy()
+    vectors = (1 + sizes) * _signs(hessian, generator, 3)  # signs alone often agree, of few outputs
+    found = hessian(vectors) / vectors
     if np.ptp(found, axis=1).max(initial=0.0) > FLAT * np.abs(found).max(initial=0.0):
         return None
-    return [(np.array([j]), np.array([[found[j, 0]]])) for j in range(push.m)]
+    return [(np.array([j]), np.array([[found[j, 0]]])) for j in range(hessian.m)]
 
 
-def _blocks(push: _Push, generator: torch.Generator) -> list[Block] | None:
+def _blocks(hessian: _Hessian, generator: torch.Generator) -> list[Block] | None:
     """Return the Hessian as blocks (of a softmax: one for each position)."""
     members: list[Any] = []
-    taken = np.zeros(push.m, dtype=bool)
+    taken = np.zeros(hessian.m, dtype=bool)
     while not taken.all():
         if len(members) == MOST_PUSHES // 2:
             return None
-        unit = np.zeros((push.m, 1))
+        unit = np.zeros((hessian.m, 1))
         unit[int(np.argmin(taken))] = 1.0
-        column = np.abs(push(unit)[:, 0])
+        column = np.abs(hessian(unit)[:, 0])
         met = (column > FLAT * FLAT * column.max()) | (unit[:, 0] > 0)
         if (met & taken).any():
             return None
@@ -348,17 +338,17 @@ def _blocks(push: _Push, generator: torch.Generator) -> list[Block] | None:
     width = max(map(len, members))
     if width > MOST_PUSHES:
         return None
-    # One push goes through the k-th output of every block at once.
-    pushes = np.zeros((push.m, width))
-    for block in members:
-        pushes[block, np.arange(len(block))] = 1.0
-    columns = push(pushes)
-    blocks = [(b, _symmetric(columns[b, : len(b)])) for b in members]
-    probe = _signs(push, generator, 1)
+    # One product shows the k-th column of every block at once.
+    vectors = np.zeros((hessian.m, width))
+    for outputs in members:
+        vectors[outputs, np.arange(len(outputs))] = 1.0
+    columns = hessian(vectors)
+    blocks = [(outputs, _symmetric(columns[outputs, : len(outputs)])) for outputs in members]
+    probe = _signs(hessian, generator, 1)
     expected = np.zeros_like(probe)
-    for block, hessian in blocks:
-        expected[block] = hessian @ probe[block]
-    if np.abs(expected - push(probe)).max() > 1e-6 * np.abs(expected).max():
+    for outputs, block in blocks:
+        expected[outputs] = block @ probe[outputs]
+    if np.abs(expected - hessian(probe)).max() > 1e-6 * np.abs(expected).max():
         return None
     return blocks
 
@@ -395,10 +385,10 @@ def _whitened(scores: Float, hessian: Float, strongest: float) -> tuple[Float, i
     return along[:, keep] / np.sqrt(values[keep]), int(np.count_nonzero(~keep))
 
 
-def _largest(push: _Push, scores: Float, generator: torch.Generator) -> Float:
+def _largest(hessian: _Hessian, scores: Float, generator: torch.Generator) -> Float:
     """Return the largest ratios by LOBPCG, from products with S and F alone."""
-    signs = _signs(push, generator, 8)
-    scale = np.abs((signs * push(signs)).mean(axis=1))
+    signs = _signs(hessian, generator, 8)
+    scale = np.abs((signs * hessian(signs)).mean(axis=1))
     scale = 1 / np.sqrt(np.maximum(scale, FLAT * scale.max()))
     scaled = scores * scale
     n, m = scores.shape
@@ -407,13 +397,13 @@ def _largest(push: _Push, scores: Float, generator: torch.Generator) -> Float:
         return scaled.T @ (scaled @ v) / n
 
     def bent(v: Any) -> Any:
-        return scale[:, None] * push(scale[:, None] * np.asarray(v).reshape(m, -1))
+        return scale[:, None] * hessian(scale[:, None] * np.asarray(v).reshape(m, -1))
 
     shape = (m, m)
     curved = LinearOperator(shape, matvec=lambda v: bent(v)[:, 0], matmat=bent, dtype=np.float64)
     pulled = LinearOperator(shape, matvec=signal, matmat=signal, dtype=np.float64)
     # Directions that the loss is constant along stay out where the start has none of them.
-    start = bent(_signs(push, generator, LARGEST))
+    start = bent(_signs(hessian, generator, LARGEST))
     tol = 1e-6 * float(np.square(scaled).mean(axis=0).max())  # eigenvalues are right to its square
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,6 +66,78 @@ class Pass(NamedTuple):
     residuals: tuple[Residual, ...] = ()
 
 
+@torch.no_grad()
+def upward(
+    model: LatentModel,
+    x: Tensor,
+    y: Tensor | None,
+    samples: int,
+    generator: torch.Generator,
+    *,
+    row: int = 0,
+    kl_paths: int | None = None,
+) -> tuple[tuple[RowPosteriors, ...], list[Normal], list[Tensor]]:
+    """Return per level what rows say of it, q(z_l|.) along paths to the top, and the paths.
+
+    Above level 1 the posterior given x has to be found by sampling: it is (samples, rows, units).
+
+    Args:
+        model: In evaluation mode.
+        x: Inputs, (rows, dim x).
+        y: Targets, (rows, dim y), or none.
+        samples: Paths per row in a hierarchy, an even number of at least 4.
+        generator: On the model's device.
+        row: The number of the first row, for errors.
+        kl_paths: Paths that the KL below the top is taken of; None: all.
+    """
+    posteriors: list[Normal] = []
+    latents: list[Tensor] = []
+    paths = DECODED if len(model.units) == 1 else samples
+    for level in range(1, len(model.units) + 1):
+        q = model.posterior(level, latents[-1]) if latents else model.posterior(1, x, y)
+        _check(model, q, level, row, len(x))
+        shape = q.mean.shape if latents else (paths, *q.mean.shape)
+        posteriors.append(q)
+        latents.append(draw(q, generator, shape))
+    below = (
+        _below_top(model, level, posteriors[level - 1], z[:kl_paths], above[:kl_paths])
+        for level, (z, above) in enumerate(pairwise(latents), start=1)
+    )
+    return (*below, _top(model, posteriors[-1], x, generator)), posteriors, latents
+
+
+def _below_top(
+    model: LatentModel, level: int, q: Normal, z: Tensor, above: Tensor
+) -> RowPosteriors:
+    """What rows say of a level, its KL along paths through samples z of it and of the one above."""
+    p = model.prior(level, above)
+    std = q.stddev if level == 1 else q.stddev[: len(z)]
+    prior_std = p.stddev.double()
+    kl = relative_entropy((z - p.mean).double().square(), std.double(), prior_std)
+    if prior_std.dim() == 3:
+        prior_std = prior_std.square().mean(0).sqrt()
+    return _posteriors(kl, q, prior_std)
+
+
+def _top(model: LatentModel, q: Normal, x: Tensor, generator: torch.Generator) -> RowPosteriors:
+    """What rows x say of the top level, whose prior a model may make of x."""
+    level, given = len(model.units), prior_of(model, x)
+    if given is not None:
+        check_prior(given, level, q.mean.shape[-1])
+    if given is not None and not isinstance(given, Normal):
+        kl = sampled_kl(q, given, draw(q, generator, (KL_SAMPLES, *q.mean.shape)))
+        return _posteriors(kl, q, prior_stddev(given, q))
+    p = given or model.prior(level)
+    prior_std = p.stddev.double()
+    own = Gaussian(q.mean.double(), q.stddev.double())
+    kl = kl_divergence(own, Gaussian(p.mean.double(), prior_std))
+    if given is None or given.mean.dim() < 2:
+        return _posteriors(kl, q, prior_std, in_double(p.mean))
+    # What the posterior knows beyond the prior that the row has anyway.
+    beyond = Normal((q.mean - p.mean) / p.stddev, q.stddev / p.stddev, validate_args=False)
+    return _posteriors(kl, beyond, torch.ones_like(prior_std), np.zeros(prior_std.shape))
+
+
 class SampledPass:
     """Takes batches through any model by samples of its posteriors.
 
@@ -72,14 +145,13 @@ class SampledPass:
         model: In evaluation mode.
         samples: Paths from z_1 to the top per row, an even number of at least 4.
         generator: On the model's device.
-        decodes: Whether to compare what the model decodes, where it can, with the data.
         gaussian: Whether a `Normal` is what its decoder means, and no stand-in for another
             distribution, which is compared with nothing.
         own_stds: Whether the stds of a Gaussian decoder count one by one, if they differ: else one
             eta_dec is known that serves all.
-        kl_paths: Paths that the KL below the top is taken of; None: all.
 
     Attributes:
+        decodes: Whether what the model decodes is compared with the data.
         whitened: Whether residuals are scores, to be measured in the noise of the decoder's own
             distribution; there from the first batch on.
         output: What the decoder returned last, elementwise.
@@ -91,35 +163,24 @@ class SampledPass:
         samples: int,
         generator: torch.Generator,
         *,
-        decodes: bool = True,
         gaussian: bool = True,
         own_stds: bool = False,
-        kl_paths: int | None = None,
     ) -> None:
-        self._kl_paths = kl_paths
-        self.decodes = decodes and getattr(model, "decodes", True)
+        self.decodes = getattr(model, "decodes", True)
         self.whitened: bool | None = None
         self.output: Distribution | None = None
         self._gaussian, self._own_stds = gaussian, own_stds
-        self.model = model
-        self.depth = len(model.units)
-        # Above level 1 the posterior given x has to be found by sampling.
-        self.samples = DECODED if self.depth == 1 else samples
-        self.generator = generator
+        self.model, self.samples, self.generator = model, samples, generator
         self.row = 0
 
     @torch.no_grad()
     def __call__(self, x: Tensor, y: Tensor | None, wanted: Sequence[Which] = ()) -> Pass:
-        """Return what a batch says.
-
-        Args:
-            x: Inputs, (rows, dim x).
-            y: Targets, (rows, dim y), or none.
-            wanted: Per level, of which rows residuals are asked for; none: of all.
-        """
-        wanted = wanted or [slice(None)] * self.depth
-        posteriors, latents = self._upward(x, y)
-        found = Pass(self._levels(posteriors, latents, x))
+        """Return what a batch says; `wanted`: per level, of which rows residuals are asked for."""
+        wanted = wanted or [slice(None)] * len(self.model.units)
+        levels, posteriors, latents = upward(
+            self.model, x, y, self.samples, self.generator, row=self.row
+        )
+        found = Pass(levels)
         target, decoded = x if y is None else y, None
         if self.decodes:
             decoded = self._decoded(latents[0], x, target, wanted[0])
@@ -132,52 +193,6 @@ class SampledPass:
             return found._replace(reconstruction=compared)
         residuals = (residual, *self._above(posteriors, latents, wanted))
         return found._replace(reconstruction=compared, residuals=residuals)
-
-    def _upward(self, x: Tensor, y: Tensor | None) -> tuple[list[Normal], list[Tensor]]:
-        """q(z_l|.) of each level along the paths, and the paths, (samples, rows, units)."""
-        posteriors, latents = [self.model.posterior(1, x, y)], []
-        self._check(posteriors[0], 1, len(x))
-        latents.append(self._draw(posteriors[0], self.samples))
-        for level in range(2, self.depth + 1):
-            posteriors.append(self.model.posterior(level, latents[-1]))
-            self._check(posteriors[-1], level, len(x))
-            latents.append(draw(posteriors[-1], self.generator))
-        return posteriors, latents
-
-    def _levels(
-        self, posteriors: Sequence[Normal], latents: Sequence[Tensor], x: Tensor
-    ) -> tuple[RowPosteriors, ...]:
-        found = []
-        for level, (q, z) in enumerate(zip(posteriors, latents, strict=True), start=1):
-            top = level == self.depth
-            given = prior_of(self.model, x) if top else None
-            if given is not None:
-                check_prior(given, level, q.mean.shape[-1])
-            if given is not None and not isinstance(given, Normal):
-                kl = sampled_kl(q, given, self._draw(q, KL_SAMPLES))
-                found.append(_posteriors(kl, q, prior_stddev(given, q)))
-                continue
-            some = slice(None if top else self._kl_paths)
-            p = given or (
-                self.model.prior(level) if top else self.model.prior(level, latents[level][some])
-            )
-            std, prior_std = q.stddev.double(), p.stddev.double()
-            if top:
-                own = Gaussian(q.mean.double(), std)
-                kl = kl_divergence(own, Gaussian(p.mean.double(), prior_std))
-            else:
-                std = std if level == 1 else std[some]
-                kl = relative_entropy((z[some] - p.mean).double().square(), std, prior_std)
-            if prior_std.dim() == 3:
-                prior_std = prior_std.square().mean(0).sqrt()
-            prior_mean = in_double(p.mean) if top else math.nan
-            if given is not None and given.mean.dim() > 1:
-                # What the posterior knows beyond the prior that the row has anyway.
-                q = Normal((q.mean - p.mean) / p.stddev, q.stddev / p.stddev, validate_args=False)
-                prior_std = torch.ones_like(prior_std)
-                prior_mean = np.zeros(prior_std.shape)
-            found.append(_posteriors(kl, q, prior_std, prior_mean))
-        return tuple(found)
 
     def _decoded(
         self, z: Tensor, x: Tensor, target: Tensor, wanted: Which
@@ -204,17 +219,19 @@ class SampledPass:
                 if part is None:
                     return None
                 parts.append(part)
-        fields = list(zip(*parts, strict=True))
-        compared = Compared(*(_joined(part, order) for part in fields[:-3]))
-        average, difference, curvature = map(_joined, fields[-3:])
-        if not isinstance(wanted, slice) and len(wanted) == 0:
-            average = difference = as_array(target[:0])
-            curvature = average if self.whitened else None
-        if average is None or difference is None:
+        every, residuals = zip(*parts, strict=True)
+        compared = Compared(*(_joined(part, order) for part in zip(*every, strict=True)))
+        kept = [residual for residual in residuals if residual is not None]
+        if kept:
+            return compared, Residual(*map(_joined, zip(*kept, strict=True)))
+        if isinstance(wanted, slice) or len(wanted):
             return compared, None
-        return compared, Residual(average[:, None], difference[:, None], curvature)
+        none = as_array(target[:0])[:, None]
+        return compared, Residual(none, none, none[:, 0] if self.whitened else None)
 
-    def _compared(self, z: Tensor, x: Tensor, target: Tensor) -> Compared | None:
+    def _compared(
+        self, z: Tensor, x: Tensor, target: Tensor
+    ) -> tuple[Compared, Residual | None] | None:
         p = elementwise(self.model.decode(z, x), lead=2)
         expected = (*z.shape[:-1], target.shape[-1])
         if p.mean.shape != expected:
@@ -239,7 +256,7 @@ class SampledPass:
     ) -> list[Residual]:
         """Per level from 2 on, z_{l-1} less the mean that the prior makes of z_l."""
         found = []
-        for level in range(2, self.depth + 1):
+        for level in range(2, len(self.model.units) + 1):
             below, q = latents[level - 2], posteriors[level - 1]
             paths = below[:DECODED]
             residual = torch.stack(
@@ -255,31 +272,30 @@ class SampledPass:
             )
         return found
 
-    def _draw(self, q: Normal, samples: int) -> Tensor:
-        return draw(q, self.generator, (samples, *q.mean.shape))
 
-    def _check(self, q: Normal, level: int, rows: int) -> None:
-        expected = (rows, self.model.units[level - 1])
-        if q.mean.shape[-2:] != expected:
-            raise InvalidArgumentError(
-                "model",
-                f"a posterior of z{level} of shape {tuple(q.mean.shape)}",
-                f"(..., {expected[0]}, {expected[1]}), rows and units",
-                "Check posterior and spec of the model.",
-            )
-        for part, values in (("mean", q.mean), ("std", q.stddev)):
-            wrong = ~values.isfinite()
-            if part == "std":
-                wrong |= values < LEAST_STD
-            if not bool(wrong.any()):
-                continue
-            at = wrong.nonzero()[0].tolist()
-            raise DataError(
-                f"posterior {part} of z{level}",
-                f"{values[tuple(at)].item()} at row {self.row + at[-2]}, unit {at[-1]}",
-                f"a finite {part}" + f" of {LEAST_STD:g} or more" * (part == "std"),
-                "Check the model's weights and the scale of the data.",
-            )
+def _check(model: LatentModel, q: Normal, level: int, row: int, rows: int) -> None:
+    """Refuse a posterior of another shape, or one that is not finite."""
+    expected = (rows, model.units[level - 1])
+    if q.mean.shape[-2:] != expected:
+        raise InvalidArgumentError(
+            "model",
+            f"a posterior of z{level} of shape {tuple(q.mean.shape)}",
+            f"(..., {expected[0]}, {expected[1]}), rows and units",
+            "Check posterior and spec of the model.",
+        )
+    for part, values in (("mean", q.mean), ("std", q.stddev)):
+        wrong = ~values.isfinite()
+        if part == "std":
+            wrong |= values < LEAST_STD
+        if not bool(wrong.any()):
+            continue
+        at = wrong.nonzero()[0].tolist()
+        raise DataError(
+            f"posterior {part} of z{level}",
+            f"{values[tuple(at)].item()} at row {row + at[-2]}, unit {at[-1]}",
+            f"a finite {part}" + f" of {LEAST_STD:g} or more" * (part == "std"),
+            "Check the model's weights and the scale of the data.",
+        )
 
 
 def _posteriors(
@@ -287,22 +303,29 @@ def _posteriors(
 ) -> RowPosteriors:
     """What rows say of a level: q is (rows, units), above level 1 (samples, rows, units)."""
     mean, variance = q.mean.double(), q.stddev.double().square()
-    row_kl, std = in_double(kl if kl.dim() == 2 else kl.mean(0)), in_double(prior_std)
-    if mean.dim() == 2:
-        noise = in_double(variance)
-        return RowPosteriors(
-            row_kl, (in_double(mean),), (noise,), noise, std, prior_mean=prior_mean
-        )
-    halves = list(zip(mean.chunk(2), variance.chunk(2), strict=True))
+    means, variances, noise = by_halves(mean, variance)
     return RowPosteriors(
-        row_kl,
-        tuple(in_double(m.mean(0)) for m, _ in halves),
-        tuple(in_double(m.var(0) + v.mean(0)) for m, v in halves),
-        in_double(variance.mean(0)),
-        std,
-        (in_double(mean[0]), in_double(variance[0].sqrt())),
+        in_double(kl if kl.dim() == 2 else kl.mean(0)),
+        tuple(map(in_double, means)),
+        tuple(map(in_double, variances)),
+        in_double(noise),
+        in_double(prior_std),
+        None if mean.dim() == 2 else (in_double(mean[0]), in_double(variance[0].sqrt())),
         prior_mean,
     )
+
+
+def by_halves(mean: Tensor, variance: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Return means and variances of q(z|x) by halves of the samples, and the noise injected.
+
+    Mean and variance are those of q(z_l|z_{l-1}), (samples, rows, units); where the level below is
+    the data, they are (rows, units) and no samples of anything.
+    """
+    if mean.dim() == 2:
+        return [mean], [variance], variance
+    halves = list(zip(mean.chunk(2), variance.chunk(2), strict=True))
+    variances = [m.var(0) + v.mean(0) for m, v in halves]
+    return [m.mean(0) for m, _ in halves], variances, variance.mean(0)
 
 
 def _joined(parts: Sequence[Floats | None], order: Which = slice(None)) -> Any:

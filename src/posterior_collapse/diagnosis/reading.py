@@ -46,9 +46,13 @@ def noise_generator(device: torch.device, seed: int) -> torch.Generator:
         >>> generator.initial_seed() == 0
         False
     """
-    words = np.random.SeedSequence([seed, PURPOSE]).generate_state(2, np.uint32)
-    derived = (int(words[0]) << 31) ^ int(words[1])
-    return torch.Generator(device).manual_seed(derived)
+    return torch.Generator(device).manual_seed(derived_seed(seed, PURPOSE))
+
+
+def derived_seed(*words: int) -> int:
+    """Return a seed of 63 bits that depends on a seed and on what it is for."""
+    first, second = np.random.SeedSequence(words).generate_state(2, np.uint32).tolist()
+    return int(first << 31 ^ second)
 
 
 def as_array(value: Tensor) -> NDArray[Any]:

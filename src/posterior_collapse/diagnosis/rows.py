@@ -104,7 +104,7 @@ class RowLoss:
             found[rows] = -self._gradient(self.outputs(weights, rows), self.y[rows])[1]
         return found
 
-    def pull(self, output: Tensor, rows: Tensor) -> Tensor:
+    def gradients(self, output: Tensor, rows: Tensor) -> Tensor:
         """Return the gradient of some rows at outputs (rows, outputs); NaN outside the domain."""
         try:
             value, gradient = self._gradient(output, self.y[rows])
@@ -112,15 +112,17 @@ class RowLoss:
             value = math.nan
         return gradient if math.isfinite(value) else torch.full_like(output, math.nan)
 
-    def bend(self, weights: Tensor, inputs: Tensor, pushes: Sequence[Tensor]) -> list[Tensor]:
-        """Return the mean Hessian at weights (inputs, outputs) times each push.
+    def hessian_products(
+        self, weights: Tensor, inputs: Tensor, vectors: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Return the mean Hessian at weights (inputs, outputs) times each vector.
 
-        Pushes are linear in inputs of their own, (rows, any number), and (that number, outputs).
+        Vectors are linear in inputs of their own, (rows, any number), and (that number, outputs).
 
         Raises:
             InvalidArgumentError: Autograd knows no second derivative of the loss.
         """
-        found = [torch.zeros_like(push) for push in pushes]
+        found = [torch.zeros_like(vector) for vector in vectors]
         for rows in self._pieces():
             output = self.outputs(weights, rows).detach().requires_grad_()
             try:
@@ -128,15 +130,15 @@ class RowLoss:
                 if not total.requires_grad:
                     continue
                 (gradient,) = torch.autograd.grad(total, output, create_graph=True)
-                for sum_, push in zip(found, pushes, strict=True):
-                    along = (gradient * (inputs[rows] @ push)).sum()
+                for sum_, vector in zip(found, vectors, strict=True):
+                    along = (gradient * (inputs[rows] @ vector)).sum()
                     if not along.requires_grad:  # the gradient is constant
                         continue
-                    (turned,) = torch.autograd.grad(
+                    (product,) = torch.autograd.grad(
                         along, output, retain_graph=True, allow_unused=True
                     )
-                    if turned is not None:
-                        sum_ += inputs[rows].T @ turned
+                    if product is not None:
+                        sum_ += inputs[rows].T @ product
             except (RuntimeError, NotImplementedError) as error:
                 raise InvalidArgumentError(
                     "loss",
@@ -295,10 +297,10 @@ def best_weights(rows: RowLoss, start: Tensor, kept: Tensor, scale: Tensor) -> t
         loss, slope = rows.value(weights_at(u))
         return loss, (slope[:, kept] / scale).cpu().numpy().ravel()
 
-    def bend(u: Any, v: Any) -> Float:
-        push = torch.zeros_like(start)
-        push[:, kept] = torch.from_numpy(np.asarray(v).reshape(inputs, -1)).to(start) / scale
-        (found,) = rows.bend(weights_at(u), rows.inputs, [push])
+    def hessian_product(u: Any, v: Any) -> Float:
+        vector = torch.zeros_like(start)
+        vector[:, kept] = torch.from_numpy(np.asarray(v).reshape(inputs, -1)).to(start) / scale
+        (found,) = rows.hessian_products(weights_at(u), rows.inputs, [vector])
         return (found[:, kept] / scale).cpu().numpy().ravel()
 
     u = np.zeros(inputs * int(kept.sum()))
@@ -311,23 +313,23 @@ def best_weights(rows: RowLoss, start: Tensor, kept: Tensor, scale: Tensor) -> t
     if noise > 0:
         # A trust region takes a step out of the loss's domain for what it is: too long.
         found = minimize(
-            value, u, jac=True, hessp=bend, method="trust-ncg",
+            value, u, jac=True, hessp=hessian_product, method="trust-ncg",
             options={"gtol": SETTLED * noise, "maxiter": 200, "max_trust_radius": 1e6},
         )  # fmt: skip
-        u = _polished(np.asarray(found.x), value, bend, 1e-12 * noise)
+        u = _polished(np.asarray(found.x), value, hessian_product, 1e-12 * noise)
     loss, slope = value(u)
     settled = math.isfinite(loss) and float(np.abs(slope).max()) <= SETTLED * max(pulls(u), noise)
     return weights_at(u), settled
 
 
-def _polished(u: Float, value: Any, bend: Any, rounding: float) -> Float:
+def _polished(u: Float, value: Any, hessian_product: Any, rounding: float) -> Float:
     """Follow Newton's steps for as long as they make the gradient smaller."""
     _, slope = value(u)
     shape = (u.size, u.size)
     for _ in range(POLISH):
         if np.abs(slope).max() <= rounding:
             break
-        operator = LinearOperator(shape, matvec=partial(bend, u), dtype=np.float64)
+        operator = LinearOperator(shape, matvec=partial(hessian_product, u), dtype=np.float64)
         with np.errstate(all="ignore"):  # what does not curve gives no step, and is refused below
             step, _ = cg(operator, slope, rtol=1e-6, maxiter=500)
         loss, after = value(u - step)
@@ -341,7 +343,7 @@ def curvature_scale(rows: RowLoss, weights: Tensor, generator: torch.Generator) 
     """Return roots of the mean curvature of each output, (outputs,); rough where coupled."""
     signs = 2.0 * torch.randint(2, (8, rows.m), generator=generator, device="cpu").to(weights) - 1.0
     ones = torch.ones(rows.n, 1, dtype=torch.float64, device=weights.device)
-    bent = torch.cat(rows.bend(weights, ones, [sign[None] for sign in signs]))
+    bent = torch.cat(rows.hessian_products(weights, ones, [sign[None] for sign in signs]))
     return torch.nan_to_num((signs * bent).mean(dim=0).abs()).sqrt()
 
 
@@ -349,7 +351,7 @@ def refuse_jumps(rows: RowLoss, weights: Tensor, kept: Tensor, scale: Tensor) ->
     """Refuse a loss whose gradient jumps near its best output, where a Hessian tells half of it."""
     some = rows.some(256)
     here = rows.inputs[some] @ weights
-    pull = rows.pull(here, some)
+    pull = rows.gradients(here, some)
     noise = pull.std(dim=0, unbiased=False)
     # As far as the rows' residuals reach; where nothing curves, as far as the rows differ.
     straight = torch.zeros_like(noise)
@@ -359,7 +361,9 @@ def refuse_jumps(rows: RowLoss, weights: Tensor, kept: Tensor, scale: Tensor) ->
     width = torch.where(kept & width.isfinite(), width, torch.zeros_like(width))
     for share in (0.5, 0.05, 0.005):  # the widest that stays in the loss's domain
         low, high = here - share * width, here + share * width
-        change = (rows.pull(high, some) - rows.pull(low, some)).abs() / noise.clamp(min=1e-300)
+        change = (rows.gradients(high, some) - rows.gradients(low, some)).abs() / noise.clamp(
+            min=1e-300
+        )
         if bool(change.isfinite().all()):
             break
     else:
@@ -368,11 +372,11 @@ def refuse_jumps(rows: RowLoss, weights: Tensor, kept: Tensor, scale: Tensor) ->
         row, output = divmod(flat, rows.m)
         pair = some[[row, row]]
         left, right = low[[row, row]], high[[row, row]]
-        ends = [float(rows.pull(end, pair)[0, output]) for end in (left, right)]
+        ends = [float(rows.gradients(end, pair)[0, output]) for end in (left, right)]
         whole = abs(ends[1] - ends[0])
         for _ in range(HALVINGS):
             middle = (left + right) / 2
-            there = float(rows.pull(middle, pair)[0, output])
+            there = float(rows.gradients(middle, pair)[0, output])
             if abs(there - ends[0]) > abs(ends[1] - there):
                 right, ends[1] = middle, there
             else:

@@ -182,6 +182,7 @@ class Moments:
 
     @classmethod
     def _of_joint(cls, joint: Accumulator, widths: list[int], center: bool) -> Moments:
+        """Return what was accumulated of x, or of x and y side by side, of these widths."""
         return cls(
             joint.n,
             joint.mean,

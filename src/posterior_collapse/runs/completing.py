@@ -66,55 +66,61 @@ room for them."""
 def here(jobs: Iterable[Job], execute: Execute, device: str) -> Iterator[tuple[Job, Done]]:
     """Train jobs in this process, one after the other."""
     for job in jobs:
-        told: Any = execute
-        if job.report is not None:
-            told = dataclasses.replace(told, report=job.report)
-        yield job, attempt(told, job.runs, job.folders, job.stays, device)
+        yield job, attempt(execute, job, device)
 
 
-def attempt(
-    execute: Execute,
-    runs: Sequence[Run],
-    folders: Sequence[Path] | None,
-    stays: bool,
-    device: str,
-) -> Done:
+def attempt(execute: Execute, job: Job, device: str) -> Done:
     """Train a group; from its start where checkpoints that nobody else needs are damaged."""
+    train: Any = execute
+    if job.report is not None:
+        train = dataclasses.replace(train, report=job.report)
     try:
-        outcomes = execute(runs, folders)
+        outcomes = train(job.runs, job.folders)
     except CheckpointError:
-        if stays or folders is None:
+        if job.stays or job.folders is None:
             raise
-        for folder in folders:
+        for folder in job.folders:
             shutil.rmtree(folder, ignore_errors=True)
-        outcomes = execute(runs, folders)
+        outcomes = train(job.runs, job.folders)
     # Linear models on moments stay on the processor, wherever minibatches are trained.
-    return Done(outcomes, _origin(device if runs[0].method in BY_MINIBATCHES else "cpu"))
+    return Done(outcomes, _origin(device if job.runs[0].method in BY_MINIBATCHES else "cpu"))
 
 
 def trained_together(
-    runs: Sequence[Run], data: Any, folders: Sequence[Path] | None, **options: Any
+    runs: Sequence[Run],
+    data: Any,
+    folders: Sequence[Path] | None,
+    *,
+    alone: bool = False,
+    **options: Any,
 ) -> tuple[Fitted, ...]:
     """Train runs of one family on data as in `fit`; `options` of `fit_many` win over the runs'.
 
-    They go on from the checkpoints in their folders; None: none are written.
+    They go on from the checkpoints in their folders; None: none are written. A run `alone` fails
+    where its loss is not finite.
     """
-    common = {
-        "exact": runs[0].method == "exact",
-        "from_forecast": runs[0].from_forecast,
-        "folders": folders,
+    first = runs[0]
+    options = {
+        "exact": first.method == "exact",
+        "from_forecast": first.from_forecast,
         "resume": folders is not None,
-        **fit_options(runs),
+        **options,
     }
-    specs = [run.spec for run in runs]
-    return fit_many(specs, data, runs[0].architecture, **common | options)
+    if alone:
+        folder = None if folders is None else folders[0]
+        settings = first.settings
+        return (
+            fit(first.spec, data, first.architecture, settings=settings, folder=folder, **options),
+        )
+    options = {"folders": folders, **fit_options(runs), **options}
+    return fit_many([run.spec for run in runs], data, first.architecture, **options)
 
 
 @dataclass(frozen=True)
 class Training:
-    """Trains groups of runs on data that are at hand, and measures them on the same; see `fit`.
+    """Trains groups of runs on data that are at hand, and measures them on the same.
 
-    If there is but one run, `alone`, it fails where its loss is not finite.
+    See `fit`, and `trained_together` for a run that is `alone`.
     """
 
     data: Any
@@ -124,27 +130,15 @@ class Training:
 
     def __call__(self, runs: Sequence[Run], folders: Sequence[Path] | None) -> list[Outcome]:
         """Return what the runs leave behind."""
-        if self.alone:
-            fitted: Sequence[Fitted] = [self._fit(runs[0], folders)]
-        else:
-            fitted = trained_together(
-                runs, self.data, folders, validation=self.validation, progress=self.report
-            )
-        return [_outcome(run, one) for run, one in zip(runs, fitted, strict=True)]
-
-    def _fit(self, run: Run, folders: Sequence[Path] | None) -> Fitted:
-        return fit(
-            run.spec,
+        fitted = trained_together(
+            runs,
             self.data,
-            run.architecture,
-            settings=run.settings,
+            folders,
+            alone=self.alone,
             validation=self.validation,
-            folder=None if folders is None else folders[0],
-            resume=folders is not None,
             progress=self.report,
-            exact=run.method == "exact",
-            from_forecast=run.from_forecast,
         )
+        return [_outcome(run, one) for run, one in zip(runs, fitted, strict=True)]
 
 
 def _outcome(run: Run, fitted: Fitted) -> Outcome:
@@ -262,7 +256,13 @@ def complete(
         report(Progress(len(unique), len(records), now))
 
     def jobs(waiting: list[tuple[Run, ...]], wait: bool) -> Iterator[Job]:
-        for group, claim in _claimed(waiting, store, wait):
+        """Yield the groups that no other process trains; wait for the first of them, or not."""
+        for group in list(waiting):
+            claim = contextlib.ExitStack()
+            if not claim.enter_context(store.claim(group[0].key, wait=wait)):
+                claim.close()
+                continue
+            wait = False
             there = {run.key: one for run in group if (one := store.get(run.key)) is not None}
             records.update(there)
             with_whom = {key: one.retrained_together for key, one in there.items()}
@@ -304,22 +304,6 @@ def complete(
         if key not in store:
             raise _gone(store, key)
     return [records[run.key] for run in runs]
-
-
-def _claimed(
-    waiting: Sequence[tuple[Run, ...]], store: Store, wait: bool
-) -> Iterator[tuple[tuple[Run, ...], contextlib.ExitStack]]:
-    """Yield those of the groups that no other process trains, and what to close to let go of each.
-
-    If it is to wait, then for the first one.
-    """
-    for group in list(waiting):
-        claim = contextlib.ExitStack()
-        if claim.enter_context(store.claim(group[0].key, wait=wait)):
-            wait = False
-            yield group, claim
-        else:
-            claim.close()
 
 
 def _kept(store: Store, key: str) -> Record:

@@ -59,10 +59,7 @@ class Goal:
             raise InvalidArgumentError(
                 "spec", type(self.spec).__name__, "a Spec", "Pass a VAESpec."
             )
-        if self.tune not in ("beta", "latents"):
-            raise InvalidArgumentError(
-                "tune", repr(self.tune), "'beta' or 'latents'", "Pass tune='beta'."
-            )
+        checks.one_of("tune", self.tune, ("beta", "latents"))
         levels = len(self.spec.dims)
         level = levels if self.level is None else checks.whole("level", self.level, least=1)
         if level > levels:

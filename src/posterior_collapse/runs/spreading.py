@@ -64,23 +64,18 @@ class Handed(NamedTuple):
 
 
 def advance(
-    execute: Execute,
-    runs: Sequence[Run],
-    packed: Packed | None,
-    patience: float,
-    stays: bool,
-    device: str,
+    execute: Execute, job: Job, packed: Packed | None, patience: float, device: str
 ) -> Handed:
-    """Train a group for a while; this is what runs on a worker.
+    """Train a group for a while; this is what runs on a worker, which has folders of its own.
 
     It goes on from packed checkpoints, or starts; after `patience` seconds it pauses at the end of
-    the epoch. Whether the checkpoints of a group that has ended stay, and where, see `Job`.
+    the epoch.
     """
     from distributed import get_worker
 
     epochs: list[Epoch] = []
     # Others have nothing to go on from before their end.
-    end = time.monotonic() + patience if runs[0].method == "minibatch" else float("inf")
+    end = time.monotonic() + patience if job.runs[0].method == "minibatch" else float("inf")
 
     def report(now: Epoch) -> None:
         epochs.append(now)
@@ -90,15 +85,14 @@ def advance(
     scratch = tempfile.TemporaryDirectory(dir=get_worker().local_directory)
     with ONE_AT_A_TIME, scratch as folder, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
-        folders = [Path(folder) / str(number) for number in range(len(runs))]
+        folders = [Path(folder) / str(number) for number in range(len(job.runs))]
         if packed is not None:
             checkpoints.unpack(packed, folders)
-        told: Any = dataclasses.replace(execute, report=report)  # type: ignore[type-var]
         done = None
         with contextlib.suppress(Pause):
-            done = attempt(told, runs, folders, stays, device)
+            done = attempt(execute, job._replace(folders=folders, report=report), device)
             done = done._replace(outcomes=list(done.outcomes))
-        handed = checkpoints.pack(folders) if stays or done is None else None
+        handed = checkpoints.pack(folders) if job.stays or done is None else None
     ours = __name__.partition(".")[0]
     said = [one.message for one in caught if type(one.message).__module__.startswith(ours)]
     return Handed(handed, epochs, done, [one for one in said if isinstance(one, Warning)])
@@ -129,13 +123,6 @@ def spread_over(client: Any) -> Spread:
     return lambda jobs, execute, device: _Spreading(client, execute, device).over(jobs)
 
 
-class _Task(NamedTuple):
-    """A job, and which one it is: earlier ones go first, so that groups end."""
-
-    job: Job
-    number: int
-
-
 class _Spreading:
     """One call's tasks on the cluster of a client."""
 
@@ -144,7 +131,7 @@ class _Spreading:
         self.report: Any = getattr(execute, "report", None)
         self.execute: Execute = dataclasses.replace(execute, report=False)  # type: ignore[type-var]
         self.sent: Any = None
-        self.tasks: dict[Any, _Task] = {}
+        self.tasks: dict[Any, tuple[int, Job]] = {}  # by future, the job and which one it is
         self.address = client.scheduler.address  # which a closed client forgets
         self.warned: set[str] = set()
         self.patience = PATIENCE
@@ -154,29 +141,31 @@ class _Spreading:
         """Yield each job as it is done."""
         from distributed import as_completed
 
-        waiting = (_Task(job, number) for number, job in enumerate(jobs))
+        waiting = enumerate(jobs)
         finished: Any = as_completed(loop=self.client.loop)  # type: ignore[no-untyped-call]
         try:
-            finished.update(map(self._submitted, itertools.islice(waiting, IN_FLIGHT)))
+            finished.update(
+                itertools.starmap(self._submitted, itertools.islice(waiting, IN_FLIGHT))
+            )
             while self.tasks:
                 future = next(finished)
-                task = self.tasks.pop(future)
-                done = self._taken(task, future)
+                number, job = self.tasks.pop(future)
+                done = self._taken(job, future)
                 if done is None:
-                    finished.add(self._submitted(task))
+                    finished.add(self._submitted(number, job))
                 else:
-                    yield task.job, done
-                    room = IN_FLIGHT - len(self.tasks)
-                    finished.update(map(self._submitted, itertools.islice(waiting, room)))
+                    yield job, done
+                    room = itertools.islice(waiting, IN_FLIGHT - len(self.tasks))
+                    finished.update(itertools.starmap(self._submitted, room))
         finally:
             if self.tasks and self.client.status == "running":
                 with contextlib.suppress(OSError):  # what went wrong may be the scheduler
                     self.client.cancel(list(self.tasks), force=True)
 
-    def _submitted(self, task: _Task) -> Any:
-        packed = self._packed(task.job)
+    def _submitted(self, number: int, job: Job) -> Any:
+        packed = self._packed(job)
         try:
-            future = self._submit(task, packed)
+            future = self._submit(number, job, packed)
         except Exception as error:
             self._await_scheduler()
             reason = first_line(error) or type(error).__name__
@@ -184,18 +173,19 @@ class _Spreading:
                 "data", f"what cannot be sent to a worker ({reason})", "what can be pickled",
                 "Pass an array, or leave client away.",
             ) from error  # fmt: skip
-        self.tasks[future] = task
+        self.tasks[future] = number, job
         return future
 
-    def _submit(self, task: _Task, packed: Packed | None) -> Any:
+    def _submit(self, number: int, job: Job, packed: Packed | None) -> Any:
         # All that a task needs is in what the scheduler has: nothing is lost with a worker.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
             if self.sent is None or self.sent.status in ("cancelled", "lost"):
                 self.sent = self.client.submit(held, self.execute, pure=False)
+            # Earlier jobs go first, so that groups end.
             return self.client.submit(
-                advance, self.sent, task.job.runs, packed, self.patience, task.job.stays,
-                self.device, pure=False, priority=-task.number,
+                advance, self.sent, job._replace(folders=None, report=None), packed,
+                self.patience, self.device, pure=False, priority=-number,
             )  # fmt: skip
 
     def _packed(self, job: Job) -> Packed | None:
@@ -209,11 +199,10 @@ class _Spreading:
             return None  # damaged: no more than what was done so far is lost
         return packed if any(packed) else None
 
-    def _taken(self, task: _Task, future: Any) -> Done | None:
+    def _taken(self, job: Job, future: Any) -> Done | None:
         """Return what a job left behind; None: it has to go on."""
         from distributed import CancelledError, KilledWorker
 
-        job = task.job
         try:
             handed: Handed = future.result()
         except PosteriorCollapseError as error:

@@ -39,7 +39,7 @@ WORK = ".work"
 
 
 @dataclass(frozen=True, repr=False)
-class Finished:
+class _Finished:
     """What is measured of a finished run.
 
     Attributes:
@@ -73,7 +73,7 @@ class Finished:
 
 
 @dataclass(frozen=True, repr=False)
-class Outcome(Finished):
+class Outcome(_Finished):
     """All that a finished run leaves behind.
 
     Attributes:
@@ -90,7 +90,7 @@ class Outcome(Finished):
 
 
 @dataclass(frozen=True, repr=False)
-class Record(Finished):
+class Record(_Finished):
     """A stored run, read back; `history`, `arrays` and `model` when they are asked for.
 
     A file that is missing, damaged or was changed is then refused by a `CorruptFileError`.

@@ -258,7 +258,7 @@ def regress(likelihood: Likelihood, x: Array, y: Array, r: Dispersion = "learned
     """
     check_targets(likelihood, y)
     target = np.asarray(y, dtype=np.float64)
-    white, rank = _white(np.asarray(x, dtype=np.float64))
+    white, rank = white_inputs(np.asarray(x, dtype=np.float64))
     n = len(target)
     with np.errstate(divide="ignore"):
         # Of a feature that never varies the best output is infinite: nearly so does as well.
@@ -292,8 +292,8 @@ def regress(likelihood: Likelihood, x: Array, y: Array, r: Dispersion = "learned
     return Regression(scores, int(np.count_nonzero(known)), loss, rank)
 
 
-def _white(x: Float) -> tuple[Float, int]:
-    """Return a constant and the independent directions of x, uncorrelated and of variance 1."""
+def white_inputs(x: Float) -> tuple[Float, int]:
+    """Return a constant and the independent directions of x, of variance 1; and how many."""
     central = x - x.mean(axis=0)
     scale = central.std(axis=0)
     central = central / np.where(scale > 0, scale, 1.0)

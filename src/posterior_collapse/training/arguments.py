@@ -82,10 +82,27 @@ def check_together(
     from_forecast: bool = False,
 ) -> None:
     """Refuse what no data could be trained with; without torch, which takes seconds to load."""
-    check_specs(specs, settings.convention, is_exact)
+    for spec in specs:
+        check_convention(settings.convention, spec)
+        if is_exact and spec.likelihood != "gaussian":
+            raise InvalidArgumentError(
+                "exact", f"True with likelihood {spec.likelihood!r}",
+                "a Gaussian decoder, of which alone the noise can be integrated out",
+                "Leave exact away, to train by minibatches.",
+            )  # fmt: skip
+        for name in ("model", "likelihood"):
+            first, own = getattr(specs[0], name), getattr(spec, name)
+            if own != first:
+                raise InvalidArgumentError(
+                    "specs", f"a {first} and a {own}", f"specs of one {name}",
+                    f"Train each {name} by a call of its own.",
+                )  # fmt: skip
     check_optimiser(settings, is_exact)
-    if is_exact:
-        check_exact(settings)
+    for name in ("warm_up", "cycles", "free_bits", "capacity", "patience") if is_exact else ():
+        if getattr(settings, name):
+            raise InvalidArgumentError(
+                name, getattr(settings, name), "nothing in exact training", "Leave it out."
+            )
     if (is_exact or from_forecast) and architecture.name != "linear":
         raise InvalidArgumentError(
             "architecture", repr(architecture.name), "'linear'", "Build a linear model."
@@ -103,15 +120,6 @@ def check_optimiser(settings: Settings, is_exact: bool) -> None:
         raise InvalidArgumentError(
             "optimiser", "'lbfgs'", "'adam' or 'sgd' for minibatches", "Pass exact=True."
         )
-
-
-def check_exact(settings: Settings) -> None:
-    """Refuse what exact training has no use for: a schedule, or early stopping."""
-    for name in ("warm_up", "cycles", "free_bits", "capacity", "patience"):
-        if getattr(settings, name):
-            raise InvalidArgumentError(
-                name, getattr(settings, name), "nothing in exact training", "Leave it out."
-            )
 
 
 def described(dims: tuple[int, int | None]) -> str:
@@ -191,27 +199,6 @@ def check_one_each(folders: Sequence[Folder], runs: int) -> None:
                 "folders", f"{str(folder)!r} twice", "a folder of its own for each run",
                 "Name them apart.",
             )  # fmt: skip
-
-
-def check_specs(specs: Sequence[Spec], convention: str, is_exact: bool) -> None:
-    """Refuse specs that are not of one model, or cannot be trained as asked."""
-    for spec in specs:
-        check_convention(convention, spec)
-        if is_exact and spec.likelihood != "gaussian":
-            raise InvalidArgumentError(
-                "exact", f"True with likelihood {spec.likelihood!r}",
-                "a Gaussian decoder, of which alone the noise can be integrated out",
-                "Leave exact away, to train by minibatches.",
-            )  # fmt: skip
-        for name, first, own in (
-            ("model", specs[0].model, spec.model),
-            ("likelihood", specs[0].likelihood, spec.likelihood),
-        ):
-            if own != first:
-                raise InvalidArgumentError(
-                    "specs", f"a {first} and a {own}", f"specs of one {name}",
-                    f"Train each {name} by a call of its own.",
-                )  # fmt: skip
 
 
 def warn_unbounded(

@@ -16,6 +16,7 @@ from torch import Tensor
 from posterior_collapse.arrays import CONSTANT, Array, ImageShape, chunks, refuse_non_finite
 from posterior_collapse.data.about import UNKNOWN, About, about
 from posterior_collapse.data.samples import Samples, Stream, read
+from posterior_collapse.diagnosis.reading import derived_seed
 from posterior_collapse.errors import DataError
 from posterior_collapse.files import fingerprint
 from posterior_collapse.likelihoods import check_targets, one_hot_widths
@@ -78,10 +79,7 @@ class Batches(ABC):
     def evidence(self, spec: Spec, center: bool) -> Moments | Samples | Stream:
         """Return what `forecast` has to know of the data: moments, or where they do not do, rows.
 
-        Args:
-            spec: To be forecast. A condition is regressed on, and a learned dispersion counts all
-                values: these take the rows.
-            center: Of the moments.
+        A condition is regressed on, and a learned dispersion counts all values: these take rows.
         """
         regressed = spec.likelihood != "gaussian" and spec.model == "cvae"
         return self.source() if regressed or is_learned(spec) else self.moments(center)
@@ -254,7 +252,7 @@ class LoaderBatches(Batches):
         return None
 
     def _seeded(self, order_seed: int, epoch: int) -> Iterator[Any]:
-        return self.given.batches(seed=seeds.derive(order_seed, seeds.ORDER, epoch))
+        return self.given.batches(seed=derived_seed(order_seed, seeds.ORDER, epoch))
 
 
 def feed(
@@ -262,14 +260,8 @@ def feed(
 ) -> Batches:
     """Return the feed of data of any kind that `forecast` takes.
 
-    All but a DataLoader are read into memory, in the training precision.
-
-    Args:
-        data: What to train on.
-        spec: Says whether a condition is needed.
-        batch_size: Rows per batch.
-        dtype: Of the batches.
-        device: Of the batches.
+    All but a DataLoader are read into memory, in the training precision. The spec says whether a
+    condition is needed.
 
     Raises:
         DataError: The data cannot be used, or a conditional model has no target.

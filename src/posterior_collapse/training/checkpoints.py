@@ -8,6 +8,7 @@ whole, and a file that was truncated or edited later is told from a good one.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -116,11 +117,9 @@ def save(
 
 
 def load(folder: str | Path, *, step: int | None = None) -> Checkpoint:
-    """Return the newest good checkpoint; warn of newer ones that are not. Runs no code.
+    """Return the newest good checkpoint, or that of a step; warn of newer ones that are not.
 
-    Args:
-        folder: Folder of the run.
-        step: Return the checkpoint of this step and no other.
+    It runs no code.
 
     Raises:
         CheckpointError: There is none, or none is good; the message says why.
@@ -163,11 +162,8 @@ def exists(folder: str | Path) -> bool:
 def pack(folders: Sequence[str | Path]) -> list[dict[str, bytes]]:
     """Return the files of a checkpoint per folder, by name, to be sent elsewhere.
 
-    Args:
-        folders: Of runs that train together, whose newest common step is taken.
-
-    Returns:
-        Per folder its files; none of any folder where one holds no checkpoint.
+    They are of runs that train together, whose newest common step is taken. Where one folder holds
+    no checkpoint, there are none of any.
 
     Raises:
         CheckpointError: None is good, or they have no step in common.
@@ -210,12 +206,8 @@ def _tensors_name(record: Mapping[str, Any]) -> str:
 
 
 def _newest_first(folder: Path) -> Iterator[tuple[int, Path]]:
-    matches = (
-        ((COMMIT.fullmatch(path.name), path) for path in folder.iterdir())
-        if folder.is_dir()
-        else ()
-    )
-    steps = [(int(match[1]), path) for match, path in matches if match]
+    paths = list(folder.iterdir()) if folder.is_dir() else []
+    steps = [(int(match[1]), path) for path in paths if (match := COMMIT.fullmatch(path.name))]
     yield from sorted(steps, reverse=True)
 
 
@@ -261,12 +253,8 @@ def _read_record(path: Path) -> dict[str, Any]:
 def prune(folder: str | Path, step: int, keep: int = KEEP) -> None:
     """Delete what the checkpoint of a step supersedes, commit points before their tensors.
 
-    `save` does so itself; a process killed in it leaves the rest to the run that resumes.
-
-    Args:
-        folder: Folder of the run.
-        step: Of the checkpoint in use; later ones go.
-        keep: How many to keep, this one included.
+    `save` does so itself; a process killed in it leaves the rest to the run that resumes. Those of
+    later steps go; so many are kept, that of this step included.
 
     Raises:
         OutputError: The folder cannot be changed.
@@ -278,17 +266,13 @@ def prune(folder: str | Path, step: int, keep: int = KEEP) -> None:
         for _, path in found:
             if path not in kept:
                 path.unlink(missing_ok=True)
-        needed = {_tensors_of(path) for path in kept}
+        needed = set()
+        for path in kept:
+            with contextlib.suppress(_RefusedError):
+                needed.add(_tensors_name(_read_record(path)))
         for path in folder.iterdir():
             rubbish = TENSORS.fullmatch(path.name) or (
                 path.name.startswith(".checkpoint-") and path.name.endswith(files.PARTIAL)
             )
             if rubbish and path.name not in needed:
                 path.unlink(missing_ok=True)
-
-
-def _tensors_of(path: Path) -> str | None:
-    try:
-        return _tensors_name(_read_record(path))
-    except _RefusedError:
-        return None

@@ -86,11 +86,7 @@ class Course:
 
 
 def kl_of_units(level: int, kl: Sequence[float]) -> dict[str, float]:
-    """Return the columns with the KL of a level's units; none of more than 256 units.
-
-    Args:
-        level: From 1.
-        kl: Per unit, in nats.
+    """Return the columns with the KL of a level's units, in nats; none of more than 256 units.
 
     Example:
         >>> kl_of_units(1, [0.123456789, 2.0])

@@ -82,6 +82,7 @@ class Engine:
         if validation is not None and folders is not None:
             judged = validation.fingerprint() or LOADER
         planned = None if per_epoch is None else common.epochs * per_epoch
+        measures = 2 + sum(self.stack.model.units)
         self.state = TrainState(
             list(models),
             self.stack,
@@ -90,18 +91,17 @@ class Engine:
             None if folders is None else feed.fingerprint(),
             judged,
             planned if common.steps is None else common.steps,
+            torch.zeros(len(models), measures, dtype=torch.float64, device=self.device),
         )
         self.bounds = self._clip_bounds()
         self.annealing = Annealing(common, len(models[0].units), per_epoch, self.state.total_steps)
         self.betas = self._tensor([model.spec.beta_levels for model in models])
         self.count = Counting(self.stack, models, some_rows(feed))
         self._capacity: tuple[Any, Tensor | None] = None, None
-        measures = 2 + sum(self.stack.model.units)
-        self.sums = torch.zeros(len(models), measures, dtype=torch.float64, device=self.device)
         self.ahead: Ahead | None = None
         if self.device.type != "cpu":
             graphs = Graphs(enabled=graphed)
-            self.ahead = Ahead(self._measure, self.state.optimiser, self.sums, graphs)
+            self.ahead = Ahead(self._measure, self.state.optimiser, self.state.sums, graphs)
         # Whether the epoch has batches left where the run ends.
         self.cut_short = False
         self.ticked = self.saved = time.perf_counter()
@@ -122,7 +122,6 @@ class Engine:
         now = next(stretches, None)
         while now is not None:
             if self.ahead is not None:
-                self._open_sums()
                 self.ahead.launch(now, state.alive)
             # What comes next is drawn while a device still works on this.
             steps, now = now, next(stretches, None)
@@ -190,8 +189,7 @@ class Engine:
         if not math.isfinite(float(found.values.sum() + found.norms.sum())):
             self._freeze(found.values, found.finite().tolist())
         self.state.optimiser.step(found.gradients, self.state.alive)
-        self._open_sums()
-        self.sums.add_(found.values, alpha=len(step.batch.x))
+        self.state.sums.add_(found.values, alpha=len(step.batch.x))
         self._count(step)
 
     def _measure(self, step: Step) -> Measured:
@@ -205,14 +203,6 @@ class Engine:
         self.state.step += 1
         self.state.step_in_epoch += 1
 
-    def _open_sums(self) -> None:
-        """Let `state.sums` be the tensor that steps add to: a graph knows no other."""
-        if self.state.sums is None:
-            self.sums.zero_()
-        elif self.state.sums is not self.sums:
-            self.sums.copy_(self.state.sums)
-        self.state.sums = self.sums
-
     def _freeze(self, measured: Tensor, finite: list[bool]) -> None:
         for index in [i for i in self.state.alive if not finite[i]]:
             term = self._culprit(measured[index])
@@ -224,13 +214,12 @@ class Engine:
             self.runs[index].stopped = f"non-finite: {term} at step {self.state.step}"
 
     def _culprit(self, measured: Tensor) -> str:
-        parts = torch.split(measured[2:], list(self.stack.model.units))
-        if not bool(measured[1].isfinite()):
-            return "reconstruction"
-        for level, kl in enumerate(parts, start=1):
-            if not bool(kl.isfinite().all()):
-                return f"kl of level {level}"
-        return "loss" if not bool(measured[0].isfinite()) else "gradient"
+        """What is not finite of a run's loss, reconstruction part and KLs; else the gradient."""
+        kls = torch.split(measured[2:], list(self.stack.model.units))
+        terms = {"reconstruction": measured[1]}
+        terms |= {f"kl of level {level}": kl for level, kl in enumerate(kls, start=1)}
+        terms["loss"] = measured[0]
+        return next((n for n, v in terms.items() if not bool(v.isfinite().all())), "gradient")
 
     def _close_epoch(self) -> None:
         state = self.state
@@ -260,7 +249,8 @@ class Engine:
                 for name, best in state.bests.items():
                     self.stack.leaves[name][i] = best[i]
         if not within:
-            state.sums, state.rows_in_epoch, state.step_in_epoch = None, 0, 0
+            state.sums.zero_()
+            state.rows_in_epoch = state.step_in_epoch = 0
         is_saved = not state.alive or self._is_save_due()
         if is_saved:
             self._save()
@@ -297,7 +287,7 @@ class Engine:
 
     def _rows(self) -> list[dict[str, float]]:
         """The epoch's row of every run."""
-        if self.state.sums is None:
+        if not self.state.rows_in_epoch:
             return [{} for _ in self.runs]
         means = (self.state.sums / self.state.rows_in_epoch).tolist()
         validation = self._validation_loss()

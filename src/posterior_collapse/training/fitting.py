@@ -25,10 +25,9 @@ from posterior_collapse.training import seeds as seeding
 from posterior_collapse.training.arguments import (
     Folder,
     check_device,
-    check_exact,
     check_folders,
     check_one_each,
-    check_specs,
+    check_together,
     described,
     per_run,
     several,
@@ -99,8 +98,9 @@ def fit(
     data, spec = in_order(data, spec)
     folders = None if folder is None else [folder]
     (fitted,) = _fit(
-        several([spec]), data, architecture, [{}], settings, validation, folders, resume, progress,
-        exact, from_forecast, options, alone=True,
+        several([spec]), data, architecture, [{}], settings, options, validation=validation,
+        folders=folders, resume=resume, progress=progress, is_exact=exact,
+        from_forecast=from_forecast, alone=True,
     )  # fmt: skip
     return fitted
 
@@ -173,8 +173,9 @@ def fit_many(
     if folders is not None:
         check_one_each(folders, len(specs))
     return _fit(
-        specs, data, architecture, changes, settings, validation, folders, resume, progress,
-        exact, from_forecast, options, alone=False, start=start,
+        specs, data, architecture, changes, settings, options, validation=validation,
+        folders=folders, resume=resume, progress=progress, is_exact=exact,
+        from_forecast=from_forecast, alone=False, start=start,
     )  # fmt: skip
 
 
@@ -184,14 +185,14 @@ def _fit(
     architecture: str | Architecture,
     changed: Sequence[dict[str, Any]],
     settings: Settings | None,
+    options: dict[str, Any],
+    *,
     validation: Any,
     folders: Sequence[Folder] | None,
     resume: bool,
     progress: Report,
     is_exact: bool,
     from_forecast: bool,
-    options: dict[str, Any],
-    *,
     alone: bool,
     start: Sequence[MarkovVAE] | None = None,
 ) -> tuple[Fitted, ...]:
@@ -205,7 +206,8 @@ def _fit(
             "Leave it out, or diagnose the model on them.",
         )  # fmt: skip
     own = [common.replace(order_seed=common.data_order, **changes) for changes in changed]
-    check_specs(specs, common.convention, is_exact)
+    net = Architecture.of(architecture, **networks)
+    check_together(specs, net, common, is_exact, from_forecast)
     dtype = dtype_of(common, is_exact)
     fed = feed(data, specs[0], common.batch_size, dtype, common.device)
     if isinstance(fed, ArrayBatches):
@@ -221,14 +223,14 @@ def _fit(
             )  # fmt: skip
         checked.check_targets(specs[0].likelihood)
     models = [
-        _start(spec, architecture, networks, one, fed, dtype, from_forecast)
+        _start(spec, net, one, fed, dtype, from_forecast)
         for spec, one in zip(specs, own, strict=True)
     ]
     if start is not None:
         _check_start(start, len(models), from_forecast)
         models = [_taken_over(*pair) for pair in zip(models, start, strict=True)]
     check_folders(folders, resume)
-    warn_unbounded(specs, common, models[0].architecture, fed, is_exact)
+    warn_unbounded(specs, common, net, fed, is_exact)
     if is_exact:
         with Bar(progress, common.steps) as shown:
             fresh = not from_forecast and start is None
@@ -260,7 +262,6 @@ def _exactly(
     alone: bool,
     fresh: bool,
 ) -> tuple[Fitted, ...]:
-    check_exact(settings[0])
     moments, some = fed.moments(models[0].centred), some_rows(fed)
     data = None if folders is None else fed.fingerprint()
     fitted = []
@@ -302,24 +303,24 @@ def _shown(
 
 def _start(
     spec: Spec,
-    architecture: str | Architecture,
-    networks: dict[str, Any],
+    architecture: Architecture,
     settings: Settings,
     fed: Batches,
     dtype: torch.dtype,
     from_forecast: bool,
 ) -> MarkovVAE:
     x_dim, y_dim = fed.dims
+    convolves = architecture.name in ("cnn", "hvae-cnn")  # others see flat rows or MNIST's quarters
     model = build(
         spec,
         architecture,
         x_dim=x_dim,
         y_dim=y_dim,
         classes=fed.classes() if spec.likelihood == "categorical" else None,
-        **_image_shapes(architecture, fed),
+        image_shape=fed.image_shape if convolves else None,
+        condition_shape=fed.condition_shape if convolves else None,
         generator=seeding.generator(settings.seed, seeding.INITIALISATION),
         dtype=dtype,
-        **networks,
     )
     if from_forecast:
         objective = effective_spec(spec, settings.convention)
@@ -357,14 +358,6 @@ def _taken_over(model: MarkovVAE, start: MarkovVAE) -> MarkovVAE:
             )  # fmt: skip
     model.load_state_dict(start.state_dict())
     return model
-
-
-def _image_shapes(architecture: str | Architecture, fed: Batches) -> dict[str, Any]:
-    """Only convolutions look at the shapes, and the paper's know their own."""
-    name = architecture if isinstance(architecture, str) else architecture.name
-    if name not in ("cnn", "hvae-cnn"):
-        return {}
-    return {"image_shape": fed.image_shape, "condition_shape": fed.condition_shape}
 
 
 def _finish(state: TrainState, fed: Batches) -> tuple[Fitted, ...]:

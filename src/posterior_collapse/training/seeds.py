@@ -9,19 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from posterior_collapse.diagnosis.reading import derived_seed
 from posterior_collapse.models import MarkovVAE
 
 INITIALISATION, ORDER, NOISE, MASKS, MEASURE = range(5)
-
-
-def derive(seed: int, purpose: int, epoch: int = 0) -> int:
-    """Return a seed of 63 bits that depends on all arguments."""
-    words = np.random.SeedSequence([seed, purpose, epoch]).generate_state(2, np.uint32)
-    return (int(words[0]) << 31) ^ int(words[1])
 
 
 def generator(
@@ -34,7 +28,7 @@ def generator(
         >>> a != b
         True
     """
-    return torch.Generator(device).manual_seed(derive(seed, purpose, epoch))
+    return torch.Generator(device).manual_seed(derived_seed(seed, purpose, epoch))
 
 
 class Draws(NamedTuple):

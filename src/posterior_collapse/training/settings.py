@@ -16,6 +16,12 @@ from posterior_collapse.specs import Spec
 
 PRECISIONS = ("float32", "float64", "tf32", "bf16")
 OPTIMISERS = ("adam", "sgd", "lbfgs")
+WHOLE = {
+    "epochs": 1, "steps": 1, "batch_size": 1, "warm_up": 0, "cycles": 1, "capacity_warm_up": 0,
+    "patience": 1, "seed": 0, "order_seed": 0, "checkpoint_every": 1, "checkpoint_steps": 1,
+    "history_every": 1,
+}  # fmt: skip
+"""Settings that are whole numbers, and the least of each."""
 
 
 @dataclass(frozen=True)
@@ -87,18 +93,11 @@ class Settings(Record):
     history_every: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "checkpoint_every", "history_every"):
-            self._set(name, checks.whole(name, getattr(self, name), least=1))
-        for name in ("steps", "cycles", "patience", "checkpoint_steps"):
-            if getattr(self, name) is not None:
-                self._set(name, checks.whole(name, getattr(self, name), least=1))
-        for name in ("warm_up", "capacity_warm_up", "seed"):
-            self._set(name, checks.whole(name, getattr(self, name), least=0))
-        if self.order_seed is not None:
-            self._set("order_seed", checks.whole("order_seed", self.order_seed, least=0))
-        self._set("learning_rate", checks.positive("learning_rate", self.learning_rate))
-        for name in ("clip", "free_bits", "checkpoint_share"):
-            if getattr(self, name) is not None:
+        for name, least in WHOLE.items():
+            if not self._is_left_out(name):
+                self._set(name, checks.whole(name, getattr(self, name), least=least))
+        for name in ("learning_rate", "clip", "free_bits", "checkpoint_share"):
+            if not self._is_left_out(name):
                 self._set(name, checks.positive(name, getattr(self, name)))
         self._set("momentum", checks.rate("momentum", self.momentum, 0.9))
         self._set("device", str(self.device))
@@ -139,6 +138,10 @@ class Settings(Record):
     def data_order(self) -> int:
         """Seed of the order in which the data are seen: `order_seed`, or else `seed`."""
         return self.seed if self.order_seed is None else self.order_seed
+
+    def _is_left_out(self, name: str) -> bool:
+        """Whether a setting that may be None is."""
+        return getattr(self, name) is None and getattr(Settings, name) is None
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -202,7 +205,7 @@ class Annealing:
     """The schedules of a run whose length is known.
 
     Args:
-        settings: With `warm_up`, `cycles`, `capacity` and so on.
+        settings: With `warm_up`, `cycles`, `capacity` (one, or one per level) and so on.
         levels: Number of latent levels.
         steps_per_epoch: Steps per epoch; None: unknown, which only a constant schedule allows.
         total_steps: Steps of the run.
@@ -231,7 +234,8 @@ class Annealing:
             check_warm_up(length, self.total / per_epoch, name, unit="epochs")
         if self.cycles:
             cyclical(0, self.total, cycles=self.cycles)
-        self.targets = _targets(settings, levels)
+        value = settings.capacity
+        self.targets = (value,) * levels if isinstance(value, float) else value
         epochs = (
             range(first, min(first + per_epoch, self.total))
             for first in range(0, self.total, per_epoch or 1)
@@ -277,10 +281,3 @@ def effective_spec(spec: Spec, convention: str) -> Spec:
         return spec
     betas = tuple(beta * factor for beta in spec.beta_levels)
     return spec.replace(beta=betas[0]) if hasattr(spec, "beta") else spec.replace(betas=betas)
-
-
-def _targets(settings: Settings, levels: int) -> tuple[float, ...] | None:
-    value = settings.capacity
-    if value is None or isinstance(value, float):
-        return None if value is None else (value,) * levels
-    return checks.sequence("capacity", value, levels, "one target per level")

@@ -139,7 +139,6 @@ class Stack:
         graphed: A step will be launched as one graph, so that it need not be traced.
 
     Attributes:
-        specs: One per run.
         shares_heads: Whether the squared error is taken without residuals, where that pays.
         leaves: By name, (runs, ...) each and contiguous; trained in place.
         buffers: By the model's names, (runs, ...) each; constant.
@@ -157,7 +156,6 @@ class Stack:
     ) -> None:
         _check_alike(models)
         self.runs = len(models)
-        self.specs = [model.spec for model in models]
         self.device, self.half = device, half
         # Without residuals the squared error is a difference of large numbers: too large for the
         # 8 bits of bfloat16, or the 11 of TF32.

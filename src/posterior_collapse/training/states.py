@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,8 @@ class TrainState:
         epoch: Epochs done.
         step_in_epoch: Steps done of the epoch begun.
         rows_in_epoch: Rows seen in it.
-        sums: What its steps measured, summed over rows, (runs, measures); None before the first.
+        sums: What its steps measured, summed over rows, (runs, measures): the loss, its
+            reconstruction part and each unit's KL. Always the same tensor: a graph knows no other.
         bests: The parameters to which early stopping returns, as the leaves of the stack.
     """
 
@@ -67,11 +68,11 @@ class TrainState:
     data: str | None
     validation: str
     total_steps: int | None
+    sums: Tensor
     step: int = 0
     epoch: int = 0
     step_in_epoch: int = 0
     rows_in_epoch: int = 0
-    sums: Tensor | None = None
     bests: dict[str, Tensor] | None = None
 
     @property
@@ -94,9 +95,20 @@ class TrainState:
 
 def save(state: TrainState, folders: Sequence[str | Path]) -> None:
     """Write one checkpoint per run."""
-    runs = range(len(state.runs))
-    for run, folder, own in zip(runs, folders, _tensors(state, runs), strict=True):
-        checkpoints.save(folder, own, _meta(state, run), step=state.step)
+    stacked = {
+        f"optimiser.{kind}.{name}": value.cpu()
+        for kind, slot in state.optimiser.slots.items()
+        for name, value in slot.items()
+    }
+    stacked |= {f"best.{name}": value.cpu() for name, value in (state.bests or {}).items()}
+    if state.rows_in_epoch:
+        stacked["epoch.sums"] = state.sums.cpu()
+    states = state.stack.states(range(len(folders)))
+    for run, (folder, own) in enumerate(zip(folders, states, strict=True)):
+        tensors = {f"model.{name}": value for name, value in own.items()}
+        tensors |= {name: value[run] for name, value in stacked.items()}
+        tensors |= _history_tensors(state.runs[run])
+        checkpoints.save(folder, tensors, _meta(state, run), step=state.step)
 
 
 def restore(state: TrainState, folders: Sequence[str | Path]) -> None:
@@ -105,16 +117,23 @@ def restore(state: TrainState, folders: Sequence[str | Path]) -> None:
     Raises:
         CheckpointError: No good checkpoint, no common step, or one of another run.
     """
-    found = _common([checkpoints.load(folder) for folder in folders], folders)
+    found = [checkpoints.load(folder) for folder in folders]
+    # A sweep killed between two folders' checkpoints goes back to the step before.
+    state.step = min(checkpoint.step for checkpoint in found)
+    found = [
+        one if one.step == state.step else checkpoints.load(folder, step=state.step)
+        for one, folder in zip(found, folders, strict=True)
+    ]
     for model, course, checkpoint, folder in zip(
         state.models, state.runs, found, folders, strict=True
     ):
         _check_same(model, course.settings, state.data, checkpoint, folder, state.validation)
     meta = found[0].meta
     _warn_of_other_noise(meta.get("noise"), state.stack.device)
-    state.step, state.epoch = found[0].step, meta["epoch"]
-    state.step_in_epoch, state.rows_in_epoch = meta["step_in_epoch"], meta["rows_in_epoch"]
-    _check_not_over(state)
+    state.epoch, state.step_in_epoch = meta["epoch"], meta["step_in_epoch"]
+    state.rows_in_epoch = meta["rows_in_epoch"]
+    epochs = state.epoch + (state.step_in_epoch > 0)
+    _check_not_over(state.settings, state.step, epochs)
     state.optimiser.resume(meta["optimiser_steps"])
     for run, checkpoint in enumerate(found):
         state.runs[run].restore(checkpoint.meta["run"], _per_unit(checkpoint.tensors))
@@ -150,28 +169,11 @@ def load_exact(model: MarkovVAE, run: Course, data: str | None, folder: str | Pa
     """
     checkpoint = checkpoints.load(folder)
     _check_same(model, run.settings, data, checkpoint, folder, exact=True)
-    if run.settings.steps is not None and checkpoint.step > run.settings.steps:
-        raise _over("steps", run.settings.steps, checkpoint.step)
+    _check_not_over(run.settings, checkpoint.step, epochs=0)
     checkpoints.prune(folder, checkpoint.step)
     model.load_state_dict(_of_model(checkpoint.tensors))
     run.restore(checkpoint.meta["run"], _per_unit(checkpoint.tensors))
     return checkpoint.step
-
-
-def _tensors(state: TrainState, runs: Iterable[int]) -> Iterator[dict[str, Tensor]]:
-    """Yield what checkpoints of some runs keep, on the CPU."""
-    stacked = {
-        f"optimiser.{kind}.{name}": value.cpu()
-        for kind, slot in state.optimiser.slots.items()
-        for name, value in slot.items()
-    }
-    stacked |= {f"best.{name}": value.cpu() for name, value in (state.bests or {}).items()}
-    if state.sums is not None:
-        stacked["epoch.sums"] = state.sums.cpu()
-    for run, own in zip(runs, state.stack.states(runs), strict=True):
-        found = {f"model.{name}": value for name, value in own.items()}
-        found |= {name: value[run] for name, value in stacked.items()}
-        yield found | _history_tensors(state.runs[run])
 
 
 def _history_tensors(run: Course) -> dict[str, Tensor]:
@@ -247,11 +249,6 @@ def _take(state: TrainState, run: int, tensors: dict[str, Tensor]) -> None:
             state.bests = {name: p.clone() for name, p in state.stack.leaves.items()}
         put(state.bests, "best")
     if "epoch.sums" in tensors:
-        if state.sums is None:
-            width = len(tensors["epoch.sums"])
-            state.sums = torch.zeros(
-                len(state.runs), width, dtype=torch.float64, device=state.stack.device
-            )
         state.sums[run] = tensors["epoch.sums"].to(state.stack.device)
 
 
@@ -275,13 +272,16 @@ def _of_model(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {n.removeprefix("model."): v for n, v in tensors.items() if n.startswith("model.")}
 
 
-def _check_not_over(state: TrainState) -> None:
+def _check_not_over(settings: Settings, step: int, epochs: int) -> None:
     """Refuse to end a run before where it is: its later steps cannot be taken back."""
-    if state.settings.steps is not None and state.step > state.settings.steps:
-        raise _over("steps", state.settings.steps, state.step)
-    begun = state.epoch + (state.step_in_epoch > 0)
-    if state.settings.steps is None and begun > state.settings.epochs:
-        raise _over("epochs", state.settings.epochs, begun)
+    name, asked, done = "steps", settings.steps, step
+    if asked is None:
+        name, asked, done = "epochs", settings.epochs, epochs
+    if done > asked:
+        raise InvalidArgumentError(
+            name, f"{asked}, but the run to resume has {done}", f"at least {done}",
+            f"Pass {name}={done} or more, or train into another folder.",
+        )  # fmt: skip
 
 
 def _reopen(state: TrainState, run: Course, folder: str | Path) -> None:
@@ -298,22 +298,6 @@ def _reopen(state: TrainState, run: Course, folder: str | Path) -> None:
         run.stopped = None
         if state.step_in_epoch:  # of which there is a row already
             run.take_back()
-
-
-def _over(name: str, asked: int, done: int) -> InvalidArgumentError:
-    return InvalidArgumentError(
-        name, f"{asked}, but the run to resume has {done}", f"at least {done}",
-        f"Pass {name}={done} or more, or train into another folder.",
-    )  # fmt: skip
-
-
-def _common(found: list[Checkpoint], folders: Sequence[str | Path]) -> list[Checkpoint]:
-    """A sweep killed between two folders' checkpoints goes back to the step before."""
-    step = min(one.step for one in found)
-    return [
-        one if one.step == step else checkpoints.load(folder, step=step)
-        for one, folder in zip(found, folders, strict=True)
-    ]
 
 
 def _check_same(

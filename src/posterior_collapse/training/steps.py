@@ -12,7 +12,6 @@ writes fixed places in memory: the inputs of a call are copied into those of the
 from __future__ import annotations
 
 import gc
-import itertools
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -75,24 +74,24 @@ class Optimiser:
         tensors = [list(self.parameters.values()), *(list(s.values()) for s in self.slots.values())]
         every = len(alive) == len(self.rates)
         self._alive = tuple(alive)
-        self._groups: list[tuple[float, list[int] | None, list[list[Tensor]]]] = []
-        self._counts: list[list[Tensor]] = []
+        # Counts of float32, one per tensor, that lie where it does: the fused kernels count.
+        self._groups: list[
+            tuple[float, list[int] | None, list[list[Tensor]], list[Tensor]]
+        ] = []  # rate, runs (None: all), parameters and each kind of moments, counts of steps
         for rate in dict.fromkeys(self.rates[run] for run in alive):
             runs = [run for run in alive if self.rates[run] == rate]
             whole = every and len(runs) == len(self.rates)
             lists = [t if whole else [v[run] for v in t for run in runs] for t in tensors]
-            self._groups.append((rate, None if whole else runs, lists))
-            # Counts of float32, one per tensor, that lie where it does: the fused kernels count.
-            count = float(self.steps)
-            self._counts.append(
-                [torch.full((), count, dtype=torch.float32, device=p.device) for p in lists[0]]
-            )
+            done = float(self.steps)
+            counts = [torch.full((), done, dtype=torch.float32, device=p.device) for p in lists[0]]
+            self._groups.append((rate, None if whole else runs, lists, counts))
 
     def resume(self, steps: int) -> None:
         """Go on after so many steps."""
         self.steps = steps
-        for count in itertools.chain(*self._counts):
-            count.fill_(steps)
+        for *_, counts in self._groups:
+            for count in counts:
+                count.fill_(steps)
 
     def follow(self, alive: Sequence[int]) -> None:
         """Update the runs in `alive` from now on."""
@@ -112,29 +111,22 @@ class Optimiser:
 
     def update(self, gradients: Sequence[Tensor], *, factor: float = 1.0) -> None:
         """Update the runs that are followed; who calls this raises `steps`."""
-        for (rate, runs, lists), counts in zip(self._groups, self._counts, strict=True):
+        for rate, runs, lists, counts in self._groups:
             own = list(gradients) if runs is None else [g[run] for g in gradients for run in runs]
-            self._update(rate * factor, own, lists, counts)
-
-    def _update(
-        self, rate: float, gradients: list[Tensor], lists: list[list[Tensor]], counts: list[Tensor]
-    ) -> None:
-        """Update tensors in place; Adam also the counts of their steps."""
-        if self.momentum is None:
-            # Not by torch.optim.adam, which looks at the tensors longer than small ones take.
-            parameters, first, second = lists
-            torch._foreach_add_(counts, 1)
-            torch._fused_adam_(
-                parameters, gradients, first, second, [], counts,
-                amsgrad=False, beta1=0.9, beta2=0.999, lr=rate,
-                weight_decay=0.0, eps=1e-8, maximize=False,
-            )  # fmt: skip
-        else:
-            parameters, buffers = lists
-            sgd(
-                parameters, gradients, list(buffers), fused=True, weight_decay=0.0,
-                momentum=self.momentum, lr=rate, dampening=0.0, nesterov=False, maximize=False,
-            )  # fmt: skip
+            if self.momentum is None:
+                # Not by torch.optim.adam, which looks at the tensors longer than small ones take.
+                parameters, first, second = lists
+                torch._foreach_add_(counts, 1)
+                torch._fused_adam_(
+                    parameters, own, first, second, [], counts, lr=rate * factor, beta1=0.9,
+                    beta2=0.999, eps=1e-8, amsgrad=False, weight_decay=0.0, maximize=False,
+                )  # fmt: skip
+            else:
+                parameters, buffers = lists
+                sgd(
+                    parameters, own, list(buffers), lr=rate * factor, momentum=self.momentum,
+                    fused=True, weight_decay=0.0, dampening=0.0, nesterov=False, maximize=False,
+                )  # fmt: skip
 
 
 class Measured(NamedTuple):
@@ -251,10 +243,7 @@ class Graphs:
     def call(self, kind: Hashable, function: Callable[..., None], inputs: Sequence[Tensor]) -> None:
         """Call `function(*inputs)`, which returns nothing and never looks at a number.
 
-        Args:
-            kind: Calls of one kind do the same with inputs of the same shapes.
-            function: To call.
-            inputs: Its arguments.
+        Calls of one kind do the same with inputs of the same shapes.
         """
         if not self._enabled or kind not in self._met:
             self._met.add(kind)

@@ -23,9 +23,9 @@ from scipy.special import entr, ndtr
 from torch import Tensor
 
 from posterior_collapse.arrays import Float
-from posterior_collapse.diagnosis.exact import ExactPass, free_levels, is_exact, turned
+from posterior_collapse.diagnosis.exact import free_levels, is_exact, level_posteriors, rotated
 from posterior_collapse.diagnosis.levels import Posteriors, RowPosteriors, has_diverged, is_active
-from posterior_collapse.diagnosis.passes import DECODED, LEAST_STD, SampledPass
+from posterior_collapse.diagnosis.passes import DECODED, LEAST_STD, by_halves
 from posterior_collapse.diagnosis.reading import noise_generator
 from posterior_collapse.diagnosis.statistics import Information
 from posterior_collapse.errors import DataError
@@ -71,16 +71,9 @@ def active_units(model: MarkovVAE, rows: Batch) -> list[float]:
     """
     x, y = rows
     try:
-        seen = model
-        if free_levels(model):
-            seen = turned(model, [(x, y)], samples=SAMPLES, seed=SEED)  # type: ignore[assignment]
+        seen = rotated(model, [(x, y)], samples=SAMPLES, seed=SEED)
         noise = noise_generator(x.device, SEED)
-        if is_exact(model):
-            levels = ExactPass(seen, noise)(x, y).levels
-        else:
-            levels = SampledPass(seen, SAMPLES, noise, decodes=False, kl_paths=KL_PATHS)(
-                x, y
-            ).levels
+        levels = level_posteriors(seen, x, y, SAMPLES, noise, kl_paths=KL_PATHS)
     except DataError as error:
         if not is_no_number(error):
             raise
@@ -256,16 +249,8 @@ def _levels(model: MarkovVAE, x: Tensor, y: Tensor | None, noise: list[Tensor]) 
             second = (mean - p.mean.double()).square() + variance
         kl = 0.5 * (second / prior_std.square() - 1) + (prior_std / std).log()
         usable = mean.isfinite() & std.isfinite() & (std >= LEAST_STD)
-        std = std.expand_as(mean)
-        variance = variance.expand_as(mean)
+        means, variances, injected = by_halves(mean, variance.expand_as(mean))
         width = mean.shape[-1]
-        if level == 1:
-            halves, spreads, injected = [mean], [variance], variance
-        else:
-            both = list(zip(mean.chunk(2), variance.chunk(2), strict=True))
-            halves = [m.mean(0) for m, _ in both]
-            spreads = [m.var(0) + v.mean(0) for m, v in both]
-            injected = variance.mean(0)
         found.append(
             torch.cat(
                 [
@@ -273,8 +258,8 @@ def _levels(model: MarkovVAE, x: Tensor, y: Tensor | None, noise: list[Tensor]) 
                     injected.amax(0, keepdim=True),
                     usable.flatten(0, -2).all(0, keepdim=True).double(),
                     prior_std.square().expand(width).sqrt()[None],
-                    *halves,
-                    *spreads,
+                    *means,
+                    *variances,
                 ]
             )
         )
