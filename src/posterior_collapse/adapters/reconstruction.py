@@ -45,6 +45,9 @@ class ReconstructionReading(NamedTuple):
         clipped: Whether outputs are cut off where they leave a range, as by clamp or relu.
         near: Of an `"other"` one, the kind that it has in (0, 1), but not of large errors.
         ignored: Class numbers that count nothing, as that of padding.
+        fitted: Of a squared error whose std is a parameter that trains with the model: the factor
+            of the Gaussian's -log p that it is.
+        own: How many other parameters of the loss's own weigh the error or the KL.
     """
 
     kind: str
@@ -57,6 +60,13 @@ class ReconstructionReading(NamedTuple):
     clipped: bool = False
     near: str | None = None
     ignored: tuple[int, ...] = ()
+    fitted: float | None = None
+    own: int = 0
+
+    @property
+    def fits_std(self) -> bool:
+        """Whether it is a Gaussian's whose std goes by the errors."""
+        return self.kind == "log squared" or (self.kind == "squared" and self.fitted is not None)
 
     @property
     def likelihood(self) -> Likelihood:
