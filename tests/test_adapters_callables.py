@@ -201,6 +201,7 @@ def test_log_variances_in_place_of_a_std_are_refused() -> None:
         (lambda x: (*encode(x), 1), "3 things; expected two"),
         (lambda x: (mean_of(x), LOG_VAR), "one shape"),
         (lambda x: (x, x), "latent_dim=3"),
+        (lambda x: [encode(x), encode(x)], "a tuple and a tuple; .*torch.cat"),
         (lambda x: tuple(v[:2] for v in encode(x)), "6 rows"),
     ],
 )

@@ -166,3 +166,14 @@ def test_a_loss_that_draws_leaves_the_global_generators_as_they_were(kind: str) 
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.array_equal(np.random.get_state()[1], before[1])
     assert random.getstate() == before[2]
+
+
+def test_a_loss_is_read_without_gradients_around_too() -> None:
+    """Of more numbers than are moved one by one."""
+
+    def loss(o: Tensor, y: Tensor, m: Tensor, s: Tensor) -> Tensor:
+        return functional.mse_loss(o, y) + per_row(m, s)
+
+    with torch.no_grad():
+        assert audit_loss(loss, features=784, latents=K).value == pytest.approx(784 / 2)
+        assert not torch.is_grad_enabled()

@@ -107,9 +107,9 @@ def test_dead_and_live_units_are_seen() -> None:
 
 
 def test_the_trained_module_is_diagnosed() -> None:
-    monitor = CollapseMonitor()
+    spec = VAESpec(latent_dim=5, beta=0.01, eta_enc=2.0, sigma="input")
+    monitor = CollapseMonitor(spec=spec)
     module = train(monitor)
-    spec = VAESpec(latent_dim=5, beta=0.01, sigma="input")
     model = from_callable(module.encode, module.decoder, latent_dim=5, spec=spec)
     found = pc.diagnose(model, loader())
     assert [status == "active" for status in found.levels[0].status] == LIVE.bool().tolist()

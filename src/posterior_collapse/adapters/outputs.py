@@ -97,9 +97,18 @@ def posterior_of(output: Any, *, log_var: bool) -> Gaussian:
         raise InvalidArgumentError(
             "encode", many or f"a {type(output).__name__}", "two: (mean, log_var)", action
         )
-    mean, spread = (
-        part if isinstance(part, Tensor) else torch.as_tensor(part, device="cpu") for part in output
-    )
+    try:
+        mean, spread = (
+            part if isinstance(part, Tensor) else torch.as_tensor(part, device="cpu")
+            for part in output
+        )
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidArgumentError(
+            "encode",
+            " and ".join(f"a {type(part).__name__}" for part in output),
+            "two tensors: (mean, log_var)",
+            "Of several latents, put those of each kind side by side: torch.cat(means, dim=-1).",
+        ) from error
     if mean.shape != spread.shape:
         raise InvalidArgumentError(
             "encode",
