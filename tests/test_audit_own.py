@@ -38,8 +38,8 @@ STDS: dict[str, Error] = {
 
 
 @pytest.mark.parametrize("name", STDS)
-@pytest.mark.parametrize("start", [-2.0, 0.0, 1.0])
-def test_a_std_that_trains_is_fitted(name: str, start: float) -> None:
+@pytest.mark.parametrize("start", [-2.0, 0.0, [1.0]])  # `torch.zeros(1)` is as frequent
+def test_a_std_that_trains_is_fitted(name: str, start: Any) -> None:
     """With it at its best for each size of error the loss is `c n / 2` times the log of that."""
     error, rows = STDS[name], torch.rand(2, 40, D, generator=torch.Generator().manual_seed(0))
     o, y = rows.double()
@@ -53,7 +53,9 @@ def test_a_std_that_trains_is_fitted(name: str, start: float) -> None:
     slope = (least(2.0) - least(1.0)) / math.log(4)
     parameter = nn.Parameter(torch.tensor(start))  # in single precision, as people have it
     found = audit_loss(
-        lambda o, y, m, s: error(o, y, parameter) + WEIGHT * per_row(m, s), features=D, latents=K
+        lambda o, y, m, s: error(o, y, parameter).sum() + WEIGHT * per_row(m, s),
+        features=D,
+        latents=K,
     )
     assert found.value == pytest.approx(WEIGHT * (D / 2) / slope, rel=1e-5)
     assert found.learned_eta_dec
@@ -101,6 +103,20 @@ def test_other_parameters_are_spoken_of_if_they_weigh_a_term() -> None:
         assert found.value == pytest.approx(value, rel=1e-5)
         assert found.reconstruction.own == own
         assert ("own-parameters" in [said.code for said in found.findings]) == bool(own)
+
+
+def test_a_std_that_trains_under_a_mask_is_one_of_the_others() -> None:
+    parameter, rows = nn.Parameter(torch.zeros(1)), DIGITS[:, 20:32].copy()
+    rows[::2, :4] = 0
+
+    def masked(o: Tensor, y: Tensor, m: Tensor, s: Tensor) -> Tensor:
+        log_p = Normal(o, parameter.exp()).log_prob(y)
+        return -(log_p * (y != 0)).sum(-1).mean() + per_row(m, s)
+
+    found = audit_loss(masked, features=D, latents=K, data=rows)
+    assert found.value is None
+    assert not found.learned_eta_dec
+    assert {"own-parameters", "masked-targets"} <= {said.code for said in found.findings}
 
 
 def test_a_dispersion_that_trains_is_learned() -> None:

@@ -37,7 +37,7 @@ def with_own(probe: Probe, found: ReconstructionReading) -> ReconstructionReadin
     if found.kind.startswith("negative-binomial") and of_error:
         return found._replace(dispersion=None, own=len(of_any) - len(of_error))
     if squared and len(of_error) == 1 and of_error[0][0].size == 1:
-        pull, far = map(float, of_error[0])
+        pull, far = (one.item() for one in of_error[0])
         sums = [float((part - y).square().sum()) / len(y) for part in (o, other)]
         still = sums[0] - pull * (sums[1] - sums[0]) / (far - pull)
         if still > 0:

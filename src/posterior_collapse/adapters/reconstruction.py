@@ -78,6 +78,11 @@ class ReconstructionReading(NamedTuple):
         """What the decoder gives: "logits", "probabilities", "log rates", ...; None: unknown."""
         return KNOWN[self.kind][1] if self.kind in KNOWN else None
 
+    def as_other(self, masked: str | None = None) -> ReconstructionReading:
+        """Return the reading of an error that is of no known kind on the data."""
+        own = self.own + (self.fitted is not None)
+        return self._replace(kind="other", weights=None, fitted=None, own=own, masked=masked)
+
     @property
     def each(self) -> Any:
         """Its factor, or those of the features where they differ."""
