@@ -146,10 +146,11 @@ def test_a_penalty_of_the_output_is_no_swap_of_the_arguments(penalty: Any) -> No
     def loss(o: Tensor, y: Tensor, m: Tensor, s: Tensor) -> Tensor:
         return 0.5 * squared(o, y) + penalty(o) + 0.1 * per_row(m, s)
 
-    found = audit_loss(loss, features=64, latents=8, data=DIGITS)
+    rows = DIGITS[:, 20 : 20 + D]
+    found = audit_loss(loss, features=D, latents=K, data=rows)
     assert found.order == ROLES
     assert found.value is None
-    own = pc.onset(lambda o, y: 0.5 * (o - y).square().sum(-1).mean() + penalty(o), DIGITS)
+    own = pc.onset(lambda o, y: 0.5 * (o - y).square().sum(-1).mean() + penalty(o), rows)
     assert found.forecast.onset == pytest.approx(own.beta, rel=1e-6)
     assert audit_loss(lambda m, s, o, y: loss(o, y, m, s), features=D, latents=K).value is None
 
