@@ -229,7 +229,9 @@ class WrappedModel(LatentModel, nn.Module):
         own = torch.cuda.default_generators[device.index] if cuda else torch.default_generator
         before = own.get_state()
         q = encoded()
-        if self._draws is None and not any(part.training for part in self.wrapped.modules()):
+        # A frozen script module has no mode.
+        modes = (getattr(part, "training", False) for part in self.wrapped.modules())
+        if self._draws is None and not any(modes):
             self._draws = False
             if not torch.equal(before, own.get_state()):
                 pairs = zip(q, encoded(), strict=True)
