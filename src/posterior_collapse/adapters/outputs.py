@@ -206,11 +206,12 @@ class OutputReader:
         kind = KINDS.get(likelihood)
         if kind is not None and not isinstance(output, kind):
             of = "Categorical" if kind is OneHots else kind.__name__
+            own = next((name for name, one in KINDS.items() if isinstance(output, one)), "other")
             raise InvalidArgumentError(
                 "decode",
                 f"a {type(output).__name__}",
                 f"a tensor of each row's means, or a {of}, with likelihood {likelihood!r}",
-                "Return its .mean, or pass a spec with the likelihood that it is, or with 'other'.",
+                f"Return its .mean, or pass a spec with likelihood={own!r}.",
             )
         if isinstance(output, Normal) and self.spec.likelihood == "other":
             return Meant(output.loc, output.scale, validate_args=False)
