@@ -196,10 +196,12 @@ def test_log_variances_in_place_of_a_std_are_refused() -> None:
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        (mean_of, "a Tensor; expected two"),
+        (mean_of, "a Tensor; expected two.*chunk"),
+        (lambda x: dict(zip("mv", encode(x), strict=True)), "a dict; .* two of its m, v"),
         (lambda x: (*encode(x), 1), "3 things; expected two"),
         (lambda x: (mean_of(x), LOG_VAR), "one shape"),
         (lambda x: (x, x), "latent_dim=3"),
+        (lambda x: [encode(x), encode(x)], "a tuple and a tuple; .*torch.cat"),
         (lambda x: tuple(v[:2] for v in encode(x)), "6 rows"),
     ],
 )
@@ -413,3 +415,35 @@ def test_a_condition_and_a_target_that_are_swapped_are_told_apart() -> None:
     assert diagnose(model, (ROWS[:, :2], ROWS)).loss is not None
     with pytest.raises(InvalidArgumentError, match="x is the condition and y what is decoded"):
         diagnose(model, (ROWS, ROWS[:, :2]))
+
+
+@pytest.mark.parametrize("log_var", [True, False])
+def test_an_encoder_that_draws_is_told_unless_it_draws_a_sample_beside(log_var: bool) -> None:
+    net = nn.Linear(4, 6)
+
+    def posterior(x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, spread = net(x).chunk(2, -1)
+        return mean, spread if log_var else spread.exp()
+
+    def sampled(x: Tensor) -> tuple[Tensor, ...]:
+        mean, spread = posterior(x)
+        return mean, spread, mean + torch.randn_like(mean)
+
+    def dropped(x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, spread = posterior(x)
+        return nn.functional.dropout(mean), spread  # as if it were always training
+
+    for function, draws in ((posterior, False), (sampled, False), (dropped, True)):
+        model = from_callable(function, latent_dim=3, log_var=log_var)
+        found = diagnose(model, torch.randn(100, 4, generator=torch.Generator().manual_seed(0)))
+        assert any("another posterior at each call" in note for note in found.notes) == draws
+
+
+def test_a_prior_of_independent_units_written_as_one_of_many() -> None:
+    mean, std = torch.tensor([0.3, 0.0, -1.0]), torch.tensor([0.7, 1.0, 2.0])
+    rows = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    many = MultivariateNormal(mean, torch.diag(std.square()))
+    found = diagnose(from_callable(encode, latent_dim=3, prior=many), rows)
+    q = Normal(mean_of(rows), (0.5 * LOG_VAR).exp())
+    expected = torch.distributions.kl_divergence(q, Normal(mean, std)).mean(0)
+    torch.testing.assert_close(torch.tensor(found.levels[0].kl), expected.double())

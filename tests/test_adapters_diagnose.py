@@ -111,3 +111,29 @@ def test_images_in_a_loader_of_single_rows() -> None:
     found = pc.diagnose(wrapped, torch.utils.data.DataLoader(images, batch_size=1))
     assert found.levels[0].status == STATUS
     np.testing.assert_allclose(found.levels[0].kl, expected_kl(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "poisson", "negative-binomial", "gaussian"])
+@pytest.mark.parametrize("kind", ["Normal", "Poisson", "ContinuousBernoulli", "StudentT"])
+def test_a_decoder_of_another_distribution_than_the_specs_is_refused(
+    likelihood: Any, kind: str
+) -> None:
+    """Its loss would be its own, and the forecast that of the spec."""
+    model = Planted()
+    decoders = {
+        "Normal": lambda z: torch.distributions.Normal(model.decoder(z), 1.0),
+        "Poisson": lambda z: torch.distributions.Poisson(model.decoder(z).exp()),
+        "ContinuousBernoulli": lambda z: torch.distributions.ContinuousBernoulli(
+            logits=model.decoder(z)
+        ),
+        "StudentT": lambda z: torch.distributions.StudentT(4.0, model.decoder(z)),
+    }
+    rows = (ROWS > 0).float()
+    own = {"Normal": "gaussian", "Poisson": "poisson"}.get(kind)
+    for spec in (pc.VAESpec(5, likelihood=likelihood), pc.VAESpec(5, likelihood="other")):
+        wrapped = from_callable(model.encode, decoders[kind], latent_dim=5, spec=spec)
+        if spec.likelihood in (own, "other"):
+            assert pc.diagnose(wrapped, rows).loss is not None
+            continue
+        with pytest.raises(pc.InvalidArgumentError, match=f"got a {kind}; .*{likelihood!r}"):
+            pc.diagnose(wrapped, rows)

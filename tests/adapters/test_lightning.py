@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import itertools
+import random
 import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -105,9 +107,9 @@ def test_dead_and_live_units_are_seen() -> None:
 
 
 def test_the_trained_module_is_diagnosed() -> None:
-    monitor = CollapseMonitor()
+    spec = VAESpec(latent_dim=5, beta=0.01, eta_enc=2.0, sigma="input")
+    monitor = CollapseMonitor(spec=spec)
     module = train(monitor)
-    spec = VAESpec(latent_dim=5, beta=0.01, sigma="input")
     model = from_callable(module.encode, module.decoder, latent_dim=5, spec=spec)
     found = pc.diagnose(model, loader())
     assert [status == "active" for status in found.levels[0].status] == LIVE.bool().tolist()
@@ -150,6 +152,43 @@ def test_the_run_is_as_it_would_be_without(kind: type[Module]) -> None:
         runs.append(numbers(train(monitor, kind())))
     for with_monitor, without in zip(*runs, strict=True):
         assert torch.equal(with_monitor, without)
+
+
+def test_transforms_of_the_data_draw_in_the_run_what_they_would_without() -> None:
+    def noisy(rows: list[tuple[Tensor]]) -> tuple[Tensor]:
+        return (torch.stack([x for (x,) in rows]) + float(np.random.rand()) + random.random(),)
+
+    data = DataLoader(TensorDataset(DIGITS), 50, collate_fn=noisy)
+    runs = []
+    for monitor in (CollapseMonitor(data=data), None):
+        np.random.seed(0)
+        random.seed(0)
+        runs.append(train(monitor, data=data, max_epochs=2))
+    assert torch.equal(runs[0].heads.weight, runs[1].heads.weight)
+
+
+class Augmenting(Module):
+    """Batches are changed on the device while the trainer trains, as Lightning's docs do it."""
+
+    def on_after_batch_transfer(self, batch: Any, index: int) -> Any:
+        (x,) = batch
+        return (x + torch.rand(()) if self.trainer.training else x,)
+
+
+def test_batches_that_are_looked_at_are_not_augmented() -> None:
+    monitor = CollapseMonitor()
+    module = train(monitor, Augmenting(), max_epochs=1).eval()
+    with torch.no_grad():
+        mean, log_var = module.encode(DIGITS)
+    kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean(0)
+    torch.testing.assert_close(torch.tensor(monitor.history[-1].kl), kl, rtol=1e-5, atol=1e-7)
+
+
+def test_an_encode_of_more_than_a_batch_is_refused_by_name() -> None:
+    module = Module()
+    module.encode = lambda x, y: (x, y)
+    with pytest.raises(InvalidArgumentError, match=r"missing a required argument: 'y'.*batch"):
+        train(CollapseMonitor(), module)
 
 
 def test_a_loader_that_is_also_trained_on_keeps_its_order() -> None:

@@ -228,3 +228,77 @@ def test_scales_that_are_no_weight_of_a_kl_leave_the_spec_assumed() -> None:
     model = from_pyro(pair.model, unscaled, X)
     assert model.spec_assumed
     assert model.spec.likelihood == "bernoulli"
+
+
+@pytest.mark.parametrize("how", ["of the distribution", "of each row", "nothing", "of the data"])
+def test_a_mask_is_refused_and_one_of_all_is_none(how: str) -> None:
+    """pyro's own log density of the site leaves out what is masked, and a decoder's does not."""
+    pair = Pair()
+    masks = {
+        "of the distribution": torch.arange(DIM) < 6,
+        "of each row": (X.sum(1) > 5)[:, None].expand(X.shape),
+        "nothing": torch.tensor(False),
+        "of the data": X > 0.5,
+    }
+
+    def masked(mask: Tensor) -> Any:
+        def model(x: Tensor) -> None:
+            with pyro.plate("rows", len(x)):
+                z = pyro.sample("z", Normal(x.new_zeros(K), 1.0).expand([K]).to_event(1))
+                likelihood = Bernoulli(logits=pair.decoder(z), validate_args=False)
+                pyro.sample("x", likelihood.mask(mask).to_event(1), obs=x)
+
+        return model
+
+    with pytest.raises(InvalidArgumentError, match="a mask at the site 'x'"):
+        from_pyro(masked(masks[how]), pair.guide, X)
+    model = from_pyro(masked(torch.tensor(True)), pair.guide, X)
+    z = torch.zeros(len(X), K)
+    theirs = Bernoulli(logits=pair.decoder(z)).log_prob(X).sum()
+    torch.testing.assert_close(model.decode(z).log_prob(X).sum(), theirs)
+
+    def of_rows(x: Tensor) -> None:
+        with poutine.mask(mask=torch.arange(len(x)) > 3):
+            pair.model(x)
+
+    with pytest.raises(InvalidArgumentError, match="a mask at the site 'z'"):
+        from_pyro(of_rows, pair.guide, X)
+
+
+def test_what_other_sites_add_is_said_to_be_left_out() -> None:
+    pair = Pair()
+
+    def model(x: Tensor) -> None:
+        pair.model(x)
+        pyro.factor("penalty", -pair.decoder.weight.square().sum())
+        pyro.sample("label", Normal(0.0, 1.0), obs=torch.tensor(0.5))
+
+    found = from_pyro(model, pair.guide, X, observed="x")
+    assert found.notes == ["what these sites add to the objective is left out: penalty, label"]
+    assert not from_pyro(pair.model, pair.guide, X).notes
+
+
+def test_what_a_std_is_does_not_hang_on_how_it_is_looked_at() -> None:
+    """One that trains is learned without gradients too; fixed ones of each feature are no one's."""
+    learned = Pair("learned")
+    with torch.no_grad():
+        assert from_pyro(learned.model, learned.guide, X).spec.eta_dec == "learned"
+    pair, stds = Pair(), torch.linspace(0.5, 2, DIM)
+    pair.likelihood = lambda output: Normal(output, stds)
+    model = from_pyro(pair.model, pair.guide, X)
+    assert model.spec.likelihood == "other"
+    found = pc.diagnose(model, X)
+    assert found.loss is not None
+    assert not any("eta_dec" in note for note in found.notes)
+
+
+def test_rows_in_double_precision_and_functions_of_more() -> None:
+    pair = Pair()
+    model = from_pyro(pair.model, pair.guide, X.double())
+    torch.testing.assert_close(model.posterior(1, X).mean, wrapped().posterior(1, X).mean)
+
+    def annealed(x: Tensor, weight: float) -> None:
+        pair.model(x)
+
+    with pytest.raises(InvalidArgumentError, match=r"model: got TypeError .*'weight'.*lambda x: "):
+        from_pyro(annealed, pair.guide, X)

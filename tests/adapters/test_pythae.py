@@ -203,6 +203,25 @@ def test_a_loss_of_ones_own_is_probed() -> None:
     assert "KL has no weight" in from_pythae(patched).notes[0]
 
 
+class OwnStd(models.VAE):
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.log_std = nn.Parameter(torch.zeros(()))
+
+    def loss_function(self, recon_x: Tensor, x: Tensor, *latent: Tensor) -> Any:
+        error = -torch.distributions.Normal(recon_x, self.log_std.exp()).log_prob(x)
+        mean, log_var, _ = latent
+        kl = -0.5 * (1 + log_var - mean.square() - log_var.exp()).sum(1)
+        loss = error.flatten(1).sum(1) + kl
+        return loss.mean(), error.mean(), kl.mean()
+
+
+def test_a_std_that_trains_is_no_eta_dec_of_one() -> None:
+    wrapped = from_pythae(OwnStd(models.VAEConfig(input_dim=(1, 8, 8), latent_dim=3)))
+    assert wrapped.spec_assumed
+    assert "beta = 1, with a fitted eta_dec" in wrapped.notes[0]
+
+
 class OwnForward(models.VAE):
     def forward(self, inputs: Any, **options: Any) -> Any:
         return super().forward(inputs, **options)

@@ -10,10 +10,12 @@ from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
 from posterior_collapse import checks
 from posterior_collapse.adapters.bearing import forecast_of, with_masks
 from posterior_collapse.adapters.findings import DECODERS, findings
+from posterior_collapse.adapters.libraries import undisturbed
 from posterior_collapse.adapters.probing import ROLES, Sizes
 from posterior_collapse.adapters.reconstruction import (
     TOLERANCE,
@@ -32,6 +34,7 @@ from posterior_collapse.data.samples import read
 from posterior_collapse.diagnosis import Finding
 from posterior_collapse.diagnosis.conclusions import is_attainable
 from posterior_collapse.diagnosis.onsets import Onset
+from posterior_collapse.diagnosis.rows import device_of
 from posterior_collapse.errors import (
     DataError,
     InvalidArgumentError,
@@ -58,7 +61,8 @@ class LossAudit(Record):
         value: beta eta_dec^2, the variance a data mode must exceed to keep a unit with learned
             sigma. With a decoder of another known likelihood beta alone, which has no eta_dec.
             None: the loss has no such number.
-        learned_eta_dec: Whether the loss fits eta_dec to the batch; `value` is then beta alone.
+        learned_eta_dec: Whether eta_dec is fitted, to each batch or by training a parameter of the
+            loss's own; `value` is then beta alone.
         reconstruction: Kind and weight of the reconstruction term.
         kl: Kind, weight and prior of the KL term.
         reductions: `"sum"` or `"mean"` over `features`, `latents`, and the batch
@@ -235,7 +239,7 @@ class LossAudit(Record):
         if self.beta is None:
             return "This loss has no beta * eta_dec^2."
         if self.learned_eta_dec:
-            return f"beta = {self.beta:.6g}, with eta_dec fitted to the batch."
+            return f"beta = {self.beta:.6g}, with a fitted eta_dec."
         if self.likelihood == "other":
             return f"beta = {self.beta:.6g}, in units of its own reconstruction loss."
         if self.likelihood != "gaussian":
@@ -320,8 +324,9 @@ def audit_loss(
             "a function of (reconstruction, target, mean, log_var), or an EffectiveBeta",
             "Wrap yours: lambda y_hat, y, mean, log_var: ...",
         )
+    device = torch.device("cpu") if isinstance(loss, EffectiveBeta) else device_of(loss)
     # As in training, whose mode a loss may ask for, but its networks learn nothing from it.
-    with keeping_buffers(loss):
+    with keeping_buffers(loss), undisturbed(device), torch.enable_grad():
         if isinstance(loss, EffectiveBeta):
             kind = "squared" if loss.likelihood == "gaussian" else loss.likelihood
             error = ReconstructionReading(kind, loss.squared_error_weight)
@@ -340,13 +345,13 @@ def _audit(found: Terms, beta: float | None, variance: float, data: Any) -> Loss
     reconstruction, kl, sizes, _ = found = with_masks(found, data)
     if averaged > 1 and reconstruction.ignored:
         averaged = plain(averaged * usual / reconstruction.weight)
-    if reconstruction.kind != "squared":
+    if reconstruction.kind != "squared" or reconstruction.fits_std:
         variance = 1.0  # only a Gaussian leaves eta_dec to the author, unless it is fitted
     expected = None if beta is None else beta * variance
     cut = cut_off(found)
     audit = LossAudit(
         value=None if cut else _value(reconstruction, kl, math.prod(sizes.features)),
-        learned_eta_dec=reconstruction.kind == "log squared",
+        learned_eta_dec=reconstruction.fits_std,
         reconstruction=reconstruction,
         kl=kl,
         reductions=reduced,
@@ -423,6 +428,8 @@ def _value(reconstruction: ReconstructionReading, kl: KLReading, features: int) 
         return 0.0 if kl.kind == "none" and reconstruction.weight else None
     if reconstruction.likelihood == "other":
         return None
+    if reconstruction.fitted is not None:
+        return plain(kl.weight / reconstruction.fitted)
     factors = {"squared": 0.5, "log squared": features / 2}
     return plain(factors.get(reconstruction.kind, 1.0) * kl.weight / reconstruction.weight)
 

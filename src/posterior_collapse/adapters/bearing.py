@@ -107,10 +107,9 @@ def with_masks(terms: Terms, data: Any) -> Terms:
     tried = _special(probe) if rows is None else _batches(rows, probe)
     for what, y in tried:
         if not holds_on(probe, reconstruction, y):
-            masked = reconstruction._replace(kind="other", weights=None, masked=what)
-            return terms._replace(reconstruction=masked)
+            return terms._replace(reconstruction=reconstruction.as_other(what))
     if rows is not None and not (_within(rows, tried[0][1], terms) and _one_hot(rows, terms)):
-        return terms._replace(reconstruction=reconstruction._replace(kind="other", weights=None))
+        return terms._replace(reconstruction=reconstruction.as_other())
     return terms
 
 

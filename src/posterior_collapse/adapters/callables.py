@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Normal
+from torch.distributions import Distribution, MultivariateNormal, Normal
 
 from posterior_collapse import checks
 from posterior_collapse.adapters.outputs import (
@@ -17,18 +17,24 @@ from posterior_collapse.adapters.outputs import (
     OutputReader,
     certain,
     flattened,
+    independent,
     posterior_of,
 )
 from posterior_collapse.diagnosis.arrays import BEYOND
 from posterior_collapse.diagnosis.scores import elementwise
 from posterior_collapse.errors import InvalidArgumentError, NotSolvedError
 from posterior_collapse.models import LatentModel, OneHots
+from posterior_collapse.models.layers import Gaussian
 from posterior_collapse.models.modules import modules_behind
 from posterior_collapse.specs import CVAESpec, Spec, VAESpec
 
 BY_SAMPLES = (
     "KL to the prior is found by sampling; where the prior does not split over units, what no unit "
     "has alone is shared by all alike"
+)
+DRAWS = (
+    "the encoder gives another posterior at each call: what it draws is measured too, be it "
+    "dropout that does not heed evaluation mode or a sample in place of the mean"
 )
 FORCED = "the decoder sees the data's own past: of what it predicts from that, no unit need tell. "
 MARGINAL = (
@@ -167,6 +173,7 @@ class WrappedModel(LatentModel, nn.Module):
         self.training = self.wrapped.training = False
         # In a tuple they stay plain functions: a module as an attribute is registered once more.
         self._functions = (encode, decode)
+        self._draws: bool | None = None
         self._log_var, self._said = checks.flag("log_var", log_var), tuple(said)
         # Where the last posterior was: the prior of functions without a tensor follows it.
         self._last = torch.device("cpu"), torch.get_default_dtype()
@@ -175,6 +182,8 @@ class WrappedModel(LatentModel, nn.Module):
     def notes(self) -> list[str]:
         """What a reader of results should know of the model and of how its outputs were read."""
         notes = self._reader.notes
+        if self._draws:
+            notes.append(DRAWS)
         if isinstance(self._prior, Distribution) and not isinstance(self._prior, Normal):
             notes.append(BY_SAMPLES)
         elif self._prior is not None and not isinstance(self._prior, Distribution):
@@ -191,7 +200,7 @@ class WrappedModel(LatentModel, nn.Module):
         inputs = [x]
         if self.conditional:
             inputs.append(_rows(self._to_model(_needed("y", y))))
-        q = posterior_of(self._functions[0](*inputs), log_var=self._log_var)
+        q = self._encoded(inputs)
         # A network may span devices, or go through NumPy: noise is drawn where its input is.
         mean, std = (part.to(x.device) for part in q)
         n, k = len(x), self.units[0]
@@ -208,6 +217,26 @@ class WrappedModel(LatentModel, nn.Module):
             )
         self._last = mean.device, mean.dtype
         return Normal(mean.reshape(*lead, k), std.reshape(*lead, k), validate_args=False)
+
+    def _encoded(self, inputs: list[Tensor]) -> Gaussian:
+        """Call the encoder; twice the first time, if it draws random numbers meanwhile."""
+
+        def encoded() -> Gaussian:
+            return posterior_of(self._functions[0](*inputs), log_var=self._log_var)
+
+        device = inputs[0].device
+        cuda = device.type == "cuda"
+        own = torch.cuda.default_generators[device.index] if cuda else torch.default_generator
+        before = own.get_state()
+        q = encoded()
+        # A frozen script module has no mode.
+        modes = (getattr(part, "training", False) for part in self.wrapped.modules())
+        if self._draws is None and not any(modes):
+            self._draws = False
+            if not torch.equal(before, own.get_state()):
+                pairs = zip(q, encoded(), strict=True)
+                self._draws = not all(torch.allclose(*pair, 1e-2, 1e-3) for pair in pairs)
+        return q
 
     def prior(self, level: int, given: Tensor | None = None) -> Normal:
         """Return `p(z)`, `N(0, eta_enc^2)`; see `LatentModel`."""
@@ -343,6 +372,8 @@ def _named(modules: Iterable[nn.Module]) -> list[nn.Module]:
 
 def _known_prior(prior: Any) -> Distribution | Callable[[Tensor], Any]:
     found = elementwise(prior, lead=0)
+    if isinstance(found, MultivariateNormal) and independent(found):
+        return Normal(found.mean, found.stddev, validate_args=False)
     if isinstance(found, Distribution) or callable(found):
         return cast("Distribution | Callable[[Tensor], Any]", found)
     raise InvalidArgumentError(

@@ -12,7 +12,7 @@ from posterior_collapse.adapters.probing import ROLES
 from posterior_collapse.adapters.terms import KLReading
 from posterior_collapse.checks import Likelihood
 from posterior_collapse.diagnosis import Finding
-from posterior_collapse.errors import PosteriorCollapseError
+from posterior_collapse.errors import PosteriorCollapseError, count_of
 from posterior_collapse.theory.forecasting import FEW_ROWS
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def findings(
         *_of_signs(audit),
         *_of_schedule(audit.kl, late),
         *_of_kl(audit.kl, audit),
+        *_of_own(audit),
         *_of_reconstruction(audit, given),
         *_of_reductions(audit),
         *_of_value(audit),
@@ -196,6 +197,16 @@ def _of_prior(kl: KLReading) -> Iterator[Finding]:
         )
 
 
+def _of_own(audit: LossAudit) -> Iterator[Finding]:
+    if audit.reconstruction.own:
+        yield Finding(
+            "own-parameters",
+            f"{count_of(audit.reconstruction.own, 'parameter')} of the loss's own may train with "
+            "the model and weigh its terms: what is said here holds at their present values.",
+            "Audit the loss after training too, or freeze them (requires_grad_(False)).",
+        )
+
+
 def _of_reconstruction(audit: LossAudit, given: bool) -> Iterator[Finding]:
     reconstruction, turned = audit.reconstruction, _both_turned(audit)
     by_it = "What is said here of your data takes that into account."
@@ -321,7 +332,7 @@ def _of_reductions(audit: LossAudit) -> Iterator[Finding]:
     reconstruction, kl, sizes = audit.reconstruction, audit.kl, audit.sizes
     if reconstruction.kind == "none" or not kl.has_beta:
         return
-    usual = 0.5 if reconstruction.kind == "squared" else 1.0
+    usual = 0.5 if reconstruction.kind == "squared" and not audit.learned_eta_dec else 1.0
     made_up_for = audit.value is not None and math.isclose(audit.value, usual, rel_tol=1e-6)
     if not made_up_for and audit.matches is not True:
         yield from _of_means(audit)
@@ -395,7 +406,7 @@ def _of_value(audit: LossAudit) -> Iterator[Finding]:
         (1 / sizes.batch, f"1 / the batch size {sizes.batch}"),
     )
     name, halves = "beta", {1.0: "", 2.0: "a KL without its 1/2"}
-    if audit.likelihood == "gaussian":
+    if audit.likelihood == "gaussian" and not audit.learned_eta_dec:
         name = "beta * eta_dec^2"
         halves = {
             1.0: "",

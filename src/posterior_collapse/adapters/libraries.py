@@ -1,10 +1,12 @@
-"""Other libraries: what to say when one is not there, and their use of torch's global generator."""
+"""Other libraries: what to say when one is not there, and their use of global generators."""
 
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 from posterior_collapse import errors
@@ -29,9 +31,10 @@ def needing(library: str, purpose: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def undisturbed(device: torch.device) -> Iterator[None]:
-    """Give torch's random numbers back as they were, on the CPU and on a device.
+    """Give random numbers back as they were: torch's on the CPU and a device, NumPy's, Python's.
 
-    Other libraries draw from the global generator where only a distribution is wanted.
+    Other libraries draw from the global generators where only a distribution is wanted, and so do
+    losses that are called, and transforms of data that are looked at.
 
     Example:
         >>> state = torch.get_rng_state()
@@ -40,5 +43,10 @@ def undisturbed(device: torch.device) -> Iterator[None]:
         >>> torch.equal(state, torch.get_rng_state())
         True
     """
+    states = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
+        try:
+            yield
+        finally:
+            np.random.set_state(states[0])
+            random.setstate(states[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -33,8 +34,10 @@ from posterior_collapse.theory.thresholds import LEAST_ROWS, side_of_threshold
 with needing("lightning", "call back while it trains"):
     try:
         from lightning.pytorch import Callback, LightningModule, Trainer
+        from lightning.pytorch.trainer.states import RunningStage
     except ImportError:
         from pytorch_lightning import Callback, LightningModule, Trainer
+        from pytorch_lightning.trainer.states import RunningStage
 
 from posterior_collapse.adapters.metrics import InformationPerUnit, KLPerUnit
 
@@ -82,7 +85,7 @@ class CollapseMonitor(Callback):
         samples: Rows to look at, per process, rounded up to whole batches.
         every: Most optimiser steps between two looks.
         log_var: Whether `encode` returns a log-variance; False: a std.
-        prior_std: Std of the prior.
+        prior_std: Std of the prior; None: the spec's eta_enc, 1 without one.
         least_active: Fewer active units than this are warned of, once.
         warn_after: Optimiser steps before a warning, beyond the KL warm-up; None: no warning.
         spec: The objective, so that the warning can say whether it asks for collapse, as far as the
@@ -105,7 +108,7 @@ class CollapseMonitor(Callback):
         samples: int = 1000,
         every: int = 500,
         log_var: bool = True,
-        prior_std: float = 1.0,
+        prior_std: float | None = None,
         least_active: int = 1,
         warn_after: int | None = 1000,
         spec: VAESpec | None = None,
@@ -120,6 +123,8 @@ class CollapseMonitor(Callback):
         self.samples = checks.whole("samples", samples, least=1)
         self.every = checks.whole("every", every, least=1)
         self.log_var = log_var
+        if prior_std is None:
+            prior_std = 1.0 if spec is None else spec.eta_enc
         self.prior_std = checks.positive("prior_std", prior_std)
         self.least_active = checks.whole("least_active", least_active, least=1)
         self.warn_after = (
@@ -135,7 +140,7 @@ class CollapseMonitor(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the batches to look at, and look at the untrained model."""
         # What transforms the data is no part of the model.
-        with _aside(pl_module, self.encode), unwatched():
+        with _aside(trainer, pl_module, self.encode), unwatched():
             self._batches = self._read(trainer)
         self._look(trainer, pl_module)
 
@@ -209,7 +214,7 @@ class CollapseMonitor(Callback):
         if self.history and self.history[-1].step == step:
             return
         self._next = step + max(1, min(self.every, step // 4))
-        with _aside(pl_module, self.encode):
+        with _aside(trainer, pl_module, self.encode):
             kl, active = self._measure(trainer, pl_module)
         found = Measured(step, tuple(kl.tolist()), int(active))
         self.history.append(found)
@@ -306,10 +311,19 @@ def _sides(rows: NDArray[np.float64], threshold: NDArray[np.float64]) -> list[st
 
 
 @contextlib.contextmanager
-def _aside(module: LightningModule, encode: Callable[[Any, Any], Any]) -> Iterator[None]:
-    """Keep a look at a module from changing its modes, gradients and random numbers."""
-    with undisturbed(module.device), evaluating(module, encode), torch.no_grad():
-        yield
+def _aside(
+    trainer: Trainer, module: LightningModule, encode: Callable[[Any, Any], Any]
+) -> Iterator[None]:
+    """Keep a look at a module from changing its modes, gradients and random numbers.
+
+    Meanwhile the trainer validates, for the hooks that change batches if it trains.
+    """
+    stage, trainer.state.stage = trainer.state.stage, RunningStage.VALIDATING
+    try:
+        with undisturbed(module.device), evaluating(module, encode), torch.no_grad():
+            yield
+    finally:
+        trainer.state.stage = stage
 
 
 def _encode(module: Any, batch: Any) -> Any:
@@ -320,7 +334,17 @@ def _encode(module: Any, batch: Any) -> Any:
             "a way to the posterior",
             "Pass encode=lambda module, batch: (mean, log_var).",
         )
-    return module.encode(_first_tensor(batch))
+    x = _first_tensor(batch)
+    try:
+        inspect.signature(module.encode).bind(x)
+    except TypeError as error:
+        raise InvalidArgumentError(
+            "encode",
+            f"a method of {type(module).__name__} that takes other than one batch ({error})",
+            "encode(x)",
+            "Pass encode=lambda module, batch: module.encode(*batch), say.",
+        ) from error
+    return module.encode(x)
 
 
 def _first_tensor(batch: Any) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
@@ -34,6 +34,14 @@ WORDS: dict[Likelihood, tuple[str, str]] = {
     "poisson": ("rates", "log rates"),
     "negative-binomial": ("means", "log means"),
 }
+KINDS: dict[Likelihood, type[Distribution]] = {
+    "gaussian": Normal,
+    "bernoulli": Bernoulli,
+    "poisson": Poisson,
+    "negative-binomial": NegativeBinomial,
+    "categorical": OneHots,
+}
+"""What a decoder's distribution is of, by a spec's likelihood; of "other" any."""
 SURE = 4.0
 """Standard errors within which noise counts as that of a sample."""
 NEVER = -1e4
@@ -61,7 +69,14 @@ def posterior_of(output: Any, *, log_var: bool) -> Gaussian:
     if isinstance(output, Normal):
         return Gaussian(output.mean, output.stddev)
     if isinstance(output, MultivariateNormal):
-        return _independent(output)
+        if not independent(output):
+            raise InvalidArgumentError(
+                "encode",
+                "a MultivariateNormal whose units depend on each other",
+                "one of independent units",
+                "Return a Normal of its mean and of the root of its variance.",
+            )
+        return Gaussian(output.mean, output.stddev)
     sampled = isinstance(output, Sequence) and len(output) == 3 and isinstance(output[2], Tensor)
     if sampled and output[2].shape == getattr(output[0], "shape", None):
         if _begins_with_sample(output, log_var):
@@ -74,15 +89,26 @@ def posterior_of(output: Any, *, log_var: bool) -> Gaussian:
         output = output[:2]  # the sample that was drawn
     if not isinstance(output, Sequence) or len(output) != 2:
         many = f"{len(output)} things" if isinstance(output, Sequence) else None
+        action = "Wrap it: lambda x: encode(x)[:2]."
+        if isinstance(output, Tensor):
+            action = "If it holds both, wrap it: lambda x: encode(x).chunk(2, dim=-1)."
+        elif isinstance(output, Mapping):
+            action = f"Return the two of its {', '.join(map(str, output))} that are those."
+        raise InvalidArgumentError(
+            "encode", many or f"a {type(output).__name__}", "two: (mean, log_var)", action
+        )
+    try:
+        mean, spread = (
+            part if isinstance(part, Tensor) else torch.as_tensor(part, device="cpu")
+            for part in output
+        )
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidArgumentError(
             "encode",
-            many or f"a {type(output).__name__}",
-            "two: (mean, log_var)",
-            "Wrap it: lambda x: encode(x)[:2].",
-        )
-    mean, spread = (
-        part if isinstance(part, Tensor) else torch.as_tensor(part, device="cpu") for part in output
-    )
+            " and ".join(f"a {type(part).__name__}" for part in output),
+            "two tensors: (mean, log_var)",
+            "Of several latents, put those of each kind side by side: torch.cat(means, dim=-1).",
+        ) from error
     if mean.shape != spread.shape:
         raise InvalidArgumentError(
             "encode",
@@ -119,17 +145,10 @@ def _begins_with_sample(output: Sequence[Tensor], log_var: bool) -> bool:
     return torch.equal(first, second) or misfit(first, second, third) < error < 0.5
 
 
-def _independent(output: MultivariateNormal) -> Gaussian:
-    covariance = output.covariance_matrix
-    diagonal = covariance.diagonal(dim1=-2, dim2=-1)
-    if not torch.equal(covariance, torch.diag_embed(diagonal)):
-        raise InvalidArgumentError(
-            "encode",
-            "a MultivariateNormal whose units depend on each other",
-            "one of independent units",
-            "Return a Normal of its mean and of the root of its variance.",
-        )
-    return Gaussian(output.mean, diagonal.sqrt())
+def independent(normal: MultivariateNormal) -> bool:
+    """Whether the parts of a Gaussian tell nothing of each other."""
+    covariance = normal.covariance_matrix
+    return torch.equal(covariance, torch.diag_embed(covariance.diagonal(dim1=-2, dim2=-1)))
 
 
 class OutputReader:
@@ -183,12 +202,16 @@ class OutputReader:
             )
         if not given:
             return self._of_tensor(output)
-        if self.spec.likelihood == "gaussian" and not isinstance(output, Normal):
+        likelihood = self.spec.likelihood
+        kind = KINDS.get(likelihood)
+        if kind is not None and not isinstance(output, kind):
+            of = "Categorical" if kind is OneHots else kind.__name__
+            own = next((name for name, one in KINDS.items() if isinstance(output, one)), "other")
             raise InvalidArgumentError(
                 "decode",
                 f"a {type(output).__name__}",
-                "the mean of each row, or a Normal, with a Gaussian likelihood",
-                "Return its .mean, or pass a spec with likelihood='bernoulli', or whichever it is.",
+                f"a tensor of each row's means, or a {of}, with likelihood {likelihood!r}",
+                f"Return its .mean, or pass a spec with likelihood={own!r}.",
             )
         if isinstance(output, Normal) and self.spec.likelihood == "other":
             return Meant(output.loc, output.scale, validate_args=False)

@@ -204,6 +204,14 @@ class Probe:
             for role, one in zip(leaves, found, strict=True)
         }
 
+    def own_slopes(self, y_hat: Tensor, y: Tensor, *posterior: float) -> list[Float]:
+        """Return the gradient with respect to each parameter of the loss's own that may train."""
+        total = self._called(self._roles(y_hat, y, *(posterior or (0.0, 0.0))), 1.0)
+        own = _leaves(total) if isinstance(total, Tensor) else []
+        return (
+            [one.double().cpu().numpy() for one in torch.autograd.grad(total, own)] if own else []
+        )
+
     def _differences(self, y_hat: Tensor, y: Tensor) -> Float:
         """Return the gradient from values, which may be in single precision."""
         if y_hat.numel() > MOST_DIFFERENCES:
@@ -356,18 +364,13 @@ def _answers(loss: Callable[..., Any], sizes: Sizes, spread: str) -> list[float]
 @contextlib.contextmanager
 def _seeded(device: torch.device) -> Iterator[None]:
     """Have the global generators start alike, and leave them as they were."""
-    states = np.random.get_state(), random.getstate()
     with undisturbed(device):
         torch.default_generator.manual_seed(0)
         if device.type == "cuda":
             torch.cuda.default_generators[device.index].manual_seed(0)
         np.random.seed(0)
         random.seed(0)
-        try:
-            yield
-        finally:
-            np.random.set_state(states[0])
-            random.setstate(states[1])
+        yield
 
 
 def random_numbers() -> InvalidArgumentError:
@@ -391,6 +394,17 @@ def _slope(total: Tensor, at: Tensor) -> Float:
         "a finite one at reconstructions and targets in (0, 1)",
         "Check the order of the arguments.",
     )
+
+
+def _leaves(total: Tensor) -> list[Tensor]:
+    """Return the tensors that autograd would give a gradient of this number."""
+    nodes = dict.fromkeys([total.grad_fn] if total.grad_fn else [])
+    queue = list(nodes)
+    for node in queue:  # which grows meanwhile
+        new = [one for one, _ in node.next_functions if one is not None and one not in nodes]
+        nodes.update(dict.fromkeys(new))
+        queue += dict.fromkeys(new)
+    return [node.variable for node in queue if hasattr(node, "variable")]
 
 
 def _total(output: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -21,8 +21,8 @@ from torch.distributions import (
 from posterior_collapse.adapters.callables import WrappedModel
 from posterior_collapse.adapters.libraries import needing, undisturbed
 from posterior_collapse.checks import Dispersion
-from posterior_collapse.errors import InvalidArgumentError
-from posterior_collapse.models.modules import evaluating
+from posterior_collapse.errors import InvalidArgumentError, first_line
+from posterior_collapse.models.modules import evaluating, tensor_behind
 from posterior_collapse.specs import EtaDec, Likelihood, Spec, VAESpec
 
 _SAME = 1e-6
@@ -40,6 +40,9 @@ SCALES = (
 )
 
 
+OTHERS = "what these sites add to the objective is left out: {}"
+
+
 class _Sites(NamedTuple):
     """Of the traces of a model and guide at some rows.
 
@@ -49,6 +52,7 @@ class _Sites(NamedTuple):
         posterior: In the guide.
         prior: In the model.
         data: In the model.
+        others: Names of what is observed besides, as of `pyro.factor`.
     """
 
     latent: str
@@ -56,6 +60,7 @@ class _Sites(NamedTuple):
     posterior: dict[str, Any]
     prior: dict[str, Any]
     data: dict[str, Any]
+    others: tuple[str, ...]
 
 
 def from_pyro(
@@ -97,7 +102,9 @@ def from_pyro(
             "a tensor of at least 2 rows, (rows, ...)",
             "Pass a batch as SVI.step takes it.",
         )
-    with undisturbed(x.device), evaluating(model, guide):
+    own = tensor_behind(*modules, model, guide)
+    x = x.to(own) if own is not None and x.is_floating_point() else x
+    with undisturbed(x.device), evaluating(model, guide), torch.enable_grad():
         sites = _sites(poutine, model, guide, x, site, observed)
     like, latent, data = torch.zeros_like(x[:1]), sites.latent, sites.observed
 
@@ -133,7 +140,7 @@ def from_pyro(
         latent_dim=units,
         spec=spec,
         spec_assumed=assumed,
-        said=[SCALES] * assumed,
+        said=[SCALES] * assumed + [OTHERS.format(", ".join(sites.others))] * bool(sites.others),
         shape=x.shape[1:],
         modules=modules,
     )
@@ -148,11 +155,11 @@ def _sites(
     observed: str | None,
 ) -> _Sites:
     """Trace both functions and find the latent site and that of the data."""
-    guided = poutine.trace(guide).get_trace(x)
+    guided = _traced(poutine, "guide", guide, x)
     latent = _one("site", site, _names(guided, observed=False))
     z = guided.nodes[latent]["value"]
     given = poutine.condition(model, data={latent: z})
-    traced = poutine.trace(given).get_trace(x)
+    traced = _traced(poutine, "model", given, x)
     if latent not in traced.nodes:
         raise InvalidArgumentError(
             "model",
@@ -163,10 +170,26 @@ def _sites(
     seen = [name for name in _names(traced, observed=True) if name != latent]
     data = _one("observed", observed, seen)
     nodes = traced.nodes
-    found = _Sites(latent, data, guided.nodes[latent], nodes[latent], nodes[data])
+    others = [
+        name
+        for trace in (guided, traced)
+        for name, node in trace.nodes.items()
+        if node["type"] == "sample" and node["is_observed"] and name not in (latent, data)
+        and type(node["fn"]).__name__ != "_Subsample"
+    ]  # fmt: skip
+    posterior, prior = guided.nodes[latent], nodes[latent]
+    found = _Sites(latent, data, posterior, prior, nodes[data], tuple(dict.fromkeys(others)))
     _check(found, len(x), [name for name in _names(traced, observed=False) if name != latent])
-    blank = poutine.trace(given).get_trace(torch.zeros_like(x)).nodes[data]["fn"]
-    if not _alike(unwrapped(found.data["fn"]), unwrapped(blank)):
+    blank = poutine.trace(given).get_trace(torch.zeros_like(x)).nodes[data]
+    for node in (*found[2:5], blank):
+        if _masked(node):
+            raise InvalidArgumentError(
+                "model",
+                f"a mask at the site {node['name']!r}",
+                "sites of which all counts",
+                "For KL and information alone, wrap the encoder with from_callable(encode).",
+            )
+    if not _alike(unwrapped(found.data["fn"]), unwrapped(blank["fn"])):
         raise InvalidArgumentError(
             "model",
             "a likelihood that changes with the data it is asked of",
@@ -174,6 +197,24 @@ def _sites(
             "Derive a class from LatentModel with a CVAESpec, whose decode is given x.",
         )
     return found
+
+
+def _traced(poutine: Any, name: str, function: Callable[..., Any], x: Tensor) -> Any:
+    try:
+        return poutine.trace(function).get_trace(x)
+    except Exception as error:
+        raise InvalidArgumentError(
+            name,
+            f"{type(error).__name__} ({first_line(error)}) for x of shape {tuple(x.shape)}",
+            "a function of a batch alone, as SVI.step(x) calls it",
+            f"Pass rows as it takes them; give it what else it takes, lambda x: {name}(x, 1.0).",
+        ) from error
+
+
+def _masked(node: dict[str, Any]) -> bool:
+    """Whether something of a site does not count."""
+    masks = [node["mask"], *(getattr(one, "_mask", None) for one in _layers(node["fn"]))]
+    return any(mask is not None and not bool(torch.as_tensor(mask).all()) for mask in masks)
 
 
 def _check(sites: _Sites, rows: int, others: list[str]) -> None:
@@ -207,7 +248,7 @@ def _check(sites: _Sites, rows: int, others: list[str]) -> None:
 
 def _beta(sites: _Sites) -> float | None:
     """The KL's weight beside the data's; None: what the scales weight is no KL."""
-    scales = [torch.as_tensor(node["scale"], dtype=torch.float64) for node in sites[2:]]
+    scales = [torch.as_tensor(node["scale"], dtype=torch.float64) for node in sites[2:5]]
     if not all(_equal(scale) and float(scale.min()) > 0 for scale in scales):
         return None
     of_posterior, of_prior, of_data = (float(scale.flatten()[0]) for scale in scales)
@@ -217,7 +258,7 @@ def _beta(sites: _Sites) -> float | None:
 
 
 def _likelihood(data: Distribution) -> tuple[Likelihood, EtaDec, Dispersion]:
-    if isinstance(data, Normal):
+    if isinstance(data, Normal) and (data.scale.requires_grad or _equal(data.scale)):
         return "gaussian", _fixed(data.scale), "learned"
     if isinstance(data, NegativeBinomial):
         return "negative-binomial", 1.0, _fixed(data.total_count)
@@ -241,9 +282,15 @@ def _equal(value: Tensor) -> bool:
 
 def unwrapped(output: Any) -> Any:
     """Return the distribution of single numbers inside pyro's and torch's wrappers."""
+    *_, inner = _layers(output)
+    return inner
+
+
+def _layers(output: Any) -> Iterator[Any]:
+    yield output
     while isinstance(output, Independent) or type(output).__name__ in WRAPPERS:
         output = output.base_dist
-    return output
+        yield output
 
 
 def _alike(one: Distribution, other: Distribution) -> bool:

@@ -271,8 +271,7 @@ def _probed(model: Any, shape: Sequence[int] | None) -> _Objective:
         return _Objective(None, f"what the {name} asks for was not found out ({error}): pass spec=")
     kind, prior_std = audit.kl.kind, audit.kl.prior_std
     if kind != "gaussian" or audit.learned_eta_dec or not 0 < (audit.value or 0) < math.inf:
-        why = " ".join(map(str, audit.findings))
-        return _Objective(None, f"no beta follows from the {name}. {why}", audit.likelihood)
+        return _Objective(None, f"no spec follows from the {name}: {audit.text}", audit.likelihood)
     return _Objective(
         audit.value,
         f"the {name} was found to be that of beta = {audit.value:.6g}",

@@ -45,6 +45,9 @@ class ReconstructionReading(NamedTuple):
         clipped: Whether outputs are cut off where they leave a range, as by clamp or relu.
         near: Of an `"other"` one, the kind that it has in (0, 1), but not of large errors.
         ignored: Class numbers that count nothing, as that of padding.
+        fitted: Of a squared error whose std is a parameter that trains with the model: the factor
+            of the Gaussian's -log p that it is.
+        own: How many other parameters of the loss's own weigh the error or the KL.
     """
 
     kind: str
@@ -57,6 +60,13 @@ class ReconstructionReading(NamedTuple):
     clipped: bool = False
     near: str | None = None
     ignored: tuple[int, ...] = ()
+    fitted: float | None = None
+    own: int = 0
+
+    @property
+    def fits_std(self) -> bool:
+        """Whether it is a Gaussian's whose std goes by the errors."""
+        return self.kind == "log squared" or (self.kind == "squared" and self.fitted is not None)
 
     @property
     def likelihood(self) -> Likelihood:
@@ -67,6 +77,11 @@ class ReconstructionReading(NamedTuple):
     def link(self) -> str | None:
         """What the decoder gives: "logits", "probabilities", "log rates", ...; None: unknown."""
         return KNOWN[self.kind][1] if self.kind in KNOWN else None
+
+    def as_other(self, masked: str | None = None) -> ReconstructionReading:
+        """Return the reading of an error that is of no known kind on the data."""
+        own = self.own + (self.fitted is not None)
+        return self._replace(kind="other", weights=None, fitted=None, own=own, masked=masked)
 
     @property
     def each(self) -> Any:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from posterior_collapse.adapters.own import with_own
 from posterior_collapse.adapters.probing import (
     LOGGED,
     PLAIN,
@@ -297,7 +298,7 @@ def _read_in_some_order(loss: Callable[..., Any], sizes: Sizes, log_var: bool) -
         found: Terms | InvalidArgumentError
         try:
             found = _read_as(loss, sizes, log_var, order)
-            if found.known:
+            if found.known and (found.order == ROLES or _same_turned(loss, log_var, found)):
                 return found
         except InvalidArgumentError as error:
             found = error
@@ -316,6 +317,16 @@ def _read_in_some_order(loss: Callable[..., Any], sizes: Sizes, log_var: bool) -
         'the total first, or under "loss"',
         "Return what training minimises, e.g. lambda *args: sum(loss(*args)[:2]).",
     )
+
+
+def _same_turned(loss: Callable[..., Any], log_var: bool, found: Terms) -> bool:
+    """Whether an error is one either way round, if of differences: else a penalty is beside it."""
+    kind = found.reconstruction.kind
+    if found.probe is None or kind not in ("squared", "absolute", "log squared"):
+        return True
+    output, target, *rest = found.probe.order
+    turned = _read_as(loss, found.sizes, log_var, (target, output, *rest))
+    return turned.reconstruction.kind == kind
 
 
 def _read_as(
@@ -349,7 +360,7 @@ def _read_as(
                 str(not log_var),
                 f"Pass log_var={not log_var}.",
             )
-    return Terms(read, kl, sizes, replace(probe, spread=kl.spread))
+    return Terms(with_own(probe, read), kl, sizes, replace(probe, spread=kl.spread))
 
 
 def _kl_or(kl: KLReading, probe: Probe) -> KLReading:

@@ -46,7 +46,8 @@ class Fitted(Seen):
         history: Columns by name, one entry per epoch: `epoch`, `step`, `loss`, `reconstruction`,
             and `kl_1`, `active_1` and so on per level; `validation_loss` with validation data, at
             full weights; with a warm-up or cycles `beta_factor`, what beta was multiplied by at the
-            row's last step; and `kl_1_3`, the KL of the third unit of level 1, of levels of at most 256 units.
+            row's last step; and `kl_1_3`, the KL of the third unit of level 1, of levels of at most
+            256 units.
             Losses are those trained on (in nats per row, averaged over the epoch; of counts
             without what the data alone decide, log y!), KL without beta, active units as
             `diagnose` finds them at the epoch's end on 256 rows at most.

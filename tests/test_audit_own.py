@@ -1,0 +1,196 @@
+"""`audit_loss` on losses with parameters of their own, with penalties beside, and with draws."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize_scalar
+from torch import Tensor, nn
+from torch.distributions import Normal
+from torch.nn import functional
+
+import posterior_collapse as pc
+from losses import kl, per_row, squared
+from posterior_collapse.adapters import audit_loss
+
+D, K, WEIGHT = 12, 3, 3.0
+DIGITS = pc.load("digits").x
+ROLES = ("reconstruction", "target", "mean", "log_var")
+Error = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+# Of output, target and the parameter, with whose std errors are weighed.
+STDS: dict[str, Error] = {
+    "log std": lambda o, y, p: -Normal(o, p.exp()).log_prob(y).sum(-1).mean(),
+    "mean over all": lambda o, y, p: -Normal(o, p.exp()).log_prob(y).mean(),
+    "log variance": lambda o, y, p: 0.5 * ((-p).exp() * (o - y).square() + p).sum(-1).mean(),
+    "softplus": lambda o, y, p: (
+        -Normal(o, functional.softplus(p) + 1e-3).log_prob(y).sum(-1).mean()
+    ),
+    "too little log": lambda o, y, p: squared(o, y) / (2 * p.exp().square()) + p,
+    "uncertainty": lambda o, y, p: (-p).exp() * functional.mse_loss(o, y) + p,
+}
+
+
+@pytest.mark.parametrize("name", STDS)
+@pytest.mark.parametrize("start", [-2.0, 0.0, [1.0]])  # `torch.zeros(1)` is as frequent
+def test_a_std_that_trains_is_fitted(name: str, start: Any) -> None:
+    """With it at its best for each size of error the loss is `c n / 2` times the log of that."""
+    error, rows = STDS[name], torch.rand(2, 40, D, generator=torch.Generator().manual_seed(0))
+    o, y = rows.double()
+
+    def least(times: float) -> float:
+        def at(p: float) -> float:
+            return float(error(y + times * (o - y), y, torch.tensor(p, dtype=torch.float64)))
+
+        return float(minimize_scalar(at, bracket=(-2.0, 1.0), tol=1e-12).fun)
+
+    slope = (least(2.0) - least(1.0)) / math.log(4)
+    parameter = nn.Parameter(torch.tensor(start))  # in single precision, as people have it
+    found = audit_loss(
+        lambda o, y, m, s: error(o, y, parameter).sum() + WEIGHT * per_row(m, s),
+        features=D,
+        latents=K,
+    )
+    assert found.value == pytest.approx(WEIGHT * (D / 2) / slope, rel=1e-5)
+    assert found.learned_eta_dec
+    assert found.spec.eta_dec == "learned"
+    assert "eta_dec^2" not in found.headline
+    assert "own-parameters" not in [one.code for one in found.findings]
+    assert parameter.grad is None
+
+
+def test_a_std_that_trains_is_forecast_as_a_learned_one() -> None:
+    parameter = nn.Parameter(torch.zeros(()))
+    found = audit_loss(
+        lambda o, y, m, s: STDS["log std"](o, y, parameter) + 4 * per_row(m, s),
+        features=64,
+        latents=8,
+        data=DIGITS,
+        beta=4.0,
+    )
+    own = pc.forecast(DIGITS, pc.VAESpec(8, beta=4.0, eta_dec="learned", sigma="input"))
+    assert found.matches
+    assert found.forecast.n_active == own.n_active
+    assert found.forecast.loss == pytest.approx(own.loss, rel=1e-4)
+    fixed = audit_loss(
+        lambda o, y, m, s: STDS["log std"](o, y, parameter.detach()) + 4 * per_row(m, s),
+        features=64,
+        latents=8,
+        data=DIGITS,
+    )
+    assert (fixed.value, fixed.learned_eta_dec, fixed.forecast.n_active) == (4.0, False, 0)
+
+
+def test_other_parameters_are_spoken_of_if_they_weigh_a_term() -> None:
+    one, many = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(D))
+    prior, layer = nn.Parameter(torch.zeros(K)), nn.Linear(4, 4)
+    losses: list[tuple[Callable[..., Tensor], float, int]] = [
+        (lambda o, y, m, s: STDS["log std"](o, y, many) + per_row(m, s), 1.0, 1),
+        (lambda o, y, m, s: squared(o, y) + per_row(m - prior, s), 0.5, 1),
+        (lambda o, y, m, s: squared(o, y) + (-one).exp() * per_row(m, s) + one, 0.5, 1),
+        (lambda o, y, m, s: STDS["log std"](o, y, one) + per_row(m - prior, s), 1.0, 1),
+        # Weight decay adds to the loss and weighs nothing of it.
+        (lambda o, y, m, s: squared(o, y) + per_row(m, s) + layer.weight.square().sum(), 0.5, 0),
+    ]
+    for loss, value, own in losses:
+        found = audit_loss(loss, features=D, latents=K)
+        assert found.value == pytest.approx(value, rel=1e-5)
+        assert found.reconstruction.own == own
+        assert ("own-parameters" in [said.code for said in found.findings]) == bool(own)
+
+
+def test_a_std_that_trains_under_a_mask_is_one_of_the_others() -> None:
+    parameter, rows = nn.Parameter(torch.zeros(1)), DIGITS[:, 20:32].copy()
+    rows[::2, :4] = 0
+
+    def masked(o: Tensor, y: Tensor, m: Tensor, s: Tensor) -> Tensor:
+        log_p = Normal(o, parameter.exp()).log_prob(y)
+        return -(log_p * (y != 0)).sum(-1).mean() + per_row(m, s)
+
+    found = audit_loss(masked, features=D, latents=K, data=rows)
+    assert found.value is None
+    assert not found.learned_eta_dec
+    assert {"own-parameters", "masked-targets"} <= {said.code for said in found.findings}
+
+
+def test_a_dispersion_that_trains_is_learned() -> None:
+    log_r = nn.Parameter(torch.zeros(()))
+
+    def loss(o: Tensor, y: Tensor, m: Tensor, s: Tensor, r: Any) -> Tensor:
+        log_p = torch.lgamma(y + r) - torch.lgamma(r) - torch.lgamma(y + 1)
+        log_p = log_p + r * (r / (r + o.exp())).log() + y * (o.exp() / (r + o.exp())).log()
+        return -log_p.sum(-1).mean() + 2 * per_row(m, s)
+
+    trained = audit_loss(lambda *roles: loss(*roles, log_r.exp()), features=D, latents=K)
+    fixed = audit_loss(lambda *roles: loss(*roles, torch.tensor(1.0)), features=D, latents=K)
+    assert trained.value == pytest.approx(2, rel=1e-5)
+    assert trained.spec.dispersion == "learned"
+    assert trained.reconstruction.own == 0
+    assert fixed.spec.dispersion == pytest.approx(1)
+
+
+def total_variation(o: Tensor) -> Tensor:
+    return (o[:, 1:] - o[:, :-1]).square().sum(-1).mean()
+
+
+@pytest.mark.parametrize("penalty", [lambda o: o.square().sum(-1).mean(), total_variation])
+def test_a_penalty_of_the_output_is_no_swap_of_the_arguments(penalty: Any) -> None:
+    """As a function of the target alone it is a squared error, of the output it is another."""
+
+    def loss(o: Tensor, y: Tensor, m: Tensor, s: Tensor) -> Tensor:
+        return 0.5 * squared(o, y) + penalty(o) + 0.1 * per_row(m, s)
+
+    rows = DIGITS[:, 20 : 20 + D]
+    found = audit_loss(loss, features=D, latents=K, data=rows)
+    assert found.order == ROLES
+    assert found.value is None
+    own = pc.onset(lambda o, y: 0.5 * (o - y).square().sum(-1).mean() + penalty(o), rows)
+    assert found.forecast.onset == pytest.approx(own.beta, rel=1e-6)
+    assert audit_loss(lambda m, s, o, y: loss(o, y, m, s), features=D, latents=K).value is None
+
+
+class Draws(nn.Module):
+    """A perceptual error with dropout, which draws from torch, and noise of other generators."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, o: Tensor, y: Tensor, m: Tensor, s: Tensor) -> Tensor:
+        if self.kind == "sampled":
+            q = Normal(m, (s / 2).exp())
+            z = q.rsample()
+            return squared(o, y) + (q.log_prob(z) - Normal(0.0, 1.0).log_prob(z)).sum(-1).mean()
+        noise = {"numpy": np.random.rand, "python": random.random}.get(self.kind)
+        o = functional.dropout(o, 0.5) if noise is None else o + noise()
+        return squared(o, y) + kl(m, s).sum(-1).mean()
+
+
+@pytest.mark.parametrize("kind", ["sampled", "dropout", "numpy", "python"])
+def test_a_loss_that_draws_leaves_the_global_generators_as_they_were(kind: str) -> None:
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    if kind == "sampled":
+        assert audit_loss(Draws(kind), features=D, latents=K).value == pytest.approx(0.5)
+    else:
+        with pytest.raises(pc.InvalidArgumentError, match="two values for the same arguments"):
+            audit_loss(Draws(kind), features=D, latents=K)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])
+    assert random.getstate() == before[2]
+
+
+def test_a_loss_is_read_without_gradients_around_too() -> None:
+    """Of more numbers than are moved one by one."""
+
+    def loss(o: Tensor, y: Tensor, m: Tensor, s: Tensor) -> Tensor:
+        return functional.mse_loss(o, y) + per_row(m, s)
+
+    with torch.no_grad():
+        assert audit_loss(loss, features=784, latents=K).value == pytest.approx(784 / 2)
+        assert not torch.is_grad_enabled()
