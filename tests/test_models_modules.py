@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import random
 import sys
 import threading
 import types
@@ -216,6 +218,26 @@ def test_modules_are_found_before_they_run(way: str) -> None:
     assert net in {part for found in modules_behind(WAYS[way](net)) for part in found.modules()}
     model = from_callable(WAYS[way](net.double()), latent_dim=2)
     assert model.posterior(1, ROWS).mean.dtype is torch.float64
+
+
+def test_what_a_model_draws_is_given_back() -> None:
+    def encode(x: Tensor) -> tuple[Tensor, Tensor]:
+        drawn = torch.rand(()) + np.random.random() + random.random()
+        return x[:, :2] + drawn, torch.zeros(len(x), 2)
+
+    model = from_callable(encode, lambda z: z.repeat(1, 2), latent_dim=2, spec=pc.VAESpec(2))
+    looks: list[Callable[[], object]] = [
+        lambda: pc.diagnose(model, ROWS),
+        lambda: pc.log_likelihood(model, ROWS, samples=2),
+        lambda: check_latent_model(model, ROWS),
+    ]
+    for look in looks:
+        before = torch.get_rng_state(), np.random.get_state()[1:3], random.getstate()
+        with contextlib.suppress(AssertionError):  # of what is to be the same at each call
+            look()
+        assert torch.equal(torch.get_rng_state(), before[0])
+        np.testing.assert_equal(np.random.get_state()[1:3], before[1])
+        assert random.getstate() == before[2]
 
 
 def test_a_subclass_may_keep_its_modules_anywhere() -> None:

@@ -15,7 +15,6 @@ import torch
 from posterior_collapse import checks
 from posterior_collapse.adapters.bearing import forecast_of, with_masks
 from posterior_collapse.adapters.findings import DECODERS, findings
-from posterior_collapse.adapters.libraries import undisturbed
 from posterior_collapse.adapters.probing import ROLES, Sizes
 from posterior_collapse.adapters.reconstruction import (
     TOLERANCE,
@@ -43,7 +42,7 @@ from posterior_collapse.errors import (
     UnboundedObjectiveError,
     count_of,
 )
-from posterior_collapse.models.modules import keeping_buffers
+from posterior_collapse.models.modules import keeping_buffers, undisturbed
 from posterior_collapse.moments import Moments
 from posterior_collapse.records import Record
 from posterior_collapse.specs import Likelihood, VAESpec

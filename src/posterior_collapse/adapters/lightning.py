@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from posterior_collapse import checks
-from posterior_collapse.adapters.libraries import needing, undisturbed
+from posterior_collapse.adapters.libraries import needing
 from posterior_collapse.adapters.outputs import posterior_of
 from posterior_collapse.data.loaders import seeded
 from posterior_collapse.diagnosis.certificate import Residual, Residuals
@@ -320,7 +320,7 @@ def _aside(
     """
     stage, trainer.state.stage = trainer.state.stage, RunningStage.VALIDATING
     try:
-        with undisturbed(module.device), evaluating(module, encode), torch.no_grad():
+        with evaluating(module, encode), torch.no_grad():
             yield
     finally:
         trainer.state.stage = stage

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import random
 import sys
 import threading
 import types
@@ -95,7 +96,8 @@ def evaluating(*things: Any) -> Iterator[Seen]:
     and takes the batch into its statistics. Modules that cannot be found at once are caught just
     before they first run, if this thread runs them. Each module gets its own mode back.
 
-    Meanwhile float32 products keep all their digits, whatever a program has asked of torch.
+    Meanwhile float32 products keep all their digits, whatever a program has asked of torch, and
+    what is drawn from global generators is given back.
 
     Yields:
         What was met; it may change while the model runs.
@@ -122,8 +124,10 @@ def evaluating(*things: Any) -> Iterator[Seen]:
             if modes[module]:
                 module.training = False
 
+    own = tensor_behind(*things)
+    device = torch.device("cpu") if own is None else own.device
     try:
-        with arithmetic(), _watched(meet, things):
+        with undisturbed(device), arithmetic(), _watched(meet, things):
             yield seen
     finally:
         # The last met first: a compiled module shares the mode of its original.
@@ -215,6 +219,29 @@ def _products(wanted: str) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@contextlib.contextmanager
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """Give random numbers back as they were: torch's on the CPU and a device, NumPy's, Python's.
+
+    Models of other libraries draw from the global generators where only a distribution is wanted,
+    and so do losses that are called, and loaders and transforms of data that are looked at.
+
+    Example:
+        >>> state = torch.get_rng_state()
+        >>> with undisturbed(torch.device("cpu")):
+        ...     _ = torch.randn(3)
+        >>> torch.equal(state, torch.get_rng_state())
+        True
+    """
+    states = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            np.random.set_state(states[0])
+            random.setstate(states[1])
 
 
 @contextlib.contextmanager
