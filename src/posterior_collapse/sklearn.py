@@ -8,7 +8,6 @@ beta, or a decoder std that is given, says how much variance a component must ha
 from __future__ import annotations
 
 from functools import cached_property
-from operator import attrgetter
 from typing import Any, TypeVar
 
 import numpy as np
@@ -34,11 +33,6 @@ __all__ = ["LinearVAE"]
 E = TypeVar("E", bound="LinearVAE")
 
 DTYPES = (np.float64, np.float32)
-
-
-def _of(path: str, meaning: str) -> Any:
-    """Return an attribute that is part of the optimum, found when it is first asked for."""
-    return property(attrgetter(path), doc=meaning)
 
 
 class LinearVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -235,15 +229,15 @@ class LinearVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         spec = VAESpec(units, self.beta, self.eta_dec, self.eta_enc, self.sigma)
         return forecast(self.moments_, spec)
 
-    n_components_: int = _of("forecast_.spec.latent_dim", "Number of latent units.")
-    n_active_: int = _of("_level.n_active", "Number of latent units that carry something.")
-    mean_: Float = _of("moments_.feature_means", "Mean of the features.")
-    explained_variance_: Float = _of(
-        "_level.data_variance", "Variance of the direction that each unit carries, or would."
-    )
-    threshold_: Float = _of("_level.threshold", "Variance above which each unit is active.")
-    kl_: Float = _of("_level.kl", "KL of each unit in nats.")
-    posterior_std_: Float = _of("_level.posterior_std", "Std of the posterior of each unit.")
+    @property
+    def n_components_(self) -> int:
+        """Number of latent units."""
+        return self.forecast_.spec.dims[0]
+
+    @property
+    def n_active_(self) -> int:
+        """Number of latent units that carry something."""
+        return self._level.n_active
 
     @property
     def status_(self) -> NDArray[np.str_]:
@@ -256,9 +250,34 @@ class LinearVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         return self._weights[1]
 
     @property
+    def mean_(self) -> Float:
+        """Mean of the features."""
+        return self.moments_.feature_means
+
+    @property
     def noise_variance_(self) -> float:
         """Variance of `p(x|z)`, per feature."""
         return self.forecast_.eta_dec**2
+
+    @property
+    def explained_variance_(self) -> Float:
+        """Variance of the direction of the data that each unit carries, or would."""
+        return self._level.data_variance
+
+    @property
+    def threshold_(self) -> Float:
+        """Variance above which each unit is active."""
+        return self._level.threshold
+
+    @property
+    def kl_(self) -> Float:
+        """KL of each unit in nats."""
+        return self._level.kl
+
+    @property
+    def posterior_std_(self) -> Float:
+        """Std of the posterior of each unit."""
+        return self._level.posterior_std
 
     @property
     def _prior_std(self) -> float:
