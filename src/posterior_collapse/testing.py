@@ -193,9 +193,10 @@ def check_untouched(model: LatentModel, x: Tensor, y: Tensor | None) -> None:
 @_check
 def check_diagnosis(model: LatentModel, x: Tensor, y: Tensor | None) -> None:
     """`diagnose` takes the model, and finds the KL of its posteriors."""
+    posterior = model.posterior(1, x, y)  # before: what a diagnosis draws is given back
     found = diagnose(model, x if y is None else (x, y))
     if len(model.units) == 1:
-        kl = torch.distributions.kl_divergence(model.posterior(1, x, y), model.prior(1)).mean(0)
+        kl = torch.distributions.kl_divergence(posterior, model.prior(1)).mean(0)
         measured = torch.from_numpy(found.levels[0].kl).to(kl)
         if free_levels(model):  # it tells of directions, whose KLs have the same sum
             measured, kl = measured.sum(), kl.sum()
