@@ -21,6 +21,41 @@ ROLES = ("reconstruction", "target", "mean", "log_var")
 DIGITS = pc.load("digits").x
 
 
+# The shape of a row
+
+
+@pytest.mark.parametrize(
+    ("data", "shape"),
+    [
+        (DIGITS, (64,)),
+        (pc.load("digits"), (64,)),
+        (DIGITS.reshape(-1, 1, 8, 8), (1, 8, 8)),
+        ((DIGITS[:, :3], DIGITS), (64,)),
+        (iter(np.split(DIGITS, 3)), (64,)),
+    ],
+)
+def test_data_tell_how_many_features_there_are(data: Any, shape: tuple[int, ...]) -> None:
+    def loss(y_hat: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+        assert y_hat.shape[1:] == y.shape[1:] == shape
+        return functional.mse_loss(y_hat, y) + 0.01 * kl(mean, log_var).sum(1).mean()
+
+    found = audit_loss(loss, latents=8, data=data)
+    assert (found.value, found.sizes.features) == (pytest.approx(0.01 * 64 / 2), shape)
+
+
+@pytest.mark.parametrize(
+    ("data", "got"),
+    [
+        (None, "nothing;"),
+        (pc.Moments.from_arrays(DIGITS), "nothing;"),
+        (np.random.default_rng(0).integers(0, 5, (20, 6)), "nothing, of whole numbers"),
+    ],
+)
+def test_where_data_do_not_tell_the_features_are_asked_for(data: Any, got: str) -> None:
+    with pytest.raises(pc.InvalidArgumentError, match=f"features: got {got}"):
+        audit_loss(squared, latents=8, data=data)
+
+
 # The batch and the order
 
 

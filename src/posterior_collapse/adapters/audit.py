@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from posterior_collapse import checks
-from posterior_collapse.adapters.bearing import forecast_of, with_masks
+from posterior_collapse.adapters.bearing import forecast_of, with_masks, with_shape
 from posterior_collapse.adapters.findings import DECODERS, findings
 from posterior_collapse.adapters.probing import ROLES, Sizes
 from posterior_collapse.adapters.reconstruction import (
@@ -262,7 +262,7 @@ class LossAudit(Record):
 def audit_loss(
     loss: Callable[..., Any] | EffectiveBeta,
     *,
-    features: int | Sequence[int],
+    features: int | Sequence[int] | None = None,
     latents: int,
     data: Any = None,
     batch_size: int = 8,
@@ -278,7 +278,8 @@ def audit_loss(
             of these four is detected. Made-up reconstructions lie in (0, 1), and so do the targets,
             or they are counts, one-hot or class numbers, whichever the loss takes. A
             sequence or a mapping may be returned, with the total first or under `"loss"`.
-        features: Number of features of a sample, or the shape of its reconstruction.
+        features: Number of features of a sample, or the shape of its reconstruction; None: that of
+            the data.
         latents: Number of latent units.
         data: Data for a forecast and advice: as `forecast` takes them, but no `Moments`; or class
             numbers.
@@ -307,6 +308,8 @@ def audit_loss(
         >>> print(found.findings[0].text)
         The squared error is a mean over 784 features and the KL a sum over latents.
     """
+    if features is None:
+        data, features = with_shape(data)
     shape = tuple(features) if isinstance(features, Sequence) and features else (features,)
     sizes = Sizes(
         checks.whole("batch_size", batch_size, least=1),

@@ -22,7 +22,8 @@ from posterior_collapse.adapters.reconstruction import (
 )
 from posterior_collapse.adapters.terms import KLReading, Terms
 from posterior_collapse.arrays import Array, Float
-from posterior_collapse.data.samples import one_hot, read
+from posterior_collapse.data.dataset import Dataset
+from posterior_collapse.data.samples import Samples, one_hot, read
 from posterior_collapse.diagnosis.onsets import Onset, onset
 from posterior_collapse.errors import DataError, InvalidArgumentError, NotSolvedError
 from posterior_collapse.likelihoods import ROUNDING
@@ -77,6 +78,20 @@ def forecast_of(spec: VAESpec, data: Any, terms: Terms) -> tuple[Forecast, Onset
     if kl.kind in ("free bits", "capacity"):
         return at(_with_floor(first, kl)), found
     return (first if kl.weights is None else _with_weights(first, kl.weights)), found
+
+
+def with_shape(data: Any) -> tuple[Samples, Sequence[int]]:
+    """Return the data, which may be readable once only, and the shape of a row."""
+    got = "nothing"
+    if data is not None and not isinstance(data, Moments):
+        rows = read(data).collected()
+        y = rows.x if rows.y is None else rows.y
+        shape = (None if isinstance(data, Dataset) else rows.image_shape) or y.shape[1:]
+        if len(shape) > 1 or y.dtype.kind not in "iu":
+            return rows, shape
+        got = "nothing, of whole numbers, which may be counts or class numbers"
+    action = "Pass features=784, say; of class numbers (positions, classes)."
+    raise InvalidArgumentError("features", got, "those of a sample, or data that tell", action)
 
 
 def with_masks(terms: Terms, data: Any) -> Terms:
