@@ -63,7 +63,7 @@ def forecast_of(spec: VAESpec, data: Any, terms: Terms) -> tuple[Forecast, Onset
         found = onset(probe.total, _shaped(targets, probe), output_shape=terms.sizes.features)
     white: _White | None = None
     if found is not None:
-        white = _of_ratios(found)
+        white = _White(Moments.from_matrices(np.diag(found.ratios)), found.loss, found.notes)
     elif _padding(targets, terms):
         white = _of_padded(targets, terms)
 
@@ -89,7 +89,7 @@ def with_shape(data: Any) -> tuple[Samples, Sequence[int]]:
         shape = (None if isinstance(data, Dataset) else rows.image_shape) or y.shape[1:]
         if len(shape) > 1 or y.dtype.kind not in "iu":
             return rows, shape
-        got = "nothing, of whole numbers, which may be counts or class numbers"
+        got += ", of whole numbers: counts or class numbers"
     action = "Pass features=784, say; of class numbers (positions, classes)."
     raise InvalidArgumentError("features", got, "those of a sample, or data that tell", action)
 
@@ -338,10 +338,6 @@ class _White(NamedTuple):
     moments: Moments
     loss: float
     notes: tuple[str, ...]
-
-
-def _of_ratios(found: Onset) -> _White:
-    return _White(Moments.from_matrices(np.diag(found.ratios)), found.loss, found.notes)
 
 
 def _of_padded(rows: Array, terms: Terms) -> _White:
