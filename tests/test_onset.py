@@ -239,6 +239,17 @@ def test_a_condition_leaves_what_it_does_not_explain() -> None:
     assert given.beta == pytest.approx(closed.onset, rel=1e-5)
 
 
+def test_columns_of_a_condition_that_follow_from_others_count_once() -> None:
+    """In single precision they follow but for their rounding, which explains nothing."""
+    x, y = SOFT[:, 20:28].astype(np.float32), SOFT[:, 36:44]
+    sums = (x[:, :4] + x[:, 4:]) / np.float32(3)
+
+    def found(condition: Any) -> pc.Onset:
+        return pc.onset(lambda o, y: 0.5 * (o - y).square().sum(1), y, condition)
+
+    assert found(np.c_[x, sums]).ratios == pytest.approx(found(x).ratios, rel=1e-9)
+
+
 def test_few_rows_for_a_condition_are_cautioned() -> None:
     x, y = RNG.standard_normal((2, 30, 4))
     with pytest.warns(FewSamplesWarning, match="4 independent features for 30 samples"):

@@ -6,6 +6,7 @@ import csv
 import itertools
 import random
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,25 @@ def test_an_encode_of_more_than_a_batch_is_refused_by_name() -> None:
     module.encode = lambda x, y: (x, y)
     with pytest.raises(InvalidArgumentError, match=r"missing a required argument: 'y'.*batch"):
         train(CollapseMonitor(), module)
+
+
+class Halves(Module):
+    """It encodes by a function of torch's, of whose arguments Python knows nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode = partial(torch.chunk, chunks=2, dim=1)
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        return self.decoder(self.encode(batch[0])[0][:, :5]).square().mean()
+
+
+def test_an_encode_whose_arguments_are_not_known_is_called() -> None:
+    monitor = CollapseMonitor()
+    train(monitor, Halves(), max_epochs=1)
+    mean, log_var = DIGITS.chunk(2, dim=1)
+    kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean(0)
+    torch.testing.assert_close(torch.tensor(monitor.history[-1].kl), kl, rtol=1e-5, atol=1e-7)
 
 
 def test_a_loader_that_is_also_trained_on_keeps_its_order() -> None:

@@ -202,8 +202,8 @@ def _of_own(audit: LossAudit) -> Iterator[Finding]:
         yield Finding(
             "own-parameters",
             f"{count_of(audit.reconstruction.own, 'parameter')} of the loss's own may train with "
-            "the model and weigh its terms: what is said here holds at their present values.",
-            "Audit the loss after training too, or freeze them (requires_grad_(False)).",
+            "the model and weigh its terms: what is said here holds for the loss as it is now.",
+            "Audit the loss after training too, or freeze what is its own (requires_grad_(False)).",
         )
 
 

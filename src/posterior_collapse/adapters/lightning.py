@@ -336,7 +336,8 @@ def _encode(module: Any, batch: Any) -> Any:
         )
     x = _first_tensor(batch)
     try:
-        inspect.signature(module.encode).bind(x)
+        with contextlib.suppress(ValueError):  # of what is no Python there is no signature
+            inspect.signature(module.encode).bind(x)
     except TypeError as error:
         raise InvalidArgumentError(
             "encode",

@@ -333,7 +333,7 @@ class Collected:
         joint = self._joint
         if joint is None or not np.trace(joint.upper) > 0:
             return None
-        return Moments._of_joint(joint, self.widths, self.model.centred)
+        return Moments.of_joint(joint, self.widths, self.model.centred)
 
     @property
     def evidence(self) -> Moments | Counted | None:

@@ -164,7 +164,7 @@ class Moments:
             else:
                 joint = Accumulator.empty(sum(widths))
                 joint.update(names, arrays, precision=precision)
-            return cls._of_joint(joint, widths, center)
+            return cls.of_joint(joint, widths, center)
         if lazy:
             raise DataError(
                 " and ".join(names),
@@ -181,7 +181,7 @@ class Moments:
         )
 
     @classmethod
-    def _of_joint(cls, joint: Accumulator, widths: list[int], center: bool) -> Moments:
+    def of_joint(cls, joint: Accumulator, widths: list[int], center: bool) -> Moments:
         """Return what was accumulated of x, or of x and y side by side, of these widths."""
         return cls(
             joint.n,
@@ -216,7 +216,7 @@ class Moments:
             return cls._of_rows(names, whole, center, precision)
         if joint is None:
             raise DataError("batches", "no batch", "at least one batch", "Check the loader.")
-        return cls._of_joint(joint, widths, center)
+        return cls.of_joint(joint, widths, center)
 
     @classmethod
     def from_matrices(
