@@ -6,7 +6,6 @@ import csv
 import itertools
 import random
 import warnings
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,81 +16,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import posterior_collapse as pc
-from posterior_collapse import DataError, HVAESpec, InvalidArgumentError, VAESpec
+from posterior_collapse import HVAESpec, InvalidArgumentError, VAESpec
 from posterior_collapse.adapters import from_callable
 
 lightning = pytest.importorskip("lightning.pytorch")
+from monitored import DIGITS, LIVE, TOP, Module, kl_of, loader, quiet, train  # noqa: E402
 from posterior_collapse.adapters.lightning import CollapseMonitor  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers", "ignore:.*LeafSpec", "ignore:.*treespec"
 )
-
-LIVE = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0])
-DIGITS = torch.tensor(pc.load("digits").x, dtype=torch.float32)[:400]
-TOP = 0.98 * float(torch.linalg.eigvalsh(DIGITS.T.cov(correction=0))[-1])
-"""A beta at which the strongest mode of these rows is just above the threshold."""
-
-
-class Module(lightning.LightningModule):
-    """Units where `LIVE` is 0 return the prior, whatever they are trained to."""
-
-    def __init__(self, beta: float = 0.01, live: Tensor = LIVE) -> None:
-        super().__init__()
-        self.beta, self.live = beta, live
-        self.encoder = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Dropout(0.1))
-        self.heads = nn.Linear(16, 2 * len(live))
-        self.decoder = nn.Linear(len(live), 64)
-
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_var = self.heads(self.encoder(x)).chunk(2, 1)
-        return self.live * mean, self.live * log_var
-
-    def training_step(self, batch: Any, index: int) -> Tensor:
-        (x,) = batch
-        mean, log_var = self.encode(x)
-        z = mean + (0.5 * log_var).exp() * torch.randn_like(mean)
-        kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum(1)
-        return (0.5 * (x - self.decoder(z)).square().sum(1) + self.beta * kl).mean()
-
-    def validation_step(self, batch: Any, index: int) -> None:
-        assert not self.training
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), 3e-3)
-
-
-def loader(shuffle: bool = False, x: Tensor = DIGITS) -> DataLoader[Any]:
-    return DataLoader(TensorDataset(x), batch_size=50, shuffle=shuffle)
-
-
-def quiet(**options: Any) -> lightning.Trainer:
-    """A trainer on the CPU that writes and shows nothing unless it is told to."""
-    return lightning.Trainer(
-        **{
-            "accelerator": "cpu",
-            "devices": 1,
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            **options,
-        }
-    )
-
-
-def train(
-    monitor: CollapseMonitor | None,
-    module: Module | None = None,
-    data: DataLoader[Any] | None = None,
-    **options: Any,
-) -> Module:
-    torch.manual_seed(0)
-    module = Module() if module is None else module
-    callbacks = [] if monitor is None else [monitor]
-    trainer = quiet(**{"max_epochs": 8, "log_every_n_steps": 1, "callbacks": callbacks, **options})
-    trainer.fit(module, loader(shuffle=True) if data is None else data, loader())
-    return module
 
 
 def test_dead_and_live_units_are_seen() -> None:
@@ -181,33 +115,7 @@ def test_batches_that_are_looked_at_are_not_augmented() -> None:
     module = train(monitor, Augmenting(), max_epochs=1).eval()
     with torch.no_grad():
         mean, log_var = module.encode(DIGITS)
-    kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean(0)
-    torch.testing.assert_close(torch.tensor(monitor.history[-1].kl), kl, rtol=1e-5, atol=1e-7)
-
-
-def test_an_encode_of_more_than_a_batch_is_refused_by_name() -> None:
-    module = Module()
-    module.encode = lambda x, y: (x, y)
-    with pytest.raises(InvalidArgumentError, match=r"missing a required argument: 'y'.*batch"):
-        train(CollapseMonitor(), module)
-
-
-class Halves(Module):
-    """It encodes by a function of torch's, of whose arguments Python knows nothing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encode = partial(torch.chunk, chunks=2, dim=1)
-
-    def training_step(self, batch: Any, index: int) -> Tensor:
-        return self.decoder(self.encode(batch[0])[0][:, :5]).square().mean()
-
-
-def test_an_encode_whose_arguments_are_not_known_is_called() -> None:
-    monitor = CollapseMonitor()
-    train(monitor, Halves(), max_epochs=1)
-    mean, log_var = DIGITS.chunk(2, dim=1)
-    kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean(0)
+    kl = kl_of(mean, log_var)
     torch.testing.assert_close(torch.tensor(monitor.history[-1].kl), kl, rtol=1e-5, atol=1e-7)
 
 
@@ -306,24 +214,6 @@ def test_data_without_a_forecast_get_the_general_action() -> None:
         train(monitor, Module(live=torch.zeros(5)), max_epochs=1)
 
 
-def test_own_encoder_data_and_few_samples() -> None:
-    seen = []
-
-    def encode(module: Module, batch: Any) -> Any:
-        seen.append(len(batch["x"]))
-        mean, log_var = module.encode(batch["x"])
-        return torch.distributions.Normal(mean, (0.5 * log_var).exp())
-
-    batches = [{"name": ["a"], "x": part} for part in DIGITS.split(30)]
-    monitor = CollapseMonitor(encode, data=batches, samples=70, per_unit=False)
-    train(monitor, max_epochs=1)
-    assert seen[:3] == [30, 30, 30]
-    assert len(seen) == 3 * len(monitor.history)
-    one = CollapseMonitor(data=DIGITS)
-    train(one, max_epochs=1)
-    assert one.history[0].step == 0
-
-
 def test_several_validation_loaders_and_accumulated_gradients() -> None:
     monitor = CollapseMonitor()
     module = Module()
@@ -419,36 +309,12 @@ def test_labels_before_the_data_and_steps_of_two_optimisers() -> None:
     assert monitor.history[-1].step == 2 * 8
 
 
-@pytest.mark.parametrize("kind", ["sample too", "MultivariateNormal", "image"])
-def test_posteriors_as_encoders_return_them(kind: str) -> None:
-    def encode(module: Module, batch: Any) -> Any:
-        mean, log_var = module.encode(batch[0])
-        if kind == "sample too":
-            return mean, log_var, mean + (log_var / 2).exp() * torch.randn_like(mean)
-        if kind == "image":
-            return mean[:, :, None, None], log_var[:, :, None, None]
-        return torch.distributions.MultivariateNormal(mean, torch.diag_embed(log_var.exp()))
-
-    monitor, plain = CollapseMonitor(encode), CollapseMonitor()
-    train(monitor, max_epochs=1)
-    train(plain, max_epochs=1)
-    assert monitor.history[-1].kl == pytest.approx(plain.history[-1].kl, rel=1e-4, abs=1e-6)
-
-
 def test_many_units_are_not_logged_one_by_one(tmp_path: Path) -> None:
     for units, single in ((64, True), (65, False)):
         logger = lightning.loggers.CSVLogger(tmp_path, version=units)
         train(CollapseMonitor(), Module(live=torch.ones(units)), max_epochs=1, logger=logger)
         with open(Path(logger.log_dir) / "metrics.csv", encoding="utf-8") as file:
             assert ("collapse/kl_0" in next(csv.DictReader(file))) == single
-
-
-def test_nothing_to_look_at_and_no_encoder() -> None:
-    for data in ([], [["no tensor"]]):
-        with pytest.raises(DataError, match="data: got"):
-            train(CollapseMonitor(data=data))
-    with pytest.raises(InvalidArgumentError, match="without a method encode"):
-        train(CollapseMonitor(), type("Plain", (Module,), {"encode": None})())
 
 
 @pytest.mark.parametrize(

@@ -224,18 +224,20 @@ class WrappedModel(LatentModel, nn.Module):
         def encoded() -> Gaussian:
             return posterior_of(self._functions[0](*inputs), log_var=self._log_var)
 
+        # A frozen script module has no mode.
+        if self._draws is not None or any(
+            getattr(part, "training", False) for part in self.wrapped.modules()
+        ):
+            return encoded()
         device = inputs[0].device
         cuda = device.type == "cuda"
         own = torch.cuda.default_generators[device.index] if cuda else torch.default_generator
         before = own.get_state()
         q = encoded()
-        # A frozen script module has no mode.
-        modes = (getattr(part, "training", False) for part in self.wrapped.modules())
-        if self._draws is None and not any(modes):
-            self._draws = False
-            if not torch.equal(before, own.get_state()):
-                pairs = zip(q, encoded(), strict=True)
-                self._draws = not all(torch.allclose(*pair, 1e-2, 1e-3) for pair in pairs)
+        self._draws = False
+        if not torch.equal(before, own.get_state()):
+            pairs = zip(q, encoded(), strict=True)
+            self._draws = not all(torch.allclose(*pair, 1e-2, 1e-3) for pair in pairs)
         return q
 
     def prior(self, level: int, given: Tensor | None = None) -> Normal:
