@@ -1,10 +1,14 @@
-"""Doctests of adapters are collected where the library that they adapt is installed."""
+"""Doctests are collected where the library that a module needs is installed."""
 
 from importlib.util import find_spec
 
 import posterior_collapse  # noqa: F401  first, else pytest makes its lowest modules a second time
 
-ADAPTERS = {"lightning": "lightning.py", "torchmetrics": "metrics.py"}
+NEEDS = {
+    "src/posterior_collapse/adapters/lightning.py": "lightning",
+    "src/posterior_collapse/adapters/metrics.py": "torchmetrics",
+    "tests/monitored.py": "lightning",
+}
 
 collect_ignore = [
     # They make a device that stays for as long as a process lives: `test_pretend_device.py` starts
@@ -13,9 +17,5 @@ collect_ignore = [
     "tests/pretend_device_cases.py",
     # It trains where it is imported.
     "tests/cluster_warm.py",
-    *(
-        f"src/posterior_collapse/adapters/{module}"
-        for library, module in ADAPTERS.items()
-        if find_spec(library) is None
-    ),
+    *(module for module, library in NEEDS.items() if find_spec(library) is None),
 ]
