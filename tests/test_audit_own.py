@@ -185,12 +185,19 @@ def test_a_loss_that_draws_leaves_the_global_generators_as_they_were(kind: str) 
     assert random.getstate() == before[2]
 
 
-def test_a_loss_is_read_without_gradients_around_too() -> None:
-    """Of more numbers than are moved one by one."""
+@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
+def test_a_loss_is_read_without_gradients_around_too(around: Any) -> None:
+    """Of more numbers than are moved one by one, and with a std that trains."""
+    parameter = nn.Parameter(torch.zeros(()))
 
     def loss(o: Tensor, y: Tensor, m: Tensor, s: Tensor) -> Tensor:
         return functional.mse_loss(o, y) + per_row(m, s)
 
-    with torch.no_grad():
+    def fitted(o: Tensor, y: Tensor, m: Tensor, s: Tensor) -> Tensor:
+        return STDS["log std"](o, y, parameter) + WEIGHT * per_row(m, s)
+
+    with around():
         assert audit_loss(loss, features=784, latents=K).value == pytest.approx(784 / 2)
+        found = audit_loss(fitted, features=D, latents=K)
         assert not torch.is_grad_enabled()
+    assert (found.learned_eta_dec, found.value) == (True, pytest.approx(WEIGHT))

@@ -278,10 +278,11 @@ def test_what_other_sites_add_is_said_to_be_left_out() -> None:
     assert not from_pyro(pair.model, pair.guide, X).notes
 
 
-def test_what_a_std_is_does_not_hang_on_how_it_is_looked_at() -> None:
+@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
+def test_what_a_std_is_does_not_hang_on_how_it_is_looked_at(around: Any) -> None:
     """One that trains is learned without gradients too; fixed ones of each feature are no one's."""
     learned = Pair("learned")
-    with torch.no_grad():
+    with around():
         assert from_pyro(learned.model, learned.guide, X).spec.eta_dec == "learned"
     pair, stds = Pair(), torch.linspace(0.5, 2, DIM)
     pair.likelihood = lambda output: Normal(output, stds)

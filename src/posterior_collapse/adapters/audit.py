@@ -42,7 +42,7 @@ from posterior_collapse.errors import (
     UnboundedObjectiveError,
     count_of,
 )
-from posterior_collapse.models.modules import keeping_buffers, undisturbed
+from posterior_collapse.models.modules import keeping_buffers, recording, undisturbed
 from posterior_collapse.moments import Moments
 from posterior_collapse.records import Record
 from posterior_collapse.specs import Likelihood, VAESpec
@@ -328,7 +328,7 @@ def audit_loss(
         )
     device = torch.device("cpu") if isinstance(loss, EffectiveBeta) else device_of(loss)
     # As in training, whose mode a loss may ask for, but its networks learn nothing from it.
-    with keeping_buffers(loss), undisturbed(device), torch.enable_grad():
+    with keeping_buffers(loss), undisturbed(device), recording():
         if isinstance(loss, EffectiveBeta):
             kind = "squared" if loss.likelihood == "gaussian" else loss.likelihood
             error = ReconstructionReading(kind, loss.squared_error_weight)

@@ -22,7 +22,7 @@ from posterior_collapse.adapters.callables import WrappedModel
 from posterior_collapse.adapters.libraries import needing
 from posterior_collapse.checks import Dispersion
 from posterior_collapse.errors import InvalidArgumentError, first_line
-from posterior_collapse.models.modules import evaluating, tensor_behind, undisturbed
+from posterior_collapse.models.modules import evaluating, recording, tensor_behind, undisturbed
 from posterior_collapse.specs import EtaDec, Likelihood, Spec, VAESpec
 
 _SAME = 1e-6
@@ -104,7 +104,7 @@ def from_pyro(
         )
     own = tensor_behind(*modules, model, guide)
     x = x.to(own) if own is not None and x.is_floating_point() else x
-    with evaluating(model, guide), torch.enable_grad():
+    with evaluating(model, guide), recording():
         sites = _sites(poutine, model, guide, x, site, observed)
     like, latent, data = torch.zeros_like(x[:1]), sites.latent, sites.observed
 

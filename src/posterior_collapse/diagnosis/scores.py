@@ -33,6 +33,7 @@ from posterior_collapse.arrays import Float
 from posterior_collapse.diagnosis.results import LEFT_OUT
 from posterior_collapse.errors import DataError
 from posterior_collapse.models import OneHots
+from posterior_collapse.models.modules import recording
 
 Floats = NDArray[np.floating]
 MOST_CLASSES = 128
@@ -215,8 +216,11 @@ def _by_autograd(output: Distribution, target: Tensor) -> Scored:
     name, constraints = _movable(output), output.arg_constraints
     if name is None:
         return Scored(density)
-    given = {key: getattr(output, key).detach() for key in constraints if key != "probs"}
-    with torch.enable_grad():
+    with recording():
+        given = {
+            key: getattr(output, key).detach().clone() for key in constraints if key != "probs"
+        }
+        target = target.clone()
         place = given[name].expand(output.batch_shape).clone().requires_grad_()
         moved = type(output)(**{**given, name: place}, validate_args=False)
         log = moved.log_prob(target).sum()

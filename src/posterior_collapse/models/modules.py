@@ -245,6 +245,22 @@ def undisturbed(device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def recording() -> Iterator[None]:
+    """Let autograd record, although a program has turned it off around this.
+
+    Lightning validates in inference mode. What was made in it outside has to be copied here before
+    a gradient is taken through it.
+
+    Example:
+        >>> with torch.inference_mode(), recording():
+        ...     torch.ones(1, requires_grad=True).exp().requires_grad
+        True
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@contextlib.contextmanager
 def keeping_buffers(*things: Any) -> Iterator[None]:
     """Undo what happens meanwhile to the buffers of the modules behind functions.
 

@@ -21,6 +21,7 @@ from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import CONVENTIONS, MarkovVAE, Terms, loss
 from posterior_collapse.models.convolutions import channels_last
 from posterior_collapse.models.layers import Decoder, Supplied
+from posterior_collapse.models.modules import recording
 from posterior_collapse.training.batches import Batch
 from posterior_collapse.training.layout import DATA_LAYERS, HEADS, Layout
 from posterior_collapse.training.seeds import Draws
@@ -221,7 +222,7 @@ class Stack:
 
             if self.apart:
                 # Runs are on several CUDA streams: autograd waits for them, `torch.func` does not.
-                with torch.inference_mode(False), torch.enable_grad():
+                with recording():
                     own = {name: leaf.detach().requires_grad_() for name, leaf in leaves.items()}
                     value, measured = total(own)
                     slopes = torch.autograd.grad(value, list(own.values()))
