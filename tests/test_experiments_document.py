@@ -120,6 +120,10 @@ def test_few_rows_of_a_verdict_are_named_among_many(tmp_path: Path) -> None:
     leave(tmp_path, "E8", agreement=verdict("agrees", ["agrees", "."]))
     leave(tmp_path, "E9", agreement=verdict("agrees", ["agrees", "."]))
     assert "Of 9 rows, 7 agree and 2 differ (E3 and E5)." in document.render(tmp_path, tmp_path)
+    differs = verdict("differs", ["differs", "."])
+    leave(tmp_path / "reference", "E1", agreement=differs, convention="reference")
+    text = document.render(tmp_path, tmp_path)
+    assert "7 agree and 3 differ (E1 in the reference convention, E3 and E5)." in text
 
 
 def sizes(text: str) -> list[list[str]]:

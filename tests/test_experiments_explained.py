@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch.distributions import Normal, kl_divergence
 
 from planted_results import levels, likelihoods, planted
 from posterior_collapse.experiments import DELIVERABLES, Result
@@ -23,7 +24,8 @@ from posterior_collapse.experiments.deliverables.explained import (
 )
 from posterior_collapse.experiments.ways import SURE, least
 from posterior_collapse.models import Architecture
-from posterior_collapse.specs import HVAESpec
+from posterior_collapse.runs import RunData
+from posterior_collapse.specs import HVAESpec, VAESpec
 
 
 class TestNumbers:
@@ -99,6 +101,41 @@ class TestNumbers:
         assert part.checks[0].text.startswith("NLL (nats) is by theory least at beta = 1.")
         told = [note for note in part.notes if "cannot tell where it is least" in note]
         assert len(told) == (agrees is None)  # one unit of four lives there
+
+    @pytest.mark.parametrize(
+        ("learned", "fixed", "agrees"),
+        [
+            ((9, 10, 9), (13, 14, 14), True),
+            ((13, 14, 14), (9, 10, 9), False),
+            ((9, 14, 10), (11, 12, 13), None),  # seeds differ by more than the stds do
+            ((13,), (14,), None),  # one seed tells nothing
+        ],
+    )
+    def test_a_learned_sigma_leaves_fewer_units_as_far_as_seeds_tell(
+        self, learned: tuple[int, ...], fixed: tuple[int, ...], agrees: bool | None
+    ) -> None:
+        found = [
+            self.result(1, 4.0, count, seed=seed)._replace(grid=grid, labels={})
+            for grid, counts in (("learned", learned), ("fixed at 0.5", fixed))
+            for seed, count in enumerate(counts, 1)
+        ]
+        checks = DELIVERABLES["likelihood_table"](found).checks
+        (check,) = (check for check in checks if "expected: fewer learned" in check.text)
+        assert check.agrees is agrees
+        assert check.text.endswith("(not sure).") == (agrees is None)
+
+    def test_the_kl_of_fixed_stds_alone_agrees_with_nothing(self) -> None:
+        # 4 units of std 0.5 under a prior of std 1: 4 (0.25 - 1 - log 0.25) / 2 = 1.27 nats
+        alone = 4 * kl_divergence(Normal(0.0, 0.5), Normal(0.0, 1.0)).item()
+        assert alone == pytest.approx(1.2726, abs=1e-4)
+        for sigma, agrees in ((0.5, False), ("learned", True)):
+            one = self.result(1, 3.7, 4)  # by theory 4: 7.5% less, and 11% less beyond 1.27
+            one.run.spec = VAESpec(4, sigma=sigma)  # type: ignore[misc]
+            checks = DELIVERABLES["likelihood_table"]([one]).checks
+            (check,) = (check for check in checks if "within 10%" in check.text)
+            assert check.agrees is agrees
+            assert ("beyond the 1.27 nats of fixed stds" in check.text) == (sigma == 0.5)
+            assert agrees or check.text.endswith("farthest at beta = 1: 2.427, theory 2.727.")
 
     def test_what_may_be_too_high_is_not_surely_above(self) -> None:
         nlls = {0.5: [9.0, 9.1], 1: [8.0, 8.1], 2: [8.5, 8.6]}
@@ -268,6 +305,26 @@ class TestBoundedMeans:
             variance = np.linalg.eigvalsh(np.cov(means.T))[-1] + 0.5**2  # of z1, sigma_1 = 0.5
             nats = 0.5 * np.log(variance / 0.5**2)  # that a unit of z2 carries at equal betas
             assert (nats < most + 0.01) == within
+
+
+@pytest.mark.parametrize(("losses", "said"), [((9.0, 7.0), True), ((7.0, 9.0), False)])
+def test_wider_networks_memorise_more_where_their_losses_fall(
+    losses: tuple[float, float], said: bool
+) -> None:
+    found = []
+    for width, loss, kl in zip((128, 256), losses, (4.0, 2.5), strict=True):
+        measured = {"levels": [{"n_active": 2, "kl": [kl, 0.5]}], "loss": loss, "signal": [1.1]}
+        theory = {"loss": 12.0, "levels": [{"n_active": 3, "unit_kl": [1.0, 1.0, 1.0]}]}
+        found.append(
+            planted(
+                {"name": "pairs:random"}, measured, f"{width} hidden units", forecast=theory,
+                architecture=Architecture.named("mlp", hidden=(width,)),
+                data=RunData("pairs:random"), arrays={"collapse_1": np.array([0.2, 1.0])},
+            )
+        )  # fmt: skip
+    (note,) = DELIVERABLES["correlation"](found).notes
+    assert ("the more of them the wider it is" in note) == said
+    assert "their KL is 4.5, 3 nats" in note
 
 
 def test_wholly_dead_digits_are_named_beside_the_order_of_the_others() -> None:

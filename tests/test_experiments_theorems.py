@@ -205,7 +205,7 @@ class TestSweep:
         assert (loss.agrees, modes.agrees) == (False, True)
         *notes, note = part.notes
         assert notes == before.notes
-        assert note.startswith("What is left is noise of the steps")
+        assert note.startswith("Part of what is left is noise of the steps")
         assert note.endswith("theory by (at beta) 0.2: 0.15% in place of 0.30%.")
         runs[-2].exact["loss"] = 101.0
         assert DELIVERABLES["theory_sweep"](runs).notes[-1].startswith("At a rate of 0.0003")

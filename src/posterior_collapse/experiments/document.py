@@ -272,7 +272,9 @@ def _agreement(agreement: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _counted(agreement: Mapping[str, Any], kind: str) -> str:
-    """Return the verdict of a kind of checks, how many of them agree, and at how many settings.
+    """Return the verdict of a kind of checks, how many of them agree, and in how many cases.
+
+    A case is a count or a KL at a setting, so a setting where both are compared is two cases.
 
     Example:
         >>> near = "KL: within 10% (or 0.1 nats) of theory at 3 of 4 settings; farthest at ..."
@@ -280,7 +282,7 @@ def _counted(agreement: Mapping[str, Any], kind: str) -> str:
         >>> kinds = ["direction", "numbers", "numbers"]
         >>> told = {"checks": checks, "kinds": kinds, "direction": "agrees", "numbers": "partly"}
         >>> [_counted(told, kind) for kind in ("direction", "numbers")]
-        ['agrees, 1 of 1', 'partly, 1 of 2, at 3 of 4 settings']
+        ['agrees, 1 of 1', 'partly, 1 of 2, near in 3 of 4 cases']
     """
     if not (verdict := agreement.get(kind)):
         return ""
@@ -290,15 +292,15 @@ def _counted(agreement: Mapping[str, Any], kind: str) -> str:
         return str(verdict)
     said = f"{verdict}, {sum(found == 'agrees' for found, _ in own)} of {len(own)}"
     at = [(int(n), int(of)) for _, text in own for n, of in re.findall(AT_SETTINGS, text)]
-    good, settings = (sum(column) for column in zip(*at, strict=True)) if at else (0, 0)
-    return f"{said}, at {good} of {count_of(settings, 'setting')}" if settings else said
+    good, cases = (sum(column) for column in zip(*at, strict=True)) if at else (0, 0)
+    return f"{said}, near in {good} of {count_of(cases, 'case')}" if cases else said
 
 
 def _verdicts(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return in one line how many rows agree with what was expected."""
     told = []
     for verdict, words in SAID.items():
-        if own := [row["id"] for row in rows if row["agreement"]["verdict"] == verdict]:
+        if own := [_which(row) for row in rows if row["agreement"]["verdict"] == verdict]:
             named = f" ({enumerated(own)})" if len(own) <= MOST_NAMED < len(rows) else ""
             told.append(f"{len(own)} {words[len(own) != 1]}{named}")
     said = f"Of {count_of(len(rows), 'row')}, {enumerated(told)}."
@@ -310,6 +312,11 @@ def _verdicts(rows: Sequence[Mapping[str, Any]]) -> str:
             )
             said += f" By {kind} alone, {agree} of {judged} {wholly} and {some} {partly}."
     return said
+
+
+def _which(row: Mapping[str, Any]) -> str:
+    """Return the row's id, and of one that was trained on the published loss its convention."""
+    return f"{row['id']}{' in the reference convention' * (row['convention'] == REFERENCE)}"
 
 
 def _overview(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -162,6 +162,10 @@ def _by_width(results: Sequence[Result]) -> Iterator[str]:
     ]
     kept = [setting.mean(lambda r: r.active(1)) for setting in found]
     losses = [setting.mean(lambda r: r.measured["loss"]) for setting in found]
+    kls = [
+        setting.mean(lambda r: float(np.sum(r.measured["levels"][0]["kl"]))) for setting in found
+    ]
+    falling = all(max(np.diff(values)) < 0 for values in (losses, kls))
     left = [setting.mean(lambda r: _signal(r, 1) or 0) for setting in found]
     theory = random[0].theory
     modes = np.exp(2 * np.sort(theory["levels"][0]["unit_kl"])[::-1])  # 1/2 log t nats each
@@ -171,9 +175,10 @@ def _by_width(results: Sequence[Result]) -> Iterator[str]:
     yield (
         f"Random pairs keep {_listed(kept, '.3g')} units that carry information with "
         f"{', '.join(map(str, widths))} hidden units ({counts}), "
-        f"of {random[0].active_by_theory(1)} by theory. The network memorises pairs, y given x, "
-        f"the more of them the wider it is; what it has memorised of y, units need not carry. Its "
-        f"loss is {_listed(losses, '.3g')} nats, where the linear optimum, which cannot, has "
+        f"of {random[0].active_by_theory(1)} by theory. A network can memorise pairs, y given x"
+        f"{', the more of them the wider it is' if falling else ''}; what it has memorised of y, "
+        f"units need not carry: their KL is {_listed(kls, '.3g')} nats. The network's loss is "
+        f"{_listed(losses, '.3g')} nats, where the linear optimum, which cannot, has "
         f"{theory['loss']:.4g}, and the t that is left is {_listed(left, '.2g')}, where a linear "
         f"model with as many units would leave {_listed([modes[int(k)] for k in kept], '.2g')}."
     )

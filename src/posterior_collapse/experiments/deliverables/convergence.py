@@ -39,9 +39,9 @@ NOTES = (
     f"{SHARE:g} of the largest value by theory if that is more: three digits of it. A curve that "
     f"misses its goal blew up if its error had been less than 1/{BLOWN_UP} as large before.",
     "'matrix' is trained as published: weights from N(0, 0.1^2), learned sigmas from U(0, 1), seed "
-    "2, 200 steps of Adam at a constant rate of 0.1, on the exact objective. Most of its optimum "
-    "is 0, so we add a 'second matrix', which is not the paper's: on it, some units live and some "
-    "die, eta_dec differs from eta_enc, and beta_1 of two levels is not 1.",
+    "2 (and those after it), 200 steps of Adam at a constant rate of 0.1, on the exact objective. "
+    "Most of its optimum is 0, so we add a 'second matrix', which is not the paper's: on it, some "
+    "units live and some die, eta_dec differs from eta_enc, and beta_1 of two levels is not 1.",
     "Images and the second matrix are trained at a rate that falls to 0 along half a cosine: "
     "images by full batches in place of minibatches, clipped as published for their model (at 0.1 "
     "in E7 and E12, so in E8 and E13; not at all in E14), the second matrix clipped at 0.1. The "

@@ -188,8 +188,8 @@ def _by_noise(course: Course, lower: Course, rate: float, variable: str) -> str:
     most = dict(zip(course.at, course.above, strict=True))
     each = [(at, less) for at, less in zip(lower.at, lower.above, strict=True) if at in most]
     values = ", ".join(f"{at:g}: {less:.2%} in place of {most[at]:.2%}" for at, less in each)
-    noise = all(less < most[at] for at, less in each)
-    why = "What is left is noise of the steps, which a constant rate keeps up. " if noise else ""
+    noise = "Part of what is left is noise of the steps, which a constant rate keeps up. "
+    why = noise if all(less < most[at] for at, less in each) else ""
     return f"{why}At a rate of {rate:g} as many steps end above theory by (at {variable}) {values}."
 
 

@@ -129,7 +129,7 @@ ROWS: tuple[Row, ...] = (
         "KL mixes training and test batches. Much of what it prints depends on the seed: at beta "
         "= 0.5 eight units live with its own seed, four with the next. Its network is narrow, "
         "with as many hidden units as latents, so a wider one is shown too, one run per beta: at "
-        "small beta, where theory keeps all units, it keeps more than the narrow one has room for.",
+        "beta = 0.1, where theory keeps all units, it keeps more of them than the narrow one.",
     ),
     Row(
         id="E2",
@@ -250,7 +250,8 @@ ROWS: tuple[Row, ...] = (
         "reference at 2 (compared with the spread of the seeds).",
         theory="KL_i = 1/2 log(theta_i / (beta eta_dec^2)) while positive: KL and the number of "
         "units fall in both. At beta = 1 the optimum is that of maximum likelihood, so the NLL is "
-        "U-shaped in beta; under eta_dec it rises with the noise.",
+        "U-shaped in beta. In eta_dec it is least at the std of what the units leave unexplained, "
+        "which is below all values here: over these it rises.",
         grids=VARIED,
         deliverables=("likelihood_table", "published_numbers"),
         published="What is printed as active units is the share of (sample, latent) pairs with KL "
@@ -262,10 +263,11 @@ ROWS: tuple[Row, ...] = (
         networks="cvae-relu",
         claim="The stronger x and y correlate, the more units collapse.",
         theory="The residual covariance is (1 - rho^2) I: identical pairs leave nothing to encode, "
-        "and all modes cross the threshold beta eta_dec^2 = 0.25 at rho^2 = 0.75. A quadratic x is "
-        "uncorrelated: linear theory sees it as random; a ReLU network may not. All modes are "
-        "alike, so theory keeps all of them or none. But from 1,000 pairs a network can memorise "
-        "y given x: the more it does, the less is left for units to carry.",
+        "and all modes cross the threshold beta eta_dec^2 = 0.25 at rho^2 = 0.75 (0.125 at 0.875 "
+        "where beta counts half). A quadratic x is uncorrelated: linear theory sees it as random; "
+        "a ReLU network may not. All modes are alike, so theory keeps all of them or none. But "
+        "from 1,000 pairs a network can memorise y given x: the more it does, the less is left for "
+        "units to carry.",
         grids=(
             _pairs("pairs", 128, {"name": PAIRS}, spread=True),
             *(
