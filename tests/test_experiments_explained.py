@@ -108,6 +108,7 @@ class TestNumbers:
             ((9, 10, 9), (13, 14, 14), True),
             ((13, 14, 14), (9, 10, 9), False),
             ((9, 14, 10), (11, 12, 13), None),  # seeds differ by more than the stds do
+            ((13, 14), (13, 14), False),  # as many in each
             ((13,), (14,), None),  # one seed tells nothing
         ],
     )

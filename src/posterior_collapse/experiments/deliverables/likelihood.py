@@ -307,6 +307,8 @@ def _learned_against_fixed(grids: Mapping[str, Found]) -> list[Check]:
     settings = {kind: setting for kind, (setting, _) in own.items()}
     counts = _by_seed(settings, lambda r: float(r.measured["levels"][0]["active_units"]))
     fewer = least(ACTIVE, "Sigma", counts, "learned").agrees
+    if len(counts["learned"]) > 1 and counts["learned"] == counts["fixed"]:
+        fewer = False  # as many in every seed
     text = f"Active units: {active:.4g} learned, {most:.4g} fixed; expected: fewer learned"
     text += " (not sure)." if fewer is None else "."
     return [Check(fewer, text), _nll_is_least(NLL, "Sigma", settings, "learned")]
