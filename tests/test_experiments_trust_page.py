@@ -211,6 +211,8 @@ class TestSummary:
         deep = "digits, mlp of 2 hidden layers, gaussian"
         assert f"| 1 deeper networks; without a warm-up | +2% to +4% ({deep}); unit" in text
         assert "| 30 runs of 1 deeper networks; without a warm-up | in the bracket in 100%" in text
+        assert f"| 1 of them trained again; without a warm-up | +2% to +4% ({NET}); units" in text
+        assert "in 5 of 5 networks" in trust.block(results)  # the same are not counted twice
         assert "| what 4 times the training changes | 3 settings" in text
         assert "units by -1 to +1 (means over seeds), their KL by +1 nats" in text
         assert "what they bring by +0.4 nats" in text

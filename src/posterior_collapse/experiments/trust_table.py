@@ -59,6 +59,7 @@ def _groups(found: Results, table: str) -> dict[str, Records]:
     beside, others = (_records(found, row, table) for row in (BESIDE, OTHERS))
     groups = {
         "networks of one hidden layer": [r for r in study if not _is_linear(r)],
+        "of them trained again": [r for r in beside if DEEP not in r["network"]],
         "networks of other data": [r for r in others if DEEP not in r["network"]],
         "deeper networks": [r for r in (*beside, *others) if DEEP in r["network"]],
         "a convolutional network": _records(found, CONVOLUTIONAL, table),
@@ -157,7 +158,7 @@ def _near(records: Records) -> str:
         ('75% (by network 0% to 100%)', '100%')
     """
     shares = [r["within a unit of it"] for r in records]
-    by = f" (by network {min(shares):.0%} to {max(shares):.0%})" if len(shares) > 1 else ""
+    by = f" (by network {min(shares):.0%} to {max(shares):.0%})" if len(set(shares)) > 1 else ""
     return f"{_mean(records, 'within a unit of it'):.0%}{by}"
 
 
