@@ -201,7 +201,21 @@ class TestGain:
             for k in (1, 2)
             for loss in (10.0, 11.0)
         ]
-        assert [r["outcome"] for r in records("trust_gain", "pairs", noisy)] == ["too close"]
+        assert [r["outcome"] for r in records("trust_gain", "pairs", noisy)] == ["cannot be told"]
+
+    @pytest.mark.parametrize(("worse", "outcome"), [(0.0005, "did not"), (0.5, "cannot be told")])
+    def test_a_larger_network_that_trained_worse_tells_nothing(
+        self, worse: float, outcome: str
+    ) -> None:
+        """With a unit more no optimum is worse: such a loss is of the training, not of the unit."""
+        runs = [
+            planted(1.0, grid=f"{NET}, restarts", units=k, loss=loss + d)
+            for k, loss in ((1, 10.0), (2, 10.0 + worse))
+            for d in (0.0, 0.001)
+        ]
+        assert [r["outcome"] for r in records("trust_gain", "pairs", runs)] == [outcome]
+        found = "in 1 of 1 pairs" if outcome == "cannot be told" else "in 0 of 1 pairs"
+        assert found in DELIVERABLES["trust_gain"](runs).notes[0]
 
     def test_answers_and_outcomes_are_counted(self) -> None:
         part = DELIVERABLES["trust_gain"](self.pairs())
@@ -209,12 +223,12 @@ class TestGain:
         assert part.tables["confusion"].rows == rows
         found = [(check.verdict, check.kind) for check in part.checks]
         assert found == [("agrees", "direction")] * 2 + [("differs", "numbers")]  # 0.05 for 0.2
-        assert "in 1 it did, in 0 it did not, and 0 are too close" in part.checks[0].text
-        assert "in 1 it did not, in 0 it did, and 0 are too close" in part.checks[1].text
+        assert "in 1 it did, in 0 it did not, and 0 cannot be told" in part.checks[0].text
+        assert "in 1 it did not, in 0 it did, and 0 cannot be told" in part.checks[1].text
         (chart, _) = part.charts["gain"]
         assert [row[2] for row in chart.table.rows] == ["paid", "did not"]
 
-    def test_what_is_too_close_to_tell_is_counted_and_drawn_hollow(self) -> None:
+    def test_what_cannot_be_told_is_counted_and_drawn_hollow(self) -> None:
         noisy = [
             planted(1.0, grid=f"{NET}, restarts", units=k, loss=loss, conclusion="more-units-pay")
             for k in (1, 2)

@@ -10,6 +10,7 @@ import numpy as np
 
 from posterior_collapse.errors import count_of
 from posterior_collapse.experiments.checks import NEAR, near_onset
+from posterior_collapse.experiments.figures.lines import UNTOLD
 from posterior_collapse.experiments.tables import Table
 
 ROWS = ("X3a", "X3b", "X3c", "X3d")
@@ -29,6 +30,8 @@ DEEP = "hidden layers"
 ONSET = "the beta of total collapse"
 BRACKET = "how many units a network keeps: the bracket of `--network`"
 SAYS = "the diagnosis says: one more unit"
+PAID = {"paid": "it paid", UNTOLD: UNTOLD, "did not": "it did not"}
+"""What became of one more unit, and the columns that count it."""
 PAYS, WORTH = "one more unit pays, or does not", "by how many nats one more unit pays"
 FEW = 4
 """Networks up to which each is named."""
@@ -56,6 +59,7 @@ def _groups(found: Results, table: str) -> dict[str, Records]:
     beside, others = (_records(found, row, table) for row in (BESIDE, OTHERS))
     groups = {
         "networks of one hidden layer": [r for r in study if not _is_linear(r)],
+        "of them trained again": [r for r in beside if DEEP not in r["network"]],
         "networks of other data": [r for r in others if DEEP not in r["network"]],
         "deeper networks": [r for r in (*beside, *others) if DEEP in r["network"]],
         "a convolutional network": _records(found, CONVOLUTIONAL, table),
@@ -81,20 +85,27 @@ def headlines(found: Results) -> Table:
         groups = _groups(found, table)
         for who, kinds in IN_SHORT.items():
             if own := [record for kind in kinds for record in groups.get(kind, ())]:
-                rows.append([f"{what}{who}", held(own)])
+                data = {record["network"].partition(", ")[0] for record in own}
+                only = f" ({data.pop()} only)" if len(data) == 1 else ""
+                rows.append([f"{what}{who}{only}", held(own)])
     if said := {r[SAYS]: r for r in _records(found, "X3c", "confusion")}:
         told = [_told_of(said[answer]) for answer in ("pays", "does not pay")]
         rows.append([PAYS, "; ".join(told)])
     for r in _of_all(found, "X3c", "gains"):
         if sure := r["both told from 0"]:
-            right = f"within a factor of 2 in {r['within a factor of 2']} of {sure} networks"
-            rows.append(["by how many nats it pays", f"{right} where that can be told"])
+            right = (
+                f"within a factor of 2 in {r['within a factor of 2']} of the {sure} cases where "
+            )
+            right += f"that can be told{_sizes_by_network(found)}"
+            rows.append(["by how many nats it pays", right])
     for r in _of_all(found, "X3d", "failures"):
         text = (
-            "recognised in {recognised} of {failed} failures, {undecided} undecided; wrongly said "
-            "of {false alarms} of {good} good runs, {good, undecided} undecided"
+            "recognised in {recognised} of {failed} failures{by}, {undecided} undecided; an alarm "
+            "in {false alarms} of {good} runs as good as the best, {good, undecided} undecided"
         )
-        rows.append(["the optimiser failed", text.format_map(r)])
+        rows.append(
+            ["the optimiser failed", text.format_map({**r, "by": _known_by_network(found)})]
+        )
     return Table(["prediction", "how often it held"], rows)
 
 
@@ -112,8 +123,8 @@ def _onsets_held(records: Records) -> str:
 
 def _units_held(records: Records) -> str:
     parts = [
-        f"{words}: within a unit of its bracket in {_mean(own, 'within a unit of it'):.0%} of "
-        f"{sum(r['runs'] for r in own)} runs"
+        f"{words}: in its bracket in {_mean(own, 'in the bracket'):.0%} of "
+        f"{sum(r['runs'] for r in own)} runs, within a unit of it in {_near(own)}"
         for words, own in reversed(_by_warm_up(records))
     ]
     return "; ".join([*parts, f"the bracket spans {_width(records):.1f} units on average"])
@@ -121,12 +132,12 @@ def _units_held(records: Records) -> str:
 
 CAUSES = {
     "start": "units do live there after a warm-up",
-    "noise": "a unit brings less than the noise of training costs",
-    "kept up by noise": "noise keeps units active that bring nothing",
+    "noise": "a unit would bring less there than the noise of training costs",
+    "kept up by noise": "units live on at higher losses than the collapsed",
     "another optimum": "units live on at a lower loss than the collapsed",
-    "not known": "not known",
+    "not known": "the cause is not known",
 }
-"""Of errors of an onset, in words."""
+"""Of errors of an onset: what is seen, which need not be all of the cause."""
 
 
 def _is_near(record: Mapping[str, Any]) -> bool:
@@ -138,22 +149,56 @@ def _width(records: Records) -> float:
     return _mean(records, "kept by the linear optimum") - _mean(records, "fewest, mean")
 
 
+def _near(records: Records) -> str:
+    """Return in how many runs a count is within a unit of its bracket, and how networks differ.
+
+    Example:
+        >>> each = [{"runs": 9, "within a unit of it": 1.0}, {"runs": 3, "within a unit of it": 0}]
+        >>> _near(each), _near(each[:1])
+        ('75% (by network 0% to 100%)', '100%')
+    """
+    shares = [r["within a unit of it"] for r in records]
+    by = f" (by network {min(shares):.0%} to {max(shares):.0%})" if len(set(shares)) > 1 else ""
+    return f"{_mean(records, 'within a unit of it'):.0%}{by}"
+
+
+def _sizes_by_network(found: Results) -> str:
+    return _by_network(_records(found, "X3c", "gains"), "within a factor of 2", "both told from 0")
+
+
+def _known_by_network(found: Results) -> str:
+    return _by_network(_records(found, "X3d", "by-network"), "recognised", "failed")
+
+
+def _by_network(records: Records, part: str, whole: str) -> str:
+    """Return between which shares networks lie: what is true of all together need not be of each.
+
+    Example:
+        >>> rights = {"a": 1, "b": 3, "all": 4}
+        >>> each = [{"network": name, "right": right, "of": 4} for name, right in rights.items()]
+        >>> _by_network(each, "right", "of")
+        ' (by network 1 of 4 to 3 of 4)'
+    """
+    own = [r for r in records if r["network"] != "all" and r[whole]]
+    ends = [f"{r[part]} of {r[whole]}" for r in sorted(own, key=lambda r: r[part] / r[whole])]
+    return f" (by network {ends[0]} to {ends[-1]})" if len(ends) > 1 else ""
+
+
 def _told_of(answer: Mapping[str, Any]) -> str:
     """Return what became of the networks of an answer.
 
     Example:
-        >>> _told_of({SAYS: "pays", "it paid": 3, "it did not": 1, "too close to tell": 2})
-        'of 6 said to pay, 3 did, 1 did not and 2 are too close to tell'
+        >>> _told_of({SAYS: "pays", "it paid": 3, "it did not": 1, "cannot be told": 2})
+        'of 6 said to pay, 3 did, 1 did not and 2 cannot be told'
     """
-    paid, not_, close = (answer[of] for of in ("it paid", "it did not", "too close to tell"))
+    paid, close, not_ = (answer[of] for of in PAID.values())
     words = {"pays": "said to pay", "does not pay": "said not to pay"}.get(
         answer[SAYS], "undecided"
     )
     parts = [f"{paid} did", f"{not_} did not"]
     first, second = parts[::-1] if answer[SAYS] == "does not pay" else parts
     number = paid + not_ + close
-    are = "is" if close == 1 else "are"
-    return f"of {number} {words}, {first}, {second} and {close} {are} too close to tell"
+    return f"of {number} {words}, {first}, {second} and {close} {UNTOLD}"
 
 
 def summary(found: Results) -> Table:
@@ -163,8 +208,8 @@ def summary(found: Results) -> Table:
         *(row for who, own in _groups(found, "units").items() for row in _of_units(who, own)),
         *_of_longer(_records(found, BESIDE, "longer")),
         *_of_held_out(_records(found, BESIDE, "held-out")),
-        *_of_gain(_records(found, "X3c", "confusion"), _of_all(found, "X3c", "gains")),
-        *_of_failures(_of_all(found, "X3d", "failures")),
+        *_of_gain(found),
+        *_of_failures(found),
     ]
     return Table(["prediction", "tested on", "as measured"], rows)
 
@@ -197,13 +242,14 @@ def _of_onsets(who: str, records: Records) -> Iterator[list[str]]:
         ]
         causes = Counter(r[WHY] for r in found if r[WHY])
         parts += [
-            f"cause{f' in {count}' if len(own) > 1 else ''}: {CAUSES[why]}"
+            f"{f'in {count}: ' if len(own) > 1 else ''}{CAUSES[why]}"
             for why, count in causes.most_common()
         ]
         if alive := sum(r["runs alive above the onset"] for r in own):
             higher = [r[ABOVE] for r in own if r[ABOVE] is not None]
-            runs = f"{alive} run{'s live' if alive > 1 else ' lives'} on above it"
-            parts.append(f"{runs}, at losses {_beside(higher)}")
+            runs = f"{alive} runs live on above it, the best of a network"
+            runs = "1 run lives on above it, its loss" if alive == 1 else runs
+            parts.append(f"{runs} {_beside(higher)}")
         if len(found) < len(own):
             parts.append(f"{len(own) - len(found)} never or always collapsed")
         yield [ONSET, f"{_counted(who, own)}; {words}", "; ".join(parts)]
@@ -214,7 +260,7 @@ def _counted(who: str, records: Records) -> str:
 
 
 def _beside(higher: Sequence[float]) -> str:
-    """Return how far losses lie beside those of total collapse, from the lowest to the highest.
+    """Return how far losses lie beside that of total collapse, from the lowest to the highest.
 
     Example:
         >>> _beside([-0.058, 0.017]), _beside([-0.058])
@@ -228,12 +274,12 @@ def _beside(higher: Sequence[float]) -> str:
 
 def _of_units(who: str, records: Records) -> Iterator[list[str]]:
     for words, own in _by_warm_up(records):
-        inside, near = (_mean(own, name) for name in ("in the bracket", "within a unit of it"))
+        inside, near = _mean(own, "in the bracket"), _near(own)
         above, below = max(r["most above"] for r in own), max(r["most below"] for r in own)
         kept, linear = (_mean(own, name) for name in ("kept", "kept by the linear optimum"))
         ratios = [r["KL / linear KL, median"] for r in own]
         text = (
-            f"in the bracket in {inside:.0%}, within a unit of it in {near:.0%}; at most {above} "
+            f"in the bracket in {inside:.0%}, within a unit of it in {near}; at most {above} "
             f"above and {below} below; the bracket spans {_width(own):.1f} units on average. They "
             f"keep {kept:.1f} units on average, the linear optimum {linear:.1f}"
         )
@@ -245,7 +291,7 @@ def _of_units(who: str, records: Records) -> Iterator[list[str]]:
             text += f"{far['kept by the linear optimum']:.1f})"
         text += f"; their KL is {np.median(ratios):.1f} times the optimum's"
         if len(own) > 1:
-            text += f" (median; {min(ratios):.1f} to {max(ratios):.1f} by network)"
+            text += f" (median of the networks' medians, {min(ratios):.1f} to {max(ratios):.1f})"
         yield [
             BRACKET,
             f"{sum(r['runs'] for r in own)} runs of {_counted(who, own)}; {words}",
@@ -297,18 +343,21 @@ def _of_held_out(records: Records) -> Iterator[list[str]]:
         yield ["what rows that were held out show", f"{runs} runs on the digits; {words}", text]
 
 
-def _of_gain(confusion: Records, gains: Records) -> Iterator[list[str]]:
-    if confusion:
+def _of_gain(found: Results) -> Iterator[list[str]]:
+    gains = _of_all(found, "X3c", "gains")
+    networks = count_of(len(_records(found, "X3c", "gains")) - 1, "network")
+    if confusion := _records(found, "X3c", "confusion"):
         said = [_told_of(answer) for answer in confusion]
-        yield [PAYS, f"{gains[-1]['pairs']} networks of 1 to 6 units", "; ".join(said)]
+        tested = f"{gains[-1]['pairs']} pairs of k and k + 1 units, k from 1 to 6, in {networks}"
+        yield [PAYS, tested, "; ".join(said)]
     for r in gains:
         if r["both told from 0"]:
             tested = (
-                "{both told from 0} of {pairs} networks, where what was said and what it brought "
-                "both exceed 0 by two standard errors"
+                "{both told from 0} of the {pairs} pairs, where what was said and what the unit "
+                "brought both exceed 0 by two standard errors"
             )
-            found = (
-                "within a factor of 2 in {within a factor of 2}; it brought "
+            measured = (
+                "within a factor of 2 in {within a factor of 2}{by}; it brought "
                 "{brought / said, median:.1f} times what was said (median; in 10% less than "
                 "{10%:.1g} times, in 10% more than {90%:.2g} times)"
             )
@@ -316,17 +365,20 @@ def _of_gain(confusion: Records, gains: Records) -> Iterator[list[str]]:
                 "in {said more than all units brought} what was said is more than all units "
                 "together brought: such a number only says that a unit pays"
             )
-            yield [WORTH, tested.format_map(r), found.format_map(r)]
-            yield [WORTH, f"all {r['pairs']} networks", absurd.format_map(r)]
+            by = _sizes_by_network(found)
+            yield [WORTH, tested.format_map(r), measured.format_map({**r, "by": by})]
+            yield [WORTH, f"all {r['pairs']} pairs", absurd.format_map(r)]
 
 
-def _of_failures(records: Records) -> Iterator[list[str]]:
-    tested = "{failed} planted or found failures, {good} good runs"
-    found = (
-        "{recognised} failures recognised, {undecided} undecided, {called fine} called fine; of "
-        "the good runs {false alarms} called failed and {good, undecided} undecided; of "
-        "{worse, as many units} runs that do worse with as many units, {of these, alarms} called "
-        "failed"
+def _of_failures(found: Results) -> Iterator[list[str]]:
+    tested = "{failed} planted or found failures, {good} runs as good as the best"
+    measured = (
+        "{recognised} failures recognised{by}, {undecided} undecided, {called fine} called fine; "
+        "of the good runs {false alarms} raise an alarm and {good, undecided} are undecided; of "
+        "{worse, as many units} runs that do worse with as many units, {of these, alarms} raise "
+        "an alarm"
     )
-    for r in records:
-        yield ["the optimiser failed, or did not", tested.format_map(r), found.format_map(r)]
+    by = _known_by_network(found)
+    for r in _of_all(found, "X3d", "failures"):
+        text = measured.format_map({**r, "by": by})
+        yield ["the optimiser failed, or did not", tested.format_map(r), text]

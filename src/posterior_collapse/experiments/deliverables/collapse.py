@@ -360,8 +360,9 @@ def onset(results: Sequence[Result]) -> Part:
     note = (
         "Total collapse begins between the last beta at which a seed has active units and the "
         "first from which on it has none; of several seeds, the least and the greatest are given. "
-        "So the error is only known to lie between these two. (In X3a to X3g, whose betas are "
-        "closer, the majority of runs decides.)"
+        "So the error is only known to lie between these two. (In X3a to X3g the majority of runs "
+        "decides.) Only beta * eta_dec^2 matters where the decoder is Gaussian: other eta_dec try "
+        "other betas in the same experiment, and are no further evidence."
     )
     return Part({"onset": Table.of(records)}, {"phase": (chart, caption)}, checks, [note])
 

@@ -19,8 +19,9 @@ from posterior_collapse.experiments.deliverables.trust_units import (
     quantiles,
 )
 from posterior_collapse.experiments.figures import lines
+from posterior_collapse.experiments.figures.lines import UNTOLD
 from posterior_collapse.experiments.tables import Table
-from posterior_collapse.experiments.trust_table import SAYS
+from posterior_collapse.experiments.trust_table import PAID, SAYS
 from posterior_collapse.theory.thresholds import SURE
 
 ANSWERS: Mapping[str, str] = {
@@ -36,7 +37,7 @@ TIMES = 2.0
 LEAST_OF_THREE = 0.75
 """Std of the least of three normal numbers, over that of one."""
 FAILED = ("signal-unclaimed", "more-units-pay", "diverged")
-"""Conclusions that say: this is not what the objective asks for."""
+"""Conclusions that say: this is not what the objective asks for, or not with so few units."""
 FINE = ("collapse-optimal", "nothing-to-do")
 PLANTED = "a dead unit"
 WORDS = {"": "without warm-up", "warm-up": "with warm-up", PLANTED: "a unit planted dead"}
@@ -62,6 +63,11 @@ def trust_gain(results: Sequence[Result]) -> Part:
     pairs = [pair for name, kinds in by_problem(results).items() for pair in _pairs(name, kinds)]
     if not pairs:
         return Part(checks=[Check(None, "No pair of runs can be compared.")])
+    return of_pairs(pairs)
+
+
+def of_pairs(pairs: Records) -> Part:
+    """Return what follows from the records of pairs of networks, one with a unit more."""
     drawn = {
         name: [(r["said (nats)"], r["brought (nats)"], r["answer"], r["outcome"]) for r in own]
         for name, own in _by_network(pairs).items()
@@ -70,20 +76,21 @@ def trust_gain(results: Sequence[Result]) -> Part:
         "gain": (
             lines.predicted(drawn),
             "What one more unit brought against what the diagnosis of the smaller network said; "
-            "faint and hollow where it is too close to tell whether the unit paid. Dotted: as "
-            "said. Gains of less than 0.001 nats are drawn at 0.001, and what was said at most at "
-            "ten times the largest gain.",
+            "faint and hollow where it cannot be told whether the unit paid. Dotted: as said. "
+            "Gains of less than 0.001 nats are drawn at 0.001, and what was said at most at ten "
+            "times the largest gain.",
         )
     }
-    missed = sum(r["outcome"] == "did not" and r["brought (nats)"] < 0 for r in pairs)
+    worse = sum(map(_is_worse, pairs))
     note = (
         "What a unit brought is the least loss of the runs with k units minus the least with k + "
         "1: of restarts, and of warm starts where both have them. It paid if that exceeds 1% of "
-        "what the k units have brought by two standard errors, which follow from the spread of "
-        "restarts; within these it is too close to tell. "
-        f"Of the units that did not pay, {missed} left the larger network at a higher loss than "
-        "the smaller one. The best training would not: it was not found there, so these units may "
-        "still pay."
+        "what the k units have brought by two standard errors, which follow from the spread of few "
+        "restarts, and did not pay if it falls short of that by as many; within these it cannot be "
+        f"told. Nor can it in {worse} of {len(pairs)} pairs, whose larger network ended at a loss "
+        "higher by two standard errors than the smaller one's: its best training, which would not, "
+        "was not found. The pairs of a network share its data and their runs, so they are not "
+        "independent."
     )
     sizes = (
         "Size is judged where what was said and what it brought both exceed 0 by two standard "
@@ -107,8 +114,7 @@ def _answers(pairs: Records) -> Iterator[Check]:
             own[right] >= RIGHT * told if told else None,
             f"Of {count_of(own.total(), 'network')} of which the diagnosis says that one more unit "
             f"{answer}, in {own[right]} it {did}, in {told - own[right]} it {other}, and "
-            f"{own['too close']} {'is' if own['too close'] == 1 else 'are'} too close to tell "
-            "(expected: 90% of those told).",
+            f"{own[UNTOLD]} cannot be told (expected: 90% of those told).",
         )
 
 
@@ -175,18 +181,25 @@ def _error(runs: Sequence[Result]) -> float:
 def outcome(brought: float, error: float, worth: float) -> str:
     """Return whether a unit paid, as far as what restarts differ by lets one tell.
 
+    A larger network that ended at a clearly higher loss was not trained well enough to tell.
+
     Args:
         brought: Nats by which one more unit lowered the least loss.
         error: Standard error of that.
         worth: Nats that a unit must bring.
 
     Example:
-        >>> [outcome(brought, 0.1, 0.05) for brought in (0.3, 0.1, -0.2)]
-        ['paid', 'too close', 'did not']
+        >>> [outcome(brought, 0.1, 0.15) for brought in (0.4, 0.1, -0.1, -0.3)]
+        ['paid', 'cannot be told', 'did not', 'cannot be told']
     """
-    if abs(brought - worth) <= SURE * error:
-        return "too close"
+    if abs(brought - worth) <= SURE * error or brought < -SURE * error:
+        return UNTOLD
     return "paid" if brought > worth else "did not"
+
+
+def _is_worse(pair: Mapping[str, Any]) -> bool:
+    """Return whether the larger network of a pair ended at a clearly higher loss."""
+    return bool(pair["brought (nats)"] < -SURE * pair["brought, error"])
 
 
 def confusion(pairs: Records) -> Table:
@@ -198,10 +211,10 @@ def confusion(pairs: Records) -> Table:
     """
     places = Counter((pair["answer"], pair["outcome"]) for pair in pairs)
     rows = [
-        [answer, *(places[answer, each] for each in ("paid", "too close", "did not"))]
+        [answer, *(places[answer, each] for each in PAID)]
         for answer in ("pays", "undecided", "does not pay")
     ]
-    return Table([SAYS, "it paid", "too close to tell", "it did not"], rows)
+    return Table([SAYS, *PAID.values()], rows)
 
 
 def _gains(pairs: Records) -> list[dict[str, Any]]:
@@ -266,8 +279,11 @@ def trust_failures(results: Sequence[Result]) -> Part:
         "A run failed if it has fewer active units than the best run of the same network, data, "
         "beta and number of units, and a loss above the best by more than 1% of what the best "
         "run's units brought. A run with a unit planted dead is compared with the best in which "
-        "that unit lives. Runs that are as much worse with as many active units are in another "
-        "local optimum: these runs cannot tell whether an alarm is right there."
+        "that unit lives. A good run is within that 1% of the best; it may not be as good as can "
+        "be, so that not every alarm of it is false. An alarm says that signal is left unclaimed, "
+        "that training diverged or, where every unit is used, that more units would pay: the last "
+        "does not blame the optimiser. Runs that are worse with as many active units are in "
+        "another local optimum: these runs cannot tell whether an alarm is right there."
     )
     return Part(tables, checks=checks, notes=[note])
 

@@ -274,6 +274,8 @@ LEAST = 1e-3
 """Nats at which smaller gains are drawn."""
 BEYOND = 10.0
 """Times the most that any unit brought at which what was said is cut off."""
+UNTOLD = "cannot be told"
+"""Of a unit: whether it paid."""
 ANSWER_LOOKS: Mapping[str, tuple[str, str]] = {
     "pays": (BLUE, "o"), "undecided": (GREY, "s"), "does not pay": (ORANGE, "^"),
 }  # fmt: skip
@@ -283,8 +285,8 @@ def predicted(points: Mapping[str, Sequence[tuple[float, float, str, str]]]) -> 
     """Draw what one more unit brought against what was said, on log scales.
 
     Args:
-        points: Title -> (said, brought, answer, outcome), in nats; what is too close to tell is
-            faint and hollow.
+        points: Title -> (said, brought, answer, outcome), in nats; what cannot be told is faint
+            and hollow.
 
     Example:
         >>> predicted({"digits": [(0.1, 0.2, "pays", "paid")]}).table.rows
@@ -295,13 +297,13 @@ def predicted(points: Mapping[str, Sequence[tuple[float, float, str, str]]]) -> 
         for box, each in drawn:
             numbers = np.array([[said, got] for said, got, *_ in each])
             shown = np.clip(numbers, LEAST, [BEYOND * max(numbers[:, 1].max(), LEAST), np.inf])
-            close = np.array([outcome == "too close" for *_, outcome in each])
+            close = np.array([outcome == UNTOLD for *_, outcome in each])
             for answer, (color, marker) in ANSWER_LOOKS.items():
                 own = np.array([a == answer for _, _, a, _ in each])
                 look: dict[str, Any] = {"color": color, "marker": marker, "ls": "", "ms": 3.5}
                 box.plot(*shown[own & close].T, mfc="none", alpha=0.35, zorder=1, **look)
                 box.plot(*shown[own & ~close].T, label=f"said: {answer}", **look)
-            box.plot([], [], "o", ms=3.5, mfc="none", c=GREY, alpha=0.6, label="too close to tell")
+            box.plot([], [], "o", ms=3.5, mfc="none", c=GREY, alpha=0.6, label=UNTOLD)
             ends = [LEAST, float(shown.max()) * 1.5]
             box.plot(ends, ends, color="black", lw=0.8, ls=":")
             box.set_xscale("log")
