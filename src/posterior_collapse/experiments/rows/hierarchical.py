@@ -109,7 +109,7 @@ ROWS: tuple[Row, ...] = (
         deliverables=("beta_panel",),
         published="The script multiplies the whole loss by eta_dec^2, which changes the gradients "
         "that are clipped, not the optimum; no figure code exists.",
-        takes="about 22 hours of one CPU core",
+        takes="about 18 hours of one CPU core",
     ),
     Row(
         id="E12",
