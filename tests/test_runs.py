@@ -268,8 +268,8 @@ class TestSweep:
 
         class Tidied(Store):
             def _fill(self, folder: Path, outcome: Outcome, *how: Any) -> None:
-                Store(self.folder).tidy([outcome.run.key])
                 super()._fill(folder, outcome, *how)
+                Store(self.folder).tidy([outcome.run.key])
 
         (record,) = complete([run(1.0)], Tidied(tmp_path), executed)
         left = tmp_path / f".{record.run.key}.1.abc.partial"  # by a process that was killed

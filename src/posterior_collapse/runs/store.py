@@ -236,9 +236,8 @@ class Store:
         with writing(self.folder):
             partial.mkdir(parents=True)
         try:
-            with files.claim(partial, wait=False):
+            with files.claim(partial, wait=False), writing(final):
                 self._fill(partial, outcome, together, origin)
-            with writing(final):
                 try:
                     partial.rename(final)
                 except OSError:
