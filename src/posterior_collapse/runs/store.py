@@ -236,14 +236,15 @@ class Store:
         with writing(self.folder):
             partial.mkdir(parents=True)
         try:
-            with files.claim(partial, wait=False), writing(final):
+            with files.claim(partial, wait=False):
                 self._fill(partial, outcome, together, origin)
-                try:
-                    partial.rename(final)
-                except OSError:
-                    if not (final / files.RUN).is_file():  # else another process was first
-                        shutil.rmtree(final)  # without its description a run does not count
+                with writing(final):
+                    try:
                         partial.rename(final)
+                    except OSError:
+                        if not (final / files.RUN).is_file():  # else another process was first
+                            shutil.rmtree(final)  # without its description a run does not count
+                            partial.rename(final)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
