@@ -8,7 +8,7 @@ import pytest
 
 from left_results import leave, result
 from posterior_collapse.errors import CorruptFileError, MissingFileError, OutputError
-from posterior_collapse.experiments import document
+from posterior_collapse.experiments import Plan, chosen, document, reproduce
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.files import write_json
 
@@ -17,6 +17,12 @@ def test_no_results_are_named(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(MissingFileError, match=r"no folder with a result\.json"):
             document.render(folder, tmp_path)
+
+
+def test_nothing_that_is_finished_is_said(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match="none of these runs"):
+        reproduce(chosen("E5"), tmp_path / "none", Plan(quick=True), finished=True)
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from posterior_collapse.experiments.data import read_moments, read_samples
 from posterior_collapse.experiments.reproducing import profile
 from posterior_collapse.files import digest
 from posterior_collapse.runs import RunData
+from posterior_collapse.runs.run import BY_MINIBATCHES
 from posterior_collapse.theory import forecast
 from posterior_collapse.theory.verification import CASES
 
@@ -319,3 +320,16 @@ class TestCommand:
         assert error.startswith("error: ")
         assert said in error
         assert len(error.splitlines()) == 1
+
+
+def test_rows_bound_the_quick_profile_too() -> None:
+    for row in ROWS:
+        each = zip(
+            row.members(Plan(quick=True, rows=50)), row.members(Plan(quick=True)), strict=True
+        )
+        for bounded, member in each:
+            if member.run.method in BY_MINIBATCHES:
+                assert bounded.run.data.rows == 50
+                assert member.run.data.rows in (128, 1280)
+            else:
+                assert bounded.run == member.run

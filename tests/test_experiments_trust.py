@@ -17,6 +17,7 @@ from posterior_collapse.data import available
 from posterior_collapse.errors import CorruptFileError, MissingDependencyError, MissingFileError
 from posterior_collapse.experiments import DELIVERABLES, Plan, Result, chosen, data
 from posterior_collapse.experiments.data import read_samples
+from posterior_collapse.experiments.deliverables.trust_units import share_of_onset
 from posterior_collapse.experiments.rows.trust import BESIDE, CONVOLUTIONAL, OTHERS, PROBLEMS
 from posterior_collapse.runs import RunData
 from posterior_collapse.theory import forecast
@@ -367,3 +368,15 @@ class TestData:
         monkeypatch.setattr(data, "PACKAGE", "no_such_package")
         with pytest.raises(MissingFileError, match="pip install --no-deps scanpy"):
             data.study_data("cells", tmp_path)
+
+
+def test_the_published_loss_halves_beta_before_the_onset() -> None:
+    own, published = (
+        a_run(
+            {"beta": 3.0}, {}, NET, convention=convention,
+            forecast={"levels": [{"critical_beta": [ONSET, 1.0]}]},
+        )
+        for convention in ("elbo", "reference")
+    )  # fmt: skip
+    assert share_of_onset(own) == 1.5
+    assert share_of_onset(published) == 0.75

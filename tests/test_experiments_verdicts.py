@@ -17,7 +17,8 @@ from posterior_collapse.experiments.checks import (
     agreement,
 )
 from posterior_collapse.experiments.data import read_moments
-from posterior_collapse.experiments.ways import along_lines, direction, monotone
+from posterior_collapse.experiments.reproducing import _part
+from posterior_collapse.experiments.ways import along_lines, direction, follows, least, monotone
 from posterior_collapse.runs import RunData
 from posterior_collapse.theory import forecast
 
@@ -30,7 +31,6 @@ class TestTrends:
             ([3.0, 3.05, 1.0], "falls"),
             ([1.0, 1.05, 1.0], "hardly changes"),
             ([1.0, 2.0, 1.0], "rises and falls"),
-            ([1.0], "hardly changes"),
         ],
     )
     def test_the_sentence_says_what_the_numbers_do(self, values: list[float], way: str) -> None:
@@ -281,3 +281,48 @@ def test_the_published_loss_halves_beta_for_training_and_theory() -> None:
     assert published.forecast["loss"] == pytest.approx(expected.loss)
     threshold = 0.5 * run.spec.eta_levels[0] ** 2
     assert published.forecast["levels"][0]["threshold"][0] == pytest.approx(threshold)
+
+
+class TestOfSomeRuns:
+    """What `--finished` makes of a part of a row's runs is no verdict on what is missing."""
+
+    def test_one_value_shows_no_way(self) -> None:
+        found = monotone("KL", "beta", [(1.0, 3.0)], "falls", 0.1)
+        assert (found.verdict, found.text) == (
+            "not measured", "KL was not measured at two values of beta (1: 3).",
+        )  # fmt: skip
+        assert monotone("KL", "beta", [], "falls", 0.1).verdict == "not measured"
+
+    @pytest.mark.parametrize("of", [{1.0: [2.0, 2.1]}, {1.0: [], 2.0: []}, {1.0: [2.0], 2.0: []}])
+    def test_nothing_is_least_among_none(self, of: dict[float, list[float]]) -> None:
+        found = least("NLL", "beta", of, 1.0)
+        assert found.verdict == "not measured"
+        assert "no other setting" in found.text
+
+    @pytest.mark.parametrize("grid", [[[3.0]], [[1.0], [2.0]]])
+    def test_lines_of_one_value_follow_nothing(self, grid: list[list[float]]) -> None:
+        assert follows("Error", "beta_2", along_lines(grid), "rises").verdict == "not measured"
+
+    def test_minibatches_are_not_taken_for_exact_training(self) -> None:
+        results = []
+        for beta in (1.0, 2.0):
+            level = {"kl": 1 / beta, "n_active": 1, "information": [1.0]}
+            theory = {"loss": 5 * beta, "reconstruction": 4.0, "levels": [level]}
+            exact = {**theory, "loss": 5 * beta + 1}
+            results.append(
+                planted({"beta": beta}, {"exact": exact}, "minibatches", forecast=theory)
+            )
+        found = DELIVERABLES["theory_sweep"](results).checks
+        assert found
+        assert not [check.text for check in found if check.exact or "xact training" in check.text]
+
+    def test_what_lacks_runs_says_so(self) -> None:
+        results = [
+            planted({"beta_1": one, "beta_2": other}, levels(1, 1), files={})
+            for one, other in ((0.1, 1.0), (1.0, 0.1))
+        ]
+        (check,) = _part("beta_panel", results, True).checks
+        assert check.verdict == "not measured"
+        assert "its beta panel the row lacks runs" in check.text
+        with pytest.raises(KeyError):
+            _part("beta_panel", results, False)

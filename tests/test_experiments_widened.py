@@ -80,6 +80,19 @@ class TestWidened:
         assert narrower.model.spec.latent_dim == 2
         assert not list(record.folder.glob("*.safetensors"))
 
+    def test_kept_runs_without_models_are_trained_again(self, tmp_path: Path) -> None:
+        run = Run(
+            RunData("clusters", rows=128), VAESpec(3, beta=0.1, sigma="input"),
+            Architecture.named("mlp", hidden=(8,)), Settings(epochs=2, seed=1), "dead",
+            Evaluation("train", weights=False),
+        )  # fmt: skip
+        small, whole = Store(tmp_path / "small", models=False), Store(tmp_path / "whole")
+        complete([run.narrower], small, Executor(store=small))
+        small = Store(small.folder)
+        (found,) = complete([run], small, Executor(store=small))
+        (expected,) = complete([run], whole, Executor(store=whole))
+        assert found.measured["loss"] == expected.measured["loss"]
+
 
 class TestHistoryEvery:
     def test_rows_are_means_over_the_epochs_since_the_last(self) -> None:

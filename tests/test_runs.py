@@ -263,6 +263,20 @@ class TestSweep:
         assert names[0] == "a GPU"
         assert names[1].endswith("threads")
 
+    def test_what_another_process_writes_is_not_taken_for_rubbish(self, tmp_path: Path) -> None:
+        """Groups may differ from process to process, and so the claims that they hold."""
+
+        class Tidied(Store):
+            def _fill(self, folder: Path, outcome: Outcome, *how: Any) -> None:
+                super()._fill(folder, outcome, *how)
+                Store(self.folder).tidy([outcome.run.key])
+
+        (record,) = complete([run(1.0)], Tidied(tmp_path), executed)
+        left = tmp_path / f".{record.run.key}.1.abc.partial"  # by a process that was killed
+        left.mkdir()
+        Store(tmp_path).tidy([record.run.key])
+        assert not left.exists()
+
     def test_runs_may_be_kept_without_their_models(self, tmp_path: Path) -> None:
         complete([run(1.0)], Store(tmp_path, models=False), executed)
         (record,) = complete([run(1.0)], Store(tmp_path), executed)

@@ -19,12 +19,12 @@ from posterior_collapse.experiments import measuring
 from posterior_collapse.experiments.data import read_moments, read_samples
 from posterior_collapse.models import CONVENTIONS, MarkovVAE, build, widened
 from posterior_collapse.moments import Moments
-from posterior_collapse.runs import Outcome, Run, RunData, Store, complete
+from posterior_collapse.runs import Outcome, Record, Run, RunData, Store, complete
 from posterior_collapse.runs.completing import CHECKPOINT_SHARE, trained_together
 from posterior_collapse.runs.run import BY_MINIBATCHES
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import ExactObjective, FewSamplesWarning, Forecast, forecast
-from posterior_collapse.training import Fitted, Progress, Settings, exact, seeds
+from posterior_collapse.training import Fitted, Progress, Settings, checkpoints, exact, seeds
 from posterior_collapse.training.settings import effective_spec
 from posterior_collapse.training.units import is_no_number
 
@@ -89,11 +89,13 @@ class Executor:
     def _start(self, runs: Sequence[Run]) -> list[MarkovVAE]:
         """Return the models of one unit less, trained, with one more unit, dead or not."""
         narrower = [run.narrower for run in runs]
-        if self.store is None or not self.store.models:
-            trained = [one.model.cpu() for one in self._by_minibatches(narrower, None)]
-        else:
+        found: Sequence[Record] = ()
+        if self.store is not None and self.store.models:
             found = complete(narrower, self.store, self, device=self.device)
+        if found and all(checkpoints.exists(record.folder) for record in found):
             trained = [record.model for record in found]
+        else:  # of a store without models, as it is or was
+            trained = [one.model.cpu() for one in self._by_minibatches(narrower, None)]
         return [
             widened(
                 model,

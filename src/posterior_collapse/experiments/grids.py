@@ -227,7 +227,8 @@ def _quick(run: Run) -> Run:
     if run.method in BY_MINIBATCHES:
         # Whole batches: a smaller last one would have to be traced for itself.
         few = convolutional or data.name not in SOURCES or data.label is not None
-        data = data.replace(rows=QUICK_ROWS if few else 10 * QUICK_ROWS)
+        most = QUICK_ROWS if few else 10 * QUICK_ROWS
+        data = data.replace(rows=min(data.rows or most, most))
         epochs = min(settings.epochs, QUICK_EPOCHS)
         settings = settings.replace(epochs=epochs, warm_up=min(settings.warm_up, epochs // 2))
     elif run.method == "decayed":

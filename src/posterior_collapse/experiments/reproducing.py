@@ -13,8 +13,14 @@ from typing import Any, NamedTuple
 
 import torch  # noqa: F401 - runs need it, so that its absence is told before anything else is
 
-from posterior_collapse.errors import CorruptFileError, PosteriorCollapseError, writing
-from posterior_collapse.experiments.checks import Result, agreement, by_grid
+from posterior_collapse.errors import (
+    CorruptFileError,
+    InvalidArgumentError,
+    MissingFileError,
+    PosteriorCollapseError,
+    writing,
+)
+from posterior_collapse.experiments.checks import Check, Part, Result, agreement, by_grid
 from posterior_collapse.experiments.deliverables import DELIVERABLES
 from posterior_collapse.experiments.execution import Executor
 from posterior_collapse.experiments.grids import Member, Plan, Row
@@ -91,6 +97,7 @@ def reproduce(
     Raises:
         OutputError: The folder cannot be written.
         DataError: The data cannot be found.
+        MissingFileError: Of what is `finished` nothing is there.
         CorruptFileError: A run that is kept was damaged or changed; says what to delete.
 
     Example:
@@ -111,6 +118,11 @@ def reproduce(
             for name, of in planned.items()
         }
     rows = [row for row in rows if members[row.id]]
+    if finished and not rows:
+        raise MissingFileError(
+            str(store.folder), "none of these runs", "some that were kept by the same options",
+            "Name their folder with --out, and seeds, epochs and the like as they were trained.",
+        )  # fmt: skip
     keys = {name: {member.run.key for member in of} for name, of in members.items()}
     executor = Executor(None if data_dir is None else os.fspath(data_dir), device, store=store)
     results: dict[str, dict[str, Any]] = {}
@@ -133,7 +145,7 @@ def reproduce(
                 missing = _missing(members[row.id], planned[row.id])
                 with _damage_told(found):
                     size = profile(row, plan, missing)
-                    results[row.id] = _write(row, plan, found, out / row.id, size)
+                    results[row.id] = _write(row, plan, found, out / row.id, size, bool(missing))
                 report(State(row, verdict=results[row.id]["agreement"]["verdict"]))
         tell()
 
@@ -186,12 +198,12 @@ def _damage_told(results: Sequence[Result]) -> Iterator[None]:
 
 
 def _write(
-    row: Row, plan: Plan, results: Sequence[Result], folder: Path, size: str
+    row: Row, plan: Plan, results: Sequence[Result], folder: Path, size: str, some: bool
 ) -> dict[str, Any]:
-    """Write a row's files, `result.json` last."""
+    """Write a row's files, `result.json` last; `some`: of a part of its runs."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    parts = [DELIVERABLES[name](results) for name in row.deliverables]
+    parts = [_part(name, results, some) for name in row.deliverables]
     tables = {name: table for part in parts for name, table in part.tables.items()}
     charts = {title: chart for part in parts for title, chart in part.charts.items()}
     figures = []
@@ -227,6 +239,18 @@ def _write(
     }
     write_json(folder / RESULT, result)
     return result
+
+
+def _part(name: str, results: Sequence[Result], some: bool) -> Part:
+    """Return a deliverable; of some of a row's runs it may be that they do not suffice for it."""
+    try:
+        return DELIVERABLES[name](results)
+    except (InvalidArgumentError, LookupError, ValueError):
+        # Runs without a hash may be damaged instead: see `_damage_told`.
+        if not some or any(result.record.files is None for result in results):
+            raise
+        what = name.replace("_", " ")
+        return Part(checks=[Check(None, f"For its {what} the row lacks runs that are missing.")])
 
 
 PASSES = ("epochs", "batch_size", "learning_rate", "clip", "warm_up", "precision", "convention")

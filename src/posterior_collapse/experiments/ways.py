@@ -54,8 +54,12 @@ def monotone(
         'KL falls with beta (1: 3, 2: 1.5).'
     """
     ordered = sorted(points)
-    found = direction([value for _, value in ordered], slack)
     numbers = ", ".join(f"{at:g}: {value:.4g}" for at, value in ordered)
+    if len(ordered) < 2:
+        return Check(
+            None, f"{what} was not measured at two values of {name} ({numbers or 'none'})."
+        )
+    found = direction([value for _, value in ordered], slack)
     return _held(found, expected, f"{what} {found} with {name} ({numbers})")
 
 
@@ -92,7 +96,7 @@ def least(
     sure_above, sure_below, told = [], [], []
     bias, others = too_high or {}, len(values) - 1
     for setting, of in sorted(values.items()):
-        if setting == expected:
+        if setting == expected or not len(of):
             continue
         off = np.subtract(of, values[expected])
         free = len(off) - 1
@@ -105,8 +109,10 @@ def least(
         spread = f" ± {error:.2g}" if len(off) > 1 else ""
         unsure = "" if sure else " (not sure)"
         told.append(f"{_at(setting)}: {rounded(mean):+.3g}{spread}{unsure}")
-    agrees = True if all(sure_above) else False if any(sure_below) else None
     where = f"{name} = {_at(expected)}"
+    if not told or not len(values[expected]):
+        return Check(None, f"{what}: of no other setting are there runs of the seeds of {where}.")
+    agrees = True if all(sure_above) else False if any(sure_below) else None
     text = f"{what} is by theory least at {where}. From there: {'; '.join(told)}."
     return Check(agrees, text)
 
@@ -118,6 +124,8 @@ def _at(setting: float | str) -> str:
 def along_lines(grid: ArrayLike) -> float:
     """Return the rank correlation along the last axis, averaged over lines; 0 for constant ones.
 
+    NaN of lines of one value.
+
     Within a line nothing else varies, so that a weaker influence is not hidden by a stronger one.
 
     Example:
@@ -125,6 +133,8 @@ def along_lines(grid: ArrayLike) -> float:
         (1.0, -0.5)
     """
     ranks = np.apply_along_axis(rankdata, -1, np.asarray(grid, dtype=float))
+    if ranks.shape[-1] < 2:
+        return np.nan
     places = np.arange(ranks.shape[-1]) - (ranks.shape[-1] - 1) / 2
     ranks -= ranks.mean(-1, keepdims=True)
     size = np.sqrt((ranks**2).sum(-1) * (places**2).sum())
@@ -138,6 +148,8 @@ def follows(what: str, name: str, correlation: float, expected: Way) -> Check:
         >>> follows("Error", "beta_2", 0.11, "rises").text
         'Error neither rises nor falls with beta_2 (mean rank correlation 0.11); expected: rises.'
     """
+    if np.isnan(correlation):
+        return Check(None, f"{what} was not measured at two values of {name}.")
     found = "neither rises nor falls"
     if abs(correlation) >= CONSISTENT:
         found = "rises" if correlation > 0 else "falls"

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from posterior_collapse import files
 from posterior_collapse.data.checking import reading
-from posterior_collapse.errors import CorruptFileError, writing
+from posterior_collapse.errors import CorruptFileError, OutputError, writing
 from posterior_collapse.models import MarkovVAE
 from posterior_collapse.runs.run import Run
 from posterior_collapse.specs import Spec
@@ -236,14 +236,15 @@ class Store:
         with writing(self.folder):
             partial.mkdir(parents=True)
         try:
-            self._fill(partial, outcome, together, origin)
-            with writing(final):
-                try:
-                    partial.rename(final)
-                except OSError:
-                    if not (final / files.RUN).is_file():  # else another process was first
-                        shutil.rmtree(final)  # without its description a run does not count
+            with files.claim(partial, wait=False):
+                self._fill(partial, outcome, together, origin)
+                with writing(final):
+                    try:
                         partial.rename(final)
+                    except OSError:
+                        if not (final / files.RUN).is_file():  # else another process was first
+                            shutil.rmtree(final)  # without its description a run does not count
+                            partial.rename(final)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -272,7 +273,9 @@ class Store:
         """Take away what processes that were killed left of runs; call it under their claim."""
         for key in keys:
             for path in self.folder.glob(f".{key}.*{files.PARTIAL}"):
-                shutil.rmtree(path, ignore_errors=True)
+                with contextlib.suppress(OutputError), files.claim(path, wait=False) as dead:
+                    if dead:  # no process writes there, as one of other groups may
+                        shutil.rmtree(path, ignore_errors=True)
 
     def _fill(
         self, folder: Path, outcome: Outcome, together: Sequence[str], origin: Mapping[str, Any]

@@ -83,7 +83,9 @@ def theory_sweep(results: Sequence[Result]) -> Part:
             np.array([[each["n_active"] for each in run.exact["levels"]] for run in runs]).T,
         )
     lower = courses.pop(LOWER_RATE, None)
-    exact, *others = courses.values()
+    exactly = {r.grid for r in results if r.run.method == "exact"}
+    exact = next((course for title, course in courses.items() if title in exactly), None)
+    others = [course for title, course in courses.items() if title not in exactly]
     notes = [_gap(course, variable) for course in others]
     if lower is not None and others:
         rate = next(r.run.settings.learning_rate for r in results if r.grid == LOWER_RATE)
@@ -96,13 +98,16 @@ def theory_sweep(results: Sequence[Result]) -> Part:
         return panels
 
     measured = {title: drawn(course, 0) for title, course in courses.items()}
-    chart = measures.sweep(drawn(exact, 1), measured, variable=variable)
+    chart = measures.sweep(drawn(exact or others[0], 1), measured, variable=variable)
     caption = f"Linear models against {variable}: theory (lines) and training (markers, of many "
     caption += "values at some)."
     return Part(
         {"sweep": Table.of(records)},
         {"sweep": (chart, caption)},
-        [*_exactly(exact), *(check for one in others for check in _by_minibatches(one, variable))],
+        [
+            *(_exactly(exact) if exact else ()),
+            *(check for one in others for check in _by_minibatches(one, variable)),
+        ],
         notes,
     )
 

@@ -100,8 +100,14 @@ def _onset(result: Result) -> float:
 
 
 def share_of_onset(result: Result) -> float:
-    """Return beta as a share of the predicted onset."""
-    return float(result.labels["beta"]) / _onset(result)
+    """Return beta, as the loss amounts to it, as a share of the predicted onset."""
+    return _beta(result) / _onset(result)
+
+
+def _beta(result: Result) -> float:
+    """Return the beta that theory's numbers are of: of the published loss, half of its own."""
+    halved = result.run.settings.convention == "reference"
+    return float(result.labels["beta"]) / (2 if halved else 1)
 
 
 def linear_units(result: Result) -> int:
@@ -116,7 +122,7 @@ def _gain_by_linear(result: Result) -> float:
     Source:
         Each brings beta/2 (t - 1 - log t), t being the beta at which it collapses over beta.
     """
-    beta = float(result.labels["beta"])
+    beta = _beta(result)
     t = np.nan_to_num(np.asarray(result.theory["levels"][0]["critical_beta"], float)) / beta
     t = t[t > 1]
     return float(beta / 2 * (t - 1 - np.log(t)).sum())
