@@ -13,8 +13,8 @@ import torch
 
 import posterior_collapse as pc
 from posterior_collapse.models.activations import ACTIVATIONS
+from posterior_collapse.models.global_state import arithmetic
 from posterior_collapse.models.layers import STD_HEADS
-from posterior_collapse.models.modules import arithmetic
 from posterior_collapse.training import tracing
 from posterior_collapse.training.engine import keeping_memory
 from posterior_collapse.training.tracing import trace

@@ -42,7 +42,8 @@ from posterior_collapse.errors import (
     UnboundedObjectiveError,
     count_of,
 )
-from posterior_collapse.models.modules import keeping_buffers, recording, undisturbed
+from posterior_collapse.models.global_state import recording, undisturbed
+from posterior_collapse.models.modules import keeping_buffers
 from posterior_collapse.moments import Moments
 from posterior_collapse.records import Record
 from posterior_collapse.specs import Likelihood, VAESpec

@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from posterior_collapse.arrays import Float
 from posterior_collapse.diagnosis.rows import device_of, is_of_dtype
 from posterior_collapse.errors import InvalidArgumentError, first_line
-from posterior_collapse.models.modules import undisturbed
+from posterior_collapse.models.global_state import undisturbed
 
 ROLES = ("reconstruction", "target", "mean", "log_var")
 MOST_DIFFERENCES = 4096

@@ -22,7 +22,8 @@ from posterior_collapse.adapters.callables import WrappedModel
 from posterior_collapse.adapters.libraries import needing
 from posterior_collapse.checks import Dispersion
 from posterior_collapse.errors import InvalidArgumentError, first_line
-from posterior_collapse.models.modules import evaluating, recording, tensor_behind, undisturbed
+from posterior_collapse.models.global_state import recording, undisturbed
+from posterior_collapse.models.modules import evaluating, tensor_behind
 from posterior_collapse.specs import EtaDec, Likelihood, Spec, VAESpec
 
 _SAME = 1e-6

@@ -16,7 +16,8 @@ from torch.nn.functional import logsigmoid, one_hot
 from posterior_collapse.adapters.callables import WrappedModel
 from posterior_collapse.adapters.libraries import needing
 from posterior_collapse.errors import InvalidArgumentError, count_of
-from posterior_collapse.models.modules import evaluating, undisturbed
+from posterior_collapse.models.global_state import undisturbed
+from posterior_collapse.models.modules import evaluating
 from posterior_collapse.specs import CVAESpec, Likelihood, Spec, VAESpec
 
 _SMALL = 1e-8

@@ -33,7 +33,7 @@ from posterior_collapse.arrays import Float
 from posterior_collapse.diagnosis.results import LEFT_OUT
 from posterior_collapse.errors import DataError
 from posterior_collapse.models import OneHots
-from posterior_collapse.models.modules import recording
+from posterior_collapse.models.global_state import recording
 
 Floats = NDArray[np.floating]
 MOST_CLASSES = 128

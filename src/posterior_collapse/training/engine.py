@@ -17,7 +17,7 @@ from torch import Tensor
 
 from posterior_collapse.errors import NonFiniteLossError
 from posterior_collapse.models import MarkovVAE, loss
-from posterior_collapse.models.modules import arithmetic
+from posterior_collapse.models.global_state import arithmetic
 from posterior_collapse.theory.minimum import FINISHED
 from posterior_collapse.training import seeds
 from posterior_collapse.training.batches import Batch, Batches

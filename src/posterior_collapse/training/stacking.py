@@ -20,8 +20,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import CONVENTIONS, MarkovVAE, Terms, loss
 from posterior_collapse.models.convolutions import channels_last
+from posterior_collapse.models.global_state import recording
 from posterior_collapse.models.layers import Decoder, Supplied
-from posterior_collapse.models.modules import recording
 from posterior_collapse.training.batches import Batch
 from posterior_collapse.training.layout import DATA_LAYERS, HEADS, Layout
 from posterior_collapse.training.seeds import Draws

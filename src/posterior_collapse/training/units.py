@@ -30,7 +30,7 @@ from posterior_collapse.diagnosis.reading import noise_generator
 from posterior_collapse.diagnosis.statistics import Information
 from posterior_collapse.errors import DataError
 from posterior_collapse.models import MarkovVAE
-from posterior_collapse.models.modules import arithmetic
+from posterior_collapse.models.global_state import arithmetic
 from posterior_collapse.theory.state import ACTIVE_INFORMATION as ACTIVE_INFORMATION
 from posterior_collapse.theory.thresholds import SURE
 from posterior_collapse.training.batches import Batch, Batches
