@@ -75,7 +75,9 @@ def test_a_row_whose_writing_was_interrupted_does_not_count(
             run()
     with pytest.raises(MissingFileError, match=r"E8/result\.json: got nothing, beside tables"):
         document.render(tmp_path, tmp_path)
+    (tmp_path / "E8" / ".convergence.pdf.1.partial").touch()  # of a process that was killed
     assert run() == [before]
+    assert not list(tmp_path.glob("E8/.*"))
     assert f"## {before['id']}" in document.render(tmp_path, tmp_path)
 
 

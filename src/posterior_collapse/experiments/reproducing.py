@@ -26,7 +26,7 @@ from posterior_collapse.experiments.deliverables import DELIVERABLES
 from posterior_collapse.experiments.execution import Executor
 from posterior_collapse.experiments.grids import Member, Plan, Row
 from posterior_collapse.experiments.machines import RESULT
-from posterior_collapse.files import claim, write_json
+from posterior_collapse.files import claim, clear, write_json
 from posterior_collapse.runs import Outcome, Progress, Record, Run, Store, complete
 from posterior_collapse.runs.completing import MOST_TOGETHER, here
 from posterior_collapse.runs.run import BY_MINIBATCHES
@@ -115,7 +115,7 @@ def reproduce(
     if finished and runs_only:
         raise InvalidArgumentError(
             "runs_only", "True beside finished", "one of the two: together they do nothing",
-            "Leave out runs_only to write results from the runs that are there.",
+            "Leave one of them out.",
         )  # fmt: skip
     plan, out = plan or Plan(), Path(out)
     store = Store(out / RUNS, models=models)
@@ -248,6 +248,7 @@ def _write(
     with claim(folder, wait=True):  # another process may write the row by another plan
         with writing(folder / RESULT):
             (folder / RESULT).unlink(missing_ok=True)  # it is of files that are replaced
+        clear(folder)
         for name, table in tables.items():
             table.save(folder, f"table-{name}")  # beside the numbers of a figure of that name
         for name, (chart, _) in charts.items():
