@@ -36,7 +36,14 @@ def planted(
         evaluation=SimpleNamespace(samples=7),
         architecture=record.pop("architecture", Architecture.named("mlp")),
     )
-    fields = {"run": run, "measured": measured, "arrays": {}, "forecast": None, **record}
+    fields = {
+        "run": run,
+        "measured": measured,
+        "arrays": {},
+        "forecast": None,
+        "stopped": "finished",
+        **record,
+    }
     return Result(grid, labels, SimpleNamespace(**fields))  # type: ignore[arg-type]
 
 

@@ -10,10 +10,13 @@ import pytest
 import posterior_collapse as pc
 from commands import collapse
 from posterior_collapse.diagnosis import diagnose, diagnose_arrays
-from posterior_collapse.models import rebuild
+from posterior_collapse.experiments import Executor
+from posterior_collapse.experiments.data import clusters
+from posterior_collapse.models import Architecture, rebuild
 from posterior_collapse.report import save_figure
+from posterior_collapse.runs import Run, RunData, Store, complete
 from posterior_collapse.runs.kept import swept
-from posterior_collapse.training import checkpoints
+from posterior_collapse.training import Settings, checkpoints
 
 TRAIN = ("train", "digits", "--architecture", "linear", "--exact", "--eta-dec", "0.3")
 SCALE = np.array([1.0, 0.0, 0.6, 0.0])
@@ -351,3 +354,55 @@ def test_a_run_that_diverged_does_not_hide_the_others(run, tmp_path):
     assert "learning-rate=0.001: " in out
     runs = json.loads(run("diagnose", "div", "--json")[1])["runs"]
     assert [sorted({"error", "verdict"} & set(one)) for one in runs] == [["verdict"], ["error"]]
+
+
+def experiment(folder, data, *, models=True, **how):
+    """Keep a run as `collapse reproduce` does, and return its record."""
+    net = Architecture.named(how.pop("network", "linear"))
+    one = Run(data, pc.VAESpec(2, eta_dec=1.0), net, Settings(epochs=1, steps=2, seed=1), **how)
+    store = Store(folder, models=models)
+    complete([one], store, Executor())
+    return store.get(one.key)
+
+
+@pytest.mark.parametrize(
+    ("data", "rows"),
+    [
+        (RunData("clusters", rows=64), clusters()[:64]),
+        (RunData("digits", label=3, rows=9), None),
+    ],
+)
+def test_a_run_of_an_experiment_is_diagnosed_on_the_rows_that_it_had(run, tmp_path, data, rows):
+    record = experiment(tmp_path, data)
+    if rows is None:
+        digits = pc.load("digits")
+        trained_on = np.arange(len(digits)) % 5 != 0
+        rows = digits.x[trained_on & (digits.labels == 3)][:9]
+    found = json.loads(run("diagnose", record.folder, "--json")[1])
+    expected = diagnose(record.model.float(), rows.astype(np.float32), spec=record.run.spec)
+    assert (found["data"]["samples"], found["n"]) == (len(rows), len(rows))
+    assert found["loss"] == pytest.approx(expected.loss, rel=1e-6)
+    status, out, _ = run("diagnose", record.folder, "--data", "digits", "--json")
+    assert status == (0 if data.name == "digits" else 2)  # of 32 features and 64
+    assert data.name != "digits" or json.loads(out)["n"] == len(pc.load("digits", label=3))
+    status, _, err = run("diagnose", record.folder, "--scale", "2")
+    assert status == 2
+    assert "got scale for the data of an experiment" in err
+
+
+def test_what_is_kept_without_rows_or_models_is_refused(run, tmp_path):
+    matrix = experiment(tmp_path, RunData("matrix:E8"), method="exact")
+    for named, words in (
+        (matrix.folder, "which has moments and no rows; expected data of rows. Look at it with"),
+        (
+            experiment(tmp_path, RunData("clusters", rows=64), models=False).folder,
+            "got a run that was kept without its model; expected one with it. Delete the folder",
+        ),
+    ):
+        status, _, err = run("diagnose", named)
+        assert status == 2
+        assert words in " ".join(err.split())
+    experiment(tmp_path, RunData("clusters", rows=32))
+    status, out, _ = run("diagnose", tmp_path)  # what can be diagnosed is
+    assert status == 0
+    assert out.count("cannot be diagnosed. ") == 2

@@ -1,16 +1,37 @@
 """Results that the document is not written from: none, damaged, edited, of another row."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from left_results import leave, result
-from posterior_collapse.errors import CorruptFileError, MissingFileError, OutputError
-from posterior_collapse.experiments import Plan, chosen, document, reproduce
+from posterior_collapse.errors import (
+    CorruptFileError,
+    InvalidArgumentError,
+    MissingFileError,
+    OutputError,
+)
+from posterior_collapse.experiments import (
+    Executor,
+    Plan,
+    chosen,
+    document,
+    measuring,
+    reproduce,
+)
+from posterior_collapse.experiments.figures import Chart
 from posterior_collapse.experiments.tables import Table
-from posterior_collapse.files import write_json
+from posterior_collapse.files import claim, write_json
+
+
+def raises(error: type[BaseException]) -> Callable[..., None]:
+    def fails(*_: object) -> None:
+        raise error
+
+    return fails
 
 
 def test_no_results_are_named(tmp_path: Path) -> None:
@@ -23,6 +44,86 @@ def test_nothing_that_is_finished_is_said(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="none of these runs"):
         reproduce(chosen("E5"), tmp_path / "none", Plan(quick=True), finished=True)
     assert not (tmp_path / "none").exists()
+
+
+def test_options_that_together_do_nothing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"runs_only: got True beside finished"):
+        reproduce(chosen("E5"), tmp_path, Plan(quick=True), finished=True, runs_only=True)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("convention", "elb"), ("seeds", 0), ("epochs", 0), ("rows", 1.5), ("cnn_epochs", "9")],
+)
+def test_a_plan_that_cannot_be_run_is_refused(field: str, value: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"{field}: got {value!r}"):
+        Plan(**{field: value})
+
+
+def test_a_row_whose_writing_was_interrupted_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its old result is not that of the new tables and figures."""
+
+    def run() -> list[dict[str, Any]]:
+        return reproduce(chosen("E8"), tmp_path, Plan(quick=True))
+
+    (before,) = run()
+    with monkeypatch.context() as patch:
+        patch.setattr(Chart, "save", raises(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    with pytest.raises(MissingFileError, match=r"E8/result\.json: got nothing, beside tables"):
+        document.render(tmp_path, tmp_path)
+    (tmp_path / "E8" / ".convergence.pdf.1.partial").touch()  # of a process that was killed
+    assert run() == [before]
+    assert not list(tmp_path.glob("E8/.*"))
+    assert f"## {before['id']}" in document.render(tmp_path, tmp_path)
+
+
+def test_a_row_is_written_by_one_process_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free: list[bool] = []
+    save = Chart.save
+
+    def watched(chart: Chart, folder: Path, name: str) -> Any:
+        with claim(folder, wait=False) as own:
+            free.append(own)
+        return save(chart, folder, name)
+
+    monkeypatch.setattr(Chart, "save", watched)
+    reproduce(chosen("E8"), tmp_path, Plan(quick=True))
+    assert free
+    assert not any(free)
+
+
+def test_runs_that_diverged_are_left_out_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_rows = measuring.on_rows
+
+    def second_lost(model: Any, spec: Any, data: Any, evaluation: Any, seed: int) -> Any:
+        if seed == 2:
+            return measuring.diverged(model), {}
+        return on_rows(model, spec, data, evaluation, seed)
+
+    monkeypatch.setattr(measuring, "on_rows", second_lost)
+    (found,) = reproduce(chosen("E6"), tmp_path, Plan(quick=True, seeds=2))
+    said = [text for _, text in found["agreement"]["checks"] if "diverged" in text]
+    assert [text.removeprefix("Barely trained: ") for text in said] == [
+        f"{grid}: 1 of 2 runs diverged." for grid in ("learned", "fixed at 0.5")
+    ]
+    for row in Table.from_dict(found["tables"]["likelihood"]).records():
+        assert row["NLL (nats)"]["std"] is None  # of the first seed alone
+
+
+def test_a_linear_model_that_diverged_ends_as_one(tmp_path: Path) -> None:
+    (member, *_) = (m for m in chosen("E7")[0].members(Plan(quick=True)) if m.grid[0] == "m")
+    fast = member.run.settings.replace(learning_rate=1e9, clip=None)
+    (outcome,) = Executor()([member.run.replace(settings=fast)])
+    assert outcome.stopped.startswith("non-finite")
+    assert outcome.measured["conclusion"] == "diverged"
 
 
 @pytest.mark.parametrize(
@@ -43,6 +144,13 @@ def test_a_broken_result_is_named(tmp_path: Path, changes: dict[str, Any], named
     with pytest.raises(CorruptFileError, match=named) as caught:
         document.render(tmp_path, tmp_path)
     assert str(tmp_path / "E1" / "result.json") in str(caught.value)
+
+
+def test_a_broken_result_of_another_processor_is_named(tmp_path: Path) -> None:
+    leave(tmp_path, "E1")
+    leave(tmp_path / "older-processor", "E1", agreement={})
+    with pytest.raises(CorruptFileError, match=r"older-processor/E1/result\.json: got values"):
+        document.render(tmp_path, tmp_path)
 
 
 def test_a_result_in_the_folder_of_another_row_is_refused(tmp_path: Path) -> None:

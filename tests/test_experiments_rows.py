@@ -208,7 +208,8 @@ def test_the_quick_profile_has_every_grid_and_needs_no_files() -> None:
         quick = row.members(Plan(quick=True))
         titles = dict.fromkeys(m.grid for m in quick)
         for title, grid in zip(titles, row.grids, strict=True):
-            assert title.endswith(grid.title.removeprefix("{data}"))
+            end = grid.title.removeprefix("{data}").replace("{warm_up}", "2 epochs")
+            assert title.endswith(end)
         for member in quick:
             kind = member.run.data.name.split(":")[0]
             assert kind in ("digits", "pairs", "matrix", "clusters")
@@ -241,6 +242,23 @@ def test_convolutional_nets_alone_can_be_trained_less() -> None:
     assert profile(chosen("E2")[0], Plan(cnn_epochs=3)) == "smaller: cvae-cnn 3 of 100 epochs"
     assert profile(chosen("E2")[0], Plan(epochs=7, cnn_epochs=9)) == "smaller: 7 of 100 epochs"
     assert profile(chosen("E1")[0], Plan(cnn_epochs=3)) == "full"
+
+
+def test_a_row_that_trains_on_all_its_rows_and_epochs_is_no_smaller() -> None:
+    assert profile(chosen("X2")[0], Plan(rows=20_000, epochs=500)) == "full"
+    assert profile(chosen("X2")[0], Plan(rows=9_000)) == "smaller: trained on at most 9,000 rows"
+    assert keys("X2", rows=20_000, epochs=500) == keys("X2")
+
+
+def test_a_title_says_the_warm_up_that_the_runs_have() -> None:
+    for epochs, said in ((None, "10 epochs"), (8, "4 epochs"), (2, "1 epoch")):
+        found = {
+            (m.grid, m.run.settings.warm_up)
+            for m in members("E9", epochs=epochs)
+            if "warm-up" in m.grid
+        }
+        expected = {(f"{name}, warm-up of {said}", int(said[:2])) for name in ("beta", "eta_dec")}
+        assert found == expected
 
 
 def test_an_unknown_row_is_named() -> None:

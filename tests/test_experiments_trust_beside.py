@@ -57,12 +57,17 @@ class TestLonger:
 
     @pytest.mark.parametrize(("units", "verdict"), [(3, "agrees"), (4, "differs")])
     def test_two_units_more_differ(self, units: int, verdict: str) -> None:
-        runs = [planted(1.0, 2), planted(1.0, units, kind="longer")]
+        runs = [planted(1.0, 2), planted(1.0, units, kind="longer", epochs=400)]
         assert verdicts("trust_longer", runs) == [verdict]
 
     def test_runs_after_a_warm_up_are_not_compared_with_those_without(self) -> None:
-        runs = [planted(1.0, 2, kind="warm-up"), planted(1.0, 3, kind="longer")]
+        runs = [planted(1.0, 2, kind="warm-up"), planted(1.0, 3, kind="longer", epochs=400)]
         assert verdicts("trust_longer", runs) == ["not measured"]
+
+    def test_where_a_plan_bounds_both_alike_nothing_trained_on(self) -> None:
+        runs = [planted(1.0, 2), planted(1.0, 2, kind="longer")]
+        assert verdicts("trust_longer", runs) == ["not measured"]
+        assert [r["network"] for r in records("trust_held_out", "held-out", runs)] == [NET]
 
 
 class TestHeldOut:
@@ -95,7 +100,7 @@ class TestHeldOut:
         assert f"{NET}, warm-up: no" in check.text
 
     def test_runs_that_trained_on_are_told_apart(self) -> None:
-        runs = [planted(1.0, 4), planted(1.0, 4, kind="longer")]
+        runs = [planted(1.0, 4), planted(1.0, 4, kind="longer", epochs=400)]
         found = [(r["network"], r["warm-up"]) for r in records("trust_held_out", "held-out", runs)]
         assert found == [(NET, "no"), (f"{NET}, longer", "no")]
 

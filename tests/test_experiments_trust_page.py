@@ -147,6 +147,22 @@ class TestSummary:
         ) in text
         assert "within 5% in 5 of 5 networks" in text
 
+    def test_rows_that_were_run_otherwise_are_named(self, tmp_path: Path) -> None:
+        results = self.leave(tmp_path)
+        assert "Not run" not in trust.block(results) + trust.render(results, tmp_path)
+        for row, changes in (("X3a", {"profile": "quick"}), ("X3c", {"convention": "reference"})):
+            leave(results, row, {**left(results, row), **changes})
+        said = "X3a (smaller: quick profile) and X3c (reference convention)"
+        for text in (trust.block(results), trust.render(results, tmp_path)):
+            assert f"|\n\nNot run as the study is: {said}.\n" in text
+
+    def test_a_broken_row_is_named(self, tmp_path: Path) -> None:
+        results = self.leave(tmp_path)
+        table = {"columns": ["network"], "rows": [["digits, mlp, gaussian"]]}
+        leave(results, "X3a", {**left(results, "X3a"), "tables": {"onset": table}})
+        with pytest.raises(CorruptFileError, match=r"values that cannot be shown \(KeyError"):
+            trust.block(results)
+
     def test_a_linear_model_stands_for_itself(self, tmp_path: Path) -> None:
         results = self.leave(tmp_path)
         kept = left(results, "X3a")

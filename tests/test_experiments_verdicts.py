@@ -123,6 +123,15 @@ class TestOnset:
         (check,) = DELIVERABLES["onset"]([*whole, *begun]).checks
         assert "(2 seeds)" in check.text
 
+    def test_what_is_said_of_no_onset_is_said_of_the_seeds_that_have_none(self) -> None:
+        first, dead = (self.results(active, 5.0) for active in ((3, 2, 1, 0, 0), (0,) * 5))
+        for result in dead:
+            result.run.settings.seed = 2  # type: ignore[misc]
+        (check,) = DELIVERABLES["onset"]([*first, *dead]).checks
+        assert "no unit is active at any beta in 1 of 2 seeds (theory" in check.text
+        (check,) = DELIVERABLES["onset"](dead).checks
+        assert "no unit is active at any beta (theory" in check.text
+
     def test_the_error_is_known_as_far_as_the_betas_tell(self) -> None:
         part = DELIVERABLES["onset"](self.results((3, 2, 1, 0, 0), 8.1))
         (record,) = [dict(zip(t.columns, t.rows[0], strict=True)) for t in part.tables.values()]

@@ -14,7 +14,7 @@ import typer
 
 from posterior_collapse.cli import options
 from posterior_collapse.cli.groups import AsJson, Device, ReadingOptions, grouped
-from posterior_collapse.errors import DataError
+from posterior_collapse.errors import CheckpointError, DataError, PosteriorCollapseError
 from posterior_collapse.files import check_described, holds_runs, is_kept, json_text
 
 if TYPE_CHECKING:
@@ -127,20 +127,21 @@ def _members(source: Path, changes: Mapping[str, Any]) -> dict[str, Kept]:
     """Return the runs of a folder by name, all of it checked but the data."""
     if not (holds_runs(source) or is_kept(source)):
         check_described(source)
+    from posterior_collapse.experiments.data import read_samples
     from posterior_collapse.runs import kept
 
-    return kept.members(source, changes)
+    return kept.members(source, changes, read_samples)
 
 
 def _sweep(source: Path, runs: Mapping[str, Kept], as_json: bool, how: dict[str, Any]) -> None:
     """Diagnose each run of a sweep, and say so in one table."""
     from posterior_collapse import report
 
-    found, failed = {}, {}
+    found, failed = {}, dict[str, PosteriorCollapseError]()
     for name, run in runs.items():
         try:
             found[name] = _of_run(run, how)
-        except DataError as error:  # such as a posterior that is no number any more
+        except (CheckpointError, DataError) as error:  # no model, or no numbers any more
             failed[name] = error
     if not found:
         raise next(iter(failed.values()))

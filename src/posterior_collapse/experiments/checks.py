@@ -32,6 +32,12 @@ class Result(NamedTuple):
         return self.run.settings.seed
 
     @property
+    def diverged(self) -> bool:
+        """Whether it ended at a loss that is no number."""
+        ended = self.record.stopped.startswith("non-finite")
+        return ended or self.measured.get("conclusion") == "diverged"
+
+    @property
     def depth(self) -> int:
         """How many levels of latents its model has."""
         return len(self.run.spec.dims)

@@ -21,7 +21,12 @@ from posterior_collapse.arrays import Float
 from posterior_collapse.data import Dataset, load
 from posterior_collapse.data.published import checksum, own_folders
 from posterior_collapse.data.stored import require_h5py
-from posterior_collapse.errors import CorruptFileError, InvalidArgumentError, MissingFileError
+from posterior_collapse.errors import (
+    CorruptFileError,
+    DataError,
+    InvalidArgumentError,
+    MissingFileError,
+)
 from posterior_collapse.moments import Moments
 from posterior_collapse.runs import RunData
 from posterior_collapse.theory.verification import CASES
@@ -61,6 +66,11 @@ def read_samples(
         >>> len(read_samples(RunData("digits"))), len(read_samples(RunData("digits"), "test"))
         (1437, 360)
     """
+    if data.name.startswith(MATRIX):
+        raise DataError(
+            data.name, "a matrix problem, which has moments and no rows", "data of rows",
+            "Look at it with collapse verify.",
+        )  # fmt: skip
     if data.name == "digits":
         found = load("digits")
         test = np.arange(len(found)) % HELD_OUT == 0

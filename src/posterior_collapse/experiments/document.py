@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from posterior_collapse import checks
-from posterior_collapse.errors import CorruptFileError, MissingFileError, count_of, enumerated
+from posterior_collapse.errors import MissingFileError, count_of, enumerated
 from posterior_collapse.experiments import wording
 from posterior_collapse.experiments.machines import (
     RESULT,
@@ -20,6 +20,7 @@ from posterior_collapse.experiments.machines import (
     named,
     processor,
     processors,
+    shown,
     smaller,
 )
 from posterior_collapse.experiments.tables import Table
@@ -112,6 +113,8 @@ def _paths(results: Path) -> list[Path]:
         number = re.fullmatch(r"E(\d+)", name)
         return (number is None, int(number[1]) if number else 0, name, aside)
 
+    for table in [*results.glob("*/table-*.csv"), *results.glob(f"{REFERENCE}/*/table-*.csv")]:
+        check_whole(table.parent)
     found = [*results.glob(f"*/{RESULT}"), *results.glob(f"{REFERENCE}/*/{RESULT}")]
     paths = sorted(found, key=order)
     if not paths:
@@ -124,26 +127,32 @@ def _paths(results: Path) -> list[Path]:
     return paths
 
 
+def check_whole(home: Path) -> None:
+    """Refuse a row's folder in which tables lie and, as it is written last, no result.
+
+    Raises:
+        MissingFileError: So it is.
+    """
+    path = home / RESULT
+    if any(home.glob("table-*.csv")) and not path.is_file():
+        raise MissingFileError(
+            str(path), "nothing, beside tables", "the result that is written after them",
+            f"Wait for the process that writes it, or reproduce {home.name} again.",
+        )  # fmt: skip
+
+
 def _row(path: Path, folder: Path) -> dict[str, Any]:
     """Return a row's result with its values as Markdown, to be shown in `folder`."""
     result = read_json(path)
-    lacking = [key for key in KEYS if key not in result]
-    try:
-        if lacking:
-            raise KeyError(", ".join(lacking))
-        _check(result, path.parent)
+    with shown(path):
+        check_result(result, path.parent)
         return result | _section(result, path.parent, folder)
-    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
-        raise CorruptFileError(
-            str(path),
-            f"values that cannot be shown ({type(error).__name__}: {error})",
-            "the result of a row",
-            "Remove the file and reproduce the row again.",
-        ) from error
 
 
-def _check(result: Mapping[str, Any], home: Path) -> None:
+def check_result(result: Mapping[str, Any], home: Path) -> None:
     """Refuse what was put into another row's folder, or differs from what else lies there."""
+    if lacking := [key for key in KEYS if key not in result]:
+        raise KeyError(", ".join(lacking))
     if result["id"] != home.name:
         raise ValueError(f"the row {result['id']} in the folder {home.name}")
     for figure in result["figures"]:

@@ -140,7 +140,9 @@ class Executor:
         if run.method in BY_MINIBATCHES or evaluation.panel:
             measured, arrays = self._on_rows(run, model, spec)
         model = model.cpu()
-        if run.architecture.name == "linear":
+        if stopped.startswith("non-finite") or measured.get("conclusion") == "diverged":
+            measured = measured or measuring.diverged(model)
+        elif run.architecture.name == "linear":
             model = model.double()
             measured["exact"], matrices = measuring.exactly(model, spec, moments, closed)
             arrays |= matrices if evaluation.matrices else {}

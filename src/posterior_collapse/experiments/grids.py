@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
+from posterior_collapse import checks
 from posterior_collapse.data.published import SOURCES
+from posterior_collapse.errors import count_of
 from posterior_collapse.models import Architecture
 from posterior_collapse.runs import Evaluation, Run, RunData
 from posterior_collapse.runs.run import BY_MINIBATCHES, Method
@@ -17,6 +19,7 @@ from posterior_collapse.specs import Spec
 from posterior_collapse.training import Settings
 
 Values = tuple[Any, ...]
+Convention = Literal["elbo", "reference"]
 QUICK_EPOCHS = 4
 QUICK_STEPS = 4000
 QUICK_ROWS = 128
@@ -36,14 +39,25 @@ class Plan:
         epochs: Passes over the data at most, for a machine on which the row does not fit.
         rows: Rows to train minibatches on at most, likewise.
         cnn_epochs: Passes at most where nets are convolutional.
+
+    Raises:
+        InvalidArgumentError: A field is out of its domain.
     """
 
     quick: bool = False
-    convention: Literal["elbo", "reference"] = "elbo"
+    convention: Convention = "elbo"
     seeds: int = 1
     epochs: int | None = None
     rows: int | None = None
     cnn_epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        checks.flag("quick", self.quick)
+        checks.one_of("convention", self.convention, get_args(Convention))
+        for name in ("seeds", "epochs", "rows", "cnn_epochs"):
+            value = getattr(self, name)
+            if value is not None or name == "seeds":
+                object.__setattr__(self, name, checks.whole(name, value, 1))
 
     @property
     def whole(self) -> Plan:
@@ -89,7 +103,7 @@ class Grid:
 
     Args:
         title: What varies, in words; `{data}` stands for the name of the data, in the quick profile
-            that of those in their place.
+            that of those in their place, `{warm_up}` for the epochs of the warm-up.
         data: The data.
         spec: What all share, as the fields of a spec.
         network: Name of the architecture, and its options.
@@ -126,11 +140,12 @@ class Grid:
             labels = dict(zip(self.vary, values, strict=True))
             for number in range(plan.seeds if self.spread else 1):
                 run = self._run(labels, plan, number)
-                yield Member(self.titled(run.data), labels, run)
+                yield Member(self.titled(run.data, run.settings), labels, run)
 
-    def titled(self, data: RunData) -> str:
-        """Return the title of runs on these data."""
-        return self.title.format(data=_named(data, self.data))
+    def titled(self, data: RunData, settings: Settings) -> str:
+        """Return the title of runs on these data with these settings."""
+        warm_up = count_of(settings.warm_up, "epoch")
+        return self.title.format(data=_named(data, self.data), warm_up=warm_up)
 
     def _run(self, labels: Mapping[str, Any], plan: Plan, number: int) -> Run:
         """Return the run that has these values, `number` seeds after the first."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from posterior_collapse.errors import enumerated
+from posterior_collapse.errors import CorruptFileError, enumerated
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.files import read_json
 
@@ -15,6 +16,24 @@ RESULT = "result.json"
 """What a row leaves, in a folder of its name."""
 OLDER = "older-processor"
 """Folder within the results for rows computed as a processor without AVX computes them."""
+
+
+@contextlib.contextmanager
+def shown(path: Path) -> Iterator[None]:
+    """Say which row's result has values that cannot be shown.
+
+    Raises:
+        CorruptFileError: Whatever is raised within, of them.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, OSError) as error:
+        raise CorruptFileError(
+            str(path),
+            f"values that cannot be shown ({type(error).__name__}: {error})",
+            "the result of a row",
+            "Remove the file and reproduce the row again.",
+        ) from error
 
 
 def named(hardware: str) -> str:
@@ -74,22 +93,23 @@ def processors(results: Path) -> dict[str, str] | None:
         if not own.is_file():
             continue
         here, there = read_json(own), read_json(path)
-        verdicts = [[v for v, _ in one["agreement"]["checks"]] for one in (here, there)]
-        size = smaller(there["profile"])
-        if not size and len(there["seeds"]) < len(here["seeds"]):
-            size = "fewer seeds"
-        records.append(
-            {
-                "row": here["id"],
-                "checks": max(map(len, verdicts)),
-                "same verdict": sum(a == b for a, b in zip(*verdicts, strict=False)),
-                "verdict here": here["agreement"]["verdict"],
-                "verdict there": there["agreement"]["verdict"],
-                "size there": size or "as here",
-                "here": named(here["hardware"]),
-                "there": named(there["hardware"]),
-            }
-        )
+        with shown(path):
+            verdicts = [[v for v, _ in one["agreement"]["checks"]] for one in (here, there)]
+            size = smaller(there["profile"])
+            if not size and len(there["seeds"]) < len(here["seeds"]):
+                size = "fewer seeds"
+            records.append(
+                {
+                    "row": here["id"],
+                    "checks": max(map(len, verdicts)),
+                    "same verdict": sum(a == b for a, b in zip(*verdicts, strict=False)),
+                    "verdict here": here["agreement"]["verdict"],
+                    "verdict there": there["agreement"]["verdict"],
+                    "size there": size or "as here",
+                    "here": named(here["hardware"]),
+                    "there": named(there["hardware"]),
+                }
+            )
     if not records:
         return None
     same, checked = (sum(r[name] for r in records) for name in ("same verdict", "checks"))

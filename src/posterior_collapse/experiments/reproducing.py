@@ -18,6 +18,7 @@ from posterior_collapse.errors import (
     InvalidArgumentError,
     MissingFileError,
     PosteriorCollapseError,
+    count_of,
     writing,
 )
 from posterior_collapse.experiments.checks import Check, Part, Result, agreement, by_grid
@@ -25,7 +26,7 @@ from posterior_collapse.experiments.deliverables import DELIVERABLES
 from posterior_collapse.experiments.execution import Executor
 from posterior_collapse.experiments.grids import Member, Plan, Row
 from posterior_collapse.experiments.machines import RESULT
-from posterior_collapse.files import write_json
+from posterior_collapse.files import claim, clear, write_json
 from posterior_collapse.runs import Outcome, Progress, Record, Run, Store, complete
 from posterior_collapse.runs.completing import MOST_TOGETHER, here
 from posterior_collapse.runs.run import BY_MINIBATCHES
@@ -36,6 +37,8 @@ MOST_ON_GPU = 64
 """Runs per group there: the time of a step is that of starting its operations, however many."""
 RUNS = "runs"
 """Folder of the runs that all rows share, beside those of the results."""
+TRUST = "trust_"
+"""How the deliverables of the study of trust begin."""
 
 
 class State(NamedTuple):
@@ -95,6 +98,7 @@ def reproduce(
         Per row what its `result.json` holds; nothing with `runs_only`.
 
     Raises:
+        InvalidArgumentError: `runs_only` and `finished` together.
         OutputError: The folder cannot be written.
         DataError: The data cannot be found.
         MissingFileError: Of what is `finished` nothing is there.
@@ -108,6 +112,11 @@ def reproduce(
         >>> result["agreement"]["verdict"]
         'agrees'
     """
+    if finished and runs_only:
+        raise InvalidArgumentError(
+            "runs_only", "True beside finished", "one of the two: together they do nothing",
+            "Leave one of them out.",
+        )  # fmt: skip
     plan, out = plan or Plan(), Path(out)
     store = Store(out / RUNS, models=models)
     planned = {row.id: row.members(plan) for row in rows}
@@ -201,18 +210,13 @@ def _write(
     row: Row, plan: Plan, results: Sequence[Result], folder: Path, size: str, some: bool
 ) -> dict[str, Any]:
     """Write a row's files, `result.json` last; `some`: of a part of its runs."""
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    parts = [_part(name, results, some) for name in row.deliverables]
+    parts = [*(_part(name, results, some) for name in row.deliverables), _lost(results)]
     tables = {name: table for part in parts for name, table in part.tables.items()}
-    charts = {title: chart for part in parts for title, chart in part.charts.items()}
-    figures = []
-    for name, table in tables.items():
-        table.save(folder, f"table-{name}")  # beside the numbers of a figure of that name
-    for title, (chart, caption) in charts.items():
-        name = "".join(c if c.isalnum() else "-" for c in title)
-        chart.save(folder, name)
-        figures.append({"file": f"{name}.pdf", "caption": caption})
+    charts = {
+        "".join(c if c.isalnum() else "-" for c in title): chart
+        for part in parts
+        for title, chart in part.charts.items()
+    }
     records = [result.record for result in results]
     took = {record.run.key: round(record.origin["wall_s"], 3) for record in records}
     result = {
@@ -233,24 +237,56 @@ def _write(
         "runs": took,
         "seeds": sorted({result.seed for result in results}),
         "tables": {name: table.to_dict() for name, table in tables.items()},
-        "figures": figures,
+        "figures": [
+            {"file": f"{name}.pdf", "caption": caption} for name, (_, caption) in charts.items()
+        ],
         "agreement": agreement(parts, results, quick=plan.quick, trained=_trained(row, plan)),
         "published": row.published,
     }
-    write_json(folder / RESULT, result)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with claim(folder, wait=True):  # another process may write the row by another plan
+        with writing(folder / RESULT):
+            (folder / RESULT).unlink(missing_ok=True)  # it is of files that are replaced
+        clear(folder)
+        for name, table in tables.items():
+            table.save(folder, f"table-{name}")  # beside the numbers of a figure of that name
+        for name, (chart, _) in charts.items():
+            chart.save(folder, name)
+        write_json(folder / RESULT, result)
     return result
 
 
 def _part(name: str, results: Sequence[Result], some: bool) -> Part:
-    """Return a deliverable; of some of a row's runs it may be that they do not suffice for it."""
+    """Return a deliverable; of some of a row's runs it may be that they do not suffice for it.
+
+    Runs that diverged are left out, but for the study of trust, which counts them.
+    """
+    if not name.startswith(TRUST):
+        whole = [result for result in results if not result.diverged]
+        some, results = some or len(whole) < len(results), whole
     try:
         return DELIVERABLES[name](results)
-    except (InvalidArgumentError, LookupError, ValueError):
+    except (InvalidArgumentError, LookupError, StopIteration, ValueError):
         # Runs without a hash may be damaged instead: see `_damage_told`.
         if not some or any(result.record.files is None for result in results):
             raise
         what = name.replace("_", " ")
-        return Part(checks=[Check(None, f"For its {what} the row lacks runs that are missing.")])
+        return Part(
+            checks=[Check(None, f"For its {what} the row lacks runs that are missing or diverged.")]
+        )
+
+
+def _lost(results: Sequence[Result]) -> Part:
+    """Say how many runs of which grids diverged."""
+    lost = Counter(result.grid for result in results if result.diverged)
+    of = Counter(result.grid for result in results)
+    return Part(
+        checks=[
+            Check(None, f"{grid}: {count} of {count_of(of[grid], 'run')} diverged.")
+            for grid, count in lost.items()
+        ]
+    )
 
 
 PASSES = ("epochs", "batch_size", "learning_rate", "clip", "warm_up", "precision", "convention")
@@ -318,8 +354,10 @@ def _reductions(row: Row, plan: Plan) -> Iterator[str]:
     for grid in row.trained:
         most = plan.most_epochs(grid)
         if most < min(grid.settings.epochs, plan.epochs or planned):
-            yield f"{grid.titled(grid.data)} {most} of {grid.settings.epochs} epochs"
-    if plan.rows is not None and planned:
+            yield f"{grid.titled(grid.data, grid.settings)} {most} of {grid.settings.epochs} epochs"
+    if plan.rows is not None and any(
+        grid.data.rows is None or plan.rows < grid.data.rows for grid in row.trained
+    ):
         yield f"trained on at most {plan.rows:,} rows"
     likelihood_rows = max((grid.evaluation.likelihood_rows or 0 for grid in row.grids), default=0)
     if "likelihood_table" in row.deliverables and likelihood_rows:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from posterior_collapse.errors import CorruptFileError, MissingFileError
-from posterior_collapse.experiments.document import rendered
-from posterior_collapse.experiments.machines import RESULT, named
+from posterior_collapse.errors import CorruptFileError, MissingFileError, enumerated
+from posterior_collapse.experiments.document import check_result, check_whole, rendered
+from posterior_collapse.experiments.machines import RESULT, named, shown, smaller
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.experiments.trust_table import (
     BESIDE,
@@ -61,7 +61,9 @@ def write(
 
 def block(results: str | os.PathLike[str]) -> str:
     """Return the short table of the README, from the results alone."""
-    return f"{headlines(_found(Path(results))).markdown()}\n"
+    found = _found(Path(results))
+    with shown(Path(results)):
+        return f"{headlines(found).markdown()}\n{_otherwise(found)}"
 
 
 def table(results: str | os.PathLike[str]) -> str:
@@ -71,6 +73,8 @@ def table(results: str | os.PathLike[str]) -> str:
 
 def _found(results: Path) -> dict[str, dict[str, Any]]:
     """Return the results of the rows, of those beside the study where they are there."""
+    for row in (*ROWS, CONVOLUTIONAL, BESIDE, OTHERS):
+        check_whole(results / row)
     beside = [row for row in (CONVOLUTIONAL, BESIDE, OTHERS) if (results / row / RESULT).is_file()]
     found = {}
     for row in (*ROWS, *beside):
@@ -81,25 +85,35 @@ def _found(results: Path) -> dict[str, dict[str, Any]]:
                 f"Run collapse reproduce {row} first, or name its folder with --out.",
             )  # fmt: skip
         found[row] = read_json(path)
-        lacking = {"tables", "agreement", "figures", "hardware"} - set(found[row])
-        if lacking:
-            raise CorruptFileError(
-                str(path), f"no {', '.join(sorted(lacking))}", "the result of a row",
-                "Remove the file and reproduce the row again.",
-            )  # fmt: skip
+        with shown(path):
+            check_result(found[row], path.parent)
     return found
+
+
+def _otherwise(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say which rows were not run as the study is, and how; "" of none."""
+    how = {
+        row: [smaller(result["profile"]), "reference convention" * (result["convention"] != "elbo")]
+        for row, result in found.items()
+    }
+    told = [f"{row} ({', '.join(filter(None, words))})" for row, words in how.items() if any(words)]
+    return f"\nNot run as the study is: {enumerated(told)}.\n" if told else ""
 
 
 def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> str:
     """Return the document as Markdown, with links that lead to the figures from `folder`."""
     found = _found(Path(results))
-    home = Path(os.path.relpath(results, folder)).as_posix()
+    with shown(Path(results)):
+        return _page(found, Path(os.path.relpath(results, folder)).as_posix())
+
+
+def _page(found: Mapping[str, dict[str, Any]], home: str) -> str:
     on = [named(result["hardware"]).split("; ") for result in found.values()]
     machines = dict.fromkeys(machine for each in on for machine in each)
     notes = [note for result in found.values() for note in result["agreement"]["notes"]]
     return rendered(
         "trust.md.jinja",
-        summary=summary(found).markdown(),
+        summary=f"{summary(found).markdown()}\n{_otherwise(found)}".rstrip(),
         rows=[_section(result, f"{home}/{row}", notes) for row, result in found.items()],
         convolutional=CONVOLUTIONAL in found,
         beside=BESIDE in found,

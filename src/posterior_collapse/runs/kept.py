@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from posterior_collapse import files
 from posterior_collapse.data import Dataset
@@ -31,6 +31,12 @@ from posterior_collapse.training.arguments import check_device
 from posterior_collapse.training.settings import effective_spec
 from posterior_collapse.training.states import load_model
 
+Split: TypeAlias = Literal["train", "test"]
+Read: TypeAlias = Callable[[RunData, Split, str | None], Dataset]
+"""Returns the samples of a split as experiments read them, looked for in a data folder."""
+OF_EXPERIMENTS = ("label", "task", "split", "data_dir")
+"""What can be said of the data of an experiment without naming others."""
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -40,11 +46,14 @@ class Kept:
         folder: Where it lies.
         record: What `sweep` kept of it; None: it is of `collapse train`.
         changes: What is said of its data, by fields of `RunData`; the rest is as it was trained.
+        read: How the data of an experiment are read, of which only some rows may have been trained
+            on; None: it is none.
     """
 
     folder: Path
     record: Record | None
     changes: Mapping[str, Any]
+    read: Read | None = None
 
     def diagnosed(self, *, device: str = "cpu", **options: Any) -> tuple[Dataset, Diagnosis]:
         """Diagnose the run on its data, or on those that are named instead.
@@ -102,6 +111,8 @@ class Kept:
     def dataset(self) -> Dataset:
         """Load its data, or those that are named instead; see `diagnosed`."""
         run, own = self.run, self._read_as()
+        if self.read is not None and self._is_experiment and "name" not in self.changes:
+            return self._of_experiment(run.data, self.read)
         if own is None and "name" not in self.changes:
             raise DataError(
                 str(self.folder),
@@ -120,11 +131,28 @@ class Kept:
             folders.load({"": run.replace(data=own.replace(standardize=False))})
         )
 
+    @property
+    def _is_experiment(self) -> bool:
+        """Whether `reproduce` kept it, which names its data; `sweep` hashes them."""
+        return self.record is not None and self.run.data.sha256 is None
 
-def members(folder: Path, changes: Mapping[str, Any] | None = None) -> dict[str, Kept]:
+    def _of_experiment(self, data: RunData, read: Read) -> Dataset:
+        changes = dict(self.changes)
+        if others := [name for name in changes if name not in OF_EXPERIMENTS]:
+            raise DataError(
+                str(self.folder), f"{others[0]} for the data of an experiment",
+                f"only {', '.join(OF_EXPERIMENTS)}", "Name the rows with --data, or leave it out.",
+            )  # fmt: skip
+        split, data_dir = changes.pop("split", "train"), changes.pop("data_dir", None)
+        return read(data.replace(**changes), split, data_dir)
+
+
+def members(
+    folder: Path, changes: Mapping[str, Any] | None = None, read: Read | None = None
+) -> dict[str, Kept]:
     """Return the runs in a folder, by name; `""` names a single run's.
 
-    Those of `sweep` are named by what varies; for `changes` see `Kept`.
+    Those of `sweep` are named by what varies; for `changes` and `read` see `Kept`.
 
     Raises:
         MissingFileError: No run lies there, or one of a sweep does not.
@@ -133,7 +161,7 @@ def members(folder: Path, changes: Mapping[str, Any] | None = None) -> dict[str,
     changes = changes or {}
     if files.is_kept(folder):
         whole = folder.resolve()
-        return {"": Kept(folder, Store(whole.parent).get(whole.name), changes)}
+        return {"": Kept(folder, Store(whole.parent).get(whole.name), changes, read)}
     if not files.holds_runs(folder):
         found = folders.members(folder)
         return {name: Kept(path, None, changes) for name, path in found.items()}
@@ -143,7 +171,7 @@ def members(folder: Path, changes: Mapping[str, Any] | None = None) -> dict[str,
     for label, record in zip(Sweep(tuple(records)).labels, records, strict=True):
         name = ",".join(f"{key}={_short(value)}" for key, value in label.items())
         named[name if name not in named else f"{name} ({record.run.key})"] = record
-    return {name: Kept(one.folder, one, changes) for name, one in sorted(named.items())}
+    return {name: Kept(one.folder, one, changes, read) for name, one in sorted(named.items())}
 
 
 def swept(folder: Path) -> Sweep:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from posterior_collapse import files
 from posterior_collapse.data.checking import reading
-from posterior_collapse.errors import CorruptFileError, OutputError, writing
+from posterior_collapse.errors import CheckpointError, CorruptFileError, OutputError, writing
 from posterior_collapse.models import MarkovVAE
 from posterior_collapse.runs.run import Run
 from posterior_collapse.specs import Spec
@@ -130,6 +130,11 @@ class Record(_Finished):
     def model(self) -> MarkovVAE:
         """The trained model."""
         self.check()
+        if not checkpoints.exists(self.folder):
+            raise CheckpointError(
+                str(self.folder), "a run that was kept without its model", "one with it",
+                f"{_remedy(self.folder)[:-1]}, and keep its model this time.",
+            )  # fmt: skip
         try:
             return load_model(checkpoints.load(self.folder))
         except (LookupError, RuntimeError, TypeError, ValueError) as error:

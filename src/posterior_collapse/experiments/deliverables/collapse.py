@@ -421,13 +421,12 @@ def _onset(name: str, eta: float, column: Sequence[Setting]) -> tuple[float, dic
     agrees: bool | None
     if math.isnan(last):
         agrees = None
-        text = f"no unit is active at any beta (theory: below {theory:.3g})."
+        text = f"no unit is active at any beta{_of_seeds(lasts)} (theory: below {theory:.3g})."
     elif math.isnan(first):
         largest = float(column[-1].labels["beta"])
         agrees = False if theory < largest else None
-        text = (
-            f"units are active up to the largest beta, {largest:.3g} (theory: below {theory:.3g})."
-        )
+        text = f"units are active up to the largest beta, {largest:.3g}{_of_seeds(firsts)} "
+        text += f"(theory: below {theory:.3g})."
     else:
         agrees = near_onset(last, first, theory)
         seeds = f" ({len(steps)} seeds)" if several else ""
@@ -436,6 +435,12 @@ def _onset(name: str, eta: float, column: Sequence[Setting]) -> tuple[float, dic
             f"{seeds}, predicted at {theory:.3g} (error {missed(last, first, theory)})."
         )
     return beta, record, Check(agrees, f"{name}, eta_dec = {eta:g}: {text}", "numbers")
+
+
+def _of_seeds(betas: Sequence[float]) -> str:
+    """Return of how many seeds there is no such beta, where others have one."""
+    without = sum(map(math.isnan, betas))
+    return f" in {without} of {len(betas)} seeds" if without < len(betas) else ""
 
 
 def _predicted(result: Result, eta_dec: float) -> float:

@@ -105,9 +105,10 @@ def _warmed_up(cold: Sequence[Result], warm: Sequence[Result], top: int) -> str:
             without, with_it = (float(np.mean([r.active(top) for r in of])) for of in pair)
             theory = pair[0][0].active_by_theory(top)
             words.append(f"{name} = {value:g}: {without:.3g} and {with_it:.3g} of {theory}")
+    how = count_of(warm[0].run.settings.warm_up, "epoch")
     return (
-        "Units that carry information on the data, without and with a warm-up of "
-        f"{warm[0].run.settings.warm_up} epochs, of those by theory: {'; '.join(words)}."
+        f"Units that carry information on the data, without and with a warm-up of {how}, of those "
+        f"by theory: {'; '.join(words)}."
     )
 
 

@@ -78,7 +78,7 @@ VARIED = tuple(
         evaluation=Evaluation(samples=2000, panel=panel), spread=True,
     )
     for warm, settings, panel in (
-        ("", SLOW, 100), (f", warm-up of {WARM_UP} epochs", SLOW.replace(warm_up=WARM_UP), 0),
+        ("", SLOW, 100), (", warm-up of {warm_up}", SLOW.replace(warm_up=WARM_UP), 0),
     )
     for name, values in (("beta", BETAS), ("eta_dec", ETAS))
     for title in (name + warm,)
