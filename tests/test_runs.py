@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from posterior_collapse.errors import CorruptFileError, OutputError
+from posterior_collapse.errors import CheckpointError, CorruptFileError, OutputError
 from posterior_collapse.models import Architecture, build
 from posterior_collapse.runs import Evaluation, Outcome, Run, RunData, Store, complete, groups
 from posterior_collapse.runs.completing import retrained_together
@@ -282,7 +282,7 @@ class TestSweep:
         (record,) = complete([run(1.0)], Store(tmp_path), executed)
         assert record.history["loss"]
         assert not list(tmp_path.rglob("*.safetensors"))
-        with pytest.raises(CorruptFileError, match="no checkpoint"):
+        with pytest.raises(CheckpointError, match=r"kept without its model.*Delete the folder"):
             _ = record.model
 
     @pytest.mark.parametrize("kept", [0, 1, 2])
