@@ -106,6 +106,7 @@ def from_pyro(
     own = tensor_behind(*modules, model, guide)
     x = x.to(own) if own is not None and x.is_floating_point() else x
     with evaluating(model, guide), recording():
+        x = x.clone()  # rows that were read in inference mode have no slopes
         sites = _sites(poutine, model, guide, x, site, observed)
     like, latent, data = torch.zeros_like(x[:1]), sites.latent, sites.observed
 
