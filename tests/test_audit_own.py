@@ -185,6 +185,17 @@ def test_a_loss_that_draws_leaves_the_global_generators_as_they_were(kind: str) 
     assert random.getstate() == before[2]
 
 
+def test_a_tensor_of_inference_mode_in_a_loss_is_told() -> None:
+    with torch.inference_mode():
+        weights = torch.ones(D, dtype=torch.float64)
+    with pytest.raises(pc.InvalidArgumentError, match=r"own tensors outside of torch\.inference"):
+        audit_loss(
+            lambda o, y, m, s: (weights * (o - y) ** 2).sum(-1).mean() + per_row(m, s),
+            features=D,
+            latents=K,
+        )
+
+
 @pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
 def test_a_loss_is_read_without_gradients_around_too(around: Any) -> None:
     """Of more numbers than are moved one by one, and with a std that trains."""

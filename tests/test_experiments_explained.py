@@ -144,6 +144,8 @@ class TestNumbers:
         assert least("NLL", "beta", nlls, 1, {2: 0.4}).agrees
         assert least("NLL", "beta", nlls, 1, {2: 0.6}).agrees is None
         assert least("NLL", "beta", nlls, 2).agrees is False
+        none = least("NLL", "beta", {1: [], 2: [8.5, 8.6]}, 1)
+        assert (none.agrees, "of no other setting" in none.text) == (None, True)
         assert least("NLL", "beta", nlls, 2, {2: 0.6}).agrees is None
 
     def test_of_many_settings_one_is_sooner_below_by_chance(self) -> None:

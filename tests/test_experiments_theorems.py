@@ -207,6 +207,8 @@ class TestSweep:
         assert notes == before.notes
         assert note.startswith("Part of what is left is noise of the steps")
         assert note.endswith("theory by (at beta) 0.2: 0.15% in place of 0.30%.")
+        apart = [r for r in runs if r in runs[-2:] or r.labels["beta"] != 0.2]
+        assert not any("as many steps" in n for n in DELIVERABLES["theory_sweep"](apart).notes)
         runs[-2].exact["loss"] = 101.0
         assert DELIVERABLES["theory_sweep"](runs).notes[-1].startswith("At a rate of 0.0003")
         drawn = {kind for kind, *_ in part.charts["sweep"][0].table.rows}

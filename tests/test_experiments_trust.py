@@ -215,8 +215,8 @@ class TestGain:
             for d in (0.0, 0.001)
         ]
         assert [r["outcome"] for r in records("trust_gain", "pairs", runs)] == [outcome]
-        found = "in 1 of 1 pairs" if outcome == "cannot be told" else "in 0 of 1 pairs"
-        assert found in DELIVERABLES["trust_gain"](runs).notes[0]
+        told = "Nor can it in 1 of 1 pairs" in DELIVERABLES["trust_gain"](runs).notes[0]
+        assert told == (outcome == "cannot be told")
 
     def test_answers_and_outcomes_are_counted(self) -> None:
         part = DELIVERABLES["trust_gain"](self.pairs())
@@ -224,8 +224,8 @@ class TestGain:
         assert part.tables["confusion"].rows == rows
         found = [(check.verdict, check.kind) for check in part.checks]
         assert found == [("agrees", "direction")] * 2 + [("differs", "numbers")]  # 0.05 for 0.2
-        assert "in 1 it did, in 0 it did not, and 0 cannot be told" in part.checks[0].text
-        assert "in 1 it did not, in 0 it did, and 0 cannot be told" in part.checks[1].text
+        assert "in 1 it did, in 0 it did not, and for 0 it cannot be told" in part.checks[0].text
+        assert "in 1 it did not, in 0 it did, and for 0 it cannot be told" in part.checks[1].text
         (chart, _) = part.charts["gain"]
         assert [row[2] for row in chart.table.rows] == ["paid", "did not"]
 
@@ -236,7 +236,10 @@ class TestGain:
             for loss in (10.0, 11.0)
         ]
         part = DELIVERABLES["trust_gain"](noisy)
-        assert "that one more unit pays, in 0 it did, in 0 it did not, and 1" in part.checks[0].text
+        assert (
+            "that one more unit pays, in 0 it did, in 0 it did not, and for 1"
+            in part.checks[0].text
+        )
         assert part.checks[0].agrees is None
         (chart, _) = part.charts["gain"]
         drawn = [line for line in chart.figure.axes[0].lines if len(line.get_xdata()) == 1]

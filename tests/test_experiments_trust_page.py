@@ -106,9 +106,9 @@ class TestSummary:
         assert "within a unit of it in 95% (by network 80% to 100%); at most" in text
         assert "the bracket spans 2.5 units on average. They keep 6.0 units on average, th" in text
         assert "| 39 pairs of k and k + 1 units, k from 1 to 6, in 2 networks | of 22" in text
-        assert "of 22 said to pay, 19 did, 1 did not and 2 cannot be told" in text
-        assert "of 5 undecided, 2 did, 1 did not and 2 cannot be told" in text
-        assert "of 12 said not to pay, 9 did not, 1 did and 2 cannot be told" in text
+        assert "of 22 said to pay, 19 did, 1 did not, and for 2 it cannot be told" in text
+        assert "of 5 undecided, 2 did, 1 did not, and for 2 it cannot be told" in text
+        assert "of 12 said not to pay, 9 did not, 1 did, and for 2 it cannot be told" in text
         sizes = "within a factor of 2 in 13 (by network 4 of 6 to 9 of 13)"
         assert f"| {sizes}; it brought 1.5 times what was said (median" in text
         assert "| all 39 pairs | in 4 what was said is more than all units together brought" in text
@@ -122,7 +122,9 @@ class TestSummary:
             "in its bracket in 88% of 40 runs, within a unit of it in 95% (by network 80% to 100%)"
             "; the bracket spans 2.5 units" in text
         )
-        assert "of 22 said to pay, 19 did, 1 did not and 2 cannot be told; of 12 said" in text
+        assert (
+            "of 22 said to pay, 19 did, 1 did not, and for 2 it cannot be told; of 12 said" in text
+        )
         sizes = "(by network 4 of 6 to 9 of 13)"
         assert f"within a factor of 2 in 13 of the 19 cases where that can be told {sizes}" in text
         assert "37 of 40 failures (by network 8 of 10 to 29 of 30), 1 undecided; an alarm" in text

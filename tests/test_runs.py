@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from posterior_collapse import files
 from posterior_collapse.errors import CheckpointError, CorruptFileError, OutputError
 from posterior_collapse.models import Architecture, build
 from posterior_collapse.runs import Evaluation, Outcome, Run, RunData, Store, complete, groups
@@ -275,6 +276,9 @@ class TestSweep:
         left = tmp_path / f".{record.run.key}.1.abc.partial"  # by a process that was killed
         left.mkdir()
         Store(tmp_path).tidy([record.run.key])
+        assert not left.exists()
+        with pytest.raises(OutputError), files.claim(left, wait=False):
+            pass  # such as a folder that was renamed meanwhile: no file is put in its place
         assert not left.exists()
 
     def test_runs_may_be_kept_without_their_models(self, tmp_path: Path) -> None:

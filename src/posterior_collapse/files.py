@@ -291,7 +291,7 @@ def claim(path: Path, *, wait: bool) -> Iterator[bool]:
     there are no such locks (not POSIX, some network drives) every process holds it.
 
     Args:
-        path: A folder that is there, or a file, made if it is missing.
+        path: A folder or file that is there.
         wait: Wait for it; else yield False where another process holds it.
 
     Raises:
@@ -303,8 +303,7 @@ def claim(path: Path, *, wait: bool) -> Iterator[bool]:
         yield True
         return
     with writing(path):
-        how = os.O_RDONLY if path.is_dir() else os.O_CREAT | os.O_RDWR
-        handle = os.open(path, how, 0o644)
+        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         held = True
         try:

@@ -294,6 +294,8 @@ class Probe:
                 "Wrap it, with what else it takes as at the end of training (a step, a weight): "
                 "lambda y_hat, y, mean, log_var: loss(y_hat, y, mean, log_var, step=100_000)."
             )
+        if "Inference tensors" in line:
+            action = "Make its own tensors outside of torch.inference_mode()."
         if is_of_dtype(line):
             action = (
                 "Its own tensors have another dtype: wrap it, lambda y_hat, y, mean, log_var: "

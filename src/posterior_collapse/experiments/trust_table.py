@@ -157,8 +157,9 @@ def _near(records: Records) -> str:
         >>> _near(each), _near(each[:1])
         ('75% (by network 0% to 100%)', '100%')
     """
-    shares = [r["within a unit of it"] for r in records]
-    by = f" (by network {min(shares):.0%} to {max(shares):.0%})" if len(set(shares)) > 1 else ""
+    shares = sorted(r["within a unit of it"] for r in records)
+    ends = list(dict.fromkeys(f"{share:.0%}" for share in (shares[0], shares[-1])))
+    by = f" (by network {' to '.join(ends)})" if len(ends) > 1 else ""
     return f"{_mean(records, 'within a unit of it'):.0%}{by}"
 
 
@@ -189,7 +190,7 @@ def _told_of(answer: Mapping[str, Any]) -> str:
 
     Example:
         >>> _told_of({SAYS: "pays", "it paid": 3, "it did not": 1, "cannot be told": 2})
-        'of 6 said to pay, 3 did, 1 did not and 2 cannot be told'
+        'of 6 said to pay, 3 did, 1 did not, and for 2 it cannot be told'
     """
     paid, close, not_ = (answer[of] for of in PAID.values())
     words = {"pays": "said to pay", "does not pay": "said not to pay"}.get(
@@ -198,7 +199,7 @@ def _told_of(answer: Mapping[str, Any]) -> str:
     parts = [f"{paid} did", f"{not_} did not"]
     first, second = parts[::-1] if answer[SAYS] == "does not pay" else parts
     number = paid + not_ + close
-    return f"of {number} {words}, {first}, {second} and {close} {UNTOLD}"
+    return f"of {number} {words}, {first}, {second}, and for {close} it {UNTOLD}"
 
 
 def summary(found: Results) -> Table:
@@ -247,7 +248,8 @@ def _of_onsets(who: str, records: Records) -> Iterator[list[str]]:
         ]
         if alive := sum(r["runs alive above the onset"] for r in own):
             higher = [r[ABOVE] for r in own if r[ABOVE] is not None]
-            runs = f"{alive} runs live on above it, the best of a network"
+            of = " of a network" if len(own) > 1 else ""
+            runs = f"{alive} runs live on above it, the best{of}"
             runs = "1 run lives on above it, its loss" if alive == 1 else runs
             parts.append(f"{runs} {_beside(higher)}")
         if len(found) < len(own):

@@ -95,9 +95,11 @@ def least(
     """
     sure_above, sure_below, told = [], [], []
     bias, others = too_high or {}, len(values) - 1
-    for setting, of in sorted(values.items()):
-        if setting == expected or not len(of):
-            continue
+    where = f"{name} = {_at(expected)}"
+    beside = {at: of for at, of in sorted(values.items()) if at != expected and len(of)}
+    if not beside or not len(values[expected]):
+        return Check(None, f"{what}: of no other setting are there runs of the seeds of {where}.")
+    for setting, of in beside.items():
         off = np.subtract(of, values[expected])
         free = len(off) - 1
         error = float(sem(off)) if free else np.inf
@@ -109,9 +111,6 @@ def least(
         spread = f" ± {error:.2g}" if len(off) > 1 else ""
         unsure = "" if sure else " (not sure)"
         told.append(f"{_at(setting)}: {rounded(mean):+.3g}{spread}{unsure}")
-    where = f"{name} = {_at(expected)}"
-    if not told or not len(values[expected]):
-        return Check(None, f"{what}: of no other setting are there runs of the seeds of {where}.")
     agrees = True if all(sure_above) else False if any(sure_below) else None
     text = f"{what} is by theory least at {where}. From there: {'; '.join(told)}."
     return Check(agrees, text)

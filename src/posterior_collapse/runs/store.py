@@ -318,6 +318,7 @@ class Store:
         path = self.folder / ".claims" / name
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
         with files.claim(path, wait=wait) as own:
             yield own
 

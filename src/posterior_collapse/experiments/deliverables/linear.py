@@ -89,7 +89,7 @@ def theory_sweep(results: Sequence[Result]) -> Part:
     notes = [_gap(course, variable) for course in others]
     if lower is not None and others:
         rate = next(r.run.settings.learning_rate for r in results if r.grid == LOWER_RATE)
-        notes.append(_by_noise(others[-1], lower, rate, variable))
+        notes += _by_noise(others[-1], lower, rate, variable)
 
     def drawn(course: Course, side: int) -> dict[str, dict[str, Line]]:
         panels: dict[str, dict[str, Line]] = {}
@@ -188,14 +188,16 @@ def _gap(course: Course, variable: str) -> str:
     )
 
 
-def _by_noise(course: Course, lower: Course, rate: float, variable: str) -> str:
+def _by_noise(course: Course, lower: Course, rate: float, variable: str) -> Iterator[str]:
     """Say how near training comes at a lower rate, at whose values it ends farthest above."""
     most = dict(zip(course.at, course.above, strict=True))
     each = [(at, less) for at, less in zip(lower.at, lower.above, strict=True) if at in most]
+    if not each:  # of some of a row's runs
+        return
     values = ", ".join(f"{at:g}: {less:.2%} in place of {most[at]:.2%}" for at, less in each)
     noise = "Part of what is left is noise of the steps, which a constant rate keeps up. "
     why = noise if all(less < most[at] for at, less in each) else ""
-    return f"{why}At a rate of {rate:g} as many steps end above theory by (at {variable}) {values}."
+    yield f"{why}At a rate of {rate:g} as many steps end above theory by (at {variable}) {values}."
 
 
 SAME_LOSS = 1e-6

@@ -82,15 +82,18 @@ def of_pairs(pairs: Records) -> Part:
         )
     }
     worse = sum(map(_is_worse, pairs))
+    untrained = (
+        f" Nor can it in {worse} of {len(pairs)} pairs, whose larger network ended at a loss "
+        "higher by two standard errors than the smaller one's: its best training, which would not, "
+        "was not found."
+    )
     note = (
         "What a unit brought is the least loss of the runs with k units minus the least with k + "
         "1: of restarts, and of warm starts where both have them. It paid if that exceeds 1% of "
         "what the k units have brought by two standard errors, which follow from the spread of few "
         "restarts, and did not pay if it falls short of that by as many; within these it cannot be "
-        f"told. Nor can it in {worse} of {len(pairs)} pairs, whose larger network ended at a loss "
-        "higher by two standard errors than the smaller one's: its best training, which would not, "
-        "was not found. The pairs of a network share its data and their runs, so they are not "
-        "independent."
+        f"told.{untrained * bool(worse)} The pairs of a network share its data and their runs, so "
+        "they are not independent."
     )
     sizes = (
         "Size is judged where what was said and what it brought both exceed 0 by two standard "
@@ -114,7 +117,7 @@ def _answers(pairs: Records) -> Iterator[Check]:
             own[right] >= RIGHT * told if told else None,
             f"Of {count_of(own.total(), 'network')} of which the diagnosis says that one more unit "
             f"{answer}, in {own[right]} it {did}, in {told - own[right]} it {other}, and "
-            f"{own[UNTOLD]} cannot be told (expected: 90% of those told).",
+            f"for {own[UNTOLD]} it {UNTOLD} (expected: 90% of those told).",
         )
 
 
