@@ -173,7 +173,7 @@ def _level(
     """What a page shows of a level besides its table: cards of units, and how many of each kind."""
     level = found.levels[index]
     cards = [_card(level, i, pictures, index) for i in _carded(level)]
-    counts, carded = Counter(level.status), {card["status"] for card in cards}
+    counts, carded = Counter[str](level.status), {card["status"] for card in cards}
     left_out = len(level.status) - len(cards)
     said = (
         f"{count_of(left_out, 'more unit')} {'is' if left_out == 1 else 'are'} in the table below."
