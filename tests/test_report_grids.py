@@ -88,6 +88,15 @@ def test_no_number_is_longer_than_an_axis_has_room_for():
             assert float(shown) == float(f"{digit}e{power}")
 
 
+def test_runs_without_a_forecast_are_not_counted_as_unlike_theirs():
+    specs = [pc.VAESpec(2, beta=b) for b in (1.0, 2.0)]
+    found = pc.sweep(specs, X, "linear", epochs=1, free_bits=0.5)
+    assert "<h1>No closed form is known to compare these 2 runs with." in sweep_html(found)
+    (with_one,) = pc.sweep([pc.VAESpec(2)], X, "linear", exact=True).runs
+    page = sweep_html(pc.Sweep((*found.runs, with_one)))
+    assert "1 of 1 run with a forecast has as many active units as its forecast." in page
+
+
 def history(losses, **columns):
     epochs = [*range(1, len(losses) + 1)]
     same = [1.0] * len(losses)
