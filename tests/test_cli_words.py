@@ -91,6 +91,9 @@ def test_every_number_may_have_several_values(run) -> None:
             "--hidden of layer 2: got 0; expected a whole number of units, at least 1."
             " Pass e.g. 8 instead.",
         ),
+        ("train x.npy --cycles 2 --warm-up 3", "--cycles: got 2 beside --warm-up; expected one"),
+        ("forecast x.npy --standardize --scale 2", "--standardize: got True beside --scale"),
+        ("reproduce E8 --finished --runs-only", "--runs-only: got True beside --finished"),
         ("forecast x.npy --model hvae --beta 2:1 --sigma-1 learned", "Raise beta_2 to 2.0"),
     ],
 )

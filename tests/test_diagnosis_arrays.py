@@ -173,6 +173,24 @@ def test_a_variance_taken_for_its_log_is_noticed(wrong) -> None:
     assert "variance-for-log-variance" not in [f.code for f in right.advice]
 
 
+def test_small_stds_taken_for_log_variances_are_noticed_and_other_wide_posteriors_are_not() -> None:
+    """Of 0.04 at most no posterior seems wider than the prior by more than 2%."""
+    rng = np.random.default_rng(0)
+    std = rng.uniform(0.005, 0.04, (500, 4))
+    mean = rng.standard_normal((500, 4))
+
+    def is_said(mean, log_var) -> bool:
+        found = pc.diagnose_arrays(mean, log_var=log_var)
+        return "variance-for-log-variance" in [finding.code for finding in found.advice]
+
+    for wrong in (std, std**2):
+        assert is_said(mean, wrong)
+    dead = mean * [1, 1, 1, 0.01]
+    fixed = np.zeros_like(std)
+    for right in ((mean, 2 * np.log(std)), (dead, std), (mean, fixed), (mean, std - 0.02)):
+        assert not is_said(*right)
+
+
 def test_a_forecast_stands_beside_where_data_and_spec_are_given() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((1000, 4)) * [3, 2, 0.5, 0.1]

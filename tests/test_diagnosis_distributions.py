@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.distributions import (
     Bernoulli,
+    Binomial,
     Categorical,
     Gamma,
     Independent,
@@ -51,6 +52,7 @@ DEAD = {
     "probabilities": ("bernoulli", X, of(lambda p: p, P)),
     "logits": ("bernoulli", X, of(torch.logit, P.clamp(1e-6, 1 - 1e-6))),
     "Bernoulli": ("bernoulli", (X > 0.5).float(), of(Bernoulli, (X > 0.5).float().mean(0))),
+    "Binomial of one trial": ("bernoulli", X, of(lambda p: Binomial(1, p), P)),
     "rates": ("poisson", COUNTS, of(lambda m: m, RATE)),
     "log rates": ("poisson", COUNTS, of(log, RATE)),
     "Poisson": ("poisson", COUNTS, of(lambda m: Independent(Poisson(m), 1), RATE)),

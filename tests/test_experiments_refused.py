@@ -47,7 +47,7 @@ def test_nothing_that_is_finished_is_said(tmp_path: Path) -> None:
 
 
 def test_options_that_together_do_nothing_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgumentError, match=r"runs_only: got True beside finished"):
+    with pytest.raises(InvalidArgumentError, match=r"runs_only: got True beside `finished`"):
         reproduce(chosen("E5"), tmp_path, Plan(quick=True), finished=True, runs_only=True)
 
 

@@ -12,7 +12,7 @@ from posterior_collapse.cli import main
 from posterior_collapse.data import load
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.experiments import DELIVERABLES, ROWS, Member, Plan, chosen
-from posterior_collapse.experiments.data import read_moments, read_samples
+from posterior_collapse.experiments.data import read_moments, read_samples, training_rows
 from posterior_collapse.experiments.reproducing import profile
 from posterior_collapse.files import digest
 from posterior_collapse.runs import RunData
@@ -248,6 +248,14 @@ def test_a_row_that_trains_on_all_its_rows_and_epochs_is_no_smaller() -> None:
     assert profile(chosen("X2")[0], Plan(rows=20_000, epochs=500)) == "full"
     assert profile(chosen("X2")[0], Plan(rows=9_000)) == "smaller: trained on at most 9,000 rows"
     assert keys("X2", rows=20_000, epochs=500) == keys("X2")
+    for row, all_of_them in (("E1", 60_000), ("E10", 1000), ("X3a", 10_000)):
+        assert profile(chosen(row)[0], Plan(rows=all_of_them)) == "full"
+        assert "trained on at most" in profile(chosen(row)[0], Plan(rows=all_of_them - 1))
+
+
+@pytest.mark.parametrize("name", ["digits", "pairs:random", "clusters", "clusters:counts"])
+def test_there_are_as_many_rows_to_train_on_as_are_said(name) -> None:
+    assert training_rows(RunData(name)) == len(read_samples(RunData(name)))
 
 
 def test_a_title_says_the_warm_up_that_the_runs_have() -> None:

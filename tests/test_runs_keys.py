@@ -107,6 +107,25 @@ class TestFrozenKeys:
         ]  # fmt: skip
         assert len({plain, *(wider(**other).key for other in others)}) == 1 + len(others)
 
+    def test_a_whole_number_is_the_number_it_is(self) -> None:
+        """0 and 0.0, 255 and 255.0 train the same, so they are one run."""
+
+        def run(name: str, zero: Any, one: Any, **options: Any) -> Run:
+            start = dict.fromkeys(("initial_std", "initial_sigma", "initial_eta_dec"), one)
+            return Run(
+                RunData("file.npy", scale=one),
+                VAESpec(2, one, one, one, (one, one)),
+                Architecture.named(name, **start, **options),
+                Settings(learning_rate=one, momentum=zero, clip=one, free_bits=one, capacity=one),
+            )
+
+        for whole, real in (
+            (run("mlp", 0, 1, dropout=0), run("mlp", 0.0, 1.0, dropout=0.0)),
+            (run("mlp", 0, 1, input_dropout=0), run("mlp", 0.0, 1.0, input_dropout=0.0)),
+            (run("linear", 0, 1, bias=0), run("linear", 0.0, 1.0, bias=False)),
+        ):
+            assert (whole.key, whole.family) == (real.key, real.family)
+
     def test_a_kept_default_that_moves_does_not_move_keys(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -179,7 +179,11 @@ def test_models_to_start_from_are_started_from():
 @pytest.mark.parametrize(
     ("start", "options", "said"),
     [
-        (lambda one: [one.model], {"from_forecast": True}, "from_forecast: got True beside start"),
+        (
+            lambda one: [one.model],
+            {"from_forecast": True},
+            "from_forecast: got True beside `start`",
+        ),
         (lambda one: one.model, {}, "start: got a MarkovVAE; expected a list"),
         (lambda one: [one], {}, "start: got a Fitted; expected a list of trained models"),
         (lambda one: [one.model] * 2, {}, "start: got 2 models; expected 1"),

@@ -23,6 +23,10 @@ X = G.standard_normal((300, 6)) * SCALES @ np.linalg.qr(G.standard_normal((6, 6)
 Y = np.tanh(X[:, :3]) + 0.3 * G.standard_normal((300, 3))
 
 
+def loader(x):
+    return DataLoader(TensorDataset(torch.as_tensor(x)), batch_size=50)
+
+
 def state(fitted):
     return torch.cat([p.detach().flatten() for p in fitted.model.parameters()])
 
@@ -261,7 +265,7 @@ def test_a_first_loss_that_is_not_finite_is_not_laid_to_the_learning_rate():
 def test_numbers_that_training_would_round_away_are_refused(offset):
     """float32 has steps of 1 and 8 there: another data set would be trained on."""
     assert np.abs(np.float32(X + offset) - (X + offset)).max() > 0.4
-    for data in (X + offset, sparse.csr_matrix(X + offset)):
+    for data in (X + offset, sparse.csr_matrix(X + offset), loader(X + offset)):
         with pytest.raises(pc.DataError, match=r"x: got column \d near 1e\+.* float32 rounds by"):
             pc.fit(pc.VAESpec(2), data, "linear", epochs=1)
     constant = np.full((len(X), 1), offset + 0.3)
@@ -271,7 +275,7 @@ def test_numbers_that_training_would_round_away_are_refused(offset):
         np.hstack([X, constant]), 8 * np.rint(X) + 2.0**26, np.float32(X + offset),
         np.hstack([X, rounded]),
     ]  # fmt: skip
-    for data in held:
+    for data in (*held, *map(loader, held)):
         assert pc.fit(pc.VAESpec(2), data, "linear", epochs=1).stopped == "finished"
     assert pc.fit(pc.VAESpec(2), X + offset, "linear", epochs=1, precision="float64").stopped
 
@@ -287,8 +291,22 @@ def test_held_out_rows_may_be_alike_in_a_column_that_varies():
 
 
 def test_numbers_beyond_the_precision_of_training_are_called_that():
-    with pytest.raises(pc.DataError, match=r"x: got values up to .*e\+39; .* 3.4e\+38, as float32"):
-        pc.fit(pc.VAESpec(2), X * 1e39, "linear", epochs=1)
+    for data in (X * 1e39, loader(X * 1e39)):
+        with pytest.raises(
+            pc.DataError, match=r"x: got values up to .*\+39; .* 3.4e\+38, as float32"
+        ):
+            pc.fit(pc.VAESpec(2), data, "linear", epochs=1)
+
+
+def test_a_loader_s_values_that_are_no_numbers_are_told_and_not_the_model_s():
+    """Smaller weights, as after a loss that is not finite, would not help."""
+    held = X.copy()
+    held[-1, 2] = np.nan
+    for bad in (held, torch.as_tensor(held, dtype=torch.float32)):
+        with pytest.raises(pc.DataError, match=r"x( at step \d+)?: got nan at row \d+, column 2"):
+            pc.fit(pc.VAESpec(2), loader(bad), "linear", epochs=1)
+        with pytest.raises(pc.DataError, match="x: got nan at row"):
+            pc.fit(pc.VAESpec(2), X, "linear", epochs=1, validation=loader(bad))
 
 
 @pytest.mark.parametrize(
@@ -298,7 +316,7 @@ def test_numbers_beyond_the_precision_of_training_are_called_that():
         ({"warm_up": 2, "steps": 5}, r"warm_up: got 2 epochs in a run of 1\.66"),
         ({"capacity": 2, "capacity_warm_up": 11}, "capacity_warm_up: got 11 epochs"),
         ({"cycles": 31}, "cycles: got 31 cycles in 30 steps"),
-        ({"cycles": 2, "warm_up": 2}, "cycles: got 2 beside warm_up"),
+        ({"cycles": 2, "warm_up": 2}, "cycles: got 2 beside `warm_up`"),
         ({"capacity": (1, 2)}, "capacity"),
         ({"capacity_warm_up": 2}, "capacity_warm_up: got 2; expected a capacity beside it"),
         ({"optimiser": "lbfgs"}, "Pass exact=True"),

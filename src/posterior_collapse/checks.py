@@ -67,8 +67,7 @@ def rate(name: str, value: Any, example: float) -> float:
         fits = False
     if not fits:
         raise InvalidArgumentError(name, repr(value), "a number in [0, 1)", _example(name, example))
-    # A whole number stays one: keys of kept runs tell 0 from 0.0.
-    return value if isinstance(value, int) else float(value)
+    return float(value)
 
 
 def flag(name: str, value: Any) -> bool:

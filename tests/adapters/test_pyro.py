@@ -17,6 +17,7 @@ pyro = pytest.importorskip("pyro")
 from pyro import poutine  # noqa: E402
 from pyro.distributions import (  # noqa: E402
     Bernoulli,
+    Binomial,
     Laplace,
     LogNormal,
     NegativeBinomial,
@@ -50,6 +51,7 @@ class Pair(nn.Module):
     def likelihood(self, output: Tensor) -> Any:
         return {
             "bernoulli": lambda: Bernoulli(logits=output, validate_args=False),
+            "one trial": lambda: Binomial(1, logits=output, validate_args=False),
             "normal": lambda: Normal(output, 0.5),
             "learned": lambda: Normal(output, self.log_noise.exp()),
             "poisson": lambda: Poisson(output.exp()),
@@ -81,6 +83,7 @@ def wrapped(*options: Any) -> Any:
     ("data", "expected"),
     [
         ("bernoulli", {"likelihood": "bernoulli"}),
+        ("one trial", {"likelihood": "bernoulli"}),
         ("normal", {"eta_dec": 0.5}),
         ("learned", {"eta_dec": "learned"}),
         ("poisson", {"likelihood": "poisson"}),

@@ -21,6 +21,7 @@ from torch.distributions import (
 from posterior_collapse.adapters.callables import WrappedModel
 from posterior_collapse.adapters.libraries import needing
 from posterior_collapse.checks import Dispersion
+from posterior_collapse.diagnosis.scores import binary
 from posterior_collapse.errors import InvalidArgumentError, first_line
 from posterior_collapse.models.global_state import recording, undisturbed
 from posterior_collapse.models.modules import evaluating, tensor_behind
@@ -285,7 +286,7 @@ def _equal(value: Tensor) -> bool:
 def unwrapped(output: Any) -> Any:
     """Return the distribution of single numbers inside pyro's and torch's wrappers."""
     *_, inner = _layers(output)
-    return inner
+    return binary(inner)
 
 
 def _layers(output: Any) -> Iterator[Any]:

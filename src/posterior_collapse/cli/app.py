@@ -176,8 +176,11 @@ def _in_options(error: PosteriorCollapseError, line: Sequence[str]) -> str:
     if isinstance(error, InvalidArgumentError):
         name, *which = error.argument.partition(" of ")  # "hidden of layer 1"
         error.argument = "".join((flag(name) or name, *which))
-    action = re.sub("`([a-z_0-9]+)`", lambda found: flag(found[1]) or found[0], error.action)
-    error.action = PYTHON.sub(written, action)
+    for part in ("got", "expected", "action"):
+        text = str(getattr(error, part))
+        text = re.sub("`([a-z_0-9]+)`", lambda found: flag(found[1]) or found[0], text)
+        setattr(error, part, text)
+    error.action = PYTHON.sub(written, error.action)
     return str(error)
 
 

@@ -33,8 +33,7 @@ from posterior_collapse.theory import ACTIVE_INFORMATION, unclaimed_signal
 from posterior_collapse.theory.thresholds import LEAST_ROWS, ROUNDING, SURE
 
 WIDER = 1.025
-"""No posterior is narrower than the prior and one is wider by this factor: the encoder probably
-returns a variance where a log-variance is expected."""
+"""Times the prior's std, from which a posterior is wider than one that has collapsed."""
 NEAR, LEAST_SUSPECT = 0.04, 2
 """How nearly two variances add up to the prior's, and active units that must show it."""
 FAR = 0.5
@@ -313,7 +312,9 @@ def _mistaken(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[
     least, most = level.posterior_std_range
     # Below the top the prior is narrower for what it is told, and a posterior may well be wider.
     no_narrower = number == len(found.levels) and (least >= level.prior_std).all()
-    if learned and no_narrower and (most > WIDER * level.prior_std).any():
+    # None is wider where stds are small: but then all units are used, as only narrow ones can be.
+    used = (most > least).all() and (level.mean_variance > level.prior_std**2 / 2).all()
+    if learned and no_narrower and (used or (most > WIDER * level.prior_std).any()):
         yield Finding(
             "variance-for-log-variance",
             f"No posterior{_name(found, number)} is narrower than the prior, on any row: its std "

@@ -22,6 +22,7 @@ from posterior_collapse.diagnosis.levels import LevelStatistics
 from posterior_collapse.diagnosis.passes import Pass, SampledPass
 from posterior_collapse.diagnosis.reading import as_array, noise_generator
 from posterior_collapse.diagnosis.results import NO_SIGNAL, LevelDiagnosis
+from posterior_collapse.diagnosis.rows import is_of_dtype
 from posterior_collapse.diagnosis.scores import Kind, no_score_because
 from posterior_collapse.diagnosis.statistics import Reservoir, Running, row_chooser
 from posterior_collapse.errors import DataError, InvalidArgumentError, first_line
@@ -99,7 +100,13 @@ def collect(
 def _failed(
     model: LatentModel, data: Any, x: Tensor, y: Tensor | None, why: str
 ) -> InvalidArgumentError:
-    """Say what a model that fails on a batch may need: images, all rows at once, or other rows."""
+    """Say what a model that fails on a batch may need: one dtype, images, all or other rows."""
+    if is_of_dtype(why) and "indices" not in why:  # of an embedding, which takes whole numbers
+        return InvalidArgumentError(
+            "model", f"a failure on numbers of {x.dtype} ({why})", "parts of one dtype",
+            "Bring all to one, encoder.float() and decoder.float(), or wrap those of another, "
+            "decode=lambda z: decoder(z.double()).",
+        )  # fmt: skip
     flat = getattr(model, "shape", ()) is None
     shape = _image_shape(data, y is not None) if flat else None
     if shape is not None:

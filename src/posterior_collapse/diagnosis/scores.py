@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import (
     Bernoulli,
+    Binomial,
     Categorical,
     Distribution,
     Independent,
@@ -78,7 +79,8 @@ def elementwise(output: Any, lead: int) -> Any:
     """Return a distribution of single features; what is no distribution, as it is.
 
     Args:
-        output: Perhaps an `Independent`, or one of classes, which come last.
+        output: Perhaps an `Independent`, a Binomial of one trial, which is a Bernoulli, or one of
+            classes, which come last.
         lead: Number of dimensions before those of a row.
 
     Example:
@@ -87,10 +89,18 @@ def elementwise(output: Any, lead: int) -> Any:
     """
     while isinstance(output, Independent):
         output = output.base_dist
+    output = binary(output)
     if isinstance(output, (Categorical, OneHotCategorical)):
         classes = output.logits.shape[-1]
         logits = output.logits.flatten(lead)
         return OneHots(logits, (classes,) * (logits.shape[-1] // classes))
+    return output
+
+
+def binary(output: Any) -> Any:
+    """Return a Binomial of one trial as the Bernoulli that it is; all else, as it is."""
+    if isinstance(output, Binomial) and bool((output.total_count == 1).all()):
+        return Bernoulli(logits=output.logits, validate_args=False)
     return output
 
 

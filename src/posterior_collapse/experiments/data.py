@@ -47,6 +47,21 @@ PER_CELL = 10_000
 CENTRES, DIM, ROWS = 8, 32, 2000
 
 
+TRAINING = {"mnist": 60_000, "fashion-mnist": 60_000, "digits": 1437, "pairs": 1000}
+TRAINING |= {CELLS: 700, CLUSTERS: ROWS}
+"""Rows of the training split, by what a name has before its colon."""
+
+
+def training_rows(data: RunData) -> int:
+    """Return how many rows there are to train on, or, of one class, that there are at most.
+
+    Example:
+        >>> training_rows(RunData("clusters:counts"))
+        2000
+    """
+    return TRAINING[data.name.partition(":")[0]]
+
+
 @lru_cache(maxsize=2)  # the splits of the data that is being trained on
 def read_samples(
     data: RunData, split: Literal["train", "test"] = "train", data_dir: str | None = None

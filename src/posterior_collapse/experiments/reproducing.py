@@ -22,6 +22,7 @@ from posterior_collapse.errors import (
     writing,
 )
 from posterior_collapse.experiments.checks import Check, Part, Result, agreement, by_grid
+from posterior_collapse.experiments.data import training_rows
 from posterior_collapse.experiments.deliverables import DELIVERABLES
 from posterior_collapse.experiments.execution import Executor
 from posterior_collapse.experiments.grids import Member, Plan, Row
@@ -114,7 +115,7 @@ def reproduce(
     """
     if finished and runs_only:
         raise InvalidArgumentError(
-            "runs_only", "True beside finished", "one of the two: together they do nothing",
+            "runs_only", "True beside `finished`", "one of the two: together they do nothing",
             "Leave one of them out.",
         )  # fmt: skip
     plan, out = plan or Plan(), Path(out)
@@ -356,7 +357,7 @@ def _reductions(row: Row, plan: Plan) -> Iterator[str]:
         if most < min(grid.settings.epochs, plan.epochs or planned):
             yield f"{grid.titled(grid.data, grid.settings)} {most} of {grid.settings.epochs} epochs"
     if plan.rows is not None and any(
-        grid.data.rows is None or plan.rows < grid.data.rows for grid in row.trained
+        plan.rows < (grid.data.rows or training_rows(grid.data)) for grid in row.trained
     ):
         yield f"trained on at most {plan.rows:,} rows"
     likelihood_rows = max((grid.evaluation.likelihood_rows or 0 for grid in row.grids), default=0)

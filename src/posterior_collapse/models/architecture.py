@@ -103,14 +103,13 @@ class Architecture(Record):
         for name in ("activation", "latent", "output"):
             checks.one_of(name, getattr(self, name), sorted(ACTIVATIONS))
         checks.one_of("std_head", self.std_head, sorted(STD_HEADS))
-        checks.flag("bias", self.bias)
+        object.__setattr__(self, "bias", checks.flag("bias", self.bias))
         for name in ("dropout", "input_dropout"):
             object.__setattr__(self, name, checks.rate(name, getattr(self, name), 0.1))
-        if self.initial_std is not None:
-            checks.positive("initial_std", self.initial_std)
-        if self.initial_sigma != "uniform":
-            checks.positive("initial_sigma", self.initial_sigma)
-        checks.positive("initial_eta_dec", self.initial_eta_dec)
+        for name in _START:
+            value = getattr(self, name)
+            if (name, value) not in (("initial_std", None), ("initial_sigma", "uniform")):
+                object.__setattr__(self, name, checks.positive(name, value))
         self._check_name()
 
     def _check_name(self) -> None:

@@ -81,6 +81,8 @@ class RunData(Record):
                     field.name, repr(value), " or ".join(kind.__name__ for kind in kinds),
                     "Say which data are meant.",
                 )  # fmt: skip
+        if self.scale is not None:
+            object.__setattr__(self, "scale", float(self.scale))
 
     @property
     def title(self) -> str:

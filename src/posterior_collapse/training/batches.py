@@ -13,7 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posterior_collapse.arrays import CONSTANT, Array, ImageShape, chunks, refuse_non_finite
+from posterior_collapse.arrays import (
+    CONSTANT,
+    Array,
+    ImageShape,
+    as_samples,
+    chunks,
+    refuse_non_finite,
+)
 from posterior_collapse.data.about import UNKNOWN, About, about
 from posterior_collapse.data.samples import Samples, Stream, read
 from posterior_collapse.diagnosis.reading import derived_seed
@@ -29,6 +36,8 @@ from posterior_collapse.training import seeds
 SINGLE = np.finfo(np.float32)
 ROUNDED = 0.1
 """Share of a column's std that rounding may take."""
+TO_TELL = 1_000
+"""Rows of a loader by which it is told how much a column varies."""
 
 
 class Batch(NamedTuple):
@@ -87,6 +96,15 @@ class Batches(ABC):
     def source(self) -> Samples | Stream:
         """Return the data to be measured."""
         return self.given
+
+    @abstractmethod
+    def check_spread(self) -> None:
+        """Refuse what has nothing to encode, or not as it was trained on.
+
+        Raises:
+            DataError: float32 rounds a column until it hardly varies; of rows at hand, also where
+                there is a single one, or all are the same.
+        """
 
     @abstractmethod
     def check_targets(self, likelihood: Likelihood) -> None:
@@ -163,21 +181,15 @@ class ArrayBatches(Batches):
         self.x, self.y = self.x.cpu(), None if self.y is None else self.y.cpu()
 
     def check_spread(self) -> None:
-        """Refuse what has nothing to encode, as the forecast does, or not as it was trained on.
-
-        Raises:
-            DataError: There is a single row, or all are the same, or float32 rounds a column until
-                it hardly varies.
-        """
         if len(self.x) < 2:
             raise DataError("x", "a single sample", "at least two samples", "Pass more rows.")
         if all(bool((rows == rows[0]).all()) for rows in (self.x, self.y) if rows is not None):
             raise DataError(
                 "x", "data that are all constant", "some variance", "Check what was loaded."
             )
-        for name, values in (("x", self.given.x), ("y", self.given.y)):
-            if self.x.dtype == torch.float32 and values is not None:
-                _refuse_rounded(name, values)
+        if self.x.dtype == torch.float32:
+            for pair in (("x", self.given.x), ("y", self.given.y)):
+                _refuse_rounded(*pair)
 
     def fingerprint(self) -> str:
         return fingerprint([None if v is None else v.cpu().numpy() for v in (self.x, self.y)])
@@ -192,9 +204,8 @@ class LoaderBatches(Batches):
         self.given: Stream = stream
         self.dtype, self.device = dtype, device
         self._likelihood: Likelihood = "gaussian"
-        x, y = next(self._seeded(0, 0), (None, None))
-        if x is None:
-            raise DataError("data", "a DataLoader without batches", "a batch", "Check the loader.")
+        x, y = next(self._seeded(0, 0))
+        self._precise = any(v is not None and _is_precise(v) for v in _flat(x, y))
         self.batch_size = len(x)
         self.dims = (math.prod(x.shape[1:]), None if y is None else math.prod(y.shape[1:]))
         self.image_shape = _image(tuple((x if y is None else y).shape[1:]))
@@ -208,14 +219,7 @@ class LoaderBatches(Batches):
             return None
 
     def epoch(self, order_seed: int, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        given = self._seeded(order_seed, epoch)
-        first = next(given, None)
-        if first is None:
-            raise DataError(
-                "data", f"a DataLoader without batches in epoch {epoch + 1}", "batches each time",
-                "Let __iter__ of its dataset begin anew, or pass the rows as an array.",
-            )  # fmt: skip
-        for x, y in itertools.islice(itertools.chain([first], given), skip, None):
+        for x, y in itertools.islice(self._seeded(order_seed, epoch), skip, None):
             if len(x) > self.batch_size:  # noise is drawn for as many rows as the first has
                 raise DataError(
                     "data", f"a batch of {len(x)} rows after a first of {self.batch_size}",
@@ -229,14 +233,26 @@ class LoaderBatches(Batches):
             yield batch
 
     def rows(self, limit: int) -> Batch:
-        xs: list[Tensor] = []
-        ys: list[Tensor] = []
-        for x, y in self.epoch(0, 0):
-            xs.append(x)
-            ys.extend(() if y is None else (y,))
-            if sum(map(len, xs)) >= limit:
+        x, y = self._first(limit)
+        batch = Batch(*(_rows(*v, self.dtype, self.device) for v in (("x", x), ("y", y))))
+        if self._likelihood != "gaussian":
+            check_targets(self._likelihood, _targets(*batch))
+        return batch
+
+    def check_spread(self) -> None:
+        if self.dtype == torch.float32 and self._precise:
+            for pair in zip("xy", self._first(TO_TELL), strict=True):
+                _refuse_rounded(*pair)
+
+    def _first(self, limit: int) -> list[Array | None]:
+        """Return the first rows x and y (None: an autoencoder), as they come from the loader."""
+        kept: list[list[Any]] = []
+        for pair in self._seeded(0, 0):
+            kept.append(_flat(*pair))
+            if sum(len(x) for x, _ in kept) >= limit:
                 break
-        return Batch(torch.cat(xs)[:limit], torch.cat(ys)[:limit] if ys else None)
+        columns = zip(*kept, strict=True)
+        return [None if parts[0] is None else np.concatenate(parts)[:limit] for parts in columns]
 
     def check_targets(self, likelihood: Likelihood) -> None:
         self._likelihood = likelihood  # each batch from now on
@@ -252,7 +268,15 @@ class LoaderBatches(Batches):
         return None
 
     def _seeded(self, order_seed: int, epoch: int) -> Iterator[Any]:
-        return self.given.batches(seed=derived_seed(order_seed, seeds.ORDER, epoch))
+        given = self.given.batches(seed=derived_seed(order_seed, seeds.ORDER, epoch))
+        first = next(given, None)
+        if first is None:
+            raise DataError(
+                "data", f"a DataLoader without batches in epoch {epoch + 1}", "batches each time",
+                "Let __iter__ of its dataset begin anew, or pass the rows as an array.",
+            )  # fmt: skip
+        yield first
+        yield from given
 
 
 def feed(
@@ -307,14 +331,25 @@ def _rows(name: str, values: Any, dtype: torch.dtype, device: torch.device) -> A
     return rows.to(device)
 
 
-def _refuse_rounded(name: str, values: Array) -> None:
+def _flat(x: Any, y: Any) -> list[Array | None]:
+    """Return x and y (None: an autoencoder) as arrays of flat rows, as precise as they are."""
+    pairs = (("x", x), ("y", y))
+    return [None if v is None else as_samples(name, v, empty_ok=True)[0] for name, v in pairs]
+
+
+def _is_precise(values: Array) -> bool:
+    """Whether float32 may round numbers of this kind."""
+    return values.dtype.itemsize > 2 and values.dtype != np.float32
+
+
+def _refuse_rounded(name: str, values: Array | None) -> None:
     """Refuse numbers that float32 rounds until they hardly vary.
 
     Raises:
         DataError: A column is rounded by more than a tenth of its std, as the seconds since 1970
             of one hour are: what is trained on is then not what a forecast measures.
     """
-    if values.dtype.itemsize <= 2 or values.dtype == np.float32:
+    if values is None or not _is_precise(values):
         return
     least = np.full(values.shape[1], np.inf)
     most = -least

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from posterior_collapse.arrays import refuse_non_finite
 from posterior_collapse.errors import NonFiniteLossError
 from posterior_collapse.models import MarkovVAE, loss
 from posterior_collapse.models.global_state import arithmetic
@@ -187,6 +188,9 @@ class Engine:
     def _one_step(self, step: Step) -> None:
         found = self._measure(step)
         if not math.isfinite(float(found.values.sum() + found.norms.sum())):
+            for name, rows in zip("xy", step.batch, strict=True):
+                if rows is not None:  # of a loader, whose batches are looked at where it matters
+                    refuse_non_finite(f"{name} at step {self.state.step}", rows.cpu().numpy())
             self._freeze(found.values, found.finite().tolist())
         self.state.optimiser.step(found.gradients, self.state.alive)
         self.state.sums.add_(found.values, alpha=len(step.batch.x))

@@ -34,7 +34,7 @@ from posterior_collapse.training.arguments import (
     split,
     warn_unbounded,
 )
-from posterior_collapse.training.batches import ArrayBatches, Batches, feed
+from posterior_collapse.training.batches import Batches, feed
 from posterior_collapse.training.course import Bar, Course, Progress
 from posterior_collapse.training.engine import Engine
 from posterior_collapse.training.fitted import Fitted
@@ -210,8 +210,7 @@ def _fit(
     check_together(specs, net, common, is_exact, from_forecast)
     dtype = dtype_of(common, is_exact)
     fed = feed(data, specs[0], common.batch_size, dtype, common.device)
-    if isinstance(fed, ArrayBatches):
-        fed.check_spread()
+    fed.check_spread()
     fed.check_targets(specs[0].likelihood)
     checked = None
     if validation is not None:
@@ -332,7 +331,7 @@ def _start(
 def _check_start(start: Sequence[MarkovVAE], runs: int, from_forecast: bool) -> None:
     if from_forecast:
         raise InvalidArgumentError(
-            "from_forecast", "True beside start", "one of the two", "Leave one out."
+            "from_forecast", "True beside `start`", "one of the two", "Leave one out."
         )
     several = isinstance(start, Sequence)
     for one in start if several else [start]:

@@ -117,7 +117,7 @@ class Settings(Record):
     def _check_schedules(self) -> None:
         if self.warm_up and self.cycles:
             raise InvalidArgumentError(
-                "cycles", f"{self.cycles} beside warm_up", "one of the two", "Leave one out."
+                "cycles", f"{self.cycles} beside `warm_up`", "one of the two", "Leave one out."
             )
         if isinstance(self.capacity, (tuple, list)) or getattr(self.capacity, "ndim", 0) == 1:
             values = checks.each("capacity", self.capacity, None, "one per level", checks.positive)
@@ -130,7 +130,7 @@ class Settings(Record):
             )
         if self.patience is not None and self.history_every > 1:
             raise InvalidArgumentError(
-                "history_every", f"{self.history_every} beside patience",
+                "history_every", f"{self.history_every} beside `patience`",
                 "1: early stopping looks at every epoch", "Leave one out.",
             )  # fmt: skip
 
