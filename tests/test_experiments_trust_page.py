@@ -144,7 +144,7 @@ class TestSummary:
         leave(results, "X3g", kept)
         text = trust.block(results)
         assert (
-            "| the beta above which all units collapse; deeper networks, a cnn (digits only) | "
+            "| the beta above which all units collapse; deeper networks, cnns (digits only) | "
             "without a warm-up: within 5% in 0 of 1 network, at worst -50% to -25% |"
         ) in text
         assert "within 5% in 5 of 5 networks" in text
@@ -178,7 +178,7 @@ class TestSummary:
         who = "a linear model, for which theory is exact; without a warm-up"
         assert f"| {who} | -20% to -15% (digits, linear, gaussian); units do" in text
 
-    def test_a_convolutional_network_has_lines_of_its_own_once_it_was_run(
+    def test_convolutional_networks_have_lines_of_their_own_once_they_were_run(
         self, tmp_path: Path
     ) -> None:
         results = self.leave(tmp_path)
@@ -191,9 +191,9 @@ class TestSummary:
         leave(results, "X3e", {**kept, "tables": {**kept["tables"], **units["tables"]}})
         text = trust.table(results)
         assert set(before.splitlines()) < set(text.splitlines())
-        assert f"| a convolutional network; without a warm-up | +2% to +4% ({NET}); unit" in text
-        assert "| 30 runs of a convolutional network; without a warm-up | in the bracket in" in text
-        assert "Only one cnn was trained" in trust.render(results, tmp_path)
+        assert f"| 1 convolutional network; without a warm-up | +2% to +4% ({NET}); unit" in text
+        assert "| 30 runs of 1 convolutional network; without a warm-up | in the bracket in" in text
+        assert "Cnns were trained on the digits only" in trust.render(results, tmp_path)
 
     def test_what_stands_beside_the_study_has_lines_of_its_own(self, tmp_path: Path) -> None:
         results = self.leave(tmp_path)
@@ -227,8 +227,8 @@ class TestSummary:
         text = trust.table(results)
         assert set(before.splitlines()) < set(text.splitlines())
         deep = "digits, mlp of 2 hidden layers, gaussian"
-        assert f"| 1 deeper networks; without a warm-up | +2% to +4% ({deep}); unit" in text
-        assert "| 30 runs of 1 deeper networks; without a warm-up | in the bracket in 100%" in text
+        assert f"| 1 deeper network; without a warm-up | +2% to +4% ({deep}); unit" in text
+        assert "| 30 runs of 1 deeper network; without a warm-up | in the bracket in 100%" in text
         assert f"| 1 of them trained again; without a warm-up | +2% to +4% ({NET}); units" in text
         assert "in 5 of 5 networks" in trust.block(results)  # the same are not counted twice
         assert "| what 4 times the training changes | 3 settings" in text
@@ -258,10 +258,10 @@ class TestSummary:
         leave(results, "X3g", {**kept, "tables": tables})
         text = trust.table(results)
         assert set(before.splitlines()) < set(text.splitlines())
-        assert f"| 1 deeper networks; without a warm-up | +2% to +4% ({names[0]}); unit" in text
+        assert f"| 1 deeper network; without a warm-up | +2% to +4% ({names[0]}); unit" in text
         assert f"| 2 networks of other data; without a warm-up | +2% to +4% ({names[1]});" in text
         assert "; 1 never or always collapsed |" in text
-        assert "| 30 runs of 1 deeper networks; without a warm-up | in the bracket in 100%" in text
+        assert "| 30 runs of 1 deeper network; without a warm-up | in the bracket in 100%" in text
         assert "runs of 2 networks of other data; without a warm-up | in the br" in text
         page = trust.render(results, tmp_path)
         assert "Deeper networks were trained on the digits only" in page

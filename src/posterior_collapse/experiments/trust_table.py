@@ -15,7 +15,7 @@ from posterior_collapse.experiments.tables import Table
 
 ROWS = ("X3a", "X3b", "X3c", "X3d")
 CONVOLUTIONAL, BESIDE, OTHERS = "X3e", "X3f", "X3g"
-"""Rows that are shown if they were run: a convolutional network, which takes long without a GPU;
+"""Rows that are shown if they were run: convolutional networks, which take long without a GPU;
 deeper networks, longer training and held-out rows; other data and networks deeper still."""
 WARM_UPS = {"no": "without a warm-up", "yes": "after a warm-up"}
 """Ways to train towards the onset."""
@@ -62,7 +62,7 @@ def _groups(found: Results, table: str) -> dict[str, Records]:
         "of them trained again": [r for r in beside if DEEP not in r["network"]],
         "networks of other data": [r for r in others if DEEP not in r["network"]],
         "deeper networks": [r for r in (*beside, *others) if DEEP in r["network"]],
-        "a convolutional network": _records(found, CONVOLUTIONAL, table),
+        "convolutional networks": _records(found, CONVOLUTIONAL, table),
         "a linear model, for which theory is exact": [r for r in study if _is_linear(r)],
     }
     return {name: records for name, records in groups.items() if records}
@@ -70,7 +70,7 @@ def _groups(found: Results, table: str) -> dict[str, Records]:
 
 IN_SHORT = {
     "": ("networks of one hidden layer", "networks of other data"),
-    "; deeper networks, a cnn": ("deeper networks", "a convolutional network"),
+    "; deeper networks, cnns": ("deeper networks", "convolutional networks"),
 }
 """Kinds of networks that share a line of the short table, by what it adds to a prediction."""
 
@@ -258,7 +258,9 @@ def _of_onsets(who: str, records: Records) -> Iterator[list[str]]:
 
 
 def _counted(who: str, records: Records) -> str:
-    return who if who.startswith("a ") else f"{len(records)} {who}"
+    if who.startswith("a "):
+        return who
+    return f"{len(records)} {who if len(records) > 1 else who.replace('networks', 'network')}"
 
 
 def _beside(higher: Sequence[float]) -> str:
