@@ -202,12 +202,6 @@ def known(name: str, given: Iterable[str], names: Collection[str]) -> None:
 
 
 def likelihood(name: str, value: object) -> Likelihood:
-    known = get_args(Likelihood)
-    if not isinstance(value, str) or value not in known:
-        raise InvalidArgumentError(
-            name,
-            repr(value),
-            f"one of {list(known)}",
-            f"Pass {name}='bernoulli' for binary cross-entropy.{nearest(str(value), known)}",
-        )
+    action = f"Pass {name}='bernoulli' for binary cross-entropy."
+    one_of(name, value, get_args(Likelihood), action)
     return str(value)  # type: ignore[return-value]

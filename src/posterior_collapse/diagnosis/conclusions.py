@@ -15,7 +15,14 @@ from posterior_collapse.diagnosis.results import (
     Conclusion,
     Diagnosis,
 )
-from posterior_collapse.errors import DataError, NotSolvedError, UnboundedObjectiveError, count_of
+from posterior_collapse.errors import (
+    DataError,
+    NotSolvedError,
+    UnboundedObjectiveError,
+    at_level,
+    count_of,
+    of_level,
+)
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import ACTIVE_INFORMATION, FewSamplesWarning, Forecast, forecast
@@ -398,8 +405,7 @@ def _without_certificate(found: Diagnosis) -> tuple[Conclusion, str]:
 def _counts(found: Diagnosis) -> str:
     parts = []
     for number, level in enumerate(found.levels, start=1):
-        name = f"z{number}: " if len(found.levels) > 1 else ""
-        units = len(level.status)
+        name, units = at_level(number, len(found.levels)), len(level.status)
         text = f"{name}{level.n_active} of {count_of(units, 'unit')} active"
         if not is_settled(found, number - 1):
             text += f" ({count_of(level.directions, 'direction')}: still settling)"
@@ -411,7 +417,7 @@ def _counts(found: Diagnosis) -> str:
 
 
 def _signal(found: Diagnosis, at: int) -> str:
-    name = f"t of z{at + 1}" if len(found.levels) > 1 else "t"
+    name = f"t{of_level(at + 1, len(found.levels))}"
     t, error = found.signal[at], found.signal_error[at]
     if math.isnan(t):
         return f"{name} not known"

@@ -28,7 +28,7 @@ from posterior_collapse.diagnosis.levels import check_spec, collapse_options
 from posterior_collapse.diagnosis.likelihood import LogLikelihood, has_marginal, log_likelihood
 from posterior_collapse.diagnosis.reading import model_behind, model_of
 from posterior_collapse.diagnosis.results import Diagnosis, LevelDiagnosis
-from posterior_collapse.errors import DataError, InvalidArgumentError, count_of
+from posterior_collapse.errors import DataError, InvalidArgumentError, count_of, of_level
 from posterior_collapse.models import LatentModel
 from posterior_collapse.models.batches import BATCH_SIZE
 from posterior_collapse.models.modules import evaluating
@@ -260,7 +260,7 @@ def _levels(
     x, y = found.some_rows
     for number, statistics in enumerate(found.levels, start=1):
         level = statistics.diagnosis(top=number == depth, **options)
-        name = f" of z{number}" if depth > 1 else ""
+        name = of_level(number, depth)
         if found.decodes and effects != 0:
             most = found.most_effects if effects is None else effects
             units = np.argsort(-level.kl)[:most]

@@ -23,7 +23,7 @@ from posterior_collapse.arrays import Float
 from posterior_collapse.data.about import UNKNOWN, About, about
 from posterior_collapse.data.samples import Stream, read
 from posterior_collapse.diagnosis.conclusions import kept_of
-from posterior_collapse.errors import NonFiniteLossError, count_of
+from posterior_collapse.errors import NonFiniteLossError, count_of, of_level
 from posterior_collapse.models import Architecture
 from posterior_collapse.records import Record, Viewed
 from posterior_collapse.runs.completing import MOST_TOGETHER
@@ -323,8 +323,7 @@ def _notes(tuned: Tuned) -> Iterator[str]:
     at, counts = f"{tuned.parameter} {found.value:g}", ", ".join(map(str, found.active))
     longer = f"train longer, e.g. steps={4 * found.steps}"
     if not found.keeps(wanted):
-        units = count_of(wanted, "unit")
-        units += f" of z{tuned.level}" if len(tuned.spec.dims) > 1 else ""
+        units = count_of(wanted, "unit") + of_level(tuned.level, len(tuned.spec.dims))
         # The betas that are tried end where nothing lives any more.
         more = f": {longer}" if found.approximate and min(found.active) > wanted else ""
         yield f"no {tuned.parameter} that was tried keeps {units}; {at} keeps {counts}{more}"
