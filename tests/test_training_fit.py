@@ -307,6 +307,7 @@ def test_numbers_beyond_the_precision_of_training_are_called_that():
         ({"device": "cuda:"}, "device: got 'cuda:'"),
         ({"device": "gpu"}, "device: got 'gpu'"),
         ({"precision": "half"}, "precision"),
+        ({"precision": np.array(["float32"])}, r"precision: got array\(\['float32'\]"),
         ({"cuda_graphs": "yes"}, "cuda_graphs: got 'yes'; expected True or False"),
         ({"convention": "mean"}, "convention"),
         ({"epochs": 0}, "epochs: got 0"),

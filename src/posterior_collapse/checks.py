@@ -139,9 +139,9 @@ def level(name: str, number: int) -> str:
     return f"{name} of {'unit' if name.startswith('sigma') else 'layer'} {number}"
 
 
-def one_of(name: str, value: object, known: Sequence[Any], action: str = "Choose one.") -> None:
-    if value not in known:
-        hint = nearest(str(value), [str(one) for one in known])
+def one_of(name: str, value: object, known: Sequence[str], action: str = "Choose one.") -> None:
+    if not isinstance(value, str) or value not in known:
+        hint = nearest(str(value), known)
         raise InvalidArgumentError(name, repr(value), f"one of {list(known)}", f"{action}{hint}")
 
 
