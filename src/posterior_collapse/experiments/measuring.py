@@ -90,7 +90,7 @@ def _data(dataset: Dataset, rows: int | None) -> Any:
     return x if y is None else (x, y[:rows])
 
 
-def panel(model: MarkovVAE, dataset: Dataset, rows: int, *, drawn: int | None = None) -> Arrays:
+def panel(model: MarkovVAE, dataset: Dataset, rows: int, *, drawn: int | None) -> Arrays:
     """Return the first rows and their reconstructions: `original`, `through_1`, and so on.
 
     A conditional model's `given` is the condition.

@@ -27,7 +27,7 @@ from posterior_collapse.experiments.figures import (
     symbols,
 )
 from posterior_collapse.experiments.tables import Table
-from posterior_collapse.report.figures.panels import BLUE, GREY, LINES, ORANGE
+from posterior_collapse.report.figures.panels import BLUE, GREY, LINES, ORANGE, whole_numbers
 from posterior_collapse.report.names import value
 
 if TYPE_CHECKING:
@@ -58,7 +58,6 @@ def sweep(theory: Panels, measured: Mapping[str, Panels], *, variable: str = "be
         ['minibatches', 'KL (nats)', '', 0.5, 0.9]
     """
     from matplotlib.lines import Line2D
-    from matplotlib.ticker import MaxNLocator
 
     labels = sorted({label for lines in theory.values() for label in lines} - {""})
     own: dict[str, dict[str, Any]] = {"": {"color": "black", "ls": DASHES[0]}} | {
@@ -87,7 +86,7 @@ def sweep(theory: Panels, measured: Mapping[str, Panels], *, variable: str = "be
                             **_marker(number, own[label]["color"]),
                         )
             if counts:
-                box.yaxis.set_major_locator(MaxNLocator(integer=True))
+                whole_numbers(box.yaxis)
             low, high = box.get_ylim()
             if counts or 0 < low < high / 2:
                 box.set_ylim(min(0, low), high)
