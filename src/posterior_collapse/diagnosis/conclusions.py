@@ -82,9 +82,9 @@ def linear_forecast(
 
 
 def kept_units(found: Forecast) -> tuple[int, ...]:
-    """Return per level how many units the forecast gives as much information as active ones have.
+    """Return for each level how many units of the optimum a diagnosis would call active.
 
-    The forecast calls a unit active from 0 nats on, a diagnosis from `ACTIVE_INFORMATION`.
+    A forecast calls a unit active above 0 nats, a diagnosis above `ACTIVE_INFORMATION`.
 
     Example:
         >>> from posterior_collapse.specs import VAESpec
@@ -95,7 +95,7 @@ def kept_units(found: Forecast) -> tuple[int, ...]:
 
 
 def kept_of(level: Mapping[str, Any]) -> int:
-    """Return the same of one level of a forecast in short, as `Fitted.summary` has it.
+    """Return `kept_units` of one level of a forecast's summary, as in `Fitted.summary`.
 
     Example:
         >>> kept_of({"n_active": 2, "information": [0.7, 0.002, 0.0]})

@@ -345,10 +345,10 @@ def _certified(
 
 
 def _surely_below(found: Collected, means: Mapping[str, float], forecast: Forecast | None) -> float:
-    """Up to where a t is surely not above 1.
+    """Return the t up to which a unit is below the threshold, whatever the error of its t.
 
-    A linear model that is at the optimum of these rows was trained on them. They are no sample of
-    what its objective asks for, and a t that is not above 1 has no error.
+    A linear model at the optimum of these rows was trained on these rows: they are then no sample,
+    and t has no sampling error. Of any other model nothing is sure: -inf.
     """
     if not found.exact or forecast is None:
         return -math.inf
