@@ -192,7 +192,7 @@ def test_a_table_has_what_varies_and_each_number_beside_its_forecast(once: pc.Sw
         assert row["loss_forecast"] == pytest.approx(best.loss)
         assert row["active_1_forecast"] == best.levels[0].n_active
         assert row["stopped"] == "finished"
-    assert repr(once).startswith("Sweep(4 runs; beta, seed varies; ")
+    assert repr(once).startswith("Sweep(4 runs; beta, seed vary; ")
     last = once.runs[-1]
     assert repr(last) == (
         f"Outcome({last.run.spec!r}, mlp, seed 1; loss {last.measured['loss']:.6g}; finished)"

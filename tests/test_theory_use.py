@@ -213,7 +213,7 @@ def test_a_count_of_one_is_told_as_one() -> None:
     assert f.advice(active=3).text.startswith(
         "1 of 2 units is active; 3 wanted, but the data have only 2 modes."
     )
-    assert phase_sentence(f.phase_diagram([3.0])) == "1 of 2 units is active for β from 3 to 3."
+    assert phase_sentence(f.phase_diagram([3.0])) == "1 of 2 units is active for β = 3."
     assert "0 to 1 of 2 units are active" in phase_sentence(f.phase_diagram([3.0, 5.0]))
     assert repr(f.phase_diagram(3.0)) == "PhaseDiagram(1 beta x 1 eta_dec; 1 active unit)"
     for beta, said in ((3.0, "1 of 1 unit survives"), (5.0, "0 of 1 unit survives; 1 collapses")):

@@ -8,6 +8,8 @@ import torch
 
 import posterior_collapse as pc
 from posterior_collapse.models import loss
+from posterior_collapse.report.comparison import comparison_verdict
+from posterior_collapse.runs.kept import members
 from posterior_collapse.training import checkpoints, seeds
 from posterior_collapse.training.course import MOST_UNITS
 from posterior_collapse.training.engine import CHUNK
@@ -102,3 +104,36 @@ def test_a_history_says_what_a_schedule_made_of_beta(schedule, factors):
     options = {"hidden": (4,), "epochs": 4, "batch_size": 16}
     fitted = pc.fit(pc.VAESpec(2), X, "mlp", **options, **schedule)
     assert fitted.history.get("beta_factor") == factors
+
+
+def test_a_history_says_what_capacity_there_was():
+    options = {"hidden": (4,), "epochs": 3, "batch_size": 16, "capacity": (4.0, 8.0)}
+    spec = pc.HVAESpec((2, 2), (1.0, 1.0), sigma_1="learned", sigma_2=0.5)
+    fitted = pc.fit(spec, X, "mlp", **options, capacity_warm_up=2)
+    assert fitted.history["capacity_1"] == [1.5, 3.5, 4.0]
+    assert fitted.history["capacity_2"] == [3.0, 7.0, 8.0]
+    assert "capacity_1" not in pc.fit(spec, X, "mlp", **options).history
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [({"free_bits": 1.0}, "with free bits"), ({"capacity": 9.0}, "with a capacity")],
+)
+def test_another_optimum_is_not_what_training_is_measured_by(tmp_path, weights, said):
+    # Their loss is nats above the plain optimum however long they train: that is no lack of it.
+    options = {"steps": 200, "learning_rate": 0.05, **weights}
+    spec = pc.VAESpec(3, beta=2.0)
+    (run,) = pc.sweep([spec], X, "linear", folder=tmp_path, **options).runs
+    fitted = pc.fit(spec, X, "linear", **options)
+    assert fitted.measured()["loss"] > pc.forecast(X, spec).loss + 1
+    for one in (run, fitted):
+        assert one.forecast is None
+        verdict = comparison_verdict(one.summary())
+        assert verdict == "3 of 3 units active; no closed form is known to compare with."
+    np.save(tmp_path / "x.npy", X)
+    (kept,) = members(tmp_path, {"name": str(tmp_path / "x.npy")}).values()
+    for found in (pc.diagnose(run, X), pc.diagnose(fitted, X), kept.diagnosed()[1]):
+        assert found.forecast is None
+        assert "converged" not in found.verdict
+        assert not any("Train longer" in one.action for one in found.advice)
+        assert any(said in note for note in found.notes)

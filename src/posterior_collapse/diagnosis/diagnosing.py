@@ -145,7 +145,7 @@ def diagnose(
                 eta_dec=found.eta_dec if fixed else None,
                 progress=progress,
             )
-    forecast, reasons = _forecast(found, likelihood)
+    forecast, reasons = _forecast(found, likelihood, getattr(trained, "floor", None))
     means: dict[str, Any] = {}
     for name, running in found.losses.items():
         means |= {name: float(running.mean), f"{name}_error": float(running.error)}
@@ -231,7 +231,7 @@ def _likelihood(model: LatentModel, own: Spec | None, spec: Spec | None) -> Like
 
 
 def _forecast(
-    found: Collected, likelihood: Likelihood | None
+    found: Collected, likelihood: Likelihood | None, floor: str | None
 ) -> tuple[Forecast | None, tuple[str, ...]]:
     """The linear model's, or a note that says why there is none."""
     if found.unjudged:
@@ -239,6 +239,10 @@ def _forecast(
             f"with likelihood {likelihood!r} there is no loss and no t unless the decoder gives "
             "its distribution: let decode return it, such as torch.distributions.StudentT(5.0, "
             "mean, scale)",
+        )
+    if floor:
+        return None, (
+            f"trained with {floor}, which the loss and t leave out: no closed form has its optimum",
         )
     if getattr(found.model, "teacher_forcing", False):
         return None, ("no forecast: that is of a model whose decoder does not see the data",)

@@ -145,7 +145,11 @@ def comparison_sentences(
     as_theirs = "has as many active units as its forecast"
     if same != 1:
         as_theirs = "have as many active units as their forecasts"
-    counts = f"{same} of {len(summaries)} runs {as_theirs}."
+    lacking = kinds.count("no forecast")
+    runs = count_of(len(summaries) - lacking, "run") + " with a forecast" * bool(lacking)
+    counts = f"{same} of {runs} {as_theirs}."
+    if lacking == len(summaries):
+        counts = f"No closed form is known to compare these {lacking} runs with."
     if far := kinds.count("undertrained"):
         counts = f"Undertrained, with a loss far above: {far} of {len(summaries)} runs. {counts}"
     return [*stopped, counts, where]

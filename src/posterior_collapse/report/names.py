@@ -67,17 +67,18 @@ def typeset(words: str) -> str:
 def value(of: Any) -> str:
     """Return a number in short, and words as they are."""
     number = isinstance(of, (int, float)) and not isinstance(of, bool)
-    return f"{of:g}" if number else str(of)
+    return f"{of:g}" if number else "none" if of is None else str(of)
 
 
 def named(values: Mapping[str, Any]) -> str:
-    """Return hyperparameters with their values.
+    """Return hyperparameters with their values, but those that only other models have.
 
     Example:
-        >>> named({"beta": 0.5, "sigma": "shared"})
-        'β = 0.5, σ = shared'
+        >>> named({"beta": 0.5, "sigma": "shared", "beta_2": None, "clip": None})
+        'β = 0.5, σ = shared, clip = none'
     """
-    return ", ".join(f"{symbol(name)} = {value(of)}" for name, of in values.items())
+    own = {name: of for name, of in values.items() if of is not None or name == "clip"}
+    return ", ".join(f"{symbol(name)} = {value(of)}" for name, of in own.items())
 
 
 def settings(spec: Any, varying: Collection[str] = ()) -> str:

@@ -73,7 +73,8 @@ def lay_out(labels: Sequence[Mapping[str, Any]]) -> Layout:
     places = [float(label[axis]) if numeric else i for i, label in enumerate(labels, 1)]
     split = [name for name in labels[0] if name not in (axis, "seed")]
     across = split[0] if len(split) == 1 and split[0] in numeric else None
-    if across and len({label[across] for label in labels}) * len(set(places)) > len(labels):
+    cells = {(place, label.get(across or "")) for place, label in zip(places, labels, strict=True)}
+    if across and len({cell[1] for cell in cells}) * len(set(places)) > len(cells):
         across = None  # no grid: some of its cells would be empty
     series: dict[str, list[int]] = {}
     for i in sorted(range(len(labels)), key=places.__getitem__):

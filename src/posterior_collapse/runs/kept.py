@@ -81,14 +81,17 @@ class Kept:
         dataset = self.dataset()
         if not set(self.changes) - {"data_dir"} and _known(run, dataset, self.record) is False:
             notes.append("the data have other values than those the run was trained on")
-        found = diagnose(self._as_fitted(model.to(device), spec), dataset, spec=spec, **options)
+        trained = self._as_fitted(model.to(device), run, spec)
+        found = diagnose(trained, dataset, spec=spec, **options)
         return dataset, replace(found, notes=(*found.notes, *notes))
 
-    def _as_fitted(self, model: MarkovVAE, spec: Spec) -> SimpleNamespace:
+    def _as_fitted(self, model: MarkovVAE, run: Run, spec: Spec) -> SimpleNamespace:
         """What `fit` returned of it, as far as `diagnose` asks."""
         record = self.record
         history = files.history_in(self.folder) if record is None else record.history
-        found = SimpleNamespace(model=model, objective=spec, history=history or {})
+        found = SimpleNamespace(
+            model=model, objective=spec, floor=run.settings.floor, history=history or {}
+        )
         if record is None and (self.folder / folders.SUMMARY).is_file():  # on the rows trained on
             found.measured = lambda: _losses(self.folder)
         return found

@@ -65,6 +65,11 @@ class _Finished:
         """The spec as trained: its betas are those that the convention of the loss amounts to."""
         return effective_spec(self.run.spec, self.run.settings.convention)
 
+    @property
+    def floor(self) -> str | None:
+        """What held the KL up besides; see `Settings.floor`."""
+        return self.run.settings.floor
+
     def summary(self) -> dict[str, Any]:
         """Return what was measured beside what was forecast; see `Fitted.summary`."""
         rough = {} if self.run.spec.likelihood == "gaussian" else {"approximate": True}

@@ -96,7 +96,8 @@ class Sweep(Viewed):
         same = sum(map(all, rows))
         said = f"{same} of {len(rows)} with as many active units as forecast"
         found = said if rows else "no count is known to compare with"
-        return f"Sweep({count_of(len(self.runs), 'run')}; {varying} varies; {found})"
+        verb = "vary" if len(self.labels[0]) > 1 else "varies"
+        return f"Sweep({count_of(len(self.runs), 'run')}; {varying} {verb}; {found})"
 
 
 def _described(run: Run) -> dict[str, Any]:

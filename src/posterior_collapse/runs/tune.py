@@ -322,12 +322,13 @@ def _notes(tuned: Tuned) -> Iterator[str]:
     found, wanted, linear = tuned.chosen, tuned.wanted, tuned.architecture.name == "linear"
     at, counts = f"{tuned.parameter} {found.value:g}", ", ".join(map(str, found.active))
     longer = f"train longer, e.g. steps={4 * found.steps}"
-    if not found.keeps(wanted):
+    # Of a count above the linear one, which is about to fall, is told below.
+    if not found.keeps(wanted) and not found.replace(active=found.at_most).keeps(wanted):
         units = count_of(wanted, "unit") + of_level(tuned.level, len(tuned.spec.dims))
         # The betas that are tried end where nothing lives any more.
         more = f": {longer}" if found.approximate and min(found.active) > wanted else ""
         yield f"no {tuned.parameter} that was tried keeps {units}; {at} keeps {counts}{more}"
-    elif set(found.active) != {wanted}:
+    elif found.keeps(wanted) and set(found.active) != {wanted}:
         yield f"at {at} the seeds keep {counts}: a unit more or less is chance"
     if found.above:
         so = "so that training has not ended" if linear else "which networks seldom keep for good"

@@ -52,6 +52,8 @@ class PhaseDiagram(Viewed):
         if found:
             span = f"{found[0]} to " * (len(found) > 1)
             counts = span + count_of(found[-1], "active unit")
+            unbounded = int(np.sum(self.active < 0))
+            counts += f"; unbounded in {count_of(unbounded, 'cell')}" * bool(unbounded)
         of = count_of(len(self.eta_decs), "eta_dec")
         return f"PhaseDiagram({count_of(len(self.betas), 'beta')} x {of}; {counts})"
 

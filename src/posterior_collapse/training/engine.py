@@ -301,6 +301,9 @@ class Engine:
             }  # fmt: skip
             if self.annealing.moves_beta:
                 rows[i]["beta_factor"] = self.annealing.factor(self.state.step - 1)
+            if self.annealing.capacity_warm_up:
+                targets = self.annealing.capacity(self.state.step - 1) or ()
+                rows[i] |= {f"capacity_{n}": target for n, target in enumerate(targets, 1)}
             kls = iter(mean[2:])
             of_units: dict[str, float] = {}
             for level, (n, active) in enumerate(zip(units, counts, strict=True), start=1):

@@ -46,7 +46,8 @@ class Fitted(Seen):
         history: Columns by name, one entry per epoch: `epoch`, `step`, `loss`, `reconstruction`,
             and `kl_1`, `active_1` and so on per level; `validation_loss` with validation data, at
             full weights; with a warm-up or cycles `beta_factor`, what beta was multiplied by at the
-            row's last step; and `kl_1_3`, the KL of the third unit of level 1, of levels of at most
+            row's last step, and with a `capacity_warm_up` the targets there, `capacity_1` and so
+            on; and `kl_1_3`, the KL of the third unit of level 1, of levels of at most
             256 units.
             Losses are those trained on (in nats per row, averaged over the epoch; of counts
             without what the data alone decide, log y!), KL without beta, active units as
@@ -82,9 +83,12 @@ class Fitted(Seen):
     def forecast(self) -> Forecast | None:
         """The closed-form optimum of the linear model of the same spec on the same data.
 
-        None where no closed form is known or the loss has no minimum. Under another convention
-        than `"elbo"` the spec's betas are those that this convention amounts to.
+        None where no closed form is known, as with free bits or a capacity, or the loss has no
+        minimum. Under another convention than `"elbo"` the spec's betas are those that this
+        convention amounts to.
         """
+        if self.floor:
+            return None
         try:
             data = self._feed.evidence(self.objective, self.model.centred)
             return forecast(data, self.objective)
@@ -193,6 +197,11 @@ class Fitted(Seen):
     def objective(self) -> Spec:
         """The spec whose loss, in the convention "elbo", this run went down."""
         return effective_spec(self.spec, self.settings.convention)
+
+    @property
+    def floor(self) -> str | None:
+        """What held the KL up besides; see `Settings.floor`."""
+        return self.settings.floor
 
     def __repr__(self) -> str:
         last = {name: column[-1] for name, column in self.history.items() if column}

@@ -139,6 +139,17 @@ class Settings(Record):
         """Seed of the order in which the data are seen: `order_seed`, or else `seed`."""
         return self.seed if self.order_seed is None else self.order_seed
 
+    @property
+    def floor(self) -> str | None:
+        """What holds the KL up beside the spec's betas, so that no closed form has the optimum.
+
+        Example:
+            >>> Settings(free_bits=0.5).floor, Settings().floor
+            ('free bits', None)
+        """
+        floors = {"free bits": self.free_bits, "a capacity": self.capacity}
+        return next((name for name, value in floors.items() if value is not None), None)
+
     def _is_left_out(self, name: str) -> bool:
         """Whether a setting that may be None is."""
         return getattr(self, name) is None and getattr(Settings, name) is None

@@ -214,7 +214,8 @@ def _phase_map(axes: Axes, found: PhaseDiagram) -> None:
 def _phase_steps(axes: Axes, found: PhaseDiagram) -> None:
     order = np.argsort(found.betas)
     counts = np.where(found.active[order, 0] < 0, np.nan, found.active[order, 0])
-    axes.step(found.betas[order], counts, where="post", color=BLUE)
+    # What is between two betas is not known: a count reaches half way to the next, as on a map.
+    axes.step(found.betas[order], counts, where="mid", color=BLUE, marker=".")
     if is_wide(found.betas):
         plain_log(axes)
     whole_numbers(axes.yaxis)

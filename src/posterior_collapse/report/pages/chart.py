@@ -188,6 +188,16 @@ def scale_over(values: Sequence[float], start: float, end: float, *, wide: bool)
     return (logarithmic if wide else linear)(low, high, start, end)
 
 
+def room_for(low: float, high: float) -> tuple[float, float]:
+    """Return the ends of an axis of losses, with some room beyond the lowest and the highest.
+
+    Less than the digits of an axis is rounding, of losses that are alike.
+    """
+    span = high - low if high - low > 1e-5 * abs(high) else abs(high)
+    room = 0.06 * (span or 1.0)
+    return low - room, high + room
+
+
 MOST_DECADES = 6
 """Powers of ten on an axis up to which each has a tick."""
 

@@ -88,11 +88,18 @@ def phase_sentence(found: PhaseDiagram) -> str:
         return "The loss is unbounded everywhere on this grid."
     low, high = int(known.min()), int(known.max())
     kept = str(low) if low == high else f"{low} to {high}"
-    span = f"{beta} from {number(found.betas.min())} to {number(found.betas.max())}"
+    span = f"{beta} {_span(found.betas)}"
     if len(found.eta_decs) > 1:
-        span += f" and η_dec from {number(found.eta_decs.min())} to {number(found.eta_decs.max())}"
+        span += f" and η_dec {_span(found.eta_decs)}"
+    if known.size < found.active.size:
+        span += f", where the loss has a minimum ({known.size} of {found.active.size} cells)"
     are = "is" if kept == "1" or units == 1 else "are"
     return f"{kept} of {count_of(units, 'unit')} {are} active for {span}."
+
+
+def _span(values: Any) -> str:
+    low, high = (number(float(end)) for end in (values.min(), values.max()))
+    return f"= {low}" if low == high else f"from {low} to {high}"
 
 
 def _map(found: PhaseDiagram) -> Markup:
@@ -133,19 +140,19 @@ def _map(found: PhaseDiagram) -> Markup:
 
 
 def _steps(found: PhaseDiagram) -> Markup:
-    """Of one η_dec a staircase."""
+    """Of one η_dec a staircase: a beta's count reaches half way to its neighbours, as on a map."""
     order = np.argsort(found.betas)
     betas, counts = found.betas[order], found.active[order, 0]
     most = max(1, int(counts.max()))
     chart = Chart(f"Staircase: {phase_sentence(found)} The numbers are in the table.", (640, 320))
-    x, _ = _axis(betas, chart.left, chart.right)
+    x, along = _axis(betas, chart.left, chart.right)
     y = linear(0.0, most * 1.05, chart.bottom, chart.top)
     chart.rows(y, whole_ticks(most))
     chart.columns(x, _ticks(betas), symbol(beta_name(found)))
     points = []
-    for i, (beta, count) in enumerate(zip(betas, counts, strict=True)):
+    for ends, count in zip(along, counts, strict=True):
         height = y(float(count)) if count >= 0 else np.nan
-        points += [(x(float(betas[i - 1 if i else 0])), height), (x(float(beta)), height)]
+        points += [(end, height) for end in ends]
     chart.line(points, "pc-stairs")
     return chart.svg()
 

@@ -166,7 +166,7 @@ def _level(
     """What a page shows of a level besides its table: cards of units, and how many of each kind."""
     level = found.levels[index]
     cards = [_card(level, i, pictures, index) for i in _carded(level)]
-    counts = Counter(card["status"] for card in cards)
+    counts, carded = Counter[str](level.status), {card["status"] for card in cards}
     left_out = len(level.status) - len(cards)
     said = (
         f"{count_of(left_out, 'more unit')} {'is' if left_out == 1 else 'are'} in the table below."
@@ -175,7 +175,7 @@ def _level(
     return table | {
         "title": f"{at_level(index + 1, len(found.levels))}{level.n_active} of {units} active",
         "cards": cards,
-        "kinds": [(*_status(s), counts[s]) for s in ICONS if counts[s]],
+        "kinds": [(*_status(s), counts[s]) for s in ICONS if s in carded],
         "left_out": said if left_out else "",
     }
 

@@ -62,15 +62,15 @@ def number(value: float) -> str:
     """Return a number to three digits, as the page's script has it.
 
     Example:
-        >>> [number(v) for v in (0.12345, 1734.0, 1.23e-9, math.inf, math.nan)]
-        ['0.123', '1730', '1.23e-9', 'always', '?']
+        >>> [number(v) for v in (0.12345, 1734.0, 1e-5, 1.23e6, math.inf, math.nan)]
+        ['0.123', '1730', '1e-5', '1.23e+6', 'always', '?']
     """
     if math.isnan(value):
         return "?"
     if math.isinf(value):
         return "always"
     rounded = float(f"{value:.3g}")
-    if rounded == 0 or 1e-6 <= abs(rounded) < 1e7:
+    if rounded == 0 or 1e-4 <= abs(rounded) < 1e6:  # longer ones run out of an axis's margin
         return np.format_float_positional(rounded, trim="-")
     return f"{rounded:g}".replace("e-0", "e-").replace("e+0", "e+")
 

@@ -25,6 +25,7 @@ from posterior_collapse.report.pages.chart import (
     Chart,
     decades,
     linear,
+    room_for,
     scale_over,
     ticks_of,
     whole_ticks,
@@ -250,7 +251,7 @@ def line_chart(found: Any, level: int, title: str) -> Markup:
     drawn_there = Counter[tuple[float, float | None]]()
     seen = [v for pair in pairs for v in pair if v is not None] or [0.0]
     most = max([1.0, *seen])
-    low, high = (-0.05 * most, 1.05 * most) if level else _room(min(seen), max(seen))
+    low, high = (-0.05 * most, 1.05 * most) if level else room_for(min(seen), max(seen))
     said = (f"{name}: {_pair(*pair)}" for name, pair in zip(names, pairs, strict=True))
     several = len(layout.series) > 1
     chart = Chart(f"{title}, measured over forecast. {'; '.join(said)}", (520, 290),
@@ -323,13 +324,6 @@ def level_map(found: Any, level: int) -> Markup:
     chart.columns(centres.__getitem__, columns, symbol(layout.axis))
     chart.text(2, 14, symbol(across))
     return chart.svg()
-
-
-def _room(low: float, high: float) -> tuple[float, float]:
-    # Less than the digits of an axis is rounding, of runs that are alike.
-    span = high - low if high - low > 1e-5 * abs(high) else abs(high)
-    room = 0.06 * (span or 1.0)
-    return low - room, high + room
 
 
 def _pair(found: float | None, expected: float | None) -> str:

@@ -11,7 +11,14 @@ from markupsafe import Markup
 
 from posterior_collapse.errors import at_level, of_level
 from posterior_collapse.report.names import symbol, value
-from posterior_collapse.report.pages.chart import Chart, Scale, linear, ticks_of, whole_ticks
+from posterior_collapse.report.pages.chart import (
+    Chart,
+    Scale,
+    linear,
+    room_for,
+    ticks_of,
+    whole_ticks,
+)
 from posterior_collapse.report.pages.rendering import number
 from posterior_collapse.report.runs import (
     History,
@@ -47,7 +54,7 @@ def timeline(history: History, expected: Mapping[str, Any] | None) -> Iterator[t
     for level in levels:
         yield f"KL{of_level(level, len(levels))}, stacked by unit", drawn.stack(level)
     yield "Active units", drawn.active()
-    yield "Loss", drawn.loss()
+    yield "Loss" + " with beta in full" * ("beta_factor" in history), drawn.loss()
 
 
 @dataclass(frozen=True)
@@ -106,15 +113,16 @@ class Timeline:
 
     def loss(self) -> Markup:
         """Return the loss over the epochs, from the tenth part of them on, beside the optimum."""
-        lines = {"trained on": column(self.history, "loss")}
+        # With beta below its own the loss is another, and may be below the optimum.
+        whole = ~(column(self.history, "beta_factor") < 1)
+        lines = {"trained on": np.where(whole, column(self.history, "loss"), np.nan)}
         if "validation_loss" in self.history:
             lines["validation"] = column(self.history, "validation_loss")
         optimum = np.nan if self.expected is None else float(self.expected["loss"])
         # The first epochs would flatten all that follows.
         late = np.array([*np.concatenate([v[len(v) // 10 :] for v in lines.values()]), optimum])
         seen = late[np.isfinite(late)] if np.isfinite(late).any() else np.array([0.0, 1.0])
-        room = 0.06 * (np.ptp(seen) or 1.0)
-        low, high = float(seen.min() - room), float(seen.max() + room)
+        low, high = room_for(float(seen.min()), float(seen.max()))
         last = lines["trained on"][-1]
         chart, x, y = self._chart("Loss", f"{number(last)} nats", low, high, left=66)
         chart.rows(y, ticks_of(low, high), "nats")

@@ -13,7 +13,9 @@ function shown(value) {
   if (Number.isNaN(value)) return "?";
   if (!Number.isFinite(value)) return "always";
   const rounded = digits(value, 3);
-  return Math.abs(rounded) < 1e7 ? String(rounded) : rounded.toExponential();
+  const size = Math.abs(rounded);
+  const fits = size === 0 || (size >= 1e-4 && size < 1e6); // within an axis's margin
+  return fits ? String(rounded) : rounded.toExponential();
 }
 const exact = (value) =>
   Math.abs(value) < 1e7 ? String(digits(value, 5)) : digits(value, 5).toExponential();
