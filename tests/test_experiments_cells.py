@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from charts import made
-from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.experiments.figures import Chart, cells
 
 
@@ -58,12 +57,6 @@ def test_pixels_are_square(charts: dict[str, Chart]) -> None:
             assert box.width / image.shape[1] == pytest.approx(
                 box.height / image.shape[0], rel=1e-3
             )
-
-
-@pytest.mark.parametrize("shape", [(784,), (2, 28, 28), (0, 5, 28, 28)])
-def test_images_of_another_shape_are_named(shape: tuple[int, ...]) -> None:
-    with pytest.raises(InvalidArgumentError, match=r"blocks\['mean'\]"):
-        cells.images({"mean": np.zeros(shape)})
 
 
 def test_heat_maps_share_one_scale_around_zero() -> None:

@@ -325,6 +325,7 @@ def test_a_loader_s_values_that_are_no_numbers_are_told_and_not_the_model_s():
         ({"device": "cuda:"}, "device: got 'cuda:'"),
         ({"device": "gpu"}, "device: got 'gpu'"),
         ({"precision": "half"}, "precision"),
+        ({"precision": np.array(["float32"])}, r"precision: got array\(\['float32'\]"),
         ({"cuda_graphs": "yes"}, "cuda_graphs: got 'yes'; expected True or False"),
         ({"convention": "mean"}, "convention"),
         ({"epochs": 0}, "epochs: got 0"),

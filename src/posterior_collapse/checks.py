@@ -138,9 +138,9 @@ def level(name: str, number: int) -> str:
     return f"{name} of {'unit' if name.startswith('sigma') else 'layer'} {number}"
 
 
-def one_of(name: str, value: object, known: Sequence[Any], action: str = "Choose one.") -> None:
-    if value not in known:
-        hint = nearest(str(value), [str(one) for one in known])
+def one_of(name: str, value: object, known: Sequence[str], action: str = "Choose one.") -> None:
+    if not isinstance(value, str) or value not in known:
+        hint = nearest(str(value), known)
         raise InvalidArgumentError(name, repr(value), f"one of {list(known)}", f"{action}{hint}")
 
 
@@ -201,12 +201,6 @@ def known(name: str, given: Iterable[str], names: Collection[str]) -> None:
 
 
 def likelihood(name: str, value: object) -> Likelihood:
-    known = get_args(Likelihood)
-    if not isinstance(value, str) or value not in known:
-        raise InvalidArgumentError(
-            name,
-            repr(value),
-            f"one of {list(known)}",
-            f"Pass {name}='bernoulli' for binary cross-entropy.{nearest(str(value), known)}",
-        )
+    action = f"Pass {name}='bernoulli' for binary cross-entropy."
+    one_of(name, value, get_args(Likelihood), action)
     return str(value)  # type: ignore[return-value]

@@ -164,6 +164,26 @@ def count_of(count: int, name: str) -> str:
     return f"{count:,} {name}{'s' * (count != 1)}"
 
 
+def of_level(number: int, levels: int) -> str:
+    """Return which of several levels something is of; nothing of a single one.
+
+    Example:
+        >>> f"KL{of_level(2, 2)}", f"KL{of_level(1, 1)}"
+        ('KL of z2', 'KL')
+    """
+    return f" of z{number}" if levels > 1 else ""
+
+
+def at_level(number: int, levels: int) -> str:
+    """Return how a sentence about one of several levels begins.
+
+    Example:
+        >>> f"{at_level(2, 2)}3 of 8 units active", f"{at_level(1, 1)}3 of 8 units active"
+        ('z2: 3 of 8 units active', '3 of 8 units active')
+    """
+    return f"z{number}: " if levels > 1 else ""
+
+
 @contextlib.contextmanager
 def needing(
     library: str, purpose: str, action: str, *, perhaps_broken: bool = False

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import expit, softmax, xlogy
+from scipy.special import expit, logit, softmax, xlogy
 
 from posterior_collapse.arrays import Array, Float, chunks
 from posterior_collapse.checks import Likelihood
@@ -54,11 +54,6 @@ class Family:
     constant_loss: Callable[[Float, Float], Any]
 
 
-def _logit(m: Float) -> Float:
-    found: Float = np.log(m) - np.log1p(-m)
-    return found
-
-
 def _negative_binomial_loss(m: Float, r: Float) -> Float:
     # Where r is infinite it is the Poisson's, which the limit of each term gives.
     finite = np.where(np.isfinite(r), r, 1.0)
@@ -71,7 +66,7 @@ FAMILIES: dict[Likelihood, Family] = {
         "logits",
         "a Bernoulli's",
         1.0,
-        _logit,
+        logit,
         lambda m, r: m * (1 - m),
         lambda m, r: -xlogy(m, m) - xlogy(1 - m, 1 - m),
     ),

@@ -335,4 +335,4 @@ def _of_a_batch(X: Any) -> Moments:
         )
     joint = Accumulator.empty(features)
     joint.update(("X",), [X])
-    return Moments(joint.n, joint.mean, joint.cov, features, False, True, (features, features))
+    return Moments.of_joint(joint, [features], center=True)

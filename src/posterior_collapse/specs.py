@@ -19,7 +19,7 @@ from posterior_collapse.checks import Dispersion
 from posterior_collapse.checks import EtaDec as EtaDec
 from posterior_collapse.checks import Likelihood as Likelihood
 from posterior_collapse.checks import Sigma as Sigma
-from posterior_collapse.errors import InvalidArgumentError, nearest
+from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.records import plain
 
 S = TypeVar("S", bound="Spec")
@@ -142,11 +142,7 @@ class Spec:
             )
         given = dict(values)
         name = given.pop("model", None)
-        if not isinstance(name, str) or name not in _MODELS:
-            raise InvalidArgumentError(
-                "model", repr(name), f"one of {sorted(_MODELS)}",
-                f"Set 'model'.{nearest(str(name), _MODELS)}",
-            )  # fmt: skip
+        checks.one_of("model", name, sorted(_MODELS), "Set 'model'.")
         known = _fields(_MODELS[name])
         checks.known("spec", given, known)
         for key, field in known.items():

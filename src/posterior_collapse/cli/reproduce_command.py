@@ -197,12 +197,12 @@ def verify(
     from rich.console import Console
 
     from posterior_collapse import report
+    from posterior_collapse.report.text import add_numbers
     from posterior_collapse.theory import verification
 
     table = report.new_table()
     table.add_column("case", no_wrap=True)
-    for column in ("loss", "loss gap", "s.v. error", "on", "found on"):
-        table.add_column(column, justify="right", no_wrap=True)
+    add_numbers(table, ("loss", "loss gap", "s.v. error", "on", "found on"))
     table.add_column("", no_wrap=True)
     results = []
     total = len(verification.plan(case, problems)) * restarts

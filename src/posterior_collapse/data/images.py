@@ -100,29 +100,7 @@ def read_folder(folder: Path) -> Dataset:
             "a file, or a folder of .png or .jpg images",
             "Name the file in it.",
         )
-    sizes, modes, kinds = [], set(), []
-    for path in paths:
-        check_file(path)
-        with _opened(path) as image:
-            sizes.append(image.size)
-            modes.add(image.mode)
-            kinds.append(_kind(image))
-        width, height = sizes[0]
-        if sizes[-1] != sizes[0]:
-            raise DataError(
-                str(path),
-                "{} x {} pixels".format(*sizes[-1]),
-                f"{width} x {height}, as {paths[0].name} has",
-                "Resize or crop the pictures to one size.",
-            )
-        if DEPTHS[kinds[-1]] != DEPTHS[kinds[0]]:
-            raise DataError(
-                str(path),
-                f"pixels of {DEPTHS[kinds[-1]]}",
-                f"{DEPTHS[kinds[0]]}, as {paths[0].name} has",
-                "Save the pictures with one depth.",
-            )
-    kind = kinds[0] if len(set(kinds)) == 1 else "RGB"
+    (width, height), kind, transparent = _in_common(paths)
     shape = (3, height, width) if kind == "RGB" else (height, width)
     dtype = np.dtype({"I;16": "u2", "I": "i4"}.get(kind, "u1"))
     packed = sum(path.stat().st_size for path in paths)
@@ -141,7 +119,7 @@ def read_folder(folder: Path) -> Dataset:
         below = (one for inner in looked_at for one in _folders(inner) if one not in looked_at)
         if any(map(_pictures, below)):
             steps.append("pictures in folders below left out")
-    if any("A" in mode or "a" in mode for mode in modes):
+    if transparent:
         steps.append("transparency left out")
     if labels is not None:
         steps.append("labels from the names of the folders")
@@ -152,6 +130,36 @@ def read_folder(folder: Path) -> Dataset:
         image_shape=shape,
         steps=tuple(steps),
     )
+
+
+def _in_common(paths: Sequence[Path]) -> tuple[tuple[int, int], str, bool]:
+    """Return the pictures' size, what all are read as, and whether any is transparent.
+
+    Raises:
+        DataError: A picture of another size or depth than the first.
+    """
+    sizes, kinds, transparent = [], [], False
+    for path in paths:
+        check_file(path)
+        with _opened(path) as image:
+            sizes.append(image.size)
+            kinds.append(_kind(image))
+            transparent |= "a" in image.mode.lower()
+        if sizes[-1] != sizes[0]:
+            raise DataError(
+                str(path),
+                "{} x {} pixels".format(*sizes[-1]),
+                "{} x {}, as {} has".format(*sizes[0], paths[0].name),
+                "Resize or crop the pictures to one size.",
+            )
+        if DEPTHS[kinds[-1]] != DEPTHS[kinds[0]]:
+            raise DataError(
+                str(path),
+                f"pixels of {DEPTHS[kinds[-1]]}",
+                f"{DEPTHS[kinds[0]]}, as {paths[0].name} has",
+                "Save the pictures with one depth.",
+            )
+    return sizes[0], kinds[0] if len(set(kinds)) == 1 else "RGB", transparent
 
 
 def _kind(image: Any) -> str:

@@ -28,7 +28,7 @@ from posterior_collapse.diagnosis.conclusions import (
     what_decides,
 )
 from posterior_collapse.diagnosis.results import Conclusion, Diagnosis, Finding, LevelDiagnosis
-from posterior_collapse.errors import count_of
+from posterior_collapse.errors import count_of, of_level
 from posterior_collapse.theory import ACTIVE_INFORMATION, unclaimed_signal
 from posterior_collapse.theory.thresholds import LEAST_ROWS, ROUNDING, SURE
 
@@ -447,4 +447,4 @@ def _verb(count: int, verb: str) -> str:
 
 
 def _name(found: Diagnosis, number: int) -> str:
-    return f" of z{number}" if len(found.levels) > 1 else ""
+    return of_level(number, len(found.levels))

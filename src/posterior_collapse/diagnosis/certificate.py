@@ -306,7 +306,7 @@ class _Covariance:
     Up to `dense` features the matrix is computed; variances below `least` do not count.
     """
 
-    def __init__(self, average: Floats, difference: Floats, dense: int, least: float = 0.0) -> None:
+    def __init__(self, average: Floats, difference: Floats, dense: int, least: float) -> None:
         self._least = least
         self.rows, self.paths, self.features = average.shape
         self._parts = [part.reshape(-1, self.features) for part in (average, difference)]

@@ -15,7 +15,14 @@ from posterior_collapse.diagnosis.results import (
     Conclusion,
     Diagnosis,
 )
-from posterior_collapse.errors import DataError, NotSolvedError, UnboundedObjectiveError, count_of
+from posterior_collapse.errors import (
+    DataError,
+    NotSolvedError,
+    UnboundedObjectiveError,
+    at_level,
+    count_of,
+    of_level,
+)
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import ACTIVE_INFORMATION, FewSamplesWarning, Forecast, forecast
@@ -75,9 +82,9 @@ def linear_forecast(
 
 
 def kept_units(found: Forecast) -> tuple[int, ...]:
-    """Return per level how many units the forecast gives as much information as active ones have.
+    """Return for each level how many units of the optimum a diagnosis would call active.
 
-    The forecast calls a unit active from 0 nats on, a diagnosis from `ACTIVE_INFORMATION`.
+    A forecast calls a unit active above 0 nats, a diagnosis above `ACTIVE_INFORMATION`.
 
     Example:
         >>> from posterior_collapse.specs import VAESpec
@@ -88,7 +95,7 @@ def kept_units(found: Forecast) -> tuple[int, ...]:
 
 
 def kept_of(level: Mapping[str, Any]) -> int:
-    """Return the same of one level of a forecast in short, as `Fitted.summary` has it.
+    """Return `kept_units` of one level of a forecast's summary, as in `Fitted.summary`.
 
     Example:
         >>> kept_of({"n_active": 2, "information": [0.7, 0.002, 0.0]})
@@ -398,8 +405,7 @@ def _without_certificate(found: Diagnosis) -> tuple[Conclusion, str]:
 def _counts(found: Diagnosis) -> str:
     parts = []
     for number, level in enumerate(found.levels, start=1):
-        name = f"z{number}: " if len(found.levels) > 1 else ""
-        units = len(level.status)
+        name, units = at_level(number, len(found.levels)), len(level.status)
         text = f"{name}{level.n_active} of {count_of(units, 'unit')} active"
         if not is_settled(found, number - 1):
             text += f" ({count_of(level.directions, 'direction')}: still settling)"
@@ -411,7 +417,7 @@ def _counts(found: Diagnosis) -> str:
 
 
 def _signal(found: Diagnosis, at: int) -> str:
-    name = f"t of z{at + 1}" if len(found.levels) > 1 else "t"
+    name = f"t{of_level(at + 1, len(found.levels))}"
     t, error = found.signal[at], found.signal_error[at]
     if math.isnan(t):
         return f"{name} not known"

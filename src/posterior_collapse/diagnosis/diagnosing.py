@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from posterior_collapse.diagnosis.levels import check_spec, collapse_options
 from posterior_collapse.diagnosis.likelihood import LogLikelihood, has_marginal, log_likelihood
 from posterior_collapse.diagnosis.reading import model_behind, model_of
 from posterior_collapse.diagnosis.results import Diagnosis, LevelDiagnosis
-from posterior_collapse.errors import DataError, InvalidArgumentError, count_of
+from posterior_collapse.errors import DataError, InvalidArgumentError, count_of, of_level
 from posterior_collapse.models import LatentModel
 from posterior_collapse.models.batches import BATCH_SIZE
 from posterior_collapse.models.modules import evaluating
@@ -104,19 +104,10 @@ def diagnose(
     objective = getattr(trained, "objective", model.spec)  # of what `fit` or `sweep` returned
     if spec is None and objective != model.spec:
         spec = objective
-    check_spec(spec, model.units)
-    if spec is not None and (spec.model == "cvae") != (model.spec.model == "cvae"):
-        raise InvalidArgumentError(
-            "spec", f"that of a {spec.model}", f"one of the model's kind, a {model.spec.model}",
-            "Leave it out, or give from_callable the spec.",
-        )  # fmt: skip
-    if checks.whole("samples", samples, least=4) % 2:
-        raise InvalidArgumentError("samples", samples, "an even number", "Pass samples=16.")
-    checks.whole("importance_samples", importance_samples, least=0)
-    checks.whole("batch_size", batch_size, least=1)
-    if effects is not None:
-        checks.whole("effects", effects, least=0)
-    if importance_samples and isinstance(data, Iterator):
+    _check_objective(spec, model)
+    _check_numbers(samples, importance_samples, batch_size, effects)
+    once = isinstance(data, Iterator)
+    if importance_samples and once:
         raise InvalidArgumentError(
             "data",
             "an iterator, which can be read once",
@@ -138,15 +129,12 @@ def diagnose(
             progress=progress,
         )
         levels, partly = _levels(found, options, effects)
-        errors: dict[str, Any] = {}
-        if found.decodes and not found.unjudged:
-            with contextlib.suppress(RuntimeError):  # of a model that needs all rows at once
-                errors = squared_errors(found.model, *found.some_rows, found.generator)
+        errors = _decoder_errors(found)
         known = about(data, conditional=found.some_rows[1] is not None)
         pictures = show(found.model, *found.some_rows, levels, known) if found.decodes else None
         signals, limits = _signals(found, levels)
         likelihoods: LogLikelihood | None = None
-        exact = has_marginal(model) and not isinstance(data, Iterator)
+        exact = has_marginal(model) and not once
         if not found.unjudged and (exact or importance_samples):
             fixed = spec is not None and not isinstance(spec.eta_levels[0], str)
             likelihoods = log_likelihood(
@@ -164,21 +152,6 @@ def diagnose(
     collapsed: float | None = None
     if forecast is not None and counts_alike(forecast):
         collapsed = collapsed_loss(forecast) + found.data_loss
-    measured: dict[str, Any] = {}
-    if found.spec is not None and signals:
-        # Probabilities are 1 at most: a cross-entropy has this much to fall.
-        bounded = found.spec.likelihood in ("bernoulli", "categorical")
-        most = means.get("reconstruction", math.inf) if bounded else math.inf
-        measured = certificate(
-            found.spec,
-            levels,
-            signals,
-            limits,
-            sure=_surely_below(found, means, forecast),
-            worth=WORTH * _brought(found, found.spec, levels, means, collapsed),
-            most=most,
-            features=found.widths[-1],
-        )
     notes = (
         *seen.notes,
         *getattr(model, "notes", ()),
@@ -199,7 +172,7 @@ def diagnose(
         data_loss=found.data_loss,
         eta_dec=found.eta_dec,
         **_nll(likelihoods),
-        **measured,
+        **_certified(found, levels, signals, limits, means, forecast, collapsed),
         forecast=forecast,
         likelihood=likelihood,
         is_network=not found.exact,
@@ -212,6 +185,27 @@ def diagnose(
     result = result.replace(_training=_training(trained, result))
     notes += tuple(found.notes(overfit=overfit(result) > 0))
     return with_verdict(result.replace(notes=tuple(dict.fromkeys(notes))))
+
+
+def _check_objective(spec: Spec | None, model: LatentModel) -> None:
+    """Refuse a spec of other units than the model's, or of another kind."""
+    check_spec(spec, model.units)
+    if spec is not None and (spec.model == "cvae") != (model.spec.model == "cvae"):
+        raise InvalidArgumentError(
+            "spec", f"that of a {spec.model}", f"one of the model's kind, a {model.spec.model}",
+            "Leave it out, or give from_callable the spec.",
+        )  # fmt: skip
+
+
+def _check_numbers(
+    samples: int, importance_samples: int, batch_size: int, effects: int | None
+) -> None:
+    if checks.whole("samples", samples, least=4) % 2:
+        raise InvalidArgumentError("samples", samples, "an even number", "Pass samples=16.")
+    checks.whole("importance_samples", importance_samples, least=0)
+    checks.whole("batch_size", batch_size, least=1)
+    if effects is not None:
+        checks.whole("effects", effects, least=0)
 
 
 def _training(trained: Any, found: Diagnosis) -> tuple[float, float] | None:
@@ -270,7 +264,7 @@ def _levels(
     x, y = found.some_rows
     for number, statistics in enumerate(found.levels, start=1):
         level = statistics.diagnosis(top=number == depth, **options)
-        name = f" of z{number}" if depth > 1 else ""
+        name = of_level(number, depth)
         if found.decodes and effects != 0:
             most = found.most_effects if effects is None else effects
             units = np.argsort(-level.kl)[:most]
@@ -319,11 +313,46 @@ def _signals(
     return tuple(residuals.signal(scale, limit) for residuals, limit in pairs), limits
 
 
-def _surely_below(found: Collected, means: dict[str, float], forecast: Forecast | None) -> float:
-    """Up to where a t is surely not above 1.
+def _decoder_errors(found: Collected) -> dict[str, Any]:
+    """Squared errors at the posterior's means and samples; nothing where they cannot be known."""
+    if found.decodes and not found.unjudged:
+        with contextlib.suppress(RuntimeError):  # of a model that needs all rows at once
+            return squared_errors(found.model, *found.some_rows, found.generator)
+    return {}
 
-    A linear model that is at the optimum of these rows was trained on them. They are no sample of
-    what its objective asks for, and a t that is not above 1 has no error.
+
+def _certified(
+    found: Collected,
+    levels: tuple[LevelDiagnosis, ...],
+    signals: Sequence[Signal],
+    limits: Sequence[float],
+    means: Mapping[str, float],
+    forecast: Forecast | None,
+    collapsed: float | None,
+) -> dict[str, Any]:
+    """What the certificate says, by the names of `Diagnosis`; nothing where there is none."""
+    spec = found.spec
+    if spec is None or not signals:
+        return {}
+    # Probabilities are 1 at most: a cross-entropy has this much to fall.
+    bounded = spec.likelihood in ("bernoulli", "categorical")
+    return certificate(
+        spec,
+        levels,
+        signals,
+        limits,
+        sure=_surely_below(found, means, forecast),
+        worth=WORTH * _brought(found, spec, levels, means, collapsed),
+        most=means.get("reconstruction", math.inf) if bounded else math.inf,
+        features=found.widths[-1],
+    )
+
+
+def _surely_below(found: Collected, means: Mapping[str, float], forecast: Forecast | None) -> float:
+    """Return the t up to which a unit is below the threshold, whatever the error of its t.
+
+    A linear model at the optimum of these rows was trained on these rows: they are then no sample,
+    and t has no sampling error. Of any other model nothing is sure: -inf.
     """
     if not found.exact or forecast is None:
         return -math.inf
@@ -335,7 +364,7 @@ def _brought(
     found: Collected,
     spec: Spec,
     levels: tuple[LevelDiagnosis, ...],
-    means: dict[str, float],
+    means: Mapping[str, float],
     collapsed: float | None,
 ) -> float:
     """Nats per row that the units which live have brought; 0 where that is not known."""

@@ -37,7 +37,10 @@ SPENT = 1e-9
 
 
 Answer = Callable[[Float, Callable[[Any], Float]], Float]
-"""Nats more where a std that is learned answers to the unit: of its t, and how parts are summed."""
+"""Nats that the unit gains besides, by a learned std that changes with it.
+
+A function of t and of how the gains of parts are summed.
+"""
 
 
 def unanswered(t: Float, summed: Callable[[Any], Float]) -> Float:
@@ -47,7 +50,9 @@ def unanswered(t: Float, summed: Callable[[Any], Float]) -> Float:
 
 @dataclass(frozen=True)
 class Bought:
-    """By how many nats per row one more unit lowers the loss, of its t; negative where it costs.
+    """By how many nats per row a further unit lowers the loss, as a function of its t.
+
+    Negative where the unit costs more than it brings.
 
     Args:
         held: What it gains with all stds as they are, of t of any shape.
@@ -269,7 +274,7 @@ def gain_of(
     limit: float,
     error: float,
     worth: float,
-    most: float = math.inf,
+    most: float,
 ) -> Gain:
     """Return what one more unit of a level would gain, over the best number of parts.
 

@@ -57,7 +57,7 @@ def collapse_options(epsilon: object, delta: object) -> dict[str, float]:
 
 
 def check_spec(spec: Spec | None, units: tuple[int, ...]) -> None:
-    """Refuse a spec of other units per level, or what is none."""
+    """Refuse what is no spec, or a spec whose levels have other numbers of units."""
     if spec is None or (isinstance(spec, Spec) and spec.dims == units):
         return
     got = f"latent dims {spec.dims}" if isinstance(spec, Spec) else type(spec).__name__

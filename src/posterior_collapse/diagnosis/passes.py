@@ -40,8 +40,9 @@ from posterior_collapse.models.likelihoods import draw
 DECODED = 4
 """Samples of z_1 per row that are decoded."""
 FEW_DECODED, MANY_ROWS = 2, 5000
-"""As many of each row do once so many rows have gone by: rows differ by more than their samples do,
-and the errors that are stated hold both. Of rows whose residual is not asked for a single one does.
+"""After `MANY_ROWS` rows, `FEW_DECODED` samples of each are decoded: rows differ by more than the
+samples of one row do, and the stated errors account for both. One sample is decoded of a row whose
+residual is not needed.
 """
 KL_SAMPLES = 64
 """Samples per row that tell the KL to a prior that is not Gaussian."""
@@ -197,7 +198,10 @@ class SampledPass:
     def _decoded(
         self, z: Tensor, x: Tensor, target: Tensor, wanted: Which
     ) -> tuple[Compared, Residual | None] | None:
-        """Samples beside their targets, those of no residual apart; None: not to be compared."""
+        """Decode samples of z_1 and compare them with the targets; None if they cannot be.
+
+        Residuals are kept of the `wanted` rows; of the others one sample is decoded.
+        """
         samples = DECODED if self.row < MANY_ROWS else FEW_DECODED
         groups: list[tuple[Any, int]] = [(wanted, samples)]
         order: Which = slice(None)

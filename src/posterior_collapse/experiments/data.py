@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import zoom
 
+from posterior_collapse import checks
 from posterior_collapse.arrays import Float
 from posterior_collapse.data import Dataset, load
 from posterior_collapse.data.published import checksum, own_folders
@@ -24,7 +25,6 @@ from posterior_collapse.data.stored import require_h5py
 from posterior_collapse.errors import (
     CorruptFileError,
     DataError,
-    InvalidArgumentError,
     MissingFileError,
 )
 from posterior_collapse.moments import Moments
@@ -114,8 +114,7 @@ def read_moments(data: RunData, center: bool, data_dir: str | None = None) -> Mo
     """
     if data.name.startswith(MATRIX):
         names, name = [case.name for case in CASES], data.name.removeprefix(MATRIX)
-        if name not in names:
-            raise InvalidArgumentError("data", repr(data.name), f"one of {names}", "Name a case.")
+        checks.one_of("data", name, names, "Name a case.")
         index = names.index(name)
         return CASES[index].draw(np.random.default_rng([0, index, 0]))[0]
     dataset = read_samples(data, "train", data_dir)

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.distributions import Normal
 
 from posterior_collapse.arrays import Float
 from posterior_collapse.data import Dataset
@@ -92,7 +90,7 @@ def _data(dataset: Dataset, rows: int | None) -> Any:
     return x if y is None else (x, y[:rows])
 
 
-def panel(model: MarkovVAE, dataset: Dataset, rows: int, *, drawn: int | None = None) -> Arrays:
+def panel(model: MarkovVAE, dataset: Dataset, rows: int, *, drawn: int | None) -> Arrays:
     """Return the first rows and their reconstructions: `original`, `through_1`, and so on.
 
     A conditional model's `given` is the condition.
@@ -115,25 +113,9 @@ def panel(model: MarkovVAE, dataset: Dataset, rows: int, *, drawn: int | None = 
             arrays[f"through_{level}"] = model.reconstruct(x, y, through=level).numpy()
         if drawn is not None:
             generator = seeds.generator(drawn, seeds.MEASURE)
-            arrays["drawn"] = _drawn(model, x, y, generator).numpy()
+            drawn_too = model.reconstruct(x, y, through=len(model.units), generator=generator)
+            arrays["drawn"] = drawn_too.numpy()
     return {name: values.astype(np.float16) for name, values in arrays.items()}
-
-
-def _drawn(model: MarkovVAE, x: Tensor, y: Tensor | None, generator: torch.Generator) -> Tensor:
-    """Decode z1 that was drawn given z2, which was drawn given the z1 drawn of x; and so on."""
-
-    def sample(p: Normal) -> Tensor:
-        noise = torch.randn(p.mean.shape, generator=generator, dtype=p.mean.dtype)
-        return p.mean + p.stddev * noise
-
-    top = len(model.units)
-    z = sample(model.posterior(1, x, y))
-    for level in range(2, top + 1):
-        z = sample(model.posterior(level, z))
-    for level in range(top - 1, 0, -1):
-        z = sample(model.prior(level, z))
-    decoded: Tensor = model.decode(z, x).mean
-    return decoded
 
 
 def exactly(

@@ -11,6 +11,7 @@ from scipy.stats import rankdata, sem
 from scipy.stats import t as student
 
 from posterior_collapse.experiments.checks import Check, rounded
+from posterior_collapse.report.names import value
 
 Way: TypeAlias = Literal["rises", "falls", "hardly changes", "rises and falls", "falls and rises"]
 SLACK = 0.02
@@ -54,13 +55,13 @@ def monotone(
         'KL falls with beta (1: 3, 2: 1.5).'
     """
     ordered = sorted(points)
-    numbers = ", ".join(f"{at:g}: {value:.4g}" for at, value in ordered)
+    numbers = ", ".join(f"{at:g}: {found:.4g}" for at, found in ordered)
     if len(ordered) < 2:
         return Check(
             None, f"{what} was not measured at two values of {name} ({numbers or 'none'})."
         )
-    found = direction([value for _, value in ordered], slack)
-    return _held(found, expected, f"{what} {found} with {name} ({numbers})")
+    way = direction([found for _, found in ordered], slack)
+    return _held(way, expected, f"{what} {way} with {name} ({numbers})")
 
 
 At = TypeVar("At", float, str)
@@ -95,7 +96,7 @@ def least(
     """
     sure_above, sure_below, told = [], [], []
     bias, others = too_high or {}, len(values) - 1
-    where = f"{name} = {_at(expected)}"
+    where = f"{name} = {value(expected)}"
     beside = {at: of for at, of in sorted(values.items()) if at != expected and len(of)}
     if not beside or not len(values[expected]):
         return Check(None, f"{what}: of no other setting are there runs of the seeds of {where}.")
@@ -110,14 +111,10 @@ def least(
         sure = sure_above[-1] or sure_below[-1]
         spread = f" ± {error:.2g}" if len(off) > 1 else ""
         unsure = "" if sure else " (not sure)"
-        told.append(f"{_at(setting)}: {rounded(mean):+.3g}{spread}{unsure}")
+        told.append(f"{value(setting)}: {rounded(mean):+.3g}{spread}{unsure}")
     agrees = True if all(sure_above) else False if any(sure_below) else None
     text = f"{what} is by theory least at {where}. From there: {'; '.join(told)}."
     return Check(agrees, text)
-
-
-def _at(setting: float | str) -> str:
-    return setting if isinstance(setting, str) else f"{setting:g}"
 
 
 def along_lines(grid: ArrayLike) -> float:

@@ -282,9 +282,9 @@ class MarkovVAE(LatentModel, nn.Module):
         found = {}
         for key in self._encoder(1).features:
             if not (key == "x" and self.input_mask is not None):
-                found.update({stem.name: key for stem in self._encoder(1).data_layers(key)})
+                found.update({layer.name: key for layer in self._encoder(1).data_layers(key)})
         if self.conditional and self.input_mask is None:
-            found.update({stem.name: "x" for stem in self._decoder(1).data_layers("x")})
+            found.update({layer.name: "x" for layer in self._decoder(1).data_layers("x")})
         return found
 
 

@@ -9,8 +9,8 @@ from operator import not_
 from typing import TYPE_CHECKING, Any
 
 from posterior_collapse.diagnosis.conclusions import kept_of
-from posterior_collapse.errors import count_of
-from posterior_collapse.report.names import of_level, theory
+from posterior_collapse.errors import count_of, of_level
+from posterior_collapse.report.names import theory
 from posterior_collapse.report.text import NOTHING, add_numbers, new_table
 from posterior_collapse.theory.solve import or_others
 from posterior_collapse.theory.thresholds import excess_loss

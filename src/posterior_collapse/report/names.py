@@ -6,6 +6,8 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from posterior_collapse.errors import of_level
+
 if TYPE_CHECKING:
     from posterior_collapse.theory import PhaseDiagram
 
@@ -115,26 +117,6 @@ def settings(spec: Any, varying: Collection[str] = ()) -> str:
             how = sigma if isinstance(sigma, str) else "one per unit"
             parts.append(f"σ{index} {f'= {sigma:g}' if isinstance(sigma, (int, float)) else how}")
     return ", ".join(parts)
-
-
-def of_level(number: int, levels: int) -> str:
-    """Return which of several levels something is of; nothing of a single one.
-
-    Example:
-        >>> f"KL{of_level(2, 2)}", f"KL{of_level(1, 1)}"
-        ('KL of z2', 'KL')
-    """
-    return f" of z{number}" if levels > 1 else ""
-
-
-def at_level(number: int, levels: int) -> str:
-    """Return how a sentence about one of several levels begins.
-
-    Example:
-        >>> f"{at_level(2, 2)}3 of 8 units active", f"{at_level(1, 1)}3 of 8 units active"
-        ('z2: 3 of 8 units active', '3 of 8 units active')
-    """
-    return f"z{number}: " if levels > 1 else ""
 
 
 def _listed(values: Iterable[Any]) -> str:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from posterior_collapse.diagnosis.conclusions import kept_units
-from posterior_collapse.errors import count_of
-from posterior_collapse.report.names import at_level, of_level, theory
+from posterior_collapse.errors import at_level, count_of, of_level
+from posterior_collapse.report.names import theory
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

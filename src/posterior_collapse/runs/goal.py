@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from posterior_collapse import checks
-from posterior_collapse.errors import InvalidArgumentError, UnboundedObjectiveError
+from posterior_collapse.errors import InvalidArgumentError, UnboundedObjectiveError, of_level
 from posterior_collapse.models import Architecture
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec
@@ -76,7 +76,7 @@ class Goal:
                 "Leave it out, or tune beta.",
             )  # fmt: skip
         if checks.count("active", self.active) > self.units:
-            of = f" of z{level}" if levels > 1 else ""
+            of = of_level(level, levels)
             raise InvalidArgumentError(
                 "active", self.active, f"at most {self.units}, the latent units{of} of the spec",
                 f"Give it {self.named('latent_dim')}={self.active} or more.",

@@ -23,7 +23,7 @@ from posterior_collapse.arrays import Float
 from posterior_collapse.data.about import UNKNOWN, About, about
 from posterior_collapse.data.samples import Stream, read
 from posterior_collapse.diagnosis.conclusions import kept_of
-from posterior_collapse.errors import NonFiniteLossError, count_of
+from posterior_collapse.errors import NonFiniteLossError, count_of, of_level
 from posterior_collapse.models import Architecture
 from posterior_collapse.records import Record, Viewed
 from posterior_collapse.runs.completing import MOST_TOGETHER
@@ -324,8 +324,7 @@ def _notes(tuned: Tuned) -> Iterator[str]:
     longer = f"train longer, e.g. steps={4 * found.steps}"
     # Of a count above the linear one, which is about to fall, is told below.
     if not found.keeps(wanted) and not found.replace(active=found.at_most).keeps(wanted):
-        units = count_of(wanted, "unit")
-        units += f" of z{tuned.level}" if len(tuned.spec.dims) > 1 else ""
+        units = count_of(wanted, "unit") + of_level(tuned.level, len(tuned.spec.dims))
         # The betas that are tried end where nothing lives any more.
         more = f": {longer}" if found.approximate and min(found.active) > wanted else ""
         yield f"no {tuned.parameter} that was tried keeps {units}; {at} keeps {counts}{more}"

@@ -58,10 +58,10 @@ class Engine:
         settings: Sequence[Settings],
         feed: Batches,
         *,
-        validation: Batches | None = None,
-        folders: Sequence[str | Path] | None = None,
-        report: Callable[[Progress], None] | None = None,
-        alone: bool = False,
+        validation: Batches | None,
+        folders: Sequence[str | Path] | None,
+        report: Callable[[Progress], None] | None,
+        alone: bool,
     ) -> None:
         self.settings = common = settings[0]
         self.feed, self.validation = feed, validation

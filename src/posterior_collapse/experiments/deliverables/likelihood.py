@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from posterior_collapse.diagnosis.levels import gaussian_kl
+from posterior_collapse.errors import of_level
 from posterior_collapse.experiments.checks import (
     Check,
     Pair,
@@ -29,7 +31,6 @@ from posterior_collapse.experiments.deliverables.explained import (
 from posterior_collapse.experiments.figures import Chart, measures
 from posterior_collapse.experiments.tables import BY_THEORY, Table
 from posterior_collapse.experiments.ways import SLACK, Way, least, monotone
-from posterior_collapse.report.names import of_level
 
 NLL, KL, ACTIVE = "NLL (nats)", "KL (nats)", "active units"
 EFFECTIVE = "effective sample size"
@@ -206,8 +207,8 @@ def _of_fixed_stds(result: Result) -> float:
     if result.depth > 1 or isinstance(result.run.spec.sigma_levels[0], str):
         return 0.0
     (sigma,), (units,) = result.run.spec.sigma_levels, result.run.spec.dims
-    ratio = np.square(np.broadcast_to(sigma, units) / result.run.spec.eta_enc)
-    return float(np.sum(ratio - 1 - np.log(ratio)) / 2)
+    stds, zero = np.broadcast_to(sigma, units), np.zeros(())
+    return float(gaussian_kl(zero, stds, zero, np.array(result.run.spec.eta_enc)).sum())
 
 
 def _numbers(result: Result) -> Numbers:

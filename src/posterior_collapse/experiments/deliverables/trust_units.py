@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from posterior_collapse.diagnosis.conclusions import kept_of
 from posterior_collapse.errors import count_of
 from posterior_collapse.experiments.checks import (
     ONE_UNIT,
@@ -22,7 +23,8 @@ from posterior_collapse.experiments.checks import (
 from posterior_collapse.experiments.figures import Line, measures
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.experiments.trust_table import ABOVE, COSTS, ERROR, FIRST, GAIN, LAST, WHY
-from posterior_collapse.theory import ACTIVE_INFORMATION
+from posterior_collapse.specs import VAESpec
+from posterior_collapse.theory.thresholds import unit_gain
 
 RATE = "learning rate "
 WARM_UPS = {"": "no", "warm-up": "yes"}
@@ -112,20 +114,14 @@ def _beta(result: Result) -> float:
 
 def linear_units(result: Result) -> int:
     """Return how many units of the linear optimum know as much as a unit that counts as active."""
-    information = np.asarray(result.theory["levels"][0]["information"])
-    return int((information > ACTIVE_INFORMATION).sum())
+    return kept_of(result.theory["levels"][0])
 
 
 def _gain_by_linear(result: Result) -> float:
-    """Return the nats that the units of the linear optimum bring, near the onset for any model.
-
-    Source:
-        Each brings beta/2 (t - 1 - log t), t being the beta at which it collapses over beta.
-    """
+    """Return the nats that the units of the linear optimum bring, near the onset for any model."""
     beta = _beta(result)
     t = np.nan_to_num(np.asarray(result.theory["levels"][0]["critical_beta"], float)) / beta
-    t = t[t > 1]
-    return float(beta / 2 * (t - 1 - np.log(t)).sum())
+    return float(unit_gain(VAESpec(1, beta), t).sum())
 
 
 def trust_onset(results: Sequence[Result]) -> Part:

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from posterior_collapse.arrays import Float
-from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.experiments.figures import (
     COLUMN,
     LETTER,
@@ -195,15 +194,14 @@ def images(
             (rows, columns); data have none.
         notes: Title -> what is written into the corner of each image, (rows, columns).
 
-    Raises:
-        InvalidArgumentError: Images that are not four-dimensional.
-
     Example:
         >>> chart = images({"original": np.zeros((2, 3, 8, 8)), "mean": np.ones((2, 3, 8, 8))})
         >>> len(chart.table.rows), chart.table.rows[-1], chart.images["mean"].shape
         (12, ['mean', 2, 3, '', '', ''], (2, 3, 8, 8))
     """
-    shown = {title: _clipped(title, block) for title, block in blocks.items()}
+    shown: dict[str, Float] = {
+        title: np.clip(np.asarray(block, dtype=float), 0, 1) for title, block in blocks.items()
+    }
     mosaics = {title: _mosaic(block) for title, block in shown.items()}
     names = max(map(len, rows), default=0) * LETTER + 0.2 * bool(row_name)
     table: list[list[Any]] = []
@@ -294,18 +292,6 @@ def _pixel(widths: Sequence[tuple[int, float]], room: float) -> float:
     narrow = sum(title for pixels, title in widths if pixels * pixel < title)
     others = sum(pixels for pixels, title in widths if pixels * pixel >= title)
     return (room - narrow) / others if others else pixel
-
-
-def _clipped(title: str, block: ArrayLike) -> Float:
-    images = np.asarray(block, dtype=float)
-    if images.ndim != 4 or not images.size:
-        raise InvalidArgumentError(
-            f"blocks[{title!r}]",
-            f"shape {images.shape}",
-            "shape (rows, columns, height, width), nothing empty",
-            "Reshape the images.",
-        )
-    return np.asarray(np.clip(images, 0, 1))
 
 
 def _mosaic(block: Float) -> Float:

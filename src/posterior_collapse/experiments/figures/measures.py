@@ -27,7 +27,8 @@ from posterior_collapse.experiments.figures import (
     symbols,
 )
 from posterior_collapse.experiments.tables import Table
-from posterior_collapse.report.figures.panels import BLUE, GREY, LINES, ORANGE
+from posterior_collapse.report.figures.panels import BLUE, GREY, LINES, ORANGE, whole_numbers
+from posterior_collapse.report.names import value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +58,6 @@ def sweep(theory: Panels, measured: Mapping[str, Panels], *, variable: str = "be
         ['minibatches', 'KL (nats)', '', 0.5, 0.9]
     """
     from matplotlib.lines import Line2D
-    from matplotlib.ticker import MaxNLocator
 
     labels = sorted({label for lines in theory.values() for label in lines} - {""})
     own: dict[str, dict[str, Any]] = {"": {"color": "black", "ls": DASHES[0]}} | {
@@ -86,7 +86,7 @@ def sweep(theory: Panels, measured: Mapping[str, Panels], *, variable: str = "be
                             **_marker(number, own[label]["color"]),
                         )
             if counts:
-                box.yaxis.set_major_locator(MaxNLocator(integer=True))
+                whole_numbers(box.yaxis)
             low, high = box.get_ylim()
             if counts or 0 < low < high / 2:
                 box.set_ylim(min(0, low), high)
@@ -182,7 +182,7 @@ def _draw(box: Axes, lines: Mapping[str, Points]) -> None:
     shifts = 0.1 * (np.arange(len(trained)) - (len(trained) - 1) / 2)
     shapes = zip(trained.items(), looks(len(trained)), cycle(MARKERS), shifts, strict=False)
     for (label, points), look, marker, shift in shapes:
-        at = [settings.index(name) + shift for name in _names(points.settings)]
+        at = [settings.index(name) + shift for name in map(value, points.settings)]
         shape = {**look, "marker": marker, "ms": 4, "mfc": "white", "capsize": 2, "lw": 1}
         if isinstance(points.settings[0], str):
             shape["linestyle"] = ""  # nothing lies between words
@@ -200,7 +200,7 @@ def _draw(box: Axes, lines: Mapping[str, Points]) -> None:
         arrow: dict[str, Any] = {"marker": r"$\downarrow$", "ms": 6, "ls": "", "mew": 0.2}
         box.plot(np.array(at)[low], ends[low], c=look["color"], transform=under, **arrow)
     if THEORY in lines:
-        at = [settings.index(name) for name in _names(lines[THEORY].settings)]
+        at = [settings.index(name) for name in map(value, lines[THEORY].settings)]
         words = isinstance(lines[THEORY].settings[0], str)  # nothing lies between them
         line: dict[str, Any] = {"ls": "", "marker": "_", "ms": 9} if words else {"ls": ":"}
         box.plot(at, array(lines[THEORY].mean), color="black", lw=0.9, label=THEORY, **line)
@@ -221,11 +221,7 @@ def _in_order(each: Iterable[Points]) -> list[str]:
     """Return the names of all settings: numbers sorted, words as they come."""
     found = list(dict.fromkeys(setting for points in each for setting in points.settings))
     words = any(isinstance(setting, str) for setting in found)
-    return _names(found if words else sorted(found))
-
-
-def _names(settings: Iterable[float | str]) -> list[str]:
-    return [s if isinstance(s, str) else f"{s:g}" for s in settings]
+    return list(map(value, found if words else sorted(found)))
 
 
 def _rows(lines: Mapping[str, Points]) -> Iterator[list[Any]]:
@@ -233,7 +229,7 @@ def _rows(lines: Mapping[str, Points]) -> Iterator[list[Any]]:
     for label, points in lines.items():
         mean, std = array(points.mean), array(points.std)
         std = std if std.size else np.full(mean.size, np.nan)
-        for row in zip(_names(points.settings), mean.tolist(), std.tolist(), strict=True):
+        for row in zip(map(value, points.settings), mean.tolist(), std.tolist(), strict=True):
             yield [label, *row]
 
 

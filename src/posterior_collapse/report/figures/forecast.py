@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from posterior_collapse.errors import NotSolvedError, UnboundedObjectiveError, count_of
+from posterior_collapse.errors import (
+    NotSolvedError,
+    UnboundedObjectiveError,
+    at_level,
+    count_of,
+)
 from posterior_collapse.report.figures.panels import (
     BLUE,
     GREEN,
@@ -21,7 +26,7 @@ from posterior_collapse.report.figures.panels import (
     titled,
     whole_numbers,
 )
-from posterior_collapse.report.names import at_level, beta_name, counted, fixed, label, settings
+from posterior_collapse.report.names import beta_name, counted, fixed, label, settings
 from posterior_collapse.report.runs import is_wide
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from posterior_collapse.errors import count_of
+from posterior_collapse.errors import at_level, count_of, of_level
 from posterior_collapse.report.comparison import tuned_name
 from posterior_collapse.report.figures.panels import (
     BANDS,
@@ -24,14 +24,7 @@ from posterior_collapse.report.figures.panels import (
     titled,
     whole_numbers,
 )
-from posterior_collapse.report.names import (
-    at_level,
-    label,
-    of_level,
-    settings,
-    theory,
-    typeset,
-)
+from posterior_collapse.report.names import label, settings, theory, typeset
 from posterior_collapse.report.runs import (
     History,
     Layout,
@@ -221,8 +214,7 @@ def diagnosis_panels(found: Diagnosis) -> Panels:
     about = titled(
         "" if found.spec is None else settings(found.spec), found._about.name, f"{found.n:,} rows"
     )
-    verdict = found.verdict.replace("+-", "\u00b1")
-    return Panels(tuple(rows), f"{about}\n{verdict}", (4.0, 3.6))
+    return Panels(tuple(rows), f"{about}\n{found.verdict}", (4.0, 3.6))
 
 
 def _kl_bars(axes: Axes, level: LevelDiagnosis, found: Diagnosis, number: int, prefix: str) -> None:

@@ -12,8 +12,8 @@ from markupsafe import Markup
 from posterior_collapse.arrays import ImageShape
 from posterior_collapse.diagnosis.conclusions import excess_loss, verdict_parts
 from posterior_collapse.diagnosis.levels import Histogram
-from posterior_collapse.errors import count_of
-from posterior_collapse.report.names import at_level, of_level, theory
+from posterior_collapse.errors import at_level, count_of, of_level
+from posterior_collapse.report.names import theory
 from posterior_collapse.report.pages.chart import Chart, linear, ticks_of
 from posterior_collapse.report.pages.pictures import (
     check_image_shape,
@@ -111,7 +111,7 @@ def diagnosis_html(
 
 def diagnosis_parts(found: Diagnosis) -> dict[str, Any]:
     """Return what page and notebook both show."""
-    headline, reason = map(_typeset, verdict_parts(found))
+    headline, reason = verdict_parts(found)
     statuses = [s for s in ICONS if any(s in level.status for level in found.levels)]
     named = [] if found.forecast is None else [theory(found.forecast.spec)]
     effects = any(map(has_effects, found.levels))
@@ -125,9 +125,7 @@ def diagnosis_parts(found: Diagnosis) -> dict[str, Any]:
         "light": light(found),
         "headline": headline,
         "reason": reason,
-        "advice": [
-            {"text": _typeset(one.text), "action": _typeset(one.action)} for one in found.advice
-        ],
+        "advice": found.advice,
         "levels": [_table(found, i) for i in range(len(found.levels))],
         "bars": [(_kl_title(found, i), kl_chart(found, i)) for i in range(len(found.levels))],
         "statuses": statuses,
@@ -138,14 +136,9 @@ def diagnosis_parts(found: Diagnosis) -> dict[str, Any]:
             for name, measured, expected in loss_rows(found)
         ],
         "rows_read": f"{found.n:,} rows",
-        "notes": [_typeset(note) for note in found.notes],
+        "notes": found.notes,
         "words": words(terms),
     }
-
-
-def _typeset(words: str) -> str:
-    """Words of a terminal as a page has them."""
-    return words.replace("+-", "±")
 
 
 def _table(found: Diagnosis, index: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from posterior_collapse.arrays import ImageShape
-from posterior_collapse.errors import InvalidArgumentError, count_of
+from posterior_collapse.errors import InvalidArgumentError, count_of, of_level
 from posterior_collapse.report.comparison import (
     FEW,
     comparison_cells,
@@ -20,7 +20,7 @@ from posterior_collapse.report.comparison import (
     comparison_sentences,
     comparison_verdict,
 )
-from posterior_collapse.report.names import named, of_level, symbol, theory
+from posterior_collapse.report.names import named, symbol, theory
 from posterior_collapse.report.pages.chart import (
     Chart,
     decades,

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from posterior_collapse.report.names import at_level, of_level, symbol, value
+from posterior_collapse.errors import at_level, of_level
+from posterior_collapse.report.names import symbol, value
 from posterior_collapse.report.pages.chart import (
     Chart,
     Scale,
