@@ -448,26 +448,3 @@ def test_a_prior_of_independent_units_written_as_one_of_many() -> None:
     q = Normal(mean_of(rows), (0.5 * LOG_VAR).exp())
     expected = torch.distributions.kl_divergence(q, Normal(mean, std)).mean(0)
     torch.testing.assert_close(torch.tensor(found.levels[0].kl), expected.double())
-
-
-@pytest.mark.parametrize("double", ["encoder", "decoder"])
-def test_parts_of_two_dtypes_are_told_so_and_what_is_advised_works(double: str) -> None:
-    """Images were thought of; a shape= does not help."""
-    torch.manual_seed(0)
-    encoder, decoder = nn.Linear(4, 6), nn.Linear(3, 4)
-    (encoder if double == "encoder" else decoder).double()
-
-    def of(decode: Any, encode: Any) -> WrappedModel:
-        spec = VAESpec(3, sigma="input")
-        return from_callable(lambda x: encode(x).chunk(2, -1), decode, latent_dim=3, spec=spec)
-
-    with pytest.raises(InvalidArgumentError, match=r"^model: .* of one dtype\. Bring all to one"):
-        diagnose(of(decoder, encoder), ROWS)
-    wrapped = of(
-        lambda z: decoder(z.to(decoder.weight.dtype)), lambda x: encoder(x.to(encoder.weight.dtype))
-    )
-    found = diagnose(wrapped, ROWS)
-    encoder.float(), decoder.float()
-    expected = diagnose(of(decoder, encoder), ROWS)
-    assert found.levels[0].kl == pytest.approx(expected.levels[0].kl, rel=1e-4)
-    assert found.loss == pytest.approx(expected.loss, rel=0.05)  # the noise is drawn in its dtype
