@@ -273,7 +273,8 @@ class LoaderBatches(Batches):
         if first is None:
             raise DataError(
                 "data", f"a DataLoader without batches in epoch {epoch + 1}", "batches each time",
-                "Let __iter__ of its dataset begin anew, or pass the rows as an array.",
+                "Let it have a batch of rows (drop_last) and its dataset's __iter__ begin anew, or "
+                "pass the rows as an array.",
             )  # fmt: skip
         yield first
         yield from given
