@@ -171,3 +171,9 @@ def test_tune_says_so_if_nothing_kept_what_was_wanted(active: tuple[int, ...]) -
     chosen = tuned.chosen.replace(active=active, halfway=active, linear=linear)
     tuned = tuned.replace(chosen=chosen, wanted=active[0] + 1)
     assert any("that was tried keeps" in note for note in module._notes(tuned))
+
+
+@pytest.mark.parametrize("name", ["initial_std", "initial_sigma", "initial_eta_dec"])
+def test_several_numbers_to_start_from_are_refused_as_such(name: str) -> None:
+    with pytest.raises(pc.InvalidArgumentError, match=f"{name}: got array"):
+        Architecture.named("mlp", **{name: np.array([1.0, 2.0])})
