@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import posterior_collapse as pc
+from posterior_collapse.report.comparison import comparison_sentences
 from posterior_collapse.report.pages.curves import phase_html, phase_sentence
 from posterior_collapse.report.pages.diagnosis import diagnosis_html
 from posterior_collapse.report.pages.rendering import number
@@ -86,12 +87,16 @@ def test_no_number_is_longer_than_an_axis_has_room_for():
             shown = number(float(f"{digit}e{power}"))
             assert len(shown) <= 6
             assert float(shown) == float(f"{digit}e{power}")
+    assert number(-0.0) == "0"  # as the page's script has it
 
 
 def test_runs_without_a_forecast_are_not_counted_as_unlike_theirs():
     specs = [pc.VAESpec(2, beta=b) for b in (1.0, 2.0)]
     found = pc.sweep(specs, X, "linear", epochs=1, free_bits=0.5)
     assert "<h1>No closed form is known to compare these 2 runs with." in sweep_html(found)
+    stopped = dict(found.runs[0].summary(), stopped="non-finite loss")
+    told = comparison_sentences([("one", stopped), ("other", found.runs[1].summary())], few=0)
+    assert "No closed form is known to compare these 2 runs with." in told
     (with_one,) = pc.sweep([pc.VAESpec(2)], X, "linear", exact=True).runs
     page = sweep_html(pc.Sweep((*found.runs, with_one)))
     assert "1 of 1 run with a forecast has as many active units as its forecast." in page

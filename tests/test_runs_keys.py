@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import posterior_collapse as pc
+from posterior_collapse import files
+from posterior_collapse.errors import CorruptFileError
 from posterior_collapse.models import ARCHITECTURES, Architecture
 from posterior_collapse.runs import Evaluation, Run, RunData
+from posterior_collapse.runs.store import SEAL, Store
 from posterior_collapse.specs import ChainSpec, CVAESpec, HVAESpec, VAESpec
 from posterior_collapse.training import Settings
+
+module = import_module("posterior_collapse.runs.tune")
+X = np.random.default_rng(0).standard_normal((100, 4)) * [3, 2, 1, 0.1]
 
 PINNED = {
     "dacca7a56369a1c7429f": Run(
@@ -133,3 +143,37 @@ class TestFrozenKeys:
         mlp = ARCHITECTURES["mlp"]
         monkeypatch.setitem(ARCHITECTURES, "mlp", mlp._replace(defaults={"hidden": (8,)}))
         assert next(iter(PINNED.values())).key == next(iter(PINNED))
+
+
+def test_a_run_kept_under_the_key_of_whole_numbers_is_still_read(tmp_path: Path) -> None:
+    (run,) = pc.sweep([VAESpec(2)], X, "linear", epochs=1, momentum=0.0, folder=tmp_path).runs
+    path = tmp_path / run.run.key / files.RUN
+    values = json.loads(path.read_text())
+    del values[SEAL]
+    values["run"]["settings"]["momentum"] = 0  # as earlier versions wrote it
+    values[SEAL] = files.digest(values)
+    path.write_text(json.dumps(values))
+    earlier = run.run.key_of(values["run"])
+    assert earlier != run.run.key
+    path.parent.rename(tmp_path / earlier)
+    found = Store(tmp_path).get(earlier)
+    assert found is not None
+    assert found.run == run.run
+    (tmp_path / earlier).rename(tmp_path / "another")
+    with pytest.raises(CorruptFileError, match="as its folder is named"):
+        Store(tmp_path).get("another")
+
+
+@pytest.mark.parametrize("active", [(0, 3), (1, 4)])
+def test_tune_says_so_if_nothing_kept_what_was_wanted(active: tuple[int, ...]) -> None:
+    tuned = pc.tune(X, VAESpec(4), "linear", active=1, seeds=1, steps=9)
+    linear = active[0] + 2
+    chosen = tuned.chosen.replace(active=active, halfway=active, linear=linear)
+    tuned = tuned.replace(chosen=chosen, wanted=active[0] + 1)
+    assert any("that was tried keeps" in note for note in module._notes(tuned))
+
+
+@pytest.mark.parametrize("name", ["initial_std", "initial_sigma", "initial_eta_dec"])
+def test_several_numbers_to_start_from_are_refused_as_such(name: str) -> None:
+    with pytest.raises(pc.InvalidArgumentError, match=f"{name}: got array"):
+        Architecture.named("mlp", **{name: np.array([1.0, 2.0])})

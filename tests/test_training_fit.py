@@ -280,6 +280,14 @@ def test_numbers_that_training_would_round_away_are_refused(offset):
     assert pc.fit(pc.VAESpec(2), X + offset, "linear", epochs=1, precision="float64").stopped
 
 
+def test_seconds_that_go_by_in_a_loader_vary_more_than_its_first_rows():
+    seconds = 1.6e9 + np.arange(4000.0)
+    rows = np.column_stack([np.resize(X, (4000, 2)), seconds])
+    assert pc.fit(pc.VAESpec(2), loader(rows), "linear", epochs=1).stopped == "finished"
+    with pytest.raises(pc.DataError, match="x: got column 2 near"):
+        pc.fit(pc.VAESpec(2), loader(rows[:1000]), "linear", epochs=1)
+
+
 def test_held_out_rows_may_be_alike_in_a_column_that_varies():
     """Their rounding counts beside what the model was trained on, as of an hour beside a year."""
     seconds = np.linspace(1.70e9, 1.73e9, len(X))[:, None]

@@ -30,6 +30,8 @@ class Preset(NamedTuple):
 _ANY = ("vae", "cvae", "hvae", "chain")
 _NETWORK = ("hidden", "activation", "dropout", "latent", "output", "std_head")
 _START = ("initial_std", "initial_sigma", "initial_eta_dec")
+WORDS = (("initial_std", None), ("initial_sigma", "uniform"))
+"""What these may be instead of a number."""
 _PAPER_HVAE = {"latent": "tanh", "output": "tanh", "std_head": "tanh"}
 
 ARCHITECTURES: Mapping[str, Preset] = {
@@ -108,7 +110,8 @@ class Architecture(Record):
             object.__setattr__(self, name, checks.rate(name, getattr(self, name), 0.1))
         for name in _START:
             value = getattr(self, name)
-            if (name, value) not in (("initial_std", None), ("initial_sigma", "uniform")):
+            is_word = value is None or isinstance(value, str)
+            if not is_word or (name, value) not in WORDS:
                 object.__setattr__(self, name, checks.positive(name, value))
         self._check_name()
 

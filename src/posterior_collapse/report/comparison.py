@@ -145,7 +145,7 @@ def comparison_sentences(
     as_theirs = "has as many active units as its forecast"
     if same != 1:
         as_theirs = "have as many active units as their forecasts"
-    lacking = kinds.count("no forecast")
+    lacking = sum(summary.get("forecast") is None for _, summary in summaries)
     runs = count_of(len(summaries) - lacking, "run") + " with a forecast" * bool(lacking)
     counts = f"{same} of {runs} {as_theirs}."
     if lacking == len(summaries):

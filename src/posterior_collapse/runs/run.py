@@ -176,7 +176,11 @@ class Run(Record):
     @property
     def key(self) -> str:
         """Hash of everything that decides what comes out; the same anywhere, in any version."""
-        return digest(_hashed(self))[:20]
+        return self.key_of(self.to_dict())
+
+    def key_of(self, values: Mapping[str, Any]) -> str:
+        """Return the key by values as they were written: earlier versions told 1 from 1.0."""
+        return digest(_hashed(self, values))[:20]
 
     @property
     def narrower(self) -> Run:
@@ -294,12 +298,12 @@ ALWAYS = {
 name to these; of models and architectures that came later all entries count as later ones."""
 
 
-def _hashed(run: Run) -> dict[str, Any]:
-    """Return of a run's `to_dict` what its key hashes."""
-    values = run.to_dict()
+def _hashed(run: Run, written: Mapping[str, Any]) -> dict[str, Any]:
+    """Return of a run's `to_dict`, as it was written, what its key hashes."""
+    values = {name: dict(v) if isinstance(v, Mapping) else v for name, v in written.items()}
     for part, names in INCIDENTAL.items():
         for name in names:
-            del values[part][name]
+            values[part].pop(name, None)
     preset = ARCHITECTURES[run.architecture.name].defaults
     kinds = {"spec": run.spec.model, "architecture": run.architecture.name}
     for part in ("data", "spec", "architecture", "settings", "evaluation"):

@@ -226,7 +226,7 @@ class Store:
             raise _refused(
                 folder, path, f"other values than were written ({error})", "a run"
             ) from error
-        if record.run.key != key:
+        if key not in (record.run.key, record.run.key_of(values["run"])):
             raise _refused(
                 folder, path, f"the run {record.run.key}", f"the run {key}, as its folder is named"
             )

@@ -323,7 +323,8 @@ def _notes(tuned: Tuned) -> Iterator[str]:
     at, counts = f"{tuned.parameter} {found.value:g}", ", ".join(map(str, found.active))
     longer = f"train longer, e.g. steps={4 * found.steps}"
     # Of a count above the linear one, which is about to fall, is told below.
-    if not found.keeps(wanted) and not found.replace(active=found.at_most).keeps(wanted):
+    falls = found.above and found.replace(active=found.at_most).keeps(wanted)
+    if not found.keeps(wanted) and not falls:
         units = count_of(wanted, "unit") + of_level(tuned.level, len(tuned.spec.dims))
         # The betas that are tried end where nothing lives any more.
         more = f": {longer}" if found.approximate and min(found.active) > wanted else ""

@@ -69,7 +69,7 @@ def number(value: float) -> str:
         return "?"
     if math.isinf(value):
         return "always"
-    rounded = float(f"{value:.3g}")
+    rounded = float(f"{value:.3g}") + 0.0  # 0, not -0
     if rounded == 0 or 1e-4 <= abs(rounded) < 1e6:  # longer ones run out of an axis's margin
         return np.format_float_positional(rounded, trim="-")
     return f"{rounded:g}".replace("e-0", "e-").replace("e+0", "e+")
