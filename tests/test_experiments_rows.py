@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from posterior_collapse.cli import main
-from posterior_collapse.data import load
+from posterior_collapse.data import available, load
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.experiments import DELIVERABLES, ROWS, Member, Plan, chosen
 from posterior_collapse.experiments.data import read_moments, read_samples, training_rows
@@ -256,6 +256,11 @@ def test_a_row_that_trains_on_all_its_rows_and_epochs_is_no_smaller() -> None:
 @pytest.mark.parametrize("name", ["digits", "pairs:random", "clusters", "clusters:counts"])
 def test_there_are_as_many_rows_to_train_on_as_are_said(name) -> None:
     assert training_rows(RunData(name)) == len(read_samples(RunData(name)))
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_there_are_as_many_published_rows_as_the_registry_says(name) -> None:
+    assert [training_rows(RunData(name))] == [e.samples for e in available() if e.name == name]
 
 
 def test_a_title_says_the_warm_up_that_the_runs_have() -> None:

@@ -137,3 +137,9 @@ def test_another_optimum_is_not_what_training_is_measured_by(tmp_path, weights, 
         assert "converged" not in found.verdict
         assert not any("Train longer" in one.action for one in found.advice)
         assert any(said in note for note in found.notes)
+
+
+def test_a_floor_of_a_model_s_own_is_not_that_of_a_run():
+    fitted = pc.fit(pc.VAESpec(2), X, "linear", epochs=1)
+    fitted.model.floor = 1e-4  # say, of its stds
+    assert pc.diagnose(fitted.model, X).forecast is not None

@@ -231,7 +231,7 @@ def _likelihood(model: LatentModel, own: Spec | None, spec: Spec | None) -> Like
 
 
 def _forecast(
-    found: Collected, likelihood: Likelihood | None, floor: str | None
+    found: Collected, likelihood: Likelihood | None, floor: object
 ) -> tuple[Forecast | None, tuple[str, ...]]:
     """The linear model's, or a note that says why there is none."""
     if found.unjudged:
@@ -240,7 +240,7 @@ def _forecast(
             "its distribution: let decode return it, such as torch.distributions.StudentT(5.0, "
             "mean, scale)",
         )
-    if floor:
+    if isinstance(floor, str):  # of a run; a model of one's own may call a number so
         return None, (
             f"trained with {floor}, which the loss and t leave out: no closed form has its optimum",
         )

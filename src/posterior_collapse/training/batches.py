@@ -354,7 +354,7 @@ def _refuse_rounded(name: str, values: Array | None) -> None:
 
     Raises:
         DataError: A column is rounded by more than a tenth of its std, as the seconds since 1970
-            of one hour are: what is trained on is then not what a forecast measures.
+            of half an hour are: what is trained on is then not what a forecast measures.
     """
     if values is None or not _is_precise(values):
         return
