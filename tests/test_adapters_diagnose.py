@@ -162,3 +162,128 @@ def test_parts_of_two_dtypes_are_told_so_and_what_is_advised_works(double: str) 
     expected = pc.diagnose(of(decoder, encoder), ROWS)
     assert found.levels[0].kl == pytest.approx(expected.levels[0].kl, rel=1e-4)
     assert found.loss == pytest.approx(expected.loss, rel=0.05)  # the noise is drawn in its dtype
+
+
+def test_a_log_std_in_place_of_a_log_variance_is_suspected() -> None:
+    """Its std reads as the root of what it is: the KL of 2.3 nats at a std of 0.1 as 1.2."""
+    rows = torch.randn(400, 3, generator=torch.Generator().manual_seed(0))
+    rows = (rows - rows.mean(0)) / rows.std(0, correction=0)
+    stds = torch.tensor([0.1, 0.2, 0.4])
+
+    def encode(x: Tensor) -> tuple[Tensor, Tensor]:
+        return x * (1 - stds.square()).sqrt(), stds.log().expand(len(x), 3)
+
+    wrong = pc.diagnose(from_callable(encode, latent_dim=3), rows)
+    assert [one.code for one in wrong.advice] == ["std-for-variance"]
+    assert wrong.levels[0].kl[0] == pytest.approx(1.2, abs=0.02)
+    with pytest.raises(pc.InvalidArgumentError, match="of a log-std return its exp"):
+        pc.diagnose(from_callable(encode, latent_dim=3, log_var=False), rows)
+
+    def as_told(x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = encode(x)
+        return mean, log_std.exp()
+
+    right = pc.diagnose(from_callable(as_told, latent_dim=3, log_var=False), rows)
+    assert right.advice == ()
+    assert right.levels[0].kl == pytest.approx(-stds.log().numpy(), abs=1e-5)
+
+
+def test_functions_that_write_into_their_input_change_nothing_else() -> None:
+    model, spec = Planted().eval(), pc.VAESpec(5, sigma="input")
+
+    def encode(x: Tensor) -> tuple[Tensor, Tensor]:
+        return model.encode(x.sub_(1.0).div_(2.0).mul(2.0).add(1.0))
+
+    def decode(z: Tensor) -> Tensor:
+        return model.decoder(z.mul_(2.0).div(2.0))
+
+    rows = ROWS.clone()
+    plain = from_callable(model.encode, model.decoder, latent_dim=5, spec=spec)
+    writing = from_callable(encode, decode, latent_dim=5, spec=spec)
+    found, expected = (pc.diagnose(one, rows, importance_samples=4) for one in (writing, plain))
+    assert torch.equal(rows, ROWS)
+    assert found.loss == pytest.approx(expected.loss, rel=1e-5)
+    assert found.nll == pytest.approx(expected.nll, rel=1e-5)
+    x, y = ROWS[:, :2].clone(), ROWS[:, 2:].clone()
+    conditional = from_callable(
+        lambda x, y: model.encode(torch.cat([x.mul_(2.0) / 2, y.mul_(2.0) / 2], 1)),
+        lambda z, x: model.decoder(z)[:, 2:] + 0 * x.mul_(2.0).sum(),
+        latent_dim=5,
+        spec=pc.CVAESpec(5, sigma="input"),
+    )
+    losses = [pc.diagnose(conditional, (x, y)).loss for _ in range(2)]
+    assert losses[0] == losses[1]
+    assert torch.equal(torch.cat([x, y], 1), ROWS)
+
+
+def sides(x: Tensor) -> Any:
+    _, _, height, width = x.shape
+    return Planted().encode(x.reshape(-1, height * width))
+
+
+def asserting(x: Tensor) -> Any:
+    assert x.ndim == 4, "want images"
+    return sides(x)
+
+
+@pytest.mark.parametrize(
+    ("encode", "argument", "said"),
+    [
+        (sides, "shape", r"ValueError: not enough values.*pass shape=\(1, 2, 3\)"),
+        (asserting, "shape", r"AssertionError: want images.*pass shape=\(1, 2, 3\)"),
+        (lambda x: sides(x.mean((2, 3))), "shape", r"IndexError: Dimension.*pass shape=\(1, 2, 3"),
+        (lambda x, label: sides(x), "model", r"required positional.*encode=lambda x: net\.encode"),
+        (lambda x: {}["label"], "shape", "KeyError: 'label'"),
+    ],
+)
+def test_whatever_a_function_raises_is_told_with_what_to_do(
+    encode: Any, argument: str, said: str
+) -> None:
+    net = Planted()
+    before = net.training
+    with pytest.raises(pc.InvalidArgumentError, match=said) as failed:
+        pc.diagnose(from_callable(encode, latent_dim=5, modules=[net]), ROWS.reshape(400, 1, 2, 3))
+    assert failed.value.argument == argument
+    assert failed.value.__cause__ is not None
+    assert net.training == before
+
+
+@pytest.mark.parametrize(
+    "encode",
+    [
+        lambda x: nn.Embedding(9, 4)(x).mean(1).chunk(2, -1),
+        lambda x: nn.functional.one_hot(x, 4).double().mean(1).chunk(2, -1),
+        lambda x: torch.ones(9, 4)[x].mean(1).chunk(2, -1),
+    ],
+)
+def test_functions_of_whole_numbers_are_told_of_tokens(encode: Any) -> None:
+    tokens = torch.randint(4, (40, 6), generator=torch.Generator().manual_seed(0))
+    with pytest.raises(pc.InvalidArgumentError, match="Pass tokens=True to from_callable"):
+        pc.diagnose(from_callable(encode, latent_dim=2), tokens)
+    assert pc.diagnose(from_callable(encode, latent_dim=2, tokens=True), tokens).n == 40
+
+
+def test_an_encoder_that_wants_the_target_before_the_condition_is_told() -> None:
+    """Side by side both orders are as wide, and nothing fails."""
+    torch.manual_seed(0)
+    z, x = torch.randn(300, 2), nn.functional.one_hot(torch.arange(300) % 3, 3).float()
+    of_z, of_x = torch.randn(2, 4), 3 * torch.randn(3, 4)
+    y, back = z @ of_z + x @ of_x, torch.linalg.pinv(of_z)
+    encoder = nn.Linear(7, 4)
+    with torch.no_grad():
+        encoder.weight.copy_(torch.cat([torch.cat([back, -of_x @ back]), torch.zeros(7, 2)], 1).T)
+        encoder.bias.copy_(torch.tensor([0.0, 0.0, -4.0, -4.0]))
+
+    def encode(image: Tensor, label: Tensor) -> tuple[Tensor, ...]:
+        return encoder(torch.cat([image, label], 1)).chunk(2, 1)
+
+    def found(encode: Any) -> Any:
+        model = from_callable(
+            encode, lambda z, x: z @ of_z + x @ of_x, latent_dim=2, spec=pc.CVAESpec(2, eta_dec=0.1)
+        )
+        return pc.diagnose(model, (x, y))
+
+    with pytest.raises(pc.InvalidArgumentError, match=r"Pass encode=lambda x, y: net\.encode\(y"):
+        found(encode)
+    right = found(lambda x, y: encode(y, x))
+    assert right.levels[0].mean_variance == pytest.approx(z.var(0, correction=0).numpy(), rel=1e-3)

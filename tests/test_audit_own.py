@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -212,3 +213,134 @@ def test_a_loss_is_read_without_gradients_around_too(around: Any) -> None:
         found = audit_loss(fitted, features=D, latents=K)
         assert not torch.is_grad_enabled()
     assert (found.learned_eta_dec, found.value) == (True, pytest.approx(WEIGHT))
+
+
+# What losses do besides
+
+
+def clamped(o: Tensor, y: Tensor, m: Tensor, s: Tensor) -> Tensor:
+    return squared(o.clamp_(0.0, 1.0), y.mul_(1.0)) + per_row(m.add_(0.0), s.mul_(1.0))
+
+
+def of_writing_sample(o: Tensor, y: Tensor, m: Tensor, s: Tensor) -> Tensor:
+    q = Normal(m.clone(), (s / 2).exp())
+    z = m.add_((s / 2).exp() * torch.randn_like(s))
+    return (
+        squared(o.mul_(2.0) / 2, y) + (q.log_prob(z) - Normal(0.0, 1.0).log_prob(z)).sum(-1).mean()
+    )
+
+
+@pytest.mark.parametrize("loss", [clamped, of_writing_sample])
+def test_a_loss_may_write_into_its_arguments(loss: Any) -> None:
+    """Of more numbers than are moved one by one: autograd has to follow it, as in training."""
+    assert audit_loss(loss, features=784, latents=K).value == pytest.approx(0.5)
+
+
+def test_the_onset_of_a_loss_that_writes_into_its_arguments() -> None:
+    rows = DIGITS[:, 20:32].copy()
+
+    def writing(o: Tensor, y: Tensor) -> Tensor:
+        return functional.huber_loss(o.mul_(0.5), y.sub_(1.0), reduction="sum") / len(o)
+
+    def plain(o: Tensor, y: Tensor) -> Tensor:
+        return functional.huber_loss(0.5 * o, y - 1.0, reduction="sum") / len(o)
+
+    assert pc.onset(writing, rows).beta == pytest.approx(pc.onset(plain, rows).beta, rel=1e-9)
+    assert np.array_equal(rows, DIGITS[:, 20:32])
+
+
+class Parts(NamedTuple):
+    error: Tensor
+    kl: Tensor
+    loss: Tensor
+
+
+@dataclass
+class Whole:
+    error: Tensor
+    loss: Tensor
+
+
+def test_the_total_may_be_an_attribute() -> None:
+    def named(o: Tensor, y: Tensor, m: Tensor, s: Tensor) -> Parts:
+        return Parts(squared(o, y), per_row(m, s), squared(o, y) + per_row(m, s))
+
+    for loss in (named, lambda *roles: Whole(named(*roles).error, named(*roles).loss)):
+        assert audit_loss(loss, features=D, latents=K).value == pytest.approx(0.5)
+
+
+CALLS, DONE = 0, {"calls": 0}
+
+
+class Counting(nn.Module):
+    """As widespread code counts: its class has the number until it has its own."""
+
+    calls = 0
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most, self.other = most, None
+
+    def loss_function(self, o: Tensor, y: Tensor, m: Tensor, s: Tensor) -> Tensor:
+        global CALLS  # noqa: PLW0603
+        CALLS += 1
+        self.calls += 1
+        self.other = (self.other or 0) + 1
+        DONE["calls"] += 1
+        return squared(o, y) + min(1.0, self.calls / self.most) * per_row(m, s)
+
+
+@pytest.mark.parametrize("most", [1, 10**7])
+def test_calls_that_a_loss_counts_are_given_back(most: int) -> None:
+    """Else an audit, refused or not, would use up a warm-up that training has still to do."""
+    module, around = Counting(most), 0
+
+    def loss(*roles: Tensor) -> Tensor:
+        nonlocal around
+        around += 1
+        return module.loss_function(*roles)
+
+    if most == 1:
+        assert audit_loss(loss, features=D, latents=K).value == pytest.approx(0.5)
+    else:
+        with pytest.raises(pc.InvalidArgumentError, match="a schedule that counts"):
+            audit_loss(loss, features=D, latents=K)
+    assert (around, module.other, CALLS, DONE) == (0, None, 0, {"calls": 0})
+    assert "calls" not in vars(module)
+
+
+def test_a_small_kl_is_read_beside_a_large_error_in_single_precision() -> None:
+    """As with a perceptual network beside it: its value has few digits left for the KL."""
+
+    def loss(*roles: Tensor) -> Tensor:
+        o, y, m, s = (part.float() for part in roles)
+        return 0.5 * squared(o, y) + 1e-4 * per_row(m, s)
+
+    found = audit_loss(loss, features=12_288, latents=4)
+    assert found.kl.kind == "gaussian"
+    assert found.value == pytest.approx(1e-4, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (
+            lambda o, y, m, s, **more: squared(o, y) * more["M_N"],
+            "Wrap it, with what else it takes",
+        ),
+        (lambda o, y, m, s: squared(o, y) + kl(m, s).sum((1, 2, 3)).mean(), r"mean\.reshape\(-1,"),
+        (lambda o, y, m, s: squared(functional.dropout(o), y), "switch off dropout"),
+    ],
+)
+def test_what_a_loss_lacks_is_told(loss: Any, said: str) -> None:
+    with pytest.raises(pc.InvalidArgumentError, match=said):
+        audit_loss(loss, features=D, latents=K)
+
+
+def test_a_kl_whose_weight_follows_the_error_is_read_at_an_error() -> None:
+    """Where there is none, it has no weight."""
+
+    def balanced(o: Tensor, y: Tensor, m: Tensor, s: Tensor) -> Tensor:
+        return squared(o, y) + 3 * (squared(o, y) > 0.01).double() * per_row(m, s)
+
+    assert audit_loss(balanced, features=D, latents=K).value == pytest.approx(1.5)

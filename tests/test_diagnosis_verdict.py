@@ -245,3 +245,18 @@ def test_a_learned_std_that_has_not_settled_hides_no_signal() -> None:
     best = pc.diagnose(pc.fit(pc.VAESpec(8, eta_dec="learned"), x, "linear", exact=True), x)
     assert best.eta_dec == pytest.approx((best.squared_error / x.shape[1]) ** 0.5, rel=1e-5)
     assert not any("has not settled" in note for note in best.notes)
+
+
+@pytest.mark.parametrize("architecture", ["linear", "mlp"])
+def test_no_mistake_of_the_encoders_is_suspected_of_a_model_of_ours(architecture):
+    """Before it is trained its posterior is wider than a narrow prior."""
+    x = np.random.default_rng(0).standard_normal((200, 4))
+    run = pc.fit(pc.VAESpec(3, eta_enc=0.1), x, architecture, epochs=1)
+    found = pc.diagnose(run, x)
+    assert (found.levels[0].posterior_std_range > 0.1).all()
+    assert "variance-for-log-variance" not in [one.code for one in found.advice]
+    wrapped = from_callable(
+        lambda x: run.model.posterior(1, x), latent_dim=3, spec=run.spec.replace(sigma="input")
+    )
+    suspected = pc.diagnose(wrapped, x).advice
+    assert suspected[0].code == "variance-for-log-variance"

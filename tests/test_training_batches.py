@@ -104,3 +104,20 @@ def test_the_command_takes_any_batch_size(tmp_path, capsys):
     ]
     assert histories[0] == histories[1]
     assert json.dumps(10**12) in next((tmp_path / str(10**12)).rglob("*.json")).read_text()
+
+
+@pytest.mark.parametrize("column", ["x", "y"])
+def test_numbers_beyond_float32_are_named_in_whatever_batch_they_come(column):
+    """Not as an infinity, which the data do not hold."""
+    rows = np.random.default_rng(0).standard_normal((2500, 4))
+    rows[2400, {"x": 0, "y": 3}[column]] = -1e100
+    pair = rows[:, :2], rows[:, 2:]
+    spec, said = pc.CVAESpec(2), rf"{column}: got values up to 1e\+100; .* as float32 holds"
+    model = pc.fit(spec, tuple(part[:50] for part in pair), epochs=1).model
+    tensors = torch.utils.data.TensorDataset(*map(torch.tensor, pair))
+    loader = torch.utils.data.DataLoader(tensors, batch_size=100)
+    for data in (pair, loader):
+        with pytest.raises(pc.DataError, match=said):
+            pc.diagnose(model, data)
+        with pytest.raises(pc.DataError, match=said):
+            pc.fit(spec, data, epochs=1)

@@ -86,3 +86,18 @@ def test_nothing_to_look_at_and_no_encoder() -> None:
             train(CollapseMonitor(data=data))
     with pytest.raises(InvalidArgumentError, match="without a method encode"):
         train(CollapseMonitor(), type("Plain", (Module,), {"encode": None})())
+
+
+def test_an_encode_that_writes_into_its_batch_sees_the_same_rows_again() -> None:
+    rows, histories = DIGITS.clone(), []
+    for encode in (
+        lambda module, x: module.encode(x - 0.5),
+        lambda module, x: module.encode(x.sub_(0.5)),
+    ):
+        torch.manual_seed(0)
+        monitor = CollapseMonitor(encode, data=rows)
+        train(monitor, Module(), max_epochs=1)
+        histories.append(monitor.history)
+    assert len(histories[0]) > 1
+    assert histories[0] == histories[1]
+    assert torch.equal(rows, DIGITS)

@@ -43,7 +43,7 @@ from posterior_collapse.errors import (
     count_of,
 )
 from posterior_collapse.models.global_state import recording, undisturbed
-from posterior_collapse.models.modules import keeping_buffers
+from posterior_collapse.models.modules import keeping_state
 from posterior_collapse.moments import Moments
 from posterior_collapse.records import Record
 from posterior_collapse.specs import Likelihood, VAESpec
@@ -278,7 +278,8 @@ def audit_loss(
             training calls it, or what `effective_beta` returned for its reductions. Another order
             of these four is detected. Made-up reconstructions lie in (0, 1), and so do the targets,
             or they are counts, one-hot or class numbers, whichever the loss takes. A
-            sequence or a mapping may be returned, with the total first or under `"loss"`.
+            sequence or a mapping may be returned, with the total first or under `"loss"`, or an
+            object that has it so.
         features: Number of features of a sample, or the shape of its reconstruction; None: that of
             the data.
         latents: Number of latent units.
@@ -329,7 +330,7 @@ def audit_loss(
         )
     device = torch.device("cpu") if isinstance(loss, EffectiveBeta) else device_of(loss)
     # As in training, whose mode a loss may ask for, but its networks learn nothing from it.
-    with keeping_buffers(loss), undisturbed(device), recording():
+    with keeping_state(loss), undisturbed(device), recording():
         if isinstance(loss, EffectiveBeta):
             kind = "squared" if loss.likelihood == "gaussian" else loss.likelihood
             error = ReconstructionReading(kind, loss.squared_error_weight)

@@ -21,12 +21,14 @@ from posterior_collapse.adapters.outputs import (
     posterior_of,
 )
 from posterior_collapse.diagnosis.arrays import BEYOND
+from posterior_collapse.diagnosis.conclusions import GOOD
 from posterior_collapse.diagnosis.scores import elementwise
 from posterior_collapse.errors import InvalidArgumentError, NotSolvedError
 from posterior_collapse.models import LatentModel, OneHots
 from posterior_collapse.models.layers import Gaussian
 from posterior_collapse.models.modules import modules_behind
 from posterior_collapse.specs import CVAESpec, Spec, VAESpec
+from posterior_collapse.theory.thresholds import LEAST_ROWS
 
 BY_SAMPLES = (
     "KL to the prior is found by sampling; where the prior does not split over units, what no unit "
@@ -57,7 +59,8 @@ class WrappedModel(LatentModel, nn.Module):
 
     Args:
         encode: x, (batch, *shape), to `(mean, log_var)`, (batch, latent_dim) each, or to a
-            `torch.distributions.Normal`. With a `CVAESpec` it is called as `encode(x, y)`.
+            `torch.distributions.Normal`. With a `CVAESpec` it is called as `encode(x, y)`, x being
+            the condition and y what is decoded.
         decode: z, (batch, latent_dim), to the decoder mean, (batch, ...), or to a
             `torch.distributions.Distribution` of the data. With a likelihood that is not Gaussian
             a tensor is what its loss takes (see `output`); classes of a position come last. With a
@@ -200,6 +203,7 @@ class WrappedModel(LatentModel, nn.Module):
         inputs = [x]
         if self.conditional:
             inputs.append(_rows(self._to_model(_needed("y", y))))
+        first = [part.clone() for part in inputs if self.conditional and self._draws is None]
         q = self._encoded(inputs)
         # A network may span devices, or go through NumPy: noise is drawn where its input is.
         mean, std = (part.to(x.device) for part in q)
@@ -215,6 +219,8 @@ class WrappedModel(LatentModel, nn.Module):
                 f"({n}, {k}), for {n} rows and latent_dim={k}",
                 "Check latent_dim, and flatten what the encoder returns.",
             )
+        if first:
+            self._refuse_swapped(first, mean)
         self._last = mean.device, mean.dtype
         return Normal(mean.reshape(*lead, k), std.reshape(*lead, k), validate_args=False)
 
@@ -239,6 +245,29 @@ class WrappedModel(LatentModel, nn.Module):
             pairs = zip(q, encoded(), strict=True)
             self._draws = not all(torch.allclose(*pair, 1e-2, 1e-3) for pair in pairs)
         return q
+
+    def _refuse_swapped(self, inputs: list[Tensor], mean: Tensor) -> None:
+        """Refuse an encoder that wants the target first: side by side both orders are as wide."""
+        x, y = inputs
+        if self._draws is None or not self.decodes or len(x) < LEAST_ROWS:
+            return
+        try:
+            q = posterior_of(self._functions[0](y.clone(), x.clone()), log_var=self._log_var)
+            turned = q.mean.to(x.device).reshape(mean.shape)
+            errors = [
+                float((self.decode(z, x).mean - y).square().sum(1).mean()) for z in (mean, turned)
+            ]
+        except Exception:  # it takes them in this order alone, or no one knows what it decodes
+            return
+        constant = float(y.var(0, correction=0).sum())
+        if errors[1] < GOOD * constant <= errors[0]:
+            raise InvalidArgumentError(
+                "encode",
+                f"a function whose latents decode to the data if it is called as encode(y, x) "
+                f"(squared error {errors[1]:.3g}), and do not as encode(x, y) ({errors[0]:.3g})",
+                "encode(x, y), x being the condition and y what is decoded",
+                "Pass encode=lambda x, y: net.encode(y, x).",
+            )
 
     def prior(self, level: int, given: Tensor | None = None) -> Normal:
         """Return `p(z)`, `N(0, eta_enc^2)`; see `LatentModel`."""
@@ -348,9 +377,10 @@ class WrappedModel(LatentModel, nn.Module):
         return x.reshape(-1, *self.shape), lead
 
     def _to_model(self, value: Tensor) -> Tensor:
+        """Return a copy, as the model takes it: functions may write into what they are given."""
         own = itertools.chain(self.parameters(), self.buffers())
         like = next((tensor for tensor in own if tensor.is_floating_point()), value)
-        return value.to(device=like.device, dtype=like.dtype)
+        return value.to(device=like.device, dtype=like.dtype, copy=True)
 
     def _check_level(self, level: int) -> None:
         if level != 1:

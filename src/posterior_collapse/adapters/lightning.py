@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -230,7 +231,8 @@ class CollapseMonitor(Callback):
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Tensor, Tensor]:
         kl: KLPerUnit | None = None
         for batch in self._batches:
-            converted = trainer.precision_plugin.convert_input(batch)
+            # A copy, which functions may write into: it is looked at again.
+            converted = trainer.precision_plugin.convert_input(copy.deepcopy(batch))
             moved = trainer.strategy.batch_to_device(converted)
             with trainer.precision_plugin.val_step_context():
                 q = posterior_of(self.encode(pl_module, moved), log_var=self.log_var)

@@ -89,7 +89,7 @@ def posterior_of(output: Any, *, log_var: bool) -> Gaussian:
         output = output[:2]  # the sample that was drawn
     if not isinstance(output, Sequence) or len(output) != 2:
         many = f"{len(output)} things" if isinstance(output, Sequence) else None
-        action = "Wrap it: lambda x: encode(x)[:2]."
+        action = "Wrap it: lambda x: encode(x)[:2], or whichever two are those."
         if isinstance(output, Tensor):
             action = "If it holds both, wrap it: lambda x: encode(x).chunk(2, dim=-1)."
         elif isinstance(output, Mapping):
@@ -123,7 +123,7 @@ def posterior_of(output: Any, *, log_var: bool) -> Gaussian:
             "encode",
             f"a negative std ({spread.min().item():.4g})",
             "positive stds",
-            "If that is a log-variance, pass log_var=True.",
+            "If that is a log-variance, pass log_var=True; of a log-std return its exp.",
         )
     return Gaussian(mean, spread)
 

@@ -90,8 +90,8 @@ class Probe:
     """A loss `loss(reconstruction, target, mean, log_var)`, called with made-up tensors.
 
     Attributes:
-        loss: The function. It may return a number, or a sequence or mapping with the total first
-            or under `"loss"`.
+        loss: The function. It may return a number, a sequence or mapping with the total first or
+            under `"loss"`, or an object that has it so.
         sizes: Of the tensors.
         spread: What its last argument is, of `SPREADS`.
         target: What its target is.
@@ -99,6 +99,8 @@ class Probe:
         order: Position of each of `ROLES` among its arguments.
         parts: What was returned, in words, if it was no single number.
         drew: Whether it drew from a Gaussian.
+        hits: Whether its KL is read where outputs are on their targets: beside a large error single
+            precision loses a small one.
     """
 
     loss: Callable[..., Any]
@@ -109,6 +111,7 @@ class Probe:
     order: tuple[int, ...] = (0, 1, 2, 3)
     parts: str | None = None
     drew: bool = False
+    hits: bool = False
 
     @cached_property
     def device(self) -> torch.device:
@@ -259,13 +262,12 @@ class Probe:
         spreads = [SPREADS[self.spread](float(one)) for one in np.ravel(log_var)]
         posterior = (means, np.broadcast_to(spreads, shape))
         moved, spread = (torch.from_numpy(part.copy()).to(self.device) for part in posterior)
-        y_hat = y_hat if y_hat.requires_grad else y_hat.to(self.device, copy=True)
-        return y_hat, y.to(self.device, copy=True), moved, spread
+        return y_hat.to(self.device), y.to(self.device), moved, spread
 
     def _called(self, roles: tuple[Tensor, ...], sign: float) -> Any:
         arguments: list[Any] = [None] * len(roles)
         for role, place in zip(roles, self.order, strict=True):
-            arguments[place] = role
+            arguments[place] = role.clone()  # losses may write into what they are given
         noise = _Noise(sign)
         try:
             # Of wrong shapes, which are only tried, losses warn.
@@ -289,7 +291,9 @@ class Probe:
         )
         if len(self.sizes.features) == 1:
             action += " For classes, as of tokens, give positions and classes as features."
-        if "required" in line and "argument" in line:
+        if isinstance(error, IndexError) or "not enough values" in line:
+            action += " Its latents are rows: of an image, pass it mean.reshape(-1, 4, 8, 8), say."
+        if isinstance(error, KeyError) or ("required" in line and "argument" in line):
             action = (
                 "Wrap it, with what else it takes as at the end of training (a step, a weight): "
                 "lambda y_hat, y, mean, log_var: loss(y_hat, y, mean, log_var, step=100_000)."
@@ -381,7 +385,7 @@ def random_numbers() -> InvalidArgumentError:
         "loss",
         "two values for the same arguments",
         "a loss without random numbers, but for those of a KL by sampling",
-        "Sample z outside, and pass the reconstruction.",
+        "Sample z outside, and pass the reconstruction; switch off dropout in networks of its own.",
     )
 
 
@@ -413,6 +417,8 @@ def _total(output: Any) -> Any:
     """Return the total of what a loss returned."""
     if isinstance(output, Mapping):
         output = output["loss"] if "loss" in output else next(iter(output.values()))
+    elif hasattr(output, "loss"):  # of a dataclass or a named tuple
+        output = output.loss
     elif isinstance(output, Sequence):
         output = output[0]
     shape = tuple(getattr(output, "shape", ()))

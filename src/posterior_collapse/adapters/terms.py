@@ -122,7 +122,7 @@ def _losses(probe: Probe) -> Losses:
         for mean, log_var in points:
             moved = np.repeat(np.array(rest)[:, None], probe.sizes.latents, axis=1)
             moved[0, units], moved[1, units] = mean, log_var
-            found.append(probe.value(y_hat, y, *moved))
+            found.append(probe.value(y if probe.hits else y_hat, y, *moved))
         return np.array(found)
 
     return at
@@ -348,12 +348,13 @@ def _read_as(
         probe = replace(probe, ignored=ignored)
         read = read_reconstruction(probe)._replace(ignored=ignored)
     kl = read_kl(probe)
-    for spread in spreads[1:]:
+    for hits, spread in itertools.product(sorted({False, probe.target.values == "soft"}), spreads):
         if kl.kind == "other":
-            kl = _kl_or(kl, replace(probe, spread=spread))
+            probe = replace(probe, hits=hits, spread=spread)
+            kl = _kl_or(kl, probe)
     if kl.kind == "other":
-        other = PLAIN if log_var else LOGGED
-        if any(_kl_or(kl, replace(probe, spread=s)).kind == "gaussian" for s in other):
+        turned = (replace(probe, spread=s) for s in (PLAIN if log_var else LOGGED))
+        if any(_kl_or(kl, one).kind == "gaussian" for one in turned):
             raise InvalidArgumentError(
                 "log_var",
                 f"{log_var} for a loss of a {'std' if log_var else 'log-variance'}",

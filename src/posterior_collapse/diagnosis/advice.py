@@ -27,15 +27,12 @@ from posterior_collapse.diagnosis.conclusions import (
     verdict,
     what_decides,
 )
+from posterior_collapse.diagnosis.mistakes import mistaken
 from posterior_collapse.diagnosis.results import Conclusion, Diagnosis, Finding, LevelDiagnosis
 from posterior_collapse.errors import count_of, of_level
 from posterior_collapse.theory import ACTIVE_INFORMATION, unclaimed_signal
 from posterior_collapse.theory.thresholds import LEAST_ROWS, ROUNDING, SURE
 
-WIDER = 1.025
-"""Times the prior's std, from which a posterior is wider than one that has collapsed."""
-NEAR, LEAST_SUSPECT = 0.04, 2
-"""How nearly two variances add up to the prior's, and active units that must show it."""
 FAR = 0.5
 """Nats from a unit's aggregate posterior to its prior from which the prior's samples miss it."""
 MARGINAL = (
@@ -71,7 +68,7 @@ def advise(found: Diagnosis, conclusions: Sequence[Conclusion]) -> list[Finding]
         return [_other_noise(found)]
     told: list[Finding] = []
     for number, level in numbered:
-        told += _mistaken(found, number, level)
+        told += mistaken(found, number, level)
     if gap := overfit(found):
         return [*told, _overfits(gap)]
     unfinished = list(_unfinished(found, conclusions))
@@ -303,37 +300,6 @@ def _without_certificate(found: Diagnosis) -> Iterator[Finding]:
             "Whether the collapsed units could carry something is not known.",
             "Diagnose the model with its decoder (one that sees the data: teacher_forcing=True), "
             "and pass the spec that it was trained with.",
-        )
-
-
-def _mistaken(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[Finding]:
-    """What was taken for the log of a variance, or for a std, and is a variance."""
-    learned = found.spec is None or isinstance(found.spec.sigma_levels[number - 1], str)
-    least, most = level.posterior_std_range
-    # Below the top the prior is narrower for what it is told, and a posterior may well be wider.
-    no_narrower = number == len(found.levels) and (least >= level.prior_std).all()
-    # None is wider where stds are small: but then all units are used, as only narrow ones can be.
-    used = (most > least).all() and (level.mean_variance > level.prior_std**2 / 2).all()
-    if learned and no_narrower and (used or (most > WIDER * level.prior_std).any()):
-        yield Finding(
-            "variance-for-log-variance",
-            f"No posterior{_name(found, number)} is narrower than the prior, on any row: its std "
-            f"lies between {least.min():.4g} and {most.max():.4g}. Likely a variance, or a std, "
-            "was taken for the log of a variance.",
-            "Check what the encoder returns: the std is exp(log_var / 2).",
-        )
-    active = level.that_are("active")
-    if active.sum() < LEAST_SUSPECT or np.isnan(level.prior_gap).any():
-        return
-    prior = level.prior_std[active]
-    signal, std = level.mean_variance[active] / prior**2, level.posterior_std[active] / prior
-    # What is learned makes signal and posterior variance add up to the prior's.
-    if (abs(signal + std - 1) < NEAR).all() and (abs(signal + std**2 - 1) > 2 * NEAR).all():
-        yield Finding(
-            "variance-for-std",
-            f"The variances of mean and posterior add up to the prior's in all {active.sum()} "
-            f"active units{_name(found, number)}, if what was taken for a std is a variance.",
-            "Check what was passed: a variance as var= of diagnose_arrays, or its root.",
         )
 
 

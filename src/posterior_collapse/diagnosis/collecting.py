@@ -25,7 +25,12 @@ from posterior_collapse.diagnosis.results import NO_SIGNAL, LevelDiagnosis
 from posterior_collapse.diagnosis.rows import is_of_dtype
 from posterior_collapse.diagnosis.scores import Kind, no_score_because
 from posterior_collapse.diagnosis.statistics import Reservoir, Running, row_chooser
-from posterior_collapse.errors import DataError, InvalidArgumentError, first_line
+from posterior_collapse.errors import (
+    DataError,
+    InvalidArgumentError,
+    PosteriorCollapseError,
+    first_line,
+)
 from posterior_collapse.models import LatentModel, MarkovVAE, OneHots
 from posterior_collapse.models.batches import BATCH_SIZE, batches, rows_at_hand
 from posterior_collapse.models.modules import tensor_behind
@@ -87,10 +92,11 @@ def collect(
         for x, y in itertools.chain([first], rows):
             try:
                 found.add(x, y)
-            except torch.cuda.OutOfMemoryError:
+            except (torch.cuda.OutOfMemoryError, MemoryError, PosteriorCollapseError):
                 raise
-            except RuntimeError as error:
-                raise _failed(model, data, x, y, first_line(error)) from error
+            except Exception as error:  # of functions of the user's own, any
+                why = f"{type(error).__name__}: {first_line(error)}"
+                raise _failed(model, data, x, y, why) from error
             display.advance(len(x))
     if found.n < 2:
         raise DataError("data", "a single row", "at least two rows", "Pass more rows.")
@@ -101,11 +107,23 @@ def _failed(
     model: LatentModel, data: Any, x: Tensor, y: Tensor | None, why: str
 ) -> InvalidArgumentError:
     """Say what a model that fails on a batch may need: one dtype, images, all or other rows."""
-    if is_of_dtype(why) and "indices" not in why:  # of an embedding, which takes whole numbers
+    if _is_of_whole_numbers(why) and getattr(model, "tokens", None) is False:
+        return InvalidArgumentError(
+            "tokens", f"False, and a model that fails on {x.dtype} ({why})",
+            "numbers as its functions take them",
+            "Pass tokens=True to from_callable, and class numbers as data.",
+        )  # fmt: skip
+    if is_of_dtype(why) and not _is_of_whole_numbers(why):
         return InvalidArgumentError(
             "model", f"a failure on numbers of {x.dtype} ({why})", "parts of one dtype",
             "Bring all to one, encoder.float() and decoder.float(), or wrap those of another, "
             "decode=lambda z: decoder(z.double()).",
+        )  # fmt: skip
+    if "required" in why and "argument" in why:
+        return InvalidArgumentError(
+            "model", f"functions of more than a batch ({why})",
+            "encode(x) and decode(z), or of a CVAESpec encode(x, y) and decode(z, x)",
+            "Wrap them with what else they take: encode=lambda x: net.encode(x, length).",
         )  # fmt: skip
     flat = getattr(model, "shape", ()) is None
     shape = _image_shape(data, y is not None) if flat else None
@@ -136,6 +154,12 @@ def _failed(
         if y is None
         else "Of a pair, x is the condition and y what is decoded.",
     )
+
+
+def _is_of_whole_numbers(why: str) -> bool:
+    """Whether a failure is that of an embedding or an index."""
+    of_index = any(name in why for name in ("index", "indices"))
+    return of_index and any(name in why for name in ("Long", "long,", "int64"))
 
 
 def _image_shape(data: Any, conditional: bool) -> tuple[int, ...] | None:

@@ -29,7 +29,7 @@ from posterior_collapse.diagnosis.likelihood import LogLikelihood, has_marginal,
 from posterior_collapse.diagnosis.reading import model_behind, model_of
 from posterior_collapse.diagnosis.results import Diagnosis, LevelDiagnosis
 from posterior_collapse.errors import DataError, InvalidArgumentError, count_of, of_level
-from posterior_collapse.models import LatentModel
+from posterior_collapse.models import LatentModel, MarkovVAE
 from posterior_collapse.models.batches import BATCH_SIZE
 from posterior_collapse.models.modules import evaluating
 from posterior_collapse.specs import Likelihood, Spec
@@ -181,6 +181,7 @@ def diagnose(
         _history=trained.history if hasattr(trained, "objective") else None,
         _about=known,
         _sees_past=getattr(model, "teacher_forcing", False),
+        _built=isinstance(model, MarkovVAE),
     )
     result = result.replace(_training=_training(trained, result))
     notes += tuple(found.notes(overfit=overfit(result) > 0))

@@ -31,7 +31,7 @@ from posterior_collapse.errors import (
     UnboundedObjectiveError,
     count_of,
 )
-from posterior_collapse.models.modules import keeping_buffers
+from posterior_collapse.models.modules import keeping_state
 from posterior_collapse.records import Record
 from posterior_collapse.theory import FewSamplesWarning
 from posterior_collapse.theory.noise import few_samples
@@ -139,7 +139,7 @@ def onset(
     inputs, rank = np.ones((len(target), 1)), 0
     if condition is not None:
         inputs, rank = white_inputs(condition)
-    with keeping_buffers(loss):
+    with keeping_state(loss):
         rows = RowLoss(loss, target, shape, inputs)
         kept = _varying(rows)
         generator = torch.Generator().manual_seed(SEED)

@@ -276,6 +276,7 @@ class Diagnosis(Viewed):
     _about: About = UNKNOWN
     _training: tuple[float, float] | None = None  # loss and its error on the rows trained on
     _sees_past: bool = False  # whether the decoder is told the features before each
+    _built: bool = False  # whether the model is one of the package's own
 
     derived: ClassVar = ("gain", "gain_error")
 

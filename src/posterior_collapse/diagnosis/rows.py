@@ -64,7 +64,8 @@ class RowLoss:
 
     def total(self, output: Tensor, y: Tensor) -> Tensor:
         """Return the sum of the loss over the rows of a batch, whatever the loss makes of them."""
-        value = self._loss(output.reshape(len(output), *self.shape), y)
+        # Copies, as a loss may write into what it is given.
+        value = self._loss(output.reshape(len(output), *self.shape).clone(), y.clone())
         if not isinstance(value, Tensor):
             raise InvalidArgumentError(
                 "loss",

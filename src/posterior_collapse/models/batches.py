@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -100,7 +101,9 @@ def rows_at_hand(data: Any) -> int | None:
         return None
 
 
-def as_rows(values: Any, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
+def as_rows(
+    values: Any, dtype: torch.dtype, device: torch.device | None = None, *, name: str = "x"
+) -> Tensor:
     """Return a tensor or whatever holds numbers as flat rows.
 
     An array is copied, since it may change while a run goes on: by NumPy, since torch takes no
@@ -110,11 +113,17 @@ def as_rows(values: Any, dtype: torch.dtype, device: torch.device | None = None)
         values: Shape (rows, ...).
         dtype: Of the rows.
         device: Where to; None: where they are.
+        name: What to call them in an error.
+
+    Raises:
+        DataError: A number is too large for the dtype.
 
     Example:
         >>> as_rows(np.zeros((2, 3, 4), np.uint16), torch.float32).shape
         torch.Size([2, 12])
     """
+    values = values if isinstance(values, Tensor) else np.asarray(values)
+    _refuse_beyond(name, values, dtype)
     if not isinstance(values, Tensor):
         precision = np.float64 if dtype == torch.float64 else np.float32
         values = torch.from_numpy(np.array(values, precision, order="C"))
@@ -123,6 +132,23 @@ def as_rows(values: Any, dtype: torch.dtype, device: torch.device | None = None)
     device = device or rows.device
     pinned = device.type == "cuda" and rows.device.type == "cpu" and rows.is_pinned()
     return rows.detach().flatten(1).to(device, dtype, non_blocking=pinned)
+
+
+def _refuse_beyond(name: str, values: Any, dtype: torch.dtype) -> None:
+    """Refuse finite numbers that would become infinite in a dtype."""
+    kinds: Any = torch if isinstance(values, Tensor) else np
+    most = float(torch.finfo(dtype).max)
+    real = values.is_floating_point() if kinds is torch else values.dtype.kind == "f"
+    if not real or float(kinds.finfo(values.dtype).max) <= most or 0 in values.shape:
+        return
+    largest = float(max(values.max(), -values.min()))
+    if most < largest < math.inf:  # what is infinite itself is refused as such
+        raise DataError(
+            name,
+            f"values up to {largest:.3g}",
+            f"at most {most:.3g}, as {str(dtype).removeprefix('torch.')} holds",
+            "Rescale the data, or compute in float64 (precision='float64', model.double()).",
+        )
 
 
 def refuse_no_target() -> None:
@@ -166,7 +192,8 @@ def _regrouped(
 
     for x, y in found:
         # They move to the device joined.
-        waiting.append((as_rows(x, dtype), None if y is None else as_rows(y, dtype)))
+        target = None if y is None else as_rows(y, dtype, name="y")
+        waiting.append((as_rows(x, dtype), target))
         if sum(len(rows) for rows, _ in waiting) >= batch_size:
             yield joined()
     if waiting:

@@ -40,6 +40,7 @@ _PLAIN = (
     type(None), bool, int, float, complex, str, bytes, bytearray, np.ndarray, torch.Size,
     types.ModuleType, types.CodeType, types.FrameType,
 )  # fmt: skip
+_COUNTS = (int, float)
 _OURS = f"{__name__.partition('.')[0]}."
 _OF_TORCH = frozenset(vars(nn.Module()))
 """Attributes that every module has: parameters, submodules and hooks."""
@@ -135,17 +136,21 @@ def evaluating(*things: Any) -> Iterator[Seen]:
 
 
 @contextlib.contextmanager
-def keeping_buffers(*things: Any) -> Iterator[None]:
-    """Undo what happens meanwhile to the buffers of the modules behind functions.
+def keeping_state(*things: Any) -> Iterator[None]:
+    """Undo what happens meanwhile to buffers of the modules behind functions, and to counters.
 
-    For what has to run as in training, whose batch norms take each batch into their statistics.
+    For what has to run as in training: batch norms take each batch into their statistics, and
+    schedules count calls, in an attribute, a dict, a global or a variable of a function around.
 
     Example:
-        >>> norm = nn.BatchNorm1d(1)
-        >>> with keeping_buffers(norm):
-        ...     _ = norm(torch.ones(2, 1))
-        >>> norm.running_mean.item()
-        0.0
+        >>> norm, steps = nn.BatchNorm1d(1), {"done": 0}
+        >>> def loss(x):
+        ...     steps["done"] += 1
+        ...     return norm(x).sum()
+        >>> with keeping_state(loss):
+        ...     _ = loss(torch.ones(2, 1))
+        >>> norm.running_mean.item(), steps["done"]
+        (0.0, 0)
     """
     kept: weakref.WeakKeyDictionary[nn.Module, dict[str, tuple[Tensor, Tensor]]]
     kept = weakref.WeakKeyDictionary()
@@ -155,6 +160,9 @@ def keeping_buffers(*things: Any) -> Iterator[None]:
             buffers = module.named_buffers(recurse=False)
             kept[module] = {name: (buffer, buffer.clone()) for name, buffer in buffers}
 
+    reachable = list(_reachable(things))
+    spaces = [(space, dict(space)) for thing in reachable for space in _namespaces(thing)]
+    cells = [(cell, _held(cell)) for thing in reachable for cell in _cells(thing)]
     try:
         with _watched(meet, things):
             yield
@@ -164,6 +172,49 @@ def keeping_buffers(*things: Any) -> Iterator[None]:
                 with torch.no_grad():
                     buffer.copy_(value)
                 setattr(module, name, buffer)
+        for space, before in spaces:
+            for name in [name for name in (*before, *space) if _counted(before, space, name)]:
+                if name in before:
+                    space[name] = before[name]
+                else:  # an instance's own, in place of its class's
+                    space.pop(name, None)
+        for cell, held in cells:
+            if type(held) in _COUNTS:
+                cell.cell_contents = held
+
+
+def _namespaces(thing: Any) -> Iterator[dict[Any, Any]]:
+    """Yield where an object may count something: what it has by name."""
+    if _is(thing, nn.Module):
+        yield from (vars(part) for part in thing.modules())
+        return
+    if type(thing) is dict:
+        yield thing
+    elif _is(thing, types.FunctionType) and not _installed(thing.__module__):
+        yield from (thing.__globals__, thing.__dict__)
+    elif not _is(thing, (type, types.FunctionType)):
+        with contextlib.suppress(AttributeError):  # of what has slots
+            own = object.__getattribute__(thing, "__dict__")
+            if type(own) is dict:
+                yield own
+
+
+def _cells(thing: Any) -> tuple[types.CellType, ...]:
+    """Return where a function keeps variables of those around it."""
+    return (_is(thing, types.FunctionType) and thing.__closure__) or ()
+
+
+def _held(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # empty
+        return None
+
+
+def _counted(before: dict[Any, Any], after: dict[Any, Any], name: Any) -> bool:
+    """Whether a number has changed meanwhile, come or gone."""
+    pair = before.get(name), after.get(name)
+    return pair[0] is not pair[1] and any(type(value) in _COUNTS for value in pair)
 
 
 @contextlib.contextmanager

@@ -226,7 +226,7 @@ class LoaderBatches(Batches):
                     "no batch larger than the first",
                     "Pass the rows as an array or Dataset with batch_size, or the largest first.",
                 )  # fmt: skip
-            target = None if y is None else as_rows(y, self.dtype, self.device)
+            target = None if y is None else as_rows(y, self.dtype, self.device, name="y")
             batch = Batch(as_rows(x, self.dtype, self.device), target)
             if self._likelihood != "gaussian":
                 check_targets(self._likelihood, _targets(*batch))
@@ -323,18 +323,8 @@ def feed(
 def _rows(name: str, values: Any, dtype: torch.dtype, device: torch.device) -> Any:
     if values is None:
         return None
-    with np.errstate(over="ignore"):
-        rows = as_rows(values, dtype)
-    try:
-        refuse_non_finite(name, rows.numpy())
-    except DataError:
-        given = np.asarray(values)
-        refuse_non_finite(name, given)
-        raise DataError(
-            name, f"values up to {np.abs(given).max():.3g}",
-            f"at most {SINGLE.max:.3g}, as float32 holds",
-            "Rescale the data, or pass precision='float64'.",
-        ) from None  # fmt: skip
+    rows = as_rows(values, dtype, name=name)
+    refuse_non_finite(name, rows.numpy())
     return rows.to(device)
 
 
