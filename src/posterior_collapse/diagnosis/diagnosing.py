@@ -252,6 +252,11 @@ def _forecast(
         return None, (
             f"no forecast: x and y have more than {MOST_FEATURES:,} features, or no variance",
         )
+    if found.spec is not None and found.spec.model == "cvae" and likelihood != "gaussian":
+        return None, (
+            f"no forecast: with a condition, that of likelihood {likelihood!r} is a regression on "
+            "all rows at once; pc.forecast has it",
+        )
     return linear_forecast(found.evidence, found.spec)
 
 

@@ -45,8 +45,10 @@ from posterior_collapse.theory.noise import few_samples
 ROUNDING = 1e-6
 """Relative: what float32 data may miss a bound of their moments by."""
 ITERATIONS = 2000
-TOLERANCE = 1e-5
-"""Nats per sample and unit of a white coefficient: the gradient at which a fit is finished."""
+TOLERANCE = 3e-5
+"""Gradient at which a fit is finished, per sample and unit of a white coefficient in which each
+feature has a curvature of about 1: of coefficients as they are, a rare feature beside a frequent
+one would take thousands of steps."""
 ROUNDS = 50
 """Of fitting the outputs and the dispersion in turns."""
 OF_Z_ALONE = (
@@ -265,20 +267,26 @@ def regress(likelihood: Likelihood, x: Array, y: Array, r: Dispersion = "learned
         first = np.clip(FAMILIES[likelihood].link(target.mean(axis=0)), -ENDLESS, ENDLESS)
     start = np.zeros((white.shape[1], len(first)))
     start[0] = first
-    if likelihood == "categorical":
-        widths = one_hot_widths(target)
-        loss, score, means, _ = _minimise(white, start, law(likelihood, target, widths=widths))
-        return Regression(*_blocks_whitened(score, means, widths), loss / n, rank)
     learned = likelihood == "negative-binomial" and r == "learned"
     fixed = likelihood == "negative-binomial" and not learned
     each = np.full(target.shape[1], r if fixed else np.inf, dtype=np.float64)
-    loss, score, means, found = _minimise(white, start, law(likelihood, target, r=each))
+    widths = one_hot_widths(target) if likelihood == "categorical" else ()
+
+    def fitted(coefficients: Float) -> tuple[float, Float, Float, Float]:
+        mean = target.mean(axis=0)
+        about = FAMILIES[likelihood].variance(mean, each) / np.square(1 + mean / each)
+        unit = 1 / np.sqrt(np.where(about > 0, about, 1.0))
+        return _minimise(white, coefficients, unit, law(likelihood, target, r=each, widths=widths))
+
+    loss, score, means, found = fitted(start)
+    if likelihood == "categorical":
+        return Regression(*_blocks_whitened(score, means, widths), loss / n, rank)
     counts = Tally.beside(target)
     for _ in range(ROUNDS if learned else 0):
         before, each = each, likeliest(counts, means.ravel())
         if np.allclose(1 / each, 1 / before, rtol=SAME, atol=0.0):
             break
-        loss, score, means, found = _minimise(white, found, law(likelihood, target, r=each))
+        loss, score, means, found = fitted(found)
     if likelihood == "bernoulli":
         curvature = means * (1 - means)
     else:
@@ -303,23 +311,27 @@ def white_inputs(x: Float) -> tuple[Float, int]:
     return np.column_stack([np.ones(len(x)), white]), int(keep.sum())
 
 
-def _minimise(white: Float, start: Float, cost: Law) -> tuple[float, Float, Float, Float]:
+def _minimise(
+    white: Float, start: Float, unit: Float, cost: Law
+) -> tuple[float, Float, Float, Float]:
     """Return loss, scores, means and coefficients of the best outputs linear in `white`.
 
     Args:
         white: Constant and condition, (samples, k).
         start: Coefficients to begin with, (k, d_y).
+        unit: Of the coefficients of each feature, (d_y,), in which they are searched for.
         cost: Of outputs, (samples, d_y).
     """
     n = len(white)
 
     def value(flat: Float) -> tuple[float, Float]:
-        loss, gradient, _ = cost(white @ flat.reshape(start.shape))
-        return loss / n, (white.T @ gradient).ravel() / n
+        loss, gradient, _ = cost(white @ (flat.reshape(start.shape) * unit))
+        return loss / n, (white.T @ gradient * unit).ravel() / n
 
     options: Any = {"maxiter": ITERATIONS, "maxfun": 2 * ITERATIONS, "gtol": TOLERANCE, "ftol": 0.0}
-    found = optimize.minimize(value, start.ravel(), jac=True, method="L-BFGS-B", options=options)
-    best = found.x.reshape(start.shape)
+    first = (start / unit).ravel()
+    found = optimize.minimize(value, first, jac=True, method="L-BFGS-B", options=options)
+    best = found.x.reshape(start.shape) * unit
     loss, gradient, means = cost(white @ best)
     return loss, -gradient, means, best
 
