@@ -231,8 +231,8 @@ def _undecided(found: Diagnosis, number: int) -> Finding:
             "undecided",
             f"{what}: {gain_in_words(found, number - 1)}, about what is worth a unit "
             f"({found.gains[number - 1].worth:.2g}).",
-            "Train on and diagnose again: what parts of latent space leave unexplained shrinks "
-            "until training has settled.",
+            "Train on and diagnose again: what such parts leave unexplained shrinks until training "
+            "has settled.",
         )
     if leaves_out(found, number - 1) and not found.undecided_units[number - 1]:
         return Finding("undecided", f"{what}: {what_decides(found, number - 1)}.", TRAIN_LONGER)

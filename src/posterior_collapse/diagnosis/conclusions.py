@@ -246,10 +246,15 @@ def gain_in_words(found: Diagnosis, at: int) -> str:
         text = f"one more unit would lower the loss by up to about {gain.nats:.2g} nats, a rough "
         text += "upper guess far from the optimum"
     if gain.parts > 1:
-        text += f", used differently in {gain.parts} parts of latent space"
+        text += f", used differently in {gain.parts} parts of {what_is_parted(found)}"
     if gain.nats <= gain.worth:
         text += f", less than the {gain.worth:.2g} worth a unit"
     return text
+
+
+def what_is_parted(found: Diagnosis) -> str:
+    """Return of what a unit may be used differently in each part: a condition tells them too."""
+    return "the data" if found.spec is not None and found.spec.model == "cvae" else "latent space"
 
 
 def what_decides(found: Diagnosis, at: int) -> str:

@@ -171,8 +171,9 @@ class Gain(Record):
     """By how much one more unit of a level would lower the loss, in nats per row.
 
     Attributes:
-        nats: Over the number of parts of latent space that shows the most; about, of networks
-            rather too low by a factor of 2.
+        nats: Over the number of parts of latent space, or of a condition that the decoder mixes
+            with the latents, that shows the most; about, of networks rather too low by a factor
+            of 2.
         error: Its standard error.
         parts: That number: a network may use one unit differently in each.
         whole: Of one part: of a linear model exact.

@@ -103,8 +103,9 @@ class Forecast(Viewed):
         """Beta of the level next to the data above which all its units collapse.
 
         It is that of total collapse, whatever the network, if its decoder sees z alone: there the
-        loss is a quadratic. Given a
-        condition it is that of a path from x that is linear; one that explains more has a lower.
+        loss is a quadratic. Given a condition it is that of decoders that add what z says to
+        something linear in x: one that explains more of y by x has a lower onset, one that uses z
+        differently for each x a higher, up to that of the x whose y varies most.
         """
         critical = self.levels[0].critical_beta
         return float(critical[~np.isnan(critical)].max(initial=0.0))

@@ -151,10 +151,11 @@ def whiten_given(data: Samples, spec: Spec) -> Whitening:
     assert data.y is not None
     fitted = regress(spec.likelihood, data.x, data.y, spec.dispersion)
     dropped = int(np.count_nonzero(fitted.scores.std(axis=0) == 0))
-    notes = _notes(spec, dropped, fitted.scores.shape[1], counted=True)
+    notes = _notes(spec, dropped, fitted.scores.shape[1], counted=True, given=True)
     notes.append(
         "without latents the output is linear in the condition (a generalised linear model of y "
-        "on x); a network may read more from x and leave less for the latents"
+        "on x); a network may read more from x and leave less for the latents, or use them "
+        "differently for each x and keep some above this beta"
     )
     notes += few_samples(fitted.rank, len(data.x))
     moments = Moments.from_arrays(fitted.scores)
@@ -191,7 +192,9 @@ def _check_moments(mean: Float, variance: Float, moments: Moments, spec: Spec) -
             )
 
 
-def _notes(spec: Spec, dropped: int, features: int, counted: bool) -> list[str]:
+def _notes(
+    spec: Spec, dropped: int, features: int, counted: bool, given: bool = False
+) -> list[str]:
     family = FAMILIES[spec.likelihood]
     learned = is_learned(spec)
     onset = "The beta from which total collapse is stable is "
@@ -200,6 +203,8 @@ def _notes(spec: Spec, dropped: int, features: int, counted: bool) -> list[str]:
             "as far off as the dispersions, which are estimated from mean and variance alone (of "
             "bursty counts by a factor of ten; the rows would tell them)"
         )
+    elif given:
+        onset += "that of decoders that add what z says to what x says"
     else:
         onset += "exact for any network"
     notes = [

@@ -166,7 +166,8 @@ def _onset(forecast: Forecast) -> str:
     onset = number(forecast.onset)
     noise = forecast._modes.noise
     if noise is None or noise.exact:
-        return f"Onset: from {beta} = {onset} on total collapse is stable, in any network."
+        whose = " that adds what z says to what x says" * (forecast.spec.model == "cvae")
+        return f"Onset: from {beta} = {onset} on total collapse is stable, in any network{whose}."
     return f"Onset, as far as moments tell: total collapse is stable from {beta} = {onset} on."
 
 
