@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from posterior_collapse.diagnosis.conclusions import (
-    LOCALLY,
     NOT_ENDED,
+    best_of,
     conclude,
     excess_loss,
     gain_in_words,
@@ -183,7 +183,7 @@ def _of_certificate(found: Diagnosis, number: int, conclusion: Conclusion) -> It
         kept = units - spare if is_settled(found, number - 1) else level.directions
         how = "which is optimal"
         if found.is_network:
-            how = f"which no small step improves ({LOCALLY})"
+            how = "which {} ({})".format(*best_of(found))
         why = "what is left unexplained would not pay for one"
         if t > 1 + ROUNDING and number > 1:
             why = f"what is left unexplained is noise injected into z{number - 1}"

@@ -14,6 +14,7 @@ from scipy import linalg
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 from posterior_collapse.arrays import Float
+from posterior_collapse.diagnosis.results import LINEARLY
 from posterior_collapse.diagnosis.scores import Floats, Kind, Noise
 from posterior_collapse.diagnosis.statistics import Reservoir, Which
 from posterior_collapse.errors import count_of
@@ -214,7 +215,7 @@ class Residuals:
         flat = average.reshape(n, -1)
         predicted = x @ linalg.lstsq(x, flat, cond=1e-6)[0]
         if self._inputs == "only":
-            return predicted.reshape(average.shape), ()
+            return predicted.reshape(average.shape), (LINEARLY,)
         # A fit of as many features takes their share of what it cannot predict.
         scale = math.sqrt(n / (n - dim))
         return scale * (flat - predicted).reshape(average.shape), ()

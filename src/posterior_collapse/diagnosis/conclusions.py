@@ -11,6 +11,7 @@ import numpy as np
 
 from posterior_collapse.diagnosis.results import (
     LEFT_OUT,
+    LINEARLY,
     NO_SIGNAL,
     Conclusion,
     Diagnosis,
@@ -252,6 +253,13 @@ def gain_in_words(found: Diagnosis, at: int) -> str:
     return text
 
 
+def best_of(found: Diagnosis) -> tuple[str, str]:
+    """Return what does not improve a network's collapse, and how far that goes, as two clauses."""
+    if LINEARLY in found.notes:
+        return "no linear encoder improves", "a network may read more from x"
+    return "no small step improves", LOCALLY
+
+
 def what_is_parted(found: Diagnosis) -> str:
     """Return of what a unit may be used differently in each part: a condition tells them too."""
     return "the data" if found.spec is not None and found.spec.model == "cvae" else "latent space"
@@ -378,7 +386,7 @@ def _overall(found: Diagnosis, conclusions: Sequence[Conclusion]) -> tuple[Concl
             return conclusion, f": {words} ({_signal(found, at)}; {what_decides(found, at)})"
         words = _WORDS[conclusion]
         if conclusion == "collapse-optimal" and found.is_network:
-            words = f"no small step improves this collapse, {LOCALLY}"
+            words = "{} this collapse, {}".format(*best_of(found))
         if conclusion == "nothing-to-do" and found.signal[at] > 1 + ROUNDING:
             words = "every unit is used and one more is not worth it"
         if conclusion == "signal-unclaimed" and (is_worse_than_none(found) or overfit(found)):

@@ -36,6 +36,10 @@ NO_SIGNAL = "no t: "
 """Begins the note that says why a decoder's distribution shows no signal to measure."""
 LEFT_OUT = "t leaves out "
 """Begins the note on outputs at which a likelihood has no curvature to measure signal in."""
+LINEARLY = (
+    "t counts what x predicts linearly of what is unexplained of y: a network may read more from x"
+)
+"""A note on an autoencoder of a pair, whose encoder does not see y."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Of the rows, at which `LevelDiagnosis.kl_quantiles` are given."""
 

@@ -105,7 +105,9 @@ class Forecast(Viewed):
         It is that of total collapse, whatever the network, if its decoder sees z alone: there the
         loss is a quadratic. Given a condition it is that of decoders that add what z says to
         something linear in x: one that explains more of y by x has a lower onset, one that uses z
-        differently for each x a higher, up to that of the x whose y varies most.
+        differently for each x a higher, up to that of the x whose y varies most. Of an autoencoder
+        of a pair it is that of encoders that read x linearly: a network that reads more of y has a
+        higher.
         """
         critical = self.levels[0].critical_beta
         return float(critical[~np.isnan(critical)].max(initial=0.0))

@@ -51,6 +51,10 @@ feature has a curvature of about 1: of coefficients as they are, a rare feature 
 one would take thousands of steps."""
 ROUNDS = 50
 """Of fitting the outputs and the dispersion in turns."""
+EVERY = "exact for any network"
+ADDING = "that of decoders that add what z says to what x says"
+READING = "that of encoders that read x linearly: a network may read more of y, and live above it"
+"""Whose an onset is: where y is x; with a condition x; where the encoder sees another x alone."""
 OF_Z_ALONE = (
     "this is about a decoder that sees z alone: one that also sees the positions before each, as "
     "for text, has its own onset, 1 if it predicts as well as they allow"
@@ -120,7 +124,9 @@ def whiten(moments: Moments, spec: Spec, counts: Tally | None = None) -> Whiteni
     divisor = np.sqrt(np.where(varies, tolerated, np.inf))
     with np.errstate(divide="ignore"):
         output = np.asarray(family.link(mean), dtype=np.float64)
-    notes = _notes(spec, int(np.count_nonzero(~varies)), len(mean), counts is not None)
+    whose = READING if moments.paired else EVERY
+    dropped = int(np.count_nonzero(~varies))
+    notes = _notes(spec, dropped, len(mean), counts is not None, whose)
     modes = int(np.count_nonzero(varies))
     if spec.likelihood == "categorical":
         # Of positions that always have the same class no class varies.
@@ -151,7 +157,7 @@ def whiten_given(data: Samples, spec: Spec) -> Whitening:
     assert data.y is not None
     fitted = regress(spec.likelihood, data.x, data.y, spec.dispersion)
     dropped = int(np.count_nonzero(fitted.scores.std(axis=0) == 0))
-    notes = _notes(spec, dropped, fitted.scores.shape[1], counted=True, given=True)
+    notes = _notes(spec, dropped, fitted.scores.shape[1], True, ADDING)
     notes.append(
         "without latents the output is linear in the condition (a generalised linear model of y "
         "on x); a network may read more from x and leave less for the latents, or use them "
@@ -192,9 +198,7 @@ def _check_moments(mean: Float, variance: Float, moments: Moments, spec: Spec) -
             )
 
 
-def _notes(
-    spec: Spec, dropped: int, features: int, counted: bool, given: bool = False
-) -> list[str]:
+def _notes(spec: Spec, dropped: int, features: int, counted: bool, whose: str = EVERY) -> list[str]:
     family = FAMILIES[spec.likelihood]
     learned = is_learned(spec)
     onset = "The beta from which total collapse is stable is "
@@ -203,10 +207,8 @@ def _notes(
             "as far off as the dispersions, which are estimated from mean and variance alone (of "
             "bursty counts by a factor of ten; the rows would tell them)"
         )
-    elif given:
-        onset += "that of decoders that add what z says to what x says"
     else:
-        onset += "exact for any network"
+        onset += whose
     notes = [
         f"likelihood {spec.likelihood!r} of {family.gives}: variances are in units of its own "
         f"noise. {onset}; how many units live below it, their KL and the loss are those of a "

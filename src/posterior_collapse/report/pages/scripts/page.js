@@ -135,9 +135,8 @@ function showNotes() {
   $("onset").hidden = !collapse;
   const name = depth > 1 ? "β of z1" : "β";
   const onset = `${name} = ${shown(found.onset)}`;
-  const whose = data.model === "cvae" ? " that adds what z says to what x says" : "";
   $("onset").textContent = data.laws[likelihood()].exact
-    ? `Onset: from ${onset} on total collapse is stable, in any network${whose}.`
+    ? `Onset: from ${onset} on total collapse is stable, in any network${data.whose}.`
     : `Onset, as far as moments tell: total collapse is stable from ${onset} on.`;
   const own = likelihood() === data.likelihood ? data.notes : gaussian() ? [] : [APPROXIMATE];
   for (const note of [...own, ...found.notes]) {
