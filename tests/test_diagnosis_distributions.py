@@ -345,3 +345,28 @@ def test_a_feature_that_few_rows_make_vary_counts_for_less() -> None:
     ((_, root),) = noise.root
     assert root[1] == pytest.approx(1.0)
     assert root[0] ** 2 == pytest.approx(2 / 10)
+
+
+def test_what_a_network_may_read_from_another_x_is_not_ruled_out() -> None:
+    """Logarithms tell the counts, but linear encoders of them hear a fourth of their signal."""
+    rng = np.random.default_rng(0)
+    hidden = rng.standard_normal((2000, 2)) @ rng.standard_normal((2, 6))
+    counts = rng.poisson(np.exp(1 + 1.2 * hidden)).astype(float)
+    logs, spec = np.log1p(counts), pc.VAESpec(2, likelihood="poisson")
+    alone, pair = (pc.forecast(data, spec) for data in (counts, (logs, counts)))
+    assert pair.onset < 0.5 * alone.onset
+    assert "exact for any network" in alone.notes[0]
+    assert "that of encoders that read x linearly" in pair.notes[0]
+    rates = torch.tensor(counts.mean(0), dtype=torch.float32)
+    model = from_callable(
+        lambda x: (torch.zeros(len(x), 2), torch.zeros(len(x), 2)),
+        lambda z: Poisson(rates.expand(len(z), -1)),
+        latent_dim=2,
+        spec=spec.replace(beta=(pair.onset * alone.onset) ** 0.5),
+    )
+    found = pc.diagnose(model, (logs, counts))
+    assert found.conclusion == "collapse-optimal"
+    assert "no linear encoder improves this collapse, a network may read more" in found.verdict
+    assert "no small step" not in found.verdict + found.advice[0].text
+    above = pc.diagnose(model, counts, spec=spec.replace(beta=2 * alone.onset))
+    assert "no small step improves this collapse" in above.verdict

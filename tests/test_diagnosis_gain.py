@@ -14,6 +14,7 @@ import posterior_collapse as pc
 from planted import Opaque
 from posterior_collapse.adapters import from_callable
 from posterior_collapse.diagnosis.certificate import Signal
+from posterior_collapse.diagnosis.effects import adds_input
 from posterior_collapse.diagnosis.gain import Bought, eta_answers, gain_of, priced
 from posterior_collapse.models import build, load_parameters
 from posterior_collapse.theory.thresholds import idle_cost, unclaimed_signal, unit_gain
@@ -351,3 +352,63 @@ def test_what_a_networks_path_from_x_explains_no_unit_has_brought(told) -> None:
     assert found.gains[0].worth == pytest.approx(0.01 * brought, rel=0.1, abs=1e-9)
     assert found.collapsed_loss - found.loss > 20
     assert found.conclusion == ("more-units-pay" if told else "signal-unclaimed")
+
+
+@pytest.mark.parametrize("mixes", [True, False])
+def test_a_decoder_that_mixes_z_and_x_may_live_above_the_onset_of_one_that_adds_them(mixes) -> None:
+    """One class in four varies, and more than beta: a unit for it alone lowers the loss.
+
+    Trained, such a network keeps it. One that adds z to x would pay for it in all classes.
+    """
+    rng = np.random.default_rng(0)
+    one = rng.random(4000) < 0.25
+    along = torch.tensor([0.6, 0.8, 0.0, 0.0])
+    y = 0.1 * rng.standard_normal((4000, 4))
+    y += np.where(one[:, None], 2 * rng.standard_normal((4000, 1)) * along.numpy(), 0)
+    x = np.stack([one, ~one], axis=1).astype(float)
+    variance = np.linalg.eigvalsh(np.cov(y[one].T, bias=True))[-1]
+    beta, share = 1.5, one.mean()
+    forecast = pc.forecast((x, y), pc.CVAESpec(1, beta=beta))
+    assert forecast.onset < beta < variance
+    means = torch.tensor(np.stack([y[one].mean(0), y[~one].mean(0)]), dtype=torch.float32)
+    told, width = math.sqrt(1 - beta / variance), math.sqrt(variance)
+
+    def model(alive):
+        def encode(x, y):
+            mean = alive * told * x[:, :1] * ((y - x @ means) @ along)[:, None] / width
+            return mean, alive * x[:, :1] * math.log(beta / variance)
+
+        def decode(z, x):  # of classes a square says no more, and is not affine
+            path = (x.square() if mixes else x) @ means
+            return path + alive * told * width * x[:, :1] * z * along
+
+        spec = pc.CVAESpec(1, beta=beta)
+        return pc.diagnose(from_callable(encode, decode, latent_dim=1, spec=spec), (x, y))
+
+    dead, living = model(0.0), model(1.0)
+    true = share * beta / 2 * (variance / beta - 1 - math.log(variance / beta))
+    assert dead.loss - living.loss == pytest.approx(true, rel=0.05)
+    assert living.n_active == 1
+    assert dead.signal[0] < 0.8  # of decoders that add
+    if mixes:
+        assert dead.conclusion == "signal-unclaimed"
+        assert abs(dead.gain - true) < 2 * dead.gain_error
+        assert "used differently in 2 parts of the data" in dead.verdict
+    else:
+        assert (dead.conclusion, dead.gain) == ("collapse-optimal", 0.0)
+
+
+def test_networks_of_this_package_add_what_z_and_x_say() -> None:
+    x, y = X[:, :3], X[:, 32:]
+    generator = torch.Generator().manual_seed(0)
+    for architecture in ("linear", "mlp"):
+        own = build(pc.CVAESpec(2), architecture, x_dim=3, y_dim=32)
+        assert adds_input(own, x, y, generator)
+    mixed = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 32))
+    other = from_callable(
+        lambda x, y: (y[:, :2], y[:, :2]),
+        lambda z, x: mixed(torch.cat([z, x], 1)),
+        latent_dim=2,
+        spec=pc.CVAESpec(2),
+    )
+    assert not adds_input(other, x, y, generator)

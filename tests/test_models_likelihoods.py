@@ -7,6 +7,7 @@ from scipy import special, stats
 from torch.distributions import Bernoulli, NegativeBinomial, OneHotCategorical, Poisson
 
 import posterior_collapse as pc
+from posterior_collapse.diagnosis.scores import scored
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import (
     OneHots,
@@ -19,7 +20,7 @@ from posterior_collapse.models import (
     set_biases,
     trained_parameters,
 )
-from posterior_collapse.models.likelihoods import draw, observation_of
+from posterior_collapse.models.likelihoods import draw, log_prob, observation_of
 
 F64 = torch.float64
 CLASSES = (3, 3, 2, 4)
@@ -170,6 +171,24 @@ def test_loss_and_slopes_are_finite_at_extreme_outputs(name, extremes, dtype) ->
         slopes = torch.autograd.grad(loss, [output, *observation.parameters()])
         assert bool(loss.isfinite())
         assert all(bool(slope.isfinite().all()) for slope in slopes)
+
+
+@pytest.mark.parametrize("r", [1e-3, 0.5, 20.0, 1e4, 1e6, 1e9, 1e20])
+def test_counts_of_any_dispersion_keep_their_digits_in_single_precision(r) -> None:
+    """Gamma functions of r lose them all: at 10^6 they are known to half a nat."""
+    counts, mean = np.array([0.0, 1.0, 3.0, 30.0, 400.0]), np.array([3.0, 3.0, 3.0, 20.0, 500.0])
+    output = torch.tensor(np.log(mean), dtype=torch.float32)
+    spec = pc.VAESpec(2, likelihood="negative-binomial", dispersion=r)
+    p = observation_of(spec, 5, None).distribution(output)
+    y = torch.tensor(counts, dtype=torch.float32)
+    expected = stats.nbinom.logpmf(counts, r, 1 / (1 + mean / r))
+    if r > 1e9:  # of which scipy has no digits either
+        expected = stats.poisson.logpmf(counts, mean)
+    assert log_prob(p, y).numpy() == pytest.approx(expected, rel=1e-5, abs=1e-3)
+    found = scored(p, y)
+    assert float(found.log_density) == pytest.approx(expected.sum(), abs=1e-3)
+    left_out = found.log_density + observation_of(spec, 5, None).loss(output, y)
+    assert float(found.data) == pytest.approx(float(left_out), abs=1e-3)
 
 
 def test_a_wide_row_of_sure_and_unsure_logits_keeps_its_digits() -> None:

@@ -36,6 +36,24 @@ def test_white_noise_of_few_rows_is_told_from_signal() -> None:
     assert min(others) - 1 <= above <= max(others) + 1
 
 
+def test_noise_of_classes_is_told_as_that_of_binary_features_is() -> None:
+    """Of two classes each is the other's complement: half the features, each of twice as much."""
+    binary = 1.0 * (np.random.default_rng(0).random((200, 30)) < 0.5)
+    both = np.stack([binary, 1 - binary], axis=-1)
+    spec = pc.VAESpec(60, likelihood="bernoulli")
+    said = [notes(binary, spec), notes(both, spec.replace(likelihood="categorical"))]
+    numbers = [re.findall(r"(?:show|which) (?:about )?(\d+)", each) for each in said]
+    assert numbers[0] == numbers[1]
+    assert numbers[0][-1] == "0"
+
+
+@pytest.mark.parametrize("classes", [3, 8])
+def test_noise_of_classes_is_not_taken_for_signal(classes) -> None:
+    drawn = np.random.default_rng(1).integers(0, classes, (200, 20))
+    said = notes(np.eye(classes)[drawn], pc.VAESpec(16, likelihood="categorical"))
+    assert re.search(r"of which 0 are stronger than noise's", said)
+
+
 def test_the_strongest_mode_of_noise_is_seldom_taken_for_signal() -> None:
     """Next to one other draw it would be in half of all cases."""
     taken = 0

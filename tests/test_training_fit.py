@@ -258,7 +258,11 @@ def test_a_first_loss_that_is_not_finite_is_not_laid_to_the_learning_rate():
     with pytest.raises(NonFiniteLossError, match=r"at step 0: .*smaller weights") as told:
         pc.fit(spec, counts, "mlp", **how)
     assert "learning_rate" not in str(told.value)
+    assert "eta_dec" not in str(told.value)  # which counts do not have
+    assert "scale the data" not in str(told.value)  # or they are none any more
     assert pc.fit(spec, counts, "mlp", **how, initial_std=0.005).stopped == "finished"
+    assert "the pair (log(1 + x), x)" in str(told.value)
+    assert pc.fit(spec, (np.log1p(counts), counts), "mlp", **how).stopped == "finished"
 
 
 @pytest.mark.parametrize("offset", [1e7, 1e8])

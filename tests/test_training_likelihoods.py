@@ -278,6 +278,25 @@ def test_the_log_likelihood_of_two_units_agrees_with_quadrature() -> None:
     assert pc.diagnose(model, x.astype(float), importance_samples=50).nll == few.nll
 
 
+@pytest.mark.parametrize("r", [1e4, 1e8])
+def test_counts_of_large_dispersion_are_diagnosed_as_a_poissons(r) -> None:
+    (spec,) = specs("poisson", 1.0)
+    poisson = build(spec, "linear", x_dim=12)
+    same = build(spec.replace(likelihood="negative-binomial", dispersion=r), "linear", x_dim=12)
+    same.load_state_dict(poisson.state_dict(), strict=False)
+    one, other = (pc.diagnose(model, COUNTS, importance_samples=20) for model in (poisson, same))
+    for name in ("loss", "nll", "data_loss", "signal"):
+        assert getattr(other, name) == pytest.approx(getattr(one, name), rel=1e-3)
+
+
+def test_of_a_conditional_model_it_is_said_who_has_the_forecast() -> None:
+    """And not that the pair should be passed, which it was."""
+    (spec,) = specs("bernoulli", 1.0, kind=pc.CVAESpec)
+    found = pc.diagnose(build(spec, "linear", x_dim=2, y_dim=12), (HIDDEN[:, :2], BINARY))
+    (note,) = [note for note in found.notes if "forecast" in note]
+    assert note.endswith("a regression on all rows at once; pc.forecast has it")
+
+
 def test_a_std_is_no_option_of_another_likelihood() -> None:
     (spec,) = specs("bernoulli", 1.0)
     model = build(spec, "linear", x_dim=12)

@@ -17,6 +17,7 @@ from posterior_collapse.adapters.callables import WrappedModel
 from posterior_collapse.adapters.libraries import needing
 from posterior_collapse.errors import InvalidArgumentError, count_of
 from posterior_collapse.models.global_state import undisturbed
+from posterior_collapse.models.likelihoods import log_prob
 from posterior_collapse.models.modules import evaluating
 from posterior_collapse.specs import CVAESpec, Likelihood, Spec, VAESpec
 
@@ -221,8 +222,7 @@ class ZeroInflatedNegativeBinomial(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log density of counts, elementwise."""
         counts = NegativeBinomial(self.total_count, logits=self.logits, validate_args=False)
-        of_count: Tensor = counts.log_prob(value)  # type: ignore[no-untyped-call]
-        of_count = logsigmoid(-self.gate_logits) + of_count
+        of_count = logsigmoid(-self.gate_logits) + log_prob(counts, value)
         of_zero = torch.logaddexp(logsigmoid(self.gate_logits), of_count)
         return torch.where(value == 0, of_zero, of_count)
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from posterior_collapse.diagnosis.conclusions import (
-    LOCALLY,
     NOT_ENDED,
+    best_of,
     conclude,
     excess_loss,
     gain_in_words,
@@ -180,7 +180,7 @@ def _of_certificate(found: Diagnosis, number: int, conclusion: Conclusion) -> It
         kept = units - spare if is_settled(found, number - 1) else level.directions
         how = "which is optimal"
         if found.is_network:
-            how = f"which no small step improves ({LOCALLY})"
+            how = "which {} ({})".format(*best_of(found))
         why = "what is left unexplained would not pay for one"
         if t > 1 + ROUNDING and number > 1:
             why = f"what is left unexplained is noise injected into z{number - 1}"
@@ -228,8 +228,8 @@ def _undecided(found: Diagnosis, number: int) -> Finding:
             "undecided",
             f"{what}: {gain_in_words(found, number - 1)}, about what is worth a unit "
             f"({found.gains[number - 1].worth:.2g}).",
-            "Train on and diagnose again: what parts of latent space leave unexplained shrinks "
-            "until training has settled.",
+            "Train on and diagnose again: what such parts leave unexplained shrinks until training "
+            "has settled.",
         )
     if leaves_out(found, number - 1) and not found.undecided_units[number - 1]:
         return Finding("undecided", f"{what}: {what_decides(found, number - 1)}.", TRAIN_LONGER)

@@ -1,4 +1,4 @@
-"""The strongest variance that a decoder leaves unexplained, and in which parts of latent space."""
+"""The strongest variance that a decoder leaves unexplained, and in which parts of the data."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from scipy import linalg
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 from posterior_collapse.arrays import Float
+from posterior_collapse.diagnosis.results import LINEARLY
 from posterior_collapse.diagnosis.scores import Floats, Kind, Noise
 from posterior_collapse.diagnosis.statistics import Reservoir, Which
 from posterior_collapse.errors import count_of
@@ -31,14 +32,14 @@ LEAST_INFORMED = -math.expm1(-2 * ACTIVE_INFORMATION)
 NARROW = 128
 """Features up to which a dense routine is the fastest for one eigenvector too."""
 LEAST_PART = 40
-"""Rows that a part of latent space must have."""
+"""Rows that a part must have."""
 KRYLOV, ROUGH = 6, 0.1
 """Vectors and tolerance by which a part's strongest direction is found: its variance is right to
 the tolerance's square, which is less than its error, in a third of the products of an exact one."""
 ROWS_PER_FEATURE = 2
 """Rows per feature of x from which x is regressed out."""
 NUMBERS_OF_PARTS = (2, 4, 8, 16, 32)
-"""Of latent space, that are tried."""
+"""That are tried."""
 ROWS_OF_PARTS = 2500
 """Rows that tell where parts are, about; each row then belongs to the nearest."""
 Input = Literal["all", "removed", "only"]
@@ -62,7 +63,7 @@ class Residual(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """The strongest variance in each part of latent space, arrays of one entry per part.
+    """The strongest variance in each part, arrays of one entry per part.
 
     Attributes:
         share: Of the rows.
@@ -85,7 +86,8 @@ class Signal(NamedTuple):
         informed: Whether each direction varies with x, and not only with the noise injected
             below: there is none below level 1.
         notes: What was left out.
-        parts: The strongest variance in each part of latent space, for several numbers of parts.
+        parts: The strongest variance in each part of latent space, or of the inputs, for several
+            numbers of parts.
     """
 
     variances: Float
@@ -147,13 +149,16 @@ class Residuals:
         self._names = tuple(arrays)
         self._kept.keep(*(array.astype(np.float32, copy=False) for array in arrays.values()))
 
-    def signal(self, scale: Float | None = None, least: float = 0.0) -> Signal:
+    def signal(
+        self, scale: Float | None = None, least: float = 0.0, *, mixed: bool = False
+    ) -> Signal:
         """Return what was found; NaN from fewer than 4 rows.
 
         Args:
             scale: Std of each unit by which places are as far apart as they differ, infinite for
                 units that do not count; None, or none that counts: latent space is one part.
             least: Variance that counts: of weaker directions few are found, or none.
+            mixed: Whether a decoder that sees x may use a unit differently for each.
         """
         kept = dict(zip(self._names, self._kept.rows(), strict=True))
         average, difference = kept["average"], kept["difference"]
@@ -184,15 +189,19 @@ class Residuals:
         # lies between the two halves: of a uniform law, 1/sqrt(12) is the standard deviation.
         gap = float(np.mean([gap for _, _, gap in found])) / math.sqrt(12)
         error = math.hypot(variance_error(strongest, error, n), gap)
-        parts: tuple[Parts, ...] = ()
+        spaces = []
         if scale is not None and "places" in kept:
-            places = (kept["places"] / scale)[:, np.isfinite(scale)]
+            spaces.append((kept["places"] / scale)[:, np.isfinite(scale)])
+        if mixed and self._inputs == "removed":
+            spread = kept["x"].std(0)
+            spaces.append((kept["x"] / np.where(spread > 0, spread, np.inf))[:, spread > 0])
+        parts: list[Parts] = []
+        for places in spaces:
             # Every part in its turn lies here: memory that is new costs more than a copy.
-            space = np.empty_like(average), np.empty_like(difference)
-            parts = tuple(
-                _of_parts(rows, noise, labels, space) for labels in partitions(places, LEAST_PART)
-            )
-        return Signal(variances[order], error, informed[order], notes, parts)
+            room = np.empty_like(average), np.empty_like(difference)
+            for labels in partitions(places, LEAST_PART):
+                parts.append(_of_parts(rows, noise, labels, room))
+        return Signal(variances[order], error, informed[order], notes, tuple(parts))
 
     def _regressed(self, average: Floats, x: Floats) -> tuple[Floats, tuple[str, ...]]:
         n, dim = x.shape
@@ -206,7 +215,7 @@ class Residuals:
         flat = average.reshape(n, -1)
         predicted = x @ linalg.lstsq(x, flat, cond=1e-6)[0]
         if self._inputs == "only":
-            return predicted.reshape(average.shape), ()
+            return predicted.reshape(average.shape), (LINEARLY,)
         # A fit of as many features takes their share of what it cannot predict.
         scale = math.sqrt(n / (n - dim))
         return scale * (flat - predicted).reshape(average.shape), ()

@@ -11,6 +11,7 @@ import numpy as np
 
 from posterior_collapse.diagnosis.results import (
     LEFT_OUT,
+    LINEARLY,
     NO_SIGNAL,
     Conclusion,
     Diagnosis,
@@ -246,10 +247,22 @@ def gain_in_words(found: Diagnosis, at: int) -> str:
         text = f"one more unit would lower the loss by up to about {gain.nats:.2g} nats, a rough "
         text += "upper guess far from the optimum"
     if gain.parts > 1:
-        text += f", used differently in {gain.parts} parts of latent space"
+        text += f", used differently in {gain.parts} parts of {what_is_parted(found)}"
     if gain.nats <= gain.worth:
         text += f", less than the {gain.worth:.2g} worth a unit"
     return text
+
+
+def best_of(found: Diagnosis) -> tuple[str, str]:
+    """Return what does not improve a network's collapse, and how far that goes, as two clauses."""
+    if LINEARLY in found.notes:
+        return "no linear encoder improves", "a network may read more from x"
+    return "no small step improves", LOCALLY
+
+
+def what_is_parted(found: Diagnosis) -> str:
+    """Return of what a unit may be used differently in each part: a condition tells them too."""
+    return "the data" if found.spec is not None and found.spec.model == "cvae" else "latent space"
 
 
 def what_decides(found: Diagnosis, at: int) -> str:
@@ -373,7 +386,7 @@ def _overall(found: Diagnosis, conclusions: Sequence[Conclusion]) -> tuple[Concl
             return conclusion, f": {words} ({_signal(found, at)}; {what_decides(found, at)})"
         words = _WORDS[conclusion]
         if conclusion == "collapse-optimal" and found.is_network:
-            words = f"no small step improves this collapse, {LOCALLY}"
+            words = "{} this collapse, {}".format(*best_of(found))
         if conclusion == "nothing-to-do" and found.signal[at] > 1 + ROUNDING:
             words = "every unit is used and one more is not worth it"
         if conclusion == "signal-unclaimed" and (is_worse_than_none(found) or overfit(found)):

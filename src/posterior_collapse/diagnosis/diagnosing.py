@@ -21,7 +21,13 @@ from posterior_collapse.diagnosis.conclusions import (
     linear_forecast,
     overfit,
 )
-from posterior_collapse.diagnosis.effects import decoder_effects, is_affine, show, squared_errors
+from posterior_collapse.diagnosis.effects import (
+    adds_input,
+    decoder_effects,
+    is_affine,
+    show,
+    squared_errors,
+)
 from posterior_collapse.diagnosis.exact import exact_signals
 from posterior_collapse.diagnosis.gain import WORTH, as_trained, certificate, thresholds
 from posterior_collapse.diagnosis.levels import check_spec, collapse_options
@@ -253,6 +259,11 @@ def _forecast(
         return None, (
             f"no forecast: x and y have more than {MOST_FEATURES:,} features, or no variance",
         )
+    if found.spec is not None and found.spec.model == "cvae" and likelihood != "gaussian":
+        return None, (
+            f"no forecast: with a condition, that of likelihood {likelihood!r} is a regression on "
+            "all rows at once; pc.forecast has it",
+        )
     return linear_forecast(found.evidence, found.spec)
 
 
@@ -310,8 +321,12 @@ def _signals(
     with contextlib.suppress(RuntimeError):  # of a model that needs all rows at once
         if active.any() and is_affine(found.model, *found.some_rows, found.generator):
             scale = np.full_like(scale, np.inf)  # it uses a unit alike in every part
+    mixed = False
+    with contextlib.suppress(Exception):  # between rows a function of people's own may fail
+        conditional = found.model.spec.model == "cvae"
+        mixed = conditional and not adds_input(found.model, *found.some_rows, found.generator)
     pairs = zip(found.residuals, limits, strict=True)
-    return tuple(residuals.signal(scale, limit) for residuals, limit in pairs), limits
+    return tuple(residuals.signal(scale, limit, mixed=mixed) for residuals, limit in pairs), limits
 
 
 def _decoder_errors(found: Collected) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from posterior_collapse.data.about import About
 from posterior_collapse.diagnosis.reading import prior_of
 from posterior_collapse.diagnosis.results import LevelDiagnosis
 from posterior_collapse.diagnosis.scores import elementwise, linked
-from posterior_collapse.models import LatentModel
+from posterior_collapse.models import LatentModel, MarkovVAE
 from posterior_collapse.models.likelihoods import draw
 
 SAME = 1e-3
@@ -95,6 +95,25 @@ def is_affine(model: LatentModel, x: Tensor, y: Tensor | None, generator: torch.
         return False
     turned = first - last - (output(here, x[order]) - output(there, x[order]))
     return bool((turned.abs() <= slack).all())
+
+
+@torch.no_grad()
+def adds_input(model: LatentModel, x: Tensor, y: Tensor | None, generator: torch.Generator) -> bool:
+    """Whether the decoder adds what z_1 says to what x says, as those of this package do.
+
+    Another one may use a unit differently for each x. Of a unit that it does not use yet nothing
+    tells, but that an output affine in both z_1 and x comes from a linear model. Told as by
+    `is_affine`.
+    """
+    if isinstance(model, MarkovVAE):
+        return True
+    here = model.infer(x, y, generator=generator)[0]
+    order = torch.randperm(len(here), generator=generator, device=here.device)
+    there, others = here[order], x[order]
+    ends = [(here, x), ((here + there) / 2, (x + others) / 2), (there, others)]
+    first, middle, last = (linked(elementwise(model.decode(*end), lead=1)) for end in ends)
+    slack = SAME * float((first - last).abs().max())
+    return bool((((first + last) / 2 - middle).abs() <= slack).all())
 
 
 @torch.no_grad()

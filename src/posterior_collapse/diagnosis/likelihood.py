@@ -28,6 +28,7 @@ from posterior_collapse.errors import InvalidArgumentError, NotSolvedError
 from posterior_collapse.models import LatentModel, MarkovVAE
 from posterior_collapse.models.batches import batches
 from posterior_collapse.models.layers import Decoder
+from posterior_collapse.models.likelihoods import log_prob
 from posterior_collapse.models.modules import evaluating
 from posterior_collapse.progress import Display
 from posterior_collapse.records import Record
@@ -436,7 +437,7 @@ class _ResidualFree:
 def _log_density(p: Distribution, value: Tensor) -> Tensor:
     """Log density of a value, summed over units, (...), in float64."""
     if not isinstance(p, Normal):
-        return p.log_prob(value).sum(-1, dtype=torch.float64)
+        return log_prob(p, value).sum(-1, dtype=torch.float64)
     return _log_normal((value - p.mean).div_(p.stddev), p.stddev)
 
 

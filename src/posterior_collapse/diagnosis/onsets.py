@@ -100,7 +100,8 @@ def onset(
             integers if outputs have another shape; otherwise the loss gets float64.
         x: A condition, (rows, features), if the decoder is given one: then only what the best
             output linear in x (a generalised linear model) leaves unexplained counts; a decoder
-            that explains more of y by x has a lower onset.
+            that explains more of y by x has a lower onset, one that uses z differently for
+            each x may have a higher.
         output_shape: Shape of one row's output, if it is not that of y: `(classes, positions)` for
             `cross_entropy` of class numbers.
 

@@ -36,6 +36,10 @@ NO_SIGNAL = "no t: "
 """Begins the note that says why a decoder's distribution shows no signal to measure."""
 LEFT_OUT = "t leaves out "
 """Begins the note on outputs at which a likelihood has no curvature to measure signal in."""
+LINEARLY = (
+    "t counts what x predicts linearly of what is unexplained of y: a network may read more from x"
+)
+"""A note on an autoencoder of a pair, whose encoder does not see y."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Of the rows, at which `LevelDiagnosis.kl_quantiles` are given."""
 
@@ -171,8 +175,9 @@ class Gain(Record):
     """By how much one more unit of a level would lower the loss, in nats per row.
 
     Attributes:
-        nats: Over the number of parts of latent space that shows the most; about, of networks
-            rather too low by a factor of 2.
+        nats: Over the number of parts of latent space, or of a condition that the decoder mixes
+            with the latents, that shows the most; about, of networks rather too low by a factor
+            of 2.
         error: Its standard error.
         parts: That number: a network may use one unit differently in each.
         whole: Of one part: of a linear model exact.

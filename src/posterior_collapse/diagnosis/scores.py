@@ -35,6 +35,7 @@ from posterior_collapse.diagnosis.results import LEFT_OUT
 from posterior_collapse.errors import DataError
 from posterior_collapse.models import OneHots
 from posterior_collapse.models.global_state import recording
+from posterior_collapse.models.likelihoods import log_prob
 
 Floats = NDArray[np.floating]
 MOST_CLASSES = 128
@@ -176,12 +177,13 @@ def scored(output: Distribution, target: Tensor) -> Scored:
 
 def _negative_binomial(output: NegativeBinomial, target: Tensor) -> Scored:
     """With the log of the mean as output."""
-    count, logits = output.total_count, output.logits
-    odds = logits.exp()  # mean over total count
+    count, odds = output.total_count, output.logits.exp()  # mean over total count
     mean = count * odds
-    data = (count + target).lgamma() - count.lgamma() - (target + 1).lgamma()
-    data = data - target * count.log()
-    density = data + torch.xlogy(target, mean) - (target + count) * functional.softplus(logits)
+    density = log_prob(output, target)
+    # Less what the mean decides.
+    data = (
+        density - torch.xlogy(target, mean) + (target + count) * functional.softplus(output.logits)
+    )
     score = (target - mean) / (1 + odds)
     return Scored(density.sum(-1), score, mean / (1 + odds), data.sum(-1))
 

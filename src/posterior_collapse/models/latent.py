@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Normal
 
 from posterior_collapse.errors import InvalidArgumentError
-from posterior_collapse.models.likelihoods import draw
+from posterior_collapse.models.likelihoods import draw, log_prob
 from posterior_collapse.specs import Spec
 
 
@@ -177,5 +177,4 @@ class LatentModel(ABC):
 
 
 def _log_prob(distribution: Distribution, value: Tensor) -> Tensor:
-    per_unit: Tensor = distribution.log_prob(value)
-    return per_unit.sum(-1)
+    return log_prob(distribution, value).sum(-1)

@@ -33,7 +33,7 @@ from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.theory.minimum import FINISHED
 from posterior_collapse.training import Progress, Settings
 from posterior_collapse.training.arguments import check_together, split
-from posterior_collapse.training.engine import BEFORE_TRAINING, REMEDY
+from posterior_collapse.training.engine import remedy
 
 Try = Callable[[Sequence[float], int, float], "list[Trial]"]
 """Trains values, so many seeds each, so many times the length that was asked for."""
@@ -288,9 +288,10 @@ THIS = tune  # inside of it, an argument has its name
 def _trial(value: float, runs: Sequence[Finished], level: int) -> Trial:
     for one in runs:
         if one.stopped.startswith("non-finite"):
-            remedy = BEFORE_TRAINING if one.stopped.endswith(" at step 0") else REMEDY
+            started = not one.stopped.endswith(" at step 0")
             got = f"{one.stopped} with {one.run.spec!r}, seed {one.run.settings.seed}"
-            raise NonFiniteLossError("loss", got, "a finite loss in every run", remedy)
+            action = remedy(one.run.spec.likelihood, started=started)
+            raise NonFiniteLossError("loss", got, "a finite loss in every run", action)
     forecast = runs[0].forecast
     return Trial(
         value=value,

@@ -103,8 +103,11 @@ class Forecast(Viewed):
         """Beta of the level next to the data above which all its units collapse.
 
         It is that of total collapse, whatever the network, if its decoder sees z alone: there the
-        loss is a quadratic. Given a
-        condition it is that of a path from x that is linear; one that explains more has a lower.
+        loss is a quadratic. Given a condition it is that of decoders that add what z says to
+        something linear in x: one that explains more of y by x has a lower onset, one that uses z
+        differently for each x a higher, up to that of the x whose y varies most. Of an autoencoder
+        of a pair it is that of encoders that read x linearly: a network that reads more of y has a
+        higher.
         """
         critical = self.levels[0].critical_beta
         return float(critical[~np.isnan(critical)].max(initial=0.0))
@@ -336,7 +339,7 @@ def _cautions(levels: tuple[Level, ...], solution: Solution, loss: float) -> Ite
     modes = solution.problem.modes
     yield from _constant_kl(levels)
     yield from _few_samples(modes)
-    yield from _noise_alone(modes, _lowest(levels[:1]))
+    yield from _noise_alone(solution, _lowest(levels[:1]))
     yield from _unlike(modes)
     yield from _hidden(modes, _lowest(levels))
     yield from _cancelling(solution, loss)
@@ -370,19 +373,25 @@ def _few_samples(modes: Modes) -> Iterator[str]:
         )
 
 
-def _noise_alone(modes: Modes, threshold: float) -> Iterator[str]:
+def _noise_alone(solution: Solution, threshold: float) -> Iterator[str]:
     """Few rows make modes of features that have nothing to do with each other.
 
     Horn's parallel analysis (1965): what modes do independent features of these variances show, in
     95% of all draws (Glorfeld 1995)?
     """
+    modes = solution.problem.modes
     moments = modes.moments
     n, features = moments.n, moments.features[1]
     if n is None or n >= MANY_ROWS * features or moments.paired or not moments.center:
         return
     variance = np.square(modes.theta)
     found = int(np.count_nonzero(variance > threshold))
-    above, stronger, drawn = stronger_than_noise(variance, moments.feature_variances, n, threshold)
+    of_noise = moments.feature_variances
+    if modes.noise is not None and solution.problem.spec.likelihood == "categorical":
+        # The classes of a position sum to 1: they vary in one direction less than there are, alike
+        # in each of these, and so more than independent features of their variances would.
+        of_noise = np.full(modes.noise.modes, of_noise.sum() / modes.noise.modes)
+    above, stronger, drawn = stronger_than_noise(variance, of_noise, n, threshold)
     if stronger < found:
         about = "" if drawn else "about "
         least = "at least " if moments.unresolved > 0 else ""

@@ -45,10 +45,16 @@ from posterior_collapse.theory.noise import few_samples
 ROUNDING = 1e-6
 """Relative: what float32 data may miss a bound of their moments by."""
 ITERATIONS = 2000
-TOLERANCE = 1e-5
-"""Nats per sample and unit of a white coefficient: the gradient at which a fit is finished."""
+TOLERANCE = 3e-5
+"""Gradient at which a fit is finished, per sample and unit of a white coefficient in which each
+feature has a curvature of about 1: of coefficients as they are, a rare feature beside a frequent
+one would take thousands of steps."""
 ROUNDS = 50
 """Of fitting the outputs and the dispersion in turns."""
+EVERY = "exact for any network"
+ADDING = "that of decoders that add what z says to what x says"
+READING = "that of encoders that read x linearly: a network may read more of y, and live above it"
+"""Whose an onset is: where y is x; with a condition x; where the encoder sees another x alone."""
 OF_Z_ALONE = (
     "this is about a decoder that sees z alone: one that also sees the positions before each, as "
     "for text, has its own onset, 1 if it predicts as well as they allow"
@@ -118,7 +124,9 @@ def whiten(moments: Moments, spec: Spec, counts: Tally | None = None) -> Whiteni
     divisor = np.sqrt(np.where(varies, tolerated, np.inf))
     with np.errstate(divide="ignore"):
         output = np.asarray(family.link(mean), dtype=np.float64)
-    notes = _notes(spec, int(np.count_nonzero(~varies)), len(mean), counts is not None)
+    whose = READING if moments.paired else EVERY
+    dropped = int(np.count_nonzero(~varies))
+    notes = _notes(spec, dropped, len(mean), counts is not None, whose)
     modes = int(np.count_nonzero(varies))
     if spec.likelihood == "categorical":
         # Of positions that always have the same class no class varies.
@@ -149,10 +157,11 @@ def whiten_given(data: Samples, spec: Spec) -> Whitening:
     assert data.y is not None
     fitted = regress(spec.likelihood, data.x, data.y, spec.dispersion)
     dropped = int(np.count_nonzero(fitted.scores.std(axis=0) == 0))
-    notes = _notes(spec, dropped, fitted.scores.shape[1], counted=True)
+    notes = _notes(spec, dropped, fitted.scores.shape[1], True, ADDING)
     notes.append(
         "without latents the output is linear in the condition (a generalised linear model of y "
-        "on x); a network may read more from x and leave less for the latents"
+        "on x); a network may read more from x and leave less for the latents, or use them "
+        "differently for each x and keep some above this beta"
     )
     notes += few_samples(fitted.rank, len(data.x))
     moments = Moments.from_arrays(fitted.scores)
@@ -189,7 +198,7 @@ def _check_moments(mean: Float, variance: Float, moments: Moments, spec: Spec) -
             )
 
 
-def _notes(spec: Spec, dropped: int, features: int, counted: bool) -> list[str]:
+def _notes(spec: Spec, dropped: int, features: int, counted: bool, whose: str = EVERY) -> list[str]:
     family = FAMILIES[spec.likelihood]
     learned = is_learned(spec)
     onset = "The beta from which total collapse is stable is "
@@ -199,7 +208,7 @@ def _notes(spec: Spec, dropped: int, features: int, counted: bool) -> list[str]:
             "bursty counts by a factor of ten; the rows would tell them)"
         )
     else:
-        onset += "exact for any network"
+        onset += whose
     notes = [
         f"likelihood {spec.likelihood!r} of {family.gives}: variances are in units of its own "
         f"noise. {onset}; how many units live below it, their KL and the loss are those of a "
@@ -265,20 +274,26 @@ def regress(likelihood: Likelihood, x: Array, y: Array, r: Dispersion = "learned
         first = np.clip(FAMILIES[likelihood].link(target.mean(axis=0)), -ENDLESS, ENDLESS)
     start = np.zeros((white.shape[1], len(first)))
     start[0] = first
-    if likelihood == "categorical":
-        widths = one_hot_widths(target)
-        loss, score, means, _ = _minimise(white, start, law(likelihood, target, widths=widths))
-        return Regression(*_blocks_whitened(score, means, widths), loss / n, rank)
     learned = likelihood == "negative-binomial" and r == "learned"
     fixed = likelihood == "negative-binomial" and not learned
     each = np.full(target.shape[1], r if fixed else np.inf, dtype=np.float64)
-    loss, score, means, found = _minimise(white, start, law(likelihood, target, r=each))
+    widths = one_hot_widths(target) if likelihood == "categorical" else ()
+
+    def fitted(coefficients: Float) -> tuple[float, Float, Float, Float]:
+        mean = target.mean(axis=0)
+        about = FAMILIES[likelihood].variance(mean, each) / np.square(1 + mean / each)
+        unit = 1 / np.sqrt(np.where(about > 0, about, 1.0))
+        return _minimise(white, coefficients, unit, law(likelihood, target, r=each, widths=widths))
+
+    loss, score, means, found = fitted(start)
+    if likelihood == "categorical":
+        return Regression(*_blocks_whitened(score, means, widths), loss / n, rank)
     counts = Tally.beside(target)
     for _ in range(ROUNDS if learned else 0):
         before, each = each, likeliest(counts, means.ravel())
         if np.allclose(1 / each, 1 / before, rtol=SAME, atol=0.0):
             break
-        loss, score, means, found = _minimise(white, found, law(likelihood, target, r=each))
+        loss, score, means, found = fitted(found)
     if likelihood == "bernoulli":
         curvature = means * (1 - means)
     else:
@@ -303,23 +318,27 @@ def white_inputs(x: Float) -> tuple[Float, int]:
     return np.column_stack([np.ones(len(x)), white]), int(keep.sum())
 
 
-def _minimise(white: Float, start: Float, cost: Law) -> tuple[float, Float, Float, Float]:
+def _minimise(
+    white: Float, start: Float, unit: Float, cost: Law
+) -> tuple[float, Float, Float, Float]:
     """Return loss, scores, means and coefficients of the best outputs linear in `white`.
 
     Args:
         white: Constant and condition, (samples, k).
         start: Coefficients to begin with, (k, d_y).
+        unit: Of the coefficients of each feature, (d_y,), in which they are searched for.
         cost: Of outputs, (samples, d_y).
     """
     n = len(white)
 
     def value(flat: Float) -> tuple[float, Float]:
-        loss, gradient, _ = cost(white @ flat.reshape(start.shape))
-        return loss / n, (white.T @ gradient).ravel() / n
+        loss, gradient, _ = cost(white @ (flat.reshape(start.shape) * unit))
+        return loss / n, (white.T @ gradient * unit).ravel() / n
 
     options: Any = {"maxiter": ITERATIONS, "maxfun": 2 * ITERATIONS, "gtol": TOLERANCE, "ftol": 0.0}
-    found = optimize.minimize(value, start.ravel(), jac=True, method="L-BFGS-B", options=options)
-    best = found.x.reshape(start.shape)
+    first = (start / unit).ravel()
+    found = optimize.minimize(value, first, jac=True, method="L-BFGS-B", options=options)
+    best = found.x.reshape(start.shape) * unit
     loss, gradient, means = cost(white @ best)
     return loss, -gradient, means, best
 

@@ -19,6 +19,7 @@ from posterior_collapse.arrays import refuse_non_finite
 from posterior_collapse.errors import NonFiniteLossError
 from posterior_collapse.models import MarkovVAE, loss
 from posterior_collapse.models.global_state import arithmetic
+from posterior_collapse.specs import Likelihood
 from posterior_collapse.theory.minimum import FINISHED
 from posterior_collapse.training import seeds
 from posterior_collapse.training.batches import Batch, Batches
@@ -31,12 +32,34 @@ from posterior_collapse.training.steps import Ahead, Graphs, Measured, Optimiser
 from posterior_collapse.training.units import Counting, some_rows
 
 CHUNK = 1_000
-REMEDY = "Lower learning_rate, bound the gradients with clip, or raise eta_dec."
-BEFORE_TRAINING = "Start from smaller weights (initial_std=0.05), scale the data, or raise eta_dec."
-"""Where the first loss of all is not finite, for which no learning rate is to blame."""
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """What `mallopt` calls the free bytes that are returned, and the bytes of a piece of its own."""
 MIB = 2**20
+
+
+def remedy(likelihood: Likelihood, *, started: bool) -> str:
+    """Return what to do where a loss is not finite.
+
+    Args:
+        likelihood: Of the data: only a Gaussian's may be scaled, and have an eta_dec.
+        started: Whether a step was taken: else no learning rate is to blame.
+
+    Example:
+        >>> remedy("bernoulli", started=True)
+        'Lower learning_rate, or bound the gradients with clip.'
+        >>> remedy("gaussian", started=False)
+        'Start from smaller weights (initial_std=0.05), scale the data, or raise eta_dec.'
+    """
+    gaussian = " or raise eta_dec" if likelihood == "gaussian" else ""
+    if started:
+        first, second = "Lower learning_rate", "bound the gradients with clip"
+    else:
+        first, second = "Start from smaller weights (initial_std=0.05)", "scale what is encoded"
+        if gaussian:
+            second = "scale the data"
+        elif likelihood in ("poisson", "negative-binomial"):
+            second = "encode logarithms of the counts x, as the pair (log(1 + x), x) does"
+    return f"{first}, {second},{gaussian}." if gaussian else f"{first}, or {second}."
 
 
 class Engine:
@@ -211,10 +234,10 @@ class Engine:
         for index in [i for i in self.state.alive if not finite[i]]:
             term = self._culprit(measured[index])
             if self.alone:
-                remedy = REMEDY if self.state.step else BEFORE_TRAINING
                 raise NonFiniteLossError(
-                    f"{term} at step {self.state.step}", "NaN or inf", "a finite loss", remedy
-                )
+                    f"{term} at step {self.state.step}", "NaN or inf", "a finite loss",
+                    remedy(self.stack.model.spec.likelihood, started=self.state.step > 0),
+                )  # fmt: skip
             self.runs[index].stopped = f"non-finite: {term} at step {self.state.step}"
 
     def _culprit(self, measured: Tensor) -> str:

@@ -132,6 +132,7 @@ def _payload(forecast: Forecast) -> dict[str, Any]:
     solved = set(forecast._solution.notes)
     return {
         "model": forecast.spec.model,
+        "whose": whose_onset(forecast),
         "likelihood": forecast.spec.likelihood,
         "spec": numbers(forecast.spec),
         "laws": laws(forecast),
@@ -166,8 +167,22 @@ def _onset(forecast: Forecast) -> str:
     onset = number(forecast.onset)
     noise = forecast._modes.noise
     if noise is None or noise.exact:
-        return f"Onset: from {beta} = {onset} on total collapse is stable, in any network."
+        whose = whose_onset(forecast)
+        return f"Onset: from {beta} = {onset} on total collapse is stable, in any network{whose}."
     return f"Onset, as far as moments tell: total collapse is stable from {beta} = {onset} on."
+
+
+def whose_onset(forecast: Forecast) -> str:
+    """Return of which networks an onset is, as a clause; nothing where of all.
+
+    Example:
+        >>> import posterior_collapse as pc
+        >>> whose_onset(pc.forecast(([[0.0], [1.0]], [[1.0], [2.0]]), pc.VAESpec(1)))
+        ' whose encoder reads x linearly'
+    """
+    if forecast.spec.model == "cvae":
+        return " that adds what z says to what x says"
+    return " whose encoder reads x linearly" * forecast._modes.moments.paired
 
 
 def _trust(forecast: Forecast) -> list[str]:

@@ -136,7 +136,7 @@ function showNotes() {
   const name = depth > 1 ? "β of z1" : "β";
   const onset = `${name} = ${shown(found.onset)}`;
   $("onset").textContent = data.laws[likelihood()].exact
-    ? `Onset: from ${onset} on total collapse is stable, in any network.`
+    ? `Onset: from ${onset} on total collapse is stable, in any network${data.whose}.`
     : `Onset, as far as moments tell: total collapse is stable from ${onset} on.`;
   const own = likelihood() === data.likelihood ? data.notes : gaussian() ? [] : [APPROXIMATE];
   for (const note of [...own, ...found.notes]) {
