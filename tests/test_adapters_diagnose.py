@@ -188,6 +188,14 @@ def test_a_log_std_in_place_of_a_log_variance_is_suspected() -> None:
     assert right.levels[0].kl == pytest.approx(-stds.log().numpy(), abs=1e-5)
 
 
+def test_means_that_are_normalised_are_no_mistake() -> None:
+    rows = torch.randn(400, 3, generator=torch.Generator().manual_seed(0))
+    rows = (rows - rows.mean(0)) / rows.std(0, correction=0)
+    log_var = torch.tensor([0.1, 0.12, 0.15]).log()
+    found = pc.diagnose(from_callable(lambda x: (x, log_var.expand(len(x), 3)), latent_dim=3), rows)
+    assert "std-for-variance" not in [one.code for one in found.advice]
+
+
 def test_functions_that_write_into_their_input_change_nothing_else() -> None:
     model, spec = Planted().eval(), pc.VAESpec(5, sigma="input")
 
