@@ -173,6 +173,18 @@ def test_loss_and_slopes_are_finite_at_extreme_outputs(name, extremes, dtype) ->
         assert all(bool(slope.isfinite().all()) for slope in slopes)
 
 
+@pytest.mark.parametrize("logit", [-120.0, 120.0])
+def test_counts_of_odds_beyond_single_precision_have_a_likelihood_and_slopes(logit) -> None:
+    logits, r = (torch.tensor(value, requires_grad=True) for value in (logit, 2.0))
+    found = log_prob(NegativeBinomial(r, logits=logits), torch.tensor([0.0, 3.0]))
+    theirs = torch.tensor([-2 * max(logit, 0.0), 3 * min(logit, 0.0) - 2 * max(logit, 0.0)])
+    # (r + y - 1)! / y! / (r - 1)! = 4
+    torch.testing.assert_close(found, theirs + torch.tensor([0.0, np.log(4.0)]).float())
+    slopes = torch.autograd.grad(found.sum(), (logits, r))
+    assert float(slopes[0]) == pytest.approx(3.0 if logit < 0 else -4.0, rel=1e-5)
+    assert bool(slopes[1].isfinite())
+
+
 @pytest.mark.parametrize("r", [1e-3, 0.5, 20.0, 1e4, 1e6, 1e9, 1e20])
 def test_counts_of_any_dispersion_keep_their_digits_in_single_precision(r) -> None:
     """Gamma functions of r lose them all: at 10^6 they are known to half a nat."""

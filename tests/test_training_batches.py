@@ -121,3 +121,9 @@ def test_numbers_beyond_float32_are_named_in_whatever_batch_they_come(column):
             pc.diagnose(model, data)
         with pytest.raises(pc.DataError, match=said):
             pc.fit(spec, data, epochs=1)
+
+
+def test_a_large_number_beside_a_nan_is_no_matter_of_a_warning(recwarn):
+    with pytest.raises(pc.DataError, match="x: "):
+        pc.fit(pc.VAESpec(1), np.array([[np.nan, 1e300], [0.0, 1.0]]), epochs=1)
+    assert not [one for one in recwarn if "overflow" in str(one.message)]

@@ -260,7 +260,8 @@ class WrappedModel(LatentModel, nn.Module):
         except Exception:  # it takes them in this order alone, or no one knows what it decodes
             return
         constant = float(y.var(0, correction=0).sum())
-        if errors[1] < GOOD * constant <= errors[0]:
+        # Of encoders that have hardly learned, either order may be a little better.
+        if errors[1] < GOOD * min(constant, errors[0]) and errors[0] >= GOOD * constant:
             raise InvalidArgumentError(
                 "encode",
                 f"a function whose latents decode to the data if it is called as encode(y, x) "

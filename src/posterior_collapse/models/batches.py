@@ -126,7 +126,8 @@ def as_rows(
     _refuse_beyond(name, values, dtype)
     if not isinstance(values, Tensor):
         precision = np.float64 if dtype == torch.float64 else np.float32
-        values = torch.from_numpy(np.array(values, precision, order="C"))
+        with np.errstate(over="ignore"):  # beside a NaN or inf, which is refused later
+            values = torch.from_numpy(np.array(values, precision, order="C"))
     rows: Tensor = values
     # Of a loader that pins its memory, the device fetches a batch while the host goes on.
     device = device or rows.device

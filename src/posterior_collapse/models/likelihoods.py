@@ -174,7 +174,9 @@ def log_prob(p: Distribution, value: Tensor) -> Tensor:
         return p.log_prob(value)
     r, odds = p.total_count, p.logits
     alone = _log_rising(r.clamp(max=ALL_BUT_POISSON), value)[0] - (value + 1).lgamma()
-    return alone + torch.xlogy(value, r * odds.exp()) - (r + value) * _softplus(odds)
+    near = odds.clamp(-80, 80)  # whose exp single precision holds
+    of_mean = torch.xlogy(value, r * near.exp()) + value * (odds - near)
+    return alone + of_mean - (r + value) * _softplus(odds)
 
 
 ALL_BUT_POISSON = 1e15
